@@ -1,6 +1,6 @@
 //! Compiles `proto/` without protoc: messages and client from prost, the server glue by hand.
 //!
-//! `Watch` answers with [`weir::wire::Frame`], bytes that were encoded once and are shared by many
+//! `Watch` answers with `weir::wire::Frame`, bytes that were encoded once and are shared by many
 //! watchers, so its server half names our own codec. Clients use prost's as usual; the bytes on
 //! the wire are the same.
 
@@ -30,7 +30,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .route_name("Watch")
         .input_type("crate::pb::WatchRequest")
         .output_type("crate::wire::Frame")
-        .codec_path("crate::wire::FrameCodec")
+        .codec_path("crate::rpc::FrameCodec")
         .server_streaming()
         .build();
     let get_server_info = tonic_build::manual::Method::builder()

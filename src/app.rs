@@ -1,1 +1,297 @@
+//! All wiring, top to bottom: what is started in which order, and stopped in which.
 
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{net::TcpListener, task::JoinHandle, time::timeout};
+use tokio_util::sync::CancellationToken;
+use tonic::transport::{Server, server::TcpIncoming};
+use tonic_health::{ServingStatus, server::HealthReporter};
+
+use crate::{
+    admin::Admin,
+    config::{ConfigError, ServeConfig},
+    hub::{Hub, HubSettings},
+    metrics::Metrics,
+    pb,
+    rpc::{MAX_REQUEST_BYTES, WatchApi, WatchServiceServer},
+    source::{
+        Source as _, SourceError,
+        mongo::{MongoSettings, MongoSource},
+    },
+};
+
+/// The service's name, as health checks ask for it.
+const SERVICE: &str = "weir.v1.WatchService";
+
+/// How often the histograms' buffers are drained.
+const UPKEEP: Duration = Duration::from_secs(5);
+
+/// How long to wait before MongoDB is asked again whether it is there, while it has never answered.
+const FIRST_CONTACT_PAUSE: Duration = Duration::from_millis(500);
+
+/// How long MongoDB gets to kill the cursors at the end.
+const CLOSE_LIMIT: Duration = Duration::from_secs(2);
+
+/// Why the server did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A setting can't be used.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The connection string can't be used.
+    #[error("--mongodb-uri: {0}")]
+    Uri(SourceError),
+    /// A port can't be listened on.
+    #[error("can't listen on {address}: {error}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What the system says.
+        error: std::io::Error,
+    },
+    /// The service's description can't be served.
+    #[error("reflection: {0}")]
+    Reflection(#[from] tonic_reflection::server::Error),
+}
+
+/// A running server.
+#[derive(Debug)]
+pub struct App {
+    grpc_addr: SocketAddr,
+    admin_addr: SocketAddr,
+    hub: Arc<Hub>,
+    source: MongoSource,
+    ready: Arc<AtomicBool>,
+    health: HealthReporter,
+    /// Ends every stream.
+    drain: CancellationToken,
+    /// Stops everything else.
+    stop: CancellationToken,
+    grpc: JoinHandle<()>,
+    shutdown_grace: Duration,
+}
+
+impl App {
+    /// Checks the settings, takes the ports, and serves. MongoDB need not be there yet: the server
+    /// is ready once it has answered.
+    ///
+    /// # Errors
+    /// When a setting can't be used or a port is taken.
+    pub async fn start(config: ServeConfig) -> Result<Self, StartError> {
+        config.validate()?;
+        let metrics = Arc::new(Metrics::new());
+        let source = MongoSource::new(&MongoSettings {
+            uri: config.mongodb_uri.clone(),
+            min_pool_capacity: config.pool_capacity(),
+            server_selection_timeout: config.server_selection_timeout,
+        })
+        .await
+        .map_err(StartError::Uri)?;
+        let (grpc_listener, grpc_addr) = bind(config.listen).await?;
+        let (admin_listener, admin_addr) = bind(config.admin_listen).await?;
+
+        let hub = Arc::new(Hub::new(
+            Arc::new(source.clone()),
+            HubSettings {
+                max_feeds: config.max_feeds,
+                ring_bytes: usize::try_from(config.ring_bytes.as_u64()).unwrap_or(usize::MAX),
+                upstream_grace: config.upstream_grace,
+                deployment_name: config.deployment_name.clone(),
+            },
+            Arc::clone(&metrics),
+        ));
+        let drain = CancellationToken::new();
+        let stop = CancellationToken::new();
+        let ready = Arc::new(AtomicBool::new(false));
+
+        let admin = Admin {
+            hub: Arc::clone(&hub),
+            metrics: Arc::clone(&metrics),
+            ready: Arc::clone(&ready),
+        };
+        let (health, health_service) = tonic_health::server::health_reporter();
+        set_serving(&health, ServingStatus::NotServing).await;
+        let api = WatchApi::new(
+            Arc::clone(&hub),
+            Arc::clone(&metrics),
+            config.request_limits(),
+            (config.max_watches, config.max_feeds),
+            drain.clone(),
+        );
+        let router = server(&config)
+            .add_service(WatchServiceServer::new(api).max_decoding_message_size(MAX_REQUEST_BYTES))
+            .add_service(health_service)
+            .add_service(reflection().build_v1()?)
+            .add_service(reflection().build_v1alpha()?);
+        // The builder's own TCP settings do not reach a listener that was bound beforehand.
+        let incoming = TcpIncoming::from(grpc_listener)
+            .with_nodelay(Some(true))
+            .with_keepalive(Some(config.http2_keepalive_interval));
+
+        tokio::spawn(serve_admin(admin_listener, admin, stop.clone()));
+        tokio::spawn(keep_up(metrics, stop.clone()));
+        tokio::spawn(await_first_contact(
+            source.clone(),
+            health.clone(),
+            Arc::clone(&ready),
+            drain.clone(),
+        ));
+        let drained = drain.clone().cancelled_owned();
+        let grpc = tokio::spawn(async move {
+            if let Err(error) = router.serve_with_incoming_shutdown(incoming, drained).await {
+                tracing::error!(%error, "the gRPC server failed");
+            }
+        });
+        if !grpc_addr.ip().is_loopback() {
+            tracing::warn!(
+                address = %grpc_addr,
+                "serving without encryption or authentication beyond this machine, as --allow-insecure says"
+            );
+        }
+        tracing::info!(grpc = %grpc_addr, admin = %admin_addr, "listening");
+        Ok(Self {
+            grpc_addr,
+            admin_addr,
+            hub,
+            source,
+            ready,
+            health,
+            drain,
+            stop,
+            grpc,
+            shutdown_grace: config.shutdown_grace,
+        })
+    }
+
+    /// Where gRPC is served.
+    #[must_use]
+    pub fn grpc_addr(&self) -> SocketAddr {
+        self.grpc_addr
+    }
+
+    /// Where the admin port is.
+    #[must_use]
+    pub fn admin_addr(&self) -> SocketAddr {
+        self.admin_addr
+    }
+
+    /// Says that it is going, gives every stream its last token, waits for clients to take it for
+    /// at most the grace period, then lets go of MongoDB. Gives whether every stream ended by
+    /// itself.
+    pub async fn shutdown(mut self) -> bool {
+        tracing::info!("shutting down");
+        self.ready.store(false, Ordering::Release);
+        set_serving(&self.health, ServingStatus::NotServing).await;
+        self.drain.cancel();
+        // tonic's own graceful shutdown waits without limit for connections to close.
+        let drained = timeout(self.shutdown_grace, &mut self.grpc).await.is_ok();
+        if !drained {
+            tracing::warn!("clients did not take the end of their streams in time; cutting them");
+            self.grpc.abort();
+        }
+        let closed = timeout(CLOSE_LIMIT, async {
+            self.hub.close().await;
+            self.source.close().await;
+        });
+        if closed.await.is_err() {
+            tracing::warn!("mongodb did not confirm in time that the cursors are closed");
+        }
+        self.stop.cancel();
+        tracing::info!(drained, "shut down");
+        drained
+    }
+}
+
+async fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
+    let failed = |error| StartError::Listen { address, error };
+    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let bound = listener.local_addr().map_err(failed)?;
+    Ok((listener, bound))
+}
+
+fn server(config: &ServeConfig) -> Server {
+    Server::builder()
+        .http2_keepalive_interval(Some(config.http2_keepalive_interval))
+        .http2_keepalive_timeout(Some(config.http2_keepalive_timeout))
+        // The default of 200 would let the 201st watch of a connection wait without a word; the
+        // limit on watches answers with an error.
+        .max_concurrent_streams(Some(u32::try_from(config.max_watches).unwrap_or(u32::MAX)))
+}
+
+/// Old grpcurls ask for v1alpha only, new ones for v1.
+fn reflection() -> tonic_reflection::server::Builder<'static> {
+    tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(pb::FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+}
+
+/// tonic-health begins with SERVING for "", which is what most probes ask for.
+async fn set_serving(health: &HealthReporter, status: ServingStatus) {
+    health.set_service_status("", status).await;
+    health.set_service_status(SERVICE, status).await;
+}
+
+async fn serve_admin(listener: TcpListener, admin: Admin, stop: CancellationToken) {
+    let served =
+        axum::serve(listener, admin.router()).with_graceful_shutdown(stop.cancelled_owned());
+    if let Err(error) = served.await {
+        tracing::error!(%error, "the admin server failed");
+    }
+}
+
+async fn keep_up(metrics: Arc<Metrics>, stop: CancellationToken) {
+    let mut interval = tokio::time::interval(UPKEEP);
+    let upkeep = async {
+        loop {
+            interval.tick().await;
+            metrics.upkeep();
+        }
+    };
+    stop.run_until_cancelled(upkeep).await;
+}
+
+/// Asks MongoDB until it answers once, and then says that the server is ready.
+async fn await_first_contact(
+    source: MongoSource,
+    health: HealthReporter,
+    ready: Arc<AtomicBool>,
+    drain: CancellationToken,
+) {
+    let contact = async {
+        let mut told = None;
+        loop {
+            match source.facts().await {
+                Ok(facts) => return facts,
+                Err(error) => {
+                    let message = error.to_string();
+                    if told.as_ref() != Some(&message) {
+                        tracing::warn!(code = error.code, %error, "mongodb does not answer yet");
+                        told = Some(message);
+                    }
+                }
+            }
+            tokio::time::sleep(FIRST_CONTACT_PAUSE).await;
+        }
+    };
+    if let Some(facts) = drain.run_until_cancelled(contact).await {
+        tracing::info!(
+            version = facts.version,
+            set = facts.set_name,
+            "mongodb answers"
+        );
+        ready.store(true, Ordering::Release);
+        set_serving(&health, ServingStatus::Serving).await;
+    }
+    // Between the two lines above a shutdown may have begun; it has the last word.
+    if drain.is_cancelled() {
+        ready.store(false, Ordering::Release);
+        set_serving(&health, ServingStatus::NotServing).await;
+    }
+}

@@ -1,1 +1,262 @@
+//! Every knob of the server: its flag, its environment variable, its unit, its bounds and its
+//! default, once. `weir serve --help` is made from this page.
 
+use std::{net::SocketAddr, time::Duration};
+
+use bytesize::ByteSize;
+use clap::{Args, Parser, ValueEnum};
+
+use crate::plan::RequestLimits;
+
+/// Connections beyond those that feeds hold: for pings, look-ups of the oplog's start and the
+/// killing of cursors.
+const SPARE_CONNECTIONS: usize = 10;
+
+/// The settings of `weir serve`.
+#[derive(Debug, Clone, Args)]
+pub struct ServeConfig {
+    /// MongoDB connection string. The deployment must be a replica set or a sharded cluster
+    #[arg(long, env = "MONGODB_URI", hide_env_values = true, value_name = "URI")]
+    pub mongodb_uri: String,
+
+    /// Where to serve gRPC. Anything but loopback needs --allow-insecure
+    #[arg(
+        long,
+        env = "WEIR_LISTEN",
+        value_name = "ADDRESS",
+        default_value = "127.0.0.1:50051"
+    )]
+    pub listen: SocketAddr,
+
+    /// Where to serve /metrics, /livez and /readyz over HTTP
+    #[arg(
+        long,
+        env = "WEIR_ADMIN_LISTEN",
+        value_name = "ADDRESS",
+        default_value = "127.0.0.1:9090"
+    )]
+    pub admin_listen: SocketAddr,
+
+    /// Serve beyond loopback although anyone who reaches the port may watch everything that Weir's
+    /// MongoDB user may. For use behind a mesh or a proxy that encrypts and authenticates
+    #[arg(long, env = "WEIR_ALLOW_INSECURE")]
+    pub allow_insecure: bool,
+
+    /// Let watches name no database, and so watch the whole deployment
+    #[arg(long, env = "WEIR_ALLOW_DEPLOYMENT_WATCH")]
+    pub allow_deployment_watch: bool,
+
+    /// What resume tokens call this MongoDB deployment; a token of another is refused. Default: the
+    /// replica set's name. All replicas of Weir on one deployment must agree
+    #[arg(long, env = "WEIR_DEPLOYMENT_NAME", value_name = "NAME")]
+    pub deployment_name: Option<String>,
+
+    /// How many watches may be open at once, 1 to 1000000
+    #[arg(
+        long,
+        env = "WEIR_MAX_WATCHES",
+        value_name = "COUNT",
+        default_value_t = 10_000
+    )]
+    pub max_watches: usize,
+
+    /// How many change streams may be open on MongoDB at once, 1 to 10000. Each holds a connection,
+    /// and in this version each watch needs one
+    #[arg(
+        long,
+        env = "WEIR_MAX_FEEDS",
+        value_name = "COUNT",
+        default_value_t = 64
+    )]
+    pub max_feeds: usize,
+
+    /// How many bytes of events a change stream may be ahead of its watch, 64KiB to 4GiB. One reply
+    /// of MongoDB (up to 16 MiB) may come on top
+    #[arg(
+        long,
+        env = "WEIR_RING_BYTES",
+        value_name = "BYTES",
+        default_value = "8MiB"
+    )]
+    pub ring_bytes: ByteSize,
+
+    /// The longest silence on a watch that asks for no interval of its own, 1s to 60s
+    #[arg(long, env = "WEIR_PROGRESS_INTERVAL", value_name = "DURATION", default_value = "15s", value_parser = humantime::parse_duration)]
+    pub progress_interval: Duration,
+
+    /// How long MongoDB may be away before watches end with UNAVAILABLE
+    #[arg(long, env = "WEIR_UPSTREAM_GRACE", value_name = "DURATION", default_value = "60s", value_parser = humantime::parse_duration)]
+    pub upstream_grace: Duration,
+
+    /// How long to look for a usable MongoDB server before an operation fails, unless the URI says
+    /// so itself (serverSelectionTimeoutMS)
+    #[arg(long, env = "WEIR_SERVER_SELECTION_TIMEOUT", value_name = "DURATION", default_value = "5s", value_parser = humantime::parse_duration)]
+    pub server_selection_timeout: Duration,
+
+    /// How long streams may take to end after SIGTERM before they are cut
+    #[arg(long, env = "WEIR_SHUTDOWN_GRACE", value_name = "DURATION", default_value = "10s", value_parser = humantime::parse_duration)]
+    pub shutdown_grace: Duration,
+
+    /// How often to ping an idle client connection over HTTP/2
+    #[arg(long, env = "WEIR_HTTP2_KEEPALIVE_INTERVAL", value_name = "DURATION", default_value = "30s", value_parser = humantime::parse_duration)]
+    pub http2_keepalive_interval: Duration,
+
+    /// How long a client may take to answer such a ping before its connection is closed
+    #[arg(long, env = "WEIR_HTTP2_KEEPALIVE_TIMEOUT", value_name = "DURATION", default_value = "20s", value_parser = humantime::parse_duration)]
+    pub http2_keepalive_timeout: Duration,
+}
+
+/// How logs are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// Text on a terminal, JSON otherwise.
+    Auto,
+    /// Lines for people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// How the process logs; apart from [`ServeConfig`], since a server in a test or in `weir dev` does
+/// not own its process's log.
+#[derive(Debug, Clone, Args)]
+pub struct LogConfig {
+    /// How to write logs: auto is text on a terminal and JSON otherwise
+    #[arg(
+        long,
+        env = "WEIR_LOG_FORMAT",
+        value_name = "FORMAT",
+        default_value = "auto"
+    )]
+    pub log_format: LogFormat,
+
+    /// What to log: a level, or directives such as info,weir::hub=debug
+    #[arg(
+        long,
+        env = "WEIR_LOG_LEVEL",
+        value_name = "DIRECTIVES",
+        default_value = "info"
+    )]
+    pub log_level: String,
+}
+
+/// A setting that can't be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("--{flag}: {problem}")]
+pub struct ConfigError {
+    /// The flag's name, without dashes.
+    pub flag: &'static str,
+    /// What is wrong, and what would be right.
+    pub problem: String,
+}
+
+impl ServeConfig {
+    /// The defaults, on a MongoDB deployment.
+    ///
+    /// # Panics
+    /// When a `WEIR_…` environment variable holds what its flag would refuse.
+    #[must_use]
+    pub fn for_uri(uri: &str) -> Self {
+        #[derive(Parser)]
+        struct Defaults {
+            #[command(flatten)]
+            serve: ServeConfig,
+        }
+        Defaults::parse_from(["weir", "--mongodb-uri", uri]).serve
+    }
+
+    /// Checks what the types can't.
+    ///
+    /// # Errors
+    /// The first setting that can't be used, with what would be right.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let ring_bytes = usize::try_from(self.ring_bytes.as_u64()).unwrap_or(usize::MAX);
+        within("max-watches", self.max_watches, 1, 1_000_000)?;
+        within("max-feeds", self.max_feeds, 1, 10_000)?;
+        if !(64 << 10..=4 << 30).contains(&ring_bytes) {
+            return Err(ConfigError {
+                flag: "ring-bytes",
+                problem: format!("{} is outside 64KiB to 4GiB", self.ring_bytes),
+            });
+        }
+        let seconds = |seconds| Duration::from_secs(seconds);
+        let limits = self.request_limits();
+        let (min, max) = (limits.min_progress_interval, limits.max_progress_interval);
+        between("progress-interval", self.progress_interval, min, max)?;
+        let hour = seconds(3600);
+        between("upstream-grace", self.upstream_grace, seconds(0), 24 * hour)?;
+        let tenth = Duration::from_millis(100);
+        let selection = self.server_selection_timeout;
+        between("server-selection-timeout", selection, tenth, hour)?;
+        between("shutdown-grace", self.shutdown_grace, tenth, hour)?;
+        let interval = self.http2_keepalive_interval;
+        between("http2-keepalive-interval", interval, seconds(1), hour)?;
+        let timeout = self.http2_keepalive_timeout;
+        between("http2-keepalive-timeout", timeout, seconds(1), hour)?;
+        if !self.listen.ip().is_loopback() && !self.allow_insecure {
+            return Err(ConfigError {
+                flag: "listen",
+                problem: format!(
+                    "{} is reachable from other machines, without encryption or authentication; \
+                     listen on 127.0.0.1, or add --allow-insecure if a mesh or a proxy in front \
+                     provides both",
+                    self.listen
+                ),
+            });
+        }
+        Ok(())
+    }
+
+    /// What requests may ask for.
+    #[must_use]
+    pub fn request_limits(&self) -> RequestLimits {
+        RequestLimits {
+            default_progress_interval: self.progress_interval,
+            min_progress_interval: Duration::from_secs(1),
+            max_progress_interval: Duration::from_secs(60),
+            default_max_message_bytes: 3 << 20,
+            min_max_message_bytes: 64 << 10,
+            max_max_message_bytes: 64 << 20,
+            allow_deployment: self.allow_deployment_watch,
+        }
+    }
+
+    /// How many connections to MongoDB the pool must be able to hold: one for each feed, which has
+    /// a `getMore` in flight nearly always, and some to spare.
+    #[must_use]
+    pub fn pool_capacity(&self) -> u32 {
+        (self.max_feeds + SPARE_CONNECTIONS)
+            .try_into()
+            .unwrap_or(u32::MAX)
+    }
+}
+
+fn within(flag: &'static str, value: usize, min: usize, max: usize) -> Result<(), ConfigError> {
+    if (min..=max).contains(&value) {
+        return Ok(());
+    }
+    Err(ConfigError {
+        flag,
+        problem: format!("{value} is outside {min} to {max}"),
+    })
+}
+
+fn between(
+    flag: &'static str,
+    value: Duration,
+    min: Duration,
+    max: Duration,
+) -> Result<(), ConfigError> {
+    if (min..=max).contains(&value) {
+        return Ok(());
+    }
+    Err(ConfigError {
+        flag,
+        problem: format!(
+            "{} is outside {} to {}",
+            humantime::format_duration(value),
+            humantime::format_duration(min),
+            humantime::format_duration(max)
+        ),
+    })
+}

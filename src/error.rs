@@ -1,1 +1,337 @@
+//! Every way in which a call can fail, and what the client is told: one table, in one place.
 
+use std::{collections::HashMap, time::Duration};
+
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt as _};
+
+use crate::{
+    plan::{FieldViolation, Operation, RequestError, Scope},
+    source::{ClusterTime, Failure, SourceError},
+};
+
+/// The `domain` of every `google.rpc.ErrorInfo`.
+pub const DOMAIN: &str = "weir";
+
+/// When to try again after something that passes by itself.
+const RETRY_SOON: Duration = Duration::from_secs(1);
+/// When to try again after a limit was met.
+const RETRY_LATER: Duration = Duration::from_secs(5);
+
+/// Why a call ended, other than by success or by the client's own doing.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Error {
+    /// Fields of the request can't be used.
+    #[error("{}", violations(.0))]
+    InvalidRequest(Vec<FieldViolation>),
+    /// The request asks for something that is not built.
+    #[error("{field}: {feature} is not built yet")]
+    Unimplemented {
+        /// The field's path.
+        field: String,
+        /// What it asks for.
+        feature: String,
+    },
+    /// The whole deployment may not be watched.
+    #[error(
+        "watching the whole deployment is not allowed on this server: name a database, or have the operator start it with --allow-deployment-watch"
+    )]
+    DeploymentNotAllowed,
+    /// The resume token can't be read.
+    #[error("resume_token {0}")]
+    TokenMalformed(String),
+    /// The resume token is of another place.
+    #[error("resume_token is of {0}")]
+    TokenMismatch(&'static str),
+    /// The place asked for, or reached, is no longer in the oplog.
+    #[error("{}", expired(*asked, *oldest))]
+    TokenExpired {
+        /// The time of the place.
+        asked: Option<ClusterTime>,
+        /// The oldest time that can be resumed from, where MongoDB tells.
+        oldest: Option<ClusterTime>,
+    },
+    /// The watched collection or database is gone.
+    #[error("{scope} is gone{}", cause.map(|it| format!(" ({})", it.name())).unwrap_or_default())]
+    Invalidated {
+        /// What it happened to.
+        scope: Scope,
+        /// What did it, where MongoDB told.
+        cause: Option<Operation>,
+    },
+    /// MongoDB does not answer.
+    #[error("MongoDB has not answered for too long")]
+    UpstreamUnavailable,
+    /// The deployment has no change streams.
+    #[error(
+        "MongoDB has no change streams here: it must run as a replica set or a sharded cluster"
+    )]
+    ChangeStreamsUnsupported,
+    /// Weir's own MongoDB user lacks a right.
+    #[error(
+        "Weir's own MongoDB user may not do this: the operator must grant it find and changeStream on the watched namespace"
+    )]
+    UpstreamAccessDenied,
+    /// A required image is not there.
+    #[error("a required pre- or post-image is not there{}", at.map(|at| format!(" for the event after {at}")).unwrap_or_default())]
+    ImageUnavailable {
+        /// The time of the last place before it.
+        at: Option<ClusterTime>,
+    },
+    /// An event does not fit the client's limit, and the client wants the watch to end then.
+    #[error("an event of {event_bytes} bytes does not fit max_message_bytes, {limit}")]
+    EventTooLarge {
+        /// The size of the encoded event.
+        event_bytes: u64,
+        /// The limit in force.
+        limit: u32,
+    },
+    /// An event is larger than MongoDB can send.
+    #[error("an event is larger than MongoDB can send")]
+    UpstreamEventTooLarge {
+        /// The time of the last place before it.
+        at: Option<ClusterTime>,
+    },
+    /// A limit of the server was met.
+    #[error("the server's limit of {max} {limit} is reached")]
+    LimitExceeded {
+        /// What is limited: "watches" or "feeds".
+        limit: &'static str,
+        /// How many there may be.
+        max: usize,
+    },
+    /// The server is shutting down.
+    #[error("the server is shutting down: go on from the last token elsewhere")]
+    Draining,
+    /// The deadline that the client set has passed.
+    #[error("the call's deadline has passed: go on from the last token")]
+    DeadlineExceeded,
+    /// Something that should not happen did. The log has the details under the watch's id.
+    #[error("an internal error ended the watch; the server's log says more under its id")]
+    Internal,
+}
+
+/// Whose doing a failure is, which decides how loudly it is logged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Class {
+    /// The client can mend it.
+    Client,
+    /// It passes by itself.
+    Transient,
+    /// The operator can mend it.
+    Operator,
+    /// It is a defect.
+    Bug,
+}
+
+impl Error {
+    /// The gRPC code.
+    #[must_use]
+    pub fn code(&self) -> Code {
+        match self {
+            Self::InvalidRequest(_) | Self::TokenMalformed(_) | Self::TokenMismatch(_) => {
+                Code::InvalidArgument
+            }
+            Self::Unimplemented { .. } => Code::Unimplemented,
+            Self::DeploymentNotAllowed => Code::PermissionDenied,
+            Self::TokenExpired { .. } => Code::OutOfRange,
+            Self::Invalidated { .. } => Code::Aborted,
+            Self::UpstreamUnavailable | Self::Draining => Code::Unavailable,
+            Self::ChangeStreamsUnsupported
+            | Self::UpstreamAccessDenied
+            | Self::ImageUnavailable { .. }
+            | Self::EventTooLarge { .. }
+            | Self::UpstreamEventTooLarge { .. } => Code::FailedPrecondition,
+            Self::LimitExceeded { .. } => Code::ResourceExhausted,
+            Self::DeadlineExceeded => Code::DeadlineExceeded,
+            Self::Internal => Code::Internal,
+        }
+    }
+
+    /// The stable reason that a program can read, from `ErrorInfo`.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::InvalidRequest(_) => "INVALID_REQUEST",
+            Self::Unimplemented { .. } => "NOT_IMPLEMENTED",
+            Self::DeploymentNotAllowed => "NAMESPACE_ACCESS_DENIED",
+            Self::TokenMalformed(_) => "RESUME_TOKEN_MALFORMED",
+            Self::TokenMismatch(_) => "RESUME_TOKEN_MISMATCH",
+            Self::TokenExpired { .. } => "RESUME_TOKEN_EXPIRED",
+            Self::Invalidated { .. } => "WATCH_INVALIDATED",
+            Self::UpstreamUnavailable => "UPSTREAM_UNAVAILABLE",
+            Self::ChangeStreamsUnsupported => "CHANGE_STREAMS_UNSUPPORTED",
+            Self::UpstreamAccessDenied => "UPSTREAM_ACCESS_DENIED",
+            Self::ImageUnavailable { .. } => "IMAGE_UNAVAILABLE",
+            Self::EventTooLarge { .. } => "EVENT_TOO_LARGE",
+            Self::UpstreamEventTooLarge { .. } => "UPSTREAM_EVENT_TOO_LARGE",
+            Self::LimitExceeded { .. } => "WATCH_LIMIT_EXCEEDED",
+            Self::Draining => "SERVER_DRAINING",
+            Self::DeadlineExceeded => "DEADLINE_EXCEEDED",
+            Self::Internal => "INTERNAL",
+        }
+    }
+
+    /// Whose doing it is.
+    #[must_use]
+    pub fn class(&self) -> Class {
+        match self {
+            Self::InvalidRequest(_)
+            | Self::Unimplemented { .. }
+            | Self::DeploymentNotAllowed
+            | Self::TokenMalformed(_)
+            | Self::TokenMismatch(_)
+            | Self::TokenExpired { .. }
+            | Self::Invalidated { .. }
+            | Self::ImageUnavailable { .. }
+            | Self::EventTooLarge { .. }
+            | Self::DeadlineExceeded => Class::Client,
+            Self::UpstreamUnavailable | Self::LimitExceeded { .. } | Self::Draining => {
+                Class::Transient
+            }
+            Self::ChangeStreamsUnsupported
+            | Self::UpstreamAccessDenied
+            | Self::UpstreamEventTooLarge { .. } => Class::Operator,
+            Self::Internal => Class::Bug,
+        }
+    }
+
+    /// What goes out: code, words, and details that a program can read. `watch_id` names the watch
+    /// in the log.
+    #[must_use]
+    pub fn into_status(self, watch_id: &str) -> Status {
+        let mut details = ErrorDetails::new();
+        let mut facts: HashMap<String, String> = HashMap::new();
+        match &self {
+            Self::InvalidRequest(violations) => {
+                for violation in violations {
+                    details.add_bad_request_violation(&violation.field, &violation.description);
+                }
+            }
+            Self::TokenMalformed(_) | Self::TokenMismatch(_) => {
+                details.add_bad_request_violation("resume_token", self.to_string());
+            }
+            Self::Unimplemented { field, .. } => {
+                facts.insert("field".to_owned(), field.clone());
+            }
+            Self::TokenExpired { asked, oldest } => {
+                put_time(&mut facts, "token_time", *asked);
+                put_time(&mut facts, "oldest_time", *oldest);
+            }
+            Self::Invalidated { scope, cause } => {
+                let cause = cause.map_or("unknown", Operation::name);
+                facts.insert("cause".to_owned(), cause.to_owned());
+                facts.insert("namespace".to_owned(), scope.to_string());
+            }
+            Self::UpstreamUnavailable | Self::Draining => {
+                details.set_retry_info(Some(RETRY_SOON));
+            }
+            Self::ChangeStreamsUnsupported => {
+                details.add_precondition_failure_violation(
+                    "TOPOLOGY",
+                    "mongodb",
+                    "a replica set or a sharded cluster is needed",
+                );
+            }
+            Self::ImageUnavailable { at } | Self::UpstreamEventTooLarge { at } => {
+                put_time(&mut facts, "after_time", *at);
+            }
+            Self::EventTooLarge { event_bytes, limit } => {
+                facts.insert("event_bytes".to_owned(), event_bytes.to_string());
+                facts.insert("max_message_bytes".to_owned(), limit.to_string());
+            }
+            Self::LimitExceeded { limit, max } => {
+                details.add_quota_failure_violation(*limit, format!("at most {max} at once"));
+                details.set_retry_info(Some(RETRY_LATER));
+            }
+            Self::Internal => {
+                facts.insert("watch_id".to_owned(), watch_id.to_owned());
+            }
+            Self::DeploymentNotAllowed | Self::UpstreamAccessDenied | Self::DeadlineExceeded => {}
+        }
+        details.set_error_info(self.reason(), DOMAIN, facts);
+        Status::with_error_details(self.code(), self.to_string(), details)
+    }
+}
+
+impl From<RequestError> for Error {
+    fn from(error: RequestError) -> Self {
+        match error {
+            RequestError::Invalid(violations) => Self::InvalidRequest(violations),
+            RequestError::Unimplemented { field, feature } => {
+                Self::Unimplemented { field, feature }
+            }
+            RequestError::DeploymentNotAllowed => Self::DeploymentNotAllowed,
+        }
+    }
+}
+
+/// What a source's failure means to a client when nothing is left to try.
+impl From<&SourceError> for Error {
+    fn from(error: &SourceError) -> Self {
+        match error.failure {
+            Failure::Transient => Self::UpstreamUnavailable,
+            Failure::HistoryLost | Failure::TokenNotFound => Self::TokenExpired {
+                asked: error.at,
+                oldest: None,
+            },
+            Failure::TokenInvalid => {
+                Self::TokenMalformed("holds a token that MongoDB can't read".to_owned())
+            }
+            Failure::ImageMissing => Self::ImageUnavailable { at: error.at },
+            Failure::EventTooLarge => Self::UpstreamEventTooLarge { at: error.at },
+            Failure::Unsupported => Self::ChangeStreamsUnsupported,
+            Failure::AccessDenied => Self::UpstreamAccessDenied,
+            Failure::Broken => Self::Internal,
+        }
+    }
+}
+
+/// A gRPC code's name, as the specification spells it.
+#[must_use]
+pub fn code_name(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "CANCELLED",
+        Code::Unknown => "UNKNOWN",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::NotFound => "NOT_FOUND",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::Aborted => "ABORTED",
+        Code::OutOfRange => "OUT_OF_RANGE",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Internal => "INTERNAL",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::DataLoss => "DATA_LOSS",
+        Code::Unauthenticated => "UNAUTHENTICATED",
+    }
+}
+
+fn put_time(facts: &mut HashMap<String, String>, key: &str, time: Option<ClusterTime>) {
+    if let Some(time) = time {
+        facts.insert(key.to_owned(), time.to_string());
+    }
+}
+
+fn violations(violations: &[FieldViolation]) -> String {
+    let mut words: Vec<String> = violations
+        .iter()
+        .map(|violation| format!("{}: {}", violation.field, violation.description))
+        .collect();
+    words.truncate(4);
+    words.join("; ")
+}
+
+fn expired(asked: Option<ClusterTime>, oldest: Option<ClusterTime>) -> String {
+    let asked = asked.map(|time| format!(" (time {})", time.seconds));
+    let oldest = oldest.map(|time| format!("; the oldest entry is of time {}", time.seconds));
+    format!(
+        "the place to go on from{} is no longer in MongoDB's oplog{}",
+        asked.unwrap_or_default(),
+        oldest.unwrap_or_default()
+    )
+}

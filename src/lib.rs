@@ -4,19 +4,34 @@
 //! # The way of one event
 //!
 //! [`plan`] turns a request into a change-stream pipeline. [`source`] opens it and reads raw
-//! batches. [`hub`] keeps them in a ring bounded in bytes and lets watchers read. [`wire`] turns
-//! an event's raw BSON into the protobuf bytes that go out. [`rpc`] speaks gRPC. Modules stand in
-//! reading order; none imports one that stands after it.
+//! batches. [`wire`] turns an event's raw BSON into the protobuf bytes that go out. [`hub`] keeps
+//! the events of each stream in a ring bounded in bytes, brings the stream back when MongoDB was
+//! away, and lets the watcher read. [`rpc`] speaks gRPC. [`app`] wires all of it.
+//!
+//! Modules stand in reading order, and none imports one that stands after it.
+
+pub mod pb;
+
+pub mod raw;
+
+pub mod plan;
+
+pub mod source;
+
+pub mod wire;
 
 pub mod error;
-pub mod pb;
-pub mod plan;
-pub mod wire;
-pub mod source;
-pub mod hub;
+
 pub mod metrics;
-pub mod config;
+
+pub mod hub;
+
 pub mod rpc;
+
 pub mod admin;
+
+pub mod config;
+
 pub mod app;
+
 pub mod cli;

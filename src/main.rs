@@ -1,1 +1,20 @@
-fn main(){}
+//! The `weir` binary: parse, run, exit code.
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use weir::cli::Cli;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime.block_on(cli.run()),
+        Err(error) => {
+            eprintln!("weir: can't start its threads: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

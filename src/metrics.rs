@@ -1,1 +1,434 @@
+//! The catalogue: every metric's name, unit, label and buckets, once.
+//!
+//! Handles are made when the process starts, for all label values that exist, so that moving one
+//! costs an atomic operation and no look-up. Gauges are moved by guards, whose `Drop` moves them
+//! back.
 
+use std::{collections::HashMap, sync::Mutex, time::Duration};
+
+use metrics::{Counter, Gauge, Histogram, Label, Unit};
+use metrics_exporter_prometheus::{
+    Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder,
+};
+
+use crate::plan::{Format, Operation};
+
+/// One entry of the catalogue.
+#[derive(Debug, Clone, Copy)]
+pub struct Description {
+    /// The metric's name.
+    pub name: &'static str,
+    /// What kind it is, in Prometheus' words.
+    pub kind: &'static str,
+    /// Its labels.
+    pub labels: &'static [&'static str],
+    /// What it tells.
+    pub help: &'static str,
+}
+
+macro_rules! catalogue {
+    ($($constant:ident: $kind:literal, $name:literal, [$($label:literal),*], $help:literal;)*) => {
+        $(const $constant: &str = $name;)*
+        /// Every metric of Weir's own, but those of the process.
+        pub const CATALOGUE: &[Description] = &[
+            $(Description { name: $name, kind: $kind, labels: &[$($label),*], help: $help },)*
+        ];
+    };
+}
+
+catalogue! {
+    WATCHES: "gauge", "weir_watches", ["state"],
+        "Watches open now, by state: opening, catching_up, live, reconnecting.";
+    WATCHES_STARTED: "counter", "weir_watches_started_total", [],
+        "Watch calls received, whatever became of them.";
+    WATCHES_ENDED: "counter", "weir_watches_ended_total", ["code", "reason"],
+        "Watches ended, by gRPC code and reason.";
+    WATCH_DURATION: "histogram", "weir_watch_duration_seconds", [],
+        "How long watches lasted, from the call to the end of the stream.";
+    FEEDS: "gauge", "weir_feeds", ["state", "mode"],
+        "Change streams held on MongoDB, by state (opening, live, catching_up, reconnecting) and mode.";
+    FEED_RESTARTS: "counter", "weir_feed_restarts_total", ["reason"],
+        "Change streams opened again after a failure, by reason.";
+    FEED_LAG: "gauge", "weir_feed_lag_seconds", ["namespace"],
+        "MongoDB's operation time less the place reached, by namespace; 0 when nothing is left to read.";
+    DELIVERY_LAG: "histogram", "weir_delivery_lag_seconds", [],
+        "From an event's wall time on the database server to its hand-over to the client's connection.";
+    EVENTS_RECEIVED: "counter", "weir_events_received_total", ["operation"],
+        "Events read from MongoDB.";
+    EVENTS_SENT: "counter", "weir_events_sent_total", ["operation"],
+        "Events handed over to clients' connections.";
+    EVENT_ENCODINGS: "counter", "weir_event_encodings_total", ["format"],
+        "Events encoded, by document format.";
+    BYTES_SENT: "counter", "weir_bytes_sent_total", [],
+        "Bytes of messages handed over to clients' connections, before HTTP/2 framing.";
+    PROGRESS_SENT: "counter", "weir_progress_sent_total", [],
+        "Progress messages handed over.";
+    RING_BYTES: "gauge", "weir_ring_bytes", [],
+        "Bytes of events read from MongoDB and not yet taken by a watch.";
+    LIMIT_REJECTIONS: "counter", "weir_limit_rejections_total", ["limit"],
+        "Watches refused because a limit was reached.";
+}
+
+/// Seconds; from a tenth of a millisecond, which loopback reaches, to five minutes behind.
+const LAG_BUCKETS: &[f64] = &[
+    0.0001, 0.000_25, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
+    5.0, 10.0, 30.0, 60.0, 300.0,
+];
+/// Seconds; from a second to a week.
+const DURATION_BUCKETS: &[f64] = &[
+    1.0, 10.0, 60.0, 300.0, 900.0, 3600.0, 14_400.0, 86_400.0, 604_800.0,
+];
+
+/// What a watch, or the feed behind it, is doing: the label values of `weir_watches` and
+/// `weir_feeds`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// MongoDB has not answered the opening yet.
+    Opening,
+    /// Reading the past.
+    CatchingUp,
+    /// Nothing is left to read.
+    Live,
+    /// MongoDB is away.
+    Reconnecting,
+}
+
+impl Stage {
+    const ALL: [Self; 4] = [
+        Self::Opening,
+        Self::CatchingUp,
+        Self::Live,
+        Self::Reconnecting,
+    ];
+
+    /// The label's value.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Opening => "opening",
+            Self::CatchingUp => "catching_up",
+            Self::Live => "live",
+            Self::Reconnecting => "reconnecting",
+        }
+    }
+}
+
+/// Handles to every metric, and the text that Prometheus scrapes.
+pub struct Metrics {
+    recorder: PrometheusRecorder,
+    handle: PrometheusHandle,
+    watches: [Gauge; Stage::ALL.len()],
+    feeds: [Gauge; Stage::ALL.len()],
+    events_received: [Counter; Operation::ALL.len()],
+    events_sent: [Counter; Operation::ALL.len()],
+    encodings: [Counter; FORMATS.len()],
+    restarts: Mutex<HashMap<&'static str, Counter>>,
+    ended: Mutex<HashMap<(&'static str, &'static str), Counter>>,
+    rejections: Mutex<HashMap<&'static str, Counter>>,
+    /// `weir_watches_started_total`
+    pub watches_started: Counter,
+    /// `weir_watch_duration_seconds`
+    pub watch_duration: Histogram,
+    /// `weir_delivery_lag_seconds`
+    pub delivery_lag: Histogram,
+    /// `weir_bytes_sent_total`
+    pub bytes_sent: Counter,
+    /// `weir_progress_sent_total`
+    pub progress_sent: Counter,
+    /// `weir_ring_bytes`
+    pub ring_bytes: Gauge,
+    process: metrics_process::Collector,
+}
+
+impl std::fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Metrics").finish_non_exhaustive()
+    }
+}
+
+const FORMATS: [(Format, &str); 4] = [
+    (Format::Bson, "bson"),
+    (Format::Json, "json"),
+    (Format::CanonicalJson, "canonical_json"),
+    (Format::Struct, "struct"),
+];
+
+impl Metrics {
+    /// Makes the recorder, describes every metric and makes the handles. Nothing global is
+    /// touched, so that several servers can live in one process.
+    #[must_use]
+    pub fn new() -> Self {
+        let recorder = PrometheusBuilder::new()
+            .set_buckets_for_metric(Matcher::Full(WATCH_DURATION.to_owned()), DURATION_BUCKETS)
+            .and_then(|it| {
+                it.set_buckets_for_metric(Matcher::Full(DELIVERY_LAG.to_owned()), LAG_BUCKETS)
+            })
+            .expect("the buckets are not empty")
+            .build_recorder();
+        let handle = recorder.handle();
+        let built = metrics::with_local_recorder(&recorder, || {
+            describe();
+            Handles::register()
+        });
+        Self {
+            handle,
+            recorder,
+            watches: built.watches,
+            feeds: built.feeds,
+            events_received: built.events_received,
+            events_sent: built.events_sent,
+            encodings: built.encodings,
+            restarts: Mutex::default(),
+            ended: Mutex::default(),
+            rejections: Mutex::default(),
+            watches_started: built.watches_started,
+            watch_duration: built.watch_duration,
+            delivery_lag: built.delivery_lag,
+            bytes_sent: built.bytes_sent,
+            progress_sent: built.progress_sent,
+            ring_bytes: built.ring_bytes,
+            process: metrics_process::Collector::default(),
+        }
+    }
+
+    /// Drains the histograms' buffers; to be called every few seconds, or they grow.
+    pub fn upkeep(&self) {
+        self.handle.run_upkeep();
+    }
+
+    /// The page that Prometheus scrapes. `lags` are the feeds' lags in seconds by namespace, which
+    /// come and go and so are written here and not kept.
+    #[must_use]
+    pub fn render(&self, lags: &[(String, f64)]) -> String {
+        metrics::with_local_recorder(&self.recorder, || self.process.collect());
+        let mut page = self.handle.render();
+        write_lags(&mut page, lags);
+        page
+    }
+
+    /// `weir_events_received_total`
+    pub fn events_received(&self, operation: Operation) -> &Counter {
+        &self.events_received[index_of(operation)]
+    }
+
+    /// `weir_events_sent_total`
+    pub fn events_sent(&self, operation: Operation) -> &Counter {
+        &self.events_sent[index_of(operation)]
+    }
+
+    /// `weir_event_encodings_total`
+    pub fn encodings(&self, format: Format) -> &Counter {
+        let index = FORMATS.iter().position(|(known, _)| *known == format);
+        &self.encodings[index.expect("every format is in the table")]
+    }
+
+    /// `weir_feed_restarts_total`; `reason` is one of a closed set.
+    pub fn feed_restarted(&self, reason: &'static str) {
+        self.labelled(
+            &self.restarts,
+            reason,
+            || metrics::counter!(FEED_RESTARTS, "reason" => reason),
+        );
+    }
+
+    /// `weir_watches_ended_total`; both labels are of closed sets.
+    pub fn watch_ended(&self, code: &'static str, reason: &'static str) {
+        self.labelled(
+            &self.ended,
+            (code, reason),
+            || metrics::counter!(WATCHES_ENDED, "code" => code, "reason" => reason),
+        );
+    }
+
+    /// `weir_limit_rejections_total`; `limit` is one of a closed set.
+    pub fn limit_rejected(&self, limit: &'static str) {
+        self.labelled(
+            &self.rejections,
+            limit,
+            || metrics::counter!(LIMIT_REJECTIONS, "limit" => limit),
+        );
+    }
+
+    /// Counts an open watch in its stage until it is dropped.
+    #[must_use]
+    pub fn watch_in(&self, stage: Stage) -> InStage {
+        InStage::enter(&self.watches, stage)
+    }
+
+    /// Counts an open feed in its stage until it is dropped.
+    #[must_use]
+    pub fn feed_in(&self, stage: Stage) -> InStage {
+        InStage::enter(&self.feeds, stage)
+    }
+
+    fn labelled<K: Copy + Eq + std::hash::Hash>(
+        &self,
+        counters: &Mutex<HashMap<K, Counter>>,
+        labels: K,
+        register: impl FnOnce() -> Counter,
+    ) {
+        let mut counters = counters
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        counters
+            .entry(labels)
+            .or_insert_with(|| metrics::with_local_recorder(&self.recorder, register))
+            .increment(1);
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Counts one thing in the gauge of its stage, and takes it out again when dropped.
+#[derive(Debug)]
+pub struct InStage {
+    gauges: [Gauge; Stage::ALL.len()],
+    stage: Stage,
+}
+
+impl InStage {
+    fn enter(gauges: &[Gauge; Stage::ALL.len()], stage: Stage) -> Self {
+        gauges[stage as usize].increment(1);
+        Self {
+            gauges: gauges.clone(),
+            stage,
+        }
+    }
+
+    /// Where it is counted.
+    #[must_use]
+    pub fn stage(&self) -> Stage {
+        self.stage
+    }
+
+    /// Moves to another stage.
+    pub fn move_to(&mut self, stage: Stage) {
+        self.gauges[self.stage as usize].decrement(1);
+        self.gauges[stage as usize].increment(1);
+        self.stage = stage;
+    }
+}
+
+impl Drop for InStage {
+    fn drop(&mut self) {
+        self.gauges[self.stage as usize].decrement(1);
+    }
+}
+
+/// Adds to a gauge and takes the same away when dropped.
+#[derive(Debug)]
+pub struct Charge {
+    gauge: Gauge,
+    amount: f64,
+}
+
+impl Charge {
+    /// Charges `bytes` to `gauge`.
+    #[must_use]
+    pub fn new(gauge: &Gauge, bytes: usize) -> Self {
+        // Gauges are floats; a ring never comes near 2^53 bytes.
+        #[expect(clippy::cast_precision_loss, reason = "a ring is far below 2^53 bytes")]
+        let amount = bytes as f64;
+        gauge.increment(amount);
+        Self {
+            gauge: gauge.clone(),
+            amount,
+        }
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        self.gauge.decrement(self.amount);
+    }
+}
+
+/// Seconds as a histogram takes them.
+#[must_use]
+pub fn seconds(duration: Duration) -> f64 {
+    duration.as_secs_f64()
+}
+
+fn index_of(operation: Operation) -> usize {
+    operation as usize
+}
+
+struct Handles {
+    watches: [Gauge; Stage::ALL.len()],
+    feeds: [Gauge; Stage::ALL.len()],
+    events_received: [Counter; Operation::ALL.len()],
+    events_sent: [Counter; Operation::ALL.len()],
+    encodings: [Counter; FORMATS.len()],
+    watches_started: Counter,
+    watch_duration: Histogram,
+    delivery_lag: Histogram,
+    bytes_sent: Counter,
+    progress_sent: Counter,
+    ring_bytes: Gauge,
+}
+
+impl Handles {
+    fn register() -> Self {
+        let by_operation = |name: &'static str| {
+            Operation::ALL.map(|operation| metrics::counter!(name, "operation" => operation.name()))
+        };
+        Self {
+            watches: Stage::ALL.map(|stage| metrics::gauge!(WATCHES, "state" => stage.name())),
+            feeds: Stage::ALL.map(|stage| {
+                let labels = [
+                    Label::new("state", stage.name()),
+                    Label::new("mode", "dedicated"),
+                ];
+                metrics::gauge!(FEEDS, labels.iter())
+            }),
+            events_received: by_operation(EVENTS_RECEIVED),
+            events_sent: by_operation(EVENTS_SENT),
+            encodings: FORMATS
+                .map(|(_, name)| metrics::counter!(EVENT_ENCODINGS, "format" => name)),
+            watches_started: metrics::counter!(WATCHES_STARTED),
+            watch_duration: metrics::histogram!(WATCH_DURATION),
+            delivery_lag: metrics::histogram!(DELIVERY_LAG),
+            bytes_sent: metrics::counter!(BYTES_SENT),
+            progress_sent: metrics::counter!(PROGRESS_SENT),
+            ring_bytes: metrics::gauge!(RING_BYTES),
+        }
+    }
+}
+
+fn describe() {
+    metrics_process::Collector::default().describe();
+    for metric in CATALOGUE {
+        let unit = if metric.name.ends_with("_seconds") {
+            Unit::Seconds
+        } else if metric.name.contains("_bytes") {
+            Unit::Bytes
+        } else {
+            Unit::Count
+        };
+        match metric.kind {
+            "counter" => metrics::describe_counter!(metric.name, unit, metric.help),
+            "gauge" => metrics::describe_gauge!(metric.name, unit, metric.help),
+            _ => metrics::describe_histogram!(metric.name, unit, metric.help),
+        }
+    }
+}
+
+fn write_lags(page: &mut String, lags: &[(String, f64)]) {
+    use std::fmt::Write as _;
+
+    let help = CATALOGUE.iter().find(|metric| metric.name == FEED_LAG);
+    let help = help.map_or("", |metric| metric.help);
+    let _ = writeln!(page, "# HELP {FEED_LAG} {help}\n# TYPE {FEED_LAG} gauge");
+    for (namespace, lag) in lags {
+        let namespace = namespace
+            .replace('\\', "\\\\")
+            .replace('"', "\\\"")
+            .replace('\n', "\\n");
+        let _ = writeln!(page, "{FEED_LAG}{{namespace=\"{namespace}\"}} {lag}");
+    }
+    page.push('\n');
+}

@@ -1,1 +1,48 @@
+//! What `weir` does on the command line: one module a subcommand, each with its arguments and one
+//! `run`.
+//!
+//! [`dev`] prints through [`watch`], so the demo shows events as people will see them later.
 
+pub mod log;
+
+pub mod serve;
+
+pub mod watch;
+
+pub mod dev;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// The exit code for settings that can't be used: `EX_USAGE` of sysexits(3).
+pub const EXIT_USAGE: u8 = 64;
+
+/// Typed, ordered, resumable streams of MongoDB's changes over gRPC.
+#[derive(Debug, Parser)]
+#[command(name = "weir", version, max_term_width = 100)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve Watch streams from a MongoDB deployment
+    Serve(Box<serve::ServeArgs>),
+    /// Watch a collection, a database or a deployment from the terminal
+    Watch(Box<watch::WatchArgs>),
+    /// Start a database and Weir, and play the change-stream tutorial
+    Dev(Box<dev::DevArgs>),
+}
+
+impl Cli {
+    /// Runs the command, to its exit code.
+    pub async fn run(self) -> ExitCode {
+        match self.command {
+            Command::Serve(args) => serve::run(*args).await,
+            Command::Watch(args) => watch::run(*args).await,
+            Command::Dev(args) => dev::run(*args).await,
+        }
+    }
+}

@@ -1,6 +1,13 @@
-/// Stands in until the frame codec is written.
-#[derive(Debug)]
-pub struct Frame;
-/// Stands in until the frame codec is written.
-#[derive(Debug, Default)]
-pub struct FrameCodec;
+//! From raw BSON to the protobuf bytes that go out.
+//!
+//! An event is encoded once for each format, straight from MongoDB's bytes: payloads are copied,
+//! never decoded. [`ResumeToken`] is the envelope that every token travels in.
+
+mod event;
+pub mod format;
+mod frame;
+mod token;
+
+pub use event::{Encoded, encode, omitted};
+pub use frame::Frame;
+pub use token::{MalformedToken, ResumeToken, Stamp};

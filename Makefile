@@ -1,0 +1,64 @@
+# What one does with Weir, day by day. `make help` lists it.
+#
+# Everything that is downloaded stays in this folder (.venv, tests/interop/node/node_modules,
+# target) or in cargo's own home, at the versions that the lock files name.
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+DATABASE := .venv/.database-installed
+TEST_PACKAGES := .venv/.test-packages-installed
+NODE_PACKAGES := tests/interop/node/node_modules/.installed
+
+.PHONY: help
+help: ## List what can be made
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
+
+.PHONY: demo
+demo: $(DATABASE) ## Start a database and Weir, and watch the change-stream tutorial (ONCE=1: then stop)
+	@scripts/need cargo cc
+	@echo "building weir"
+	@cargo build --release --bin weir
+	@PATH="$(CURDIR)/.venv/bin:$$PATH" target/release/weir dev $(if $(ONCE),--once)
+
+.PHONY: test
+test: test-setup lint-proto ## Run all tests
+	@scripts/test
+
+.PHONY: test-setup
+test-setup: $(TEST_PACKAGES) $(NODE_PACKAGES) ## Install the database and the foreign clients that the tests start
+	@scripts/need cargo cc
+
+.PHONY: lint
+lint: lint-rust lint-proto ## Check format, clippy, the proto, and the licences and sources of dependencies
+	@scripts/need cargo-deny
+	@echo "checking the dependencies' licences, bans and sources"
+	@cargo deny --log-level error check bans licenses sources
+
+.PHONY: lint-rust
+lint-rust: ## Check the format, and clippy on all targets
+	@scripts/need cargo cc
+	@echo "checking the format of the Rust code"
+	@cargo fmt --check
+	@echo "running clippy"
+	@cargo clippy --all-targets -- -D warnings
+
+.PHONY: lint-proto
+lint-proto: $(TEST_PACKAGES) ## Check the proto's style and format
+	@echo "checking the proto's style and format"
+	@.venv/bin/buf lint
+	@.venv/bin/buf format --diff --exit-code
+
+$(DATABASE): requirements.txt
+	@scripts/install-python-packages $<
+	@touch $@
+
+$(TEST_PACKAGES): requirements-test.txt $(DATABASE)
+	@scripts/install-python-packages $<
+	@touch $@
+
+$(NODE_PACKAGES): tests/interop/node/package.json tests/interop/node/package-lock.json
+	@scripts/need node
+	@echo "installing the packages of the Node client"
+	@npm ci --prefix tests/interop/node --ignore-scripts --no-audit --no-fund --loglevel=error
+	@touch $@

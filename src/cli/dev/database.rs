@@ -1,0 +1,343 @@
+//! The demo's database: the one given, or one of our own.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use mongodb::Client;
+use mongodb::bson::{Document, doc};
+use mongodb::options::ClientOptions;
+use tokio::time::{Instant, sleep};
+
+use super::DevArgs;
+use super::process::{Process, is_program, on_path};
+use crate::cli::watch::say;
+
+/// How long a database may take until it accepts writes.
+const READY_WITHIN: Duration = Duration::from_secs(30);
+/// How long one look at it may take.
+const LOOK_WITHIN: Duration = Duration::from_secs(1);
+/// The pause between two looks.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(100);
+/// Another process may take the free port before the server does.
+const ATTEMPTS: u32 = 3;
+
+const REPLICA_SET: &str = "weir-dev";
+
+/// Why there is no database, with advice.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum DatabaseError {
+    #[error(
+        "no database was found: no --mongodb-uri, no mongod on the PATH, no SecantusDB.\n\
+         Run `make demo`, or `pip install --pre secantusdb==0.7.0b3` and then `weir dev` again."
+    )]
+    NotFound,
+    #[error("{0} is no program that can be run; --secantusd names SecantusDB's server")]
+    NotAProgram(PathBuf),
+    #[error("the database given cannot be used: {0}")]
+    Given(String),
+    #[error("{program} did not start: {why}{log}")]
+    DidNotStart {
+        program: PathBuf,
+        why: String,
+        log: String,
+    },
+}
+
+/// A database that accepts writes.
+#[derive(Debug)]
+pub(super) struct Database {
+    uri: String,
+    process: Option<Process>,
+}
+
+/// A server that can be started.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Server {
+    Mongod(PathBuf),
+    SecantusDb(PathBuf),
+}
+
+impl Database {
+    /// The URI given; else the server named by `--secantusd`; else mongod on the PATH; else
+    /// SecantusDB on the PATH or in `./.venv/bin`. Returns once it accepts writes.
+    pub async fn find_or_start(args: &DevArgs) -> Result<Database, DatabaseError> {
+        if let Some(uri) = &args.mongodb_uri {
+            say("using the database given; only its database `weir_dev` is touched");
+            wait_until_ready(uri, None)
+                .await
+                .map_err(DatabaseError::Given)?;
+            return Ok(Database {
+                uri: uri.clone(),
+                process: None,
+            });
+        }
+        let venv = Path::new(".venv").join("bin").join("secantusd-py");
+        let server = choose(args.secantusd.as_deref(), &venv, on_path)?;
+        let mut attempt = 1;
+        loop {
+            match server.start().await {
+                Err(failed) if failed.lost_its_port() && attempt < ATTEMPTS => attempt += 1,
+                Err(error) => return Err(server.error(error)),
+                Ok(database) => return Ok(database),
+            }
+        }
+    }
+
+    /// The connection string. A given one may hold a password: not for printing.
+    pub fn uri(&self) -> &str {
+        &self.uri
+    }
+
+    /// The connection string of a server that we started, which holds no secret.
+    pub fn own_uri(&self) -> Option<&str> {
+        self.process.as_ref().map(|_| self.uri.as_str())
+    }
+
+    /// Stops the server, if it is ours.
+    pub async fn stop(self) {
+        if let Some(process) = self.process {
+            process.stop().await;
+        }
+    }
+}
+
+/// Why one attempt to start a server failed.
+struct NotStarted {
+    why: String,
+    log: String,
+    /// Whether the server ended by itself.
+    ended: bool,
+}
+
+impl NotStarted {
+    /// Whether another process took the port first, which another port mends. Every server puts
+    /// the system's words for that into its log.
+    fn lost_its_port(&self) -> bool {
+        self.ended && self.log.contains("already in use")
+    }
+}
+
+impl Server {
+    async fn start(&self) -> Result<Database, NotStarted> {
+        let (program, name) = match self {
+            Server::Mongod(program) => (program, "mongod as a replica set of one"),
+            Server::SecantusDb(program) => (program, "SecantusDB"),
+        };
+        let mut process = Process::start(program, |folder, port| self.arguments(folder, port))
+            .map_err(|error| NotStarted {
+                why: error.to_string(),
+                log: String::new(),
+                ended: false,
+            })?;
+        let port = process.port();
+        say(&format!("starting {name} on port {port}"));
+        let uri = format!("mongodb://127.0.0.1:{port}/?directConnection=true");
+        let initiate = matches!(self, Server::Mongod(_)).then_some(port);
+        match wait_until_ready(&uri, Some((&mut process, initiate))).await {
+            Ok(()) => Ok(Database {
+                uri,
+                process: Some(process),
+            }),
+            Err(why) => {
+                let failed = NotStarted {
+                    why,
+                    log: process.log_tail(),
+                    ended: process.ended().is_some(),
+                };
+                process.stop().await;
+                Err(failed)
+            }
+        }
+    }
+
+    fn arguments(&self, folder: &Path, port: u16) -> Vec<OsString> {
+        let mut arguments: Vec<OsString> = vec!["--port".into(), port.to_string().into()];
+        match self {
+            Server::Mongod(_) => {
+                arguments
+                    .extend(["--bind_ip", "127.0.0.1", "--replSet", REPLICA_SET].map(Into::into));
+                arguments.extend(["--nounixsocket", "--dbpath"].map(Into::into));
+                arguments.push(folder.into());
+            }
+            Server::SecantusDb(_) => {
+                // It would otherwise read a configuration of the user's.
+                let config = folder.join("secantusd.toml");
+                if std::fs::write(&config, "").is_ok() {
+                    arguments.extend(["--config".into(), config.into()]);
+                }
+                // As often as mongod, so that a quiet watch's place moves on as it would there.
+                arguments.extend(["--noop-heartbeat-seconds", "10"].map(Into::into));
+                arguments.extend(["--host", "127.0.0.1", "--storage-path"].map(Into::into));
+                arguments.push(folder.join("data").into());
+            }
+        }
+        arguments
+    }
+
+    fn error(&self, failed: NotStarted) -> DatabaseError {
+        let (Server::Mongod(program) | Server::SecantusDb(program)) = self;
+        let log = if failed.log.is_empty() {
+            String::new()
+        } else {
+            format!("\nThe end of its log:\n{}", failed.log)
+        };
+        DatabaseError::DidNotStart {
+            program: program.clone(),
+            why: failed.why,
+            log,
+        }
+    }
+}
+
+fn choose(
+    named: Option<&Path>,
+    venv: &Path,
+    on_path: impl Fn(&str) -> Option<PathBuf>,
+) -> Result<Server, DatabaseError> {
+    // The server runs in its own folder, where a relative path would lead elsewhere. The links of
+    // a virtual environment must stay as they are: they are how Python finds its packages.
+    let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    if let Some(named) = named {
+        if !is_program(named) {
+            return Err(DatabaseError::NotAProgram(named.to_owned()));
+        }
+        return Ok(Server::SecantusDb(absolute(named)));
+    }
+    if let Some(mongod) = on_path("mongod") {
+        return Ok(Server::Mongod(absolute(&mongod)));
+    }
+    on_path("secantusd-py")
+        .or_else(|| is_program(venv).then(|| venv.to_owned()))
+        .map(|program| Server::SecantusDb(absolute(&program)))
+        .ok_or(DatabaseError::NotFound)
+}
+
+/// Waits until the database accepts writes. For a server of ours: no longer than it runs, and with
+/// a port, after making it a replica set of one. The error says what was missing at the end.
+async fn wait_until_ready(
+    uri: &str,
+    mut ours: Option<(&mut Process, Option<u16>)>,
+) -> Result<(), String> {
+    let mut options = ClientOptions::parse(uri)
+        .await
+        .map_err(|error| error.to_string())?;
+    options.server_selection_timeout = Some(LOOK_WITHIN);
+    options.connect_timeout = Some(LOOK_WITHIN);
+    options
+        .app_name
+        .get_or_insert_with(|| "weir dev".to_owned());
+    let client = Client::with_options(options).map_err(|error| error.to_string())?;
+    let deadline = Instant::now() + READY_WITHIN;
+    loop {
+        let seen = look(&client, ours.as_ref().and_then(|(_, port)| *port)).await;
+        // Whoever answered on the port is ours only if ours still runs.
+        if let Some((process, _)) = &mut ours
+            && let Some(how) = process.ended()
+        {
+            return Err(how);
+        }
+        match seen {
+            Ok(()) => break,
+            Err(why) if Instant::now() >= deadline => {
+                let seconds = READY_WITHIN.as_secs();
+                return Err(format!("it was not ready within {seconds} s: {why}"));
+            }
+            Err(_) => sleep(BETWEEN_LOOKS).await,
+        }
+    }
+    client.shutdown().await;
+    Ok(())
+}
+
+/// One look: whether it accepts writes. A mongod that waits to be made a replica set is made one.
+async fn look(client: &Client, initiate_at: Option<u16>) -> Result<(), String> {
+    let admin = client.database("admin");
+    let hello: Document = admin
+        .run_command(doc! { "hello": 1 })
+        .await
+        .map_err(|error| error.kind.to_string())?;
+    if hello.get_bool("isWritablePrimary").unwrap_or(false) && hello.contains_key("setName") {
+        return Ok(());
+    }
+    if let Some(port) = initiate_at
+        && !hello.contains_key("setName")
+    {
+        let host = format!("127.0.0.1:{port}");
+        let members = [doc! { "_id": 0, "host": host }];
+        let config = doc! { "_id": REPLICA_SET, "members": members.as_slice() };
+        // A second attempt while the first is under way fails, and the next look tells.
+        let _ = admin.run_command(doc! { "replSetInitiate": config }).await;
+        return Err("it is not yet a replica set".to_owned());
+    }
+    // A mongos has no set of its own and serves change streams all the same.
+    if hello.get_str("msg").is_ok_and(|msg| msg == "isdbgrid") {
+        return Ok(());
+    }
+    Err(if hello.contains_key("setName") {
+        "it is not a primary".to_owned()
+    } else {
+        "it is not part of a replica set, which change streams need".to_owned()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn program() -> PathBuf {
+        on_path("sh").expect("every Unix has a shell")
+    }
+
+    #[test]
+    fn a_server_is_chosen_by_name_then_mongod_then_secantusdb() {
+        let here = program();
+        let nowhere = Path::new("/nowhere/secantusd-py");
+        let all = |name: &str| Some(PathBuf::from("/bin").join(name));
+        let secantusd_only = |name: &str| all(name).filter(|_| name == "secantusd-py");
+        let none = |_: &str| None;
+        let chosen = |named, venv, found: &dyn Fn(&str) -> Option<PathBuf>| {
+            choose(named, venv, found).unwrap()
+        };
+        assert_eq!(
+            chosen(Some(&here), nowhere, &all),
+            Server::SecantusDb(here.clone())
+        );
+        assert_eq!(
+            chosen(None, &here, &all),
+            Server::Mongod("/bin/mongod".into())
+        );
+        assert_eq!(
+            chosen(None, &here, &secantusd_only),
+            Server::SecantusDb("/bin/secantusd-py".into())
+        );
+        assert_eq!(chosen(None, &here, &none), Server::SecantusDb(here.clone()));
+        assert!(matches!(
+            choose(None, nowhere, none),
+            Err(DatabaseError::NotFound)
+        ));
+        assert!(matches!(
+            choose(Some(nowhere), &here, all),
+            Err(DatabaseError::NotAProgram(_))
+        ));
+    }
+
+    #[test]
+    fn without_a_database_the_way_to_one_is_told() {
+        let text = DatabaseError::NotFound.to_string();
+        assert!(text.contains("make demo"), "{text}");
+        assert!(text.contains("pip install --pre secantusdb"), "{text}");
+    }
+
+    #[tokio::test]
+    async fn a_server_that_ends_is_told_with_its_log() {
+        // A shell takes --port for a wrong option, says so and ends.
+        let server = Server::SecantusDb(program());
+        let failed = server.start().await.unwrap_err();
+        assert!(failed.ended);
+        assert!(!failed.lost_its_port(), "another port would not help");
+        let text = server.error(failed).to_string();
+        assert!(text.contains("did not start: it ended with"), "{text}");
+        assert!(text.contains("The end of its log:\n"), "{text}");
+    }
+}

@@ -1,0 +1,167 @@
+//! `weir dev`: a database, Weir, and a tutorial played on both, with one command.
+//!
+//! [`database`] finds a database or starts one, in a [`process`] that never outlives this one.
+//! Weir then runs in this process, [`tutorial`] plays, and [`next_steps`] says what to try.
+
+mod database;
+mod next_steps;
+mod process;
+mod tutorial;
+
+use std::io::ErrorKind;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use tokio_util::sync::CancellationToken;
+
+use super::watch::args::Color;
+use super::watch::{cancel_on_signal, say};
+use crate::app::App;
+use crate::config::ServeConfig;
+use database::Database;
+use next_steps::Addresses;
+
+const DEFAULT_LISTEN: SocketAddr =
+    SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 50051);
+const DEFAULT_ADMIN_LISTEN: SocketAddr =
+    SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9090);
+
+/// Start a database and Weir, and play a tutorial of change streams
+#[derive(Debug, Clone, clap::Args)]
+pub struct DevArgs {
+    /// End after the tutorial: with 0 when every event came as expected, with 1 otherwise
+    #[arg(long)]
+    pub once: bool,
+
+    /// A database to use instead of starting one; only its database `weir_dev` is touched
+    #[arg(long, env = "MONGODB_URI", value_name = "URI", hide_env_values = true)]
+    pub mongodb_uri: Option<String>,
+
+    /// SecantusDB's server, to be started instead of mongod [default: secantusd-py on the PATH or
+    /// in ./.venv/bin, when there is no mongod on the PATH]
+    #[arg(long, env = "WEIR_SECANTUSD", value_name = "PATH")]
+    pub secantusd: Option<PathBuf>,
+
+    /// Where to serve gRPC [default: 127.0.0.1:50051, or a free port if that is taken]
+    #[arg(long, value_name = "ADDRESS")]
+    pub listen: Option<SocketAddr>,
+
+    /// Where to serve metrics and health [default: 127.0.0.1:9090, or a free port if that is taken]
+    #[arg(long, value_name = "ADDRESS")]
+    pub admin_listen: Option<SocketAddr>,
+
+    /// Whether to use colours
+    #[arg(long, value_name = "WHEN", value_enum, default_value = "auto")]
+    pub color: Color,
+}
+
+/// What became of the demo.
+enum Outcome {
+    /// The tutorial went well, and with `--once` that is all.
+    Played,
+    /// Ctrl-C or SIGTERM before the tutorial's end.
+    Interrupted,
+}
+
+/// Plays the tutorial and then serves until Ctrl-C or SIGTERM. Exits with 1, and the reason on
+/// stderr, when something does not start or an event does not come as it should.
+pub async fn run(args: DevArgs) -> ExitCode {
+    args.color.apply_everywhere();
+    let shutdown = CancellationToken::new();
+    cancel_on_signal(shutdown.clone());
+
+    let found = tokio::select! {
+        biased;
+        () = shutdown.cancelled() => return ended(&args, Ok(Outcome::Interrupted)),
+        found = Database::find_or_start(&args) => found,
+    };
+    let database = match found {
+        Ok(database) => database,
+        Err(error) => return ended(&args, Err(error.to_string())),
+    };
+    let outcome = serve_and_play(&args, &database, &shutdown).await;
+    database.stop().await;
+    ended(&args, outcome)
+}
+
+fn ended(args: &DevArgs, outcome: Result<Outcome, String>) -> ExitCode {
+    match outcome {
+        Ok(Outcome::Played) => ExitCode::SUCCESS,
+        Ok(Outcome::Interrupted) if !args.once => ExitCode::SUCCESS,
+        Ok(Outcome::Interrupted) => {
+            say("interrupted before the tutorial's end");
+            ExitCode::FAILURE
+        }
+        Err(why) => {
+            say(&why);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn serve_and_play(
+    args: &DevArgs,
+    database: &Database,
+    shutdown: &CancellationToken,
+) -> Result<Outcome, String> {
+    let app = start_weir(args, database.uri()).await?;
+    let addresses = Addresses {
+        grpc: app.grpc_addr(),
+        admin: app.admin_addr(),
+        mongodb_uri: database.own_uri().map(str::to_owned),
+    };
+    let outcome = tokio::select! {
+        biased;
+        () = shutdown.cancelled() => Ok(Outcome::Interrupted),
+        played = tutorial::play(addresses.grpc, database.uri()) => {
+            played.map(|()| Outcome::Played).map_err(|error| error.to_string())
+        }
+    };
+    if matches!(outcome, Ok(Outcome::Played)) && !args.once {
+        tutorial::show(&addresses.to_string());
+        shutdown.cancelled().await;
+    }
+    app.shutdown().await;
+    outcome
+}
+
+async fn start_weir(args: &DevArgs, uri: &str) -> Result<App, String> {
+    let mut config = ServeConfig::for_uri(uri);
+    config.listen = address(args.listen, DEFAULT_LISTEN);
+    config.admin_listen = address(args.admin_listen, DEFAULT_ADMIN_LISTEN);
+    App::start(config)
+        .await
+        .map_err(|error| format!("Weir did not start: {error}"))
+}
+
+/// The address given, or the default, or the default's host with a port that the kernel chooses.
+/// Another process may still take the default between this look and the real listening; that ends
+/// with an error which names it.
+fn address(given: Option<SocketAddr>, default: SocketAddr) -> SocketAddr {
+    if let Some(given) = given {
+        return given;
+    }
+    match TcpListener::bind(default) {
+        Err(error) if error.kind() == ErrorKind::AddrInUse => {
+            say(&format!("{default} is taken; taking a free port instead"));
+            SocketAddr::new(default.ip(), 0)
+        }
+        Ok(_) | Err(_) => default,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_taken_default_gives_way_and_a_port_asked_for_does_not() {
+        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+        let taken = taken.local_addr().map(|address| (taken, address)).unwrap();
+        assert_eq!(address(None, taken.1).port(), 0);
+        assert_eq!(address(Some(taken.1), taken.1), taken.1);
+        drop(taken.0);
+        assert_eq!(address(None, taken.1), taken.1);
+    }
+}

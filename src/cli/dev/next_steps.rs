@@ -1,0 +1,89 @@
+//! What to try once the tutorial has shown that everything works.
+
+use std::net::SocketAddr;
+
+use crate::cli::watch::args::DEFAULT_SERVER;
+
+/// Where things are.
+#[derive(Debug, Clone)]
+pub(super) struct Addresses {
+    pub grpc: SocketAddr,
+    pub admin: SocketAddr,
+    /// The URI of a database of our own; `None` for one that was given, whose URI may hold a
+    /// password.
+    pub mongodb_uri: Option<String>,
+}
+
+impl std::fmt::Display for Addresses {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let grpc = self.grpc;
+        let admin = self.admin;
+        let uri = self.mongodb_uri.as_deref().unwrap_or("$MONGODB_URI");
+        let server = format!("http://{grpc}");
+        let server_flag = if server == DEFAULT_SERVER {
+            String::new()
+        } else {
+            format!(" --server {server}")
+        };
+        let request = r#"{"database": "weir_dev", "documentFormat": "DOCUMENT_FORMAT_STRUCT"}"#;
+        write!(
+            f,
+            "\
+Weir serves until Ctrl-C. To try next, in other terminals:
+
+  Watch, as people do:
+    weir watch weir_dev --full-document lookup{server_flag}
+
+  Watch, as any gRPC client does:
+    buf curl --protocol grpc --http2-prior-knowledge -d '{request}' {server}/weir.v1.WatchService/Watch
+    grpcurl -plaintext -d '{request}' {grpc} weir.v1.WatchService/Watch
+
+  Make a change to see:
+    python3 -c 'import pymongo, sys; pymongo.MongoClient(sys.argv[1]).weir_dev.orders.insert_one({{\"status\": \"paid\", \"total\": 120}})' \"{uri}\"
+    mongosh \"{uri}\" --eval 'db.getSiblingDB(\"weir_dev\").orders.insertOne({{status: \"paid\", total: 120}})'
+
+  Metrics:
+    http://{admin}/metrics
+"
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn addresses(grpc: &str, mongodb_uri: Option<&str>) -> String {
+        Addresses {
+            grpc: grpc.parse().unwrap(),
+            admin: "127.0.0.1:9090".parse().unwrap(),
+            mongodb_uri: mongodb_uri.map(str::to_owned),
+        }
+        .to_string()
+    }
+
+    #[test]
+    fn the_lines_can_be_pasted() {
+        let text = addresses("127.0.0.1:50051", Some("mongodb://127.0.0.1:1/?a=b"));
+        for line in [
+            r#"weir watch weir_dev --full-document lookup"#,
+            r#"buf curl --protocol grpc --http2-prior-knowledge -d '{"database": "weir_dev", "documentFormat": "DOCUMENT_FORMAT_STRUCT"}' http://127.0.0.1:50051/weir.v1.WatchService/Watch"#,
+            r#"grpcurl -plaintext -d '{"database": "weir_dev", "documentFormat": "DOCUMENT_FORMAT_STRUCT"}' 127.0.0.1:50051 weir.v1.WatchService/Watch"#,
+            r#"python3 -c 'import pymongo, sys; pymongo.MongoClient(sys.argv[1]).weir_dev.orders.insert_one({"status": "paid", "total": 120})' "mongodb://127.0.0.1:1/?a=b""#,
+            r#"mongosh "mongodb://127.0.0.1:1/?a=b" --eval 'db.getSiblingDB("weir_dev").orders.insertOne({status: "paid", total: 120})'"#,
+            r#"http://127.0.0.1:9090/metrics"#,
+        ] {
+            assert!(
+                text.lines().any(|shown| shown.trim() == line),
+                "{line}\n{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn another_port_is_named_and_a_given_uri_is_not() {
+        let text = addresses("127.0.0.1:6000", None);
+        assert!(text.contains("lookup --server http://127.0.0.1:6000\n"));
+        assert!(text.contains("mongosh \"$MONGODB_URI\""));
+    }
+}

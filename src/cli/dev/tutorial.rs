@@ -1,0 +1,210 @@
+//! The tutorial: five changes on a collection of its own, each with the event it brings.
+
+mod expected;
+mod watching;
+
+use std::future::IntoFuture;
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use mongodb::bson::{Document, doc};
+use mongodb::options::{ClientOptions, CollectionOptions, WriteConcern};
+use mongodb::{Client, Collection};
+use tokio::time::{Instant, sleep, timeout};
+use tonic::Status;
+use tonic::transport::{Channel, Endpoint};
+
+use crate::cli::watch::advice::{Facts, explain};
+use crate::pb;
+use crate::pb::watch_service_client::WatchServiceClient;
+use expected::{Expected, Mismatch};
+use watching::Watching;
+
+const DATABASE: &str = "weir_dev";
+const COLLECTION: &str = "tutorial";
+/// How long Weir may take until it has reached MongoDB.
+const READY_WITHIN: Duration = Duration::from_secs(30);
+/// How long a change may take, from the call to its event.
+const STEP_WITHIN: Duration = Duration::from_secs(15);
+const BETWEEN_LOOKS: Duration = Duration::from_millis(100);
+
+/// Why the tutorial did not go as it should.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum TutorialError {
+    #[error("MongoDB refused a step of the tutorial: {0}")]
+    Database(#[from] mongodb::error::Error),
+    #[error("{}", explain(.0, &Facts::default()))]
+    Weir(Box<Status>),
+    #[error("{what} did not come within {} s", within.as_secs())]
+    NotInTime { what: String, within: Duration },
+    #[error("{0}")]
+    Unexpected(#[from] Mismatch),
+}
+
+impl From<Status> for TutorialError {
+    fn from(status: Status) -> TutorialError {
+        TutorialError::Weir(Box::new(status))
+    }
+}
+
+/// Plays on `weir_dev.tutorial`, which is dropped before and in the end. An error is the first
+/// event that did not come as expected.
+pub(super) async fn play(weir: SocketAddr, mongodb_uri: &str) -> Result<(), TutorialError> {
+    let mut client = ready_client(weir).await?;
+    let collection = fresh_collection(mongodb_uri).await?;
+    let request = pb::WatchRequest {
+        database: DATABASE.to_owned(),
+        collections: vec![COLLECTION.to_owned()],
+        full_document: pb::FullDocument::UpdateLookup.into(),
+        document_format: pb::DocumentFormat::Json.into(),
+        ..pb::WatchRequest::default()
+    };
+    show(&format!(
+        "\n-> Watch {DATABASE}.{COLLECTION}, with the full document of updates"
+    ));
+    let opening = async {
+        let stream = client.watch(request).await?.into_inner();
+        let mut watching = Watching::new(stream);
+        watching.opened().await?;
+        Ok::<_, TutorialError>(watching)
+    };
+    let mut watching = within(STEP_WITHIN, "the opening of the watch", opening).await??;
+
+    let inserted = doc! { "_id": 1, "item": "weir", "stock": 3 };
+    let updated = doc! { "_id": 1, "item": "weir", "stock": 2 };
+    let replaced = doc! { "_id": 1, "item": "sluice", "stock": 7 };
+    let key = doc! { "_id": 1 };
+    let set = doc! { "stock": 2 };
+    let update = doc! { "$set": set.clone() };
+
+    step(
+        &mut watching,
+        format!("insertOne({inserted})"),
+        collection.insert_one(&inserted),
+        Expected::of(pb::OperationType::Insert)
+            .key(&key)
+            .document(&inserted),
+    )
+    .await?;
+    step(
+        &mut watching,
+        format!("updateOne({key}, {update})"),
+        collection.update_one(key.clone(), update),
+        Expected::of(pb::OperationType::Update)
+            .key(&key)
+            .updated(&set)
+            .document(&updated),
+    )
+    .await?;
+    step(
+        &mut watching,
+        format!("replaceOne({key}, {replaced})"),
+        collection.replace_one(key.clone(), &replaced),
+        Expected::of(pb::OperationType::Replace)
+            .key(&key)
+            .document(&replaced),
+    )
+    .await?;
+    step(
+        &mut watching,
+        format!("deleteOne({key})"),
+        collection.delete_one(key.clone()),
+        Expected::of(pb::OperationType::Delete).key(&key),
+    )
+    .await?;
+    step(
+        &mut watching,
+        "drop()".to_owned(),
+        collection.drop(),
+        Expected::of(pb::OperationType::Drop),
+    )
+    .await?;
+    within(STEP_WITHIN, "the watch's end", watching.invalidated()).await??;
+    show("The collection is gone, and so the watch has ended: every event came as expected.\n");
+    Ok(())
+}
+
+/// Makes a change and waits for its event.
+async fn step<C, T>(
+    watching: &mut Watching,
+    step: String,
+    change: C,
+    expected: Expected,
+) -> Result<(), TutorialError>
+where
+    C: IntoFuture<Output = mongodb::error::Result<T>>,
+{
+    show(&format!("-> {step}"));
+    let what = format!("the event of {step}");
+    let making_and_seeing = async {
+        change.await?;
+        watching.change().await
+    };
+    let event = within(STEP_WITHIN, &what, making_and_seeing).await??;
+    Ok(expected.check(&event)?)
+}
+
+async fn within<T>(
+    limit: Duration,
+    what: &str,
+    future: impl Future<Output = T>,
+) -> Result<T, TutorialError> {
+    timeout(limit, future)
+        .await
+        .map_err(|_| TutorialError::NotInTime {
+            what: what.to_owned(),
+            within: limit,
+        })
+}
+
+/// A client, once Weir has reached MongoDB.
+async fn ready_client(weir: SocketAddr) -> Result<WatchServiceClient<Channel>, TutorialError> {
+    let endpoint = Endpoint::from_shared(format!("http://{weir}"))
+        .expect("an address makes a URL")
+        .connect_timeout(Duration::from_secs(5));
+    let mut client = WatchServiceClient::new(endpoint.connect_lazy());
+    let deadline = Instant::now() + READY_WITHIN;
+    loop {
+        let answer = within(
+            READY_WITHIN,
+            "Weir's answer",
+            client.get_server_info(pb::GetServerInfoRequest {}),
+        )
+        .await?;
+        match answer {
+            Ok(_) => return Ok(client),
+            Err(status) if Instant::now() >= deadline => return Err(status.into()),
+            Err(_) => sleep(BETWEEN_LOOKS).await,
+        }
+    }
+}
+
+/// The tutorial's collection, dropped if an earlier run left it. Writes wait for the majority,
+/// so that a watch opened after the drop starts after it.
+async fn fresh_collection(uri: &str) -> Result<Collection<Document>, TutorialError> {
+    let mut options = ClientOptions::parse(uri).await?;
+    options
+        .app_name
+        .get_or_insert_with(|| "weir dev".to_owned());
+    let client = Client::with_options(options)?;
+    let majority = CollectionOptions::builder()
+        .write_concern(WriteConcern::majority())
+        .build();
+    let collection = client
+        .database(DATABASE)
+        .collection_with_options(COLLECTION, majority);
+    within(
+        STEP_WITHIN,
+        "MongoDB's answer",
+        collection.drop().into_future(),
+    )
+    .await??;
+    Ok(collection)
+}
+
+/// Prints for people. A closed stdout does not stop the demo: with `--once` the exit code still
+/// counts.
+pub(super) fn show(text: &str) {
+    let _ = writeln!(anstream::stdout().lock(), "{text}");
+}

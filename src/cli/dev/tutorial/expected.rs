@@ -1,0 +1,181 @@
+//! What an event of the tutorial must hold.
+
+use mongodb::bson::{Bson, Document};
+use serde_json::Value;
+
+use crate::cli::watch::documents::to_json;
+use crate::pb;
+use crate::pb::change_event::Change;
+
+/// An event's operation, key and contents, documents as relaxed Extended JSON.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Expected {
+    operation: pb::OperationType,
+    key: Option<Value>,
+    updated: Option<Value>,
+    document: Option<Value>,
+}
+
+/// What came, and what should have.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("expected {expected}, and {found} came")]
+pub(in crate::cli::dev) struct Mismatch {
+    expected: String,
+    found: String,
+}
+
+impl Mismatch {
+    pub fn new(expected: impl Into<String>, found: impl Into<String>) -> Mismatch {
+        Mismatch {
+            expected: expected.into(),
+            found: found.into(),
+        }
+    }
+}
+
+impl Expected {
+    /// An event without key and contents.
+    pub fn of(operation: pb::OperationType) -> Expected {
+        Expected {
+            operation,
+            key: None,
+            updated: None,
+            document: None,
+        }
+    }
+
+    /// With this document key.
+    pub fn key(mut self, key: &Document) -> Expected {
+        self.key = Some(as_json(key));
+        self
+    }
+
+    /// With these updated fields.
+    pub fn updated(mut self, fields: &Document) -> Expected {
+        self.updated = Some(as_json(fields));
+        self
+    }
+
+    /// With this document after the change.
+    pub fn document(mut self, document: &Document) -> Expected {
+        self.document = Some(as_json(document));
+        self
+    }
+
+    /// Compares all of it with what came.
+    pub fn check(&self, event: &pb::ChangeEvent) -> Result<(), Mismatch> {
+        let found = Expected::from_event(event);
+        if *self == found {
+            Ok(())
+        } else {
+            Err(Mismatch::new(self.to_string(), found.to_string()))
+        }
+    }
+
+    fn from_event(event: &pb::ChangeEvent) -> Expected {
+        let (updated, document) = match &event.change {
+            Some(Change::Insert(insert)) => (None, insert.full_document.as_ref()),
+            Some(Change::Update(update)) => (
+                update
+                    .update_description
+                    .as_ref()
+                    .and_then(|description| description.updated_fields.as_ref()),
+                update.full_document.as_ref(),
+            ),
+            Some(Change::Replace(replace)) => (None, replace.full_document.as_ref()),
+            _ => (None, None),
+        };
+        Expected {
+            operation: event.operation(),
+            key: event.document_key.as_ref().map(read),
+            updated: updated.map(read),
+            document: document.map(read),
+        }
+    }
+}
+
+impl std::fmt::Display for Expected {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.operation.as_str_name())?;
+        for (name, value) in [
+            ("key", &self.key),
+            ("updated", &self.updated),
+            ("document", &self.document),
+        ] {
+            if let Some(value) = value {
+                write!(f, " {name} {value}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn as_json(document: &Document) -> Value {
+    Bson::Document(document.clone()).into_relaxed_extjson()
+}
+
+/// What is no JSON is kept as text, and so equals nothing that is expected.
+fn read(document: &pb::Document) -> Value {
+    let text = to_json(document);
+    serde_json::from_str(&text).unwrap_or_else(|_| Value::String(text.into_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use mongodb::bson::doc;
+
+    use super::*;
+
+    fn json(text: &str) -> Option<pb::Document> {
+        Some(pb::Document {
+            value: Some(pb::document::Value::Json(text.to_owned())),
+        })
+    }
+
+    fn update() -> pb::ChangeEvent {
+        pb::ChangeEvent {
+            operation: pb::OperationType::Update.into(),
+            document_key: json(r#"{"_id": 1}"#),
+            change: Some(Change::Update(pb::Update {
+                update_description: Some(pb::UpdateDescription {
+                    updated_fields: json(r#"{"stock":2}"#),
+                    ..pb::UpdateDescription::default()
+                }),
+                full_document: json(r#"{ "stock": 2, "_id": 1 }"#),
+                full_document_before_change: None,
+            })),
+            ..pb::ChangeEvent::default()
+        }
+    }
+
+    #[test]
+    fn an_event_is_judged_by_operation_key_and_contents() {
+        let right = Expected::of(pb::OperationType::Update)
+            .key(&doc! { "_id": 1 })
+            .updated(&doc! { "stock": 2 })
+            .document(&doc! { "_id": 1, "stock": 2 });
+        assert_eq!(right.check(&update()), Ok(()));
+        for wrong in [
+            right.clone().key(&doc! { "_id": 2 }),
+            right.clone().updated(&doc! { "stock": 3 }),
+            right.clone().document(&doc! { "_id": 1 }),
+            Expected {
+                operation: pb::OperationType::Insert,
+                ..right.clone()
+            },
+            Expected::of(pb::OperationType::Update),
+        ] {
+            assert!(wrong.check(&update()).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_mismatch_tells_both_sides() {
+        let expected = Expected::of(pb::OperationType::Delete).key(&doc! { "_id": 1 });
+        assert_eq!(
+            expected.check(&update()).unwrap_err().to_string(),
+            "expected OPERATION_TYPE_DELETE key {\"_id\":1}, and OPERATION_TYPE_UPDATE \
+             key {\"_id\":1} updated {\"stock\":2} document {\"_id\":1,\"stock\":2} came"
+        );
+    }
+}

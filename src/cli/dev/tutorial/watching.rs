@@ -1,0 +1,115 @@
+//! The tutorial's watch: prints what arrives, and hands out what the steps wait for.
+
+use std::collections::VecDeque;
+use std::io::Write as _;
+
+use tonic::{Status, Streaming};
+
+use super::TutorialError;
+use super::expected::Mismatch;
+use crate::cli::watch::Message;
+use crate::cli::watch::advice::reason;
+use crate::cli::watch::message::Joiner;
+use crate::cli::watch::print_pretty::PrettyPrinter;
+use crate::cli::watch::printer::pretty_for_stdout;
+use crate::pb;
+
+/// An open watch, and the changes of a batch that have not been asked for yet.
+pub(super) struct Watching {
+    stream: Streaming<pb::WatchResponse>,
+    joiner: Joiner,
+    printer: PrettyPrinter,
+    changes: VecDeque<pb::ChangeEvent>,
+}
+
+impl Watching {
+    pub fn new(stream: Streaming<pb::WatchResponse>) -> Watching {
+        Watching {
+            stream,
+            joiner: Joiner::default(),
+            printer: pretty_for_stdout(false),
+            changes: VecDeque::new(),
+        }
+    }
+
+    /// Reads Opened.
+    pub async fn opened(&mut self) -> Result<(), Status> {
+        match self.next().await? {
+            Some(Message::Opened(_)) => Ok(()),
+            _ => Err(Status::internal("the watch's first message is not Opened")),
+        }
+    }
+
+    /// The next change.
+    pub async fn change(&mut self) -> Result<pb::ChangeEvent, TutorialError> {
+        loop {
+            if let Some(change) = self.changes.pop_front() {
+                return Ok(change);
+            }
+            match self.next().await? {
+                Some(Message::Changes(changes)) => self.changes.extend(changes),
+                Some(message) if says_nothing_new(&message) => {}
+                Some(_) => return Err(Mismatch::new("an event", "another message").into()),
+                None => return Err(Mismatch::new("an event", "the stream's end").into()),
+            }
+        }
+    }
+
+    /// Reads Invalidated by the drop, and then the status that says the same.
+    pub async fn invalidated(&mut self) -> Result<(), TutorialError> {
+        let mut told = false;
+        loop {
+            match self.next().await {
+                Ok(Some(Message::Invalidated(invalidated)))
+                    if !told && invalidated.cause() == pb::OperationType::Drop =>
+                {
+                    told = true;
+                }
+                Ok(Some(message)) if says_nothing_new(&message) => {}
+                Ok(Some(_)) => {
+                    return Err(Mismatch::new("Invalidated by drop", "another message").into());
+                }
+                Ok(None) => {
+                    return Err(Mismatch::new("ABORTED", "the stream's end without it").into());
+                }
+                Err(status) => return Ok(check_end(&status, told)?),
+            }
+        }
+    }
+
+    /// The next message, printed; `None` when the stream has ended.
+    async fn next(&mut self) -> Result<Option<Message>, Status> {
+        let Some(response) = self.stream.message().await? else {
+            return Ok(None);
+        };
+        let (message, _) = self
+            .joiner
+            .accept(response)
+            .map_err(|broken| Status::internal(broken.to_string()))?;
+        let mut text = String::new();
+        self.printer.print(&message, false, &mut text);
+        // The printer has judged colours already.
+        let _ = std::io::stdout().lock().write_all(text.as_bytes());
+        Ok(Some(message))
+    }
+}
+
+fn says_nothing_new(message: &Message) -> bool {
+    matches!(
+        message,
+        Message::Progress(_) | Message::StateChange(_) | Message::Nothing
+    )
+}
+
+fn check_end(status: &Status, told: bool) -> Result<(), Mismatch> {
+    const REASON: &str = "WATCH_INVALIDATED";
+    let found = reason(status).unwrap_or_else(|| "no reason".to_owned());
+    if status.code() != tonic::Code::Aborted || found != REASON {
+        let found = format!("{:?} ({found}): {}", status.code(), status.message());
+        return Err(Mismatch::new("Aborted (WATCH_INVALIDATED)", found));
+    }
+    if !told {
+        return Err(Mismatch::new("Invalidated by drop", "the end without it"));
+    }
+    Ok(())
+}

@@ -1,0 +1,86 @@
+//! `weir serve`: runs the server until it is told to stop.
+
+use std::process::ExitCode;
+
+use clap::Args;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::{
+    app::{App, StartError},
+    cli::{EXIT_USAGE, log},
+    config::{LogConfig, ServeConfig},
+    source::mongo::{MongoSettings, MongoSource},
+};
+
+/// Serve Watch streams from a MongoDB deployment.
+#[derive(Debug, Clone, Args)]
+pub struct ServeArgs {
+    #[command(flatten)]
+    serve: ServeConfig,
+    #[command(flatten)]
+    log: LogConfig,
+    /// Check the settings, say whether they can be used, and end
+    #[arg(long)]
+    check_config: bool,
+}
+
+/// Runs the server. Ends with 0 after a clean drain, 64 for settings that can't be used, 1 for a
+/// start that failed or streams that had to be cut.
+pub async fn run(args: ServeArgs) -> ExitCode {
+    if let Err(error) = log::init(&args.log) {
+        eprintln!("weir serve: --log-level: {error}");
+        return ExitCode::from(EXIT_USAGE);
+    }
+    if args.check_config {
+        return check(&args.serve).await;
+    }
+    // Taken before the ports are, so that a signal during start is not lost.
+    let signals = (
+        signal(SignalKind::terminate()),
+        signal(SignalKind::interrupt()),
+    );
+    let (Ok(mut terminate), Ok(mut interrupt)) = signals else {
+        eprintln!("weir serve: can't wait for signals");
+        return ExitCode::FAILURE;
+    };
+    let app = match App::start(args.serve).await {
+        Ok(app) => app,
+        Err(error) => return refuse(&error),
+    };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    if app.shutdown().await {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+async fn check(config: &ServeConfig) -> ExitCode {
+    let settings = MongoSettings {
+        uri: config.mongodb_uri.clone(),
+        min_pool_capacity: config.pool_capacity(),
+        server_selection_timeout: config.server_selection_timeout,
+    };
+    let checked = match config.validate() {
+        Ok(()) => MongoSource::new(&settings).await.map_err(StartError::Uri),
+        Err(error) => Err(error.into()),
+    };
+    match checked {
+        Ok(_) => {
+            println!("the settings can be used");
+            ExitCode::SUCCESS
+        }
+        Err(error) => refuse(&error),
+    }
+}
+
+fn refuse(error: &StartError) -> ExitCode {
+    eprintln!("weir serve: {error}");
+    match error {
+        StartError::Config(_) | StartError::Uri(_) => ExitCode::from(EXIT_USAGE),
+        StartError::Listen { .. } | StartError::Reflection(_) => ExitCode::FAILURE,
+    }
+}

@@ -1,0 +1,107 @@
+use tonic_types::ErrorDetails;
+
+use super::*;
+
+const NO_METADATA: [(String, String); 0] = [];
+
+fn status(code: Code, reason: &str) -> Status {
+    let mut details = ErrorDetails::new();
+    details.set_error_info(reason, "weir", NO_METADATA);
+    Status::with_error_details(code, "words", details)
+}
+
+#[test]
+fn what_may_pass_is_tried_again_and_nothing_else() {
+    let retries = |status: &Status| matches!(judge(status), Verdict::Retry { .. });
+    assert!(retries(&status(Code::Unavailable, "SERVER_DRAINING")));
+    assert!(retries(&Status::unavailable("")));
+    assert!(retries(&Status::unknown("missing grpc-status trailer")));
+    assert!(retries(&Status::internal("h2 protocol error")));
+    assert!(retries(&Status::cancelled("")));
+    assert!(!retries(&status(Code::Internal, "INTERNAL")));
+    assert!(!retries(&status(Code::OutOfRange, "RESUME_TOKEN_EXPIRED")));
+    assert!(!retries(&status(Code::Aborted, "WATCH_INVALIDATED")));
+    assert!(!retries(&Status::unimplemented("")));
+    assert!(!retries(&Status::permission_denied("")));
+    assert!(!retries(&Status::out_of_range("message too large")));
+}
+
+#[test]
+fn a_wait_that_the_server_asks_for_is_told() {
+    let mut details = ErrorDetails::new();
+    details.set_error_info("UPSTREAM_UNAVAILABLE", "weir", NO_METADATA);
+    details.set_retry_info(Some(Duration::from_secs(3)));
+    let status = Status::with_error_details(Code::Unavailable, "MongoDB is away", details);
+    assert_eq!(
+        judge(&status),
+        Verdict::Retry {
+            why: "UPSTREAM_UNAVAILABLE: MongoDB is away".to_owned(),
+            after: Some(Duration::from_secs(3)),
+        }
+    );
+}
+
+#[test]
+fn an_expired_token_is_explained_with_the_file_to_delete() {
+    let facts = Facts {
+        resume_file: Some("orders.token".into()),
+        ..Facts::default()
+    };
+    assert_eq!(
+        explain(&status(Code::OutOfRange, "RESUME_TOKEN_EXPIRED"), &facts),
+        "the watch ended: RESUME_TOKEN_EXPIRED: words\n\
+         MongoDB's oplog no longer reaches back to that place, so changes since then are lost \
+         to this watch.\n\
+         Delete orders.token to start from now; with --since 10m as well it starts as far \
+         back as you say, if the oplog reaches there."
+    );
+}
+
+#[test]
+fn a_bad_field_is_named_by_what_was_typed() {
+    let mut details = ErrorDetails::new();
+    details.set_error_info("INVALID_REQUEST", "weir", NO_METADATA);
+    details.add_bad_request_violation("filters[1].field.regex.pattern", "has look-around");
+    details.add_bad_request_violation("operations[0]", "is not known");
+    details.add_bad_request_violation("filters[9]", "is not there");
+    let status = Status::with_error_details(Code::InvalidArgument, "bad request", details);
+    let facts = Facts {
+        conditions: vec!["a=1".to_owned(), "b ~ (?=x)".to_owned()],
+        ..Facts::default()
+    };
+    assert_eq!(
+        explain(&status, &facts),
+        "the watch ended: INVALID_REQUEST: bad request\n  \
+         --where 'b ~ (?=x)': has look-around\n  \
+         --op: is not known\n  \
+         filters[9]: is not there"
+    );
+}
+
+#[test]
+fn every_reason_that_ends_a_watch_comes_with_advice() {
+    for reason in [
+        "RESUME_TOKEN_MALFORMED",
+        "RESUME_TOKEN_MISMATCH",
+        "RESUME_TOKEN_EXPIRED",
+        "WATCH_INVALIDATED",
+        "CHANGE_STREAMS_UNSUPPORTED",
+        "UPSTREAM_ACCESS_DENIED",
+        "IMAGE_UNAVAILABLE",
+        "EVENT_TOO_LARGE",
+        "UPSTREAM_EVENT_TOO_LARGE",
+        "WATCH_LIMIT_EXCEEDED",
+        "INTERNAL",
+    ] {
+        let status = status(Code::FailedPrecondition, reason);
+        assert!(advice(&status, &Facts::default()).is_some(), "{reason}");
+    }
+    for status in [
+        Status::permission_denied(""),
+        Status::unauthenticated(""),
+        Status::unimplemented(""),
+        Status::out_of_range(""),
+    ] {
+        assert!(advice(&status, &Facts::default()).is_some(), "{status}");
+    }
+}

@@ -1,0 +1,261 @@
+//! The client against a small server that follows a script.
+
+mod scripted_server;
+
+use std::sync::{Arc, Mutex};
+
+use clap::Parser as _;
+use tonic::Code;
+use tonic_types::{ErrorDetails, StatusExt as _};
+
+use super::*;
+use scripted_server::{Script, ScriptedServer};
+
+const NO_METADATA: [(String, String); 0] = [];
+
+#[derive(clap::Parser)]
+struct Line {
+    #[command(flatten)]
+    watch: WatchArgs,
+}
+
+/// What was written, kept for the test; can be made to refuse.
+#[derive(Clone, Default)]
+struct Sink {
+    written: Arc<Mutex<Vec<u8>>>,
+    closed: bool,
+}
+
+impl io::Write for Sink {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.closed {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        self.written.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Sink {
+    /// The operations and tokens of the changes printed.
+    fn changes(&self) -> Vec<String> {
+        let text = String::from_utf8(self.written.lock().unwrap().clone()).unwrap();
+        text.lines()
+            .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap())
+            .filter(|line| line["type"] == "change")
+            .map(|line| {
+                let token = crate::cli::watch::token::decode(line["resumeToken"].as_str().unwrap());
+                String::from_utf8(token.unwrap().to_vec()).unwrap()
+            })
+            .collect()
+    }
+}
+
+fn watcher(server: &str, flags: &[&str], sink: &Sink) -> Watcher {
+    let line = ["watch", "shop.orders", "--server", server];
+    let args = Line::try_parse_from(line.iter().chain(flags))
+        .unwrap()
+        .watch;
+    let request = crate::cli::watch::request::build(&args).unwrap();
+    let file = args
+        .resume_file
+        .clone()
+        .map(|path| ResumeFile::open(path, &args.scope()).unwrap());
+    Watcher::new(
+        args,
+        request,
+        file,
+        Printer::json(false),
+        Output::to(sink.clone()),
+    )
+}
+
+fn opened(token: &str) -> pb::WatchResponse {
+    pb::WatchResponse {
+        resume_token: Bytes::copy_from_slice(token.as_bytes()),
+        kind: Some(pb::watch_response::Kind::Opened(pb::Opened::default())),
+    }
+}
+
+/// Inserts, each with the token given, in one message.
+fn inserts(tokens: &[&str]) -> pb::WatchResponse {
+    let changes: Vec<_> = tokens
+        .iter()
+        .map(|token| pb::ChangeEvent {
+            resume_token: Bytes::copy_from_slice(token.as_bytes()),
+            operation: pb::OperationType::Insert.into(),
+            ..pb::ChangeEvent::default()
+        })
+        .collect();
+    pb::WatchResponse {
+        resume_token: changes.last().unwrap().resume_token.clone(),
+        kind: Some(pb::watch_response::Kind::Changes(pb::ChangeBatch {
+            changes,
+        })),
+    }
+}
+
+fn weir_status(code: Code, reason: &str) -> Status {
+    let mut details = ErrorDetails::new();
+    details.set_error_info(reason, "weir", NO_METADATA);
+    Status::with_error_details(code, "words", details)
+}
+
+fn started_after(request: &pb::WatchRequest) -> Option<&[u8]> {
+    match &request.start {
+        Some(Start::ResumeToken(token)) => Some(token),
+        _ => None,
+    }
+}
+
+/// Runs to its end, which must come without anybody's help.
+async fn run(mut watcher: Watcher) -> Result<End, String> {
+    timeout(
+        Duration::from_secs(30),
+        watcher.run(&CancellationToken::new()),
+    )
+    .await
+    .expect("the watch ends by itself")
+}
+
+#[tokio::test]
+async fn a_lost_connection_is_made_again_from_the_last_token() {
+    let server = ScriptedServer::start(vec![
+        Script::new(
+            [opened("t0"), inserts(&["t1", "t2"])],
+            Status::unavailable("away"),
+        ),
+        Script::failing(Status::unavailable("still away")),
+        Script::new([opened("t2"), inserts(&["t3"])], Status::unknown("cut")),
+        Script::new([opened("t3"), inserts(&["t4"])], Status::unavailable("")),
+    ])
+    .await;
+    let sink = Sink::default();
+    let end = run(watcher(&server.url, &["--limit=4"], &sink)).await;
+    assert_eq!(end, Ok(End::Limit));
+    assert_eq!(sink.changes(), ["t1", "t2", "t3", "t4"]);
+    let requests = server.requests();
+    let starts: Vec<_> = requests.iter().map(started_after).collect();
+    assert_eq!(starts, [None, Some(&b"t2"[..]), Some(b"t2"), Some(b"t3")]);
+}
+
+#[tokio::test]
+async fn the_limit_may_fall_inside_a_batch_and_the_file_then_holds_that_events_token() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("place");
+    let flag = format!("--resume-file={}", path.display());
+    let server = ScriptedServer::start(vec![
+        Script::new([opened("t0"), inserts(&["t1", "t2", "t3"])], Status::ok("")),
+        Script::new([opened("t2"), inserts(&["t3"])], Status::ok("")),
+    ])
+    .await;
+    let sink = Sink::default();
+    let end = run(watcher(&server.url, &["--limit=2", &flag], &sink)).await;
+    assert_eq!(end, Ok(End::Limit));
+    assert_eq!(sink.changes(), ["t1", "t2"]);
+
+    let sink = Sink::default();
+    let end = run(watcher(&server.url, &["--limit=1", &flag], &sink)).await;
+    assert_eq!(end, Ok(End::Limit));
+    assert_eq!(sink.changes(), ["t3"]);
+    assert_eq!(started_after(&server.requests()[1]), Some(&b"t2"[..]));
+}
+
+#[tokio::test]
+async fn a_reader_that_goes_away_ends_the_watch_well_and_moves_no_token() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("place");
+    let flag = format!("--resume-file={}", path.display());
+    let server = ScriptedServer::start(vec![Script::new(
+        [opened("t0"), inserts(&["t1"])],
+        Status::unavailable(""),
+    )])
+    .await;
+    let sink = Sink {
+        closed: true,
+        ..Sink::default()
+    };
+    let end = run(watcher(&server.url, &[&flag], &sink)).await;
+    assert_eq!(end, Ok(End::OutputClosed));
+    assert!(!path.exists());
+}
+
+#[tokio::test]
+async fn a_status_that_would_come_again_ends_the_watch_with_advice() {
+    let server = ScriptedServer::start(vec![Script::failing(weir_status(
+        Code::OutOfRange,
+        "RESUME_TOKEN_EXPIRED",
+    ))])
+    .await;
+    let why = run(watcher(&server.url, &[], &Sink::default())).await;
+    let why = why.unwrap_err();
+    assert!(why.contains("RESUME_TOKEN_EXPIRED: words"), "{why}");
+    assert!(why.contains("--since"), "{why}");
+    assert_eq!(server.requests().len(), 1);
+}
+
+#[tokio::test]
+async fn without_reconnecting_the_first_loss_is_the_end() {
+    let server = ScriptedServer::start(vec![Script::new(
+        [opened("t0")],
+        Status::unavailable("away"),
+    )])
+    .await;
+    let why = run(watcher(&server.url, &["--no-reconnect"], &Sink::default())).await;
+    assert_eq!(why, Err("connection lost: UNAVAILABLE: away".to_owned()));
+
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", nobody.local_addr().unwrap());
+    drop(nobody);
+    let why = run(watcher(&url, &["--no-reconnect"], &Sink::default())).await;
+    let why = why.unwrap_err();
+    assert!(why.starts_with(&format!("cannot reach {url} (")), "{why}");
+    assert!(why.contains("refused"), "{why}");
+}
+
+#[tokio::test]
+async fn a_stream_that_ends_in_order_is_the_end_only_where_one_was_asked_for() {
+    let script = || Script::new([opened("t0"), inserts(&["t1"])], Status::ok(""));
+    let server = ScriptedServer::start(vec![script()]).await;
+    let end = run(watcher(&server.url, &["--until=now"], &Sink::default())).await;
+    assert_eq!(end, Ok(End::TimeReached));
+
+    let server = ScriptedServer::start(vec![script()]).await;
+    let end = run(watcher(&server.url, &["--no-reconnect"], &Sink::default())).await;
+    assert!(end.unwrap_err().starts_with("connection lost"));
+}
+
+#[tokio::test]
+async fn an_interrupted_watch_keeps_its_place() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("place");
+    let flag = format!("--resume-file={}", path.display());
+    let server = ScriptedServer::start(vec![Script::open([
+        opened("t0"),
+        inserts(&["t1"]),
+        inserts(&["t2"]),
+    ])])
+    .await;
+    let sink = Sink::default();
+    let mut watcher = watcher(&server.url, &[&flag], &sink);
+    let shutdown = CancellationToken::new();
+    let stop = shutdown.clone();
+    let running = tokio::spawn(async move { watcher.run(&stop).await });
+    timeout(Duration::from_secs(30), async {
+        while sink.changes().len() < 2 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+    .unwrap();
+    shutdown.cancel();
+    assert_eq!(running.await.unwrap(), Ok(End::Interrupted));
+    let scope = "shop.orders".parse().unwrap();
+    let file = ResumeFile::open(path, &scope).unwrap();
+    // The write of t2 may be seen here before its end is told to the watcher: then it repeats.
+    assert!([&b"t1"[..], b"t2"].contains(&file.stored().unwrap().as_ref()));
+}

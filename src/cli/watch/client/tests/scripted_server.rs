@@ -1,0 +1,146 @@
+//! A WatchService that answers the nth call with the nth script. Written on tonic's lower layer,
+//! because Weir's own server half speaks in frames encoded before.
+
+use std::convert::Infallible;
+use std::future::{Ready, ready};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
+
+use futures::stream::{self, BoxStream, StreamExt as _};
+use tonic::codegen::{BoxFuture, Service};
+use tonic::{Request, Response, Status};
+
+use crate::pb;
+
+/// What one call gets.
+#[derive(Clone)]
+pub struct Script {
+    messages: Vec<pb::WatchResponse>,
+    end: Ending,
+}
+
+#[derive(Clone)]
+enum Ending {
+    /// The call fails before anything is sent.
+    AtOnce(Status),
+    /// The stream ends with this status.
+    Status(Status),
+    /// The stream stays open.
+    Never,
+}
+
+impl Script {
+    pub fn new(messages: impl IntoIterator<Item = pb::WatchResponse>, end: Status) -> Script {
+        Script {
+            messages: messages.into_iter().collect(),
+            end: Ending::Status(end),
+        }
+    }
+
+    pub fn failing(status: Status) -> Script {
+        Script {
+            messages: Vec::new(),
+            end: Ending::AtOnce(status),
+        }
+    }
+
+    pub fn open(messages: impl IntoIterator<Item = pb::WatchResponse>) -> Script {
+        Script {
+            messages: messages.into_iter().collect(),
+            end: Ending::Never,
+        }
+    }
+
+    fn into_stream(self) -> BoxStream<'static, Result<pb::WatchResponse, Status>> {
+        let messages = stream::iter(self.messages.into_iter().map(Ok));
+        match self.end {
+            Ending::Status(status) if status.code() == tonic::Code::Ok => messages.boxed(),
+            Ending::Status(status) | Ending::AtOnce(status) => {
+                messages.chain(stream::iter([Err(status)])).boxed()
+            }
+            Ending::Never => messages.chain(stream::pending()).boxed(),
+        }
+    }
+}
+
+#[derive(Default)]
+struct State {
+    scripts: std::collections::VecDeque<Script>,
+    requests: Vec<pb::WatchRequest>,
+}
+
+/// A server on a port of its own, for as long as the test's runtime lives.
+pub struct ScriptedServer {
+    pub url: String,
+    state: Arc<Mutex<State>>,
+}
+
+impl ScriptedServer {
+    pub async fn start(scripts: Vec<Script>) -> ScriptedServer {
+        let state = Arc::new(Mutex::new(State {
+            scripts: scripts.into(),
+            requests: Vec::new(),
+        }));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let service = Watching(Arc::clone(&state));
+        tokio::spawn(
+            tonic::transport::Server::builder()
+                .add_service(service)
+                .serve_with_incoming(tonic::transport::server::TcpIncoming::from(listener)),
+        );
+        ScriptedServer { url, state }
+    }
+
+    /// The requests received so far.
+    pub fn requests(&self) -> Vec<pb::WatchRequest> {
+        self.state.lock().unwrap().requests.clone()
+    }
+}
+
+#[derive(Clone)]
+struct Watching(Arc<Mutex<State>>);
+
+impl tonic::server::NamedService for Watching {
+    const NAME: &'static str = "weir.v1.WatchService";
+}
+
+impl Service<http::Request<tonic::body::Body>> for Watching {
+    type Response = http::Response<tonic::body::Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<Self::Response, Self::Error>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<tonic::body::Body>) -> Self::Future {
+        let method = self.clone();
+        Box::pin(async move {
+            let codec = tonic_prost::ProstCodec::default();
+            let mut grpc = tonic::server::Grpc::new(codec);
+            Ok(grpc.server_streaming(method, request).await)
+        })
+    }
+}
+
+impl tonic::server::ServerStreamingService<pb::WatchRequest> for Watching {
+    type Response = pb::WatchResponse;
+    type ResponseStream =
+        Pin<Box<dyn futures::Stream<Item = Result<pb::WatchResponse, Status>> + Send>>;
+    type Future = Ready<Result<Response<Self::ResponseStream>, Status>>;
+
+    fn call(&mut self, request: Request<pb::WatchRequest>) -> Self::Future {
+        let mut state = self.0.lock().unwrap();
+        state.requests.push(request.into_inner());
+        let script = state
+            .scripts
+            .pop_front()
+            .unwrap_or_else(|| Script::failing(Status::aborted("the script is over")));
+        ready(match &script.end {
+            Ending::AtOnce(status) => Err(status.clone()),
+            Ending::Status(_) | Ending::Never => Ok(Response::new(script.into_stream())),
+        })
+    }
+}

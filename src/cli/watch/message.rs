@@ -1,0 +1,196 @@
+//! What arrives, with large events put together again.
+
+use bytes::{Bytes, BytesMut};
+use prost::Message as _;
+
+use crate::pb;
+use crate::pb::watch_response::Kind;
+
+/// A message that is complete.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Message {
+    /// The watch is open.
+    Opened(pb::Opened),
+    /// Changes in order.
+    Changes(Vec<pb::ChangeEvent>),
+    /// Nothing new, up to here.
+    Progress(pb::Progress),
+    /// The watch goes on in another state.
+    StateChange(pb::StateChange),
+    /// The watched collection or database is gone.
+    Invalidated(pb::Invalidated),
+    /// A piece of an event that is not complete yet, or a kind this client does not know: nothing
+    /// to show, but the token beside it counts.
+    Nothing,
+}
+
+/// The server broke the order of an event's pieces. The text says how.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("the server's pieces of a large event do not fit together: {0}")]
+pub struct BrokenPieces(&'static str);
+
+/// The largest event put together, in bytes. MongoDB's events are below 16 MiB, or a few times
+/// that when it splits them; a mistaken size must not take all memory.
+const LARGEST_EVENT: u64 = 256 * 1024 * 1024;
+
+/// Joins the pieces of one connection.
+#[derive(Debug, Default)]
+pub struct Joiner {
+    open: Option<Open>,
+}
+
+/// An event that some pieces have come of.
+#[derive(Debug)]
+struct Open {
+    id: u64,
+    next_index: u32,
+    total_bytes: u64,
+    data: BytesMut,
+}
+
+impl Joiner {
+    /// The message to handle now, and the token that is safe to store after it.
+    pub fn accept(
+        &mut self,
+        response: pb::WatchResponse,
+    ) -> Result<(Message, Bytes), BrokenPieces> {
+        let message = match response.kind {
+            Some(Kind::EventChunk(chunk)) => self.join(chunk)?,
+            _ if self.open.is_some() => {
+                return Err(BrokenPieces("another message came between"));
+            }
+            Some(Kind::Opened(opened)) => Message::Opened(opened),
+            Some(Kind::Changes(batch)) => Message::Changes(batch.changes),
+            Some(Kind::Progress(progress)) => Message::Progress(progress),
+            Some(Kind::StateChange(state)) => Message::StateChange(state),
+            Some(Kind::Invalidated(invalidated)) => Message::Invalidated(invalidated),
+            None => Message::Nothing,
+        };
+        Ok((message, response.resume_token))
+    }
+
+    fn join(&mut self, chunk: pb::EventChunk) -> Result<Message, BrokenPieces> {
+        let mut open = match self.open.take() {
+            None => Open {
+                id: chunk.id,
+                next_index: 0,
+                total_bytes: chunk.total_bytes,
+                data: BytesMut::new(),
+            },
+            Some(open) => open,
+        };
+        if open.id != chunk.id || open.total_bytes != chunk.total_bytes {
+            return Err(BrokenPieces("a piece of another event came between"));
+        }
+        if open.next_index != chunk.index {
+            return Err(BrokenPieces("a piece is missing"));
+        }
+        open.data.extend_from_slice(&chunk.data);
+        let length = open.data.len() as u64;
+        if length > open.total_bytes || open.total_bytes > LARGEST_EVENT {
+            return Err(BrokenPieces("the event is larger than it can be"));
+        }
+        if !chunk.last {
+            open.next_index = open.next_index.saturating_add(1);
+            self.open = Some(open);
+            return Ok(Message::Nothing);
+        }
+        if length != open.total_bytes {
+            return Err(BrokenPieces("the event is shorter than announced"));
+        }
+        let event = pb::ChangeEvent::decode(open.data.freeze())
+            .map_err(|_| BrokenPieces("together they are no event"))?;
+        Ok(Message::Changes(vec![event]))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event() -> pb::ChangeEvent {
+        pb::ChangeEvent {
+            operation: pb::OperationType::Insert.into(),
+            resume_token: Bytes::from_static(b"event"),
+            ..pb::ChangeEvent::default()
+        }
+    }
+
+    fn pieces() -> Vec<pb::WatchResponse> {
+        let encoded = Bytes::from(event().encode_to_vec());
+        let total = encoded.len();
+        let cuts = [0, 2, 5, total];
+        (0..3)
+            .map(|index| pb::WatchResponse {
+                resume_token: if index == 2 { "event" } else { "before" }.into(),
+                kind: Some(Kind::EventChunk(pb::EventChunk {
+                    id: 7,
+                    index: u32::try_from(index).unwrap(),
+                    last: index == 2,
+                    total_bytes: total as u64,
+                    data: encoded.slice(cuts[index]..cuts[index + 1]),
+                })),
+            })
+            .collect()
+    }
+
+    fn accept_all(responses: Vec<pb::WatchResponse>) -> Result<Vec<Message>, BrokenPieces> {
+        let mut joiner = Joiner::default();
+        responses
+            .into_iter()
+            .map(|response| joiner.accept(response).map(|(message, _)| message))
+            .collect()
+    }
+
+    #[test]
+    fn pieces_become_one_event_and_the_token_moves_with_the_last() {
+        let mut joiner = Joiner::default();
+        let accepted: Vec<_> = pieces()
+            .into_iter()
+            .map(|piece| joiner.accept(piece).unwrap())
+            .collect();
+        assert_eq!(accepted[0], (Message::Nothing, "before".into()));
+        assert_eq!(accepted[1], (Message::Nothing, "before".into()));
+        assert_eq!(
+            accepted[2],
+            (Message::Changes(vec![event()]), "event".into())
+        );
+    }
+
+    #[test]
+    fn pieces_that_do_not_fit_are_refused() {
+        let mut without_second = pieces();
+        without_second.remove(1);
+        assert!(accept_all(without_second).is_err());
+
+        let mut cut_short = pieces();
+        cut_short.remove(2);
+        cut_short.push(pb::WatchResponse {
+            kind: Some(Kind::Progress(pb::Progress::default())),
+            ..pb::WatchResponse::default()
+        });
+        assert!(accept_all(cut_short).is_err());
+
+        let mut of_another = pieces();
+        if let Some(Kind::EventChunk(chunk)) = &mut of_another[1].kind {
+            chunk.id = 8;
+        }
+        assert!(accept_all(of_another).is_err());
+
+        let mut from_the_middle = pieces();
+        from_the_middle.remove(0);
+        assert!(accept_all(from_the_middle).is_err());
+    }
+
+    #[test]
+    fn a_kind_of_a_later_version_is_skipped_and_its_token_kept() {
+        let response = pb::WatchResponse {
+            resume_token: Bytes::from_static(b"later"),
+            kind: None,
+        };
+        assert_eq!(
+            Joiner::default().accept(response).unwrap(),
+            (Message::Nothing, "later".into())
+        );
+    }
+}

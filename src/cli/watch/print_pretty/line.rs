@@ -1,0 +1,83 @@
+//! A line made of styled parts, cut to the terminal by what is seen and not by bytes.
+
+use std::fmt::Write as _;
+
+use anstyle::Style;
+use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
+
+use super::{DIM, PLAIN};
+use crate::cli::watch::documents::to_json;
+use crate::cli::watch::text::visible;
+use crate::pb;
+
+/// What stands where a line was cut.
+const CUT: &str = "…";
+
+#[derive(Default)]
+pub(super) struct Line {
+    parts: Vec<(Style, String)>,
+}
+
+impl Line {
+    pub fn push(&mut self, style: Style, text: String) {
+        self.parts.push((style, text));
+    }
+
+    /// " label text", the label dim.
+    pub fn labelled(&mut self, label: &str, text: &str) {
+        if !label.is_empty() {
+            self.push(DIM, format!(" {label}"));
+        }
+        self.push(PLAIN, format!(" {text}"));
+    }
+
+    /// The document, where there is one; nothing where MongoDB sent none.
+    pub fn document(&mut self, label: &str, document: Option<&pb::Document>) {
+        if let Some(document) = document {
+            self.labelled(label, &to_json(document));
+        }
+    }
+
+    /// Appends the line and its end to `out`, at most `width` columns wide.
+    pub fn finish(self, color: bool, width: Option<usize>, out: &mut String) {
+        let parts: Vec<(Style, String)> = self
+            .parts
+            .into_iter()
+            .map(|(style, text)| (style, visible(&text).into_owned()))
+            .collect();
+        let total: usize = parts.iter().map(|(_, text)| text.width()).sum();
+        let mut room = match width {
+            Some(width) if total > width => width.saturating_sub(CUT.width()),
+            _ => usize::MAX,
+        };
+        let cut = room != usize::MAX;
+        for (style, text) in &parts {
+            let shown = within(text, &mut room);
+            if color && *style != PLAIN {
+                let _ = write!(out, "{style}{shown}{style:#}");
+            } else {
+                out.push_str(shown);
+            }
+            if shown.len() < text.len() {
+                break;
+            }
+        }
+        if cut {
+            out.push_str(CUT);
+        }
+        out.push('\n');
+    }
+}
+
+/// The longest beginning of `text` that fits, which uses up `room`.
+fn within<'a>(text: &'a str, room: &mut usize) -> &'a str {
+    for (at, character) in text.char_indices() {
+        let width = character.width().unwrap_or(0);
+        if width > *room {
+            *room = 0;
+            return &text[..at];
+        }
+        *room -= width;
+    }
+    text
+}

@@ -1,0 +1,104 @@
+//! From the command line to the request. What only the server can judge is left to it.
+
+use std::time::SystemTime;
+
+use super::args::{Before, FullDocument, MissingImage, Moment, OnInvalidate, Oversize, WatchArgs};
+use crate::pb;
+use crate::pb::watch_request::Start;
+
+/// The request that `args` ask for, or advice on a combination that cannot be.
+pub(super) fn build(args: &WatchArgs) -> Result<pb::WatchRequest, String> {
+    if let Some(operation) = args.operations.iter().find(|op| op.needs_expanded())
+        && !args.expanded
+    {
+        let name = super::names::operation(operation.to_api());
+        return Err(format!(
+            "MongoDB sends {name} events only when asked to: add --expanded to --op {name}"
+        ));
+    }
+    if let (Some(Moment(since)), Some(Moment(until))) = (args.since, args.until)
+        && until < since
+    {
+        return Err("--until lies before --since: nothing can be read between them".to_owned());
+    }
+    let scope = args.scope();
+    let start = match (&args.resume_token, args.since) {
+        (Some(token), _) => Some(Start::ResumeToken(token.0.clone())),
+        (None, Some(Moment(since))) => Some(Start::StartTime(timestamp(since)?)),
+        (None, None) => None,
+    };
+    let end_time = args
+        .until
+        .map(|Moment(until)| timestamp(until))
+        .transpose()?;
+    Ok(pb::WatchRequest {
+        database: scope.database,
+        collections: scope.collections,
+        operations: args
+            .operations
+            .iter()
+            .map(|operation| operation.to_api().into())
+            .collect(),
+        filters: args
+            .conditions
+            .iter()
+            .map(|condition| condition.filter.clone())
+            .collect(),
+        end_time,
+        full_document: match args.full_document {
+            FullDocument::Default => pb::FullDocument::Default,
+            FullDocument::Lookup => pb::FullDocument::UpdateLookup,
+            FullDocument::WhenAvailable => pb::FullDocument::WhenAvailable,
+            FullDocument::Required => pb::FullDocument::Required,
+        }
+        .into(),
+        full_document_before_change: match args.before {
+            Before::Off => pb::FullDocumentBeforeChange::Off,
+            Before::WhenAvailable => pb::FullDocumentBeforeChange::WhenAvailable,
+            Before::Required => pb::FullDocumentBeforeChange::Required,
+        }
+        .into(),
+        // Both ways of printing splice the text in as it comes.
+        document_format: pb::DocumentFormat::Json.into(),
+        show_expanded_events: args.expanded,
+        progress_interval: args
+            .progress_interval
+            .map(prost_types::Duration::try_from)
+            .transpose()
+            .map_err(|_| "--progress-interval is too long; the longest is 60s".to_owned())?,
+        max_message_bytes: args.max_message_bytes.unwrap_or(0),
+        oversize_policy: match args.oversize {
+            Oversize::Chunk => pb::OversizePolicy::Chunk,
+            Oversize::Omit => pb::OversizePolicy::Omit,
+            Oversize::Fail => pb::OversizePolicy::Fail,
+        }
+        .into(),
+        missing_image_policy: match args.missing_image {
+            MissingImage::Deliver => pb::MissingImagePolicy::Deliver,
+            MissingImage::Drop => pb::MissingImagePolicy::Drop,
+        }
+        .into(),
+        invalidate_policy: match args.on_invalidate {
+            OnInvalidate::End => pb::InvalidatePolicy::End,
+            OnInvalidate::Continue => pb::InvalidatePolicy::Continue,
+        }
+        .into(),
+        feed_mode: pb::FeedMode::Auto.into(),
+        start,
+    })
+}
+
+fn timestamp(time: SystemTime) -> Result<prost_types::Timestamp, String> {
+    match time.duration_since(SystemTime::UNIX_EPOCH) {
+        Ok(since_1970) if since_1970.as_secs() <= u64::from(u32::MAX) => {
+            Ok(prost_types::Timestamp {
+                seconds: i64::try_from(since_1970.as_secs()).expect("checked to fit u32"),
+                nanos: i32::try_from(since_1970.subsec_nanos()).expect("below 10^9"),
+            })
+        }
+        _ => Err("times lie between 1970 and 2106 in MongoDB's oplog".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

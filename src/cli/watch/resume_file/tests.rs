@@ -1,0 +1,127 @@
+use super::*;
+
+fn orders() -> Scope {
+    "shop.orders".parse().unwrap()
+}
+
+fn names_in(folder: &Path) -> Vec<String> {
+    std::fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect()
+}
+
+#[test]
+fn the_last_token_noted_comes_back_and_no_other_file_stays() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("place");
+    let mut file = ResumeFile::open(path.clone(), &orders()).unwrap();
+    assert_eq!(file.stored(), None);
+    assert_eq!(file.due(), None);
+    file.write().unwrap();
+    assert!(!path.exists(), "nothing was noted");
+
+    for token in [&b"one"[..], b"two"] {
+        file.note(Bytes::from_static(b"before"));
+        file.note(Bytes::copy_from_slice(token));
+        assert!(file.due().is_some());
+        file.write().unwrap();
+        assert_eq!(file.due(), None);
+        let again = ResumeFile::open(path.clone(), &orders()).unwrap();
+        assert_eq!(again.stored().unwrap(), token);
+    }
+    assert_eq!(names_in(folder.path()), ["place"]);
+    assert_eq!(
+        std::fs::read_to_string(&path).unwrap(),
+        "{\"version\":1,\"scope\":{\"database\":\"shop\",\"collections\":[\"orders\"]},\
+         \"resumeToken\":\"dHdv\"}\n"
+    );
+}
+
+#[test]
+fn a_reader_meets_the_old_or_the_new_file_and_nothing_between() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("place");
+    let mut file = ResumeFile::open(path.clone(), &orders()).unwrap();
+    file.note(Bytes::from(vec![0; 4096]));
+    file.write().unwrap();
+    std::thread::scope(|threads| {
+        let writer = threads.spawn(|| {
+            for byte in 1..=50 {
+                file.note(Bytes::from(vec![byte; 4096]));
+                file.write().unwrap();
+            }
+        });
+        while !writer.is_finished() {
+            let token = ResumeFile::open(path.clone(), &orders()).unwrap();
+            let token = token.stored().unwrap();
+            assert!(token.len() == 4096 && token.iter().all(|byte| *byte == token[0]));
+        }
+    });
+}
+
+#[test]
+fn a_second_write_waits() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut file = ResumeFile::open(folder.path().join("place"), &orders()).unwrap();
+    file.note(Bytes::from_static(b"one"));
+    assert!(file.due().unwrap() <= Instant::now());
+    file.write().unwrap();
+    file.note(Bytes::from_static(b"two"));
+    assert!(file.due().unwrap() > Instant::now() + BETWEEN_WRITES / 2);
+}
+
+#[test]
+fn a_file_of_another_scope_is_refused_with_advice() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("place");
+    let mut file = ResumeFile::open(path.clone(), &orders()).unwrap();
+    file.note(Bytes::from_static(b"one"));
+    file.write().unwrap();
+    let error = ResumeFile::open(path, &"shop.users".parse().unwrap()).unwrap_err();
+    let text = error.to_string();
+    assert!(text.contains("the place in shop.orders"), "{text}");
+    assert!(text.contains("this watch is of shop.users"), "{text}");
+    assert!(text.contains("delete this one"), "{text}");
+}
+
+#[test]
+fn the_order_of_collections_makes_no_other_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("place");
+    let mut file = ResumeFile::open(path.clone(), &"shop.a,b".parse().unwrap()).unwrap();
+    file.note(Bytes::from_static(b"one"));
+    file.write().unwrap();
+    assert!(ResumeFile::open(path, &"shop.b,a".parse().unwrap()).is_ok());
+}
+
+#[test]
+fn a_broken_file_is_refused_and_never_taken_for_none() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("place");
+    for content in [
+        "",
+        "{",
+        "{\"version\":2,\"scope\":{\"database\":\"shop\",\"collections\":[\"orders\"]},\
+         \"resumeToken\":\"dHdv\"}",
+        "{\"version\":1,\"scope\":{\"database\":\"shop\",\"collections\":[\"orders\"]},\
+         \"resumeToken\":\"\"}",
+    ] {
+        std::fs::write(&path, content).unwrap();
+        let error = ResumeFile::open(path.clone(), &orders()).unwrap_err();
+        assert!(
+            matches!(error, ResumeFileError::Unreadable { .. }),
+            "{content}"
+        );
+    }
+}
+
+#[test]
+fn a_folder_that_cannot_be_written_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("missing").join("place");
+    let mut file = ResumeFile::open(path.clone(), &orders()).unwrap();
+    file.note(Bytes::from_static(b"one"));
+    let error = file.write().unwrap_err().to_string();
+    assert!(error.contains(path.to_str().unwrap()), "{error}");
+}

@@ -1,0 +1,78 @@
+//! Words for people: on stderr, and cleaned of what would disturb a terminal.
+
+use std::borrow::Cow;
+use std::io::Write as _;
+use std::time::Duration;
+
+/// Writes a message for people to stderr. A closed stderr is no reason to stop.
+pub(in crate::cli) fn say(text: &str) {
+    let _ = writeln!(anstream::stderr().lock(), "weir: {text}");
+}
+
+/// `text` with everything a terminal would act on written as an escape: control characters
+/// (names and reasons come from the database) and the marks that turn the reading direction.
+pub(in crate::cli) fn visible(text: &str) -> Cow<'_, str> {
+    if !text.chars().any(disturbs) {
+        return Cow::Borrowed(text);
+    }
+    let mut clean = String::with_capacity(text.len() + 8);
+    for character in text.chars() {
+        if disturbs(character) {
+            clean.extend(character.escape_default());
+        } else {
+            clean.push(character);
+        }
+    }
+    Cow::Owned(clean)
+}
+
+fn disturbs(character: char) -> bool {
+    character.is_control() || matches!(character, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// An error with its causes, each said once.
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        let inner_text = inner.to_string();
+        if !text.contains(&inner_text) {
+            text.push_str(": ");
+            text.push_str(&inner_text);
+        }
+        cause = inner.source();
+    }
+    text
+}
+
+/// What lies behind a wrapper's own words, which for tonic's errors are "transport error".
+pub(in crate::cli) fn causes(error: &dyn std::error::Error) -> String {
+    with_causes(error.source().unwrap_or(error))
+}
+
+/// A wait as people read it: "0.4 s".
+pub(in crate::cli) fn seconds(duration: Duration) -> String {
+    format!("{:.1} s", duration.as_secs_f64())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn terminal_escapes_in_names_are_shown_and_not_obeyed() {
+        assert_eq!(visible("a\u{1b}[2Jb\n\u{9b}"), "a\\u{1b}[2Jb\\n\\u{9b}");
+        assert_eq!(visible("\u{202e}abc"), "\\u{202e}abc");
+        assert!(matches!(visible("zażółć 水"), Cow::Borrowed(_)));
+    }
+
+    #[test]
+    fn causes_are_told_once() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("outer")]
+        struct Outer(#[source] std::io::Error);
+        let error = Outer(std::io::Error::other("refused"));
+        assert_eq!(with_causes(&error), "outer: refused");
+        assert_eq!(causes(&error), "refused");
+    }
+}

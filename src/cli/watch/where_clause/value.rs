@@ -1,0 +1,174 @@
+//! The values of conditions: JSON, Extended JSON, or bare text.
+
+use std::ops::Range;
+
+use prost_types::value::Kind;
+use serde_json::Value;
+
+/// Why a value cannot be read. `at` counts bytes from the start of the whole condition.
+pub(super) struct ValueError {
+    pub at: usize,
+    pub problem: String,
+    pub advice: &'static str,
+}
+
+/// Beyond this a double, and so `google.protobuf.Value`, skips whole numbers.
+const LARGEST_WHOLE_DOUBLE: u64 = 1 << 53;
+
+/// Reads the value that fills `range` of `text`.
+pub(super) fn read(text: &str, range: Range<usize>) -> Result<Value, ValueError> {
+    let slice = &text[range.clone()];
+    let at = range.start + slice.len() - slice.trim_start().len();
+    let slice = slice.trim();
+    if slice.is_empty() {
+        return Err(ValueError {
+            at: range.end,
+            problem: "the value is missing".to_owned(),
+            advice: "the empty string is written path=\"\", and null path=null",
+        });
+    }
+    if let Some(inner) = slice.strip_prefix('\'') {
+        return match inner.strip_suffix('\'') {
+            Some(inner) if !inner.contains('\'') => Ok(Value::String(inner.to_owned())),
+            _ => Err(ValueError {
+                at,
+                problem: "the text in single quotes does not end with one".to_owned(),
+                advice: "text with quotes of its own is written in double quotes, as in JSON",
+            }),
+        };
+    }
+    match serde_json::from_str(slice) {
+        Ok(value) => Ok(value),
+        Err(error) if slice.starts_with(['{', '[', '"']) => Err(ValueError {
+            at: at + json_offset(slice, &error),
+            problem: format!(
+                "this starts like JSON and is not ({})",
+                json_problem(&error)
+            ),
+            advice: "mend the JSON, or put the text in single quotes to mean the text itself",
+        }),
+        Err(_) => match slice.find("&&").or_else(|| slice.find("||")) {
+            Some(offset) => Err(ValueError {
+                at: at + offset,
+                problem: "one condition ends here".to_owned(),
+                advice: "repeat --where for conditions that must all hold, write path in [a,b] \
+                         for one of several values, and quote a value with && or || in it",
+            }),
+            None => Ok(Value::String(slice.to_owned())),
+        },
+    }
+}
+
+/// Reads `[a, "b", 3]` from `start` to the end of `text`: JSON, or values separated by commas.
+pub(super) fn read_list(text: &str, start: usize) -> Result<Vec<Value>, ValueError> {
+    let end = start + text[start..].trim_end().len();
+    let list = &text[start..end];
+    if !list.starts_with('[') {
+        return Err(ValueError {
+            at: start,
+            problem: "the list is missing".to_owned(),
+            advice: "a list is written in brackets: path in [a,b]",
+        });
+    }
+    if list.len() < 2 || !list.ends_with(']') {
+        return Err(ValueError {
+            at: end,
+            problem: "the closing ] is missing".to_owned(),
+            advice: "a list is written in brackets: path in [a,b]",
+        });
+    }
+    if let Ok(values) = serde_json::from_str::<Vec<Value>>(list) {
+        return Ok(values);
+    }
+    split_at_commas(text, start + 1..end - 1)
+        .into_iter()
+        .map(|item| read(text, item))
+        .collect()
+}
+
+/// The places of the list's items. Commas within quotes, brackets and braces part nothing.
+fn split_at_commas(text: &str, range: Range<usize>) -> Vec<Range<usize>> {
+    let mut items = Vec::new();
+    let mut item_start = range.start;
+    let mut depth = 0_i32;
+    let mut quote = None;
+    let mut escaped = false;
+    let mut blank = true;
+    for (offset, character) in text[range.clone()].char_indices() {
+        let at = range.start + offset;
+        match (quote, character) {
+            (Some('"'), '\\') if !escaped => {
+                escaped = true;
+                continue;
+            }
+            (Some(open), _) if character == open && !escaped => quote = None,
+            (Some(_), _) => {}
+            // An apostrophe opens a quotation only where a value starts: `it's` is bare text.
+            (None, '"') => quote = Some('"'),
+            (None, '\'') if blank => quote = Some('\''),
+            (None, '[' | '{') => depth += 1,
+            (None, ']' | '}') => depth -= 1,
+            (None, ',') if depth <= 0 => {
+                items.push(item_start..at);
+                item_start = at + 1;
+                blank = true;
+                continue;
+            }
+            (None, _) => {}
+        }
+        escaped = false;
+        blank &= character.is_whitespace();
+    }
+    items.push(item_start..range.end);
+    items
+}
+
+/// Where in `slice` serde_json stopped. It counts lines and bytes from 1.
+fn json_offset(slice: &str, error: &serde_json::Error) -> usize {
+    let line_start: usize = slice
+        .split_inclusive('\n')
+        .take(error.line().saturating_sub(1))
+        .map(str::len)
+        .sum();
+    let offset = (line_start + error.column().saturating_sub(1)).min(slice.len());
+    // At the end of the text the column is that of the last byte read.
+    let offset = if error.is_eof() { slice.len() } else { offset };
+    (0..=offset)
+        .rev()
+        .find(|&at| slice.is_char_boundary(at))
+        .unwrap_or(0)
+}
+
+/// serde_json's words without its own position, which would count from another start.
+fn json_problem(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    match text.split_once(" at line ") {
+        Some((problem, _)) => problem.to_owned(),
+        None => text,
+    }
+}
+
+/// The value as the API takes it. Whole numbers that a double cannot hold go as Extended JSON.
+pub(super) fn to_protobuf(value: Value) -> prost_types::Value {
+    let kind = match value {
+        Value::Null => Kind::NullValue(0),
+        Value::Bool(value) => Kind::BoolValue(value),
+        Value::Number(number) => match number.as_i64() {
+            Some(whole) if whole.unsigned_abs() > LARGEST_WHOLE_DOUBLE => {
+                return to_protobuf(serde_json::json!({ "$numberLong": whole.to_string() }));
+            }
+            _ => Kind::NumberValue(number.as_f64().unwrap_or(f64::INFINITY)),
+        },
+        Value::String(text) => Kind::StringValue(text),
+        Value::Array(values) => Kind::ListValue(prost_types::ListValue {
+            values: values.into_iter().map(to_protobuf).collect(),
+        }),
+        Value::Object(fields) => Kind::StructValue(prost_types::Struct {
+            fields: fields
+                .into_iter()
+                .map(|(name, value)| (name, to_protobuf(value)))
+                .collect(),
+        }),
+    };
+    prost_types::Value { kind: Some(kind) }
+}

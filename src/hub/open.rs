@@ -1,0 +1,124 @@
+//! Opening a change stream at a place: by MongoDB's token, or by time where the token won't do.
+
+use crate::{
+    error::Error,
+    hub::seam::Seam,
+    plan::Plan,
+    source::{Batch, Cursor, Failure, Position, Source, SourceError},
+};
+
+/// An open stream, with MongoDB's first answer.
+pub(super) struct Opened {
+    pub cursor: Box<dyn Cursor>,
+    pub first: Batch,
+    /// The place that the stream starts at.
+    pub start: Position,
+    /// Set when the stream was opened by time in place of a token: where to join.
+    pub seam: Option<Seam>,
+}
+
+/// Opens `plan`'s stream for a new watch: one attempt by token, and one by the token's time when
+/// MongoDB does not find the token with this pipeline.
+///
+/// `exact` says whether this pipeline made the token. An event's token of another pipeline is not
+/// even tried: the filter runs before MongoDB looks for the token's event, so that it would answer
+/// with an error, and only after reading on.
+pub(super) async fn open(
+    source: &dyn Source,
+    plan: &Plan,
+    at: Option<&Position>,
+    exact: bool,
+) -> Result<Opened, Error> {
+    let opened = match at {
+        Some(at @ Position::Event { .. }) if !exact => open_by_time(source, plan, at).await,
+        _ => match open_at(source, plan, at).await {
+            Err(error) if error.failure == Failure::TokenNotFound => match at {
+                Some(at) => open_by_time(source, plan, at).await,
+                None => Err(error),
+            },
+            opened => opened,
+        },
+    };
+    match opened {
+        Ok(opened) => Ok(opened),
+        Err(error) => Err(give_up(source, &error, at).await),
+    }
+}
+
+/// Opens `plan`'s stream at a place, in the way that suits it, or from now.
+pub(super) async fn open_at(
+    source: &dyn Source,
+    plan: &Plan,
+    at: Option<&Position>,
+) -> Result<Opened, SourceError> {
+    if let Some(at @ Position::Time(_)) = at {
+        ensure_in_oplog(source, at).await?;
+    }
+    let mut cursor = source.open(plan, at).await?;
+    // MongoDB's answer to the opening holds the first batch: it is here already.
+    let first = cursor.next().await?;
+    let start = match (at, first.events.first(), &first.position) {
+        (Some(at), ..) => at.clone(),
+        // Something changed while the stream was being opened: start right before it.
+        (None, Some(event), _) => Position::Time(event.cluster_time),
+        (None, None, Some(position)) => position.clone(),
+        (None, None, None) => Position::Time(first.operation_time.unwrap_or_default()),
+    };
+    Ok(Opened {
+        cursor,
+        first,
+        start,
+        seam: None,
+    })
+}
+
+/// Opens `plan`'s stream at the time of a place whose token can't be used.
+pub(super) async fn open_by_time(
+    source: &dyn Source,
+    plan: &Plan,
+    at: &Position,
+) -> Result<Opened, SourceError> {
+    let opened = open_at(source, plan, Some(&Position::Time(at.time()))).await?;
+    Ok(Opened {
+        start: at.clone(),
+        seam: at.token().map(|token| Seam::new(token.clone(), at.time())),
+        ..opened
+    })
+}
+
+/// MongoDB refuses a time that is no longer in the oplog. A server that is only like it may begin
+/// at its oldest entry instead, which would be a hole. Where the oplog can't be read, the server is
+/// trusted.
+async fn ensure_in_oplog(source: &dyn Source, at: &Position) -> Result<(), SourceError> {
+    match source.oldest().await? {
+        Some(oldest) if at.time() < oldest => Err(SourceError::new(
+            Failure::HistoryLost,
+            format!(
+                "{} is older than the oldest oplog entry, {oldest}",
+                at.time()
+            ),
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// What the client is told when nothing is left to try.
+pub(super) async fn give_up(
+    source: &dyn Source,
+    error: &SourceError,
+    at: Option<&Position>,
+) -> Error {
+    let at = at.map(Position::time);
+    match Error::from(error) {
+        Error::TokenExpired { .. } => Error::TokenExpired {
+            asked: at,
+            oldest: source.oldest().await.ok().flatten(),
+        },
+        Error::ImageUnavailable { .. } => Error::ImageUnavailable { at },
+        Error::UpstreamEventTooLarge { .. } => Error::UpstreamEventTooLarge { at },
+        other => {
+            tracing::warn!(code = error.code, failure = ?error.failure, %error, "change stream failed");
+            other
+        }
+    }
+}

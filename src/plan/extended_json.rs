@@ -1,0 +1,213 @@
+//! `google.protobuf.Value` read as MongoDB Extended JSON.
+
+use bson::{Bson, Document};
+use prost_types::value::Kind;
+
+use super::violations::quoted;
+
+/// MongoDB nests documents at most this deep, so a deeper literal equals nothing. prost's own
+/// recursion limit stops sooner; this one keeps the recursion here bounded by itself.
+const MAX_NESTING: usize = 100;
+
+/// The integers that a double holds exactly. Beyond them the client's number may already have
+/// been rounded, so it stays a double.
+const MAX_EXACT_INTEGER: f64 = 9_007_199_254_740_992.0;
+
+/// The type wrappers of Extended JSON v2, by the key that gives them away.
+const WRAPPERS: [&str; 16] = [
+    "$oid",
+    "$symbol",
+    "$regularExpression",
+    "$numberInt",
+    "$numberLong",
+    "$numberDouble",
+    "$numberDecimal",
+    "$binary",
+    "$uuid",
+    "$code",
+    "$timestamp",
+    "$date",
+    "$minKey",
+    "$maxKey",
+    "$dbPointer",
+    "$undefined",
+];
+
+/// The keys of a database reference: a plain document in Extended JSON.
+const REFERENCE_KEYS: [&str; 3] = ["$ref", "$id", "$db"];
+
+/// Reads a literal of a filter. The error says what is wrong and, inside nested values, where.
+///
+/// Whole numbers that a double holds exactly become Int32 or Int64, other numbers Double; MongoDB
+/// compares numbers across these types. The fields of a document come sorted by name, because a
+/// protobuf map keeps no order.
+pub(super) fn literal(value: prost_types::Value) -> Result<Bson, String> {
+    let mut reader = Reader { place: Vec::new() };
+    reader.value(value).map_err(|problem| {
+        if reader.place.is_empty() {
+            problem
+        } else {
+            format!("{problem} (at {})", quoted(&reader.place.join(".")))
+        }
+    })
+}
+
+struct Reader {
+    /// The keys and indexes that lead to the value being read; left standing on an error.
+    place: Vec<String>,
+}
+
+impl Reader {
+    fn value(&mut self, value: prost_types::Value) -> Result<Bson, String> {
+        if self.place.len() > MAX_NESTING {
+            return Err(format!(
+                "is nested deeper than the {MAX_NESTING} levels that MongoDB allows"
+            ));
+        }
+        match value.kind {
+            None => Err("holds no value; a null is written as null_value".into()),
+            Some(Kind::NullValue(_)) => Ok(Bson::Null),
+            Some(Kind::BoolValue(value)) => Ok(Bson::Boolean(value)),
+            Some(Kind::NumberValue(number)) => number_literal(number),
+            Some(Kind::StringValue(text)) => Ok(Bson::String(text)),
+            Some(Kind::ListValue(list)) => self.list(list.values).map(Bson::Array),
+            Some(Kind::StructValue(fields)) => self.fields(fields),
+        }
+    }
+
+    fn list(&mut self, values: Vec<prost_types::Value>) -> Result<Vec<Bson>, String> {
+        let mut items = Vec::with_capacity(values.len());
+        for (index, value) in values.into_iter().enumerate() {
+            self.place.push(index.to_string());
+            items.push(self.value(value)?);
+            self.place.pop();
+        }
+        Ok(items)
+    }
+
+    fn fields(&mut self, fields: prost_types::Struct) -> Result<Bson, String> {
+        if let Some(wrapper) = WRAPPERS
+            .into_iter()
+            .find(|key| fields.fields.contains_key(*key))
+        {
+            return wrapped(wrapper, fields);
+        }
+        let mut document = Document::new();
+        for (key, value) in fields.fields {
+            if key.starts_with('$') && !REFERENCE_KEYS.contains(&key.as_str()) {
+                return Err(unknown_wrapper(&key));
+            }
+            if key.contains('\0') {
+                return Err(format!(
+                    "has the field name {}; BSON field names hold no NUL",
+                    quoted(&key)
+                ));
+            }
+            self.place.push(key);
+            let value = self.value(value)?;
+            if let Some(key) = self.place.pop() {
+                document.insert(key, value);
+            }
+        }
+        Ok(Bson::Document(document))
+    }
+}
+
+/// A mistyped wrapper would be a document that no stored value equals: silence instead of an error.
+fn unknown_wrapper(key: &str) -> String {
+    // The older form of a regular expression; `$options` sorts first.
+    if matches!(key, "$regex" | "$options") {
+        return "is a regular expression; use the operator regex".into();
+    }
+    format!(
+        "has the key {}, which is no type of Extended JSON v2; right are $oid, $date, \
+         $numberLong, $numberDecimal and the like",
+        quoted(key)
+    )
+}
+
+fn number_literal(number: f64) -> Result<Bson, String> {
+    if !number.is_finite() {
+        // google.protobuf.Value rules them out, and its JSON form cannot write them.
+        return Err(format!(
+            "is {number}, which google.protobuf.Value does not allow; write {{\"$numberDouble\": \"NaN\"}}, \
+             \"Infinity\" or \"-Infinity\""
+        ));
+    }
+    Ok(match whole_number(number) {
+        Some(whole) => i32::try_from(whole).map_or(Bson::Int64(whole), Bson::Int32),
+        None => Bson::Double(number),
+    })
+}
+
+fn whole_number(number: f64) -> Option<i64> {
+    let exact = number.fract() == 0.0 && number.abs() <= MAX_EXACT_INTEGER;
+    exact.then_some(number as i64)
+}
+
+fn wrapped(wrapper: &str, fields: prost_types::Struct) -> Result<Bson, String> {
+    let malformed =
+        |reason: String| format!("is not a well-formed {wrapper} of Extended JSON v2: {reason}");
+
+    let json = fields
+        .fields
+        .into_iter()
+        .map(|(key, value)| Some((key, json_value(value, 0)?)))
+        .collect::<Option<serde_json::Map<_, _>>>()
+        .ok_or_else(|| {
+            malformed("it holds a value that is unset, not finite or too deep".into())
+        })?;
+    let value = Bson::try_from(json).map_err(|error| malformed(short(&error.to_string())))?;
+    let refused = match value {
+        Bson::RegularExpression(_) => "is a regular expression; use the operator regex",
+        Bson::Undefined => "is undefined, a deprecated type; use exists: false or eq: null",
+        Bson::DbPointer(_) => "is a DBPointer, a deprecated type that filters do not take",
+        Bson::Symbol(_) => "is a symbol, a deprecated type; use a string",
+        Bson::JavaScriptCodeWithScope(_) => {
+            "is code with scope, a deprecated type that filters do not take"
+        }
+        value => return Ok(value),
+    };
+    Err(refused.into())
+}
+
+/// The parser's own words, cut where they quote the client at length.
+fn short(reason: &str) -> String {
+    const SHOWN: usize = 120;
+    match reason.char_indices().nth(SHOWN) {
+        Some((end, _)) => format!("{}...", &reason[..end]),
+        None => reason.into(),
+    }
+}
+
+/// The inside of a wrapper as JSON, with whole numbers as such: `$timestamp`, `$minKey` and the
+/// old `$date` form take nothing else.
+fn json_value(value: prost_types::Value, depth: usize) -> Option<serde_json::Value> {
+    if depth > MAX_NESTING {
+        return None;
+    }
+    Some(match value.kind? {
+        Kind::NullValue(_) => serde_json::Value::Null,
+        Kind::BoolValue(value) => value.into(),
+        Kind::NumberValue(number) => match whole_number(number) {
+            Some(whole) => whole.into(),
+            None => serde_json::Number::from_f64(number)?.into(),
+        },
+        Kind::StringValue(text) => text.into(),
+        Kind::ListValue(list) => list
+            .values
+            .into_iter()
+            .map(|value| json_value(value, depth + 1))
+            .collect::<Option<Vec<_>>>()?
+            .into(),
+        Kind::StructValue(fields) => fields
+            .fields
+            .into_iter()
+            .map(|(key, value)| Some((key, json_value(value, depth + 1)?)))
+            .collect::<Option<serde_json::Map<_, _>>>()?
+            .into(),
+    })
+}
+
+#[cfg(test)]
+mod tests;

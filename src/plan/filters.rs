@@ -1,0 +1,273 @@
+//! The filters of a request, checked and turned into a [`Predicate`].
+
+use bson::Bson;
+use prost::Message as _;
+
+use super::extended_json::literal;
+use super::predicate::{Condition, Predicate};
+use super::regex_filter::{check_options, check_pattern};
+use super::violations::{Findings, quoted};
+use crate::pb;
+use crate::pb::field_filter::Operator;
+use crate::pb::filter::Kind;
+
+const MAX_DEPTH: usize = 10;
+const MAX_CONDITIONS: usize = 200;
+/// Of literal values as protobuf encodes them, together with prefixes and patterns.
+const MAX_LITERAL_BYTES: usize = 256 * 1024;
+const MAX_LIST_VALUES: usize = 1000;
+const MAX_PATH_BYTES: usize = 512;
+/// MongoDB nests documents no deeper, and refuses longer paths in a pipeline.
+const MAX_PATH_COMPONENTS: usize = 100;
+const MAX_PREFIX_BYTES: usize = 1024;
+
+/// Turns filters that must all hold into one predicate. `None` when there are no filters, or when
+/// nothing could be made of them because of what was noted in `findings`.
+pub(super) fn predicate(filters: Vec<pb::Filter>, findings: &mut Findings) -> Option<Predicate> {
+    let mut checker = Checker {
+        findings,
+        conditions: 0,
+        literal_bytes: 0,
+    };
+    let mut predicates = checker.filters("filters", filters, 1);
+    match predicates.len() {
+        0 => None,
+        1 => predicates.pop(),
+        _ => Some(Predicate::AllOf(predicates)),
+    }
+}
+
+struct Checker<'a> {
+    findings: &'a mut Findings,
+    conditions: usize,
+    literal_bytes: usize,
+}
+
+impl Checker<'_> {
+    /// Whether a bound on the whole was broken (told once, where it happened) or no further
+    /// violation would be reported: then the rest is not looked at.
+    fn is_done(&self) -> bool {
+        self.findings.is_full()
+            || self.conditions > MAX_CONDITIONS
+            || self.literal_bytes > MAX_LITERAL_BYTES
+    }
+
+    fn filters(&mut self, list: &str, filters: Vec<pb::Filter>, depth: usize) -> Vec<Predicate> {
+        let mut predicates = Vec::new();
+        for (index, filter) in filters.into_iter().enumerate() {
+            if self.is_done() {
+                break;
+            }
+            predicates.extend(self.filter(format!("{list}[{index}]"), filter, depth));
+        }
+        predicates
+    }
+
+    fn filter(&mut self, at: String, filter: pb::Filter, depth: usize) -> Option<Predicate> {
+        if depth > MAX_DEPTH {
+            self.findings.invalid(
+                at,
+                format!("is nested deeper than the {MAX_DEPTH} levels that filters may have"),
+            );
+            return None;
+        }
+        match filter.kind {
+            None => {
+                self.findings
+                    .invalid(at, "sets no kind; set field, all_of, any_of or none_of");
+                None
+            }
+            Some(Kind::Field(field)) => self.field(format!("{at}.field"), field),
+            Some(Kind::AllOf(group)) => self
+                .group(format!("{at}.all_of"), group, depth)
+                .map(Predicate::AllOf),
+            Some(Kind::AnyOf(group)) => self
+                .group(format!("{at}.any_of"), group, depth)
+                .map(Predicate::AnyOf),
+            Some(Kind::NoneOf(group)) => self
+                .group(format!("{at}.none_of"), group, depth)
+                .map(Predicate::NoneOf),
+        }
+    }
+
+    fn group(
+        &mut self,
+        at: String,
+        group: pb::FilterGroup,
+        depth: usize,
+    ) -> Option<Vec<Predicate>> {
+        if group.filters.is_empty() {
+            self.findings
+                .invalid(at, "is an empty group; give it at least one filter");
+            return None;
+        }
+        let predicates = self.filters(&format!("{at}.filters"), group.filters, depth + 1);
+        (!predicates.is_empty()).then_some(predicates)
+    }
+
+    fn field(&mut self, at: String, field: pb::FieldFilter) -> Option<Predicate> {
+        self.conditions += 1;
+        if self.conditions > MAX_CONDITIONS {
+            self.findings.invalid(
+                at,
+                format!("is one condition too many; a watch has at most {MAX_CONDITIONS}"),
+            );
+            return None;
+        }
+        let path_problem = path_problem(&field.path);
+        if let Some(problem) = &path_problem {
+            self.findings.invalid(format!("{at}.path"), problem);
+        }
+        let Some(operator) = field.operator else {
+            self.findings
+                .invalid(at, "sets no operator; set one of eq, ne, gt, gte, lt, lte, in, not_in, exists, prefix and regex");
+            return None;
+        };
+        let op = self.operator(&at, operator)?;
+        path_problem.is_none().then_some(Predicate::Field {
+            path: field.path,
+            op,
+        })
+    }
+
+    fn operator(&mut self, at: &str, operator: Operator) -> Option<Condition> {
+        let place = |name: &str| format!("{at}.{name}");
+        match operator {
+            Operator::Eq(value) => self.value(place("eq"), value).map(Condition::Eq),
+            Operator::Ne(value) => self.value(place("ne"), value).map(Condition::Ne),
+            Operator::Gt(value) => self.value(place("gt"), value).map(Condition::Gt),
+            Operator::Gte(value) => self.value(place("gte"), value).map(Condition::Gte),
+            Operator::Lt(value) => self.value(place("lt"), value).map(Condition::Lt),
+            Operator::Lte(value) => self.value(place("lte"), value).map(Condition::Lte),
+            Operator::In(list) => self.list(place("in"), list).map(Condition::In),
+            Operator::NotIn(list) => self.list(place("not_in"), list).map(Condition::NotIn),
+            Operator::Exists(exists) => Some(Condition::Exists(exists)),
+            Operator::Prefix(prefix) => self.prefix(place("prefix"), prefix),
+            Operator::Regex(regex) => self.regex(place("regex"), regex),
+            Operator::Changed(_) => {
+                self.findings
+                    .unimplemented(place("changed"), "the operator changed");
+                None
+            }
+        }
+    }
+
+    fn value(&mut self, at: String, value: prost_types::Value) -> Option<Bson> {
+        self.charge(&at, value.encoded_len())?;
+        literal(value)
+            .map_err(|problem| self.findings.invalid(at, problem))
+            .ok()
+    }
+
+    fn list(&mut self, at: String, list: prost_types::ListValue) -> Option<Vec<Bson>> {
+        if list.values.is_empty() || list.values.len() > MAX_LIST_VALUES {
+            self.findings.invalid(
+                at,
+                format!(
+                    "holds {} values; a list has 1 to {MAX_LIST_VALUES}",
+                    list.values.len()
+                ),
+            );
+            return None;
+        }
+        self.charge(&at, list.encoded_len())?;
+        let mut values = Vec::with_capacity(list.values.len());
+        let mut good = true;
+        for (index, value) in list.values.into_iter().enumerate() {
+            match literal(value) {
+                Ok(value) => values.push(value),
+                Err(problem) => {
+                    self.findings
+                        .invalid(format!("{at}.values[{index}]"), problem);
+                    good = false;
+                }
+            }
+            if self.findings.is_full() {
+                return None;
+            }
+        }
+        good.then_some(values)
+    }
+
+    fn prefix(&mut self, at: String, prefix: String) -> Option<Condition> {
+        if prefix.len() > MAX_PREFIX_BYTES {
+            self.findings.invalid(
+                at,
+                format!(
+                    "is {} bytes long; a prefix has at most {MAX_PREFIX_BYTES}",
+                    prefix.len()
+                ),
+            );
+            return None;
+        }
+        self.charge(&at, prefix.len())?;
+        Some(Condition::Prefix(prefix))
+    }
+
+    fn regex(&mut self, at: String, regex: pb::RegexFilter) -> Option<Condition> {
+        self.charge(&at, regex.pattern.len())?;
+        let options = check_options(&regex.options)
+            .map_err(|problem| self.findings.invalid(format!("{at}.options"), problem))
+            .ok();
+        let verbose = options
+            .as_ref()
+            .is_some_and(|options| options.contains('x'));
+        check_pattern(&regex.pattern, verbose)
+            .map_err(|problem| self.findings.invalid(format!("{at}.pattern"), problem))
+            .ok()?;
+        Some(Condition::Regex {
+            pattern: regex.pattern,
+            options: options?,
+        })
+    }
+
+    /// Counts literal bytes before anything is made of them.
+    fn charge(&mut self, at: &str, bytes: usize) -> Option<()> {
+        self.literal_bytes = self.literal_bytes.saturating_add(bytes);
+        if self.literal_bytes > MAX_LITERAL_BYTES {
+            self.findings.invalid(
+                at,
+                format!(
+                    "brings the literal values of all filters above {} KiB",
+                    MAX_LITERAL_BYTES / 1024
+                ),
+            );
+            return None;
+        }
+        Some(())
+    }
+}
+
+fn path_problem(path: &str) -> Option<String> {
+    if path.is_empty() || path.len() > MAX_PATH_BYTES {
+        return Some(format!(
+            "is {} bytes long; a path has 1 to {MAX_PATH_BYTES}",
+            path.len()
+        ));
+    }
+    if path.contains('\0') {
+        return Some("holds NUL, which no field name has".into());
+    }
+    let mut components = 0;
+    for component in path.split('.') {
+        components += 1;
+        if component.is_empty() {
+            return Some(format!(
+                "{} has an empty component; components are joined by single dots",
+                quoted(path)
+            ));
+        }
+        if component.starts_with('$') && !matches!(component, "$id" | "$ref" | "$db") {
+            return Some(format!(
+                "has the component {}; only $id, $ref and $db start with \"$\"",
+                quoted(component)
+            ));
+        }
+    }
+    (components > MAX_PATH_COMPONENTS).then(|| {
+        format!(
+            "has {components} components; MongoDB nests documents at most {MAX_PATH_COMPONENTS} \
+             levels deep"
+        )
+    })
+}

@@ -1,0 +1,223 @@
+use bson::{Document, doc};
+
+use crate::pb;
+use crate::plan::Operation;
+use crate::plan::fixtures::*;
+
+mod filters;
+mod fingerprint;
+
+const OTHERS: [&str; 4] = ["insert", "update", "replace", "delete"];
+
+/// The conditions of the plan's `$match` stages.
+fn matches(request: pb::WatchRequest) -> Vec<Document> {
+    plan(request)
+        .stages
+        .into_iter()
+        .map(|stage| {
+            assert_eq!(stage.len(), 1, "{stage}");
+            stage.get_document("$match").unwrap().clone()
+        })
+        .collect()
+}
+
+/// The stage of a filter: every event about something else, or one of these ways.
+fn documents_by(ways: Vec<Document>) -> Document {
+    let mut any = vec![doc! { "operationType": { "$nin": OTHERS.to_vec() } }];
+    any.extend(ways);
+    doc! { "$or": any }
+}
+
+#[test]
+fn nothing_to_filter_makes_no_stage_and_no_option() {
+    let plan = plan(request());
+    assert_eq!(plan.stages, Vec::<Document>::new());
+    assert_eq!(plan.change_stream, doc! {});
+    assert_eq!(plan.asked, None);
+    assert_eq!(plan.scope.to_string(), "shop.orders");
+}
+
+#[test]
+fn options_that_differ_from_the_default_are_told_to_mongodb() {
+    let full = |full_document: pb::FullDocument| pb::WatchRequest {
+        full_document: full_document as i32,
+        ..request()
+    };
+    let before = |before: pb::FullDocumentBeforeChange| pb::WatchRequest {
+        full_document_before_change: before as i32,
+        ..request()
+    };
+    use pb::FullDocument as Full;
+    use pb::FullDocumentBeforeChange as Before;
+    for (request, expected) in [
+        (full(Full::Unspecified), doc! {}),
+        (full(Full::Default), doc! {}),
+        (
+            full(Full::UpdateLookup),
+            doc! { "fullDocument": "updateLookup" },
+        ),
+        (
+            full(Full::WhenAvailable),
+            doc! { "fullDocument": "whenAvailable" },
+        ),
+        (full(Full::Required), doc! { "fullDocument": "required" }),
+        (before(Before::Unspecified), doc! {}),
+        (before(Before::Off), doc! {}),
+        (
+            before(Before::WhenAvailable),
+            doc! { "fullDocumentBeforeChange": "whenAvailable" },
+        ),
+        (
+            before(Before::Required),
+            doc! { "fullDocumentBeforeChange": "required" },
+        ),
+        (
+            pb::WatchRequest {
+                show_expanded_events: true,
+                ..request()
+            },
+            doc! { "showExpandedEvents": true },
+        ),
+        (
+            pb::WatchRequest {
+                database: String::new(),
+                collections: Vec::new(),
+                ..request()
+            },
+            doc! { "allChangesForCluster": true },
+        ),
+    ] {
+        assert_eq!(plan(request).change_stream, expected);
+    }
+}
+
+#[test]
+fn several_collections_narrow_a_database_stream_and_let_its_end_pass() {
+    let request = pb::WatchRequest {
+        collections: vec!["orders".into(), "items".into()],
+        ..request()
+    };
+    let names = vec!["items", "orders"];
+    let namespaces = doc! { "$or": [
+        { "ns.coll": { "$in": &names } },
+        { "to.coll": { "$in": &names } },
+        { "operationType": { "$in": ["dropDatabase", "invalidate"] } },
+    ] };
+    assert_eq!(matches(request.clone()), std::slice::from_ref(&namespaces));
+
+    let mut expected = namespaces;
+    expected.insert(
+        "operationType",
+        doc! { "$in": ["insert", "dropDatabase", "invalidate"] },
+    );
+    let request = pb::WatchRequest {
+        operations: vec![pb::OperationType::Insert as i32],
+        ..request
+    };
+    assert_eq!(matches(request), [expected]);
+}
+
+#[test]
+fn operations_let_the_events_that_tell_of_an_end_pass_at_every_scope() {
+    let at = |database: &str, collections: &[&str]| {
+        let plan = plan(pb::WatchRequest {
+            database: database.into(),
+            collections: collections.iter().map(|name| name.to_string()).collect(),
+            operations: vec![
+                pb::OperationType::Delete as i32,
+                pb::OperationType::Insert as i32,
+                pb::OperationType::Insert as i32,
+            ],
+            ..pb::WatchRequest::default()
+        });
+        assert_eq!(
+            plan.asked,
+            Some([Operation::Insert, Operation::Delete].into())
+        );
+        plan.stages
+    };
+    let operations =
+        |names: &[&str]| vec![doc! { "$match": { "operationType": { "$in": names.to_vec() } } }];
+    assert_eq!(
+        at("shop", &["orders"]),
+        operations(&[
+            "insert",
+            "delete",
+            "drop",
+            "rename",
+            "dropDatabase",
+            "invalidate"
+        ])
+    );
+    assert_eq!(
+        at("shop", &[]),
+        operations(&["insert", "delete", "dropDatabase", "invalidate"])
+    );
+    assert_eq!(at("", &[]), operations(&["insert", "delete"]));
+}
+
+/// T16
+#[test]
+fn other_is_every_operation_that_is_known_and_was_not_asked_for_left_out() {
+    let request = pb::WatchRequest {
+        operations: vec![
+            pb::OperationType::Insert as i32,
+            pb::OperationType::Other as i32,
+        ],
+        ..request()
+    };
+    assert_eq!(
+        matches(request),
+        [doc! { "operationType": { "$nin": [
+            "update", "replace", "delete", "create", "createIndexes", "dropIndexes", "modify",
+            "shardCollection", "refineCollectionShardKey", "reshardCollection",
+        ] } }]
+    );
+}
+
+#[test]
+fn every_operation_by_name_is_no_condition() {
+    let request = pb::WatchRequest {
+        operations: (1..=15).collect(),
+        show_expanded_events: true,
+        ..request()
+    };
+    assert_eq!(plan(request.clone()).stages, Vec::<Document>::new());
+    assert_eq!(plan(request).asked.unwrap().len(), 15);
+}
+
+#[test]
+fn operations_and_namespaces_stand_before_what_needs_documents() {
+    let request = pb::WatchRequest {
+        operations: vec![pb::OperationType::Insert as i32],
+        ..filtered(vec![eq("a", 1)])
+    };
+    assert_eq!(
+        matches(request),
+        [
+            doc! { "operationType": { "$in": [
+                "insert", "drop", "rename", "dropDatabase", "invalidate",
+            ] } },
+            documents_by(vec![
+                doc! { "$and": [
+                    { "fullDocument": { "$ne": null } },
+                    { "fullDocument.a": { "$eq": 1 } },
+                ] },
+                doc! { "fullDocument": { "$eq": null } },
+            ]),
+        ]
+    );
+}
+
+#[test]
+fn a_filter_does_not_matter_where_no_operation_on_documents_is_asked_for() {
+    let drops = pb::WatchRequest {
+        operations: vec![pb::OperationType::Drop as i32],
+        ..request()
+    };
+    let filtered_drops = pb::WatchRequest {
+        filters: vec![eq("a", 1)],
+        ..drops.clone()
+    };
+    assert_eq!(plan(filtered_drops), plan(drops));
+}

@@ -1,0 +1,287 @@
+//! Filters in, conditions on documents out.
+
+use bson::oid::ObjectId;
+use bson::{Bson, Document, Regex, doc};
+use serde_json::json;
+
+use super::{documents_by, matches};
+use crate::pb;
+use crate::pb::field_filter::Operator;
+use crate::plan::fixtures::*;
+
+fn has_after() -> Document {
+    doc! { "fullDocument": { "$ne": Bson::Null } }
+}
+
+fn no_after() -> Document {
+    doc! { "fullDocument": { "$eq": Bson::Null } }
+}
+
+fn has_before() -> Document {
+    doc! { "fullDocumentBeforeChange": { "$ne": Bson::Null } }
+}
+
+fn not_a_judged_delete() -> Document {
+    doc! { "$or": [
+        { "operationType": { "$ne": "delete" } },
+        { "fullDocumentBeforeChange": { "$eq": Bson::Null } },
+    ] }
+}
+
+fn bson_regex(pattern: &str, options: &str) -> Bson {
+    Bson::RegularExpression(Regex {
+        pattern: pattern.try_into().unwrap(),
+        options: options.try_into().unwrap(),
+    })
+}
+
+#[test]
+fn every_operator_has_its_explicit_form() {
+    let v = |json| value(json);
+    for (operator, expected) in [
+        (Operator::Eq(v(json!(1))), doc! { "$eq": 1 }),
+        (Operator::Eq(v(json!(null))), doc! { "$eq": Bson::Null }),
+        (Operator::Ne(v(json!("x"))), doc! { "$ne": "x" }),
+        (Operator::Gt(v(json!(1.5))), doc! { "$gt": 1.5 }),
+        (
+            Operator::Gte(v(json!({"$numberLong": "7"}))),
+            doc! { "$gte": 7_i64 },
+        ),
+        (Operator::Lt(v(json!(true))), doc! { "$lt": true }),
+        (Operator::Lte(v(json!([1, "a"]))), doc! { "$lte": [1, "a"] }),
+        (
+            Operator::In(list(json!([1, null]))),
+            doc! { "$in": [1, Bson::Null] },
+        ),
+        (Operator::NotIn(list(json!(["a"]))), doc! { "$nin": ["a"] }),
+        (Operator::Exists(true), doc! { "$exists": true }),
+        (Operator::Exists(false), doc! { "$exists": false }),
+        (
+            Operator::Prefix("a.b".into()),
+            doc! { "$regex": bson_regex("^a\\.b", "") },
+        ),
+        (
+            Operator::Regex(pb::RegexFilter {
+                pattern: "a+".into(),
+                options: "si".into(),
+            }),
+            doc! { "$regex": bson_regex("a+", "is") },
+        ),
+    ] {
+        let request = filtered(vec![field("address.city", operator.clone())]);
+        let expected_after = doc! { "fullDocument.address.city": expected.clone() };
+        assert_eq!(
+            matches(request),
+            [documents_by(vec![
+                doc! { "$and": [has_after(), expected_after] },
+                no_after(),
+            ])],
+            "{operator:?}"
+        );
+        let by_key = filtered(vec![field("_id", operator.clone())]);
+        assert_eq!(
+            matches(by_key),
+            [documents_by(vec![doc! { "documentKey._id": expected }])],
+            "{operator:?}"
+        );
+    }
+}
+
+#[test]
+fn groups_become_and_or_and_nor_and_a_group_of_one_stands_by_itself() {
+    let a = || eq("a", 1);
+    let b = || eq("b", 2);
+    let after_a = || doc! { "fullDocument.a": { "$eq": 1 } };
+    let after_b = || doc! { "fullDocument.b": { "$eq": 2 } };
+    for (filters, expected) in [
+        (vec![a(), b()], doc! { "$and": [after_a(), after_b()] }),
+        (
+            vec![all_of(vec![a(), b()])],
+            doc! { "$and": [after_a(), after_b()] },
+        ),
+        (
+            vec![any_of(vec![a(), b()])],
+            doc! { "$or": [after_a(), after_b()] },
+        ),
+        (
+            vec![none_of(vec![a(), b()])],
+            doc! { "$nor": [after_a(), after_b()] },
+        ),
+        (vec![all_of(vec![a()])], after_a()),
+        (vec![any_of(vec![a()])], after_a()),
+        (vec![none_of(vec![a()])], doc! { "$nor": [after_a()] }),
+        (
+            vec![none_of(vec![any_of(vec![a(), all_of(vec![b()])])])],
+            doc! { "$nor": [{ "$or": [after_a(), after_b()] }] },
+        ),
+    ] {
+        assert_eq!(
+            matches(filtered(filters)),
+            [documents_by(vec![
+                doc! { "$and": [has_after(), expected] },
+                no_after(),
+            ])]
+        );
+    }
+}
+
+#[test]
+fn an_event_without_its_document_is_left_out_where_missing_images_drop() {
+    let request = pb::WatchRequest {
+        missing_image_policy: pb::MissingImagePolicy::Drop as i32,
+        ..filtered(vec![eq("a", 1)])
+    };
+    assert_eq!(
+        matches(request),
+        [documents_by(vec![doc! { "$and": [
+            has_after(),
+            { "fullDocument.a": { "$eq": 1 } },
+        ] }])]
+    );
+}
+
+#[test]
+fn a_known_id_decides_what_it_can_without_the_document() {
+    let id = ObjectId::parse_str("65f000000000000000000001").unwrap();
+    let by_id = || eq("_id", json!({ "$oid": id.to_hex() }));
+    let key = || doc! { "documentKey._id": { "$eq": id } };
+    let after_a = || doc! { "fullDocument.a": { "$eq": 1 } };
+    let drop = |request| pb::WatchRequest {
+        missing_image_policy: pb::MissingImagePolicy::Drop as i32,
+        ..request
+    };
+
+    // All: another id is surely out, which the cheap stage says before any look-up.
+    let all = filtered(vec![by_id(), eq("a", 1)]);
+    let all_after = doc! { "$and": [has_after(), { "$and": [key(), after_a()] }] };
+    assert_eq!(
+        matches(all.clone()),
+        [
+            documents_by(vec![key()]),
+            documents_by(vec![
+                all_after.clone(),
+                doc! { "$and": [no_after(), key()] }
+            ]),
+        ]
+    );
+    assert_eq!(
+        matches(drop(all)),
+        [documents_by(vec![key()]), documents_by(vec![all_after])]
+    );
+
+    // Any: the id is surely in, others only may be.
+    let any = filtered(vec![any_of(vec![by_id(), eq("a", 1)])]);
+    let any_after = doc! { "$and": [has_after(), { "$or": [key(), after_a()] }] };
+    assert_eq!(
+        matches(any.clone()),
+        [documents_by(vec![any_after.clone(), no_after()])]
+    );
+    assert_eq!(
+        matches(drop(any)),
+        [documents_by(vec![
+            any_after,
+            doc! { "$and": [no_after(), key()] },
+        ])]
+    );
+
+    // None: the id is surely out, nothing is surely in.
+    let none = filtered(vec![none_of(vec![by_id(), eq("a", 1)])]);
+    let none_after = doc! { "$and": [has_after(), { "$nor": [key(), after_a()] }] };
+    let not_key = doc! { "$nor": [key()] };
+    assert_eq!(
+        matches(none.clone()),
+        [
+            documents_by(vec![not_key.clone()]),
+            documents_by(vec![
+                none_after.clone(),
+                doc! { "$and": [no_after(), not_key.clone()] },
+            ]),
+        ]
+    );
+    assert_eq!(
+        matches(drop(none)),
+        [documents_by(vec![not_key]), documents_by(vec![none_after])]
+    );
+}
+
+#[test]
+fn a_filter_on_the_id_alone_needs_no_document_whatever_the_options() {
+    let request = pb::WatchRequest {
+        full_document_before_change: pb::FullDocumentBeforeChange::WhenAvailable as i32,
+        missing_image_policy: pb::MissingImagePolicy::Drop as i32,
+        ..filtered(vec![none_of(vec![eq("_id.shop", 1), eq("_id", "x")])])
+    };
+    assert_eq!(
+        matches(request),
+        [documents_by(vec![doc! { "$nor": [
+            { "documentKey._id.shop": { "$eq": 1 } },
+            { "documentKey._id": { "$eq": "x" } },
+        ] }])]
+    );
+}
+
+#[test]
+fn a_path_that_only_begins_like_the_id_is_a_field_of_the_document() {
+    assert_eq!(
+        matches(filtered(vec![eq("_ids", 1)])),
+        [documents_by(vec![
+            doc! { "$and": [has_after(), { "fullDocument._ids": { "$eq": 1 } }] },
+            no_after(),
+        ])]
+    );
+}
+
+/// T24
+#[test]
+fn with_pre_images_either_document_may_match_and_a_delete_is_judged_by_its_own() {
+    for before in [
+        pb::FullDocumentBeforeChange::WhenAvailable,
+        pb::FullDocumentBeforeChange::Required,
+    ] {
+        let request = pb::WatchRequest {
+            full_document_before_change: before as i32,
+            ..filtered(vec![eq("a", 1)])
+        };
+        let after = doc! { "$and": [has_after(), { "fullDocument.a": { "$eq": 1 } }] };
+        let old = doc! { "$and": [has_before(), { "fullDocumentBeforeChange.a": { "$eq": 1 } }] };
+        assert_eq!(
+            matches(request.clone()),
+            [documents_by(vec![
+                after.clone(),
+                old.clone(),
+                doc! { "$and": [no_after(), not_a_judged_delete()] },
+            ])]
+        );
+        let drop = pb::WatchRequest {
+            missing_image_policy: pb::MissingImagePolicy::Drop as i32,
+            ..request
+        };
+        assert_eq!(matches(drop), [documents_by(vec![after, old])]);
+    }
+}
+
+#[test]
+fn with_pre_images_the_id_is_still_read_from_the_key() {
+    let request = pb::WatchRequest {
+        full_document_before_change: pb::FullDocumentBeforeChange::WhenAvailable as i32,
+        ..filtered(vec![eq("_id", 5), eq("a", 1)])
+    };
+    let key = doc! { "documentKey._id": { "$eq": 5 } };
+    assert_eq!(
+        matches(request),
+        [
+            documents_by(vec![key.clone()]),
+            documents_by(vec![
+                doc! { "$and": [has_after(), { "$and": [
+                    key.clone(),
+                    { "fullDocument.a": { "$eq": 1 } },
+                ] }] },
+                doc! { "$and": [has_before(), { "$and": [
+                    key.clone(),
+                    { "fullDocumentBeforeChange.a": { "$eq": 1 } },
+                ] }] },
+                doc! { "$and": [no_after(), not_a_judged_delete(), key] },
+            ]),
+        ]
+    );
+}

@@ -1,0 +1,79 @@
+//! A condition on a document, validated and free of protobuf.
+
+use bson::Bson;
+
+/// A condition on a document, with MongoDB's own meaning.
+///
+/// Groups hold at least one predicate. [`Watch::from_request`](super::Watch::from_request)
+/// bounds depth, count and size.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Predicate {
+    /// A condition on one field, by its dotted path in the document.
+    Field {
+        /// The dotted path.
+        path: String,
+        /// The condition.
+        op: Condition,
+    },
+    /// Every one holds.
+    AllOf(Vec<Predicate>),
+    /// At least one holds.
+    AnyOf(Vec<Predicate>),
+    /// None holds.
+    NoneOf(Vec<Predicate>),
+}
+
+/// A condition on the value of one field.
+///
+/// A literal that is a document was sent as a protobuf map, which keeps no order, so its fields
+/// are sorted by name. MongoDB compares documents field by field in their order: equality with a
+/// document of several fields holds only where the stored fields stand in the order of their
+/// names. Conditions on the dotted paths of the fields do not have that limit.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Condition {
+    /// Equal; null also means missing.
+    Eq(Bson),
+    /// Not equal, or missing.
+    Ne(Bson),
+    /// Greater, within the value's type.
+    Gt(Bson),
+    /// Greater or equal, within the value's type.
+    Gte(Bson),
+    /// Less, within the value's type.
+    Lt(Bson),
+    /// Less or equal, within the value's type.
+    Lte(Bson),
+    /// Equal to one of 1 to 1,000 values.
+    In(Vec<Bson>),
+    /// Equal to none of 1 to 1,000 values, or missing.
+    NotIn(Vec<Bson>),
+    /// The field is there, null included; or it is missing.
+    Exists(bool),
+    /// A string that starts with this text.
+    Prefix(String),
+    /// A string that matches a pattern. `options` are letters of "imsx", sorted.
+    Regex {
+        /// The pattern.
+        pattern: String,
+        /// The options.
+        options: String,
+    },
+}
+
+impl Predicate {
+    /// Whether the document key alone decides: every condition is on `_id` or below it.
+    pub fn is_about_id_only(&self) -> bool {
+        match self {
+            Predicate::Field { path, .. } => is_id_path(path),
+            Predicate::AllOf(parts) | Predicate::AnyOf(parts) | Predicate::NoneOf(parts) => {
+                parts.iter().all(Predicate::is_about_id_only)
+            }
+        }
+    }
+}
+
+/// Whether the path is `_id` or below it. Such a field is known even without the document, and
+/// never changes.
+pub(super) fn is_id_path(path: &str) -> bool {
+    path == "_id" || path.starts_with("_id.")
+}

@@ -1,0 +1,116 @@
+use super::*;
+
+#[test]
+fn ordinary_patterns_pass() {
+    for (pattern, verbose) in [
+        ("^order-[0-9]{4,}$", false),
+        (r"\A\d+(?:\.\d+)?\z", false),
+        (r"(?i)paid|(?<state>open)|(?P<other>new)", false),
+        (r"[[:alpha:]]+\s*\w+?", false),
+        (r"[^\]\[a-z\-]", false),
+        (r"\x41\x{1F600}\p{Greek}", false),
+        ("#1", false),
+        ("[ #]", false),
+        ("a b [cd] \\ e", true),
+        ("über", false),
+        (&"a".repeat(1024), false),
+    ] {
+        assert_eq!(check_pattern(pattern, verbose), Ok(()), "{pattern}");
+    }
+}
+
+/// T39
+#[test]
+fn what_has_no_bounded_cost_is_refused() {
+    for (pattern, reason) in [
+        ("(?=a)b", "look-around"),
+        ("(?!a)b", "look-around"),
+        ("(?<=a)b", "look-around"),
+        ("(?<!a)b", "look-around"),
+        (r"(a)\1", "back-references"),
+        (r"(?<n>a)\k<n>", "unrecognized escape"),
+        (r"(a)\g1", "unrecognized escape"),
+        ("a(?R)b", "flags within a pattern"),
+        ("(a(?1)?)", "unrecognized flag"),
+        ("(?>a+)b", "unrecognized flag"),
+        ("(?(1)a|b)", "unrecognized flag"),
+        ("(*LIMIT_MATCH=1)a", "missing expression"),
+    ] {
+        let problem = check_pattern(pattern, false).unwrap_err();
+        assert!(problem.contains(reason), "{pattern}: {problem}");
+    }
+}
+
+/// T39: each of these holds a look-around for PCRE where the other grammar sees none.
+#[test]
+fn look_around_cannot_hide_behind_differences_between_the_engines() {
+    for (pattern, verbose) in [
+        ("[[a](?=b)]", false),
+        ("[a&&[b](?=c)]", false),
+        ("[a--b]", false),
+        ("[ ](?=b)]", true),
+        ("[a#](?=b)\n]", true),
+        ("(?x)[ ](?=b)]", false),
+        ("(?x: [ ](?=b)])", false),
+        ("a # (?=b)\n", true),
+        ("a\u{a0}b", true),
+    ] {
+        let problem = check_pattern(pattern, verbose).unwrap_err();
+        assert!(!problem.contains("look-around"), "{pattern}: {problem}");
+    }
+}
+
+#[test]
+fn what_mongodb_would_read_as_something_else_is_refused() {
+    for pattern in [
+        "a++",
+        "a*+",
+        r"\<a\>",
+        r"\b{start}a",
+        r"\u0041",
+        r"[\u0041-z]",
+        "(?u)a",
+    ] {
+        assert!(check_pattern(pattern, false).is_err(), "{pattern}");
+    }
+}
+
+#[test]
+fn syntax_errors_say_what_and_where() {
+    for (pattern, problem) in [
+        ("a(b", "\"(\" at byte 1: unclosed group"),
+        (
+            "[z-a]",
+            "\"z-a\" at byte 1: invalid character class range, the start must be <= the end",
+        ),
+        (
+            r"\p{Nowhere}",
+            r#""\\p{Nowhere}" at byte 0: Unicode property not found"#,
+        ),
+    ] {
+        assert_eq!(check_pattern(pattern, false).unwrap_err(), problem);
+    }
+}
+
+#[test]
+fn a_pattern_has_1_to_1024_bytes_and_bounded_nesting() {
+    assert!(check_pattern("", false).is_err());
+    assert!(check_pattern(&"a".repeat(1025), false).is_err());
+    assert!(check_pattern("a\0", false).unwrap_err().contains(r"\x00"));
+    let nested = |levels: usize| "(".repeat(levels) + "a" + &")".repeat(levels);
+    assert_eq!(check_pattern(&nested(20), false), Ok(()));
+    assert!(
+        check_pattern(&nested(60), false)
+            .unwrap_err()
+            .contains("nest")
+    );
+}
+
+#[test]
+fn options_are_letters_of_imsx_each_once_and_come_sorted() {
+    assert_eq!(check_options(""), Ok(String::new()));
+    assert_eq!(check_options("xsmi"), Ok("imsx".into()));
+    assert!(check_options("ii").unwrap_err().contains("repeats 'i'"));
+    assert!(check_options("g").unwrap_err().contains("'g'"));
+    assert!(check_options("u").is_err());
+}

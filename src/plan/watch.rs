@@ -1,0 +1,361 @@
+//! A request, checked field by field.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use super::filters;
+use super::options::{
+    BeforeChange, FeedMode, Format, FullDocument, Invalidate, MissingImage, Oversize, Start,
+};
+use super::violations::Findings;
+use super::{Operation, Predicate, RequestError, Scope};
+use crate::pb;
+use crate::pb::watch_request;
+
+const MAX_TOKEN_BYTES: usize = 16 * 1024;
+
+/// protobuf's own bound on a Duration, about 10,000 years.
+const MAX_DURATION_SECONDS: i64 = 315_576_000_000;
+
+/// The bounds that the server sets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RequestLimits {
+    /// The progress interval of a watch that asks for none.
+    pub default_progress_interval: Duration,
+    /// The shortest progress interval; shorter ones are raised to it.
+    pub min_progress_interval: Duration,
+    /// The longest progress interval; longer ones are lowered to it.
+    pub max_progress_interval: Duration,
+    /// The largest message of a watch that asks for no limit, in bytes.
+    pub default_max_message_bytes: u32,
+    /// The smallest `max_message_bytes` a watch may ask for.
+    pub min_max_message_bytes: u32,
+    /// The largest `max_message_bytes` a watch may ask for.
+    pub max_max_message_bytes: u32,
+    /// Whether the whole deployment may be watched.
+    pub allow_deployment: bool,
+}
+
+impl Default for RequestLimits {
+    fn default() -> RequestLimits {
+        RequestLimits {
+            default_progress_interval: Duration::from_secs(15),
+            min_progress_interval: Duration::from_secs(1),
+            max_progress_interval: Duration::from_secs(60),
+            default_max_message_bytes: 3 * 1024 * 1024,
+            min_max_message_bytes: 64 * 1024,
+            max_max_message_bytes: 64 * 1024 * 1024,
+            allow_deployment: false,
+        }
+    }
+}
+
+/// A valid request: defaults are filled in and every value is within its bounds.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Watch {
+    /// What is watched.
+    pub scope: Scope,
+    /// The operations to deliver, at least one; `None` means all.
+    pub operations: Option<BTreeSet<Operation>>,
+    /// The condition on documents: all filters of the request together.
+    pub filter: Option<Predicate>,
+    /// What the filter decides without a document.
+    pub missing_image: MissingImage,
+    /// Where to start.
+    pub start: Start,
+    /// The last second to deliver, since 1970.
+    pub end_time: Option<u32>,
+    /// Whether updates carry the document.
+    pub full_document: FullDocument,
+    /// Whether events carry the document before the change.
+    pub before_change: BeforeChange,
+    /// Whether expanded events are shown.
+    pub expanded: bool,
+    /// How documents are written.
+    pub format: Format,
+    /// The longest silence.
+    pub progress_interval: Duration,
+    /// The largest message, in bytes.
+    pub max_message_bytes: u32,
+    /// What to do with a larger event.
+    pub oversize: Oversize,
+    /// What happens when the watched collection or database goes away.
+    pub invalidate: Invalidate,
+    /// How the watch gets its events.
+    pub feed_mode: FeedMode,
+}
+
+impl Watch {
+    /// Checks a request and fills in defaults.
+    ///
+    /// # Errors
+    ///
+    /// `Invalid` names every bad field (up to [`MAX_VIOLATIONS`](super::MAX_VIOLATIONS)) and wins
+    /// over `Unimplemented`. `DeploymentNotAllowed` wins over both: who may not watch does not
+    /// learn more.
+    pub fn from_request(
+        request: pb::WatchRequest,
+        limits: &RequestLimits,
+    ) -> Result<Watch, RequestError> {
+        if request.database.is_empty() && request.collections.is_empty() && !limits.allow_deployment
+        {
+            return Err(RequestError::DeploymentNotAllowed);
+        }
+
+        let mut findings = Findings::default();
+        let f = &mut findings;
+        let expanded = request.show_expanded_events;
+        let scope = Scope::from_names(request.database, request.collections, f);
+        let operations = operations(&request.operations, expanded, f);
+        let filter = filters::predicate(request.filters, f);
+        let start = start(request.start, f);
+        let end_time = request
+            .end_time
+            .and_then(|time| seconds("end_time", &time, f));
+        if let (Start::Time(start), Some(end)) = (&start, end_time)
+            && end < *start
+        {
+            f.invalid(
+                "end_time",
+                format!("is second {end}, before start_time, which is second {start}"),
+            );
+        }
+        let watch = Watch {
+            // Without a scope a finding was noted, and the watch is thrown away below.
+            scope: scope.unwrap_or(Scope::Deployment),
+            operations,
+            filter,
+            missing_image: missing_image(request.missing_image_policy, f),
+            start,
+            end_time,
+            full_document: full_document(request.full_document, f),
+            before_change: before_change(request.full_document_before_change, f),
+            expanded,
+            format: format(request.document_format, f),
+            progress_interval: progress_interval(request.progress_interval, limits, f),
+            max_message_bytes: max_message_bytes(request.max_message_bytes, limits, f),
+            oversize: oversize(request.oversize_policy, f),
+            invalidate: invalidate(request.invalidate_policy, f),
+            feed_mode: feed_mode(request.feed_mode, f),
+        };
+        findings.into_result().map(|()| watch)
+    }
+}
+
+fn operations(
+    numbers: &[i32],
+    expanded: bool,
+    findings: &mut Findings,
+) -> Option<BTreeSet<Operation>> {
+    let mut operations = BTreeSet::new();
+    for (index, &number) in numbers.iter().enumerate() {
+        if findings.is_full() {
+            break;
+        }
+        let field = format!("operations[{index}]");
+        let Some(value) = known(number, &field, pb::OperationType::as_str_name, findings) else {
+            continue;
+        };
+        match Operation::from_pb(value) {
+            None => findings.invalid(
+                field,
+                "is OPERATION_TYPE_UNSPECIFIED; name an operation, or leave operations empty for all",
+            ),
+            Some(operation) if operation.needs_expanded() && !expanded => findings.invalid(
+                field,
+                format!(
+                    "is {}, which only comes with show_expanded_events",
+                    value.as_str_name()
+                ),
+            ),
+            Some(operation) => {
+                operations.insert(operation);
+            }
+        }
+    }
+    (!operations.is_empty()).then_some(operations)
+}
+
+fn start(start: Option<watch_request::Start>, findings: &mut Findings) -> Start {
+    match start {
+        None => Start::Now,
+        Some(watch_request::Start::ResumeToken(token)) => {
+            if token.is_empty() || token.len() > MAX_TOKEN_BYTES {
+                findings.invalid(
+                    "resume_token",
+                    format!(
+                        "is {} bytes long; a resume token has 1 to {MAX_TOKEN_BYTES}, and comes \
+                         with every message of a watch",
+                        token.len()
+                    ),
+                );
+            }
+            Start::Token(token)
+        }
+        Some(watch_request::Start::StartTime(time)) => {
+            seconds("start_time", &time, findings).map_or(Start::Now, Start::Time)
+        }
+    }
+}
+
+/// The second of a timestamp, which MongoDB keeps in 32 bits.
+fn seconds(field: &str, time: &prost_types::Timestamp, findings: &mut Findings) -> Option<u32> {
+    if !(0..1_000_000_000).contains(&time.nanos) {
+        findings.invalid(
+            field,
+            format!("has {} nanos; they are 0 to 999999999", time.nanos),
+        );
+        return None;
+    }
+    let seconds = u32::try_from(time.seconds).ok();
+    if seconds.is_none() {
+        findings.invalid(
+            field,
+            format!(
+                "is second {} since 1970; MongoDB's times are 0 to {} (the year 2106)",
+                time.seconds,
+                u32::MAX
+            ),
+        );
+    }
+    seconds
+}
+
+fn progress_interval(
+    asked: Option<prost_types::Duration>,
+    limits: &RequestLimits,
+    findings: &mut Findings,
+) -> Duration {
+    let mut interval = limits.default_progress_interval;
+    if let Some(asked) = asked {
+        match (u64::try_from(asked.seconds), u32::try_from(asked.nanos)) {
+            (Ok(seconds), Ok(nanos))
+                if asked.seconds <= MAX_DURATION_SECONDS && nanos < 1_000_000_000 =>
+            {
+                interval = Duration::new(seconds, nanos);
+            }
+            _ => findings.invalid(
+                "progress_interval",
+                format!(
+                    "is {} seconds and {} nanos; neither is negative, and nanos are at most \
+                     999999999",
+                    asked.seconds, asked.nanos
+                ),
+            ),
+        }
+    }
+    interval
+        .min(limits.max_progress_interval)
+        .max(limits.min_progress_interval)
+}
+
+fn max_message_bytes(asked: u32, limits: &RequestLimits, findings: &mut Findings) -> u32 {
+    if asked == 0 {
+        return limits.default_max_message_bytes;
+    }
+    if !(limits.min_max_message_bytes..=limits.max_max_message_bytes).contains(&asked) {
+        findings.invalid(
+            "max_message_bytes",
+            format!(
+                "is {asked}; it is 0 for the default of {}, or {} to {}",
+                limits.default_max_message_bytes,
+                limits.min_max_message_bytes,
+                limits.max_max_message_bytes
+            ),
+        );
+    }
+    asked
+}
+
+/// The enum behind a number; an unknown number is noted together with the known ones.
+fn known<E: TryFrom<i32> + Copy>(
+    number: i32,
+    field: &str,
+    name: fn(&E) -> &'static str,
+    findings: &mut Findings,
+) -> Option<E> {
+    if let Ok(value) = E::try_from(number) {
+        return Some(value);
+    }
+    // The API numbers its enums from 0 without gaps.
+    let known: Vec<E> = (0..).map_while(|number| E::try_from(number).ok()).collect();
+    let last = known.last().map_or("", name);
+    findings.invalid(
+        field,
+        format!(
+            "is {number}, a number that this version does not know; known are 0 to {} ({last})",
+            known.len().saturating_sub(1)
+        ),
+    );
+    None
+}
+
+fn full_document(number: i32, findings: &mut Findings) -> FullDocument {
+    use pb::FullDocument as Pb;
+    match known(number, "full_document", Pb::as_str_name, findings) {
+        None | Some(Pb::Unspecified | Pb::Default) => FullDocument::Default,
+        Some(Pb::UpdateLookup) => FullDocument::UpdateLookup,
+        Some(Pb::WhenAvailable) => FullDocument::WhenAvailable,
+        Some(Pb::Required) => FullDocument::Required,
+    }
+}
+
+fn before_change(number: i32, findings: &mut Findings) -> BeforeChange {
+    use pb::FullDocumentBeforeChange as Pb;
+    let field = "full_document_before_change";
+    match known(number, field, Pb::as_str_name, findings) {
+        None | Some(Pb::Unspecified | Pb::Off) => BeforeChange::Off,
+        Some(Pb::WhenAvailable) => BeforeChange::WhenAvailable,
+        Some(Pb::Required) => BeforeChange::Required,
+    }
+}
+
+fn format(number: i32, findings: &mut Findings) -> Format {
+    use pb::DocumentFormat as Pb;
+    match known(number, "document_format", Pb::as_str_name, findings) {
+        None | Some(Pb::Unspecified | Pb::Bson) => Format::Bson,
+        Some(Pb::Json) => Format::Json,
+        Some(Pb::CanonicalJson) => Format::CanonicalJson,
+        Some(Pb::Struct) => Format::Struct,
+    }
+}
+
+fn oversize(number: i32, findings: &mut Findings) -> Oversize {
+    use pb::OversizePolicy as Pb;
+    match known(number, "oversize_policy", Pb::as_str_name, findings) {
+        None | Some(Pb::Unspecified | Pb::Chunk) => Oversize::Chunk,
+        Some(Pb::Omit) => Oversize::Omit,
+        Some(Pb::Fail) => Oversize::Fail,
+    }
+}
+
+fn missing_image(number: i32, findings: &mut Findings) -> MissingImage {
+    use pb::MissingImagePolicy as Pb;
+    match known(number, "missing_image_policy", Pb::as_str_name, findings) {
+        None | Some(Pb::Unspecified | Pb::Deliver) => MissingImage::Deliver,
+        Some(Pb::Drop) => MissingImage::Drop,
+    }
+}
+
+fn invalidate(number: i32, findings: &mut Findings) -> Invalidate {
+    use pb::InvalidatePolicy as Pb;
+    match known(number, "invalidate_policy", Pb::as_str_name, findings) {
+        None | Some(Pb::Unspecified | Pb::End) => Invalidate::End,
+        Some(Pb::Continue) => Invalidate::Continue,
+    }
+}
+
+fn feed_mode(number: i32, findings: &mut Findings) -> FeedMode {
+    use pb::FeedMode as Pb;
+    match known(number, "feed_mode", Pb::as_str_name, findings) {
+        None | Some(Pb::Unspecified | Pb::Auto) => FeedMode::Auto,
+        Some(Pb::Dedicated) => FeedMode::Dedicated,
+        Some(Pb::Shared) => {
+            findings.unimplemented("feed_mode", "FEED_MODE_SHARED");
+            FeedMode::Auto
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,301 @@
+//! Every bound of a request: the last value that is taken and the first that is not.
+
+use super::*;
+
+fn named(database: &str, collections: &[&str]) -> pb::WatchRequest {
+    pb::WatchRequest {
+        database: database.into(),
+        collections: collections.iter().map(|name| name.to_string()).collect(),
+        ..pb::WatchRequest::default()
+    }
+}
+
+#[test]
+fn database_names_are_checked_as_mongodb_checks_them() {
+    assert_eq!(
+        watch(named(&"d".repeat(63), &[])).scope,
+        Scope::Database {
+            database: "d".repeat(63)
+        }
+    );
+    assert_refused(named(&"d".repeat(64), &[]), "database", "64 bytes");
+    // Bytes, not characters.
+    assert_refused(named(&"ü".repeat(32), &[]), "database", "64 bytes");
+    for bad in "/\\. \"$*<>:|?\0".chars() {
+        let quoted = format!("{bad:?}");
+        assert_refused(named(&format!("a{bad}b"), &[]), "database", &quoted);
+    }
+    for system in ["admin", "config", "local"] {
+        assert_refused(named(system, &["c"]), "database", "no change streams");
+    }
+    for good in ["Admin", "locale", "a-b_c", "ünï"] {
+        watch(named(good, &["c"]));
+    }
+}
+
+#[test]
+fn collection_names_are_checked_as_mongodb_checks_them() {
+    for good in ["orders", "a.b", "system", "systems.x", "a b", "-", "ünï"] {
+        watch(named("shop", &[good]));
+    }
+    for (bad, part) in [
+        ("", "is empty"),
+        ("a$b", "'$'"),
+        ("a\0b", "NUL"),
+        ("system.views", "MongoDB's own"),
+    ] {
+        assert_refused(named("shop", &["ok", bad]), "collections[1]", part);
+    }
+    watch(named("shop", &[&"c".repeat(250)]));
+    assert_refused(
+        named("shop", &[&"c".repeat(251)]),
+        "collections[0]",
+        "256 bytes",
+    );
+}
+
+#[test]
+fn at_most_100_collections_are_watched() {
+    let names: Vec<String> = (0..101).map(|number| format!("c{number}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let Scope::Collections { collections, .. } = watch(named("shop", &names[..100])).scope else {
+        panic!("several collections");
+    };
+    assert_eq!(collections.len(), 100);
+    assert_refused(named("shop", &names), "collections", "101 names");
+}
+
+#[test]
+fn operations_are_named_ones_and_expanded_ones_need_expanded_events() {
+    let asking = |operations: Vec<i32>, expanded| pb::WatchRequest {
+        operations,
+        show_expanded_events: expanded,
+        ..request()
+    };
+    assert_refused(asking(vec![1, 0], true), "operations[1]", "UNSPECIFIED");
+    let all: Vec<i32> = (1..=15).collect();
+    assert_eq!(
+        watch(asking(all.clone(), true)).operations.unwrap().len(),
+        15
+    );
+    let refused: Vec<String> = violations(asking(all, false))
+        .into_iter()
+        .map(|(field, _)| field)
+        .collect();
+    let expanded: Vec<String> = (7..=13)
+        .map(|index| format!("operations[{index}]"))
+        .collect();
+    assert_eq!(refused, expanded);
+    assert_refused(
+        asking(vec![8], false),
+        "operations[0]",
+        "OPERATION_TYPE_CREATE, which only comes with show_expanded_events",
+    );
+}
+
+#[test]
+fn a_resume_token_has_1_byte_to_16_kib() {
+    let token = |bytes: usize| pb::WatchRequest {
+        start: Some(watch_request::Start::ResumeToken(vec![7; bytes].into())),
+        ..request()
+    };
+    for good in [1, 16 * 1024] {
+        assert_eq!(watch(token(good)).start, Start::Token(vec![7; good].into()));
+    }
+    for bad in [0, 16 * 1024 + 1] {
+        assert_refused(token(bad), "resume_token", &format!("{bad} bytes"));
+    }
+}
+
+#[test]
+fn times_are_seconds_that_mongodb_can_hold() {
+    for good in [0, 1, i64::from(u32::MAX)] {
+        assert_eq!(
+            watch(starting_at(good, 999_999_999)).start,
+            Start::Time(good as u32)
+        );
+    }
+    for bad in [-1, i64::from(u32::MAX) + 1, i64::MIN, i64::MAX] {
+        assert_refused(starting_at(bad, 0), "start_time", &bad.to_string());
+        let ending = pb::WatchRequest {
+            end_time: Some(timestamp(bad, 0)),
+            ..request()
+        };
+        assert_refused(ending, "end_time", &bad.to_string());
+    }
+    for bad in [-1, 1_000_000_000, i32::MIN] {
+        assert_refused(starting_at(5, bad), "start_time", "nanos");
+    }
+}
+
+#[test]
+fn a_watch_does_not_end_before_it_starts() {
+    let between = |start, end| pb::WatchRequest {
+        end_time: Some(timestamp(end, 0)),
+        ..starting_at(start, 5)
+    };
+    // Fractions are dropped, so these are the same second.
+    assert_eq!(watch(between(100, 100)).end_time, Some(100));
+    assert_refused(between(100, 99), "end_time", "before start_time");
+}
+
+#[test]
+fn a_progress_interval_is_clamped_and_a_malformed_one_refused() {
+    let asking = |seconds, nanos| pb::WatchRequest {
+        progress_interval: Some(prost_types::Duration { seconds, nanos }),
+        ..request()
+    };
+    for (seconds, nanos, in_force) in [
+        (0, 0, Duration::from_secs(1)),
+        (0, 999_999_999, Duration::from_secs(1)),
+        (1, 0, Duration::from_secs(1)),
+        (1, 1, Duration::new(1, 1)),
+        (60, 0, Duration::from_secs(60)),
+        (60, 1, Duration::from_secs(60)),
+        (315_576_000_000, 0, Duration::from_secs(60)),
+    ] {
+        assert_eq!(watch(asking(seconds, nanos)).progress_interval, in_force);
+    }
+    for (seconds, nanos) in [
+        (-1, 0),
+        (0, -1),
+        (1, -1),
+        (-1, -1),
+        (1, 1_000_000_000),
+        (315_576_000_001, 0),
+        (i64::MIN, i32::MIN),
+    ] {
+        assert_refused(asking(seconds, nanos), "progress_interval", "negative");
+    }
+}
+
+#[test]
+fn a_message_has_64_kib_to_64_mib() {
+    let asking = |max_message_bytes| pb::WatchRequest {
+        max_message_bytes,
+        ..request()
+    };
+    for good in [65_536, 67_108_864] {
+        assert_eq!(watch(asking(good)).max_message_bytes, good);
+    }
+    for bad in [1, 65_535, 67_108_865, u32::MAX] {
+        assert_refused(asking(bad), "max_message_bytes", "65536 to 67108864");
+    }
+}
+
+#[test]
+fn filters_are_at_most_10_levels_deep() {
+    let nested = |levels: usize| {
+        filtered(vec![
+            (1..levels).fold(eq("a", 1), |inner, _| all_of(vec![inner])),
+        ])
+    };
+    watch(nested(10));
+    let at = format!("filters[0]{}", ".all_of.filters[0]".repeat(10));
+    assert_refused(nested(11), &at, "10 levels");
+    watch(filtered(vec![eq("a", 1)]));
+}
+
+#[test]
+fn a_watch_has_at_most_200_conditions() {
+    let conditions = |count: usize| filtered(vec![any_of(vec![eq("a", 1); count])]);
+    watch(conditions(200));
+    assert_refused(
+        conditions(1000),
+        "filters[0].any_of.filters[200].field",
+        "200",
+    );
+}
+
+#[test]
+fn literal_values_have_at_most_256_kib_together() {
+    // A string costs 3 bytes of protobuf for its tag and a length of two bytes or more.
+    let text = |bytes: usize| eq("a", "x".repeat(bytes - 4));
+    let half = 128 * 1024;
+    watch(filtered(vec![text(half), text(half)]));
+    assert_refused(
+        filtered(vec![text(half), text(half), eq("b", 1), eq("c", 1)]),
+        "filters[2].field.eq",
+        "256 KiB",
+    );
+    let list = |values: usize| {
+        let value = json!("x".repeat(1000));
+        field("a", Operator::NotIn(list(json!(vec![value; values]))))
+    };
+    watch(filtered(vec![list(200)]));
+    assert_refused(
+        filtered(vec![list(300)]),
+        "filters[0].field.not_in",
+        "256 KiB",
+    );
+}
+
+#[test]
+fn lists_have_1_to_1000_values() {
+    let values = |count: usize| list(json!(vec![1; count]));
+    for operator in [Operator::In, Operator::NotIn] {
+        for good in [1, 1000] {
+            watch(filtered(vec![field("a", operator(values(good)))]));
+        }
+        for bad in [0, 1001] {
+            let request = filtered(vec![field("a", operator(values(bad)))]);
+            let (_, description) = violation(request);
+            assert!(
+                description.contains(&format!("{bad} values")),
+                "{description}"
+            );
+        }
+    }
+}
+
+#[test]
+fn paths_are_dotted_field_names() {
+    for good in [
+        "a",
+        "_id",
+        "a.b.0.c",
+        "a-b c",
+        "a$b",
+        "ref.$id",
+        "ref.$ref",
+        "ref.$db",
+        "ünï",
+        &"a".repeat(512),
+        &["a"; 100].join("."),
+    ] {
+        watch(filtered(vec![eq(good, 1)]));
+    }
+    for (bad, part) in [
+        ("", "0 bytes"),
+        (&*"a".repeat(513), "513 bytes"),
+        (".a", "empty component"),
+        ("a.", "empty component"),
+        ("a..b", "empty component"),
+        ("a\0", "NUL"),
+        ("$a", "$id, $ref and $db"),
+        ("a.$b", "$id, $ref and $db"),
+        ("a.$", "$id, $ref and $db"),
+        (&*["a"; 101].join("."), "101 components"),
+    ] {
+        assert_refused(filtered(vec![eq(bad, 1)]), "filters[0].field.path", part);
+    }
+}
+
+#[test]
+fn prefixes_and_patterns_have_at_most_1024_bytes() {
+    let prefix =
+        |bytes: usize| filtered(vec![field("a", Operator::Prefix("ab".repeat(bytes / 2)))]);
+    watch(prefix(0));
+    watch(prefix(1024));
+    assert_refused(prefix(1026), "filters[0].field.prefix", "1026 bytes");
+    let pattern = |bytes: usize| filtered(vec![regex("a", &"a".repeat(bytes), "imsx")]);
+    watch(pattern(1));
+    watch(pattern(1024));
+    for bad in [0, 1025] {
+        assert_refused(
+            pattern(bad),
+            "filters[0].field.regex.pattern",
+            &format!("{bad} bytes"),
+        );
+    }
+}

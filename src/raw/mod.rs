@@ -1,0 +1,370 @@
+//! Reads raw BSON where it lies: no allocation, no copy, and no panic whatever the bytes say.
+//!
+//! [`Elements`] walks one level of a document. It checks every length against the bytes that are
+//! there, so an [`Element`] always holds a value of the size its type demands. What is nested is
+//! checked when it is walked in turn, and text is checked when it is asked for.
+
+pub use bson::spec::ElementType;
+
+use bytes::{BufMut as _, Bytes, BytesMut};
+
+/// The size of the smallest document: its length and its terminator.
+const EMPTY_DOCUMENT: usize = 5;
+
+/// Why bytes are not BSON.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// A document's own length differs from the number of bytes given for it.
+    #[error("the length of a document is wrong")]
+    Length,
+    /// A document does not end with a zero byte, or has one before its end.
+    #[error("a document does not end where it should")]
+    Terminator,
+    /// A field's name does not end within the document.
+    #[error("the name of a field does not end")]
+    Key,
+    /// A field's type is none that BSON knows.
+    #[error("unknown element type {0:#04x}")]
+    Kind(u8),
+    /// A field's value does not fit in the document, or its own lengths contradict each other.
+    #[error("the value of a field is malformed")]
+    Value,
+}
+
+/// The fields of one document or array, in order. After an error it yields nothing more.
+#[derive(Debug, Clone)]
+pub struct Elements<'a> {
+    /// The elements not yet read, without the document's terminator.
+    rest: &'a [u8],
+}
+
+impl<'a> Elements<'a> {
+    /// Reads `document`, which is a whole document or array: length, elements, terminator, and
+    /// nothing after them.
+    pub fn new(document: &'a [u8]) -> Result<Self, Error> {
+        if document.len() < EMPTY_DOCUMENT || length_at(document, 0) != Some(document.len()) {
+            return Err(Error::Length);
+        }
+        match document.split_last() {
+            Some((0, body)) => Ok(Self { rest: &body[4..] }),
+            _ => Err(Error::Terminator),
+        }
+    }
+
+    #[inline]
+    fn read(&self) -> Result<(Element<'a>, &'a [u8]), Error> {
+        let (&kind, rest) = self.rest.split_first().ok_or(Error::Terminator)?;
+        if kind == 0 {
+            return Err(Error::Terminator);
+        }
+        let kind = ElementType::from(kind).ok_or(Error::Kind(kind))?;
+        let (key, rest) = split_cstring(rest).ok_or(Error::Key)?;
+        let size = value_size(kind, rest).ok_or(Error::Value)?;
+        let (value, rest) = rest.split_at_checked(size).ok_or(Error::Value)?;
+        Ok((Element { kind, key, value }, rest))
+    }
+}
+
+impl<'a> Iterator for Elements<'a> {
+    type Item = Result<Element<'a>, Error>;
+
+    #[inline]
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.rest.is_empty() {
+            return None;
+        }
+        Some(match self.read() {
+            Ok((element, rest)) => {
+                self.rest = rest;
+                Ok(element)
+            }
+            Err(error) => {
+                self.rest = &[];
+                Err(error)
+            }
+        })
+    }
+}
+
+impl std::iter::FusedIterator for Elements<'_> {}
+
+/// A document that holds `elements`, in their order.
+///
+/// # Panics
+/// When they add up to 4 GiB, which nothing that MongoDB sends comes near.
+pub fn document<'a>(elements: impl IntoIterator<Item = Element<'a>>) -> Bytes {
+    let mut document = BytesMut::new();
+    document.put_u32_le(0);
+    for element in elements {
+        document.put_u8(element.kind as u8);
+        document.put_slice(element.key);
+        document.put_u8(0);
+        document.put_slice(element.value);
+    }
+    document.put_u8(0);
+    let length = u32::try_from(document.len()).expect("parts of what MongoDB sent are under 4 GiB");
+    document[..4].copy_from_slice(&length.to_le_bytes());
+    document.freeze()
+}
+
+/// One field of a document.
+///
+/// The `as_` methods answer `None` for a value of another type and for one that is malformed
+/// inside.
+#[derive(Debug, Clone, Copy)]
+pub struct Element<'a> {
+    /// The type of the value.
+    pub kind: ElementType,
+    /// The name, without its terminator; not checked to be UTF-8. In an array, an index that
+    /// nobody should rely on.
+    pub key: &'a [u8],
+    /// The value as it stands in the document, length prefixes and terminators included.
+    pub value: &'a [u8],
+}
+
+impl<'a> Element<'a> {
+    /// The text of a string.
+    pub fn as_str(&self) -> Option<&'a str> {
+        std::str::from_utf8(self.as_str_bytes()?).ok()
+    }
+
+    /// The bytes of a string, which should be UTF-8 but need not be.
+    pub fn as_str_bytes(&self) -> Option<&'a [u8]> {
+        match self.kind {
+            ElementType::String => string_body(self.value),
+            _ => None,
+        }
+    }
+
+    /// The text of a string, JavaScript code or a symbol, which are all written alike.
+    pub fn as_text_bytes(&self) -> Option<&'a [u8]> {
+        match self.kind {
+            ElementType::String | ElementType::JavaScriptCode | ElementType::Symbol => {
+                string_body(self.value)
+            }
+            _ => None,
+        }
+    }
+
+    /// An embedded document, ready for [`Elements::new`].
+    pub fn as_document(&self) -> Option<&'a [u8]> {
+        (self.kind == ElementType::EmbeddedDocument).then_some(self.value)
+    }
+
+    /// An array, ready for [`Elements::new`].
+    pub fn as_array(&self) -> Option<&'a [u8]> {
+        (self.kind == ElementType::Array).then_some(self.value)
+    }
+
+    /// Whether the value is null.
+    pub fn is_null(&self) -> bool {
+        self.kind == ElementType::Null
+    }
+
+    /// A boolean. A byte that is neither 0 nor 1 is malformed.
+    pub fn as_bool(&self) -> Option<bool> {
+        match (self.kind, self.value) {
+            (ElementType::Boolean, [0]) => Some(false),
+            (ElementType::Boolean, [1]) => Some(true),
+            _ => None,
+        }
+    }
+
+    /// A 32-bit integer.
+    pub fn as_i32(&self) -> Option<i32> {
+        self.fixed(ElementType::Int32).map(i32::from_le_bytes)
+    }
+
+    /// A 64-bit integer.
+    pub fn as_i64(&self) -> Option<i64> {
+        self.fixed(ElementType::Int64).map(i64::from_le_bytes)
+    }
+
+    /// A double.
+    pub fn as_f64(&self) -> Option<f64> {
+        self.fixed(ElementType::Double).map(f64::from_le_bytes)
+    }
+
+    /// A whole number of any numeric type but decimal: MongoDB is not always particular about
+    /// which of them it sends. A double counts when it is integral and an `i64` can hold it.
+    pub fn as_int(&self) -> Option<i64> {
+        match self.kind {
+            ElementType::Int32 => self.as_i32().map(i64::from),
+            ElementType::Int64 => self.as_i64(),
+            ElementType::Double => self.as_f64().and_then(integral),
+            _ => None,
+        }
+    }
+
+    /// A timestamp of the oplog: seconds since 1970, and the counter within that second.
+    pub fn as_timestamp(&self) -> Option<(u32, u32)> {
+        let [i0, i1, i2, i3, t0, t1, t2, t3] = self.fixed(ElementType::Timestamp)?;
+        Some((
+            u32::from_le_bytes([t0, t1, t2, t3]),
+            u32::from_le_bytes([i0, i1, i2, i3]),
+        ))
+    }
+
+    /// A date, in milliseconds since 1970.
+    pub fn as_datetime_millis(&self) -> Option<i64> {
+        self.fixed(ElementType::DateTime).map(i64::from_le_bytes)
+    }
+
+    /// An ObjectId.
+    pub fn as_object_id(&self) -> Option<[u8; 12]> {
+        self.fixed(ElementType::ObjectId)
+    }
+
+    /// A decimal, in BSON's own byte order.
+    pub fn as_decimal128(&self) -> Option<[u8; 16]> {
+        self.fixed(ElementType::Decimal128)
+    }
+
+    /// A binary: its subtype and its bytes, without the second length that the old subtype 2
+    /// carries in front of them.
+    pub fn as_binary(&self) -> Option<(u8, &'a [u8])> {
+        if self.kind != ElementType::Binary {
+            return None;
+        }
+        let (&subtype, bytes) = self.value.get(4..)?.split_first()?;
+        if subtype != u8::from(bson::spec::BinarySubtype::BinaryOld) {
+            return Some((subtype, bytes));
+        }
+        let inner = bytes.get(4..)?;
+        (length_at(bytes, 0)? == inner.len()).then_some((subtype, inner))
+    }
+
+    /// A regular expression: pattern and options.
+    pub fn as_regex(&self) -> Option<(&'a [u8], &'a [u8])> {
+        if self.kind != ElementType::RegularExpression {
+            return None;
+        }
+        let (pattern, rest) = split_cstring(self.value)?;
+        let (options, _) = split_cstring(rest)?;
+        Some((pattern, options))
+    }
+
+    /// JavaScript code with a scope: the code, and the scope as a document.
+    pub fn as_code_with_scope(&self) -> Option<(&'a [u8], &'a [u8])> {
+        if self.kind != ElementType::JavaScriptCodeWithScope {
+            return None;
+        }
+        let rest = self.value.get(4..)?;
+        let (code, scope) = rest.split_at_checked(string_size(rest)?)?;
+        Some((string_body(code)?, scope))
+    }
+
+    /// A DBPointer: the namespace it points into and the ObjectId there.
+    pub fn as_db_pointer(&self) -> Option<(&'a [u8], [u8; 12])> {
+        if self.kind != ElementType::DbPointer {
+            return None;
+        }
+        let (namespace, id) = self.value.split_last_chunk()?;
+        Some((string_body(namespace)?, *id))
+    }
+
+    fn fixed<const N: usize>(&self, kind: ElementType) -> Option<[u8; N]> {
+        if self.kind != kind {
+            return None;
+        }
+        self.value.try_into().ok()
+    }
+}
+
+/// The number of bytes that the value in front of `rest` takes. Lengths found in `rest` may reach
+/// beyond its end: the caller checks that.
+#[inline]
+fn value_size(kind: ElementType, rest: &[u8]) -> Option<usize> {
+    match kind {
+        ElementType::Null | ElementType::Undefined | ElementType::MinKey | ElementType::MaxKey => {
+            Some(0)
+        }
+        ElementType::Boolean => Some(1),
+        ElementType::Int32 => Some(4),
+        ElementType::Double
+        | ElementType::Int64
+        | ElementType::DateTime
+        | ElementType::Timestamp => Some(8),
+        ElementType::ObjectId => Some(12),
+        ElementType::Decimal128 => Some(16),
+        ElementType::String | ElementType::JavaScriptCode | ElementType::Symbol => {
+            string_size(rest)
+        }
+        ElementType::EmbeddedDocument | ElementType::Array => {
+            length_at(rest, 0).filter(|&size| size >= EMPTY_DOCUMENT)
+        }
+        ElementType::Binary => length_at(rest, 0)?.checked_add(5),
+        ElementType::RegularExpression => {
+            let (_, after_pattern) = split_cstring(rest)?;
+            let (_, after_options) = split_cstring(after_pattern)?;
+            Some(rest.len() - after_options.len())
+        }
+        ElementType::DbPointer => string_size(rest)?.checked_add(12),
+        ElementType::JavaScriptCodeWithScope => {
+            let size = length_at(rest, 0)?;
+            let code = string_size(rest.get(4..)?)?;
+            let scope = length_at(rest, code.checked_add(4)?)?;
+            let sum = code.checked_add(scope)?.checked_add(4)?;
+            (size == sum && scope >= EMPTY_DOCUMENT).then_some(size)
+        }
+    }
+}
+
+/// The size of the string in front of `rest`, length and terminator included, if it ends with a
+/// zero byte within `rest`.
+#[inline]
+fn string_size(rest: &[u8]) -> Option<usize> {
+    let size = length_at(rest, 0)?.checked_add(4)?;
+    (size > 4 && rest.get(size - 1) == Some(&0)).then_some(size)
+}
+
+/// A string without its length and its terminator.
+#[inline]
+fn string_body(string: &[u8]) -> Option<&[u8]> {
+    string.get(4..string.len().checked_sub(1)?)
+}
+
+/// The 32-bit length at `offset`; `None` when it is negative or not there.
+#[inline]
+fn length_at(bytes: &[u8], offset: usize) -> Option<usize> {
+    let length = i32::from_le_bytes(*bytes.get(offset..)?.first_chunk()?);
+    usize::try_from(length).ok()
+}
+
+/// Splits off the text before the first zero byte, and drops that byte.
+///
+/// Eight bytes are looked at together, because names are too short for a search routine to pay
+/// and every field has one.
+#[inline]
+fn split_cstring(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    const HIGH: u64 = 0x8080_8080_8080_8080;
+    let mut at = 0;
+    while let Some(&chunk) = bytes.get(at..).and_then(|rest| rest.first_chunk::<8>()) {
+        let word = u64::from_le_bytes(chunk);
+        // The lowest byte with its high bit set here is the first zero byte of the word.
+        let zeros = word.wrapping_sub(ONES) & !word & HIGH;
+        if zeros != 0 {
+            return split_around(bytes, at + zeros.trailing_zeros() as usize / 8);
+        }
+        at += 8;
+    }
+    let rest = bytes.get(at..)?;
+    let end = rest.iter().position(|&byte| byte == 0)?;
+    split_around(bytes, at + end)
+}
+
+#[inline]
+fn split_around(bytes: &[u8], at: usize) -> Option<(&[u8], &[u8])> {
+    Some((bytes.get(..at)?, bytes.get(at + 1..)?))
+}
+
+/// The `i64` equal to `value`, if there is one.
+fn integral(value: f64) -> Option<i64> {
+    // 2^63 is a double, `i64::MAX` is not: the comparison is exact this way.
+    const LIMIT: f64 = 9_223_372_036_854_775_808.0;
+    (value.fract() == 0.0 && (-LIMIT..LIMIT).contains(&value)).then_some(value as i64)
+}
+
+#[cfg(test)]
+mod tests;

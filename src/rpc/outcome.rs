@@ -1,0 +1,89 @@
+//! What became of a watch: recorded when its stream is dropped, `cancelled` unless said otherwise.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use tokio::time::Instant;
+use tonic::{Code, Status};
+use tracing::Span;
+
+use crate::{
+    error::{Class, Error, code_name},
+    metrics::{Metrics, seconds},
+};
+
+/// Counts, times and logs one watch, whichever way it ends.
+#[derive(Debug)]
+pub(super) struct Outcome {
+    metrics: Arc<Metrics>,
+    span: Span,
+    id: String,
+    started: Instant,
+    code: Code,
+    reason: &'static str,
+    class: Option<Class>,
+    /// Events handed over so far.
+    pub(super) events: u64,
+}
+
+impl Outcome {
+    pub(super) fn begin(metrics: Arc<Metrics>, peer: Option<SocketAddr>) -> Self {
+        metrics.watches_started.increment(1);
+        let id = format!("{:016x}", fastrand::u64(..));
+        let peer = peer.map(|peer| peer.to_string()).unwrap_or_default();
+        Self {
+            span: tracing::info_span!("watch", id, peer),
+            id,
+            metrics,
+            started: Instant::now(),
+            code: Code::Cancelled,
+            reason: "cancelled",
+            class: None,
+            events: 0,
+        }
+    }
+
+    /// The span that everything about this watch is logged in.
+    pub(super) fn span(&self) -> &Span {
+        &self.span
+    }
+
+    /// Names the watch in the log.
+    pub(super) fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// The watch has ended as it should.
+    pub(super) fn finish(&mut self) {
+        self.code = Code::Ok;
+        self.reason = "end_time";
+    }
+
+    /// The watch has failed; gives what the client is told.
+    pub(super) fn fail(&mut self, error: Error) -> Status {
+        self.code = error.code();
+        self.reason = error.reason();
+        self.class = Some(error.class());
+        if error.class() != Class::Client {
+            self.span
+                .in_scope(|| tracing::debug!(%error, "watch fails"));
+        }
+        error.into_status(&self.id)
+    }
+}
+
+impl Drop for Outcome {
+    fn drop(&mut self) {
+        let lasted = self.started.elapsed();
+        self.metrics.watch_duration.record(seconds(lasted));
+        self.metrics.watch_ended(code_name(self.code), self.reason);
+        let code = code_name(self.code);
+        let (reason, events, lasted) = (self.reason, self.events, seconds(lasted));
+        self.span.in_scope(|| match self.class {
+            Some(Class::Bug) => tracing::error!(code, reason, events, lasted, "watch ended"),
+            Some(Class::Operator) => tracing::warn!(code, reason, events, lasted, "watch ended"),
+            Some(Class::Client | Class::Transient) | None => {
+                tracing::info!(code, reason, events, lasted, "watch ended");
+            }
+        });
+    }
+}

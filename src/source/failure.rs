@@ -1,0 +1,202 @@
+//! The one place that says what a failure of MongoDB means.
+//!
+//! Codes, labels and what the drivers' specification makes of them: "Change Streams",
+//! "Resumable Error" in the MongoDB specifications, and `error_codes.yml` of the server.
+
+use mongodb::error::{Error as DriverError, ErrorKind};
+
+use crate::source::{ClusterTime, EventError};
+
+/// What a failure means for the stream it happened to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Failure {
+    /// MongoDB is away, or this cursor is: open again from the same place after a pause.
+    Transient,
+    /// The place is no longer in the oplog (286, 136).
+    HistoryLost,
+    /// The token was not found by this pipeline (280); the place itself may still be there.
+    TokenNotFound,
+    /// MongoDB can't read the token.
+    TokenInvalid,
+    /// A required pre- or post-image is not there (47).
+    ImageMissing,
+    /// An event is larger than MongoDB can send (10334).
+    EventTooLarge,
+    /// The deployment has no change streams (40573).
+    Unsupported,
+    /// Weir's own MongoDB user may not do this.
+    AccessDenied,
+    /// Anything else: MongoDB refused what Weir should not have sent.
+    Broken,
+}
+
+/// A failure of a source, for the log and for the decision what to do next.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{message}")]
+pub struct SourceError {
+    /// What it means.
+    pub failure: Failure,
+    /// MongoDB's error code, where it gave one.
+    pub code: Option<i32>,
+    /// The words of the driver or the server. For logs only: they may quote data.
+    pub message: String,
+    /// The time of the event it happened at, where it is known.
+    pub at: Option<ClusterTime>,
+}
+
+impl SourceError {
+    /// A failure that no MongoDB code stands for.
+    pub(crate) fn new(failure: Failure, message: impl Into<String>) -> Self {
+        Self {
+            failure,
+            code: None,
+            message: message.into(),
+            at: None,
+        }
+    }
+
+    /// Something that MongoDB should never have sent.
+    pub(super) fn broken(message: impl Into<String>) -> Self {
+        Self::new(Failure::Broken, message)
+    }
+
+    /// MongoDB's reason as a label of a metric: a closed set.
+    #[must_use]
+    pub fn label(&self) -> &'static str {
+        match (self.failure, self.code) {
+            (Failure::Transient, Some(43)) => "cursor_not_found",
+            (Failure::Transient, Some(189 | 10107 | 13435 | 11602)) => "election",
+            (Failure::Transient, Some(91 | 11600)) => "shutdown",
+            (Failure::Transient, Some(_)) => "server",
+            (Failure::Transient, None) => "network",
+            (Failure::HistoryLost, _) => "history_lost",
+            (Failure::TokenNotFound | Failure::TokenInvalid, _) => "token",
+            (Failure::ImageMissing, _) => "image_missing",
+            (Failure::EventTooLarge, _) => "event_too_large",
+            (Failure::Unsupported | Failure::AccessDenied | Failure::Broken, _) => "other",
+        }
+    }
+}
+
+impl From<EventError> for SourceError {
+    fn from(error: EventError) -> Self {
+        Self::broken(error.to_string())
+    }
+}
+
+impl From<DriverError> for SourceError {
+    fn from(error: DriverError) -> Self {
+        let code = match &*error.kind {
+            ErrorKind::Command(command) => Some(command.code),
+            _ => None,
+        };
+        Self {
+            failure: classify(&error, code),
+            code,
+            message: error.to_string(),
+            at: None,
+        }
+    }
+}
+
+fn classify(error: &DriverError, code: Option<i32>) -> Failure {
+    if let Some(code) = code {
+        return classify_code(
+            code,
+            error.contains_label("ResumableChangeStreamError"),
+            error.contains_label("NonResumableChangeStreamError"),
+        );
+    }
+    match &*error.kind {
+        ErrorKind::Authentication { .. } => Failure::AccessDenied,
+        ErrorKind::InvalidArgument { .. }
+        | ErrorKind::BsonSerialization(_)
+        | ErrorKind::InvalidTlsConfig { .. }
+        | ErrorKind::IncompatibleServer { .. }
+        | ErrorKind::SessionsNotSupported => Failure::Broken,
+        // Server selection, pools, sockets, DNS, replies cut short: the specification calls every
+        // error that did not come from the server resumable.
+        _ => Failure::Transient,
+    }
+}
+
+/// What MongoDB's error code means, with the labels that came beside it.
+pub(super) fn classify_code(code: i32, resumable: bool, not_resumable: bool) -> Failure {
+    match code {
+        286 | 136 => Failure::HistoryLost,
+        280 => Failure::TokenNotFound,
+        260 | 50811 | 40576 | 40585 | 40615 | 40647 | 40649 => Failure::TokenInvalid,
+        47 => Failure::ImageMissing,
+        10334 => Failure::EventTooLarge,
+        40573 => Failure::Unsupported,
+        13 | 18 | 8000 => Failure::AccessDenied,
+        // CursorNotFound, then the specification's list for servers without labels, then what
+        // elections, shutdowns and interrupted operations answer with on any command.
+        43 | 6 | 7 | 89 | 91 | 189 | 262 | 9001 | 10107 | 11600 | 11602 | 13435 | 13436 | 63
+        | 150 | 13388 | 234 | 133 | 11601 | 237 | 50 | 134 | 175 | 290 | 317 | 365 => {
+            Failure::Transient
+        }
+        _ if resumable && !not_resumable => Failure::Transient,
+        _ => Failure::Broken,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// T27, on the level of the table: every code of the drivers' specification.
+    #[test]
+    fn codes_mean_what_the_specification_says() {
+        let transient = [
+            43, 6, 7, 89, 91, 189, 262, 9001, 10107, 11600, 11602, 13435, 13436, 63, 150, 13388,
+            234, 133,
+        ];
+        for code in transient {
+            assert_eq!(
+                classify_code(code, false, false),
+                Failure::Transient,
+                "{code}"
+            );
+            assert_eq!(
+                classify_code(code, true, false),
+                Failure::Transient,
+                "{code}"
+            );
+        }
+        for (code, failure) in [
+            (286, Failure::HistoryLost),
+            (136, Failure::HistoryLost),
+            (280, Failure::TokenNotFound),
+            (260, Failure::TokenInvalid),
+            (50811, Failure::TokenInvalid),
+            (47, Failure::ImageMissing),
+            (10334, Failure::EventTooLarge),
+            (40573, Failure::Unsupported),
+            (13, Failure::AccessDenied),
+            (20, Failure::Broken),
+            (40415, Failure::Broken),
+            (464, Failure::Broken),
+        ] {
+            assert_eq!(classify_code(code, false, false), failure, "{code}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_code_is_resumable_only_by_its_label() {
+        assert_eq!(classify_code(4242, false, false), Failure::Broken);
+        assert_eq!(classify_code(4242, true, false), Failure::Transient);
+        assert_eq!(classify_code(4242, true, true), Failure::Broken);
+    }
+
+    #[test]
+    fn a_label_never_makes_a_lost_place_resumable() {
+        for code in [280, 286, 136, 47, 10334] {
+            assert_ne!(
+                classify_code(code, true, false),
+                Failure::Transient,
+                "{code}"
+            );
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! A source that plays a script, for tests of what reads from sources.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex},
+};
+
+use bson::{Document, doc};
+use bytes::Bytes;
+use futures::future::BoxFuture;
+
+use crate::{
+    plan::Plan,
+    source::{
+        Batch, ClusterTime, Cursor, Event, Failure, Position, ServerFacts, Source, SourceError,
+    },
+};
+
+/// What one `next` of a scripted cursor does. When a cursor's steps are used up it waits for ever.
+pub(crate) enum Step {
+    Batch(Batch),
+    Fail(Failure),
+}
+
+/// What one `open` does.
+pub(crate) enum Opening {
+    Cursor(Vec<Step>),
+    Fail(Failure),
+}
+
+/// Plays openings in order and notes where each was asked for. When they are used up, every further
+/// opening fails as MongoDB does when it is away.
+#[derive(Default)]
+pub(crate) struct ScriptedSource {
+    pub(crate) openings: Mutex<VecDeque<Opening>>,
+    pub(crate) asked: Mutex<Vec<Option<Position>>>,
+    pub(crate) oldest: Option<ClusterTime>,
+}
+
+impl ScriptedSource {
+    pub(crate) fn new(openings: impl IntoIterator<Item = Opening>) -> Arc<Self> {
+        Arc::new(Self {
+            openings: Mutex::new(openings.into_iter().collect()),
+            ..Self::default()
+        })
+    }
+
+    pub(crate) fn asked(&self) -> Vec<Option<Position>> {
+        self.asked.lock().unwrap().clone()
+    }
+}
+
+struct ScriptedCursor(VecDeque<Step>);
+
+impl Source for ScriptedSource {
+    fn open<'a>(
+        &'a self,
+        _plan: &'a Plan,
+        at: Option<&'a Position>,
+    ) -> BoxFuture<'a, Result<Box<dyn Cursor>, SourceError>> {
+        self.asked.lock().unwrap().push(at.cloned());
+        let opening = self.openings.lock().unwrap().pop_front();
+        Box::pin(async move {
+            match opening.unwrap_or(Opening::Fail(Failure::Transient)) {
+                Opening::Cursor(steps) => {
+                    Ok(Box::new(ScriptedCursor(steps.into())) as Box<dyn Cursor>)
+                }
+                Opening::Fail(failure) => Err(SourceError::new(failure, "scripted")),
+            }
+        })
+    }
+
+    fn oldest(&self) -> BoxFuture<'_, Result<Option<ClusterTime>, SourceError>> {
+        Box::pin(async { Ok(self.oldest) })
+    }
+
+    fn facts(&self) -> BoxFuture<'_, Result<ServerFacts, SourceError>> {
+        Box::pin(async { Ok(ServerFacts::default()) })
+    }
+}
+
+impl Cursor for ScriptedCursor {
+    fn next(&mut self) -> BoxFuture<'_, Result<Batch, SourceError>> {
+        Box::pin(async {
+            match self.0.pop_front() {
+                Some(Step::Batch(batch)) => Ok(batch),
+                Some(Step::Fail(failure)) => Err(SourceError::new(failure, "scripted")),
+                None => std::future::pending().await,
+            }
+        })
+    }
+}
+
+/// A cluster time within second 100, where every scripted event lives.
+pub(crate) fn at(increment: u32) -> ClusterTime {
+    ClusterTime {
+        seconds: 100,
+        increment,
+    }
+}
+
+/// A token as MongoDB's look from outside: a document with one string.
+pub(crate) fn token(name: &str) -> Bytes {
+    doc! { "_data": name }.to_vec().unwrap().into()
+}
+
+/// The place right after the event that [`event`] makes under that name.
+pub(crate) fn after(name: &str, increment: u32) -> Position {
+    Position::Event {
+        token: token(name),
+        time: at(increment),
+    }
+}
+
+/// A raw event named `name`; `fields` come on top of what every event has.
+pub(crate) fn event(name: &str, operation: &str, increment: u32, fields: Document) -> Document {
+    let mut event = doc! {
+        "_id": { "_data": name },
+        "operationType": operation,
+        "clusterTime": bson::Timestamp { time: 100, increment },
+        "ns": { "db": "shop", "coll": "orders" },
+    };
+    event.extend(fields);
+    event
+}
+
+/// A batch of raw events, with the place after the last one.
+pub(crate) fn batch(events: &[Document]) -> Batch {
+    let mut buffer = Vec::new();
+    let mut ranges = Vec::new();
+    for event in events {
+        let start = buffer.len();
+        buffer.extend(event.to_vec().unwrap());
+        ranges.push(start..buffer.len());
+    }
+    let buffer = Bytes::from(buffer);
+    let events: Vec<Event> = ranges
+        .into_iter()
+        .map(|range| Event::parse(&buffer, range).unwrap())
+        .collect();
+    Batch {
+        position: events.last().map(|event| event.position(&buffer)),
+        events,
+        buffer,
+        operation_time: Some(at(1000)),
+        closed: false,
+    }
+}
+
+/// An insert of a document that holds its own name.
+pub(crate) fn insert(name: &str, increment: u32) -> Document {
+    event(
+        name,
+        "insert",
+        increment,
+        doc! { "documentKey": { "_id": name }, "fullDocument": { "_id": name } },
+    )
+}
+
+/// A reply without events, whose post-batch token has that name.
+pub(crate) fn quiet(name: &str, increment: u32) -> Batch {
+    Batch {
+        position: Some(Position::HighWater {
+            token: token(name),
+            time: at(increment),
+        }),
+        ..batch(&[])
+    }
+}

@@ -1,0 +1,249 @@
+//! Puts events that MongoDB split (`$changeStreamSplitLargeEvent`) together again.
+//!
+//! Every fragment has a token of its own, and resuming from one yields the next fragment, so no
+//! place between fragments may be handed out: until the last one is there the stream's place stays
+//! before the first.
+
+use bytes::Bytes;
+
+use crate::{
+    raw::{self, Element, Elements},
+    source::{
+        Position,
+        event::{Batch, Event, EventError, Fragment},
+        failure::{Failure, SourceError},
+    },
+};
+
+/// The most bytes that the fragments of one event may add up to. The largest event MongoDB can
+/// make holds three documents of 16 MiB: before, after, and the change.
+const MAX_MERGED_BYTES: usize = 64 << 20;
+
+/// The fragments of the event that is being put together.
+#[derive(Debug, Default)]
+pub(super) struct Merger {
+    fragments: Vec<Bytes>,
+    bytes: usize,
+}
+
+impl Merger {
+    /// Takes `batch` and gives what can be published of it: whole events, in order.
+    ///
+    /// Nearly always the batch itself. A batch with fragments gives several, since a merged event
+    /// lies in a buffer of its own.
+    ///
+    /// # Errors
+    /// When fragments are out of order, which a stream never recovers from, or too large together.
+    pub(super) fn take(&mut self, batch: Batch) -> Result<Vec<Batch>, SourceError> {
+        if self.fragments.is_empty() && batch.events.iter().all(|event| event.fragment.is_none()) {
+            return Ok(vec![batch]);
+        }
+        let Batch {
+            buffer,
+            events,
+            position,
+            operation_time,
+            closed,
+        } = batch;
+        let part = |buffer: Bytes, events: Vec<Event>| Batch {
+            position: events.last().map(|event| event.position(&buffer)),
+            buffer,
+            events,
+            operation_time,
+            closed: false,
+        };
+        let mut parts: Vec<Batch> = Vec::new();
+        let mut whole: Vec<Event> = Vec::new();
+        for event in events {
+            match event.fragment {
+                None if self.fragments.is_empty() => whole.push(event),
+                None => return Err(SourceError::broken("a split event was cut off by another")),
+                Some(fragment) => {
+                    if !whole.is_empty() {
+                        parts.push(part(buffer.clone(), std::mem::take(&mut whole)));
+                    }
+                    if let Some((buffer, event)) = self.add(&buffer, &event, fragment)? {
+                        parts.push(part(buffer, vec![event]));
+                    }
+                }
+            }
+        }
+        if !whole.is_empty() {
+            parts.push(part(buffer.clone(), whole));
+        }
+        // The reply's own place counts only when no fragment is left over.
+        let last = Batch {
+            buffer,
+            events: Vec::new(),
+            position: position.filter(|_| self.fragments.is_empty()),
+            operation_time,
+            closed,
+        };
+        match parts.last_mut() {
+            Some(part) => {
+                part.closed = last.closed;
+                // A fragment need not carry the event's time; the merged event does.
+                let place = |position: &Option<Position>| {
+                    let token = position.as_ref().and_then(Position::token);
+                    token.cloned()
+                };
+                if last.position.is_some() && place(&last.position) != place(&part.position) {
+                    part.position = last.position;
+                }
+            }
+            None => parts.push(last),
+        }
+        Ok(parts)
+    }
+
+    fn add(
+        &mut self,
+        buffer: &Bytes,
+        event: &Event,
+        Fragment { index, of }: Fragment,
+    ) -> Result<Option<(Bytes, Event)>, SourceError> {
+        if usize::try_from(index).ok() != Some(self.fragments.len() + 1) {
+            return Err(SourceError::broken(
+                "the fragments of a split event are out of order",
+            ));
+        }
+        let bytes = buffer.slice(event.bytes.clone());
+        self.bytes += bytes.len();
+        if self.bytes > MAX_MERGED_BYTES {
+            return Err(SourceError::new(
+                Failure::EventTooLarge,
+                "the fragments of a split event exceed 64 MiB",
+            ));
+        }
+        self.fragments.push(bytes);
+        if index < of {
+            return Ok(None);
+        }
+        self.bytes = 0;
+        let merged = merge(&std::mem::take(&mut self.fragments))?;
+        let event = Event::parse(&merged, 0..merged.len())?;
+        Ok(Some((merged, event)))
+    }
+}
+
+/// One document with the fields of all fragments: the last one's `_id`, and no `splitEvent`.
+fn merge(fragments: &[Bytes]) -> Result<Bytes, EventError> {
+    let mut merged: Vec<Element<'_>> = Vec::new();
+    // From the last to the first, so that the token that counts comes first and wins.
+    for fragment in fragments.iter().rev() {
+        for field in Elements::new(fragment)? {
+            let field = field?;
+            let known = merged.iter().any(|it| it.key == field.key);
+            if !known && field.key != b"splitEvent" {
+                merged.push(field);
+            }
+        }
+    }
+    Ok(raw::document(merged))
+}
+
+#[cfg(test)]
+mod tests {
+    use bson::{Document, doc};
+
+    use super::*;
+    use crate::source::script::{after, batch, event, insert};
+
+    fn fragment(token: &str, index: i32, of: i32, fields: Document) -> Document {
+        let mut fragment = if index == 1 {
+            event(token, "update", 7, fields)
+        } else {
+            let mut rest = doc! { "_id": { "_data": token } };
+            rest.extend(fields);
+            rest
+        };
+        fragment.insert("splitEvent", doc! { "fragment": index, "of": of });
+        fragment
+    }
+
+    fn documents(batch: &Batch) -> Vec<Document> {
+        let read = |event: &Event| Document::from_reader(&batch.buffer[event.bytes.clone()]);
+        batch
+            .events
+            .iter()
+            .map(|event| read(event).unwrap())
+            .collect()
+    }
+
+    /// T18: fragments in one reply and over several become one event with the last one's token.
+    #[test]
+    fn fragments_are_merged_into_one_event_with_the_last_token() {
+        let fragments = [
+            fragment("f1", 1, 3, doc! { "fullDocument": { "a": 1 } }),
+            fragment(
+                "f2",
+                2,
+                3,
+                doc! { "updateDescription": { "updatedFields": { "b": 2 } } },
+            ),
+            fragment("f3", 3, 3, doc! { "fullDocumentBeforeChange": { "c": 3 } }),
+        ];
+        for cut in 0..=3 {
+            let mut merger = Merger::default();
+            let mut out = Vec::new();
+            for part in [&fragments[..cut], &fragments[cut..]] {
+                out.extend(merger.take(batch(part)).unwrap());
+            }
+            let merged: Vec<Document> = out.iter().flat_map(documents).collect();
+            let [merged] = merged.as_slice() else {
+                panic!("{merged:?}");
+            };
+            assert_eq!(merged.get_document("_id").unwrap(), &doc! { "_data": "f3" });
+            assert_eq!(
+                merged.get_document("fullDocument").unwrap(),
+                &doc! { "a": 1 }
+            );
+            assert!(merged.contains_key("fullDocumentBeforeChange"));
+            assert!(merged.contains_key("updateDescription"));
+            assert_eq!(merged.get_str("operationType").ok(), Some("update"));
+            assert!(!merged.contains_key("splitEvent"));
+            let place = out.iter().rev().find_map(|it| it.position.clone());
+            assert_eq!(place, Some(after("f3", 7)), "cut at {cut}");
+        }
+    }
+
+    /// T18: a place between fragments would resume in the middle of an event.
+    #[test]
+    fn no_place_between_fragments_is_given_out() {
+        let mut merger = Merger::default();
+        let events = [insert("a", 1), fragment("f1", 1, 2, doc! {})];
+        let out = merger.take(batch(&events)).unwrap();
+        assert_eq!(out.last().unwrap().position, Some(after("a", 1)));
+
+        let mut merger = Merger::default();
+        let out = merger.take(batch(&events[1..])).unwrap();
+        assert_eq!(out.last().unwrap().position, None);
+
+        let events = [fragment("f2", 2, 2, doc! {}), insert("b", 9)];
+        let out = merger.take(batch(&events)).unwrap();
+        let places: Vec<Option<Position>> = out.into_iter().map(|it| it.position).collect();
+        assert_eq!(places, [Some(after("f2", 7)), Some(after("b", 9))]);
+    }
+
+    #[test]
+    fn an_event_marked_as_its_only_fragment_is_whole() {
+        let mut merger = Merger::default();
+        let mut only = insert("a", 1);
+        only.insert("splitEvent", doc! { "fragment": 1, "of": 1 });
+        let out = merger.take(batch(&[only])).unwrap();
+        assert_eq!(out.len(), 1);
+        assert_eq!(out[0].events.len(), 1);
+    }
+
+    #[test]
+    fn fragments_out_of_order_end_the_stream() {
+        for events in [
+            vec![fragment("f2", 2, 2, doc! {})],
+            vec![fragment("f1", 1, 3, doc! {}), fragment("f3", 3, 3, doc! {})],
+            vec![fragment("f1", 1, 2, doc! {}), insert("a", 8)],
+        ] {
+            let error = Merger::default().take(batch(&events)).unwrap_err();
+            assert_eq!(error.failure, Failure::Broken);
+        }
+    }
+}

@@ -1,0 +1,615 @@
+//! Raw change events as the bytes of `ChangeBatch.changes`.
+//!
+//! The walk over an event's top-level fields puts each into its slot; the message of the operation
+//! takes the slots it knows; what is left over goes into `unknown_fields`, so that a field which
+//! MongoDB adds tomorrow is passed through and not lost.
+
+use std::borrow::Cow;
+
+use bytes::{Bytes, BytesMut};
+
+use crate::{
+    plan::{Format, Operation},
+    raw::{self, Element, ElementType, Elements},
+    source::{Event, EventError},
+    wire::{
+        format::{
+            protobuf::{
+                WireType, put_bytes_field, put_message, put_string_field, put_tag, put_varint,
+                varint_len,
+            },
+            put_document, put_null_document,
+        },
+        token::Stamp,
+    },
+};
+
+/// Field numbers of `weir.v1`, as `watch.proto` gives them.
+mod field {
+    pub(super) const CHANGES: u32 = 1;
+
+    pub(super) const RESUME_TOKEN: u32 = 1;
+    pub(super) const OPERATION: u32 = 2;
+    pub(super) const NAMESPACE: u32 = 3;
+    pub(super) const CLUSTER_TIME: u32 = 4;
+    pub(super) const WALL_TIME: u32 = 5;
+    pub(super) const DOCUMENT_KEY: u32 = 6;
+    pub(super) const TRANSACTION: u32 = 7;
+    pub(super) const COLLECTION_UUID: u32 = 8;
+    pub(super) const UNKNOWN_FIELDS: u32 = 10;
+    pub(super) const OMITTED: u32 = 35;
+}
+
+/// Events encoded in one format, one after the other.
+#[derive(Debug)]
+pub struct Encoded {
+    bytes: Bytes,
+    marks: Vec<Mark>,
+}
+
+/// Where one event lies.
+#[derive(Debug, Clone, Copy)]
+struct Mark {
+    end: usize,
+    token_start: usize,
+    token_end: usize,
+}
+
+impl Encoded {
+    /// How many events there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.marks.len()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.marks.is_empty()
+    }
+
+    /// The bytes of the events `from..to`: `ChangeBatch.changes` fields, tags included.
+    #[must_use]
+    pub fn slice(&self, from: usize, to: usize) -> Bytes {
+        self.bytes.slice(self.start(from)..self.start(to))
+    }
+
+    /// How many bytes the events `from..to` take.
+    #[must_use]
+    pub fn size(&self, from: usize, to: usize) -> usize {
+        self.start(to) - self.start(from)
+    }
+
+    /// The token of one event.
+    #[must_use]
+    pub fn token(&self, index: usize) -> Bytes {
+        let mark = self.marks[index];
+        self.bytes.slice(mark.token_start..mark.token_end)
+    }
+
+    /// The bytes of one event as a message of its own, without the tag of the batch around it.
+    #[must_use]
+    pub fn message(&self, index: usize) -> Bytes {
+        let mark = self.marks[index];
+        // The token is the first field: its tag, and its length, stand before it.
+        let token = mark.token_end - mark.token_start;
+        let head = 1 + varint_len(token as u64);
+        self.bytes.slice(mark.token_start - head..mark.end)
+    }
+
+    /// The bytes all of it takes.
+    #[must_use]
+    pub fn total(&self) -> usize {
+        self.bytes.len()
+    }
+
+    fn start(&self, index: usize) -> usize {
+        index
+            .checked_sub(1)
+            .map_or(0, |before| self.marks[before].end)
+    }
+}
+
+/// Encodes `events`, which lie in `buffer`.
+///
+/// # Errors
+/// [`EventError`] when an event is not well-formed BSON on its top level.
+pub fn encode(
+    buffer: &[u8],
+    events: &[Event],
+    stamp: &Stamp,
+    format: Format,
+) -> Result<Encoded, EventError> {
+    let payload: usize = events.iter().map(|event| event.bytes.len() + 128).sum();
+    let mut out = BytesMut::with_capacity(payload);
+    let mut marks = Vec::with_capacity(events.len());
+    for event in events {
+        let slots = Slots::read(&buffer[event.bytes.clone()])?;
+        let mut token_from_end = 0;
+        put_message(&mut out, field::CHANGES, |out| {
+            put_resume_token(out, buffer, event, stamp);
+            let token_end = out.len();
+            put_change(out, event, slots, &buffer[event.bytes.clone()], format);
+            token_from_end = out.len() - token_end;
+        });
+        let token_end = out.len() - token_from_end;
+        let token = Stamp::sealed_len(&buffer[event.token.clone()]);
+        marks.push(Mark {
+            end: out.len(),
+            token_start: token_end - token,
+            token_end,
+        });
+    }
+    Ok(Encoded {
+        bytes: out.freeze(),
+        marks,
+    })
+}
+
+/// Encodes the stub that stands for an event too large for its watcher: the event's head, and
+/// `Omitted`. With `with_key` off the document key, too large itself, is left out.
+///
+/// # Errors
+/// As [`encode`].
+pub fn omitted(
+    buffer: &[u8],
+    event: &Event,
+    stamp: &Stamp,
+    format: Format,
+    sizes: (u64, u32),
+    with_key: bool,
+) -> Result<Bytes, EventError> {
+    let mut slots = Slots::read(&buffer[event.bytes.clone()])?;
+    if !with_key {
+        slots.take(b"documentKey");
+    }
+    let mut out = BytesMut::new();
+    put_message(&mut out, field::CHANGES, |out| {
+        put_resume_token(out, buffer, event, stamp);
+        put_head(out, event, &mut slots, format);
+        put_message(out, field::OMITTED, |out| {
+            put_number(out, 1, sizes.0);
+            put_number(out, 2, u64::from(sizes.1));
+        });
+    });
+    Ok(out.freeze())
+}
+
+fn put_resume_token(out: &mut BytesMut, buffer: &[u8], event: &Event, stamp: &Stamp) {
+    let length = Stamp::sealed_len(&buffer[event.token.clone()]);
+    put_tag(out, field::RESUME_TOKEN, WireType::Len);
+    put_varint(out, length as u64);
+    stamp.put_event(out, buffer, event);
+}
+
+fn put_change(out: &mut BytesMut, event: &Event, mut slots: Slots<'_>, raw: &[u8], format: Format) {
+    put_head(out, event, &mut slots, format);
+    let operation = event.operation;
+    let number = change_field(operation);
+    put_message(out, number, |out| match operation {
+        Operation::Insert => put_image(out, 1, slots.take_image(b"fullDocument"), format),
+        Operation::Update => {
+            if let Some(description) = slots.take_document(b"updateDescription") {
+                put_update_description(out, description, &mut slots, format);
+            }
+            put_image(out, 2, slots.take_image(b"fullDocument"), format);
+            put_image(
+                out,
+                3,
+                slots.take_image(b"fullDocumentBeforeChange"),
+                format,
+            );
+        }
+        Operation::Replace => {
+            put_image(out, 1, slots.take_image(b"fullDocument"), format);
+            put_image(
+                out,
+                2,
+                slots.take_image(b"fullDocumentBeforeChange"),
+                format,
+            );
+        }
+        Operation::Delete => {
+            put_image(
+                out,
+                1,
+                slots.take_image(b"fullDocumentBeforeChange"),
+                format,
+            );
+        }
+        Operation::Rename => {
+            put_namespace(out, 1, slots.take(b"to"), &mut slots);
+            put_image(out, 2, slots.take_image(b"operationDescription"), format);
+        }
+        Operation::Create => {
+            put_image(out, 1, slots.take_image(b"operationDescription"), format);
+            if let Some(kind) = slots.take_text(b"nsType") {
+                put_string_field(out, 2, &kind);
+            }
+        }
+        Operation::CreateIndexes | Operation::DropIndexes => {
+            if let Some(description) = slots.get_document(b"operationDescription") {
+                for index in indexes(description) {
+                    put_document(out, 1, index, format);
+                }
+            }
+            put_image(out, 2, slots.take_image(b"operationDescription"), format);
+        }
+        Operation::Modify => {
+            put_image(out, 1, slots.take_image(b"operationDescription"), format);
+            put_image(out, 2, slots.take_image(b"stateBeforeChange"), format);
+        }
+        Operation::ShardCollection
+        | Operation::RefineCollectionShardKey
+        | Operation::ReshardCollection => {
+            put_image(out, 1, slots.take_image(b"operationDescription"), format);
+        }
+        Operation::Drop | Operation::DropDatabase => {}
+        Operation::Other | Operation::Invalidate => {
+            if let Some(name) = slots.take_text(b"operationType") {
+                put_string_field(out, 1, &name);
+            }
+            put_document(out, 2, raw, format);
+            slots.clear();
+        }
+    });
+    slots.take(b"operationType");
+    slots.put_rest(out, format);
+}
+
+/// The number of the operation's message in `ChangeEvent.change`.
+fn change_field(operation: Operation) -> u32 {
+    match operation {
+        Operation::Insert => 20,
+        Operation::Update => 21,
+        Operation::Replace => 22,
+        Operation::Delete => 23,
+        Operation::Drop => 24,
+        Operation::Rename => 25,
+        Operation::DropDatabase => 26,
+        Operation::Create => 27,
+        Operation::CreateIndexes => 28,
+        Operation::DropIndexes => 29,
+        Operation::Modify => 30,
+        Operation::ShardCollection => 31,
+        Operation::RefineCollectionShardKey => 32,
+        Operation::ReshardCollection => 33,
+        Operation::Other | Operation::Invalidate => 34,
+    }
+}
+
+/// What every event may have, whatever its operation.
+fn put_head(out: &mut BytesMut, event: &Event, slots: &mut Slots<'_>, format: Format) {
+    let operation = event.operation.to_pb() as i32;
+    put_number(out, field::OPERATION, u64::from(operation.unsigned_abs()));
+    put_namespace(out, field::NAMESPACE, slots.take(b"ns"), slots);
+    if slots.take(b"clusterTime").is_some() {
+        put_message(out, field::CLUSTER_TIME, |out| {
+            put_number(out, 1, u64::from(event.cluster_time.seconds));
+            put_number(out, 2, u64::from(event.cluster_time.increment));
+        });
+    }
+    if let Some(millis) = event.wall_time {
+        slots.take(b"wallTime");
+        put_message(out, field::WALL_TIME, |out| {
+            // Protobuf writes a negative int64 as its two's complement.
+            put_number(out, 1, millis.div_euclid(1000).cast_unsigned());
+            put_number(
+                out,
+                2,
+                (millis.rem_euclid(1000) * 1_000_000).cast_unsigned(),
+            );
+        });
+    }
+    put_image(
+        out,
+        field::DOCUMENT_KEY,
+        slots.take_image(b"documentKey"),
+        format,
+    );
+    put_transaction(out, slots);
+    if let Some((_, uuid)) = slots.get(b"collectionUUID").and_then(|it| it.as_binary()) {
+        put_bytes_field(out, field::COLLECTION_UUID, uuid);
+        slots.take(b"collectionUUID");
+    }
+}
+
+fn put_number(out: &mut BytesMut, number: u32, value: u64) {
+    if value != 0 {
+        put_tag(out, number, WireType::Varint);
+        put_varint(out, value);
+    }
+}
+
+fn put_image(out: &mut BytesMut, number: u32, image: Image<'_>, format: Format) {
+    match image {
+        Image::Absent => {}
+        Image::Null => put_null_document(out, number),
+        Image::Present(document) => put_document(out, number, document, format),
+    }
+}
+
+/// Writes `{db, coll}`. One that holds more is kept whole beside it, since MongoDB may add to it.
+fn put_namespace<'a>(
+    out: &mut BytesMut,
+    number: u32,
+    element: Option<Element<'a>>,
+    slots: &mut Slots<'a>,
+) {
+    let Some(element) = element else { return };
+    let Some(fields) = element
+        .as_document()
+        .and_then(|doc| Elements::new(doc).ok())
+    else {
+        return slots.unknown.push(element);
+    };
+    let mut names: [Cow<'_, str>; 2] = Default::default();
+    let mut complete = true;
+    for field in fields {
+        match field {
+            Ok(it) if it.key == b"db" && is_text(&it) => names[0] = text(&it),
+            Ok(it) if it.key == b"coll" && is_text(&it) => names[1] = text(&it),
+            _ => complete = false,
+        }
+    }
+    put_message(out, number, |out| {
+        for (index, name) in (1..).zip(&names) {
+            if !name.is_empty() {
+                put_string_field(out, index, name);
+            }
+        }
+    });
+    if !complete {
+        slots.unknown.push(element);
+    }
+}
+
+fn put_transaction(out: &mut BytesMut, slots: &mut Slots<'_>) {
+    let session = slots
+        .get_document(b"lsid")
+        .and_then(|lsid| find(lsid, b"id"))
+        .and_then(|id| id.as_binary());
+    let number = slots.get(b"txnNumber").and_then(|it| it.as_int());
+    if let (Some((_, session)), Some(number)) = (session, number) {
+        slots.take(b"lsid");
+        slots.take(b"txnNumber");
+        put_message(out, field::TRANSACTION, |out| {
+            put_bytes_field(out, 1, session);
+            put_number(out, 2, number.cast_unsigned());
+        });
+    }
+}
+
+fn put_update_description<'a>(
+    out: &mut BytesMut,
+    description: Element<'a>,
+    slots: &mut Slots<'a>,
+    format: Format,
+) {
+    let document = description.as_document().unwrap_or_default();
+    let mut complete = true;
+    put_message(out, 1, |out| {
+        let Ok(fields) = Elements::new(document) else {
+            complete = false;
+            return;
+        };
+        for field in fields {
+            let Ok(field) = field else {
+                complete = false;
+                break;
+            };
+            match field.key {
+                b"updatedFields" if field.as_document().is_some() => {
+                    put_document(out, 1, field.value, format);
+                }
+                b"removedFields" if is_array(&field) => {
+                    for name in elements(field.value) {
+                        put_string_field(out, 2, &text(&name));
+                    }
+                }
+                b"truncatedArrays" if is_array(&field) => {
+                    for array in elements(field.value) {
+                        put_truncated_array(out, array.value);
+                    }
+                }
+                b"disambiguatedPaths" if field.as_document().is_some() => {
+                    for path in elements(field.value) {
+                        put_disambiguated_path(out, &path);
+                    }
+                }
+                _ => complete = false,
+            }
+        }
+    });
+    if !complete {
+        slots.unknown.push(description);
+    }
+}
+
+fn put_truncated_array(out: &mut BytesMut, array: &[u8]) {
+    put_message(out, 3, |out| {
+        for field in elements(array) {
+            match field.key {
+                b"field" => put_string_field(out, 1, &text(&field)),
+                b"newSize" => {
+                    put_number(out, 2, field.as_int().unwrap_or_default().cast_unsigned());
+                }
+                _ => {}
+            }
+        }
+    });
+}
+
+fn put_disambiguated_path(out: &mut BytesMut, path: &Element<'_>) {
+    put_message(out, 4, |out| {
+        put_string_field(out, 1, &String::from_utf8_lossy(path.key));
+        for component in elements(path.value) {
+            put_message(out, 2, |out| match component.as_int() {
+                // A set member of a oneof is written even when it is zero.
+                Some(index) => {
+                    put_tag(out, 2, WireType::Varint);
+                    put_varint(out, index.cast_unsigned());
+                }
+                None => put_string_field(out, 1, &text(&component)),
+            });
+        }
+    });
+}
+
+/// The documents of `operationDescription.indexes`.
+fn indexes(description: &[u8]) -> impl Iterator<Item = &[u8]> {
+    find(description, b"indexes")
+        .filter(is_array)
+        .into_iter()
+        .flat_map(|array| elements(array.value))
+        .filter_map(|index| index.as_document())
+}
+
+/// The elements of a document or an array, up to the first that can't be read.
+fn elements(document: &[u8]) -> impl Iterator<Item = Element<'_>> {
+    Elements::new(document)
+        .ok()
+        .into_iter()
+        .flatten()
+        .map_while(Result::ok)
+}
+
+fn find<'a>(document: &'a [u8], key: &[u8]) -> Option<Element<'a>> {
+    elements(document).find(|element| element.key == key)
+}
+
+fn is_array(element: &Element<'_>) -> bool {
+    element.kind == ElementType::Array
+}
+
+fn is_text(element: &Element<'_>) -> bool {
+    element.kind == ElementType::String
+}
+
+/// A string's text; protobuf takes UTF-8 only, so broken bytes become U+FFFD.
+fn text<'a>(element: &Element<'a>) -> Cow<'a, str> {
+    String::from_utf8_lossy(element.as_str_bytes().unwrap_or_default())
+}
+
+/// A document that an event may carry.
+#[derive(Debug, Clone, Copy)]
+enum Image<'a> {
+    /// MongoDB sent none.
+    Absent,
+    /// MongoDB looked for one and found none.
+    Null,
+    /// Raw BSON.
+    Present(&'a [u8]),
+}
+
+/// The top-level fields of an event that the message for its operation may take, each at most once.
+struct Slots<'a> {
+    known: [Option<Element<'a>>; KNOWN.len()],
+    unknown: Vec<Element<'a>>,
+}
+
+/// Every field that MongoDB documents for change events, but those that [`Event`] has read and
+/// `splitEvent`, which is of no use once fragments are merged.
+const KNOWN: [&[u8]; 15] = [
+    b"operationType",
+    b"clusterTime",
+    b"wallTime",
+    b"ns",
+    b"documentKey",
+    b"fullDocument",
+    b"fullDocumentBeforeChange",
+    b"updateDescription",
+    b"to",
+    b"operationDescription",
+    b"stateBeforeChange",
+    b"lsid",
+    b"txnNumber",
+    b"collectionUUID",
+    b"nsType",
+];
+
+impl<'a> Slots<'a> {
+    fn read(event: &'a [u8]) -> Result<Self, EventError> {
+        let mut slots = Self {
+            known: [None; KNOWN.len()],
+            unknown: Vec::new(),
+        };
+        for field in Elements::new(event)? {
+            let field = field?;
+            if matches!(field.key, b"_id" | b"splitEvent") {
+                continue;
+            }
+            match slots.slot(field.key) {
+                Some(slot @ None) => *slot = Some(field),
+                _ => slots.unknown.push(field),
+            }
+        }
+        Ok(slots)
+    }
+
+    fn slot(&mut self, key: &[u8]) -> Option<&mut Option<Element<'a>>> {
+        let index = KNOWN.iter().position(|known| *known == key)?;
+        Some(&mut self.known[index])
+    }
+
+    fn get(&self, key: &[u8]) -> Option<Element<'a>> {
+        let index = KNOWN.iter().position(|known| *known == key)?;
+        self.known[index]
+    }
+
+    fn get_document(&self, key: &[u8]) -> Option<&'a [u8]> {
+        self.get(key)?.as_document()
+    }
+
+    fn take(&mut self, key: &[u8]) -> Option<Element<'a>> {
+        self.slot(key)?.take()
+    }
+
+    /// Takes a field that is a document or null; one of another type stays, to go out as unknown.
+    fn take_image(&mut self, key: &[u8]) -> Image<'a> {
+        match self.get(key) {
+            Some(element) if element.is_null() => {
+                self.take(key);
+                Image::Null
+            }
+            Some(element) => match element.as_document() {
+                Some(document) => {
+                    self.take(key);
+                    Image::Present(document)
+                }
+                None => Image::Absent,
+            },
+            None => Image::Absent,
+        }
+    }
+
+    fn take_document(&mut self, key: &[u8]) -> Option<Element<'a>> {
+        self.get_document(key)?;
+        self.take(key)
+    }
+
+    fn take_text(&mut self, key: &[u8]) -> Option<Cow<'a, str>> {
+        let element = self.get(key).filter(is_text)?;
+        self.take(key);
+        Some(text(&element))
+    }
+
+    fn clear(&mut self) {
+        self.known = [None; KNOWN.len()];
+        self.unknown.clear();
+    }
+
+    /// Writes what no message took as one document.
+    fn put_rest(self, out: &mut BytesMut, format: Format) {
+        let rest: Vec<Element<'_>> = self
+            .known
+            .into_iter()
+            .flatten()
+            .chain(self.unknown)
+            .collect();
+        if rest.is_empty() {
+            return;
+        }
+        put_document(out, field::UNKNOWN_FIELDS, &raw::document(rest), format);
+    }
+}

@@ -1,0 +1,260 @@
+//! Writes raw BSON as MongoDB Extended JSON v2.
+
+use bytes::{BufMut, BytesMut};
+
+use super::{
+    Unwritable,
+    raw::{self, Element, ElementType, Elements},
+    text,
+};
+
+/// The deepest nesting that is written, where the document itself is the first level. MongoDB
+/// stores no more than about this many, and the walk over a document is recursive.
+pub(super) const MAX_DEPTH: u32 = 200;
+
+/// Which of the two Extended JSONs to write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Style {
+    /// Plain numbers and ISO dates.
+    Relaxed,
+    /// Every type spelled out.
+    Canonical,
+}
+
+/// Appends a document as one JSON object. After an error what was appended is of no use.
+pub(super) fn put_document(
+    out: &mut BytesMut,
+    document: &[u8],
+    style: Style,
+) -> Result<(), Unwritable> {
+    Writer { out, style }.document(document, 1)
+}
+
+struct Writer<'out> {
+    out: &'out mut BytesMut,
+    style: Style,
+}
+
+impl Writer<'_> {
+    /// Writes a document whose nesting is `depth`.
+    fn document(&mut self, document: &[u8], depth: u32) -> Result<(), Unwritable> {
+        check_depth(depth)?;
+        let mut separator = b'{';
+        for element in Elements::new(document)? {
+            let element = element?;
+            self.out.put_u8(separator);
+            separator = b',';
+            self.string(element.key)?;
+            self.out.put_u8(b':');
+            self.value(&element, depth)?;
+        }
+        // Nothing was opened yet in an empty document.
+        self.raw(if separator == b'{' { "{}" } else { "}" });
+        Ok(())
+    }
+
+    /// Writes an array whose nesting is `depth`. The names of its elements count for nothing.
+    fn array(&mut self, array: &[u8], depth: u32) -> Result<(), Unwritable> {
+        check_depth(depth)?;
+        let mut separator = b'[';
+        for element in Elements::new(array)? {
+            self.out.put_u8(separator);
+            separator = b',';
+            self.value(&element?, depth)?;
+        }
+        self.raw(if separator == b'[' { "[]" } else { "]" });
+        Ok(())
+    }
+
+    /// Writes the value of a field in a document or array whose nesting is `depth`.
+    #[inline]
+    fn value(&mut self, element: &Element<'_>, depth: u32) -> Result<(), Unwritable> {
+        match element.kind {
+            ElementType::String => self.string(present(element.as_str_bytes())?),
+            ElementType::EmbeddedDocument => self.document(element.value, depth + 1),
+            ElementType::Array => self.array(element.value, depth + 1),
+            ElementType::Int32 => {
+                self.integer("{\"$numberInt\":\"", i64::from(present(element.as_i32())?));
+                Ok(())
+            }
+            ElementType::Int64 => {
+                self.integer("{\"$numberLong\":\"", present(element.as_i64())?);
+                Ok(())
+            }
+            ElementType::Double => {
+                self.double(present(element.as_f64())?);
+                Ok(())
+            }
+            ElementType::Boolean => {
+                self.raw(if present(element.as_bool())? {
+                    "true"
+                } else {
+                    "false"
+                });
+                Ok(())
+            }
+            ElementType::Null => {
+                self.raw("null");
+                Ok(())
+            }
+            ElementType::ObjectId => {
+                self.object_id(present(element.as_object_id())?);
+                Ok(())
+            }
+            ElementType::DateTime => {
+                self.date(present(element.as_datetime_millis())?);
+                Ok(())
+            }
+            _ => self.rare(element, depth),
+        }
+    }
+
+    /// Writes the types that documents seldom hold.
+    fn rare(&mut self, element: &Element<'_>, depth: u32) -> Result<(), Unwritable> {
+        match element.kind {
+            ElementType::Binary => {
+                let (subtype, bytes) = present(element.as_binary())?;
+                self.raw("{\"$binary\":{\"base64\":\"");
+                text::put_base64(self.out, bytes)?;
+                self.raw("\",\"subType\":\"");
+                self.raw(text::subtype(subtype).as_str());
+                self.raw("\"}}");
+            }
+            ElementType::Timestamp => {
+                let (time, increment) = present(element.as_timestamp())?;
+                self.raw("{\"$timestamp\":{\"t\":");
+                self.digits(time.into());
+                self.raw(",\"i\":");
+                self.digits(increment.into());
+                self.raw("}}");
+            }
+            ElementType::Decimal128 => {
+                self.raw("{\"$numberDecimal\":\"");
+                self.raw(&text::decimal(present(element.as_decimal128())?));
+                self.raw("\"}");
+            }
+            ElementType::RegularExpression => {
+                let (pattern, options) = present(element.as_regex())?;
+                self.raw("{\"$regularExpression\":{\"pattern\":");
+                self.string(pattern)?;
+                self.raw(",\"options\":");
+                self.string(text::regex_options(options)?.as_bytes())?;
+                self.raw("}}");
+            }
+            ElementType::JavaScriptCode => {
+                self.raw("{\"$code\":");
+                self.string(present(element.as_text_bytes())?)?;
+                self.raw("}");
+            }
+            ElementType::JavaScriptCodeWithScope => {
+                let (code, scope) = present(element.as_code_with_scope())?;
+                self.raw("{\"$code\":");
+                self.string(code)?;
+                self.raw(",\"$scope\":");
+                self.document(scope, depth + 1)?;
+                self.raw("}");
+            }
+            ElementType::Symbol => {
+                self.raw("{\"$symbol\":");
+                self.string(present(element.as_text_bytes())?)?;
+                self.raw("}");
+            }
+            ElementType::DbPointer => {
+                let (namespace, id) = present(element.as_db_pointer())?;
+                self.raw("{\"$dbPointer\":{\"$ref\":");
+                self.string(namespace)?;
+                self.raw(",\"$id\":");
+                self.object_id(id);
+                self.raw("}}");
+            }
+            ElementType::Undefined => self.raw("{\"$undefined\":true}"),
+            ElementType::MinKey => self.raw("{\"$minKey\":1}"),
+            ElementType::MaxKey => self.raw("{\"$maxKey\":1}"),
+            // The types above and those of `value` are all there are.
+            _ => return Err(Unwritable::Malformed(raw::Error::Kind(element.kind as u8))),
+        }
+        Ok(())
+    }
+
+    /// Writes an integer: plain, or in canonical style behind the opening of its type.
+    fn integer(&mut self, opening: &str, value: i64) {
+        match self.style {
+            Style::Relaxed => self.digits(value),
+            Style::Canonical => {
+                self.raw(opening);
+                self.digits(value);
+                self.raw("\"}");
+            }
+        }
+    }
+
+    /// Writes a double. The text of a finite one always has a point or an exponent, so that it
+    /// stays a double when read.
+    fn double(&mut self, value: f64) {
+        let mut buffer = zmij::Buffer::new();
+        let finite = value.is_finite();
+        let digits = if finite {
+            buffer.format_finite(value)
+        } else {
+            text::non_finite(value)
+        };
+        if finite && self.style == Style::Relaxed {
+            self.raw(digits);
+        } else {
+            self.raw("{\"$numberDouble\":\"");
+            self.raw(digits);
+            self.raw("\"}");
+        }
+    }
+
+    fn date(&mut self, millis: i64) {
+        self.raw("{\"$date\":");
+        match text::iso_date(millis).filter(|_| self.style == Style::Relaxed) {
+            Some(date) => {
+                self.raw("\"");
+                self.raw(date.as_str());
+                self.raw("\"}");
+            }
+            None => {
+                self.raw("{\"$numberLong\":\"");
+                self.digits(millis);
+                self.raw("\"}}");
+            }
+        }
+    }
+
+    fn object_id(&mut self, id: [u8; 12]) {
+        self.raw("{\"$oid\":\"");
+        self.raw(text::object_id(id).as_str());
+        self.raw("\"}");
+    }
+
+    fn digits(&mut self, value: i64) {
+        self.raw(itoa::Buffer::new().format(value));
+    }
+
+    #[inline]
+    fn string(&mut self, bytes: &[u8]) -> Result<(), Unwritable> {
+        text::put_json_string(self.out, bytes)
+    }
+
+    /// Writes text that is JSON already.
+    #[inline]
+    fn raw(&mut self, json: &str) {
+        self.out.put_slice(json.as_bytes());
+    }
+}
+
+fn check_depth(depth: u32) -> Result<(), Unwritable> {
+    if depth > MAX_DEPTH {
+        Err(Unwritable::TooDeep)
+    } else {
+        Ok(())
+    }
+}
+
+/// The value of an element whose type is known: when it is not there, it is malformed inside.
+#[inline]
+pub(super) fn present<T>(value: Option<T>) -> Result<T, Unwritable> {
+    value.ok_or(Unwritable::Malformed(raw::Error::Value))
+}

@@ -1,0 +1,50 @@
+//! Finds names that occur twice in a document.
+
+use super::raw::{Elements, Error};
+
+/// Up to this many names of a document are compared without sorting.
+const FEW_KEYS: usize = 32;
+
+/// Whether two fields of this level share a name: a map would keep only one of them.
+///
+/// Most documents have few fields, so a filter of a few words finds most names to be new, and the
+/// others are compared with those before them. Larger documents are sorted, which bounds the cost
+/// for any document whatever its names.
+pub(super) fn repeats_key(document: &[u8]) -> Result<bool, Error> {
+    let mut few: [&[u8]; FEW_KEYS] = [&[]; FEW_KEYS];
+    let mut filter = [0u64; 4];
+    let mut elements = Elements::new(document)?;
+    for count in 0..FEW_KEYS {
+        let Some(element) = elements.next() else {
+            return Ok(false);
+        };
+        let key = element?.key;
+        let (word, bit) = filter_place(key);
+        if filter[word] & bit != 0 && few[..count].contains(&key) {
+            return Ok(true);
+        }
+        filter[word] |= bit;
+        few[count] = key;
+    }
+    let mut keys = few.to_vec();
+    for element in elements {
+        keys.push(element?.key);
+    }
+    keys.sort_unstable();
+    Ok(keys.windows(2).any(|pair| pair[0] == pair[1]))
+}
+
+/// One of 256 bits for a name, taken from its length and its last bytes, where names of one
+/// document differ most.
+#[inline]
+fn filter_place(key: &[u8]) -> (usize, u64) {
+    let mix = key
+        .iter()
+        .rev()
+        .take(4)
+        .fold(key.len() as u32, |mix, &byte| {
+            mix.wrapping_mul(31).wrapping_add(byte.into())
+        });
+    let place = mix.wrapping_mul(0x9E37_79B1) >> 24;
+    ((place >> 6) as usize, 1 << (place & 63))
+}

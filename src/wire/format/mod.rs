@@ -1,0 +1,125 @@
+//! Writes raw BSON documents as `weir.v1.Document`, in the format a watch asked for.
+//!
+//! Documents are never decoded: [`raw`] walks over the bytes as MongoDB sent them, and [`json`] and
+//! [`structure`] write while it walks. What a format cannot hold without loss falls back to one
+//! that can, as `message Document` in the API promises; BSON itself can hold anything.
+
+mod json;
+mod keys;
+pub mod protobuf;
+mod structure;
+#[cfg(test)]
+mod tests;
+mod text;
+
+use bytes::BytesMut;
+
+use crate::{plan::Format, raw};
+
+use json::Style;
+use protobuf::{
+    WireType, len_field_len, put_bytes_field, put_message_expecting, put_message_with_len, put_tag,
+    put_varint, put_varint_field,
+};
+
+/// Why a document cannot be written in a format.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Unwritable {
+    /// It is not BSON.
+    Malformed(raw::Error),
+    /// A name or a text in it is not UTF-8.
+    NotUtf8,
+    /// It is nested too deeply.
+    TooDeep,
+    /// Two fields of one document in it have the same name.
+    RepeatedKey,
+}
+
+impl From<raw::Error> for Unwritable {
+    fn from(error: raw::Error) -> Self {
+        Self::Malformed(error)
+    }
+}
+
+/// Field numbers of `weir.v1.Document`.
+mod field {
+    pub(super) const BSON: u32 = 1;
+    pub(super) const JSON: u32 = 2;
+    pub(super) const STRUCT: u32 = 3;
+    pub(super) const NULL: u32 = 4;
+}
+
+/// Appends field `field` of a message to `out`, tag and length included: a `weir.v1.Document` that
+/// holds `document`, which is raw BSON.
+///
+/// There are no errors. From `Struct`, a document that is nested too deeply for protobuf readers
+/// or repeats a field's name falls back to relaxed JSON. From `Struct` and from JSON, one that is
+/// malformed, holds broken UTF-8 or is nested deeper than 200 levels falls back to BSON, for which
+/// any bytes will do. Time and space are linear in the length of `document`, save that a document
+/// of many fields has its names sorted for `Struct`.
+pub fn put_document(out: &mut BytesMut, field: u32, document: &[u8], format: Format) {
+    let start = out.len();
+    let written = match format {
+        Format::Bson => {
+            put_bson(out, field, document);
+            Ok(())
+        }
+        Format::Json => put_json(out, field, document, Style::Relaxed),
+        Format::CanonicalJson => put_json(out, field, document, Style::Canonical),
+        Format::Struct => match put_struct(out, field, document) {
+            Err(Unwritable::TooDeep | Unwritable::RepeatedKey) => {
+                out.truncate(start);
+                put_json(out, field, document, Style::Relaxed)
+            }
+            written => written,
+        },
+    };
+    if written.is_err() {
+        out.truncate(start);
+        put_bson(out, field, document);
+    }
+}
+
+/// Appends field `field` of a message to `out`, tag and length included: a `weir.v1.Document` that
+/// holds null, for a document that MongoDB looked for and did not find.
+pub fn put_null_document(out: &mut BytesMut, field: u32) {
+    put_message_with_len(out, field, 2, |out| put_varint_field(out, field::NULL, 0));
+}
+
+fn put_bson(out: &mut BytesMut, field: u32, document: &[u8]) {
+    let len = len_field_len(field::BSON, document.len());
+    out.reserve(len_field_len(field, len));
+    put_tag(out, field, WireType::Len);
+    put_varint(out, len as u64);
+    put_bytes_field(out, field::BSON, document);
+}
+
+fn put_json(
+    out: &mut BytesMut,
+    field: u32,
+    document: &[u8],
+    style: Style,
+) -> Result<(), Unwritable> {
+    // Relaxed JSON is about as long as BSON, canonical JSON longer.
+    let expected = match style {
+        Style::Relaxed => document.len(),
+        Style::Canonical => document.len() + document.len() / 2,
+    };
+    out.reserve(expected + 16);
+    put_message_expecting(out, field, expected, |out| {
+        put_message_expecting(out, field::JSON, expected, |out| {
+            json::put_document(out, document, style)
+        })
+    })
+}
+
+fn put_struct(out: &mut BytesMut, field: u32, document: &[u8]) -> Result<(), Unwritable> {
+    // Each field costs about eight bytes more than in BSON.
+    let expected = document.len() + document.len() / 2;
+    out.reserve(expected + 16);
+    put_message_expecting(out, field, expected, |out| {
+        put_message_expecting(out, field::STRUCT, expected, |out| {
+            structure::put_struct(out, document, structure::STRUCT_LEVEL)
+        })
+    })
+}

@@ -1,0 +1,230 @@
+//! What a format cannot hold, and what is written in its place.
+
+use prost::Message;
+
+use super::{FORMATS, nested, raw_document, raw_field, write};
+use crate::{
+    pb::{self, document::Value},
+    wire::format::{
+        Format,
+        json::MAX_DEPTH,
+        protobuf::put_message,
+        put_document,
+        structure::{MAX_LEVEL, STRUCT_LEVEL},
+    },
+};
+
+const DOCUMENT: u8 = 3;
+const ARRAY: u8 = 4;
+
+/// The documents that fit inside one another in a Struct: each takes a Struct, an entry and a
+/// Value.
+const STRUCT_DEPTH: usize = ((MAX_LEVEL - STRUCT_LEVEL + 1) / 3) as usize;
+
+fn falls_back_to_bson(raw: &[u8]) {
+    for format in FORMATS {
+        let value = write(raw, format);
+        assert_eq!(
+            value,
+            Value::Bson(raw.to_vec().into()),
+            "{format:?} of {raw:?}"
+        );
+    }
+}
+
+/// T26.
+#[test]
+fn broken_utf8_falls_back_to_bson_wherever_it_stands() {
+    let id = [0; 12];
+    let broken = b"\x04\0\0\0ab\xff\0";
+    falls_back_to_bson(&raw_field(2, b"v", broken));
+    falls_back_to_bson(&raw_field(2, b"\xc3\x28", b"\x02\0\0\0a\0"));
+    falls_back_to_bson(&raw_field(0x0b, b"v", b"\xff\0i\0"));
+    falls_back_to_bson(&raw_field(0x0b, b"v", b"a\0\xff\0"));
+    falls_back_to_bson(&raw_field(0x0c, b"v", &[&broken[..], &id].concat()));
+    falls_back_to_bson(&raw_field(0x0d, b"v", broken));
+    falls_back_to_bson(&raw_field(0x0e, b"v", broken));
+    let scope = raw_document(&[]);
+    let scoped = [&[17, 0, 0, 0], &broken[..], &scope].concat();
+    falls_back_to_bson(&raw_field(0x0f, b"v", &scoped));
+    // Surrogates and overlong forms are not UTF-8 either.
+    falls_back_to_bson(&raw_field(2, b"v", b"\x04\0\0\0\xed\xa0\x80\0"));
+    falls_back_to_bson(&raw_field(2, b"v", b"\x03\0\0\0\xc0\x80\0"));
+    // Behind a level of nesting, and behind fields already written.
+    let inner = raw_field(2, b"v", broken);
+    let outer = [b"\x08before\0\x01\x03inner\0", &inner[..]].concat();
+    falls_back_to_bson(&raw_document(&outer));
+}
+
+#[test]
+fn malformed_bson_falls_back_to_bson() {
+    falls_back_to_bson(&[]);
+    falls_back_to_bson(&[5, 0, 0, 0, 1]);
+    falls_back_to_bson(&[6, 0, 0, 0, 0]);
+    falls_back_to_bson(&[5, 0, 0, 0, 0, 0]);
+    falls_back_to_bson(&[0xff, 0xff, 0xff, 0xff, 0]);
+    falls_back_to_bson(&raw_document(b"\0"));
+    falls_back_to_bson(&raw_field(0x14, b"v", b""));
+    falls_back_to_bson(&raw_field(8, b"v", b"\x02"));
+    falls_back_to_bson(&raw_field(2, b"v", b"\0\0\0\0"));
+    falls_back_to_bson(&raw_field(2, b"v", b"\xff\xff\xff\x7f\0"));
+    falls_back_to_bson(&raw_field(2, b"v", b"\x02\0\0\0ab"));
+    falls_back_to_bson(&raw_field(3, b"v", b"\x04\0\0\0"));
+    falls_back_to_bson(&raw_field(3, b"v", b"\x05\0\0\0\x01"));
+    falls_back_to_bson(&raw_field(5, b"v", b"\xff\xff\xff\xff\0"));
+    // The old binary with an inner length that contradicts the outer one.
+    falls_back_to_bson(&raw_field(5, b"v", b"\x05\0\0\0\x02\x02\0\0\0a"));
+    falls_back_to_bson(&raw_field(5, b"v", b"\x02\0\0\0\x02\x02\0"));
+}
+
+/// T26.
+#[test]
+fn a_struct_holds_as_many_levels_as_protobuf_readers_take() {
+    for (depth, kind) in [
+        (STRUCT_DEPTH, DOCUMENT),
+        (1 + (MAX_LEVEL - 9) as usize / 2, ARRAY),
+    ] {
+        let deepest = nested(depth, kind);
+        assert!(
+            matches!(write(&deepest, Format::Struct), Value::Struct(_)),
+            "{depth} {kind}"
+        );
+        let deeper = nested(depth + 1, kind);
+        assert!(
+            matches!(write(&deeper, Format::Struct), Value::Json(_)),
+            "{depth} {kind}"
+        );
+    }
+}
+
+/// T26. The values inside are such that Extended JSON writes them as objects: these levels count.
+#[test]
+fn a_struct_decodes_where_it_stands_deepest_in_a_response() {
+    let values: [(u8, &[u8]); 9] = [
+        (0x01, &f64::NAN.to_le_bytes()),
+        (0x05, b"\0\0\0\0\0"),
+        (0x07, &[0; 12]),
+        (0x09, &(-1_i64).to_le_bytes()),
+        (0x0c, b"\x01\0\0\0\0............"),
+        (0x0f, b"\x0e\0\0\0\x01\0\0\0\0\x05\0\0\0\0"),
+        (0x10, &[0; 4]),
+        (0x11, &[0; 8]),
+        (0x13, &[0; 16]),
+    ];
+    for (kind, value) in values {
+        let mut deepest = 0;
+        for depth in STRUCT_DEPTH - 6..STRUCT_DEPTH + 2 {
+            let inner = raw_field(kind, b"v", value);
+            let raw = (1..depth).fold(inner, |inner, _| raw_field(DOCUMENT, b"0", &inner));
+            let mut out = bytes::BytesMut::new();
+            put_message(&mut out, 3, |out| {
+                put_message(out, 1, |out| {
+                    put_message(out, 21, |out| {
+                        put_message(out, 1, |out| put_document(out, 1, &raw, Format::Struct));
+                    });
+                });
+            });
+            let response = pb::WatchResponse::decode(&out[..]).expect("prost takes 100 levels");
+            let Some(pb::watch_response::Kind::Changes(batch)) = response.kind else {
+                panic!("the response holds changes");
+            };
+            let Some(pb::change_event::Change::Update(update)) = &batch.changes[0].change else {
+                panic!("the change is an update");
+            };
+            let description = update.update_description.as_ref().expect("there is one");
+            let document = description.updated_fields.as_ref().expect("there is one");
+            if matches!(document.value, Some(Value::Struct(_))) {
+                deepest = depth;
+            }
+        }
+        assert!(
+            deepest >= STRUCT_DEPTH - 4,
+            "{kind:#x} is a Struct only up to {deepest}"
+        );
+    }
+}
+
+/// T26.
+#[test]
+fn a_repeated_name_falls_back_from_struct_to_relaxed_json() {
+    let twice = raw_document(b"\x10a\0\x01\0\0\0\x10b\0\x02\0\0\0\x10a\0\x03\0\0\0");
+    assert_eq!(
+        write(&twice, Format::Struct),
+        Value::Json(r#"{"a":1,"b":2,"a":3}"#.into())
+    );
+    let below = raw_field(ARRAY, b"v", &raw_field(DOCUMENT, b"0", &twice));
+    assert_eq!(
+        write(&below, Format::Struct),
+        Value::Json(r#"{"v":[{"a":1,"b":2,"a":3}]}"#.into())
+    );
+    let scoped = [
+        &[8 + 2 + twice.len() as u8, 0, 0, 0, 2, 0, 0, 0, b'f', 0],
+        &twice[..],
+    ]
+    .concat();
+    assert!(matches!(
+        write(&raw_field(0x0f, b"v", &scoped), Format::Struct),
+        Value::Json(_)
+    ));
+}
+
+/// T26. Small documents and large ones are looked at in different ways.
+#[test]
+fn a_repeated_name_is_found_among_any_number_of_fields() {
+    let name = |n: usize| [b"\x0afield_", n.to_string().as_bytes(), b"\0"].concat();
+    for count in (1..80).chain([1_000]) {
+        let elements: Vec<u8> = (0..count).flat_map(name).collect();
+        let unique = raw_document(&elements);
+        assert!(
+            matches!(write(&unique, Format::Struct), Value::Struct(_)),
+            "{count}"
+        );
+        for repeated in [0, count / 2, count - 1] {
+            let raw = raw_document(&[&elements[..], &name(repeated)].concat());
+            assert!(
+                matches!(write(&raw, Format::Struct), Value::Json(_)),
+                "{count} {repeated}"
+            );
+        }
+    }
+}
+
+/// T26.
+#[test]
+fn text_holds_two_hundred_levels_and_more_fall_back_to_bson() {
+    let depth = MAX_DEPTH as usize;
+    for kind in [DOCUMENT, ARRAY] {
+        let deepest = nested(depth, kind);
+        for format in [Format::Json, Format::CanonicalJson, Format::Struct] {
+            let Value::Json(text) = write(&deepest, format) else {
+                panic!("{format:?}")
+            };
+            let levels = text.bytes().filter(|byte| b"[{".contains(byte)).count();
+            assert_eq!(levels, depth);
+        }
+        falls_back_to_bson(&nested(depth + 1, kind));
+    }
+}
+
+/// T26. Tokio's workers have 2 MiB; a quarter of that must do, in a build without optimization.
+#[test]
+fn hostile_nesting_does_not_overflow_the_stack() {
+    let on_a_small_stack = || {
+        for kind in [DOCUMENT, ARRAY] {
+            write(&nested(200, kind), Format::Json);
+            let hostile = nested(20_000, kind);
+            falls_back_to_bson(&hostile);
+        }
+        let scope = (0..5_000).fold(raw_document(&[]), |scope, _| {
+            let size = i32::try_from(scope.len() + 9).expect("small").to_le_bytes();
+            raw_field(0x0f, b"", &[&size, &b"\x01\0\0\0\0"[..], &scope].concat())
+        });
+        falls_back_to_bson(&scope);
+    };
+    std::thread::Builder::new()
+        .stack_size(512 * 1024)
+        .spawn(on_a_small_stack)
+        .expect("a thread starts")
+        .join()
+        .expect("the stack is large enough");
+}

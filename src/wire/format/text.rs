@@ -1,0 +1,231 @@
+//! The pieces of text that Extended JSON is made of, wherever it ends up.
+
+use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
+use bytes::{BufMut, BytesMut};
+
+use super::Unwritable;
+use crate::raw;
+
+/// 9999-12-31T23:59:59.999Z: the last moment that has a four-digit year.
+const LAST_ISO_MILLIS: i64 = 253_402_300_799_999;
+
+/// Bytes are looked at in blocks of this size, so that the compiler can use vector instructions.
+const BLOCK: usize = 16;
+
+/// A short text that needs no allocation.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Short<const N: usize> {
+    bytes: [u8; N],
+    len: usize,
+}
+
+impl<const N: usize> Short<N> {
+    pub(super) fn as_str(&self) -> &str {
+        // Only ASCII is ever put in, so there is nothing to lose.
+        std::str::from_utf8(&self.bytes[..self.len]).unwrap_or_default()
+    }
+}
+
+/// An ObjectId as 24 hexadecimal digits.
+pub(super) fn object_id(id: [u8; 12]) -> Short<24> {
+    let mut bytes = [0; 24];
+    for (pair, byte) in bytes.chunks_exact_mut(2).zip(id) {
+        pair.copy_from_slice(&hex(byte));
+    }
+    Short { bytes, len: 24 }
+}
+
+/// The subtype of a binary as two hexadecimal digits.
+pub(super) fn subtype(subtype: u8) -> Short<2> {
+    Short {
+        bytes: hex(subtype),
+        len: 2,
+    }
+}
+
+fn hex(byte: u8) -> [u8; 2] {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    [
+        DIGITS[usize::from(byte >> 4)],
+        DIGITS[usize::from(byte & 15)],
+    ]
+}
+
+/// A date as ISO 8601 in UTC, with three digits of fraction where it is not zero. `None` before
+/// 1970 and after 9999, where relaxed Extended JSON wants a number.
+pub(super) fn iso_date(millis: i64) -> Option<Short<24>> {
+    let millis = u64::try_from(millis)
+        .ok()
+        .filter(|_| millis <= LAST_ISO_MILLIS)?;
+    let (days, millis_of_day) = (millis / 86_400_000, millis % 86_400_000);
+    let (year, month, day) = civil_date(days);
+    let seconds = millis_of_day / 1_000;
+    let fraction = millis_of_day % 1_000;
+
+    let mut bytes = *b"0000-00-00T00:00:00.000Z";
+    put_digits(&mut bytes[0..4], year);
+    put_digits(&mut bytes[5..7], month);
+    put_digits(&mut bytes[8..10], day);
+    put_digits(&mut bytes[11..13], seconds / 3_600);
+    put_digits(&mut bytes[14..16], seconds / 60 % 60);
+    put_digits(&mut bytes[17..19], seconds % 60);
+    if fraction == 0 {
+        bytes[19] = b'Z';
+        return Some(Short { bytes, len: 20 });
+    }
+    put_digits(&mut bytes[20..23], fraction);
+    Some(Short { bytes, len: 24 })
+}
+
+fn put_digits(place: &mut [u8], mut value: u64) {
+    for digit in place.iter_mut().rev() {
+        *digit = b'0' + (value % 10) as u8;
+        value /= 10;
+    }
+}
+
+/// The year, month and day of a number of days since 1970-01-01, in the Gregorian calendar.
+///
+/// Years are counted from the first of March, so that the leap day is a year's last day, and in
+/// eras of 400 years, which all have the same number of days.
+fn civil_date(days_since_1970: u64) -> (u64, u64, u64) {
+    const DAYS_FROM_MARCH_OF_YEAR_0: u64 = 719_468;
+    const DAYS_OF_ERA: u64 = 146_097;
+    let days = days_since_1970 + DAYS_FROM_MARCH_OF_YEAR_0;
+    let (era, day_of_era) = (days / DAYS_OF_ERA, days % DAYS_OF_ERA);
+    let year_of_era =
+        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    // From March on, months have 31, 30, 31, 30, 31 days, over and over: 153 days in five months.
+    let month_from_march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
+    let month = if month_from_march < 10 {
+        month_from_march + 3
+    } else {
+        month_from_march - 9
+    };
+    let year = era * 400 + year_of_era + u64::from(month <= 2);
+    (year, month, day)
+}
+
+/// The name of a double that JSON has no number for.
+pub(super) fn non_finite(value: f64) -> &'static str {
+    if value.is_nan() {
+        "NaN"
+    } else if value > 0.0 {
+        "Infinity"
+    } else {
+        "-Infinity"
+    }
+}
+
+/// A decimal, as MongoDB prints it.
+pub(super) fn decimal(bytes: [u8; 16]) -> String {
+    bson::Decimal128::from_bytes(bytes).to_string()
+}
+
+/// The options of a regular expression in alphabetical order, which is how Extended JSON wants
+/// them and how MongoDB nearly always stores them.
+pub(super) fn regex_options(options: &[u8]) -> Result<std::borrow::Cow<'_, str>, Unwritable> {
+    let options = utf8(options)?;
+    if options.as_bytes().is_sorted() {
+        return Ok(options.into());
+    }
+    let mut sorted: Vec<char> = options.chars().collect();
+    sorted.sort_unstable();
+    Ok(sorted.into_iter().collect::<String>().into())
+}
+
+/// The number of characters that `len` bytes take in base64, padding included.
+pub(super) const fn base64_len(len: usize) -> usize {
+    len.div_ceil(3) * 4
+}
+
+/// Appends `bytes` in base64, with padding.
+pub(super) fn put_base64(out: &mut BytesMut, bytes: &[u8]) -> Result<(), Unwritable> {
+    let start = out.len();
+    out.put_bytes(0, base64_len(bytes.len()));
+    match BASE64.encode_slice(bytes, &mut out[start..]) {
+        Ok(_) => Ok(()),
+        Err(_) => Err(Unwritable::Malformed(raw::Error::Value)),
+    }
+}
+
+/// `bytes` as text, if they are UTF-8.
+#[inline]
+pub(super) fn utf8(bytes: &[u8]) -> Result<&str, Unwritable> {
+    std::str::from_utf8(bytes).map_err(|_| Unwritable::NotUtf8)
+}
+
+/// Appends a JSON string, quotes included.
+#[inline]
+pub(super) fn put_json_string(out: &mut BytesMut, bytes: &[u8]) -> Result<(), Unwritable> {
+    out.reserve(bytes.len() + 2);
+    out.put_u8(b'"');
+    // Plain ASCII, which most text is, needs neither escaping nor checking.
+    if contains(bytes, |byte| must_escape(byte) | !byte.is_ascii()) {
+        put_escaped(out, utf8(bytes)?.as_bytes());
+    } else {
+        out.put_slice(bytes);
+    }
+    out.put_u8(b'"');
+    Ok(())
+}
+
+fn put_escaped(out: &mut BytesMut, mut bytes: &[u8]) {
+    loop {
+        let (plain, rest) = bytes.split_at(plain_prefix(bytes));
+        out.put_slice(plain);
+        let Some((&byte, rest)) = rest.split_first() else {
+            return;
+        };
+        match byte {
+            b'"' => out.put_slice(b"\\\""),
+            b'\\' => out.put_slice(b"\\\\"),
+            b'\n' => out.put_slice(b"\\n"),
+            b'\r' => out.put_slice(b"\\r"),
+            b'\t' => out.put_slice(b"\\t"),
+            0x08 => out.put_slice(b"\\b"),
+            0x0c => out.put_slice(b"\\f"),
+            _ => {
+                let [high, low] = hex(byte);
+                out.put_slice(&[b'\\', b'u', b'0', b'0', high, low]);
+            }
+        }
+        bytes = rest;
+    }
+}
+
+/// How many bytes at the front need no escape.
+fn plain_prefix(bytes: &[u8]) -> usize {
+    let plain_blocks = bytes
+        .chunks_exact(BLOCK)
+        .take_while(|block| !contains(block, must_escape))
+        .count()
+        * BLOCK;
+    let rest = &bytes[plain_blocks..];
+    plain_blocks
+        + rest
+            .iter()
+            .position(|&byte| must_escape(byte))
+            .unwrap_or(rest.len())
+}
+
+#[inline]
+fn must_escape(byte: u8) -> bool {
+    // Without short cuts, so that a block of bytes is judged by vector instructions.
+    (byte < 0x20) | (byte == b'"') | (byte == b'\\')
+}
+
+/// Whether any byte is of the kind asked for. Blocks are looked at as a whole: leaving one early
+/// would cost more than it saves.
+#[inline]
+fn contains(bytes: &[u8], wanted: impl Fn(u8) -> bool) -> bool {
+    let any = |block: &[u8]| {
+        block
+            .iter()
+            .fold(false, |found, &byte| found | wanted(byte))
+    };
+    let (blocks, rest) = bytes.as_chunks::<BLOCK>();
+    blocks.iter().any(|block| any(block)) || any(rest)
+}

@@ -1,0 +1,194 @@
+//! The envelope that resume tokens travel in.
+//!
+//! ```text
+//! version 1 | kind 1 | deployment 4 | scope 8 | plan 8 | seconds 4 | increment 4 | token n | crc 4
+//! ```
+//!
+//! MongoDB's own token is carried as it came, unread. What stands around it lets Weir tell a token
+//! of another deployment or scope from a broken one, know whether the pipeline that made it is the
+//! one that resumes from it, and fall back to a time when MongoDB no longer takes the token.
+//! Numbers are big-endian; hashes are SHA-256, cut.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use sha2::{Digest as _, Sha256};
+
+use crate::{
+    plan::{Operation, Plan, Scope},
+    source::{ClusterTime, Event, Position},
+};
+
+const VERSION: u8 = 1;
+const KIND_EVENT: u8 = 0;
+const KIND_HIGH_WATER: u8 = 1;
+const KIND_INVALIDATE: u8 = 2;
+const KIND_TIME: u8 = 3;
+
+const PREFIX: usize = 1 + 1 + 4 + 8 + 8 + 4 + 4;
+const CHECKSUM: usize = 4;
+
+/// What all tokens of one feed have in common: where they come from and which pipeline made them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stamp {
+    deployment: [u8; 4],
+    scope: [u8; 8],
+    plan: [u8; 8],
+}
+
+impl Stamp {
+    /// The stamp of `plan` on the deployment of that name.
+    #[must_use]
+    pub fn new(deployment: &str, plan: &Plan) -> Self {
+        let [a, b, c, d, e, f, g, h, ..] = plan.fingerprint();
+        Self {
+            deployment: hash(b"deployment", deployment.as_bytes()),
+            scope: Self::of_scope(&plan.scope),
+            plan: [a, b, c, d, e, f, g, h],
+        }
+    }
+
+    fn of_scope(scope: &Scope) -> [u8; 8] {
+        hash(b"scope", &scope.canonical_bytes())
+    }
+
+    /// The token for a place.
+    #[must_use]
+    pub fn seal(&self, position: &Position) -> Bytes {
+        let (kind, token) = match position {
+            Position::Event { token, .. } => (KIND_EVENT, token.as_ref()),
+            Position::HighWater { token, .. } => (KIND_HIGH_WATER, token.as_ref()),
+            Position::Invalidate { token, .. } => (KIND_INVALIDATE, token.as_ref()),
+            Position::Time(_) => (KIND_TIME, [].as_slice()),
+        };
+        let mut out = BytesMut::with_capacity(Self::sealed_len(token));
+        self.put(&mut out, kind, position.time(), token);
+        out.freeze()
+    }
+
+    /// Appends the token for the place right after `event`, which lies in `buffer`.
+    pub(super) fn put_event(&self, out: &mut BytesMut, buffer: &[u8], event: &Event) {
+        let kind = if event.operation == Operation::Invalidate {
+            KIND_INVALIDATE
+        } else {
+            KIND_EVENT
+        };
+        self.put(out, kind, event.cluster_time, &buffer[event.token.clone()]);
+    }
+
+    /// How many bytes the envelope of MongoDB's `token` takes.
+    pub(super) fn sealed_len(token: &[u8]) -> usize {
+        PREFIX + token.len() + CHECKSUM
+    }
+
+    fn put(&self, out: &mut BytesMut, kind: u8, time: ClusterTime, token: &[u8]) {
+        let start = out.len();
+        out.put_u8(VERSION);
+        out.put_u8(kind);
+        out.put_slice(&self.deployment);
+        out.put_slice(&self.scope);
+        out.put_slice(&self.plan);
+        out.put_u32(time.seconds);
+        out.put_u32(time.increment);
+        out.put_slice(token);
+        let checksum = crc32fast::hash(&out[start..]);
+        out.put_u32(checksum);
+    }
+}
+
+/// A token that a client sent, read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ResumeToken {
+    stamp: Stamp,
+    /// The place it stands for.
+    pub position: Position,
+}
+
+/// Why the bytes of a token can't be read, in words that finish "the token …".
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct MalformedToken(&'static str);
+
+/// The largest of MongoDB's tokens that is believed.
+const MAX_TOKEN_BYTES: usize = 16 << 10;
+
+impl ResumeToken {
+    /// Reads an envelope.
+    ///
+    /// # Errors
+    /// [`MalformedToken`] when it is cut short, changed on the way, or of another version.
+    pub fn read(bytes: &Bytes) -> Result<Self, MalformedToken> {
+        if bytes.len() < PREFIX + CHECKSUM {
+            return Err(MalformedToken("is too short to be one of Weir's"));
+        }
+        if bytes.len() > MAX_TOKEN_BYTES {
+            return Err(MalformedToken("is too long to be one of Weir's"));
+        }
+        let (body, checksum) = bytes.split_at(bytes.len() - CHECKSUM);
+        if crc32fast::hash(body).to_be_bytes() != checksum {
+            return Err(MalformedToken(
+                "has a wrong checksum: it was cut short or changed, or is not one of Weir's",
+            ));
+        }
+        let mut rest = body;
+        if take::<1>(&mut rest) != [VERSION] {
+            return Err(MalformedToken(
+                "is of a version that this server can't read",
+            ));
+        }
+        let [kind] = take::<1>(&mut rest);
+        let stamp = Stamp {
+            deployment: take(&mut rest),
+            scope: take(&mut rest),
+            plan: take(&mut rest),
+        };
+        let time = ClusterTime {
+            seconds: u32::from_be_bytes(take(&mut rest)),
+            increment: u32::from_be_bytes(take(&mut rest)),
+        };
+        let token = bytes.slice_ref(rest);
+        let position = match kind {
+            KIND_TIME if token.is_empty() => Position::Time(time),
+            KIND_EVENT => Position::Event { token, time },
+            KIND_HIGH_WATER => Position::HighWater { token, time },
+            KIND_INVALIDATE => Position::Invalidate { token, time },
+            _ => return Err(MalformedToken("is of a kind that this server can't read")),
+        };
+        Ok(Self { stamp, position })
+    }
+
+    /// Whether the token is of the deployment that `stamp` is of.
+    #[must_use]
+    pub fn is_of_deployment(&self, stamp: &Stamp) -> bool {
+        self.stamp.deployment == stamp.deployment
+    }
+
+    /// Whether the token is of the same database and collections as `stamp`.
+    #[must_use]
+    pub fn is_of_scope(&self, stamp: &Stamp) -> bool {
+        self.stamp.scope == stamp.scope
+    }
+
+    /// Whether the pipeline that made the token is that of `stamp`.
+    #[must_use]
+    pub fn is_of_plan(&self, stamp: &Stamp) -> bool {
+        self.stamp.plan == stamp.plan
+    }
+}
+
+fn take<const N: usize>(rest: &mut &[u8]) -> [u8; N] {
+    let (head, tail) = rest
+        .split_first_chunk()
+        .expect("the length was checked against the prefix");
+    *rest = tail;
+    *head
+}
+
+fn hash<const N: usize>(domain: &[u8], value: &[u8]) -> [u8; N] {
+    let digest = Sha256::new()
+        .chain_update(domain)
+        .chain_update([0])
+        .chain_update(value)
+        .finalize();
+    *digest
+        .first_chunk()
+        .expect("a SHA-256 digest is longer than any hash here")
+}

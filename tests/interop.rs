@@ -1,0 +1,184 @@
+//! Clients in other languages, and the tools people reach for first, understand Weir.
+//!
+//! Each is a process of its own that knows nothing but the proto, or not even that.
+
+mod support;
+
+use std::time::Duration;
+
+use mongodb::bson::doc;
+use serde_json::{Value, json};
+use support::{ChildProcess, Database, Weir, node, python, virtual_environment_tool};
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
+
+/// How long a foreign client may take for any one thing: it starts an interpreter, and the Python
+/// one generates code, on a machine that may be busy.
+const CLIENT_LIMIT: Duration = Duration::from_secs(90);
+
+const COLLECTION: &str = "orders";
+
+/// MongoDB's change-stream tutorial: insert, update, replace, delete, drop.
+async fn play_the_tutorial(database: &Database) {
+    let orders = database.collection(COLLECTION);
+    let order = doc! {"_id": 1};
+    orders
+        .insert_one(doc! {"_id": 1, "status": "new"})
+        .await
+        .expect("an insert");
+    orders
+        .update_one(order.clone(), doc! {"$set": {"status": "paid"}})
+        .await
+        .expect("an update");
+    orders
+        .replace_one(order.clone(), doc! {"_id": 1, "total": 5})
+        .await
+        .expect("a replacement");
+    orders.delete_one(order).await.expect("a deletion");
+    orders.drop().await.expect("a drop");
+}
+
+/// Runs a client that prints READY, reads the tutorial, resumes, and prints DONE.
+async fn reads_the_tutorial(mut client: ChildProcess, database: &Database) {
+    client
+        .until_output("READY", CLIENT_LIMIT, |output| output.contains("READY\n"))
+        .await;
+    play_the_tutorial(database).await;
+    let status = client.ends(CLIENT_LIMIT).await;
+    let output = client.stdout();
+    assert!(status.success(), "the client ended with {status}{client}");
+    assert!(output.ends_with("DONE\n"), "the client gave up{client}");
+    // Five events, and three of them again after the resume.
+    assert_eq!(output.matches("EVENT ").count(), 8, "{client}");
+}
+
+/// The arguments that both clients take after their script.
+fn client_arguments(script: &str, weir: &Weir, database: &Database) -> [String; 5] {
+    [
+        script.to_owned(),
+        "proto".to_owned(),
+        weir.grpc_addr().to_string(),
+        database.name().to_owned(),
+        COLLECTION.to_owned(),
+    ]
+}
+
+#[tokio::test]
+async fn a_python_client_reads_the_tutorial_and_resumes() {
+    let database = Database::start().await;
+    let weir = Weir::start(&database).await;
+    let arguments = client_arguments("tests/interop/python/client.py", &weir, &database);
+    let client = ChildProcess::start("the Python client", python(), arguments);
+    reads_the_tutorial(client, &database).await;
+}
+
+#[tokio::test]
+async fn a_node_client_reads_the_tutorial_and_resumes() {
+    let database = Database::start().await;
+    let weir = Weir::start(&database).await;
+    let arguments = client_arguments("tests/interop/node/client.mjs", &weir, &database);
+    let client = ChildProcess::start("the Node client", node(), arguments);
+    reads_the_tutorial(client, &database).await;
+}
+
+/// `buf curl`, which knows no schema but what reflection tells.
+fn buf_curl(arguments: &[&str]) -> ChildProcess {
+    let common = [
+        "curl",
+        "--protocol",
+        "grpc",
+        "--http2-prior-knowledge",
+        "--reflect",
+    ];
+    ChildProcess::start(
+        "buf curl",
+        virtual_environment_tool("buf"),
+        common.iter().chain(arguments),
+    )
+}
+
+#[tokio::test]
+async fn the_services_are_listed_by_reflection() {
+    let database = Database::start().await;
+    let weir = Weir::start(&database).await;
+    for protocol in ["grpc-v1", "grpc-v1alpha"] {
+        let address = format!("http://{}", weir.grpc_addr());
+        let mut buf = buf_curl(&[
+            "--reflect-protocol",
+            protocol,
+            "--list-services",
+            address.as_str(),
+        ]);
+        let status = buf.ends(CLIENT_LIMIT).await;
+        assert!(status.success(), "{protocol}: {status}{buf}");
+        let services = buf.stdout();
+        assert!(
+            services.lines().any(|line| line == "weir.v1.WatchService"),
+            "{protocol}{buf}"
+        );
+    }
+}
+
+/// The whole JSON values at the beginning of a text that is still growing.
+fn values(text: &str) -> Vec<Value> {
+    let values = serde_json::Deserializer::from_str(text).into_iter();
+    values.map_while(Result::ok).collect()
+}
+
+#[tokio::test]
+async fn an_event_in_struct_format_reads_as_plain_json_through_reflection() {
+    let database = Database::start().await;
+    let weir = Weir::start(&database).await;
+    let request = json!({
+        "database": database.name(),
+        "collections": [COLLECTION],
+        "documentFormat": "DOCUMENT_FORMAT_STRUCT",
+    });
+    let method = format!("http://{}/weir.v1.WatchService/Watch", weir.grpc_addr());
+    let mut buf = buf_curl(&["--data", &request.to_string(), &method]);
+    buf.until_output("Opened", CLIENT_LIMIT, |output| {
+        values(output)
+            .iter()
+            .any(|value| value.get("opened").is_some())
+    })
+    .await;
+
+    play_the_tutorial(&database).await;
+
+    // The drop ends the watch, and buf with it.
+    let status = buf.ends(CLIENT_LIMIT).await;
+    assert!(!status.success(), "ABORTED is a failure to buf{buf}");
+    assert!(buf.stderr().contains("aborted"), "{buf}");
+    let values = values(&buf.stdout());
+    let insert = values
+        .iter()
+        .filter_map(|value| value.pointer("/changes/changes")?.as_array())
+        .flatten()
+        .next()
+        .unwrap_or_else(|| panic!("no change came{buf}"));
+    assert_eq!(insert["operation"], "OPERATION_TYPE_INSERT");
+    assert_eq!(insert["documentKey"], json!({"struct": {"_id": 1}}));
+    assert_eq!(
+        insert["insert"]["fullDocument"],
+        json!({"struct": {"_id": 1, "status": "new"}})
+    );
+}
+
+#[tokio::test]
+async fn the_standard_health_check_says_serving() {
+    let database = Database::start().await;
+    let weir = Weir::start(&database).await;
+    let mut health = HealthClient::new(weir.channel().await);
+    for service in ["", "weir.v1.WatchService"] {
+        let request = HealthCheckRequest {
+            service: service.to_owned(),
+        };
+        support::eventually("the service is healthy", async || {
+            let answer = health.check(request.clone()).await;
+            let answer = answer.expect("the health service answers").into_inner();
+            answer.status() == ServingStatus::Serving
+        })
+        .await;
+    }
+}

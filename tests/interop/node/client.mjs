@@ -1,0 +1,118 @@
+// Plays the tutorial's reader in Node, with the proto loaded as it is.
+//
+// Usage: client.mjs FOLDER_OF_THE_PROTO HOST:PORT DATABASE COLLECTION
+//
+// Prints READY once the watch is open; the test then inserts, updates, replaces, deletes and drops.
+// Prints one line an event and DONE at the end. Exits with 1 and a stack trace when anything
+// differs from what the API promises.
+
+import assert from "node:assert/strict";
+import grpc from "@grpc/grpc-js";
+import { loadSync } from "@grpc/proto-loader";
+import protobuf from "protobufjs";
+
+// Bounds the whole of one call; the test has its own limit.
+const CALL_LIMIT_MS = 60_000;
+
+const [protoFolder, address, database, collection] = process.argv.slice(2);
+
+const definition = loadSync("weir/v1/watch.proto", {
+  includeDirs: [protoFolder],
+  keepCase: true,
+  longs: String,
+  enums: String,
+  oneofs: true,
+});
+const { WatchService } = grpc.loadPackageDefinition(definition).weir.v1;
+
+// As much of google.rpc as a client needs to read a reason.
+const { root } = protobuf.parse(
+  `
+  syntax = "proto3";
+  message Any { string type_url = 1; bytes value = 2; }
+  message Status { int32 code = 1; string message = 2; repeated Any details = 3; }
+  message ErrorInfo { string reason = 1; string domain = 2; map<string, string> metadata = 3; }
+  `,
+  { keepCase: true },
+);
+
+function errorInfo(error) {
+  const [bytes] = error.metadata.get("grpc-status-details-bin");
+  assert.ok(bytes, "the status carries no details");
+  const status = root.lookupType("Status").decode(bytes);
+  const detail = status.details.find(({ type_url }) => type_url.endsWith("/google.rpc.ErrorInfo"));
+  assert.ok(detail, "the details hold no ErrorInfo");
+  return root.lookupType("ErrorInfo").decode(detail.value);
+}
+
+// One watch: the events, and the error that ended it.
+async function readToTheEnd(client, start) {
+  const request = {
+    database,
+    collections: [collection],
+    document_format: "DOCUMENT_FORMAT_JSON",
+    ...start,
+  };
+  const call = client.Watch(request, { deadline: Date.now() + CALL_LIMIT_MS });
+  const events = [];
+  const kinds = [];
+  let error;
+  try {
+    for await (const message of call) {
+      assert.ok(message.resume_token?.length > 0, "a message carries no token");
+      if (kinds.length === 0) {
+        assert.equal(message.kind, "opened");
+        if (!start) console.log("READY");
+      }
+      kinds.push(message.kind);
+      for (const event of message.changes?.changes ?? []) {
+        console.log("EVENT", event.operation);
+        events.push(event);
+      }
+      if (message.kind === "invalidated") {
+        assert.equal(message.invalidated.cause, "OPERATION_TYPE_DROP");
+      }
+    }
+  } catch (caught) {
+    error = caught;
+  }
+  assert.ok(error, "a watch of a dropped collection ended with OK");
+  assert.equal(error.code, grpc.status.ABORTED, error.stack);
+  assert.equal(kinds.at(-1), "invalidated");
+  const { domain, reason } = errorInfo(error);
+  assert.deepEqual({ domain, reason }, { domain: "weir", reason: "WATCH_INVALIDATED" });
+  return events;
+}
+
+// The five events of the tutorial, each with all it should hold.
+function check(events) {
+  assert.deepEqual(
+    events.map(({ operation }) => operation),
+    ["INSERT", "UPDATE", "REPLACE", "DELETE", "DROP"].map((name) => `OPERATION_TYPE_${name}`),
+  );
+  for (const event of events) {
+    assert.ok(event.resume_token.length > 0);
+    assert.equal(event.namespace.database, database);
+    assert.equal(event.namespace.collection, collection);
+  }
+  for (const event of events.slice(0, 4)) {
+    assert.deepEqual(JSON.parse(event.document_key.json), { _id: 1 });
+  }
+  const [insert, update, replace, remove, drop] = events;
+  const json = (document) => JSON.parse(document.json);
+  assert.deepEqual(json(insert.insert.full_document), { _id: 1, status: "new" });
+  assert.deepEqual(json(update.update.update_description.updated_fields), { status: "paid" });
+  assert.equal(update.update.full_document ?? null, null);
+  assert.deepEqual(json(replace.replace.full_document), { _id: 1, total: 5 });
+  assert.equal(remove.change, "delete");
+  assert.equal(drop.change, "drop");
+  assert.equal(drop.document_key ?? null, null);
+}
+
+const client = new WatchService(address, grpc.credentials.createInsecure());
+const events = await readToTheEnd(client);
+check(events);
+const resumed = await readToTheEnd(client, { resume_token: events[1].resume_token });
+assert.deepEqual(resumed, events.slice(2));
+client.close();
+console.log("DONE");

@@ -1,0 +1,35 @@
+//! Bounded waiting.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// How long a test waits for anything before it fails. Generous, as the machines that run tests
+/// are often busy; a passing test never waits for it.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// How often [`eventually`] looks.
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
+
+/// Waits until `condition` holds; panics with `what` when it doesn't within [`PATIENCE`].
+///
+/// ```ignore
+/// eventually("the cursors are gone", async || database.open_cursors().await == 0).await;
+/// ```
+pub async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !within(what, condition()).await {
+        assert!(
+            Instant::now() < deadline,
+            "this did not come true within {PATIENCE:?}: {what}"
+        );
+        tokio::time::sleep(POLL_INTERVAL).await;
+    }
+}
+
+/// Awaits `future`; panics with `what` when it takes longer than [`PATIENCE`].
+pub async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, future)
+        .await
+        .unwrap_or_else(|_| panic!("this took longer than {PATIENCE:?}: {what}"))
+}

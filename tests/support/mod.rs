@@ -1,0 +1,43 @@
+//! What every integration test stands on: a database, the server in process, a client, a network
+//! to break.
+//!
+//! ```ignore
+//! mod support;
+//! use support::{Database, Weir};
+//!
+//! let database = Database::start().await;
+//! let weir = Weir::start(&database).await;
+//! let mut watching = weir.watch(database.watch_request(&["orders"])).await;
+//! database.collection("orders").insert_one(doc! {"_id": 1}).await?;
+//! let insert = watching.next_change().await;
+//! ```
+//!
+//! Nothing here waits without a limit, and nothing sleeps for a fixed time: a test awaits a message
+//! or a condition, and a limit that is reached fails it with what was awaited.
+#![allow(
+    dead_code,
+    unused_imports,
+    reason = "each integration test is a crate of its own and uses a part of this"
+)]
+
+mod admin;
+mod database;
+mod database_process;
+mod eventually;
+mod failpoint;
+mod process;
+mod proxy;
+mod server;
+mod tools;
+mod watching;
+
+pub use admin::Samples;
+pub use database::Database;
+pub use database_process::DatabaseOptions;
+pub use eventually::{PATIENCE, eventually, within};
+pub use failpoint::FailCommand;
+pub use process::ChildProcess;
+pub use proxy::{Mode, Proxy};
+pub use server::Weir;
+pub use tools::{node, python, virtual_environment_tool};
+pub use watching::{Watching, error_info, error_reason};

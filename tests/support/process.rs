@@ -1,0 +1,211 @@
+//! Child processes that cannot outlive the test.
+//!
+//! Drop kills them, but a test that is itself killed (a time limit, ctrl-c) runs no Drop. On Linux
+//! the kernel can do it, at the death of the *thread* that started the child. So every child is
+//! started by one thread, which lives as long as the test's process.
+
+use std::ffi::OsStr;
+use std::io::{self, BufRead as _, BufReader, Read};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError, mpsc};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::tools;
+
+/// Asks the kernel to kill this process with its parent, then becomes the program that follows.
+/// The parent may have died before the kernel was asked, hence the second look.
+const LAUNCHER: &str = "
+import ctypes, os, signal, sys
+try:
+    PR_SET_PDEATHSIG = 1
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+except (AttributeError, OSError):
+    pass  # not Linux: Drop alone has to do
+if os.getppid() == int(sys.argv[1]):
+    os.execvp(sys.argv[2], sys.argv[2:])
+";
+
+type Request = (Command, mpsc::SyncSender<io::Result<Child>>);
+
+/// The thread that starts the children, and lives as long as the process.
+static SPAWNER: LazyLock<Mutex<mpsc::Sender<Request>>> = LazyLock::new(|| {
+    let (requests, receiver) = mpsc::channel::<Request>();
+    std::thread::Builder::new()
+        .name("spawner".to_owned())
+        .spawn(move || {
+            for (mut command, reply) in receiver {
+                // A test that gave up waiting needs no reply.
+                let _ = reply.send(command.spawn());
+            }
+        })
+        .expect("a thread can be started");
+    Mutex::new(requests)
+});
+
+/// A command line for `program` whose process dies with this one.
+pub fn command(program: impl AsRef<OsStr>) -> Command {
+    let python = tools::repository().join(".venv/bin/python");
+    let python = if python.exists() {
+        python
+    } else {
+        tools::on_path("python3").expect("python3 is on the PATH; `make test` says how to get it")
+    };
+    let mut command = Command::new(python);
+    command
+        .args(["-I", "-c", LAUNCHER])
+        .arg(std::process::id().to_string())
+        .arg(program);
+    command
+}
+
+/// Starts what [`command`] made.
+pub fn spawn(command: Command) -> io::Result<Child> {
+    let (reply, replies) = mpsc::sync_channel(1);
+    SPAWNER
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .send((command, reply))
+        .expect("the spawner lives as long as the process");
+    replies.recv().expect("the spawner answers every request")
+}
+
+/// A child process whose output a test reads as it comes.
+pub struct ChildProcess {
+    name: String,
+    child: Child,
+    stdout: Arc<Mutex<String>>,
+    stderr: Arc<Mutex<String>>,
+}
+
+impl ChildProcess {
+    /// Starts a program; `name` is what failures call it.
+    pub fn start<S: AsRef<OsStr>>(
+        name: &str,
+        program: impl AsRef<OsStr>,
+        arguments: impl IntoIterator<Item = S>,
+    ) -> Self {
+        let mut command = command(program);
+        command
+            .args(arguments)
+            .current_dir(tools::repository())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut child =
+            spawn(command).unwrap_or_else(|error| panic!("{name} did not start: {error}"));
+        let stdout = collect(child.stdout.take().expect("standard output is piped"));
+        let stderr = collect(child.stderr.take().expect("standard error is piped"));
+        Self {
+            name: name.to_owned(),
+            child,
+            stdout,
+            stderr,
+        }
+    }
+
+    /// What it has written to standard output so far.
+    pub fn stdout(&self) -> String {
+        read(&self.stdout)
+    }
+
+    /// What it has written to standard error so far.
+    pub fn stderr(&self) -> String {
+        read(&self.stderr)
+    }
+
+    /// Waits until its standard output satisfies `condition`; panics when `limit` passes first, or
+    /// when it ends before.
+    pub async fn until_output(
+        &mut self,
+        what: &str,
+        limit: Duration,
+        condition: impl Fn(&str) -> bool,
+    ) {
+        let deadline = Instant::now() + limit;
+        loop {
+            // Asked before the output is looked at, so that the last words count.
+            let ended = self.ended();
+            if condition(&self.stdout()) {
+                return;
+            }
+            assert!(ended.is_none(), "{} ended before {what}{self}", self.name);
+            assert!(
+                Instant::now() < deadline,
+                "{} gave no {what} within {limit:?}{self}",
+                self.name
+            );
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// Waits until it ends by itself; panics when `limit` passes first.
+    pub async fn ends(&mut self, limit: Duration) -> ExitStatus {
+        let deadline = Instant::now() + limit;
+        loop {
+            if let Some(status) = self.ended() {
+                return status;
+            }
+            assert!(
+                Instant::now() < deadline,
+                "{} did not end within {limit:?}{self}",
+                self.name
+            );
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// How it ended; only once all it wrote has been read.
+    fn ended(&mut self) -> Option<ExitStatus> {
+        let readers_are_done =
+            Arc::strong_count(&self.stdout) == 1 && Arc::strong_count(&self.stderr) == 1;
+        let status = self.child.try_wait().expect("a child can be asked about");
+        status.filter(|_| readers_are_done)
+    }
+}
+
+impl std::fmt::Display for ChildProcess {
+    /// What it said, for messages of failure.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "\n--- its standard output\n{}\n--- its standard error\n{}\n---",
+            self.stdout(),
+            self.stderr()
+        )
+    }
+}
+
+impl Drop for ChildProcess {
+    fn drop(&mut self) {
+        // It may be gone already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Reads lines into a shared text until the end; the reader's share is dropped then.
+fn collect(source: impl Read + Send + 'static) -> Arc<Mutex<String>> {
+    let text = Arc::new(Mutex::new(String::new()));
+    let share = Arc::clone(&text);
+    std::thread::spawn(move || {
+        let mut source = BufReader::new(source);
+        let mut line = Vec::new();
+        while source
+            .read_until(b'\n', &mut line)
+            .is_ok_and(|read| read > 0)
+        {
+            share
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .push_str(&String::from_utf8_lossy(&line));
+            line.clear();
+        }
+    });
+    text
+}
+
+fn read(text: &Mutex<String>) -> String {
+    text.lock().unwrap_or_else(PoisonError::into_inner).clone()
+}

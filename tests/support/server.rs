@@ -1,0 +1,105 @@
+//! Weir itself, in the test's own process.
+
+use std::net::SocketAddr;
+
+use tonic::transport::{Channel, Endpoint};
+use weir::app::App;
+use weir::config::ServeConfig;
+use weir::pb;
+use weir::pb::watch_service_client::WatchServiceClient;
+
+use super::{Database, Samples, Watching, admin, within};
+
+/// A running server on ports that the kernel chose.
+pub struct Weir {
+    app: App,
+}
+
+impl Weir {
+    /// Serves the database with the default configuration.
+    pub async fn start(database: &Database) -> Self {
+        Self::with(database, |_| {}).await
+    }
+
+    /// Serves the database with a configuration that the test changes.
+    pub async fn with(database: &Database, configure: impl FnOnce(&mut ServeConfig)) -> Self {
+        Self::at(database.uri(), configure).await
+    }
+
+    /// Serves whatever is at the URI, such as a [`super::Proxy`] in front of a database.
+    pub async fn at(uri: &str, configure: impl FnOnce(&mut ServeConfig)) -> Self {
+        let mut config = ServeConfig::for_uri(uri);
+        config.listen = free_port();
+        config.admin_listen = free_port();
+        configure(&mut config);
+        let app = within("Weir starts", App::start(config))
+            .await
+            .expect("Weir starts");
+        Self { app }
+    }
+
+    /// Where it speaks gRPC.
+    pub fn grpc_addr(&self) -> SocketAddr {
+        self.app.grpc_addr()
+    }
+
+    /// Where it serves metrics and health over HTTP.
+    pub fn admin_addr(&self) -> SocketAddr {
+        self.app.admin_addr()
+    }
+
+    /// A new connection to it.
+    pub async fn channel(&self) -> Channel {
+        let endpoint = Endpoint::from_shared(format!("http://{}", self.grpc_addr()))
+            .expect("an address makes a URI");
+        within("a connection to Weir", endpoint.connect())
+            .await
+            .expect("Weir accepts connections")
+    }
+
+    /// A client on a connection of its own, with tonic's default limits.
+    pub async fn client(&self) -> WatchServiceClient<Channel> {
+        WatchServiceClient::new(self.channel().await)
+    }
+
+    /// Opens a watch on a connection of its own; the test fails when it is refused.
+    pub async fn watch(&self, request: pb::WatchRequest) -> Watching {
+        self.try_watch(request)
+            .await
+            .unwrap_or_else(|status| panic!("the watch was refused: {status:?}"))
+    }
+
+    /// Opens a watch on a connection of its own.
+    ///
+    /// # Errors
+    /// The status it was refused with, before the response headers or in place of `Opened`.
+    pub async fn try_watch(&self, request: pb::WatchRequest) -> Result<Watching, tonic::Status> {
+        Watching::open(&mut self.client().await, request).await
+    }
+
+    /// The metrics as they are now.
+    pub async fn metrics(&self) -> Samples {
+        let (status, body) = self.admin("/metrics").await;
+        assert_eq!(status, 200, "GET /metrics answered {body}");
+        Samples::parse(&body)
+    }
+
+    /// GETs a path of the admin port: the HTTP status and the body.
+    pub async fn admin(&self, path: &str) -> (u16, String) {
+        within(
+            "an answer of the admin port",
+            admin::get(self.admin_addr(), path),
+        )
+        .await
+        .unwrap_or_else(|error| panic!("GET {path} of the admin port: {error}"))
+    }
+
+    /// Shuts it down as SIGTERM does, and returns once that is done.
+    pub async fn shutdown(self) {
+        within("Weir shuts down", self.app.shutdown()).await;
+    }
+}
+
+fn free_port() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], 0))
+}

@@ -44,6 +44,15 @@ pub(super) struct Feed {
     pub backoff: Backoff,
 }
 
+/// Ends a ring that nothing else has ended.
+struct EndWhenDropped(Arc<Ring>);
+
+impl Drop for EndWhenDropped {
+    fn drop(&mut self) {
+        self.0.end(Error::Internal);
+    }
+}
+
 /// Why reading a cursor ended.
 enum Ended {
     Failed(SourceError),
@@ -53,9 +62,10 @@ enum Ended {
 impl Feed {
     /// Runs the feed until `stop`, or until it fails for good, which it says in the ring.
     pub(super) async fn run(mut self, opened: Opened, stop: CancellationToken) {
-        if let Some(why) = stop.run_until_cancelled(self.run_to_end(opened)).await {
-            self.ring.end(why);
-        }
+        // Should the task die of a panic, its watcher must not wait for ever.
+        let _died = EndWhenDropped(Arc::clone(&self.ring));
+        let why = stop.run_until_cancelled(self.run_to_end(opened)).await;
+        self.ring.end(why.unwrap_or(Error::Draining));
     }
 
     async fn run_to_end(&mut self, mut opened: Opened) -> Error {

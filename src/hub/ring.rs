@@ -154,7 +154,7 @@ impl Ring {
         }
     }
 
-    /// Says that nothing follows, and why.
+    /// Says that nothing follows, and why. The first reason stands.
     pub(super) fn end(&self, why: Error) {
         self.lock().ended.get_or_insert(why);
         self.readable.notify_one();

@@ -76,10 +76,16 @@ impl Stamp {
 
     /// How many bytes the envelope of MongoDB's `token` takes.
     pub(super) fn sealed_len(token: &[u8]) -> usize {
-        PREFIX + token.len() + CHECKSUM
+        let token = if fits(token) { token.len() } else { 0 };
+        PREFIX + token + CHECKSUM
     }
 
     fn put(&self, out: &mut BytesMut, kind: u8, time: ClusterTime, token: &[u8]) {
+        let (kind, token) = if fits(token) {
+            (kind, token)
+        } else {
+            (KIND_TIME, [].as_slice())
+        };
         let start = out.len();
         out.put_u8(VERSION);
         out.put_u8(kind);
@@ -107,8 +113,15 @@ pub struct ResumeToken {
 #[error("{0}")]
 pub struct MalformedToken(&'static str);
 
-/// The largest of MongoDB's tokens that is believed.
-const MAX_TOKEN_BYTES: usize = 16 << 10;
+/// The largest envelope, as `WatchRequest.resume_token` has it.
+const MAX_ENVELOPE: usize = 16 << 10;
+
+/// Whether MongoDB's token fits the envelope. It holds the event's document key, twice as long for
+/// being in hexadecimal, and a key may be of any size; the envelope of one that does not fit goes by
+/// its time alone, so that the event comes again after a resume.
+fn fits(token: &[u8]) -> bool {
+    token.len() <= MAX_ENVELOPE - PREFIX - CHECKSUM
+}
 
 impl ResumeToken {
     /// Reads an envelope.
@@ -119,7 +132,7 @@ impl ResumeToken {
         if bytes.len() < PREFIX + CHECKSUM {
             return Err(MalformedToken("is too short to be one of Weir's"));
         }
-        if bytes.len() > MAX_TOKEN_BYTES {
+        if bytes.len() > MAX_ENVELOPE {
             return Err(MalformedToken("is too long to be one of Weir's"));
         }
         let (body, checksum) = bytes.split_at(bytes.len() - CHECKSUM);

@@ -12,8 +12,6 @@ use super::{Operation, Predicate, RequestError, Scope};
 use crate::pb;
 use crate::pb::watch_request;
 
-const MAX_TOKEN_BYTES: usize = 16 * 1024;
-
 /// protobuf's own bound on a Duration, about 10,000 years.
 const MAX_DURATION_SECONDS: i64 = 315_576_000_000;
 
@@ -179,19 +177,8 @@ fn operations(
 fn start(start: Option<watch_request::Start>, findings: &mut Findings) -> Start {
     match start {
         None => Start::Now,
-        Some(watch_request::Start::ResumeToken(token)) => {
-            if token.is_empty() || token.len() > MAX_TOKEN_BYTES {
-                findings.invalid(
-                    "resume_token",
-                    format!(
-                        "is {} bytes long; a resume token has 1 to {MAX_TOKEN_BYTES}, and comes \
-                         with every message of a watch",
-                        token.len()
-                    ),
-                );
-            }
-            Start::Token(token)
-        }
+        // Read, and judged, where tokens are known: a bad one has a reason of its own.
+        Some(watch_request::Start::ResumeToken(token)) => Start::Token(token),
         Some(watch_request::Start::StartTime(time)) => {
             seconds("start_time", &time, findings).map_or(Start::Now, Start::Time)
         }

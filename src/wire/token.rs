@@ -205,3 +205,6 @@ fn hash<const N: usize>(domain: &[u8], value: &[u8]) -> [u8; N] {
         .first_chunk()
         .expect("a SHA-256 digest is longer than any hash here")
 }
+
+#[cfg(test)]
+mod tests;

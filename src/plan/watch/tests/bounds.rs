@@ -94,20 +94,6 @@ fn operations_are_named_ones_and_expanded_ones_need_expanded_events() {
 }
 
 #[test]
-fn a_resume_token_has_1_byte_to_16_kib() {
-    let token = |bytes: usize| pb::WatchRequest {
-        start: Some(watch_request::Start::ResumeToken(vec![7; bytes].into())),
-        ..request()
-    };
-    for good in [1, 16 * 1024] {
-        assert_eq!(watch(token(good)).start, Start::Token(vec![7; good].into()));
-    }
-    for bad in [0, 16 * 1024 + 1] {
-        assert_refused(token(bad), "resume_token", &format!("{bad} bytes"));
-    }
-}
-
-#[test]
 fn times_are_seconds_that_mongodb_can_hold() {
     for good in [0, 1, i64::from(u32::MAX)] {
         assert_eq!(

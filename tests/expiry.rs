@@ -1,0 +1,234 @@
+//! What the oplog forgets, and how progress keeps a watch out of its reach.
+
+mod support;
+
+use bytes::Bytes;
+use mongodb::bson::{Document, doc};
+use support::{Database, FailCommand, Watching, Weir, error_info, eventually};
+use tonic::{Code, Status};
+use weir::pb;
+use weir::pb::watch_request::Start;
+use weir::pb::watch_response::Kind;
+
+/// A database whose oplog is short. It is cut only at each 1,000 entries.
+async fn forgetful_database() -> Database {
+    Database::options().oplog_max_entries(50).start().await
+}
+
+fn after(token: &Bytes, request: pb::WatchRequest) -> pb::WatchRequest {
+    pb::WatchRequest {
+        start: Some(Start::ResumeToken(token.clone())),
+        ..request
+    }
+}
+
+fn orders(database: &Database) -> pb::WatchRequest {
+    pb::WatchRequest {
+        progress_interval: Some(prost_types::Duration {
+            seconds: 1,
+            nanos: 0,
+        }),
+        ..database.watch_request(&["orders"])
+    }
+}
+
+async fn insert(database: &Database, document: Document) {
+    let orders = database.collection("orders");
+    orders.insert_one(document).await.expect("an insert");
+}
+
+/// A time as the details of an error have it.
+fn in_words(time: Option<pb::ClusterTime>) -> String {
+    let time = time.expect("a time");
+    format!("{}.{}", time.seconds, time.increment)
+}
+
+fn parsed(time: &str) -> (u32, u32) {
+    let (seconds, increment) = time.split_once('.').expect("seconds.increment");
+    let number = |digits: &str| digits.parse().expect("a number");
+    (number(seconds), number(increment))
+}
+
+/// Writes to a collection until the oplog has forgotten the token, which is told by the status.
+async fn roll_the_oplog_over(
+    weir: &Weir,
+    database: &Database,
+    collection: &str,
+    request: pb::WatchRequest,
+) -> Status {
+    let mut expired = None;
+    eventually("the oplog rolls over", async || {
+        let many = (0..1000).map(|_| doc! {"status": "noise"});
+        let collection = database.collection(collection);
+        collection.insert_many(many).await.expect("inserts");
+        expired = weir.try_watch(request.clone()).await.err();
+        expired.is_some()
+    })
+    .await;
+    let expired = expired.expect("the loop ended with it");
+    assert_eq!(expired.code(), Code::OutOfRange, "{expired:?}");
+    assert_eq!(error_info(&expired).reason, "RESUME_TOKEN_EXPIRED");
+    expired
+}
+
+/// The token of a progress that has passed this moment.
+async fn progress_from_now(weir: &Weir, watching: &mut Watching) -> Bytes {
+    let mut client = weir.client().await;
+    let info = client.get_server_info(pb::GetServerInfoRequest {}).await;
+    let now = info.expect("an answer").into_inner().upstream_time;
+    watching
+        .until("progress up to now", |kind| match kind {
+            Kind::Progress(progress) => {
+                (in_order(progress.cluster_time) >= in_order(now)).then_some(())
+            }
+            _ => None,
+        })
+        .await;
+    watching.token()
+}
+
+fn in_order(time: Option<pb::ClusterTime>) -> (u32, u32) {
+    time.map_or((0, 0), |time| (time.seconds, time.increment))
+}
+
+/// T1: a collection where nothing happens, in a database where much does.
+#[tokio::test]
+async fn a_progress_token_of_a_quiet_collection_outlives_the_oplog() {
+    let database = forgetful_database().await;
+    let weir = Weir::start(&database).await;
+    let mut quiet = weir.watch(orders(&database)).await;
+    insert(&database, doc! {"_id": 1}).await;
+    let event = quiet.next_change().await.resume_token;
+    let early = progress_from_now(&weir, &mut quiet).await;
+
+    for forgotten in [&event, &early] {
+        let request = after(forgotten, orders(&database));
+        roll_the_oplog_over(&weir, &database, "noise", request).await;
+    }
+    let late = progress_from_now(&weir, &mut quiet).await;
+    drop(quiet);
+
+    insert(&database, doc! {"_id": 2}).await;
+    let mut resumed = weir.watch(after(&late, orders(&database))).await;
+    assert_eq!(resumed.opened.start_mode(), pb::StartMode::Token);
+    assert_eq!(id(&resumed.next_change().await), 2);
+}
+
+/// T44: much happens in the collection, and none of it passes the filter.
+#[tokio::test]
+async fn a_progress_token_outlives_the_oplog_when_only_others_documents_change() {
+    let database = forgetful_database().await;
+    let weir = Weir::start(&database).await;
+    let mine = || pb::WatchRequest {
+        filters: vec![status_is("mine")],
+        ..orders(&database)
+    };
+    let mut watching = weir.watch(mine()).await;
+    let opened = watching.token();
+    insert(&database, doc! {"_id": 1, "status": "mine"}).await;
+    let event = watching.next_change().await.resume_token;
+
+    for forgotten in [&opened, &event] {
+        let request = after(forgotten, mine());
+        roll_the_oplog_over(&weir, &database, "orders", request).await;
+    }
+    let late = progress_from_now(&weir, &mut watching).await;
+    drop(watching);
+
+    insert(&database, doc! {"_id": 2, "status": "another's"}).await;
+    insert(&database, doc! {"_id": 3, "status": "mine"}).await;
+    let mut resumed = weir.watch(after(&late, mine())).await;
+    assert_eq!(resumed.opened.start_mode(), pb::StartMode::Token);
+    assert_eq!(id(&resumed.next_change().await), 3);
+    // A progress token suits every filter, as it stands for no event.
+    let mut unfiltered = weir.watch(after(&late, orders(&database))).await;
+    assert_eq!(unfiltered.opened.start_mode(), pb::StartMode::Token);
+    assert_eq!(id(&unfiltered.next_change().await), 2);
+}
+
+/// T2: by token, and by the token's time when the filter is another.
+#[tokio::test]
+async fn an_events_token_that_the_oplog_forgot_is_said_to_have_expired() {
+    let database = forgetful_database().await;
+    let weir = Weir::start(&database).await;
+    let mut watching = weir.watch(orders(&database)).await;
+    insert(&database, doc! {"_id": 1}).await;
+    let event = watching.next_change().await;
+    drop(watching);
+    let request = after(&event.resume_token, orders(&database));
+    roll_the_oplog_over(&weir, &database, "noise", request.clone()).await;
+
+    let other_filter = pb::WatchRequest {
+        filters: vec![status_is("mine")],
+        ..request.clone()
+    };
+    let by_time = pb::WatchRequest {
+        start: Some(Start::StartTime(prost_types::Timestamp {
+            seconds: event.cluster_time.expect("a time").seconds.into(),
+            nanos: 0,
+        })),
+        ..request.clone()
+    };
+    for (request, time) in [
+        (request, in_words(event.cluster_time)),
+        (other_filter, in_words(event.cluster_time)),
+        (
+            by_time,
+            format!("{}.1", event.cluster_time.expect("a time").seconds),
+        ),
+    ] {
+        // Refused in place of the response's headers, so that a client's own retry sees it.
+        let mut client = weir.client().await;
+        let status = client.watch(request).await.expect_err("it has expired");
+        assert_eq!(status.code(), Code::OutOfRange, "{status:?}");
+        let info = error_info(&status);
+        assert_eq!(info.reason, "RESUME_TOKEN_EXPIRED");
+        assert_eq!(info.metadata["token_time"], time);
+        assert!(
+            parsed(&info.metadata["oldest_time"]) > parsed(&time),
+            "{info:?}"
+        );
+    }
+}
+
+/// T2: nothing is tried again that cannot succeed.
+#[tokio::test]
+async fn a_token_that_expired_is_tried_once() {
+    let database = Database::options().start().await;
+    let weir = Weir::start(&database).await;
+    // The oplog's error on the first attempt only: a second attempt would begin to succeed.
+    let in_time = weir.watch(orders(&database)).await;
+    let fresh = after(&in_time.token(), orders(&database));
+    drop(in_time);
+    let forgotten = FailCommand::on(&["aggregate"]).code(286).times(1);
+    database.fail(forgotten).await;
+    let status = weir.try_watch(fresh.clone()).await.err();
+    let status = status.expect("the one attempt failed");
+    assert_eq!(error_info(&status).reason, "RESUME_TOKEN_EXPIRED");
+    weir.watch(fresh).await;
+    assert_eq!(weir.metrics().await.sum("weir_feed_restarts_total"), 0.0);
+}
+
+fn status_is(status: &str) -> pb::Filter {
+    let value = prost_types::Value {
+        kind: Some(prost_types::value::Kind::StringValue(status.to_owned())),
+    };
+    pb::Filter {
+        kind: Some(pb::filter::Kind::Field(pb::FieldFilter {
+            path: "status".to_owned(),
+            operator: Some(pb::field_filter::Operator::Eq(value)),
+        })),
+    }
+}
+
+fn id(change: &pb::ChangeEvent) -> i32 {
+    let key = change
+        .document_key
+        .as_ref()
+        .and_then(|key| key.value.as_ref());
+    let Some(pb::document::Value::Bson(key)) = key else {
+        panic!("no document key in BSON: {change:?}");
+    };
+    let key = Document::from_reader(&key[..]).expect("BSON");
+    key.get_i32("_id").expect("a number")
+}

@@ -1,0 +1,313 @@
+//! Going on from a token: the same request is exact, another one loses nothing.
+
+mod support;
+
+use bytes::Bytes;
+use mongodb::bson::{Document, doc};
+use pb::StartMode::{Token, TokenTime};
+use pb::field_filter::Operator;
+use prost_types::value::Kind as ValueKind;
+use support::{Database, Watching, Weir};
+use weir::pb;
+use weir::pb::watch_request::Start;
+
+fn after(token: &Bytes, request: pb::WatchRequest) -> pb::WatchRequest {
+    pb::WatchRequest {
+        start: Some(Start::ResumeToken(token.clone())),
+        ..request
+    }
+}
+
+fn number(number: i32) -> prost_types::Value {
+    prost_types::Value {
+        kind: Some(ValueKind::NumberValue(number.into())),
+    }
+}
+
+fn text(text: &str) -> prost_types::Value {
+    prost_types::Value {
+        kind: Some(ValueKind::StringValue(text.to_owned())),
+    }
+}
+
+fn field(path: &str, operator: Operator) -> pb::Filter {
+    pb::Filter {
+        kind: Some(pb::filter::Kind::Field(pb::FieldFilter {
+            path: path.to_owned(),
+            operator: Some(operator),
+        })),
+    }
+}
+
+fn from_id(id: i32) -> pb::Filter {
+    field("_id", Operator::Gte(number(id)))
+}
+
+fn filtered(database: &Database, filter: pb::Filter) -> pb::WatchRequest {
+    pb::WatchRequest {
+        filters: vec![filter],
+        ..database.watch_request(&["orders"])
+    }
+}
+
+async fn insert(database: &Database, document: Document) {
+    let orders = database.collection("orders");
+    orders.insert_one(document).await.expect("an insert");
+}
+
+fn id(change: &pb::ChangeEvent) -> i32 {
+    let key = change
+        .document_key
+        .as_ref()
+        .and_then(|key| key.value.as_ref());
+    let Some(pb::document::Value::Bson(key)) = key else {
+        panic!("no document key in BSON: {change:?}");
+    };
+    let key = Document::from_reader(&key[..]).expect("BSON");
+    key.get_i32("_id").expect("a number")
+}
+
+async fn ids(watching: &mut Watching, count: usize) -> Vec<i32> {
+    watching.changes(count).await.iter().map(id).collect()
+}
+
+/// Five inserts, as a watch with this request tells them.
+async fn five(weir: &Weir, database: &Database, request: pb::WatchRequest) -> Vec<pb::ChangeEvent> {
+    let mut watching = weir.watch(request).await;
+    for id in 1..=5 {
+        insert(database, doc! {"_id": id}).await;
+    }
+    watching.changes(5).await
+}
+
+/// T3
+#[tokio::test]
+async fn the_same_request_goes_on_exactly() {
+    let database = Database::start().await;
+    let weir = Weir::start(&database).await;
+    for request in [
+        database.watch_request(&["orders"]),
+        filtered(&database, from_id(1)),
+    ] {
+        let changes = five(&weir, &database, request.clone()).await;
+        for (index, change) in changes.iter().enumerate() {
+            let mut resumed = weir
+                .watch(after(&change.resume_token, request.clone()))
+                .await;
+            assert_eq!(resumed.opened.start_mode(), Token);
+            assert_eq!(resumed.opened.start_time, change.cluster_time);
+            let rest = &changes[index + 1..];
+            assert_eq!(resumed.changes(rest.len()).await, rest, "and as they were");
+        }
+        database.collection("orders").drop().await.expect("a drop");
+    }
+}
+
+/// T3: the filter hides the token's event from MongoDB, which would answer with error 280.
+#[tokio::test]
+async fn a_narrower_filter_goes_on_by_time_and_misses_nothing() {
+    let database = Database::start().await;
+    let weir = Weir::start(&database).await;
+    let changes = five(&weir, &database, database.watch_request(&["orders"])).await;
+    let token = &changes[1].resume_token;
+
+    let narrower = after(token, filtered(&database, from_id(4)));
+    let mut resumed = weir.watch(narrower).await;
+    assert_eq!(resumed.opened.start_mode(), TokenTime);
+    assert_eq!(resumed.opened.start_time, changes[1].cluster_time);
+    assert_eq!(ids(&mut resumed, 2).await, [4, 5]);
+    // And from then on it is like any other watch.
+    insert(&database, doc! {"_id": 6}).await;
+    let sixth = resumed.next_change().await;
+    assert_eq!(id(&sixth), 6);
+    let again = after(&sixth.resume_token, filtered(&database, from_id(4)));
+    assert_eq!(weir.watch(again).await.opened.start_mode(), Token);
+}
+
+/// T3: the token's event passes the new filter too, and tells where to go on.
+#[tokio::test]
+async fn a_wider_filter_goes_on_by_time_and_repeats_nothing() {
+    let database = Database::start().await;
+    let weir = Weir::start(&database).await;
+    let mut watching = weir.watch(filtered(&database, from_id(3))).await;
+    for id in 1..=5 {
+        insert(&database, doc! {"_id": id}).await;
+    }
+    let changes = watching.changes(3).await;
+
+    let wider = after(
+        &changes[0].resume_token,
+        database.watch_request(&["orders"]),
+    );
+    let mut resumed = weir.watch(wider).await;
+    assert_eq!(resumed.opened.start_mode(), TokenTime);
+    assert_eq!(ids(&mut resumed, 2).await, [4, 5]);
+}
+
+/// Until a message of the new watch moves the place, its token is the one it was opened with: its
+/// filter did not make it.
+#[tokio::test]
+async fn the_token_of_an_opening_by_time_is_the_one_it_was_opened_with() {
+    let database = Database::start().await;
+    let weir = Weir::start(&database).await;
+    let changes = five(&weir, &database, database.watch_request(&["orders"])).await;
+    let token = &changes[1].resume_token;
+    for _ in 0..3 {
+        let narrower = after(token, filtered(&database, from_id(4)));
+        let resumed = weir.watch(narrower).await;
+        assert_eq!(resumed.opened.start_mode(), TokenTime);
+        assert_eq!(resumed.token(), token);
+    }
+}
+
+fn new_orders(database: &Database) -> pb::WatchRequest {
+    pb::WatchRequest {
+        full_document: pb::FullDocument::UpdateLookup.into(),
+        ..filtered(database, field("status", Operator::Eq(text("new"))))
+    }
+}
+
+/// An update that matched when it was read, the token after it, and the watch's request.
+async fn a_matching_update(weir: &Weir, database: &Database) -> Bytes {
+    let mut watching = weir.watch(new_orders(database)).await;
+    insert(database, doc! {"_id": 1, "status": "new"}).await;
+    assert_eq!(id(&watching.next_change().await), 1);
+    database
+        .collection("orders")
+        .update_one(doc! {"_id": 1}, doc! {"$set": {"total": 5}})
+        .await
+        .expect("an update");
+    let update = watching.next_change().await;
+    assert_eq!(update.operation(), pb::OperationType::Update);
+    update.resume_token
+}
+
+/// T4: MongoDB looks the document up again, finds that it does not match any more, and so misses
+/// the event that the token stands for. (The stand-in finds tokens whatever the filter says; the
+/// way by time is tested with a scripted source as well.)
+#[tokio::test]
+async fn a_token_is_good_though_its_document_does_not_match_any_more() {
+    let database = Database::start().await;
+    let weir = Weir::start(&database).await;
+    let token = a_matching_update(&weir, &database).await;
+    let paid = doc! {"$set": {"status": "paid"}};
+    database
+        .collection("orders")
+        .update_one(doc! {"_id": 1}, paid)
+        .await
+        .expect("an update");
+    insert(&database, doc! {"_id": 2, "status": "new"}).await;
+
+    let mut resumed = weir.watch(after(&token, new_orders(&database))).await;
+    assert_eq!(id(&resumed.next_change().await), 2);
+}
+
+/// T5
+#[tokio::test]
+async fn a_token_is_good_though_its_document_was_deleted() {
+    let database = Database::start().await;
+    let weir = Weir::start(&database).await;
+    let token = a_matching_update(&weir, &database).await;
+    database
+        .collection("orders")
+        .delete_one(doc! {"_id": 1})
+        .await
+        .expect("a deletion");
+    insert(&database, doc! {"_id": 2, "status": "new"}).await;
+
+    let mut resumed = weir.watch(after(&token, new_orders(&database))).await;
+    // A delete has no document to judge, so it comes, by missing_image_policy.
+    let delete = resumed.next_change().await;
+    assert_eq!(delete.operation(), pb::OperationType::Delete);
+    assert_eq!(id(&resumed.next_change().await), 2);
+}
+
+/// T9: what was received and not yet stored comes again, and only that.
+#[tokio::test]
+async fn a_client_that_dies_before_it_stores_a_token_gets_a_repeat_and_loses_nothing() {
+    let database = Database::start().await;
+    let weir = Weir::start(&database).await;
+    let request = || database.watch_request(&["orders"]);
+    let mut watching = weir.watch(request()).await;
+    let mut stored = watching.token();
+    let mut handled = Vec::new();
+    for round in 0..5 {
+        for id in 0..4 {
+            insert(&database, doc! {"_id": round * 4 + id}).await;
+        }
+        // Handled one by one; the last one's token is never stored.
+        let changes = watching.changes(4).await;
+        handled.extend(changes.iter().map(id));
+        stored = changes[2].resume_token.clone();
+        drop(watching);
+        watching = weir.watch(after(&stored, request())).await;
+        let repeated = watching.next_change().await;
+        assert_eq!(repeated, changes[3], "its token is its identity");
+    }
+    assert_eq!(handled, (0..20).collect::<Vec<_>>());
+    assert!(!stored.is_empty());
+}
+
+/// Three inserts in one transaction, then one more. Their times may be equal, and here are.
+async fn a_transaction(database: &Database, first: i32) {
+    let orders = database.collection("orders");
+    let mut session = database.client().start_session().await.expect("a session");
+    session.start_transaction().await.expect("a transaction");
+    for id in first..first + 3 {
+        let insert = orders.insert_one(doc! {"_id": id}).session(&mut session);
+        insert.await.expect("an insert");
+    }
+    session.commit_transaction().await.expect("a commit");
+    insert(database, doc! {"_id": first + 3}).await;
+}
+
+/// A transaction's events share one time, so that time alone can't tell which of them were seen.
+#[tokio::test]
+async fn a_place_within_a_transaction_is_gone_on_from_exactly() {
+    let database = Database::start().await;
+    let weir = Weir::start(&database).await;
+    insert(&database, doc! {"_id": 0}).await;
+    let mut watching = weir.watch(database.watch_request(&["orders"])).await;
+    a_transaction(&database, 1).await;
+    let changes = watching.changes(4).await;
+    assert!(
+        changes[..3]
+            .iter()
+            .all(|change| change.transaction.is_some()
+                && change.transaction == changes[0].transaction
+                && change.cluster_time == changes[0].cluster_time)
+    );
+    assert_ne!(changes[3].cluster_time, changes[0].cluster_time);
+
+    for seen in 1..=3 {
+        let token = &changes[seen - 1].resume_token;
+        let rest: Vec<i32> = (1..=4).skip(seen).collect();
+        for (request, mode) in [
+            (database.watch_request(&["orders"]), Token),
+            // It passes the token's event too, which tells where to go on.
+            (filtered(&database, from_id(1)), TokenTime),
+        ] {
+            let mut resumed = weir.watch(after(token, request)).await;
+            assert_eq!(resumed.opened.start_mode(), mode);
+            assert_eq!(ids(&mut resumed, rest.len()).await, rest, "after {seen}");
+        }
+    }
+}
+
+/// Without the token's event to tell them apart, all of its time comes: a repeat, never a hole.
+#[tokio::test]
+async fn a_filter_that_hides_the_place_within_a_transaction_repeats_its_time() {
+    let database = Database::start().await;
+    let weir = Weir::start(&database).await;
+    let mut watching = weir.watch(database.watch_request(&["orders"])).await;
+    insert(&database, doc! {"_id": 0}).await;
+    a_transaction(&database, 1).await;
+    let changes = watching.changes(5).await;
+    let second = &changes[2];
+    assert_eq!(id(second), 2);
+
+    let without_it = filtered(&database, field("_id", Operator::Ne(number(2))));
+    let mut resumed = weir.watch(after(&second.resume_token, without_it)).await;
+    assert_eq!(resumed.opened.start_mode(), TokenTime);
+    assert_eq!(ids(&mut resumed, 3).await, [1, 3, 4]);
+}

@@ -1,0 +1,367 @@
+//! Resume tokens: which are refused and how, and that each that was handed out is good.
+
+mod support;
+
+use bytes::Bytes;
+use mongodb::bson::{Document, doc};
+use support::{Database, Watching, Weir, error_reason, within};
+use tonic::{Code, Status};
+use tonic_types::StatusExt as _;
+use weir::pb;
+use weir::pb::watch_request::Start;
+use weir::pb::watch_response::Kind;
+
+fn after(token: &Bytes, request: pb::WatchRequest) -> pb::WatchRequest {
+    pb::WatchRequest {
+        start: Some(Start::ResumeToken(token.clone())),
+        ..request
+    }
+}
+
+async fn insert(database: &Database, id: i32) {
+    let orders = database.collection("orders");
+    orders
+        .insert_one(doc! {"_id": id})
+        .await
+        .expect("an insert");
+}
+
+/// The token of a change that was made for this.
+async fn token_of_a_change(weir: &Weir, database: &Database) -> Bytes {
+    let mut watching = weir.watch(database.watch_request(&["orders"])).await;
+    insert(database, fastrand::i32(..0)).await;
+    watching.next_change().await.resume_token
+}
+
+/// The status that a request is refused with, before the response's headers go out.
+async fn refusal(weir: &Weir, request: pb::WatchRequest) -> Status {
+    let mut client = weir.client().await;
+    within("an answer to Watch", client.watch(request))
+        .await
+        .expect_err("the answer to Watch itself is the refusal")
+}
+
+fn assert_refused(status: &Status, reason: &str) {
+    assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");
+    assert_eq!(error_reason(status), reason, "{status:?}");
+    let details = status.get_error_details();
+    let bad_request = details.bad_request().expect("a BadRequest");
+    let fields: Vec<&str> = bad_request
+        .field_violations
+        .iter()
+        .map(|violation| violation.field.as_str())
+        .collect();
+    assert_eq!(fields, ["resume_token"]);
+}
+
+/// The envelope with another body and the checksum that this body has.
+fn sealed_again(token: &Bytes, change: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+    let mut body = token[..token.len() - 4].to_vec();
+    change(&mut body);
+    let checksum = crc32fast::hash(&body);
+    body.extend(checksum.to_be_bytes());
+    body
+}
+
+/// T6. That every flipped byte and every cut is noticed is shown with the envelope itself.
+#[tokio::test]
+async fn a_malformed_token_is_refused_before_the_stream_begins() {
+    let database = Database::start().await;
+    let weir = Weir::start(&database).await;
+    let good = token_of_a_change(&weir, &database).await;
+    let flipped = |index: usize| {
+        let mut bytes = good.to_vec();
+        bytes[index] ^= 0x20;
+        bytes
+    };
+    let mongodb_own = doc! {"_data": "8265AB000000012B022C0100296E5A1004"};
+    let cases = [
+        ("empty", Vec::new()),
+        ("short", b"x".to_vec()),
+        ("its first byte flipped", flipped(0)),
+        ("a byte in its middle flipped", flipped(good.len() / 2)),
+        ("its last byte flipped", flipped(good.len() - 1)),
+        ("cut short", good[..good.len() - 1].to_vec()),
+        ("longer", [&good[..], b"x"].concat()),
+        ("twice over", [&good[..], &good[..]].concat()),
+        (
+            "of a later version",
+            sealed_again(&good, |body| body[0] = 200),
+        ),
+        (
+            "of an unknown kind",
+            sealed_again(&good, |body| body[1] = 200),
+        ),
+        ("MongoDB's own", mongodb_own.to_vec().expect("BSON")),
+        ("text", b"eyJ0b2tlbiI6ICI4MjY1QUIwMDAwMDAwMTJCIn0=".to_vec()),
+        ("over 16 KiB", vec![1; (16 << 10) + 1]),
+    ];
+    for (what, bytes) in cases {
+        let request = after(&bytes.into(), database.watch_request(&["orders"]));
+        let status = refusal(&weir, request).await;
+        println!("{what}: {}", status.message());
+        assert_refused(&status, "RESUME_TOKEN_MALFORMED");
+    }
+    weir.watch(after(&good, database.watch_request(&["orders"])))
+        .await;
+}
+
+/// T6
+#[tokio::test]
+async fn a_token_of_another_scope_is_refused_before_the_stream_begins() {
+    let database = Database::start().await;
+    let weir = Weir::with(&database, |config| config.allow_deployment_watch = true).await;
+    let elsewhere = pb::WatchRequest {
+        database: format!("{}_x", &database.name()[..40]),
+        ..database.watch_request(&["orders"])
+    };
+    let scopes = [
+        ("a collection", database.watch_request(&["orders"])),
+        ("another collection", database.watch_request(&["items"])),
+        ("collections", database.watch_request(&["orders", "items"])),
+        (
+            "other collections",
+            database.watch_request(&["orders", "users"]),
+        ),
+        ("a database", database.watch_request(&[])),
+        ("another database's collection", elsewhere),
+        ("the deployment", pb::WatchRequest::default()),
+    ];
+    for (made_by, request) in &scopes {
+        let watching = weir.watch(request.clone()).await;
+        let token = watching.token();
+        for (asked, other) in &scopes {
+            let resumed = after(&token, other.clone());
+            if made_by == asked {
+                weir.watch(resumed).await;
+            } else {
+                println!("a token of {made_by} for {asked}");
+                assert_refused(&refusal(&weir, resumed).await, "RESUME_TOKEN_MISMATCH");
+            }
+        }
+    }
+}
+
+/// T6
+#[tokio::test]
+async fn a_token_of_another_deployment_is_refused() {
+    let database = Database::start().await;
+    let weir = Weir::start(&database).await;
+    let token = token_of_a_change(&weir, &database).await;
+    let request = after(&token, database.watch_request(&["orders"]));
+    let elsewhere = Weir::with(&database, |config| {
+        config.deployment_name = Some("another".to_owned());
+    })
+    .await;
+    let status = refusal(&elsewhere, request.clone()).await;
+    assert_refused(&status, "RESUME_TOKEN_MISMATCH");
+
+    let there = token_of_a_change(&elsewhere, &database).await;
+    elsewhere
+        .watch(after(&there, database.watch_request(&["orders"])))
+        .await;
+    let status = refusal(&weir, after(&there, request)).await;
+    assert_refused(&status, "RESUME_TOKEN_MISMATCH");
+}
+
+/// The names of collections have no order and count once, so they make no other token.
+#[tokio::test]
+async fn collections_named_in_another_order_are_the_same_scope() {
+    let database = Database::start().await;
+    let weir = Weir::start(&database).await;
+    let mut watching = weir
+        .watch(database.watch_request(&["orders", "items"]))
+        .await;
+    insert(&database, 1).await;
+    let token = watching.next_change().await.resume_token;
+    insert(&database, 2).await;
+    let again = database.watch_request(&["items", "orders", "items"]);
+    let mut resumed = weir.watch(after(&token, again)).await;
+    assert_eq!(resumed.opened.start_mode(), pb::StartMode::Token);
+    assert_eq!(id(&resumed.next_change().await), 2);
+}
+
+/// A rolling restart, and a client that learns: another replica, another format, another filter.
+#[tokio::test]
+async fn a_token_is_good_on_another_replica_and_in_another_form() {
+    let database = Database::start().await;
+    let one = Weir::start(&database).await;
+    let token = token_of_a_change(&one, &database).await;
+    one.shutdown().await;
+    insert(&database, 1).await;
+    insert(&database, 2).await;
+
+    let other = Weir::start(&database).await;
+    let request = || after(&token, database.watch_request(&["orders"]));
+    let mut identities = Vec::new();
+    for format in [
+        pb::DocumentFormat::Bson,
+        pb::DocumentFormat::Json,
+        pb::DocumentFormat::CanonicalJson,
+        pb::DocumentFormat::Struct,
+    ] {
+        let mut resumed = other
+            .watch(pb::WatchRequest {
+                document_format: format.into(),
+                max_message_bytes: 64 << 10,
+                progress_interval: Some(prost_types::Duration {
+                    seconds: 3,
+                    nanos: 0,
+                }),
+                ..request()
+            })
+            .await;
+        // What is done with events in Weir leaves MongoDB's stream as it was.
+        assert_eq!(resumed.opened.start_mode(), pb::StartMode::Token);
+        let changes = resumed.changes(2).await;
+        let tokens: Vec<Bytes> = changes.into_iter().map(|it| it.resume_token).collect();
+        identities.push(tokens);
+    }
+    assert!(
+        identities.windows(2).all(|pair| pair[0] == pair[1]),
+        "an event has one token in every format"
+    );
+}
+
+fn document(change: &pb::ChangeEvent) -> Option<Document> {
+    let Some(pb::change_event::Change::Insert(insert)) = &change.change else {
+        return None;
+    };
+    match insert.full_document.as_ref()?.value.as_ref()? {
+        pb::document::Value::Bson(bytes) => Document::from_reader(&bytes[..]).ok(),
+        other => panic!("asked for BSON, got {other:?}"),
+    }
+}
+
+fn id(change: &pb::ChangeEvent) -> i32 {
+    let document = document(change).expect("an insert");
+    document.get_i32("_id").expect("a number")
+}
+
+/// What a message tells of the collection, each with the token that stands behind it.
+fn news(message: &pb::WatchResponse) -> Vec<(String, Bytes)> {
+    match message.kind.as_ref().expect("a kind this test knows") {
+        Kind::Changes(batch) => batch
+            .changes
+            .iter()
+            .map(|change| {
+                let what = document(change).map_or_else(
+                    || change.operation().as_str_name().to_owned(),
+                    |document| document.get_i32("_id").expect("a number").to_string(),
+                );
+                (what, change.resume_token.clone())
+            })
+            .collect(),
+        Kind::EventChunk(chunk) if chunk.last => {
+            vec![("large".to_owned(), message.resume_token.clone())]
+        }
+        Kind::Invalidated(_) => vec![("invalidated".to_owned(), message.resume_token.clone())],
+        Kind::Opened(_) | Kind::Progress(_) | Kind::StateChange(_) | Kind::EventChunk(_) => {
+            Vec::new()
+        }
+    }
+}
+
+/// Everything that a watch tells up to its end, or up to the last thing that happens.
+async fn all_news(watching: &mut Watching) -> Vec<String> {
+    let mut all = Vec::new();
+    while let Ok(Some(message)) = watching.try_next().await {
+        all.extend(news(&message).into_iter().map(|(what, _)| what));
+        if all.last().is_some_and(|what| what == "7") {
+            break;
+        }
+    }
+    all
+}
+
+/// T8, T49: what follows a token is what followed it, whichever message it came with.
+#[tokio::test]
+async fn every_message_carries_a_token_that_is_followed_by_exactly_the_rest() {
+    let database = Database::start().await;
+    let weir = Weir::start(&database).await;
+    let request = || pb::WatchRequest {
+        max_message_bytes: 64 << 10,
+        progress_interval: Some(prost_types::Duration {
+            seconds: 1,
+            nanos: 0,
+        }),
+        ..database.watch_request(&["orders"])
+    };
+    let orders = database.collection("orders");
+    let mut watching = weir.watch(request()).await;
+    // Each message's kind and token, and how much had been told once it was handled.
+    let mut tokens = vec![("Opened", watching.token(), 0)];
+    let mut told: Vec<String> = Vec::new();
+
+    let mut step = 0;
+    loop {
+        let message = match watching.try_next().await {
+            Ok(message) => message.expect("the drop ends the watch"),
+            Err(status) => {
+                assert_eq!(error_reason(&status), "WATCH_INVALIDATED");
+                break;
+            }
+        };
+        for (what, token) in news(&message) {
+            told.push(what);
+            tokens.push(("an event", token, told.len()));
+        }
+        let kind = match &message.kind {
+            Some(Kind::StateChange(_)) => "StateChange",
+            Some(Kind::Changes(_)) => "Changes",
+            Some(Kind::EventChunk(_)) => "EventChunk",
+            Some(Kind::Progress(_)) => "Progress",
+            Some(Kind::Invalidated(_)) => "Invalidated",
+            other => panic!("unexpected {other:?}"),
+        };
+        tokens.push((kind, message.resume_token.clone(), told.len()));
+        // The next thing happens once the one before it was told.
+        step += 1;
+        match (kind, told.len()) {
+            ("StateChange", 0) => insert(&database, 1).await,
+            ("Changes", 1) => {
+                let many = (2..5).map(|id| doc! {"_id": id});
+                orders.insert_many(many).await.expect("inserts");
+            }
+            ("Changes", 4) => {
+                let large = doc! {"_id": 5, "text": "x".repeat(200 << 10)};
+                orders.insert_one(large).await.expect("an insert");
+            }
+            ("Progress", 5) => insert(&database, 6).await,
+            ("Changes", 6) => orders.drop().await.expect("a drop"),
+            _ => assert!(step < 100, "{told:?}"),
+        }
+    }
+    let whole = ["1", "2", "3", "4", "large", "6"];
+    let gone = ["OPERATION_TYPE_DROP", "invalidated"];
+    assert_eq!(told, [&whole[..], &gone].concat());
+    for kind in [
+        "Opened",
+        "StateChange",
+        "Changes",
+        "EventChunk",
+        "Progress",
+        "Invalidated",
+    ] {
+        assert!(tokens.iter().any(|(it, ..)| *it == kind), "no {kind}");
+    }
+
+    insert(&database, 7).await;
+    for (kind, token, seen) in tokens {
+        let mut resumed = weir.watch(after(&token, request())).await;
+        assert_eq!(resumed.opened.start_mode(), pb::StartMode::Token);
+        assert_eq!(resumed.token(), token, "a place has one token");
+        let rest = within("the rest", all_news(&mut resumed)).await;
+        let expected = match &told[seen..] {
+            [] => vec!["7".to_owned()],
+            // Between the drop and the invalidate: MongoDB sends the invalidate again. The stand-in
+            // goes on with what comes later.
+            [last] if rest == ["7"] => {
+                assert_eq!(last, "invalidated");
+                continue;
+            }
+            rest => rest.to_vec(),
+        };
+        assert_eq!(rest, expected, "after {kind} {seen}");
+    }
+}

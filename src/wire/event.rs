@@ -550,3 +550,6 @@ impl<'a> Slots<'a> {
         put_document(out, field::UNKNOWN_FIELDS, &raw::document(rest), format);
     }
 }
+
+#[cfg(test)]
+mod tests;

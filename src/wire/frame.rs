@@ -91,3 +91,6 @@ impl Frame {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,7 +4,9 @@
 //! takes the slots it knows; what is left over goes into `unknown_fields`, so that a field which
 //! MongoDB adds tomorrow is passed through and not lost.
 
-use std::borrow::Cow;
+mod update;
+
+use std::{borrow::Cow, ops::RangeInclusive};
 
 use bytes::{Bytes, BytesMut};
 
@@ -39,6 +41,9 @@ mod field {
     pub(super) const UNKNOWN_FIELDS: u32 = 10;
     pub(super) const OMITTED: u32 = 35;
 }
+
+/// What `google.protobuf.Timestamp` holds: the years 1 to 9999, in milliseconds since 1970.
+const TIMESTAMP_MILLIS: RangeInclusive<i64> = -62_135_596_800_000..=253_402_300_799_999;
 
 /// Events encoded in one format, one after the other.
 #[derive(Debug)]
@@ -189,8 +194,10 @@ fn put_change(out: &mut BytesMut, event: &Event, mut slots: Slots<'_>, raw: &[u8
     put_message(out, number, |out| match operation {
         Operation::Insert => put_image(out, 1, slots.take_image(b"fullDocument"), format),
         Operation::Update => {
-            if let Some(description) = slots.take_document(b"updateDescription") {
-                put_update_description(out, description, &mut slots, format);
+            if let Some(description) = slots.take_document(b"updateDescription")
+                && !update::put_description(out, description.value, format)
+            {
+                slots.unknown.push(description);
             }
             put_image(out, 2, slots.take_image(b"fullDocument"), format);
             put_image(
@@ -283,13 +290,19 @@ fn put_head(out: &mut BytesMut, event: &Event, slots: &mut Slots<'_>, format: Fo
     let operation = event.operation.to_pb() as i32;
     put_number(out, field::OPERATION, u64::from(operation.unsigned_abs()));
     put_namespace(out, field::NAMESPACE, slots.take(b"ns"), slots);
-    if slots.take(b"clusterTime").is_some() {
+    let cluster_time = slots.get(b"clusterTime").and_then(|it| it.as_timestamp());
+    if let Some((seconds, increment)) = cluster_time {
+        slots.take(b"clusterTime");
         put_message(out, field::CLUSTER_TIME, |out| {
-            put_number(out, 1, u64::from(event.cluster_time.seconds));
-            put_number(out, 2, u64::from(event.cluster_time.increment));
+            put_number(out, 1, seconds.into());
+            put_number(out, 2, increment.into());
         });
     }
-    if let Some(millis) = event.wall_time {
+    let wall_time = slots
+        .get(b"wallTime")
+        .and_then(|it| it.as_datetime_millis())
+        .filter(|millis| TIMESTAMP_MILLIS.contains(millis));
+    if let Some(millis) = wall_time {
         slots.take(b"wallTime");
         put_message(out, field::WALL_TIME, |out| {
             // Protobuf writes a negative int64 as its two's complement.
@@ -378,82 +391,6 @@ fn put_transaction(out: &mut BytesMut, slots: &mut Slots<'_>) {
             put_number(out, 2, number.cast_unsigned());
         });
     }
-}
-
-fn put_update_description<'a>(
-    out: &mut BytesMut,
-    description: Element<'a>,
-    slots: &mut Slots<'a>,
-    format: Format,
-) {
-    let document = description.as_document().unwrap_or_default();
-    let mut complete = true;
-    put_message(out, 1, |out| {
-        let Ok(fields) = Elements::new(document) else {
-            complete = false;
-            return;
-        };
-        for field in fields {
-            let Ok(field) = field else {
-                complete = false;
-                break;
-            };
-            match field.key {
-                b"updatedFields" if field.as_document().is_some() => {
-                    put_document(out, 1, field.value, format);
-                }
-                b"removedFields" if is_array(&field) => {
-                    for name in elements(field.value) {
-                        put_string_field(out, 2, &text(&name));
-                    }
-                }
-                b"truncatedArrays" if is_array(&field) => {
-                    for array in elements(field.value) {
-                        put_truncated_array(out, array.value);
-                    }
-                }
-                b"disambiguatedPaths" if field.as_document().is_some() => {
-                    for path in elements(field.value) {
-                        put_disambiguated_path(out, &path);
-                    }
-                }
-                _ => complete = false,
-            }
-        }
-    });
-    if !complete {
-        slots.unknown.push(description);
-    }
-}
-
-fn put_truncated_array(out: &mut BytesMut, array: &[u8]) {
-    put_message(out, 3, |out| {
-        for field in elements(array) {
-            match field.key {
-                b"field" => put_string_field(out, 1, &text(&field)),
-                b"newSize" => {
-                    put_number(out, 2, field.as_int().unwrap_or_default().cast_unsigned());
-                }
-                _ => {}
-            }
-        }
-    });
-}
-
-fn put_disambiguated_path(out: &mut BytesMut, path: &Element<'_>) {
-    put_message(out, 4, |out| {
-        put_string_field(out, 1, &String::from_utf8_lossy(path.key));
-        for component in elements(path.value) {
-            put_message(out, 2, |out| match component.as_int() {
-                // A set member of a oneof is written even when it is zero.
-                Some(index) => {
-                    put_tag(out, 2, WireType::Varint);
-                    put_varint(out, index.cast_unsigned());
-                }
-                None => put_string_field(out, 1, &text(&component)),
-            });
-        }
-    });
 }
 
 /// The documents of `operationDescription.indexes`.
@@ -613,3 +550,6 @@ impl<'a> Slots<'a> {
         put_document(out, field::UNKNOWN_FIELDS, &raw::document(rest), format);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -97,3 +97,6 @@ impl Frame {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,215 @@
+//! Encoded events, decoded again by prost and compared whole.
+
+mod hostile;
+mod odd;
+mod operations;
+mod updates;
+
+use bson::{Document, Timestamp, doc};
+use bytes::{Bytes, BytesMut};
+use prost::Message as _;
+
+use super::*;
+use crate::{
+    pb::{self, change_event::Change},
+    plan::{Plan, Scope},
+    source::{ClusterTime, Position},
+};
+
+const FORMATS: [Format; 4] = [
+    Format::Bson,
+    Format::Json,
+    Format::CanonicalJson,
+    Format::Struct,
+];
+
+/// The time of every event here.
+const TIME: ClusterTime = ClusterTime {
+    seconds: 1_700_000_000,
+    increment: 7,
+};
+
+fn stamp() -> Stamp {
+    let plan = Plan {
+        scope: Scope::Deployment,
+        change_stream: Document::new(),
+        stages: Vec::new(),
+        asked: None,
+    };
+    Stamp::new("rs0", &plan)
+}
+
+fn mongo_token(name: &str) -> Document {
+    doc! { "_data": name }
+}
+
+/// An event as MongoDB sends it: what all have in common, then `fields`.
+fn event(operation: &str, fields: Document) -> Document {
+    let mut event = doc! {
+        "_id": mongo_token("82AA"),
+        "operationType": operation,
+        "clusterTime": Timestamp { time: TIME.seconds, increment: TIME.increment },
+        "wallTime": bson::DateTime::from_millis(1_700_000_000_123),
+        "ns": { "db": "shop", "coll": "orders" },
+    };
+    event.extend(fields);
+    event
+}
+
+/// What [`event`] becomes, but for the operation and the change.
+fn common() -> pb::ChangeEvent {
+    pb::ChangeEvent {
+        resume_token: sealed("82AA"),
+        namespace: namespace("shop", "orders"),
+        cluster_time: Some(pb::ClusterTime {
+            seconds: TIME.seconds,
+            increment: TIME.increment,
+        }),
+        wall_time: Some(prost_types::Timestamp {
+            seconds: 1_700_000_000,
+            nanos: 123_000_000,
+        }),
+        ..pb::ChangeEvent::default()
+    }
+}
+
+fn sealed(name: &str) -> Bytes {
+    stamp().seal(&Position::Event {
+        token: raw_document(&mongo_token(name)).into(),
+        time: TIME,
+    })
+}
+
+fn namespace(database: &str, collection: &str) -> Option<pb::Namespace> {
+    Some(pb::Namespace {
+        database: database.to_owned(),
+        collection: collection.to_owned(),
+    })
+}
+
+fn raw_document(document: &Document) -> Vec<u8> {
+    document.to_vec().expect("the document can be encoded")
+}
+
+/// A document as the format holds it; the format itself is tested where it is written.
+fn held(document: Document, format: Format) -> Option<pb::Document> {
+    let mut out = BytesMut::new();
+    put_document(&mut out, 1, &raw_document(&document), format);
+    let insert = pb::Insert::decode(out.freeze()).expect("a document decodes");
+    insert.full_document
+}
+
+fn null() -> Option<pb::Document> {
+    Some(pb::Document {
+        value: Some(pb::document::Value::Null(0)),
+    })
+}
+
+/// The raw events as they lie in a reply.
+fn parsed(raw: &[Vec<u8>]) -> Result<(Vec<u8>, Vec<Event>), EventError> {
+    let buffer = raw.concat();
+    let mut end = 0;
+    let mut events = Vec::new();
+    for event in raw {
+        let start = end;
+        end += event.len();
+        events.push(Event::parse(&buffer, start..end)?);
+    }
+    Ok((buffer, events))
+}
+
+fn encoded(raw: &[Vec<u8>], format: Format) -> Result<Encoded, EventError> {
+    let (buffer, events) = parsed(raw)?;
+    encode(&buffer, &events, &stamp(), format)
+}
+
+fn batch(changes: Bytes) -> Vec<pb::ChangeEvent> {
+    let batch = pb::ChangeBatch::decode(changes).expect("a batch decodes");
+    batch.changes
+}
+
+/// One event through the encoder and through prost.
+fn change(event: &Document, format: Format) -> pb::ChangeEvent {
+    let encoded = encoded(&[raw_document(event)], format).expect("the event is well-formed");
+    let mut changes = batch(encoded.slice(0, 1));
+    assert_eq!(changes.len(), 1);
+    changes.remove(0)
+}
+
+/// Runs a test in each format.
+fn in_all_formats(mut test: impl FnMut(Format)) {
+    FORMATS.into_iter().for_each(&mut test);
+}
+
+#[test]
+fn a_slice_a_message_and_a_token_tell_of_the_same_events() {
+    let raw: Vec<Vec<u8>> = (0..5_usize)
+        .map(|index| {
+            let name = "8".repeat(1 + index * 40);
+            let mut event = event("insert", doc! { "fullDocument": { "_id": index as i32 } });
+            event.insert("_id", mongo_token(&name));
+            raw_document(&event)
+        })
+        .collect();
+    in_all_formats(|format| {
+        let encoded = encoded(&raw, format).expect("the events are well-formed");
+        assert_eq!(encoded.len(), 5);
+        assert!(!encoded.is_empty());
+        let all = batch(encoded.slice(0, 5));
+        assert_eq!(encoded.total(), encoded.slice(0, 5).len());
+        for from in 0..=5 {
+            for to in from..=5 {
+                let slice = encoded.slice(from, to);
+                assert_eq!(slice.len(), encoded.size(from, to));
+                assert_eq!(batch(slice), all[from..to]);
+            }
+        }
+        for (index, change) in all.iter().enumerate() {
+            let message = pb::ChangeEvent::decode(encoded.message(index)).expect("it decodes");
+            assert_eq!(&message, change);
+            assert_eq!(encoded.token(index), change.resume_token);
+            assert_eq!(change.resume_token, sealed(&"8".repeat(1 + index * 40)));
+        }
+    });
+}
+
+#[test]
+fn no_events_encode_to_nothing() {
+    let encoded = encode(&[], &[], &stamp(), Format::Bson).expect("nothing is well-formed");
+    assert!(encoded.is_empty());
+    assert_eq!((encoded.len(), encoded.total()), (0, 0));
+    assert!(encoded.slice(0, 0).is_empty());
+}
+
+/// T18: what stands for an event that is too large tells what and where, and how large it was.
+#[test]
+fn a_stub_holds_the_head_of_the_event_and_its_sizes() {
+    let fields = doc! {
+        "documentKey": { "_id": 1 },
+        "fullDocument": { "_id": 1, "text": "long" },
+        "fromAfar": "this one goes too",
+    };
+    let (buffer, events) = parsed(&[raw_document(&event("insert", fields))]).unwrap();
+    in_all_formats(|format| {
+        for with_key in [true, false] {
+            let stub = omitted(
+                &buffer,
+                &events[0],
+                &stamp(),
+                format,
+                (5_000_000_000, 65_536),
+                with_key,
+            );
+            let expected = pb::ChangeEvent {
+                operation: pb::OperationType::Insert.into(),
+                document_key: held(doc! { "_id": 1 }, format).filter(|_| with_key),
+                change: Some(Change::Omitted(pb::Omitted {
+                    event_bytes: 5_000_000_000,
+                    max_message_bytes: 65_536,
+                })),
+                ..common()
+            };
+            assert_eq!(batch(stub.unwrap()), [expected]);
+        }
+    });
+}

@@ -1,0 +1,94 @@
+//! What an update changed.
+
+use bytes::BytesMut;
+
+use super::{is_array, is_text, put_number, text};
+use crate::{
+    plan::Format,
+    raw::{Element, Elements},
+    wire::format::{
+        protobuf::{WireType, put_message, put_string_field, put_tag, put_varint},
+        put_document,
+    },
+};
+
+/// Writes `updateDescription` as field 1 of an update. Tells whether what was written is all that
+/// the description holds.
+pub(super) fn put_description(out: &mut BytesMut, description: &[u8], format: Format) -> bool {
+    put_message(out, 1, |out| {
+        every(description, |field| match field.key {
+            b"updatedFields" if field.as_document().is_some() => {
+                put_document(out, 1, field.value, format);
+                true
+            }
+            b"removedFields" if is_array(&field) => {
+                every(field.value, |name| put_text(out, 2, &name))
+            }
+            b"truncatedArrays" if is_array(&field) => {
+                every(field.value, |array| put_truncated_array(out, &array))
+            }
+            b"disambiguatedPaths" if field.as_document().is_some() => {
+                every(field.value, |path| put_disambiguated_path(out, &path))
+            }
+            _ => false,
+        })
+    })
+}
+
+fn put_truncated_array(out: &mut BytesMut, array: &Element<'_>) -> bool {
+    let Some(array) = array.as_document() else {
+        return false;
+    };
+    put_message(out, 3, |out| {
+        every(array, |field| match (field.key, field.as_int()) {
+            (b"field", _) => put_text(out, 1, &field),
+            (b"newSize", Some(size)) => {
+                put_number(out, 2, size.cast_unsigned());
+                true
+            }
+            _ => false,
+        })
+    })
+}
+
+fn put_disambiguated_path(out: &mut BytesMut, path: &Element<'_>) -> bool {
+    if !is_array(path) {
+        return false;
+    }
+    put_message(out, 4, |out| {
+        put_string_field(out, 1, &String::from_utf8_lossy(path.key));
+        every(path.value, |component| {
+            // One that can't be read is written as unset, so that those after it keep their places.
+            put_message(out, 2, |out| match component.as_int() {
+                Some(index) => {
+                    // A set member of a oneof is written even when it is zero.
+                    put_tag(out, 2, WireType::Varint);
+                    put_varint(out, index.cast_unsigned());
+                    true
+                }
+                None => put_text(out, 1, &component),
+            })
+        })
+    })
+}
+
+/// Writes a string, if it is one. Tells whether it is.
+fn put_text(out: &mut BytesMut, number: u32, element: &Element<'_>) -> bool {
+    if is_text(element) {
+        put_string_field(out, number, &text(element));
+    }
+    is_text(element)
+}
+
+/// Hands each element of a document or an array to `put`, whatever it says of those before. Tells
+/// whether all could be read and `put` said yes to every one.
+fn every<'a>(document: &'a [u8], mut put: impl FnMut(Element<'a>) -> bool) -> bool {
+    let Ok(elements) = Elements::new(document) else {
+        return false;
+    };
+    let mut complete = true;
+    for element in elements {
+        complete &= element.is_ok_and(&mut put);
+    }
+    complete
+}

@@ -1,0 +1,549 @@
+//! Every event that the database can make reaches a client as the database tells it.
+//!
+//! Each test that compares reads the same changes twice: through Weir, and by the driver from a
+//! change stream of its own.
+
+mod reading;
+mod support;
+
+use futures::StreamExt as _;
+use mongodb::bson::{Bson, Document, RawDocumentBuf, bson, doc};
+use mongodb::change_stream::ChangeStream;
+use reading::{after, id, operations, told_by_mongodb};
+use support::{Database, Watching, Weir, within};
+use weir::pb;
+
+/// The four scopes of a watch.
+#[derive(Debug, Clone, Copy)]
+enum Scope {
+    Collection,
+    Collections,
+    Database,
+    Deployment,
+}
+
+impl Scope {
+    const ALL: [Self; 4] = [
+        Self::Collection,
+        Self::Collections,
+        Self::Database,
+        Self::Deployment,
+    ];
+
+    /// A watch of `orders`, or of a scope that holds it.
+    fn request(self, database: &Database) -> pb::WatchRequest {
+        match self {
+            Self::Collection => database.watch_request(&["orders"]),
+            Self::Collections => database.watch_request(&["orders", "items"]),
+            Self::Database => database.watch_request(&[]),
+            Self::Deployment => pb::WatchRequest::default(),
+        }
+    }
+
+    fn holds(self, collection: &str) -> bool {
+        match self {
+            Self::Collection => collection == "orders",
+            Self::Collections => matches!(collection, "orders" | "items"),
+            Self::Database | Self::Deployment => true,
+        }
+    }
+}
+
+async fn deployment_weir(database: &Database) -> Weir {
+    Weir::with(database, |config| config.allow_deployment_watch = true).await
+}
+
+/// What the driver reads by itself: everything in the deployment.
+struct Original(ChangeStream<RawDocumentBuf>);
+
+impl Original {
+    async fn of(database: &Database, expanded: bool) -> Self {
+        let stream = database
+            .client()
+            .watch()
+            .show_expanded_events(expanded)
+            .await
+            .expect("a change stream of the deployment");
+        Self(stream.with_type())
+    }
+
+    /// The next `count` events, without the token.
+    async fn next(&mut self, count: usize) -> Vec<Document> {
+        let mut events = Vec::new();
+        for _ in 0..count {
+            let event = within("the next event of the driver", self.0.next()).await;
+            let event = event.expect("the stream goes on").expect("an event");
+            let mut event = Document::try_from(event).expect("an event is BSON");
+            event.remove("_id");
+            // Empty means the same as missing, as far as MongoDB documents it.
+            if let Ok(description) = event.get_document_mut("updateDescription")
+                && description.get("disambiguatedPaths") == Some(&bson!({}))
+            {
+                description.remove("disambiguatedPaths");
+            }
+            events.push(event);
+        }
+        events
+    }
+}
+
+/// The collections that an event names; none where it is about a whole database.
+fn collections_of(event: &Document) -> Vec<&str> {
+    let names = ["ns", "to"].map(|place| event.get_document(place).ok()?.get_str("coll").ok());
+    names.into_iter().flatten().collect()
+}
+
+/// One watch for each scope, all reading the same changes.
+async fn watch_all(
+    weir: &Weir,
+    database: &Database,
+    change: impl Fn(&mut pb::WatchRequest),
+) -> Vec<(Scope, Watching)> {
+    let mut all = Vec::new();
+    for scope in Scope::ALL {
+        let mut request = scope.request(database);
+        change(&mut request);
+        all.push((scope, weir.watch(request).await));
+    }
+    all
+}
+
+/// Each watch gets those of the `originals` that its scope holds, whole and in order.
+async fn each_gets_its_part(watches: &mut [(Scope, Watching)], originals: &[Document]) {
+    for (scope, watching) in watches {
+        let expected: Vec<&Document> = originals
+            .iter()
+            .filter(|event| {
+                let names = collections_of(event);
+                names.is_empty() || names.iter().any(|name| scope.holds(name))
+            })
+            .collect();
+        for expected in expected {
+            let change = watching.next_change().await;
+            assert_eq!(&told_by_mongodb(&change), expected, "{scope:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn writes_of_documents_come_in_every_scope_that_holds_them() {
+    let database = Database::options().start().await;
+    let weir = deployment_weir(&database).await;
+    let mut original = Original::of(&database, false).await;
+    let mut watches = watch_all(&weir, &database, |_| {}).await;
+
+    for name in ["orders", "items", "elsewhere"] {
+        let collection = database.collection(name);
+        let one = doc! {"_id": name};
+        collection
+            .insert_one(doc! {"_id": name, "a": 1})
+            .await
+            .unwrap();
+        collection
+            .update_one(one.clone(), doc! {"$set": {"a": 2}})
+            .await
+            .unwrap();
+        collection
+            .replace_one(one.clone(), doc! {"b": 3})
+            .await
+            .unwrap();
+        collection.delete_one(one).await.unwrap();
+    }
+
+    let originals = original.next(12).await;
+    let names: Vec<&str> = originals[..4]
+        .iter()
+        .map(|event| event.get_str("operationType").unwrap())
+        .collect();
+    assert_eq!(names, ["insert", "update", "replace", "delete"]);
+    each_gets_its_part(&mut watches, &originals).await;
+}
+
+/// T16 and T40: `nsType` and the operations that the driver's own event type does not know.
+#[tokio::test]
+async fn expanded_events_come_in_every_scope_when_asked_for() {
+    let database = Database::options().start().await;
+    let weir = deployment_weir(&database).await;
+    let mut original = Original::of(&database, true).await;
+    let mut expanded = watch_all(&weir, &database, |it| it.show_expanded_events = true).await;
+    let mut plain = watch_all(&weir, &database, |_| {}).await;
+
+    let orders = database.collection("orders");
+    database
+        .database()
+        .create_collection("orders")
+        .await
+        .unwrap();
+    let index = mongodb::IndexModel::builder().keys(doc! {"a": 1}).build();
+    orders.create_index(index).await.unwrap();
+    orders.drop_index("a_1").await.unwrap();
+    let images = doc! {"collMod": "orders", "changeStreamPreAndPostImages": {"enabled": true}};
+    database.database().run_command(images).await.unwrap();
+    orders
+        .insert_one(doc! {"_id": 1, "a": {"0": 1}, "b": [1, 2]})
+        .await
+        .unwrap();
+    let ambiguous = doc! {"$set": {"a.0": 2, "b.0": 3}};
+    orders.update_one(doc! {}, ambiguous).await.unwrap();
+
+    let originals = original.next(6).await;
+    let names: Vec<&str> = originals
+        .iter()
+        .map(|event| event.get_str("operationType").unwrap())
+        .collect();
+    assert_eq!(
+        names,
+        [
+            "create",
+            "createIndexes",
+            "dropIndexes",
+            "modify",
+            "insert",
+            "update"
+        ]
+    );
+    assert!(
+        originals
+            .iter()
+            .all(|event| event.contains_key("collectionUUID"))
+    );
+    assert_eq!(originals[0].get_str("nsType").ok(), Some("collection"));
+    let paths = originals[5].get_document("updateDescription").unwrap();
+    assert!(paths.contains_key("disambiguatedPaths"), "{paths}");
+
+    each_gets_its_part(&mut expanded, &originals).await;
+    // Without the option only what changed documents comes, and no more is told of it.
+    for (scope, watching) in &mut plain {
+        let changes = watching.changes(2).await;
+        assert_eq!(operations(&changes), ["insert", "update"], "{scope:?}");
+        assert!(
+            changes
+                .iter()
+                .all(|change| change.collection_uuid.is_empty())
+        );
+    }
+}
+
+/// T16: rename and drop, where they end no watch.
+#[tokio::test]
+async fn renames_and_drops_come_in_every_scope_that_outlives_them() {
+    let database = Database::options().start().await;
+    let weir = deployment_weir(&database).await;
+    for name in ["orders", "items", "elsewhere"] {
+        database
+            .collection(name)
+            .insert_one(doc! {"_id": 1})
+            .await
+            .unwrap();
+    }
+    for expanded in [false, true] {
+        let mut original = Original::of(&database, expanded).await;
+        let mut watches =
+            watch_all(&weir, &database, |it| it.show_expanded_events = expanded).await;
+        // A watch of one collection ends with these.
+        watches.remove(0);
+
+        let rename = |from: &str, to: &str| {
+            let namespace = |name: &str| format!("{}.{name}", database.name());
+            doc! {
+                "renameCollection": namespace(from), "to": namespace(to), "dropTarget": true,
+            }
+        };
+        database.admin(rename("items", "orders")).await;
+        database.admin(rename("orders", "items")).await;
+        database.admin(rename("elsewhere", "orders")).await;
+
+        let originals = original.next(4).await;
+        let names: Vec<&str> = originals
+            .iter()
+            .map(|event| event.get_str("operationType").unwrap())
+            .collect();
+        assert_eq!(names, ["drop", "rename", "rename", "rename"]);
+        let description = originals[1].get_document("operationDescription");
+        assert_eq!(description.is_ok(), expanded);
+        each_gets_its_part(&mut watches, &originals).await;
+
+        database
+            .collection("elsewhere")
+            .insert_one(doc! {"_id": 1})
+            .await
+            .unwrap();
+    }
+}
+
+/// What a server's update operators become: `(operator, updatedFields, removedFields)`.
+fn update_operators() -> Vec<(Bson, Document, Vec<&'static str>)> {
+    vec![
+        (
+            bson!({"$set": {"a": 2, "deep.er": "x"}}),
+            doc! {"a": 2, "deep.er": "x"},
+            vec![],
+        ),
+        (bson!({"$set": {"list.1": 9}}), doc! {"list.1": 9}, vec![]),
+        (
+            bson!({"$set": {"docs.0.sku": "new"}}),
+            doc! {"docs.0.sku": "new"},
+            vec![],
+        ),
+        (bson!({"$inc": {"a": 5}}), doc! {"a": 6}, vec![]),
+        (bson!({"$mul": {"a": 3}}), doc! {"a": 3}, vec![]),
+        (bson!({"$min": {"a": -1}}), doc! {"a": -1}, vec![]),
+        (bson!({"$max": {"a": 7}}), doc! {"a": 7}, vec![]),
+        (bson!({"$bit": {"a": {"or": 6}}}), doc! {"a": 7}, vec![]),
+        (
+            bson!({"$unset": {"a": "", "deep.is": ""}}),
+            doc! {},
+            vec!["a", "deep.is"],
+        ),
+        (bson!({"$rename": {"a": "z"}}), doc! {"z": 1}, vec!["a"]),
+        (bson!({"$push": {"list": 4}}), doc! {"list.3": 4}, vec![]),
+        (
+            bson!({"$addToSet": {"list": 8}}),
+            doc! {"list.3": 8},
+            vec![],
+        ),
+        (
+            bson!([{"$set": {"sum": {"$add": ["$a", 10]}}}, {"$unset": ["deep"]}]),
+            doc! {"sum": 11},
+            vec!["deep"],
+        ),
+        (
+            bson!([{"$replaceWith": {"$setField": {
+                "field": "dotted.name", "input": "$$ROOT", "value": 1,
+            }}}]),
+            doc! {"dotted.name": 1},
+            vec![],
+        ),
+        (
+            bson!([{"$replaceWith": {"$setField": {
+                "field": {"$literal": "$dollar"}, "input": "$$ROOT", "value": 1,
+            }}}]),
+            doc! {"$dollar": 1},
+            vec![],
+        ),
+    ]
+}
+
+/// T22: operators, dotted paths, array elements, removals, pipelines, names with "." and "$".
+#[tokio::test]
+async fn every_update_operator_tells_what_it_changed() {
+    let database = Database::options().start().await;
+    let weir = Weir::start(&database).await;
+    let mut original = Original::of(&database, true).await;
+    let orders = database.collection("orders");
+    database
+        .database()
+        .create_collection("orders")
+        .await
+        .unwrap();
+    // A pipeline that changes most of a document comes as a replacement.
+    let document = doc! {
+        "rest": "x".repeat(200), "a": 1, "list": [1, 2, 3], "docs": [{"sku": "old"}],
+        "deep": {"is": true},
+    };
+    let operators = update_operators();
+    for id in 0..operators.len() {
+        let mut document = document.clone();
+        document.insert("_id", id as i32);
+        orders.insert_one(document).await.unwrap();
+    }
+    let mut watching = weir
+        .watch(pb::WatchRequest {
+            show_expanded_events: true,
+            ..database.watch_request(&["orders"])
+        })
+        .await;
+    // The creation, and the inserts.
+    original.next(1 + operators.len()).await;
+
+    for (id, (operator, ..)) in operators.iter().enumerate() {
+        let update = doc! {"q": {"_id": id as i32}, "u": operator.clone()};
+        let command = doc! {"update": "orders", "updates": [update]};
+        let answer = database.database().run_command(command).await.unwrap();
+        assert_eq!(
+            answer.get_i32("nModified").ok(),
+            Some(1),
+            "{operator}: {answer}"
+        );
+    }
+
+    for (operator, updated, removed) in operators {
+        let told = original.next(1).await.remove(0);
+        let change = watching.next_change().await;
+        assert_eq!(told_by_mongodb(&change), told, "{operator}");
+        let Some(pb::change_event::Change::Update(update)) = change.change else {
+            panic!("{operator} came as {change:?}");
+        };
+        let description = update
+            .update_description
+            .expect("an update tells what changed");
+        let fields = reading::bson(description.updated_fields.as_ref());
+        assert_eq!(fields, Some(updated.into()), "{operator}");
+        assert_eq!(description.removed_fields, removed, "{operator}");
+    }
+}
+
+/// T22: a server may tell the new size, or the whole array instead.
+#[tokio::test]
+async fn an_array_cut_short_tells_its_size_or_its_rest() {
+    let database = Database::options().start().await;
+    let weir = Weir::start(&database).await;
+    let mut original = Original::of(&database, false).await;
+    let orders = database.collection("orders");
+    orders
+        .insert_one(doc! {"_id": 1, "list": [1, 2, 3, 4], "rest": "x".repeat(200)})
+        .await
+        .unwrap();
+    let mut watching = weir.watch(database.watch_request(&["orders"])).await;
+    original.next(1).await;
+
+    let slice = vec![doc! {"$set": {"list": {"$slice": ["$list", 2]}}}];
+    orders.update_one(doc! {}, slice).await.unwrap();
+    orders
+        .update_one(doc! {}, doc! {"$pop": {"list": 1}})
+        .await
+        .unwrap();
+    let push = doc! {"$push": {"list": {"$each": [7, 8], "$slice": -2}}};
+    orders.update_one(doc! {}, push).await.unwrap();
+
+    let mut tells_sizes = false;
+    for told in original.next(3).await {
+        let change = watching.next_change().await;
+        assert_eq!(told_by_mongodb(&change), told);
+        if let Some(pb::change_event::Change::Update(update)) = change.change {
+            let description = update.update_description.unwrap_or_default();
+            tells_sizes |= !description.truncated_arrays.is_empty();
+        }
+    }
+    assert!(
+        tells_sizes,
+        "the database made no truncated array to test with"
+    );
+}
+
+/// T24: whether a write is an update or a replace is the server's to say, so a client that wants
+/// both must ask for both.
+#[tokio::test]
+async fn updates_and_replacements_are_chosen_apart() {
+    let database = Database::start().await;
+    let weir = Weir::start(&database).await;
+    let watch = async |operations: &[pb::OperationType]| {
+        let request = pb::WatchRequest {
+            operations: operations.iter().map(|&it| it.into()).collect(),
+            ..database.watch_request(&["orders"])
+        };
+        weir.watch(request).await
+    };
+    let mut updates = watch(&[pb::OperationType::Update]).await;
+    let mut replaces = watch(&[pb::OperationType::Replace]).await;
+    let mut both = watch(&[pb::OperationType::Replace, pb::OperationType::Update]).await;
+
+    let orders = database.collection("orders");
+    for number in 0..3 {
+        let one = doc! {"_id": number};
+        orders.insert_one(one.clone()).await.unwrap();
+        orders
+            .update_one(one.clone(), doc! {"$set": {"a": number}})
+            .await
+            .unwrap();
+        orders
+            .replace_one(one.clone(), doc! {"b": number})
+            .await
+            .unwrap();
+        orders.delete_one(one).await.unwrap();
+    }
+
+    for number in 0..3 {
+        let number = Bson::Int32(number);
+        let update = updates.next_change().await;
+        assert_eq!(
+            (reading::operation(&update), id(&update)),
+            ("update".into(), number.clone())
+        );
+        let replace = replaces.next_change().await;
+        assert_eq!(
+            (reading::operation(&replace), id(&replace)),
+            ("replace".into(), number)
+        );
+        assert_eq!(operations(&both.changes(2).await), ["update", "replace"]);
+    }
+}
+
+/// T45: no event will ever come to say that the watch works.
+#[tokio::test]
+async fn a_watch_of_nothing_opens_and_is_live_at_once() {
+    let database = Database::options().start().await;
+    let weir = deployment_weir(&database).await;
+    for (scope, mut watching) in watch_all(&weir, &database, |_| {}).await {
+        let live = watching.try_next().await.expect("the watch goes on");
+        let Some(pb::watch_response::Kind::StateChange(state)) = live.and_then(|it| it.kind) else {
+            panic!("{scope:?}: the second message tells no state");
+        };
+        assert_eq!(state.state(), pb::WatchState::Live, "{scope:?}");
+        assert!(watching.opened.start_time.is_some(), "{scope:?}");
+        assert_eq!(watching.opened.start_mode(), pb::StartMode::Now);
+    }
+    // It still gets what comes.
+    let mut watching = weir.watch(database.watch_request(&["orders"])).await;
+    database
+        .collection("orders")
+        .insert_one(doc! {"_id": 1})
+        .await
+        .unwrap();
+    assert_eq!(
+        after(&watching.next_change().await),
+        Some(bson!({"_id": 1}))
+    );
+}
+
+/// T31 in small: events of one transaction carry its name, and an aborted one makes none.
+#[tokio::test]
+async fn events_of_a_transaction_carry_its_session_and_number() {
+    let database = Database::options().start().await;
+    let weir = Weir::start(&database).await;
+    for name in ["orders", "items"] {
+        database.database().create_collection(name).await.unwrap();
+    }
+    let mut watching = weir
+        .watch(database.watch_request(&["orders", "items"]))
+        .await;
+
+    let mut session = database.client().start_session().await.unwrap();
+    for (number, commit) in [(1, true), (2, false), (3, true)] {
+        session.start_transaction().await.unwrap();
+        for name in ["orders", "items"] {
+            let collection = database.collection(name);
+            collection
+                .insert_one(doc! {"_id": number})
+                .session(&mut session)
+                .await
+                .unwrap();
+        }
+        if commit {
+            session.commit_transaction().await.unwrap();
+        } else {
+            session.abort_transaction().await.unwrap();
+        }
+    }
+    database
+        .collection("orders")
+        .insert_one(doc! {"_id": 4})
+        .await
+        .unwrap();
+
+    let changes = watching.changes(5).await;
+    let ids: Vec<Bson> = changes.iter().map(id).collect();
+    assert_eq!(ids, [1, 1, 3, 3, 4].map(Bson::Int32));
+    let transactions: Vec<_> = changes.iter().map(|it| it.transaction.clone()).collect();
+    assert!(transactions[0].is_some() && transactions[2].is_some());
+    assert_eq!(transactions[0], transactions[1]);
+    assert_eq!(transactions[2], transactions[3]);
+    assert_ne!(transactions[0], transactions[2]);
+    assert_eq!(transactions[4], None);
+    let first = transactions[0].clone().unwrap_or_default();
+    assert_eq!(first.session_id.len(), 16);
+    assert_eq!(
+        transactions[2].clone().unwrap_or_default().session_id,
+        first.session_id
+    );
+}

@@ -1,0 +1,253 @@
+//! Documents before and after a change, in every mode a watch may ask for.
+
+mod reading;
+mod support;
+
+use mongodb::bson::{Bson, bson, doc};
+use reading::{after, before, operation};
+use support::{Database, Weir, error_reason};
+use tonic::Code;
+use weir::pb;
+use weir::pb::FullDocument as After;
+use weir::pb::FullDocumentBeforeChange as Before;
+
+/// A database with a collection that keeps images and one that does not.
+async fn start() -> (Database, Weir) {
+    let database = Database::options().start().await;
+    database
+        .database()
+        .run_command(doc! {"create": "kept", "changeStreamPreAndPostImages": {"enabled": true}})
+        .await
+        .expect("a collection with images");
+    database
+        .database()
+        .create_collection("not_kept")
+        .await
+        .expect("a collection");
+    let weir = Weir::start(&database).await;
+    (database, weir)
+}
+
+fn request(
+    database: &Database,
+    collection: &str,
+    after: After,
+    before: Before,
+) -> pb::WatchRequest {
+    pb::WatchRequest {
+        full_document: after.into(),
+        full_document_before_change: before.into(),
+        ..database.watch_request(&[collection])
+    }
+}
+
+/// Makes `{a: 1}`, `{a: 2}` and `{b: 3}` of one document and deletes it; `between` runs after each.
+async fn change_one(database: &Database, collection: &str, mut between: impl AsyncFnMut()) {
+    let collection = database.collection(collection);
+    let one = doc! {"_id": 1};
+    collection
+        .insert_one(doc! {"_id": 1, "a": 1})
+        .await
+        .unwrap();
+    between().await;
+    collection
+        .update_one(one.clone(), doc! {"$set": {"a": 2}})
+        .await
+        .unwrap();
+    between().await;
+    collection
+        .replace_one(one.clone(), doc! {"b": 3})
+        .await
+        .unwrap();
+    between().await;
+    collection.delete_one(one).await.unwrap();
+    between().await;
+}
+
+fn document(field: &str, value: i32) -> Option<Bson> {
+    Some(bson!({"_id": 1, field: value}))
+}
+
+/// T25: what each mode brings where there are images, and where there are none: nothing, null and
+/// a document are three things.
+///
+/// Each event is read before the next change, because the stand-in for MongoDB looks a post-image
+/// up when it reads the event, where MongoDB has stored it.
+#[tokio::test]
+async fn each_mode_brings_the_images_it_names() {
+    let (database, weir) = start().await;
+    let null = Some(Bson::Null);
+    let (a1, a2, b3) = (document("a", 1), document("a", 2), document("b", 3));
+    let none = None;
+    // (collection, modes, after the update, before the update, the replacement and the deletion).
+    for (collection, modes, update, befores) in [
+        (
+            "kept",
+            (After::Default, Before::Off),
+            &none,
+            [&none, &none, &none],
+        ),
+        (
+            "kept",
+            (After::Unspecified, Before::Unspecified),
+            &none,
+            [&none, &none, &none],
+        ),
+        (
+            "kept",
+            (After::UpdateLookup, Before::Off),
+            &a2,
+            [&none, &none, &none],
+        ),
+        (
+            "kept",
+            (After::WhenAvailable, Before::WhenAvailable),
+            &a2,
+            [&a1, &a2, &b3],
+        ),
+        (
+            "kept",
+            (After::Required, Before::Required),
+            &a2,
+            [&a1, &a2, &b3],
+        ),
+        (
+            "not_kept",
+            (After::WhenAvailable, Before::WhenAvailable),
+            &null,
+            [&null, &null, &null],
+        ),
+        (
+            "not_kept",
+            (After::UpdateLookup, Before::Off),
+            &a2,
+            [&none, &none, &none],
+        ),
+    ] {
+        let mut watching = weir
+            .watch(request(&database, collection, modes.0, modes.1))
+            .await;
+        let mut changes = Vec::new();
+        change_one(&database, collection, async || {
+            changes.push(watching.next_change().await)
+        })
+        .await;
+
+        let what = format!("{collection} {modes:?}");
+        let names: Vec<String> = changes.iter().map(operation).collect();
+        assert_eq!(names, ["insert", "update", "replace", "delete"], "{what}");
+        let afters: Vec<Option<Bson>> = changes.iter().map(after).collect();
+        assert_eq!(
+            afters,
+            [a1.clone(), update.clone(), b3.clone(), None],
+            "{what}"
+        );
+        let found: Vec<Option<Bson>> = changes[1..].iter().map(before).collect();
+        assert_eq!(found, befores.map(Clone::clone), "{what}");
+    }
+}
+
+/// T25 and T5: a look-up finds the document as it is when MongoDB reads the event, and null when it
+/// is gone by then.
+#[tokio::test]
+async fn a_lookup_of_a_document_that_is_gone_is_null() {
+    let (database, weir) = start().await;
+    let lookup = request(&database, "not_kept", After::UpdateLookup, Before::Off);
+    let start = weir.watch(lookup.clone()).await.token();
+    change_one(&database, "not_kept", async || {}).await;
+
+    let mut watching = weir
+        .watch(pb::WatchRequest {
+            start: Some(pb::watch_request::Start::ResumeToken(start)),
+            ..lookup
+        })
+        .await;
+    let afters: Vec<Option<Bson>> = watching.changes(4).await.iter().map(after).collect();
+    assert_eq!(
+        afters,
+        [document("a", 1), Some(Bson::Null), document("b", 3), None]
+    );
+}
+
+/// T32: what was written before images were kept, or where none are, can't be had. The watch ends
+/// once, and says so; it does not try again and again.
+#[tokio::test]
+async fn a_required_image_that_is_not_there_ends_the_watch() {
+    let (database, weir) = start().await;
+    for (after, before) in [
+        (After::Required, Before::Off),
+        (After::Default, Before::Required),
+    ] {
+        let required = request(&database, "not_kept", after, before);
+        let mut watching = weir.watch(required.clone()).await;
+        let start = watching.token();
+        change_one(&database, "not_kept", async || {}).await;
+
+        let status = watching.end().await;
+        assert_eq!(status.code(), Code::FailedPrecondition, "{status:?}");
+        assert_eq!(error_reason(&status), "IMAGE_UNAVAILABLE");
+        let time = support::error_info(&status).metadata.remove("after_time");
+        assert!(time.is_some(), "the status tells no time: {status:?}");
+
+        // From before the event it happens again, whether at the opening or right after it.
+        let again = pb::WatchRequest {
+            start: Some(pb::watch_request::Start::ResumeToken(start.clone())),
+            ..required
+        };
+        let status = match weir.try_watch(again).await {
+            Ok(mut watching) => watching.end().await,
+            Err(status) => status,
+        };
+        assert_eq!(error_reason(&status), "IMAGE_UNAVAILABLE");
+
+        // Without the demand the same place works.
+        let without = pb::WatchRequest {
+            start: Some(pb::watch_request::Start::ResumeToken(start)),
+            ..database.watch_request(&["not_kept"])
+        };
+        assert_eq!(weir.watch(without).await.changes(4).await.len(), 4);
+    }
+}
+
+/// T33: over a whole database the images are there for the collections that keep them. (MongoDB
+/// would also meet a demand for images in a watch of the collections that keep them; the stand-in
+/// looks for them before it leaves other collections out.)
+#[tokio::test]
+async fn a_database_watch_gets_the_images_that_there_are() {
+    let (database, weir) = start().await;
+    let mut watching = weir
+        .watch(pb::WatchRequest {
+            collections: Vec::new(),
+            operations: vec![pb::OperationType::Delete.into()],
+            ..request(&database, "", After::Default, Before::WhenAvailable)
+        })
+        .await;
+    for collection in ["not_kept", "kept"] {
+        change_one(&database, collection, async || {}).await;
+    }
+
+    let befores: Vec<Option<Bson>> = watching.changes(2).await.iter().map(before).collect();
+    assert_eq!(befores, [Some(Bson::Null), document("b", 3)]);
+}
+
+/// A pre-image is of its event, however often the document changed since.
+#[tokio::test]
+async fn a_pre_image_is_of_its_own_change() {
+    let (database, weir) = start().await;
+    let collection = database.collection("kept");
+    collection
+        .insert_one(doc! {"_id": 1, "a": 0})
+        .await
+        .unwrap();
+    let required = request(&database, "kept", After::Default, Before::Required);
+    let mut watching = weir.watch(required).await;
+    for _ in 0..20 {
+        collection
+            .update_one(doc! {}, doc! {"$inc": {"a": 1}})
+            .await
+            .unwrap();
+    }
+    for (index, change) in (0..).zip(watching.changes(20).await) {
+        assert_eq!(before(&change), document("a", index));
+    }
+}

@@ -1,0 +1,334 @@
+//! What happens to a watch when what it watches goes away.
+
+mod reading;
+mod support;
+
+use std::time::Duration;
+
+use mongodb::bson::{bson, doc};
+use reading::{after, operation};
+use support::{Database, PATIENCE, Watching, Weir, error_info};
+use tokio::time::{Instant, sleep};
+use tonic::Code;
+use weir::pb;
+use weir::pb::watch_response::Kind;
+
+/// How a watched namespace goes away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    Dropped,
+    RenamedAway,
+    RenamedOver,
+    DatabaseDropped,
+}
+
+impl Fate {
+    async fn befalls(self, database: &Database, collection: &str) {
+        let rename = |from: &str, to: &str| {
+            let namespace = |name: &str| format!("{}.{name}", database.name());
+            doc! {
+                "renameCollection": namespace(from), "to": namespace(to), "dropTarget": true,
+            }
+        };
+        match self {
+            Self::Dropped => database.collection(collection).drop().await.unwrap(),
+            Self::RenamedAway => {
+                database.admin(rename(collection, "moved")).await;
+            }
+            Self::RenamedOver => {
+                database
+                    .collection("newer")
+                    .insert_one(doc! {"_id": "newer"})
+                    .await
+                    .unwrap();
+                database.admin(rename("newer", collection)).await;
+            }
+            Self::DatabaseDropped => database.database().drop().await.unwrap(),
+        }
+    }
+
+    /// What may be told as the cause: MongoDB's events decide.
+    fn causes(self) -> &'static [pb::OperationType] {
+        match self {
+            Self::Dropped => &[pb::OperationType::Drop],
+            Self::RenamedAway => &[pb::OperationType::Rename],
+            Self::RenamedOver => &[pb::OperationType::Rename, pb::OperationType::Drop],
+            Self::DatabaseDropped => &[pb::OperationType::DropDatabase, pb::OperationType::Drop],
+        }
+    }
+}
+
+/// The ways in which a scope of one collection, or of a database, is gone.
+const ENDS: [(&[&str], Fate); 7] = [
+    (&["orders"], Fate::Dropped),
+    (&["orders"], Fate::RenamedAway),
+    (&["orders"], Fate::RenamedOver),
+    (&["orders"], Fate::DatabaseDropped),
+    (&["orders", "items"], Fate::DatabaseDropped),
+    (&[], Fate::DatabaseDropped),
+    (&["orders", "absent"], Fate::DatabaseDropped),
+];
+
+async fn insert(database: &Database, collection: &str, id: i32) {
+    database
+        .collection(collection)
+        .insert_one(doc! {"_id": id})
+        .await
+        .unwrap();
+}
+
+/// Reads changes until the watch says that it was invalidated.
+async fn until_invalidated(watching: &mut Watching) -> (Vec<pb::ChangeEvent>, pb::Invalidated) {
+    let mut changes = Vec::new();
+    loop {
+        match watching.next().await.kind {
+            Some(Kind::Changes(batch)) => changes.extend(batch.changes),
+            Some(Kind::Invalidated(invalidated)) => return (changes, invalidated),
+            Some(Kind::Progress(_) | Kind::StateChange(_)) => {}
+            other => panic!("awaited Invalidated, got {other:?}"),
+        }
+    }
+}
+
+fn is_about(invalidated: &pb::Invalidated, database: &Database, scope: &[&str], fate: Fate) {
+    assert!(
+        fate.causes().contains(&invalidated.cause()),
+        "{fate:?} was told as {:?}",
+        invalidated.cause()
+    );
+    let collection = match scope {
+        [collection] => collection,
+        _ => "",
+    };
+    let namespace = pb::Namespace {
+        database: database.name().to_owned(),
+        collection: collection.to_owned(),
+    };
+    assert_eq!(invalidated.namespace, Some(namespace));
+    assert!(invalidated.cluster_time.is_some());
+}
+
+/// T14: the end of a collection or a database ends the watch, with the cause, whatever operations
+/// were asked for, and the events that led to it are delivered only when they were.
+#[tokio::test]
+async fn a_watch_ends_with_its_namespace_and_says_why() {
+    let database = Database::options().start().await;
+    let weir = Weir::start(&database).await;
+    for operations in [vec![], vec![pb::OperationType::Insert.into()]] {
+        for (scope, fate) in ENDS {
+            let what = format!("{scope:?} {fate:?}, operations {operations:?}");
+            database.database().drop().await.unwrap();
+            insert(&database, "orders", 0).await;
+            insert(&database, "items", 0).await;
+            let mut watching = weir
+                .watch(pb::WatchRequest {
+                    operations: operations.clone(),
+                    ..database.watch_request(scope)
+                })
+                .await;
+            insert(&database, "orders", 1).await;
+            fate.befalls(&database, "orders").await;
+
+            let (changes, invalidated) = until_invalidated(&mut watching).await;
+            is_about(&invalidated, &database, scope, fate);
+            assert_eq!(operation(&changes[0]), "insert", "{what}");
+            let told = changes
+                .iter()
+                .any(|it| fate.causes().contains(&it.operation()));
+            assert_eq!(told, operations.is_empty(), "{what}: {changes:?}");
+
+            let token = watching.token();
+            let status = watching.end().await;
+            assert_eq!(status.code(), Code::Aborted, "{what}: {status:?}");
+            let info = error_info(&status);
+            assert_eq!(info.reason, "WATCH_INVALIDATED", "{what}");
+            assert_eq!(
+                info.metadata["cause"],
+                operation_name(invalidated.cause()),
+                "{what}"
+            );
+            assert!(
+                info.metadata["namespace"].starts_with(database.name()),
+                "{what}"
+            );
+
+            // T7: the token of the end is good for what comes after it under the same name.
+            let mut resumed = weir
+                .watch(pb::WatchRequest {
+                    start: Some(pb::watch_request::Start::ResumeToken(token)),
+                    operations: vec![pb::OperationType::Insert.into()],
+                    ..database.watch_request(scope)
+                })
+                .await;
+            insert(&database, "orders", 2).await;
+            let next = resumed.next_change().await;
+            assert_eq!(after(&next), Some(bson!({"_id": 2})), "{what}");
+        }
+    }
+}
+
+fn operation_name(operation: pb::OperationType) -> String {
+    operation
+        .as_str_name()
+        .to_lowercase()
+        .replace("operation_type_", "")
+        .replace("_d", "D")
+}
+
+/// T14: the watch goes on, through more than one end.
+#[tokio::test]
+async fn a_watch_that_continues_gets_what_is_created_under_the_same_name() {
+    let database = Database::options().start().await;
+    let weir = Weir::start(&database).await;
+    for (scope, fate) in ENDS {
+        let what = format!("{scope:?} {fate:?}");
+        database.database().drop().await.unwrap();
+        insert(&database, "orders", 0).await;
+        let mut watching = weir
+            .watch(pb::WatchRequest {
+                invalidate_policy: pb::InvalidatePolicy::Continue.into(),
+                operations: vec![pb::OperationType::Insert.into()],
+                ..database.watch_request(scope)
+            })
+            .await;
+        for round in 1..3 {
+            insert(&database, "orders", round).await;
+            let insert = watching.next_change().await;
+            assert_eq!(after(&insert), Some(bson!({"_id": round})), "{what}");
+            fate.befalls(&database, "orders").await;
+            let invalidated = watching.next_invalidated().await;
+            is_about(&invalidated, &database, scope, fate);
+            if fate == Fate::RenamedOver {
+                continue;
+            }
+            // It says nothing of an outage, since there was none.
+            insert_and_see(&database, &mut watching, 100 + round).await;
+        }
+    }
+}
+
+async fn insert_and_see(database: &Database, watching: &mut Watching, id: i32) {
+    insert(database, "orders", id).await;
+    loop {
+        match watching.next().await.kind {
+            Some(Kind::Changes(batch)) => {
+                assert_eq!(after(&batch.changes[0]), Some(bson!({"_id": id})));
+                return;
+            }
+            Some(Kind::StateChange(change)) => {
+                assert_eq!(change.state(), pb::WatchState::Live, "{change:?}");
+            }
+            Some(Kind::Progress(_)) => {}
+            other => panic!("awaited a change, got {other:?}"),
+        }
+    }
+}
+
+/// T14: of several collections each may go; the watch is over the database, and lives on.
+#[tokio::test]
+async fn a_watch_outlives_a_collection_when_it_is_of_more_than_that() {
+    let database = Database::options().start().await;
+    let weir = Weir::with(&database, |config| config.allow_deployment_watch = true).await;
+    let deployment = pb::WatchRequest::default();
+    for request in [
+        database.watch_request(&["orders", "items"]),
+        database.watch_request(&[]),
+        deployment.clone(),
+    ] {
+        for fate in [Fate::Dropped, Fate::RenamedAway, Fate::RenamedOver] {
+            insert(&database, "orders", 0).await;
+            let mut watching = weir.watch(request.clone()).await;
+            fate.befalls(&database, "orders").await;
+            insert(&database, "orders", 1).await;
+            let last = bson!({"_id": 1});
+            let mut seen = Vec::new();
+            loop {
+                let change = watching.next_change().await;
+                if after(&change).as_ref() == Some(&last) {
+                    break;
+                }
+                seen.push(change.operation());
+            }
+            let told = seen.iter().any(|it| fate.causes().contains(it));
+            assert!(told, "{fate:?} was not told: {seen:?}");
+            database.database().drop().await.unwrap();
+        }
+    }
+
+    // A deployment outlives its databases too.
+    insert(&database, "orders", 0).await;
+    let mut watching = weir.watch(deployment).await;
+    Fate::DatabaseDropped.befalls(&database, "").await;
+    insert(&database, "orders", 1).await;
+    let changes = watching.changes(3).await;
+    assert_eq!(
+        reading::operations(&changes),
+        ["drop", "dropDatabase", "insert"]
+    );
+}
+
+/// The CPU time that this process has used.
+fn cpu_time() -> Duration {
+    let stat = std::fs::read_to_string("/proc/self/stat").expect("the kernel tells");
+    // The name in parentheses may hold spaces; user and system time are the 14th and 15th fields.
+    let (_, fields) = stat.rsplit_once(") ").expect("a name in parentheses");
+    let ticks: u64 = fields
+        .split(' ')
+        .skip(11)
+        .take(2)
+        .map(|ticks| ticks.parse::<u64>().expect("a number of ticks"))
+        .sum();
+    // Linux counts a hundred ticks a second on every platform that these tests run on.
+    Duration::from_millis(ticks * 10)
+}
+
+/// T17: drivers have spun for ever on a cursor that an invalidation had closed. A watch of what is
+/// gone asks MongoDB about once a second, and costs next to nothing.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_watch_of_what_is_gone_does_not_spin() {
+    let database = Database::options().start().await;
+    let weir = Weir::start(&database).await;
+    let mut watches = Vec::new();
+    for scope in [&["orders"][..], &["orders", "items"], &[]] {
+        insert(&database, "orders", 0).await;
+        let mut watching = weir
+            .watch(pb::WatchRequest {
+                invalidate_policy: pb::InvalidatePolicy::Continue.into(),
+                operations: vec![pb::OperationType::Insert.into()],
+                progress_interval: Some(prost_types::Duration {
+                    seconds: 1,
+                    nanos: 0,
+                }),
+                ..database.watch_request(scope)
+            })
+            .await;
+        database.database().drop().await.unwrap();
+        watching.next_invalidated().await;
+        watches.push(watching);
+    }
+    // The watches made first see the databases of those after them come and go.
+    insert(&database, "orders", 0).await;
+    database.collection("orders").drop().await.unwrap();
+    for watching in &mut watches {
+        loop {
+            if let Some(Kind::Progress(_)) = watching.next().await.kind {
+                break;
+            }
+        }
+    }
+
+    let watched_for = Duration::from_secs(2);
+    let (getmores, cpu, begin) = (database.getmore_count().await, cpu_time(), Instant::now());
+    sleep(watched_for).await;
+    let (getmores, cpu) = (database.getmore_count().await - getmores, cpu_time() - cpu);
+
+    assert!(begin.elapsed() < PATIENCE);
+    // Three watches for two seconds, with one to spare for each.
+    assert!(getmores <= 9, "{getmores} getMores in {watched_for:?}");
+    assert!(
+        getmores >= 3,
+        "the watches no longer read: {getmores} getMores"
+    );
+    assert!(cpu < watched_for / 5, "{cpu:?} of CPU in {watched_for:?}");
+}

@@ -20,7 +20,7 @@ use crate::{
     hub::{Hub, HubSettings},
     metrics::Metrics,
     pb,
-    rpc::{MAX_REQUEST_BYTES, WatchApi, WatchServiceServer},
+    rpc::{WatchApi, WatchServiceServer},
     source::{
         Source as _, SourceError,
         mongo::{MongoSettings, MongoSource},
@@ -126,7 +126,7 @@ impl App {
             drain.clone(),
         );
         let router = server(&config)
-            .add_service(WatchServiceServer::new(api).max_decoding_message_size(MAX_REQUEST_BYTES))
+            .add_service(WatchServiceServer::new(api))
             .add_service(health_service)
             .add_service(reflection().build_v1()?)
             .add_service(reflection().build_v1alpha()?);

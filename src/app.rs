@@ -20,7 +20,7 @@ use crate::{
     hub::{Hub, HubSettings},
     metrics::Metrics,
     pb,
-    rpc::{MAX_REQUEST_BYTES, WatchApi, WatchServiceServer},
+    rpc::{WatchApi, WatchServiceServer},
     source::{
         Source as _, SourceError,
         mongo::{MongoSettings, MongoSource},
@@ -91,6 +91,7 @@ impl App {
             uri: config.mongodb_uri.clone(),
             min_pool_capacity: config.pool_capacity(),
             server_selection_timeout: config.server_selection_timeout,
+            reply_timeout: config.upstream_reply_timeout,
         })
         .await
         .map_err(StartError::Uri)?;
@@ -126,7 +127,7 @@ impl App {
             drain.clone(),
         );
         let router = server(&config)
-            .add_service(WatchServiceServer::new(api).max_decoding_message_size(MAX_REQUEST_BYTES))
+            .add_service(WatchServiceServer::new(api))
             .add_service(health_service)
             .add_service(reflection().build_v1()?)
             .add_service(reflection().build_v1alpha()?);
@@ -190,6 +191,7 @@ impl App {
         self.ready.store(false, Ordering::Release);
         set_serving(&self.health, ServingStatus::NotServing).await;
         self.drain.cancel();
+        end_health_watches(&mut self.health).await;
         // tonic's own graceful shutdown waits without limit for connections to close.
         let drained = timeout(self.shutdown_grace, &mut self.grpc).await.is_ok();
         if !drained {
@@ -236,6 +238,15 @@ fn reflection() -> tonic_reflection::server::Builder<'static> {
 async fn set_serving(health: &HealthReporter, status: ServingStatus) {
     health.set_service_status("", status).await;
     health.set_service_status(SERVICE, status).await;
+}
+
+/// Ends the streams of those who watch the health, once they have been told the last of it. They
+/// would otherwise hold up the shutdown, as nothing else ends them.
+async fn end_health_watches(health: &mut HealthReporter) {
+    health.clear_service_status("").await;
+    health.clear_service_status(SERVICE).await;
+    // Whoever asks now is still told.
+    set_serving(health, ServingStatus::NotServing).await;
 }
 
 async fn serve_admin(listener: TcpListener, admin: Admin, stop: CancellationToken) {

@@ -88,6 +88,12 @@ pub struct ServeConfig {
     #[arg(long, env = "WEIR_UPSTREAM_GRACE", value_name = "DURATION", default_value = "60s", value_parser = humantime::parse_duration)]
     pub upstream_grace: Duration,
 
+    /// How long a reply of MongoDB may be overdue before Weir asks, on another connection, whether
+    /// it is there at all, 2s to 1h. Without an answer to that in half this time, the connection
+    /// counts as lost
+    #[arg(long, env = "WEIR_UPSTREAM_REPLY_TIMEOUT", value_name = "DURATION", default_value = "10s", value_parser = humantime::parse_duration)]
+    pub upstream_reply_timeout: Duration,
+
     /// How long to look for a usable MongoDB server before an operation fails, unless the URI says
     /// so itself (serverSelectionTimeoutMS)
     #[arg(long, env = "WEIR_SERVER_SELECTION_TIMEOUT", value_name = "DURATION", default_value = "5s", value_parser = humantime::parse_duration)]
@@ -185,6 +191,8 @@ impl ServeConfig {
         between("progress-interval", self.progress_interval, min, max)?;
         let hour = seconds(3600);
         between("upstream-grace", self.upstream_grace, seconds(0), 24 * hour)?;
+        let reply = self.upstream_reply_timeout;
+        between("upstream-reply-timeout", reply, seconds(2), hour)?;
         let tenth = Duration::from_millis(100);
         let selection = self.server_selection_timeout;
         between("server-selection-timeout", selection, tenth, hour)?;

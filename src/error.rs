@@ -32,6 +32,14 @@ pub enum Error {
         /// What it asks for.
         feature: String,
     },
+    /// The request holds a field that this version does not know.
+    #[error(
+        "field {number} of WatchRequest is not known to this version of the server, which does not pass over it: leave it out, or use a later version"
+    )]
+    UnknownField {
+        /// The field's number.
+        number: u32,
+    },
     /// The whole deployment may not be watched.
     #[error(
         "watching the whole deployment is not allowed on this server: name a database, or have the operator start it with --allow-deployment-watch"
@@ -132,7 +140,7 @@ impl Error {
             Self::InvalidRequest(_) | Self::TokenMalformed(_) | Self::TokenMismatch(_) => {
                 Code::InvalidArgument
             }
-            Self::Unimplemented { .. } => Code::Unimplemented,
+            Self::Unimplemented { .. } | Self::UnknownField { .. } => Code::Unimplemented,
             Self::DeploymentNotAllowed => Code::PermissionDenied,
             Self::TokenExpired { .. } => Code::OutOfRange,
             Self::Invalidated { .. } => Code::Aborted,
@@ -153,7 +161,7 @@ impl Error {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::InvalidRequest(_) => "INVALID_REQUEST",
-            Self::Unimplemented { .. } => "NOT_IMPLEMENTED",
+            Self::Unimplemented { .. } | Self::UnknownField { .. } => "NOT_IMPLEMENTED",
             Self::DeploymentNotAllowed => "NAMESPACE_ACCESS_DENIED",
             Self::TokenMalformed(_) => "RESUME_TOKEN_MALFORMED",
             Self::TokenMismatch(_) => "RESUME_TOKEN_MISMATCH",
@@ -178,6 +186,7 @@ impl Error {
         match self {
             Self::InvalidRequest(_)
             | Self::Unimplemented { .. }
+            | Self::UnknownField { .. }
             | Self::DeploymentNotAllowed
             | Self::TokenMalformed(_)
             | Self::TokenMismatch(_)
@@ -213,6 +222,9 @@ impl Error {
             }
             Self::Unimplemented { field, .. } => {
                 facts.insert("field".to_owned(), field.clone());
+            }
+            Self::UnknownField { number } => {
+                facts.insert("field".to_owned(), number.to_string());
             }
             Self::TokenExpired { asked, oldest } => {
                 put_time(&mut facts, "token_time", *asked);

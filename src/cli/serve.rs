@@ -63,6 +63,7 @@ async fn check(config: &ServeConfig) -> ExitCode {
         uri: config.mongodb_uri.clone(),
         min_pool_capacity: config.pool_capacity(),
         server_selection_timeout: config.server_selection_timeout,
+        reply_timeout: config.upstream_reply_timeout,
     };
     let checked = match config.validate() {
         Ok(()) => MongoSource::new(&settings).await.map_err(StartError::Uri),

@@ -41,7 +41,8 @@ use stream::WatchStream;
 pub use codec::FrameCodec;
 pub use glue::watch_service_server::WatchServiceServer;
 
-/// The largest request that is read, in bytes. The bounds on a request's fields add up to less.
+/// The largest request that is read, in bytes. The bounds on a request's fields add up to less. The
+/// codec refuses more by name; beyond tonic's own limit of 4 MiB it is not even taken in.
 pub const MAX_REQUEST_BYTES: usize = 1 << 20;
 
 /// `weir.v1.WatchService`.

@@ -86,14 +86,15 @@ impl From<EventError> for SourceError {
 
 impl From<DriverError> for SourceError {
     fn from(error: DriverError) -> Self {
-        let code = match &*error.kind {
-            ErrorKind::Command(command) => Some(command.code),
-            _ => None,
+        let (code, message) = match &*error.kind {
+            // The driver's own words would hold the whole reply in hexadecimal.
+            ErrorKind::Command(command) => (Some(command.code), command.to_string()),
+            _ => (None, error.to_string()),
         };
         Self {
             failure: classify(&error, code),
             code,
-            message: error.to_string(),
+            message,
             at: None,
         }
     }

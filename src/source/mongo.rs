@@ -32,12 +32,6 @@ use crate::{
 /// is what idle costs; also how often a quiet stream's place moves.
 const MAX_AWAIT: Duration = Duration::from_secs(1);
 
-/// How long a reply may be overdue before MongoDB is asked whether it is there at all.
-const OVERDUE: Duration = Duration::from_secs(10);
-
-/// How long it may take to answer that.
-const PROBE_LIMIT: Duration = Duration::from_secs(5);
-
 /// How long a reply may be overdue while MongoDB answers otherwise: it may be scanning a long
 /// stretch of the oplog that holds nothing for this stream. After that the connection is given up.
 const STALLED: Duration = Duration::from_secs(600);
@@ -52,12 +46,17 @@ pub struct MongoSettings {
     /// How long to look for a usable server before an operation fails; the URI's own
     /// `serverSelectionTimeoutMS` wins.
     pub server_selection_timeout: Duration,
+    /// How long a reply may be overdue before MongoDB is asked, on another connection, whether it
+    /// is there at all; it has half of this to answer that. Above a second, as MongoDB holds a
+    /// quiet stream's `getMore` that long.
+    pub reply_timeout: Duration,
 }
 
 /// Opens change streams on a MongoDB deployment.
 #[derive(Debug, Clone)]
 pub struct MongoSource {
     client: Client,
+    reply_timeout: Duration,
     can_split: std::sync::Arc<OnceCell<bool>>,
 }
 
@@ -81,6 +80,7 @@ impl MongoSource {
         );
         Ok(Self {
             client: Client::with_options(options)?,
+            reply_timeout: settings.reply_timeout,
             can_split: std::sync::Arc::default(),
         })
     }
@@ -91,7 +91,19 @@ impl MongoSource {
     }
 
     async fn command(&self, command: Document) -> Result<Document, SourceError> {
-        Ok(self.client.database("admin").run_command(command).await?)
+        let admin = self.client.database("admin");
+        self.promptly(admin.run_command(command)).await
+    }
+
+    /// Waits for the answer to a question that MongoDB answers at once.
+    async fn promptly<T>(
+        &self,
+        answer: impl IntoFuture<Output = Result<T, mongodb::error::Error>>,
+    ) -> Result<T, SourceError> {
+        match timeout(self.reply_timeout, answer.into_future()).await {
+            Ok(answer) => Ok(answer?),
+            Err(_) => Err(SourceError::new(Failure::Transient, "no reply in time")),
+        }
     }
 
     /// Whether the server has `$changeStreamSplitLargeEvent` (6.0.9, 7.0). Asked once.
@@ -123,18 +135,27 @@ impl MongoSource {
         };
         let database = self.client.database(database);
         let collection = collection.map(|name| database.collection::<RawDocumentBuf>(name));
-        let aggregate = match &collection {
-            Some(collection) => collection.aggregate(pipeline),
-            None => database.aggregate(pipeline),
-        };
-        let opening = aggregate
-            .max_await_time(MAX_AWAIT)
-            .read_concern(ReadConcern::majority())
-            .batch();
-        let cursor = patiently(&self.client, opening).await??;
+        let patience = Patience::of(self);
+        // In a task of its own: an aggregate that is abandoned half-way, when the client cancels,
+        // would leave its cursor on the server.
+        let opening = tokio::spawn(async move {
+            let aggregate = match &collection {
+                Some(collection) => collection.aggregate(pipeline),
+                None => database.aggregate(pipeline),
+            };
+            let opening = aggregate
+                .max_await_time(MAX_AWAIT)
+                .read_concern(ReadConcern::majority())
+                .batch();
+            let cursor = patience.bear(opening.into_future()).await??;
+            Ok::<_, SourceError>((cursor, patience))
+        });
+        let (cursor, patience) = opening
+            .await
+            .map_err(|error| SourceError::broken(format!("the opening: {error}")))??;
         Ok(MongoCursor {
-            client: self.client.clone(),
             cursor,
+            patience,
             reached: at.map(Position::time),
             heard: None,
             merger: Merger::default(),
@@ -150,10 +171,8 @@ impl MongoSource {
         let oldest = oplog
             .find_one(doc! {})
             .sort(doc! { "$natural": 1 })
-            .projection(doc! { "ts": 1 })
-            .await
-            .map_err(SourceError::from);
-        match oldest {
+            .projection(doc! { "ts": 1 });
+        match self.promptly(oldest).await {
             Ok(entry) => Ok(entry.and_then(|entry| {
                 let ts = entry.get_timestamp("ts").ok()?;
                 Some(ClusterTime {
@@ -267,8 +286,8 @@ fn token_document(token: &[u8]) -> Result<Document, SourceError> {
 
 /// An open change stream on MongoDB.
 struct MongoCursor {
-    client: Client,
     cursor: RawBatchCursor,
+    patience: Patience,
     /// A time that the place of this stream has surely reached.
     reached: Option<ClusterTime>,
     /// The operation time of the reply before.
@@ -297,7 +316,7 @@ impl Cursor for MongoCursor {
 
 impl MongoCursor {
     async fn reply(&mut self) -> Result<RawBatch, SourceError> {
-        match patiently(&self.client, self.cursor.next()).await? {
+        match self.patience.bear(self.cursor.next()).await? {
             Some(reply) => Ok(reply?),
             None => Err(SourceError::new(
                 Failure::Transient,
@@ -355,38 +374,53 @@ impl MongoCursor {
     }
 }
 
-/// Waits for MongoDB's answer, for as long as it can be waited for.
+/// Waits for MongoDB's answers, for as long as they can be waited for.
 ///
 /// The driver sets no limit on a reply, so a connection that died without a word would hold the
 /// stream for ever. A long scan of the oplog looks the same from here; asking on another connection
 /// tells them apart.
-async fn patiently<T>(client: &Client, answer: impl Future<Output = T>) -> Result<T, SourceError> {
-    let asked = Instant::now();
-    let mut answer = pin!(answer);
-    loop {
-        match timeout(OVERDUE, &mut answer).await {
-            Ok(answer) => return Ok(answer),
-            Err(_) if asked.elapsed() > STALLED => {
-                return Err(SourceError::new(
-                    Failure::Transient,
-                    "no reply for 10 minutes",
-                ));
-            }
-            Err(_) => probe(client).await?,
-        }
-    }
+struct Patience {
+    client: Client,
+    reply_timeout: Duration,
 }
 
-/// Asks MongoDB, on another connection, whether it is there.
-async fn probe(client: &Client) -> Result<(), SourceError> {
-    let admin = client.database("admin");
-    match timeout(PROBE_LIMIT, admin.run_command(doc! { "ping": 1 })).await {
-        Ok(Ok(_)) => Ok(()),
-        Ok(Err(error)) => Err(SourceError::new(Failure::Transient, error.to_string())),
-        Err(_) => Err(SourceError::new(
-            Failure::Transient,
-            "no reply, and none to a ping either",
-        )),
+impl Patience {
+    fn of(source: &MongoSource) -> Self {
+        Self {
+            client: source.client.clone(),
+            reply_timeout: source.reply_timeout,
+        }
+    }
+
+    async fn bear<T>(&self, answer: impl Future<Output = T>) -> Result<T, SourceError> {
+        let asked = Instant::now();
+        let mut answer = pin!(answer);
+        loop {
+            match timeout(self.reply_timeout, &mut answer).await {
+                Ok(answer) => return Ok(answer),
+                Err(_) if asked.elapsed() > STALLED => {
+                    return Err(SourceError::new(
+                        Failure::Transient,
+                        "no reply for 10 minutes",
+                    ));
+                }
+                Err(_) => self.probe().await?,
+            }
+        }
+    }
+
+    /// Asks MongoDB, on another connection, whether it is there.
+    async fn probe(&self) -> Result<(), SourceError> {
+        let admin = self.client.database("admin");
+        let answer = admin.run_command(doc! { "ping": 1 });
+        match timeout(self.reply_timeout / 2, answer.into_future()).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => Err(SourceError::new(Failure::Transient, error.to_string())),
+            Err(_) => Err(SourceError::new(
+                Failure::Transient,
+                "no reply, and none to a ping either",
+            )),
+        }
     }
 }
 

@@ -21,10 +21,12 @@
 )]
 
 mod admin;
+mod binary;
 mod database;
 mod database_process;
 mod eventually;
 mod failpoint;
+pub mod orders;
 mod process;
 mod proxy;
 mod server;
@@ -32,6 +34,7 @@ mod tools;
 mod watching;
 
 pub use admin::Samples;
+pub use binary::{ServeProcess, weir};
 pub use database::Database;
 pub use database_process::DatabaseOptions;
 pub use eventually::{PATIENCE, eventually, within};

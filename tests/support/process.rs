@@ -105,6 +105,22 @@ impl ChildProcess {
         }
     }
 
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Sends it a signal: "TERM", "INT", "KILL".
+    pub fn signal(&self, signal: &str) {
+        let kill = format!("kill -{signal} {}", self.id());
+        let sent = Command::new("sh").args(["-c", &kill]).status();
+        assert!(
+            sent.is_ok_and(|status| status.success()),
+            "{} could not be sent {signal}{self}",
+            self.name
+        );
+    }
+
     /// What it has written to standard output so far.
     pub fn stdout(&self) -> String {
         read(&self.stdout)

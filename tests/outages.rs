@@ -1,0 +1,281 @@
+//! MongoDB away, and back: killed, cut off, silent, slow. Watches go on where they were, and end
+//! only when it stays away.
+
+mod support;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use mongodb::bson::doc;
+use support::orders::{ORDERS, Story, insert};
+use support::{
+    Database, FailCommand, Mode, PATIENCE, Proxy, Weir, error_reason, eventually, within,
+};
+use tokio::time::Instant;
+use tonic::{Code, Status};
+use tonic_types::StatusExt as _;
+use weir::config::ServeConfig;
+use weir::pb::WatchState;
+
+/// Short, so that a test sees the end of it.
+const REPLY_TIMEOUT: Duration = Duration::from_secs(2);
+const SELECTION_TIMEOUT: Duration = Duration::from_millis(300);
+
+fn impatient(config: &mut ServeConfig) {
+    config.upstream_reply_timeout = REPLY_TIMEOUT;
+    config.server_selection_timeout = SELECTION_TIMEOUT;
+}
+
+fn seconds(duration: Duration) -> u64 {
+    duration.as_secs()
+}
+
+fn assert_unavailable(status: &Status) {
+    assert_eq!(status.code(), Code::Unavailable, "{status:?}");
+    assert_eq!(error_reason(status), "UPSTREAM_UNAVAILABLE");
+    let retry = status.get_details_retry_info();
+    assert!(
+        retry.is_some_and(|it| it.retry_delay.is_some()),
+        "{status:?}"
+    );
+}
+
+/// T29. A crash in the middle of writing: the watch has every document that was written, in order,
+/// and none twice.
+#[tokio::test]
+async fn a_watch_survives_the_killing_of_the_database_while_it_is_written_to() {
+    const WRITES: i32 = 300;
+    let mut database = Database::options().on_disk().start().await;
+    let weir = Weir::with(&database, impatient).await;
+    let mut watching = weir.watch(database.watch_request(&[ORDERS])).await;
+
+    let orders = database.collection(ORDERS);
+    let writer = tokio::spawn(async move {
+        for id in 0..WRITES {
+            // Until it is told that the write was done, or had been done before.
+            while let Err(error) = orders.insert_one(doc! { "_id": id }).await {
+                if error.to_string().contains("11000") {
+                    break;
+                }
+            }
+        }
+    });
+    let mut story = Story::default();
+    story.until_id(&mut watching, 50).await;
+    database.restart().await;
+    story.until_id(&mut watching, WRITES - 1).await;
+
+    within("the writer ends", writer).await.expect("it wrote");
+    assert_eq!(story.ids, (0..WRITES).collect::<Vec<_>>());
+    let lost = WatchState::UpstreamReconnecting;
+    assert!(story.states.contains(&lost), "{:?}", story.states);
+    assert_eq!(story.states.last(), Some(&WatchState::Live));
+    let restarts = weir.metrics().await.sum("weir_feed_restarts_total");
+    assert!((1.0..=20.0).contains(&restarts), "{restarts} restarts");
+}
+
+/// T29. The network between Weir and MongoDB breaks in each of the ways a network has.
+#[tokio::test]
+async fn a_watch_survives_resets_refusals_and_closed_connections() {
+    let database = Database::options().start().await;
+    let proxy = Proxy::to(database.address()).await;
+    let weir = Weir::at(&proxy.mongodb_uri(), impatient).await;
+    let mut watching = weir.watch(database.watch_request(&[ORDERS])).await;
+    let mut story = Story::default();
+    insert(&database, 0).await;
+    story.until_id(&mut watching, 0).await;
+
+    proxy.cut();
+    insert(&database, 1).await;
+    story.until_reconnected(&mut watching, 1).await;
+
+    proxy.set(Mode::Refuse);
+    insert(&database, 2).await;
+    let lost = WatchState::UpstreamReconnecting;
+    let refused = "UPSTREAM_RECONNECTING again";
+    let is_lost = |story: &Story| story.states.last() == Some(&lost);
+    story.until(refused, &mut watching, is_lost).await;
+    proxy.set(Mode::Pass);
+    story.until_reconnected(&mut watching, 2).await;
+
+    let close = FailCommand::on(&["getMore"]).close_connection().times(1);
+    database.fail(close.app_name("weir")).await;
+    insert(&database, 3).await;
+    story.until_reconnected(&mut watching, 3).await;
+    insert(&database, 4).await;
+    story.until_id(&mut watching, 4).await;
+    assert_eq!(story.ids, [0, 1, 2, 3, 4]);
+    let network = weir.metrics().await;
+    let network = network.sum_where("weir_feed_restarts_total", &[("reason", "network")]);
+    assert!(network >= 3.0, "{network} restarts");
+}
+
+/// T29. A connection that dies without a word: no error ever comes, and the driver waits for ever.
+#[tokio::test]
+async fn a_watch_survives_a_network_that_swallows_everything() {
+    let database = Database::options().start().await;
+    let proxy = Proxy::to(database.address()).await;
+    let weir = Weir::at(&proxy.mongodb_uri(), impatient).await;
+    let mut watching = weir.watch(database.watch_request(&[ORDERS])).await;
+    let mut story = Story::default();
+    insert(&database, 0).await;
+    story.until_id(&mut watching, 0).await;
+
+    proxy.set(Mode::Blackhole);
+    let begin = Instant::now();
+    insert(&database, 1).await;
+    let lost = WatchState::UpstreamReconnecting;
+    let swallowed = "UPSTREAM_RECONNECTING";
+    let is_lost = |story: &Story| story.states.last() == Some(&lost);
+    story.until(swallowed, &mut watching, is_lost).await;
+    // A getMore of a quiet stream, the time it may be overdue, and half of that for the probe.
+    let limit = 3 + seconds(REPLY_TIMEOUT) + seconds(REPLY_TIMEOUT) / 2;
+    assert!(begin.elapsed() < Duration::from_secs(limit));
+    // Dead connections stay dead, as after a router's restart.
+    proxy.cut();
+    proxy.set(Mode::Pass);
+    story.until_reconnected(&mut watching, 1).await;
+    insert(&database, 2).await;
+    story.until_id(&mut watching, 2).await;
+    assert_eq!(story.ids, [0, 1, 2]);
+}
+
+/// T29. A long scan of the oplog looks like a dead connection, and must not be taken for one.
+#[tokio::test]
+async fn a_slow_answer_is_waited_for_while_mongodb_is_there() {
+    let database = Database::options().start().await;
+    let weir = Weir::with(&database, impatient).await;
+    let mut watching = weir.watch(database.watch_request(&[ORDERS])).await;
+    let delay = REPLY_TIMEOUT * 2;
+    let slow = FailCommand::on(&["getMore"]).block(delay).times(1);
+    let begin = Instant::now();
+    database.fail(slow.app_name("weir")).await;
+    let mut story = Story::default();
+    insert(&database, 0).await;
+    story.until_id(&mut watching, 0).await;
+    insert(&database, 1).await;
+    story.until_id(&mut watching, 1).await;
+    assert!(begin.elapsed() >= delay, "the answer was not slow");
+    assert_eq!(story.ids, [0, 1]);
+    assert!(!story.states.contains(&WatchState::UpstreamReconnecting));
+    let metrics = weir.metrics().await;
+    assert_eq!(metrics.sum("weir_feed_restarts_total"), 0.0);
+}
+
+/// How many aggregates the database has had on the collection.
+async fn aggregates(database: &Database) -> i64 {
+    let top = database.admin(doc! { "top": 1 }).await;
+    let namespace = format!("{}.{ORDERS}", database.name());
+    let commands = top
+        .get_document("totals")
+        .and_then(|totals| totals.get_document(namespace))
+        .and_then(|it| it.get_document("commands"))
+        .cloned()
+        .unwrap_or_default();
+    let count = commands.get("count");
+    count.map_or(0, |it| {
+        it.as_i64().or(it.as_i32().map(i64::from)).unwrap_or(0)
+    })
+}
+
+/// T29. The driver's own resume has neither pause nor end: a stream that opens and then fails would
+/// be opened hundreds of times a second.
+#[tokio::test]
+async fn a_stream_that_opens_and_fails_is_opened_with_growing_pauses() {
+    let database = Database::options().start().await;
+    let weir = Weir::start(&database).await;
+    let mut watching = weir.watch(database.watch_request(&[ORDERS])).await;
+    let mut story = Story::default();
+    insert(&database, 0).await;
+    story.until_id(&mut watching, 0).await;
+    let before = aggregates(&database).await;
+    let begin = Instant::now();
+    let broken = FailCommand::on(&["getMore"]).code(43).app_name("weir");
+    database.fail(broken).await;
+    // Half of each of the pauses of 100, 200, 400, 800 and 1600 ms at least.
+    let restarts = async || weir.metrics().await.sum("weir_feed_restarts_total");
+    eventually("five restarts", async || restarts().await >= 5.0).await;
+    assert!(
+        begin.elapsed() >= Duration::from_millis(1550),
+        "{:?}",
+        begin.elapsed()
+    );
+    let opened = aggregates(&database).await - before;
+    assert!((4..=6).contains(&opened), "{opened} aggregates");
+    let by_reason = [("reason", "cursor_not_found")];
+    let metrics = weir.metrics().await;
+    assert!(metrics.sum_where("weir_feed_restarts_total", &by_reason) >= 5.0);
+
+    database.heal().await;
+    insert(&database, 1).await;
+    story.until_id(&mut watching, 1).await;
+    assert_eq!(story.ids, [0, 1]);
+}
+
+/// T29. MongoDB away for longer than `upstream_grace`; the last token is good when it is back.
+#[tokio::test]
+async fn a_watch_ends_when_mongodb_stays_away_and_can_be_resumed_later() {
+    let mut database = Database::options().on_disk().start().await;
+    let grace = Duration::from_secs(1);
+    let weir = Weir::with(&database, |config| {
+        impatient(config);
+        config.upstream_grace = grace;
+    })
+    .await;
+    let mut watching = weir.watch(database.watch_request(&[ORDERS])).await;
+    let mut story = Story::default();
+    insert(&database, 0).await;
+    story.until_id(&mut watching, 0).await;
+
+    database.kill();
+    let begin = Instant::now();
+    let lost = watching.next_state(WatchState::UpstreamReconnecting).await;
+    assert!(!lost.reason.is_empty());
+    let status = watching.end().await;
+    assert_unavailable(&status);
+    assert!(begin.elapsed() >= grace, "{:?}", begin.elapsed());
+    let limit = grace + 4 * SELECTION_TIMEOUT + Duration::from_secs(2);
+    assert!(begin.elapsed() < limit, "{:?}", begin.elapsed());
+    let token = watching.token();
+
+    database.restart().await;
+    insert(&database, 1).await;
+    let mut resumed = weir.watch(support::orders::resume(&database, token)).await;
+    let mut story = Story::default();
+    story.until_id(&mut resumed, 1).await;
+    assert_eq!(story.ids, [1]);
+}
+
+/// T29. A client that opens a watch must be able to go elsewhere.
+#[tokio::test]
+async fn opening_a_watch_while_mongodb_is_away_fails_within_a_bounded_time() {
+    let database = Database::options().start().await;
+    let proxy = Arc::new(Proxy::to(database.address()).await);
+    let weir = Weir::at(&proxy.mongodb_uri(), impatient).await;
+    let request = || database.watch_request(&[ORDERS]);
+    let refused = async |what: &str| {
+        let begin = Instant::now();
+        let status = weir.try_watch(request()).await.err();
+        assert_unavailable(&status.unwrap_or_else(|| panic!("{what}: it opened")));
+        assert!(
+            begin.elapsed() < PATIENCE / 2,
+            "{what}: {:?}",
+            begin.elapsed()
+        );
+    };
+    // Before MongoDB ever answered.
+    proxy.set(Mode::Blackhole);
+    refused("swallowed at first").await;
+    proxy.set(Mode::Refuse);
+    refused("refused at first").await;
+    proxy.set(Mode::Pass);
+    eventually("a watch opens", async || {
+        weir.try_watch(request()).await.is_ok()
+    })
+    .await;
+    // With what Weir keeps of an earlier answer, and connections in its pool.
+    proxy.set(Mode::Blackhole);
+    refused("swallowed later").await;
+    proxy.set(Mode::Refuse);
+    refused("refused later").await;
+}

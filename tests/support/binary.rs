@@ -1,0 +1,103 @@
+//! The `weir` binary, as a process of its own.
+
+use std::net::SocketAddr;
+
+use tonic::transport::{Channel, Endpoint};
+use weir::pb::watch_service_client::WatchServiceClient;
+
+use super::{ChildProcess, Samples, admin, eventually, within};
+
+/// The program.
+pub const WEIR: &str = env!("CARGO_BIN_EXE_weir");
+
+/// Runs `weir` with these arguments and nothing of Weir's in the environment but `variables`.
+pub fn weir(variables: &[(&str, &str)], arguments: &[&str]) -> ChildProcess {
+    let inherited = std::env::vars()
+        .map(|(name, _)| name)
+        .filter(|name| name.starts_with("WEIR_") || name == "MONGODB_URI");
+    let mut line: Vec<String> = inherited.flat_map(|name| ["-u".to_owned(), name]).collect();
+    line.extend(
+        variables
+            .iter()
+            .map(|(name, value)| format!("{name}={value}")),
+    );
+    line.push(WEIR.to_owned());
+    line.extend(arguments.iter().map(|&argument| argument.to_owned()));
+    ChildProcess::start("weir", "env", line)
+}
+
+/// `weir serve`, listening.
+pub struct ServeProcess {
+    pub process: ChildProcess,
+    pub grpc: SocketAddr,
+    pub admin: SocketAddr,
+}
+
+impl ServeProcess {
+    /// Serves the database at the URI, on ports that the kernel chooses.
+    pub async fn start(uri: &str, arguments: &[&str]) -> Self {
+        Self::on("127.0.0.1:0", uri, arguments).await
+    }
+
+    /// Serves gRPC at an address.
+    pub async fn on(listen: &str, uri: &str, arguments: &[&str]) -> Self {
+        let common = [
+            "serve",
+            "--mongodb-uri",
+            uri,
+            "--listen",
+            listen,
+            "--admin-listen",
+            "127.0.0.1:0",
+        ];
+        let arguments: Vec<&str> = common.iter().chain(arguments).copied().collect();
+        let process = weir(&[], &arguments);
+        eventually("weir listens", async || {
+            address(&process.stderr(), "admin").is_some()
+        })
+        .await;
+        let log = process.stderr();
+        let found = |which| address(&log, which).expect("the log names both addresses");
+        Self {
+            grpc: found("grpc"),
+            admin: found("admin"),
+            process,
+        }
+    }
+
+    /// A client on a connection of its own.
+    pub async fn client(&self) -> WatchServiceClient<Channel> {
+        WatchServiceClient::new(self.channel().await)
+    }
+
+    /// A new connection.
+    pub async fn channel(&self) -> Channel {
+        let endpoint = Endpoint::from_shared(format!("http://{}", self.grpc));
+        let endpoint = endpoint.expect("an address makes a URI");
+        within("a connection to weir", endpoint.connect())
+            .await
+            .expect("weir accepts connections")
+    }
+
+    /// The metrics as they are now.
+    pub async fn metrics(&self) -> Samples {
+        let (status, body) = within("the metrics", admin::get(self.admin, "/metrics"))
+            .await
+            .expect("the admin port answers");
+        assert_eq!(status, 200, "GET /metrics answered {body}");
+        Samples::parse(&body)
+    }
+
+    /// The status of a path on the admin port; `None` when it does not answer.
+    pub async fn admin_status(&self, path: &str) -> Option<u16> {
+        let answer = within("the admin port", admin::get(self.admin, path)).await;
+        answer.ok().map(|(status, _)| status)
+    }
+}
+
+/// One of the addresses that the line "listening" of a JSON log names.
+fn address(log: &str, which: &str) -> Option<SocketAddr> {
+    let line = log.lines().find(|line| line.contains("\"listening\""))?;
+    let line: serde_json::Value = serde_json::from_str(line).ok()?;
+    line[which].as_str()?.parse().ok()
+}

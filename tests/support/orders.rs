@@ -1,0 +1,82 @@
+//! Numbered documents in one collection: what most tests write, and how they know each event again.
+
+use bytes::Bytes;
+use mongodb::bson::{Document, doc};
+use weir::pb;
+use weir::pb::watch_response::Kind;
+
+use super::{Database, Watching, within};
+
+/// The collection.
+pub const ORDERS: &str = "orders";
+
+/// Inserts one document with nothing but its number.
+pub async fn insert(database: &Database, id: i32) {
+    let orders = database.collection(ORDERS);
+    let insert = orders.insert_one(doc! { "_id": id });
+    within("an insert", insert.into_future())
+        .await
+        .expect("an insert");
+}
+
+/// The number of a change's document; the watch must deliver BSON.
+pub fn id(change: &pb::ChangeEvent) -> i32 {
+    let key = change.document_key.as_ref().and_then(|it| it.value.clone());
+    let Some(pb::document::Value::Bson(key)) = key else {
+        panic!("there is no BSON document key in {change:?}");
+    };
+    let key = Document::from_reader(&key[..]).expect("a document key is a document");
+    key.get_i32("_id").expect("a number")
+}
+
+/// A watch of [`ORDERS`] that goes on after a token.
+pub fn resume(database: &Database, token: Bytes) -> pb::WatchRequest {
+    pb::WatchRequest {
+        start: Some(pb::watch_request::Start::ResumeToken(token)),
+        ..database.watch_request(&[ORDERS])
+    }
+}
+
+/// What a watch has said so far: the numbers of the changes, and the states it went through.
+#[derive(Debug, Default)]
+pub struct Story {
+    pub ids: Vec<i32>,
+    pub states: Vec<pb::WatchState>,
+}
+
+impl Story {
+    /// Reads on until the story satisfies `condition`.
+    pub async fn until(
+        &mut self,
+        what: &str,
+        watching: &mut Watching,
+        condition: impl Fn(&Self) -> bool,
+    ) {
+        let whole = async {
+            while !condition(self) {
+                match watching.next().await.kind {
+                    Some(Kind::Changes(batch)) => self.ids.extend(batch.changes.iter().map(id)),
+                    Some(Kind::StateChange(change)) => self.states.push(change.state()),
+                    _ => {}
+                }
+            }
+        };
+        within(what, whole).await;
+    }
+
+    /// Reads on until the document with this number has come.
+    pub async fn until_id(&mut self, watching: &mut Watching, id: i32) {
+        let what = format!("document {id}");
+        self.until(&what, watching, |it| it.ids.contains(&id)).await;
+    }
+
+    /// Reads on until the watch is live, having lost MongoDB `times` times.
+    pub async fn until_reconnected(&mut self, watching: &mut Watching, times: usize) {
+        let lost = pb::WatchState::UpstreamReconnecting;
+        self.until("LIVE after UPSTREAM_RECONNECTING", watching, |it| {
+            it.states.iter().filter(|state| **state == lost).count() >= times
+                && it.states.last() == Some(&pb::WatchState::Live)
+        })
+        .await;
+    }
+}

@@ -4,6 +4,7 @@
 //! takes the slots it knows; what is left over goes into `unknown_fields`, so that a field which
 //! MongoDB adds tomorrow is passed through and not lost.
 
+mod slots;
 mod update;
 
 use std::{borrow::Cow, ops::RangeInclusive};
@@ -12,7 +13,7 @@ use bytes::{Bytes, BytesMut};
 
 use crate::{
     plan::{Format, Operation},
-    raw::{self, Element, ElementType, Elements},
+    raw::{Element, ElementType, Elements},
     source::{Event, EventError},
     wire::{
         format::{
@@ -25,6 +26,8 @@ use crate::{
         token::Stamp,
     },
 };
+
+use slots::{Image, Slot, Slots};
 
 /// Field numbers of `weir.v1`, as `watch.proto` gives them.
 mod field {
@@ -166,7 +169,7 @@ pub fn omitted(
 ) -> Result<Bytes, EventError> {
     let mut slots = Slots::read(&buffer[event.bytes.clone()])?;
     if !with_key {
-        slots.take(b"documentKey");
+        slots.take(Slot::DocumentKey);
     }
     let mut out = BytesMut::new();
     put_message(&mut out, field::CHANGES, |out| {
@@ -192,27 +195,27 @@ fn put_change(out: &mut BytesMut, event: &Event, mut slots: Slots<'_>, raw: &[u8
     let operation = event.operation;
     let number = change_field(operation);
     put_message(out, number, |out| match operation {
-        Operation::Insert => put_image(out, 1, slots.take_image(b"fullDocument"), format),
+        Operation::Insert => put_image(out, 1, slots.take_image(Slot::FullDocument), format),
         Operation::Update => {
-            if let Some(description) = slots.take_document(b"updateDescription")
+            if let Some(description) = slots.take_document(Slot::UpdateDescription)
                 && !update::put_description(out, description.value, format)
             {
                 slots.unknown.push(description);
             }
-            put_image(out, 2, slots.take_image(b"fullDocument"), format);
+            put_image(out, 2, slots.take_image(Slot::FullDocument), format);
             put_image(
                 out,
                 3,
-                slots.take_image(b"fullDocumentBeforeChange"),
+                slots.take_image(Slot::FullDocumentBeforeChange),
                 format,
             );
         }
         Operation::Replace => {
-            put_image(out, 1, slots.take_image(b"fullDocument"), format);
+            put_image(out, 1, slots.take_image(Slot::FullDocument), format);
             put_image(
                 out,
                 2,
-                slots.take_image(b"fullDocumentBeforeChange"),
+                slots.take_image(Slot::FullDocumentBeforeChange),
                 format,
             );
         }
@@ -220,48 +223,48 @@ fn put_change(out: &mut BytesMut, event: &Event, mut slots: Slots<'_>, raw: &[u8
             put_image(
                 out,
                 1,
-                slots.take_image(b"fullDocumentBeforeChange"),
+                slots.take_image(Slot::FullDocumentBeforeChange),
                 format,
             );
         }
         Operation::Rename => {
-            put_namespace(out, 1, slots.take(b"to"), &mut slots);
-            put_image(out, 2, slots.take_image(b"operationDescription"), format);
+            put_namespace(out, 1, slots.take(Slot::To), &mut slots);
+            put_image(out, 2, slots.take_image(Slot::OperationDescription), format);
         }
         Operation::Create => {
-            put_image(out, 1, slots.take_image(b"operationDescription"), format);
-            if let Some(kind) = slots.take_text(b"nsType") {
+            put_image(out, 1, slots.take_image(Slot::OperationDescription), format);
+            if let Some(kind) = slots.take_text(Slot::NsType) {
                 put_string_field(out, 2, &kind);
             }
         }
         Operation::CreateIndexes | Operation::DropIndexes => {
-            if let Some(description) = slots.get_document(b"operationDescription") {
+            if let Some(description) = slots.get_document(Slot::OperationDescription) {
                 for index in indexes(description) {
                     put_document(out, 1, index, format);
                 }
             }
-            put_image(out, 2, slots.take_image(b"operationDescription"), format);
+            put_image(out, 2, slots.take_image(Slot::OperationDescription), format);
         }
         Operation::Modify => {
-            put_image(out, 1, slots.take_image(b"operationDescription"), format);
-            put_image(out, 2, slots.take_image(b"stateBeforeChange"), format);
+            put_image(out, 1, slots.take_image(Slot::OperationDescription), format);
+            put_image(out, 2, slots.take_image(Slot::StateBeforeChange), format);
         }
         Operation::ShardCollection
         | Operation::RefineCollectionShardKey
         | Operation::ReshardCollection => {
-            put_image(out, 1, slots.take_image(b"operationDescription"), format);
+            put_image(out, 1, slots.take_image(Slot::OperationDescription), format);
         }
         Operation::Drop | Operation::DropDatabase => {}
         Operation::Other | Operation::Invalidate => {
-            if let Some(name) = slots.take_text(b"operationType") {
+            if let Some(name) = slots.take_text(Slot::OperationType) {
                 put_string_field(out, 1, &name);
             }
             put_document(out, 2, raw, format);
             slots.clear();
         }
     });
-    slots.take(b"operationType");
-    slots.put_rest(out, format);
+    slots.take(Slot::OperationType);
+    slots.put_rest(out, field::UNKNOWN_FIELDS, format);
 }
 
 /// The number of the operation's message in `ChangeEvent.change`.
@@ -289,21 +292,23 @@ fn change_field(operation: Operation) -> u32 {
 fn put_head(out: &mut BytesMut, event: &Event, slots: &mut Slots<'_>, format: Format) {
     let operation = event.operation.to_pb() as i32;
     put_number(out, field::OPERATION, u64::from(operation.unsigned_abs()));
-    put_namespace(out, field::NAMESPACE, slots.take(b"ns"), slots);
-    let cluster_time = slots.get(b"clusterTime").and_then(|it| it.as_timestamp());
+    put_namespace(out, field::NAMESPACE, slots.take(Slot::Ns), slots);
+    let cluster_time = slots
+        .get(Slot::ClusterTime)
+        .and_then(|it| it.as_timestamp());
     if let Some((seconds, increment)) = cluster_time {
-        slots.take(b"clusterTime");
+        slots.take(Slot::ClusterTime);
         put_message(out, field::CLUSTER_TIME, |out| {
             put_number(out, 1, seconds.into());
             put_number(out, 2, increment.into());
         });
     }
     let wall_time = slots
-        .get(b"wallTime")
+        .get(Slot::WallTime)
         .and_then(|it| it.as_datetime_millis())
         .filter(|millis| TIMESTAMP_MILLIS.contains(millis));
     if let Some(millis) = wall_time {
-        slots.take(b"wallTime");
+        slots.take(Slot::WallTime);
         put_message(out, field::WALL_TIME, |out| {
             // Protobuf writes a negative int64 as its two's complement.
             put_number(out, 1, millis.div_euclid(1000).cast_unsigned());
@@ -317,13 +322,16 @@ fn put_head(out: &mut BytesMut, event: &Event, slots: &mut Slots<'_>, format: Fo
     put_image(
         out,
         field::DOCUMENT_KEY,
-        slots.take_image(b"documentKey"),
+        slots.take_image(Slot::DocumentKey),
         format,
     );
     put_transaction(out, slots);
-    if let Some((_, uuid)) = slots.get(b"collectionUUID").and_then(|it| it.as_binary()) {
+    if let Some((_, uuid)) = slots
+        .get(Slot::CollectionUuid)
+        .and_then(|it| it.as_binary())
+    {
         put_bytes_field(out, field::COLLECTION_UUID, uuid);
-        slots.take(b"collectionUUID");
+        slots.take(Slot::CollectionUuid);
     }
 }
 
@@ -379,13 +387,13 @@ fn put_namespace<'a>(
 
 fn put_transaction(out: &mut BytesMut, slots: &mut Slots<'_>) {
     let session = slots
-        .get_document(b"lsid")
+        .get_document(Slot::Lsid)
         .and_then(|lsid| find(lsid, b"id"))
         .and_then(|id| id.as_binary());
-    let number = slots.get(b"txnNumber").and_then(|it| it.as_int());
+    let number = slots.get(Slot::TxnNumber).and_then(|it| it.as_int());
     if let (Some((_, session)), Some(number)) = (session, number) {
-        slots.take(b"lsid");
-        slots.take(b"txnNumber");
+        slots.take(Slot::Lsid);
+        slots.take(Slot::TxnNumber);
         put_message(out, field::TRANSACTION, |out| {
             put_bytes_field(out, 1, session);
             put_number(out, 2, number.cast_unsigned());
@@ -426,129 +434,6 @@ fn is_text(element: &Element<'_>) -> bool {
 /// A string's text; protobuf takes UTF-8 only, so broken bytes become U+FFFD.
 fn text<'a>(element: &Element<'a>) -> Cow<'a, str> {
     String::from_utf8_lossy(element.as_str_bytes().unwrap_or_default())
-}
-
-/// A document that an event may carry.
-#[derive(Debug, Clone, Copy)]
-enum Image<'a> {
-    /// MongoDB sent none.
-    Absent,
-    /// MongoDB looked for one and found none.
-    Null,
-    /// Raw BSON.
-    Present(&'a [u8]),
-}
-
-/// The top-level fields of an event that the message for its operation may take, each at most once.
-struct Slots<'a> {
-    known: [Option<Element<'a>>; KNOWN.len()],
-    unknown: Vec<Element<'a>>,
-}
-
-/// Every field that MongoDB documents for change events, but those that [`Event`] has read and
-/// `splitEvent`, which is of no use once fragments are merged.
-const KNOWN: [&[u8]; 15] = [
-    b"operationType",
-    b"clusterTime",
-    b"wallTime",
-    b"ns",
-    b"documentKey",
-    b"fullDocument",
-    b"fullDocumentBeforeChange",
-    b"updateDescription",
-    b"to",
-    b"operationDescription",
-    b"stateBeforeChange",
-    b"lsid",
-    b"txnNumber",
-    b"collectionUUID",
-    b"nsType",
-];
-
-impl<'a> Slots<'a> {
-    fn read(event: &'a [u8]) -> Result<Self, EventError> {
-        let mut slots = Self {
-            known: [None; KNOWN.len()],
-            unknown: Vec::new(),
-        };
-        for field in Elements::new(event)? {
-            let field = field?;
-            if matches!(field.key, b"_id" | b"splitEvent") {
-                continue;
-            }
-            match slots.slot(field.key) {
-                Some(slot @ None) => *slot = Some(field),
-                _ => slots.unknown.push(field),
-            }
-        }
-        Ok(slots)
-    }
-
-    fn slot(&mut self, key: &[u8]) -> Option<&mut Option<Element<'a>>> {
-        let index = KNOWN.iter().position(|known| *known == key)?;
-        Some(&mut self.known[index])
-    }
-
-    fn get(&self, key: &[u8]) -> Option<Element<'a>> {
-        let index = KNOWN.iter().position(|known| *known == key)?;
-        self.known[index]
-    }
-
-    fn get_document(&self, key: &[u8]) -> Option<&'a [u8]> {
-        self.get(key)?.as_document()
-    }
-
-    fn take(&mut self, key: &[u8]) -> Option<Element<'a>> {
-        self.slot(key)?.take()
-    }
-
-    /// Takes a field that is a document or null; one of another type stays, to go out as unknown.
-    fn take_image(&mut self, key: &[u8]) -> Image<'a> {
-        match self.get(key) {
-            Some(element) if element.is_null() => {
-                self.take(key);
-                Image::Null
-            }
-            Some(element) => match element.as_document() {
-                Some(document) => {
-                    self.take(key);
-                    Image::Present(document)
-                }
-                None => Image::Absent,
-            },
-            None => Image::Absent,
-        }
-    }
-
-    fn take_document(&mut self, key: &[u8]) -> Option<Element<'a>> {
-        self.get_document(key)?;
-        self.take(key)
-    }
-
-    fn take_text(&mut self, key: &[u8]) -> Option<Cow<'a, str>> {
-        let element = self.get(key).filter(is_text)?;
-        self.take(key);
-        Some(text(&element))
-    }
-
-    fn clear(&mut self) {
-        self.known = [None; KNOWN.len()];
-        self.unknown.clear();
-    }
-
-    /// Writes what no message took as one document.
-    fn put_rest(self, out: &mut BytesMut, format: Format) {
-        let rest: Vec<Element<'_>> = self
-            .known
-            .into_iter()
-            .flatten()
-            .chain(self.unknown)
-            .collect();
-        if rest.is_empty() {
-            return;
-        }
-        put_document(out, field::UNKNOWN_FIELDS, &raw::document(rest), format);
-    }
 }
 
 #[cfg(test)]

@@ -1,0 +1,37 @@
+// Follows shop.orders, and goes on after the last handled message when started again.
+const fs = require("node:fs");
+const grpc = require("@grpc/grpc-js");
+const { loadSync } = require("@grpc/proto-loader");
+
+const address = process.argv[2] ?? "127.0.0.1:50051";
+const place = "orders.token";
+
+const definition = loadSync("weir/v1/watch.proto", {
+  includeDirs: [`${__dirname}/../proto`],
+  enums: String,
+  oneofs: true,
+});
+const { WatchService } = grpc.loadPackageDefinition(definition).weir.v1;
+
+const request = {
+  database: "shop",
+  collections: ["orders"],
+  fullDocument: "FULL_DOCUMENT_UPDATE_LOOKUP",
+  documentFormat: "DOCUMENT_FORMAT_JSON",
+};
+if (fs.existsSync(place)) request.resumeToken = fs.readFileSync(place);
+
+async function main() {
+  const client = new WatchService(address, grpc.credentials.createInsecure());
+  for await (const message of client.Watch(request)) {
+    if (message.opened) console.log("watching");
+    for (const event of message.changes?.changes ?? []) {
+      // event.change names the field that holds the change: "insert", "update", ...
+      console.log(event.operation, event[event.change].fullDocument?.json);
+    }
+    // Only now is everything up to this message handled.
+    fs.writeFileSync(place, message.resumeToken);
+  }
+}
+
+main();

@@ -1,0 +1,38 @@
+//! Follows shop.orders, and goes on after the last handled message when started again.
+
+use std::{env, error::Error, fs};
+
+use weir::pb::{self, watch_request::Start, watch_response::Kind};
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let address = env::args().nth(1).unwrap_or("127.0.0.1:50051".to_owned());
+    let place = "orders.token";
+
+    let token = fs::read(place).ok();
+    let request = pb::WatchRequest {
+        database: "shop".to_owned(),
+        collections: vec!["orders".to_owned()],
+        full_document: pb::FullDocument::UpdateLookup.into(),
+        document_format: pb::DocumentFormat::Json.into(),
+        start: token.map(|token| Start::ResumeToken(token.into())),
+        ..Default::default()
+    };
+
+    let url = format!("http://{address}");
+    let mut client = pb::watch_service_client::WatchServiceClient::connect(url).await?;
+    let mut messages = client.watch(request).await?.into_inner();
+    while let Some(message) = messages.message().await? {
+        if let Some(Kind::Opened(_)) = message.kind {
+            println!("watching");
+        }
+        if let Some(Kind::Changes(batch)) = message.kind {
+            for event in batch.changes {
+                println!("{} {:?}", event.operation().as_str_name(), event.change);
+            }
+        }
+        // Only now is everything up to this message handled.
+        fs::write(place, &message.resume_token)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,306 @@
+//! What the documentation says is so: flags, metrics, errors, links and examples.
+
+mod support;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ffi::OsString,
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use clap::CommandFactory as _;
+use mongodb::bson::doc;
+use support::{ChildProcess, Database, Weir, node, python};
+use weir::{cli::Cli, metrics::CATALOGUE};
+
+/// How long a foreign client may take to start on a busy machine.
+const CLIENT_LIMIT: Duration = Duration::from_secs(90);
+
+fn repository() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn read(path: &str) -> String {
+    fs::read_to_string(repository().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+/// README.md, ARCHITECTURE.md and all of docs/, by their paths.
+fn documents() -> BTreeMap<String, String> {
+    let mut paths = vec!["README.md".to_owned(), "ARCHITECTURE.md".to_owned()];
+    for entry in fs::read_dir(repository().join("docs")).expect("docs/") {
+        let name = entry.expect("an entry").file_name();
+        paths.push(format!("docs/{}", name.to_string_lossy()));
+    }
+    paths.retain(|path| path.ends_with(".md"));
+    let read = |path: String| (path.clone(), read(&path));
+    paths.into_iter().map(read).collect()
+}
+
+/// The text outside of fenced blocks.
+fn prose(text: &str) -> String {
+    let outside = text.split("\n```").step_by(2);
+    outside.collect::<Vec<_>>().join("\n")
+}
+
+/// The fenced blocks of one language.
+fn blocks<'a>(text: &'a str, language: &str) -> Vec<&'a str> {
+    let inside = text.split("\n```").skip(1).step_by(2);
+    inside
+        .filter_map(|block| block.strip_prefix(language)?.strip_prefix('\n'))
+        .collect()
+}
+
+/// The rows of a document's tables, each as its cells without backticks.
+fn rows(text: &str) -> Vec<Vec<String>> {
+    text.lines()
+        .filter_map(|line| line.strip_prefix('|')?.strip_suffix('|'))
+        .map(|row| {
+            row.split('|')
+                .map(|it| it.trim().replace('`', ""))
+                .collect()
+        })
+        .collect()
+}
+
+/// The words of `text` that begin with `prefix`.
+fn words(text: &str, prefix: &str, of: impl Fn(char) -> bool) -> BTreeSet<String> {
+    text.match_indices(prefix)
+        .filter(|(at, _)| !text[..*at].ends_with(&of))
+        .map(|(at, _)| {
+            let word = &text[at..];
+            let rest = &word[prefix.len()..];
+            let end = rest.find(|it| !of(it)).unwrap_or(rest.len());
+            word[..prefix.len() + end].to_owned()
+        })
+        .collect()
+}
+
+fn flags(text: &str) -> BTreeSet<String> {
+    let flags = words(text, "--", |it| it.is_ascii_alphanumeric() || it == '-');
+    // A dash or the line under a table's head is no flag.
+    flags
+        .into_iter()
+        .filter(|flag| flag.trim_matches('-').len() > 1)
+        .collect()
+}
+
+#[test]
+fn configuration_tells_every_flag_with_its_variable_and_default() {
+    let text = read("docs/configuration.md");
+    let rows = rows(&text);
+    let command = Cli::command();
+    let serve = command.find_subcommand("serve").expect("weir serve");
+    let mut known = BTreeSet::new();
+    for argument in serve.get_arguments() {
+        let flag = format!("--{}", argument.get_long().expect("only long flags"));
+        let row = rows.iter().find(|row| row[0] == flag);
+        let row = row.unwrap_or_else(|| panic!("docs/configuration.md does not tell {flag}"));
+        let variable = argument.get_env().unwrap_or_default();
+        assert_eq!(row[1], variable.to_string_lossy(), "{flag}");
+        let defaults = argument.get_default_values();
+        if argument.get_action().takes_values() && !defaults.is_empty() {
+            assert_eq!(row[2], defaults[0].to_string_lossy(), "{flag}");
+        }
+        known.insert(flag);
+    }
+    assert!(known.len() > 10, "{known:?}");
+    assert_eq!(flags(&text), known, "docs/configuration.md names others");
+}
+
+#[test]
+fn the_documents_name_no_flag_that_does_not_exist() {
+    let mut known = BTreeSet::new();
+    for command in Cli::command().get_subcommands() {
+        let long = command.get_arguments().filter_map(|it| it.get_long());
+        known.extend(long.map(|flag| format!("--{flag}")));
+    }
+    for (path, text) in documents() {
+        // Fenced blocks show other programs too.
+        let others: Vec<_> = flags(&prose(&text)).difference(&known).cloned().collect();
+        assert!(others.is_empty(), "{path} names {others:?}");
+    }
+}
+
+#[test]
+fn metrics_tells_every_metric_with_its_type_and_labels() {
+    let rows = rows(&read("docs/metrics.md"));
+    for metric in CATALOGUE {
+        let row = rows.iter().find(|row| row[0] == metric.name);
+        let row = row.unwrap_or_else(|| panic!("docs/metrics.md does not tell {}", metric.name));
+        assert_eq!(row[1], metric.kind, "{}", metric.name);
+        assert_eq!(row[2], metric.labels.join(", "), "{}", metric.name);
+    }
+}
+
+#[test]
+fn the_documents_name_no_metric_that_does_not_exist() {
+    // The demo's database.
+    let mut known = BTreeSet::from(["weir_dev".to_owned()]);
+    for metric in CATALOGUE {
+        known.insert(metric.name.to_owned());
+        if metric.kind == "histogram" {
+            known.extend(["bucket", "sum", "count"].map(|it| format!("{}_{it}", metric.name)));
+        }
+    }
+    for (path, text) in documents() {
+        let named = words(&text, "weir_", |it| it.is_ascii_alphanumeric() || it == '_');
+        let others: Vec<_> = named.difference(&known).collect();
+        assert!(others.is_empty(), "{path} names {others:?}");
+    }
+}
+
+/// What each variant of `weir::error::Error` maps to in a function of `src/error.rs`. The variants
+/// hold values, so that a test can't go over them but by the text.
+fn arms(source: &str, function: &str, value: &str) -> BTreeMap<String, String> {
+    let start = source.find(function).expect("the function is there");
+    let body = &source[start..];
+    let body = &body[..body.find("\n    }\n").expect("it ends")];
+    let mut arms = BTreeMap::new();
+    let mut variants = Vec::new();
+    for word in body.split_inclusive(|it: char| !(it.is_alphanumeric() || "_:\"".contains(it))) {
+        let word = word.trim_end_matches(|it: char| !(it.is_alphanumeric() || "_\"".contains(it)));
+        if let Some(variant) = word.strip_prefix("Self::") {
+            variants.push(variant.to_owned());
+        } else if let Some(value) = word.strip_prefix(value) {
+            let value = value.trim_end_matches('"');
+            arms.extend(variants.drain(..).map(|it| (it, value.to_owned())));
+        }
+    }
+    arms
+}
+
+#[test]
+fn errors_tells_every_reason_with_its_code() {
+    let source = read("src/error.rs");
+    let reasons = arms(&source, "pub fn reason(", "\"");
+    let codes = arms(&source, "pub fn code(", "Code::");
+    assert!(reasons.len() > 15, "{reasons:?}");
+    assert_eq!(
+        reasons.keys().collect::<Vec<_>>(),
+        codes.keys().collect::<Vec<_>>()
+    );
+    let expected: BTreeSet<(String, String)> = reasons
+        .iter()
+        .map(|(variant, reason)| (reason.clone(), codes[variant].to_ascii_lowercase()))
+        .collect();
+
+    let told: BTreeSet<(String, String)> = rows(&read("docs/errors.md"))
+        .into_iter()
+        .filter(|row| {
+            row[2]
+                .chars()
+                .all(|it| it.is_ascii_uppercase() || it == '_')
+        })
+        .map(|row| {
+            let code = row[1].split(',').next().unwrap_or_default();
+            (row[2].clone(), code.replace('_', "").to_ascii_lowercase())
+        })
+        .collect();
+
+    assert_eq!(told, expected);
+}
+
+#[test]
+fn links_lead_to_files() {
+    let mut seen = 0;
+    for (path, text) in documents() {
+        let folder = repository().join(&path);
+        let folder = folder.parent().expect("a file stands in a folder");
+        for link in prose(&text).split("](").skip(1) {
+            let target = link.split([')', '#']).next().unwrap_or_default();
+            if !target.is_empty() && !target.contains("://") {
+                seen += 1;
+                assert!(folder.join(target).exists(), "{path} links to {target}");
+            }
+        }
+    }
+    assert!(seen > 5, "only {seen} links were found");
+}
+
+/// The README shows the heart of each example: its lines, in order, with others left out.
+#[test]
+fn the_programs_in_the_readme_are_the_examples() {
+    let readme = read("README.md");
+    for (language, example) in [
+        ("python", "examples/watch.py"),
+        ("js", "examples/watch.js"),
+        ("rust", "examples/watch.rs"),
+    ] {
+        let program = read(example);
+        let mut lines = program.lines().map(str::trim);
+        let blocks = blocks(&readme, language);
+        assert_eq!(blocks.len(), 1, "blocks of {language}");
+        for line in blocks[0].lines().map(str::trim) {
+            assert!(lines.any(|it| it == line), "{example} has no {line:?}");
+        }
+    }
+}
+
+/// Runs an example twice: it follows a collection until that is dropped, which ends it, and goes on
+/// with what was created meanwhile. `arguments` are what `env` takes.
+async fn goes_on_where_it_was(name: &str, arguments: Vec<OsString>) {
+    let database = Database::start().await;
+    let weir = Weir::start(&database).await;
+    let folder = tempfile::tempdir().expect("a folder for the token");
+    let orders = database.client().database("shop").collection("orders");
+    let start = || {
+        let mut all = vec!["-C".into(), folder.path().into()];
+        all.extend(arguments.iter().cloned());
+        all.push(weir.grpc_addr().to_string().into());
+        ChildProcess::start(name, "env", all)
+    };
+
+    let mut example = start();
+    let opened = |output: &str| output.contains("watching\n");
+    example.until_output("watching", CLIENT_LIMIT, opened).await;
+    orders.insert_one(doc! {"_id": 1}).await.expect("an insert");
+    orders.drop().await.expect("a drop");
+    let status = example.ends(CLIENT_LIMIT).await;
+    assert!(!status.success(), "ABORTED is a failure{example}");
+    let output = example.stdout();
+    assert!(output.contains("OPERATION_TYPE_INSERT"), "{example}");
+    assert!(output.contains("OPERATION_TYPE_DROP"), "{example}");
+
+    orders.insert_one(doc! {"_id": 2}).await.expect("an insert");
+    let mut example = start();
+    let inserted = |output: &str| output.contains("OPERATION_TYPE_INSERT");
+    example.until_output("insert", CLIENT_LIMIT, inserted).await;
+    let output = example.stdout();
+    assert!(!output.contains("OPERATION_TYPE_DROP"), "{example}");
+}
+
+#[tokio::test]
+async fn the_python_example_goes_on_where_it_was() {
+    let generated = tempfile::tempdir().expect("a folder for the generated code");
+    let out = |kind: &str| format!("--{kind}_out={}", generated.path().display());
+    let arguments = [
+        "-m".to_owned(),
+        "grpc_tools.protoc".to_owned(),
+        "-Iproto".to_owned(),
+        out("python"),
+        out("grpc_python"),
+        "weir/v1/watch.proto".to_owned(),
+    ];
+    let mut protoc = ChildProcess::start("protoc", python(), arguments);
+    let status = protoc.ends(CLIENT_LIMIT).await;
+    assert!(status.success(), "{protoc}");
+    let mut path = OsString::from("PYTHONPATH=");
+    path.push(generated.path());
+    let arguments = vec![path, python().into(), example("watch.py")];
+    goes_on_where_it_was("the Python example", arguments).await;
+}
+
+#[tokio::test]
+async fn the_node_example_goes_on_where_it_was() {
+    let mut path = OsString::from("NODE_PATH=");
+    path.push(repository().join("tests/interop/node/node_modules"));
+    let arguments = vec![path, node().into(), example("watch.js")];
+    goes_on_where_it_was("the Node example", arguments).await;
+}
+
+fn example(name: &str) -> OsString {
+    let path: PathBuf = repository().join("examples").join(name);
+    path.into()
+}

@@ -44,9 +44,16 @@ impl Source {
     }
 }
 
+/// Where the tests are run, which may not be where they were built.
+fn repository() -> PathBuf {
+    std::env::var_os("CARGO_MANIFEST_DIR")
+        .unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into())
+        .into()
+}
+
 /// Every source file but `main.rs`, with its tests cut away.
 fn sources() -> Vec<Source> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let root = repository().join("src");
     let mut files = Vec::new();
     collect(&root, &mut files);
     let mut texts: Vec<(String, String)> = files
@@ -177,7 +184,7 @@ fn is_word(character: char) -> bool {
 
 /// The modules of `lib.rs`, in order.
 fn modules() -> Vec<String> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/lib.rs");
+    let path = repository().join("src/lib.rs");
     let text = fs::read_to_string(path).expect("lib.rs");
     let modules: Vec<String> = text
         .lines()

@@ -6,7 +6,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     ffi::OsString,
     fs,
-    path::{Path, PathBuf},
+    path::PathBuf,
     time::Duration,
 };
 
@@ -18,8 +18,11 @@ use weir::{cli::Cli, metrics::CATALOGUE};
 /// How long a foreign client may take to start on a busy machine.
 const CLIENT_LIMIT: Duration = Duration::from_secs(90);
 
-fn repository() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
+/// Where the tests are run, which may not be where they were built.
+fn repository() -> PathBuf {
+    std::env::var_os("CARGO_MANIFEST_DIR")
+        .unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into())
+        .into()
 }
 
 fn read(path: &str) -> String {

@@ -365,3 +365,47 @@ async fn every_message_carries_a_token_that_is_followed_by_exactly_the_rest() {
         assert_eq!(rest, expected, "after {kind} {seen}");
     }
 }
+
+/// T8, T36: a message that waits to be sent when the server shuts down has not been delivered, so
+/// the last token must not stand for it.
+#[tokio::test]
+async fn the_last_token_of_a_server_that_shuts_down_stands_for_what_was_delivered() {
+    let database = Database::start().await;
+    let weir = Weir::start(&database).await;
+    let request = pb::WatchRequest {
+        max_message_bytes: 64 << 10,
+        ..database.watch_request(&["orders"])
+    };
+    let mut watching = weir.watch(request.clone()).await;
+    insert(&database, 1).await;
+    let before = watching.next_change().await.resume_token;
+    // More than the buffers between the two take, so that pieces are left when the end comes.
+    let large = doc! {"_id": 2, "text": "x".repeat(8 << 20)};
+    let orders = database.collection("orders");
+    orders.insert_one(large).await.expect("an insert");
+    watching
+        .until("the first piece", |kind| {
+            matches!(kind, Kind::EventChunk(_)).then_some(())
+        })
+        .await;
+
+    let (last, ()) = tokio::join!(
+        async {
+            let mut last = watching.token();
+            while let Ok(Some(message)) = watching.try_next().await {
+                assert!(
+                    !matches!(&message.kind, Some(Kind::EventChunk(chunk)) if chunk.last),
+                    "the buffers took the whole event; it must be larger"
+                );
+                last = message.resume_token;
+            }
+            last
+        },
+        weir.shutdown(),
+    );
+    assert_eq!(last, before);
+
+    let other = Weir::start(&database).await;
+    let mut resumed = other.watch(after(&last, request)).await;
+    assert_eq!(id(&resumed.next_change().await), 2);
+}

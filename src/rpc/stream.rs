@@ -48,8 +48,10 @@ pub(super) struct WatchStream {
     gauge: InStage,
     _permit: OwnedSemaphorePermit,
 
-    /// The place after what was handed over last.
+    /// The place after what was made ready last.
     token: Bytes,
+    /// The place after what was handed over last.
+    handed_over: Bytes,
     last_sent: Instant,
     /// Messages that are ready, to go out before anything else.
     ready: VecDeque<Frame>,
@@ -79,6 +81,7 @@ impl WatchStream {
     ) -> Self {
         let token = reader.start_token.clone();
         let mut stream = Self {
+            handed_over: token.clone(),
             token,
             reader,
             metrics,
@@ -117,6 +120,7 @@ impl WatchStream {
             }
             if let Some(frame) = self.ready.pop_front() {
                 self.opened = true;
+                self.handed_over = frame.token().clone();
                 self.last_sent = Instant::now();
                 self.metrics
                     .bytes_sent
@@ -352,8 +356,10 @@ impl WatchStream {
     }
 
     fn start_draining(&mut self) {
+        // What is thrown away here has to come again after a resume.
         self.ready.clear();
         self.sending = None;
+        self.token = self.handed_over.clone();
         self.ending = Some(Ending::Failed(Error::Draining));
         self.queue(state_change(
             pb::WatchState::Draining,

@@ -47,6 +47,12 @@ impl Frame {
         }
     }
 
+    /// The place after this message.
+    #[must_use]
+    pub fn token(&self) -> &Bytes {
+        &self.token
+    }
+
     /// The bytes that a frame of changes takes beyond the changes themselves.
     #[must_use]
     pub fn overhead(token: usize) -> usize {

@@ -179,18 +179,22 @@ impl Feed {
         if let Some(tail) = &tail {
             self.position = tail.position.clone();
         }
-        self.ring
-            .push(segments.into_iter().map(Entry::Events), tail);
-        if caught_up && self.stage.stage() != Stage::Live {
-            self.enter(Stage::Live, "");
-        }
-        if let Some((_, position)) = invalidation {
+        let live = (caught_up && self.stage.stage() != Stage::Live).then(|| {
+            self.stage.move_to(Stage::Live);
+            Entry::Stage(Stage::Live, "")
+        });
+        let invalidated = invalidation.map(|(_, position)| {
             self.position = position.clone();
-            let invalidation = Invalidation {
+            Entry::Invalidated(Invalidation {
                 cause: self.cause,
                 position,
-            };
-            self.ring.push([Entry::Invalidated(invalidation)], None);
+            })
+        });
+        let ended = invalidated.is_some();
+        let events = segments.into_iter().map(Entry::Events);
+        // In one step: a tail right after the invalidation must not be seen before it.
+        self.ring.push(events.chain(live).chain(invalidated), tail);
+        if ended {
             return Some(Ended::Invalidated);
         }
         closed.then(|| {

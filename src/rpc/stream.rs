@@ -23,7 +23,7 @@ use crate::{
     pb::{self, watch_response::Kind},
     plan::{Operation, Oversize, Scope, Start, Watch},
     rpc::{outcome::Outcome, to_pb},
-    source::{Event, EventError},
+    source::{ClusterTime, Event, EventError},
     wire::{self, Encoded, Frame},
 };
 
@@ -170,6 +170,10 @@ impl WatchStream {
                 };
                 self.queue(state_change(state, reason));
             }
+            // What happened after the last second asked for is no concern of this watch.
+            Entry::Invalidated(invalidation) if self.is_past_end(invalidation.position.time()) => {
+                self.ending = Some(Ending::Finished);
+            }
             Entry::Invalidated(invalidation) => {
                 self.token = self.reader.token(&invalidation.position);
                 let message = self.invalidated(&invalidation);
@@ -178,11 +182,15 @@ impl WatchStream {
         }
     }
 
+    /// Whether a time is after the last second that the client asked for.
+    fn is_past_end(&self, time: ClusterTime) -> bool {
+        self.watch.end_time.is_some_and(|end| time.seconds > end)
+    }
+
     /// Waits for something to do, or sends a `Progress` when it is time for one.
     async fn idle(&mut self, tail: Tail) {
         let now = Instant::now();
-        let passed_end = |end: u32| tail.position.time().seconds > end;
-        if self.watch.end_time.is_some_and(passed_end) {
+        if self.is_past_end(tail.position.time()) {
             self.progress(&tail);
             self.ending = Some(Ending::Finished);
             return;
@@ -225,13 +233,10 @@ impl WatchStream {
             Err(error) => return self.malformed(error),
         };
         let events = segment.events();
-        let end = self.watch.end_time.map_or(events.len(), |end| {
-            let past = |event: &Event| event.cluster_time.seconds > end;
-            events[from..]
-                .iter()
-                .position(past)
-                .map_or(events.len(), |index| from + index)
-        });
+        let end = events[from..]
+            .iter()
+            .position(|event| self.is_past_end(event.cluster_time))
+            .map_or(events.len(), |index| from + index);
         if end == from {
             self.ending = Some(Ending::Finished);
             return;
@@ -351,9 +356,10 @@ impl WatchStream {
     }
 
     fn start_draining(&mut self) {
+        // What is thrown away here has to come again after a resume.
         self.ready.clear();
-        self.token = self.handed_over.clone();
         self.sending = None;
+        self.token = self.handed_over.clone();
         self.ending = Some(Ending::Failed(Error::Draining));
         self.queue(state_change(
             pb::WatchState::Draining,

@@ -80,21 +80,25 @@ impl Watching {
     /// The next change. Progress and state changes are passed over, batches unpacked one event at
     /// a time, and the pieces of a large event joined.
     pub async fn next_change(&mut self) -> pb::ChangeEvent {
-        loop {
-            if let Some(change) = self.changes.pop_front() {
-                return change;
-            }
-            let message = self.receive("the next change").await;
-            match unless_ended("the next change", message).kind {
-                Some(Kind::Changes(batch)) => {
-                    assert!(!batch.changes.is_empty(), "a batch holds no change");
-                    self.changes = batch.changes.into();
+        // As a whole: progress alone would otherwise keep this waiting for ever.
+        let whole = async {
+            loop {
+                if let Some(change) = self.changes.pop_front() {
+                    return change;
                 }
-                Some(Kind::EventChunk(chunk)) => self.take_chunk(chunk),
-                Some(Kind::Progress(_) | Kind::StateChange(_)) => {}
-                other => panic!("awaited the next change, got {other:?}"),
+                let message = self.receive("the next change").await;
+                match unless_ended("the next change", message).kind {
+                    Some(Kind::Changes(batch)) => {
+                        assert!(!batch.changes.is_empty(), "a batch holds no change");
+                        self.changes = batch.changes.into();
+                    }
+                    Some(Kind::EventChunk(chunk)) => self.take_chunk(chunk),
+                    Some(Kind::Progress(_) | Kind::StateChange(_)) => {}
+                    other => panic!("awaited the next change, got {other:?}"),
+                }
             }
-        }
+        };
+        within("the next change", whole).await
     }
 
     /// The next `count` changes.

@@ -1,0 +1,218 @@
+//! Going on over the end of a collection: the tokens around a drop.
+
+mod support;
+
+use bytes::Bytes;
+use mongodb::bson::{Document, doc};
+use support::{Database, Watching, Weir, error_reason, within};
+use weir::pb;
+use weir::pb::watch_request::Start;
+use weir::pb::watch_response::Kind;
+
+fn after(token: &Bytes, request: pb::WatchRequest) -> pb::WatchRequest {
+    pb::WatchRequest {
+        start: Some(Start::ResumeToken(token.clone())),
+        ..request
+    }
+}
+
+async fn insert(database: &Database, id: i32) {
+    let orders = database.collection("orders");
+    let document = doc! {"_id": id, "status": "new"};
+    orders.insert_one(document).await.expect("an insert");
+}
+
+fn id(change: &pb::ChangeEvent) -> i32 {
+    let key = change
+        .document_key
+        .as_ref()
+        .and_then(|key| key.value.as_ref());
+    let Some(pb::document::Value::Bson(key)) = key else {
+        panic!("no document key in BSON: {change:?}");
+    };
+    let key = Document::from_reader(&key[..]).expect("BSON");
+    key.get_i32("_id").expect("a number")
+}
+
+/// Requests for one collection that differ in all that may differ at a resume.
+fn requests(database: &Database) -> Vec<pb::WatchRequest> {
+    let request = database.watch_request(&["orders"]);
+    let at_least_one = pb::Filter {
+        kind: Some(pb::filter::Kind::Field(pb::FieldFilter {
+            path: "_id".to_owned(),
+            operator: Some(pb::field_filter::Operator::Gte(prost_types::Value {
+                kind: Some(prost_types::value::Kind::NumberValue(1.0)),
+            })),
+        })),
+    };
+    vec![
+        request.clone(),
+        pb::WatchRequest {
+            operations: vec![pb::OperationType::Insert.into()],
+            ..request.clone()
+        },
+        pb::WatchRequest {
+            filters: vec![at_least_one],
+            ..request.clone()
+        },
+        pb::WatchRequest {
+            full_document: pb::FullDocument::UpdateLookup.into(),
+            invalidate_policy: pb::InvalidatePolicy::Continue.into(),
+            ..request
+        },
+    ]
+}
+
+/// What a watch of `orders` told of its end, and the tokens around it.
+struct Dropped {
+    before: Bytes,
+    drop: Bytes,
+    invalidate: Bytes,
+}
+
+/// Inserts 1 and 2, drops the collection, and makes it again with 3.
+async fn dropped_and_made_again(weir: &Weir, database: &Database) -> Dropped {
+    let mut watching = weir.watch(database.watch_request(&["orders"])).await;
+    insert(database, 1).await;
+    let before = watching.next_change().await.resume_token;
+    insert(database, 2).await;
+    watching.next_change().await;
+    database.collection("orders").drop().await.expect("a drop");
+    let drop = watching.next_change().await;
+    assert_eq!(drop.operation(), pb::OperationType::Drop);
+    let invalidated = watching.next_invalidated().await;
+    assert_eq!(invalidated.cause(), pb::OperationType::Drop);
+    let invalidate = watching.token();
+    assert_eq!(
+        error_reason(&watching.end().await),
+        "WATCH_INVALIDATED",
+        "the default is to end"
+    );
+    insert(database, 3).await;
+    Dropped {
+        before,
+        drop: drop.resume_token,
+        invalidate,
+    }
+}
+
+/// Reads up to and including the `Invalidated`: the inserts before it.
+async fn inserts_before_the_end(watching: &mut Watching) -> Vec<i32> {
+    let whole = async {
+        let mut inserts = Vec::new();
+        loop {
+            let message = watching.next().await;
+            match message.kind {
+                Some(Kind::Changes(batch)) => {
+                    let news = batch.changes.iter();
+                    let news = news.filter(|it| it.operation() == pb::OperationType::Insert);
+                    inserts.extend(news.map(id));
+                }
+                Some(Kind::Invalidated(_)) => return inserts,
+                Some(Kind::StateChange(_) | Kind::Progress(_)) => {}
+                other => panic!("unexpected {other:?}"),
+            }
+        }
+    };
+    within("Invalidated", whole).await
+}
+
+/// T7: MongoDB takes the token of an invalidate as `startAfter` only.
+#[tokio::test]
+async fn the_token_of_invalidated_goes_on_with_the_collection_made_again() {
+    let database = Database::start().await;
+    let weir = Weir::start(&database).await;
+    let tokens = dropped_and_made_again(&weir, &database).await;
+    for request in requests(&database) {
+        let mut resumed = weir.watch(after(&tokens.invalidate, request)).await;
+        assert_eq!(resumed.opened.start_mode(), pb::StartMode::Token);
+        assert_eq!(resumed.token(), tokens.invalidate);
+        let first = resumed.next_change().await;
+        assert_eq!(first.operation(), pb::OperationType::Insert);
+        assert_eq!(id(&first), 3);
+    }
+}
+
+/// T15: the token is of a collection with another UUID than the one that bears the name now.
+#[tokio::test]
+async fn a_token_from_before_the_drop_tells_the_end_first() {
+    let database = Database::start().await;
+    let weir = Weir::start(&database).await;
+    let tokens = dropped_and_made_again(&weir, &database).await;
+    for request in requests(&database) {
+        let continues = request.invalidate_policy() == pb::InvalidatePolicy::Continue;
+        let mut resumed = weir.watch(after(&tokens.before, request.clone())).await;
+        assert_eq!(inserts_before_the_end(&mut resumed).await, [2]);
+        let there = resumed.token();
+        if continues {
+            assert_eq!(id(&resumed.next_change().await), 3);
+        } else {
+            assert_eq!(error_reason(&resumed.end().await), "WATCH_INVALIDATED");
+        }
+        let mut resumed = weir.watch(after(&there, request)).await;
+        assert_eq!(id(&resumed.next_change().await), 3);
+    }
+}
+
+/// T15: MongoDB sends the invalidate again after the drop's token. The stand-in goes on with the
+/// new collection instead. Either way nothing of the new collection is missed.
+#[tokio::test]
+async fn the_token_of_the_drop_itself_misses_nothing_that_comes_after() {
+    let database = Database::start().await;
+    let weir = Weir::start(&database).await;
+    let tokens = dropped_and_made_again(&weir, &database).await;
+    let request = pb::WatchRequest {
+        invalidate_policy: pb::InvalidatePolicy::Continue.into(),
+        ..database.watch_request(&["orders"])
+    };
+    let mut resumed = weir.watch(after(&tokens.drop, request.clone())).await;
+    let whole = async {
+        loop {
+            match resumed.next().await.kind {
+                Some(Kind::Changes(batch)) => return batch.changes,
+                Some(Kind::StateChange(_) | Kind::Progress(_) | Kind::Invalidated(_)) => {}
+                other => panic!("unexpected {other:?}"),
+            }
+        }
+    };
+    let changes = within("the new collection's insert", whole).await;
+    assert_eq!(id(&changes[0]), 3);
+}
+
+/// A watch that goes on by itself hands out tokens that are as good as any.
+#[tokio::test]
+async fn every_token_of_a_watch_that_continues_is_followed_by_the_rest() {
+    let database = Database::start().await;
+    let weir = Weir::start(&database).await;
+    let request = || pb::WatchRequest {
+        invalidate_policy: pb::InvalidatePolicy::Continue.into(),
+        operations: vec![pb::OperationType::Insert.into()],
+        ..database.watch_request(&["orders"])
+    };
+    let mut watching = weir.watch(request()).await;
+    insert(&database, 1).await;
+    let mut tokens = vec![(watching.next_change().await.resume_token, 2)];
+    database.collection("orders").drop().await.expect("a drop");
+    watching.next_invalidated().await;
+    tokens.push((watching.token(), 2));
+    insert(&database, 2).await;
+    let second = watching.next_change().await;
+    assert_eq!(id(&second), 2);
+    tokens.push((second.resume_token, 3));
+    insert(&database, 3).await;
+    assert_eq!(id(&watching.next_change().await), 3);
+
+    for (token, expected) in tokens {
+        let mut resumed = weir.watch(after(&token, request())).await;
+        let whole = async {
+            loop {
+                match resumed.next().await.kind {
+                    Some(Kind::Changes(batch)) => return id(&batch.changes[0]),
+                    Some(Kind::StateChange(_) | Kind::Progress(_) | Kind::Invalidated(_)) => {}
+                    other => panic!("unexpected {other:?}"),
+                }
+            }
+        };
+        assert_eq!(within("the next insert", whole).await, expected);
+    }
+}

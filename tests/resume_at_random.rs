@@ -1,0 +1,283 @@
+//! Random writes, cut at random, with a random request at each resume.
+
+mod support;
+
+use bytes::Bytes;
+use fastrand::Rng;
+use mongodb::bson::{Document, doc};
+use support::{Database, Watching, Weir};
+use weir::pb;
+use weir::pb::OperationType::{Delete, Insert, Update};
+use weir::pb::watch_request::Start;
+use weir::pb::watch_response::Kind;
+
+/// How often a run is cut. Its seed stands in the output of a test that fails.
+const SEGMENTS: usize = 12;
+const WRITES_IN_A_SEGMENT: usize = 16;
+
+/// A write, in the order of the oplog. No document is touched twice by the same operation, so this
+/// names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Write {
+    operation: pb::OperationType,
+    id: i32,
+    /// Writes of one transaction have the same number, and others numbers of their own. Only
+    /// transactions put several writes into one cluster time here.
+    moment: usize,
+}
+
+/// What is written and in which order, known without asking any change stream.
+struct Writer {
+    rng: Rng,
+    collection: mongodb::Collection<Document>,
+    done: Vec<Write>,
+    moment: usize,
+    next_id: i32,
+    /// Documents that can still be updated, and those that can still be deleted.
+    fresh: Vec<i32>,
+    alive: Vec<i32>,
+}
+
+impl Writer {
+    async fn write(&mut self) {
+        self.moment += 1;
+        match self.rng.u8(..10) {
+            0..=1 if !self.fresh.is_empty() => {
+                let index = self.rng.usize(..self.fresh.len());
+                let id = self.fresh.swap_remove(index);
+                let set = doc! {"$set": {"touched": true}};
+                let updated = self.collection.update_one(doc! {"_id": id}, set).await;
+                updated.expect("an update");
+                self.note(Update, id);
+            }
+            2..=3 if !self.alive.is_empty() => {
+                let index = self.rng.usize(..self.alive.len());
+                let id = self.alive.swap_remove(index);
+                self.fresh.retain(|&fresh| fresh != id);
+                let deleted = self.collection.delete_one(doc! {"_id": id}).await;
+                deleted.expect("a deletion");
+                self.note(Delete, id);
+            }
+            4..=5 => {
+                let mut session = self
+                    .collection
+                    .client()
+                    .start_session()
+                    .await
+                    .expect("a session");
+                session.start_transaction().await.expect("a transaction");
+                for _ in 0..self.rng.usize(2..5) {
+                    let document = self.new_document();
+                    let insert = self.collection.insert_one(document).session(&mut session);
+                    insert.await.expect("an insert");
+                }
+                session.commit_transaction().await.expect("a commit");
+            }
+            _ => {
+                let document = self.new_document();
+                self.collection
+                    .insert_one(document)
+                    .await
+                    .expect("an insert");
+            }
+        }
+    }
+
+    fn new_document(&mut self) -> Document {
+        let id = self.next_id;
+        self.next_id += 1;
+        self.fresh.push(id);
+        self.alive.push(id);
+        self.note(Insert, id);
+        doc! {"_id": id}
+    }
+
+    fn note(&mut self, operation: pb::OperationType, id: i32) {
+        let moment = self.moment;
+        self.done.push(Write {
+            operation,
+            id,
+            moment,
+        });
+    }
+}
+
+/// A request, as both sides understand it.
+#[derive(Debug, Clone, PartialEq)]
+struct Asking {
+    operations: Vec<pb::OperationType>,
+    /// Ids from the first up to, but not including, the second.
+    ids: Option<(i32, i32)>,
+    lookup: bool,
+}
+
+impl Asking {
+    fn at_random(rng: &mut Rng, ids: i32) -> Self {
+        let operations = [Insert, Update, Delete].into_iter();
+        let lowest = rng.i32(0..=ids);
+        Self {
+            operations: operations.filter(|_| rng.bool()).collect(),
+            ids: rng.bool().then(|| (lowest, lowest + rng.i32(5..60))),
+            lookup: rng.bool(),
+        }
+    }
+
+    fn wants(&self, write: &Write) -> bool {
+        (self.operations.is_empty() || self.operations.contains(&write.operation))
+            && self
+                .ids
+                .is_none_or(|(from, to)| (from..to).contains(&write.id))
+    }
+
+    fn request(&self, database: &Database, token: &Bytes) -> pb::WatchRequest {
+        use pb::field_filter::Operator::{Gte, Lt};
+        let bound = |operator: fn(prost_types::Value) -> pb::field_filter::Operator, id: i32| {
+            let value = prost_types::Value {
+                kind: Some(prost_types::value::Kind::NumberValue(id.into())),
+            };
+            pb::Filter {
+                kind: Some(pb::filter::Kind::Field(pb::FieldFilter {
+                    path: "_id".to_owned(),
+                    operator: Some(operator(value)),
+                })),
+            }
+        };
+        let filters = self
+            .ids
+            .map(|(from, to)| vec![bound(Gte, from), bound(Lt, to)]);
+        let full_document = if self.lookup {
+            pb::FullDocument::UpdateLookup
+        } else {
+            pb::FullDocument::Default
+        };
+        pb::WatchRequest {
+            start: Some(Start::ResumeToken(token.clone())),
+            operations: self.operations.iter().map(|&it| it.into()).collect(),
+            filters: filters.unwrap_or_default(),
+            full_document: full_document.into(),
+            progress_interval: Some(prost_types::Duration {
+                seconds: 1,
+                nanos: 0,
+            }),
+            ..database.watch_request(&["orders"])
+        }
+    }
+}
+
+fn id(change: &pb::ChangeEvent) -> i32 {
+    let key = change
+        .document_key
+        .as_ref()
+        .and_then(|key| key.value.as_ref());
+    let Some(pb::document::Value::Bson(key)) = key else {
+        panic!("no document key in BSON: {change:?}");
+    };
+    let key = Document::from_reader(&key[..]).expect("BSON");
+    key.get_i32("_id").expect("a number")
+}
+
+/// T3, T8, T9, T11: over any chain of resumes nothing is missing and nothing is out of order, and
+/// what comes again comes only right after a resume by time, and is of that one time.
+async fn any_chain_of_resumes_is_whole(seed: u64) {
+    println!("seed {seed}");
+    let database = Database::start().await;
+    let replicas = [Weir::start(&database).await, Weir::start(&database).await];
+    let mut rng = Rng::with_seed(seed);
+    let mut writer = Writer {
+        rng: rng.fork(),
+        collection: database.collection("orders"),
+        done: Vec::new(),
+        moment: 0,
+        next_id: 0,
+        fresh: Vec::new(),
+        alive: Vec::new(),
+    };
+    writer.write().await;
+
+    // The place: a token, and how many writes it stands after.
+    let mut token = replicas[0]
+        .watch(database.watch_request(&["orders"]))
+        .await
+        .token();
+    let mut place = writer.done.len();
+    let mut asking = Asking::at_random(&mut rng, 10);
+    let mut made_by = None;
+    let mut may_change = true;
+    for segment in 0..SEGMENTS {
+        if may_change && rng.u8(..3) > 0 {
+            asking = Asking::at_random(&mut rng, writer.next_id);
+        }
+        println!(
+            "segment {segment} after {place} of {}: {asking:?}",
+            writer.done.len()
+        );
+        // Some of it is history by the time the watch is opened, and some comes live.
+        let live = rng.usize(..WRITES_IN_A_SEGMENT);
+        for _ in live..WRITES_IN_A_SEGMENT {
+            writer.write().await;
+        }
+        let replica = &replicas[rng.usize(..replicas.len())];
+        let mut watching = replica.watch(asking.request(&database, &token)).await;
+        for _ in 0..live {
+            writer.write().await;
+        }
+        if made_by.as_ref() == Some(&asking) {
+            assert_eq!(watching.opened.start_mode(), pb::StartMode::Token);
+        }
+
+        let due: Vec<usize> = (place..writer.done.len())
+            .filter(|&index| asking.wants(&writer.done[index]))
+            .collect();
+        // Where the client dies: after any of them, or before the first.
+        let cut = rng.usize(..=due.len());
+        let by_time = watching.opened.start_mode() == pb::StartMode::TokenTime;
+        let last_moment = writer.done[place - 1].moment;
+        for (count, &index) in due[..cut].iter().enumerate() {
+            let expected = writer.done[index];
+            let change = loop {
+                let change = watching.next_change().await;
+                let got = (change.operation(), id(&change));
+                if got == (expected.operation, expected.id) {
+                    break change;
+                }
+                let repeat = writer.done[..place]
+                    .iter()
+                    .find(|write| (write.operation, write.id) == got);
+                assert!(
+                    by_time && count == 0 && repeat.is_some_and(|it| it.moment == last_moment),
+                    "awaited {expected:?}, got {got:?}, a repeat of {repeat:?}"
+                );
+            };
+            token = change.resume_token;
+            place = index + 1;
+            made_by = Some(asking.clone());
+            may_change = true;
+        }
+        // With nothing left to come, a progress may be the last thing that the client stores. It
+        // stands after what did not pass this filter, too, though nobody knows how much of that.
+        if cut == due.len() && rng.u8(..6) == 0 {
+            token = progress(&mut watching).await;
+            made_by = Some(asking.clone());
+            may_change = false;
+        }
+    }
+}
+
+/// The token of the next progress. What comes before it is a repeat, or it fails later.
+async fn progress(watching: &mut Watching) -> Bytes {
+    loop {
+        if let Some(Kind::Progress(_)) = watching.next().await.kind {
+            return watching.token();
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_chain_of_resumes_is_whole() {
+    any_chain_of_resumes_is_whole(fastrand::u64(..)).await;
+}
+
+#[tokio::test]
+async fn another_chain_of_resumes_is_whole() {
+    any_chain_of_resumes_is_whole(fastrand::u64(..)).await;
+}

@@ -129,7 +129,7 @@ async fn each_mode_brings_the_images_it_names() {
             .await;
         let mut changes = Vec::new();
         change_one(&database, collection, async || {
-            changes.push(watching.next_change().await)
+            changes.push(watching.next_change().await);
         })
         .await;
 

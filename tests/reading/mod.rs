@@ -1,8 +1,13 @@
 //! Reads what Weir sends back into MongoDB's own terms, and writes requests in few words.
 #![allow(
     dead_code,
+    unused_imports,
     reason = "each integration test is a crate of its own and uses a part of this"
 )]
+
+mod original;
+
+pub use original::Original;
 
 use mongodb::bson::spec::BinarySubtype;
 use mongodb::bson::{Binary, Bson, DateTime, Document, Timestamp, doc};

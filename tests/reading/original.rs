@@ -1,0 +1,42 @@
+//! Events as the driver reads them, beside Weir.
+
+use futures::StreamExt as _;
+use mongodb::bson::{Document, RawDocumentBuf, bson};
+use mongodb::change_stream::ChangeStream;
+
+use crate::support::{Database, within};
+
+/// What the driver reads by itself: everything in the deployment.
+pub struct Original(ChangeStream<RawDocumentBuf>);
+
+impl Original {
+    /// A stream that is open from now on.
+    pub async fn of(database: &Database, expanded: bool) -> Self {
+        let stream = database
+            .client()
+            .watch()
+            .show_expanded_events(expanded)
+            .await
+            .expect("a change stream of the deployment");
+        Self(stream.with_type())
+    }
+
+    /// The next `count` events, without the token.
+    pub async fn next(&mut self, count: usize) -> Vec<Document> {
+        let mut events = Vec::new();
+        for _ in 0..count {
+            let event = within("the next event of the driver", self.0.next()).await;
+            let event = event.expect("the stream goes on").expect("an event");
+            let mut event = Document::try_from(event).expect("an event is BSON");
+            event.remove("_id");
+            // Empty means the same as missing, as far as MongoDB documents it.
+            if let Ok(description) = event.get_document_mut("updateDescription")
+                && description.get("disambiguatedPaths") == Some(&bson!({}))
+            {
+                description.remove("disambiguatedPaths");
+            }
+            events.push(event);
+        }
+        events
+    }
+}

@@ -1,0 +1,183 @@
+//! Requests that are refused, and what a program can read of the reason.
+
+mod reading;
+mod support;
+
+use reading::{eq, field};
+use serde_json::json;
+use support::{Database, Weir, error_info};
+use tonic::{Code, Status};
+use tonic_types::StatusExt as _;
+use weir::pb;
+use weir::pb::field_filter::Operator;
+use weir::pb::filter::Kind;
+
+async fn refused(weir: &Weir, request: pb::WatchRequest) -> Status {
+    match weir.try_watch(request.clone()).await {
+        Ok(_) => panic!("this was not refused: {request:?}"),
+        Err(status) => status,
+    }
+}
+
+/// The paths of the bad fields.
+fn bad_fields(status: &Status) -> Vec<String> {
+    let details = status.get_error_details();
+    let bad = details
+        .bad_request()
+        .expect("the status carries a BadRequest");
+    let violations = bad.field_violations.iter();
+    violations
+        .inspect(|it| assert!(!it.description.is_empty(), "{} is not explained", it.field))
+        .map(|it| it.field.clone())
+        .collect()
+}
+
+/// A handful of fields; every bound is tested where requests are checked.
+#[tokio::test]
+async fn a_bad_field_is_named_by_its_path() {
+    let database = Database::start().await;
+    let weir = Weir::start(&database).await;
+    let valid = || database.watch_request(&["orders"]);
+    let group = |filters| pb::FilterGroup { filters };
+    let nested = pb::Filter {
+        kind: Some(Kind::AnyOf(group(vec![
+            eq("a", json!(1)),
+            eq("b", json!({"$oid": "too short"})),
+        ]))),
+    };
+    for (request, fields) in [
+        (
+            pb::WatchRequest {
+                database: "admin".into(),
+                ..valid()
+            },
+            vec!["database"],
+        ),
+        (
+            pb::WatchRequest {
+                collections: vec!["a".into(), "system.x".into()],
+                ..valid()
+            },
+            vec!["collections[1]"],
+        ),
+        (
+            pb::WatchRequest {
+                operations: vec![1, 99],
+                ..valid()
+            },
+            vec!["operations[1]"],
+        ),
+        (
+            pb::WatchRequest {
+                operations: vec![pb::OperationType::Create.into()],
+                ..valid()
+            },
+            vec!["operations[0]"],
+        ),
+        (
+            pb::WatchRequest {
+                filters: vec![eq("ok", json!(1)), nested],
+                ..valid()
+            },
+            vec!["filters[1].any_of.filters[1].field.eq"],
+        ),
+        (
+            pb::WatchRequest {
+                filters: vec![eq("a..b", json!(1))],
+                ..valid()
+            },
+            vec!["filters[0].field.path"],
+        ),
+        (
+            pb::WatchRequest {
+                document_format: 99,
+                max_message_bytes: 1,
+                ..valid()
+            },
+            vec!["document_format", "max_message_bytes"],
+        ),
+        (
+            pb::WatchRequest {
+                progress_interval: Some(prost_types::Duration {
+                    seconds: -1,
+                    nanos: 0,
+                }),
+                ..valid()
+            },
+            vec!["progress_interval"],
+        ),
+    ] {
+        let status = refused(&weir, request).await;
+        assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");
+        assert_eq!(error_info(&status).reason, "INVALID_REQUEST");
+        let mut named = bad_fields(&status);
+        named.sort();
+        assert_eq!(named, fields, "{status:?}");
+        assert!(
+            fields.iter().all(|field| status.message().contains(field)),
+            "{status:?}"
+        );
+    }
+}
+
+/// What is promised for later is refused by name, never taken for something else.
+#[tokio::test]
+async fn what_is_not_built_yet_is_said_to_be_so() {
+    let database = Database::start().await;
+    let weir = Weir::start(&database).await;
+    let changed = pb::WatchRequest {
+        filters: vec![eq("a", json!(1)), field("b", Operator::Changed(true))],
+        ..database.watch_request(&["orders"])
+    };
+    let shared = pb::WatchRequest {
+        feed_mode: pb::FeedMode::Shared.into(),
+        ..database.watch_request(&["orders"])
+    };
+    for (request, field) in [(changed, "filters[1].field.changed"), (shared, "feed_mode")] {
+        let status = refused(&weir, request).await;
+        assert_eq!(status.code(), Code::Unimplemented, "{status:?}");
+        let info = error_info(&status);
+        assert_eq!(info.reason, "NOT_IMPLEMENTED");
+        assert_eq!(info.metadata["field"], field);
+    }
+    for mode in [pb::FeedMode::Auto, pb::FeedMode::Dedicated] {
+        let request = pb::WatchRequest {
+            feed_mode: mode.into(),
+            ..database.watch_request(&["orders"])
+        };
+        let watching = weir.watch(request).await;
+        assert_eq!(watching.opened.feed_mode(), pb::FeedMode::Dedicated);
+    }
+}
+
+/// Who names no database asks for everybody's data: that is for the operator to allow.
+#[tokio::test]
+async fn a_whole_deployment_is_watched_only_where_it_is_allowed() {
+    let database = Database::options().start().await;
+    let strict = Weir::start(&database).await;
+    let everything = pb::WatchRequest::default();
+    let status = refused(&strict, everything.clone()).await;
+    assert_eq!(status.code(), Code::PermissionDenied, "{status:?}");
+    assert_eq!(error_info(&status).reason, "NAMESPACE_ACCESS_DENIED");
+    // It is told nothing about what else may be wrong with the request.
+    let worse = pb::WatchRequest {
+        document_format: 99,
+        ..everything.clone()
+    };
+    assert_eq!(refused(&strict, worse).await.code(), Code::PermissionDenied);
+
+    let open = Weir::with(&database, |config| config.allow_deployment_watch = true).await;
+    let mut watching = open.watch(everything).await;
+    let other = database.client().database("another");
+    let insert = mongodb::bson::doc! {"_id": 1};
+    other.collection("one").insert_one(insert).await.unwrap();
+    let namespace = watching
+        .next_change()
+        .await
+        .namespace
+        .expect("an insert has a place");
+    assert_eq!(
+        (namespace.database.as_str(), namespace.collection.as_str()),
+        ("another", "one")
+    );
+}

@@ -110,7 +110,7 @@ async fn the_limit_of_feeds_holds_while_streams_are_open() {
 async fn refused_requests_use_up_no_limit() {
     let database = Database::start().await;
     let weir = Weir::with(&database, |config| {
-        (config.max_watches, config.max_feeds) = (1, 1)
+        (config.max_watches, config.max_feeds) = (1, 1);
     })
     .await;
     for _ in 0..5 {
@@ -232,7 +232,7 @@ async fn refused(weir: &Weir, bytes: impl Into<Bytes>) -> Status {
         grpc.server_streaming(request, path, RawRequests),
     )
     .await;
-    answer.err().expect("the request is refused")
+    answer.map(|_| ()).expect_err("the request is refused")
 }
 
 /// A later version's projection must not be dropped in silence, as protobuf's rules would have it.

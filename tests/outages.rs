@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mongodb::bson::doc;
-use support::orders::{ORDERS, Story, insert};
+use support::orders::{ORDERS, Story, aggregates, insert};
 use support::{
     Database, FailCommand, Mode, PATIENCE, Proxy, Weir, error_reason, eventually, within,
 };
@@ -160,22 +160,6 @@ async fn a_slow_answer_is_waited_for_while_mongodb_is_there() {
     assert!(!story.states.contains(&WatchState::UpstreamReconnecting));
     let metrics = weir.metrics().await;
     assert_eq!(metrics.sum("weir_feed_restarts_total"), 0.0);
-}
-
-/// How many aggregates the database has had on the collection.
-async fn aggregates(database: &Database) -> i64 {
-    let top = database.admin(doc! { "top": 1 }).await;
-    let namespace = format!("{}.{ORDERS}", database.name());
-    let commands = top
-        .get_document("totals")
-        .and_then(|totals| totals.get_document(namespace))
-        .and_then(|it| it.get_document("commands"))
-        .cloned()
-        .unwrap_or_default();
-    let count = commands.get("count");
-    count.map_or(0, |it| {
-        it.as_i64().or(it.as_i32().map(i64::from)).unwrap_or(0)
-    })
 }
 
 /// T29. The driver's own resume has neither pause nor end: a stream that opens and then fails would

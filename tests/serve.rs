@@ -257,7 +257,7 @@ async fn the_server_says_when_mongodb_does_not_tell() {
         client.get_server_info(pb::GetServerInfoRequest {}),
     )
     .await;
-    let status = info.err().expect("MongoDB is not there");
+    let status = info.expect_err("MongoDB is not there");
     assert_eq!(status.code(), Code::Unavailable, "{status:?}");
     assert_eq!(error_reason(&status), "UPSTREAM_UNAVAILABLE");
 }

@@ -39,6 +39,12 @@ const FIRST_CONTACT_PAUSE: Duration = Duration::from_millis(500);
 /// How long MongoDB gets to kill the cursors at the end.
 const CLOSE_LIMIT: Duration = Duration::from_secs(2);
 
+/// How many calls of one connection may be cancelled before the server has even looked at them;
+/// beyond, the connection is closed, as that is how floods of resets begin. h2's own limit of 20 is
+/// soon met by a proxy that carries many clients over one connection, and its end costs all of them
+/// their watches.
+const MAX_PENDING_RESETS: usize = 1_000;
+
 /// Why the server did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -225,6 +231,7 @@ fn server(config: &ServeConfig) -> Server {
         // The default of 200 would let the 201st watch of a connection wait without a word; the
         // limit on watches answers with an error.
         .max_concurrent_streams(Some(u32::try_from(config.max_watches).unwrap_or(u32::MAX)))
+        .http2_max_pending_accept_reset_streams(Some(MAX_PENDING_RESETS))
 }
 
 /// Old grpcurls ask for v1alpha only, new ones for v1.

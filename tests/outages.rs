@@ -3,11 +3,10 @@
 
 mod support;
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use mongodb::bson::doc;
-use support::orders::{ORDERS, Story, insert};
+use support::orders::{ORDERS, Story, aggregates, insert};
 use support::{
     Database, FailCommand, Mode, PATIENCE, Proxy, Weir, error_reason, eventually, within,
 };
@@ -15,6 +14,7 @@ use tokio::time::Instant;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 use weir::config::ServeConfig;
+use weir::pb;
 use weir::pb::WatchState;
 
 /// Short, so that a test sees the end of it.
@@ -162,22 +162,6 @@ async fn a_slow_answer_is_waited_for_while_mongodb_is_there() {
     assert_eq!(metrics.sum("weir_feed_restarts_total"), 0.0);
 }
 
-/// How many aggregates the database has had on the collection.
-async fn aggregates(database: &Database) -> i64 {
-    let top = database.admin(doc! { "top": 1 }).await;
-    let namespace = format!("{}.{ORDERS}", database.name());
-    let commands = top
-        .get_document("totals")
-        .and_then(|totals| totals.get_document(namespace))
-        .and_then(|it| it.get_document("commands"))
-        .cloned()
-        .unwrap_or_default();
-    let count = commands.get("count");
-    count.map_or(0, |it| {
-        it.as_i64().or(it.as_i32().map(i64::from)).unwrap_or(0)
-    })
-}
-
 /// T29. The driver's own resume has neither pause nor end: a stream that opens and then fails would
 /// be opened hundreds of times a second.
 #[tokio::test]
@@ -246,36 +230,51 @@ async fn a_watch_ends_when_mongodb_stays_away_and_can_be_resumed_later() {
     assert_eq!(story.ids, [1]);
 }
 
-/// T29. A client that opens a watch must be able to go elsewhere.
+/// How Weir answers to a watch that MongoDB does not open, in time for the client to go elsewhere.
+async fn is_refused(database: &Database, weir: &Weir) {
+    let begin = Instant::now();
+    let refused = weir.try_watch(database.watch_request(&[ORDERS])).await;
+    assert_unavailable(&refused.err().expect("MongoDB does not answer"));
+    assert!(begin.elapsed() < PATIENCE / 2, "{:?}", begin.elapsed());
+}
+
+/// T29.
 #[tokio::test]
-async fn opening_a_watch_while_mongodb_is_away_fails_within_a_bounded_time() {
+async fn a_watch_is_refused_in_time_before_mongodb_ever_answered() {
     let database = Database::options().start().await;
-    let proxy = Arc::new(Proxy::to(database.address()).await);
+    let proxy = Proxy::to(database.address()).await;
+    for mode in [Mode::Blackhole, Mode::Refuse] {
+        proxy.set(mode);
+        let weir = Weir::at(&proxy.mongodb_uri(), impatient).await;
+        is_refused(&database, &weir).await;
+    }
+}
+
+/// T29. The first watch asks MongoDB what it is, on connections that may be dead by then.
+#[tokio::test]
+async fn a_watch_is_refused_in_time_when_mongodb_has_fallen_silent() {
+    let database = Database::options().start().await;
+    let proxy = Proxy::to(database.address()).await;
     let weir = Weir::at(&proxy.mongodb_uri(), impatient).await;
-    let request = || database.watch_request(&[ORDERS]);
-    let refused = async |what: &str| {
-        let begin = Instant::now();
-        let status = weir.try_watch(request()).await.err();
-        assert_unavailable(&status.unwrap_or_else(|| panic!("{what}: it opened")));
-        assert!(
-            begin.elapsed() < PATIENCE / 2,
-            "{what}: {:?}",
-            begin.elapsed()
-        );
-    };
-    // Before MongoDB ever answered.
+    let ready = async || weir.admin("/readyz").await.0 == 200;
+    eventually("Weir is ready", ready).await;
     proxy.set(Mode::Blackhole);
-    refused("swallowed at first").await;
-    proxy.set(Mode::Refuse);
-    refused("refused at first").await;
-    proxy.set(Mode::Pass);
-    eventually("a watch opens", async || {
-        weir.try_watch(request()).await.is_ok()
-    })
-    .await;
-    // With what Weir keeps of an earlier answer, and connections in its pool.
-    proxy.set(Mode::Blackhole);
-    refused("swallowed later").await;
-    proxy.set(Mode::Refuse);
-    refused("refused later").await;
+    let mut client = weir.client().await;
+    let info = client.get_server_info(pb::GetServerInfoRequest {});
+    let info = within("an answer about the server", info);
+    let ((), info) = tokio::join!(is_refused(&database, &weir), info);
+    assert_unavailable(&info.expect_err("MongoDB does not answer"));
+}
+
+/// T29. Later ones know it, and meet the silence in the opening itself.
+#[tokio::test]
+async fn a_later_watch_is_refused_in_time_while_mongodb_is_away() {
+    let database = Database::options().start().await;
+    let proxy = Proxy::to(database.address()).await;
+    let weir = Weir::at(&proxy.mongodb_uri(), impatient).await;
+    drop(weir.watch(database.watch_request(&[ORDERS])).await);
+    for mode in [Mode::Blackhole, Mode::Refuse] {
+        proxy.set(mode);
+        is_refused(&database, &weir).await;
+    }
 }

@@ -37,6 +37,25 @@ enum Command {
 }
 
 impl Cli {
+    /// Reads the command line and the environment.
+    ///
+    /// # Errors
+    /// The exit code, when that is all there is to do: help was asked for, or what was given can't
+    /// be read. Either has been printed by then.
+    pub fn read() -> Result<Self, ExitCode> {
+        Self::try_parse().map_err(|error| {
+            // Nobody is left to be told when the terminal is gone.
+            let _ = error.print();
+            let serve = std::env::args_os().nth(1).is_some_and(|it| it == "serve");
+            match error.exit_code() {
+                0 => ExitCode::SUCCESS,
+                // A service manager tells by the code that trying again is of no use.
+                _ if serve => ExitCode::from(EXIT_USAGE),
+                _ => ExitCode::from(watch::EXIT_USAGE),
+            }
+        })
+    }
+
     /// Runs the command, to its exit code.
     pub async fn run(self) -> ExitCode {
         match self.command {

@@ -147,8 +147,13 @@ impl Ring {
     pub(super) async fn writable(&self) {
         loop {
             let writable = self.writable.notified();
-            if self.lock().bytes < self.capacity {
-                return;
+            {
+                let mut state = self.lock();
+                if state.bytes < self.capacity {
+                    return;
+                }
+                // There is more to read, and it has to wait: from here on the lag grows.
+                state.tail.caught_up = false;
             }
             writable.await;
         }

@@ -25,6 +25,7 @@ mod binary;
 mod database;
 mod database_process;
 mod eventually;
+pub mod exposition;
 mod failpoint;
 pub mod orders;
 mod process;

@@ -19,6 +19,22 @@ pub async fn insert(database: &Database, id: i32) {
         .expect("an insert");
 }
 
+/// How many aggregates the database has had on the collection, failed ones left out.
+pub async fn aggregates(database: &Database) -> i64 {
+    let top = database.admin(doc! { "top": 1 }).await;
+    let namespace = format!("{}.{ORDERS}", database.name());
+    let commands = top
+        .get_document("totals")
+        .and_then(|totals| totals.get_document(namespace))
+        .and_then(|it| it.get_document("commands"))
+        .cloned()
+        .unwrap_or_default();
+    let count = commands.get("count");
+    count.map_or(0, |it| {
+        it.as_i64().or(it.as_i32().map(i64::from)).unwrap_or(0)
+    })
+}
+
 /// The number of a change's document; the watch must deliver BSON.
 pub fn id(change: &pb::ChangeEvent) -> i32 {
     let key = change.document_key.as_ref().and_then(|it| it.value.clone());

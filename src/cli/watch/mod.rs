@@ -38,7 +38,7 @@ use resume_file::ResumeFile;
 pub(in crate::cli) use text::say;
 
 /// What a command line that cannot be carried out exits with, as clap's own refusals do.
-const EXIT_USAGE: u8 = 2;
+pub(in crate::cli) const EXIT_USAGE: u8 = 2;
 
 /// Watches until the limit, the end time, Ctrl-C, SIGTERM or a closed stdout, all of which exit
 /// with 0. A watch that cannot go on exits with 1, a request that cannot be made with 2; both say

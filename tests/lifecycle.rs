@@ -1,0 +1,209 @@
+//! Watches come and go: nothing is left behind, and a quiet one costs next to nothing.
+
+mod support;
+
+use std::time::Duration;
+
+use futures::future::join_all;
+use support::orders::{ORDERS, aggregates, insert};
+use support::{Database, FailCommand, Samples, ServeProcess, Watching, Weir, eventually};
+use tokio::time::{Instant, timeout};
+
+/// The gauges that count what is open now.
+const GAUGES: [&str; 3] = ["weir_watches", "weir_feeds", "weir_ring_bytes"];
+
+async fn nothing_is_left(database: &Database, metrics: impl AsyncFn() -> Samples) {
+    eventually("the cursors are closed", async || {
+        database.open_cursors().await == 0
+    })
+    .await;
+    eventually("the gauges are back at zero", async || {
+        let metrics = metrics().await;
+        GAUGES.iter().all(|gauge| metrics.sum(gauge) == 0.0)
+    })
+    .await;
+}
+
+/// T35, T40, T47. Clients that leave at any moment (before the request is read, during MongoDB's
+/// answer, between messages) leave no cursor, no count and no broken task; and a burst of them does
+/// not cost the others on the same connection theirs.
+#[tokio::test]
+async fn cancelled_watches_leave_nothing_behind() {
+    const CYCLES: usize = 240;
+    const AT_ONCE: usize = 40;
+    let database = Database::options().start().await;
+    let weir = ServeProcess::start(database.uri(), &[]).await;
+    let client = weir.client().await;
+    for _ in 0..CYCLES / AT_ONCE {
+        let cancelled = (0..AT_ONCE).map(|_| {
+            let request = database.watch_request(&[ORDERS]);
+            let mut client = client.clone();
+            async move {
+                let patience = Duration::from_micros(fastrand::u64(..40_000));
+                let watch = async {
+                    let mut watching = Watching::open(&mut client, request).await?;
+                    while watching.try_next().await?.is_some() {}
+                    Ok::<_, tonic::Status>(())
+                };
+                timeout(patience, watch).await
+            }
+        });
+        let (ended, ()) = tokio::join!(join_all(cancelled), insert_one(&database));
+        let early: Vec<_> = ended.into_iter().flatten().collect();
+        assert!(early.is_empty(), "watches ended by themselves: {early:?}");
+    }
+    nothing_is_left(&database, async || weir.metrics().await).await;
+    let metrics = weir.metrics().await;
+    let started = metrics.sum("weir_watches_started_total");
+    assert!(started > 0.0);
+    let by_client = [("code", "CANCELLED"), ("reason", "cancelled")];
+    let ended = metrics.sum_where("weir_watches_ended_total", &by_client);
+    assert_eq!(started, ended);
+    assert_eq!(metrics.sum("weir_watch_duration_seconds_count"), ended);
+
+    assert!(
+        !weir.process.stderr().contains("panicked"),
+        "{}",
+        weir.process
+    );
+
+    let request = database.watch_request(&[ORDERS]);
+    let watching = Watching::open(&mut weir.client().await, request).await;
+    let mut watching = watching.expect("it opens");
+    insert(&database, 1).await;
+    assert_eq!(support::orders::id(&watching.next_change().await), 1);
+}
+
+async fn insert_one(database: &Database) {
+    let orders = database.collection(ORDERS);
+    orders
+        .insert_one(mongodb::bson::doc! {})
+        .await
+        .expect("an insert");
+}
+
+/// T35, T47. The cursor that MongoDB makes for a client who is gone by then is closed as well: no
+/// one else would, before MongoDB's own limit of ten minutes.
+#[tokio::test]
+async fn a_watch_that_is_cancelled_during_its_opening_leaves_no_cursor() {
+    let database = Database::options().start().await;
+    let weir = Weir::start(&database).await;
+    drop(weir.watch(database.watch_request(&[ORDERS])).await);
+    // The database counts the commands on a collection once it exists.
+    insert(&database, 1).await;
+    let answered = aggregates(&database).await;
+    let late = FailCommand::on(&["aggregate"]).block(Duration::from_millis(400));
+    database.fail(late.times(1).app_name("weir")).await;
+    let before = weir.metrics().await.sum("weir_watches_started_total");
+    let opening = weir.try_watch(database.watch_request(&[ORDERS]));
+    let opened = timeout(Duration::from_millis(200), opening).await;
+    assert!(opened.is_err(), "MongoDB was not slow");
+    let started = weir.metrics().await.sum("weir_watches_started_total") - before;
+    assert_eq!(started, 1.0);
+    eventually("MongoDB has opened the stream", async || {
+        aggregates(&database).await > answered
+    })
+    .await;
+    nothing_is_left(&database, async || weir.metrics().await).await;
+}
+
+/// What the kernel tells of a process: resident kilobytes, threads, open files.
+fn footprint(pid: u32) -> [u64; 3] {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
+    let number = |name: &str| {
+        let line = status.lines().find(|line| line.starts_with(name));
+        let number = line.and_then(|line| line.split_whitespace().nth(1));
+        number.and_then(|it| it.parse().ok()).expect("a number")
+    };
+    let files = std::fs::read_dir(format!("/proc/{pid}/fd")).expect("it runs");
+    [number("VmRSS:"), number("Threads:"), files.count() as u64]
+}
+
+/// T35. The same on the real binary, with a connection for each watch: the process does not grow.
+#[tokio::test]
+async fn coming_and_going_clients_do_not_grow_the_process() {
+    const WARM_UP: usize = 60;
+    const CYCLES: usize = 220;
+    let database = Database::options().start().await;
+    let weir = ServeProcess::start(database.uri(), &["--log-level", "warn,weir::app=info"]).await;
+    let cycle = async || {
+        let request = database.watch_request(&[ORDERS]);
+        let watching = Watching::open(&mut weir.client().await, request).await;
+        drop(watching.expect("the watch opens"));
+    };
+    let idle = async || {
+        eventually("every watch has ended", async || {
+            let metrics = weir.metrics().await;
+            metrics.sum("weir_watches") == 0.0 && metrics.sum("weir_feeds") == 0.0
+        })
+        .await;
+        eventually("every cursor is closed", async || {
+            database.open_cursors().await == 0
+        })
+        .await;
+    };
+    for _ in 0..WARM_UP {
+        cycle().await;
+    }
+    idle().await;
+    let [memory, threads, files] = footprint(weir.process.id());
+    for _ in 0..CYCLES {
+        cycle().await;
+    }
+    idle().await;
+    eventually("files are closed", async || {
+        footprint(weir.process.id())[2] <= files + 10
+    })
+    .await;
+    let [memory_now, threads_now, _] = footprint(weir.process.id());
+    // 10 KB for each would be twice that.
+    let grown = memory_now.saturating_sub(memory);
+    assert!(grown < 8 << 10, "{memory} KB became {memory_now} KB");
+    assert!(
+        threads_now <= threads + 4,
+        "{threads} threads became {threads_now}"
+    );
+    assert!(
+        !weir.process.stderr().contains("panicked"),
+        "{}",
+        weir.process
+    );
+}
+
+/// The clock ticks of the processor that a process has had; there are 100 in a second.
+fn ticks(pid: u32) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("it runs");
+    // The name in parentheses may hold spaces; user and system time are 12 and 13 fields on.
+    let rest = stat.rsplit(") ").next().expect("a name in parentheses");
+    let fields = rest.split_whitespace().skip(11).take(2);
+    fields
+        .map(|field| field.parse::<u64>().expect("a number"))
+        .sum()
+}
+
+/// T41. What a quiet watch costs: one round trip to MongoDB a second, and next to no processor.
+#[tokio::test]
+async fn a_quiet_watch_costs_one_round_trip_a_second() {
+    const WATCHES: i64 = 5;
+    let database = Database::options().start().await;
+    let weir = ServeProcess::start(database.uri(), &[]).await;
+    let mut client = weir.client().await;
+    let mut open = Vec::new();
+    for _ in 0..WATCHES {
+        let request = database.watch_request(&[ORDERS]);
+        let watching = Watching::open(&mut client, request).await;
+        open.push(watching.expect("the watch opens"));
+    }
+    let (getmores, used) = (database.getmore_count().await, ticks(weir.process.id()));
+    let begin = Instant::now();
+    eventually("each watch has asked three times", async || {
+        database.getmore_count().await >= getmores + 3 * WATCHES
+    })
+    .await;
+    let took = begin.elapsed();
+    let used = ticks(weir.process.id()) - used;
+    // Counting begins in the midst of a second.
+    let seconds = Duration::from_secs(2)..Duration::from_secs(5);
+    assert!(seconds.contains(&took), "three round trips took {took:?}");
+    assert!(used <= 30, "{used} ticks of some 300");
+}

@@ -1,0 +1,263 @@
+//! `weir serve`, the binary: settings, ports, logs, exit codes, and what it tells about itself.
+
+mod support;
+
+use std::net::TcpListener;
+
+use support::orders::{ORDERS, insert};
+use support::{Database, PATIENCE, ServeProcess, Watching, error_reason, eventually, weir, within};
+use tonic::Code;
+use weir::pb;
+
+const URI: &str = "mongodb://127.0.0.1:1/?directConnection=true";
+
+/// Runs `weir serve` to its end: the exit code, and what it said on stderr.
+async fn ended(variables: &[(&str, &str)], arguments: &[&str]) -> (Option<i32>, String) {
+    let arguments: Vec<&str> = ["serve"].iter().chain(arguments).copied().collect();
+    let mut process = weir(variables, &arguments);
+    let status = process.ends(PATIENCE).await;
+    (status.code(), process.stderr())
+}
+
+#[tokio::test]
+async fn a_setting_that_cannot_be_used_ends_with_64_and_names_its_flag() {
+    let with_uri = ["--mongodb-uri", URI];
+    for (flag, value) in [
+        ("--max-watches", "0"),
+        ("--max-feeds", "10001"),
+        ("--ring-bytes", "1KiB"),
+        ("--progress-interval", "100ms"),
+        ("--upstream-grace", "25h"),
+        ("--upstream-reply-timeout", "1s"),
+        ("--server-selection-timeout", "1ms"),
+        ("--shutdown-grace", "2h"),
+        ("--http2-keepalive-interval", "0s"),
+        ("--http2-keepalive-timeout", "0s"),
+        ("--listen", "0.0.0.0:0"),
+        ("--log-level", "weir=loud"),
+    ] {
+        let arguments: Vec<&str> = with_uri.iter().copied().chain([flag, value]).collect();
+        let (code, said) = ended(&[], &arguments).await;
+        assert_eq!(code, Some(64), "{flag} {value}: {said}");
+        assert!(said.contains(flag), "{flag} {value}: {said}");
+    }
+    let (code, said) = ended(&[], &["--mongodb-uri", "http://somewhere"]).await;
+    assert_eq!(code, Some(64), "{said}");
+    assert!(said.contains("--mongodb-uri"), "{said}");
+}
+
+/// What clap itself refuses is a setting that cannot be used as well.
+#[tokio::test]
+async fn a_command_line_that_cannot_be_read_ends_with_64() {
+    for arguments in [
+        &[][..],
+        &["--mongodb-uri", URI, "--max-watches", "many"],
+        &["--mongodb-uri", URI, "--no-such-flag"],
+    ] {
+        let (code, said) = ended(&[], arguments).await;
+        assert_eq!(code, Some(64), "{arguments:?}: {said}");
+        assert!(said.contains("--"), "{arguments:?}: {said}");
+    }
+}
+
+#[tokio::test]
+async fn a_taken_port_ends_with_1_and_names_the_address() {
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+    let taken = taken.local_addr().map(|it| (taken, it.to_string()));
+    let (_taken, address) = taken.expect("a bound socket has an address");
+    for (flag, other) in [
+        ("--listen", "--admin-listen"),
+        ("--admin-listen", "--listen"),
+    ] {
+        let arguments = ["--mongodb-uri", URI, flag, &address, other, "127.0.0.1:0"];
+        let (code, said) = ended(&[], &arguments).await;
+        assert_eq!(code, Some(1), "{flag}: {said}");
+        assert!(said.contains(&address), "{flag}: {said}");
+    }
+}
+
+#[tokio::test]
+async fn settings_can_be_checked_without_serving() {
+    let checked = async |variables: &[(&str, &str)], arguments: &[&str]| {
+        let arguments: Vec<&str> = ["--check-config"]
+            .iter()
+            .chain(arguments)
+            .copied()
+            .collect();
+        ended(variables, &arguments).await
+    };
+    let (code, said) = checked(&[], &["--mongodb-uri", URI]).await;
+    assert_eq!(code, Some(0), "{said}");
+    let (code, said) = checked(&[], &["--mongodb-uri", URI, "--max-feeds", "0"]).await;
+    assert_eq!(code, Some(64), "{said}");
+    assert!(said.contains("--max-feeds"), "{said}");
+    let wide = ["--mongodb-uri", URI, "--listen", "[::]:0"];
+    let (code, said) = checked(&[], &wide).await;
+    assert_eq!(code, Some(64), "{said}");
+    assert!(said.contains("--allow-insecure"), "{said}");
+    let allowed = [
+        "--mongodb-uri",
+        URI,
+        "--listen",
+        "[::]:0",
+        "--allow-insecure",
+    ];
+    let (code, said) = checked(&[], &allowed).await;
+    assert_eq!(code, Some(0), "{said}");
+}
+
+#[tokio::test]
+async fn settings_come_from_the_environment_too() {
+    let good = [("MONGODB_URI", URI), ("WEIR_MAX_WATCHES", "7")];
+    assert_eq!(ended(&good, &["--check-config"]).await.0, Some(0));
+    let bad = [("MONGODB_URI", URI), ("WEIR_RING_BYTES", "1B")];
+    let (code, said) = ended(&bad, &["--check-config"]).await;
+    assert_eq!(code, Some(64), "{said}");
+    assert!(said.contains("--ring-bytes"), "{said}");
+    // The command line wins.
+    let flag = ["--check-config", "--ring-bytes", "1MiB"];
+    assert_eq!(ended(&bad, &flag).await.0, Some(0));
+    let insecure = [
+        ("MONGODB_URI", URI),
+        ("WEIR_LISTEN", "0.0.0.0:0"),
+        ("WEIR_ALLOW_INSECURE", "true"),
+    ];
+    assert_eq!(ended(&insecure, &["--check-config"]).await.0, Some(0));
+}
+
+/// A URI holds a password, and errors and logs are read by many.
+#[tokio::test]
+async fn the_password_in_the_uri_is_never_shown() {
+    const SECRET: &str = "hunter2secret";
+    let uris = [
+        format!("mongodb://user:{SECRET}@127.0.0.1:1/?serverSelectionTimeoutMS=200"),
+        format!("mongodb://user:{SECRET}@127.0.0.1:1/?authMechanism=NONSENSE"),
+        format!("mongodb://user:{SECRET}@@127.0.0.1:1/"),
+        format!("mongodb://user:{SECRET}@"),
+        format!("mongodb://user:{SECRET}@127.0.0.1:notaport/"),
+        format!("mongo://user:{SECRET}@127.0.0.1:1/"),
+        format!("mongodb://user:{SECRET}/x@127.0.0.1:1/"),
+    ];
+    for uri in &uris[1..] {
+        let (_, said) = ended(&[("MONGODB_URI", uri)], &["--check-config"]).await;
+        assert!(!said.contains(SECRET), "{uri}: {said}");
+    }
+    let help = weir(&[("MONGODB_URI", &uris[0])], &["serve", "--help"]);
+    eventually("help is shown", async || {
+        help.stdout().contains("--mongodb-uri")
+    })
+    .await;
+    assert!(!help.stdout().contains(SECRET), "{help}");
+
+    let mut process = ServeProcess::start(&uris[0], &["--log-level", "debug"]).await;
+    eventually("MongoDB is missed", async || {
+        process.process.stderr().contains("does not answer")
+    })
+    .await;
+    let request = pb::WatchRequest {
+        database: "shop".to_owned(),
+        ..pb::WatchRequest::default()
+    };
+    let status = Watching::open(&mut process.client().await, request).await;
+    let status = status.err().expect("MongoDB is not there");
+    assert_eq!(error_reason(&status), "UPSTREAM_UNAVAILABLE");
+    assert!(!format!("{status:?}").contains(SECRET));
+    process.process.signal("TERM");
+    process.process.ends(PATIENCE).await;
+    assert!(
+        !process.process.stderr().contains(SECRET),
+        "{}",
+        process.process
+    );
+}
+
+/// A line an event would cost more than the event, and tell data.
+#[tokio::test]
+async fn logs_are_json_lines_and_not_one_for_each_event() {
+    const EVENTS: i32 = 200;
+    let database = Database::start().await;
+    let mut weir = ServeProcess::start(database.uri(), &[]).await;
+    let request = database.watch_request(&[ORDERS]);
+    let watching = Watching::open(&mut weir.client().await, request).await;
+    let mut watching = watching.expect("it opens");
+    let id = watching.opened.watch_id.clone();
+    for id in 0..EVENTS {
+        insert(&database, id).await;
+    }
+    watching.changes(EVENTS as usize).await;
+    drop(watching);
+    eventually("the end is logged", async || {
+        weir.process.stderr().contains("watch ended")
+    })
+    .await;
+    weir.process.signal("INT");
+    assert_eq!(weir.process.ends(PATIENCE).await.code(), Some(0));
+    let log = weir.process.stderr();
+    for line in log.lines() {
+        let line: serde_json::Value =
+            serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line:?}"));
+        for field in ["timestamp", "level", "message", "target"] {
+            assert!(line[field].is_string(), "{field}: {line}");
+        }
+    }
+    assert!(log.contains(&id), "the watch is named in the log: {log}");
+    assert!(log.lines().count() < 20, "{log}");
+}
+
+#[tokio::test]
+async fn the_server_tells_about_itself() {
+    let database = Database::start().await;
+    let settings = [
+        "--max-watches",
+        "12",
+        "--max-feeds",
+        "5",
+        "--progress-interval",
+        "7s",
+        "--allow-deployment-watch",
+    ];
+    let weir = ServeProcess::start(database.uri(), &settings).await;
+    insert(&database, 1).await;
+    let mut client = weir.client().await;
+    let info = within(
+        "an answer",
+        client.get_server_info(pb::GetServerInfoRequest {}),
+    )
+    .await;
+    let info = info.expect("MongoDB is there").into_inner();
+    assert_eq!(info.version, env!("CARGO_PKG_VERSION"));
+    assert!(
+        info.mongodb_version
+            .starts_with(|c: char| c.is_ascii_digit())
+    );
+    let oldest = info.oldest_resumable_time.expect("the oplog can be read");
+    let now = info.upstream_time.expect("MongoDB tells the time");
+    assert!(oldest.seconds > 1_500_000_000 && now.seconds >= oldest.seconds);
+    let seconds = |seconds| Some(prost_types::Duration { seconds, nanos: 0 });
+    let expected = pb::Limits {
+        max_watches: 12,
+        max_feeds: 5,
+        default_progress_interval: seconds(7),
+        min_progress_interval: seconds(1),
+        max_progress_interval: seconds(60),
+        default_max_message_bytes: 3 << 20,
+        max_max_message_bytes: 64 << 20,
+        deployment_watch_allowed: true,
+    };
+    assert_eq!(info.limits, Some(expected));
+}
+
+#[tokio::test]
+async fn the_server_says_when_mongodb_does_not_tell() {
+    let fast = ["--server-selection-timeout", "200ms"];
+    let weir = ServeProcess::start(URI, &fast).await;
+    let mut client = weir.client().await;
+    let info = within(
+        "an answer",
+        client.get_server_info(pb::GetServerInfoRequest {}),
+    )
+    .await;
+    let status = info.expect_err("MongoDB is not there");
+    assert_eq!(status.code(), Code::Unavailable, "{status:?}");
+    assert_eq!(error_reason(&status), "UPSTREAM_UNAVAILABLE");
+}

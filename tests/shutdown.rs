@@ -1,0 +1,254 @@
+//! A server comes and goes: who asks is told, and no one is left without a last token.
+
+mod support;
+
+use std::time::Duration;
+
+use futures::future::join_all;
+use support::orders::{ORDERS, Story, insert, resume};
+use support::{Database, PATIENCE, ServeProcess, Watching, Weir, error_reason, eventually, within};
+use tokio::time::Instant;
+use tonic::Code;
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
+use tonic_types::StatusExt as _;
+use weir::pb;
+use weir::pb::watch_response::Kind;
+
+/// Reads a watch to its end as a client should: the states it was told and the status.
+async fn read_to_end(mut watching: Watching) -> (Story, tonic::Status, bytes::Bytes) {
+    let mut story = Story::default();
+    let status = loop {
+        match watching.try_next().await {
+            Ok(Some(message)) => match message.kind {
+                Some(Kind::Changes(batch)) => {
+                    story
+                        .ids
+                        .extend(batch.changes.iter().map(support::orders::id));
+                }
+                Some(Kind::StateChange(change)) => story.states.push(change.state()),
+                _ => {}
+            },
+            Ok(None) => panic!("the watch ended with OK"),
+            Err(status) => break status,
+        }
+    };
+    (story, status, watching.token())
+}
+
+fn assert_draining(status: &tonic::Status) {
+    assert_eq!(status.code(), Code::Unavailable, "{status:?}");
+    assert_eq!(error_reason(status), "SERVER_DRAINING");
+    assert!(status.get_details_retry_info().is_some(), "{status:?}");
+}
+
+/// T36, T55. Every client is told, has its place, and goes on elsewhere where it was.
+#[tokio::test]
+async fn sigterm_gives_every_client_its_last_token_and_ends_with_0() {
+    const CLIENTS: usize = 4;
+    const BEFORE: i32 = 5;
+    let database = Database::options().start().await;
+    let mut weir = ServeProcess::start(database.uri(), &[]).await;
+    let mut clients = Vec::new();
+    for _ in 0..CLIENTS {
+        let request = database.watch_request(&[ORDERS]);
+        let watching = Watching::open(&mut weir.client().await, request).await;
+        clients.push(tokio::spawn(read_to_end(watching.expect("it opens"))));
+    }
+    for id in 0..BEFORE {
+        insert(&database, id).await;
+    }
+    let sent = CLIENTS as f64 * f64::from(BEFORE);
+    eventually("every client has every event", async || {
+        weir.metrics().await.sum("weir_events_sent_total") == sent
+    })
+    .await;
+
+    let begin = Instant::now();
+    weir.process.signal("TERM");
+    let ended = within("every stream ends", join_all(clients)).await;
+    let exit = weir.process.ends(PATIENCE).await;
+    assert_eq!(exit.code(), Some(0), "{}", weir.process);
+    assert!(
+        begin.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        begin.elapsed()
+    );
+
+    insert(&database, BEFORE).await;
+    let another = Weir::start(&database).await;
+    for ended in ended {
+        let (story, status, token) = ended.expect("the client lives");
+        assert_draining(&status);
+        assert_eq!(story.states.last(), Some(&pb::WatchState::Draining));
+        let mut resumed = another.watch(resume(&database, token)).await;
+        let mut whole = Story {
+            ids: story.ids,
+            ..Story::default()
+        };
+        whole.until_id(&mut resumed, BEFORE).await;
+        assert_eq!(whole.ids, (0..=BEFORE).collect::<Vec<_>>());
+    }
+    eventually("no cursor is left", async || {
+        database.open_cursors().await == 0
+    })
+    .await;
+}
+
+/// Writes more than a client that does not read takes in (2 MiB a stream, by hyper), so that what
+/// follows waits in the server.
+async fn fill_the_windows(database: &Database) {
+    let orders = database.collection(ORDERS);
+    for _ in 0..50 {
+        let large = mongodb::bson::doc! { "text": "x".repeat(100_000) };
+        orders.insert_one(large).await.expect("an insert");
+    }
+}
+
+/// T36, T55. A client that does not read cannot take its last token; it must not keep the server
+/// either, nor those who do read.
+#[tokio::test]
+async fn a_client_that_never_reads_is_cut_after_the_grace_and_the_exit_code_is_1() {
+    let database = Database::options().start().await;
+    let grace = ["--shutdown-grace", "2s"];
+    let mut weir = ServeProcess::start(database.uri(), &grace).await;
+    let request = database.watch_request(&[ORDERS]);
+    let deaf = Watching::open(&mut weir.client().await, request.clone()).await;
+    let deaf = deaf.expect("it opens");
+    fill_the_windows(&database).await;
+    let reading = Watching::open(&mut weir.client().await, request.clone()).await;
+    let reading = tokio::spawn(read_to_end(reading.expect("it opens")));
+    let mut known = weir.client().await;
+    let mut opened = Watching::open(&mut known, request.clone())
+        .await
+        .expect("it opens");
+
+    let begin = Instant::now();
+    weir.process.signal("TERM");
+    let (story, status, _) = within("the reader's stream ends", reading)
+        .await
+        .expect("it lives");
+    assert_draining(&status);
+    assert_eq!(story.states.last(), Some(&pb::WatchState::Draining));
+    assert!(
+        begin.elapsed() < Duration::from_secs(2),
+        "{:?}",
+        begin.elapsed()
+    );
+    assert_draining(&opened.end().await);
+    let refused = within("an answer during the drain", known.watch(request)).await;
+    assert_eq!(
+        refused.err().map(|status| status.code()),
+        Some(Code::Unavailable)
+    );
+    assert!(
+        begin.elapsed() < Duration::from_secs(2),
+        "that was not during the drain"
+    );
+
+    let exit = weir.process.ends(PATIENCE).await;
+    assert_eq!(exit.code(), Some(1), "{}", weir.process);
+    assert!(
+        begin.elapsed() >= Duration::from_secs(2),
+        "{:?}",
+        begin.elapsed()
+    );
+    assert!(
+        begin.elapsed() < Duration::from_secs(6),
+        "{:?}",
+        begin.elapsed()
+    );
+    drop(deaf);
+}
+
+async fn health(
+    client: &mut HealthClient<tonic::transport::Channel>,
+    service: &str,
+) -> ServingStatus {
+    let request = HealthCheckRequest {
+        service: service.to_owned(),
+    };
+    let answer = within("an answer about health", client.check(request)).await;
+    answer.expect("the service is known").into_inner().status()
+}
+
+/// T54. tonic-health begins with SERVING; a server without its database serves nothing.
+#[tokio::test]
+async fn health_and_readiness_follow_mongodbs_first_answer_and_the_shutdown() {
+    let mut database = Database::options().on_disk().start().await;
+    database.kill();
+    let mut weir = ServeProcess::start(database.uri(), &["--shutdown-grace", "2s"]).await;
+    let mut client = HealthClient::new(weir.channel().await);
+    for service in ["", "weir.v1.WatchService"] {
+        assert_eq!(
+            health(&mut client, service).await,
+            ServingStatus::NotServing
+        );
+    }
+    assert_eq!(weir.admin_status("/readyz").await, Some(503));
+    assert_eq!(weir.admin_status("/livez").await, Some(200));
+
+    database.restart().await;
+    eventually("the server is ready", async || {
+        weir.admin_status("/readyz").await == Some(200)
+    })
+    .await;
+    for service in ["", "weir.v1.WatchService"] {
+        eventually("the service is SERVING", async || {
+            health(&mut client, service).await == ServingStatus::Serving
+        })
+        .await;
+    }
+
+    // Holds the server up in its drain.
+    let request = database.watch_request(&[ORDERS]);
+    let deaf = Watching::open(&mut weir.client().await, request)
+        .await
+        .expect("it opens");
+    fill_the_windows(&database).await;
+    let request = HealthCheckRequest::default();
+    let mut watched = client
+        .watch(request)
+        .await
+        .expect("health can be watched")
+        .into_inner();
+    let mut next = async || {
+        within("the health", watched.message())
+            .await
+            .expect("it is told")
+    };
+    let serving = next().await.expect("a first status");
+    assert_eq!(serving.status(), ServingStatus::Serving);
+
+    weir.process.signal("TERM");
+    let gone = next().await.expect("a second status");
+    assert_eq!(gone.status(), ServingStatus::NotServing);
+    assert_eq!(weir.admin_status("/readyz").await, Some(503));
+    assert_eq!(weir.admin_status("/livez").await, Some(200));
+    assert!(next().await.is_none(), "the stream ends, to hold no one up");
+    drop(deaf);
+    assert_eq!(
+        weir.process.ends(PATIENCE).await.code(),
+        Some(0),
+        "{}",
+        weir.process
+    );
+}
+
+/// T55. Those who only watch the health do not hold up the shutdown.
+#[tokio::test]
+async fn a_watcher_of_the_health_does_not_hold_up_the_shutdown() {
+    let database = Database::start().await;
+    let weir = Weir::start(&database).await;
+    let mut client = HealthClient::new(weir.channel().await);
+    let watched = client.watch(HealthCheckRequest::default()).await;
+    let _watched = watched.expect("health can be watched").into_inner();
+    let begin = Instant::now();
+    weir.shutdown().await;
+    assert!(
+        begin.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        begin.elapsed()
+    );
+}

@@ -1,0 +1,296 @@
+//! How much later an event arrives through Weir than straight from the database.
+//!
+//! A writer at a steady rate waits for each acknowledgement; a reader notes when each event arrives;
+//! both are threads of one process, so that one clock tells both. The ways take turns, slice by
+//! slice, with one change stream open at a time: a second one would wait for the database to have
+//! served the first.
+
+use std::{sync::mpsc, thread, time::Duration};
+
+use clap::Args;
+use futures::StreamExt as _;
+use hdrhistogram::Histogram;
+use mongodb::{Client, bson::Document};
+use tokio::time::{Instant, MissedTickBehavior, interval};
+use weir::pb::watch_response::Kind;
+
+use crate::{
+    database::{self, Collection, runtime},
+    document::document,
+    process::Process,
+    reader, report, server, stand_in,
+    way::Way,
+};
+
+/// Writes before those that count, while everything warms up.
+const WARM_UP: u64 = 40;
+
+/// Added to every latency before it goes into a histogram, which holds nothing below zero: an
+/// event may arrive before the acknowledgement of its write.
+const OFFSET: i64 = 100_000_000;
+
+/// One slice.
+#[derive(Debug, Args)]
+pub struct Task {
+    #[arg(long)]
+    way: Way,
+    /// Where the database is
+    #[arg(long)]
+    uri: String,
+    /// Where Weir is
+    #[arg(long)]
+    url: String,
+    #[arg(long)]
+    database: String,
+    #[arg(long)]
+    collection: String,
+    /// How many writes to make
+    #[arg(long)]
+    writes: u64,
+    /// How many a second
+    #[arg(long)]
+    rate: u32,
+}
+
+/// The latencies of both ways.
+#[derive(Debug)]
+pub struct Latencies {
+    title: String,
+    driver: Histogram<u64>,
+    weir: Histogram<u64>,
+}
+
+/// Measures both ways on the database.
+pub fn from_database(writes: u64, rate: u32, slices: u32) -> Latencies {
+    let database = database::start();
+    let plan = (writes, rate, slices);
+    measure(database.name(), plan, |way, writes, into| {
+        measure_slice(database.uri(), way, writes, rate, into);
+    })
+}
+
+/// Measures both ways on a server that takes next to no time itself.
+pub fn from_stand_in(writes: u64, rate: u32, slices: u32) -> Latencies {
+    let plan = (writes, rate, slices);
+    measure("a stand-in", plan, |way, writes, into| {
+        let stand_in = stand_in::start(0, 1_000);
+        measure_slice(stand_in.uri(), way, writes, rate, into);
+    })
+}
+
+/// Measures both ways, in slices that alternate.
+fn measure(
+    name: &str,
+    (writes, rate, slices): (u64, u32, u32),
+    slice: impl Fn(Way, u64, &mut Histogram<u64>),
+) -> Latencies {
+    let mut latencies = Latencies {
+        title: format!(
+            "Added latency, {name}: {writes} writes each way, {rate} a second, {slices} slices in turn"
+        ),
+        driver: histogram(),
+        weir: histogram(),
+    };
+    let writes = writes.div_ceil(u64::from(slices));
+    for round in 0..slices {
+        let mut ways = [Way::Driver, Way::Weir];
+        ways.rotate_left(round as usize % 2);
+        for way in ways {
+            let into = match way {
+                Way::Driver => &mut latencies.driver,
+                Way::Weir | Way::WeirDecoding => &mut latencies.weir,
+            };
+            slice(way, writes, into);
+        }
+    }
+    latencies
+}
+
+/// A histogram with steps of a microsecond at the offset, and room for a minute.
+fn histogram() -> Histogram<u64> {
+    Histogram::new_with_max(60_000_000_000, 5).expect("the bounds are sound")
+}
+
+/// Each slice has a Weir of its own, so that none is left with a change stream open.
+fn measure_slice(uri: &str, way: Way, writes: u64, rate: u32, into: &mut Histogram<u64>) {
+    let weir = server::start(uri);
+    let collection = Collection::fresh(uri);
+    let (way, writes, rate) = (way.argument(), writes.to_string(), rate.to_string());
+    let child = Process::start_role(
+        "the latency slice",
+        &[
+            "latency",
+            "--way",
+            &way,
+            "--uri",
+            uri,
+            "--url",
+            weir.url(),
+            "--database",
+            collection.database(),
+            "--collection",
+            collection.name(),
+            "--writes",
+            &writes,
+            "--rate",
+            &rate,
+        ],
+    );
+    let measured = child.line_after("measured");
+    for nanos in measured.split(' ') {
+        let nanos: i64 = nanos.parse().expect("latencies are numbers");
+        into.saturating_record((nanos + OFFSET).max(0).cast_unsigned());
+    }
+}
+
+/// The slice's own process.
+pub fn run(task: &Task) {
+    let total = task.writes + WARM_UP;
+    let (ready, is_ready) = mpsc::channel();
+    let (received, acknowledged) = thread::scope(|scope| {
+        let reader = scope.spawn(move || {
+            runtime().block_on(async {
+                match task.way {
+                    Way::Driver => with_driver(task, total, &ready).await,
+                    Way::Weir | Way::WeirDecoding => through_weir(task, total, &ready).await,
+                }
+            })
+        });
+        is_ready.recv().expect("the reader opens its stream");
+        let acknowledged = runtime().block_on(write(task, total));
+        (reader.join().expect("the reader holds"), acknowledged)
+    });
+    let latencies = received
+        .iter()
+        .zip(&acknowledged)
+        .map(|(received, acknowledged)| {
+            let late = received.saturating_duration_since(*acknowledged);
+            let early = acknowledged.saturating_duration_since(*received);
+            (nanos(late) - nanos(early)).to_string()
+        });
+    let counted: Vec<String> = latencies
+        .skip(usize::try_from(WARM_UP).unwrap_or(0))
+        .collect();
+    println!("measured {}", counted.join(" "));
+}
+
+fn nanos(duration: Duration) -> i64 {
+    i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX)
+}
+
+/// When each write was acknowledged.
+async fn write(task: &Task, total: u64) -> Vec<Instant> {
+    let client = Client::with_uri_str(&task.uri)
+        .await
+        .expect("the URI is well-formed");
+    let collection = client.database(&task.database).collection(&task.collection);
+    let mut ticks = interval(Duration::from_secs(1) / task.rate);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut acknowledged = Vec::new();
+    for id in 0..total {
+        ticks.tick().await;
+        let document = document(id.cast_signed());
+        collection
+            .insert_one(document)
+            .await
+            .expect("the database inserts");
+        acknowledged.push(Instant::now());
+    }
+    acknowledged
+}
+
+/// When each event arrived.
+async fn with_driver(task: &Task, total: u64, ready: &mpsc::Sender<()>) -> Vec<Instant> {
+    let client = Client::with_uri_str(&task.uri)
+        .await
+        .expect("the URI is well-formed");
+    let collection = client
+        .database(&task.database)
+        .collection::<Document>(&task.collection);
+    let mut stream = collection
+        .watch()
+        .await
+        .expect("the collection can be watched");
+    ready.send(()).expect("the writer waits");
+    let mut received = Vec::new();
+    for expected in 0..total.cast_signed() {
+        let event = stream
+            .next()
+            .await
+            .expect("the stream goes on")
+            .expect("the stream holds");
+        received.push(Instant::now());
+        assert_eq!(
+            reader::document_id(&event),
+            expected,
+            "an event is missing or came twice"
+        );
+    }
+    received
+}
+
+async fn through_weir(task: &Task, total: u64, ready: &mpsc::Sender<()>) -> Vec<Instant> {
+    let mut client = reader::connect(&task.url).await;
+    let request = reader::watch_request(&task.database, &task.collection, "");
+    let mut watch = client
+        .watch(request)
+        .await
+        .expect("Weir opens a watch")
+        .into_inner();
+    ready.send(()).expect("the writer waits");
+    let mut received = Vec::new();
+    while received.len() < usize::try_from(total).unwrap_or(usize::MAX) {
+        let message = watch
+            .message()
+            .await
+            .expect("the watch holds")
+            .expect("the watch goes on");
+        let now = Instant::now();
+        let Some(Kind::Changes(batch)) = message.kind else {
+            continue;
+        };
+        for event in &batch.changes {
+            let expected = i64::try_from(received.len()).unwrap_or(i64::MAX);
+            assert_eq!(
+                reader::event_id(event),
+                expected,
+                "an event is missing or came twice"
+            );
+            received.push(now);
+        }
+    }
+    received
+}
+
+impl Latencies {
+    /// Prints them as a table, in Markdown.
+    pub fn print(&self) {
+        let at = |histogram: &Histogram<u64>, quantile: f64| {
+            let nanos = histogram.value_at_quantile(quantile).cast_signed() - OFFSET;
+            nanos as f64 / 1e6
+        };
+        let quantiles = [("p50", 0.5), ("p90", 0.9), ("p99", 0.99)];
+        let mut rows = vec![vec![
+            "acknowledgement to event, ms".to_owned(),
+            "driver".to_owned(),
+            "Weir".to_owned(),
+            "added".to_owned(),
+            "goal".to_owned(),
+        ]];
+        for (name, quantile) in quantiles {
+            let (driver, weir) = (at(&self.driver, quantile), at(&self.weir, quantile));
+            rows.push(vec![
+                name.to_owned(),
+                format!("{driver:.3}"),
+                format!("{weir:.3}"),
+                format!("{:+.3}", weir - driver),
+                match name {
+                    "p50" => "under 0.3".to_owned(),
+                    "p99" => "under 2".to_owned(),
+                    _ => String::new(),
+                },
+            ]);
+        }
+        report::print(&self.title, &rows);
+    }
+}

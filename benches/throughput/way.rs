@@ -1,0 +1,44 @@
+//! The ways of reading that are compared.
+
+use clap::ValueEnum;
+
+/// Who reads, and what it makes of a document.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Way {
+    /// The driver's typed change stream.
+    Driver,
+    /// A client of Weir that leaves documents as BSON bytes.
+    Weir,
+    /// A client of Weir that decodes every document.
+    WeirDecoding,
+}
+
+impl Way {
+    /// All of them; the driver, which the others are compared with, first.
+    pub const ALL: [Self; 3] = [Self::Driver, Self::Weir, Self::WeirDecoding];
+
+    /// All of them, beginning with another one each round.
+    pub fn in_turn(round: u32) -> impl Iterator<Item = Self> {
+        let first = round as usize % Self::ALL.len();
+        Self::ALL
+            .into_iter()
+            .cycle()
+            .skip(first)
+            .take(Self::ALL.len())
+    }
+
+    /// What tables call it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Driver => "driver, `ChangeStream<ChangeStreamEvent<Document>>`",
+            Self::Weir => "Weir, documents as BSON bytes",
+            Self::WeirDecoding => "Weir, every document decoded to `Document`",
+        }
+    }
+
+    /// What the command line calls it.
+    pub fn argument(self) -> String {
+        let value = self.to_possible_value().expect("no way is skipped");
+        value.get_name().to_owned()
+    }
+}

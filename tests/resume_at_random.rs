@@ -58,7 +58,7 @@ impl Writer {
                 deleted.expect("a deletion");
                 self.note(Delete, id);
             }
-            4..=5 => {
+            4..=7 => {
                 let mut session = self
                     .collection
                     .client()
@@ -112,7 +112,16 @@ struct Asking {
 }
 
 impl Asking {
-    fn at_random(rng: &mut Rng, ids: i32) -> Self {
+    /// Often what hides the change that was received last, which had `last_id`, and shows the next
+    /// one of its transaction.
+    fn at_random(rng: &mut Rng, ids: i32, last_id: i32) -> Self {
+        if rng.bool() {
+            return Self {
+                operations: Vec::new(),
+                ids: Some((last_id + 1, last_id + 60)),
+                lookup: rng.bool(),
+            };
+        }
         let operations = [Insert, Update, Delete].into_iter();
         let lowest = rng.i32(0..=ids);
         Self {
@@ -200,12 +209,12 @@ async fn any_chain_of_resumes_is_whole(seed: u64) {
         .await
         .token();
     let mut place = writer.done.len();
-    let mut asking = Asking::at_random(&mut rng, 10);
+    let mut asking = Asking::at_random(&mut rng, 10, 0);
     let mut made_by = None;
     let mut may_change = true;
     for segment in 0..SEGMENTS {
         if may_change && rng.u8(..3) > 0 {
-            asking = Asking::at_random(&mut rng, writer.next_id);
+            asking = Asking::at_random(&mut rng, writer.next_id, writer.done[place - 1].id);
         }
         println!(
             "segment {segment} after {place} of {}: {asking:?}",

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use mongodb::bson::{bson, doc};
 use reading::{after, operation};
-use support::{Database, PATIENCE, Watching, Weir, error_info};
+use support::{Database, Watching, Weir, error_info};
 use tokio::time::{Instant, sleep};
 use tonic::Code;
 use weir::pb;
@@ -318,17 +318,18 @@ async fn a_watch_of_what_is_gone_does_not_spin() {
         }
     }
 
-    let watched_for = Duration::from_secs(2);
+    // Nothing happens, and that is what is measured, so there is no condition to wait for.
     let (getmores, cpu, begin) = (database.getmore_count().await, cpu_time(), Instant::now());
-    sleep(watched_for).await;
-    let (getmores, cpu) = (database.getmore_count().await - getmores, cpu_time() - cpu);
+    sleep(Duration::from_secs(2)).await;
+    let getmores = database.getmore_count().await - getmores;
+    let (cpu, elapsed) = (cpu_time() - cpu, begin.elapsed());
 
-    assert!(begin.elapsed() < PATIENCE);
-    // Three watches for two seconds, with one to spare for each.
-    assert!(getmores <= 9, "{getmores} getMores in {watched_for:?}");
+    // One a second for each of the three watches, and one each that was under way.
+    let seconds = i64::try_from(elapsed.as_secs()).expect("a short while");
+    let most = 3 * (seconds + 2);
     assert!(
-        getmores >= 3,
-        "the watches no longer read: {getmores} getMores"
+        (1..=most).contains(&getmores),
+        "{getmores} getMores in {elapsed:?}"
     );
-    assert!(cpu < watched_for / 5, "{cpu:?} of CPU in {watched_for:?}");
+    assert!(cpu < elapsed / 5, "{cpu:?} of CPU in {elapsed:?}");
 }

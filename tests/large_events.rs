@@ -24,10 +24,19 @@ fn small(database: &Database, policy: OversizePolicy) -> pb::WatchRequest {
     }
 }
 
+const LINE: &str = "the same words on every line, so that a text of megabytes is soon made ";
+
 fn text(bytes: usize) -> String {
     // Not all the same, so that a piece in the wrong place shows.
-    let line = (0_u32..).flat_map(|number| format!("{number} ").into_bytes());
-    String::from_utf8(line.take(bytes).collect()).expect("digits are UTF-8")
+    let mut text = String::with_capacity(bytes + 100);
+    for number in 0_u32.. {
+        if text.len() >= bytes {
+            break;
+        }
+        text.extend([number.to_string().as_str(), ": ", LINE]);
+    }
+    text.truncate(bytes);
+    text
 }
 
 async fn insert(database: &Database, document: Document) {

@@ -29,6 +29,12 @@ test: test-setup lint-proto ## Run all tests
 test-setup: $(TEST_PACKAGES) $(NODE_PACKAGES) ## Install the database and the foreign clients that the tests start
 	@scripts/need cargo cc
 
+.PHONY: bench
+bench: $(DATABASE) ## Measure Weir beside the MongoDB driver (about five minutes; BENCH="--only latency" for a part)
+	@scripts/need cargo cc
+	@echo "building weir and the benchmark"
+	@cargo bench --bench throughput -- $(BENCH)
+
 .PHONY: lint
 lint: lint-rust lint-proto ## Check format, clippy, the proto, and the licences and sources of dependencies
 	@scripts/need cargo-deny

@@ -68,7 +68,7 @@ pub enum Error {
         cause: Option<Operation>,
     },
     /// MongoDB does not answer.
-    #[error("MongoDB has not answered for too long")]
+    #[error("MongoDB does not answer: try again, from the last token")]
     UpstreamUnavailable,
     /// The deployment has no change streams.
     #[error(

@@ -52,7 +52,7 @@ catalogue! {
     FEED_LAG: "gauge", "weir_feed_lag_seconds", ["namespace"],
         "MongoDB's operation time less the place reached, by namespace; 0 when nothing is left to read.";
     DELIVERY_LAG: "histogram", "weir_delivery_lag_seconds", [],
-        "From an event's wall time on the database server to its hand-over to the client's connection.";
+        "From the wall time, on the database server, of a message's oldest event to the hand-over of the message to the client's connection.";
     EVENTS_RECEIVED: "counter", "weir_events_received_total", ["operation"],
         "Events read from MongoDB.";
     EVENTS_SENT: "counter", "weir_events_sent_total", ["operation"],

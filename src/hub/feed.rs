@@ -10,7 +10,7 @@ use crate::{
     error::Error,
     hub::{
         backoff::Backoff,
-        open::{Opened, give_up, open_at, open_by_time},
+        open::{Opened, can_go_by_time, give_up, open_at, open_by_time},
         ring::{Entry, Invalidation, Ring, Tail},
         seam::Seam,
         segment::Segment,
@@ -214,7 +214,7 @@ impl Feed {
                 match error.failure {
                     Failure::Transient => self.wait(&error).await?,
                     Failure::TokenNotFound | Failure::TokenInvalid
-                        if !by_time && self.position.token().is_some() =>
+                        if !by_time && can_go_by_time(&self.position) =>
                     {
                         // A filter on a looked-up document may not pass the same event twice, and
                         // then MongoDB does not find its token again.

@@ -33,8 +33,8 @@ pub(super) async fn open(
         Some(at @ Position::Event { .. }) if !exact => open_by_time(source, plan, at).await,
         _ => match open_at(source, plan, at).await {
             Err(error) if error.failure == Failure::TokenNotFound => match at {
-                Some(at) => open_by_time(source, plan, at).await,
-                None => Err(error),
+                Some(at) if can_go_by_time(at) => open_by_time(source, plan, at).await,
+                _ => Err(error),
             },
             opened => opened,
         },
@@ -70,6 +70,12 @@ pub(super) async fn open_at(
         start,
         seam: None,
     })
+}
+
+/// Whether a place can be come back to by its time when MongoDB does not find its token. The time of
+/// an invalidate would bring the same invalidate again, and so no further.
+pub(super) fn can_go_by_time(at: &Position) -> bool {
+    matches!(at, Position::Event { .. } | Position::HighWater { .. })
 }
 
 /// Opens `plan`'s stream at the time of a place whose token can't be used.

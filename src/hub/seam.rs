@@ -14,7 +14,11 @@ pub(super) struct Seam {
     token: Bytes,
     time: ClusterTime,
     held: Vec<Batch>,
+    held_bytes: usize,
 }
+
+/// How many bytes of events are held back at most. A transaction larger than this is repeated.
+const MAX_HELD_BYTES: usize = 16 << 20;
 
 impl Seam {
     /// A seam at the event that had `token` and `time`.
@@ -23,6 +27,7 @@ impl Seam {
             token,
             time,
             held: Vec::new(),
+            held_bytes: 0,
         }
     }
 
@@ -36,8 +41,10 @@ impl Seam {
             batch.events.drain(..=seen);
             return Some(vec![batch]);
         }
+        self.held_bytes += batch.buffer.len();
         // An empty reply has read on to the present.
         let past = batch.closed
+            || self.held_bytes > MAX_HELD_BYTES
             || batch
                 .events
                 .last()

@@ -315,6 +315,23 @@ async fn a_watch_that_continues_starts_after_the_invalidate() {
     assert_eq!(source.asked(), [None, Some(place)]);
 }
 
+/// Going on by the time of an invalidate would meet the same invalidate again.
+#[tokio::test(start_paused = true)]
+async fn an_invalidate_that_is_not_found_again_ends_the_watch_at_once() {
+    let source = ScriptedSource::new([
+        cursor(vec![dropped()]),
+        Opening::Fail(Failure::TokenNotFound),
+    ]);
+    let on = crate::pb::WatchRequest {
+        invalidate_policy: crate::pb::InvalidatePolicy::Continue.into(),
+        ..request()
+    };
+    let reader = hub(&source).subscribe(&watch(on)).await.unwrap();
+    let seen = see(&reader, 9).await;
+    assert_eq!(seen.last(), Some(&Seen::Ended("RESUME_TOKEN_EXPIRED")));
+    assert_eq!(source.asked().len(), 2);
+}
+
 /// T3: an event's token is not tried with another pipeline; a progress token is.
 #[tokio::test(start_paused = true)]
 async fn a_token_of_another_filter_starts_at_its_time_unless_it_stands_for_no_event() {

@@ -19,7 +19,7 @@ use tonic::Status;
 use crate::{
     error::Error,
     hub::{Entry, Invalidation, Read, Reader, Segment, Tail},
-    metrics::{InStage, Metrics, Stage},
+    metrics::{InStage, Metrics, Stage, seconds},
     pb::{self, watch_response::Kind},
     plan::{Operation, Oversize, Scope, Start, Watch},
     rpc::{outcome::Outcome, to_pb},
@@ -245,7 +245,7 @@ impl WatchStream {
         let limit = self.watch.max_message_bytes as usize;
         let fits = |to: usize| {
             let size = encoded.size(from, to);
-            let whole = Frame::overhead(encoded.token(to - 1).len()) + size;
+            let whole = Frame::overhead(encoded.token_len(to - 1)) + size;
             whole <= limit && (to == from + 1 || size <= BATCH_BYTES)
         };
         let to = (from + 1..=end).take_while(|to| fits(*to)).last();
@@ -270,18 +270,18 @@ impl WatchStream {
     }
 
     fn account(&mut self, events: &[Event]) {
-        let now = SystemTime::now();
         for event in events {
             self.metrics.events_sent(event.operation).increment(1);
+        }
+        // One sample a message, as the histogram keeps every sample until its next upkeep.
+        let oldest = events.first().and_then(|event| event.wall_time);
+        if let Some(millis) = oldest.and_then(|millis| u64::try_from(millis).ok()) {
+            let written = UNIX_EPOCH + Duration::from_millis(millis);
             // The clocks of two machines may disagree; less than nothing is no lag.
-            let written = event
-                .wall_time
-                .and_then(|millis| u64::try_from(millis).ok());
-            if let Some(millis) = written {
-                let lag = now.duration_since(UNIX_EPOCH + Duration::from_millis(millis));
-                let lag = lag.unwrap_or_default().as_secs_f64();
-                self.metrics.delivery_lag.record(lag);
-            }
+            let lag = SystemTime::now().duration_since(written);
+            self.metrics
+                .delivery_lag
+                .record(seconds(lag.unwrap_or_default()));
         }
         self.outcome.events += events.len() as u64;
     }

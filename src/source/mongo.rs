@@ -4,37 +4,35 @@
 //! its post-batch resume token. The price is that resuming is ours, which the hub does anyway. The
 //! driver's own change stream resumes without pause or end and hides the token of an empty batch.
 
-use std::{pin::pin, time::Duration};
+mod cursor;
+mod patience;
+
+use std::time::Duration;
 
 use bson::{Bson, Document, RawDocumentBuf, doc};
-use bytes::Bytes;
-use futures::{StreamExt as _, future::BoxFuture};
+use futures::future::BoxFuture;
 use mongodb::{
     Client,
     options::{ClientOptions, ReadConcern},
-    raw_batch_cursor::{RawBatch, RawBatchCursor},
 };
-use tokio::sync::OnceCell;
-use tokio::time::{Instant, timeout};
+use tokio::{sync::OnceCell, time::timeout};
 
 use crate::{
-    plan::{Operation, Plan, Scope},
-    raw::{self, Elements},
-    source::{
-        Batch, ClusterTime, Cursor, Event, Position, ServerFacts, Source, SourceError,
-        event::{EventError, range_in},
-        failure::Failure,
-        split::Merger,
-    },
+    plan::{Plan, Scope},
+    source::{ClusterTime, Cursor, Position, ServerFacts, Source, SourceError, failure::Failure},
 };
+
+use cursor::MongoCursor;
+use patience::Patience;
 
 /// How long MongoDB holds a `getMore` open on a quiet stream. One round trip a second and stream
 /// is what idle costs; also how often a quiet stream's place moves.
 const MAX_AWAIT: Duration = Duration::from_secs(1);
 
-/// How long a reply may be overdue while MongoDB answers otherwise: it may be scanning a long
-/// stretch of the oplog that holds nothing for this stream. After that the connection is given up.
-const STALLED: Duration = Duration::from_secs(600);
+/// How many events MongoDB may put into one reply. It never waits for more than there are. Without
+/// a number mongod fills 16 MiB, while others send a hundred, and then a round trip weighs as much
+/// as the events it brings.
+const BATCH_EVENTS: u32 = 1_000;
 
 /// What the source needs to know to connect.
 #[derive(Debug, Clone)]
@@ -135,7 +133,7 @@ impl MongoSource {
         };
         let database = self.client.database(database);
         let collection = collection.map(|name| database.collection::<RawDocumentBuf>(name));
-        let patience = Patience::of(self);
+        let patience = Patience::new(self.client.clone(), self.reply_timeout);
         // In a task of its own: an aggregate that is abandoned half-way, when the client cancels,
         // would leave its cursor on the server.
         let opening = tokio::spawn(async move {
@@ -145,6 +143,7 @@ impl MongoSource {
             };
             let opening = aggregate
                 .max_await_time(MAX_AWAIT)
+                .batch_size(BATCH_EVENTS)
                 .read_concern(ReadConcern::majority())
                 .batch();
             let cursor = patience.bear(opening.into_future()).await??;
@@ -153,14 +152,7 @@ impl MongoSource {
         let (cursor, patience) = opening
             .await
             .map_err(|error| SourceError::broken(format!("the opening: {error}")))??;
-        Ok(MongoCursor {
-            cursor,
-            patience,
-            reached: at.map(Position::time),
-            heard: None,
-            merger: Merger::default(),
-            ready: Vec::new(),
-        })
+        Ok(MongoCursor::new(cursor, patience, at))
     }
 
     async fn oldest_entry(&self) -> Result<Option<ClusterTime>, SourceError> {
@@ -282,199 +274,6 @@ fn pipeline(
 fn token_document(token: &[u8]) -> Result<Document, SourceError> {
     Document::from_reader(token)
         .map_err(|_| SourceError::new(Failure::TokenInvalid, "the token is not a BSON document"))
-}
-
-/// An open change stream on MongoDB.
-struct MongoCursor {
-    cursor: RawBatchCursor,
-    patience: Patience,
-    /// A time that the place of this stream has surely reached.
-    reached: Option<ClusterTime>,
-    /// The operation time of the reply before.
-    heard: Option<ClusterTime>,
-    merger: Merger,
-    /// Batches of the last reply that are still to be handed out, in reverse order. Only a reply
-    /// with fragments makes more than one.
-    ready: Vec<Batch>,
-}
-
-impl Cursor for MongoCursor {
-    fn next(&mut self) -> BoxFuture<'_, Result<Batch, SourceError>> {
-        Box::pin(async move {
-            loop {
-                if let Some(batch) = self.ready.pop() {
-                    return Ok(batch);
-                }
-                let reply = self.reply().await?;
-                let batch = self.read(reply)?;
-                self.ready = self.merger.take(batch)?;
-                self.ready.reverse();
-            }
-        })
-    }
-}
-
-impl MongoCursor {
-    async fn reply(&mut self) -> Result<RawBatch, SourceError> {
-        match self.patience.bear(self.cursor.next()).await? {
-            Some(reply) => Ok(reply?),
-            None => Err(SourceError::new(
-                Failure::Transient,
-                "the cursor is used up",
-            )),
-        }
-    }
-
-    fn read(&mut self, reply: RawBatch) -> Result<Batch, SourceError> {
-        let buffer = Bytes::from_owner(Reply(reply));
-        let parts = ReplyParts::find(&buffer)?;
-        let mut events = Vec::new();
-        for element in Elements::new(parts.batch).map_err(EventError::from)? {
-            let document = element
-                .and_then(|it| it.as_document().ok_or(raw::Error::Value))
-                .map_err(EventError::from)?;
-            events.push(Event::parse(&buffer, range_in(&buffer, document))?);
-        }
-        // A whole second's worth of trust: an empty reply has seen everything that was committed
-        // when the one before it was made.
-        let reached = match events.last() {
-            Some(event) => Some(event.cluster_time),
-            None => self.heard.or(match self.reached {
-                None => parts.operation_time,
-                Some(_) => None,
-            }),
-        };
-        self.reached = self.reached.max(reached);
-        self.heard = parts.operation_time;
-        let time = self.reached.unwrap_or_default();
-        let position = match (events.last(), parts.post_batch_token) {
-            (Some(event), Some(token)) if buffer[event.token.clone()] != *token => {
-                // An invalidate closes the stream: the only way on is right after it.
-                if event.operation == Operation::Invalidate {
-                    Some(event.position(&buffer))
-                } else {
-                    let token = buffer.slice_ref(token);
-                    Some(Position::HighWater { token, time })
-                }
-            }
-            (Some(event), _) => Some(event.position(&buffer)),
-            (None, Some(token)) => {
-                let token = buffer.slice_ref(token);
-                Some(Position::HighWater { token, time })
-            }
-            (None, None) => None,
-        };
-        Ok(Batch {
-            events,
-            position,
-            operation_time: parts.operation_time,
-            closed: parts.cursor_id == Some(0),
-            buffer,
-        })
-    }
-}
-
-/// Waits for MongoDB's answers, for as long as they can be waited for.
-///
-/// The driver sets no limit on a reply, so a connection that died without a word would hold the
-/// stream for ever. A long scan of the oplog looks the same from here; asking on another connection
-/// tells them apart.
-struct Patience {
-    client: Client,
-    reply_timeout: Duration,
-}
-
-impl Patience {
-    fn of(source: &MongoSource) -> Self {
-        Self {
-            client: source.client.clone(),
-            reply_timeout: source.reply_timeout,
-        }
-    }
-
-    async fn bear<T>(&self, answer: impl Future<Output = T>) -> Result<T, SourceError> {
-        let asked = Instant::now();
-        let mut answer = pin!(answer);
-        loop {
-            match timeout(self.reply_timeout, &mut answer).await {
-                Ok(answer) => return Ok(answer),
-                Err(_) if asked.elapsed() > STALLED => {
-                    return Err(SourceError::new(
-                        Failure::Transient,
-                        "no reply for 10 minutes",
-                    ));
-                }
-                Err(_) => self.probe().await?,
-            }
-        }
-    }
-
-    /// Asks MongoDB, on another connection, whether it is there.
-    async fn probe(&self) -> Result<(), SourceError> {
-        let admin = self.client.database("admin");
-        let answer = admin.run_command(doc! { "ping": 1 });
-        match timeout(self.reply_timeout / 2, answer.into_future()).await {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(error)) => Err(SourceError::new(Failure::Transient, error.to_string())),
-            Err(_) => Err(SourceError::new(
-                Failure::Transient,
-                "no reply, and none to a ping either",
-            )),
-        }
-    }
-}
-
-/// Lets a reply's bytes be shared without a copy.
-struct Reply(RawBatch);
-
-impl AsRef<[u8]> for Reply {
-    fn as_ref(&self) -> &[u8] {
-        self.0.as_raw_document().as_bytes()
-    }
-}
-
-/// What a reply to `aggregate` or `getMore` holds.
-struct ReplyParts<'a> {
-    batch: &'a [u8],
-    cursor_id: Option<i64>,
-    post_batch_token: Option<&'a [u8]>,
-    operation_time: Option<ClusterTime>,
-}
-
-impl<'a> ReplyParts<'a> {
-    fn find(reply: &'a [u8]) -> Result<Self, EventError> {
-        let mut cursor = None;
-        let mut operation_time = None;
-        for field in Elements::new(reply)? {
-            let field = field?;
-            match field.key {
-                b"cursor" => cursor = field.as_document(),
-                b"operationTime" => {
-                    operation_time = field
-                        .as_timestamp()
-                        .map(|(seconds, increment)| ClusterTime { seconds, increment });
-                }
-                _ => {}
-            }
-        }
-        let (mut batch, mut cursor_id, mut post_batch_token) = (None, None, None);
-        for field in Elements::new(cursor.ok_or(EventError::Missing("cursor"))?)? {
-            let field = field?;
-            match field.key {
-                // An array is a document whose keys are numbers.
-                b"firstBatch" | b"nextBatch" => batch = Some(field.value),
-                b"id" => cursor_id = field.as_int(),
-                b"postBatchResumeToken" => post_batch_token = field.as_document(),
-                _ => {}
-            }
-        }
-        Ok(Self {
-            batch: batch.ok_or(EventError::Missing("batch"))?,
-            cursor_id,
-            post_batch_token,
-            operation_time,
-        })
-    }
 }
 
 #[cfg(test)]

@@ -18,8 +18,8 @@ use crate::{
     wire::{
         format::{
             protobuf::{
-                WireType, put_bytes_field, put_message, put_string_field, put_tag, put_varint,
-                varint_len,
+                WireType, put_bytes_field, put_message, put_message_expecting, put_string_field,
+                put_tag, put_varint, varint_len,
             },
             put_document, put_null_document,
         },
@@ -95,6 +95,13 @@ impl Encoded {
         self.bytes.slice(mark.token_start..mark.token_end)
     }
 
+    /// How many bytes the token of one event takes.
+    #[must_use]
+    pub fn token_len(&self, index: usize) -> usize {
+        let mark = self.marks[index];
+        mark.token_end - mark.token_start
+    }
+
     /// The bytes of one event as a message of its own, without the tag of the batch around it.
     #[must_use]
     pub fn message(&self, index: usize) -> Bytes {
@@ -134,7 +141,7 @@ pub fn encode(
     for event in events {
         let slots = Slots::read(&buffer[event.bytes.clone()])?;
         let mut token_from_end = 0;
-        put_message(&mut out, field::CHANGES, |out| {
+        put_message_expecting(&mut out, field::CHANGES, event.bytes.len(), |out| {
             put_resume_token(out, buffer, event, stamp);
             let token_end = out.len();
             put_change(out, event, slots, &buffer[event.bytes.clone()], format);
@@ -194,7 +201,7 @@ fn put_change(out: &mut BytesMut, event: &Event, mut slots: Slots<'_>, raw: &[u8
     put_head(out, event, &mut slots, format);
     let operation = event.operation;
     let number = change_field(operation);
-    put_message(out, number, |out| match operation {
+    put_message_expecting(out, number, raw.len(), |out| match operation {
         Operation::Insert => put_image(out, 1, slots.take_image(Slot::FullDocument), format),
         Operation::Update => {
             if let Some(description) = slots.take_document(Slot::UpdateDescription)

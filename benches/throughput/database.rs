@@ -148,7 +148,7 @@ impl StartTokens {
     /// The place for one way of reading.
     pub fn of(&self, way: Way) -> String {
         match way {
-            Way::Driver => self.driver.clone(),
+            Way::Driver | Way::DriverSplitting => self.driver.clone(),
             Way::Weir | Way::WeirDecoding => self.weir.clone(),
         }
     }

@@ -97,7 +97,7 @@ fn measure(
         ways.rotate_left(round as usize % 2);
         for way in ways {
             let into = match way {
-                Way::Driver => &mut latencies.driver,
+                Way::Driver | Way::DriverSplitting => &mut latencies.driver,
                 Way::Weir | Way::WeirDecoding => &mut latencies.weir,
             };
             slice(way, writes, into);
@@ -151,7 +151,7 @@ pub fn run(task: &Task) {
         let reader = scope.spawn(move || {
             runtime().block_on(async {
                 match task.way {
-                    Way::Driver => with_driver(task, total, &ready).await,
+                    Way::Driver | Way::DriverSplitting => with_driver(task, total, &ready).await,
                     Way::Weir | Way::WeirDecoding => through_weir(task, total, &ready).await,
                 }
             })

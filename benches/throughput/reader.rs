@@ -100,7 +100,7 @@ impl Task {
 pub fn run(task: &Task) {
     runtime().block_on(async {
         match task.way {
-            Way::Driver => {
+            Way::Driver | Way::DriverSplitting => {
                 let client = Client::with_uri_str(&task.uri)
                     .await
                     .expect("the URI is well-formed");
@@ -128,6 +128,9 @@ async fn with_driver(client: &Client, task: &Task) {
         .database(&task.database)
         .collection::<Document>(&task.collection);
     let mut watch = collection.watch();
+    if task.way == Way::DriverSplitting {
+        watch = watch.pipeline([doc! { "$changeStreamSplitLargeEvent": {} }]);
+    }
     if !task.token.is_empty() {
         let token = bson::deserialize_from_slice::<ResumeToken>(&from_hex(&task.token));
         watch = watch.resume_after(token.expect("the token is a document"));
@@ -156,7 +159,7 @@ async fn through_weir(mut client: WatchServiceClient<Channel>, task: &Task) {
                 Way::WeirDecoding => decoded(event)
                     .get_i64("_id")
                     .expect("the document has an id"),
-                Way::Driver | Way::Weir => event_id(event),
+                Way::Driver | Way::DriverSplitting | Way::Weir => event_id(event),
             };
             assert_eq!(id, expected, "an event is missing or came twice");
             expected += 1;

@@ -47,7 +47,7 @@ impl Table {
             let of = |value: &dyn Fn(&Sample) -> f64| {
                 Spread::of(self.of(way).iter().map(value).collect())
             };
-            let through_weir = way != Way::Driver;
+            let through_weir = way.through_weir();
             let weir = |value: Spread, digits| {
                 if through_weir {
                     value.text(digits)
@@ -68,18 +68,23 @@ impl Table {
 
         let mut rows = vec![texts(&["against the driver", "measured", "goal"])];
         for way in [Way::Weir, Way::WeirDecoding] {
-            let speed = self.against_driver(way, rate, rate);
-            rows.push(vec![
-                format!("events/s, {}", way.name()),
-                speed.text(2),
-                format!("at least {:.1}", self.goal),
-            ]);
+            let goal = format!("at least {:.1}", self.goal);
+            for (driver, asking) in [
+                (Way::Driver, ""),
+                (Way::DriverSplitting, ", asked for the same"),
+            ] {
+                rows.push(vec![
+                    format!("events/s, {}{asking}", way.name()),
+                    self.against(driver, way, rate, rate).text(2),
+                    goal.clone(),
+                ]);
+            }
         }
         let reader = |it: &Sample| it.reader.as_secs_f64();
         let weir = |it: &Sample| it.weir.as_secs_f64();
         rows.push(vec![
             "CPU of Weir's server, per CPU of the driver's reader".to_owned(),
-            self.against_driver(Way::Weir, weir, reader).text(2),
+            self.against(Way::Driver, Way::Weir, weir, reader).text(2),
             "at most 0.5".to_owned(),
         ]);
         print("Ratios, round by round", &rows);
@@ -91,13 +96,14 @@ impl Table {
     }
 
     /// `value` of each round's reading through Weir, divided by `by` of the same round's driver.
-    fn against_driver(
+    fn against(
         &self,
+        driver: Way,
         way: Way,
         value: impl Fn(&Sample) -> f64,
         by: impl Fn(&Sample) -> f64,
     ) -> Spread {
-        let pairs = self.of(way).into_iter().zip(self.of(Way::Driver));
+        let pairs = self.of(way).into_iter().zip(self.of(driver));
         Spread::of(
             pairs
                 .map(|(weir, driver)| value(&weir) / by(&driver))

@@ -7,6 +7,9 @@ use clap::ValueEnum;
 pub enum Way {
     /// The driver's typed change stream.
     Driver,
+    /// The same, with the stage that splits large events, which Weir always asks for and without
+    /// which an event over 16 MiB ends the stream: the same work for the database.
+    DriverSplitting,
     /// A client of Weir that leaves documents as BSON bytes.
     Weir,
     /// A client of Weir that decodes every document.
@@ -15,7 +18,12 @@ pub enum Way {
 
 impl Way {
     /// All of them; the driver, which the others are compared with, first.
-    pub const ALL: [Self; 3] = [Self::Driver, Self::Weir, Self::WeirDecoding];
+    pub const ALL: [Self; 4] = [
+        Self::Driver,
+        Self::DriverSplitting,
+        Self::Weir,
+        Self::WeirDecoding,
+    ];
 
     /// All of them, beginning with another one each round.
     pub fn in_turn(round: u32) -> impl Iterator<Item = Self> {
@@ -27,10 +35,16 @@ impl Way {
             .take(Self::ALL.len())
     }
 
+    /// Whether it reads from Weir.
+    pub fn through_weir(self) -> bool {
+        matches!(self, Self::Weir | Self::WeirDecoding)
+    }
+
     /// What tables call it.
     pub fn name(self) -> &'static str {
         match self {
             Self::Driver => "driver, `ChangeStream<ChangeStreamEvent<Document>>`",
+            Self::DriverSplitting => "the same, with `$changeStreamSplitLargeEvent`",
             Self::Weir => "Weir, documents as BSON bytes",
             Self::WeirDecoding => "Weir, every document decoded to `Document`",
         }

@@ -130,4 +130,15 @@ mod tests {
         assert_eq!(tokens(seam.pass(batch(&[(b'v', 3)]))), None);
         assert_eq!(tokens(seam.pass(batch(&[]))), Some(b"v".to_vec()));
     }
+
+    #[test]
+    fn a_transaction_too_large_to_hold_back_is_repeated() {
+        let large = || Batch {
+            buffer: vec![b'v'; MAX_HELD_BYTES / 2 + 1].into(),
+            ..batch(&[(b'v', 3)])
+        };
+        let mut seam = seam();
+        assert_eq!(tokens(seam.pass(large())), None);
+        assert_eq!(tokens(seam.pass(large())), Some(b"vv".to_vec()));
+    }
 }

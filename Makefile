@@ -42,12 +42,14 @@ lint: lint-rust lint-proto ## Check format, clippy, the proto, and the licences 
 	@cargo deny --log-level error check bans licenses sources
 
 .PHONY: lint-rust
-lint-rust: ## Check the format, and clippy on all targets
+lint-rust: ## Check the format, clippy on all targets, and the links in the documentation
 	@scripts/need cargo cc
 	@echo "checking the format of the Rust code"
 	@cargo fmt --check
 	@echo "running clippy"
 	@cargo clippy --all-targets -- -D warnings
+	@echo "building the documentation"
+	@RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --quiet
 
 .PHONY: lint-proto
 lint-proto: $(TEST_PACKAGES) ## Check the proto's style and format

@@ -7,6 +7,7 @@ use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
 use super::text::{causes, visible};
+use crate::error::code_name;
 
 /// What the advice refers to.
 #[derive(Debug, Clone, Default)]
@@ -101,7 +102,7 @@ fn advice(status: &Status, facts: &Facts) -> Option<String> {
         (Some("RESUME_TOKEN_EXPIRED"), _) => {
             let anew = match &file {
                 Some(file) => format!("Delete {file} to start from now; with --since 10m as well"),
-                None => "Leave --resume-token out to start from now; with --since 10m instead"
+                None => "Leave --resume-token and --since out to start from now; with --since 10m"
                     .to_owned(),
             };
             format!(
@@ -202,29 +203,6 @@ fn flag_of(field: &str, facts: &Facts) -> Option<String> {
         _ => return None,
     };
     Some(flag.to_owned())
-}
-
-/// The code as gRPC's documents spell it.
-fn code_name(code: Code) -> &'static str {
-    match code {
-        Code::Ok => "OK",
-        Code::Cancelled => "CANCELLED",
-        Code::Unknown => "UNKNOWN",
-        Code::InvalidArgument => "INVALID_ARGUMENT",
-        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
-        Code::NotFound => "NOT_FOUND",
-        Code::AlreadyExists => "ALREADY_EXISTS",
-        Code::PermissionDenied => "PERMISSION_DENIED",
-        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
-        Code::FailedPrecondition => "FAILED_PRECONDITION",
-        Code::Aborted => "ABORTED",
-        Code::OutOfRange => "OUT_OF_RANGE",
-        Code::Unimplemented => "UNIMPLEMENTED",
-        Code::Internal => "INTERNAL",
-        Code::Unavailable => "UNAVAILABLE",
-        Code::DataLoss => "DATA_LOSS",
-        Code::Unauthenticated => "UNAUTHENTICATED",
-    }
 }
 
 #[cfg(test)]

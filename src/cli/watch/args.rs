@@ -48,7 +48,7 @@ pub struct WatchArgs {
     )]
     pub operations: Vec<Operation>,
 
-    /// Only documents for which this holds, such as 'status=paid', 'total>100', 'tags in [a,b]',
+    /// Only documents for which this holds, such as 'status=paid', 'total>100', 'qty in [1, 2]',
     /// 'note exists', 'sku ^= A-' or 'name ~ /^jo/i'; may be repeated, then all must hold
     #[arg(long = "where", value_name = "EXPR")]
     pub conditions: Vec<WhereClause>,

@@ -20,7 +20,7 @@ use super::watch::{cancel_on_signal, say};
 use crate::app::App;
 use crate::config::ServeConfig;
 use database::Database;
-use next_steps::Addresses;
+use next_steps::{Addresses, Programs};
 
 const DEFAULT_LISTEN: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 50051);
@@ -110,6 +110,7 @@ async fn serve_and_play(
         grpc: app.grpc_addr(),
         admin: app.admin_addr(),
         mongodb_uri: database.own_uri().map(str::to_owned),
+        programs: Programs::find(),
     };
     let outcome = tokio::select! {
         biased;

@@ -1,6 +1,6 @@
 //! What to try once the tutorial has shown that everything works.
 
-use std::net::SocketAddr;
+use std::{env, net::SocketAddr, path::Path};
 
 use crate::cli::watch::args::DEFAULT_SERVER;
 
@@ -12,12 +12,46 @@ pub(super) struct Addresses {
     /// The URI of a database of our own; `None` for one that was given, whose URI may hold a
     /// password.
     pub mongodb_uri: Option<String>,
+    pub programs: Programs,
+}
+
+/// What the programs are called from the folder that `weir dev` was started in.
+#[derive(Debug, Clone)]
+pub(super) struct Programs {
+    weir: String,
+    buf: String,
+    python: String,
+}
+
+impl Programs {
+    /// Those of the virtual environment that `make demo` fills, where they are there.
+    pub(super) fn find() -> Self {
+        let installed = |name: &str| {
+            let path = Path::new(".venv/bin").join(name);
+            let found = if path.is_file() { path } else { name.into() };
+            found.display().to_string()
+        };
+        Self {
+            weir: own_name().unwrap_or_else(|| "weir".to_owned()),
+            buf: installed("buf"),
+            python: installed("python3"),
+        }
+    }
+}
+
+/// This very program, from the folder it was started in.
+fn own_name() -> Option<String> {
+    let program = env::current_exe().ok()?;
+    let folder = env::current_dir().ok()?;
+    let name = program.strip_prefix(&folder).unwrap_or(&program);
+    Some(name.display().to_string())
 }
 
 impl std::fmt::Display for Addresses {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let grpc = self.grpc;
         let admin = self.admin;
+        let Programs { weir, buf, python } = &self.programs;
         let uri = self.mongodb_uri.as_deref().unwrap_or("$MONGODB_URI");
         let server = format!("http://{grpc}");
         let server_flag = if server == DEFAULT_SERVER {
@@ -32,14 +66,14 @@ impl std::fmt::Display for Addresses {
 Weir serves until Ctrl-C. To try next, in other terminals:
 
   Watch, as people do:
-    weir watch weir_dev --full-document lookup{server_flag}
+    {weir} watch weir_dev --full-document lookup{server_flag}
 
   Watch, as any gRPC client does:
-    buf curl --protocol grpc --http2-prior-knowledge -d '{request}' {server}/weir.v1.WatchService/Watch
+    {buf} curl --protocol grpc --http2-prior-knowledge -d '{request}' {server}/weir.v1.WatchService/Watch
     grpcurl -plaintext -d '{request}' {grpc} weir.v1.WatchService/Watch
 
   Make a change to see:
-    python3 -c 'import pymongo, sys; pymongo.MongoClient(sys.argv[1]).weir_dev.orders.insert_one({{\"status\": \"paid\", \"total\": 120}})' \"{uri}\"
+    {python} -c 'import pymongo, sys; pymongo.MongoClient(sys.argv[1]).weir_dev.orders.insert_one({{\"status\": \"paid\", \"total\": 120}})' \"{uri}\"
     mongosh \"{uri}\" --eval 'db.getSiblingDB(\"weir_dev\").orders.insertOne({{status: \"paid\", total: 120}})'
 
   Metrics:
@@ -58,6 +92,11 @@ mod tests {
             grpc: grpc.parse().unwrap(),
             admin: "127.0.0.1:9090".parse().unwrap(),
             mongodb_uri: mongodb_uri.map(str::to_owned),
+            programs: Programs {
+                weir: "target/release/weir".to_owned(),
+                buf: ".venv/bin/buf".to_owned(),
+                python: "python3".to_owned(),
+            },
         }
         .to_string()
     }
@@ -66,8 +105,8 @@ mod tests {
     fn the_lines_can_be_pasted() {
         let text = addresses("127.0.0.1:50051", Some("mongodb://127.0.0.1:1/?a=b"));
         for line in [
-            r#"weir watch weir_dev --full-document lookup"#,
-            r#"buf curl --protocol grpc --http2-prior-knowledge -d '{"database": "weir_dev", "documentFormat": "DOCUMENT_FORMAT_STRUCT"}' http://127.0.0.1:50051/weir.v1.WatchService/Watch"#,
+            r#"target/release/weir watch weir_dev --full-document lookup"#,
+            r#".venv/bin/buf curl --protocol grpc --http2-prior-knowledge -d '{"database": "weir_dev", "documentFormat": "DOCUMENT_FORMAT_STRUCT"}' http://127.0.0.1:50051/weir.v1.WatchService/Watch"#,
             r#"grpcurl -plaintext -d '{"database": "weir_dev", "documentFormat": "DOCUMENT_FORMAT_STRUCT"}' 127.0.0.1:50051 weir.v1.WatchService/Watch"#,
             r#"python3 -c 'import pymongo, sys; pymongo.MongoClient(sys.argv[1]).weir_dev.orders.insert_one({"status": "paid", "total": 120})' "mongodb://127.0.0.1:1/?a=b""#,
             r#"mongosh "mongodb://127.0.0.1:1/?a=b" --eval 'db.getSiblingDB("weir_dev").orders.insertOne({status: "paid", total: 120})'"#,

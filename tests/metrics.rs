@@ -121,6 +121,14 @@ async fn counts_are_those_of_the_traffic() {
         weir.watch(bounded).await.end().await.code(),
         tonic::Code::Ok
     );
+    // A stream is let go of a moment after its client has seen the end.
+    let ok = [("code", "OK"), ("reason", "end_time")];
+    eventually("the bounded read is over and nothing waits", async || {
+        let metrics = weir.metrics().await;
+        metrics.sum_where("weir_watches_ended_total", &ok) == 1.0
+            && metrics.sum("weir_ring_bytes") == 0.0
+    })
+    .await;
 
     let metrics = weir.metrics().await;
     let operation =
@@ -144,10 +152,11 @@ async fn counts_are_those_of_the_traffic() {
         (format("bson"), format("json"), format("struct")),
         (6.0, 4.0, 0.0)
     );
-    assert_eq!(metrics.sum("weir_delivery_lag_seconds_count"), 10.0);
+    // One sample a message, and events that come together share one.
+    let samples = metrics.sum("weir_delivery_lag_seconds_count");
+    assert!((2.0..=10.0).contains(&samples), "{samples}");
     assert!(metrics.sum("weir_delivery_lag_seconds_sum") < 60.0);
     assert!(metrics.sum("weir_bytes_sent_total") > 1000.0);
-    assert_eq!(metrics.sum("weir_ring_bytes"), 0.0);
     assert_eq!(metrics.sum("weir_watches_started_total"), 3.0);
     eventually("two watches are live", async || {
         let metrics = weir.metrics().await;
@@ -155,8 +164,6 @@ async fn counts_are_those_of_the_traffic() {
             && metrics.sum_where("weir_feeds", &[("state", "live"), ("mode", "dedicated")]) == 2.0
     })
     .await;
-    let ok = [("code", "OK"), ("reason", "end_time")];
-    assert_eq!(metrics.sum_where("weir_watches_ended_total", &ok), 1.0);
     assert_eq!(metrics.sum("weir_watch_duration_seconds_count"), 1.0);
 }
 

@@ -4,12 +4,12 @@
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
-use clap::ValueEnum;
+use clap::{ValueEnum, builder::PossibleValue};
 
 use super::scope::Scope;
 use super::token::Token;
 use super::where_clause::WhereClause;
-use crate::pb;
+use crate::plan::Operation;
 
 /// Where `weir serve` listens unless told otherwise.
 pub const DEFAULT_SERVER: &str = "http://127.0.0.1:50051";
@@ -203,64 +203,35 @@ impl std::str::FromStr for Moment {
     }
 }
 
-/// A kind of change, named as MongoDB names it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-#[value(rename_all = "camelCase")]
-#[allow(missing_docs, reason = "named and described in the API")]
-pub enum Operation {
-    Insert,
-    Update,
-    Replace,
-    Delete,
-    Drop,
-    Rename,
-    DropDatabase,
-    Create,
-    CreateIndexes,
-    DropIndexes,
-    Modify,
-    ShardCollection,
-    RefineCollectionShardKey,
-    ReshardCollection,
-    Other,
-}
-
-impl Operation {
-    /// The API's number for it.
-    pub fn to_api(self) -> pb::OperationType {
-        match self {
-            Operation::Insert => pb::OperationType::Insert,
-            Operation::Update => pb::OperationType::Update,
-            Operation::Replace => pb::OperationType::Replace,
-            Operation::Delete => pb::OperationType::Delete,
-            Operation::Drop => pb::OperationType::Drop,
-            Operation::Rename => pb::OperationType::Rename,
-            Operation::DropDatabase => pb::OperationType::DropDatabase,
-            Operation::Create => pb::OperationType::Create,
-            Operation::CreateIndexes => pb::OperationType::CreateIndexes,
-            Operation::DropIndexes => pb::OperationType::DropIndexes,
-            Operation::Modify => pb::OperationType::Modify,
-            Operation::ShardCollection => pb::OperationType::ShardCollection,
-            Operation::RefineCollectionShardKey => pb::OperationType::RefineCollectionShardKey,
-            Operation::ReshardCollection => pb::OperationType::ReshardCollection,
-            Operation::Other => pb::OperationType::Other,
-        }
+/// Operations are called on the command line what MongoDB calls them.
+impl ValueEnum for Operation {
+    fn value_variants<'a>() -> &'a [Self] {
+        &ASKABLE
     }
 
-    /// Whether MongoDB sends it only when expanded events are asked for.
-    pub fn needs_expanded(self) -> bool {
-        matches!(
-            self,
-            Operation::Create
-                | Operation::CreateIndexes
-                | Operation::DropIndexes
-                | Operation::Modify
-                | Operation::ShardCollection
-                | Operation::RefineCollectionShardKey
-                | Operation::ReshardCollection
-        )
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        Some(PossibleValue::new(self.name()))
     }
 }
+
+/// Every operation that can be asked for, as `--help` lists them.
+const ASKABLE: [Operation; 15] = [
+    Operation::Insert,
+    Operation::Update,
+    Operation::Replace,
+    Operation::Delete,
+    Operation::Drop,
+    Operation::Rename,
+    Operation::DropDatabase,
+    Operation::Create,
+    Operation::CreateIndexes,
+    Operation::DropIndexes,
+    Operation::Modify,
+    Operation::ShardCollection,
+    Operation::RefineCollectionShardKey,
+    Operation::ReshardCollection,
+    Operation::Other,
+];
 
 /// Which document an update carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -3,29 +3,13 @@
 
 use crate::pb;
 use crate::pb::change_event::Change;
+use crate::plan::Operation;
 
 pub(super) const UNKNOWN: &str = "unknown";
 
 /// The operation as MongoDB's operationType spells it.
 pub(super) fn operation(operation: pb::OperationType) -> &'static str {
-    match operation {
-        pb::OperationType::Unspecified => UNKNOWN,
-        pb::OperationType::Insert => "insert",
-        pb::OperationType::Update => "update",
-        pb::OperationType::Replace => "replace",
-        pb::OperationType::Delete => "delete",
-        pb::OperationType::Drop => "drop",
-        pb::OperationType::Rename => "rename",
-        pb::OperationType::DropDatabase => "dropDatabase",
-        pb::OperationType::Create => "create",
-        pb::OperationType::CreateIndexes => "createIndexes",
-        pb::OperationType::DropIndexes => "dropIndexes",
-        pb::OperationType::Modify => "modify",
-        pb::OperationType::ShardCollection => "shardCollection",
-        pb::OperationType::RefineCollectionShardKey => "refineCollectionShardKey",
-        pb::OperationType::ReshardCollection => "reshardCollection",
-        pb::OperationType::Other => "other",
-    }
+    Operation::from_pb(operation).map_or(UNKNOWN, Operation::name)
 }
 
 /// An event's operation; for a type that Weir has no name for, MongoDB's own.

@@ -11,7 +11,7 @@ pub(super) fn build(args: &WatchArgs) -> Result<pb::WatchRequest, String> {
     if let Some(operation) = args.operations.iter().find(|op| op.needs_expanded())
         && !args.expanded
     {
-        let name = super::names::operation(operation.to_api());
+        let name = operation.name();
         return Err(format!(
             "MongoDB sends {name} events only when asked to: add --expanded to --op {name}"
         ));
@@ -37,7 +37,7 @@ pub(super) fn build(args: &WatchArgs) -> Result<pb::WatchRequest, String> {
         operations: args
             .operations
             .iter()
-            .map(|operation| operation.to_api().into())
+            .map(|operation| operation.to_pb().into())
             .collect(),
         filters: args
             .conditions

@@ -4,6 +4,7 @@ use bson::Bson;
 use prost::Message as _;
 
 use super::extended_json::literal;
+use super::pattern::Pattern;
 use super::predicate::{Condition, Predicate};
 use super::regex_filter::{check_options, check_pattern};
 use super::violations::{Findings, quoted};
@@ -120,7 +121,7 @@ impl Checker<'_> {
         }
         let Some(operator) = field.operator else {
             self.findings
-                .invalid(at, "sets no operator; set one of eq, ne, gt, gte, lt, lte, in, not_in, exists, prefix and regex");
+                .invalid(at, "sets no operator; set one of eq, ne, gt, gte, lt, lte, in, not_in, exists, prefix, regex and changed");
             return None;
         };
         let op = self.operator(&at, operator)?;
@@ -144,11 +145,7 @@ impl Checker<'_> {
             Operator::Exists(exists) => Some(Condition::Exists(exists)),
             Operator::Prefix(prefix) => self.prefix(place("prefix"), prefix),
             Operator::Regex(regex) => self.regex(place("regex"), regex),
-            Operator::Changed(_) => {
-                self.findings
-                    .unimplemented(place("changed"), "the operator changed");
-                None
-            }
+            Operator::Changed(changed) => Some(Condition::Changed(changed)),
         }
     }
 
@@ -215,9 +212,14 @@ impl Checker<'_> {
         check_pattern(&regex.pattern, verbose)
             .map_err(|problem| self.findings.invalid(format!("{at}.pattern"), problem))
             .ok()?;
+        let options = options?;
+        // What can't be run in process is refused, however the watch will get its events.
+        Pattern::new(&regex.pattern, &options)
+            .map_err(|problem| self.findings.invalid(format!("{at}.pattern"), problem))
+            .ok()?;
         Some(Condition::Regex {
             pattern: regex.pattern,
-            options: options?,
+            options,
         })
     }
 

@@ -3,61 +3,105 @@
 //! Two readings exist. With a document in the event, a predicate is true or false and is said as
 //! it stands. Without one, only the document key is known, and three-valued logic says what can
 //! be told: a condition on any other field is unknown, and groups follow Kleene.
+//!
+//! The query language has no word for `changed`. In every reading it counts as whatever lets more
+//! events pass: true, and false where it is negated. The judge in process then looks at them.
 
 use bson::raw::CString;
 use bson::{Bson, Document, Regex, doc};
 
 use super::predicate::{Condition, Predicate, is_id_path};
 
-/// What three-valued logic leaves of a predicate where only the document key is known.
+/// What is left of a predicate to ask of an event.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Verdict {
-    /// True whatever the key.
+    /// True whatever the event holds.
     Always,
-    /// False whatever the key.
+    /// False whatever the event holds.
     Never,
-    /// As the key decides.
+    /// As the event decides.
     When(Document),
 }
 
 /// The predicate over the document that the event holds under `root` (`fullDocument` or
 /// `fullDocumentBeforeChange`). Conditions on `_id` read the document key whatever the root,
-/// because MongoDB can look at that in the oplog, before it looks any document up.
-pub(super) fn with_document(predicate: &Predicate, root: &str) -> Document {
-    let parts = |parts: &[Predicate]| parts.iter().map(|part| with_document(part, root)).collect();
-    match predicate {
-        Predicate::Field { path, op } if is_id_path(path) => condition(key_path(path), op),
-        Predicate::Field { path, op } => condition(format!("{root}.{path}"), op),
-        Predicate::AllOf(all) => all_of(parts(all)),
-        Predicate::AnyOf(any) => any_of(parts(any)),
-        Predicate::NoneOf(none) => doc! { "$nor": parts(none) },
-    }
+/// because MongoDB can look at that in the oplog, before it looks any document up. Without
+/// `changed` in it, it is said as it stands.
+pub(super) fn with_document(predicate: &Predicate, root: &str) -> Verdict {
+    let reading = Reading {
+        root: Some(root),
+        unknown: true,
+        changed: true,
+    };
+    reading.of(predicate)
 }
 
-/// When the predicate is true for certain, by the document key alone.
+/// When the predicate is true for certain, by the document key alone; with `changed` in it, when
+/// it is so for what may have been changed.
 pub(super) fn surely(predicate: &Predicate) -> Verdict {
-    match predicate {
-        Predicate::Field { path, op } if is_id_path(path) => {
-            Verdict::When(condition(key_path(path), op))
-        }
-        Predicate::Field { .. } => Verdict::Never,
-        Predicate::AllOf(parts) => all_hold(parts.iter().map(surely)),
-        Predicate::AnyOf(parts) => any_holds(parts.iter().map(surely)),
-        // None holds for certain exactly where none may hold.
-        Predicate::NoneOf(parts) => none_holds(parts.iter().map(possibly)),
-    }
+    let reading = Reading {
+        root: None,
+        unknown: false,
+        changed: true,
+    };
+    reading.of(predicate)
 }
 
 /// When the predicate may be true, that is, is not false for certain, by the document key alone.
 pub(super) fn possibly(predicate: &Predicate) -> Verdict {
-    match predicate {
-        Predicate::Field { path, op } if is_id_path(path) => {
-            Verdict::When(condition(key_path(path), op))
+    let reading = Reading {
+        root: None,
+        unknown: true,
+        changed: true,
+    };
+    reading.of(predicate)
+}
+
+#[derive(Clone, Copy)]
+struct Reading<'a> {
+    /// Where the document is; `None` without one.
+    root: Option<&'a str>,
+    /// What a condition on a document that is not there counts as.
+    unknown: bool,
+    /// What `changed` counts as.
+    changed: bool,
+}
+
+impl Reading<'_> {
+    fn of(self, predicate: &Predicate) -> Verdict {
+        match predicate {
+            Predicate::Field { path, op } => self.field(path, op),
+            Predicate::AllOf(parts) => all_hold(parts.iter().map(|part| self.of(part))),
+            Predicate::AnyOf(parts) => any_holds(parts.iter().map(|part| self.of(part))),
+            // None holds for certain exactly where none may hold.
+            Predicate::NoneOf(parts) => {
+                let opposite = Reading {
+                    unknown: !self.unknown,
+                    changed: !self.changed,
+                    ..self
+                };
+                none_holds(parts.iter().map(|part| opposite.of(part)))
+            }
         }
-        Predicate::Field { .. } => Verdict::Always,
-        Predicate::AllOf(parts) => all_hold(parts.iter().map(possibly)),
-        Predicate::AnyOf(parts) => any_holds(parts.iter().map(possibly)),
-        Predicate::NoneOf(parts) => none_holds(parts.iter().map(surely)),
+    }
+
+    fn field(self, path: &str, op: &Condition) -> Verdict {
+        let counted = |as_true| {
+            if as_true {
+                Verdict::Always
+            } else {
+                Verdict::Never
+            }
+        };
+        let Some(said) = operator(op) else {
+            return counted(self.changed);
+        };
+        let path = match self.root {
+            _ if is_id_path(path) => format!("documentKey.{path}"),
+            Some(root) => format!("{root}.{path}"),
+            None => return counted(self.unknown),
+        };
+        Verdict::When(doc! { path: said })
     }
 }
 
@@ -123,14 +167,11 @@ fn one_or(operator: &str, mut conditions: Vec<Document>) -> Document {
     doc! { operator: conditions }
 }
 
-fn key_path(path: &str) -> String {
-    format!("documentKey.{path}")
-}
-
 /// One condition in its explicit form: `{path: value}` would read a document with an operator in
-/// it, or a regular expression, as something else than equality.
-fn condition(path: String, op: &Condition) -> Document {
-    let op = match op {
+/// it, or a regular expression, as something else than equality. `None` where MongoDB has no
+/// operator.
+fn operator(op: &Condition) -> Option<Document> {
+    Some(match op {
         Condition::Eq(value) => doc! { "$eq": value },
         Condition::Ne(value) => doc! { "$ne": value },
         Condition::Gt(value) => doc! { "$gt": value },
@@ -142,8 +183,8 @@ fn condition(path: String, op: &Condition) -> Document {
         Condition::Exists(exists) => doc! { "$exists": *exists },
         Condition::Prefix(prefix) => doc! { "$regex": regex(&prefix_pattern(prefix), "") },
         Condition::Regex { pattern, options } => doc! { "$regex": regex(pattern, options) },
-    };
-    doc! { path: op }
+        Condition::Changed(_) => return None,
+    })
 }
 
 fn regex(pattern: &str, options: &str) -> Bson {
@@ -159,7 +200,7 @@ fn regex(pattern: &str, options: &str) -> Bson {
 /// A pattern that matches exactly the strings that start with `prefix`. Without options, `^` is
 /// the start of the whole string, newlines stand for themselves, and a backslash before any ASCII
 /// punctuation means that character.
-fn prefix_pattern(prefix: &str) -> String {
+pub(super) fn prefix_pattern(prefix: &str) -> String {
     let mut pattern = String::with_capacity(prefix.len() + 1);
     pattern.push('^');
     for character in prefix.chars() {

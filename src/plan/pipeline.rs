@@ -27,7 +27,8 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// The plan of a watch with a change stream of its own, where MongoDB does all the filtering.
+    /// The plan of a watch with a change stream of its own, where MongoDB does all the filtering
+    /// that a pipeline can say; see [`Residual::beyond`](super::Residual::beyond) for the rest.
     ///
     /// The stages are at most three `$match`, cheapest first: namespaces and operations, then what
     /// the document key rules out, then what needs documents. mongod moves a condition into the
@@ -44,14 +45,29 @@ impl Plan {
             let pre_images = watch.before_change != BeforeChange::Off;
             stages.extend(document_conditions(filter, watch.missing_image, pre_images));
         }
+        Plan::new(watch, stages, watch.operations.clone())
+    }
+
+    /// The plan that every watch of this scope with these image options can share: the namespaces
+    /// are narrowed, and nothing is said of operations or documents, which is left to
+    /// [`Residual::of`](super::Residual::of).
+    pub fn shared(watch: &Watch) -> Plan {
+        Plan::new(watch, envelope(&watch.scope, None), None)
+    }
+
+    fn new(
+        watch: &Watch,
+        conditions: impl IntoIterator<Item = Document>,
+        asked: Option<BTreeSet<Operation>>,
+    ) -> Plan {
         Plan {
             scope: watch.scope.clone(),
             change_stream: change_stream(watch),
-            stages: stages
+            stages: conditions
                 .into_iter()
                 .map(|condition| doc! { "$match": condition })
                 .collect(),
-            asked: watch.operations.clone(),
+            asked,
         }
     }
 
@@ -161,7 +177,8 @@ fn operation_in(operations: impl Iterator<Item = Operation>) -> Document {
     doc! { "operationType": { "$in": names } }
 }
 
-/// The conditions on documents, cheapest first. Each lets every event about something else pass.
+/// The conditions on documents, cheapest first. Each lets every event about something else pass,
+/// and with `changed` in the filter every event that it may hold for.
 fn document_conditions(
     filter: &Predicate,
     missing_image: MissingImage,
@@ -169,7 +186,10 @@ fn document_conditions(
 ) -> Vec<Document> {
     // `_id` never changes, so which document is judged does not matter.
     if filter.is_about_id_only() {
-        return vec![about_documents(vec![with_document(filter, AFTER)])];
+        return match with_document(filter, AFTER) {
+            Verdict::When(key) => vec![about_documents(vec![key])],
+            Verdict::Always | Verdict::Never => Vec::new(),
+        };
     }
 
     let possibly = possibly(filter);
@@ -177,9 +197,14 @@ fn document_conditions(
         MissingImage::Deliver => possibly.clone(),
         MissingImage::Drop => surely(filter),
     };
-    let mut ways = vec![all_of(vec![present(AFTER), with_document(filter, AFTER)])];
+    let with_after = with_document(filter, AFTER);
+    if with_after == Verdict::Always && without_document == Verdict::Always {
+        return Vec::new();
+    }
+    let mut ways = Vec::new();
+    ways.extend(seeing(AFTER, with_after));
     if pre_images {
-        ways.push(all_of(vec![present(BEFORE), with_document(filter, BEFORE)]));
+        ways.extend(seeing(BEFORE, with_document(filter, BEFORE)));
     }
     ways.extend(blind(without_document, pre_images));
 
@@ -198,6 +223,15 @@ fn about_documents(ways: Vec<Document>) -> Document {
     let mut any = vec![doc! { "operationType": { "$nin": names } }];
     any.extend(ways);
     any_of(any)
+}
+
+/// The way of an event with this image.
+fn seeing(image: &str, verdict: Verdict) -> Option<Document> {
+    match verdict {
+        Verdict::Never => None,
+        Verdict::Always => Some(present(image)),
+        Verdict::When(condition) => Some(all_of(vec![present(image), condition])),
+    }
 }
 
 /// The way of an event without the document after the change. A delete never has one, so with its

@@ -58,17 +58,39 @@ pub enum Condition {
         /// The options.
         options: String,
     },
+    /// An update touched this path, one above it or one below it, component by component; or it
+    /// did not. A replace touches every path, an insert and a delete none.
+    Changed(bool),
 }
 
 impl Predicate {
-    /// Whether the document key alone decides: every condition is on `_id` or below it.
+    /// Whether the document key alone decides: every condition is on the value of `_id` or below
+    /// it.
     pub fn is_about_id_only(&self) -> bool {
         match self {
-            Predicate::Field { path, .. } => is_id_path(path),
+            Predicate::Field { path, op } => is_id_path(path) && !op.is_about_the_change(),
             Predicate::AllOf(parts) | Predicate::AnyOf(parts) | Predicate::NoneOf(parts) => {
                 parts.iter().all(Predicate::is_about_id_only)
             }
         }
+    }
+
+    /// Whether any condition is about the change instead of a document. MongoDB's query language
+    /// has no word for those.
+    pub fn uses_changed(&self) -> bool {
+        match self {
+            Predicate::Field { op, .. } => op.is_about_the_change(),
+            Predicate::AllOf(parts) | Predicate::AnyOf(parts) | Predicate::NoneOf(parts) => {
+                parts.iter().any(Predicate::uses_changed)
+            }
+        }
+    }
+}
+
+impl Condition {
+    /// Whether the condition is about what the change touched, and not about a value.
+    pub(super) const fn is_about_the_change(&self) -> bool {
+        matches!(self, Condition::Changed(_))
     }
 }
 

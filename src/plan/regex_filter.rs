@@ -17,7 +17,7 @@ use super::violations::quoted;
 const MAX_PATTERN_BYTES: usize = 1024;
 
 /// Groups and repetitions within each other. Far above what people write.
-const MAX_NESTING: u32 = 50;
+pub(super) const MAX_NESTING: u32 = 50;
 
 /// Checks the pattern.
 pub(super) fn check_pattern(pattern: &str, verbose: bool) -> Result<(), String> {
@@ -79,7 +79,7 @@ fn is_exotic_white_space(character: char) -> bool {
         || (character.is_whitespace() && !character.is_ascii())
 }
 
-fn syntax_problem(pattern: &str, kind: &ast::ErrorKind, span: &ast::Span) -> String {
+pub(super) fn syntax_problem(pattern: &str, kind: &ast::ErrorKind, span: &ast::Span) -> String {
     let reason = match kind {
         ast::ErrorKind::UnsupportedLookAround => {
             "look-around is not taken, because its cost has no bound".into()

@@ -162,17 +162,6 @@ fn what_is_not_built_yet_is_told_by_name_after_what_is_wrong() {
             feature: "FEED_MODE_SHARED".into(),
         })
     );
-    for value in [true, false] {
-        let changed = field("a", Operator::Changed(value));
-        let changed = filtered(vec![any_of(vec![eq("a", 1), changed])]);
-        assert_eq!(
-            Watch::from_request(changed, &limits()),
-            Err(RequestError::Unimplemented {
-                field: "filters[0].any_of.filters[1].field.changed".into(),
-                feature: "the operator changed".into(),
-            })
-        );
-    }
     let wrong_too = pb::WatchRequest {
         max_message_bytes: 1,
         ..shared

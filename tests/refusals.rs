@@ -3,7 +3,7 @@
 mod reading;
 mod support;
 
-use reading::{eq, field};
+use reading::eq;
 use serde_json::json;
 use support::{Database, Weir, error_info};
 use tonic::{Code, Status};

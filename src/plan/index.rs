@@ -186,3 +186,6 @@ impl<K: Copy + Eq + Hash> Default for FilterIndex<K> {
         Self::new()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -205,3 +205,6 @@ fn each(
     }
     whole
 }
+
+#[cfg(test)]
+mod tests;

@@ -377,3 +377,6 @@ fn written(pattern: &str) -> Result<Ast, String> {
         .parse(pattern)
         .map_err(|error| format!("cannot be compiled: {}", error.kind()))
 }
+
+#[cfg(test)]
+mod tests;

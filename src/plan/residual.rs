@@ -213,3 +213,6 @@ fn push_bytes(key: &mut Vec<u8>, bytes: &[u8]) {
 fn push_length(key: &mut Vec<u8>, length: usize) {
     key.extend_from_slice(&(length as u64).to_be_bytes());
 }
+
+#[cfg(test)]
+mod tests;

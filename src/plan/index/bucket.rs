@@ -3,12 +3,18 @@
 use std::hash::{BuildHasher as _, Hash as _, RandomState};
 
 use crate::plan::judge::{Class, Number, fields};
-use crate::raw::Element;
+use crate::raw::{Element, ElementType};
 
 /// How deep a document is looked at. What lies deeper is left to the judge.
 const DEPTH: u32 = 3;
 /// How many fields of a document are looked at.
 const FIELDS: usize = 16;
+
+const NULL: Element<'static> = Element {
+    kind: ElementType::Null,
+    key: b"",
+    value: b"",
+};
 
 /// The number of a bucket. Different values may share one: whoever is found in it is judged.
 pub(super) type Bucket = u64;
@@ -21,10 +27,7 @@ impl Hasher {
     /// The bucket of a value; `None` is a missing field, which equals null.
     pub(super) fn bucket(&self, value: Option<&Element<'_>>) -> Bucket {
         let mut state = self.0.build_hasher();
-        match value {
-            None => Class::Null.hash(&mut state),
-            Some(value) => push(&mut state, value, DEPTH),
-        }
+        push(&mut state, value.unwrap_or(&NULL), DEPTH);
         std::hash::Hasher::finish(&state)
     }
 }

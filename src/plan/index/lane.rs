@@ -69,6 +69,12 @@ impl Lane {
         }
     }
 
+    /// Whether there is no residual.
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.others.is_empty() && self.groups.is_empty()
+    }
+
     /// Visits every residual that may pass the event, some of them several times.
     pub(super) fn candidates(
         &self,

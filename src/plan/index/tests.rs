@@ -1,0 +1,352 @@
+use std::collections::HashMap;
+
+use bson::{Bson, Document, doc};
+use proptest::prelude::*;
+use proptest::sample::select;
+
+use super::*;
+use crate::plan::{Condition, MissingImage, Predicate};
+
+fn eq(path: &str, value: impl Into<Bson>) -> Predicate {
+    Predicate::Field {
+        path: path.into(),
+        op: Condition::Eq(value.into()),
+    }
+}
+
+fn residual(filter: Predicate) -> Residual {
+    Residual {
+        operations: None,
+        filter: Some(filter),
+        missing_image: MissingImage::Deliver,
+        pre_images: false,
+    }
+}
+
+fn only(operation: Operation, residual: Residual) -> Residual {
+    Residual {
+        operations: Some([operation].into()),
+        ..residual
+    }
+}
+
+fn hits(index: &mut FilterIndex<u32>, operation: Operation, event: &Document) -> Vec<u32> {
+    let event = event.to_vec().unwrap();
+    let mut found = Vec::new();
+    index.matches(&Subject::read(operation, &event), |key, _| found.push(key));
+    found.sort_unstable();
+    found
+}
+
+/// The residuals that are looked at for an event, whether they pass or not.
+fn visits(index: &mut FilterIndex<u32>, operation: Operation, event: &Document) -> usize {
+    let _ = hits(index, operation, event);
+    let looked_at = |entry: &&Option<Entry<u32>>| {
+        entry
+            .as_ref()
+            .is_some_and(|entry| entry.event == index.event)
+    };
+    index.slots.iter().filter(looked_at).count()
+}
+
+fn insert(document: Document) -> Document {
+    doc! {"documentKey": {"_id": 7}, "fullDocument": document}
+}
+
+#[test]
+fn an_event_leads_to_the_filters_that_ask_for_its_values_and_no_further() {
+    let mut index = FilterIndex::new();
+    for number in 0..1_000 {
+        index.insert(number, &residual(eq("a", number)));
+    }
+    let event = insert(doc! {"a": 5.0});
+    assert_eq!(hits(&mut index, Operation::Insert, &event), [5]);
+    assert_eq!(visits(&mut index, Operation::Insert, &event), 1);
+    let event = insert(doc! {"a": [5, 6, "x", 5_i64]});
+    assert_eq!(hits(&mut index, Operation::Insert, &event), [5, 6]);
+    assert_eq!(visits(&mut index, Operation::Insert, &event), 2);
+    let event = insert(doc! {"b": 5});
+    assert_eq!(visits(&mut index, Operation::Insert, &event), 0);
+}
+
+#[test]
+fn null_leads_to_who_asks_for_null_as_what_is_missing_does() {
+    let mut index = FilterIndex::new();
+    index.insert(1, &residual(eq("a", Bson::Null)));
+    index.insert(2, &residual(eq("a.b", Bson::Null)));
+    for (document, expected) in [
+        (doc! {}, vec![1, 2]),
+        (doc! {"a": Bson::Null}, vec![1, 2]),
+        (doc! {"a": []}, vec![]),
+        (doc! {"a": [Bson::Null]}, vec![1]),
+        (doc! {"a": [{}]}, vec![2]),
+        (doc! {"a": {"b": 1}}, vec![]),
+    ] {
+        let found = hits(&mut index, Operation::Insert, &insert(document.clone()));
+        assert_eq!(found, expected, "{document}");
+    }
+}
+
+#[test]
+fn who_asks_for_other_operations_is_not_looked_at() {
+    let mut index = FilterIndex::new();
+    for number in 0..1_000 {
+        index.insert(number, &only(Operation::Insert, residual(eq("a", 1))));
+    }
+    let deletion = doc! {"documentKey": {"_id": 7}};
+    assert_eq!(visits(&mut index, Operation::Delete, &deletion), 0);
+    assert_eq!(visits(&mut index, Operation::Drop, &doc! {}), 0);
+    assert_eq!(
+        visits(&mut index, Operation::Insert, &insert(doc! {"a": 1})),
+        1_000
+    );
+}
+
+#[test]
+fn who_drops_what_is_not_known_is_not_looked_at_without_a_document() {
+    let mut index = FilterIndex::new();
+    for number in 0..1_000 {
+        let dropping = Residual {
+            missing_image: MissingImage::Drop,
+            ..residual(eq("a", number))
+        };
+        index.insert(number, &dropping);
+    }
+    index.insert(5_000, &residual(eq("a", 1)));
+    let update = doc! {"documentKey": {"_id": 7}};
+    assert_eq!(hits(&mut index, Operation::Update, &update), [5_000]);
+    assert_eq!(visits(&mut index, Operation::Update, &update), 1);
+}
+
+#[test]
+fn the_id_leads_before_any_other_field_and_without_a_document() {
+    let mut index = FilterIndex::new();
+    for number in 0..1_000 {
+        let both = Predicate::AllOf(vec![eq("a", 1), eq("_id", number)]);
+        index.insert(number, &residual(both));
+    }
+    let update = doc! {"documentKey": {"_id": 7}};
+    assert_eq!(hits(&mut index, Operation::Update, &update), [7]);
+    assert_eq!(visits(&mut index, Operation::Update, &update), 1);
+}
+
+#[test]
+fn either_document_leads_to_who_asks_for_both() {
+    let mut index = FilterIndex::new();
+    for number in 0..100 {
+        let both = Residual {
+            pre_images: true,
+            ..residual(eq("a", number))
+        };
+        index.insert(number, &both);
+    }
+    let update = doc! {
+        "documentKey": {"_id": 7},
+        "fullDocumentBeforeChange": {"a": 1}, "fullDocument": {"a": 2},
+    };
+    assert_eq!(hits(&mut index, Operation::Update, &update), [1, 2]);
+    let deletion = doc! {"documentKey": {"_id": 7}, "fullDocumentBeforeChange": {"a": 1}};
+    assert_eq!(hits(&mut index, Operation::Delete, &deletion), [1]);
+    assert_eq!(visits(&mut index, Operation::Delete, &deletion), 1);
+}
+
+#[test]
+fn every_part_of_a_choice_must_name_the_path() {
+    let list = |values: &[i32]| Predicate::Field {
+        path: "a".into(),
+        op: Condition::In(values.iter().copied().map(Bson::from).collect()),
+    };
+    let mut index = FilterIndex::new();
+    let same_path = Predicate::AnyOf(vec![eq("a", 1), list(&[2, 3])]);
+    index.insert(1, &residual(same_path));
+    index.insert(2, &residual(Predicate::AnyOf(vec![eq("a", 1), eq("b", 1)])));
+    index.insert(3, &residual(Predicate::NoneOf(vec![eq("a", 1)])));
+    assert_eq!(
+        visits(&mut index, Operation::Insert, &insert(doc! {"a": 9})),
+        2
+    );
+    assert_eq!(
+        hits(&mut index, Operation::Insert, &insert(doc! {"a": 9})),
+        [3]
+    );
+    assert_eq!(
+        hits(&mut index, Operation::Insert, &insert(doc! {"a": 3})),
+        [1, 3]
+    );
+    assert_eq!(
+        hits(&mut index, Operation::Insert, &insert(doc! {"a": 1})),
+        [1, 2]
+    );
+}
+
+#[test]
+fn what_was_taken_out_is_gone_and_leaves_nothing_behind() {
+    let mut index = FilterIndex::new();
+    for round in 0..3 {
+        for number in 0..1_000_u32 {
+            let filter = residual(eq("a", (number + round) as i32));
+            index.insert(number, &filter);
+            index.insert(number, &filter);
+        }
+        assert_eq!(index.len(), 1_000);
+    }
+    for number in 0..1_000 {
+        index.remove(number);
+        index.remove(number);
+    }
+    assert!(index.is_empty());
+    assert_eq!(index.slots.len(), 1_000);
+    assert!(index.by_name.is_empty());
+    assert!(index.lanes.iter().all(|(_, lane)| lane.is_empty()));
+    let event = insert(doc! {"a": 1});
+    assert_eq!(
+        hits(&mut index, Operation::Insert, &event),
+        Vec::<u32>::new()
+    );
+    index.insert(1, &Residual::nothing());
+    assert_eq!(hits(&mut index, Operation::Insert, &event), [1]);
+}
+
+#[test]
+fn an_event_about_no_document_goes_to_who_asks_for_it_by_name() {
+    let mut index = FilterIndex::new();
+    index.insert(1, &residual(eq("a", 1)));
+    index.insert(2, &only(Operation::Drop, residual(eq("a", 1))));
+    index.insert(3, &only(Operation::Insert, residual(eq("a", 1))));
+    index.insert(4, &Residual::nothing());
+    assert_eq!(hits(&mut index, Operation::Drop, &doc! {}), [1, 2, 4]);
+    assert_eq!(hits(&mut index, Operation::Other, &doc! {}), [1, 4]);
+}
+
+fn values() -> impl Strategy<Value = Bson> {
+    let simple = select(vec![
+        Bson::Int32(1),
+        Bson::Int64(1),
+        Bson::Double(1.0),
+        Bson::Double(2.5),
+        Bson::Double(f64::NAN),
+        Bson::Decimal128("1.0".parse().unwrap()),
+        Bson::Decimal128("NaN".parse().unwrap()),
+        Bson::Null,
+        Bson::String("x".into()),
+        Bson::Boolean(true),
+    ]);
+    simple.prop_recursive(2, 6, 3, |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..3).prop_map(Bson::Array),
+            (select(vec!["0", "b"]), inner).prop_map(|(key, value)| doc! {key: value}.into()),
+        ]
+    })
+}
+
+fn residuals() -> impl Strategy<Value = Residual> {
+    let path = select(vec!["a", "a.b", "a.0", "_id", "_id.b"]);
+    let ops = prop_oneof![
+        6 => values().prop_map(Condition::Eq),
+        3 => prop::collection::vec(values(), 1..4).prop_map(Condition::In),
+        1 => values().prop_map(Condition::Ne),
+        1 => values().prop_map(Condition::Gte),
+        1 => any::<bool>().prop_map(Condition::Exists),
+        1 => any::<bool>().prop_map(Condition::Changed),
+    ];
+    let condition = (path, ops).prop_map(|(path, op)| Predicate::Field {
+        path: path.into(),
+        op,
+    });
+    let filter = condition.prop_recursive(2, 5, 3, |inner| {
+        let group = prop::collection::vec(inner, 1..4);
+        prop_oneof![
+            2 => group.clone().prop_map(Predicate::AllOf),
+            2 => group.clone().prop_map(Predicate::AnyOf),
+            1 => group.prop_map(Predicate::NoneOf),
+        ]
+    });
+    let operations = prop::collection::btree_set(select(Operation::ALL.to_vec()), 1..5);
+    (
+        prop::option::weighted(0.9, filter),
+        prop::option::weighted(0.4, operations),
+        any::<bool>(),
+        any::<bool>(),
+    )
+        .prop_map(|(filter, operations, drop, pre_images)| Residual {
+            operations,
+            filter,
+            missing_image: if drop {
+                MissingImage::Drop
+            } else {
+                MissingImage::Deliver
+            },
+            pre_images,
+        })
+}
+
+fn events() -> impl Strategy<Value = (Operation, Document)> {
+    let image = || prop::option::of(values());
+    (
+        select(vec![
+            Operation::Insert,
+            Operation::Update,
+            Operation::Replace,
+            Operation::Delete,
+            Operation::Update,
+            Operation::Drop,
+        ]),
+        prop::option::weighted(0.9, values()),
+        image(),
+        image(),
+        any::<bool>(),
+    )
+        .prop_map(|(operation, id, before, after, described)| {
+            let mut event = doc! {};
+            if let Some(id) = id {
+                event.insert("documentKey", doc! {"_id": id});
+            }
+            if let Some(before) = before {
+                event.insert("fullDocumentBeforeChange", doc! {"a": before});
+            }
+            if let Some(after) = after {
+                event.insert("fullDocument", doc! {"a": after});
+            }
+            if described {
+                event.insert("updateDescription", doc! {"updatedFields": {"a.b": 1}});
+            }
+            (operation, event)
+        })
+}
+
+proptest! {
+    #[test]
+    fn an_index_finds_what_all_its_judges_would(
+        steps in prop::collection::vec((0_u32..12, prop::option::weighted(0.8, residuals())), 1..40),
+        events in prop::collection::vec(events(), 1..12),
+    ) {
+        let mut index = FilterIndex::new();
+        let mut judges: HashMap<u32, Judge> = HashMap::new();
+        for (key, residual) in &steps {
+            match residual {
+                Some(residual) => {
+                    index.insert(*key, residual);
+                    judges.insert(*key, Judge::new(residual));
+                }
+                None => {
+                    index.remove(*key);
+                    judges.remove(key);
+                }
+            }
+        }
+        prop_assert_eq!(index.len(), judges.len());
+        for (operation, event) in &events {
+            let event = event.to_vec().unwrap();
+            let subject = Subject::read(*operation, &event);
+            let mut found = Vec::new();
+            index.matches(&subject, |key, crossing| found.push((key, crossing)));
+            found.sort_by_key(|(key, _)| *key);
+            let mut expected: Vec<(u32, Crossing)> = judges
+                .iter()
+                .filter_map(|(key, judge)| Some((*key, judge.judge(&subject)?)))
+                .collect();
+            expected.sort_by_key(|(key, _)| *key);
+            prop_assert_eq!(found, expected);
+        }
+    }
+}

@@ -1,0 +1,48 @@
+//! Truth tables, written by hand from MongoDB's documented behaviour.
+
+use bson::{Bson, Document, doc};
+
+use super::*;
+use crate::plan::Predicate;
+
+mod changed;
+mod crossing;
+mod hostile;
+mod paths;
+mod values;
+
+/// A filter that takes what surely matches.
+fn residual(filter: Predicate) -> Residual {
+    Residual {
+        operations: None,
+        filter: Some(filter),
+        missing_image: MissingImage::Drop,
+        pre_images: false,
+    }
+}
+
+fn field(path: &str, op: Condition) -> Predicate {
+    Predicate::Field {
+        path: path.into(),
+        op,
+    }
+}
+
+fn bytes(document: &Document) -> Vec<u8> {
+    document.to_vec().unwrap()
+}
+
+fn judge(residual: &Residual, operation: Operation, event: &Document) -> Option<Crossing> {
+    let event = bytes(event);
+    Judge::new(residual).judge(&Subject::read(operation, &event))
+}
+
+/// Whether the condition holds for an inserted document.
+fn holds(document: &Document, path: &str, op: Condition) -> bool {
+    let event = doc! {"fullDocument": document, "documentKey": {"_id": 1}};
+    judge(&residual(field(path, op)), Operation::Insert, &event).is_some()
+}
+
+fn decimal(text: &str) -> Bson {
+    Bson::Decimal128(text.parse().unwrap())
+}

@@ -1,0 +1,189 @@
+//! T22, T23, T24: which paths a change touched.
+
+use super::*;
+
+fn changed(path: &str, operation: Operation, event: &Document) -> Option<bool> {
+    let event = bytes(event);
+    let subject = Subject::read(operation, &event);
+    let yes = Changed::new(path, true).holds(&subject);
+    let no = Changed::new(path, false).holds(&subject);
+    assert_eq!(yes.map(|yes| !yes), no);
+    yes
+}
+
+fn touched(path: &str, description: Document) -> Option<bool> {
+    changed(
+        path,
+        Operation::Update,
+        &doc! {"updateDescription": description},
+    )
+}
+
+fn set(key: &str) -> Document {
+    doc! {"updatedFields": {"other": 1, key: 1}, "removedFields": [], "truncatedArrays": []}
+}
+
+/// T23
+#[test]
+fn a_path_is_touched_by_itself_and_by_those_above_and_below_it() {
+    for (path, key, expected) in [
+        ("a.b", "a", true),
+        ("a.b", "a.b", true),
+        ("a.b", "a.b.c", true),
+        ("a.b", "a.bc", false),
+        ("a.bc", "a.b", false),
+        ("a.b", "ab", false),
+        ("a.b", "b", false),
+        ("a.b", "a.c.b", false),
+        ("a", "a.b.c", true),
+        ("a", "ab", false),
+        ("ab", "a", false),
+        ("items.0", "items.0.sku", true),
+        ("items.0", "items", true),
+        ("items", "items.0", true),
+        ("items.0", "items.1", false),
+        ("items.1", "items.10", false),
+        // An index is a component as any other.
+        ("items.sku", "items.0.sku", false),
+        ("_id", "a", false),
+    ] {
+        assert_eq!(touched(path, set(key)), Some(expected), "{path} by {key}");
+    }
+}
+
+/// T22
+#[test]
+fn setting_removing_and_cutting_short_all_touch() {
+    let removed = doc! {"updatedFields": {}, "removedFields": ["x", "a.b"]};
+    assert_eq!(touched("a", removed.clone()), Some(true));
+    assert_eq!(touched("a.b.c", removed.clone()), Some(true));
+    assert_eq!(touched("a.c", removed), Some(false));
+    let cut = doc! {
+        "updatedFields": {}, "removedFields": [],
+        "truncatedArrays": [{"field": "x", "newSize": 1}, {"field": "a.list", "newSize": 2}],
+    };
+    assert_eq!(touched("a.list", cut.clone()), Some(true));
+    assert_eq!(touched("a.list.7", cut.clone()), Some(true));
+    assert_eq!(touched("a.other", cut), Some(false));
+    // Older servers tell of no truncated arrays, and some write null for what there is not.
+    let sparse = doc! {"updatedFields": {"a": 1}, "removedFields": Bson::Null};
+    assert_eq!(touched("a", sparse.clone()), Some(true));
+    assert_eq!(touched("b", sparse), Some(false));
+    assert_eq!(touched("b", doc! {}), Some(false));
+}
+
+/// T22
+#[test]
+fn paths_that_are_told_apart_are_taken_by_their_components() {
+    let with = |key: &str, components: Bson| {
+        let mut description = set(key);
+        description.insert("disambiguatedPaths", doc! {key: components});
+        description
+    };
+    let dotted = with("a.b", Bson::Array(vec!["a.b".into()]));
+    assert_eq!(touched("a", dotted.clone()), Some(false));
+    assert_eq!(touched("a.b", dotted.clone()), Some(false));
+    assert_eq!(touched("other", dotted), Some(true));
+    let below = with("x.a.b", Bson::Array(vec!["x".into(), "a.b".into()]));
+    assert_eq!(touched("x", below.clone()), Some(true));
+    assert_eq!(touched("x.a", below.clone()), Some(false));
+    assert_eq!(touched("x.a.b", below), Some(false));
+    // A field with a number for a name, and an index.
+    for number in [Bson::from("0"), Bson::from(0)] {
+        let numbered = with("a.0.b", Bson::Array(vec!["a".into(), number, "b".into()]));
+        assert_eq!(touched("a.0", numbered.clone()), Some(true));
+        assert_eq!(touched("a.0.b.c", numbered.clone()), Some(true));
+        assert_eq!(touched("a.1", numbered.clone()), Some(false));
+        assert_eq!(touched("a.00", numbered), Some(false));
+    }
+    // Of many paths only some are told apart, in any order.
+    let mut many = doc! {"updatedFields": {}, "disambiguatedPaths": {}};
+    for number in 0..50 {
+        let key = format!("a.{number}");
+        many.get_document_mut("updatedFields")
+            .unwrap()
+            .insert(&key, 1);
+        let paths = many.get_document_mut("disambiguatedPaths").unwrap();
+        paths.insert(
+            format!("a.{}", 49 - number),
+            vec![Bson::from(format!("a.{}", 49 - number))],
+        );
+    }
+    assert_eq!(touched("a", many.clone()), Some(false));
+    many.get_document_mut("updatedFields")
+        .unwrap()
+        .insert("a.x", 1);
+    assert_eq!(touched("a", many), Some(true));
+}
+
+/// T24
+#[test]
+fn a_replace_touches_every_path_and_an_insert_and_a_delete_none() {
+    let event = doc! {"updateDescription": set("a")};
+    for (operation, expected) in [
+        (Operation::Replace, true),
+        (Operation::Insert, false),
+        (Operation::Delete, false),
+    ] {
+        assert_eq!(changed("a", operation, &event), Some(expected));
+        assert_eq!(changed("b", operation, &doc! {}), Some(expected));
+    }
+}
+
+#[test]
+fn an_update_that_does_not_tell_is_unknown() {
+    assert_eq!(changed("a", Operation::Update, &doc! {}), None);
+    let none = doc! {"updateDescription": Bson::Null};
+    assert_eq!(changed("a", Operation::Update, &none), None);
+    for broken in [
+        doc! {"updatedFields": 1},
+        doc! {"removedFields": [1]},
+        doc! {"truncatedArrays": [{"newSize": 1}]},
+        doc! {"disambiguatedPaths": {"a": "a"}},
+    ] {
+        assert_eq!(touched("a", broken.clone()), None, "{broken}");
+    }
+    let policy = |missing_image| {
+        let residual = Residual {
+            missing_image,
+            ..residual(field("a", Condition::Changed(true)))
+        };
+        judge(
+            &residual,
+            Operation::Update,
+            &doc! {"fullDocument": {"a": 1}},
+        )
+        .is_some()
+    };
+    assert!(policy(MissingImage::Deliver));
+    assert!(!policy(MissingImage::Drop));
+}
+
+/// A document that the filter needs is one thing, what was changed another: the latter is known
+/// without the former.
+#[test]
+fn what_was_changed_is_known_without_a_document() {
+    let event = doc! {"documentKey": {"_id": 1}, "updateDescription": set("a")};
+    let paid = || field("status", Condition::Eq("paid".into()));
+    let changed = |path: &str| field(path, Condition::Changed(true));
+    for (filter, drop, deliver) in [
+        (changed("a"), true, true),
+        (changed("b"), false, false),
+        (Predicate::AllOf(vec![changed("a"), paid()]), false, true),
+        (Predicate::AllOf(vec![changed("b"), paid()]), false, false),
+        (Predicate::AnyOf(vec![changed("a"), paid()]), true, true),
+        (Predicate::AnyOf(vec![changed("b"), paid()]), false, true),
+        (Predicate::NoneOf(vec![changed("a"), paid()]), false, false),
+        (Predicate::NoneOf(vec![changed("b"), paid()]), false, true),
+        (Predicate::NoneOf(vec![changed("b")]), true, true),
+    ] {
+        let dropping = residual(filter);
+        let delivering = Residual {
+            missing_image: MissingImage::Deliver,
+            ..dropping.clone()
+        };
+        let passes = |residual| judge(residual, Operation::Update, &event).is_some();
+        assert_eq!(passes(&dropping), drop, "{dropping:?}");
+        assert_eq!(passes(&delivering), deliver, "{delivering:?}");
+    }
+}

@@ -1,0 +1,161 @@
+//! BSON as no server sends it: nothing panics, runs on, or takes memory.
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn every_condition() -> Vec<Residual> {
+    let deep = (0..100).fold(Bson::Int32(1), |inner, _| Bson::Array(vec![inner]));
+    let ops = [
+        Condition::Eq(deep),
+        Condition::Gt(doc! {"a": {"b": [1, "x"]}}.into()),
+        Condition::In(vec![1.into(), decimal("1.5"), "x".into(), Bson::Null]),
+        Condition::Exists(true),
+        Condition::Prefix("x".into()),
+        Condition::Regex {
+            pattern: r"^\w+$".into(),
+            options: "im".into(),
+        },
+        Condition::Changed(true),
+    ];
+    let paths = ["_id", "a", "a.b", "a.0.b", "a.0.0.0"];
+    ops.iter()
+        .flat_map(|op| paths.map(|path| field(path, op.clone())))
+        .map(|filter| Residual {
+            pre_images: true,
+            ..residual(filter)
+        })
+        .collect()
+}
+
+fn look(event: &[u8], judges: &[Judge]) {
+    for operation in Operation::DOCUMENT {
+        let subject = Subject::read(operation, event);
+        for judge in judges {
+            let _ = judge.judge(&subject);
+        }
+    }
+}
+
+fn event() -> Vec<u8> {
+    let inner = doc! {
+        "a": [{"b": 1, "0": [1, [2, {"b": 3}]]}, "x", decimal("1.5"), 2.5, 7_i64],
+        "s": "text", "n": Bson::Null, "d": {"e": {"f": [true]}},
+    };
+    bytes(&doc! {
+        "_id": {"_data": "00"},
+        "documentKey": {"_id": {"k": 1}},
+        "fullDocument": &inner,
+        "fullDocumentBeforeChange": &inner,
+        "updateDescription": {
+            "updatedFields": {"a.b": 1}, "removedFields": ["c"],
+            "truncatedArrays": [{"field": "a", "newSize": 1}],
+            "disambiguatedPaths": {"a.b": ["a", 0]},
+        },
+    })
+}
+
+#[test]
+fn an_event_cut_anywhere_or_with_any_byte_turned_is_looked_at_without_harm() {
+    let judges: Vec<Judge> = every_condition().iter().map(Judge::new).collect();
+    let event = event();
+    for end in 0..event.len() {
+        look(&event[..end], &judges);
+    }
+    for at in 0..event.len() {
+        for turned in [0, 0x7f, 0xff, event[at] ^ 1, event[at].wrapping_add(1)] {
+            let mut event = event.clone();
+            event[at] = turned;
+            look(&event, &judges);
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn random_bytes_are_looked_at_without_harm(
+        noise in prop::collection::vec(any::<u8>(), 0..300),
+        at in any::<prop::sample::Index>(),
+    ) {
+        let judges: Vec<Judge> = every_condition().iter().map(Judge::new).collect();
+        look(&noise, &judges);
+        let mut event = event();
+        let at = at.index(event.len());
+        let end = (at + noise.len()).min(event.len());
+        event[at..end].copy_from_slice(&noise[..end - at]);
+        look(&event, &judges);
+    }
+}
+
+/// Array in array in array, far deeper than any server stores.
+fn nested(depth: usize) -> Vec<u8> {
+    let mut inner = bytes(&doc! {"0": 1});
+    for _ in 0..depth {
+        let length = i32::try_from(inner.len() + 8).unwrap();
+        let mut outer = length.to_le_bytes().to_vec();
+        outer.extend_from_slice(b"\x040\0");
+        outer.extend_from_slice(&inner);
+        outer.push(0);
+        inner = outer;
+    }
+    inner
+}
+
+#[test]
+fn nesting_goes_no_deeper_than_the_filter() {
+    let judges: Vec<Judge> = every_condition().iter().map(Judge::new).collect();
+    let document = nested(5_000);
+    let mut event = ((document.len() + 31) as i32).to_le_bytes().to_vec();
+    event.extend_from_slice(b"\x03fullDocument\0");
+    // A document with the name of the path in front of the nest.
+    event.extend_from_slice(&((document.len() + 8) as i32).to_le_bytes());
+    event.extend_from_slice(b"\x04a\0");
+    event.extend_from_slice(&document);
+    event.extend_from_slice(&[0, 0]);
+    let length = (event.len() as i32).to_le_bytes();
+    event[..4].copy_from_slice(&length);
+    assert!(Subject::read(Operation::Insert, &event).after.is_some());
+    look(&event, &judges);
+}
+
+/// A path of numbers meets each element as a place and as a name, which doubles the ways at every
+/// level of a document that was made for it.
+#[test]
+fn a_path_of_many_numbers_ends_in_time() {
+    let mut value = Bson::Int32(1);
+    for _ in 0..80 {
+        value = Bson::Array(vec![doc! {"0": value}.into()]);
+    }
+    let document = bytes(&doc! {"a": value});
+    let path = Path::new(&format!("a{}", ".0".repeat(99)));
+    let mut visits = 0_u64;
+    let enough = path.find(&document, &mut |_| {
+        visits += 1;
+        false
+    });
+    assert!(!enough);
+    assert!(visits < 200_000, "{visits}");
+}
+
+#[test]
+fn text_that_is_not_utf_8_matches_no_pattern() {
+    let mut event = bytes(&doc! {"fullDocument": {"a": "xyz"}});
+    let at = event.windows(3).position(|part| part == b"xyz").unwrap();
+    event[at + 2] = 0xff;
+    for op in [
+        Condition::Prefix("x".into()),
+        Condition::Regex {
+            pattern: "x".into(),
+            options: String::new(),
+        },
+    ] {
+        let judge = Judge::new(&residual(field("a", op)));
+        assert_eq!(judge.judge(&Subject::read(Operation::Insert, &event)), None);
+    }
+    let there = Judge::new(&residual(field("a", Condition::Exists(true))));
+    assert!(
+        there
+            .judge(&Subject::read(Operation::Insert, &event))
+            .is_some()
+    );
+}

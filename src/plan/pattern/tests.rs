@@ -1,0 +1,160 @@
+//! What PCRE says, written by hand.
+
+use super::*;
+
+fn matches(pattern: &str, options: &str, text: &str) -> bool {
+    Pattern::new(pattern, options)
+        .unwrap()
+        .is_match(text.as_bytes())
+}
+
+fn assert_rows(rows: &[(&str, &str, &str, bool)]) {
+    for (pattern, options, text, expected) in rows {
+        assert_eq!(
+            matches(pattern, options, text),
+            *expected,
+            "/{pattern}/{options} on {text:?}"
+        );
+    }
+}
+
+#[test]
+fn the_end_of_a_text_is_also_before_its_last_newline() {
+    assert_rows(&[
+        ("a$", "", "a", true),
+        ("a$", "", "a\n", true),
+        ("a$", "", "a\n\n", false),
+        ("a$", "", "a\nb", false),
+        ("a$", "", "b\na\n", true),
+        ("a$", "m", "a\nb", true),
+        ("a$", "m", "a\n", true),
+        (r"a\z", "", "a", true),
+        (r"a\z", "", "a\n", false),
+        (r"b\z|a$", "", "b\n", false),
+        (r"b\z|a$", "", "a\n", true),
+        ("^$", "", "", true),
+        ("^$", "", "\n", true),
+        ("^$", "", "\n\n", false),
+        ("^a$", "", "a\n", true),
+        ("(?m)^a$|b$", "", "x\na\ny", true),
+        ("(?:(?m)a$)|b$", "", "b\ny", false),
+    ]);
+}
+
+#[test]
+fn a_line_begins_after_a_newline_but_not_at_the_end_of_the_text() {
+    assert_rows(&[
+        ("^b", "", "a\nb", false),
+        ("^b", "m", "a\nb", true),
+        (r"\Ab", "m", "a\nb", false),
+        ("^$", "m", "a\n", false),
+        ("^$", "m", "a\n\n", true),
+        ("^$", "m", "a\n\nb", true),
+        ("^", "m", "\n", true),
+        ("$", "m", "a\n", true),
+        ("^$", "m", "", true),
+    ]);
+}
+
+#[test]
+fn classes_by_name_know_ascii_only_and_others_all_of_unicode() {
+    assert_rows(&[
+        (r"^\d$", "", "7", true),
+        (r"^\d$", "", "٣", false),
+        (r"^\D$", "", "٣", true),
+        (r"^\w$", "", "é", false),
+        (r"^\W$", "", "é", true),
+        (r"^[\w]$", "", "é", false),
+        (r"^[\w\-]$", "", "-", true),
+        (r"^[^\w]$", "", "é", true),
+        (r"^[\W]$", "", "é", true),
+        (r"^[^\W\d]$", "", "a", true),
+        (r"^[^\W\d]$", "", "1", false),
+        (r"^\s$", "", "\u{a0}", false),
+        (r"^\s$", "", "\u{b}", true),
+        (r"\bé", "", "é", false),
+        (r"a\b", "", "aé", true),
+        (r"^\B$", "", "é", false),
+        (r"\B", "", "aéa", false),
+        (r"^\v$", "", "\u{2028}", true),
+        (r"^[\v]$", "", "\n", true),
+        (r"^\v$", "", "\t", false),
+        (r"^[[:alpha:]]$", "", "é", false),
+        (r"^[[:^alpha:]]$", "", "é", true),
+        (r"^[[:punct:]]$", "", "$", true),
+        (r"^\pL$", "", "é", true),
+        (r"^\PL$", "", "é", false),
+        (r"^[\p{Greek}x]$", "", "λ", true),
+        ("^.$", "", "é", true),
+        ("^.$", "", "\u{1F600}", true),
+        ("^[^a]$", "", "\n", true),
+        ("^.$", "", "\n", false),
+        ("^.$", "s", "\n", true),
+        ("^.$", "", "\r", true),
+    ]);
+}
+
+#[test]
+fn case_is_ignored_in_letters_and_not_in_classes_by_name() {
+    assert_rows(&[
+        ("straße", "i", "STRAßE", true),
+        ("É", "i", "é", true),
+        ("(?i)a", "", "A", true),
+        ("(?i:a)b", "", "AB", false),
+        ("a(?i)b|c", "", "C", true),
+        ("(?-i)a", "i", "A", false),
+        ("[a-c]", "i", "B", true),
+        // The Kelvin sign is a k, and no character of \w.
+        ("k", "i", "\u{212a}", true),
+        (r"^\w$", "i", "\u{212a}", false),
+        (r"^[\w]$", "i", "\u{212a}", false),
+        (r"^[k\d]$", "i", "\u{212a}", true),
+        (r"^[^k\d]$", "i", "\u{212a}", false),
+        (r"^\p{Lu}$", "i", "a", false),
+        (r"^[[:upper:]]$", "i", "a", true),
+        (r"^[[:upper:]]$", "", "a", false),
+    ]);
+}
+
+#[test]
+fn options_and_flags_work_alone_and_together() {
+    assert_rows(&[
+        ("p a i d", "x", "paid", true),
+        ("p a i d", "", "paid", false),
+        (r"a\ b", "x", "a b", true),
+        ("A .C", "isx", "a\nc", true),
+        ("(?x)a b", "", "ab", true),
+        ("(?U)a+", "", "aa", true),
+        ("(?<name>a)|(?P<other>b)", "", "b", true),
+        ("a{2,3}", "", "aa", true),
+        (r"\x41\x{1F600}", "", "A\u{1F600}", true),
+        ("", "", "anything", true),
+    ]);
+}
+
+/// Everything that validation lets through compiles here or is refused by its size.
+#[test]
+fn a_pattern_that_grows_too_large_is_refused() {
+    for pattern in [r"\p{L}{900}", "(?:(?:a{99}){99}){99}"] {
+        let problem = Pattern::new(pattern, "").unwrap_err();
+        assert!(problem.contains("1024 KiB"), "{problem}");
+    }
+    assert!(Pattern::new(&"a".repeat(1024), "").is_ok());
+    assert!(Pattern::new(&"(".repeat(50), "").is_err());
+}
+
+#[test]
+fn text_that_is_not_utf_8_is_no_match() {
+    let any = Pattern::new("", "s").unwrap();
+    assert!(any.is_match(b""));
+    assert!(!any.is_match(b"\xff"));
+    assert!(!any.is_match(b"a\xc3\n"));
+}
+
+/// Linear time: what makes a backtracking engine run for ages.
+#[test]
+fn no_pattern_takes_long() {
+    let pattern = Pattern::new("(?:a+)+$|(?:a|a)*b|(?:.*.*)*c", "").unwrap();
+    let text = "a".repeat(100_000) + "!";
+    assert!(!pattern.is_match(text.as_bytes()));
+}

@@ -1,0 +1,221 @@
+//! T56: both evaluators of a filter agree. What MongoDB delivers through the pipeline of a
+//! dedicated plan is what a judge passes of the events of the shared plan.
+//!
+//! Random documents are changed at random in a real database; random filters are then asked both
+//! ways about the same events. `WEIR_T56_CASES` says how many filters are asked (default 1,500).
+
+#[path = "evaluators/random.rs"]
+mod random;
+#[path = "evaluators/streams.rs"]
+mod streams;
+mod support;
+
+use std::collections::BTreeSet;
+
+use mongodb::bson::{Bson, Document, doc};
+use proptest::test_runner::{Config, TestCaseError, TestRunner};
+use random::{Asked, Change, Scenario};
+use streams::{Streams, name_of, operation_of};
+use support::Database;
+use weir::plan::{Crossing, FilterIndex, Judge, Plan, Residual, Subject, Watch};
+
+/// The filters that one scenario is asked about.
+const ASKED_IN_A_SCENARIO: usize = 12;
+
+/// What passed: the name of an event, and how it moved the document.
+type Passed = BTreeSet<(String, Crossing2)>;
+
+/// [`Crossing`] in an order.
+type Crossing2 = i32;
+
+fn passed(residual: &Residual, events: &[Document]) -> Passed {
+    let judge = Judge::new(residual);
+    let mut passed = Passed::new();
+    for event in events {
+        let bytes = event.to_vec().expect("an event is BSON");
+        let subject = Subject::read(operation_of(event), &bytes);
+        if let Some(crossing) = judge.judge(&subject) {
+            passed.insert((name_of(event), crossing.to_pb() as i32));
+        }
+    }
+    passed
+}
+
+fn names(passed: &Passed) -> BTreeSet<&str> {
+    passed.iter().map(|(name, _)| name.as_str()).collect()
+}
+
+async fn perform(collection: &mongodb::Collection<Document>, change: &Change) {
+    // What MongoDB refuses (a path through a number, say) changes nothing, which is fine.
+    match change {
+        Change::Insert(document) => drop(collection.insert_one(document).await),
+        Change::Update(id, update) => {
+            drop(
+                collection
+                    .update_one(doc! {"_id": id}, update.clone())
+                    .await,
+            );
+        }
+        Change::Replace(id, document) => {
+            let mut replacement = document.clone();
+            replacement.remove("_id");
+            drop(collection.replace_one(doc! {"_id": id}, replacement).await);
+        }
+        Change::Delete(id) => drop(collection.delete_one(doc! {"_id": id}).await),
+    }
+}
+
+async fn disagreement(database: &Database, scenario: &Scenario) -> Result<(), String> {
+    let name = format!("c{:016x}", fastrand::u64(..));
+    let streams = Streams::begin(database, &name, scenario.pre_images).await;
+    let collection = database.collection(&name);
+    for change in &scenario.changes {
+        perform(&collection, change).await;
+    }
+    streams.end().await;
+
+    let mut index = FilterIndex::new();
+    let mut one_by_one = Vec::new();
+    let mut shared: Option<Vec<Document>> = None;
+    for (number, asked) in scenario.asked.iter().enumerate() {
+        let watch: Watch = asked.watch(database.name(), &name, scenario);
+        let dedicated = streams.events(&Plan::dedicated(&watch)).await;
+        if shared.is_none() {
+            shared = Some(streams.events(&Plan::shared(&watch)).await);
+        }
+        let shared = shared.as_deref().unwrap_or_default();
+        let residual = Residual::of(&watch);
+        let judged = passed(&residual, shared);
+
+        let explain = |what: &str, theirs: String, ours: String| {
+            format!("{what}\n{asked:#?}\nMongoDB: {theirs}\nWeir:    {ours}\nevents: {shared:#?}")
+        };
+        let delivered: BTreeSet<String> = dedicated.iter().map(name_of).collect();
+        let delivered: BTreeSet<&str> = delivered.iter().map(String::as_str).collect();
+        let exact = !asked.filter.uses_changed();
+        if exact && delivered != names(&judged) {
+            let differ = |name: &&str| !(delivered.contains(name) && names(&judged).contains(name));
+            let only = |names: &BTreeSet<&str>| -> Vec<usize> {
+                (0..shared.len())
+                    .filter(|&at| {
+                        let name = name_of(&shared[at]);
+                        names.contains(name.as_str()) && differ(&name.as_str())
+                    })
+                    .collect()
+            };
+            return Err(explain(
+                "MongoDB and the judge differ; each alone delivers the events at",
+                format!("{:?}", only(&delivered)),
+                format!("{:?}", only(&names(&judged))),
+            ));
+        }
+        let beyond = Residual::beyond(&watch);
+        let rest = passed(&beyond, &dedicated);
+        if names(&rest) != names(&judged) || (!beyond.passes_everything() && rest != judged) {
+            return Err(explain(
+                "the rest on a dedicated feed differs from the whole on a shared one",
+                format!("{rest:?}"),
+                format!("{judged:?}"),
+            ));
+        }
+        index.insert(number, &residual);
+        one_by_one.push(Judge::new(&residual));
+    }
+    for event in shared.iter().flatten() {
+        let bytes = event.to_vec().expect("an event is BSON");
+        let subject = Subject::read(operation_of(event), &bytes);
+        let mut found: Vec<(usize, Crossing)> = Vec::new();
+        index.matches(&subject, |key, crossing| found.push((key, crossing)));
+        found.sort_by_key(|(key, _)| *key);
+        let expected: Vec<(usize, Crossing)> = (0..)
+            .zip(&one_by_one)
+            .filter_map(|(key, judge)| Some((key, judge.judge(&subject)?)))
+            .collect();
+        if found != expected {
+            return Err(format!(
+                "the index differs from its judges\n{event:#?}\nindex {found:?}\njudges {expected:?}"
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// T56
+#[test]
+fn mongodb_delivers_what_a_judge_passes() {
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let database = runtime.block_on(Database::start());
+    let cases = std::env::var("WEIR_T56_CASES")
+        .map_or(1_500, |cases| cases.parse().expect("a number of cases"));
+    let mut runner = TestRunner::new(Config {
+        cases: u32::div_ceil(cases, ASKED_IN_A_SCENARIO as u32),
+        failure_persistence: None,
+        max_shrink_iters: 2_000,
+        ..Config::default()
+    });
+    let result = runner.run(&random::scenarios(ASKED_IN_A_SCENARIO), |scenario| {
+        runtime
+            .block_on(disagreement(&database, &scenario))
+            .map_err(TestCaseError::fail)
+    });
+    if let Err(failure) = result {
+        panic!("{failure}");
+    }
+}
+
+/// Both evaluators are worth nothing if nothing ever passes or everything does.
+#[test]
+fn random_filters_pass_some_events_and_refuse_others() {
+    let mut runner = TestRunner::deterministic();
+    let strategy = random::scenarios(ASKED_IN_A_SCENARIO);
+    let (mut passing, mut all) = (0_u32, 0_u32);
+    for _ in 0..200 {
+        let scenario = proptest::strategy::Strategy::new_tree(&strategy, &mut runner)
+            .map(|tree| proptest::strategy::ValueTree::current(&tree))
+            .expect("a scenario");
+        for asked in &scenario.asked {
+            let watch = asked.watch("d", "c", &scenario);
+            let judge = Judge::new(&Residual::of(&watch));
+            for change in &scenario.changes {
+                if let Change::Insert(document) = change {
+                    let id = document.get("_id").cloned().unwrap_or(Bson::Null);
+                    let event = doc! {"documentKey": {"_id": id}, "fullDocument": document};
+                    let bytes = event.to_vec().expect("BSON");
+                    let subject = Subject::read(weir::plan::Operation::Insert, &bytes);
+                    all += 1;
+                    passing += u32::from(judge.judge(&subject).is_some());
+                }
+            }
+        }
+    }
+    let share = f64::from(passing) / f64::from(all);
+    assert!((0.1..0.9).contains(&share), "{share} of {all} pass");
+}
+
+impl Asked {
+    fn watch(&self, database: &str, collection: &str, scenario: &Scenario) -> Watch {
+        let request = weir::pb::WatchRequest {
+            database: database.into(),
+            collections: vec![collection.into()],
+            // The end of a stream is told by an event of that kind.
+            show_expanded_events: true,
+            full_document: if scenario.lookup {
+                weir::pb::FullDocument::UpdateLookup.into()
+            } else {
+                weir::pb::FullDocument::Default.into()
+            },
+            full_document_before_change: if scenario.pre_images {
+                weir::pb::FullDocumentBeforeChange::WhenAvailable.into()
+            } else {
+                weir::pb::FullDocumentBeforeChange::Off.into()
+            },
+            ..weir::pb::WatchRequest::default()
+        };
+        let mut watch = Watch::from_request(request, &weir::plan::RequestLimits::default())
+            .expect("a valid request");
+        watch.operations = self.operations.clone();
+        watch.missing_image = self.missing_image;
+        watch.filter = Some(self.filter.clone());
+        watch
+    }
+}

@@ -1,0 +1,267 @@
+//! Random documents, changes and filters, from so few names and values that they often meet.
+
+use std::collections::BTreeSet;
+
+use mongodb::bson::spec::BinarySubtype;
+use mongodb::bson::{Binary, Bson, DateTime, Document, Regex, Timestamp, doc, oid::ObjectId};
+use proptest::prelude::*;
+use proptest::sample::select;
+use weir::plan::{Condition, MissingImage, Operation, Predicate};
+
+/// Changes of one collection, and what is asked about them.
+#[derive(Clone, Debug)]
+pub struct Scenario {
+    pub lookup: bool,
+    pub pre_images: bool,
+    pub changes: Vec<Change>,
+    pub asked: Vec<Asked>,
+}
+
+#[derive(Clone, Debug)]
+pub enum Change {
+    Insert(Document),
+    Update(Bson, Document),
+    Replace(Bson, Document),
+    Delete(Bson),
+}
+
+#[derive(Clone, Debug)]
+pub struct Asked {
+    pub filter: Predicate,
+    pub operations: Option<BTreeSet<Operation>>,
+    pub missing_image: MissingImage,
+}
+
+/// What the stand-in for MongoDB is known to do otherwise than MongoDB: it is not asked about these,
+/// and a real MongoDB (`WEIR_TEST_MONGODB_URI`) is. Each with the reason, and the conditions that
+/// would show it.
+const LEFT_OUT: &[(&str, fn(&str, &Condition) -> bool)] = &[(
+    "it takes a place that an array does not have for null; MongoDB finds nothing there to compare",
+    |path, op| has_index(path) && meets_missing(op),
+)];
+
+fn is_left_out(path: &str, op: &Condition) -> bool {
+    let real = std::env::var("WEIR_TEST_MONGODB_URI").is_ok_and(|uri| !uri.is_empty());
+    !real && LEFT_OUT.iter().any(|(_, shows)| shows(path, op))
+}
+
+fn has_index(path: &str) -> bool {
+    path.split('.').any(|part| part.parse::<usize>().is_ok())
+}
+
+/// Whether a missing field passes the test in the condition.
+fn meets_missing(op: &Condition) -> bool {
+    match op {
+        Condition::Eq(value) | Condition::Ne(value) => *value == Bson::Null,
+        Condition::In(values) | Condition::NotIn(values) => values.contains(&Bson::Null),
+        Condition::Gte(value)
+        | Condition::Lte(value)
+        | Condition::Gt(value)
+        | Condition::Lt(value) => matches!(value, Bson::Null | Bson::MinKey | Bson::MaxKey),
+        _ => false,
+    }
+}
+
+pub fn scenarios(asked: usize) -> impl Strategy<Value = Scenario> {
+    (
+        any::<bool>(),
+        any::<bool>(),
+        prop::collection::vec(changes(), 1..16),
+        prop::collection::vec(asks(), 1..=asked),
+    )
+        .prop_map(|(lookup, pre_images, changes, asked)| Scenario {
+            lookup,
+            pre_images,
+            changes,
+            asked,
+        })
+}
+
+fn ids() -> impl Strategy<Value = Bson> {
+    select(vec![
+        Bson::Int32(1),
+        Bson::Int32(2),
+        Bson::Double(2.5),
+        Bson::String("x".into()),
+        Bson::Document(doc! {"k": 1, "l": "x"}),
+        Bson::Document(doc! {"k": [1, {"l": 1}]}),
+    ])
+}
+
+fn changes() -> impl Strategy<Value = Change> {
+    prop_oneof![
+        4 => (ids(), documents()).prop_map(|(id, document)| {
+            let mut inserted = doc! {"_id": id};
+            inserted.extend(document);
+            Change::Insert(inserted)
+        }),
+        5 => (ids(), updates()).prop_map(|(id, update)| Change::Update(id, update)),
+        1 => (ids(), documents()).prop_map(|(id, document)| Change::Replace(id, document)),
+        1 => ids().prop_map(Change::Delete),
+    ]
+}
+
+fn documents() -> impl Strategy<Value = Document> {
+    prop::collection::vec((select(vec!["a", "b", "c"]), values()), 0..3)
+        .prop_map(|fields| fields.into_iter().map(|(k, v)| (k.to_owned(), v)).collect())
+}
+
+fn updates() -> impl Strategy<Value = Document> {
+    let path = || {
+        select(vec![
+            "a", "b", "c", "a.b", "a.0", "a.0.b", "a.1", "b.c", "a.b.c",
+        ])
+    };
+    prop_oneof![
+        5 => (path(), values()).prop_map(|(path, value)| doc! {"$set": {path: value}}),
+        2 => path().prop_map(|path| doc! {"$unset": {path: ""}}),
+        2 => (select(vec!["a", "b"]), values())
+            .prop_map(|(path, value)| doc! {"$push": {path: value}}),
+        1 => select(vec!["a", "b"])
+            .prop_map(|path| doc! {"$push": {path: {"$each": [], "$slice": 1}}}),
+        1 => select(vec!["a", "b"]).prop_map(|path| doc! {"$inc": {path: 1}}),
+    ]
+}
+
+/// Values of every type that a filter can ask for.
+fn literals() -> BoxedStrategy<Bson> {
+    let decimal = |text: &str| Bson::Decimal128(text.parse().expect("a decimal"));
+    let binary = |subtype, bytes: &[u8]| {
+        Bson::Binary(Binary {
+            subtype,
+            bytes: bytes.to_vec(),
+        })
+    };
+    let numbers = select(vec![
+        Bson::Int32(0),
+        Bson::Int32(1),
+        Bson::Int32(2),
+        Bson::Int64(1),
+        Bson::Int64((1 << 53) + 1),
+        Bson::Double(-0.0),
+        Bson::Double(1.0),
+        Bson::Double(1.5),
+        Bson::Double(0.1),
+        Bson::Double(9_007_199_254_740_992.0),
+        Bson::Double(f64::NAN),
+        Bson::Double(f64::INFINITY),
+        decimal("1"),
+        decimal("1.50"),
+        decimal("0.1"),
+        decimal("9007199254740993"),
+        decimal("NaN"),
+        decimal("-Infinity"),
+    ]);
+    let texts = select(vec!["", "x", "xy", "Xy", "y\n", "é"]).prop_map(Bson::from);
+    let others = select(vec![
+        Bson::Null,
+        Bson::Boolean(false),
+        Bson::Boolean(true),
+        Bson::DateTime(DateTime::from_millis(-1)),
+        Bson::DateTime(DateTime::from_millis(1_000)),
+        Bson::Timestamp(Timestamp {
+            time: 1,
+            increment: 1,
+        }),
+        Bson::Timestamp(Timestamp {
+            time: u32::MAX,
+            increment: 0,
+        }),
+        Bson::ObjectId(ObjectId::from_bytes([1; 12])),
+        Bson::ObjectId(ObjectId::from_bytes([2; 12])),
+        binary(BinarySubtype::Generic, b"ab"),
+        binary(BinarySubtype::Generic, b"b"),
+        binary(BinarySubtype::UserDefined(128), b"ab"),
+        Bson::MinKey,
+        Bson::MaxKey,
+        Bson::JavaScriptCode("x".into()),
+    ]);
+    let simple = prop_oneof![5 => numbers, 3 => texts, 3 => others];
+    simple
+        .prop_recursive(2, 8, 3, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..3).prop_map(Bson::Array),
+                prop::collection::btree_map(select(vec!["0", "b", "c"]), inner, 0..3).prop_map(
+                    |fields| {
+                        let fields = fields.into_iter().map(|(k, v)| (k.to_owned(), v));
+                        Bson::Document(fields.collect())
+                    }
+                ),
+            ]
+        })
+        .boxed()
+}
+
+/// The values of stored documents: also of types that no filter asks for.
+fn values() -> BoxedStrategy<Bson> {
+    prop_oneof![
+        12 => literals(),
+        1 => select(vec![
+            Bson::RegularExpression(Regex {
+                pattern: "^x".try_into().expect("no NUL"),
+                options: "".try_into().expect("no NUL"),
+            }),
+            Bson::Symbol("x".into()),
+        ]),
+    ]
+    .boxed()
+}
+
+fn conditions() -> impl Strategy<Value = Predicate> {
+    let path = select(vec![
+        "a", "a", "a", "b", "c", "a.b", "a.0", "a.0.b", "a.1", "a.b.c", "a.0.0", "b.c", "_id",
+        "_id", "_id.k", "_id.k.l",
+    ]);
+    let ops = prop_oneof![
+        4 => literals().prop_map(Condition::Eq),
+        1 => literals().prop_map(Condition::Ne),
+        1 => literals().prop_map(Condition::Gt),
+        1 => literals().prop_map(Condition::Gte),
+        1 => literals().prop_map(Condition::Lt),
+        1 => literals().prop_map(Condition::Lte),
+        2 => prop::collection::vec(literals(), 1..4).prop_map(Condition::In),
+        1 => prop::collection::vec(literals(), 1..4).prop_map(Condition::NotIn),
+        2 => any::<bool>().prop_map(Condition::Exists),
+        1 => select(vec!["", "x", "y\n"]).prop_map(|text| Condition::Prefix(text.into())),
+        2 => (select(vec!["^x", "y", "x|é", "^.y$", "y$", r"\w$"]), select(vec!["", "i", "m", "s"]))
+            .prop_map(|(pattern, options)| Condition::Regex {
+                pattern: pattern.into(),
+                options: options.into(),
+            }),
+        2 => any::<bool>().prop_map(Condition::Changed),
+    ];
+    (path, ops)
+        .prop_filter("the stand-in differs", |(path, op)| !is_left_out(path, op))
+        .prop_map(|(path, op)| Predicate::Field {
+            path: path.to_owned(),
+            op,
+        })
+}
+
+fn filters() -> impl Strategy<Value = Predicate> {
+    conditions().prop_recursive(3, 6, 3, |inner| {
+        let group = prop::collection::vec(inner, 1..4);
+        prop_oneof![
+            group.clone().prop_map(Predicate::AllOf),
+            group.clone().prop_map(Predicate::AnyOf),
+            group.prop_map(Predicate::NoneOf),
+        ]
+    })
+}
+
+fn asks() -> impl Strategy<Value = Asked> {
+    let operations = prop::option::weighted(
+        0.3,
+        prop::collection::btree_set(select(Operation::DOCUMENT.to_vec()), 1..4),
+    );
+    let missing_image = select(vec![MissingImage::Deliver, MissingImage::Drop]);
+    (filters(), operations, missing_image).prop_map(|(filter, operations, missing_image)| Asked {
+        filter,
+        operations: operations.map(|mut operations| {
+            // Tells the end.
+            operations.insert(Operation::CreateIndexes);
+            operations
+        }),
+        missing_image,
+    })
+}

@@ -21,6 +21,8 @@ const MAX_PATH_BYTES: usize = 512;
 /// MongoDB nests documents no deeper, and refuses longer paths in a pipeline.
 const MAX_PATH_COMPONENTS: usize = 100;
 const MAX_PREFIX_BYTES: usize = 1024;
+/// Of all patterns together, in memory and ready to run. Ordinary ones take some 10 KiB each.
+const MAX_COMPILED_BYTES: usize = 8 * 1024 * 1024;
 
 /// Turns filters that must all hold into one predicate. `None` when there are no filters, or when
 /// nothing could be made of them because of what was noted in `findings`.
@@ -29,6 +31,7 @@ pub(super) fn predicate(filters: Vec<pb::Filter>, findings: &mut Findings) -> Op
         findings,
         conditions: 0,
         literal_bytes: 0,
+        compiled_bytes: 0,
     };
     let mut predicates = checker.filters("filters", filters, 1);
     match predicates.len() {
@@ -42,6 +45,7 @@ struct Checker<'a> {
     findings: &'a mut Findings,
     conditions: usize,
     literal_bytes: usize,
+    compiled_bytes: usize,
 }
 
 impl Checker<'_> {
@@ -51,6 +55,7 @@ impl Checker<'_> {
         self.findings.is_full()
             || self.conditions > MAX_CONDITIONS
             || self.literal_bytes > MAX_LITERAL_BYTES
+            || self.compiled_bytes > MAX_COMPILED_BYTES
     }
 
     fn filters(&mut self, list: &str, filters: Vec<pb::Filter>, depth: usize) -> Vec<Predicate> {
@@ -214,9 +219,22 @@ impl Checker<'_> {
             .ok()?;
         let options = options?;
         // What can't be run in process is refused, however the watch will get its events.
-        Pattern::new(&regex.pattern, &options)
+        let compiled = Pattern::new(&regex.pattern, &options)
             .map_err(|problem| self.findings.invalid(format!("{at}.pattern"), problem))
             .ok()?;
+        self.compiled_bytes = self
+            .compiled_bytes
+            .saturating_add(compiled.compiled_bytes());
+        if self.compiled_bytes > MAX_COMPILED_BYTES {
+            self.findings.invalid(
+                format!("{at}.pattern"),
+                format!(
+                    "brings the compiled patterns of all filters above {} MiB",
+                    MAX_COMPILED_BYTES / (1024 * 1024)
+                ),
+            );
+            return None;
+        }
         Some(Condition::Regex {
             pattern: regex.pattern,
             options,

@@ -5,7 +5,7 @@
 //! `\b` know ASCII only, `\v` is any vertical space, "i" leaves classes by name alone, and the ends
 //! of a text know its last newline.
 
-use regex::{Regex, RegexBuilder};
+use regex_automata::meta::Regex;
 use regex_syntax::ast::{self, Ast};
 use regex_syntax::hir::translate::TranslatorBuilder;
 use regex_syntax::hir::{Class, ClassUnicode, ClassUnicodeRange, HirKind};
@@ -47,6 +47,16 @@ impl Pattern {
             without_newline: other(seen.end, Text::WithoutNewline)?,
             no_line_at_end: other(seen.line_start, Text::NoLineAtEnd)?,
         })
+    }
+
+    /// The memory that it takes, in bytes.
+    pub(super) fn compiled_bytes(&self) -> usize {
+        [&self.without_newline, &self.no_line_at_end]
+            .into_iter()
+            .flatten()
+            .chain([&self.whole])
+            .map(Regex::memory_usage)
+            .sum()
     }
 
     /// Whether the text holds a match. Text that is not UTF-8 holds none.
@@ -127,16 +137,18 @@ impl<'a> Reading<'a> {
             .build()
             .translate(self.pattern, &reworded)
             .map_err(|error| format!("cannot be compiled: {}", error.kind()))?;
-        let regex = RegexBuilder::new(&translated.to_string())
-            .size_limit(MAX_COMPILED_BYTES)
-            .dfa_size_limit(MAX_CACHE_BYTES)
-            .build()
-            .map_err(|error| match error {
-                regex::Error::CompiledTooBig(limit) => format!(
+        let limits = Regex::config()
+            .nfa_size_limit(Some(MAX_COMPILED_BYTES))
+            .hybrid_cache_capacity(MAX_CACHE_BYTES);
+        let regex = Regex::builder()
+            .configure(limits)
+            .build_from_hir(&translated)
+            .map_err(|error| match error.size_limit() {
+                Some(limit) => format!(
                     "takes more than {} KiB when compiled; repeat less or smaller parts",
                     limit / 1024
                 ),
-                error => format!("cannot be compiled: {error}"),
+                None => format!("cannot be compiled: {error}"),
             })?;
         Ok((regex, rewording.seen))
     }

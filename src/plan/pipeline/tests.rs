@@ -1,9 +1,10 @@
 use bson::{Document, doc};
 
 use crate::pb;
-use crate::plan::Operation;
 use crate::plan::fixtures::*;
+use crate::plan::{Operation, Plan};
 
+mod changed;
 mod filters;
 mod fingerprint;
 
@@ -220,4 +221,53 @@ fn a_filter_does_not_matter_where_no_operation_on_documents_is_asked_for() {
         ..drops.clone()
     };
     assert_eq!(plan(filtered_drops), plan(drops));
+}
+
+#[test]
+fn a_shared_stream_holds_what_every_watch_of_its_scope_may_want() {
+    let picky = pb::WatchRequest {
+        operations: vec![pb::OperationType::Insert as i32],
+        full_document: pb::FullDocument::UpdateLookup as i32,
+        collections: vec!["orders".into(), "items".into()],
+        ..filtered(vec![eq("a", 1)])
+    };
+    let plain = pb::WatchRequest {
+        operations: Vec::new(),
+        filters: Vec::new(),
+        ..picky.clone()
+    };
+    let shared = Plan::shared(&watch(picky.clone()));
+    assert_eq!(shared, Plan::shared(&watch(plain.clone())));
+    assert_eq!(shared.asked, None);
+    assert_eq!(
+        shared.change_stream,
+        doc! { "fullDocument": "updateLookup" }
+    );
+    assert_eq!(
+        shared.stages,
+        [doc! { "$match": { "$or": [
+            { "ns.coll": { "$in": ["items", "orders"] } },
+            { "to.coll": { "$in": ["items", "orders"] } },
+            { "operationType": { "$in": ["dropDatabase", "invalidate"] } },
+        ] } }]
+    );
+    let one = pb::WatchRequest {
+        collections: vec!["orders".into()],
+        ..picky
+    };
+    assert_eq!(Plan::shared(&watch(one)).stages, Vec::<Document>::new());
+}
+
+#[test]
+fn a_watch_that_leaves_nothing_out_shares_its_own_plan() {
+    for collections in [vec![], vec!["orders".into()], vec!["a".into(), "b".into()]] {
+        let request = pb::WatchRequest {
+            collections,
+            full_document_before_change: pb::FullDocumentBeforeChange::Required as i32,
+            show_expanded_events: true,
+            ..request()
+        };
+        let watch = watch(request);
+        assert_eq!(Plan::shared(&watch), Plan::dedicated(&watch));
+    }
 }

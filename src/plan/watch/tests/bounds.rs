@@ -285,3 +285,20 @@ fn prefixes_and_patterns_have_at_most_1024_bytes() {
         );
     }
 }
+
+/// T39: memory and time are what a small pattern can take much of.
+#[test]
+fn patterns_are_bounded_by_what_they_take_when_compiled() {
+    let patterns = |pattern: &str, count: usize| filtered(vec![regex("a", pattern, ""); count]);
+    let large = r"\p{L}{10}";
+    watch(patterns(large, 3));
+    watch(patterns("^order-[0-9]{4}$", 200));
+    assert_refused(
+        patterns(r"\p{L}{900}", 1),
+        "filters[0].field.regex.pattern",
+        "1024 KiB when compiled",
+    );
+    let (field, description) = violation(patterns(large, 200));
+    assert!(field.ends_with("].field.regex.pattern"), "{field}");
+    assert!(description.contains("above 8 MiB"), "{description}");
+}

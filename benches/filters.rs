@@ -1,0 +1,112 @@
+//! What an event costs with 10, 1,000 and 10,000 filters on it: looked up in an index, and judged
+//! one after another. Each event passes exactly one filter.
+//!
+//! `cargo bench --bench filters`
+
+use std::hint::black_box;
+use std::time::Duration;
+
+use bson::{Bson, doc};
+use tokio::time::Instant;
+use weir::plan::Subject;
+use weir::plan::{Condition, FilterIndex, Judge, MissingImage, Operation, Predicate, Residual};
+
+/// How long each number is measured, at least.
+const LONG_ENOUGH: Duration = Duration::from_millis(500);
+/// The best of so many runs counts: others run on this machine too.
+const RUNS: usize = 5;
+
+fn residual(number: i32) -> Residual {
+    Residual {
+        operations: None,
+        filter: Some(Predicate::Field {
+            path: "customer.id".into(),
+            op: Condition::Eq(Bson::String(format!("customer-{number:06}"))),
+        }),
+        missing_image: MissingImage::Deliver,
+        pre_images: false,
+    }
+}
+
+/// An insert of about 1 KiB, for each filter one.
+fn event(number: i32) -> Vec<u8> {
+    let lines: Vec<Bson> = (0..8)
+        .map(|line| doc! {"sku": format!("sku-{line}"), "quantity": line, "price": 9.99}.into())
+        .collect();
+    let event = doc! {
+        "_id": {"_data": "82".repeat(40)},
+        "operationType": "insert",
+        "documentKey": {"_id": number},
+        "ns": {"db": "shop", "coll": "orders"},
+        "fullDocument": {
+            "_id": number,
+            "status": "paid",
+            "lines": lines,
+            "note": "x".repeat(300),
+            "customer": {"name": "somebody", "id": format!("customer-{number:06}")},
+        },
+    };
+    event.to_vec().expect("an event is BSON")
+}
+
+/// Nanoseconds for each event.
+fn measure(events: &[Vec<u8>], mut pass: impl FnMut(&Subject<'_>) -> u64) -> f64 {
+    let mut best = f64::INFINITY;
+    for _ in 0..RUNS {
+        let start = Instant::now();
+        let (mut seen, mut passed) = (0_u64, 0_u64);
+        while start.elapsed() < LONG_ENOUGH {
+            for event in events {
+                let subject = Subject::read(Operation::Insert, black_box(event));
+                passed += pass(&subject);
+                seen += 1;
+            }
+        }
+        let nanoseconds = start.elapsed().as_nanos() as f64 / seen as f64;
+        assert_eq!(passed, seen, "each event passes one filter");
+        best = best.min(nanoseconds);
+    }
+    best
+}
+
+fn main() {
+    println!(
+        "{:>8} {:>16} {:>16}",
+        "filters", "index ns/event", "each ns/event"
+    );
+    let mut figures = Vec::new();
+    for count in [10, 1_000, 10_000] {
+        let residuals: Vec<Residual> = (0..count).map(residual).collect();
+        // The same number of different events, spread over all filters.
+        let events: Vec<Vec<u8>> = (0..10).map(|part| event(part * count / 10)).collect();
+
+        let mut index = FilterIndex::new();
+        for (number, residual) in residuals.iter().enumerate() {
+            index.insert(number, residual);
+        }
+        let indexed = measure(&events, |subject| {
+            let mut passed = 0;
+            index.matches(subject, |number, crossing| {
+                black_box((number, crossing));
+                passed += 1;
+            });
+            passed
+        });
+
+        let judges: Vec<Judge> = residuals.iter().map(Judge::new).collect();
+        let each = measure(&events, |subject| {
+            judges
+                .iter()
+                .filter(|judge| black_box(judge.judge(subject)).is_some())
+                .count() as u64
+        });
+        println!("{count:>8} {indexed:>16.0} {each:>16.0}");
+        figures.push(indexed);
+    }
+    if let [few, .., many] = figures[..] {
+        println!(
+            "10,000 filters in an index cost {:.2} times what 10 do",
+            many / few
+        );
+    }
+}

@@ -1,0 +1,96 @@
+//! `changed` in a filter: the stream holds whatever the judge may pass.
+
+use bson::{Bson, Document, doc};
+
+use super::{documents_by, matches};
+use crate::pb;
+use crate::pb::field_filter::Operator;
+use crate::plan::fixtures::*;
+
+fn changed() -> pb::Filter {
+    field("a", Operator::Changed(true))
+}
+
+fn dropping(filters: Vec<pb::Filter>) -> pb::WatchRequest {
+    pb::WatchRequest {
+        missing_image_policy: pb::MissingImagePolicy::Drop as i32,
+        ..filtered(filters)
+    }
+}
+
+fn with_after(conditions: Document) -> Document {
+    doc! { "$and": [{ "fullDocument": { "$ne": Bson::Null } }, conditions] }
+}
+
+fn without_after() -> Document {
+    doc! { "fullDocument": { "$eq": Bson::Null } }
+}
+
+#[test]
+fn alone_it_lets_every_event_pass() {
+    for filters in [
+        vec![changed()],
+        vec![field("_id", Operator::Changed(true))],
+        vec![field("a", Operator::Changed(false))],
+        vec![none_of(vec![changed()])],
+        vec![any_of(vec![changed(), eq("b", 1)])],
+        vec![none_of(vec![all_of(vec![changed(), eq("b", 1)])])],
+    ] {
+        assert_eq!(matches(filtered(filters.clone())), Vec::<Document>::new());
+        assert_eq!(matches(dropping(filters)), Vec::<Document>::new());
+    }
+}
+
+#[test]
+fn beside_other_conditions_it_adds_none() {
+    let b = doc! { "fullDocument.b": { "$eq": 1 } };
+    for filters in [
+        vec![changed(), eq("b", 1)],
+        vec![none_of(vec![
+            field("a", Operator::Changed(false)),
+            none_of(vec![eq("b", 1)]),
+        ])],
+    ] {
+        let [condition] = &matches(dropping(filters.clone()))[..] else {
+            panic!("expected one stage for {filters:?}");
+        };
+        let ways = condition.get_array("$or").unwrap();
+        assert_eq!(ways.len(), 2, "{condition}");
+    }
+    assert_eq!(
+        matches(filtered(vec![changed(), eq("b", 1)])),
+        [documents_by(vec![with_after(b.clone()), without_after()])]
+    );
+    // Without the document nothing but `b` is missing to be sure.
+    assert_eq!(
+        matches(dropping(vec![changed(), eq("b", 1)])),
+        [documents_by(vec![with_after(b)])]
+    );
+}
+
+/// What is unknown for want of a document may not pass, and what is unknown to a pipeline may.
+#[test]
+fn where_missing_images_drop_it_still_passes_what_may_have_been_changed() {
+    let id = doc! { "documentKey._id": { "$eq": 7 } };
+    assert_eq!(
+        matches(dropping(vec![changed(), eq("_id", 7)])),
+        [
+            documents_by(vec![id.clone()]),
+            documents_by(vec![
+                with_after(id.clone()),
+                doc! { "$and": [without_after(), id] },
+            ]),
+        ]
+    );
+}
+
+#[test]
+fn under_a_negation_it_counts_as_false() {
+    let nor = |condition: Document| doc! { "$nor": [condition] };
+    assert_eq!(
+        matches(dropping(vec![none_of(vec![changed(), eq("b", 1)])])),
+        [documents_by(vec![with_after(nor(
+            doc! { "fullDocument.b": { "$eq": 1 } }
+        ))])]
+    );
+}

@@ -1,6 +1,7 @@
 //! Random documents, changes and filters, from so few names and values that they often meet.
 
 use std::collections::BTreeSet;
+use std::fmt;
 
 use mongodb::bson::spec::BinarySubtype;
 use mongodb::bson::{Binary, Bson, DateTime, Document, Regex, Timestamp, doc, oid::ObjectId};
@@ -17,12 +18,24 @@ pub struct Scenario {
     pub asked: Vec<Asked>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub enum Change {
     Insert(Document),
     Update(Bson, Document),
     Replace(Bson, Document),
     Delete(Bson),
+}
+
+/// In as few lines as a failure can be read in.
+impl fmt::Debug for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Change::Insert(document) => write!(f, "insert {document}"),
+            Change::Update(id, update) => write!(f, "update {id} by {update}"),
+            Change::Replace(id, document) => write!(f, "replace {id} by {document}"),
+            Change::Delete(id) => write!(f, "delete {id}"),
+        }
+    }
 }
 
 #[derive(Clone, Debug)]

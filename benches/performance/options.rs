@@ -30,7 +30,7 @@ pub struct Options {
     #[arg(long, env = "WEIR_BENCH_EVENTS", default_value_t = 50_000)]
     pub events: u64,
     /// How many events the live part writes and reads, for one watcher
-    #[arg(long, env = "WEIR_BENCH_LIVE_EVENTS", default_value_t = 20_000)]
+    #[arg(long, env = "WEIR_BENCH_LIVE_EVENTS", default_value_t = 10_000)]
     pub live_events: u64,
     /// How many events the stand-in part reads, for one watcher
     #[arg(long, env = "WEIR_BENCH_STAND_IN_EVENTS", default_value_t = 500_000)]
@@ -48,7 +48,7 @@ pub struct Options {
     #[arg(long, env = "WEIR_BENCH_RATE", default_value_t = 200)]
     pub rate: u32,
 
-    /// The numbers of watchers of the fan-out part
+    /// The numbers of watchers of the fan-out part, from the stand-in
     #[arg(
         long,
         env = "WEIR_BENCH_WATCHERS",
@@ -56,6 +56,14 @@ pub struct Options {
         default_value = "1,10,100,1000,10000"
     )]
     pub watchers: Vec<u64>,
+    /// The same, from the database
+    #[arg(
+        long,
+        env = "WEIR_BENCH_DATABASE_WATCHERS",
+        value_delimiter = ',',
+        default_value = "1,10,100,300,1000,10000"
+    )]
+    pub database_watchers: Vec<u64>,
     /// The largest number of watchers that the naive gateway is asked for
     #[arg(long, env = "WEIR_BENCH_NAIVE_WATCHERS", default_value_t = 1_000)]
     pub naive_watchers: u64,
@@ -101,7 +109,7 @@ pub struct Options {
     #[arg(long, env = "WEIR_BENCH_FILTER_BURST", default_value_t = 100)]
     pub filter_burst: u64,
     /// How often each step of the filter part is repeated
-    #[arg(long, env = "WEIR_BENCH_FILTER_ROUNDS", default_value_t = 3)]
+    #[arg(long, env = "WEIR_BENCH_FILTER_ROUNDS", default_value_t = 2)]
     pub filter_rounds: u32,
 
     /// Events a second that the steady and stalled parts try first
@@ -191,6 +199,7 @@ impl Options {
             rounds: 2,
             writes: 200,
             watchers: vec![1, 10, 100],
+            database_watchers: vec![1, 10, 50],
             naive_watchers: 100,
             deliveries: 10_000,
             database_deliveries: 4_000,

@@ -21,7 +21,7 @@ use futures::future::join_all;
 use hdrhistogram::Histogram;
 use tokio::{sync::Notify, task::LocalSet, time::sleep};
 use tonic::{
-    Request, Streaming,
+    Request, Status, Streaming,
     client::Grpc,
     codegen::http::uri::PathAndQuery,
     transport::{Channel, Endpoint},
@@ -190,7 +190,7 @@ async fn open_all(
                 match messages.message().await {
                     Ok(Some(message)) => crowd.take(&watch, &message),
                     Ok(None) => give_up("a watch ended"),
-                    Err(status) => give_up(&format!("a watch ended: {status}")),
+                    Err(status) => give_up(&format!("a watch ended: {}", brief(&status))),
                 }
             }
         });
@@ -208,11 +208,12 @@ async fn open(task: &Task, channel: Channel, group: Option<i64>) -> Streaming<By
     let request = Request::new(task.request(group));
     let mut messages = match grpc.server_streaming(request, path, RawCodec).await {
         Ok(response) => response.into_inner(),
-        Err(status) => give_up(&format!("no watch: {status}")),
+        Err(status) => give_up(&format!("no watch: {}", brief(&status))),
     };
     match messages.message().await {
         Ok(Some(first)) if delivery::read(&first, |_| {}) == Some(Message::Opened) => messages,
-        other => give_up(&format!("a watch began with {other:?}")),
+        Err(status) => give_up(&format!("no watch: {}", brief(&status))),
+        Ok(_) => give_up("a watch did not begin with its opening"),
     }
 }
 
@@ -316,6 +317,12 @@ fn check(task: &Task, ids: std::ops::Range<u64>, watches: &[Rc<Watch>]) {
             give_up(&format!("a watch began with event {first:?}"));
         }
     }
+}
+
+/// As much of a status as fits into a table.
+fn brief(status: &Status) -> String {
+    let message: String = status.message().chars().take(60).collect();
+    format!("{:?}, \"{message}\"", status.code())
 }
 
 fn give_up(reason: &str) -> ! {

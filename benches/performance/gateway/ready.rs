@@ -74,8 +74,14 @@ impl Gateway {
 /// The server's own process, on as many threads as Weir.
 pub fn run(task: &Task, words: &mut Words) {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime needs only a few threads");
+    let stamp = Stamp {
+        id: 0,
+        sent: 0,
+        group: 0,
+    };
+    let document = stamp.document(task.bytes).to_vec();
     let ring = Arc::new(Ring {
-        bytes: task.bytes,
+        document: document.expect("the document is valid BSON"),
         batch: task.batch,
         messages: Mutex::default(),
         count: watch::Sender::new(0),
@@ -86,7 +92,8 @@ pub fn run(task: &Task, words: &mut Words) {
 }
 
 struct Ring {
-    bytes: usize,
+    /// As BSON; each event's has a stamp of its own.
+    document: Vec<u8>,
     batch: usize,
     messages: Mutex<Vec<Bytes>>,
     /// How many there are.
@@ -106,7 +113,7 @@ impl Sender for Arc<Ring> {
         let sent = now_micros().cast_signed();
         let ids: Vec<i64> = ids.collect();
         let new = ids.chunks(self.batch).map(|ids| {
-            let events = ids.iter().map(|&id| event(id, sent, self.bytes));
+            let events = ids.iter().map(|&id| event(id, sent, &self.document));
             message(Kind::Changes(pb::ChangeBatch {
                 changes: events.collect(),
             }))
@@ -120,9 +127,10 @@ impl Sender for Arc<Ring> {
     }
 }
 
-fn event(id: i64, sent: i64, bytes: usize) -> pb::ChangeEvent {
-    let document = Stamp { id, sent, group: 0 }.document(bytes).to_vec();
-    let bson = Value::Bson(document.expect("the document is valid BSON").into());
+fn event(id: i64, sent: i64, document: &[u8]) -> pb::ChangeEvent {
+    let mut document = document.to_vec();
+    Stamp { id, sent, group: 0 }.write(&mut document);
+    let bson = Value::Bson(document.into());
     pb::ChangeEvent {
         resume_token: vec![7; TOKEN_BYTES].into(),
         operation: pb::OperationType::Insert.into(),

@@ -46,17 +46,28 @@ impl Gateway {
         CpuTimes::of(self.process.id())
     }
 
-    /// The change streams that it says it holds on MongoDB: `weir_feeds` and `weir_catch_ups`
-    /// over all labels. Nothing for a server without metrics.
+    /// The change streams that it says it holds on MongoDB, those that catch up included. Nothing
+    /// for a server without metrics.
     pub fn feeds(&self) -> Option<u64> {
+        let catch_ups = self.metric("weir_catch_ups").unwrap_or(0);
+        Some(self.metric("weir_feeds")? + catch_ups)
+    }
+
+    /// How often a watch fell off the ring, where it tells.
+    pub fn parks(&self) -> Option<u64> {
+        self.metric("weir_parks_total")
+    }
+
+    /// A metric's sum over all labels.
+    fn metric(&self, name: &str) -> Option<u64> {
         let metrics = self.metrics()?;
-        let values = metrics.lines().filter_map(|line| {
-            let name = line.split(['{', ' ']).next()?;
-            let counts = matches!(name, "weir_feeds" | "weir_catch_ups");
-            let value = line.rsplit_once(' ')?.1.parse::<f64>().ok()?;
-            counts.then_some(value)
-        });
-        Some(values.sum::<f64>() as u64)
+        let own = metrics
+            .lines()
+            .filter(|line| line.split(['{', ' ']).next() == Some(name));
+        let values = own.map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok());
+        let values: Option<Vec<f64>> = values.collect();
+        let values = values.filter(|values| !values.is_empty())?;
+        Some(values.iter().sum::<f64>() as u64)
     }
 
     fn metrics(&self) -> Option<String> {

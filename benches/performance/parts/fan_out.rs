@@ -73,7 +73,11 @@ fn measure_on(kind: Kind, options: &Options) -> Vec<Cell> {
     let mut cells = Vec::new();
     // The watchers at which a rival failed: it need not be asked for more.
     let mut beyond: Vec<Rival> = Vec::new();
-    for &watchers in &options.watchers {
+    let steps = match kind {
+        Kind::StandIn => &options.watchers,
+        Kind::Database => &options.database_watchers,
+    };
+    for &watchers in steps {
         let mut step: Vec<Cell> = rivals
             .iter()
             .filter(|rival| !beyond.contains(rival))
@@ -87,7 +91,10 @@ fn measure_on(kind: Kind, options: &Options) -> Vec<Cell> {
             })
             .collect();
         for round in 0..options.fan_out_rounds {
-            step.rotate_left(usize::from(round > 0) % rivals.len());
+            // Another one begins each time.
+            if round > 0 && !step.is_empty() {
+                step.rotate_left(1);
+            }
             for cell in &mut step {
                 cell.measure(options);
             }
@@ -286,13 +293,12 @@ fn ratio((first, second): (&Cell, &Cell), value: impl Fn(&Run) -> Option<f64>) -
 
 fn goals(kind: Kind, cells: &[Cell], figures: &mut Figures) {
     let at = |watchers: u64| {
+        let watched = number(watchers as f64, 0);
         if watchers == GOAL_WATCHERS {
-            format!("{} watchers", number(watchers as f64, 0))
+            format!("{watched} watchers")
         } else {
-            format!(
-                "{watchers} watchers, not {}",
-                number(GOAL_WATCHERS as f64, 0)
-            )
+            let goal = number(GOAL_WATCHERS as f64, 0);
+            format!("{watched} watchers (not {goal})")
         }
     };
     if let Some(pair) = pair(cells, [Rival::Weir, Rival::Naive]) {
@@ -300,7 +306,7 @@ fn goals(kind: Kind, cells: &[Cell], figures: &mut Figures) {
         let from = title(kind).to_lowercase();
         figures.goal(
             &format!(
-                "{} {from}: Weir's CPU for a delivery, per the naive gateway's",
+                "{}, {from}: Weir's CPU for a delivery, per the naive gateway's",
                 at(pair.0.watchers)
             ),
             Bound::AtMost(0.2, ""),
@@ -311,7 +317,7 @@ fn goals(kind: Kind, cells: &[Cell], figures: &mut Figures) {
             let whole = ratio(pair, Cell::whole_cost);
             figures.goal(
                 &format!(
-                    "{} {from}: the same, with the database's",
+                    "{}, {from}: the same, with the database's",
                     at(pair.0.watchers)
                 ),
                 Bound::AtMost(0.05, ""),

@@ -54,36 +54,38 @@ pub fn measure(options: &Options, figures: &mut Figures) {
 }
 
 fn measure_on(kind: Kind, options: &Options) -> Vec<Cell> {
-    let mut cells = Vec::new();
     let all_matches: &[u64] = match kind {
         Kind::StandIn => &[1, 10],
         Kind::Database => &[1],
     };
+    let mut cells: Vec<Cell> = Vec::new();
     for &matches in all_matches {
         for rival in [Rival::Weir, Rival::Naive] {
-            for &watchers in &options.filters {
-                let too_many = rival == Rival::Naive && watchers > options.naive_watchers;
-                if too_many {
-                    continue;
-                }
-                let mut cell = Cell {
-                    rival,
-                    watchers,
-                    matches,
-                    runs: Vec::new(),
-                    failure: None,
-                };
-                for _ in 0..options.filter_rounds {
-                    cell.measure(kind, options);
-                }
-                let failed = cell.failure.is_some();
-                cells.push(cell);
-                if failed {
-                    break;
-                }
+            let steps = options.filters.iter();
+            let steps = steps.filter(|&&it| rival == Rival::Weir || it <= options.naive_watchers);
+            cells.extend(steps.map(|&watchers| Cell {
+                rival,
+                watchers,
+                matches,
+                runs: Vec::new(),
+                failure: None,
+            }));
+        }
+    }
+    // All steps in turn, so that what is compared is measured side by side.
+    for _ in 0..options.filter_rounds {
+        for index in 0..cells.len() {
+            // Who failed with fewer need not be asked for more.
+            let (before, rest) = cells.split_at_mut(index);
+            let failed = before.iter().any(|it| {
+                it.failure.is_some() && (it.rival, it.matches) == (rest[0].rival, rest[0].matches)
+            });
+            if !failed {
+                rest[0].measure(kind, options);
             }
         }
     }
+    cells.retain(|cell| !cell.runs.is_empty() || cell.failure.is_some());
     cells
 }
 
@@ -211,7 +213,7 @@ fn chart(cells: &[Cell]) -> Chart {
 }
 
 fn goals(kind: Kind, cells: &[Cell], figures: &mut Figures) {
-    for matches in [1, 10] {
+    for (matches, name) in [(1, "one match"), (10, "ten matches")] {
         let own = || {
             let own = cells.iter().filter(|cell| cell.rival == Rival::Weir);
             own.filter(|cell| cell.matches == matches && !cell.runs.is_empty())
@@ -227,7 +229,7 @@ fn goals(kind: Kind, cells: &[Cell], figures: &mut Figures) {
             let ratio = Spread::of(ratio);
             figures.goal(
                 &format!(
-                    "CPU for an event of {matches} matches, {watchers} watchers with filters, per \
+                    "CPU for an event with {name}, {watchers} watchers with filters, per \
                      that of {BASE}"
                 ),
                 Bound::AtMost(3.0, ""),

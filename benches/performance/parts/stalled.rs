@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// A ring that the stalled watch surely falls off, so that what follows from that is measured too.
-const RING_BYTES: &str = "--ring-bytes=1MiB";
+const RING_BYTES: &str = "--ring-bytes=256KiB";
 
 /// Measures on the stand-in, which adds the least of its own.
 pub fn measure(options: &Options, figures: &mut Figures) {
@@ -53,16 +53,20 @@ pub fn measure(options: &Options, figures: &mut Figures) {
         "p50 of the others, ms",
         "p99, ms",
         "p99.9, ms",
+        "times a watch fell off the ring",
     ]);
     for (name, outcomes) in [("none", none), ("one", one)] {
         let of = |value: fn(&Outcome) -> u64| {
             Spread::of(outcomes.iter().map(|it| value(it) as f64 / 1e3)).text(2)
         };
+        let parks = outcomes.iter().map(|it| it.parks.map(|it| it as f64));
+        let parks = Spread::of_known(parks);
         table.add([
             name.to_owned(),
             of(|it| it.latencies.p50),
             of(|it| it.latencies.p99),
             of(|it| it.latencies.p999),
+            parks.map_or_else(|| "–".to_owned(), |it| it.text(0)),
         ]);
     }
     let to = format!(

@@ -42,6 +42,8 @@ pub struct Outcome {
     pub reached: f64,
     /// From the last event to the last delivery.
     pub tail: Duration,
+    /// How often a watch fell off Weir's ring.
+    pub parks: Option<u64>,
 }
 
 impl Outcome {
@@ -94,6 +96,7 @@ pub fn run(
         latencies,
         reached,
         tail,
+        parks: gateway.parks(),
     })
 }
 

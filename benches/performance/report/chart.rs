@@ -8,7 +8,9 @@ const WIDTH: f64 = 720.0;
 const LEFT: f64 = 84.0;
 const RIGHT: f64 = 24.0;
 const TOP: f64 = 76.0;
-const ROW: f64 = 34.0;
+/// The height of a dot with its value, and the gap between rows.
+const DOT_ROW: f64 = 21.0;
+const GAP: f64 = 14.0;
 const PLOT_HEIGHT: f64 = 300.0;
 const COLOURS: [&str; 5] = ["#1668b3", "#c2410c", "#3f7d20", "#7c3aed", "#57606a"];
 
@@ -143,7 +145,9 @@ fn dots(title: &str, x_name: &str, series: &[Series<String>]) -> String {
             rows.push(row);
         }
     }
-    let bottom = TOP + ROW * rows.len() as f64 + 8.0;
+    // Dots of one row stand below each other, or one would hide the other.
+    let row_height = DOT_ROW * series.len() as f64 + GAP;
+    let bottom = TOP + row_height * rows.len() as f64;
     let values = series.iter().flat_map(|it| &it.points).map(|it| it.1);
     let x = Scale::over(values, left, WIDTH - RIGHT);
     let mut svg = begin(title, bottom + 52.0);
@@ -154,17 +158,21 @@ fn dots(title: &str, x_name: &str, series: &[Series<String>]) -> String {
     }
     let middle = f64::midpoint(left, WIDTH - RIGHT);
     svg += &text(middle, bottom + 40.0, "middle", "small", x_name);
-    let y = |row: usize| TOP + ROW * (row as f64 + 0.7);
     for (index, row) in rows.iter().enumerate() {
-        svg += &line(left, y(index), WIDTH - RIGHT, y(index));
-        svg += &text(left - 10.0, y(index) + 4.0, "end", "small", row);
+        let top = TOP + row_height * index as f64;
+        svg += &line(left, top, WIDTH - RIGHT, top);
+        let middle = top + row_height / 2.0 + 4.0;
+        svg += &text(left - 10.0, middle, "end", "small", row);
     }
-    for (series, colour) in series.iter().zip(COLOURS.iter().cycle()) {
+    let colours = COLOURS.iter().cycle();
+    for (index, (series, colour)) in series.iter().zip(colours).enumerate() {
         for (row, value) in &series.points {
             let row = rows.iter().position(|it| it == row).unwrap_or(0);
-            svg += &dot(x.at(*value), y(row), colour);
-            let above = y(row) - 9.0;
-            svg += &text(x.at(*value), above, "middle", "value", &value_text(*value));
+            let top = TOP + row_height * row as f64;
+            let y = top + GAP / 2.0 + DOT_ROW * (index as f64 + 0.5);
+            svg += &dot(x.at(*value), y, colour);
+            let beside = x.at(*value) + 8.0;
+            svg += &text(beside, y + 3.5, "start", "value", &value_text(*value));
         }
     }
     end(svg, series.iter().map(|it| it.name.as_str()))

@@ -190,11 +190,24 @@ impl Measured {
 
     /// When and where each part was measured.
     fn runs(&self, parts: &[&str]) -> String {
-        let mut table = Table::new(["part", "measured", "with"]);
+        let mut runs: Vec<(&str, &str, Vec<&str>)> = Vec::new();
         for (part, figures) in self.of(parts) {
-            table.add([part, &figures.date, &format!("`{}`", figures.command)]);
+            let (command, date) = (figures.command.as_str(), figures.date.as_str());
+            match runs
+                .iter_mut()
+                .find(|run| (run.0, run.1) == (command, date))
+            {
+                Some(run) => run.2.push(part),
+                None => runs.push((command, date, vec![part])),
+            }
         }
-        let mut text = table.markdown();
+        let mut text = String::new();
+        for (command, date, parts) in runs {
+            text += &format!(
+                "On {date}: {}.\n\n```\n{command}\n```\n\n",
+                parts.join(", ")
+            );
+        }
         let mut machines: Vec<&Machine> = Vec::new();
         for (_, figures) in self.of(parts) {
             if !machines.contains(&&figures.machine) {
@@ -207,7 +220,7 @@ impl Measured {
                 .iter()
                 .map(|(name, version)| format!("{name} {version}"));
             text += &format!(
-                "\n{} cores ({}), {} GiB, Linux {}; {}; {}.\n",
+                "{} cores ({}), {} GiB, Linux {}; {}; {}.\n\n",
                 machine.cores,
                 machine.processor,
                 machine.memory_gib,

@@ -125,7 +125,7 @@ pub struct Options {
     #[arg(long, env = "WEIR_BENCH_SECONDS", default_value_t = 10)]
     pub seconds: u64,
     /// How many rounds the stalled part has, each with none stalled and with one
-    #[arg(long, env = "WEIR_BENCH_STALLED_ROUNDS", default_value_t = 3)]
+    #[arg(long, env = "WEIR_BENCH_STALLED_ROUNDS", default_value_t = 5)]
     pub stalled_rounds: u32,
     /// The size of a document in the steady and stalled parts
     #[arg(long, env = "WEIR_BENCH_SMALL_DOCUMENT_BYTES", default_value_t = 128)]

@@ -171,8 +171,13 @@ fn dots(title: &str, x_name: &str, series: &[Series<String>]) -> String {
             let top = TOP + row_height * row as f64;
             let y = top + GAP / 2.0 + DOT_ROW * (index as f64 + 0.5);
             svg += &dot(x.at(*value), y, colour);
-            let beside = x.at(*value) + 8.0;
-            svg += &text(beside, y + 3.5, "start", "value", &value_text(*value));
+            let at = x.at(*value);
+            let (beside, anchor) = if at > WIDTH - RIGHT - 50.0 {
+                (at - 8.0, "end")
+            } else {
+                (at + 8.0, "start")
+            };
+            svg += &text(beside, y + 3.5, anchor, "value", &value_text(*value));
         }
     }
     end(svg, series.iter().map(|it| it.name.as_str()))

@@ -1,6 +1,6 @@
 //! A reader: a child process that reads a number of events and checks that each is the next.
 
-use std::{io::BufRead as _, time::Duration};
+use std::time::Duration;
 
 use clap::Args;
 use futures::StreamExt as _;
@@ -16,7 +16,11 @@ use weir::pb::{
     watch_service_client::WatchServiceClient,
 };
 
-use crate::{cpu::CpuTimes, database::runtime, process::Process, server::Weir, way::Way};
+use super::way::Way;
+use crate::{
+    gateway::Gateway,
+    kit::{cpu::CpuTimes, process::Process, runtime, words::Words},
+};
 
 /// What to read, and how.
 #[derive(Debug, Args)]
@@ -39,6 +43,9 @@ pub struct Task {
     /// How many events to read; their `_id`s count from 0
     #[arg(long)]
     pub events: u64,
+    /// Open the stream before the word is given, since events are written from then on
+    #[arg(long)]
+    pub live: bool,
 }
 
 /// What one reading took.
@@ -53,35 +60,26 @@ pub struct Sample {
 }
 
 impl Task {
-    /// Reads in a process of its own.
-    pub fn measure(&self, weir: &Weir) -> Sample {
-        let way = self.way.argument();
-        let events = self.events.to_string();
-        let mut child = Process::start_role(
-            "the reader",
-            &[
-                "read",
-                "--way",
-                &way,
-                "--uri",
-                &self.uri,
-                "--url",
-                &self.url,
-                "--database",
-                &self.database,
-                "--collection",
-                &self.collection,
-                "--token",
-                &self.token,
-                "--events",
-                &events,
-            ],
-        );
+    /// Reads in a process of its own; `meanwhile` is done once it has begun.
+    pub fn measure(&self, weir: &Gateway, meanwhile: impl FnOnce()) -> Sample {
+        let mut arguments = vec![
+            "read".to_owned(),
+            format!("--way={}", self.way.argument()),
+            format!("--uri={}", self.uri),
+            format!("--url={}", self.url),
+            format!("--database={}", self.database),
+            format!("--collection={}", self.collection),
+            format!("--token={}", self.token),
+            format!("--events={}", self.events),
+        ];
+        arguments.extend(self.live.then(|| "--live".to_owned()));
+        let mut child = Process::start_role("the reader", &arguments);
         child.line_after("connected");
-        let before = weir.cpu();
+        let before = weir.cpu_times();
         child.say("go");
+        meanwhile();
         let done = child.line_after("done");
-        let weir = weir.cpu().since(&before);
+        let weir = weir.cpu_times().since(&before);
         let mut numbers = done.split(' ').map(|number| {
             let nanos = number.parse().expect("the reader tells numbers");
             Duration::from_nanos(nanos)
@@ -97,7 +95,7 @@ impl Task {
 }
 
 /// The reader's own process: connects, waits for the word, reads, tells.
-pub fn run(task: &Task) {
+pub fn run(task: &Task, words: &mut Words) {
     runtime().block_on(async {
         match task.way {
             Way::Driver | Way::DriverSplitting => {
@@ -109,21 +107,17 @@ pub fn run(task: &Task) {
                     .run_command(doc! { "ping": 1 })
                     .await
                     .expect("the database answers");
-                let meter = Meter::start();
-                with_driver(&client, task).await;
-                meter.tell();
+                with_driver(&client, task, words).await;
             }
             Way::Weir | Way::WeirDecoding => {
                 let client = connect(&task.url).await;
-                let meter = Meter::start();
-                through_weir(client, task).await;
-                meter.tell();
+                through_weir(client, task, words).await;
             }
         }
     });
 }
 
-async fn with_driver(client: &Client, task: &Task) {
+async fn with_driver(client: &Client, task: &Task, words: &mut Words) {
     let collection = client
         .database(&task.database)
         .collection::<Document>(&task.collection);
@@ -135,17 +129,20 @@ async fn with_driver(client: &Client, task: &Task) {
         let token = bson::deserialize_from_slice::<ResumeToken>(&from_hex(&task.token));
         watch = watch.resume_after(token.expect("the token is a document"));
     }
-    let mut stream = watch.await.expect("the collection can be watched");
+    let opening = async { watch.await.expect("the collection can be watched") };
+    let (mut stream, meter) = Meter::around(opening, task, words).await;
     for expected in 0..task.events.cast_signed() {
         let event = stream.next().await.expect("the stream goes on");
         let id = document_id(&event.expect("the stream holds"));
         assert_eq!(id, expected, "an event is missing or came twice");
     }
+    meter.tell();
 }
 
-async fn through_weir(mut client: WatchServiceClient<Channel>, task: &Task) {
+async fn through_weir(mut client: WatchServiceClient<Channel>, task: &Task, words: &mut Words) {
     let request = watch_request(&task.database, &task.collection, &task.token);
-    let watch = client.watch(request).await.expect("Weir opens a watch");
+    let opening = async { client.watch(request).await.expect("Weir opens a watch") };
+    let (watch, meter) = Meter::around(opening, task, words).await;
     let mut watch = watch.into_inner();
     let mut expected = 0;
     while expected < task.events.cast_signed() {
@@ -165,6 +162,7 @@ async fn through_weir(mut client: WatchServiceClient<Channel>, task: &Task) {
             expected += 1;
         }
     }
+    meter.tell();
 }
 
 /// The `_id` of the document that an event of the driver's holds.
@@ -221,13 +219,23 @@ struct Meter {
 }
 
 impl Meter {
-    fn start() -> Self {
+    /// Waits for the parent's word and opens the stream, in this order unless the task is live.
+    async fn around<T>(
+        opening: impl Future<Output = T>,
+        task: &Task,
+        words: &mut Words,
+    ) -> (T, Self) {
+        if task.live {
+            let stream = opening.await;
+            return (stream, Self::start(words).await);
+        }
+        let meter = Self::start(words).await;
+        (opening.await, meter)
+    }
+
+    async fn start(words: &mut Words) -> Self {
         println!("connected");
-        let mut word = String::new();
-        std::io::stdin()
-            .lock()
-            .read_line(&mut word)
-            .expect("the parent gives the word");
+        words.next().await;
         Self {
             cpu: CpuTimes::of("self"),
             started: Instant::now(),

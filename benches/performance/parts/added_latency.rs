@@ -7,19 +7,25 @@
 
 use std::{sync::mpsc, thread, time::Duration};
 
+use ::weir::pb::watch_response::Kind;
 use clap::Args;
 use futures::StreamExt as _;
 use hdrhistogram::Histogram;
 use mongodb::{Client, bson::Document};
 use tokio::time::{Instant, MissedTickBehavior, interval};
-use weir::pb::watch_response::Kind;
 
 use crate::{
-    database::{self, Collection, runtime},
-    document::document,
-    process::Process,
-    reader, report, server, stand_in,
-    way::Way,
+    client::{reader, way::Way},
+    gateway::weir,
+    kit::{process::Process, runtime},
+    options::Options,
+    report::{Bound, Figures, table::Table},
+    upstream::{
+        collection::Collection,
+        database,
+        document::{self, document},
+        stand_in,
+    },
 };
 
 /// Writes before those that count, while everything warms up.
@@ -54,56 +60,28 @@ pub struct Task {
 
 /// The latencies of both ways.
 #[derive(Debug)]
-pub struct Latencies {
-    title: String,
+struct Latencies {
     driver: Histogram<u64>,
     weir: Histogram<u64>,
 }
 
-/// Measures both ways on the database.
-pub fn from_database(writes: u64, rate: u32, slices: u32) -> Latencies {
+/// Measures both ways on the database, and on a server that takes next to no time itself.
+pub fn measure(options: &Options, figures: &mut Figures) {
     let database = database::start();
-    let plan = (writes, rate, slices);
-    measure(database.name(), plan, |way, writes, into| {
-        measure_slice(database.uri(), way, writes, rate, into);
-    })
-}
-
-/// Measures both ways on a server that takes next to no time itself.
-pub fn from_stand_in(writes: u64, rate: u32, slices: u32) -> Latencies {
-    let plan = (writes, rate, slices);
-    measure("a stand-in", plan, |way, writes, into| {
-        let stand_in = stand_in::start(0, 1_000);
-        measure_slice(stand_in.uri(), way, writes, rate, into);
-    })
-}
-
-/// Measures both ways, in slices that alternate.
-fn measure(
-    name: &str,
-    (writes, rate, slices): (u64, u32, u32),
-    slice: impl Fn(Way, u64, &mut Histogram<u64>),
-) -> Latencies {
-    let mut latencies = Latencies {
-        title: format!(
-            "Added latency, {name}: {writes} writes each way, {rate} a second, {slices} slices in turn"
-        ),
-        driver: histogram(),
-        weir: histogram(),
-    };
-    let writes = writes.div_ceil(u64::from(slices));
-    for round in 0..slices {
-        let mut ways = [Way::Driver, Way::Weir];
-        ways.rotate_left(round as usize % 2);
-        for way in ways {
-            let into = match way {
-                Way::Driver | Way::DriverSplitting => &mut latencies.driver,
-                Way::Weir | Way::WeirDecoding => &mut latencies.weir,
-            };
-            slice(way, writes, into);
-        }
-    }
-    latencies
+    let latencies = Latencies::measure(options, |way, writes, into| {
+        measure_slice(database.uri(), way, writes, options, into);
+    });
+    latencies.report("database", database.name(), options, figures);
+    let latencies = Latencies::measure(options, |way, writes, into| {
+        let stand_in = stand_in::start(&stand_in::Task {
+            events: 0,
+            batch: 1_000,
+            groups: 1,
+            bytes: document::BYTES,
+        });
+        measure_slice(stand_in.uri(), way, writes, options, into);
+    });
+    latencies.report("stand-in", "the stand-in", options, figures);
 }
 
 /// A histogram with steps of a microsecond at the offset, and room for a minute.
@@ -112,28 +90,20 @@ fn histogram() -> Histogram<u64> {
 }
 
 /// Each slice has a Weir of its own, so that none is left with a change stream open.
-fn measure_slice(uri: &str, way: Way, writes: u64, rate: u32, into: &mut Histogram<u64>) {
-    let weir = server::start(uri);
+fn measure_slice(uri: &str, way: Way, writes: u64, options: &Options, into: &mut Histogram<u64>) {
+    let weir = weir::start(uri, &options.weir_flags);
     let collection = Collection::fresh(uri);
-    let (way, writes, rate) = (way.argument(), writes.to_string(), rate.to_string());
     let child = Process::start_role(
         "the latency slice",
         &[
-            "latency",
-            "--way",
-            &way,
-            "--uri",
-            uri,
-            "--url",
-            weir.url(),
-            "--database",
-            collection.database(),
-            "--collection",
-            collection.name(),
-            "--writes",
-            &writes,
-            "--rate",
-            &rate,
+            "latency".to_owned(),
+            format!("--way={}", way.argument()),
+            format!("--uri={uri}"),
+            format!("--url={}", weir.url()),
+            format!("--database={}", collection.database()),
+            format!("--collection={}", collection.name()),
+            format!("--writes={writes}"),
+            format!("--rate={}", options.rate),
         ],
     );
     let measured = child.line_after("measured");
@@ -263,34 +233,56 @@ async fn through_weir(task: &Task, total: u64, ready: &mpsc::Sender<()>) -> Vec<
 }
 
 impl Latencies {
-    /// Prints them as a table, in Markdown.
-    pub fn print(&self) {
+    /// Measures both ways, in slices that alternate.
+    fn measure(options: &Options, slice: impl Fn(Way, u64, &mut Histogram<u64>)) -> Self {
+        let mut latencies = Self {
+            driver: histogram(),
+            weir: histogram(),
+        };
+        let writes = options.writes.div_ceil(u64::from(options.rounds));
+        for round in 0..options.rounds {
+            let mut ways = [Way::Driver, Way::Weir];
+            ways.rotate_left(round as usize % 2);
+            for way in ways {
+                let into = match way {
+                    Way::Driver | Way::DriverSplitting => &mut latencies.driver,
+                    Way::Weir | Way::WeirDecoding => &mut latencies.weir,
+                };
+                slice(way, writes, into);
+            }
+        }
+        latencies
+    }
+
+    fn report(&self, key: &str, name: &str, options: &Options, figures: &mut Figures) {
         let at = |histogram: &Histogram<u64>, quantile: f64| {
             let nanos = histogram.value_at_quantile(quantile).cast_signed() - OFFSET;
             nanos as f64 / 1e6
         };
-        let quantiles = [("p50", 0.5), ("p90", 0.9), ("p99", 0.99)];
-        let mut rows = vec![vec![
-            "acknowledgement to event, ms".to_owned(),
-            "driver".to_owned(),
-            "Weir".to_owned(),
-            "added".to_owned(),
-            "goal".to_owned(),
-        ]];
-        for (name, quantile) in quantiles {
+        let mut table = Table::new(["acknowledgement to event, ms", "driver", "Weir", "added"]);
+        let mut added = Vec::new();
+        for (quantile_name, quantile) in [("p50", 0.5), ("p90", 0.9), ("p99", 0.99)] {
             let (driver, weir) = (at(&self.driver, quantile), at(&self.weir, quantile));
-            rows.push(vec![
-                name.to_owned(),
+            added.push(weir - driver);
+            table.add([
+                quantile_name.to_owned(),
                 format!("{driver:.3}"),
                 format!("{weir:.3}"),
                 format!("{:+.3}", weir - driver),
-                match name {
-                    "p50" => "under 0.3".to_owned(),
-                    "p99" => "under 2".to_owned(),
-                    _ => String::new(),
-                },
             ]);
         }
-        report::print(&self.title, &rows);
+        let title = format!(
+            "From {name}: {} writes each way, {} a second, {} slices in turn",
+            options.writes, options.rate, options.rounds
+        );
+        figures.table(key, &title, &table);
+        for (quantile, most, added) in [("p50", 0.3, added[0]), ("p99", 2.0, added[2])] {
+            figures.goal(
+                &format!("one watcher, from {name}: latency added to the driver's own, {quantile}"),
+                Bound::AtMost(most, " ms"),
+                added,
+                format!("{added:+.3}"),
+            );
+        }
     }
 }

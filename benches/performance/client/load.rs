@@ -1,0 +1,331 @@
+//! The load generator: a process, on one thread, that opens many watches over few connections,
+//! counts what comes, and checks of each watch that nothing is missing and nothing out of order.
+//!
+//! Once all watches are open it tells `open`, and then obeys:
+//!
+//! - `await N`: answers `reached` once so many events have come in all, since it started;
+//! - `record`: forgets the latencies so far;
+//! - `tell`: answers `latencies` with p50, p99, p99.9 and the longest, in microseconds;
+//! - `check FROM TO`: answers `checked` if each watch has had each of these events that it asked
+//!   for, and nothing else.
+
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use clap::Args;
+use futures::future::join_all;
+use hdrhistogram::Histogram;
+use tokio::{sync::Notify, task::LocalSet, time::sleep};
+use tonic::{
+    Request, Status, Streaming,
+    client::Grpc,
+    codegen::http::uri::PathAndQuery,
+    transport::{Channel, Endpoint},
+};
+use weir::pb::{self, field_filter::Operator, filter};
+
+use super::delivery::{self, Message, RawCodec};
+use crate::{
+    kit::{now_micros, process::FAILED, runtime, words::Words},
+    upstream::document::{Stamp, group_of},
+};
+
+/// The window of a connection whose client stalls: the least that HTTP/2 begins with, so that it
+/// holds little of what is sent.
+const STALLED_WINDOW: u32 = 65_535;
+
+/// Where to read what, and how.
+#[derive(Debug, Args)]
+pub struct Task {
+    /// Where the gateway is
+    #[arg(long)]
+    url: String,
+    #[arg(long)]
+    database: String,
+    #[arg(long)]
+    collection: String,
+    /// How many watches
+    #[arg(long)]
+    watches: u64,
+    /// Over how many connections
+    #[arg(long)]
+    connections: u64,
+    /// How many groups the documents fall into
+    #[arg(long)]
+    groups: i64,
+    /// How many watches share a group, each of which asks for one; 0: all ask for everything
+    #[arg(long)]
+    matches: u64,
+    /// How many more watches open, on a connection each, and never read on
+    #[arg(long)]
+    stalled: u64,
+}
+
+/// The crowd's own process.
+pub fn run(task: &Task, words: &mut Words) {
+    let local = LocalSet::new();
+    local.block_on(&runtime(), async {
+        let crowd = Rc::new(Crowd::new());
+        let channels = connect(task).await;
+        let opening = channels.iter().enumerate().map(|(index, channel)| {
+            let numbers = (index as u64..task.watches).step_by(channels.len());
+            open_all(task, channel, numbers, &crowd)
+        });
+        let watches: Vec<Rc<Watch>> = join_all(opening).await.into_iter().flatten().collect();
+        let _stalled = join_all((0..task.stalled).map(|_| stall(task))).await;
+        println!("open");
+        obey(task, words, &crowd, &watches).await;
+    });
+}
+
+/// What all watches share.
+struct Crowd {
+    events: Cell<u64>,
+    wanted: Cell<u64>,
+    reached: Notify,
+    latencies: RefCell<Histogram<u64>>,
+}
+
+/// One watch's count.
+struct Watch {
+    /// The only group it asked for.
+    group: Option<i64>,
+    events: Cell<u64>,
+    first: Cell<Option<i64>>,
+    last: Cell<Option<i64>>,
+}
+
+impl Crowd {
+    fn new() -> Self {
+        // From a microsecond to ten minutes, to three digits.
+        let latencies = Histogram::new_with_max(600_000_000, 3);
+        Self {
+            events: Cell::new(0),
+            wanted: Cell::new(u64::MAX),
+            reached: Notify::new(),
+            latencies: RefCell::new(latencies.expect("the bounds are sound")),
+        }
+    }
+
+    fn take(&self, watch: &Watch, message: &[u8]) {
+        // One look at the clock for a message: its events have all arrived by now.
+        let now = now_micros().cast_signed();
+        let mut latencies = self.latencies.borrow_mut();
+        let read = delivery::read(message, |stamp| {
+            watch.take(stamp);
+            latencies.saturating_record((now - stamp.sent).max(0).cast_unsigned());
+        });
+        match read {
+            Some(Message::Changes(events)) => {
+                self.events.set(self.events.get() + events);
+                if self.events.get() >= self.wanted.get() {
+                    self.reached.notify_one();
+                }
+            }
+            Some(Message::Opened | Message::Other) => {}
+            None => give_up("a message is malformed"),
+        }
+    }
+}
+
+impl Watch {
+    fn take(&self, Stamp { id, group, .. }: Stamp) {
+        match (self.last.get(), self.group) {
+            (Some(last), None) if id != last + 1 => {
+                give_up(&format!("event {id} came after {last}"));
+            }
+            (Some(last), Some(_)) if id <= last => {
+                give_up(&format!("event {id} came after {last}"));
+            }
+            (_, Some(own)) if group != own => {
+                give_up(&format!("an event of group {group} came to {own}"));
+            }
+            _ => {}
+        }
+        self.first.set(self.first.get().or(Some(id)));
+        self.last.set(Some(id));
+        self.events.set(self.events.get() + 1);
+    }
+}
+
+async fn connect(task: &Task) -> Vec<Channel> {
+    let connections = task.connections.min(task.watches).max(1);
+    let connecting = (0..connections).map(|_| async {
+        match endpoint(task).connect().await {
+            Ok(channel) => channel,
+            Err(error) => give_up(&format!("no connection: {error}")),
+        }
+    });
+    join_all(connecting).await
+}
+
+fn endpoint(task: &Task) -> Endpoint {
+    Endpoint::from_shared(task.url.clone()).expect("the URL is well-formed")
+}
+
+async fn open_all(
+    task: &Task,
+    channel: &Channel,
+    numbers: impl Iterator<Item = u64>,
+    crowd: &Rc<Crowd>,
+) -> Vec<Rc<Watch>> {
+    let mut watches = Vec::new();
+    for number in numbers {
+        let group = task.group(number);
+        let mut messages = open(task, channel.clone(), group).await;
+        let watch = Rc::new(Watch {
+            group,
+            events: Cell::new(0),
+            first: Cell::new(None),
+            last: Cell::new(None),
+        });
+        watches.push(Rc::clone(&watch));
+        let crowd = Rc::clone(crowd);
+        tokio::task::spawn_local(async move {
+            loop {
+                match messages.message().await {
+                    Ok(Some(message)) => crowd.take(&watch, &message),
+                    Ok(None) => give_up("a watch ended"),
+                    Err(status) => give_up(&format!("a watch ended: {}", brief(&status))),
+                }
+            }
+        });
+    }
+    watches
+}
+
+/// Opens a watch; it is open once its first message is here.
+async fn open(task: &Task, channel: Channel, group: Option<i64>) -> Streaming<Bytes> {
+    let mut grpc = Grpc::new(channel);
+    if let Err(error) = grpc.ready().await {
+        give_up(&format!("no connection: {error}"));
+    }
+    let path = PathAndQuery::from_static("/weir.v1.WatchService/Watch");
+    let request = Request::new(task.request(group));
+    let mut messages = match grpc.server_streaming(request, path, RawCodec).await {
+        Ok(response) => response.into_inner(),
+        Err(status) => give_up(&format!("no watch: {}", brief(&status))),
+    };
+    match messages.message().await {
+        Ok(Some(first)) if delivery::read(&first, |_| {}) == Some(Message::Opened) => messages,
+        Err(status) => give_up(&format!("no watch: {}", brief(&status))),
+        Ok(_) => give_up("a watch did not begin with its opening"),
+    }
+}
+
+/// A watch that is open and never read on.
+async fn stall(task: &Task) -> Streaming<Bytes> {
+    let endpoint = endpoint(task)
+        .initial_stream_window_size(STALLED_WINDOW)
+        .initial_connection_window_size(STALLED_WINDOW);
+    match endpoint.connect().await {
+        Ok(channel) => open(task, channel, task.group(0)).await,
+        Err(error) => give_up(&format!("no connection: {error}")),
+    }
+}
+
+impl Task {
+    fn group(&self, number: u64) -> Option<i64> {
+        (self.matches > 0).then(|| (number / self.matches).cast_signed())
+    }
+
+    fn request(&self, group: Option<i64>) -> pb::WatchRequest {
+        let filter = group.map(|group| pb::Filter {
+            kind: Some(filter::Kind::Field(pb::FieldFilter {
+                path: "group".to_owned(),
+                operator: Some(Operator::Eq(prost_types::Value {
+                    kind: Some(prost_types::value::Kind::NumberValue(group as f64)),
+                })),
+            })),
+        });
+        pb::WatchRequest {
+            database: self.database.clone(),
+            collections: vec![self.collection.clone()],
+            filters: filter.into_iter().collect(),
+            ..pb::WatchRequest::default()
+        }
+    }
+}
+
+async fn obey(task: &Task, words: &mut Words, crowd: &Crowd, watches: &[Rc<Watch>]) {
+    loop {
+        let word = words.next().await;
+        let mut parts = word.split(' ');
+        let name = parts.next().unwrap_or_default();
+        let mut number = || {
+            let number = parts.next().and_then(|it| it.parse::<u64>().ok());
+            number.unwrap_or_else(|| panic!("{word:?} lacks a number"))
+        };
+        match name {
+            "await" => {
+                let wanted = number();
+                crowd.wanted.set(wanted);
+                while crowd.events.get() < wanted {
+                    crowd.reached.notified().await;
+                }
+                crowd.wanted.set(u64::MAX);
+                println!("reached");
+            }
+            "record" => {
+                crowd.latencies.borrow_mut().reset();
+                println!("recording");
+            }
+            "tell" => {
+                let latencies = crowd.latencies.borrow();
+                let at = |quantile| latencies.value_at_quantile(quantile);
+                println!(
+                    "latencies {} {} {} {}",
+                    at(0.5),
+                    at(0.99),
+                    at(0.999),
+                    latencies.max()
+                );
+            }
+            "check" => {
+                // What should not come may be late.
+                sleep(Duration::from_millis(50)).await;
+                check(task, number()..number(), watches);
+                println!("checked");
+            }
+            _ => panic!("{word:?} is not understood"),
+        }
+    }
+}
+
+fn check(task: &Task, ids: std::ops::Range<u64>, watches: &[Rc<Watch>]) {
+    let mut of_group = vec![0_u64; usize::try_from(task.groups.max(1)).expect("it fits")];
+    for id in ids.start..ids.end {
+        of_group[group_of(id.cast_signed(), task.groups) as usize] += 1;
+    }
+    for watch in watches {
+        let expected = match watch.group {
+            Some(group) => of_group.get(group as usize).copied().unwrap_or(0),
+            None => ids.end - ids.start,
+        };
+        if watch.events.get() != expected {
+            give_up(&format!(
+                "a watch got {} events of {expected}",
+                watch.events.get()
+            ));
+        }
+        let first = watch.first.get();
+        if watch.group.is_none() && expected > 0 && first != Some(ids.start.cast_signed()) {
+            give_up(&format!("a watch began with event {first:?}"));
+        }
+    }
+}
+
+/// As much of a status as fits into a table.
+fn brief(status: &Status) -> String {
+    let message: String = status.message().chars().take(60).collect();
+    format!("{:?}, \"{message}\"", status.code())
+}
+
+fn give_up(reason: &str) -> ! {
+    println!("{FAILED}{}", reason.replace('\n', " "));
+    std::process::exit(1);
+}

@@ -1,0 +1,81 @@
+//! `weir serve`, the release binary, as a process of its own.
+
+use std::{
+    io::{Read as _, Write as _},
+    net::TcpStream,
+};
+
+use super::Gateway;
+use crate::kit::{cpu::CpuTimes, process::Process};
+
+/// Starts a server with its default settings but for these flags, on ports that the kernel chooses.
+pub fn start(mongodb_uri: &str, flags: &[String]) -> Gateway {
+    let mut arguments: Vec<String> = [
+        "serve",
+        "--mongodb-uri",
+        mongodb_uri,
+        "--listen",
+        "127.0.0.1:0",
+        "--admin-listen",
+        "127.0.0.1:0",
+        "--log-format",
+        "json",
+    ]
+    .map(str::to_owned)
+    .into();
+    arguments.extend_from_slice(flags);
+    let process = Process::start_kept("weir", env!("CARGO_BIN_EXE_weir"), &arguments);
+    loop {
+        let line = process.line();
+        let entry: serde_json::Value =
+            serde_json::from_str(&line).unwrap_or_else(|_| panic!("weir did not start: {line}"));
+        let address = |name: &str| entry[name].as_str().map(str::to_owned);
+        if let (Some(grpc), Some(admin)) = (address("grpc"), address("admin")) {
+            break Gateway {
+                process,
+                url: format!("http://{grpc}"),
+                admin: Some(admin),
+            };
+        }
+    }
+}
+
+impl Gateway {
+    /// What each of its threads has cost so far.
+    pub fn cpu_times(&self) -> CpuTimes {
+        CpuTimes::of(self.process.id())
+    }
+
+    /// The change streams that it says it holds on MongoDB, those that catch up included. Nothing
+    /// for a server without metrics.
+    pub fn feeds(&self) -> Option<u64> {
+        let catch_ups = self.metric("weir_catch_ups").unwrap_or(0);
+        Some(self.metric("weir_feeds")? + catch_ups)
+    }
+
+    /// How often a watch fell off the ring, where it tells.
+    pub fn parks(&self) -> Option<u64> {
+        self.metric("weir_parks_total")
+    }
+
+    /// A metric's sum over all labels.
+    fn metric(&self, name: &str) -> Option<u64> {
+        let metrics = self.metrics()?;
+        let own = metrics
+            .lines()
+            .filter(|line| line.split(['{', ' ']).next() == Some(name));
+        let values = own.map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok());
+        let values: Option<Vec<f64>> = values.collect();
+        let values = values.filter(|values| !values.is_empty())?;
+        Some(values.iter().sum::<f64>() as u64)
+    }
+
+    fn metrics(&self) -> Option<String> {
+        let mut connection = TcpStream::connect(self.admin.as_ref()?).ok()?;
+        let request = "GET /metrics HTTP/1.1\r\nHost: weir\r\nConnection: close\r\n\r\n";
+        connection.write_all(request.as_bytes()).ok()?;
+        let mut answer = String::new();
+        connection.read_to_string(&mut answer).ok()?;
+        Some(answer)
+    }
+}

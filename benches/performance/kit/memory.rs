@@ -1,0 +1,13 @@
+//! How much memory a process holds.
+
+use std::fs;
+
+/// The resident memory of a process in bytes; nothing when it is gone.
+pub fn resident(process: &str) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{process}/status")).ok()?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kibibytes: u64 = line.trim().strip_suffix(" kB")?.trim().parse().ok()?;
+    Some(kibibytes << 10)
+}

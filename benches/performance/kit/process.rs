@@ -1,0 +1,167 @@
+//! Child processes, which end with their owner.
+
+use std::{
+    io::{BufRead as _, BufReader, Read, Write as _},
+    process::{Child, ChildStdin, Command, Stdio},
+    sync::mpsc::{Receiver, RecvTimeoutError, channel},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+/// The longest that a child may stay silent while it is waited for without a limit of its own.
+const PATIENCE: Duration = Duration::from_secs(180);
+
+/// What a child says first when it cannot go on; the reason follows.
+pub const FAILED: &str = "failed ";
+
+/// Why a child did not answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NoAnswer {
+    /// It did not within the limit.
+    #[error("did not finish in {} s", .0.as_secs())]
+    Late(Duration),
+    /// It gave up, or is gone.
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// A running child.
+#[derive(Debug)]
+pub struct Process {
+    name: &'static str,
+    child: Child,
+    /// Closed first of all when the child is to end.
+    stdin: Option<ChildStdin>,
+    lines: Receiver<String>,
+    /// The process that does the work: the child, or the one that the child keeps.
+    id: String,
+}
+
+impl Process {
+    /// This program again, in another role; its standard output is read.
+    pub fn start_role<S: AsRef<str>>(name: &'static str, arguments: &[S]) -> Self {
+        let mut command = this_program(arguments.iter().map(AsRef::as_ref));
+        command.stdout(Stdio::piped());
+        Self::start(name, command)
+    }
+
+    /// A program that knows nothing of us, in the hands of a keeper; its standard error is read.
+    pub fn start_kept<S: AsRef<str>>(name: &'static str, program: &str, arguments: &[S]) -> Self {
+        let arguments = arguments.iter().map(AsRef::as_ref);
+        let mut command = this_program(["keep", "--", program].into_iter().chain(arguments));
+        command.stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut process = Self::start(name, command);
+        process.id = process.line_after("keeps ");
+        process
+    }
+
+    fn start(name: &'static str, mut command: Command) -> Self {
+        let mut child = command
+            .stdin(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|error| panic!("{name} can't be started: {error}"));
+        let stdin = child.stdin.take();
+        let lines = match (child.stdout.take(), child.stderr.take()) {
+            (Some(stdout), _) => lines(stdout),
+            (None, Some(stderr)) => lines(stderr),
+            (None, None) => unreachable!("one of them is piped"),
+        };
+        Self {
+            name,
+            id: child.id().to_string(),
+            child,
+            stdin,
+            lines,
+        }
+    }
+
+    /// The process id, as `/proc` spells it.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Whether the process has ended.
+    pub fn has_ended(&mut self) -> bool {
+        !matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// Says one word to it. A child that is gone is noticed when its answer is waited for.
+    pub fn say(&mut self, word: &str) {
+        if let Some(stdin) = &mut self.stdin {
+            let _ = writeln!(stdin, "{word}");
+        }
+    }
+
+    /// Its next line.
+    pub fn line(&self) -> String {
+        self.line_within(PATIENCE)
+            .unwrap_or_else(|error| panic!("{}: {error}", self.name))
+    }
+
+    /// Its next line that begins with `word`, without that word.
+    pub fn line_after(&self, word: &str) -> String {
+        self.answer(word, PATIENCE)
+            .unwrap_or_else(|error| panic!("{}: {error}", self.name))
+    }
+
+    /// Its next line that begins with `word`, without that word, if it comes in time.
+    pub fn answer(&self, word: &str, limit: Duration) -> Result<String, NoAnswer> {
+        let deadline = Instant::now() + limit;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let line = self.line_within(left).map_err(|error| match error {
+                NoAnswer::Late(_) => NoAnswer::Late(limit),
+                failed @ NoAnswer::Failed(_) => failed,
+            })?;
+            if let Some(rest) = line.strip_prefix(word) {
+                return Ok(rest.trim().to_owned());
+            }
+            if let Some(reason) = line.strip_prefix(FAILED) {
+                return Err(NoAnswer::Failed(reason.to_owned()));
+            }
+        }
+    }
+
+    fn line_within(&self, limit: Duration) -> Result<String, NoAnswer> {
+        self.lines.recv_timeout(limit).map_err(|error| match error {
+            RecvTimeoutError::Timeout => NoAnswer::Late(limit),
+            RecvTimeoutError::Disconnected => {
+                NoAnswer::Failed(format!("{} ended by itself", self.name))
+            }
+        })
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // Ours end by themselves then, and so do keepers, which must not be killed before they have
+        // ended what they keep.
+        self.stdin = None;
+        let keeps = self.id != self.child.id().to_string();
+        if !keeps {
+            // It may be gone already.
+            let _ = self.child.kill();
+        }
+        let _ = self.child.wait();
+    }
+}
+
+fn this_program<'a>(arguments: impl Iterator<Item = &'a str>) -> Command {
+    let program = std::env::current_exe().expect("a program knows where it is");
+    let mut command = Command::new(program);
+    command.args(arguments);
+    command
+}
+
+/// Reads lines on a thread, so that a child never waits for us to.
+fn lines(source: impl Read + Send + 'static) -> Receiver<String> {
+    let (sender, receiver) = channel();
+    std::thread::spawn(move || {
+        for line in BufReader::new(source).lines().map_while(Result::ok) {
+            // Lines that nobody waits for are dropped.
+            let _ = sender.send(line);
+        }
+    });
+    receiver
+}

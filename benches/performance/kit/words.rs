@@ -1,0 +1,39 @@
+//! What the parent says to a child, a word a line.
+
+use std::io::BufRead as _;
+
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+
+/// The parent's words, in order.
+#[derive(Debug)]
+pub struct Words(UnboundedReceiver<String>);
+
+impl Words {
+    /// Listens from now on, and ends this process once the parent is gone: however it went, its end
+    /// of the pipe is closed then.
+    pub fn listen() -> Self {
+        Self::listen_until_end(|| std::process::exit(0))
+    }
+
+    /// Listens from now on; `end` is called once the parent is gone.
+    pub fn listen_until_end(end: impl FnOnce() + Send + 'static) -> Self {
+        let (sender, receiver) = unbounded_channel();
+        std::thread::spawn(move || {
+            for line in std::io::stdin().lock().lines().map_while(Result::ok) {
+                // Words that nobody waits for are dropped.
+                let _ = sender.send(line);
+            }
+            end();
+        });
+        Self(receiver)
+    }
+
+    /// The next word.
+    pub async fn next(&mut self) -> String {
+        match self.0.recv().await {
+            Some(word) => word,
+            // The parent is gone, and so will this process be.
+            None => std::future::pending().await,
+        }
+    }
+}

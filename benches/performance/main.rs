@@ -1,0 +1,140 @@
+//! What Weir costs and what it saves, measured beside what it replaces, in one run.
+//!
+//! `cargo bench --bench performance` measures everything and writes `docs/performance.md`;
+//! `-- --help` lists the parts and the sizes. The folders, from what starts to what is told:
+//!
+//! - `kit`: child processes, their CPU and memory, the machine;
+//! - `upstream`: the database or its stand-in, and the writer;
+//! - `gateway`: the servers that are compared;
+//! - `client`: the readers;
+//! - `parts`: what is measured;
+//! - `report`: figures, charts and the page.
+//!
+//! Whatever is measured is a process of its own: this program again, in another role, or
+//! `weir serve`.
+
+mod client;
+mod gateway;
+mod kit;
+mod options;
+mod parts;
+mod report;
+mod upstream;
+
+use clap::{Parser, Subcommand};
+
+use crate::{
+    client::{load, reader},
+    gateway::{naive, ready},
+    kit::{keep, machine::Machine, words::Words},
+    options::{Options, Part},
+    parts::{added_latency, fan_out, filters, one_watcher, stalled, steady},
+    report::{Figures, Measured},
+    upstream::{stand_in, writer},
+};
+
+#[derive(Debug, Parser)]
+struct Arguments {
+    #[command(flatten)]
+    options: Options,
+    /// Passed by cargo
+    #[arg(long, hide = true)]
+    bench: bool,
+    #[command(subcommand)]
+    role: Option<Role>,
+}
+
+/// What this program does as a child of itself.
+#[derive(Debug, Subcommand)]
+#[command(hide = true)]
+enum Role {
+    /// Reads events, and tells how long it took and what it cost
+    Read(reader::Task),
+    /// Writes at a steady rate, and tells how much later each event arrived
+    Latency(added_latency::Task),
+    /// Answers as a MongoDB server that has every event ready
+    StandIn(stand_in::Task),
+    /// Inserts documents as it is told
+    Write(writer::Task),
+    /// Opens many watches and counts what comes
+    Load(load::Task),
+    /// Serves the Watch API as most people would write it
+    Naive(naive::Task),
+    /// Serves bytes that are ready
+    Ready(ready::Task),
+    /// Runs another program for as long as the parent lives
+    Keep(keep::Task),
+}
+
+fn main() {
+    let arguments = Arguments::parse();
+    let Some(role) = &arguments.role else {
+        let options = arguments.options;
+        let options = if options.quick {
+            options.quick()
+        } else {
+            options
+        };
+        return measure(&options);
+    };
+    if let Role::Keep(task) = role {
+        return keep::run(task);
+    }
+    let mut words = Words::listen();
+    match role {
+        Role::Read(task) => reader::run(task, &mut words),
+        Role::Latency(task) => added_latency::run(task),
+        Role::StandIn(task) => stand_in::run(task, &mut words),
+        Role::Write(task) => writer::run(task, &mut words),
+        Role::Load(task) => load::run(task, &mut words),
+        Role::Naive(task) => naive::run(task),
+        Role::Ready(task) => ready::run(task, &mut words),
+        Role::Keep(_) => unreachable!("it listens by itself"),
+    }
+}
+
+fn measure(options: &Options) {
+    let machine = Machine::here();
+    let command = command();
+    let folder = options.folder();
+    let names = Part::ALL.map(Part::name);
+    let wanted = Part::ALL
+        .into_iter()
+        .filter(|part| !options.render && options.wants(*part));
+    for part in wanted {
+        eprintln!("measuring: {}", part.name());
+        let mut figures = Figures::new(&machine, &command);
+        match part {
+            Part::Database => one_watcher::from_database(options, &mut figures),
+            Part::StandIn => one_watcher::from_stand_in(options, &mut figures),
+            Part::Live => one_watcher::live(options, &mut figures),
+            Part::AddedLatency => added_latency::measure(options, &mut figures),
+            Part::FanOut => fan_out::measure(options, &mut figures),
+            Part::Filters => filters::measure(options, &mut figures),
+            Part::Steady => steady::measure(options, &mut figures),
+            Part::Stalled => stalled::measure(options, &mut figures),
+        }
+        // After each part, so that a run that is broken off keeps what it has.
+        let mut measured = Measured::load(&folder);
+        measured.put(part.name(), figures);
+        measured.save(&folder, &names).expect("the page is written");
+    }
+    if options.render {
+        let measured = Measured::load(&folder);
+        measured.save(&folder, &names).expect("the page is written");
+    }
+    eprintln!("the page is {}", folder.join("performance.md").display());
+}
+
+/// The command that this run was started with, as one would type it.
+fn command() -> String {
+    let arguments: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|argument| argument != "--bench")
+        .collect();
+    if arguments.is_empty() {
+        "make bench".to_owned()
+    } else {
+        format!("make bench BENCH=\"{}\"", arguments.join(" "))
+    }
+}

@@ -1,0 +1,229 @@
+//! What to measure, and how much of it.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+
+/// The sizes of every part.
+#[derive(Debug, Clone, Args)]
+pub struct Options {
+    /// Measure only this part; may be given again
+    #[arg(long, value_enum)]
+    pub only: Vec<Part>,
+    /// Make the page again from the figures that there are, and measure nothing
+    #[arg(long)]
+    pub render: bool,
+    /// Small sizes, to see that everything works; the page goes to target/performance
+    #[arg(long)]
+    pub quick: bool,
+    /// Where the page goes [default: docs]
+    #[arg(long, env = "WEIR_BENCH_OUTPUT", value_name = "FOLDER")]
+    pub output: Option<PathBuf>,
+    /// A flag for every Weir that is started; may be given again
+    #[arg(long = "weir-flag", value_name = "FLAG", allow_hyphen_values = true)]
+    pub weir_flags: Vec<String>,
+    /// Seconds that a step may take before it counts as one that does not finish
+    #[arg(long, env = "WEIR_BENCH_LIMIT", default_value_t = 60)]
+    pub limit: u64,
+
+    /// How many events of the past the database part reads, for one watcher
+    #[arg(long, env = "WEIR_BENCH_EVENTS", default_value_t = 50_000)]
+    pub events: u64,
+    /// How many events the live part writes and reads, for one watcher
+    #[arg(long, env = "WEIR_BENCH_LIVE_EVENTS", default_value_t = 10_000)]
+    pub live_events: u64,
+    /// How many events the stand-in part reads, for one watcher
+    #[arg(long, env = "WEIR_BENCH_STAND_IN_EVENTS", default_value_t = 500_000)]
+    pub stand_in_events: u64,
+    /// How many events the stand-in puts into a reply
+    #[arg(long, env = "WEIR_BENCH_BATCH", default_value_t = 1_000)]
+    pub batch: usize,
+    /// How often each reader takes its turn in a part of one watcher
+    #[arg(long, env = "WEIR_BENCH_ROUNDS", default_value_t = 5)]
+    pub rounds: u32,
+    /// How many writes the added-latency part makes for each way, in as many slices as rounds
+    #[arg(long, env = "WEIR_BENCH_WRITES", default_value_t = 2_000)]
+    pub writes: u64,
+    /// How many writes a second it makes
+    #[arg(long, env = "WEIR_BENCH_RATE", default_value_t = 200)]
+    pub rate: u32,
+
+    /// The numbers of watchers of the fan-out part, from the stand-in
+    #[arg(
+        long,
+        env = "WEIR_BENCH_WATCHERS",
+        value_delimiter = ',',
+        default_value = "1,10,100,1000,10000"
+    )]
+    pub watchers: Vec<u64>,
+    /// The same, from the database
+    #[arg(
+        long,
+        env = "WEIR_BENCH_DATABASE_WATCHERS",
+        value_delimiter = ',',
+        default_value = "1,10,100,300,1000,10000"
+    )]
+    pub database_watchers: Vec<u64>,
+    /// The largest number of watchers that the naive gateway is asked for
+    #[arg(long, env = "WEIR_BENCH_NAIVE_WATCHERS", default_value_t = 1_000)]
+    pub naive_watchers: u64,
+    /// About how many deliveries a step of the fan-out part makes, from the stand-in
+    #[arg(long, env = "WEIR_BENCH_DELIVERIES", default_value_t = 400_000)]
+    pub deliveries: u64,
+    /// The same, from the database
+    #[arg(
+        long,
+        env = "WEIR_BENCH_DATABASE_DELIVERIES",
+        default_value_t = 100_000
+    )]
+    pub database_deliveries: u64,
+    /// How many events are sent at once in the fan-out part
+    #[arg(long, env = "WEIR_BENCH_BURST", default_value_t = 8)]
+    pub burst: u64,
+    /// How often each server takes its turn in a step of the fan-out part
+    #[arg(long, env = "WEIR_BENCH_FAN_OUT_ROUNDS", default_value_t = 3)]
+    pub fan_out_rounds: u32,
+    /// The size of a document in the fan-out and filter parts
+    #[arg(long, env = "WEIR_BENCH_DOCUMENT_BYTES", default_value_t = 1_024)]
+    pub document_bytes: usize,
+
+    /// The numbers of watchers of the filter part
+    #[arg(
+        long,
+        env = "WEIR_BENCH_FILTERS",
+        value_delimiter = ',',
+        default_value = "10,1000,10000"
+    )]
+    pub filters: Vec<u64>,
+    /// How many events a step of the filter part sends, from the stand-in
+    #[arg(long, env = "WEIR_BENCH_FILTER_EVENTS", default_value_t = 20_000)]
+    pub filter_events: u64,
+    /// The same, from the database
+    #[arg(
+        long,
+        env = "WEIR_BENCH_FILTER_DATABASE_EVENTS",
+        default_value_t = 4_000
+    )]
+    pub filter_database_events: u64,
+    /// How many events are sent at once in the filter part
+    #[arg(long, env = "WEIR_BENCH_FILTER_BURST", default_value_t = 100)]
+    pub filter_burst: u64,
+    /// How often each step of the filter part is repeated
+    #[arg(long, env = "WEIR_BENCH_FILTER_ROUNDS", default_value_t = 2)]
+    pub filter_rounds: u32,
+
+    /// Events a second that the steady and stalled parts try first
+    #[arg(long, env = "WEIR_BENCH_STEADY_RATE", default_value_t = 1_000)]
+    pub steady_rate: u64,
+    /// The same, from the database
+    #[arg(long, env = "WEIR_BENCH_STEADY_DATABASE_RATE", default_value_t = 200)]
+    pub steady_database_rate: u64,
+    /// How many watchers the steady and stalled parts have
+    #[arg(long, env = "WEIR_BENCH_STEADY_WATCHERS", default_value_t = 1_000)]
+    pub steady_watchers: u64,
+    /// For how many seconds
+    #[arg(long, env = "WEIR_BENCH_SECONDS", default_value_t = 10)]
+    pub seconds: u64,
+    /// How many rounds the stalled part has, each with none stalled and with one
+    #[arg(long, env = "WEIR_BENCH_STALLED_ROUNDS", default_value_t = 5)]
+    pub stalled_rounds: u32,
+    /// The size of a document in the steady and stalled parts
+    #[arg(long, env = "WEIR_BENCH_SMALL_DOCUMENT_BYTES", default_value_t = 128)]
+    pub small_document_bytes: usize,
+}
+
+/// A part, by the name that the command line and the page have for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Part {
+    /// One watcher, events of the past, from a database
+    Database,
+    /// One watcher, from the stand-in
+    StandIn,
+    /// One watcher, events as they are written
+    Live,
+    /// One watcher, the latency that Weir adds
+    #[value(alias = "latency")]
+    AddedLatency,
+    /// Many watchers with one filter
+    #[value(alias = "fanout")]
+    FanOut,
+    /// Many watchers with a filter each
+    Filters,
+    /// Many watchers, latencies under a steady writer
+    Steady,
+    /// Many watchers, one of whom stalls
+    Stalled,
+}
+
+impl Part {
+    /// All of them, in the order that they are measured and told in.
+    pub const ALL: [Self; 8] = [
+        Self::Database,
+        Self::StandIn,
+        Self::Live,
+        Self::AddedLatency,
+        Self::FanOut,
+        Self::Filters,
+        Self::Steady,
+        Self::Stalled,
+    ];
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Database => "database",
+            Self::StandIn => "stand-in",
+            Self::Live => "live",
+            Self::AddedLatency => "added-latency",
+            Self::FanOut => "fan-out",
+            Self::Filters => "filters",
+            Self::Steady => "steady",
+            Self::Stalled => "stalled",
+        }
+    }
+}
+
+impl Options {
+    /// Whether this part is to be measured.
+    pub fn wants(&self, part: Part) -> bool {
+        self.only.is_empty() || self.only.contains(&part)
+    }
+
+    /// The same, with small sizes in place of all others.
+    pub fn quick(self) -> Self {
+        Self {
+            limit: 20,
+            events: 2_000,
+            live_events: 1_000,
+            stand_in_events: 20_000,
+            rounds: 2,
+            writes: 200,
+            watchers: vec![1, 10, 100],
+            database_watchers: vec![1, 10, 50],
+            naive_watchers: 100,
+            deliveries: 10_000,
+            database_deliveries: 4_000,
+            fan_out_rounds: 2,
+            filters: vec![10, 100],
+            filter_events: 2_000,
+            filter_database_events: 1_000,
+            filter_rounds: 1,
+            steady_rate: 200,
+            steady_database_rate: 100,
+            steady_watchers: 50,
+            seconds: 2,
+            stalled_rounds: 2,
+            ..self
+        }
+    }
+
+    /// Where the page goes.
+    pub fn folder(&self) -> PathBuf {
+        let own = if self.quick {
+            concat!(env!("CARGO_MANIFEST_DIR"), "/target/performance")
+        } else {
+            concat!(env!("CARGO_MANIFEST_DIR"), "/docs")
+        };
+        self.output.clone().unwrap_or_else(|| own.into())
+    }
+}

@@ -1,0 +1,262 @@
+//! One gateway, a crowd before it and a source behind it, for as long as one figure takes.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::{
+    client::crowd::{Crowd, Plan},
+    gateway::{Gateway, naive, ready, weir},
+    kit::{
+        cpu::{Spent, Usage},
+        pause,
+        process::NoAnswer,
+    },
+    upstream::source::{Content, Kind, Source},
+};
+
+/// How many bursts are on their way at once, so that the gateway never waits for the next.
+const AHEAD: u64 = 2;
+/// Bursts before those that count, while everything warms up.
+const WARM_UP: u64 = 2;
+/// After the opening of watches, before memory is looked at.
+const SETTLING: Duration = Duration::from_secs(1);
+
+/// The servers that are compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rival {
+    Weir,
+    Naive,
+    /// Ready bytes, one event a message.
+    Ready,
+    /// Ready bytes, one burst a message.
+    ReadyBursts,
+}
+
+impl Rival {
+    /// What tables call it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Weir => "Weir",
+            Self::Naive => "naive gateway",
+            Self::Ready => "ready bytes, an event a message",
+            Self::ReadyBursts => "ready bytes, a burst a message",
+        }
+    }
+
+    /// Starts it before a source; `weir_flags` are for Weir alone.
+    pub fn start(
+        self,
+        source: Option<&Source>,
+        watchers: u64,
+        load: Load,
+        weir_flags: &[String],
+    ) -> Gateway {
+        let uri = source.map_or("", Source::uri);
+        match self {
+            Self::Weir => {
+                // Room for those that stall, and no less than the default.
+                let most = (watchers + 10).max(10_000);
+                let mut flags = vec![format!("--max-watches={most}")];
+                flags.extend_from_slice(weir_flags);
+                weir::start(uri, &flags)
+            }
+            Self::Naive => naive::start(uri, watchers),
+            Self::Ready => ready::start(load.content.bytes, 1),
+            Self::ReadyBursts => ready::start(load.content.bytes, load.burst),
+        }
+    }
+}
+
+/// How much is sent, and how.
+#[derive(Debug, Clone, Copy)]
+pub struct Load {
+    pub content: Content,
+    pub events: u64,
+    pub burst: u64,
+}
+
+/// What one run took.
+#[derive(Debug, Clone, Copy)]
+pub struct Run {
+    pub events: u64,
+    pub deliveries: u64,
+    pub wall: Duration,
+    pub gateway: Spent,
+    /// The database's, where it is ours to look at.
+    pub database: Option<Spent>,
+    /// The load generator's.
+    pub crowd: Spent,
+    /// Bytes for each watcher, once all are open and nothing has been sent.
+    pub idle_memory: f64,
+    /// Bytes for each watcher, after everything was sent.
+    pub busy_memory: f64,
+    /// Cursors open on the source.
+    pub change_streams: Option<u64>,
+    /// The change streams that Weir says it holds.
+    pub feeds: Option<u64>,
+    /// How long it took to open all watches.
+    pub opening: Duration,
+}
+
+impl Run {
+    /// Deliveries a second.
+    pub fn rate(&self) -> f64 {
+        self.deliveries as f64 / self.wall.as_secs_f64()
+    }
+
+    /// The gateway's microseconds for each delivery.
+    pub fn cost(&self) -> f64 {
+        self.gateway.each(self.deliveries)
+    }
+
+    /// The database's microseconds for each delivery.
+    pub fn database_cost(&self) -> Option<f64> {
+        Some(self.database?.each(self.deliveries))
+    }
+
+    /// The gateway's microseconds for each event.
+    pub fn event_cost(&self) -> f64 {
+        self.gateway.each(self.events)
+    }
+}
+
+/// Measures a rival: all of `load` to `plan`'s watchers. `kind` is nothing for those that need no
+/// source.
+pub fn run(
+    rival: Rival,
+    kind: Kind,
+    (watchers, matches): (u64, u64),
+    load: Load,
+    limit: Duration,
+    weir_flags: &[String],
+) -> Result<Run, NoAnswer> {
+    let needs_source = matches!(rival, Rival::Weir | Rival::Naive);
+    let mut source = needs_source.then(|| Source::start(kind, load.content));
+    let mut gateway = rival.start(source.as_ref(), watchers, load, weir_flags);
+    let plan = Plan {
+        database: source.as_ref().map_or("", Source::database).to_owned(),
+        collection: source.as_ref().map_or("", Source::collection).to_owned(),
+        watchers,
+        groups: load.content.groups,
+        matches,
+        stalled: 0,
+    };
+    let deadline = Instant::now() + limit;
+    let left = || deadline.saturating_duration_since(Instant::now());
+    // Some of a server's memory comes with its first request, whoever makes it.
+    drop(Crowd::open(
+        &gateway,
+        &Plan {
+            watchers: 1,
+            ..plan.clone()
+        },
+        left(),
+    )?);
+    pause(SETTLING / 4);
+
+    let before = gateway.resident();
+    let mut crowd = Crowd::open(&gateway, &plan, left())?;
+    pause(SETTLING);
+    let idle = gateway.resident();
+    let change_streams = source.as_ref().and_then(Source::open_cursors);
+    let feeds = gateway.feeds();
+
+    let mut line = Line {
+        plan: &plan,
+        crowd: &mut crowd,
+        sent: 0,
+    };
+    let mut send = |events: u64, limit: Duration| match &mut source {
+        Some(source) => source.burst(events, limit),
+        None => gateway.burst(events, limit),
+    };
+    line.send(&mut send, WARM_UP * load.burst, load.burst, deadline)?;
+
+    let started = Instant::now();
+    let earlier = Usages::now(&gateway, source.as_ref(), line.crowd);
+    let mut send = |events: u64, limit: Duration| match &mut source {
+        Some(source) => source.burst(events, limit),
+        None => gateway.burst(events, limit),
+    };
+    line.send(&mut send, load.events, load.burst, deadline)?;
+    let wall = started.elapsed();
+    let sent = line.sent;
+    let now = Usages::now(&gateway, source.as_ref(), &crowd);
+    crowd.check(sent)?;
+    let each = |bytes: u64| bytes.saturating_sub(before) as f64 / watchers as f64;
+    Ok(Run {
+        events: load.events,
+        deliveries: load.events * plan.deliveries_an_event(),
+        wall,
+        gateway: spent(now.gateway, earlier.gateway).ok_or_else(gone)?,
+        database: spent(now.database, earlier.database),
+        crowd: spent(now.crowd, earlier.crowd).ok_or_else(gone)?,
+        idle_memory: each(idle),
+        busy_memory: each(gateway.resident()),
+        change_streams,
+        feeds,
+        opening: crowd.opening,
+    })
+}
+
+/// What everything has cost so far.
+struct Usages {
+    gateway: Option<Usage>,
+    database: Option<Usage>,
+    crowd: Option<Usage>,
+}
+
+impl Usages {
+    fn now(gateway: &Gateway, source: Option<&Source>, crowd: &Crowd) -> Self {
+        Self {
+            gateway: gateway.usage(),
+            database: source.and_then(Source::usage),
+            crowd: crowd.usage(),
+        }
+    }
+}
+
+fn spent(now: Option<Usage>, earlier: Option<Usage>) -> Option<Spent> {
+    Some(now?.since(&earlier?))
+}
+
+fn gone() -> NoAnswer {
+    NoAnswer::Failed("a process ended before it was looked at".to_owned())
+}
+
+/// Events on their way to a crowd.
+struct Line<'a> {
+    plan: &'a Plan,
+    crowd: &'a mut Crowd,
+    sent: u64,
+}
+
+impl Line<'_> {
+    /// Sends so many events in bursts, no more than a few bursts ahead of the slowest watcher, and
+    /// waits for the last to arrive.
+    fn send(
+        &mut self,
+        send: &mut impl FnMut(u64, Duration) -> Result<(), NoAnswer>,
+        events: u64,
+        burst: u64,
+        deadline: Instant,
+    ) -> Result<(), NoAnswer> {
+        let left = || deadline.saturating_duration_since(Instant::now());
+        let mut to_send = events;
+        while to_send > 0 {
+            let now = burst.min(to_send);
+            send(now, left())?;
+            to_send -= now;
+            self.sent += now;
+            let arrived = self.sent.saturating_sub(burst * (AHEAD - 1));
+            self.wait_for(arrived, left())?;
+        }
+        self.wait_for(self.sent, left())
+    }
+
+    fn wait_for(&mut self, events: u64, limit: Duration) -> Result<(), NoAnswer> {
+        let deliveries = events * self.plan.deliveries_an_event();
+        self.crowd.wait_for(deliveries, limit)
+    }
+}

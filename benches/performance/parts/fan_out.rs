@@ -1,0 +1,371 @@
+//! One collection, many watchers, one filter: what a delivery costs, beside the naive gateway and
+//! beside the least that a gRPC server can do.
+
+use std::time::Duration;
+
+use super::drive::{self, Load, Rival, Run};
+use crate::{
+    options::Options,
+    report::{
+        Bound, Figures,
+        chart::{Chart, Series},
+        spread::{Spread, number},
+        table::Table,
+    },
+    upstream::source::{Content, Kind},
+};
+
+/// The fewest events of a step, however many watchers they go to.
+const FEWEST: u64 = 40;
+/// The most, however few.
+const MOST: u64 = 20_000;
+/// How many watchers the goals are about.
+const GOAL_WATCHERS: u64 = 1_000;
+
+/// All runs of one rival at one number of watchers.
+struct Cell {
+    kind: Kind,
+    rival: Rival,
+    watchers: u64,
+    runs: Vec<Run>,
+    /// Why there are no more.
+    failure: Option<String>,
+}
+
+/// Measures every step, in rounds in which the rivals take turns.
+pub fn measure(options: &Options, figures: &mut Figures) {
+    for kind in Kind::ALL {
+        let cells = measure_on(kind, options);
+        figures.table(
+            kind.key(),
+            &format!(
+                "{}, {} bytes a document, bursts of {}, {} rounds",
+                title(kind),
+                options.document_bytes,
+                options.burst,
+                options.fan_out_rounds
+            ),
+            &costs(&cells),
+        );
+        figures.table(
+            &format!("{}-memory", kind.key()),
+            "Memory and change streams",
+            &memory(&cells),
+        );
+        figures.chart(&format!("fan-out-{}", kind.key()), chart(kind, &cells));
+        goals(kind, &cells, figures);
+    }
+}
+
+fn title(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Database => "From a database",
+        Kind::StandIn => "From the stand-in",
+    }
+}
+
+fn measure_on(kind: Kind, options: &Options) -> Vec<Cell> {
+    let rivals: &[Rival] = match kind {
+        Kind::StandIn => &[Rival::Weir, Rival::Naive, Rival::Ready, Rival::ReadyBursts],
+        // Ready bytes come from no database.
+        Kind::Database => &[Rival::Weir, Rival::Naive],
+    };
+    let mut cells = Vec::new();
+    // The watchers at which a rival failed: it need not be asked for more.
+    let mut beyond: Vec<Rival> = Vec::new();
+    let steps = match kind {
+        Kind::StandIn => &options.watchers,
+        Kind::Database => &options.database_watchers,
+    };
+    for &watchers in steps {
+        let mut step: Vec<Cell> = rivals
+            .iter()
+            .filter(|rival| !beyond.contains(rival))
+            .filter(|rival| **rival != Rival::Naive || watchers <= options.naive_watchers)
+            .map(|&rival| Cell {
+                kind,
+                rival,
+                watchers,
+                runs: Vec::new(),
+                failure: None,
+            })
+            .collect();
+        for round in 0..options.fan_out_rounds {
+            // Another one begins each time.
+            if round > 0 && !step.is_empty() {
+                step.rotate_left(1);
+            }
+            for cell in &mut step {
+                cell.measure(options);
+            }
+        }
+        step.sort_by_key(|cell| rivals.iter().position(|rival| *rival == cell.rival));
+        beyond.extend(
+            step.iter()
+                .filter(|it| it.failure.is_some())
+                .map(|it| it.rival),
+        );
+        cells.extend(step);
+    }
+    cells
+}
+
+impl Cell {
+    fn measure(&mut self, options: &Options) {
+        if self.failure.is_some() {
+            return;
+        }
+        let deliveries = match self.kind {
+            Kind::Database => options.database_deliveries,
+            Kind::StandIn => options.deliveries,
+        };
+        let events = (deliveries / self.watchers).clamp(FEWEST, MOST);
+        let load = Load {
+            content: Content {
+                groups: 1,
+                bytes: options.document_bytes,
+            },
+            events: events.next_multiple_of(options.burst),
+            burst: options.burst,
+        };
+        let limit = Duration::from_secs(options.limit);
+        let watchers = (self.watchers, 0);
+        let (rival, kind) = (self.rival, self.kind);
+        match drive::run(rival, kind, watchers, load, limit, &options.weir_flags) {
+            Ok(run) => {
+                eprintln!(
+                    "{}, {}, {} watchers: {} deliveries/s, {:.2} µs each; load generator {:.2} µs",
+                    kind.key(),
+                    rival.name(),
+                    self.watchers,
+                    number(run.rate(), 0),
+                    run.cost(),
+                    run.crowd.each(run.deliveries),
+                );
+                self.runs.push(run);
+            }
+            Err(error) => {
+                eprintln!(
+                    "{}, {}, {} watchers: {error}",
+                    kind.key(),
+                    rival.name(),
+                    self.watchers
+                );
+                self.failure = Some(error.to_string());
+            }
+        }
+    }
+
+    fn of(&self, value: impl Fn(&Run) -> f64) -> Option<Spread> {
+        Spread::of_known(self.runs.iter().map(|run| Some(value(run))))
+    }
+
+    fn of_known(&self, value: impl Fn(&Run) -> Option<f64>) -> Option<Spread> {
+        Spread::of_known(self.runs.iter().map(value))
+    }
+
+    fn whole_cost(run: &Run) -> Option<f64> {
+        Some(run.cost() + run.database_cost()?)
+    }
+}
+
+fn text(spread: Option<Spread>, digits: usize) -> String {
+    spread.map_or_else(|| "–".to_owned(), |spread| spread.text(digits))
+}
+
+fn costs(cells: &[Cell]) -> Table {
+    let mut table = Table::new([
+        "watchers",
+        "server",
+        "deliveries/s",
+        "its CPU, µs/delivery",
+        "of that user",
+        "database's CPU, µs/delivery",
+        "both",
+    ]);
+    for cell in cells {
+        let mut row = vec![
+            number(cell.watchers as f64, 0),
+            cell.rival.name().to_owned(),
+        ];
+        match &cell.failure {
+            Some(failure) => {
+                row.push(failure.clone());
+                row.extend(std::iter::repeat_n(String::new(), 4));
+            }
+            None => {
+                let user = |run: &Run| run.gateway.user.as_secs_f64() * 1e6 / run.deliveries as f64;
+                row.extend([
+                    text(cell.of(Run::rate), 0),
+                    text(cell.of(Run::cost), 2),
+                    text(cell.of(user), 2),
+                    text(cell.of_known(Run::database_cost), 2),
+                    text(cell.of_known(Cell::whole_cost), 2),
+                ]);
+            }
+        }
+        table.add(row);
+    }
+    table
+}
+
+fn memory(cells: &[Cell]) -> Table {
+    let mut table = Table::new([
+        "watchers",
+        "server",
+        "change streams on MongoDB",
+        "feeds, as Weir says",
+        "idle, KiB/watcher",
+        "after traffic, KiB/watcher",
+        "all open after, s",
+    ]);
+    for cell in cells.iter().filter(|cell| !cell.runs.is_empty()) {
+        let cursors = |run: &Run| run.change_streams.map(|it| it as f64);
+        // What a server takes for itself hides what a few watchers add.
+        let many = cell.watchers >= 100;
+        let kibibytes = |value: fn(&Run) -> f64| {
+            let spread = cell.of(|run| value(run) / 1024.0);
+            text(spread.filter(|_| many), 1)
+        };
+        table.add([
+            number(cell.watchers as f64, 0),
+            cell.rival.name().to_owned(),
+            text(cell.of_known(cursors), 0),
+            text(cell.of_known(|run| run.feeds.map(|it| it as f64)), 0),
+            kibibytes(|run| run.idle_memory),
+            kibibytes(|run| run.busy_memory),
+            text(cell.of(|run| run.opening.as_secs_f64()), 2),
+        ]);
+    }
+    table
+}
+
+fn chart(kind: Kind, cells: &[Cell]) -> Chart {
+    let series = |name: &str, rival: Rival, value: &dyn Fn(&Cell) -> Option<Spread>| {
+        let own = cells.iter().filter(|cell| cell.rival == rival);
+        let points = own.filter_map(|cell| Some((cell.watchers as f64, value(cell)?.median)));
+        Series {
+            name: name.to_owned(),
+            points: points.collect(),
+        }
+    };
+    let own = |cell: &Cell| cell.of(Run::cost);
+    let whole = |cell: &Cell| cell.of_known(Cell::whole_cost);
+    let mut all = vec![
+        series("Weir", Rival::Weir, &own),
+        series("naive gateway", Rival::Naive, &own),
+    ];
+    match kind {
+        Kind::StandIn => all.push(series("ready bytes", Rival::Ready, &own)),
+        Kind::Database => all.extend([
+            series("Weir and database", Rival::Weir, &whole),
+            series("naive gateway and database", Rival::Naive, &whole),
+        ]),
+    }
+    all.retain(|series| !series.points.is_empty());
+    Chart::Lines {
+        title: format!("CPU for a delivery, {}", title(kind).to_lowercase()),
+        x: "watchers of one collection".to_owned(),
+        y: "µs/delivery".to_owned(),
+        series: all,
+    }
+}
+
+/// Both cells at the goal's number of watchers, else at the largest number that both survived.
+fn pair(cells: &[Cell], rivals: [Rival; 2]) -> Option<(&Cell, &Cell)> {
+    let of = |rival: Rival| {
+        let survived = cells.iter().filter(move |cell| cell.rival == rival);
+        survived.filter(|cell| cell.failure.is_none() && !cell.runs.is_empty())
+    };
+    let pairs = of(rivals[0]).filter_map(|first| {
+        let second = of(rivals[1]).find(|second| second.watchers == first.watchers)?;
+        (first.watchers <= GOAL_WATCHERS).then_some((first, second))
+    });
+    pairs.max_by_key(|(first, _)| first.watchers)
+}
+
+/// Round by round, the one's value over the other's.
+fn ratio((first, second): (&Cell, &Cell), value: impl Fn(&Run) -> Option<f64>) -> Spread {
+    let rounds = first.runs.iter().zip(&second.runs);
+    let ratios = rounds.filter_map(|(first, second)| Some(value(first)? / value(second)?));
+    Spread::of(ratios)
+}
+
+fn goals(kind: Kind, cells: &[Cell], figures: &mut Figures) {
+    let at = |watchers: u64| {
+        let watched = number(watchers as f64, 0);
+        if watchers == GOAL_WATCHERS {
+            format!("{watched} watchers")
+        } else {
+            let goal = number(GOAL_WATCHERS as f64, 0);
+            format!("{watched} watchers (not {goal})")
+        }
+    };
+    if let Some(pair) = pair(cells, [Rival::Weir, Rival::Naive]) {
+        let own = ratio(pair, |run| Some(run.cost()));
+        let from = title(kind).to_lowercase();
+        figures.goal(
+            &format!(
+                "{}, {from}: Weir's CPU for a delivery, per the naive gateway's",
+                at(pair.0.watchers)
+            ),
+            Bound::AtMost(0.2, ""),
+            own.median,
+            own.text(3),
+        );
+        if kind == Kind::Database && pair.0.runs.iter().all(|run| run.database.is_some()) {
+            let whole = ratio(pair, Cell::whole_cost);
+            figures.goal(
+                &format!(
+                    "{}, {from}: the same, with the database's",
+                    at(pair.0.watchers)
+                ),
+                Bound::AtMost(0.05, ""),
+                whole.median,
+                whole.text(3),
+            );
+        }
+    }
+    if let Some(pair) = pair(cells, [Rival::Weir, Rival::Ready]) {
+        let ratio = ratio(pair, |run| Some(run.cost()));
+        figures.goal(
+            &format!(
+                "{}: Weir's CPU for a delivery, per that of sending ready bytes",
+                at(pair.0.watchers)
+            ),
+            Bound::AtMost(1.5, ""),
+            ratio.median,
+            ratio.text(2),
+        );
+    }
+    let own = cells.iter().filter(|it| it.rival == Rival::Weir);
+    let Some(most) = own
+        .filter(|it| !it.runs.is_empty())
+        .max_by_key(|it| it.watchers)
+    else {
+        return;
+    };
+    let watchers = number(most.watchers as f64, 0);
+    match kind {
+        Kind::Database => {
+            if let Some(open) = most.of_known(|run| run.change_streams.map(|it| it as f64)) {
+                figures.goal(
+                    &format!("change streams on MongoDB, {watchers} watchers, one filter"),
+                    Bound::AtMost(1.0, ""),
+                    open.most,
+                    open.text(0),
+                );
+            }
+        }
+        Kind::StandIn => {
+            if let Some(memory) = most.of(|run| run.idle_memory / 1024.0) {
+                figures.goal(
+                    &format!("resident memory for an idle watcher, {watchers} of them"),
+                    Bound::AtMost(16.0, " KiB"),
+                    memory.median,
+                    memory.text(1),
+                );
+            }
+        }
+    }
+}

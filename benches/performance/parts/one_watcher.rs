@@ -1,0 +1,207 @@
+//! One watcher through Weir against the driver's own typed change stream: events a second and CPU
+//! for each event, of the past and of what is being written.
+
+use crate::{
+    client::{
+        reader::{Sample, Task},
+        way::Way,
+    },
+    gateway::weir,
+    options::Options,
+    report::{Bound, Figures, spread::Spread, table::Table},
+    upstream::{collection::Collection, database, document, stand_in},
+};
+
+/// The same inserts, read from the moment before the first of them.
+pub fn from_database(options: &Options, figures: &mut Figures) {
+    let database = database::start();
+    let weir = weir::start(database.uri(), &options.weir_flags);
+    let collection = Collection::fresh(database.uri());
+    let start = collection.start_tokens(weir.url());
+    collection.insert(0, options.events);
+    let mut samples = Samples::default();
+    for round in 0..options.rounds {
+        for way in Way::in_turn(round) {
+            let task = Task {
+                way,
+                uri: database.uri().to_owned(),
+                url: weir.url().to_owned(),
+                database: collection.database().to_owned(),
+                collection: collection.name().to_owned(),
+                token: start.of(way),
+                events: options.events,
+                live: false,
+            };
+            samples.add(way, task.measure(&weir, || {}));
+        }
+    }
+    let title = format!(
+        "The past, from {}: {} inserts, {} rounds",
+        database.name(),
+        options.events,
+        options.rounds
+    );
+    figures.table("readers", &title, &samples.table());
+    samples.goals("the past, from a database", 1.0, figures);
+}
+
+/// Batches that are ready before they are asked for.
+pub fn from_stand_in(options: &Options, figures: &mut Figures) {
+    let stand_in = stand_in::start(&stand_in::Task {
+        events: options.stand_in_events,
+        batch: options.batch,
+        groups: 1,
+        bytes: document::BYTES,
+    });
+    let weir = weir::start(stand_in.uri(), &options.weir_flags);
+    let collection = Collection::existing(stand_in.uri(), stand_in::DATABASE, stand_in::COLLECTION);
+    let start = collection.start_tokens(weir.url());
+    let mut samples = Samples::default();
+    for round in 0..options.rounds {
+        for way in Way::in_turn(round) {
+            let task = Task {
+                way,
+                uri: stand_in.uri().to_owned(),
+                url: weir.url().to_owned(),
+                database: collection.database().to_owned(),
+                collection: collection.name().to_owned(),
+                token: start.of(way),
+                events: options.stand_in_events,
+                live: false,
+            };
+            samples.add(way, task.measure(&weir, || {}));
+        }
+    }
+    let title = format!(
+        "From a stand-in that does not limit: {} inserts in replies of {}, {} rounds",
+        options.stand_in_events, options.batch, options.rounds
+    );
+    figures.table("readers", &title, &samples.table());
+    samples.goals("from the stand-in", 2.0, figures);
+}
+
+/// Inserts as fast as one writer can make them, read as they come; each turn has a Weir and a
+/// collection of its own, so that none is left with a change stream open.
+pub fn live(options: &Options, figures: &mut Figures) {
+    let database = database::start();
+    let mut samples = Samples::default();
+    for round in 0..options.rounds {
+        for way in Way::in_turn(round) {
+            let weir = weir::start(database.uri(), &options.weir_flags);
+            let collection = Collection::fresh(database.uri());
+            let task = Task {
+                way,
+                uri: database.uri().to_owned(),
+                url: weir.url().to_owned(),
+                database: collection.database().to_owned(),
+                collection: collection.name().to_owned(),
+                token: String::new(),
+                events: options.live_events,
+                live: true,
+            };
+            let write = || collection.insert(0, options.live_events);
+            samples.add(way, task.measure(&weir, write));
+        }
+    }
+    let title = format!(
+        "Live, from {}: {} inserts by one writer at full speed, {} rounds",
+        database.name(),
+        options.live_events,
+        options.rounds
+    );
+    figures.table("readers", &title, &samples.table());
+    samples.goals("live, from a database", 1.0, figures);
+}
+
+/// What every reading took.
+#[derive(Debug, Default)]
+struct Samples(Vec<(Way, Sample)>);
+
+impl Samples {
+    /// Adds what one reading took, and shows it as it comes.
+    fn add(&mut self, way: Way, sample: Sample) {
+        eprintln!(
+            "{}: {:.0} events/s, reader {:.2} µs, Weir {:.2} µs an event",
+            way.name(),
+            rate(&sample),
+            cost(&sample, sample.reader.as_secs_f64()),
+            cost(&sample, sample.weir.as_secs_f64()),
+        );
+        self.0.push((way, sample));
+    }
+
+    /// Medians and, in brackets, the least and the most.
+    fn table(&self) -> Table {
+        let mut table = Table::new(["reader", "events/s", "reader, µs/event", "Weir, µs/event"]);
+        for way in Way::ALL {
+            let of = |value: &dyn Fn(&Sample) -> f64| Spread::of(self.of(way).iter().map(value));
+            let weir = of(&|it| cost(it, it.weir.as_secs_f64())).text(2);
+            table.add([
+                way.name().to_owned(),
+                of(&rate).text(0),
+                of(&|it| cost(it, it.reader.as_secs_f64())).text(2),
+                if way.through_weir() {
+                    weir
+                } else {
+                    String::new()
+                },
+            ]);
+        }
+        table
+    }
+
+    fn goals(&self, from: &str, least_rate: f64, figures: &mut Figures) {
+        for (way, driver, asking) in [
+            (Way::Weir, Way::Driver, ""),
+            (Way::Weir, Way::DriverSplitting, " that asks for the same"),
+            (Way::WeirDecoding, Way::Driver, ""),
+        ] {
+            let ratio = self.against(driver, way, rate, rate);
+            let what = format!(
+                "one watcher, {from}: events/s, {}, per the driver's{asking}",
+                way.name()
+            );
+            figures.goal(
+                &what,
+                Bound::AtLeast(least_rate, ""),
+                ratio.median,
+                ratio.text(2),
+            );
+        }
+        let reader = |it: &Sample| it.reader.as_secs_f64();
+        let weir = |it: &Sample| it.weir.as_secs_f64();
+        let ratio = self.against(Way::Driver, Way::Weir, weir, reader);
+        figures.goal(
+            &format!("one watcher, {from}: CPU of Weir's server, per the driver's reader"),
+            Bound::AtMost(0.5, ""),
+            ratio.median,
+            ratio.text(2),
+        );
+    }
+
+    fn of(&self, way: Way) -> Vec<Sample> {
+        let samples = self.0.iter().filter(|(of, _)| *of == way);
+        samples.map(|(_, sample)| *sample).collect()
+    }
+
+    /// `value` of each round's reading through Weir, divided by `by` of the same round's driver.
+    fn against(
+        &self,
+        driver: Way,
+        way: Way,
+        value: impl Fn(&Sample) -> f64,
+        by: impl Fn(&Sample) -> f64,
+    ) -> Spread {
+        let pairs = self.of(way).into_iter().zip(self.of(driver));
+        Spread::of(pairs.map(|(weir, driver)| value(&weir) / by(&driver)))
+    }
+}
+
+fn rate(sample: &Sample) -> f64 {
+    sample.events as f64 / sample.wall.as_secs_f64()
+}
+
+/// Microseconds for each event.
+fn cost(sample: &Sample, seconds: f64) -> f64 {
+    seconds * 1e6 / sample.events as f64
+}

@@ -1,0 +1,94 @@
+//! What one client that stopped reading does to the others: rounds with none and with one take
+//! turns, and the others' p99 is compared.
+
+use super::{
+    drive::Rival,
+    steady::{self, Outcome, Pace},
+};
+use crate::{
+    options::Options,
+    report::{
+        Bound, Figures,
+        spread::{Spread, number},
+        table::Table,
+    },
+    upstream::source::Kind,
+};
+
+/// A ring that the stalled watch surely falls off, so that what follows from that is measured too.
+const RING_BYTES: &str = "--ring-bytes=256KiB";
+
+/// Measures on the stand-in, which adds the least of its own.
+pub fn measure(options: &Options, figures: &mut Figures) {
+    let mut options = options.clone();
+    options.weir_flags.push(RING_BYTES.to_owned());
+    let kind = Kind::StandIn;
+    let paces = steady::slower(options.steady_rate, options.steady_watchers, 0);
+    let Some(pace) = steady::first_that_holds(Rival::Weir, kind, paces, &options) else {
+        eprintln!("no rate holds");
+        return;
+    };
+    let mut rounds: [Vec<Outcome>; 2] = [Vec::new(), Vec::new()];
+    for round in 0..options.stalled_rounds {
+        let mut order = [0, 1];
+        order.rotate_left(round as usize % 2);
+        for stalled in order {
+            let pace = Pace {
+                stalled: stalled as u64,
+                ..pace
+            };
+            match steady::run(Rival::Weir, kind, pace, options.seconds, &options) {
+                Ok(outcome) => {
+                    let p99 = outcome.latencies.p99 as f64 / 1e3;
+                    eprintln!("{stalled} stalled: p99 of the others {p99:.2} ms");
+                    rounds[stalled].push(outcome);
+                }
+                Err(error) => eprintln!("{stalled} stalled: {error}"),
+            }
+        }
+    }
+    let [none, one] = &rounds;
+    let mut table = Table::new([
+        "stalled clients",
+        "p50 of the others, ms",
+        "p99, ms",
+        "p99.9, ms",
+        "times a watch fell off the ring",
+    ]);
+    for (name, outcomes) in [("none", none), ("one", one)] {
+        let of = |value: fn(&Outcome) -> u64| {
+            Spread::of(outcomes.iter().map(|it| value(it) as f64 / 1e3)).text(2)
+        };
+        let parks = outcomes.iter().map(|it| it.parks.map(|it| it as f64));
+        let parks = Spread::of_known(parks);
+        table.add([
+            name.to_owned(),
+            of(|it| it.latencies.p50),
+            of(|it| it.latencies.p99),
+            of(|it| it.latencies.p999),
+            parks.map_or_else(|| "–".to_owned(), |it| it.text(0)),
+        ]);
+    }
+    let to = format!(
+        "{} events/s to {} watchers",
+        number(pace.rate as f64, 0),
+        number(pace.watchers as f64, 0)
+    );
+    figures.table(
+        "others",
+        &format!(
+            "{to} and one more, {} bytes a document, {} s, {} rounds each in turn, `{RING_BYTES}`",
+            options.small_document_bytes, options.seconds, options.stalled_rounds
+        ),
+        &table,
+    );
+    let pairs = none.iter().zip(one);
+    let ratios = pairs.map(|(none, one)| one.latencies.p99 as f64 / none.latencies.p99 as f64);
+    let ratio = Spread::of(ratios);
+    figures.goal(
+        &format!("{to}: the others' p99 with one client stalled, per that with none"),
+        Bound::AtMost(1.2, ""),
+        ratio.median,
+        ratio.text(2),
+    );
+}

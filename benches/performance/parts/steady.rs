@@ -1,0 +1,260 @@
+//! How late events arrive while a writer writes at a steady rate: Weir and the naive gateway, each
+//! at what it can carry, and Weir again at what the naive one can.
+
+use std::time::Duration;
+
+use super::drive::{Load, Rival};
+use crate::{
+    client::crowd::{Crowd, Latencies, Plan},
+    kit::{pause, process::NoAnswer},
+    options::Options,
+    report::{
+        Figures,
+        chart::{Chart, Series},
+        spread::number,
+        table::Table,
+    },
+    upstream::source::{Content, Kind, Source},
+};
+
+/// A second of events before those that count.
+const WARM_UP_SECONDS: u64 = 1;
+/// How long a rate is tried before it counts as one that holds.
+const TRIAL_SECONDS: u64 = 3;
+/// How long after the last event was sent the last delivery may come, for a rate that holds.
+const LONGEST_TAIL: Duration = Duration::from_millis(500);
+/// The share of the rate asked for that the source must reach.
+const LEAST_SHARE: f64 = 0.95;
+
+/// What is sent to how many.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pace {
+    pub rate: u64,
+    pub watchers: u64,
+    pub stalled: u64,
+}
+
+/// What came of it.
+#[derive(Debug, Clone, Copy)]
+pub struct Outcome {
+    pub latencies: Latencies,
+    /// The events a second that the source reached.
+    pub reached: f64,
+    /// From the last event to the last delivery.
+    pub tail: Duration,
+    /// How often a watch fell off Weir's ring.
+    pub parks: Option<u64>,
+}
+
+impl Outcome {
+    /// Whether all parts kept up.
+    pub fn holds(&self, pace: Pace) -> bool {
+        self.tail <= LONGEST_TAIL && self.reached >= LEAST_SHARE * pace.rate as f64
+    }
+}
+
+/// Sends at a pace for so many seconds.
+pub fn run(
+    rival: Rival,
+    kind: Kind,
+    pace: Pace,
+    seconds: u64,
+    options: &Options,
+) -> Result<Outcome, NoAnswer> {
+    let content = Content {
+        groups: 1,
+        bytes: options.small_document_bytes,
+    };
+    let load = Load {
+        content,
+        events: 0,
+        burst: 1,
+    };
+    let limit = Duration::from_secs(options.limit);
+    let mut source = Source::start(kind, content);
+    let gateway = rival.start(Some(&source), pace.watchers, load, &options.weir_flags);
+    let plan = Plan {
+        database: source.database().to_owned(),
+        collection: source.collection().to_owned(),
+        watchers: pace.watchers,
+        groups: 1,
+        matches: 0,
+        stalled: pace.stalled,
+    };
+    let mut crowd = Crowd::open(&gateway, &plan, limit)?;
+    pause(Duration::from_millis(200));
+    source.steady(pace.rate, pace.rate * WARM_UP_SECONDS, limit)?;
+    crowd.wait_for(source.sent() * pace.watchers, limit)?;
+    crowd.record()?;
+    let reached = source.steady(pace.rate, pace.rate * seconds, limit)?;
+    let sent = tokio::time::Instant::now();
+    crowd.wait_for(source.sent() * pace.watchers, limit)?;
+    let tail = sent.elapsed();
+    let latencies = crowd.latencies()?;
+    crowd.check(source.sent())?;
+    Ok(Outcome {
+        latencies,
+        reached,
+        tail,
+        parks: gateway.parks(),
+    })
+}
+
+/// The first of these paces that holds for a moment.
+pub fn first_that_holds(
+    rival: Rival,
+    kind: Kind,
+    paces: impl IntoIterator<Item = Pace>,
+    options: &Options,
+) -> Option<Pace> {
+    paces.into_iter().find(|pace| {
+        let trial = run(
+            rival,
+            kind,
+            *pace,
+            TRIAL_SECONDS.min(options.seconds),
+            options,
+        );
+        let (holds, why) = match trial {
+            Ok(outcome) => (
+                outcome.holds(*pace),
+                format!(
+                    "{:.0} events/s, the last delivery {} ms after the last event",
+                    outcome.reached,
+                    outcome.tail.as_millis()
+                ),
+            ),
+            Err(error) => (false, error.to_string()),
+        };
+        eprintln!(
+            "{}, {}, {} events/s to {} watchers {}: {why}",
+            kind.key(),
+            rival.name(),
+            pace.rate,
+            pace.watchers,
+            if holds { "holds" } else { "does not hold" },
+        );
+        holds
+    })
+}
+
+/// The paces to try for a goal: fewer events a second to as many watchers.
+pub fn slower(rate: u64, watchers: u64, stalled: u64) -> impl Iterator<Item = Pace> {
+    [1, 2, 4, 10, 20, 50, 100]
+        .into_iter()
+        .map(move |part| Pace {
+            rate: (rate / part).max(1),
+            watchers,
+            stalled,
+        })
+}
+
+/// As many events a second to fewer watchers.
+fn fewer(pace: Pace) -> impl Iterator<Item = Pace> {
+    [1, 2, 4, 10, 20, 50, 100, 1_000]
+        .into_iter()
+        .map(move |part| Pace {
+            watchers: (pace.watchers / part).max(1),
+            ..pace
+        })
+}
+
+/// Measures both gateways on both sources.
+pub fn measure(options: &Options, figures: &mut Figures) {
+    for kind in Kind::ALL {
+        let rate = match kind {
+            Kind::StandIn => options.steady_rate,
+            Kind::Database => options.steady_database_rate,
+        };
+        let rows = measure_on(kind, rate, options);
+        let from = match kind {
+            Kind::StandIn => "stand-in",
+            Kind::Database => "database",
+        };
+        let mut table = Table::new([
+            "server",
+            "events/s",
+            "watchers",
+            "p50, ms",
+            "p99, ms",
+            "p99.9, ms",
+            "longest, ms",
+        ]);
+        for (rival, pace, outcome) in &rows {
+            let at = |micros: u64| number(micros as f64 / 1e3, 2);
+            let latencies = outcome.latencies;
+            table.add([
+                rival.name().to_owned(),
+                number(pace.rate as f64, 0),
+                number(pace.watchers as f64, 0),
+                at(latencies.p50),
+                at(latencies.p99),
+                at(latencies.p999),
+                at(latencies.longest),
+            ]);
+        }
+        figures.table(
+            kind.key(),
+            &format!(
+                "From the {from}: asked for {} events/s to {} watchers, {} bytes a document, {} s; \
+                 what of that holds on this machine",
+                number(rate as f64, 0),
+                number(options.steady_watchers as f64, 0),
+                options.small_document_bytes,
+                options.seconds
+            ),
+            &table,
+        );
+        figures.chart(&format!("steady-{}", kind.key()), chart(from, &rows));
+    }
+}
+
+type Row = (Rival, Pace, Outcome);
+
+fn measure_on(kind: Kind, rate: u64, options: &Options) -> Vec<Row> {
+    let mut rows = Vec::new();
+    let mut add = |rival: Rival, pace: Pace| match run(rival, kind, pace, options.seconds, options)
+    {
+        Ok(outcome) => rows.push((rival, pace, outcome)),
+        Err(error) => eprintln!("{}, {}: {error}", kind.key(), rival.name()),
+    };
+    let paces = slower(rate, options.steady_watchers, 0);
+    let Some(own) = first_that_holds(Rival::Weir, kind, paces, options) else {
+        return rows;
+    };
+    add(Rival::Weir, own);
+    let most = Pace {
+        watchers: own.watchers.min(options.naive_watchers),
+        ..own
+    };
+    if let Some(theirs) = first_that_holds(Rival::Naive, kind, fewer(most), options) {
+        if theirs != own {
+            add(Rival::Weir, theirs);
+        }
+        add(Rival::Naive, theirs);
+    }
+    rows
+}
+
+fn chart(from: &str, rows: &[Row]) -> Chart {
+    let series = rows.iter().map(|(rival, pace, outcome)| {
+        let Latencies { p50, p99, p999, .. } = outcome.latencies;
+        let points = [("p50", p50), ("p99", p99), ("p99.9", p999)];
+        Series {
+            name: format!(
+                "{}, {}/s to {}",
+                rival.name(),
+                pace.rate,
+                number(pace.watchers as f64, 0)
+            ),
+            points: points
+                .map(|(name, micros)| (name.to_owned(), micros as f64 / 1e3))
+                .into(),
+        }
+    });
+    Chart::Dots {
+        title: format!("From write to watcher at a steady rate, from the {from}"),
+        x: "ms".to_owned(),
+        series: series.collect(),
+    }
+}

@@ -1,0 +1,69 @@
+//! When events are sent: as the parent says, in bursts or at a steady rate.
+//!
+//! A process that makes events obeys two words, and answers each with `sent`, the number of events
+//! sent so far and the microseconds that this word took:
+//!
+//! - `burst N`: so many at once;
+//! - `steady RATE N`: so many, one each `1/RATE` seconds.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+use crate::kit::words::Words;
+
+/// How often events at a steady rate go out: those that are due go together.
+const TICK: Duration = Duration::from_millis(1);
+
+/// Something that makes events.
+pub trait Sender {
+    /// Makes the events with these ids, now.
+    fn send(&mut self, ids: std::ops::Range<i64>) -> impl Future<Output = ()>;
+}
+
+/// Obeys the parent, to the end of this process.
+pub async fn obey(words: &mut Words, sender: &mut impl Sender) {
+    let mut sent = 0;
+    loop {
+        let word = words.next().await;
+        let mut parts = word.split(' ');
+        let name = parts.next().unwrap_or_default();
+        let mut number = || {
+            let number = parts.next().and_then(|it| it.parse::<i64>().ok());
+            number.unwrap_or_else(|| panic!("{word:?} lacks a number"))
+        };
+        let started = Instant::now();
+        match name {
+            "burst" => {
+                let ids = sent..sent + number();
+                sent = ids.end;
+                sender.send(ids).await;
+            }
+            "steady" => {
+                let rate = number();
+                let end = sent + number();
+                steadily(sender, sent..end, rate).await;
+                sent = end;
+            }
+            _ => panic!("{word:?} is not understood"),
+        }
+        println!("sent {sent} {}", started.elapsed().as_micros());
+    }
+}
+
+async fn steadily(sender: &mut impl Sender, ids: std::ops::Range<i64>, rate: i64) {
+    let started = Instant::now();
+    let mut ticks = interval(TICK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut next = ids.start;
+    while next < ids.end {
+        ticks.tick().await;
+        let micros = i64::try_from(started.elapsed().as_micros()).unwrap_or(i64::MAX);
+        let due = ids.start + (micros / 1_000).saturating_mul(rate) / 1_000 + 1;
+        let end = due.clamp(next, ids.end);
+        if next < end {
+            sender.send(next..end).await;
+            next = end;
+        }
+    }
+}

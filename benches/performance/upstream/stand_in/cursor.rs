@@ -1,0 +1,167 @@
+//! The events that there are, and the cursors that read them.
+
+use std::collections::HashMap;
+
+use mongodb::bson::{Bson, Document};
+
+use super::reply::{place_of_time, place_of_token};
+use crate::upstream::document::{Stamp, group_of};
+
+/// All events, in order. A place is a number of events: the one after which it stands.
+#[derive(Debug)]
+pub struct Log {
+    groups: i64,
+    /// When each was sent.
+    sent: Vec<i64>,
+    /// Those of each group.
+    by_group: HashMap<i64, Vec<u64>>,
+}
+
+impl Log {
+    pub fn new(groups: i64) -> Self {
+        Self {
+            groups,
+            sent: Vec::new(),
+            by_group: HashMap::new(),
+        }
+    }
+
+    pub fn len(&self) -> u64 {
+        self.sent.len() as u64
+    }
+
+    /// Adds one event, sent at this time.
+    pub fn push(&mut self, sent: i64) {
+        let id = self.len();
+        if self.groups > 1 {
+            let group = group_of(id.cast_signed(), self.groups);
+            self.by_group.entry(group).or_default().push(id);
+        }
+        self.sent.push(sent);
+    }
+
+    fn stamp(&self, id: u64) -> Stamp {
+        Stamp {
+            id: id.cast_signed(),
+            sent: self.sent[id as usize],
+            group: group_of(id.cast_signed(), self.groups),
+        }
+    }
+}
+
+/// What one `getMore` brings.
+#[derive(Debug)]
+pub struct Batch {
+    pub events: Vec<Stamp>,
+    /// The place up to which the cursor has seen everything.
+    pub place: u64,
+}
+
+#[derive(Debug)]
+struct Cursor {
+    place: u64,
+    /// The only group to tell of.
+    group: Option<i64>,
+}
+
+impl Cursor {
+    /// The events from its place on, at most so many.
+    fn ahead(&self, log: &Log, limit: usize) -> Vec<u64> {
+        match self.group {
+            // Where all are of one group, a filter lets all or none pass.
+            Some(group) if log.groups <= 1 && group != 0 => Vec::new(),
+            Some(group) if log.groups > 1 => {
+                let ids = log.by_group.get(&group).map_or(&[][..], Vec::as_slice);
+                let from = ids.partition_point(|&id| id < self.place);
+                ids[from..].iter().take(limit).copied().collect()
+            }
+            _ => (self.place..log.len()).take(limit).collect(),
+        }
+    }
+}
+
+/// The open cursors.
+#[derive(Debug, Default)]
+pub struct Cursors(HashMap<i64, Cursor>);
+
+impl Cursors {
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Opens a cursor as an `aggregate` asks: its id, and its place.
+    pub fn open(&mut self, aggregate: &Document, log: &Log, from_start: bool) -> (i64, u64) {
+        let pipeline = aggregate.get("pipeline").unwrap_or(&Bson::Null);
+        let from_now = if from_start { 0 } else { log.len() };
+        let place = place_asked_for(pipeline).unwrap_or(from_now);
+        let group = group_asked_for(pipeline);
+        let id = fastrand::i64(1..);
+        self.0.insert(id, Cursor { place, group });
+        (id, place)
+    }
+
+    pub fn close(&mut self, id: i64) {
+        self.0.remove(&id);
+    }
+
+    /// Whether there is something to answer at once.
+    pub fn has_more(&self, id: i64, log: &Log) -> bool {
+        self.0
+            .get(&id)
+            .is_none_or(|cursor| !cursor.ahead(log, 1).is_empty())
+    }
+
+    /// Moves a cursor on by a batch.
+    pub fn advance(&mut self, id: i64, log: &Log, limit: usize) -> Option<Batch> {
+        let cursor = self.0.get_mut(&id)?;
+        let ids = cursor.ahead(log, limit);
+        cursor.place = match ids.last() {
+            Some(last) if ids.len() == limit => last + 1,
+            _ => log.len().max(cursor.place),
+        };
+        Some(Batch {
+            events: ids.into_iter().map(|id| log.stamp(id)).collect(),
+            place: cursor.place,
+        })
+    }
+}
+
+/// Where a pipeline's `$changeStream` asks to start.
+fn place_asked_for(pipeline: &Bson) -> Option<u64> {
+    let stage = pipeline.as_array()?.first()?.as_document()?;
+    let options = stage.get_document("$changeStream").ok()?;
+    for option in ["resumeAfter", "startAfter"] {
+        if let Ok(token) = options.get_document(option) {
+            return place_of_token(token.get_str("_data").ok()?);
+        }
+    }
+    let time = options.get_timestamp("startAtOperationTime").ok()?;
+    // The event at that time is to come.
+    Some(place_of_time(time).saturating_sub(1))
+}
+
+/// The group that a pipeline asks for, wherever in it: every event is an insert with a document, so
+/// that what else a condition says of others does not matter.
+fn group_asked_for(pipeline: &Bson) -> Option<i64> {
+    match pipeline {
+        Bson::Array(parts) => parts.iter().find_map(group_asked_for),
+        Bson::Document(document) => document.iter().find_map(|(key, value)| {
+            if key == "fullDocument.group" {
+                number(value)
+            } else {
+                group_asked_for(value)
+            }
+        }),
+        _ => None,
+    }
+}
+
+fn number(value: &Bson) -> Option<i64> {
+    match value {
+        Bson::Int32(number) => Some((*number).into()),
+        Bson::Int64(number) => Some(*number),
+        Bson::Double(number) => Some(*number as i64),
+        Bson::Document(condition) => number(condition.get("$eq")?),
+        _ => None,
+    }
+}

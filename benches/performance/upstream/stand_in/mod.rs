@@ -1,0 +1,264 @@
+//! A server that speaks as much of MongoDB's wire protocol as a change stream needs, and has every
+//! event ready: they are made once, and only stamps, tokens and times are written into them anew.
+//!
+//! A cursor gets the inserts of the one collection that there is, from where it asks to start, and
+//! then those that come: one for each `insert` that a client sends, and as many as the parent says.
+
+mod cursor;
+mod reply;
+mod wire;
+
+use std::{
+    net::{Ipv4Addr, TcpListener, TcpStream},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use clap::Args;
+use mongodb::bson::{Bson, DateTime, Document, doc};
+
+use self::{
+    cursor::{Batch, Cursors, Log},
+    reply::{Template, time, token},
+};
+use super::pace::{self, Sender};
+use crate::kit::{now_micros, process::Process, runtime, words::Words};
+
+/// The database that every event is of.
+pub const DATABASE: &str = "stand_in";
+/// The collection that every event is of.
+pub const COLLECTION: &str = "orders";
+
+/// MongoDB's code for a cursor that it does not know.
+const CURSOR_NOT_FOUND: i32 = 43;
+
+/// How much there is to read.
+#[derive(Debug, Args)]
+pub struct Task {
+    /// How many events are there from the start; a cursor that asks for no place begins with them
+    #[arg(long)]
+    pub events: u64,
+    /// How many of them in one reply, at most
+    #[arg(long)]
+    pub batch: usize,
+    /// How many groups they fall into
+    #[arg(long)]
+    pub groups: i64,
+    /// The size of a document
+    #[arg(long)]
+    pub bytes: usize,
+}
+
+/// A running stand-in.
+#[derive(Debug)]
+pub struct StandIn {
+    uri: String,
+    process: Process,
+}
+
+/// Starts one as a process of its own.
+pub fn start(task: &Task) -> StandIn {
+    let Task {
+        events,
+        batch,
+        groups,
+        bytes,
+    } = task;
+    let arguments = [
+        "stand-in".to_owned(),
+        format!("--events={events}"),
+        format!("--batch={batch}"),
+        format!("--groups={groups}"),
+        format!("--bytes={bytes}"),
+    ];
+    let process = Process::start_role("the stand-in", &arguments);
+    let address = process.line_after("listening");
+    StandIn {
+        uri: format!("mongodb://{address}/?directConnection=true"),
+        process,
+    }
+}
+
+impl StandIn {
+    /// Where it is.
+    pub fn uri(&self) -> &str {
+        &self.uri
+    }
+
+    /// Its process, to be told to send.
+    pub fn into_parts(self) -> (String, Process) {
+        (self.uri, self.process)
+    }
+}
+
+/// The stand-in's own process.
+pub fn run(task: &Task, words: &mut Words) {
+    assert!(task.batch > 0, "a batch holds at least one event");
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port is free");
+    let address = listener
+        .local_addr()
+        .expect("a bound socket has an address");
+    let mut log = Log::new(task.groups);
+    (0..task.events).for_each(|_| log.push(0));
+    let mut server = Arc::new(Server {
+        address: address.to_string(),
+        batch: task.batch,
+        // Those that are there from the start are there to be read.
+        from_start: task.events > 0,
+        template: Template::new(task.bytes),
+        state: Mutex::new(State {
+            log,
+            cursors: Cursors::default(),
+        }),
+        news: Condvar::new(),
+    });
+    println!("listening {address}");
+    let serving = Arc::clone(&server);
+    std::thread::spawn(move || {
+        for connection in listener.incoming().map_while(Result::ok) {
+            let server = Arc::clone(&serving);
+            std::thread::spawn(move || {
+                // A client that goes away is no failure.
+                let _ = server.serve(connection);
+            });
+        }
+    });
+    runtime().block_on(pace::obey(words, &mut server));
+}
+
+struct Server {
+    address: String,
+    batch: usize,
+    from_start: bool,
+    template: Template,
+    state: Mutex<State>,
+    /// Told of every insert.
+    news: Condvar,
+}
+
+struct State {
+    log: Log,
+    cursors: Cursors,
+}
+
+impl Sender for Arc<Server> {
+    async fn send(&mut self, ids: std::ops::Range<i64>) {
+        let sent = now_micros().cast_signed();
+        let mut state = self.state();
+        ids.for_each(|_| state.log.push(sent));
+        drop(state);
+        self.news.notify_all();
+    }
+}
+
+impl Server {
+    fn serve(&self, mut connection: TcpStream) -> std::io::Result<()> {
+        connection.set_nodelay(true)?;
+        // One for all of this connection's replies.
+        let mut bytes = Vec::new();
+        loop {
+            let (request, command) = wire::receive(&mut connection)?;
+            let name = command.keys().next().map_or("", String::as_str);
+            bytes.clear();
+            if name == "getMore" {
+                let id = command.get_i64("getMore").unwrap_or_default();
+                let wait = command.get("maxTimeMS").and_then(milliseconds);
+                match self.advance(id, wait.unwrap_or(Duration::from_secs(1))) {
+                    Some(batch) => self.template.write(id, &batch, &mut bytes),
+                    None => bytes = document_bytes(&failure(CURSOR_NOT_FOUND)),
+                }
+            } else {
+                bytes = document_bytes(&self.answer(name, &command));
+            }
+            wire::send(&mut connection, request, &bytes)?;
+        }
+    }
+
+    /// Moves a cursor on by a batch. Waits when there is none.
+    fn advance(&self, id: i64, wait: Duration) -> Option<Batch> {
+        let nothing = |state: &mut State| !state.cursors.has_more(id, &state.log);
+        let (mut state, _) = self
+            .news
+            .wait_timeout_while(self.state(), wait, nothing)
+            .unwrap_or_else(PoisonError::into_inner);
+        let State { log, cursors } = &mut *state;
+        cursors.advance(id, log, self.batch)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn answer(&self, name: &str, command: &Document) -> Document {
+        let now = DateTime::now();
+        let mut answer = match name {
+            "hello" | "isMaster" | "ismaster" => doc! {
+                "helloOk": true,
+                "isWritablePrimary": true,
+                "ismaster": true,
+                "setName": "stand-in",
+                "hosts": [&self.address],
+                "me": &self.address,
+                "minWireVersion": 0,
+                "maxWireVersion": 25,
+                "maxBsonObjectSize": 16 << 20,
+                "maxMessageSizeBytes": 48_000_000,
+                "maxWriteBatchSize": 100_000,
+                "logicalSessionTimeoutMinutes": 30,
+                "localTime": now,
+                "readOnly": false,
+            },
+            "buildInfo" => doc! { "version": "8.0.0", "versionArray": [8, 0, 0, 0] },
+            "serverStatus" => {
+                let open = i64::try_from(self.state().cursors.len()).unwrap_or(i64::MAX);
+                doc! { "metrics": { "cursor": { "open": { "total": open } } } }
+            }
+            "aggregate" => {
+                let State { log, cursors } = &mut *self.state();
+                let (id, place) = cursors.open(command, log, self.from_start);
+                doc! { "cursor": {
+                    "firstBatch": [],
+                    "postBatchResumeToken": { "_data": token(place) },
+                    "id": id,
+                    "ns": format!("{DATABASE}.{COLLECTION}"),
+                } }
+            }
+            "killCursors" => {
+                let killed = command.get_array("cursors").cloned().unwrap_or_default();
+                let mut state = self.state();
+                let ids = killed.iter().filter_map(Bson::as_i64);
+                ids.for_each(|id| state.cursors.close(id));
+                doc! { "cursorsKilled": killed }
+            }
+            "find" => doc! { "cursor": {
+                "firstBatch": [{ "ts": time(0) }],
+                "id": 0_i64,
+                "ns": "local.oplog.rs",
+            } },
+            "insert" => {
+                // The driver's `insert_one`, whose document follows apart from the command.
+                self.state().log.push(now_micros().cast_signed());
+                self.news.notify_all();
+                doc! { "n": 1 }
+            }
+            // ping, create, dropDatabase, endSessions.
+            _ => doc! {},
+        };
+        answer.insert("ok", 1.0);
+        answer.insert("operationTime", time(self.state().log.len()));
+        answer
+    }
+}
+
+fn failure(code: i32) -> Document {
+    doc! { "ok": 0.0, "code": code, "errmsg": "no such cursor" }
+}
+
+fn document_bytes(document: &Document) -> Vec<u8> {
+    document.to_vec().expect("replies are valid BSON")
+}
+
+fn milliseconds(value: &Bson) -> Option<Duration> {
+    let millis = value.as_i64().or_else(|| value.as_i32().map(i64::from))?;
+    Some(Duration::from_millis(millis.try_into().ok()?))
+}

@@ -29,6 +29,12 @@ test: test-setup lint-proto ## Run all tests
 test-setup: $(TEST_PACKAGES) $(NODE_PACKAGES) ## Install the database and the foreign clients that the tests start
 	@scripts/need cargo cc
 
+.PHONY: model
+model: ## Run the hub's ring and hand-over under a model checker, in thousands of orders of steps
+	@scripts/need cargo cc
+	@echo "running the hub's models"
+	@cargo test --features shuttle --lib hub::tests::model
+
 .PHONY: bench
 bench: $(DATABASE) ## Measure Weir beside what it replaces (a quarter of an hour; BENCH="--only fan-out" for a part)
 	@scripts/need cargo cc

@@ -17,7 +17,7 @@ use tonic_health::{ServingStatus, server::HealthReporter};
 use crate::{
     admin::Admin,
     config::{ConfigError, ServeConfig},
-    hub::{Hub, HubSettings},
+    hub::Hub,
     metrics::Metrics,
     pb,
     rpc::{WatchApi, WatchServiceServer},
@@ -72,7 +72,7 @@ pub enum StartError {
 pub struct App {
     grpc_addr: SocketAddr,
     admin_addr: SocketAddr,
-    hub: Arc<Hub>,
+    hub: Hub,
     source: MongoSource,
     ready: Arc<AtomicBool>,
     health: HealthReporter,
@@ -104,32 +104,26 @@ impl App {
         let (grpc_listener, grpc_addr) = bind(config.listen).await?;
         let (admin_listener, admin_addr) = bind(config.admin_listen).await?;
 
-        let hub = Arc::new(Hub::new(
+        let hub = Hub::new(
             Arc::new(source.clone()),
-            HubSettings {
-                max_feeds: config.max_feeds,
-                ring_bytes: usize::try_from(config.ring_bytes.as_u64()).unwrap_or(usize::MAX),
-                upstream_grace: config.upstream_grace,
-                deployment_name: config.deployment_name.clone(),
-            },
+            config.hub_settings(),
             Arc::clone(&metrics),
-        ));
+        );
         let drain = CancellationToken::new();
         let stop = CancellationToken::new();
         let ready = Arc::new(AtomicBool::new(false));
 
         let admin = Admin {
-            hub: Arc::clone(&hub),
+            hub: hub.clone(),
             metrics: Arc::clone(&metrics),
             ready: Arc::clone(&ready),
         };
         let (health, health_service) = tonic_health::server::health_reporter();
         set_serving(&health, ServingStatus::NotServing).await;
         let api = WatchApi::new(
-            Arc::clone(&hub),
+            hub.clone(),
             Arc::clone(&metrics),
-            config.request_limits(),
-            (config.max_watches, config.max_feeds),
+            config.service_limits(),
             drain.clone(),
         );
         let router = server(&config)
@@ -144,6 +138,7 @@ impl App {
 
         tokio::spawn(serve_admin(admin_listener, admin, stop.clone()));
         tokio::spawn(keep_up(metrics, stop.clone()));
+        tokio::spawn(watch_oplog(hub.clone(), stop.clone()));
         tokio::spawn(await_first_contact(
             source.clone(),
             health.clone(),
@@ -197,6 +192,7 @@ impl App {
         self.ready.store(false, Ordering::Release);
         set_serving(&self.health, ServingStatus::NotServing).await;
         self.drain.cancel();
+        self.hub.drain();
         end_health_watches(&mut self.health).await;
         // tonic's own graceful shutdown waits without limit for connections to close.
         let drained = timeout(self.shutdown_grace, &mut self.grpc).await.is_ok();
@@ -273,6 +269,11 @@ async fn keep_up(metrics: Arc<Metrics>, stop: CancellationToken) {
         }
     };
     stop.run_until_cancelled(upkeep).await;
+}
+
+async fn watch_oplog(hub: Hub, stop: CancellationToken) {
+    stop.run_until_cancelled(hub.keep_an_eye_on_the_oplog())
+        .await;
 }
 
 /// Asks MongoDB until it answers once, and then says that the server is ready.

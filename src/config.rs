@@ -6,9 +6,9 @@ use std::{net::SocketAddr, time::Duration};
 use bytesize::ByteSize;
 use clap::{Args, Parser, ValueEnum};
 
-use crate::plan::RequestLimits;
+use crate::{hub::HubSettings, plan::RequestLimits, rpc::ServiceLimits};
 
-/// Connections beyond those that feeds hold: for pings, look-ups of the oplog's start and the
+/// Connections beyond those that change streams hold: for pings, look-ups of the oplog's start and the
 /// killing of cursors.
 const SPARE_CONNECTIONS: usize = 10;
 
@@ -60,8 +60,8 @@ pub struct ServeConfig {
     )]
     pub max_watches: usize,
 
-    /// How many change streams may be open on MongoDB at once, 1 to 10000. Each holds a connection,
-    /// and in this version each watch needs one
+    /// How many feeds there may be at once, 1 to 10000: change streams on MongoDB that watches share.
+    /// Each holds a connection
     #[arg(
         long,
         env = "WEIR_MAX_FEEDS",
@@ -70,8 +70,33 @@ pub struct ServeConfig {
     )]
     pub max_feeds: usize,
 
-    /// How many bytes of events a change stream may be ahead of its watch, 64KiB to 4GiB. One reply
-    /// of MongoDB (up to 16 MiB) may come on top
+    /// How many dedicated feeds, filtered by MongoDB, one database and collections may have before
+    /// further watches share a common one, filtered in Weir, 0 to 10000. For watches that leave the
+    /// choice to the server
+    #[arg(
+        long,
+        env = "WEIR_FEEDS_PER_SCOPE",
+        value_name = "COUNT",
+        default_value_t = 4
+    )]
+    pub feeds_per_scope: usize,
+
+    /// How many watches may catch up at once, 1 to 10000: read what their feed no longer holds, each
+    /// on a change stream and a connection of its own. Others wait their turn
+    #[arg(
+        long,
+        env = "WEIR_MAX_CATCH_UPS",
+        value_name = "COUNT",
+        default_value_t = 16
+    )]
+    pub max_catch_ups: usize,
+
+    /// How long a feed goes on after its last watch, for those who come back, 0s to 1h
+    #[arg(long, env = "WEIR_FEED_LINGER", value_name = "DURATION", default_value = "30s", value_parser = humantime::parse_duration)]
+    pub feed_linger: Duration,
+
+    /// How many bytes of events a feed keeps for its watches, 64KiB to 4GiB; a watch that falls behind
+    /// them reads them again from MongoDB. One reply of MongoDB (up to 16 MiB) may come on top
     #[arg(
         long,
         env = "WEIR_RING_BYTES",
@@ -79,6 +104,16 @@ pub struct ServeConfig {
         default_value = "8MiB"
     )]
     pub ring_bytes: ByteSize,
+
+    /// How many bytes all feeds and catch-ups together may hold, 16MiB to 1TiB. At the limit the
+    /// largest feeds drop their oldest events and reading waits; nothing is lost
+    #[arg(
+        long,
+        env = "WEIR_MEMORY_LIMIT",
+        value_name = "BYTES",
+        default_value = "1GiB"
+    )]
+    pub memory_limit: ByteSize,
 
     /// The longest silence on a watch that asks for no interval of its own, 1s to 60s
     #[arg(long, env = "WEIR_PROGRESS_INTERVAL", value_name = "DURATION", default_value = "15s", value_parser = humantime::parse_duration)]
@@ -176,20 +211,19 @@ impl ServeConfig {
     /// # Errors
     /// The first setting that can't be used, with what would be right.
     pub fn validate(&self) -> Result<(), ConfigError> {
-        let ring_bytes = usize::try_from(self.ring_bytes.as_u64()).unwrap_or(usize::MAX);
         within("max-watches", self.max_watches, 1, 1_000_000)?;
         within("max-feeds", self.max_feeds, 1, 10_000)?;
-        if !(64 << 10..=4 << 30).contains(&ring_bytes) {
-            return Err(ConfigError {
-                flag: "ring-bytes",
-                problem: format!("{} is outside 64KiB to 4GiB", self.ring_bytes),
-            });
-        }
+        within("feeds-per-scope", self.feeds_per_scope, 0, 10_000)?;
+        within("max-catch-ups", self.max_catch_ups, 1, 10_000)?;
+        let (kib, mib, gib) = (ByteSize::kib, ByteSize::mib, ByteSize::gib);
+        holding("ring-bytes", self.ring_bytes, kib(64), gib(4))?;
+        holding("memory-limit", self.memory_limit, mib(16), gib(1024))?;
         let seconds = |seconds| Duration::from_secs(seconds);
         let limits = self.request_limits();
         let (min, max) = (limits.min_progress_interval, limits.max_progress_interval);
         between("progress-interval", self.progress_interval, min, max)?;
         let hour = seconds(3600);
+        between("feed-linger", self.feed_linger, seconds(0), hour)?;
         between("upstream-grace", self.upstream_grace, seconds(0), 24 * hour)?;
         let reply = self.upstream_reply_timeout;
         between("upstream-reply-timeout", reply, seconds(2), hour)?;
@@ -229,17 +263,60 @@ impl ServeConfig {
         }
     }
 
-    /// How many connections to MongoDB the pool must be able to hold: one for each feed, which has
-    /// a `getMore` in flight nearly always, and some to spare.
+    /// The hub's bounds.
+    #[must_use]
+    pub fn hub_settings(&self) -> HubSettings {
+        let bytes = |size: ByteSize| usize::try_from(size.as_u64()).unwrap_or(usize::MAX);
+        HubSettings {
+            max_feeds: self.max_feeds,
+            feeds_per_scope: self.feeds_per_scope,
+            max_catch_ups: self.max_catch_ups,
+            ring_bytes: bytes(self.ring_bytes),
+            memory_limit: bytes(self.memory_limit),
+            feed_linger: self.feed_linger,
+            upstream_grace: self.upstream_grace,
+            deployment_name: self.deployment_name.clone(),
+        }
+    }
+
+    /// The service's bounds.
+    #[must_use]
+    pub fn service_limits(&self) -> ServiceLimits {
+        ServiceLimits {
+            request: self.request_limits(),
+            max_watches: self.max_watches,
+            max_feeds: self.max_feeds,
+            feeds_per_scope: self.feeds_per_scope,
+            max_catch_ups: self.max_catch_ups,
+        }
+    }
+
+    /// How many connections to MongoDB the pool must be able to hold: one for each feed and each
+    /// catch-up, which have a `getMore` in flight nearly always, and some to spare.
     #[must_use]
     pub fn pool_capacity(&self) -> u32 {
-        (self.max_feeds + SPARE_CONNECTIONS)
+        (self.max_feeds + self.max_catch_ups + SPARE_CONNECTIONS)
             .try_into()
             .unwrap_or(u32::MAX)
     }
 }
 
 fn within(flag: &'static str, value: usize, min: usize, max: usize) -> Result<(), ConfigError> {
+    if (min..=max).contains(&value) {
+        return Ok(());
+    }
+    Err(ConfigError {
+        flag,
+        problem: format!("{value} is outside {min} to {max}"),
+    })
+}
+
+fn holding(
+    flag: &'static str,
+    value: ByteSize,
+    min: ByteSize,
+    max: ByteSize,
+) -> Result<(), ConfigError> {
     if (min..=max).contains(&value) {
         return Ok(());
     }

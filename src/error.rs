@@ -24,14 +24,6 @@ pub enum Error {
     /// Fields of the request can't be used.
     #[error("{}", violations(.0))]
     InvalidRequest(Vec<FieldViolation>),
-    /// The request asks for something that is not built.
-    #[error("{field}: {feature} is not built yet")]
-    Unimplemented {
-        /// The field's path.
-        field: String,
-        /// What it asks for.
-        feature: String,
-    },
     /// The request holds a field that this version does not know.
     #[error(
         "field {number} of WatchRequest is not known to this version of the server, which does not pass over it: leave it out, or use a later version"
@@ -140,7 +132,7 @@ impl Error {
             Self::InvalidRequest(_) | Self::TokenMalformed(_) | Self::TokenMismatch(_) => {
                 Code::InvalidArgument
             }
-            Self::Unimplemented { .. } | Self::UnknownField { .. } => Code::Unimplemented,
+            Self::UnknownField { .. } => Code::Unimplemented,
             Self::DeploymentNotAllowed => Code::PermissionDenied,
             Self::TokenExpired { .. } => Code::OutOfRange,
             Self::Invalidated { .. } => Code::Aborted,
@@ -161,7 +153,7 @@ impl Error {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::InvalidRequest(_) => "INVALID_REQUEST",
-            Self::Unimplemented { .. } | Self::UnknownField { .. } => "NOT_IMPLEMENTED",
+            Self::UnknownField { .. } => "NOT_IMPLEMENTED",
             Self::DeploymentNotAllowed => "NAMESPACE_ACCESS_DENIED",
             Self::TokenMalformed(_) => "RESUME_TOKEN_MALFORMED",
             Self::TokenMismatch(_) => "RESUME_TOKEN_MISMATCH",
@@ -185,7 +177,6 @@ impl Error {
     pub fn class(&self) -> Class {
         match self {
             Self::InvalidRequest(_)
-            | Self::Unimplemented { .. }
             | Self::UnknownField { .. }
             | Self::DeploymentNotAllowed
             | Self::TokenMalformed(_)
@@ -219,9 +210,6 @@ impl Error {
             }
             Self::TokenMalformed(_) | Self::TokenMismatch(_) => {
                 details.add_bad_request_violation("resume_token", self.to_string());
-            }
-            Self::Unimplemented { field, .. } => {
-                facts.insert("field".to_owned(), field.clone());
             }
             Self::UnknownField { number } => {
                 facts.insert("field".to_owned(), number.to_string());
@@ -270,9 +258,6 @@ impl From<RequestError> for Error {
     fn from(error: RequestError) -> Self {
         match error {
             RequestError::Invalid(violations) => Self::InvalidRequest(violations),
-            RequestError::Unimplemented { field, feature } => {
-                Self::Unimplemented { field, feature }
-            }
             RequestError::DeploymentNotAllowed => Self::DeploymentNotAllowed,
         }
     }

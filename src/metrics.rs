@@ -4,6 +4,9 @@
 //! costs an atomic operation and no look-up. Gauges are moved by guards, whose `Drop` moves them
 //! back.
 
+mod guards;
+mod readings;
+
 use std::{collections::HashMap, sync::Mutex, time::Duration};
 
 use metrics::{Counter, Gauge, Histogram, Label, Unit};
@@ -11,7 +14,13 @@ use metrics_exporter_prometheus::{
     Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder,
 };
 
-use crate::plan::{Format, Operation};
+use crate::{
+    pb,
+    plan::{Format, Operation},
+};
+
+pub use guards::{Charge, Held, InStage};
+pub use readings::Readings;
 
 /// One entry of the catalogue.
 #[derive(Debug, Clone, Copy)]
@@ -46,7 +55,13 @@ catalogue! {
     WATCH_DURATION: "histogram", "weir_watch_duration_seconds", [],
         "How long watches lasted, from the call to the end of the stream.";
     FEEDS: "gauge", "weir_feeds", ["state", "mode"],
-        "Change streams held on MongoDB, by state (opening, live, catching_up, reconnecting) and mode.";
+        "Feeds, each a change stream on MongoDB that watches share, by state (opening, live, catching_up, reconnecting) and mode (shared, dedicated).";
+    CATCH_UPS: "gauge", "weir_catch_ups", [],
+        "Watches that read what their feed no longer holds, each on a change stream of its own.";
+    PARKS: "counter", "weir_parks_total", [],
+        "Times that a watch fell behind all that its feed holds and had to catch up.";
+    OPLOG_HEADROOM: "gauge", "weir_oplog_headroom_seconds", [],
+        "The place of the watch that is furthest behind, less the oldest entry of MongoDB's oplog; left out while either is unknown.";
     FEED_RESTARTS: "counter", "weir_feed_restarts_total", ["reason"],
         "Change streams opened again after a failure, by reason.";
     FEED_LAG: "gauge", "weir_feed_lag_seconds", ["namespace"],
@@ -57,6 +72,8 @@ catalogue! {
         "Events read from MongoDB.";
     EVENTS_SENT: "counter", "weir_events_sent_total", ["operation"],
         "Events handed over to clients' connections.";
+    EVENTS_FILTERED: "counter", "weir_events_filtered_total", [],
+        "Events read from MongoDB that no watch of their feed wanted.";
     EVENT_ENCODINGS: "counter", "weir_event_encodings_total", ["format"],
         "Events encoded, by document format.";
     BYTES_SENT: "counter", "weir_bytes_sent_total", [],
@@ -64,7 +81,9 @@ catalogue! {
     PROGRESS_SENT: "counter", "weir_progress_sent_total", [],
         "Progress messages handed over.";
     RING_BYTES: "gauge", "weir_ring_bytes", [],
-        "Bytes of events read from MongoDB and not yet taken by a watch.";
+        "Bytes of events that feeds keep for their watches.";
+    MEMORY_USED: "gauge", "weir_memory_used_bytes", [],
+        "Bytes held of --memory-limit: what was read from MongoDB and what was encoded of it.";
     LIMIT_REJECTIONS: "counter", "weir_limit_rejections_total", ["limit"],
         "Watches refused because a limit was reached.";
 }
@@ -113,12 +132,43 @@ impl Stage {
     }
 }
 
+/// Whose change stream a watch reads: the label values of `weir_feeds`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// One for all watches of a scope, filtered in Weir.
+    Shared,
+    /// One for equal watches, filtered by MongoDB.
+    Dedicated,
+}
+
+impl Mode {
+    const ALL: [Self; 2] = [Self::Shared, Self::Dedicated];
+
+    /// The API's name for it.
+    #[must_use]
+    pub fn to_pb(self) -> pb::FeedMode {
+        match self {
+            Self::Shared => pb::FeedMode::Shared,
+            Self::Dedicated => pb::FeedMode::Dedicated,
+        }
+    }
+
+    /// The label's value.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Shared => "shared",
+            Self::Dedicated => "dedicated",
+        }
+    }
+}
+
 /// Handles to every metric, and the text that Prometheus scrapes.
 pub struct Metrics {
     recorder: PrometheusRecorder,
     handle: PrometheusHandle,
     watches: [Gauge; Stage::ALL.len()],
-    feeds: [Gauge; Stage::ALL.len()],
+    feeds: [[Gauge; Stage::ALL.len()]; Mode::ALL.len()],
     events_received: [Counter; Operation::ALL.len()],
     events_sent: [Counter; Operation::ALL.len()],
     encodings: [Counter; FORMATS.len()],
@@ -137,6 +187,12 @@ pub struct Metrics {
     pub progress_sent: Counter,
     /// `weir_ring_bytes`
     pub ring_bytes: Gauge,
+    /// `weir_events_filtered_total`
+    pub events_filtered: Counter,
+    /// `weir_catch_ups`
+    pub catch_ups: Gauge,
+    /// `weir_parks_total`
+    pub parks: Counter,
     process: metrics_process::Collector,
 }
 
@@ -187,6 +243,9 @@ impl Metrics {
             bytes_sent: built.bytes_sent,
             progress_sent: built.progress_sent,
             ring_bytes: built.ring_bytes,
+            events_filtered: built.events_filtered,
+            catch_ups: built.catch_ups,
+            parks: built.parks,
             process: metrics_process::Collector::default(),
         }
     }
@@ -196,13 +255,12 @@ impl Metrics {
         self.handle.run_upkeep();
     }
 
-    /// The page that Prometheus scrapes. `lags` are the feeds' lags in seconds by namespace, which
-    /// come and go and so are written here and not kept.
+    /// The page that Prometheus scrapes, with what is measured now.
     #[must_use]
-    pub fn render(&self, lags: &[(String, f64)]) -> String {
+    pub fn render(&self, readings: &Readings) -> String {
         metrics::with_local_recorder(&self.recorder, || self.process.collect());
         let mut page = self.handle.render();
-        write_lags(&mut page, lags);
+        readings.write(&mut page);
         page
     }
 
@@ -257,8 +315,8 @@ impl Metrics {
 
     /// Counts an open feed in its stage until it is dropped.
     #[must_use]
-    pub fn feed_in(&self, stage: Stage) -> InStage {
-        InStage::enter(&self.feeds, stage)
+    pub fn feed_in(&self, mode: Mode, stage: Stage) -> InStage {
+        InStage::enter(&self.feeds[mode as usize], stage)
     }
 
     fn labelled<K: Copy + Eq + std::hash::Hash>(
@@ -283,70 +341,6 @@ impl Default for Metrics {
     }
 }
 
-/// Counts one thing in the gauge of its stage, and takes it out again when dropped.
-#[derive(Debug)]
-pub struct InStage {
-    gauges: [Gauge; Stage::ALL.len()],
-    stage: Stage,
-}
-
-impl InStage {
-    fn enter(gauges: &[Gauge; Stage::ALL.len()], stage: Stage) -> Self {
-        gauges[stage as usize].increment(1);
-        Self {
-            gauges: gauges.clone(),
-            stage,
-        }
-    }
-
-    /// Where it is counted.
-    #[must_use]
-    pub fn stage(&self) -> Stage {
-        self.stage
-    }
-
-    /// Moves to another stage.
-    pub fn move_to(&mut self, stage: Stage) {
-        self.gauges[self.stage as usize].decrement(1);
-        self.gauges[stage as usize].increment(1);
-        self.stage = stage;
-    }
-}
-
-impl Drop for InStage {
-    fn drop(&mut self) {
-        self.gauges[self.stage as usize].decrement(1);
-    }
-}
-
-/// Adds to a gauge and takes the same away when dropped.
-#[derive(Debug)]
-pub struct Charge {
-    gauge: Gauge,
-    amount: f64,
-}
-
-impl Charge {
-    /// Charges `bytes` to `gauge`.
-    #[must_use]
-    pub fn new(gauge: &Gauge, bytes: usize) -> Self {
-        // Gauges are floats; a ring never comes near 2^53 bytes.
-        #[expect(clippy::cast_precision_loss, reason = "a ring is far below 2^53 bytes")]
-        let amount = bytes as f64;
-        gauge.increment(amount);
-        Self {
-            gauge: gauge.clone(),
-            amount,
-        }
-    }
-}
-
-impl Drop for Charge {
-    fn drop(&mut self) {
-        self.gauge.decrement(self.amount);
-    }
-}
-
 /// Seconds as a histogram takes them.
 #[must_use]
 pub fn seconds(duration: Duration) -> f64 {
@@ -359,7 +353,7 @@ fn index_of(operation: Operation) -> usize {
 
 struct Handles {
     watches: [Gauge; Stage::ALL.len()],
-    feeds: [Gauge; Stage::ALL.len()],
+    feeds: [[Gauge; Stage::ALL.len()]; Mode::ALL.len()],
     events_received: [Counter; Operation::ALL.len()],
     events_sent: [Counter; Operation::ALL.len()],
     encodings: [Counter; FORMATS.len()],
@@ -369,6 +363,9 @@ struct Handles {
     bytes_sent: Counter,
     progress_sent: Counter,
     ring_bytes: Gauge,
+    events_filtered: Counter,
+    catch_ups: Gauge,
+    parks: Counter,
 }
 
 impl Handles {
@@ -378,12 +375,14 @@ impl Handles {
         };
         Self {
             watches: Stage::ALL.map(|stage| metrics::gauge!(WATCHES, "state" => stage.name())),
-            feeds: Stage::ALL.map(|stage| {
-                let labels = [
-                    Label::new("state", stage.name()),
-                    Label::new("mode", "dedicated"),
-                ];
-                metrics::gauge!(FEEDS, labels.iter())
+            feeds: Mode::ALL.map(|mode| {
+                Stage::ALL.map(|stage| {
+                    let labels = [
+                        Label::new("state", stage.name()),
+                        Label::new("mode", mode.name()),
+                    ];
+                    metrics::gauge!(FEEDS, labels.iter())
+                })
             }),
             events_received: by_operation(EVENTS_RECEIVED),
             events_sent: by_operation(EVENTS_SENT),
@@ -395,6 +394,9 @@ impl Handles {
             bytes_sent: metrics::counter!(BYTES_SENT),
             progress_sent: metrics::counter!(PROGRESS_SENT),
             ring_bytes: metrics::gauge!(RING_BYTES),
+            events_filtered: metrics::counter!(EVENTS_FILTERED),
+            catch_ups: metrics::gauge!(CATCH_UPS),
+            parks: metrics::counter!(PARKS),
         }
     }
 }
@@ -415,20 +417,4 @@ fn describe() {
             _ => metrics::describe_histogram!(metric.name, unit, metric.help),
         }
     }
-}
-
-fn write_lags(page: &mut String, lags: &[(String, f64)]) {
-    use std::fmt::Write as _;
-
-    let help = CATALOGUE.iter().find(|metric| metric.name == FEED_LAG);
-    let help = help.map_or("", |metric| metric.help);
-    let _ = writeln!(page, "# HELP {FEED_LAG} {help}\n# TYPE {FEED_LAG} gauge");
-    for (namespace, lag) in lags {
-        let namespace = namespace
-            .replace('\\', "\\\\")
-            .replace('"', "\\\"")
-            .replace('\n', "\\n");
-        let _ = writeln!(page, "{FEED_LAG}{{namespace=\"{namespace}\"}} {lag}");
-    }
-    page.push('\n');
 }

@@ -1,4 +1,7 @@
 //! What the oplog forgets, and how progress keeps a watch out of its reach.
+//!
+//! A server goes on from what its own feeds still hold, whatever the oplog has forgotten. So it is
+//! another replica that is asked, and one that keeps no feed.
 
 mod support;
 
@@ -51,7 +54,7 @@ fn parsed(time: &str) -> (u32, u32) {
 
 /// Writes to a collection until the oplog has forgotten the token, which is told by the status.
 async fn roll_the_oplog_over(
-    weir: &Weir,
+    replica: &Weir,
     database: &Database,
     collection: &str,
     request: pb::WatchRequest,
@@ -61,7 +64,7 @@ async fn roll_the_oplog_over(
         let many = (0..1000).map(|_| doc! {"status": "noise"});
         let collection = database.collection(collection);
         collection.insert_many(many).await.expect("inserts");
-        expired = weir.try_watch(request.clone()).await.err();
+        expired = replica.try_watch(request.clone()).await.err();
         expired.is_some()
     })
     .await;
@@ -96,6 +99,7 @@ fn in_order(time: Option<pb::ClusterTime>) -> (u32, u32) {
 async fn a_progress_token_of_a_quiet_collection_outlives_the_oplog() {
     let database = forgetful_database().await;
     let weir = Weir::start(&database).await;
+    let replica = Weir::forgetful(&database).await;
     let mut quiet = weir.watch(orders(&database)).await;
     insert(&database, doc! {"_id": 1}).await;
     let event = quiet.next_change().await.resume_token;
@@ -103,13 +107,13 @@ async fn a_progress_token_of_a_quiet_collection_outlives_the_oplog() {
 
     for forgotten in [&event, &early] {
         let request = after(forgotten, orders(&database));
-        roll_the_oplog_over(&weir, &database, "noise", request).await;
+        roll_the_oplog_over(&replica, &database, "noise", request).await;
     }
     let late = progress_from_now(&weir, &mut quiet).await;
     drop(quiet);
 
     insert(&database, doc! {"_id": 2}).await;
-    let mut resumed = weir.watch(after(&late, orders(&database))).await;
+    let mut resumed = replica.watch(after(&late, orders(&database))).await;
     assert_eq!(resumed.opened.start_mode(), pb::StartMode::Token);
     assert_eq!(id(&resumed.next_change().await), 2);
 }
@@ -119,6 +123,7 @@ async fn a_progress_token_of_a_quiet_collection_outlives_the_oplog() {
 async fn a_progress_token_outlives_the_oplog_when_only_others_documents_change() {
     let database = forgetful_database().await;
     let weir = Weir::start(&database).await;
+    let replica = Weir::forgetful(&database).await;
     let mine = || pb::WatchRequest {
         filters: vec![status_is("mine")],
         ..orders(&database)
@@ -130,18 +135,18 @@ async fn a_progress_token_outlives_the_oplog_when_only_others_documents_change()
 
     for forgotten in [&opened, &event] {
         let request = after(forgotten, mine());
-        roll_the_oplog_over(&weir, &database, "orders", request).await;
+        roll_the_oplog_over(&replica, &database, "orders", request).await;
     }
     let late = progress_from_now(&weir, &mut watching).await;
     drop(watching);
 
     insert(&database, doc! {"_id": 2, "status": "another's"}).await;
     insert(&database, doc! {"_id": 3, "status": "mine"}).await;
-    let mut resumed = weir.watch(after(&late, mine())).await;
+    let mut resumed = replica.watch(after(&late, mine())).await;
     assert_eq!(resumed.opened.start_mode(), pb::StartMode::Token);
     assert_eq!(id(&resumed.next_change().await), 3);
     // A progress token suits every filter, as it stands for no event.
-    let mut unfiltered = weir.watch(after(&late, orders(&database))).await;
+    let mut unfiltered = replica.watch(after(&late, orders(&database))).await;
     assert_eq!(unfiltered.opened.start_mode(), pb::StartMode::Token);
     assert_eq!(id(&unfiltered.next_change().await), 2);
 }
@@ -156,7 +161,8 @@ async fn an_events_token_that_the_oplog_forgot_is_said_to_have_expired() {
     let event = watching.next_change().await;
     drop(watching);
     let request = after(&event.resume_token, orders(&database));
-    roll_the_oplog_over(&weir, &database, "noise", request.clone()).await;
+    let replica = Weir::forgetful(&database).await;
+    roll_the_oplog_over(&replica, &database, "noise", request.clone()).await;
 
     let other_filter = pb::WatchRequest {
         filters: vec![status_is("mine")],
@@ -178,7 +184,7 @@ async fn an_events_token_that_the_oplog_forgot_is_said_to_have_expired() {
         ),
     ] {
         // Refused in place of the response's headers, so that a client's own retry sees it.
-        let mut client = weir.client().await;
+        let mut client = replica.client().await;
         let status = client.watch(request).await.expect_err("it has expired");
         assert_eq!(status.code(), Code::OutOfRange, "{status:?}");
         let info = error_info(&status);
@@ -196,17 +202,24 @@ async fn an_events_token_that_the_oplog_forgot_is_said_to_have_expired() {
 async fn a_token_that_expired_is_tried_once() {
     let database = Database::options().start().await;
     let weir = Weir::start(&database).await;
+    let mut in_time = weir.watch(orders(&database)).await;
+    insert(&database, doc! {"_id": 1}).await;
+    let event = in_time.next_change().await.resume_token;
+    let fresh = after(&event, orders(&database));
+    insert(&database, doc! {"_id": 2}).await;
+    in_time.next_change().await;
+    // Its feed is open, and began after the event: only MongoDB can be asked for what follows it.
+    let replica = Weir::start(&database).await;
+    let _open = replica.watch(orders(&database)).await;
     // The oplog's error on the first attempt only: a second attempt would begin to succeed.
-    let in_time = weir.watch(orders(&database)).await;
-    let fresh = after(&in_time.token(), orders(&database));
-    drop(in_time);
     let forgotten = FailCommand::on(&["aggregate"]).code(286).times(1);
     database.fail(forgotten).await;
-    let status = weir.try_watch(fresh.clone()).await.err();
+    let status = replica.try_watch(fresh.clone()).await.err();
     let status = status.expect("the one attempt failed");
     assert_eq!(error_info(&status).reason, "RESUME_TOKEN_EXPIRED");
-    weir.watch(fresh).await;
-    assert_eq!(weir.metrics().await.sum("weir_feed_restarts_total"), 0.0);
+    let mut resumed = replica.watch(fresh).await;
+    assert_eq!(id(&resumed.next_change().await), 2);
+    assert_eq!(replica.metrics().await.sum("weir_feed_restarts_total"), 0.0);
 }
 
 fn status_is(status: &str) -> pb::Filter {

@@ -176,7 +176,7 @@ async fn a_transient_error_at_opening_reaches_the_client_at_once() {
         6, 7, 89, 91, 189, 262, 9001, 10107, 11600, 11602, 13435, 13436,
     ];
     let database = Database::options().start().await;
-    let weir = Weir::start(&database).await;
+    let weir = Weir::forgetful(&database).await;
     for code in TRANSIENT {
         let attempts = 1 + i32::from(RETRIED_BY_THE_DRIVER.contains(&code));
         let failure = weirs(&["aggregate"], code).label(RESUMABLE);
@@ -188,6 +188,7 @@ async fn a_transient_error_at_opening_reaches_the_client_at_once() {
         assert!(retry.is_some_and(|it| it.retry_delay.is_some()), "{code}");
         // The failpoint is used up: a further attempt by Weir would have opened the watch.
         weir.watch(database.watch_request(&[ORDERS])).await;
+        weir.without_feeds().await;
     }
 }
 
@@ -195,7 +196,7 @@ async fn a_transient_error_at_opening_reaches_the_client_at_once() {
 #[tokio::test]
 async fn a_terminal_error_at_opening_is_told_as_the_table_says() {
     let database = Database::options().start().await;
-    let weir = Weir::start(&database).await;
+    let weir = Weir::forgetful(&database).await;
     let tokens = [
         (280, Code::OutOfRange, "RESUME_TOKEN_EXPIRED"),
         (260, Code::InvalidArgument, "RESUME_TOKEN_MALFORMED"),
@@ -211,6 +212,7 @@ async fn a_terminal_error_at_opening_is_told_as_the_table_says() {
         assert_eq!(topology.is_some(), code == 40573, "{code}: {status:?}");
         // One attempt was made, so nothing is left of the failpoint.
         weir.watch(database.watch_request(&[ORDERS])).await;
+        weir.without_feeds().await;
     }
 }
 

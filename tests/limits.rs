@@ -54,14 +54,20 @@ async fn a_deadline_ends_the_stream_with_a_usable_last_token() {
 }
 
 /// Opens as many watches as there may be and sees the next refused until one ends.
-async fn is_limited(database: &Database, weir: &Weir, max: usize, limit: &str) {
-    let request = || database.watch_request(&[ORDERS]);
+async fn is_limited(
+    database: &Database,
+    weir: &Weir,
+    max: usize,
+    limit: &str,
+    collection: impl Fn(usize) -> String,
+) {
+    let request = |number| database.watch_request(&[&collection(number)]);
     let mut open = Vec::new();
-    for _ in 0..max {
-        open.push(weir.watch(request()).await);
+    for number in 0..max {
+        open.push(weir.watch(request(number)).await);
     }
     let status = weir
-        .try_watch(request())
+        .try_watch(request(max))
         .await
         .err()
         .expect("it is one too many");
@@ -78,13 +84,18 @@ async fn is_limited(database: &Database, weir: &Weir, max: usize, limit: &str) {
     );
 
     // Those that are open go on.
-    insert(database, 1).await;
-    for watching in &mut open {
-        assert_eq!(support::orders::id(&watching.next_change().await), 1);
+    for (number, watching) in open.iter_mut().enumerate() {
+        let orders = database.collection(&collection(number));
+        let id = i32::try_from(number).expect("few");
+        orders
+            .insert_one(doc! { "_id": id })
+            .await
+            .expect("an insert");
+        Story::default().until_id(watching, id).await;
     }
     open.pop();
     eventually("there is room again", async || {
-        weir.try_watch(request()).await.is_ok()
+        weir.try_watch(request(max)).await.is_ok()
     })
     .await;
 }
@@ -94,15 +105,19 @@ async fn is_limited(database: &Database, weir: &Weir, max: usize, limit: &str) {
 async fn the_limit_of_watches_holds_while_streams_are_open() {
     let database = Database::start().await;
     let weir = Weir::with(&database, |config| config.max_watches = 2).await;
-    is_limited(&database, &weir, 2, "watches").await;
+    // All of them share one feed.
+    is_limited(&database, &weir, 2, "watches", |_| ORDERS.to_owned()).await;
 }
 
-/// T52.
+/// T52. Equal watches share a feed; a collection of its own makes another.
 #[tokio::test]
 async fn the_limit_of_feeds_holds_while_streams_are_open() {
     let database = Database::start().await;
     let weir = Weir::with(&database, |config| config.max_feeds = 3).await;
-    is_limited(&database, &weir, 3, "feeds").await;
+    is_limited(&database, &weir, 3, "feeds", |number| {
+        format!("{ORDERS}_{number}")
+    })
+    .await;
 }
 
 /// T52. Requests that were refused hold no permit either.

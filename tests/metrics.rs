@@ -54,6 +54,10 @@ async fn every_metric_of_the_catalogue_is_told_with_its_type_and_labels() {
     let first = scrape(&weir).await;
     traffic(&database, &weir).await;
     let _open = weir.watch(database.watch_request(&[ORDERS])).await;
+    eventually("the oplog's start is known", async || {
+        weir.metrics().await.has("weir_oplog_headroom_seconds")
+    })
+    .await;
     let page = scrape(&weir).await;
     for metric in CATALOGUE {
         assert!(
@@ -85,7 +89,7 @@ async fn every_metric_of_the_catalogue_is_told_with_its_type_and_labels() {
 #[tokio::test]
 async fn counts_are_those_of_the_traffic() {
     let database = Database::start().await;
-    let weir = Weir::start(&database).await;
+    let weir = Weir::forgetful(&database).await;
     let request = database.watch_request(&[ORDERS]);
     let json = pb::WatchRequest {
         document_format: pb::DocumentFormat::Json.into(),
@@ -123,10 +127,11 @@ async fn counts_are_those_of_the_traffic() {
     );
     // A stream is let go of a moment after its client has seen the end.
     let ok = [("code", "OK"), ("reason", "end_time")];
-    eventually("the bounded read is over and nothing waits", async || {
-        let metrics = weir.metrics().await;
-        metrics.sum_where("weir_watches_ended_total", &ok) == 1.0
-            && metrics.sum("weir_ring_bytes") == 0.0
+    eventually("the bounded read is over", async || {
+        weir.metrics()
+            .await
+            .sum_where("weir_watches_ended_total", &ok)
+            == 1.0
     })
     .await;
 
@@ -160,11 +165,23 @@ async fn counts_are_those_of_the_traffic() {
     assert_eq!(metrics.sum("weir_watches_started_total"), 3.0);
     eventually("two watches are live", async || {
         let metrics = weir.metrics().await;
+        let feeds = |mode| metrics.sum_where("weir_feeds", &[("state", "live"), ("mode", mode)]);
         metrics.sum_where("weir_watches", &[("state", "live")]) == 2.0
-            && metrics.sum_where("weir_feeds", &[("state", "live"), ("mode", "dedicated")]) == 2.0
+            && (feeds("dedicated"), feeds("shared")) == (1.0, 1.0)
     })
     .await;
     assert_eq!(metrics.sum("weir_watch_duration_seconds_count"), 1.0);
+    // Each feed keeps what it had for those who come next, for as long as there is one.
+    assert!(metrics.sum("weir_ring_bytes") > 0.0);
+    assert!(metrics.sum("weir_memory_used_bytes") > 0.0);
+    drop((bson, json));
+    eventually("nothing is kept", async || {
+        let metrics = weir.metrics().await;
+        ["weir_feeds", "weir_ring_bytes", "weir_memory_used_bytes"]
+            .iter()
+            .all(|gauge| metrics.sum(gauge) == 0.0)
+    })
+    .await;
 }
 
 /// The bytes counted are those of the messages that the client got.
@@ -203,7 +220,10 @@ const LAG: &str = "weir_feed_lag_seconds";
 async fn a_feeds_lag_is_0_when_idle_grows_while_mongodb_is_away_and_goes_with_the_feed() {
     let database = Database::options().start().await;
     let proxy = Proxy::to(database.address()).await;
-    let weir = Weir::at(&proxy.mongodb_uri(), |_| {}).await;
+    let weir = Weir::at(&proxy.mongodb_uri(), |config| {
+        config.feed_linger = Duration::ZERO;
+    })
+    .await;
     assert!(!weir.metrics().await.has(LAG));
     let watching = weir.watch(database.watch_request(&[ORDERS])).await;
     let idle = async || {

@@ -119,30 +119,6 @@ async fn a_bad_field_is_named_by_its_path() {
     }
 }
 
-/// What is promised for later is refused by name, never taken for something else.
-#[tokio::test]
-async fn what_is_not_built_yet_is_said_to_be_so() {
-    let database = Database::start().await;
-    let weir = Weir::start(&database).await;
-    let shared = pb::WatchRequest {
-        feed_mode: pb::FeedMode::Shared.into(),
-        ..database.watch_request(&["orders"])
-    };
-    let status = refused(&weir, shared).await;
-    assert_eq!(status.code(), Code::Unimplemented, "{status:?}");
-    let info = error_info(&status);
-    assert_eq!(info.reason, "NOT_IMPLEMENTED");
-    assert_eq!(info.metadata["field"], "feed_mode");
-    for mode in [pb::FeedMode::Auto, pb::FeedMode::Dedicated] {
-        let request = pb::WatchRequest {
-            feed_mode: mode.into(),
-            ..database.watch_request(&["orders"])
-        };
-        let watching = weir.watch(request).await;
-        assert_eq!(watching.opened.feed_mode(), pb::FeedMode::Dedicated);
-    }
-}
-
 /// Who names no database asks for everybody's data: that is for the operator to allow.
 #[tokio::test]
 async fn a_whole_deployment_is_watched_only_where_it_is_allowed() {

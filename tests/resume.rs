@@ -1,4 +1,7 @@
-//! Going on from a token: the same request is exact, another one loses nothing.
+//! Going on from a token: exactly, whatever the request asks for besides.
+//!
+//! Each place is asked of two replicas: one whose feeds may hold what follows it, and one that has
+//! to ask MongoDB.
 
 mod support;
 
@@ -7,7 +10,7 @@ use mongodb::bson::{Document, doc};
 use pb::StartMode::{Token, TokenTime};
 use pb::field_filter::Operator;
 use prost_types::value::Kind as ValueKind;
-use support::{Database, Watching, Weir};
+use support::{Database, FailCommand, Watching, Weir};
 use weir::pb;
 use weir::pb::watch_request::Start;
 
@@ -105,30 +108,38 @@ async fn the_same_request_goes_on_exactly() {
 
 /// T3: the filter hides the token's event from MongoDB, which would answer with error 280.
 #[tokio::test]
-async fn a_narrower_filter_goes_on_by_time_and_misses_nothing() {
+async fn a_narrower_filter_goes_on_exactly() {
     let database = Database::start().await;
     let weir = Weir::start(&database).await;
+    let replica = Weir::start(&database).await;
     let changes = five(&weir, &database, database.watch_request(&["orders"])).await;
     let token = &changes[1].resume_token;
 
-    let narrower = after(token, filtered(&database, from_id(4)));
-    let mut resumed = weir.watch(narrower).await;
-    assert_eq!(resumed.opened.start_mode(), TokenTime);
-    assert_eq!(resumed.opened.start_time, changes[1].cluster_time);
-    assert_eq!(ids(&mut resumed, 2).await, [4, 5]);
+    let mut both = Vec::new();
+    for weir in [&weir, &replica] {
+        let narrower = after(token, filtered(&database, from_id(4)));
+        let mut resumed = weir.watch(narrower).await;
+        assert_eq!(resumed.opened.start_mode(), Token);
+        assert_eq!(resumed.opened.start_time, changes[1].cluster_time);
+        assert_eq!(ids(&mut resumed, 2).await, [4, 5]);
+        both.push(resumed);
+    }
     // And from then on it is like any other watch.
     insert(&database, doc! {"_id": 6}).await;
-    let sixth = resumed.next_change().await;
-    assert_eq!(id(&sixth), 6);
-    let again = after(&sixth.resume_token, filtered(&database, from_id(4)));
-    assert_eq!(weir.watch(again).await.opened.start_mode(), Token);
+    for mut resumed in both {
+        let sixth = resumed.next_change().await;
+        assert_eq!(id(&sixth), 6);
+        let again = after(&sixth.resume_token, filtered(&database, from_id(4)));
+        assert_eq!(weir.watch(again).await.opened.start_mode(), Token);
+    }
 }
 
-/// T3: the token's event passes the new filter too, and tells where to go on.
+/// T3
 #[tokio::test]
-async fn a_wider_filter_goes_on_by_time_and_repeats_nothing() {
+async fn a_wider_filter_goes_on_exactly_and_repeats_nothing() {
     let database = Database::start().await;
     let weir = Weir::start(&database).await;
+    let replica = Weir::start(&database).await;
     let mut watching = weir.watch(filtered(&database, from_id(3))).await;
     for id in 1..=5 {
         insert(&database, doc! {"_id": id}).await;
@@ -139,23 +150,47 @@ async fn a_wider_filter_goes_on_by_time_and_repeats_nothing() {
         &changes[0].resume_token,
         database.watch_request(&["orders"]),
     );
-    let mut resumed = weir.watch(wider).await;
-    assert_eq!(resumed.opened.start_mode(), TokenTime);
-    assert_eq!(ids(&mut resumed, 2).await, [4, 5]);
+    for weir in [&weir, &replica] {
+        let mut resumed = weir.watch(wider.clone()).await;
+        assert_eq!(resumed.opened.start_mode(), Token);
+        assert_eq!(ids(&mut resumed, 2).await, [4, 5]);
+    }
 }
 
 /// Until a message of the new watch moves the place, its token is the one it was opened with: its
 /// filter did not make it.
 #[tokio::test]
 async fn the_token_of_an_opening_by_time_is_the_one_it_was_opened_with() {
-    let database = Database::start().await;
+    let database = Database::options().start().await;
     let weir = Weir::start(&database).await;
     let changes = five(&weir, &database, database.watch_request(&["orders"])).await;
     let token = &changes[1].resume_token;
+    // With its feed open already, only the opening after the token meets the failure.
+    let replica = Weir::start(&database).await;
+    let _open = replica.watch(filtered(&database, from_id(4))).await;
     for _ in 0..3 {
+        let not_found = FailCommand::on(&["aggregate"]).code(280).times(1);
+        database.fail(not_found.app_name("weir")).await;
+        let narrower = after(token, filtered(&database, from_id(4)));
+        let mut resumed = replica.watch(narrower).await;
+        assert_eq!(resumed.opened.start_mode(), TokenTime);
+        assert_eq!(resumed.opened.start_time, changes[1].cluster_time);
+        assert_eq!(resumed.token(), token);
+        assert_eq!(ids(&mut resumed, 2).await, [4, 5]);
+    }
+}
+
+#[tokio::test]
+async fn the_token_of_an_opening_is_the_one_it_was_opened_with_whatever_the_filter() {
+    let database = Database::start().await;
+    let weir = Weir::start(&database).await;
+    let replica = Weir::start(&database).await;
+    let changes = five(&weir, &database, database.watch_request(&["orders"])).await;
+    let token = &changes[1].resume_token;
+    for weir in [&weir, &replica, &weir, &replica] {
         let narrower = after(token, filtered(&database, from_id(4)));
         let resumed = weir.watch(narrower).await;
-        assert_eq!(resumed.opened.start_mode(), TokenTime);
+        assert_eq!(resumed.opened.start_mode(), Token);
         assert_eq!(resumed.token(), token);
     }
 }
@@ -279,26 +314,29 @@ async fn a_place_within_a_transaction_is_gone_on_from_exactly() {
     );
     assert_ne!(changes[3].cluster_time, changes[0].cluster_time);
 
+    let replica = Weir::start(&database).await;
     for seen in 1..=3 {
         let token = &changes[seen - 1].resume_token;
         let rest: Vec<i32> = (1..=4).skip(seen).collect();
-        for (request, mode) in [
-            (database.watch_request(&["orders"]), Token),
-            // It passes the token's event too, which tells where to go on.
-            (filtered(&database, from_id(1)), TokenTime),
+        for request in [
+            database.watch_request(&["orders"]),
+            filtered(&database, from_id(1)),
         ] {
-            let mut resumed = weir.watch(after(token, request)).await;
-            assert_eq!(resumed.opened.start_mode(), mode);
-            assert_eq!(ids(&mut resumed, rest.len()).await, rest, "after {seen}");
+            for weir in [&weir, &replica] {
+                let mut resumed = weir.watch(after(token, request.clone())).await;
+                assert_eq!(resumed.opened.start_mode(), Token);
+                assert_eq!(ids(&mut resumed, rest.len()).await, rest, "after {seen}");
+            }
         }
     }
 }
 
-/// Without the token's event to tell them apart, all of its time comes: a repeat, never a hole.
+/// The place is looked for where nothing is hidden, so that nothing of its time comes again.
 #[tokio::test]
-async fn a_filter_that_hides_the_place_within_a_transaction_repeats_its_time() {
+async fn a_filter_that_hides_the_place_within_a_transaction_repeats_nothing() {
     let database = Database::start().await;
     let weir = Weir::start(&database).await;
+    let replica = Weir::start(&database).await;
     let mut watching = weir.watch(database.watch_request(&["orders"])).await;
     insert(&database, doc! {"_id": 0}).await;
     a_transaction(&database, 1).await;
@@ -307,7 +345,10 @@ async fn a_filter_that_hides_the_place_within_a_transaction_repeats_its_time() {
     assert_eq!(id(second), 2);
 
     let without_it = filtered(&database, field("_id", Operator::Ne(number(2))));
-    let mut resumed = weir.watch(after(&second.resume_token, without_it)).await;
-    assert_eq!(resumed.opened.start_mode(), TokenTime);
-    assert_eq!(ids(&mut resumed, 3).await, [1, 3, 4]);
+    for weir in [&weir, &replica] {
+        let request = after(&second.resume_token, without_it.clone());
+        let mut resumed = weir.watch(request).await;
+        assert_eq!(resumed.opened.start_mode(), Token);
+        assert_eq!(ids(&mut resumed, 2).await, [3, 4]);
+    }
 }

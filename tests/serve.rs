@@ -237,6 +237,8 @@ async fn the_server_tells_about_itself() {
     let expected = pb::Limits {
         max_watches: 12,
         max_feeds: 5,
+        feeds_per_scope: 4,
+        max_catch_ups: 16,
         default_progress_interval: seconds(7),
         min_progress_interval: seconds(1),
         max_progress_interval: seconds(60),

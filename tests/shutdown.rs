@@ -79,7 +79,7 @@ async fn sigterm_gives_every_client_its_last_token_and_ends_with_0() {
     );
 
     insert(&database, BEFORE).await;
-    let another = Weir::start(&database).await;
+    let another = Weir::forgetful(&database).await;
     for ended in ended {
         let (story, status, token) = ended.expect("the client lives");
         assert_draining(&status);

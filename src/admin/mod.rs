@@ -18,8 +18,8 @@ use crate::{hub::Hub, metrics::Metrics};
 /// What the admin port tells about.
 #[derive(Debug, Clone)]
 pub struct Admin {
-    /// The hub, for the feeds' lags.
-    pub hub: Arc<Hub>,
+    /// The hub, for what is measured when it is asked for.
+    pub hub: Hub,
     /// The metrics.
     pub metrics: Arc<Metrics>,
     /// Whether clients should be sent here.
@@ -38,7 +38,7 @@ impl Admin {
 }
 
 async fn metrics(State(admin): State<Admin>) -> Response {
-    let page = admin.metrics.render(&admin.hub.lags());
+    let page = admin.metrics.render(&admin.hub.readings());
     let content_type = "text/plain; version=0.0.4; charset=utf-8";
     ([(header::CONTENT_TYPE, content_type)], page).into_response()
 }

@@ -1,230 +1,212 @@
-//! Feeds and their watchers.
+//! Feeds and their watchers: few change streams on MongoDB, many watches served from them.
 //!
-//! A [`Feed`](feed) owns one change stream and writes into a [ring], from which a watcher reads
-//! through its [`Reader`]. Today a feed serves one watch; the parts are cut so that it can serve
-//! many.
+//! Reading order: a watch's [`Plan`](crate::plan::Plan) is looked up in the [`roll`] of feeds, and its
+//! feed opened if there is none ([`registry`], [`open`]). A [`feed`] reads one change [`stream`], which
+//! comes back by itself ([`backoff`], [`seam`]), and publishes [`segment`]s of events into its
+//! [`ring`]. There the [`audience`] tells who takes which event ([`hits`]) and wakes them in their
+//! [`seat`]s. A [`watcher`] reads the ring, or a [`relay`] that a [`catch_up`] fills for it when its
+//! [`turn`](turns) comes, until the ring holds what follows. All of it shares one [`budget`] of
+//! [`memory`].
 
+mod audience;
 mod backoff;
+mod budget;
+mod catch_up;
+mod clock;
 mod feed;
+mod hits;
+mod memory;
 mod open;
+mod registry;
+mod relay;
 mod ring;
+mod roll;
 mod seam;
+mod seat;
 mod segment;
+mod stream;
+mod sync;
+mod turns;
+mod watcher;
 
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Mutex, MutexGuard, Weak,
-        atomic::{AtomicU64, Ordering},
+        Arc,
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
     time::Duration,
 };
 
-use bytes::Bytes;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio_util::{
-    sync::{CancellationToken, DropGuard},
-    task::TaskTracker,
-};
-use tracing::Instrument as _;
+use slab::Slab;
+use tokio::sync::OnceCell;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     error::Error,
-    metrics::{Metrics, Stage},
-    plan::{Plan, Start, Watch},
-    source::{ClusterTime, Position, Source},
-    wire::{ResumeToken, Stamp},
+    metrics::{Metrics, Readings},
+    plan::Watch,
+    source::Source,
 };
 
-use backoff::Backoff;
-use feed::Feed;
-use ring::Ring;
+use clock::Clock;
+use memory::Memory;
+use registry::Handle;
+use roll::Roll;
+use seat::Seat;
+use sync::{Mutex, lock};
+use turns::Turns;
 
-pub use ring::{Entry, Invalidation, Read, Tail};
-pub use segment::Segment;
+pub use ring::{Invalidation, Tail};
+pub use segment::{EncodedRun, Run, Segment};
+pub use watcher::{Beginning, Read, Watcher};
+
+/// How often the oplog's oldest entry is looked at, once it is known.
+const OPLOG_CHECK: Duration = Duration::from_secs(15);
+/// How often it is tried before that, while there are watches.
+const OPLOG_RETRY: Duration = Duration::from_secs(1);
 
 /// The hub's bounds.
 #[derive(Debug, Clone)]
 pub struct HubSettings {
     /// How many feeds, and so change streams on MongoDB, there may be.
     pub max_feeds: usize,
-    /// How many bytes of events a feed holds for its watcher; one reply of MongoDB (16 MiB) may
+    /// How many dedicated feeds one scope may have before a watch that leaves the choice to the server
+    /// shares the scope's common one.
+    pub feeds_per_scope: usize,
+    /// How many watches may catch up at once, each on a change stream of its own.
+    pub max_catch_ups: usize,
+    /// How many bytes of events a feed keeps for its watchers; one reply of MongoDB (16 MiB) may
     /// come on top.
     pub ring_bytes: usize,
+    /// How many bytes all of it together may hold.
+    pub memory_limit: usize,
+    /// How long a feed goes on after its last watcher.
+    pub feed_linger: Duration,
     /// How long MongoDB may be away before a watch ends.
     pub upstream_grace: Duration,
     /// What tokens call this deployment, in place of its replica set's name.
     pub deployment_name: Option<String>,
 }
 
-/// Opens feeds and keeps count of them.
-#[derive(Debug)]
-pub struct Hub {
-    source: SharedSource,
+/// Serves watches from few change streams.
+#[derive(Debug, Clone)]
+pub struct Hub(Arc<Inner>);
+
+struct Inner {
+    source: Arc<dyn Source>,
     settings: HubSettings,
     metrics: Arc<Metrics>,
-    deployment: tokio::sync::OnceCell<String>,
-    feeds: Arc<Semaphore>,
+    deployment: OnceCell<String>,
+    clock: Clock,
+    memory: Arc<Memory>,
+    turns: Turns,
+    roll: Mutex<Roll<Handle>>,
+    seats: Mutex<Slab<Arc<Seat>>>,
+    /// The second of the oplog's oldest entry; 0 while it is not known.
+    oldest_second: AtomicU32,
+    draining: AtomicBool,
+    runtime: tokio::runtime::Handle,
     tasks: TaskTracker,
     stop: CancellationToken,
-    rings: Mutex<HashMap<u64, (String, Weak<Ring>)>>,
-    next_feed: AtomicU64,
 }
 
-/// A source that many feeds open streams on.
-struct SharedSource(Arc<dyn Source>);
-
-impl std::fmt::Debug for SharedSource {
+impl std::fmt::Debug for Inner {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Source")
-    }
-}
-
-/// A watch's end of a feed. Dropping it stops the feed.
-#[derive(Debug)]
-pub struct Reader {
-    ring: Arc<Ring>,
-    /// What the tokens of this feed are sealed with.
-    pub stamp: Stamp,
-    /// The place that the feed starts at.
-    pub start: Position,
-    /// The token of that place: the client's own where it sent one.
-    pub start_token: Bytes,
-    /// Whether the feed had to be opened by time in place of the token asked for.
-    pub by_time: bool,
-    _stop: DropGuard,
-    _permit: OwnedSemaphorePermit,
-}
-
-impl Reader {
-    /// Takes what there is to read.
-    #[must_use]
-    pub fn read(&self) -> Read {
-        self.ring.read()
-    }
-
-    /// The token for a place that the feed has reached.
-    #[must_use]
-    pub fn token(&self, position: &Position) -> Bytes {
-        // The client's own token may be of another pipeline than this feed's, which a new seal
-        // around the same place would hide.
-        if *position == self.start {
-            self.start_token.clone()
-        } else {
-            self.stamp.seal(position)
-        }
-    }
-
-    /// Waits until [`Reader::read`] may have more to give. May return early, never late.
-    pub async fn readable(&self) {
-        self.ring.readable().await;
+        f.debug_struct("Hub").finish_non_exhaustive()
     }
 }
 
 impl Hub {
     /// A hub over a source.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
     #[must_use]
     pub fn new(source: Arc<dyn Source>, settings: HubSettings, metrics: Arc<Metrics>) -> Self {
-        Self {
-            source: SharedSource(source),
-            feeds: Arc::new(Semaphore::new(settings.max_feeds)),
+        Self(Arc::new(Inner {
+            clock: Clock::new(Arc::clone(&source)),
+            source,
+            memory: Arc::new(Memory::new(settings.memory_limit)),
+            turns: Turns::new(settings.max_catch_ups, Arc::clone(&metrics)),
+            roll: Mutex::new(Roll::new(settings.max_feeds, settings.feeds_per_scope)),
             settings,
             metrics,
-            deployment: tokio::sync::OnceCell::new(),
+            deployment: OnceCell::new(),
+            seats: Mutex::default(),
+            oldest_second: AtomicU32::new(0),
+            draining: AtomicBool::new(false),
+            runtime: tokio::runtime::Handle::current(),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
-            rings: Mutex::default(),
-            next_feed: AtomicU64::new(0),
-        }
+        }))
     }
 
     /// The source, for questions that are not about a stream.
     #[must_use]
     pub fn source(&self) -> &dyn Source {
-        &*self.source.0
+        &*self.0.source
     }
 
-    /// Opens a feed for a watch. MongoDB has answered when this returns.
+    /// Begins a watch. What can be known at once, MongoDB has answered when this returns.
     ///
     /// # Errors
     /// Whatever MongoDB refuses, or a token that does not fit, or a limit.
-    pub async fn subscribe(&self, watch: &Watch) -> Result<Reader, Error> {
-        let plan = Arc::new(Plan::dedicated(watch));
-        let permit = Arc::clone(&self.feeds).try_acquire_owned().map_err(|_| {
-            self.metrics.limit_rejected("feeds");
-            Error::LimitExceeded {
-                limit: "feeds",
-                max: self.settings.max_feeds,
-            }
-        })?;
-        let stage = self.metrics.feed_in(Stage::Opening);
-        let stamp = Stamp::new(self.deployment().await?, &plan);
-        let (at, exact) = place(&watch.start, &stamp)?;
-        let opened = open::open(self.source(), &plan, at.as_ref(), exact).await?;
-
-        let by_time = opened.seam.is_some();
-        let opened_at = opened.start.clone();
-        let start_token = match &watch.start {
-            Start::Token(token) => token.clone(),
-            Start::Now | Start::Time(_) => stamp.seal(&opened.start),
-        };
-        let ring = Arc::new(Ring::new(
-            self.settings.ring_bytes,
-            Tail {
-                position: opened.start.clone(),
-                upstream: opened.first.operation_time,
-                caught_up: false,
-                heard: tokio::time::Instant::now(),
-            },
-        ));
-        let stop = self.stop.child_token();
-        let feed = Feed {
-            source: Arc::clone(&self.source.0),
-            plan: Arc::clone(&plan),
-            ring: Arc::clone(&ring),
-            metrics: Arc::clone(&self.metrics),
-            upstream_grace: self.settings.upstream_grace,
-            invalidate: watch.invalidate,
-            position: opened.start.clone(),
-            stage,
-            cause: None,
-            outage: None,
-            backoff: Backoff::new(),
-        };
-        self.register(&plan, &ring);
-        self.tasks
-            .spawn(feed.run(opened, stop.clone()).in_current_span());
-        Ok(Reader {
-            ring,
-            stamp,
-            start: opened_at,
-            start_token,
-            by_time,
-            _stop: stop.drop_guard(),
-            _permit: permit,
-        })
+    pub async fn subscribe(&self, watch: &Arc<Watch>) -> Result<Watcher, Error> {
+        self.0.subscribe(watch).await
     }
 
-    /// The lag of each namespace's feeds in seconds: the largest where several watch the same.
+    /// What is measured when it is asked for.
     #[must_use]
-    pub fn lags(&self) -> Vec<(String, f64)> {
-        let mut lags: HashMap<String, f64> = HashMap::new();
-        for (namespace, ring) in self.rings().values() {
-            if let Some(ring) = ring.upgrade() {
-                let lag = lags.entry(namespace.clone()).or_default();
-                *lag = lag.max(ring.tail().lag_seconds());
-            }
+    pub fn readings(&self) -> Readings {
+        Readings {
+            feed_lags: self.0.feed_lags(),
+            memory_used_bytes: self.0.memory.budget.used(),
+            oplog_headroom_seconds: self.0.oplog_headroom(),
         }
-        let mut lags: Vec<_> = lags.into_iter().collect();
-        lags.sort_by(|a, b| a.0.cmp(&b.0));
-        lags
+    }
+
+    /// Looks at the oplog's oldest entry every now and then, for as long as it is polled.
+    pub async fn keep_an_eye_on_the_oplog(&self) {
+        loop {
+            let watched = !lock(&self.0.seats).is_empty();
+            if watched {
+                match self.0.source.oldest().await {
+                    Ok(oldest) => {
+                        let second = oldest.map_or(0, |it| it.seconds);
+                        self.0.oldest_second.store(second, Ordering::Relaxed);
+                    }
+                    Err(error) => {
+                        tracing::debug!(code = error.code, %error, "the oplog's start is not known");
+                    }
+                }
+            }
+            let known = self.0.oldest_second.load(Ordering::Relaxed) > 0;
+            tokio::time::sleep(if known { OPLOG_CHECK } else { OPLOG_RETRY }).await;
+        }
+    }
+
+    /// Tells every watcher that the server is shutting down.
+    pub fn drain(&self) {
+        self.0.draining.store(true, Ordering::SeqCst);
+        let seats: Vec<_> = lock(&self.0.seats)
+            .iter()
+            .map(|(_, seat)| Arc::clone(seat))
+            .collect();
+        seats.iter().for_each(|seat| seat.wake());
     }
 
     /// Stops every feed and waits until each has let go of its cursor.
     pub async fn close(&self) {
-        self.stop.cancel();
-        self.tasks.close();
-        self.tasks.wait().await;
+        self.0.stop.cancel();
+        self.0.tasks.close();
+        self.0.tasks.wait().await;
+    }
+}
+
+impl Inner {
+    fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::SeqCst)
     }
 
     async fn deployment(&self) -> Result<&str, Error> {
@@ -232,7 +214,7 @@ impl Hub {
             return Ok(name);
         }
         let name = self.deployment.get_or_try_init(|| async {
-            let facts = self.source().facts().await;
+            let facts = self.source.facts().await;
             facts.map(|facts| facts.set_name)
         });
         match name.await {
@@ -244,47 +226,28 @@ impl Hub {
         }
     }
 
-    fn register(&self, plan: &Plan, ring: &Arc<Ring>) {
-        let id = self.next_feed.fetch_add(1, Ordering::Relaxed);
-        let mut rings = self.rings();
-        rings.retain(|_, (_, ring)| ring.strong_count() > 0);
-        rings.insert(id, (plan.scope.to_string(), Arc::downgrade(ring)));
+    /// The lag of each namespace's feeds in seconds: the largest where several watch the same.
+    fn feed_lags(&self) -> Vec<(String, f64)> {
+        let mut lags: HashMap<String, f64> = HashMap::new();
+        for (plan, handle) in lock(&self.roll).feeds() {
+            if let Some(ring) = handle.ring() {
+                let lag = lags.entry(plan.scope.to_string()).or_default();
+                *lag = lag.max(ring.lag_seconds());
+            }
+        }
+        let mut lags: Vec<_> = lags.into_iter().collect();
+        lags.sort_by(|a, b| a.0.cmp(&b.0));
+        lags
     }
 
-    fn rings(&self) -> MutexGuard<'_, HashMap<u64, (String, Weak<Ring>)>> {
-        self.rings
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
-    }
-}
-
-/// The place that a watch starts at, and whether its token was made by the very pipeline of
-/// `stamp`.
-fn place(start: &Start, stamp: &Stamp) -> Result<(Option<Position>, bool), Error> {
-    match start {
-        Start::Now => Ok((None, true)),
-        Start::Time(seconds) => {
-            // MongoDB counts the operations of a second from 1.
-            let time = ClusterTime {
-                seconds: *seconds,
-                increment: 1,
-            };
-            Ok((Some(Position::Time(time)), true))
-        }
-        Start::Token(bytes) => {
-            let token = ResumeToken::read(bytes)
-                .map_err(|problem| Error::TokenMalformed(problem.to_string()))?;
-            if !token.is_of_deployment(stamp) {
-                return Err(Error::TokenMismatch("another MongoDB deployment"));
-            }
-            if !token.is_of_scope(stamp) {
-                return Err(Error::TokenMismatch(
-                    "another database or other collections than this request names",
-                ));
-            }
-            let exact = token.is_of_plan(stamp);
-            Ok((Some(token.position), exact))
-        }
+    /// How far the slowest watcher is from the oplog's end, in seconds; where both are known.
+    fn oplog_headroom(&self) -> Option<f64> {
+        let oldest = self.oldest_second.load(Ordering::Relaxed);
+        let slowest = lock(&self.seats)
+            .iter()
+            .filter_map(|(_, seat)| seat.reached())
+            .min()?;
+        (oldest > 0).then(|| f64::from(slowest) - f64::from(oldest))
     }
 }
 

@@ -17,27 +17,21 @@ pub(super) struct Opened {
     pub seam: Option<Seam>,
 }
 
-/// Opens `plan`'s stream for a new watch: one attempt by token, and one by the token's time when
+/// Opens `plan`'s stream for a watch: one attempt by token, and one by the token's time when
 /// MongoDB does not find the token with this pipeline.
 ///
-/// `exact` says whether this pipeline made the token. An event's token of another pipeline is not
-/// even tried: the filter runs before MongoDB looks for the token's event, so that it would answer
-/// with an error, and only after reading on.
+/// `plan` is the one that made the token, or the scope's shared one, which leaves no event out.
 pub(super) async fn open(
     source: &dyn Source,
     plan: &Plan,
     at: Option<&Position>,
-    exact: bool,
 ) -> Result<Opened, Error> {
-    let opened = match at {
-        Some(at @ Position::Event { .. }) if !exact => open_by_time(source, plan, at).await,
-        _ => match open_at(source, plan, at).await {
-            Err(error) if error.failure == Failure::TokenNotFound => match at {
-                Some(at) if can_go_by_time(at) => open_by_time(source, plan, at).await,
-                _ => Err(error),
-            },
-            opened => opened,
+    let opened = match open_at(source, plan, at).await {
+        Err(error) if error.failure == Failure::TokenNotFound => match at {
+            Some(at) if can_go_by_time(at) => open_by_time(source, plan, at).await,
+            _ => Err(error),
         },
+        opened => opened,
     };
     match opened {
         Ok(opened) => Ok(opened),

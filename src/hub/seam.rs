@@ -42,13 +42,13 @@ impl Seam {
             return Some(vec![batch]);
         }
         self.held_bytes += batch.buffer.len();
-        // An empty reply has read on to the present.
         let past = batch.closed
+            || batch.idle
             || self.held_bytes > MAX_HELD_BYTES
             || batch
                 .events
                 .last()
-                .is_none_or(|event| event.cluster_time > self.time);
+                .is_some_and(|event| event.cluster_time > self.time);
         self.held.push(batch);
         past.then(|| std::mem::take(&mut self.held))
     }
@@ -83,6 +83,7 @@ mod tests {
             position: None,
             operation_time: None,
             closed: false,
+            idle: events.is_empty(),
         }
     }
 
@@ -125,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_batch_ends_the_search() {
+    fn having_read_everything_ends_the_search() {
         let mut seam = seam();
         assert_eq!(tokens(seam.pass(batch(&[(b'v', 3)]))), None);
         assert_eq!(tokens(seam.pass(batch(&[]))), Some(b"v".to_vec()));

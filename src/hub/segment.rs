@@ -1,34 +1,85 @@
-//! A run of events that travels through the hub as one, and is encoded as one.
+//! A run of events that travels through the hub as one, and what has been made of them so far.
 
-use std::sync::{Arc, OnceLock};
+use std::{
+    ops::Range,
+    sync::{Arc, PoisonError, RwLock, RwLockReadGuard},
+};
 
 use bytes::Bytes;
 
 use crate::{
-    metrics::{Charge, Metrics},
-    plan::Format,
-    source::{Event, EventError},
-    wire::{self, Encoded, Stamp},
+    hub::{budget::Budget, ring::Seq, stream::own},
+    metrics::Metrics,
+    plan::{Crossing, Format, Judge, Subject},
+    source::{ClusterTime, Event, EventError, Position},
+    wire::{self, EncodedEvent, Stamp},
 };
 
 /// How many bytes of events a segment holds at most, beyond its first event. Encoding a segment
-/// holds a thread for as long as this many bytes take, and a client waits for its whole.
+/// holds a thread for as long as this many bytes take.
 const MAX_BYTES: usize = 256 << 10;
 /// How many events.
 const MAX_EVENTS: usize = 512;
 
-/// Events of one reply, in order, with what has been made of them so far.
+/// What a segment takes in memory beyond its events' bytes, and each event; so that a ring of many
+/// small ones is bounded in truth.
+const OVERHEAD: usize = 512;
+const EVENT_OVERHEAD: usize = 160;
+
+/// Events of one reply, in order.
 #[derive(Debug)]
 pub struct Segment {
     buffer: Bytes,
     events: Vec<Event>,
-    encoded: [OnceLock<Result<Encoded, EventError>>; 4],
-    _charge: Charge,
+    cost: usize,
+    stamp: Stamp,
+    encodings: RwLock<Vec<Encoding>>,
+    budget: Arc<Budget>,
+    metrics: Arc<Metrics>,
+}
+
+/// The events in one format: each is there once somebody has asked for it.
+#[derive(Debug)]
+struct Encoding {
+    format: Format,
+    events: Vec<Option<EncodedEvent>>,
+}
+
+/// Some events of one segment, in order: what a watcher takes at once.
+#[derive(Debug, Clone)]
+pub struct Run {
+    segment: Arc<Segment>,
+    /// The number in its ring of the segment's first event; 0 where there is no ring.
+    base: Seq,
+    picks: Picks,
+}
+
+#[derive(Debug, Clone)]
+enum Picks {
+    /// All events from one to before another.
+    Range { from: usize, to: usize },
+    /// These, each with what the change did to the document's match.
+    Some(Vec<(u32, Crossing)>),
+}
+
+/// The encoded events of a run. Others who need a new encoding wait until it is dropped.
+#[derive(Debug)]
+pub struct EncodedRun<'a> {
+    run: &'a Run,
+    encodings: RwLockReadGuard<'a, Vec<Encoding>>,
+    slot: usize,
 }
 
 impl Segment {
-    /// Cuts `events`, which lie in `buffer`, into segments.
-    pub(super) fn cut(buffer: &Bytes, events: Vec<Event>, metrics: &Metrics) -> Vec<Arc<Self>> {
+    /// Cuts `events`, which lie in `buffer`, into segments. `stamp` is what their tokens are sealed
+    /// with.
+    pub(super) fn cut(
+        buffer: &Bytes,
+        events: Vec<Event>,
+        stamp: &Stamp,
+        budget: &Arc<Budget>,
+        metrics: &Arc<Metrics>,
+    ) -> Vec<Arc<Self>> {
         let mut segments = Vec::new();
         let mut events = events.into_iter().peekable();
         while events.peek().is_some() {
@@ -42,9 +93,12 @@ impl Segment {
             }
             segments.push(Arc::new(Self {
                 buffer: buffer.clone(),
+                cost: bytes + OVERHEAD + run.len() * EVENT_OVERHEAD,
                 events: run,
-                encoded: Default::default(),
-                _charge: Charge::new(&metrics.ring_bytes, bytes),
+                stamp: *stamp,
+                encodings: RwLock::default(),
+                budget: Arc::clone(budget),
+                metrics: Arc::clone(metrics),
             }));
         }
         segments
@@ -62,35 +116,232 @@ impl Segment {
         &self.buffer
     }
 
-    /// The raw size of the events, in bytes.
+    /// What the event's tokens are sealed with.
     #[must_use]
-    pub fn bytes(&self) -> usize {
-        self.events.iter().map(|event| event.bytes.len()).sum()
+    pub fn stamp(&self) -> &Stamp {
+        &self.stamp
     }
 
-    /// The events in a format; encoded on first use, once.
+    /// About how much memory it takes, in bytes, without its encodings.
+    #[must_use]
+    pub fn cost(&self) -> usize {
+        self.cost
+    }
+
+    /// Charges what somebody made of the events to the memory budget.
+    pub fn keep(&self, bytes: Bytes) -> Bytes {
+        self.budget.keep(bytes)
+    }
+
+    /// MongoDB's token of one event.
+    pub(super) fn token(&self, index: usize) -> &[u8] {
+        &self.buffer[self.events[index].token.clone()]
+    }
+
+    /// The place right after one event, with a token of its own.
+    pub(super) fn position(&self, index: usize) -> Option<Position> {
+        let event = self.events.get(index)?;
+        Some(own(&event.position(&self.buffer)))
+    }
+
+    /// What filters look at in one event.
+    pub(super) fn subject(&self, index: usize) -> Subject<'_> {
+        let event = &self.events[index];
+        Subject::read(event.operation, &self.buffer[event.bytes.clone()])
+    }
+
+    fn read_encodings(&self) -> RwLockReadGuard<'_, Vec<Encoding>> {
+        // An encoding is complete before it is put in its place.
+        self.encodings
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Encodes those of `indices` that are not there yet into one chunk.
+    fn encode(
+        &self,
+        format: Format,
+        indices: impl Iterator<Item = usize> + Clone,
+    ) -> Result<(), EventError> {
+        let mut encodings = self
+            .encodings
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        let at = encodings.iter().position(|it| it.format == format);
+        let at = at.unwrap_or_else(|| {
+            encodings.push(Encoding {
+                format,
+                events: vec![None; self.events.len()],
+            });
+            encodings.len() - 1
+        });
+        let known = &mut encodings[at].events;
+        let missing: Vec<usize> = indices.filter(|index| known[*index].is_none()).collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let counter = self.metrics.encodings(format);
+        counter.increment(missing.len() as u64);
+        let events = missing.iter().map(|index| &self.events[*index]);
+        let keep = |chunk| self.budget.keep(chunk);
+        let encoded = wire::encode(&self.buffer, events, &self.stamp, format, keep)?;
+        for (index, event) in missing.into_iter().zip(encoded) {
+            known[index] = Some(event);
+        }
+        Ok(())
+    }
+}
+
+impl Run {
+    /// All events of a segment from one to before another.
+    pub(super) fn range(segment: Arc<Segment>, base: Seq, from: usize, to: usize) -> Self {
+        Self {
+            segment,
+            base,
+            picks: Picks::Range { from, to },
+        }
+    }
+
+    /// Some events of a segment, each with its crossing.
+    pub(super) fn some(segment: Arc<Segment>, base: Seq, picks: Vec<(u32, Crossing)>) -> Self {
+        Self {
+            segment,
+            base,
+            picks: Picks::Some(picks),
+        }
+    }
+
+    /// Those events of a segment from one to before another that a judge passes, if any.
+    pub(super) fn judged(
+        segment: &Arc<Segment>,
+        base: Seq,
+        range: Range<usize>,
+        judge: &Judge,
+    ) -> Option<Self> {
+        let picks: Vec<_> = range
+            .filter_map(|index| {
+                let crossing = judge.judge(&segment.subject(index))?;
+                Some((u32::try_from(index).ok()?, crossing))
+            })
+            .collect();
+        (!picks.is_empty()).then(|| Self::some(Arc::clone(segment), base, picks))
+    }
+
+    /// How many events there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        match &self.picks {
+            Picks::Range { from, to } => to - from,
+            Picks::Some(picks) => picks.len(),
+        }
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The place right after the last event.
+    pub(super) fn last_position(&self) -> Option<Position> {
+        self.segment
+            .position(self.index(self.len().checked_sub(1)?))
+    }
+
+    /// The segment that the events are of.
+    #[must_use]
+    pub fn segment(&self) -> &Segment {
+        &self.segment
+    }
+
+    /// The event at a place of the run.
+    #[must_use]
+    pub fn event(&self, at: usize) -> &Event {
+        &self.segment.events[self.index(at)]
+    }
+
+    /// What the change did to the document's match, at a place of the run.
+    #[must_use]
+    pub fn crossing(&self, at: usize) -> Crossing {
+        match &self.picks {
+            Picks::Range { .. } => Crossing::Untold,
+            Picks::Some(picks) => picks[at].1,
+        }
+    }
+
+    /// The events in a format; each is encoded on first use, once for all who want it.
     ///
     /// # Errors
     /// When an event is not well-formed BSON.
-    pub fn encoded(
-        &self,
-        format: Format,
-        stamp: &Stamp,
-        metrics: &Metrics,
-    ) -> Result<&Encoded, &EventError> {
-        let slot = match format {
-            Format::Bson => 0,
-            Format::Json => 1,
-            Format::CanonicalJson => 2,
-            Format::Struct => 3,
+    pub fn encoded(&self, format: Format) -> Result<EncodedRun<'_>, EventError> {
+        let indices = (0..self.len()).map(|at| self.index(at));
+        let complete = |encodings: &[Encoding]| {
+            let slot = encodings.iter().position(|it| it.format == format)?;
+            let events = &encodings[slot].events;
+            indices
+                .clone()
+                .all(|index| events[index].is_some())
+                .then_some(slot)
         };
-        self.encoded[slot]
-            .get_or_init(|| {
-                metrics
-                    .encodings(format)
-                    .increment(self.events.len() as u64);
-                wire::encode(&self.buffer, &self.events, stamp, format)
-            })
+        loop {
+            let encodings = self.segment.read_encodings();
+            if let Some(slot) = complete(&encodings) {
+                return Ok(EncodedRun {
+                    run: self,
+                    encodings,
+                    slot,
+                });
+            }
+            drop(encodings);
+            self.segment.encode(format, indices.clone())?;
+        }
+    }
+
+    /// Leaves out the events of before a time. Gives nothing when none is left.
+    pub(super) fn since(self, time: ClusterTime) -> Option<Self> {
+        let old = (0..self.len())
+            .take_while(|at| self.event(*at).cluster_time < time)
+            .count();
+        (old < self.len()).then(|| self.rest(old))
+    }
+
+    /// The events from one on.
+    pub(super) fn rest(self, at: usize) -> Self {
+        let picks = match self.picks {
+            Picks::Range { from, to } => Picks::Range {
+                from: from + at,
+                to,
+            },
+            Picks::Some(mut picks) => {
+                picks.drain(..at);
+                Picks::Some(picks)
+            }
+        };
+        Self { picks, ..self }
+    }
+
+    /// The number in its ring of the event at a place of the run.
+    pub(super) fn seq(&self, at: usize) -> Seq {
+        self.base + self.index(at) as Seq
+    }
+
+    fn index(&self, at: usize) -> usize {
+        match &self.picks {
+            Picks::Range { from, .. } => from + at,
+            Picks::Some(picks) => picks[at].0 as usize,
+        }
+    }
+}
+
+impl EncodedRun<'_> {
+    /// The event at a place of the run, encoded.
+    ///
+    /// # Panics
+    /// When the run is shorter.
+    #[must_use]
+    pub fn event(&self, at: usize) -> &EncodedEvent {
+        self.encodings[self.slot].events[self.run.index(at)]
             .as_ref()
+            .expect("all events of the run were encoded before it was handed out")
     }
 }

@@ -15,6 +15,7 @@ mod members;
 
 use std::collections::HashMap;
 use std::hash::Hash;
+use std::sync::Arc;
 
 use equality::Equality;
 use lane::Lane;
@@ -47,7 +48,7 @@ pub struct FilterIndex<K> {
 #[derive(Debug)]
 struct Entry<K> {
     key: K,
-    judge: Judge,
+    judge: Arc<Judge>,
     operations: Operations,
     equality: Option<Equality>,
     /// The last event that was judged.
@@ -91,10 +92,15 @@ impl<K: Copy + Eq + Hash> FilterIndex<K> {
 
     /// Puts in a residual, in the place of one that had this key.
     pub fn insert(&mut self, key: K, residual: &Residual) {
+        self.insert_with(key, residual, Arc::new(Judge::new(residual)));
+    }
+
+    /// The same with a judge of that residual that was made before, since making one takes a while.
+    pub fn insert_with(&mut self, key: K, residual: &Residual, judge: Arc<Judge>) {
         self.remove(key);
         let entry = Entry {
             key,
-            judge: Judge::new(residual),
+            judge,
             operations: residual.operation_set(),
             equality: residual
                 .filter

@@ -115,6 +115,8 @@ pub enum FeedMode {
     /// The server chooses.
     #[default]
     Auto,
-    /// A change stream of its own, filtered by MongoDB.
+    /// One change stream for the whole scope, filtered in process.
+    Shared,
+    /// A change stream filtered by MongoDB.
     Dedicated,
 }

@@ -71,6 +71,23 @@ impl Plan {
         }
     }
 
+    /// The same without any stage that leaves an event out: over the whole database where the plan
+    /// narrows that to some of its collections. A reply without events has then passed over nothing.
+    pub fn unnarrowed(&self) -> Plan {
+        let scope = match &self.scope {
+            Scope::Collections { database, .. } => Scope::Database {
+                database: database.clone(),
+            },
+            scope => scope.clone(),
+        };
+        Plan {
+            scope,
+            change_stream: self.change_stream.clone(),
+            stages: Vec::new(),
+            asked: None,
+        }
+    }
+
     /// Names what the stream of this plan holds: equal for plans whose streams hold the same
     /// events, and the same in every process and version, so that a resume token can tell whether
     /// it came from such a stream. `asked` is no part of it, because it chooses from the stream.

@@ -19,14 +19,6 @@ pub enum RequestError {
     /// Fields hold bad values: 1 to [`MAX_VIOLATIONS`] of them.
     #[error("{}", describe(.0))]
     Invalid(Vec<FieldViolation>),
-    /// The request is good, but asks for what this version cannot do.
-    #[error("{field}: {feature} is not built yet")]
-    Unimplemented {
-        /// The field's path in the request.
-        field: String,
-        /// What is asked for.
-        feature: String,
-    },
     /// The request asks for the whole deployment, which this server does not allow.
     #[error("watching a whole deployment is not allowed on this server; name a database")]
     DeploymentNotAllowed,
@@ -44,7 +36,6 @@ fn describe(violations: &[FieldViolation]) -> String {
 #[derive(Debug, Default)]
 pub(super) struct Findings {
     violations: Vec<FieldViolation>,
-    unimplemented: Option<(String, String)>,
 }
 
 impl Findings {
@@ -58,26 +49,16 @@ impl Findings {
         }
     }
 
-    /// Notes something that this version cannot do; the first one is reported.
-    pub(super) fn unimplemented(&mut self, field: impl Into<String>, feature: impl Into<String>) {
-        self.unimplemented
-            .get_or_insert_with(|| (field.into(), feature.into()));
-    }
-
     /// Whether further violations would be dropped, so that looking on is waste.
     pub(super) fn is_full(&self) -> bool {
         self.violations.len() >= MAX_VIOLATIONS
     }
 
-    /// Bad fields come first: what is not built yet would not run with them either.
     pub(super) fn into_result(self) -> Result<(), RequestError> {
-        if !self.violations.is_empty() {
-            return Err(RequestError::Invalid(self.violations));
+        if self.violations.is_empty() {
+            return Ok(());
         }
-        match self.unimplemented {
-            Some((field, feature)) => Err(RequestError::Unimplemented { field, feature }),
-            None => Ok(()),
-        }
+        Err(RequestError::Invalid(self.violations))
     }
 }
 

@@ -88,9 +88,8 @@ impl Watch {
     ///
     /// # Errors
     ///
-    /// `Invalid` names every bad field (up to [`MAX_VIOLATIONS`](super::MAX_VIOLATIONS)) and wins
-    /// over `Unimplemented`. `DeploymentNotAllowed` wins over both: who may not watch does not
-    /// learn more.
+    /// `Invalid` names every bad field (up to [`MAX_VIOLATIONS`](super::MAX_VIOLATIONS)).
+    /// `DeploymentNotAllowed` wins over it: who may not watch does not learn more.
     pub fn from_request(
         request: pb::WatchRequest,
         limits: &RequestLimits,
@@ -337,10 +336,7 @@ fn feed_mode(number: i32, findings: &mut Findings) -> FeedMode {
     match known(number, "feed_mode", Pb::as_str_name, findings) {
         None | Some(Pb::Unspecified | Pb::Auto) => FeedMode::Auto,
         Some(Pb::Dedicated) => FeedMode::Dedicated,
-        Some(Pb::Shared) => {
-            findings.unimplemented("feed_mode", "FEED_MODE_SHARED");
-            FeedMode::Auto
-        }
+        Some(Pb::Shared) => FeedMode::Shared,
     }
 }
 

@@ -1,5 +1,6 @@
 //! The gRPC service: validates a request, subscribes to a feed, and streams.
 
+mod batch;
 mod codec;
 mod deadline;
 mod glue {
@@ -14,6 +15,7 @@ mod glue {
     include!(concat!(env!("OUT_DIR"), "/weir.v1.WatchService.rs"));
 }
 mod outcome;
+mod oversize;
 mod stream;
 
 use std::{pin::Pin, sync::Arc};
@@ -45,14 +47,27 @@ pub use glue::watch_service_server::WatchServiceServer;
 /// codec refuses more by name; beyond tonic's own limit of 4 MiB it is not even taken in.
 pub const MAX_REQUEST_BYTES: usize = 1 << 20;
 
+/// The bounds of the service.
+#[derive(Debug, Clone)]
+pub struct ServiceLimits {
+    /// What a request may ask for.
+    pub request: RequestLimits,
+    /// How many watches may be open at once.
+    pub max_watches: usize,
+    /// How many feeds, for clients to know.
+    pub max_feeds: usize,
+    /// How many dedicated feeds a scope may have before AUTO shares, for clients to know.
+    pub feeds_per_scope: usize,
+    /// How many watches may catch up at once, for clients to know.
+    pub max_catch_ups: usize,
+}
+
 /// `weir.v1.WatchService`.
 #[derive(Debug)]
 pub struct WatchApi {
-    hub: Arc<Hub>,
+    hub: Hub,
     metrics: Arc<Metrics>,
-    limits: RequestLimits,
-    max_watches: usize,
-    max_feeds: usize,
+    limits: ServiceLimits,
     watches: Arc<Semaphore>,
     drain: CancellationToken,
 }
@@ -62,19 +77,16 @@ impl WatchApi {
     /// ends, and no new one is opened.
     #[must_use]
     pub fn new(
-        hub: Arc<Hub>,
+        hub: Hub,
         metrics: Arc<Metrics>,
-        limits: RequestLimits,
-        (max_watches, max_feeds): (usize, usize),
+        limits: ServiceLimits,
         drain: CancellationToken,
     ) -> Self {
         Self {
             hub,
             metrics,
+            watches: Arc::new(Semaphore::new(limits.max_watches)),
             limits,
-            max_watches,
-            max_feeds,
-            watches: Arc::new(Semaphore::new(max_watches)),
             drain,
         }
     }
@@ -90,23 +102,22 @@ impl WatchApi {
             self.metrics.limit_rejected("watches");
             let limit = Error::LimitExceeded {
                 limit: "watches",
-                max: self.max_watches,
+                max: self.limits.max_watches,
             };
             return Err((limit, outcome));
         };
         let gauge = self.metrics.watch_in(Stage::Opening);
-        let watch = match Watch::from_request(request, &self.limits) {
-            Ok(watch) => watch,
+        let watch = match Watch::from_request(request, &self.limits.request) {
+            Ok(watch) => Arc::new(watch),
             Err(error) => return Err((error.into(), outcome)),
         };
         tracing::debug!(scope = %watch.scope, "opening");
         let subscribed = self.drain.run_until_cancelled(self.hub.subscribe(&watch));
         match subscribed.await {
-            Some(Ok(reader)) => Ok(WatchStream::new(
+            Some(Ok(watcher)) => Ok(WatchStream::new(
                 watch,
-                reader,
+                watcher,
                 Arc::clone(&self.metrics),
-                self.drain.clone(),
                 deadline,
                 outcome,
                 (permit, gauge),
@@ -133,7 +144,7 @@ impl WatchService for WatchApi {
             .open(request.into_inner(), deadline, outcome)
             .instrument(span);
         match opened.await {
-            Ok(stream) => Ok(Response::new(Box::pin(stream.into_stream()))),
+            Ok(stream) => Ok(Response::new(Box::pin(stream))),
             Err((error, mut outcome)) => Err(outcome.fail(error)),
         }
     }
@@ -149,15 +160,18 @@ impl WatchService for WatchApi {
         };
         let facts = source.facts().await.map_err(failed)?;
         let oldest = source.oldest().await.map_err(failed)?;
-        let limits = &self.limits;
+        let limits = &self.limits.request;
+        let count = |count: usize| count.try_into().unwrap_or(u32::MAX);
         Ok(Response::new(pb::GetServerInfoResponse {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             mongodb_version: facts.version,
             oldest_resumable_time: oldest.map(to_pb),
             upstream_time: facts.now.map(to_pb),
             limits: Some(pb::Limits {
-                max_watches: self.max_watches.try_into().unwrap_or(u32::MAX),
-                max_feeds: self.max_feeds.try_into().unwrap_or(u32::MAX),
+                max_watches: count(self.limits.max_watches),
+                max_feeds: count(self.limits.max_feeds),
+                feeds_per_scope: count(self.limits.feeds_per_scope),
+                max_catch_ups: count(self.limits.max_catch_ups),
                 default_progress_interval: limits.default_progress_interval.try_into().ok(),
                 min_progress_interval: limits.min_progress_interval.try_into().ok(),
                 max_progress_interval: limits.max_progress_interval.try_into().ok(),

@@ -1,66 +1,69 @@
-//! One watch's stream of messages: what its feed has, in the form and at the pace the client asked
-//! for.
+//! One watch's stream of messages: what the hub has for it, in the form and at the pace the client
+//! asked for.
 
 use std::{
     collections::VecDeque,
+    pin::Pin,
     sync::Arc,
+    task::{Context, Poll},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use bytes::Bytes;
-use futures::{Stream, stream};
+use futures::Stream;
 use tokio::{
     sync::OwnedSemaphorePermit,
-    time::{Instant, sleep_until},
+    time::{Instant, Sleep, sleep_until},
 };
-use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use crate::{
     error::Error,
-    hub::{Entry, Invalidation, Read, Reader, Segment, Tail},
+    hub::{Invalidation, Read, Run, Watcher},
     metrics::{InStage, Metrics, Stage, seconds},
     pb::{self, watch_response::Kind},
-    plan::{Operation, Oversize, Scope, Start, Watch},
-    rpc::{outcome::Outcome, to_pb},
-    source::{ClusterTime, Event, EventError},
-    wire::{self, Encoded, Frame},
+    plan::{Operation, Scope, Start, Watch},
+    rpc::{
+        batch::{Batch, Filled, Full},
+        outcome::Outcome,
+        oversize, to_pb,
+    },
+    source::{ClusterTime, EventError},
+    wire::Frame,
 };
 
-/// A batch is closed once it holds this many bytes. Larger batches save little, and a client waits
-/// for the whole of one.
-const BATCH_BYTES: usize = 128 << 10;
-
-/// How often a watch with an end looks whether the feed has passed it.
+/// How often a watch with an end looks whether its feed has passed it.
 const END_CHECK: Duration = Duration::from_millis(250);
-
-/// What a chunk's message takes beyond its data and its token.
-const CHUNK_OVERHEAD: usize = 64;
 
 /// A watch, from its opening to its end.
 pub(super) struct WatchStream {
-    watch: Watch,
-    reader: Reader,
+    watch: Arc<Watch>,
+    watcher: Watcher,
     metrics: Arc<Metrics>,
-    drain: CancellationToken,
     deadline: Option<Instant>,
     outcome: Outcome,
     gauge: InStage,
     _permit: OwnedSemaphorePermit,
 
-    /// The place after what was queued last.
-    token: Bytes,
+    /// The place after what was queued last. A copy: a slice would keep alive what it lies in.
+    token: Vec<u8>,
     /// The place after what was handed over last.
-    handed_over: Bytes,
+    handed_over: Vec<u8>,
     last_sent: Instant,
+    /// Wakes the stream when something may be due. It is not moved by every message, so it may come
+    /// early.
+    timer: Pin<Box<Sleep>>,
     /// Messages that are ready, to go out before anything else.
     ready: VecDeque<Frame>,
-    /// The segment being sent, and the first of its events that is still to go.
-    sending: Option<(Arc<Segment>, usize)>,
+    /// What was read while a batch was being filled, and has to come after it.
+    next: Option<Read>,
     /// Set once nothing but `ready` is left to send.
     ending: Option<Ending>,
     chunked_events: u64,
     opened: bool,
+    /// Whether a `Progress` is due.
+    due: bool,
+    /// Whether it is time to look for the watch's end.
+    check_end: bool,
 }
 
 enum Ending {
@@ -71,96 +74,45 @@ enum Ending {
 
 impl WatchStream {
     pub(super) fn new(
-        watch: Watch,
-        reader: Reader,
+        watch: Arc<Watch>,
+        watcher: Watcher,
         metrics: Arc<Metrics>,
-        drain: CancellationToken,
         deadline: Option<Instant>,
         outcome: Outcome,
         (permit, gauge): (OwnedSemaphorePermit, InStage),
     ) -> Self {
-        let token = reader.start_token.clone();
+        let token = watcher.beginning().token.to_vec();
+        let now = Instant::now();
         let mut stream = Self {
             handed_over: token.clone(),
             token,
-            reader,
+            watcher,
             metrics,
-            drain,
             deadline,
             outcome,
             gauge,
             _permit: permit,
-            last_sent: Instant::now(),
+            last_sent: now,
+            timer: Box::pin(sleep_until(now)),
             ready: VecDeque::new(),
-            sending: None,
+            next: None,
             ending: None,
             chunked_events: 0,
             opened: false,
+            due: false,
+            check_end: false,
             watch,
         };
+        stream.set_timer(now);
         let opened = stream.opened();
         stream.queue(opened);
         stream
     }
 
-    /// The stream that tonic polls.
-    pub(super) fn into_stream(self) -> impl Stream<Item = Result<Frame, Status>> + Send {
-        // Boxed, so that passing it from one message to the next moves a pointer.
-        stream::unfold(Box::new(self), |mut stream| async move {
-            let item = stream.next().await?;
-            Some((item, stream))
-        })
-    }
-
-    async fn next(&mut self) -> Option<Result<Frame, Status>> {
-        loop {
-            // Draining cuts in front of what is waiting, but not of `Opened`.
-            if self.opened && self.ending.is_none() && self.drain.is_cancelled() {
-                self.start_draining();
-            }
-            if let Some(frame) = self.ready.pop_front() {
-                self.opened = true;
-                self.handed_over = frame.token().clone();
-                self.last_sent = Instant::now();
-                self.metrics
-                    .bytes_sent
-                    .increment(frame.encoded_len() as u64);
-                return Some(Ok(frame));
-            }
-            match self.ending.take() {
-                Some(Ending::Failed(error)) => {
-                    self.ending = Some(Ending::Done);
-                    return Some(Err(self.outcome.fail(error)));
-                }
-                Some(Ending::Finished) => {
-                    self.outcome.finish();
-                    self.ending = Some(Ending::Done);
-                    return None;
-                }
-                Some(Ending::Done) => return None,
-                None => {}
-            }
-            if self
-                .deadline
-                .is_some_and(|deadline| deadline <= Instant::now())
-            {
-                self.ending = Some(Ending::Failed(Error::DeadlineExceeded));
-            } else if let Some((segment, from)) = self.sending.take() {
-                self.send_events(segment, from);
-            } else {
-                match self.reader.read() {
-                    Read::Entry(entry) => self.take(entry),
-                    Read::Nothing(tail) => self.idle(tail).await,
-                    Read::Ended(error) => self.ending = Some(Ending::Failed(error)),
-                }
-            }
-        }
-    }
-
-    fn take(&mut self, entry: Entry) {
-        match entry {
-            Entry::Events(segment) => self.sending = Some((segment, 0)),
-            Entry::Stage(stage, reason) => {
+    fn take(&mut self, read: Read, context: &mut Context<'_>) {
+        match read {
+            Read::Events(run) => self.send_events(run, context),
+            Read::Stage(stage, reason) => {
                 self.gauge.move_to(stage);
                 let state = match stage {
                     Stage::Opening => pb::WatchState::Unspecified,
@@ -171,14 +123,17 @@ impl WatchStream {
                 self.queue(state_change(state, reason));
             }
             // What happened after the last second asked for is no concern of this watch.
-            Entry::Invalidated(invalidation) if self.is_past_end(invalidation.position.time()) => {
+            Read::Invalidated(invalidation, _)
+                if self.is_past_end(invalidation.position.time()) =>
+            {
                 self.ending = Some(Ending::Finished);
             }
-            Entry::Invalidated(invalidation) => {
-                self.token = self.reader.token(&invalidation.position);
+            Read::Invalidated(invalidation, token) => {
+                self.token = token.to_vec();
                 let message = self.invalidated(&invalidation);
                 self.queue(message);
             }
+            Read::Ended(error) => self.ending = Some(Ending::Failed(error)),
         }
     }
 
@@ -187,95 +142,136 @@ impl WatchStream {
         self.watch.end_time.is_some_and(|end| time.seconds > end)
     }
 
-    /// Waits for something to do, or sends a `Progress` when it is time for one.
-    async fn idle(&mut self, tail: Tail) {
-        let now = Instant::now();
-        if self.is_past_end(tail.position.time()) {
-            self.progress(&tail);
-            self.ending = Some(Ending::Finished);
-            return;
+    /// Looks whether the time has come for anything; tells when it will otherwise.
+    fn look_at_timer(&mut self, context: &mut Context<'_>) {
+        while self.timer.as_mut().poll(context).is_ready() {
+            let now = Instant::now();
+            if self.deadline.is_some_and(|deadline| deadline <= now) {
+                self.ending = Some(Ending::Failed(Error::DeadlineExceeded));
+                return;
+            }
+            self.due |= self.last_sent + self.watch.progress_interval <= now;
+            self.check_end |= self.watch.end_time.is_some();
+            self.set_timer(now);
         }
-        let progress_due = self.last_sent + self.watch.progress_interval;
-        if progress_due <= now {
-            self.progress(&tail);
-            return;
+    }
+
+    fn set_timer(&mut self, now: Instant) {
+        let mut wake = self.last_sent + self.watch.progress_interval;
+        if wake <= now {
+            // It is due already, and is sent once nothing else is left to send.
+            wake = now + self.watch.progress_interval;
         }
-        let mut wake = progress_due;
         if self.watch.end_time.is_some() {
             wake = wake.min(now + END_CHECK);
         }
         if let Some(deadline) = self.deadline {
             wake = wake.min(deadline);
         }
-        tokio::select! {
-            () = self.reader.readable() => {}
-            () = sleep_until(wake) => {}
-            () = self.drain.cancelled() => {}
-        }
+        self.timer.as_mut().reset(wake);
     }
 
-    fn progress(&mut self, tail: &Tail) {
-        self.token = self.reader.token(&tail.position);
-        self.metrics.progress_sent.increment(1);
-        let reached = Some(tail.position.time()).filter(|time| time.seconds > 0);
-        self.queue(Kind::Progress(pb::Progress {
-            cluster_time: reached.map(to_pb),
-            upstream_time: tail.upstream.map(to_pb),
-        }));
-    }
-
-    /// Sends as many of a segment's events as one message may hold.
-    fn send_events(&mut self, segment: Arc<Segment>, from: usize) {
-        let format = self.watch.format;
-        let metrics = Arc::clone(&self.metrics);
-        let encoded = match segment.encoded(format, &self.reader.stamp, &metrics) {
-            Ok(encoded) => encoded,
-            Err(error) => return self.malformed(error),
-        };
-        let events = segment.events();
-        let end = events[from..]
-            .iter()
-            .position(|event| self.is_past_end(event.cluster_time))
-            .map_or(events.len(), |index| from + index);
-        if end == from {
-            self.ending = Some(Ending::Finished);
+    /// Says how far the watch is, if that is due or the end has been passed. Everything that there was
+    /// has been taken and sent.
+    fn progress(&mut self) {
+        let due = std::mem::take(&mut self.due);
+        if !due && !std::mem::take(&mut self.check_end) {
             return;
         }
-
-        let limit = self.watch.max_message_bytes as usize;
-        let fits = |to: usize| {
-            let size = encoded.size(from, to);
-            let whole = Frame::overhead(encoded.token_len(to - 1)) + size;
-            whole <= limit && (to == from + 1 || size <= BATCH_BYTES)
-        };
-        let to = (from + 1..=end).take_while(|to| fits(*to)).last();
-        let to = match to {
-            Some(to) => {
-                self.token = encoded.token(to - 1);
-                self.ready
-                    .push_back(Frame::changes(self.token.clone(), encoded.slice(from, to)));
-                to
-            }
-            None => {
-                if let Err(error) = self.send_oversize(&segment, encoded, from) {
-                    return self.malformed(&error);
-                }
-                from + 1
-            }
-        };
-        self.account(&events[from..to]);
-        if to < events.len() {
-            self.sending = Some((segment, to));
+        let reached = self.watcher.progress();
+        let ended = reached
+            .as_ref()
+            .is_some_and(|(tail, _)| self.is_past_end(tail.position.time()));
+        if !due && !ended {
+            return;
+        }
+        let mut progress = pb::Progress::default();
+        if let Some((tail, token)) = reached {
+            let time = tail.position.time();
+            self.watcher.reach(time.seconds);
+            progress.cluster_time = Some(time).filter(|time| time.seconds > 0).map(to_pb);
+            progress.upstream_time = tail.upstream.map(to_pb);
+            self.token.clear();
+            self.token.extend_from_slice(&token);
+        }
+        self.metrics.progress_sent.increment(1);
+        self.last_sent = Instant::now();
+        self.queue(Kind::Progress(progress));
+        if ended {
+            self.ending = Some(Ending::Finished);
         }
     }
 
-    fn account(&mut self, events: &[Event]) {
-        for event in events {
-            self.metrics.events_sent(event.operation).increment(1);
+    /// Sends as many events as one message may hold: those of a run, and more if there are more. What
+    /// does not fit is given back, so that a client that stops reading pins nothing.
+    fn send_events(&mut self, run: Run, context: &mut Context<'_>) {
+        let mut batch = Batch::new(&self.watch);
+        let mut next = Some(run);
+        while let Some(run) = next.take() {
+            let Filled { count, full } = match batch.fill(&run, &mut self.token) {
+                Ok(filled) => filled,
+                Err(error) => return self.malformed(&error),
+            };
+            self.account(&run, 0, count);
+            match full {
+                None => match self.watcher.poll_read(context, &self.token) {
+                    Poll::Ready(Read::Events(run)) => next = Some(run),
+                    Poll::Ready(read) => self.next = Some(read),
+                    Poll::Pending => {}
+                },
+                Some(Full::End) => self.ending = Some(Ending::Finished),
+                Some(Full::Batch) => self.watcher.put_back(run, count),
+                Some(Full::Oversize) => {
+                    if let Err(error) = self.send_oversize(&run, count) {
+                        return self.malformed(&error);
+                    }
+                    self.account(&run, count, count + 1);
+                    if count + 1 < run.len() {
+                        self.watcher.put_back(run, count + 1);
+                    }
+                }
+            }
+        }
+        if let Some(frame) = batch.into_frame() {
+            self.ready.push_back(frame);
+        }
+    }
+
+    /// Sends an event that no message can hold, by the client's policy. Nothing stands before it.
+    fn send_oversize(&mut self, run: &Run, at: usize) -> Result<(), EventError> {
+        match oversize::send(&self.watch, run, at, &self.token, self.chunked_events + 1)? {
+            oversize::Sent::Refused(error) => self.ending = Some(Ending::Failed(error)),
+            oversize::Sent::Stub(frame) => {
+                self.token = frame.token().to_vec();
+                self.ready.push_back(frame);
+            }
+            oversize::Sent::Chunks(frames) => {
+                self.chunked_events += 1;
+                if let Some(last) = frames.last() {
+                    self.token = last.token().to_vec();
+                }
+                self.ready.extend(frames);
+            }
+        }
+        Ok(())
+    }
+
+    fn account(&mut self, run: &Run, from: usize, to: usize) {
+        if from == to {
+            return;
+        }
+        let mut at = from;
+        while at < to {
+            // Mostly all are of one kind, and a counter that all watches move is dear.
+            let operation = run.event(at).operation;
+            let same = (at..to).take_while(|at| run.event(*at).operation == operation);
+            let count = same.count();
+            self.metrics.events_sent(operation).increment(count as u64);
+            at += count;
         }
         // One sample a message, as the histogram keeps every sample until its next upkeep.
-        let oldest = events.first().and_then(|event| event.wall_time);
-        if let Some(millis) = oldest.and_then(|millis| u64::try_from(millis).ok()) {
+        let wall_time = run.event(from).wall_time;
+        if let Some(millis) = wall_time.and_then(|millis| u64::try_from(millis).ok()) {
             let written = UNIX_EPOCH + Duration::from_millis(millis);
             // The clocks of two machines may disagree; less than nothing is no lag.
             let lag = SystemTime::now().duration_since(written);
@@ -283,70 +279,8 @@ impl WatchStream {
                 .delivery_lag
                 .record(seconds(lag.unwrap_or_default()));
         }
-        self.outcome.events += events.len() as u64;
-    }
-
-    /// Sends an event that one message can't hold, by the client's policy.
-    fn send_oversize(
-        &mut self,
-        segment: &Segment,
-        encoded: &Encoded,
-        index: usize,
-    ) -> Result<(), EventError> {
-        let limit = self.watch.max_message_bytes;
-        let message = encoded.message(index);
-        let size = message.len() as u64;
-        match self.watch.oversize {
-            Oversize::Fail => {
-                self.ending = Some(Ending::Failed(Error::EventTooLarge {
-                    event_bytes: size,
-                    limit,
-                }));
-            }
-            Oversize::Omit => {
-                let token = encoded.token(index);
-                let stub = |with_key| {
-                    wire::omitted(
-                        segment.buffer(),
-                        &segment.events()[index],
-                        &self.reader.stamp,
-                        self.watch.format,
-                        (size, limit),
-                        with_key,
-                    )
-                };
-                let mut changes = stub(true)?;
-                if Frame::overhead(token.len()) + changes.len() > limit as usize {
-                    changes = stub(false)?;
-                }
-                self.token = token;
-                self.ready
-                    .push_back(Frame::changes(self.token.clone(), changes));
-            }
-            Oversize::Chunk => self.send_chunks(&message, encoded.token(index)),
-        }
-        Ok(())
-    }
-
-    /// The token moves on only with the last piece: before it, the event has not been delivered.
-    fn send_chunks(&mut self, message: &Bytes, token: Bytes) {
-        self.chunked_events += 1;
-        let limit = self.watch.max_message_bytes as usize;
-        let room = limit - CHUNK_OVERHEAD - token.len().max(self.token.len());
-        let last = message.len().div_ceil(room) - 1;
-        for index in 0..=last {
-            let data = message.slice(index * room..message.len().min((index + 1) * room));
-            if index == last {
-                self.token = token.clone();
-            }
-            self.queue(Kind::EventChunk(pb::EventChunk {
-                id: self.chunked_events,
-                index: index.try_into().unwrap_or(u32::MAX),
-                last: index == last,
-                total_bytes: message.len() as u64,
-                data,
-            }));
-        }
+        self.watcher.reach(run.event(to - 1).cluster_time.seconds);
+        self.outcome.events += (to - from) as u64;
     }
 
     fn malformed(&mut self, error: &EventError) {
@@ -358,8 +292,8 @@ impl WatchStream {
     fn start_draining(&mut self) {
         // What is thrown away here has to come again after a resume.
         self.ready.clear();
-        self.sending = None;
-        self.token = self.handed_over.clone();
+        self.next = None;
+        self.token.clone_from(&self.handed_over);
         self.ending = Some(Ending::Failed(Error::Draining));
         self.queue(state_change(
             pb::WatchState::Draining,
@@ -369,25 +303,36 @@ impl WatchStream {
 
     /// Queues a message of this watch's own, with the place that has been reached.
     fn queue(&mut self, kind: Kind) {
-        self.ready
-            .push_back(Frame::message(self.token.clone(), kind));
+        let token = self.token.clone().into();
+        self.ready.push_back(Frame::message(token, kind));
+    }
+
+    fn hand_over(&mut self, frame: Frame) -> Frame {
+        self.opened = true;
+        self.handed_over.clear();
+        self.handed_over.extend_from_slice(frame.token());
+        self.last_sent = Instant::now();
+        let bytes = frame.encoded_len() as u64;
+        self.metrics.bytes_sent.increment(bytes);
+        frame
     }
 
     fn opened(&self) -> Kind {
-        let start_mode = match (&self.watch.start, self.reader.by_time) {
+        let beginning = self.watcher.beginning();
+        let start_mode = match (&self.watch.start, beginning.by_time) {
             (Start::Now, _) => pb::StartMode::Now,
             (Start::Token(_), false) => pb::StartMode::Token,
             (Start::Token(_), true) => pb::StartMode::TokenTime,
             (Start::Time(_), _) => pb::StartMode::Time,
         };
-        let start_time = Some(self.reader.start.time()).filter(|time| time.seconds > 0);
+        let start_time = Some(beginning.position.time()).filter(|time| time.seconds > 0);
         Kind::Opened(pb::Opened {
             watch_id: self.outcome.id().to_owned(),
             start_mode: start_mode.into(),
             start_time: start_time.map(to_pb),
             progress_interval: self.watch.progress_interval.try_into().ok(),
             max_message_bytes: self.watch.max_message_bytes,
-            feed_mode: pb::FeedMode::Dedicated.into(),
+            feed_mode: self.watcher.mode().to_pb().into(),
         })
     }
 
@@ -411,6 +356,60 @@ impl WatchStream {
             }),
             cluster_time: Some(to_pb(invalidation.position.time())),
         })
+    }
+}
+
+impl Stream for WatchStream {
+    type Item = Result<Frame, Status>;
+
+    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let stream = self.get_mut();
+        loop {
+            // Draining cuts in front of what is waiting, but not of `Opened`.
+            let draining = stream.opened && stream.ending.is_none();
+            if draining && stream.watcher.is_draining() {
+                stream.start_draining();
+            }
+            if let Some(frame) = stream.ready.pop_front() {
+                return Poll::Ready(Some(Ok(stream.hand_over(frame))));
+            }
+            match stream.ending.take() {
+                Some(Ending::Failed(error)) => {
+                    stream.ending = Some(Ending::Done);
+                    return Poll::Ready(Some(Err(stream.outcome.fail(error))));
+                }
+                Some(Ending::Finished) => {
+                    stream.outcome.finish();
+                    stream.ending = Some(Ending::Done);
+                    return Poll::Ready(None);
+                }
+                Some(Ending::Done) => {
+                    stream.ending = Some(Ending::Done);
+                    return Poll::Ready(None);
+                }
+                None => {}
+            }
+            // The timer comes first: a stream that is never idle has a deadline too.
+            stream.look_at_timer(context);
+            if stream.ending.is_some() {
+                continue;
+            }
+            if let Some(read) = stream.next.take() {
+                stream.take(read, context);
+            } else {
+                match stream.watcher.poll_read(context, &stream.token) {
+                    Poll::Ready(read) => stream.take(read, context),
+                    // Draining that began before the waker was in its place has woken nobody.
+                    Poll::Pending if stream.watcher.is_draining() => {}
+                    Poll::Pending => {
+                        stream.progress();
+                        if stream.ready.is_empty() {
+                            return Poll::Pending;
+                        }
+                    }
+                }
+            }
+        }
     }
 }
 

@@ -23,6 +23,10 @@ pub struct Batch {
     pub operation_time: Option<ClusterTime>,
     /// Whether MongoDB has closed the cursor.
     pub closed: bool,
+    /// Whether MongoDB had read everything there was, and waited for more in vain. A reply without
+    /// events alone does not say so: it may come in the midst of a stretch of the oplog that holds
+    /// nothing for this stream.
+    pub idle: bool,
 }
 
 /// One event: where it lies in its batch's buffer, and what routing needs to know of it.
@@ -34,7 +38,7 @@ pub struct Event {
     pub token: Range<usize>,
     /// Its `operationType`.
     pub operation: Operation,
-    /// Its `clusterTime`; the batch's time, or zero, where MongoDB sent none.
+    /// Its `clusterTime`; zero where MongoDB sent none.
     pub cluster_time: ClusterTime,
     /// Its `wallTime` in milliseconds since 1970.
     pub wall_time: Option<i64>,

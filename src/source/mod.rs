@@ -122,6 +122,19 @@ pub trait Source: Send + Sync + 'static {
     /// The oldest time that a stream can start at; `None` where it cannot be read.
     fn oldest(&self) -> BoxFuture<'_, Result<Option<ClusterTime>, SourceError>>;
 
+    /// MongoDB's operation time now: whatever was acknowledged before this was called is not later.
+    /// `None` where MongoDB does not tell.
+    fn now(&self) -> BoxFuture<'_, Result<Option<ClusterTime>, SourceError>>;
+
+    /// Whether `plan`'s stream, which leaves no event out, surely holds nothing after `at` that is not
+    /// later than `until`. `false` where there is something, and where that can't be told.
+    fn is_quiet<'a>(
+        &'a self,
+        plan: &'a Plan,
+        at: &'a Position,
+        until: ClusterTime,
+    ) -> BoxFuture<'a, Result<bool, SourceError>>;
+
     /// Asks the deployment for its facts, which also tells whether it answers.
     fn facts(&self) -> BoxFuture<'_, Result<ServerFacts, SourceError>>;
 }

@@ -7,7 +7,7 @@
 mod cursor;
 mod patience;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use bson::{Bson, Document, RawDocumentBuf, doc};
 use futures::future::BoxFuture;
@@ -55,7 +55,8 @@ pub struct MongoSettings {
 pub struct MongoSource {
     client: Client,
     reply_timeout: Duration,
-    can_split: std::sync::Arc<OnceCell<bool>>,
+    can_split: Arc<OnceCell<bool>>,
+    sharded: Arc<OnceCell<bool>>,
 }
 
 impl MongoSource {
@@ -79,7 +80,8 @@ impl MongoSource {
         Ok(Self {
             client: Client::with_options(options)?,
             reply_timeout: settings.reply_timeout,
-            can_split: std::sync::Arc::default(),
+            can_split: Arc::default(),
+            sharded: Arc::default(),
         })
     }
 
@@ -121,16 +123,7 @@ impl MongoSource {
         at: Option<&Position>,
     ) -> Result<MongoCursor, SourceError> {
         let pipeline = pipeline(plan, at, self.can_split().await?)?;
-        let (database, collection) = match &plan.scope {
-            Scope::Collection {
-                database,
-                collection,
-            } => (database.as_str(), Some(collection)),
-            Scope::Collections { database, .. } | Scope::Database { database } => {
-                (database.as_str(), None)
-            }
-            Scope::Deployment => ("admin", None),
-        };
+        let (database, collection) = target(&plan.scope);
         let database = self.client.database(database);
         let collection = collection.map(|name| database.collection::<RawDocumentBuf>(name));
         let patience = Patience::new(self.client.clone(), self.reply_timeout);
@@ -155,6 +148,68 @@ impl MongoSource {
         Ok(MongoCursor::new(cursor, patience, at))
     }
 
+    async fn operation_time(&self) -> Result<Option<ClusterTime>, SourceError> {
+        let pong = self.command(doc! { "ping": 1 }).await?;
+        Ok(operation_time(&pong))
+    }
+
+    /// Opens the stream at a place, with what MongoDB has confirmed up to a time at least, and looks
+    /// whether there is anything. On one replica set an empty first batch has then seen all of it, as
+    /// long as no stage passes over events; behind a mongos it may come before every shard has
+    /// answered.
+    async fn holds_nothing(
+        &self,
+        plan: &Plan,
+        at: &Position,
+        until: ClusterTime,
+    ) -> Result<bool, SourceError> {
+        if self.is_sharded().await? {
+            return Ok(false);
+        }
+        let pipeline = pipeline(plan, Some(at), self.can_split().await?)?;
+        let (database, collection) = target(&plan.scope);
+        let collection = collection.map_or(Bson::Int32(1), Bson::from);
+        let database = self.client.database(database);
+        let question = doc! {
+            "aggregate": collection,
+            "pipeline": pipeline,
+            "cursor": { "batchSize": 1 },
+            "readConcern": { "level": "majority", "afterClusterTime": timestamp(until) },
+        };
+        let answer = self.promptly(database.run_command(question)).await?;
+        let broken = |_| SourceError::broken("an answer without a cursor");
+        let cursor = answer.get_document("cursor").map_err(broken)?;
+        let first = cursor.get_array("firstBatch").map_err(broken)?;
+        let id = cursor.get_i64("id").unwrap_or_default();
+        let mut empty = first.is_empty();
+        if id != 0 {
+            let namespace = cursor.get_str("ns").unwrap_or_default();
+            let collection = namespace.split_once('.').map_or("", |(_, name)| name);
+            if empty {
+                // A server may leave the first batch empty on principle.
+                let more = doc! {
+                    "getMore": id, "collection": collection, "batchSize": 1, "maxTimeMS": 1,
+                };
+                let answer = self.promptly(database.run_command(more)).await?;
+                let cursor = answer.get_document("cursor").map_err(broken)?;
+                empty = cursor.get_array("nextBatch").map_err(broken)?.is_empty();
+            }
+            let kill = doc! { "killCursors": collection, "cursors": [id] };
+            self.promptly(database.run_command(kill)).await?;
+        }
+        Ok(empty)
+    }
+
+    async fn is_sharded(&self) -> Result<bool, SourceError> {
+        self.sharded
+            .get_or_try_init(|| async {
+                let hello = self.command(doc! { "hello": 1 }).await?;
+                Ok(matches!(hello.get_str("msg"), Ok("isdbgrid")))
+            })
+            .await
+            .copied()
+    }
+
     async fn oldest_entry(&self) -> Result<Option<ClusterTime>, SourceError> {
         let oplog = self
             .client
@@ -165,13 +220,7 @@ impl MongoSource {
             .sort(doc! { "$natural": 1 })
             .projection(doc! { "ts": 1 });
         match self.promptly(oldest).await {
-            Ok(entry) => Ok(entry.and_then(|entry| {
-                let ts = entry.get_timestamp("ts").ok()?;
-                Some(ClusterTime {
-                    seconds: ts.time,
-                    increment: ts.increment,
-                })
-            })),
+            Ok(entry) => Ok(entry.and_then(|entry| entry.get_timestamp("ts").ok().map(time_of))),
             // No right to read it, or no oplog here, as behind a mongos.
             Err(error) if error.failure != Failure::Transient => Ok(None),
             Err(error) => Err(error),
@@ -189,13 +238,7 @@ impl MongoSource {
         Ok(ServerFacts {
             version: build.get_str("version").unwrap_or_default().to_owned(),
             set_name: set_name.to_owned(),
-            now: hello
-                .get_timestamp("operationTime")
-                .ok()
-                .map(|ts| ClusterTime {
-                    seconds: ts.time,
-                    increment: ts.increment,
-                }),
+            now: operation_time(&hello),
         })
     }
 }
@@ -216,9 +259,59 @@ impl Source for MongoSource {
         Box::pin(self.oldest_entry())
     }
 
+    fn now(&self) -> BoxFuture<'_, Result<Option<ClusterTime>, SourceError>> {
+        Box::pin(self.operation_time())
+    }
+
+    fn is_quiet<'a>(
+        &'a self,
+        plan: &'a Plan,
+        at: &'a Position,
+        until: ClusterTime,
+    ) -> BoxFuture<'a, Result<bool, SourceError>> {
+        Box::pin(async move {
+            let (source, plan, at) = (self.clone(), plan.clone(), at.clone());
+            // In a task of its own: abandoned half-way, it would leave its cursor on the server.
+            let asking = tokio::spawn(async move { source.holds_nothing(&plan, &at, until).await });
+            asking
+                .await
+                .map_err(|error| SourceError::broken(format!("the question: {error}")))?
+        })
+    }
+
     fn facts(&self) -> BoxFuture<'_, Result<ServerFacts, SourceError>> {
         Box::pin(self.server_facts())
     }
+}
+
+/// The database and the collection that a scope's stream is opened on.
+fn target(scope: &Scope) -> (&str, Option<&str>) {
+    match scope {
+        Scope::Collection {
+            database,
+            collection,
+        } => (database, Some(collection)),
+        Scope::Collections { database, .. } | Scope::Database { database } => (database, None),
+        Scope::Deployment => ("admin", None),
+    }
+}
+
+fn operation_time(answer: &Document) -> Option<ClusterTime> {
+    answer.get_timestamp("operationTime").ok().map(time_of)
+}
+
+fn time_of(timestamp: bson::Timestamp) -> ClusterTime {
+    ClusterTime {
+        seconds: timestamp.time,
+        increment: timestamp.increment,
+    }
+}
+
+fn timestamp(time: ClusterTime) -> Bson {
+    Bson::Timestamp(bson::Timestamp {
+        time: time.seconds,
+        increment: time.increment,
+    })
 }
 
 fn version_numbers(build: &Document) -> Vec<i64> {
@@ -254,13 +347,7 @@ fn pipeline(
             options.insert("startAfter", token_document(token)?);
         }
         Some(Position::Time(time)) => {
-            options.insert(
-                "startAtOperationTime",
-                Bson::Timestamp(bson::Timestamp {
-                    time: time.seconds,
-                    increment: time.increment,
-                }),
-            );
+            options.insert("startAtOperationTime", timestamp(*time));
         }
     }
     let mut stages = vec![doc! { "$changeStream": options }];

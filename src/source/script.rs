@@ -2,7 +2,11 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
 };
 
 use bson::{Document, doc};
@@ -35,14 +39,26 @@ pub(crate) struct ScriptedSource {
     pub(crate) openings: Mutex<VecDeque<Opening>>,
     pub(crate) asked: Mutex<Vec<Option<Position>>>,
     pub(crate) oldest: Option<ClusterTime>,
+    /// How often the time was asked for; the answer is that number, so that time passes.
+    pub(crate) time_asked: AtomicU32,
+    /// Whether a stream is said to be quiet.
+    pub(crate) quiet: bool,
 }
 
 impl ScriptedSource {
     pub(crate) fn new(openings: impl IntoIterator<Item = Opening>) -> Arc<Self> {
-        Arc::new(Self {
+        Arc::new(Self::of(openings))
+    }
+
+    pub(crate) fn of(openings: impl IntoIterator<Item = Opening>) -> Self {
+        Self {
             openings: Mutex::new(openings.into_iter().collect()),
             ..Self::default()
-        })
+        }
+    }
+
+    pub(crate) fn time_asked(&self) -> u32 {
+        self.time_asked.load(Ordering::Relaxed)
     }
 
     pub(crate) fn asked(&self) -> Vec<Option<Position>> {
@@ -74,6 +90,24 @@ impl Source for ScriptedSource {
         Box::pin(async { Ok(self.oldest) })
     }
 
+    fn now(&self) -> BoxFuture<'_, Result<Option<ClusterTime>, SourceError>> {
+        let asked = self.time_asked.fetch_add(1, Ordering::Relaxed) + 1;
+        Box::pin(async move {
+            // As long as a question takes, so that others can come meanwhile.
+            tokio::task::yield_now().await;
+            Ok(Some(at(asked)))
+        })
+    }
+
+    fn is_quiet<'a>(
+        &'a self,
+        _plan: &'a Plan,
+        _at: &'a Position,
+        _until: ClusterTime,
+    ) -> BoxFuture<'a, Result<bool, SourceError>> {
+        Box::pin(async { Ok(self.quiet) })
+    }
+
     fn facts(&self) -> BoxFuture<'_, Result<ServerFacts, SourceError>> {
         Box::pin(async { Ok(ServerFacts::default()) })
     }
@@ -82,6 +116,8 @@ impl Source for ScriptedSource {
 impl Cursor for ScriptedCursor {
     fn next(&mut self) -> BoxFuture<'_, Result<Batch, SourceError>> {
         Box::pin(async {
+            // As long as a reply takes, so that readers see each before the next one comes.
+            tokio::time::sleep(Duration::from_millis(1)).await;
             match self.0.pop_front() {
                 Some(Step::Batch(batch)) => Ok(batch),
                 Some(Step::Fail(failure)) => Err(SourceError::new(failure, "scripted")),
@@ -144,6 +180,7 @@ pub(crate) fn batch(events: &[Document]) -> Batch {
         buffer,
         operation_time: Some(at(1000)),
         closed: false,
+        idle: false,
     }
 }
 
@@ -164,6 +201,7 @@ pub(crate) fn quiet(name: &str, increment: u32) -> Batch {
             token: token(name),
             time: at(increment),
         }),
+        idle: true,
         ..batch(&[])
     }
 }

@@ -44,6 +44,7 @@ impl Merger {
             position,
             operation_time,
             closed,
+            idle,
         } = batch;
         let part = |buffer: Bytes, events: Vec<Event>| Batch {
             position: events.last().map(|event| event.position(&buffer)),
@@ -51,6 +52,7 @@ impl Merger {
             events,
             operation_time,
             closed: false,
+            idle: false,
         };
         let mut parts: Vec<Batch> = Vec::new();
         let mut whole: Vec<Event> = Vec::new();
@@ -78,6 +80,7 @@ impl Merger {
             position: position.filter(|_| self.fragments.is_empty()),
             operation_time,
             closed,
+            idle,
         };
         match parts.last_mut() {
             Some(part) => {

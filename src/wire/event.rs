@@ -7,7 +7,10 @@
 mod slots;
 mod update;
 
-use std::{borrow::Cow, ops::RangeInclusive};
+use std::{
+    borrow::Cow,
+    ops::{Range, RangeInclusive},
+};
 
 use bytes::{Bytes, BytesMut};
 
@@ -48,97 +51,85 @@ mod field {
 /// What `google.protobuf.Timestamp` holds: the years 1 to 9999, in milliseconds since 1970.
 const TIMESTAMP_MILLIS: RangeInclusive<i64> = -62_135_596_800_000..=253_402_300_799_999;
 
-/// Events encoded in one format, one after the other.
-#[derive(Debug)]
-pub struct Encoded {
-    bytes: Bytes,
-    marks: Vec<Mark>,
+/// One event, encoded: where it lies among those that were encoded with it.
+#[derive(Debug, Clone)]
+pub struct EncodedEvent {
+    /// The bytes that it shares with its neighbours.
+    chunk: Bytes,
+    start: u32,
+    end: u32,
+    token_start: u32,
+    token_end: u32,
 }
 
-/// Where one event lies.
-#[derive(Debug, Clone, Copy)]
-struct Mark {
-    end: usize,
-    token_start: usize,
-    token_end: usize,
-}
-
-impl Encoded {
-    /// How many events there are.
+impl EncodedEvent {
+    /// The `ChangeBatch.changes` field, tag included.
     #[must_use]
-    pub fn len(&self) -> usize {
-        self.marks.len()
+    pub fn field(&self) -> Bytes {
+        self.chunk.slice(self.start as usize..self.end as usize)
     }
 
-    /// Whether there is none.
+    /// How many bytes the field takes.
     #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.marks.is_empty()
+    pub fn size(&self) -> usize {
+        (self.end - self.start) as usize
     }
 
-    /// The bytes of the events `from..to`: `ChangeBatch.changes` fields, tags included.
+    /// The event's token.
     #[must_use]
-    pub fn slice(&self, from: usize, to: usize) -> Bytes {
-        self.bytes.slice(self.start(from)..self.start(to))
+    pub fn token(&self) -> Bytes {
+        self.chunk
+            .slice(self.token_start as usize..self.token_end as usize)
     }
 
-    /// How many bytes the events `from..to` take.
+    /// How many bytes the token takes.
     #[must_use]
-    pub fn size(&self, from: usize, to: usize) -> usize {
-        self.start(to) - self.start(from)
+    pub fn token_len(&self) -> usize {
+        (self.token_end - self.token_start) as usize
     }
 
-    /// The token of one event.
+    /// The event as a message of its own, without the tag of the batch around it.
     #[must_use]
-    pub fn token(&self, index: usize) -> Bytes {
-        let mark = self.marks[index];
-        self.bytes.slice(mark.token_start..mark.token_end)
+    pub fn message(&self) -> Bytes {
+        self.chunk
+            .slice(self.message_start() as usize..self.end as usize)
     }
 
-    /// How many bytes the token of one event takes.
-    #[must_use]
-    pub fn token_len(&self, index: usize) -> usize {
-        let mark = self.marks[index];
-        mark.token_end - mark.token_start
+    /// How many bytes the message takes.
+    pub(super) fn message_len(&self) -> usize {
+        (self.end - self.message_start()) as usize
     }
 
-    /// The bytes of one event as a message of its own, without the tag of the batch around it.
-    #[must_use]
-    pub fn message(&self, index: usize) -> Bytes {
-        let mark = self.marks[index];
+    /// The bytes that it lies in, and the range of its field.
+    pub(super) fn place(&self) -> (&Bytes, Range<usize>) {
+        (&self.chunk, self.start as usize..self.end as usize)
+    }
+
+    fn message_start(&self) -> u32 {
         // The token is the first field: its tag, and its length, stand before it.
-        let token = mark.token_end - mark.token_start;
-        let head = 1 + varint_len(token as u64);
-        self.bytes.slice(mark.token_start - head..mark.end)
-    }
-
-    /// The bytes all of it takes.
-    #[must_use]
-    pub fn total(&self) -> usize {
-        self.bytes.len()
-    }
-
-    fn start(&self, index: usize) -> usize {
-        index
-            .checked_sub(1)
-            .map_or(0, |before| self.marks[before].end)
+        let head = 1 + varint_len(u64::from(self.token_end - self.token_start));
+        self.token_start - u32::try_from(head).unwrap_or_default()
     }
 }
 
-/// Encodes `events`, which lie in `buffer`.
+/// Encodes `events`, which lie in `buffer`, one after the other into one chunk of bytes, which
+/// `keep` may wrap.
 ///
 /// # Errors
 /// [`EventError`] when an event is not well-formed BSON on its top level.
-pub fn encode(
+pub fn encode<'a>(
     buffer: &[u8],
-    events: &[Event],
+    events: impl IntoIterator<Item = &'a Event, IntoIter: Clone>,
     stamp: &Stamp,
     format: Format,
-) -> Result<Encoded, EventError> {
-    let payload: usize = events.iter().map(|event| event.bytes.len() + 128).sum();
+    keep: impl FnOnce(Bytes) -> Bytes,
+) -> Result<Vec<EncodedEvent>, EventError> {
+    let events = events.into_iter();
+    let payload: usize = events.clone().map(|event| event.bytes.len() + 256).sum();
     let mut out = BytesMut::with_capacity(payload);
-    let mut marks = Vec::with_capacity(events.len());
+    let mut encoded = Vec::with_capacity(events.size_hint().0);
     for event in events {
+        let start = out.len();
         let slots = Slots::read(&buffer[event.bytes.clone()])?;
         let mut token_from_end = 0;
         put_message_expecting(&mut out, field::CHANGES, event.bytes.len(), |out| {
@@ -149,16 +140,27 @@ pub fn encode(
         });
         let token_end = out.len() - token_from_end;
         let token = Stamp::sealed_len(&buffer[event.token.clone()]);
-        marks.push(Mark {
-            end: out.len(),
-            token_start: token_end - token,
+        let [start, end, token_start, token_end] =
+            [start, out.len(), token_end - token, token_end].map(offset);
+        encoded.push(EncodedEvent {
+            chunk: Bytes::new(),
+            start,
+            end,
+            token_start,
             token_end,
         });
     }
-    Ok(Encoded {
-        bytes: out.freeze(),
-        marks,
-    })
+    let chunk = keep(out.freeze());
+    for event in &mut encoded {
+        event.chunk = chunk.clone();
+    }
+    Ok(encoded)
+}
+
+/// An offset within a chunk.
+fn offset(at: usize) -> u32 {
+    // A chunk holds a segment's events: one of at most 64 MiB, or many of far less.
+    u32::try_from(at).expect("a chunk is smaller than 4 GiB")
 }
 
 /// Encodes the stub that stands for an event too large for its watcher: the event's head, and

@@ -8,6 +8,6 @@ pub mod format;
 mod frame;
 mod token;
 
-pub use event::{Encoded, encode, omitted};
-pub use frame::Frame;
-pub use token::{MalformedToken, ResumeToken, Stamp};
+pub use event::{EncodedEvent, encode, omitted};
+pub use frame::{Changes, Frame, put_match};
+pub use token::{Anchor, MalformedToken, ResumeToken, Stamp};

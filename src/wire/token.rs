@@ -1,13 +1,17 @@
 //! The envelope that resume tokens travel in.
 //!
 //! ```text
-//! version 1 | kind 1 | deployment 4 | scope 8 | plan 8 | seconds 4 | increment 4 | token n | crc 4
+//! version 1 | kind 1 | deployment 4 | scope 8 | plan 8 | seconds 4 | increment 4
+//!     | anchor 24, where the kind has one | token n | crc 4
 //! ```
 //!
 //! MongoDB's own token is carried as it came, unread. What stands around it lets Weir tell a token
 //! of another deployment or scope from a broken one, know whether the pipeline that made it is the
 //! one that resumes from it, and fall back to a time when MongoDB no longer takes the token.
 //! Numbers are big-endian; hashes are SHA-256, cut.
+//!
+//! A place between events (high water) also names the last event before it, its [`Anchor`]: who holds
+//! that event knows exactly which one follows the place.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use sha2::{Digest as _, Sha256};
@@ -22,9 +26,39 @@ const KIND_EVENT: u8 = 0;
 const KIND_HIGH_WATER: u8 = 1;
 const KIND_INVALIDATE: u8 = 2;
 const KIND_TIME: u8 = 3;
+const KIND_ANCHORED_HIGH_WATER: u8 = 4;
 
 const PREFIX: usize = 1 + 1 + 4 + 8 + 8 + 4 + 4;
 const CHECKSUM: usize = 4;
+const ANCHOR: usize = 4 + 4 + 16;
+
+/// The event that came last before a place in a stream, by its time and a hash of MongoDB's token.
+///
+/// Two places of one stream with equal anchors have no event between them. A stream that began
+/// between events, and has had none since, takes the token that it began at for one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Anchor {
+    /// The event's cluster time.
+    pub time: ClusterTime,
+    digest: [u8; 16],
+}
+
+impl Anchor {
+    /// The anchor that the event with MongoDB's `token` and `time` is.
+    #[must_use]
+    pub fn new(token: &[u8], time: ClusterTime) -> Self {
+        Self {
+            time,
+            digest: hash(b"anchor", token),
+        }
+    }
+
+    /// Whether it stands for the event with this token.
+    #[must_use]
+    pub fn is(&self, token: &[u8]) -> bool {
+        self.digest == hash::<16>(b"anchor", token)
+    }
+}
 
 /// What all tokens of one feed have in common: where they come from and which pipeline made them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,17 +84,21 @@ impl Stamp {
         hash(b"scope", &scope.canonical_bytes())
     }
 
-    /// The token for a place.
+    /// The token for a place. `anchor` is the last event before a high-water place, where it is
+    /// known.
     #[must_use]
-    pub fn seal(&self, position: &Position) -> Bytes {
-        let (kind, token) = match position {
-            Position::Event { token, .. } => (KIND_EVENT, token.as_ref()),
-            Position::HighWater { token, .. } => (KIND_HIGH_WATER, token.as_ref()),
-            Position::Invalidate { token, .. } => (KIND_INVALIDATE, token.as_ref()),
-            Position::Time(_) => (KIND_TIME, [].as_slice()),
+    pub fn seal(&self, position: &Position, anchor: Option<&Anchor>) -> Bytes {
+        let (kind, anchor, token) = match (position, anchor) {
+            (Position::Event { token, .. }, _) => (KIND_EVENT, None, token.as_ref()),
+            (Position::HighWater { token, .. }, None) => (KIND_HIGH_WATER, None, token.as_ref()),
+            (Position::HighWater { token, .. }, Some(_)) => {
+                (KIND_ANCHORED_HIGH_WATER, anchor, token.as_ref())
+            }
+            (Position::Invalidate { token, .. }, _) => (KIND_INVALIDATE, None, token.as_ref()),
+            (Position::Time(_), _) => (KIND_TIME, None, [].as_slice()),
         };
-        let mut out = BytesMut::with_capacity(Self::sealed_len(token));
-        self.put(&mut out, kind, position.time(), token);
+        let mut out = BytesMut::with_capacity(Self::sealed_len(token) + ANCHOR);
+        self.put(&mut out, kind, position.time(), anchor, token);
         out.freeze()
     }
 
@@ -71,7 +109,8 @@ impl Stamp {
         } else {
             KIND_EVENT
         };
-        self.put(out, kind, event.cluster_time, &buffer[event.token.clone()]);
+        let token = &buffer[event.token.clone()];
+        self.put(out, kind, event.cluster_time, None, token);
     }
 
     /// How many bytes the envelope of MongoDB's `token` takes.
@@ -80,11 +119,18 @@ impl Stamp {
         PREFIX + token + CHECKSUM
     }
 
-    fn put(&self, out: &mut BytesMut, kind: u8, time: ClusterTime, token: &[u8]) {
-        let (kind, token) = if fits(token) {
-            (kind, token)
+    fn put(
+        &self,
+        out: &mut BytesMut,
+        kind: u8,
+        time: ClusterTime,
+        anchor: Option<&Anchor>,
+        token: &[u8],
+    ) {
+        let (kind, anchor, token) = if fits(token) {
+            (kind, anchor, token)
         } else {
-            (KIND_TIME, [].as_slice())
+            (KIND_TIME, None, [].as_slice())
         };
         let start = out.len();
         out.put_u8(VERSION);
@@ -94,6 +140,11 @@ impl Stamp {
         out.put_slice(&self.plan);
         out.put_u32(time.seconds);
         out.put_u32(time.increment);
+        if let Some(anchor) = anchor {
+            out.put_u32(anchor.time.seconds);
+            out.put_u32(anchor.time.increment);
+            out.put_slice(&anchor.digest);
+        }
         out.put_slice(token);
         let checksum = crc32fast::hash(&out[start..]);
         out.put_u32(checksum);
@@ -106,6 +157,8 @@ pub struct ResumeToken {
     stamp: Stamp,
     /// The place it stands for.
     pub position: Position,
+    /// The last event before it, where the place is between events and that is known.
+    pub anchor: Option<Anchor>,
 }
 
 /// Why the bytes of a token can't be read, in words that finish "the token …".
@@ -120,7 +173,7 @@ const MAX_ENVELOPE: usize = 16 << 10;
 /// being in hexadecimal, and a key may be of any size; the envelope of one that does not fit goes by
 /// its time alone, so that the event comes again after a resume.
 fn fits(token: &[u8]) -> bool {
-    token.len() <= MAX_ENVELOPE - PREFIX - CHECKSUM
+    token.len() <= MAX_ENVELOPE - PREFIX - ANCHOR - CHECKSUM
 }
 
 impl ResumeToken {
@@ -128,7 +181,7 @@ impl ResumeToken {
     ///
     /// # Errors
     /// [`MalformedToken`] when it is cut short, changed on the way, or of another version.
-    pub fn read(bytes: &Bytes) -> Result<Self, MalformedToken> {
+    pub fn read(bytes: &[u8]) -> Result<Self, MalformedToken> {
         if bytes.len() < PREFIX + CHECKSUM {
             return Err(MalformedToken("is too short to be one of Weir's"));
         }
@@ -157,15 +210,33 @@ impl ResumeToken {
             seconds: u32::from_be_bytes(take(&mut rest)),
             increment: u32::from_be_bytes(take(&mut rest)),
         };
-        let token = bytes.slice_ref(rest);
+        let mut anchor = None;
+        if kind == KIND_ANCHORED_HIGH_WATER {
+            if rest.len() < ANCHOR {
+                return Err(MalformedToken("is too short for its kind"));
+            }
+            anchor = Some(Anchor {
+                time: ClusterTime {
+                    seconds: u32::from_be_bytes(take(&mut rest)),
+                    increment: u32::from_be_bytes(take(&mut rest)),
+                },
+                digest: take(&mut rest),
+            });
+        }
+        // A copy, since the token outlives the request, or the message, that it lies in.
+        let token = Bytes::copy_from_slice(rest);
         let position = match kind {
             KIND_TIME if token.is_empty() => Position::Time(time),
             KIND_EVENT => Position::Event { token, time },
-            KIND_HIGH_WATER => Position::HighWater { token, time },
+            KIND_HIGH_WATER | KIND_ANCHORED_HIGH_WATER => Position::HighWater { token, time },
             KIND_INVALIDATE => Position::Invalidate { token, time },
             _ => return Err(MalformedToken("is of a kind that this server can't read")),
         };
-        Ok(Self { stamp, position })
+        Ok(Self {
+            stamp,
+            position,
+            anchor,
+        })
     }
 
     /// Whether the token is of the deployment that `stamp` is of.

@@ -8,7 +8,7 @@ use weir::config::ServeConfig;
 use weir::pb;
 use weir::pb::watch_service_client::WatchServiceClient;
 
-use super::{Database, Samples, Watching, admin, within};
+use super::{Database, Samples, Watching, admin, eventually, within};
 
 /// A running server on ports that the kernel chose.
 pub struct Weir {
@@ -24,6 +24,23 @@ impl Weir {
     /// Serves the database with a configuration that the test changes.
     pub async fn with(database: &Database, configure: impl FnOnce(&mut ServeConfig)) -> Self {
         Self::at(database.uri(), configure).await
+    }
+
+    /// A server that keeps no feed beyond its last watch: what is asked of it again, MongoDB is
+    /// asked again.
+    pub async fn forgetful(database: &Database) -> Self {
+        Self::with(database, |config| {
+            config.feed_linger = std::time::Duration::ZERO;
+        })
+        .await
+    }
+
+    /// Waits until it has let go of every feed.
+    pub async fn without_feeds(&self) {
+        eventually("no feed is left", async || {
+            self.metrics().await.sum("weir_feeds") == 0.0
+        })
+        .await;
     }
 
     /// Serves whatever is at the URI, such as a [`super::Proxy`] in front of a database.

@@ -150,26 +150,6 @@ fn an_unknown_number_of_any_enum_is_refused_with_the_known_ones() {
 }
 
 #[test]
-fn what_is_not_built_yet_is_told_by_name_after_what_is_wrong() {
-    let shared = pb::WatchRequest {
-        feed_mode: pb::FeedMode::Shared as i32,
-        ..request()
-    };
-    assert_eq!(
-        Watch::from_request(shared.clone(), &limits()),
-        Err(RequestError::Unimplemented {
-            field: "feed_mode".into(),
-            feature: "FEED_MODE_SHARED".into(),
-        })
-    );
-    let wrong_too = pb::WatchRequest {
-        max_message_bytes: 1,
-        ..shared
-    };
-    assert_refused(wrong_too, "max_message_bytes", "1");
-}
-
-#[test]
 fn a_deployment_needs_the_servers_leave() {
     let forbidden = RequestLimits {
         allow_deployment: false,

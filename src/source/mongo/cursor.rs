@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use futures::{StreamExt as _, future::BoxFuture};
 use mongodb::raw_batch_cursor::{RawBatch, RawBatchCursor};
+use tokio::time::Instant;
 
 use crate::{
     plan::Operation,
@@ -15,7 +16,7 @@ use crate::{
     },
 };
 
-use super::patience::Patience;
+use super::{MAX_AWAIT, patience::Patience};
 
 /// An open change stream on MongoDB.
 pub(super) struct MongoCursor {
@@ -25,6 +26,10 @@ pub(super) struct MongoCursor {
     reached: Option<ClusterTime>,
     /// The operation time of the reply before.
     heard: Option<ClusterTime>,
+    /// When the reply that is awaited was asked for.
+    asked: Option<Instant>,
+    /// Whether the next reply is the first of a stream from now, before which there is nothing.
+    from_now: bool,
     merger: Merger,
     /// Batches of the last reply that are still to be handed out, in reverse order. Only a reply
     /// with fragments makes more than one.
@@ -38,8 +43,12 @@ impl Cursor for MongoCursor {
                 if let Some(batch) = self.ready.pop() {
                     return Ok(batch);
                 }
+                // Kept here, as this future may be dropped and made again while the reply is awaited.
+                let asked = *self.asked.get_or_insert_with(Instant::now);
                 let reply = self.reply().await?;
-                let batch = self.read(reply)?;
+                self.asked = None;
+                let waited = asked.elapsed() >= MAX_AWAIT / 2;
+                let batch = self.read(reply, waited)?;
                 self.ready = self.merger.take(batch)?;
                 self.ready.reverse();
             }
@@ -55,6 +64,8 @@ impl MongoCursor {
             patience,
             reached: at.map(Position::time),
             heard: None,
+            asked: None,
+            from_now: at.is_none(),
             merger: Merger::default(),
             ready: Vec::new(),
         }
@@ -70,7 +81,7 @@ impl MongoCursor {
         }
     }
 
-    fn read(&mut self, reply: RawBatch) -> Result<Batch, SourceError> {
+    fn read(&mut self, reply: RawBatch, waited: bool) -> Result<Batch, SourceError> {
         let buffer = Bytes::from_owner(Reply(reply));
         let parts = ReplyParts::find(&buffer)?;
         let mut events = Vec::new();
@@ -80,10 +91,13 @@ impl MongoCursor {
                 .map_err(EventError::from)?;
             events.push(Event::parse(&buffer, range_in(&buffer, document))?);
         }
-        // A whole second's worth of trust: an empty reply has seen everything that was committed
-        // when the one before it was made.
+        let from_now = std::mem::take(&mut self.from_now);
+        let idle = events.is_empty() && (waited || from_now);
+        // A whole second's worth of trust: a reply that was waited for in vain has seen everything
+        // that was committed when the one before it was made.
         let reached = match events.last() {
             Some(event) => Some(event.cluster_time),
+            None if !idle => None,
             None => self.heard.or(match self.reached {
                 None => parts.operation_time,
                 Some(_) => None,
@@ -114,6 +128,7 @@ impl MongoCursor {
             position,
             operation_time: parts.operation_time,
             closed: parts.cursor_id == Some(0),
+            idle,
             buffer,
         })
     }

@@ -34,7 +34,7 @@ fn a_frame_of_changes_decodes_as_a_watch_response() {
         changes: vec![event(b"one", 1), event(b"two", 2)],
     };
     let encoded = Bytes::from(batch.encode_to_vec());
-    let frame = Frame::changes(Bytes::from_static(b"two"), encoded);
+    let frame = Frame::changes(Bytes::from_static(b"two"), Changes::of(encoded));
     let response = pb::WatchResponse::decode(&written(frame)[..]).unwrap();
     assert_eq!(response.resume_token, b"two"[..]);
     assert_eq!(response.kind, Some(Kind::Changes(batch)));
@@ -79,7 +79,7 @@ proptest! {
         size in prop_oneof![0..300_usize, 16_300..16_400_usize, 2_097_100..2_097_200_usize],
     ) {
         let overhead = Frame::overhead(token.len());
-        let frame = Frame::changes(token.into(), vec![0; size].into());
+        let frame = Frame::changes(token.into(), Changes::of(vec![0; size].into()));
         prop_assert!(frame.encoded_len() <= overhead + size);
         written(frame);
     }

@@ -1,0 +1,95 @@
+//! What gives way when memory is short, and in which order.
+//!
+//! 1. Rings that nobody reads are emptied.
+//! 2. The largest rings drop their oldest events, until enough should be free; whoever had not read
+//!    them catches up by itself.
+//! 3. Whoever reads from MongoDB waits until something is given back. Catch-ups whose client does not
+//!    read give up their turn, and with it what they hold.
+//!
+//! Nothing is lost: every place that gives way can be read again from MongoDB.
+
+use std::{
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+use tokio::time::timeout;
+
+use super::{
+    budget::Budget,
+    ring::Ring,
+    sync::{Mutex, lock},
+};
+
+/// A ring that holds no more than this is left alone.
+const SMALL_RING: usize = 64 << 10;
+
+#[derive(Debug)]
+pub(super) struct Memory {
+    pub budget: Arc<Budget>,
+    rings: Mutex<Vec<Weak<Ring>>>,
+}
+
+impl Memory {
+    pub(super) fn new(limit: usize) -> Self {
+        Self {
+            budget: Budget::new(limit),
+            rings: Mutex::default(),
+        }
+    }
+
+    /// Counts a ring among those that may have to give way.
+    pub(super) fn add(&self, ring: &Arc<Ring>) {
+        let mut rings = lock(&self.rings);
+        rings.retain(|ring| ring.strong_count() > 0);
+        rings.push(Arc::downgrade(ring));
+    }
+
+    /// Whether whoever reads has to wait.
+    pub(super) fn is_short(&self) -> bool {
+        self.budget.excess() > 0
+    }
+
+    /// Waits until there is memory for another reply of MongoDB. One that turns out large may go over
+    /// the limit.
+    pub(super) async fn room(&self, check: Duration) {
+        let mut told = false;
+        loop {
+            let freed = self.budget.freed();
+            if self.budget.excess() == 0 {
+                return;
+            }
+            self.relieve();
+            if self.budget.excess() == 0 {
+                return;
+            }
+            if !std::mem::replace(&mut told, true) {
+                tracing::debug!(used = self.budget.used(), "waiting for memory");
+            }
+            // Given back or not, there may be something new that can give way.
+            let _ = timeout(check, freed).await;
+        }
+    }
+
+    fn relieve(&self) {
+        let rings: Vec<Arc<Ring>> = lock(&self.rings).iter().filter_map(Weak::upgrade).collect();
+        let mut excess = self.budget.excess();
+        let mut shrink = |ring: &Ring, to: usize| {
+            let before = ring.cost();
+            ring.shrink_to(to);
+            excess = excess.saturating_sub(before - ring.cost().min(before));
+            excess > 0
+        };
+        for ring in rings.iter().filter(|ring| ring.is_deserted()) {
+            if !shrink(ring, 0) {
+                return;
+            }
+        }
+        while let Some(largest) = rings.iter().max_by_key(|ring| ring.cost()) {
+            let cost = largest.cost();
+            if cost <= SMALL_RING || !shrink(largest, cost / 2) {
+                return;
+            }
+        }
+    }
+}

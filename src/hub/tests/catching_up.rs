@@ -1,0 +1,244 @@
+//! Watches that come with a token: into the ring at once, or by a stream of their own first.
+
+use super::*;
+use crate::{
+    plan::Plan,
+    wire::{Anchor, Stamp},
+};
+
+fn stamp(of: &Watch) -> Stamp {
+    Stamp::new("rs", &Plan::dedicated(of))
+}
+
+fn inserts_only() -> pb::WatchRequest {
+    pb::WatchRequest {
+        operations: vec![pb::OperationType::Insert.into()],
+        ..request()
+    }
+}
+
+fn high_water(name: &str, increment: u32) -> Position {
+    Position::HighWater {
+        token: token(name),
+        time: at(increment),
+    }
+}
+
+fn events(seen: Vec<Seen>) -> Vec<Seen> {
+    seen.into_iter()
+        .filter(|it| matches!(it, Seen::Event(_)))
+        .collect()
+}
+
+fn named(names: &[&str]) -> Vec<Seen> {
+    names.iter().map(|name| event_named(name)).collect()
+}
+
+/// T10: a token whose event the ring holds.
+#[tokio::test(start_paused = true)]
+async fn a_token_in_the_ring_joins_there_at_once() {
+    let source = ScriptedSource::new([cursor(vec![
+        quiet("t0", 0),
+        batch(&[insert("a", 1), insert("b", 2), insert("c", 3)]),
+    ])]);
+    let hub = hub(&source);
+    let mut first = Client::open(&hub, &watch(request())).await;
+    assert_eq!(events(first.see_all().await), named(&["a", "b", "c"]));
+    let stamp = stamp(&watch(request()));
+    for (name, increment, rest) in [("a", 1, &["b", "c"][..]), ("b", 2, &["c"]), ("c", 3, &[])] {
+        let token = stamp.seal(&after(name, increment), None);
+        let mut back = Client::open(&hub, &resumed(request(), token)).await;
+        assert_eq!(events(back.see_all().await), named(rest), "after {name}");
+    }
+    assert_eq!(source.asked(), [None], "no other stream was opened");
+}
+
+/// The place between two events is known by the event before it, whoever gave it out.
+#[tokio::test(start_paused = true)]
+async fn a_progress_token_joins_after_the_event_that_it_is_anchored_to() {
+    let source = ScriptedSource::new([cursor(vec![
+        quiet("t0", 0),
+        batch(&[insert("a", 1)]),
+        batch(&[insert("b", 5)]),
+    ])]);
+    let hub = hub(&source);
+    let mut first = Client::open(&hub, &watch(request())).await;
+    assert_eq!(events(first.see_all().await), named(&["a", "b"]));
+    let anchor = Anchor::new(&token("a"), at(1));
+    let between = stamp(&watch(request())).seal(&high_water("another replica's", 3), Some(&anchor));
+    let mut back = Client::open(&hub, &resumed(request(), between)).await;
+    assert_eq!(events(back.see_all().await), named(&["b"]));
+    assert_eq!(source.asked(), [None]);
+}
+
+/// T3, T49: by its own place, never silently from now.
+#[tokio::test(start_paused = true)]
+async fn an_older_token_reads_its_own_stream_and_hands_over_at_the_same_event() {
+    let source = ScriptedSource::new([
+        cursor(vec![
+            quiet("t0", 2),
+            batch(&[insert("c", 3)]),
+            batch(&[insert("d", 4), insert("e", 5)]),
+        ]),
+        cursor(vec![
+            batch(&[insert("b", 2)]),
+            batch(&[insert("c", 3), insert("d", 4)]),
+        ]),
+    ]);
+    let hub = hub(&source);
+    let token = stamp(&watch(request())).seal(&after("a", 1), None);
+    let mut back = Client::open(&hub, &resumed(request(), token)).await;
+    assert_eq!(events(back.see_all().await), named(&["b", "c", "d", "e"]));
+    assert_eq!(source.asked(), [None, Some(after("a", 1))]);
+    settle().await;
+    assert_eq!(metric(&hub, "weir_catch_ups"), 0.0, "it has handed over");
+}
+
+/// T3: a token of another plan resumes exactly, on the stream that leaves no event out.
+#[tokio::test(start_paused = true)]
+async fn a_token_of_another_filter_goes_on_right_after_its_event() {
+    let update = event("u", "update", 3, doc! { "documentKey": { "_id": 1 } });
+    let source = ScriptedSource::new([
+        cursor(vec![quiet("t0", 3), batch(&[insert("c", 4)])]),
+        cursor(vec![batch(&[insert("b", 2), update, insert("c", 4)])]),
+    ]);
+    let hub = hub(&source);
+    let token = stamp(&watch(request())).seal(&after("a", 1), None);
+    let mut back = Client::open(&hub, &resumed(inserts_only(), token.clone())).await;
+    assert_eq!(back.watcher.mode(), Mode::Dedicated);
+    assert_eq!(back.watcher.beginning().token, token, "the client's own");
+    assert!(!back.watcher.beginning().by_time);
+    assert_eq!(events(back.see_all().await), named(&["b", "c"]));
+    assert_eq!(source.asked(), [None, Some(after("a", 1))], "never by time");
+    settle().await;
+    assert_eq!(metric(&hub, "weir_catch_ups"), 0.0);
+}
+
+/// Where even the shared stream does not know the token, its time is the last resort.
+#[tokio::test(start_paused = true)]
+async fn a_token_that_no_stream_knows_is_replaced_by_its_time() {
+    let source = ScriptedSource::new([
+        cursor(vec![quiet("t0", 3)]),
+        Opening::Fail(Failure::TokenNotFound),
+        cursor(vec![batch(&[insert("a", 1), insert("b", 2)])]),
+    ]);
+    let hub = hub(&source);
+    let token = stamp(&watch(request())).seal(&after("a", 1), None);
+    let mut back = Client::open(&hub, &resumed(request(), token)).await;
+    assert!(back.watcher.beginning().by_time);
+    assert_eq!(events(back.see_all().await), named(&["b"]));
+    let asked = [None, Some(after("a", 1)), Some(Position::Time(at(1)))];
+    assert_eq!(source.asked(), asked);
+}
+
+/// On a quiet collection no event comes that both could meet at.
+#[tokio::test(start_paused = true)]
+async fn on_a_quiet_collection_the_ring_is_joined_once_mongodb_says_that_nothing_is_left() {
+    let source = Arc::new(ScriptedSource {
+        quiet: true,
+        ..ScriptedSource::of([cursor(vec![quiet("t0", 9)]), cursor(vec![quiet("t1", 9)])])
+    });
+    let hub = hub(&source);
+    let token = stamp(&watch(request())).seal(&after("a", 1), None);
+    let mut back = Client::open(&hub, &resumed(request(), token.clone())).await;
+    assert_eq!(back.see_all().await, [Seen::Stage(Stage::Live)]);
+    settle().await;
+    assert_eq!(metric(&hub, "weir_catch_ups"), 0.0);
+    // The ring knows now what came before it: others with that token need no stream.
+    let mut another = Client::open(&hub, &resumed(request(), token)).await;
+    assert_eq!(another.see_all().await, [Seen::Stage(Stage::Live)]);
+    assert_eq!(source.asked(), [None, Some(after("a", 1))]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn those_who_wait_for_their_turn_are_told_and_served_in_turn() {
+    let catch_up = || cursor(vec![batch(&[insert("b", 2)])]);
+    let source = ScriptedSource::new([
+        cursor(vec![quiet("t0", 2)]),
+        catch_up(),
+        catch_up(),
+        catch_up(),
+    ]);
+    let hub = hub(&source);
+    let token = stamp(&watch(request())).seal(&after("a", 1), None);
+    let wanted = resumed(request(), token);
+    let mut one = Client::open(&hub, &wanted).await;
+    let mut two = Client::open(&hub, &wanted).await;
+    let mut three = Client::open(&hub, &wanted).await;
+    assert_eq!(events(one.see_all().await), named(&["b"]));
+    assert_eq!(events(two.see_all().await), named(&["b"]));
+    assert_eq!(three.see_all().await, [Seen::Stage(Stage::CatchingUp)]);
+    assert_eq!(metric(&hub, "weir_catch_ups"), 2.0);
+    drop(one);
+    assert_eq!(events(three.see_all().await), named(&["b"]));
+}
+
+/// T34: what is parked is a place, and nothing else.
+#[tokio::test(start_paused = true)]
+async fn a_catch_up_whose_client_does_not_read_gives_its_turn_back_and_starts_over() {
+    let bigs = || {
+        (2..=12)
+            .map(|n| batch(&[big(&format!("e{n}"), n)]))
+            .collect()
+    };
+    let source = ScriptedSource::new([
+        cursor(vec![quiet("t0", 12)]),
+        cursor(bigs()),
+        cursor(bigs()),
+    ]);
+    let hub = hub(&source);
+    let token = stamp(&watch(request())).seal(&after("a", 1), None);
+    let mut back = Client::open(&hub, &resumed(request(), token)).await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    settle().await;
+    assert_eq!(metric(&hub, "weir_catch_ups"), 0.0);
+    assert_eq!(hub.readings().memory_used_bytes, 0);
+    let seen = back.see(12).await;
+    assert_eq!(seen[0], Seen::Stage(Stage::CatchingUp));
+    let names: Vec<String> = (2..=12).map(|n| format!("e{n}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    assert_eq!(events(seen), named(&names));
+}
+
+/// T43: a watch that falls behind the others reads on by itself and comes back, without a hole.
+#[tokio::test(start_paused = true)]
+async fn a_slow_watch_falls_off_catches_up_and_joins_again_while_another_reads_on() {
+    let names: Vec<String> = (1..=9).map(|n| format!("e{n}")).collect();
+    let bigs = |from: u32| -> Vec<Batch> {
+        (from..=9)
+            .map(|n| batch(&[big(&format!("e{n}"), n)]))
+            .collect()
+    };
+    let source = ScriptedSource::new([
+        cursor([vec![quiet("t0", 0)], bigs(1)].concat()),
+        cursor(bigs(1)),
+    ]);
+    let hub = hub(&source);
+    let (mut fast, mut slow) = two_clients(&hub).await;
+    let all: Vec<&str> = names.iter().map(String::as_str).collect();
+    assert_eq!(events(fast.see(10).await), named(&all));
+    assert_eq!(events(slow.see(11).await), named(&all));
+    assert_eq!(metric(&hub, "weir_parks_total"), 1.0);
+    settle().await;
+    assert_eq!(metric(&hub, "weir_catch_ups"), 0.0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_time_before_the_oldest_oplog_entry_is_refused_without_opening() {
+    let source = Arc::new(ScriptedSource {
+        oldest: Some(at(5)),
+        ..ScriptedSource::of([cursor(vec![quiet("t0", 9)])])
+    });
+    let started = pb::WatchRequest {
+        start: Some(pb::watch_request::Start::StartTime(
+            prost_types::Timestamp {
+                seconds: 99,
+                nanos: 0,
+            },
+        )),
+        ..request()
+    };
+    let error = hub(&source).subscribe(&watch(started)).await.unwrap_err();
+    assert_eq!(error.reason(), "RESUME_TOKEN_EXPIRED");
+    assert_eq!(source.asked(), [None], "the feed's own, from now");
+}

@@ -1,0 +1,298 @@
+//! One feed and one watch: failures of MongoDB, invalidation, and coming back.
+
+use super::*;
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_cursor_is_opened_again_right_after_the_last_event() {
+    let source = ScriptedSource::new([
+        cursor_that_fails(
+            vec![quiet("t0", 0), batch(&[insert("a", 1)])],
+            Failure::Transient,
+        ),
+        cursor(vec![batch(&[insert("b", 2)])]),
+    ]);
+    let hub = hub(&source);
+    let mut client = Client::open(&hub, &watch(request())).await;
+    let seen = client.see(5).await;
+    assert_eq!(
+        seen,
+        [
+            Seen::Stage(Stage::Live),
+            event_named("a"),
+            Seen::Stage(Stage::Reconnecting),
+            event_named("b"),
+            Seen::Stage(Stage::Live),
+        ]
+    );
+    assert_eq!(source.asked(), [None, Some(after("a", 1))]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_quiet_stream_is_opened_again_at_its_newest_place() {
+    let source = ScriptedSource::new([
+        cursor_that_fails(vec![quiet("t0", 0), quiet("t1", 5)], Failure::Transient),
+        cursor(vec![quiet("t2", 6)]),
+    ]);
+    let hub = hub(&source);
+    let mut client = Client::open(&hub, &watch(request())).await;
+    client.see(3).await;
+    let place = Position::HighWater {
+        token: token("t1"),
+        time: at(5),
+    };
+    assert_eq!(source.asked(), [None, Some(place)]);
+}
+
+/// T29: attempts are spaced out, and their number is bounded by the grace period.
+#[tokio::test(start_paused = true)]
+async fn a_database_that_stays_away_ends_the_watch_after_the_grace_period() {
+    let source = ScriptedSource::new([cursor_that_fails(vec![quiet("t0", 0)], Failure::Transient)]);
+    let hub = hub(&source);
+    let mut client = Client::open(&hub, &watch(request())).await;
+    let lost = Instant::now();
+    let seen = client.see(9).await;
+    assert_eq!(
+        seen,
+        [
+            Seen::Stage(Stage::Live),
+            Seen::Stage(Stage::Reconnecting),
+            Seen::Ended("UPSTREAM_UNAVAILABLE"),
+        ]
+    );
+    assert!(lost.elapsed() >= GRACE && lost.elapsed() < GRACE + Duration::from_secs(1));
+    let attempts = source.asked().len();
+    assert!(
+        (10..40).contains(&attempts),
+        "{attempts} attempts in {GRACE:?}"
+    );
+}
+
+/// A server that opens streams and fails every read of them must not be tried in a tight loop, nor
+/// for ever.
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_opens_but_never_reads_ends_too() {
+    let failing = || cursor_that_fails(vec![quiet("t", 0)], Failure::Transient);
+    let source = ScriptedSource::new(std::iter::repeat_with(failing).take(500));
+    let hub = hub(&source);
+    let mut client = Client::open(&hub, &watch(request())).await;
+    let lost = Instant::now();
+    let seen = client.see(500).await;
+    assert_eq!(seen.last(), Some(&Seen::Ended("UPSTREAM_UNAVAILABLE")));
+    assert!(lost.elapsed() >= GRACE);
+    assert!(
+        source.asked().len() < 40,
+        "{} attempts",
+        source.asked().len()
+    );
+}
+
+/// T4, T5: the filter no longer passes the token's event, so MongoDB does not find the token.
+#[tokio::test(start_paused = true)]
+async fn a_token_that_is_not_found_again_is_replaced_by_its_time() {
+    let source = ScriptedSource::new([
+        cursor_that_fails(
+            vec![batch(&[insert("a", 1), insert("b", 2)])],
+            Failure::TokenNotFound,
+        ),
+        cursor(vec![batch(&[insert("b", 2), insert("c", 3)])]),
+    ]);
+    let hub = hub(&source);
+    let mut client = Client::open(&hub, &watch(request())).await;
+    let seen = client.see(4).await;
+    assert_eq!(
+        seen,
+        [
+            event_named("a"),
+            event_named("b"),
+            Seen::Stage(Stage::Live),
+            event_named("c")
+        ]
+    );
+    assert_eq!(source.asked(), [None, Some(Position::Time(at(2)))]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_place_that_is_lost_by_token_and_by_time_ends_the_watch_at_once() {
+    let source = ScriptedSource::new([
+        cursor_that_fails(vec![batch(&[insert("a", 1)])], Failure::TokenNotFound),
+        Opening::Fail(Failure::TokenNotFound),
+    ]);
+    let hub = hub(&source);
+    let mut client = Client::open(&hub, &watch(request())).await;
+    let seen = client.see(9).await;
+    assert_eq!(seen.last(), Some(&Seen::Ended("RESUME_TOKEN_EXPIRED")));
+    assert_eq!(source.asked().len(), 2, "one attempt by time, never a loop");
+}
+
+/// T2: history that is gone is said once.
+#[tokio::test(start_paused = true)]
+async fn lost_history_ends_the_watch_without_another_attempt() {
+    let source = ScriptedSource::new([cursor_that_fails(
+        vec![batch(&[insert("a", 1)])],
+        Failure::HistoryLost,
+    )]);
+    let hub = hub(&source);
+    let mut client = Client::open(&hub, &watch(request())).await;
+    assert_eq!(
+        client.see(9).await.last(),
+        Some(&Seen::Ended("RESUME_TOKEN_EXPIRED"))
+    );
+    assert_eq!(source.asked().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn failures_that_nothing_mends_end_the_watch_with_their_own_reason() {
+    for (failure, reason) in [
+        (Failure::ImageMissing, "IMAGE_UNAVAILABLE"),
+        (Failure::EventTooLarge, "UPSTREAM_EVENT_TOO_LARGE"),
+        (Failure::AccessDenied, "UPSTREAM_ACCESS_DENIED"),
+        (Failure::Unsupported, "CHANGE_STREAMS_UNSUPPORTED"),
+        (Failure::Broken, "INTERNAL"),
+    ] {
+        let source = ScriptedSource::new([cursor_that_fails(vec![quiet("t", 0)], failure)]);
+        let hub = hub(&source);
+        let mut client = Client::open(&hub, &watch(request())).await;
+        assert_eq!(client.see(9).await.last(), Some(&Seen::Ended(reason)));
+        assert_eq!(source.asked().len(), 1, "{failure:?}");
+    }
+}
+
+/// T28: an opening that fails is not tried again.
+#[tokio::test(start_paused = true)]
+async fn an_opening_that_fails_is_told_to_the_client_at_once() {
+    let source = ScriptedSource::new([Opening::Fail(Failure::Transient)]);
+    let error = hub(&source).subscribe(&watch(request())).await.unwrap_err();
+    assert_eq!(error.reason(), "UPSTREAM_UNAVAILABLE");
+    assert_eq!(source.asked().len(), 1);
+}
+
+/// T14: some servers close the cursor of a dropped collection without an `invalidate`.
+#[tokio::test(start_paused = true)]
+async fn a_cursor_that_is_closed_without_a_word_is_opened_again() {
+    let closed = Batch {
+        closed: true,
+        ..batch(&[insert("a", 1)])
+    };
+    let source =
+        ScriptedSource::new([cursor(vec![closed]), cursor(vec![batch(&[insert("b", 2)])])]);
+    let hub = hub(&source);
+    let mut client = Client::open(&hub, &watch(request())).await;
+    let seen = client.see(4).await;
+    assert!(seen.contains(&event_named("b")), "{seen:?}");
+    assert_eq!(source.asked(), [None, Some(after("a", 1))]);
+}
+
+fn dropped() -> Batch {
+    let drop = event("drop", "drop", 8, doc! {});
+    let mut invalidate = event("gone", "invalidate", 8, doc! {});
+    invalidate.remove("ns");
+    Batch {
+        closed: true,
+        ..batch(&[drop, invalidate])
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_invalidation_is_told_with_its_cause_even_when_the_cause_was_not_asked_for() {
+    let source = ScriptedSource::new([cursor(vec![dropped()])]);
+    let inserts_only = pb::WatchRequest {
+        operations: vec![pb::OperationType::Insert.into()],
+        ..request()
+    };
+    let hub = hub(&source);
+    let mut client = Client::open(&hub, &watch(inserts_only)).await;
+    assert_eq!(
+        client.see(9).await,
+        [
+            Seen::Invalidated(Some(Operation::Drop)),
+            Seen::Ended("WATCH_INVALIDATED"),
+        ]
+    );
+}
+
+/// T7: MongoDB refuses `resumeAfter` with the token of an invalidate.
+#[tokio::test(start_paused = true)]
+async fn a_watch_that_continues_starts_after_the_invalidate() {
+    let source = ScriptedSource::new([
+        cursor(vec![dropped()]),
+        cursor(vec![batch(&[insert("new", 9)])]),
+    ]);
+    let on = pb::WatchRequest {
+        invalidate_policy: pb::InvalidatePolicy::Continue.into(),
+        ..request()
+    };
+    let hub = hub(&source);
+    let mut client = Client::open(&hub, &watch(on)).await;
+    assert_eq!(
+        client.see(4).await,
+        [
+            event_named("drop"),
+            Seen::Invalidated(Some(Operation::Drop)),
+            Seen::Stage(Stage::Live),
+            event_named("new"),
+        ]
+    );
+    let place = Position::Invalidate {
+        token: token("gone"),
+        time: at(8),
+    };
+    assert_eq!(source.asked(), [None, Some(place)]);
+}
+
+/// Going on by the time of an invalidate would meet the same invalidate again.
+#[tokio::test(start_paused = true)]
+async fn an_invalidate_that_is_not_found_again_ends_the_watch_at_once() {
+    let source = ScriptedSource::new([
+        cursor(vec![dropped()]),
+        Opening::Fail(Failure::TokenNotFound),
+    ]);
+    let on = pb::WatchRequest {
+        invalidate_policy: pb::InvalidatePolicy::Continue.into(),
+        ..request()
+    };
+    let hub = hub(&source);
+    let mut client = Client::open(&hub, &watch(on)).await;
+    let seen = client.see(9).await;
+    assert_eq!(seen.last(), Some(&Seen::Ended("RESUME_TOKEN_EXPIRED")));
+    assert_eq!(source.asked().len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_that_ends_with_its_collection_leaves_the_feed_to_the_others() {
+    let source = ScriptedSource::new([
+        cursor(vec![quiet("t", 0), dropped()]),
+        cursor(vec![batch(&[insert("new", 9)])]),
+    ]);
+    let hub = hub(&source);
+    let on = pb::WatchRequest {
+        invalidate_policy: pb::InvalidatePolicy::Continue.into(),
+        ..request()
+    };
+    let mut ends = Client::open(&hub, &watch(request())).await;
+    let mut goes_on = Client::open(&hub, &watch(on)).await;
+    let gone = Seen::Invalidated(Some(Operation::Drop));
+    let seen = ends.see(9).await;
+    assert_eq!(
+        seen[seen.len() - 2..],
+        [gone, Seen::Ended("WATCH_INVALIDATED")]
+    );
+    assert_eq!(goes_on.see(4).await.last(), Some(&event_named("new")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_that_does_not_read_holds_up_its_own_feed_only() {
+    let batches = (1..=8)
+        .map(|n| batch(&[big(&format!("e{n}"), n)]))
+        .collect();
+    let source = ScriptedSource::new([cursor(batches)]);
+    let hub = hub(&source);
+    let mut client = Client::open(&hub, &watch(request())).await;
+    // The clock is paused, so this returns once nothing else can run.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let held = metric(&hub, "weir_ring_bytes");
+    assert!(held > 1e6 && held < 3e6, "{held} bytes held");
+    let seen = client.see(9).await;
+    let events = seen.iter().filter(|it| matches!(it, Seen::Event(_)));
+    assert_eq!(events.count(), 8, "and nothing is lost: {seen:?}");
+    assert_eq!(metric(&hub, "weir_parks_total"), 0.0);
+}

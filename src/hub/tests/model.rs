@@ -1,0 +1,245 @@
+//! The ring and the hand-over under a model checker, which runs them in very many orders of steps and
+//! finds what waits for ever: `cargo test --features shuttle --lib hub::tests::model`.
+
+use std::{
+    future::poll_fn,
+    sync::{Arc, LazyLock},
+    task::Poll,
+};
+
+use shuttle::{future::block_on, sync::Mutex, thread};
+
+use super::super::{
+    budget::Budget,
+    ring::{Before, Cursor, News, Place, Read, Ring},
+    seat::Seat,
+    segment::Segment,
+};
+use crate::{
+    metrics::Metrics,
+    plan::{MissingImage, Operation, Plan, Residual, Scope},
+    source::{
+        Position,
+        script::{after, at, batch, event, insert},
+    },
+    wire::Stamp,
+};
+
+/// How many orders of steps each test runs.
+const ORDERS: usize = 3_000;
+
+static METRICS: LazyLock<Arc<Metrics>> = LazyLock::new(|| Arc::new(Metrics::new()));
+
+fn stamp() -> Stamp {
+    let plan = Plan {
+        scope: Scope::Deployment,
+        change_stream: bson::Document::new(),
+        stages: Vec::new(),
+        asked: None,
+    };
+    Stamp::new("rs", &plan)
+}
+
+fn ring(capacity: usize) -> Arc<Ring> {
+    let start = Position::Time(at(0));
+    let before = Before::beginning(&start, None);
+    Arc::new(Ring::new(
+        capacity,
+        stamp(),
+        Arc::clone(&METRICS),
+        start,
+        before,
+    ))
+}
+
+/// Event `n`: an update when it is divisible by three, else an insert.
+fn segment(n: u32) -> Vec<Arc<Segment>> {
+    let name = n.to_string();
+    let raw = if n.is_multiple_of(3) {
+        event(&name, "update", n, bson::Document::new())
+    } else {
+        insert(&name, n)
+    };
+    let batch = batch(&[raw]);
+    let budget = Budget::new(usize::MAX);
+    Segment::cut(&batch.buffer, batch.events, &stamp(), &budget, &METRICS)
+}
+
+fn publish(ring: &Ring, n: u32) {
+    ring.publish(News {
+        segments: segment(n),
+        tail: Some((after(&n.to_string(), n), Some(at(n)), false)),
+        ..News::default()
+    });
+}
+
+fn everything() -> Residual {
+    Residual::nothing()
+}
+
+fn updates() -> Residual {
+    Residual {
+        operations: Some([Operation::Update].into()),
+        filter: None,
+        missing_image: MissingImage::Deliver,
+        pre_images: false,
+    }
+}
+
+/// Reads until event `last` was seen, or the ring no longer holds what follows. Nothing but news of
+/// events ends the wait.
+fn read_on(cursor: &mut Cursor, seat: &Seat, last: u32, seen: &mut Vec<u32>) -> Read {
+    block_on(poll_fn(|context| {
+        loop {
+            seat.await_news(context);
+            match cursor.read() {
+                Read::Run(run) => {
+                    let event = |index: usize| run.event(index).cluster_time.increment;
+                    seen.extend((0..run.len()).map(event));
+                    if seen.last() == Some(&last) {
+                        return Poll::Ready(Read::Nothing);
+                    }
+                }
+                Read::Stage(..) | Read::Later => {}
+                Read::Nothing => return Poll::Pending,
+                end @ (Read::Fallen | Read::Ended(_) | Read::Invalidated(_)) => {
+                    return Poll::Ready(end);
+                }
+            }
+        }
+    }))
+}
+
+fn expected(after: u32, to: u32, residual: &Residual) -> Vec<u32> {
+    let all = residual.passes_everything();
+    (after + 1..=to)
+        .filter(|n| all || n.is_multiple_of(3))
+        .collect()
+}
+
+/// Whoever reads gets each event that concerns it once and in order, and nobody waits for ever, while
+/// one writes, another joins and leaves, and the oldest events go.
+#[test]
+fn readers_miss_nothing_and_are_always_woken() {
+    const EVENTS: u32 = 6;
+    shuttle::check_random(
+        || {
+            let ring = ring(2_000);
+            let join = |residual: &Residual, seat: &Arc<Seat>| {
+                let place = Place::Now { since: None };
+                ring.join(residual, seat, &place).expect("now is there")
+            };
+            let reader = |residual: Residual| {
+                let seat = Arc::new(Seat::default());
+                let mut cursor = join(&residual, &seat);
+                thread::spawn(move || {
+                    let mut seen = Vec::new();
+                    let end = read_on(&mut cursor, &seat, EVENTS, &mut seen);
+                    let whole = expected(0, EVENTS, &residual);
+                    match end {
+                        Read::Nothing => assert_eq!(seen, whole),
+                        _ => assert!(whole.starts_with(&seen), "{seen:?} of {whole:?}"),
+                    }
+                })
+            };
+            let readers = [everything(), updates(), everything()].map(reader);
+            let guest = {
+                let ring = Arc::clone(&ring);
+                thread::spawn(move || {
+                    let seat = Arc::new(Seat::default());
+                    let place = Place::Now { since: None };
+                    drop(ring.join(&updates(), &seat, &place));
+                })
+            };
+            for n in 1..=EVENTS {
+                block_on(ring.writable());
+                publish(&ring, n);
+            }
+            readers.into_iter().for_each(|it| it.join().unwrap());
+            guest.join().unwrap();
+        },
+        ORDERS,
+    );
+}
+
+/// T10, T11: reads the past from the oplog, joins the ring where both meet, falls off and starts over:
+/// the whole is the exact sequence.
+#[test]
+fn a_catch_up_hands_over_without_a_hole_and_without_a_repeat() {
+    const EVENTS: u32 = 6;
+    shuttle::check_random(
+        || {
+            let ring = ring(1_400);
+            // MongoDB's own memory: an event is there before the feed reads it.
+            let oplog = Arc::new(Mutex::new(0));
+            let clients: Vec<_> = [everything(), updates()]
+                .into_iter()
+                .map(|residual| {
+                    let (ring, oplog) = (Arc::clone(&ring), Arc::clone(&oplog));
+                    thread::spawn(move || {
+                        let seat = Arc::new(Seat::default());
+                        let mut seen: Vec<u32> = Vec::new();
+                        let mut last = 0;
+                        loop {
+                            let place = after(&last.to_string(), last);
+                            let place = Place::After(&place, None);
+                            if seen.last() == Some(&EVENTS) {
+                                break;
+                            }
+                            if let Some(mut cursor) = ring.join(&residual, &seat, &place) {
+                                match read_on(&mut cursor, &seat, EVENTS, &mut seen) {
+                                    Read::Nothing => break,
+                                    // Back to the oplog, after what was seen last.
+                                    _ => last = seen.last().copied().unwrap_or(last),
+                                }
+                            } else if last < *oplog.lock().unwrap() {
+                                last += 1;
+                                if !expected(last - 1, last, &residual).is_empty() {
+                                    seen.push(last);
+                                }
+                            } else {
+                                thread::yield_now();
+                            }
+                        }
+                        assert_eq!(seen, expected(0, EVENTS, &residual));
+                    })
+                })
+                .collect();
+            for n in 1..=EVENTS {
+                *oplog.lock().unwrap() = n;
+                block_on(ring.writable());
+                publish(&ring, n);
+            }
+            clients.into_iter().for_each(|it| it.join().unwrap());
+        },
+        ORDERS,
+    );
+}
+
+/// A lone watcher that is slow holds up the writer, and so never falls off.
+#[test]
+fn a_lone_reader_never_falls_off() {
+    const EVENTS: u32 = 6;
+    shuttle::check_random(
+        || {
+            let ring = ring(1_000);
+            let seat = Arc::new(Seat::default());
+            let place = Place::Now { since: None };
+            let mut cursor = ring
+                .join(&everything(), &seat, &place)
+                .expect("now is there");
+            let reader = thread::spawn(move || {
+                let mut seen = Vec::new();
+                let end = read_on(&mut cursor, &seat, EVENTS, &mut seen);
+                assert!(matches!(end, Read::Nothing), "{end:?}");
+                assert_eq!(seen, expected(0, EVENTS, &everything()));
+            });
+            for n in 1..=EVENTS {
+                block_on(ring.writable());
+                publish(&ring, n);
+            }
+            reader.join().unwrap();
+        },
+        ORDERS,
+    );
+}

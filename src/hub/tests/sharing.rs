@@ -1,0 +1,246 @@
+//! Which watches share a feed, how many feeds there may be, and how long one stays.
+
+use super::*;
+
+fn of(collection: &str) -> pb::WatchRequest {
+    pb::WatchRequest {
+        database: "shop".to_owned(),
+        collections: vec![collection.to_owned()],
+        ..Default::default()
+    }
+}
+
+fn only(operation: pb::OperationType, mode: pb::FeedMode) -> pb::WatchRequest {
+    pb::WatchRequest {
+        operations: vec![operation.into()],
+        feed_mode: mode.into(),
+        ..request()
+    }
+}
+
+fn quiet_cursors(count: usize) -> Vec<Opening> {
+    (0..count).map(|_| cursor(vec![quiet("t", 1)])).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn equal_watches_share_a_stream_and_each_event_reaches_all_of_them() {
+    let source = ScriptedSource::new([cursor(vec![
+        quiet("t0", 0),
+        batch(&[insert("a", 5), insert("b", 6)]),
+    ])]);
+    let hub = hub(&source);
+    // Seated before the second batch is read.
+    let (mut one, mut two) = two_clients(&hub).await;
+    for client in [&mut one, &mut two] {
+        let seen = client.see(3).await;
+        assert!(seen.contains(&event_named("b")), "{seen:?}");
+    }
+    assert_eq!(source.asked(), [None], "one stream for both");
+    assert_eq!(metric(&hub, "weir_feeds"), 1.0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_from_now_gets_nothing_from_before_it_began() {
+    // The feed has not read `a` when the second watch asks; MongoDB's time is past it already.
+    let source = ScriptedSource::new([cursor(vec![
+        quiet("t0", 0),
+        batch(&[insert("a", 2), insert("b", 3)]),
+    ])]);
+    let hub = hub(&source);
+    let mut first = Client::open(&hub, &watch(request())).await;
+    let mut second = Client::open(&hub, &watch(request())).await;
+    assert_eq!(
+        first.see(3).await,
+        [Seen::Stage(Stage::Live), event_named("a"), event_named("b")]
+    );
+    let seen = second.see_all().await;
+    assert!(!seen.contains(&event_named("a")), "{seen:?}");
+    assert!(seen.contains(&event_named("b")), "{seen:?}");
+    let begins = second.watcher.beginning().position.clone();
+    assert_eq!(begins, Position::Time(at(3)), "and its token says so");
+}
+
+#[tokio::test(start_paused = true)]
+async fn auto_shares_once_a_scope_has_enough_dedicated_feeds() {
+    use pb::{FeedMode, OperationType};
+
+    let source = ScriptedSource::new(quiet_cursors(9));
+    let settings = HubSettings {
+        max_feeds: 9,
+        feeds_per_scope: 2,
+        ..settings()
+    };
+    let hub = hub_with(&source, settings);
+    let mut clients = Vec::new();
+    for (operation, mode) in [
+        (OperationType::Insert, Mode::Dedicated),
+        (OperationType::Update, Mode::Dedicated),
+        (OperationType::Replace, Mode::Shared),
+        (OperationType::Delete, Mode::Shared),
+        (OperationType::Insert, Mode::Dedicated),
+    ] {
+        let client = Client::open(&hub, &watch(only(operation, FeedMode::Auto))).await;
+        assert_eq!(client.watcher.mode(), mode, "{operation:?}");
+        clients.push(client);
+    }
+    assert_eq!(source.asked().len(), 3, "two of their own and a common one");
+    // What was asked for by name is given.
+    let asked = watch(only(OperationType::Drop, FeedMode::Dedicated));
+    let dedicated = Client::open(&hub, &asked).await;
+    assert_eq!(dedicated.watcher.mode(), Mode::Dedicated);
+    let asked = watch(only(OperationType::Insert, FeedMode::Shared));
+    let shared = Client::open(&hub, &asked).await;
+    assert_eq!(shared.watcher.mode(), Mode::Shared);
+    assert_eq!(source.asked().len(), 4);
+    // Another scope counts by itself.
+    let other = pb::WatchRequest {
+        operations: vec![OperationType::Insert.into()],
+        ..of("other")
+    };
+    let other = Client::open(&hub, &watch(other)).await;
+    assert_eq!(other.watcher.mode(), Mode::Dedicated);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shared_feed_gives_each_watch_what_it_asked_for() {
+    use pb::{FeedMode, OperationType};
+
+    let update = event("u", "update", 12, doc! { "documentKey": { "_id": 1 } });
+    let source = ScriptedSource::new([cursor(vec![
+        quiet("t0", 0),
+        batch(&[insert("a", 11), update, insert("b", 13)]),
+    ])]);
+    let hub = hub(&source);
+    let of = |operation| watch(only(operation, FeedMode::Shared));
+    let (inserts, updates) = (of(OperationType::Insert), of(OperationType::Update));
+    let (mut inserts, mut updates) =
+        tokio::join!(Client::open(&hub, &inserts), Client::open(&hub, &updates));
+    let events = |seen: Vec<Seen>| -> Vec<Seen> {
+        seen.into_iter()
+            .filter(|it| matches!(it, Seen::Event(_)))
+            .collect()
+    };
+    assert_eq!(
+        events(inserts.see_all().await),
+        [event_named("a"), event_named("b")]
+    );
+    assert_eq!(events(updates.see_all().await), [event_named("u")]);
+    assert_eq!(source.asked().len(), 1);
+    assert_eq!(metric(&hub, "weir_events_filtered_total"), 0.0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_limit_of_feeds_is_told_by_name_and_idle_feeds_make_room() {
+    let source = ScriptedSource::new(quiet_cursors(6));
+    let hub = hub(&source);
+    let first = Client::open(&hub, &watch(of("a"))).await;
+    let second = Client::open(&hub, &watch(of("b"))).await;
+    let refused = hub.subscribe(&watch(of("c"))).await.unwrap_err();
+    assert_eq!(refused.reason(), "WATCH_LIMIT_EXCEEDED");
+    assert!(refused.to_string().contains("2 feeds"), "{refused}");
+    // It lingers, and makes room for another at once.
+    drop(first);
+    let _third = Client::open(&hub, &watch(of("c"))).await;
+    assert_eq!(source.asked().len(), 3);
+    drop(second);
+    hub.close().await;
+    assert_eq!(metric(&hub, "weir_feeds"), 0.0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_feed_outlives_its_last_watch_by_its_linger() {
+    let source = ScriptedSource::new(quiet_cursors(3));
+    let hub = hub(&source);
+    let linger = settings().feed_linger;
+    drop(Client::open(&hub, &watch(request())).await);
+    tokio::time::sleep(linger / 2).await;
+    // Whoever comes back meanwhile finds it, and it starts to linger anew when they leave.
+    drop(Client::open(&hub, &watch(request())).await);
+    assert_eq!(source.asked().len(), 1);
+    tokio::time::sleep(linger * 3 / 4).await;
+    assert_eq!(metric(&hub, "weir_feeds"), 1.0);
+    tokio::time::sleep(linger).await;
+    assert_eq!(metric(&hub, "weir_feeds"), 0.0);
+    drop(Client::open(&hub, &watch(request())).await);
+    assert_eq!(source.asked().len(), 2);
+}
+
+/// T12
+#[tokio::test]
+async fn a_watch_that_joins_while_the_last_one_leaves_is_served() {
+    for _ in 0..200 {
+        let source = ScriptedSource::new(quiet_cursors(50));
+        let settings = HubSettings {
+            feed_linger: Duration::ZERO,
+            ..settings()
+        };
+        let hub = hub_with(&source, settings);
+        let leaves = Client::open(&hub, &watch(request())).await;
+        let (_, mut joins) = tokio::join!(
+            async {
+                tokio::task::yield_now().await;
+                drop(leaves);
+            },
+            async { Client::open(&hub, &watch(request())).await }
+        );
+        assert_eq!(joins.see(1).await, [Seen::Stage(Stage::Live)]);
+        assert_eq!(metric(&hub, "weir_feeds"), 1.0);
+    }
+}
+
+/// What failed for one fails for those who waited with it, and the next one tries again.
+#[tokio::test(start_paused = true)]
+async fn an_opening_that_fails_fails_for_all_who_wait_for_it_and_is_forgotten() {
+    let source = ScriptedSource::new([
+        Opening::Fail(Failure::AccessDenied),
+        cursor(vec![quiet("t", 1)]),
+    ]);
+    let hub = hub(&source);
+    let wanted = watch(request());
+    let (one, two) = tokio::join!(hub.subscribe(&wanted), hub.subscribe(&wanted));
+    for refused in [one, two] {
+        assert_eq!(refused.unwrap_err().reason(), "UPSTREAM_ACCESS_DENIED");
+    }
+    assert_eq!(source.asked().len(), 1, "one attempt");
+    tokio::task::yield_now().await;
+    assert!(hub.subscribe(&wanted).await.is_ok());
+}
+
+/// Rings give way in order: first those that nobody reads.
+#[tokio::test(start_paused = true)]
+async fn short_of_memory_deserted_rings_go_first_and_then_the_largest() {
+    let bigs = |from: u32| cursor((from..from + 12).map(|n| batch(&[big("e", n)])).collect());
+    let source = ScriptedSource::new([bigs(1), bigs(20), cursor(vec![quiet("t", 1)])]);
+    let settings = HubSettings {
+        max_feeds: 3,
+        ring_bytes: 64 << 20,
+        memory_limit: 10 << 20,
+        ..settings()
+    };
+    let hub = hub_with(&source, settings);
+    let deserted = Client::open(&hub, &watch(of("a"))).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    drop(deserted);
+    let mut slow = Client::open(&hub, &watch(of("b"))).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let held = hub.readings().memory_used_bytes;
+    assert!(held <= 11 << 20, "{held} bytes are held");
+    let rings: Vec<usize> = {
+        let roll = lock(&hub.0.roll);
+        let cost = |collection: &str| {
+            let feeds = roll
+                .feeds()
+                .filter(|(plan, _)| plan.scope.to_string() == format!("shop.{collection}"));
+            feeds
+                .filter_map(|(_, handle)| handle.ring())
+                .map(|ring| ring.cost())
+                .sum()
+        };
+        ["a", "b"].map(cost).to_vec()
+    };
+    assert_eq!(rings[0], 0, "nobody reads the first");
+    assert!(rings[1] > 0, "and that was enough");
+    let seen = slow.see(13).await;
+    let events = seen.iter().filter(|it| matches!(it, Seen::Event(_)));
+    assert_eq!(events.count(), 12, "{seen:?}");
+}

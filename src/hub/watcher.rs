@@ -1,0 +1,435 @@
+//! One watch's end of the hub: live in a ring, or catching up to it.
+
+use std::{
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+
+use crate::{
+    error::Error,
+    hub::{
+        Inner,
+        catch_up::{Route, Running},
+        open::{Opened, open},
+        registry::Lease,
+        relay::{self, Entry},
+        ring::{self, Cursor, Invalidation, Place, Tail},
+        seat::Seat,
+        segment::Run,
+        stream::next_time,
+        sync::lock,
+        turns::Turn,
+    },
+    metrics::{Mode, Stage},
+    plan::{FeedMode, Invalidate, Plan, Residual, Start, Watch},
+    source::{ClusterTime, Position},
+    wire::{Anchor, ResumeToken, Stamp},
+};
+
+/// A watch's end of the hub.
+#[derive(Debug)]
+pub struct Watcher {
+    hub: Arc<Inner>,
+    watch: Arc<Watch>,
+    lease: Lease,
+    shared: Shared,
+    seat: Arc<Seat>,
+    seat_number: usize,
+    stand: Stand,
+    /// The stage that the client was told last, and the time of its last progress.
+    told: Option<Stage>,
+    told_time: Option<ClusterTime>,
+    start: Beginning,
+}
+
+/// The scope's shared stream, which suits a token of any plan.
+#[derive(Debug)]
+struct Shared {
+    plan: Arc<Plan>,
+    stamp: Stamp,
+}
+
+/// A place to go on from.
+#[derive(Debug)]
+struct Wanted {
+    position: Position,
+    /// The last event before it, where it is known.
+    anchor: Option<Anchor>,
+    /// The token that it was read from: which stream made it.
+    made_by: Option<ResumeToken>,
+    /// Whether it is MongoDB's time now.
+    now: bool,
+}
+
+impl From<ResumeToken> for Wanted {
+    fn from(token: ResumeToken) -> Self {
+        Self {
+            position: token.position.clone(),
+            anchor: token.anchor,
+            made_by: Some(token),
+            now: false,
+        }
+    }
+}
+
+#[derive(Debug)]
+enum Stand {
+    Live(Cursor),
+    CatchingUp(Running),
+    /// Fallen off the ring: holds nothing but its place, until it is read again.
+    Parked,
+    Over(Error),
+}
+
+/// Where a watch begins.
+#[derive(Debug)]
+pub struct Beginning {
+    /// The place.
+    pub position: Position,
+    /// Its token: the client's own where it sent one.
+    pub token: Bytes,
+    /// Whether a stream had to be opened by time in place of the token asked for.
+    pub by_time: bool,
+}
+
+/// What there is to read.
+#[derive(Debug)]
+pub enum Read {
+    /// Events.
+    Events(Run),
+    /// The watch goes on in another stage.
+    Stage(Stage, &'static str),
+    /// The watched collection or database is gone, with the token of the place right after.
+    Invalidated(Invalidation, Bytes),
+    /// The watch has ended, and everything before that has been read.
+    Ended(Error),
+}
+
+impl Inner {
+    /// Begins a watch. What can be known at once, MongoDB has answered when this returns.
+    pub(super) async fn subscribe(self: &Arc<Self>, watch: &Arc<Watch>) -> Result<Watcher, Error> {
+        let deployment = self.deployment().await?;
+        let shared_plan = Arc::new(Plan::shared(watch));
+        let shared = Shared {
+            stamp: Stamp::new(deployment, &shared_plan),
+            plan: shared_plan,
+        };
+        let token = match &watch.start {
+            Start::Token(token) => Some(fitting(token, &shared.stamp)?),
+            Start::Now | Start::Time(_) => None,
+        };
+        let dedicated = Plan::dedicated(watch);
+        let wish = match watch.feed_mode {
+            // Where it ends rests on replies without events, which prove most on a stream that leaves
+            // none out.
+            FeedMode::Auto if watch.end_time.is_some() => FeedMode::Shared,
+            mode => mode,
+        };
+        let lease = self.lease(wish, dedicated, &shared.plan).await?;
+        let seat = Arc::new(Seat::default());
+        let wanted = self.wanted(watch, token, &lease).await?;
+        let now = wanted.now;
+        let route = route(&lease, &shared, watch, wanted);
+        let (stand, start) = self.stand_at(route, now, watch, &lease, &seat).await?;
+        seat.reach(start.position.time().seconds);
+        Ok(Watcher {
+            hub: Arc::clone(self),
+            watch: Arc::clone(watch),
+            lease,
+            shared,
+            seat_number: lock(&self.seats).insert(Arc::clone(&seat)),
+            seat,
+            stand,
+            told: None,
+            told_time: None,
+            start,
+        })
+    }
+
+    /// Joins the ring at the place that a route starts at, or takes the route.
+    async fn stand_at(
+        self: &Arc<Self>,
+        route: Route,
+        now: bool,
+        watch: &Watch,
+        lease: &Lease,
+        seat: &Arc<Seat>,
+    ) -> Result<(Stand, Beginning), Error> {
+        let residual = residual(watch, lease.mode);
+        let mut start = Beginning {
+            token: match &watch.start {
+                Start::Token(token) => token.clone(),
+                Start::Now | Start::Time(_) => route.stamp.seal(&route.from, route.anchor.as_ref()),
+            },
+            position: route.from.clone(),
+            by_time: false,
+        };
+        let place = if now {
+            // The feed may not have come as far as MongoDB's time yet.
+            Place::Now {
+                since: Some(route.from.time()),
+            }
+        } else {
+            Place::After(&route.from, route.anchor.as_ref())
+        };
+        if let Some(cursor) = lease.feed.ring.join(&residual, seat, &place) {
+            return Ok((Stand::Live(cursor), start));
+        }
+        let ready = self.begin(&route).await?;
+        start.by_time = ready
+            .as_ref()
+            .is_some_and(|(_, opened)| opened.seam.is_some());
+        let running = Running::start(self, &lease.feed, residual, seat, route, ready);
+        Ok((Stand::CatchingUp(running), start))
+    }
+
+    /// The place that a watch wants to begin at.
+    async fn wanted(
+        &self,
+        watch: &Watch,
+        token: Option<ResumeToken>,
+        lease: &Lease,
+    ) -> Result<Wanted, Error> {
+        let time = match (&watch.start, token) {
+            (_, Some(token)) => return Ok(Wanted::from(token)),
+            (Start::Time(seconds), None) => ClusterTime {
+                seconds: *seconds,
+                // MongoDB counts the operations of a second from 1.
+                increment: 1,
+            },
+            // The first watcher of a feed begins where the feed does.
+            (Start::Now | Start::Token(_), None) if lease.new => {
+                let position = lease.feed.start.clone();
+                let origin = position.token().map(|it| Anchor::new(it, position.time()));
+                return Ok(Wanted {
+                    position,
+                    anchor: origin,
+                    made_by: None,
+                    now: false,
+                });
+            }
+            (Start::Now | Start::Token(_), None) => {
+                let now = self.clock.now().await.map_err(|error| {
+                    tracing::warn!(code = error.code, %error, "mongodb does not tell the time");
+                    Error::from(&error)
+                })?;
+                let now = now.or(lease.feed.ring.tail().upstream);
+                next_time(now.unwrap_or_default())
+            }
+        };
+        Ok(Wanted {
+            position: Position::Time(time),
+            anchor: None,
+            made_by: None,
+            now: matches!(watch.start, Start::Now),
+        })
+    }
+
+    /// Opens the stream to catch up with, if there is a turn free.
+    async fn begin(&self, route: &Route) -> Result<Option<(Turn, Opened)>, Error> {
+        let Some(turn) = self.turns.at_once() else {
+            return Ok(None);
+        };
+        let opened = open(&*self.source, &route.plan, Some(&route.from)).await?;
+        Ok(Some((turn, opened)))
+    }
+}
+
+impl Watcher {
+    /// Takes what there is to read, or arranges to be woken. `token` is that of the place after what
+    /// was taken before, from which to go on should the ring no longer hold it.
+    pub fn poll_read(&mut self, context: &mut Context<'_>, token: &[u8]) -> Poll<Read> {
+        self.seat.await_news(context);
+        loop {
+            let read = match &mut self.stand {
+                Stand::Live(cursor) => match cursor.read() {
+                    ring::Read::Run(run) => Read::Events(run),
+                    ring::Read::Stage(stage, reason) => Read::Stage(stage, reason),
+                    ring::Read::Invalidated(it) => {
+                        let token = self.lease.feed.ring.stamp.seal(&it.position, None);
+                        Read::Invalidated(it, token)
+                    }
+                    ring::Read::Ended(error) => Read::Ended(error),
+                    ring::Read::Nothing => return Poll::Pending,
+                    ring::Read::Later => {
+                        context.waker().wake_by_ref();
+                        return Poll::Pending;
+                    }
+                    ring::Read::Fallen => {
+                        self.hub.metrics.parks.increment(1);
+                        self.stand = Stand::Parked;
+                        continue;
+                    }
+                },
+                Stand::CatchingUp(running) => match running.relay.read() {
+                    relay::Read::Entry(Entry::Run(run)) => Read::Events(run),
+                    relay::Read::Entry(Entry::Stage(stage, reason)) => Read::Stage(stage, reason),
+                    relay::Read::Entry(Entry::Invalidated(it)) => {
+                        let token = running.stamp.seal(&it.position, None);
+                        Read::Invalidated(it, token)
+                    }
+                    relay::Read::Nothing => return Poll::Pending,
+                    relay::Read::End(relay::End::Failed(error)) => Read::Ended(error),
+                    relay::Read::End(relay::End::GivenUp) => {
+                        self.stand = Stand::Parked;
+                        continue;
+                    }
+                    relay::Read::End(relay::End::Joined(mut cursor)) => {
+                        cursor.knows(self.told, self.told_time);
+                        self.stand = Stand::Live(cursor);
+                        continue;
+                    }
+                },
+                Stand::Parked => match self.catch_up(token) {
+                    Ok(()) => Read::Stage(Stage::CatchingUp, "reading again what went by unread"),
+                    Err(error) => Read::Ended(error),
+                },
+                Stand::Over(error) => Read::Ended(error.clone()),
+            };
+            match &read {
+                Read::Stage(stage, _) if self.told.replace(*stage) == Some(*stage) => continue,
+                Read::Invalidated(invalidation, _) if self.watch.invalidate == Invalidate::End => {
+                    self.stand = Stand::Over(Error::Invalidated {
+                        scope: self.watch.scope.clone(),
+                        cause: invalidation.cause,
+                    });
+                }
+                Read::Ended(error) => self.stand = Stand::Over(error.clone()),
+                _ => {}
+            }
+            return Poll::Ready(read);
+        }
+    }
+
+    /// Gives back the events of a run from one on: they come again with the next read. A watch that is
+    /// not read so holds nothing of them.
+    pub fn put_back(&mut self, run: Run, at: usize) {
+        match &mut self.stand {
+            Stand::Live(cursor) => cursor.put_back(&run, at),
+            Stand::CatchingUp(running) => running.relay.put_back(run.rest(at)),
+            // It goes on from its token.
+            Stand::Parked | Stand::Over(_) => {}
+        }
+    }
+
+    /// Where the stream is, with the token of that place, if everything up to there has been taken.
+    pub fn progress(&mut self) -> Option<(Tail, Bytes)> {
+        let (tail, stamp) = match &mut self.stand {
+            Stand::Live(cursor) => (cursor.tail_if_read()?, &self.lease.feed.ring.stamp),
+            Stand::CatchingUp(running) => (running.relay.tail_if_read()?, &running.stamp),
+            Stand::Parked | Stand::Over(_) => return None,
+        };
+        let token = stamp.seal(&tail.position, tail.anchor.as_ref());
+        self.told_time = Some(tail.position.time());
+        Some((tail, token))
+    }
+
+    /// Where it begins.
+    #[must_use]
+    pub fn beginning(&self) -> &Beginning {
+        &self.start
+    }
+
+    /// Whether it has a change stream that MongoDB filters for it, or shares its scope's.
+    #[must_use]
+    pub fn mode(&self) -> Mode {
+        self.lease.mode
+    }
+
+    /// Says how far the client has been served, by the second.
+    pub fn reach(&self, second: u32) {
+        self.seat.reach(second);
+    }
+
+    /// Whether the server is shutting down. A watcher that waits is woken when it begins to.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        self.hub.is_draining()
+    }
+
+    fn catch_up(&mut self, token: &[u8]) -> Result<(), Error> {
+        // It was sealed here, or taken from the client and read before.
+        let token = ResumeToken::read(token).map_err(|_| Error::Internal)?;
+        let wanted = Wanted::from(token);
+        let route = route(&self.lease, &self.shared, &self.watch, wanted);
+        let residual = residual(&self.watch, self.lease.mode);
+        let running = Running::start(
+            &self.hub,
+            &self.lease.feed,
+            residual,
+            &self.seat,
+            route,
+            None,
+        );
+        self.stand = Stand::CatchingUp(running);
+        Ok(())
+    }
+}
+
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        lock(&self.hub.seats).remove(self.seat_number);
+    }
+}
+
+/// What is left to decide for a watch of its feed's events.
+fn residual(watch: &Watch, mode: Mode) -> Residual {
+    match mode {
+        Mode::Dedicated => Residual::beyond(watch),
+        Mode::Shared => Residual::of(watch),
+    }
+}
+
+/// How to catch up from a place: on the feed's own stream if that made the token, else on the scope's
+/// shared one, which leaves no event out and so knows any token's.
+fn route(lease: &Lease, shared: &Shared, watch: &Watch, wanted: Wanted) -> Route {
+    let feed = &lease.feed;
+    let Wanted {
+        position: from,
+        anchor,
+        made_by,
+        now: _,
+    } = wanted;
+    let of = |stamp: &Stamp| made_by.as_ref().is_none_or(|token| token.is_of_plan(stamp));
+    let of_feed = of(&feed.ring.stamp);
+    // Only of these two is it certain that the feed's stream has nothing between anchor and place.
+    let anchor = anchor.filter(|_| of_feed || of(&shared.stamp));
+    if of_feed {
+        Route {
+            plan: Arc::clone(&feed.plan),
+            stamp: feed.ring.stamp,
+            residual: residual(watch, lease.mode),
+            from,
+            anchor,
+            shared: Arc::clone(&shared.plan),
+            whole: Residual::of(watch),
+        }
+    } else {
+        Route {
+            plan: Arc::clone(&shared.plan),
+            stamp: shared.stamp,
+            residual: Residual::of(watch),
+            from,
+            anchor,
+            shared: Arc::clone(&shared.plan),
+            whole: Residual::of(watch),
+        }
+    }
+}
+
+/// Reads a client's token, and checks that it is of this deployment and scope.
+fn fitting(token: &[u8], stamp: &Stamp) -> Result<ResumeToken, Error> {
+    let token =
+        ResumeToken::read(token).map_err(|problem| Error::TokenMalformed(problem.to_string()))?;
+    if !token.is_of_deployment(stamp) {
+        return Err(Error::TokenMismatch("another MongoDB deployment"));
+    }
+    if !token.is_of_scope(stamp) {
+        return Err(Error::TokenMismatch(
+            "another database or other collections than this request names",
+        ));
+    }
+    Ok(token)
+}

@@ -1,0 +1,54 @@
+//! What is measured when Prometheus asks, and written to its page as it is.
+
+use std::fmt::Write as _;
+
+use super::{CATALOGUE, FEED_LAG, MEMORY_USED, OPLOG_HEADROOM};
+
+/// What is measured when Prometheus asks, and not before.
+#[derive(Debug, Clone, Default)]
+pub struct Readings {
+    /// The feeds' lags in seconds by namespace, which come and go.
+    pub feed_lags: Vec<(String, f64)>,
+    /// Bytes held of the memory limit.
+    pub memory_used_bytes: usize,
+    /// How far the slowest watch is from the oplog's end, where that is known.
+    pub oplog_headroom_seconds: Option<f64>,
+}
+
+impl Readings {
+    pub(super) fn write(&self, page: &mut String) {
+        let lags = self
+            .feed_lags
+            .iter()
+            .map(|(namespace, lag)| (format!("{{namespace=\"{}\"}}", escaped(namespace)), *lag));
+        gauge(page, FEED_LAG, lags);
+        #[expect(clippy::cast_precision_loss, reason = "memory is far below 2^53 bytes")]
+        let memory = self.memory_used_bytes as f64;
+        gauge(page, MEMORY_USED, [(String::new(), memory)]);
+        let headroom = self.oplog_headroom_seconds;
+        gauge(
+            page,
+            OPLOG_HEADROOM,
+            headroom.map(|seconds| (String::new(), seconds)),
+        );
+        page.push('\n');
+    }
+}
+
+/// Writes a gauge with its samples, each with its labels as they are to stand there.
+fn gauge(page: &mut String, name: &str, samples: impl IntoIterator<Item = (String, f64)>) {
+    let described = CATALOGUE.iter().find(|metric| metric.name == name);
+    let help = described.map_or("", |metric| metric.help);
+    // Writing to a string does not fail.
+    let _ = writeln!(page, "# HELP {name} {help}\n# TYPE {name} gauge");
+    for (labels, value) in samples {
+        let _ = writeln!(page, "{name}{labels} {value}");
+    }
+}
+
+fn escaped(value: &str) -> String {
+    value
+        .replace('\\', "\\\\")
+        .replace('"', "\\\"")
+        .replace('\n', "\\n")
+}

@@ -1,0 +1,232 @@
+//! How a change moved its document across a filter, and which paths it touched: the same whether
+//! MongoDB filters for the watch or Weir does.
+
+mod reading;
+mod support;
+
+use mongodb::bson::{Bson, Document, doc};
+use pb::FilterMatch::{Entered, Left, Stayed, Unspecified};
+use pb::field_filter::Operator;
+use reading::{eq, field, id, operation};
+use serde_json::json;
+use support::{Database, Watching, Weir};
+use weir::pb;
+
+const MODES: [pb::FeedMode; 2] = [pb::FeedMode::Shared, pb::FeedMode::Dedicated];
+
+/// Passes every filter of this file when it is inserted.
+const MARK: &str = "mark";
+
+fn or_mark(filter: pb::Filter) -> pb::Filter {
+    let mark = eq("_id", json!(MARK));
+    pb::Filter {
+        kind: Some(pb::filter::Kind::AnyOf(pb::FilterGroup {
+            filters: vec![filter, mark],
+        })),
+    }
+}
+
+/// What came up to the mark: all that went before it has been read then, and looked up. (The
+/// stand-in for MongoDB looks post-images up when it reads an event, where MongoDB stores them.)
+async fn told(database: &Database, watching: &mut Watching) -> Vec<(String, pb::FilterMatch)> {
+    let orders = database.collection("orders");
+    orders.insert_one(doc! {"_id": MARK}).await.unwrap();
+    let mut told = Vec::new();
+    loop {
+        let change = watching.next_change().await;
+        if id(&change) == Bson::from(MARK) {
+            break;
+        }
+        told.push((operation(&change), change.r#match()));
+    }
+    orders.delete_one(doc! {"_id": MARK}).await.unwrap();
+    while id(&watching.next_change().await) != Bson::from(MARK) {}
+    told
+}
+
+async fn with_images(database: &Database, kept: bool) -> mongodb::Collection<Document> {
+    let create = doc! {"create": "orders", "changeStreamPreAndPostImages": {"enabled": kept}};
+    database.database().run_command(create).await.unwrap();
+    database.collection("orders")
+}
+
+#[tokio::test]
+async fn a_change_tells_whether_its_document_entered_stayed_or_left() {
+    let database = Database::start().await;
+    let weir = Weir::start(&database).await;
+    for mode in MODES {
+        let orders = with_images(&database, true).await;
+        let mut watching = weir
+            .watch(pb::WatchRequest {
+                filters: vec![or_mark(eq("status", json!("new")))],
+                feed_mode: mode.into(),
+                full_document: pb::FullDocument::WhenAvailable.into(),
+                full_document_before_change: pb::FullDocumentBeforeChange::WhenAvailable.into(),
+                ..database.watch_request(&["orders"])
+            })
+            .await;
+        assert_eq!(watching.opened.feed_mode(), mode);
+        let one = || doc! {"_id": 1};
+        let set = async |change: Document| {
+            let update = orders.update_one(one(), doc! {"$set": change});
+            update.await.unwrap();
+        };
+        let mut told = async || told(&database, &mut watching).await;
+        let one_told = |operation: &str, told| vec![(operation.to_owned(), told)];
+
+        orders
+            .insert_one(doc! {"_id": 1, "status": "new"})
+            .await
+            .unwrap();
+        assert_eq!(told().await, one_told("insert", Entered));
+        set(doc! {"total": 5}).await;
+        assert_eq!(told().await, one_told("update", Stayed));
+        set(doc! {"status": "paid"}).await;
+        assert_eq!(told().await, one_told("update", Left));
+        set(doc! {"total": 6}).await;
+        assert_eq!(told().await, []);
+        set(doc! {"status": "new"}).await;
+        assert_eq!(told().await, one_told("update", Entered));
+        orders
+            .replace_one(one(), doc! {"status": "new"})
+            .await
+            .unwrap();
+        assert_eq!(told().await, one_told("replace", Stayed));
+        orders
+            .replace_one(one(), doc! {"status": "paid"})
+            .await
+            .unwrap();
+        assert_eq!(told().await, one_told("replace", Left));
+        orders.delete_one(one()).await.unwrap();
+        assert_eq!(told().await, []);
+        orders
+            .insert_one(doc! {"_id": 1, "status": "paid"})
+            .await
+            .unwrap();
+        assert_eq!(told().await, []);
+        orders
+            .replace_one(one(), doc! {"status": "new"})
+            .await
+            .unwrap();
+        assert_eq!(told().await, one_told("replace", Entered));
+        orders.delete_one(one()).await.unwrap();
+        assert_eq!(told().await, one_told("delete", Left));
+        orders.drop().await.unwrap();
+    }
+}
+
+/// Without the document before the change, or without a filter, there is nothing to compare.
+#[tokio::test]
+async fn a_change_does_not_tell_what_is_not_known() {
+    let database = Database::start().await;
+    let weir = Weir::start(&database).await;
+    for mode in MODES {
+        for (kept, before, filtered) in [
+            (false, true, true),
+            (true, false, true),
+            (true, true, false),
+        ] {
+            let orders = with_images(&database, kept).await;
+            let filter = or_mark(eq("status", json!("new")));
+            let before = if before {
+                pb::FullDocumentBeforeChange::WhenAvailable
+            } else {
+                pb::FullDocumentBeforeChange::Off
+            };
+            let mut watching = weir
+                .watch(pb::WatchRequest {
+                    filters: filtered.then_some(filter).into_iter().collect(),
+                    feed_mode: mode.into(),
+                    full_document: pb::FullDocument::UpdateLookup.into(),
+                    full_document_before_change: before.into(),
+                    operations: vec![
+                        pb::OperationType::Insert.into(),
+                        pb::OperationType::Update.into(),
+                        pb::OperationType::Delete.into(),
+                    ],
+                    ..database.watch_request(&["orders"])
+                })
+                .await;
+            orders
+                .insert_one(doc! {"_id": 1, "status": "new"})
+                .await
+                .unwrap();
+            let inserted = told(&database, &mut watching).await;
+            let set = doc! {"$set": {"total": 5}};
+            orders.update_one(doc! {"_id": 1}, set).await.unwrap();
+            let updated = told(&database, &mut watching).await;
+            assert_eq!(
+                updated,
+                [("update".to_owned(), Unspecified)],
+                "{kept} {before:?}"
+            );
+            // That nothing was there before an insert is always known, where it is asked.
+            let asked = filtered && before != pb::FullDocumentBeforeChange::Off;
+            let entered = if asked { Entered } else { Unspecified };
+            assert_eq!(
+                inserted,
+                [("insert".to_owned(), entered)],
+                "{kept} {before:?}"
+            );
+            orders.drop().await.unwrap();
+        }
+    }
+}
+
+/// T23, through the API: component by component, above the path, at it and below it.
+#[tokio::test]
+async fn changed_tells_paths_apart_in_both_modes() {
+    let database = Database::start().await;
+    let weir = Weir::start(&database).await;
+    let orders = database.collection("orders");
+    for mode in MODES {
+        for wanted in [true, false] {
+            let mut watching = weir
+                .watch(pb::WatchRequest {
+                    filters: vec![or_mark(field("a.b", Operator::Changed(wanted)))],
+                    operations: vec![
+                        pb::OperationType::Update.into(),
+                        pb::OperationType::Replace.into(),
+                        pb::OperationType::Insert.into(),
+                        pb::OperationType::Delete.into(),
+                    ],
+                    feed_mode: mode.into(),
+                    ..database.watch_request(&["orders"])
+                })
+                .await;
+            assert_eq!(watching.opened.feed_mode(), mode);
+            let start = doc! {"_id": 1, "a": {"b": {"c": 1}, "bc": 1}, "ab": 1};
+            orders.insert_one(start).await.unwrap();
+            let mut touched = told(&database, &mut watching).await.is_empty() != wanted;
+            assert!(!touched, "an insert touches no path");
+            for (update, expected) in [
+                (doc! {"$set": {"a.b.c": 2}}, true),
+                (doc! {"$set": {"a.bc": 2}}, false),
+                (doc! {"$set": {"ab": 2}}, false),
+                (doc! {"$set": {"a.b": {"c": 3}}}, true),
+                (doc! {"$unset": {"a.b.c": ""}}, true),
+                (doc! {"$unset": {"a.bc": ""}}, false),
+                (doc! {"$unset": {"a.b": ""}}, true),
+                (doc! {"$set": {"a": {"d": 1}}}, true),
+                (doc! {"$set": {"b": 1}}, false),
+                (doc! {"$unset": {"a": ""}}, true),
+            ] {
+                orders
+                    .update_one(doc! {"_id": 1}, update.clone())
+                    .await
+                    .unwrap();
+                touched = told(&database, &mut watching).await.is_empty() != wanted;
+                assert_eq!(touched, expected, "{update}, {wanted}, {mode:?}");
+            }
+            orders
+                .replace_one(doc! {"_id": 1}, doc! {"b": 2})
+                .await
+                .unwrap();
+            touched = told(&database, &mut watching).await.is_empty() != wanted;
+            assert!(touched, "a replacement touches every path");
+            orders.delete_one(doc! {"_id": 1}).await.unwrap();
+            touched = told(&database, &mut watching).await.is_empty() != wanted;
+            assert!(!touched, "a deletion touches no path");
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! Very many watches at once.
+
+mod support;
+
+use futures::{StreamExt as _, TryStreamExt as _, stream};
+use support::orders::{ORDERS, id, insert};
+use support::{Database, ServeProcess, Watching, eventually};
+use tonic::transport::Channel;
+use weir::pb::watch_service_client::WatchServiceClient;
+
+const WATCHES: usize = 10_000;
+/// A connection takes 200 streams.
+const CONNECTIONS: usize = 100;
+
+/// Resident memory, in bytes.
+fn resident(pid: u32) -> usize {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
+    let line = status.lines().find(|line| line.starts_with("VmRSS:"));
+    let kilobytes = line.and_then(|line| line.split_whitespace().nth(1));
+    kilobytes
+        .and_then(|it| it.parse::<usize>().ok())
+        .expect("a number")
+        << 10
+}
+
+async fn open(
+    database: &Database,
+    clients: &[WatchServiceClient<Channel>],
+    count: usize,
+) -> Vec<Watching> {
+    let opening = clients.iter().cycle().take(count).map(|client| {
+        let mut client = client.clone();
+        async move { Watching::open(&mut client, database.watch_request(&[ORDERS])).await }
+    });
+    let opening = stream::iter(opening).buffer_unordered(CONNECTIONS);
+    opening.try_collect().await.expect("every watch opens")
+}
+
+/// T51
+#[tokio::test]
+async fn ten_thousand_idle_watches_open_and_close() {
+    let database = Database::options().start().await;
+    let quiet = ["--feed-linger", "0s", "--log-level", "warn,weir::app=info"];
+    let weir = ServeProcess::start(database.uri(), &quiet).await;
+    let mut clients = Vec::new();
+    for _ in 0..CONNECTIONS {
+        clients.push(weir.client().await);
+    }
+    // A first few, so that what is there once is not counted for each.
+    drop(open(&database, &clients, CONNECTIONS).await);
+    let gone = async || {
+        eventually("no watch is left", async || {
+            let metrics = weir.metrics().await;
+            let gauges = ["weir_watches", "weir_feeds", "weir_memory_used_bytes"];
+            gauges.iter().all(|gauge| metrics.sum(gauge) == 0.0)
+        })
+        .await;
+        eventually("no cursor is left", async || {
+            database.open_cursors().await == 0
+        })
+        .await;
+    };
+    gone().await;
+    let before = resident(weir.process.id());
+
+    let mut watches = open(&database, &clients, WATCHES).await;
+    assert_eq!(weir.metrics().await.sum("weir_watches"), WATCHES as f64);
+    assert_eq!(database.open_cursors().await, 1);
+    let full = resident(weir.process.id());
+    let each = full.saturating_sub(before) / WATCHES;
+    println!("an idle watch takes {each} bytes: {before} became {full}");
+    assert!(each < 16 << 10, "{each} bytes for each watch");
+    insert(&database, 1).await;
+    for watching in &mut watches {
+        assert_eq!(id(&watching.next_change().await), 1);
+    }
+    drop(watches);
+    gone().await;
+
+    // What they took is there for those who come next.
+    let full = resident(weir.process.id());
+    let again = open(&database, &clients, WATCHES / 4).await;
+    let grown = resident(weir.process.id()).saturating_sub(full);
+    assert!(
+        grown < 8 << 20,
+        "{grown} bytes more than for four times as many"
+    );
+    drop(again);
+    gone().await;
+    assert!(
+        !weir.process.stderr().contains("panicked"),
+        "{}",
+        weir.process
+    );
+}

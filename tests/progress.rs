@@ -1,0 +1,254 @@
+//! What `Progress` promises: every matching event up to its token was sent before it.
+
+mod reading;
+mod support;
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::future::join_all;
+use mongodb::bson::doc;
+use pb::FeedMode::{Auto, Dedicated, Shared};
+use pb::field_filter::Operator;
+use pb::watch_response::Kind;
+use reading::{eq, field};
+use serde_json::json;
+use support::orders::{ORDERS, id};
+use support::{Database, Watching, Weir, eventually, within};
+use tokio::time::Instant;
+use weir::pb;
+
+const EACH_SECOND: prost_types::Duration = prost_types::Duration {
+    seconds: 1,
+    nanos: 0,
+};
+
+fn request(database: &Database, mode: pb::FeedMode, filters: &[pb::Filter]) -> pb::WatchRequest {
+    pb::WatchRequest {
+        filters: filters.to_vec(),
+        feed_mode: mode.into(),
+        progress_interval: Some(EACH_SECOND),
+        ..database.watch_request(&[ORDERS])
+    }
+}
+
+/// Writes one after another for as long as it is polled. Now and then one is rare.
+async fn write(database: &Database) {
+    let orders = database.collection(ORDERS);
+    let mut since = Instant::now();
+    for id in 0.. {
+        let rare = since.elapsed() > Duration::from_millis(1300);
+        if rare {
+            since = Instant::now();
+        }
+        let document = doc! {"_id": id, "rare": rare, "parity": id % 2};
+        orders.insert_one(document).await.expect("an insert");
+    }
+}
+
+/// What a watch has said: the numbers of its changes, and after how many of them each progress came.
+#[derive(Debug, Default)]
+struct Told {
+    ids: Vec<i32>,
+    progresses: Vec<(Bytes, usize)>,
+}
+
+impl Told {
+    async fn until_progressed(&mut self, watching: &mut Watching, times: usize) {
+        while self.progresses.len() < times {
+            self.take(watching).await;
+        }
+    }
+
+    async fn until_id(&mut self, watching: &mut Watching, last: i32) {
+        let whole = async {
+            while self.ids.last() != Some(&last) {
+                self.take(watching).await;
+            }
+        };
+        within("the last document", whole).await;
+    }
+
+    async fn take(&mut self, watching: &mut Watching) {
+        match watching.next().await.kind {
+            Some(Kind::Changes(batch)) => self.ids.extend(batch.changes.iter().map(id)),
+            Some(Kind::Progress(_)) => self.progresses.push((watching.token(), self.ids.len())),
+            _ => {}
+        }
+    }
+}
+
+/// T46. Many watches, one writer that never pauses: whoever stores the token of a progress and
+/// forgets the rest has missed nothing and gets nothing twice.
+#[tokio::test]
+async fn progress_never_overtakes_data_under_concurrent_writes() {
+    const LAST: i32 = 1_000_000;
+    let database = Database::options().start().await;
+    let weir = Weir::start(&database).await;
+    let rare = || eq("rare", json!(true));
+    let parity = |it: i32| eq("parity", json!(it));
+    let either = |filters| pb::Filter {
+        kind: Some(pb::filter::Kind::AnyOf(pb::FilterGroup { filters })),
+    };
+    let kinds = [
+        (Shared, vec![rare()]),
+        (
+            Shared,
+            vec![either(vec![rare(), field("none", Operator::Exists(true))])],
+        ),
+        (Shared, vec![rare(), parity(0)]),
+        (Shared, vec![rare(), parity(1)]),
+        (Dedicated, vec![rare()]),
+        (Auto, vec![rare(), parity(0)]),
+    ];
+    let mut watches = Vec::new();
+    for (mode, filters) in kinds.iter().cycle().take(18) {
+        // Everybody's last document passes as well.
+        let all = pb::Filter {
+            kind: Some(pb::filter::Kind::AllOf(pb::FilterGroup {
+                filters: filters.clone(),
+            })),
+        };
+        let filter = either(vec![all, eq("_id", json!(LAST))]);
+        let asked = request(&database, *mode, &[filter]);
+        let watching = weir.watch(asked.clone()).await;
+        watches.push((asked, watching, Told::default()));
+    }
+    let progressing = watches.iter_mut().map(async |(_, watching, told)| {
+        told.until_progressed(watching, 5).await;
+    });
+    tokio::select! {
+        _ = within("progress", join_all(progressing)) => {}
+        () = write(&database) => {}
+    }
+    let orders = database.collection(ORDERS);
+    let last = doc! {"_id": LAST};
+    orders.insert_one(last).await.expect("an insert");
+    let replica = Weir::start(&database).await;
+    let mut checked = 0;
+    for (asked, watching, told) in &mut watches {
+        told.until_id(watching, LAST).await;
+        for (token, delivered) in &told.progresses {
+            let resumed = pb::WatchRequest {
+                start: Some(pb::watch_request::Start::ResumeToken(token.clone())),
+                ..asked.clone()
+            };
+            let rest = &told.ids[*delivered..];
+            if rest.is_empty() {
+                // It came after the last document.
+                continue;
+            }
+            let mut resumed = replica.watch(resumed).await;
+            let mut again = Told::default();
+            again.until_id(&mut resumed, LAST).await;
+            assert_eq!(
+                again.ids,
+                rest,
+                "{:?}, which got {:?}",
+                asked.feed_mode(),
+                told.ids
+            );
+            checked += 1;
+        }
+    }
+    assert!(checked >= 18 * 5, "only {checked} tokens");
+}
+
+/// T44. A watch of a shared feed on which there is always something, and nothing for it.
+#[tokio::test]
+async fn the_place_moves_although_a_busy_shared_feed_has_nothing_for_the_watch() {
+    let database = Database::start().await;
+    let weir = Weir::start(&database).await;
+    let mut watching = weir
+        .watch(request(&database, Shared, &[eq("none", json!(1))]))
+        .await;
+    let progress = async {
+        let mut times = Vec::new();
+        while times.len() < 4 {
+            let progress = watching.next_progress().await;
+            times.push(progress.cluster_time.expect("how far it is"));
+        }
+        times
+    };
+    let times = tokio::select! {
+        times = progress => times,
+        () = write(&database) => unreachable!("it goes on for ever"),
+    };
+    let seconds = times[3].seconds - times[0].seconds;
+    assert!(seconds >= 2, "{times:?}");
+}
+
+/// The same for a watch with an end, which it would never find.
+#[tokio::test]
+async fn a_bounded_watch_ends_although_a_busy_shared_feed_has_nothing_for_it() {
+    let database = Database::start().await;
+    let weir = Weir::start(&database).await;
+    let mut client = weir.client().await;
+    let now = client.get_server_info(pb::GetServerInfoRequest {}).await;
+    let now = now.expect("an answer").into_inner().upstream_time;
+    let bounded = pb::WatchRequest {
+        end_time: Some(prost_types::Timestamp {
+            seconds: i64::from(now.expect("a time").seconds) + 1,
+            nanos: 0,
+        }),
+        ..request(&database, Shared, &[eq("none", json!(1))])
+    };
+    let mut watching = weir.watch(bounded).await;
+    tokio::select! {
+        status = watching.end() => assert_eq!(status.code(), tonic::Code::Ok, "{status:?}"),
+        () = write(&database) => unreachable!("it goes on for ever"),
+    }
+}
+
+/// MongoDB reads history in pieces, and one that holds nothing for the watch is not the end of it.
+#[tokio::test]
+async fn a_bounded_watch_of_history_ends_only_when_it_has_read_all_of_it() {
+    const BETWEEN: i32 = 10_000;
+    let database = Database::options().start().await;
+    let weir = Weir::start(&database).await;
+    let rare = || request(&database, Auto, &[eq("rare", json!(true))]);
+    let mut watching = weir.watch(rare()).await;
+    let orders = database.collection(ORDERS);
+    let document = |id: i32, rare: bool| doc! {"_id": id, "rare": rare};
+    orders
+        .insert_one(document(0, true))
+        .await
+        .expect("an insert");
+    let token = watching.next_change().await.resume_token;
+    drop(watching);
+    let many = (1..BETWEEN).map(|id| document(id, false));
+    orders.insert_many(many).await.expect("inserts");
+    orders
+        .insert_one(document(BETWEEN, true))
+        .await
+        .expect("an insert");
+    let mut client = weir.client().await;
+    let mut now = async || {
+        let info = client.get_server_info(pb::GetServerInfoRequest {}).await;
+        let now = info.expect("an answer").into_inner().upstream_time;
+        now.expect("a time").seconds
+    };
+    let end = now().await;
+    eventually("its last second is over", async || {
+        let noise = database.collection("noise");
+        noise
+            .insert_one(doc! {"text": "x"})
+            .await
+            .expect("an insert");
+        now().await > end + 1
+    })
+    .await;
+
+    let replica = Weir::start(&database).await;
+    let bounded = pb::WatchRequest {
+        start: Some(pb::watch_request::Start::ResumeToken(token)),
+        end_time: Some(prost_types::Timestamp {
+            seconds: end.into(),
+            nanos: 0,
+        }),
+        ..rare()
+    };
+    let mut watching = replica.watch(bounded).await;
+    assert_eq!(id(&watching.next_change().await), BETWEEN);
+    assert_eq!(watching.end().await.code(), tonic::Code::Ok);
+}

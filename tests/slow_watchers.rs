@@ -1,0 +1,342 @@
+//! Clients that read slowly, or not at all: they harm nobody, and lose nothing.
+
+mod reading;
+mod support;
+
+use bytesize::ByteSize;
+use futures::future::join_all;
+use mongodb::bson::doc;
+use pb::watch_response::Kind;
+use reading::eq;
+use serde_json::json;
+use support::orders::{ORDERS, Story, id, insert, resume};
+use support::{Database, ServeProcess, Watching, Weir, eventually, within};
+use tonic::transport::Endpoint;
+use weir::pb;
+use weir::pb::watch_service_client::WatchServiceClient;
+
+/// What a client lets the server send before it reads: less than most events here.
+const NARROW: u32 = 32 << 10;
+
+/// Opens a watch on a connection of its own that takes next to nothing until it is read.
+async fn narrow(address: std::net::SocketAddr, request: pb::WatchRequest) -> Watching {
+    let endpoint = Endpoint::from_shared(format!("http://{address}"));
+    let endpoint = endpoint
+        .expect("an address makes a URI")
+        .initial_stream_window_size(NARROW)
+        .initial_connection_window_size(NARROW);
+    let channel = within("a connection", endpoint.connect()).await;
+    let channel = channel.expect("Weir accepts connections");
+    let opened = Watching::open(&mut WatchServiceClient::new(channel), request).await;
+    opened.expect("the watch opens")
+}
+
+async fn insert_large(database: &Database, id: i32, kilobytes: usize) {
+    let document =
+        doc! {"_id": id, "kind": "a", "odd": id % 2 == 1, "text": "x".repeat(kilobytes * 1000)};
+    let orders = database.collection(ORDERS);
+    let insert = orders.insert_one(document);
+    within("an insert", insert.into_future())
+        .await
+        .expect("an insert");
+}
+
+/// Writes these, and has a watch read each as it comes.
+async fn write_and_read(
+    database: &Database,
+    reader: &mut Watching,
+    ids: std::ops::Range<i32>,
+    kilobytes: usize,
+) {
+    for number in ids {
+        insert_large(database, number, kilobytes).await;
+        assert_eq!(id(&reader.next_change().await), number);
+    }
+}
+
+/// Resident memory, in bytes.
+fn resident(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
+    let line = status.lines().find(|line| line.starts_with("VmRSS:"));
+    let kilobytes = line.and_then(|line| line.split_whitespace().nth(1));
+    kilobytes
+        .and_then(|it| it.parse::<u64>().ok())
+        .expect("a number")
+        << 10
+}
+
+/// T34
+#[tokio::test]
+async fn clients_that_never_read_cost_the_others_nothing() {
+    const DEAF: usize = 24;
+    const WRITES: i32 = 80;
+    let database = Database::options().start().await;
+    let limits = ["--ring-bytes", "1MiB", "--memory-limit", "32MiB"];
+    let weir = ServeProcess::start(database.uri(), &limits).await;
+    let request = || database.watch_request(&[ORDERS]);
+    let opening = (0..DEAF).map(|_| narrow(weir.grpc, request()));
+    let mut deaf = join_all(opening).await;
+    let reader = Watching::open(&mut weir.client().await, request()).await;
+    let mut reader = reader.expect("it opens");
+    let before = resident(weir.process.id());
+
+    // 40 MB: more than every window, the ring and the memory that Weir may take.
+    write_and_read(&database, &mut reader, 0..WRITES, 500).await;
+
+    let metrics = weir.metrics().await;
+    let used = metrics.sum("weir_memory_used_bytes");
+    assert!(used <= f64::from(32 << 20), "{used} bytes");
+    assert!(metrics.sum("weir_ring_bytes") <= f64::from(2 << 20));
+    // One message each waits in Weir for its client, and what HTTP/2 holds back for it.
+    let grown = resident(weir.process.id()).saturating_sub(before);
+    assert!(
+        grown < (48 << 20) + (DEAF as u64) * (2 << 20),
+        "{grown} bytes"
+    );
+    // Who does not read asks MongoDB for nothing.
+    eventually("one cursor is open", async || {
+        database.open_cursors().await == 1
+    })
+    .await;
+    let parks = weir.metrics().await.sum("weir_parks_total");
+
+    // And has lost nothing, whenever it comes to read.
+    let mut story = Story::default();
+    story.until_id(&mut deaf[0], WRITES - 1).await;
+    assert_eq!(story.ids, (0..WRITES).collect::<Vec<_>>());
+    let parks = weir.metrics().await.sum("weir_parks_total") - parks;
+    assert!((1.0..=2.0).contains(&parks), "parked {parks} times");
+}
+
+/// T34. What those who never read have taken and not sent is theirs alone to wait for.
+#[tokio::test]
+async fn clients_that_stop_at_different_places_do_not_use_up_the_memory_of_all() {
+    let database = Database::options().start().await;
+    let weir = Weir::with(&database, |config| {
+        config.memory_limit = ByteSize::mib(16);
+        config.ring_bytes = ByteSize::mib(1);
+    })
+    .await;
+    let request = || database.watch_request(&[ORDERS]);
+    let mut reader = weir.watch(request()).await;
+    let orders = database.collection(ORDERS);
+    let mut deaf = Vec::new();
+    let mut last = 0;
+    for _ in 0..8 {
+        deaf.push(narrow(weir.grpc_addr(), request()).await);
+        // One reply of 4 MB, of which each client that comes to it takes the first piece.
+        let many = (0..40).map(|number| {
+            doc! {"_id": last + number, "text": "x".repeat(100_000)}
+        });
+        orders.insert_many(many).await.expect("inserts");
+        last += 40;
+        for number in last - 40..last {
+            assert_eq!(id(&reader.next_change().await), number);
+        }
+    }
+    insert(&database, last).await;
+    assert_eq!(id(&reader.next_change().await), last);
+    let mut story = Story::default();
+    story.until_id(&mut deaf[0], last).await;
+    assert_eq!(story.ids, (0..=last).collect::<Vec<_>>());
+}
+
+/// T34. Two filters on one feed: nobody else is there to read what the one leaves unread.
+#[tokio::test]
+async fn a_client_that_never_reads_does_not_hold_up_another_filter() {
+    let database = Database::start().await;
+    let weir = Weir::with(&database, |config| config.ring_bytes = ByteSize::kib(64)).await;
+    let of_kind = |kind: &str| pb::WatchRequest {
+        filters: vec![eq("kind", json!(kind))],
+        feed_mode: pb::FeedMode::Shared.into(),
+        progress_interval: Some(prost_types::Duration {
+            seconds: 60,
+            nanos: 0,
+        }),
+        ..database.watch_request(&[ORDERS])
+    };
+    let mut deaf = narrow(weir.grpc_addr(), of_kind("a")).await;
+    let mut reader = weir.watch(of_kind("b")).await;
+    for number in 0..30 {
+        insert_large(&database, number, 100).await;
+    }
+    let orders = database.collection(ORDERS);
+    let last = doc! {"_id": 30, "kind": "b"};
+    orders.insert_one(last).await.expect("an insert");
+    assert_eq!(id(&reader.next_change().await), 30);
+    let mut story = Story::default();
+    story.until_id(&mut deaf, 29).await;
+    assert_eq!(story.ids, (0..30).collect::<Vec<_>>());
+}
+
+/// T43. Among others who keep up, a client stops reading during 20 MB: more than every window and
+/// buffer on the way. `request` is the slow client's, and `wants` what it matches.
+async fn catches_up_and_is_live_again(
+    database: &Database,
+    request: impl FnOnce(pb::WatchRequest) -> pb::WatchRequest,
+    wants: impl Fn(&i32) -> bool,
+) {
+    const WRITES: i32 = 200;
+    let wanted = |to| (0..to).filter(&wants).collect::<Vec<_>>();
+    let weir = Weir::with(database, |config| config.ring_bytes = ByteSize::kib(256)).await;
+    let all = database.watch_request(&[ORDERS]);
+    let mut slow = narrow(weir.grpc_addr(), request(all.clone())).await;
+    let mut fast = weir.watch(all).await;
+    write_and_read(database, &mut fast, 0..WRITES, 100).await;
+    assert_eq!(database.open_cursors().await, 1);
+
+    let mut story = Story::default();
+    story.until_id(&mut slow, WRITES - 1).await;
+    story
+        .until("LIVE again", &mut slow, |it| {
+            it.states.last() == Some(&pb::WatchState::Live)
+        })
+        .await;
+    assert_eq!(story.ids, wanted(WRITES));
+    assert!(
+        story.states.contains(&pb::WatchState::CatchingUp),
+        "{story:?}"
+    );
+    // Back in the ring, it costs MongoDB nothing.
+    eventually("the catch-up is over", async || {
+        weir.metrics().await.sum("weir_catch_ups") == 0.0 && database.open_cursors().await == 1
+    })
+    .await;
+    write_and_read(database, &mut fast, WRITES..WRITES + 2, 100).await;
+    story.until_id(&mut slow, WRITES + 1).await;
+    assert_eq!(story.ids, wanted(WRITES + 2));
+    assert_eq!(weir.metrics().await.sum("weir_parks_total"), 1.0);
+}
+
+/// T43
+#[tokio::test]
+async fn a_slow_client_among_fast_ones_catches_up_and_is_live_again() {
+    let database = Database::options().start().await;
+    catches_up_and_is_live_again(&database, |request| request, |_| true).await;
+}
+
+/// T43. What it has missed is known of each event by itself, and no longer by its filter's list.
+#[tokio::test]
+async fn a_slow_client_with_a_filter_catches_up_and_is_live_again() {
+    let database = Database::options().start().await;
+    let odd = |request| pb::WatchRequest {
+        filters: vec![eq("odd", json!(true))],
+        feed_mode: pb::FeedMode::Shared.into(),
+        ..request
+    };
+    catches_up_and_is_live_again(&database, odd, |id| id % 2 == 1).await;
+}
+
+/// T37
+#[tokio::test]
+async fn an_event_larger_than_every_window_arrives() {
+    let database = Database::start().await;
+    let weir = Weir::start(&database).await;
+    let mut watching = narrow(weir.grpc_addr(), database.watch_request(&[ORDERS])).await;
+    for number in 0..3 {
+        insert_large(&database, number, 2000).await;
+    }
+    // In pieces as well.
+    insert_large(&database, 3, 5000).await;
+    let ids: Vec<i32> = watching.changes(4).await.iter().map(id).collect();
+    assert_eq!(ids, [0, 1, 2, 3]);
+}
+
+/// With one turn to catch up, those who fell off wait for each other, and all are served.
+#[tokio::test]
+async fn those_who_fell_off_are_served_in_turn() {
+    const SLOW: usize = 5;
+    const WRITES: i32 = 60;
+    let database = Database::options().start().await;
+    let weir = Weir::with(&database, |config| {
+        config.ring_bytes = ByteSize::kib(256);
+        config.max_catch_ups = 1;
+    })
+    .await;
+    let request = || database.watch_request(&[ORDERS]);
+    let opening = (0..SLOW).map(|_| narrow(weir.grpc_addr(), request()));
+    let mut slow = join_all(opening).await;
+    let mut fast = weir.watch(request()).await;
+    write_and_read(&database, &mut fast, 0..WRITES, 100).await;
+
+    let reading = slow.iter_mut().map(async |watching| {
+        let mut story = Story::default();
+        story.until_id(watching, WRITES - 1).await;
+        story
+    });
+    let all = async { within("everybody's turn", join_all(reading)).await };
+    let most = async {
+        let mut most: f64 = 0.0;
+        loop {
+            most = most.max(weir.metrics().await.sum("weir_catch_ups"));
+            assert!(most <= 1.0, "{most} catch up at once");
+            assert!(database.open_cursors().await <= 2);
+        }
+    };
+    let stories = tokio::select! {
+        stories = all => stories,
+        () = most => unreachable!("it goes on for ever"),
+    };
+    for story in stories {
+        assert_eq!(story.ids, (0..WRITES).collect::<Vec<_>>());
+        assert!(
+            story.states.contains(&pb::WatchState::CatchingUp),
+            "{story:?}"
+        );
+    }
+    assert_eq!(weir.metrics().await.sum("weir_parks_total"), SLOW as f64);
+}
+
+/// T46. Progress is due while the second half of what was read waits for a slow client.
+#[tokio::test]
+async fn progress_does_not_overtake_what_a_slow_client_has_yet_to_get() {
+    let database = Database::start().await;
+    let weir = Weir::start(&database).await;
+    let second = Some(prost_types::Duration {
+        seconds: 1,
+        nanos: 0,
+    });
+    let request = |collection| pb::WatchRequest {
+        progress_interval: second,
+        ..database.watch_request(&[collection])
+    };
+    let mut clock = weir.watch(request("quiet")).await;
+    let mut slow = narrow(weir.grpc_addr(), request(ORDERS)).await;
+    let orders = database.collection(ORDERS);
+    let mut ids: Vec<i32> = Vec::new();
+    let mut progresses = Vec::new();
+    for round in 0..3 {
+        // More than one message, and yet one piece for the hub.
+        let many = (0..5).map(|number| {
+            doc! {"_id": round * 5 + number, "text": "x".repeat(48_000)}
+        });
+        orders.insert_many(many).await.expect("inserts");
+        let mut waits = 2;
+        let mut read = true;
+        while ids.last() != Some(&(round * 5 + 4)) {
+            if std::mem::take(&mut read) && waits > 0 {
+                waits -= 1;
+                // Longer than the interval passes between two messages.
+                clock.next_progress().await;
+                clock.next_progress().await;
+            }
+            match slow.next().await.kind {
+                Some(Kind::Changes(batch)) => {
+                    ids.extend(batch.changes.iter().map(id));
+                    read = true;
+                }
+                Some(Kind::Progress(_)) => progresses.push((slow.token(), ids.len())),
+                _ => {}
+            }
+        }
+    }
+    assert_eq!(ids, (0..15).collect::<Vec<_>>());
+    assert!(!progresses.is_empty(), "no progress was due");
+    insert(&database, 15).await;
+    let replica = Weir::start(&database).await;
+    for (token, delivered) in progresses {
+        let mut resumed = replica.watch(resume(&database, token)).await;
+        let next = id(&resumed.next_change().await);
+        assert_eq!(usize::try_from(next), Ok(delivered), "of {ids:?}");
+    }
+}

@@ -7,6 +7,12 @@
 //!    read give up their turn, and with it what they hold.
 //!
 //! Nothing is lost: every place that gives way can be read again from MongoDB.
+//!
+//! The sum of what the process holds, with the defaults: 1 GiB of budget (rings of 8 MiB and their last
+//! replies, catch-ups of 1 MiB and theirs, encodings, events being sent in pieces) + 16 MiB for each of
+//! 64 feeds and 16 catch-ups that takes in a large reply just then + for each watch 10 KiB idle, up to
+//! 250 KiB in gRPC's and HTTP/2's buffers while its client does not read + 6 KiB of hits for each group
+//! of equal filters. ARCHITECTURE.md has it row by row.
 
 use std::{
     sync::{Arc, Weak},

@@ -39,7 +39,7 @@ use std::{
 };
 
 use slab::Slab;
-use tokio::sync::OnceCell;
+use tokio::{sync::OnceCell, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -61,10 +61,13 @@ pub use ring::{Invalidation, Tail};
 pub use segment::{EncodedRun, Run, Segment};
 pub use watcher::{Beginning, Read, Watcher};
 
-/// How often the oplog's oldest entry is looked at, once it is known.
+/// How often the oplog's oldest entry is looked at, at most.
 const OPLOG_CHECK: Duration = Duration::from_secs(15);
-/// How often it is tried before that, while there are watches.
-const OPLOG_RETRY: Duration = Duration::from_secs(1);
+/// How long to wait before that is begun, and before it is seen again whether there are watches.
+const OPLOG_FIRST_CHECK: Duration = Duration::from_secs(5);
+/// How much longer the pause is than the look took: what is nothing to mongod is a scan of the whole
+/// oplog to servers that are like it.
+const OPLOG_CHECK_SHARE: u32 = 100;
 
 /// The hub's bounds.
 #[derive(Debug, Clone)]
@@ -168,21 +171,24 @@ impl Hub {
 
     /// Looks at the oplog's oldest entry every now and then, for as long as it is polled.
     pub async fn keep_an_eye_on_the_oplog(&self) {
+        let mut pause = OPLOG_FIRST_CHECK;
         loop {
-            let watched = !lock(&self.0.seats).is_empty();
-            if watched {
-                match self.0.source.oldest().await {
-                    Ok(oldest) => {
-                        let second = oldest.map_or(0, |it| it.seconds);
-                        self.0.oldest_second.store(second, Ordering::Relaxed);
-                    }
-                    Err(error) => {
-                        tracing::debug!(code = error.code, %error, "the oplog's start is not known");
-                    }
+            tokio::time::sleep(pause).await;
+            if lock(&self.0.seats).is_empty() {
+                pause = OPLOG_FIRST_CHECK;
+                continue;
+            }
+            let began = Instant::now();
+            match self.0.source.oldest().await {
+                Ok(oldest) => {
+                    let second = oldest.map_or(0, |it| it.seconds);
+                    self.0.oldest_second.store(second, Ordering::Relaxed);
+                }
+                Err(error) => {
+                    tracing::debug!(code = error.code, %error, "the oplog's start is not known");
                 }
             }
-            let known = self.0.oldest_second.load(Ordering::Relaxed) > 0;
-            tokio::time::sleep(if known { OPLOG_CHECK } else { OPLOG_RETRY }).await;
+            pause = OPLOG_CHECK.max(began.elapsed() * OPLOG_CHECK_SHARE);
         }
     }
 

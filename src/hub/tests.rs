@@ -2,6 +2,7 @@
 
 mod catching_up;
 mod feeds;
+mod fences;
 #[cfg(feature = "shuttle")]
 mod model;
 mod sharing;

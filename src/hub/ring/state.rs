@@ -36,6 +36,8 @@ pub(super) struct State {
     idle_everyone: Idle,
     /// How many watchers, of whatever group, have read all that concerns them.
     idle: usize,
+    /// A time up to which somebody has read the same events elsewhere.
+    overtaken: Option<ClusterTime>,
     /// What was there when somebody joined who wants it, though it may have come for nobody.
     claimed: Range<Seq>,
     /// Whether the writer waits for room.
@@ -76,6 +78,7 @@ impl State {
             ended: None,
             hits: Vec::new(),
             furthest: 0,
+            overtaken: None,
             claimed: 0..0,
             idle_everyone: Idle::default(),
             idle: 0,
@@ -128,8 +131,14 @@ impl State {
         self.items.front().is_some_and(|oldest| {
             let claimed = oldest.first < self.claimed.end && self.claimed.start < oldest.end();
             let wanted = oldest.wanted || claimed;
-            deserted || !wanted || self.idle > 0 || self.furthest >= oldest.end()
+            let read = self.furthest >= oldest.end() || self.is_overtaken(oldest);
+            deserted || !wanted || self.idle > 0 || read
         })
+    }
+
+    fn is_overtaken(&self, item: &Item) -> bool {
+        let last = item.content.last();
+        last.is_some_and(|(_, time)| Some(time) <= self.overtaken)
     }
 
     /// A hit for a group: none of its watchers has read everything any more.
@@ -278,14 +287,10 @@ impl State {
         })
     }
 
-    /// A catch-up of the same events has come to a time that the feed has not reached: somebody has
-    /// read all that is here.
+    /// A catch-up of the same events has read up to a time. Tells whether the feed is behind that.
     pub(super) fn overtaken(&mut self, time: ClusterTime) -> bool {
-        let behind = self.position.time() < time;
-        if behind {
-            self.furthest = self.next;
-        }
-        behind
+        self.overtaken = self.overtaken.max(Some(time));
+        self.position.time() < time
     }
 
     /// The place after the last event of a time that `is_it` knows by its token. Only events of that

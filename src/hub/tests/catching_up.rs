@@ -242,3 +242,52 @@ async fn a_time_before_the_oldest_oplog_entry_is_refused_without_opening() {
     assert_eq!(error.reason(), "RESUME_TOKEN_EXPIRED");
     assert_eq!(source.asked(), [None], "the feed's own, from now");
 }
+
+/// It is open already, and its client knows: MongoDB's absence is told and sat out, as on a feed.
+#[tokio::test(start_paused = true)]
+async fn a_watch_that_waited_for_its_turn_does_not_end_because_mongodb_is_away_for_a_moment() {
+    let catch_up = || cursor(vec![batch(&[insert("b", 2)])]);
+    let source = ScriptedSource::new([
+        cursor(vec![quiet("t0", 2)]),
+        catch_up(),
+        Opening::Fail(Failure::Transient),
+        catch_up(),
+    ]);
+    let settings = HubSettings {
+        max_catch_ups: 1,
+        ..settings()
+    };
+    let hub = hub_with(&source, settings);
+    let token = stamp(&watch(request())).seal(&after("a", 1), None);
+    let wanted = resumed(request(), token);
+    let first = Client::open(&hub, &wanted).await;
+    let mut waits = Client::open(&hub, &wanted).await;
+    assert_eq!(waits.see_all().await, [Seen::Stage(Stage::CatchingUp)]);
+    drop(first);
+    let seen = waits.see(2).await;
+    assert_eq!(seen, [Seen::Stage(Stage::Reconnecting), event_named("b")]);
+}
+
+/// A feed that stands still for its one watch must not keep others from joining it.
+#[tokio::test(start_paused = true)]
+async fn a_watch_that_does_not_read_does_not_keep_others_from_handing_over() {
+    let bigs: Vec<_> = (1..=8).map(|n| big(&format!("e{n}"), n)).collect();
+    let one_by_one = bigs.iter().cloned().map(|event| batch(&[event])).collect();
+    let source = ScriptedSource::new([
+        cursor([vec![quiet("t0", 0)], one_by_one].concat()),
+        // In one reply, which goes beyond what the feed has come to.
+        cursor([vec![batch(&bigs)], vec![quiet("t1", 9); 40]].concat()),
+    ]);
+    let hub = hub(&source);
+    let _deaf = Client::open(&hub, &watch(request())).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let token = stamp(&watch(request())).seal(&after("before", 0), None);
+    let mut back = Client::open(&hub, &resumed(request(), token)).await;
+    let names: Vec<String> = (1..=8).map(|n| format!("e{n}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let mut seen = back.see(8).await;
+    seen.extend(back.see_all().await);
+    assert_eq!(events(seen), named(&names));
+    settle().await;
+    assert_eq!(metric(&hub, "weir_catch_ups"), 0.0, "it has handed over");
+}

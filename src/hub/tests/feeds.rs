@@ -296,3 +296,29 @@ async fn a_watch_that_does_not_read_holds_up_its_own_feed_only() {
     assert_eq!(events.count(), 8, "and nothing is lost: {seen:?}");
     assert_eq!(metric(&hub, "weir_parks_total"), 0.0);
 }
+
+/// A stream that opens by time and says again that it can't go on is not opened for ever.
+#[tokio::test(start_paused = true)]
+async fn a_place_that_is_lost_again_after_it_was_found_by_time_ends_the_watch() {
+    let lost = || cursor_that_fails(Vec::new(), Failure::TokenNotFound);
+    let source = ScriptedSource::new(
+        [cursor_that_fails(
+            vec![batch(&[insert("a", 1)])],
+            Failure::TokenNotFound,
+        )]
+        .into_iter()
+        .chain(
+            std::iter::repeat_with(|| {
+                cursor_that_fails(vec![quiet("t", 0)], Failure::TokenNotFound)
+            })
+            .take(1),
+        )
+        .chain(std::iter::repeat_with(lost).take(50)),
+    );
+    let hub = hub(&source);
+    let mut client = Client::open(&hub, &watch(request())).await;
+    let seen = client.see(9).await;
+    assert_eq!(seen.last(), Some(&Seen::Ended("RESUME_TOKEN_EXPIRED")));
+    let attempts = source.asked().len();
+    assert!(attempts < 6, "{attempts} attempts");
+}

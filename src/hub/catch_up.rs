@@ -37,9 +37,6 @@ const STALLED: Duration = Duration::from_secs(10);
 /// How many replies are looked through for whether anything is left. A fence is a second old at most.
 const LOOKED_THROUGH: usize = 8;
 
-/// How long a catch-up waits for memory before it looks again.
-const MEMORY_CHECK: Duration = Duration::from_millis(100);
-
 /// How long a turn may take, while others wait for one, that its client does not keep up with.
 const LONG_TURN: Duration = Duration::from_secs(30);
 
@@ -206,7 +203,7 @@ impl CatchUp {
         );
         let mut quiet_replies = 0;
         loop {
-            self.hub.memory.room(MEMORY_CHECK).await;
+            self.hub.memory.room().await;
             let batch = stream.next(&mut Telling(&relay)).await?;
             self.began_by = self.began_by.or(batch.operation_time);
             let (quiet, idle) = (batch.events.is_empty(), batch.idle);

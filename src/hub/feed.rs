@@ -1,6 +1,6 @@
 //! One task that owns one change stream and publishes what it brings into a ring.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -18,9 +18,6 @@ use crate::{
     source::{Batch, Event},
     wire::Stamp,
 };
-
-/// How long a feed waits for memory before it looks again.
-const MEMORY_CHECK: Duration = Duration::from_millis(100);
 
 /// A feed that runs until it is stopped or fails for good.
 pub(super) struct Feed {
@@ -79,7 +76,7 @@ impl Feed {
                 // There may be more to read, and it has to wait: from here on the lag grows.
                 self.ring.lost_touch();
             }
-            self.memory.room(MEMORY_CHECK).await;
+            self.memory.room().await;
             let mut told = Telling {
                 ring: &self.ring,
                 gauge: &mut self.gauge,

@@ -30,6 +30,9 @@ use super::{
 /// A ring that holds no more than this is left alone.
 const SMALL_RING: usize = 64 << 10;
 
+/// How long whoever waits for memory waits before looking again for what can give way.
+const CHECK: Duration = Duration::from_millis(100);
+
 #[derive(Debug)]
 pub(super) struct Memory {
     pub budget: Arc<Budget>,
@@ -58,7 +61,7 @@ impl Memory {
 
     /// Waits until there is memory for another reply of MongoDB. One that turns out large may go over
     /// the limit.
-    pub(super) async fn room(&self, check: Duration) {
+    pub(super) async fn room(&self) {
         let mut told = false;
         loop {
             let freed = self.budget.freed();
@@ -73,7 +76,7 @@ impl Memory {
                 tracing::debug!(used = self.budget.used(), "waiting for memory");
             }
             // Given back or not, there may be something new that can give way.
-            let _ = timeout(check, freed).await;
+            let _ = timeout(CHECK, freed).await;
         }
     }
 

@@ -175,6 +175,17 @@ fn big(name: &str, increment: u32) -> bson::Document {
     event(name, "insert", increment, fields)
 }
 
+/// What tokens are sealed with, where that does not matter.
+fn any_stamp() -> crate::wire::Stamp {
+    let plan = crate::plan::Plan {
+        scope: crate::plan::Scope::Deployment,
+        change_stream: bson::Document::new(),
+        stages: Vec::new(),
+        asked: None,
+    };
+    crate::wire::Stamp::new("rs", &plan)
+}
+
 /// Lets tasks that have been told to end do so.
 async fn settle() {
     tokio::time::sleep(Duration::from_millis(1)).await;

@@ -6,20 +6,10 @@ use crate::{
         ring::{Before, Known, News, Place, Ring},
         segment::Segment,
     },
-    plan::{Plan, Residual, Scope},
+    plan::Residual,
     source::ClusterTime,
-    wire::{Anchor, Stamp},
+    wire::Anchor,
 };
-
-fn stamp() -> Stamp {
-    let plan = Plan {
-        scope: Scope::Deployment,
-        change_stream: bson::Document::new(),
-        stages: Vec::new(),
-        asked: None,
-    };
-    Stamp::new("rs", &plan)
-}
 
 /// A ring whose feed began when MongoDB's time was `now`.
 fn ring(now: u32) -> Arc<Ring> {
@@ -29,7 +19,7 @@ fn ring(now: u32) -> Arc<Ring> {
     };
     let before = Before::beginning(&start, Some(at(now)));
     let metrics = Arc::new(Metrics::new());
-    Arc::new(Ring::new(1 << 20, stamp(), metrics, start, before))
+    Arc::new(Ring::new(1 << 20, any_stamp(), metrics, start, before))
 }
 
 fn hears(ring: &Ring, upstream: ClusterTime) {
@@ -48,7 +38,7 @@ fn publishes(ring: &Ring, name: &str, increment: u32) {
     let budget = budget::Budget::new(usize::MAX);
     let metrics = Arc::new(Metrics::new());
     ring.publish(News {
-        segments: Segment::cut(&batch.buffer, batch.events, &stamp(), &budget, &metrics),
+        segments: Segment::cut(&batch.buffer, batch.events, &any_stamp(), &budget, &metrics),
         tail: Some((after(name, increment), None, false)),
         ..News::default()
     });

@@ -15,14 +15,14 @@ use super::super::{
     seat::Seat,
     segment::Segment,
 };
+use super::any_stamp;
 use crate::{
     metrics::Metrics,
-    plan::{MissingImage, Operation, Plan, Residual, Scope},
+    plan::{MissingImage, Operation, Residual},
     source::{
         Position,
         script::{after, at, batch, event, insert},
     },
-    wire::Stamp,
 };
 
 /// How many orders of steps each test runs.
@@ -30,22 +30,12 @@ const ORDERS: usize = 3_000;
 
 static METRICS: LazyLock<Arc<Metrics>> = LazyLock::new(|| Arc::new(Metrics::new()));
 
-fn stamp() -> Stamp {
-    let plan = Plan {
-        scope: Scope::Deployment,
-        change_stream: bson::Document::new(),
-        stages: Vec::new(),
-        asked: None,
-    };
-    Stamp::new("rs", &plan)
-}
-
 fn ring(capacity: usize) -> Arc<Ring> {
     let start = Position::Time(at(0));
     let before = Before::beginning(&start, None);
     Arc::new(Ring::new(
         capacity,
-        stamp(),
+        any_stamp(),
         Arc::clone(&METRICS),
         start,
         before,
@@ -62,7 +52,7 @@ fn segment(n: u32) -> Vec<Arc<Segment>> {
     };
     let batch = batch(&[raw]);
     let budget = Budget::new(usize::MAX);
-    Segment::cut(&batch.buffer, batch.events, &stamp(), &budget, &METRICS)
+    Segment::cut(&batch.buffer, batch.events, &any_stamp(), &budget, &METRICS)
 }
 
 fn publish(ring: &Ring, n: u32) {

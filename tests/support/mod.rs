@@ -31,6 +31,7 @@ pub mod orders;
 mod process;
 mod proxy;
 mod server;
+mod tally;
 mod tools;
 mod watching;
 
@@ -43,5 +44,6 @@ pub use failpoint::FailCommand;
 pub use process::ChildProcess;
 pub use proxy::{Mode, Proxy};
 pub use server::Weir;
+pub use tally::{Figure, tally};
 pub use tools::{node, python, virtual_environment_tool};
 pub use watching::{Watching, error_info, error_reason};

@@ -5,7 +5,10 @@
 
 mod support;
 
+use std::time::Duration;
+
 use bytes::Bytes;
+use bytesize::ByteSize;
 use mongodb::bson::{Document, doc};
 use support::{Database, FailCommand, Watching, Weir, error_info, eventually};
 use tonic::{Code, Status};
@@ -88,6 +91,13 @@ async fn progress_from_now(weir: &Weir, watching: &mut Watching) -> Bytes {
         })
         .await;
     watching.token()
+}
+
+async fn oldest_second(weir: &Weir) -> u32 {
+    let mut client = weir.client().await;
+    let info = client.get_server_info(pb::GetServerInfoRequest {}).await;
+    let oldest = info.expect("an answer").into_inner().oldest_resumable_time;
+    oldest.expect("the oplog can be read").seconds
 }
 
 fn in_order(time: Option<pb::ClusterTime>) -> (u32, u32) {
@@ -220,6 +230,55 @@ async fn a_token_that_expired_is_tried_once() {
     let mut resumed = replica.watch(fresh).await;
     assert_eq!(id(&resumed.next_change().await), 2);
     assert_eq!(replica.metrics().await.sum("weir_feed_restarts_total"), 0.0);
+}
+
+/// The metric tells an operator in time that a watch is about to lose its place.
+#[tokio::test]
+async fn the_headroom_shrinks_before_a_place_is_forgotten() {
+    const KEPT: u32 = 1500;
+    let database = Database::options().oplog_max_entries(KEPT).start().await;
+    let weir = Weir::with(&database, |config| config.ring_bytes = ByteSize::kib(64)).await;
+    let replica = Weir::forgetful(&database).await;
+    let headroom = async || weir.metrics().await.sum("weir_oplog_headroom_seconds");
+
+    // Some seconds of history, as much as the oplog keeps.
+    let mut pace = tokio::time::interval(Duration::from_millis(50));
+    for _ in 0..KEPT / 15 {
+        pace.tick().await;
+        let some = (0..15).map(|_| doc! {"status": "noise"});
+        let noise = database.collection("noise").insert_many(some).await;
+        noise.expect("inserts");
+    }
+    // A client that stops reading, and so does not move on with what its feed reads.
+    let mut deaf = Watching::narrow(weir.grpc_addr(), orders(&database)).await;
+    let mut reader = weir.watch(orders(&database)).await;
+    for id in 0..20 {
+        insert(&database, doc! {"_id": id, "text": "x".repeat(100_000)}).await;
+        reader.next_change().await;
+    }
+    eventually("the headroom is told", async || headroom().await > 1.0).await;
+    let first = headroom().await;
+
+    // The oplog comes up to that place in steps, and the metric tells of each.
+    let request = after(&deaf.token(), orders(&database));
+    let oldest = oldest_second(&replica).await;
+    while oldest_second(&replica).await == oldest {
+        let many = (0..100).map(|_| doc! {"status": "noise"});
+        let noise = database.collection("noise").insert_many(many).await;
+        noise.expect("inserts");
+    }
+    eventually("the headroom shrinks", async || headroom().await < first).await;
+    let there = replica.try_watch(request.clone()).await;
+    assert!(there.is_ok(), "it was not told in time: {:?}", there.err());
+    roll_the_oplog_over(&replica, &database, "noise", request).await;
+    eventually("no headroom is left", async || headroom().await == 0.0).await;
+
+    // What its windows hold comes, and then the truth.
+    let expired = deaf.end().await;
+    assert_eq!(expired.code(), Code::OutOfRange, "{expired:?}");
+    let info = error_info(&expired);
+    assert_eq!(info.reason, "RESUME_TOKEN_EXPIRED");
+    assert!(parsed(&info.metadata["oldest_time"]) > parsed(&info.metadata["token_time"]));
 }
 
 fn status_is(status: &str) -> pb::Filter {

@@ -11,25 +11,7 @@ use reading::eq;
 use serde_json::json;
 use support::orders::{ORDERS, Story, id, insert, resume};
 use support::{Database, ServeProcess, Watching, Weir, eventually, within};
-use tonic::transport::Endpoint;
 use weir::pb;
-use weir::pb::watch_service_client::WatchServiceClient;
-
-/// What a client lets the server send before it reads: less than most events here.
-const NARROW: u32 = 32 << 10;
-
-/// Opens a watch on a connection of its own that takes next to nothing until it is read.
-async fn narrow(address: std::net::SocketAddr, request: pb::WatchRequest) -> Watching {
-    let endpoint = Endpoint::from_shared(format!("http://{address}"));
-    let endpoint = endpoint
-        .expect("an address makes a URI")
-        .initial_stream_window_size(NARROW)
-        .initial_connection_window_size(NARROW);
-    let channel = within("a connection", endpoint.connect()).await;
-    let channel = channel.expect("Weir accepts connections");
-    let opened = Watching::open(&mut WatchServiceClient::new(channel), request).await;
-    opened.expect("the watch opens")
-}
 
 async fn insert_large(database: &Database, id: i32, kilobytes: usize) {
     let document =
@@ -74,7 +56,7 @@ async fn clients_that_never_read_cost_the_others_nothing() {
     let limits = ["--ring-bytes", "1MiB", "--memory-limit", "32MiB"];
     let weir = ServeProcess::start(database.uri(), &limits).await;
     let request = || database.watch_request(&[ORDERS]);
-    let opening = (0..DEAF).map(|_| narrow(weir.grpc, request()));
+    let opening = (0..DEAF).map(|_| Watching::narrow(weir.grpc, request()));
     let mut deaf = join_all(opening).await;
     let reader = Watching::open(&mut weir.client().await, request()).await;
     let mut reader = reader.expect("it opens");
@@ -123,7 +105,7 @@ async fn clients_that_stop_at_different_places_do_not_use_up_the_memory_of_all()
     let mut deaf = Vec::new();
     let mut last = 0;
     for _ in 0..8 {
-        deaf.push(narrow(weir.grpc_addr(), request()).await);
+        deaf.push(Watching::narrow(weir.grpc_addr(), request()).await);
         // One reply of 4 MB, of which each client that comes to it takes the first piece.
         let many = (0..40).map(|number| {
             doc! {"_id": last + number, "text": "x".repeat(100_000)}
@@ -155,7 +137,7 @@ async fn a_client_that_never_reads_does_not_hold_up_another_filter() {
         }),
         ..database.watch_request(&[ORDERS])
     };
-    let mut deaf = narrow(weir.grpc_addr(), of_kind("a")).await;
+    let mut deaf = Watching::narrow(weir.grpc_addr(), of_kind("a")).await;
     let mut reader = weir.watch(of_kind("b")).await;
     for number in 0..30 {
         insert_large(&database, number, 100).await;
@@ -180,7 +162,7 @@ async fn catches_up_and_is_live_again(
     let wanted = |to| (0..to).filter(&wants).collect::<Vec<_>>();
     let weir = Weir::with(database, |config| config.ring_bytes = ByteSize::kib(256)).await;
     let all = database.watch_request(&[ORDERS]);
-    let mut slow = narrow(weir.grpc_addr(), request(all.clone())).await;
+    let mut slow = Watching::narrow(weir.grpc_addr(), request(all.clone())).await;
     let mut fast = weir.watch(all).await;
     write_and_read(database, &mut fast, 0..WRITES, 100).await;
     assert_eq!(database.open_cursors().await, 1);
@@ -232,7 +214,7 @@ async fn a_slow_client_with_a_filter_catches_up_and_is_live_again() {
 async fn an_event_larger_than_every_window_arrives() {
     let database = Database::start().await;
     let weir = Weir::start(&database).await;
-    let mut watching = narrow(weir.grpc_addr(), database.watch_request(&[ORDERS])).await;
+    let mut watching = Watching::narrow(weir.grpc_addr(), database.watch_request(&[ORDERS])).await;
     for number in 0..3 {
         insert_large(&database, number, 2000).await;
     }
@@ -254,7 +236,7 @@ async fn those_who_fell_off_are_served_in_turn() {
     })
     .await;
     let request = || database.watch_request(&[ORDERS]);
-    let opening = (0..SLOW).map(|_| narrow(weir.grpc_addr(), request()));
+    let opening = (0..SLOW).map(|_| Watching::narrow(weir.grpc_addr(), request()));
     let mut slow = join_all(opening).await;
     let mut fast = weir.watch(request()).await;
     write_and_read(&database, &mut fast, 0..WRITES, 100).await;
@@ -301,7 +283,7 @@ async fn progress_does_not_overtake_what_a_slow_client_has_yet_to_get() {
         ..database.watch_request(&[collection])
     };
     let mut clock = weir.watch(request("quiet")).await;
-    let mut slow = narrow(weir.grpc_addr(), request(ORDERS)).await;
+    let mut slow = Watching::narrow(weir.grpc_addr(), request(ORDERS)).await;
     let orders = database.collection(ORDERS);
     let mut ids: Vec<i32> = Vec::new();
     let mut progresses = Vec::new();

@@ -61,8 +61,13 @@ pub use ring::{Invalidation, Tail};
 pub use segment::{EncodedRun, Run, Segment};
 pub use watcher::{Beginning, Read, Watcher};
 
-/// How often the oplog's oldest entry is looked at, at most.
+/// How often the oplog's oldest entry is looked at while no watch is near it.
 const OPLOG_CHECK: Duration = Duration::from_secs(15);
+/// How often it is looked at, at most, when one is.
+const OPLOG_CLOSE_CHECK: Duration = Duration::from_secs(1);
+/// How many looks there are to be while the oplog's oldest entry comes up to the slowest watch, so
+/// that the headroom is seen to shrink before it is gone.
+const OPLOG_LOOKS: u32 = 4;
 /// How long to wait before that is begun, and before it is seen again whether there are watches.
 const OPLOG_FIRST_CHECK: Duration = Duration::from_secs(5);
 /// How much longer the pause is than the look took: what is nothing to mongod is a scan of the whole
@@ -188,7 +193,11 @@ impl Hub {
                     tracing::debug!(code = error.code, %error, "the oplog's start is not known");
                 }
             }
-            pause = OPLOG_CHECK.max(began.elapsed() * OPLOG_CHECK_SHARE);
+            let headroom = self.0.oplog_headroom().map(Duration::from_secs);
+            pause = headroom
+                .map_or(OPLOG_CHECK, |headroom| headroom / OPLOG_LOOKS)
+                .clamp(OPLOG_CLOSE_CHECK, OPLOG_CHECK)
+                .max(began.elapsed() * OPLOG_CHECK_SHARE);
         }
     }
 
@@ -246,14 +255,15 @@ impl Inner {
         lags
     }
 
-    /// How far the slowest watcher is from the oplog's end, in seconds; where both are known.
-    fn oplog_headroom(&self) -> Option<f64> {
+    /// How far the slowest watcher is from the oplog's end, in seconds; where both are known. 0 when
+    /// the oplog has passed it.
+    fn oplog_headroom(&self) -> Option<u64> {
         let oldest = self.oldest_second.load(Ordering::Relaxed);
         let slowest = lock(&self.seats)
             .iter()
             .filter_map(|(_, seat)| seat.reached())
             .min()?;
-        (oldest > 0).then(|| f64::from(slowest) - f64::from(oldest))
+        (oldest > 0).then(|| slowest.saturating_sub(oldest).into())
     }
 }
 

@@ -12,7 +12,7 @@ pub struct Readings {
     /// Bytes held of the memory limit.
     pub memory_used_bytes: usize,
     /// How far the slowest watch is from the oplog's end, where that is known.
-    pub oplog_headroom_seconds: Option<f64>,
+    pub oplog_headroom_seconds: Option<u64>,
 }
 
 impl Readings {
@@ -25,7 +25,9 @@ impl Readings {
         #[expect(clippy::cast_precision_loss, reason = "memory is far below 2^53 bytes")]
         let memory = self.memory_used_bytes as f64;
         gauge(page, MEMORY_USED, [(String::new(), memory)]);
-        let headroom = self.oplog_headroom_seconds;
+        // Whole seconds, as MongoDB's time has them.
+        #[expect(clippy::cast_precision_loss, reason = "seconds are far below 2^53")]
+        let headroom = self.oplog_headroom_seconds.map(|seconds| seconds as f64);
         gauge(
             page,
             OPLOG_HEADROOM,

@@ -1,10 +1,11 @@
 //! One watch as a client holds it.
 
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 
 use bytes::{Bytes, BytesMut};
 use prost::Message as _;
-use tonic::transport::Channel;
+use tonic::transport::{Channel, Endpoint};
 use tonic::{Status, Streaming};
 use tonic_types::{ErrorInfo, StatusExt as _};
 use weir::pb;
@@ -12,6 +13,9 @@ use weir::pb::watch_response::Kind;
 use weir::pb::watch_service_client::WatchServiceClient;
 
 use super::within;
+
+/// What a narrow client lets the server send before it reads.
+const NARROW: u32 = 32 << 10;
 
 /// An open watch.
 pub struct Watching {
@@ -51,6 +55,20 @@ impl Watching {
             chunks: Vec::new(),
             token: first.resume_token,
         })
+    }
+
+    /// Opens a watch on a connection of its own that takes next to nothing until it is read: 32 KiB,
+    /// and what HTTP/2 holds back for it on Weir's side, 400 KiB.
+    pub async fn narrow(address: SocketAddr, request: pb::WatchRequest) -> Self {
+        let endpoint = Endpoint::from_shared(format!("http://{address}"));
+        let endpoint = endpoint
+            .expect("an address makes a URI")
+            .initial_stream_window_size(NARROW)
+            .initial_connection_window_size(NARROW);
+        let channel = within("a connection", endpoint.connect()).await;
+        let channel = channel.expect("Weir accepts connections");
+        let opened = Self::open(&mut WatchServiceClient::new(channel), request).await;
+        opened.expect("the watch opens")
     }
 
     /// The token of the last message that was received; an event's own stands in the event.

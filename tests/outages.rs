@@ -162,6 +162,45 @@ async fn a_slow_answer_is_waited_for_while_mongodb_is_there() {
     assert_eq!(metrics.sum("weir_feed_restarts_total"), 0.0);
 }
 
+/// MongoDB may have to go through much of the oplog for the first event after a place. A client must be
+/// able to tell that from a dead connection, and is not to begin anew for it.
+#[tokio::test]
+async fn a_watch_begins_although_mongodb_takes_long_to_find_its_place() {
+    let database = Database::options().start().await;
+    let weir = Weir::start(&database).await;
+    let token = weir.watch(database.watch_request(&[ORDERS])).await.token();
+    insert(&database, 0).await;
+    let replica = Weir::start(&database).await;
+    let _open = replica.watch(database.watch_request(&[ORDERS])).await;
+
+    let delay = Duration::from_secs(6);
+    let slow = FailCommand::on(&["aggregate"]).block(delay).times(1);
+    database.fail(slow.app_name("weir")).await;
+    let begin = Instant::now();
+    let mut request = support::orders::resume(&database, token.clone());
+    request.progress_interval = Some(prost_types::Duration {
+        seconds: 1,
+        nanos: 0,
+    });
+    let mut watching = replica.watch(request).await;
+    assert!(begin.elapsed() < delay / 2, "{:?}", begin.elapsed());
+    assert_eq!(watching.token(), token);
+    watching.next_state(WatchState::CatchingUp).await;
+    for _ in 0..3 {
+        watching.next_progress().await;
+        assert_eq!(watching.token(), token);
+    }
+    assert!(begin.elapsed() < delay, "{:?}", begin.elapsed());
+    let mut story = Story::default();
+    story.until_id(&mut watching, 0).await;
+    assert!(begin.elapsed() >= delay, "the answer was not slow");
+    insert(&database, 1).await;
+    story.until_id(&mut watching, 1).await;
+    assert_eq!(story.ids, [0, 1]);
+    let metrics = replica.metrics().await;
+    assert_eq!(metrics.sum("weir_feed_restarts_total"), 0.0);
+}
+
 /// T29. The driver's own resume has neither pause nor end: a stream that opens and then fails would
 /// be opened hundreds of times a second.
 #[tokio::test]

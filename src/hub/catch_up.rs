@@ -7,6 +7,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use futures::future::BoxFuture;
 use tokio::time::{Instant, timeout};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument as _;
@@ -56,6 +57,17 @@ pub(super) struct Route {
     /// The scope's shared stream, and what the watch takes of it.
     pub shared: Arc<Plan>,
     pub whole: Residual,
+}
+
+/// How far a catch-up is when it starts.
+pub(super) enum Ready {
+    /// It has its turn, and its stream is open.
+    Open(Turn, Box<Opened>),
+    /// It has its turn, and MongoDB takes long over the opening: it may have to go through much of
+    /// the oplog for the first event.
+    Opening(Turn, BoxFuture<'static, Result<Opened, Error>>),
+    /// It has to wait for its turn.
+    Waiting,
 }
 
 /// A catch-up that runs until it has handed over. Dropping it ends it.
@@ -112,19 +124,23 @@ enum Left {
 struct GaveUp;
 
 impl Running {
-    /// Begins to catch up: at once if it has a turn, and an open stream, already.
+    /// Begins to catch up.
     pub(super) fn start(
         hub: &Arc<Inner>,
         feed: &Arc<OpenFeed>,
         residual: Residual,
         seat: &Arc<Seat>,
         route: Route,
-        ready: Option<(Turn, Opened)>,
+        ready: Ready,
     ) -> Self {
         let relay = Arc::new(Relay::new(Arc::clone(seat)));
         let stamp = route.stamp;
-        if ready.is_none() {
-            let why = "waiting for its turn to read what went before";
+        let why = match ready {
+            Ready::Open(..) => None,
+            Ready::Opening(..) => Some("waiting for MongoDB to find the place"),
+            Ready::Waiting => Some("waiting for its turn to read what went before"),
+        };
+        if let Some(why) = why {
             relay.push(Entry::Stage(Stage::CatchingUp, why));
         }
         let judge = (!route.residual.passes_everything()).then(|| Judge::new(&route.residual));
@@ -155,7 +171,7 @@ impl Running {
 }
 
 impl CatchUp {
-    async fn run(mut self, ready: Option<(Turn, Opened)>) {
+    async fn run(mut self, ready: Ready) {
         // Should the task die of a panic, its watch must not wait for ever.
         let relay = EndOnPanic(Arc::clone(&self.relay));
         let end = match self.run_to_end(ready).await {
@@ -169,10 +185,15 @@ impl CatchUp {
         }
     }
 
-    async fn run_to_end(&mut self, ready: Option<(Turn, Opened)>) -> Result<End, Error> {
+    async fn run_to_end(&mut self, ready: Ready) -> Result<End, Error> {
         let (turn, opened) = match ready {
-            Some((turn, opened)) => (turn, Some(opened)),
-            None => {
+            Ready::Open(turn, opened) => (turn, Some(*opened)),
+            Ready::Opening(turn, opening) => match opening.await {
+                Ok(opened) => (turn, Some(opened)),
+                Err(Error::UpstreamUnavailable) => (turn, None),
+                Err(error) => return Err(error),
+            },
+            Ready::Waiting => {
                 let turn = self.hub.turns.wait().await;
                 // Others may have found out meanwhile what was missing.
                 if let Some(cursor) = self.join() {

@@ -1,8 +1,8 @@
 //! Opens feeds, shares them, and lets go of them a while after their last watcher.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use tokio::sync::watch;
+use tokio::{sync::watch, time::timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
@@ -22,6 +22,10 @@ use crate::{
     source::{ClusterTime, Position},
     wire::Stamp,
 };
+
+/// How long a call waits for a stream from now, which MongoDB opens at once. It may come to be open
+/// all the same, for whoever calls next.
+const OPENING_LIMIT: Duration = Duration::from_secs(30);
 
 /// A feed that reads.
 #[derive(Debug)]
@@ -105,7 +109,11 @@ impl Inner {
             mut opened,
             new,
         } = self.take_part(wish, dedicated, shared)?;
-        let answer = opened.wait_for(Option::is_some).await;
+        let answer = timeout(OPENING_LIMIT, opened.wait_for(Option::is_some)).await;
+        let Ok(answer) = answer else {
+            tracing::warn!("mongodb takes too long to open a change stream");
+            return Err(Error::UpstreamUnavailable);
+        };
         let answer = answer.ok().and_then(|answer| answer.clone());
         match answer {
             Some(Ok(feed)) => Ok(Lease {

@@ -3,16 +3,19 @@
 use std::{
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::Bytes;
+use futures::future::BoxFuture;
+use tokio::time::timeout;
 
 use crate::{
     error::Error,
     hub::{
         Inner,
-        catch_up::{Route, Running},
-        open::{Opened, open},
+        catch_up::{Ready, Route, Running},
+        open::open,
         registry::Lease,
         relay::{self, Entry},
         ring::{self, Cursor, Invalidation, Place, Tail},
@@ -20,13 +23,15 @@ use crate::{
         segment::Run,
         stream::next_time,
         sync::lock,
-        turns::Turn,
     },
     metrics::{Mode, Stage},
     plan::{FeedMode, Invalidate, Plan, Residual, Start, Watch},
     source::{ClusterTime, Position},
     wire::{Anchor, ResumeToken, Stamp},
 };
+
+/// How long a call waits for MongoDB to open the stream of a watch that has a place already.
+const OPENING_PATIENCE: Duration = Duration::from_secs(5);
 
 /// A watch's end of the hub.
 #[derive(Debug)]
@@ -177,10 +182,8 @@ impl Inner {
         if let Some(cursor) = lease.feed.ring.join(&residual, seat, &place) {
             return Ok((Stand::Live(cursor), start));
         }
-        let ready = self.begin(&route).await?;
-        start.by_time = ready
-            .as_ref()
-            .is_some_and(|(_, opened)| opened.seam.is_some());
+        let ready = self.begin(&route, watch.progress_interval).await?;
+        start.by_time = matches!(&ready, Ready::Open(_, opened) if opened.seam.is_some());
         let running = Running::start(self, &lease.feed, residual, seat, route, ready);
         Ok((Stand::CatchingUp(running), start))
     }
@@ -227,13 +230,21 @@ impl Inner {
         })
     }
 
-    /// Opens the stream to catch up with, if there is a turn free.
-    async fn begin(&self, route: &Route) -> Result<Option<(Turn, Opened)>, Error> {
+    /// Opens the stream to catch up with, if there is a turn free. What MongoDB says within
+    /// `patience` the client hears in place of a stream; then the watch is to begin all the same, as
+    /// nobody can tell a call that waits from a dead one.
+    async fn begin(&self, route: &Route, patience: Duration) -> Result<Ready, Error> {
         let Some(turn) = self.turns.at_once() else {
-            return Ok(None);
+            return Ok(Ready::Waiting);
         };
-        let opened = open(&*self.source, &route.plan, Some(&route.from)).await?;
-        Ok(Some((turn, opened)))
+        let source = Arc::clone(&self.source);
+        let (plan, from) = (Arc::clone(&route.plan), route.from.clone());
+        let opening = async move { open(&*source, &plan, Some(&from)).await };
+        let mut opening: BoxFuture<'static, _> = Box::pin(opening);
+        match timeout(patience.min(OPENING_PATIENCE), &mut opening).await {
+            Ok(opened) => Ok(Ready::Open(turn, Box::new(opened?))),
+            Err(_) => Ok(Ready::Opening(turn, opening)),
+        }
     }
 }
 
@@ -361,7 +372,7 @@ impl Watcher {
             residual,
             &self.seat,
             route,
-            None,
+            Ready::Waiting,
         );
         self.stand = Stand::CatchingUp(running);
         Ok(())

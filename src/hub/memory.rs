@@ -3,7 +3,8 @@
 //! 1. Rings that nobody reads are emptied.
 //! 2. The largest rings drop their oldest events, until enough should be free; whoever had not read
 //!    them catches up by itself.
-//! 3. Whoever reads from MongoDB waits until something is given back. Catch-ups whose client does not
+//! 3. Events that are being sent in pieces to clients which do not read are called in.
+//! 4. Whoever reads from MongoDB waits until something is given back. Catch-ups whose client does not
 //!    read give up their turn, and with it what they hold.
 //!
 //! Nothing is lost: every place that gives way can be read again from MongoDB.
@@ -23,6 +24,7 @@ use tokio::time::timeout;
 
 use super::{
     budget::Budget,
+    loan::Loans,
     ring::Ring,
     sync::{Mutex, lock},
 };
@@ -36,6 +38,8 @@ const CHECK: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub(super) struct Memory {
     pub budget: Arc<Budget>,
+    /// Events that are being sent in pieces.
+    pub loans: Loans,
     rings: Mutex<Vec<Weak<Ring>>>,
 }
 
@@ -43,6 +47,7 @@ impl Memory {
     pub(super) fn new(limit: usize) -> Self {
         Self {
             budget: Budget::new(limit),
+            loans: Loans::default(),
             rings: Mutex::default(),
         }
     }
@@ -81,6 +86,11 @@ impl Memory {
     }
 
     fn relieve(&self) {
+        self.shrink_rings();
+        self.loans.call_in(|| self.budget.excess() == 0);
+    }
+
+    fn shrink_rings(&self) {
         let rings: Vec<Arc<Ring>> = lock(&self.rings).iter().filter_map(Weak::upgrade).collect();
         let mut excess = self.budget.excess();
         let mut shrink = |ring: &Ring, to: usize| {

@@ -5,8 +5,8 @@
 //! comes back by itself ([`backoff`], [`seam`]), and publishes [`segment`]s of events into its
 //! [`ring`]. There the [`audience`] tells who takes which event ([`hits`]) and wakes them in their
 //! [`seat`]s. A [`watcher`] reads the ring, or a [`relay`] that a [`catch_up`] fills for it when its
-//! [`turn`](turns) comes, until the ring holds what follows. All of it shares one [`budget`] of
-//! [`memory`].
+//! [`turn`](turns) comes, until the ring holds what follows. An event that goes out in pieces is a
+//! [`loan`] meanwhile. All of it shares one [`budget`] of [`memory`].
 
 mod audience;
 mod backoff;
@@ -15,6 +15,7 @@ mod catch_up;
 mod clock;
 mod feed;
 mod hits;
+mod loan;
 mod memory;
 mod open;
 mod registry;
@@ -57,6 +58,7 @@ use seat::Seat;
 use sync::{Mutex, lock};
 use turns::Turns;
 
+pub use loan::Loan;
 pub use ring::{Invalidation, Tail};
 pub use segment::{EncodedRun, Run, Segment};
 pub use watcher::{Beginning, Read, Watcher};

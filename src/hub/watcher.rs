@@ -12,6 +12,7 @@ use crate::{
     hub::{
         Inner,
         catch_up::{Route, Running},
+        loan::Loan,
         open::{Opened, open},
         registry::Lease,
         relay::{self, Entry},
@@ -312,6 +313,18 @@ impl Watcher {
             // It goes on from its token.
             Stand::Parked | Stand::Over(_) => {}
         }
+    }
+
+    /// Holds the encoding of an event for as long as it takes to send it, and as memory allows.
+    #[must_use]
+    pub fn lend(&self, bytes: Bytes) -> Loan {
+        self.hub.memory.loans.lend(bytes)
+    }
+
+    /// Goes back to the place whose token comes with the next read: what follows it is read again.
+    pub fn go_back(&mut self) {
+        self.hub.metrics.parks.increment(1);
+        self.stand = Stand::Parked;
     }
 
     /// Where the stream is, with the token of that place, if everything up to there has been taken.

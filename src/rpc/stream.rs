@@ -25,9 +25,10 @@ use crate::{
     rpc::{
         batch::{Batch, Filled, Full},
         outcome::Outcome,
-        oversize, to_pb,
+        oversize::{self, Next, Pieces, Sent},
+        to_pb,
     },
-    source::{ClusterTime, EventError},
+    source::{ClusterTime, Event, EventError},
     wire::Frame,
 };
 
@@ -56,6 +57,9 @@ pub(super) struct WatchStream {
     ready: VecDeque<Frame>,
     /// What was read while a batch was being filled, and has to come after it.
     next: Option<Read>,
+    /// The event that goes out in pieces: from here while it can, else it is read again.
+    pieces: Option<Pieces>,
+    reading_again: bool,
     /// Set once nothing but `ready` is left to send.
     ending: Option<Ending>,
     chunked_events: u64,
@@ -96,6 +100,8 @@ impl WatchStream {
             timer: Box::pin(sleep_until(now)),
             ready: VecDeque::new(),
             next: None,
+            pieces: None,
+            reading_again: false,
             ending: None,
             chunked_events: 0,
             opened: false,
@@ -129,6 +135,7 @@ impl WatchStream {
                 self.ending = Some(Ending::Finished);
             }
             Read::Invalidated(invalidation, token) => {
+                self.pieces = None;
                 self.token = token.to_vec();
                 let message = self.invalidated(&invalidation);
                 self.queue(message);
@@ -193,6 +200,9 @@ impl WatchStream {
             progress.upstream_time = tail.upstream.map(to_pb);
             self.token.clear();
             self.token.extend_from_slice(&token);
+            // All was read again, and an event half sent was not among it: its filter no longer
+            // passes the document that was looked up.
+            self.pieces = None;
         }
         self.metrics.progress_sent.increment(1);
         self.last_sent = Instant::now();
@@ -205,6 +215,8 @@ impl WatchStream {
     /// Sends as many events as one message may hold: those of a run, and more if there are more. What
     /// does not fit is given back, so that a client that stops reading pins nothing.
     fn send_events(&mut self, run: Run, context: &mut Context<'_>) {
+        // One that was begun goes on only if it comes first.
+        let mut begun = self.pieces.take();
         let mut batch = Batch::new(&self.watch);
         let mut next = Some(run);
         while let Some(run) = next.take() {
@@ -212,7 +224,7 @@ impl WatchStream {
                 Ok(filled) => filled,
                 Err(error) => return self.malformed(&error),
             };
-            self.account(&run, 0, count);
+            self.account((0..count).map(|at| run.event(at)));
             match full {
                 None => match self.watcher.poll_read(context, &self.token) {
                     Poll::Ready(Read::Events(run)) => next = Some(run),
@@ -222,10 +234,9 @@ impl WatchStream {
                 Some(Full::End) => self.ending = Some(Ending::Finished),
                 Some(Full::Batch) => self.watcher.put_back(run, count),
                 Some(Full::Oversize) => {
-                    if let Err(error) = self.send_oversize(&run, count) {
+                    if let Err(error) = self.send_oversize(&run, count, begun.take()) {
                         return self.malformed(&error);
                     }
-                    self.account(&run, count, count + 1);
                     if count + 1 < run.len() {
                         self.watcher.put_back(run, count + 1);
                     }
@@ -238,39 +249,70 @@ impl WatchStream {
     }
 
     /// Sends an event that no message can hold, by the client's policy. Nothing stands before it.
-    fn send_oversize(&mut self, run: &Run, at: usize) -> Result<(), EventError> {
-        match oversize::send(&self.watch, run, at, &self.token, self.chunked_events + 1)? {
-            oversize::Sent::Refused(error) => self.ending = Some(Ending::Failed(error)),
-            oversize::Sent::Stub(frame) => {
+    fn send_oversize(
+        &mut self,
+        run: &Run,
+        at: usize,
+        begun: Option<Pieces>,
+    ) -> Result<(), EventError> {
+        let id = self.chunked_events + 1;
+        match oversize::send(&self.watch, &self.watcher, run, at, begun, id)? {
+            Sent::Refused(error) => self.ending = Some(Ending::Failed(error)),
+            Sent::Stub(frame) => {
                 self.token = frame.token().to_vec();
                 self.ready.push_back(frame);
+                self.account(std::iter::once(run.event(at)));
             }
-            oversize::Sent::Chunks(frames) => {
-                self.chunked_events += 1;
-                if let Some(last) = frames.last() {
-                    self.token = last.token().to_vec();
-                }
-                self.ready.extend(frames);
+            Sent::Pieces(pieces) => {
+                self.chunked_events = id;
+                self.pieces = Some(pieces);
+                self.reading_again = false;
             }
         }
         Ok(())
     }
 
-    fn account(&mut self, run: &Run, from: usize, to: usize) {
-        if from == to {
-            return;
+    /// Sends the next piece of an event that has begun to go out. Gives false where there is none to
+    /// send now.
+    fn send_piece(&mut self) -> bool {
+        let Some(pieces) = self.pieces.as_mut().filter(|_| !self.reading_again) else {
+            return false;
+        };
+        match pieces.next(&self.token, self.watch.max_message_bytes) {
+            Next::Piece(frame) => self.ready.push_back(frame),
+            Next::Last(frame) => {
+                self.token = frame.token().to_vec();
+                self.ready.push_back(frame);
+                if let Some(pieces) = self.pieces.take() {
+                    self.account(std::iter::once(&pieces.event));
+                }
+            }
+            Next::CalledIn => {
+                self.reading_again = true;
+                self.watcher.go_back();
+                return false;
+            }
         }
-        let mut at = from;
-        while at < to {
+        true
+    }
+
+    fn account<'e>(&mut self, events: impl ExactSizeIterator<Item = &'e Event> + Clone) {
+        let count = events.len();
+        let (Some(first), Some(last)) = (events.clone().next(), events.clone().last()) else {
+            return;
+        };
+        let mut rest = events.peekable();
+        while let Some(event) = rest.next() {
             // Mostly all are of one kind, and a counter that all watches move is dear.
-            let operation = run.event(at).operation;
-            let same = (at..to).take_while(|at| run.event(*at).operation == operation);
-            let count = same.count();
-            self.metrics.events_sent(operation).increment(count as u64);
-            at += count;
+            let operation = event.operation;
+            let mut same = 1;
+            while rest.next_if(|next| next.operation == operation).is_some() {
+                same += 1;
+            }
+            self.metrics.events_sent(operation).increment(same);
         }
         // One sample a message, as the histogram keeps every sample until its next upkeep.
-        let wall_time = run.event(from).wall_time;
+        let wall_time = first.wall_time;
         if let Some(millis) = wall_time.and_then(|millis| u64::try_from(millis).ok()) {
             let written = UNIX_EPOCH + Duration::from_millis(millis);
             // The clocks of two machines may disagree; less than nothing is no lag.
@@ -279,8 +321,8 @@ impl WatchStream {
                 .delivery_lag
                 .record(seconds(lag.unwrap_or_default()));
         }
-        self.watcher.reach(run.event(to - 1).cluster_time.seconds);
-        self.outcome.events += (to - from) as u64;
+        self.watcher.reach(last.cluster_time.seconds);
+        self.outcome.events += count as u64;
     }
 
     fn malformed(&mut self, error: &EventError) {
@@ -293,6 +335,7 @@ impl WatchStream {
         // What is thrown away here has to come again after a resume.
         self.ready.clear();
         self.next = None;
+        self.pieces = None;
         self.token.clone_from(&self.handed_over);
         self.ending = Some(Ending::Failed(Error::Draining));
         self.queue(state_change(
@@ -391,7 +434,7 @@ impl Stream for WatchStream {
             }
             // The timer comes first: a stream that is never idle has a deadline too.
             stream.look_at_timer(context);
-            if stream.ending.is_some() {
+            if stream.ending.is_some() || stream.send_piece() {
                 continue;
             }
             if let Some(read) = stream.next.take() {

@@ -2,6 +2,8 @@
 
 use std::{collections::HashMap, time::Duration};
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use bytes::Bytes;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
@@ -73,11 +75,8 @@ pub enum Error {
     )]
     UpstreamAccessDenied,
     /// A required image is not there.
-    #[error("a required pre- or post-image is not there{}", at.map(|at| format!(" for the event after {at}")).unwrap_or_default())]
-    ImageUnavailable {
-        /// The time of the last place before it.
-        at: Option<ClusterTime>,
-    },
+    #[error("a required pre- or post-image is not there{}", unsent(.0))]
+    ImageUnavailable(Unsent),
     /// An event does not fit the client's limit, and the client wants the watch to end then.
     #[error("an event of {event_bytes} bytes does not fit max_message_bytes, {limit}")]
     EventTooLarge {
@@ -87,11 +86,8 @@ pub enum Error {
         limit: u32,
     },
     /// An event is larger than MongoDB can send.
-    #[error("an event is larger than MongoDB can send")]
-    UpstreamEventTooLarge {
-        /// The time of the last place before it.
-        at: Option<ClusterTime>,
-    },
+    #[error("an event is larger than MongoDB can send{}", unsent(.0))]
+    UpstreamEventTooLarge(Unsent),
     /// A limit of the server was met.
     #[error("the server's limit of {max} {limit} is reached")]
     LimitExceeded {
@@ -109,6 +105,17 @@ pub enum Error {
     /// Something that should not happen did. The log has the details under the watch's id.
     #[error("an internal error ended the watch; the server's log says more under its id")]
     Internal,
+}
+
+/// What is known of an event that MongoDB can't send.
+#[derive(Debug, Clone, Default)]
+pub struct Unsent {
+    /// The time of the last place before it.
+    pub after: Option<ClusterTime>,
+    /// Its own time.
+    pub time: Option<ClusterTime>,
+    /// The token of the place right after it, for the same request.
+    pub next_token: Option<Bytes>,
 }
 
 /// Whose doing a failure is, which decides how loudly it is logged.
@@ -139,9 +146,9 @@ impl Error {
             Self::UpstreamUnavailable | Self::Draining => Code::Unavailable,
             Self::ChangeStreamsUnsupported
             | Self::UpstreamAccessDenied
-            | Self::ImageUnavailable { .. }
+            | Self::ImageUnavailable(_)
             | Self::EventTooLarge { .. }
-            | Self::UpstreamEventTooLarge { .. } => Code::FailedPrecondition,
+            | Self::UpstreamEventTooLarge(_) => Code::FailedPrecondition,
             Self::LimitExceeded { .. } => Code::ResourceExhausted,
             Self::DeadlineExceeded => Code::DeadlineExceeded,
             Self::Internal => Code::Internal,
@@ -162,9 +169,9 @@ impl Error {
             Self::UpstreamUnavailable => "UPSTREAM_UNAVAILABLE",
             Self::ChangeStreamsUnsupported => "CHANGE_STREAMS_UNSUPPORTED",
             Self::UpstreamAccessDenied => "UPSTREAM_ACCESS_DENIED",
-            Self::ImageUnavailable { .. } => "IMAGE_UNAVAILABLE",
+            Self::ImageUnavailable(_) => "IMAGE_UNAVAILABLE",
             Self::EventTooLarge { .. } => "EVENT_TOO_LARGE",
-            Self::UpstreamEventTooLarge { .. } => "UPSTREAM_EVENT_TOO_LARGE",
+            Self::UpstreamEventTooLarge(_) => "UPSTREAM_EVENT_TOO_LARGE",
             Self::LimitExceeded { .. } => "WATCH_LIMIT_EXCEEDED",
             Self::Draining => "SERVER_DRAINING",
             Self::DeadlineExceeded => "DEADLINE_EXCEEDED",
@@ -183,7 +190,7 @@ impl Error {
             | Self::TokenMismatch(_)
             | Self::TokenExpired { .. }
             | Self::Invalidated { .. }
-            | Self::ImageUnavailable { .. }
+            | Self::ImageUnavailable(_)
             | Self::EventTooLarge { .. }
             | Self::DeadlineExceeded => Class::Client,
             Self::UpstreamUnavailable | Self::LimitExceeded { .. } | Self::Draining => {
@@ -191,7 +198,7 @@ impl Error {
             }
             Self::ChangeStreamsUnsupported
             | Self::UpstreamAccessDenied
-            | Self::UpstreamEventTooLarge { .. } => Class::Operator,
+            | Self::UpstreamEventTooLarge(_) => Class::Operator,
             Self::Internal => Class::Bug,
         }
     }
@@ -233,8 +240,12 @@ impl Error {
                     "a replica set or a sharded cluster is needed",
                 );
             }
-            Self::ImageUnavailable { at } | Self::UpstreamEventTooLarge { at } => {
-                put_time(&mut facts, "after_time", *at);
+            Self::ImageUnavailable(unsent) | Self::UpstreamEventTooLarge(unsent) => {
+                put_time(&mut facts, "after_time", unsent.after);
+                put_time(&mut facts, "event_time", unsent.time);
+                if let Some(token) = &unsent.next_token {
+                    facts.insert("next_token".to_owned(), STANDARD.encode(token));
+                }
             }
             Self::EventTooLarge { event_bytes, limit } => {
                 facts.insert("event_bytes".to_owned(), event_bytes.to_string());
@@ -275,8 +286,8 @@ impl From<&SourceError> for Error {
             Failure::TokenInvalid => {
                 Self::TokenMalformed("holds a token that MongoDB can't read".to_owned())
             }
-            Failure::ImageMissing => Self::ImageUnavailable { at: error.at },
-            Failure::EventTooLarge => Self::UpstreamEventTooLarge { at: error.at },
+            Failure::ImageMissing => Self::ImageUnavailable(Unsent::default()),
+            Failure::EventTooLarge => Self::UpstreamEventTooLarge(Unsent::default()),
             Failure::Unsupported => Self::ChangeStreamsUnsupported,
             Failure::AccessDenied => Self::UpstreamAccessDenied,
             Failure::Broken => Self::Internal,
@@ -311,6 +322,14 @@ pub fn code_name(code: Code) -> &'static str {
 fn put_time(facts: &mut HashMap<String, String>, key: &str, time: Option<ClusterTime>) {
     if let Some(time) = time {
         facts.insert(key.to_owned(), time.to_string());
+    }
+}
+
+fn unsent(event: &Unsent) -> String {
+    match (event.time, event.after) {
+        (Some(time), _) => format!(": the event of {time}"),
+        (None, Some(after)) => format!(": the event after {after}"),
+        (None, None) => String::new(),
     }
 }
 

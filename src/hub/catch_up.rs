@@ -27,7 +27,7 @@ use crate::{
     },
     metrics::Stage,
     plan::{Judge, Plan, Residual, Subject},
-    source::{Batch, ClusterTime, Position, SourceError},
+    source::{Batch, ClusterTime, Pace, Position, SourceError},
     wire::{Anchor, Stamp},
 };
 
@@ -185,7 +185,7 @@ impl CatchUp {
         let relay = Arc::clone(&self.relay);
         let mut stream = Stream::new(
             Arc::clone(&self.hub.source),
-            Arc::clone(&self.route.plan),
+            (Arc::clone(&self.route.plan), self.route.stamp),
             Arc::clone(&self.hub.metrics),
             self.hub.settings.upstream_grace,
             self.route.from.clone(),
@@ -359,7 +359,9 @@ impl CatchUp {
         // An empty reply of a stream that passes over events may have come before the end of them.
         // So the events themselves are looked at, up to the first one that is later.
         let judge = Judge::new(&self.route.whole);
-        let mut cursor = source.open(&self.route.shared, Some(at)).await?;
+        let mut cursor = source
+            .open(&self.route.shared, Some(at), Pace::Ordinary)
+            .await?;
         for _ in 0..LOOKED_THROUGH {
             let batch = cursor.next().await?;
             if batch.events.is_empty() {

@@ -19,9 +19,24 @@ pub(super) struct Loans(Arc<Mutex<Slab<Lent>>>);
 
 #[derive(Debug)]
 struct Lent {
-    /// `None`: called in.
-    bytes: Option<Bytes>,
+    bytes: Result<Bytes, CalledIn>,
     read: Instant,
+}
+
+/// Bytes that are not here any more, by their checksum.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CalledIn(u32);
+
+impl CalledIn {
+    fn new(bytes: &[u8]) -> Self {
+        Self(crc32fast::hash(bytes))
+    }
+
+    /// Whether these are the same.
+    #[must_use]
+    pub fn is(self, bytes: &[u8]) -> bool {
+        self == Self::new(bytes)
+    }
 }
 
 /// Bytes that are there until they are called in, or this is dropped.
@@ -34,7 +49,7 @@ pub struct Loan {
 impl Loans {
     pub(super) fn lend(&self, bytes: Bytes) -> Loan {
         let lent = Lent {
-            bytes: Some(bytes),
+            bytes: Ok(bytes),
             read: Instant::now(),
         };
         Loan {
@@ -50,24 +65,28 @@ impl Loans {
         let mut unread: Vec<&mut Lent> = loans
             .iter_mut()
             .map(|(_, lent)| lent)
-            .filter(|lent| lent.bytes.is_some() && lent.read.elapsed() >= UNREAD)
+            .filter(|lent| lent.bytes.is_ok() && lent.read.elapsed() >= UNREAD)
             .collect();
         unread.sort_unstable_by_key(|lent| lent.read);
         for lent in unread {
             if enough() {
                 return;
             }
-            lent.bytes = None;
+            if let Ok(bytes) = &lent.bytes {
+                lent.bytes = Err(CalledIn::new(bytes));
+            }
         }
     }
 }
 
 impl Loan {
     /// The bytes, unless they were called in.
-    #[must_use]
-    pub fn bytes(&self) -> Option<Bytes> {
+    ///
+    /// # Errors
+    /// [`CalledIn`].
+    pub fn bytes(&self) -> Result<Bytes, CalledIn> {
         let mut loans = lock(&self.loans);
-        let lent = loans.get_mut(self.key)?;
+        let lent = &mut loans[self.key];
         lent.read = Instant::now();
         lent.bytes.clone()
     }
@@ -93,13 +112,14 @@ mod tests {
             loans.lend(Bytes::from_static(b"b")),
         );
         loans.call_in(|| false);
-        assert!(slow.bytes().is_some() && stopped.bytes().is_some());
+        assert!(slow.bytes().is_ok() && stopped.bytes().is_ok());
 
         tokio::time::sleep(UNREAD).await;
-        assert!(slow.bytes().is_some());
+        assert!(slow.bytes().is_ok());
         loans.call_in(|| false);
-        assert!(slow.bytes().is_some());
-        assert_eq!(stopped.bytes(), None);
+        assert!(slow.bytes().is_ok());
+        let called_in = stopped.bytes().expect_err("it was called in");
+        assert!(called_in.is(b"b") && !called_in.is(b"a"));
     }
 
     #[tokio::test(start_paused = true)]
@@ -111,8 +131,8 @@ mod tests {
         tokio::time::sleep(UNREAD).await;
         let called_in = std::cell::Cell::new(0);
         loans.call_in(|| called_in.replace(called_in.get() + 1) == 1);
-        assert_eq!(first.bytes(), None);
-        assert!(second.bytes().is_some());
+        assert!(first.bytes().is_err());
+        assert!(second.bytes().is_ok());
 
         drop((first, second));
         assert!(lock(&loans.0).is_empty());

@@ -2,7 +2,7 @@
 //!
 //! Reading order: a watch's [`Plan`](crate::plan::Plan) is looked up in the [`roll`] of feeds, and its
 //! feed opened if there is none ([`registry`], [`open`]). A [`feed`] reads one change [`stream`], which
-//! comes back by itself ([`backoff`], [`seam`]), and publishes [`segment`]s of events into its
+//! comes back by itself ([`backoff`], [`seam`]) and tells what it can't get ([`unsent`]), and publishes [`segment`]s of events into its
 //! [`ring`]. There the [`audience`] tells who takes which event ([`hits`]) and wakes them in their
 //! [`seat`]s. A [`watcher`] reads the ring, or a [`relay`] that a [`catch_up`] fills for it when its
 //! [`turn`](turns) comes, until the ring holds what follows. An event that goes out in pieces is a
@@ -28,6 +28,7 @@ mod segment;
 mod stream;
 mod sync;
 mod turns;
+mod unsent;
 mod watcher;
 
 use std::{
@@ -58,7 +59,7 @@ use seat::Seat;
 use sync::{Mutex, lock};
 use turns::Turns;
 
-pub use loan::Loan;
+pub use loan::{CalledIn, Loan};
 pub use ring::{Invalidation, Tail};
 pub use segment::{EncodedRun, Run, Segment};
 pub use watcher::{Beginning, Read, Watcher};

@@ -233,7 +233,7 @@ impl Inner {
         let Some(turn) = self.turns.at_once() else {
             return Ok(None);
         };
-        let opened = open(&*self.source, &route.plan, Some(&route.from)).await?;
+        let opened = open(&*self.source, &route.plan, &route.stamp, Some(&route.from)).await?;
         Ok(Some((turn, opened)))
     }
 }

@@ -1,11 +1,10 @@
 //! What becomes of an event that no message of its watch can hold, by the client's policy.
 
 use bytes::Bytes;
-use crc32fast::Hasher;
 
 use crate::{
     error::Error,
-    hub::{Loan, Run, Watcher},
+    hub::{CalledIn, Loan, Run, Watcher},
     pb::{self, FilterMatch},
     plan::{Oversize, Watch},
     source::{Event, EventError},
@@ -38,9 +37,9 @@ pub(super) struct Pieces {
     size: usize,
     id: u64,
     index: u32,
-    /// How many bytes have been sent, and their checksum.
+    /// How many bytes have been sent.
     sent: usize,
-    checksum: Hasher,
+    called_in: Option<CalledIn>,
 }
 
 /// What comes next of an event in pieces.
@@ -87,7 +86,7 @@ pub(super) fn send(
             };
             let token = event.token();
             let mut changes = stub(true)?;
-            if Frame::overhead(token.len()) + changes.len() > limit as usize {
+            if Frame::len_of(token.len(), changes.len()) > limit as usize {
                 changes = stub(false)?;
             }
             Sent::Stub(Frame::changes(token, Changes::of(changes)))
@@ -109,7 +108,7 @@ pub(super) fn send(
                     id,
                     index: 0,
                     sent: 0,
-                    checksum: Hasher::new(),
+                    called_in: None,
                 },
             })
         }
@@ -128,8 +127,12 @@ impl Pieces {
     /// The next piece. Its token moves on only with the last one: before that, the event has not been
     /// delivered.
     pub(super) fn next(&mut self, before: &[u8], limit: u32) -> Next {
-        let Some(message) = self.loan.bytes() else {
-            return Next::CalledIn;
+        let message = match self.loan.bytes() {
+            Ok(message) => message,
+            Err(called_in) => {
+                self.called_in = Some(called_in);
+                return Next::CalledIn;
+            }
         };
         let room = limit as usize - CHUNK_OVERHEAD - self.token.len().max(before.len());
         let start = self.sent;
@@ -147,7 +150,6 @@ impl Pieces {
         };
         self.index = self.index.saturating_add(1);
         self.sent = end;
-        self.checksum.update(&data);
         let tail = tail(self.told).slice(beyond(start)..beyond(end));
         let chunk = Chunk { head, data, tail };
         if last {
@@ -160,12 +162,9 @@ impl Pieces {
     /// Whether an event that was read again is the one that these pieces are of. Where documents are
     /// looked up, it may have another one now.
     fn is_of(&self, token: &[u8], message: &[u8], told: FilterMatch) -> bool {
-        let size = message.len() + tail(told).len();
-        if self.token != token || self.told != told || self.size != size {
-            return false;
-        }
-        let mut checksum = Hasher::new();
-        checksum.update(&message[..self.sent.min(message.len())]);
-        checksum.finalize() == self.checksum.clone().finalize()
+        self.token == token
+            && self.told == told
+            && self.size == message.len() + tail(told).len()
+            && self.called_in.is_some_and(|it| it.is(message))
     }
 }

@@ -30,6 +30,14 @@ pub enum Failure {
     Broken,
 }
 
+impl Failure {
+    /// Whether it is about one event, and those before it could be had.
+    #[must_use]
+    pub fn is_of_one_event(self) -> bool {
+        matches!(self, Self::ImageMissing | Self::EventTooLarge)
+    }
+}
+
 /// A failure of a source, for the log and for the decision what to do next.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{message}")]

@@ -99,6 +99,16 @@ impl Position {
     }
 }
 
+/// How many events a reply of MongoDB brings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pace {
+    /// As many as there are, within bounds.
+    Ordinary,
+    /// One. A reply fails as a whole at an event that MongoDB can't send; so what stands before that
+    /// one comes all the same.
+    Single,
+}
+
 /// Facts about the deployment behind a source.
 #[derive(Debug, Clone, Default)]
 pub struct ServerFacts {
@@ -117,6 +127,7 @@ pub trait Source: Send + Sync + 'static {
         &'a self,
         plan: &'a Plan,
         at: Option<&'a Position>,
+        pace: Pace,
     ) -> BoxFuture<'a, Result<Box<dyn Cursor>, SourceError>>;
 
     /// The oldest time that a stream can start at; `None` where it cannot be read.

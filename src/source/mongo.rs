@@ -19,7 +19,9 @@ use tokio::{sync::OnceCell, time::timeout};
 
 use crate::{
     plan::{Plan, Scope},
-    source::{ClusterTime, Cursor, Position, ServerFacts, Source, SourceError, failure::Failure},
+    source::{
+        ClusterTime, Cursor, Pace, Position, ServerFacts, Source, SourceError, failure::Failure,
+    },
 };
 
 use cursor::MongoCursor;
@@ -121,12 +123,17 @@ impl MongoSource {
         &self,
         plan: &Plan,
         at: Option<&Position>,
+        pace: Pace,
     ) -> Result<MongoCursor, SourceError> {
         let pipeline = pipeline(plan, at, self.can_split().await?)?;
         let (database, collection) = target(&plan.scope);
         let database = self.client.database(database);
         let collection = collection.map(|name| database.collection::<RawDocumentBuf>(name));
         let patience = Patience::new(self.client.clone(), self.reply_timeout);
+        let events = match pace {
+            Pace::Ordinary => BATCH_EVENTS,
+            Pace::Single => 1,
+        };
         // In a task of its own: an aggregate that is abandoned half-way, when the client cancels,
         // would leave its cursor on the server.
         let opening = tokio::spawn(async move {
@@ -136,7 +143,7 @@ impl MongoSource {
             };
             let opening = aggregate
                 .max_await_time(MAX_AWAIT)
-                .batch_size(BATCH_EVENTS)
+                .batch_size(events)
                 .read_concern(ReadConcern::majority())
                 .batch();
             let cursor = patience.bear(opening.into_future()).await??;
@@ -248,9 +255,10 @@ impl Source for MongoSource {
         &'a self,
         plan: &'a Plan,
         at: Option<&'a Position>,
+        pace: Pace,
     ) -> BoxFuture<'a, Result<Box<dyn Cursor>, SourceError>> {
         Box::pin(async move {
-            let cursor = self.open_cursor(plan, at).await?;
+            let cursor = self.open_cursor(plan, at, pace).await?;
             Ok(Box::new(cursor) as Box<dyn Cursor>)
         })
     }

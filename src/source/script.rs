@@ -16,7 +16,8 @@ use futures::future::BoxFuture;
 use crate::{
     plan::Plan,
     source::{
-        Batch, ClusterTime, Cursor, Event, Failure, Position, ServerFacts, Source, SourceError,
+        Batch, ClusterTime, Cursor, Event, Failure, Pace, Position, ServerFacts, Source,
+        SourceError,
     },
 };
 
@@ -38,6 +39,8 @@ pub(crate) enum Opening {
 pub(crate) struct ScriptedSource {
     pub(crate) openings: Mutex<VecDeque<Opening>>,
     pub(crate) asked: Mutex<Vec<Option<Position>>>,
+    /// What was opened there, and how.
+    pub(crate) plans: Mutex<Vec<(Plan, Pace)>>,
     pub(crate) oldest: Option<ClusterTime>,
     /// How often the time was asked for; the answer is that number, so that time passes.
     pub(crate) time_asked: AtomicU32,
@@ -61,6 +64,11 @@ impl ScriptedSource {
         self.time_asked.load(Ordering::Relaxed)
     }
 
+    pub(crate) fn paces(&self) -> Vec<Pace> {
+        let plans = self.plans.lock().unwrap();
+        plans.iter().map(|(_, pace)| *pace).collect()
+    }
+
     pub(crate) fn asked(&self) -> Vec<Option<Position>> {
         self.asked.lock().unwrap().clone()
     }
@@ -71,10 +79,12 @@ struct ScriptedCursor(VecDeque<Step>);
 impl Source for ScriptedSource {
     fn open<'a>(
         &'a self,
-        _plan: &'a Plan,
+        plan: &'a Plan,
         at: Option<&'a Position>,
+        pace: Pace,
     ) -> BoxFuture<'a, Result<Box<dyn Cursor>, SourceError>> {
         self.asked.lock().unwrap().push(at.cloned());
+        self.plans.lock().unwrap().push((plan.clone(), pace));
         let opening = self.openings.lock().unwrap().pop_front();
         Box::pin(async move {
             match opening.unwrap_or(Opening::Fail(Failure::Transient)) {

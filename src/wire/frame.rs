@@ -185,26 +185,21 @@ impl Frame {
         &self.token
     }
 
-    /// The bytes that a frame of changes takes beyond the changes themselves.
+    /// The size of the message that changes of so many bytes make, with a token of so many.
     #[must_use]
-    pub fn overhead(token: usize) -> usize {
-        // Two tags, the token's length, and the batch's, which is at most five bytes long.
-        2 + varint_len(token as u64) + token + 5
+    pub fn len_of(token: usize, changes: usize) -> usize {
+        let field = |length: usize| 1 + varint_len(length as u64) + length;
+        field(token) + field(changes)
     }
 
     /// The size of the whole message, in bytes.
     #[must_use]
     pub fn encoded_len(&self) -> usize {
-        let token = 1 + varint_len(self.token.len() as u64) + self.token.len();
+        let token = self.token.len();
         match &self.body {
-            Body::Changes(changes) => {
-                token + 1 + varint_len(changes.size() as u64) + changes.size()
-            }
-            Body::Chunk(chunk) => {
-                let chunk = chunk.encoded_len();
-                token + 1 + varint_len(chunk as u64) + chunk
-            }
-            Body::Message(kind) => token + kind.encoded_len(),
+            Body::Changes(changes) => Self::len_of(token, changes.size()),
+            Body::Chunk(chunk) => Self::len_of(token, chunk.encoded_len()),
+            Body::Message(kind) => 1 + varint_len(token as u64) + token + kind.encoded_len(),
         }
     }
 

@@ -143,8 +143,6 @@ async fn lost_history_ends_the_watch_without_another_attempt() {
 #[tokio::test(start_paused = true)]
 async fn failures_that_nothing_mends_end_the_watch_with_their_own_reason() {
     for (failure, reason) in [
-        (Failure::ImageMissing, "IMAGE_UNAVAILABLE"),
-        (Failure::EventTooLarge, "UPSTREAM_EVENT_TOO_LARGE"),
         (Failure::AccessDenied, "UPSTREAM_ACCESS_DENIED"),
         (Failure::Unsupported, "CHANGE_STREAMS_UNSUPPORTED"),
         (Failure::Broken, "INTERNAL"),

@@ -58,6 +58,20 @@ fn an_expired_token_is_explained_with_the_file_to_delete() {
 }
 
 #[test]
+fn the_place_after_an_event_that_cannot_be_sent_is_told() {
+    for reason in ["IMAGE_UNAVAILABLE", "UPSTREAM_EVENT_TOO_LARGE"] {
+        let mut details = ErrorDetails::new();
+        details.set_error_info(reason, "weir", [("next_token", "bmV4dA==")]);
+        let status = Status::with_error_details(Code::FailedPrecondition, "words", details);
+        let text = explain(&status, &Facts::default());
+        assert!(
+            text.ends_with("without it: --resume-token bmV4dA=="),
+            "{text}"
+        );
+    }
+}
+
+#[test]
 fn a_bad_field_is_named_by_what_was_typed() {
     let mut details = ErrorDetails::new();
     details.set_error_info("INVALID_REQUEST", "weir", NO_METADATA);

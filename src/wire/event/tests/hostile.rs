@@ -47,7 +47,15 @@ fn survives(bytes: &[u8]) -> Result<(), TestCaseError> {
             prop_assert_eq!(&decoded.unwrap().changes, &[event.unwrap()]);
         }
         let sizes = (bytes.len() as u64, 1);
-        if let Ok(stub) = omitted(&buffer, &parsed[0], &stamp(), format, sizes, true) {
+        if let Ok(stub) = omitted(
+            &buffer,
+            &parsed[0],
+            &stamp(),
+            format,
+            crate::pb::FilterMatch::Left,
+            sizes,
+            true,
+        ) {
             let decoded = pb::ChangeBatch::decode(stub);
             prop_assert!(decoded.is_ok(), "{decoded:?}");
         }

@@ -61,7 +61,8 @@ fn an_expired_token_is_explained_with_the_file_to_delete() {
 fn the_place_after_an_event_that_cannot_be_sent_is_told() {
     for reason in ["IMAGE_UNAVAILABLE", "UPSTREAM_EVENT_TOO_LARGE"] {
         let mut details = ErrorDetails::new();
-        details.set_error_info(reason, "weir", [("next_token", "bmV4dA==")]);
+        let metadata = [("next_token".to_owned(), "bmV4dA==".to_owned())];
+        details.set_error_info(reason, "weir", metadata);
         let status = Status::with_error_details(Code::FailedPrecondition, "words", details);
         let text = explain(&status, &Facts::default());
         assert!(

@@ -52,7 +52,7 @@ fn survives(bytes: &[u8]) -> Result<(), TestCaseError> {
             &parsed[0],
             &stamp(),
             format,
-            crate::pb::FilterMatch::Left,
+            FilterMatch::Left,
             sizes,
             true,
         ) {

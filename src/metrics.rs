@@ -59,7 +59,7 @@ catalogue! {
     CATCH_UPS: "gauge", "weir_catch_ups", [],
         "Watches that read what their feed no longer holds, each on a change stream of its own.";
     PARKS: "counter", "weir_parks_total", [],
-        "Times that a watch fell behind all that its feed holds and had to catch up.";
+        "Times that a watch fell behind all that its feed holds, or left an event in pieces unread while memory was short, and had to catch up.";
     OPLOG_HEADROOM: "gauge", "weir_oplog_headroom_seconds", [],
         "The place of the watch that is furthest behind, less the oldest entry of MongoDB's oplog; left out while either is unknown.";
     FEED_RESTARTS: "counter", "weir_feed_restarts_total", ["reason"],

@@ -238,6 +238,21 @@ mod tests {
         assert_eq!(out[0].events.len(), 1);
     }
 
+    /// T19. More than three documents can make is refused before it is put together, and what comes after
+    /// is not taken for the rest.
+    #[test]
+    fn fragments_of_more_than_64_mib_are_an_event_too_large() {
+        let text = "x".repeat(13 << 20);
+        let mut merger = Merger::default();
+        for index in 1..=4 {
+            let part = fragment("f", index, 6, doc! { "fullDocument": { "a": &text } });
+            assert!(merger.take(batch(&[part])).is_ok(), "fragment {index}");
+        }
+        let part = fragment("f", 5, 6, doc! { "fullDocument": { "a": &text } });
+        let error = merger.take(batch(&[part])).unwrap_err();
+        assert_eq!(error.failure, Failure::EventTooLarge);
+    }
+
     #[test]
     fn fragments_out_of_order_end_the_stream() {
         for events in [

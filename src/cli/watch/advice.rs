@@ -132,7 +132,7 @@ fn advice(status: &Status, facts: &Facts) -> Option<String> {
             let text = "MongoDB keeps no image of that change. Use --full-document when-available \
                         or --before when-available, or enable changeStreamPreAndPostImages on the \
                         collection.";
-            text.to_owned() + &without_it(status)
+            text.to_owned() + &without_it(status, file.as_deref())
         }
         (Some("EVENT_TOO_LARGE"), _) => {
             "Use --oversize chunk to receive it in pieces, --oversize omit to see its key, or a \
@@ -142,7 +142,7 @@ fn advice(status: &Status, facts: &Facts) -> Option<String> {
         (Some("UPSTREAM_EVENT_TOO_LARGE"), _) => {
             let text = "MongoDB cannot send that event. Leave --before and --full-document out, or \
                         start after it with --since.";
-            text.to_owned() + &without_it(status)
+            text.to_owned() + &without_it(status, file.as_deref())
         }
         (Some("CHANGE_STREAMS_UNSUPPORTED"), _) => {
             "Change streams need a replica set; a single mongod can be one of its own.".to_owned()
@@ -179,13 +179,17 @@ fn advice(status: &Status, facts: &Facts) -> Option<String> {
 }
 
 /// How to go on without an event that MongoDB can't send, where the server tells.
-fn without_it(status: &Status) -> String {
+fn without_it(status: &Status, file: Option<&str>) -> String {
     let info = status.get_details_error_info();
-    let token = info.and_then(|mut info| info.metadata.remove("next_token"));
-    token.map_or_else(String::new, |token| {
-        let token = visible(&token).into_owned();
-        format!("\nTo go on right after that event, without it: --resume-token {token}")
-    })
+    let Some(token) = info.and_then(|mut info| info.metadata.remove("next_token")) else {
+        return String::new();
+    };
+    let first = match file {
+        Some(file) => format!("delete {file}, which keeps the place before it, and use "),
+        None => String::new(),
+    };
+    let token = visible(&token);
+    format!("\nTo go on right after that event, without it: {first}--resume-token {token}")
 }
 
 /// The part of the command line that a field of the request came from.

@@ -69,6 +69,13 @@ fn the_place_after_an_event_that_cannot_be_sent_is_told() {
             text.ends_with("without it: --resume-token bmV4dA=="),
             "{text}"
         );
+        // The place in a file goes before one of the command line.
+        let facts = Facts {
+            resume_file: Some("orders.token".into()),
+            ..Facts::default()
+        };
+        let text = explain(&status, &facts);
+        assert!(text.contains("delete orders.token"), "{text}");
     }
 }
 

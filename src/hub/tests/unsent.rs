@@ -79,9 +79,11 @@ async fn what_stands_before_an_event_that_cannot_be_sent_is_delivered() {
             source.paces(),
             [Pace::Ordinary, Pace::Single, Pace::Ordinary, Pace::Single]
         );
-        let plans = source.plans.lock().unwrap();
-        assert!(!is_outline(&plans[1].0) && is_outline(&plans[2].0));
-        drop(plans);
+        let outlines: Vec<bool> = {
+            let plans = source.plans.lock().unwrap();
+            plans.iter().map(|(plan, _)| is_outline(plan)).collect()
+        };
+        assert_eq!(outlines, [false, false, true, false]);
 
         let unsent = unsent(end_of(&mut client).await);
         assert_eq!((unsent.after, unsent.time), (Some(at(3)), Some(at(4))));

@@ -43,17 +43,19 @@ async fn narrow(address: SocketAddr, request: pb::WatchRequest) -> Watching {
 /// The next piece of an event, with its token. Nothing but a change of state or progress comes before.
 async fn next_piece(watching: &mut Watching) -> (Bytes, pb::EventChunk) {
     // As a whole: progress alone would otherwise keep this waiting for ever.
-    let whole = async {
-        loop {
-            let message = watching.next().await;
-            match message.kind {
-                Some(Kind::EventChunk(piece)) => return (message.resume_token, piece),
-                Some(Kind::Progress(_) | Kind::StateChange(_)) => {}
-                other => panic!("awaited a piece, got {}", what(other.as_ref())),
-            }
+    within("a piece", piece_some_time(watching)).await
+}
+
+/// The same, where so much is sent that one may wait for long, told of progress meanwhile.
+async fn piece_some_time(watching: &mut Watching) -> (Bytes, pb::EventChunk) {
+    loop {
+        let message = watching.next().await;
+        match message.kind {
+            Some(Kind::EventChunk(piece)) => return (message.resume_token, piece),
+            Some(Kind::Progress(_) | Kind::StateChange(_)) => {}
+            other => panic!("awaited a piece, got {}", what(other.as_ref())),
         }
-    };
-    within("a piece", whole).await
+    }
 }
 
 fn what(kind: Option<&Kind>) -> String {
@@ -192,7 +194,7 @@ async fn a_hundred_watches_of_large_events_share_their_memory() {
         let reading = watches.into_iter().map(async |(class, mut watching)| {
             let mut data = Vec::new();
             loop {
-                let (_, piece) = next_piece(&mut watching).await;
+                let (_, piece) = piece_some_time(&mut watching).await;
                 if piece.index == 0 {
                     data.clear();
                 }
@@ -244,7 +246,8 @@ async fn a_hundred_watches_of_large_events_share_their_memory() {
     assert!(grown <= bound, "{grown} bytes of {bound}");
     tally(Figure::WatchesHeld, WATCHES as u64);
     tally(Figure::PeakBytes, grown);
-    println!("peak: {peak} in the budget, {grown} resident");
+    let parks = weir.metrics().await.sum("weir_parks_total");
+    println!("peak: {peak} in the budget, {grown} resident; {parks} read again");
 }
 
 /// T34. Together they hold more than the memory: it is called in, and read again when they read on.

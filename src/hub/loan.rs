@@ -11,7 +11,7 @@ use super::sync::{Mutex, lock};
 
 /// How long a client may leave a piece unread before the rest can be called in. Each time it comes
 /// back the event is read again, and at least one more piece goes out.
-pub(super) const UNREAD: Duration = Duration::from_secs(1);
+pub(super) const UNREAD: Duration = Duration::from_secs(3);
 
 /// All that is lent.
 #[derive(Debug, Default)]

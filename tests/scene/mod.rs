@@ -5,6 +5,10 @@
     reason = "each integration test is a crate of its own and uses a part of this"
 )]
 
+mod replicas;
+
+pub use replicas::Replicas;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -117,6 +121,37 @@ pub fn every_kind(database: &Database) -> Vec<Following> {
     ]
 }
 
+/// Waits until so much more was written, whoever gets it.
+pub async fn more_is_written(ledger: &Ledger, writes: u64) {
+    let enough = ledger.len() + writes;
+    eventually("more is written", async || ledger.len() >= enough).await;
+}
+
+/// Waits until every follower has got more than it has now.
+pub async fn everybody_gets_more(followers: &[Follower]) {
+    let before: Vec<u64> = followers.iter().map(Follower::got).collect();
+    for (follower, before) in followers.iter().zip(before) {
+        let more = format!("{} gets more than {before}", follower.name());
+        eventually(&more, async || {
+            assert_eq!(follower.problem(), None);
+            follower.got() > before
+        })
+        .await;
+    }
+}
+
+/// Has followers begin to watch, all at once.
+pub async fn start_all(
+    ledger: &Arc<Ledger>,
+    address: std::net::SocketAddr,
+    followings: Vec<Following>,
+) -> Vec<Follower> {
+    let starting = followings
+        .into_iter()
+        .map(|following| Follower::start(ledger, address, following));
+    futures::future::join_all(starting).await
+}
+
 /// All of it, at work.
 pub struct Scene {
     pub database: Database,
@@ -150,10 +185,7 @@ impl Scene {
         let mut writers = Writers::ready(&database.database(), &writing).await;
         let ledger = writers.ledger();
         let followings = followings(&database);
-        let starting = followings
-            .into_iter()
-            .map(|following| Follower::start(&ledger, clients.address(), following));
-        let followers = futures::future::join_all(starting).await;
+        let followers = start_all(&ledger, clients.address(), followings).await;
         writers.begin(&database.database(), &writing);
         Self {
             database,
@@ -168,21 +200,12 @@ impl Scene {
 
     /// Waits until so much more was written, whoever gets it.
     pub async fn more_is_written(&self, writes: u64) {
-        let enough = self.ledger.len() + writes;
-        eventually("more is written", async || self.ledger.len() >= enough).await;
+        more_is_written(&self.ledger, writes).await;
     }
 
     /// Waits until every follower has got something of what is written from now on.
     pub async fn everybody_gets_more(&self) {
-        let before: Vec<u64> = self.followers.iter().map(Follower::got).collect();
-        for (follower, before) in self.followers.iter().zip(before) {
-            let more = format!("{} gets more than {before}", follower.name());
-            eventually(&more, async || {
-                assert_eq!(follower.problem(), None);
-                follower.got() > before
-            })
-            .await;
-        }
+        everybody_gets_more(&self.followers).await;
     }
 
     /// How often Weir opened a change stream again.

@@ -2,6 +2,7 @@
 //! ledger of all that is written meanwhile.
 #![allow(
     dead_code,
+    unused_imports,
     reason = "each integration test is a crate of its own and uses a part of this"
 )]
 

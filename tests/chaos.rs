@@ -132,7 +132,7 @@ async fn begin(replicas: &mut Replicas, fault: Fault) {
             }
         }
         Fault::Command(failing) => replicas.database.fail(failing.command()).await,
-        Fault::KillCursors => drop(replicas.database.kill_cursors().await),
+        Fault::KillCursors => drop(replicas.database.kill_cursors(&[]).await),
         Fault::KillMongodb => replicas.database.restart().await,
         Fault::EndWeir(server, signal) => replicas.end(server, signal).await,
         Fault::Stall(follower) => replicas.followers[follower].stall(true),

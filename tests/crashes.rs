@@ -32,7 +32,7 @@ async fn killing_the_cursors_of_weir_loses_nothing() {
     let mut killed = 0;
     for _ in 0..4 {
         scene.more_is_written(20).await;
-        killed += scene.database.kill_cursors().await;
+        killed += scene.database.kill_cursors(&[]).await;
         scene.everybody_gets_more().await;
     }
     let metrics = scene.weir.metrics().await;

@@ -148,8 +148,9 @@ impl Database {
         self.admin(FailCommand::disarm()).await;
     }
 
-    /// Kills every cursor of this test's database, whoever opened it; gives how many there were.
-    pub async fn kill_cursors(&self) -> u64 {
+    /// Kills every cursor on these collections of this test's database, or on all of it when none is named,
+    /// whoever opened it; gives how many there were.
+    pub async fn kill_cursors(&self, collections: &[&str]) -> u64 {
         self.process();
         let operations = self.admin(doc! { "currentOp": 1 }).await;
         let operations = operations.get_array("inprog").expect("a list");
@@ -162,6 +163,10 @@ impl Database {
             let Some((database, collection)) = namespace.split_once('.') else {
                 continue;
             };
+            let named = collections.is_empty() || collections.contains(&collection);
+            if database != self.name || !named {
+                continue;
+            }
             let kill = doc! { "killCursors": collection, "cursors": [cursor] };
             let answer = self.client.database(database).run_command(kill).await;
             killed += u64::from(answer.is_ok());

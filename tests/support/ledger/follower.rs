@@ -366,6 +366,13 @@ impl Client {
                 }
             }
             Some(Kind::EventChunk(piece)) => {
+                // Until the last piece the event has not been delivered.
+                if !piece.last && reading.last_token() != Some(&token) {
+                    return Err(format!(
+                        "piece {} of an event moves the token on",
+                        piece.index
+                    ));
+                }
                 if let Some(change) = pieces.take(piece)? {
                     reading.change(&seen(&change)?)?;
                 }

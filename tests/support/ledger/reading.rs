@@ -32,6 +32,8 @@ pub struct Reading {
     floor: Time,
     /// The time in the last message's token.
     token_time: Time,
+    /// The last message's token.
+    last_token: Option<Bytes>,
     stored: Option<Stored>,
     /// Nothing new has come since the client came back.
     just_back: bool,
@@ -74,6 +76,7 @@ impl Reading {
             highest: done.to_vec(),
             floor: (0, 0),
             token_time: (0, 0),
+            last_token: None,
             stored: None,
             just_back: false,
             got: 0,
@@ -183,6 +186,7 @@ impl Reading {
             return Err(format!("the token goes back to {time:?}, from {last:?}"));
         }
         self.token_time = time;
+        self.last_token = Some(token.clone());
         if store || self.stored.is_none() {
             self.stored = Some(Stored {
                 token: token.clone(),
@@ -192,6 +196,11 @@ impl Reading {
             });
         }
         Ok(())
+    }
+
+    /// The token of the last message.
+    pub fn last_token(&self) -> Option<&Bytes> {
+        self.last_token.as_ref()
     }
 
     /// Goes back to the stored token, which is what the client goes on from.

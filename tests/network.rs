@@ -7,9 +7,9 @@ mod support;
 
 use std::time::Duration;
 
-use scene::{REPLY_TIMEOUT, Scene, every_kind, hasty, writing};
+use scene::{REPLY_TIMEOUT, Scene, every_kind, every_kind_impatient, hasty, writing};
 use support::ledger::{Follower, Following, Writing};
-use support::{Database, Direction, Mode, Side, eventually};
+use support::{Database, Direction, Mode, Side, eventually, within};
 use tokio::time::Instant;
 
 /// Long enough that a client hears nothing for twice its interval.
@@ -82,8 +82,19 @@ async fn a_reset_in_the_midst_of_a_reply_of_mongodb_is_gone_on_from() {
     let places = [1, 15, 700, 40_000, 160_000];
     for place in places {
         let before = scene.restarts().await;
-        scene.upstream.cut_after(Direction::Down, place);
-        eventually("a stream is lost", async || scene.restarts().await > before).await;
+        let lost = async {
+            // It may meet a connection that carries no stream.
+            while scene.restarts().await <= before {
+                let burnt = scene.upstream.burnt();
+                scene.upstream.cut_after(Direction::Down, place);
+                eventually("a connection breaks", async || {
+                    scene.upstream.burnt() > burnt
+                })
+                .await;
+                scene.more_is_written(5).await;
+            }
+        };
+        within("a stream is lost", lost).await;
         scene.everybody_gets_more().await;
     }
     let verdict = scene.verdict(places.len() as u64).await;
@@ -143,18 +154,15 @@ async fn connections_that_only_mongodb_believes_in_hold_up_nobody() {
 /// interval without a word.
 #[tokio::test]
 async fn a_client_tells_a_dead_server_by_its_silence() {
-    let scene = Scene::start().await;
+    let database = Database::options().start().await;
+    let scene = Scene::with(database, writing(), hasty, every_kind_impatient).await;
     scene.everybody_gets_more().await;
     scene.clients.half_open(Side::Client);
     scene.everybody_gets_more().await;
     let clients = scene.followers.len();
     let verdict = scene.verdict(1).await;
-    assert_eq!(
-        verdict.ends_with("nothing for 2s"),
-        clients,
-        "{:?}",
-        verdict.ends
-    );
+    let told = verdict.ends_with("nothing for 2s");
+    assert!(told >= clients, "{:?}", verdict.ends);
 }
 
 /// A client that cannot be reached any more, though nobody said so, is noticed by HTTP/2's pings, and
@@ -213,7 +221,8 @@ async fn a_client_that_reads_nothing_but_is_there_keeps_its_watch() {
 /// hear as little, until it is over.
 #[tokio::test]
 async fn a_long_stall_between_clients_and_weir_is_gone_on_from() {
-    let scene = Scene::start().await;
+    let database = Database::options().start().await;
+    let scene = Scene::with(database, writing(), hasty, every_kind_impatient).await;
     for direction in [Direction::Down, Direction::Up] {
         scene.everybody_gets_more().await;
         scene.clients.set_one_way(direction, Mode::Blackhole);

@@ -104,7 +104,7 @@ pub fn every_kind(database: &Database) -> Vec<Following> {
         document_format: pb::DocumentFormat::CanonicalJson.into(),
         ..first()
     };
-    vec![
+    let all = vec![
         plain,
         filtered_by_mongodb,
         filtered_by_weir,
@@ -119,7 +119,22 @@ pub fn every_kind(database: &Database) -> Vec<Following> {
             window: Some(16 << 10),
             ..Following::new("narrow", canonical, |it| it.collection == 0)
         },
-    ]
+    ];
+    // A machine that is busy may take seconds over a progress.
+    let patient = |following| Following {
+        silent_intervals: 10,
+        ..following
+    };
+    all.into_iter().map(patient).collect()
+}
+
+/// The same, but they take their watches for dead as soon as the contract lets them.
+pub fn every_kind_impatient(database: &Database) -> Vec<Following> {
+    let impatient = |following| Following {
+        silent_intervals: 2,
+        ..following
+    };
+    every_kind(database).into_iter().map(impatient).collect()
 }
 
 /// Waits until so much more was written, whoever gets it.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::support::ledger::{Figures, Follower, Following, Ledger, Writers, Writing};
 use crate::support::{Database, Figure, PATIENCE, Proxy, ServeProcess, eventually, tally};
 
-use super::{every_kind, start_all};
+use super::{every_kind_impatient, start_all};
 
 /// What [`super::hasty`] sets, as the command line says it.
 const HASTY: [&str; 16] = [
@@ -70,7 +70,7 @@ impl Replicas {
         let mut writers = Writers::ready(&database.database(), writing).await;
         let ledger = writers.ledger();
         let mut shares: Vec<Vec<Following>> = vec![Vec::new(); count];
-        for (number, following) in every_kind(&database).into_iter().enumerate() {
+        for (number, following) in every_kind_impatient(&database).into_iter().enumerate() {
             shares[number % count].push(following);
         }
         let mut followers = Vec::new();

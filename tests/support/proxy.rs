@@ -60,6 +60,7 @@ pub struct Proxy {
 struct Counts {
     accepted: AtomicUsize,
     open: AtomicUsize,
+    burnt: AtomicUsize,
     up: Fuse,
     down: Fuse,
 }
@@ -178,6 +179,11 @@ impl Proxy {
         fuse.0.store(bytes, Ordering::SeqCst);
     }
 
+    /// How many connections [`Proxy::cut_after`] has reset.
+    pub fn burnt(&self) -> usize {
+        self.counts.burnt.load(Ordering::SeqCst)
+    }
+
     /// Has one side of every open connection believe that all is well, while the other side is reset:
     /// what it sends is swallowed, and nothing comes any more. New connections are treated by the mode.
     pub fn half_open(&self, kept: Side) {
@@ -256,8 +262,19 @@ async fn carry(client: TcpStream, upstream: SocketAddr, controls: Controls) {
     let mut client_writes = ResetUnlessClosed(Some(client_writes));
     let mut server_writes = ResetUnlessClosed(Some(server_writes));
     let both = async {
-        let up = pump(&mut client_reads, &mut server_writes, up, &counts.up);
-        let down = pump(&mut server_reads, &mut client_writes, down, &counts.down);
+        let burnt = &counts.burnt;
+        let up = pump(
+            &mut client_reads,
+            &mut server_writes,
+            up,
+            (&counts.up, burnt),
+        );
+        let down = pump(
+            &mut server_reads,
+            &mut client_writes,
+            down,
+            (&counts.down, burnt),
+        );
         // A broken direction breaks the other.
         let _ = tokio::try_join!(up, down);
     };
@@ -298,7 +315,7 @@ async fn pump(
     source: &mut OwnedReadHalf,
     sink: &mut ResetUnlessClosed,
     mut mode: watch::Receiver<Mode>,
-    fuse: &Fuse,
+    (fuse, burnt): (&Fuse, &AtomicUsize),
 ) -> io::Result<()> {
     let mut buffer = vec![0; 16 * 1024];
     loop {
@@ -315,6 +332,7 @@ async fn pump(
             rest = after;
         }
         if breaks {
+            burnt.fetch_add(1, Ordering::SeqCst);
             return Err(io::ErrorKind::ConnectionReset.into());
         }
     }

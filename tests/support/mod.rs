@@ -31,6 +31,7 @@ pub mod orders;
 mod process;
 mod proxy;
 mod server;
+pub mod stand_in;
 mod tally;
 mod tools;
 mod watching;

@@ -110,13 +110,13 @@ fn classify(error: &DriverError, code: Option<i32>) -> Failure {
     }
     match &*error.kind {
         ErrorKind::Authentication { .. } => Failure::AccessDenied,
-        ErrorKind::InvalidArgument { .. }
-        | ErrorKind::BsonSerialization(_)
+        ErrorKind::BsonSerialization(_)
         | ErrorKind::InvalidTlsConfig { .. }
         | ErrorKind::IncompatibleServer { .. }
         | ErrorKind::SessionsNotSupported => Failure::Broken,
-        // Server selection, pools, sockets, DNS, replies cut short: the specification calls every
-        // error that did not come from the server resumable.
+        // Server selection, pools, sockets, DNS, replies cut short or not to be read (which the driver
+        // calls an invalid argument): the specification calls every error that did not come from the
+        // server resumable.
         _ => Failure::Transient,
     }
 }

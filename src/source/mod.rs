@@ -1,12 +1,14 @@
 //! What a feed reads: an ordered run of raw change events, behind a trait.
 //!
 //! [`Source`] opens a [`Plan`] at a [`Position`] and gives a [`Cursor`], which yields [`Batch`]es.
-//! [`mongo`] is the real one; the hub's tests script another. Nothing here reconnects: a failure
+//! [`mongo`] is the real one, which hands [`Replies`] what the driver received; the hub's tests script
+//! another. Nothing here reconnects: a failure
 //! is classified ([`Failure`]) and handed up, and the hub decides.
 
 mod event;
 mod failure;
 pub mod mongo;
+mod reply;
 #[cfg(test)]
 pub(crate) mod script;
 mod split;
@@ -20,6 +22,7 @@ use crate::plan::Plan;
 
 pub use event::{Batch, Event, EventError};
 pub use failure::{Failure, SourceError};
+pub use reply::{Brought, Replies};
 
 /// A moment in MongoDB's logical time: whole seconds since 1970, and a counter within the second.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]

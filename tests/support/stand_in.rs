@@ -12,7 +12,7 @@
 //! let weir = Weir::at(stand_in.uri(), |_| {}).await;
 //! let mut watching = weir.watch(stand_in.watch_request(&["orders"])).await;
 //! orders.push(insert(1));
-//! orders.push_raw(b"not BSON at all".to_vec());
+//! orders.push(Event::Raw(b"not BSON at all".to_vec()));
 //! ```
 
 use std::{
@@ -52,6 +52,22 @@ pub struct StandIn {
 pub struct Log {
     server: Arc<Server>,
     name: String,
+}
+
+/// An event to be added to a log.
+pub enum Event {
+    /// A document. `_id`, `clusterTime` and `wallTime` are put in where it has none: tokens that tell
+    /// events apart, and times that rise by a second from [`FIRST_SECOND`].
+    Document(Document),
+    /// These bytes, whatever they are. The token for those who resume after it is the one that
+    /// [`event_token`] makes of its place.
+    Raw(Vec<u8>),
+}
+
+impl From<Document> for Event {
+    fn from(document: Document) -> Self {
+        Self::Document(document)
+    }
 }
 
 /// What an `aggregate` or a `getMore` is answered with.
@@ -116,6 +132,8 @@ struct LogState {
     answers: VecDeque<Answer>,
     alter: Option<Alter>,
     batch: Option<usize>,
+    /// Whether it answers at once, with nothing to say.
+    impatient: bool,
     /// How often each command came for it.
     asked: HashMap<String, u64>,
 }
@@ -125,6 +143,38 @@ struct Entry {
     /// Its `_id`, where it has one.
     token: Option<Document>,
     time: Timestamp,
+}
+
+impl Entry {
+    fn new(place: usize, event: Event, seconds: u32) -> Self {
+        let event = match event {
+            Event::Document(event) => event,
+            Event::Raw(bytes) => {
+                return Self {
+                    bytes,
+                    token: Some(event_token(place)),
+                    time: time(seconds, 1),
+                };
+            }
+        };
+        let mut whole = doc! { "_id": event_token(place) };
+        whole.extend(event);
+        let time = whole
+            .get_timestamp("clusterTime")
+            .unwrap_or(time(seconds, 1));
+        if !whole.contains_key("clusterTime") {
+            whole.insert("clusterTime", time);
+        }
+        if !whole.contains_key("wallTime") {
+            let wall_time = DateTime::from_millis(i64::from(time.time) * 1000);
+            whole.insert("wallTime", wall_time);
+        }
+        Self {
+            bytes: bytes_of(&whole),
+            token: whole.get_document("_id").ok().cloned(),
+            time,
+        }
+    }
 }
 
 struct Cursor {
@@ -141,7 +191,7 @@ pub fn time(seconds: u32, increment: u32) -> Timestamp {
 }
 
 /// An insert of a document with this number, with everything that MongoDB sends but `_id`,
-/// `clusterTime` and `wallTime`, which [`Log::push`] adds.
+/// `clusterTime` and `wallTime`, which are added.
 pub fn insert(id: i32) -> Document {
     doc! {
         "operationType": "insert",
@@ -202,7 +252,8 @@ impl StandIn {
         }
     }
 
-    /// Sets the operation time that it tells from now on, which is else that of the latest event.
+    /// Sets the operation time that it tells from now on, which is else a second before that of the next
+    /// event.
     pub fn set_clock(&self, clock: Timestamp) {
         self.server.state().clock = Some(clock);
     }
@@ -242,42 +293,22 @@ impl Drop for StandIn {
 }
 
 impl Log {
-    /// Adds an event. `_id`, `clusterTime` and `wallTime` are put in where it has none: tokens that
-    /// tell events apart, and times that rise by a second from [`FIRST_SECOND`].
-    pub fn push(&self, event: Document) {
-        let place = self.with(|log| log.entries.len());
-        let mut whole = Document::new();
-        if !event.contains_key("_id") {
-            whole.insert("_id", event_token(place));
-        }
-        whole.extend(event);
-        let time = match whole.get_timestamp("clusterTime") {
-            Ok(time) => time,
-            Err(_) => default_time(place),
-        };
-        if !whole.contains_key("clusterTime") {
-            whole.insert("clusterTime", time);
-        }
-        if !whole.contains_key("wallTime") {
-            let wall_time = DateTime::from_millis(i64::from(time.time) * 1000);
-            whole.insert("wallTime", wall_time);
-        }
-        self.add(Entry {
-            bytes: bytes_of(&whole),
-            token: whole.get_document("_id").ok().cloned(),
-            time,
-        });
+    /// Adds an event.
+    pub fn push(&self, event: impl Into<Event>) {
+        self.push_all([event.into()]);
     }
 
-    /// Adds an event that is these bytes, whatever they are. Its token, for those who resume after
-    /// it, is the one that [`event_token`] makes of its place.
-    pub fn push_raw(&self, bytes: Vec<u8>) {
-        let place = self.with(|log| log.entries.len());
-        self.add(Entry {
-            bytes,
-            token: Some(event_token(place)),
-            time: default_time(place),
-        });
+    /// Adds several events in one step, so that they come in one reply if it has room for them.
+    pub fn push_all(&self, events: impl IntoIterator<Item = Event>) {
+        let mut state = self.server.state();
+        let seconds = state.next_second();
+        let log = state.logs.entry(self.name.clone()).or_default();
+        for (seconds, event) in (seconds..).zip(events) {
+            let entry = Entry::new(log.entries.len(), event, seconds);
+            log.entries.push(entry);
+        }
+        drop(state);
+        self.server.news.notify_all();
     }
 
     /// How many events there are.
@@ -296,10 +327,17 @@ impl Log {
         self.server.news.notify_all();
     }
 
+    /// Answers every `getMore` at once, whether there is anything to say or not.
+    pub fn never_wait(&self) {
+        self.with(|log| log.impatient = true);
+        self.server.news.notify_all();
+    }
+
     /// Replies are what they are again.
     pub fn heal(&self) {
         self.with(|log| {
             log.alter = None;
+            log.impatient = false;
             log.answers.clear();
         });
     }
@@ -315,11 +353,6 @@ impl Log {
         self.with(|log| log.asked.get(command).copied().unwrap_or_default())
     }
 
-    fn add(&self, entry: Entry) {
-        self.with(|log| log.entries.push(entry));
-        self.server.news.notify_all();
-    }
-
     fn with<T>(&self, act: impl FnOnce(&mut LogState) -> T) -> T {
         let mut state = self.server.state();
         act(state.logs.entry(self.name.clone()).or_default())
@@ -332,7 +365,7 @@ impl Reply {
     pub fn bytes(&self) -> Vec<u8> {
         let mut batch = RawWriter::new();
         for (index, event) in self.events.iter().enumerate() {
-            batch.put(0x03, &index.to_string(), event);
+            batch.put(0x03, index.to_string(), event);
         }
         let mut cursor = RawWriter::new();
         let name = if self.first {
@@ -403,11 +436,6 @@ pub fn event_token(place: usize) -> Document {
 /// The token of the place before an event, between events.
 fn place_token(place: usize) -> Document {
     doc! { "_data": format!("P{place:08}") }
-}
-
-fn default_time(place: usize) -> Timestamp {
-    let place = u32::try_from(place).expect("a test writes few events");
-    time(FIRST_SECOND + place, 1)
 }
 
 fn bytes_of(document: &Document) -> Vec<u8> {
@@ -512,7 +540,10 @@ impl State {
     fn is_quiet(&self, id: i64) -> bool {
         let cursor = self.cursors.get(&id);
         let log = cursor.and_then(|cursor| Some((cursor, self.logs.get(&cursor.log)?)));
-        log.is_some_and(|(cursor, log)| log.answers.is_empty() && log.entries.len() <= cursor.place)
+        log.is_some_and(|(cursor, log)| {
+            let nothing = log.answers.is_empty() && log.entries.len() <= cursor.place;
+            nothing && !log.impatient
+        })
     }
 
     fn count(&mut self, log: &str, command: &str) {
@@ -520,12 +551,15 @@ impl State {
         *log.asked.entry(command.to_owned()).or_default() += 1;
     }
 
-    /// The time that it tells: that of the latest event, unless it was set.
+    /// The second of the next event.
+    fn next_second(&self) -> u32 {
+        let events: usize = self.logs.values().map(|log| log.entries.len()).sum();
+        FIRST_SECOND + u32::try_from(events).expect("a test writes few events")
+    }
+
+    /// The time that it tells: right before the next event, unless it was set.
     fn now(&self) -> Timestamp {
-        let last = self.logs.values().filter_map(|log| log.entries.last());
-        let latest = last.map(|entry| entry.time).max();
-        self.clock
-            .unwrap_or(latest.unwrap_or(time(FIRST_SECOND - 1, 1)))
+        self.clock.unwrap_or(time(self.next_second() - 1, 1))
     }
 
     /// Moves a cursor on and says what it passed. The opening brings no events, as MongoDB's mostly

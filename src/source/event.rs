@@ -60,9 +60,9 @@ pub enum EventError {
     /// The document is not well-formed BSON on its top level.
     #[error("the event is not well-formed BSON: {0}")]
     Malformed(#[from] raw::Error),
-    /// A field that every event has is missing or of another type.
-    #[error("the event has no usable {0}")]
-    Missing(&'static str),
+    /// It has no `_id`, or one that is no document.
+    #[error("the event has no token")]
+    NoToken,
 }
 
 impl Event {
@@ -90,7 +90,7 @@ impl Event {
                 _ => {}
             }
         }
-        let token = token.flatten().ok_or(EventError::Missing("_id"))?;
+        let token = token.flatten().ok_or(EventError::NoToken)?;
         let cluster_time = cluster_time.flatten();
         Ok(Self {
             bytes,

@@ -246,14 +246,15 @@ impl Inner {
         lags
     }
 
-    /// How far the slowest watcher is from the oplog's end, in seconds; where both are known.
+    /// How far the slowest watcher is from the oplog's end, in seconds; where both are known. A place that
+    /// the oplog has left behind has no room at all.
     fn oplog_headroom(&self) -> Option<f64> {
         let oldest = self.oldest_second.load(Ordering::Relaxed);
         let slowest = lock(&self.seats)
             .iter()
             .filter_map(|(_, seat)| seat.reached())
             .min()?;
-        (oldest > 0).then(|| f64::from(slowest) - f64::from(oldest))
+        (oldest > 0).then(|| f64::from(slowest.saturating_sub(oldest)))
     }
 }
 

@@ -60,6 +60,9 @@ pub(super) struct WatchStream {
     ending: Option<Ending>,
     chunked_events: u64,
     opened: bool,
+    /// The times that the last `Progress` told: what was reached, and MongoDB's own. Clocks may jump,
+    /// what was said stands.
+    told: (ClusterTime, Option<ClusterTime>),
     /// Whether a `Progress` is due.
     due: bool,
     /// Whether it is time to look for the watch's end.
@@ -99,6 +102,7 @@ impl WatchStream {
             ending: None,
             chunked_events: 0,
             opened: false,
+            told: (ClusterTime::default(), None),
             due: false,
             check_end: false,
             watch,
@@ -189,8 +193,11 @@ impl WatchStream {
         if let Some((tail, token)) = reached {
             let time = tail.position.time();
             self.watcher.reach(time.seconds);
-            progress.cluster_time = Some(time).filter(|time| time.seconds > 0).map(to_pb);
-            progress.upstream_time = tail.upstream.map(to_pb);
+            let (reached, upstream) = &mut self.told;
+            *reached = time.max(*reached);
+            *upstream = tail.upstream.max(*upstream);
+            progress.cluster_time = Some(*reached).filter(|time| time.seconds > 0).map(to_pb);
+            progress.upstream_time = upstream.map(to_pb);
             self.token.clear();
             self.token.extend_from_slice(&token);
         }

@@ -35,6 +35,11 @@ model: ## Run the hub's ring and hand-over under a model checker, in thousands o
 	@echo "running the hub's models"
 	@cargo test --features shuttle --lib hub::tests::model
 
+.PHONY: fuzz
+fuzz: ## Fuzz what reads bytes from outside, led by coverage (FUZZ_SECONDS=60 for each, FUZZ_TARGETS=event)
+	@scripts/need cargo cc cargo-fuzz
+	@scripts/fuzz
+
 .PHONY: bench
 bench: $(DATABASE) ## Measure Weir beside what it replaces (a quarter of an hour; BENCH="--only fan-out" for a part)
 	@scripts/need cargo cc

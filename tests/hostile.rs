@@ -244,6 +244,41 @@ async fn a_broken_event_ends_its_watch_after_the_good_ones_before_it() {
     }
 }
 
+/// The same where the opening's own answer holds the event: before the headers there is nothing to be
+/// sent, and so the call itself fails.
+#[tokio::test]
+async fn a_broken_event_in_the_opening_ends_its_watch_after_the_good_ones_before_it() {
+    let stand_in = StandIn::start();
+    let weir = weir(&stand_in, Duration::from_secs(60)).await;
+    let cases = broken();
+    tally(Figure::BadInputs, cases.len() as u64);
+    for (number, Case { what, event }) in cases.into_iter().enumerate() {
+        let name = format!("c{number}");
+        let log = stand_in.log(&name);
+        let watching = weir.watch(stand_in.watch_request(&[&name])).await;
+        let start = watching.token();
+        drop(watching);
+        log.answer_openings_with_events();
+        log.push_all([insert(1).into(), Event::Raw(event(1)), insert(2).into()]);
+        weir.without_feeds().await;
+        let mut again = weir.watch(resume(&stand_in, &name, start)).await;
+        let (ids, status) = to_the_end(&mut again).await;
+        assert_eq!(ids, [1], "{what}");
+        assert_internal(&status, &again.opened, what);
+        let right_before = resume(&stand_in, &name, again.token());
+        match weir.try_watch(right_before).await {
+            Ok(mut again) => {
+                let (ids, status) = to_the_end(&mut again).await;
+                assert_eq!(ids, [0; 0], "{what}");
+                assert_internal(&status, &again.opened, what);
+            }
+            Err(status) => assert_eq!(error_reason(&status), "INTERNAL", "{what}"),
+        }
+        let asked = log.asked("aggregate");
+        assert!(asked <= 10, "{what}: {asked} openings for three watches");
+    }
+}
+
 /// Fragments that do not fit together are as broken as an event can be.
 #[tokio::test]
 async fn broken_fragments_end_a_watch_after_the_good_events_before_them() {

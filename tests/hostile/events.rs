@@ -312,6 +312,14 @@ pub fn odd() -> Vec<Case> {
             &string_value("1/1"),
         ),
     ];
+    cases.push(case("50,000 fields at the top", |place| {
+        let mut event = head(place, &[]);
+        event.put(DOCUMENT, "fullDocument", &bytes(&doc! { "_id": 7 }));
+        for number in 0..50_000 {
+            event.put(NULL, format!("field{number}"), b"");
+        }
+        event.finish()
+    }));
     cases.push(case("nothing but a token", |place| {
         of_fields(&[(DOCUMENT, b"_id", &bytes(&event_token(place)))])
     }));

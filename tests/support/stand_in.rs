@@ -132,6 +132,8 @@ struct LogState {
     answers: VecDeque<Answer>,
     alter: Option<Alter>,
     batch: Option<usize>,
+    /// Whether the opening brings events.
+    eager: bool,
     /// Whether it answers at once, with nothing to say.
     impatient: bool,
     /// How often each command came for it.
@@ -325,6 +327,11 @@ impl Log {
     pub fn alter(&self, alter: impl Fn(&mut Reply) + Send + 'static) {
         self.with(|log| log.alter = Some(Box::new(alter)));
         self.server.news.notify_all();
+    }
+
+    /// Puts events into the answer to an `aggregate` already.
+    pub fn answer_openings_with_events(&self) {
+        self.with(|log| log.eager = true);
     }
 
     /// Answers every `getMore` at once, whether there is anything to say or not.
@@ -562,8 +569,7 @@ impl State {
         self.clock.unwrap_or(time(self.next_second() - 1, 1))
     }
 
-    /// Moves a cursor on and says what it passed. The opening brings no events, as MongoDB's mostly
-    /// does not.
+    /// Moves a cursor on and says what it passed.
     fn reply(&mut self, id: i64, first: bool) -> Answer {
         let operation_time = Some(self.now());
         let Some(cursor) = self.cursors.get_mut(&id) else {

@@ -31,10 +31,10 @@ pub fn nothing_is_lost(raw: &[u8], event: &Event, change: &pb::ChangeEvent) {
     }
     let unknown = bson(change.unknown_fields.as_ref());
     let mut unknown: Vec<Element<'_>> = unknown.map_or_else(Vec::new, |it| elements(it).collect());
-    let mut seen: Vec<&[u8]> = Vec::new();
-    for field in elements(raw) {
-        let first = !seen.contains(&field.key);
-        seen.push(field.key);
+    let fields: Vec<Element<'_>> = elements(raw).collect();
+    // From the last to the first, since of equal ones the later are those without a place.
+    for (at, field) in fields.iter().enumerate().rev() {
+        let first = fields[..at].iter().all(|it| it.key != field.key);
         if field.key == b"_id" || field.key == b"splitEvent" {
             continue;
         }
@@ -46,7 +46,7 @@ pub fn nothing_is_lost(raw: &[u8], event: &Event, change: &pb::ChangeEvent) {
             continue;
         }
         assert!(
-            first && is_told(&field, change),
+            first && is_told(field, change),
             "{} of {:?} is lost in {change:?}",
             String::from_utf8_lossy(field.key),
             field.kind

@@ -14,7 +14,7 @@ use super::input::{Input, put_part};
 const MAX_TOKEN: usize = 16 << 10;
 
 /// Reads the input as a token; then makes a place of it, seals that, reads it again, and again with a
-/// few bits changed and with an end cut off.
+/// few bits changed.
 pub fn run(data: &[u8]) {
     if let Ok(token) = ResumeToken::read(data) {
         assert!(data.len() <= MAX_TOKEN);
@@ -50,9 +50,10 @@ pub fn run(data: &[u8]) {
     };
     let sealed = sealed_and_read(&position, anchor.as_ref());
 
-    // The checksum knows every change of up to 32 bits in a row, and nearly every other.
+    // The checksum at the end knows every change before it of up to 32 bits in a row. It is no signature:
+    // a fuzzer makes other changes that it does not know.
     let mut changed = sealed.to_vec();
-    let at = at % (changed.len() - 3);
+    let at = at % (changed.len() - 7);
     for (byte, flip) in changed[at..].iter_mut().zip(flips.to_le_bytes()) {
         *byte ^= flip;
     }
@@ -62,10 +63,6 @@ pub fn run(data: &[u8]) {
     } else {
         assert!(read.is_err(), "a changed token was taken");
     }
-    assert!(
-        ResumeToken::read(&sealed[..at]).is_err(),
-        "a token cut short was taken"
-    );
 }
 
 /// Seals a place, and sees that reading gives the same.

@@ -137,8 +137,10 @@ fn compare(raw: &Bytes, document: &pb::Document, format: Format) {
     use pb::document::Value;
     let value = document.value.as_ref().expect("a document holds something");
     let shape = Shape::of(raw);
-    // The `bson` crate reads by recursion, and so only what is not too deep.
-    let read = (shape.depth <= DEEPEST_COMPARED).then(|| Document::from_reader(&raw[..]));
+    // The `bson` crate reads by recursion, and so only what is not too deep. It wants the indices of
+    // arrays to be UTF-8, which no format writes.
+    let read = (shape.depth <= DEEPEST_COMPARED && shape.readable_indices)
+        .then(|| Document::from_reader(&raw[..]));
     let readable = matches!(read, Some(Ok(_)));
     match value {
         Value::Bson(bytes) => {
@@ -168,7 +170,7 @@ fn compare(raw: &Bytes, document: &pb::Document, format: Format) {
         Value::Struct(held) => {
             assert_eq!(format, Format::Struct);
             assert!(!shape.repeats, "a Struct holds no name twice");
-            let read = read.expect("a Struct goes nowhere deep");
+            let Some(read) = read else { return };
             let read = read.expect("a Struct was made of what is no BSON");
             let expected = as_struct(extended_json(Bson::Document(read), false));
             assert_eq!(struct_json(held), expected);
@@ -288,6 +290,8 @@ struct Shape {
     depth: usize,
     /// Whether a name comes twice in one of its documents.
     repeats: bool,
+    /// Whether the indices of its arrays are UTF-8.
+    readable_indices: bool,
     /// Whether every value in it is what its type says.
     well_formed: bool,
 }
@@ -297,6 +301,7 @@ impl Shape {
         let mut shape = Self {
             depth: 0,
             repeats: false,
+            readable_indices: true,
             well_formed: true,
         };
         let mut open: Vec<(&[u8], usize, bool)> = vec![(raw, 1, true)];
@@ -313,6 +318,7 @@ impl Shape {
                     break;
                 };
                 shape.repeats |= named && !names.insert(element.key);
+                shape.readable_indices &= named || std::str::from_utf8(element.key).is_ok();
                 match element.kind {
                     ElementType::EmbeddedDocument => open.push((element.value, depth + 1, true)),
                     ElementType::Array => open.push((element.value, depth + 1, false)),

@@ -5,7 +5,7 @@
 
 use mongodb::error::{Error as DriverError, ErrorKind};
 
-use crate::source::{ClusterTime, EventError};
+use crate::source::{ClusterTime, EventError, Position};
 
 /// What a failure means for the stream it happened to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,6 +58,18 @@ impl SourceError {
     /// Something that MongoDB should never have sent.
     pub(super) fn broken(message: impl Into<String>) -> Self {
         Self::new(Failure::Broken, message)
+    }
+
+    /// What it means when a stream was to be opened at a place. MongoDB has codes of its own for a
+    /// token that it can't use, and for one of another make those of any command that it can't read:
+    /// the rest of the command is Weir's own, and is read everywhere else.
+    #[must_use]
+    pub(super) fn of_opening_at(mut self, at: Option<&Position>) -> Self {
+        let has_token = at.is_some_and(|at| !matches!(at, Position::Time(_)));
+        if has_token && matches!(self.code, Some(2 | 9 | 14 | 40414)) {
+            self.failure = Failure::TokenInvalid;
+        }
+        self
     }
 
     /// MongoDB's reason as a label of a metric: a closed set.
@@ -126,7 +138,7 @@ pub(super) fn classify_code(code: i32, resumable: bool, not_resumable: bool) -> 
     match code {
         286 | 136 => Failure::HistoryLost,
         280 => Failure::TokenNotFound,
-        260 | 50811 | 40576 | 40585 | 40615 | 40647 | 40649 => Failure::TokenInvalid,
+        260 | 50811 | 40576 | 40585 | 40615 | 40647 | 40648 | 40649 => Failure::TokenInvalid,
         47 => Failure::ImageMissing,
         10334 => Failure::EventTooLarge,
         40573 => Failure::Unsupported,

@@ -9,7 +9,7 @@ mod patience;
 
 use std::{sync::Arc, time::Duration};
 
-use bson::{Bson, Document, RawDocumentBuf, doc};
+use bson::{Bson, Document, RawDocument, RawDocumentBuf, doc, spec::ElementType};
 use futures::future::BoxFuture;
 use mongodb::{
     Client,
@@ -144,7 +144,8 @@ impl MongoSource {
         });
         let (cursor, patience) = opening
             .await
-            .map_err(|error| SourceError::broken(format!("the opening: {error}")))??;
+            .map_err(|error| SourceError::broken(format!("the opening: {error}")))?
+            .map_err(|error| error.of_opening_at(at))?;
         Ok(MongoCursor::new(cursor, patience, at))
     }
 
@@ -358,9 +359,26 @@ fn pipeline(
     Ok(stages)
 }
 
+/// MongoDB's token as it is to be sent. All that is asked of it is that it is a flat document, as
+/// MongoDB makes them: one that nests as deeply as 16 KiB allow would take more stack than there is.
 fn token_document(token: &[u8]) -> Result<Document, SourceError> {
-    Document::from_reader(token)
-        .map_err(|_| SourceError::new(Failure::TokenInvalid, "the token is not a BSON document"))
+    let refused = || SourceError::new(Failure::TokenInvalid, "the token is not a flat document");
+    let raw = RawDocument::from_bytes(token).map_err(|_| refused())?;
+    let mut document = Document::new();
+    for element in raw {
+        let (name, value) = element.map_err(|_| refused())?;
+        if matches!(
+            value.element_type(),
+            ElementType::EmbeddedDocument
+                | ElementType::Array
+                | ElementType::JavaScriptCodeWithScope
+        ) {
+            return Err(refused());
+        }
+        let value = Bson::try_from(value).map_err(|_| refused())?;
+        document.insert(name.as_str(), value);
+    }
+    Ok(document)
 }
 
 #[cfg(test)]

@@ -18,6 +18,14 @@ const RETRY_SOON: Duration = Duration::from_secs(1);
 /// When to try again after a limit was met.
 const RETRY_LATER: Duration = Duration::from_secs(5);
 
+/// The most of a status's words that goes out, in bytes. Together with what follows, and with what
+/// encoding adds, it stays below the 8 KiB of trailers that every client takes.
+const MAX_MESSAGE: usize = 700;
+/// The most of one text among the details, in bytes.
+const MAX_TEXT: usize = 600;
+/// The most of all bad fields together, in bytes; further ones are left out.
+const MAX_VIOLATION_BYTES: usize = 3_000;
+
 /// Why a call ended, other than by success or by the client's own doing.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
@@ -26,12 +34,23 @@ pub enum Error {
     InvalidRequest(Vec<FieldViolation>),
     /// The request holds a field that this version does not know.
     #[error(
-        "field {number} of WatchRequest is not known to this version of the server, which does not pass over it: leave it out, or use a later version"
+        "field {number} of {place} is not known to this version of the server, which does not pass over it: leave it out, or use a later version"
     )]
     UnknownField {
+        /// The path of the message that holds it; `WatchRequest` for that itself.
+        place: String,
         /// The field's number.
         number: u32,
     },
+    /// The call is of a method, or in an encoding, that this version does not know.
+    #[error("{0}")]
+    Unimplemented(String),
+    /// The request did not come in time.
+    #[error(
+        "the request did not come within {}: a call sends its message, and ends its half, at once",
+        humantime::format_duration(*.0)
+    )]
+    RequestTimeout(Duration),
     /// The whole deployment may not be watched.
     #[error(
         "watching the whole deployment is not allowed on this server: name a database, or have the operator start it with --allow-deployment-watch"
@@ -95,7 +114,7 @@ pub enum Error {
     /// A limit of the server was met.
     #[error("the server's limit of {max} {limit} is reached")]
     LimitExceeded {
-        /// What is limited: "watches" or "feeds".
+        /// What is limited: "watches", "feeds", "calls" or "KiB of patterns".
         limit: &'static str,
         /// How many there may be.
         max: usize,
@@ -132,7 +151,7 @@ impl Error {
             Self::InvalidRequest(_) | Self::TokenMalformed(_) | Self::TokenMismatch(_) => {
                 Code::InvalidArgument
             }
-            Self::UnknownField { .. } => Code::Unimplemented,
+            Self::UnknownField { .. } | Self::Unimplemented(_) => Code::Unimplemented,
             Self::DeploymentNotAllowed => Code::PermissionDenied,
             Self::TokenExpired { .. } => Code::OutOfRange,
             Self::Invalidated { .. } => Code::Aborted,
@@ -143,7 +162,7 @@ impl Error {
             | Self::EventTooLarge { .. }
             | Self::UpstreamEventTooLarge { .. } => Code::FailedPrecondition,
             Self::LimitExceeded { .. } => Code::ResourceExhausted,
-            Self::DeadlineExceeded => Code::DeadlineExceeded,
+            Self::DeadlineExceeded | Self::RequestTimeout(_) => Code::DeadlineExceeded,
             Self::Internal => Code::Internal,
         }
     }
@@ -153,7 +172,8 @@ impl Error {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::InvalidRequest(_) => "INVALID_REQUEST",
-            Self::UnknownField { .. } => "NOT_IMPLEMENTED",
+            Self::UnknownField { .. } | Self::Unimplemented(_) => "NOT_IMPLEMENTED",
+            Self::RequestTimeout(_) => "REQUEST_TIMEOUT",
             Self::DeploymentNotAllowed => "NAMESPACE_ACCESS_DENIED",
             Self::TokenMalformed(_) => "RESUME_TOKEN_MALFORMED",
             Self::TokenMismatch(_) => "RESUME_TOKEN_MISMATCH",
@@ -178,6 +198,8 @@ impl Error {
         match self {
             Self::InvalidRequest(_)
             | Self::UnknownField { .. }
+            | Self::Unimplemented(_)
+            | Self::RequestTimeout(_)
             | Self::DeploymentNotAllowed
             | Self::TokenMalformed(_)
             | Self::TokenMismatch(_)
@@ -204,15 +226,23 @@ impl Error {
         let mut facts: HashMap<String, String> = HashMap::new();
         match &self {
             Self::InvalidRequest(violations) => {
+                let mut bytes = 0;
                 for violation in violations {
-                    details.add_bad_request_violation(&violation.field, &violation.description);
+                    let field = cut(&violation.field, MAX_TEXT);
+                    let description = cut(&violation.description, MAX_TEXT);
+                    bytes += field.len() + description.len();
+                    if bytes > MAX_VIOLATION_BYTES {
+                        break;
+                    }
+                    details.add_bad_request_violation(field, description);
                 }
             }
             Self::TokenMalformed(_) | Self::TokenMismatch(_) => {
                 details.add_bad_request_violation("resume_token", self.to_string());
             }
-            Self::UnknownField { number } => {
+            Self::UnknownField { place, number } => {
                 facts.insert("field".to_owned(), number.to_string());
+                facts.insert("message".to_owned(), place.clone());
             }
             Self::TokenExpired { asked, oldest } => {
                 put_time(&mut facts, "token_time", *asked);
@@ -221,7 +251,7 @@ impl Error {
             Self::Invalidated { scope, cause } => {
                 let cause = cause.map_or("unknown", Operation::name);
                 facts.insert("cause".to_owned(), cause.to_owned());
-                facts.insert("namespace".to_owned(), scope.to_string());
+                facts.insert("namespace".to_owned(), cut(&scope.to_string(), MAX_TEXT));
             }
             Self::UpstreamUnavailable | Self::Draining => {
                 details.set_retry_info(Some(RETRY_SOON));
@@ -247,10 +277,15 @@ impl Error {
             Self::Internal => {
                 facts.insert("watch_id".to_owned(), watch_id.to_owned());
             }
-            Self::DeploymentNotAllowed | Self::UpstreamAccessDenied | Self::DeadlineExceeded => {}
+            Self::DeploymentNotAllowed
+            | Self::UpstreamAccessDenied
+            | Self::DeadlineExceeded
+            | Self::RequestTimeout(_)
+            | Self::Unimplemented(_) => {}
         }
         details.set_error_info(self.reason(), DOMAIN, facts);
-        Status::with_error_details(self.code(), self.to_string(), details)
+        let message = cut(&self.to_string(), MAX_MESSAGE);
+        Status::with_error_details(self.code(), message, details)
     }
 }
 
@@ -312,6 +347,14 @@ fn put_time(facts: &mut HashMap<String, String>, key: &str, time: Option<Cluster
     if let Some(time) = time {
         facts.insert(key.to_owned(), time.to_string());
     }
+}
+
+/// A text of at most this many bytes.
+fn cut(text: &str, max: usize) -> String {
+    if text.len() <= max {
+        return text.to_owned();
+    }
+    format!("{}...", &text[..text.floor_char_boundary(max - 3)])
 }
 
 fn violations(violations: &[FieldViolation]) -> String {

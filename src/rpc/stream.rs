@@ -42,7 +42,7 @@ pub(super) struct WatchStream {
     deadline: Option<Instant>,
     outcome: Outcome,
     gauge: InStage,
-    _permit: OwnedSemaphorePermit,
+    _permits: [OwnedSemaphorePermit; 2],
 
     /// The place after what was queued last. A copy: a slice would keep alive what it lies in.
     token: Vec<u8>,
@@ -79,7 +79,7 @@ impl WatchStream {
         metrics: Arc<Metrics>,
         deadline: Option<Instant>,
         outcome: Outcome,
-        (permit, gauge): (OwnedSemaphorePermit, InStage),
+        (permits, gauge): ([OwnedSemaphorePermit; 2], InStage),
     ) -> Self {
         let token = watcher.beginning().token.to_vec();
         let now = Instant::now();
@@ -91,7 +91,7 @@ impl WatchStream {
             deadline,
             outcome,
             gauge,
-            _permit: permit,
+            _permits: permits,
             last_sent: now,
             timer: Box::pin(sleep_until(now)),
             ready: VecDeque::new(),

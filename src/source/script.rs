@@ -41,6 +41,10 @@ pub(crate) struct ScriptedSource {
     pub(crate) oldest: Option<ClusterTime>,
     /// How often the time was asked for; the answer is that number, so that time passes.
     pub(crate) time_asked: AtomicU32,
+    /// How often the facts were asked for.
+    pub(crate) facts_asked: AtomicU32,
+    /// How many of the first answers to that are failures.
+    pub(crate) facts_fail: u32,
     /// Whether a stream is said to be quiet.
     pub(crate) quiet: bool,
 }
@@ -55,6 +59,10 @@ impl ScriptedSource {
             openings: Mutex::new(openings.into_iter().collect()),
             ..Self::default()
         }
+    }
+
+    pub(crate) fn facts_asked(&self) -> u32 {
+        self.facts_asked.load(Ordering::Relaxed)
     }
 
     pub(crate) fn time_asked(&self) -> u32 {
@@ -109,7 +117,14 @@ impl Source for ScriptedSource {
     }
 
     fn facts(&self) -> BoxFuture<'_, Result<ServerFacts, SourceError>> {
-        Box::pin(async { Ok(ServerFacts::default()) })
+        let asked = self.facts_asked.fetch_add(1, Ordering::Relaxed) + 1;
+        Box::pin(async move {
+            tokio::task::yield_now().await;
+            if asked <= self.facts_fail {
+                return Err(SourceError::new(Failure::Transient, "scripted"));
+            }
+            Ok(ServerFacts::default())
+        })
     }
 }
 

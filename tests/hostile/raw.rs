@@ -123,9 +123,10 @@ impl Raw {
 
     /// A connection, or what the kernel says where it is reset at once.
     pub async fn try_connect(address: SocketAddr) -> io::Result<Self> {
-        within("a connection", TcpStream::connect(address))
-            .await
-            .map(Self)
+        let stream = within("a connection", TcpStream::connect(address)).await?;
+        // An attack of many small writes should not wait for the kernel's own pauses.
+        stream.set_nodelay(true)?;
+        Ok(Self(stream))
     }
 
     /// A connection that has begun as one of HTTP/2.

@@ -446,7 +446,7 @@ async fn streams_reset_as_fast_as_they_come_cost_little() {
     let mut raw = Raw::greeted(attacked.weir.grpc).await;
     raw.send(&frame(WINDOW_UPDATE, 0, 0, &(1_u32 << 30).to_be_bytes()))
         .await;
-    for stream in streams(300) {
+    for stream in streams(100) {
         raw.send(&call(stream, &request)).await;
         let answered = |it: &raw::Reply| {
             it.stream == stream && (it.kind == DATA || it.flags & END_STREAM != 0)
@@ -456,7 +456,7 @@ async fn streams_reset_as_fast_as_they_come_cost_little() {
     }
     drop(raw);
     println!("{resets} streams were reset at once");
-    tally(Figure::BadInputs, resets + 300);
+    tally(Figure::BadInputs, resets + 100);
     insert(&attacked.database, 1).await;
     assert_eq!(id(&bystander.next_change().await), 1);
     let getmores = attacked.database.getmore_count().await - before;

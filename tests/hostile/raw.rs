@@ -177,9 +177,12 @@ impl Raw {
         })
     }
 
-    /// Reads until a frame is what is looked for; `false` when the connection ends first.
+    /// Reads, and answers pings, until a frame is what is looked for; `false` when the connection ends first.
     pub async fn until(&mut self, mut wanted: impl FnMut(&Reply) -> bool) -> bool {
         while let Some(reply) = self.reply().await {
+            if reply.kind == PING && reply.flags & ACK == 0 {
+                self.send(&frame(PING, ACK, 0, &reply.payload)).await;
+            }
             if wanted(&reply) {
                 return true;
             }

@@ -84,6 +84,8 @@ catalogue! {
         "Bytes of events that feeds keep for their watches.";
     MEMORY_USED: "gauge", "weir_memory_used_bytes", [],
         "Bytes held of --memory-limit: what was read from MongoDB and what was encoded of it.";
+    TASKS: "gauge", "weir_tasks", [],
+        "Tasks of the process that have not ended: a few for each connection, feed and catch-up, and one for each watch.";
     LIMIT_REJECTIONS: "counter", "weir_limit_rejections_total", ["limit"],
         "Watches refused because a limit was reached.";
 }

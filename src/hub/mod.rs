@@ -166,6 +166,7 @@ impl Hub {
             feed_lags: self.0.feed_lags(),
             memory_used_bytes: self.0.memory.budget.used(),
             oplog_headroom_seconds: self.0.oplog_headroom(),
+            tasks: self.0.runtime.metrics().num_alive_tasks(),
         }
     }
 

@@ -139,7 +139,7 @@ impl MongoSource {
                 .batch_size(BATCH_EVENTS)
                 .read_concern(ReadConcern::majority())
                 .batch();
-            let cursor = patience.bear(opening.into_future()).await??;
+            let cursor = patience.bear(opening.into_future(), false).await??;
             Ok::<_, SourceError>((cursor, patience))
         });
         let (cursor, patience) = opening

@@ -2,8 +2,9 @@
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -32,6 +33,8 @@ pub struct Proxy {
     mode: watch::Sender<Mode>,
     /// Rises by one at each [`Proxy::cut`].
     cuts: watch::Sender<u64>,
+    /// Rises by one at each [`Proxy::lose_answers`].
+    losses: watch::Sender<u64>,
     counts: Arc<Counts>,
     _accepting: AbortOnDropHandle<()>,
 }
@@ -40,6 +43,7 @@ pub struct Proxy {
 struct Counts {
     accepted: AtomicUsize,
     open: AtomicUsize,
+    awaited: AtomicUsize,
 }
 
 /// What each connection listens to.
@@ -47,6 +51,7 @@ struct Counts {
 struct Controls {
     mode: watch::Receiver<Mode>,
     cuts: watch::Receiver<u64>,
+    losses: watch::Receiver<u64>,
 }
 
 impl Proxy {
@@ -60,16 +65,19 @@ impl Proxy {
             .expect("a bound socket has an address");
         let (mode, mode_receiver) = watch::channel(Mode::Pass);
         let (cuts, cuts_receiver) = watch::channel(0);
+        let (losses, losses_receiver) = watch::channel(0);
         let counts = Arc::new(Counts::default());
         let controls = Controls {
             mode: mode_receiver,
             cuts: cuts_receiver,
+            losses: losses_receiver,
         };
         let accepting = tokio::spawn(accept(listener, upstream, controls, Arc::clone(&counts)));
         Self {
             address,
             mode,
             cuts,
+            losses,
             counts,
             _accepting: AbortOnDropHandle::new(accepting),
         }
@@ -98,6 +106,17 @@ impl Proxy {
         self.cuts.send_modify(|cuts| *cuts += 1);
     }
 
+    /// From now on nothing passes, ever, over the connections on which an answer is awaited, and
+    /// neither side is told: they are half-open. Others, and new ones, are not touched.
+    pub fn lose_answers(&self) {
+        self.losses.send_modify(|losses| *losses += 1);
+    }
+
+    /// On how many connections an answer is awaited.
+    pub fn awaited(&self) -> usize {
+        self.counts.awaited.load(Ordering::SeqCst)
+    }
+
     /// How many connections clients have made since the start, refused ones included.
     pub fn accepted(&self) -> usize {
         self.counts.accepted.load(Ordering::SeqCst)
@@ -123,36 +142,54 @@ async fn accept(
         let mut controls = controls.clone();
         // Before the mode is looked at: a cut that comes with a new mode is not missed then.
         controls.cuts.mark_unchanged();
+        controls.losses.mark_unchanged();
         if *controls.mode.borrow() == Mode::Refuse {
             reset(&client);
             continue;
         }
         let open = Open::new(Arc::clone(&counts));
-        connections.spawn(async move {
-            let _open = open;
-            carry(client, upstream, controls).await;
-        });
+        connections.spawn(async move { carry(client, upstream, controls, &open).await });
     }
 }
 
 /// Counts one open connection for as long as it lives.
-struct Open(Arc<Counts>);
+struct Open {
+    counts: Arc<Counts>,
+    /// Whether the client spoke last.
+    awaits: AtomicBool,
+}
 
 impl Open {
     fn new(counts: Arc<Counts>) -> Self {
         counts.open.fetch_add(1, Ordering::SeqCst);
-        Self(counts)
+        Self {
+            counts,
+            awaits: AtomicBool::new(false),
+        }
+    }
+
+    fn awaits(&self) -> bool {
+        self.awaits.load(Ordering::SeqCst)
+    }
+
+    fn set_awaits(&self, awaits: bool) {
+        match (self.awaits.swap(awaits, Ordering::SeqCst), awaits) {
+            (false, true) => self.counts.awaited.fetch_add(1, Ordering::SeqCst),
+            (true, false) => self.counts.awaited.fetch_sub(1, Ordering::SeqCst),
+            _ => 0,
+        };
     }
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
-        self.0.open.fetch_sub(1, Ordering::SeqCst);
+        self.set_awaits(false);
+        self.counts.open.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
 /// Carries one connection until either side closes it or it is cut.
-async fn carry(client: TcpStream, upstream: SocketAddr, controls: Controls) {
+async fn carry(client: TcpStream, upstream: SocketAddr, controls: Controls, open: &Open) {
     let Ok(server) = TcpStream::connect(upstream).await else {
         reset(&client);
         return;
@@ -160,14 +197,28 @@ async fn carry(client: TcpStream, upstream: SocketAddr, controls: Controls) {
     // Small messages should not wait for each other.
     let _ = client.set_nodelay(true);
     let _ = server.set_nodelay(true);
-    let mut cuts = controls.cuts;
+    let (mut cuts, mut losses) = (controls.cuts, controls.losses);
     let (client_reads, client_writes) = client.into_split();
     let (server_reads, server_writes) = server.into_split();
-    let up = pump(client_reads, server_writes, controls.mode.clone());
-    let down = pump(server_reads, client_writes, controls.mode);
-    tokio::select! {
-        _ = async { tokio::join!(up, down) } => {}
-        _ = cuts.changed() => {}
+    let mode = controls.mode;
+    let up = pump(client_reads, server_writes, mode.clone(), || {
+        open.set_awaits(true);
+    });
+    let down = pump(server_reads, client_writes, mode, || open.set_awaits(false));
+    // A direction that breaks takes the other one with it: both sides hear of it.
+    let mut passing = pin!(async { tokio::try_join!(up, down) });
+    loop {
+        tokio::select! {
+            _ = &mut passing => return,
+            _ = cuts.changed() => return,
+            _ = losses.changed() => {
+                if open.awaits() {
+                    // Until it is cut both ends stay open.
+                    let _ = cuts.changed().await;
+                    return;
+                }
+            }
+        }
     }
 }
 
@@ -176,11 +227,13 @@ async fn pump(
     mut source: OwnedReadHalf,
     sink: OwnedWriteHalf,
     mut mode: watch::Receiver<Mode>,
+    spoke: impl Fn(),
 ) -> io::Result<()> {
     let mut sink = ResetUnlessClosed(Some(sink));
     let mut buffer = vec![0; 16 * 1024];
     loop {
         let read = source.read(&mut buffer).await?;
+        spoke();
         let now = *mode.borrow();
         match now {
             Mode::Delay(delay) => tokio::time::sleep(delay).await,

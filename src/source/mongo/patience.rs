@@ -11,6 +11,9 @@ use crate::source::{SourceError, failure::Failure};
 /// How long a reply may be overdue while MongoDB answers otherwise: it may be scanning a long
 /// stretch of the oplog that holds nothing for this stream. After that the connection is given up.
 const STALLED: Duration = Duration::from_secs(600);
+/// The same for a stream that had nothing left to read, in times of the reply timeout: what has come
+/// since is scanned soon, and a connection of which one end is gone must not hold it up for long.
+const STALLED_WHEN_CURRENT: u32 = 3;
 
 /// Waits for MongoDB's answers, for as long as they can be waited for.
 ///
@@ -30,17 +33,25 @@ impl Patience {
         }
     }
 
-    pub(super) async fn bear<T>(&self, answer: impl Future<Output = T>) -> Result<T, SourceError> {
+    /// Waits for the answer to a question that may need a scan, or not, as when the stream is
+    /// `current`.
+    pub(super) async fn bear<T>(
+        &self,
+        answer: impl Future<Output = T>,
+        current: bool,
+    ) -> Result<T, SourceError> {
+        let limit = match current {
+            true => self.reply_timeout * STALLED_WHEN_CURRENT,
+            false => STALLED,
+        };
         let asked = Instant::now();
         let mut answer = pin!(answer);
         loop {
             match timeout(self.reply_timeout, &mut answer).await {
                 Ok(answer) => return Ok(answer),
-                Err(_) if asked.elapsed() > STALLED => {
-                    return Err(SourceError::new(
-                        Failure::Transient,
-                        "no reply for 10 minutes",
-                    ));
+                Err(_) if asked.elapsed() >= limit => {
+                    let message = format!("no reply for {} s", limit.as_secs());
+                    return Err(SourceError::new(Failure::Transient, message));
                 }
                 Err(_) => self.probe().await?,
             }

@@ -27,6 +27,7 @@ mod database_process;
 mod eventually;
 pub mod exposition;
 mod failpoint;
+pub mod ledger;
 pub mod orders;
 mod process;
 mod proxy;

@@ -127,6 +127,7 @@ impl MongoSource {
         let database = self.client.database(database);
         let collection = collection.map(|name| database.collection::<RawDocumentBuf>(name));
         let patience = Patience::new(self.client.clone(), self.reply_timeout);
+        let from = at.map(Position::time);
         // In a task of its own: an aggregate that is abandoned half-way, when the client cancels,
         // would leave its cursor on the server.
         let opening = tokio::spawn(async move {
@@ -139,7 +140,7 @@ impl MongoSource {
                 .batch_size(BATCH_EVENTS)
                 .read_concern(ReadConcern::majority())
                 .batch();
-            let cursor = patience.bear(opening.into_future(), false).await??;
+            let cursor = patience.bear(opening.into_future(), from).await??;
             Ok::<_, SourceError>((cursor, patience))
         });
         let (cursor, patience) = opening

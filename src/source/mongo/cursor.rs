@@ -18,9 +18,6 @@ use crate::{
 
 use super::{MAX_AWAIT, patience::Patience};
 
-/// How far a stream may be behind MongoDB's time for what is left to be scanned soon.
-const CURRENT_WITHIN_SECONDS: u32 = 10;
-
 /// An open change stream on MongoDB.
 pub(super) struct MongoCursor {
     cursor: RawBatchCursor,
@@ -31,8 +28,6 @@ pub(super) struct MongoCursor {
     heard: Option<ClusterTime>,
     /// When the reply that is awaited was asked for.
     asked: Option<Instant>,
-    /// Whether the last reply left next to nothing to read but what has come since.
-    current: bool,
     /// Whether the next reply is the first of a stream from now, before which there is nothing.
     from_now: bool,
     merger: Merger,
@@ -54,13 +49,6 @@ impl Cursor for MongoCursor {
                 self.asked = None;
                 let waited = asked.elapsed() >= MAX_AWAIT / 2;
                 let batch = self.read(reply, waited)?;
-                self.current = match (batch.events.last(), batch.operation_time) {
-                    (None, _) => self.current || batch.idle,
-                    (Some(last), Some(now)) => {
-                        now.seconds_since(last.cluster_time) <= CURRENT_WITHIN_SECONDS
-                    }
-                    (Some(_), None) => false,
-                };
                 self.ready = self.merger.take(batch)?;
                 self.ready.reverse();
             }
@@ -77,7 +65,6 @@ impl MongoCursor {
             reached: at.map(Position::time),
             heard: None,
             asked: None,
-            current: false,
             from_now: at.is_none(),
             merger: Merger::default(),
             ready: Vec::new(),
@@ -85,7 +72,7 @@ impl MongoCursor {
     }
 
     async fn reply(&mut self) -> Result<RawBatch, SourceError> {
-        match self.patience.bear(self.cursor.next(), self.current).await? {
+        match self.patience.bear(self.cursor.next(), self.reached).await? {
             Some(reply) => Ok(reply?),
             None => Err(SourceError::new(
                 Failure::Transient,

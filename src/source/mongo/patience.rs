@@ -6,14 +6,16 @@ use bson::doc;
 use mongodb::Client;
 use tokio::time::{Instant, timeout};
 
-use crate::source::{SourceError, failure::Failure};
+use crate::source::{ClusterTime, SourceError, failure::Failure};
 
-/// How long a reply may be overdue while MongoDB answers otherwise: it may be scanning a long
-/// stretch of the oplog that holds nothing for this stream. After that the connection is given up.
-const STALLED: Duration = Duration::from_secs(600);
-/// The same for a stream that had nothing left to read, in times of the reply timeout: what has come
-/// since is scanned soon, and a connection of which one end is gone must not hold it up for long.
-const STALLED_WHEN_CURRENT: u32 = 3;
+use super::operation_time;
+
+/// How long a reply may be overdue while MongoDB answers otherwise, in times of the reply timeout. After
+/// that the connection is given up, as the answer may have been lost on its way without a word.
+const STALLED: u32 = 3;
+/// How much longer it may be at most, as MongoDB may be scanning a long stretch of the oplog that holds
+/// nothing for this stream.
+const LONGEST_SCAN: Duration = Duration::from_secs(600);
 
 /// Waits for MongoDB's answers, for as long as they can be waited for.
 ///
@@ -33,37 +35,46 @@ impl Patience {
         }
     }
 
-    /// Waits for the answer to a question that may need a scan, or not, as when the stream is
-    /// `current`.
+    /// Waits for the answer to a question for which the oplog is scanned from a time on, or from now.
     pub(super) async fn bear<T>(
         &self,
         answer: impl Future<Output = T>,
-        current: bool,
+        from: Option<ClusterTime>,
     ) -> Result<T, SourceError> {
-        let limit = match current {
-            true => self.reply_timeout * STALLED_WHEN_CURRENT,
-            false => STALLED,
-        };
         let asked = Instant::now();
+        let mut limit = None;
         let mut answer = pin!(answer);
         loop {
-            match timeout(self.reply_timeout, &mut answer).await {
-                Ok(answer) => return Ok(answer),
-                Err(_) if asked.elapsed() >= limit => {
-                    let message = format!("no reply for {} s", limit.as_secs());
-                    return Err(SourceError::new(Failure::Transient, message));
-                }
-                Err(_) => self.probe().await?,
+            if let Ok(answer) = timeout(self.reply_timeout, &mut answer).await {
+                return Ok(answer);
+            }
+            let now = self.probe().await?;
+            // As of the first look: the stretch that was asked for does not grow, as the time does.
+            let limit = *limit.get_or_insert_with(|| self.limit(from, now));
+            if asked.elapsed() >= limit {
+                let message = format!("no reply for {} s", asked.elapsed().as_secs());
+                return Err(SourceError::new(Failure::Transient, message));
             }
         }
     }
 
-    /// Asks MongoDB, on another connection, whether it is there.
-    async fn probe(&self) -> Result<(), SourceError> {
+    /// How long an answer may take that needs a scan of the oplog from a time, or from now, to now.
+    fn limit(&self, from: Option<ClusterTime>, now: Option<ClusterTime>) -> Duration {
+        // A stretch takes less time to scan than it took to be written, or nobody could ever catch up.
+        let scan = match (from, now) {
+            (None, _) => Duration::ZERO,
+            (Some(from), Some(now)) => Duration::from_secs(now.seconds_since(from).into()),
+            (Some(_), None) => LONGEST_SCAN,
+        };
+        self.reply_timeout * STALLED + scan.min(LONGEST_SCAN)
+    }
+
+    /// Asks MongoDB, on another connection, whether it is there: its time, where it tells it.
+    async fn probe(&self) -> Result<Option<ClusterTime>, SourceError> {
         let admin = self.client.database("admin");
         let answer = admin.run_command(doc! { "ping": 1 });
         match timeout(self.reply_timeout / 2, answer.into_future()).await {
-            Ok(Ok(_)) => Ok(()),
+            Ok(Ok(pong)) => Ok(operation_time(&pong)),
             Ok(Err(error)) => Err(SourceError::new(Failure::Transient, error.to_string())),
             Err(_) => Err(SourceError::new(
                 Failure::Transient,

@@ -123,6 +123,12 @@ impl MongoSource {
         at: Option<&Position>,
     ) -> Result<MongoCursor, SourceError> {
         let pipeline = pipeline(plan, at, self.can_split().await?)?;
+        // A stream from now begins at some time between the question and the answer, and the answer's own
+        // time may be later than changes that are still to come.
+        let reached = match at {
+            Some(at) => Some(at.time()),
+            None => self.operation_time().await?,
+        };
         let (database, collection) = target(&plan.scope);
         let database = self.client.database(database);
         let collection = collection.map(|name| database.collection::<RawDocumentBuf>(name));
@@ -146,7 +152,7 @@ impl MongoSource {
         let (cursor, patience) = opening
             .await
             .map_err(|error| SourceError::broken(format!("the opening: {error}")))??;
-        Ok(MongoCursor::new(cursor, patience, at))
+        Ok(MongoCursor::new(cursor, patience, reached, at.is_none()))
     }
 
     async fn operation_time(&self) -> Result<Option<ClusterTime>, SourceError> {

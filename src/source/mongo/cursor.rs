@@ -57,15 +57,21 @@ impl Cursor for MongoCursor {
 }
 
 impl MongoCursor {
-    /// The stream behind `cursor`, which was opened at `at`.
-    pub(super) fn new(cursor: RawBatchCursor, patience: Patience, at: Option<&Position>) -> Self {
+    /// The stream behind `cursor`, which begins at a place of which a time is known that it has surely
+    /// reached, or from now.
+    pub(super) fn new(
+        cursor: RawBatchCursor,
+        patience: Patience,
+        reached: Option<ClusterTime>,
+        from_now: bool,
+    ) -> Self {
         Self {
             cursor,
             patience,
-            reached: at.map(Position::time),
+            reached,
             heard: None,
             asked: None,
-            from_now: at.is_none(),
+            from_now,
             merger: Merger::default(),
             ready: Vec::new(),
         }
@@ -98,10 +104,7 @@ impl MongoCursor {
         let reached = match events.last() {
             Some(event) => Some(event.cluster_time),
             None if !idle => None,
-            None => self.heard.or(match self.reached {
-                None => parts.operation_time,
-                Some(_) => None,
-            }),
+            None => self.heard,
         };
         self.reached = self.reached.max(reached);
         self.heard = parts.operation_time;

@@ -35,6 +35,12 @@ model: ## Run the hub's ring and hand-over under a model checker, in thousands o
 	@echo "running the hub's models"
 	@cargo test --features shuttle --lib hub::tests::model
 
+.PHONY: soak
+soak: $(DATABASE) ## Hold thousands of watches through faults, and check each for loss (5 minutes; SOAK="--for 2h")
+	@scripts/need cargo cc
+	@echo "building weir and the soak"
+	@cargo bench --bench soak -- $(SOAK)
+
 .PHONY: bench
 bench: $(DATABASE) ## Measure Weir beside what it replaces (a quarter of an hour; BENCH="--only fan-out" for a part)
 	@scripts/need cargo cc

@@ -19,7 +19,7 @@ mod follower;
 mod reading;
 mod writers;
 
-pub use follower::{Follower, Following};
+pub use follower::{Follower, Following, Pieces, may_go_on, number, time_of};
 pub use reading::{Reading, Seen};
 pub use writers::{Writers, Writing};
 
@@ -109,6 +109,32 @@ impl Ledger {
         writers
             .map(|writer| begun(writer).expect("a test writes less"))
             .collect()
+    }
+
+    /// The number of each writer's first write of this second or later; none where that is not known,
+    /// as nobody has seen the writes around it.
+    pub fn first_since(&self, second: u32) -> Option<Vec<u32>> {
+        let first = |writer: usize| {
+            let notes = self.notes(writer);
+            let is_before = |time: &Option<Time>| time.is_some_and(|(it, _)| it < second);
+            let first = notes
+                .times
+                .iter()
+                .rposition(is_before)
+                .map_or(0, |at| at + 1);
+            // Unless it is the very next one, nobody can tell of which side those between are.
+            match notes.times.get(first) {
+                Some(None) => None,
+                _ => u32::try_from(first).ok(),
+            }
+        };
+        (0..self.writers.len()).map(first).collect()
+    }
+
+    /// The time of the last write that somebody has seen.
+    pub fn last_seen(&self) -> Option<Time> {
+        let last = |writer| self.notes(writer).times.iter().rev().find_map(|it| *it);
+        (0..self.writers.len()).filter_map(last).max()
     }
 
     /// How many writes there are.

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use mongodb::bson::Document;
+use mongodb::bson::RawDocument;
 use prost::Message as _;
 use prost_types::value::Kind as Value;
 use tokio::sync::watch;
@@ -385,8 +385,16 @@ impl Client {
     }
 }
 
-/// What docs/errors.md says to do: the reasons that may pass, and a connection that was lost.
 fn over(status: &Status) -> End {
+    match may_go_on(status) {
+        Ok(why) => End::Again(why),
+        Err(problem) => End::Failed(problem),
+    }
+}
+
+/// What docs/errors.md says to do: why a client may go on after this end, as the reason may pass or the
+/// connection was lost, or what is wrong.
+pub fn may_go_on(status: &Status) -> Result<String, String> {
     let reason = status.get_details_error_info().map(|info| info.reason);
     match (reason.as_deref(), status.code()) {
         (
@@ -397,18 +405,18 @@ fn over(status: &Status) -> End {
                 | "DEADLINE_EXCEEDED"),
             ),
             _,
-        ) => End::Again(reason.to_owned()),
+        ) => Ok(reason.to_owned()),
         (None, Code::Unavailable | Code::Unknown | Code::Internal | Code::Cancelled) => {
             let message = status.message();
-            End::Again(format!("the connection was lost: {message}"))
+            Ok(format!("the connection was lost: {message}"))
         }
-        _ => End::Failed(format!("{status:?}")),
+        _ => Err(format!("{status:?}")),
     }
 }
 
 /// The pieces of an event so far.
 #[derive(Default)]
-struct Pieces {
+pub struct Pieces {
     id: u64,
     next: u32,
     data: BytesMut,
@@ -416,7 +424,7 @@ struct Pieces {
 
 impl Pieces {
     /// Keeps a piece; the last one makes the event whole.
-    fn take(&mut self, piece: pb::EventChunk) -> Result<Option<pb::ChangeEvent>, String> {
+    pub fn take(&mut self, piece: pb::EventChunk) -> Result<Option<pb::ChangeEvent>, String> {
         if piece.index == 0 {
             *self = Self {
                 id: piece.id,
@@ -445,7 +453,7 @@ impl Pieces {
 }
 
 /// The time that a place has reached, which nobody but a test may read out of a token.
-fn time_of(token: &Bytes) -> Result<Time, String> {
+pub fn time_of(token: &Bytes) -> Result<Time, String> {
     let token = ResumeToken::read(token).map_err(|error| format!("the token {error}"))?;
     let time = token.position.time();
     Ok((time.seconds, time.increment))
@@ -454,14 +462,17 @@ fn time_of(token: &Bytes) -> Result<Time, String> {
 /// A change in the ledger's terms.
 fn seen(change: &pb::ChangeEvent) -> Result<Seen, String> {
     let unreadable = || format!("this is no change that a writer makes: {change:?}");
-    let id = number(change.document_key.as_ref(), "_id").ok_or_else(unreadable)?;
+    let id = number(change.document_key.as_ref(), &["_id"]).ok_or_else(unreadable)?;
     let (writer, document) = writers::of_id(id).ok_or_else(unreadable)?;
     let n = match change.change.as_ref().ok_or_else(unreadable)? {
-        Change::Insert(insert) => number(insert.full_document.as_ref(), "n"),
-        Change::Replace(replace) => number(replace.full_document.as_ref(), "n"),
+        Change::Insert(insert) => number(insert.full_document.as_ref(), &["n"]),
+        Change::Replace(replace) => number(replace.full_document.as_ref(), &["n"]),
         Change::Update(update) => {
             let description = update.update_description.as_ref();
-            number(description.and_then(|it| it.updated_fields.as_ref()), "n")
+            number(
+                description.and_then(|it| it.updated_fields.as_ref()),
+                &["n"],
+            )
         }
         Change::Delete(_) => None,
         _ => return Err(unreadable()),
@@ -478,24 +489,38 @@ fn seen(change: &pb::ChangeEvent) -> Result<Seen, String> {
     })
 }
 
-/// A whole number in a document of any format.
-fn number(document: Option<&pb::Document>, field: &str) -> Option<i64> {
+/// A whole number in a document of any format, at a path of names.
+pub fn number(document: Option<&pb::Document>, path: &[&str]) -> Option<i64> {
+    let (last, folders) = path.split_last()?;
     match document?.value.as_ref()? {
         pb::document::Value::Bson(bytes) => {
-            let document = Document::from_reader(&bytes[..]).ok()?;
-            let value = document.get(field)?;
+            let mut document = RawDocument::from_bytes(bytes).ok()?;
+            for folder in folders {
+                document = document.get_document(folder).ok()?;
+            }
+            let value = document.get(last).ok()??;
             value.as_i64().or_else(|| value.as_i32().map(i64::from))
         }
         pb::document::Value::Json(text) => {
             let document: serde_json::Value = serde_json::from_str(text).ok()?;
-            let value = document.get(field)?;
+            let mut names = path.iter();
+            let value = names.try_fold(&document, |value, name| value.get(name))?;
             let canonical = value.get("$numberLong").and_then(|it| it.as_str());
             value.as_i64().or_else(|| canonical?.parse().ok())
         }
-        pb::document::Value::Struct(document) => match document.fields.get(field)?.kind.as_ref()? {
-            Value::NumberValue(value) => Some(*value as i64),
-            _ => None,
-        },
+        pb::document::Value::Struct(document) => {
+            let mut document = document;
+            for folder in folders {
+                match document.fields.get(*folder)?.kind.as_ref()? {
+                    Value::StructValue(inner) => document = inner,
+                    _ => return None,
+                }
+            }
+            match document.fields.get(*last)?.kind.as_ref()? {
+                Value::NumberValue(value) => Some(*value as i64),
+                _ => None,
+            }
+        }
         pb::document::Value::Null(_) => None,
     }
 }

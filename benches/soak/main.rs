@@ -67,7 +67,9 @@ async fn main() -> ExitCode {
         fault_pause: options.fault_every,
         fault_length: Duration::from_secs(4),
         longest_pause: Duration::from_secs(10),
-        calm: Duration::from_secs(120),
+        // Two thousand who come back at once take their turns, and some of the turns are held up by
+        // connections that are half-open.
+        calm: Duration::from_secs(300),
         empty: Duration::from_secs(60),
         growth: options.growth.as_u64() as f64,
         telling: Duration::from_secs(10),

@@ -102,9 +102,15 @@ impl From<DriverError> for SourceError {
 
 fn classify(error: &DriverError, code: Option<i32>) -> Failure {
     if let Some(code) = code {
+        // The last two are how a server that is overloaded asks to be asked again later.
+        let passes = [
+            "ResumableChangeStreamError",
+            "RetryableError",
+            "SystemOverloadedError",
+        ];
         return classify_code(
             code,
-            error.contains_label("ResumableChangeStreamError"),
+            passes.iter().any(|label| error.contains_label(label)),
             error.contains_label("NonResumableChangeStreamError"),
         );
     }
@@ -131,12 +137,22 @@ pub(super) fn classify_code(code: i32, resumable: bool, not_resumable: bool) -> 
         10334 => Failure::EventTooLarge,
         40573 => Failure::Unsupported,
         13 | 18 | 8000 => Failure::AccessDenied,
-        // CursorNotFound, then the specification's list for servers without labels, then what
-        // elections, shutdowns and interrupted operations answer with on any command.
+        // CursorNotFound, then the specification's list for servers without labels.
         43 | 6 | 7 | 89 | 91 | 189 | 262 | 9001 | 10107 | 11600 | 11602 | 13435 | 13436 | 63
-        | 150 | 13388 | 234 | 133 | 11601 | 237 | 50 | 134 | 175 | 290 | 317 | 365 => {
-            Failure::Transient
-        }
+        | 150 | 13388 | 234 | 133 => Failure::Transient,
+        // What mongod 8.2 labels as resumable or overload beyond that list. It labels streams alone, and
+        // Weir asks other questions too.
+        134 | 175 | 317 | 358 | 384 | 401 | 402 | 406 | 407 | 412 | 433 | 449 | 450 | 453 | 462
+        | 50915 => Failure::Transient,
+        // What any operation may meet and no list names, as it is not a driver's to mend: it was
+        // interrupted or ran out of time (11601, 237, 279, 290, 50, 202), it met a lock, a conflict or a
+        // shortage (24, 112, 365), or the deployment was changing: keys that are not there yet (211), a
+        // shard that has left (70), a stale version of a database (249).
+        11601 | 237 | 279 | 290 | 50 | 202 | 24 | 112 | 365 | 211 | 70 | 249 => Failure::Transient,
+        // What MongoDB throws within itself so that a stream is begun anew: after an invalidation or a
+        // change of shards, and past the invalidation it was started after. Should one ever get out, the
+        // place is as good as before.
+        346 | 348 | 351 => Failure::Transient,
         _ if resumable && !not_resumable => Failure::Transient,
         _ => Failure::Broken,
     }
@@ -178,6 +194,9 @@ mod tests {
             (20, Failure::Broken),
             (40415, Failure::Broken),
             (464, Failure::Broken),
+            (401, Failure::Transient),
+            (462, Failure::Transient),
+            (348, Failure::Transient),
         ] {
             assert_eq!(classify_code(code, false, false), failure, "{code}");
         }

@@ -94,6 +94,8 @@ impl Replica {
         let mut process = self.process.lock().await;
         process.process.signal(signal);
         let status = process.process.ends(PATIENCE).await;
+        // Those that were half-open are still open at the other end.
+        self.upstream.cut();
         let mut log = self.log.lock().await;
         log.read(&process.process.stderr());
         log.read = 0;

@@ -43,7 +43,7 @@ pub use database_process::DatabaseOptions;
 pub use eventually::{PATIENCE, eventually, within};
 pub use failpoint::FailCommand;
 pub use process::ChildProcess;
-pub use proxy::{Mode, Proxy};
+pub use proxy::{Direction, Mode, Proxy, Side};
 pub use server::Weir;
 pub use tally::{Figure, tally};
 pub use tools::{node, python, virtual_environment_tool};

@@ -161,6 +161,11 @@ impl Follower {
         });
     }
 
+    /// What failures call it.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// How many changes it has got.
     pub fn got(&self) -> u64 {
         self.lock().reading.as_ref().map_or(0, |it| it.got)

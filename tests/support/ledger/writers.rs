@@ -164,7 +164,7 @@ impl Writer {
     }
 
     async fn write(&mut self) {
-        let group = self.random.i32(..self.writing.groups);
+        let group = self.random.i32(0..self.writing.groups);
         let full = self.alive.len() >= self.writing.documents;
         let operation = match self.random.u32(..100) {
             _ if self.alive.is_empty() => Insert,

@@ -77,6 +77,18 @@ impl Case {
 }
 
 #[test]
+fn a_second_begins_with_a_write_that_is_known_to_be_its_first() {
+    let mut case = Case::new(false);
+    case.changes(0..4);
+    assert_eq!(case.ledger.first_since(1), Some(vec![0, 0]));
+    // The writes after those may be of either second.
+    assert_eq!(case.ledger.first_since(2), None);
+    case.changes(4..8);
+    assert_eq!(case.ledger.first_since(2), Some(vec![4, 4]));
+    assert_eq!(case.ledger.last_seen(), Some((1, 8)));
+}
+
+#[test]
 fn what_is_whole_and_in_order_is_found_good() {
     let mut case = Case::new(false);
     case.changes(0..8);

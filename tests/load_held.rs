@@ -21,7 +21,7 @@ async fn under_load_and_faults_nothing_is_lost_and_everything_is_given_back() {
         rate: 50.0,
         large_rate: 1.0,
         whole: Duration::ZERO,
-        load: Duration::from_secs(7),
+        load: Duration::from_secs(6),
         warm_up: Duration::from_secs(1),
         fault_pause: Duration::from_millis(700),
         fault_length: Duration::from_secs(1),

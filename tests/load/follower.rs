@@ -188,8 +188,8 @@ impl Follower {
                 None => (done, common.ledger.all_begun()),
             };
             let mut reading = Reading::new(&common.ledger, wants, &done, &begun);
-            // Its time counts for nothing: the stand-in's may be ahead of writes that are not done yet.
-            let stored = reading.token(&resume_token, (0, 0), true);
+            let stored =
+                time_of(&resume_token).and_then(|time| reading.token(&resume_token, time, true));
             stored.map_err(Status::data_loss)?;
             self.reading = Some(reading);
         }

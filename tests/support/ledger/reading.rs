@@ -178,6 +178,9 @@ impl Reading {
     /// # Errors
     /// When its time is before that of the token before it.
     pub fn token(&mut self, token: &Bytes, time: Time, store: bool) -> Result<(), String> {
+        // Before anything has come it is MongoDB's time at the opening. The stand-in's may be ahead of a
+        // write that is not done yet, and so of the first change.
+        let time = if self.floor == (0, 0) { (0, 0) } else { time };
         if time < self.token_time {
             let last = self.token_time;
             return Err(format!("the token goes back to {time:?}, from {last:?}"));

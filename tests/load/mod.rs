@@ -46,7 +46,7 @@ const ENDING: Duration = Duration::from_secs(60);
 /// come and go by themselves.
 const SLACK: f64 = 8.0;
 /// How many failures are told.
-const TOLD: usize = 60;
+const TOLD: usize = 8;
 
 /// How much of it.
 #[derive(Debug, Clone)]

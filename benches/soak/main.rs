@@ -93,10 +93,17 @@ async fn main() -> ExitCode {
 
 /// The command that runs this again.
 fn again(seed: u64) -> String {
-    let mut arguments: Vec<String> = std::env::args()
-        .skip(1)
-        .filter(|argument| argument != "--bench" && !argument.starts_with("--seed"))
-        .collect();
+    let mut arguments = Vec::new();
+    let mut given = std::env::args().skip(1);
+    while let Some(argument) = given.next() {
+        match argument.as_str() {
+            "--bench" => {}
+            // Its value is the next one.
+            "--seed" => drop(given.next()),
+            other if other.starts_with("--seed=") => {}
+            _ => arguments.push(argument),
+        }
+    }
     arguments.push(format!("--seed={seed}"));
     format!("make soak SOAK=\"{}\"", arguments.join(" "))
 }

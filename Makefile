@@ -35,6 +35,24 @@ model: ## Run the hub's ring and hand-over under a model checker, in thousands o
 	@echo "running the hub's models"
 	@cargo test --features shuttle --lib hub::tests::model
 
+.PHONY: fuzz
+fuzz: ## Fuzz what reads bytes from outside, led by coverage (FUZZ_SECONDS=60 for each, FUZZ_TARGETS=event)
+	@scripts/need cargo cc cargo-fuzz
+	@scripts/fuzz
+
+.PHONY: soak
+soak: $(DATABASE) ## Hold thousands of watches through faults, and check each for loss (5 minutes; SOAK="--for 2h")
+	@scripts/need cargo cc
+	@echo "building weir and the soak"
+	@cargo bench --bench soak -- $(SOAK)
+
+.PHONY: guarantees
+guarantees: ## Run all tests and a soak, and write what they did into docs/guarantees.md (half an hour)
+	@mkdir -p target/tally && rm -f target/tally/*
+	@WEIR_TALLY=$(CURDIR)/target/tally/tests $(MAKE) test
+	@WEIR_TALLY=$(CURDIR)/target/tally/soak $(MAKE) soak
+	@scripts/write-figures target/tally/tests target/tally/soak
+
 .PHONY: bench
 bench: $(DATABASE) ## Measure Weir beside what it replaces (a quarter of an hour; BENCH="--only fan-out" for a part)
 	@scripts/need cargo cc

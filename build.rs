@@ -38,7 +38,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .route_name("GetServerInfo")
         .input_type("crate::pb::GetServerInfoRequest")
         .output_type("crate::pb::GetServerInfoResponse")
-        .codec_path("tonic_prost::ProstCodec")
+        .codec_path("crate::rpc::InfoCodec")
         .build();
     let service = tonic_build::manual::Service::builder()
         .name("WatchService")

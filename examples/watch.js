@@ -11,7 +11,7 @@ const definition = loadSync("weir/v1/watch.proto", {
   enums: String,
   oneofs: true,
 });
-const { WatchService } = grpc.loadPackageDefinition(definition).weir.v1;
+const { WatchService, ChangeEvent } = grpc.loadPackageDefinition(definition).weir.v1;
 
 const request = {
   database: "shop",
@@ -22,10 +22,19 @@ const request = {
 if (fs.existsSync(place)) request.resumeToken = fs.readFileSync(place);
 
 async function main() {
+  const pieces = [];
   const client = new WatchService(address, grpc.credentials.createInsecure());
   for await (const message of client.Watch(request)) {
     if (message.opened) console.log("watching");
-    for (const event of message.changes?.changes ?? []) {
+    const changes = message.changes?.changes ?? [];
+    if (message.eventChunk) {
+      // A large event comes in pieces; the first one may come again, and then begins anew.
+      const piece = message.eventChunk;
+      pieces.length = piece.index ?? 0;
+      pieces.push(piece.data);
+      if (piece.last) changes.push(ChangeEvent.deserialize(Buffer.concat(pieces)));
+    }
+    for (const event of changes) {
       // event.change names the field that holds the change: "insert", "update", ...
       console.log(event.operation, event[event.change].fullDocument?.json);
     }

@@ -20,11 +20,19 @@ request = weir.WatchRequest(
 if place.exists():
     request.resume_token = place.read_bytes()
 
+pieces = []
 with grpc.insecure_channel(address) as channel:
     for message in WatchServiceStub(channel).Watch(request):
         if message.HasField("opened"):
             print("watching", flush=True)
-        for event in message.changes.changes:
+        changes = list(message.changes.changes)
+        if message.HasField("event_chunk"):
+            # A large event comes in pieces; the first one may come again, and then begins anew.
+            piece = message.event_chunk
+            pieces[piece.index :] = [piece.data]
+            if piece.last:
+                changes.append(weir.ChangeEvent.FromString(b"".join(pieces)))
+        for event in changes:
             change = MessageToDict(getattr(event, event.WhichOneof("change")))
             print(weir.OperationType.Name(event.operation), change, flush=True)
         # Only now is everything up to this message handled.

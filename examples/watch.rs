@@ -2,6 +2,7 @@
 
 use std::{env, error::Error, fs};
 
+use prost::Message as _;
 use weir::pb::{self, watch_request::Start, watch_response::Kind};
 
 #[tokio::main]
@@ -21,15 +22,25 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
     let url = format!("http://{address}");
     let mut client = pb::watch_service_client::WatchServiceClient::connect(url).await?;
+    let mut pieces = Vec::new();
     let mut messages = client.watch(request).await?.into_inner();
     while let Some(message) = messages.message().await? {
-        if let Some(Kind::Opened(_)) = message.kind {
-            println!("watching");
-        }
-        if let Some(Kind::Changes(batch)) = message.kind {
-            for event in batch.changes {
-                println!("{} {:?}", event.operation().as_str_name(), event.change);
+        let mut changes = Vec::new();
+        match message.kind {
+            Some(Kind::Opened(_)) => println!("watching"),
+            Some(Kind::Changes(batch)) => changes = batch.changes,
+            // A large event comes in pieces; the first one may come again, and then begins anew.
+            Some(Kind::EventChunk(piece)) => {
+                pieces.truncate(piece.index as usize);
+                pieces.push(piece.data);
+                if piece.last {
+                    changes.push(pb::ChangeEvent::decode(&pieces.concat()[..])?);
+                }
             }
+            _ => {}
+        }
+        for event in changes {
+            println!("{} {:?}", event.operation().as_str_name(), event.change);
         }
         // Only now is everything up to this message handled.
         fs::write(place, &message.resume_token)?;

@@ -11,16 +11,17 @@ use std::{
 
 use tokio::{net::TcpListener, task::JoinHandle, time::timeout};
 use tokio_util::sync::CancellationToken;
-use tonic::transport::{Server, server::TcpIncoming};
+use tonic::transport::Server;
 use tonic_health::{ServingStatus, server::HealthReporter};
 
 use crate::{
     admin::Admin,
     config::{ConfigError, ServeConfig},
     hub::Hub,
+    listen::{Hurry, Port},
     metrics::Metrics,
     pb,
-    rpc::{WatchApi, WatchServiceServer},
+    rpc::{CallGuard, MAX_REQUEST_BYTES, SPARE_CALLS, WatchApi, WatchServiceServer},
     source::{
         Source as _, SourceError,
         mongo::{MongoSettings, MongoSource},
@@ -44,6 +45,12 @@ const CLOSE_LIMIT: Duration = Duration::from_secs(2);
 /// soon met by a proxy that carries many clients over one connection, and its end costs all of them
 /// their watches.
 const MAX_PENDING_RESETS: usize = 1_000;
+
+/// The largest request to the services beside Weir's own, in bytes: they take names.
+const MAX_SIDE_REQUEST_BYTES: usize = 16 << 10;
+
+/// How many connections the admin port holds at once. Each ends within `--request-timeout`.
+const MAX_ADMIN_CONNECTIONS: usize = 256;
 
 /// Why the server did not start.
 #[derive(Debug, thiserror::Error)]
@@ -126,17 +133,30 @@ impl App {
             config.service_limits(),
             drain.clone(),
         );
+        let guard = CallGuard::new(
+            config.max_watches + SPARE_CALLS,
+            config.request_timeout,
+            Arc::clone(&metrics),
+        );
+        let watching = WatchServiceServer::new(api).max_decoding_message_size(MAX_REQUEST_BYTES);
+        let health_service = health_service.max_decoding_message_size(MAX_SIDE_REQUEST_BYTES);
+        let v1 = reflection().build_v1()?;
+        let v1alpha = reflection().build_v1alpha()?;
         let router = server(&config)
-            .add_service(WatchServiceServer::new(api))
+            .layer(guard)
+            .add_service(watching)
             .add_service(health_service)
-            .add_service(reflection().build_v1()?)
-            .add_service(reflection().build_v1alpha()?);
-        // The builder's own TCP settings do not reach a listener that was bound beforehand.
-        let incoming = TcpIncoming::from(grpc_listener)
-            .with_nodelay(Some(true))
-            .with_keepalive(Some(config.http2_keepalive_interval));
+            .add_service(v1.max_decoding_message_size(MAX_SIDE_REQUEST_BYTES))
+            .add_service(v1alpha.max_decoding_message_size(MAX_SIDE_REQUEST_BYTES));
+        let port = |listener, max, hurry| {
+            let patience = (hurry, config.request_timeout);
+            let keepalive = config.http2_keepalive_interval;
+            Port::new(listener, max, patience, keepalive, Arc::clone(&metrics))
+        };
+        let incoming = port(grpc_listener, config.max_connections, Hurry::Greet).connections();
+        let admin_port = port(admin_listener, MAX_ADMIN_CONNECTIONS, Hurry::End);
 
-        tokio::spawn(serve_admin(admin_listener, admin, stop.clone()));
+        tokio::spawn(serve_admin(admin_port, admin, stop.clone()));
         tokio::spawn(keep_up(metrics, stop.clone()));
         tokio::spawn(watch_oplog(hub.clone(), stop.clone()));
         tokio::spawn(await_first_contact(
@@ -252,9 +272,8 @@ async fn end_health_watches(health: &mut HealthReporter) {
     set_serving(health, ServingStatus::NotServing).await;
 }
 
-async fn serve_admin(listener: TcpListener, admin: Admin, stop: CancellationToken) {
-    let served =
-        axum::serve(listener, admin.router()).with_graceful_shutdown(stop.cancelled_owned());
+async fn serve_admin(port: Port, admin: Admin, stop: CancellationToken) {
+    let served = axum::serve(port, admin.router()).with_graceful_shutdown(stop.cancelled_owned());
     if let Err(error) = served.await {
         tracing::error!(%error, "the admin server failed");
     }

@@ -60,6 +60,16 @@ pub struct ServeConfig {
     )]
     pub max_watches: usize,
 
+    /// How many connections of clients may be open at once, 1 to 1000000; further ones are reset. Each
+    /// takes a file descriptor
+    #[arg(
+        long,
+        env = "WEIR_MAX_CONNECTIONS",
+        value_name = "COUNT",
+        default_value_t = 10_000
+    )]
+    pub max_connections: usize,
+
     /// How many feeds there may be at once, 1 to 10000: change streams on MongoDB that watches share.
     /// Each holds a connection
     #[arg(
@@ -138,6 +148,11 @@ pub struct ServeConfig {
     #[arg(long, env = "WEIR_SHUTDOWN_GRACE", value_name = "DURATION", default_value = "10s", value_parser = humantime::parse_duration)]
     pub shutdown_grace: Duration,
 
+    /// How long a client may take to greet when it has connected, and to send its request when it has
+    /// opened a call, 100ms to 1h. On the admin port: to ask and to take the answer
+    #[arg(long, env = "WEIR_REQUEST_TIMEOUT", value_name = "DURATION", default_value = "10s", value_parser = humantime::parse_duration)]
+    pub request_timeout: Duration,
+
     /// How often to ping an idle client connection over HTTP/2
     #[arg(long, env = "WEIR_HTTP2_KEEPALIVE_INTERVAL", value_name = "DURATION", default_value = "30s", value_parser = humantime::parse_duration)]
     pub http2_keepalive_interval: Duration,
@@ -212,6 +227,7 @@ impl ServeConfig {
     /// The first setting that can't be used, with what would be right.
     pub fn validate(&self) -> Result<(), ConfigError> {
         within("max-watches", self.max_watches, 1, 1_000_000)?;
+        within("max-connections", self.max_connections, 1, 1_000_000)?;
         within("max-feeds", self.max_feeds, 1, 10_000)?;
         within("feeds-per-scope", self.feeds_per_scope, 0, 10_000)?;
         within("max-catch-ups", self.max_catch_ups, 1, 10_000)?;
@@ -231,6 +247,7 @@ impl ServeConfig {
         let selection = self.server_selection_timeout;
         between("server-selection-timeout", selection, tenth, hour)?;
         between("shutdown-grace", self.shutdown_grace, tenth, hour)?;
+        between("request-timeout", self.request_timeout, tenth, hour)?;
         let interval = self.http2_keepalive_interval;
         between("http2-keepalive-interval", interval, seconds(1), hour)?;
         let timeout = self.http2_keepalive_timeout;

@@ -2,6 +2,8 @@
 
 use std::{collections::HashMap, time::Duration};
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use bytes::Bytes;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
@@ -18,6 +20,14 @@ const RETRY_SOON: Duration = Duration::from_secs(1);
 /// When to try again after a limit was met.
 const RETRY_LATER: Duration = Duration::from_secs(5);
 
+/// The most of a status's words that goes out, in bytes. Together with what follows, and with what
+/// encoding adds, it stays below the 8 KiB of trailers that every client takes.
+const MAX_MESSAGE: usize = 700;
+/// The most of one text among the details, in bytes.
+const MAX_TEXT: usize = 600;
+/// The most of all bad fields together, in bytes; further ones are left out.
+const MAX_VIOLATION_BYTES: usize = 3_000;
+
 /// Why a call ended, other than by success or by the client's own doing.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
@@ -26,12 +36,23 @@ pub enum Error {
     InvalidRequest(Vec<FieldViolation>),
     /// The request holds a field that this version does not know.
     #[error(
-        "field {number} of WatchRequest is not known to this version of the server, which does not pass over it: leave it out, or use a later version"
+        "field {number} of {place} is not known to this version of the server, which does not pass over it: leave it out, or use a later version"
     )]
     UnknownField {
+        /// The path of the message that holds it; `WatchRequest` for that itself.
+        place: String,
         /// The field's number.
         number: u32,
     },
+    /// The call is of a method, or in an encoding, that this version does not know.
+    #[error("{0}")]
+    Unimplemented(String),
+    /// The request did not come in time.
+    #[error(
+        "the request did not come within {}: a call sends its message, and ends its half, at once",
+        humantime::format_duration(*.0)
+    )]
+    RequestTimeout(Duration),
     /// The whole deployment may not be watched.
     #[error(
         "watching the whole deployment is not allowed on this server: name a database, or have the operator start it with --allow-deployment-watch"
@@ -73,11 +94,8 @@ pub enum Error {
     )]
     UpstreamAccessDenied,
     /// A required image is not there.
-    #[error("a required pre- or post-image is not there{}", at.map(|at| format!(" for the event after {at}")).unwrap_or_default())]
-    ImageUnavailable {
-        /// The time of the last place before it.
-        at: Option<ClusterTime>,
-    },
+    #[error("a required pre- or post-image is not there{}", unsent(.0))]
+    ImageUnavailable(Unsent),
     /// An event does not fit the client's limit, and the client wants the watch to end then.
     #[error("an event of {event_bytes} bytes does not fit max_message_bytes, {limit}")]
     EventTooLarge {
@@ -87,15 +105,12 @@ pub enum Error {
         limit: u32,
     },
     /// An event is larger than MongoDB can send.
-    #[error("an event is larger than MongoDB can send")]
-    UpstreamEventTooLarge {
-        /// The time of the last place before it.
-        at: Option<ClusterTime>,
-    },
+    #[error("an event is larger than MongoDB can send{}", unsent(.0))]
+    UpstreamEventTooLarge(Unsent),
     /// A limit of the server was met.
     #[error("the server's limit of {max} {limit} is reached")]
     LimitExceeded {
-        /// What is limited: "watches" or "feeds".
+        /// What is limited: "watches", "feeds", "calls" or "KiB of patterns".
         limit: &'static str,
         /// How many there may be.
         max: usize,
@@ -109,6 +124,17 @@ pub enum Error {
     /// Something that should not happen did. The log has the details under the watch's id.
     #[error("an internal error ended the watch; the server's log says more under its id")]
     Internal,
+}
+
+/// What is known of an event that MongoDB can't send.
+#[derive(Debug, Clone, Default)]
+pub struct Unsent {
+    /// The time of the last place before it.
+    pub after: Option<ClusterTime>,
+    /// Its own time.
+    pub time: Option<ClusterTime>,
+    /// The token of the place right after it, for the same request.
+    pub next_token: Option<Bytes>,
 }
 
 /// Whose doing a failure is, which decides how loudly it is logged.
@@ -132,18 +158,18 @@ impl Error {
             Self::InvalidRequest(_) | Self::TokenMalformed(_) | Self::TokenMismatch(_) => {
                 Code::InvalidArgument
             }
-            Self::UnknownField { .. } => Code::Unimplemented,
+            Self::UnknownField { .. } | Self::Unimplemented(_) => Code::Unimplemented,
             Self::DeploymentNotAllowed => Code::PermissionDenied,
             Self::TokenExpired { .. } => Code::OutOfRange,
             Self::Invalidated { .. } => Code::Aborted,
             Self::UpstreamUnavailable | Self::Draining => Code::Unavailable,
             Self::ChangeStreamsUnsupported
             | Self::UpstreamAccessDenied
-            | Self::ImageUnavailable { .. }
+            | Self::ImageUnavailable(_)
             | Self::EventTooLarge { .. }
-            | Self::UpstreamEventTooLarge { .. } => Code::FailedPrecondition,
+            | Self::UpstreamEventTooLarge(_) => Code::FailedPrecondition,
             Self::LimitExceeded { .. } => Code::ResourceExhausted,
-            Self::DeadlineExceeded => Code::DeadlineExceeded,
+            Self::DeadlineExceeded | Self::RequestTimeout(_) => Code::DeadlineExceeded,
             Self::Internal => Code::Internal,
         }
     }
@@ -153,7 +179,8 @@ impl Error {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::InvalidRequest(_) => "INVALID_REQUEST",
-            Self::UnknownField { .. } => "NOT_IMPLEMENTED",
+            Self::UnknownField { .. } | Self::Unimplemented(_) => "NOT_IMPLEMENTED",
+            Self::RequestTimeout(_) => "REQUEST_TIMEOUT",
             Self::DeploymentNotAllowed => "NAMESPACE_ACCESS_DENIED",
             Self::TokenMalformed(_) => "RESUME_TOKEN_MALFORMED",
             Self::TokenMismatch(_) => "RESUME_TOKEN_MISMATCH",
@@ -162,9 +189,9 @@ impl Error {
             Self::UpstreamUnavailable => "UPSTREAM_UNAVAILABLE",
             Self::ChangeStreamsUnsupported => "CHANGE_STREAMS_UNSUPPORTED",
             Self::UpstreamAccessDenied => "UPSTREAM_ACCESS_DENIED",
-            Self::ImageUnavailable { .. } => "IMAGE_UNAVAILABLE",
+            Self::ImageUnavailable(_) => "IMAGE_UNAVAILABLE",
             Self::EventTooLarge { .. } => "EVENT_TOO_LARGE",
-            Self::UpstreamEventTooLarge { .. } => "UPSTREAM_EVENT_TOO_LARGE",
+            Self::UpstreamEventTooLarge(_) => "UPSTREAM_EVENT_TOO_LARGE",
             Self::LimitExceeded { .. } => "WATCH_LIMIT_EXCEEDED",
             Self::Draining => "SERVER_DRAINING",
             Self::DeadlineExceeded => "DEADLINE_EXCEEDED",
@@ -178,12 +205,14 @@ impl Error {
         match self {
             Self::InvalidRequest(_)
             | Self::UnknownField { .. }
+            | Self::Unimplemented(_)
+            | Self::RequestTimeout(_)
             | Self::DeploymentNotAllowed
             | Self::TokenMalformed(_)
             | Self::TokenMismatch(_)
             | Self::TokenExpired { .. }
             | Self::Invalidated { .. }
-            | Self::ImageUnavailable { .. }
+            | Self::ImageUnavailable(_)
             | Self::EventTooLarge { .. }
             | Self::DeadlineExceeded => Class::Client,
             Self::UpstreamUnavailable | Self::LimitExceeded { .. } | Self::Draining => {
@@ -191,7 +220,7 @@ impl Error {
             }
             Self::ChangeStreamsUnsupported
             | Self::UpstreamAccessDenied
-            | Self::UpstreamEventTooLarge { .. } => Class::Operator,
+            | Self::UpstreamEventTooLarge(_) => Class::Operator,
             Self::Internal => Class::Bug,
         }
     }
@@ -204,15 +233,23 @@ impl Error {
         let mut facts: HashMap<String, String> = HashMap::new();
         match &self {
             Self::InvalidRequest(violations) => {
+                let mut bytes = 0;
                 for violation in violations {
-                    details.add_bad_request_violation(&violation.field, &violation.description);
+                    let field = cut(&violation.field, MAX_TEXT);
+                    let description = cut(&violation.description, MAX_TEXT);
+                    bytes += field.len() + description.len();
+                    if bytes > MAX_VIOLATION_BYTES {
+                        break;
+                    }
+                    details.add_bad_request_violation(field, description);
                 }
             }
             Self::TokenMalformed(_) | Self::TokenMismatch(_) => {
                 details.add_bad_request_violation("resume_token", self.to_string());
             }
-            Self::UnknownField { number } => {
+            Self::UnknownField { place, number } => {
                 facts.insert("field".to_owned(), number.to_string());
+                facts.insert("message".to_owned(), place.clone());
             }
             Self::TokenExpired { asked, oldest } => {
                 put_time(&mut facts, "token_time", *asked);
@@ -221,7 +258,7 @@ impl Error {
             Self::Invalidated { scope, cause } => {
                 let cause = cause.map_or("unknown", Operation::name);
                 facts.insert("cause".to_owned(), cause.to_owned());
-                facts.insert("namespace".to_owned(), scope.to_string());
+                facts.insert("namespace".to_owned(), cut(&scope.to_string(), MAX_TEXT));
             }
             Self::UpstreamUnavailable | Self::Draining => {
                 details.set_retry_info(Some(RETRY_SOON));
@@ -233,8 +270,12 @@ impl Error {
                     "a replica set or a sharded cluster is needed",
                 );
             }
-            Self::ImageUnavailable { at } | Self::UpstreamEventTooLarge { at } => {
-                put_time(&mut facts, "after_time", *at);
+            Self::ImageUnavailable(unsent) | Self::UpstreamEventTooLarge(unsent) => {
+                put_time(&mut facts, "after_time", unsent.after);
+                put_time(&mut facts, "event_time", unsent.time);
+                if let Some(token) = &unsent.next_token {
+                    facts.insert("next_token".to_owned(), STANDARD.encode(token));
+                }
             }
             Self::EventTooLarge { event_bytes, limit } => {
                 facts.insert("event_bytes".to_owned(), event_bytes.to_string());
@@ -247,10 +288,15 @@ impl Error {
             Self::Internal => {
                 facts.insert("watch_id".to_owned(), watch_id.to_owned());
             }
-            Self::DeploymentNotAllowed | Self::UpstreamAccessDenied | Self::DeadlineExceeded => {}
+            Self::DeploymentNotAllowed
+            | Self::UpstreamAccessDenied
+            | Self::DeadlineExceeded
+            | Self::RequestTimeout(_)
+            | Self::Unimplemented(_) => {}
         }
         details.set_error_info(self.reason(), DOMAIN, facts);
-        Status::with_error_details(self.code(), self.to_string(), details)
+        let message = cut(&self.to_string(), MAX_MESSAGE);
+        Status::with_error_details(self.code(), message, details)
     }
 }
 
@@ -275,10 +321,15 @@ impl From<&SourceError> for Error {
             Failure::TokenInvalid => {
                 Self::TokenMalformed("holds a token that MongoDB can't read".to_owned())
             }
-            Failure::ImageMissing => Self::ImageUnavailable { at: error.at },
-            Failure::EventTooLarge => Self::UpstreamEventTooLarge { at: error.at },
+            Failure::ImageMissing => Self::ImageUnavailable(Unsent::default()),
+            Failure::EventTooLarge => Self::UpstreamEventTooLarge(Unsent::default()),
             Failure::Unsupported => Self::ChangeStreamsUnsupported,
-            Failure::AccessDenied => Self::UpstreamAccessDenied,
+            Failure::AccessDenied | Failure::LoginFailed => Self::UpstreamAccessDenied,
+            Failure::NotACollection => Self::InvalidRequest(vec![FieldViolation {
+                field: "collections".to_owned(),
+                description: "holds a view or a time-series collection, which has no change stream"
+                    .to_owned(),
+            }]),
             Failure::Broken => Self::Internal,
         }
     }
@@ -312,6 +363,22 @@ fn put_time(facts: &mut HashMap<String, String>, key: &str, time: Option<Cluster
     if let Some(time) = time {
         facts.insert(key.to_owned(), time.to_string());
     }
+}
+
+fn unsent(event: &Unsent) -> String {
+    match (event.time, event.after) {
+        (Some(time), _) => format!(": the event of {time}"),
+        (None, Some(after)) => format!(": the event after {after}"),
+        (None, None) => String::new(),
+    }
+}
+
+/// A text of at most this many bytes.
+fn cut(text: &str, max: usize) -> String {
+    if text.len() <= max {
+        return text.to_owned();
+    }
+    format!("{}...", &text[..text.floor_char_boundary(max - 3)])
 }
 
 fn violations(violations: &[FieldViolation]) -> String {

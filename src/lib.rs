@@ -28,6 +28,8 @@ pub mod hub;
 
 pub mod rpc;
 
+pub mod listen;
+
 pub mod admin;
 
 pub mod config;

@@ -56,10 +56,12 @@ catalogue! {
         "How long watches lasted, from the call to the end of the stream.";
     FEEDS: "gauge", "weir_feeds", ["state", "mode"],
         "Feeds, each a change stream on MongoDB that watches share, by state (opening, live, catching_up, reconnecting) and mode (shared, dedicated).";
+    CONNECTIONS: "gauge", "weir_connections", [],
+        "Connections of gRPC clients open now.";
     CATCH_UPS: "gauge", "weir_catch_ups", [],
         "Watches that read what their feed no longer holds, each on a change stream of its own.";
     PARKS: "counter", "weir_parks_total", [],
-        "Times that a watch fell behind all that its feed holds and had to catch up.";
+        "Times that a watch fell behind all that its feed holds, or left an event in pieces unread while memory was short, and had to catch up.";
     OPLOG_HEADROOM: "gauge", "weir_oplog_headroom_seconds", [],
         "The place of the watch that is furthest behind, less the oldest entry of MongoDB's oplog; left out while either is unknown.";
     FEED_RESTARTS: "counter", "weir_feed_restarts_total", ["reason"],
@@ -84,8 +86,10 @@ catalogue! {
         "Bytes of events that feeds keep for their watches.";
     MEMORY_USED: "gauge", "weir_memory_used_bytes", [],
         "Bytes held of --memory-limit: what was read from MongoDB and what was encoded of it.";
+    TASKS: "gauge", "weir_tasks", [],
+        "Tasks of the process that have not ended: a few for each connection, feed and catch-up, and one for each watch.";
     LIMIT_REJECTIONS: "counter", "weir_limit_rejections_total", ["limit"],
-        "Watches refused because a limit was reached.";
+        "Watches, calls and connections refused because a limit was reached: watches, feeds, calls, connections, patterns, request_timeout.";
 }
 
 /// Seconds; from a tenth of a millisecond, which loopback reaches, to five minutes behind.
@@ -189,6 +193,8 @@ pub struct Metrics {
     pub ring_bytes: Gauge,
     /// `weir_events_filtered_total`
     pub events_filtered: Counter,
+    /// `weir_connections`
+    pub connections: Gauge,
     /// `weir_catch_ups`
     pub catch_ups: Gauge,
     /// `weir_parks_total`
@@ -244,6 +250,7 @@ impl Metrics {
             progress_sent: built.progress_sent,
             ring_bytes: built.ring_bytes,
             events_filtered: built.events_filtered,
+            connections: built.connections,
             catch_ups: built.catch_ups,
             parks: built.parks,
             process: metrics_process::Collector::default(),
@@ -364,6 +371,7 @@ struct Handles {
     progress_sent: Counter,
     ring_bytes: Gauge,
     events_filtered: Counter,
+    connections: Gauge,
     catch_ups: Gauge,
     parks: Counter,
 }
@@ -395,6 +403,7 @@ impl Handles {
             progress_sent: metrics::counter!(PROGRESS_SENT),
             ring_bytes: metrics::gauge!(RING_BYTES),
             events_filtered: metrics::counter!(EVENTS_FILTERED),
+            connections: metrics::gauge!(CONNECTIONS),
             catch_ups: metrics::gauge!(CATCH_UPS),
             parks: metrics::counter!(PARKS),
         }

@@ -93,11 +93,15 @@ async fn progress_from_now(weir: &Weir, watching: &mut Watching) -> Bytes {
     watching.token()
 }
 
-async fn oldest_second(weir: &Weir) -> u32 {
-    let mut client = weir.client().await;
-    let info = client.get_server_info(pb::GetServerInfoRequest {}).await;
-    let oldest = info.expect("an answer").into_inner().oldest_resumable_time;
-    oldest.expect("the oplog can be read").seconds
+/// The second of the oplog's oldest entry.
+async fn oldest_second(database: &Database) -> u32 {
+    let oplog = database
+        .client()
+        .database("local")
+        .collection::<Document>("oplog.rs");
+    let oldest = oplog.find_one(doc! {}).sort(doc! {"$natural": 1}).await;
+    let oldest = oldest.expect("the oplog can be read").expect("an entry");
+    oldest.get_timestamp("ts").expect("it has a time").time
 }
 
 fn in_order(time: Option<pb::ClusterTime>) -> (u32, u32) {
@@ -261,8 +265,8 @@ async fn the_headroom_shrinks_before_a_place_is_forgotten() {
 
     // The oplog comes up to that place in steps, and the metric tells of each.
     let request = after(&deaf.token(), orders(&database));
-    let oldest = oldest_second(&replica).await;
-    while oldest_second(&replica).await == oldest {
+    let oldest = oldest_second(&database).await;
+    while oldest_second(&database).await == oldest {
         let many = (0..100).map(|_| doc! {"status": "noise"});
         let noise = database.collection("noise").insert_many(many).await;
         noise.expect("inserts");

@@ -5,7 +5,7 @@ mod support;
 use std::time::Duration;
 
 use futures::future::join_all;
-use support::orders::{ORDERS, aggregates, insert};
+use support::orders::{ORDERS, aggregates, insert, resume};
 use support::{Database, FailCommand, Samples, ServeProcess, Watching, Weir, eventually};
 use tokio::time::{Instant, timeout};
 
@@ -23,6 +23,39 @@ async fn nothing_is_left(database: &Database, metrics: impl AsyncFn() -> Samples
     eventually("the gauges are back at zero", async || {
         let metrics = metrics().await;
         GAUGES.iter().all(|gauge| metrics.sum(gauge) == 0.0)
+    })
+    .await;
+}
+
+/// T35. An opening that nobody waits for any more goes on in MongoDB, and holds a connection: it counts
+/// for as long as it lasts, so that clients which come and go cannot have any number of them.
+#[tokio::test]
+async fn openings_that_were_cancelled_count_until_mongodb_has_answered() {
+    const TURNS: usize = 2;
+    let database = Database::options().start().await;
+    let first = Weir::start(&database).await;
+    let token = first.watch(database.watch_request(&[ORDERS])).await.token();
+    insert(&database, 0).await;
+    let weir = Weir::with(&database, |config| config.max_catch_ups = TURNS).await;
+    let mut live = weir.watch(database.watch_request(&[ORDERS])).await;
+    let catch_ups = async || weir.metrics().await.sum("weir_catch_ups");
+
+    let slow = FailCommand::on(&["aggregate"]).block(Duration::from_secs(4));
+    database.fail(slow.app_name("weir")).await;
+    for _ in 0..3 * TURNS {
+        let request = resume(&database, token.clone());
+        let mut client = weir.client().await;
+        let given_up = timeout(Duration::from_millis(50), client.watch(request));
+        drop(given_up.await);
+    }
+    eventually("the turns are taken", async || catch_ups().await >= 2.0).await;
+    database.heal().await;
+    insert(&database, 1).await;
+    live.next_change().await;
+    assert_eq!(catch_ups().await, 2.0, "before MongoDB has answered");
+    eventually("the turns are free", async || catch_ups().await == 0.0).await;
+    eventually("one cursor is open", async || {
+        database.open_cursors().await == 2
     })
     .await;
 }

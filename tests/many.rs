@@ -4,7 +4,7 @@ mod support;
 
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use support::orders::{ORDERS, id, insert};
-use support::{Database, ServeProcess, Watching, eventually};
+use support::{Database, Figure, ServeProcess, Watching, eventually, tally};
 use tonic::transport::Channel;
 use weir::pb::watch_service_client::WatchServiceClient;
 
@@ -70,6 +70,8 @@ async fn ten_thousand_idle_watches_open_and_close() {
     let each = full.saturating_sub(before) / WATCHES;
     println!("an idle watch takes {each} bytes: {before} became {full}");
     assert!(each < 16 << 10, "{each} bytes for each watch");
+    tally(Figure::WatchesHeld, WATCHES as u64);
+    tally(Figure::PeakBytes, full as u64);
     insert(&database, 1).await;
     for watching in &mut watches {
         assert_eq!(id(&watching.next_change().await), 1);

@@ -140,6 +140,59 @@ async fn a_watch_survives_a_network_that_swallows_everything() {
     assert_eq!(story.ids, [0, 1, 2]);
 }
 
+/// T29. One connection dies without a word while MongoDB answers on others: a stream that has next to
+/// nothing to read does not wait for it as for a long scan.
+#[tokio::test]
+async fn a_watch_survives_a_half_open_connection_while_mongodb_is_there() {
+    let database = Database::options().start().await;
+    let proxy = Proxy::to(database.address()).await;
+    let weir = Weir::at(&proxy.mongodb_uri(), impatient).await;
+    let mut watching = weir.watch(database.watch_request(&[ORDERS])).await;
+    let mut story = Story::default();
+    insert(&database, 0).await;
+    story.until_id(&mut watching, 0).await;
+
+    eventually("a reply is awaited", async || proxy.awaited() > 0).await;
+    proxy.lose_answers();
+    insert(&database, 1).await;
+    story.until_reconnected(&mut watching, 1).await;
+    story.until_id(&mut watching, 1).await;
+    assert_eq!(story.ids, [0, 1]);
+}
+
+/// T29. The same when a stream is opened, for which all watches of its feed wait.
+#[tokio::test]
+async fn an_opening_survives_a_half_open_connection_while_mongodb_is_there() {
+    let database = Database::options().start().await;
+    let proxy = Proxy::to(database.address()).await;
+    let weir = Weir::at(&proxy.mongodb_uri(), |config| {
+        impatient(config);
+        config.feed_linger = Duration::ZERO;
+    })
+    .await;
+    // What a first watch asks besides is known then, and there are other connections.
+    drop(weir.watch(database.watch_request(&["others"])).await);
+    weir.without_feeds().await;
+    let slow = FailCommand::on(&["aggregate"]).block(REPLY_TIMEOUT / 2);
+    database.fail(slow.times(1).app_name("weir")).await;
+
+    let opening = weir.try_watch(database.watch_request(&[ORDERS]));
+    let losing = async {
+        // What else is asked is answered at once.
+        let mut looks = 0;
+        eventually("the opening waits for its answer", async || {
+            looks = if proxy.awaited() > 0 { looks + 1 } else { 0 };
+            looks > 5
+        })
+        .await;
+        proxy.lose_answers();
+    };
+    let (opened, ()) = tokio::join!(opening, losing);
+    let status = opened.err().expect("its answer was lost");
+    assert_unavailable(&status);
+    weir.watch(database.watch_request(&[ORDERS])).await;
+}
+
 /// T29. A long scan of the oplog looks like a dead connection, and must not be taken for one.
 #[tokio::test]
 async fn a_slow_answer_is_waited_for_while_mongodb_is_there() {

@@ -5,6 +5,7 @@ mod support;
 use bytes::Bytes;
 use mongodb::bson::{Document, doc};
 use support::{Database, Watching, Weir, error_info, eventually, within};
+use tokio_util::task::AbortOnDropHandle;
 use tonic::Code;
 use weir::pb;
 use weir::pb::watch_request::Start;
@@ -126,6 +127,42 @@ async fn a_watch_from_a_time_begins_with_the_first_change_of_that_second() {
         assert_eq!(again.opened.start_mode(), pb::StartMode::Token);
         assert_eq!(again.opened.start_time, Some(start));
         assert_eq!(ids(&again.changes(got.len()).await), ids(&got));
+    }
+}
+
+/// A watch from now, and the first of its feed, opened in the midst of writes: the place that it tells to
+/// begin at is no later than the first change that it gets. Else progress could be told past that change,
+/// and whoever goes on from there by its time would miss it.
+#[tokio::test]
+async fn no_change_comes_of_before_the_place_that_was_told_at_the_opening() {
+    const ROUNDS: usize = 40;
+    let database = Database::options().start().await;
+    let weir = Weir::start(&database).await;
+    let orders = database.collection("orders");
+    // One alone: with several the stand-in tells a time at which one of them is not done yet.
+    let _writing = AbortOnDropHandle::new(tokio::spawn(async move {
+        for id in 0.. {
+            orders
+                .insert_one(doc! {"_id": id})
+                .await
+                .expect("an insert");
+        }
+    }));
+    for round in 0..ROUNDS {
+        let request = pb::WatchRequest {
+            // A feed of its own.
+            collections: vec!["orders".to_owned(), format!("none_{round}")],
+            ..database.watch_request(&[])
+        };
+        let mut watching = weir.watch(request).await;
+        let began = watching.opened.start_time.expect("MongoDB tells the time");
+        let first = watching.next_change().await;
+        let first = first.cluster_time.expect("a change has a time");
+        let time = |it: pb::ClusterTime| (it.seconds, it.increment);
+        assert!(
+            time(began) <= time(first),
+            "round {round}: {began:?}, then {first:?}"
+        );
     }
 }
 

@@ -7,8 +7,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use futures::future::BoxFuture;
-use tokio::time::{Instant, timeout};
+use tokio::{
+    task::JoinHandle,
+    time::{Instant, timeout},
+};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument as _;
 
@@ -17,7 +19,7 @@ use crate::{
     hub::{
         Inner,
         feed::Intake,
-        open::Opened,
+        open::{Opened, open},
         registry::OpenFeed,
         relay::{End, Entry, Relay},
         ring::{Cursor, Invalidation, Known, Place, Tail},
@@ -28,7 +30,7 @@ use crate::{
     },
     metrics::Stage,
     plan::{Judge, Plan, Residual, Subject},
-    source::{Batch, ClusterTime, Position, SourceError},
+    source::{Batch, ClusterTime, Pace, Position, SourceError},
     wire::{Anchor, Stamp},
 };
 
@@ -63,11 +65,30 @@ pub(super) struct Route {
 pub(super) enum Ready {
     /// It has its turn, and its stream is open.
     Open(Turn, Box<Opened>),
-    /// It has its turn, and MongoDB takes long over the opening: it may have to go through much of
-    /// the oplog for the first event.
-    Opening(Turn, BoxFuture<'static, Result<Opened, Error>>),
+    /// MongoDB takes long over the opening: it may have to go through much of the oplog for the first
+    /// event.
+    Opening(Opening),
     /// It has to wait for its turn.
     Waiting,
+}
+
+/// An opening that is under way, and its turn. Should nobody wait for it any more, it still costs
+/// MongoDB a scan and Weir a connection: so it keeps its turn until MongoDB has answered.
+pub(super) struct Opening(JoinHandle<(Turn, Result<Opened, Error>)>);
+
+impl Opening {
+    pub(super) fn begin(hub: &Inner, turn: Turn, route: &Route) -> Self {
+        let source = Arc::clone(&hub.source);
+        let (plan, stamp, from) = (Arc::clone(&route.plan), route.stamp, route.from.clone());
+        let opening = async move { (turn, open(&*source, &plan, &stamp, Some(&from)).await) };
+        Self(hub.runtime.spawn(opening.in_current_span()))
+    }
+
+    /// MongoDB's answer, and the turn. Can be dropped and asked for again.
+    pub(super) async fn answer(&mut self) -> Result<(Turn, Result<Opened, Error>), Error> {
+        // It panicked, or the runtime ends.
+        (&mut self.0).await.map_err(|_| Error::Internal)
+    }
 }
 
 /// A catch-up that runs until it has handed over. Dropping it ends it.
@@ -188,32 +209,28 @@ impl CatchUp {
     async fn run_to_end(&mut self, ready: Ready) -> Result<End, Error> {
         let (turn, opened) = match ready {
             Ready::Open(turn, opened) => (turn, Some(*opened)),
-            Ready::Opening(turn, opening) => match opening.await {
-                Ok(opened) => (turn, Some(opened)),
-                Err(Error::UpstreamUnavailable) => (turn, None),
-                Err(error) => return Err(error),
-            },
+            Ready::Opening(opening) => self.opened(opening).await?,
             Ready::Waiting => {
                 let turn = self.hub.turns.wait().await;
                 // Others may have found out meanwhile what was missing.
                 if let Some(cursor) = self.join() {
                     return Ok(End::Joined(cursor));
                 }
-                (turn, None)
+                self.opened(Opening::begin(&self.hub, turn, &self.route))
+                    .await?
             }
         };
         self.turn = Some((turn, Instant::now()));
         let relay = Arc::clone(&self.relay);
         let mut stream = Stream::new(
             Arc::clone(&self.hub.source),
-            Arc::clone(&self.route.plan),
+            (Arc::clone(&self.route.plan), self.route.stamp),
             Arc::clone(&self.hub.metrics),
             self.hub.settings.upstream_grace,
             self.route.from.clone(),
         );
         match opened {
             Some(opened) => stream.begin(opened),
-            // A watch that is open already does not end because MongoDB is away for a moment.
             None => stream.open(&mut Telling(&relay)).await?,
         }
         let mut intake = Intake::new(
@@ -224,7 +241,9 @@ impl CatchUp {
         );
         let mut quiet_replies = 0;
         loop {
-            self.hub.memory.room().await;
+            if self.room().await.is_err() {
+                return Ok(End::GivenUp);
+            }
             let batch = stream.next(&mut Telling(&relay)).await?;
             self.began_by = self.began_by.or(batch.operation_time);
             let (quiet, idle) = (batch.events.is_empty(), batch.idle);
@@ -261,6 +280,27 @@ impl CatchUp {
             if quiet_replies > 1 && self.hub.turns.are_waited_for() {
                 return Ok(End::GivenUp);
             }
+        }
+    }
+
+    /// The turn, and the stream if it is open. A watch that is open already does not end because MongoDB
+    /// is away for a moment.
+    async fn opened(&self, mut opening: Opening) -> Result<(Turn, Option<Opened>), Error> {
+        let (turn, opened) = opening.answer().await?;
+        match opened {
+            Ok(opened) => Ok((turn, Some(opened))),
+            // Nor because a login fails; where more than that is denied, the next attempt says so.
+            Err(Error::UpstreamUnavailable | Error::UpstreamAccessDenied) => Ok((turn, None)),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Waits until there is memory for more, unless the client leaves unread what was read for it: then
+    /// that has to give way.
+    async fn room(&self) -> Result<(), GaveUp> {
+        tokio::select! {
+            () = self.hub.memory.room() => Ok(()),
+            () = self.relay.unread_for(STALLED) => Err(GaveUp),
         }
     }
 
@@ -380,7 +420,9 @@ impl CatchUp {
         // An empty reply of a stream that passes over events may have come before the end of them.
         // So the events themselves are looked at, up to the first one that is later.
         let judge = Judge::new(&self.route.whole);
-        let mut cursor = source.open(&self.route.shared, Some(at)).await?;
+        let mut cursor = source
+            .open(&self.route.shared, Some(at), Pace::Ordinary)
+            .await?;
         for _ in 0..LOOKED_THROUGH {
             let batch = cursor.next().await?;
             if batch.events.is_empty() {

@@ -1,4 +1,4 @@
-//! MongoDB's time now, asked for by many at once.
+//! What MongoDB is asked by many at once, and answers once: its time now, above all.
 
 use std::sync::{
     Arc,
@@ -8,39 +8,69 @@ use std::sync::{
 use crate::source::{ClusterTime, Source, SourceError};
 
 /// Answers everybody who asked before a question was sent with the one answer to it, so that many who
-/// come together cost MongoDB little.
-pub(super) struct Clock {
-    source: Arc<dyn Source>,
+/// come together cost MongoDB little. A failure is an answer too: while MongoDB is silent, nobody waits
+/// for one after the other to find that out.
+#[derive(Debug)]
+pub(super) struct Answers<T> {
     asked: AtomicU64,
     /// The last answer, and the last asker that it holds for.
-    told: tokio::sync::Mutex<(u64, Option<ClusterTime>)>,
+    told: tokio::sync::Mutex<Option<(u64, Result<T, SourceError>)>>,
+}
+
+impl<T: Clone> Answers<T> {
+    pub(super) fn new() -> Self {
+        Self {
+            asked: AtomicU64::new(0),
+            told: tokio::sync::Mutex::new(None),
+        }
+    }
+
+    /// The answer to a question that was sent after this was called.
+    pub(super) async fn ask<Q>(&self, question: impl FnOnce() -> Q) -> Result<T, SourceError>
+    where
+        Q: Future<Output = Result<T, SourceError>>,
+    {
+        let ticket = self.asked.fetch_add(1, Ordering::Relaxed) + 1;
+        let mut told = self.told.lock().await;
+        match &*told {
+            Some((up_to, answer)) if *up_to >= ticket => answer.clone(),
+            _ => {
+                let up_to = self.asked.load(Ordering::Relaxed);
+                let answer = question().await;
+                *told = Some((up_to, answer.clone()));
+                answer
+            }
+        }
+    }
+}
+
+/// MongoDB's time now.
+pub(super) struct Clock {
+    source: Arc<dyn Source>,
+    answers: Answers<Option<ClusterTime>>,
 }
 
 impl Clock {
     pub(super) fn new(source: Arc<dyn Source>) -> Self {
         Self {
             source,
-            asked: AtomicU64::new(0),
-            told: tokio::sync::Mutex::default(),
+            answers: Answers::new(),
         }
     }
 
     /// A time that MongoDB reached after this was called, and that nothing written after the answer
     /// has. `None` where MongoDB does not tell.
     pub(super) async fn now(&self) -> Result<Option<ClusterTime>, SourceError> {
-        let ticket = self.asked.fetch_add(1, Ordering::Relaxed) + 1;
-        let mut told = self.told.lock().await;
-        if told.0 < ticket {
-            let up_to = self.asked.load(Ordering::Relaxed);
-            let now = self.source.now().await?;
-            *told = (up_to, now);
-        }
-        Ok(told.1)
+        self.answers.ask(|| self.source.now()).await
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use tokio::time::Instant;
+
     use super::*;
     use crate::source::script::{ScriptedSource, at};
 
@@ -58,5 +88,22 @@ mod tests {
         assert!(answers.iter().all(|it| *it >= Some(at(1))));
         let later = ask().await;
         assert_eq!(later, Some(at(questions + 1)), "the time is a new one");
+    }
+    #[tokio::test(start_paused = true)]
+    async fn those_who_ask_together_are_refused_together() {
+        let source = Arc::new(ScriptedSource {
+            time_takes: Duration::from_secs(10),
+            time_fails: true,
+            ..ScriptedSource::of([])
+        });
+        let clock = Arc::new(Clock::new(Arc::<ScriptedSource>::clone(&source)));
+        let asked = Instant::now();
+        let answers = futures::future::join_all((0..20).map(|_| clock.now())).await;
+        assert!(answers.iter().all(Result::is_err));
+        assert!(
+            asked.elapsed() <= Duration::from_secs(20),
+            "the last heard after {:?}",
+            asked.elapsed()
+        );
     }
 }

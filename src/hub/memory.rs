@@ -3,7 +3,10 @@
 //! 1. Rings that nobody reads are emptied.
 //! 2. The largest rings drop their oldest events, until enough should be free; whoever had not read
 //!    them catches up by itself.
-//! 3. Whoever reads from MongoDB waits until something is given back. Catch-ups whose client does not
+//! 3. Events that are being sent in pieces to clients which do not read are called in.
+//! 4. When that has not helped for a while, every ring is emptied, as a small one may keep alive all
+//!    of the reply that its events came with.
+//! 5. Whoever reads from MongoDB waits until something is given back. Catch-ups whose client does not
 //!    read give up their turn, and with it what they hold.
 //!
 //! Nothing is lost: every place that gives way can be read again from MongoDB.
@@ -19,10 +22,11 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::{
     budget::Budget,
+    loan::Loans,
     ring::Ring,
     sync::{Mutex, lock},
 };
@@ -33,9 +37,15 @@ const SMALL_RING: usize = 64 << 10;
 /// How long whoever waits for memory waits before looking again for what can give way.
 const CHECK: Duration = Duration::from_millis(100);
 
+/// How long whoever waits for memory waits before every ring is emptied. Longer than a client may
+/// leave unread what is held for it alone.
+const LAST_RESORT: Duration = Duration::from_secs(15);
+
 #[derive(Debug)]
 pub(super) struct Memory {
     pub budget: Arc<Budget>,
+    /// Events that are being sent in pieces.
+    pub loans: Loans,
     rings: Mutex<Vec<Weak<Ring>>>,
 }
 
@@ -43,6 +53,7 @@ impl Memory {
     pub(super) fn new(limit: usize) -> Self {
         Self {
             budget: Budget::new(limit),
+            loans: Loans::default(),
             rings: Mutex::default(),
         }
     }
@@ -62,13 +73,14 @@ impl Memory {
     /// Waits until there is memory for another reply of MongoDB. One that turns out large may go over
     /// the limit.
     pub(super) async fn room(&self) {
+        let began = Instant::now();
         let mut told = false;
         loop {
             let freed = self.budget.freed();
             if self.budget.excess() == 0 {
                 return;
             }
-            self.relieve();
+            self.relieve(began.elapsed() >= LAST_RESORT);
             if self.budget.excess() == 0 {
                 return;
             }
@@ -80,7 +92,26 @@ impl Memory {
         }
     }
 
-    fn relieve(&self) {
+    fn relieve(&self, empty_all: bool) {
+        if empty_all {
+            self.empty_rings();
+        } else {
+            self.shrink_rings();
+        }
+        self.loans.call_in(|| self.budget.excess() == 0);
+    }
+
+    fn empty_rings(&self) {
+        let rings: Vec<Arc<Ring>> = lock(&self.rings).iter().filter_map(Weak::upgrade).collect();
+        for ring in rings {
+            ring.shrink_to(0);
+            if self.budget.excess() == 0 {
+                return;
+            }
+        }
+    }
+
+    fn shrink_rings(&self) {
         let rings: Vec<Arc<Ring>> = lock(&self.rings).iter().filter_map(Weak::upgrade).collect();
         let mut excess = self.budget.excess();
         let mut shrink = |ring: &Ring, to: usize| {

@@ -2,11 +2,11 @@
 //!
 //! Reading order: a watch's [`Plan`](crate::plan::Plan) is looked up in the [`roll`] of feeds, and its
 //! feed opened if there is none ([`registry`], [`open`]). A [`feed`] reads one change [`stream`], which
-//! comes back by itself ([`backoff`], [`seam`]), and publishes [`segment`]s of events into its
+//! comes back by itself ([`backoff`], [`seam`]) and tells what it can't get ([`unsent`]), and publishes [`segment`]s of events into its
 //! [`ring`]. There the [`audience`] tells who takes which event ([`hits`]) and wakes them in their
 //! [`seat`]s. A [`watcher`] reads the ring, or a [`relay`] that a [`catch_up`] fills for it when its
-//! [`turn`](turns) comes, until the ring holds what follows. All of it shares one [`budget`] of
-//! [`memory`].
+//! [`turn`](turns) comes, until the ring holds what follows. An event that goes out in pieces is a
+//! [`loan`] meanwhile. All of it shares one [`budget`] of [`memory`].
 
 mod audience;
 mod backoff;
@@ -15,6 +15,7 @@ mod catch_up;
 mod clock;
 mod feed;
 mod hits;
+mod loan;
 mod memory;
 mod open;
 mod registry;
@@ -27,29 +28,30 @@ mod segment;
 mod stream;
 mod sync;
 mod turns;
+mod unsent;
 mod watcher;
 
 use std::{
     collections::HashMap,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, AtomicU32, Ordering},
     },
     time::Duration,
 };
 
 use slab::Slab;
-use tokio::{sync::OnceCell, time::Instant};
+use tokio::time::Instant;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     error::Error,
     metrics::{Metrics, Readings},
     plan::Watch,
-    source::Source,
+    source::{ServerFacts, Source},
 };
 
-use clock::Clock;
+use clock::{Answers, Clock};
 use memory::Memory;
 use registry::Handle;
 use roll::Roll;
@@ -57,6 +59,7 @@ use seat::Seat;
 use sync::{Mutex, lock};
 use turns::Turns;
 
+pub use loan::{CalledIn, Loan};
 pub use ring::{Invalidation, Tail};
 pub use segment::{EncodedRun, Run, Segment};
 pub use watcher::{Beginning, Read, Watcher};
@@ -105,7 +108,9 @@ struct Inner {
     source: Arc<dyn Source>,
     settings: HubSettings,
     metrics: Arc<Metrics>,
-    deployment: OnceCell<String>,
+    /// The deployment's name, once MongoDB has told it.
+    deployment: OnceLock<String>,
+    facts: Answers<ServerFacts>,
     clock: Clock,
     memory: Arc<Memory>,
     turns: Turns,
@@ -140,7 +145,8 @@ impl Hub {
             roll: Mutex::new(Roll::new(settings.max_feeds, settings.feeds_per_scope)),
             settings,
             metrics,
-            deployment: OnceCell::new(),
+            deployment: OnceLock::new(),
+            facts: Answers::new(),
             seats: Mutex::default(),
             oldest_second: AtomicU32::new(0),
             draining: AtomicBool::new(false),
@@ -171,6 +177,7 @@ impl Hub {
             feed_lags: self.0.feed_lags(),
             memory_used_bytes: self.0.memory.budget.used(),
             oplog_headroom_seconds: self.0.oplog_headroom(),
+            tasks: self.0.runtime.metrics().num_alive_tasks(),
         }
     }
 
@@ -228,17 +235,22 @@ impl Inner {
         if let Some(name) = &self.settings.deployment_name {
             return Ok(name);
         }
-        let name = self.deployment.get_or_try_init(|| async {
-            let facts = self.source.facts().await;
-            facts.map(|facts| facts.set_name)
-        });
-        match name.await {
-            Ok(name) => Ok(name),
-            Err(error) => {
-                tracing::warn!(code = error.code, %error, "mongodb does not tell what it is");
-                Err(Error::from(&error))
-            }
+        if let Some(name) = self.deployment.get() {
+            return Ok(name);
         }
+        let facts = self
+            .facts
+            .ask(|| self.source.facts())
+            .await
+            .map_err(|error| {
+                tracing::warn!(code = error.code, %error, "mongodb does not tell what it is");
+                Error::from(&error)
+            })?;
+        // A set that is yet to be initiated will have one, which is not to be mistaken for another's.
+        if facts.set_name.is_empty() {
+            return Err(Error::ChangeStreamsUnsupported);
+        }
+        Ok(self.deployment.get_or_init(|| facts.set_name))
     }
 
     /// The lag of each namespace's feeds in seconds: the largest where several watch the same.

@@ -1,10 +1,11 @@
 //! Opening a change stream at a place: by MongoDB's token, or by time where the token won't do.
 
 use crate::{
-    error::Error,
-    hub::seam::Seam,
+    error::{Error, Unsent},
+    hub::{seam::Seam, unsent},
     plan::Plan,
-    source::{Batch, Cursor, Failure, Position, Source, SourceError},
+    source::{Batch, Cursor, Failure, Pace, Position, Source, SourceError},
+    wire::Stamp,
 };
 
 /// An open stream, with MongoDB's first answer.
@@ -13,29 +14,46 @@ pub(super) struct Opened {
     pub first: Batch,
     /// The place that the stream starts at.
     pub start: Position,
+    /// How many events its replies bring.
+    pub pace: Pace,
     /// Set when the stream was opened by time in place of a token: where to join.
     pub seam: Option<Seam>,
 }
 
 /// Opens `plan`'s stream for a watch: one attempt by token, and one by the token's time when
-/// MongoDB does not find the token with this pipeline.
+/// MongoDB does not find the token with this pipeline. Where the first reply from a place holds an event
+/// that MongoDB can't send, once more for what stands before it.
 ///
-/// `plan` is the one that made the token, or the scope's shared one, which leaves no event out.
+/// `plan` is the one that made the token, or the scope's shared one, which leaves no event out. `stamp`
+/// is that of its tokens.
 pub(super) async fn open(
     source: &dyn Source,
     plan: &Plan,
+    stamp: &Stamp,
     at: Option<&Position>,
 ) -> Result<Opened, Error> {
-    let opened = match open_at(source, plan, at).await {
+    let mut opened = open_somehow(source, plan, at, Pace::Ordinary).await;
+    if at.is_some() && matches!(&opened, Err(error) if error.failure.is_of_one_event()) {
+        opened = open_somehow(source, plan, at, Pace::Single).await;
+    }
+    match opened {
+        Ok(opened) => Ok(opened),
+        Err(error) => Err(give_up(source, plan, stamp, &error, at).await),
+    }
+}
+
+async fn open_somehow(
+    source: &dyn Source,
+    plan: &Plan,
+    at: Option<&Position>,
+    pace: Pace,
+) -> Result<Opened, SourceError> {
+    match open_at(source, plan, at, pace).await {
         Err(error) if error.failure == Failure::TokenNotFound => match at {
-            Some(at) if can_go_by_time(at) => open_by_time(source, plan, at).await,
+            Some(at) if can_go_by_time(at) => open_by_time(source, plan, at, pace).await,
             _ => Err(error),
         },
         opened => opened,
-    };
-    match opened {
-        Ok(opened) => Ok(opened),
-        Err(error) => Err(give_up(source, &error, at).await),
     }
 }
 
@@ -44,11 +62,12 @@ pub(super) async fn open_at(
     source: &dyn Source,
     plan: &Plan,
     at: Option<&Position>,
+    pace: Pace,
 ) -> Result<Opened, SourceError> {
     if let Some(at @ Position::Time(_)) = at {
         ensure_in_oplog(source, at).await?;
     }
-    let mut cursor = source.open(plan, at).await?;
+    let mut cursor = source.open(plan, at, pace).await?;
     // MongoDB's answer to the opening holds the first batch: it is here already.
     let first = cursor.next().await?;
     let start = match (at, first.events.first(), &first.position) {
@@ -62,6 +81,7 @@ pub(super) async fn open_at(
         cursor,
         first,
         start,
+        pace,
         seam: None,
     })
 }
@@ -77,8 +97,9 @@ pub(super) async fn open_by_time(
     source: &dyn Source,
     plan: &Plan,
     at: &Position,
+    pace: Pace,
 ) -> Result<Opened, SourceError> {
-    let opened = open_at(source, plan, Some(&Position::Time(at.time()))).await?;
+    let opened = open_at(source, plan, Some(&Position::Time(at.time())), pace).await?;
     Ok(Opened {
         start: at.clone(),
         seam: at.token().map(|token| Seam::new(token.clone(), at.time())),
@@ -105,17 +126,22 @@ async fn ensure_in_oplog(source: &dyn Source, at: &Position) -> Result<(), Sourc
 /// What the client is told when nothing is left to try.
 pub(super) async fn give_up(
     source: &dyn Source,
+    plan: &Plan,
+    stamp: &Stamp,
     error: &SourceError,
     at: Option<&Position>,
 ) -> Error {
-    let at = at.map(Position::time);
+    let look = async || match at {
+        Some(at) => unsent::look(source, plan, stamp, error.failure, at).await,
+        None => Unsent::default(),
+    };
     match Error::from(error) {
         Error::TokenExpired { .. } => Error::TokenExpired {
-            asked: at,
+            asked: at.map(Position::time),
             oldest: source.oldest().await.ok().flatten(),
         },
-        Error::ImageUnavailable { .. } => Error::ImageUnavailable { at },
-        Error::UpstreamEventTooLarge { .. } => Error::UpstreamEventTooLarge { at },
+        Error::ImageUnavailable(_) => Error::ImageUnavailable(look().await),
+        Error::UpstreamEventTooLarge(_) => Error::UpstreamEventTooLarge(look().await),
         other => {
             tracing::warn!(code = error.code, failure = ?error.failure, %error, "change stream failed");
             other

@@ -211,7 +211,7 @@ impl Inner {
         let opened = match self.deployment().await {
             Ok(name) => {
                 let stamp = Stamp::new(name, plan);
-                open(&*self.source, plan, None)
+                open(&*self.source, plan, &stamp, None)
                     .await
                     .map(|opened| (stamp, opened))
             }
@@ -264,7 +264,7 @@ impl Inner {
         self.memory.add(&ring);
         let mut stream = Stream::new(
             Arc::clone(&self.source),
-            Arc::clone(plan),
+            (Arc::clone(plan), stamp),
             Arc::clone(&self.metrics),
             self.settings.upstream_grace,
             opened.start.clone(),

@@ -1,8 +1,8 @@
 //! What a catch-up hands to the one watcher it reads for: a queue bounded in bytes.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::timeout};
 
 use crate::{
     error::Error,
@@ -119,10 +119,26 @@ impl Relay {
         }
     }
 
-    /// Says what follows. Giving up takes back what was not read.
+    /// Waits until nothing of what there is has been taken for so long.
+    pub(super) async fn unread_for(&self, limit: Duration) {
+        loop {
+            let room = self.room.notified();
+            if lock(&self.state).entries.is_empty() {
+                room.await;
+            } else if timeout(limit, room).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Says what follows. Giving up takes back what was not read, and with it the place after that.
     pub(super) fn end(&self, end: End) {
         let mut state = lock(&self.state);
         if matches!(end, End::GivenUp) {
+            let is_of_events = |entry: &Entry| !matches!(entry, Entry::Stage(..));
+            if state.entries.iter().any(is_of_events) {
+                state.tail = None;
+            }
             state.entries.clear();
             state.bytes = 0;
         }
@@ -149,10 +165,18 @@ impl Relay {
     pub(super) fn put_back(&self, rest: Run) {
         let mut state = lock(&self.state);
         // Given up meanwhile, it would come again from its own place.
-        if !matches!(state.end, Some(End::GivenUp)) {
+        if matches!(state.end, Some(End::GivenUp)) {
+            state.tail = None;
+        } else {
             state.bytes += rest.segment().cost();
             state.entries.push_front(Entry::Run(rest));
         }
+    }
+
+    /// Where a catch-up that has given up was, if everything up to there has been taken: what it passed
+    /// over need not be read again.
+    pub(super) fn left_at(&self) -> Option<Tail> {
+        lock(&self.state).tail.take()
     }
 
     /// Where the catch-up is, if everything up to there has been taken.

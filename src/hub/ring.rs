@@ -74,8 +74,8 @@ pub(super) struct News {
 /// A place to join a ring at.
 #[derive(Debug)]
 pub(super) enum Place<'a> {
-    /// After all that there is; events of before a time are not wanted, should any still come.
-    Now { since: Option<ClusterTime> },
+    /// After all that there is, where MongoDB does not tell its time.
+    Now,
     /// After a place that a token stands for, with the last event before it where that is known.
     After(&'a Position, Option<&'a Anchor>),
     /// Where the ring ended at a moment up to which everything else is known.

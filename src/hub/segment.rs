@@ -128,11 +128,6 @@ impl Segment {
         self.cost
     }
 
-    /// Charges what somebody made of the events to the memory budget.
-    pub fn keep(&self, bytes: Bytes) -> Bytes {
-        self.budget.keep(bytes)
-    }
-
     /// MongoDB's token of one event.
     pub(super) fn token(&self, index: usize) -> &[u8] {
         &self.buffer[self.events[index].token.clone()]

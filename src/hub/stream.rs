@@ -13,11 +13,15 @@ use crate::{
     },
     metrics::{Metrics, Stage},
     plan::Plan,
-    source::{Batch, ClusterTime, Cursor, Failure, Position, Source, SourceError},
+    source::{Batch, ClusterTime, Cursor, Failure, Pace, Position, Source, SourceError},
+    wire::Stamp,
 };
 
 /// A stream this close to MongoDB's own time counts as live, even if it is never quite empty.
 const LIVE_WITHIN_SECONDS: u32 = 1;
+
+/// How many events are read one a reply, after a reply failed at one of its own: it can't have held more.
+const SINGLY: usize = 1_000;
 
 /// Who hears of the stream's stages, as they begin.
 pub(super) trait Told: Send {
@@ -28,6 +32,8 @@ pub(super) trait Told: Send {
 pub(super) struct Stream {
     source: Arc<dyn Source>,
     plan: Arc<Plan>,
+    /// What its tokens are sealed with.
+    stamp: Stamp,
     metrics: Arc<Metrics>,
     /// How long MongoDB may be away.
     upstream_grace: Duration,
@@ -35,6 +41,10 @@ pub(super) struct Stream {
     position: Position,
     cursor: Option<Box<dyn Cursor>>,
     seam: Option<Seam>,
+    pace: Pace,
+    /// Where the stream was read one event a reply last, and for how many more events it is.
+    singly_from: Option<Position>,
+    singly_left: usize,
     /// Batches that are to be taken before the cursor is asked, in reverse order.
     ready: Vec<Batch>,
     stage: Stage,
@@ -50,7 +60,7 @@ impl Stream {
     /// that is open.
     pub(super) fn new(
         source: Arc<dyn Source>,
-        plan: Arc<Plan>,
+        (plan, stamp): (Arc<Plan>, Stamp),
         metrics: Arc<Metrics>,
         upstream_grace: Duration,
         position: Position,
@@ -58,11 +68,15 @@ impl Stream {
         Self {
             source,
             plan,
+            stamp,
             metrics,
             upstream_grace,
             position,
             cursor: None,
             seam: None,
+            pace: Pace::Ordinary,
+            singly_from: None,
+            singly_left: 0,
             ready: Vec::new(),
             stage: Stage::Opening,
             by_time: None,
@@ -97,6 +111,11 @@ impl Stream {
         loop {
             if let Some(batch) = self.ready.pop() {
                 return Ok(self.take(batch, told));
+            }
+            if self.pace == Pace::Single && self.singly_left == 0 {
+                self.pace = Pace::Ordinary;
+                self.reopen(None, told).await?;
+                continue;
             }
             let failed = match &mut self.cursor {
                 None => SourceError::new(Failure::Transient, "MongoDB closed the cursor"),
@@ -135,12 +154,28 @@ impl Stream {
         if !opened.first.events.is_empty() {
             self.outage = None;
         }
+        if opened.pace == Pace::Single && self.pace == Pace::Ordinary {
+            self.go_singly();
+        }
         self.cursor = Some(opened.cursor);
         self.seam = opened.seam;
         self.receive(opened.first);
     }
 
+    /// From here on, reads one event a reply.
+    fn go_singly(&mut self) {
+        self.pace = Pace::Single;
+        self.singly_from = Some(self.position.clone());
+        self.singly_left = SINGLY;
+    }
+
     fn receive(&mut self, batch: Batch) {
+        let past = if batch.idle {
+            SINGLY
+        } else {
+            batch.events.len()
+        };
+        self.singly_left = self.singly_left.saturating_sub(past);
         if batch.closed {
             self.cursor = None;
         }
@@ -178,11 +213,21 @@ impl Stream {
         told: &mut impl Told,
     ) -> Result<(), Error> {
         self.cursor = None;
-        let mut by_time = false;
+        // A token that was not found once is not asked for again: what failed since was something else.
+        let mut by_time = self.by_time.as_ref() == Some(&self.position);
         loop {
             if let Some(error) = failed {
                 match error.failure {
-                    Failure::Transient => self.wait(&error, told).await?,
+                    // The password was right when the stream was opened.
+                    Failure::Transient | Failure::LoginFailed => self.wait(&error, told).await?,
+                    // What stands before it in the failed reply has not come yet.
+                    Failure::ImageMissing | Failure::EventTooLarge
+                        if self.pace == Pace::Ordinary
+                            && self.singly_from.as_ref() != Some(&self.position) =>
+                    {
+                        tracing::info!(code = error.code, %error, "reading one event a reply");
+                        self.go_singly();
+                    }
                     Failure::TokenNotFound | Failure::TokenInvalid
                         if can_go_by_time(&self.position)
                             && self.by_time.as_ref() != Some(&self.position) =>
@@ -193,14 +238,18 @@ impl Stream {
                         self.by_time = Some(self.position.clone());
                         by_time = true;
                     }
-                    _ => return Err(give_up(&*self.source, &error, Some(&self.position)).await),
+                    _ => {
+                        let at = Some(&self.position);
+                        let (source, plan) = (&*self.source, &self.plan);
+                        return Err(give_up(source, plan, &self.stamp, &error, at).await);
+                    }
                 }
                 self.metrics.feed_restarted(error.label());
             }
             let opened = if by_time {
-                open_by_time(&*self.source, &self.plan, &self.position).await
+                open_by_time(&*self.source, &self.plan, &self.position, self.pace).await
             } else {
-                open_at(&*self.source, &self.plan, Some(&self.position)).await
+                open_at(&*self.source, &self.plan, Some(&self.position), self.pace).await
             };
             match opened {
                 Ok(opened) => {

@@ -3,9 +3,11 @@
 mod catching_up;
 mod feeds;
 mod fences;
+mod memory;
 #[cfg(feature = "shuttle")]
 mod model;
 mod sharing;
+mod unsent;
 
 use std::{future::poll_fn, sync::Arc, task::Poll, time::Duration};
 
@@ -18,7 +20,7 @@ use crate::{
     pb,
     plan::Operation,
     source::{
-        Batch, Failure, Position,
+        Batch, Failure, Pace, Position,
         script::{Opening, ScriptedSource, Step, after, at, batch, event, insert, quiet, token},
     },
 };
@@ -159,6 +161,15 @@ impl Client {
             }
             Read::Ended(error) => seen.push(Seen::Ended(error.reason())),
         }
+    }
+}
+
+/// How a watch ended that got nothing more.
+async fn end_of(client: &mut Client) -> Error {
+    let next = poll_fn(|context| client.watcher.poll_read(context, &client.token));
+    match next.await {
+        Read::Ended(error) => error,
+        other => panic!("awaited the end, got {other:?}"),
     }
 }
 

@@ -7,15 +7,14 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures::future::BoxFuture;
 use tokio::time::timeout;
 
 use crate::{
     error::Error,
     hub::{
         Inner,
-        catch_up::{Ready, Route, Running},
-        open::open,
+        catch_up::{Opening, Ready, Route, Running},
+        loan::Loan,
         registry::Lease,
         relay::{self, Entry},
         ring::{self, Cursor, Invalidation, Place, Tail},
@@ -47,6 +46,9 @@ pub struct Watcher {
     told: Option<Stage>,
     told_time: Option<ClusterTime>,
     start: Beginning,
+    /// A place that a catch-up came to before it gave up, with nothing to take between that and the
+    /// place of the token that comes first.
+    further: Option<(Bytes, Bytes)>,
 }
 
 /// The scope's shared stream, which suits a token of any plan.
@@ -64,8 +66,8 @@ struct Wanted {
     anchor: Option<Anchor>,
     /// The token that it was read from: which stream made it.
     made_by: Option<ResumeToken>,
-    /// Whether it is MongoDB's time now.
-    now: bool,
+    /// Whether it is now, and MongoDB does not tell its time.
+    timeless: bool,
 }
 
 impl From<ResumeToken> for Wanted {
@@ -74,7 +76,7 @@ impl From<ResumeToken> for Wanted {
             position: token.position.clone(),
             anchor: token.anchor,
             made_by: Some(token),
-            now: false,
+            timeless: false,
         }
     }
 }
@@ -135,9 +137,9 @@ impl Inner {
         let lease = self.lease(wish, dedicated, &shared.plan).await?;
         let seat = Arc::new(Seat::default());
         let wanted = self.wanted(watch, token, &lease).await?;
-        let now = wanted.now;
+        let timeless = wanted.timeless;
         let route = route(&lease, &shared, watch, wanted);
-        let (stand, start) = self.stand_at(route, now, watch, &lease, &seat).await?;
+        let (stand, start) = self.stand_at(route, timeless, watch, &lease, &seat).await?;
         seat.reach(start.position.time().seconds);
         Ok(Watcher {
             hub: Arc::clone(self),
@@ -150,6 +152,7 @@ impl Inner {
             told: None,
             told_time: None,
             start,
+            further: None,
         })
     }
 
@@ -157,7 +160,7 @@ impl Inner {
     async fn stand_at(
         self: &Arc<Self>,
         route: Route,
-        now: bool,
+        timeless: bool,
         watch: &Watch,
         lease: &Lease,
         seat: &Arc<Seat>,
@@ -171,11 +174,8 @@ impl Inner {
             position: route.from.clone(),
             by_time: false,
         };
-        let place = if now {
-            // The feed may not have come as far as MongoDB's time yet.
-            Place::Now {
-                since: Some(route.from.time()),
-            }
+        let place = if timeless {
+            Place::Now
         } else {
             Place::After(&route.from, route.anchor.as_ref())
         };
@@ -195,6 +195,7 @@ impl Inner {
         token: Option<ResumeToken>,
         lease: &Lease,
     ) -> Result<Wanted, Error> {
+        let mut timeless = false;
         let time = match (&watch.start, token) {
             (_, Some(token)) => return Ok(Wanted::from(token)),
             (Start::Time(seconds), None) => ClusterTime {
@@ -210,7 +211,7 @@ impl Inner {
                     position,
                     anchor: origin,
                     made_by: None,
-                    now: false,
+                    timeless: false,
                 });
             }
             (Start::Now | Start::Token(_), None) => {
@@ -219,6 +220,8 @@ impl Inner {
                     Error::from(&error)
                 })?;
                 let now = now.or(lease.feed.ring.tail().upstream);
+                timeless = now.is_none();
+                // Not where the ring ends by now: what it was given since then comes after this place.
                 next_time(now.unwrap_or_default())
             }
         };
@@ -226,7 +229,7 @@ impl Inner {
             position: Position::Time(time),
             anchor: None,
             made_by: None,
-            now: matches!(watch.start, Start::Now),
+            timeless,
         })
     }
 
@@ -237,13 +240,13 @@ impl Inner {
         let Some(turn) = self.turns.at_once() else {
             return Ok(Ready::Waiting);
         };
-        let source = Arc::clone(&self.source);
-        let (plan, from) = (Arc::clone(&route.plan), route.from.clone());
-        let opening = async move { open(&*source, &plan, Some(&from)).await };
-        let mut opening: BoxFuture<'static, _> = Box::pin(opening);
-        match timeout(patience.min(OPENING_PATIENCE), &mut opening).await {
-            Ok(opened) => Ok(Ready::Open(turn, Box::new(opened?))),
-            Err(_) => Ok(Ready::Opening(turn, opening)),
+        let mut opening = Opening::begin(self, turn, route);
+        match timeout(patience.min(OPENING_PATIENCE), opening.answer()).await {
+            Ok(answer) => {
+                let (turn, opened) = answer?;
+                Ok(Ready::Open(turn, Box::new(opened?)))
+            }
+            Err(_) => Ok(Ready::Opening(opening)),
         }
     }
 }
@@ -284,6 +287,12 @@ impl Watcher {
                     relay::Read::Nothing => return Poll::Pending,
                     relay::Read::End(relay::End::Failed(error)) => Read::Ended(error),
                     relay::Read::End(relay::End::GivenUp) => {
+                        let left_at = running.relay.left_at();
+                        let place = left_at.map(|tail| {
+                            let place = running.stamp.seal(&tail.position, tail.anchor.as_ref());
+                            (Bytes::copy_from_slice(token), place)
+                        });
+                        self.further = place;
                         self.stand = Stand::Parked;
                         continue;
                     }
@@ -325,6 +334,18 @@ impl Watcher {
         }
     }
 
+    /// Holds the encoding of an event for as long as it takes to send it, and as memory allows.
+    #[must_use]
+    pub fn lend(&self, bytes: Bytes) -> Loan {
+        self.hub.memory.loans.lend(bytes)
+    }
+
+    /// Goes back to the place whose token comes with the next read: what follows it is read again.
+    pub fn go_back(&mut self) {
+        self.hub.metrics.parks.increment(1);
+        self.stand = Stand::Parked;
+    }
+
     /// Where the stream is, with the token of that place, if everything up to there has been taken.
     pub fn progress(&mut self) -> Option<(Tail, Bytes)> {
         let (tail, stamp) = match &mut self.stand {
@@ -361,6 +382,8 @@ impl Watcher {
     }
 
     fn catch_up(&mut self, token: &[u8]) -> Result<(), Error> {
+        let further = self.further.take().filter(|(after, _)| after == token);
+        let token = further.as_ref().map_or(token, |(_, place)| place);
         // It was sealed here, or taken from the client and read before.
         let token = ResumeToken::read(token).map_err(|_| Error::Internal)?;
         let wanted = Wanted::from(token);
@@ -401,7 +424,7 @@ fn route(lease: &Lease, shared: &Shared, watch: &Watch, wanted: Wanted) -> Route
         position: from,
         anchor,
         made_by,
-        now: _,
+        timeless: _,
     } = wanted;
     let of = |stamp: &Stamp| made_by.as_ref().is_none_or(|token| token.is_of_plan(stamp));
     let of_feed = of(&feed.ring.stamp);

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{CATALOGUE, FEED_LAG, MEMORY_USED, OPLOG_HEADROOM};
+use super::{CATALOGUE, FEED_LAG, MEMORY_USED, OPLOG_HEADROOM, TASKS};
 
 /// What is measured when Prometheus asks, and not before.
 #[derive(Debug, Clone, Default)]
@@ -13,6 +13,8 @@ pub struct Readings {
     pub memory_used_bytes: usize,
     /// How far the slowest watch is from the oplog's end, where that is known.
     pub oplog_headroom_seconds: Option<u64>,
+    /// Tasks of the runtime that have not ended.
+    pub tasks: usize,
 }
 
 impl Readings {
@@ -22,9 +24,8 @@ impl Readings {
             .iter()
             .map(|(namespace, lag)| (format!("{{namespace=\"{}\"}}", escaped(namespace)), *lag));
         gauge(page, FEED_LAG, lags);
-        #[expect(clippy::cast_precision_loss, reason = "memory is far below 2^53 bytes")]
-        let memory = self.memory_used_bytes as f64;
-        gauge(page, MEMORY_USED, [(String::new(), memory)]);
+        gauge(page, MEMORY_USED, [count(self.memory_used_bytes)]);
+        gauge(page, TASKS, [count(self.tasks)]);
         // Whole seconds, as MongoDB's time has them.
         #[expect(clippy::cast_precision_loss, reason = "seconds are far below 2^53")]
         let headroom = self.oplog_headroom_seconds.map(|seconds| seconds as f64);
@@ -35,6 +36,15 @@ impl Readings {
         );
         page.push('\n');
     }
+}
+
+/// The only sample of a gauge without labels.
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "memory is far below 2^53 bytes, and so are tasks"
+)]
+fn count(amount: usize) -> (String, f64) {
+    (String::new(), amount as f64)
 }
 
 /// Writes a gauge with its samples, each with its labels as they are to stand there.

@@ -66,7 +66,7 @@ impl Reader {
         }
         match value.kind {
             None => Err("holds no value; a null is written as null_value".into()),
-            Some(Kind::NullValue(_)) => Ok(Bson::Null),
+            Some(Kind::NullValue(number)) => null(number).map(|()| Bson::Null),
             Some(Kind::BoolValue(value)) => Ok(Bson::Boolean(value)),
             Some(Kind::NumberValue(number)) => number_literal(number),
             Some(Kind::StringValue(text)) => Ok(Bson::String(text)),
@@ -124,6 +124,16 @@ fn unknown_wrapper(key: &str) -> String {
          $numberLong, $numberDecimal and the like",
         quoted(key)
     )
+}
+
+/// Of the enum of nulls a later version might have more.
+fn null(number: i32) -> Result<(), String> {
+    if number == 0 {
+        return Ok(());
+    }
+    Err(format!(
+        "is the null_value {number}; known is 0 alone, NULL_VALUE"
+    ))
 }
 
 fn number_literal(number: f64) -> Result<Bson, String> {
@@ -187,7 +197,7 @@ fn json_value(value: prost_types::Value, depth: usize) -> Option<serde_json::Val
         return None;
     }
     Some(match value.kind? {
-        Kind::NullValue(_) => serde_json::Value::Null,
+        Kind::NullValue(number) => null(number).ok().map(|()| serde_json::Value::Null)?,
         Kind::BoolValue(value) => value.into(),
         Kind::NumberValue(number) => match whole_number(number) {
             Some(whole) => whole.into(),

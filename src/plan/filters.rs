@@ -24,9 +24,13 @@ const MAX_PREFIX_BYTES: usize = 1024;
 /// Of all patterns together, in memory and ready to run. Ordinary ones take some 10 KiB each.
 const MAX_COMPILED_BYTES: usize = 8 * 1024 * 1024;
 
-/// Turns filters that must all hold into one predicate. `None` when there are no filters, or when
-/// nothing could be made of them because of what was noted in `findings`.
-pub(super) fn predicate(filters: Vec<pb::Filter>, findings: &mut Findings) -> Option<Predicate> {
+/// Turns filters that must all hold into one predicate, and tells how many bytes its patterns take
+/// when compiled. `None` when there are no filters, or when nothing could be made of them because of
+/// what was noted in `findings`.
+pub(super) fn predicate(
+    filters: Vec<pb::Filter>,
+    findings: &mut Findings,
+) -> (Option<Predicate>, usize) {
     let mut checker = Checker {
         findings,
         conditions: 0,
@@ -34,11 +38,13 @@ pub(super) fn predicate(filters: Vec<pb::Filter>, findings: &mut Findings) -> Op
         compiled_bytes: 0,
     };
     let mut predicates = checker.filters("filters", filters, 1);
-    match predicates.len() {
+    let pattern_bytes = checker.compiled_bytes;
+    let predicate = match predicates.len() {
         0 => None,
         1 => predicates.pop(),
         _ => Some(Predicate::AllOf(predicates)),
-    }
+    };
+    (predicate, pattern_bytes)
 }
 
 struct Checker<'a> {
@@ -207,7 +213,6 @@ impl Checker<'_> {
     }
 
     fn regex(&mut self, at: String, regex: pb::RegexFilter) -> Option<Condition> {
-        self.charge(&at, regex.pattern.len())?;
         let options = check_options(&regex.options)
             .map_err(|problem| self.findings.invalid(format!("{at}.options"), problem))
             .ok();
@@ -217,6 +222,7 @@ impl Checker<'_> {
         check_pattern(&regex.pattern, verbose)
             .map_err(|problem| self.findings.invalid(format!("{at}.pattern"), problem))
             .ok()?;
+        self.charge(&format!("{at}.pattern"), regex.pattern.len())?;
         let options = options?;
         // What can't be run in process is refused, however the watch will get its events.
         let compiled = Pattern::new(&regex.pattern, &options)

@@ -22,6 +22,7 @@ pub use subject::Subject;
 use test::Test;
 pub(super) use value::{Class, Literal, fields};
 
+use super::pattern::Effort;
 use super::predicate::is_id_path;
 use super::residual::Operations;
 use super::{Condition, MissingImage, Operation, Predicate, Residual};
@@ -86,16 +87,17 @@ impl Judge {
             return Some(Crossing::Untold);
         }
         let passes = |verdict: Option<bool>| verdict.unwrap_or(self.unknown);
+        let effort = &Effort::default();
 
         if !self.pre_images {
-            let now = filter.holds(subject, subject.after);
+            let now = filter.holds(subject, subject.after, effort);
             return passes(now).then_some(Crossing::Untold);
         }
-        let before = filter.holds(subject, subject.before);
+        let before = filter.holds(subject, subject.before, effort);
         if operation == Operation::Delete && subject.before.is_some() {
             return passes(before).then_some(told(before, Some(false)));
         }
-        let now = filter.holds(subject, subject.after);
+        let now = filter.holds(subject, subject.after, effort);
         let matches = passes(now) || (subject.before.is_some() && passes(before));
         matches.then(|| match operation {
             Operation::Insert => told(Some(false), now),
@@ -157,7 +159,12 @@ impl Node {
     }
 
     /// Whether the predicate holds for this document, in Kleene's logic: `None` is unknown.
-    fn holds(&self, subject: &Subject<'_>, document: Option<&[u8]>) -> Option<bool> {
+    fn holds(
+        &self,
+        subject: &Subject<'_>,
+        document: Option<&[u8]>,
+        effort: &Effort,
+    ) -> Option<bool> {
         match self {
             Node::Field {
                 path,
@@ -168,36 +175,38 @@ impl Node {
                 let found = if *on_key {
                     // An event of a document without a key is broken, and a field of it missing.
                     match subject.key {
-                        Some(key) => finds(path, key, test),
-                        None => test.passes(None),
+                        Some(key) => finds(path, key, test, effort),
+                        None => test.passes(None, effort),
                     }
                 } else {
-                    finds(path, document?, test)
+                    finds(path, document?, test, effort)
                 };
-                Some(found != *negated)
+                // A value that was not decided counts where no other passes.
+                let is_known = found | !effort.gave_up();
+                is_known.then_some(found != *negated)
             }
             Node::Changed(changed) => changed.holds(subject),
-            Node::AllOf(nodes) => each(nodes, subject, document, false),
-            Node::AnyOf(nodes) => each(nodes, subject, document, true),
-            Node::NoneOf(nodes) => each(nodes, subject, document, true).map(|any| !any),
+            Node::AllOf(nodes) => each(nodes, subject, (document, effort), false),
+            Node::AnyOf(nodes) => each(nodes, subject, (document, effort), true),
+            Node::NoneOf(nodes) => each(nodes, subject, (document, effort), true).map(|any| !any),
         }
     }
 }
 
-fn finds(path: &Path, document: &[u8], test: &Test) -> bool {
-    path.find(document, &mut |value| test.passes(value.as_ref()))
+fn finds(path: &Path, document: &[u8], test: &Test, effort: &Effort) -> bool {
+    path.find(document, &mut |value| test.passes(value.as_ref(), effort))
 }
 
 /// The first node that says `decisive` decides; without one, an unknown makes the whole unknown.
 fn each(
     nodes: &[Node],
     subject: &Subject<'_>,
-    document: Option<&[u8]>,
+    (document, effort): (Option<&[u8]>, &Effort),
     decisive: bool,
 ) -> Option<bool> {
     let mut whole = Some(!decisive);
     for node in nodes {
-        match node.holds(subject, document) {
+        match node.holds(subject, document, effort) {
             Some(value) if value == decisive => return Some(decisive),
             Some(_) => {}
             None => whole = None,

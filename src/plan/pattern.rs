@@ -5,17 +5,15 @@
 //! `\b` know ASCII only, `\v` is any vertical space, "i" leaves classes by name alone, and the ends
 //! of a text know its last newline.
 
-use regex_automata::meta::Regex;
+mod engine;
+
 use regex_syntax::ast::{self, Ast};
 use regex_syntax::hir::translate::TranslatorBuilder;
 use regex_syntax::hir::{Class, ClassUnicode, ClassUnicodeRange, HirKind};
 
 use super::regex_filter::{MAX_NESTING, syntax_problem};
-
-/// Of a compiled pattern, in bytes.
-const MAX_COMPILED_BYTES: usize = 1024 * 1024;
-/// Of what a thread keeps while it matches, in bytes.
-const MAX_CACHE_BYTES: usize = 256 * 1024;
+pub(super) use engine::Effort;
+use engine::Engine;
 
 /// A class of no character.
 const NOTHING: &str = r"[^\x{0}-\x{10ffff}]";
@@ -23,11 +21,11 @@ const NOTHING: &str = r"[^\x{0}-\x{10ffff}]";
 /// A compiled pattern.
 #[derive(Clone, Debug)]
 pub(super) struct Pattern {
-    whole: Regex,
+    whole: Engine,
     /// For texts that end with a newline, run without it: `$` is also true before it.
-    without_newline: Option<Regex>,
+    without_newline: Option<Engine>,
     /// For texts that end with a newline: at the end of such a text no line begins.
-    no_line_at_end: Option<Regex>,
+    no_line_at_end: Option<Engine>,
 }
 
 impl Pattern {
@@ -35,7 +33,7 @@ impl Pattern {
     pub(super) fn new(pattern: &str, options: &str) -> Result<Pattern, String> {
         let reading = Reading::new(pattern, options)?;
         let (whole, seen) = reading.compile(Text::Whole)?;
-        let other = |needed: bool, text| -> Result<Option<Regex>, String> {
+        let other = |needed: bool, text| -> Result<Option<Engine>, String> {
             Ok(if needed {
                 Some(reading.compile(text)?.0)
             } else {
@@ -55,29 +53,36 @@ impl Pattern {
             .into_iter()
             .flatten()
             .chain([&self.whole])
-            .map(Regex::memory_usage)
+            .map(Engine::compiled_bytes)
             .sum()
     }
 
-    /// Whether the text holds a match. Text that is not UTF-8 holds none.
-    pub(super) fn is_match(&self, text: &[u8]) -> bool {
+    /// Whether the text holds a match; `None` where telling would take more work than is left of
+    /// `effort`. Text that is not UTF-8 holds none.
+    pub(super) fn is_match(&self, text: &[u8], effort: &Effort) -> Option<bool> {
         let Ok(text) = std::str::from_utf8(text) else {
-            return false;
+            return Some(false);
         };
         let Some(without_newline) = text.strip_suffix('\n') else {
-            return self.whole.is_match(text);
+            return self.whole.is_match(text, effort);
         };
-        let at_end = |regex: &Regex| regex.is_match(without_newline);
-        if self.without_newline.as_ref().is_some_and(at_end) {
-            return true;
+        if let Some(regex) = &self.without_newline
+            && regex.is_match(without_newline, effort)?
+        {
+            return Some(true);
         }
-        match &self.no_line_at_end {
-            None => self.whole.is_match(text),
-            Some(strict) => match self.whole.find(text) {
-                None => false,
-                Some(found) if found.start() < text.len() => true,
-                Some(_) => strict.is_match(text),
-            },
+        let Some(strict) = &self.no_line_at_end else {
+            return self.whole.is_match(text, effort);
+        };
+        match self.whole.first_end(text, effort)? {
+            None => Some(false),
+            Some(end) if end < text.len() => Some(true),
+            // Empty, and where no line begins, unless it started before.
+            Some(_) if strict.is_match(text, effort)? => Some(true),
+            Some(_) => {
+                let start = self.whole.first_start(text, effort)?;
+                Some(start.is_some_and(|start| start < text.len()))
+            }
         }
     }
 }
@@ -118,7 +123,7 @@ impl<'a> Reading<'a> {
         })
     }
 
-    fn compile(&self, text: Text) -> Result<(Regex, Seen), String> {
+    fn compile(&self, text: Text) -> Result<(Engine, Seen), String> {
         let has = |letter| self.options.contains(letter);
         let mut rewording = Rewording {
             text,
@@ -137,19 +142,7 @@ impl<'a> Reading<'a> {
             .build()
             .translate(self.pattern, &reworded)
             .map_err(|error| format!("cannot be compiled: {}", error.kind()))?;
-        let limits = Regex::config()
-            .nfa_size_limit(Some(MAX_COMPILED_BYTES))
-            .hybrid_cache_capacity(MAX_CACHE_BYTES);
-        let regex = Regex::builder()
-            .configure(limits)
-            .build_from_hir(&translated)
-            .map_err(|error| match error.size_limit() {
-                Some(limit) => format!(
-                    "takes more than {} KiB when compiled; repeat less or smaller parts",
-                    limit / 1024
-                ),
-                None => format!("cannot be compiled: {error}"),
-            })?;
+        let regex = Engine::new(&translated)?;
         Ok((regex, rewording.seen))
     }
 }

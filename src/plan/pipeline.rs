@@ -88,6 +88,35 @@ impl Plan {
         }
     }
 
+    /// The same without the stages that judge documents: the stream in which MongoDB looks up whatever it
+    /// looks up in this plan's.
+    #[must_use]
+    pub fn before_documents(&self) -> Plan {
+        let mut plan = self.clone();
+        plan.stages.retain(|stage| !names_documents(stage));
+        plan
+    }
+
+    /// Whether the documents of before the changes must be there.
+    #[must_use]
+    pub fn needs_before(&self) -> bool {
+        matches!(self.change_stream.get_str(BEFORE), Ok("required"))
+    }
+
+    /// The same without documents, in which MongoDB looks up none: of each event what tells which one it
+    /// is, and no more.
+    #[must_use]
+    pub fn outline(&self) -> Plan {
+        let mut plan = self.before_documents();
+        for image in [AFTER, BEFORE] {
+            plan.change_stream.remove(image);
+        }
+        plan.stages.push(doc! {
+            "$project": { "_id": 1, "operationType": 1, "clusterTime": 1, "ns": 1 },
+        });
+        plan
+    }
+
     /// Names what the stream of this plan holds: equal for plans whose streams hold the same
     /// events, and the same in every process and version, so that a resume token can tell whether
     /// it came from such a stream. `asked` is no part of it, because it chooses from the stream.
@@ -109,6 +138,11 @@ impl Plan {
         fingerprint.copy_from_slice(&hash.finalize()[..16]);
         fingerprint
     }
+}
+
+/// Whether a stage names a document before or after the change, as a key or as a value.
+fn names_documents(stage: &Document) -> bool {
+    stage.to_string().contains(AFTER)
 }
 
 fn change_stream(watch: &Watch) -> Document {

@@ -57,6 +57,8 @@ pub struct Watch {
     pub operations: Option<BTreeSet<Operation>>,
     /// The condition on documents: all filters of the request together.
     pub filter: Option<Predicate>,
+    /// What the filter's patterns take when they are compiled, in bytes.
+    pub pattern_bytes: usize,
     /// What the filter decides without a document.
     pub missing_image: MissingImage,
     /// Where to start.
@@ -104,7 +106,7 @@ impl Watch {
         let expanded = request.show_expanded_events;
         let scope = Scope::from_names(request.database, request.collections, f);
         let operations = operations(&request.operations, expanded, f);
-        let filter = filters::predicate(request.filters, f);
+        let (filter, pattern_bytes) = filters::predicate(request.filters, f);
         let start = start(request.start, f);
         let end_time = request
             .end_time
@@ -122,6 +124,7 @@ impl Watch {
             scope: scope.unwrap_or(Scope::Deployment),
             operations,
             filter,
+            pattern_bytes,
             missing_image: missing_image(request.missing_image_policy, f),
             start,
             end_time,

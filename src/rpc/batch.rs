@@ -85,7 +85,7 @@ impl Batch {
         if self.end_time.is_some_and(|end| second > end) {
             return Some(Full::End);
         }
-        if Frame::overhead(event.token_len()) + size > self.limit {
+        if Frame::len_of(event.token_len(), size) > self.limit {
             return Some(if empty { Full::Oversize } else { Full::Batch });
         }
         (size > BATCH_BYTES && !empty).then_some(Full::Batch)

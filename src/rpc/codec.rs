@@ -1,32 +1,22 @@
-//! The codec of `Watch`: requests as prost reads them, less what it would pass over in silence;
-//! responses as bytes that are ready.
+//! The codecs of the service: requests as prost reads them, less what it would pass over in silence;
+//! `Watch`'s responses as bytes that are ready.
 
-use std::sync::LazyLock;
+use std::marker::PhantomData;
 
 use bytes::{Buf as _, Bytes};
-use prost::{
-    DecodeError, Message as _,
-    encoding::{DecodeContext, decode_key, skip_field},
-};
+use prost::Message;
 use tonic::{
     Status,
     codec::{BufferSettings, Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
 };
+use tonic_prost::ProstEncoder;
 
-use crate::{error::Error, pb, plan::FieldViolation, rpc::MAX_REQUEST_BYTES, wire::Frame};
-
-/// The numbers of `WatchRequest`'s fields, by the very descriptor that it was generated from.
-static KNOWN_FIELDS: LazyLock<Vec<u32>> = LazyLock::new(|| {
-    let descriptors = prost_types::FileDescriptorSet::decode(pb::FILE_DESCRIPTOR_SET)
-        .expect("the descriptors were encoded by the build");
-    let messages = descriptors.file.iter().flat_map(|it| &it.message_type);
-    let fields = messages
-        .filter(|message| message.name() == "WatchRequest")
-        .flat_map(|message| &message.field);
-    fields
-        .filter_map(|field| field.number().try_into().ok())
-        .collect()
-});
+use crate::{
+    error::Error,
+    pb,
+    rpc::strict::{check, violation},
+    wire::Frame,
+};
 
 /// An idle watch holds one buffer of the first size; a busy one writes once it has the second.
 fn buffers() -> BufferSettings {
@@ -41,14 +31,33 @@ impl Codec for FrameCodec {
     type Encode = Frame;
     type Decode = pb::WatchRequest;
     type Encoder = Self;
-    type Decoder = Self;
+    type Decoder = StrictDecoder<pb::WatchRequest>;
 
     fn encoder(&mut self) -> Self {
         Self
     }
 
-    fn decoder(&mut self) -> Self {
-        Self
+    fn decoder(&mut self) -> Self::Decoder {
+        StrictDecoder::new("WatchRequest")
+    }
+}
+
+/// The codec of `GetServerInfo`.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct InfoCodec;
+
+impl Codec for InfoCodec {
+    type Encode = pb::GetServerInfoResponse;
+    type Decode = pb::GetServerInfoRequest;
+    type Encoder = ProstEncoder<pb::GetServerInfoResponse>;
+    type Decoder = StrictDecoder<pb::GetServerInfoRequest>;
+
+    fn encoder(&mut self) -> Self::Encoder {
+        ProstEncoder::new(buffers())
+    }
+
+    fn decoder(&mut self) -> Self::Decoder {
+        StrictDecoder::new("GetServerInfoRequest")
     }
 }
 
@@ -67,13 +76,44 @@ impl Encoder for FrameCodec {
     }
 }
 
-impl Decoder for FrameCodec {
-    type Item = pb::WatchRequest;
+/// Reads the one request of a call whole, or refuses it.
+#[derive(Debug)]
+pub struct StrictDecoder<T> {
+    message: &'static str,
+    has_read: bool,
+    reads: PhantomData<fn() -> T>,
+}
+
+impl<T> StrictDecoder<T> {
+    fn new(message: &'static str) -> Self {
+        Self {
+            message,
+            has_read: false,
+            reads: PhantomData,
+        }
+    }
+}
+
+impl<T: Message + Default> StrictDecoder<T> {
+    fn read(&mut self, bytes: Bytes) -> Result<T, Error> {
+        let refused = |problem: String| violation(self.message.to_owned(), problem);
+        if self.has_read {
+            return Err(refused("came twice; a call has one".to_owned()));
+        }
+        check(self.message, &bytes)?;
+        let read = T::decode(bytes).map_err(|error| refused(format!("malformed: {error}")))?;
+        self.has_read = true;
+        Ok(read)
+    }
+}
+
+impl<T: Message + Default> Decoder for StrictDecoder<T> {
+    type Item = T;
     type Error = Status;
 
-    fn decode(&mut self, bytes: &mut DecodeBuf<'_>) -> Result<Option<pb::WatchRequest>, Status> {
+    fn decode(&mut self, bytes: &mut DecodeBuf<'_>) -> Result<Option<T>, Status> {
         let bytes = bytes.copy_to_bytes(bytes.remaining());
-        let request = read(bytes).map_err(|error| error.into_status(""))?;
+        let request = self.read(bytes).map_err(|error| error.into_status(""))?;
         Ok(Some(request))
     }
 
@@ -82,49 +122,15 @@ impl Decoder for FrameCodec {
     }
 }
 
-/// Reads a request whole or refuses it.
-///
-/// A field that a later version gave a meaning must not be dropped in silence, as protobuf's rules
-/// would have it: a watch without the projection or the shard that was asked for is the wrong one.
-fn read(bytes: Bytes) -> Result<pb::WatchRequest, Error> {
-    if bytes.len() > MAX_REQUEST_BYTES {
-        let problem = format!(
-            "of {} bytes; at most {MAX_REQUEST_BYTES} are read",
-            bytes.len()
-        );
-        return Err(refused(problem));
-    }
-    let malformed = |error: DecodeError| refused(format!("malformed: {error}"));
-    match unknown_field(bytes.clone()).map_err(malformed)? {
-        Some(number) => Err(Error::UnknownField { number }),
-        None => pb::WatchRequest::decode(bytes).map_err(malformed),
-    }
-}
-
-fn refused(description: String) -> Error {
-    Error::InvalidRequest(vec![FieldViolation {
-        field: "WatchRequest".to_owned(),
-        description,
-    }])
-}
-
-/// The first field that this version has no name for.
-fn unknown_field(mut bytes: Bytes) -> Result<Option<u32>, DecodeError> {
-    while bytes.has_remaining() {
-        let (number, wire_type) = decode_key(&mut bytes)?;
-        if !KNOWN_FIELDS.contains(&number) {
-            return Ok(Some(number));
-        }
-        skip_field(wire_type, number, &mut bytes, DecodeContext::default())?;
-    }
-    Ok(None)
-}
-
 #[cfg(test)]
 mod tests {
     use tonic::Code;
 
     use super::*;
+
+    fn read(bytes: Bytes) -> Result<pb::WatchRequest, Error> {
+        StrictDecoder::new("WatchRequest").read(bytes)
+    }
 
     /// A request as a later version might write it: one more field, a varint.
     fn with_field(number: u32) -> Bytes {
@@ -177,13 +183,12 @@ mod tests {
     }
 
     #[test]
-    fn a_request_over_the_limit_is_refused_by_its_size() {
-        let long = pb::WatchRequest {
-            database: "a".repeat(MAX_REQUEST_BYTES),
-            ..request()
-        };
-        let refused = read(long.encode_to_vec().into()).expect_err("it is too long");
+    fn a_call_has_one_request() {
+        let mut decoder = StrictDecoder::<pb::WatchRequest>::new("WatchRequest");
+        let bytes = Bytes::from(request().encode_to_vec());
+        decoder.read(bytes.clone()).expect("it is well-formed");
+        let refused = decoder.read(bytes).expect_err("it is one too many");
         assert_eq!(refused.code(), Code::InvalidArgument);
-        assert!(refused.to_string().contains("1048576"), "{refused}");
+        assert!(refused.to_string().contains("twice"), "{refused}");
     }
 }

@@ -1,6 +1,7 @@
 //! The gRPC service: validates a request, subscribes to a feed, and streams.
 
 mod batch;
+mod calls;
 mod codec;
 mod deadline;
 mod glue {
@@ -16,12 +17,17 @@ mod glue {
 }
 mod outcome;
 mod oversize;
+mod server_info;
 mod stream;
+mod strict;
 
 use std::{pin::Pin, sync::Arc};
 
 use futures::Stream;
-use tokio::{sync::Semaphore, time::Instant};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 use tracing::Instrument as _;
@@ -38,14 +44,22 @@ use crate::{
 
 use glue::watch_service_server::WatchService;
 use outcome::Outcome;
+use server_info::{ServerInfo, Told};
 use stream::WatchStream;
 
-pub use codec::FrameCodec;
+pub use calls::{CallGuard, Guarded, SPARE_CALLS};
+pub use codec::{FrameCodec, InfoCodec};
 pub use glue::watch_service_server::WatchServiceServer;
 
-/// The largest request that is read, in bytes. The bounds on a request's fields add up to less. The
-/// codec refuses more by name; beyond tonic's own limit of 4 MiB it is not even taken in.
+/// The largest request that is read, in bytes. The bounds on a request's fields add up to less; of
+/// more, no more than its announced length is read.
 pub const MAX_REQUEST_BYTES: usize = 1 << 20;
+
+/// How many filters are checked at once; others wait their turn.
+const MAX_CHECKS: usize = 2;
+
+/// What the compiled patterns of all open watches may take, in KiB. Ordinary ones take a few each.
+const MAX_PATTERN_KIB: usize = 256 << 10;
 
 /// The bounds of the service.
 #[derive(Debug, Clone)]
@@ -69,6 +83,11 @@ pub struct WatchApi {
     metrics: Arc<Metrics>,
     limits: ServiceLimits,
     watches: Arc<Semaphore>,
+    /// Turns to check a filter.
+    checks: Arc<Semaphore>,
+    /// Memory for the patterns of open watches, in KiB.
+    patterns: Arc<Semaphore>,
+    server_info: ServerInfo,
     drain: CancellationToken,
 }
 
@@ -86,7 +105,10 @@ impl WatchApi {
             hub,
             metrics,
             watches: Arc::new(Semaphore::new(limits.max_watches)),
+            checks: Arc::new(Semaphore::new(MAX_CHECKS)),
+            patterns: Arc::new(Semaphore::new(MAX_PATTERN_KIB)),
             limits,
+            server_info: ServerInfo::default(),
             drain,
         }
     }
@@ -107,9 +129,13 @@ impl WatchApi {
             return Err((limit, outcome));
         };
         let gauge = self.metrics.watch_in(Stage::Opening);
-        let watch = match Watch::from_request(request, &self.limits.request) {
+        let watch = match self.check(request).await {
             Ok(watch) => Arc::new(watch),
-            Err(error) => return Err((error.into(), outcome)),
+            Err(error) => return Err((error, outcome)),
+        };
+        let patterns = match self.room_for_patterns(&watch) {
+            Ok(patterns) => patterns,
+            Err(error) => return Err((error, outcome)),
         };
         tracing::debug!(scope = %watch.scope, "opening");
         let subscribed = self.drain.run_until_cancelled(self.hub.subscribe(&watch));
@@ -120,11 +146,48 @@ impl WatchApi {
                 Arc::clone(&self.metrics),
                 deadline,
                 outcome,
-                (permit, gauge),
+                ([permit, patterns], gauge),
             )),
             Some(Err(error)) => Err((error, outcome)),
             None => Err((Error::Draining, outcome)),
         }
+    }
+}
+
+impl WatchApi {
+    /// Checks a request. To compile the patterns of a filter may take a good part of a second, in which
+    /// its thread would serve nobody else.
+    async fn check(&self, request: pb::WatchRequest) -> Result<Watch, Error> {
+        let limits = self.limits.request.clone();
+        if request.filters.is_empty() {
+            return Ok(Watch::from_request(request, &limits)?);
+        }
+        let turn = Arc::clone(&self.checks).acquire_owned().await;
+        let checked = tokio::task::spawn_blocking(move || {
+            // For as long as it takes, though the client may have left meanwhile.
+            let _turn = turn;
+            Watch::from_request(request, &limits)
+        });
+        match checked.await {
+            Ok(watch) => Ok(watch?),
+            Err(error) => {
+                tracing::error!(%error, "a request could not be checked");
+                Err(Error::Internal)
+            }
+        }
+    }
+
+    /// Takes the memory that a watch's patterns need.
+    fn room_for_patterns(&self, watch: &Watch) -> Result<OwnedSemaphorePermit, Error> {
+        let kib = u32::try_from(watch.pattern_bytes.div_ceil(1024)).unwrap_or(u32::MAX);
+        let room = Arc::clone(&self.patterns).try_acquire_many_owned(kib);
+        room.map_err(|_| {
+            self.metrics.limit_rejected("patterns");
+            Error::LimitExceeded {
+                limit: "KiB of patterns",
+                max: MAX_PATTERN_KIB,
+            }
+        })
     }
 }
 
@@ -153,13 +216,12 @@ impl WatchService for WatchApi {
         &self,
         _request: Request<pb::GetServerInfoRequest>,
     ) -> Result<Response<pb::GetServerInfoResponse>, Status> {
-        let source = self.hub.source();
         let failed = |error: SourceError| {
             tracing::warn!(code = error.code, %error, "mongodb does not tell about itself");
             Error::from(&error).into_status("")
         };
-        let facts = source.facts().await.map_err(failed)?;
-        let oldest = source.oldest().await.map_err(failed)?;
+        let told = self.server_info.ask(self.hub.source()).await;
+        let Told { facts, oldest } = told.map_err(failed)?;
         let limits = &self.limits.request;
         let count = |count: usize| count.try_into().unwrap_or(u32::MAX);
         Ok(Response::new(pb::GetServerInfoResponse {

@@ -25,9 +25,10 @@ use crate::{
     rpc::{
         batch::{Batch, Filled, Full},
         outcome::Outcome,
-        oversize, to_pb,
+        oversize::{self, Next, Pieces, Sent},
+        to_pb,
     },
-    source::{ClusterTime, EventError},
+    source::{ClusterTime, Event, EventError},
     wire::Frame,
 };
 
@@ -42,7 +43,7 @@ pub(super) struct WatchStream {
     deadline: Option<Instant>,
     outcome: Outcome,
     gauge: InStage,
-    _permit: OwnedSemaphorePermit,
+    _permits: [OwnedSemaphorePermit; 2],
 
     /// The place after what was queued last. A copy: a slice would keep alive what it lies in.
     token: Vec<u8>,
@@ -56,10 +57,16 @@ pub(super) struct WatchStream {
     ready: VecDeque<Frame>,
     /// What was read while a batch was being filled, and has to come after it.
     next: Option<Read>,
+    /// The event that goes out in pieces: from here while it can, else it is read again.
+    pieces: Option<Pieces>,
+    reading_again: bool,
     /// Set once nothing but `ready` is left to send.
     ending: Option<Ending>,
     chunked_events: u64,
     opened: bool,
+    /// The times that the last `Progress` told: what was reached, and MongoDB's own. Clocks may jump,
+    /// what was said stands.
+    told: (ClusterTime, Option<ClusterTime>),
     /// Whether a `Progress` is due.
     due: bool,
     /// Whether it is time to look for the watch's end.
@@ -79,7 +86,7 @@ impl WatchStream {
         metrics: Arc<Metrics>,
         deadline: Option<Instant>,
         outcome: Outcome,
-        (permit, gauge): (OwnedSemaphorePermit, InStage),
+        (permits, gauge): ([OwnedSemaphorePermit; 2], InStage),
     ) -> Self {
         let token = watcher.beginning().token.to_vec();
         let now = Instant::now();
@@ -91,14 +98,17 @@ impl WatchStream {
             deadline,
             outcome,
             gauge,
-            _permit: permit,
+            _permits: permits,
             last_sent: now,
             timer: Box::pin(sleep_until(now)),
             ready: VecDeque::new(),
             next: None,
+            pieces: None,
+            reading_again: false,
             ending: None,
             chunked_events: 0,
             opened: false,
+            told: (ClusterTime::default(), None),
             due: false,
             check_end: false,
             watch,
@@ -129,6 +139,7 @@ impl WatchStream {
                 self.ending = Some(Ending::Finished);
             }
             Read::Invalidated(invalidation, token) => {
+                self.pieces = None;
                 self.token = token.to_vec();
                 let message = self.invalidated(&invalidation);
                 self.queue(message);
@@ -189,10 +200,16 @@ impl WatchStream {
         if let Some((tail, token)) = reached {
             let time = tail.position.time();
             self.watcher.reach(time.seconds);
-            progress.cluster_time = Some(time).filter(|time| time.seconds > 0).map(to_pb);
-            progress.upstream_time = tail.upstream.map(to_pb);
+            let (reached, upstream) = &mut self.told;
+            *reached = time.max(*reached);
+            *upstream = tail.upstream.max(*upstream);
+            progress.cluster_time = Some(*reached).filter(|time| time.seconds > 0).map(to_pb);
+            progress.upstream_time = upstream.map(to_pb);
             self.token.clear();
             self.token.extend_from_slice(&token);
+            // All was read again, and an event half sent was not among it: its filter no longer
+            // passes the document that was looked up.
+            self.pieces = None;
         }
         self.metrics.progress_sent.increment(1);
         self.last_sent = Instant::now();
@@ -205,6 +222,8 @@ impl WatchStream {
     /// Sends as many events as one message may hold: those of a run, and more if there are more. What
     /// does not fit is given back, so that a client that stops reading pins nothing.
     fn send_events(&mut self, run: Run, context: &mut Context<'_>) {
+        // One that was begun goes on only if it comes first.
+        let mut begun = self.pieces.take();
         let mut batch = Batch::new(&self.watch);
         let mut next = Some(run);
         while let Some(run) = next.take() {
@@ -212,7 +231,7 @@ impl WatchStream {
                 Ok(filled) => filled,
                 Err(error) => return self.malformed(&error),
             };
-            self.account(&run, 0, count);
+            self.account((0..count).map(|at| run.event(at)));
             match full {
                 None => match self.watcher.poll_read(context, &self.token) {
                     Poll::Ready(Read::Events(run)) => next = Some(run),
@@ -222,10 +241,9 @@ impl WatchStream {
                 Some(Full::End) => self.ending = Some(Ending::Finished),
                 Some(Full::Batch) => self.watcher.put_back(run, count),
                 Some(Full::Oversize) => {
-                    if let Err(error) = self.send_oversize(&run, count) {
+                    if let Err(error) = self.send_oversize(&run, count, begun.take()) {
                         return self.malformed(&error);
                     }
-                    self.account(&run, count, count + 1);
                     if count + 1 < run.len() {
                         self.watcher.put_back(run, count + 1);
                     }
@@ -238,39 +256,70 @@ impl WatchStream {
     }
 
     /// Sends an event that no message can hold, by the client's policy. Nothing stands before it.
-    fn send_oversize(&mut self, run: &Run, at: usize) -> Result<(), EventError> {
-        match oversize::send(&self.watch, run, at, &self.token, self.chunked_events + 1)? {
-            oversize::Sent::Refused(error) => self.ending = Some(Ending::Failed(error)),
-            oversize::Sent::Stub(frame) => {
+    fn send_oversize(
+        &mut self,
+        run: &Run,
+        at: usize,
+        begun: Option<Pieces>,
+    ) -> Result<(), EventError> {
+        let id = self.chunked_events + 1;
+        match oversize::send(&self.watch, &self.watcher, run, at, begun, id)? {
+            Sent::Refused(error) => self.ending = Some(Ending::Failed(error)),
+            Sent::Stub(frame) => {
                 self.token = frame.token().to_vec();
                 self.ready.push_back(frame);
+                self.account(std::iter::once(run.event(at)));
             }
-            oversize::Sent::Chunks(frames) => {
-                self.chunked_events += 1;
-                if let Some(last) = frames.last() {
-                    self.token = last.token().to_vec();
-                }
-                self.ready.extend(frames);
+            Sent::Pieces(pieces) => {
+                self.chunked_events = id;
+                self.pieces = Some(pieces);
+                self.reading_again = false;
             }
         }
         Ok(())
     }
 
-    fn account(&mut self, run: &Run, from: usize, to: usize) {
-        if from == to {
-            return;
+    /// Sends the next piece of an event that has begun to go out. Gives false where there is none to
+    /// send now.
+    fn send_piece(&mut self) -> bool {
+        let Some(pieces) = self.pieces.as_mut().filter(|_| !self.reading_again) else {
+            return false;
+        };
+        match pieces.next(&self.token, self.watch.max_message_bytes) {
+            Next::Piece(frame) => self.ready.push_back(frame),
+            Next::Last(frame) => {
+                self.token = frame.token().to_vec();
+                self.ready.push_back(frame);
+                if let Some(pieces) = self.pieces.take() {
+                    self.account(std::iter::once(&pieces.event));
+                }
+            }
+            Next::CalledIn => {
+                self.reading_again = true;
+                self.watcher.go_back();
+                return false;
+            }
         }
-        let mut at = from;
-        while at < to {
+        true
+    }
+
+    fn account<'e>(&mut self, events: impl ExactSizeIterator<Item = &'e Event> + Clone) {
+        let count = events.len();
+        let (Some(first), Some(last)) = (events.clone().next(), events.clone().last()) else {
+            return;
+        };
+        let mut rest = events.peekable();
+        while let Some(event) = rest.next() {
             // Mostly all are of one kind, and a counter that all watches move is dear.
-            let operation = run.event(at).operation;
-            let same = (at..to).take_while(|at| run.event(*at).operation == operation);
-            let count = same.count();
-            self.metrics.events_sent(operation).increment(count as u64);
-            at += count;
+            let operation = event.operation;
+            let mut same = 1;
+            while rest.next_if(|next| next.operation == operation).is_some() {
+                same += 1;
+            }
+            self.metrics.events_sent(operation).increment(same);
         }
         // One sample a message, as the histogram keeps every sample until its next upkeep.
-        let wall_time = run.event(from).wall_time;
+        let wall_time = first.wall_time;
         if let Some(millis) = wall_time.and_then(|millis| u64::try_from(millis).ok()) {
             let written = UNIX_EPOCH + Duration::from_millis(millis);
             // The clocks of two machines may disagree; less than nothing is no lag.
@@ -279,8 +328,8 @@ impl WatchStream {
                 .delivery_lag
                 .record(seconds(lag.unwrap_or_default()));
         }
-        self.watcher.reach(run.event(to - 1).cluster_time.seconds);
-        self.outcome.events += (to - from) as u64;
+        self.watcher.reach(last.cluster_time.seconds);
+        self.outcome.events += count as u64;
     }
 
     fn malformed(&mut self, error: &EventError) {
@@ -293,6 +342,7 @@ impl WatchStream {
         // What is thrown away here has to come again after a resume.
         self.ready.clear();
         self.next = None;
+        self.pieces = None;
         self.token.clone_from(&self.handed_over);
         self.ending = Some(Ending::Failed(Error::Draining));
         self.queue(state_change(
@@ -391,7 +441,7 @@ impl Stream for WatchStream {
             }
             // The timer comes first: a stream that is never idle has a deadline too.
             stream.look_at_timer(context);
-            if stream.ending.is_some() {
+            if stream.ending.is_some() || stream.send_piece() {
                 continue;
             }
             if let Some(read) = stream.next.take() {

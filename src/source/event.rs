@@ -36,9 +36,10 @@ pub struct Event {
     pub bytes: Range<usize>,
     /// Its `_id`, a raw BSON document.
     pub token: Range<usize>,
-    /// Its `operationType`.
+    /// Its `operationType`; a fragment need not have one.
     pub operation: Operation,
-    /// Its `clusterTime`; zero where MongoDB sent none.
+    /// Its `clusterTime`, or that of the event before it where that is later or MongoDB sent none; zero
+    /// where neither is known.
     pub cluster_time: ClusterTime,
     /// Its `wallTime` in milliseconds since 1970.
     pub wall_time: Option<i64>,
@@ -59,49 +60,49 @@ pub enum EventError {
     /// The document is not well-formed BSON on its top level.
     #[error("the event is not well-formed BSON: {0}")]
     Malformed(#[from] raw::Error),
-    /// A field that every event has is missing or of another type.
-    #[error("the event has no usable {0}")]
-    Missing(&'static str),
+    /// It has no `_id`, or one that is no document.
+    #[error("the event has no token")]
+    NoToken,
 }
 
 impl Event {
-    /// Reads the event that lies at `bytes` of `buffer`.
+    /// Reads the event that lies at `bytes` of `buffer`. Of fields that come twice, which MongoDB never
+    /// sends, the first counts. One whose operation can't be read is of an operation without a name.
     ///
     /// # Errors
-    /// [`EventError`] when it is not well-formed or has no `_id` or `operationType`.
+    /// [`EventError`] when it is not well-formed or has no `_id`, without which it has no place.
     pub fn parse(buffer: &[u8], bytes: Range<usize>) -> Result<Self, EventError> {
         let mut token = None;
         let mut operation = None;
-        let mut cluster_time = ClusterTime::default();
+        let mut cluster_time = None;
         let mut wall_time = None;
         let mut fragment = None;
         for field in Elements::new(&buffer[bytes.clone()])? {
             let field = field?;
             match field.key {
-                b"_id" => token = field.as_document().map(|id| range_in(buffer, id)),
-                b"operationType" => operation = field.as_str().map(Operation::from_name),
-                b"clusterTime" => {
-                    if let Some((seconds, increment)) = field.as_timestamp() {
-                        cluster_time = ClusterTime { seconds, increment };
-                    }
+                b"_id" if token.is_none() => token = Some(field.as_document()),
+                b"operationType" if operation.is_none() => operation = Some(field.as_str()),
+                b"clusterTime" if cluster_time.is_none() => {
+                    cluster_time = Some(field.as_timestamp());
                 }
-                b"wallTime" => wall_time = field.as_datetime_millis(),
-                b"splitEvent" => fragment = field.as_document().and_then(Fragment::parse),
+                b"wallTime" if wall_time.is_none() => wall_time = Some(field.as_datetime_millis()),
+                b"splitEvent" if fragment.is_none() => fragment = Some(field.as_document()),
                 _ => {}
             }
         }
+        let token = token.flatten().ok_or(EventError::NoToken)?;
+        let cluster_time = cluster_time.flatten();
         Ok(Self {
             bytes,
-            token: token.ok_or(EventError::Missing("_id"))?,
-            operation: match (operation, fragment) {
-                (Some(operation), _) => operation,
-                // Later fragments need not repeat the operation; the merged event has it.
-                (None, Some(_)) => Operation::Other,
-                (None, None) => return Err(EventError::Missing("operationType")),
-            },
-            cluster_time,
-            wall_time,
-            fragment,
+            token: range_in(buffer, token),
+            operation: operation
+                .flatten()
+                .map_or(Operation::Other, Operation::from_name),
+            cluster_time: cluster_time
+                .map(|(seconds, increment)| ClusterTime { seconds, increment })
+                .unwrap_or_default(),
+            wall_time: wall_time.flatten(),
+            fragment: fragment.flatten().and_then(Fragment::parse),
         })
     }
 

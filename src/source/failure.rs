@@ -5,7 +5,7 @@
 
 use mongodb::error::{Error as DriverError, ErrorKind};
 
-use crate::source::{ClusterTime, EventError};
+use crate::source::{ClusterTime, EventError, Position};
 
 /// What a failure means for the stream it happened to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,8 +26,21 @@ pub enum Failure {
     Unsupported,
     /// Weir's own MongoDB user may not do this.
     AccessDenied,
+    /// Weir's own MongoDB user was not let in. Nothing was asked yet: its password may be wrong, and
+    /// MongoDB may be unable to tell for a moment, as in an election or while its users change.
+    LoginFailed,
+    /// What was named is a view or a time-series collection, which has no change stream (166).
+    NotACollection,
     /// Anything else: MongoDB refused what Weir should not have sent.
     Broken,
+}
+
+impl Failure {
+    /// Whether it is about one event, and those before it could be had.
+    #[must_use]
+    pub fn is_of_one_event(self) -> bool {
+        matches!(self, Self::ImageMissing | Self::EventTooLarge)
+    }
 }
 
 /// A failure of a source, for the log and for the decision what to do next.
@@ -60,6 +73,18 @@ impl SourceError {
         Self::new(Failure::Broken, message)
     }
 
+    /// What it means when a stream was to be opened at a place. MongoDB has codes of its own for a
+    /// token that it can't use, and for one of another make those of any command that it can't read:
+    /// the rest of the command is Weir's own, and is read everywhere else.
+    #[must_use]
+    pub(super) fn of_opening_at(mut self, at: Option<&Position>) -> Self {
+        let has_token = at.is_some_and(|at| !matches!(at, Position::Time(_)));
+        if has_token && matches!(self.code, Some(2 | 9 | 14 | 40414)) {
+            self.failure = Failure::TokenInvalid;
+        }
+        self
+    }
+
     /// MongoDB's reason as a label of a metric: a closed set.
     #[must_use]
     pub fn label(&self) -> &'static str {
@@ -73,7 +98,14 @@ impl SourceError {
             (Failure::TokenNotFound | Failure::TokenInvalid, _) => "token",
             (Failure::ImageMissing, _) => "image_missing",
             (Failure::EventTooLarge, _) => "event_too_large",
-            (Failure::Unsupported | Failure::AccessDenied | Failure::Broken, _) => "other",
+            (Failure::LoginFailed, _) => "login",
+            (
+                Failure::Unsupported
+                | Failure::AccessDenied
+                | Failure::NotACollection
+                | Failure::Broken,
+                _,
+            ) => "other",
         }
     }
 }
@@ -89,6 +121,10 @@ impl From<DriverError> for SourceError {
         let (code, message) = match &*error.kind {
             // The driver's own words would hold the whole reply in hexadecimal.
             ErrorKind::Command(command) => (Some(command.code), command.to_string()),
+            // The driver wraps whatever went wrong while it logged in.
+            kind @ ErrorKind::Authentication { .. } => {
+                (command_code_behind(&error), kind.to_string())
+            }
             _ => (None, error.to_string()),
         };
         Self {
@@ -100,23 +136,45 @@ impl From<DriverError> for SourceError {
     }
 }
 
+/// The code of the command that made another error.
+fn command_code_behind(error: &DriverError) -> Option<i32> {
+    let source = std::error::Error::source(error)?;
+    // The driver keeps it in a box, and shows the box.
+    let boxed = source.downcast_ref::<Box<DriverError>>().map(|it| &**it);
+    match &*boxed.or_else(|| source.downcast_ref())?.kind {
+        ErrorKind::Command(command) => Some(command.code),
+        _ => None,
+    }
+}
+
 fn classify(error: &DriverError, code: Option<i32>) -> Failure {
+    if matches!(&*error.kind, ErrorKind::Authentication { .. }) {
+        let passes = code.map(|code| classify_code(code, false, false));
+        return passes
+            .filter(|it| *it == Failure::Transient)
+            .unwrap_or(Failure::LoginFailed);
+    }
     if let Some(code) = code {
+        // The last two are how a server that is overloaded asks to be asked again later.
+        let passes = [
+            "ResumableChangeStreamError",
+            "RetryableError",
+            "SystemOverloadedError",
+        ];
         return classify_code(
             code,
-            error.contains_label("ResumableChangeStreamError"),
+            passes.iter().any(|label| error.contains_label(label)),
             error.contains_label("NonResumableChangeStreamError"),
         );
     }
     match &*error.kind {
-        ErrorKind::Authentication { .. } => Failure::AccessDenied,
-        ErrorKind::InvalidArgument { .. }
-        | ErrorKind::BsonSerialization(_)
+        ErrorKind::BsonSerialization(_)
         | ErrorKind::InvalidTlsConfig { .. }
         | ErrorKind::IncompatibleServer { .. }
         | ErrorKind::SessionsNotSupported => Failure::Broken,
-        // Server selection, pools, sockets, DNS, replies cut short: the specification calls every
-        // error that did not come from the server resumable.
+        // Server selection, pools, sockets, DNS, replies cut short or not to be read (which the driver
+        // calls an invalid argument): the specification calls every error that did not come from the
+        // server resumable.
         _ => Failure::Transient,
     }
 }
@@ -126,17 +184,29 @@ pub(super) fn classify_code(code: i32, resumable: bool, not_resumable: bool) -> 
     match code {
         286 | 136 => Failure::HistoryLost,
         280 => Failure::TokenNotFound,
-        260 | 50811 | 40576 | 40585 | 40615 | 40647 | 40649 => Failure::TokenInvalid,
+        260 | 50811 | 40576 | 40585 | 40615 | 40647 | 40648 | 40649 => Failure::TokenInvalid,
         47 => Failure::ImageMissing,
         10334 => Failure::EventTooLarge,
         40573 => Failure::Unsupported,
-        13 | 18 | 8000 => Failure::AccessDenied,
-        // CursorNotFound, then the specification's list for servers without labels, then what
-        // elections, shutdowns and interrupted operations answer with on any command.
+        13 => Failure::AccessDenied,
+        18 | 8000 => Failure::LoginFailed,
+        166 => Failure::NotACollection,
+        // CursorNotFound, then the specification's list for servers without labels.
         43 | 6 | 7 | 89 | 91 | 189 | 262 | 9001 | 10107 | 11600 | 11602 | 13435 | 13436 | 63
-        | 150 | 13388 | 234 | 133 | 11601 | 237 | 50 | 134 | 175 | 290 | 317 | 365 => {
-            Failure::Transient
-        }
+        | 150 | 13388 | 234 | 133 => Failure::Transient,
+        // What mongod 8.2 labels as resumable or overload beyond that list. It labels streams alone, and
+        // Weir asks other questions too.
+        134 | 175 | 317 | 358 | 384 | 401 | 402 | 406 | 407 | 412 | 433 | 449 | 450 | 453 | 462
+        | 50915 => Failure::Transient,
+        // What any operation may meet and no list names, as it is not a driver's to mend: it was
+        // interrupted or ran out of time (11601, 237, 279, 290, 50, 202), it met a lock, a conflict or a
+        // shortage (24, 112, 365), or the deployment was changing: keys that are not there yet (211), a
+        // shard that has left (70), a stale version of a database (249).
+        11601 | 237 | 279 | 290 | 50 | 202 | 24 | 112 | 365 | 211 | 70 | 249 => Failure::Transient,
+        // What MongoDB throws within itself so that a stream is begun anew: after an invalidation or a
+        // change of shards, and past the invalidation it was started after. Should one ever get out, the
+        // place is as good as before.
+        346 | 348 | 351 => Failure::Transient,
         _ if resumable && !not_resumable => Failure::Transient,
         _ => Failure::Broken,
     }
@@ -175,9 +245,15 @@ mod tests {
             (10334, Failure::EventTooLarge),
             (40573, Failure::Unsupported),
             (13, Failure::AccessDenied),
+            (18, Failure::LoginFailed),
+            (8000, Failure::LoginFailed),
+            (166, Failure::NotACollection),
             (20, Failure::Broken),
             (40415, Failure::Broken),
             (464, Failure::Broken),
+            (401, Failure::Transient),
+            (462, Failure::Transient),
+            (348, Failure::Transient),
         ] {
             assert_eq!(classify_code(code, false, false), failure, "{code}");
         }

@@ -1,12 +1,14 @@
 //! What a feed reads: an ordered run of raw change events, behind a trait.
 //!
 //! [`Source`] opens a [`Plan`] at a [`Position`] and gives a [`Cursor`], which yields [`Batch`]es.
-//! [`mongo`] is the real one; the hub's tests script another. Nothing here reconnects: a failure
+//! [`mongo`] is the real one, which hands [`Replies`] what the driver received; the hub's tests script
+//! another. Nothing here reconnects: a failure
 //! is classified ([`Failure`]) and handed up, and the hub decides.
 
 mod event;
 mod failure;
 pub mod mongo;
+mod reply;
 #[cfg(test)]
 pub(crate) mod script;
 mod split;
@@ -20,6 +22,7 @@ use crate::plan::Plan;
 
 pub use event::{Batch, Event, EventError};
 pub use failure::{Failure, SourceError};
+pub use reply::{Brought, Replies};
 
 /// A moment in MongoDB's logical time: whole seconds since 1970, and a counter within the second.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -99,6 +102,16 @@ impl Position {
     }
 }
 
+/// How many events a reply of MongoDB brings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pace {
+    /// As many as there are, within bounds.
+    Ordinary,
+    /// One. A reply fails as a whole at an event that MongoDB can't send; so what stands before that
+    /// one comes all the same.
+    Single,
+}
+
 /// Facts about the deployment behind a source.
 #[derive(Debug, Clone, Default)]
 pub struct ServerFacts {
@@ -117,6 +130,7 @@ pub trait Source: Send + Sync + 'static {
         &'a self,
         plan: &'a Plan,
         at: Option<&'a Position>,
+        pace: Pace,
     ) -> BoxFuture<'a, Result<Box<dyn Cursor>, SourceError>>;
 
     /// The oldest time that a stream can start at; `None` where it cannot be read.

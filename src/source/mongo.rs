@@ -7,19 +7,25 @@
 mod cursor;
 mod patience;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
-use bson::{Bson, Document, RawDocumentBuf, doc};
+use bson::{Bson, Document, RawDocument, RawDocumentBuf, doc, spec::ElementType};
 use futures::future::BoxFuture;
 use mongodb::{
     Client,
     options::{ClientOptions, ReadConcern},
 };
-use tokio::{sync::OnceCell, time::timeout};
+use tokio::time::timeout;
 
 use crate::{
     plan::{Plan, Scope},
-    source::{ClusterTime, Cursor, Position, ServerFacts, Source, SourceError, failure::Failure},
+    source::{
+        ClusterTime, Cursor, Pace, Position, Replies, ServerFacts, Source, SourceError,
+        failure::Failure,
+    },
 };
 
 use cursor::MongoCursor;
@@ -55,8 +61,8 @@ pub struct MongoSettings {
 pub struct MongoSource {
     client: Client,
     reply_timeout: Duration,
-    can_split: Arc<OnceCell<bool>>,
-    sharded: Arc<OnceCell<bool>>,
+    can_split: Arc<OnceLock<bool>>,
+    sharded: Arc<OnceLock<bool>>,
 }
 
 impl MongoSource {
@@ -106,27 +112,39 @@ impl MongoSource {
         }
     }
 
-    /// Whether the server has `$changeStreamSplitLargeEvent` (6.0.9, 7.0). Asked once.
+    /// Whether the server has `$changeStreamSplitLargeEvent` (6.0.9, 7.0). Asked until it is known.
     async fn can_split(&self) -> Result<bool, SourceError> {
-        self.can_split
-            .get_or_try_init(|| async {
-                let build = self.command(doc! { "buildInfo": 1 }).await?;
-                Ok(has_split_stage(&version_numbers(&build)))
-            })
-            .await
-            .copied()
+        if let Some(known) = self.can_split.get() {
+            return Ok(*known);
+        }
+        // By each for itself, as none should wait for another's failure before its own.
+        let build = self.command(doc! { "buildInfo": 1 }).await?;
+        let can = has_split_stage(&version_numbers(&build));
+        Ok(*self.can_split.get_or_init(|| can))
     }
 
     async fn open_cursor(
         &self,
         plan: &Plan,
         at: Option<&Position>,
+        pace: Pace,
     ) -> Result<MongoCursor, SourceError> {
         let pipeline = pipeline(plan, at, self.can_split().await?)?;
+        // A stream from now begins at some time between the question and the answer, and the answer's own
+        // time may be later than changes that are still to come.
+        let reached = match at {
+            Some(at) => Some(at.time()),
+            None => self.operation_time().await?,
+        };
         let (database, collection) = target(&plan.scope);
         let database = self.client.database(database);
         let collection = collection.map(|name| database.collection::<RawDocumentBuf>(name));
         let patience = Patience::new(self.client.clone(), self.reply_timeout);
+        let events = match pace {
+            Pace::Ordinary => BATCH_EVENTS,
+            Pace::Single => 1,
+        };
+        let from = at.map(Position::time);
         // In a task of its own: an aggregate that is abandoned half-way, when the client cancels,
         // would leave its cursor on the server.
         let opening = tokio::spawn(async move {
@@ -136,16 +154,21 @@ impl MongoSource {
             };
             let opening = aggregate
                 .max_await_time(MAX_AWAIT)
-                .batch_size(BATCH_EVENTS)
+                .batch_size(events)
                 .read_concern(ReadConcern::majority())
                 .batch();
-            let cursor = patience.bear(opening.into_future()).await??;
+            let cursor = patience.bear(opening.into_future(), from).await??;
             Ok::<_, SourceError>((cursor, patience))
         });
         let (cursor, patience) = opening
             .await
-            .map_err(|error| SourceError::broken(format!("the opening: {error}")))??;
-        Ok(MongoCursor::new(cursor, patience, at))
+            .map_err(|error| SourceError::broken(format!("the opening: {error}")))?
+            .map_err(|error| error.of_opening_at(at))?;
+        Ok(MongoCursor::new(
+            cursor,
+            patience,
+            Replies::new(at, reached),
+        ))
     }
 
     async fn operation_time(&self) -> Result<Option<ClusterTime>, SourceError> {
@@ -201,13 +224,12 @@ impl MongoSource {
     }
 
     async fn is_sharded(&self) -> Result<bool, SourceError> {
-        self.sharded
-            .get_or_try_init(|| async {
-                let hello = self.command(doc! { "hello": 1 }).await?;
-                Ok(matches!(hello.get_str("msg"), Ok("isdbgrid")))
-            })
-            .await
-            .copied()
+        if let Some(known) = self.sharded.get() {
+            return Ok(*known);
+        }
+        let hello = self.command(doc! { "hello": 1 }).await?;
+        let sharded = matches!(hello.get_str("msg"), Ok("isdbgrid"));
+        Ok(*self.sharded.get_or_init(|| sharded))
     }
 
     async fn oldest_entry(&self) -> Result<Option<ClusterTime>, SourceError> {
@@ -248,9 +270,10 @@ impl Source for MongoSource {
         &'a self,
         plan: &'a Plan,
         at: Option<&'a Position>,
+        pace: Pace,
     ) -> BoxFuture<'a, Result<Box<dyn Cursor>, SourceError>> {
         Box::pin(async move {
-            let cursor = self.open_cursor(plan, at).await?;
+            let cursor = self.open_cursor(plan, at, pace).await?;
             Ok(Box::new(cursor) as Box<dyn Cursor>)
         })
     }
@@ -358,9 +381,26 @@ fn pipeline(
     Ok(stages)
 }
 
+/// MongoDB's token as it is to be sent. All that is asked of it is that it is a flat document, as
+/// MongoDB makes them: one that nests as deeply as 16 KiB allow would take more stack than there is.
 fn token_document(token: &[u8]) -> Result<Document, SourceError> {
-    Document::from_reader(token)
-        .map_err(|_| SourceError::new(Failure::TokenInvalid, "the token is not a BSON document"))
+    let refused = || SourceError::new(Failure::TokenInvalid, "the token is not a flat document");
+    let raw = RawDocument::from_bytes(token).map_err(|_| refused())?;
+    let mut document = Document::new();
+    for element in raw {
+        let (name, value) = element.map_err(|_| refused())?;
+        if matches!(
+            value.element_type(),
+            ElementType::EmbeddedDocument
+                | ElementType::Array
+                | ElementType::JavaScriptCodeWithScope
+        ) {
+            return Err(refused());
+        }
+        let value = Bson::try_from(value).map_err(|_| refused())?;
+        document.insert(name.as_str(), value);
+    }
+    Ok(document)
 }
 
 #[cfg(test)]

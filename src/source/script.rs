@@ -16,7 +16,8 @@ use futures::future::BoxFuture;
 use crate::{
     plan::Plan,
     source::{
-        Batch, ClusterTime, Cursor, Event, Failure, Position, ServerFacts, Source, SourceError,
+        Batch, ClusterTime, Cursor, Event, Failure, Pace, Position, ServerFacts, Source,
+        SourceError,
     },
 };
 
@@ -38,9 +39,23 @@ pub(crate) enum Opening {
 pub(crate) struct ScriptedSource {
     pub(crate) openings: Mutex<VecDeque<Opening>>,
     pub(crate) asked: Mutex<Vec<Option<Position>>>,
+    /// What was opened there, and how.
+    pub(crate) plans: Mutex<Vec<(Plan, Pace)>>,
     pub(crate) oldest: Option<ClusterTime>,
     /// How often the time was asked for; the answer is that number, so that time passes.
     pub(crate) time_asked: AtomicU32,
+    /// How long the answer is on its way.
+    pub(crate) time_takes: Duration,
+    /// Whether it is a failure.
+    pub(crate) time_fails: bool,
+    /// The names of the replica set that are told one after the other, and "" after the last.
+    pub(crate) set_names: Mutex<VecDeque<&'static str>>,
+    /// How often the facts were asked for.
+    pub(crate) facts_asked: AtomicU32,
+    /// How long the answer is on its way.
+    pub(crate) facts_take: Duration,
+    /// How many of the first answers to that are failures.
+    pub(crate) facts_fail: u32,
     /// Whether a stream is said to be quiet.
     pub(crate) quiet: bool,
 }
@@ -57,8 +72,17 @@ impl ScriptedSource {
         }
     }
 
+    pub(crate) fn facts_asked(&self) -> u32 {
+        self.facts_asked.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn time_asked(&self) -> u32 {
         self.time_asked.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn paces(&self) -> Vec<Pace> {
+        let plans = self.plans.lock().unwrap();
+        plans.iter().map(|(_, pace)| *pace).collect()
     }
 
     pub(crate) fn asked(&self) -> Vec<Option<Position>> {
@@ -71,10 +95,12 @@ struct ScriptedCursor(VecDeque<Step>);
 impl Source for ScriptedSource {
     fn open<'a>(
         &'a self,
-        _plan: &'a Plan,
+        plan: &'a Plan,
         at: Option<&'a Position>,
+        pace: Pace,
     ) -> BoxFuture<'a, Result<Box<dyn Cursor>, SourceError>> {
         self.asked.lock().unwrap().push(at.cloned());
+        self.plans.lock().unwrap().push((plan.clone(), pace));
         let opening = self.openings.lock().unwrap().pop_front();
         Box::pin(async move {
             match opening.unwrap_or(Opening::Fail(Failure::Transient)) {
@@ -95,6 +121,12 @@ impl Source for ScriptedSource {
         Box::pin(async move {
             // As long as a question takes, so that others can come meanwhile.
             tokio::task::yield_now().await;
+            if !self.time_takes.is_zero() {
+                tokio::time::sleep(self.time_takes).await;
+            }
+            if self.time_fails {
+                return Err(SourceError::new(Failure::Transient, "scripted"));
+            }
             Ok(Some(at(asked)))
         })
     }
@@ -109,7 +141,21 @@ impl Source for ScriptedSource {
     }
 
     fn facts(&self) -> BoxFuture<'_, Result<ServerFacts, SourceError>> {
-        Box::pin(async { Ok(ServerFacts::default()) })
+        let asked = self.facts_asked.fetch_add(1, Ordering::Relaxed) + 1;
+        Box::pin(async move {
+            tokio::task::yield_now().await;
+            if !self.facts_take.is_zero() {
+                tokio::time::sleep(self.facts_take).await;
+            }
+            if asked <= self.facts_fail {
+                return Err(SourceError::new(Failure::Transient, "scripted"));
+            }
+            let set_name = self.set_names.lock().unwrap().pop_front();
+            Ok(ServerFacts {
+                set_name: set_name.unwrap_or_default().to_owned(),
+                ..ServerFacts::default()
+            })
+        })
     }
 }
 

@@ -4,6 +4,8 @@
 //! place between fragments may be handed out: until the last one is there the stream's place stays
 //! before the first.
 
+use std::collections::HashSet;
+
 use bytes::Bytes;
 
 use crate::{
@@ -12,6 +14,7 @@ use crate::{
         Position,
         event::{Batch, Event, EventError, Fragment},
         failure::{Failure, SourceError},
+        reply::Brought,
     },
 };
 
@@ -27,16 +30,17 @@ pub(super) struct Merger {
 }
 
 impl Merger {
-    /// Takes `batch` and gives what can be published of it: whole events, in order.
+    /// Takes `batch` and gives what can be published of it: whole events, in order, up to the first
+    /// fragment that does not fit, from which a stream never recovers.
     ///
     /// Nearly always the batch itself. A batch with fragments gives several, since a merged event
     /// lies in a buffer of its own.
-    ///
-    /// # Errors
-    /// When fragments are out of order, which a stream never recovers from, or too large together.
-    pub(super) fn take(&mut self, batch: Batch) -> Result<Vec<Batch>, SourceError> {
+    pub(super) fn take(&mut self, batch: Batch) -> Brought {
         if self.fragments.is_empty() && batch.events.iter().all(|event| event.fragment.is_none()) {
-            return Ok(vec![batch]);
+            return Brought {
+                batches: vec![batch],
+                broken: None,
+            };
         }
         let Batch {
             buffer,
@@ -56,22 +60,37 @@ impl Merger {
         };
         let mut parts: Vec<Batch> = Vec::new();
         let mut whole: Vec<Event> = Vec::new();
+        let mut broken = None;
         for event in events {
-            match event.fragment {
-                None if self.fragments.is_empty() => whole.push(event),
-                None => return Err(SourceError::broken("a split event was cut off by another")),
-                Some(fragment) => {
-                    if !whole.is_empty() {
-                        parts.push(part(buffer.clone(), std::mem::take(&mut whole)));
-                    }
-                    if let Some((buffer, event)) = self.add(&buffer, &event, fragment)? {
-                        parts.push(part(buffer, vec![event]));
-                    }
+            let Some(fragment) = event.fragment else {
+                if self.fragments.is_empty() {
+                    whole.push(event);
+                    continue;
+                }
+                broken = Some(SourceError::broken("a split event was cut off by another"));
+                break;
+            };
+            if !whole.is_empty() {
+                parts.push(part(buffer.clone(), std::mem::take(&mut whole)));
+            }
+            match self.add(&buffer, &event, fragment) {
+                Ok(Some((buffer, event))) => parts.push(part(buffer, vec![event])),
+                Ok(None) => {}
+                Err(error) => {
+                    broken = Some(error);
+                    break;
                 }
             }
         }
         if !whole.is_empty() {
             parts.push(part(buffer.clone(), whole));
+        }
+        if broken.is_some() {
+            // The reply's own place is after what is broken.
+            return Brought {
+                batches: parts,
+                broken,
+            };
         }
         // The reply's own place counts only when no fragment is left over.
         let last = Batch {
@@ -96,7 +115,10 @@ impl Merger {
             }
             None => parts.push(last),
         }
-        Ok(parts)
+        Brought {
+            batches: parts,
+            broken,
+        }
     }
 
     fn add(
@@ -124,20 +146,21 @@ impl Merger {
         }
         self.bytes = 0;
         let merged = merge(&std::mem::take(&mut self.fragments))?;
-        let event = Event::parse(&merged, 0..merged.len())?;
-        Ok(Some((merged, event)))
+        let mut whole = Event::parse(&merged, 0..merged.len())?;
+        whole.cluster_time = whole.cluster_time.max(event.cluster_time);
+        Ok(Some((merged, whole)))
     }
 }
 
 /// One document with the fields of all fragments: the last one's `_id`, and no `splitEvent`.
 fn merge(fragments: &[Bytes]) -> Result<Bytes, EventError> {
     let mut merged: Vec<Element<'_>> = Vec::new();
+    let mut known = HashSet::new();
     // From the last to the first, so that the token that counts comes first and wins.
     for fragment in fragments.iter().rev() {
         for field in Elements::new(fragment)? {
             let field = field?;
-            let known = merged.iter().any(|it| it.key == field.key);
-            if !known && field.key != b"splitEvent" {
+            if field.key != b"splitEvent" && known.insert(field.key) {
                 merged.push(field);
             }
         }
@@ -162,6 +185,11 @@ mod tests {
         };
         fragment.insert("splitEvent", doc! { "fragment": index, "of": of });
         fragment
+    }
+
+    fn whole(brought: Brought) -> Vec<Batch> {
+        assert!(brought.broken.is_none(), "{:?}", brought.broken);
+        brought.batches
     }
 
     fn documents(batch: &Batch) -> Vec<Document> {
@@ -190,7 +218,7 @@ mod tests {
             let mut merger = Merger::default();
             let mut out = Vec::new();
             for part in [&fragments[..cut], &fragments[cut..]] {
-                out.extend(merger.take(batch(part)).unwrap());
+                out.extend(whole(merger.take(batch(part))));
             }
             let merged: Vec<Document> = out.iter().flat_map(documents).collect();
             let [merged] = merged.as_slice() else {
@@ -215,17 +243,30 @@ mod tests {
     fn no_place_between_fragments_is_given_out() {
         let mut merger = Merger::default();
         let events = [insert("a", 1), fragment("f1", 1, 2, doc! {})];
-        let out = merger.take(batch(&events)).unwrap();
+        let out = whole(merger.take(batch(&events)));
         assert_eq!(out.last().unwrap().position, Some(after("a", 1)));
 
         let mut merger = Merger::default();
-        let out = merger.take(batch(&events[1..])).unwrap();
+        let out = whole(merger.take(batch(&events[1..])));
         assert_eq!(out.last().unwrap().position, None);
 
         let events = [fragment("f2", 2, 2, doc! {}), insert("b", 9)];
-        let out = merger.take(batch(&events)).unwrap();
+        let out = whole(merger.take(batch(&events)));
         let places: Vec<Option<Position>> = out.into_iter().map(|it| it.position).collect();
         assert_eq!(places, [Some(after("f2", 7)), Some(after("b", 9))]);
+    }
+
+    #[test]
+    fn fragments_of_very_many_fields_are_merged_in_time() {
+        let fields = |from: i32| (from..from + 50_000).map(|it| (format!("f{it}"), it.into()));
+        let fragments = [
+            fragment("f1", 1, 2, fields(0).collect()),
+            fragment("f2", 2, 2, fields(50_000).collect()),
+        ];
+        let begun = tokio::time::Instant::now();
+        let out = whole(Merger::default().take(batch(&fragments)));
+        assert_eq!(documents(&out[0])[0].len(), 100_000 + 4);
+        assert!(begun.elapsed().as_secs() < 10, "{:?}", begun.elapsed());
     }
 
     #[test]
@@ -233,20 +274,41 @@ mod tests {
         let mut merger = Merger::default();
         let mut only = insert("a", 1);
         only.insert("splitEvent", doc! { "fragment": 1, "of": 1 });
-        let out = merger.take(batch(&[only])).unwrap();
+        let out = whole(merger.take(batch(&[only])));
         assert_eq!(out.len(), 1);
         assert_eq!(out[0].events.len(), 1);
     }
 
+    /// T19. More than three documents can make is refused before it is put together, and what comes after
+    /// is not taken for the rest.
     #[test]
-    fn fragments_out_of_order_end_the_stream() {
+    fn fragments_of_more_than_64_mib_are_an_event_too_large() {
+        let text = "x".repeat(13 << 20);
+        let mut merger = Merger::default();
+        for index in 1..=4 {
+            let part = fragment("f", index, 6, doc! { "fullDocument": { "a": &text } });
+            let brought = merger.take(batch(&[part]));
+            assert!(brought.broken.is_none(), "fragment {index}");
+        }
+        let part = fragment("f", 5, 6, doc! { "fullDocument": { "a": &text } });
+        let error = merger.take(batch(&[part])).broken.unwrap();
+        assert_eq!(error.failure, Failure::EventTooLarge);
+    }
+
+    #[test]
+    fn fragments_out_of_order_end_the_stream_after_what_came_before() {
         for events in [
             vec![fragment("f2", 2, 2, doc! {})],
             vec![fragment("f1", 1, 3, doc! {}), fragment("f3", 3, 3, doc! {})],
             vec![fragment("f1", 1, 2, doc! {}), insert("a", 8)],
         ] {
-            let error = Merger::default().take(batch(&events)).unwrap_err();
-            assert_eq!(error.failure, Failure::Broken);
+            let good = insert("g", 1);
+            let all: Vec<Document> = std::iter::once(good).chain(events).collect();
+            let brought = Merger::default().take(batch(&all));
+            assert_eq!(brought.broken.unwrap().failure, Failure::Broken);
+            let before: Vec<Option<Position>> =
+                brought.batches.into_iter().map(|it| it.position).collect();
+            assert_eq!(before, [Some(after("g", 1))]);
         }
     }
 }

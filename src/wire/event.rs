@@ -12,9 +12,10 @@ use std::{
     ops::{Range, RangeInclusive},
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::{BufMut as _, Bytes, BytesMut};
 
 use crate::{
+    pb::FilterMatch,
     plan::{Format, Operation},
     raw::{Element, ElementType, Elements},
     source::{Event, EventError},
@@ -26,6 +27,7 @@ use crate::{
             },
             put_document, put_null_document,
         },
+        frame::match_field,
         token::Stamp,
     },
 };
@@ -173,6 +175,7 @@ pub fn omitted(
     event: &Event,
     stamp: &Stamp,
     format: Format,
+    told: FilterMatch,
     sizes: (u64, u32),
     with_key: bool,
 ) -> Result<Bytes, EventError> {
@@ -188,6 +191,9 @@ pub fn omitted(
             put_number(out, 1, sizes.0);
             put_number(out, 2, u64::from(sizes.1));
         });
+        if told != FilterMatch::Unspecified {
+            out.put_slice(&match_field(told));
+        }
     });
     Ok(out.freeze())
 }

@@ -15,6 +15,11 @@ const TAG_RESUME_TOKEN: u8 = (1 << 3) | 2;
 /// The tag of `WatchResponse.changes`: field 3, length-delimited.
 const TAG_CHANGES: u8 = (3 << 3) | 2;
 
+/// The tag of `WatchResponse.event_chunk`: field 6, length-delimited.
+const TAG_EVENT_CHUNK: u8 = (6 << 3) | 2;
+/// The tag of `EventChunk.data`: field 5, length-delimited.
+const TAG_DATA: u8 = (5 << 3) | 2;
+
 /// The tag of `ChangeBatch.changes`: field 1, length-delimited.
 const TAG_CHANGE: u8 = (1 << 3) | 2;
 /// The tag of `ChangeEvent.match`: field 9, a varint. It comes last in an event, for it is the one
@@ -32,7 +37,19 @@ pub struct Frame {
 #[derive(Debug, Clone)]
 enum Body {
     Changes(Changes),
+    Chunk(Chunk),
     Message(Kind),
+}
+
+/// A piece of an event, a slice of the encoding that many watchers share.
+#[derive(Debug, Clone)]
+pub struct Chunk {
+    /// Everything but the data.
+    pub head: pb::EventChunk,
+    /// The slice.
+    pub data: Bytes,
+    /// What of the event's [`match_field`] comes behind it.
+    pub tail: Bytes,
 }
 
 /// The fields of a `ChangeBatch`: encoded events in order, none of them copied.
@@ -50,10 +67,11 @@ enum Piece {
     Told { message: Bytes, told: FilterMatch },
 }
 
-/// Appends its `match` to an event.
-pub fn put_match(out: &mut impl BufMut, told: FilterMatch) {
+/// The field `match` of an event: what comes behind the bytes that all watchers share.
+#[must_use]
+pub fn match_field(told: FilterMatch) -> [u8; 2] {
     // The numbers of the enum are small.
-    out.put_slice(&[TAG_MATCH, told as u8]);
+    [TAG_MATCH, told as u8]
 }
 
 impl Changes {
@@ -126,7 +144,7 @@ impl Changes {
                     out.put_u8(TAG_CHANGE);
                     prost::encoding::encode_varint(message.len() as u64 + 2, out);
                     out.put_slice(message);
-                    put_match(out, *told);
+                    out.put_slice(&match_field(*told));
                 }
             }
         }
@@ -140,6 +158,15 @@ impl Frame {
         Self {
             token,
             body: Body::Changes(changes),
+        }
+    }
+
+    /// A piece of an event.
+    #[must_use]
+    pub fn chunk(token: Bytes, chunk: Chunk) -> Self {
+        Self {
+            token,
+            body: Body::Chunk(chunk),
         }
     }
 
@@ -158,22 +185,21 @@ impl Frame {
         &self.token
     }
 
-    /// The bytes that a frame of changes takes beyond the changes themselves.
+    /// The size of the message that changes of so many bytes make, with a token of so many.
     #[must_use]
-    pub fn overhead(token: usize) -> usize {
-        // Two tags, the token's length, and the batch's, which is at most five bytes long.
-        2 + varint_len(token as u64) + token + 5
+    pub fn len_of(token: usize, changes: usize) -> usize {
+        let field = |length: usize| 1 + varint_len(length as u64) + length;
+        field(token) + field(changes)
     }
 
     /// The size of the whole message, in bytes.
     #[must_use]
     pub fn encoded_len(&self) -> usize {
-        let token = 1 + varint_len(self.token.len() as u64) + self.token.len();
+        let token = self.token.len();
         match &self.body {
-            Body::Changes(changes) => {
-                token + 1 + varint_len(changes.size() as u64) + changes.size()
-            }
-            Body::Message(kind) => token + kind.encoded_len(),
+            Body::Changes(changes) => Self::len_of(token, changes.size()),
+            Body::Chunk(chunk) => Self::len_of(token, chunk.encoded_len()),
+            Body::Message(kind) => 1 + varint_len(token as u64) + token + kind.encoded_len(),
         }
     }
 
@@ -181,12 +207,16 @@ impl Frame {
     pub fn encode(self, out: &mut impl BufMut) {
         match self.body {
             Body::Changes(changes) => {
-                out.put_u8(TAG_RESUME_TOKEN);
-                prost::encoding::encode_varint(self.token.len() as u64, out);
+                put_head(out, TAG_RESUME_TOKEN, self.token.len());
                 out.put_slice(&self.token);
-                out.put_u8(TAG_CHANGES);
-                prost::encoding::encode_varint(changes.size() as u64, out);
+                put_head(out, TAG_CHANGES, changes.size());
                 changes.put(out);
+            }
+            Body::Chunk(chunk) => {
+                put_head(out, TAG_RESUME_TOKEN, self.token.len());
+                out.put_slice(&self.token);
+                put_head(out, TAG_EVENT_CHUNK, chunk.encoded_len());
+                chunk.put(out);
             }
             Body::Message(kind) => pb::WatchResponse {
                 resume_token: self.token,
@@ -196,6 +226,33 @@ impl Frame {
             .expect("a growing buffer takes any message"),
         }
     }
+}
+
+impl Chunk {
+    fn data_len(&self) -> usize {
+        self.data.len() + self.tail.len()
+    }
+
+    fn encoded_len(&self) -> usize {
+        let data = self.data_len();
+        self.head.encoded_len() + 1 + varint_len(data as u64) + data
+    }
+
+    fn put(&self, out: &mut impl BufMut) {
+        // The data is the last field, and the head has none.
+        self.head
+            .encode(out)
+            .expect("a growing buffer takes any message");
+        put_head(out, TAG_DATA, self.data_len());
+        out.put_slice(&self.data);
+        out.put_slice(&self.tail);
+    }
+}
+
+/// What stands before a field of so many bytes.
+fn put_head(out: &mut impl BufMut, tag: u8, length: usize) {
+    out.put_u8(tag);
+    prost::encoding::encode_varint(length as u64, out);
 }
 
 #[cfg(test)]

@@ -9,5 +9,5 @@ mod frame;
 mod token;
 
 pub use event::{EncodedEvent, encode, omitted};
-pub use frame::{Changes, Frame, put_match};
+pub use frame::{Changes, Chunk, Frame, match_field};
 pub use token::{Anchor, MalformedToken, ResumeToken, Stamp};

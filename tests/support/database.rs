@@ -148,6 +148,32 @@ impl Database {
         self.admin(FailCommand::disarm()).await;
     }
 
+    /// Kills every cursor on these collections of this test's database, or on all of it when none is named,
+    /// whoever opened it; gives how many there were.
+    pub async fn kill_cursors(&self, collections: &[&str]) -> u64 {
+        self.process();
+        let operations = self.admin(doc! { "currentOp": 1 }).await;
+        let operations = operations.get_array("inprog").expect("a list");
+        let mut killed = 0;
+        for operation in operations.iter().filter_map(bson::Bson::as_document) {
+            let Ok(cursor) = operation.get_i64("cursorId") else {
+                continue;
+            };
+            let namespace = operation.get_str("ns").expect("a cursor has a namespace");
+            let Some((database, collection)) = namespace.split_once('.') else {
+                continue;
+            };
+            let named = collections.is_empty() || collections.contains(&collection);
+            if database != self.name || !named {
+                continue;
+            }
+            let kill = doc! { "killCursors": collection, "cursors": [cursor] };
+            let answer = self.client.database(database).run_command(kill).await;
+            killed += u64::from(answer.is_ok());
+        }
+        killed
+    }
+
     /// The number of cursors open on the server, whoever opened them.
     pub async fn open_cursors(&self) -> i64 {
         self.process();

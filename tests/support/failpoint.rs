@@ -64,6 +64,14 @@ impl FailCommand {
         self
     }
 
+    /// The first `skipped` commands are left alone, and the `count` after them fail. MongoDB knows only
+    /// the one or the other; the stand-in knows both.
+    #[must_use]
+    pub fn times_after(mut self, skipped: i32, count: i32) -> Self {
+        self.mode = doc! { "skip": skipped, "times": count }.into();
+        self
+    }
+
     /// Only clients of this `appName` are met, so that the test's own are left alone.
     #[must_use]
     pub fn app_name(mut self, name: &str) -> Self {

@@ -2,8 +2,9 @@
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -17,21 +18,41 @@ use tokio_util::task::AbortOnDropHandle;
 pub enum Mode {
     /// They pass.
     Pass,
-    /// Connections are made and stay open, and nothing passes in either direction. What was held
-    /// back passes when the mode changes, as after a network's outage.
+    /// Connections are made and stay open, and nothing passes. What was held back passes when the mode
+    /// changes, as after a network's outage.
     Blackhole,
     /// Each piece passes this much later.
     Delay(Duration),
+    /// Each piece passes later, by anything up to this.
+    Jitter(Duration),
+    /// So many bytes pass at a time, with a pause before the next.
+    Trickle { bytes: usize, pause: Duration },
     /// Every connection is reset at once.
     Refuse,
+}
+
+/// Where bytes go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    /// From the client to the server.
+    Up,
+    /// From the server to the client.
+    Down,
+}
+
+/// One end of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    Client,
+    Server,
 }
 
 /// A TCP proxy between clients and one server. It stops when it is dropped.
 pub struct Proxy {
     address: SocketAddr,
-    mode: watch::Sender<Mode>,
-    /// Rises by one at each [`Proxy::cut`].
-    cuts: watch::Sender<u64>,
+    up: watch::Sender<Mode>,
+    down: watch::Sender<Mode>,
+    breaks: watch::Sender<Breaks>,
     counts: Arc<Counts>,
     _accepting: AbortOnDropHandle<()>,
 }
@@ -40,13 +61,52 @@ pub struct Proxy {
 struct Counts {
     accepted: AtomicUsize,
     open: AtomicUsize,
+    awaited: AtomicUsize,
+    burnt: AtomicUsize,
+    up: Fuse,
+    down: Fuse,
+}
+
+/// How many more bytes may pass before a connection breaks; far too many to matter when nobody has
+/// lit it.
+struct Fuse(AtomicI64);
+
+impl Default for Fuse {
+    fn default() -> Self {
+        Self(AtomicI64::new(i64::MAX / 2))
+    }
+}
+
+impl Fuse {
+    /// How many of these bytes may pass, and whether the connection breaks then. It burns once.
+    fn burn(&self, bytes: usize) -> (usize, bool) {
+        let wanted = i64::try_from(bytes).expect("a buffer is small");
+        let left = self.0.fetch_sub(wanted, Ordering::SeqCst);
+        if left >= wanted {
+            return (bytes, false);
+        }
+        self.0.store(i64::MAX / 2, Ordering::SeqCst);
+        (usize::try_from(left).unwrap_or(0), true)
+    }
+}
+
+/// What open connections suffer, as numbers that rise by one each time.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Breaks {
+    cuts: u64,
+    half_opens: u64,
+    losses: u64,
+    /// The side that is told nothing of the last half-opening.
+    kept: Option<Side>,
 }
 
 /// What each connection listens to.
 #[derive(Clone)]
 struct Controls {
-    mode: watch::Receiver<Mode>,
-    cuts: watch::Receiver<u64>,
+    up: watch::Receiver<Mode>,
+    down: watch::Receiver<Mode>,
+    breaks: watch::Receiver<Breaks>,
+    counts: Arc<Counts>,
 }
 
 impl Proxy {
@@ -58,18 +118,22 @@ impl Proxy {
         let address = listener
             .local_addr()
             .expect("a bound socket has an address");
-        let (mode, mode_receiver) = watch::channel(Mode::Pass);
-        let (cuts, cuts_receiver) = watch::channel(0);
+        let (up, up_receiver) = watch::channel(Mode::Pass);
+        let (down, down_receiver) = watch::channel(Mode::Pass);
+        let (breaks, breaks_receiver) = watch::channel(Breaks::default());
         let counts = Arc::new(Counts::default());
         let controls = Controls {
-            mode: mode_receiver,
-            cuts: cuts_receiver,
+            up: up_receiver,
+            down: down_receiver,
+            breaks: breaks_receiver,
+            counts: Arc::clone(&counts),
         };
-        let accepting = tokio::spawn(accept(listener, upstream, controls, Arc::clone(&counts)));
+        let accepting = tokio::spawn(accept(listener, upstream, controls));
         Self {
             address,
-            mode,
-            cuts,
+            up,
+            down,
+            breaks,
             counts,
             _accepting: AbortOnDropHandle::new(accepting),
         }
@@ -87,15 +151,60 @@ impl Proxy {
 
     /// Sets what happens to the bytes from now on. [`Mode::Refuse`] also cuts what is open.
     pub fn set(&self, mode: Mode) {
-        self.mode.send_replace(mode);
+        self.up.send_replace(mode);
+        self.down.send_replace(mode);
         if mode == Mode::Refuse {
             self.cut();
         }
     }
 
+    /// Sets what happens to the bytes of one direction from now on.
+    pub fn set_one_way(&self, direction: Direction, mode: Mode) {
+        match direction {
+            Direction::Up => self.up.send_replace(mode),
+            Direction::Down => self.down.send_replace(mode),
+        };
+    }
+
     /// Resets every open connection. New ones are treated by the mode.
     pub fn cut(&self) {
-        self.cuts.send_modify(|cuts| *cuts += 1);
+        self.breaks.send_modify(|breaks| breaks.cuts += 1);
+    }
+
+    /// Resets one connection once so many more bytes have passed in this direction: in the midst of
+    /// whatever is said then.
+    pub fn cut_after(&self, direction: Direction, bytes: usize) {
+        let fuse = match direction {
+            Direction::Up => &self.counts.up,
+            Direction::Down => &self.counts.down,
+        };
+        let bytes = i64::try_from(bytes).expect("a test counts less");
+        fuse.0.store(bytes, Ordering::SeqCst);
+    }
+
+    /// How many connections [`Proxy::cut_after`] has reset.
+    pub fn burnt(&self) -> usize {
+        self.counts.burnt.load(Ordering::SeqCst)
+    }
+
+    /// Has one side of every open connection believe that all is well, while the other side is reset:
+    /// what it sends is swallowed, and nothing comes any more. New connections are treated by the mode.
+    pub fn half_open(&self, kept: Side) {
+        self.breaks.send_modify(|breaks| {
+            breaks.half_opens += 1;
+            breaks.kept = Some(kept);
+        });
+    }
+
+    /// From now on nothing passes, ever, over the connections on which an answer is awaited, and
+    /// neither side is told: both are half-open. Others, and new ones, are not touched.
+    pub fn lose_answers(&self) {
+        self.breaks.send_modify(|breaks| breaks.losses += 1);
+    }
+
+    /// On how many connections an answer is awaited.
+    pub fn awaited(&self) -> usize {
+        self.counts.awaited.load(Ordering::SeqCst)
     }
 
     /// How many connections clients have made since the start, refused ones included.
@@ -103,56 +212,68 @@ impl Proxy {
         self.counts.accepted.load(Ordering::SeqCst)
     }
 
-    /// How many connections are open.
+    /// How many connections are open, half-open ones included.
     pub fn open(&self) -> usize {
         self.counts.open.load(Ordering::SeqCst)
     }
 }
 
-async fn accept(
-    listener: TcpListener,
-    upstream: SocketAddr,
-    controls: Controls,
-    counts: Arc<Counts>,
-) {
+async fn accept(listener: TcpListener, upstream: SocketAddr, controls: Controls) {
     // Dropped with this task, and the connections with it.
     let mut connections = tokio::task::JoinSet::new();
     while let Ok((client, _)) = listener.accept().await {
         while connections.try_join_next().is_some() {}
-        counts.accepted.fetch_add(1, Ordering::SeqCst);
+        controls.counts.accepted.fetch_add(1, Ordering::SeqCst);
         let mut controls = controls.clone();
         // Before the mode is looked at: a cut that comes with a new mode is not missed then.
-        controls.cuts.mark_unchanged();
-        if *controls.mode.borrow() == Mode::Refuse {
+        controls.breaks.mark_unchanged();
+        if *controls.up.borrow() == Mode::Refuse {
             reset(&client);
             continue;
         }
-        let open = Open::new(Arc::clone(&counts));
-        connections.spawn(async move {
-            let _open = open;
-            carry(client, upstream, controls).await;
-        });
+        let open = Open::new(Arc::clone(&controls.counts));
+        connections.spawn(async move { carry(client, upstream, controls, &open).await });
     }
 }
 
 /// Counts one open connection for as long as it lives.
-struct Open(Arc<Counts>);
+struct Open {
+    counts: Arc<Counts>,
+    /// Whether the client spoke last.
+    awaits: AtomicBool,
+}
 
 impl Open {
     fn new(counts: Arc<Counts>) -> Self {
         counts.open.fetch_add(1, Ordering::SeqCst);
-        Self(counts)
+        Self {
+            counts,
+            awaits: AtomicBool::new(false),
+        }
+    }
+
+    fn awaits(&self) -> bool {
+        self.awaits.load(Ordering::SeqCst)
+    }
+
+    fn set_awaits(&self, awaits: bool) {
+        match (self.awaits.swap(awaits, Ordering::SeqCst), awaits) {
+            (false, true) => self.counts.awaited.fetch_add(1, Ordering::SeqCst),
+            (true, false) => self.counts.awaited.fetch_sub(1, Ordering::SeqCst),
+            _ => 0,
+        };
     }
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
-        self.0.open.fetch_sub(1, Ordering::SeqCst);
+        self.set_awaits(false);
+        self.counts.open.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
-/// Carries one connection until either side closes it or it is cut.
-async fn carry(client: TcpStream, upstream: SocketAddr, controls: Controls) {
+/// Carries one connection until either side closes it or it is broken.
+async fn carry(client: TcpStream, upstream: SocketAddr, controls: Controls, open: &Open) {
     let Ok(server) = TcpStream::connect(upstream).await else {
         reset(&client);
         return;
@@ -160,41 +281,129 @@ async fn carry(client: TcpStream, upstream: SocketAddr, controls: Controls) {
     // Small messages should not wait for each other.
     let _ = client.set_nodelay(true);
     let _ = server.set_nodelay(true);
-    let mut cuts = controls.cuts;
-    let (client_reads, client_writes) = client.into_split();
-    let (server_reads, server_writes) = server.into_split();
-    let up = pump(client_reads, server_writes, controls.mode.clone());
-    let down = pump(server_reads, client_writes, controls.mode);
+    let Controls {
+        up,
+        down,
+        mut breaks,
+        counts,
+    } = controls;
+    let before = *breaks.borrow();
+    let (mut client_reads, client_writes) = client.into_split();
+    let (mut server_reads, server_writes) = server.into_split();
+    let mut client_writes = ResetUnlessClosed(Some(client_writes));
+    let mut server_writes = ResetUnlessClosed(Some(server_writes));
+    {
+        let mut both = pin!(async {
+            let (asked, answered) = (|| open.set_awaits(true), || open.set_awaits(false));
+            let burnt = &counts.burnt;
+            let up = pump(
+                &mut client_reads,
+                &mut server_writes,
+                up,
+                (&counts.up, burnt),
+                asked,
+            );
+            let down = pump(
+                &mut server_reads,
+                &mut client_writes,
+                down,
+                (&counts.down, burnt),
+                answered,
+            );
+            // A broken direction breaks the other.
+            let _ = tokio::try_join!(up, down);
+        });
+        loop {
+            tokio::select! {
+                () = &mut both => return,
+                _ = breaks.changed() => {}
+            }
+            let now = *breaks.borrow_and_update();
+            if (now.cuts, now.half_opens) != (before.cuts, before.half_opens) {
+                break;
+            }
+            if open.awaits() {
+                // Until it is cut both ends stay open.
+                let _ = breaks.wait_for(|breaks| breaks.cuts != before.cuts).await;
+                return;
+            }
+        }
+    }
+    let now = *breaks.borrow();
+    if now.cuts == before.cuts {
+        match now.kept {
+            Some(Side::Client) => {
+                drop((server_reads, server_writes));
+                swallow(client_reads, breaks).await;
+            }
+            Some(Side::Server) => {
+                drop((client_reads, client_writes));
+                swallow(server_reads, breaks).await;
+            }
+            None => {}
+        }
+    }
+}
+
+/// Keeps one side of a connection in the belief that somebody listens, until it leaves or is cut.
+async fn swallow(mut kept: OwnedReadHalf, mut breaks: watch::Receiver<Breaks>) {
+    let before = breaks.borrow().cuts;
+    let mut buffer = vec![0; 16 * 1024];
+    let until_it_leaves =
+        async { while kept.read(&mut buffer).await.is_ok_and(|read| read > 0) {} };
     tokio::select! {
-        _ = async { tokio::join!(up, down) } => {}
-        _ = cuts.changed() => {}
+        () = until_it_leaves => {}
+        _ = breaks.wait_for(|breaks| breaks.cuts != before) => {}
     }
 }
 
 /// Carries one direction; at its end the other side is told, as TCP does.
 async fn pump(
-    mut source: OwnedReadHalf,
-    sink: OwnedWriteHalf,
+    source: &mut OwnedReadHalf,
+    sink: &mut ResetUnlessClosed,
     mut mode: watch::Receiver<Mode>,
+    (fuse, burnt): (&Fuse, &AtomicUsize),
+    spoke: impl Fn(),
 ) -> io::Result<()> {
-    let mut sink = ResetUnlessClosed(Some(sink));
     let mut buffer = vec![0; 16 * 1024];
     loop {
         let read = source.read(&mut buffer).await?;
-        let now = *mode.borrow();
-        match now {
-            Mode::Delay(delay) => tokio::time::sleep(delay).await,
-            Mode::Blackhole => {
-                let passing = mode.wait_for(|mode| *mode != Mode::Blackhole).await;
-                passing.map_err(io::Error::other)?;
-            }
-            Mode::Pass | Mode::Refuse => {}
-        }
+        spoke();
         if read == 0 {
+            passing(&mut mode).await?;
             return sink.close().await;
         }
-        sink.write(&buffer[..read]).await?;
+        let (may_pass, breaks) = fuse.burn(read);
+        let mut rest = &buffer[..may_pass];
+        while !rest.is_empty() {
+            let (now, after) = rest.split_at(passing(&mut mode).await?.min(rest.len()));
+            sink.write(now).await?;
+            rest = after;
+        }
+        if breaks {
+            burnt.fetch_add(1, Ordering::SeqCst);
+            return Err(io::ErrorKind::ConnectionReset.into());
+        }
     }
+}
+
+/// Waits as the mode wants it; gives how many bytes may pass then.
+async fn passing(mode: &mut watch::Receiver<Mode>) -> io::Result<usize> {
+    let now = *mode.borrow();
+    match now {
+        Mode::Delay(delay) => tokio::time::sleep(delay).await,
+        Mode::Jitter(most) => tokio::time::sleep(most.mul_f64(fastrand::f64())).await,
+        Mode::Trickle { bytes, pause } => {
+            tokio::time::sleep(pause).await;
+            return Ok(bytes);
+        }
+        Mode::Blackhole => {
+            let passing = mode.wait_for(|mode| *mode != Mode::Blackhole).await;
+            passing.map_err(io::Error::other)?;
+        }
+        Mode::Pass | Mode::Refuse => {}
+    }
+    Ok(usize::MAX)
 }
 
 /// A half of a connection that is reset when it is dropped in the midst of things: a cut must look

@@ -108,6 +108,7 @@ impl Watching {
                 match unless_ended("the next change", message).kind {
                     Some(Kind::Changes(batch)) => {
                         assert!(!batch.changes.is_empty(), "a batch holds no change");
+                        self.chunks.clear();
                         self.changes = batch.changes.into();
                     }
                     Some(Kind::EventChunk(chunk)) => self.take_chunk(chunk),
@@ -204,6 +205,10 @@ impl Watching {
 
     /// Keeps a piece; the last one makes the event whole.
     fn take_chunk(&mut self, chunk: pb::EventChunk) {
+        if chunk.index == 0 {
+            // The event was read again, and is not what it was.
+            self.chunks.clear();
+        }
         assert_eq!(
             usize::try_from(chunk.index).ok(),
             Some(self.chunks.len()),

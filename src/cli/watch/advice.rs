@@ -129,9 +129,10 @@ fn advice(status: &Status, facts: &Facts) -> Option<String> {
             )
         }
         (Some("IMAGE_UNAVAILABLE"), _) => {
-            "MongoDB keeps no image of that change. Use --full-document when-available or \
-             --before when-available, or enable changeStreamPreAndPostImages on the collection."
-                .to_owned()
+            let text = "MongoDB keeps no image of that change. Use --full-document when-available \
+                        or --before when-available, or enable changeStreamPreAndPostImages on the \
+                        collection.";
+            text.to_owned() + &without_it(status, file.as_deref())
         }
         (Some("EVENT_TOO_LARGE"), _) => {
             "Use --oversize chunk to receive it in pieces, --oversize omit to see its key, or a \
@@ -139,9 +140,9 @@ fn advice(status: &Status, facts: &Facts) -> Option<String> {
                 .to_owned()
         }
         (Some("UPSTREAM_EVENT_TOO_LARGE"), _) => {
-            "MongoDB cannot send that event. Leave --before and --full-document out, or start \
-             after it with --since."
-                .to_owned()
+            let text = "MongoDB cannot send that event. Leave --before and --full-document out, or \
+                        start after it with --since.";
+            text.to_owned() + &without_it(status, file.as_deref())
         }
         (Some("CHANGE_STREAMS_UNSUPPORTED"), _) => {
             "Change streams need a replica set; a single mongod can be one of its own.".to_owned()
@@ -175,6 +176,20 @@ fn advice(status: &Status, facts: &Facts) -> Option<String> {
         _ => return None,
     };
     Some(text)
+}
+
+/// How to go on without an event that MongoDB can't send, where the server tells.
+fn without_it(status: &Status, file: Option<&str>) -> String {
+    let info = status.get_details_error_info();
+    let Some(token) = info.and_then(|mut info| info.metadata.remove("next_token")) else {
+        return String::new();
+    };
+    let first = match file {
+        Some(file) => format!("delete {file}, which keeps the place before it, and use "),
+        None => String::new(),
+    };
+    let token = visible(&token);
+    format!("\nTo go on right after that event, without it: {first}--resume-token {token}")
 }
 
 /// The part of the command line that a field of the request came from.

@@ -56,29 +56,32 @@ impl Joiner {
     ) -> Result<(Message, Bytes), BrokenPieces> {
         let message = match response.kind {
             Some(Kind::EventChunk(chunk)) => self.join(chunk)?,
-            _ if self.open.is_some() => {
-                return Err(BrokenPieces("another message came between"));
-            }
             Some(Kind::Opened(opened)) => Message::Opened(opened),
-            Some(Kind::Changes(batch)) => Message::Changes(batch.changes),
             Some(Kind::Progress(progress)) => Message::Progress(progress),
             Some(Kind::StateChange(state)) => Message::StateChange(state),
-            Some(Kind::Invalidated(invalidated)) => Message::Invalidated(invalidated),
+            // What was begun before these is not going on.
+            Some(Kind::Changes(batch)) => {
+                self.open = None;
+                Message::Changes(batch.changes)
+            }
+            Some(Kind::Invalidated(invalidated)) => {
+                self.open = None;
+                Message::Invalidated(invalidated)
+            }
             None => Message::Nothing,
         };
         Ok((message, response.resume_token))
     }
 
     fn join(&mut self, chunk: pb::EventChunk) -> Result<Message, BrokenPieces> {
-        let mut open = match self.open.take() {
-            None => Open {
-                id: chunk.id,
-                next_index: 0,
-                total_bytes: chunk.total_bytes,
-                data: BytesMut::new(),
-            },
-            Some(open) => open,
-        };
+        // A first piece begins anew, whatever came before it: the event was read again and is another.
+        let begun = self.open.take().filter(|_| chunk.index > 0);
+        let mut open = begun.unwrap_or(Open {
+            id: chunk.id,
+            next_index: 0,
+            total_bytes: chunk.total_bytes,
+            data: BytesMut::new(),
+        });
         if open.id != chunk.id || open.total_bytes != chunk.total_bytes {
             return Err(BrokenPieces("a piece of another event came between"));
         }
@@ -134,6 +137,13 @@ mod tests {
             .collect()
     }
 
+    fn of(kind: Kind) -> pb::WatchResponse {
+        pb::WatchResponse {
+            kind: Some(kind),
+            ..pb::WatchResponse::default()
+        }
+    }
+
     fn accept_all(responses: Vec<pb::WatchResponse>) -> Result<Vec<Message>, BrokenPieces> {
         let mut joiner = Joiner::default();
         responses
@@ -157,6 +167,34 @@ mod tests {
         );
     }
 
+    /// The server reads an event again whose client left it half-way, and says that it does.
+    #[test]
+    fn pieces_go_on_after_the_server_told_of_itself() {
+        let mut told = pieces();
+        told.insert(1, of(Kind::StateChange(pb::StateChange::default())));
+        told.insert(2, of(Kind::Progress(pb::Progress::default())));
+        let messages = accept_all(told).unwrap();
+        assert_eq!(messages.last(), Some(&Message::Changes(vec![event()])));
+    }
+
+    #[test]
+    fn a_first_piece_begins_anew() {
+        let mut again = pieces();
+        again.truncate(2);
+        again.extend(pieces().into_iter().map(|mut piece| {
+            if let Some(Kind::EventChunk(chunk)) = &mut piece.kind {
+                chunk.id = 8;
+            }
+            piece
+        }));
+        let messages = accept_all(again).unwrap();
+        let changes: Vec<_> = messages
+            .iter()
+            .filter(|message| **message != Message::Nothing)
+            .collect();
+        assert_eq!(changes, [&Message::Changes(vec![event()])]);
+    }
+
     #[test]
     fn pieces_that_do_not_fit_are_refused() {
         let mut without_second = pieces();
@@ -164,11 +202,7 @@ mod tests {
         assert!(accept_all(without_second).is_err());
 
         let mut cut_short = pieces();
-        cut_short.remove(2);
-        cut_short.push(pb::WatchResponse {
-            kind: Some(Kind::Progress(pb::Progress::default())),
-            ..pb::WatchResponse::default()
-        });
+        cut_short.insert(2, of(Kind::Changes(pb::ChangeBatch::default())));
         assert!(accept_all(cut_short).is_err());
 
         let mut of_another = pieces();

@@ -256,7 +256,7 @@ impl State {
     pub(super) fn find(&mut self, place: &Place<'_>) -> Option<(Seq, Option<ClusterTime>)> {
         let exactly = |seq| Some((seq, None));
         match place {
-            Place::Now { since } => Some((self.next, *since)),
+            Place::Now => exactly(self.next),
             Place::After(Position::Time(time), _) => self.find_time(*time),
             Place::After(Position::HighWater { .. }, None) => None,
             Place::After(Position::HighWater { .. }, Some(anchor)) => {

@@ -173,6 +173,41 @@ async fn those_who_wait_for_their_turn_are_told_and_served_in_turn() {
     assert_eq!(events(three.see_all().await), named(&["b"]));
 }
 
+/// What a turn has passed over, the next turn does not read again: on a collection where nothing comes to
+/// join at, those who take turns would never get to the end of what concerns none of them.
+#[tokio::test(start_paused = true)]
+async fn who_gives_up_a_turn_goes_on_from_where_it_came_to() {
+    let passing = || cursor(vec![quiet("q1", 5), quiet("q2", 6)]);
+    let source = ScriptedSource::new([
+        cursor(vec![quiet("t0", 50)]),
+        passing(),
+        passing(),
+        cursor(vec![batch(&[insert("b", 7)])]),
+    ]);
+    let hub = hub_with(
+        &source,
+        HubSettings {
+            max_catch_ups: 1,
+            ..settings()
+        },
+    );
+    let token = stamp(&watch(request())).seal(&after("a", 1), None);
+    let wanted = resumed(request(), token);
+    let mut one = Client::open(&hub, &wanted).await;
+    let two = Client::open(&hub, &wanted).await;
+    one.see_all().await;
+    drop(two);
+    let seen = one.see_all().await;
+    let further = Position::HighWater {
+        token: super::token("q2"),
+        time: at(6),
+    };
+    let asked = source.asked();
+    assert_eq!(asked[1..3], [Some(after("a", 1)), Some(after("a", 1))]);
+    assert_eq!(asked[3], Some(further));
+    assert_eq!(events(seen), named(&["b"]));
+}
+
 /// T34: what is parked is a place, and nothing else.
 #[tokio::test(start_paused = true)]
 async fn a_catch_up_whose_client_does_not_read_gives_its_turn_back_and_starts_over() {
@@ -247,25 +282,30 @@ async fn a_time_before_the_oldest_oplog_entry_is_refused_without_opening() {
 #[tokio::test(start_paused = true)]
 async fn a_watch_that_waited_for_its_turn_does_not_end_because_mongodb_is_away_for_a_moment() {
     let catch_up = || cursor(vec![batch(&[insert("b", 2)])]);
-    let source = ScriptedSource::new([
-        cursor(vec![quiet("t0", 2)]),
-        catch_up(),
-        Opening::Fail(Failure::Transient),
-        catch_up(),
-    ]);
-    let settings = HubSettings {
-        max_catch_ups: 1,
-        ..settings()
-    };
-    let hub = hub_with(&source, settings);
-    let token = stamp(&watch(request())).seal(&after("a", 1), None);
-    let wanted = resumed(request(), token);
-    let first = Client::open(&hub, &wanted).await;
-    let mut waits = Client::open(&hub, &wanted).await;
-    assert_eq!(waits.see_all().await, [Seen::Stage(Stage::CatchingUp)]);
-    drop(first);
-    let seen = waits.see(2).await;
-    assert_eq!(seen, [Seen::Stage(Stage::Reconnecting), event_named("b")]);
+    for failure in [Failure::Transient, Failure::LoginFailed] {
+        let source = ScriptedSource::new([
+            cursor(vec![quiet("t0", 2)]),
+            catch_up(),
+            // The second attempt is made at once, and the third after a pause.
+            Opening::Fail(failure),
+            Opening::Fail(failure),
+            catch_up(),
+        ]);
+        let settings = HubSettings {
+            max_catch_ups: 1,
+            ..settings()
+        };
+        let hub = hub_with(&source, settings);
+        let token = stamp(&watch(request())).seal(&after("a", 1), None);
+        let wanted = resumed(request(), token);
+        let first = Client::open(&hub, &wanted).await;
+        let mut waits = Client::open(&hub, &wanted).await;
+        assert_eq!(waits.see_all().await, [Seen::Stage(Stage::CatchingUp)]);
+        drop(first);
+        let seen = waits.see(2).await;
+        let expected = [Seen::Stage(Stage::Reconnecting), event_named("b")];
+        assert_eq!(seen, expected, "{failure:?}");
+    }
 }
 
 /// A feed that stands still for its one watch must not keep others from joining it.

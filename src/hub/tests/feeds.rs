@@ -143,8 +143,6 @@ async fn lost_history_ends_the_watch_without_another_attempt() {
 #[tokio::test(start_paused = true)]
 async fn failures_that_nothing_mends_end_the_watch_with_their_own_reason() {
     for (failure, reason) in [
-        (Failure::ImageMissing, "IMAGE_UNAVAILABLE"),
-        (Failure::EventTooLarge, "UPSTREAM_EVENT_TOO_LARGE"),
         (Failure::AccessDenied, "UPSTREAM_ACCESS_DENIED"),
         (Failure::Unsupported, "CHANGE_STREAMS_UNSUPPORTED"),
         (Failure::Broken, "INTERNAL"),
@@ -321,4 +319,55 @@ async fn a_place_that_is_lost_again_after_it_was_found_by_time_ends_the_watch() 
     assert_eq!(seen.last(), Some(&Seen::Ended("RESUME_TOKEN_EXPIRED")));
     let attempts = source.asked().len();
     assert!(attempts < 6, "{attempts} attempts");
+}
+
+/// What happens to the stream says nothing about its place: that was found by time, and is again.
+#[tokio::test(start_paused = true)]
+async fn a_place_that_was_found_by_time_is_found_so_again_after_a_failure_that_passes() {
+    let source = ScriptedSource::new([
+        cursor_that_fails(vec![batch(&[insert("a", 1)])], Failure::TokenNotFound),
+        cursor_that_fails(vec![batch(&[])], Failure::Transient),
+        cursor(vec![batch(&[insert("a", 1), insert("b", 2)])]),
+    ]);
+    let hub = hub(&source);
+    let mut client = Client::open(&hub, &watch(request())).await;
+    let seen = client.see(5).await;
+    assert!(seen.contains(&event_named("b")), "{seen:?}");
+    let by_time = Some(Position::Time(at(1)));
+    assert_eq!(source.asked(), [None, by_time.clone(), by_time]);
+}
+
+/// The password was right before: that the login fails now may be MongoDB's state, and pass.
+#[tokio::test(start_paused = true)]
+async fn a_login_that_fails_is_tried_again_for_as_long_as_mongodb_may_be_away() {
+    let source = ScriptedSource::new([
+        cursor_that_fails(vec![quiet("t0", 0)], Failure::Transient),
+        Opening::Fail(Failure::LoginFailed),
+        Opening::Fail(Failure::LoginFailed),
+        cursor(vec![batch(&[insert("a", 1)])]),
+    ]);
+    let hub = hub(&source);
+    let mut client = Client::open(&hub, &watch(request())).await;
+    let seen = client.see(4).await;
+    assert!(seen.contains(&event_named("a")), "{seen:?}");
+
+    let refused = (0..500).map(|_| Opening::Fail(Failure::LoginFailed));
+    let lost = cursor_that_fails(vec![quiet("t0", 0)], Failure::Transient);
+    let source = ScriptedSource::new(std::iter::once(lost).chain(refused));
+    let hub = hub_with(&source, settings());
+    let mut client = Client::open(&hub, &watch(request())).await;
+    let seen = client.see(9).await;
+    assert_eq!(seen.last(), Some(&Seen::Ended("UPSTREAM_UNAVAILABLE")));
+    assert!(
+        source.asked().len() < 40,
+        "{} attempts",
+        source.asked().len()
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_login_that_fails_at_the_opening_is_told_at_once() {
+    let source = ScriptedSource::new([Opening::Fail(Failure::LoginFailed)]);
+    let error = hub(&source).subscribe(&watch(request())).await.unwrap_err();
+    assert_eq!(error.reason(), "UPSTREAM_ACCESS_DENIED");
 }

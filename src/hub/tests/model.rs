@@ -116,7 +116,7 @@ fn readers_miss_nothing_and_are_always_woken() {
         || {
             let ring = ring(2_000);
             let join = |residual: &Residual, seat: &Arc<Seat>| {
-                let place = Place::Now { since: None };
+                let place = Place::Now;
                 ring.join(residual, seat, &place).expect("now is there")
             };
             let reader = |residual: Residual| {
@@ -137,7 +137,7 @@ fn readers_miss_nothing_and_are_always_woken() {
                 let ring = Arc::clone(&ring);
                 thread::spawn(move || {
                     let seat = Arc::new(Seat::default());
-                    let place = Place::Now { since: None };
+                    let place = Place::Now;
                     drop(ring.join(&updates(), &seat, &place));
                 })
             };
@@ -214,7 +214,7 @@ fn a_lone_reader_never_falls_off() {
         || {
             let ring = ring(1_000);
             let seat = Arc::new(Seat::default());
-            let place = Place::Now { since: None };
+            let place = Place::Now;
             let mut cursor = ring
                 .join(&everything(), &seat, &place)
                 .expect("now is there");

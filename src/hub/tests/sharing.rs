@@ -2,7 +2,7 @@
 
 use super::*;
 
-fn of(collection: &str) -> pb::WatchRequest {
+pub(super) fn of(collection: &str) -> pb::WatchRequest {
     pb::WatchRequest {
         database: "shop".to_owned(),
         collections: vec![collection.to_owned()],
@@ -58,6 +58,29 @@ async fn a_watch_from_now_gets_nothing_from_before_it_began() {
     assert!(seen.contains(&event_named("b")), "{seen:?}");
     let begins = second.watcher.beginning().position.clone();
     assert_eq!(begins, Position::Time(at(3)), "and its token says so");
+}
+
+/// What the feed brings while the answer about the time is on its way comes after the place that the
+/// watch is told it begins at.
+#[tokio::test(start_paused = true)]
+async fn a_watch_from_now_gets_what_came_while_it_began() {
+    let source = Arc::new(ScriptedSource {
+        time_takes: Duration::from_secs(1),
+        ..ScriptedSource::of([cursor(vec![quiet("t0", 0), batch(&[insert("a", 3)])])])
+    });
+    let hub = hub(&source);
+    let mut first = Client::open(&hub, &watch(request())).await;
+    let opening = async {
+        let mut second = Client::open(&hub, &watch(request())).await;
+        (
+            second.watcher.beginning().position.clone(),
+            second.see(2).await,
+        )
+    };
+    let (came, (begins, seen)) = tokio::join!(first.see(2), opening);
+    assert_eq!(came, [Seen::Stage(Stage::Live), event_named("a")]);
+    assert_eq!(begins, Position::Time(at(3)));
+    assert!(seen.contains(&event_named("a")), "{seen:?}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -207,40 +230,44 @@ async fn an_opening_that_fails_fails_for_all_who_wait_for_it_and_is_forgotten() 
 }
 
 /// Rings give way in order: first those that nobody reads.
+/// A set that is yet to be initiated has no name, and what has none must not be sealed into tokens.
 #[tokio::test(start_paused = true)]
-async fn short_of_memory_deserted_rings_go_first_and_then_the_largest() {
-    let bigs = |from: u32| cursor((from..from + 12).map(|n| batch(&[big("e", n)])).collect());
-    let source = ScriptedSource::new([bigs(1), bigs(20), cursor(vec![quiet("t", 1)])]);
-    let settings = HubSettings {
-        max_feeds: 3,
-        ring_bytes: 64 << 20,
-        memory_limit: 10 << 20,
+async fn a_deployment_without_a_name_is_refused_until_it_has_one() {
+    let source = ScriptedSource::new([cursor(vec![quiet("t", 1)])]);
+    source.set_names.lock().unwrap().extend(["", "rs"]);
+    let unnamed = HubSettings {
+        deployment_name: None,
         ..settings()
     };
-    let hub = hub_with(&source, settings);
-    let deserted = Client::open(&hub, &watch(of("a"))).await;
-    tokio::time::sleep(Duration::from_secs(1)).await;
-    drop(deserted);
-    let mut slow = Client::open(&hub, &watch(of("b"))).await;
-    tokio::time::sleep(Duration::from_secs(1)).await;
-    let held = hub.readings().memory_used_bytes;
-    assert!(held <= 11 << 20, "{held} bytes are held");
-    let rings: Vec<usize> = {
-        let roll = lock(&hub.0.roll);
-        let cost = |collection: &str| {
-            let feeds = roll
-                .feeds()
-                .filter(|(plan, _)| plan.scope.to_string() == format!("shop.{collection}"));
-            feeds
-                .filter_map(|(_, handle)| handle.ring())
-                .map(|ring| ring.cost())
-                .sum()
-        };
-        ["a", "b"].map(cost).to_vec()
+    let hub = hub_with(&source, unnamed);
+    let refused = hub.subscribe(&watch(request())).await.unwrap_err();
+    assert_eq!(refused.reason(), "CHANGE_STREAMS_UNSUPPORTED");
+    let client = Client::open(&hub, &watch(request())).await;
+    let token = crate::wire::ResumeToken::read(&client.token).unwrap();
+    let plan = crate::plan::Plan::shared(&watch(request()));
+    assert!(token.is_of_deployment(&crate::wire::Stamp::new("rs", &plan)));
+}
+
+/// While MongoDB is silent, nobody waits for the failures of those who came before.
+#[tokio::test(start_paused = true)]
+async fn watches_that_begin_together_are_refused_together_while_mongodb_is_silent() {
+    let source = Arc::new(ScriptedSource {
+        facts_take: Duration::from_secs(10),
+        facts_fail: u32::MAX,
+        ..ScriptedSource::of([])
+    });
+    let unnamed = HubSettings {
+        deployment_name: None,
+        ..settings()
     };
-    assert_eq!(rings[0], 0, "nobody reads the first");
-    assert!(rings[1] > 0, "and that was enough");
-    let seen = slow.see(13).await;
-    let events = seen.iter().filter(|it| matches!(it, Seen::Event(_)));
-    assert_eq!(events.count(), 12, "{seen:?}");
+    let hub = hub_with(&source, unnamed);
+    let begun = Instant::now();
+    let wanted = watch(request());
+    let refused = futures::future::join_all((0..20).map(|_| hub.subscribe(&wanted))).await;
+    assert!(refused.iter().all(Result::is_err));
+    let last = begun.elapsed();
+    assert!(
+        last <= Duration::from_secs(20),
+        "the last heard after {last:?}"
+    );
 }

@@ -8,7 +8,7 @@ use super::number::Number;
 use super::value::{Class, Literal, compare, text};
 use crate::plan::Condition;
 use crate::plan::match_stage::prefix_pattern;
-use crate::plan::pattern::Pattern;
+use crate::plan::pattern::{Effort, Pattern};
 use crate::raw::{Element, ElementType};
 
 /// What a value must be like. A condition holds when any value at its path passes.
@@ -67,8 +67,9 @@ impl Test {
         })
     }
 
-    /// Whether a value passes; `None` is a missing field.
-    pub(super) fn passes(&self, value: Option<&Element<'_>>) -> bool {
+    /// Whether a value passes; `None` is a missing field. What takes more than is left of `effort`
+    /// does not, and `effort` knows.
+    pub(super) fn passes(&self, value: Option<&Element<'_>>, effort: &Effort) -> bool {
         let Some(value) = value else {
             return self.passes_missing();
         };
@@ -95,7 +96,9 @@ impl Test {
                 pattern,
                 options,
             } => match value.kind {
-                ElementType::String | ElementType::Symbol => compiled.is_match(text(value)),
+                ElementType::String | ElementType::Symbol => {
+                    compiled.is_match(text(value), effort).unwrap_or(false)
+                }
                 ElementType::RegularExpression => value.as_regex() == Some((pattern, options)),
                 _ => false,
             },

@@ -5,7 +5,8 @@ use super::*;
 fn matches(pattern: &str, options: &str, text: &str) -> bool {
     Pattern::new(pattern, options)
         .unwrap()
-        .is_match(text.as_bytes())
+        .is_match(text.as_bytes(), &Effort::default())
+        .unwrap()
 }
 
 fn assert_rows(rows: &[(&str, &str, &str, bool)]) {
@@ -146,9 +147,10 @@ fn a_pattern_that_grows_too_large_is_refused() {
 #[test]
 fn text_that_is_not_utf_8_is_no_match() {
     let any = Pattern::new("", "s").unwrap();
-    assert!(any.is_match(b""));
-    assert!(!any.is_match(b"\xff"));
-    assert!(!any.is_match(b"a\xc3\n"));
+    let is_match = |text| any.is_match(text, &Effort::default()).unwrap();
+    assert!(is_match(b""));
+    assert!(!is_match(b"\xff"));
+    assert!(!is_match(b"a\xc3\n"));
 }
 
 /// Linear time: what makes a backtracking engine run for ages.
@@ -156,5 +158,62 @@ fn text_that_is_not_utf_8_is_no_match() {
 fn no_pattern_takes_long() {
     let pattern = Pattern::new("(?:a+)+$|(?:a|a)*b|(?:.*.*)*c", "").unwrap();
     let text = "a".repeat(100_000) + "!";
-    assert!(!pattern.is_match(text.as_bytes()));
+    assert_eq!(
+        pattern.is_match(text.as_bytes(), &Effort::default()),
+        Some(false)
+    );
+}
+
+/// T39. Linear in the text, and still thousands of steps a byte: a slower machine alone decides it,
+/// and on a long text it does not.
+#[test]
+fn a_pattern_that_takes_too_much_of_a_text_is_not_decided() {
+    let mut state = 88_172_645_463_325_252_u64;
+    let mut noise = |bytes: usize| -> String {
+        let mut next = || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            if state & 1 == 0 { 'a' } else { 'b' }
+        };
+        (0..bytes).map(|_| next()).collect()
+    };
+    for costly in [
+        "[ab]*a[ab]{400}c",
+        "a.{0,200}b.{0,200}c.{0,200}z9",
+        "(?:a.{1,900}q)",
+    ] {
+        let pattern = Pattern::new(costly, "").unwrap();
+        let effort = Effort::default();
+        let short = noise(100);
+        assert_eq!(
+            pattern.is_match(short.as_bytes(), &effort),
+            Some(false),
+            "{costly}"
+        );
+        assert!(!effort.gave_up());
+        assert_eq!(
+            pattern.is_match(noise(1 << 20).as_bytes(), &effort),
+            None,
+            "{costly}"
+        );
+        assert!(effort.gave_up());
+        assert!(!effort.gave_up(), "it is told once");
+        // Many texts are no way around it.
+        let decided =
+            (0..100).filter(|_| pattern.is_match(noise(5_000).as_bytes(), &effort).is_some());
+        assert!(decided.count() < 20, "{costly}");
+    }
+    // Ordinary patterns are decided on any text.
+    for ordinary in [
+        "order-[0-9]{4}",
+        "(?i)the.{0,50}fox",
+        "(a+)+$",
+        r"(x+x+)+y",
+        r"\w+@\w+\.com",
+    ] {
+        let pattern = Pattern::new(ordinary, "").unwrap();
+        let decided = pattern.is_match(noise(4 << 20).as_bytes(), &Effort::default());
+        assert!(decided.is_some(), "{ordinary}");
+    }
 }

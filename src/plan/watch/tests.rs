@@ -41,6 +41,7 @@ fn an_empty_request_takes_every_default() {
             scope: Scope::Deployment,
             operations: None,
             filter: None,
+            pattern_bytes: 0,
             missing_image: MissingImage::Deliver,
             start: Start::Now,
             end_time: None,

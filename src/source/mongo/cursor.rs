@@ -3,37 +3,37 @@
 use bytes::Bytes;
 use futures::{StreamExt as _, future::BoxFuture};
 use mongodb::raw_batch_cursor::{RawBatch, RawBatchCursor};
-use tokio::time::Instant;
+use tokio::time::{Duration, Instant, sleep_until};
 
-use crate::{
-    plan::Operation,
-    raw::{self, Elements},
-    source::{
-        Batch, ClusterTime, Cursor, Event, Position, SourceError,
-        event::{EventError, range_in},
-        failure::Failure,
-        split::Merger,
-    },
+use crate::source::{
+    Batch, Cursor, SourceError,
+    failure::Failure,
+    reply::{Brought, Replies},
 };
 
 use super::{MAX_AWAIT, patience::Patience};
+
+/// A server may answer early, without an event, in the midst of what holds none for the stream. One
+/// that has done so this many times in a row is given a pause before it is asked again.
+const HOLLOW_REPLIES: u32 = 16;
+/// How long.
+const HOLLOW_PAUSE: Duration = Duration::from_millis(10);
 
 /// An open change stream on MongoDB.
 pub(super) struct MongoCursor {
     cursor: RawBatchCursor,
     patience: Patience,
-    /// A time that the place of this stream has surely reached.
-    reached: Option<ClusterTime>,
-    /// The operation time of the reply before.
-    heard: Option<ClusterTime>,
+    replies: Replies,
     /// When the reply that is awaited was asked for.
     asked: Option<Instant>,
-    /// Whether the next reply is the first of a stream from now, before which there is nothing.
-    from_now: bool,
-    merger: Merger,
-    /// Batches of the last reply that are still to be handed out, in reverse order. Only a reply
-    /// with fragments makes more than one.
+    /// How many replies in a row came early and brought nothing.
+    hollow: u32,
+    /// Until when MongoDB is not asked again.
+    rest_until: Option<Instant>,
+    /// Batches of the last reply that are still to be handed out, in reverse order.
     ready: Vec<Batch>,
+    /// What comes after them, where nothing can.
+    broken: Option<SourceError>,
 }
 
 impl Cursor for MongoCursor {
@@ -43,94 +43,69 @@ impl Cursor for MongoCursor {
                 if let Some(batch) = self.ready.pop() {
                     return Ok(batch);
                 }
+                if let Some(error) = self.broken.take() {
+                    return Err(error);
+                }
+                if let Some(until) = self.rest_until {
+                    sleep_until(until).await;
+                    self.rest_until = None;
+                }
                 // Kept here, as this future may be dropped and made again while the reply is awaited.
                 let asked = *self.asked.get_or_insert_with(Instant::now);
                 let reply = self.reply().await?;
                 self.asked = None;
                 let waited = asked.elapsed() >= MAX_AWAIT / 2;
-                let batch = self.read(reply, waited)?;
-                self.ready = self.merger.take(batch)?;
+                let reply = Bytes::from_owner(Reply(reply));
+                let Brought { batches, broken } = self.replies.read(reply, waited);
+                self.rest_after(&batches, waited);
+                self.ready = batches;
                 self.ready.reverse();
+                self.broken = broken;
             }
         })
     }
 }
 
 impl MongoCursor {
-    /// The stream behind `cursor`, which was opened at `at`.
-    pub(super) fn new(cursor: RawBatchCursor, patience: Patience, at: Option<&Position>) -> Self {
+    /// The stream behind `cursor`, whose replies are read as those of the place that it was opened at.
+    pub(super) fn new(cursor: RawBatchCursor, patience: Patience, replies: Replies) -> Self {
         Self {
             cursor,
             patience,
-            reached: at.map(Position::time),
-            heard: None,
+            replies,
             asked: None,
-            from_now: at.is_none(),
-            merger: Merger::default(),
+            hollow: 0,
+            rest_until: None,
             ready: Vec::new(),
+            broken: None,
+        }
+    }
+
+    /// Keeps a server that answers at once, and says nothing, from being asked as fast as it answers.
+    fn rest_after(&mut self, batches: &[Batch], waited: bool) {
+        let hollow = !waited && batches.iter().all(|batch| batch.events.is_empty());
+        self.hollow = if hollow {
+            self.hollow.saturating_add(1)
+        } else {
+            0
+        };
+        if self.hollow > HOLLOW_REPLIES {
+            self.rest_until = Some(Instant::now() + HOLLOW_PAUSE);
         }
     }
 
     async fn reply(&mut self) -> Result<RawBatch, SourceError> {
-        match self.patience.bear(self.cursor.next()).await? {
+        match self
+            .patience
+            .bear(self.cursor.next(), self.replies.reached())
+            .await?
+        {
             Some(reply) => Ok(reply?),
             None => Err(SourceError::new(
                 Failure::Transient,
                 "the cursor is used up",
             )),
         }
-    }
-
-    fn read(&mut self, reply: RawBatch, waited: bool) -> Result<Batch, SourceError> {
-        let buffer = Bytes::from_owner(Reply(reply));
-        let parts = ReplyParts::find(&buffer)?;
-        let mut events = Vec::new();
-        for element in Elements::new(parts.batch).map_err(EventError::from)? {
-            let document = element
-                .and_then(|it| it.as_document().ok_or(raw::Error::Value))
-                .map_err(EventError::from)?;
-            events.push(Event::parse(&buffer, range_in(&buffer, document))?);
-        }
-        let from_now = std::mem::take(&mut self.from_now);
-        let idle = events.is_empty() && (waited || from_now);
-        // A whole second's worth of trust: a reply that was waited for in vain has seen everything
-        // that was committed when the one before it was made.
-        let reached = match events.last() {
-            Some(event) => Some(event.cluster_time),
-            None if !idle => None,
-            None => self.heard.or(match self.reached {
-                None => parts.operation_time,
-                Some(_) => None,
-            }),
-        };
-        self.reached = self.reached.max(reached);
-        self.heard = parts.operation_time;
-        let time = self.reached.unwrap_or_default();
-        let position = match (events.last(), parts.post_batch_token) {
-            (Some(event), Some(token)) if buffer[event.token.clone()] != *token => {
-                // An invalidate closes the stream: the only way on is right after it.
-                if event.operation == Operation::Invalidate {
-                    Some(event.position(&buffer))
-                } else {
-                    let token = buffer.slice_ref(token);
-                    Some(Position::HighWater { token, time })
-                }
-            }
-            (Some(event), _) => Some(event.position(&buffer)),
-            (None, Some(token)) => {
-                let token = buffer.slice_ref(token);
-                Some(Position::HighWater { token, time })
-            }
-            (None, None) => None,
-        };
-        Ok(Batch {
-            events,
-            position,
-            operation_time: parts.operation_time,
-            closed: parts.cursor_id == Some(0),
-            idle,
-            buffer,
-        })
     }
 }
 
@@ -140,49 +115,5 @@ struct Reply(RawBatch);
 impl AsRef<[u8]> for Reply {
     fn as_ref(&self) -> &[u8] {
         self.0.as_raw_document().as_bytes()
-    }
-}
-
-/// What a reply to `aggregate` or `getMore` holds.
-struct ReplyParts<'a> {
-    batch: &'a [u8],
-    cursor_id: Option<i64>,
-    post_batch_token: Option<&'a [u8]>,
-    operation_time: Option<ClusterTime>,
-}
-
-impl<'a> ReplyParts<'a> {
-    fn find(reply: &'a [u8]) -> Result<Self, EventError> {
-        let mut cursor = None;
-        let mut operation_time = None;
-        for field in Elements::new(reply)? {
-            let field = field?;
-            match field.key {
-                b"cursor" => cursor = field.as_document(),
-                b"operationTime" => {
-                    operation_time = field
-                        .as_timestamp()
-                        .map(|(seconds, increment)| ClusterTime { seconds, increment });
-                }
-                _ => {}
-            }
-        }
-        let (mut batch, mut cursor_id, mut post_batch_token) = (None, None, None);
-        for field in Elements::new(cursor.ok_or(EventError::Missing("cursor"))?)? {
-            let field = field?;
-            match field.key {
-                // An array is a document whose keys are numbers.
-                b"firstBatch" | b"nextBatch" => batch = Some(field.value),
-                b"id" => cursor_id = field.as_int(),
-                b"postBatchResumeToken" => post_batch_token = field.as_document(),
-                _ => {}
-            }
-        }
-        Ok(Self {
-            batch: batch.ok_or(EventError::Missing("batch"))?,
-            cursor_id,
-            post_batch_token,
-            operation_time,
-        })
     }
 }

@@ -58,6 +58,28 @@ fn an_expired_token_is_explained_with_the_file_to_delete() {
 }
 
 #[test]
+fn the_place_after_an_event_that_cannot_be_sent_is_told() {
+    for reason in ["IMAGE_UNAVAILABLE", "UPSTREAM_EVENT_TOO_LARGE"] {
+        let mut details = ErrorDetails::new();
+        let metadata = [("next_token".to_owned(), "bmV4dA==".to_owned())];
+        details.set_error_info(reason, "weir", metadata);
+        let status = Status::with_error_details(Code::FailedPrecondition, "words", details);
+        let text = explain(&status, &Facts::default());
+        assert!(
+            text.ends_with("without it: --resume-token bmV4dA=="),
+            "{text}"
+        );
+        // The place in a file goes before one of the command line.
+        let facts = Facts {
+            resume_file: Some("orders.token".into()),
+            ..Facts::default()
+        };
+        let text = explain(&status, &facts);
+        assert!(text.contains("delete orders.token"), "{text}");
+    }
+}
+
+#[test]
 fn a_bad_field_is_named_by_what_was_typed() {
     let mut details = ErrorDetails::new();
     details.set_error_info("INVALID_REQUEST", "weir", NO_METADATA);

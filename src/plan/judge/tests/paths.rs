@@ -125,7 +125,7 @@ fn of_repeated_names_the_first_counts() {
     let document = crate::raw::document(twice);
     let first = |value: i32| {
         let test = Test::new(&Condition::Eq(value.into())).unwrap().0;
-        finds(&Path::new("a"), &document, &test)
+        finds(&Path::new("a"), &document, &test, &Effort::default())
     };
     assert!(first(1));
     assert!(!first(2));

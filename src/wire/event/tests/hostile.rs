@@ -47,7 +47,15 @@ fn survives(bytes: &[u8]) -> Result<(), TestCaseError> {
             prop_assert_eq!(&decoded.unwrap().changes, &[event.unwrap()]);
         }
         let sizes = (bytes.len() as u64, 1);
-        if let Ok(stub) = omitted(&buffer, &parsed[0], &stamp(), format, sizes, true) {
+        if let Ok(stub) = omitted(
+            &buffer,
+            &parsed[0],
+            &stamp(),
+            format,
+            FilterMatch::Left,
+            sizes,
+            true,
+        ) {
             let decoded = pb::ChangeBatch::decode(stub);
             prop_assert!(decoded.is_ok(), "{decoded:?}");
         }
@@ -145,16 +153,30 @@ fn an_event_that_is_not_bson_is_an_error() {
             Err(EventError::Malformed(_))
         ));
     }
-    for (raw, missing) in [
-        (doc! { "operationType": "insert" }, "_id"),
-        (doc! { "_id": mongo_token("82AA") }, "operationType"),
-        (
-            doc! { "_id": mongo_token("82AA"), "operationType": 5 },
-            "operationType",
-        ),
-        (doc! { "_id": "82AA", "operationType": "insert" }, "_id"),
+    for raw in [
+        doc! { "operationType": "insert" },
+        doc! { "_id": "82AA", "operationType": "insert" },
     ] {
         let error = encoded(&[raw_document(&raw)], Format::Bson).unwrap_err();
-        assert_eq!(error, EventError::Missing(missing), "{raw}");
+        assert_eq!(error, EventError::NoToken, "{raw}");
+    }
+}
+
+/// T16: without a name that can be read there is still the whole event.
+#[test]
+fn an_event_whose_operation_cannot_be_read_comes_as_a_whole() {
+    for raw in [
+        doc! { "_id": mongo_token("82AA") },
+        doc! { "_id": mongo_token("82AA"), "operationType": 5 },
+    ] {
+        let raw = raw_document(&raw);
+        let encoded = encoded(std::slice::from_ref(&raw), Format::Bson).expect("it has a token");
+        let change = batch(encoded[0].field()).remove(0).change;
+        let Some(Change::Other(other)) = change else {
+            panic!("it came as {change:?}");
+        };
+        assert_eq!(other.operation_type, "");
+        let event = other.event.and_then(|it| it.value);
+        assert_eq!(event, Some(pb::document::Value::Bson(raw.into())));
     }
 }

@@ -191,6 +191,7 @@ fn a_stub_holds_the_head_of_the_event_and_its_sizes() {
                 &events[0],
                 &stamp(),
                 format,
+                FilterMatch::Left,
                 (5_000_000_000, 65_536),
                 with_key,
             );
@@ -201,6 +202,7 @@ fn a_stub_holds_the_head_of_the_event_and_its_sizes() {
                     event_bytes: 5_000_000_000,
                     max_message_bytes: 65_536,
                 })),
+                r#match: FilterMatch::Left.into(),
                 ..common()
             };
             assert_eq!(batch(stub.unwrap()), [expected]);

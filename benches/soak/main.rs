@@ -1,0 +1,109 @@
+//! Weir under load for as long as one likes: thousands of clients, writers, and faults every few
+//! seconds. `make soak SOAK="--for 2h"`.
+//!
+//! It ends with a table of figures, and with exit code 1 and the reasons where anything was lost,
+//! repeated, out of order or not given back. All of it stands in `tests/load`, which
+//! `tests/load_held.rs` runs for some seconds.
+
+#[path = "../../tests/load/mod.rs"]
+mod load;
+#[path = "../../tests/reading/mod.rs"]
+mod reading;
+#[path = "../../tests/support/mod.rs"]
+mod support;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use clap::Parser;
+use humantime::parse_duration;
+
+#[derive(Debug, Parser)]
+struct Options {
+    /// How long all of it lasts, about: as many cycles of load, calm and nobody as fit, at least one
+    #[arg(long = "for", default_value = "5m", value_parser = parse_duration)]
+    whole: Duration,
+    /// How long the load of one cycle lasts
+    #[arg(long, default_value = "20s", value_parser = parse_duration)]
+    cycle: Duration,
+    /// How many watches there are at once
+    #[arg(long, default_value_t = 2_000)]
+    watchers: usize,
+    /// How many small documents are written a second
+    #[arg(long, default_value_t = 200.0)]
+    rate: f64,
+    /// How many large documents, of up to 3.4 MB, are written a second
+    #[arg(long, default_value_t = 2.0)]
+    large_rate: f64,
+    /// How long it takes on average from one fault to the next, of networks and of processes each
+    #[arg(long, default_value = "3s", value_parser = parse_duration)]
+    fault_every: Duration,
+    /// How many bytes more a server may take at rest in the last cycle than in the first
+    #[arg(long, default_value = "32MiB")]
+    growth: ByteSize,
+    /// From which all choices follow [default: any]
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Passed by cargo
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let options = Options::parse();
+    let seed = options.seed.unwrap_or_else(|| fastrand::u64(..));
+    let again = again(seed);
+    eprintln!("{again}");
+    let outcome = load::run(&load::Settings {
+        watchers: options.watchers,
+        connections: 8 + options.watchers / 100,
+        rate: options.rate,
+        large_rate: options.large_rate,
+        whole: options.whole,
+        load: options.cycle,
+        warm_up: options.cycle / 3,
+        fault_pause: options.fault_every,
+        fault_length: Duration::from_secs(4),
+        longest_pause: Duration::from_secs(10),
+        // Two thousand who come back at once take their turns, and some of the turns are held up by
+        // connections that are half-open.
+        calm: Duration::from_secs(300),
+        empty: Duration::from_secs(60),
+        growth: options.growth.as_u64() as f64,
+        telling: Duration::from_secs(10),
+        seed,
+    })
+    .await;
+    match outcome {
+        Ok(()) => {
+            eprintln!("it held");
+            ExitCode::SUCCESS
+        }
+        Err(failures) => {
+            for failure in &failures {
+                eprintln!("FAILED: {failure}");
+            }
+            eprintln!("again: {again}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The command that runs this again.
+fn again(seed: u64) -> String {
+    let mut arguments = Vec::new();
+    let mut given = std::env::args().skip(1);
+    while let Some(argument) = given.next() {
+        match argument.as_str() {
+            "--bench" => {}
+            // Its value is the next one.
+            "--seed" => drop(given.next()),
+            other if other.starts_with("--seed=") => {}
+            _ => arguments.push(argument),
+        }
+    }
+    arguments.push(format!("--seed={seed}"));
+    format!("make soak SOAK=\"{}\"", arguments.join(" "))
+}

@@ -1,0 +1,354 @@
+//! An event: its bytes as MongoDB sends them, up to what a client reads.
+
+use bson::{Bson, Document};
+use bytes::Bytes;
+use prost::Message as _;
+use serde_json::Value as Json;
+use weir::{
+    pb,
+    plan::{Format, Operation, Plan, Scope},
+    raw::{ElementType, Elements},
+    source::Event,
+    wire::{self, Stamp},
+};
+
+use super::{
+    event_fields::{images, nothing_is_lost},
+    input::{Input, document, put_element},
+    samples,
+};
+
+pub const FORMATS: [Format; 4] = [
+    Format::Bson,
+    Format::Json,
+    Format::CanonicalJson,
+    Format::Struct,
+];
+
+/// What a byte of an event may become at most in any format, and what stands around it. The worst is
+/// the shortest of values with the longest of names, such as a regular expression of nothing, written
+/// as a Struct.
+const MOST_FOR_A_BYTE: usize = 40;
+const MOST_AROUND: usize = 1024;
+
+/// How deep JSON goes before a document comes as BSON instead.
+const DEEPEST_JSON: usize = 200;
+/// How deep the readers of JSON are asked to go here: `serde_json` ends at 128.
+const DEEPEST_COMPARED: usize = 60;
+
+/// The end of the year 9999, in milliseconds since 1970.
+const LAST_DAY: i64 = 253_402_300_799_999;
+
+/// Reads the input as an event, or as a document or fields in one, and encodes it in every format.
+pub fn run(data: &[u8]) {
+    let mut input = Input(data);
+    let mode = input.byte();
+    let operation = Operation::ALL[usize::from(input.byte()) % Operation::ALL.len()];
+    let name = match operation.name() {
+        "" => "other",
+        name => name,
+    };
+    let event = match mode % 3 {
+        0 => input.0.to_vec(),
+        1 => around(name, |elements| {
+            put_element(elements, 3, "fullDocument", input.0);
+            put_element(elements, 3, "documentKey", input.0);
+        }),
+        _ => around(name, |elements| elements.extend(input.0)),
+    };
+    check(&event);
+}
+
+/// An event with more elements behind those that every event has.
+fn around(operation: &str, more: impl Fn(&mut Vec<u8>)) -> Vec<u8> {
+    let head = samples::event(operation, Document::new());
+    let head = head.to_vec().expect("it is BSON");
+    let mut elements = head[4..head.len() - 1].to_vec();
+    more(&mut elements);
+    document(&elements)
+}
+
+/// Encodes an event in every format, and compares what comes out with what went in.
+pub fn check(raw: &[u8]) {
+    let Ok(event) = Event::parse(raw, 0..raw.len()) else {
+        let mut elements = Elements::new(raw).into_iter().flatten();
+        let broken = elements.any(|it| it.is_err());
+        let token = Elements::new(raw)
+            .into_iter()
+            .flatten()
+            .map_while(Result::ok)
+            .find(|it| it.key == b"_id");
+        let unusable = token.is_none_or(|it| it.as_document().is_none());
+        let refused = Elements::new(raw).is_err() || broken || unusable;
+        return assert!(refused, "an event with a place was refused");
+    };
+    let whole = encoded(raw, &event, Format::Bson);
+    nothing_is_lost(raw, &event, &whole);
+    for format in FORMATS {
+        let change = encoded(raw, &event, format);
+        assert_eq!(change.resume_token, whole.resume_token);
+        assert_eq!(change.operation, whole.operation);
+        for (raw, document) in images(&whole, &change) {
+            compare(&raw, &document, format);
+        }
+    }
+}
+
+fn encoded(raw: &[u8], event: &Event, format: Format) -> pb::ChangeEvent {
+    let plan = Plan {
+        scope: Scope::Deployment,
+        change_stream: Document::new(),
+        stages: Vec::new(),
+        asked: None,
+    };
+    let stamp = Stamp::new("rs0", &plan);
+    let mut encoded = wire::encode(raw, [event], &stamp, format, |chunk| chunk)
+        .expect("what was read as an event can be encoded");
+    let encoded = encoded.pop().expect("one event went in");
+    let most = raw.len() * MOST_FOR_A_BYTE + MOST_AROUND;
+    assert!(
+        encoded.size() <= most,
+        "{} bytes became {} as {format:?}",
+        raw.len(),
+        encoded.size()
+    );
+    let field = encoded.field();
+    assert_eq!(field.len(), encoded.size());
+    let batch = pb::ChangeBatch::decode(field).expect("what was encoded can be decoded");
+    let [change] = &batch.changes[..] else {
+        panic!("one event became {}", batch.changes.len());
+    };
+    assert_eq!(change.resume_token, encoded.token());
+    let alone = pb::ChangeEvent::decode(encoded.message()).expect("it can be decoded alone");
+    assert_eq!(&alone, change);
+
+    let sizes = (encoded.size() as u64, 1);
+    let told = pb::FilterMatch::Entered;
+    for with_key in [true, false] {
+        let stub = wire::omitted(raw, event, &stamp, format, told, sizes, with_key)
+            .expect("what was read as an event can be left out");
+        let stub = pb::ChangeBatch::decode(stub).expect("a stub can be decoded");
+        assert_eq!(stub.changes[0].resume_token, change.resume_token);
+    }
+    alone
+}
+
+/// Compares a document with what was made of it.
+fn compare(raw: &Bytes, document: &pb::Document, format: Format) {
+    use pb::document::Value;
+    let value = document.value.as_ref().expect("a document holds something");
+    let shape = Shape::of(raw);
+    // The `bson` crate reads by recursion, and so only what is not too deep. It wants the indices of
+    // arrays to be UTF-8, which no format writes.
+    let read = (shape.depth <= DEEPEST_COMPARED && shape.readable_indices)
+        .then(|| Document::from_reader(&raw[..]));
+    let readable = matches!(read, Some(Ok(_)));
+    match value {
+        Value::Bson(bytes) => {
+            assert_eq!(bytes, raw, "BSON is not what it was");
+            let needless = format != Format::Bson && readable && shape.well_formed;
+            assert!(!needless, "{format:?} could have held {read:?}");
+        }
+        Value::Json(text) => {
+            assert!(shape.depth <= DEEPEST_JSON);
+            let canonical = format == Format::CanonicalJson;
+            let fallback = format == Format::Struct;
+            if fallback {
+                let needless = !shape.repeats && shape.depth < 20;
+                assert!(!needless, "a Struct could have held {read:?}");
+            }
+            let Some(read) = read else { return };
+            let read = read.expect("JSON was made of what is no BSON");
+            let json: Json = serde_json::from_str(text).expect("JSON can be read");
+            if !shape.repeats {
+                let expected = extended_json(Bson::Document(read), canonical);
+                assert!(
+                    same(&json, &expected),
+                    "as {format:?}: {json} is not {expected}"
+                );
+            }
+        }
+        Value::Struct(held) => {
+            assert_eq!(format, Format::Struct);
+            assert!(!shape.repeats, "a Struct holds no name twice");
+            let Some(read) = read else { return };
+            let read = read.expect("a Struct was made of what is no BSON");
+            let expected = as_struct(extended_json(Bson::Document(read), false));
+            assert_eq!(struct_json(held), expected);
+        }
+        Value::Null(_) => panic!("a document became null"),
+    }
+}
+
+/// What the `bson` crate makes of a value, but for what it gets wrong: of dates beyond the calendar it
+/// makes the calendar's last day, of the three digits of a date's milliseconds it leaves out zeros, and
+/// doubles that are nearly nothing are no `$numberDouble`.
+fn extended_json(value: Bson, canonical: bool) -> Json {
+    let inner = |value| extended_json(value, canonical);
+    match value {
+        Bson::Document(document) => document
+            .into_iter()
+            .map(|(name, value)| (name, inner(value)))
+            .collect(),
+        Bson::Array(values) => values.into_iter().map(inner).collect(),
+        Bson::JavaScriptCodeWithScope(code) => serde_json::json!({
+            "$code": code.code, "$scope": inner(Bson::Document(code.scope)),
+        }),
+        Bson::DateTime(date) if date.timestamp_millis() > LAST_DAY => serde_json::json!({
+            "$date": { "$numberLong": date.timestamp_millis().to_string() },
+        }),
+        Bson::DateTime(date) if !canonical && date.timestamp_millis() >= 0 => {
+            let text = date.try_to_rfc3339_string().expect("it is in the calendar");
+            let text = match text.split_once('.') {
+                Some((second, part)) => format!("{second}.{:0<3}Z", part.trim_end_matches('Z')),
+                None => text,
+            };
+            serde_json::json!({ "$date": text })
+        }
+        Bson::Double(number) if !number.is_finite() => {
+            let text = match number {
+                _ if number.is_nan() => "NaN",
+                _ if number > 0.0 => "Infinity",
+                _ => "-Infinity",
+            };
+            serde_json::json!({ "$numberDouble": text })
+        }
+        Bson::Double(number) if canonical => {
+            serde_json::json!({ "$numberDouble": number.to_string() })
+        }
+        Bson::Double(number) => Json::from(number),
+        value if canonical => value.into_canonical_extjson(),
+        value => value.into_relaxed_extjson(),
+    }
+}
+
+/// Whether two are the same, however their doubles are written, and but for the last digits of those
+/// that are numbers, in which `serde_json` errs when it reads.
+fn same(one: &Json, other: &Json) -> bool {
+    let text = |json: &Json| json.get("$numberDouble")?.as_str()?.parse::<f64>().ok();
+    match (one, other) {
+        (Json::Number(one), Json::Number(other)) if one.is_f64() && other.is_f64() => {
+            let (one, other) = (one.as_f64(), other.as_f64());
+            one.zip(other)
+                .is_some_and(|(a, b)| a == b || (a - b).abs() <= 1e-12 * a.abs())
+        }
+        (Json::Array(one), Json::Array(other)) => {
+            one.len() == other.len() && one.iter().zip(other).all(|(a, b)| same(a, b))
+        }
+        (Json::Object(fields), Json::Object(others)) => {
+            if let (Some(a), Some(b)) = (text(one), text(other)) {
+                return a.to_bits() == b.to_bits() || (a.is_nan() && b.is_nan());
+            }
+            fields.len() == others.len()
+                && fields
+                    .iter()
+                    .all(|(name, a)| others.get(name).is_some_and(|b| same(a, b)))
+        }
+        _ => one == other,
+    }
+}
+
+/// What JSON becomes when its numbers are doubles: those that are none go by their text.
+fn as_struct(json: Json) -> Json {
+    match json {
+        Json::Number(number) => match number.as_i64() {
+            Some(whole) if whole.unsigned_abs() > 1 << 53 => {
+                serde_json::json!({ "$numberLong": whole.to_string() })
+            }
+            _ => Json::from(number.as_f64()),
+        },
+        Json::Array(values) => values.into_iter().map(as_struct).collect(),
+        Json::Object(fields) => fields
+            .into_iter()
+            .map(|(name, value)| (name, as_struct(value)))
+            .collect(),
+        other => other,
+    }
+}
+
+fn struct_json(held: &prost_types::Struct) -> Json {
+    let fields = held.fields.iter();
+    fields
+        .map(|(name, value)| (name.clone(), value_json(value)))
+        .collect()
+}
+
+fn value_json(value: &prost_types::Value) -> Json {
+    use prost_types::value::Kind;
+    match value.kind.as_ref().expect("a value is of a kind") {
+        Kind::NullValue(_) => Json::Null,
+        Kind::NumberValue(number) => Json::from(*number),
+        Kind::StringValue(text) => Json::from(text.as_str()),
+        Kind::BoolValue(value) => Json::from(*value),
+        Kind::StructValue(held) => struct_json(held),
+        Kind::ListValue(list) => list.values.iter().map(value_json).collect(),
+    }
+}
+
+/// What a document is like, as far as it can be walked.
+#[derive(Debug)]
+struct Shape {
+    depth: usize,
+    /// Whether a name comes twice in one of its documents.
+    repeats: bool,
+    /// Whether the indices of its arrays are UTF-8.
+    readable_indices: bool,
+    /// Whether every value in it is what its type says.
+    well_formed: bool,
+}
+
+impl Shape {
+    fn of(raw: &[u8]) -> Self {
+        let mut shape = Self {
+            depth: 0,
+            repeats: false,
+            readable_indices: true,
+            well_formed: true,
+        };
+        let mut open: Vec<(&[u8], usize, bool)> = vec![(raw, 1, true)];
+        while let Some((document, depth, named)) = open.pop() {
+            shape.depth = shape.depth.max(depth);
+            let Ok(elements) = Elements::new(document) else {
+                shape.well_formed = false;
+                continue;
+            };
+            let mut names = std::collections::HashSet::new();
+            for element in elements {
+                let Ok(element) = element else {
+                    shape.well_formed = false;
+                    break;
+                };
+                shape.repeats |= named && !names.insert(element.key);
+                shape.readable_indices &= named || std::str::from_utf8(element.key).is_ok();
+                match element.kind {
+                    ElementType::EmbeddedDocument => open.push((element.value, depth + 1, true)),
+                    ElementType::Array => open.push((element.value, depth + 1, false)),
+                    ElementType::JavaScriptCodeWithScope => {
+                        if let Some((_, scope)) = element.as_code_with_scope() {
+                            open.push((scope, depth + 1, true));
+                        }
+                    }
+                    ElementType::Binary => {
+                        shape.well_formed &= element.as_binary().is_some();
+                    }
+                    _ => {}
+                }
+            }
+        }
+        shape
+    }
+}
+
+/// Events of every operation, and documents of every type.
+pub fn seeds() -> Vec<(&'static str, Vec<u8>)> {
+    let with_mode = |mode: u8, bytes: Vec<u8>| [vec![mode, 0], bytes].concat();
+    let mut seeds: Vec<_> = samples::events()
+        .into_iter()
+        .map(|(name, event)| (name, with_mode(0, event)))
+        .collect();
+    let document = samples::every_type().to_vec().expect("it is BSON");
+    let elements = document[4..document.len() - 1].to_vec();
+    seeds.push(("every-type", with_mode(1, document)));
+    seeds.push(("fields", with_mode(2, elements)));
+    seeds
+}

@@ -1,0 +1,118 @@
+//! A filter and an event: the judge says something of it, whatever its bytes, and the index the same.
+
+use std::collections::BTreeMap;
+
+use prost::Message as _;
+use weir::{
+    pb,
+    plan::{
+        BeforeChange, Crossing, FilterIndex, Judge, MissingImage, Operation, RequestLimits,
+        Residual, Subject, Watch,
+    },
+};
+
+use super::{
+    input::{Input, put_part},
+    samples,
+};
+
+/// Reads the input as a request and an event; puts its filters into an index, together and each alone,
+/// and compares what it finds with what the judges say.
+pub fn run(data: &[u8]) {
+    let mut input = Input(data);
+    let request = input.part();
+    let Ok(request) = pb::WatchRequest::decode(request) else {
+        return;
+    };
+    let residuals = residuals(&request);
+    if residuals.is_empty() {
+        return;
+    }
+    let mut index = FilterIndex::new();
+    for (key, residual) in residuals.iter().enumerate() {
+        index.insert(key, residual);
+    }
+    let judges: Vec<Judge> = residuals.iter().map(Judge::new).collect();
+    compare(&mut index, &judges, input.0);
+    // Those that are left are found as before.
+    for key in (0..judges.len()).step_by(2) {
+        index.remove(key);
+    }
+    for operation in Operation::DOCUMENT {
+        let subject = Subject::read(operation, input.0);
+        index.matches(&subject, |key, _| assert!(key % 2 == 1));
+    }
+}
+
+fn compare(index: &mut FilterIndex<usize>, judges: &[Judge], event: &[u8]) {
+    for operation in Operation::ALL {
+        let subject = Subject::read(operation, event);
+        let mut found: BTreeMap<usize, Crossing> = BTreeMap::new();
+        index.matches(&subject, |key, crossing| {
+            assert!(found.insert(key, crossing).is_none(), "found twice");
+        });
+        let judged: BTreeMap<usize, Crossing> = judges
+            .iter()
+            .enumerate()
+            .filter_map(|(key, judge)| Some((key, judge.judge(&subject)?)))
+            .collect();
+        assert_eq!(found, judged, "{operation:?}");
+    }
+}
+
+/// The request's filters together, for every policy about missing documents, and each alone for one.
+fn residuals(request: &pb::WatchRequest) -> Vec<Residual> {
+    let limits = RequestLimits {
+        allow_deployment: true,
+        ..RequestLimits::default()
+    };
+    let policies = [
+        (MissingImage::Deliver, BeforeChange::Off),
+        (MissingImage::Drop, BeforeChange::Off),
+        (MissingImage::Deliver, BeforeChange::WhenAvailable),
+        (MissingImage::Drop, BeforeChange::Required),
+    ];
+    let alone = request.filters.iter().take(4).map(|filter| {
+        let mut request = request.clone();
+        request.filters = vec![filter.clone()];
+        request
+    });
+    let together = policies.map(|_| request.clone());
+    let requests = together
+        .into_iter()
+        .chain(alone)
+        .zip(policies.iter().cycle());
+    requests
+        .filter_map(|(request, &(missing_image, before_change))| {
+            let watch = Watch::from_request(request, &limits).ok()?;
+            Some(Residual::of(&Watch {
+                missing_image,
+                before_change,
+                ..watch
+            }))
+        })
+        .collect()
+}
+
+/// Every filter with an event that has something for it.
+pub fn seeds() -> Vec<(&'static str, Vec<u8>)> {
+    let events = samples::events();
+    let with = |kind: &'static str| {
+        let event = events.iter().find(|(name, _)| *name == kind);
+        event
+            .map(|(_, event)| event)
+            .expect("there is one of every operation")
+    };
+    let (update, replace) = (with("update"), with("replace"));
+    let requests = samples::requests().into_iter();
+    requests
+        .filter(|(_, request)| !request.filters.is_empty())
+        .zip([update, replace].into_iter().cycle())
+        .map(|((name, request), event)| {
+            let mut seed = Vec::new();
+            put_part(&mut seed, &request.encode_to_vec());
+            seed.extend(event);
+            (name, seed)
+        })
+        .collect()
+}

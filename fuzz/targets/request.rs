@@ -1,0 +1,130 @@
+//! A request: the bytes of a `WatchRequest`, up to the pipeline that it becomes.
+
+use std::{collections::HashMap, sync::LazyLock};
+
+use prost::Message as _;
+use prost_types::{DescriptorProto, FileDescriptorSet, field_descriptor_proto::Label};
+use weir::{
+    error::Error,
+    pb,
+    plan::{
+        FieldViolation, FilterIndex, Judge, MAX_VIOLATIONS, Plan, RequestError, RequestLimits,
+        Residual, Watch,
+    },
+};
+
+use super::samples;
+
+/// What a status may take of the trailers, in which its details are in Base64.
+const MAX_TRAILERS: usize = 8 << 10;
+
+/// Reads the input as a request and plans it.
+pub fn run(data: &[u8]) {
+    let Ok(request) = pb::WatchRequest::decode(data) else {
+        return;
+    };
+    let limits = RequestLimits {
+        allow_deployment: data.len().is_multiple_of(2),
+        ..RequestLimits::default()
+    };
+    let watch = match Watch::from_request(request.clone(), &limits) {
+        Ok(watch) => watch,
+        Err(error) => return refused(&request, error),
+    };
+    for plan in [Plan::dedicated(&watch), Plan::shared(&watch)] {
+        let again = pb::WatchRequest::decode(data).expect("it was read before");
+        let again = Watch::from_request(again, &limits).expect("it was taken before");
+        assert_eq!(watch, again, "one request, two meanings");
+        let database = plan.scope.database();
+        assert_eq!(database, watch.scope.database(), "another database");
+        assert!(plan.fingerprint() != [0; 16]);
+        // What goes to MongoDB is BSON that it takes: its own bound is 16 MiB, and 100 levels.
+        for stage in &plan.stages {
+            let bytes = stage.to_vec().expect("a stage is BSON");
+            assert!(bytes.len() < 16 << 20, "a stage of {} bytes", bytes.len());
+        }
+        let _ = plan.unnarrowed();
+    }
+    for residual in [Residual::of(&watch), Residual::beyond(&watch)] {
+        assert_eq!(residual.key(), residual.clone().key());
+        let _ = Judge::new(&residual);
+        let mut index = FilterIndex::new();
+        index.insert(1, &residual);
+        index.remove(1);
+        assert!(index.is_empty());
+    }
+}
+
+fn refused(request: &pb::WatchRequest, error: RequestError) {
+    if let RequestError::Invalid(violations) = &error {
+        assert!((1..=MAX_VIOLATIONS).contains(&violations.len()));
+        for FieldViolation { field, description } in violations {
+            assert!(
+                is_path("WatchRequest", field),
+                "{field} is no field of a request: {request:?}"
+            );
+            assert!(!description.is_empty());
+        }
+    }
+    let status = Error::from(error).into_status("0123456789abcdef");
+    // A byte that is not plain ASCII is written as three.
+    let message: usize = status
+        .message()
+        .bytes()
+        .map(|it| {
+            if (b' '..=b'~').contains(&it) && it != b'%' {
+                1
+            } else {
+                3
+            }
+        })
+        .sum();
+    let details = status.details().len().div_ceil(3) * 4;
+    assert!(
+        message + details <= MAX_TRAILERS,
+        "a status of {message} and {details} bytes: {:?}",
+        status.message()
+    );
+}
+
+static MESSAGES: LazyLock<HashMap<String, DescriptorProto>> = LazyLock::new(|| {
+    let descriptors = FileDescriptorSet::decode(pb::FILE_DESCRIPTOR_SET)
+        .expect("the descriptors were encoded by the build");
+    let messages = descriptors.file.into_iter().flat_map(|it| it.message_type);
+    messages.map(|it| (it.name().to_owned(), it)).collect()
+});
+
+/// Whether a path such as `filters[0].any_of.filters[2].field.eq` leads to a field.
+fn is_path(message: &str, path: &str) -> bool {
+    let (head, rest) = path.split_once('.').unwrap_or((path, ""));
+    let (name, index) = match head.split_once('[') {
+        Some((name, index)) => (name, index.strip_suffix(']')),
+        None => (head, None),
+    };
+    let Some(message) = MESSAGES.get(message) else {
+        return false;
+    };
+    let Some(field) = message.field.iter().find(|it| it.name() == name) else {
+        return false;
+    };
+    let repeated = field.label() == Label::Repeated;
+    if index.is_some_and(|it| !repeated || it.parse::<u32>().is_err()) {
+        return false;
+    }
+    if rest.is_empty() {
+        return true;
+    }
+    let kind = field.type_name().rsplit('.').next().unwrap_or_default();
+    // What stands in a value is a matter of its own.
+    kind == "Value" || kind == "ListValue" || is_path(kind, rest)
+}
+
+/// Requests of every shape.
+pub fn seeds() -> Vec<(&'static str, Vec<u8>)> {
+    let mut seeds: Vec<_> = samples::requests()
+        .into_iter()
+        .map(|(name, request)| (name, request.encode_to_vec()))
+        .collect();
+    seeds.push(("empty", Vec::new()));
+    seeds
+}

@@ -1,0 +1,114 @@
+//! What gives way where memory is short.
+
+use super::{sharing::of, *};
+
+#[tokio::test(start_paused = true)]
+async fn short_of_memory_deserted_rings_go_first_and_then_the_largest() {
+    let bigs = |from: u32| cursor((from..from + 12).map(|n| batch(&[big("e", n)])).collect());
+    let source = ScriptedSource::new([bigs(1), bigs(20), cursor(vec![quiet("t", 1)])]);
+    let settings = HubSettings {
+        max_feeds: 3,
+        ring_bytes: 64 << 20,
+        memory_limit: 10 << 20,
+        ..settings()
+    };
+    let hub = hub_with(&source, settings);
+    let deserted = Client::open(&hub, &watch(of("a"))).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    drop(deserted);
+    let mut slow = Client::open(&hub, &watch(of("b"))).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let held = hub.readings().memory_used_bytes;
+    assert!(held <= 11 << 20, "{held} bytes are held");
+    let rings: Vec<usize> = {
+        let roll = lock(&hub.0.roll);
+        let cost = |collection: &str| {
+            let feeds = roll
+                .feeds()
+                .filter(|(plan, _)| plan.scope.to_string() == format!("shop.{collection}"));
+            feeds
+                .filter_map(|(_, handle)| handle.ring())
+                .map(|ring| ring.cost())
+                .sum()
+        };
+        ["a", "b"].map(cost).to_vec()
+    };
+    assert_eq!(rings[0], 0, "nobody reads the first");
+    assert!(rings[1] > 0, "and that was enough");
+    let seen = slow.see(13).await;
+    let events = seen.iter().filter(|it| matches!(it, Seen::Event(_)));
+    assert_eq!(events.count(), 12, "{seen:?}");
+}
+
+/// A reply whose events are a small part of its bytes.
+fn with_ballast(mut batch: Batch) -> Batch {
+    let mut buffer = batch.buffer.to_vec();
+    buffer.resize(buffer.len() + (1 << 20), 0);
+    batch.buffer = buffer.into();
+    batch
+}
+
+/// Rings too small to be worth shrinking keep alive the replies that their events came with. Those who
+/// watch them have read all, and nothing new comes that would turn them over.
+#[tokio::test(start_paused = true)]
+async fn small_rings_that_hold_large_replies_give_way_in_the_end() {
+    let holding = |name| cursor(vec![quiet("t", 0), with_ballast(batch(&[insert(name, 2)]))]);
+    let source = ScriptedSource::new([
+        holding("a"),
+        holding("b"),
+        cursor(vec![quiet("t", 0), batch(&[insert("c", 3)])]),
+    ]);
+    let settings = HubSettings {
+        max_feeds: 3,
+        memory_limit: 1 << 20,
+        ..settings()
+    };
+    let hub = hub_with(&source, settings);
+    let mut others = Vec::new();
+    for collection in ["a", "b"] {
+        let mut client = Client::open(&hub, &watch(of(collection))).await;
+        // The second feed reads when the first one holds all there is.
+        let seen = client.see_all().await;
+        others.push((client, seen));
+    }
+    let mut last = Client::open(&hub, &watch(of("c"))).await;
+    let seen = last.see(2).await;
+    assert!(seen.contains(&event_named("c")), "{seen:?}");
+}
+
+/// What a catch-up has read for a client that does not read is less than its queue may hold, and keeps
+/// alive more than all may hold together.
+#[tokio::test(start_paused = true)]
+async fn a_catch_up_that_waits_for_memory_gives_up_what_its_client_leaves_unread() {
+    let source = ScriptedSource::new([
+        cursor(vec![quiet("t", 50)]),
+        cursor(vec![
+            with_ballast(batch(&[insert("b", 2)])),
+            with_ballast(batch(&[insert("c", 3)])),
+        ]),
+        cursor(vec![quiet("t", 0), batch(&[insert("d", 3)])]),
+    ]);
+    let settings = HubSettings {
+        memory_limit: 1 << 20,
+        ..settings()
+    };
+    let hub = hub_with(&source, settings);
+    let _live = Client::open(&hub, &watch(of("a"))).await;
+    let stamp = {
+        let plan = crate::plan::Plan::dedicated(&watch(of("a")));
+        crate::wire::Stamp::new("rs", &plan)
+    };
+    let old = stamp.seal(&after("a", 1), None);
+    let _deaf = Client::open(&hub, &resumed(of("a"), old)).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(hub.readings().memory_used_bytes > 1 << 20);
+    let began = Instant::now();
+    let mut other = Client::open(&hub, &watch(of("b"))).await;
+    let seen = other.see(2).await;
+    assert!(seen.contains(&event_named("d")), "{seen:?}");
+    assert!(
+        began.elapsed() < Duration::from_secs(12),
+        "{:?}",
+        began.elapsed()
+    );
+}

@@ -1,0 +1,282 @@
+//! Events that MongoDB can't send: what stands before them comes, and what can be told of them is told.
+
+use super::*;
+use crate::{error::Unsent, wire::ResumeToken};
+
+const BOTH: [(Failure, &str); 2] = [
+    (Failure::ImageMissing, "IMAGE_UNAVAILABLE"),
+    (Failure::EventTooLarge, "UPSTREAM_EVENT_TOO_LARGE"),
+];
+
+fn update(name: &str, increment: u32) -> bson::Document {
+    event(
+        name,
+        "update",
+        increment,
+        doc! { "documentKey": { "_id": name } },
+    )
+}
+
+fn unsent(error: Error) -> Unsent {
+    match error {
+        Error::ImageUnavailable(unsent) | Error::UpstreamEventTooLarge(unsent) => unsent,
+        other => panic!("awaited an event that can't be sent, got {other:?}"),
+    }
+}
+
+/// Reads to the end; what came, without the stages.
+async fn read_to_end(client: &mut Client) -> Vec<Seen> {
+    let seen = client.see(usize::MAX).await;
+    without_stages(seen)
+}
+
+fn without_stages(mut seen: Vec<Seen>) -> Vec<Seen> {
+    seen.retain(|seen| !matches!(seen, Seen::Stage(_)));
+    seen
+}
+
+fn is_outline(plan: &crate::plan::Plan) -> bool {
+    let last = plan.stages.last();
+    last.is_some_and(|stage| stage.contains_key("$project"))
+}
+
+/// T20 and T32. mongod throws away a reply that fails at its third event; going on after that by time
+/// would be a hole of two.
+#[tokio::test(start_paused = true)]
+async fn what_stands_before_an_event_that_cannot_be_sent_is_delivered() {
+    for (failure, reason) in BOTH {
+        let source = ScriptedSource::new([
+            cursor_that_fails(vec![batch(&[insert("a", 1)])], failure),
+            cursor_that_fails(
+                vec![batch(&[insert("b", 2)]), batch(&[insert("c", 3)])],
+                failure,
+            ),
+            cursor(vec![batch(&[update("poison", 4), insert("d", 5)])]),
+            cursor(vec![batch(&[insert("d", 5)])]),
+        ]);
+        let hub = hub(&source);
+        let mut client = Client::open(&hub, &watch(request())).await;
+        assert_eq!(
+            read_to_end(&mut client).await,
+            [
+                event_named("a"),
+                event_named("b"),
+                event_named("c"),
+                Seen::Ended(reason),
+            ]
+        );
+        // The last place is right before it, and was looked at once. The stream goes on after it.
+        assert_eq!(
+            source.asked(),
+            [
+                None,
+                Some(after("a", 1)),
+                Some(after("c", 3)),
+                Some(after("poison", 4)),
+            ]
+        );
+        assert_eq!(
+            source.paces(),
+            [Pace::Ordinary, Pace::Single, Pace::Ordinary, Pace::Single]
+        );
+        let outlines: Vec<bool> = {
+            let plans = source.plans.lock().unwrap();
+            plans.iter().map(|(plan, _)| is_outline(plan)).collect()
+        };
+        assert_eq!(outlines, [false, false, true, false]);
+
+        let unsent = unsent(end_of(&mut client).await);
+        assert_eq!((unsent.after, unsent.time), (Some(at(3)), Some(at(4))));
+        let next = ResumeToken::read(&unsent.next_token.expect("a token")).expect("it is sound");
+        assert_eq!(next.position, after("poison", 4));
+    }
+}
+
+/// What the look tells, the client skips. A server that reads ahead fails at an event that others stand
+/// before: those must not be told.
+#[tokio::test(start_paused = true)]
+async fn an_event_is_not_told_unless_it_is_certain() {
+    let may_be_another = [
+        // One that needs no image stands before it.
+        vec![cursor(vec![batch(&[insert("a", 1), update("b", 2)])])],
+        // There is another such event behind it: either may be the one, or both.
+        vec![
+            cursor(vec![batch(&[update("a", 1), update("b", 2)])]),
+            Opening::Fail(Failure::ImageMissing),
+        ],
+        // The place after it is not known to be good.
+        vec![
+            cursor(vec![batch(&[update("a", 1)])]),
+            Opening::Fail(Failure::Transient),
+        ],
+    ];
+    for look in may_be_another {
+        let failing = [
+            cursor_that_fails(vec![quiet("t", 0)], Failure::ImageMissing),
+            Opening::Fail(Failure::ImageMissing),
+        ];
+        let expected = failing.len() + look.len();
+        let source = ScriptedSource::new(failing.into_iter().chain(look));
+        let hub = hub(&source);
+        let mut client = Client::open(&hub, &watch(request())).await;
+        read_to_end(&mut client).await;
+        let unsent = unsent(end_of(&mut client).await);
+        assert!(unsent.time.is_none() && unsent.next_token.is_none());
+        assert_eq!(source.asked().len(), expected);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_looked_at_is_told_without_more() {
+    for look in [
+        Opening::Fail(Failure::Broken),
+        // It never answers.
+        cursor(Vec::new()),
+        cursor(vec![quiet("t", 9)]),
+    ] {
+        let source = ScriptedSource::new([
+            cursor_that_fails(vec![batch(&[insert("a", 1)])], Failure::EventTooLarge),
+            Opening::Fail(Failure::EventTooLarge),
+            look,
+        ]);
+        let hub = hub(&source);
+        let mut client = Client::open(&hub, &watch(request())).await;
+        let began = Instant::now();
+        read_to_end(&mut client).await;
+        assert!(began.elapsed() < Duration::from_secs(10));
+        let unsent = unsent(end_of(&mut client).await);
+        assert_eq!(unsent.after, Some(at(1)));
+        assert!(unsent.time.is_none() && unsent.next_token.is_none());
+        assert_eq!(source.asked().len(), 3);
+    }
+}
+
+/// A token that is told has to fit the trailers.
+#[tokio::test(start_paused = true)]
+async fn a_large_token_is_not_told() {
+    let name = "k".repeat(4 << 10);
+    let source = ScriptedSource::new([
+        cursor_that_fails(vec![quiet("t", 0)], Failure::EventTooLarge),
+        Opening::Fail(Failure::EventTooLarge),
+        cursor(vec![batch(&[insert(&name, 2)])]),
+        cursor(vec![quiet("t", 3)]),
+    ]);
+    let hub = hub(&source);
+    let mut client = Client::open(&hub, &watch(request())).await;
+    read_to_end(&mut client).await;
+    let unsent = unsent(end_of(&mut client).await);
+    assert_eq!(unsent.time, Some(at(2)));
+    assert_eq!(unsent.next_token, None);
+}
+
+/// A filter on documents leaves out events that MongoDB has looked up. The event is found behind them.
+#[tokio::test(start_paused = true)]
+async fn the_event_is_found_behind_those_that_a_filter_leaves_out() {
+    let filtered = pb::WatchRequest {
+        full_document: pb::FullDocument::Required.into(),
+        filters: vec![pb::Filter {
+            kind: Some(pb::filter::Kind::Field(pb::FieldFilter {
+                path: "status".to_owned(),
+                operator: Some(pb::field_filter::Operator::Exists(true)),
+            })),
+        }],
+        ..request()
+    };
+    let source = ScriptedSource::new([
+        cursor_that_fails(vec![quiet("t", 0)], Failure::ImageMissing),
+        Opening::Fail(Failure::ImageMissing),
+        cursor_that_fails(
+            vec![batch(&[update("a", 1)]), batch(&[update("b", 2)])],
+            Failure::ImageMissing,
+        ),
+        cursor(vec![batch(&[update("poison", 3)])]),
+        cursor(vec![quiet("t", 4)]),
+    ]);
+    let hub = hub(&source);
+    let mut client = Client::open(&hub, &watch(filtered)).await;
+    read_to_end(&mut client).await;
+    assert_eq!(unsent(end_of(&mut client).await).time, Some(at(3)));
+    let plans = source.plans.lock().unwrap();
+    let stages: Vec<usize> = plans.iter().map(|(plan, _)| plan.stages.len()).collect();
+    assert_eq!(stages, [1, 1, 0, 1, 1], "{plans:?}");
+    assert_eq!(plans[4].0, plans[0].0);
+    assert_eq!(plans[2].0.change_stream, plans[0].0.change_stream);
+    assert!(plans[3].0.change_stream.is_empty());
+    assert_eq!(source.asked()[3], Some(after("b", 2)));
+}
+
+/// A failure that does not come again was none of an event: the stream goes on as before.
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_read_past_a_failure_goes_back_to_ordinary_replies() {
+    for (failure, _) in BOTH {
+        let source = ScriptedSource::new([
+            cursor_that_fails(vec![batch(&[insert("a", 1)])], failure),
+            cursor(vec![batch(&[insert("b", 2)]), quiet("t", 3)]),
+            cursor(vec![batch(&[insert("c", 4)])]),
+        ]);
+        let hub = hub(&source);
+        let mut client = Client::open(&hub, &watch(request())).await;
+        let seen = without_stages(client.see(4).await);
+        assert_eq!(seen, [event_named("a"), event_named("b"), event_named("c")]);
+        assert_eq!(
+            source.paces(),
+            [Pace::Ordinary, Pace::Single, Pace::Ordinary]
+        );
+    }
+}
+
+/// On a stream that is never quiet, so many events one a reply are all that the failed reply can have
+/// held.
+#[tokio::test(start_paused = true)]
+async fn a_busy_stream_goes_back_to_ordinary_replies_too() {
+    let singles = (2..1002)
+        .map(|number| batch(&[insert("x", number)]))
+        .collect();
+    let source = ScriptedSource::new([
+        cursor_that_fails(vec![batch(&[insert("a", 1)])], Failure::EventTooLarge),
+        cursor(singles),
+        cursor(vec![batch(&[insert("c", 1002)])]),
+    ]);
+    let hub = hub(&source);
+    let mut client = Client::open(&hub, &watch(request())).await;
+    client.see(1003).await;
+    assert_eq!(
+        source.paces(),
+        [Pace::Ordinary, Pace::Single, Pace::Ordinary]
+    );
+}
+
+/// The first reply of a catch-up may be the one that fails, and holds events before that.
+#[tokio::test(start_paused = true)]
+async fn what_stands_before_it_in_the_first_reply_is_delivered_too() {
+    let source = ScriptedSource::new([
+        cursor(vec![quiet("t", 50)]),
+        Opening::Fail(Failure::EventTooLarge),
+        cursor_that_fails(vec![batch(&[insert("b", 2)])], Failure::EventTooLarge),
+        cursor(vec![batch(&[insert("poison", 3)])]),
+        cursor(vec![quiet("t", 4)]),
+    ]);
+    let hub = hub(&source);
+    let beginning = any_stamp_of(&request()).seal(&after("a", 1), None);
+    let mut client = Client::open(&hub, &resumed(request(), beginning)).await;
+    assert_eq!(
+        read_to_end(&mut client).await,
+        [event_named("b"), Seen::Ended("UPSTREAM_EVENT_TOO_LARGE")]
+    );
+    assert_eq!(unsent(end_of(&mut client).await).time, Some(at(3)));
+    let asked = source.asked();
+    assert_eq!(
+        asked[1..],
+        [
+            Some(after("a", 1)),
+            Some(after("a", 1)),
+            Some(after("b", 2)),
+            Some(after("poison", 3)),
+        ]
+    );
+}
+
+fn any_stamp_of(request: &pb::WatchRequest) -> crate::wire::Stamp {
+    let plan = crate::plan::Plan::dedicated(&watch(request.clone()));
+    crate::wire::Stamp::new("rs", &plan)
+}

@@ -1,0 +1,236 @@
+//! The ports: how many clients may be connected, and how long they may take to say what they want.
+
+use std::{
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use futures::{Stream, StreamExt as _, stream};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::{TcpListener, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::Sleep,
+};
+use tonic::transport::server::{Connected, TcpConnectInfo, TcpIncoming};
+
+use crate::metrics::{Held, Metrics};
+
+/// How long to wait when the system has no room for another connection.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// What a client of HTTP/2 sends without being asked: the preface and the head of its SETTINGS.
+const HTTP2_GREETING: usize = 24 + 9;
+
+/// What a connection must do in its time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hurry {
+    /// Greet as a client of HTTP/2 does. From then on HTTP/2's own pings tell whether it is there.
+    Greet,
+    /// End.
+    End,
+}
+
+/// A port that takes so many connections and no more.
+#[derive(Debug)]
+pub struct Port {
+    incoming: TcpIncoming,
+    permits: Arc<Semaphore>,
+    hurry: Hurry,
+    patience: Duration,
+    metrics: Arc<Metrics>,
+}
+
+impl Port {
+    /// At most `max` connections at once, each of which does within `patience` what it must.
+    #[must_use]
+    pub fn new(
+        listener: TcpListener,
+        max: usize,
+        (hurry, patience): (Hurry, Duration),
+        keepalive: Duration,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self {
+            incoming: TcpIncoming::from(listener)
+                .with_nodelay(Some(true))
+                .with_keepalive(Some(keepalive)),
+            permits: Arc::new(Semaphore::new(max)),
+            hurry,
+            patience,
+            metrics,
+        }
+    }
+
+    /// The connections as they come, without an end.
+    pub fn connections(self) -> impl Stream<Item = io::Result<Connection>> {
+        stream::unfold(self, |mut port| async move {
+            let connection = port.next().await;
+            Some((Ok(connection), port))
+        })
+    }
+
+    async fn next(&mut self) -> Connection {
+        loop {
+            match self.incoming.next().await {
+                Some(Ok(stream)) => {
+                    if let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() {
+                        return self.take(stream, permit);
+                    }
+                    self.metrics.limit_rejected("connections");
+                    // Reset rather than closed, so that a flood leaves nothing behind in the kernel.
+                    let _ = stream.set_zero_linger();
+                }
+                // The client gave up before it was let in.
+                Some(Err(error)) if is_of_one_connection(&error) => {}
+                Some(Err(error)) => {
+                    tracing::warn!(%error, "a connection can't be taken");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+                // A listener has no end.
+                None => std::future::pending().await,
+            }
+        }
+    }
+
+    fn take(&self, stream: TcpStream, permit: OwnedSemaphorePermit) -> Connection {
+        Connection {
+            stream,
+            hurry: Some(Deadline {
+                greeting: match self.hurry {
+                    Hurry::Greet => Some(HTTP2_GREETING),
+                    Hurry::End => None,
+                },
+                sleep: Box::pin(tokio::time::sleep(self.patience)),
+            }),
+            metrics: Arc::clone(&self.metrics),
+            _permit: permit,
+            _counted: (self.hurry == Hurry::Greet).then(|| Held::new(&self.metrics.connections)),
+        }
+    }
+}
+
+fn is_of_one_connection(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, NotConnected};
+    matches!(
+        error.kind(),
+        ConnectionAborted | ConnectionRefused | ConnectionReset | NotConnected
+    )
+}
+
+impl axum::serve::Listener for Port {
+    type Io = Connection;
+    type Addr = Option<SocketAddr>;
+
+    async fn accept(&mut self) -> (Connection, Option<SocketAddr>) {
+        let connection = self.next().await;
+        let peer = connection.stream.peer_addr().ok();
+        (connection, peer)
+    }
+
+    fn local_addr(&self) -> io::Result<Option<SocketAddr>> {
+        self.incoming.local_addr().map(Some)
+    }
+}
+
+/// A client's connection. It fails when it has not done in time what it must.
+#[derive(Debug)]
+pub struct Connection {
+    stream: TcpStream,
+    /// `None` once it is done.
+    hurry: Option<Deadline>,
+    metrics: Arc<Metrics>,
+    _permit: OwnedSemaphorePermit,
+    _counted: Option<Held>,
+}
+
+#[derive(Debug)]
+struct Deadline {
+    /// How many bytes of the greeting are still to come; `None` where no greeting will do.
+    greeting: Option<usize>,
+    sleep: Pin<Box<Sleep>>,
+}
+
+impl Connection {
+    fn check(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        let Some(deadline) = &mut self.hurry else {
+            return Ok(());
+        };
+        if deadline.sleep.as_mut().poll(cx).is_pending() {
+            return Ok(());
+        }
+        self.metrics.limit_rejected("request_timeout");
+        Err(io::ErrorKind::TimedOut.into())
+    }
+
+    fn heard(&mut self, bytes: usize) {
+        if let Some(Deadline {
+            greeting: Some(left),
+            ..
+        }) = &mut self.hurry
+        {
+            *left = left.saturating_sub(bytes);
+            if *left == 0 {
+                self.hurry = None;
+            }
+        }
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.check(cx)?;
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
+        self.heard(buffer.filled().len() - before);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.check(cx)?;
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.check(cx)?;
+        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+impl Connected for Connection {
+    type ConnectInfo = TcpConnectInfo;
+
+    fn connect_info(&self) -> TcpConnectInfo {
+        self.stream.connect_info()
+    }
+}

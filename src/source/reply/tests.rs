@@ -1,0 +1,73 @@
+use bson::{Document, doc};
+
+use super::*;
+use crate::source::script::{after, at, event, token};
+
+fn reply(events: &[Document], post_batch_token: &str) -> Bytes {
+    let reply = doc! {
+        "cursor": {
+            "nextBatch": events.to_vec(),
+            "id": 7_i64,
+            "postBatchResumeToken": { "_data": post_batch_token },
+        },
+        "operationTime": bson::Timestamp { time: 100, increment: 50 },
+    };
+    reply.to_vec().unwrap().into()
+}
+
+/// The place after the last of these replies to a stream that was opened at `from`.
+fn place_after(from: &Position, replies: &[Bytes]) -> Option<Position> {
+    let mut reader = Replies::new(Some(from), Some(from.time()));
+    let mut place = None;
+    for reply in replies {
+        let brought = reader.read(reply.clone(), true);
+        assert!(brought.broken.is_none(), "{:?}", brought.broken);
+        place = brought
+            .batches
+            .into_iter()
+            .filter_map(|it| it.position)
+            .last();
+    }
+    place
+}
+
+/// T7: until something else happens, MongoDB tells the token that it was given as the stream's place,
+/// and it takes the token of an invalidate for `startAfter` alone.
+#[test]
+fn the_place_after_an_invalidate_stays_one_for_as_long_as_mongodb_tells_its_token() {
+    let invalidate = Position::Invalidate {
+        token: token("gone"),
+        time: at(8),
+    };
+    let quiet = reply(&[], "gone");
+    let place = place_after(&invalidate, &[quiet.clone(), quiet.clone()]);
+    assert_eq!(place, Some(invalidate.clone()));
+    let moved = place_after(&invalidate, &[quiet, reply(&[], "moved")]);
+    let high_water = Position::HighWater {
+        token: token("moved"),
+        time: at(50),
+    };
+    assert_eq!(moved, Some(high_water));
+}
+
+/// T18: only the first fragment need tell the event's time.
+#[test]
+fn the_place_after_a_split_event_is_no_earlier_than_the_event() {
+    let first = event(
+        "f1",
+        "update",
+        7,
+        doc! { "splitEvent": { "fragment": 1, "of": 2 } },
+    );
+    let last = doc! { "_id": { "_data": "f2" }, "splitEvent": { "fragment": 2, "of": 2 } };
+    let whole = [reply(&[first.clone(), last.clone()], "t")];
+    let in_two = [reply(&[first], "f1"), reply(&[last], "t")];
+    for replies in [&whole[..], &in_two[..]] {
+        let place = place_after(&after("before", 1), replies);
+        let expected = Position::HighWater {
+            token: token("t"),
+            time: at(7),
+        };
+        assert_eq!(place, Some(expected));
+    }
+}

@@ -1,0 +1,371 @@
+//! T6: tokens of every broken kind. Each is refused for what it is, without a second attempt at
+//! MongoDB, and never in favour of a watch from now.
+
+mod support;
+
+use bytes::Bytes;
+use mongodb::bson::{Bson, Document, doc};
+use support::orders::{ORDERS, insert, resume};
+use support::{Database, Figure, Watching, Weir, error_reason, tally};
+use tonic::transport::Channel;
+use tonic::{Code, Status};
+use weir::pb;
+use weir::pb::watch_service_client::WatchServiceClient;
+
+/// Where the parts of an envelope are, as `src/wire/token.rs` has them.
+const VERSION: usize = 0;
+const KIND: usize = 1;
+const DEPLOYMENT: usize = 2;
+const SCOPE: usize = 6;
+const PLAN: usize = 14;
+const SECONDS: usize = 22;
+const TOKEN: usize = 30;
+const CHECKSUM: usize = 4;
+
+const EVENT: u8 = 0;
+const HIGH_WATER: u8 = 1;
+const INVALIDATE: u8 = 2;
+const TIME: u8 = 3;
+const ANCHORED: u8 = 4;
+
+struct Attempts {
+    database: Database,
+    weir: Weir,
+    client: WatchServiceClient<Channel>,
+    /// A real token, of a change.
+    good: Bytes,
+}
+
+impl Attempts {
+    async fn start() -> Self {
+        let database = Database::options().start().await;
+        // It keeps no feed, so each token that can be read goes to MongoDB.
+        let weir = Weir::forgetful(&database).await;
+        let mut watching = weir.watch(database.watch_request(&[ORDERS])).await;
+        insert(&database, 1).await;
+        let good = watching.next_change().await.resume_token;
+        insert(&database, 2).await;
+        drop(watching);
+        weir.without_feeds().await;
+        let client = weir.client().await;
+        Self {
+            database,
+            weir,
+            client,
+            good,
+        }
+    }
+
+    async fn open(&mut self, token: Vec<u8>) -> Result<Watching, Status> {
+        let request = resume(&self.database, token.into());
+        Watching::open(&mut self.client, request).await
+    }
+
+    /// The reason that a token is refused for.
+    async fn refused(&mut self, token: Vec<u8>, what: &str) -> String {
+        match self.open(token).await {
+            Ok(watching) => panic!("{what}: a watch was opened: {:?}", watching.opened),
+            Err(status) => reason(&status, what),
+        }
+    }
+
+    /// How many commands MongoDB has had, failed ones included.
+    async fn commands(&self) -> i64 {
+        let status = self.database.admin(doc! { "serverStatus": 1 }).await;
+        let counters = status.get_document("opcounters").expect("counters");
+        let count = counters.get("command").expect("commands are counted");
+        count
+            .as_i64()
+            .or_else(|| count.as_i32().map(i64::from))
+            .expect("a number")
+    }
+
+    /// The envelope with another body, and the checksum that this body has.
+    fn forged(&self, change: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+        let mut body = self.good[..self.good.len() - CHECKSUM].to_vec();
+        change(&mut body);
+        let checksum = crc32fast::hash(&body);
+        body.extend(checksum.to_be_bytes());
+        body
+    }
+
+    /// The envelope with another token of MongoDB's in it.
+    fn around(&self, kind: u8, inner: &[u8]) -> Vec<u8> {
+        self.forged(|body| {
+            body[KIND] = kind;
+            body.truncate(TOKEN);
+            if kind == ANCHORED {
+                body.extend([7; 24]);
+            }
+            body.extend(inner);
+        })
+    }
+}
+
+/// A refusal of a token is one of three.
+fn reason(status: &Status, what: &str) -> String {
+    let reason = error_reason(status);
+    let code = match reason.as_str() {
+        "RESUME_TOKEN_MALFORMED" | "RESUME_TOKEN_MISMATCH" => Code::InvalidArgument,
+        "RESUME_TOKEN_EXPIRED" => Code::OutOfRange,
+        _ => panic!("{what}: {status:?}"),
+    };
+    assert_eq!(status.code(), code, "{what}: {status:?}");
+    reason
+}
+
+#[tokio::test]
+async fn every_cut_and_every_flipped_bit_of_a_token_is_noticed() {
+    let mut attempts = Attempts::start().await;
+    let good = attempts.good.to_vec();
+    let before = attempts.commands().await;
+    let mut tried = 0_u32;
+    for length in 0..good.len() {
+        let what = format!("cut to {length} bytes");
+        let reason = attempts.refused(good[..length].to_vec(), &what).await;
+        assert_eq!(reason, "RESUME_TOKEN_MALFORMED", "{what}");
+        tried += 1;
+    }
+    for bit in 0..good.len() * 8 {
+        let mut flipped = good.clone();
+        flipped[bit / 8] ^= 1 << (bit % 8);
+        let what = format!("bit {bit} flipped");
+        assert_eq!(
+            attempts.refused(flipped, &what).await,
+            "RESUME_TOKEN_MALFORMED",
+            "{what}"
+        );
+        tried += 1;
+    }
+    for length in [16 << 10, (16 << 10) + 1, 1 << 19] {
+        for byte in [0, 1, 0xff] {
+            let what = format!("{length} bytes of {byte}");
+            let reason = attempts.refused(vec![byte; length], &what).await;
+            assert_eq!(reason, "RESUME_TOKEN_MALFORMED", "{what}");
+            tried += 1;
+        }
+    }
+    tally(Figure::BadInputs, tried.into());
+    let commands = attempts.commands().await - before;
+    println!("{tried} tokens, {commands} commands");
+    assert!(
+        commands < i64::from(tried) / 10,
+        "MongoDB had {commands} commands for {tried} tokens"
+    );
+    attempts.open(good).await.expect("the token itself is good");
+}
+
+/// Whoever can mend a checksum can say anything.
+#[tokio::test]
+async fn a_forged_envelope_is_refused_or_means_what_it_says() {
+    let mut attempts = Attempts::start().await;
+    let current = attempts.good[VERSION];
+    for version in (0..=255).filter(|version| *version != current) {
+        let token = attempts.forged(|body| body[VERSION] = version);
+        let what = format!("version {version}");
+        assert_eq!(
+            attempts.refused(token, &what).await,
+            "RESUME_TOKEN_MALFORMED",
+            "{what}"
+        );
+    }
+    // As MongoDB's token is an event's, a place right after it is where the event's own is.
+    for kind in 0..=255 {
+        let token = attempts.forged(|body| body[KIND] = kind);
+        let what = format!("kind {kind}");
+        match attempts.open(token).await {
+            Ok(mut watching) if kind <= INVALIDATE => {
+                assert_eq!(
+                    support::orders::id(&watching.next_change().await),
+                    2,
+                    "{what}"
+                );
+            }
+            Ok(watching) => panic!("{what}: {:?}", watching.opened),
+            Err(status) => {
+                assert_eq!(reason(&status, &what), "RESUME_TOKEN_MALFORMED", "{what}");
+            }
+        }
+    }
+    for (part, at) in [("deployment", DEPLOYMENT), ("scope", SCOPE)] {
+        for byte in [at, at + 3] {
+            let token = attempts.forged(|body| body[byte] ^= 0x10);
+            assert_eq!(
+                attempts.refused(token, part).await,
+                "RESUME_TOKEN_MISMATCH",
+                "{part}"
+            );
+        }
+    }
+    // Another plan's token, and times that are none of the event's: MongoDB's token decides.
+    let forgeries: Vec<(&str, Vec<u8>)> = vec![
+        ("another plan", attempts.forged(|body| body[PLAN] ^= 0x10)),
+        (
+            "the time 0",
+            attempts.forged(|body| body[SECONDS..TOKEN].fill(0)),
+        ),
+        (
+            "the last time",
+            attempts.forged(|body| body[SECONDS..TOKEN].fill(0xff)),
+        ),
+    ];
+    for (what, token) in forgeries {
+        match attempts.open(token).await {
+            Ok(mut watching) => {
+                assert_eq!(
+                    support::orders::id(&watching.next_change().await),
+                    2,
+                    "{what}"
+                );
+            }
+            Err(status) => {
+                reason(&status, what);
+            }
+        }
+    }
+    // A place by time alone, at the beginning of time.
+    let token = attempts.forged(|body| {
+        body[KIND] = TIME;
+        body[SECONDS..].fill(0);
+        body.truncate(TOKEN);
+    });
+    assert_eq!(
+        attempts.refused(token, "the time 0 alone").await,
+        "RESUME_TOKEN_EXPIRED"
+    );
+    tally(Figure::BadInputs, 255 + 253 + 4 + 3 + 1);
+}
+
+/// Documents in each other, as deep as a token is long, which need no more than 8 bytes each.
+fn bottomless() -> Vec<u8> {
+    let levels = 15 * 128;
+    let mut bytes = Vec::new();
+    for level in 0..levels {
+        let length = i32::try_from(8 * (levels - level) - 3).expect("it is short");
+        bytes.extend(length.to_le_bytes());
+        if level + 1 < levels {
+            bytes.extend([3, b'a', 0]);
+        }
+    }
+    bytes.extend(vec![0; levels]);
+    bytes
+}
+
+/// These reach MongoDB, which has the last word: one each.
+#[tokio::test]
+async fn a_token_whose_inside_is_broken_is_refused_in_one_attempt() {
+    let mut attempts = Attempts::start().await;
+    let bson = |document: Document| document.to_vec().expect("it is BSON");
+    let end = attempts.good.len() - CHECKSUM;
+    let real = Document::from_reader(&attempts.good[TOKEN..end]).expect("MongoDB's token is BSON");
+    let data = real.get_str("_data").expect("it holds text").to_owned();
+    let deep = (0..150).fold(Bson::Int32(1), |inner, _| doc! { "a": inner }.into());
+    let whole = bson(real.clone());
+    let lying = |length: i32| [&length.to_le_bytes()[..], &whole[4..]].concat();
+    let insides: Vec<(&str, Vec<u8>)> = vec![
+        ("nothing", Vec::new()),
+        ("one byte", vec![0]),
+        (
+            "noise",
+            (0..64_u8)
+                .map(|it| it.wrapping_mul(37).wrapping_add(11))
+                .collect(),
+        ),
+        ("zeros", vec![0; 64]),
+        ("an empty document", bson(doc! {})),
+        ("another field", bson(doc! { "data": &data })),
+        ("no text", bson(doc! { "_data": 5 })),
+        ("null", bson(doc! { "_data": Bson::Null })),
+        ("a document", bson(doc! { "_data": { "_data": &data } })),
+        ("empty text", bson(doc! { "_data": "" })),
+        (
+            "text that is not hexadecimal",
+            bson(doc! { "_data": "no token" }),
+        ),
+        (
+            "half a byte",
+            bson(doc! { "_data": &data[..data.len() - 1] }),
+        ),
+        ("a few bytes", bson(doc! { "_data": &data[..10] })),
+        ("text twice as long", bson(doc! { "_data": data.repeat(2) })),
+        (
+            "15 KiB of text",
+            bson(doc! { "_data": "8".repeat(15 << 10) }),
+        ),
+        (
+            "15 KiB of noise",
+            bson(doc! { "_data": "z".repeat(15 << 10) }),
+        ),
+        ("depth", bson(doc! { "_data": deep })),
+        ("depth without end", bottomless()),
+        (
+            "a name of NUL",
+            vec![13, 0, 0, 0, 2, 0, 1, 0, 0, 0, 0, 0, 0],
+        ),
+        ("a length of nothing", lying(0)),
+        ("a negative length", lying(-1)),
+        ("a length beyond all bounds", lying(i32::MAX)),
+        ("a length too short", lying(7)),
+        ("a cut", whole[..whole.len() - 3].to_vec()),
+        ("more than a document", [&whole[..], &whole[..]].concat()),
+        ("broken UTF-8", {
+            let mut bytes = whole.clone();
+            bytes[20] = 0xff;
+            bytes
+        }),
+    ];
+    let mut tried = 0_u32;
+    let before = attempts.commands().await;
+    for (what, inside) in &insides {
+        for kind in [EVENT, HIGH_WATER, INVALIDATE, ANCHORED] {
+            let what = format!("{what} in kind {kind}");
+            let token = attempts.around(kind, inside);
+            let reason = attempts.refused(token, &what).await;
+            assert!(
+                ["RESUME_TOKEN_MALFORMED", "RESUME_TOKEN_EXPIRED"].contains(&&*reason),
+                "{what}: {reason}"
+            );
+            tried += 1;
+        }
+    }
+    let commands = attempts.commands().await - before;
+    println!("{tried} tokens, {commands} commands");
+    // An opening asks for MongoDB's time and a few things more, once.
+    assert!(
+        commands < i64::from(tried) * 6,
+        "MongoDB had {commands} commands for {tried} tokens"
+    );
+    tally(Figure::BadInputs, tried.into());
+    // The real one, changed by a digit everywhere: a place that MongoDB takes, or one that it does
+    // not; nothing else becomes of it.
+    let mut taken = 0;
+    for at in 0..data.len() {
+        let mut digits = data.clone().into_bytes();
+        digits[at] = if digits[at] == b'7' { b'8' } else { b'7' };
+        let changed = String::from_utf8(digits).expect("digits are text");
+        let token = attempts.around(EVENT, &bson(doc! { "_data": changed }));
+        let what = format!("digit {at} changed");
+        match attempts.open(token).await {
+            Ok(watching) => {
+                assert_ne!(watching.opened.start_mode(), pb::StartMode::Now, "{what}");
+                taken += 1;
+            }
+            // The database of the tests reads names out of its tokens, and may be asked for what
+            // nobody may read.
+            Err(status) if error_reason(&status) == "UPSTREAM_ACCESS_DENIED" => {}
+            Err(status) => {
+                reason(&status, &what);
+            }
+        }
+    }
+    println!("{taken} of {} changed digits were taken", data.len());
+    tally(Figure::BadInputs, data.len() as u64);
+    // Whatever came, the server is as it was.
+    attempts.weir.without_feeds().await;
+    let token = attempts.good.to_vec();
+    let mut watching = attempts
+        .open(token)
+        .await
+        .expect("the token itself is good");
+    assert_eq!(support::orders::id(&watching.next_change().await), 2);
+}

@@ -1,0 +1,253 @@
+//! Clocks that jump: MongoDB's operation time, the times of events by oplog and by wall. Positions,
+//! progress and gauges stay what they are.
+
+mod support;
+
+use std::time::Duration;
+
+use mongodb::bson::{DateTime, Document, Timestamp};
+use support::orders::id;
+use support::stand_in::{FIRST_SECOND, StandIn, insert, time};
+use support::{Figure, Watching, Weir, eventually, tally, within};
+use weir::pb;
+use weir::pb::watch_response::Kind;
+
+const GAUGES: [&str; 3] = [
+    "weir_feed_lag_seconds",
+    "weir_delivery_lag_seconds",
+    "weir_oplog_headroom_seconds",
+];
+
+/// One event, with what the clocks say when it comes.
+struct Tick {
+    /// The server's operation time.
+    operation: Timestamp,
+    /// The event's time in the oplog.
+    cluster: Timestamp,
+    /// The event's time by the wall, in milliseconds since 1970.
+    wall: i64,
+}
+
+/// Clocks that go ahead, back, to both ends of what they can say, and on as if nothing had been.
+fn ticks() -> Vec<Tick> {
+    let now = DateTime::now().timestamp_millis();
+    let later = |seconds: u32| FIRST_SECOND + seconds;
+    [
+        (later(10), later(10), now),
+        (later(5), later(11), now + 3_600_000),
+        (later(100_000), later(12), 0),
+        (later(3), later(2), -1_000_000_000_000),
+        (later(20), later(50_000), i64::MIN),
+        (0, later(21), i64::MAX),
+        (u32::MAX, later(22), 253_402_300_800_000),
+        (later(30), u32::MAX, now),
+        (later(31), 0, now - 3_600_000),
+        (later(32), later(32), now),
+    ]
+    .into_iter()
+    .map(|(operation, cluster, wall)| Tick {
+        operation: time(operation, 1),
+        cluster: time(cluster, 1),
+        wall,
+    })
+    .collect()
+}
+
+impl Tick {
+    fn event(&self, id: i32) -> Document {
+        let mut event = insert(id);
+        event.insert("clusterTime", self.cluster);
+        event.insert("wallTime", DateTime::from_millis(self.wall));
+        event
+    }
+}
+
+/// A watch, with what it has told of times.
+struct Reader {
+    watching: Watching,
+    /// The number and the token of each change.
+    changes: Vec<(i32, bytes::Bytes)>,
+    /// What each progress told: the time reached, MongoDB's own, and the token.
+    progress: Vec<(Option<pb::ClusterTime>, Option<pb::ClusterTime>)>,
+}
+
+impl Reader {
+    async fn open(weir: &Weir, request: pb::WatchRequest) -> Self {
+        let request = pb::WatchRequest {
+            progress_interval: Some(prost_types::Duration {
+                seconds: 1,
+                nanos: 0,
+            }),
+            ..request
+        };
+        Self {
+            watching: weir.watch(request).await,
+            changes: Vec::new(),
+            progress: Vec::new(),
+        }
+    }
+
+    async fn until(&mut self, what: &str, enough: impl Fn(&Self) -> bool) {
+        let whole = async {
+            while !enough(self) {
+                let message = self.watching.next().await;
+                match message.kind {
+                    Some(Kind::Changes(batch)) => {
+                        let changes = batch.changes.into_iter();
+                        self.changes
+                            .extend(changes.map(|it| (id(&it), it.resume_token)));
+                    }
+                    Some(Kind::Progress(progress)) => {
+                        self.progress
+                            .push((progress.cluster_time, progress.upstream_time));
+                    }
+                    _ => {}
+                }
+            }
+        };
+        within(what, whole).await;
+    }
+
+    async fn until_change(&mut self, number: i32) {
+        self.until(&format!("change {number}"), |it| {
+            it.changes.last().is_some_and(|(id, _)| *id == number)
+        })
+        .await;
+    }
+
+    async fn until_progress(&mut self) {
+        let before = self.progress.len();
+        self.until("progress", |it| it.progress.len() > before)
+            .await;
+    }
+}
+
+fn ordered(time: &pb::ClusterTime) -> (u32, u32) {
+    (time.seconds, time.increment)
+}
+
+/// Every sample of the gauges about time is a number, and none is below zero.
+async fn gauges_make_sense(weir: &Weir) {
+    let (_, metrics) = weir.admin("/metrics").await;
+    for line in metrics.lines().filter(|line| !line.starts_with('#')) {
+        if GAUGES.iter().any(|name| line.starts_with(name)) {
+            let (_, value) = line.rsplit_once(' ').expect("a sample has a value");
+            let value: f64 = value.parse().expect("a sample's value is a number");
+            assert!(value.is_finite() && value >= 0.0, "{line}");
+        }
+    }
+}
+
+/// Contract 1 and 5: what progress tells never goes back, whatever the clocks do; and the gauges stay
+/// above zero.
+#[tokio::test]
+async fn progress_never_goes_back_and_no_gauge_falls_below_zero_when_clocks_jump() {
+    let stand_in = StandIn::start();
+    let log = stand_in.log("orders");
+    let weir = Weir::at(stand_in.uri(), |_| {}).await;
+    let mut reader = Reader::open(&weir, stand_in.watch_request(&["orders"])).await;
+    let ticks = ticks();
+    for (number, tick) in (0..).zip(&ticks) {
+        stand_in.set_clock(tick.operation);
+        // Now with a place between events, now with none but the last event's.
+        let without_place = number == 3;
+        if without_place {
+            log.alter(|reply| reply.post_batch_token = None);
+        } else {
+            log.heal();
+        }
+        log.push(tick.event(number));
+        reader.until_change(number).await;
+        gauges_make_sense(&weir).await;
+        reader.until_progress().await;
+        if number == 2 {
+            // Once more, as it tells the time of the reply before.
+            reader.until_progress().await;
+        }
+        gauges_make_sense(&weir).await;
+    }
+    let ids: Vec<i32> = reader.changes.iter().map(|(id, _)| *id).collect();
+    assert_eq!(ids, Vec::from_iter(0..ids.len() as i32));
+    let reached = reader
+        .progress
+        .iter()
+        .filter_map(|(reached, _)| reached.as_ref());
+    assert!(
+        reached.clone().map(ordered).is_sorted(),
+        "progress went back: {:?}",
+        reached.map(ordered).collect::<Vec<_>>()
+    );
+    let upstream = reader.progress.iter().filter_map(|(_, now)| now.as_ref());
+    assert!(
+        upstream.clone().map(ordered).is_sorted(),
+        "MongoDB's time went back: {:?}",
+        upstream.map(ordered).collect::<Vec<_>>()
+    );
+    tally(Figure::BadInputs, ticks.len() as u64);
+}
+
+/// Contract 2 and 3: MongoDB's tokens say where to go on, and no clock does.
+#[tokio::test]
+async fn every_token_goes_on_exactly_where_it_was_when_clocks_jump() {
+    let stand_in = StandIn::start();
+    let log = stand_in.log("orders");
+    let weir = Weir::at(stand_in.uri(), |config| config.feed_linger = Duration::ZERO).await;
+    let mut reader = Reader::open(&weir, stand_in.watch_request(&["orders"])).await;
+    let ticks = ticks();
+    let last = i32::try_from(ticks.len()).expect("there are few") - 1;
+    let mut tokens = vec![(-1, reader.watching.token())];
+    for (number, tick) in (0..).zip(&ticks) {
+        stand_in.set_clock(tick.operation);
+        log.push(tick.event(number));
+        reader.until_change(number).await;
+        tokens.extend(reader.changes.last().cloned());
+        reader.until_progress().await;
+        tokens.push((number, reader.watching.token()));
+    }
+    // Once beside the feed that saw it all, and once after it has gone.
+    for live in [true, false] {
+        for (after, token) in &tokens {
+            let request = pb::WatchRequest {
+                start: Some(pb::watch_request::Start::ResumeToken(token.clone())),
+                ..stand_in.watch_request(&["orders"])
+            };
+            let mut again = Reader::open(&weir, request).await;
+            if *after < last {
+                again.until_change(last).await;
+            }
+            let ids: Vec<i32> = again.changes.iter().map(|(id, _)| *id).collect();
+            let expected: Vec<i32> = (after + 1..=last).collect();
+            assert_eq!(ids, expected, "after {after}, with the feed: {live}");
+        }
+        if live {
+            drop(reader);
+            weir.without_feeds().await;
+            reader = Reader::open(&weir, stand_in.watch_request(&["elsewhere"])).await;
+        }
+    }
+    tally(Figure::BadInputs, tokens.len() as u64);
+}
+
+/// A place that the oplog has left behind is no room at all, and not less.
+#[tokio::test]
+async fn the_oplogs_headroom_is_nothing_when_its_oldest_entry_is_ahead() {
+    let stand_in = StandIn::start();
+    let log = stand_in.log("orders");
+    let weir = Weir::at(stand_in.uri(), |_| {}).await;
+    let mut reader = Reader::open(&weir, stand_in.watch_request(&["orders"])).await;
+    stand_in.set_oldest(time(FIRST_SECOND + 1_000_000, 1));
+    log.push(insert(0));
+    reader.until_change(0).await;
+    let headroom = async || {
+        let (_, metrics) = weir.admin("/metrics").await;
+        let mut lines = metrics.lines().filter(|line| !line.starts_with('#'));
+        let line = lines.find(|line| line.starts_with("weir_oplog_headroom_seconds"))?;
+        line.rsplit_once(' ')?.1.parse::<f64>().ok()
+    };
+    eventually("the oplog's oldest entry was looked at", async || {
+        headroom().await.is_some()
+    })
+    .await;
+    assert_eq!(headroom().await, Some(0.0));
+    tally(Figure::BadInputs, 1);
+}

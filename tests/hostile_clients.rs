@@ -1,0 +1,689 @@
+//! Clients that keep to no rule of HTTP/2, of gRPC or of good manners. After each of them an honest
+//! client is served at once, what was counted is counted no more, nothing has panicked, and the
+//! process has taken a bounded amount of memory.
+
+#[path = "hostile_clients/raw.rs"]
+mod raw;
+mod support;
+
+use std::time::Duration;
+
+use futures::future::join_all;
+use mongodb::bson::doc;
+use prost::Message as _;
+use raw::{
+    ACK, CONTINUATION, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PADDED, PING, PREFACE,
+    PRIORITY, PUSH_PROMISE, RST_STREAM, Raw, SETTINGS, WATCH, WINDOW_UPDATE, call, frame, literals,
+    message, opening, setting, streams,
+};
+use support::orders::{ORDERS, id, insert};
+use support::{
+    Database, Figure, Samples, ServeProcess, Watching, error_reason, eventually, tally, within,
+};
+use tokio::time::Instant;
+use tonic::Code;
+
+/// What all the attacks of one test may take at the peak. A debug build that serves one watch takes
+/// about 30 MiB.
+const MEMORY: u64 = 128 << 20;
+
+/// Weir in a process of its own, with limits that are soon met.
+struct Attacked {
+    database: Database,
+    weir: ServeProcess,
+}
+
+impl Attacked {
+    async fn start(arguments: &[&str]) -> Self {
+        let database = Database::options().start().await;
+        let common = [
+            "--request-timeout=1s",
+            "--http2-keepalive-interval=1s",
+            "--http2-keepalive-timeout=1s",
+            "--feed-linger=0s",
+        ];
+        let arguments: Vec<&str> = common.iter().chain(arguments).copied().collect();
+        let weir = ServeProcess::start(database.uri(), &arguments).await;
+        Self { database, weir }
+    }
+
+    /// A watch as an honest client's, in bytes.
+    fn request(&self) -> Vec<u8> {
+        self.database.watch_request(&[ORDERS]).encode_to_vec()
+    }
+
+    async fn honest(&self) -> Watching {
+        let request = self.database.watch_request(&[ORDERS]);
+        let watching = Watching::open(&mut self.weir.client().await, request).await;
+        watching.unwrap_or_else(|status| panic!("an honest client was refused: {status:?}"))
+    }
+
+    /// An honest client is served, and nothing is left of anyone.
+    async fn survives(&self, attack: &str) {
+        let begin = Instant::now();
+        let mut watching = self.honest().await;
+        let number = fastrand::i32(..);
+        insert(&self.database, number).await;
+        assert_eq!(id(&watching.next_change().await), number, "after {attack}");
+        let served = begin.elapsed();
+        drop(watching);
+        self.is_quiet(attack).await;
+        let peak = self.peak_bytes();
+        assert!(
+            served < Duration::from_secs(5),
+            "after {attack}: {served:?}"
+        );
+        println!(
+            "{attack}: served in {served:?}, {} MiB at the peak",
+            peak >> 20
+        );
+        assert!(peak < MEMORY, "{attack} took {} MiB", peak >> 20);
+        tally(Figure::PeakBytes, peak);
+    }
+
+    async fn is_quiet(&self, attack: &str) {
+        eventually(&format!("nothing is left of {attack}"), async || {
+            let metrics = self.weir.metrics().await;
+            [
+                "weir_watches",
+                "weir_feeds",
+                "weir_connections",
+                "weir_catch_ups",
+            ]
+            .iter()
+            .all(|gauge| metrics.sum(gauge) == 0.0)
+        })
+        .await;
+        let log = self.weir.process.stderr();
+        assert!(!log.contains("panicked"), "after {attack}: {log}");
+    }
+
+    fn peak_bytes(&self) -> u64 {
+        let path = format!("/proc/{}/status", self.weir.process.id());
+        let status = std::fs::read_to_string(path).expect("the process runs");
+        let line = status.lines().find_map(|it| it.strip_prefix("VmHWM:"));
+        let kib = line.and_then(|it| it.split_whitespace().next()?.parse::<u64>().ok());
+        kib.expect("the kernel tells the peak") << 10
+    }
+
+    async fn rejected(&self, limit: &str) -> f64 {
+        let metrics: Samples = self.weir.metrics().await;
+        metrics.sum_where("weir_limit_rejections_total", &[("limit", limit)])
+    }
+}
+
+/// A call's request has its time. tonic alone would wait for it for ever.
+#[tokio::test]
+async fn a_call_that_does_not_send_its_request_ends_in_time() {
+    let attacked = Attacked::start(&[]).await;
+    let whole = attacked.request();
+    let head = |length: u32| [&[0], &length.to_be_bytes()[..]].concat();
+    let parts: [(&str, Vec<u8>); 5] = [
+        ("nothing", Vec::new()),
+        ("half a head", head(20)[..3].to_vec()),
+        // The room for a megabyte is not taken before the megabyte comes.
+        ("a head alone", head(1 << 20)),
+        (
+            "half a request",
+            message(&whole)[..whole.len() / 2].to_vec(),
+        ),
+        ("a request without an end", message(&whole)),
+    ];
+    let rounds = 200;
+    let begin = Instant::now();
+    for (what, part) in parts {
+        let mut raw = Raw::greeted(attacked.weir.grpc).await;
+        for stream in streams(rounds) {
+            raw.send(&frame(HEADERS, END_HEADERS, stream, &opening(WATCH)))
+                .await;
+            if !part.is_empty() {
+                raw.send(&frame(DATA, 0, stream, &part)).await;
+            }
+        }
+        let mut ended = 0;
+        let all = raw.until(|reply| {
+            ended += u32::from(reply.kind == HEADERS && reply.flags & END_STREAM != 0);
+            ended == rounds
+        });
+        let all = all.await;
+        assert!(all, "{what}: {ended} calls were answered");
+        assert!(
+            begin.elapsed() < Duration::from_secs(15),
+            "{what}: {:?}",
+            begin.elapsed()
+        );
+    }
+    tally(Figure::BadInputs, 5 * u64::from(rounds));
+    assert_eq!(attacked.rejected("request_timeout").await, 1000.0);
+
+    // The reason, as a program reads it.
+    let mut grpc = tonic::client::Grpc::new(attacked.weir.channel().await);
+    grpc.ready().await.expect("the connection is ready");
+    let silence = futures::stream::pending::<weir::pb::WatchRequest>();
+    let codec = tonic_prost::ProstCodec::<_, weir::pb::WatchResponse>::default();
+    let path = http::uri::PathAndQuery::from_static(WATCH);
+    let answer = grpc.streaming(tonic::Request::new(silence), path, codec);
+    let status = within("an answer", answer)
+        .await
+        .expect_err("it is refused");
+    assert_eq!(status.code(), Code::DeadlineExceeded, "{status:?}");
+    assert_eq!(error_reason(&status), "REQUEST_TIMEOUT");
+    drop(grpc);
+    attacked.survives("calls without a request").await;
+}
+
+/// Slow and silent connections, at every step of a connection's life.
+#[tokio::test]
+async fn a_connection_that_does_nothing_is_closed_in_time() {
+    let attacked = Attacked::start(&[]).await;
+    let settings = frame(SETTINGS, 0, 0, &[]);
+    let begun = |more: &[u8]| [PREFACE, &settings, more].concat();
+    let open = frame(HEADERS, END_HEADERS, 1, &opening(WATCH));
+    let steps: [(&str, Vec<u8>, Vec<u8>); 7] = [
+        ("silence", Vec::new(), Vec::new()),
+        ("half a preface", PREFACE[..12].to_vec(), Vec::new()),
+        ("a preface alone", PREFACE.to_vec(), Vec::new()),
+        ("a preface, slowly", Vec::new(), PREFACE.to_vec()),
+        ("half a frame's head", begun(&[0, 0]), Vec::new()),
+        ("headers, slowly", begun(&[]), open.repeat(10)),
+        (
+            "continuations, slowly",
+            begun(&frame(HEADERS, 0, 1, b"")),
+            frame(CONTINUATION, 0, 1, b"").repeat(50),
+        ),
+    ];
+    let attacks = steps.into_iter().map(|(what, at_once, slowly)| {
+        let address = attacked.weir.grpc;
+        async move {
+            let begin = Instant::now();
+            let mut raw = Raw::connect(address).await;
+            raw.send(&at_once).await;
+            for byte in slowly {
+                if !raw.send(&[byte]).await || begin.elapsed() > Duration::from_secs(5) {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            raw.rest().await;
+            println!("{what}: closed after {:?}", begin.elapsed());
+            assert!(
+                begin.elapsed() < Duration::from_secs(12),
+                "{what}: {:?}",
+                begin.elapsed()
+            );
+        }
+    });
+    tally(Figure::BadInputs, 7);
+    join_all(attacks).await;
+    attacked.survives("slow connections").await;
+}
+
+#[tokio::test]
+async fn other_protocols_on_the_grpc_port_are_turned_away() {
+    let attacked = Attacked::start(&[]).await;
+    // The head of a TLS 1.2 record with a ClientHello.
+    let hello = [&[0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3][..], &[7; 501]].concat();
+    let inputs = [
+        b"GET /metrics HTTP/1.1\r\nHost: weir\r\n\r\n".to_vec(),
+        b"POST /weir.v1.WatchService/Watch HTTP/1.1\r\nContent-Length: 9999999\r\n\r\n".to_vec(),
+        hello,
+        vec![0; 64 << 10],
+        vec![0xff; 64 << 10],
+        b"\r\n".repeat(1000),
+        [PREFACE, PREFACE].concat(),
+        // A WebSocket frame, a MongoDB message, an SSH greeting.
+        vec![0x81, 0x05, b'h', b'e', b'l', b'l', b'o'],
+        [
+            &[0x10, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0xdd, 7, 0, 0][..],
+            &[0; 64],
+        ]
+        .concat(),
+        b"SSH-2.0-OpenSSH_9.2\r\n".to_vec(),
+    ];
+    for input in &inputs {
+        let mut raw = Raw::connect(attacked.weir.grpc).await;
+        raw.send(input).await;
+        raw.rest().await;
+    }
+    tally(Figure::BadInputs, inputs.len() as u64);
+    attacked.survives("other protocols").await;
+}
+
+/// Frames that no client may send. The connection ends, and no other notices.
+#[tokio::test]
+async fn frames_that_break_the_protocol_end_their_connection_alone() {
+    let attacked = Attacked::start(&[]).await;
+    let mut bystander = attacked.honest().await;
+    let open = call(1, &attacked.request());
+    let most = 0x7fff_ffff_u32.to_be_bytes();
+    let wide = frame(WINDOW_UPDATE, 0, 0, &most);
+    let cases: [(&str, Vec<u8>); 21] = [
+        ("a window beyond all bounds", wide.repeat(2)),
+        ("a window of nothing", frame(WINDOW_UPDATE, 0, 0, &[0; 4])),
+        ("a short window update", frame(WINDOW_UPDATE, 0, 0, &[0; 3])),
+        (
+            "a frame of 16 MiB",
+            vec![0xff, 0xff, 0xff, DATA, 0, 0, 0, 0, 1],
+        ),
+        ("data on an idle stream", frame(DATA, 0, 9, b"x")),
+        ("data on no stream", frame(DATA, 0, 0, b"x")),
+        (
+            "headers on no stream",
+            frame(HEADERS, END_HEADERS, 0, &opening(WATCH)),
+        ),
+        (
+            "headers on the server's stream",
+            frame(HEADERS, END_HEADERS, 2, &opening(WATCH)),
+        ),
+        (
+            "a promise",
+            frame(PUSH_PROMISE, END_HEADERS, 1, &[0, 0, 0, 2]),
+        ),
+        (
+            "a reset of an idle stream",
+            frame(RST_STREAM, 0, 9, &[0; 4]),
+        ),
+        ("a reset of no stream", frame(RST_STREAM, 0, 0, &[0; 4])),
+        (
+            "a continuation of nothing",
+            frame(CONTINUATION, END_HEADERS, 1, b""),
+        ),
+        (
+            "an interrupted header",
+            [frame(HEADERS, 0, 1, b""), frame(PING, 0, 0, &[0; 8])].concat(),
+        ),
+        (
+            "padding beyond the frame",
+            frame(HEADERS, PADDED | END_HEADERS, 1, &[200, 1]),
+        ),
+        (
+            "broken HPACK",
+            frame(
+                HEADERS,
+                END_HEADERS,
+                1,
+                &[0xff, 0xff, 0xff, 0xff, 0xff, 0xff],
+            ),
+        ),
+        (
+            "an index into an empty table",
+            frame(HEADERS, END_HEADERS, 1, &[0x80 | 70]),
+        ),
+        ("a short ping", frame(PING, 0, 0, &[0; 7])),
+        ("settings of a wrong length", frame(SETTINGS, 0, 0, &[0; 5])),
+        (
+            "settings with an acknowledgement and more",
+            frame(SETTINGS, ACK, 0, &setting(3, 1)),
+        ),
+        (
+            "a setting beyond its bounds",
+            frame(SETTINGS, 0, 0, &setting(4, u32::MAX)),
+        ),
+        (
+            "a stream that depends on itself",
+            frame(PRIORITY, 0, 0, &[0, 0, 0, 1, 0]),
+        ),
+    ];
+    for (what, bytes) in &cases {
+        let mut raw = Raw::greeted(attacked.weir.grpc).await;
+        raw.send(&open).await;
+        assert!(
+            raw.until(|it| it.kind == DATA && it.stream == 1).await,
+            "{what}: no watch"
+        );
+        raw.send(bytes).await;
+        let is_over =
+            raw.until(|it| it.kind == GOAWAY || (it.kind == RST_STREAM && it.stream == 1));
+        is_over.await;
+        drop(raw);
+    }
+    // A stream that is used again, and one below the last, after a watch of its own each.
+    for stream in [1, 3] {
+        let mut raw = Raw::greeted(attacked.weir.grpc).await;
+        raw.send(&call(5, &attacked.request())).await;
+        assert!(raw.until(|it| it.kind == DATA && it.stream == 5).await);
+        raw.send(&call(stream, &attacked.request())).await;
+        assert!(
+            raw.until(|it| it.kind == GOAWAY || it.kind == RST_STREAM)
+                .await
+        );
+    }
+    tally(Figure::BadInputs, cases.len() as u64 + 2);
+    insert(&attacked.database, 1).await;
+    assert_eq!(id(&bystander.next_change().await), 1);
+    drop(bystander);
+    attacked.survives("broken frames").await;
+}
+
+/// A list of headers is bounded, however it comes: large, many, in endless pieces, or small on the
+/// wire and large when unpacked.
+#[tokio::test]
+async fn headers_are_bounded() {
+    let attacked = Attacked::start(&[]).await;
+    let long = "x".repeat(20_000);
+    let huge = "x".repeat(1 << 20);
+    let many: Vec<String> = (0..5_000).map(|number| format!("x-{number}")).collect();
+    let with = |more: Vec<u8>| [opening(WATCH), more].concat();
+    let blocks = [
+        with(literals([("x", &*long)])),
+        with(literals([("x", &*huge)])),
+        with(literals(many.iter().map(|name| (&**name, "1")))),
+        literals([(":path", &*huge)]),
+        // One entry of 4,000 bytes for the table, then 4,000 times a reference of one byte to it.
+        with(
+            [
+                &[0x40, 1, b'x', 127, 0xa1, 0x1e][..],
+                &[b'y'; 4000],
+                &[0xbe; 4000],
+            ]
+            .concat(),
+        ),
+    ];
+    for block in &blocks {
+        let mut raw = Raw::greeted(attacked.weir.grpc).await;
+        let mut pieces = block.chunks(16 << 10).peekable();
+        let mut kind = HEADERS;
+        while let Some(piece) = pieces.next() {
+            let flags = if pieces.peek().is_none() {
+                END_HEADERS
+            } else {
+                0
+            };
+            if !raw.send(&frame(kind, flags, 1, piece)).await {
+                break;
+            }
+            kind = CONTINUATION;
+        }
+        // 431, or the end of the stream or of the connection; never a watch.
+        let refused = |it: &raw::Reply| matches!(it.kind, HEADERS | RST_STREAM | GOAWAY);
+        raw.until(refused).await;
+    }
+    // Pieces without an end, empty and full.
+    for piece in [
+        frame(CONTINUATION, 0, 1, b""),
+        frame(CONTINUATION, 0, 1, &literals([("x", "y")]).repeat(2000)),
+    ] {
+        let mut raw = Raw::greeted(attacked.weir.grpc).await;
+        raw.send(&frame(HEADERS, 0, 1, &opening(WATCH))).await;
+        let mut sent = 0_u32;
+        while sent < 20_000 && raw.send(&piece).await {
+            sent += 1;
+        }
+        println!("{sent} continuations were taken");
+        assert!(sent < 20_000, "continuations are taken without end");
+    }
+    tally(Figure::BadInputs, blocks.len() as u64 + 2);
+    attacked.survives("giant headers").await;
+}
+
+/// CVE-2023-44487, with requests that are still being opened and with open watches.
+#[tokio::test]
+async fn streams_reset_as_fast_as_they_come_cost_little() {
+    let attacked = Attacked::start(&["--max-watches=200"]).await;
+    let mut bystander = attacked.honest().await;
+    let before = attacked.database.getmore_count().await;
+    let request = attacked.request();
+    let mut resets = 0_u64;
+    for _ in 0..5 {
+        let mut raw = Raw::greeted(attacked.weir.grpc).await;
+        for stream in streams(2_000) {
+            let at_once = [
+                call(stream, &request),
+                frame(RST_STREAM, 0, stream, &[0, 0, 0, 8]),
+            ];
+            if !raw.send(&at_once.concat()).await {
+                break;
+            }
+            resets += 1;
+        }
+    }
+    // While a server is busy with a flood, a client that answers no pings would count as gone.
+    eventually("the flood is over", async || {
+        attacked.weir.metrics().await.sum("weir_watches") == 1.0
+    })
+    .await;
+    // Open ones: each is answered before it is reset.
+    let mut raw = Raw::greeted(attacked.weir.grpc).await;
+    raw.send(&frame(WINDOW_UPDATE, 0, 0, &(1_u32 << 30).to_be_bytes()))
+        .await;
+    for stream in streams(100) {
+        raw.send(&call(stream, &request)).await;
+        let answered = |it: &raw::Reply| {
+            it.stream == stream && (it.kind == DATA || it.flags & END_STREAM != 0)
+        };
+        assert!(raw.until(answered).await, "stream {stream}");
+        raw.send(&frame(RST_STREAM, 0, stream, &[0, 0, 0, 8])).await;
+    }
+    drop(raw);
+    println!("{resets} streams were reset at once");
+    tally(Figure::BadInputs, resets + 100);
+    insert(&attacked.database, 1).await;
+    assert_eq!(id(&bystander.next_change().await), 1);
+    let getmores = attacked.database.getmore_count().await - before;
+    assert!(getmores < 500, "MongoDB had {getmores} getMore commands");
+    drop(bystander);
+    attacked.survives("rapid resets").await;
+}
+
+/// More streams than there may be, and more calls: those beyond are refused, and all others go on.
+#[tokio::test]
+async fn streams_beyond_the_limit_are_refused_and_the_rest_is_served() {
+    let attacked = Attacked::start(&["--max-watches=50"]).await;
+    let mut raw = Raw::greeted(attacked.weir.grpc).await;
+    for stream in streams(500) {
+        raw.send(&frame(HEADERS, END_HEADERS, stream, &opening(WATCH)))
+            .await;
+    }
+    let mut refused = 0;
+    let all = raw.until(|it| {
+        refused += u32::from(it.kind == RST_STREAM && it.payload == [0, 0, 0, 7]);
+        refused == 450
+    });
+    assert!(all.await, "{refused} were refused");
+    drop(raw);
+
+    // Over many connections, calls that never speak: 1,050 are let in.
+    let mut connections = Vec::new();
+    for _ in 0..30 {
+        let mut raw = Raw::greeted(attacked.weir.grpc).await;
+        for stream in streams(50) {
+            raw.send(&frame(HEADERS, END_HEADERS, stream, &opening(WATCH)))
+                .await;
+        }
+        connections.push(raw);
+    }
+    eventually("calls are refused", async || {
+        attacked.rejected("calls").await >= 400.0
+    })
+    .await;
+    tally(Figure::BadInputs, 450 + 1500);
+    drop(connections);
+    // Until then there is no room for an honest call either.
+    attacked.is_quiet("calls that never speak").await;
+    attacked.survives("too many streams").await;
+}
+
+/// Windows that are shut or tiny, while MongoDB has much to tell.
+#[tokio::test]
+async fn clients_that_open_no_window_cost_others_nothing() {
+    let attacked = Attacked::start(&[]).await;
+    let mut bystander = attacked.honest().await;
+    let request = attacked.request();
+    let mut shut = Vec::new();
+    for window in [0, 1, 100] {
+        let mut raw = Raw::greeted_with(attacked.weir.grpc, &setting(4, window)).await;
+        for stream in streams(100) {
+            raw.send(&call(stream, &request)).await;
+        }
+        shut.push(raw);
+    }
+    eventually("all are open", async || {
+        attacked.weir.metrics().await.sum("weir_watches") == 301.0
+    })
+    .await;
+    let orders = attacked.database.collection(ORDERS);
+    for number in 0..100 {
+        let large = doc! { "_id": number, "text": "x".repeat(100_000) };
+        orders.insert_one(large).await.expect("an insert");
+        assert_eq!(id(&bystander.next_change().await), number);
+    }
+    tally(Figure::BadInputs, 300);
+    tally(Figure::WatchesHeld, 301);
+    drop(shut);
+    drop(bystander);
+    attacked.survives("shut windows").await;
+}
+
+/// Floods that ask for an answer each, from clients that take none; and a client that says goodbye
+/// and stays.
+#[tokio::test]
+async fn floods_of_small_frames_are_survived() {
+    let attacked = Attacked::start(&[]).await;
+    let mut bystander = attacked.honest().await;
+    let floods = [
+        frame(PING, 0, 0, &[7; 8]),
+        frame(SETTINGS, 0, 0, &setting(3, 100)),
+        frame(SETTINGS, 0, 0, &setting(1, 4096).repeat(100)),
+        frame(PRIORITY, 0, 1, &[0, 0, 0, 0, 1]),
+        frame(77, 0, 0, b"of no kind that is known"),
+        frame(WINDOW_UPDATE, 0, 0, &1_u32.to_be_bytes()),
+        frame(DATA, 0, 1, b""),
+        frame(GOAWAY, 0, 0, &[0; 8]),
+    ];
+    let limit = Duration::from_secs(1);
+    let attacks = floods.iter().map(|flood| {
+        let request = attacked.request();
+        let address = attacked.weir.grpc;
+        async move {
+            let mut raw = Raw::greeted(address).await;
+            // Open, and its half not ended.
+            raw.send(&frame(HEADERS, END_HEADERS, 1, &opening(WATCH)))
+                .await;
+            raw.send(&frame(DATA, 0, 1, &message(&request))).await;
+            raw.push(&flood.repeat(50_000), limit).await;
+            raw
+        }
+    });
+    let mut connections = join_all(attacks).await;
+    insert(&attacked.database, 1).await;
+    assert_eq!(id(&bystander.next_change().await), 1);
+    connections.clear();
+
+    // Whoever said goodbye and does not answer pings any more is not there.
+    let mut leaving = Raw::greeted(attacked.weir.grpc).await;
+    leaving.send(&call(1, &attacked.request())).await;
+    assert!(leaving.until(|it| it.kind == DATA).await);
+    leaving.send(&frame(GOAWAY, 0, 0, &[0; 8])).await;
+    leaving.rest().await;
+    tally(Figure::BadInputs, floods.len() as u64 * 50_000);
+    drop(bystander);
+    attacked.survives("floods").await;
+}
+
+/// The number of connections is bounded; those beyond are reset, and counted.
+#[tokio::test]
+async fn connections_beyond_the_limit_are_reset_and_those_within_go_on() {
+    let attacked = Attacked::start(&["--max-connections=20"]).await;
+    let mut bystander = attacked.honest().await;
+    let mut crowd = Vec::new();
+    for _ in 0..19 {
+        let mut raw = Raw::greeted(attacked.weir.grpc).await;
+        assert!(raw.is_alive().await, "there is room");
+        crowd.push(raw);
+    }
+    for _ in 0..100 {
+        if let Ok(mut raw) = Raw::try_connect(attacked.weir.grpc).await {
+            raw.greet(&[]).await;
+            assert!(!raw.is_alive().await, "there was no room");
+        }
+    }
+    assert_eq!(attacked.rejected("connections").await, 100.0);
+    assert_eq!(attacked.weir.metrics().await.sum("weir_connections"), 20.0);
+    insert(&attacked.database, 1).await;
+    assert_eq!(id(&bystander.next_change().await), 1);
+    tally(Figure::BadInputs, 100);
+    drop(crowd);
+    drop(bystander);
+    attacked.is_quiet("a crowd").await;
+    attacked.survives("too many connections").await;
+}
+
+/// The admin port speaks to whoever reaches it, in bounded time and memory.
+#[tokio::test]
+async fn the_admin_port_outlives_bad_clients() {
+    let attacked = Attacked::start(&[]).await;
+    let address = attacked.weir.admin;
+    let long = "x".repeat(4 << 20);
+    let inputs = [
+        ("silence", Vec::new()),
+        (
+            "half a request",
+            b"GET /metrics HTTP/1.1\r\nHost: w".to_vec(),
+        ),
+        (
+            "a head without an end",
+            b"GET / HTTP/1.1\r\n"
+                .iter()
+                .chain(&b"x: y\r\n".repeat(20))
+                .copied()
+                .collect(),
+        ),
+        (
+            "a giant path",
+            format!("GET /{long} HTTP/1.1\r\n\r\n").into_bytes(),
+        ),
+        (
+            "a giant header",
+            format!("GET / HTTP/1.1\r\nx: {long}\r\n\r\n").into_bytes(),
+        ),
+        (
+            "many headers",
+            [b"GET / HTTP/1.1\r\n".to_vec(), b"x: y\r\n".repeat(100_000)].concat(),
+        ),
+        (
+            "a body that does not come",
+            b"POST /metrics HTTP/1.1\r\nContent-Length: 999999999\r\n\r\n".to_vec(),
+        ),
+        (
+            "chunks of nothing",
+            b"POST /metrics HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nffffffffffffffff\r\n"
+                .to_vec(),
+        ),
+        ("noise", vec![0xff; 100_000]),
+        ("HTTP/2", [PREFACE, &frame(SETTINGS, 0, 0, &[])].concat()),
+        (
+            "a thousand requests at once",
+            b"GET /metrics HTTP/1.1\r\nHost: w\r\n\r\n".repeat(1000),
+        ),
+    ];
+    let attacks = inputs.iter().map(|(what, input)| async move {
+        let begin = Instant::now();
+        let mut raw = Raw::connect(address).await;
+        raw.push(input, Duration::from_secs(2)).await;
+        raw.rest().await;
+        println!("{what}: closed after {:?}", begin.elapsed());
+    });
+    join_all(attacks).await;
+    // A client that drips is not waited for either.
+    let begin = Instant::now();
+    let mut raw = Raw::connect(address).await;
+    while raw.send(b"G").await {
+        assert!(
+            begin.elapsed() < Duration::from_secs(10),
+            "a slow client is waited for"
+        );
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    // More than there may be, none of which says anything.
+    let mut crowd = Vec::new();
+    for _ in 0..300 {
+        crowd.push(Raw::connect(address).await);
+    }
+    drop(crowd);
+    eventually("the admin port answers", async || {
+        attacked.weir.admin_status("/livez").await == Some(200)
+    })
+    .await;
+    tally(Figure::BadInputs, inputs.len() as u64 + 301);
+    attacked.survives("bad clients of the admin port").await;
+}

@@ -1,0 +1,218 @@
+//! A client that keeps to no rule: bytes on TCP, and HTTP/2 frames made by hand.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+use crate::support::{PATIENCE, within};
+
+pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+pub const DATA: u8 = 0;
+pub const HEADERS: u8 = 1;
+pub const PRIORITY: u8 = 2;
+pub const RST_STREAM: u8 = 3;
+pub const SETTINGS: u8 = 4;
+pub const PUSH_PROMISE: u8 = 5;
+pub const PING: u8 = 6;
+pub const GOAWAY: u8 = 7;
+pub const WINDOW_UPDATE: u8 = 8;
+pub const CONTINUATION: u8 = 9;
+
+pub const END_STREAM: u8 = 1;
+pub const ACK: u8 = 1;
+pub const END_HEADERS: u8 = 4;
+pub const PADDED: u8 = 8;
+
+/// One frame.
+pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).expect("a frame is short");
+    let mut out = length.to_be_bytes()[1..].to_vec();
+    out.extend([kind, flags]);
+    out.extend(stream.to_be_bytes());
+    out.extend(payload);
+    out
+}
+
+/// One setting.
+pub fn setting(id: u16, value: u32) -> Vec<u8> {
+    [&id.to_be_bytes()[..], &value.to_be_bytes()[..]].concat()
+}
+
+/// Headers as HPACK writes those that no table holds.
+pub fn literals<'a>(headers: impl IntoIterator<Item = (&'a str, &'a str)>) -> Vec<u8> {
+    let mut out = Vec::new();
+    for (name, value) in headers {
+        out.push(0);
+        text(name, &mut out);
+        text(value, &mut out);
+    }
+    out
+}
+
+fn text(text: &str, out: &mut Vec<u8>) {
+    let length = text.len();
+    if length < 127 {
+        out.push(u8::try_from(length).expect("it is short"));
+    } else {
+        out.push(127);
+        let mut rest = length - 127;
+        while rest >= 128 {
+            out.push(u8::try_from(rest % 128).expect("it is below 128") | 128);
+            rest /= 128;
+        }
+        out.push(u8::try_from(rest).expect("it is below 128"));
+    }
+    out.extend(text.as_bytes());
+}
+
+pub const WATCH: &str = "/weir.v1.WatchService/Watch";
+
+/// The headers that open a call.
+pub fn opening(path: &str) -> Vec<u8> {
+    literals([
+        (":method", "POST"),
+        (":scheme", "http"),
+        (":authority", "weir"),
+        (":path", path),
+        ("content-type", "application/grpc"),
+        ("te", "trailers"),
+    ])
+}
+
+/// A message with gRPC's own head before it.
+pub fn message(bytes: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(bytes.len()).expect("a message is short");
+    [&[0], &length.to_be_bytes()[..], bytes].concat()
+}
+
+/// A call with its request.
+pub fn call(stream: u32, request: &[u8]) -> Vec<u8> {
+    [
+        frame(HEADERS, END_HEADERS, stream, &opening(WATCH)),
+        frame(DATA, END_STREAM, stream, &message(request)),
+    ]
+    .concat()
+}
+
+/// The client's stream identifiers: odd numbers, each once.
+pub fn streams(count: u32) -> impl Iterator<Item = u32> + Clone {
+    (0..count).map(|number| 2 * number + 1)
+}
+
+/// What came back.
+#[derive(Debug)]
+pub struct Reply {
+    pub kind: u8,
+    pub flags: u8,
+    pub stream: u32,
+    pub payload: Vec<u8>,
+}
+
+/// A connection.
+pub struct Raw(TcpStream);
+
+impl Raw {
+    pub async fn connect(address: SocketAddr) -> Self {
+        let raw = Self::try_connect(address).await;
+        raw.expect("the port takes connections")
+    }
+
+    /// A connection, or what the kernel says where it is reset at once.
+    pub async fn try_connect(address: SocketAddr) -> io::Result<Self> {
+        let stream = within("a connection", TcpStream::connect(address)).await?;
+        // An attack of many small writes should not wait for the kernel's own pauses.
+        stream.set_nodelay(true)?;
+        Ok(Self(stream))
+    }
+
+    /// A connection that has begun as one of HTTP/2.
+    pub async fn greeted(address: SocketAddr) -> Self {
+        Self::greeted_with(address, &[]).await
+    }
+
+    pub async fn greeted_with(address: SocketAddr, settings: &[u8]) -> Self {
+        let mut raw = Self::connect(address).await;
+        raw.greet(settings).await;
+        raw
+    }
+
+    /// Begins as a client of HTTP/2 does.
+    pub async fn greet(&mut self, settings: &[u8]) {
+        let greeting = [PREFACE, &frame(SETTINGS, 0, 0, settings)].concat();
+        self.send(&greeting).await;
+    }
+
+    /// Sends bytes. That the server has closed the connection is no failure of the test.
+    pub async fn send(&mut self, bytes: &[u8]) -> bool {
+        within("the server takes bytes", self.0.write_all(bytes))
+            .await
+            .is_ok()
+    }
+
+    /// Sends as much as the server takes within this time.
+    pub async fn push(&mut self, bytes: &[u8], limit: Duration) {
+        let _ = tokio::time::timeout(limit, self.0.write_all(bytes)).await;
+    }
+
+    /// The next frame; `None` at the end of the connection.
+    pub async fn reply(&mut self) -> Option<Reply> {
+        within("a frame", self.read_reply()).await.ok()
+    }
+
+    async fn read_reply(&mut self) -> io::Result<Reply> {
+        let mut head = [0; 9];
+        self.0.read_exact(&mut head).await?;
+        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+        let mut payload = vec![0; usize::try_from(length).expect("a frame is short")];
+        self.0.read_exact(&mut payload).await?;
+        Ok(Reply {
+            kind: head[3],
+            flags: head[4],
+            stream: u32::from_be_bytes([head[5], head[6], head[7], head[8]]),
+            payload,
+        })
+    }
+
+    /// Reads, and answers pings, until a frame is what is looked for; `false` when the connection ends first.
+    pub async fn until(&mut self, mut wanted: impl FnMut(&Reply) -> bool) -> bool {
+        while let Some(reply) = self.reply().await {
+            if reply.kind == PING && reply.flags & ACK == 0 {
+                self.send(&frame(PING, ACK, 0, &reply.payload)).await;
+            }
+            if wanted(&reply) {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// All that comes until the server closes the connection.
+    pub async fn rest(&mut self) -> Vec<u8> {
+        let mut all = Vec::new();
+        let whole = async {
+            let mut buffer = vec![0; 16 * 1024];
+            while let Ok(read) = self.0.read(&mut buffer).await {
+                if read == 0 {
+                    break;
+                }
+                all.extend(&buffer[..read]);
+            }
+        };
+        tokio::time::timeout(PATIENCE, whole)
+            .await
+            .expect("the server closes the connection");
+        all
+    }
+
+    /// Whether the server answers a PING.
+    pub async fn is_alive(&mut self) -> bool {
+        self.send(&frame(PING, 0, 0, b"are you?")).await
+            && self
+                .until(|it| it.kind == PING && it.flags & ACK != 0 && it.payload == b"are you?")
+                .await
+    }
+}

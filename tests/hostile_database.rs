@@ -1,0 +1,581 @@
+//! Bytes that no MongoDB should send: what a client gets of them, and that nothing else suffers.
+//!
+//! Either a client gets an event whose bytes are MongoDB's own, or its watch ends with INTERNAL at the
+//! place right before it; good events before it come in any case.
+
+#[path = "hostile_database/events.rs"]
+mod events;
+mod support;
+
+use std::time::Duration;
+
+use events::{Case, broken, odd};
+use mongodb::bson::{Document, doc};
+use support::orders::id;
+use support::stand_in::{self, Answer, Event, Reply, StandIn, insert, time};
+use support::{Figure, Watching, Weir, error_info, error_reason, eventually, tally, within};
+use tonic::{Code, Status};
+use weir::pb;
+use weir::pb::change_event::Change;
+use weir::pb::document::Value;
+
+/// The largest reply that the wire protocol allows.
+const LARGEST_MESSAGE: usize = 48_000_000;
+
+/// A server that lets go of a feed at once, and gives MongoDB up after this long.
+async fn weir(stand_in: &StandIn, grace: Duration) -> Weir {
+    // Raw events bring times of their own: no watch from now begins after them.
+    stand_in.set_clock(time(stand_in::FIRST_SECOND - 1, 1));
+    Weir::at(stand_in.uri(), |config| {
+        config.feed_linger = Duration::ZERO;
+        config.upstream_grace = grace;
+    })
+    .await
+}
+
+fn resume(stand_in: &StandIn, collection: &str, token: bytes::Bytes) -> pb::WatchRequest {
+    pb::WatchRequest {
+        start: Some(pb::watch_request::Start::ResumeToken(token)),
+        ..stand_in.watch_request(&[collection])
+    }
+}
+
+fn bson(document: Option<&pb::Document>) -> &[u8] {
+    match document.and_then(|it| it.value.as_ref()) {
+        Some(Value::Bson(bytes)) => bytes,
+        other => panic!("this is not BSON: {other:?}"),
+    }
+}
+
+/// The raw value of an event's field.
+fn field<'a>(event: &'a [u8], name: &str) -> Option<&'a [u8]> {
+    let mut fields = weir::raw::Elements::new(event)
+        .expect("an odd event is well-formed at its top")
+        .map(|it| it.expect("an odd event is well-formed at its top"));
+    let found = fields.find(|it| it.key == name.as_bytes());
+    found.map(|it| it.value)
+}
+
+/// The end that a broken event must lead to.
+fn assert_internal(status: &Status, watching: &pb::Opened, what: &str) {
+    assert_eq!(status.code(), Code::Internal, "{what}: {status:?}");
+    let info = error_info(status);
+    assert_eq!(info.reason, "INTERNAL", "{what}");
+    let id = info.metadata.get("watch_id").map(String::as_str);
+    assert_eq!(id, Some(watching.watch_id.as_str()), "{what}");
+}
+
+/// Reads to the end: the numbers of the changes, and the status.
+async fn to_the_end(watching: &mut Watching) -> (Vec<i32>, Status) {
+    let whole = async {
+        let mut ids = Vec::new();
+        loop {
+            match watching.try_next().await {
+                Ok(Some(message)) => {
+                    if let Some(pb::watch_response::Kind::Changes(batch)) = message.kind {
+                        ids.extend(batch.changes.iter().map(id));
+                    }
+                }
+                Ok(None) => return (ids, Status::ok("")),
+                Err(status) => return (ids, status),
+            }
+        }
+    };
+    within("the end of the watch", whole).await
+}
+
+/// T16, T26: what is merely odd passes, byte for byte, and so do its neighbours.
+#[tokio::test]
+async fn an_odd_event_arrives_byte_for_byte_between_its_neighbours() {
+    let stand_in = StandIn::start();
+    let weir = weir(&stand_in, Duration::from_secs(60)).await;
+    let cases = odd();
+    tally(Figure::BadInputs, cases.len() as u64);
+    for (number, Case { what, event }) in cases.into_iter().enumerate() {
+        let name = format!("c{number}");
+        let log = stand_in.log(&name);
+        let mut watching = weir.watch(stand_in.watch_request(&[&name])).await;
+        let odd = event(1);
+        log.push_all([insert(1).into(), Event::Raw(odd.clone()), insert(2).into()]);
+        assert_eq!(id(&watching.next_change().await), 1, "{what}");
+        let change = watching.next_change().await;
+        assert_eq!(id(&watching.next_change().await), 2, "{what}");
+        match &change.change {
+            Some(Change::Insert(insert)) => {
+                let document = field(&odd, "fullDocument");
+                let null = Some(Value::Null(0));
+                match insert.full_document.as_ref() {
+                    None => assert!(
+                        document.is_none() || change.unknown_fields.is_some(),
+                        "{what}: the document is lost"
+                    ),
+                    it if it.and_then(|it| it.value.clone()) == null => {
+                        assert_eq!(document, Some(&[][..]), "{what}");
+                    }
+                    it => assert_eq!(Some(bson(it)), document, "{what}"),
+                }
+            }
+            Some(Change::Other(other)) => {
+                assert_eq!(bson(other.event.as_ref()), odd, "{what}");
+            }
+            other => panic!("{what} came as {other:?}"),
+        }
+        // Every field is somewhere: at its place, or among those that have none.
+        for name in ["clusterTime", "wallTime", "ns", "documentKey", "txnNumber"] {
+            let told = match name {
+                "clusterTime" => change.cluster_time.is_some(),
+                "wallTime" => change.wall_time.is_some(),
+                "ns" => change.namespace.is_some(),
+                "documentKey" => change.document_key.is_some(),
+                _ => change.transaction.is_some(),
+            };
+            let Some(value) = field(&odd, name) else {
+                assert!(!told, "{what}: {name} is made up");
+                continue;
+            };
+            if !told && !matches!(change.change, Some(Change::Other(_))) {
+                let rest = bson(change.unknown_fields.as_ref());
+                assert_eq!(field(rest, name), Some(value), "{what}: {name} is lost");
+            }
+        }
+        // Its token is as good as any.
+        let mut resumed = weir
+            .watch(resume(&stand_in, &name, change.resume_token.clone()))
+            .await;
+        assert_eq!(id(&resumed.next_change().await), 2, "{what}");
+    }
+}
+
+/// T26: an event that JSON can't hold comes in a format that can; none is lost, and none stops a watch.
+#[tokio::test]
+async fn an_odd_event_arrives_in_every_format() {
+    let stand_in = StandIn::start();
+    let weir = weir(&stand_in, Duration::from_secs(60)).await;
+    for format in [
+        pb::DocumentFormat::Json,
+        pb::DocumentFormat::CanonicalJson,
+        pb::DocumentFormat::Struct,
+    ] {
+        let name = format!("c{}", format as i32);
+        let mut watching = weir
+            .watch(pb::WatchRequest {
+                document_format: format.into(),
+                ..stand_in.watch_request(&[&name])
+            })
+            .await;
+        let cases = odd();
+        tally(Figure::BadInputs, cases.len() as u64);
+        let log = stand_in.log(&name);
+        let events = cases.iter().enumerate();
+        log.push_all(events.map(|(place, case)| Event::Raw((case.event)(place))));
+        let mut tokens = Vec::new();
+        for case in &cases {
+            let change = watching.next_change().await;
+            assert!(change.change.is_some(), "{}: {change:?}", case.what);
+            tokens.push(change.resume_token);
+        }
+        tokens.dedup();
+        assert_eq!(tokens.len(), cases.len(), "{format:?}");
+    }
+}
+
+/// T16, T26, contract 2 and 10: what is broken ends the watches that would have to pass it, and no
+/// others, at the place right before it.
+#[tokio::test]
+async fn a_broken_event_ends_its_watch_after_the_good_ones_before_it() {
+    let stand_in = StandIn::start();
+    let weir = weir(&stand_in, Duration::from_secs(60)).await;
+    let mut elsewhere = weir.watch(stand_in.watch_request(&["elsewhere"])).await;
+    let cases = broken();
+    tally(Figure::BadInputs, cases.len() as u64);
+    for (number, Case { what, event }) in (0..).zip(cases) {
+        let name = format!("c{number}");
+        let log = stand_in.log(&name);
+        let mut watching = weir.watch(stand_in.watch_request(&[&name])).await;
+        let start = watching.token();
+        let mut crowd = weir.watch(stand_in.watch_request(&[&name])).await;
+        log.push_all([
+            insert(1).into(),
+            insert(2).into(),
+            Event::Raw(event(2)),
+            insert(3).into(),
+        ]);
+        for watching in [&mut watching, &mut crowd] {
+            let (ids, status) = to_the_end(watching).await;
+            assert_eq!(ids, [1, 2], "{what}");
+            assert_internal(&status, &watching.opened, what);
+        }
+        // One opening, and one reading of what broke.
+        assert_eq!(log.asked("aggregate"), 1, "{what}: it was tried again");
+
+        // The same for those who come later and would have to pass it, from before and from right
+        // there.
+        let right_before = watching.token();
+        for (token, good) in [(start, &[1, 2][..]), (right_before, &[])] {
+            let mut again = weir.watch(resume(&stand_in, &name, token)).await;
+            let (ids, status) = to_the_end(&mut again).await;
+            assert_eq!(ids, good, "{what}");
+            assert_internal(&status, &again.opened, what);
+        }
+        let asked = log.asked("aggregate");
+        // Each of the two had a feed, a stream of its own, and a question or two about how they join.
+        assert!(asked <= 12, "{what}: {asked} openings for four watches");
+
+        // Those who need not pass it go on.
+        let mut later = weir.watch(stand_in.watch_request(&[&name])).await;
+        log.push(insert(4));
+        let change = later.next_change().await;
+        assert_eq!(id(&change), 4, "{what}");
+        let time = change.cluster_time.expect("every event has a time");
+        let mut behind = weir
+            .watch(pb::WatchRequest {
+                start: Some(pb::watch_request::Start::StartTime(
+                    prost_types::Timestamp {
+                        seconds: time.seconds.into(),
+                        nanos: 0,
+                    },
+                )),
+                ..stand_in.watch_request(&[&name])
+            })
+            .await;
+        assert_eq!(id(&behind.next_change().await), 4, "{what}");
+        stand_in.log("elsewhere").push(insert(number));
+        assert_eq!(id(&elsewhere.next_change().await), number, "{what}");
+    }
+}
+
+/// The same where the opening's own answer holds the event: before the headers there is nothing to be
+/// sent, and so the call itself fails.
+#[tokio::test]
+async fn a_broken_event_in_the_opening_ends_its_watch_after_the_good_ones_before_it() {
+    let stand_in = StandIn::start();
+    let weir = weir(&stand_in, Duration::from_secs(60)).await;
+    let cases = broken();
+    tally(Figure::BadInputs, cases.len() as u64);
+    for (number, Case { what, event }) in cases.into_iter().enumerate() {
+        let name = format!("c{number}");
+        let log = stand_in.log(&name);
+        let watching = weir.watch(stand_in.watch_request(&[&name])).await;
+        let start = watching.token();
+        drop(watching);
+        log.answer_openings_with_events();
+        log.push_all([insert(1).into(), Event::Raw(event(1)), insert(2).into()]);
+        weir.without_feeds().await;
+        let mut again = weir.watch(resume(&stand_in, &name, start)).await;
+        let (ids, status) = to_the_end(&mut again).await;
+        assert_eq!(ids, [1], "{what}");
+        assert_internal(&status, &again.opened, what);
+        let right_before = resume(&stand_in, &name, again.token());
+        match weir.try_watch(right_before).await {
+            Ok(mut again) => {
+                let (ids, status) = to_the_end(&mut again).await;
+                assert_eq!(ids, [0; 0], "{what}");
+                assert_internal(&status, &again.opened, what);
+            }
+            Err(status) => assert_eq!(error_reason(&status), "INTERNAL", "{what}"),
+        }
+        let asked = log.asked("aggregate");
+        assert!(asked <= 10, "{what}: {asked} openings for three watches");
+    }
+}
+
+/// Fragments that do not fit together are as broken as an event can be.
+#[tokio::test]
+async fn broken_fragments_end_a_watch_after_the_good_events_before_them() {
+    let stand_in = StandIn::start();
+    let weir = weir(&stand_in, Duration::from_secs(60)).await;
+    let fragment = |id: i32, fragment: i32, of: i32| {
+        let mut event = insert(id);
+        event.insert("splitEvent", doc! { "fragment": fragment, "of": of });
+        event
+    };
+    let runs: [&[Document]; 4] = [
+        &[fragment(3, 2, 2)],
+        &[fragment(3, 1, 3), fragment(3, 3, 3)],
+        &[fragment(3, 1, 2), insert(4)],
+        &[fragment(3, 1, 2), fragment(3, 1, 2)],
+    ];
+    tally(Figure::BadInputs, runs.len() as u64);
+    for (number, run) in runs.iter().enumerate() {
+        let name = format!("c{number}");
+        let log = stand_in.log(&name);
+        let mut watching = weir.watch(stand_in.watch_request(&[&name])).await;
+        let good = [insert(1), insert(2)];
+        let all = good.iter().chain(*run).cloned();
+        log.push_all(all.map(Event::from));
+        let (ids, status) = to_the_end(&mut watching).await;
+        assert_eq!(ids, [1, 2], "{run:?}");
+        assert_internal(&status, &watching.opened, &format!("{run:?}"));
+    }
+}
+
+/// What a change of every reply does not keep from arriving.
+#[tokio::test]
+async fn odd_replies_lose_nothing() {
+    type Alter = fn(&mut Reply);
+    let cases: [(&str, Alter); 6] = [
+        ("no place after the batch", |it| it.post_batch_token = None),
+        ("an empty place", |it| {
+            it.post_batch_token = Some(Document::new().to_vec().expect("it is BSON"));
+        }),
+        ("a place larger than a token may be", |it| {
+            let place = doc! { "_data": "P".repeat(40_000) };
+            it.post_batch_token = Some(place.to_vec().expect("it is BSON"));
+        }),
+        ("a place that is broken inside", |it| {
+            it.post_batch_token = Some(b"\x08\0\0\0\x14a\0\0".to_vec());
+        }),
+        ("no time", |it| it.operation_time = None),
+        ("a cursor that says it is used up", |it| {
+            if !it.events.is_empty() {
+                it.cursor = 0;
+            }
+        }),
+    ];
+    let stand_in = StandIn::start();
+    let weir = weir(&stand_in, Duration::from_secs(60)).await;
+    tally(Figure::BadInputs, cases.len() as u64);
+    for (number, (what, alter)) in cases.into_iter().enumerate() {
+        let name = format!("c{number}");
+        let log = stand_in.log(&name);
+        log.set_batch(1);
+        log.alter(alter);
+        let mut watching = weir.watch(stand_in.watch_request(&[&name])).await;
+        log.push_all((1..=3).map(|id| insert(id).into()));
+        let mut ids = Vec::new();
+        for _ in 0..3 {
+            ids.push(id(&watching.next_change().await));
+        }
+        assert_eq!(ids, [1, 2, 3], "{what}");
+    }
+}
+
+/// A cursor's number is MongoDB's own business: the next `getMore` asks for the newest.
+#[tokio::test]
+async fn a_cursor_that_changes_its_number_goes_on_or_is_opened_again() {
+    let stand_in = StandIn::start();
+    let weir = weir(&stand_in, Duration::from_secs(60)).await;
+    let log = stand_in.log("orders");
+    let mut watching = weir.watch(stand_in.watch_request(&["orders"])).await;
+    log.alter(|reply| {
+        if !reply.first {
+            reply.cursor = reply.cursor.wrapping_add(1).max(1);
+        }
+    });
+    for number in 1..=3 {
+        log.push(insert(number));
+        assert_eq!(id(&watching.next_change().await), number);
+    }
+    tally(Figure::BadInputs, 3);
+}
+
+/// Contract 2: bytes that are no reply count as a connection that was lost.
+#[tokio::test]
+async fn messages_that_are_no_replies_lose_nothing() {
+    let good = Reply {
+        first: false,
+        cursor: 7,
+        events: Vec::new(),
+        post_batch_token: None,
+        operation_time: Some(time(stand_in::FIRST_SECOND, 1)),
+    };
+    let body = good.bytes();
+    let message = |length: i32, operation: i32, flags: u32, kind: u8, body: &[u8]| {
+        let mut bytes = Vec::new();
+        for number in [length, 0, 0, operation] {
+            bytes.extend(number.to_le_bytes());
+        }
+        bytes.extend(flags.to_le_bytes());
+        bytes.push(kind);
+        bytes.extend(body);
+        bytes
+    };
+    let length = i32::try_from(body.len() + 21).expect("it is short");
+    let too_long = i32::try_from(LARGEST_MESSAGE + 1).expect("it is an i32");
+    let nothing_in_it = doc! { "ok": 1.0 };
+    let without_batch = doc! { "ok": 1.0, "cursor": { "id": 7_i64, "ns": "stand_in.orders" } };
+    let batch_of_another_type = doc! { "ok": 1.0, "cursor": {
+        "id": 7_i64, "ns": "stand_in.orders", "nextBatch": "text",
+    } };
+    let cursor_of_another_type = doc! { "ok": 1.0, "cursor": 5 };
+    let document = |it: Document| it.to_vec().expect("it is BSON");
+    let cases: Vec<(&str, Answer)> = vec![
+        ("a closed connection", Answer::Close),
+        ("half a header", Answer::Message(vec![1, 2, 3, 4, 5])),
+        (
+            "half a message",
+            Answer::Message(message(length, 2013, 0, 0, &body[..body.len() / 2])),
+        ),
+        (
+            "a negative length",
+            Answer::Message(message(-1, 2013, 0, 0, &body)),
+        ),
+        (
+            "a length of nothing",
+            Answer::Message(message(0, 2013, 0, 0, &body)),
+        ),
+        (
+            "a length below the header's",
+            Answer::Message(message(15, 2013, 0, 0, &body)),
+        ),
+        (
+            "a header alone",
+            Answer::Message(message(16, 2013, 0, 0, &[])),
+        ),
+        (
+            "a header and flags alone",
+            Answer::Message(message(20, 2013, 0, 0, &[])),
+        ),
+        (
+            "a message over 48 MB",
+            Answer::Message(message(too_long, 2013, 0, 0, &body)),
+        ),
+        (
+            "a message of 2 GiB",
+            Answer::Message(message(i32::MAX, 2013, 0, 0, &body)),
+        ),
+        (
+            "another operation",
+            Answer::Message(message(length, 1, 0, 0, &body)),
+        ),
+        (
+            "an unknown operation",
+            Answer::Message(message(length, 4242, 0, 0, &body)),
+        ),
+        (
+            "unknown flags",
+            Answer::Message(message(length, 2013, 0xffff, 0, &body)),
+        ),
+        (
+            "an unknown section",
+            Answer::Message(message(length, 2013, 0, 9, &body)),
+        ),
+        (
+            "a sequence of documents",
+            Answer::Message(message(length, 2013, 0, 1, &body)),
+        ),
+        ("no document", Answer::Document(Vec::new())),
+        ("an empty document", Answer::Document(document(doc! {}))),
+        ("noise", Answer::Document(vec![0xff; 64])),
+        (
+            "a document cut short",
+            Answer::Document(body[..body.len() - 9].to_vec()),
+        ),
+        (
+            "a document without a cursor",
+            Answer::Document(document(nothing_in_it)),
+        ),
+        (
+            "a cursor of another type",
+            Answer::Document(document(cursor_of_another_type)),
+        ),
+        (
+            "a cursor without a batch",
+            Answer::Document(document(without_batch)),
+        ),
+        (
+            "a batch of another type",
+            Answer::Document(document(batch_of_another_type)),
+        ),
+    ];
+    let stand_in = StandIn::start();
+    let weir = weir(&stand_in, Duration::from_secs(60)).await;
+    tally(Figure::BadInputs, cases.len() as u64);
+    for (number, (what, answer)) in cases.into_iter().enumerate() {
+        let name = format!("c{number}");
+        let log = stand_in.log(&name);
+        let mut watching = weir.watch(stand_in.watch_request(&[&name])).await;
+        log.push(insert(1));
+        assert_eq!(id(&watching.next_change().await), 1, "{what}");
+        println!("{what}");
+        log.answer(answer);
+        log.push(insert(2));
+        assert_eq!(id(&watching.next_change().await), 2, "{what}");
+        let asked = log.asked("aggregate");
+        assert!((1..=3).contains(&asked), "{what}: {asked} openings");
+        drop(watching);
+        weir.without_feeds().await;
+    }
+}
+
+/// A reply that MongoDB's own limits forbid is not taken into memory, and is not asked for without
+/// end.
+#[tokio::test]
+async fn replies_over_48_mb_end_the_watch_as_an_upstream_that_is_away() {
+    let stand_in = StandIn::start();
+    let weir = weir(&stand_in, Duration::from_secs(2)).await;
+    let log = stand_in.log("orders");
+    let mut watching = weir.watch(stand_in.watch_request(&["orders"])).await;
+    log.push(insert(1));
+    assert_eq!(id(&watching.next_change().await), 1);
+    let token = watching.token();
+    log.alter(|reply| {
+        if !reply.events.is_empty() {
+            reply.events = vec![vec![0; LARGEST_MESSAGE]];
+        }
+    });
+    log.push(insert(2));
+    let (ids, status) = to_the_end(&mut watching).await;
+    assert_eq!(ids, [0; 0]);
+    assert_eq!(error_reason(&status), "UPSTREAM_UNAVAILABLE", "{status:?}");
+    let asked = log.asked("aggregate");
+    assert!((2..20).contains(&asked), "{asked} openings in two seconds");
+    let held = weir.metrics().await.sum("weir_memory_used_bytes");
+    assert!(held < 48e6, "{held} bytes are held");
+
+    log.heal();
+    let mut resumed = weir.watch(resume(&stand_in, "orders", token)).await;
+    assert_eq!(id(&resumed.next_change().await), 2);
+    tally(Figure::BadInputs, 1);
+}
+
+/// A server that answers at once, and says nothing, is not asked as fast as it answers.
+#[tokio::test]
+async fn a_server_that_never_waits_is_not_asked_without_pause() {
+    let stand_in = StandIn::start();
+    let weir = weir(&stand_in, Duration::from_secs(60)).await;
+    let log = stand_in.log("orders");
+    log.never_wait();
+    let mut watching = weir.watch(stand_in.watch_request(&["orders"])).await;
+    let before = log.asked("getMore");
+    // As long as two messages of progress take, a second each.
+    let request = pb::WatchRequest {
+        progress_interval: Some(prost_types::Duration {
+            seconds: 1,
+            nanos: 0,
+        }),
+        ..stand_in.watch_request(&["orders"])
+    };
+    let mut slow = weir.watch(request).await;
+    slow.next_progress().await;
+    slow.next_progress().await;
+    let asked = log.asked("getMore") - before;
+    assert!(asked < 1_000, "{asked} questions in two seconds");
+    for number in 1..=3 {
+        log.push(insert(number));
+        assert_eq!(id(&watching.next_change().await), number);
+    }
+    tally(Figure::BadInputs, 1);
+}
+
+#[tokio::test]
+async fn the_stand_in_reads_on_after_a_cut_and_keeps_no_cursor() {
+    let stand_in = StandIn::start();
+    let orders = stand_in.log("orders");
+    let weir = Weir::at(stand_in.uri(), |_| {}).await;
+    let mut watching = weir.watch(stand_in.watch_request(&["orders"])).await;
+    orders.push(insert(1));
+    assert_eq!(id(&watching.next_change().await), 1);
+    let token = watching.token();
+    orders.push(insert(2));
+    assert_eq!(id(&watching.next_change().await), 2);
+    stand_in.cut();
+    orders.push(insert(3));
+    assert_eq!(id(&watching.next_change().await), 3);
+    let mut again = weir.watch(resume(&stand_in, "orders", token)).await;
+    assert_eq!(id(&again.next_change().await), 2);
+    assert_eq!(id(&again.next_change().await), 3);
+    drop((watching, again));
+    weir.shutdown().await;
+    eventually("no cursor is left", async || stand_in.open_cursors() == 0).await;
+}

@@ -1,0 +1,290 @@
+//! The ledger that other tests judge by: what it must find it finds, in logs that are made up and in
+//! a watch over a network that breaks.
+
+mod support;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use pb::OperationType::{self, Delete, Insert, Update};
+use support::ledger::{
+    Figures, Follower, Following, Ledger, Reading, Seen, Write, Writers, Writing,
+};
+use support::{Database, Proxy, Weir, eventually};
+use weir::pb;
+
+/// Two writers, who take turns: each inserts a document, updates it twice and deletes it.
+const WRITES: [OperationType; 4] = [Insert, Update, Update, Delete];
+
+struct Case {
+    ledger: Arc<Ledger>,
+    reading: Reading,
+}
+
+impl Case {
+    /// A reading that wants all or, of the updates, only those into group 1.
+    fn new(filtered: bool) -> Self {
+        let ledger = Ledger::new(&["orders"], 2);
+        for writer in 0..2 {
+            let mut group = None;
+            for (number, operation) in (0..).zip(WRITES) {
+                let after = (operation != Delete).then_some(number % 2);
+                let write = Write {
+                    collection: 0,
+                    operation,
+                    document: 0,
+                    before: group,
+                    after,
+                };
+                ledger.note(writer, write);
+                group = after;
+            }
+        }
+        let wants = move |write: &Write| !filtered || write.after == Some(1);
+        let reading = Reading::new(&ledger, Arc::new(wants), &[0, 0], &[0, 0]);
+        Self { ledger, reading }
+    }
+
+    /// The change that comes `at`: of writer 0 and 1 in turn.
+    fn change(&mut self, at: u32) -> Result<(), String> {
+        let number = at / 2;
+        let operation = WRITES[number as usize];
+        self.reading.change(&Seen {
+            writer: (at % 2) as usize,
+            number: (operation != Delete).then_some(number),
+            document: 0,
+            operation,
+            collection: "orders".to_owned(),
+            time: (1, at + 1),
+        })
+    }
+
+    fn changes(&mut self, at: impl IntoIterator<Item = u32>) {
+        for at in at {
+            self.change(at).expect("this is as it should be");
+        }
+    }
+
+    fn token(&mut self, at: u32) -> Result<(), String> {
+        let name = Bytes::from(format!("after {at}"));
+        self.reading.token(&name, (1, at + 1), true)
+    }
+
+    fn finds(&self, found: Result<(), String>, words: &str) {
+        let problem = found.expect_err("this is not as it should be");
+        assert!(problem.contains(words), "{problem}");
+    }
+}
+
+#[test]
+fn a_second_begins_with_a_write_that_is_known_to_be_its_first() {
+    let mut case = Case::new(false);
+    case.changes(0..4);
+    assert_eq!(case.ledger.first_since(1), Some(vec![0, 0]));
+    // The writes after those may be of either second.
+    assert_eq!(case.ledger.first_since(2), None);
+    case.changes(4..8);
+    assert_eq!(case.ledger.first_since(2), Some(vec![4, 4]));
+    assert_eq!(case.ledger.last_seen(), Some((1, 8)));
+}
+
+#[test]
+fn what_is_whole_and_in_order_is_found_good() {
+    let mut case = Case::new(false);
+    case.changes(0..8);
+    assert_eq!(case.reading.missing(), None);
+    assert_eq!((case.reading.got, case.reading.lost()), (8, 0));
+
+    let mut filtered = Case::new(true);
+    filtered.changes([2, 3]);
+    assert_eq!(filtered.reading.missing(), None);
+    assert_eq!((filtered.reading.got, filtered.reading.lost()), (2, 0));
+}
+
+#[test]
+fn a_hole_is_found_when_more_comes_of_its_writer_and_at_the_end() {
+    let mut case = Case::new(false);
+    case.changes([0, 1, 2, 4]);
+    let found = case.change(5);
+    case.finds(found, "writer 1's write 1");
+
+    let mut filtered = Case::new(true);
+    let unasked = filtered.change(0);
+    filtered.finds(unasked, "was not asked for");
+
+    let mut case = Case::new(false);
+    case.changes(0..7);
+    let missing = case.reading.missing().expect("the last is missing");
+    assert!(missing.contains("writer 1's write 3"), "{missing}");
+    assert_eq!(case.reading.lost(), 1);
+}
+
+#[test]
+fn a_swap_is_found_also_between_writers() {
+    let mut case = Case::new(false);
+    case.changes([0, 1, 3]);
+    let found = case.change(2);
+    case.finds(found, "was passed");
+}
+
+#[test]
+fn another_order_than_another_client_saw_is_found() {
+    let mut case = Case::new(false);
+    case.changes([0, 1]);
+    let wants = Arc::new(|_: &Write| true);
+    let mut other = Case {
+        reading: Reading::new(&case.ledger, wants, &[0, 0], &[0, 0]),
+        ledger: Arc::clone(&case.ledger),
+    };
+    let found = other.reading.change(&Seen {
+        writer: 1,
+        number: Some(0),
+        document: 0,
+        operation: Insert,
+        collection: "orders".to_owned(),
+        time: (1, 1),
+    });
+    other.finds(found, "others saw");
+}
+
+#[test]
+fn a_repeat_is_found_unless_the_client_came_back_to_before_it() {
+    let mut case = Case::new(false);
+    case.changes(0..4);
+    let found = case.change(2);
+    case.finds(found, "comes again");
+
+    let mut case = Case::new(false);
+    case.changes(0..4);
+    case.token(3).expect("a token");
+    case.changes(4..6);
+    assert!(case.reading.come_back().is_some());
+    // Right at the seam the last one may come once more, as when it is gone on by its time.
+    case.changes([3]);
+    case.changes(4..6);
+    assert_eq!((case.reading.got, case.reading.repeats), (6, 3));
+    let found = case.change(3);
+    case.finds(found, "comes again");
+    case.changes(6..8);
+    assert_eq!(case.reading.missing(), None);
+
+    let mut case = Case::new(false);
+    case.changes(0..4);
+    case.token(3).expect("a token");
+    case.reading.come_back();
+    let found = case.change(2);
+    case.finds(found, "comes again");
+}
+
+#[test]
+fn a_hole_behind_a_seam_is_found_though_the_change_had_come_before() {
+    let mut case = Case::new(false);
+    case.changes(0..2);
+    case.token(1).expect("a token");
+    case.changes(2..6);
+    case.reading.come_back();
+    let found = case.change(4);
+    case.finds(found, "writer 0's write 1");
+}
+
+#[test]
+fn a_token_and_a_progress_that_go_back_are_found() {
+    let mut case = Case::new(false);
+    case.changes(0..4);
+    case.token(3).expect("a token");
+    let found = case.token(2);
+    case.finds(found, "goes back");
+    let found = case.reading.progress((1, 3));
+    case.finds(found, "goes back");
+}
+
+#[test]
+fn a_progress_past_what_is_still_to_come_is_found_also_behind_a_seam() {
+    let mut case = Case::new(false);
+    case.changes(0..4);
+    case.reading.progress((1, 5)).expect("progress");
+    let found = case.change(4);
+    case.finds(found, "was passed");
+
+    let mut case = Case::new(false);
+    case.changes(0..4);
+    case.reading.progress((1, 5)).expect("progress");
+    case.token(4).expect("a token");
+    case.reading.come_back();
+    let found = case.change(4);
+    case.finds(found, "was passed");
+}
+
+#[test]
+fn who_comes_in_the_midst_may_begin_anywhere_in_what_is_being_written_and_misses_nothing_after() {
+    let begins = |first: u32| {
+        let case = Case::new(false);
+        // Of writer 0 the first write was done before, and the third was begun by the time it was open.
+        let wants = Arc::new(|_: &Write| true);
+        Case {
+            reading: Reading::new(&case.ledger, wants, &[1, 0], &[3, 4]),
+            ledger: Arc::clone(&case.ledger),
+        }
+        .change(first)
+    };
+    assert!(begins(0).is_err(), "it was over");
+    for first in [2, 4, 6] {
+        begins(first).expect("nobody can tell");
+    }
+    let mut case = Case::new(false);
+    let wants = Arc::new(|_: &Write| true);
+    case.reading = Reading::new(&case.ledger, wants, &[1, 0], &[2, 4]);
+    let found = case.change(6);
+    case.finds(found, "writer 0's write 2");
+}
+
+/// T9, T29. Over a network that is cut again and again, on both sides of Weir.
+#[tokio::test]
+async fn followers_of_every_kind_get_everything_over_a_network_that_is_cut() {
+    let database = Database::options().start().await;
+    let upstream = Proxy::to(database.address()).await;
+    let weir = Weir::at(&upstream.mongodb_uri(), |_| {}).await;
+    let clients = Proxy::to(weir.grpc_addr()).await;
+    let writing = Writing {
+        large: Some((20, 100_000)),
+        ..Writing::default()
+    };
+    let mut writers = Writers::ready(&database.database(), &writing).await;
+    let ledger = writers.ledger();
+    let request = || database.watch_request(&[]);
+    let structs = pb::WatchRequest {
+        document_format: pb::DocumentFormat::Struct.into(),
+        max_message_bytes: 64 << 10,
+        ..request()
+    };
+    let first_collection = database.watch_request(&["ledger_a"]);
+    let followings = [
+        Following::all("all", request()),
+        Following::all("structs", structs),
+        Following {
+            store_each: 5,
+            window: Some(16 << 10),
+            ..Following::new("the first", first_collection, |it| it.collection == 0)
+        },
+    ];
+    let mut followers = Vec::new();
+    for following in followings {
+        followers.push(Follower::start(&ledger, clients.address(), following).await);
+    }
+    writers.begin(&database.database(), &writing);
+    for cut in [&upstream, &clients, &upstream, &clients] {
+        let so_far = ledger.len();
+        eventually("more is written", async || ledger.len() > so_far + 40).await;
+        cut.cut();
+    }
+    // Whoever comes late gets what is written from then on.
+    let late = Following::all("late", request());
+    followers.push(Follower::start(&ledger, weir.grpc_addr(), late).await);
+    let so_far = ledger.len();
+    eventually("more is written", async || ledger.len() > so_far + 40).await;
+    writers.finish().await;
+    let figures = Figures::of(&ledger, &followers).await;
+    figures.tally();
+    assert!(figures.reconnects >= 6, "{figures:?}");
+    assert!(followers[3].got() > 0);
+}

@@ -1,0 +1,185 @@
+//! What watches ask for, and which writes they have to get for it.
+
+use fastrand::Rng;
+use serde_json::json;
+use weir::pb;
+use weir::pb::OperationType::{Delete, Insert, Replace, Update};
+use weir::pb::field_filter::Operator;
+
+use crate::reading::{eq, field, value};
+use crate::support::ledger::Write;
+
+use super::writing::{COLLECTIONS, FILES, GROUPS, ORDERS};
+
+/// What one watch asks for.
+#[derive(Debug, Clone)]
+pub struct Asking {
+    scope: Scope,
+    wish: Wish,
+    /// A condition that always holds and that nobody else has, so that no other filter is equal.
+    unique: Option<u32>,
+    mode: pb::FeedMode,
+    format: pb::DocumentFormat,
+    /// Seconds.
+    pub progress_interval: u32,
+    /// Over a connection that takes next to nothing before it is read.
+    pub narrow: bool,
+    /// Reads one message, then waits so many milliseconds at most.
+    pub dawdles: Option<u64>,
+    /// Stores the place after so many messages.
+    pub stores_each: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Scope {
+    Orders,
+    Files,
+    /// Both by name.
+    Both,
+    Database,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wish {
+    Everything,
+    /// What concerns one group of documents.
+    Group(u32),
+    /// Inserts and deletes.
+    ComingAndGoing,
+    /// Whatever changes `a`.
+    Changed,
+    /// Documents that are open, where the event holds the document.
+    Open,
+    /// Documents that were paid, by the image of before.
+    WasPaid,
+    /// Nothing that there will ever be.
+    Nothing,
+}
+
+impl Asking {
+    /// One of all kinds, most of them such as can be had by the thousand.
+    pub fn random(dice: &mut Rng) -> Self {
+        let group = Wish::Group(dice.u32(..GROUPS));
+        let (scope, wish) = match dice.u32(..1000) {
+            0..10 => (Scope::Orders, Wish::Everything),
+            10..15 => (Scope::Database, Wish::Everything),
+            15..20 => (Scope::Both, Wish::Everything),
+            20..30 => (Scope::Files, Wish::Everything),
+            30..50 => (Scope::Files, group),
+            50..60 => (Scope::Orders, Wish::ComingAndGoing),
+            60..70 => (Scope::Orders, Wish::Changed),
+            70..80 => (Scope::Orders, Wish::Open),
+            80..90 => (Scope::Orders, Wish::WasPaid),
+            90..110 => (Scope::Database, group),
+            110..130 => (Scope::Both, group),
+            130..250 => (Scope::Orders, Wish::Nothing),
+            _ => (Scope::Orders, group),
+        };
+        let mode = match dice.u32(..20) {
+            0..12 => pb::FeedMode::Auto,
+            12..19 => pb::FeedMode::Shared,
+            // Such may be few, each is a change stream of its own.
+            _ if scope == Scope::Orders && dice.u32(..20) == 0 => pb::FeedMode::Dedicated,
+            _ => pb::FeedMode::Auto,
+        };
+        let format = match dice.u32(..10) {
+            0..7 => pb::DocumentFormat::Bson,
+            7 => pb::DocumentFormat::Json,
+            8 => pb::DocumentFormat::CanonicalJson,
+            _ => pb::DocumentFormat::Struct,
+        };
+        Self {
+            scope,
+            wish,
+            unique: dice.bool().then(|| dice.u32(..)),
+            mode,
+            format,
+            progress_interval: dice.u32(1..=3),
+            narrow: dice.u32(..10) == 0,
+            dawdles: (dice.u32(..20) == 0).then(|| dice.u64(20..500)),
+            stores_each: if dice.bool() { 1 } else { dice.u32(2..20) },
+        }
+    }
+
+    /// Whether it has to get this write.
+    pub fn wants(&self, write: &Write) -> bool {
+        let in_scope = match self.scope {
+            Scope::Orders => COLLECTIONS[write.collection] == ORDERS,
+            Scope::Files => COLLECTIONS[write.collection] == FILES,
+            Scope::Both | Scope::Database => true,
+        };
+        let operation = write.operation;
+        in_scope
+            && match self.wish {
+                Wish::Everything => true,
+                Wish::Group(group) => write.before.or(write.after) == i32::try_from(group).ok(),
+                Wish::ComingAndGoing => matches!(operation, Insert | Delete),
+                // A replacement touches everything.
+                Wish::Changed => matches!(operation, Update | Replace),
+                Wish::Open => matches!(operation, Insert | Replace),
+                // A payment itself is not known to match, as the image of after is not asked for.
+                Wish::WasPaid => operation == Replace,
+                Wish::Nothing => false,
+            }
+    }
+
+    /// The request.
+    pub fn request(
+        &self,
+        database: &str,
+        start: Option<pb::watch_request::Start>,
+    ) -> pb::WatchRequest {
+        let collections: &[&str] = match self.scope {
+            Scope::Orders => &[ORDERS],
+            Scope::Files => &[FILES],
+            Scope::Both => &[ORDERS, FILES],
+            Scope::Database => &[],
+        };
+        let mut filters = match self.wish {
+            Wish::Everything | Wish::ComingAndGoing => vec![],
+            Wish::Group(group) => vec![eq("_id.g", json!(group))],
+            Wish::Changed => vec![field("a", Operator::Changed(true))],
+            Wish::Open => vec![eq("state", json!("open"))],
+            Wish::WasPaid => vec![eq("state", json!("paid"))],
+            Wish::Nothing => vec![eq("_id.g", json!(GROUPS))],
+        };
+        if let Some(unique) = self.unique.filter(|_| !filters.is_empty()) {
+            filters.push(field(
+                "_id.l",
+                Operator::Ne(value(json!(-i64::from(unique) - 1))),
+            ));
+        }
+        let mut request = pb::WatchRequest {
+            database: database.to_owned(),
+            collections: collections.iter().map(|&it| it.to_owned()).collect(),
+            filters,
+            start,
+            document_format: self.format.into(),
+            feed_mode: self.mode.into(),
+            progress_interval: Some(prost_types::Duration {
+                seconds: self.progress_interval.into(),
+                nanos: 0,
+            }),
+            // As small as may be, so that large events come in many pieces.
+            max_message_bytes: if self.scope == Scope::Files {
+                64 << 10
+            } else {
+                0
+            },
+            ..pb::WatchRequest::default()
+        };
+        match self.wish {
+            Wish::ComingAndGoing => {
+                request.operations = vec![Insert.into(), Delete.into()];
+            }
+            Wish::Open => request.missing_image_policy = pb::MissingImagePolicy::Drop.into(),
+            Wish::WasPaid => {
+                request.missing_image_policy = pb::MissingImagePolicy::Drop.into();
+                request.full_document_before_change =
+                    pb::FullDocumentBeforeChange::WhenAvailable.into();
+            }
+            _ => {}
+        }
+        request
+    }
+}

@@ -1,0 +1,195 @@
+//! What is under load: a database and two servers of Weir, each behind networks that can be broken.
+
+use std::collections::BTreeMap;
+
+use tokio::sync::Mutex;
+
+use crate::support::{Mode, PATIENCE, Proxy, ServeProcess};
+
+/// One server, with its networks on both sides.
+pub struct Replica {
+    pub name: &'static str,
+    /// Between it and the database.
+    pub upstream: Proxy,
+    /// Between it and its clients.
+    pub downstream: Vec<Proxy>,
+    process: Mutex<ServeProcess>,
+    /// What it writes to its log that has to be explained, and how often.
+    log: Mutex<Log>,
+}
+
+/// What the servers said that is worse than a note.
+#[derive(Default)]
+pub struct Log {
+    /// Warnings, by their words, and how often.
+    pub warnings: BTreeMap<String, u64>,
+    /// Errors, panics, and lines that are no log lines, whole.
+    pub bad: Vec<String>,
+    /// How much of this process's log was read.
+    read: usize,
+}
+
+/// What a server holds.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Holding {
+    pub resident: f64,
+    /// Less those to MongoDB, which the driver keeps for later.
+    pub descriptors: f64,
+    pub tasks: f64,
+    pub watches: f64,
+    pub feeds: f64,
+    pub catch_ups: f64,
+    pub ring: f64,
+    pub memory: f64,
+    /// Connections to MongoDB.
+    pub upstream: f64,
+}
+
+impl Holding {
+    /// Whether nothing is held for anybody.
+    pub fn is_empty(&self) -> bool {
+        [
+            self.watches,
+            self.feeds,
+            self.catch_ups,
+            self.ring,
+            self.memory,
+        ] == [0.0; 5]
+    }
+}
+
+/// All gauges that must be 0 when nobody watches.
+pub const EMPTY: [&str; 5] = [
+    "weir_watches",
+    "weir_feeds",
+    "weir_catch_ups",
+    "weir_ring_bytes",
+    "weir_memory_used_bytes",
+];
+
+impl Replica {
+    /// Starts one, with so many connections for its clients.
+    pub async fn start(
+        name: &'static str,
+        database: std::net::SocketAddr,
+        connections: usize,
+    ) -> Self {
+        let upstream = Proxy::to(database).await;
+        let process = serve("127.0.0.1:0", &upstream).await;
+        let mut downstream = Vec::new();
+        for _ in 0..connections {
+            downstream.push(Proxy::to(process.grpc).await);
+        }
+        Self {
+            name,
+            upstream,
+            downstream,
+            process: Mutex::new(process),
+            log: Mutex::default(),
+        }
+    }
+
+    /// Ends it by a signal, and starts it again at the same address. Its exit code, if it had one.
+    pub async fn restart(&self, signal: &str) -> Option<i32> {
+        let mut process = self.process.lock().await;
+        process.process.signal(signal);
+        let status = process.process.ends(PATIENCE).await;
+        // Those that were half-open are still open at the other end.
+        self.upstream.cut();
+        let mut log = self.log.lock().await;
+        log.read(&process.process.stderr());
+        log.read = 0;
+        *process = serve(&process.grpc.to_string(), &self.upstream).await;
+        status.code()
+    }
+
+    /// What it holds now; a fault where a number is below 0.
+    pub async fn holding(&self) -> Result<Holding, String> {
+        let metrics = self.process.lock().await.metrics().await;
+        if let Some((series, value)) = metrics.iter().find(|(_, value)| *value < 0.0) {
+            return Err(format!("{} tells {series} {value}", self.name));
+        }
+        let [watches, feeds, catch_ups, ring, memory] = EMPTY.map(|name| metrics.sum(name));
+        let upstream = self.upstream.open() as f64;
+        Ok(Holding {
+            resident: metrics.sum("process_resident_memory_bytes"),
+            descriptors: metrics.sum("process_open_fds") - upstream,
+            tasks: metrics.sum("weir_tasks"),
+            watches,
+            feeds,
+            catch_ups,
+            ring,
+            memory,
+            upstream,
+        })
+    }
+
+    /// What its watches and feeds are doing, in words for people.
+    pub async fn states(&self) -> String {
+        let metrics = self.process.lock().await.metrics().await;
+        let told = metrics.iter().filter(|(series, value)| {
+            let of_states = [
+                "weir_watches{",
+                "weir_feeds{",
+                "weir_feed_lag",
+                "weir_catch_ups",
+            ];
+            *value > 0.0 && of_states.iter().any(|name| series.starts_with(name))
+        });
+        let told: Vec<String> = told
+            .map(|(series, value)| format!("{series} {value}"))
+            .collect();
+        format!("the {} server tells {}", self.name, told.join(", "))
+    }
+
+    /// Lets everything pass again.
+    pub fn heal(&self) {
+        for proxy in self.downstream.iter().chain([&self.upstream]) {
+            proxy.set(Mode::Pass);
+        }
+    }
+
+    /// What it has said so far, by all its processes.
+    pub async fn said(&self) -> tokio::sync::MutexGuard<'_, Log> {
+        let process = self.process.lock().await;
+        let mut log = self.log.lock().await;
+        log.read(&process.process.stderr());
+        log
+    }
+}
+
+impl Log {
+    fn read(&mut self, stderr: &str) {
+        for line in stderr[self.read..].lines() {
+            let parsed = serde_json::from_str::<serde_json::Value>(line);
+            let level = parsed.as_ref().ok().and_then(|it| it["level"].as_str());
+            match (level, &parsed) {
+                (Some("INFO" | "DEBUG"), _) => {}
+                (Some("WARN"), Ok(parsed)) => {
+                    let words = parsed["message"].as_str().unwrap_or(line).to_owned();
+                    *self.warnings.entry(words).or_default() += 1;
+                }
+                _ => self.bad.push(line.to_owned()),
+            }
+        }
+        self.read = stderr.len();
+    }
+}
+
+async fn serve(listen: &str, upstream: &Proxy) -> ServeProcess {
+    let arguments = [
+        // So that what a test can wait for comes.
+        ["--feed-linger", "2s"],
+        ["--upstream-reply-timeout", "2s"],
+        ["--upstream-grace", "12s"],
+        ["--server-selection-timeout", "2s"],
+        ["--shutdown-grace", "5s"],
+        ["--http2-keepalive-interval", "2s"],
+        ["--http2-keepalive-timeout", "3s"],
+        // So that watches fall behind.
+        ["--ring-bytes", "1MiB"],
+        ["--memory-limit", "64MiB"],
+        ["--log-level", "warn,weir::app=info"],
+    ];
+    ServeProcess::on(listen, &upstream.mongodb_uri(), arguments.as_flattened()).await
+}

@@ -1,0 +1,244 @@
+//! What is written, and how it is known again: everything about a change follows from its writer and
+//! its number.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bson::spec::BinarySubtype;
+use mongodb::Collection;
+use mongodb::bson::{Binary, Document, RawDocument, doc};
+use mongodb::error::{ErrorKind, WriteFailure};
+use tokio_util::sync::CancellationToken;
+use weir::pb;
+use weir::pb::OperationType;
+use weir::pb::change_event::Change;
+
+use crate::support::ledger::{Ledger, Seen, Write, number};
+
+/// The collections: of small documents, and of large ones.
+pub const COLLECTIONS: [&str; 2] = [ORDERS, FILES];
+pub const ORDERS: &str = "orders";
+pub const FILES: &str = "files";
+/// How many writers [`ORDERS`] has. One more writes to [`FILES`].
+pub const ORDER_WRITERS: usize = 4;
+/// How many writers there are.
+pub const WRITERS: usize = ORDER_WRITERS + 1;
+/// How many groups documents fall into.
+pub const GROUPS: u32 = 64;
+
+/// What becomes of a document, step by step; then comes the next. The first update leaves `state`
+/// "open", and the second makes it "paid".
+const LIFE: [OperationType; 5] = [
+    OperationType::Insert,
+    OperationType::Update,
+    OperationType::Update,
+    OperationType::Replace,
+    OperationType::Delete,
+];
+
+/// How long after a failure a write is tried again.
+const PAUSE: Duration = Duration::from_millis(50);
+const DUPLICATE_KEY: i32 = 11_000;
+
+/// A document, by its writer and the number of its insert.
+#[derive(Debug, Clone, Copy)]
+struct Written {
+    writer: usize,
+    insert: u32,
+}
+
+impl Written {
+    /// Neighbours fall into different groups, so that a group's changes come evenly.
+    fn group(self) -> u32 {
+        (self.insert.wrapping_mul(2_654_435_761) >> 16) % GROUPS
+    }
+
+    /// How many bytes it carries besides its fields.
+    fn padding(self) -> usize {
+        let dice = self.insert.wrapping_mul(2_246_822_519) >> 8;
+        if self.writer < ORDER_WRITERS {
+            20 + dice as usize % 400
+        } else if dice.is_multiple_of(16) {
+            // More than any message takes.
+            3_400_000
+        } else {
+            10_000 + dice as usize % 300_000
+        }
+    }
+
+    /// Whatever a watch asks for, it knows an event by the key alone, a delete too.
+    fn key(self) -> Document {
+        let [w, g, i] = [self.writer as u32, self.group(), self.insert].map(i64::from);
+        doc! { "w": w, "g": g, "i": i }
+    }
+
+    /// The whole, as the write of this number leaves it.
+    fn document(self, number: u32) -> Document {
+        let padding = Binary {
+            subtype: BinarySubtype::Generic,
+            bytes: vec![filler(number); self.padding()],
+        };
+        let number = i64::from(number);
+        doc! { "_id": self.key(), "n": number, "state": "open", "padding": padding }
+    }
+
+    /// Whether the write of this number is done. It may have been made although its answer was lost;
+    /// then the document tells, as it holds the number of the last one.
+    async fn attempt(
+        self,
+        number: u32,
+        collection: &Collection<Document>,
+    ) -> mongodb::error::Result<bool> {
+        let n = i64::from(number);
+        let before = doc! { "_id": self.key(), "n": n - 1 };
+        let matched = match number - self.insert {
+            0 => {
+                return match collection.insert_one(self.document(number)).await {
+                    Err(error) if !is_duplicate(&error) => Err(error),
+                    _ => Ok(true),
+                };
+            }
+            1 | 2 => {
+                let state = if number - self.insert == 1 {
+                    "open"
+                } else {
+                    "paid"
+                };
+                let change = doc! { "$set": { "n": n, "a": n, "state": state } };
+                collection.update_one(before, change).await?.matched_count
+            }
+            3 => {
+                let replaced = collection
+                    .replace_one(before, self.document(number))
+                    .await?;
+                replaced.matched_count
+            }
+            _ => {
+                collection.delete_one(before).await?;
+                return Ok(true);
+            }
+        };
+        if matched == 1 {
+            return Ok(true);
+        }
+        let found = collection.find_one(doc! { "_id": self.key() }).await?;
+        Ok(found.is_some_and(|it| it.get_i64("n").ok() == Some(n)))
+    }
+}
+
+/// What fills the document that the write of this number leaves.
+fn filler(number: u32) -> u8 {
+    (number % 251) as u8
+}
+
+fn is_duplicate(error: &mongodb::error::Error) -> bool {
+    matches!(&*error.kind, ErrorKind::Write(WriteFailure::WriteError(it)) if it.code == DUPLICATE_KEY)
+}
+
+/// Writes on where `writer` left off, so many changes a second, until it is told to stop; what was
+/// begun is brought to its end first.
+pub async fn write(
+    database: mongodb::Database,
+    ledger: Arc<Ledger>,
+    writer: usize,
+    rate: f64,
+    stop: CancellationToken,
+) {
+    let collection = usize::from(writer >= ORDER_WRITERS);
+    let documents = database.collection(COLLECTIONS[collection]);
+    loop {
+        let pause = Duration::from_secs_f64(fastrand::f64() * 2.0 / rate);
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = stop.cancelled() => return,
+        }
+        let next = ledger.all_begun()[writer];
+        let step = next as usize % LIFE.len();
+        let written = Written {
+            writer,
+            insert: next - step as u32,
+        };
+        let group = i32::try_from(written.group()).ok();
+        let number = ledger.note(
+            writer,
+            Write {
+                collection,
+                operation: LIFE[step],
+                document: written.insert,
+                before: group.filter(|_| LIFE[step] != OperationType::Insert),
+                after: group.filter(|_| LIFE[step] != OperationType::Delete),
+            },
+        );
+        // The database may be away for as long as it likes.
+        while !matches!(written.attempt(number, &documents).await, Ok(true)) {
+            tokio::time::sleep(PAUSE).await;
+        }
+        ledger.done(writer, number + 1);
+    }
+}
+
+/// A change in the ledger's terms.
+///
+/// # Errors
+/// When no writer can have made it.
+pub fn seen(event: &pb::ChangeEvent) -> Result<Seen, String> {
+    let broken = |what: &str| {
+        let short: String = format!("{event:?}").chars().take(400).collect();
+        format!("{what}: {short}")
+    };
+    let of_key = |name: &str| {
+        let number = number(event.document_key.as_ref(), &["_id", name]);
+        let number = number.and_then(|it| u32::try_from(it).ok());
+        number.ok_or_else(|| broken("no key of ours"))
+    };
+    let (writer, group, insert) = (of_key("w")? as usize, of_key("g")?, of_key("i")?);
+    let written = Written { writer, insert };
+    if written.group() != group {
+        return Err(broken("a key that nobody made"));
+    }
+    let (document, whole) = match event.change.as_ref() {
+        Some(Change::Insert(it)) => (it.full_document.as_ref(), true),
+        Some(Change::Replace(it)) => (it.full_document.as_ref(), true),
+        Some(Change::Update(it)) => {
+            let description = it.update_description.as_ref();
+            (description.and_then(|it| it.updated_fields.as_ref()), false)
+        }
+        Some(Change::Delete(_)) => (None, false),
+        _ => return Err(broken("a change that nobody makes")),
+    };
+    let told = number(document, &["n"]).and_then(|it| u32::try_from(it).ok());
+    if told.is_none() && event.operation() != OperationType::Delete {
+        return Err(broken("no number"));
+    }
+    if whole
+        && let Some(pb::document::Value::Bson(bytes)) = document.and_then(|it| it.value.as_ref())
+    {
+        let document = RawDocument::from_bytes(bytes).ok();
+        let padding = document.and_then(|it| it.get_binary("padding").ok());
+        let as_written = padding.is_some_and(|it| {
+            let filler = filler(told.unwrap_or_default());
+            it.bytes.len() == written.padding() && it.bytes.iter().all(|byte| *byte == filler)
+        });
+        if !as_written {
+            return Err(format!(
+                "the document of {written:?} is not what was written"
+            ));
+        }
+    }
+    let time = event
+        .cluster_time
+        .ok_or_else(|| broken("no cluster time"))?;
+    let namespace = event.namespace.as_ref();
+    let collection = namespace
+        .ok_or_else(|| broken("no namespace"))?
+        .collection
+        .clone();
+    Ok(Seen {
+        writer,
+        number: told,
+        document: insert,
+        operation: event.operation(),
+        collection,
+        time: (time.seconds, time.increment),
+    })
+}

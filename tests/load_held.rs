@@ -1,0 +1,37 @@
+//! Weir under load, for some seconds: see [`load`]. `make soak` does so for as long as one likes.
+
+mod load;
+mod reading;
+mod support;
+
+use std::time::Duration;
+
+use load::{Settings, run};
+
+/// Contract 1 to 5, 8 and 9; T9, T29, T34, T35, T43, T46, T47, T51.
+#[tokio::test(flavor = "multi_thread")]
+async fn under_load_and_faults_nothing_is_lost_and_everything_is_given_back() {
+    let seed = std::env::var("WEIR_LOAD_SEED").ok();
+    let seed = seed.and_then(|it| it.parse().ok());
+    let seed = seed.unwrap_or_else(|| fastrand::u64(..));
+    println!("again: WEIR_LOAD_SEED={seed}");
+    let settings = Settings {
+        watchers: 150,
+        connections: 8,
+        rate: 50.0,
+        large_rate: 1.0,
+        whole: Duration::ZERO,
+        load: Duration::from_secs(6),
+        warm_up: Duration::from_secs(1),
+        fault_pause: Duration::from_millis(700),
+        fault_length: Duration::from_secs(1),
+        longest_pause: Duration::from_secs(2),
+        calm: Duration::from_secs(60),
+        empty: Duration::from_secs(30),
+        growth: f64::INFINITY,
+        telling: Duration::from_secs(2),
+        seed,
+    };
+    let outcome = run(&settings).await;
+    assert!(outcome.is_ok(), "{}", outcome.unwrap_err().join("\n"));
+}

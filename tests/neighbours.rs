@@ -1,0 +1,125 @@
+//! What happens to one watch is no concern of another: a feed that fails leaves the others of the same
+//! server and the same database as they are.
+
+mod support;
+
+use mongodb::bson::doc;
+use support::{Database, FailCommand, Figure, Watching, Weir, error_reason, tally};
+use tonic::Code;
+use weir::pb;
+use weir::pb::watch_response::Kind;
+
+const ONE: &str = "orders";
+const OTHER: &str = "customers";
+
+async fn insert(database: &Database, collection: &str) {
+    let collection = database.collection(collection);
+    collection.insert_one(doc! {}).await.expect("an insert");
+}
+
+/// The next change comes with nothing before it: no state is told, and so none was lost.
+async fn gets_a_change_and_nothing_else(database: &Database, watching: &mut Watching) {
+    insert(database, OTHER).await;
+    loop {
+        match watching.next().await.kind {
+            Some(Kind::Changes(batch)) => {
+                assert_eq!(batch.changes.len(), 1);
+                return;
+            }
+            Some(Kind::Progress(_)) => {}
+            other => panic!("awaited a change, got {other:?}"),
+        }
+    }
+}
+
+/// How many streams were opened on the other collection.
+async fn opened(database: &Database) -> i64 {
+    let top = database.admin(doc! { "top": 1 }).await;
+    let namespace = format!("{}.{OTHER}", database.name());
+    let totals = top.get_document("totals").expect("totals");
+    let commands = totals
+        .get_document(namespace)
+        .and_then(|it| it.get_document("commands"));
+    let count = commands.expect("the collection is known").get("count");
+    let count = count.and_then(|it| it.as_i64().or_else(|| it.as_i32().map(i64::from)));
+    count.expect("a number")
+}
+
+/// T27. Whatever code ends one feed, at once or after it was opened again, the other keeps its cursor.
+#[tokio::test]
+async fn a_code_that_one_feed_meets_does_not_touch_another() {
+    let database = Database::options().start().await;
+    let weir = Weir::forgetful(&database).await;
+    insert(&database, OTHER).await;
+    let mut other = weir.watch(database.watch_request(&[OTHER])).await;
+    other.next_state(pb::WatchState::Live).await;
+    let before = opened(&database).await;
+    let fail = || FailCommand::on(&["aggregate"]).app_name("weir");
+    for (failure, ends) in [
+        (fail().code(286), Some(Code::OutOfRange)),
+        (fail().code(13), Some(Code::FailedPrecondition)),
+        (fail().code(20), Some(Code::Internal)),
+        (fail().code(43).times(2), None),
+        // These make the driver give up the connections in its pool.
+        (fail().code(91).times(3), None),
+        (fail().code(10107).times(3), None),
+        (fail().close_connection().times(3), None),
+    ] {
+        let mut one = weir.watch(database.watch_request(&[ONE])).await;
+        one.next_state(pb::WatchState::Live).await;
+        database.fail(failure.clone()).await;
+        assert_eq!(database.kill_cursors(&[ONE]).await, 1);
+        match ends {
+            Some(expected) => {
+                let status = one.end().await;
+                assert_eq!(status.code(), expected, "{failure:?}: {status:?}");
+            }
+            None => {
+                one.next_state(pb::WatchState::UpstreamReconnecting).await;
+                one.next_state(pb::WatchState::Live).await;
+                insert(&database, ONE).await;
+                one.next_change().await;
+            }
+        }
+        gets_a_change_and_nothing_else(&database, &mut other).await;
+        database.heal().await;
+        tally(Figure::Faults, 2);
+    }
+    assert_eq!(
+        opened(&database).await,
+        before,
+        "the other was opened again"
+    );
+}
+
+/// T32. A failure of MongoDB's own making, by what one watch asks for: the other watches of the very same
+/// collection have another feed, and keep it.
+#[tokio::test]
+async fn an_image_that_one_watch_demands_in_vain_does_not_touch_another() {
+    let database = Database::options().start().await;
+    let weir = Weir::start(&database).await;
+    insert(&database, OTHER).await;
+    let mut other = weir.watch(database.watch_request(&[OTHER])).await;
+    other.next_state(pb::WatchState::Live).await;
+    let demanding = pb::WatchRequest {
+        full_document_before_change: pb::FullDocumentBeforeChange::Required.into(),
+        ..database.watch_request(&[OTHER])
+    };
+    let mut one = weir.watch(demanding).await;
+    one.next_state(pb::WatchState::Live).await;
+    let change = doc! { "$set": { "a": 1 } };
+    let customers = database.collection(OTHER);
+    customers
+        .update_one(doc! {}, change)
+        .await
+        .expect("an update");
+    let status = one.end().await;
+    assert_eq!(error_reason(&status), "IMAGE_UNAVAILABLE", "{status:?}");
+    assert_eq!(
+        other.next_change().await.operation(),
+        pb::OperationType::Update
+    );
+    gets_a_change_and_nothing_else(&database, &mut other).await;
+    // The one that failed was opened once more, for what stands before that event.
+    assert_eq!(weir.metrics().await.sum("weir_feed_restarts_total"), 1.0);
+}

@@ -1,0 +1,151 @@
+//! What Weir asks MongoDB besides its streams: the time, what it is, where the oplog begins. Whatever is
+//! answered, or not answered, an open watch goes on, and a new one is answered in time.
+
+mod support;
+
+use std::time::Duration;
+
+use support::orders::{ORDERS, Story, insert, resume};
+use support::{
+    Database, FailCommand, Figure, PATIENCE, Watching, Weir, error_reason, eventually, tally,
+    within,
+};
+use tokio::time::Instant;
+use tonic::Code;
+use weir::config::ServeConfig;
+use weir::pb;
+
+const QUESTIONS: [&str; 5] = ["find", "ping", "hello", "buildInfo", "serverStatus"];
+const REPLY_TIMEOUT: Duration = Duration::from_secs(2);
+
+fn impatient(config: &mut ServeConfig) {
+    config.upstream_reply_timeout = REPLY_TIMEOUT;
+    config.server_selection_timeout = Duration::from_millis(300);
+}
+
+/// Ways in which every question fails.
+fn failures() -> Vec<FailCommand> {
+    let fail = || FailCommand::on(&QUESTIONS).app_name("weir");
+    let mut failures: Vec<FailCommand> = [13, 20, 43, 91, 4242]
+        .into_iter()
+        .map(|code| fail().code(code))
+        .collect();
+    failures.push(fail().close_connection());
+    // Longer than an answer may take.
+    failures.push(fail().block(REPLY_TIMEOUT * 2));
+    failures
+}
+
+async fn goes_on(story: &mut Story, watching: &mut Watching, database: &Database, id: i32) {
+    insert(database, id).await;
+    story.until_id(watching, id).await;
+}
+
+/// Nothing that a question comes to is told to a watch that is open.
+#[tokio::test]
+async fn an_open_watch_goes_on_whatever_is_answered_to_questions() {
+    let database = Database::options().start().await;
+    let weir = Weir::with(&database, impatient).await;
+    let mut watching = weir.watch(database.watch_request(&[ORDERS])).await;
+    let mut story = Story::default();
+    for (id, failure) in (0..).step_by(2).zip(failures()) {
+        database.fail(failure).await;
+        goes_on(&mut story, &mut watching, &database, id).await;
+        // One that comes meanwhile asks, and its fate is its own.
+        let begin = Instant::now();
+        let another = weir.try_watch(database.watch_request(&[ORDERS])).await;
+        assert!(begin.elapsed() < PATIENCE / 2, "{:?}", begin.elapsed());
+        drop(another);
+        goes_on(&mut story, &mut watching, &database, id + 1).await;
+        database.heal().await;
+        tally(Figure::Faults, 1);
+    }
+    let ids: Vec<i32> = (0..2 * failures().len()).map(|id| id as i32).collect();
+    assert_eq!(story.ids, ids);
+}
+
+/// T28. A new watch that cannot be answered for is refused with a reason, in time; and the next is
+/// served when it is over.
+#[tokio::test]
+async fn a_new_watch_is_answered_in_time_whatever_is_answered_to_questions() {
+    let database = Database::options().start().await;
+    for failure in failures() {
+        // One that has not learned anything yet.
+        let weir = Weir::with(&database, impatient).await;
+        database.fail(failure.clone()).await;
+        let begin = Instant::now();
+        let refused = weir.try_watch(database.watch_request(&[ORDERS])).await;
+        assert!(
+            begin.elapsed() < PATIENCE / 2,
+            "{failure:?}: {:?}",
+            begin.elapsed()
+        );
+        if let Err(status) = refused {
+            let expected = [
+                (Code::Unavailable, "UPSTREAM_UNAVAILABLE"),
+                (Code::FailedPrecondition, "UPSTREAM_ACCESS_DENIED"),
+                (Code::Internal, "INTERNAL"),
+            ];
+            let told = (status.code(), &*error_reason(&status));
+            assert!(expected.contains(&told), "{failure:?}: {status:?}");
+        }
+        let mut client = weir.client().await;
+        let info = client.get_server_info(pb::GetServerInfoRequest {});
+        if let Err(status) = within("an answer about the server", info).await {
+            error_reason(&status);
+        }
+        database.heal().await;
+        eventually("a watch is served again", async || {
+            weir.try_watch(database.watch_request(&[ORDERS]))
+                .await
+                .is_ok()
+        })
+        .await;
+    }
+}
+
+/// T5, T29. The oplog's beginning is asked for before a stream is opened by time. Where it may not be
+/// read the server is trusted; where it is not answered for a moment, the watch waits.
+#[tokio::test]
+async fn a_catch_up_survives_failing_questions() {
+    let database = Database::options().start().await;
+    let weir = Weir::with(&database, impatient).await;
+    let mut first = weir.watch(database.watch_request(&[ORDERS])).await;
+    insert(&database, 0).await;
+    let token = first.next_change().await.resume_token;
+    for id in 1..20 {
+        insert(&database, id).await;
+    }
+    for (more, failure) in (20..).zip(failures()) {
+        // A server that has no ring yet: everything has to be asked for.
+        let replica = Weir::with(&database, impatient).await;
+        let mut live = replica.watch(database.watch_request(&[ORDERS])).await;
+        database.fail(failure.times(3)).await;
+        // It is refused three times at most.
+        let mut resumed = loop {
+            match replica.try_watch(resume(&database, token.clone())).await {
+                Ok(resumed) => break resumed,
+                Err(status) => {
+                    let reason = error_reason(&status);
+                    assert!(
+                        ["UPSTREAM_UNAVAILABLE", "UPSTREAM_ACCESS_DENIED", "INTERNAL"]
+                            .contains(&&*reason),
+                        "{status:?}"
+                    );
+                }
+            }
+        };
+        let mut story = Story::default();
+        story.until_id(&mut resumed, more - 1).await;
+        assert_eq!(story.ids, (1..more).collect::<Vec<_>>());
+        database.heal().await;
+        // It joins the others, whatever became of its questions.
+        eventually("it has joined", async || {
+            replica.metrics().await.sum("weir_catch_ups") == 0.0
+        })
+        .await;
+        insert(&database, more).await;
+        live.next_change().await;
+        resumed.next_change().await;
+    }
+}

@@ -1,0 +1,279 @@
+//! A database, Weir and its clients, with a network on both sides of Weir that a test can break, and a
+//! ledger of all that is written meanwhile.
+#![allow(
+    dead_code,
+    unused_imports,
+    reason = "each integration test is a crate of its own and uses a part of this"
+)]
+
+mod replicas;
+
+pub use replicas::Replicas;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use pb::OperationType::{Delete, Insert, Replace, Update};
+use pb::field_filter::Operator;
+use serde_json::json;
+use weir::config::ServeConfig;
+use weir::pb;
+
+use crate::reading::{eq, field};
+use crate::support::ledger::{Figures, Follower, Following, Ledger, Writers, Writing};
+use crate::support::{Database, Figure, Proxy, Weir, eventually, tally};
+
+/// The shortest that may be asked for, so that a test sees the end of it.
+pub const REPLY_TIMEOUT: Duration = Duration::from_secs(2);
+const KEEPALIVE: Duration = Duration::from_secs(1);
+/// Longer, as a ping waits behind what was sent before it.
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// A small server in a hurry: little room, so that clients fall off, and short limits.
+pub fn hasty(config: &mut ServeConfig) {
+    config.upstream_reply_timeout = REPLY_TIMEOUT;
+    config.server_selection_timeout = Duration::from_millis(300);
+    config.http2_keepalive_interval = KEEPALIVE;
+    config.http2_keepalive_timeout = KEEPALIVE_TIMEOUT;
+    config.feed_linger = Duration::from_secs(1);
+    config.ring_bytes = ByteSize::kib(256);
+    config.max_catch_ups = 4;
+}
+
+/// What the writers write where a test says nothing else.
+pub fn writing() -> Writing {
+    Writing {
+        large: Some((15, 150_000)),
+        ..Writing::default()
+    }
+}
+
+/// One follower of each kind.
+pub fn every_kind(database: &Database) -> Vec<Following> {
+    let whole = || database.watch_request(&[]);
+    let first = || database.watch_request(&["ledger_a"]);
+    let small = 64 << 10;
+    let of_group = |group: i32, mode: pb::FeedMode| pb::WatchRequest {
+        filters: vec![eq("group", json!(group))],
+        feed_mode: mode.into(),
+        ..whole()
+    };
+    let plain = Following::new("plain", first(), |it| it.collection == 0);
+    // What an update or a deletion leaves nobody can tell, and it is delivered for that.
+    let filtered_by_mongodb = Following::new(
+        "filtered by MongoDB",
+        of_group(1, pb::FeedMode::Dedicated),
+        |it| matches!(it.operation, Update | Delete) || it.after == Some(1),
+    );
+    // What there was is known here, and nothing is delivered that may not match.
+    let by_images = pb::WatchRequest {
+        full_document_before_change: pb::FullDocumentBeforeChange::Required.into(),
+        missing_image_policy: pb::MissingImagePolicy::Drop.into(),
+        ..of_group(2, pb::FeedMode::Shared)
+    };
+    let filtered_by_weir = Following::new("filtered by Weir", by_images, |it| {
+        it.before == Some(2) || it.operation != Update && it.after == Some(2)
+    });
+    let changed = pb::WatchRequest {
+        filters: vec![field("group", Operator::Changed(true))],
+        ..whole()
+    };
+    let changed = Following::new("changed", changed, |it| match it.operation {
+        Update => it.before != it.after,
+        operation => operation == Replace,
+    });
+    let structs = pb::WatchRequest {
+        document_format: pb::DocumentFormat::Struct.into(),
+        ..whole()
+    };
+    let operations = [Insert, Delete];
+    let comings_and_goings = pb::WatchRequest {
+        operations: operations.map(Into::into).to_vec(),
+        document_format: pb::DocumentFormat::Json.into(),
+        ..whole()
+    };
+    let comings_and_goings = Following::new("comings and goings", comings_and_goings, move |it| {
+        operations.contains(&it.operation)
+    });
+    let pieces = pb::WatchRequest {
+        max_message_bytes: small,
+        ..whole()
+    };
+    let canonical = pb::WatchRequest {
+        document_format: pb::DocumentFormat::CanonicalJson.into(),
+        ..first()
+    };
+    let all = vec![
+        plain,
+        filtered_by_mongodb,
+        filtered_by_weir,
+        changed,
+        Following::all("structs", structs),
+        Following {
+            store_each: 4,
+            ..comings_and_goings
+        },
+        Following::all("in pieces", pieces),
+        Following {
+            window: Some(16 << 10),
+            ..Following::new("narrow", canonical, |it| it.collection == 0)
+        },
+    ];
+    // A machine that is busy may take seconds over a progress.
+    let patient = |following| Following {
+        silent_intervals: 10,
+        ..following
+    };
+    all.into_iter().map(patient).collect()
+}
+
+/// The same, but they take their watches for dead as soon as the contract lets them.
+pub fn every_kind_impatient(database: &Database) -> Vec<Following> {
+    let impatient = |following| Following {
+        silent_intervals: 2,
+        ..following
+    };
+    every_kind(database).into_iter().map(impatient).collect()
+}
+
+/// Waits until so much more was written, whoever gets it.
+pub async fn more_is_written(ledger: &Ledger, writes: u64) {
+    let enough = ledger.len() + writes;
+    eventually("more is written", async || ledger.len() >= enough).await;
+}
+
+/// Waits until every follower has got more than it has now.
+pub async fn everybody_gets_more(followers: &[Follower]) {
+    let before: Vec<u64> = followers.iter().map(Follower::got).collect();
+    for (follower, before) in followers.iter().zip(before) {
+        let more = format!("{} gets more than {before}", follower.name());
+        eventually(&more, async || {
+            assert_eq!(follower.problem(), None);
+            follower.got() > before
+        })
+        .await;
+    }
+}
+
+/// Has followers begin to watch, all at once.
+pub async fn start_all(
+    ledger: &Arc<Ledger>,
+    address: std::net::SocketAddr,
+    followings: Vec<Following>,
+) -> Vec<Follower> {
+    let starting = followings
+        .into_iter()
+        .map(|following| Follower::start(ledger, address, following));
+    futures::future::join_all(starting).await
+}
+
+/// All of it, at work.
+pub struct Scene {
+    pub database: Database,
+    /// Between Weir and the database.
+    pub upstream: Proxy,
+    pub weir: Weir,
+    /// Between the clients and Weir.
+    pub clients: Proxy,
+    pub ledger: Arc<Ledger>,
+    pub followers: Vec<Follower>,
+    writers: Writers,
+}
+
+impl Scene {
+    /// With one follower of each kind.
+    pub async fn start() -> Self {
+        let database = Database::options().start().await;
+        Self::with(database, writing(), hasty, every_kind).await
+    }
+
+    /// As the test wants it. Everybody watches before anything is written.
+    pub async fn with(
+        database: Database,
+        writing: Writing,
+        configure: impl FnOnce(&mut ServeConfig),
+        followings: impl FnOnce(&Database) -> Vec<Following>,
+    ) -> Self {
+        let upstream = Proxy::to(database.address()).await;
+        let weir = Weir::at(&upstream.mongodb_uri(), configure).await;
+        let clients = Proxy::to(weir.grpc_addr()).await;
+        let mut writers = Writers::ready(&database.database(), &writing).await;
+        let ledger = writers.ledger();
+        let followings = followings(&database);
+        let followers = start_all(&ledger, clients.address(), followings).await;
+        writers.begin(&database.database(), &writing);
+        Self {
+            database,
+            upstream,
+            weir,
+            clients,
+            ledger,
+            followers,
+            writers,
+        }
+    }
+
+    /// Waits until so much more was written, whoever gets it.
+    pub async fn more_is_written(&self, writes: u64) {
+        more_is_written(&self.ledger, writes).await;
+    }
+
+    /// Waits until every follower has got something of what is written from now on.
+    pub async fn everybody_gets_more(&self) {
+        everybody_gets_more(&self.followers).await;
+    }
+
+    /// How often Weir opened a change stream again.
+    pub async fn restarts(&self) -> f64 {
+        self.weir.metrics().await.sum("weir_feed_restarts_total")
+    }
+
+    /// Ends the writing and waits until everybody has everything. `faults` is how many were put in.
+    pub async fn verdict(self, faults: u64) -> Verdict {
+        tally(Figure::Faults, faults);
+        self.writers.finish().await;
+        let figures = Figures::of(&self.ledger, &self.followers).await;
+        figures.tally();
+        assert!(figures.written > 0 && figures.got > 0, "{figures:?}");
+        Verdict {
+            figures,
+            ends: self.followers.iter().flat_map(Follower::ends).collect(),
+            weir: self.weir,
+            database: self.database,
+            _upstream: self.upstream,
+        }
+    }
+}
+
+/// How it went: nothing lost, nothing out of its order.
+pub struct Verdict {
+    pub figures: Figures,
+    /// Why watches ended.
+    pub ends: Vec<String>,
+    pub weir: Weir,
+    pub database: Database,
+    /// Weir still has to reach MongoDB, to let go of its cursors.
+    _upstream: Proxy,
+}
+
+impl Verdict {
+    /// How many watches ended for a reason with these words.
+    pub fn ends_with(&self, words: &str) -> usize {
+        self.ends.iter().filter(|it| it.contains(words)).count()
+    }
+
+    /// Waits until Weir holds nothing any more of the clients that are gone, and MongoDB nothing of
+    /// Weir.
+    pub async fn nothing_is_left(self) {
+        self.weir.without_feeds().await;
+        eventually("no watch is left", async || {
+            self.weir.metrics().await.sum("weir_watches") == 0.0
+        })
+        .await;
+        eventually("no cursor is left", async || {
+            self.database.open_cursors().await == 0
+        })
+        .await;
+    }
+}

@@ -1,0 +1,218 @@
+//! What was written, held against what clients got.
+//!
+//! [`Writers`] write into a database that may be away, and note each write here before they make it.
+//! A [`Follower`] watches as a client should, goes on after every end that it may go on after, and its
+//! [`Reading`] holds what comes against the notes as it comes: a hole, a swap or a repeat is told at
+//! once, with its place. Nobody keeps a log: a reading is a number for each writer, so that thousands
+//! of followers can be held.
+//!
+//! ```ignore
+//! let writers = Writers::start(&database.database(), &Writing::default()).await;
+//! let ledger = writers.ledger();
+//! let follower = Follower::start(&ledger, weir.grpc_addr(), Following::all("all", request)).await;
+//! // ... faults ...
+//! writers.finish().await;
+//! Figures::of(&ledger, &[follower]).await.tally();
+//! ```
+
+mod follower;
+mod reading;
+mod writers;
+
+pub use follower::{Follower, Following, Pieces, may_go_on, number, time_of};
+pub use reading::{Reading, Seen};
+pub use writers::{Writers, Writing};
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::time::Instant;
+use weir::pb;
+
+use super::{Figure, PATIENCE, tally};
+
+/// A cluster time: seconds and increment.
+pub type Time = (u32, u32);
+
+/// Which writes a follower asked for.
+pub type Wants = Arc<dyn Fn(&Write) -> bool + Send + Sync>;
+
+/// One write, as it was meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Write {
+    /// Which of the ledger's collections.
+    pub collection: usize,
+    pub operation: pb::OperationType,
+    /// The number of the insert that made the document. No document comes a second time.
+    pub document: u32,
+    /// The document's group before; none where there was no document.
+    pub before: Option<i32>,
+    /// Its group after; none where there is no document any more.
+    pub after: Option<i32>,
+}
+
+/// All writes, by writer and number.
+#[derive(Debug)]
+pub struct Ledger {
+    collections: Vec<String>,
+    writers: Vec<Mutex<Notes>>,
+}
+
+/// The writes of one writer, in order.
+#[derive(Debug, Default)]
+struct Notes {
+    writes: Vec<Write>,
+    /// The cluster time of each, once somebody has seen it.
+    times: Vec<Option<Time>>,
+    /// The number of each document's deletion, which an event cannot tell.
+    deletions: HashMap<u32, u32>,
+    /// How many of the writes are known to be done.
+    done: u32,
+}
+
+impl Ledger {
+    /// An empty one.
+    pub fn new(collections: &[&str], writers: usize) -> Arc<Self> {
+        Arc::new(Self {
+            collections: collections.iter().map(|&name| name.to_owned()).collect(),
+            writers: (0..writers).map(|_| Mutex::default()).collect(),
+        })
+    }
+
+    /// Notes a write that is about to be made, and gives its number.
+    pub fn note(&self, writer: usize, write: Write) -> u32 {
+        let mut notes = self.notes(writer);
+        let number = u32::try_from(notes.writes.len()).expect("a test writes less");
+        if write.operation == pb::OperationType::Delete {
+            notes.deletions.insert(write.document, number);
+        }
+        notes.writes.push(write);
+        notes.times.push(None);
+        number
+    }
+
+    /// Says that the writer's writes before this number are done for certain.
+    pub fn done(&self, writer: usize, before: u32) {
+        self.notes(writer).done = before;
+    }
+
+    /// How many writes of each writer are known to be done.
+    pub fn all_done(&self) -> Vec<u32> {
+        let writers = 0..self.writers.len();
+        writers.map(|writer| self.notes(writer).done).collect()
+    }
+
+    /// How many writes of each writer may have begun.
+    pub fn all_begun(&self) -> Vec<u32> {
+        let begun = |writer| u32::try_from(self.notes(writer).writes.len());
+        let writers = 0..self.writers.len();
+        writers
+            .map(|writer| begun(writer).expect("a test writes less"))
+            .collect()
+    }
+
+    /// The number of each writer's first write of this second or later; none where that is not known,
+    /// as nobody has seen the writes around it.
+    pub fn first_since(&self, second: u32) -> Option<Vec<u32>> {
+        let first = |writer: usize| {
+            let notes = self.notes(writer);
+            let is_before = |time: &Option<Time>| time.is_some_and(|(it, _)| it < second);
+            let first = notes
+                .times
+                .iter()
+                .rposition(is_before)
+                .map_or(0, |at| at + 1);
+            // Unless it is the very next one, nobody can tell of which side those between are.
+            match notes.times.get(first) {
+                Some(None) => None,
+                _ => u32::try_from(first).ok(),
+            }
+        };
+        (0..self.writers.len()).map(first).collect()
+    }
+
+    /// The time of the last write that somebody has seen.
+    pub fn last_seen(&self) -> Option<Time> {
+        let last = |writer| self.notes(writer).times.iter().rev().find_map(|it| *it);
+        (0..self.writers.len()).filter_map(last).max()
+    }
+
+    /// How many writes there are.
+    pub fn len(&self) -> u64 {
+        self.all_begun().into_iter().map(u64::from).sum()
+    }
+
+    fn notes(&self, writer: usize) -> MutexGuard<'_, Notes> {
+        self.writers[writer]
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What writers and followers did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Figures {
+    /// The writes.
+    pub written: u64,
+    /// The changes that followers got, repeats left out.
+    pub got: u64,
+    /// The changes that they did not get and should have.
+    pub lost: u64,
+    /// The changes that they got once more after they came back.
+    pub repeats: u64,
+    /// How often they came back.
+    pub reconnects: u64,
+}
+
+impl Figures {
+    /// Waits until each follower has everything that it asked for. The writers have finished.
+    ///
+    /// # Panics
+    /// With the first thing that went wrong, or that is still missing when nothing has come to
+    /// anybody for [`PATIENCE`].
+    pub async fn of(ledger: &Ledger, followers: &[Follower]) -> Self {
+        let mut last = (Self::now(ledger, followers), Instant::now());
+        loop {
+            let now = Self::now(ledger, followers);
+            if now != last.0 {
+                last = (now, Instant::now());
+            }
+            let problems: Vec<String> = followers.iter().filter_map(Follower::problem).collect();
+            let missing = || followers.iter().filter_map(Follower::missing);
+            let idle = last.1.elapsed() > PATIENCE;
+            if !problems.is_empty() || idle {
+                let missing: Vec<String> = missing().collect();
+                now.tally();
+                panic!("{now:?}\n{}\n{}", problems.join("\n"), missing.join("\n"));
+            }
+            if missing().next().is_none() {
+                return now;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    }
+
+    fn now(ledger: &Ledger, followers: &[Follower]) -> Self {
+        let mut figures = Self {
+            written: ledger.len(),
+            ..Self::default()
+        };
+        for follower in followers {
+            follower.with(|reading| {
+                figures.got += reading.got;
+                figures.lost += reading.lost();
+                figures.repeats += reading.repeats;
+                figures.reconnects += reading.reconnects;
+            });
+        }
+        figures
+    }
+
+    /// Adds them to the figures of this run.
+    pub fn tally(&self) {
+        tally(Figure::EventsWritten, self.written);
+        tally(Figure::EventsLost, self.lost);
+        tally(Figure::Repeats, self.repeats);
+        println!("{self:?}");
+    }
+}

@@ -1,0 +1,538 @@
+//! A client as docs/errors.md asks for: it stores the token of what it has handled, and goes on from
+//! there whenever its watch ends.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use mongodb::bson::RawDocument;
+use prost::Message as _;
+use prost_types::value::Kind as Value;
+use tokio::sync::watch;
+use tokio::time::timeout;
+use tokio_util::task::AbortOnDropHandle;
+use tonic::transport::Endpoint;
+use tonic::{Code, Status, Streaming};
+use tonic_types::StatusExt as _;
+use weir::pb;
+use weir::pb::change_event::Change;
+use weir::pb::watch_response::Kind;
+use weir::pb::watch_service_client::WatchServiceClient;
+use weir::wire::ResumeToken;
+
+use super::{Ledger, Reading, Seen, Time, Wants, Write, writers};
+use crate::support::eventually;
+
+/// How long a connection may take to be made, and a watch to open.
+const CONNECT_LIMIT: Duration = Duration::from_secs(2);
+const OPEN_LIMIT: Duration = Duration::from_secs(10);
+/// Pauses before the next attempt double from the first to the longest.
+const FIRST_PAUSE: Duration = Duration::from_millis(20);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// The largest message that a follower takes, beyond what it asked for.
+const HEADROOM: usize = 1 << 20;
+
+/// What a follower asks for, and how it behaves.
+#[derive(Clone)]
+pub struct Following {
+    /// What failures call it.
+    pub name: String,
+    pub request: pb::WatchRequest,
+    /// Which writes answer the request.
+    pub wants: Wants,
+    /// It stores the token of each n-th message only: what came after comes again when it is back.
+    pub store_each: u32,
+    /// How many bytes it lets Weir send before it reads, of a stream and a connection.
+    pub window: Option<u32>,
+    /// How many progress intervals it hears nothing before it takes the watch for dead.
+    pub silent_intervals: u32,
+}
+
+impl Following {
+    /// Everything of the request's collections, read as fast as can be, each token stored.
+    pub fn new(
+        name: &str,
+        request: pb::WatchRequest,
+        wants: impl Fn(&Write) -> bool + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            name: name.to_owned(),
+            request,
+            wants: Arc::new(wants),
+            store_each: 1,
+            window: None,
+            silent_intervals: 2,
+        }
+    }
+
+    /// All that the writers write; the request must be one for all their collections.
+    pub fn all(name: &str, request: pb::WatchRequest) -> Self {
+        Self::new(name, request, |_| true)
+    }
+}
+
+/// What a test tells a follower to do.
+#[derive(Debug, Clone, Copy)]
+struct Controls {
+    address: SocketAddr,
+    stalled: bool,
+    /// Rises by one at each [`Follower::disconnect`].
+    disconnects: u64,
+}
+
+/// How far a follower is.
+struct State {
+    /// Set once the first watch has opened.
+    reading: Option<Reading>,
+    /// What went wrong, for good.
+    problem: Option<String>,
+    /// Why each watch ended.
+    ends: Vec<String>,
+}
+
+/// A client at work, until it is dropped.
+pub struct Follower {
+    name: String,
+    controls: watch::Sender<Controls>,
+    state: Arc<Mutex<State>>,
+    _task: AbortOnDropHandle<()>,
+}
+
+impl Follower {
+    /// Begins to watch, and returns once the watch is open: what is written from then on has to come.
+    pub async fn start(ledger: &Arc<Ledger>, address: SocketAddr, following: Following) -> Self {
+        let follower = Self::launch(ledger, address, following);
+        eventually(&format!("{} has begun", follower.name), async || {
+            if let Some(problem) = follower.problem() {
+                panic!("{problem}");
+            }
+            follower.lock().reading.is_some()
+        })
+        .await;
+        follower
+    }
+
+    /// Begins to watch, and does not wait until the watch is open.
+    pub fn launch(ledger: &Arc<Ledger>, address: SocketAddr, following: Following) -> Self {
+        let controls = Controls {
+            address,
+            stalled: false,
+            disconnects: 0,
+        };
+        let (controls, told) = watch::channel(controls);
+        let state = Arc::new(Mutex::new(State {
+            reading: None,
+            problem: None,
+            ends: Vec::new(),
+        }));
+        let name = following.name.clone();
+        let client = Client {
+            ledger: Arc::clone(ledger),
+            following,
+            told,
+            state: Arc::clone(&state),
+            pause: FIRST_PAUSE,
+            messages: 0,
+        };
+        Self {
+            name,
+            controls,
+            state,
+            _task: AbortOnDropHandle::new(tokio::spawn(client.run())),
+        }
+    }
+
+    /// Stops reading, or reads on. Its watch stays open.
+    pub fn stall(&self, stalled: bool) {
+        self.controls.send_modify(|it| it.stalled = stalled);
+    }
+
+    /// Breaks off, and comes back from the stored token.
+    pub fn disconnect(&self) {
+        self.controls.send_modify(|it| it.disconnects += 1);
+    }
+
+    /// Breaks off, and goes on from the stored token at another server.
+    pub fn move_to(&self, address: SocketAddr) {
+        self.controls.send_modify(|it| {
+            it.address = address;
+            it.disconnects += 1;
+        });
+    }
+
+    /// What failures call it.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// How many changes it has got.
+    pub fn got(&self) -> u64 {
+        self.lock().reading.as_ref().map_or(0, |it| it.got)
+    }
+
+    /// How often it came back.
+    pub fn reconnects(&self) -> u64 {
+        self.lock().reading.as_ref().map_or(0, |it| it.reconnects)
+    }
+
+    /// Why each of its watches ended: a reason of docs/errors.md, or what it did or saw itself.
+    pub fn ends(&self) -> Vec<String> {
+        self.lock().ends.clone()
+    }
+
+    /// What went wrong for good, if anything did.
+    pub fn problem(&self) -> Option<String> {
+        let state = self.lock();
+        let problem = state.problem.as_ref()?;
+        let ends = state.ends.last();
+        Some(format!("{}: {problem} (its last end: {ends:?})", self.name))
+    }
+
+    /// What it still has to get.
+    pub fn missing(&self) -> Option<String> {
+        let missing = match &mut self.lock().reading {
+            Some(reading) => reading.missing()?,
+            None => "it never began".to_owned(),
+        };
+        Some(format!("{}: {missing}", self.name))
+    }
+
+    /// Looks at its reading, once there is one.
+    pub fn with(&self, look: impl FnOnce(&Reading)) {
+        if let Some(reading) = &self.lock().reading {
+            look(reading);
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Why one watch is over.
+enum End {
+    /// It may be gone on from: after a pause when something failed.
+    Again(String),
+    /// The test told it to break off.
+    Told,
+    /// It may not.
+    Failed(String),
+}
+
+struct Client {
+    ledger: Arc<Ledger>,
+    following: Following,
+    told: watch::Receiver<Controls>,
+    state: Arc<Mutex<State>>,
+    /// Before the next attempt.
+    pause: Duration,
+    /// How many came, over all watches.
+    messages: u32,
+}
+
+impl Client {
+    async fn run(mut self) {
+        loop {
+            let disconnects = self.told.borrow().disconnects;
+            let end = {
+                let mut told = self.told.clone();
+                let broken_off = told.wait_for(|it| it.disconnects != disconnects);
+                tokio::select! {
+                    end = self.watch() => end,
+                    told = broken_off => match told {
+                        Ok(_) => End::Told,
+                        // The follower is gone.
+                        Err(_) => return,
+                    },
+                }
+            };
+            match end {
+                End::Again(why) => {
+                    self.note_end(why);
+                    let longest = self.pause;
+                    tokio::time::sleep(longest.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
+                    self.pause = (longest * 2).min(LONGEST_PAUSE);
+                }
+                End::Told => self.note_end("told to".to_owned()),
+                End::Failed(problem) => {
+                    self.lock().problem = Some(problem);
+                    return;
+                }
+            }
+        }
+    }
+
+    /// One watch, from the connection to its end.
+    async fn watch(&mut self) -> End {
+        let Controls { address, .. } = *self.told.borrow();
+        let endpoint = Endpoint::from_shared(format!("http://{address}"))
+            .expect("an address makes a URI")
+            .connect_timeout(CONNECT_LIMIT)
+            .initial_stream_window_size(self.following.window)
+            .initial_connection_window_size(self.following.window);
+        let channel = match timeout(OPEN_LIMIT, endpoint.connect()).await {
+            Ok(Ok(channel)) => channel,
+            Ok(Err(error)) => return End::Again(format!("no connection: {error}")),
+            Err(_) => return End::Again("no connection in time".to_owned()),
+        };
+        let mut request = self.following.request.clone();
+        request
+            .progress_interval
+            .get_or_insert(prost_types::Duration {
+                seconds: 1,
+                nanos: 0,
+            });
+        let limit = usize::try_from(request.max_message_bytes).expect("it fits") + (3 << 20);
+        let mut client =
+            WatchServiceClient::new(channel).max_decoding_message_size(limit + HEADROOM);
+        let done = self.ledger.all_done();
+        let came_back = match &mut self.lock().reading {
+            Some(reading) => {
+                let token = reading.come_back().expect("it has had a message");
+                request.start = Some(pb::watch_request::Start::ResumeToken(token));
+                true
+            }
+            None => false,
+        };
+        let opening = async {
+            let mut stream = client.watch(request).await?.into_inner();
+            let first = stream.message().await?;
+            Ok::<_, Status>((stream, first))
+        };
+        let (stream, first) = match timeout(OPEN_LIMIT, opening).await {
+            Ok(Ok((stream, Some(first)))) => (stream, first),
+            Ok(Ok((_, None))) => return End::Failed("a watch without a message".to_owned()),
+            Ok(Err(status)) => return over(&status),
+            Err(_) => return End::Again("not opened in time".to_owned()),
+        };
+        let Some(Kind::Opened(opened)) = &first.kind else {
+            return End::Failed(format!("the first message is {first:?}"));
+        };
+        let interval = opened.progress_interval.unwrap_or_default();
+        let interval = Duration::try_from(interval).expect("an interval is positive");
+        if !came_back {
+            let wants = Arc::clone(&self.following.wants);
+            let reading = Reading::new(&self.ledger, wants, &done, &self.ledger.all_begun());
+            self.lock().reading = Some(reading);
+        }
+        let mut pieces = Pieces::default();
+        if let Err(problem) = self.take(first, &mut pieces) {
+            return End::Failed(problem);
+        }
+        self.read(stream, pieces, interval * self.following.silent_intervals)
+            .await
+    }
+
+    async fn read(
+        &mut self,
+        mut stream: Streaming<pb::WatchResponse>,
+        mut pieces: Pieces,
+        silence: Duration,
+    ) -> End {
+        loop {
+            // Its window fills meanwhile, and Weir has to wait.
+            if self.told.wait_for(|it| !it.stalled).await.is_err() {
+                return End::Told;
+            }
+            let message = match timeout(silence, stream.message()).await {
+                Ok(Ok(Some(message))) => message,
+                Ok(Ok(None)) => return End::Failed("the watch ended with OK".to_owned()),
+                Ok(Err(status)) => return over(&status),
+                Err(_) => return End::Again(format!("nothing for {silence:?}")),
+            };
+            self.pause = FIRST_PAUSE;
+            if let Err(problem) = self.take(message, &mut pieces) {
+                return End::Failed(problem);
+            }
+        }
+    }
+
+    /// Handles one message.
+    fn take(&mut self, message: pb::WatchResponse, pieces: &mut Pieces) -> Result<(), String> {
+        self.messages += 1;
+        let store = self.messages.is_multiple_of(self.following.store_each);
+        let token = message.resume_token;
+        let token_time = time_of(&token)?;
+        let mut state = self.lock();
+        let reading = state.reading.as_mut().expect("it has begun");
+        match message.kind {
+            Some(Kind::Changes(batch)) => {
+                if batch.changes.is_empty() {
+                    return Err("a batch without a change".to_owned());
+                }
+                for change in &batch.changes {
+                    reading.change(&seen(change)?)?;
+                }
+            }
+            Some(Kind::EventChunk(piece)) => {
+                // Until the last piece the event has not been delivered.
+                if !piece.last && reading.last_token() != Some(&token) {
+                    return Err(format!(
+                        "piece {} of an event moves the token on",
+                        piece.index
+                    ));
+                }
+                if let Some(change) = pieces.take(piece)? {
+                    reading.change(&seen(&change)?)?;
+                }
+            }
+            Some(Kind::Progress(progress)) => {
+                if let Some(time) = progress.cluster_time {
+                    reading.progress((time.seconds, time.increment))?;
+                }
+            }
+            Some(Kind::Opened(_) | Kind::StateChange(_)) => {}
+            other => return Err(format!("got {other:?}")),
+        }
+        reading.token(&token, token_time, store)
+    }
+
+    fn note_end(&self, why: String) {
+        self.lock().ends.push(why);
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn over(status: &Status) -> End {
+    match may_go_on(status) {
+        Ok(why) => End::Again(why),
+        Err(problem) => End::Failed(problem),
+    }
+}
+
+/// What docs/errors.md says to do: why a client may go on after this end, as the reason may pass or the
+/// connection was lost, or what is wrong.
+pub fn may_go_on(status: &Status) -> Result<String, String> {
+    let reason = status.get_details_error_info().map(|info| info.reason);
+    match (reason.as_deref(), status.code()) {
+        (
+            Some(
+                reason @ ("UPSTREAM_UNAVAILABLE"
+                | "SERVER_DRAINING"
+                | "WATCH_LIMIT_EXCEEDED"
+                | "DEADLINE_EXCEEDED"),
+            ),
+            _,
+        ) => Ok(reason.to_owned()),
+        (None, Code::Unavailable | Code::Unknown | Code::Internal | Code::Cancelled) => {
+            let message = status.message();
+            Ok(format!("the connection was lost: {message}"))
+        }
+        _ => Err(format!("{status:?}")),
+    }
+}
+
+/// The pieces of an event so far.
+#[derive(Default)]
+pub struct Pieces {
+    id: u64,
+    next: u32,
+    data: BytesMut,
+}
+
+impl Pieces {
+    /// Keeps a piece; the last one makes the event whole.
+    pub fn take(&mut self, piece: pb::EventChunk) -> Result<Option<pb::ChangeEvent>, String> {
+        if piece.index == 0 {
+            *self = Self {
+                id: piece.id,
+                ..Self::default()
+            };
+        }
+        if (piece.id, piece.index) != (self.id, self.next) {
+            let (id, index) = (piece.id, piece.index);
+            let (this, next) = (self.id, self.next);
+            return Err(format!(
+                "piece {index} of {id} in place of {next} of {this}"
+            ));
+        }
+        self.next += 1;
+        self.data.extend_from_slice(&piece.data);
+        if !piece.last {
+            return Ok(None);
+        }
+        let whole = std::mem::take(&mut self.data).freeze();
+        if whole.len() as u64 != piece.total_bytes {
+            return Err(format!("{} bytes of {}", whole.len(), piece.total_bytes));
+        }
+        let change = pb::ChangeEvent::decode(whole);
+        change.map(Some).map_err(|error| format!("{error}"))
+    }
+}
+
+/// The time that a place has reached, which nobody but a test may read out of a token.
+pub fn time_of(token: &Bytes) -> Result<Time, String> {
+    let token = ResumeToken::read(token).map_err(|error| format!("the token {error}"))?;
+    let time = token.position.time();
+    Ok((time.seconds, time.increment))
+}
+
+/// A change in the ledger's terms.
+fn seen(change: &pb::ChangeEvent) -> Result<Seen, String> {
+    let unreadable = || format!("this is no change that a writer makes: {change:?}");
+    let id = number(change.document_key.as_ref(), &["_id"]).ok_or_else(unreadable)?;
+    let (writer, document) = writers::of_id(id).ok_or_else(unreadable)?;
+    let n = match change.change.as_ref().ok_or_else(unreadable)? {
+        Change::Insert(insert) => number(insert.full_document.as_ref(), &["n"]),
+        Change::Replace(replace) => number(replace.full_document.as_ref(), &["n"]),
+        Change::Update(update) => {
+            let description = update.update_description.as_ref();
+            number(
+                description.and_then(|it| it.updated_fields.as_ref()),
+                &["n"],
+            )
+        }
+        Change::Delete(_) => None,
+        _ => return Err(unreadable()),
+    };
+    let time = change.cluster_time.ok_or_else(unreadable)?;
+    let namespace = change.namespace.as_ref().ok_or_else(unreadable)?;
+    Ok(Seen {
+        writer,
+        number: n.and_then(|n| u32::try_from(n).ok()),
+        document,
+        operation: change.operation(),
+        collection: namespace.collection.clone(),
+        time: (time.seconds, time.increment),
+    })
+}
+
+/// A whole number in a document of any format, at a path of names.
+pub fn number(document: Option<&pb::Document>, path: &[&str]) -> Option<i64> {
+    let (last, folders) = path.split_last()?;
+    match document?.value.as_ref()? {
+        pb::document::Value::Bson(bytes) => {
+            let mut document = RawDocument::from_bytes(bytes).ok()?;
+            for folder in folders {
+                document = document.get_document(folder).ok()?;
+            }
+            let value = document.get(last).ok()??;
+            value.as_i64().or_else(|| value.as_i32().map(i64::from))
+        }
+        pb::document::Value::Json(text) => {
+            let document: serde_json::Value = serde_json::from_str(text).ok()?;
+            let mut names = path.iter();
+            let value = names.try_fold(&document, |value, name| value.get(name))?;
+            let canonical = value.get("$numberLong").and_then(|it| it.as_str());
+            value.as_i64().or_else(|| canonical?.parse().ok())
+        }
+        pb::document::Value::Struct(document) => {
+            let mut document = document;
+            for folder in folders {
+                match document.fields.get(*folder)?.kind.as_ref()? {
+                    Value::StructValue(inner) => document = inner,
+                    _ => return None,
+                }
+            }
+            match document.fields.get(*last)?.kind.as_ref()? {
+                Value::NumberValue(value) => Some(*value as i64),
+                _ => None,
+            }
+        }
+        pb::document::Value::Null(_) => None,
+    }
+}

@@ -1,0 +1,274 @@
+//! Tasks that write, into a database that may be away.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use futures::future::join_all;
+use mongodb::bson::{Document, doc};
+use mongodb::error::{Error, ErrorKind, WriteFailure};
+use pb::OperationType::{Delete, Insert, Replace, Update};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+use weir::pb;
+
+use super::{Ledger, Write};
+use crate::support::{PATIENCE, within};
+
+/// `_id` is the writer times this, and the number of the insert.
+const DOCUMENTS_OF_A_WRITER: i64 = 10_000_000;
+/// Another document has this `_id` already.
+const DUPLICATE_KEY: i32 = 11000;
+/// How long to wait before a write is tried again.
+const RETRY_PAUSE: Duration = Duration::from_millis(20);
+
+/// What is written, and how much of it.
+#[derive(Debug, Clone)]
+pub struct Writing {
+    pub writers: usize,
+    pub collections: Vec<String>,
+    /// Documents are in one of so many groups, and change from one to another: what filters ask for.
+    pub groups: i32,
+    /// Whether MongoDB keeps the documents as they were before and after each change, without which no
+    /// filter on a group is exact.
+    pub images: bool,
+    /// How long each writer waits between two writes.
+    pub pause: Duration,
+    /// How many documents each writer keeps.
+    pub documents: usize,
+    /// One write in so many is large, by so many bytes.
+    pub large: Option<(u32, usize)>,
+    /// What the writers decide by.
+    pub seed: u64,
+}
+
+impl Default for Writing {
+    fn default() -> Self {
+        Self {
+            writers: 3,
+            collections: vec!["ledger_a".to_owned(), "ledger_b".to_owned()],
+            groups: 3,
+            images: true,
+            pause: Duration::from_millis(10),
+            documents: 8,
+            large: None,
+            seed: fastrand::u64(..),
+        }
+    }
+}
+
+/// Writers at work. They stop when this is dropped, and then nobody knows what was done.
+pub struct Writers {
+    ledger: Arc<Ledger>,
+    stop: CancellationToken,
+    tries: Arc<AtomicU64>,
+    tasks: Vec<AbortOnDropHandle<()>>,
+}
+
+impl Writers {
+    /// Makes the collections and begins to write. The writers reach the database by themselves and not
+    /// through a network that a test breaks: what is stuck there may be done long after it was tried
+    /// again.
+    pub async fn start(database: &mongodb::Database, writing: &Writing) -> Self {
+        let mut writers = Self::ready(database, writing).await;
+        writers.begin(database, writing);
+        writers
+    }
+
+    /// Makes the collections, and waits for [`Writers::begin`]: whoever watches by then gets everything.
+    pub async fn ready(database: &mongodb::Database, writing: &Writing) -> Self {
+        let names: Vec<&str> = writing.collections.iter().map(String::as_str).collect();
+        for name in &names {
+            let images = doc! {"enabled": writing.images};
+            let create = doc! {"create": name, "changeStreamPreAndPostImages": images};
+            within("a collection", database.run_command(create).into_future())
+                .await
+                .expect("a collection can be made");
+        }
+        Self {
+            ledger: Ledger::new(&names, writing.writers),
+            stop: CancellationToken::new(),
+            tries: Arc::default(),
+            tasks: Vec::new(),
+        }
+    }
+
+    /// Begins to write.
+    pub fn begin(&mut self, database: &mongodb::Database, writing: &Writing) {
+        let writer = |number| Writer {
+            number,
+            writing: writing.clone(),
+            ledger: Arc::clone(&self.ledger),
+            collections: writing
+                .collections
+                .iter()
+                .map(|name| database.collection(name))
+                .collect(),
+            random: fastrand::Rng::with_seed(writing.seed.wrapping_add(number as u64)),
+            alive: Vec::new(),
+            tries: Arc::clone(&self.tries),
+        };
+        self.tasks = (0..writing.writers)
+            .map(|number| {
+                let run = writer(number).run(self.stop.clone());
+                AbortOnDropHandle::new(tokio::spawn(run))
+            })
+            .collect();
+    }
+
+    pub fn ledger(&self) -> Arc<Ledger> {
+        Arc::clone(&self.ledger)
+    }
+
+    /// How many times a write had to be tried, beyond once.
+    pub fn retries(&self) -> u64 {
+        self.tries.load(Ordering::Relaxed)
+    }
+
+    /// Lets each writer finish what it is at, so that what was written is known.
+    pub async fn finish(self) {
+        self.stop.cancel();
+        let ended = tokio::time::timeout(3 * PATIENCE, join_all(self.tasks)).await;
+        for ended in ended.expect("the writers finish what they are at") {
+            ended.expect("a writer writes to its end");
+        }
+    }
+}
+
+/// A document that is there.
+#[derive(Debug, Clone, Copy)]
+struct Alive {
+    collection: usize,
+    document: u32,
+    /// The number of the last write to it.
+    last: u32,
+    group: i32,
+}
+
+struct Writer {
+    number: usize,
+    writing: Writing,
+    ledger: Arc<Ledger>,
+    collections: Vec<mongodb::Collection<Document>>,
+    random: fastrand::Rng,
+    alive: Vec<Alive>,
+    tries: Arc<AtomicU64>,
+}
+
+impl Writer {
+    async fn run(mut self, stop: CancellationToken) {
+        while !stop.is_cancelled() {
+            self.write().await;
+            tokio::time::sleep(self.writing.pause).await;
+        }
+    }
+
+    async fn write(&mut self) {
+        let group = self.random.i32(0..self.writing.groups);
+        let full = self.alive.len() >= self.writing.documents;
+        let operation = match self.random.u32(..100) {
+            _ if self.alive.is_empty() => Insert,
+            0..30 if !full => Insert,
+            0..65 => Update,
+            65..85 => Replace,
+            _ => Delete,
+        };
+        let chosen = self.random.usize(..self.alive.len().max(1));
+        let before = (operation != Insert).then(|| self.alive[chosen]);
+        let collection = match before {
+            Some(before) => before.collection,
+            None => self.random.usize(..self.collections.len()),
+        };
+        let number = self.ledger.all_begun()[self.number];
+        let write = Write {
+            collection,
+            operation,
+            document: before.map_or(number, |before| before.document),
+            before: before.map(|before| before.group),
+            after: (operation != Delete).then_some(group),
+        };
+        self.ledger.note(self.number, write);
+        let text = match self.writing.large {
+            Some((one_in, bytes)) if self.random.u32(..one_in) == 0 => "x".repeat(bytes),
+            _ => String::new(),
+        };
+        let body = doc! {"n": i64::from(number), "group": group, "text": text};
+        // Until it is known to be done.
+        while let Err(error) = self.attempt(&write, before, number, &body).await {
+            tracing::debug!(%error, "a write is tried again");
+            self.tries.fetch_add(1, Ordering::Relaxed);
+            tokio::time::sleep(RETRY_PAUSE).await;
+        }
+        self.ledger.done(self.number, number + 1);
+        match operation {
+            Delete => drop(self.alive.swap_remove(chosen)),
+            Insert => self.alive.push(Alive {
+                collection,
+                document: number,
+                last: number,
+                group,
+            }),
+            _ => {
+                self.alive[chosen].last = number;
+                self.alive[chosen].group = group;
+            }
+        }
+    }
+
+    async fn attempt(
+        &self,
+        write: &Write,
+        before: Option<Alive>,
+        number: u32,
+        body: &Document,
+    ) -> Result<(), Error> {
+        let documents = &self.collections[write.collection];
+        let id = i64::try_from(self.number).expect("few writers") * DOCUMENTS_OF_A_WRITER
+            + i64::from(write.document);
+        // What was tried before and done after all is not done again.
+        let as_it_was = || doc! {"_id": id, "n": before.map(|before| i64::from(before.last))};
+        let matched = match write.operation {
+            Insert => {
+                let mut whole = doc! {"_id": id};
+                whole.extend(body.clone());
+                return match documents.insert_one(whole).await {
+                    Err(error) if is_duplicate(&error) => Ok(()),
+                    inserted => inserted.map(drop),
+                };
+            }
+            Delete => return documents.delete_one(doc! {"_id": id}).await.map(drop),
+            Replace => {
+                let replace = documents.replace_one(as_it_was(), body.clone());
+                replace.await?.matched_count
+            }
+            _ => {
+                let update = documents.update_one(as_it_was(), doc! {"$set": body.clone()});
+                update.await?.matched_count
+            }
+        };
+        if matched == 0 {
+            let now = documents.find_one(doc! {"_id": id}).await?;
+            let done = now.as_ref().and_then(|now| now.get_i64("n").ok());
+            assert_eq!(
+                done,
+                Some(i64::from(number)),
+                "the database has lost a write to {write:?} that it said was done"
+            );
+        }
+        Ok(())
+    }
+}
+
+/// The writer and the number of the insert that made the document.
+pub(super) fn of_id(id: i64) -> Option<(usize, u32)> {
+    let writer = usize::try_from(id / DOCUMENTS_OF_A_WRITER).ok()?;
+    let document = u32::try_from(id % DOCUMENTS_OF_A_WRITER).ok()?;
+    Some((writer, document))
+}
+
+fn is_duplicate(error: &Error) -> bool {
+    matches!(
+        &*error.kind,
+        ErrorKind::Write(WriteFailure::WriteError(error)) if error.code == DUPLICATE_KEY
+    )
+}

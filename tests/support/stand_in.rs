@@ -1,0 +1,677 @@
+//! A MongoDB of the tests' own: it says what no real one would, byte for byte as a test wrote it.
+//!
+//! It speaks the wire protocol well enough for Weir. Each collection has a [`Log`] of events, which are
+//! whatever bytes a test puts there, and every cursor reads the log from the place that its token or
+//! its time stands for: so a broken event is there again after a resume, as it would be in an oplog.
+//! [`Log::alter`] changes each reply to a cursor, [`Log::answer`] gives the next ones something else
+//! altogether. It reads no pipeline beyond `$changeStream`: nothing is filtered.
+//!
+//! ```ignore
+//! let stand_in = StandIn::start();
+//! let orders = stand_in.log("orders");
+//! let weir = Weir::at(stand_in.uri(), |_| {}).await;
+//! let mut watching = weir.watch(stand_in.watch_request(&["orders"])).await;
+//! orders.push(insert(1));
+//! orders.push(Event::Raw(b"not BSON at all".to_vec()));
+//! ```
+
+use std::{
+    collections::{HashMap, VecDeque},
+    io,
+    net::{Ipv4Addr, Shutdown, TcpListener, TcpStream},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use mongodb::bson::{Bson, DateTime, Document, Timestamp, doc};
+use weir::pb;
+
+#[path = "../../benches/performance/upstream/stand_in/wire.rs"]
+mod wire;
+
+/// The database that every log is of.
+pub const DATABASE: &str = "stand_in";
+
+/// The second of the first event, unless a test sets the clock.
+pub const FIRST_SECOND: u32 = 1_700_000_000;
+
+/// How many events one reply holds at most, unless a test says otherwise.
+const BATCH: usize = 100;
+
+/// MongoDB's code for a cursor that it does not know.
+const CURSOR_NOT_FOUND: i32 = 43;
+/// Its code for a token that it never gave.
+const INVALID_RESUME_TOKEN: i32 = 260;
+
+/// A running server. It stops when it is dropped, and cuts every connection.
+pub struct StandIn {
+    server: Arc<Server>,
+}
+
+/// The events of one collection, or of the database as a whole.
+pub struct Log {
+    server: Arc<Server>,
+    name: String,
+}
+
+/// An event to be added to a log.
+pub enum Event {
+    /// A document. `_id`, `clusterTime` and `wallTime` are put in where it has none: tokens that tell
+    /// events apart, and times that rise by a second from [`FIRST_SECOND`].
+    Document(Document),
+    /// These bytes, whatever they are. The token for those who resume after it is the one that
+    /// [`event_token`] makes of its place.
+    Raw(Vec<u8>),
+}
+
+impl From<Document> for Event {
+    fn from(document: Document) -> Self {
+        Self::Document(document)
+    }
+}
+
+/// What an `aggregate` or a `getMore` is answered with.
+pub enum Answer {
+    /// An error, as MongoDB puts it.
+    Error {
+        /// Its code.
+        code: i32,
+        /// Its labels.
+        labels: &'static [&'static str],
+    },
+    /// A reply that holds these bytes in place of its document.
+    Document(Vec<u8>),
+    /// These bytes in place of a whole message. The connection is closed then.
+    Message(Vec<u8>),
+    /// The connection is closed without a word.
+    Close,
+}
+
+/// A reply to an `aggregate` or a `getMore`, before it is written.
+#[derive(Debug, Clone)]
+pub struct Reply {
+    /// Whether it is the answer to an `aggregate`.
+    pub first: bool,
+    /// The cursor's number; 0 says that it is used up.
+    pub cursor: i64,
+    /// The events, each as raw bytes.
+    pub events: Vec<Vec<u8>>,
+    /// The place after them, a raw BSON document.
+    pub post_batch_token: Option<Vec<u8>>,
+    /// The server's time.
+    pub operation_time: Option<Timestamp>,
+}
+
+type Alter = Box<dyn Fn(&mut Reply) + Send>;
+
+struct Server {
+    address: String,
+    uri: String,
+    state: Mutex<State>,
+    /// Told of everything that changes what a waiting cursor is answered.
+    news: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    logs: HashMap<String, LogState>,
+    cursors: HashMap<i64, Cursor>,
+    /// How often each command came.
+    asked: HashMap<String, u64>,
+    /// What it says of its time, where a test set it.
+    clock: Option<Timestamp>,
+    /// The oldest entry of the oplog.
+    oldest: Option<Timestamp>,
+    connections: Vec<TcpStream>,
+    stopped: bool,
+}
+
+#[derive(Default)]
+struct LogState {
+    entries: Vec<Entry>,
+    answers: VecDeque<Answer>,
+    alter: Option<Alter>,
+    batch: Option<usize>,
+    /// Whether the opening brings events.
+    eager: bool,
+    /// Whether it answers at once, with nothing to say.
+    impatient: bool,
+    /// How often each command came for it.
+    asked: HashMap<String, u64>,
+}
+
+struct Entry {
+    bytes: Vec<u8>,
+    /// Its `_id`, where it has one.
+    token: Option<Document>,
+    time: Timestamp,
+}
+
+impl Entry {
+    fn new(place: usize, event: Event, seconds: u32) -> Self {
+        let event = match event {
+            Event::Document(event) => event,
+            Event::Raw(bytes) => {
+                return Self {
+                    bytes,
+                    token: Some(event_token(place)),
+                    time: time(seconds, 1),
+                };
+            }
+        };
+        let mut whole = doc! { "_id": event_token(place) };
+        whole.extend(event);
+        let time = whole
+            .get_timestamp("clusterTime")
+            .unwrap_or(time(seconds, 1));
+        if !whole.contains_key("clusterTime") {
+            whole.insert("clusterTime", time);
+        }
+        if !whole.contains_key("wallTime") {
+            let wall_time = DateTime::from_millis(i64::from(time.time) * 1000);
+            whole.insert("wallTime", wall_time);
+        }
+        Self {
+            bytes: bytes_of(&whole),
+            token: whole.get_document("_id").ok().cloned(),
+            time,
+        }
+    }
+}
+
+struct Cursor {
+    log: String,
+    place: usize,
+}
+
+/// A time of the oplog.
+pub fn time(seconds: u32, increment: u32) -> Timestamp {
+    Timestamp {
+        time: seconds,
+        increment,
+    }
+}
+
+/// An insert of a document with this number, with everything that MongoDB sends but `_id`,
+/// `clusterTime` and `wallTime`, which are added.
+pub fn insert(id: i32) -> Document {
+    doc! {
+        "operationType": "insert",
+        "fullDocument": { "_id": id },
+        "ns": { "db": DATABASE, "coll": "orders" },
+        "documentKey": { "_id": id },
+    }
+}
+
+impl StandIn {
+    /// Listens on a free port of the loopback.
+    pub fn start() -> Self {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port is free");
+        let address = listener
+            .local_addr()
+            .expect("a bound socket has an address");
+        let server = Arc::new(Server {
+            address: address.to_string(),
+            uri: format!("mongodb://{address}/?directConnection=true"),
+            state: Mutex::default(),
+            news: Condvar::new(),
+        });
+        let accepting = Arc::clone(&server);
+        std::thread::spawn(move || {
+            for connection in listener.incoming().map_while(Result::ok) {
+                let Some(connection) = accepting.admit(connection) else {
+                    return;
+                };
+                let server = Arc::clone(&accepting);
+                std::thread::spawn(move || {
+                    // A client that goes away is no failure.
+                    let _ = server.serve(connection);
+                });
+            }
+        });
+        Self { server }
+    }
+
+    /// Where it is.
+    pub fn uri(&self) -> &str {
+        &self.server.uri
+    }
+
+    /// A request to watch these collections, all else at its default.
+    pub fn watch_request(&self, collections: &[&str]) -> pb::WatchRequest {
+        pb::WatchRequest {
+            database: DATABASE.to_owned(),
+            collections: collections.iter().map(|&name| name.to_owned()).collect(),
+            ..pb::WatchRequest::default()
+        }
+    }
+
+    /// The events of a collection; those of a stream on the whole database under the name "".
+    pub fn log(&self, collection: &str) -> Log {
+        Log {
+            server: Arc::clone(&self.server),
+            name: collection.to_owned(),
+        }
+    }
+
+    /// Sets the operation time that it tells from now on, which is else a second before that of the next
+    /// event.
+    pub fn set_clock(&self, clock: Timestamp) {
+        self.server.state().clock = Some(clock);
+    }
+
+    /// Sets the time of its oldest oplog entry, which is else long ago.
+    pub fn set_oldest(&self, oldest: Timestamp) {
+        self.server.state().oldest = Some(oldest);
+    }
+
+    /// How often a command came, whatever it was about.
+    pub fn asked(&self, command: &str) -> u64 {
+        let state = self.server.state();
+        state.asked.get(command).copied().unwrap_or_default()
+    }
+
+    /// How many cursors are open.
+    pub fn open_cursors(&self) -> usize {
+        self.server.state().cursors.len()
+    }
+
+    /// Cuts every connection.
+    pub fn cut(&self) {
+        self.server.state().cut();
+    }
+}
+
+impl Drop for StandIn {
+    fn drop(&mut self) {
+        let mut state = self.server.state();
+        state.stopped = true;
+        state.cut();
+        drop(state);
+        self.server.news.notify_all();
+        // Ends the wait for the next connection.
+        let _ = TcpStream::connect(&self.server.address);
+    }
+}
+
+impl Log {
+    /// Adds an event.
+    pub fn push(&self, event: impl Into<Event>) {
+        self.push_all([event.into()]);
+    }
+
+    /// Adds several events in one step, so that they come in one reply if it has room for them.
+    pub fn push_all(&self, events: impl IntoIterator<Item = Event>) {
+        let mut state = self.server.state();
+        let seconds = state.next_second();
+        let log = state.logs.entry(self.name.clone()).or_default();
+        for (seconds, event) in (seconds..).zip(events) {
+            let entry = Entry::new(log.entries.len(), event, seconds);
+            log.entries.push(entry);
+        }
+        drop(state);
+        self.server.news.notify_all();
+    }
+
+    /// How many events there are.
+    pub fn len(&self) -> usize {
+        self.with(|log| log.entries.len())
+    }
+
+    /// Sets how many events one reply holds at most.
+    pub fn set_batch(&self, events: usize) {
+        self.with(|log| log.batch = Some(events));
+    }
+
+    /// Changes every reply to a cursor on this log from now on.
+    pub fn alter(&self, alter: impl Fn(&mut Reply) + Send + 'static) {
+        self.with(|log| log.alter = Some(Box::new(alter)));
+        self.server.news.notify_all();
+    }
+
+    /// Puts events into the answer to an `aggregate` already.
+    pub fn answer_openings_with_events(&self) {
+        self.with(|log| log.eager = true);
+    }
+
+    /// Answers every `getMore` at once, whether there is anything to say or not.
+    pub fn never_wait(&self) {
+        self.with(|log| log.impatient = true);
+        self.server.news.notify_all();
+    }
+
+    /// Replies are what they are again.
+    pub fn heal(&self) {
+        self.with(|log| {
+            log.alter = None;
+            log.impatient = false;
+            log.answers.clear();
+        });
+    }
+
+    /// Answers one `getMore` with something else. Several are used up one after the other.
+    pub fn answer(&self, answer: Answer) {
+        self.with(|log| log.answers.push_back(answer));
+        self.server.news.notify_all();
+    }
+
+    /// How often a command came for this log.
+    pub fn asked(&self, command: &str) -> u64 {
+        self.with(|log| log.asked.get(command).copied().unwrap_or_default())
+    }
+
+    fn with<T>(&self, act: impl FnOnce(&mut LogState) -> T) -> T {
+        let mut state = self.server.state();
+        act(state.logs.entry(self.name.clone()).or_default())
+    }
+}
+
+impl Reply {
+    /// The whole reply's document. Lengths around the events are right, whatever the events say of
+    /// their own.
+    pub fn bytes(&self) -> Vec<u8> {
+        let mut batch = RawWriter::new();
+        for (index, event) in self.events.iter().enumerate() {
+            batch.put(0x03, index.to_string(), event);
+        }
+        let mut cursor = RawWriter::new();
+        let name = if self.first {
+            "firstBatch"
+        } else {
+            "nextBatch"
+        };
+        cursor.put(0x04, name, &batch.finish());
+        cursor.put(0x12, "id", &self.cursor.to_le_bytes());
+        if let Some(token) = &self.post_batch_token {
+            cursor.put(0x03, "postBatchResumeToken", token);
+        }
+        let namespace = string_value(format!("{DATABASE}.orders"));
+        cursor.put(0x02, "ns", &namespace);
+        let mut reply = RawWriter::new();
+        reply.put(0x03, "cursor", &cursor.finish());
+        reply.put(0x01, "ok", &1.0_f64.to_le_bytes());
+        if let Some(time) = self.operation_time {
+            let time = u64::from(time.time) << 32 | u64::from(time.increment);
+            reply.put(0x11, "operationTime", &time.to_le_bytes());
+        }
+        reply.finish()
+    }
+}
+
+/// Writes a document of elements that are raw bytes.
+#[derive(Debug)]
+pub struct RawWriter(Vec<u8>);
+
+impl RawWriter {
+    pub fn new() -> Self {
+        Self(vec![0; 4])
+    }
+
+    /// Adds an element, whatever its value is.
+    pub fn put(&mut self, kind: u8, key: impl AsRef<[u8]>, value: &[u8]) -> &mut Self {
+        self.0.push(kind);
+        self.0.extend(key.as_ref());
+        self.0.push(0);
+        self.0.extend(value);
+        self
+    }
+
+    /// The document, with its right length.
+    pub fn finish(mut self) -> Vec<u8> {
+        self.0.push(0);
+        let length = i32::try_from(self.0.len()).expect("a document of a test is under 2 GiB");
+        self.0[..4].copy_from_slice(&length.to_le_bytes());
+        self.0
+    }
+}
+
+/// The value of a string element.
+pub fn string_value(text: impl AsRef<[u8]>) -> Vec<u8> {
+    let text = text.as_ref();
+    let length = i32::try_from(text.len() + 1).expect("a text of a test is short");
+    let mut value = length.to_le_bytes().to_vec();
+    value.extend(text);
+    value.push(0);
+    value
+}
+
+/// The token of the event at a place, counted from 0, unless it has one of its own.
+pub fn event_token(place: usize) -> Document {
+    doc! { "_data": format!("E{place:08}") }
+}
+
+/// The token of the place before an event, between events.
+fn place_token(place: usize) -> Document {
+    doc! { "_data": format!("P{place:08}") }
+}
+
+fn bytes_of(document: &Document) -> Vec<u8> {
+    document
+        .to_vec()
+        .expect("what a test builds of documents is BSON")
+}
+
+impl Server {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps a handle of a connection, to cut it. `None` once the server has stopped.
+    fn admit(&self, connection: TcpStream) -> Option<TcpStream> {
+        let mut state = self.state();
+        let handle = connection.try_clone().ok();
+        state.connections.extend(handle);
+        (!state.stopped).then_some(connection)
+    }
+
+    fn serve(&self, mut connection: TcpStream) -> io::Result<()> {
+        connection.set_nodelay(true)?;
+        loop {
+            let (request, command) = wire::receive(&mut connection)?;
+            let bytes = match self.answer(&command) {
+                Answer::Document(bytes) => bytes,
+                Answer::Error { code, labels } => bytes_of(&doc! {
+                    "ok": 0.0,
+                    "code": code,
+                    "errmsg": "as the test has it",
+                    "errorLabels": labels,
+                }),
+                Answer::Message(mut bytes) => {
+                    // An answer that names another request would be refused for that alone.
+                    if let Some(response_to) = bytes.get_mut(8..12) {
+                        response_to.copy_from_slice(&request.to_le_bytes());
+                    }
+                    io::Write::write_all(&mut connection, &bytes)?;
+                    return connection.shutdown(Shutdown::Both);
+                }
+                Answer::Close => return connection.shutdown(Shutdown::Both),
+            };
+            wire::send(&mut connection, request, &bytes)?;
+        }
+    }
+
+    fn answer(&self, command: &Document) -> Answer {
+        let (name, subject) = command.iter().next().expect("a command has a name");
+        let mut state = self.state();
+        *state.asked.entry(name.clone()).or_default() += 1;
+        match name.as_str() {
+            "aggregate" => {
+                let log = subject.as_str().unwrap_or_default().to_owned();
+                state.count(&log, name);
+                let place = match state.place_asked_for(&log, command) {
+                    Ok(place) => place,
+                    Err(code) => return Answer::Error { code, labels: &[] },
+                };
+                let id = fastrand::i64(1..);
+                state.cursors.insert(id, Cursor { log, place });
+                state.reply(id, true)
+            }
+            "getMore" => {
+                let id = subject.as_i64().unwrap_or_default();
+                if let Some(log) = state.cursors.get(&id).map(|it| it.log.clone()) {
+                    state.count(&log, name);
+                }
+                let wait = command.get("maxTimeMS").and_then(millis);
+                self.get_more(state, id, wait.unwrap_or(Duration::from_secs(1)))
+            }
+            _ => Answer::Document(bytes_of(&state.other(name, command, &self.address))),
+        }
+    }
+
+    /// Answers a `getMore`, once there is something to say or the time is up.
+    fn get_more(&self, state: MutexGuard<'_, State>, id: i64, wait: Duration) -> Answer {
+        let (mut state, _) = self
+            .news
+            .wait_timeout_while(state, wait, |state| !state.stopped && state.is_quiet(id))
+            .unwrap_or_else(PoisonError::into_inner);
+        let Some(name) = state.cursors.get(&id).map(|it| it.log.clone()) else {
+            return Answer::Error {
+                code: CURSOR_NOT_FOUND,
+                labels: &[],
+            };
+        };
+        let answer = state.logs.entry(name).or_default().answers.pop_front();
+        answer.unwrap_or_else(|| state.reply(id, false))
+    }
+}
+
+impl State {
+    fn cut(&mut self) {
+        for connection in self.connections.drain(..) {
+            // It may be closed already.
+            let _ = connection.shutdown(Shutdown::Both);
+        }
+    }
+
+    /// Whether there is nothing to tell a cursor.
+    fn is_quiet(&self, id: i64) -> bool {
+        let cursor = self.cursors.get(&id);
+        let log = cursor.and_then(|cursor| Some((cursor, self.logs.get(&cursor.log)?)));
+        log.is_some_and(|(cursor, log)| {
+            let nothing = log.answers.is_empty() && log.entries.len() <= cursor.place;
+            nothing && !log.impatient
+        })
+    }
+
+    fn count(&mut self, log: &str, command: &str) {
+        let log = self.logs.entry(log.to_owned()).or_default();
+        *log.asked.entry(command.to_owned()).or_default() += 1;
+    }
+
+    /// The second of the next event.
+    fn next_second(&self) -> u32 {
+        let events: usize = self.logs.values().map(|log| log.entries.len()).sum();
+        FIRST_SECOND + u32::try_from(events).expect("a test writes few events")
+    }
+
+    /// The time that it tells: right before the next event, unless it was set.
+    fn now(&self) -> Timestamp {
+        self.clock.unwrap_or(time(self.next_second() - 1, 1))
+    }
+
+    /// Moves a cursor on and says what it passed.
+    fn reply(&mut self, id: i64, first: bool) -> Answer {
+        let operation_time = Some(self.now());
+        let Some(cursor) = self.cursors.get_mut(&id) else {
+            return Answer::Close;
+        };
+        let log = self.logs.entry(cursor.log.clone()).or_default();
+        let count = if first { 0 } else { log.batch.unwrap_or(BATCH) };
+        let events: Vec<Vec<u8>> = log.entries[cursor.place..]
+            .iter()
+            .take(count)
+            .map(|entry| entry.bytes.clone())
+            .collect();
+        cursor.place += events.len();
+        let mut reply = Reply {
+            first,
+            cursor: id,
+            events,
+            post_batch_token: Some(bytes_of(&place_token(cursor.place))),
+            operation_time,
+        };
+        if let Some(alter) = &log.alter {
+            alter(&mut reply);
+        }
+        Answer::Document(reply.bytes())
+    }
+
+    /// The number of events before the place at which an `aggregate` asks to start.
+    fn place_asked_for(&self, log: &str, aggregate: &Document) -> Result<usize, i32> {
+        let entries = self.logs.get(log).map_or(&[][..], |log| &log.entries);
+        let options = aggregate.get_array("pipeline").ok().and_then(|stages| {
+            stages
+                .first()?
+                .as_document()?
+                .get_document("$changeStream")
+                .ok()
+        });
+        let Some(options) = options else {
+            return Ok(entries.len());
+        };
+        for option in ["resumeAfter", "startAfter"] {
+            let Ok(token) = options.get_document(option) else {
+                continue;
+            };
+            let of = |entry: &Entry| entry.token.as_ref() == Some(token);
+            if let Some(event) = entries.iter().rposition(of) {
+                return Ok(event + 1);
+            }
+            let data = token.get_str("_data").unwrap_or_default();
+            let place = data.strip_prefix('P').and_then(|place| place.parse().ok());
+            return place.ok_or(INVALID_RESUME_TOKEN);
+        }
+        Ok(match options.get_timestamp("startAtOperationTime") {
+            Ok(from) => {
+                let at = entries.iter().position(|entry| entry.time >= from);
+                at.unwrap_or(entries.len())
+            }
+            Err(_) => entries.len(),
+        })
+    }
+
+    /// The answer to a command that is about no change stream.
+    fn other(&mut self, name: &str, command: &Document, address: &str) -> Document {
+        let mut answer = match name {
+            "hello" | "isMaster" | "ismaster" => doc! {
+                "helloOk": true,
+                "isWritablePrimary": true,
+                "ismaster": true,
+                "setName": "stand-in",
+                "hosts": [address],
+                "me": address,
+                "minWireVersion": 0,
+                "maxWireVersion": 25,
+                "maxBsonObjectSize": 16 << 20,
+                "maxMessageSizeBytes": 48_000_000,
+                "maxWriteBatchSize": 100_000,
+                "logicalSessionTimeoutMinutes": 30,
+                "localTime": DateTime::now(),
+                "readOnly": false,
+            },
+            "buildInfo" => doc! { "version": "8.0.0", "versionArray": [8, 0, 0, 0] },
+            "find" => doc! { "cursor": {
+                "firstBatch": [{ "ts": self.oldest.unwrap_or(time(1, 1)) }],
+                "id": 0_i64,
+                "ns": "local.oplog.rs",
+            } },
+            "killCursors" => {
+                let killed = command.get_array("cursors").cloned().unwrap_or_default();
+                for id in killed.iter().filter_map(Bson::as_i64) {
+                    self.cursors.remove(&id);
+                }
+                doc! { "cursorsKilled": killed }
+            }
+            // ping, endSessions.
+            _ => doc! {},
+        };
+        answer.insert("ok", 1.0);
+        answer.insert("operationTime", self.now());
+        answer
+    }
+}
+
+fn millis(value: &Bson) -> Option<Duration> {
+    let millis = value.as_i64().or_else(|| value.as_i32().map(i64::from))?;
+    Some(Duration::from_millis(millis.try_into().ok()?))
+}

@@ -1,0 +1,271 @@
+//! Events that MongoDB can't send: everything before them comes, the watch ends once, and the client
+//! can go on after them.
+
+mod reading;
+mod support;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use mongodb::bson::{Bson, doc};
+use pb::watch_response::Kind;
+use reading::{field, id};
+use support::orders::{ORDERS, insert};
+use support::{Database, FailCommand, Figure, Weir, error_info, eventually, tally};
+use tonic::Status;
+use weir::pb;
+use weir::pb::field_filter::Operator;
+use weir::pb::watch_request::Start;
+
+/// MongoDB's codes of events that it can't send, with Weir's reasons.
+const CODES: [(i32, &str); 2] = [
+    (47, "IMAGE_UNAVAILABLE"),
+    (10334, "UPSTREAM_EVENT_TOO_LARGE"),
+];
+
+/// What came before the watch ended, the last token, and how it ended.
+async fn to_the_end(weir: &Weir, request: pb::WatchRequest) -> (Vec<Bson>, Bytes, Status) {
+    let mut watching = match weir.try_watch(request).await {
+        Ok(watching) => watching,
+        Err(status) => return (Vec::new(), Bytes::new(), status),
+    };
+    let mut ids = Vec::new();
+    loop {
+        match watching.try_next().await {
+            Ok(Some(message)) => {
+                if let Some(Kind::Changes(batch)) = message.kind {
+                    ids.extend(batch.changes.iter().map(id));
+                }
+            }
+            Ok(None) => panic!("the watch ended with OK after {ids:?}"),
+            Err(status) => return (ids, watching.token(), status),
+        }
+    }
+}
+
+fn from(token: &Bytes, request: &pb::WatchRequest) -> pb::WatchRequest {
+    pb::WatchRequest {
+        start: Some(Start::ResumeToken(token.clone())),
+        ..request.clone()
+    }
+}
+
+fn numbers(ids: impl IntoIterator<Item = i32>) -> Vec<Bson> {
+    ids.into_iter().map(Bson::from).collect()
+}
+
+/// T32. A real missing image, among events that can be sent: whether the feed reads it or a catch-up,
+/// whether MongoDB filters on documents or not. (The stand-in reads ahead of what it sends, up to 200
+/// events, where MongoDB does not: what stands right before may then come with other images only.)
+#[tokio::test]
+async fn a_watch_ends_right_before_a_missing_image_and_goes_on_right_after_it() {
+    let database = Database::options().start().await;
+    let orders = database.collection(ORDERS);
+    let plain = database.watch_request(&[ORDERS]);
+    let required = pb::WatchRequest {
+        full_document_before_change: pb::FullDocumentBeforeChange::Required.into(),
+        ..plain.clone()
+    };
+    let filtered = pb::WatchRequest {
+        filters: vec![field("kind", Operator::Exists(true))],
+        ..required.clone()
+    };
+    let weir = Weir::start(&database).await;
+    let mut other = weir.watch(plain.clone()).await;
+    let modes = [pb::FeedMode::Shared, pb::FeedMode::Dedicated];
+    let mut live = Vec::new();
+    for request in [required, filtered] {
+        for mode in modes {
+            let request = pb::WatchRequest {
+                feed_mode: mode.into(),
+                ..request.clone()
+            };
+            let watching = weir.watch(request.clone()).await;
+            live.push((request, watching.token(), watching));
+        }
+    }
+    let write = async |ids: std::ops::Range<i32>| {
+        let documents = ids.map(|number| doc! {"_id": number, "kind": "a"});
+        orders.insert_many(documents).await.expect("inserts");
+    };
+    write(0..5).await;
+    let mut changes = other.changes(5).await;
+    for (_, _, watching) in &mut live {
+        let ids: Vec<Bson> = watching.changes(5).await.iter().map(id).collect();
+        assert_eq!(ids, numbers(0..5));
+    }
+    let update = orders.update_one(doc! {"_id": 1}, doc! {"$set": {"kind": "b"}});
+    update.await.expect("an update");
+    write(5..8).await;
+    changes.extend(other.changes(4).await);
+    let all = numbers([0, 1, 2, 3, 4, 1, 5, 6, 7]);
+    assert_eq!(changes.iter().map(id).collect::<Vec<_>>(), all);
+    let poison = changes[5].cluster_time.expect("an event has a time");
+    let poison = format!("{}.{}", poison.seconds, poison.increment);
+
+    let replica = Weir::forgetful(&database).await;
+    for (request, start, mut watching) in live {
+        let status = watching.end().await;
+        let ended = (numbers(0..5), watching.token(), status);
+        // Another server reads all of it anew.
+        let again = to_the_end(&replica, from(&start, &request)).await;
+        // From right before it, it is met at once, and once.
+        let once_more = to_the_end(&replica, from(&ended.1, &request)).await;
+        assert_eq!(once_more.0, []);
+        let once_more = (numbers(0..5), ended.1.clone(), once_more.2);
+        for (ids, token, status) in [ended, again, once_more] {
+            let info = error_info(&status);
+            assert_eq!(info.reason, "IMAGE_UNAVAILABLE");
+            assert!(info.metadata.contains_key("after_time"));
+            // With other images the last token goes on with all that did not come.
+            let token = if token.is_empty() { &start } else { &token };
+            let mut without = replica.watch(from(token, &plain)).await;
+            let rest = without.changes(all.len() - ids.len()).await;
+            let rest = rest.iter().map(id);
+            assert_eq!(ids.iter().cloned().chain(rest).collect::<Vec<_>>(), all);
+
+            // The next token is right after it, for the very same request.
+            let told = info.metadata.get("next_token");
+            assert!(told.is_some() || ids.len() < 5, "{info:?}");
+            if let Some(next) = told {
+                assert_eq!(info.metadata["event_time"], poison);
+                let next = Bytes::from(STANDARD.decode(next).expect("base64"));
+                let mut after = replica.watch(from(&next, &request)).await;
+                let ids: Vec<Bson> = after.changes(3).await.iter().map(id).collect();
+                assert_eq!(ids, numbers(5..8), "{request:?}");
+            }
+            tally(Figure::Faults, 1);
+        }
+    }
+    // Who needs no image has noticed nothing.
+    insert(&database, 8).await;
+    assert_eq!(id(&other.next_change().await), Bson::Int32(8));
+}
+
+/// A status that does not fit the trailers is not told at all.
+#[tokio::test]
+async fn the_status_stays_small_whatever_the_key() {
+    let database = Database::options().start().await;
+    let weir = Weir::start(&database).await;
+    let orders = database.collection(ORDERS);
+    let required = pb::WatchRequest {
+        full_document_before_change: pb::FullDocumentBeforeChange::Required.into(),
+        ..database.watch_request(&[ORDERS])
+    };
+    let mut told = 0;
+    for length in [10, 700, 1_200, 2_400, 10_000, 1_000_000] {
+        let key = "k".repeat(length);
+        orders.insert_one(doc! {"_id": &key}).await.unwrap();
+        let watching = weir.watch(required.clone()).await;
+        let set = doc! {"$set": {"a": 1}};
+        orders.update_one(doc! {"_id": &key}, set).await.unwrap();
+        let (_, _, status) = to_the_end(&weir, from(&watching.token(), &required)).await;
+        // Trailers hold them in base64.
+        let size = status.details().len() * 4 / 3 + status.message().len();
+        assert!(size < 7 << 10, "{size} bytes with a key of {length}");
+        let info = error_info(&status);
+        assert!(info.metadata.contains_key("event_time"), "{length}");
+        told += usize::from(info.metadata.contains_key("next_token"));
+    }
+    assert!((1..6).contains(&told), "{told} of 6 tokens told");
+}
+
+/// A failure of Weir's own commands, and of no one else's.
+fn weirs(commands: &[&str], code: i32) -> FailCommand {
+    FailCommand::on(commands).code(code).app_name("weir")
+}
+
+/// T20 and T32. A failure that does not come again has cost another opening, and nothing else.
+#[tokio::test]
+async fn a_failure_that_does_not_come_again_loses_nothing() {
+    let database = Database::options().start().await;
+    let weir = Weir::forgetful(&database).await;
+    let restarts = async || weir.metrics().await.sum("weir_feed_restarts_total");
+    for (first, (code, _)) in (0..).step_by(10).zip(CODES) {
+        let mut watching = weir.watch(database.watch_request(&[ORDERS])).await;
+        let before = restarts().await;
+        database.fail(weirs(&["getMore"], code).times(1)).await;
+        for number in first..first + 5 {
+            insert(&database, number).await;
+        }
+        let ids: Vec<Bson> = watching.changes(5).await.iter().map(id).collect();
+        assert_eq!(ids, numbers(first..first + 5), "{code}");
+        eventually("it was opened again", async || restarts().await > before).await;
+        insert(&database, first + 5).await;
+        assert_eq!(id(&watching.next_change().await), Bson::Int32(first + 5));
+        assert_eq!(restarts().await, before + 1.0);
+        tally(Figure::Faults, 1);
+        drop(watching);
+        weir.without_feeds().await;
+    }
+}
+
+/// T20 and T32. One that stays is met once more, and looked at once: one end, no loop.
+#[tokio::test]
+async fn a_failure_that_stays_ends_the_watch_once() {
+    let database = Database::options().start().await;
+    let weir = Weir::forgetful(&database).await;
+    let restarts = async || weir.metrics().await.sum("weir_feed_restarts_total");
+    for (first, (code, reason)) in (0..).step_by(10).zip(CODES) {
+        for (number, commands) in (first..).zip([&["getMore"][..], &["getMore", "aggregate"]]) {
+            let mut watching = weir.watch(database.watch_request(&[ORDERS])).await;
+            let before = restarts().await;
+            database.fail(weirs(commands, code)).await;
+            let status = watching.end().await;
+            let info = error_info(&status);
+            assert_eq!(info.reason, reason, "{commands:?}");
+            assert!(info.metadata.contains_key("after_time"), "{info:?}");
+            assert!(!info.metadata.contains_key("next_token"), "{info:?}");
+            assert_eq!(restarts().await, before + 1.0, "{code} {commands:?}");
+            weir.without_feeds().await;
+            database.heal().await;
+
+            // Its token is good once the failure is gone.
+            let request = from(&watching.token(), &database.watch_request(&[ORDERS]));
+            let mut again = weir.watch(request).await;
+            insert(&database, number).await;
+            assert_eq!(id(&again.next_change().await), Bson::Int32(number));
+            drop(again);
+            weir.without_feeds().await;
+            tally(Figure::Faults, 1);
+        }
+    }
+    eventually("no cursor is left", async || {
+        database.open_cursors().await == 0
+    })
+    .await;
+}
+
+/// T20 and T32. A catch-up whose first reply fails, with the feed of others going on.
+#[tokio::test]
+async fn a_catch_up_that_fails_ends_its_own_watch_alone() {
+    let database = Database::options().start().await;
+    let weir = Weir::start(&database).await;
+    let request = database.watch_request(&[ORDERS]);
+    let start = weir.watch(request.clone()).await.token();
+    insert(&database, 0).await;
+    let replica = Weir::start(&database).await;
+    let mut other = replica.watch(request.clone()).await;
+    for (number, (code, reason)) in (1..).zip(CODES) {
+        // The first fails, and the one after it, event by event, does as well.
+        database.fail(weirs(&["aggregate"], code).times(2)).await;
+        let (ids, _, status) = to_the_end(&replica, from(&start, &request)).await;
+        assert_eq!(ids, []);
+        let info = error_info(&status);
+        assert_eq!(info.reason, reason);
+        // The look found what comes next.
+        assert!(
+            info.metadata.contains_key("next_token") || code == 47,
+            "{info:?}"
+        );
+
+        // It fails once only: then nothing is lost.
+        database.fail(weirs(&["aggregate"], code).times(1)).await;
+        let mut again = replica.watch(from(&start, &request)).await;
+        assert_eq!(id(&again.next_change().await), Bson::Int32(0));
+
+        insert(&database, number).await;
+        assert_eq!(id(&other.next_change().await), Bson::Int32(number));
+        tally(Figure::Faults, 2);
+    }
+}

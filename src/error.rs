@@ -374,7 +374,7 @@ fn unsent(event: &Unsent) -> String {
 }
 
 /// A text of at most this many bytes.
-fn cut(text: &str, max: usize) -> String {
+pub(crate) fn cut(text: &str, max: usize) -> String {
     if text.len() <= max {
         return text.to_owned();
     }

@@ -89,6 +89,7 @@ mod tests {
         let later = ask().await;
         assert_eq!(later, Some(at(questions + 1)), "the time is a new one");
     }
+
     #[tokio::test(start_paused = true)]
     async fn those_who_ask_together_are_refused_together() {
         let source = Arc::new(ScriptedSource {

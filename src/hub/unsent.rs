@@ -66,7 +66,7 @@ async fn find(
         }
     }
     let outline = plan.outline();
-    let Some(event) = first_of(source, &outline, &before, |operation| {
+    let Some((_, after)) = first_of(source, &outline, &before, |operation| {
         let asked = plan.asked.as_ref();
         asked.is_none_or(|asked| asked.contains(&operation))
     })
@@ -74,7 +74,6 @@ async fn find(
     .filter(|(operation, _)| may_fail(failure, plan, *operation)) else {
         return Ok(None);
     };
-    let (_, after) = event;
     match begins(source, plan, &after).await {
         Ok(()) => Ok(Some(after)),
         Err(error) if error.failure == failure => Ok(None),

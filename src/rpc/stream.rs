@@ -303,9 +303,12 @@ impl WatchStream {
         true
     }
 
-    fn account<'e>(&mut self, events: impl ExactSizeIterator<Item = &'e Event> + Clone) {
+    fn account<'e>(
+        &mut self,
+        events: impl DoubleEndedIterator<Item = &'e Event> + ExactSizeIterator + Clone,
+    ) {
         let count = events.len();
-        let (Some(first), Some(last)) = (events.clone().next(), events.clone().last()) else {
+        let (Some(first), Some(last)) = (events.clone().next(), events.clone().next_back()) else {
             return;
         };
         let mut rest = events.peekable();

@@ -12,7 +12,11 @@ use prost::{
     encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field},
 };
 
-use crate::{error::Error, pb, plan::FieldViolation};
+use crate::{
+    error::{Error, cut},
+    pb,
+    plan::FieldViolation,
+};
 
 /// As deep as prost reads; what lies deeper it refuses itself.
 const MAX_DEPTH: usize = 100;
@@ -76,7 +80,7 @@ pub(super) fn check(message: &str, bytes: &[u8]) -> Result<(), Error> {
     };
     walk(shape, bytes, 0).map_err(|finding| {
         let place = match finding.path.strip_prefix('.') {
-            Some(path) => cut(path),
+            Some(path) => cut(path, MAX_PATH),
             None => message.to_owned(),
         };
         match finding.what {
@@ -93,13 +97,6 @@ pub(super) fn check(message: &str, bytes: &[u8]) -> Result<(), Error> {
 /// A request that is refused for what stands in one place of it.
 pub(super) fn violation(field: String, description: String) -> Error {
     Error::InvalidRequest(vec![FieldViolation { field, description }])
-}
-
-fn cut(path: &str) -> String {
-    match path.char_indices().nth(MAX_PATH) {
-        Some((end, _)) => format!("{}...", &path[..end]),
-        None => path.to_owned(),
-    }
 }
 
 enum Oddity {

@@ -114,13 +114,11 @@ impl MongoSource {
 
     /// Whether the server has `$changeStreamSplitLargeEvent` (6.0.9, 7.0). Asked until it is known.
     async fn can_split(&self) -> Result<bool, SourceError> {
-        if let Some(known) = self.can_split.get() {
-            return Ok(*known);
-        }
-        // By each for itself, as none should wait for another's failure before its own.
-        let build = self.command(doc! { "buildInfo": 1 }).await?;
-        let can = has_split_stage(&version_numbers(&build));
-        Ok(*self.can_split.get_or_init(|| can))
+        let ask = async {
+            let build = self.command(doc! { "buildInfo": 1 }).await?;
+            Ok(has_split_stage(&version_numbers(&build)))
+        };
+        learn(&self.can_split, ask).await
     }
 
     async fn open_cursor(
@@ -224,12 +222,11 @@ impl MongoSource {
     }
 
     async fn is_sharded(&self) -> Result<bool, SourceError> {
-        if let Some(known) = self.sharded.get() {
-            return Ok(*known);
-        }
-        let hello = self.command(doc! { "hello": 1 }).await?;
-        let sharded = matches!(hello.get_str("msg"), Ok("isdbgrid"));
-        Ok(*self.sharded.get_or_init(|| sharded))
+        let ask = async {
+            let hello = self.command(doc! { "hello": 1 }).await?;
+            Ok(matches!(hello.get_str("msg"), Ok("isdbgrid")))
+        };
+        learn(&self.sharded, ask).await
     }
 
     async fn oldest_entry(&self) -> Result<Option<ClusterTime>, SourceError> {
@@ -335,6 +332,21 @@ fn timestamp(time: ClusterTime) -> Bson {
         time: time.seconds,
         increment: time.increment,
     })
+}
+
+/// What is known already, or what MongoDB answers. Each asks for itself until then, as none should wait for
+/// another's failure before its own.
+async fn learn(
+    known: &OnceLock<bool>,
+    ask: impl Future<Output = Result<bool, SourceError>>,
+) -> Result<bool, SourceError> {
+    match known.get() {
+        Some(known) => Ok(*known),
+        None => {
+            let answer = ask.await?;
+            Ok(*known.get_or_init(|| answer))
+        }
+    }
 }
 
 fn version_numbers(build: &Document) -> Vec<i64> {

@@ -117,7 +117,7 @@ impl Merger {
         }
         Brought {
             batches: parts,
-            broken,
+            broken: None,
         }
     }
 

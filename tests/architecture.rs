@@ -3,11 +3,15 @@
 //! Tests and what only tests use are exempt: `mod tests`, files under `#[cfg(test)]`, and what
 //! lies below them.
 
+mod support;
+
 use std::{
     collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
 };
+
+use support::repository;
 
 /// A file of `src/`, without comments and without tests.
 struct Source {
@@ -42,13 +46,6 @@ impl Source {
             .iter()
             .any(|path| path == prefix || path.starts_with(&below))
     }
-}
-
-/// Where the tests are run, which may not be where they were built.
-fn repository() -> PathBuf {
-    std::env::var_os("CARGO_MANIFEST_DIR")
-        .unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into())
-        .into()
 }
 
 /// Every source file but `main.rs`, with its tests cut away.

@@ -3,8 +3,6 @@
 
 mod support;
 
-use std::time::Duration;
-
 use mongodb::bson::{DateTime, Document, Timestamp};
 use support::orders::id;
 use support::stand_in::{FIRST_SECOND, StandIn, insert, time};
@@ -191,7 +189,7 @@ async fn progress_never_goes_back_and_no_gauge_falls_below_zero_when_clocks_jump
 async fn every_token_goes_on_exactly_where_it_was_when_clocks_jump() {
     let stand_in = StandIn::start();
     let log = stand_in.log("orders");
-    let weir = Weir::at(stand_in.uri(), |config| config.feed_linger = Duration::ZERO).await;
+    let weir = Weir::forgetful_at(stand_in.uri()).await;
     let mut reader = Reader::open(&weir, stand_in.watch_request(&["orders"])).await;
     let ticks = ticks();
     let last = i32::try_from(ticks.len()).expect("there are few") - 1;

@@ -12,18 +12,11 @@ use std::{
 
 use clap::CommandFactory as _;
 use mongodb::bson::doc;
-use support::{ChildProcess, Database, Weir, node, python};
+use support::{ChildProcess, Database, Weir, node, python, repository};
 use weir::{cli::Cli, metrics::CATALOGUE};
 
 /// How long a foreign client may take to start on a busy machine.
 const CLIENT_LIMIT: Duration = Duration::from_secs(90);
-
-/// Where the tests are run, which may not be where they were built.
-fn repository() -> PathBuf {
-    std::env::var_os("CARGO_MANIFEST_DIR")
-        .unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into())
-        .into()
-}
 
 fn read(path: &str) -> String {
     fs::read_to_string(repository().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))

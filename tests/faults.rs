@@ -299,10 +299,7 @@ async fn watch_and_cut(
 async fn opening_again_is_tried_again_after_every_error_that_passes() {
     let database = Database::options().start().await;
     let proxy = Proxy::to(database.address()).await;
-    let weir = Weir::at(&proxy.mongodb_uri(), |config| {
-        config.feed_linger = Duration::ZERO;
-    })
-    .await;
+    let weir = Weir::forgetful_at(&proxy.mongodb_uri()).await;
     let codes = [43, 91, 189, 262, 133, 211, 462];
     for (id, code) in (0..).zip(codes) {
         let failure = weirs(&["aggregate"], code).times(2);
@@ -328,10 +325,7 @@ async fn opening_again_is_tried_again_after_every_error_that_passes() {
 async fn opening_again_is_given_up_after_one_attempt_when_no_other_can_help() {
     let database = Database::options().start().await;
     let proxy = Proxy::to(database.address()).await;
-    let weir = Weir::at(&proxy.mongodb_uri(), |config| {
-        config.feed_linger = Duration::ZERO;
-    })
-    .await;
+    let weir = Weir::forgetful_at(&proxy.mongodb_uri()).await;
     let internal = [20, 40415, 464].map(|code| (code, Code::Internal, "INTERNAL"));
     let all = TERMINAL.into_iter().chain(TOKENS).chain(internal);
     for (code, expected, reason) in all {
@@ -388,7 +382,7 @@ async fn a_login_that_fails_while_reconnecting_is_tried_again() {
     database.admin(user).await;
     let proxy = Proxy::to(database.address()).await;
     let uri = proxy.mongodb_uri().replace("://", "://weir:secret@");
-    let weir = Weir::at(&uri, |config| config.feed_linger = Duration::ZERO).await;
+    let weir = Weir::forgetful_at(&uri).await;
     let codes = [91, 11600, 211, 18, 8000];
     for (id, code) in (0..).zip(codes) {
         let failure = weirs(&["saslStart", "saslContinue"], code).times(3);

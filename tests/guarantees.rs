@@ -1,16 +1,12 @@
 //! `docs/guarantees.md` says which tests stand behind what Weir promises: each is there, and no
 //! promise, no reason and no trap goes without.
 
+mod support;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::PathBuf;
 
-/// Where the tests are run, which may not be where they were built.
-fn repository() -> PathBuf {
-    std::env::var_os("CARGO_MANIFEST_DIR")
-        .unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into())
-        .into()
-}
+use support::repository;
 
 fn read(path: &str) -> Option<String> {
     fs::read_to_string(repository().join(path)).ok()

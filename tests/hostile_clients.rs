@@ -68,7 +68,7 @@ impl Attacked {
         let served = begin.elapsed();
         drop(watching);
         self.is_quiet(attack).await;
-        let peak = self.peak_bytes();
+        let peak = self.weir.process.peak_resident();
         assert!(
             served < Duration::from_secs(5),
             "after {attack}: {served:?}"
@@ -96,14 +96,6 @@ impl Attacked {
         .await;
         let log = self.weir.process.stderr();
         assert!(!log.contains("panicked"), "after {attack}: {log}");
-    }
-
-    fn peak_bytes(&self) -> u64 {
-        let path = format!("/proc/{}/status", self.weir.process.id());
-        let status = std::fs::read_to_string(path).expect("the process runs");
-        let line = status.lines().find_map(|it| it.strip_prefix("VmHWM:"));
-        let kib = line.and_then(|it| it.split_whitespace().next()?.parse::<u64>().ok());
-        kib.expect("the kernel tells the peak") << 10
     }
 
     async fn rejected(&self, limit: &str) -> f64 {

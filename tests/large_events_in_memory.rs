@@ -4,7 +4,6 @@
 mod reading;
 mod support;
 
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -23,22 +22,6 @@ use weir::pb;
 use weir::pb::watch_service_client::WatchServiceClient;
 
 const MIB: u64 = 1 << 20;
-
-/// What a client lets the server send before it reads: less than any event here.
-const NARROW: u32 = 64 << 10;
-
-/// Opens a watch on a connection of its own that takes next to nothing until it is read.
-async fn narrow(address: SocketAddr, request: pb::WatchRequest) -> Watching {
-    let endpoint = Endpoint::from_shared(format!("http://{address}"));
-    let endpoint = endpoint
-        .expect("an address makes a URI")
-        .initial_stream_window_size(NARROW)
-        .initial_connection_window_size(NARROW);
-    let channel = within("a connection", endpoint.connect()).await;
-    let channel = channel.expect("Weir accepts connections");
-    let opened = Watching::open(&mut WatchServiceClient::new(channel), request).await;
-    opened.expect("the watch opens")
-}
 
 /// The next piece of an event, with its token. Nothing but a change of state or progress comes before.
 async fn next_piece(watching: &mut Watching) -> (Bytes, pb::EventChunk) {
@@ -111,15 +94,6 @@ fn text(seed: usize, bytes: usize) -> String {
     text
 }
 
-/// The largest that the process has been, in bytes.
-fn peak_resident(pid: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
-    let line = status.lines().find(|line| line.starts_with("VmHWM:"));
-    let kilobytes = line.and_then(|line| line.split_whitespace().nth(1));
-    let kilobytes: u64 = kilobytes.and_then(|it| it.parse().ok()).expect("a number");
-    kilobytes << 10
-}
-
 /// T21 and T34. A hundred watches of events of 10 MB, in four formats, half of them told their `match`:
 /// each event is held once a format, and not once a watch.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -172,7 +146,7 @@ async fn a_hundred_watches_of_large_events_share_their_memory() {
         let watching = Watching::open(&mut clients[number % 4], request).await;
         watches.push((number % 8, watching.expect("the watch opens")));
     }
-    let idle = peak_resident(weir.process.id());
+    let idle = weir.process.peak_resident();
 
     let done = Arc::new(AtomicBool::new(false));
     let peak = Arc::new(AtomicU64::new(0));
@@ -240,7 +214,7 @@ async fn a_hundred_watches_of_large_events_share_their_memory() {
     );
     // Beyond that, one more reply that is being taken in for each, and for each watch two messages in
     // tonic and HTTP/2's 400 KiB.
-    let grown = peak_resident(weir.process.id()) - idle;
+    let grown = weir.process.peak_resident() - idle;
     let watches = WATCHES as u64 * (2 * u64::from(MESSAGE) + (400 << 10));
     let bound = bound + (FEEDS + CATCH_UPS) * 16 * MIB + watches;
     assert!(grown <= bound, "{grown} bytes of {bound}");
@@ -272,7 +246,7 @@ async fn clients_that_stop_in_the_midst_of_events_hold_up_nobody_and_get_the_res
             filters: vec![eq("_id", json!(number))],
             ..database.watch_request(&["orders"])
         };
-        let mut watching = narrow(weir.grpc_addr(), request).await;
+        let mut watching = Watching::narrow(weir.grpc_addr(), request).await;
         let text = text(number as usize, EVENT);
         let document = doc! {"_id": number, "text": text};
         let insert = orders.insert_one(document.clone());
@@ -335,7 +309,7 @@ async fn an_event_whose_document_changed_meanwhile_begins_anew() {
         full_document: pb::FullDocument::UpdateLookup.into(),
         ..database.watch_request(&["orders"])
     };
-    let mut watching = narrow(weir.grpc_addr(), request).await;
+    let mut watching = Watching::narrow(weir.grpc_addr(), request).await;
     let one = || doc! {"_id": 1};
     let touch = orders.update_one(one(), doc! {"$set": {"touched": 1}});
     touch.await.unwrap();
@@ -348,7 +322,7 @@ async fn an_event_whose_document_changed_meanwhile_begins_anew() {
     for number in 0..2 {
         let name = format!("large{number}");
         let request = database.watch_request(&[&name]);
-        let mut other = narrow(weir.grpc_addr(), request).await;
+        let mut other = Watching::narrow(weir.grpc_addr(), request).await;
         let large = doc! {"_id": number, "text": text(3, 10_000_000)};
         database.collection(&name).insert_one(large).await.unwrap();
         let (_, piece) = next_piece(&mut other).await;

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use support::orders::{ORDERS, aggregates, insert, resume};
-use support::{Database, FailCommand, Samples, ServeProcess, Watching, Weir, eventually};
+use support::{
+    ChildProcess, Database, FailCommand, Samples, ServeProcess, Watching, Weir, eventually,
+};
 use tokio::time::{Instant, timeout};
 
 /// The gauges that count what is open now.
@@ -145,15 +147,10 @@ async fn a_watch_that_is_cancelled_during_its_opening_leaves_no_cursor() {
 }
 
 /// What the kernel tells of a process: resident kilobytes, threads, open files.
-fn footprint(pid: u32) -> [u64; 3] {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
-    let number = |name: &str| {
-        let line = status.lines().find(|line| line.starts_with(name));
-        let number = line.and_then(|line| line.split_whitespace().nth(1));
-        number.and_then(|it| it.parse().ok()).expect("a number")
-    };
-    let files = std::fs::read_dir(format!("/proc/{pid}/fd")).expect("it runs");
-    [number("VmRSS:"), number("Threads:"), files.count() as u64]
+fn footprint(process: &ChildProcess) -> [u64; 3] {
+    let files = std::fs::read_dir(format!("/proc/{}/fd", process.id())).expect("it runs");
+    let [memory, threads] = ["VmRSS:", "Threads:"].map(|name| process.told_by_kernel(name));
+    [memory, threads, files.count() as u64]
 }
 
 /// T35. The same on the real binary, with a connection for each watch: the process does not grow.
@@ -184,16 +181,16 @@ async fn coming_and_going_clients_do_not_grow_the_process() {
         cycle().await;
     }
     idle().await;
-    let [memory, threads, files] = footprint(weir.process.id());
+    let [memory, threads, files] = footprint(&weir.process);
     for _ in 0..CYCLES {
         cycle().await;
     }
     idle().await;
     eventually("files are closed", async || {
-        footprint(weir.process.id())[2] <= files + 10
+        footprint(&weir.process)[2] <= files + 10
     })
     .await;
-    let [memory_now, threads_now, _] = footprint(weir.process.id());
+    let [memory_now, threads_now, _] = footprint(&weir.process);
     // 10 KB for each would be twice that.
     let grown = memory_now.saturating_sub(memory);
     assert!(grown < 8 << 10, "{memory} KB became {memory_now} KB");

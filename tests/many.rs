@@ -12,17 +12,6 @@ const WATCHES: usize = 10_000;
 /// A connection takes 200 streams.
 const CONNECTIONS: usize = 100;
 
-/// Resident memory, in bytes.
-fn resident(pid: u32) -> usize {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
-    let line = status.lines().find(|line| line.starts_with("VmRSS:"));
-    let kilobytes = line.and_then(|line| line.split_whitespace().nth(1));
-    kilobytes
-        .and_then(|it| it.parse::<usize>().ok())
-        .expect("a number")
-        << 10
-}
-
 async fn open(
     database: &Database,
     clients: &[WatchServiceClient<Channel>],
@@ -61,17 +50,17 @@ async fn ten_thousand_idle_watches_open_and_close() {
         .await;
     };
     gone().await;
-    let before = resident(weir.process.id());
+    let before = weir.process.resident();
 
     let mut watches = open(&database, &clients, WATCHES).await;
     assert_eq!(weir.metrics().await.sum("weir_watches"), WATCHES as f64);
     assert_eq!(database.open_cursors().await, 1);
-    let full = resident(weir.process.id());
-    let each = full.saturating_sub(before) / WATCHES;
+    let full = weir.process.resident();
+    let each = full.saturating_sub(before) / WATCHES as u64;
     println!("an idle watch takes {each} bytes: {before} became {full}");
     assert!(each < 16 << 10, "{each} bytes for each watch");
     tally(Figure::WatchesHeld, WATCHES as u64);
-    tally(Figure::PeakBytes, full as u64);
+    tally(Figure::PeakBytes, full);
     insert(&database, 1).await;
     for watching in &mut watches {
         assert_eq!(id(&watching.next_change().await), 1);
@@ -80,9 +69,9 @@ async fn ten_thousand_idle_watches_open_and_close() {
     gone().await;
 
     // What they took is there for those who come next.
-    let full = resident(weir.process.id());
+    let full = weir.process.resident();
     let again = open(&database, &clients, WATCHES / 4).await;
-    let grown = resident(weir.process.id()).saturating_sub(full);
+    let grown = weir.process.resident().saturating_sub(full);
     assert!(
         grown < 8 << 20,
         "{grown} bytes more than for four times as many"

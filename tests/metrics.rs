@@ -220,10 +220,7 @@ const LAG: &str = "weir_feed_lag_seconds";
 async fn a_feeds_lag_is_0_when_idle_grows_while_mongodb_is_away_and_goes_with_the_feed() {
     let database = Database::options().start().await;
     let proxy = Proxy::to(database.address()).await;
-    let weir = Weir::at(&proxy.mongodb_uri(), |config| {
-        config.feed_linger = Duration::ZERO;
-    })
-    .await;
+    let weir = Weir::forgetful_at(&proxy.mongodb_uri()).await;
     assert!(!weir.metrics().await.has(LAG));
     let watching = weir.watch(database.watch_request(&[ORDERS])).await;
     let idle = async || {

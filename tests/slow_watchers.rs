@@ -36,17 +36,6 @@ async fn write_and_read(
     }
 }
 
-/// Resident memory, in bytes.
-fn resident(pid: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
-    let line = status.lines().find(|line| line.starts_with("VmRSS:"));
-    let kilobytes = line.and_then(|line| line.split_whitespace().nth(1));
-    kilobytes
-        .and_then(|it| it.parse::<u64>().ok())
-        .expect("a number")
-        << 10
-}
-
 /// T34
 #[tokio::test]
 async fn clients_that_never_read_cost_the_others_nothing() {
@@ -60,7 +49,7 @@ async fn clients_that_never_read_cost_the_others_nothing() {
     let mut deaf = join_all(opening).await;
     let reader = Watching::open(&mut weir.client().await, request()).await;
     let mut reader = reader.expect("it opens");
-    let before = resident(weir.process.id());
+    let before = weir.process.resident();
 
     // 40 MB: more than every window, the ring and the memory that Weir may take.
     write_and_read(&database, &mut reader, 0..WRITES, 500).await;
@@ -70,7 +59,7 @@ async fn clients_that_never_read_cost_the_others_nothing() {
     assert!(used <= f64::from(32 << 20), "{used} bytes");
     assert!(metrics.sum("weir_ring_bytes") <= f64::from(2 << 20));
     // One message each waits in Weir for its client, and what HTTP/2 holds back for it.
-    let grown = resident(weir.process.id()).saturating_sub(before);
+    let grown = weir.process.resident().saturating_sub(before);
     assert!(
         grown < (48 << 20) + (DEAF as u64) * (2 << 20),
         "{grown} bytes"

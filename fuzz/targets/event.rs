@@ -6,10 +6,10 @@ use prost::Message as _;
 use serde_json::Value as Json;
 use weir::{
     pb,
-    plan::{Format, Operation, Plan, Scope},
+    plan::{Format, Operation},
     raw::{ElementType, Elements},
     source::Event,
-    wire::{self, Stamp},
+    wire,
 };
 
 use super::{
@@ -95,13 +95,7 @@ pub fn check(raw: &[u8]) {
 }
 
 fn encoded(raw: &[u8], event: &Event, format: Format) -> pb::ChangeEvent {
-    let plan = Plan {
-        scope: Scope::Deployment,
-        change_stream: Document::new(),
-        stages: Vec::new(),
-        asked: None,
-    };
-    let stamp = Stamp::new("rs0", &plan);
+    let stamp = samples::stamp();
     let mut encoded = wire::encode(raw, [event], &stamp, format, |chunk| chunk)
         .expect("what was read as an event can be encoded");
     let encoded = encoded.pop().expect("one event went in");

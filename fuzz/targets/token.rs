@@ -1,14 +1,15 @@
 //! The resume token: what a client sends back, and what is sealed for it.
 
-use bson::Document;
 use bytes::Bytes;
 use weir::{
-    plan::{Plan, Scope},
     source::{ClusterTime, Position},
-    wire::{Anchor, ResumeToken, Stamp},
+    wire::{Anchor, ResumeToken},
 };
 
-use super::input::{Input, put_part};
+use super::{
+    input::{Input, put_part},
+    samples,
+};
 
 /// What a resume token takes at most.
 const MAX_TOKEN: usize = 16 << 10;
@@ -67,13 +68,7 @@ pub fn run(data: &[u8]) {
 
 /// Seals a place, and sees that reading gives the same.
 fn sealed_and_read(position: &Position, anchor: Option<&Anchor>) -> Bytes {
-    let plan = Plan {
-        scope: Scope::Deployment,
-        change_stream: Document::new(),
-        stages: Vec::new(),
-        asked: None,
-    };
-    let stamp = Stamp::new("rs0", &plan);
+    let stamp = samples::stamp();
     let sealed = stamp.seal(position, anchor);
     assert!(sealed.len() <= MAX_TOKEN, "a token that no request takes");
     let read = ResumeToken::read(&sealed).expect("what was sealed can be read");

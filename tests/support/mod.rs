@@ -47,5 +47,5 @@ pub use process::ChildProcess;
 pub use proxy::{Direction, Mode, Proxy, Side};
 pub use server::Weir;
 pub use tally::{Figure, tally};
-pub use tools::{node, python, virtual_environment_tool};
+pub use tools::{node, python, repository, virtual_environment_tool};
 pub use watching::{Watching, error_info, error_reason};

@@ -110,6 +110,25 @@ impl ChildProcess {
         self.child.id()
     }
 
+    /// Its resident memory, in bytes.
+    pub fn resident(&self) -> u64 {
+        self.told_by_kernel("VmRSS:") << 10
+    }
+
+    /// The most that its resident memory has been, in bytes.
+    pub fn peak_resident(&self) -> u64 {
+        self.told_by_kernel("VmHWM:") << 10
+    }
+
+    /// A number of `/proc/<pid>/status`: kilobytes, or a count.
+    pub fn told_by_kernel(&self, name: &str) -> u64 {
+        let path = format!("/proc/{}/status", self.id());
+        let status = std::fs::read_to_string(path).expect("it runs");
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
+        let number = line.and_then(|line| line.split_whitespace().next());
+        number.and_then(|it| it.parse().ok()).expect("a number")
+    }
+
     /// Sends it a signal: "TERM", "INT", "KILL".
     pub fn signal(&self, signal: &str) {
         let kill = format!("kill -{signal} {}", self.id());

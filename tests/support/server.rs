@@ -29,7 +29,12 @@ impl Weir {
     /// A server that keeps no feed beyond its last watch: what is asked of it again, MongoDB is
     /// asked again.
     pub async fn forgetful(database: &Database) -> Self {
-        Self::with(database, |config| {
+        Self::forgetful_at(database.uri()).await
+    }
+
+    /// The same of whatever is at the URI.
+    pub async fn forgetful_at(uri: &str) -> Self {
+        Self::at(uri, |config| {
             config.feed_linger = std::time::Duration::ZERO;
         })
         .await

@@ -15,7 +15,7 @@ use std::{
 };
 
 use clap::Args;
-use mongodb::bson::{Bson, DateTime, Document, doc};
+use mongodb::bson::{Bson, Document, doc};
 
 use self::{
     cursor::{Batch, Cursors, Log},
@@ -190,25 +190,7 @@ impl Server {
     }
 
     fn answer(&self, name: &str, command: &Document) -> Document {
-        let now = DateTime::now();
         let mut answer = match name {
-            "hello" | "isMaster" | "ismaster" => doc! {
-                "helloOk": true,
-                "isWritablePrimary": true,
-                "ismaster": true,
-                "setName": "stand-in",
-                "hosts": [&self.address],
-                "me": &self.address,
-                "minWireVersion": 0,
-                "maxWireVersion": 25,
-                "maxBsonObjectSize": 16 << 20,
-                "maxMessageSizeBytes": 48_000_000,
-                "maxWriteBatchSize": 100_000,
-                "logicalSessionTimeoutMinutes": 30,
-                "localTime": now,
-                "readOnly": false,
-            },
-            "buildInfo" => doc! { "version": "8.0.0", "versionArray": [8, 0, 0, 0] },
             "serverStatus" => {
                 let open = i64::try_from(self.state().cursors.len()).unwrap_or(i64::MAX);
                 doc! { "metrics": { "cursor": { "open": { "total": open } } } }
@@ -241,8 +223,8 @@ impl Server {
                 self.news.notify_all();
                 doc! { "n": 1 }
             }
-            // ping, create, dropDatabase, endSessions.
-            _ => doc! {},
+            // Of the others ping, create, dropDatabase and endSessions want no more than a word.
+            _ => wire::introduction(name, &self.address).unwrap_or_default(),
         };
         answer.insert("ok", 1.0);
         answer.insert("operationTime", time(self.state().log.len()));

@@ -5,7 +5,7 @@ use std::{
     net::TcpStream,
 };
 
-use mongodb::bson::Document;
+use mongodb::bson::{DateTime, Document, doc};
 
 /// The code of the wire protocol's only message that is still in use.
 const OP_MSG: i32 = 2013;
@@ -36,4 +36,28 @@ pub fn send(connection: &mut TcpStream, request: i32, document: &[u8]) -> std::i
     head.push(0);
     connection.write_all(&head)?;
     connection.write_all(document)
+}
+
+/// The answer to a command that asks what the server is, and where; `None` to any other.
+pub fn introduction(command: &str, address: &str) -> Option<Document> {
+    Some(match command {
+        "hello" | "isMaster" | "ismaster" => doc! {
+            "helloOk": true,
+            "isWritablePrimary": true,
+            "ismaster": true,
+            "setName": "stand-in",
+            "hosts": [address],
+            "me": address,
+            "minWireVersion": 0,
+            "maxWireVersion": 25,
+            "maxBsonObjectSize": 16 << 20,
+            "maxMessageSizeBytes": 48_000_000,
+            "maxWriteBatchSize": 100_000,
+            "logicalSessionTimeoutMinutes": 30,
+            "localTime": DateTime::now(),
+            "readOnly": false,
+        },
+        "buildInfo" => doc! { "version": "8.0.0", "versionArray": [8, 0, 0, 0] },
+        _ => return None,
+    })
 }

@@ -16,12 +16,14 @@ use tonic_health::{ServingStatus, server::HealthReporter};
 
 use crate::{
     admin::Admin,
+    auth::Authenticator,
     config::{ConfigError, ServeConfig},
     hub::Hub,
     listen::{Hurry, Port},
     metrics::Metrics,
     pb,
-    rpc::{CallGuard, MAX_REQUEST_BYTES, SPARE_CALLS, WatchApi, WatchServiceServer},
+    policy::Policy,
+    rpc::{Access, CallGuard, MAX_REQUEST_BYTES, SPARE_CALLS, WatchApi, WatchServiceServer},
     source::{
         Source as _, SourceError,
         mongo::{MongoSettings, MongoSource},
@@ -127,8 +129,13 @@ impl App {
         };
         let (health, health_service) = tonic_health::server::health_reporter();
         set_serving(&health, ServingStatus::NotServing).await;
+        let access = Access {
+            authenticator: Authenticator::anonymous(),
+            policy: Policy::open(),
+        };
         let api = WatchApi::new(
             hub.clone(),
+            access,
             Arc::clone(&metrics),
             config.service_limits(),
             drain.clone(),

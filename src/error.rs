@@ -115,6 +115,38 @@ pub enum Error {
         /// How many there may be.
         max: usize,
     },
+    /// A limit of one principal, or a rate, was met.
+    #[error("{subject} is limited to {allowed}: try again in {}", humantime::format_duration(*retry))]
+    Quota {
+        /// Whose limit it is: "this principal" or "the server".
+        subject: &'static str,
+        /// What is limited, as `weir_limit_rejections_total` names it.
+        limit: &'static str,
+        /// How much there may be, in words.
+        allowed: String,
+        /// When to try again.
+        retry: Duration,
+    },
+    /// The caller does not show who it is.
+    #[error("{0}")]
+    CredentialsMissing(&'static str),
+    /// What the caller shows is not worth anything here. Says no more than that: who tries is not helped.
+    #[error("the credentials are not valid here: {0}")]
+    CredentialsInvalid(&'static str),
+    /// What the caller showed is no longer worth anything.
+    #[error(
+        "the credentials have expired or were withdrawn: call again with new ones, from the last token"
+    )]
+    CredentialsExpired,
+    /// The caller may not do this. Nothing about the namespace is told, not even whether it is there.
+    #[error("not allowed for this principal: {0}")]
+    AccessDenied(String),
+    /// The caller may see something else of the namespace than when the watch began.
+    #[error("what this principal may see has changed: go on from the last token")]
+    AccessChanged,
+    /// The watch has become as old as the server lets it.
+    #[error("the watch has reached its maximum age: go on from the last token, perhaps elsewhere")]
+    MaxAge,
     /// The server is shutting down.
     #[error("the server is shutting down: go on from the last token elsewhere")]
     Draining,
@@ -159,16 +191,21 @@ impl Error {
                 Code::InvalidArgument
             }
             Self::UnknownField { .. } | Self::Unimplemented(_) => Code::Unimplemented,
-            Self::DeploymentNotAllowed => Code::PermissionDenied,
+            Self::CredentialsMissing(_)
+            | Self::CredentialsInvalid(_)
+            | Self::CredentialsExpired => Code::Unauthenticated,
+            Self::DeploymentNotAllowed | Self::AccessDenied(_) => Code::PermissionDenied,
             Self::TokenExpired { .. } => Code::OutOfRange,
             Self::Invalidated { .. } => Code::Aborted,
-            Self::UpstreamUnavailable | Self::Draining => Code::Unavailable,
+            Self::UpstreamUnavailable | Self::AccessChanged | Self::MaxAge | Self::Draining => {
+                Code::Unavailable
+            }
             Self::ChangeStreamsUnsupported
             | Self::UpstreamAccessDenied
             | Self::ImageUnavailable(_)
             | Self::EventTooLarge { .. }
             | Self::UpstreamEventTooLarge(_) => Code::FailedPrecondition,
-            Self::LimitExceeded { .. } => Code::ResourceExhausted,
+            Self::LimitExceeded { .. } | Self::Quota { .. } => Code::ResourceExhausted,
             Self::DeadlineExceeded | Self::RequestTimeout(_) => Code::DeadlineExceeded,
             Self::Internal => Code::Internal,
         }
@@ -192,7 +229,13 @@ impl Error {
             Self::ImageUnavailable(_) => "IMAGE_UNAVAILABLE",
             Self::EventTooLarge { .. } => "EVENT_TOO_LARGE",
             Self::UpstreamEventTooLarge(_) => "UPSTREAM_EVENT_TOO_LARGE",
-            Self::LimitExceeded { .. } => "WATCH_LIMIT_EXCEEDED",
+            Self::LimitExceeded { .. } | Self::Quota { .. } => "WATCH_LIMIT_EXCEEDED",
+            Self::CredentialsMissing(_) => "CREDENTIALS_MISSING",
+            Self::CredentialsInvalid(_) => "CREDENTIALS_INVALID",
+            Self::CredentialsExpired => "CREDENTIALS_EXPIRED",
+            Self::AccessDenied(_) => "NAMESPACE_ACCESS_DENIED",
+            Self::AccessChanged => "ACCESS_CHANGED",
+            Self::MaxAge => "WATCH_MAX_AGE",
             Self::Draining => "SERVER_DRAINING",
             Self::DeadlineExceeded => "DEADLINE_EXCEEDED",
             Self::Internal => "INTERNAL",
@@ -214,10 +257,17 @@ impl Error {
             | Self::Invalidated { .. }
             | Self::ImageUnavailable(_)
             | Self::EventTooLarge { .. }
+            | Self::CredentialsMissing(_)
+            | Self::CredentialsInvalid(_)
+            | Self::CredentialsExpired
+            | Self::AccessDenied(_)
             | Self::DeadlineExceeded => Class::Client,
-            Self::UpstreamUnavailable | Self::LimitExceeded { .. } | Self::Draining => {
-                Class::Transient
-            }
+            Self::UpstreamUnavailable
+            | Self::LimitExceeded { .. }
+            | Self::Quota { .. }
+            | Self::AccessChanged
+            | Self::MaxAge
+            | Self::Draining => Class::Transient,
             Self::ChangeStreamsUnsupported
             | Self::UpstreamAccessDenied
             | Self::UpstreamEventTooLarge(_) => Class::Operator,
@@ -260,7 +310,7 @@ impl Error {
                 facts.insert("cause".to_owned(), cause.to_owned());
                 facts.insert("namespace".to_owned(), cut(&scope.to_string(), MAX_TEXT));
             }
-            Self::UpstreamUnavailable | Self::Draining => {
+            Self::UpstreamUnavailable | Self::AccessChanged | Self::MaxAge | Self::Draining => {
                 details.set_retry_info(Some(RETRY_SOON));
             }
             Self::ChangeStreamsUnsupported => {
@@ -285,10 +335,24 @@ impl Error {
                 details.add_quota_failure_violation(*limit, format!("at most {max} at once"));
                 details.set_retry_info(Some(RETRY_LATER));
             }
+            Self::Quota {
+                subject,
+                limit,
+                allowed,
+                retry,
+            } => {
+                let words = format!("{subject}: {allowed}");
+                details.add_quota_failure_violation(*limit, words);
+                details.set_retry_info(Some(*retry));
+            }
             Self::Internal => {
                 facts.insert("watch_id".to_owned(), watch_id.to_owned());
             }
             Self::DeploymentNotAllowed
+            | Self::CredentialsMissing(_)
+            | Self::CredentialsInvalid(_)
+            | Self::CredentialsExpired
+            | Self::AccessDenied(_)
             | Self::UpstreamAccessDenied
             | Self::DeadlineExceeded
             | Self::RequestTimeout(_)

@@ -24,7 +24,13 @@ pub mod error;
 
 pub mod metrics;
 
+pub mod reload;
+
 pub mod hub;
+
+pub mod auth;
+
+pub mod policy;
 
 pub mod rpc;
 

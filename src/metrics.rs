@@ -90,6 +90,8 @@ catalogue! {
         "Tasks of the process that have not ended: a few for each connection, feed and catch-up, and one for each watch.";
     LIMIT_REJECTIONS: "counter", "weir_limit_rejections_total", ["limit"],
         "Watches, calls and connections refused because a limit was reached: watches, feeds, calls, connections, patterns, request_timeout.";
+    RELOADS: "counter", "weir_reloads_total", ["what", "result"],
+        "Files read again after a change, by what they hold (tls, api_keys, jwks, policy, token_keys) and result (ok, failed).";
 }
 
 /// Seconds; from a tenth of a millisecond, which loopback reaches, to five minutes behind.
@@ -179,6 +181,7 @@ pub struct Metrics {
     restarts: Mutex<HashMap<&'static str, Counter>>,
     ended: Mutex<HashMap<(&'static str, &'static str), Counter>>,
     rejections: Mutex<HashMap<&'static str, Counter>>,
+    reloads: Mutex<HashMap<(&'static str, &'static str), Counter>>,
     /// `weir_watches_started_total`
     pub watches_started: Counter,
     /// `weir_watch_duration_seconds`
@@ -243,6 +246,7 @@ impl Metrics {
             restarts: Mutex::default(),
             ended: Mutex::default(),
             rejections: Mutex::default(),
+            reloads: Mutex::default(),
             watches_started: built.watches_started,
             watch_duration: built.watch_duration,
             delivery_lag: built.delivery_lag,
@@ -311,6 +315,16 @@ impl Metrics {
             &self.rejections,
             limit,
             || metrics::counter!(LIMIT_REJECTIONS, "limit" => limit),
+        );
+    }
+
+    /// `weir_reloads_total`; `what` is one of a closed set.
+    pub fn reloaded(&self, what: &'static str, ok: bool) {
+        let result = if ok { "ok" } else { "failed" };
+        self.labelled(
+            &self.reloads,
+            (what, result),
+            || metrics::counter!(RELOADS, "what" => what, "result" => result),
         );
     }
 

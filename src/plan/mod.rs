@@ -17,6 +17,8 @@ pub use options::{
 };
 mod violations;
 pub use violations::{FieldViolation, MAX_VIOLATIONS, RequestError};
+mod view;
+pub use view::{Audience, Hidden, View};
 mod watch;
 pub use watch::{RequestLimits, Watch};
 

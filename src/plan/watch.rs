@@ -1,8 +1,10 @@
 //! A request, checked field by field.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
+use super::View;
 use super::filters;
 use super::options::{
     BeforeChange, FeedMode, Format, FullDocument, Invalidate, MissingImage, Oversize, Start,
@@ -83,6 +85,8 @@ pub struct Watch {
     pub invalidate: Invalidate,
     /// How the watch gets its events.
     pub feed_mode: FeedMode,
+    /// What of all that its client may see.
+    pub view: Arc<View>,
 }
 
 impl Watch {
@@ -137,6 +141,7 @@ impl Watch {
             oversize: oversize(request.oversize_policy, f),
             invalidate: invalidate(request.invalidate_policy, f),
             feed_mode: feed_mode(request.feed_mode, f),
+            view: Arc::new(View::whole()),
         };
         findings.into_result().map(|()| watch)
     }

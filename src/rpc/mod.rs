@@ -33,11 +33,13 @@ use tonic::{Request, Response, Status};
 use tracing::Instrument as _;
 
 use crate::{
+    auth::{Authenticator, Principal},
     error::Error,
     hub::Hub,
     metrics::{Metrics, Stage},
     pb,
     plan::{RequestLimits, Watch},
+    policy::Policy,
     source::{ClusterTime, SourceError},
     wire::Frame,
 };
@@ -76,9 +78,19 @@ pub struct ServiceLimits {
     pub max_catch_ups: usize,
 }
 
+/// Who may call, and watch what.
+#[derive(Debug, Clone)]
+pub struct Access {
+    /// Tells who calls.
+    pub authenticator: Authenticator,
+    /// Tells what it may watch.
+    pub policy: Policy,
+}
+
 /// `weir.v1.WatchService`.
 #[derive(Debug)]
 pub struct WatchApi {
+    access: Access,
     hub: Hub,
     metrics: Arc<Metrics>,
     limits: ServiceLimits,
@@ -97,11 +109,13 @@ impl WatchApi {
     #[must_use]
     pub fn new(
         hub: Hub,
+        access: Access,
         metrics: Arc<Metrics>,
         limits: ServiceLimits,
         drain: CancellationToken,
     ) -> Self {
         Self {
+            access,
             hub,
             metrics,
             watches: Arc::new(Semaphore::new(limits.max_watches)),
@@ -115,6 +129,7 @@ impl WatchApi {
 
     async fn open(
         &self,
+        principal: Arc<Principal>,
         request: pb::WatchRequest,
         deadline: Option<Instant>,
         outcome: Outcome,
@@ -129,7 +144,11 @@ impl WatchApi {
             return Err((limit, outcome));
         };
         let gauge = self.metrics.watch_in(Stage::Opening);
-        let watch = match self.check(request).await {
+        let checked = self.check(request).await.and_then(|mut watch| {
+            watch.view = Arc::new(self.access.policy.judge(&principal, &watch)?);
+            Ok(watch)
+        });
+        let watch = match checked {
             Ok(watch) => Arc::new(watch),
             Err(error) => return Err((error, outcome)),
         };
@@ -201,10 +220,13 @@ impl WatchService for WatchApi {
     ) -> Result<Response<Self::WatchStream>, Status> {
         let deadline = deadline::of(request.metadata());
         let peer = request.remote_addr();
+        // Put there by the layer that asks who calls.
+        let principal = request.extensions().get::<Arc<Principal>>().cloned();
+        let principal = principal.unwrap_or_else(|| Arc::new(Principal::anonymous()));
         let outcome = Outcome::begin(Arc::clone(&self.metrics), peer);
         let span = outcome.span().clone();
         let opened = self
-            .open(request.into_inner(), deadline, outcome)
+            .open(principal, request.into_inner(), deadline, outcome)
             .instrument(span);
         match opened.await {
             Ok(stream) => Ok(Response::new(Box::pin(stream))),

@@ -54,6 +54,7 @@ fn an_empty_request_takes_every_default() {
             oversize: Oversize::Chunk,
             invalidate: Invalidate::End,
             feed_mode: FeedMode::Auto,
+            view: Arc::default(),
         }
     );
 }

@@ -1,12 +1,20 @@
 //! Every knob of the server: its flag, its environment variable, its unit, its bounds and its
 //! default, once. `weir serve --help` is made from this page.
 
+mod auth;
+mod limits;
+mod tls;
+
 use std::{net::SocketAddr, time::Duration};
 
 use bytesize::ByteSize;
 use clap::{Args, Parser, ValueEnum};
 
 use crate::{hub::HubSettings, plan::RequestLimits, rpc::ServiceLimits};
+
+pub use auth::{AuthConfig, JwtAlgorithm};
+pub use limits::LimitsConfig;
+pub use tls::{ClientAuth, TlsConfig};
 
 /// Connections beyond those that change streams hold: for pings, look-ups of the oplog's start and the
 /// killing of cursors.
@@ -153,6 +161,10 @@ pub struct ServeConfig {
     #[arg(long, env = "WEIR_REQUEST_TIMEOUT", value_name = "DURATION", default_value = "10s", value_parser = humantime::parse_duration)]
     pub request_timeout: Duration,
 
+    /// How often to look whether a file has changed: certificates, keys, the policy; 100ms to 1h
+    #[arg(long, env = "WEIR_RELOAD_INTERVAL", value_name = "DURATION", default_value = "10s", value_parser = humantime::parse_duration)]
+    pub reload_interval: Duration,
+
     /// How often to ping an idle client connection over HTTP/2
     #[arg(long, env = "WEIR_HTTP2_KEEPALIVE_INTERVAL", value_name = "DURATION", default_value = "30s", value_parser = humantime::parse_duration)]
     pub http2_keepalive_interval: Duration,
@@ -160,6 +172,18 @@ pub struct ServeConfig {
     /// How long a client may take to answer such a ping before its connection is closed
     #[arg(long, env = "WEIR_HTTP2_KEEPALIVE_TIMEOUT", value_name = "DURATION", default_value = "20s", value_parser = humantime::parse_duration)]
     pub http2_keepalive_timeout: Duration,
+
+    /// How connections are encrypted.
+    #[command(flatten, next_help_heading = "TLS")]
+    pub tls: TlsConfig,
+
+    /// Who may call, and watch what.
+    #[command(flatten, next_help_heading = "Authentication and authorisation")]
+    pub auth: AuthConfig,
+
+    /// What one caller may take.
+    #[command(flatten, next_help_heading = "Limits of principals")]
+    pub limits: LimitsConfig,
 }
 
 /// How logs are written.
@@ -252,6 +276,10 @@ impl ServeConfig {
         between("http2-keepalive-interval", interval, seconds(1), hour)?;
         let timeout = self.http2_keepalive_timeout;
         between("http2-keepalive-timeout", timeout, seconds(1), hour)?;
+        between("reload-interval", self.reload_interval, tenth, hour)?;
+        self.tls.validate()?;
+        self.auth.validate()?;
+        self.limits.validate()?;
         if !self.listen.ip().is_loopback() && !self.allow_insecure {
             return Err(ConfigError {
                 flag: "listen",

@@ -1,0 +1,140 @@
+//! Who may call, and what they may watch.
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::{Args, ValueEnum};
+
+use super::{ConfigError, between};
+
+/// How callers show who they are, and where it is written what each may.
+#[derive(Debug, Clone, Args)]
+pub struct AuthConfig {
+    /// Take bearer tokens (JWT) signed by a key of this JWK set, an https URL. The set is fetched again
+    /// when a token names a key that it does not have, and every --jwks-refresh-interval
+    #[arg(
+        long,
+        env = "WEIR_JWKS_URL",
+        value_name = "URL",
+        conflicts_with = "jwks_file"
+    )]
+    pub jwks_url: Option<String>,
+
+    /// The authorities that --jwks-url is trusted by, PEM. Default: the system's
+    #[arg(
+        long,
+        env = "WEIR_JWKS_CA_FILE",
+        value_name = "FILE",
+        requires = "jwks_url"
+    )]
+    pub jwks_ca_file: Option<PathBuf>,
+
+    /// Take bearer tokens (JWT) signed by a key of the JWK set in this file. Read again when it changes
+    #[arg(long, env = "WEIR_JWKS_FILE", value_name = "FILE")]
+    pub jwks_file: Option<PathBuf>,
+
+    /// How often to fetch --jwks-url again, 1s to 24h. A set that can't be fetched leaves the last good
+    /// one in force
+    #[arg(long, env = "WEIR_JWKS_REFRESH_INTERVAL", value_name = "DURATION", default_value = "5m", value_parser = humantime::parse_duration)]
+    pub jwks_refresh_interval: Duration,
+
+    /// Who must have issued a bearer token (iss). Needed with --jwks-url and --jwks-file
+    #[arg(long, env = "WEIR_JWT_ISSUER", value_name = "NAME")]
+    pub jwt_issuer: Option<String>,
+
+    /// Whom a bearer token must be for (aud), one of these. Needed with --jwks-url and --jwks-file
+    #[arg(
+        long,
+        env = "WEIR_JWT_AUDIENCE",
+        value_name = "NAME",
+        value_delimiter = ','
+    )]
+    pub jwt_audience: Vec<String>,
+
+    /// Which signatures are taken. Only those of public keys can be
+    #[arg(
+        long,
+        env = "WEIR_JWT_ALGORITHMS",
+        value_name = "NAME",
+        value_delimiter = ',',
+        default_value = "RS256,ES256,EdDSA"
+    )]
+    pub jwt_algorithms: Vec<JwtAlgorithm>,
+
+    /// By how much the clocks of issuer and server may differ, 0s to 25s: a token is taken for so long
+    /// after it has expired
+    #[arg(long, env = "WEIR_JWT_LEEWAY", value_name = "DURATION", default_value = "10s", value_parser = humantime::parse_duration)]
+    pub jwt_leeway: Duration,
+
+    /// The claim that names who a bearer token is of
+    #[arg(
+        long,
+        env = "WEIR_JWT_NAME_CLAIM",
+        value_name = "CLAIM",
+        default_value = "sub"
+    )]
+    pub jwt_name_claim: String,
+
+    /// Take API keys of this file, YAML, which holds the SHA-256 of each: see docs/authentication.md.
+    /// Read again when it changes
+    #[arg(long, env = "WEIR_API_KEYS_FILE", value_name = "FILE")]
+    pub api_keys_file: Option<PathBuf>,
+
+    /// Know clients by the names in their certificates. Needs --tls-client-ca-file
+    #[arg(long, env = "WEIR_AUTH_CERTIFICATES", requires = "tls_client_ca_file")]
+    pub auth_certificates: bool,
+
+    /// Who may watch what, YAML: see docs/policy.md. Without it, whoever is let in may watch all that
+    /// Weir's MongoDB user may. Read again when it changes
+    #[arg(long, env = "WEIR_POLICY_FILE", value_name = "FILE")]
+    pub policy_file: Option<PathBuf>,
+
+    /// The keys that resume tokens are encrypted with, one a line, each 32 bytes in base64: the first
+    /// encrypts, all decrypt. Needed by a policy that hides fields, as MongoDB's tokens hold document
+    /// keys. All replicas must have the same
+    #[arg(long, env = "WEIR_TOKEN_KEY_FILE", value_name = "FILE")]
+    pub token_key_file: Option<PathBuf>,
+
+    /// The bearer token that the admin port's /metrics and /log-level need. Default: /metrics needs none,
+    /// and /log-level is for callers on this machine
+    #[arg(long, env = "WEIR_ADMIN_TOKEN_FILE", value_name = "FILE")]
+    pub admin_token_file: Option<PathBuf>,
+}
+
+/// A signature that a bearer token may have: those that are made with a private key, so that who can
+/// check one can't make one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "UPPER")]
+#[allow(missing_docs, reason = "RFC 7518 and RFC 8037 name them")]
+pub enum JwtAlgorithm {
+    RS256,
+    RS384,
+    RS512,
+    PS256,
+    PS384,
+    PS512,
+    ES256,
+    ES384,
+    #[value(name = "EdDSA")]
+    EdDSA,
+}
+
+impl AuthConfig {
+    /// Whether callers must show who they are.
+    #[must_use]
+    pub fn is_on(&self) -> bool {
+        self.takes_jwts() || self.api_keys_file.is_some() || self.auth_certificates
+    }
+
+    /// Whether bearer tokens are taken.
+    #[must_use]
+    pub fn takes_jwts(&self) -> bool {
+        self.jwks_url.is_some() || self.jwks_file.is_some()
+    }
+
+    pub(super) fn validate(&self) -> Result<(), ConfigError> {
+        let second = Duration::from_secs(1);
+        let refresh = self.jwks_refresh_interval;
+        between("jwks-refresh-interval", refresh, second, 86_400 * second)?;
+        between("jwt-leeway", self.jwt_leeway, Duration::ZERO, 25 * second)
+    }
+}

@@ -1,0 +1,98 @@
+//! Files that are read again when they change: certificates, keys, policies.
+//!
+//! They are looked at every now and then, by their contents: Kubernetes swaps a symbolic link above them,
+//! which notifications of the file system miss, and times of change may be equal.
+
+use std::{io, path::PathBuf, time::Duration};
+
+use tokio::io::AsyncReadExt as _;
+
+use crate::metrics::Metrics;
+
+/// The largest file that is read, in bytes.
+const MAX_BYTES: u64 = 1 << 20;
+
+/// Files that are of use together only, such as a certificate and its key.
+#[derive(Debug)]
+pub struct Files {
+    /// What they hold, for logs and metrics.
+    what: &'static str,
+    paths: Vec<PathBuf>,
+    seen: Vec<Vec<u8>>,
+}
+
+impl Files {
+    /// Reads them for the first time. Gives their contents, in the order of `paths`, too.
+    ///
+    /// # Errors
+    /// In words, which name the file: it can't be read, or is larger than 1 MiB.
+    pub async fn read(
+        what: &'static str,
+        paths: Vec<PathBuf>,
+    ) -> Result<(Self, Vec<Vec<u8>>), String> {
+        let seen = read_all(&paths).await?;
+        let contents = seen.clone();
+        Ok((Self { what, paths, seen }, contents))
+    }
+
+    /// Looks every `interval` whether they have changed, and has new contents put in force by `apply`; what
+    /// it refuses, and what can't be read, leaves the old ones in force. Never ends.
+    pub async fn follow(
+        mut self,
+        interval: Duration,
+        metrics: &Metrics,
+        mut apply: impl FnMut(&[Vec<u8>]) -> Result<(), String>,
+    ) {
+        let mut told = None;
+        loop {
+            tokio::time::sleep(interval).await;
+            let read = read_all(&self.paths).await;
+            let outcome = match &read {
+                Ok(contents) if *contents == self.seen => {
+                    told = None;
+                    continue;
+                }
+                Ok(contents) => apply(contents),
+                Err(problem) => Err(problem.clone()),
+            };
+            match outcome {
+                Ok(()) => {
+                    tracing::info!(what = self.what, "read again");
+                    metrics.reloaded(self.what, true);
+                    told = None;
+                }
+                // The same again is no news.
+                Err(problem) if told.as_ref() == Some(&problem) => {}
+                Err(problem) => {
+                    tracing::error!(
+                        what = self.what,
+                        problem,
+                        "a change can't be used; what was read before stays in force"
+                    );
+                    metrics.reloaded(self.what, false);
+                    told = Some(problem);
+                    continue;
+                }
+            }
+            if let Ok(contents) = read {
+                self.seen = contents;
+            }
+        }
+    }
+}
+
+async fn read_all(paths: &[PathBuf]) -> Result<Vec<Vec<u8>>, String> {
+    let mut contents = Vec::with_capacity(paths.len());
+    for path in paths {
+        let failed = |error: io::Error| format!("{}: {error}", path.display());
+        let file = tokio::fs::File::open(path).await.map_err(failed)?;
+        let mut bytes = Vec::new();
+        let mut bounded = file.take(MAX_BYTES + 1);
+        bounded.read_to_end(&mut bytes).await.map_err(failed)?;
+        if bytes.len() as u64 > MAX_BYTES {
+            return Err(format!("{} is larger than 1 MiB", path.display()));
+        }
+        contents.push(bytes);
+    }
+    Ok(contents)
+}

@@ -19,7 +19,7 @@ use crate::{
     auth::Authenticator,
     config::{ConfigError, ServeConfig},
     hub::Hub,
-    listen::{Hurry, Port},
+    listen::{Handshakes, Hurry, Port},
     metrics::Metrics,
     pb,
     policy::Policy,
@@ -28,6 +28,7 @@ use crate::{
         Source as _, SourceError,
         mongo::{MongoSettings, MongoSource},
     },
+    tls::{self, Tls},
 };
 
 /// The service's name, as health checks ask for it.
@@ -63,6 +64,9 @@ pub enum StartError {
     /// The connection string can't be used.
     #[error("--mongodb-uri: {0}")]
     Uri(SourceError),
+    /// Certificates can't be used.
+    #[error("{0}")]
+    Tls(String),
     /// A port can't be listened on.
     #[error("can't listen on {address}: {error}")]
     Listen {
@@ -101,6 +105,11 @@ impl App {
     /// When a setting can't be used or a port is taken.
     pub async fn start(config: ServeConfig) -> Result<Self, StartError> {
         config.validate()?;
+        tls::install_provider();
+        let tls = match config.tls.settings() {
+            Some(settings) => Some(Tls::read(settings).await.map_err(StartError::Tls)?),
+            None => None,
+        };
         let metrics = Arc::new(Metrics::new());
         let source = MongoSource::new(&MongoSettings {
             uri: config.mongodb_uri.clone(),
@@ -160,7 +169,18 @@ impl App {
             let keepalive = config.http2_keepalive_interval;
             Port::new(listener, max, patience, keepalive, Arc::clone(&metrics))
         };
-        let incoming = port(grpc_listener, config.max_connections, Hurry::Greet).connections();
+        let handshakes = tls.map(|(tls, files)| {
+            let tls = Arc::new(tls);
+            let (followed, interval) = (Arc::clone(&tls), config.reload_interval);
+            let (metrics, stop) = (Arc::clone(&metrics), stop.clone());
+            tokio::spawn(async move {
+                let following = followed.follow(files, interval, &metrics);
+                stop.run_until_cancelled(following).await;
+            });
+            Handshakes::new(tls, config.tls.max_handshakes)
+        });
+        let port_of_grpc = port(grpc_listener, config.max_connections, Hurry::Greet);
+        let incoming = port_of_grpc.connections(handshakes);
         let admin_port = port(admin_listener, MAX_ADMIN_CONNECTIONS, Hurry::End);
 
         tokio::spawn(serve_admin(admin_port, admin, stop.clone()));
@@ -178,10 +198,11 @@ impl App {
                 tracing::error!(%error, "the gRPC server failed");
             }
         });
-        if !grpc_addr.ip().is_loopback() {
+        if let Some(missing) = config.missing_beyond_loopback() {
             tracing::warn!(
                 address = %grpc_addr,
-                "serving without encryption or authentication beyond this machine, as --allow-insecure says"
+                missing,
+                "serving beyond this machine without what is missing, as --allow-insecure says"
             );
         }
         tracing::info!(grpc = %grpc_addr, admin = %admin_addr, "listening");

@@ -10,6 +10,7 @@ use crate::{
     cli::{EXIT_USAGE, log},
     config::{LogConfig, ServeConfig},
     source::mongo::{MongoSettings, MongoSource},
+    tls::Tls,
 };
 
 /// Serve Watch streams from a MongoDB deployment.
@@ -65,11 +66,15 @@ async fn check(config: &ServeConfig) -> ExitCode {
         server_selection_timeout: config.server_selection_timeout,
         reply_timeout: config.upstream_reply_timeout,
     };
-    let checked = match config.validate() {
-        Ok(()) => MongoSource::new(&settings).await.map_err(StartError::Uri),
-        Err(error) => Err(error.into()),
+    let checked = async {
+        config.validate()?;
+        if let Some(settings) = config.tls.settings() {
+            Tls::read(settings).await.map_err(StartError::Tls)?;
+        }
+        let source = MongoSource::new(&settings).await;
+        source.map_err(StartError::Uri)
     };
-    match checked {
+    match checked.await {
         Ok(_) => {
             println!("the settings can be used");
             ExitCode::SUCCESS
@@ -81,7 +86,9 @@ async fn check(config: &ServeConfig) -> ExitCode {
 fn refuse(error: &StartError) -> ExitCode {
     eprintln!("weir serve: {error}");
     match error {
-        StartError::Config(_) | StartError::Uri(_) => ExitCode::from(EXIT_USAGE),
+        StartError::Config(_) | StartError::Uri(_) | StartError::Tls(_) => {
+            ExitCode::from(EXIT_USAGE)
+        }
         StartError::Listen { .. } | StartError::Reflection(_) => ExitCode::FAILURE,
     }
 }

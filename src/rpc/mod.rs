@@ -33,7 +33,7 @@ use tonic::{Request, Response, Status};
 use tracing::Instrument as _;
 
 use crate::{
-    auth::{Authenticator, Principal},
+    auth::{Authenticator, Peer, Principal},
     error::Error,
     hub::Hub,
     metrics::{Metrics, Stage},
@@ -219,7 +219,10 @@ impl WatchService for WatchApi {
         request: Request<pb::WatchRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
         let deadline = deadline::of(request.metadata());
-        let peer = request.remote_addr();
+        let peer = request
+            .extensions()
+            .get::<Peer>()
+            .and_then(|peer| peer.address);
         // Put there by the layer that asks who calls.
         let principal = request.extensions().get::<Arc<Principal>>().cloned();
         let principal = principal.unwrap_or_else(|| Arc::new(Principal::anonymous()));

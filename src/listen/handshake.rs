@@ -84,11 +84,14 @@ impl Handshakes {
     }
 
     async fn encrypt(&self, stream: TcpStream) -> Result<TlsStream<TcpStream>, Failed> {
-        // Whoever says nothing takes nobody's turn.
-        stream.readable().await.map_err(|error| Failed {
+        // Whoever says nothing takes nobody's turn. That a socket is readable may be a false alarm.
+        let closed = |error| Failed {
             result: "closed",
             error,
-        })?;
+        };
+        if stream.peek(&mut [0]).await.map_err(closed)? == 0 {
+            return Err(closed(io::ErrorKind::UnexpectedEof.into()));
+        }
         let turn = self.turns.acquire().await;
         let acceptor = TlsAcceptor::from(self.tls.config());
         let shaken = acceptor.accept(stream).await;

@@ -163,9 +163,9 @@ fn load(settings: &TlsSettings, contents: &[Vec<u8>]) -> Result<Loaded, String> 
     let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| {
         let problem = match error {
             pem::Error::NoItemsFound => {
-                "no private key in it (PEM: PKCS #8, PKCS #1 or SEC1, not encrypted)".to_owned()
+                "no private key in it (PEM: PKCS #8, PKCS #1 or SEC1, not encrypted)"
             }
-            broken => format!("broken PEM: {broken}"),
+            error => broken(&error),
         };
         about("tls-key-file", &settings.key_file, problem)
     })?;
@@ -224,11 +224,20 @@ fn verifier(
 pub(crate) fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
     let certificates: Vec<_> = CertificateDer::pem_slice_iter(pem)
         .collect::<Result<_, _>>()
-        .map_err(|error| format!("broken PEM: {error}"))?;
+        .map_err(|error| broken(&error).to_owned())?;
     if certificates.is_empty() {
         return Err("no certificate in it (PEM)".to_owned());
     }
     Ok(certificates)
+}
+
+/// The library's own words quote the file, a key it may be, and bytes as numbers.
+fn broken(error: &pem::Error) -> &'static str {
+    match error {
+        pem::Error::MissingSectionEnd { .. } => "broken PEM: it ends within a section",
+        pem::Error::Base64Decode(_) => "broken PEM: a section is no base64",
+        _ => "broken PEM",
+    }
 }
 
 /// From when until when a certificate holds, in seconds since 1970.

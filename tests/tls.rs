@@ -119,7 +119,9 @@ async fn mutual_tls_lets_in_only_those_who_show_a_certificate_of_its_authority()
     assert!(why.contains("CertificateRequired"), "{why}");
     // Of the server's authority, which is not that of its clients.
     let stranger = secured.authority.client("orders-reader");
-    let why = secured.refusal(trusted().identity(stranger.identity())).await;
+    let why = secured
+        .refusal(trusted().identity(stranger.identity()))
+        .await;
     assert!(why.contains("UnknownCA"), "{why}");
     let old = clients.issue(&["orders-reader"], expired);
     let why = secured.refusal(trusted().identity(old.identity())).await;
@@ -149,7 +151,9 @@ async fn where_certificates_are_optional_a_wrong_one_is_still_refused() {
         .watch(&database, trusted().identity(known.identity()))
         .await;
     let stranger = Authority::new("another").client("orders-reader");
-    let why = secured.refusal(trusted().identity(stranger.identity())).await;
+    let why = secured
+        .refusal(trusted().identity(stranger.identity()))
+        .await;
     assert!(why.contains("UnknownCA"), "{why}");
 }
 

@@ -166,7 +166,8 @@ async fn what_cannot_be_used_leaves_the_old_certificate_in_force() {
     let (certificate, key) = (next.certificate.as_bytes(), next.key.as_bytes());
     let half = &certificate[..certificate.len() / 2];
     // The same fault twice in a row is told once; these differ from one to the next.
-    let cases: [(&str, Option<&[u8]>, Option<&[u8]>); 9] = [
+    type Case<'a> = (&'a str, Option<&'a [u8]>, Option<&'a [u8]>);
+    let cases: [Case<'_>; 9] = [
         (
             "a new certificate alone",
             Some(certificate),

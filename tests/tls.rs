@@ -6,6 +6,8 @@ mod support;
 mod command;
 #[path = "tls/handshakes.rs"]
 mod handshakes;
+#[path = "tls/memory.rs"]
+mod memory;
 #[path = "tls/reload.rs"]
 mod reload;
 #[path = "tls/setup.rs"]

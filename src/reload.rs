@@ -43,6 +43,9 @@ impl Files {
         metrics: &Metrics,
         mut apply: impl FnMut(&[Vec<u8>]) -> Result<(), String>,
     ) {
+        for ok in [true, false] {
+            metrics.reloads(self.what, ok).increment(0);
+        }
         let mut told = None;
         loop {
             tokio::time::sleep(interval).await;

@@ -16,14 +16,17 @@ use tonic_health::{ServingStatus, server::HealthReporter};
 
 use crate::{
     admin::Admin,
-    auth::Authenticator,
+    auth::{Authenticator, SetupError},
     config::{ConfigError, ServeConfig},
     hub::Hub,
     listen::{Handshakes, Hurry, Port},
     metrics::Metrics,
     pb,
     policy::Policy,
-    rpc::{Access, CallGuard, MAX_REQUEST_BYTES, SPARE_CALLS, WatchApi, WatchServiceServer},
+    rpc::{
+        Access, CallGuard, CallerGuard, MAX_REQUEST_BYTES, SPARE_CALLS, WatchApi,
+        WatchServiceServer,
+    },
     source::{
         Source as _, SourceError,
         mongo::{MongoSettings, MongoSource},
@@ -67,6 +70,9 @@ pub enum StartError {
     /// Certificates can't be used.
     #[error("{0}")]
     Tls(String),
+    /// Nobody could be asked who they are.
+    #[error(transparent)]
+    Auth(#[from] SetupError),
     /// A port can't be listened on.
     #[error("can't listen on {address}: {error}")]
     Listen {
@@ -111,6 +117,8 @@ impl App {
             None => None,
         };
         let metrics = Arc::new(Metrics::new());
+        let auth = config.auth.settings(config.reload_interval);
+        let (authenticator, auth_upkeep) = Authenticator::new(auth, Arc::clone(&metrics)).await?;
         let source = MongoSource::new(&MongoSettings {
             uri: config.mongodb_uri.clone(),
             min_pool_capacity: config.pool_capacity(),
@@ -139,7 +147,7 @@ impl App {
         let (health, health_service) = tonic_health::server::health_reporter();
         set_serving(&health, ServingStatus::NotServing).await;
         let access = Access {
-            authenticator: Authenticator::anonymous(),
+            authenticator: authenticator.clone(),
             policy: Policy::open(),
         };
         let api = WatchApi::new(
@@ -160,6 +168,7 @@ impl App {
         let v1alpha = reflection().build_v1alpha()?;
         let router = server(&config)
             .layer(guard)
+            .layer(CallerGuard::new(authenticator))
             .add_service(watching)
             .add_service(health_service)
             .add_service(v1.max_decoding_message_size(MAX_SIDE_REQUEST_BYTES))
@@ -186,6 +195,7 @@ impl App {
         tokio::spawn(serve_admin(admin_port, admin, stop.clone()));
         tokio::spawn(keep_up(metrics, stop.clone()));
         tokio::spawn(watch_oplog(hub.clone(), stop.clone()));
+        tokio::spawn(stop.clone().run_until_cancelled_owned(auth_upkeep.run()));
         tokio::spawn(await_first_contact(
             source.clone(),
             health.clone(),

@@ -1,12 +1,13 @@
 //! `weir serve`: runs the server until it is told to stop.
 
-use std::process::ExitCode;
+use std::{process::ExitCode, sync::Arc};
 
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
     app::{App, StartError},
+    auth::Authenticator,
     cli::{EXIT_USAGE, log},
     config::{LogConfig, ServeConfig},
     source::mongo::{MongoSettings, MongoSource},
@@ -71,6 +72,8 @@ async fn check(config: &ServeConfig) -> ExitCode {
         if let Some(settings) = config.tls.settings() {
             Tls::read(settings).await.map_err(StartError::Tls)?;
         }
+        let auth = config.auth.settings(config.reload_interval);
+        Authenticator::new(auth, Arc::default()).await?;
         let source = MongoSource::new(&settings).await;
         source.map_err(StartError::Uri)
     };
@@ -86,7 +89,7 @@ async fn check(config: &ServeConfig) -> ExitCode {
 fn refuse(error: &StartError) -> ExitCode {
     eprintln!("weir serve: {error}");
     match error {
-        StartError::Config(_) | StartError::Uri(_) | StartError::Tls(_) => {
+        StartError::Config(_) | StartError::Uri(_) | StartError::Tls(_) | StartError::Auth(_) => {
             ExitCode::from(EXIT_USAGE)
         }
         StartError::Listen { .. } | StartError::Reflection(_) => ExitCode::FAILURE,

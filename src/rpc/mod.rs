@@ -1,6 +1,7 @@
 //! The gRPC service: validates a request, subscribes to a feed, and streams.
 
 mod batch;
+mod callers;
 mod calls;
 mod codec;
 mod deadline;
@@ -49,6 +50,7 @@ use outcome::Outcome;
 use server_info::{ServerInfo, Told};
 use stream::WatchStream;
 
+pub use callers::{CallerGuard, Known};
 pub use calls::{CallGuard, Guarded, SPARE_CALLS};
 pub use codec::{FrameCodec, InfoCodec};
 pub use glue::watch_service_server::WatchServiceServer;
@@ -225,8 +227,8 @@ impl WatchService for WatchApi {
             .and_then(|peer| peer.address);
         // Put there by the layer that asks who calls.
         let principal = request.extensions().get::<Arc<Principal>>().cloned();
-        let principal = principal.unwrap_or_else(|| Arc::new(Principal::anonymous()));
-        let outcome = Outcome::begin(Arc::clone(&self.metrics), peer);
+        let principal = principal.ok_or_else(|| Error::Internal.into_status(""))?;
+        let outcome = Outcome::begin(Arc::clone(&self.metrics), peer, &principal);
         let span = outcome.span().clone();
         let opened = self
             .open(principal, request.into_inner(), deadline, outcome)

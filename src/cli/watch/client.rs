@@ -191,7 +191,11 @@ impl Watcher {
                 self.refused(format!("{server} did not open the watch: {why}"))
             }
             Ok(Err(status)) => {
-                self.ended_with(&status, &format!("{server} did not open the watch"))
+                let mut what = format!("{server} did not open the watch");
+                if !self.was_open && tls::may_be_missing(&self.args.server, &status) {
+                    what.push_str(" (if it speaks TLS, write https://)");
+                }
+                self.ended_with(&status, &what)
             }
             Err(_) => Stop::Lost {
                 why: format!("{server} did not answer within {} s", OPEN_WITHIN.as_secs()),

@@ -17,12 +17,13 @@ use tonic_health::{ServingStatus, server::HealthReporter};
 use crate::{
     admin::Admin,
     auth::Authenticator,
-    config::{ConfigError, ServeConfig},
+    config::{AuthConfig, ConfigError, ServeConfig},
     hub::Hub,
     listen::{Hurry, Port},
     metrics::Metrics,
     pb,
     policy::Policy,
+    reload::Files,
     rpc::{Access, CallGuard, MAX_REQUEST_BYTES, SPARE_CALLS, WatchApi, WatchServiceServer},
     source::{
         Source as _, SourceError,
@@ -101,6 +102,7 @@ impl App {
     /// When a setting can't be used or a port is taken.
     pub async fn start(config: ServeConfig) -> Result<Self, StartError> {
         config.validate()?;
+        let (policy, policy_files) = read_policy(&config.auth).await?;
         let metrics = Arc::new(Metrics::new());
         let source = MongoSource::new(&MongoSettings {
             uri: config.mongodb_uri.clone(),
@@ -131,7 +133,7 @@ impl App {
         set_serving(&health, ServingStatus::NotServing).await;
         let access = Access {
             authenticator: Authenticator::anonymous(),
-            policy: Policy::open(),
+            policy: policy.clone(),
         };
         let api = WatchApi::new(
             hub.clone(),
@@ -164,7 +166,14 @@ impl App {
         let admin_port = port(admin_listener, MAX_ADMIN_CONNECTIONS, Hurry::End);
 
         tokio::spawn(serve_admin(admin_port, admin, stop.clone()));
-        tokio::spawn(keep_up(metrics, stop.clone()));
+        tokio::spawn(keep_up(Arc::clone(&metrics), stop.clone()));
+        if let Some(files) = policy_files {
+            let (interval, stop) = (config.reload_interval, stop.clone());
+            tokio::spawn(async move {
+                let follow = policy.follow(files, interval, &metrics);
+                stop.run_until_cancelled(follow).await;
+            });
+        }
         tokio::spawn(watch_oplog(hub.clone(), stop.clone()));
         tokio::spawn(await_first_contact(
             source.clone(),
@@ -238,6 +247,28 @@ impl App {
         tracing::info!(drained, "shut down");
         drained
     }
+}
+
+/// Reads the settings' files and tests what is in them, without serving.
+///
+/// # Errors
+/// When a setting can't be used, or what is in its file.
+pub async fn check(config: &ServeConfig) -> Result<(), StartError> {
+    config.validate()?;
+    read_policy(&config.auth).await?;
+    Ok(())
+}
+
+async fn read_policy(auth: &AuthConfig) -> Result<(Policy, Option<Files>), StartError> {
+    let Some(path) = auth.policy_file.clone() else {
+        return Ok((Policy::open(), None));
+    };
+    let read = Policy::read(path, auth.token_key_file.is_some()).await;
+    let (policy, files) = read.map_err(|problem| ConfigError {
+        flag: "policy-file",
+        problem,
+    })?;
+    Ok((policy, Some(files)))
 }
 
 async fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {

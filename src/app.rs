@@ -16,13 +16,14 @@ use tonic_health::{ServingStatus, server::HealthReporter};
 
 use crate::{
     admin::Admin,
-    auth::{Authenticator, SetupError},
+    auth::{Authenticator, SetupError, Upkeep},
     config::{ConfigError, ServeConfig},
     hub::Hub,
     listen::{Handshakes, Hurry, Port},
     metrics::Metrics,
     pb,
     policy::Policy,
+    reload::Files,
     rpc::{
         Access, CallGuard, CallerGuard, MAX_REQUEST_BYTES, SPARE_CALLS, WatchApi,
         WatchServiceServer,
@@ -112,13 +113,8 @@ impl App {
     pub async fn start(config: ServeConfig) -> Result<Self, StartError> {
         config.validate()?;
         tls::install_provider();
-        let tls = match config.tls.settings() {
-            Some(settings) => Some(Tls::read(settings).await.map_err(StartError::Tls)?),
-            None => None,
-        };
         let metrics = Arc::new(Metrics::new());
-        let auth = config.auth.settings(config.reload_interval);
-        let (authenticator, auth_upkeep) = Authenticator::new(auth, Arc::clone(&metrics)).await?;
+        let checked = Checked::read(&config, Arc::clone(&metrics)).await?;
         let source = MongoSource::new(&MongoSettings {
             uri: config.mongodb_uri.clone(),
             min_pool_capacity: config.pool_capacity(),
@@ -147,8 +143,8 @@ impl App {
         let (health, health_service) = tonic_health::server::health_reporter();
         set_serving(&health, ServingStatus::NotServing).await;
         let access = Access {
-            authenticator: authenticator.clone(),
-            policy: Policy::open(),
+            authenticator: checked.authenticator.clone(),
+            policy: checked.policy.clone(),
         };
         let api = WatchApi::new(
             hub.clone(),
@@ -168,7 +164,7 @@ impl App {
         let v1alpha = reflection().build_v1alpha()?;
         let router = server(&config)
             .layer(guard)
-            .layer(CallerGuard::new(authenticator))
+            .layer(CallerGuard::new(checked.authenticator))
             .add_service(watching)
             .add_service(health_service)
             .add_service(v1.max_decoding_message_size(MAX_SIDE_REQUEST_BYTES))
@@ -178,7 +174,7 @@ impl App {
             let keepalive = config.http2_keepalive_interval;
             Port::new(listener, max, patience, keepalive, Arc::clone(&metrics))
         };
-        let handshakes = tls.map(|(tls, files)| {
+        let handshakes = checked.tls.map(|(tls, files)| {
             let tls = Arc::new(tls);
             let (followed, interval) = (Arc::clone(&tls), config.reload_interval);
             let (metrics, stop) = (Arc::clone(&metrics), stop.clone());
@@ -193,9 +189,17 @@ impl App {
         let admin_port = port(admin_listener, MAX_ADMIN_CONNECTIONS, Hurry::End);
 
         tokio::spawn(serve_admin(admin_port, admin, stop.clone()));
-        tokio::spawn(keep_up(metrics, stop.clone()));
+        tokio::spawn(keep_up(Arc::clone(&metrics), stop.clone()));
+        if let Some(files) = checked.policy_files {
+            let policy = checked.policy;
+            let (interval, stop) = (config.reload_interval, stop.clone());
+            tokio::spawn(async move {
+                let follow = policy.follow(files, interval, &metrics);
+                stop.run_until_cancelled(follow).await;
+            });
+        }
         tokio::spawn(watch_oplog(hub.clone(), stop.clone()));
-        tokio::spawn(stop.clone().run_until_cancelled_owned(auth_upkeep.run()));
+        tokio::spawn(stop.clone().run_until_cancelled_owned(checked.upkeep.run()));
         tokio::spawn(await_first_contact(
             source.clone(),
             health.clone(),
@@ -268,6 +272,54 @@ impl App {
         self.stop.cancel();
         tracing::info!(drained, "shut down");
         drained
+    }
+}
+
+/// Reads the settings' files and tests what is in them, without serving.
+///
+/// # Errors
+/// When a setting can't be used, or what is in its file.
+pub async fn check(config: &ServeConfig) -> Result<(), StartError> {
+    config.validate()?;
+    tls::install_provider();
+    Checked::read(config, Arc::default()).await.map(drop)
+}
+
+/// What the settings' files hold.
+struct Checked {
+    tls: Option<(Tls, Files)>,
+    policy: Policy,
+    policy_files: Option<Files>,
+    authenticator: Authenticator,
+    upkeep: Upkeep,
+}
+
+impl Checked {
+    async fn read(config: &ServeConfig, metrics: Arc<Metrics>) -> Result<Self, StartError> {
+        let tls = match config.tls.settings() {
+            Some(settings) => Some(Tls::read(settings).await.map_err(StartError::Tls)?),
+            None => None,
+        };
+        let (policy, policy_files) = match config.auth.policy_file.clone() {
+            None => (Policy::open(), None),
+            Some(path) => {
+                let read = Policy::read(path, config.auth.token_key_file.is_some()).await;
+                let (policy, files) = read.map_err(|problem| ConfigError {
+                    flag: "policy-file",
+                    problem,
+                })?;
+                (policy, Some(files))
+            }
+        };
+        let auth = config.auth.settings(config.reload_interval);
+        let (authenticator, upkeep) = Authenticator::new(auth, metrics).await?;
+        Ok(Self {
+            tls,
+            policy,
+            policy_files,
+            authenticator,
+            upkeep,
+        })
     }
 }
 

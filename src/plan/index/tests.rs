@@ -20,6 +20,7 @@ fn residual(filter: Predicate) -> Residual {
         filter: Some(filter),
         missing_image: MissingImage::Deliver,
         pre_images: false,
+        ..Residual::nothing()
     }
 }
 
@@ -277,6 +278,7 @@ fn residuals() -> impl Strategy<Value = Residual> {
                 MissingImage::Deliver
             },
             pre_images,
+            ..Residual::nothing()
         })
 }
 

@@ -18,6 +18,7 @@ fn residual(filter: Predicate) -> Residual {
         filter: Some(filter),
         missing_image: MissingImage::Drop,
         pre_images: false,
+        ..Residual::nothing()
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::{
     net::SocketAddr,
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -18,16 +19,18 @@ use crate::{
     admin::Admin,
     auth::Authenticator,
     config::{ConfigError, ServeConfig},
-    hub::Hub,
+    hub::{Hub, HubSettings},
     listen::{Hurry, Port},
     metrics::Metrics,
     pb,
     policy::Policy,
+    reload::Files,
     rpc::{Access, CallGuard, MAX_REQUEST_BYTES, SPARE_CALLS, WatchApi, WatchServiceServer},
     source::{
         Source as _, SourceError,
         mongo::{MongoSettings, MongoSource},
     },
+    wire::TokenKeys,
 };
 
 /// The service's name, as health checks ask for it.
@@ -60,6 +63,9 @@ pub enum StartError {
     /// A setting can't be used.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// The keys for tokens can't be used.
+    #[error("--token-key-file: {0}")]
+    TokenKeys(String),
     /// The connection string can't be used.
     #[error("--mongodb-uri: {0}")]
     Uri(SourceError),
@@ -101,6 +107,9 @@ impl App {
     /// When a setting can't be used or a port is taken.
     pub async fn start(config: ServeConfig) -> Result<Self, StartError> {
         config.validate()?;
+        let token_keys = token_keys(config.auth.token_key_file.as_deref())
+            .await
+            .map_err(StartError::TokenKeys)?;
         let metrics = Arc::new(Metrics::new());
         let source = MongoSource::new(&MongoSettings {
             uri: config.mongodb_uri.clone(),
@@ -115,7 +124,10 @@ impl App {
 
         let hub = Hub::new(
             Arc::new(source.clone()),
-            config.hub_settings(),
+            HubSettings {
+                token_keys,
+                ..config.hub_settings()
+            },
             Arc::clone(&metrics),
         );
         let drain = CancellationToken::new();
@@ -238,6 +250,17 @@ impl App {
         tracing::info!(drained, "shut down");
         drained
     }
+}
+
+/// Reads the keys that tokens are encrypted with, if a file holds any.
+async fn token_keys(file: Option<&Path>) -> Result<Option<Arc<TokenKeys>>, String> {
+    let Some(file) = file else {
+        return Ok(None);
+    };
+    let (_, contents) = Files::read("token_keys", vec![file.to_owned()]).await?;
+    let text = contents.concat();
+    let text = std::str::from_utf8(&text).map_err(|_| "it is not text".to_owned())?;
+    Ok(Some(Arc::new(TokenKeys::parse(text)?)))
 }
 
 async fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {

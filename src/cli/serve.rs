@@ -81,7 +81,9 @@ async fn check(config: &ServeConfig) -> ExitCode {
 fn refuse(error: &StartError) -> ExitCode {
     eprintln!("weir serve: {error}");
     match error {
-        StartError::Config(_) | StartError::Uri(_) => ExitCode::from(EXIT_USAGE),
+        StartError::Config(_) | StartError::Uri(_) | StartError::TokenKeys(_) => {
+            ExitCode::from(EXIT_USAGE)
+        }
         StartError::Listen { .. } | StartError::Reflection(_) => ExitCode::FAILURE,
     }
 }

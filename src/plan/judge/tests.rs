@@ -7,6 +7,7 @@ use crate::plan::Predicate;
 
 mod changed;
 mod crossing;
+mod guard;
 mod hostile;
 mod paths;
 mod values;

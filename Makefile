@@ -41,7 +41,7 @@ chart: $(CHART_PACKAGES) ## Test the Helm chart and lint the image's Dockerfile
 	@scripts/need cargo cc
 	@echo "building weir, which the chart's tests ask"
 	@cargo build --quiet --bin weir
-	@.venv/bin/python -m pytest -p no:cacheprovider tests/chart
+	@.venv/bin/python -m pytest tests/chart
 
 .PHONY: fuzz
 fuzz: ## Fuzz what reads bytes from outside, led by coverage (FUZZ_SECONDS=60 for each, FUZZ_TARGETS=event)

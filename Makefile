@@ -37,7 +37,7 @@ model: ## Run the hub's ring and hand-over under a model checker, in thousands o
 	@cargo test --features shuttle --lib hub::tests::model
 
 .PHONY: chart
-chart: $(CHART_PACKAGES) ## Test the Helm chart and lint the image's Dockerfile
+chart: $(DATABASE) $(CHART_PACKAGES) ## Test the Helm chart and lint the image's Dockerfile
 	@scripts/need cargo cc
 	@echo "building weir, which the chart's tests ask"
 	@cargo build --quiet --bin weir

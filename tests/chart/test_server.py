@@ -1,78 +1,34 @@
-"""The server takes what the chart gives it: `weir serve --check-config` with the container's own
-variables, arguments and files."""
+"""The server takes what the chart gives it, and its pods' probes and test work on it."""
 
-import base64
-import datetime
-import json
+import signal
 import subprocess
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from chart import GOOD, WEIR, Release, release, values, with_value
+from pods import ADMIN_TOKEN, PATIENCE, below, database, environment, lay, make_secrets, server, until
 
 
 @pytest.fixture(scope="module")
 def secrets():
-    """What the Secrets hold that the values name, by the folder that each is mounted at."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "weir")])
-    now = datetime.datetime.now(datetime.UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(minutes=5))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("weir")]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-        .public_bytes(serialization.Encoding.PEM)
-        .decode()
-    )
-    private = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    ).decode()
-    numbers = key.public_key().public_numbers()
-    point = {at: base64.urlsafe_b64encode(getattr(numbers, at).to_bytes(32)).rstrip(b"=").decode() for at in "xy"}
-    jwk = {"kty": "EC", "crv": "P-256", "alg": "ES256", "use": "sig", "kid": "one", **point}
-    return {
-        "tls": {"tls.crt": certificate, "tls.key": private},
-        "client-ca": {"ca.crt": certificate},
-        "jwks": {"jwks.json": json.dumps({"keys": [jwk]})},
-        "jwks-ca": {"ca.crt": certificate},
-        "api-keys": {"api-keys.yaml": "keys:\n  - {name: billing, sha256: " + "0" * 64 + "}\n"},
-        "token-keys": {"token-keys": base64.b64encode(bytes(32)).decode() + "\n"},
-        "admin-token": {"token": "a-token-of-some-length-0123456789\n"},
-        "mongodb": {"ca.crt": certificate},
-    }
+    return make_secrets()
+
+
+@pytest.fixture(scope="module")
+def uri(tmp_path_factory):
+    with database(tmp_path_factory.mktemp("database")) as uri:
+        yield uri
 
 
 def check(made, secrets, folder):
-    """Lays the files of the pod into a folder, and has the server check what it was given."""
-    volumes = {it["name"]: it for it in made.template["spec"].get("volumes", [])}
-    for mount in made.container.get("volumeMounts", []):
-        if not mount["mountPath"].startswith("/etc/weir/"):
-            continue
-        volume = volumes[mount["name"]]
-        contents = secrets.get(mount["name"], {})
-        for manifest in made.all("ConfigMap"):
-            if manifest["metadata"]["name"] == volume.get("configMap", {}).get("name"):
-                contents = manifest["data"]
-        for file, text in contents.items():
-            path = folder / mount["mountPath"].lstrip("/") / file
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text)
-    env = {}
-    for it in made.container["env"]:
-        value = it.get("value", "mongodb://127.0.0.1:1/?replicaSet=rs0")
-        env[it["name"]] = str(folder) + value if value.startswith("/etc/weir/") else value
+    """Has the server check what the pod gives it."""
+    lay(made, made.template, secrets, folder)
     arguments = [WEIR, *made.container["args"], "--check-config"]
+    env = environment(made, folder)
     return subprocess.run(arguments, capture_output=True, text=True, env=env, cwd=folder)
 
 
@@ -88,3 +44,69 @@ def test_the_server_refuses_what_the_chart_can_t_know_is_wrong(secrets, tmp_path
     ran = check(made, secrets, tmp_path)
     assert ran.returncode == 64
     assert "--upstream-grace" in ran.stderr
+
+
+def asks(probe, grpc, admin):
+    """Does what a kubelet does."""
+    if "httpGet" in probe:
+        try:
+            with urllib.request.urlopen(f"http://{admin}{probe['httpGet']['path']}", timeout=5) as answer:
+                return answer.status == 200
+        except urllib.error.HTTPError:
+            return False
+    call = f"http://{grpc}/grpc.health.v1.Health/Check"
+    data = '{"service": "%s"}' % probe["grpc"]["service"]
+    buf = Path(sys.executable).parent / "buf"
+    arguments = [buf, "curl", "--protocol", "grpc", "--http2-prior-knowledge", "--data", data, call]
+    ran = subprocess.run(arguments, capture_output=True, text=True)
+    return ran.returncode == 0 and '"SERVING"' in ran.stdout
+
+
+def try_out(made, secrets, folder, grpc):
+    """Runs the pod of helm test."""
+    (pod,) = made.all("Pod")
+    (container,) = pod["spec"]["containers"]
+    lay(made, pod, secrets, folder)
+    arguments = [below(folder, it) for it in container["args"]]
+    at = arguments.index("--server") + 1
+    arguments[at] = arguments[at].split("://")[0] + "://" + grpc
+    limit = pod["spec"]["activeDeadlineSeconds"]
+    return subprocess.run([WEIR, *arguments], capture_output=True, text=True, env={}, timeout=limit)
+
+
+@pytest.mark.parametrize("name", ["insecure", "mesh", "full"])
+def test_probes_and_helm_test_pass_on_the_server_that_the_chart_starts(name, secrets, uri, tmp_path):
+    made = Release(with_value(values(name), "test.scope", "shop.orders"))
+    with server(made, secrets, tmp_path, uri) as (running, grpc, admin):
+        for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
+            until(probe, lambda: asks(made.container[probe], grpc, admin))
+        tried = try_out(made, secrets, tmp_path / "test", grpc)
+        assert tried.returncode == 0, tried.stderr
+        monitor = made.all("ServiceMonitor")
+        if monitor:
+            assert not asks({"httpGet": {"path": "/metrics"}}, grpc, admin)
+            request = urllib.request.Request(f"http://{admin}/metrics", headers={"Authorization": f"Bearer {ADMIN_TOKEN}"})
+            with urllib.request.urlopen(request, timeout=5) as answer:
+                assert b"weir_watches{" in answer.read()
+        running.send_signal(signal.SIGTERM)
+        grace = made.template["spec"]["terminationGracePeriodSeconds"]
+        assert running.wait(timeout=grace) == 0
+
+
+def test_a_server_that_mongodb_does_not_answer_lives_and_is_not_ready(secrets, tmp_path):
+    made = release("insecure")
+    away = "mongodb://127.0.0.1:1/?directConnection=true"
+    with server(made, secrets, tmp_path, away) as (_, grpc, admin):
+        assert asks(made.container["startupProbe"], grpc, admin)
+        assert asks(made.container["livenessProbe"], grpc, admin)
+        assert not asks(made.container["readinessProbe"], grpc, admin)
+
+
+def test_helm_test_fails_where_the_server_can_t_serve(secrets, uri, tmp_path):
+    made = Release(with_value(values("insecure"), "test.scope", "shop.orders"))
+    away = "mongodb://127.0.0.1:1/?directConnection=true"
+    with server(made, secrets, tmp_path, away) as (_, grpc, _):
+        assert try_out(made, secrets, tmp_path / "test", grpc).returncode == 1
+    # Nobody listens there any more.
+    assert try_out(made, secrets, tmp_path / "test", grpc).returncode == 1
+    assert PATIENCE < made.all("Pod")[0]["spec"]["activeDeadlineSeconds"]

@@ -459,6 +459,14 @@ def test_helm_test_watches_as_a_client_does():
     assert release("insecure").all("Pod") == []
 
 
+def test_helm_test_ends_though_a_sidecar_runs_beside_it():
+    istio, linkerd = (release(name).all("Pod")[0]["metadata"] for name in ("mesh", "linkerd"))
+    assert istio["labels"]["sidecar.istio.io/inject"] == "true"
+    assert istio["annotations"]["sidecar.istio.io/nativeSidecar"] == "true"
+    assert linkerd["annotations"]["linkerd.io/inject"] == "enabled"
+    assert linkerd["annotations"]["config.alpha.linkerd.io/proxy-enable-native-sidecar"] == "true"
+
+
 def test_the_notes_name_what_there_is(made):
     notes = made.notes
     services = {it["metadata"]["name"]: it for it in made.all("Service")}

@@ -93,6 +93,8 @@ catalogue! {
         "TLS handshakes that came to an end: ok, timeout, refused_by_client, certificate_missing, certificate_refused, protocol, closed.";
     TLS_CERTIFICATE_EXPIRY: "gauge", "weir_tls_certificate_expiry_timestamp_seconds", [],
         "When the server's certificate that is in force expires, in seconds since 1970; left out without TLS.";
+    AUTHENTICATIONS: "counter", "weir_authentications_total", ["method", "result"],
+        "Calls of which it was asked who makes them, by what was shown (jwt, key, cert, none) and result (ok, missing, invalid, expired, unavailable).";
     RELOADS: "counter", "weir_reloads_total", ["what", "result"],
         "Files read again after a change, by what they hold (tls, api_keys, jwks, policy, token_keys) and result (ok, failed).";
 }
@@ -120,6 +122,7 @@ pub struct Metrics {
     ended: Mutex<HashMap<(&'static str, &'static str), Counter>>,
     rejections: Mutex<HashMap<&'static str, Counter>>,
     reloads: Mutex<HashMap<(&'static str, &'static str), Counter>>,
+    authentications: Mutex<HashMap<(&'static str, &'static str), Counter>>,
     handshakes: Mutex<HashMap<&'static str, Counter>>,
     /// `weir_watches_started_total`
     pub watches_started: Counter,
@@ -186,6 +189,7 @@ impl Metrics {
             ended: Mutex::default(),
             rejections: Mutex::default(),
             reloads: Mutex::default(),
+            authentications: Mutex::default(),
             handshakes: Mutex::default(),
             watches_started: built.watches_started,
             watch_duration: built.watch_duration,
@@ -288,6 +292,15 @@ impl Metrics {
             (what, result),
             || metrics::counter!(RELOADS, "what" => what, "result" => result),
         )
+    }
+
+    /// `weir_authentications_total`; both labels are of closed sets.
+    pub fn authenticated(&self, method: &'static str, result: &'static str) {
+        self.labelled(
+            &self.authentications,
+            (method, result),
+            || metrics::counter!(AUTHENTICATIONS, "method" => method, "result" => result),
+        );
     }
 
     /// Counts an open watch in its stage until it is dropped.

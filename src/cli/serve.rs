@@ -6,11 +6,10 @@ use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
-    app::{App, StartError},
+    app::{self, App, StartError},
     cli::{EXIT_USAGE, log},
     config::{LogConfig, ServeConfig},
     source::mongo::{MongoSettings, MongoSource},
-    tls::Tls,
 };
 
 /// Serve Watch streams from a MongoDB deployment.
@@ -66,15 +65,11 @@ async fn check(config: &ServeConfig) -> ExitCode {
         server_selection_timeout: config.server_selection_timeout,
         reply_timeout: config.upstream_reply_timeout,
     };
-    let checked = async {
-        config.validate()?;
-        if let Some(settings) = config.tls.settings() {
-            Tls::read(settings).await.map_err(StartError::Tls)?;
-        }
-        let source = MongoSource::new(&settings).await;
-        source.map_err(StartError::Uri)
+    let checked = match app::check(config).await {
+        Ok(()) => MongoSource::new(&settings).await.map_err(StartError::Uri),
+        Err(error) => Err(error),
     };
-    match checked.await {
+    match checked {
         Ok(_) => {
             println!("the settings can be used");
             ExitCode::SUCCESS
@@ -86,9 +81,11 @@ async fn check(config: &ServeConfig) -> ExitCode {
 fn refuse(error: &StartError) -> ExitCode {
     eprintln!("weir serve: {error}");
     match error {
-        StartError::Config(_) | StartError::Uri(_) | StartError::Tls(_) => {
-            ExitCode::from(EXIT_USAGE)
-        }
+        StartError::Config(_)
+        | StartError::Uri(_)
+        | StartError::Tls(_)
+        | StartError::Auth(_)
+        | StartError::TokenKeys(_) => ExitCode::from(EXIT_USAGE),
         StartError::Listen { .. } | StartError::Reflection(_) => ExitCode::FAILURE,
     }
 }

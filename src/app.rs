@@ -16,19 +16,23 @@ use tonic_health::{ServingStatus, server::HealthReporter};
 
 use crate::{
     admin::Admin,
-    auth::Authenticator,
+    auth::{Authenticator, SetupError},
     config::{AuthConfig, ConfigError, ServeConfig},
     hub::Hub,
-    listen::{Hurry, Port},
+    listen::{Handshakes, Hurry, Port},
     metrics::Metrics,
     pb,
     policy::Policy,
     reload::Files,
-    rpc::{Access, CallGuard, MAX_REQUEST_BYTES, SPARE_CALLS, WatchApi, WatchServiceServer},
+    rpc::{
+        Access, CallGuard, CallerGuard, MAX_REQUEST_BYTES, SPARE_CALLS, WatchApi,
+        WatchServiceServer,
+    },
     source::{
         Source as _, SourceError,
         mongo::{MongoSettings, MongoSource},
     },
+    tls::{self, Tls},
 };
 
 /// The service's name, as health checks ask for it.
@@ -64,6 +68,12 @@ pub enum StartError {
     /// The connection string can't be used.
     #[error("--mongodb-uri: {0}")]
     Uri(SourceError),
+    /// Certificates can't be used.
+    #[error("{0}")]
+    Tls(String),
+    /// Nobody could be asked who they are.
+    #[error(transparent)]
+    Auth(#[from] SetupError),
     /// A port can't be listened on.
     #[error("can't listen on {address}: {error}")]
     Listen {
@@ -102,8 +112,15 @@ impl App {
     /// When a setting can't be used or a port is taken.
     pub async fn start(config: ServeConfig) -> Result<Self, StartError> {
         config.validate()?;
+        tls::install_provider();
+        let tls = match config.tls.settings() {
+            Some(settings) => Some(Tls::read(settings).await.map_err(StartError::Tls)?),
+            None => None,
+        };
         let (policy, policy_files) = read_policy(&config.auth).await?;
         let metrics = Arc::new(Metrics::new());
+        let auth = config.auth.settings(config.reload_interval);
+        let (authenticator, auth_upkeep) = Authenticator::new(auth, Arc::clone(&metrics)).await?;
         let source = MongoSource::new(&MongoSettings {
             uri: config.mongodb_uri.clone(),
             min_pool_capacity: config.pool_capacity(),
@@ -132,12 +149,12 @@ impl App {
         let (health, health_service) = tonic_health::server::health_reporter();
         set_serving(&health, ServingStatus::NotServing).await;
         let access = Access {
-            authenticator: Authenticator::anonymous(),
+            authenticator,
             policy: policy.clone(),
         };
         let api = WatchApi::new(
             hub.clone(),
-            access,
+            access.clone(),
             Arc::clone(&metrics),
             config.service_limits(),
             drain.clone(),
@@ -153,6 +170,7 @@ impl App {
         let v1alpha = reflection().build_v1alpha()?;
         let router = server(&config)
             .layer(guard)
+            .layer(CallerGuard::new(access.clone()))
             .add_service(watching)
             .add_service(health_service)
             .add_service(v1.max_decoding_message_size(MAX_SIDE_REQUEST_BYTES))
@@ -162,7 +180,18 @@ impl App {
             let keepalive = config.http2_keepalive_interval;
             Port::new(listener, max, patience, keepalive, Arc::clone(&metrics))
         };
-        let incoming = port(grpc_listener, config.max_connections, Hurry::Greet).connections();
+        let handshakes = tls.map(|(tls, files)| {
+            let tls = Arc::new(tls);
+            let (followed, interval) = (Arc::clone(&tls), config.reload_interval);
+            let (metrics, stop) = (Arc::clone(&metrics), stop.clone());
+            tokio::spawn(async move {
+                let following = followed.follow(files, interval, &metrics);
+                stop.run_until_cancelled(following).await;
+            });
+            Handshakes::new(tls, config.tls.max_handshakes)
+        });
+        let port_of_grpc = port(grpc_listener, config.max_connections, Hurry::Greet);
+        let incoming = port_of_grpc.connections(handshakes);
         let admin_port = port(admin_listener, MAX_ADMIN_CONNECTIONS, Hurry::End);
 
         tokio::spawn(serve_admin(admin_port, admin, stop.clone()));
@@ -175,6 +204,7 @@ impl App {
             });
         }
         tokio::spawn(watch_oplog(hub.clone(), stop.clone()));
+        tokio::spawn(stop.clone().run_until_cancelled_owned(auth_upkeep.run()));
         tokio::spawn(await_first_contact(
             source.clone(),
             health.clone(),
@@ -187,10 +217,11 @@ impl App {
                 tracing::error!(%error, "the gRPC server failed");
             }
         });
-        if !grpc_addr.ip().is_loopback() {
+        if let Some(missing) = config.missing_beyond_loopback() {
             tracing::warn!(
                 address = %grpc_addr,
-                "serving without encryption or authentication beyond this machine, as --allow-insecure says"
+                missing,
+                "serving beyond this machine without what is missing, as --allow-insecure says"
             );
         }
         tracing::info!(grpc = %grpc_addr, admin = %admin_addr, "listening");
@@ -255,6 +286,11 @@ impl App {
 /// When a setting can't be used, or what is in its file.
 pub async fn check(config: &ServeConfig) -> Result<(), StartError> {
     config.validate()?;
+    if let Some(settings) = config.tls.settings() {
+        Tls::read(settings).await.map_err(StartError::Tls)?;
+    }
+    let auth = config.auth.settings(config.reload_interval);
+    Authenticator::new(auth, Arc::default()).await?;
     read_policy(&config.auth).await?;
     Ok(())
 }

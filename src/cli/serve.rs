@@ -65,11 +65,12 @@ async fn check(config: &ServeConfig) -> ExitCode {
         server_selection_timeout: config.server_selection_timeout,
         reply_timeout: config.upstream_reply_timeout,
     };
-    let checked = match app::check(config).await {
-        Ok(()) => MongoSource::new(&settings).await.map_err(StartError::Uri),
-        Err(error) => Err(error),
+    let checked = async {
+        app::check(config).await?;
+        let source = MongoSource::new(&settings).await;
+        source.map_err(StartError::Uri)
     };
-    match checked {
+    match checked.await {
         Ok(_) => {
             println!("the settings can be used");
             ExitCode::SUCCESS
@@ -81,7 +82,9 @@ async fn check(config: &ServeConfig) -> ExitCode {
 fn refuse(error: &StartError) -> ExitCode {
     eprintln!("weir serve: {error}");
     match error {
-        StartError::Config(_) | StartError::Uri(_) => ExitCode::from(EXIT_USAGE),
+        StartError::Config(_) | StartError::Uri(_) | StartError::Tls(_) | StartError::Auth(_) => {
+            ExitCode::from(EXIT_USAGE)
+        }
         StartError::Listen { .. } | StartError::Reflection(_) => ExitCode::FAILURE,
     }
 }

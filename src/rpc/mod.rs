@@ -1,6 +1,7 @@
 //! The gRPC service: validates a request, subscribes to a feed, and streams.
 
 mod batch;
+mod callers;
 mod calls;
 mod codec;
 mod deadline;
@@ -36,7 +37,7 @@ use tonic::{Request, Response, Status};
 use tracing::Instrument as _;
 
 use crate::{
-    auth::{Authenticator, Principal},
+    auth::{Authenticator, Peer, Principal},
     error::Error,
     hub::Hub,
     metrics::{Metrics, Stage},
@@ -54,6 +55,7 @@ use server_info::{ServerInfo, Told};
 use stream::{Hold, WatchStream};
 use tenure::Tenure;
 
+pub use callers::{CallerGuard, Known};
 pub use calls::{CallGuard, Guarded, SPARE_CALLS};
 pub use codec::{FrameCodec, InfoCodec};
 pub use glue::watch_service_server::WatchServiceServer;
@@ -245,9 +247,10 @@ impl WatchService for WatchApi {
         request: Request<pb::WatchRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
         let deadline = deadline::of(request.metadata());
-        let peer = request.remote_addr();
-        let principal = caller(&request);
-        let outcome = Outcome::begin(Arc::clone(&self.metrics), peer);
+        let peer = request.extensions().get::<Peer>();
+        let peer = peer.and_then(|peer| peer.address);
+        let principal = caller(&request)?;
+        let outcome = Outcome::begin(Arc::clone(&self.metrics), peer, &principal);
         let span = outcome.span().clone();
         let opened = self
             .open(principal, request.into_inner(), deadline, outcome)
@@ -260,10 +263,8 @@ impl WatchService for WatchApi {
 
     async fn get_server_info(
         &self,
-        request: Request<pb::GetServerInfoRequest>,
+        _request: Request<pb::GetServerInfoRequest>,
     ) -> Result<Response<pb::GetServerInfoResponse>, Status> {
-        let admitted = self.access.policy.admit(&caller(&request));
-        admitted.map_err(|error| error.into_status(""))?;
         let failed = |error: SourceError| {
             tracing::warn!(code = error.code, %error, "mongodb does not tell about itself");
             Error::from(&error).into_status("")
@@ -294,9 +295,9 @@ impl WatchService for WatchApi {
 }
 
 /// Who calls, as the layer that asks has put it there.
-fn caller<T>(request: &Request<T>) -> Arc<Principal> {
+fn caller<T>(request: &Request<T>) -> Result<Arc<Principal>, Status> {
     let principal = request.extensions().get::<Arc<Principal>>().cloned();
-    principal.unwrap_or_else(|| Arc::new(Principal::anonymous()))
+    principal.ok_or_else(|| Error::Internal.into_status(""))
 }
 
 fn to_pb(time: ClusterTime) -> pb::ClusterTime {

@@ -22,6 +22,7 @@
 
 mod admin;
 mod binary;
+pub mod certificates;
 mod database;
 mod database_process;
 mod eventually;

@@ -20,6 +20,7 @@ use super::output::Output;
 use super::printer::Printer;
 use super::resume_file::ResumeFile;
 use super::text::{causes, say, seconds, visible};
+use super::tls;
 use crate::pb;
 use crate::pb::watch_request::Start;
 use crate::pb::watch_service_client::WatchServiceClient;
@@ -79,8 +80,8 @@ pub(super) struct Watcher {
     token: Option<Bytes>,
     /// The changes printed so far.
     printed: u64,
-    /// Whether any connection has been made.
-    was_connected: bool,
+    /// Whether the watch has ever been open.
+    was_open: bool,
 }
 
 impl Watcher {
@@ -110,7 +111,7 @@ impl Watcher {
             backoff: Backoff::default(),
             token,
             printed: 0,
-            was_connected: false,
+            was_open: false,
         }
     }
 
@@ -142,7 +143,7 @@ impl Watcher {
                 Stop::Lost { why, after } => (why, after),
             };
             let wait = self.backoff.next_wait(after);
-            let place = match (&self.token, self.was_connected) {
+            let place = match (&self.token, self.was_open) {
                 (Some(_), _) => ", from the last token",
                 (None, true) => ", from the start asked for",
                 (None, false) => "",
@@ -161,7 +162,6 @@ impl Watcher {
             Ok(client) => client,
             Err(stop) => return stop,
         };
-        self.was_connected = true;
         let mut request = self.request.clone();
         if let Some(token) = &self.token {
             request.start = Some(Start::ResumeToken(token.clone()));
@@ -179,7 +179,13 @@ impl Watcher {
             answer.await
         };
         match timeout(OPEN_WITHIN, opening).await {
-            Ok(Ok(response)) => self.read(response.into_inner()).await,
+            Ok(Ok(response)) => {
+                self.was_open = true;
+                self.read(response.into_inner()).await
+            }
+            Ok(Err(status)) if let Some(why) = tls::advice(&status) => {
+                self.refused(format!("{server} did not open the watch: {why}"))
+            }
             Ok(Err(status)) => {
                 self.ended_with(&status, &format!("{server} did not open the watch"))
             }
@@ -192,16 +198,13 @@ impl Watcher {
 
     async fn connect(&self) -> Result<WatchServiceClient<Channel>, Stop> {
         let server = &self.args.server.0;
-        let endpoint = Endpoint::from_shared(server.clone())
-            .map_err(|error| Stop::Failed(format!("{server}: {}", causes(&error))))?
-            .connect_timeout(CONNECT_WITHIN)
-            .tcp_nodelay(true)
-            .http2_keep_alive_interval(PING_EVERY)
-            .keep_alive_timeout(PING_ANSWERED_WITHIN)
-            .keep_alive_while_idle(true);
-        let channel = endpoint.connect().await.map_err(|error| Stop::Lost {
-            why: format!("cannot reach {server} ({})", visible(&causes(&error))),
-            after: None,
+        let endpoint = endpoint(&self.args).map_err(|why| self.refused(why))?;
+        let channel = endpoint.connect().await.map_err(|error| {
+            let why = format!("cannot reach {server} ({})", visible(&causes(&error)));
+            match tls::advice(&error) {
+                Some(advice) => self.refused(format!("{why}: {advice}")),
+                None => Stop::Lost { why, after: None },
+            }
         })?;
         let asked_for = match self.request.max_message_bytes {
             0 => DEFAULT_MESSAGE_BYTES,
@@ -300,6 +303,16 @@ impl Watcher {
         reached_limit.then_some(Stop::End(End::Limit))
     }
 
+    /// What certificates have brought to its end before it began is for the user to put right; later,
+    /// somebody may just be changing them.
+    fn refused(&self, why: String) -> Stop {
+        if self.was_open {
+            Stop::Lost { why, after: None }
+        } else {
+            Stop::Failed(why)
+        }
+    }
+
     fn ended_with(&self, status: &Status, what: &str) -> Stop {
         match judge(status) {
             Verdict::Retry { why, after } => Stop::Lost {
@@ -328,6 +341,19 @@ impl Watcher {
     fn save(&mut self) -> io::Result<()> {
         self.resume_file.as_mut().map_or(Ok(()), ResumeFile::write)
     }
+}
+
+/// How the server is reached, as the command line has it and the files that it names hold now.
+pub(super) fn endpoint(args: &WatchArgs) -> Result<Endpoint, String> {
+    let server = &args.server.0;
+    let endpoint = Endpoint::from_shared(server.clone())
+        .map_err(|error| format!("{server}: {}", causes(&error)))?
+        .connect_timeout(CONNECT_WITHIN)
+        .tcp_nodelay(true)
+        .http2_keep_alive_interval(PING_EVERY)
+        .keep_alive_timeout(PING_ANSWERED_WITHIN)
+        .keep_alive_while_idle(true);
+    args.tls.apply(&args.server, endpoint)
 }
 
 /// The server speaks at least once every progress interval. Twice that, and time for a slow

@@ -23,6 +23,7 @@ mod resume_file;
 mod samples;
 pub mod scope;
 mod text;
+mod tls;
 pub mod token;
 pub mod where_clause;
 
@@ -49,6 +50,9 @@ pub async fn run(args: WatchArgs) -> ExitCode {
         Ok(request) => request,
         Err(why) => return refuse(&why),
     };
+    if let Err(why) = client::endpoint(&args) {
+        return refuse(&why);
+    }
     let resume_file = match &args.resume_file {
         None => None,
         Some(path) => match ResumeFile::open(path.clone(), &args.scope()) {

@@ -16,8 +16,8 @@ use tonic_health::{ServingStatus, server::HealthReporter};
 
 use crate::{
     admin::Admin,
-    auth::{Authenticator, SetupError},
-    config::{AuthConfig, ConfigError, ServeConfig},
+    auth::{Authenticator, SetupError, Upkeep},
+    config::{ConfigError, ServeConfig},
     hub::Hub,
     listen::{Handshakes, Hurry, Port},
     metrics::Metrics,
@@ -113,14 +113,8 @@ impl App {
     pub async fn start(config: ServeConfig) -> Result<Self, StartError> {
         config.validate()?;
         tls::install_provider();
-        let tls = match config.tls.settings() {
-            Some(settings) => Some(Tls::read(settings).await.map_err(StartError::Tls)?),
-            None => None,
-        };
-        let (policy, policy_files) = read_policy(&config.auth).await?;
         let metrics = Arc::new(Metrics::new());
-        let auth = config.auth.settings(config.reload_interval);
-        let (authenticator, auth_upkeep) = Authenticator::new(auth, Arc::clone(&metrics)).await?;
+        let checked = Checked::read(&config, Arc::clone(&metrics)).await?;
         let source = MongoSource::new(&MongoSettings {
             uri: config.mongodb_uri.clone(),
             min_pool_capacity: config.pool_capacity(),
@@ -149,8 +143,8 @@ impl App {
         let (health, health_service) = tonic_health::server::health_reporter();
         set_serving(&health, ServingStatus::NotServing).await;
         let access = Access {
-            authenticator,
-            policy: policy.clone(),
+            authenticator: checked.authenticator,
+            policy: checked.policy.clone(),
         };
         let api = WatchApi::new(
             hub.clone(),
@@ -170,7 +164,7 @@ impl App {
         let v1alpha = reflection().build_v1alpha()?;
         let router = server(&config)
             .layer(guard)
-            .layer(CallerGuard::new(access.clone()))
+            .layer(CallerGuard::new(access))
             .add_service(watching)
             .add_service(health_service)
             .add_service(v1.max_decoding_message_size(MAX_SIDE_REQUEST_BYTES))
@@ -180,7 +174,7 @@ impl App {
             let keepalive = config.http2_keepalive_interval;
             Port::new(listener, max, patience, keepalive, Arc::clone(&metrics))
         };
-        let handshakes = tls.map(|(tls, files)| {
+        let handshakes = checked.tls.map(|(tls, files)| {
             let tls = Arc::new(tls);
             let (followed, interval) = (Arc::clone(&tls), config.reload_interval);
             let (metrics, stop) = (Arc::clone(&metrics), stop.clone());
@@ -196,7 +190,8 @@ impl App {
 
         tokio::spawn(serve_admin(admin_port, admin, stop.clone()));
         tokio::spawn(keep_up(Arc::clone(&metrics), stop.clone()));
-        if let Some(files) = policy_files {
+        if let Some(files) = checked.policy_files {
+            let policy = checked.policy;
             let (interval, stop) = (config.reload_interval, stop.clone());
             tokio::spawn(async move {
                 let follow = policy.follow(files, interval, &metrics);
@@ -204,7 +199,7 @@ impl App {
             });
         }
         tokio::spawn(watch_oplog(hub.clone(), stop.clone()));
-        tokio::spawn(stop.clone().run_until_cancelled_owned(auth_upkeep.run()));
+        tokio::spawn(stop.clone().run_until_cancelled_owned(checked.upkeep.run()));
         tokio::spawn(await_first_contact(
             source.clone(),
             health.clone(),
@@ -286,25 +281,46 @@ impl App {
 /// When a setting can't be used, or what is in its file.
 pub async fn check(config: &ServeConfig) -> Result<(), StartError> {
     config.validate()?;
-    if let Some(settings) = config.tls.settings() {
-        Tls::read(settings).await.map_err(StartError::Tls)?;
-    }
-    let auth = config.auth.settings(config.reload_interval);
-    Authenticator::new(auth, Arc::default()).await?;
-    read_policy(&config.auth).await?;
-    Ok(())
+    tls::install_provider();
+    Checked::read(config, Arc::default()).await.map(drop)
 }
 
-async fn read_policy(auth: &AuthConfig) -> Result<(Policy, Option<Files>), StartError> {
-    let Some(path) = auth.policy_file.clone() else {
-        return Ok((Policy::open(), None));
-    };
-    let read = Policy::read(path, auth.token_key_file.is_some()).await;
-    let (policy, files) = read.map_err(|problem| ConfigError {
-        flag: "policy-file",
-        problem,
-    })?;
-    Ok((policy, Some(files)))
+/// What the settings' files hold.
+struct Checked {
+    tls: Option<(Tls, Files)>,
+    policy: Policy,
+    policy_files: Option<Files>,
+    authenticator: Authenticator,
+    upkeep: Upkeep,
+}
+
+impl Checked {
+    async fn read(config: &ServeConfig, metrics: Arc<Metrics>) -> Result<Self, StartError> {
+        let tls = match config.tls.settings() {
+            Some(settings) => Some(Tls::read(settings).await.map_err(StartError::Tls)?),
+            None => None,
+        };
+        let (policy, policy_files) = match config.auth.policy_file.clone() {
+            None => (Policy::open(), None),
+            Some(path) => {
+                let read = Policy::read(path, config.auth.token_key_file.is_some()).await;
+                let (policy, files) = read.map_err(|problem| ConfigError {
+                    flag: "policy-file",
+                    problem,
+                })?;
+                (policy, Some(files))
+            }
+        };
+        let auth = config.auth.settings(config.reload_interval);
+        let (authenticator, upkeep) = Authenticator::new(auth, metrics).await?;
+        Ok(Self {
+            tls,
+            policy,
+            policy_files,
+            authenticator,
+            upkeep,
+        })
+    }
 }
 
 async fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {

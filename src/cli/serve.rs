@@ -65,12 +65,11 @@ async fn check(config: &ServeConfig) -> ExitCode {
         server_selection_timeout: config.server_selection_timeout,
         reply_timeout: config.upstream_reply_timeout,
     };
-    let checked = async {
-        app::check(config).await?;
-        let source = MongoSource::new(&settings).await;
-        source.map_err(StartError::Uri)
+    let checked = match app::check(config).await {
+        Ok(()) => MongoSource::new(&settings).await.map_err(StartError::Uri),
+        Err(error) => Err(error),
     };
-    match checked.await {
+    match checked {
         Ok(_) => {
             println!("the settings can be used");
             ExitCode::SUCCESS

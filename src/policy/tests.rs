@@ -41,7 +41,7 @@ fn principal(text: &str, claims: serde_json::Value) -> Principal {
         method,
         name: name.to_owned(),
         claims,
-        expires: None,
+        ..Principal::anonymous()
     }
 }
 

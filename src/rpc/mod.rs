@@ -294,7 +294,7 @@ impl WatchService for WatchApi {
     }
 }
 
-/// Who calls, as the layer that asks has put it there.
+/// Who calls, as the layer that asks has put it there. Without that layer nobody is served.
 fn caller<T>(request: &Request<T>) -> Result<Arc<Principal>, Status> {
     let principal = request.extensions().get::<Arc<Principal>>().cloned();
     principal.ok_or_else(|| Error::Internal.into_status(""))

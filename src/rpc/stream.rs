@@ -174,8 +174,18 @@ impl WatchStream {
     /// Ends the watch if its caller may not watch any longer, or it has become too old.
     fn look_at_tenure(&mut self) {
         let is_over = matches!(self.ending, Some(Ending::Done));
-        if !is_over && let Some(error) = self.hold.tenure.look(&self.watch) {
+        if is_over {
+            return;
+        }
+        if let Some(error) = self.hold.tenure.look(&self.watch) {
             self.cut_in(error);
+            return;
+        }
+        // Its end may have become known only now.
+        let now = Instant::now();
+        let next = self.hold.tenure.next_look(now);
+        if next.is_some_and(|next| next < self.timer.deadline()) {
+            self.set_timer(now);
         }
     }
 

@@ -300,7 +300,7 @@ impl WatchStream {
         let mut batch = Batch::new(&self.watch);
         let mut next = Some(run);
         while let Some(run) = next.take() {
-            let Filled { count, full } = match batch.fill(&run, &mut self.token) {
+            let Filled { count, full } = match batch.fill(&run, &self.watch.view, &mut self.token) {
                 Ok(filled) => filled,
                 Err(error) => return self.malformed(&error),
             };

@@ -60,10 +60,10 @@ impl Jwts {
     }
 
     /// Puts keys in force, and gives whether they are others than before.
-    pub(super) fn put(&self, keys: KeySet) -> bool {
-        let is_new = self.keys.load().as_ref().is_none_or(|it| !it.equals(&keys));
+    pub(super) fn put(&self, keys: &Arc<KeySet>) -> bool {
+        let is_new = self.keys.load().as_ref().is_none_or(|it| !it.equals(keys));
         if is_new {
-            self.keys.store(Some(Arc::new(keys)));
+            self.keys.store(Some(Arc::clone(keys)));
         }
         is_new
     }

@@ -141,6 +141,19 @@ impl Policy {
         self.0.moved.send_modify(|count| *count += 1);
     }
 
+    /// The policy of a text.
+    #[cfg(test)]
+    pub(crate) fn of_text(yaml: &str) -> Self {
+        let rules = file::read(yaml.as_bytes(), true).expect("a policy");
+        Self::of(Some(rules), true)
+    }
+
+    /// Puts that of a text in force.
+    #[cfg(test)]
+    pub(crate) fn replace_by_text(&self, yaml: &str) {
+        self.replace(file::read(yaml.as_bytes(), true).expect("a policy"));
+    }
+
     /// Whether any rule is for this principal. Whoever none is for is told nothing at all.
     ///
     /// # Errors

@@ -22,11 +22,14 @@
 
 mod admin;
 mod binary;
+pub mod certificates;
 mod database;
 mod database_process;
 mod eventually;
 pub mod exposition;
 mod failpoint;
+pub mod guarded;
+pub mod issuer;
 pub mod ledger;
 pub mod orders;
 mod process;
@@ -34,6 +37,7 @@ mod proxy;
 mod server;
 pub mod stand_in;
 mod tally;
+pub mod tokens;
 mod tools;
 mod watching;
 
@@ -43,6 +47,7 @@ pub use database::Database;
 pub use database_process::DatabaseOptions;
 pub use eventually::{PATIENCE, eventually, within};
 pub use failpoint::FailCommand;
+pub use guarded::Guarded;
 pub use process::ChildProcess;
 pub use proxy::{Direction, Mode, Proxy, Side};
 pub use server::Weir;

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use bytes::{Bytes, BytesMut};
 use prost::Message as _;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Status, Streaming};
+use tonic::{IntoRequest, Status, Streaming};
 use tonic_types::{ErrorInfo, StatusExt as _};
 use weir::pb;
 use weir::pb::watch_response::Kind;
@@ -36,7 +36,7 @@ impl Watching {
     /// Sends the request and awaits `Opened`.
     pub async fn open(
         client: &mut WatchServiceClient<Channel>,
-        request: pb::WatchRequest,
+        request: impl IntoRequest<pb::WatchRequest>,
     ) -> Result<Self, Status> {
         let response = within("an answer to Watch", client.watch(request)).await?;
         let headers = response.metadata().clone();
@@ -59,7 +59,7 @@ impl Watching {
 
     /// Opens a watch on a connection of its own that takes next to nothing until it is read: 32 KiB,
     /// and what HTTP/2 holds back for it on Weir's side, 400 KiB.
-    pub async fn narrow(address: SocketAddr, request: pb::WatchRequest) -> Self {
+    pub async fn narrow(address: SocketAddr, request: impl IntoRequest<pb::WatchRequest>) -> Self {
         let endpoint = Endpoint::from_shared(format!("http://{address}"));
         let endpoint = endpoint
             .expect("an address makes a URI")

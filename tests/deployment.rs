@@ -108,7 +108,10 @@ fn the_unit_leaves_room_for_what_the_settings_ask_for() {
 
     let limit: bytesize::ByteSize = environment["WEIR_MEMORY_LIMIT"].parse().expect("a size");
     assert_eq!(limit, defaults.memory_limit);
-    let most: bytesize::ByteSize = unit["MemoryMax"].replace('G', "GiB").parse().expect("a size");
+    let most: bytesize::ByteSize = unit["MemoryMax"]
+        .replace('G', "GiB")
+        .parse()
+        .expect("a size");
     assert!(most.as_u64() >= 2 * limit.as_u64() + (1 << 30));
 }
 

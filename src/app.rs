@@ -299,6 +299,7 @@ struct Checked {
     token_keys: Option<Arc<TokenKeys>>,
     policy: Policy,
     policy_files: Option<Files>,
+    token_keys: Option<Arc<TokenKeys>>,
     authenticator: Authenticator,
     upkeep: Upkeep,
 }
@@ -330,6 +331,7 @@ impl Checked {
             token_keys,
             policy,
             policy_files,
+            token_keys,
             authenticator,
             upkeep,
         })

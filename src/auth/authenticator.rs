@@ -310,7 +310,7 @@ impl Upkeep {
             }
         };
         tokio::join!(follow_keys, follow_key_set);
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }
 

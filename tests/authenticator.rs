@@ -303,6 +303,10 @@ async fn every_bad_token_is_refused() {
             "another issuer",
             signed(json!({"iss": "https://issuer.example/"})),
         ),
+        (
+            "a list of issuers",
+            signed(json!({"iss": [ISSUER, "other"]})),
+        ),
         ("no issuer", signed(json!({"iss": null}))),
         ("an issuer of no text", signed(json!({"iss": 1}))),
         ("another audience", signed(json!({"aud": "weir2"}))),
@@ -709,9 +713,11 @@ async fn a_server_whose_issuer_is_away_at_the_start_takes_tokens_once_it_is_ther
     server.set(Answer::Keys(key_set(&[&key])));
     // By itself, within its pauses, which begin at a second.
     eventually("the keys are there", async || {
-        asking.bearer(&token).await.is_ok()
+        let text = asking.metrics.render(&weir::metrics::Readings::default());
+        text.contains(r#"weir_reloads_total{what="jwks",result="ok"} 1"#)
     })
     .await;
+    asking.bearer(&token).await.expect("a good one");
 }
 
 #[tokio::test]

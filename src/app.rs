@@ -299,7 +299,6 @@ struct Checked {
     token_keys: Option<Arc<TokenKeys>>,
     policy: Policy,
     policy_files: Option<Files>,
-    token_keys: Option<Arc<TokenKeys>>,
     authenticator: Authenticator,
     upkeep: Upkeep,
 }
@@ -331,7 +330,6 @@ impl Checked {
             token_keys,
             policy,
             policy_files,
-            token_keys,
             authenticator,
             upkeep,
         })

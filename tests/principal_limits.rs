@@ -48,7 +48,11 @@ async fn a_principal_has_no_more_watches_open_than_it_may() {
     let request = || database.watch_request(&[ORDERS]);
     let mut first = guarded.watch("a", request()).await;
     let second = guarded.watch("a", request()).await;
-    let status = guarded.open("a", request()).await.err().expect("one too many");
+    let status = guarded
+        .open("a", request())
+        .await
+        .err()
+        .expect("one too many");
     refused(&status, "principal_watches");
     // Nobody else's are counted with them, and those of a rule of its own by themselves.
     let _b = guarded.watch("b", request()).await;
@@ -56,20 +60,35 @@ async fn a_principal_has_no_more_watches_open_than_it_may() {
     for _ in 0..5 {
         many.push(guarded.watch("many", request()).await);
     }
-    let status = guarded.open("many", request()).await.err().expect("one too many");
+    let status = guarded
+        .open("many", request())
+        .await
+        .err()
+        .expect("one too many");
     refused(&status, "principal_watches");
-    let _other = guarded.watch("many", database.watch_request(&["invoices"])).await;
+    let _other = guarded
+        .watch("many", database.watch_request(&["invoices"]))
+        .await;
     // What is refused for another reason takes nothing.
     for _ in 0..5 {
         let mut broken = request();
-        broken.start = Some(pb::watch_request::Start::ResumeToken(b"no token"[..].into()));
-        let status = guarded.open("b", broken).await.err().expect("it is refused");
+        broken.start = Some(pb::watch_request::Start::ResumeToken(
+            b"no token"[..].into(),
+        ));
+        let status = guarded
+            .open("b", broken)
+            .await
+            .err()
+            .expect("it is refused");
         assert_eq!(error_info(&status).reason, "RESUME_TOKEN_MALFORMED");
     }
     insert(&database, 1).await;
     assert_eq!(id(&first.next_change().await), 1);
     drop(second);
-    eventually("there is room again", async || guarded.open("a", request()).await.is_ok()).await;
+    eventually("there is room again", async || {
+        guarded.open("a", request()).await.is_ok()
+    })
+    .await;
     let rejected = [("limit", "principal_watches")];
     let metrics = guarded.weir.metrics().await;
     assert!(metrics.sum_where("weir_limit_rejections_total", &rejected) >= 2.0);
@@ -95,7 +114,11 @@ async fn a_principal_opens_watches_no_faster_than_it_may() {
         }
         assert!(held.len() < 30, "it is never refused");
     };
-    assert!(held.len() >= 10, "ten seconds' worth come at once, not {}", held.len());
+    assert!(
+        held.len() >= 10,
+        "ten seconds' worth come at once, not {}",
+        held.len()
+    );
     assert!(wait <= Duration::from_secs(1), "{wait:?}");
     open("b").await.expect("another principal");
     tokio::time::sleep(wait).await;
@@ -121,7 +144,10 @@ async fn all_together_open_watches_no_faster_than_they_may() {
         assert!(opened < 30, "they are never refused");
     };
     let wait = refused(&status, "watch_rate");
-    assert!(opened >= 10 && wait <= Duration::from_secs(1), "{opened}, {wait:?}");
+    assert!(
+        opened >= 10 && wait <= Duration::from_secs(1),
+        "{opened}, {wait:?}"
+    );
 }
 
 /// A principal that is sent more than its share is slowed down, is told that its watch is alive meanwhile,
@@ -137,7 +163,10 @@ async fn a_principal_that_takes_more_bytes_than_it_may_is_slowed_down_and_loses_
     })
     .await;
     let request = pb::WatchRequest {
-        progress_interval: Some(prost_types::Duration { seconds: 1, nanos: 0 }),
+        progress_interval: Some(prost_types::Duration {
+            seconds: 1,
+            nanos: 0,
+        }),
         // So that each message is one event, and the wait for it short.
         max_message_bytes: 64 << 10,
         ..database.watch_request(&[ORDERS])
@@ -176,8 +205,15 @@ async fn a_principal_that_takes_more_bytes_than_it_may_is_slowed_down_and_loses_
     // A second's worth was there at first.
     let sent = EVENTS as u64 * BYTES as u64;
     let least = Duration::from_secs_f64((sent - RATE - 2 * (64 << 10)) as f64 / RATE as f64);
-    assert!(begin.elapsed() >= least, "{:?} for {sent} bytes", begin.elapsed());
-    assert!(longest < Duration::from_secs(5), "nothing came for {longest:?}");
+    assert!(
+        begin.elapsed() >= least,
+        "{:?} for {sent} bytes",
+        begin.elapsed()
+    );
+    assert!(
+        longest < Duration::from_secs(5),
+        "nothing came for {longest:?}"
+    );
     // Nothing is owed any more after a while.
     eventually("it may open watches again", async || {
         guarded.open("a", request.clone()).await.is_ok()
@@ -194,7 +230,10 @@ async fn a_watch_that_waits_for_its_share_is_alive_and_drains() {
     })
     .await;
     let request = pb::WatchRequest {
-        progress_interval: Some(prost_types::Duration { seconds: 1, nanos: 0 }),
+        progress_interval: Some(prost_types::Duration {
+            seconds: 1,
+            nanos: 0,
+        }),
         ..database.watch_request(&[ORDERS])
     };
     let mut watching = guarded.watch("a", request).await;
@@ -207,8 +246,14 @@ async fn a_watch_that_waits_for_its_share_is_alive_and_drains() {
     let token = watching.token();
     for _ in 0..3 {
         let progress = watching.next().await;
-        assert!(matches!(progress.kind, Some(Kind::Progress(_))), "{progress:?}");
-        assert_eq!(progress.resume_token, token, "it is no further than what it was sent");
+        assert!(
+            matches!(progress.kind, Some(Kind::Progress(_))),
+            "{progress:?}"
+        );
+        assert_eq!(
+            progress.resume_token, token,
+            "it is no further than what it was sent"
+        );
     }
     let (_, ()) = tokio::join!(
         async {

@@ -31,7 +31,12 @@ rules:
     pre_images: true
 ";
 
-const FORMATS: [Format; 4] = [Format::Bson, Format::Json, Format::CanonicalJson, Format::Struct];
+const FORMATS: [Format; 4] = [
+    Format::Bson,
+    Format::Json,
+    Format::CanonicalJson,
+    Format::Struct,
+];
 
 /// What stands in hidden fields, and what they are called.
 const HIDDEN: [&str; 4] = ["HIDDEN", "ssn", "number", "price"];
@@ -108,12 +113,17 @@ impl Shop {
                 "items.0.price": "HIDDEN-4", "card.holder": "someone",
             };
             self.update(id, doc! { "$set": set }).await;
-            self.update(id, doc! { "$unset": { "ssn": 1, "card.number": 1 } }).await;
-            let replaced = self.orders().replace_one(doc! { "_id": id }, order(id, tenant, 1));
+            self.update(id, doc! { "$unset": { "ssn": 1, "card.number": 1 } })
+                .await;
+            let replaced = self
+                .orders()
+                .replace_one(doc! { "_id": id }, order(id, tenant, 1));
             replaced.await.expect("a replace");
         }
-        self.update(1, doc! { "$set": { "tenant": "b", "note": "note-moved" } }).await;
-        self.update(1, doc! { "$set": { "note": "note-b-now" } }).await;
+        self.update(1, doc! { "$set": { "tenant": "b", "note": "note-moved" } })
+            .await;
+        self.update(1, doc! { "$set": { "note": "note-b-now" } })
+            .await;
         for id in [1, 2] {
             self.delete(id).await;
         }
@@ -138,10 +148,23 @@ fn seen_by(tenant: &str) -> Vec<(Op, i32)> {
     use Op::{Delete, Insert, Replace, Update};
     match tenant {
         "a" => vec![
-            (Insert, 1), (Update, 1), (Update, 1), (Replace, 1), (Insert, 3), (Delete, 3), (Insert, 99),
+            (Insert, 1),
+            (Update, 1),
+            (Update, 1),
+            (Replace, 1),
+            (Insert, 3),
+            (Delete, 3),
+            (Insert, 99),
         ],
         "b" => vec![
-            (Insert, 2), (Update, 2), (Update, 2), (Replace, 2), (Update, 1), (Delete, 1), (Delete, 2), (Insert, 98),
+            (Insert, 2),
+            (Update, 2),
+            (Update, 2),
+            (Replace, 2),
+            (Update, 1),
+            (Delete, 1),
+            (Delete, 2),
+            (Insert, 98),
         ],
         other => panic!("{other} is no tenant"),
     }
@@ -152,7 +175,10 @@ fn number(change: &pb::ChangeEvent) -> i32 {
     use pb::document::Value as V;
     let key = change.document_key.as_ref().and_then(|it| it.value.clone());
     let number = match key.expect("a key") {
-        V::Bson(bson) => Document::from_reader(&bson[..]).expect("BSON").get_i32("_id").ok(),
+        V::Bson(bson) => Document::from_reader(&bson[..])
+            .expect("BSON")
+            .get_i32("_id")
+            .ok(),
         V::Json(text) => {
             let digits: String = text.chars().filter(char::is_ascii_digit).collect();
             // Canonical Extended JSON has the type's name before it.
@@ -171,16 +197,28 @@ fn number(change: &pb::ChangeEvent) -> i32 {
 fn tells_nothing(bytes: &[u8], tenant: &str, format: Format) {
     let other = if tenant == "a" { "b" } else { "a" };
     let foreign = [format!("note-{other}-"), format!("again-{other}")];
-    let secrets = foreign.iter().map(String::as_str).chain(HIDDEN).chain(["note-moved"]);
+    let secrets = foreign
+        .iter()
+        .map(String::as_str)
+        .chain(HIDDEN)
+        .chain(["note-moved"]);
     for secret in secrets {
         // A type's name in canonical Extended JSON.
         let text = String::from_utf8_lossy(bytes).replace("$numberInt", "");
-        assert!(!text.contains(secret), "{tenant} is told {secret} as {format:?}: {text}");
+        assert!(
+            !text.contains(secret),
+            "{tenant} is told {secret} as {format:?}: {text}"
+        );
     }
 }
 
 /// Reads until an order has come, and holds all that comes against what may come.
-async fn follow(watching: &mut Watching, tenant: &str, format: Format, until: i32) -> Vec<(Op, i32)> {
+async fn follow(
+    watching: &mut Watching,
+    tenant: &str,
+    format: Format,
+    until: i32,
+) -> Vec<(Op, i32)> {
     let mut seen = Vec::new();
     let whole = async {
         while !seen.iter().any(|(_, id)| *id == until) {
@@ -227,7 +265,10 @@ async fn tenants_on_one_feed_see_their_own_and_nothing_hidden_in_any_format() {
         }
         let text = everything.concat();
         let text = String::from_utf8_lossy(&text);
-        for secret in HIDDEN.into_iter().chain(["note-a-0", "note-b-0", "note-moved"]) {
+        for secret in HIDDEN
+            .into_iter()
+            .chain(["note-a-0", "note-b-0", "note-moved"])
+        {
             assert!(text.contains(secret), "the administrator sees no {secret}");
         }
     }
@@ -257,7 +298,11 @@ async fn a_tenant_that_catches_up_sees_the_same() {
                     };
                     let mut watching = shop.guarded.watch(tenant, request).await;
                     let seen = follow(&mut watching, tenant, format, last_of(tenant)).await;
-                    assert_eq!(seen, seen_by(tenant), "{tenant}, {mode:?}, {start:?}, {format:?}");
+                    assert_eq!(
+                        seen,
+                        seen_by(tenant),
+                        "{tenant}, {mode:?}, {start:?}, {format:?}"
+                    );
                 }
             }
         }
@@ -270,7 +315,10 @@ async fn without_images_a_tenant_sees_only_what_carries_its_document() {
     let shop = Shop::start().await;
     let mut open = Vec::new();
     for mode in [pb::FeedMode::Shared, pb::FeedMode::Dedicated] {
-        for policy in [pb::MissingImagePolicy::Deliver, pb::MissingImagePolicy::Drop] {
+        for policy in [
+            pb::MissingImagePolicy::Deliver,
+            pb::MissingImagePolicy::Drop,
+        ] {
             for tenant in ["a", "b"] {
                 let request = pb::WatchRequest {
                     feed_mode: mode.into(),
@@ -338,7 +386,11 @@ async fn events_that_are_too_large_are_cut_by_what_is_shown_of_them() {
     const LIMIT: u32 = 64 << 10;
     let shop = Shop::start().await;
     let mut open = Vec::new();
-    for policy in [pb::OversizePolicy::Chunk, pb::OversizePolicy::Omit, pb::OversizePolicy::Fail] {
+    for policy in [
+        pb::OversizePolicy::Chunk,
+        pb::OversizePolicy::Omit,
+        pb::OversizePolicy::Fail,
+    ] {
         for tenant in ["a", "b"] {
             let request = pb::WatchRequest {
                 max_message_bytes: LIMIT,

@@ -331,6 +331,35 @@ async fn health_is_told_to_anybody_and_nothing_else_by_its_name() {
     }
 }
 
+/// Who has no credentials may ask for the health, and a stream of it never ends. However many of them
+/// there are, and of checks whose request never comes, those who are let in are served.
+#[tokio::test]
+async fn health_streams_of_strangers_take_no_room_from_watches() {
+    const ROOM: usize = 500;
+    let database = Database::start().await;
+    let (weir, _folder) = with_keys(&database).await;
+    let mut health = HealthClient::new(weir.channel().await);
+    let mut streams = Vec::new();
+    for _ in 0..ROOM {
+        let stream = health.watch(HealthCheckRequest::default()).await;
+        streams.push(stream.expect("there is room"));
+    }
+    let refused = health.watch(HealthCheckRequest::default()).await;
+    let refused = refused.expect_err("there is no more room");
+    assert_eq!(support::error_reason(&refused), "WATCH_LIMIT_EXCEEDED");
+
+    let checked = health.check(HealthCheckRequest::default()).await;
+    checked.expect("a check is answered");
+    let mut client = weir.client().await;
+    let request = with_header(database.watch_request(&["orders"]), "x-api-key", KEY);
+    drop(client.watch(request).await.expect("the watch opens"));
+    drop(streams);
+    eventually("their room is there again", async || {
+        health.watch(HealthCheckRequest::default()).await.is_ok()
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn a_server_that_asks_nobody_looks_at_no_credentials() {
     let database = Database::start().await;

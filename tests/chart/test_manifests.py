@@ -181,6 +181,8 @@ def test_each_file_that_is_named_is_mounted_and_nothing_beside_it(made):
             assert mount["readOnly"] is True
             source = volumes[name].get("secret") or volumes[name]["configMap"]
             assert source["defaultMode"] == 0o440
+            # Without what it needs a pod must not start: no policy is not a lenient one.
+            assert "optional" not in source
             assert pod["spec"]["securityContext"]["fsGroup"] == container_group(pod)
             if name != "mongodb":
                 files |= {f"{mount['mountPath']}/{it['path']}" for it in source["items"]}
@@ -389,6 +391,9 @@ def test_prometheus_scrapes_the_admin_port_and_shows_the_token_it_needs():
 def test_rules_and_dashboard_are_the_files():
     rules = yaml.safe_load((CHART / "files" / "rules.yaml").read_text())
     assert release("full").one("PrometheusRule")["spec"] == rules
+    linked = Release(with_value(values("full"), "prometheusRule.runbookUrl", "https://wiki.example/weir"))
+    text = (CHART / "files" / "rules.yaml").read_text().replace("docs/runbook.md", "https://wiki.example/weir")
+    assert linked.one("PrometheusRule")["spec"] == yaml.safe_load(text)
     board = release("full").one("ConfigMap", "orders-streams-dashboard")
     assert board["data"]["weir.json"].strip() == (CHART / "files" / "dashboard.json").read_text().strip()
     assert board["metadata"]["labels"]["grafana_dashboard"] == "1"

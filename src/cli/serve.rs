@@ -68,12 +68,15 @@ pub async fn run(args: ServeArgs) -> ExitCode {
 /// starts the server often sets 1,024 at first, for programs that can't handle more, and far more as
 /// the most.
 fn allow_open_files(config: &ServeConfig) {
-    let most = getrlimit(Resource::Nofile).maximum;
+    let limit = getrlimit(Resource::Nofile);
+    let most = limit.maximum;
     let raised = Rlimit {
         current: most,
         maximum: most,
     };
-    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+    if limit != raised
+        && let Err(error) = setrlimit(Resource::Nofile, raised)
+    {
         tracing::warn!(%error, "the limit of open files can't be raised");
     }
     let clients = u64::try_from(config.max_connections).unwrap_or(u64::MAX);

@@ -2,6 +2,7 @@
 
 use std::{
     net::SocketAddr,
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -16,18 +17,24 @@ use tonic_health::{ServingStatus, server::HealthReporter};
 
 use crate::{
     admin::Admin,
-    auth::Authenticator,
+    auth::{Authenticator, SetupError, Upkeep},
     config::{ConfigError, ServeConfig},
-    hub::Hub,
-    listen::{Hurry, Port},
+    hub::{Hub, HubSettings},
+    listen::{Handshakes, Hurry, Port},
     metrics::Metrics,
     pb,
     policy::Policy,
-    rpc::{Access, CallGuard, MAX_REQUEST_BYTES, SPARE_CALLS, WatchApi, WatchServiceServer},
+    reload::Files,
+    rpc::{
+        Access, CallGuard, CallerGuard, MAX_REQUEST_BYTES, SPARE_CALLS, WatchApi,
+        WatchServiceServer,
+    },
     source::{
         Source as _, SourceError,
         mongo::{MongoSettings, MongoSource},
     },
+    tls::{self, Tls},
+    wire::TokenKeys,
 };
 
 /// The service's name, as health checks ask for it.
@@ -60,9 +67,18 @@ pub enum StartError {
     /// A setting can't be used.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// The keys for tokens can't be used.
+    #[error("--token-key-file: {0}")]
+    TokenKeys(String),
     /// The connection string can't be used.
     #[error("--mongodb-uri: {0}")]
     Uri(SourceError),
+    /// Certificates can't be used.
+    #[error("{0}")]
+    Tls(String),
+    /// Nobody could be asked who they are.
+    #[error(transparent)]
+    Auth(#[from] SetupError),
     /// A port can't be listened on.
     #[error("can't listen on {address}: {error}")]
     Listen {
@@ -101,7 +117,9 @@ impl App {
     /// When a setting can't be used or a port is taken.
     pub async fn start(config: ServeConfig) -> Result<Self, StartError> {
         config.validate()?;
+        tls::install_provider();
         let metrics = Arc::new(Metrics::new());
+        let checked = Checked::read(&config, Arc::clone(&metrics)).await?;
         let source = MongoSource::new(&MongoSettings {
             uri: config.mongodb_uri.clone(),
             min_pool_capacity: config.pool_capacity(),
@@ -115,7 +133,10 @@ impl App {
 
         let hub = Hub::new(
             Arc::new(source.clone()),
-            config.hub_settings(),
+            HubSettings {
+                token_keys: checked.token_keys,
+                ..config.hub_settings()
+            },
             Arc::clone(&metrics),
         );
         let drain = CancellationToken::new();
@@ -130,8 +151,8 @@ impl App {
         let (health, health_service) = tonic_health::server::health_reporter();
         set_serving(&health, ServingStatus::NotServing).await;
         let access = Access {
-            authenticator: Authenticator::anonymous(),
-            policy: Policy::open(),
+            authenticator: checked.authenticator.clone(),
+            policy: checked.policy.clone(),
         };
         let api = WatchApi::new(
             hub.clone(),
@@ -151,6 +172,7 @@ impl App {
         let v1alpha = reflection().build_v1alpha()?;
         let router = server(&config)
             .layer(guard)
+            .layer(CallerGuard::new(checked.authenticator))
             .add_service(watching)
             .add_service(health_service)
             .add_service(v1.max_decoding_message_size(MAX_SIDE_REQUEST_BYTES))
@@ -160,12 +182,32 @@ impl App {
             let keepalive = config.http2_keepalive_interval;
             Port::new(listener, max, patience, keepalive, Arc::clone(&metrics))
         };
-        let incoming = port(grpc_listener, config.max_connections, Hurry::Greet).connections();
+        let handshakes = checked.tls.map(|(tls, files)| {
+            let tls = Arc::new(tls);
+            let (followed, interval) = (Arc::clone(&tls), config.reload_interval);
+            let (metrics, stop) = (Arc::clone(&metrics), stop.clone());
+            tokio::spawn(async move {
+                let following = followed.follow(files, interval, &metrics);
+                stop.run_until_cancelled(following).await;
+            });
+            Handshakes::new(tls, config.tls.max_handshakes)
+        });
+        let port_of_grpc = port(grpc_listener, config.max_connections, Hurry::Greet);
+        let incoming = port_of_grpc.connections(handshakes);
         let admin_port = port(admin_listener, MAX_ADMIN_CONNECTIONS, Hurry::End);
 
         tokio::spawn(serve_admin(admin_port, admin, stop.clone()));
-        tokio::spawn(keep_up(metrics, stop.clone()));
+        tokio::spawn(keep_up(Arc::clone(&metrics), stop.clone()));
+        if let Some(files) = checked.policy_files {
+            let policy = checked.policy;
+            let (interval, stop) = (config.reload_interval, stop.clone());
+            tokio::spawn(async move {
+                let follow = policy.follow(files, interval, &metrics);
+                stop.run_until_cancelled(follow).await;
+            });
+        }
         tokio::spawn(watch_oplog(hub.clone(), stop.clone()));
+        tokio::spawn(stop.clone().run_until_cancelled_owned(checked.upkeep.run()));
         tokio::spawn(await_first_contact(
             source.clone(),
             health.clone(),
@@ -178,10 +220,11 @@ impl App {
                 tracing::error!(%error, "the gRPC server failed");
             }
         });
-        if !grpc_addr.ip().is_loopback() {
+        if let Some(missing) = config.missing_beyond_loopback() {
             tracing::warn!(
                 address = %grpc_addr,
-                "serving without encryption or authentication beyond this machine, as --allow-insecure says"
+                missing,
+                "serving beyond this machine without what is missing, as --allow-insecure says"
             );
         }
         tracing::info!(grpc = %grpc_addr, admin = %admin_addr, "listening");
@@ -238,6 +281,70 @@ impl App {
         tracing::info!(drained, "shut down");
         drained
     }
+}
+
+/// Reads the settings' files and tests what is in them, without serving.
+///
+/// # Errors
+/// When a setting can't be used, or what is in its file.
+pub async fn check(config: &ServeConfig) -> Result<(), StartError> {
+    config.validate()?;
+    tls::install_provider();
+    Checked::read(config, Arc::default()).await.map(drop)
+}
+
+/// What the settings' files hold.
+struct Checked {
+    tls: Option<(Tls, Files)>,
+    policy: Policy,
+    policy_files: Option<Files>,
+    token_keys: Option<Arc<TokenKeys>>,
+    authenticator: Authenticator,
+    upkeep: Upkeep,
+}
+
+impl Checked {
+    async fn read(config: &ServeConfig, metrics: Arc<Metrics>) -> Result<Self, StartError> {
+        let tls = match config.tls.settings() {
+            Some(settings) => Some(Tls::read(settings).await.map_err(StartError::Tls)?),
+            None => None,
+        };
+        let token_keys = token_keys(config.auth.token_key_file.as_deref())
+            .await
+            .map_err(StartError::TokenKeys)?;
+        let (policy, policy_files) = match config.auth.policy_file.clone() {
+            None => (Policy::open(), None),
+            Some(path) => {
+                let read = Policy::read(path, config.auth.token_key_file.is_some()).await;
+                let (policy, files) = read.map_err(|problem| ConfigError {
+                    flag: "policy-file",
+                    problem,
+                })?;
+                (policy, Some(files))
+            }
+        };
+        let auth = config.auth.settings(config.reload_interval);
+        let (authenticator, upkeep) = Authenticator::new(auth, metrics).await?;
+        Ok(Self {
+            tls,
+            policy,
+            policy_files,
+            token_keys,
+            authenticator,
+            upkeep,
+        })
+    }
+}
+
+/// Reads the keys that tokens are encrypted with, if a file holds any.
+async fn token_keys(file: Option<&Path>) -> Result<Option<Arc<TokenKeys>>, String> {
+    let Some(file) = file else {
+        return Ok(None);
+    };
+    let (_, contents) = Files::read("token_keys", vec![file.to_owned()]).await?;
+    let text = contents.concat();
+    let text = std::str::from_utf8(&text).map_err(|_| "it is not text".to_owned())?;
+    Ok(Some(Arc::new(TokenKeys::parse(text)?)))
 }
 
 async fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {

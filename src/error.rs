@@ -138,6 +138,9 @@ pub enum Error {
         "the credentials have expired or were withdrawn: call again with new ones, from the last token"
     )]
     CredentialsExpired,
+    /// What the caller shows can't be judged, as the keys for that could not be fetched.
+    #[error("the credentials can't be checked for now: try again")]
+    KeysUnavailable,
     /// The caller may not do this. Nothing about the namespace is told, not even whether it is there.
     #[error("not allowed for this principal: {0}")]
     AccessDenied(String),
@@ -197,9 +200,11 @@ impl Error {
             Self::DeploymentNotAllowed | Self::AccessDenied(_) => Code::PermissionDenied,
             Self::TokenExpired { .. } => Code::OutOfRange,
             Self::Invalidated { .. } => Code::Aborted,
-            Self::UpstreamUnavailable | Self::AccessChanged | Self::MaxAge | Self::Draining => {
-                Code::Unavailable
-            }
+            Self::UpstreamUnavailable
+            | Self::KeysUnavailable
+            | Self::AccessChanged
+            | Self::MaxAge
+            | Self::Draining => Code::Unavailable,
             Self::ChangeStreamsUnsupported
             | Self::UpstreamAccessDenied
             | Self::ImageUnavailable(_)
@@ -233,6 +238,7 @@ impl Error {
             Self::CredentialsMissing(_) => "CREDENTIALS_MISSING",
             Self::CredentialsInvalid(_) => "CREDENTIALS_INVALID",
             Self::CredentialsExpired => "CREDENTIALS_EXPIRED",
+            Self::KeysUnavailable => "CREDENTIALS_UNCHECKED",
             Self::AccessDenied(_) => "NAMESPACE_ACCESS_DENIED",
             Self::AccessChanged => "ACCESS_CHANGED",
             Self::MaxAge => "WATCH_MAX_AGE",
@@ -263,6 +269,7 @@ impl Error {
             | Self::AccessDenied(_)
             | Self::DeadlineExceeded => Class::Client,
             Self::UpstreamUnavailable
+            | Self::KeysUnavailable
             | Self::LimitExceeded { .. }
             | Self::Quota { .. }
             | Self::AccessChanged
@@ -310,7 +317,11 @@ impl Error {
                 facts.insert("cause".to_owned(), cause.to_owned());
                 facts.insert("namespace".to_owned(), cut(&scope.to_string(), MAX_TEXT));
             }
-            Self::UpstreamUnavailable | Self::AccessChanged | Self::MaxAge | Self::Draining => {
+            Self::UpstreamUnavailable
+            | Self::KeysUnavailable
+            | Self::AccessChanged
+            | Self::MaxAge
+            | Self::Draining => {
                 details.set_retry_info(Some(RETRY_SOON));
             }
             Self::ChangeStreamsUnsupported => {

@@ -34,6 +34,8 @@ pub mod policy;
 
 pub mod rpc;
 
+pub mod tls;
+
 pub mod listen;
 
 pub mod admin;

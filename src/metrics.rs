@@ -90,6 +90,12 @@ catalogue! {
         "Tasks of the process that have not ended: a few for each connection, feed and catch-up, and one for each watch.";
     LIMIT_REJECTIONS: "counter", "weir_limit_rejections_total", ["limit"],
         "Watches, calls and connections refused because a limit was reached: watches, feeds, calls, connections, patterns, request_timeout.";
+    TLS_HANDSHAKES: "counter", "weir_tls_handshakes_total", ["result"],
+        "TLS handshakes that came to an end: ok, timeout, refused_by_client, certificate_missing, certificate_refused, protocol, closed.";
+    TLS_CERTIFICATE_EXPIRY: "gauge", "weir_tls_certificate_expiry_timestamp_seconds", [],
+        "When the server's certificate that is in force expires, in seconds since 1970; left out without TLS.";
+    AUTHENTICATIONS: "counter", "weir_authentications_total", ["method", "result"],
+        "Calls of which it was asked who makes them, by what was shown (jwt, key, cert, none) and result (ok, missing, invalid, expired, unavailable).";
     RELOADS: "counter", "weir_reloads_total", ["what", "result"],
         "Files read again after a change, by what they hold (tls, api_keys, jwks, policy, token_keys) and result (ok, failed).";
 }
@@ -182,6 +188,8 @@ pub struct Metrics {
     ended: Mutex<HashMap<(&'static str, &'static str), Counter>>,
     rejections: Mutex<HashMap<&'static str, Counter>>,
     reloads: Mutex<HashMap<(&'static str, &'static str), Counter>>,
+    authentications: Mutex<HashMap<(&'static str, &'static str), Counter>>,
+    handshakes: Mutex<HashMap<&'static str, Counter>>,
     /// `weir_watches_started_total`
     pub watches_started: Counter,
     /// `weir_watch_duration_seconds`
@@ -247,6 +255,8 @@ impl Metrics {
             ended: Mutex::default(),
             rejections: Mutex::default(),
             reloads: Mutex::default(),
+            authentications: Mutex::default(),
+            handshakes: Mutex::default(),
             watches_started: built.watches_started,
             watch_duration: built.watch_duration,
             delivery_lag: built.delivery_lag,
@@ -318,6 +328,22 @@ impl Metrics {
         );
     }
 
+    /// `weir_tls_handshakes_total`; `result` is one of a closed set.
+    pub fn handshake_ended(&self, result: &'static str) {
+        self.labelled(
+            &self.handshakes,
+            result,
+            || metrics::counter!(TLS_HANDSHAKES, "result" => result),
+        );
+    }
+
+    /// `weir_tls_certificate_expiry_timestamp_seconds`, from the first call on.
+    pub fn certificate_expires_at(&self, seconds: i64) {
+        let gauge = || metrics::gauge!(TLS_CERTIFICATE_EXPIRY);
+        #[expect(clippy::cast_precision_loss, reason = "seconds are far below 2^53")]
+        metrics::with_local_recorder(&self.recorder, gauge).set(seconds as f64);
+    }
+
     /// `weir_reloads_total`; `what` is one of a closed set.
     pub fn reloaded(&self, what: &'static str, ok: bool) {
         let result = if ok { "ok" } else { "failed" };
@@ -325,6 +351,15 @@ impl Metrics {
             &self.reloads,
             (what, result),
             || metrics::counter!(RELOADS, "what" => what, "result" => result),
+        );
+    }
+
+    /// `weir_authentications_total`; both labels are of closed sets.
+    pub fn authenticated(&self, method: &'static str, result: &'static str) {
+        self.labelled(
+            &self.authentications,
+            (method, result),
+            || metrics::counter!(AUTHENTICATIONS, "method" => method, "result" => result),
         );
     }
 

@@ -47,11 +47,15 @@ impl Files {
         loop {
             tokio::time::sleep(interval).await;
             let read = read_all(&self.paths).await;
+            if read.as_ref().is_ok_and(|contents| *contents == self.seen) {
+                told = None;
+                continue;
+            }
+            // One file may have been read before a swap and the next after it.
+            if read_all(&self.paths).await != read {
+                continue;
+            }
             let outcome = match &read {
-                Ok(contents) if *contents == self.seen => {
-                    told = None;
-                    continue;
-                }
                 Ok(contents) => apply(contents),
                 Err(problem) => Err(problem.clone()),
             };

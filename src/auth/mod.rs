@@ -1,12 +1,39 @@
 //! Who calls: from what a request and its connection show, to a [`Principal`].
+//!
+//! [`shown`] finds what a request shows, [`jwt`] judges bearer tokens by the keys of a [`key_set`] that a
+//! file holds or [`remote`] fetches, [`api_keys`] and [`certificate`] judge the rest. Whatever is shown and
+//! is not good is refused, and never passed over for something else.
 
-use std::{sync::Arc, time::SystemTime};
+mod api_keys;
+mod authenticator;
+mod certificate;
+mod jwt;
+mod key_set;
+mod remote;
+mod shown;
 
-use http::HeaderMap;
+use std::{
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
 use serde_json::{Map, Value};
-use tokio::sync::watch;
 
 use crate::error::Error;
+
+pub use api_keys::{ApiKey, MIN_KEY_CHARS, is_api_key};
+pub use authenticator::{Authenticator, SetupError, Upkeep};
+pub use shown::API_KEY_HEADER;
+
+/// The longest name of a principal, in bytes; whoever has a longer one is refused.
+pub const MAX_NAME_BYTES: usize = 512;
+
+/// The most of a name that is logged, in bytes.
+const MAX_LOGGED_BYTES: usize = 128;
+
+/// How deeply claims may be nested.
+const MAX_CLAIM_DEPTH: usize = 8;
 
 /// Who calls, as far as that is known.
 #[derive(Debug, Clone, PartialEq)]
@@ -19,6 +46,20 @@ pub struct Principal {
     pub claims: Map<String, Value>,
     /// When what it has shown is no longer worth anything.
     pub expires: Option<SystemTime>,
+    /// What its word rests on, to tell later whether it still does.
+    pub proof: Proof,
+}
+
+/// What a principal's word rests on, apart from time: SHA-256 of that, and never the secret itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Proof {
+    /// Nothing, or what the connection itself stands for.
+    #[default]
+    None,
+    /// The public key that its token is signed with.
+    Signature([u8; 32]),
+    /// Its API key.
+    Key([u8; 32]),
 }
 
 /// How a caller shows who it is.
@@ -56,12 +97,23 @@ impl Principal {
             name: String::new(),
             claims: Map::new(),
             expires: None,
+            proof: Proof::None,
+        }
+    }
+
+    /// As logs name it: bounded, and without characters that could pass for something else.
+    #[must_use]
+    pub fn for_logs(&self) -> String {
+        let name = crate::error::cut(&self.name, MAX_LOGGED_BYTES);
+        match self.method {
+            Method::None => self.method.name().to_owned(),
+            method => format!("{}:{}", method.name(), name.escape_debug()),
         }
     }
 }
 
 impl std::fmt::Display for Principal {
-    /// `jwt:alice`, as policies and logs have it.
+    /// `jwt:alice`, as policies have it.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self.method {
             Method::None => f.write_str(self.method.name()),
@@ -79,48 +131,83 @@ pub struct Peer {
     pub certificate: Option<Arc<[u8]>>,
 }
 
-/// Tells who calls.
-#[derive(Debug, Clone)]
-pub struct Authenticator {
-    changes: watch::Receiver<u64>,
-    _sender: Arc<watch::Sender<u64>>,
+/// Whom to believe. The default asks nobody.
+#[derive(Debug, Clone, Default)]
+pub struct AuthSettings {
+    /// Bearer tokens, where they are taken.
+    pub jwt: Option<JwtSettings>,
+    /// The file of API keys, where they are taken.
+    pub api_keys_file: Option<PathBuf>,
+    /// Whether clients are known by the names in their certificates.
+    pub certificates: bool,
+    /// How often to look whether a file has changed.
+    pub reload_interval: Duration,
 }
 
-impl Authenticator {
-    /// Asks nobody.
-    #[must_use]
-    pub fn anonymous() -> Self {
-        let (sender, changes) = watch::channel(0);
-        Self {
-            changes,
-            _sender: Arc::new(sender),
+/// Which bearer tokens are believed.
+#[derive(Debug, Clone)]
+pub struct JwtSettings {
+    /// Where the keys are that they are signed with.
+    pub keys: JwtKeys,
+    /// Who must have issued them.
+    pub issuer: String,
+    /// Whom they must be for, one of these.
+    pub audience: Vec<String>,
+    /// The signatures that are taken. None of a shared secret may be among them.
+    pub algorithms: Vec<jsonwebtoken::Algorithm>,
+    /// How long after its time a token is still taken, and how long before.
+    pub leeway: Duration,
+    /// The claim that names whom a token is of.
+    pub name_claim: String,
+}
+
+/// Where the keys of bearer tokens are.
+#[derive(Debug, Clone)]
+pub enum JwtKeys {
+    /// In a file.
+    File(PathBuf),
+    /// At a URL.
+    Url(RemoteKeys),
+}
+
+/// A set of keys to fetch.
+#[derive(Debug, Clone)]
+pub struct RemoteKeys {
+    /// https, or http on this machine.
+    pub url: String,
+    /// The authorities that it is trusted by, PEM. `None`: the system's.
+    pub ca_file: Option<PathBuf>,
+    /// How often to fetch it.
+    pub refresh_interval: Duration,
+    /// For how long no token has it fetched again once one has.
+    pub cooldown: Duration,
+}
+
+/// Whether a principal may have this name: one that can be told apart from others by looking at it.
+#[must_use]
+pub fn is_name(name: &str) -> bool {
+    !name.is_empty()
+        && name.len() <= MAX_NAME_BYTES
+        && name.trim() == name
+        && !name.chars().any(char::is_control)
+}
+
+/// Whether claims are nested no deeper than they may be.
+fn good_claims(claims: &Map<String, Value>) -> bool {
+    fn within(value: &Value, depth: usize) -> bool {
+        match value {
+            Value::Array(values) => depth > 0 && values.iter().all(|it| within(it, depth - 1)),
+            Value::Object(fields) => depth > 0 && fields.values().all(|it| within(it, depth - 1)),
+            _ => true,
         }
     }
+    claims.values().all(|it| within(it, MAX_CLAIM_DEPTH))
+}
 
-    /// Who calls.
-    ///
-    /// # Errors
-    /// When there are no credentials, or they are worth nothing.
-    #[allow(clippy::unused_async, reason = "a key set may have to be fetched")]
-    pub async fn authenticate(
-        &self,
-        _headers: &HeaderMap,
-        _peer: &Peer,
-    ) -> Result<Arc<Principal>, Error> {
-        Ok(Arc::new(Principal::anonymous()))
-    }
-
-    /// The caller of an open watch as it is known by now.
-    ///
-    /// # Errors
-    /// When what it has shown has expired, or was withdrawn.
-    pub fn renew(&self, principal: &Arc<Principal>) -> Result<Arc<Principal>, Error> {
-        Ok(Arc::clone(principal))
-    }
-
-    /// Moves whenever [`renew`](Self::renew) may answer otherwise than before, but for times that pass.
-    #[must_use]
-    pub fn changes(&self) -> watch::Receiver<u64> {
-        self.changes.clone()
+/// Whether a principal's time has passed.
+fn in_time(principal: Principal) -> Result<Principal, Error> {
+    match principal.expires {
+        Some(expires) if SystemTime::now() >= expires => Err(Error::CredentialsExpired),
+        _ => Ok(principal),
     }
 }

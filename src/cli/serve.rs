@@ -7,7 +7,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
-    app::{App, StartError},
+    app::{self, App, StartError},
     cli::{EXIT_USAGE, log},
     config::{LogConfig, ServeConfig},
     source::mongo::{MongoSettings, MongoSource},
@@ -97,9 +97,9 @@ async fn check(config: &ServeConfig) -> ExitCode {
         server_selection_timeout: config.server_selection_timeout,
         reply_timeout: config.upstream_reply_timeout,
     };
-    let checked = match config.validate() {
+    let checked = match app::check(config).await {
         Ok(()) => MongoSource::new(&settings).await.map_err(StartError::Uri),
-        Err(error) => Err(error.into()),
+        Err(error) => Err(error),
     };
     match checked {
         Ok(_) => {
@@ -113,7 +113,11 @@ async fn check(config: &ServeConfig) -> ExitCode {
 fn refuse(error: &StartError) -> ExitCode {
     eprintln!("weir serve: {error}");
     match error {
-        StartError::Config(_) | StartError::Uri(_) => ExitCode::from(EXIT_USAGE),
+        StartError::Config(_)
+        | StartError::Uri(_)
+        | StartError::Tls(_)
+        | StartError::Auth(_)
+        | StartError::TokenKeys(_) => ExitCode::from(EXIT_USAGE),
         StartError::Listen { .. } | StartError::Reflection(_) => ExitCode::FAILURE,
     }
 }

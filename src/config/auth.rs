@@ -5,6 +5,10 @@ use std::{path::PathBuf, time::Duration};
 use clap::{Args, ValueEnum};
 
 use super::{ConfigError, between};
+use crate::auth::{AuthSettings, JwtKeys, JwtSettings, RemoteKeys};
+
+/// For how long no bearer token has keys fetched again once one has.
+const JWKS_COOLDOWN: Duration = Duration::from_secs(10);
 
 /// How callers show who they are, and where it is written what each may.
 #[derive(Debug, Clone, Args)]
@@ -90,7 +94,7 @@ pub struct AuthConfig {
 
     /// The keys that resume tokens are encrypted with, one a line, each 32 bytes in base64: the first
     /// encrypts, all decrypt. Needed by a policy that hides fields, as MongoDB's tokens hold document
-    /// keys. All replicas must have the same
+    /// keys. All replicas must have the same. Read at the start
     #[arg(long, env = "WEIR_TOKEN_KEY_FILE", value_name = "FILE")]
     pub token_key_file: Option<PathBuf>,
 
@@ -131,10 +135,105 @@ impl AuthConfig {
         self.jwks_url.is_some() || self.jwks_file.is_some()
     }
 
+    /// Whom to believe; files are looked at every `reload_interval`.
+    #[must_use]
+    pub fn settings(&self, reload_interval: Duration) -> AuthSettings {
+        let url = self.jwks_url.clone().map(|url| {
+            JwtKeys::Url(RemoteKeys {
+                url,
+                ca_file: self.jwks_ca_file.clone(),
+                refresh_interval: self.jwks_refresh_interval,
+                cooldown: JWKS_COOLDOWN,
+            })
+        });
+        let keys = url.or(self.jwks_file.clone().map(JwtKeys::File));
+        AuthSettings {
+            jwt: keys.map(|keys| JwtSettings {
+                keys,
+                issuer: self.jwt_issuer.clone().unwrap_or_default(),
+                audience: self.jwt_audience.clone(),
+                algorithms: self.jwt_algorithms.iter().map(|it| it.of_jwt()).collect(),
+                leeway: self.jwt_leeway,
+                name_claim: self.jwt_name_claim.clone(),
+            }),
+            api_keys_file: self.api_keys_file.clone(),
+            certificates: self.auth_certificates,
+            reload_interval,
+        }
+    }
+
     pub(super) fn validate(&self) -> Result<(), ConfigError> {
         let second = Duration::from_secs(1);
         let refresh = self.jwks_refresh_interval;
         between("jwks-refresh-interval", refresh, second, 86_400 * second)?;
-        between("jwt-leeway", self.jwt_leeway, Duration::ZERO, 25 * second)
+        between("jwt-leeway", self.jwt_leeway, Duration::ZERO, 25 * second)?;
+        let given = |values: &[&str]| !values.is_empty() && values.iter().all(|it| !it.is_empty());
+        let audience: Vec<&str> = self.jwt_audience.iter().map(String::as_str).collect();
+        let issuer: Vec<&str> = self.jwt_issuer.iter().map(String::as_str).collect();
+        let problem = match (self.takes_jwts(), &self.jwks_url) {
+            (true, _) if !given(&issuer) => (
+                "jwt-issuer",
+                "is needed with --jwks-url and --jwks-file: whoever else has keys there could sign too",
+            ),
+            (true, _) if !given(&audience) => (
+                "jwt-audience",
+                "is needed with --jwks-url and --jwks-file: tokens for other services must not do here",
+            ),
+            (true, _) if self.jwt_algorithms.is_empty() => ("jwt-algorithms", "names none"),
+            (true, _) if self.jwt_name_claim.is_empty() => ("jwt-name-claim", "names none"),
+            // clap sees to these for flags.
+            (_, Some(_)) if self.jwks_file.is_some() => ("jwks-url", "goes not with --jwks-file"),
+            (_, Some(url)) => match bad_url(url) {
+                Some(problem) => ("jwks-url", problem),
+                None => return Ok(()),
+            },
+            (_, None) => return Ok(()),
+        };
+        Err(ConfigError {
+            flag: problem.0,
+            problem: problem.1.to_owned(),
+        })
+    }
+}
+
+/// Why keys can't be fetched there.
+fn bad_url(url: &str) -> Option<&'static str> {
+    let Ok(uri) = url.parse::<http::Uri>() else {
+        return Some("is not a URL");
+    };
+    let host = uri.host().unwrap_or_default();
+    let authority = uri.authority().map(http::uri::Authority::as_str);
+    if authority.is_some_and(|it| it.contains('@')) {
+        return Some("holds a user or a password; a set of public keys needs none");
+    }
+    let address = host.trim_start_matches('[').trim_end_matches(']');
+    let is_here = match address.parse::<std::net::IpAddr>() {
+        Ok(address) => address.is_loopback(),
+        Err(_) => host == "localhost",
+    };
+    match uri.scheme_str() {
+        Some("https") if !host.is_empty() => None,
+        Some("http") if is_here => None,
+        Some("http") => {
+            Some("must be https: whoever can change what is sent could put in a key of their own")
+        }
+        _ => Some("is not an https URL"),
+    }
+}
+
+impl JwtAlgorithm {
+    fn of_jwt(self) -> jsonwebtoken::Algorithm {
+        use jsonwebtoken::Algorithm;
+        match self {
+            Self::RS256 => Algorithm::RS256,
+            Self::RS384 => Algorithm::RS384,
+            Self::RS512 => Algorithm::RS512,
+            Self::PS256 => Algorithm::PS256,
+            Self::PS384 => Algorithm::PS384,
+            Self::PS512 => Algorithm::PS512,
+            Self::ES256 => Algorithm::ES256,
+            Self::ES384 => Algorithm::ES384,
+            Self::EdDSA => Algorithm::EdDSA,
+        }
     }
 }

@@ -20,6 +20,14 @@ pub use tls::{ClientAuth, TlsConfig};
 /// killing of cursors.
 const SPARE_CONNECTIONS: usize = 10;
 
+/// What is said where nobody is asked who they are.
+const NO_AUTHENTICATION: &str = "authentication (--tls-client-ca-file, --jwks-url, --jwks-file or \
+                                 --api-keys-file)";
+
+/// What is said where there is no encryption either.
+const NEITHER: &str = "encryption (--tls-cert-file) and without authentication \
+                       (--tls-client-ca-file, --jwks-url, --jwks-file or --api-keys-file)";
+
 /// The settings of `weir serve`.
 #[derive(Debug, Clone, Args)]
 pub struct ServeConfig {
@@ -27,7 +35,7 @@ pub struct ServeConfig {
     #[arg(long, env = "MONGODB_URI", hide_env_values = true, value_name = "URI")]
     pub mongodb_uri: String,
 
-    /// Where to serve gRPC. Anything but loopback needs --allow-insecure
+    /// Where to serve gRPC. Anything but loopback needs TLS and authentication, or --allow-insecure
     #[arg(
         long,
         env = "WEIR_LISTEN",
@@ -45,8 +53,9 @@ pub struct ServeConfig {
     )]
     pub admin_listen: SocketAddr,
 
-    /// Serve beyond loopback although anyone who reaches the port may watch everything that Weir's
-    /// MongoDB user may. For use behind a mesh or a proxy that encrypts and authenticates
+    /// Serve gRPC beyond loopback without TLS, although what is sent can be read on the way, or without
+    /// authentication, although anyone who reaches the port may watch everything that Weir's MongoDB
+    /// user may. For use behind a mesh or a proxy that provides what is missing
     #[arg(long, env = "WEIR_ALLOW_INSECURE")]
     pub allow_insecure: bool,
 
@@ -280,18 +289,32 @@ impl ServeConfig {
         self.tls.validate()?;
         self.auth.validate()?;
         self.limits.validate()?;
-        if !self.listen.ip().is_loopback() && !self.allow_insecure {
-            return Err(ConfigError {
+        match self.missing_beyond_loopback() {
+            Some(missing) if !self.allow_insecure => Err(ConfigError {
                 flag: "listen",
                 problem: format!(
-                    "{} is reachable from other machines, without encryption or authentication; \
-                     listen on 127.0.0.1, or add --allow-insecure if a mesh or a proxy in front \
-                     provides both",
+                    "{} is reachable from other machines, without {missing}; listen on 127.0.0.1, \
+                     or add --allow-insecure if a mesh or a proxy in front provides what is missing",
                     self.listen
                 ),
-            });
+            }),
+            _ => Ok(()),
         }
-        Ok(())
+    }
+
+    /// What keeps the gRPC port from being safe to reach from other machines, where it can be reached
+    /// from them: in words, with the flags that would help.
+    #[must_use]
+    pub fn missing_beyond_loopback(&self) -> Option<&'static str> {
+        // A certificate that must be shown says that its holder may call, though not who it is.
+        let knows_callers = self.auth.is_on() || self.tls.requires_certificates();
+        match (self.tls.is_on(), knows_callers) {
+            _ if self.listen.ip().is_loopback() => None,
+            (true, true) => None,
+            (false, true) => Some("encryption (--tls-cert-file)"),
+            (true, false) => Some(NO_AUTHENTICATION),
+            (false, false) => Some(NEITHER),
+        }
     }
 
     /// What requests may ask for.
@@ -321,6 +344,8 @@ impl ServeConfig {
             feed_linger: self.feed_linger,
             upstream_grace: self.upstream_grace,
             deployment_name: self.deployment_name.clone(),
+            // In a file, which is read at the start.
+            token_keys: None,
         }
     }
 
@@ -333,6 +358,9 @@ impl ServeConfig {
             max_feeds: self.max_feeds,
             feeds_per_scope: self.feeds_per_scope,
             max_catch_ups: self.max_catch_ups,
+            each_principal: self.limits.each_principal(),
+            all_principals: self.limits.all_principals(),
+            max_age: self.limits.watch_max_age,
         }
     }
 

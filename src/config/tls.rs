@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 
 use super::{ConfigError, within};
+use crate::tls::{ClientCertificates, TlsSettings};
 
 /// What the server shows its clients, and whom it lets in by a certificate.
 #[derive(Debug, Clone, Args)]
@@ -74,7 +75,43 @@ impl TlsConfig {
         self.tls_cert_file.is_some()
     }
 
+    /// Whether nobody comes in without a certificate of an authority that was named.
+    #[must_use]
+    pub fn requires_certificates(&self) -> bool {
+        self.tls_client_ca_file.is_some() && self.tls_client_auth == ClientAuth::Required
+    }
+
+    /// Where certificates are; `None` without encryption.
+    #[must_use]
+    pub fn settings(&self) -> Option<TlsSettings> {
+        let clients = self
+            .tls_client_ca_file
+            .as_ref()
+            .map(|file| ClientCertificates {
+                ca_file: file.clone(),
+                required: self.tls_client_auth == ClientAuth::Required,
+            });
+        Some(TlsSettings {
+            cert_file: self.tls_cert_file.clone()?,
+            key_file: self.tls_key_file.clone()?,
+            clients,
+        })
+    }
+
     pub(super) fn validate(&self) -> Result<(), ConfigError> {
+        // clap sees to it for flags; a half of it must not pass for none.
+        if self.tls_cert_file.is_some() != self.tls_key_file.is_some() {
+            return Err(ConfigError {
+                flag: "tls-cert-file",
+                problem: "goes with --tls-key-file".to_owned(),
+            });
+        }
+        if self.tls_client_ca_file.is_some() && !self.is_on() {
+            return Err(ConfigError {
+                flag: "tls-client-ca-file",
+                problem: "needs --tls-cert-file".to_owned(),
+            });
+        }
         within("max-handshakes", self.max_handshakes, 1, 10_000)
     }
 }

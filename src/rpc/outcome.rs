@@ -7,6 +7,7 @@ use tonic::{Code, Status};
 use tracing::Span;
 
 use crate::{
+    auth::Principal,
     error::{Class, Error, code_name},
     metrics::{Metrics, seconds},
 };
@@ -26,12 +27,16 @@ pub(super) struct Outcome {
 }
 
 impl Outcome {
-    pub(super) fn begin(metrics: Arc<Metrics>, peer: Option<SocketAddr>) -> Self {
+    pub(super) fn begin(
+        metrics: Arc<Metrics>,
+        peer: Option<SocketAddr>,
+        principal: &Principal,
+    ) -> Self {
         metrics.watches_started.increment(1);
         let id = format!("{:016x}", fastrand::u64(..));
         let peer = peer.map(|peer| peer.to_string()).unwrap_or_default();
         Self {
-            span: tracing::info_span!("watch", id, peer),
+            span: tracing::info_span!("watch", id, peer, principal = principal.for_logs()),
             id,
             metrics,
             started: Instant::now(),

@@ -22,11 +22,13 @@
 
 mod admin;
 mod binary;
+pub mod certificates;
 mod database;
 mod database_process;
 mod eventually;
 pub mod exposition;
 mod failpoint;
+pub mod issuer;
 pub mod ledger;
 pub mod orders;
 mod process;
@@ -34,6 +36,7 @@ mod proxy;
 mod server;
 pub mod stand_in;
 mod tally;
+pub mod tokens;
 mod tools;
 mod watching;
 

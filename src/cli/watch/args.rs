@@ -6,7 +6,9 @@ use std::time::{Duration, SystemTime};
 
 use clap::{ValueEnum, builder::PossibleValue};
 
+use super::credentials::CredentialArgs;
 use super::scope::Scope;
+use super::tls::TlsArgs;
 use super::token::Token;
 use super::where_clause::WhereClause;
 use crate::plan::Operation;
@@ -34,9 +36,17 @@ pub struct WatchArgs {
     #[arg(long)]
     pub all: bool,
 
-    /// The server
+    /// The server: https://HOST:PORT, or http:// for one without TLS
     #[arg(long, env = "WEIR_SERVER", value_name = "URL", default_value = DEFAULT_SERVER)]
     pub server: Server,
+
+    /// How the server is reached over TLS
+    #[command(flatten)]
+    pub tls: TlsArgs,
+
+    /// What is shown to the server to say who watches
+    #[command(flatten)]
+    pub credentials: CredentialArgs,
 
     /// Only this operation; may be repeated, or listed with commas
     #[arg(
@@ -132,6 +142,7 @@ Examples:
   weir watch shop.orders --op insert --op update --where 'status=paid' --where 'total>100'
   weir watch shop --since 10m --until now --output json | jq .documentKey
   weir watch shop.orders --resume-file orders.token
+  weir watch shop.orders --server https://weir.example:443 --tls-ca-file ca.pem
 
 A value in --where is JSON or Extended JSON where it reads as such (5, true, null, \"5\",
 {\"$oid\": \"...\"}) and text otherwise. Exit code: 0 at the limit, at --until, on Ctrl-C and when
@@ -154,20 +165,17 @@ impl std::str::FromStr for Server {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Server, String> {
-        if text.starts_with("https://") {
-            return Err(
-                "this client speaks plain HTTP/2 only; reach the server through http://, \
-                        for example by a sidecar or a tunnel"
-                    .to_owned(),
-            );
-        }
         let url = if text.contains("://") {
             text.to_owned()
         } else {
             format!("http://{text}")
         };
         match url.parse::<http::Uri>() {
-            Ok(uri) if uri.scheme_str() == Some("http") && uri.host().is_some() => Ok(Server(url)),
+            Ok(uri)
+                if matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some() =>
+            {
+                Ok(Server(url))
+            }
             _ => Err(format!("not an address; write it as {DEFAULT_SERVER}")),
         }
     }

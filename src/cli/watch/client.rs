@@ -10,9 +10,9 @@ use bytes::Bytes;
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Status, Streaming};
+use tonic::{Request, Status, Streaming};
 
-use super::advice::{Facts, Verdict, explain, judge};
+use super::advice::{Facts, Verdict, explain, judge, reason};
 use super::args::WatchArgs;
 use super::backoff::Backoff;
 use super::message::{Joiner, Message};
@@ -20,6 +20,7 @@ use super::output::Output;
 use super::printer::Printer;
 use super::resume_file::ResumeFile;
 use super::text::{causes, say, seconds, visible};
+use super::tls;
 use crate::pb;
 use crate::pb::watch_request::Start;
 use crate::pb::watch_service_client::WatchServiceClient;
@@ -79,8 +80,8 @@ pub(super) struct Watcher {
     token: Option<Bytes>,
     /// The changes printed so far.
     printed: u64,
-    /// Whether any connection has been made.
-    was_connected: bool,
+    /// Whether the watch has ever been open.
+    was_open: bool,
 }
 
 impl Watcher {
@@ -110,7 +111,7 @@ impl Watcher {
             backoff: Backoff::default(),
             token,
             printed: 0,
-            was_connected: false,
+            was_open: false,
         }
     }
 
@@ -142,7 +143,7 @@ impl Watcher {
                 Stop::Lost { why, after } => (why, after),
             };
             let wait = self.backoff.next_wait(after);
-            let place = match (&self.token, self.was_connected) {
+            let place = match (&self.token, self.was_open) {
                 (Some(_), _) => ", from the last token",
                 (None, true) => ", from the start asked for",
                 (None, false) => "",
@@ -161,10 +162,13 @@ impl Watcher {
             Ok(client) => client,
             Err(stop) => return stop,
         };
-        self.was_connected = true;
-        let mut request = self.request.clone();
+        let mut request = Request::new(self.request.clone());
         if let Some(token) = &self.token {
-            request.start = Some(Start::ResumeToken(token.clone()));
+            request.get_mut().start = Some(Start::ResumeToken(token.clone()));
+        }
+        let credentials = &self.args.credentials;
+        if let Err(why) = credentials.show(&self.args.server, &mut request) {
+            return self.refused(why);
         }
         let server = &self.args.server.0;
         let opening = async {
@@ -179,9 +183,19 @@ impl Watcher {
             answer.await
         };
         match timeout(OPEN_WITHIN, opening).await {
-            Ok(Ok(response)) => self.read(response.into_inner()).await,
+            Ok(Ok(response)) => {
+                self.was_open = true;
+                self.read(response.into_inner()).await
+            }
+            Ok(Err(status)) if let Some(why) = tls::advice(&status) => {
+                self.refused(format!("{server} did not open the watch: {why}"))
+            }
             Ok(Err(status)) => {
-                self.ended_with(&status, &format!("{server} did not open the watch"))
+                let mut what = format!("{server} did not open the watch");
+                if !self.was_open && tls::may_be_missing(&self.args.server, &status) {
+                    what.push_str(" (if it speaks TLS, write https://)");
+                }
+                self.ended_with(&status, &what)
             }
             Err(_) => Stop::Lost {
                 why: format!("{server} did not answer within {} s", OPEN_WITHIN.as_secs()),
@@ -192,16 +206,13 @@ impl Watcher {
 
     async fn connect(&self) -> Result<WatchServiceClient<Channel>, Stop> {
         let server = &self.args.server.0;
-        let endpoint = Endpoint::from_shared(server.clone())
-            .map_err(|error| Stop::Failed(format!("{server}: {}", causes(&error))))?
-            .connect_timeout(CONNECT_WITHIN)
-            .tcp_nodelay(true)
-            .http2_keep_alive_interval(PING_EVERY)
-            .keep_alive_timeout(PING_ANSWERED_WITHIN)
-            .keep_alive_while_idle(true);
-        let channel = endpoint.connect().await.map_err(|error| Stop::Lost {
-            why: format!("cannot reach {server} ({})", visible(&causes(&error))),
-            after: None,
+        let endpoint = endpoint(&self.args).map_err(|why| self.refused(why))?;
+        let channel = endpoint.connect().await.map_err(|error| {
+            let why = format!("cannot reach {server} ({})", visible(&causes(&error)));
+            match tls::advice(&error) {
+                Some(advice) => self.refused(format!("{why}: {advice}")),
+                None => Stop::Lost { why, after: None },
+            }
         })?;
         let asked_for = match self.request.max_message_bytes {
             0 => DEFAULT_MESSAGE_BYTES,
@@ -234,6 +245,13 @@ impl Watcher {
                 Ok(Ok(None)) => {
                     return Stop::Lost {
                         why: "connection lost: the stream ended without a reason".to_owned(),
+                        after: None,
+                    };
+                }
+                // What is shown is read again for the next connection.
+                Ok(Err(status)) if reason(&status).as_deref() == Some("CREDENTIALS_EXPIRED") => {
+                    return Stop::Lost {
+                        why: "the credentials have expired or were withdrawn".to_owned(),
                         after: None,
                     };
                 }
@@ -300,6 +318,16 @@ impl Watcher {
         reached_limit.then_some(Stop::End(End::Limit))
     }
 
+    /// What certificates or credentials have brought to its end before it began is for the user to put
+    /// right; later, somebody may just be changing them.
+    fn refused(&self, why: String) -> Stop {
+        if self.was_open {
+            Stop::Lost { why, after: None }
+        } else {
+            Stop::Failed(why)
+        }
+    }
+
     fn ended_with(&self, status: &Status, what: &str) -> Stop {
         match judge(status) {
             Verdict::Retry { why, after } => Stop::Lost {
@@ -328,6 +356,19 @@ impl Watcher {
     fn save(&mut self) -> io::Result<()> {
         self.resume_file.as_mut().map_or(Ok(()), ResumeFile::write)
     }
+}
+
+/// How the server is reached, as the command line has it and the files that it names hold now.
+pub(super) fn endpoint(args: &WatchArgs) -> Result<Endpoint, String> {
+    let server = &args.server.0;
+    let endpoint = Endpoint::from_shared(server.clone())
+        .map_err(|error| format!("{server}: {}", causes(&error)))?
+        .connect_timeout(CONNECT_WITHIN)
+        .tcp_nodelay(true)
+        .http2_keep_alive_interval(PING_EVERY)
+        .keep_alive_timeout(PING_ANSWERED_WITHIN)
+        .keep_alive_while_idle(true);
+    args.tls.apply(&args.server, endpoint)
 }
 
 /// The server speaks at least once every progress interval. Twice that, and time for a slow

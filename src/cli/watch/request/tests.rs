@@ -117,7 +117,11 @@ fn command_lines_that_cannot_be_are_refused() {
         &["shop", "--since=1h", "--resume-token=aa"],
         &["shop", "--max-message-bytes=1000"],
         &["shop", "--limit=0"],
-        &["shop", "--server=https://weir:443"],
+        &[
+            "shop",
+            "--server=https://weir:443",
+            "--tls-cert-file=client.pem",
+        ],
         &["shop", "--server=ftp://weir"],
     ] {
         assert!(parse(line).is_err(), "{line:?}");

@@ -1,4 +1,7 @@
-//! The ports: how many clients may be connected, and how long they may take to say what they want.
+//! The ports: how many clients may be connected, how their connections are encrypted, and how long they
+//! may take to say what they want.
+
+mod handshake;
 
 use std::{
     io,
@@ -16,9 +19,16 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::Sleep,
 };
-use tonic::transport::server::{Connected, TcpConnectInfo, TcpIncoming};
+use tokio_rustls::server::TlsStream;
+use tokio_util::{either::Either, task::AbortOnDropHandle};
+use tonic::transport::server::{Connected, TcpIncoming};
 
-use crate::metrics::{Held, Metrics};
+use crate::{
+    auth::Peer,
+    metrics::{Held, Metrics},
+};
+
+pub use handshake::Handshakes;
 
 /// How long to wait when the system has no room for another connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -66,15 +76,31 @@ impl Port {
         }
     }
 
-    /// The connections as they come, without an end.
-    pub fn connections(self) -> impl Stream<Item = io::Result<Connection>> {
-        stream::unfold(self, |mut port| async move {
-            let connection = port.next().await;
-            Some((Ok(connection), port))
-        })
+    /// The connections as they come, without an end. With `handshakes` they come when theirs is done, in
+    /// whichever order that is; one that takes its time holds up no other.
+    pub fn connections(
+        self,
+        handshakes: Option<Handshakes>,
+    ) -> impl Stream<Item = io::Result<Connection>> {
+        let accepted = stream::unfold(self, |mut port| async move {
+            let accepted = port.next().await;
+            Some((accepted, port))
+        });
+        let Some(handshakes) = handshakes else {
+            return accepted.map(|it| Ok(it.in_plain_text())).left_stream();
+        };
+        let encrypted = accepted.map(move |accepted| {
+            // A task each, as a signature takes a good part of a millisecond.
+            let task = tokio::spawn(handshakes.clone().shake(accepted));
+            AbortOnDropHandle::new(task)
+        });
+        // The port bounds how many there are.
+        let encrypted = encrypted.buffer_unordered(usize::MAX);
+        let done = |ended: Result<Option<Connection>, _>| async { ended.ok().flatten().map(Ok) };
+        encrypted.filter_map(done).right_stream()
     }
 
-    async fn next(&mut self) -> Connection {
+    async fn next(&mut self) -> Accepted {
         loop {
             match self.incoming.next().await {
                 Some(Ok(stream)) => {
@@ -97,19 +123,48 @@ impl Port {
         }
     }
 
-    fn take(&self, stream: TcpStream, permit: OwnedSemaphorePermit) -> Connection {
-        Connection {
+    fn take(&self, stream: TcpStream, permit: OwnedSemaphorePermit) -> Accepted {
+        Accepted {
+            address: stream.peer_addr().ok(),
             stream,
-            hurry: Some(Deadline {
+            deadline: Deadline {
                 greeting: match self.hurry {
                     Hurry::Greet => Some(HTTP2_GREETING),
                     Hurry::End => None,
                 },
                 sleep: Box::pin(tokio::time::sleep(self.patience)),
-            }),
+            },
             metrics: Arc::clone(&self.metrics),
-            _permit: permit,
-            _counted: (self.hurry == Hurry::Greet).then(|| Held::new(&self.metrics.connections)),
+            permit,
+            counted: (self.hurry == Hurry::Greet).then(|| Held::new(&self.metrics.connections)),
+        }
+    }
+}
+
+/// A connection of which nothing has been read yet.
+#[derive(Debug)]
+struct Accepted {
+    stream: TcpStream,
+    address: Option<SocketAddr>,
+    /// Runs from now on, and goes on in the [`Connection`].
+    deadline: Deadline,
+    metrics: Arc<Metrics>,
+    permit: OwnedSemaphorePermit,
+    counted: Option<Held>,
+}
+
+impl Accepted {
+    fn in_plain_text(self) -> Connection {
+        Connection {
+            stream: Either::Left(self.stream),
+            peer: Peer {
+                address: self.address,
+                certificate: None,
+            },
+            hurry: Some(self.deadline),
+            metrics: self.metrics,
+            _permit: self.permit,
+            _counted: self.counted,
         }
     }
 }
@@ -127,9 +182,9 @@ impl axum::serve::Listener for Port {
     type Addr = Option<SocketAddr>;
 
     async fn accept(&mut self) -> (Connection, Option<SocketAddr>) {
-        let connection = self.next().await;
-        let peer = connection.stream.peer_addr().ok();
-        (connection, peer)
+        let accepted = self.next().await;
+        let peer = accepted.address;
+        (accepted.in_plain_text(), peer)
     }
 
     fn local_addr(&self) -> io::Result<Option<SocketAddr>> {
@@ -140,7 +195,8 @@ impl axum::serve::Listener for Port {
 /// A client's connection. It fails when it has not done in time what it must.
 #[derive(Debug)]
 pub struct Connection {
-    stream: TcpStream,
+    stream: Either<TcpStream, Box<TlsStream<TcpStream>>>,
+    peer: Peer,
     /// `None` once it is done.
     hurry: Option<Deadline>,
     metrics: Arc<Metrics>,
@@ -228,9 +284,12 @@ impl AsyncWrite for Connection {
 }
 
 impl Connected for Connection {
-    type ConnectInfo = TcpConnectInfo;
+    type ConnectInfo = Peer;
 
-    fn connect_info(&self) -> TcpConnectInfo {
-        self.stream.connect_info()
+    fn connect_info(&self) -> Peer {
+        self.peer.clone()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,255 @@
+//! Encryption of clients' connections: certificates that are read again when they change.
+//!
+//! New handshakes get what is in force when they begin, and open connections stay as they are. No
+//! session is ever resumed: a resumed one would carry a client past the authorities, and the expiry,
+//! that are checked in a full handshake, and what it saves is nothing beside a stream of hours.
+
+use std::{
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use arc_swap::ArcSwap;
+use rustls::{
+    Error as TlsError, InconsistentKeys, RootCertStore, ServerConfig,
+    crypto::{CryptoProvider, aws_lc_rs},
+    pki_types::{
+        CertificateDer, PrivateKeyDer,
+        pem::{self, PemObject as _},
+    },
+    server::{NoServerSessionStorage, WebPkiClientVerifier, danger::ClientCertVerifier},
+};
+
+use crate::{metrics::Metrics, reload::Files};
+
+/// What the files hold, for logs and metrics.
+const WHAT: &str = "tls";
+
+/// The protocol that is spoken inside, as ALPN names it.
+pub const HTTP2: &[u8] = b"h2";
+
+/// Where the server's certificate is, and those of its clients' authorities.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsSettings {
+    /// The server's certificate and what leads to its authority, PEM.
+    pub cert_file: PathBuf,
+    /// The certificate's private key, PEM.
+    pub key_file: PathBuf,
+    /// Which certificates of clients are taken. `None`: no client is asked for one.
+    pub clients: Option<ClientCertificates>,
+}
+
+/// Which certificates of clients are taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientCertificates {
+    /// The authorities, PEM.
+    pub ca_file: PathBuf,
+    /// Whether a client without a certificate is sent away.
+    pub required: bool,
+}
+
+impl TlsSettings {
+    /// The files, each with the flag that names it, in the order in which they are read.
+    fn files(&self) -> Vec<(&'static str, &PathBuf)> {
+        let mut files = vec![
+            ("tls-cert-file", &self.cert_file),
+            ("tls-key-file", &self.key_file),
+        ];
+        if let Some(clients) = &self.clients {
+            files.push(("tls-client-ca-file", &clients.ca_file));
+        }
+        files
+    }
+}
+
+/// Makes aws-lc-rs what every TLS connection of the process is made with, unless it has been done.
+pub fn install_provider() {
+    // Whoever came first chose the same: no other provider is in the tree.
+    let _ = aws_lc_rs::default_provider().install_default();
+}
+
+/// The certificates in force.
+#[derive(Debug)]
+pub struct Tls {
+    settings: TlsSettings,
+    in_force: ArcSwap<Loaded>,
+}
+
+#[derive(Debug)]
+struct Loaded {
+    config: Arc<ServerConfig>,
+    /// From when until when the certificate holds, in seconds since 1970.
+    validity: (i64, i64),
+}
+
+impl Tls {
+    /// Reads and checks the files. Gives them too, to [`follow`](Self::follow) their changes.
+    ///
+    /// # Errors
+    /// In words, which name flag and file: one can't be read, or holds nothing that can be used, or the
+    /// key is not the certificate's.
+    pub async fn read(settings: TlsSettings) -> Result<(Self, Files), String> {
+        // One by one at first, to tell which flag is at fault.
+        for (flag, path) in settings.files() {
+            let read = Files::read(WHAT, vec![path.clone()]).await;
+            read.map_err(|problem| format!("--{flag}: {problem}"))?;
+        }
+        let paths = settings.files().into_iter().map(|(_, path)| path.clone());
+        let (files, contents) = Files::read(WHAT, paths.collect()).await?;
+        let loaded = load(&settings, &contents)?;
+        let tls = Self {
+            settings,
+            in_force: ArcSwap::from_pointee(loaded),
+        };
+        Ok((tls, files))
+    }
+
+    /// What a handshake that begins now is made with.
+    #[must_use]
+    pub fn config(&self) -> Arc<ServerConfig> {
+        Arc::clone(&self.in_force.load().config)
+    }
+
+    /// Looks every `interval` whether the files have changed, and puts what they hold in force for new
+    /// handshakes. What can't be used, and a certificate that has expired, leaves the old ones in force.
+    /// Never ends.
+    pub async fn follow(&self, files: Files, interval: Duration, metrics: &Metrics) {
+        let (not_before, not_after) = self.in_force.load().validity;
+        metrics.certificate_expires_at(not_after);
+        if !(not_before..=not_after).contains(&now()) {
+            // To start all the same is better than not to: it may be the clock that is wrong, and the
+            // next certificate is read without a start.
+            tracing::warn!(
+                path = %self.settings.cert_file.display(),
+                "the certificate has expired or is not valid yet; clients will refuse it"
+            );
+        }
+        let apply = |contents: &[Vec<u8>]| {
+            let loaded = load(&self.settings, contents)?;
+            let (_, not_after) = loaded.validity;
+            if not_after < now() {
+                return Err(about(
+                    "tls-cert-file",
+                    &self.settings.cert_file,
+                    "has expired",
+                ));
+            }
+            metrics.certificate_expires_at(not_after);
+            self.in_force.store(Arc::new(loaded));
+            Ok(())
+        };
+        files.follow(interval, metrics, apply).await;
+    }
+}
+
+/// Seconds since 1970.
+fn now() -> i64 {
+    let since = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
+    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+}
+
+fn about(flag: &str, path: &std::path::Path, problem: impl std::fmt::Display) -> String {
+    format!("--{flag}: {}: {problem}", path.display())
+}
+
+fn load(settings: &TlsSettings, contents: &[Vec<u8>]) -> Result<Loaded, String> {
+    let [certificate, key, authorities @ ..] = contents else {
+        return Err("a certificate and a key are needed".to_owned());
+    };
+    let of_certificate = |problem: String| about("tls-cert-file", &settings.cert_file, problem);
+    let chain = certificates(certificate).map_err(of_certificate)?;
+    let validity = validity(&chain[0]).map_err(of_certificate)?;
+    let key =
+        private_key(key).map_err(|problem| about("tls-key-file", &settings.key_file, problem))?;
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let verifier = match (&settings.clients, authorities) {
+        (None, _) => WebPkiClientVerifier::no_client_auth(),
+        (Some(clients), [bundle]) => verifier(clients, bundle, &provider)
+            .map_err(|problem| about("tls-client-ca-file", &clients.ca_file, problem))?,
+        // Without its authorities nobody must be let in.
+        (Some(_), _) => return Err("the authorities of the clients were not read".to_owned()),
+    };
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| error.to_string())?
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(chain, key)
+        .map_err(|error| match error {
+            TlsError::InconsistentKeys(InconsistentKeys::KeyMismatch) => about(
+                "tls-key-file",
+                &settings.key_file,
+                format!("not the key of {}", settings.cert_file.display()),
+            ),
+            TlsError::InvalidCertificate(_) => of_certificate(error.to_string()),
+            error => about("tls-key-file", &settings.key_file, error),
+        })?;
+    config.alpn_protocols = vec![HTTP2.to_vec()];
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    Ok(Loaded {
+        config: Arc::new(config),
+        validity,
+    })
+}
+
+fn verifier(
+    clients: &ClientCertificates,
+    bundle: &[u8],
+    provider: &Arc<CryptoProvider>,
+) -> Result<Arc<dyn ClientCertVerifier>, String> {
+    let mut roots = RootCertStore::empty();
+    for authority in certificates(bundle)? {
+        // Not passed over: whoever wrote it down wants its clients to be let in.
+        roots.add(authority).map_err(|error| error.to_string())?;
+    }
+    let builder =
+        WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider));
+    let builder = if clients.required {
+        builder
+    } else {
+        builder.allow_unauthenticated()
+    };
+    builder.build().map_err(|error| error.to_string())
+}
+
+/// The certificates of a PEM file; at least one.
+pub(crate) fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
+    let certificates: Vec<_> = CertificateDer::pem_slice_iter(pem)
+        .collect::<Result<_, _>>()
+        .map_err(|error| broken(&error).to_owned())?;
+    if certificates.is_empty() {
+        return Err("no certificate in it (PEM)".to_owned());
+    }
+    Ok(certificates)
+}
+
+/// The first private key of a PEM file.
+pub(crate) fn private_key(pem: &[u8]) -> Result<PrivateKeyDer<'static>, &'static str> {
+    PrivateKeyDer::from_pem_slice(pem).map_err(|error| match error {
+        pem::Error::NoItemsFound => {
+            "no private key in it (PEM: PKCS #8, PKCS #1 or SEC1, not encrypted)"
+        }
+        error => broken(&error),
+    })
+}
+
+/// The library's own words quote the file, a key it may be, and bytes as numbers.
+fn broken(error: &pem::Error) -> &'static str {
+    match error {
+        pem::Error::MissingSectionEnd { .. } => "broken PEM: it ends within a section",
+        pem::Error::Base64Decode(_) => "broken PEM: a section is no base64",
+        _ => "broken PEM",
+    }
+}
+
+/// From when until when a certificate holds, in seconds since 1970.
+fn validity(certificate: &CertificateDer<'_>) -> Result<(i64, i64), String> {
+    let (_, parsed) = x509_parser::parse_x509_certificate(certificate)
+        .map_err(|error| format!("no X.509 certificate: {error}"))?;
+    let validity = parsed.validity();
+    Ok((
+        validity.not_before.timestamp(),
+        validity.not_after.timestamp(),
+    ))
+}

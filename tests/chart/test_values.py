@@ -4,6 +4,7 @@ import json
 import re
 
 import helm_python
+import kubernetes_validate
 import pytest
 import tomllib
 import yaml
@@ -156,6 +157,7 @@ def test_the_schema_refuses_what_no_template_could_use(path, value):
         ("full", {"networkPolicy.grpcFrom": []}, "names nobody"),
         ("full", {"settings.memory-limit": "4GiB"}, "settings.memory-limit"),
         ("insecure", {"resources.limits.memory": "1Gi"}, "settings.memory-limit"),
+        ("insecure", {"resources.limits.memory": 1 << 30}, "settings.memory-limit"),
         ("insecure", {"strategy.type": "Recreate"}, "strategy.rollingUpdate"),
         ("insecure", {"extraEnv": [{"name": "WEIR_LISTEN", "value": "[::]:1"}]}, "extraEnv: WEIR_LISTEN"),
     ],
@@ -166,6 +168,30 @@ def test_values_that_do_not_go_together_are_refused(base, change, says):
         given = with_value(given, path, value)
     chart.validate_schema(given)
     assert says in refused(given)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"strategy.type": "Recreate", "strategy.rollingUpdate": None},
+        {"podDisruptionBudget.maxUnavailable": None, "podDisruptionBudget.minAvailable": 1},
+        {"podDisruptionBudget.maxUnavailable": None, "podDisruptionBudget.minAvailable": "50%"},
+        {"resources.limits.memory": None},
+        {"resources.limits.memory": "1.5Gi"},
+        {"resources.limits.memory": 3 << 30},
+        {"replicas": 0},
+        {"service.type": "NodePort", "service.nodePort": 30051},
+        {"serviceAccount.create": False},
+        {"topologySpreadConstraints": []},
+        {"autoscaling.enabled": True, "autoscaling.cpu": 0, "autoscaling.watches": 3000},
+    ],
+)
+def test_values_that_go_together_are_taken(change):
+    given = values("insecure")
+    for path, value in change.items():
+        given = with_value(given, path, value)
+    for manifest in Release(given).manifests:
+        kubernetes_validate.validate(manifest, "1.37", strict=True)
 
 
 def test_a_chart_around_this_one_may_hand_down_its_globals():

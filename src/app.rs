@@ -15,7 +15,7 @@ use tonic::transport::Server;
 use tonic_health::{ServingStatus, server::HealthReporter};
 
 use crate::{
-    admin::Admin,
+    admin::{Admin, AdminPeer, Gate, LogLevel},
     auth::{Authenticator, SetupError},
     config::{ConfigError, ServeConfig},
     hub::Hub,
@@ -73,6 +73,9 @@ pub enum StartError {
     /// Nobody could be asked who they are.
     #[error(transparent)]
     Auth(#[from] SetupError),
+    /// The admin port's token can't be used.
+    #[error("--admin-token-file: {0}")]
+    AdminToken(String),
     /// A port can't be listened on.
     #[error("can't listen on {address}: {error}")]
     Listen {
@@ -105,11 +108,19 @@ pub struct App {
 
 impl App {
     /// Checks the settings, takes the ports, and serves. MongoDB need not be there yet: the server
-    /// is ready once it has answered.
+    /// is ready once it has answered. The process's log is left alone.
     ///
     /// # Errors
     /// When a setting can't be used or a port is taken.
     pub async fn start(config: ServeConfig) -> Result<Self, StartError> {
+        Self::start_with(config, LogLevel::not_ours()).await
+    }
+
+    /// Starts as [`start`](Self::start) does, in a process whose log this server may change.
+    ///
+    /// # Errors
+    /// When a setting can't be used or a port is taken.
+    pub async fn start_with(config: ServeConfig, log_level: LogLevel) -> Result<Self, StartError> {
         config.validate()?;
         tls::install_provider();
         let tls = match config.tls.settings() {
@@ -117,6 +128,14 @@ impl App {
             None => None,
         };
         let metrics = Arc::new(Metrics::new());
+        for (limit, max) in [
+            ("watches", config.max_watches),
+            ("connections", config.max_connections),
+            ("feeds", config.max_feeds),
+            ("catch_ups", config.max_catch_ups),
+        ] {
+            metrics.limit(limit, max);
+        }
         let auth = config.auth.settings(config.reload_interval);
         let (authenticator, auth_upkeep) = Authenticator::new(auth, Arc::clone(&metrics)).await?;
         let source = MongoSource::new(&MongoSettings {
@@ -127,6 +146,9 @@ impl App {
         })
         .await
         .map_err(StartError::Uri)?;
+        let gate = Gate::read(config.auth.admin_token_file.clone()).await;
+        let (gate, gate_file) = gate.map_err(StartError::AdminToken)?;
+        let gate = Arc::new(gate);
         let (grpc_listener, grpc_addr) = bind(config.listen).await?;
         let (admin_listener, admin_addr) = bind(config.admin_listen).await?;
 
@@ -143,6 +165,8 @@ impl App {
             hub: hub.clone(),
             metrics: Arc::clone(&metrics),
             ready: Arc::clone(&ready),
+            log_level,
+            gate: Arc::clone(&gate),
         };
         let (health, health_service) = tonic_health::server::health_reporter();
         set_serving(&health, ServingStatus::NotServing).await;
@@ -193,6 +217,14 @@ impl App {
         let admin_port = port(admin_listener, MAX_ADMIN_CONNECTIONS, Hurry::End);
 
         tokio::spawn(serve_admin(admin_port, admin, stop.clone()));
+        if let Some(file) = gate_file {
+            let (metrics, interval) = (Arc::clone(&metrics), config.reload_interval);
+            let stop = stop.clone();
+            tokio::spawn(async move {
+                let following = file.follow(interval, &metrics, |it| gate.demand(&it[0]));
+                stop.run_until_cancelled(following).await;
+            });
+        }
         tokio::spawn(keep_up(metrics, stop.clone()));
         tokio::spawn(watch_oplog(hub.clone(), stop.clone()));
         tokio::spawn(stop.clone().run_until_cancelled_owned(auth_upkeep.run()));
@@ -311,7 +343,10 @@ async fn end_health_watches(health: &mut HealthReporter) {
 }
 
 async fn serve_admin(port: Port, admin: Admin, stop: CancellationToken) {
-    let served = axum::serve(port, admin.router()).with_graceful_shutdown(stop.cancelled_owned());
+    let service = admin
+        .router()
+        .into_make_service_with_connect_info::<AdminPeer>();
+    let served = axum::serve(port, service).with_graceful_shutdown(stop.cancelled_owned());
     if let Err(error) = served.await {
         tracing::error!(%error, "the admin server failed");
     }

@@ -5,11 +5,13 @@
 //! back.
 
 mod guards;
+mod handles;
+mod known;
 mod readings;
 
 use std::{collections::HashMap, sync::Mutex, time::Duration};
 
-use metrics::{Counter, Gauge, Histogram, Label, Unit};
+use metrics::{Counter, Gauge, Histogram};
 use metrics_exporter_prometheus::{
     Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder,
 };
@@ -19,7 +21,10 @@ use crate::{
     plan::{Format, Operation},
 };
 
+use handles::{Handles, describe};
+
 pub use guards::{Charge, Held, InStage};
+pub use known::ENDS;
 pub use readings::Readings;
 
 /// One entry of the catalogue.
@@ -46,6 +51,10 @@ macro_rules! catalogue {
 }
 
 catalogue! {
+    BUILD_INFO: "gauge", "weir_build_info", ["version"],
+        "1, with Weir's version.";
+    READY: "gauge", "weir_ready", [],
+        "Whether clients should be sent here, as /readyz tells: 1 or 0.";
     WATCHES: "gauge", "weir_watches", ["state"],
         "Watches open now, by state: opening, catching_up, live, reconnecting.";
     WATCHES_STARTED: "counter", "weir_watches_started_total", [],
@@ -66,8 +75,8 @@ catalogue! {
         "The place of the watch that is furthest behind, less the oldest entry of MongoDB's oplog; left out while either is unknown.";
     FEED_RESTARTS: "counter", "weir_feed_restarts_total", ["reason"],
         "Change streams opened again after a failure, by reason.";
-    FEED_LAG: "gauge", "weir_feed_lag_seconds", ["namespace"],
-        "MongoDB's operation time less the place reached, by namespace; 0 when nothing is left to read.";
+    FEED_LAG: "gauge", "weir_feed_lag_seconds", ["scope"],
+        "MongoDB's operation time less the place reached, by what is watched; 0 when nothing is left to read.";
     DELIVERY_LAG: "histogram", "weir_delivery_lag_seconds", [],
         "From the wall time, on the database server, of a message's oldest event to the hand-over of the message to the client's connection.";
     EVENTS_RECEIVED: "counter", "weir_events_received_total", ["operation"],
@@ -86,8 +95,12 @@ catalogue! {
         "Bytes of events that feeds keep for their watches.";
     MEMORY_USED: "gauge", "weir_memory_used_bytes", [],
         "Bytes held of --memory-limit: what was read from MongoDB and what was encoded of it.";
+    MEMORY_LIMIT: "gauge", "weir_memory_limit_bytes", [],
+        "--memory-limit.";
     TASKS: "gauge", "weir_tasks", [],
         "Tasks of the process that have not ended: a few for each connection, feed and catch-up, and one for each watch.";
+    LIMIT: "gauge", "weir_limit", ["limit"],
+        "How many there may be at once: watches, connections, feeds, catch_ups.";
     LIMIT_REJECTIONS: "counter", "weir_limit_rejections_total", ["limit"],
         "Watches, calls and connections refused because a limit was reached: watches, feeds, calls, connections, patterns, request_timeout.";
     TLS_HANDSHAKES: "counter", "weir_tls_handshakes_total", ["result"],
@@ -97,7 +110,9 @@ catalogue! {
     AUTHENTICATIONS: "counter", "weir_authentications_total", ["method", "result"],
         "Calls of which it was asked who makes them, by what was shown (jwt, key, cert, none) and result (ok, missing, invalid, expired, unavailable).";
     RELOADS: "counter", "weir_reloads_total", ["what", "result"],
-        "Files read again after a change, by what they hold (tls, api_keys, jwks, policy, token_keys) and result (ok, failed).";
+        "Files read again after a change, by what they hold (tls, api_keys, jwks, policy, token_keys, admin_token) and result (ok, failed).";
+    LAST_RELOAD: "gauge", "weir_last_reload_successful", ["what"],
+        "Whether what was read last of files that have changed is in force, by what they hold: 1 or 0.";
 }
 
 /// Seconds; from a tenth of a millisecond, which loopback reaches, to five minutes behind.
@@ -243,7 +258,7 @@ impl Metrics {
             describe();
             Handles::register()
         });
-        Self {
+        let metrics = Self {
             handle,
             recorder,
             watches: built.watches,
@@ -268,7 +283,12 @@ impl Metrics {
             catch_ups: built.catch_ups,
             parks: built.parks,
             process: metrics_process::Collector::default(),
-        }
+        };
+        metrics::with_local_recorder(&metrics.recorder, || {
+            metrics::gauge!(BUILD_INFO, "version" => env!("CARGO_PKG_VERSION")).set(1);
+        });
+        metrics.register_known();
+        metrics
     }
 
     /// Drains the histograms' buffers; to be called every few seconds, or they grow.
@@ -303,27 +323,42 @@ impl Metrics {
 
     /// `weir_feed_restarts_total`; `reason` is one of a closed set.
     pub fn feed_restarted(&self, reason: &'static str) {
+        self.feeds_restarted(reason, 1);
+    }
+
+    fn feeds_restarted(&self, reason: &'static str, more: u64) {
         self.labelled(
             &self.restarts,
             reason,
+            more,
             || metrics::counter!(FEED_RESTARTS, "reason" => reason),
         );
     }
 
     /// `weir_watches_ended_total`; both labels are of closed sets.
     pub fn watch_ended(&self, code: &'static str, reason: &'static str) {
+        self.watches_ended(code, reason, 1);
+    }
+
+    fn watches_ended(&self, code: &'static str, reason: &'static str, more: u64) {
         self.labelled(
             &self.ended,
             (code, reason),
+            more,
             || metrics::counter!(WATCHES_ENDED, "code" => code, "reason" => reason),
         );
     }
 
     /// `weir_limit_rejections_total`; `limit` is one of a closed set.
     pub fn limit_rejected(&self, limit: &'static str) {
+        self.limits_rejected(limit, 1);
+    }
+
+    fn limits_rejected(&self, limit: &'static str, more: u64) {
         self.labelled(
             &self.rejections,
             limit,
+            more,
             || metrics::counter!(LIMIT_REJECTIONS, "limit" => limit),
         );
     }
@@ -333,6 +368,7 @@ impl Metrics {
         self.labelled(
             &self.handshakes,
             result,
+            1,
             || metrics::counter!(TLS_HANDSHAKES, "result" => result),
         );
     }
@@ -350,15 +386,35 @@ impl Metrics {
         self.labelled(
             &self.reloads,
             (what, result),
+            1,
             || metrics::counter!(RELOADS, "what" => what, "result" => result),
         );
+        self.in_force(what, ok);
+    }
+
+    /// `weir_last_reload_successful`; `what` is one of a closed set.
+    pub fn in_force(&self, what: &'static str, ok: bool) {
+        let gauge = || metrics::gauge!(LAST_RELOAD, "what" => what);
+        metrics::with_local_recorder(&self.recorder, gauge).set(f64::from(u8::from(ok)));
+    }
+
+    /// `weir_limit`; `limit` is one of a closed set.
+    pub fn limit(&self, limit: &'static str, max: usize) {
+        let gauge = || metrics::gauge!(LIMIT, "limit" => limit);
+        #[expect(clippy::cast_precision_loss, reason = "limits are far below 2^53")]
+        metrics::with_local_recorder(&self.recorder, gauge).set(max as f64);
     }
 
     /// `weir_authentications_total`; both labels are of closed sets.
     pub fn authenticated(&self, method: &'static str, result: &'static str) {
+        self.authentications(method, result, 1);
+    }
+
+    fn authentications(&self, method: &'static str, result: &'static str, more: u64) {
         self.labelled(
             &self.authentications,
             (method, result),
+            more,
             || metrics::counter!(AUTHENTICATIONS, "method" => method, "result" => result),
         );
     }
@@ -379,6 +435,7 @@ impl Metrics {
         &self,
         counters: &Mutex<HashMap<K, Counter>>,
         labels: K,
+        more: u64,
         register: impl FnOnce() -> Counter,
     ) {
         let mut counters = counters
@@ -387,7 +444,7 @@ impl Metrics {
         counters
             .entry(labels)
             .or_insert_with(|| metrics::with_local_recorder(&self.recorder, register))
-            .increment(1);
+            .increment(more);
     }
 }
 
@@ -405,74 +462,4 @@ pub fn seconds(duration: Duration) -> f64 {
 
 fn index_of(operation: Operation) -> usize {
     operation as usize
-}
-
-struct Handles {
-    watches: [Gauge; Stage::ALL.len()],
-    feeds: [[Gauge; Stage::ALL.len()]; Mode::ALL.len()],
-    events_received: [Counter; Operation::ALL.len()],
-    events_sent: [Counter; Operation::ALL.len()],
-    encodings: [Counter; FORMATS.len()],
-    watches_started: Counter,
-    watch_duration: Histogram,
-    delivery_lag: Histogram,
-    bytes_sent: Counter,
-    progress_sent: Counter,
-    ring_bytes: Gauge,
-    events_filtered: Counter,
-    connections: Gauge,
-    catch_ups: Gauge,
-    parks: Counter,
-}
-
-impl Handles {
-    fn register() -> Self {
-        let by_operation = |name: &'static str| {
-            Operation::ALL.map(|operation| metrics::counter!(name, "operation" => operation.name()))
-        };
-        Self {
-            watches: Stage::ALL.map(|stage| metrics::gauge!(WATCHES, "state" => stage.name())),
-            feeds: Mode::ALL.map(|mode| {
-                Stage::ALL.map(|stage| {
-                    let labels = [
-                        Label::new("state", stage.name()),
-                        Label::new("mode", mode.name()),
-                    ];
-                    metrics::gauge!(FEEDS, labels.iter())
-                })
-            }),
-            events_received: by_operation(EVENTS_RECEIVED),
-            events_sent: by_operation(EVENTS_SENT),
-            encodings: FORMATS
-                .map(|(_, name)| metrics::counter!(EVENT_ENCODINGS, "format" => name)),
-            watches_started: metrics::counter!(WATCHES_STARTED),
-            watch_duration: metrics::histogram!(WATCH_DURATION),
-            delivery_lag: metrics::histogram!(DELIVERY_LAG),
-            bytes_sent: metrics::counter!(BYTES_SENT),
-            progress_sent: metrics::counter!(PROGRESS_SENT),
-            ring_bytes: metrics::gauge!(RING_BYTES),
-            events_filtered: metrics::counter!(EVENTS_FILTERED),
-            connections: metrics::gauge!(CONNECTIONS),
-            catch_ups: metrics::gauge!(CATCH_UPS),
-            parks: metrics::counter!(PARKS),
-        }
-    }
-}
-
-fn describe() {
-    metrics_process::Collector::default().describe();
-    for metric in CATALOGUE {
-        let unit = if metric.name.ends_with("_seconds") {
-            Unit::Seconds
-        } else if metric.name.contains("_bytes") {
-            Unit::Bytes
-        } else {
-            Unit::Count
-        };
-        match metric.kind {
-            "counter" => metrics::describe_counter!(metric.name, unit, metric.help),
-            "gauge" => metrics::describe_gauge!(metric.name, unit, metric.help),
-            _ => metrics::describe_histogram!(metric.name, unit, metric.help),
-        }
-    }
 }

@@ -315,7 +315,7 @@ async fn a_namespace_with_quotes_and_backslashes_is_escaped() {
     let namespaces: Vec<_> = page[LAG]
         .samples
         .iter()
-        .map(|it| it.labels["namespace"].clone())
+        .map(|it| it.labels["scope"].clone())
         .collect();
     assert_eq!(namespaces, [format!("{}.{name}", database.name())]);
 }

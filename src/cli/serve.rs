@@ -6,6 +6,7 @@ use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
+    admin::Gate,
     app::{App, StartError},
     auth::Authenticator,
     cli::{EXIT_USAGE, log},
@@ -29,10 +30,13 @@ pub struct ServeArgs {
 /// Runs the server. Ends with 0 after a clean drain, 64 for settings that can't be used, 1 for a
 /// start that failed or streams that had to be cut.
 pub async fn run(args: ServeArgs) -> ExitCode {
-    if let Err(error) = log::init(&args.log) {
-        eprintln!("weir serve: --log-level: {error}");
-        return ExitCode::from(EXIT_USAGE);
-    }
+    let log_level = match log::init(&args.log) {
+        Ok(log_level) => log_level,
+        Err(error) => {
+            eprintln!("weir serve: --log-level: {error}");
+            return ExitCode::from(EXIT_USAGE);
+        }
+    };
     if args.check_config {
         return check(&args.serve).await;
     }
@@ -45,7 +49,7 @@ pub async fn run(args: ServeArgs) -> ExitCode {
         eprintln!("weir serve: can't wait for signals");
         return ExitCode::FAILURE;
     };
-    let app = match App::start(args.serve).await {
+    let app = match App::start_with(args.serve, log_level).await {
         Ok(app) => app,
         Err(error) => return refuse(&error),
     };
@@ -74,6 +78,8 @@ async fn check(config: &ServeConfig) -> ExitCode {
         }
         let auth = config.auth.settings(config.reload_interval);
         Authenticator::new(auth, Arc::default()).await?;
+        let gate = Gate::read(config.auth.admin_token_file.clone()).await;
+        gate.map_err(StartError::AdminToken)?;
         let source = MongoSource::new(&settings).await;
         source.map_err(StartError::Uri)
     };
@@ -89,9 +95,11 @@ async fn check(config: &ServeConfig) -> ExitCode {
 fn refuse(error: &StartError) -> ExitCode {
     eprintln!("weir serve: {error}");
     match error {
-        StartError::Config(_) | StartError::Uri(_) | StartError::Tls(_) | StartError::Auth(_) => {
-            ExitCode::from(EXIT_USAGE)
-        }
+        StartError::Config(_)
+        | StartError::Uri(_)
+        | StartError::Tls(_)
+        | StartError::Auth(_)
+        | StartError::AdminToken(_) => ExitCode::from(EXIT_USAGE),
         StartError::Listen { .. } | StartError::Reflection(_) => ExitCode::FAILURE,
     }
 }

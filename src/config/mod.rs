@@ -44,7 +44,7 @@ pub struct ServeConfig {
     )]
     pub listen: SocketAddr,
 
-    /// Where to serve /metrics, /livez and /readyz over HTTP
+    /// Where to serve /metrics, /livez, /readyz and /log-level over HTTP
     #[arg(
         long,
         env = "WEIR_ADMIN_LISTEN",

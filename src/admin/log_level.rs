@@ -110,7 +110,6 @@ mod tests {
             "INFO",
             "off",
             "info,weir::hub=debug",
-            "warn, weir=trace",
             "weir[watch]=debug",
         ] {
             assert!(filter(good).is_ok(), "{good}");

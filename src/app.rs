@@ -2,6 +2,7 @@
 
 use std::{
     net::SocketAddr,
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -16,13 +17,14 @@ use tonic_health::{ServingStatus, server::HealthReporter};
 
 use crate::{
     admin::{Admin, AdminPeer, Gate, LogLevel},
-    auth::{Authenticator, SetupError},
+    auth::{Authenticator, SetupError, Upkeep},
     config::{ConfigError, ServeConfig},
-    hub::Hub,
+    hub::{Hub, HubSettings},
     listen::{Handshakes, Hurry, Port},
     metrics::Metrics,
     pb,
     policy::Policy,
+    reload::Files,
     rpc::{
         Access, CallGuard, CallerGuard, MAX_REQUEST_BYTES, SPARE_CALLS, WatchApi,
         WatchServiceServer,
@@ -32,6 +34,7 @@ use crate::{
         mongo::{MongoSettings, MongoSource},
     },
     tls::{self, Tls},
+    wire::TokenKeys,
 };
 
 /// The service's name, as health checks ask for it.
@@ -64,6 +67,9 @@ pub enum StartError {
     /// A setting can't be used.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// The keys for tokens can't be used.
+    #[error("--token-key-file: {0}")]
+    TokenKeys(String),
     /// The connection string can't be used.
     #[error("--mongodb-uri: {0}")]
     Uri(SourceError),
@@ -73,9 +79,6 @@ pub enum StartError {
     /// Nobody could be asked who they are.
     #[error(transparent)]
     Auth(#[from] SetupError),
-    /// The admin port's token can't be used.
-    #[error("--admin-token-file: {0}")]
-    AdminToken(String),
     /// A port can't be listened on.
     #[error("can't listen on {address}: {error}")]
     Listen {
@@ -123,21 +126,11 @@ impl App {
     pub async fn start_with(config: ServeConfig, log_level: LogLevel) -> Result<Self, StartError> {
         config.validate()?;
         tls::install_provider();
-        let tls = match config.tls.settings() {
-            Some(settings) => Some(Tls::read(settings).await.map_err(StartError::Tls)?),
-            None => None,
-        };
         let metrics = Arc::new(Metrics::new());
-        for (limit, max) in [
-            ("watches", config.max_watches),
-            ("connections", config.max_connections),
-            ("feeds", config.max_feeds),
-            ("catch_ups", config.max_catch_ups),
-        ] {
+        for (limit, max) in config.counted_limits() {
             metrics.limit(limit, max);
         }
-        let auth = config.auth.settings(config.reload_interval);
-        let (authenticator, auth_upkeep) = Authenticator::new(auth, Arc::clone(&metrics)).await?;
+        let checked = Checked::read(&config, Arc::clone(&metrics)).await?;
         let source = MongoSource::new(&MongoSettings {
             uri: config.mongodb_uri.clone(),
             min_pool_capacity: config.pool_capacity(),
@@ -146,15 +139,16 @@ impl App {
         })
         .await
         .map_err(StartError::Uri)?;
-        let gate = Gate::read(config.auth.admin_token_file.clone()).await;
-        let (gate, gate_file) = gate.map_err(StartError::AdminToken)?;
-        let gate = Arc::new(gate);
+        let gate = Arc::new(checked.gate);
         let (grpc_listener, grpc_addr) = bind(config.listen).await?;
         let (admin_listener, admin_addr) = bind(config.admin_listen).await?;
 
         let hub = Hub::new(
             Arc::new(source.clone()),
-            config.hub_settings(),
+            HubSettings {
+                token_keys: checked.token_keys,
+                ..config.hub_settings()
+            },
             Arc::clone(&metrics),
         );
         let drain = CancellationToken::new();
@@ -171,8 +165,8 @@ impl App {
         let (health, health_service) = tonic_health::server::health_reporter();
         set_serving(&health, ServingStatus::NotServing).await;
         let access = Access {
-            authenticator: authenticator.clone(),
-            policy: Policy::open(),
+            authenticator: checked.authenticator.clone(),
+            policy: checked.policy.clone(),
         };
         let api = WatchApi::new(
             hub.clone(),
@@ -192,7 +186,7 @@ impl App {
         let v1alpha = reflection().build_v1alpha()?;
         let router = server(&config)
             .layer(guard)
-            .layer(CallerGuard::new(authenticator))
+            .layer(CallerGuard::new(checked.authenticator))
             .add_service(watching)
             .add_service(health_service)
             .add_service(v1.max_decoding_message_size(MAX_SIDE_REQUEST_BYTES))
@@ -202,7 +196,7 @@ impl App {
             let keepalive = config.http2_keepalive_interval;
             Port::new(listener, max, patience, keepalive, Arc::clone(&metrics))
         };
-        let handshakes = tls.map(|(tls, files)| {
+        let handshakes = checked.tls.map(|(tls, files)| {
             let tls = Arc::new(tls);
             let (followed, interval) = (Arc::clone(&tls), config.reload_interval);
             let (metrics, stop) = (Arc::clone(&metrics), stop.clone());
@@ -217,17 +211,20 @@ impl App {
         let admin_port = port(admin_listener, MAX_ADMIN_CONNECTIONS, Hurry::End);
 
         tokio::spawn(serve_admin(admin_port, admin, stop.clone()));
-        if let Some(file) = gate_file {
-            let (metrics, interval) = (Arc::clone(&metrics), config.reload_interval);
-            let stop = stop.clone();
+        tokio::spawn(keep_up(Arc::clone(&metrics), stop.clone()));
+        let (interval, gate_metrics) = (config.reload_interval, Arc::clone(&metrics));
+        let following = async move { gate.follow(interval, &gate_metrics).await };
+        tokio::spawn(stop.clone().run_until_cancelled_owned(following));
+        if let Some(files) = checked.policy_files {
+            let policy = checked.policy;
+            let (interval, stop) = (config.reload_interval, stop.clone());
             tokio::spawn(async move {
-                let following = file.follow(interval, &metrics, |it| gate.demand(&it[0]));
-                stop.run_until_cancelled(following).await;
+                let follow = policy.follow(files, interval, &metrics);
+                stop.run_until_cancelled(follow).await;
             });
         }
-        tokio::spawn(keep_up(metrics, stop.clone()));
         tokio::spawn(watch_oplog(hub.clone(), stop.clone()));
-        tokio::spawn(stop.clone().run_until_cancelled_owned(auth_upkeep.run()));
+        tokio::spawn(stop.clone().run_until_cancelled_owned(checked.upkeep.run()));
         tokio::spawn(await_first_contact(
             source.clone(),
             health.clone(),
@@ -301,6 +298,76 @@ impl App {
         tracing::info!(drained, "shut down");
         drained
     }
+}
+
+/// Reads the settings' files and tests what is in them, without serving.
+///
+/// # Errors
+/// When a setting can't be used, or what is in its file.
+pub async fn check(config: &ServeConfig) -> Result<(), StartError> {
+    config.validate()?;
+    tls::install_provider();
+    Checked::read(config, Arc::default()).await.map(drop)
+}
+
+/// What the settings' files hold.
+struct Checked {
+    tls: Option<(Tls, Files)>,
+    policy: Policy,
+    policy_files: Option<Files>,
+    token_keys: Option<Arc<TokenKeys>>,
+    authenticator: Authenticator,
+    upkeep: Upkeep,
+    gate: Gate,
+}
+
+impl Checked {
+    async fn read(config: &ServeConfig, metrics: Arc<Metrics>) -> Result<Self, StartError> {
+        let tls = match config.tls.settings() {
+            Some(settings) => Some(Tls::read(settings).await.map_err(StartError::Tls)?),
+            None => None,
+        };
+        let token_keys = token_keys(config.auth.token_key_file.as_deref())
+            .await
+            .map_err(StartError::TokenKeys)?;
+        let (policy, policy_files) = match config.auth.policy_file.clone() {
+            None => (Policy::open(), None),
+            Some(path) => {
+                let read = Policy::read(path, config.auth.token_key_file.is_some()).await;
+                let (policy, files) = read.map_err(|problem| ConfigError {
+                    flag: "policy-file",
+                    problem,
+                })?;
+                (policy, Some(files))
+            }
+        };
+        let gate = Gate::read(config.auth.admin_token_file.clone()).await;
+        let auth = config.auth.settings(config.reload_interval);
+        let (authenticator, upkeep) = Authenticator::new(auth, metrics).await?;
+        Ok(Self {
+            tls,
+            policy,
+            policy_files,
+            token_keys,
+            authenticator,
+            upkeep,
+            gate: gate.map_err(|problem| ConfigError {
+                flag: "admin-token-file",
+                problem,
+            })?,
+        })
+    }
+}
+
+/// Reads the keys that tokens are encrypted with, if a file holds any.
+async fn token_keys(file: Option<&Path>) -> Result<Option<Arc<TokenKeys>>, String> {
+    let Some(file) = file else {
+        return Ok(None);
+    };
+    let (_, contents) = Files::read("token_keys", vec![file.to_owned()]).await?;
+    let text = contents.concat();
+    let text = std::str::from_utf8(&text).map_err(|_| "it is not text".to_owned())?;
+    Ok(Some(Arc::new(TokenKeys::parse(text)?)))
 }
 
 async fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {

@@ -160,15 +160,8 @@ fn load(settings: &TlsSettings, contents: &[Vec<u8>]) -> Result<Loaded, String> 
     let of_certificate = |problem: String| about("tls-cert-file", &settings.cert_file, problem);
     let chain = certificates(certificate).map_err(of_certificate)?;
     let validity = validity(&chain[0]).map_err(of_certificate)?;
-    let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| {
-        let problem = match error {
-            pem::Error::NoItemsFound => {
-                "no private key in it (PEM: PKCS #8, PKCS #1 or SEC1, not encrypted)".to_owned()
-            }
-            broken => format!("broken PEM: {broken}"),
-        };
-        about("tls-key-file", &settings.key_file, problem)
-    })?;
+    let key =
+        private_key(key).map_err(|problem| about("tls-key-file", &settings.key_file, problem))?;
     let provider = Arc::new(aws_lc_rs::default_provider());
     let verifier = match (&settings.clients, authorities) {
         (None, _) => WebPkiClientVerifier::no_client_auth(),
@@ -224,11 +217,30 @@ fn verifier(
 pub(crate) fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
     let certificates: Vec<_> = CertificateDer::pem_slice_iter(pem)
         .collect::<Result<_, _>>()
-        .map_err(|error| format!("broken PEM: {error}"))?;
+        .map_err(|error| broken(&error).to_owned())?;
     if certificates.is_empty() {
         return Err("no certificate in it (PEM)".to_owned());
     }
     Ok(certificates)
+}
+
+/// The first private key of a PEM file.
+pub(crate) fn private_key(pem: &[u8]) -> Result<PrivateKeyDer<'static>, &'static str> {
+    PrivateKeyDer::from_pem_slice(pem).map_err(|error| match error {
+        pem::Error::NoItemsFound => {
+            "no private key in it (PEM: PKCS #8, PKCS #1 or SEC1, not encrypted)"
+        }
+        error => broken(&error),
+    })
+}
+
+/// The library's own words quote the file, a key it may be, and bytes as numbers.
+fn broken(error: &pem::Error) -> &'static str {
+    match error {
+        pem::Error::MissingSectionEnd { .. } => "broken PEM: it ends within a section",
+        pem::Error::Base64Decode(_) => "broken PEM: a section is no base64",
+        _ => "broken PEM",
+    }
 }
 
 /// From when until when a certificate holds, in seconds since 1970.

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use mongodb::bson::doc;
 use serde_json::{Value, json};
+use support::certificates::Authority;
 use support::{ChildProcess, Database, Weir, node, python, virtual_environment_tool};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
@@ -82,15 +83,103 @@ async fn a_node_client_reads_the_tutorial_and_resumes() {
     reads_the_tutorial(client, &database).await;
 }
 
+/// Weir over mutual TLS, and the files that a client needs: authority, certificate and key.
+struct Mutual {
+    weir: Weir,
+    files: [String; 3],
+    _folder: tempfile::TempDir,
+}
+
+impl Mutual {
+    async fn start(database: &Database) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let authority = Authority::new("everyone");
+        let (cert_file, key_file) = authority.local().write(folder.path());
+        let client = authority.client("orders-reader");
+        let files = [
+            ("ca.pem", &authority.pem),
+            ("client.pem", &client.certificate),
+            ("client.key", &client.key),
+        ];
+        let files = files.map(|(name, text)| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, text).expect("it is written");
+            path.display().to_string()
+        });
+        let weir = Weir::with(database, |config| {
+            config.tls.tls_cert_file = Some(cert_file);
+            config.tls.tls_key_file = Some(key_file);
+            config.tls.tls_client_ca_file = Some((&files[0]).into());
+        })
+        .await;
+        Self {
+            weir,
+            files,
+            _folder: folder,
+        }
+    }
+
+    /// Runs a client with its script's arguments and the three files.
+    async fn reads_the_tutorial(&self, name: &str, script: &str, database: &Database) {
+        let program = if script.ends_with("py") {
+            python()
+        } else {
+            node()
+        };
+        let arguments = client_arguments(script, &self.weir, database);
+        let arguments = arguments.iter().chain(&self.files);
+        reads_the_tutorial(ChildProcess::start(name, program, arguments), database).await;
+    }
+}
+
+#[tokio::test]
+async fn a_python_client_reads_the_tutorial_over_mutual_tls() {
+    let database = Database::start().await;
+    let mutual = Mutual::start(&database).await;
+    let script = "tests/interop/python/client.py";
+    mutual
+        .reads_the_tutorial("the Python client", script, &database)
+        .await;
+}
+
+#[tokio::test]
+async fn a_node_client_reads_the_tutorial_over_mutual_tls() {
+    let database = Database::start().await;
+    let mutual = Mutual::start(&database).await;
+    let script = "tests/interop/node/client.mjs";
+    mutual
+        .reads_the_tutorial("the Node client", script, &database)
+        .await;
+}
+
+#[tokio::test]
+async fn buf_curl_is_served_over_mutual_tls_and_told_when_its_certificate_is_missing() {
+    let database = Database::start().await;
+    let mutual = Mutual::start(&database).await;
+    let [authority, certificate, key] = &mutual.files;
+    let port = mutual.weir.grpc_addr().port();
+    let method = format!("https://localhost:{port}/weir.v1.WatchService/GetServerInfo");
+    let trusting = ["--cacert", authority];
+    let showing = ["--cert", certificate, "--key", key];
+    let mut buf = buf_curl_over_tls(&[&trusting[..], &showing, &[&method]].concat());
+    let status = buf.ends(CLIENT_LIMIT).await;
+    assert!(status.success(), "{status}{buf}");
+    assert!(values(&buf.stdout())[0].get("mongodbVersion").is_some());
+
+    // Where the schema comes by reflection, buf says no more than that it did not come.
+    let known = ["--reflect=false", "--schema", "proto"];
+    let mut buf = buf_curl_over_tls(&[&trusting[..], &known, &[&method]].concat());
+    assert!(!buf.ends(CLIENT_LIMIT).await.success(), "{buf}");
+    assert!(buf.stderr().contains("certificate required"), "{buf}");
+}
+
 /// `buf curl`, which knows no schema but what reflection tells.
 fn buf_curl(arguments: &[&str]) -> ChildProcess {
-    let common = [
-        "curl",
-        "--protocol",
-        "grpc",
-        "--http2-prior-knowledge",
-        "--reflect",
-    ];
+    buf_curl_over_tls(&[&["--http2-prior-knowledge"], arguments].concat())
+}
+
+fn buf_curl_over_tls(arguments: &[&str]) -> ChildProcess {
+    let common = ["curl", "--protocol", "grpc", "--reflect"];
     ChildProcess::start(
         "buf curl",
         virtual_environment_tool("buf"),

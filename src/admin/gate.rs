@@ -3,6 +3,7 @@
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::PathBuf,
+    time::Duration,
 };
 
 use arc_swap::ArcSwapOption;
@@ -14,7 +15,9 @@ use axum::{
 };
 use sha2::{Digest as _, Sha256};
 
-use crate::{listen::Port, reload::Files};
+use tokio::sync::Mutex;
+
+use crate::{listen::Port, metrics::Metrics, reload::Files};
 
 /// The shortest token that is taken, in bytes: what is shorter can be guessed.
 const MIN_TOKEN: usize = 16;
@@ -43,23 +46,35 @@ impl Connected<IncomingStream<'_, Port>> for AdminPeer {
 pub struct Gate {
     /// The token's SHA-256.
     token: ArcSwapOption<[u8; 32]>,
+    /// The file that holds it, until it is followed.
+    file: Mutex<Option<Files>>,
 }
 
 impl Gate {
-    /// The gate that a file of `--admin-token-file` asks for, and the file to be followed.
+    /// The gate that a file of `--admin-token-file` asks for.
     ///
     /// # Errors
     /// In words: the file can't be read, or holds no token.
-    pub async fn read(path: Option<PathBuf>) -> Result<(Self, Option<Files>), String> {
-        let gate = Self::default();
+    pub async fn read(path: Option<PathBuf>) -> Result<Self, String> {
+        let mut gate = Self::default();
         let Some(path) = path else {
-            return Ok((gate, None));
+            return Ok(gate);
         };
         let name = path.display().to_string();
         let (file, contents) = Files::read("admin_token", vec![path]).await?;
         gate.demand(&contents[0])
             .map_err(|why| format!("{name}: {why}"))?;
-        Ok((gate, Some(file)))
+        gate.file.get_mut().replace(file);
+        Ok(gate)
+    }
+
+    /// Looks every `interval` whether its file has changed. Ends where it has none, or is followed already.
+    pub async fn follow(&self, interval: Duration, metrics: &Metrics) {
+        let file = self.file.lock().await.take();
+        if let Some(file) = file {
+            file.follow(interval, metrics, |it| self.demand(&it[0]))
+                .await;
+        }
     }
 
     /// Has a token demanded from now on, as a file holds it.

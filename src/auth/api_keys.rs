@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 use sha2::{Digest as _, Sha256};
 
-use super::{Method, Principal, Proof, good_claims, good_name, in_time, shown};
+use super::{Method, Principal, Proof, good_claims, in_time, is_name, shown};
 use crate::error::Error;
 
 /// How many there may be: a call is compared with all of them.
@@ -166,7 +166,7 @@ impl ApiKeys {
 
 impl Entry {
     fn read(self) -> Result<([u8; 32], Principal), String> {
-        if !good_name(&self.name) {
+        if !is_name(&self.name) {
             return Err(
                 "the name is empty, too long, or has spaces around or control characters"
                     .to_owned(),

@@ -12,7 +12,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::{
-    JwtSettings, Method, Principal, Proof, good_claims, good_name, in_time,
+    JwtSettings, Method, Principal, Proof, good_claims, in_time, is_name,
     key_set::{Found, KeySet},
     remote::Remote,
 };
@@ -118,9 +118,7 @@ impl Jwts {
         let name = claims
             .get(&self.settings.name_claim)
             .and_then(Value::as_str);
-        let name = name
-            .filter(|name| good_name(name))
-            .ok_or(invalid(BAD_NAME))?;
+        let name = name.filter(|name| is_name(name)).ok_or(invalid(BAD_NAME))?;
         in_time(Principal {
             method: Method::Jwt,
             name: name.to_owned(),

@@ -183,8 +183,9 @@ pub struct RemoteKeys {
     pub cooldown: Duration,
 }
 
-/// A name that can be told apart from others by looking at it.
-fn good_name(name: &str) -> bool {
+/// Whether a principal may have this name: one that can be told apart from others by looking at it.
+#[must_use]
+pub fn is_name(name: &str) -> bool {
     !name.is_empty()
         && name.len() <= MAX_NAME_BYTES
         && name.trim() == name

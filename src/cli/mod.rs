@@ -3,6 +3,8 @@
 //!
 //! [`dev`] prints through [`watch`], so the demo shows events as people will see them later.
 
+pub mod hash_key;
+
 pub mod log;
 
 pub mod serve;
@@ -32,6 +34,8 @@ enum Command {
     Serve(Box<serve::ServeArgs>),
     /// Watch a collection, a database or a deployment from the terminal
     Watch(Box<watch::WatchArgs>),
+    /// Make an API key, and the entry for the server's --api-keys-file
+    HashKey(hash_key::HashKeyArgs),
     /// Start a database and Weir, and play the change-stream tutorial
     Dev(Box<dev::DevArgs>),
 }
@@ -61,6 +65,7 @@ impl Cli {
         match self.command {
             Command::Serve(args) => serve::run(*args).await,
             Command::Watch(args) => watch::run(*args).await,
+            Command::HashKey(args) => hash_key::run(&args),
             Command::Dev(args) => dev::run(*args).await,
         }
     }

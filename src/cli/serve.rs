@@ -1,18 +1,15 @@
 //! `weir serve`: runs the server until it is told to stop.
 
-use std::{process::ExitCode, sync::Arc};
+use std::process::ExitCode;
 
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
-    admin::Gate,
-    app::{App, StartError},
-    auth::Authenticator,
+    app::{self, App, StartError},
     cli::{EXIT_USAGE, log},
     config::{LogConfig, ServeConfig},
     source::mongo::{MongoSettings, MongoSource},
-    tls::Tls,
 };
 
 /// Serve Watch streams from a MongoDB deployment.
@@ -71,19 +68,11 @@ async fn check(config: &ServeConfig) -> ExitCode {
         server_selection_timeout: config.server_selection_timeout,
         reply_timeout: config.upstream_reply_timeout,
     };
-    let checked = async {
-        config.validate()?;
-        if let Some(settings) = config.tls.settings() {
-            Tls::read(settings).await.map_err(StartError::Tls)?;
-        }
-        let auth = config.auth.settings(config.reload_interval);
-        Authenticator::new(auth, Arc::default()).await?;
-        let gate = Gate::read(config.auth.admin_token_file.clone()).await;
-        gate.map_err(StartError::AdminToken)?;
-        let source = MongoSource::new(&settings).await;
-        source.map_err(StartError::Uri)
+    let checked = match app::check(config).await {
+        Ok(()) => MongoSource::new(&settings).await.map_err(StartError::Uri),
+        Err(error) => Err(error),
     };
-    match checked.await {
+    match checked {
         Ok(_) => {
             println!("the settings can be used");
             ExitCode::SUCCESS
@@ -99,7 +88,7 @@ fn refuse(error: &StartError) -> ExitCode {
         | StartError::Uri(_)
         | StartError::Tls(_)
         | StartError::Auth(_)
-        | StartError::AdminToken(_) => ExitCode::from(EXIT_USAGE),
+        | StartError::TokenKeys(_) => ExitCode::from(EXIT_USAGE),
         StartError::Listen { .. } | StartError::Reflection(_) => ExitCode::FAILURE,
     }
 }

@@ -6,6 +6,7 @@ use bytesize::ByteSize;
 use clap::Args;
 
 use super::{ConfigError, between, holding, within};
+use crate::policy::Limits;
 
 /// Limits for each principal and for the server; 0 is none. A rule of the policy may set a principal's
 /// own.
@@ -65,6 +66,25 @@ pub struct LimitsConfig {
 }
 
 impl LimitsConfig {
+    /// What one principal may take; 0 is none.
+    pub(super) fn each_principal(&self) -> Limits {
+        Limits {
+            watches: Some(self.max_watches_per_principal),
+            watch_rate: Some(self.watch_rate_per_principal),
+            byte_rate: Some(self.byte_rate_per_principal.as_u64()),
+            ..Limits::default()
+        }
+    }
+
+    /// What all may take together; 0 is none.
+    pub(super) fn all_principals(&self) -> Limits {
+        Limits {
+            watch_rate: Some(self.watch_rate),
+            byte_rate: Some(self.byte_rate.as_u64()),
+            ..Limits::default()
+        }
+    }
+
     pub(super) fn validate(&self) -> Result<(), ConfigError> {
         within(
             "max-watches-per-principal",

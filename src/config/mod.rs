@@ -344,6 +344,8 @@ impl ServeConfig {
             feed_linger: self.feed_linger,
             upstream_grace: self.upstream_grace,
             deployment_name: self.deployment_name.clone(),
+            // In a file, which is read at the start.
+            token_keys: None,
         }
     }
 
@@ -356,7 +358,21 @@ impl ServeConfig {
             max_feeds: self.max_feeds,
             feeds_per_scope: self.feeds_per_scope,
             max_catch_ups: self.max_catch_ups,
+            each_principal: self.limits.each_principal(),
+            all_principals: self.limits.all_principals(),
+            max_age: self.limits.watch_max_age,
         }
+    }
+
+    /// The limits that metrics are held against, by the label of `weir_limit`.
+    #[must_use]
+    pub fn counted_limits(&self) -> [(&'static str, usize); 4] {
+        [
+            ("watches", self.max_watches),
+            ("connections", self.max_connections),
+            ("feeds", self.max_feeds),
+            ("catch_ups", self.max_catch_ups),
+        ]
     }
 
     /// How many connections to MongoDB the pool must be able to hold: one for each feed and each

@@ -290,3 +290,6 @@ impl Connected for Connection {
         self.peer.clone()
     }
 }
+
+#[cfg(test)]
+mod tests;

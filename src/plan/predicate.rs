@@ -2,6 +2,9 @@
 
 use bson::Bson;
 
+use super::{FieldViolation, RequestError, filters, violations::Findings};
+use crate::pb;
+
 /// A condition on a document, with MongoDB's own meaning.
 ///
 /// Groups hold at least one predicate. [`Watch::from_request`](super::Watch::from_request)
@@ -64,6 +67,33 @@ pub enum Condition {
 }
 
 impl Predicate {
+    /// What filters that must all hold say together, within the bounds that a request's have.
+    ///
+    /// # Errors
+    /// What is wrong with them. No filter at all is wrong too.
+    pub fn from_filters(filters: Vec<pb::Filter>) -> Result<Predicate, Vec<FieldViolation>> {
+        let mut findings = Findings::default();
+        let (predicate, _) = filters::predicate(filters, &mut findings);
+        match (predicate, findings.into_result()) {
+            (Some(predicate), Ok(())) => Ok(predicate),
+            (_, Err(RequestError::Invalid(violations))) => Err(violations),
+            (_, Ok(()) | Err(RequestError::DeploymentNotAllowed)) => Err(vec![FieldViolation {
+                field: "filters".to_owned(),
+                description: "hold no condition".to_owned(),
+            }]),
+        }
+    }
+
+    /// The paths that conditions are on, those of `changed` included; some more than once.
+    pub fn paths(&self) -> Vec<&str> {
+        match self {
+            Predicate::Field { path, .. } => vec![path],
+            Predicate::AllOf(parts) | Predicate::AnyOf(parts) | Predicate::NoneOf(parts) => {
+                parts.iter().flat_map(Predicate::paths).collect()
+            }
+        }
+    }
+
     /// Whether the document key alone decides: every condition is on the value of `_id` or below
     /// it.
     pub fn is_about_id_only(&self) -> bool {

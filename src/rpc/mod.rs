@@ -16,13 +16,16 @@ mod glue {
     )]
     include!(concat!(env!("OUT_DIR"), "/weir.v1.WatchService.rs"));
 }
+mod kinds;
 mod outcome;
 mod oversize;
+mod quotas;
 mod server_info;
 mod stream;
 mod strict;
+mod tenure;
 
-use std::{pin::Pin, sync::Arc};
+use std::{pin::Pin, sync::Arc, time::Duration};
 
 use futures::Stream;
 use tokio::{
@@ -40,15 +43,17 @@ use crate::{
     metrics::{Metrics, Stage},
     pb,
     plan::{RequestLimits, Watch},
-    policy::Policy,
+    policy::{Limits, Policy},
     source::{ClusterTime, SourceError},
     wire::Frame,
 };
 
 use glue::watch_service_server::WatchService;
 use outcome::Outcome;
+use quotas::Quotas;
 use server_info::{ServerInfo, Told};
-use stream::WatchStream;
+use stream::{Hold, WatchStream};
+use tenure::Tenure;
 
 pub use callers::{CallerGuard, Known};
 pub use calls::{CallGuard, Guarded, SPARE_CALLS};
@@ -78,6 +83,12 @@ pub struct ServiceLimits {
     pub feeds_per_scope: usize,
     /// How many watches may catch up at once, for clients to know.
     pub max_catch_ups: usize,
+    /// What one principal may take, unless its rule says otherwise.
+    pub each_principal: Limits,
+    /// What all may take together, beside `max_watches`.
+    pub all_principals: Limits,
+    /// How old a watch may become; zero: as old as it likes.
+    pub max_age: Duration,
 }
 
 /// Who may call, and watch what.
@@ -97,6 +108,8 @@ pub struct WatchApi {
     metrics: Arc<Metrics>,
     limits: ServiceLimits,
     watches: Arc<Semaphore>,
+    /// What each principal has taken.
+    quotas: Quotas,
     /// Turns to check a filter.
     checks: Arc<Semaphore>,
     /// Memory for the patterns of open watches, in KiB.
@@ -116,9 +129,11 @@ impl WatchApi {
         limits: ServiceLimits,
         drain: CancellationToken,
     ) -> Self {
+        let (each, together) = (limits.each_principal.clone(), &limits.all_principals);
         Self {
             access,
             hub,
+            quotas: Quotas::new(each, together, Arc::clone(&metrics)),
             metrics,
             watches: Arc::new(Semaphore::new(limits.max_watches)),
             checks: Arc::new(Semaphore::new(MAX_CHECKS)),
@@ -136,26 +151,9 @@ impl WatchApi {
         deadline: Option<Instant>,
         outcome: Outcome,
     ) -> Result<WatchStream, (Error, Outcome)> {
-        // A permit that the response future held would be given back at the headers.
-        let Ok(permit) = Arc::clone(&self.watches).try_acquire_owned() else {
-            self.metrics.limit_rejected("watches");
-            let limit = Error::LimitExceeded {
-                limit: "watches",
-                max: self.limits.max_watches,
-            };
-            return Err((limit, outcome));
-        };
         let gauge = self.metrics.watch_in(Stage::Opening);
-        let checked = self.check(request).await.and_then(|mut watch| {
-            watch.view = Arc::new(self.access.policy.judge(&principal, &watch)?);
-            Ok(watch)
-        });
-        let watch = match checked {
-            Ok(watch) => Arc::new(watch),
-            Err(error) => return Err((error, outcome)),
-        };
-        let patterns = match self.room_for_patterns(&watch) {
-            Ok(patterns) => patterns,
+        let (watch, hold) = match self.admit(&principal, request).await {
+            Ok(admitted) => admitted,
             Err(error) => return Err((error, outcome)),
         };
         tracing::debug!(scope = %watch.scope, "opening");
@@ -167,11 +165,39 @@ impl WatchApi {
                 Arc::clone(&self.metrics),
                 deadline,
                 outcome,
-                ([permit, patterns], gauge),
+                (hold, gauge),
             )),
             Some(Err(error)) => Err((error, outcome)),
             None => Err((Error::Draining, outcome)),
         }
+    }
+
+    /// Checks a request and takes what its watch needs, all of which its stream gives back at its end; what
+    /// the response's future held would be given back at the headers. A caller whom no rule is for learns
+    /// nothing but that, and MongoDB is not asked anything here.
+    async fn admit(
+        &self,
+        principal: &Arc<Principal>,
+        request: pb::WatchRequest,
+    ) -> Result<(Arc<Watch>, Hold), Error> {
+        let mut tenure = Tenure::begin(&self.access, principal, self.limits.max_age)?;
+        let Ok(permit) = Arc::clone(&self.watches).try_acquire_owned() else {
+            self.metrics.limit_rejected("watches");
+            return Err(Error::LimitExceeded {
+                limit: "watches",
+                max: self.limits.max_watches,
+            });
+        };
+        let mut watch = self.check(request).await?;
+        let limits = tenure.judge(&mut watch)?.limits.clone();
+        let quota = self.quotas.open(tenure.principal(), limits.as_ref())?;
+        let patterns = self.room_for_patterns(&watch)?;
+        let hold = Hold {
+            tenure,
+            quota,
+            _permits: [permit, patterns],
+        };
+        Ok((Arc::new(watch), hold))
     }
 }
 
@@ -225,9 +251,7 @@ impl WatchService for WatchApi {
             .extensions()
             .get::<Peer>()
             .and_then(|peer| peer.address);
-        // Put there by the layer that asks who calls.
-        let principal = request.extensions().get::<Arc<Principal>>().cloned();
-        let principal = principal.ok_or_else(|| Error::Internal.into_status(""))?;
+        let principal = caller(&request)?;
         let outcome = Outcome::begin(Arc::clone(&self.metrics), peer, &principal);
         let span = outcome.span().clone();
         let opened = self
@@ -241,8 +265,10 @@ impl WatchService for WatchApi {
 
     async fn get_server_info(
         &self,
-        _request: Request<pb::GetServerInfoRequest>,
+        request: Request<pb::GetServerInfoRequest>,
     ) -> Result<Response<pb::GetServerInfoResponse>, Status> {
+        let admitted = self.access.policy.admit(&*caller(&request)?);
+        admitted.map_err(|error| error.into_status(""))?;
         let failed = |error: SourceError| {
             tracing::warn!(code = error.code, %error, "mongodb does not tell about itself");
             Error::from(&error).into_status("")
@@ -270,6 +296,12 @@ impl WatchService for WatchApi {
             }),
         }))
     }
+}
+
+/// Who calls, as the layer that asks has put it there. Without that layer nobody is served.
+fn caller<T>(request: &Request<T>) -> Result<Arc<Principal>, Status> {
+    let principal = request.extensions().get::<Arc<Principal>>().cloned();
+    principal.ok_or_else(|| Error::Internal.into_status(""))
 }
 
 fn to_pb(time: ClusterTime) -> pb::ClusterTime {

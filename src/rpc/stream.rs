@@ -18,14 +18,17 @@ use tonic::Status;
 
 use crate::{
     error::Error,
-    hub::{Invalidation, Read, Run, Watcher},
+    hub::{Read, Run, Watcher},
     metrics::{InStage, Metrics, Stage, seconds},
     pb::{self, watch_response::Kind},
-    plan::{Operation, Scope, Start, Watch},
+    plan::Watch,
     rpc::{
         batch::{Batch, Filled, Full},
+        kinds,
         outcome::Outcome,
         oversize::{self, Next, Pieces, Sent},
+        quotas::Quota,
+        tenure::Tenure,
         to_pb,
     },
     source::{ClusterTime, Event, EventError},
@@ -35,6 +38,19 @@ use crate::{
 /// How often a watch with an end looks whether its feed has passed it.
 const END_CHECK: Duration = Duration::from_millis(250);
 
+/// How often a watch that waits for bytes of its quota looks whether it has to end.
+const PAUSE_CHECK: Duration = Duration::from_millis(250);
+
+/// The least time that a timer is set for.
+const TICK: Duration = Duration::from_millis(1);
+
+/// What a watch holds for as long as its stream lives.
+pub(super) struct Hold {
+    pub(super) tenure: Tenure,
+    pub(super) quota: Quota,
+    pub(super) _permits: [OwnedSemaphorePermit; 2],
+}
+
 /// A watch, from its opening to its end.
 pub(super) struct WatchStream {
     watch: Arc<Watch>,
@@ -43,13 +59,15 @@ pub(super) struct WatchStream {
     deadline: Option<Instant>,
     outcome: Outcome,
     gauge: InStage,
-    _permits: [OwnedSemaphorePermit; 2],
+    hold: Hold,
 
     /// The place after what was queued last. A copy: a slice would keep alive what it lies in.
     token: Vec<u8>,
     /// The place after what was handed over last.
     handed_over: Vec<u8>,
     last_sent: Instant,
+    /// Until when nothing more is read, as its principal has been sent more than its share.
+    paused: Option<Instant>,
     /// Wakes the stream when something may be due. It is not moved by every message, so it may come
     /// early.
     timer: Pin<Box<Sleep>>,
@@ -86,7 +104,7 @@ impl WatchStream {
         metrics: Arc<Metrics>,
         deadline: Option<Instant>,
         outcome: Outcome,
-        (permits, gauge): ([OwnedSemaphorePermit; 2], InStage),
+        (hold, gauge): (Hold, InStage),
     ) -> Self {
         let token = watcher.beginning().token.to_vec();
         let now = Instant::now();
@@ -98,8 +116,9 @@ impl WatchStream {
             deadline,
             outcome,
             gauge,
-            _permits: permits,
+            hold,
             last_sent: now,
+            paused: None,
             timer: Box::pin(sleep_until(now)),
             ready: VecDeque::new(),
             next: None,
@@ -114,8 +133,8 @@ impl WatchStream {
             watch,
         };
         stream.set_timer(now);
-        let opened = stream.opened();
-        stream.queue(opened);
+        let id = stream.outcome.id().to_owned();
+        stream.queue(kinds::opened(id, &stream.watch, &stream.watcher));
         stream
     }
 
@@ -130,7 +149,7 @@ impl WatchStream {
                     Stage::Live => pb::WatchState::Live,
                     Stage::Reconnecting => pb::WatchState::UpstreamReconnecting,
                 };
-                self.queue(state_change(state, reason));
+                self.queue(kinds::state_change(state, reason));
             }
             // What happened after the last second asked for is no concern of this watch.
             Read::Invalidated(invalidation, _)
@@ -141,8 +160,7 @@ impl WatchStream {
             Read::Invalidated(invalidation, token) => {
                 self.pieces = None;
                 self.token = token.to_vec();
-                let message = self.invalidated(&invalidation);
-                self.queue(message);
+                self.queue(kinds::invalidated(&self.watch.scope, &invalidation));
             }
             Read::Ended(error) => self.ending = Some(Ending::Failed(error)),
         }
@@ -153,10 +171,45 @@ impl WatchStream {
         self.watch.end_time.is_some_and(|end| time.seconds > end)
     }
 
+    /// Ends the watch if its caller may not watch any longer, or it has become too old.
+    fn look_at_tenure(&mut self) {
+        let is_over = matches!(self.ending, Some(Ending::Done));
+        if is_over {
+            return;
+        }
+        if let Some(error) = self.hold.tenure.look(&self.watch) {
+            self.cut_in(error);
+            return;
+        }
+        // Its end may have become known only now.
+        let now = Instant::now();
+        let next = self.hold.tenure.next_look(now);
+        if next.is_some_and(|next| next < self.timer.deadline()) {
+            self.set_timer(now);
+        }
+    }
+
+    /// Whether its principal has been sent more than its share, so that nothing is to be read for now: what
+    /// is not read waits in the hub, or is read again later.
+    fn is_paused(&mut self) -> bool {
+        let now = Instant::now();
+        self.paused = self.paused.filter(|until| now < *until);
+        if let Some(until) = self.paused
+            && self.timer.deadline() > until.min(now + PAUSE_CHECK)
+        {
+            self.set_timer(now);
+        }
+        self.paused.is_some()
+    }
+
     /// Looks whether the time has come for anything; tells when it will otherwise.
     fn look_at_timer(&mut self, context: &mut Context<'_>) {
         while self.timer.as_mut().poll(context).is_ready() {
             let now = Instant::now();
+            self.look_at_tenure();
+            if self.ending.is_some() {
+                return;
+            }
             if self.deadline.is_some_and(|deadline| deadline <= now) {
                 self.ending = Some(Ending::Failed(Error::DeadlineExceeded));
                 return;
@@ -175,6 +228,15 @@ impl WatchStream {
         }
         if self.watch.end_time.is_some() {
             wake = wake.min(now + END_CHECK);
+        }
+        if self.paused.is_some() {
+            let until = self
+                .paused
+                .map_or(now, |until| until.min(now + PAUSE_CHECK));
+            wake = wake.min(until.max(now + TICK));
+        }
+        if let Some(look) = self.hold.tenure.next_look(now) {
+            wake = wake.min(look.max(now + TICK));
         }
         if let Some(deadline) = self.deadline {
             wake = wake.min(deadline);
@@ -211,12 +273,23 @@ impl WatchStream {
             // passes the document that was looked up.
             self.pieces = None;
         }
-        self.metrics.progress_sent.increment(1);
-        self.last_sent = Instant::now();
-        self.queue(Kind::Progress(progress));
+        self.tell_progress(progress);
         if ended {
             self.ending = Some(Ending::Finished);
         }
+    }
+
+    /// Says that the watch is alive, if that is due, at the place that was reached before.
+    fn sign_of_life(&mut self) {
+        if std::mem::take(&mut self.due) {
+            self.tell_progress(pb::Progress::default());
+        }
+    }
+
+    fn tell_progress(&mut self, progress: pb::Progress) {
+        self.metrics.progress_sent.increment(1);
+        self.last_sent = Instant::now();
+        self.queue(Kind::Progress(progress));
     }
 
     /// Sends as many events as one message may hold: those of a run, and more if there are more. What
@@ -227,7 +300,7 @@ impl WatchStream {
         let mut batch = Batch::new(&self.watch);
         let mut next = Some(run);
         while let Some(run) = next.take() {
-            let Filled { count, full } = match batch.fill(&run, &mut self.token) {
+            let Filled { count, full } = match batch.fill(&run, &self.watch.view, &mut self.token) {
                 Ok(filled) => filled,
                 Err(error) => return self.malformed(&error),
             };
@@ -341,17 +414,22 @@ impl WatchStream {
         self.ending = Some(Ending::Failed(Error::Internal));
     }
 
-    fn start_draining(&mut self) {
+    /// Ends the watch before anything that waits to be sent.
+    fn cut_in(&mut self, error: Error) {
         // What is thrown away here has to come again after a resume.
         self.ready.clear();
         self.next = None;
         self.pieces = None;
         self.token.clone_from(&self.handed_over);
-        self.ending = Some(Ending::Failed(Error::Draining));
-        self.queue(state_change(
-            pb::WatchState::Draining,
-            "the server is shutting down",
-        ));
+        let reason = match error {
+            Error::Draining => Some("the server is shutting down"),
+            Error::MaxAge => Some("the watch has reached its maximum age"),
+            _ => None,
+        };
+        if let Some(reason) = reason.filter(|_| self.opened) {
+            self.queue(kinds::state_change(pb::WatchState::Draining, reason));
+        }
+        self.ending = Some(Ending::Failed(error));
     }
 
     /// Queues a message of this watch's own, with the place that has been reached.
@@ -367,48 +445,10 @@ impl WatchStream {
         self.last_sent = Instant::now();
         let bytes = frame.encoded_len() as u64;
         self.metrics.bytes_sent.increment(bytes);
+        if let Some(wait) = self.hold.quota.charge(bytes) {
+            self.paused = Some(self.last_sent + wait);
+        }
         frame
-    }
-
-    fn opened(&self) -> Kind {
-        let beginning = self.watcher.beginning();
-        let start_mode = match (&self.watch.start, beginning.by_time) {
-            (Start::Now, _) => pb::StartMode::Now,
-            (Start::Token(_), false) => pb::StartMode::Token,
-            (Start::Token(_), true) => pb::StartMode::TokenTime,
-            (Start::Time(_), _) => pb::StartMode::Time,
-        };
-        let start_time = Some(beginning.position.time()).filter(|time| time.seconds > 0);
-        Kind::Opened(pb::Opened {
-            watch_id: self.outcome.id().to_owned(),
-            start_mode: start_mode.into(),
-            start_time: start_time.map(to_pb),
-            progress_interval: self.watch.progress_interval.try_into().ok(),
-            max_message_bytes: self.watch.max_message_bytes,
-            feed_mode: self.watcher.mode().to_pb().into(),
-        })
-    }
-
-    fn invalidated(&self, invalidation: &Invalidation) -> Kind {
-        let (database, collection) = match &self.watch.scope {
-            Scope::Collection {
-                database,
-                collection,
-            } => (database.clone(), collection.clone()),
-            Scope::Collections { database, .. } | Scope::Database { database } => {
-                (database.clone(), String::new())
-            }
-            Scope::Deployment => Default::default(),
-        };
-        let cause = invalidation.cause.map(Operation::to_pb).unwrap_or_default();
-        Kind::Invalidated(pb::Invalidated {
-            cause: cause.into(),
-            namespace: Some(pb::Namespace {
-                database,
-                collection,
-            }),
-            cluster_time: Some(to_pb(invalidation.position.time())),
-        })
     }
 }
 
@@ -418,10 +458,12 @@ impl Stream for WatchStream {
     fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let stream = self.get_mut();
         loop {
+            // Nothing is sent to who may no longer watch, not even what was ready before.
+            stream.look_at_tenure();
             // Draining cuts in front of what is waiting, but not of `Opened`.
             let draining = stream.opened && stream.ending.is_none();
             if draining && stream.watcher.is_draining() {
-                stream.start_draining();
+                stream.cut_in(Error::Draining);
             }
             if let Some(frame) = stream.ready.pop_front() {
                 return Poll::Ready(Some(Ok(stream.hand_over(frame))));
@@ -442,9 +484,20 @@ impl Stream for WatchStream {
                 }
                 None => {}
             }
+            let paused = stream.is_paused();
             // The timer comes first: a stream that is never idle has a deadline too.
             stream.look_at_timer(context);
-            if stream.ending.is_some() || stream.send_piece() {
+            if stream.ending.is_some() {
+                continue;
+            }
+            if paused {
+                stream.sign_of_life();
+                if stream.ready.is_empty() && !stream.hold.tenure.has_moved(context) {
+                    return Poll::Pending;
+                }
+                continue;
+            }
+            if stream.send_piece() {
                 continue;
             }
             if let Some(read) = stream.next.take() {
@@ -456,7 +509,7 @@ impl Stream for WatchStream {
                     Poll::Pending if stream.watcher.is_draining() => {}
                     Poll::Pending => {
                         stream.progress();
-                        if stream.ready.is_empty() {
+                        if stream.ready.is_empty() && !stream.hold.tenure.has_moved(context) {
                             return Poll::Pending;
                         }
                     }
@@ -464,11 +517,4 @@ impl Stream for WatchStream {
             }
         }
     }
-}
-
-fn state_change(state: pb::WatchState, reason: &str) -> Kind {
-    Kind::StateChange(pb::StateChange {
-        state: state.into(),
-        reason: reason.to_owned(),
-    })
 }

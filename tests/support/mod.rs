@@ -28,6 +28,7 @@ mod database_process;
 mod eventually;
 pub mod exposition;
 mod failpoint;
+pub mod issuer;
 pub mod ledger;
 pub mod orders;
 mod process;
@@ -35,6 +36,7 @@ mod proxy;
 mod server;
 pub mod stand_in;
 mod tally;
+pub mod tokens;
 mod tools;
 mod watching;
 

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use bytes::{Bytes, BytesMut};
 use prost::Message as _;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Status, Streaming};
+use tonic::{IntoRequest, Status, Streaming};
 use tonic_types::{ErrorInfo, StatusExt as _};
 use weir::pb;
 use weir::pb::watch_response::Kind;
@@ -36,7 +36,7 @@ impl Watching {
     /// Sends the request and awaits `Opened`.
     pub async fn open(
         client: &mut WatchServiceClient<Channel>,
-        request: pb::WatchRequest,
+        request: impl IntoRequest<pb::WatchRequest>,
     ) -> Result<Self, Status> {
         let response = within("an answer to Watch", client.watch(request)).await?;
         let headers = response.metadata().clone();

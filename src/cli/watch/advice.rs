@@ -155,6 +155,19 @@ fn advice(status: &Status, facts: &Facts) -> Option<String> {
         (Some("WATCH_LIMIT_EXCEEDED"), _) => {
             "The server has as many watches as it allows. Try again later.".to_owned()
         }
+        (Some("CREDENTIALS_MISSING"), _) => {
+            "Show who you are with --token-file, --api-key-file, or --tls-cert-file and \
+             --tls-key-file; the server's operator knows which of them it takes."
+                .to_owned()
+        }
+        (Some("CREDENTIALS_INVALID"), _) => {
+            "The server does not take what --token-file, --api-key-file or --tls-cert-file holds: it \
+             may be meant for another server, or have been withdrawn."
+                .to_owned()
+        }
+        (Some("CREDENTIALS_EXPIRED"), _) => {
+            "Put new credentials into the file; the same command goes on with them.".to_owned()
+        }
         (_, Code::PermissionDenied) => {
             "The server does not allow this watch to you. A whole deployment (--all) must be \
              allowed in the server's configuration."

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use clap::{ValueEnum, builder::PossibleValue};
 
+use super::credentials::CredentialArgs;
 use super::scope::Scope;
 use super::tls::TlsArgs;
 use super::token::Token;
@@ -42,6 +43,10 @@ pub struct WatchArgs {
     /// How the server is reached over TLS
     #[command(flatten)]
     pub tls: TlsArgs,
+
+    /// What is shown to the server to say who watches
+    #[command(flatten)]
+    pub credentials: CredentialArgs,
 
     /// Only this operation; may be repeated, or listed with commas
     #[arg(

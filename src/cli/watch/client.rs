@@ -10,9 +10,9 @@ use bytes::Bytes;
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Status, Streaming};
+use tonic::{Request, Status, Streaming};
 
-use super::advice::{Facts, Verdict, explain, judge};
+use super::advice::{Facts, Verdict, explain, judge, reason};
 use super::args::WatchArgs;
 use super::backoff::Backoff;
 use super::message::{Joiner, Message};
@@ -162,9 +162,13 @@ impl Watcher {
             Ok(client) => client,
             Err(stop) => return stop,
         };
-        let mut request = self.request.clone();
+        let mut request = Request::new(self.request.clone());
         if let Some(token) = &self.token {
-            request.start = Some(Start::ResumeToken(token.clone()));
+            request.get_mut().start = Some(Start::ResumeToken(token.clone()));
+        }
+        let credentials = &self.args.credentials;
+        if let Err(why) = credentials.show(&self.args.server, &mut request) {
+            return self.refused(why);
         }
         let server = &self.args.server.0;
         let opening = async {
@@ -187,7 +191,11 @@ impl Watcher {
                 self.refused(format!("{server} did not open the watch: {why}"))
             }
             Ok(Err(status)) => {
-                self.ended_with(&status, &format!("{server} did not open the watch"))
+                let mut what = format!("{server} did not open the watch");
+                if !self.was_open && tls::may_be_missing(&self.args.server, &status) {
+                    what.push_str(" (if it speaks TLS, write https://)");
+                }
+                self.ended_with(&status, &what)
             }
             Err(_) => Stop::Lost {
                 why: format!("{server} did not answer within {} s", OPEN_WITHIN.as_secs()),
@@ -237,6 +245,13 @@ impl Watcher {
                 Ok(Ok(None)) => {
                     return Stop::Lost {
                         why: "connection lost: the stream ended without a reason".to_owned(),
+                        after: None,
+                    };
+                }
+                // What is shown is read again for the next connection.
+                Ok(Err(status)) if reason(&status).as_deref() == Some("CREDENTIALS_EXPIRED") => {
+                    return Stop::Lost {
+                        why: "the credentials have expired or were withdrawn".to_owned(),
                         after: None,
                     };
                 }
@@ -303,8 +318,8 @@ impl Watcher {
         reached_limit.then_some(Stop::End(End::Limit))
     }
 
-    /// What certificates have brought to its end before it began is for the user to put right; later,
-    /// somebody may just be changing them.
+    /// What certificates or credentials have brought to its end before it began is for the user to put
+    /// right; later, somebody may just be changing them.
     fn refused(&self, why: String) -> Stop {
         if self.was_open {
             Stop::Lost { why, after: None }

@@ -10,6 +10,7 @@ pub mod advice;
 pub mod args;
 mod backoff;
 mod client;
+mod credentials;
 pub(in crate::cli) mod documents;
 pub(in crate::cli) mod message;
 mod names;
@@ -30,6 +31,7 @@ pub mod where_clause;
 use std::process::ExitCode;
 
 use tokio_util::sync::CancellationToken;
+use tonic::Request;
 
 pub use args::WatchArgs;
 pub use message::Message;
@@ -51,6 +53,10 @@ pub async fn run(args: WatchArgs) -> ExitCode {
         Err(why) => return refuse(&why),
     };
     if let Err(why) = client::endpoint(&args) {
+        return refuse(&why);
+    }
+    let shown = args.credentials.show(&args.server, &mut Request::new(()));
+    if let Err(why) = shown {
         return refuse(&why);
     }
     let resume_file = match &args.resume_file {

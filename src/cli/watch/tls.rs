@@ -1,14 +1,15 @@
 //! Connections over TLS: whom to trust, what to show, and what it means when that fails.
 
 use std::error::Error;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustls::{AlertDescription, CertificateError};
+use rustls::CertificateError;
 use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
 
 use super::args::Server;
 use super::text::causes;
+use crate::tls::{certificates, private_key};
 
 /// How long a handshake may take.
 const HANDSHAKE_WITHIN: Duration = Duration::from_secs(5);
@@ -61,16 +62,14 @@ impl TlsArgs {
         let mut config = ClientTlsConfig::new().timeout(HANDSHAKE_WITHIN);
         config = match &self.tls_ca_file {
             Some(path) => {
-                let bundle = read("--tls-ca-file", path)?;
-                crate::tls::certificates(&bundle)
-                    .map_err(|why| format!("--tls-ca-file: {}: {why}", path.display()))?;
+                let bundle = read("--tls-ca-file", path, certificates)?;
                 config.ca_certificate(Certificate::from_pem(bundle))
             }
             None => config.with_native_roots(),
         };
         if let (Some(certificate), Some(key)) = (&self.tls_cert_file, &self.tls_key_file) {
-            let certificate = read("--tls-cert-file", certificate)?;
-            let key = read("--tls-key-file", key)?;
+            let certificate = read("--tls-cert-file", certificate, certificates)?;
+            let key = read("--tls-key-file", key, private_key)?;
             config = config.identity(Identity::from_pem(certificate, key));
         }
         if let Some(name) = &self.tls_server_name {
@@ -91,52 +90,29 @@ impl TlsArgs {
     }
 }
 
-fn read(flag: &str, path: &PathBuf) -> Result<Vec<u8>, String> {
-    std::fs::read(path).map_err(|error| format!("{flag}: {}: {error}", path.display()))
+/// Reads a file, and checks that what it is for is in it.
+fn read<T, E: std::fmt::Display>(
+    flag: &str,
+    path: &Path,
+    parse: impl FnOnce(&[u8]) -> Result<T, E>,
+) -> Result<Vec<u8>, String> {
+    let about = |why: &dyn std::fmt::Display| format!("{flag}: {}: {why}", path.display());
+    let bytes = std::fs::read(path).map_err(|error| about(&error))?;
+    parse(&bytes).map_err(|why| about(&why))?;
+    Ok(bytes)
 }
 
-/// What to do about a connection that TLS, or the want of it, brought to its end. `None`: that was not
-/// the reason.
-pub fn advice(error: &(dyn Error + 'static)) -> Option<String> {
-    use rustls::Error as Tls;
-    let words = match tls_error(error)? {
-        Tls::InvalidCertificate(CertificateError::UnknownIssuer) => {
-            "the server's certificate is of an authority that is not trusted here; --tls-ca-file \
-             names one to trust"
-        }
-        Tls::InvalidCertificate(
-            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
-        ) => "the server's certificate has other names; --tls-server-name says which one to expect",
-        Tls::InvalidCertificate(
-            CertificateError::Expired | CertificateError::ExpiredContext { .. },
-        ) => "the server's certificate has expired",
-        Tls::InvalidCertificate(_) => "the server's certificate is not good",
-        Tls::AlertReceived(AlertDescription::CertificateRequired) => {
-            "the server wants a certificate; --tls-cert-file and --tls-key-file name it"
-        }
-        Tls::AlertReceived(
-            AlertDescription::UnknownCA
-            | AlertDescription::BadCertificate
-            | AlertDescription::CertificateExpired
-            | AlertDescription::CertificateRevoked
-            | AlertDescription::CertificateUnknown
-            | AlertDescription::UnsupportedCertificate
-            | AlertDescription::AccessDenied,
-        ) => "the server does not take the certificate of --tls-cert-file",
-        Tls::InvalidMessage(_) => {
-            "the server does not speak TLS on that port; with http:// it is spoken to without"
-        }
-        _ => return None,
-    };
-    Some(words.to_owned())
-}
-
-/// The error of TLS among the causes of another.
-fn tls_error<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
+/// What to do about a connection that certificates, or TLS where there is none, brought to its end.
+/// `None`: that was not the reason.
+pub fn advice(error: &(dyn Error + 'static)) -> Option<&'static str> {
     let mut cause = Some(error);
     while let Some(error) = cause {
-        if let Some(found) = error.downcast_ref::<rustls::Error>() {
-            return Some(found);
+        let advice = match error.downcast_ref() {
+            Some(error) => about_server(error),
+            None => about_client(&error.to_string()),
+        };
+        if advice.is_some() {
+            return advice;
         }
         // An error of the system holds another without being its effect.
         let held = error.downcast_ref::<std::io::Error>();
@@ -147,4 +123,55 @@ fn tls_error<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> 
         };
     }
     None
+}
+
+/// Whether a call may have failed because the server speaks TLS and this client does not: the connection
+/// broke, and nobody at its other end said why.
+pub fn may_be_missing(server: &Server, status: &tonic::Status) -> bool {
+    server.0.starts_with("http://") && status.source().is_some()
+}
+
+/// What is wrong with what the server shows.
+fn about_server(error: &rustls::Error) -> Option<&'static str> {
+    use CertificateError as Bad;
+    let words = match error {
+        rustls::Error::InvalidCertificate(bad) => match bad {
+            Bad::UnknownIssuer => {
+                "the server's certificate is of an authority that is not trusted here; \
+                 --tls-ca-file names one to trust"
+            }
+            Bad::NotValidForName | Bad::NotValidForNameContext { .. } => {
+                "the server's certificate has other names; --tls-server-name says which one to \
+                 expect"
+            }
+            Bad::Expired | Bad::ExpiredContext { .. } => "the server's certificate has expired",
+            _ => "the server's certificate is not good",
+        },
+        rustls::Error::InvalidMessage(_) => {
+            "the server does not speak TLS on that port; http:// goes without"
+        }
+        error => return about_client(&error.to_string()),
+    };
+    Some(words)
+}
+
+/// What the server holds against what it was shown. Over TLS 1.3 it says so after the handshake, and HTTP/2
+/// keeps no more than the words.
+fn about_client(words: &str) -> Option<&'static str> {
+    let (_, alert) = words.split_once("received fatal alert: ")?;
+    let alert = alert.split(|it: char| !it.is_alphanumeric()).next();
+    match alert? {
+        "CertificateRequired" => {
+            Some("the server wants a certificate; --tls-cert-file and --tls-key-file name it")
+        }
+        "UnknownCA"
+        | "BadCertificate"
+        | "CertificateExpired"
+        | "CertificateRevoked"
+        | "CertificateUnknown"
+        | "UnsupportedCertificate"
+        | "AccessDenied"
+        | "DecryptError" => Some("the server does not take the certificate of --tls-cert-file"),
+        _ => None,
+    }
 }

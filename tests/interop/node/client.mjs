@@ -1,12 +1,14 @@
 // Plays the tutorial's reader in Node, with the proto loaded as it is.
 //
-// Usage: client.mjs FOLDER_OF_THE_PROTO HOST:PORT DATABASE COLLECTION
+// Usage: client.mjs FOLDER_OF_THE_PROTO HOST:PORT DATABASE COLLECTION [AUTHORITY CERTIFICATE KEY]
 //
+// With files of PEM it connects by mutual TLS.
 // Prints READY once the watch is open; the test then inserts, updates, replaces, deletes and drops.
 // Prints one line an event and DONE at the end. Exits with 1 and a stack trace when anything
 // differs from what the API promises.
 
 import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
 import grpc from "@grpc/grpc-js";
 import { loadSync } from "@grpc/proto-loader";
 import protobuf from "protobufjs";
@@ -14,7 +16,7 @@ import protobuf from "protobufjs";
 // Bounds the whole of one call; the test has its own limit.
 const CALL_LIMIT_MS = 60_000;
 
-const [protoFolder, address, database, collection] = process.argv.slice(2);
+const [protoFolder, address, database, collection, ...tls] = process.argv.slice(2);
 
 const definition = loadSync("weir/v1/watch.proto", {
   includeDirs: [protoFolder],
@@ -109,7 +111,11 @@ function check(events) {
   assert.equal(drop.document_key ?? null, null);
 }
 
-const client = new WatchService(address, grpc.credentials.createInsecure());
+const [authority, certificate, key] = tls.map((path) => readFileSync(path));
+const credentials = authority
+  ? grpc.credentials.createSsl(authority, key, certificate)
+  : grpc.credentials.createInsecure();
+const client = new WatchService(address, credentials);
 const events = await readToTheEnd(client);
 check(events);
 const resumed = await readToTheEnd(client, { resume_token: events[1].resume_token });

@@ -1,7 +1,8 @@
 """Plays the tutorial's reader in Python, with code generated from the proto.
 
-Usage: client.py FOLDER_OF_THE_PROTO HOST:PORT DATABASE COLLECTION
+Usage: client.py FOLDER_OF_THE_PROTO HOST:PORT DATABASE COLLECTION [AUTHORITY CERTIFICATE KEY]
 
+With files of PEM it connects by mutual TLS.
 Prints READY once the watch is open; the test then inserts, updates, replaces, deletes and drops.
 Prints one line an event and DONE at the end. Exits with 1 and a traceback when anything differs
 from what the API promises.
@@ -44,7 +45,15 @@ def generate(proto_folder):
     return watch_pb2, watch_pb2_grpc, generated
 
 
-def main(proto_folder, address, database, collection):
+def connect(address, tls):
+    """A channel: without encryption, or by mutual TLS."""
+    if not tls:
+        return grpc.insecure_channel(address)
+    authority, certificate, key = (pathlib.Path(path).read_bytes() for path in tls)
+    return grpc.secure_channel(address, grpc.ssl_channel_credentials(authority, key, certificate))
+
+
+def main(proto_folder, address, database, collection, *tls):
     pb, stubs, _generated = generate(proto_folder)
 
     def read_to_the_end(stub, **start):
@@ -83,7 +92,7 @@ def main(proto_folder, address, database, collection):
         assert invalidated.cause == pb.OPERATION_TYPE_DROP, invalidated
         return events
 
-    with grpc.insecure_channel(address) as channel:
+    with connect(address, tls) as channel:
         stub = stubs.WatchServiceStub(channel)
 
         events = read_to_the_end(stub)

@@ -1,0 +1,174 @@
+//! What is shown to the server to say who watches.
+
+use std::path::{Path, PathBuf};
+
+use tonic::{Request, metadata::AsciiMetadataValue};
+
+use super::args::Server;
+use crate::auth::API_KEY_HEADER;
+
+/// The most that a file is read of, in bytes.
+const MAX_BYTES: u64 = 64 << 10;
+
+/// Where the credentials are. On the command line itself, everybody on this machine could read them.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct CredentialArgs {
+    /// Show the bearer token in this file. Read at each connection, so that it may be replaced
+    #[arg(
+        long,
+        env = "WEIR_WATCH_TOKEN_FILE",
+        value_name = "FILE",
+        conflicts_with = "api_key_file"
+    )]
+    pub token_file: Option<PathBuf>,
+
+    /// Show the API key in this file. Read at each connection, so that it may be replaced
+    #[arg(long, env = "WEIR_WATCH_API_KEY_FILE", value_name = "FILE")]
+    pub api_key_file: Option<PathBuf>,
+
+    /// Show them without TLS although the server is another machine, for anybody on the way to read
+    #[arg(long, env = "WEIR_WATCH_ALLOW_INSECURE")]
+    pub allow_insecure: bool,
+}
+
+impl CredentialArgs {
+    /// Whether anything is shown.
+    pub fn are_given(&self) -> bool {
+        self.token_file.is_some() || self.api_key_file.is_some()
+    }
+
+    /// Puts what the files hold now into a request.
+    ///
+    /// # Errors
+    /// In words, which hold nothing of it: a file can't be read or used, or the server would get it over
+    /// a network without encryption.
+    pub fn show<T>(&self, server: &Server, request: &mut Request<T>) -> Result<(), String> {
+        if self.are_given() && !self.allow_insecure && !is_private(&server.0) {
+            return Err(format!(
+                "{} is another machine, and without TLS anybody on the way there could read the \
+                 credentials; use https://, or --allow-insecure",
+                server.0
+            ));
+        }
+        if let Some(path) = &self.token_file {
+            let token = read("--token-file", path)?;
+            let value = value("--token-file", path, &format!("Bearer {token}"))?;
+            request.metadata_mut().insert("authorization", value);
+        }
+        if let Some(path) = &self.api_key_file {
+            let key = read("--api-key-file", path)?;
+            let value = value("--api-key-file", path, &key)?;
+            request.metadata_mut().insert(API_KEY_HEADER, value);
+        }
+        Ok(())
+    }
+}
+
+/// Whether nobody but the server reads what is sent there.
+fn is_private(server: &str) -> bool {
+    let Ok(uri) = server.parse::<http::Uri>() else {
+        return false;
+    };
+    let host = uri.host().unwrap_or_default();
+    let address = host.trim_start_matches('[').trim_end_matches(']');
+    uri.scheme_str() == Some("https")
+        || host == "localhost"
+        || address
+            .parse::<std::net::IpAddr>()
+            .is_ok_and(|address| address.is_loopback())
+}
+
+fn read(flag: &str, path: &Path) -> Result<String, String> {
+    use std::io::Read as _;
+    let failed = |error: std::io::Error| format!("{flag}: {}: {error}", path.display());
+    let file = std::fs::File::open(path).map_err(failed)?;
+    let mut text = String::new();
+    file.take(MAX_BYTES)
+        .read_to_string(&mut text)
+        .map_err(failed)?;
+    let text = text.trim();
+    if text.is_empty() {
+        return Err(format!("{flag}: {} is empty", path.display()));
+    }
+    Ok(text.to_owned())
+}
+
+fn value(flag: &str, path: &Path, text: &str) -> Result<AsciiMetadataValue, String> {
+    let value = AsciiMetadataValue::try_from(text);
+    let mut value =
+        value.map_err(|_| format!("{flag}: {} holds more than one line", path.display()))?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn credentials_go_to_another_machine_over_tls_alone() {
+        let folder = tempfile::TempDir::new().unwrap();
+        let path = folder.path().join("token");
+        std::fs::write(&path, "abc\n").unwrap();
+        let shown = |server: &str, allow_insecure: bool| {
+            let args = CredentialArgs {
+                token_file: Some(path.clone()),
+                api_key_file: None,
+                allow_insecure,
+            };
+            let mut request = Request::new(());
+            args.show(&Server(server.to_owned()), &mut request)?;
+            let value = request.metadata().get("authorization").unwrap();
+            assert!(!format!("{request:?}").contains("abc"), "{request:?}");
+            Ok::<_, String>(value.to_str().unwrap().to_owned())
+        };
+        for server in [
+            "https://weir.example:443",
+            "http://127.0.0.1:50051",
+            "http://127.8.9.1:1",
+            "http://[::1]:50051",
+            "http://localhost:50051",
+        ] {
+            assert_eq!(
+                shown(server, false),
+                Ok("Bearer abc".to_owned()),
+                "{server}"
+            );
+        }
+        for server in [
+            "http://weir.example",
+            "http://10.0.0.1:50051",
+            "http://localhost.example",
+            "http://127.0.0.1.example",
+            "http://[2001:db8::1]",
+        ] {
+            let why = shown(server, false).expect_err(server);
+            assert!(
+                why.contains("--allow-insecure") && !why.contains("abc"),
+                "{why}"
+            );
+            shown(server, true).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_file_without_credentials_is_told_by_its_flag() {
+        let folder = tempfile::TempDir::new().unwrap();
+        let path = folder.path().join("key");
+        let server = Server("http://127.0.0.1:1".to_owned());
+        let args = CredentialArgs {
+            api_key_file: Some(path.clone()),
+            ..CredentialArgs::default()
+        };
+        let show = || args.show(&server, &mut Request::new(()));
+        assert!(show().unwrap_err().contains("--api-key-file"));
+        for text in ["", " \n", "secret\nsecret"] {
+            std::fs::write(&path, text).unwrap();
+            let why = show().unwrap_err();
+            assert!(
+                why.contains("--api-key-file") && !why.contains("secret"),
+                "{why}"
+            );
+        }
+    }
+}

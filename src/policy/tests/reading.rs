@@ -1,0 +1,310 @@
+//! What a policy's file may say.
+
+use super::*;
+
+#[test]
+fn the_example_of_the_documentation_is_read() {
+    let page = include_str!("../../../docs/policy.md");
+    let mut blocks = page
+        .split("\n```")
+        .skip(1)
+        .step_by(2)
+        .filter_map(|it| it.strip_prefix("yaml\n"));
+    let mut count = 0;
+    for block in blocks.by_ref().filter(|it| it.starts_with("version:")) {
+        read(block).unwrap_or_else(|problem| panic!("{problem}\n{block}"));
+        count += 1;
+    }
+    assert!(count > 0, "docs/policy.md has no example");
+}
+
+#[test]
+fn what_can_not_be_used_is_named_by_its_place() {
+    let with = |line: &str| rule(line);
+    let mut wrong = Vec::new();
+    for (yaml, place, words) in [
+        (String::new(), "line 1", "unexpected end"),
+        ("version: 2\nrules: []".to_owned(), "version", "reads 1"),
+        ("version: 1".to_owned(), "", "rules"),
+        (
+            "version: 1\nrules: []\nrule: []".to_owned(),
+            "line 3",
+            "unknown field",
+        ),
+        (
+            "version: 1\nrules: []\nrules: []".to_owned(),
+            "line 3",
+            "duplicate",
+        ),
+        (
+            "version: 1\nrules: []\n---\nversion: 1\nrules: []".to_owned(),
+            "",
+            "",
+        ),
+        ("version: 1\nrules: &a [*a]".to_owned(), "", ""),
+        (
+            "version: 1\nrules: [{name: a}]".to_owned(),
+            "line 2",
+            "namespaces",
+        ),
+        (
+            "version: 1\nrules: [{name: '', namespaces: ['*']}]".to_owned(),
+            "rules[0].name",
+            "1 to 100",
+        ),
+        (
+            "version: 1\nrules: [{name: a, namespaces: ['*']}, {name: a, namespaces: ['*']}]"
+                .to_owned(),
+            "rules[1].name",
+            "earlier",
+        ),
+        (with("namespace: [a.b]"), "line 5", "unknown field"),
+        (with("principals: []"), "rules[0].principals", "1 to"),
+        // Whoever comments all of a list out has not meant everybody.
+        (with("principals:"), "line 5", ""),
+        (with("claims:"), "line 5", ""),
+        (with("filter:"), "rules[0].filter", "mapping"),
+        (with("hide:"), "line 5", ""),
+        (with("operations:"), "line 5", ""),
+        (
+            with("principals: [alice]"),
+            "rules[0].principals[0]",
+            "jwt:NAME",
+        ),
+        (
+            with("principals: ['key:a', 'user:alice']"),
+            "rules[0].principals[1]",
+            "jwt:NAME",
+        ),
+        (
+            with("principals: ['jwt:']"),
+            "rules[0].principals[0]",
+            "jwt:NAME",
+        ),
+        (
+            with("principals: ['*']"),
+            "rules[0].principals[0]",
+            "jwt:NAME",
+        ),
+        (with("claims: {}"), "rules[0].claims", "1 to"),
+        (with("claims: {role: []}"), "rules[0].claims.role", "1 to"),
+        (with("claims: {role: 'a*'}"), "rules[0].claims.role", "*"),
+        (with("claims: {role: ['*']}"), "rules[0].claims.role", "*"),
+        (with("claims: {role: ''}"), "rules[0].claims.role", "empty"),
+        (
+            with("claims: {role: null}"),
+            "rules[0].claims.role",
+            "no text",
+        ),
+        (
+            with("claims: {role: {a: b}}"),
+            "rules[0].claims.role",
+            "no text",
+        ),
+        (with("operations: []"), "rules[0].operations", "1 to"),
+        (
+            with("operations: [inserts]"),
+            "rules[0].operations[0]",
+            "there are insert, update",
+        ),
+        (
+            with("operations: [invalidate]"),
+            "rules[0].operations[0]",
+            "no operation",
+        ),
+        (
+            with("full_document: [lookup]"),
+            "rules[0].full_document[0]",
+            "update_lookup",
+        ),
+        (with("pre_images: 'yes'"), "line 5", "bool"),
+        (with("hide: ['']"), "rules[0].hide", "empty"),
+        (with("hide: [items.0]"), "rules[0].hide", "number"),
+        (
+            with("hide: [a]\noperations: [create]"),
+            "rules[0].operations[0]",
+            "description",
+        ),
+        (
+            with("hide: [a]\noperations: [insert, other]"),
+            "rules[0].operations[1]",
+            "description",
+        ),
+        (with("limits: {watches: -1}"), "line 5", ""),
+        (
+            with("limits: {watches: 2000000}"),
+            "rules[0].limits.watches",
+            "1000000",
+        ),
+        (
+            with("limits: {watch_rate: 200000}"),
+            "rules[0].limits.watch_rate",
+            "100000",
+        ),
+        (
+            with("limits: {byte_rate: 1KiB}"),
+            "rules[0].limits.byte_rate",
+            "64KiB",
+        ),
+        (with("limits: {bytes: 1}"), "line 5", "unknown field"),
+        (with("filter: {}"), "rules[0].filter", "empty"),
+        (with("filter: [a]"), "rules[0].filter", "mapping"),
+        (with("filter: {a: {}}"), "rules[0].filter.a", "$eq"),
+        (with("filter: {a: [1]}"), "rules[0].filter.a", "$in"),
+        (with("filter: {a: {b: 1}}"), "rules[0].filter.a", "paths"),
+        (
+            with("filter: {a: {$regex: x}}"),
+            "rules[0].filter.a",
+            "operators here",
+        ),
+        (
+            with("filter: {a: {$gt: 1, $foo: 2}}"),
+            "rules[0].filter.a.$foo",
+            "no operator",
+        ),
+        (
+            with("filter: {a: {$gt: 1, b: 2}}"),
+            "rules[0].filter.a.b",
+            "no operator",
+        ),
+        (
+            with("filter: {a: {$exists: 1}}"),
+            "rules[0].filter.a.$exists",
+            "true nor false",
+        ),
+        (
+            with("filter: {a: {$in: []}}"),
+            "rules[0].filter.a",
+            "1 to 1000",
+        ),
+        (
+            with("filter: {a: {$in: x}}"),
+            "rules[0].filter.a.$in",
+            "list",
+        ),
+        (
+            with("filter: {a: {$in: [[1]]}}"),
+            "rules[0].filter.a.$in[0]",
+            "list",
+        ),
+        (
+            with("filter: {a: {$eq: {b: 1}}}"),
+            "rules[0].filter.a.$eq",
+            "paths",
+        ),
+        (
+            with("filter: {a: {$claim: ''}}"),
+            "rules[0].filter.a",
+            "$claim",
+        ),
+        (
+            with("filter: {a: {$claim: [b]}}"),
+            "rules[0].filter.a",
+            "$claim",
+        ),
+        (
+            with("filter: {a: {$claim: b, $c: 1}}"),
+            "rules[0].filter.a",
+            "$claim",
+        ),
+        (
+            with("filter: {a: {$exists: {$claim: b}}}"),
+            "rules[0].filter.a.$exists",
+            "true nor false",
+        ),
+        (
+            with("filter: {a: {$oid: xyz}}"),
+            "rules[0].filter.a",
+            "$oid",
+        ),
+        (with("filter: {$and: []}"), "rules[0].filter.$and", "empty"),
+        (
+            with("filter: {$or: {a: 1}}"),
+            "rules[0].filter.$or",
+            "no list",
+        ),
+        (
+            with("filter: {$or: [{a: 1}, {}]}"),
+            "rules[0].filter.$or[1]",
+            "empty",
+        ),
+        (
+            with("filter: {$where: x}"),
+            "rules[0].filter.$where",
+            "$and, $or and $nor",
+        ),
+        (
+            with("filter: {$claim: x}"),
+            "rules[0].filter.$claim",
+            "$and, $or and $nor",
+        ),
+        (
+            with("filter: {a..b: 1}"),
+            "rules[0].filter.a..b",
+            "empty component",
+        ),
+        (
+            with("filter: {a.$b: 1}"),
+            "rules[0].filter.a.$b",
+            "start with",
+        ),
+        (
+            with("filter: {a: 18446744073709551615}"),
+            "rules[0].filter.a",
+            "64 bits",
+        ),
+    ] {
+        let problem = match read(&yaml) {
+            Ok(_) => "it is taken".to_owned(),
+            Err(problem) => problem,
+        };
+        let says = |it: &str| problem.to_lowercase().contains(&it.to_lowercase());
+        if !says(place) || !says(words) {
+            wrong.push(format!("{place:?}, {words:?}: {problem}\n{yaml}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    for (namespace, words) in [
+        ("", "1 to"),
+        ("shop", "names no collection"),
+        ("shop.", "empty part"),
+        (".orders", "empty part"),
+        ("shop.$cmd", "holds"),
+    ] {
+        let yaml = format!("version: 1\nrules: [{{name: a, namespaces: ['a.b', '{namespace}']}}]");
+        let problem = read(&yaml).expect_err("it is no namespace");
+        assert!(problem.starts_with("rules[0].namespaces[1]: "), "{problem}");
+        assert!(problem.contains(words), "{problem}");
+    }
+}
+
+#[test]
+fn what_is_larger_than_its_bound_is_refused() {
+    let namespaces = "a.b, ".repeat(1_001);
+    let yaml = format!("version: 1\nrules: [{{name: a, namespaces: [{namespaces}]}}]");
+    assert!(read(&yaml).is_err_and(|it| it.contains("rules[0].namespaces")));
+    let rules: String = (0..1_001)
+        .map(|it| format!("{{name: r{it}, namespaces: [a.b]}}, "))
+        .collect();
+    assert!(read(&format!("version: 1\nrules: [{rules}]")).is_err_and(|it| it.contains("1000")));
+    let deep = "{$and: [".repeat(11) + "{a: 1}" + &"]}".repeat(11);
+    assert!(read(&rule(&format!("filter: {deep}"))).is_err());
+    // What would take a reader that recurses without bound its stack.
+    let abyss = "[".repeat(100_000);
+    assert!(read(&rule(&format!("filter: {abyss}"))).is_err());
+    let many = (0..201).map(|it| format!("a{it}: 1, ")).collect::<String>();
+    assert!(read(&rule(&format!("filter: {{{many}}}"))).is_err_and(|it| it.contains("200")));
+    assert!(file::read(b"version: 1\nrules: []\n# \xff", true).is_err());
+}
+
+/// MongoDB's own tokens hold document keys.
+#[test]
+fn fields_are_hidden_only_where_tokens_are_encrypted() {
+    let yaml = rule("hide: [ssn]");
+    assert!(file::read(yaml.as_bytes(), true).is_ok());
+    let problem = file::read(yaml.as_bytes(), false).expect_err("tokens would tell");
+    assert!(
+        problem.contains("rules[0].hide") && problem.contains("--token-key-file"),
+        "{problem}"
+    );
+}

@@ -1,0 +1,562 @@
+//! What each principal may take, and all together: watches at once, watches a second, bytes a second.
+//!
+//! A rate is a bucket that fills as time passes. An opening takes from it what is there, or is refused.
+//! Bytes are taken whether they are there or not, and the stream that took them waits until what it owes
+//! has come in: so each of a principal's streams waits for its own turn, and none is starved by others.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
+};
+
+use bytesize::ByteSize;
+use tokio::time::Instant;
+
+use crate::{auth::Principal, error::Error, metrics::Metrics, policy::Limits};
+
+/// For how long a bucket fills, in seconds: so many seconds' worth may be opened at once.
+const OPENINGS_FOR: f64 = 10.0;
+/// The same of bytes.
+const BYTES_FOR: f64 = 1.0;
+
+/// How many principals are kept in mind at once. Those without watches are forgotten when what they took
+/// has come in again; names are the callers' own choice with some issuers.
+const MAX_ACCOUNTS: usize = 100_000;
+/// How many there are before it is looked for those that can be forgotten.
+const SWEEP_FROM: usize = 1_000;
+
+/// When to try again where nobody knows when there will be room.
+const RETRY_LATER: Duration = Duration::from_secs(5);
+
+/// What all principals have taken.
+#[derive(Debug)]
+pub(super) struct Quotas {
+    /// What each may take, unless its rule says otherwise.
+    each: Limits,
+    /// What all may take together.
+    together: Arc<Mutex<Buckets>>,
+    accounts: Mutex<Accounts>,
+    metrics: Arc<Metrics>,
+}
+
+#[derive(Debug, Default)]
+struct Accounts {
+    /// By rule and name.
+    of: HashMap<(Arc<str>, String), Arc<Account>>,
+    /// How many there were when it was last looked for those that can be forgotten.
+    kept: usize,
+}
+
+#[derive(Debug)]
+struct Account(Mutex<State>);
+
+#[derive(Debug)]
+struct State {
+    open: usize,
+    buckets: Buckets,
+}
+
+#[derive(Debug)]
+struct Buckets {
+    openings: Option<Bucket>,
+    bytes: Option<Bucket>,
+}
+
+/// What one open watch has of its principal's account; dropped, it gives back its place.
+#[derive(Debug)]
+pub(super) struct Quota {
+    account: Option<Arc<Account>>,
+    together: Option<Arc<Mutex<Buckets>>>,
+}
+
+/// Tokens that come in at a rate, up to a bound. There may be less than none.
+#[derive(Debug)]
+struct Bucket {
+    rate: f64,
+    bound: f64,
+    level: f64,
+    at: Instant,
+}
+
+impl Quotas {
+    /// `each` is what a principal may take, `together` what all may.
+    pub(super) fn new(each: Limits, together: &Limits, metrics: Arc<Metrics>) -> Self {
+        Self {
+            each,
+            together: Arc::new(Mutex::new(Buckets::of(together, Instant::now()))),
+            accounts: Mutex::default(),
+            metrics,
+        }
+    }
+
+    /// Lets a principal open a watch, or says when to try again. `own` are limits of its rule.
+    pub(super) fn open(&self, principal: &Principal, own: Option<&Limits>) -> Result<Quota, Error> {
+        let opened = self.try_open(principal, own);
+        if let Err(Error::Quota { limit, .. }) = &opened {
+            self.metrics.limit_rejected(limit);
+        }
+        opened
+    }
+
+    fn try_open(&self, principal: &Principal, own: Option<&Limits>) -> Result<Quota, Error> {
+        let limits = self.limits(own);
+        let now = Instant::now();
+        let any =
+            limits.watches.is_some() || limits.watch_rate.is_some() || limits.byte_rate.is_some();
+        let account = any.then(|| self.account(principal, &limits, now));
+        let account = account.transpose()?;
+        // In this order everywhere: the account, then what is common to all.
+        let mut state = account.as_ref().map(|it| lock(&it.0));
+        let mut together = lock(&self.together);
+        if let Some(state) = &mut state {
+            state.buckets.follow(&limits, now);
+            if let Some(max) = limits.watches.filter(|max| state.open >= *max) {
+                return Err(Error::Quota {
+                    subject: "this principal",
+                    limit: "principal_watches",
+                    allowed: format!("{max} watches at once"),
+                    retry: RETRY_LATER,
+                });
+            }
+            state.buckets.have_room(
+                "this principal",
+                ["principal_watch_rate", "principal_byte_rate"],
+                now,
+            )?;
+        }
+        together.have_room("the server", ["watch_rate", "byte_rate"], now)?;
+        if let Some(state) = &mut state {
+            state.open += 1;
+            state.buckets.take_opening();
+        }
+        together.take_opening();
+        let counts_bytes = together.bytes.is_some();
+        drop((state, together));
+        Ok(Quota {
+            account,
+            together: counts_bytes.then(|| Arc::clone(&self.together)),
+        })
+    }
+
+    /// A rule's own limits, with the server's where it has none; 0 is none.
+    fn limits(&self, own: Option<&Limits>) -> Limits {
+        let own = own.cloned().unwrap_or_default();
+        let each = &self.each;
+        Limits {
+            watches: own.watches.or(each.watches).filter(|it| *it > 0),
+            watch_rate: own.watch_rate.or(each.watch_rate).filter(|it| *it > 0),
+            byte_rate: own.byte_rate.or(each.byte_rate).filter(|it| *it > 0),
+            rule: own.rule,
+        }
+    }
+
+    fn account(
+        &self,
+        principal: &Principal,
+        limits: &Limits,
+        now: Instant,
+    ) -> Result<Arc<Account>, Error> {
+        let mut accounts = lock(&self.accounts);
+        let key = (Arc::clone(&limits.rule), principal.to_string());
+        if let Some(account) = accounts.of.get(&key) {
+            return Ok(Arc::clone(account));
+        }
+        if accounts.of.len() >= SWEEP_FROM.max(2 * accounts.kept).min(MAX_ACCOUNTS) {
+            accounts
+                .of
+                .retain(|_, account| !account.can_be_forgotten(now));
+            accounts.kept = accounts.of.len();
+        }
+        if accounts.of.len() >= MAX_ACCOUNTS {
+            return Err(Error::Quota {
+                subject: "the server",
+                limit: "principals",
+                allowed: format!("{MAX_ACCOUNTS} principals at once"),
+                retry: RETRY_LATER,
+            });
+        }
+        let account = Arc::new(Account(Mutex::new(State {
+            open: 0,
+            buckets: Buckets::of(limits, now),
+        })));
+        accounts.of.insert(key, Arc::clone(&account));
+        Ok(account)
+    }
+}
+
+impl Account {
+    /// Whether a new one would be the same. Nobody has it now but the table, which is locked.
+    fn can_be_forgotten(self: &Arc<Self>, now: Instant) -> bool {
+        let mut state = lock(&self.0);
+        Arc::strong_count(self) == 1 && state.open == 0 && state.buckets.are_full(now)
+    }
+}
+
+impl Quota {
+    /// Takes the bytes of a message that is sent. Gives how long the watch is to wait before its next one.
+    pub(super) fn charge(&self, bytes: u64) -> Option<Duration> {
+        if self.account.is_none() && self.together.is_none() {
+            return None;
+        }
+        let now = Instant::now();
+        let own = self.account.as_ref();
+        let own = own.and_then(|it| lock(&it.0).buckets.charge(bytes, now));
+        let all = self.together.as_ref();
+        let all = all.and_then(|it| lock(it).charge(bytes, now));
+        own.max(all)
+    }
+}
+
+impl Drop for Quota {
+    fn drop(&mut self) {
+        if let Some(account) = &self.account {
+            lock(&account.0).open -= 1;
+        }
+    }
+}
+
+impl Buckets {
+    fn of(limits: &Limits, now: Instant) -> Self {
+        let mut buckets = Self {
+            openings: None,
+            bytes: None,
+        };
+        buckets.follow(limits, now);
+        buckets
+    }
+
+    /// Takes on other limits; 0 is none.
+    fn follow(&mut self, limits: &Limits, now: Instant) {
+        let openings = limits.watch_rate.map(f64::from).filter(|it| *it > 0.0);
+        let bytes = limits.byte_rate.map(|rate| rate as f64);
+        let bytes = bytes.filter(|it| *it > 0.0);
+        Bucket::follow(&mut self.openings, openings, OPENINGS_FOR, now);
+        Bucket::follow(&mut self.bytes, bytes, BYTES_FOR, now);
+    }
+
+    /// Whether a watch may be opened now, without taking anything. `limits` names what is limited, as the
+    /// metric does.
+    fn have_room(
+        &mut self,
+        subject: &'static str,
+        [openings, bytes]: [&'static str; 2],
+        now: Instant,
+    ) -> Result<(), Error> {
+        let waits = |bucket: &mut Option<Bucket>, level| {
+            let bucket = bucket.as_mut()?;
+            Some((bucket.wait_for(level, now)?, bucket.rate))
+        };
+        if let Some((retry, rate)) = waits(&mut self.openings, 1.0) {
+            return Err(Error::Quota {
+                subject,
+                limit: openings,
+                allowed: format!("{rate} new watches a second"),
+                retry,
+            });
+        }
+        if let Some((retry, rate)) = waits(&mut self.bytes, 0.0) {
+            return Err(Error::Quota {
+                subject,
+                limit: bytes,
+                allowed: format!("{} a second", ByteSize::b(rate as u64)),
+                retry,
+            });
+        }
+        Ok(())
+    }
+
+    fn take_opening(&mut self) {
+        if let Some(bucket) = &mut self.openings {
+            bucket.level -= 1.0;
+        }
+    }
+
+    fn charge(&mut self, bytes: u64, now: Instant) -> Option<Duration> {
+        let bucket = self.bytes.as_mut()?;
+        bucket.fill(now);
+        bucket.level -= bytes as f64;
+        bucket.wait_for(0.0, now)
+    }
+
+    fn are_full(&mut self, now: Instant) -> bool {
+        let full = |bucket: &mut Option<Bucket>| {
+            bucket.as_mut().is_none_or(|bucket| {
+                bucket.fill(now);
+                bucket.level >= bucket.bound
+            })
+        };
+        full(&mut self.openings) && full(&mut self.bytes)
+    }
+}
+
+impl Bucket {
+    fn follow(bucket: &mut Option<Self>, rate: Option<f64>, seconds: f64, now: Instant) {
+        let Some(rate) = rate else {
+            *bucket = None;
+            return;
+        };
+        let bound = rate * seconds;
+        match bucket {
+            Some(known) => {
+                known.fill(now);
+                known.rate = rate;
+                known.bound = bound;
+                known.level = known.level.min(bound);
+            }
+            None => {
+                *bucket = Some(Self {
+                    rate,
+                    bound,
+                    level: bound,
+                    at: now,
+                });
+            }
+        }
+    }
+
+    fn fill(&mut self, now: Instant) {
+        let passed = now.saturating_duration_since(self.at).as_secs_f64();
+        self.level = (self.level + passed * self.rate).min(self.bound);
+        self.at = self.at.max(now);
+    }
+
+    /// How long until there is this much; `None` if there is. In whole milliseconds, rounded up, so that
+    /// who comes back then is not too early.
+    fn wait_for(&mut self, level: f64, now: Instant) -> Option<Duration> {
+        self.fill(now);
+        // What is as good as there is there: sums of fractions do not come out even.
+        let missing = level - self.level - 1e-6;
+        let millis = (missing / self.rate * 1000.0).ceil();
+        // A float's cast to an integer stays within it.
+        (missing > 0.0).then(|| Duration::from_millis(millis as u64))
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex
+        .lock()
+        .unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::auth::Method;
+
+    fn quotas(each: Limits, together: &Limits) -> Quotas {
+        Quotas::new(each, together, Arc::new(Metrics::new()))
+    }
+
+    fn named(name: &str) -> Principal {
+        Principal {
+            method: Method::Key,
+            name: name.to_owned(),
+            ..Principal::anonymous()
+        }
+    }
+
+    fn retry(opened: Result<Quota, Error>) -> (&'static str, Duration) {
+        match opened {
+            Err(Error::Quota { limit, retry, .. }) => (limit, retry),
+            other => panic!("this was to be refused: {other:?}"),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_place_is_given_back_when_its_watch_ends() {
+        let each = Limits {
+            watches: Some(2),
+            ..Limits::default()
+        };
+        let quotas = quotas(each, &Limits::default());
+        let (a, b) = (named("a"), named("b"));
+        let first = quotas.open(&a, None).expect("the first");
+        let _second = quotas.open(&a, None).expect("the second");
+        assert_eq!(retry(quotas.open(&a, None)).0, "principal_watches");
+        let _others = quotas.open(&b, None).expect("another principal");
+        drop(first);
+        let _third = quotas.open(&a, None).expect("there is room again");
+        assert_eq!(retry(quotas.open(&a, None)).0, "principal_watches");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_rule_s_limits_stand_in_place_of_the_server_s_and_are_counted_by_themselves() {
+        let each = Limits {
+            watches: Some(1),
+            ..Limits::default()
+        };
+        let own = Limits {
+            rule: Arc::from("many"),
+            watches: Some(3),
+            ..Limits::default()
+        };
+        let unbounded = Limits {
+            rule: Arc::from("free"),
+            watches: Some(0),
+            ..Limits::default()
+        };
+        let quotas = quotas(each, &Limits::default());
+        let a = named("a");
+        let open = |own: Option<&Limits>| quotas.open(&a, own);
+        let mut held = vec![open(None).expect("the server's one")];
+        assert!(open(None).is_err());
+        held.extend((0..3).map(|_| open(Some(&own)).expect("three of the rule's")));
+        assert!(open(Some(&own)).is_err());
+        held.extend((0..10).map(|_| open(Some(&unbounded)).expect("no limit")));
+        drop(held);
+        assert!(open(None).is_ok());
+    }
+
+    /// The delay that is told is true: not earlier, not later.
+    #[tokio::test(start_paused = true)]
+    async fn openings_come_in_bursts_and_then_at_their_rate() {
+        let each = Limits {
+            watch_rate: Some(2),
+            ..Limits::default()
+        };
+        let quotas = quotas(each, &Limits::default());
+        let a = named("a");
+        for _ in 0..20 {
+            quotas.open(&a, None).expect("ten seconds' worth");
+        }
+        for _ in 0..5 {
+            let (limit, wait) = retry(quotas.open(&a, None));
+            assert_eq!(
+                (limit, wait),
+                ("principal_watch_rate", Duration::from_millis(500))
+            );
+            tokio::time::advance(wait - Duration::from_millis(1)).await;
+            assert_eq!(retry(quotas.open(&a, None)).1, Duration::from_millis(1));
+            tokio::time::advance(Duration::from_millis(1)).await;
+            quotas.open(&a, None).expect("one more");
+        }
+        quotas.open(&named("b"), None).expect("another principal");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_the_server_refuses_costs_a_principal_nothing() {
+        let each = Limits {
+            watches: Some(5),
+            watch_rate: Some(1),
+            ..Limits::default()
+        };
+        let together = Limits {
+            watch_rate: Some(1),
+            ..Limits::default()
+        };
+        let quotas = quotas(each, &together);
+        let a = named("a");
+        for number in 0..10 {
+            quotas
+                .open(&named(&number.to_string()), None)
+                .expect("ten of all");
+        }
+        for _ in 0..20 {
+            assert_eq!(retry(quotas.open(&a, None)).0, "watch_rate");
+        }
+        tokio::time::advance(Duration::from_secs(5)).await;
+        let held: Vec<_> = (0..5).map(|_| quotas.open(&a, None)).collect();
+        assert!(held.iter().all(Result::is_ok), "{held:?}");
+    }
+
+    /// Whoever takes waits until what it owes has come in: on the whole no more is sent than may be, and
+    /// nobody is starved.
+    #[tokio::test(start_paused = true)]
+    async fn bytes_are_sent_at_their_rate_by_turns() {
+        const RATE: u64 = 100_000;
+        const MESSAGE: u64 = 64_000;
+        let each = Limits {
+            byte_rate: Some(RATE),
+            ..Limits::default()
+        };
+        let quotas = quotas(each, &Limits::default());
+        let a = named("a");
+        let streams: Vec<_> = (0..10)
+            .map(|_| quotas.open(&a, None).expect("a watch"))
+            .collect();
+        let begin = Instant::now();
+        let mut ready = vec![begin; streams.len()];
+        let mut sent = vec![0_u64; streams.len()];
+        while begin.elapsed() < Duration::from_secs(120) {
+            for (at, stream) in streams.iter().enumerate() {
+                if ready[at] <= Instant::now() {
+                    let wait = stream.charge(MESSAGE).unwrap_or_default();
+                    ready[at] = Instant::now() + wait;
+                    sent[at] += MESSAGE;
+                }
+            }
+            tokio::time::advance(Duration::from_millis(10)).await;
+        }
+        let total: u64 = sent.iter().sum();
+        // A second's worth was there, and each stream may be ahead by one message.
+        let most = RATE * 121 + MESSAGE * 10;
+        assert!((RATE * 115..=most).contains(&total), "{total}");
+        let (least, most) = (
+            sent.iter().min().expect("ten"),
+            sent.iter().max().expect("ten"),
+        );
+        assert!(most - least <= 2 * MESSAGE, "{sent:?}");
+        let (limit, wait) = retry(quotas.open(&a, None));
+        assert_eq!(limit, "principal_byte_rate");
+        tokio::time::advance(wait).await;
+        quotas.open(&a, None).expect("nothing is owed any more");
+    }
+
+    /// Names are the callers' own choice with some issuers.
+    #[tokio::test(start_paused = true)]
+    async fn principals_that_have_nothing_are_forgotten() {
+        let each = Limits {
+            watches: Some(1),
+            watch_rate: Some(1),
+            ..Limits::default()
+        };
+        let quotas = quotas(each, &Limits::default());
+        let kept = quotas.open(&named("kept"), None).expect("a watch");
+        for round in 0..50 {
+            for number in 0..1_000 {
+                quotas
+                    .open(&named(&format!("{round}-{number}")), None)
+                    .expect("a watch");
+            }
+            tokio::time::advance(Duration::from_secs(2)).await;
+        }
+        let count = lock(&quotas.accounts).of.len();
+        assert!(count < 10_000, "{count} are kept in mind");
+        assert!(
+            quotas.open(&named("kept"), None).is_err(),
+            "its watch is still open"
+        );
+        drop(kept);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn there_are_no_more_principals_than_may_be() {
+        let each = Limits {
+            watches: Some(1),
+            ..Limits::default()
+        };
+        let quotas = quotas(each, &Limits::default());
+        let open = |number: usize| quotas.open(&named(&number.to_string()), None);
+        let mut held: Vec<_> = (0..MAX_ACCOUNTS)
+            .map(|it| open(it).expect("a watch"))
+            .collect();
+        assert_eq!(retry(open(MAX_ACCOUNTS)).0, "principals");
+        held.clear();
+        open(MAX_ACCOUNTS).expect("the others are forgotten");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_limits_nobody_is_kept_in_mind() {
+        let none = Limits {
+            watches: Some(0),
+            watch_rate: Some(0),
+            byte_rate: Some(0),
+            ..Limits::default()
+        };
+        let quotas = quotas(none.clone(), &none);
+        let quota = quotas.open(&named("a"), None).expect("a watch");
+        assert_eq!(quota.charge(u64::MAX), None);
+        assert!(lock(&quotas.accounts).of.is_empty());
+    }
+}

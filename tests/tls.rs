@@ -1,0 +1,178 @@
+//! Encrypted connections: who is let in, what is checked, and that nobody holds up anybody else.
+
+mod support;
+
+#[path = "tls/command.rs"]
+mod command;
+#[path = "tls/handshakes.rs"]
+mod handshakes;
+#[path = "tls/reload.rs"]
+mod reload;
+#[path = "tls/setup.rs"]
+mod setup;
+#[path = "tls/start.rs"]
+mod start;
+
+use mongodb::bson::doc;
+use rustls::version::{TLS12, TLS13};
+use setup::{Secured, alpn, connect, handshakes, trusting};
+use support::certificates::{Authority, expired};
+use support::orders::{ORDERS, id, insert};
+use support::{Database, eventually};
+use weir::config::ClientAuth;
+
+#[tokio::test]
+async fn a_watch_goes_over_tls() {
+    let database = Database::start().await;
+    let secured = Secured::start(&database, |_| {}).await;
+    let mut watching = secured.watch(&database, secured.authority.trusted()).await;
+    insert(&database, 1).await;
+    assert_eq!(id(&watching.next_change().await), 1);
+
+    let metrics = secured.weir.metrics().await;
+    assert_eq!(handshakes(&metrics, "ok"), 1.0);
+    assert_eq!(metrics.sum("weir_connections"), 1.0);
+    // rcgen's certificates last until 4096.
+    let expires = metrics.sum("weir_tls_certificate_expiry_timestamp_seconds");
+    assert_eq!(expires, 67_090_118_400.0);
+    drop(watching);
+    eventually("the connection is counted no more", async || {
+        secured.weir.metrics().await.sum("weir_connections") == 0.0
+    })
+    .await;
+}
+
+/// Without TLS there is no certificate to expire: an alert on 0 would fire everywhere.
+#[tokio::test]
+async fn without_tls_no_certificate_expires() {
+    let database = Database::start().await;
+    let weir = support::Weir::start(&database).await;
+    weir.watch(database.watch_request(&[ORDERS])).await;
+    let (_, page) = weir.admin("/metrics").await;
+    assert!(!page.contains("weir_tls_certificate_expiry"), "{page}");
+}
+
+#[tokio::test]
+async fn both_versions_of_tls_that_are_safe_are_spoken() {
+    let database = Database::start().await;
+    let secured = Secured::start(&database, |_| {}).await;
+    for version in [&TLS12, &TLS13] {
+        let config = alpn(trusting(&secured.authority, &[version], None), &["h2"]);
+        let stream = connect(secured.weir.grpc_addr(), config).await;
+        let stream = stream.expect("a handshake");
+        let session = stream.get_ref().1;
+        assert_eq!(session.protocol_version(), Some(version.version));
+        assert_eq!(session.alpn_protocol(), Some(&b"h2"[..]));
+    }
+}
+
+/// The server learns of it by an alert: after a rotation gone wrong this is what an operator sees.
+#[tokio::test]
+async fn a_certificate_that_clients_do_not_trust_is_counted() {
+    let database = Database::start().await;
+    let secured = Secured::start(&database, |_| {}).await;
+    let stranger = Authority::new("another");
+    let why = secured.refusal(stranger.trusted()).await;
+    assert!(why.contains("UnknownIssuer"), "{why}");
+
+    let other = secured.authority.trusted().domain_name("weir.example");
+    let why = secured.refusal(other).await;
+    assert!(why.contains("not valid for name"), "{why}");
+
+    eventually("both are counted", async || {
+        handshakes(&secured.weir.metrics().await, "refused_by_client") == 2.0
+    })
+    .await;
+    secured.watch(&database, secured.authority.trusted()).await;
+}
+
+/// It may be the clock that is wrong, and a new certificate is read without a start.
+#[tokio::test]
+async fn a_server_starts_with_an_expired_certificate_which_clients_refuse() {
+    let database = Database::start().await;
+    let secured = Secured::of(&database, |authority| {
+        authority.issue(&["localhost"], expired)
+    })
+    .await;
+    let why = secured.refusal(secured.authority.trusted()).await;
+    assert!(why.contains("expired"), "{why}");
+
+    secured.replace(&secured.authority.local());
+    eventually("the new certificate is in force", async || {
+        secured.is_reached(secured.authority.trusted()).await
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn mutual_tls_lets_in_only_those_who_show_a_certificate_of_its_authority() {
+    let database = Database::start().await;
+    let clients = Authority::new("clients");
+    let secured = Secured::mutual(&database, &clients, ClientAuth::Required).await;
+    let known = clients.client("orders-reader");
+    let trusted = || secured.authority.trusted();
+    let mut watching = secured
+        .watch(&database, trusted().identity(known.identity()))
+        .await;
+
+    let why = secured.refusal(trusted()).await;
+    assert!(why.contains("CertificateRequired"), "{why}");
+    // Of the server's authority, which is not that of its clients.
+    let stranger = secured.authority.client("orders-reader");
+    let why = secured
+        .refusal(trusted().identity(stranger.identity()))
+        .await;
+    assert!(why.contains("UnknownCA"), "{why}");
+    let old = clients.issue(&["orders-reader"], expired);
+    let why = secured.refusal(trusted().identity(old.identity())).await;
+    assert!(why.contains("CertificateExpired"), "{why}");
+    // A server's certificate is none for a client.
+    let server = clients.server(&["orders-reader"]);
+    secured.refusal(trusted().identity(server.identity())).await;
+
+    let metrics = secured.weir.metrics().await;
+    assert_eq!(handshakes(&metrics, "certificate_missing"), 1.0);
+    assert_eq!(handshakes(&metrics, "certificate_refused"), 3.0);
+    assert_eq!(handshakes(&metrics, "ok"), 1.0);
+    // Of all that those who are in notice nothing.
+    insert(&database, 1).await;
+    assert_eq!(id(&watching.next_change().await), 1);
+}
+
+#[tokio::test]
+async fn where_certificates_are_optional_a_wrong_one_is_still_refused() {
+    let database = Database::start().await;
+    let clients = Authority::new("clients");
+    let secured = Secured::mutual(&database, &clients, ClientAuth::Optional).await;
+    let trusted = || secured.authority.trusted();
+    secured.watch(&database, trusted()).await;
+    let known = clients.client("orders-reader");
+    secured
+        .watch(&database, trusted().identity(known.identity()))
+        .await;
+    let stranger = Authority::new("another").client("orders-reader");
+    let why = secured
+        .refusal(trusted().identity(stranger.identity()))
+        .await;
+    assert!(why.contains("UnknownCA"), "{why}");
+}
+
+/// The stream ends as it does without TLS, and a connection that never greeted holds up nothing.
+#[tokio::test]
+async fn a_shutdown_gives_streams_over_tls_their_last_token() {
+    let database = Database::start().await;
+    let secured = Secured::start(&database, |_| {}).await;
+    let mut watching = secured.watch(&database, secured.authority.trusted()).await;
+    database
+        .collection(ORDERS)
+        .insert_one(doc! {"_id": 1})
+        .await
+        .expect("an insert");
+    watching.next_change().await;
+    let silent = tokio::net::TcpStream::connect(secured.weir.grpc_addr()).await;
+    let Secured { weir, .. } = secured;
+    let (status, ()) = tokio::join!(watching.end(), weir.shutdown());
+    assert_eq!(support::error_reason(&status), "SERVER_DRAINING");
+    assert!(!watching.token().is_empty());
+    drop(silent);
+}

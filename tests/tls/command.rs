@@ -1,0 +1,209 @@
+//! `weir watch` over TLS: it gets in where it may, and says what is wrong where it may not.
+
+use weir::config::ClientAuth;
+
+use crate::setup::Secured;
+use crate::support::certificates::Authority;
+use crate::support::orders::{ORDERS, insert};
+use crate::support::{ChildProcess, Database, PATIENCE, Weir, weir};
+
+/// Runs `weir watch` on the orders until one event has come.
+fn watch(database: &Database, server: &str, arguments: &[&str]) -> ChildProcess {
+    watch_in(&[], database, server, arguments)
+}
+
+fn watch_in(
+    variables: &[(&str, &str)],
+    database: &Database,
+    server: &str,
+    arguments: &[&str],
+) -> ChildProcess {
+    let scope = format!("{}.{ORDERS}", database.name());
+    let common = [
+        "watch",
+        &scope,
+        "--server",
+        server,
+        "--output=json",
+        "--limit=1",
+    ];
+    let arguments: Vec<&str> = common.iter().chain(arguments).copied().collect();
+    weir(variables, &arguments)
+}
+
+async fn gets_an_event(database: &Database, mut process: ChildProcess) {
+    let opened = |output: &str| output.contains(r#""type":"opened""#);
+    process.until_output("opened", PATIENCE, opened).await;
+    insert(database, fastrand::i32(..)).await;
+    assert!(process.ends(PATIENCE).await.success(), "{process}");
+    assert!(process.stdout().contains(r#""type":"change""#), "{process}");
+}
+
+/// It ends at once, without a second attempt.
+async fn is_told(mut process: ChildProcess, code: i32, words: &str) {
+    let status = process.ends(PATIENCE).await;
+    assert_eq!(status.code(), Some(code), "{process}");
+    assert!(process.stderr().contains(words), "not {words:?}{process}");
+    assert!(!process.stderr().contains("trying again"), "{process}");
+}
+
+/// The files of a test's authorities, as command lines name them.
+struct Paths(tempfile::TempDir);
+
+impl Paths {
+    fn write(&self, name: &str, text: &str) -> String {
+        let path = self.0.path().join(name);
+        std::fs::write(&path, text).expect("it is written");
+        path.display().to_string()
+    }
+}
+
+#[tokio::test]
+async fn the_command_watches_over_tls_and_says_what_keeps_it_from_that() {
+    let database = Database::start().await;
+    let secured = Secured::of(&database, |authority| authority.server(&["localhost"])).await;
+    let port = secured.weir.grpc_addr().port();
+    let server = format!("https://localhost:{port}");
+    let paths = Paths(tempfile::tempdir().expect("a folder"));
+    let ca = paths.write("ca.pem", &secured.authority.pem);
+    let trusting = ["--tls-ca-file", &ca];
+
+    gets_an_event(&database, watch(&database, &server, &trusting)).await;
+    // The system's authorities, and settings of the environment.
+    let system = [("SSL_CERT_FILE", ca.as_str())];
+    gets_an_event(&database, watch_in(&system, &database, &server, &[])).await;
+    let variable = [("WEIR_WATCH_TLS_CA_FILE", ca.as_str())];
+    gets_an_event(&database, watch_in(&variable, &database, &server, &[])).await;
+
+    let by_address = format!("https://127.0.0.1:{port}");
+    let words = "--tls-server-name";
+    is_told(watch(&database, &by_address, &trusting), 1, words).await;
+    let named = [&trusting[..], &["--tls-server-name=localhost"]].concat();
+    gets_an_event(&database, watch(&database, &by_address, &named)).await;
+
+    let stranger = paths.write("stranger.pem", &Authority::new("another").pem);
+    let words = "an authority that is not trusted here; --tls-ca-file";
+    let stranger = ["--tls-ca-file", stranger.as_str()];
+    is_told(watch(&database, &server, &stranger), 1, words).await;
+
+    // Each side without TLS where the other has it.
+    let plain = format!("http://localhost:{port}");
+    is_told(watch(&database, &plain, &["--no-reconnect"]), 1, "https://").await;
+    let weir = Weir::start(&database).await;
+    let without = format!("https://localhost:{}", weir.grpc_addr().port());
+    is_told(
+        watch(&database, &without, &trusting),
+        1,
+        "does not speak TLS",
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn the_command_shows_its_certificate() {
+    let database = Database::start().await;
+    let clients = Authority::new("clients");
+    let secured = Secured::mutual(&database, &clients, ClientAuth::Required).await;
+    let server = format!("https://localhost:{}", secured.weir.grpc_addr().port());
+    let paths = Paths(tempfile::tempdir().expect("a folder"));
+    let ca = paths.write("ca.pem", &secured.authority.pem);
+    let show = |name: &str, authority: &Authority| {
+        let issued = authority.client(name);
+        [
+            format!("--tls-ca-file={ca}"),
+            format!(
+                "--tls-cert-file={}",
+                paths.write(&format!("{name}.crt"), &issued.certificate)
+            ),
+            format!(
+                "--tls-key-file={}",
+                paths.write(&format!("{name}.key"), &issued.key)
+            ),
+        ]
+    };
+    let known = show("known", &clients);
+    let known: Vec<&str> = known.iter().map(String::as_str).collect();
+    gets_an_event(&database, watch(&database, &server, &known)).await;
+
+    let words = "wants a certificate; --tls-cert-file and --tls-key-file";
+    is_told(watch(&database, &server, &known[..1]), 1, words).await;
+    let stranger = show("stranger", &Authority::new("another"));
+    let stranger: Vec<&str> = stranger.iter().map(String::as_str).collect();
+    let words = "does not take the certificate of --tls-cert-file";
+    is_told(watch(&database, &server, &stranger), 1, words).await;
+}
+
+/// An interrupted rotation is no reason to end a watch that has been running for days.
+#[tokio::test]
+async fn the_command_goes_on_trying_where_it_has_been_let_in_before() {
+    let database = Database::start().await;
+    let secured = Secured::start(&database, |_| {}).await;
+    let address = secured.weir.grpc_addr();
+    let server = format!("https://localhost:{}", address.port());
+    let paths = Paths(tempfile::tempdir().expect("a folder"));
+    let ca = paths.write("ca.pem", &secured.authority.pem);
+    let scope = format!("{}.{ORDERS}", database.name());
+    let mut process = weir(
+        &[],
+        &[
+            "watch",
+            &scope,
+            "--server",
+            &server,
+            "--output=json",
+            "--tls-ca-file",
+            &ca,
+        ],
+    );
+    let opened = |output: &str| output.contains(r#""type":"opened""#);
+    process.until_output("opened", PATIENCE, opened).await;
+
+    // The server comes back with a certificate that the command does not trust yet.
+    let Secured { weir, folder, .. } = secured;
+    weir.shutdown().await;
+    let renewed = Authority::new("renewed");
+    renewed.local().write(folder.path());
+    let weir = Weir::with(&database, |config| {
+        config.listen = address;
+        config.tls.tls_cert_file = Some(folder.path().join("tls.crt"));
+        config.tls.tls_key_file = Some(folder.path().join("tls.key"));
+    })
+    .await;
+    crate::support::eventually("the command is told why", async || {
+        process.stderr().contains("not trusted here")
+    })
+    .await;
+    paths.write("ca.pem", &renewed.pem);
+    insert(&database, 7).await;
+    let changed = |output: &str| output.contains(r#""type":"change""#);
+    process.until_output("a change", PATIENCE, changed).await;
+    drop(weir);
+}
+
+#[tokio::test]
+async fn a_command_line_about_tls_that_cannot_be_is_refused_with_2() {
+    let database = Database::start().await;
+    let paths = Paths(tempfile::tempdir().expect("a folder"));
+    let empty = paths.write("empty.pem", "");
+    let missing = paths.0.path().join("missing").display().to_string();
+    let server = "https://localhost:1";
+    for (server, arguments, words) in [
+        (
+            "http://localhost:1",
+            ["--tls-ca-file", &empty],
+            "--tls-ca-file is for",
+        ),
+        (
+            "localhost:1",
+            ["--tls-server-name", "a"],
+            "--tls-server-name is for",
+        ),
+        (server, ["--tls-ca-file", &missing], "--tls-ca-file: "),
+        (server, ["--tls-ca-file", &empty], "no certificate"),
+        (server, ["--tls-cert-file", &empty], "--tls-key-file"),
+    ] {
+        is_told(watch(&database, server, &arguments), 2, words).await;
+    }
+    let identity = ["--tls-cert-file", empty.as_str(), "--tls-key-file", &empty];
+    is_told(watch(&database, server, &identity), 2, "--tls-cert-file").await;
+}

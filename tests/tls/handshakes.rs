@@ -1,0 +1,250 @@
+//! Handshakes that take their time, or are none: nobody waits for them.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use rustls::version::{TLS12, TLS13};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+
+use crate::setup::{Secured, alpn, connect, handshakes, trusting};
+use crate::support::orders::{id, insert};
+use crate::support::{Database, eventually, within};
+
+/// Type, version and length of a record that holds a handshake message, of which nothing follows.
+const BEGUN: [u8; 5] = [0x16, 3, 1, 2, 0];
+
+/// Waits until the server has closed a connection; gives what it said before.
+async fn closed(mut stream: TcpStream) -> Vec<u8> {
+    let mut said = Vec::new();
+    // A reset is an end too.
+    let _ = within("the server closes", stream.read_to_end(&mut said)).await;
+    said
+}
+
+async fn dial(address: SocketAddr, bytes: &[u8]) -> TcpStream {
+    let mut stream = TcpStream::connect(address).await.expect("a connection");
+    stream.write_all(bytes).await.expect("it can be written to");
+    stream
+}
+
+/// Many more than there may be handshakes; they have not begun one.
+#[tokio::test]
+async fn silent_connections_take_no_turn_of_a_handshake() {
+    let database = Database::start().await;
+    let secured = Secured::start(&database, |config| {
+        config.tls.max_handshakes = 1;
+        config.request_timeout = Duration::from_secs(3600);
+    })
+    .await;
+    let mut silent = Vec::new();
+    for _ in 0..50 {
+        silent.push(dial(secured.weir.grpc_addr(), &[]).await);
+    }
+    let mut watching = secured.watch(&database, secured.authority.trusted()).await;
+    insert(&database, 1).await;
+    assert_eq!(id(&watching.next_change().await), 1);
+    assert_eq!(secured.weir.metrics().await.sum("weir_connections"), 51.0);
+}
+
+/// They hold every turn, and others wait behind them; then their time is over.
+#[tokio::test]
+async fn stalled_handshakes_hold_up_others_no_longer_than_their_time() {
+    const LIMIT: Duration = Duration::from_secs(1);
+    let database = Database::start().await;
+    let secured = Secured::start(&database, |config| {
+        config.tls.max_handshakes = 2;
+        config.request_timeout = LIMIT;
+    })
+    .await;
+    // Who was in before goes on as if there were nothing.
+    let mut watching = secured.watch(&database, secured.authority.trusted()).await;
+    let begin = Instant::now();
+    let mut stalled = Vec::new();
+    for _ in 0..6 {
+        stalled.push(dial(secured.weir.grpc_addr(), &BEGUN).await);
+    }
+    insert(&database, 1).await;
+    assert_eq!(id(&watching.next_change().await), 1);
+
+    // The first two held both turns until their time was over, and the others' time went by meanwhile.
+    eventually("one who comes then is let in", async || {
+        secured.is_reached(secured.authority.trusted()).await
+    })
+    .await;
+    let waited = begin.elapsed();
+    assert!(waited >= LIMIT - Duration::from_millis(100), "{waited:?}");
+    assert!(waited < LIMIT * 3, "{waited:?}");
+    for stream in stalled {
+        closed(stream).await;
+    }
+    eventually("nothing is left of them", async || {
+        let metrics = secured.weir.metrics().await;
+        handshakes(&metrics, "timeout") >= 6.0 && metrics.sum("weir_connections") == 1.0
+    })
+    .await;
+    let limit = [("limit", "request_timeout")];
+    let metrics = secured.weir.metrics().await;
+    assert!(metrics.sum_where("weir_limit_rejections_total", &limit) >= 6.0);
+    insert(&database, 2).await;
+    assert_eq!(id(&watching.next_change().await), 2);
+}
+
+/// With a turn left nobody waits at all.
+#[tokio::test]
+async fn one_turn_that_is_left_is_enough() {
+    let database = Database::start().await;
+    let secured = Secured::start(&database, |config| {
+        config.tls.max_handshakes = 3;
+        config.request_timeout = Duration::from_secs(3600);
+    })
+    .await;
+    let address = secured.weir.grpc_addr();
+    let stalled = [dial(address, &BEGUN).await, dial(address, &BEGUN).await];
+    secured.watch(&database, secured.authority.trusted()).await;
+    drop(stalled);
+    eventually("those who left have given up their turns", async || {
+        handshakes(&secured.weir.metrics().await, "closed") == 2.0
+    })
+    .await;
+}
+
+/// Two deadlines one after the other would give an idle client twice the time.
+#[tokio::test]
+async fn a_handshake_and_the_greeting_have_one_time_together() {
+    const LIMIT: Duration = Duration::from_secs(2);
+    let database = Database::start().await;
+    let secured = Secured::start(&database, |config| config.request_timeout = LIMIT).await;
+    let begin = Instant::now();
+    let mut tcp = TcpStream::connect(secured.weir.grpc_addr())
+        .await
+        .expect("a connection");
+    tcp.set_nodelay(true).expect("it can be set");
+    // A client that is slow to begin: two thirds of the time are over when it has its handshake.
+    tokio::time::sleep(LIMIT * 2 / 3).await;
+    let config = alpn(trusting(&secured.authority, &[&TLS13], None), &["h2"]);
+    let connector = tokio_rustls::TlsConnector::from(std::sync::Arc::new(config));
+    let name = rustls::pki_types::ServerName::try_from("localhost").expect("a name");
+    let shaken = within("a handshake", connector.connect(name, &mut tcp)).await;
+    let mut stream = shaken.expect("it is in time");
+    let mut said = Vec::new();
+    let _ = within("the end", stream.read_to_end(&mut said)).await;
+    let lasted = begin.elapsed();
+    assert!(lasted >= LIMIT - Duration::from_millis(50), "{lasted:?}");
+    assert!(lasted < LIMIT * 3 / 2, "{lasted:?}");
+    let metrics = secured.weir.metrics().await;
+    assert_eq!(handshakes(&metrics, "ok"), 1.0);
+}
+
+/// A connection counts from the moment it is taken, or handshakes would be a way around the limit.
+#[tokio::test]
+async fn connections_count_during_their_handshake() {
+    let database = Database::start().await;
+    let secured = Secured::start(&database, |config| {
+        config.max_connections = 3;
+        config.request_timeout = Duration::from_secs(1);
+    })
+    .await;
+    let address = secured.weir.grpc_addr();
+    let begun = [
+        dial(address, &[]).await,
+        dial(address, &BEGUN).await,
+        dial(address, &BEGUN).await,
+    ];
+    eventually("all three are counted", async || {
+        secured.weir.metrics().await.sum("weir_connections") == 3.0
+    })
+    .await;
+    assert!(!secured.is_reached(secured.authority.trusted()).await);
+    let limit = [("limit", "connections")];
+    let rejected = secured.weir.metrics().await;
+    assert!(rejected.sum_where("weir_limit_rejections_total", &limit) >= 1.0);
+    for stream in begun {
+        closed(stream).await;
+    }
+    secured.watch(&database, secured.authority.trusted()).await;
+}
+
+/// The hello of a client that knows nothing after TLS 1.1.
+fn hello_of_tls_1_1() -> Vec<u8> {
+    let mut body = vec![3, 2];
+    body.extend([7; 32]); // random
+    body.push(0); // no session
+    body.extend([0, 4, 0xc0, 0x09, 0xc0, 0x13]); // ECDHE with AES-CBC
+    body.extend([1, 0]); // no compression
+    let length = u8::try_from(body.len()).expect("a short hello");
+    let mut record = vec![0x16, 3, 1, 0, length + 4, 1, 0, 0, length];
+    record.extend(body);
+    record
+}
+
+#[tokio::test]
+async fn what_is_not_http2_over_tls_is_refused() {
+    let database = Database::start().await;
+    let secured = Secured::start(&database, |_| {}).await;
+    let address = secured.weir.grpc_addr();
+
+    let said = closed(dial(address, &hello_of_tls_1_1()).await).await;
+    // An alert, and a fatal one.
+    assert_eq!(said[0], 0x15, "{said:?}");
+    assert_eq!(said[5], 2, "{said:?}");
+    for plain in [
+        &b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0"[..],
+        b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"SSH-2.0-OpenSSH_9.2\r\n",
+        &[0xff; 64],
+    ] {
+        let said = closed(dial(address, plain).await).await;
+        assert!(said.is_empty() || said[0] == 0x15, "{said:?}");
+    }
+    let base = trusting(&secured.authority, &[&TLS12, &TLS13], None);
+    for protocols in [&["http/1.1"][..], &["h3", "grpc-exp"]] {
+        let error = connect(address, alpn(base.clone(), protocols)).await;
+        let error = error.expect_err("no protocol in common").to_string();
+        assert!(error.contains("NoApplicationProtocol"), "{error}");
+    }
+    // Without a word about the protocol inside: RFC 9113 wants one.
+    let silent = connect(address, base.clone()).await;
+    let mut stream = silent.expect("rustls lets it pass");
+    let greeting = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    let _ = stream.write_all(greeting).await;
+    let mut said = Vec::new();
+    let _ = within("the end", stream.read_to_end(&mut said)).await;
+    assert_eq!(said, b"", "it is not spoken to");
+
+    // A refusal over TLS 1.3 may be read by the client before it is counted.
+    eventually("all are counted", async || {
+        handshakes(&secured.weir.metrics().await, "protocol") == 8.0
+    })
+    .await;
+    secured.watch(&database, secured.authority.trusted()).await;
+    assert_eq!(handshakes(&secured.weir.metrics().await, "ok"), 1.0);
+}
+
+/// Pings are the only way to learn that a client is gone whose address answers no more.
+#[tokio::test]
+async fn a_client_that_answers_no_ping_over_tls_is_given_up() {
+    let database = Database::start().await;
+    let secured = Secured::start(&database, |config| {
+        config.http2_keepalive_interval = Duration::from_secs(1);
+        config.http2_keepalive_timeout = Duration::from_secs(1);
+    })
+    .await;
+    let base = trusting(&secured.authority, &[&TLS13], None);
+    let stream = connect(secured.weir.grpc_addr(), alpn(base, &["h2"])).await;
+    let mut stream = stream.expect("a handshake");
+    let greeting = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    stream.write_all(greeting).await.expect("it can be written");
+    stream.flush().await.expect("it can be flushed");
+    let begin = Instant::now();
+    let mut said = Vec::new();
+    let _ = within("the server gives it up", stream.read_to_end(&mut said)).await;
+    // Its settings came, and a ping.
+    assert!(said.len() > 9 + 9 + 8, "{said:?}");
+    assert!(begin.elapsed() < Duration::from_secs(8));
+    eventually("it is counted no more", async || {
+        secured.weir.metrics().await.sum("weir_connections") == 0.0
+    })
+    .await;
+}

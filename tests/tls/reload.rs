@@ -1,0 +1,291 @@
+//! Certificates that change while the server runs.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use futures::future::join_all;
+use mongodb::bson::doc;
+use rustls::HandshakeKind;
+use rustls::version::{TLS12, TLS13};
+use weir::config::ClientAuth;
+
+use crate::setup::{Secured, alpn, connect, trusting};
+use crate::support::certificates::{Authority, Issued, expired};
+use crate::support::orders::{ORDERS, id, insert};
+use crate::support::{Database, Weir, eventually};
+
+/// How often a change of the certificates was taken, and was not.
+async fn reloads(weir: &Weir) -> (f64, f64) {
+    let metrics = weir.metrics().await;
+    let count = |result| {
+        let labels = [("what", "tls"), ("result", result)];
+        metrics.sum_where("weir_reloads_total", &labels)
+    };
+    (count("ok"), count("failed"))
+}
+
+impl Secured {
+    /// The certificate that a new connection is shown, DER.
+    async fn shown(&self) -> Vec<u8> {
+        let config = alpn(trusting(&self.authority, &[&TLS13], None), &["h2"]);
+        let stream = connect(self.weir.grpc_addr(), config).await;
+        let stream = stream.expect("a handshake");
+        let chain = stream.get_ref().1.peer_certificates();
+        chain.expect("a certificate")[0].to_vec()
+    }
+
+    async fn shows(&self, issued: &Issued) {
+        eventually("the new certificate is shown", async || {
+            self.shown().await == issued.der
+        })
+        .await;
+    }
+}
+
+/// No stream ends and no event is lost; new connections get the new certificate.
+#[tokio::test]
+async fn certificates_rotate_under_a_hundred_open_watches() {
+    const WATCHES: usize = 100;
+    const ROTATIONS: i32 = 3;
+    let database = Database::start().await;
+    let secured = Secured::start(&database, |_| {}).await;
+    let trusted = || secured.authority.trusted();
+    let opening = (0..WATCHES).map(|_| secured.watch(&database, trusted()));
+    let mut watches = join_all(opening).await;
+    for rotation in 0..ROTATIONS {
+        let next = secured.authority.local();
+        insert(&database, rotation * 10).await;
+        secured.replace(&next);
+        insert(&database, rotation * 10 + 1).await;
+        secured.shows(&next).await;
+        insert(&database, rotation * 10 + 2).await;
+    }
+    let expected: Vec<_> = (0..ROTATIONS)
+        .flat_map(|rotation| (0..3).map(move |number| rotation * 10 + number))
+        .collect();
+    for watching in &mut watches {
+        let seen = watching.changes(expected.len()).await;
+        let ids: Vec<_> = seen.iter().map(id).collect();
+        assert_eq!(ids, expected);
+    }
+    assert_eq!(reloads(&secured.weir).await.0, f64::from(ROTATIONS));
+    let metrics = secured.weir.metrics().await;
+    assert_eq!(metrics.sum("weir_watches_ended_total"), 0.0);
+}
+
+/// Files as Kubernetes mounts a secret: `tls.crt` is a link to `..data/tls.crt`, `..data` one to a folder
+/// of the moment, and a change swaps that link and removes the old folder.
+struct Volume {
+    folder: tempfile::TempDir,
+    moment: u32,
+}
+
+impl Volume {
+    fn new(issued: &Issued) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        for name in ["tls.crt", "tls.key"] {
+            symlink(Path::new("..data").join(name), folder.path().join(name)).expect("a link");
+        }
+        let mut volume = Self { folder, moment: 0 };
+        volume.swap(
+            Some(issued.certificate.as_bytes()),
+            Some(issued.key.as_bytes()),
+        );
+        volume
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Puts others in the place of both files at once.
+    fn swap(&mut self, certificate: Option<&[u8]>, key: Option<&[u8]>) {
+        let old = format!("..2026_11_24_12_00_00.{}", self.moment);
+        self.moment += 1;
+        let moment = format!("..2026_11_24_12_00_00.{}", self.moment);
+        let folder = self.path(&moment);
+        fs::create_dir(&folder).expect("a folder");
+        for (name, bytes) in [("tls.crt", certificate), ("tls.key", key)] {
+            if let Some(bytes) = bytes {
+                fs::write(folder.join(name), bytes).expect("it is written");
+            }
+        }
+        symlink(&moment, self.path("..data_tmp")).expect("a link");
+        fs::rename(self.path("..data_tmp"), self.path("..data")).expect("the swap");
+        // There is none at first.
+        let _ = fs::remove_dir_all(self.path(&old));
+    }
+
+    /// A server with what is mounted.
+    async fn secured(&self, database: &Database, authority: Authority) -> Secured {
+        let weir = Weir::with(database, |config| {
+            config.tls.tls_cert_file = Some(self.path("tls.crt"));
+            config.tls.tls_key_file = Some(self.path("tls.key"));
+            config.reload_interval = Duration::from_millis(100);
+        })
+        .await;
+        Secured {
+            weir,
+            authority,
+            folder: tempfile::tempdir().expect("a folder"),
+        }
+    }
+}
+
+/// The paths that the server knows never change, nor do the links that it sees there.
+#[tokio::test]
+async fn a_rotation_as_kubernetes_makes_it_is_noticed() {
+    const ROTATIONS: u32 = 6;
+    let database = Database::start().await;
+    let authority = Authority::new("servers");
+    let first = authority.local();
+    let mut volume = Volume::new(&first);
+    let secured = volume.secured(&database, authority).await;
+    assert_eq!(secured.shown().await, first.der);
+    for _ in 0..ROTATIONS {
+        let next = secured.authority.local();
+        volume.swap(Some(next.certificate.as_bytes()), Some(next.key.as_bytes()));
+        secured.shows(&next).await;
+    }
+    // No look has taken one half for a change.
+    assert_eq!(reloads(&secured.weir).await, (f64::from(ROTATIONS), 0.0));
+}
+
+#[tokio::test]
+async fn what_cannot_be_used_leaves_the_old_certificate_in_force() {
+    let database = Database::start().await;
+    let authority = Authority::new("servers");
+    let old = authority.local();
+    let mut volume = Volume::new(&old);
+    let secured = volume.secured(&database, authority).await;
+    let mut watching = secured.watch(&database, secured.authority.trusted()).await;
+    let next = secured.authority.local();
+    let gone = secured.authority.issue(&["localhost"], expired);
+    let (certificate, key) = (next.certificate.as_bytes(), next.key.as_bytes());
+    let half = &certificate[..certificate.len() / 2];
+    // The same fault twice in a row is told once; these differ from one to the next.
+    type Case<'a> = (&'a str, Option<&'a [u8]>, Option<&'a [u8]>);
+    let cases: [Case<'_>; 9] = [
+        (
+            "a new certificate alone",
+            Some(certificate),
+            Some(old.key.as_bytes()),
+        ),
+        ("an empty certificate", Some(b""), Some(key)),
+        (
+            "a new key alone",
+            Some(old.certificate.as_bytes()),
+            Some(key),
+        ),
+        ("an empty key", Some(certificate), Some(b"")),
+        ("half a file", Some(half), Some(key)),
+        ("garbage", Some(&[0xff; 100]), Some(&[0; 100])),
+        ("no certificate", None, Some(key)),
+        ("no key", Some(certificate), None),
+        (
+            "one that has expired",
+            Some(gone.certificate.as_bytes()),
+            Some(gone.key.as_bytes()),
+        ),
+    ];
+    for (number, (case, certificate, key)) in (1..).zip(cases) {
+        volume.swap(certificate, key);
+        eventually(&format!("{case} is refused"), async || {
+            reloads(&secured.weir).await == (0.0, f64::from(number))
+        })
+        .await;
+        assert_eq!(secured.shown().await, old.der, "{case}");
+    }
+    let expires = secured.weir.metrics().await;
+    let expires = expires.sum("weir_tls_certificate_expiry_timestamp_seconds");
+    assert_eq!(expires, 67_090_118_400.0, "it is that of the one in force");
+
+    volume.swap(Some(certificate), Some(key));
+    secured.shows(&next).await;
+    insert(&database, 1).await;
+    assert_eq!(id(&watching.next_change().await), 1);
+}
+
+#[tokio::test]
+async fn the_end_of_a_new_certificate_is_told() {
+    let database = Database::start().await;
+    let secured = Secured::start(&database, |_| {}).await;
+    let next = secured.authority.issue(&["localhost"], |params| {
+        params.not_after = rcgen::date_time_ymd(2099, 1, 1);
+    });
+    secured.replace(&next);
+    eventually("the end of the new certificate", async || {
+        let metrics = secured.weir.metrics().await;
+        metrics.sum("weir_tls_certificate_expiry_timestamp_seconds") == 4_070_908_800.0
+    })
+    .await;
+}
+
+/// A session that could be resumed would carry a client past the authorities of the day.
+#[tokio::test]
+async fn an_authority_that_is_taken_out_lets_nobody_in_any_more() {
+    let database = Database::start().await;
+    let (old, new) = (Authority::new("old"), Authority::new("new"));
+    let secured = Secured::mutual(&database, &old, ClientAuth::Required).await;
+    let bundle = secured.folder.path().join("clients.crt");
+    let (of_old, of_new) = (old.client("a"), new.client("b"));
+    let identified = |issued: &Issued| secured.authority.trusted().identity(issued.identity());
+    let mut watching = secured.watch(&database, identified(&of_old)).await;
+
+    // Each keeps what it would resume with, in memory of its own.
+    let remembering = [&TLS12, &TLS13].map(|version| {
+        let config = trusting(&secured.authority, &[version], Some(&of_old));
+        std::sync::Arc::new(alpn(config, &["h2"]))
+    });
+    for _ in 0..3 {
+        for config in &remembering {
+            let mut stream = connect(secured.weir.grpc_addr(), config.clone())
+                .await
+                .expect("it is let in");
+            // A ticket would come with the first bytes that the server sends.
+            let mut byte = [0];
+            let read = tokio::io::AsyncReadExt::read(&mut stream, &mut byte).await;
+            assert_eq!(read.expect("a greeting"), 1);
+            assert_eq!(
+                stream.get_ref().1.handshake_kind(),
+                Some(HandshakeKind::Full)
+            );
+        }
+    }
+
+    // Both for a while, as one rotates an authority; then the new one alone.
+    fs::write(&bundle, format!("{}{}", old.pem, new.pem)).expect("it is written");
+    eventually("the new authority is trusted", async || {
+        secured.is_reached(identified(&of_new)).await
+    })
+    .await;
+    assert!(secured.is_reached(identified(&of_old)).await);
+    fs::write(&bundle, &new.pem).expect("it is written");
+    eventually("the old authority is trusted no more", async || {
+        !secured.is_reached(identified(&of_old)).await
+    })
+    .await;
+    let why = secured.refusal(identified(&of_old)).await;
+    assert!(why.contains("UnknownCA"), "{why}");
+    assert!(secured.is_reached(identified(&of_new)).await);
+
+    // Nothing is trusted by a broken file; the one before it stays in force.
+    fs::write(&bundle, "garbage").expect("it is written");
+    eventually("the broken file is refused", async || {
+        reloads(&secured.weir).await.1 == 1.0
+    })
+    .await;
+    assert!(secured.is_reached(identified(&of_new)).await);
+    secured.refusal(identified(&of_old)).await;
+    secured.refusal(secured.authority.trusted()).await;
+
+    // Who was in stays in.
+    database
+        .collection(ORDERS)
+        .insert_one(doc! {"_id": 1})
+        .await
+        .expect("an insert");
+    assert_eq!(id(&watching.next_change().await), 1);
+}

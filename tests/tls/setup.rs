@@ -1,0 +1,201 @@
+//! A server with certificates, and clients of every kind.
+
+use std::error::Error;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject as _};
+use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion};
+use tempfile::TempDir;
+use tokio::net::TcpStream;
+use tokio_rustls::{TlsConnector, client::TlsStream};
+use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
+use weir::config::{ClientAuth, ServeConfig};
+use weir::pb;
+use weir::pb::watch_service_client::WatchServiceClient;
+
+use crate::support::certificates::{Authority, Issued};
+use crate::support::orders::ORDERS;
+use crate::support::{Database, Samples, Watching, Weir, within};
+
+/// A server with a certificate of an authority of the test's own.
+pub struct Secured {
+    pub weir: Weir,
+    /// The authority of the server's certificate.
+    pub authority: Authority,
+    /// `tls.crt`, `tls.key` and, with mutual TLS, `clients.crt`.
+    pub folder: TempDir,
+}
+
+impl Secured {
+    /// Serves over TLS with a good certificate; files are looked at ten times a second.
+    pub async fn start(database: &Database, change: impl FnOnce(&mut ServeConfig)) -> Self {
+        Self::with(database, Authority::local, change).await
+    }
+
+    /// Serves with a certificate of the test's choice.
+    pub async fn of(database: &Database, issue: impl FnOnce(&Authority) -> Issued) -> Self {
+        Self::with(database, issue, |_| {}).await
+    }
+
+    /// Serves over mutual TLS.
+    pub async fn mutual(database: &Database, clients: &Authority, when: ClientAuth) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let bundle = folder.path().join("clients.crt");
+        std::fs::write(&bundle, &clients.pem).expect("an authority is written");
+        let change = |config: &mut ServeConfig| {
+            config.tls.tls_client_ca_file = Some(bundle);
+            config.tls.tls_client_auth = when;
+        };
+        Self::within(folder, database, Authority::local, change).await
+    }
+
+    async fn with(
+        database: &Database,
+        issue: impl FnOnce(&Authority) -> Issued,
+        change: impl FnOnce(&mut ServeConfig),
+    ) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        Self::within(folder, database, issue, change).await
+    }
+
+    async fn within(
+        folder: TempDir,
+        database: &Database,
+        issue: impl FnOnce(&Authority) -> Issued,
+        change: impl FnOnce(&mut ServeConfig),
+    ) -> Self {
+        let authority = Authority::new("servers");
+        let (certificate, key) = issue(&authority).write(folder.path());
+        let weir = Weir::with(database, |config| {
+            config.tls.tls_cert_file = Some(certificate);
+            config.tls.tls_key_file = Some(key);
+            config.reload_interval = std::time::Duration::from_millis(100);
+            change(config);
+        })
+        .await;
+        Self {
+            weir,
+            authority,
+            folder,
+        }
+    }
+
+    /// Puts another certificate and its key in the place of those in use.
+    pub fn replace(&self, issued: &Issued) {
+        issued.write(self.folder.path());
+    }
+
+    /// A connection, or why there is none.
+    pub async fn channel(&self, tls: ClientTlsConfig) -> Result<Channel, tonic::transport::Error> {
+        // 127.0.0.1 by its name, which certificates have more often.
+        let url = format!("https://localhost:{}", self.weir.grpc_addr().port());
+        let endpoint = Endpoint::from_shared(url).expect("an address makes a URI");
+        let endpoint = endpoint.tls_config(tls).expect("TLS can be set up");
+        within("a connection over TLS", endpoint.connect()).await
+    }
+
+    /// Opens a watch of the orders on a connection of its own.
+    pub async fn try_watch(
+        &self,
+        database: &Database,
+        tls: ClientTlsConfig,
+    ) -> Result<Watching, String> {
+        let channel = self.channel(tls).await.map_err(|error| refusal(&error))?;
+        let request = database.watch_request(&[ORDERS]);
+        let opened = Watching::open(&mut WatchServiceClient::new(channel), request).await;
+        opened.map_err(|status| refusal(&status))
+    }
+
+    /// The same, which must succeed.
+    pub async fn watch(&self, database: &Database, tls: ClientTlsConfig) -> Watching {
+        let opened = self.try_watch(database, tls).await;
+        opened.unwrap_or_else(|why| panic!("the watch was refused: {why}"))
+    }
+
+    /// Asks the server for something on a connection of its own.
+    async fn ask(&self, tls: ClientTlsConfig) -> Result<(), String> {
+        let channel = self.channel(tls).await.map_err(|error| refusal(&error))?;
+        let mut client = WatchServiceClient::new(channel);
+        let asked = client.get_server_info(pb::GetServerInfoRequest {});
+        let answer = within("an answer", asked).await;
+        answer.map(drop).map_err(|status| refusal(&status))
+    }
+
+    /// Why the server can't be asked. Over TLS 1.3 a client may learn only when it reads that the
+    /// server has not taken what it showed.
+    pub async fn refusal(&self, tls: ClientTlsConfig) -> String {
+        let asked = self.ask(tls).await;
+        asked.expect_err("it is refused")
+    }
+
+    /// Whether it is let in.
+    pub async fn is_reached(&self, tls: ClientTlsConfig) -> bool {
+        self.ask(tls).await.is_ok()
+    }
+}
+
+/// The causes of an error, and what errors of the system hold.
+pub fn refusal(error: &(dyn Error + 'static)) -> String {
+    let mut words = Vec::new();
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        words.push(error.to_string());
+        let held = error.downcast_ref::<std::io::Error>();
+        match held.and_then(std::io::Error::get_ref) {
+            Some(held) => {
+                words.push(format!("{held} {held:?}"));
+                cause = held.source();
+            }
+            None => cause = error.source(),
+        }
+    }
+    words.dedup();
+    words.join(": ")
+}
+
+/// How many handshakes came to this end.
+pub fn handshakes(metrics: &Samples, result: &str) -> f64 {
+    metrics.sum_where("weir_tls_handshakes_total", &[("result", result)])
+}
+
+/// A client's side that trusts an authority, speaks these versions, and shows what it is given.
+pub fn trusting(
+    authority: &Authority,
+    versions: &[&'static SupportedProtocolVersion],
+    shown: Option<&Issued>,
+) -> ClientConfig {
+    let mut roots = RootCertStore::empty();
+    let root = CertificateDer::from_pem_slice(authority.pem.as_bytes());
+    roots.add(root.expect("PEM")).expect("an authority");
+    let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_protocol_versions(versions)
+        .expect("versions")
+        .with_root_certificates(roots);
+    let Some(shown) = shown else {
+        return builder.with_no_client_auth();
+    };
+    let certificate = CertificateDer::from_pem_slice(shown.certificate.as_bytes());
+    let key = PrivateKeyDer::from_pem_slice(shown.key.as_bytes());
+    builder
+        .with_client_auth_cert(vec![certificate.expect("PEM")], key.expect("PEM"))
+        .expect("a certificate and its key")
+}
+
+/// The same, offering these protocols inside.
+pub fn alpn(mut config: ClientConfig, protocols: &[&str]) -> ClientConfig {
+    config.alpn_protocols = protocols.iter().map(|it| it.as_bytes().to_vec()).collect();
+    config
+}
+
+/// A handshake with whatever listens there.
+pub async fn connect(
+    address: SocketAddr,
+    config: impl Into<Arc<ClientConfig>>,
+) -> std::io::Result<TlsStream<TcpStream>> {
+    let stream = TcpStream::connect(address).await?;
+    let name = ServerName::try_from("localhost").expect("a name");
+    let connector = TlsConnector::from(config.into());
+    within("a handshake", connector.connect(name, stream)).await
+}

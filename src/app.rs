@@ -197,14 +197,12 @@ impl App {
             Port::new(listener, max, patience, keepalive, Arc::clone(&metrics))
         };
         let handshakes = checked.tls.map(|(tls, files)| {
-            let tls = Arc::new(tls);
-            let (followed, interval) = (Arc::clone(&tls), config.reload_interval);
-            let (metrics, stop) = (Arc::clone(&metrics), stop.clone());
-            tokio::spawn(async move {
-                let following = followed.follow(files, interval, &metrics);
-                stop.run_until_cancelled(following).await;
-            });
-            Handshakes::new(tls, config.tls.max_handshakes)
+            tls.announce(&metrics);
+            let handshakes = Handshakes::new(Arc::clone(&tls), config.tls.max_handshakes, &metrics);
+            let (interval, metrics) = (config.reload_interval, Arc::clone(&metrics));
+            let following = async move { tls.follow(files, interval, &metrics).await };
+            tokio::spawn(stop.clone().run_until_cancelled_owned(following));
+            handshakes
         });
         let port_of_grpc = port(grpc_listener, config.max_connections, Hurry::Greet);
         let incoming = port_of_grpc.connections(handshakes);
@@ -312,7 +310,7 @@ pub async fn check(config: &ServeConfig) -> Result<(), StartError> {
 
 /// What the settings' files hold.
 struct Checked {
-    tls: Option<(Tls, Files)>,
+    tls: Option<(Arc<Tls>, Files)>,
     policy: Policy,
     policy_files: Option<Files>,
     token_keys: Option<Arc<TokenKeys>>,
@@ -324,7 +322,10 @@ struct Checked {
 impl Checked {
     async fn read(config: &ServeConfig, metrics: Arc<Metrics>) -> Result<Self, StartError> {
         let tls = match config.tls.settings() {
-            Some(settings) => Some(Tls::read(settings).await.map_err(StartError::Tls)?),
+            Some(settings) => {
+                let (tls, files) = Tls::read(settings).await.map_err(StartError::Tls)?;
+                Some((Arc::new(tls), files))
+            }
             None => None,
         };
         let token_keys = token_keys(config.auth.token_key_file.as_deref())

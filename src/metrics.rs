@@ -7,6 +7,7 @@
 mod guards;
 mod handles;
 mod known;
+mod labels;
 mod readings;
 
 use std::{collections::HashMap, sync::Mutex, time::Duration};
@@ -16,15 +17,13 @@ use metrics_exporter_prometheus::{
     Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder,
 };
 
-use crate::{
-    pb,
-    plan::{Format, Operation},
-};
+use crate::plan::{Format, Operation};
 
 use handles::{Handles, describe};
 
 pub use guards::{Charge, Held, InStage};
 pub use known::ENDS;
+pub use labels::{HandshakeResult, Mode, Stage};
 pub use readings::Readings;
 
 /// One entry of the catalogue.
@@ -124,71 +123,6 @@ const LAG_BUCKETS: &[f64] = &[
 const DURATION_BUCKETS: &[f64] = &[
     1.0, 10.0, 60.0, 300.0, 900.0, 3600.0, 14_400.0, 86_400.0, 604_800.0,
 ];
-
-/// What a watch, or the feed behind it, is doing: the label values of `weir_watches` and
-/// `weir_feeds`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stage {
-    /// MongoDB has not answered the opening yet.
-    Opening,
-    /// Reading the past.
-    CatchingUp,
-    /// Nothing is left to read.
-    Live,
-    /// MongoDB is away.
-    Reconnecting,
-}
-
-impl Stage {
-    const ALL: [Self; 4] = [
-        Self::Opening,
-        Self::CatchingUp,
-        Self::Live,
-        Self::Reconnecting,
-    ];
-
-    /// The label's value.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Opening => "opening",
-            Self::CatchingUp => "catching_up",
-            Self::Live => "live",
-            Self::Reconnecting => "reconnecting",
-        }
-    }
-}
-
-/// Whose change stream a watch reads: the label values of `weir_feeds`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mode {
-    /// One for all watches of a scope, filtered in Weir.
-    Shared,
-    /// One for equal watches, filtered by MongoDB.
-    Dedicated,
-}
-
-impl Mode {
-    const ALL: [Self; 2] = [Self::Shared, Self::Dedicated];
-
-    /// The API's name for it.
-    #[must_use]
-    pub fn to_pb(self) -> pb::FeedMode {
-        match self {
-            Self::Shared => pb::FeedMode::Shared,
-            Self::Dedicated => pb::FeedMode::Dedicated,
-        }
-    }
-
-    /// The label's value.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Shared => "shared",
-            Self::Dedicated => "dedicated",
-        }
-    }
-}
 
 /// Handles to every metric, and the text that Prometheus scrapes.
 pub struct Metrics {
@@ -323,54 +257,51 @@ impl Metrics {
 
     /// `weir_feed_restarts_total`; `reason` is one of a closed set.
     pub fn feed_restarted(&self, reason: &'static str) {
-        self.feeds_restarted(reason, 1);
+        self.feeds_restarted(reason).increment(1);
     }
 
-    fn feeds_restarted(&self, reason: &'static str, more: u64) {
-        self.labelled(
+    fn feeds_restarted(&self, reason: &'static str) -> Counter {
+        self.counter(
             &self.restarts,
             reason,
-            more,
             || metrics::counter!(FEED_RESTARTS, "reason" => reason),
-        );
+        )
     }
 
     /// `weir_watches_ended_total`; both labels are of closed sets.
     pub fn watch_ended(&self, code: &'static str, reason: &'static str) {
-        self.watches_ended(code, reason, 1);
+        self.watches_ended(code, reason).increment(1);
     }
 
-    fn watches_ended(&self, code: &'static str, reason: &'static str, more: u64) {
-        self.labelled(
+    fn watches_ended(&self, code: &'static str, reason: &'static str) -> Counter {
+        self.counter(
             &self.ended,
             (code, reason),
-            more,
             || metrics::counter!(WATCHES_ENDED, "code" => code, "reason" => reason),
-        );
+        )
     }
 
     /// `weir_limit_rejections_total`; `limit` is one of a closed set.
     pub fn limit_rejected(&self, limit: &'static str) {
-        self.limits_rejected(limit, 1);
+        self.limits_rejected(limit).increment(1);
     }
 
-    fn limits_rejected(&self, limit: &'static str, more: u64) {
-        self.labelled(
+    fn limits_rejected(&self, limit: &'static str) -> Counter {
+        self.counter(
             &self.rejections,
             limit,
-            more,
             || metrics::counter!(LIMIT_REJECTIONS, "limit" => limit),
-        );
+        )
     }
 
-    /// `weir_tls_handshakes_total`; `result` is one of a closed set.
-    pub fn handshake_ended(&self, result: &'static str) {
-        self.labelled(
+    /// `weir_tls_handshakes_total`
+    pub fn handshakes(&self, result: HandshakeResult) -> Counter {
+        let result = result.name();
+        self.counter(
             &self.handshakes,
             result,
-            1,
             || metrics::counter!(TLS_HANDSHAKES, "result" => result),
-        );
+        )
     }
 
     /// `weir_tls_certificate_expiry_timestamp_seconds`, from the first call on.
@@ -382,14 +313,18 @@ impl Metrics {
 
     /// `weir_reloads_total`; `what` is one of a closed set.
     pub fn reloaded(&self, what: &'static str, ok: bool) {
+        self.reloads(what, ok).increment(1);
+        self.in_force(what, ok);
+    }
+
+    /// The same, not moved: what is missing from the first scrape is missing from every rate.
+    pub fn reloads(&self, what: &'static str, ok: bool) -> Counter {
         let result = if ok { "ok" } else { "failed" };
-        self.labelled(
+        self.counter(
             &self.reloads,
             (what, result),
-            1,
             || metrics::counter!(RELOADS, "what" => what, "result" => result),
-        );
-        self.in_force(what, ok);
+        )
     }
 
     /// `weir_last_reload_successful`; `what` is one of a closed set.
@@ -407,16 +342,15 @@ impl Metrics {
 
     /// `weir_authentications_total`; both labels are of closed sets.
     pub fn authenticated(&self, method: &'static str, result: &'static str) {
-        self.authentications(method, result, 1);
+        self.authentications(method, result).increment(1);
     }
 
-    fn authentications(&self, method: &'static str, result: &'static str, more: u64) {
-        self.labelled(
+    fn authentications(&self, method: &'static str, result: &'static str) -> Counter {
+        self.counter(
             &self.authentications,
             (method, result),
-            more,
             || metrics::counter!(AUTHENTICATIONS, "method" => method, "result" => result),
-        );
+        )
     }
 
     /// Counts an open watch in its stage until it is dropped.
@@ -431,20 +365,19 @@ impl Metrics {
         InStage::enter(&self.feeds[mode as usize], stage)
     }
 
-    fn labelled<K: Copy + Eq + std::hash::Hash>(
+    fn counter<K: Copy + Eq + std::hash::Hash>(
         &self,
         counters: &Mutex<HashMap<K, Counter>>,
         labels: K,
-        more: u64,
         register: impl FnOnce() -> Counter,
-    ) {
+    ) -> Counter {
         let mut counters = counters
             .lock()
             .unwrap_or_else(|poisoned| poisoned.into_inner());
-        counters
-            .entry(labels)
+        let registered = counters.entry(labels);
+        registered
             .or_insert_with(|| metrics::with_local_recorder(&self.recorder, register))
-            .increment(more);
+            .clone()
     }
 }
 

@@ -43,6 +43,10 @@ impl Files {
         metrics: &Metrics,
         mut apply: impl FnMut(&[Vec<u8>]) -> Result<(), String>,
     ) {
+        for ok in [true, false] {
+            metrics.reloads(self.what, ok).increment(0);
+        }
+        metrics.in_force(self.what, true);
         let mut told = None;
         loop {
             tokio::time::sleep(interval).await;

@@ -63,13 +63,13 @@ impl Metrics {
     /// Makes the counters of all label values that are known beforehand.
     pub(super) fn register_known(&self) {
         for (code, reason) in ENDS {
-            self.watches_ended(code, reason, 0);
+            self.watches_ended(code, reason).increment(0);
         }
         for reason in RESTARTS {
-            self.feeds_restarted(reason, 0);
+            self.feeds_restarted(reason).increment(0);
         }
         for limit in REJECTIONS {
-            self.limits_rejected(limit, 0);
+            self.limits_rejected(limit).increment(0);
         }
     }
 
@@ -77,7 +77,7 @@ impl Metrics {
     pub fn register_authentications(&self) {
         for (method, results) in AUTHENTICATIONS {
             for result in *results {
-                self.authentications(method, result, 0);
+                self.authentications(method, result).increment(0);
             }
         }
     }

@@ -16,7 +16,7 @@ use tonic::transport::Server;
 use tonic_health::{ServingStatus, server::HealthReporter};
 
 use crate::{
-    admin::Admin,
+    admin::{Admin, AdminPeer, Gate, LogLevel},
     auth::{Authenticator, SetupError, Upkeep},
     config::{ConfigError, ServeConfig},
     hub::{Hub, HubSettings},
@@ -111,14 +111,25 @@ pub struct App {
 
 impl App {
     /// Checks the settings, takes the ports, and serves. MongoDB need not be there yet: the server
-    /// is ready once it has answered.
+    /// is ready once it has answered. The process's log is left alone.
     ///
     /// # Errors
     /// When a setting can't be used or a port is taken.
     pub async fn start(config: ServeConfig) -> Result<Self, StartError> {
+        Self::start_with(config, LogLevel::not_ours()).await
+    }
+
+    /// Starts as [`start`](Self::start) does, in a process whose log this server may change.
+    ///
+    /// # Errors
+    /// When a setting can't be used or a port is taken.
+    pub async fn start_with(config: ServeConfig, log_level: LogLevel) -> Result<Self, StartError> {
         config.validate()?;
         tls::install_provider();
         let metrics = Arc::new(Metrics::new());
+        for (limit, max) in config.counted_limits() {
+            metrics.limit(limit, max);
+        }
         let checked = Checked::read(&config, Arc::clone(&metrics)).await?;
         let source = MongoSource::new(&MongoSettings {
             uri: config.mongodb_uri.clone(),
@@ -128,6 +139,7 @@ impl App {
         })
         .await
         .map_err(StartError::Uri)?;
+        let gate = Arc::new(checked.gate);
         let (grpc_listener, grpc_addr) = bind(config.listen).await?;
         let (admin_listener, admin_addr) = bind(config.admin_listen).await?;
 
@@ -147,6 +159,8 @@ impl App {
             hub: hub.clone(),
             metrics: Arc::clone(&metrics),
             ready: Arc::clone(&ready),
+            log_level,
+            gate: Arc::clone(&gate),
         };
         let (health, health_service) = tonic_health::server::health_reporter();
         set_serving(&health, ServingStatus::NotServing).await;
@@ -183,14 +197,12 @@ impl App {
             Port::new(listener, max, patience, keepalive, Arc::clone(&metrics))
         };
         let handshakes = checked.tls.map(|(tls, files)| {
-            let tls = Arc::new(tls);
-            let (followed, interval) = (Arc::clone(&tls), config.reload_interval);
-            let (metrics, stop) = (Arc::clone(&metrics), stop.clone());
-            tokio::spawn(async move {
-                let following = followed.follow(files, interval, &metrics);
-                stop.run_until_cancelled(following).await;
-            });
-            Handshakes::new(tls, config.tls.max_handshakes)
+            tls.announce(&metrics);
+            let handshakes = Handshakes::new(Arc::clone(&tls), config.tls.max_handshakes, &metrics);
+            let (interval, metrics) = (config.reload_interval, Arc::clone(&metrics));
+            let following = async move { tls.follow(files, interval, &metrics).await };
+            tokio::spawn(stop.clone().run_until_cancelled_owned(following));
+            handshakes
         });
         let port_of_grpc = port(grpc_listener, config.max_connections, Hurry::Greet);
         let incoming = port_of_grpc.connections(handshakes);
@@ -198,6 +210,9 @@ impl App {
 
         tokio::spawn(serve_admin(admin_port, admin, stop.clone()));
         tokio::spawn(keep_up(Arc::clone(&metrics), stop.clone()));
+        let (interval, gate_metrics) = (config.reload_interval, Arc::clone(&metrics));
+        let following = async move { gate.follow(interval, &gate_metrics).await };
+        tokio::spawn(stop.clone().run_until_cancelled_owned(following));
         if let Some(files) = checked.policy_files {
             let policy = checked.policy;
             let (interval, stop) = (config.reload_interval, stop.clone());
@@ -295,18 +310,22 @@ pub async fn check(config: &ServeConfig) -> Result<(), StartError> {
 
 /// What the settings' files hold.
 struct Checked {
-    tls: Option<(Tls, Files)>,
+    tls: Option<(Arc<Tls>, Files)>,
     policy: Policy,
     policy_files: Option<Files>,
     token_keys: Option<Arc<TokenKeys>>,
     authenticator: Authenticator,
     upkeep: Upkeep,
+    gate: Gate,
 }
 
 impl Checked {
     async fn read(config: &ServeConfig, metrics: Arc<Metrics>) -> Result<Self, StartError> {
         let tls = match config.tls.settings() {
-            Some(settings) => Some(Tls::read(settings).await.map_err(StartError::Tls)?),
+            Some(settings) => {
+                let (tls, files) = Tls::read(settings).await.map_err(StartError::Tls)?;
+                Some((Arc::new(tls), files))
+            }
             None => None,
         };
         let token_keys = token_keys(config.auth.token_key_file.as_deref())
@@ -323,6 +342,7 @@ impl Checked {
                 (policy, Some(files))
             }
         };
+        let gate = Gate::read(config.auth.admin_token_file.clone()).await;
         let auth = config.auth.settings(config.reload_interval);
         let (authenticator, upkeep) = Authenticator::new(auth, metrics).await?;
         Ok(Self {
@@ -332,6 +352,10 @@ impl Checked {
             token_keys,
             authenticator,
             upkeep,
+            gate: gate.map_err(|problem| ConfigError {
+                flag: "admin-token-file",
+                problem,
+            })?,
         })
     }
 }
@@ -387,7 +411,10 @@ async fn end_health_watches(health: &mut HealthReporter) {
 }
 
 async fn serve_admin(port: Port, admin: Admin, stop: CancellationToken) {
-    let served = axum::serve(port, admin.router()).with_graceful_shutdown(stop.cancelled_owned());
+    let service = admin
+        .router()
+        .into_make_service_with_connect_info::<AdminPeer>();
+    let served = axum::serve(port, service).with_graceful_shutdown(stop.cancelled_owned());
     if let Err(error) = served.await {
         tracing::error!(%error, "the admin server failed");
     }

@@ -111,10 +111,8 @@ impl Tls {
         Arc::clone(&self.in_force.load().config)
     }
 
-    /// Looks every `interval` whether the files have changed, and puts what they hold in force for new
-    /// handshakes. What can't be used, and a certificate that has expired, leaves the old ones in force.
-    /// Never ends.
-    pub async fn follow(&self, files: Files, interval: Duration, metrics: &Metrics) {
+    /// Tells until when the certificate holds, by a metric, and by a warning where it holds no more.
+    pub fn announce(&self, metrics: &Metrics) {
         let (not_before, not_after) = self.in_force.load().validity;
         metrics.certificate_expires_at(not_after);
         if !(not_before..=not_after).contains(&now()) {
@@ -125,6 +123,12 @@ impl Tls {
                 "the certificate has expired or is not valid yet; clients will refuse it"
             );
         }
+    }
+
+    /// Looks every `interval` whether the files have changed, and puts what they hold in force for new
+    /// handshakes. What can't be used, and a certificate that has expired, leaves the old ones in force.
+    /// Never ends.
+    pub async fn follow(&self, files: Files, interval: Duration, metrics: &Metrics) {
         let apply = |contents: &[Vec<u8>]| {
             let loaded = load(&self.settings, contents)?;
             let (_, not_after) = loaded.validity;

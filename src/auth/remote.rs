@@ -119,6 +119,7 @@ impl Remote {
                         tracing::info!(what, "fetched");
                         metrics.reloaded(what, true);
                     }
+                    metrics.in_force(what, true);
                     pause = *PAUSES.start();
                     interval
                 }

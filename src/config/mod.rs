@@ -44,7 +44,7 @@ pub struct ServeConfig {
     )]
     pub listen: SocketAddr,
 
-    /// Where to serve /metrics, /livez and /readyz over HTTP
+    /// Where to serve /metrics, /livez, /readyz and /log-level over HTTP
     #[arg(
         long,
         env = "WEIR_ADMIN_LISTEN",
@@ -362,6 +362,17 @@ impl ServeConfig {
             all_principals: self.limits.all_principals(),
             max_age: self.limits.watch_max_age,
         }
+    }
+
+    /// The limits that metrics are held against, by the label of `weir_limit`.
+    #[must_use]
+    pub fn counted_limits(&self) -> [(&'static str, usize); 4] {
+        [
+            ("watches", self.max_watches),
+            ("connections", self.max_connections),
+            ("feeds", self.max_feeds),
+            ("catch_ups", self.max_catch_ups),
+        ]
     }
 
     /// How many connections to MongoDB the pool must be able to hold: one for each feed and each

@@ -311,7 +311,7 @@ impl Upkeep {
             }
         };
         tokio::join!(follow_keys, follow_key_set);
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }
 

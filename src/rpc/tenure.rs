@@ -191,7 +191,7 @@ impl Changes {
             it = self.policy.changed() => it,
         };
         if gone.is_err() {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 }

@@ -33,6 +33,7 @@ use crate::{
         Source as _, SourceError,
         mongo::{MongoSettings, MongoSource},
     },
+    spans::Spans,
     tls::{self, Tls},
     wire::TokenKeys,
 };
@@ -46,7 +47,7 @@ const UPKEEP: Duration = Duration::from_secs(5);
 /// How long to wait before MongoDB is asked again whether it is there, while it has never answered.
 const FIRST_CONTACT_PAUSE: Duration = Duration::from_millis(500);
 
-/// How long MongoDB gets to kill the cursors at the end.
+/// How long MongoDB gets to kill the cursors at the end, and a collector to take the last spans.
 const CLOSE_LIMIT: Duration = Duration::from_secs(2);
 
 /// How many calls of one connection may be cancelled before the server has even looked at them;
@@ -107,6 +108,7 @@ pub struct App {
     stop: CancellationToken,
     grpc: JoinHandle<()>,
     shutdown_grace: Duration,
+    spans: Spans,
 }
 
 impl App {
@@ -130,6 +132,11 @@ impl App {
         for (limit, max) in config.counted_limits() {
             metrics.limit(limit, max);
         }
+        let spans =
+            Spans::new(config.spans.settings().as_ref()).map_err(|problem| ConfigError {
+                flag: "otlp-endpoint",
+                problem,
+            })?;
         let checked = Checked::read(&config, Arc::clone(&metrics)).await?;
         let source = MongoSource::new(&MongoSettings {
             uri: config.mongodb_uri.clone(),
@@ -174,6 +181,7 @@ impl App {
             Arc::clone(&metrics),
             config.service_limits(),
             drain.clone(),
+            spans.clone(),
         );
         let guard = CallGuard::new(
             config.max_watches + SPARE_CALLS,
@@ -254,6 +262,7 @@ impl App {
             stop,
             grpc,
             shutdown_grace: config.shutdown_grace,
+            spans,
         })
     }
 
@@ -289,7 +298,11 @@ impl App {
             self.hub.close().await;
             self.source.close().await;
         });
-        if closed.await.is_err() {
+        // Every watch has ended by now, and its span with it.
+        if tokio::join!(closed, self.spans.close(CLOSE_LIMIT))
+            .0
+            .is_err()
+        {
             tracing::warn!("mongodb did not confirm in time that the cursors are closed");
         }
         self.stop.cancel();

@@ -28,7 +28,7 @@ test: test-setup lint-proto ## Run all tests
 
 .PHONY: test-setup
 test-setup: $(TEST_PACKAGES) $(NODE_PACKAGES) ## Install the database and the foreign clients that the tests start
-	@scripts/need cargo cc
+	@scripts/need cargo cc prometheus
 
 .PHONY: model
 model: ## Run the hub's ring and hand-over under a model checker, in thousands of orders of steps
@@ -66,6 +66,10 @@ bench: $(DATABASE) ## Measure Weir beside what it replaces (a quarter of an hour
 	@scripts/need cargo cc
 	@echo "building weir and the benchmark"
 	@cargo bench --bench performance -- $(BENCH)
+
+.PHONY: monitoring
+monitoring: $(TEST_PACKAGES) ## Write the Prometheus rules and the Grafana dashboard from monitoring/signals.yaml
+	@.venv/bin/python scripts/monitoring
 
 .PHONY: lint
 lint: lint-rust lint-proto lint-image ## Check format, clippy, the proto, the Dockerfile, and dependencies' licences and sources

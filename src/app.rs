@@ -16,7 +16,7 @@ use tonic::transport::Server;
 use tonic_health::{ServingStatus, server::HealthReporter};
 
 use crate::{
-    admin::Admin,
+    admin::{Admin, AdminPeer, Gate, LogLevel},
     auth::{Authenticator, SetupError, Upkeep},
     config::{ConfigError, ServeConfig},
     hub::{Hub, HubSettings},
@@ -33,6 +33,7 @@ use crate::{
         Source as _, SourceError,
         mongo::{MongoSettings, MongoSource},
     },
+    spans::Spans,
     tls::{self, Tls},
     wire::TokenKeys,
 };
@@ -46,7 +47,7 @@ const UPKEEP: Duration = Duration::from_secs(5);
 /// How long to wait before MongoDB is asked again whether it is there, while it has never answered.
 const FIRST_CONTACT_PAUSE: Duration = Duration::from_millis(500);
 
-/// How long MongoDB gets to kill the cursors at the end.
+/// How long MongoDB gets to kill the cursors at the end, and a collector to take the last spans.
 const CLOSE_LIMIT: Duration = Duration::from_secs(2);
 
 /// How many calls of one connection may be cancelled before the server has even looked at them;
@@ -107,18 +108,35 @@ pub struct App {
     stop: CancellationToken,
     grpc: JoinHandle<()>,
     shutdown_grace: Duration,
+    spans: Spans,
 }
 
 impl App {
     /// Checks the settings, takes the ports, and serves. MongoDB need not be there yet: the server
-    /// is ready once it has answered.
+    /// is ready once it has answered. The process's log is left alone.
     ///
     /// # Errors
     /// When a setting can't be used or a port is taken.
     pub async fn start(config: ServeConfig) -> Result<Self, StartError> {
+        Self::start_with(config, LogLevel::not_ours()).await
+    }
+
+    /// Starts as [`start`](Self::start) does, in a process whose log this server may change.
+    ///
+    /// # Errors
+    /// When a setting can't be used or a port is taken.
+    pub async fn start_with(config: ServeConfig, log_level: LogLevel) -> Result<Self, StartError> {
         config.validate()?;
         tls::install_provider();
         let metrics = Arc::new(Metrics::new());
+        for (limit, max) in config.counted_limits() {
+            metrics.limit(limit, max);
+        }
+        let spans =
+            Spans::new(config.spans.settings().as_ref()).map_err(|problem| ConfigError {
+                flag: "otlp-endpoint",
+                problem,
+            })?;
         let checked = Checked::read(&config, Arc::clone(&metrics)).await?;
         let source = MongoSource::new(&MongoSettings {
             uri: config.mongodb_uri.clone(),
@@ -128,6 +146,7 @@ impl App {
         })
         .await
         .map_err(StartError::Uri)?;
+        let gate = Arc::new(checked.gate);
         let (grpc_listener, grpc_addr) = bind(config.listen).await?;
         let (admin_listener, admin_addr) = bind(config.admin_listen).await?;
 
@@ -147,6 +166,8 @@ impl App {
             hub: hub.clone(),
             metrics: Arc::clone(&metrics),
             ready: Arc::clone(&ready),
+            log_level,
+            gate: Arc::clone(&gate),
         };
         let (health, health_service) = tonic_health::server::health_reporter();
         set_serving(&health, ServingStatus::NotServing).await;
@@ -160,6 +181,7 @@ impl App {
             Arc::clone(&metrics),
             config.service_limits(),
             drain.clone(),
+            spans.clone(),
         );
         let guard = CallGuard::new(
             config.max_watches + SPARE_CALLS,
@@ -183,7 +205,6 @@ impl App {
             Port::new(listener, max, patience, keepalive, Arc::clone(&metrics))
         };
         let handshakes = checked.tls.map(|(tls, files)| {
-            let tls = Arc::new(tls);
             tls.announce(&metrics);
             let handshakes = Handshakes::new(Arc::clone(&tls), config.tls.max_handshakes, &metrics);
             let (interval, metrics) = (config.reload_interval, Arc::clone(&metrics));
@@ -197,6 +218,9 @@ impl App {
 
         tokio::spawn(serve_admin(admin_port, admin, stop.clone()));
         tokio::spawn(keep_up(Arc::clone(&metrics), stop.clone()));
+        let (interval, gate_metrics) = (config.reload_interval, Arc::clone(&metrics));
+        let following = async move { gate.follow(interval, &gate_metrics).await };
+        tokio::spawn(stop.clone().run_until_cancelled_owned(following));
         if let Some(files) = checked.policy_files {
             let policy = checked.policy;
             let (interval, stop) = (config.reload_interval, stop.clone());
@@ -238,6 +262,7 @@ impl App {
             stop,
             grpc,
             shutdown_grace: config.shutdown_grace,
+            spans,
         })
     }
 
@@ -273,7 +298,11 @@ impl App {
             self.hub.close().await;
             self.source.close().await;
         });
-        if closed.await.is_err() {
+        // Every watch has ended by now, and its span with it.
+        if tokio::join!(closed, self.spans.close(CLOSE_LIMIT))
+            .0
+            .is_err()
+        {
             tracing::warn!("mongodb did not confirm in time that the cursors are closed");
         }
         self.stop.cancel();
@@ -294,18 +323,22 @@ pub async fn check(config: &ServeConfig) -> Result<(), StartError> {
 
 /// What the settings' files hold.
 struct Checked {
-    tls: Option<(Tls, Files)>,
+    tls: Option<(Arc<Tls>, Files)>,
     token_keys: Option<Arc<TokenKeys>>,
     policy: Policy,
     policy_files: Option<Files>,
     authenticator: Authenticator,
     upkeep: Upkeep,
+    gate: Gate,
 }
 
 impl Checked {
     async fn read(config: &ServeConfig, metrics: Arc<Metrics>) -> Result<Self, StartError> {
         let tls = match config.tls.settings() {
-            Some(settings) => Some(Tls::read(settings).await.map_err(StartError::Tls)?),
+            Some(settings) => {
+                let (tls, files) = Tls::read(settings).await.map_err(StartError::Tls)?;
+                Some((Arc::new(tls), files))
+            }
             None => None,
         };
         let token_keys = token_keys(config.auth.token_key_file.as_deref())
@@ -322,6 +355,7 @@ impl Checked {
                 (policy, Some(files))
             }
         };
+        let gate = Gate::read(config.auth.admin_token_file.clone()).await;
         let auth = config.auth.settings(config.reload_interval);
         let (authenticator, upkeep) = Authenticator::new(auth, metrics).await?;
         Ok(Self {
@@ -331,6 +365,10 @@ impl Checked {
             policy_files,
             authenticator,
             upkeep,
+            gate: gate.map_err(|problem| ConfigError {
+                flag: "admin-token-file",
+                problem,
+            })?,
         })
     }
 }
@@ -386,7 +424,10 @@ async fn end_health_watches(health: &mut HealthReporter) {
 }
 
 async fn serve_admin(port: Port, admin: Admin, stop: CancellationToken) {
-    let served = axum::serve(port, admin.router()).with_graceful_shutdown(stop.cancelled_owned());
+    let service = admin
+        .router()
+        .into_make_service_with_connect_info::<AdminPeer>();
+    let served = axum::serve(port, service).with_graceful_shutdown(stop.cancelled_owned());
     if let Err(error) = served.await {
         tracing::error!(%error, "the admin server failed");
     }

@@ -5,19 +5,24 @@
 //! back.
 
 mod guards;
+mod handles;
+mod known;
 mod labels;
 mod readings;
 
 use std::{collections::HashMap, sync::Mutex, time::Duration};
 
-use metrics::{Counter, Gauge, Histogram, Label, Unit};
+use metrics::{Counter, Gauge, Histogram};
 use metrics_exporter_prometheus::{
     Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder,
 };
 
 use crate::plan::{Format, Operation};
 
+use handles::{Handles, describe};
+
 pub use guards::{Charge, Held, InStage};
+pub use known::ENDS;
 pub use labels::{HandshakeResult, Mode, Stage};
 pub use readings::Readings;
 
@@ -45,6 +50,10 @@ macro_rules! catalogue {
 }
 
 catalogue! {
+    BUILD_INFO: "gauge", "weir_build_info", ["version"],
+        "1, with Weir's version.";
+    READY: "gauge", "weir_ready", [],
+        "Whether clients should be sent here, as /readyz tells: 1 or 0.";
     WATCHES: "gauge", "weir_watches", ["state"],
         "Watches open now, by state: opening, catching_up, live, reconnecting.";
     WATCHES_STARTED: "counter", "weir_watches_started_total", [],
@@ -65,8 +74,8 @@ catalogue! {
         "The place of the watch that is furthest behind, less the oldest entry of MongoDB's oplog; left out while either is unknown.";
     FEED_RESTARTS: "counter", "weir_feed_restarts_total", ["reason"],
         "Change streams opened again after a failure, by reason.";
-    FEED_LAG: "gauge", "weir_feed_lag_seconds", ["namespace"],
-        "MongoDB's operation time less the place reached, by namespace; 0 when nothing is left to read.";
+    FEED_LAG: "gauge", "weir_feed_lag_seconds", ["scope"],
+        "MongoDB's operation time less the place reached, by what is watched; 0 when nothing is left to read.";
     DELIVERY_LAG: "histogram", "weir_delivery_lag_seconds", [],
         "From the wall time, on the database server, of a message's oldest event to the hand-over of the message to the client's connection.";
     EVENTS_RECEIVED: "counter", "weir_events_received_total", ["operation"],
@@ -85,8 +94,12 @@ catalogue! {
         "Bytes of events that feeds keep for their watches.";
     MEMORY_USED: "gauge", "weir_memory_used_bytes", [],
         "Bytes held of --memory-limit: what was read from MongoDB and what was encoded of it.";
+    MEMORY_LIMIT: "gauge", "weir_memory_limit_bytes", [],
+        "--memory-limit.";
     TASKS: "gauge", "weir_tasks", [],
         "Tasks of the process that have not ended: a few for each connection, feed and catch-up, and one for each watch.";
+    LIMIT: "gauge", "weir_limit", ["limit"],
+        "How many there may be at once: watches, connections, feeds, catch_ups.";
     LIMIT_REJECTIONS: "counter", "weir_limit_rejections_total", ["limit"],
         "Watches, calls and connections refused because a limit was reached: watches, feeds, calls, connections, patterns, request_timeout, principal_watches, principal_watch_rate, principal_byte_rate, watch_rate, byte_rate, principals.";
     TLS_HANDSHAKES: "counter", "weir_tls_handshakes_total", ["result"],
@@ -96,7 +109,9 @@ catalogue! {
     AUTHENTICATIONS: "counter", "weir_authentications_total", ["method", "result"],
         "Calls of which it was asked who makes them, by what was shown (jwt, key, cert, none) and result (ok, missing, invalid, expired, unavailable).";
     RELOADS: "counter", "weir_reloads_total", ["what", "result"],
-        "Files read again after a change, by what they hold (tls, api_keys, jwks, policy, token_keys) and result (ok, failed).";
+        "Files read again after a change, by what they hold (tls, api_keys, jwks, policy, token_keys, admin_token) and result (ok, failed).";
+    LAST_RELOAD: "gauge", "weir_last_reload_successful", ["what"],
+        "Whether what was read last of files that have changed is in force, by what they hold: 1 or 0.";
 }
 
 /// Seconds; from a tenth of a millisecond, which loopback reaches, to five minutes behind.
@@ -177,7 +192,7 @@ impl Metrics {
             describe();
             Handles::register()
         });
-        Self {
+        let metrics = Self {
             handle,
             recorder,
             watches: built.watches,
@@ -202,7 +217,12 @@ impl Metrics {
             catch_ups: built.catch_ups,
             parks: built.parks,
             process: metrics_process::Collector::default(),
-        }
+        };
+        metrics::with_local_recorder(&metrics.recorder, || {
+            metrics::gauge!(BUILD_INFO, "version" => env!("CARGO_PKG_VERSION")).set(1);
+        });
+        metrics.register_known();
+        metrics
     }
 
     /// Drains the histograms' buffers; to be called every few seconds, or they grow.
@@ -237,29 +257,41 @@ impl Metrics {
 
     /// `weir_feed_restarts_total`; `reason` is one of a closed set.
     pub fn feed_restarted(&self, reason: &'static str) {
-        self.labelled(
+        self.feeds_restarted(reason).increment(1);
+    }
+
+    fn feeds_restarted(&self, reason: &'static str) -> Counter {
+        self.counter(
             &self.restarts,
             reason,
             || metrics::counter!(FEED_RESTARTS, "reason" => reason),
-        );
+        )
     }
 
     /// `weir_watches_ended_total`; both labels are of closed sets.
     pub fn watch_ended(&self, code: &'static str, reason: &'static str) {
-        self.labelled(
+        self.watches_ended(code, reason).increment(1);
+    }
+
+    fn watches_ended(&self, code: &'static str, reason: &'static str) -> Counter {
+        self.counter(
             &self.ended,
             (code, reason),
             || metrics::counter!(WATCHES_ENDED, "code" => code, "reason" => reason),
-        );
+        )
     }
 
     /// `weir_limit_rejections_total`; `limit` is one of a closed set.
     pub fn limit_rejected(&self, limit: &'static str) {
-        self.labelled(
+        self.limits_rejected(limit).increment(1);
+    }
+
+    fn limits_rejected(&self, limit: &'static str) -> Counter {
+        self.counter(
             &self.rejections,
             limit,
             || metrics::counter!(LIMIT_REJECTIONS, "limit" => limit),
-        );
+        )
     }
 
     /// `weir_tls_handshakes_total`
@@ -282,6 +314,7 @@ impl Metrics {
     /// `weir_reloads_total`; `what` is one of a closed set.
     pub fn reloaded(&self, what: &'static str, ok: bool) {
         self.reloads(what, ok).increment(1);
+        self.in_force(what, ok);
     }
 
     /// The same, not moved: what is missing from the first scrape is missing from every rate.
@@ -294,13 +327,30 @@ impl Metrics {
         )
     }
 
+    /// `weir_last_reload_successful`; `what` is one of a closed set.
+    pub fn in_force(&self, what: &'static str, ok: bool) {
+        let gauge = || metrics::gauge!(LAST_RELOAD, "what" => what);
+        metrics::with_local_recorder(&self.recorder, gauge).set(f64::from(u8::from(ok)));
+    }
+
+    /// `weir_limit`; `limit` is one of a closed set.
+    pub fn limit(&self, limit: &'static str, max: usize) {
+        let gauge = || metrics::gauge!(LIMIT, "limit" => limit);
+        #[expect(clippy::cast_precision_loss, reason = "limits are far below 2^53")]
+        metrics::with_local_recorder(&self.recorder, gauge).set(max as f64);
+    }
+
     /// `weir_authentications_total`; both labels are of closed sets.
     pub fn authenticated(&self, method: &'static str, result: &'static str) {
-        self.labelled(
+        self.authentications(method, result).increment(1);
+    }
+
+    fn authentications(&self, method: &'static str, result: &'static str) -> Counter {
+        self.counter(
             &self.authentications,
             (method, result),
             || metrics::counter!(AUTHENTICATIONS, "method" => method, "result" => result),
-        );
+        )
     }
 
     /// Counts an open watch in its stage until it is dropped.
@@ -313,15 +363,6 @@ impl Metrics {
     #[must_use]
     pub fn feed_in(&self, mode: Mode, stage: Stage) -> InStage {
         InStage::enter(&self.feeds[mode as usize], stage)
-    }
-
-    fn labelled<K: Copy + Eq + std::hash::Hash>(
-        &self,
-        counters: &Mutex<HashMap<K, Counter>>,
-        labels: K,
-        register: impl FnOnce() -> Counter,
-    ) {
-        self.counter(counters, labels, register).increment(1);
     }
 
     fn counter<K: Copy + Eq + std::hash::Hash>(
@@ -354,74 +395,4 @@ pub fn seconds(duration: Duration) -> f64 {
 
 fn index_of(operation: Operation) -> usize {
     operation as usize
-}
-
-struct Handles {
-    watches: [Gauge; Stage::ALL.len()],
-    feeds: [[Gauge; Stage::ALL.len()]; Mode::ALL.len()],
-    events_received: [Counter; Operation::ALL.len()],
-    events_sent: [Counter; Operation::ALL.len()],
-    encodings: [Counter; FORMATS.len()],
-    watches_started: Counter,
-    watch_duration: Histogram,
-    delivery_lag: Histogram,
-    bytes_sent: Counter,
-    progress_sent: Counter,
-    ring_bytes: Gauge,
-    events_filtered: Counter,
-    connections: Gauge,
-    catch_ups: Gauge,
-    parks: Counter,
-}
-
-impl Handles {
-    fn register() -> Self {
-        let by_operation = |name: &'static str| {
-            Operation::ALL.map(|operation| metrics::counter!(name, "operation" => operation.name()))
-        };
-        Self {
-            watches: Stage::ALL.map(|stage| metrics::gauge!(WATCHES, "state" => stage.name())),
-            feeds: Mode::ALL.map(|mode| {
-                Stage::ALL.map(|stage| {
-                    let labels = [
-                        Label::new("state", stage.name()),
-                        Label::new("mode", mode.name()),
-                    ];
-                    metrics::gauge!(FEEDS, labels.iter())
-                })
-            }),
-            events_received: by_operation(EVENTS_RECEIVED),
-            events_sent: by_operation(EVENTS_SENT),
-            encodings: FORMATS
-                .map(|(_, name)| metrics::counter!(EVENT_ENCODINGS, "format" => name)),
-            watches_started: metrics::counter!(WATCHES_STARTED),
-            watch_duration: metrics::histogram!(WATCH_DURATION),
-            delivery_lag: metrics::histogram!(DELIVERY_LAG),
-            bytes_sent: metrics::counter!(BYTES_SENT),
-            progress_sent: metrics::counter!(PROGRESS_SENT),
-            ring_bytes: metrics::gauge!(RING_BYTES),
-            events_filtered: metrics::counter!(EVENTS_FILTERED),
-            connections: metrics::gauge!(CONNECTIONS),
-            catch_ups: metrics::gauge!(CATCH_UPS),
-            parks: metrics::counter!(PARKS),
-        }
-    }
-}
-
-fn describe() {
-    metrics_process::Collector::default().describe();
-    for metric in CATALOGUE {
-        let unit = if metric.name.ends_with("_seconds") {
-            Unit::Seconds
-        } else if metric.name.contains("_bytes") {
-            Unit::Bytes
-        } else {
-            Unit::Count
-        };
-        match metric.kind {
-            "counter" => metrics::describe_counter!(metric.name, unit, metric.help),
-            "gauge" => metrics::describe_gauge!(metric.name, unit, metric.help),
-            _ => metrics::describe_histogram!(metric.name, unit, metric.help),
-        }
-    }
 }

@@ -46,12 +46,16 @@ impl Files {
         for ok in [true, false] {
             metrics.reloads(self.what, ok).increment(0);
         }
+        metrics.in_force(self.what, true);
         let mut told = None;
         loop {
             tokio::time::sleep(interval).await;
             let read = read_all(&self.paths).await;
             if read.as_ref().is_ok_and(|contents| *contents == self.seen) {
-                told = None;
+                if told.take().is_some() {
+                    // The change was taken back.
+                    metrics.in_force(self.what, true);
+                }
                 continue;
             }
             // One file may have been read before a swap and the next after it.
@@ -69,7 +73,7 @@ impl Files {
                     told = None;
                 }
                 // The same again is no news.
-                Err(problem) if told.as_ref() == Some(&problem) => {}
+                Err(problem) if told.as_ref() == Some(&problem) => continue,
                 Err(problem) => {
                     tracing::error!(
                         what = self.what,

@@ -108,6 +108,7 @@ impl Authenticator {
             }
         };
         if jwts.is_some() || keys.is_some() || settings.certificates {
+            metrics.register_authentications();
             authenticator.asked = Some(Arc::new(Asked {
                 jwts,
                 keys,

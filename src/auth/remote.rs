@@ -121,6 +121,7 @@ impl Remote {
                         metrics.reloaded(what, true);
                     }
                     told = None;
+                    metrics.in_force(what, true);
                     pause = *PAUSES.start();
                     interval
                 }

@@ -2,31 +2,36 @@
 
 use std::io::IsTerminal as _;
 
-use tracing_subscriber::{EnvFilter, filter::ParseError, fmt};
+use tracing_subscriber::{
+    Layer as _, Registry, fmt, layer::SubscriberExt as _, util::SubscriberInitExt as _,
+};
 
-use crate::config::{LogConfig, LogFormat};
+use crate::{
+    admin::LogLevel,
+    config::{LogConfig, LogFormat},
+};
 
-/// What holds unless a directive names rustls: it warns of what it finds odd in a handshake, in words of the
-/// client's choice, with which anybody could fill the log.
-const UNLESS_TOLD: &str = "rustls=error";
-
-/// Sets up logging to stderr.
+/// Sets up logging to stderr. Gives the handle by which its level can be changed.
 ///
 /// # Errors
-/// When the directives can't be read.
-pub fn init(config: &LogConfig) -> Result<(), ParseError> {
-    let filter = EnvFilter::try_new(format!("{UNLESS_TOLD},{}", config.log_level))?;
+/// In words, when the directives can't be read.
+pub fn init(config: &LogConfig) -> Result<LogLevel, String> {
+    let (filter, level) = LogLevel::new(&config.log_level)?;
     let json = match config.log_format {
         LogFormat::Auto => !std::io::stderr().is_terminal(),
         LogFormat::Text => false,
         LogFormat::Json => true,
     };
-    let log = fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    // A log that someone else set up already stays.
-    let _ = if json {
-        log.json().flatten_event(true).try_init()
+    let log = fmt::layer().with_writer(std::io::stderr);
+    let log = if json {
+        log.json().flatten_event(true).boxed()
     } else {
-        log.with_target(false).try_init()
+        log.with_target(false).boxed()
     };
-    Ok(())
+    let registry = Registry::default().with(log.with_filter(filter));
+    // A log that someone else set up already stays.
+    Ok(match registry.try_init() {
+        Ok(()) => level,
+        Err(_) => LogLevel::not_ours(),
+    })
 }

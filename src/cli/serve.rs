@@ -32,10 +32,13 @@ pub struct ServeArgs {
 /// Runs the server. Ends with 0 after a clean drain, 64 for settings that can't be used, 1 for a
 /// start that failed or streams that had to be cut.
 pub async fn run(args: ServeArgs) -> ExitCode {
-    if let Err(error) = log::init(&args.log) {
-        eprintln!("weir serve: --log-level: {error}");
-        return ExitCode::from(EXIT_USAGE);
-    }
+    let log_level = match log::init(&args.log) {
+        Ok(log_level) => log_level,
+        Err(error) => {
+            eprintln!("weir serve: --log-level: {error}");
+            return ExitCode::from(EXIT_USAGE);
+        }
+    };
     if args.check_config {
         return check(&args.serve).await;
     }
@@ -49,7 +52,7 @@ pub async fn run(args: ServeArgs) -> ExitCode {
         eprintln!("weir serve: can't wait for signals");
         return ExitCode::FAILURE;
     };
-    let app = match App::start(args.serve).await {
+    let app = match App::start_with(args.serve, log_level).await {
         Ok(app) => app,
         Err(error) => return refuse(&error),
     };
@@ -68,12 +71,15 @@ pub async fn run(args: ServeArgs) -> ExitCode {
 /// starts the server often sets 1,024 at first, for programs that can't handle more, and far more as
 /// the most.
 fn allow_open_files(config: &ServeConfig) {
-    let most = getrlimit(Resource::Nofile).maximum;
+    let limit = getrlimit(Resource::Nofile);
+    let most = limit.maximum;
     let raised = Rlimit {
         current: most,
         maximum: most,
     };
-    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+    if limit != raised
+        && let Err(error) = setrlimit(Resource::Nofile, raised)
+    {
         tracing::warn!(%error, "the limit of open files can't be raised");
     }
     let clients = u64::try_from(config.max_connections).unwrap_or(u64::MAX);

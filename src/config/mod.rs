@@ -3,6 +3,7 @@
 
 mod auth;
 mod limits;
+mod spans;
 mod tls;
 
 use std::{net::SocketAddr, time::Duration};
@@ -14,6 +15,7 @@ use crate::{hub::HubSettings, plan::RequestLimits, rpc::ServiceLimits};
 
 pub use auth::{AuthConfig, JwtAlgorithm};
 pub use limits::LimitsConfig;
+pub use spans::SpanConfig;
 pub use tls::{ClientAuth, TlsConfig};
 
 /// Connections beyond those that change streams hold: for pings, look-ups of the oplog's start and the
@@ -44,7 +46,7 @@ pub struct ServeConfig {
     )]
     pub listen: SocketAddr,
 
-    /// Where to serve /metrics, /livez and /readyz over HTTP
+    /// Where to serve /metrics, /livez, /readyz and /log-level over HTTP
     #[arg(
         long,
         env = "WEIR_ADMIN_LISTEN",
@@ -193,6 +195,10 @@ pub struct ServeConfig {
     /// What one caller may take.
     #[command(flatten, next_help_heading = "Limits of principals")]
     pub limits: LimitsConfig,
+
+    /// What is traced.
+    #[command(flatten, next_help_heading = "Tracing")]
+    pub spans: SpanConfig,
 }
 
 /// How logs are written.
@@ -289,6 +295,7 @@ impl ServeConfig {
         self.tls.validate()?;
         self.auth.validate()?;
         self.limits.validate()?;
+        self.spans.validate()?;
         match self.missing_beyond_loopback() {
             Some(missing) if !self.allow_insecure => Err(ConfigError {
                 flag: "listen",
@@ -362,6 +369,17 @@ impl ServeConfig {
             all_principals: self.limits.all_principals(),
             max_age: self.limits.watch_max_age,
         }
+    }
+
+    /// The limits that metrics are held against, by the label of `weir_limit`.
+    #[must_use]
+    pub fn counted_limits(&self) -> [(&'static str, usize); 4] {
+        [
+            ("watches", self.max_watches),
+            ("connections", self.max_connections),
+            ("feeds", self.max_feeds),
+            ("catch_ups", self.max_catch_ups),
+        ]
     }
 
     /// How many connections to MongoDB the pool must be able to hold: one for each feed and each

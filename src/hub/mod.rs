@@ -177,8 +177,11 @@ impl Hub {
     #[must_use]
     pub fn readings(&self) -> Readings {
         Readings {
+            // Whoever serves the page knows.
+            ready: false,
             feed_lags: self.0.feed_lags(),
             memory_used_bytes: self.0.memory.budget.used(),
+            memory_limit_bytes: self.0.settings.memory_limit,
             oplog_headroom_seconds: self.0.oplog_headroom(),
             tasks: self.0.runtime.metrics().num_alive_tasks(),
         }

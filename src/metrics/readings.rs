@@ -2,15 +2,19 @@
 
 use std::fmt::Write as _;
 
-use super::{CATALOGUE, FEED_LAG, MEMORY_USED, OPLOG_HEADROOM, TASKS};
+use super::{CATALOGUE, FEED_LAG, MEMORY_LIMIT, MEMORY_USED, OPLOG_HEADROOM, READY, TASKS};
 
 /// What is measured when Prometheus asks, and not before.
 #[derive(Debug, Clone, Default)]
 pub struct Readings {
-    /// The feeds' lags in seconds by namespace, which come and go.
+    /// Whether clients should be sent here.
+    pub ready: bool,
+    /// The feeds' lags in seconds by what they watch, which come and go.
     pub feed_lags: Vec<(String, f64)>,
     /// Bytes held of the memory limit.
     pub memory_used_bytes: usize,
+    /// The memory limit, in bytes.
+    pub memory_limit_bytes: usize,
     /// How far the slowest watch is from the oplog's end, where that is known.
     pub oplog_headroom_seconds: Option<u64>,
     /// Tasks of the runtime that have not ended.
@@ -22,9 +26,11 @@ impl Readings {
         let lags = self
             .feed_lags
             .iter()
-            .map(|(namespace, lag)| (format!("{{namespace=\"{}\"}}", escaped(namespace)), *lag));
+            .map(|(scope, lag)| (format!("{{scope=\"{}\"}}", escaped(scope)), *lag));
+        gauge(page, READY, [count(usize::from(self.ready))]);
         gauge(page, FEED_LAG, lags);
         gauge(page, MEMORY_USED, [count(self.memory_used_bytes)]);
+        gauge(page, MEMORY_LIMIT, [count(self.memory_limit_bytes)]);
         gauge(page, TASKS, [count(self.tasks)]);
         // Whole seconds, as MongoDB's time has them.
         #[expect(clippy::cast_precision_loss, reason = "seconds are far below 2^53")]

@@ -6,6 +6,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use http::HeaderMap;
 use tokio::time::Instant;
 use tonic::{Code, Status};
 use tracing::Span;
@@ -15,6 +16,7 @@ use crate::{
     error::{Class, Error, code_name},
     metrics::{Metrics, seconds},
     source::Event,
+    spans::{Caller, Ending, Spans, WatchSpan},
 };
 
 /// Counts, times and logs one watch, whichever way it ends.
@@ -22,6 +24,7 @@ use crate::{
 pub(super) struct Outcome {
     metrics: Arc<Metrics>,
     span: Span,
+    traced: WatchSpan,
     id: String,
     started: Instant,
     code: Code,
@@ -36,12 +39,25 @@ impl Outcome {
         metrics: Arc<Metrics>,
         peer: Option<SocketAddr>,
         principal: &Principal,
+        (spans, headers): (&Spans, &HeaderMap),
     ) -> Self {
         metrics.watches_started.increment(1);
         let id = format!("{:016x}", fastrand::u64(..));
         let peer = peer.map(|peer| peer.to_string()).unwrap_or_default();
+        let principal = principal.for_logs();
+        let traced = spans.watch(
+            headers,
+            &Caller {
+                watch_id: &id,
+                peer: &peer,
+                principal: &principal,
+            },
+        );
+        // An error's, so that whatever is logged about the watch has it at any level.
+        let span = tracing::error_span!("watch", id, peer, principal, trace_id = traced.trace_id());
         Self {
-            span: tracing::info_span!("watch", id, peer, principal = principal.for_logs()),
+            span,
+            traced,
             id,
             metrics,
             started: Instant::now(),
@@ -55,6 +71,11 @@ impl Outcome {
     /// The span that everything about this watch is logged in.
     pub(super) fn span(&self) -> &Span {
         &self.span
+    }
+
+    /// The span that is sent to a collector.
+    pub(super) fn traced(&mut self) -> &mut WatchSpan {
+        &mut self.traced
     }
 
     /// Names the watch in the log.
@@ -118,6 +139,21 @@ impl Drop for Outcome {
         self.metrics.watch_duration.record(seconds(lasted));
         self.metrics.watch_ended(code_name(self.code), self.reason);
         let code = code_name(self.code);
+        self.traced.end(Ending {
+            code: self.code.into(),
+            reason: self.reason,
+            // As OpenTelemetry has it for a server: what the client did wrong is none.
+            is_fault: matches!(
+                self.code,
+                Code::Unknown
+                    | Code::DeadlineExceeded
+                    | Code::Unimplemented
+                    | Code::Internal
+                    | Code::Unavailable
+                    | Code::DataLoss
+            ),
+            events: self.events,
+        });
         let (reason, events, lasted) = (self.reason, self.events, seconds(lasted));
         self.span.in_scope(|| match self.class {
             Some(Class::Bug) => tracing::error!(code, reason, events, lasted, "watch ended"),

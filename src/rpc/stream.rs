@@ -381,8 +381,8 @@ impl WatchStream {
     }
 
     fn malformed(&mut self, error: &EventError) {
-        let id = self.outcome.id();
-        tracing::error!(id, %error, "an event can't be encoded");
+        let span = self.outcome.span();
+        span.in_scope(|| tracing::error!(%error, "an event can't be encoded"));
         self.ending = Some(Ending::Failed(Error::Internal));
     }
 

@@ -164,6 +164,14 @@ def test_large_numbers_stay_whole():
     assert "watches: 100000\n" in policy
 
 
+def test_a_policy_that_is_text_is_passed_on_to_the_letter():
+    text = "# Ours.\nversion: 1\nrules:\n  - name: one\n    filter: {tenant: 9007199254740993}\n"
+    made = Release(with_value(values("tls-auth"), "policy.document", text))
+    (config,) = made.all("ConfigMap")
+    assert config["data"]["policy.yaml"].rstrip() == text.rstrip()
+    assert made.env["WEIR_POLICY_FILE"]["value"] == "/etc/weir/policy/policy.yaml"
+
+
 def test_each_file_that_is_named_is_mounted_and_nothing_beside_it(made):
     for pod in made.pods:
         (container,) = pod["spec"]["containers"]
@@ -415,6 +423,8 @@ def test_a_mesh_refuses_calls_without_mtls():
     authentication = istio.one("PeerAuthentication")["spec"]
     assert authentication["mtls"]["mode"] == "STRICT"
     assert chooses(authentication["selector"]["matchLabels"], istio.template["metadata"]["labels"])
+    # Through a sidecar every caller would seem to be on this machine, and be trusted as such.
+    assert pod_annotations(istio)["traffic.sidecar.istio.io/excludeInboundPorts"] == "9090"
     assert istio.template["metadata"]["labels"]["sidecar.istio.io/inject"] == "true"
     policy = istio.one("AuthorizationPolicy")["spec"]
     calls, scrapes = policy["rules"]

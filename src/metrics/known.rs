@@ -1,0 +1,84 @@
+//! The label values that are known beforehand. Their counters are there from the start: what appears with
+//! its first count is missing from every rate, and an alert on it misses the first time.
+
+use super::Metrics;
+
+/// Every end that a watch may have: its gRPC code, and its reason.
+pub const ENDS: &[(&str, &str)] = &[
+    ("OK", "end_time"),
+    ("CANCELLED", "cancelled"),
+    ("INVALID_ARGUMENT", "INVALID_REQUEST"),
+    ("INVALID_ARGUMENT", "RESUME_TOKEN_MALFORMED"),
+    ("INVALID_ARGUMENT", "RESUME_TOKEN_MISMATCH"),
+    ("UNIMPLEMENTED", "NOT_IMPLEMENTED"),
+    ("UNAUTHENTICATED", "CREDENTIALS_MISSING"),
+    ("UNAUTHENTICATED", "CREDENTIALS_INVALID"),
+    ("UNAUTHENTICATED", "CREDENTIALS_EXPIRED"),
+    ("PERMISSION_DENIED", "NAMESPACE_ACCESS_DENIED"),
+    ("OUT_OF_RANGE", "RESUME_TOKEN_EXPIRED"),
+    ("ABORTED", "WATCH_INVALIDATED"),
+    ("UNAVAILABLE", "UPSTREAM_UNAVAILABLE"),
+    ("UNAVAILABLE", "CREDENTIALS_UNCHECKED"),
+    ("UNAVAILABLE", "ACCESS_CHANGED"),
+    ("UNAVAILABLE", "WATCH_MAX_AGE"),
+    ("UNAVAILABLE", "SERVER_DRAINING"),
+    ("FAILED_PRECONDITION", "CHANGE_STREAMS_UNSUPPORTED"),
+    ("FAILED_PRECONDITION", "UPSTREAM_ACCESS_DENIED"),
+    ("FAILED_PRECONDITION", "IMAGE_UNAVAILABLE"),
+    ("FAILED_PRECONDITION", "EVENT_TOO_LARGE"),
+    ("FAILED_PRECONDITION", "UPSTREAM_EVENT_TOO_LARGE"),
+    ("RESOURCE_EXHAUSTED", "WATCH_LIMIT_EXCEEDED"),
+    ("DEADLINE_EXCEEDED", "DEADLINE_EXCEEDED"),
+    ("DEADLINE_EXCEEDED", "REQUEST_TIMEOUT"),
+    ("INTERNAL", "INTERNAL"),
+];
+
+const RESTARTS: &[&str] = &[
+    "cursor_not_found",
+    "election",
+    "shutdown",
+    "server",
+    "network",
+    "token",
+    "login",
+];
+
+const REJECTIONS: &[&str] = &[
+    "watches",
+    "feeds",
+    "calls",
+    "connections",
+    "patterns",
+    "request_timeout",
+];
+
+const AUTHENTICATIONS: &[(&str, &[&str])] = &[
+    ("none", &["missing"]),
+    ("jwt", &["ok", "invalid", "expired", "unavailable"]),
+    ("key", &["ok", "invalid"]),
+    ("cert", &["ok", "invalid"]),
+];
+
+impl Metrics {
+    /// Makes the counters of all label values that are known beforehand.
+    pub(super) fn register_known(&self) {
+        for (code, reason) in ENDS {
+            self.watches_ended(code, reason).increment(0);
+        }
+        for reason in RESTARTS {
+            self.feeds_restarted(reason).increment(0);
+        }
+        for limit in REJECTIONS {
+            self.limits_rejected(limit).increment(0);
+        }
+    }
+
+    /// Makes the counters of who calls, where that is asked.
+    pub fn register_authentications(&self) {
+        for (method, results) in AUTHENTICATIONS {
+            for result in *results {
+                self.authentications(method, result).increment(0);
+            }
+        }
+    }
+}

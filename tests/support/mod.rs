@@ -41,7 +41,7 @@ pub mod tokens;
 mod tools;
 mod watching;
 
-pub use admin::Samples;
+pub use admin::{Samples, get, request};
 pub use binary::{ServeProcess, weir};
 pub use database::Database;
 pub use database_process::DatabaseOptions;
@@ -52,5 +52,5 @@ pub use process::ChildProcess;
 pub use proxy::{Direction, Mode, Proxy, Side};
 pub use server::Weir;
 pub use tally::{Figure, tally};
-pub use tools::{node, python, repository, virtual_environment_tool};
+pub use tools::{node, program, python, repository, virtual_environment_tool};
 pub use watching::{Watching, error_info, error_reason};

@@ -147,7 +147,7 @@ fn no_reply_panics_and_what_is_good_comes_out() {
 /// Nothing that a caller shows panics, and only what is good to the byte is taken.
 #[test]
 fn no_credentials_panic_and_none_that_were_changed_are_taken() {
-    holds("credentials", targets::credentials::run, 3_000);
+    holds("credentials", targets::credentials::run, 20_000);
 }
 
 fn seeds() -> [(&'static str, Seeds); 6] {

@@ -2,6 +2,7 @@
 
 use std::{
     net::SocketAddr,
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -18,7 +19,7 @@ use crate::{
     admin::Admin,
     auth::{Authenticator, SetupError, Upkeep},
     config::{ConfigError, ServeConfig},
-    hub::Hub,
+    hub::{Hub, HubSettings},
     listen::{Handshakes, Hurry, Port},
     metrics::Metrics,
     pb,
@@ -33,6 +34,7 @@ use crate::{
         mongo::{MongoSettings, MongoSource},
     },
     tls::{self, Tls},
+    wire::TokenKeys,
 };
 
 /// The service's name, as health checks ask for it.
@@ -65,6 +67,9 @@ pub enum StartError {
     /// A setting can't be used.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// The keys for tokens can't be used.
+    #[error("--token-key-file: {0}")]
+    TokenKeys(String),
     /// The connection string can't be used.
     #[error("--mongodb-uri: {0}")]
     Uri(SourceError),
@@ -128,7 +133,10 @@ impl App {
 
         let hub = Hub::new(
             Arc::new(source.clone()),
-            config.hub_settings(),
+            HubSettings {
+                token_keys: checked.token_keys,
+                ..config.hub_settings()
+            },
             Arc::clone(&metrics),
         );
         let drain = CancellationToken::new();
@@ -143,12 +151,12 @@ impl App {
         let (health, health_service) = tonic_health::server::health_reporter();
         set_serving(&health, ServingStatus::NotServing).await;
         let access = Access {
-            authenticator: checked.authenticator.clone(),
+            authenticator: checked.authenticator,
             policy: checked.policy.clone(),
         };
         let api = WatchApi::new(
             hub.clone(),
-            access,
+            access.clone(),
             Arc::clone(&metrics),
             config.service_limits(),
             drain.clone(),
@@ -164,7 +172,7 @@ impl App {
         let v1alpha = reflection().build_v1alpha()?;
         let router = server(&config)
             .layer(guard)
-            .layer(CallerGuard::new(checked.authenticator))
+            .layer(CallerGuard::new(access))
             .add_service(watching)
             .add_service(health_service)
             .add_service(v1.max_decoding_message_size(MAX_SIDE_REQUEST_BYTES))
@@ -288,6 +296,7 @@ pub async fn check(config: &ServeConfig) -> Result<(), StartError> {
 /// What the settings' files hold.
 struct Checked {
     tls: Option<(Tls, Files)>,
+    token_keys: Option<Arc<TokenKeys>>,
     policy: Policy,
     policy_files: Option<Files>,
     authenticator: Authenticator,
@@ -300,10 +309,13 @@ impl Checked {
             Some(settings) => Some(Tls::read(settings).await.map_err(StartError::Tls)?),
             None => None,
         };
+        let token_keys = token_keys(config.auth.token_key_file.as_deref())
+            .await
+            .map_err(StartError::TokenKeys)?;
         let (policy, policy_files) = match config.auth.policy_file.clone() {
             None => (Policy::open(), None),
             Some(path) => {
-                let read = Policy::read(path, config.auth.token_key_file.is_some()).await;
+                let read = Policy::read(path, token_keys.is_some()).await;
                 let (policy, files) = read.map_err(|problem| ConfigError {
                     flag: "policy-file",
                     problem,
@@ -315,12 +327,24 @@ impl Checked {
         let (authenticator, upkeep) = Authenticator::new(auth, metrics).await?;
         Ok(Self {
             tls,
+            token_keys,
             policy,
             policy_files,
             authenticator,
             upkeep,
         })
     }
+}
+
+/// Reads the keys that tokens are encrypted with, if a file holds any.
+async fn token_keys(file: Option<&Path>) -> Result<Option<Arc<TokenKeys>>, String> {
+    let Some(file) = file else {
+        return Ok(None);
+    };
+    let (_, contents) = Files::read("token_keys", vec![file.to_owned()]).await?;
+    let text = contents.concat();
+    let text = std::str::from_utf8(&text).map_err(|_| "it is not text".to_owned())?;
+    Ok(Some(Arc::new(TokenKeys::parse(text)?)))
 }
 
 async fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {

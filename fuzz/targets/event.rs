@@ -6,10 +6,10 @@ use prost::Message as _;
 use serde_json::Value as Json;
 use weir::{
     pb,
-    plan::{Format, Operation},
+    plan::{Audience, Format, Hidden, Operation, View},
     raw::{ElementType, Elements},
     source::Event,
-    wire,
+    wire::{self, Look},
 };
 
 use super::{
@@ -85,6 +85,7 @@ pub fn check(raw: &[u8]) {
     let whole = encoded(raw, &event, Format::Bson);
     nothing_is_lost(raw, &event, &whole);
     for format in FORMATS {
+        hides(raw, &event, format);
         let change = encoded(raw, &event, format);
         assert_eq!(change.resume_token, whole.resume_token);
         assert_eq!(change.operation, whole.operation);
@@ -94,9 +95,40 @@ pub fn check(raw: &[u8]) {
     }
 }
 
+/// Hides most names that samples have, and sees that no document of the event has one at its top.
+fn hides(raw: &[u8], event: &Event, format: Format) {
+    const NAMES: [&str; 5] = ["text", "document.a", "a", "_id", "x"];
+    let hidden = Hidden::new(NAMES.map(str::to_owned)).expect("they are paths");
+    let view = View {
+        hidden,
+        audience: Some(Audience([3; 8])),
+        guard: None,
+    };
+    let change = encoded_for(raw, event, format, &view);
+    if format == Format::Bson {
+        for (document, _) in images(&change, &change) {
+            let names = Elements::new(&document).expect("what is left is BSON");
+            for field in names {
+                let field = field.expect("what is left is BSON");
+                let top = field.key.split(|byte| *byte == b'.').next();
+                assert!(
+                    !["text", "a", "_id", "x"]
+                        .iter()
+                        .any(|it| Some(it.as_bytes()) == top)
+                );
+            }
+        }
+    }
+}
+
 fn encoded(raw: &[u8], event: &Event, format: Format) -> pb::ChangeEvent {
+    encoded_for(raw, event, format, &View::whole())
+}
+
+fn encoded_for(raw: &[u8], event: &Event, format: Format, view: &View) -> pb::ChangeEvent {
     let stamp = samples::stamp();
-    let mut encoded = wire::encode(raw, [event], &stamp, format, |chunk| chunk)
+    let look = Look { format, view };
+    let mut encoded = wire::encode(raw, [event], &stamp, look, |chunk| chunk)
         .expect("what was read as an event can be encoded");
     let encoded = encoded.pop().expect("one event went in");
     let most = raw.len() * MOST_FOR_A_BYTE + MOST_AROUND;
@@ -119,7 +151,7 @@ fn encoded(raw: &[u8], event: &Event, format: Format) -> pb::ChangeEvent {
     let sizes = (encoded.size() as u64, 1);
     let told = pb::FilterMatch::Entered;
     for with_key in [true, false] {
-        let stub = wire::omitted(raw, event, &stamp, format, told, sizes, with_key)
+        let stub = wire::omitted(raw, event, &stamp, look, told, sizes, with_key)
             .expect("what was read as an event can be left out");
         let stub = pb::ChangeBatch::decode(stub).expect("a stub can be decoded");
         assert_eq!(stub.changes[0].resume_token, change.resume_token);

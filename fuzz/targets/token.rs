@@ -1,9 +1,13 @@
-//! The resume token: what a client sends back, and what is sealed for it.
+//! The resume token: what a client sends back, and what is sealed for it, for all or for some, encrypted or
+//! not.
+
+use std::sync::{Arc, LazyLock};
 
 use bytes::Bytes;
 use weir::{
+    plan::Audience,
     source::{ClusterTime, Position},
-    wire::{Anchor, ResumeToken},
+    wire::{Anchor, ResumeToken, Stamp, TokenKeys},
 };
 
 use super::{
@@ -14,13 +18,35 @@ use super::{
 /// What a resume token takes at most.
 const MAX_TOKEN: usize = 16 << 10;
 
+static KEYS: LazyLock<Arc<TokenKeys>> = LazyLock::new(|| {
+    let key = format!("{}=", "Q".repeat(43));
+    Arc::new(TokenKeys::parse(&key).expect("it is a key"))
+});
+
+/// For whom a token is, and whether it is encrypted.
+#[derive(Clone, Copy)]
+struct For {
+    audience: Option<Audience>,
+    encrypted: bool,
+}
+
+impl For {
+    fn stamp(self) -> Stamp {
+        samples::stamp().with_keys(self.encrypted.then(|| Arc::clone(&KEYS)))
+    }
+}
+
 /// Reads the input as a token; then makes a place of it, seals that, reads it again, and again with a
 /// few bits changed.
 pub fn run(data: &[u8]) {
-    if let Ok(token) = ResumeToken::read(data) {
+    if let Ok(token) = ResumeToken::read(data, Some(&KEYS)) {
         assert!(data.len() <= MAX_TOKEN);
         // Whatever was read can be sealed anew.
-        sealed_and_read(&token.position, token.anchor.as_ref());
+        let whose = For {
+            audience: token.audience(),
+            encrypted: token.was_encrypted(),
+        };
+        sealed_and_read(&token.position, token.anchor.as_ref(), whose);
     }
 
     let mut input = Input(data);
@@ -37,10 +63,14 @@ pub fn run(data: &[u8]) {
         Anchor::new(input.bytes(8), time)
     });
     let (at, flips) = (input.number() as usize, input.number());
+    let whose = For {
+        audience: (kind & 16 != 0).then_some(Audience(at.to_le_bytes())),
+        encrypted: kind & 32 != 0,
+    };
     let mut token = input.0.to_vec();
     if kind & 8 != 0 {
         // Around the length at which MongoDB's token no longer fits.
-        token.resize(MAX_TOKEN - 64 + at % 128, 7);
+        token.resize(MAX_TOKEN - 96 + at % 128, 7);
     }
     let token = Bytes::from(token);
     let position = match kind & 3 {
@@ -49,7 +79,7 @@ pub fn run(data: &[u8]) {
         2 => Position::Invalidate { token, time },
         _ => Position::Time(time),
     };
-    let sealed = sealed_and_read(&position, anchor.as_ref());
+    let sealed = sealed_and_read(&position, anchor.as_ref(), whose);
 
     // The checksum at the end knows every change before it of up to 32 bits in a row. It is no signature:
     // a fuzzer makes other changes that it does not know.
@@ -58,21 +88,27 @@ pub fn run(data: &[u8]) {
     for (byte, flip) in changed[at..].iter_mut().zip(flips.to_le_bytes()) {
         *byte ^= flip;
     }
-    let read = ResumeToken::read(&changed);
+    let read = ResumeToken::read(&changed, Some(&KEYS));
     if flips == 0 {
-        assert_eq!(read, ResumeToken::read(&sealed));
+        assert_eq!(read, ResumeToken::read(&sealed, Some(&KEYS)));
     } else {
         assert!(read.is_err(), "a changed token was taken");
     }
 }
 
 /// Seals a place, and sees that reading gives the same.
-fn sealed_and_read(position: &Position, anchor: Option<&Anchor>) -> Bytes {
-    let stamp = samples::stamp();
-    let sealed = stamp.seal(position, anchor);
+fn sealed_and_read(position: &Position, anchor: Option<&Anchor>, whose: For) -> Bytes {
+    let stamp = whose.stamp();
+    let sealed = stamp.seal(position, anchor, whose.audience);
     assert!(sealed.len() <= MAX_TOKEN, "a token that no request takes");
-    let read = ResumeToken::read(&sealed).expect("what was sealed can be read");
+    assert_eq!(sealed, stamp.seal(position, anchor, whose.audience));
+    let read = ResumeToken::read(&sealed, stamp.keys()).expect("what was sealed can be read");
     assert!(read.is_of_deployment(&stamp) && read.is_of_scope(&stamp) && read.is_of_plan(&stamp));
+    assert_eq!(read.audience(), whose.audience);
+    assert_eq!(read.was_encrypted(), whose.encrypted);
+    if whose.encrypted {
+        assert!(ResumeToken::read(&sealed, None).is_err());
+    }
     if read.position == *position {
         let anchored = matches!(position, Position::HighWater { .. });
         assert_eq!(read.anchor.as_ref(), anchor.filter(|_| anchored));
@@ -82,7 +118,7 @@ fn sealed_and_read(position: &Position, anchor: Option<&Anchor>) -> Bytes {
         assert!(
             position
                 .token()
-                .is_some_and(|it| it.len() > MAX_TOKEN - 100)
+                .is_some_and(|it| it.len() > MAX_TOKEN - 130)
         );
     }
     sealed
@@ -108,19 +144,34 @@ pub fn seeds() -> Vec<(&'static str, Vec<u8>)> {
     let mut place = vec![5];
     place.extend([7; 8 + 8 + 8 + 8]);
     put_part(&mut place, b"a place");
+    let mut encrypted_place = place.clone();
+    encrypted_place[0] = 5 | 16 | 32;
+    let whose = |audience, encrypted| For {
+        audience,
+        encrypted,
+    };
+    let (all, some) = (whose(None, false), whose(Some(Audience([9; 8])), false));
+    let (all_encrypted, some_encrypted) = (whose(None, true), whose(some.audience, true));
+    let sealed = |position, anchor, whose| sealed_and_read(position, anchor, whose).to_vec();
     vec![
-        ("event", sealed_and_read(&event, None).to_vec()),
-        ("high-water", sealed_and_read(&high_water, None).to_vec()),
+        ("event", sealed(&event, None, all)),
+        ("high-water", sealed(&high_water, None, all)),
+        ("anchored", sealed(&high_water, Some(&anchor), all)),
+        ("invalidate", sealed(&invalidate, None, all)),
+        ("time", sealed(&Position::Time(time), None, all)),
+        ("for-some", sealed(&event, None, some)),
         (
-            "anchored",
-            sealed_and_read(&high_water, Some(&anchor)).to_vec(),
+            "for-some-anchored",
+            sealed(&high_water, Some(&anchor), some),
         ),
-        ("invalidate", sealed_and_read(&invalidate, None).to_vec()),
+        ("encrypted", sealed(&event, None, all_encrypted)),
         (
-            "time",
-            sealed_and_read(&Position::Time(time), None).to_vec(),
+            "for-some-encrypted",
+            sealed(&high_water, Some(&anchor), some_encrypted),
         ),
         ("place", place),
+        ("place-encrypted", encrypted_place),
         ("too-large", vec![8; 40]),
+        ("too-large-encrypted", vec![8 | 16 | 32; 40]),
     ]
 }

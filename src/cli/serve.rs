@@ -81,9 +81,11 @@ async fn check(config: &ServeConfig) -> ExitCode {
 fn refuse(error: &StartError) -> ExitCode {
     eprintln!("weir serve: {error}");
     match error {
-        StartError::Config(_) | StartError::Uri(_) | StartError::Tls(_) | StartError::Auth(_) => {
-            ExitCode::from(EXIT_USAGE)
-        }
+        StartError::Config(_)
+        | StartError::Uri(_)
+        | StartError::Tls(_)
+        | StartError::Auth(_)
+        | StartError::TokenKeys(_) => ExitCode::from(EXIT_USAGE),
         StartError::Listen { .. } | StartError::Reflection(_) => ExitCode::FAILURE,
     }
 }

@@ -79,7 +79,8 @@ pub(super) struct Opening(JoinHandle<(Turn, Result<Opened, Error>)>);
 impl Opening {
     pub(super) fn begin(hub: &Inner, turn: Turn, route: &Route) -> Self {
         let source = Arc::clone(&hub.source);
-        let (plan, stamp, from) = (Arc::clone(&route.plan), route.stamp, route.from.clone());
+        let (plan, stamp) = (Arc::clone(&route.plan), route.stamp.clone());
+        let from = route.from.clone();
         let opening = async move { (turn, open(&*source, &plan, &stamp, Some(&from)).await) };
         Self(hub.runtime.spawn(opening.in_current_span()))
     }
@@ -155,7 +156,7 @@ impl Running {
         ready: Ready,
     ) -> Self {
         let relay = Arc::new(Relay::new(Arc::clone(seat)));
-        let stamp = route.stamp;
+        let stamp = route.stamp.clone();
         let why = match ready {
             Ready::Open(..) => None,
             Ready::Opening(..) => Some("waiting for MongoDB to find the place"),
@@ -224,7 +225,7 @@ impl CatchUp {
         let relay = Arc::clone(&self.relay);
         let mut stream = Stream::new(
             Arc::clone(&self.hub.source),
-            (Arc::clone(&self.route.plan), self.route.stamp),
+            (Arc::clone(&self.route.plan), self.route.stamp.clone()),
             Arc::clone(&self.hub.metrics),
             self.hub.settings.upstream_grace,
             self.route.from.clone(),
@@ -235,7 +236,7 @@ impl CatchUp {
         }
         let mut intake = Intake::new(
             Arc::clone(&self.route.plan),
-            self.route.stamp,
+            self.route.stamp.clone(),
             Arc::clone(&self.hub.memory.budget),
             Arc::clone(&self.hub.metrics),
         );

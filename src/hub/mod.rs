@@ -49,6 +49,7 @@ use crate::{
     metrics::{Metrics, Readings},
     plan::Watch,
     source::{ServerFacts, Source},
+    wire::TokenKeys,
 };
 
 use clock::{Answers, Clock};
@@ -98,6 +99,8 @@ pub struct HubSettings {
     pub upstream_grace: Duration,
     /// What tokens call this deployment, in place of its replica set's name.
     pub deployment_name: Option<String>,
+    /// What tokens are encrypted with, if they are.
+    pub token_keys: Option<Arc<TokenKeys>>,
 }
 
 /// Serves watches from few change streams.

@@ -210,7 +210,8 @@ impl Inner {
         let gauge = self.metrics.feed_in(mode, Stage::Opening);
         let opened = match self.deployment().await {
             Ok(name) => {
-                let stamp = Stamp::new(name, plan);
+                let keys = self.settings.token_keys.clone();
+                let stamp = Stamp::new(name, plan).with_keys(keys);
                 open(&*self.source, plan, &stamp, None)
                     .await
                     .map(|opened| (stamp, opened))
@@ -256,7 +257,7 @@ impl Inner {
         let before = Before::beginning(&opened.start, now);
         let ring = Arc::new(Ring::new(
             self.settings.ring_bytes,
-            stamp,
+            stamp.clone(),
             Arc::clone(&self.metrics),
             own(&opened.start),
             before,
@@ -264,7 +265,7 @@ impl Inner {
         self.memory.add(&ring);
         let mut stream = Stream::new(
             Arc::clone(&self.source),
-            (Arc::clone(plan), stamp),
+            (Arc::clone(plan), stamp.clone()),
             Arc::clone(&self.metrics),
             self.settings.upstream_grace,
             opened.start.clone(),

@@ -10,9 +10,9 @@ use bytes::Bytes;
 use crate::{
     hub::{budget::Budget, ring::Seq, stream::own},
     metrics::Metrics,
-    plan::{Crossing, Format, Judge, Subject},
+    plan::{Crossing, Format, Judge, Subject, View},
     source::{ClusterTime, Event, EventError, Position},
-    wire::{self, EncodedEvent, Stamp},
+    wire::{self, EncodedEvent, Look, Stamp},
 };
 
 /// How many bytes of events a segment holds at most, beyond its first event. Encoding a segment
@@ -38,11 +38,36 @@ pub struct Segment {
     metrics: Arc<Metrics>,
 }
 
-/// The events in one format: each is there once somebody has asked for it.
+/// The events in one format, as they look in one view: each is there once somebody has asked for it.
 #[derive(Debug)]
 struct Encoding {
     format: Format,
-    events: Vec<Option<EncodedEvent>>,
+    view: Arc<View>,
+    /// With their places in the segment, in order. Of the many views of a segment most show little of it.
+    events: Vec<(u32, EncodedEvent)>,
+}
+
+impl Encoding {
+    /// Views are compared by value: what two have in common is encoded once, and what was encoded for
+    /// one is never another's.
+    fn is_for(&self, format: Format, view: &Arc<View>) -> bool {
+        self.format == format && (Arc::ptr_eq(&self.view, view) || self.view.looks_like(view))
+    }
+
+    fn get(&self, index: usize) -> Option<&EncodedEvent> {
+        let at = |place: &(u32, EncodedEvent)| place.0 as usize;
+        // Where all are there, each is at its own place.
+        let found = match self.events.get(index).filter(|it| at(it) == index) {
+            Some(found) => found,
+            None => &self.events[self.events.binary_search_by_key(&index, at).ok()?],
+        };
+        Some(&found.1)
+    }
+
+    fn insert(&mut self, new: impl Iterator<Item = (u32, EncodedEvent)>) {
+        self.events.extend(new);
+        self.events.sort_unstable_by_key(|it| it.0);
+    }
 }
 
 /// Some events of one segment, in order: what a watcher takes at once.
@@ -95,7 +120,7 @@ impl Segment {
                 buffer: buffer.clone(),
                 cost: bytes + OVERHEAD + run.len() * EVENT_OVERHEAD,
                 events: run,
-                stamp: *stamp,
+                stamp: stamp.clone(),
                 encodings: RwLock::default(),
                 budget: Arc::clone(budget),
                 metrics: Arc::clone(metrics),
@@ -156,22 +181,26 @@ impl Segment {
     fn encode(
         &self,
         format: Format,
+        view: &Arc<View>,
         indices: impl Iterator<Item = usize> + Clone,
     ) -> Result<(), EventError> {
         let mut encodings = self
             .encodings
             .write()
             .unwrap_or_else(PoisonError::into_inner);
-        let at = encodings.iter().position(|it| it.format == format);
+        let at = encodings.iter().position(|it| it.is_for(format, view));
         let at = at.unwrap_or_else(|| {
             encodings.push(Encoding {
                 format,
-                events: vec![None; self.events.len()],
+                view: Arc::clone(view),
+                events: Vec::new(),
             });
             encodings.len() - 1
         });
-        let known = &mut encodings[at].events;
-        let missing: Vec<usize> = indices.filter(|index| known[*index].is_none()).collect();
+        let known = &mut encodings[at];
+        let missing: Vec<usize> = indices
+            .filter(|index| known.get(*index).is_none())
+            .collect();
         if missing.is_empty() {
             return Ok(());
         }
@@ -179,10 +208,11 @@ impl Segment {
         counter.increment(missing.len() as u64);
         let events = missing.iter().map(|index| &self.events[*index]);
         let keep = |chunk| self.budget.keep(chunk);
-        let encoded = wire::encode(&self.buffer, events, &self.stamp, format, keep)?;
-        for (index, event) in missing.into_iter().zip(encoded) {
-            known[index] = Some(event);
-        }
+        let look = Look { format, view };
+        let encoded = wire::encode(&self.buffer, events, &self.stamp, look, keep)?;
+        // A segment has a few hundred events at most.
+        let places = missing.iter().map(|index| *index as u32);
+        known.insert(places.zip(encoded));
         Ok(())
     }
 }
@@ -264,18 +294,18 @@ impl Run {
         }
     }
 
-    /// The events in a format; each is encoded on first use, once for all who want it.
+    /// The events in a format, as they look in a view; each is encoded on first use, once for all who
+    /// want it so.
     ///
     /// # Errors
     /// When an event is not well-formed BSON.
-    pub fn encoded(&self, format: Format) -> Result<EncodedRun<'_>, EventError> {
+    pub fn encoded(&self, format: Format, view: &Arc<View>) -> Result<EncodedRun<'_>, EventError> {
         let indices = (0..self.len()).map(|at| self.index(at));
         let complete = |encodings: &[Encoding]| {
-            let slot = encodings.iter().position(|it| it.format == format)?;
-            let events = &encodings[slot].events;
+            let slot = encodings.iter().position(|it| it.is_for(format, view))?;
             indices
                 .clone()
-                .all(|index| events[index].is_some())
+                .all(|index| encodings[slot].get(index).is_some())
                 .then_some(slot)
         };
         loop {
@@ -288,7 +318,7 @@ impl Run {
                 });
             }
             drop(encodings);
-            self.segment.encode(format, indices.clone())?;
+            self.segment.encode(format, view, indices.clone())?;
         }
     }
 
@@ -335,8 +365,8 @@ impl EncodedRun<'_> {
     /// When the run is shorter.
     #[must_use]
     pub fn event(&self, at: usize) -> &EncodedEvent {
-        self.encodings[self.slot].events[self.run.index(at)]
-            .as_ref()
+        self.encodings[self.slot]
+            .get(self.run.index(at))
             .expect("all events of the run were encoded before it was handed out")
     }
 }

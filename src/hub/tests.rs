@@ -8,6 +8,7 @@ mod memory;
 mod model;
 mod sharing;
 mod unsent;
+mod views;
 
 use std::{future::poll_fn, sync::Arc, task::Poll, time::Duration};
 
@@ -18,7 +19,7 @@ use super::*;
 use crate::{
     metrics::{Mode, Stage},
     pb,
-    plan::Operation,
+    plan::{Format, Operation, View},
     source::{
         Batch, Failure, Pace, Position,
         script::{Opening, ScriptedSource, Step, after, at, batch, event, insert, quiet, token},
@@ -37,6 +38,7 @@ fn settings() -> HubSettings {
         feed_linger: Duration::from_secs(30),
         upstream_grace: GRACE,
         deployment_name: Some("rs".to_owned()),
+        token_keys: None,
     }
 }
 
@@ -95,6 +97,7 @@ fn event_named(name: &str) -> Seen {
 /// A watcher and the place it has come to, as a client would keep it.
 struct Client {
     watcher: Watcher,
+    view: Arc<View>,
     token: Vec<u8>,
 }
 
@@ -104,6 +107,7 @@ impl Client {
         Self {
             token: watcher.beginning().token.to_vec(),
             watcher,
+            view: Arc::clone(&watch.view),
         }
     }
 
@@ -146,7 +150,7 @@ impl Client {
     fn take(&mut self, read: Read, seen: &mut Vec<Seen>) {
         match read {
             Read::Events(run) => {
-                let encoded = run.encoded(crate::plan::Format::Bson).unwrap();
+                let encoded = run.encoded(Format::Bson, &self.view).unwrap();
                 for index in 0..run.len() {
                     let token = &run.segment().buffer()[run.event(index).token.clone()];
                     let token = bson::Document::from_reader(token).unwrap();

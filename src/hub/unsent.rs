@@ -1,16 +1,16 @@
 //! What can be told of an event that MongoDB can't send: a look at the same place, without what makes it
 //! fail.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use tokio::time::timeout;
 
 use crate::{
-    error::Unsent,
+    error::{Error, Unsent},
     hub::stream::own,
-    plan::{Operation, Plan},
+    plan::{Operation, Plan, View},
     source::{Failure, Pace, Position, Source, SourceError},
-    wire::Stamp,
+    wire::{ResumeToken, Stamp, TokenKeys},
 };
 
 /// How long the look may take. Without an answer the status goes out without what it would tell.
@@ -38,12 +38,33 @@ pub(super) async fn look(
     };
     let token = |event: &Position| {
         let small = event.token().is_some_and(|it| it.len() <= MAX_TOKEN);
-        small.then(|| stamp.seal(event, None))
+        small.then(|| stamp.seal(event, None, None))
     };
     Unsent {
         after: Some(at.time()),
         time: found.as_ref().map(Position::time),
         next_token: found.as_ref().and_then(token),
+    }
+}
+
+/// What a watch is told of why it ends. The event that can't be sent is one of the feed's, and may be none
+/// that the watch's guard lets through: then nothing is told of it but a token that can't be read.
+pub(super) fn told(error: Error, view: &View, keys: Option<&Arc<TokenKeys>>) -> Error {
+    let told = |unsent: Unsent| {
+        let open = view.guard.is_none();
+        let token = unsent.next_token.as_deref();
+        let token = token.and_then(|it| ResumeToken::read(it, keys.map(Arc::as_ref)).ok());
+        let token = token.filter(|token| open || token.was_encrypted());
+        Unsent {
+            time: unsent.time.filter(|_| open),
+            next_token: token.map(|token| token.sealed_for(view.audience, keys.cloned())),
+            ..unsent
+        }
+    };
+    match error {
+        Error::ImageUnavailable(unsent) => Error::ImageUnavailable(told(unsent)),
+        Error::UpstreamEventTooLarge(unsent) => Error::UpstreamEventTooLarge(told(unsent)),
+        other => other,
     }
 }
 

@@ -22,9 +22,10 @@ use crate::{
         segment::Run,
         stream::next_time,
         sync::lock,
+        unsent,
     },
     metrics::{Mode, Stage},
-    plan::{FeedMode, Invalidate, Plan, Residual, Start, Watch},
+    plan::{FeedMode, Invalidate, Plan, Residual, Start, View, Watch},
     source::{ClusterTime, Position},
     wire::{Anchor, ResumeToken, Stamp},
 };
@@ -117,14 +118,15 @@ pub enum Read {
 impl Inner {
     /// Begins a watch. What can be known at once, MongoDB has answered when this returns.
     pub(super) async fn subscribe(self: &Arc<Self>, watch: &Arc<Watch>) -> Result<Watcher, Error> {
+        let keys = self.settings.token_keys.as_ref();
         let deployment = self.deployment().await?;
         let shared_plan = Arc::new(Plan::shared(watch));
         let shared = Shared {
-            stamp: Stamp::new(deployment, &shared_plan),
+            stamp: Stamp::new(deployment, &shared_plan).with_keys(keys.cloned()),
             plan: shared_plan,
         };
         let token = match &watch.start {
-            Start::Token(token) => Some(fitting(token, &shared.stamp)?),
+            Start::Token(token) => Some(fitting(token, &shared.stamp, &watch.view)?),
             Start::Now | Start::Time(_) => None,
         };
         let dedicated = Plan::dedicated(watch);
@@ -139,7 +141,8 @@ impl Inner {
         let wanted = self.wanted(watch, token, &lease).await?;
         let timeless = wanted.timeless;
         let route = route(&lease, &shared, watch, wanted);
-        let (stand, start) = self.stand_at(route, timeless, watch, &lease, &seat).await?;
+        let stood = self.stand_at(route, timeless, watch, &lease, &seat).await;
+        let (stand, start) = stood.map_err(|error| unsent::told(error, &watch.view, keys))?;
         seat.reach(start.position.time().seconds);
         Ok(Watcher {
             hub: Arc::clone(self),
@@ -169,7 +172,10 @@ impl Inner {
         let mut start = Beginning {
             token: match &watch.start {
                 Start::Token(token) => token.clone(),
-                Start::Now | Start::Time(_) => route.stamp.seal(&route.from, route.anchor.as_ref()),
+                Start::Now | Start::Time(_) => {
+                    let anchor = route.anchor.as_ref();
+                    route.stamp.seal(&route.from, anchor, watch.view.audience)
+                }
             },
             position: route.from.clone(),
             by_time: false,
@@ -256,13 +262,19 @@ impl Watcher {
     /// was taken before, from which to go on should the ring no longer hold it.
     pub fn poll_read(&mut self, context: &mut Context<'_>, token: &[u8]) -> Poll<Read> {
         self.seat.await_news(context);
+        let audience = self.watch.view.audience;
         loop {
             let read = match &mut self.stand {
                 Stand::Live(cursor) => match cursor.read() {
                     ring::Read::Run(run) => Read::Events(run),
                     ring::Read::Stage(stage, reason) => Read::Stage(stage, reason),
                     ring::Read::Invalidated(it) => {
-                        let token = self.lease.feed.ring.stamp.seal(&it.position, None);
+                        let token = self
+                            .lease
+                            .feed
+                            .ring
+                            .stamp
+                            .seal(&it.position, None, audience);
                         Read::Invalidated(it, token)
                     }
                     ring::Read::Ended(error) => Read::Ended(error),
@@ -281,18 +293,18 @@ impl Watcher {
                     relay::Read::Entry(Entry::Run(run)) => Read::Events(run),
                     relay::Read::Entry(Entry::Stage(stage, reason)) => Read::Stage(stage, reason),
                     relay::Read::Entry(Entry::Invalidated(it)) => {
-                        let token = running.stamp.seal(&it.position, None);
+                        let token = running.stamp.seal(&it.position, None, audience);
                         Read::Invalidated(it, token)
                     }
                     relay::Read::Nothing => return Poll::Pending,
                     relay::Read::End(relay::End::Failed(error)) => Read::Ended(error),
                     relay::Read::End(relay::End::GivenUp) => {
                         let left_at = running.relay.left_at();
-                        let place = left_at.map(|tail| {
-                            let place = running.stamp.seal(&tail.position, tail.anchor.as_ref());
+                        self.further = left_at.map(|tail| {
+                            let (at, anchor) = (&tail.position, tail.anchor.as_ref());
+                            let place = running.stamp.seal(at, anchor, audience);
                             (Bytes::copy_from_slice(token), place)
                         });
-                        self.further = place;
                         self.stand = Stand::Parked;
                         continue;
                     }
@@ -307,6 +319,13 @@ impl Watcher {
                     Err(error) => Read::Ended(error),
                 },
                 Stand::Over(error) => Read::Ended(error.clone()),
+            };
+            let read = match read {
+                Read::Ended(error) => {
+                    let keys = self.hub.settings.token_keys.as_ref();
+                    Read::Ended(unsent::told(error, &self.watch.view, keys))
+                }
+                read => read,
             };
             match &read {
                 Read::Stage(stage, _) if self.told.replace(*stage) == Some(*stage) => continue,
@@ -353,7 +372,8 @@ impl Watcher {
             Stand::CatchingUp(running) => (running.relay.tail_if_read()?, &running.stamp),
             Stand::Parked | Stand::Over(_) => return None,
         };
-        let token = stamp.seal(&tail.position, tail.anchor.as_ref());
+        let audience = self.watch.view.audience;
+        let token = stamp.seal(&tail.position, tail.anchor.as_ref(), audience);
         self.told_time = Some(tail.position.time());
         Some((tail, token))
     }
@@ -385,7 +405,8 @@ impl Watcher {
         let further = self.further.take().filter(|(after, _)| after == token);
         let token = further.as_ref().map_or(token, |(_, place)| place);
         // It was sealed here, or taken from the client and read before.
-        let token = ResumeToken::read(token).map_err(|_| Error::Internal)?;
+        let keys = self.shared.stamp.keys();
+        let token = ResumeToken::read(token, keys).map_err(|_| Error::Internal)?;
         let wanted = Wanted::from(token);
         let route = route(&self.lease, &self.shared, &self.watch, wanted);
         let residual = residual(&self.watch, self.lease.mode);
@@ -433,7 +454,7 @@ fn route(lease: &Lease, shared: &Shared, watch: &Watch, wanted: Wanted) -> Route
     if of_feed {
         Route {
             plan: Arc::clone(&feed.plan),
-            stamp: feed.ring.stamp,
+            stamp: feed.ring.stamp.clone(),
             residual: residual(watch, lease.mode),
             from,
             anchor,
@@ -443,7 +464,7 @@ fn route(lease: &Lease, shared: &Shared, watch: &Watch, wanted: Wanted) -> Route
     } else {
         Route {
             plan: Arc::clone(&shared.plan),
-            stamp: shared.stamp,
+            stamp: shared.stamp.clone(),
             residual: Residual::of(watch),
             from,
             anchor,
@@ -453,10 +474,22 @@ fn route(lease: &Lease, shared: &Shared, watch: &Watch, wanted: Wanted) -> Route
     }
 }
 
-/// Reads a client's token, and checks that it is of this deployment and scope.
-fn fitting(token: &[u8], stamp: &Stamp) -> Result<ResumeToken, Error> {
-    let token =
-        ResumeToken::read(token).map_err(|problem| Error::TokenMalformed(problem.to_string()))?;
+/// Reads a client's token, and checks that it is of this deployment and scope, and was given to one who may
+/// see the same. Nothing else is said of one that was not.
+fn fitting(token: &[u8], stamp: &Stamp, view: &View) -> Result<ResumeToken, Error> {
+    let token = ResumeToken::read(token, stamp.keys())
+        .map_err(|problem| Error::TokenMalformed(problem.to_string()))?;
+    // Who can make a token can make one of another.
+    if stamp.keys().is_some() && view.is_narrowed() && !token.was_encrypted() {
+        return Err(Error::TokenMismatch(
+            "a server that does not encrypt its tokens, or of another view",
+        ));
+    }
+    if token.audience() != view.audience {
+        return Err(Error::TokenMismatch(
+            "another principal's view, or of one that has changed",
+        ));
+    }
     if !token.is_of_deployment(stamp) {
         return Err(Error::TokenMismatch("another MongoDB deployment"));
     }

@@ -3,7 +3,8 @@
 //! A filter that holds only where a field equals one of some values is found through those values:
 //! the event's own values at that path lead to the filters that ask for them, and only these are
 //! judged. `equality` says which filters are of that kind. The others (ranges, prefixes, patterns,
-//! negations, `changed`) are judged one by one.
+//! negations, `changed`) are judged one by one. Guards lead in the same way, before filters do: an event
+//! of one tenant costs nothing for those of others.
 //!
 //! A filter is also looked at where its document is not in the event and it takes what may match.
 //! An event then reaches everyone it reaches, so that is no waste.
@@ -17,7 +18,7 @@ use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::Arc;
 
-use equality::Equality;
+use equality::Leads;
 use lane::Lane;
 use members::Members;
 
@@ -50,7 +51,7 @@ struct Entry<K> {
     key: K,
     judge: Arc<Judge>,
     operations: Operations,
-    equality: Option<Equality>,
+    leads: Leads,
     /// The last event that was judged.
     event: u64,
 }
@@ -102,10 +103,7 @@ impl<K: Copy + Eq + Hash> FilterIndex<K> {
             key,
             judge,
             operations: residual.operation_set(),
-            equality: residual
-                .filter
-                .as_ref()
-                .and_then(|filter| Equality::of(filter, residual, &self.hasher)),
+            leads: Leads::of(residual, &self.hasher),
             event: 0,
         };
         let slot = self.free.pop().unwrap_or_else(|| {
@@ -125,7 +123,7 @@ impl<K: Copy + Eq + Hash> FilterIndex<K> {
                     self.lanes.len() - 1
                 }
             };
-            self.lanes[lane].1.insert(slot, entry.equality.as_ref());
+            self.lanes[lane].1.insert(slot, &entry.leads);
         }
         self.slots[slot as usize] = Some(entry);
         self.places.insert(key, slot);
@@ -150,7 +148,7 @@ impl<K: Copy + Eq + Hash> FilterIndex<K> {
         let documents = entry.operations.and(on_documents());
         // There are at most 15 lanes, so an empty one may stay.
         if let Some((_, lane)) = self.lanes.iter_mut().find(|(asked, _)| *asked == documents) {
-            lane.remove(slot, entry.equality.as_ref());
+            lane.remove(slot, &entry.leads);
         }
     }
 

@@ -6,9 +6,10 @@
 //!
 //! Reading order: a [`Subject`] is what there is to look at in one event; a [`Judge`] is the
 //! condition. `path` finds values, `test` judges one, `value` and `number` order them, `changed`
-//! reads what an update touched.
+//! reads what an update touched, `guard` holds for all that an event shows.
 
 mod changed;
+mod guard;
 mod number;
 mod path;
 mod subject;
@@ -16,6 +17,7 @@ mod test;
 mod value;
 
 use changed::Changed;
+use guard::Guard;
 pub(super) use number::Number;
 pub(super) use path::Path;
 pub use subject::Subject;
@@ -57,6 +59,7 @@ impl Crossing {
 #[derive(Clone, Debug)]
 pub struct Judge {
     operations: Operations,
+    guard: Option<Guard>,
     filter: Option<Node>,
     /// What an unknown whole is worth.
     unknown: bool,
@@ -68,6 +71,7 @@ impl Judge {
     pub fn new(residual: &Residual) -> Self {
         Judge {
             operations: residual.operation_set(),
+            guard: residual.guard.as_ref().map(Guard::new),
             filter: residual.filter.as_ref().map(Node::new),
             unknown: residual.missing_image == MissingImage::Deliver,
             pre_images: residual.pre_images,
@@ -80,12 +84,17 @@ impl Judge {
         if !self.operations.contains(operation) {
             return None;
         }
-        let Some(filter) = &self.filter else {
-            return Some(Crossing::Untold);
-        };
         if !operation.is_document() {
             return Some(Crossing::Untold);
         }
+        if let Some(guard) = &self.guard
+            && !guard.admits(subject)
+        {
+            return None;
+        }
+        let Some(filter) = &self.filter else {
+            return Some(Crossing::Untold);
+        };
         let passes = |verdict: Option<bool>| verdict.unwrap_or(self.unknown);
         let effort = &Effort::default();
 

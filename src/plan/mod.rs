@@ -18,7 +18,7 @@ pub use options::{
 mod violations;
 pub use violations::{FieldViolation, MAX_VIOLATIONS, RequestError};
 mod view;
-pub use view::{Audience, Hidden, View};
+pub use view::{Audience, Branch, Hidden, Led, View};
 mod watch;
 pub use watch::{RequestLimits, Watch};
 

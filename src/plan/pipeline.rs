@@ -30,22 +30,29 @@ impl Plan {
     /// The plan of a watch with a change stream of its own, where MongoDB does all the filtering
     /// that a pipeline can say; see [`Residual::beyond`](super::Residual::beyond) for the rest.
     ///
-    /// The stages are at most three `$match`, cheapest first: namespaces and operations, then what
-    /// the document key rules out, then what needs documents. mongod moves a condition into the
+    /// The stages are `$match`, cheapest first: namespaces and operations, then what the document key
+    /// rules out, then what needs documents; of the latter two one each for the view's guard and for the
+    /// filter. mongod moves a condition into the
     /// oplog scan, before any document is looked up, where it can rewrite it for oplog entries:
     /// `ns`, `operationType` and `documentKey` it can, `fullDocument` it cannot. An `$or` moves
     /// only as a whole, so conditions that can move stand in stages of their own, apart from those
     /// that cannot.
     pub fn dedicated(watch: &Watch) -> Plan {
-        let mut stages = Vec::new();
-        stages.extend(envelope(&watch.scope, watch.operations.as_ref()));
-        if let Some(filter) = &watch.filter
-            && wants_documents(watch.operations.as_ref())
-        {
-            let pre_images = watch.before_change != BeforeChange::Off;
-            stages.extend(document_conditions(filter, watch.missing_image, pre_images));
+        let mut on_documents = Vec::new();
+        if wants_documents(watch.operations.as_ref()) {
+            if let Some(guard) = &watch.view.guard {
+                on_documents.extend(guard_conditions(guard));
+            }
+            if let Some(filter) = &watch.filter {
+                let pre_images = watch.before_change != BeforeChange::Off;
+                let conditions = document_conditions(filter, watch.missing_image, pre_images);
+                on_documents.extend(conditions);
+            }
         }
-        Plan::new(watch, stages, watch.operations.clone())
+        on_documents.sort_by_key(names_documents);
+        let envelope = envelope(&watch.scope, watch.operations.as_ref());
+        let conditions = envelope.into_iter().chain(on_documents);
+        Plan::new(watch, conditions, watch.operations.clone())
     }
 
     /// The plan that every watch of this scope with these image options can share: the namespaces
@@ -266,6 +273,45 @@ fn document_conditions(
         conditions.push(about_documents(vec![key]));
     }
     conditions.push(about_documents(ways));
+    conditions
+}
+
+/// The conditions of a guard, cheapest first: it surely holds for every image that an event carries, or
+/// by the key alone where it carries none. An event about anything else passes.
+fn guard_conditions(guard: &Predicate) -> Vec<Document> {
+    if guard.is_about_id_only() {
+        return match with_document(guard, AFTER) {
+            Verdict::Always => Vec::new(),
+            Verdict::Never => vec![about_documents(Vec::new())],
+            Verdict::When(key) => vec![about_documents(vec![key])],
+        };
+    }
+    let mut conditions = Vec::new();
+    match possibly(guard) {
+        Verdict::Always => {}
+        Verdict::Never => return vec![about_documents(Vec::new())],
+        Verdict::When(key) => conditions.push(about_documents(vec![key])),
+    }
+    let mut all = Vec::new();
+    for image in [AFTER, BEFORE] {
+        match with_document(guard, image) {
+            Verdict::Always => {}
+            Verdict::Never => all.push(absent(image)),
+            Verdict::When(holds) => all.push(any_of(vec![absent(image), holds])),
+        }
+    }
+    let mut shown = vec![present(AFTER), present(BEFORE)];
+    match surely(guard) {
+        Verdict::Always => {}
+        Verdict::Never => all.push(any_of(shown)),
+        Verdict::When(key) => {
+            shown.push(key);
+            all.push(any_of(shown));
+        }
+    }
+    if !all.is_empty() {
+        conditions.push(about_documents(vec![all_of(all)]));
+    }
     conditions
 }
 

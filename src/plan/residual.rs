@@ -11,6 +11,8 @@ use super::{BeforeChange, Condition, MissingImage, Operation, Predicate, Watch};
 /// Two are equal when their [keys](Residual::key) are.
 #[derive(Clone, Debug)]
 pub struct Residual {
+    /// What must surely hold for every document that an event carries.
+    pub guard: Option<Predicate>,
     /// The operations that pass; `None` means all.
     pub operations: Option<BTreeSet<Operation>>,
     /// The condition on documents.
@@ -25,6 +27,7 @@ impl Residual {
     /// Nothing: every event of the feed passes.
     pub fn nothing() -> Residual {
         Residual {
+            guard: None,
             operations: None,
             filter: None,
             missing_image: MissingImage::default(),
@@ -39,14 +42,17 @@ impl Residual {
         let on_documents = operations
             .as_ref()
             .is_none_or(|asked| asked.iter().any(|operation| operation.is_document()));
+        let guard = watch.view.guard.clone().filter(|_| on_documents);
         match &watch.filter {
             Some(filter) if on_documents => Residual {
+                guard,
                 operations,
                 filter: Some(filter.clone()),
                 missing_image: watch.missing_image,
                 pre_images: watch.before_change != BeforeChange::Off,
             },
             _ => Residual {
+                guard,
                 operations,
                 ..Residual::nothing()
             },
@@ -55,18 +61,22 @@ impl Residual {
 
     /// What MongoDB leaves on the feed of [`Plan::dedicated`](super::Plan::dedicated): all of it
     /// where the filter says what a pipeline can't, or where pre-images let it be told how a
-    /// change moved the document; nothing otherwise.
+    /// change moved the document; nothing otherwise. The guard stays whatever MongoDB did with it: who
+    /// may see what rests on one thing the less.
     pub fn beyond(watch: &Watch) -> Residual {
         let whole = Residual::of(watch);
         match &whole.filter {
             Some(filter) if whole.pre_images || filter.uses_changed() => whole,
-            _ => Residual::nothing(),
+            _ => Residual {
+                guard: whole.guard,
+                ..Residual::nothing()
+            },
         }
     }
 
     /// Whether there is nothing to decide.
     pub fn passes_everything(&self) -> bool {
-        self.operations.is_none() && self.filter.is_none()
+        self.guard.is_none() && self.operations.is_none() && self.filter.is_none()
     }
 
     /// The residual as bytes: equal for equal ones, different for different ones. What has no
@@ -84,6 +94,11 @@ impl Residual {
             key.push(u8::from(self.missing_image == MissingImage::Drop));
             key.push(u8::from(self.pre_images));
             push_predicate(&mut key, filter);
+        }
+        // No filter begins so.
+        if let Some(guard) = &self.guard {
+            key.push(b'g');
+            push_predicate(&mut key, guard);
         }
         key
     }

@@ -1,11 +1,13 @@
 //! Fills one message with events.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 use crate::{
     hub::Run,
     pb::FilterMatch,
-    plan::{Format, Watch},
+    plan::{Format, View, Watch},
     source::EventError,
     wire::{Changes, EncodedEvent, Frame},
 };
@@ -55,9 +57,15 @@ impl Batch {
         }
     }
 
-    /// Takes events of a run, as many as fit; `token` becomes that of the last one taken.
-    pub(super) fn fill(&mut self, run: &Run, token: &mut Vec<u8>) -> Result<Filled, EventError> {
-        let encoded = run.encoded(self.format)?;
+    /// Takes events of a run as they look in a view, as many as fit; `token` becomes that of the last one
+    /// taken.
+    pub(super) fn fill(
+        &mut self,
+        run: &Run,
+        view: &Arc<View>,
+        token: &mut Vec<u8>,
+    ) -> Result<Filled, EventError> {
+        let encoded = run.encoded(self.format, view)?;
         let mut count = 0;
         let mut full = None;
         while count < run.len() {

@@ -8,7 +8,7 @@ use crate::{
     pb::{self, FilterMatch},
     plan::{Oversize, Watch},
     source::{Event, EventError},
-    wire::{self, Changes, Chunk, Frame},
+    wire::{self, Changes, Chunk, Frame, Look},
 };
 
 /// What a chunk's message takes beyond its data and its token.
@@ -61,7 +61,7 @@ pub(super) fn send(
     id: u64,
 ) -> Result<Sent, EventError> {
     let limit = watch.max_message_bytes;
-    let encoded = run.encoded(watch.format)?;
+    let encoded = run.encoded(watch.format, &watch.view)?;
     let event = encoded.event(at);
     let message = event.message();
     let told = run.crossing(at).to_pb();
@@ -73,12 +73,16 @@ pub(super) fn send(
         }),
         Oversize::Omit => {
             let segment = run.segment();
+            let look = Look {
+                format: watch.format,
+                view: &watch.view,
+            };
             let stub = |with_key| {
                 wire::omitted(
                     segment.buffer(),
                     run.event(at),
                     segment.stamp(),
-                    watch.format,
+                    look,
                     told,
                     (size as u64, limit),
                     with_key,

@@ -16,7 +16,7 @@ use bytes::{BufMut as _, Bytes, BytesMut};
 
 use crate::{
     pb::FilterMatch,
-    plan::{Format, Operation},
+    plan::{Branch, Format, Led, Operation, View},
     raw::{Element, ElementType, Elements},
     source::{Event, EventError},
     wire::{
@@ -28,6 +28,7 @@ use crate::{
             put_document, put_null_document,
         },
         frame::match_field,
+        redact,
         token::Stamp,
     },
 };
@@ -52,6 +53,34 @@ mod field {
 
 /// What `google.protobuf.Timestamp` holds: the years 1 to 9999, in milliseconds since 1970.
 const TIMESTAMP_MILLIS: RangeInclusive<i64> = -62_135_596_800_000..=253_402_300_799_999;
+
+/// How events look: in which format, and to whom.
+#[derive(Debug, Clone, Copy)]
+pub struct Look<'v> {
+    /// How documents are written.
+    pub format: Format,
+    /// What is left out of them, and whose the tokens are.
+    pub view: &'v View,
+}
+
+impl Look<'_> {
+    fn hidden(&self) -> Option<&Branch> {
+        self.view.hidden.tree()
+    }
+
+    /// Whether a field, by its dotted path, is not to be named.
+    fn hides(&self, path: &[u8]) -> bool {
+        self.hidden()
+            .is_some_and(|tree| tree.led_to(path) == Led::Hidden)
+    }
+
+    fn put_document(&self, out: &mut BytesMut, number: u32, document: &[u8]) {
+        match self.hidden() {
+            None => put_document(out, number, document, self.format),
+            Some(tree) => put_document(out, number, &redact::document(document, tree), self.format),
+        }
+    }
+}
 
 /// One event, encoded: where it lies among those that were encoded with it.
 #[derive(Debug, Clone)]
@@ -117,13 +146,17 @@ impl EncodedEvent {
 /// Encodes `events`, which lie in `buffer`, one after the other into one chunk of bytes, which
 /// `keep` may wrap.
 ///
+/// Where fields are hidden, so is all that might tell of them: descriptions of indexes and of options,
+/// and whatever an event holds that is not known by its name. An update of hidden fields alone is an
+/// update without a field.
+///
 /// # Errors
 /// [`EventError`] when an event is not well-formed BSON on its top level.
 pub fn encode<'a>(
     buffer: &[u8],
     events: impl IntoIterator<Item = &'a Event, IntoIter: Clone>,
     stamp: &Stamp,
-    format: Format,
+    look: Look<'_>,
     keep: impl FnOnce(Bytes) -> Bytes,
 ) -> Result<Vec<EncodedEvent>, EventError> {
     let events = events.into_iter();
@@ -135,13 +168,13 @@ pub fn encode<'a>(
         let slots = Slots::read(&buffer[event.bytes.clone()])?;
         let mut token_from_end = 0;
         put_message_expecting(&mut out, field::CHANGES, event.bytes.len(), |out| {
-            put_resume_token(out, buffer, event, stamp);
+            put_resume_token(out, buffer, event, stamp, look);
             let token_end = out.len();
-            put_change(out, event, slots, &buffer[event.bytes.clone()], format);
+            put_change(out, event, slots, &buffer[event.bytes.clone()], look);
             token_from_end = out.len() - token_end;
         });
         let token_end = out.len() - token_from_end;
-        let token = Stamp::sealed_len(&buffer[event.token.clone()]);
+        let token = stamp.sealed_len(&buffer[event.token.clone()], look.view.audience);
         let [start, end, token_start, token_end] =
             [start, out.len(), token_end - token, token_end].map(offset);
         encoded.push(EncodedEvent {
@@ -152,7 +185,13 @@ pub fn encode<'a>(
             token_end,
         });
     }
-    let chunk = keep(out.freeze());
+    // What is hidden would otherwise take room that nobody counts.
+    let chunk = if look.hidden().is_some() {
+        Bytes::copy_from_slice(&out)
+    } else {
+        out.freeze()
+    };
+    let chunk = keep(chunk);
     for event in &mut encoded {
         event.chunk = chunk.clone();
     }
@@ -174,7 +213,7 @@ pub fn omitted(
     buffer: &[u8],
     event: &Event,
     stamp: &Stamp,
-    format: Format,
+    look: Look<'_>,
     told: FilterMatch,
     sizes: (u64, u32),
     with_key: bool,
@@ -185,8 +224,8 @@ pub fn omitted(
     }
     let mut out = BytesMut::new();
     put_message(&mut out, field::CHANGES, |out| {
-        put_resume_token(out, buffer, event, stamp);
-        put_head(out, event, &mut slots, format);
+        put_resume_token(out, buffer, event, stamp, look);
+        put_head(out, event, &mut slots, look);
         put_message(out, field::OMITTED, |out| {
             put_number(out, 1, sizes.0);
             put_number(out, 2, u64::from(sizes.1));
@@ -198,40 +237,51 @@ pub fn omitted(
     Ok(out.freeze())
 }
 
-fn put_resume_token(out: &mut BytesMut, buffer: &[u8], event: &Event, stamp: &Stamp) {
-    let length = Stamp::sealed_len(&buffer[event.token.clone()]);
+fn put_resume_token(
+    out: &mut BytesMut,
+    buffer: &[u8],
+    event: &Event,
+    stamp: &Stamp,
+    look: Look<'_>,
+) {
+    let audience = look.view.audience;
+    let length = stamp.sealed_len(&buffer[event.token.clone()], audience);
     put_tag(out, field::RESUME_TOKEN, WireType::Len);
     put_varint(out, length as u64);
-    stamp.put_event(out, buffer, event);
+    stamp.put_event(out, buffer, event, audience);
 }
 
-fn put_change(out: &mut BytesMut, event: &Event, mut slots: Slots<'_>, raw: &[u8], format: Format) {
-    put_head(out, event, &mut slots, format);
+fn put_change(out: &mut BytesMut, event: &Event, mut slots: Slots<'_>, raw: &[u8], look: Look<'_>) {
+    if look.hidden().is_some() {
+        slots.forget_what_cant_be_judged();
+    }
+    put_head(out, event, &mut slots, look);
     let operation = event.operation;
     let number = change_field(operation);
     put_message_expecting(out, number, raw.len(), |out| match operation {
-        Operation::Insert => put_image(out, 1, slots.take_image(Slot::FullDocument), format),
+        Operation::Insert => put_image(out, 1, slots.take_image(Slot::FullDocument), look),
         Operation::Update => {
             if let Some(description) = slots.take_document(Slot::UpdateDescription)
-                && !update::put_description(out, description.value, format)
+                && !update::put_description(out, description.value, look)
+                && look.hidden().is_none()
             {
                 slots.unknown.push(description);
             }
-            put_image(out, 2, slots.take_image(Slot::FullDocument), format);
+            put_image(out, 2, slots.take_image(Slot::FullDocument), look);
             put_image(
                 out,
                 3,
                 slots.take_image(Slot::FullDocumentBeforeChange),
-                format,
+                look,
             );
         }
         Operation::Replace => {
-            put_image(out, 1, slots.take_image(Slot::FullDocument), format);
+            put_image(out, 1, slots.take_image(Slot::FullDocument), look);
             put_image(
                 out,
                 2,
                 slots.take_image(Slot::FullDocumentBeforeChange),
-                format,
+                look,
             );
         }
         Operation::Delete => {
@@ -239,15 +289,15 @@ fn put_change(out: &mut BytesMut, event: &Event, mut slots: Slots<'_>, raw: &[u8
                 out,
                 1,
                 slots.take_image(Slot::FullDocumentBeforeChange),
-                format,
+                look,
             );
         }
         Operation::Rename => {
             put_namespace(out, 1, slots.take(Slot::To), &mut slots);
-            put_image(out, 2, slots.take_image(Slot::OperationDescription), format);
+            put_image(out, 2, slots.take_image(Slot::OperationDescription), look);
         }
         Operation::Create => {
-            put_image(out, 1, slots.take_image(Slot::OperationDescription), format);
+            put_image(out, 1, slots.take_image(Slot::OperationDescription), look);
             if let Some(kind) = slots.take_text(Slot::NsType) {
                 put_string_field(out, 2, &kind);
             }
@@ -255,31 +305,36 @@ fn put_change(out: &mut BytesMut, event: &Event, mut slots: Slots<'_>, raw: &[u8
         Operation::CreateIndexes | Operation::DropIndexes => {
             if let Some(description) = slots.get_document(Slot::OperationDescription) {
                 for index in indexes(description) {
-                    put_document(out, 1, index, format);
+                    look.put_document(out, 1, index);
                 }
             }
-            put_image(out, 2, slots.take_image(Slot::OperationDescription), format);
+            put_image(out, 2, slots.take_image(Slot::OperationDescription), look);
         }
         Operation::Modify => {
-            put_image(out, 1, slots.take_image(Slot::OperationDescription), format);
-            put_image(out, 2, slots.take_image(Slot::StateBeforeChange), format);
+            put_image(out, 1, slots.take_image(Slot::OperationDescription), look);
+            put_image(out, 2, slots.take_image(Slot::StateBeforeChange), look);
         }
         Operation::ShardCollection
         | Operation::RefineCollectionShardKey
         | Operation::ReshardCollection => {
-            put_image(out, 1, slots.take_image(Slot::OperationDescription), format);
+            put_image(out, 1, slots.take_image(Slot::OperationDescription), look);
         }
         Operation::Drop | Operation::DropDatabase => {}
         Operation::Other | Operation::Invalidate => {
             if let Some(name) = slots.take_text(Slot::OperationType) {
                 put_string_field(out, 1, &name);
             }
-            put_document(out, 2, raw, format);
+            if look.hidden().is_none() {
+                look.put_document(out, 2, raw);
+            }
             slots.clear();
         }
     });
     slots.take(Slot::OperationType);
-    slots.put_rest(out, field::UNKNOWN_FIELDS, format);
+    if look.hidden().is_some() {
+        slots.forget_documents();
+    }
+    slots.put_rest(out, field::UNKNOWN_FIELDS, look.format);
 }
 
 /// The number of the operation's message in `ChangeEvent.change`.
@@ -304,7 +359,7 @@ fn change_field(operation: Operation) -> u32 {
 }
 
 /// What every event may have, whatever its operation.
-fn put_head(out: &mut BytesMut, event: &Event, slots: &mut Slots<'_>, format: Format) {
+fn put_head(out: &mut BytesMut, event: &Event, slots: &mut Slots<'_>, look: Look<'_>) {
     let operation = event.operation.to_pb() as i32;
     put_number(out, field::OPERATION, u64::from(operation.unsigned_abs()));
     put_namespace(out, field::NAMESPACE, slots.take(Slot::Ns), slots);
@@ -338,7 +393,7 @@ fn put_head(out: &mut BytesMut, event: &Event, slots: &mut Slots<'_>, format: Fo
         out,
         field::DOCUMENT_KEY,
         slots.take_image(Slot::DocumentKey),
-        format,
+        look,
     );
     put_transaction(out, slots);
     if let Some((_, uuid)) = slots
@@ -357,11 +412,11 @@ fn put_number(out: &mut BytesMut, number: u32, value: u64) {
     }
 }
 
-fn put_image(out: &mut BytesMut, number: u32, image: Image<'_>, format: Format) {
+fn put_image(out: &mut BytesMut, number: u32, image: Image<'_>, look: Look<'_>) {
     match image {
         Image::Absent => {}
         Image::Null => put_null_document(out, number),
-        Image::Present(document) => put_document(out, number, document, format),
+        Image::Present(document) => look.put_document(out, number, document),
     }
 }
 

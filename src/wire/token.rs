@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! version 1 | kind 1 | deployment 4 | scope 8 | plan 8 | seconds 4 | increment 4
-//!     | anchor 24, where the kind has one | token n | crc 4
+//!     | audience 8, in version 2 | anchor 24, where the kind has one | token n | crc 4
 //! ```
 //!
 //! MongoDB's own token is carried as it came, unread. What stands around it lets Weir tell a token
@@ -12,16 +12,26 @@
 //!
 //! A place between events (high water) also names the last event before it, its [`Anchor`]: who holds
 //! that event knows exactly which one follows the place.
+//!
+//! Version 2 is of a view that is not for everyone, and says for whom. Version 3 is one of the two,
+//! encrypted ([`keys`]).
+
+mod keys;
+
+use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use sha2::{Digest as _, Sha256};
 
 use crate::{
-    plan::{Operation, Plan, Scope},
+    plan::{Audience, Operation, Plan, Scope},
     source::{ClusterTime, Event, Position},
 };
 
+pub use keys::TokenKeys;
+
 const VERSION: u8 = 1;
+const VERSION_FOR_SOME: u8 = 2;
 const KIND_EVENT: u8 = 0;
 const KIND_HIGH_WATER: u8 = 1;
 const KIND_INVALIDATE: u8 = 2;
@@ -31,6 +41,7 @@ const KIND_ANCHORED_HIGH_WATER: u8 = 4;
 const PREFIX: usize = 1 + 1 + 4 + 8 + 8 + 4 + 4;
 const CHECKSUM: usize = 4;
 const ANCHOR: usize = 4 + 4 + 16;
+const AUDIENCE: usize = 8;
 
 /// The event that came last before a place in a stream, by its time and a hash of MongoDB's token.
 ///
@@ -60,12 +71,29 @@ impl Anchor {
     }
 }
 
-/// What all tokens of one feed have in common: where they come from and which pipeline made them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What all tokens of one feed have in common: where they come from, which pipeline made them, and the
+/// keys that they are encrypted with, if they are.
+#[derive(Debug, Clone)]
 pub struct Stamp {
+    origin: Origin,
+    keys: Option<Arc<TokenKeys>>,
+}
+
+/// Where a token comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Origin {
     deployment: [u8; 4],
     scope: [u8; 8],
     plan: [u8; 8],
+}
+
+/// An envelope, before it is written.
+struct Envelope<'a> {
+    kind: u8,
+    time: ClusterTime,
+    audience: Option<Audience>,
+    anchor: Option<&'a Anchor>,
+    token: &'a [u8],
 }
 
 impl Stamp {
@@ -74,20 +102,40 @@ impl Stamp {
     pub fn new(deployment: &str, plan: &Plan) -> Self {
         let [a, b, c, d, e, f, g, h, ..] = plan.fingerprint();
         Self {
-            deployment: hash(b"deployment", deployment.as_bytes()),
-            scope: Self::of_scope(&plan.scope),
-            plan: [a, b, c, d, e, f, g, h],
+            origin: Origin {
+                deployment: hash(b"deployment", deployment.as_bytes()),
+                scope: Self::of_scope(&plan.scope),
+                plan: [a, b, c, d, e, f, g, h],
+            },
+            keys: None,
         }
+    }
+
+    /// The same with keys to encrypt its tokens with, if there are any.
+    #[must_use]
+    pub fn with_keys(self, keys: Option<Arc<TokenKeys>>) -> Self {
+        Self { keys, ..self }
+    }
+
+    /// The keys that its tokens are encrypted with.
+    #[must_use]
+    pub fn keys(&self) -> Option<&TokenKeys> {
+        self.keys.as_deref()
     }
 
     fn of_scope(scope: &Scope) -> [u8; 8] {
         hash(b"scope", &scope.canonical_bytes())
     }
 
-    /// The token for a place. `anchor` is the last event before a high-water place, where it is
-    /// known.
+    /// The token for a place, for those who may go on from it. `anchor` is the last event before a
+    /// high-water place, where it is known.
     #[must_use]
-    pub fn seal(&self, position: &Position, anchor: Option<&Anchor>) -> Bytes {
+    pub fn seal(
+        &self,
+        position: &Position,
+        anchor: Option<&Anchor>,
+        audience: Option<Audience>,
+    ) -> Bytes {
         let (kind, anchor, token) = match (position, anchor) {
             (Position::Event { token, .. }, _) => (KIND_EVENT, None, token.as_ref()),
             (Position::HighWater { token, .. }, None) => (KIND_HIGH_WATER, None, token.as_ref()),
@@ -97,55 +145,94 @@ impl Stamp {
             (Position::Invalidate { token, .. }, _) => (KIND_INVALIDATE, None, token.as_ref()),
             (Position::Time(_), _) => (KIND_TIME, None, [].as_slice()),
         };
-        let mut out = BytesMut::with_capacity(Self::sealed_len(token) + ANCHOR);
-        self.put(&mut out, kind, position.time(), anchor, token);
+        let mut out = BytesMut::with_capacity(self.sealed_len(token, audience) + ANCHOR);
+        self.put(
+            &mut out,
+            Envelope {
+                kind,
+                time: position.time(),
+                audience,
+                anchor,
+                token,
+            },
+        );
         out.freeze()
     }
 
     /// Appends the token for the place right after `event`, which lies in `buffer`.
-    pub(super) fn put_event(&self, out: &mut BytesMut, buffer: &[u8], event: &Event) {
+    pub(super) fn put_event(
+        &self,
+        out: &mut BytesMut,
+        buffer: &[u8],
+        event: &Event,
+        audience: Option<Audience>,
+    ) {
         let kind = if event.operation == Operation::Invalidate {
             KIND_INVALIDATE
         } else {
             KIND_EVENT
         };
-        let token = &buffer[event.token.clone()];
-        self.put(out, kind, event.cluster_time, None, token);
+        self.put(
+            out,
+            Envelope {
+                kind,
+                time: event.cluster_time,
+                audience,
+                anchor: None,
+                token: &buffer[event.token.clone()],
+            },
+        );
     }
 
     /// How many bytes the envelope of MongoDB's `token` takes.
-    pub(super) fn sealed_len(token: &[u8]) -> usize {
-        let token = if fits(token) { token.len() } else { 0 };
-        PREFIX + token + CHECKSUM
+    pub(super) fn sealed_len(&self, token: &[u8], audience: Option<Audience>) -> usize {
+        let around = self.around(audience);
+        let token = if fits(token, around) { token.len() } else { 0 };
+        around + token
     }
 
-    fn put(
-        &self,
-        out: &mut BytesMut,
-        kind: u8,
-        time: ClusterTime,
-        anchor: Option<&Anchor>,
-        token: &[u8],
-    ) {
-        let (kind, anchor, token) = if fits(token) {
-            (kind, anchor, token)
-        } else {
-            (KIND_TIME, None, [].as_slice())
-        };
+    /// How many bytes stand around MongoDB's token, without an anchor.
+    fn around(&self, audience: Option<Audience>) -> usize {
+        let audience = audience.map_or(0, |_| AUDIENCE);
+        let keys = self.keys.as_ref().map_or(0, |_| keys::OVERHEAD);
+        PREFIX + audience + CHECKSUM + keys
+    }
+
+    fn put(&self, out: &mut BytesMut, mut envelope: Envelope<'_>) {
+        if !fits(envelope.token, self.around(envelope.audience)) {
+            envelope = Envelope {
+                kind: KIND_TIME,
+                anchor: None,
+                token: &[],
+                ..envelope
+            };
+        }
+        match &self.keys {
+            None => self.origin.put(out, &envelope),
+            Some(keys) => keys.seal(out, |out| self.origin.put(out, &envelope)),
+        }
+    }
+}
+
+impl Origin {
+    fn put(&self, out: &mut BytesMut, envelope: &Envelope<'_>) {
         let start = out.len();
-        out.put_u8(VERSION);
-        out.put_u8(kind);
+        out.put_u8(envelope.audience.map_or(VERSION, |_| VERSION_FOR_SOME));
+        out.put_u8(envelope.kind);
         out.put_slice(&self.deployment);
         out.put_slice(&self.scope);
         out.put_slice(&self.plan);
-        out.put_u32(time.seconds);
-        out.put_u32(time.increment);
-        if let Some(anchor) = anchor {
+        out.put_u32(envelope.time.seconds);
+        out.put_u32(envelope.time.increment);
+        if let Some(audience) = envelope.audience {
+            out.put_slice(&audience.0);
+        }
+        if let Some(anchor) = envelope.anchor {
             out.put_u32(anchor.time.seconds);
             out.put_u32(anchor.time.increment);
             out.put_slice(&anchor.digest);
         }
-        out.put_slice(token);
+        out.put_slice(envelope.token);
         let checksum = crc32fast::hash(&out[start..]);
         out.put_u32(checksum);
     }
@@ -154,7 +241,9 @@ impl Stamp {
 /// A token that a client sent, read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ResumeToken {
-    stamp: Stamp,
+    origin: Origin,
+    audience: Option<Audience>,
+    encrypted: bool,
     /// The place it stands for.
     pub position: Position,
     /// The last event before it, where the place is between events and that is known.
@@ -171,22 +260,39 @@ const MAX_ENVELOPE: usize = 16 << 10;
 
 /// Whether MongoDB's token fits the envelope. It holds the event's document key, twice as long for
 /// being in hexadecimal, and a key may be of any size; the envelope of one that does not fit goes by
-/// its time alone, so that the event comes again after a resume.
-fn fits(token: &[u8]) -> bool {
-    token.len() <= MAX_ENVELOPE - PREFIX - ANCHOR - CHECKSUM
+/// its time alone, so that the event comes again after a resume. `around` is what else there is.
+fn fits(token: &[u8], around: usize) -> bool {
+    token.len() <= MAX_ENVELOPE - around - ANCHOR
 }
 
 impl ResumeToken {
-    /// Reads an envelope.
+    /// Reads an envelope, encrypted or not.
     ///
     /// # Errors
-    /// [`MalformedToken`] when it is cut short, changed on the way, or of another version.
-    pub fn read(bytes: &[u8]) -> Result<Self, MalformedToken> {
-        if bytes.len() < PREFIX + CHECKSUM {
-            return Err(MalformedToken("is too short to be one of Weir's"));
-        }
+    /// [`MalformedToken`] when it is cut short, changed on the way, of another version, or encrypted with
+    /// none of `keys`.
+    pub fn read(bytes: &[u8], keys: Option<&TokenKeys>) -> Result<Self, MalformedToken> {
         if bytes.len() > MAX_ENVELOPE {
             return Err(MalformedToken("is too long to be one of Weir's"));
+        }
+        if bytes.first() != Some(&keys::VERSION) {
+            return Self::read_open(bytes);
+        }
+        let Some(keys) = keys else {
+            return Err(MalformedToken(
+                "is encrypted, and this server has no key for that",
+            ));
+        };
+        Ok(Self {
+            encrypted: true,
+            ..Self::read_open(&keys.open(bytes)?)?
+        })
+    }
+
+    /// Reads an envelope that is not encrypted.
+    fn read_open(bytes: &[u8]) -> Result<Self, MalformedToken> {
+        if bytes.len() < PREFIX + CHECKSUM {
+            return Err(MalformedToken("is too short to be one of Weir's"));
         }
         let (body, checksum) = bytes.split_at(bytes.len() - CHECKSUM);
         if crc32fast::hash(body).to_be_bytes() != checksum {
@@ -195,13 +301,14 @@ impl ResumeToken {
             ));
         }
         let mut rest = body;
-        if take::<1>(&mut rest) != [VERSION] {
+        let [version] = take::<1>(&mut rest);
+        if !matches!(version, VERSION | VERSION_FOR_SOME) {
             return Err(MalformedToken(
                 "is of a version that this server can't read",
             ));
         }
         let [kind] = take::<1>(&mut rest);
-        let stamp = Stamp {
+        let origin = Origin {
             deployment: take(&mut rest),
             scope: take(&mut rest),
             plan: take(&mut rest),
@@ -210,6 +317,13 @@ impl ResumeToken {
             seconds: u32::from_be_bytes(take(&mut rest)),
             increment: u32::from_be_bytes(take(&mut rest)),
         };
+        let mut audience = None;
+        if version == VERSION_FOR_SOME {
+            if rest.len() < AUDIENCE {
+                return Err(MalformedToken("is too short for its version"));
+            }
+            audience = Some(Audience(take(&mut rest)));
+        }
         let mut anchor = None;
         if kind == KIND_ANCHORED_HIGH_WATER {
             if rest.len() < ANCHOR {
@@ -233,28 +347,49 @@ impl ResumeToken {
             _ => return Err(MalformedToken("is of a kind that this server can't read")),
         };
         Ok(Self {
-            stamp,
+            origin,
+            audience,
+            encrypted: false,
             position,
             anchor,
         })
     }
 
+    /// The same place, for others to go on from.
+    #[must_use]
+    pub fn sealed_for(&self, audience: Option<Audience>, keys: Option<Arc<TokenKeys>>) -> Bytes {
+        let origin = self.origin;
+        Stamp { origin, keys }.seal(&self.position, self.anchor.as_ref(), audience)
+    }
+
+    /// Who may go on from it; `None` is whoever is not one of many.
+    #[must_use]
+    pub fn audience(&self) -> Option<Audience> {
+        self.audience
+    }
+
+    /// Whether it was encrypted, and so surely made by Weir.
+    #[must_use]
+    pub fn was_encrypted(&self) -> bool {
+        self.encrypted
+    }
+
     /// Whether the token is of the deployment that `stamp` is of.
     #[must_use]
     pub fn is_of_deployment(&self, stamp: &Stamp) -> bool {
-        self.stamp.deployment == stamp.deployment
+        self.origin.deployment == stamp.origin.deployment
     }
 
     /// Whether the token is of the same database and collections as `stamp`.
     #[must_use]
     pub fn is_of_scope(&self, stamp: &Stamp) -> bool {
-        self.stamp.scope == stamp.scope
+        self.origin.scope == stamp.origin.scope
     }
 
     /// Whether the pipeline that made the token is that of `stamp`.
     #[must_use]
     pub fn is_of_plan(&self, stamp: &Stamp) -> bool {
-        self.stamp.plan == stamp.plan
+        self.origin.plan == stamp.origin.plan
     }
 }
 

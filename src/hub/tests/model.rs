@@ -73,6 +73,7 @@ fn updates() -> Residual {
         filter: None,
         missing_image: MissingImage::Deliver,
         pre_images: false,
+        ..Residual::nothing()
     }
 }
 

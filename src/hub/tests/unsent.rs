@@ -87,7 +87,8 @@ async fn what_stands_before_an_event_that_cannot_be_sent_is_delivered() {
 
         let unsent = unsent(end_of(&mut client).await);
         assert_eq!((unsent.after, unsent.time), (Some(at(3)), Some(at(4))));
-        let next = ResumeToken::read(&unsent.next_token.expect("a token")).expect("it is sound");
+        let next =
+            ResumeToken::read(&unsent.next_token.expect("a token"), None).expect("it is sound");
         assert_eq!(next.position, after("poison", 4));
     }
 }
@@ -257,7 +258,7 @@ async fn what_stands_before_it_in_the_first_reply_is_delivered_too() {
         cursor(vec![quiet("t", 4)]),
     ]);
     let hub = hub(&source);
-    let beginning = any_stamp_of(&request()).seal(&after("a", 1), None);
+    let beginning = any_stamp_of(&request()).seal(&after("a", 1), None, None);
     let mut client = Client::open(&hub, &resumed(request(), beginning)).await;
     assert_eq!(
         read_to_end(&mut client).await,

@@ -1,4 +1,4 @@
-//! What a filter says a field must equal.
+//! What a filter, or a guard, says a field must equal.
 
 use std::collections::BTreeMap;
 
@@ -9,10 +9,18 @@ use crate::plan::judge::Literal;
 use crate::plan::predicate::is_id_path;
 use crate::plan::{Condition, MissingImage, Predicate, Residual};
 
-/// A filter holds only where the value at this path is in one of these buckets.
+/// What leads to a residual: a guard that holds only where the value at its path is in one of these
+/// buckets, and a filter that does.
+#[derive(Debug, Default)]
+pub(super) struct Leads {
+    pub(super) guard: Option<Equality<String>>,
+    pub(super) filter: Option<Equality<Place>>,
+}
+
+/// A condition that holds only where the value at this place is in one of these buckets.
 #[derive(Debug)]
-pub(super) struct Equality {
-    pub(super) place: Place,
+pub(super) struct Equality<P> {
+    pub(super) place: P,
     /// Sorted, each once.
     pub(super) buckets: Vec<Bucket>,
 }
@@ -27,28 +35,44 @@ pub(super) struct Place {
     pub(super) takes_unknown: bool,
 }
 
-impl Equality {
-    /// `None` when the filter says no such thing.
-    pub(super) fn of(filter: &Predicate, residual: &Residual, hasher: &Hasher) -> Option<Equality> {
-        // The document key is always at hand; then the fewer values the better.
-        let (path, values) = implied(filter)
-            .into_iter()
-            .min_by_key(|(path, values)| (!is_id_path(path), values.len()))?;
-        let mut buckets: Vec<Bucket> = values
-            .into_iter()
-            .map(|value| hasher.bucket(Some(&Literal::new(value).as_element())))
-            .collect();
-        buckets.sort_unstable();
-        buckets.dedup();
-        Some(Equality {
-            place: Place {
-                path: path.to_owned(),
-                pre_images: residual.pre_images,
-                takes_unknown: residual.missing_image == MissingImage::Deliver,
-            },
-            buckets,
-        })
+impl Leads {
+    pub(super) fn of(residual: &Residual, hasher: &Hasher) -> Leads {
+        let guard = residual
+            .guard
+            .as_ref()
+            .and_then(|guard| asked(guard, hasher));
+        let filter = residual.filter.as_ref().and_then(|it| asked(it, hasher));
+        Leads {
+            guard: guard.map(|(path, buckets)| Equality {
+                place: path.to_owned(),
+                buckets,
+            }),
+            filter: filter.map(|(path, buckets)| Equality {
+                place: Place {
+                    path: path.to_owned(),
+                    pre_images: residual.pre_images,
+                    takes_unknown: residual.missing_image == MissingImage::Deliver,
+                },
+                buckets,
+            }),
+        }
     }
+}
+
+/// A path, and the buckets in one of which the value there must be; `None` when the predicate says no
+/// such thing.
+fn asked<'p>(predicate: &'p Predicate, hasher: &Hasher) -> Option<(&'p str, Vec<Bucket>)> {
+    // The document key is always at hand; then the fewer values the better.
+    let (path, values) = implied(predicate)
+        .into_iter()
+        .min_by_key(|(path, values)| (!is_id_path(path), values.len()))?;
+    let mut buckets: Vec<Bucket> = values
+        .into_iter()
+        .map(|value| hasher.bucket(Some(&Literal::new(value).as_element())))
+        .collect();
+    buckets.sort_unstable();
+    buckets.dedup();
+    Some((path, buckets))
 }
 
 /// For each path of which the filter says so: the values of which it must hold one.

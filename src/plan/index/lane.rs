@@ -4,15 +4,31 @@ use std::collections::HashMap;
 
 use super::Slot;
 use super::bucket::{Bucket, Hasher};
-use super::equality::{Equality, Place};
+use super::equality::{Equality, Leads, Place};
 use super::members::Members;
 use crate::plan::Operation;
 use crate::plan::judge::{Path, Subject};
 use crate::plan::predicate::is_id_path;
 
-/// Residuals by what leads to them.
+/// Residuals by what leads to them: first by what their guards say, then by what their filters say. So
+/// an event of one tenant costs nothing for the others, however alike their filters are.
 #[derive(Debug, Default)]
 pub(super) struct Lane {
+    /// Those whose guard leads to nothing, if they have one.
+    open: Filtered,
+    guarded: HashMap<String, Guarded>,
+}
+
+/// Residuals by the value that their guard asks for at one path.
+#[derive(Debug)]
+struct Guarded {
+    field: Field,
+    buckets: HashMap<Bucket, Filtered>,
+}
+
+/// Residuals by what leads to their filters.
+#[derive(Debug, Default)]
+struct Filtered {
     /// Those that nothing leads to: without a filter, or with one that must be asked each time.
     others: Members,
     groups: HashMap<Place, Group>,
@@ -21,23 +37,103 @@ pub(super) struct Lane {
 /// Residuals by the value at one path.
 #[derive(Debug)]
 struct Group {
-    path: Path,
-    on_key: bool,
+    field: Field,
     /// All of them, for where the value is not known.
     all: Members,
     buckets: HashMap<Bucket, Members>,
 }
 
+/// Where values are looked up.
+#[derive(Debug)]
+struct Field {
+    path: Path,
+    on_key: bool,
+}
+
 impl Lane {
-    pub(super) fn insert(&mut self, slot: Slot, equality: Option<&Equality>) {
+    pub(super) fn insert(&mut self, slot: Slot, leads: &Leads) {
+        let filter = leads.filter.as_ref();
+        let Some(guard) = &leads.guard else {
+            return self.open.insert(slot, filter);
+        };
+        let guarded = self.guarded.entry(guard.place.clone());
+        let guarded = guarded.or_insert_with(|| Guarded {
+            field: Field::new(&guard.place),
+            buckets: HashMap::new(),
+        });
+        for bucket in &guard.buckets {
+            guarded
+                .buckets
+                .entry(*bucket)
+                .or_default()
+                .insert(slot, filter);
+        }
+    }
+
+    pub(super) fn remove(&mut self, slot: Slot, leads: &Leads) {
+        let filter = leads.filter.as_ref();
+        let Some(guard) = &leads.guard else {
+            return self.open.remove(slot, filter);
+        };
+        let Some(guarded) = self.guarded.get_mut(&guard.place) else {
+            return;
+        };
+        for bucket in &guard.buckets {
+            if let Some(filtered) = guarded.buckets.get_mut(bucket) {
+                filtered.remove(slot, filter);
+                if filtered.is_empty() {
+                    guarded.buckets.remove(bucket);
+                }
+            }
+        }
+        if guarded.buckets.is_empty() {
+            self.guarded.remove(&guard.place);
+        }
+    }
+
+    /// Whether there is no residual.
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.open.is_empty() && self.guarded.is_empty()
+    }
+
+    /// Visits every residual that may pass the event, some of them several times.
+    pub(super) fn candidates(
+        &self,
+        subject: &Subject<'_>,
+        hasher: &Hasher,
+        visit: &mut impl FnMut(Slot),
+    ) {
+        self.open.candidates(subject, hasher, visit);
+        for guarded in self.guarded.values() {
+            let image = if guarded.field.on_key {
+                subject.key
+            } else {
+                // It must hold for every image there is, so any one will do; and without one it is not
+                // known, and so not worth anything.
+                match subject.after.or(subject.before) {
+                    Some(image) => Some(image),
+                    None => continue,
+                }
+            };
+            guarded.field.values(image, hasher, &mut |bucket| {
+                if let Some(filtered) = guarded.buckets.get(&bucket) {
+                    filtered.candidates(subject, hasher, visit);
+                }
+            });
+        }
+    }
+}
+
+impl Filtered {
+    fn insert(&mut self, slot: Slot, equality: Option<&Equality<Place>>) {
         let Some(equality) = equality else {
             self.others.insert(slot);
             return;
         };
         let place = &equality.place;
         let group = self.groups.entry(place.clone()).or_insert_with(|| Group {
-            path: Path::new(&place.path),
-            on_key: is_id_path(&place.path),
+            field: Field::new(&place.path),
             all: Members::default(),
             buckets: HashMap::new(),
         });
@@ -47,7 +143,7 @@ impl Lane {
         }
     }
 
-    pub(super) fn remove(&mut self, slot: Slot, equality: Option<&Equality>) {
+    fn remove(&mut self, slot: Slot, equality: Option<&Equality<Place>>) {
         let Some(equality) = equality else {
             self.others.remove(slot);
             return;
@@ -69,22 +165,14 @@ impl Lane {
         }
     }
 
-    /// Whether there is no residual.
-    #[cfg(test)]
-    pub(super) fn is_empty(&self) -> bool {
+    fn is_empty(&self) -> bool {
         self.others.is_empty() && self.groups.is_empty()
     }
 
-    /// Visits every residual that may pass the event, some of them several times.
-    pub(super) fn candidates(
-        &self,
-        subject: &Subject<'_>,
-        hasher: &Hasher,
-        visit: &mut impl FnMut(Slot),
-    ) {
+    fn candidates(&self, subject: &Subject<'_>, hasher: &Hasher, visit: &mut impl FnMut(Slot)) {
         self.others.iter().for_each(&mut *visit);
         for (place, group) in &self.groups {
-            if group.on_key {
+            if group.field.on_key {
                 group.at(subject.key, hasher, visit);
                 continue;
             }
@@ -107,19 +195,30 @@ impl Lane {
 impl Group {
     /// Visits the residuals that ask for a value that the document has.
     fn at(&self, document: Option<&[u8]>, hasher: &Hasher, visit: &mut impl FnMut(Slot)) {
-        let mut look_up = |value: Option<&_>| {
-            if let Some(members) = self.buckets.get(&hasher.bucket(value)) {
+        self.field.values(document, hasher, &mut |bucket| {
+            if let Some(members) = self.buckets.get(&bucket) {
                 members.iter().for_each(&mut *visit);
             }
-        };
-        match document {
-            None => look_up(None),
-            Some(document) => {
-                self.path.find(document, &mut |value| {
-                    look_up(value.as_ref());
-                    false
-                });
-            }
+        });
+    }
+}
+
+impl Field {
+    fn new(path: &str) -> Self {
+        Field {
+            path: Path::new(path),
+            on_key: is_id_path(path),
         }
+    }
+
+    /// The buckets of all values that a document has here; without a document that of a missing field.
+    fn values(&self, document: Option<&[u8]>, hasher: &Hasher, found: &mut impl FnMut(Bucket)) {
+        let Some(document) = document else {
+            return found(hasher.bucket(None));
+        };
+        self.path.find(document, &mut |value| {
+            found(hasher.bucket(value.as_ref()));
+            false
+        });
     }
 }

@@ -20,6 +20,7 @@ fn residual(filter: Predicate) -> Residual {
         filter: Some(filter),
         missing_image: MissingImage::Deliver,
         pre_images: false,
+        ..Residual::nothing()
     }
 }
 
@@ -263,12 +264,14 @@ fn residuals() -> impl Strategy<Value = Residual> {
     });
     let operations = prop::collection::btree_set(select(Operation::ALL.to_vec()), 1..5);
     (
+        prop::option::weighted(0.4, filter.clone()),
         prop::option::weighted(0.9, filter),
         prop::option::weighted(0.4, operations),
         any::<bool>(),
         any::<bool>(),
     )
-        .prop_map(|(filter, operations, drop, pre_images)| Residual {
+        .prop_map(|(guard, filter, operations, drop, pre_images)| Residual {
+            guard,
             operations,
             filter,
             missing_image: if drop {
@@ -278,6 +281,78 @@ fn residuals() -> impl Strategy<Value = Residual> {
             },
             pre_images,
         })
+}
+
+/// A guard leads to its tenant before a filter leads to anyone.
+#[test]
+fn an_event_of_one_tenant_is_looked_at_for_that_tenant_alone() {
+    let mut index = FilterIndex::new();
+    // All tenants ask for the same, in each of the ways there are.
+    let filters = [
+        None,
+        Some(eq("status", "open")),
+        Some(Predicate::NoneOf(vec![eq("status", "x")])),
+    ];
+    for tenant in 0..1_000 {
+        for (number, filter) in (0..).zip(&filters) {
+            for (way, pre_images) in [(0, false), (1, true)] {
+                let residual = Residual {
+                    guard: Some(eq("tenant", tenant)),
+                    filter: filter.clone(),
+                    pre_images,
+                    ..Residual::nothing()
+                };
+                index.insert(tenant * 6 + number * 2 + way, &residual);
+            }
+        }
+    }
+    let event = insert(doc! { "tenant": 7, "status": "open" });
+    assert_eq!(
+        hits(&mut index, Operation::Insert, &event),
+        (42..48).collect::<Vec<u32>>()
+    );
+    assert_eq!(visits(&mut index, Operation::Insert, &event), 6);
+    // Nobody is asked about a document that is not there, or is nobody's.
+    for event in [
+        doc! { "documentKey": { "_id": 7 } },
+        insert(doc! { "status": "open" }),
+    ] {
+        for operation in [Operation::Update, Operation::Delete] {
+            assert_eq!(visits(&mut index, operation, &event), 0);
+        }
+    }
+    for key in 0..6_000 {
+        index.remove(key);
+    }
+    assert!(index.lanes.iter().all(|(_, lane)| lane.is_empty()));
+}
+
+#[test]
+fn a_guard_of_several_values_leads_from_each_and_passes_once() {
+    let mut index = FilterIndex::new();
+    let guard = Predicate::Field {
+        path: "tenant".into(),
+        op: Condition::In(vec!["a".into(), "b".into()]),
+    };
+    let residual = Residual {
+        guard: Some(guard),
+        ..Residual::nothing()
+    };
+    index.insert(1, &residual);
+    for (tenant, expected) in [
+        (Bson::from("a"), vec![1]),
+        (Bson::from("b"), vec![1]),
+        (Bson::from(vec!["a", "b"]), vec![1]),
+        (Bson::from("c"), vec![]),
+        (Bson::Null, vec![]),
+    ] {
+        let event = insert(doc! { "tenant": tenant });
+        assert_eq!(
+            hits(&mut index, Operation::Insert, &event),
+            expected,
+            "{event}"
+        );
+    }
 }
 
 fn events() -> impl Strategy<Value = (Operation, Document)> {

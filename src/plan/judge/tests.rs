@@ -7,6 +7,7 @@ use crate::plan::Predicate;
 
 mod changed;
 mod crossing;
+mod guard;
 mod hostile;
 mod paths;
 mod values;
@@ -18,6 +19,7 @@ fn residual(filter: Predicate) -> Residual {
         filter: Some(filter),
         missing_image: MissingImage::Drop,
         pre_images: false,
+        ..Residual::nothing()
     }
 }
 

@@ -2,43 +2,48 @@
 
 use bytes::BytesMut;
 
-use super::{is_array, is_text, put_number, text};
+use super::{Look, elements, is_array, is_text, put_number, text};
 use crate::{
-    plan::Format,
+    plan::{Branch, Led},
     raw::{Element, Elements},
-    wire::format::{
-        protobuf::{WireType, put_message, put_string_field, put_tag, put_varint},
-        put_document,
-    },
+    wire::format::protobuf::{WireType, put_message, put_string_field, put_tag, put_varint},
 };
 
 /// Writes `updateDescription` as field 1 of an update. Tells whether what was written is all that
-/// the description holds.
-pub(super) fn put_description(out: &mut BytesMut, description: &[u8], format: Format) -> bool {
+/// the description holds and may be shown.
+pub(super) fn put_description(out: &mut BytesMut, description: &[u8], look: Look<'_>) -> bool {
     put_message(out, 1, |out| {
         every(description, |field| match field.key {
             b"updatedFields" if field.as_document().is_some() => {
-                put_document(out, 1, field.value, format);
+                look.put_document(out, 1, field.value);
                 true
             }
-            b"removedFields" if is_array(&field) => {
-                every(field.value, |name| put_text(out, 2, &name))
-            }
+            b"removedFields" if is_array(&field) => every(field.value, |name| {
+                is_hidden(&name, look) || put_text(out, 2, &name)
+            }),
             b"truncatedArrays" if is_array(&field) => {
-                every(field.value, |array| put_truncated_array(out, &array))
+                every(field.value, |array| put_truncated_array(out, &array, look))
             }
             b"disambiguatedPaths" if field.as_document().is_some() => {
-                every(field.value, |path| put_disambiguated_path(out, &path))
+                every(field.value, |path| put_disambiguated_path(out, &path, look))
             }
             _ => false,
         })
     })
 }
 
-fn put_truncated_array(out: &mut BytesMut, array: &Element<'_>) -> bool {
+/// Whether an element is the path of a field that is hidden.
+fn is_hidden(path: &Element<'_>, look: Look<'_>) -> bool {
+    path.as_str_bytes().is_some_and(|path| look.hides(path))
+}
+
+fn put_truncated_array(out: &mut BytesMut, array: &Element<'_>, look: Look<'_>) -> bool {
     let Some(array) = array.as_document() else {
         return false;
     };
+    if elements(array).any(|field| field.key == b"field" && is_hidden(&field, look)) {
+        return true;
+    }
     put_message(out, 3, |out| {
         every(array, |field| match (field.key, field.as_int()) {
             (b"field", _) => put_text(out, 1, &field),
@@ -51,9 +56,16 @@ fn put_truncated_array(out: &mut BytesMut, array: &Element<'_>) -> bool {
     })
 }
 
-fn put_disambiguated_path(out: &mut BytesMut, path: &Element<'_>) -> bool {
+fn put_disambiguated_path(out: &mut BytesMut, path: &Element<'_>, look: Look<'_>) -> bool {
     if !is_array(path) {
         return false;
+    }
+    if look.hides(path.key)
+        || look
+            .hidden()
+            .is_some_and(|tree| is_led_to_hidden(path.value, tree))
+    {
+        return true;
     }
     put_message(out, 4, |out| {
         put_string_field(out, 1, &String::from_utf8_lossy(path.key));
@@ -70,6 +82,18 @@ fn put_disambiguated_path(out: &mut BytesMut, path: &Element<'_>) -> bool {
             })
         })
     })
+}
+
+/// Whether a path whose parts are listed leads to what is hidden, or can't be followed.
+fn is_led_to_hidden(parts: &[u8], tree: &Branch) -> bool {
+    let mut led = Led::Above(tree);
+    let readable = every(parts, |part| {
+        if let (Led::Above(branch), Some(name)) = (led, part.as_str_bytes()) {
+            led = branch.led_to(name);
+        }
+        is_text(&part) || part.as_int().is_some()
+    });
+    led == Led::Hidden || !readable
 }
 
 /// Writes a string, if it is one. Tells whether it is.

@@ -34,13 +34,19 @@ fn events() -> Vec<Document> {
     Operation::ALL.map(event).to_vec()
 }
 
-/// Encodes bytes in all formats. What comes out decodes, and is as long as it says.
+/// Encodes bytes in all formats, whole and with fields hidden. What comes out decodes, and is as long as
+/// it says.
 fn survives(bytes: &[u8]) -> Result<(), TestCaseError> {
-    for format in FORMATS {
+    let narrow = hidden::narrow(&["a.b", "items.price", "_id"]);
+    let looks = FORMATS.into_iter().flat_map(|format| {
+        let view = &narrow;
+        [whole(format), Look { format, view }]
+    });
+    for look in looks {
         let Ok((buffer, parsed)) = parsed(&[bytes.to_vec()]) else {
             continue;
         };
-        if let Ok(encoded) = encode(&buffer, &parsed, &stamp(), format, |chunk| chunk) {
+        if let Ok(encoded) = encode(&buffer, &parsed, &stamp(), look, |chunk| chunk) {
             let decoded = pb::ChangeBatch::decode(encoded[0].field());
             prop_assert!(decoded.is_ok(), "{decoded:?}");
             let event = pb::ChangeEvent::decode(encoded[0].message());
@@ -51,7 +57,7 @@ fn survives(bytes: &[u8]) -> Result<(), TestCaseError> {
             &buffer,
             &parsed[0],
             &stamp(),
-            format,
+            look,
             FilterMatch::Left,
             sizes,
             true,

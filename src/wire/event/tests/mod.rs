@@ -1,9 +1,12 @@
 //! Encoded events, decoded again by prost and compared whole.
 
+mod hidden;
 mod hostile;
 mod odd;
 mod operations;
 mod updates;
+
+use std::sync::LazyLock;
 
 use bson::{Document, Timestamp, doc};
 use bytes::{Bytes, BytesMut};
@@ -37,6 +40,13 @@ fn stamp() -> Stamp {
         asked: None,
     };
     Stamp::new("rs0", &plan)
+}
+
+/// All of an event, in a format.
+fn whole(format: Format) -> Look<'static> {
+    static WHOLE: LazyLock<View> = LazyLock::new(View::whole);
+    let view = &*WHOLE;
+    Look { format, view }
 }
 
 fn mongo_token(name: &str) -> Document {
@@ -79,6 +89,7 @@ fn sealed(name: &str) -> Bytes {
             token: raw_document(&mongo_token(name)).into(),
             time: TIME,
         },
+        None,
         None,
     )
 }
@@ -123,7 +134,7 @@ fn parsed(raw: &[Vec<u8>]) -> Result<(Vec<u8>, Vec<Event>), EventError> {
 
 fn encoded(raw: &[Vec<u8>], format: Format) -> Result<Vec<EncodedEvent>, EventError> {
     let (buffer, events) = parsed(raw)?;
-    encode(&buffer, &events, &stamp(), format, |chunk| chunk)
+    encode(&buffer, &events, &stamp(), whole(format), |chunk| chunk)
 }
 
 fn batch(changes: Bytes) -> Vec<pb::ChangeEvent> {
@@ -171,7 +182,7 @@ fn a_slice_a_message_and_a_token_tell_of_the_same_events() {
 
 #[test]
 fn no_events_encode_to_nothing() {
-    let encoded = encode(&[], &[], &stamp(), Format::Bson, |chunk| chunk);
+    let encoded = encode(&[], &[], &stamp(), whole(Format::Bson), |chunk| chunk);
     assert!(encoded.expect("nothing is well-formed").is_empty());
 }
 
@@ -190,7 +201,7 @@ fn a_stub_holds_the_head_of_the_event_and_its_sizes() {
                 &buffer,
                 &events[0],
                 &stamp(),
-                format,
+                whole(format),
                 FilterMatch::Left,
                 (5_000_000_000, 65_536),
                 with_key,

@@ -1,0 +1,382 @@
+//! What a view hides is nowhere in the bytes that go out, and all else is as it was.
+
+use bson::{Bson, Uuid};
+use proptest::{collection::vec, prelude::*, sample::select};
+
+use super::*;
+use crate::{
+    plan::{Audience, Hidden},
+    wire::redact::tests::{documents, hidden, is_hidden, paths, plainly},
+};
+
+/// The text that stands for whatever nobody may see.
+const SECRET: &str = "5ec7e7";
+
+pub(super) fn narrow(paths: &[&str]) -> View {
+    View {
+        hidden: hidden(paths),
+        ..View::whole()
+    }
+}
+
+/// One event through the encoder, as it looks in a view, and all of its bytes.
+fn looked_at(event: &Document, format: Format, view: &View) -> (pb::ChangeEvent, Bytes) {
+    let (buffer, events) = parsed(&[raw_document(event)]).unwrap();
+    let look = Look { format, view };
+    let encoded = encode(&buffer, &events, &stamp(), look, |chunk| chunk).unwrap();
+    let mut changes = batch(encoded[0].field());
+    assert_eq!(changes.len(), 1);
+    (changes.remove(0), encoded[0].field())
+}
+
+fn has(bytes: &[u8], text: &str) -> bool {
+    bytes.windows(text.len()).any(|it| it == text.as_bytes())
+}
+
+/// An event of every operation, each with every field that MongoDB documents and some that it does not,
+/// and a hidden name or value in each place that could have one.
+fn telling() -> Vec<Document> {
+    let document = || {
+        doc! {
+            "_id": 1, "keep": "kept", "ssn": SECRET, "ssn.more": SECRET, "0": { "ssn": SECRET },
+            "items": [{ "name": "kept", "price": SECRET }, [{ "price": [SECRET] }]],
+        }
+    };
+    let fields = doc! {
+        "documentKey": document(),
+        "fullDocument": document(),
+        "fullDocumentBeforeChange": document(),
+        "updateDescription": {
+            "updatedFields": {
+                "keep": "kept", "ssn": SECRET, "ssn.0.x": SECRET, "items.3.price": SECRET,
+                "items.4": { "price": SECRET, "name": "kept" },
+                "items": [{ "price": SECRET }],
+            },
+            "removedFields": ["keep2", "ssn", "ssn.5ec7e7", "items.0.price", "items.0.price.5ec7e7"],
+            "truncatedArrays": [
+                { "field": "items", "newSize": 1 }, { "field": "ssn.5ec7e7", "newSize": 2 },
+                { "newSize": 3, "field": "items.2.price" },
+            ],
+            "disambiguatedPaths": {
+                "keep.0": ["keep", "0"], "items.0.price": ["items", 0, "price"],
+                "ssn.5ec7e7": ["ssn.5ec7e7"], "x": ["items", "price", SECRET], "y": [true, SECRET],
+            },
+            "addedLater": { "ssn": SECRET },
+        },
+        "to": { "db": "shop", "coll": "old" },
+        "operationDescription": {
+            "indexes": [{ "v": 2, "key": { "ssn": 1 }, "name": "5ec7e7_1" }],
+            "validator": { "ssn": SECRET }, "dropTarget": SECRET,
+        },
+        "stateBeforeChange": { "collectionOptions": { "validator": { "ssn": SECRET } } },
+        "lsid": { "id": Uuid::from_bytes([7; 16]) },
+        "txnNumber": 1_i64,
+        "collectionUUID": Uuid::from_bytes([9; 16]),
+        "nsType": "collection",
+        "addedLater": { "ssn": SECRET },
+        "addedAsText": SECRET,
+    };
+    let mut events: Vec<Document> = Operation::ALL
+        .map(|operation| event(operation.name(), fields.clone()))
+        .to_vec();
+    events.push(event("addedLater", fields.clone()));
+    // Of a type that none of them has.
+    for odd in [
+        "documentKey",
+        "fullDocument",
+        "fullDocumentBeforeChange",
+        "updateDescription",
+    ] {
+        for value in [Bson::from(SECRET), vec![document()].into()] {
+            let mut fields = fields.clone();
+            fields.insert(odd, value);
+            events.push(event("update", fields));
+        }
+    }
+    for part in [
+        "updatedFields",
+        "removedFields",
+        "truncatedArrays",
+        "disambiguatedPaths",
+    ] {
+        for value in [
+            Bson::from(SECRET),
+            vec![Bson::from(document()), vec![SECRET].into()].into(),
+        ] {
+            let mut fields = fields.clone();
+            fields
+                .get_document_mut("updateDescription")
+                .unwrap()
+                .insert(part, value);
+            events.push(event("update", fields));
+        }
+    }
+    events
+}
+
+#[test]
+fn no_value_and_no_name_of_a_hidden_field_goes_out_in_any_format() {
+    let view = narrow(&["ssn", "items.price"]);
+    for event in telling() {
+        in_all_formats(|format| {
+            let (_, bytes) = looked_at(&event, format, &View::whole());
+            assert!(
+                has(&bytes, SECRET) && has(&bytes, "ssn"),
+                "the test is of no use"
+            );
+            let (change, bytes) = looked_at(&event, format, &view);
+            for secret in [SECRET, "ssn", "price"] {
+                assert!(!has(&bytes, secret), "{secret}: {change:?}");
+            }
+            let raw = parsed(&[raw_document(&event)]).unwrap();
+            let look = Look {
+                format,
+                view: &view,
+            };
+            let told = FilterMatch::Unspecified;
+            let stub = omitted(&raw.0, &raw.1[0], &stamp(), look, told, (1, 1), true).unwrap();
+            assert!(!has(&stub, SECRET) && !has(&stub, "ssn") && !has(&stub, "price"));
+        });
+    }
+}
+
+#[test]
+fn an_update_keeps_all_that_is_not_hidden() {
+    let view = narrow(&["ssn", "items.price"]);
+    let event = &telling()[1];
+    assert_eq!(event.get_str("operationType").unwrap(), "update");
+    in_all_formats(|format| {
+        let (change, _) = looked_at(event, format, &view);
+        let document =
+            doc! { "_id": 1, "keep": "kept", "0": {}, "items": [{ "name": "kept" }, [{}]] };
+        let updated = doc! { "keep": "kept", "items.4": { "name": "kept" }, "items": [{}] };
+        let text = |text: &str| pb::PathComponent {
+            kind: Some(pb::path_component::Kind::Field(text.to_owned())),
+        };
+        let Some(Change::Update(update)) = change.change else {
+            panic!("{change:?}");
+        };
+        assert_eq!(update.full_document, held(document.clone(), format));
+        assert_eq!(
+            update.full_document_before_change,
+            held(document.clone(), format)
+        );
+        assert_eq!(change.document_key, held(document, format));
+        let expected = pb::UpdateDescription {
+            updated_fields: held(updated, format),
+            removed_fields: vec!["keep2".to_owned()],
+            truncated_arrays: vec![pb::TruncatedArray {
+                field: "items".to_owned(),
+                new_size: 1,
+            }],
+            disambiguated_paths: vec![pb::DisambiguatedPath {
+                path: "keep.0".to_owned(),
+                components: vec![text("keep"), text("0")],
+            }],
+        };
+        assert_eq!(update.update_description, Some(expected));
+    });
+}
+
+/// That there was a change is no secret of its fields, and its token is needed to go on.
+#[test]
+fn an_update_of_hidden_fields_alone_is_an_update_without_a_field() {
+    let view = narrow(&["ssn"]);
+    let fields = doc! {
+        "documentKey": { "_id": 1 },
+        "updateDescription": { "updatedFields": { "ssn": 1 }, "removedFields": ["ssn.a"], "truncatedArrays": [] },
+    };
+    in_all_formats(|format| {
+        let (change, _) = looked_at(&event("update", fields.clone()), format, &view);
+        let expected = pb::ChangeEvent {
+            operation: pb::OperationType::Update.into(),
+            document_key: held(doc! { "_id": 1 }, format),
+            change: Some(Change::Update(pb::Update {
+                update_description: Some(pb::UpdateDescription {
+                    updated_fields: held(doc! {}, format),
+                    ..Default::default()
+                }),
+                ..Default::default()
+            })),
+            ..common()
+        };
+        assert_eq!(change, expected);
+    });
+}
+
+#[test]
+fn a_document_that_is_null_or_absent_stays_so() {
+    let view = narrow(&["ssn"]);
+    for format in FORMATS {
+        let (change, _) = looked_at(
+            &event("update", doc! { "fullDocument": Bson::Null }),
+            format,
+            &view,
+        );
+        let Some(Change::Update(update)) = change.change else {
+            panic!("{change:?}");
+        };
+        assert_eq!(
+            (update.full_document, update.full_document_before_change),
+            (null(), None)
+        );
+    }
+}
+
+/// The head of an event tells where and when it was, and nothing of documents.
+#[test]
+fn what_tells_of_no_document_stays() {
+    let view = narrow(&["ssn", "items.price"]);
+    for event in telling() {
+        let of = |view| looked_at(&event, Format::Bson, view).0;
+        let (whole, narrow) = (of(&View::whole()), of(&view));
+        assert_eq!(narrow.operation, whole.operation);
+        assert_eq!(narrow.namespace, whole.namespace);
+        assert_eq!(narrow.cluster_time, whole.cluster_time);
+        assert_eq!(narrow.wall_time, whole.wall_time);
+        assert_eq!(narrow.transaction, whole.transaction);
+        assert!(narrow.transaction.is_some());
+        assert_eq!(narrow.collection_uuid, whole.collection_uuid);
+        assert_eq!(narrow.resume_token, whole.resume_token);
+        if let (Some(Change::Rename(narrow)), Some(Change::Rename(whole))) =
+            (narrow.change, whole.change)
+        {
+            assert_eq!(narrow.to, whole.to);
+        }
+    }
+}
+
+#[test]
+fn a_token_is_for_the_audience_of_the_view_and_as_long_as_it_says() {
+    let audience = Some(Audience([7; 8]));
+    let view = View {
+        audience,
+        ..View::whole()
+    };
+    let keys = crate::wire::TokenKeys::parse(&format!("{}=", "Q".repeat(43))).unwrap();
+    let keys = Some(std::sync::Arc::new(keys));
+    for keys in [None, keys] {
+        let stamp = stamp().with_keys(keys.clone());
+        let insert = event("insert", doc! { "fullDocument": { "a": 1 } });
+        let (buffer, events) = parsed(&[raw_document(&insert)]).unwrap();
+        let look = Look {
+            format: Format::Bson,
+            view: &view,
+        };
+        let encoded = encode(&buffer, &events, &stamp, look, |chunk| chunk).unwrap();
+        let change = batch(encoded[0].field()).remove(0);
+        assert_eq!(encoded[0].token(), change.resume_token);
+        let token = crate::wire::ResumeToken::read(&change.resume_token, stamp.keys()).unwrap();
+        assert_eq!(
+            (token.audience(), token.was_encrypted()),
+            (audience, keys.is_some())
+        );
+    }
+}
+
+fn descriptions() -> impl Strategy<Value = Document> {
+    let name = || {
+        let part = select(vec!["a", "b", "ab", "0", "12", ""]);
+        vec(part, 1..4).prop_map(|parts| parts.join("."))
+    };
+    (
+        documents(),
+        vec(name(), 0..4),
+        vec((name(), any::<i32>()), 0..3),
+        vec(
+            (
+                name(),
+                vec(
+                    prop_oneof![name().prop_map(Bson::from), (0..9).prop_map(Bson::Int32)],
+                    1..4,
+                ),
+            ),
+            0..3,
+        ),
+    )
+        .prop_map(|(updated, removed, truncated, paths)| {
+            let truncated: Vec<_> = truncated
+                .into_iter()
+                .map(|(field, size)| doc! { "field": field, "newSize": size })
+                .collect();
+            let paths: Document = paths
+                .into_iter()
+                .map(|(path, parts)| (path, parts.into()))
+                .collect();
+            doc! {
+                "updatedFields": updated, "removedFields": removed,
+                "truncatedArrays": truncated, "disambiguatedPaths": paths,
+            }
+        })
+}
+
+/// A description without what is hidden, said plainly.
+fn plainly_described(description: &Document, paths: &[String]) -> Document {
+    let hidden = |path: &str| is_hidden(&format!(".{path}"), paths);
+    let mut left = description.clone();
+    let updated = description.get_document("updatedFields").unwrap();
+    left.insert("updatedFields", plainly(updated, paths));
+    let array = |name: &str| description.get_array(name).unwrap().clone();
+    let removed = array("removedFields").into_iter();
+    let removed: Vec<Bson> = removed.filter(|it| !hidden(it.as_str().unwrap())).collect();
+    left.insert("removedFields", removed);
+    let truncated = array("truncatedArrays").into_iter();
+    let field = |it: &Bson| {
+        it.as_document()
+            .unwrap()
+            .get_str("field")
+            .unwrap()
+            .to_owned()
+    };
+    let truncated: Vec<Bson> = truncated.filter(|it| !hidden(&field(it))).collect();
+    left.insert("truncatedArrays", truncated);
+    let entries = description
+        .get_document("disambiguatedPaths")
+        .unwrap()
+        .clone();
+    let joined = |parts: &Bson| {
+        let part = |it: &Bson| it.as_str().map_or("0".to_owned(), str::to_owned);
+        let parts: Vec<String> = parts.as_array().unwrap().iter().map(part).collect();
+        parts.join(".")
+    };
+    let entries: Document = entries
+        .into_iter()
+        .filter(|(path, parts)| !hidden(path) && !hidden(&joined(parts)))
+        .collect();
+    left.insert("disambiguatedPaths", entries);
+    left
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 1_000, failure_persistence: None, ..Default::default() })]
+
+    /// Hiding fields and then encoding is the same as encoding what a plain walk leaves.
+    #[test]
+    fn an_event_goes_out_as_if_the_hidden_fields_were_not_in_it(
+        key in documents(), after in documents(), before in documents(), description in descriptions(),
+        operation in select(Operation::DOCUMENT.to_vec()), paths in paths(),
+    ) {
+        let fields = |key: &Document, after: &Document, before: &Document, description: Option<&Document>| {
+            let mut fields = doc! { "documentKey": key };
+            if operation != Operation::Delete {
+                fields.insert("fullDocument", after);
+            }
+            if operation != Operation::Insert {
+                fields.insert("fullDocumentBeforeChange", before);
+            }
+            if operation == Operation::Update {
+                fields.insert("updateDescription", description);
+            }
+            event(operation.name(), fields)
+        };
+        let given = fields(&key, &after, &before, Some(&description));
+        let plain = |document| plainly(document, &paths);
+        let left = fields(&plain(&key), &plain(&after), &plain(&before), Some(&plainly_described(&description, &paths)));
+        let view = View { hidden: Hidden::new(paths.clone()).unwrap(), ..View::whole() };
+        for format in FORMATS {
+            let (_, bytes) = looked_at(&given, format, &view);
+            let (_, expected) = looked_at(&left, format, &View::whole());
+            prop_assert_eq!(bytes, expected);
+        }
+    }
+}

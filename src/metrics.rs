@@ -5,6 +5,7 @@
 //! back.
 
 mod guards;
+mod labels;
 mod readings;
 
 use std::{collections::HashMap, sync::Mutex, time::Duration};
@@ -14,12 +15,10 @@ use metrics_exporter_prometheus::{
     Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder,
 };
 
-use crate::{
-    pb,
-    plan::{Format, Operation},
-};
+use crate::plan::{Format, Operation};
 
 pub use guards::{Charge, Held, InStage};
+pub use labels::{HandshakeResult, Mode, Stage};
 pub use readings::Readings;
 
 /// One entry of the catalogue.
@@ -109,71 +108,6 @@ const LAG_BUCKETS: &[f64] = &[
 const DURATION_BUCKETS: &[f64] = &[
     1.0, 10.0, 60.0, 300.0, 900.0, 3600.0, 14_400.0, 86_400.0, 604_800.0,
 ];
-
-/// What a watch, or the feed behind it, is doing: the label values of `weir_watches` and
-/// `weir_feeds`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stage {
-    /// MongoDB has not answered the opening yet.
-    Opening,
-    /// Reading the past.
-    CatchingUp,
-    /// Nothing is left to read.
-    Live,
-    /// MongoDB is away.
-    Reconnecting,
-}
-
-impl Stage {
-    const ALL: [Self; 4] = [
-        Self::Opening,
-        Self::CatchingUp,
-        Self::Live,
-        Self::Reconnecting,
-    ];
-
-    /// The label's value.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Opening => "opening",
-            Self::CatchingUp => "catching_up",
-            Self::Live => "live",
-            Self::Reconnecting => "reconnecting",
-        }
-    }
-}
-
-/// Whose change stream a watch reads: the label values of `weir_feeds`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mode {
-    /// One for all watches of a scope, filtered in Weir.
-    Shared,
-    /// One for equal watches, filtered by MongoDB.
-    Dedicated,
-}
-
-impl Mode {
-    const ALL: [Self; 2] = [Self::Shared, Self::Dedicated];
-
-    /// The API's name for it.
-    #[must_use]
-    pub fn to_pb(self) -> pb::FeedMode {
-        match self {
-            Self::Shared => pb::FeedMode::Shared,
-            Self::Dedicated => pb::FeedMode::Dedicated,
-        }
-    }
-
-    /// The label's value.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Shared => "shared",
-            Self::Dedicated => "dedicated",
-        }
-    }
-}
 
 /// Handles to every metric, and the text that Prometheus scrapes.
 pub struct Metrics {
@@ -328,13 +262,14 @@ impl Metrics {
         );
     }
 
-    /// `weir_tls_handshakes_total`; `result` is one of a closed set.
-    pub fn handshake_ended(&self, result: &'static str) {
-        self.labelled(
+    /// `weir_tls_handshakes_total`
+    pub fn handshakes(&self, result: HandshakeResult) -> Counter {
+        let result = result.name();
+        self.counter(
             &self.handshakes,
             result,
             || metrics::counter!(TLS_HANDSHAKES, "result" => result),
-        );
+        )
     }
 
     /// `weir_tls_certificate_expiry_timestamp_seconds`, from the first call on.
@@ -346,12 +281,17 @@ impl Metrics {
 
     /// `weir_reloads_total`; `what` is one of a closed set.
     pub fn reloaded(&self, what: &'static str, ok: bool) {
+        self.reloads(what, ok).increment(1);
+    }
+
+    /// The same, not moved: what is missing from the first scrape is missing from every rate.
+    pub fn reloads(&self, what: &'static str, ok: bool) -> Counter {
         let result = if ok { "ok" } else { "failed" };
-        self.labelled(
+        self.counter(
             &self.reloads,
             (what, result),
             || metrics::counter!(RELOADS, "what" => what, "result" => result),
-        );
+        )
     }
 
     /// `weir_authentications_total`; both labels are of closed sets.
@@ -381,13 +321,22 @@ impl Metrics {
         labels: K,
         register: impl FnOnce() -> Counter,
     ) {
+        self.counter(counters, labels, register).increment(1);
+    }
+
+    fn counter<K: Copy + Eq + std::hash::Hash>(
+        &self,
+        counters: &Mutex<HashMap<K, Counter>>,
+        labels: K,
+        register: impl FnOnce() -> Counter,
+    ) -> Counter {
         let mut counters = counters
             .lock()
             .unwrap_or_else(|poisoned| poisoned.into_inner());
-        counters
-            .entry(labels)
+        let registered = counters.entry(labels);
+        registered
             .or_insert_with(|| metrics::with_local_recorder(&self.recorder, register))
-            .increment(1);
+            .clone()
     }
 }
 

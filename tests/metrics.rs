@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use mongodb::bson::doc;
+use support::certificates::Authority;
 use support::exposition::{self, Family};
 use support::orders::{ORDERS, Story, insert};
 use support::{Database, FailCommand, Mode, Proxy, Watching, Weir, eventually, within};
@@ -59,7 +60,25 @@ async fn every_metric_of_the_catalogue_is_told_with_its_type_and_labels() {
     })
     .await;
     let page = scrape(&weir).await;
+    // Without certificates there is nothing to tell of them.
+    let folder = tempfile::tempdir().expect("a folder");
+    let (certificate, key) = Authority::new("servers").local().write(folder.path());
+    let encrypting = Weir::with(&database, |config| {
+        config.tls.tls_cert_file = Some(certificate);
+        config.tls.tls_key_file = Some(key);
+    })
+    .await;
+    eventually("the files are followed", async || {
+        encrypting.metrics().await.has("weir_reloads_total")
+    })
+    .await;
+    let encrypting = scrape(&encrypting).await;
     for metric in CATALOGUE {
+        let of_files = metric.name.starts_with("weir_tls_") || metric.name == "weir_reloads_total";
+        let (first, page) = match of_files {
+            true => (&encrypting, &encrypting),
+            false => (&first, &page),
+        };
         assert!(
             first.contains_key(metric.name) || !metric.labels.is_empty(),
             "{} comes late",

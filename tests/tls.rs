@@ -6,6 +6,8 @@ mod support;
 mod command;
 #[path = "tls/handshakes.rs"]
 mod handshakes;
+#[path = "tls/memory.rs"]
+mod memory;
 #[path = "tls/reload.rs"]
 mod reload;
 #[path = "tls/setup.rs"]
@@ -18,7 +20,8 @@ use rustls::version::{TLS12, TLS13};
 use setup::{Secured, alpn, connect, handshakes, trusting};
 use support::certificates::{Authority, expired};
 use support::orders::{ORDERS, id, insert};
-use support::{Database, eventually};
+use support::{Database, eventually, within};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use weir::config::ClientAuth;
 
 #[tokio::test]
@@ -139,6 +142,32 @@ async fn mutual_tls_lets_in_only_those_who_show_a_certificate_of_its_authority()
     assert_eq!(id(&watching.next_change().await), 1);
 }
 
+/// To close a connection at once makes what the client sends next fail, or resets it while bytes are unread,
+/// and then it does not come to read the alert. A client of TLS 1.3 has its handshake behind it by then, and
+/// is sending its first calls.
+#[tokio::test]
+async fn a_refused_client_reads_why_though_it_is_still_sending() {
+    let database = Database::start().await;
+    let clients = Authority::new("clients");
+    let secured = Secured::mutual(&database, &clients, ClientAuth::Required).await;
+    for _ in 0..20 {
+        let config = alpn(trusting(&secured.authority, &[&TLS13], None), &["h2"]);
+        let stream = connect(secured.weir.grpc_addr(), config).await;
+        let mut stream = stream.expect("a handshake, for what the client knows");
+        // The alert is here, and waits to be read.
+        let mut byte = [0];
+        let arrived = stream.get_ref().0.peek(&mut byte);
+        within("the alert", arrived).await.expect("it arrives");
+        for _ in 0..20 {
+            stream.write_all(&[0; 10_000]).await.expect("it is sent");
+            stream.flush().await.expect("it is sent");
+        }
+        let error = within("why", stream.read_to_end(&mut Vec::new())).await;
+        let error = error.expect_err("it is refused").to_string();
+        assert!(error.contains("CertificateRequired"), "{error}");
+    }
+}
+
 #[tokio::test]
 async fn where_certificates_are_optional_a_wrong_one_is_still_refused() {
     let database = Database::start().await;
@@ -170,9 +199,15 @@ async fn a_shutdown_gives_streams_over_tls_their_last_token() {
         .expect("an insert");
     watching.next_change().await;
     let silent = tokio::net::TcpStream::connect(secured.weir.grpc_addr()).await;
+    eventually("both are connected", async || {
+        secured.weir.metrics().await.sum("weir_connections") == 2.0
+    })
+    .await;
     let Secured { weir, .. } = secured;
     let (status, ()) = tokio::join!(watching.end(), weir.shutdown());
     assert_eq!(support::error_reason(&status), "SERVER_DRAINING");
     assert!(!watching.token().is_empty());
-    drop(silent);
+    let mut silent = silent.expect("a connection");
+    let end = within("its end", silent.read(&mut [0])).await;
+    assert_eq!(end.unwrap_or_default(), 0);
 }

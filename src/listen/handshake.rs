@@ -15,6 +15,7 @@ use tokio_util::either::Either;
 use super::{Accepted, Connection};
 use crate::{
     auth::Peer,
+    metrics::{HandshakeResult, Metrics},
     tls::{HTTP2, Tls},
 };
 
@@ -30,15 +31,14 @@ pub struct Handshakes {
 
 /// Why there is no connection.
 struct Failed {
-    /// The label of `weir_tls_handshakes_total`.
-    result: &'static str,
+    result: HandshakeResult,
     error: io::Error,
     /// Where the client has been sent an alert.
     told: Option<TcpStream>,
 }
 
 impl Failed {
-    fn because(result: &'static str, error: impl Into<io::Error>) -> Self {
+    fn because(result: HandshakeResult, error: impl Into<io::Error>) -> Self {
         Self {
             result,
             error: error.into(),
@@ -50,7 +50,11 @@ impl Failed {
 impl Handshakes {
     /// At most `max` of them at once.
     #[must_use]
-    pub fn new(tls: Arc<Tls>, max: usize) -> Self {
+    pub fn new(tls: Arc<Tls>, max: usize, metrics: &Metrics) -> Self {
+        // What is missing from the first scrape is missing from every rate.
+        for result in HandshakeResult::ALL {
+            metrics.handshakes(result).increment(0);
+        }
         Self {
             tls,
             turns: Arc::new(Semaphore::new(max)),
@@ -72,7 +76,7 @@ impl Handshakes {
             shaken = self.encrypt(stream) => shaken,
             () = deadline.sleep.as_mut() => {
                 metrics.limit_rejected("request_timeout");
-                Err(Failed::because("timeout", io::ErrorKind::TimedOut))
+                Err(Failed::because(HandshakeResult::Timeout, io::ErrorKind::TimedOut))
             }
         };
         let stream = match shaken {
@@ -82,16 +86,16 @@ impl Handshakes {
                 error,
                 told,
             }) => {
-                metrics.handshake_ended(result);
+                metrics.handshakes(result).increment(1);
                 // At this level alone: anyone can make as many of these as they like.
-                tracing::debug!(?address, result, %error, "a tls handshake failed");
+                tracing::debug!(?address, result = result.name(), %error, "a tls handshake failed");
                 if let Some(stream) = told {
                     let _ = timeout(LINGER, part(stream)).await;
                 }
                 return None;
             }
         };
-        metrics.handshake_ended("ok");
+        metrics.handshakes(HandshakeResult::Ok).increment(1);
         let chain = stream.get_ref().1.peer_certificates();
         let certificate = chain.and_then(|chain| chain.first());
         Some(Connection {
@@ -110,8 +114,11 @@ impl Handshakes {
     async fn encrypt(&self, stream: TcpStream) -> Result<TlsStream<TcpStream>, Failed> {
         // Whoever says nothing takes nobody's turn. That a socket is readable may be a false alarm.
         let peeked = stream.peek(&mut [0]).await;
-        if peeked.map_err(|error| Failed::because("closed", error))? == 0 {
-            return Err(Failed::because("closed", io::ErrorKind::UnexpectedEof));
+        if peeked.map_err(|error| Failed::because(HandshakeResult::Closed, error))? == 0 {
+            return Err(Failed::because(
+                HandshakeResult::Closed,
+                io::ErrorKind::UnexpectedEof,
+            ));
         }
         let turn = self.turns.acquire().await;
         let acceptor = TlsAcceptor::from(self.tls.config());
@@ -121,7 +128,7 @@ impl Handshakes {
             Ok(stream) => stream,
             Err((error, stream)) => {
                 let result = result_of(&error);
-                let told = (result != "closed").then_some(stream);
+                let told = (result != HandshakeResult::Closed).then_some(stream);
                 return Err(Failed {
                     result,
                     error,
@@ -133,7 +140,7 @@ impl Handshakes {
         // HTTP/2 demands that it be offered: what comes without is meant for something else.
         if stream.get_ref().1.alpn_protocol() != Some(HTTP2) {
             let error = io::Error::other("the client does not offer h2 by ALPN");
-            return Err(Failed::because("protocol", error));
+            return Err(Failed::because(HandshakeResult::Protocol, error));
         }
         Ok(stream)
     }
@@ -149,15 +156,15 @@ async fn part(mut stream: TcpStream) {
     }
 }
 
-/// What became of a handshake that failed: the label of `weir_tls_handshakes_total`.
-fn result_of(error: &io::Error) -> &'static str {
+/// What became of a handshake that failed.
+fn result_of(error: &io::Error) -> HandshakeResult {
     let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
     match inner {
         // It does not trust the server's certificate, most often.
-        Some(TlsError::AlertReceived(_)) => "refused_by_client",
-        Some(TlsError::NoCertificatesPresented) => "certificate_missing",
-        Some(TlsError::InvalidCertificate(_)) => "certificate_refused",
-        Some(_) => "protocol",
-        None => "closed",
+        Some(TlsError::AlertReceived(_)) => HandshakeResult::RefusedByClient,
+        Some(TlsError::NoCertificatesPresented) => HandshakeResult::CertificateMissing,
+        Some(TlsError::InvalidCertificate(_)) => HandshakeResult::CertificateRefused,
+        Some(_) => HandshakeResult::Protocol,
+        None => HandshakeResult::Closed,
     }
 }

@@ -62,7 +62,8 @@ async fn a_connection_tells_its_address_and_the_certificate_that_was_checked() {
     };
     let (tls, _) = Tls::read(settings).await.unwrap();
     let (port, address) = listening().await;
-    let mut connections = Box::pin(port.connections(Some(Handshakes::new(Arc::new(tls), 1))));
+    let mut connections =
+        Box::pin(port.connections(Some(Handshakes::new(Arc::new(tls), 1, &Metrics::new()))));
 
     let mut roots = RootCertStore::empty();
     roots.add(authority.der().clone()).unwrap();

@@ -191,10 +191,11 @@ impl Watcher {
                 self.refused(format!("{server} did not open the watch: {why}"))
             }
             Ok(Err(status)) => {
-                let mut what = format!("{server} did not open the watch");
-                if !self.was_open && tls::may_be_missing(&self.args.server, &status) {
-                    what.push_str(" (if it speaks TLS, write https://)");
-                }
+                let guess = match self.was_open {
+                    true => "",
+                    false => tls::guess(&self.args.server, &status),
+                };
+                let what = format!("{server} did not open the watch{guess}");
                 self.ended_with(&status, &what)
             }
             Err(_) => Stop::Lost {

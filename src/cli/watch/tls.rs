@@ -125,10 +125,17 @@ pub fn advice(error: &(dyn Error + 'static)) -> Option<&'static str> {
     None
 }
 
-/// Whether a call may have failed because the server speaks TLS and this client does not: the connection
-/// broke, and nobody at its other end said why.
-pub fn may_be_missing(server: &Server, status: &tonic::Status) -> bool {
-    server.0.starts_with("http://") && status.source().is_some()
+/// What may be wrong where a connection broke at its first call, and nobody at its other end said why: the
+/// two sides do not agree on TLS. Over TLS 1.3 a server refuses a client after the handshake, and the
+/// words in which it does are lost when the call is a moment late.
+pub fn guess(server: &Server, status: &tonic::Status) -> &'static str {
+    if status.source().is_none() {
+        ""
+    } else if server.0.starts_with("https://") {
+        " (it may want another certificate: --tls-cert-file)"
+    } else {
+        " (if it speaks TLS, write https://)"
+    }
 }
 
 /// What is wrong with what the server shows.

@@ -1,0 +1,72 @@
+"""The image, as far as can be told without building it."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+from chart import ROOT
+
+DOCKERFILE = (ROOT / "Dockerfile").read_text()
+
+
+def test_hadolint_finds_nothing():
+    hadolint = Path(sys.executable).parent / "hadolint"
+    ran = subprocess.run([hadolint, "--failure-threshold", "style", ROOT / "Dockerfile"], capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stdout
+
+
+def context(folder):
+    """Copies what .dockerignore leaves of the repository; it names what is let in, after `*`."""
+    lines = (ROOT / ".dockerignore").read_text().splitlines()
+    lines = [line for line in lines if line and not line.startswith("#")]
+    assert lines[0] == "*"
+    for line in lines[1:]:
+        assert re.fullmatch(r"![A-Za-z.]+", line), line
+        path = ROOT / line[1:]
+        copy = shutil.copytree if path.is_dir() else shutil.copy
+        copy(path, folder / path.name)
+    return {line[1:] for line in lines[1:]}
+
+
+def test_the_build_s_context_is_whole_and_holds_nothing_else(tmp_path):
+    entries = context(tmp_path)
+    # Cargo looks for every target that the manifest names, and the lock file must fit.
+    ran = subprocess.run(
+        ["cargo", "metadata", "--locked", "--offline", "--no-deps", "--format-version", "1"],
+        cwd=tmp_path, capture_output=True, text=True,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    targets = json.loads(ran.stdout)["packages"][0]["targets"]
+    assert "weir" in [it["name"] for it in targets if "bin" in it["kind"]]
+    # What is compiled in must be there too.
+    for file in tmp_path.joinpath("src").rglob("*.rs"):
+        for included in re.findall(r'include_(?:str|bytes)!\("([^"]+)"\)', file.read_text()):
+            assert (file.parent / included).exists(), f"{file} includes {included}"
+    for copied in re.findall(r"^COPY (?!--from)(\S+) ", DOCKERFILE, re.M):
+        assert copied == "." or copied in entries
+    assert not entries & {".git", ".venv", "target", "tests", "helm", "shared"}
+
+
+def test_bases_are_pinned_and_of_one_debian():
+    bases = re.findall(r"^FROM (\S+)", DOCKERFILE, re.M)
+    assert len(bases) == 2
+    build, runtime = bases
+    rust = re.fullmatch(r"rust:(\d+\.\d+)\.\d+-slim-bookworm", build)
+    cargo = tomllib.loads((ROOT / "Cargo.toml").read_text())
+    assert tuple(map(int, rust[1].split("."))) >= tuple(map(int, cargo["package"]["rust-version"].split(".")))
+    # Bookworm is Debian 12: glibc must not be older than the one that was linked against.
+    assert runtime == "gcr.io/distroless/cc-debian12:nonroot"
+
+
+def test_the_image_runs_the_server_as_a_number_and_stops_by_sigterm():
+    assert re.search(r"^USER [1-9]\d+:[1-9]\d+$", DOCKERFILE, re.M)
+    assert re.search(r"^STOPSIGNAL SIGTERM$", DOCKERFILE, re.M)
+    entry = json.loads(re.search(r"^ENTRYPOINT (.*)$", DOCKERFILE, re.M)[1])
+    assert re.search(rf"^COPY --from=build \S+ {entry[0]}$", DOCKERFILE, re.M)
+    assert json.loads(re.search(r"^CMD (.*)$", DOCKERFILE, re.M)[1]) == ["serve"]
+    # Locked, with the list of dependencies in it.
+    assert re.search(r"cargo auditable build --release --locked", DOCKERFILE)

@@ -176,7 +176,7 @@ impl Entry {
         }
         let hash = from_hex(&self.sha256).ok_or("sha256 is not 64 hexadecimal digits")?;
         if !good_claims(&self.claims) {
-            return Err("the claims are nested too deeply".to_owned());
+            return Err("the claims are nested too deeply, or too many".to_owned());
         }
         let expires = match &self.expires {
             None => None,

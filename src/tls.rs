@@ -89,6 +89,7 @@ pub struct Tls {
 #[derive(Debug)]
 struct Loaded {
     config: Arc<ServerConfig>,
+    certificate: CertificateDer<'static>,
     /// From when on the certificate is valid, in seconds since 1970.
     not_before: i64,
     /// Until when.
@@ -147,14 +148,17 @@ impl Tls {
     }
 
     /// Looks every `interval` whether the files have changed, and puts what they hold in force for new
-    /// handshakes. What can't be used leaves the old ones in force, and so does a certificate that is not
-    /// valid now. Never ends.
+    /// handshakes. What can't be used leaves the old ones in force, all of them, and so does a new
+    /// certificate that is not valid now. Never ends.
     pub async fn follow(&self, files: Files, interval: Duration, metrics: &Metrics) {
         let apply = |contents: &[Vec<u8>]| {
             let loaded = load(&self.settings, contents)?;
-            let path = &self.settings.cert_file;
-            let valid = loaded.is_valid_now();
-            valid.map_err(|problem| about("tls-cert-file", path, problem))?;
+            // One that stays must not keep an authority in force that is taken out.
+            if loaded.certificate != self.in_force.load().certificate {
+                let path = &self.settings.cert_file;
+                let valid = loaded.is_valid_now();
+                valid.map_err(|problem| about("tls-cert-file", path, problem))?;
+            }
             metrics.certificate_expires_at(loaded.not_after);
             self.in_force.store(Arc::new(loaded));
             Ok(())
@@ -173,7 +177,8 @@ fn load(settings: &TlsSettings, contents: &[Vec<u8>]) -> Result<Loaded, String> 
     };
     let of_certificate = |problem: String| about("tls-cert-file", &settings.cert_file, problem);
     let chain = certificates(certificate).map_err(of_certificate)?;
-    let (not_before, not_after) = validity(&chain[0]).map_err(of_certificate)?;
+    let certificate = chain[0].clone();
+    let (not_before, not_after) = validity(&certificate).map_err(of_certificate)?;
     let key =
         private_key(key).map_err(|problem| about("tls-key-file", &settings.key_file, problem))?;
     let provider = Arc::new(aws_lc_rs::default_provider());
@@ -203,6 +208,7 @@ fn load(settings: &TlsSettings, contents: &[Vec<u8>]) -> Result<Loaded, String> 
     config.send_tls13_tickets = 0;
     Ok(Loaded {
         config: Arc::new(config),
+        certificate,
         not_before,
         not_after,
     })

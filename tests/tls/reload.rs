@@ -216,6 +216,33 @@ async fn what_cannot_be_used_leaves_the_old_certificate_in_force() {
     assert_eq!(id(&watching.next_change().await), 1);
 }
 
+/// The server's own certificate, if it has expired meanwhile, is no reason to go on trusting anybody.
+#[tokio::test]
+async fn an_authority_can_be_taken_out_beside_an_expired_certificate() {
+    let database = Database::start().await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let authority = Authority::new("servers");
+    let (certificate, key) = authority
+        .issue(&["localhost"], expired)
+        .write(folder.path());
+    let bundle = folder.path().join("clients.crt");
+    fs::write(&bundle, Authority::new("old").pem).expect("it is written");
+    let weir = Weir::with(&database, |config| {
+        config.tls.tls_cert_file = Some(certificate);
+        config.tls.tls_key_file = Some(key);
+        config.tls.tls_client_ca_file = Some(bundle.clone());
+        config.reload_interval = Duration::from_millis(100);
+    })
+    .await;
+    let next = folder.path().join("next");
+    fs::write(&next, Authority::new("new").pem).expect("it is written");
+    fs::rename(next, bundle).expect("it is moved");
+    eventually("the new authority is in force", async || {
+        reloads(&weir).await == (1.0, 0.0)
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn the_end_of_a_new_certificate_is_told() {
     let database = Database::start().await;

@@ -298,7 +298,6 @@ struct Checked {
     token_keys: Option<Arc<TokenKeys>>,
     policy: Policy,
     policy_files: Option<Files>,
-    token_keys: Option<Arc<TokenKeys>>,
     authenticator: Authenticator,
     upkeep: Upkeep,
 }
@@ -330,7 +329,6 @@ impl Checked {
             token_keys,
             policy,
             policy_files,
-            token_keys,
             authenticator,
             upkeep,
         })

@@ -192,12 +192,10 @@ async fn a_principal_that_takes_more_bytes_than_it_may_is_slowed_down_and_loses_
         if let Some(Kind::Changes(batch)) = message.kind {
             numbers.extend(batch.changes.iter().map(id));
         }
-        if !was_refused {
-            if let Err(status) = guarded.open("a", request.clone()).await {
-                let wait = refused(&status, "principal_byte_rate");
-                assert!(wait < Duration::from_secs(10), "{wait:?}");
-                was_refused = true;
-            }
+        if !was_refused && let Err(status) = guarded.open("a", request.clone()).await {
+            let wait = refused(&status, "principal_byte_rate");
+            assert!(wait < Duration::from_secs(10), "{wait:?}");
+            was_refused = true;
         }
     }
     assert_eq!(numbers, (0..EVENTS).collect::<Vec<_>>());

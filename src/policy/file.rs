@@ -144,6 +144,11 @@ impl RuleText {
         let filter = filter
             .map(|it| Condition::parse(&format!("{at}.filter"), it))
             .transpose()?;
+        if filter.is_some() && !sealed {
+            return Err(format!(
+                "{at}.filter: needs --token-key-file, as MongoDB's resume tokens hold document keys, those of documents that the filter does not show too"
+            ));
+        }
         let hidden = hidden(&format!("{at}.hide"), self.hide, sealed)?;
         Ok(Rule {
             principals: principals.transpose()?,

@@ -116,7 +116,7 @@ impl Policy {
     }
 
     /// Reads the policy of a file. `sealed` says whether resume tokens are encrypted, without which no rule
-    /// may hide a field.
+    /// may hide a field or a document.
     ///
     /// # Errors
     /// In words, which name the file, or the place in it and what would be right there.

@@ -84,10 +84,7 @@ impl Outcome {
     }
 
     /// Counts the events of a message.
-    pub(super) fn count<'e>(
-        &mut self,
-        events: impl Iterator<Item = &'e Event> + ExactSizeIterator + Clone,
-    ) {
+    pub(super) fn count<'e>(&mut self, events: impl ExactSizeIterator<Item = &'e Event> + Clone) {
         let count = events.len();
         let Some(first) = events.clone().next() else {
             return;

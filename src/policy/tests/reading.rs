@@ -299,12 +299,15 @@ fn what_is_larger_than_its_bound_is_refused() {
 
 /// MongoDB's own tokens hold document keys.
 #[test]
-fn fields_are_hidden_only_where_tokens_are_encrypted() {
-    let yaml = rule("hide: [ssn]");
-    assert!(file::read(yaml.as_bytes(), true).is_ok());
-    let problem = file::read(yaml.as_bytes(), false).expect_err("tokens would tell");
-    assert!(
-        problem.contains("rules[0].hide") && problem.contains("--token-key-file"),
-        "{problem}"
-    );
+fn nothing_is_kept_from_anybody_unless_tokens_are_encrypted() {
+    for (line, place) in [
+        ("hide: [ssn]", "rules[0].hide"),
+        ("filter: {tenant: a}", "rules[0].filter"),
+    ] {
+        let yaml = rule(line);
+        assert!(file::read(yaml.as_bytes(), true).is_ok());
+        let problem = file::read(yaml.as_bytes(), false).expect_err("tokens would tell");
+        assert!(problem.starts_with(place), "{problem}");
+        assert!(problem.contains("--token-key-file"), "{problem}");
+    }
 }

@@ -155,10 +155,11 @@ def test_every_variable_is_that_of_a_flag_and_comes_once(made):
     assert made.template["spec"]["enableServiceLinks"] is False
 
 
-def test_large_numbers_stay_whole():
+def test_numbers_arrive_as_they_were_written():
     env = release("full").env
     assert env["WEIR_MAX_WATCHES"]["value"] == "1000000"
     assert release("full").one("HorizontalPodAutoscaler")["spec"]["metrics"][1]["pods"]["target"]["averageValue"] == "2000000"
+    assert env["WEIR_OTLP_SAMPLE_RATIO"]["value"] == "0.05"
     policy = release("full").one("ConfigMap", "orders-streams-policy")["data"]["policy.yaml"]
     assert yaml.safe_load(policy) == values("full")["policy"]["document"]
     assert "watches: 100000\n" in policy

@@ -33,6 +33,7 @@ use crate::{
         Source as _, SourceError,
         mongo::{MongoSettings, MongoSource},
     },
+    spans::Spans,
     tls::{self, Tls},
     wire::TokenKeys,
 };
@@ -46,7 +47,7 @@ const UPKEEP: Duration = Duration::from_secs(5);
 /// How long to wait before MongoDB is asked again whether it is there, while it has never answered.
 const FIRST_CONTACT_PAUSE: Duration = Duration::from_millis(500);
 
-/// How long MongoDB gets to kill the cursors at the end.
+/// How long MongoDB gets to kill the cursors at the end, and a collector to take the last spans.
 const CLOSE_LIMIT: Duration = Duration::from_secs(2);
 
 /// How many calls of one connection may be cancelled before the server has even looked at them;
@@ -107,6 +108,7 @@ pub struct App {
     stop: CancellationToken,
     grpc: JoinHandle<()>,
     shutdown_grace: Duration,
+    spans: Spans,
 }
 
 impl App {
@@ -130,6 +132,11 @@ impl App {
         for (limit, max) in config.counted_limits() {
             metrics.limit(limit, max);
         }
+        let spans =
+            Spans::new(config.spans.settings().as_ref()).map_err(|problem| ConfigError {
+                flag: "otlp-endpoint",
+                problem,
+            })?;
         let checked = Checked::read(&config, Arc::clone(&metrics)).await?;
         let source = MongoSource::new(&MongoSettings {
             uri: config.mongodb_uri.clone(),
@@ -165,15 +172,16 @@ impl App {
         let (health, health_service) = tonic_health::server::health_reporter();
         set_serving(&health, ServingStatus::NotServing).await;
         let access = Access {
-            authenticator: checked.authenticator.clone(),
+            authenticator: checked.authenticator,
             policy: checked.policy.clone(),
         };
         let api = WatchApi::new(
             hub.clone(),
-            access,
+            access.clone(),
             Arc::clone(&metrics),
             config.service_limits(),
             drain.clone(),
+            spans.clone(),
         );
         let guard = CallGuard::new(
             config.max_watches + SPARE_CALLS,
@@ -186,7 +194,7 @@ impl App {
         let v1alpha = reflection().build_v1alpha()?;
         let router = server(&config)
             .layer(guard)
-            .layer(CallerGuard::new(checked.authenticator))
+            .layer(CallerGuard::new(access))
             .add_service(watching)
             .add_service(health_service)
             .add_service(v1.max_decoding_message_size(MAX_SIDE_REQUEST_BYTES))
@@ -254,6 +262,7 @@ impl App {
             stop,
             grpc,
             shutdown_grace: config.shutdown_grace,
+            spans,
         })
     }
 
@@ -289,7 +298,11 @@ impl App {
             self.hub.close().await;
             self.source.close().await;
         });
-        if closed.await.is_err() {
+        // Every watch has ended by now, and its span with it.
+        if tokio::join!(closed, self.spans.close(CLOSE_LIMIT))
+            .0
+            .is_err()
+        {
             tracing::warn!("mongodb did not confirm in time that the cursors are closed");
         }
         self.stop.cancel();
@@ -311,9 +324,9 @@ pub async fn check(config: &ServeConfig) -> Result<(), StartError> {
 /// What the settings' files hold.
 struct Checked {
     tls: Option<(Arc<Tls>, Files)>,
+    token_keys: Option<Arc<TokenKeys>>,
     policy: Policy,
     policy_files: Option<Files>,
-    token_keys: Option<Arc<TokenKeys>>,
     authenticator: Authenticator,
     upkeep: Upkeep,
     gate: Gate,
@@ -334,7 +347,7 @@ impl Checked {
         let (policy, policy_files) = match config.auth.policy_file.clone() {
             None => (Policy::open(), None),
             Some(path) => {
-                let read = Policy::read(path, config.auth.token_key_file.is_some()).await;
+                let read = Policy::read(path, token_keys.is_some()).await;
                 let (policy, files) = read.map_err(|problem| ConfigError {
                     flag: "policy-file",
                     problem,
@@ -347,9 +360,9 @@ impl Checked {
         let (authenticator, upkeep) = Authenticator::new(auth, metrics).await?;
         Ok(Self {
             tls,
+            token_keys,
             policy,
             policy_files,
-            token_keys,
             authenticator,
             upkeep,
             gate: gate.map_err(|problem| ConfigError {

@@ -26,6 +26,8 @@ pub mod metrics;
 
 pub mod reload;
 
+pub mod spans;
+
 pub mod hub;
 
 pub mod auth;

@@ -63,9 +63,12 @@ async fn every_metric_of_the_catalogue_is_told_with_its_type_and_labels() {
     // Without certificates there is nothing to tell of them.
     let folder = tempfile::tempdir().expect("a folder");
     let (certificate, key) = Authority::new("servers").local().write(folder.path());
+    let authority = certificate.clone();
     let encrypting = Weir::with(&database, |config| {
         config.tls.tls_cert_file = Some(certificate);
         config.tls.tls_key_file = Some(key);
+        config.tls.tls_client_ca_file = Some(authority);
+        config.auth.auth_certificates = true;
     })
     .await;
     eventually("the files are followed", async || {
@@ -74,7 +77,9 @@ async fn every_metric_of_the_catalogue_is_told_with_its_type_and_labels() {
     .await;
     let encrypting = scrape(&encrypting).await;
     for metric in CATALOGUE {
-        let of_files = metric.name.starts_with("weir_tls_") || metric.labels.contains(&"what");
+        let of_files = metric.name.starts_with("weir_tls_")
+            || metric.name == "weir_authentications_total"
+            || metric.labels.contains(&"what");
         let (first, page) = match of_files {
             true => (&encrypting, &encrypting),
             false => (&first, &page),

@@ -3,6 +3,7 @@
 
 mod auth;
 mod limits;
+mod spans;
 mod tls;
 
 use std::{net::SocketAddr, time::Duration};
@@ -14,6 +15,7 @@ use crate::{hub::HubSettings, plan::RequestLimits, rpc::ServiceLimits};
 
 pub use auth::{AuthConfig, JwtAlgorithm};
 pub use limits::LimitsConfig;
+pub use spans::SpanConfig;
 pub use tls::{ClientAuth, TlsConfig};
 
 /// Connections beyond those that change streams hold: for pings, look-ups of the oplog's start and the
@@ -193,6 +195,10 @@ pub struct ServeConfig {
     /// What one caller may take.
     #[command(flatten, next_help_heading = "Limits of principals")]
     pub limits: LimitsConfig,
+
+    /// What is traced.
+    #[command(flatten, next_help_heading = "Tracing")]
+    pub spans: SpanConfig,
 }
 
 /// How logs are written.
@@ -289,6 +295,7 @@ impl ServeConfig {
         self.tls.validate()?;
         self.auth.validate()?;
         self.limits.validate()?;
+        self.spans.validate()?;
         match self.missing_beyond_loopback() {
             Some(missing) if !self.allow_insecure => Err(ConfigError {
                 flag: "listen",

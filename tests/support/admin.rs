@@ -8,9 +8,17 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 /// GETs a path: the status and the body. HTTP/1.0, so that the body ends with the connection.
-pub(super) async fn get(address: SocketAddr, path: &str) -> io::Result<(u16, String)> {
+pub async fn get(address: SocketAddr, path: &str) -> io::Result<(u16, String)> {
+    request(
+        address,
+        &format!("GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n"),
+    )
+    .await
+}
+
+/// Sends a request as it stands here: the status and the body.
+pub async fn request(address: SocketAddr, request: &str) -> io::Result<(u16, String)> {
     let mut stream = TcpStream::connect(address).await?;
-    let request = format!("GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n");
     stream.write_all(request.as_bytes()).await?;
     let mut response = String::new();
     stream.read_to_string(&mut response).await?;

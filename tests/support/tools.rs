@@ -58,6 +58,13 @@ pub fn database_server() -> PathBuf {
     })
 }
 
+/// A program of Debian's package `prometheus`.
+pub fn program(name: &str) -> PathBuf {
+    on_path(name).unwrap_or_else(|| {
+        panic!("there is no {name} on the PATH: apt-get install prometheus, or get it from prometheus.io")
+    })
+}
+
 /// A program on the PATH.
 pub fn on_path(name: &str) -> Option<PathBuf> {
     std::env::split_paths(&std::env::var_os("PATH")?)

@@ -1,0 +1,240 @@
+//! Spans by OpenTelemetry's SDK.
+
+use std::{
+    fmt,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use http::HeaderMap;
+use opentelemetry::{
+    Context, KeyValue,
+    propagation::{Extractor, TextMapPropagator as _},
+    trace::{Span as _, SpanKind, Status, TraceContextExt as _, Tracer as _, TracerProvider as _},
+};
+use opentelemetry_otlp::{SpanExporter as OtlpExporter, WithExportConfig as _};
+use opentelemetry_sdk::{
+    Resource,
+    error::OTelSdkResult,
+    propagation::TraceContextPropagator,
+    trace::{
+        BatchConfigBuilder, BatchSpanProcessor, Sampler, SdkTracer, SdkTracerProvider, Span,
+        SpanData, SpanExporter,
+    },
+};
+use tokio::time::Instant;
+
+use super::{Caller, Ending, SpanSettings};
+
+/// How many spans wait to be sent; more are dropped.
+const QUEUE: usize = 4_096;
+
+/// How many are sent at once.
+const BATCH: usize = 512;
+
+/// How long a span waits for others to be sent with.
+const DELAY: Duration = Duration::from_secs(2);
+
+/// How long the collector may take for a batch.
+const EXPORT_LIMIT: Duration = Duration::from_secs(5);
+
+/// How often it is said that spans are lost.
+const NEWS: Duration = Duration::from_secs(60);
+
+/// The way to a collector.
+#[derive(Debug)]
+pub(super) struct Exporting {
+    provider: SdkTracerProvider,
+    tracer: SdkTracer,
+}
+
+impl Exporting {
+    pub(super) fn new(settings: &SpanSettings) -> Result<Self, String> {
+        let exporter = OtlpExporter::builder()
+            .with_tonic()
+            .with_endpoint(&settings.endpoint)
+            .with_timeout(EXPORT_LIMIT)
+            .build();
+        let exporter = Watched {
+            exporter: exporter.map_err(|error| error.to_string())?,
+            losses: Mutex::default(),
+        };
+        let batches = BatchConfigBuilder::default()
+            .with_max_queue_size(QUEUE)
+            .with_max_export_batch_size(BATCH)
+            .with_scheduled_delay(DELAY)
+            .build();
+        let processor = BatchSpanProcessor::builder(exporter)
+            .with_batch_config(batches)
+            .build();
+        let ratio = Sampler::TraceIdRatioBased(settings.sample_ratio);
+        let instance = format!("{:032x}", fastrand::u128(..));
+        // OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES are read before, and lose to these.
+        let resource = Resource::builder()
+            .with_service_name("weir")
+            .with_attributes([
+                KeyValue::new("service.version", env!("CARGO_PKG_VERSION")),
+                KeyValue::new("service.instance.id", instance),
+            ])
+            .build();
+        let provider = SdkTracerProvider::builder()
+            .with_span_processor(processor)
+            .with_sampler(Sampler::ParentBased(Box::new(ratio)))
+            .with_resource(resource)
+            .build();
+        Ok(Self {
+            tracer: provider.tracer("weir"),
+            provider,
+        })
+    }
+
+    /// The span of a watch; `None` when it is not to be sent.
+    pub(super) fn watch(&self, headers: &HeaderMap, caller: &Caller<'_>) -> Option<Box<Traced>> {
+        let parent =
+            TraceContextPropagator::new().extract_with_context(&Context::new(), &Headers(headers));
+        let mut attributes = vec![
+            KeyValue::new("rpc.system", "grpc"),
+            KeyValue::new("rpc.service", "weir.v1.WatchService"),
+            KeyValue::new("rpc.method", "Watch"),
+            KeyValue::new("weir.watch.id", caller.watch_id.to_owned()),
+            KeyValue::new("enduser.id", caller.principal.to_owned()),
+        ];
+        if !caller.peer.is_empty() {
+            attributes.push(KeyValue::new("client.address", caller.peer.to_owned()));
+        }
+        let span = self
+            .tracer
+            .span_builder("weir.v1.WatchService/Watch")
+            .with_kind(SpanKind::Server)
+            .with_attributes(attributes)
+            .start_with_context(&self.tracer, &parent);
+        if !span.is_recording() {
+            return None;
+        }
+        let within = Context::new().with_remote_span_context(span.span_context().clone());
+        let opening = self.tracer.span_builder("open watch");
+        let opening =
+            opening.with_attributes([KeyValue::new("weir.watch.id", caller.watch_id.to_owned())]);
+        let opening = opening.start_with_context(&self.tracer, &within);
+        Some(Box::new(Traced {
+            span,
+            opening: Some(opening),
+        }))
+    }
+
+    pub(super) async fn close(&self, limit: Duration) {
+        let provider = self.provider.clone();
+        let closing = tokio::task::spawn_blocking(move || provider.shutdown_with_timeout(limit));
+        if !matches!(closing.await, Ok(Ok(()))) {
+            tracing::warn!("the last spans could not be sent");
+        }
+    }
+}
+
+/// A watch that is traced. Its spans end with it.
+#[derive(Debug)]
+pub(super) struct Traced {
+    span: Span,
+    opening: Option<Span>,
+}
+
+impl Traced {
+    pub(super) fn trace_id(&self) -> String {
+        self.span.span_context().trace_id().to_string()
+    }
+
+    pub(super) fn of_scope(&mut self, scope: &dyn fmt::Display) {
+        let scope = scope.to_string();
+        for span in [Some(&mut self.span), self.opening.as_mut()]
+            .into_iter()
+            .flatten()
+        {
+            span.set_attribute(KeyValue::new("weir.scope", scope.clone()));
+        }
+    }
+
+    pub(super) fn opened(&mut self, feed_mode: &'static str) {
+        self.span
+            .set_attribute(KeyValue::new("weir.feed_mode", feed_mode));
+        if let Some(mut opening) = self.opening.take() {
+            opening.set_attribute(KeyValue::new("weir.feed_mode", feed_mode));
+            opening.end();
+        }
+    }
+
+    pub(super) fn end(mut self, ending: Ending) {
+        let events = i64::try_from(ending.events).unwrap_or(i64::MAX);
+        let outcome = [
+            KeyValue::new("rpc.grpc.status_code", i64::from(ending.code)),
+            KeyValue::new("weir.reason", ending.reason),
+        ];
+        if let Some(mut opening) = self.opening.take() {
+            opening.set_attributes(outcome.clone());
+            if ending.is_fault {
+                opening.set_status(Status::error(ending.reason));
+            }
+            opening.end();
+        }
+        self.span.set_attributes(outcome);
+        self.span
+            .set_attribute(KeyValue::new("weir.events", events));
+        if ending.is_fault {
+            self.span
+                .set_attribute(KeyValue::new("error.type", ending.reason));
+            self.span.set_status(Status::error(ending.reason));
+        }
+        self.span.end();
+    }
+}
+
+/// A call's headers, as OpenTelemetry reads them.
+struct Headers<'a>(&'a HeaderMap);
+
+impl Extractor for Headers<'_> {
+    fn get(&self, key: &str) -> Option<&str> {
+        self.0.get(key)?.to_str().ok()
+    }
+
+    fn keys(&self) -> Vec<&str> {
+        self.0.keys().map(http::HeaderName::as_str).collect()
+    }
+}
+
+/// An exporter whose failures are told of, and not too often.
+#[derive(Debug)]
+struct Watched {
+    exporter: OtlpExporter,
+    losses: Mutex<Losses>,
+}
+
+#[derive(Debug, Default)]
+struct Losses {
+    /// Since it was last said.
+    spans: usize,
+    told: Option<Instant>,
+}
+
+impl SpanExporter for Watched {
+    async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
+        let spans = batch.len();
+        let sent = self.exporter.export(batch).await;
+        if let Err(error) = &sent {
+            let mut losses = self.losses.lock().unwrap_or_else(PoisonError::into_inner);
+            losses.spans += spans;
+            if losses.told.is_none_or(|told| told.elapsed() >= NEWS) {
+                tracing::warn!(spans = losses.spans, %error, "spans could not be sent; they are lost");
+                losses.spans = 0;
+                losses.told = Some(Instant::now());
+            }
+        }
+        sent
+    }
+
+    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
+        self.exporter.shutdown_with_timeout(timeout)
+    }
+
+    fn set_resource(&mut self, resource: &Resource) {
+        self.exporter.set_resource(resource);
+    }
+}

@@ -108,7 +108,7 @@ def flags(command):
 
 
 def quantity(text):
-    """Seconds of preStop and the like aside, Kubernetes' and Weir's sizes in bytes."""
+    """Kubernetes' and Weir's own sizes, in bytes."""
     number, unit = re.fullmatch(r"([0-9.]+)([A-Za-z]*)", str(text)).groups()
     powers = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
     return float(number) * powers[unit.removesuffix("B")]

@@ -114,6 +114,9 @@ certificate that must be shown says that its holder may call. */}}
 {{- if and $v.networkPolicy.enabled (not $v.networkPolicy.grpcFrom) -}}
 {{- $wrong = append $wrong "networkPolicy.grpcFrom: names nobody, so nobody could watch; [{podSelector: {}}] is every pod of the namespace" -}}
 {{- end -}}
+{{- if and $v.networkPolicy.enabled (get $v.settings "otlp-endpoint") (not $v.networkPolicy.egress.otlp.ports) -}}
+{{- $wrong = append $wrong "networkPolicy.egress.otlp.ports: has no port, so settings.otlp-endpoint could not be reached" -}}
+{{- end -}}
 {{- $limit := include "weir.bytes" (dig "limits" "memory" "0" $v.resources | include "weir.setting") | int64 -}}
 {{- $held := include "weir.bytes" (default "1GiB" (get $v.settings "memory-limit")) | int64 -}}
 {{- if and $limit (gt $held (div (mul $limit 3) 4)) -}}

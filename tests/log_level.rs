@@ -164,7 +164,7 @@ async fn every_line_about_a_watch_has_its_id_its_peer_and_its_principal() {
 #[tokio::test]
 async fn a_warning_names_its_watch_at_any_level() {
     let database = Database::start().await;
-    let weir = ServeProcess::start(database.uri(), &["--log-level", "warn"]).await;
+    let weir = ServeProcess::start(database.uri(), &["--log-level", "warn,weir::app=info"]).await;
     let failure = FailCommand::on(&["aggregate"]).code(13).times(1);
     database.fail(failure.app_name("weir")).await;
     let request = database.watch_request(&[ORDERS]);

@@ -25,6 +25,7 @@ fn residual(number: i32) -> Residual {
         }),
         missing_image: MissingImage::Deliver,
         pre_images: false,
+        guard: None,
     }
 }
 

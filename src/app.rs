@@ -172,12 +172,12 @@ impl App {
         let (health, health_service) = tonic_health::server::health_reporter();
         set_serving(&health, ServingStatus::NotServing).await;
         let access = Access {
-            authenticator: checked.authenticator.clone(),
+            authenticator: checked.authenticator,
             policy: checked.policy.clone(),
         };
         let api = WatchApi::new(
             hub.clone(),
-            access,
+            access.clone(),
             Arc::clone(&metrics),
             config.service_limits(),
             drain.clone(),
@@ -194,7 +194,7 @@ impl App {
         let v1alpha = reflection().build_v1alpha()?;
         let router = server(&config)
             .layer(guard)
-            .layer(CallerGuard::new(checked.authenticator))
+            .layer(CallerGuard::new(access))
             .add_service(watching)
             .add_service(health_service)
             .add_service(v1.max_decoding_message_size(MAX_SIDE_REQUEST_BYTES))
@@ -324,9 +324,9 @@ pub async fn check(config: &ServeConfig) -> Result<(), StartError> {
 /// What the settings' files hold.
 struct Checked {
     tls: Option<(Arc<Tls>, Files)>,
+    token_keys: Option<Arc<TokenKeys>>,
     policy: Policy,
     policy_files: Option<Files>,
-    token_keys: Option<Arc<TokenKeys>>,
     authenticator: Authenticator,
     upkeep: Upkeep,
     gate: Gate,
@@ -347,7 +347,7 @@ impl Checked {
         let (policy, policy_files) = match config.auth.policy_file.clone() {
             None => (Policy::open(), None),
             Some(path) => {
-                let read = Policy::read(path, config.auth.token_key_file.is_some()).await;
+                let read = Policy::read(path, token_keys.is_some()).await;
                 let (policy, files) = read.map_err(|problem| ConfigError {
                     flag: "policy-file",
                     problem,
@@ -360,9 +360,9 @@ impl Checked {
         let (authenticator, upkeep) = Authenticator::new(auth, metrics).await?;
         Ok(Self {
             tls,
+            token_keys,
             policy,
             policy_files,
-            token_keys,
             authenticator,
             upkeep,
             gate: gate.map_err(|problem| ConfigError {

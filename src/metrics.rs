@@ -101,7 +101,7 @@ catalogue! {
     LIMIT: "gauge", "weir_limit", ["limit"],
         "How many there may be at once: watches, connections, feeds, catch_ups.";
     LIMIT_REJECTIONS: "counter", "weir_limit_rejections_total", ["limit"],
-        "Watches, calls and connections refused because a limit was reached: watches, feeds, calls, connections, patterns, request_timeout.";
+        "Watches, calls and connections refused because a limit was reached: watches, feeds, calls, connections, patterns, request_timeout, principal_watches, principal_watch_rate, principal_byte_rate, watch_rate, byte_rate, principals.";
     TLS_HANDSHAKES: "counter", "weir_tls_handshakes_total", ["result"],
         "TLS handshakes that came to an end: ok, timeout, refused_by_client, certificate_missing, certificate_refused, protocol, closed.";
     TLS_CERTIFICATE_EXPIRY: "gauge", "weir_tls_certificate_expiry_timestamp_seconds", [],

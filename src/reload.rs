@@ -107,3 +107,58 @@ async fn read_all(paths: &[PathBuf]) -> Result<Vec<Vec<u8>>, String> {
     }
     Ok(contents)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{os::unix::fs::symlink, path::Path, sync::Mutex};
+
+    use super::*;
+
+    /// Swaps a link above both files, as Kubernetes does. Each generation is another.
+    fn swap(volume: &Path, generation: u32) {
+        let folder = format!("..{generation}");
+        std::fs::create_dir(volume.join(&folder)).unwrap();
+        for name in ["a", "b"] {
+            std::fs::write(volume.join(&folder).join(name), generation.to_string()).unwrap();
+        }
+        symlink(&folder, volume.join("..next")).unwrap();
+        std::fs::rename(volume.join("..next"), volume.join("..data")).unwrap();
+    }
+
+    /// A look may fall between the reading of one file and the next.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn files_of_before_and_after_a_swap_are_never_taken_together() {
+        const SWAPS: u32 = 500;
+        let volume = tempfile::tempdir().unwrap();
+        swap(volume.path(), 0);
+        let paths = ["a", "b"].map(|name| volume.path().join("..data").join(name));
+        let (files, first) = Files::read("tls", paths.to_vec()).await.unwrap();
+        assert_eq!(first, [b"0", b"0"]);
+        let metrics = Metrics::new();
+        let taken = Mutex::new(Vec::new());
+        let apply = |contents: &[Vec<u8>]| {
+            assert_eq!(contents[0], contents[1]);
+            let text = String::from_utf8(contents[0].clone()).unwrap();
+            taken.lock().unwrap().push(text.parse::<u32>().unwrap());
+            Ok(())
+        };
+        let root = volume.path().to_owned();
+        let swapping = tokio::task::spawn_blocking(move || {
+            for generation in 1..=SWAPS {
+                swap(&root, generation);
+            }
+        });
+        let seen_last = async {
+            swapping.await.unwrap();
+            while taken.lock().unwrap().last() != Some(&SWAPS) {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::select! {
+            () = files.follow(Duration::from_micros(1), &metrics, apply) => {}
+            () = seen_last => {}
+        }
+        let taken = taken.lock().unwrap();
+        assert!(taken.is_sorted(), "{taken:?}");
+    }
+}

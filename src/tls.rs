@@ -61,6 +61,16 @@ impl TlsSettings {
         }
         files
     }
+
+    /// Puts before a problem the flag whose file has it.
+    async fn blame(&self, problem: String) -> String {
+        for (flag, path) in self.files() {
+            if let Err(problem) = Files::read(WHAT, vec![path.clone()]).await {
+                return format!("--{flag}: {problem}");
+            }
+        }
+        problem
+    }
 }
 
 /// Makes aws-lc-rs what every TLS connection of the process is made with, unless it has been done.
@@ -79,8 +89,24 @@ pub struct Tls {
 #[derive(Debug)]
 struct Loaded {
     config: Arc<ServerConfig>,
-    /// From when until when the certificate holds, in seconds since 1970.
-    validity: (i64, i64),
+    /// From when on the certificate is valid, in seconds since 1970.
+    not_before: i64,
+    /// Until when.
+    not_after: i64,
+}
+
+impl Loaded {
+    fn is_valid_now(&self) -> Result<(), &'static str> {
+        let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
+        let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+        if now > self.not_after {
+            Err("the certificate has expired")
+        } else if now < self.not_before {
+            Err("the certificate is not valid yet")
+        } else {
+            Ok(())
+        }
+    }
 }
 
 impl Tls {
@@ -90,14 +116,18 @@ impl Tls {
     /// In words, which name flag and file: one can't be read, or holds nothing that can be used, or the
     /// key is not the certificate's.
     pub async fn read(settings: TlsSettings) -> Result<(Self, Files), String> {
-        // One by one at first, to tell which flag is at fault.
-        for (flag, path) in settings.files() {
-            let read = Files::read(WHAT, vec![path.clone()]).await;
-            read.map_err(|problem| format!("--{flag}: {problem}"))?;
-        }
         let paths = settings.files().into_iter().map(|(_, path)| path.clone());
-        let (files, contents) = Files::read(WHAT, paths.collect()).await?;
+        let (files, contents) = match Files::read(WHAT, paths.collect()).await {
+            Ok(read) => read,
+            Err(problem) => return Err(settings.blame(problem).await),
+        };
         let loaded = load(&settings, &contents)?;
+        if let Err(problem) = loaded.is_valid_now() {
+            // To start all the same is better than not to: it may be the clock that is wrong, and the
+            // next certificate is read without a start.
+            let path = settings.cert_file.display();
+            tracing::warn!(%path, problem, "clients will refuse the certificate");
+        }
         let tls = Self {
             settings,
             in_force: ArcSwap::from_pointee(loaded),
@@ -111,46 +141,26 @@ impl Tls {
         Arc::clone(&self.in_force.load().config)
     }
 
-    /// Tells until when the certificate holds, by a metric, and by a warning where it holds no more.
+    /// Tells when the certificate in force expires.
     pub fn announce(&self, metrics: &Metrics) {
-        let (not_before, not_after) = self.in_force.load().validity;
-        metrics.certificate_expires_at(not_after);
-        if !(not_before..=not_after).contains(&now()) {
-            // To start all the same is better than not to: it may be the clock that is wrong, and the
-            // next certificate is read without a start.
-            tracing::warn!(
-                path = %self.settings.cert_file.display(),
-                "the certificate has expired or is not valid yet; clients will refuse it"
-            );
-        }
+        metrics.certificate_expires_at(self.in_force.load().not_after);
     }
 
     /// Looks every `interval` whether the files have changed, and puts what they hold in force for new
-    /// handshakes. What can't be used, and a certificate that has expired, leaves the old ones in force.
-    /// Never ends.
+    /// handshakes. What can't be used leaves the old ones in force, and so does a certificate that is not
+    /// valid now. Never ends.
     pub async fn follow(&self, files: Files, interval: Duration, metrics: &Metrics) {
         let apply = |contents: &[Vec<u8>]| {
             let loaded = load(&self.settings, contents)?;
-            let (_, not_after) = loaded.validity;
-            if not_after < now() {
-                return Err(about(
-                    "tls-cert-file",
-                    &self.settings.cert_file,
-                    "has expired",
-                ));
-            }
-            metrics.certificate_expires_at(not_after);
+            let path = &self.settings.cert_file;
+            let valid = loaded.is_valid_now();
+            valid.map_err(|problem| about("tls-cert-file", path, problem))?;
+            metrics.certificate_expires_at(loaded.not_after);
             self.in_force.store(Arc::new(loaded));
             Ok(())
         };
         files.follow(interval, metrics, apply).await;
     }
-}
-
-/// Seconds since 1970.
-fn now() -> i64 {
-    let since = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
-    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
 }
 
 fn about(flag: &str, path: &std::path::Path, problem: impl std::fmt::Display) -> String {
@@ -163,7 +173,7 @@ fn load(settings: &TlsSettings, contents: &[Vec<u8>]) -> Result<Loaded, String> 
     };
     let of_certificate = |problem: String| about("tls-cert-file", &settings.cert_file, problem);
     let chain = certificates(certificate).map_err(of_certificate)?;
-    let validity = validity(&chain[0]).map_err(of_certificate)?;
+    let (not_before, not_after) = validity(&chain[0]).map_err(of_certificate)?;
     let key =
         private_key(key).map_err(|problem| about("tls-key-file", &settings.key_file, problem))?;
     let provider = Arc::new(aws_lc_rs::default_provider());
@@ -193,7 +203,8 @@ fn load(settings: &TlsSettings, contents: &[Vec<u8>]) -> Result<Loaded, String> 
     config.send_tls13_tickets = 0;
     Ok(Loaded {
         config: Arc::new(config),
-        validity,
+        not_before,
+        not_after,
     })
 }
 

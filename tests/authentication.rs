@@ -331,6 +331,35 @@ async fn health_is_told_to_anybody_and_nothing_else_by_its_name() {
     }
 }
 
+/// Who has no credentials may ask for the health, and a stream of it never ends. However many of them
+/// there are, and of checks whose request never comes, those who are let in are served.
+#[tokio::test]
+async fn health_streams_of_strangers_take_no_room_from_watches() {
+    const ROOM: usize = 500;
+    let database = Database::start().await;
+    let (weir, _folder) = with_keys(&database).await;
+    let mut health = HealthClient::new(weir.channel().await);
+    let mut streams = Vec::new();
+    for _ in 0..ROOM {
+        let stream = health.watch(HealthCheckRequest::default()).await;
+        streams.push(stream.expect("there is room"));
+    }
+    let refused = health.watch(HealthCheckRequest::default()).await;
+    let refused = refused.expect_err("there is no more room");
+    assert_eq!(support::error_reason(&refused), "WATCH_LIMIT_EXCEEDED");
+
+    let checked = health.check(HealthCheckRequest::default()).await;
+    checked.expect("a check is answered");
+    let mut client = weir.client().await;
+    let request = with_header(database.watch_request(&["orders"]), "x-api-key", KEY);
+    drop(client.watch(request).await.expect("the watch opens"));
+    drop(streams);
+    eventually("their room is there again", async || {
+        health.watch(HealthCheckRequest::default()).await.is_ok()
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn a_server_that_asks_nobody_looks_at_no_credentials() {
     let database = Database::start().await;
@@ -648,6 +677,28 @@ async fn a_key_that_weir_makes_opens_a_watch_of_weir() {
         "{making}"
     );
 
+    let command = format!(
+        "echo {key} | {} hash-key 'alice: \"the\" 1st' --stdin",
+        env!("CARGO_BIN_EXE_weir")
+    );
+    let mut given = ChildProcess::start("weir", "sh", ["-c", &command]);
+    assert!(given.ends(PATIENCE).await.success(), "{given}");
+    assert_eq!(given.stdout(), entry, "{given}");
+    for bad in [
+        "weak-key",
+        "a.jwt-like.key-of-more-than-32-characters",
+        "two words of more than 32 characters",
+    ] {
+        let command = format!(
+            "echo '{bad}' | {} hash-key alice --stdin",
+            env!("CARGO_BIN_EXE_weir")
+        );
+        let mut refused = ChildProcess::start("weir", "sh", ["-c", &command]);
+        assert_eq!(refused.ends(PATIENCE).await.code(), Some(1), "{refused}");
+        assert_eq!(refused.stdout(), "", "{refused}");
+        assert!(!refused.stderr().contains(bad), "{refused}");
+    }
+
     let keys = folder.path().join("keys.yaml");
     std::fs::write(&keys, format!("keys:\n{entry}")).expect("a file");
     let server = Weir::with(&database, |config| config.auth.api_keys_file = Some(keys)).await;
@@ -798,5 +849,53 @@ async fn what_is_to_be_asked_is_checked_at_the_start() {
     ] {
         let (code, words) = check(&settings).await;
         assert_eq!(code, Some(64), "{settings:?}: {words}");
+    }
+}
+
+/// Without `--jwks-ca-file`, and where there are none, only where they are needed.
+#[tokio::test]
+async fn the_systems_authorities_are_those_that_a_key_server_is_trusted_by() {
+    let folder = TempDir::new().expect("a folder");
+    let authority = Authority::new("the system's");
+    let bundle = folder.path().join("ca.pem");
+    std::fs::write(&bundle, &authority.pem).expect("a file");
+    let bundle = bundle.to_str().expect("a path");
+    let keys = key_set(&[&SigningKey::p256("a")]);
+    let encrypted = KeyServer::with_tls(Answer::Keys(keys.clone()), &authority.local()).await;
+    let plain = KeyServer::start(Answer::Keys(keys)).await;
+    let serve = |certificates: &str, url: &str| {
+        let arguments = [
+            "serve",
+            "--mongodb-uri",
+            "mongodb://127.0.0.1:1",
+            "--listen",
+            "127.0.0.1:0",
+            "--admin-listen",
+            "127.0.0.1:0",
+            "--jwt-issuer",
+            ISSUER,
+            "--jwt-audience",
+            AUDIENCE,
+            "--jwks-url",
+            url,
+        ];
+        let nowhere = folder.path().join("nowhere");
+        let nowhere = nowhere.to_str().expect("a path");
+        // A proxy is for what goes out, and this does not.
+        let variables = [
+            ("SSL_CERT_FILE", certificates),
+            ("SSL_CERT_DIR", nowhere),
+            ("HTTP_PROXY", "http://127.0.0.1:1"),
+            ("NO_PROXY", "localhost"),
+        ];
+        weir(&variables, &arguments)
+    };
+    let by_name = encrypted.url().replace("127.0.0.1", "localhost");
+    for (certificates, url) in [(bundle, by_name), ("/nowhere", plain.url())] {
+        let serving = serve(certificates, &url);
+        eventually("the keys are fetched", async || {
+            serving.stderr().contains(r#""message":"fetched""#)
+        })
+        .await;
     }
 }

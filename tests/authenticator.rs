@@ -178,6 +178,7 @@ async fn a_good_token_is_taken_whatever_its_signature_is_made_with() {
         "aud": ["someone-else", "weir-too"],
         "nbf": seconds_from_now(-60),
         "groups": ["orders", "audit"],
+        "many": vec![0; 900],
     }));
     for key in &keys {
         let principal = asking.bearer(&key.token(&claims)).await.expect(&key.id);
@@ -303,6 +304,10 @@ async fn every_bad_token_is_refused() {
             "another issuer",
             signed(json!({"iss": "https://issuer.example/"})),
         ),
+        (
+            "a list of issuers",
+            signed(json!({"iss": [ISSUER, "other"]})),
+        ),
         ("no issuer", signed(json!({"iss": null}))),
         ("an issuer of no text", signed(json!({"iss": 1}))),
         ("another audience", signed(json!({"aud": "weir2"}))),
@@ -339,6 +344,10 @@ async fn every_bad_token_is_refused() {
         ),
         ("an endless name", signed(json!({"sub": "a".repeat(513)}))),
         ("deep claims", signed(json!({"x": [[[[[[[[[1]]]]]]]]]}))),
+        (
+            "more claims than are kept",
+            signed(json!({"x": vec![0; 1_000]})),
+        ),
         (
             "claims that are no object",
             ec.token_of(&json!({"alg": "ES256", "kid": "ec"}).to_string(), "[]"),
@@ -476,6 +485,31 @@ async fn a_key_does_only_what_it_is_for() {
             "CREDENTIALS_INVALID",
             "{what}"
         );
+    }
+    // Though the server takes another algorithm of such keys, a key does only the one that it names; and
+    // one that names none only those that the server takes.
+    let rsa = SigningKey::rsa("rsa");
+    let of = |algorithm: &str| {
+        rsa.token_with(&json!({"alg": algorithm, "kid": "rsa"}), &claims("alice"))
+    };
+    for (key, taken) in [
+        (rsa.jwk(), ["RS256"].as_slice()),
+        (rsa.bare_jwk(), &["RS256", "PS256"]),
+    ] {
+        let file = TestFile::new(&json!({"keys": [key]}).to_string());
+        let mut settings = jwts(JwtKeys::File(file.path.clone()));
+        if let Some(jwt) = &mut settings.jwt {
+            jwt.algorithms = vec![Algorithm::RS256, Algorithm::PS256];
+        }
+        let asking = Asking::start(settings).await;
+        for algorithm in ["RS256", "PS256", "RS384"] {
+            let taken_now = asking.bearer(&of(algorithm)).await.is_ok();
+            assert_eq!(
+                taken_now,
+                taken.contains(&algorithm),
+                "{algorithm} by {key}"
+            );
+        }
     }
     // Two of the same name and kind: which one is meant can't be told.
     let twin = SigningKey::p256("ec");
@@ -625,6 +659,14 @@ async fn a_flood_of_tokens_with_unknown_keys_makes_no_flood_of_fetches() {
         .await
         .expect("a good one");
 
+    // One after the other is no other matter.
+    for at in 0..20 {
+        let header = json!({"alg": "ES256", "kid": format!("later {at}")});
+        let token = made_up.token_with(&header, &claims("mallory"));
+        assert_eq!(asking.refusal(&token).await, "CREDENTIALS_INVALID");
+    }
+    assert_eq!(server.asked(), 2);
+
     // While the issuer takes its time, few wait for it, and those with known keys do not.
     let mut slow = remote(server.url());
     slow.cooldown = Duration::ZERO;
@@ -709,9 +751,11 @@ async fn a_server_whose_issuer_is_away_at_the_start_takes_tokens_once_it_is_ther
     server.set(Answer::Keys(key_set(&[&key])));
     // By itself, within its pauses, which begin at a second.
     eventually("the keys are there", async || {
-        asking.bearer(&token).await.is_ok()
+        let text = asking.metrics.render(&weir::metrics::Readings::default());
+        text.contains(r#"weir_reloads_total{what="jwks",result="ok"} 1"#)
     })
     .await;
+    asking.bearer(&token).await.expect("a good one");
 }
 
 #[tokio::test]

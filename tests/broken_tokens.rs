@@ -3,12 +3,16 @@
 
 mod support;
 
+use std::time::Duration;
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use mongodb::bson::{Bson, Document, doc};
 use support::orders::{ORDERS, insert, resume};
 use support::{Database, Figure, Watching, Weir, error_reason, tally};
 use tonic::transport::Channel;
 use tonic::{Code, Status};
+use weir::config::ServeConfig;
 use weir::pb;
 use weir::pb::watch_service_client::WatchServiceClient;
 
@@ -21,6 +25,10 @@ const PLAN: usize = 14;
 const SECONDS: usize = 22;
 const TOKEN: usize = 30;
 const CHECKSUM: usize = 4;
+
+/// The version of a token that is not for everyone, and of one that is encrypted.
+const FOR_SOME: u8 = 2;
+const ENCRYPTED: u8 = 3;
 
 const EVENT: u8 = 0;
 const HIGH_WATER: u8 = 1;
@@ -38,9 +46,17 @@ struct Attempts {
 
 impl Attempts {
     async fn start() -> Self {
+        Self::with(|_| {}).await
+    }
+
+    async fn with(configure: impl FnOnce(&mut ServeConfig)) -> Self {
         let database = Database::options().start().await;
         // It keeps no feed, so each token that can be read goes to MongoDB.
-        let weir = Weir::forgetful(&database).await;
+        let weir = Weir::with(&database, |config| {
+            config.feed_linger = Duration::ZERO;
+            configure(config);
+        })
+        .await;
         let mut watching = weir.watch(database.watch_request(&[ORDERS])).await;
         insert(&database, 1).await;
         let good = watching.next_change().await.resume_token;
@@ -116,7 +132,22 @@ fn reason(status: &Status, what: &str) -> String {
 
 #[tokio::test]
 async fn every_cut_and_every_flipped_bit_of_a_token_is_noticed() {
-    let mut attempts = Attempts::start().await;
+    no_change_is_taken(Attempts::start().await).await;
+}
+
+/// Of an encrypted token no change is ever taken, whoever made it.
+#[tokio::test]
+async fn every_cut_and_every_flipped_bit_of_an_encrypted_token_is_noticed() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("keys");
+    let key = |byte: u8| STANDARD.encode([byte; 32]);
+    std::fs::write(&file, format!("# two\n{}\n{}\n", key(7), key(8))).expect("a file");
+    let attempts = Attempts::with(|config| config.auth.token_key_file = Some(file)).await;
+    assert_eq!(attempts.good[VERSION], ENCRYPTED);
+    no_change_is_taken(attempts).await;
+}
+
+async fn no_change_is_taken(mut attempts: Attempts) {
     let good = attempts.good.to_vec();
     let before = attempts.commands().await;
     let mut tried = 0_u32;
@@ -163,11 +194,13 @@ async fn a_forged_envelope_is_refused_or_means_what_it_says() {
     for version in (0..=255).filter(|version| *version != current) {
         let token = attempts.forged(|body| body[VERSION] = version);
         let what = format!("version {version}");
-        assert_eq!(
-            attempts.refused(token, &what).await,
-            "RESUME_TOKEN_MALFORMED",
-            "{what}"
-        );
+        // One for some says for whom, which this watch is not.
+        let expected = if version == FOR_SOME {
+            "RESUME_TOKEN_MISMATCH"
+        } else {
+            "RESUME_TOKEN_MALFORMED"
+        };
+        assert_eq!(attempts.refused(token, &what).await, expected, "{what}");
     }
     // As MongoDB's token is an event's, a place right after it is where the event's own is.
     for kind in 0..=255 {

@@ -144,8 +144,15 @@ fn no_reply_panics_and_what_is_good_comes_out() {
     holds("reply", targets::reply::run, 10_000);
 }
 
-fn seeds() -> [(&'static str, Seeds); 5] {
+/// Nothing that a caller shows panics, and only what is good to the byte is taken.
+#[test]
+fn no_credentials_panic_and_none_that_were_changed_are_taken() {
+    holds("credentials", targets::credentials::run, 20_000);
+}
+
+fn seeds() -> [(&'static str, Seeds); 6] {
     [
+        ("credentials", targets::credentials::seeds),
         ("token", targets::token::seeds),
         ("request", targets::request::seeds),
         ("filter", targets::filter::seeds),

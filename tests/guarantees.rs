@@ -78,10 +78,30 @@ fn has_test(source: &str, name: &str) -> bool {
 
 #[test]
 fn every_test_that_is_named_exists() {
-    let text = guarantees();
+    exist(&named(&guarantees()));
+}
+
+/// What is said to stop an attack is shown by a test, and each of what is not is said.
+#[test]
+fn every_test_that_security_names_exists() {
+    let text = read("docs/security.md").expect("docs/security.md");
+    let named = named(&text);
+    assert!(named.len() > 50, "{named:?}");
+    exist(&named);
+    for row in rows(&text) {
+        let [.., stops, shown, left] = row[..] else {
+            panic!("a row of few cells: {row:?}");
+        };
+        let shown = !self::named(shown).is_empty();
+        assert!(shown || stops.is_empty(), "no test shows {row:?}");
+        assert!(shown || !left.is_empty(), "nothing is said of {row:?}");
+    }
+}
+
+fn exist(tests: &BTreeSet<&str>) {
     let mut sources: BTreeMap<String, Option<String>> = BTreeMap::new();
     let mut missing = Vec::new();
-    for test in named(&text) {
+    for test in tests {
         let (module, name) = test.rsplit_once("::").expect("a module and a name");
         let found = files(module).into_iter().any(|file| {
             let source = sources.entry(file.clone()).or_insert_with(|| read(&file));

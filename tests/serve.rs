@@ -5,7 +5,10 @@ mod support;
 use std::net::TcpListener;
 
 use support::orders::{ORDERS, insert};
-use support::{Database, PATIENCE, ServeProcess, Watching, error_reason, eventually, weir, within};
+use support::{
+    ChildProcess, Database, PATIENCE, ServeProcess, Watching, error_reason, eventually, weir,
+    within,
+};
 use tonic::Code;
 use weir::pb;
 
@@ -169,6 +172,39 @@ async fn the_password_in_the_uri_is_never_shown() {
         "{}",
         process.process
     );
+}
+
+/// Container runtimes and systemd start processes with 1,024, which `--max-connections` exceeds.
+#[tokio::test]
+async fn more_files_may_be_open_than_the_process_was_started_with() {
+    const MOST: &str = "4096";
+    let arguments = ["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"];
+    let script = format!("ulimit -Sn 64; ulimit -Hn {MOST}; exec \"$0\" serve \"$@\"");
+    let line = [
+        "-c",
+        &script,
+        env!("CARGO_BIN_EXE_weir"),
+        "--mongodb-uri",
+        URI,
+    ];
+    let line = line.iter().chain(&arguments).copied().map(str::to_owned);
+    let mut process = ChildProcess::start("weir", "sh", line);
+    eventually("weir listens", async || {
+        process.stderr().contains("\"listening\"")
+    })
+    .await;
+    let limits = format!("/proc/{}/limits", process.id());
+    let limits = std::fs::read_to_string(limits).expect("the process is there");
+    let files = limits
+        .lines()
+        .find(|line| line.starts_with("Max open files"));
+    let files: Vec<_> = files.expect("a limit").split_whitespace().collect();
+    assert_eq!(files[3..5], [MOST, MOST]);
+    // The 10,000 connections of the default are still more, and whoever runs it should know.
+    let said = process.stderr();
+    assert!(said.contains("fewer open files"), "{said}");
+    process.signal("TERM");
+    assert_eq!(process.ends(PATIENCE).await.code(), Some(0));
 }
 
 /// A line an event would cost more than the event, and tell data.

@@ -199,9 +199,15 @@ async fn a_shutdown_gives_streams_over_tls_their_last_token() {
         .expect("an insert");
     watching.next_change().await;
     let silent = tokio::net::TcpStream::connect(secured.weir.grpc_addr()).await;
+    eventually("both are connected", async || {
+        secured.weir.metrics().await.sum("weir_connections") == 2.0
+    })
+    .await;
     let Secured { weir, .. } = secured;
     let (status, ()) = tokio::join!(watching.end(), weir.shutdown());
     assert_eq!(support::error_reason(&status), "SERVER_DRAINING");
     assert!(!watching.token().is_empty());
-    drop(silent);
+    let mut silent = silent.expect("a connection");
+    let end = within("its end", silent.read(&mut [0])).await;
+    assert_eq!(end.unwrap_or_default(), 0);
 }

@@ -8,6 +8,7 @@
     reason = "each fuzz target is a crate of its own and uses a part of this"
 )]
 
+pub mod credentials;
 pub mod event;
 pub mod filter;
 pub mod reply;

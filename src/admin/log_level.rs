@@ -7,6 +7,10 @@ use tracing_subscriber::{EnvFilter, Registry, reload};
 /// The longest directives that are taken, in bytes.
 pub const MAX_DIRECTIVES: usize = 4 << 10;
 
+/// What holds unless a directive names rustls: it warns of what it finds odd in a handshake, in words of the
+/// client's choice, with which anybody could fill the log.
+const UNLESS_TOLD: &str = "rustls=error";
+
 /// The process's log, as far as what is in it can be changed.
 ///
 /// A server in a test or in `weir dev` does not own its process's log: its [`LogLevel`] is
@@ -40,6 +44,7 @@ pub fn filter(directives: &str) -> Result<EnvFilter, String> {
             ));
         }
     }
+    let directives = format!("{UNLESS_TOLD},{directives}");
     EnvFilter::try_new(directives).map_err(|error| error.to_string())
 }
 

@@ -3,7 +3,10 @@
 //! SHA-256 without salt or rounds is enough for them, and for them only: nobody finds 256 random bits by
 //! trying. A password must not be one.
 
-use std::{collections::HashSet, time::SystemTime};
+use std::{
+    collections::{HashMap, HashSet},
+    time::SystemTime,
+};
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use serde::Deserialize;
@@ -110,9 +113,11 @@ struct Entry {
 }
 
 /// The keys in force.
-#[derive(Debug, Default, PartialEq)]
+#[derive(Debug, Default)]
 pub(super) struct ApiKeys {
     entries: Vec<([u8; 32], Principal)>,
+    /// Where each is, for hashes that nobody has tried to guess.
+    places: HashMap<[u8; 32], usize>,
 }
 
 impl ApiKeys {
@@ -125,7 +130,7 @@ impl ApiKeys {
             return Err(format!("there are more than {MAX_KEYS} keys"));
         }
         let mut names = HashSet::new();
-        let mut hashes = HashSet::new();
+        let mut places = HashMap::new();
         let mut entries = Vec::with_capacity(file.keys.len());
         for (at, entry) in file.keys.into_iter().enumerate() {
             let failed = |why: &str| format!("keys[{at}]: {why}");
@@ -133,34 +138,31 @@ impl ApiKeys {
             if !names.insert(principal.name.clone()) {
                 return Err(failed("another key has the same name"));
             }
-            if !hashes.insert(hash) {
+            if places.insert(hash, at).is_some() {
                 return Err(failed("another entry has the same sha256"));
             }
             entries.push((hash, principal));
         }
-        Ok(Self { entries })
+        Ok(Self { entries, places })
     }
 
     /// Whose key it is. Takes as long for any key, whichever it is or is like.
     pub(super) fn judge(&self, key: &str) -> Result<Principal, Error> {
-        let found = self.find(&hash(key));
+        let hash = hash(key);
+        let mut found = None;
+        for (known, principal) in &self.entries {
+            if verify_slices_are_equal(known, &hash).is_ok() {
+                found = Some(principal);
+            }
+        }
         let found = found.ok_or(Error::CredentialsInvalid("the API key is not known"))?;
         in_time(found.clone())
     }
 
-    /// Whose key has this hash now.
+    /// Whose key has this hash now: one that was judged before. Every open watch may ask that at once.
     pub(super) fn renew(&self, hash: &[u8; 32]) -> Option<&Principal> {
-        self.find(hash)
-    }
-
-    fn find(&self, hash: &[u8; 32]) -> Option<&Principal> {
-        let mut found = None;
-        for (known, principal) in &self.entries {
-            if verify_slices_are_equal(known, hash).is_ok() {
-                found = Some(principal);
-            }
-        }
-        found
+        let place = self.places.get(hash)?;
+        Some(&self.entries[*place].1)
     }
 }
 
@@ -174,7 +176,7 @@ impl Entry {
         }
         let hash = from_hex(&self.sha256).ok_or("sha256 is not 64 hexadecimal digits")?;
         if !good_claims(&self.claims) {
-            return Err("the claims are nested too deeply".to_owned());
+            return Err("the claims are nested too deeply, or too many".to_owned());
         }
         let expires = match &self.expires {
             None => None,

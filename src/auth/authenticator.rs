@@ -201,12 +201,15 @@ async fn jwts(settings: JwtSettings) -> Result<(Jwts, Option<Files>), SetupError
             let name = path.display().to_string();
             let read = Files::read(JWKS, vec![path]).await;
             let (file, contents) = read.map_err(failed)?;
-            let keys = read_keys(&contents[0]);
+            let keys = KeySet::parse(&contents[0]);
             let keys = keys.map_err(|why| failed(format!("{name}: {why}")))?;
             if keys.is_empty() {
-                let why = format!("{name} has no key that signatures can be checked with");
+                let left_out = keys.left_out().join("; ");
+                let why =
+                    format!("{name} has no key that signatures can be checked with: {left_out}");
                 return Err(failed(why));
             }
+            tell_of(&keys);
             Ok((Jwts::new(settings, Some(keys), None), Some(file)))
         }
         JwtKeys::Url(remote) => {
@@ -220,15 +223,15 @@ async fn jwts(settings: JwtSettings) -> Result<(Jwts, Option<Files>), SetupError
     }
 }
 
-fn read_keys(json: &[u8]) -> Result<KeySet, String> {
-    let (keys, left_out) = KeySet::parse(json)?;
+/// Tells of a new set what may not have been meant.
+fn tell_of(keys: &KeySet) {
+    let left_out = keys.left_out();
     if keys.is_empty() {
         // It is a set, and says that no key is good any more: that is not for Weir to doubt.
         tracing::error!(?left_out, "no key of the set can check a bearer token");
     } else if !left_out.is_empty() {
         tracing::warn!(?left_out, "keys of the set are left out");
     }
-    Ok(keys)
 }
 
 impl Asked {
@@ -295,8 +298,10 @@ impl Upkeep {
         let follow_key_set = async {
             let Some(jwts) = &asked.jwts else { return };
             let put = |json: &[u8]| {
-                let is_new = jwts.put(read_keys(json)?);
+                let keys = Arc::new(KeySet::parse(json)?);
+                let is_new = jwts.put(&keys);
                 if is_new {
+                    tell_of(&keys);
                     authenticator.changed();
                 }
                 Ok(is_new)
@@ -311,7 +316,7 @@ impl Upkeep {
             }
         };
         tokio::join!(follow_keys, follow_key_set);
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }
 

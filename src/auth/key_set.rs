@@ -16,6 +16,8 @@ const RSA_BYTES: std::ops::RangeInclusive<usize> = 256..=1024;
 #[derive(Debug, Default)]
 pub(super) struct KeySet {
     keys: Vec<Key>,
+    /// Which of them can't check signatures, and why.
+    left_out: Vec<String>,
 }
 
 /// One that can check signatures.
@@ -74,12 +76,11 @@ struct Jwk {
 }
 
 impl KeySet {
-    /// Reads a set. Keys that are not for signatures that can be checked are left out; the second value
-    /// says which and why.
+    /// Reads a set. Keys that are not for signatures that can be checked are left out.
     ///
     /// # Errors
     /// In words: it is no set, or has too many keys.
-    pub(super) fn parse(json: &[u8]) -> Result<(Self, Vec<String>), String> {
+    pub(super) fn parse(json: &[u8]) -> Result<Self, String> {
         // The words of serde_json may quote what it read.
         let set: Set = serde_json::from_slice(json).map_err(|error| {
             let (line, column) = (error.line(), error.column());
@@ -96,17 +97,23 @@ impl KeySet {
                 Err(why) => left_out.push(format!("keys[{at}] {why}")),
             }
         }
-        Ok((Self { keys }, left_out))
+        Ok(Self { keys, left_out })
     }
 
     pub(super) fn is_empty(&self) -> bool {
         self.keys.is_empty()
     }
 
+    /// Which keys were left out, and why, in words.
+    pub(super) fn left_out(&self) -> &[String] {
+        &self.left_out
+    }
+
     /// Whether both hold the same keys under the same ids.
     pub(super) fn equals(&self, other: &Self) -> bool {
         let told = |key: &Key| (key.id.clone(), key.thumbprint, key.only);
-        self.keys.iter().map(told).eq(other.keys.iter().map(told))
+        self.left_out == other.left_out
+            && self.keys.iter().map(told).eq(other.keys.iter().map(told))
     }
 
     /// The key that a token with this header is signed with, if it is signed at all: the one with its

@@ -35,6 +35,9 @@ const MAX_LOGGED_BYTES: usize = 128;
 /// How deeply claims may be nested.
 const MAX_CLAIM_DEPTH: usize = 8;
 
+/// How many values claims may hold.
+const MAX_CLAIM_VALUES: usize = 1_000;
+
 /// Who calls, as far as that is known.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Principal {
@@ -192,16 +195,21 @@ pub fn is_name(name: &str) -> bool {
         && !name.chars().any(char::is_control)
 }
 
-/// Whether claims are nested no deeper than they may be.
+/// Whether claims are neither nested too deeply nor too many: every open watch keeps its caller's.
 fn good_claims(claims: &Map<String, Value>) -> bool {
-    fn within(value: &Value, depth: usize) -> bool {
+    fn count(value: &Value, depth: usize) -> Option<usize> {
         match value {
-            Value::Array(values) => depth > 0 && values.iter().all(|it| within(it, depth - 1)),
-            Value::Object(fields) => depth > 0 && fields.values().all(|it| within(it, depth - 1)),
-            _ => true,
+            Value::Array(values) => sum(values.iter(), depth.checked_sub(1)?),
+            Value::Object(fields) => sum(fields.values(), depth.checked_sub(1)?),
+            _ => Some(1),
         }
     }
-    claims.values().all(|it| within(it, MAX_CLAIM_DEPTH))
+    fn sum<'a>(values: impl Iterator<Item = &'a Value>, depth: usize) -> Option<usize> {
+        values
+            .map(|value| count(value, depth))
+            .try_fold(1, |sum, more| Some(sum + more?))
+    }
+    sum(claims.values(), MAX_CLAIM_DEPTH).is_some_and(|count| count <= MAX_CLAIM_VALUES)
 }
 
 /// Whether a principal's time has passed.

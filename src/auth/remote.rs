@@ -100,6 +100,7 @@ impl Remote {
         mut apply: impl FnMut(&[u8]) -> Result<bool, String>,
     ) {
         let mut pause = *PAUSES.start();
+        let mut told = None;
         loop {
             self.progress.send_modify(|it| it.is_running = true);
             let fetched = match timeout(FETCH_LIMIT, self.fetch()).await {
@@ -119,17 +120,22 @@ impl Remote {
                         tracing::info!(what, "fetched");
                         metrics.reloaded(what, true);
                     }
+                    told = None;
                     metrics.in_force(what, true);
                     pause = *PAUSES.start();
                     interval
                 }
                 Err(problem) => {
                     metrics.reloaded(what, false);
-                    tracing::error!(
-                        what,
-                        problem,
-                        "the keys of bearer tokens can't be fetched; those from before stay in force"
-                    );
+                    // The same again is no news.
+                    if told.as_ref() != Some(&problem) {
+                        tracing::error!(
+                            what,
+                            problem,
+                            "the keys of bearer tokens can't be fetched; those from before stay in force"
+                        );
+                        told = Some(problem);
+                    }
                     let wait = pause.min(interval);
                     pause = (pause * 2).min(*PAUSES.end());
                     wait
@@ -177,8 +183,9 @@ impl Remote {
             .timeout(FETCH_LIMIT)
             .user_agent(concat!("weir/", env!("CARGO_PKG_VERSION")));
         if self.settings.url.starts_with("http://") {
-            // What may go without TLS goes nowhere but here.
-            builder = builder.no_proxy();
+            // What may go without TLS goes nowhere but here, and needs no authorities, of which a small
+            // image may have none.
+            builder = builder.no_proxy().tls_certs_only([]);
         }
         if let Some(path) = &self.settings.ca_file {
             let failed = |error: io::Error| format!("{}: {error}", path.display());

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Args;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
@@ -11,6 +12,10 @@ use crate::{
     config::{LogConfig, ServeConfig},
     source::mongo::{MongoSettings, MongoSource},
 };
+
+/// How many files the server has open beside connections of clients and to MongoDB: the admin port's
+/// connections, logs, and what its parts read now and then.
+const OTHER_FILES: u64 = 512;
 
 /// Serve Watch streams from a MongoDB deployment.
 #[derive(Debug, Clone, Args)]
@@ -37,6 +42,7 @@ pub async fn run(args: ServeArgs) -> ExitCode {
     if args.check_config {
         return check(&args.serve).await;
     }
+    allow_open_files(&args.serve);
     // Taken before the ports are, so that a signal during start is not lost.
     let signals = (
         signal(SignalKind::terminate()),
@@ -58,6 +64,32 @@ pub async fn run(args: ServeArgs) -> ExitCode {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
+    }
+}
+
+/// Raises the limit of open files, of which each connection is one, to what the system allows. What
+/// starts the server often sets 1,024 at first, for programs that can't handle more, and far more as
+/// the most.
+fn allow_open_files(config: &ServeConfig) {
+    let limit = getrlimit(Resource::Nofile);
+    let most = limit.maximum;
+    let raised = Rlimit {
+        current: most,
+        maximum: most,
+    };
+    if limit != raised
+        && let Err(error) = setrlimit(Resource::Nofile, raised)
+    {
+        tracing::warn!(%error, "the limit of open files can't be raised");
+    }
+    let clients = u64::try_from(config.max_connections).unwrap_or(u64::MAX);
+    let needed = clients.saturating_add(u64::from(config.pool_capacity()) + OTHER_FILES);
+    if let Some(most) = most.filter(|most| *most < needed) {
+        tracing::warn!(
+            most,
+            needed,
+            "the system allows fewer open files than the settings may need; see --max-connections"
+        );
     }
 }
 

@@ -44,7 +44,8 @@ pub struct TlsConfig {
         long,
         env = "WEIR_TLS_CLIENT_AUTH",
         value_name = "WHEN",
-        default_value = "required"
+        default_value = "required",
+        requires = "tls_client_ca_file"
     )]
     pub tls_client_auth: ClientAuth,
 

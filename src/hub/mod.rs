@@ -1,7 +1,7 @@
 //! Feeds and their watchers: few change streams on MongoDB, many watches served from them.
 //!
 //! Reading order: a watch's [`Plan`](crate::plan::Plan) is looked up in the [`roll`] of feeds, and its
-//! feed opened if there is none ([`registry`], [`open`]). A [`feed`] reads one change [`stream`], which
+//! feed opened if there is none ([`registry`], [`open`]); a client's [`token`] is judged before. A [`feed`] reads one change [`stream`], which
 //! comes back by itself ([`backoff`], [`seam`]) and tells what it can't get ([`unsent`]), and publishes [`segment`]s of events into its
 //! [`ring`]. There the [`audience`] tells who takes which event ([`hits`]) and wakes them in their
 //! [`seat`]s. A [`watcher`] reads the ring, or a [`relay`] that a [`catch_up`] fills for it when its
@@ -27,6 +27,7 @@ mod seat;
 mod segment;
 mod stream;
 mod sync;
+mod token;
 mod turns;
 mod unsent;
 mod watcher;

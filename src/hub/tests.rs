@@ -8,6 +8,7 @@ mod memory;
 mod model;
 mod sharing;
 mod unsent;
+mod views;
 
 use std::{future::poll_fn, sync::Arc, task::Poll, time::Duration};
 

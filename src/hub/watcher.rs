@@ -22,10 +22,11 @@ use crate::{
         segment::Run,
         stream::next_time,
         sync::lock,
+        token::fitting,
         unsent,
     },
     metrics::{Mode, Stage},
-    plan::{FeedMode, Invalidate, Plan, Residual, Start, View, Watch},
+    plan::{FeedMode, Invalidate, Plan, Residual, Start, Watch},
     source::{ClusterTime, Position},
     wire::{Anchor, ResumeToken, Stamp},
 };
@@ -472,31 +473,4 @@ fn route(lease: &Lease, shared: &Shared, watch: &Watch, wanted: Wanted) -> Route
             whole: Residual::of(watch),
         }
     }
-}
-
-/// Reads a client's token, and checks that it is of this deployment and scope, and was given to one who may
-/// see the same. Nothing else is said of one that was not.
-fn fitting(token: &[u8], stamp: &Stamp, view: &View) -> Result<ResumeToken, Error> {
-    let token = ResumeToken::read(token, stamp.keys())
-        .map_err(|problem| Error::TokenMalformed(problem.to_string()))?;
-    // Who can make a token can make one of another.
-    if stamp.keys().is_some() && view.is_narrowed() && !token.was_encrypted() {
-        return Err(Error::TokenMismatch(
-            "a server that does not encrypt its tokens, or of another view",
-        ));
-    }
-    if token.audience() != view.audience {
-        return Err(Error::TokenMismatch(
-            "another principal's view, or of one that has changed",
-        ));
-    }
-    if !token.is_of_deployment(stamp) {
-        return Err(Error::TokenMismatch("another MongoDB deployment"));
-    }
-    if !token.is_of_scope(stamp) {
-        return Err(Error::TokenMismatch(
-            "another database or other collections than this request names",
-        ));
-    }
-    Ok(token)
 }

@@ -141,6 +141,19 @@ impl Policy {
         self.0.moved.send_modify(|count| *count += 1);
     }
 
+    /// The policy of a text.
+    #[cfg(test)]
+    pub(crate) fn of_text(yaml: &str) -> Self {
+        let rules = file::read(yaml.as_bytes(), true).expect("a policy");
+        Self::of(Some(rules), true)
+    }
+
+    /// Puts that of a text in force.
+    #[cfg(test)]
+    pub(crate) fn replace_by_text(&self, yaml: &str) {
+        self.replace(file::read(yaml.as_bytes(), true).expect("a policy"));
+    }
+
     /// Whether any rule is for this principal. Whoever none is for is told nothing at all.
     ///
     /// # Errors
@@ -149,8 +162,11 @@ impl Policy {
         if self.knows(principal) {
             return Ok(());
         }
-        let name = principal.to_string();
-        tracing::info!(principal = ?name, "no rule of the policy is for this principal");
+        let name = principal.for_logs();
+        tracing::info!(
+            principal = name,
+            "no rule of the policy is for this principal"
+        );
         Err(denied(None))
     }
 
@@ -178,15 +194,25 @@ impl Policy {
         };
         let mut rules = rules.iter();
         let decides = rules.find(|rule| rule.is_for(principal) && rule.covers(ask));
-        let name = principal.to_string();
+        let name = principal.for_logs();
         let scope = ask.scope.to_string();
         let Some(rule) = decides else {
-            tracing::info!(principal = ?name, ?scope, "no rule of the policy lets this principal watch this");
+            tracing::info!(
+                principal = name,
+                ?scope,
+                "no rule of the policy lets this principal watch this"
+            );
             return Err(denied(None));
         };
         rule.verdict(principal, ask).map_err(|refusal| {
             let (rule, why) = (&rule.name, refusal.logged);
-            tracing::info!(principal = ?name, ?scope, rule, why, "the policy refuses a watch");
+            tracing::info!(
+                principal = name,
+                ?scope,
+                rule,
+                why,
+                "the policy refuses a watch"
+            );
             denied(refusal.told)
         })
     }

@@ -1,5 +1,5 @@
 //! Who calls, asked before any service has the call: no request is read, and nothing told, of whoever does
-//! not say so.
+//! not say so, or whom no rule of the policy is for.
 
 use std::{
     convert::Infallible,
@@ -12,26 +12,24 @@ use http::{HeaderMap, Request, Response, header};
 use tonic::body::Body;
 use tower::{Layer, Service};
 
-use crate::{
-    auth::{Authenticator, Peer},
-    error::Error,
-};
+use crate::{auth::Peer, error::Error, rpc::Access};
 
 /// What may be asked by anybody: probes have no credentials, and learn nothing but whether Weir serves.
 const OPEN: &str = "/grpc.health.v1.Health/";
 
-/// Lets nobody past who does not show who they are, where that is asked. Whoever is let past has their
+/// Lets nobody past who does not show who they are, where that is asked, or for whom the policy has no rule.
+/// Whoever is let past has their
 /// [`Principal`](crate::auth::Principal) in the request's extensions.
 #[derive(Debug, Clone)]
 pub struct CallerGuard {
-    authenticator: Authenticator,
+    access: Access,
 }
 
 impl CallerGuard {
-    /// Asks as the authenticator has it.
+    /// Asks as `access` has it.
     #[must_use]
-    pub fn new(authenticator: Authenticator) -> Self {
-        Self { authenticator }
+    pub fn new(access: Access) -> Self {
+        Self { access }
     }
 }
 
@@ -41,7 +39,7 @@ impl<S> Layer<S> for CallerGuard {
     fn layer(&self, inner: S) -> Known<S> {
         Known {
             inner,
-            authenticator: self.authenticator.clone(),
+            access: self.access.clone(),
         }
     }
 }
@@ -50,7 +48,7 @@ impl<S> Layer<S> for CallerGuard {
 #[derive(Debug, Clone)]
 pub struct Known<S> {
     inner: S,
-    authenticator: Authenticator,
+    access: Access,
 }
 
 impl<S> Service<Request<Body>> for Known<S>
@@ -75,12 +73,17 @@ where
         // The one that is ready is the one to call; what stays behind is asked again whether it is.
         let fresh = self.inner.clone();
         let mut inner = mem::replace(&mut self.inner, fresh);
-        let authenticator = self.authenticator.clone();
+        let access = self.access.clone();
         Box::pin(async move {
             let (mut parts, body) = request.into_parts();
             // Without a peer there is no certificate either.
             let peer = parts.extensions.get::<Peer>().cloned().unwrap_or_default();
-            match authenticator.authenticate(&parts.headers, &peer).await {
+            let principal = access.authenticator.authenticate(&parts.headers, &peer);
+            let known = principal.await.and_then(|principal| {
+                access.policy.admit(&principal)?;
+                Ok(principal)
+            });
+            match known {
                 Ok(principal) => {
                     conceal(&mut parts.headers);
                     parts.extensions.insert(principal);

@@ -24,32 +24,63 @@ use tower::{Layer, Service};
 
 use crate::{error::Error, metrics::Metrics, rpc::strict::violation};
 
-/// Calls beyond the watches that may be open: those that are being opened, health checks, reflection.
+/// Calls beyond the watches that may be open: those that are being opened, or ask about the server.
 pub const SPARE_CALLS: usize = 1_000;
+
+/// Calls of the services beside Weir's own that may be open: health checks, and streams (of health, of
+/// reflection), each by themselves. Strangers may check the health, and a stream of it has no end: they must
+/// not take the room of watches, nor those streams that of checks.
+const SIDE_CALLS: usize = 500;
+
+/// Where the health is asked for once.
+const HEALTH_CHECK: &str = "/grpc.health.v1.Health/Check";
 
 /// Bounds the calls that pass it.
 #[derive(Debug, Clone)]
 pub struct CallGuard {
-    permits: Arc<Semaphore>,
-    max: usize,
+    watching: Room,
+    checks: Room,
+    side_streams: Room,
     request_timeout: Duration,
     metrics: Arc<Metrics>,
 }
 
-impl CallGuard {
-    /// At most `max` calls at once, each of which has its request sent within `request_timeout`.
-    #[must_use]
-    pub fn new(max: usize, request_timeout: Duration, metrics: Arc<Metrics>) -> Self {
+/// So many calls of a kind.
+#[derive(Debug, Clone)]
+struct Room {
+    permits: Arc<Semaphore>,
+    max: usize,
+}
+
+impl Room {
+    fn new(max: usize) -> Self {
         Self {
             permits: Arc::new(Semaphore::new(max)),
             max,
+        }
+    }
+}
+
+impl CallGuard {
+    /// At most `max` calls of Weir's own service at once, each of which has its request sent within
+    /// `request_timeout`.
+    #[must_use]
+    pub fn new(max: usize, request_timeout: Duration, metrics: Arc<Metrics>) -> Self {
+        Self {
+            watching: Room::new(max),
+            checks: Room::new(SIDE_CALLS),
+            side_streams: Room::new(SIDE_CALLS),
             request_timeout,
             metrics,
         }
     }
 
     /// Lets a call in, or says why not.
-    fn admit(&self, headers: &HeaderMap) -> Result<OwnedSemaphorePermit, Box<Response<Body>>> {
+    fn admit(
+        &self,
+        path: &str,
+        headers: &HeaderMap,
+    ) -> Result<OwnedSemaphorePermit, Box<Response<Body>>> {
         let content_type = headers.get(header::CONTENT_TYPE);
         if !content_type.is_some_and(|it| it.as_bytes().starts_with(b"application/grpc")) {
             // As the gRPC specification has it: who sends this would not understand a status.
@@ -57,11 +88,16 @@ impl CallGuard {
             *refusal.status_mut() = StatusCode::UNSUPPORTED_MEDIA_TYPE;
             return Err(Box::new(refusal));
         }
-        Arc::clone(&self.permits).try_acquire_owned().map_err(|_| {
+        let room = match path {
+            HEALTH_CHECK => &self.checks,
+            path if path.starts_with("/grpc.") => &self.side_streams,
+            _ => &self.watching,
+        };
+        Arc::clone(&room.permits).try_acquire_owned().map_err(|_| {
             self.metrics.limit_rejected("calls");
             let limit = Error::LimitExceeded {
                 limit: "calls",
-                max: self.max,
+                max: room.max,
             };
             Box::new(limit.into_status("").into_http())
         })
@@ -100,7 +136,7 @@ where
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let permit = match self.guard.admit(request.headers()) {
+        let permit = match self.guard.admit(request.uri().path(), request.headers()) {
             Ok(permit) => permit,
             Err(refusal) => return Box::pin(std::future::ready(Ok(*refusal))),
         };

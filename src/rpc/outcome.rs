@@ -1,6 +1,10 @@
 //! What became of a watch: recorded when its stream is dropped, `cancelled` unless said otherwise.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use http::HeaderMap;
 use tokio::time::Instant;
@@ -11,6 +15,7 @@ use crate::{
     auth::Principal,
     error::{Class, Error, code_name},
     metrics::{Metrics, seconds},
+    source::Event,
     spans::{Caller, Ending, Spans, WatchSpan},
 };
 
@@ -26,7 +31,7 @@ pub(super) struct Outcome {
     reason: &'static str,
     class: Option<Class>,
     /// Events handed over so far.
-    pub(super) events: u64,
+    events: u64,
 }
 
 impl Outcome {
@@ -76,6 +81,37 @@ impl Outcome {
     /// Names the watch in the log.
     pub(super) fn id(&self) -> &str {
         &self.id
+    }
+
+    /// Counts the events of a message.
+    pub(super) fn count<'e>(
+        &mut self,
+        events: impl Iterator<Item = &'e Event> + ExactSizeIterator + Clone,
+    ) {
+        let count = events.len();
+        let Some(first) = events.clone().next() else {
+            return;
+        };
+        let mut rest = events.peekable();
+        while let Some(event) = rest.next() {
+            // Mostly all are of one kind, and a counter that all watches move is dear.
+            let operation = event.operation;
+            let mut same = 1;
+            while rest.next_if(|next| next.operation == operation).is_some() {
+                same += 1;
+            }
+            self.metrics.events_sent(operation).increment(same);
+        }
+        // One sample a message, as the histogram keeps every sample until its next upkeep.
+        let wall_time = first.wall_time;
+        if let Some(millis) = wall_time.and_then(|millis| u64::try_from(millis).ok()) {
+            let written = UNIX_EPOCH + Duration::from_millis(millis);
+            // The clocks of two machines may disagree; less than nothing is no lag.
+            let lag = SystemTime::now().duration_since(written);
+            let lag = seconds(lag.unwrap_or_default());
+            self.metrics.delivery_lag.record(lag);
+        }
+        self.events += count as u64;
     }
 
     /// The watch has ended as it should.

@@ -172,3 +172,6 @@ impl Pieces {
             && self.called_in.is_some_and(|it| it.is(message))
     }
 }
+
+#[cfg(test)]
+mod tests;

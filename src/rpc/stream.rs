@@ -6,7 +6,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
 use futures::Stream;
@@ -19,7 +19,7 @@ use tonic::Status;
 use crate::{
     error::Error,
     hub::{Read, Run, Watcher},
-    metrics::{InStage, Metrics, Stage, seconds},
+    metrics::{InStage, Metrics, Stage},
     pb::{self, watch_response::Kind},
     plan::Watch,
     rpc::{
@@ -173,30 +173,27 @@ impl WatchStream {
 
     /// Ends the watch if its caller may not watch any longer, or it has become too old.
     fn look_at_tenure(&mut self) {
-        let is_over = matches!(self.ending, Some(Ending::Done));
-        if is_over {
+        if matches!(self.ending, Some(Ending::Done)) {
             return;
         }
         if let Some(error) = self.hold.tenure.look(&self.watch) {
             self.cut_in(error);
-            return;
-        }
-        // Its end may have become known only now.
-        let now = Instant::now();
-        let next = self.hold.tenure.next_look(now);
-        if next.is_some_and(|next| next < self.timer.deadline()) {
-            self.set_timer(now);
+        } else if self.hold.tenure.was_renewed() {
+            // It may end sooner than the timer knows.
+            self.set_timer(Instant::now());
         }
     }
 
     /// Whether its principal has been sent more than its share, so that nothing is to be read for now: what
     /// is not read waits in the hub, or is read again later.
     fn is_paused(&mut self) -> bool {
+        let Some(until) = self.paused else {
+            return false;
+        };
         let now = Instant::now();
-        self.paused = self.paused.filter(|until| now < *until);
-        if let Some(until) = self.paused
-            && self.timer.deadline() > until.min(now + PAUSE_CHECK)
-        {
+        if until <= now {
+            self.paused = None;
+        } else if self.timer.deadline() > until.min(now + PAUSE_CHECK) {
             self.set_timer(now);
         }
         self.paused.is_some()
@@ -229,11 +226,8 @@ impl WatchStream {
         if self.watch.end_time.is_some() {
             wake = wake.min(now + END_CHECK);
         }
-        if self.paused.is_some() {
-            let until = self
-                .paused
-                .map_or(now, |until| until.min(now + PAUSE_CHECK));
-            wake = wake.min(until.max(now + TICK));
+        if let Some(until) = self.paused {
+            wake = wake.min(until.min(now + PAUSE_CHECK).max(now + TICK));
         }
         if let Some(look) = self.hold.tenure.next_look(now) {
             wake = wake.min(look.max(now + TICK));
@@ -380,32 +374,10 @@ impl WatchStream {
         &mut self,
         events: impl DoubleEndedIterator<Item = &'e Event> + ExactSizeIterator + Clone,
     ) {
-        let count = events.len();
-        let (Some(first), Some(last)) = (events.clone().next(), events.clone().next_back()) else {
-            return;
-        };
-        let mut rest = events.peekable();
-        while let Some(event) = rest.next() {
-            // Mostly all are of one kind, and a counter that all watches move is dear.
-            let operation = event.operation;
-            let mut same = 1;
-            while rest.next_if(|next| next.operation == operation).is_some() {
-                same += 1;
-            }
-            self.metrics.events_sent(operation).increment(same);
+        if let Some(last) = events.clone().next_back() {
+            self.watcher.reach(last.cluster_time.seconds);
         }
-        // One sample a message, as the histogram keeps every sample until its next upkeep.
-        let wall_time = first.wall_time;
-        if let Some(millis) = wall_time.and_then(|millis| u64::try_from(millis).ok()) {
-            let written = UNIX_EPOCH + Duration::from_millis(millis);
-            // The clocks of two machines may disagree; less than nothing is no lag.
-            let lag = SystemTime::now().duration_since(written);
-            self.metrics
-                .delivery_lag
-                .record(seconds(lag.unwrap_or_default()));
-        }
-        self.watcher.reach(last.cluster_time.seconds);
-        self.outcome.events += count as u64;
+        self.outcome.count(events);
     }
 
     fn malformed(&mut self, error: &EventError) {

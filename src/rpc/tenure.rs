@@ -43,6 +43,7 @@ pub(super) struct Tenure {
     ends: Option<Instant>,
     /// Says that something has changed, in the task that it was last polled in.
     moved: Option<(Waker, Moved)>,
+    renewed: bool,
     over: bool,
 }
 
@@ -81,6 +82,7 @@ impl Tenure {
             verdict: None,
             ends: (!max_age.is_zero()).then(|| Instant::now() + age),
             moved: None,
+            renewed: false,
             over: false,
         })
     }
@@ -118,6 +120,7 @@ impl Tenure {
             self.changes.see();
             self.moved = None;
             self.principal = self.access.authenticator.renew(&self.principal)?;
+            self.renewed = true;
             let ask = Ask::of(watch, self.asked.as_ref());
             let verdict = self.access.policy.judge(&self.principal, &ask)?;
             let known = self.verdict.replace(verdict);
@@ -135,6 +138,11 @@ impl Tenure {
             Some(ends) if ends <= Instant::now() => Err(Error::MaxAge),
             _ => Ok(()),
         }
+    }
+
+    /// Whether its caller was asked about again since this was asked last.
+    pub(super) fn was_renewed(&mut self) -> bool {
+        std::mem::take(&mut self.renewed)
     }
 
     /// When it is to be looked at again at the latest, though nothing changes.
@@ -191,7 +199,182 @@ impl Changes {
             it = self.policy.changed() => it,
         };
         if gone.is_err() {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use super::*;
+    use crate::{auth::Authenticator, pb, plan::RequestLimits, policy::Policy};
+
+    const OPEN: &str = "version: 1\nrules: [{name: a, namespaces: [shop.orders]}]";
+    const FILTERED: &str =
+        "version: 1\nrules: [{name: a, namespaces: [shop.orders], filter: {a: 1}}]";
+    const MORE: &str =
+        "version: 1\nrules: [{name: a, namespaces: [shop.orders], operations: [insert, drop]}]";
+    const NOBODY: &str = "version: 1\nrules: []";
+
+    struct Scene {
+        access: Access,
+        principal: Arc<Principal>,
+    }
+
+    impl Scene {
+        fn new(policy: &str) -> Self {
+            Self {
+                access: Access {
+                    authenticator: Authenticator::anonymous(),
+                    policy: Policy::of_text(policy),
+                },
+                principal: Arc::new(Principal::anonymous()),
+            }
+        }
+
+        fn begin(&self) -> Tenure {
+            let begun = Tenure::begin(&self.access, &self.principal, Duration::ZERO);
+            begun.expect("it may begin")
+        }
+    }
+
+    fn watch() -> Watch {
+        let request = pb::WatchRequest {
+            database: "shop".to_owned(),
+            collections: vec!["orders".to_owned()],
+            ..pb::WatchRequest::default()
+        };
+        Watch::from_request(request, &RequestLimits::default()).expect("a watch")
+    }
+
+    /// Whatever moment of an opening the policy changes in, the stream notices.
+    #[tokio::test]
+    async fn a_change_is_noticed_whenever_it_comes_during_an_opening() {
+        for when in 0..3 {
+            let scene = Scene::new(OPEN);
+            let change = |at| {
+                if when == at {
+                    scene.access.policy.replace_by_text(NOBODY);
+                }
+            };
+            let (mut tenure, mut watch) = (scene.begin(), watch());
+            change(0);
+            let judged = tenure.judge(&mut watch).map(drop);
+            if when == 0 {
+                assert!(matches!(judged, Err(Error::AccessDenied(_))), "{judged:?}");
+                continue;
+            }
+            judged.expect("allowed");
+            change(1);
+            if when == 2 {
+                assert!(tenure.look(&watch).is_none());
+            }
+            change(2);
+            let mut context = Context::from_waker(Waker::noop());
+            assert!(tenure.has_moved(&mut context));
+            let error = tenure.look(&watch);
+            assert!(matches!(error, Some(Error::AccessDenied(_))), "{error:?}");
+            assert!(tenure.look(&watch).is_none(), "an end is told once");
+        }
+    }
+
+    #[tokio::test]
+    async fn who_would_see_something_else_ends_and_who_would_not_goes_on() {
+        for (before, after, ends) in [
+            (OPEN, OPEN, false),
+            (OPEN, FILTERED, true),
+            (FILTERED, OPEN, true),
+            (FILTERED, FILTERED, false),
+            (OPEN, MORE, true),
+            (MORE, MORE, false),
+        ] {
+            let scene = Scene::new(before);
+            let (mut tenure, mut watch) = (scene.begin(), watch());
+            tenure.judge(&mut watch).expect("allowed");
+            // More than once: each is held against the one before.
+            for _ in 0..2 {
+                scene.access.policy.replace_by_text(after);
+                let error = tenure.look(&watch);
+                assert_eq!(error.is_some(), ends, "{before} {after}");
+                assert!(error.is_none_or(|it| matches!(it, Error::AccessChanged)));
+                if ends {
+                    break;
+                }
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_waits_is_woken_by_a_change() {
+        let scene = Scene::new(OPEN);
+        let (mut tenure, mut watch) = (scene.begin(), watch());
+        tenure.judge(&mut watch).expect("allowed");
+        let mut waits = tokio::spawn(async move {
+            std::future::poll_fn(|context| {
+                if tenure.has_moved(context) {
+                    Poll::Ready(())
+                } else {
+                    Poll::Pending
+                }
+            })
+            .await;
+            tenure.look(&watch)
+        });
+        let early = tokio::time::timeout(Duration::from_secs(3600), &mut waits).await;
+        assert!(early.is_err(), "nothing has changed");
+        scene.access.policy.replace_by_text(NOBODY);
+        let woken = tokio::time::timeout(Duration::from_secs(1), waits).await;
+        let error = woken.expect("it is woken").expect("it ends");
+        assert!(matches!(error, Some(Error::AccessDenied(_))), "{error:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_age_is_reached_in_its_last_fifth_and_by_each_at_another_moment() {
+        let scene = Scene::new(OPEN);
+        let age = Duration::from_secs(1_000);
+        let now = Instant::now();
+        let mut ends: Vec<Duration> = (0..1_000)
+            .map(|_| {
+                let begun = Tenure::begin(&scene.access, &scene.principal, age);
+                let end = begun.expect("it may begin").next_look(now);
+                end.expect("it has an end").duration_since(now)
+            })
+            .collect();
+        ends.sort();
+        assert!(ends[0] >= age.mul_f64(0.8) && ends[999] <= age, "{ends:?}");
+        assert!(ends[999] - ends[0] > age.mul_f64(0.15), "{ends:?}");
+        let (mut tenure, mut watch) = (scene.begin(), watch());
+        tenure.judge(&mut watch).expect("allowed");
+        assert_eq!(tenure.next_look(now), None, "without an age it has no end");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn credentials_end_at_their_moment_and_the_clock_is_looked_at_now_and_then() {
+        let scene = Scene::new(OPEN);
+        let begin = |expires: SystemTime| {
+            let principal = Arc::new(Principal {
+                expires: Some(expires),
+                ..Principal::anonymous()
+            });
+            let mut tenure =
+                Tenure::begin(&scene.access, &principal, Duration::ZERO).expect("good");
+            let mut watch = watch();
+            tenure.judge(&mut watch).expect("allowed");
+            (tenure, watch)
+        };
+        let now = Instant::now();
+        let (mut tenure, watch) = begin(SystemTime::now() + Duration::from_secs(3600));
+        assert!(tenure.look(&watch).is_none());
+        assert_eq!(tenure.next_look(now), Some(now + CLOCK_CHECK));
+        let (mut tenure, watch) = begin(SystemTime::now() - Duration::from_secs(1));
+        assert_eq!(tenure.next_look(now), Some(now));
+        let error = tenure.look(&watch);
+        assert!(
+            matches!(error, Some(Error::CredentialsExpired)),
+            "{error:?}"
+        );
+        assert_eq!(tenure.next_look(now), None, "it is over");
     }
 }

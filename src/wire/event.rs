@@ -4,6 +4,7 @@
 //! takes the slots it knows; what is left over goes into `unknown_fields`, so that a field which
 //! MongoDB adds tomorrow is passed through and not lost.
 
+mod look;
 mod slots;
 mod update;
 
@@ -16,7 +17,7 @@ use bytes::{BufMut as _, Bytes, BytesMut};
 
 use crate::{
     pb::FilterMatch,
-    plan::{Branch, Format, Led, Operation, View},
+    plan::Operation,
     raw::{Element, ElementType, Elements},
     source::{Event, EventError},
     wire::{
@@ -25,14 +26,14 @@ use crate::{
                 WireType, put_bytes_field, put_message, put_message_expecting, put_string_field,
                 put_tag, put_varint, varint_len,
             },
-            put_document, put_null_document,
+            put_null_document,
         },
         frame::match_field,
-        redact,
         token::Stamp,
     },
 };
 
+pub use look::Look;
 use slots::{Image, Slot, Slots};
 
 /// Field numbers of `weir.v1`, as `watch.proto` gives them.
@@ -53,34 +54,6 @@ mod field {
 
 /// What `google.protobuf.Timestamp` holds: the years 1 to 9999, in milliseconds since 1970.
 const TIMESTAMP_MILLIS: RangeInclusive<i64> = -62_135_596_800_000..=253_402_300_799_999;
-
-/// How events look: in which format, and to whom.
-#[derive(Debug, Clone, Copy)]
-pub struct Look<'v> {
-    /// How documents are written.
-    pub format: Format,
-    /// What is left out of them, and whose the tokens are.
-    pub view: &'v View,
-}
-
-impl Look<'_> {
-    fn hidden(&self) -> Option<&Branch> {
-        self.view.hidden.tree()
-    }
-
-    /// Whether a field, by its dotted path, is not to be named.
-    fn hides(&self, path: &[u8]) -> bool {
-        self.hidden()
-            .is_some_and(|tree| tree.led_to(path) == Led::Hidden)
-    }
-
-    fn put_document(&self, out: &mut BytesMut, number: u32, document: &[u8]) {
-        match self.hidden() {
-            None => put_document(out, number, document, self.format),
-            Some(tree) => put_document(out, number, &redact::document(document, tree), self.format),
-        }
-    }
-}
 
 /// One event, encoded: where it lies among those that were encoded with it.
 #[derive(Debug, Clone)]

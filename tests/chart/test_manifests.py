@@ -164,6 +164,14 @@ def test_large_numbers_stay_whole():
     assert "watches: 100000\n" in policy
 
 
+def test_a_policy_that_is_text_is_passed_on_to_the_letter():
+    text = "# Ours.\nversion: 1\nrules:\n  - name: one\n    filter: {tenant: 9007199254740993}\n"
+    made = Release(with_value(values("tls-auth"), "policy.document", text))
+    (config,) = made.all("ConfigMap")
+    assert config["data"]["policy.yaml"].rstrip() == text.rstrip()
+    assert made.env["WEIR_POLICY_FILE"]["value"] == "/etc/weir/policy/policy.yaml"
+
+
 def test_each_file_that_is_named_is_mounted_and_nothing_beside_it(made):
     for pod in made.pods:
         (container,) = pod["spec"]["containers"]
@@ -181,6 +189,8 @@ def test_each_file_that_is_named_is_mounted_and_nothing_beside_it(made):
             assert mount["readOnly"] is True
             source = volumes[name].get("secret") or volumes[name]["configMap"]
             assert source["defaultMode"] == 0o440
+            # Without what it needs a pod must not start: no policy is not a lenient one.
+            assert "optional" not in source
             assert pod["spec"]["securityContext"]["fsGroup"] == container_group(pod)
             if name != "mongodb":
                 files |= {f"{mount['mountPath']}/{it['path']}" for it in source["items"]}
@@ -389,6 +399,9 @@ def test_prometheus_scrapes_the_admin_port_and_shows_the_token_it_needs():
 def test_rules_and_dashboard_are_the_files():
     rules = yaml.safe_load((CHART / "files" / "rules.yaml").read_text())
     assert release("full").one("PrometheusRule")["spec"] == rules
+    linked = Release(with_value(values("full"), "prometheusRule.runbookUrl", "https://wiki.example/weir"))
+    text = (CHART / "files" / "rules.yaml").read_text().replace("docs/runbook.md", "https://wiki.example/weir")
+    assert linked.one("PrometheusRule")["spec"] == yaml.safe_load(text)
     board = release("full").one("ConfigMap", "orders-streams-dashboard")
     assert board["data"]["weir.json"].strip() == (CHART / "files" / "dashboard.json").read_text().strip()
     assert board["metadata"]["labels"]["grafana_dashboard"] == "1"
@@ -410,6 +423,8 @@ def test_a_mesh_refuses_calls_without_mtls():
     authentication = istio.one("PeerAuthentication")["spec"]
     assert authentication["mtls"]["mode"] == "STRICT"
     assert chooses(authentication["selector"]["matchLabels"], istio.template["metadata"]["labels"])
+    # Through a sidecar every caller would seem to be on this machine, and be trusted as such.
+    assert pod_annotations(istio)["traffic.sidecar.istio.io/excludeInboundPorts"] == "9090"
     assert istio.template["metadata"]["labels"]["sidecar.istio.io/inject"] == "true"
     policy = istio.one("AuthorizationPolicy")["spec"]
     calls, scrapes = policy["rules"]

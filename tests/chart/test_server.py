@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+import tempfile
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -19,8 +20,8 @@ def secrets():
 
 
 @pytest.fixture(scope="module")
-def uri(tmp_path_factory):
-    with database(tmp_path_factory.mktemp("database")) as uri:
+def uri():
+    with tempfile.TemporaryDirectory() as folder, database(Path(folder)) as uri:
         yield uri
 
 
@@ -33,15 +34,15 @@ def check(made, secrets, folder):
 
 
 @pytest.mark.parametrize("name", GOOD)
-def test_the_server_takes_what_the_chart_gives_it(name, secrets, tmp_path):
-    ran = check(release(name), secrets, tmp_path)
+def test_the_server_takes_what_the_chart_gives_it(name, secrets, folder):
+    ran = check(release(name), secrets, folder)
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout == "the settings can be used\n"
 
 
-def test_the_server_refuses_what_the_chart_can_t_know_is_wrong(secrets, tmp_path):
+def test_the_server_refuses_what_the_chart_can_t_know_is_wrong(secrets, folder):
     made = Release(with_value(values("insecure"), "settings.upstream-grace", "48h"))
-    ran = check(made, secrets, tmp_path)
+    ran = check(made, secrets, folder)
     assert ran.returncode == 64
     assert "--upstream-grace" in ran.stderr
 
@@ -75,12 +76,12 @@ def try_out(made, secrets, folder, grpc):
 
 
 @pytest.mark.parametrize("name", ["insecure", "mesh", "full"])
-def test_probes_and_helm_test_pass_on_the_server_that_the_chart_starts(name, secrets, uri, tmp_path):
+def test_probes_and_helm_test_pass_on_the_server_that_the_chart_starts(name, secrets, uri, folder):
     made = Release(with_value(values(name), "test.scope", "shop.orders"))
-    with server(made, secrets, tmp_path, uri) as (running, grpc, admin):
+    with server(made, secrets, folder, uri) as (running, grpc, admin):
         for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
             until(probe, lambda: asks(made.container[probe], grpc, admin))
-        tried = try_out(made, secrets, tmp_path / "test", grpc)
+        tried = try_out(made, secrets, folder / "test", grpc)
         assert tried.returncode == 0, tried.stderr
         monitor = made.all("ServiceMonitor")
         if monitor:
@@ -93,20 +94,20 @@ def test_probes_and_helm_test_pass_on_the_server_that_the_chart_starts(name, sec
         assert running.wait(timeout=grace) == 0
 
 
-def test_a_server_that_mongodb_does_not_answer_lives_and_is_not_ready(secrets, tmp_path):
+def test_a_server_that_mongodb_does_not_answer_lives_and_is_not_ready(secrets, folder):
     made = release("insecure")
     away = "mongodb://127.0.0.1:1/?directConnection=true"
-    with server(made, secrets, tmp_path, away) as (_, grpc, admin):
+    with server(made, secrets, folder, away) as (_, grpc, admin):
         assert asks(made.container["startupProbe"], grpc, admin)
         assert asks(made.container["livenessProbe"], grpc, admin)
         assert not asks(made.container["readinessProbe"], grpc, admin)
 
 
-def test_helm_test_fails_where_the_server_can_t_serve(secrets, uri, tmp_path):
+def test_helm_test_fails_where_the_server_can_t_serve(secrets, uri, folder):
     made = Release(with_value(values("insecure"), "test.scope", "shop.orders"))
     away = "mongodb://127.0.0.1:1/?directConnection=true"
-    with server(made, secrets, tmp_path, away) as (_, grpc, _):
-        assert try_out(made, secrets, tmp_path / "test", grpc).returncode == 1
+    with server(made, secrets, folder, away) as (_, grpc, _):
+        assert try_out(made, secrets, folder / "test", grpc).returncode == 1
     # Nobody listens there any more.
-    assert try_out(made, secrets, tmp_path / "test", grpc).returncode == 1
+    assert try_out(made, secrets, folder / "test", grpc).returncode == 1
     assert PATIENCE < made.all("Pod")[0]["spec"]["activeDeadlineSeconds"]

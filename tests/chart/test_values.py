@@ -4,6 +4,7 @@ import json
 import re
 
 import helm_python
+import kubernetes_validate
 import pytest
 import tomllib
 import yaml
@@ -72,7 +73,7 @@ def test_every_setting_is_a_flag_and_every_flag_can_be_set():
         ("auth.apiKeys.keys", [{"name": "billing", "key": "weir_secret"}]),
         ("auth.apiKeys.keys", [{"name": "billing", "sha256": "weir_secret"}]),
         ("policy.rules", []),
-        ("policy.document", "version: 1"),
+        ("policy.document", ["version: 1"]),
         ("tokenKeys.keys", ["AAAA"]),
         ("settings.max-watchs", 1),
         ("settings.max_watches", 1),
@@ -156,6 +157,7 @@ def test_the_schema_refuses_what_no_template_could_use(path, value):
         ("full", {"networkPolicy.grpcFrom": []}, "names nobody"),
         ("full", {"settings.memory-limit": "4GiB"}, "settings.memory-limit"),
         ("insecure", {"resources.limits.memory": "1Gi"}, "settings.memory-limit"),
+        ("insecure", {"resources.limits.memory": 1 << 30}, "settings.memory-limit"),
         ("insecure", {"strategy.type": "Recreate"}, "strategy.rollingUpdate"),
         ("insecure", {"extraEnv": [{"name": "WEIR_LISTEN", "value": "[::]:1"}]}, "extraEnv: WEIR_LISTEN"),
     ],
@@ -166,6 +168,30 @@ def test_values_that_do_not_go_together_are_refused(base, change, says):
         given = with_value(given, path, value)
     chart.validate_schema(given)
     assert says in refused(given)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"strategy.type": "Recreate", "strategy.rollingUpdate": None},
+        {"podDisruptionBudget.maxUnavailable": None, "podDisruptionBudget.minAvailable": 1},
+        {"podDisruptionBudget.maxUnavailable": None, "podDisruptionBudget.minAvailable": "50%"},
+        {"resources.limits.memory": None},
+        {"resources.limits.memory": "1.5Gi"},
+        {"resources.limits.memory": 3 << 30},
+        {"replicas": 0},
+        {"service.type": "NodePort", "service.nodePort": 30051},
+        {"serviceAccount.create": False},
+        {"topologySpreadConstraints": []},
+        {"autoscaling.enabled": True, "autoscaling.cpu": 0, "autoscaling.watches": 3000},
+    ],
+)
+def test_values_that_go_together_are_taken(change):
+    given = values("insecure")
+    for path, value in change.items():
+        given = with_value(given, path, value)
+    for manifest in Release(given).manifests:
+        kubernetes_validate.validate(manifest, "1.37", strict=True)
 
 
 def test_a_chart_around_this_one_may_hand_down_its_globals():
@@ -220,7 +246,7 @@ def test_the_schema_knows_every_value():
 def test_the_readme_s_flags_and_settings_are_real():
     text = (CHART / "README.md").read_text()
     prose = "\n".join(text.split("\n```")[::2])
-    known = set(flags("serve")) | set(flags("watch")) | {"skip-tests", "set", "values", "install"}
+    known = set(flags("serve")) | set(flags("watch")) | {"skip-tests", "set-file"}
     for flag in re.findall(r"`--([a-z0-9-]+)", prose):
         assert flag in known, flag
     for setting in re.findall(r"settings\.([a-z0-9-]+)", text):

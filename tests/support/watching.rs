@@ -59,7 +59,7 @@ impl Watching {
 
     /// Opens a watch on a connection of its own that takes next to nothing until it is read: 32 KiB,
     /// and what HTTP/2 holds back for it on Weir's side, 400 KiB.
-    pub async fn narrow(address: SocketAddr, request: pb::WatchRequest) -> Self {
+    pub async fn narrow(address: SocketAddr, request: impl IntoRequest<pb::WatchRequest>) -> Self {
         let endpoint = Endpoint::from_shared(format!("http://{address}"));
         let endpoint = endpoint
             .expect("an address makes a URI")

@@ -9,8 +9,9 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use crate::setup::{Secured, alpn, connect, handshakes, trusting};
+use crate::support::certificates::{Authority, Issued};
 use crate::support::orders::{id, insert};
-use crate::support::{Database, eventually, within};
+use crate::support::{Database, ServeProcess, eventually, within};
 
 /// Type, version and length of a record that holds a handshake message, of which nothing follows.
 const BEGUN: [u8; 5] = [0x16, 3, 1, 2, 0];
@@ -220,6 +221,80 @@ async fn what_is_not_http2_over_tls_is_refused() {
     .await;
     secured.watch(&database, secured.authority.trusted()).await;
     assert_eq!(handshakes(&secured.weir.metrics().await, "ok"), 1.0);
+}
+
+/// Anybody can make handshakes fail, as often as they like: a log that grew with that would be a way to fill
+/// a disk. The library would warn of what it finds odd.
+#[tokio::test]
+async fn failed_handshakes_leave_nothing_in_the_log() {
+    let database = Database::start().await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let authority = Authority::new("everyone");
+    let (certificate, key) = authority.local().write(folder.path());
+    let clients = folder.path().join("ca.crt");
+    std::fs::write(&clients, &authority.pem).expect("it is written");
+    let arguments = [
+        format!("--tls-cert-file={}", certificate.display()),
+        format!("--tls-key-file={}", key.display()),
+        format!("--tls-client-ca-file={}", clients.display()),
+        "--request-timeout=1s".to_owned(),
+    ];
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let weir = ServeProcess::start(database.uri(), &arguments).await;
+    eventually("it has said all that it says at its start", async || {
+        weir.process.stderr().contains("mongodb answers")
+    })
+    .await;
+    let before = weir.process.stderr();
+    let strange = Authority::new("another").client("a");
+    let config = |shown: Option<&Issued>| alpn(trusting(&authority, &[&TLS13], shown), &["h2"]);
+    let mut untrusting = trusting(&Authority::new("another"), &[&TLS12], None);
+    untrusting.alpn_protocols = vec![b"h2".to_vec()];
+    for _ in 0..5 {
+        for bytes in [
+            &hello_of_tls_1_1()[..],
+            &hello_with_an_address_for_a_name(),
+            // A Finished where a ClientHello should be, an alert, and what is none of it.
+            &[0x16, 3, 3, 0, 4, 20, 0, 0, 0],
+            &[0x15, 3, 3, 0, 2, 1, 90],
+            b"GET / HTTP/1.1\r\n\r\n",
+        ] {
+            let mut stream = dial(weir.grpc, bytes).await;
+            let _ = stream.shutdown().await;
+            closed(stream).await;
+        }
+        dial(weir.grpc, &BEGUN).await;
+        for config in [config(None), config(Some(&strange)), untrusting.clone()] {
+            if let Ok(mut stream) = connect(weir.grpc, config).await {
+                let _ = within("why", stream.read_to_end(&mut Vec::new())).await;
+            }
+        }
+    }
+    eventually("all have failed", async || {
+        weir.metrics().await.sum("weir_tls_handshakes_total") == 45.0
+    })
+    .await;
+    let said = weir.process.stderr().split_off(before.len());
+    assert_eq!(said, "");
+}
+
+/// The hello of TLS 1.2 with a name (SNI) that must be none of a host, and is an address.
+fn hello_with_an_address_for_a_name() -> Vec<u8> {
+    let name = b"127.0.0.1";
+    let length = u8::try_from(name.len()).expect("a short name");
+    let mut extensions = vec![0, 0, 0, length + 5, 0, length + 3, 0, 0, length];
+    extensions.extend(name);
+    let mut body = vec![3, 3];
+    body.extend([7; 32]); // random
+    body.push(0); // no session
+    body.extend([0, 2, 0xc0, 0x2b]); // ECDHE-ECDSA with AES-128-GCM
+    body.extend([1, 0]); // no compression
+    body.extend([0, u8::try_from(extensions.len()).expect("few")]);
+    body.extend(extensions);
+    let length = u8::try_from(body.len()).expect("a short hello");
+    let mut record = vec![0x16, 3, 1, 0, length + 4, 1, 0, 0, length];
+    record.extend(body);
+    record
 }
 
 /// Pings are the only way to learn that a client is gone whose address answers no more.

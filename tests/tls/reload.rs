@@ -167,7 +167,10 @@ async fn what_cannot_be_used_leaves_the_old_certificate_in_force() {
     let half = &certificate[..certificate.len() / 2];
     // The same fault twice in a row is told once; these differ from one to the next.
     type Case<'a> = (&'a str, Option<&'a [u8]>, Option<&'a [u8]>);
-    let cases: [Case<'_>; 9] = [
+    let soon = secured.authority.issue(&["localhost"], |params| {
+        params.not_before = rcgen::date_time_ymd(4000, 1, 1);
+    });
+    let cases: [Case<'_>; 10] = [
         (
             "a new certificate alone",
             Some(certificate),
@@ -188,6 +191,11 @@ async fn what_cannot_be_used_leaves_the_old_certificate_in_force() {
             "one that has expired",
             Some(gone.certificate.as_bytes()),
             Some(gone.key.as_bytes()),
+        ),
+        (
+            "one that is not valid yet",
+            Some(soon.certificate.as_bytes()),
+            Some(soon.key.as_bytes()),
         ),
     ];
     for (number, (case, certificate, key)) in (1..).zip(cases) {

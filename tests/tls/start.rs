@@ -119,6 +119,8 @@ async fn flags_that_go_together_are_refused_alone() {
         (&["--tls-key-file=a"], "--tls-cert-file"),
         (&["--tls-client-ca-file=a"], "--tls-cert-file"),
         (&["--auth-certificates"], "--tls-client-ca-file"),
+        // Who says that certificates are required must not serve without them.
+        (&["--tls-client-auth=required"], "--tls-client-ca-file"),
     ] {
         let mut process = serve(arguments);
         assert_eq!(process.ends(PATIENCE).await.code(), Some(64), "{process}");

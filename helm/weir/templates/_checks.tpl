@@ -114,7 +114,7 @@ certificate that must be shown says that its holder may call. */}}
 {{- if and $v.networkPolicy.enabled (not $v.networkPolicy.grpcFrom) -}}
 {{- $wrong = append $wrong "networkPolicy.grpcFrom: names nobody, so nobody could watch; [{podSelector: {}}] is every pod of the namespace" -}}
 {{- end -}}
-{{- $limit := include "weir.bytes" (dig "limits" "memory" "0" $v.resources) | int64 -}}
+{{- $limit := include "weir.bytes" (dig "limits" "memory" "0" $v.resources | include "weir.setting") | int64 -}}
 {{- $held := include "weir.bytes" (default "1GiB" (get $v.settings "memory-limit")) | int64 -}}
 {{- if and $limit (gt $held (div (mul $limit 3) 4)) -}}
 {{- $wrong = append $wrong (printf "settings.memory-limit: bounds only what is read from MongoDB; in a container of %s it may be 3/4 of that at most, or the kernel kills Weir before it gives way" (toString $v.resources.limits.memory)) -}}

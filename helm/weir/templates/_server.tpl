@@ -190,13 +190,17 @@ grpc
 # The sidecar gets SIGTERM when Weir's preStop begins, and by default cuts all connections 5 s later.
 proxy.istio.io/config: |
   terminationDrainDuration: {{ $drain }}s
+# The admin port is for kubelets and a Prometheus that may be outside of the mesh; and the sidecar would
+# make all its callers look like ones on this machine, who may do more.
+traffic.sidecar.istio.io/excludeInboundPorts: "9090"
 {{- else if eq .Values.mesh.kind "linkerd" }}
 {{- if .Values.mesh.inject }}
 linkerd.io/inject: enabled
 {{- end }}
 # Calls without mTLS are refused. The default lets them through.
 config.linkerd.io/default-inbound-policy: all-authenticated
-# Prometheus and kubelets come without mTLS; networkPolicy and admin.tokenSecret guard this port.
+# The admin port is for kubelets and a Prometheus that may be outside of the mesh; and the proxy would
+# make all its callers look like ones on this machine, who may do more.
 config.linkerd.io/skip-inbound-ports: "9090"
 {{- if .Values.shutdown.preStopSeconds }}
 # New calls go on being served for as long as Weir's own preStop.

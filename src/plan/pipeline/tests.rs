@@ -7,6 +7,7 @@ use crate::plan::{Operation, Plan};
 mod changed;
 mod filters;
 mod fingerprint;
+mod guards;
 
 const OTHERS: [&str; 4] = ["insert", "update", "replace", "delete"];
 

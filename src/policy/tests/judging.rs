@@ -278,7 +278,7 @@ fn images_are_granted_by_name() {
 /// What a filter says of a field, the events that come tell.
 #[test]
 fn filters_may_not_touch_what_is_hidden() {
-    let with = |path: &str, operator: pb::field_filter::Operator| {
+    let with = |path: &str, operator: Operator| {
         let field = pb::FieldFilter {
             path: path.to_owned(),
             operator: Some(operator),

@@ -34,6 +34,25 @@ fn stamp() -> Stamp {
     Stamp::new("rs0", &plan(orders()))
 }
 
+const KEY: &str = "QUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUE=";
+const OTHER_KEY: &str = "QkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkI=";
+
+fn keys(lines: &[&str]) -> Arc<TokenKeys> {
+    Arc::new(TokenKeys::parse(&lines.join("\n")).unwrap())
+}
+
+/// For all and for some, encrypted and not.
+fn every_seal() -> [(Stamp, Option<Audience>); 4] {
+    let encrypting = || stamp().with_keys(Some(keys(&[KEY])));
+    let some = Some(Audience([7; 8]));
+    [
+        (stamp(), None),
+        (stamp(), some),
+        (encrypting(), None),
+        (encrypting(), some),
+    ]
+}
+
 fn mongodb_token(name: &str) -> Bytes {
     doc! { "_data": name }.to_vec().unwrap().into()
 }
@@ -79,11 +98,148 @@ fn forged(change: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
 
 #[test]
 fn every_kind_of_place_comes_back_as_it_was() {
-    for position in every_kind() {
-        let read = ResumeToken::read(&stamp().seal(&position, None, None), None).unwrap();
-        assert_eq!(read.position, position);
-        assert_eq!(read.origin, stamp().origin);
+    let anchor = Anchor::new(b"before", AT);
+    for (stamp, audience) in every_seal() {
+        for position in every_kind() {
+            let anchored = matches!(position, Position::HighWater { .. });
+            for anchor in [None, Some(&anchor).filter(|_| anchored)] {
+                let sealed = stamp.seal(&position, anchor, audience);
+                let read = ResumeToken::read(&sealed, stamp.keys()).unwrap();
+                assert_eq!(read.position, position);
+                assert_eq!(read.anchor.as_ref(), anchor);
+                assert_eq!(read.origin, stamp.origin);
+                assert_eq!(read.audience(), audience);
+                assert_eq!(read.was_encrypted(), stamp.keys().is_some());
+            }
+        }
     }
+}
+
+/// What stands in MongoDB's token, the document's key, can't be found in one that is encrypted, and two of
+/// them have nothing in common but what their lengths say.
+#[test]
+fn an_encrypted_token_tells_nothing() {
+    let key = "82".repeat(100);
+    let open = stamp().seal(&event(&key), None, None);
+    assert!(open.windows(key.len()).any(|it| it == key.as_bytes()));
+    let encrypting = stamp().with_keys(Some(keys(&[KEY])));
+    let seal = |name: &str| encrypting.seal(&event(name), None, None);
+    let (one, other) = (seal(&key), seal(&format!("{}83", "82".repeat(99))));
+    assert_eq!(one, seal(&key), "equal places have equal tokens");
+    assert_eq!(one.len(), other.len());
+    let same = one
+        .iter()
+        .zip(&other)
+        .skip(5)
+        .filter(|(a, b)| a == b)
+        .count();
+    assert!(
+        same < one.len() / 8,
+        "{same} of {} bytes are the same",
+        one.len()
+    );
+    for part in open.windows(8) {
+        assert!(!one.windows(8).any(|it| it == part));
+    }
+}
+
+/// Only who has a key can make one, and only who has the same can read it.
+#[test]
+fn a_token_of_another_key_or_of_none_is_refused_for_that() {
+    let sealed = |lines: &[&str]| {
+        let stamp = stamp().with_keys(Some(keys(lines)));
+        stamp.seal(&event("8265"), None, None)
+    };
+    let words = |sealed: &Bytes, keys: Option<&TokenKeys>| {
+        ResumeToken::read(sealed, keys).unwrap_err().to_string()
+    };
+    let both = keys(&[OTHER_KEY, KEY]);
+    let one = sealed(&[KEY]);
+    assert!(ResumeToken::read(&one, Some(&both)).is_ok());
+    assert_eq!(one, sealed(&[KEY, OTHER_KEY]), "the first key encrypts");
+    assert_ne!(one, sealed(&[OTHER_KEY, KEY]));
+    assert!(words(&one, None).contains("no key"));
+    assert!(words(&one, Some(&keys(&[OTHER_KEY]))).contains("does not have"));
+    // Under the name of another key.
+    let mut renamed = one.to_vec();
+    renamed[..5].copy_from_slice(&sealed(&[OTHER_KEY])[..5]);
+    assert!(words(&renamed.into(), Some(&both)).contains("changed"));
+    // What is not encrypted can be read by all, whatever keys there are.
+    let open = stamp().seal(&event("8265"), None, None);
+    assert!(
+        !ResumeToken::read(&open, Some(&both))
+            .unwrap()
+            .was_encrypted()
+    );
+}
+
+/// An envelope in an envelope in an envelope is none.
+#[test]
+fn an_encrypted_token_holds_one_that_is_not() {
+    let keys = keys(&[KEY]);
+    let mut out = BytesMut::new();
+    let inner = stamp()
+        .with_keys(Some(Arc::clone(&keys)))
+        .seal(&event("8265"), None, None);
+    keys.seal(&mut out, |out| out.extend_from_slice(&inner));
+    let problem = ResumeToken::read(&out, Some(&keys)).unwrap_err();
+    assert!(problem.to_string().contains("version") || problem.to_string().contains("checksum"));
+    let mut empty = BytesMut::new();
+    keys.seal(&mut empty, |_| {});
+    ResumeToken::read(&empty, Some(&keys)).unwrap_err();
+}
+
+#[test]
+fn a_place_is_sealed_again_for_another_audience() {
+    for (stamp, audience) in every_seal() {
+        let token =
+            ResumeToken::read(&stamp.seal(&event("8265"), None, None), stamp.keys()).unwrap();
+        assert_eq!(
+            token.sealed_for(audience, stamp.keys.clone()),
+            stamp.seal(&event("8265"), None, audience)
+        );
+    }
+}
+
+#[test]
+fn keys_are_lines_of_base64_with_comments_between() {
+    let text = format!("# of May\n\n  {KEY}  # the first\r\n{OTHER_KEY}\n#\n");
+    let keys = TokenKeys::parse(&text).unwrap();
+    let stamp = stamp().with_keys(Some(Arc::new(keys)));
+    let expected = self::stamp().with_keys(Some(self::keys(&[KEY, OTHER_KEY])));
+    assert_eq!(
+        stamp.seal(&event("8265"), None, None),
+        expected.seal(&event("8265"), None, None)
+    );
+}
+
+/// The words name the line, and nothing that is in it.
+#[test]
+fn a_bad_key_is_named_by_its_line_and_never_shown() {
+    for (text, words) in [
+        (String::new(), "no key"),
+        ("# nothing\n\n".to_owned(), "no key"),
+        (format!("{KEY}\nsecret!"), "line 2 is not base64"),
+        (format!("\n{}", &KEY[..43]), "line 2 is not base64"),
+        ("c2VjcmV0".to_owned(), "line 1 holds 6 bytes"),
+        (format!("{KEY}{KEY}"), "line 1 is not base64"),
+        (
+            format!("{KEY}\n\n{OTHER_KEY}\n{KEY}"),
+            "line 4 holds the same key as line 1",
+        ),
+    ] {
+        let problem = TokenKeys::parse(&text).unwrap_err();
+        assert!(problem.contains(words), "{problem}");
+        assert!(
+            !problem.contains("secret") && !problem.contains("QUFB"),
+            "{problem}"
+        );
+    }
+    let shown = format!("{:?}", keys(&[KEY]));
+    assert!(
+        !shown.contains("AAAA") && !shown.contains("65, 65"),
+        "{shown}"
+    );
 }
 
 #[test]
@@ -100,10 +256,13 @@ fn an_events_token_is_that_of_the_place_after_it() {
         ),
     ] {
         let parsed = Event::for_tests(0..token.len(), operation, AT);
-        let mut put = BytesMut::new();
-        stamp().put_event(&mut put, &token, &parsed, None);
-        assert_eq!(put, stamp().seal(&kind, None, None));
-        assert_eq!(put.len(), stamp().sealed_len(&token, None));
+        for (stamp, audience) in every_seal() {
+            let mut put = BytesMut::from(&b"before"[..]);
+            stamp.put_event(&mut put, &token, &parsed, audience);
+            let put = put.split_off(6);
+            assert_eq!(put, stamp.seal(&kind, None, audience));
+            assert_eq!(put.len(), stamp.sealed_len(&token, audience));
+        }
     }
 }
 
@@ -115,6 +274,22 @@ fn the_bytes_of_a_token_never_change() {
     assert_eq!(
         hex,
         "01036e620f8a0625d3c72f0c14f9f7445fc00d6ef5206553f100000000076a9959e5"
+    );
+}
+
+/// As it is for those of an audience, and for encrypted ones, which are the same on every replica.
+#[test]
+fn the_bytes_of_a_token_for_some_and_of_an_encrypted_one_never_change() {
+    let hex = |sealed: Bytes| -> String { sealed.iter().map(|it| format!("{it:02x}")).collect() };
+    let some = Some(Audience(*b"audience"));
+    assert_eq!(
+        hex(stamp().seal(&Position::Time(AT), None, some)),
+        "02036e620f8a0625d3c72f0c14f9f7445fc00d6ef5206553f1000000000761756469656e636524b33b79"
+    );
+    let encrypting = stamp().with_keys(Some(keys(&[KEY])));
+    assert_eq!(
+        hex(encrypting.seal(&Position::Time(AT), None, some)),
+        "034ac7d539ff2de8261e72bba1eddd5280d188303808ef468e3961ebff0c16c99550aed3bb3e7e91e62d27a6a7d9a647a18fe25c964e3fa50d65508cb73e12"
     );
 }
 
@@ -152,7 +327,13 @@ fn a_token_longer_than_a_request_may_carry_is_refused_whatever_it_holds() {
 /// A document key may be of any size, and MongoDB's token holds it.
 #[test]
 fn the_token_of_a_huge_key_goes_by_its_time_and_can_still_be_sent_back() {
-    let largest_that_fits = MAX_ENVELOPE - PREFIX - ANCHOR - CHECKSUM;
+    for (stamp, audience) in every_seal() {
+        goes_by_its_time_if_huge(&stamp, audience);
+    }
+}
+
+fn goes_by_its_time_if_huge(stamp: &Stamp, audience: Option<Audience>) {
+    let largest_that_fits = MAX_ENVELOPE - stamp.around(audience) - ANCHOR;
     for (length, fits) in [
         (largest_that_fits, true),
         (largest_that_fits + 1, false),
@@ -163,10 +344,14 @@ fn the_token_of_a_huge_key_goes_by_its_time_and_can_still_be_sent_back() {
             token: token.clone(),
             time: AT,
         };
-        let sealed = stamp().seal(&position, None, None);
-        assert_eq!(sealed.len(), stamp().sealed_len(&token, None));
+        let sealed = stamp.seal(&position, None, audience);
+        assert_eq!(sealed.len(), stamp.sealed_len(&token, audience));
+        assert!(sealed.len() <= MAX_ENVELOPE);
         let expected = if fits { position } else { Position::Time(AT) };
-        assert_eq!(ResumeToken::read(&sealed, None).unwrap().position, expected);
+        assert_eq!(
+            ResumeToken::read(&sealed, stamp.keys()).unwrap().position,
+            expected
+        );
     }
 }
 
@@ -233,36 +418,47 @@ proptest! {
     #[test]
     fn a_byte_changed_anywhere_is_noticed(
         kind in 0..4usize,
+        seal in 0..4usize,
         at: prop::sample::Index,
         flip in 1..=255u8,
     ) {
-        let mut bytes = stamp().seal(&every_kind()[kind], None, None).to_vec();
+        let (stamp, audience) = &every_seal()[seal];
+        let mut bytes = stamp.seal(&every_kind()[kind], None, *audience).to_vec();
         let at = at.index(bytes.len());
         bytes[at] ^= flip;
-        prop_assert!(ResumeToken::read(&bytes, None).is_err());
+        prop_assert!(ResumeToken::read(&bytes, stamp.keys()).is_err());
     }
 
     #[test]
-    fn a_token_cut_short_anywhere_is_noticed(kind in 0..4usize, at: prop::sample::Index) {
-        let sealed = stamp().seal(&every_kind()[kind], None, None);
+    fn a_token_cut_short_anywhere_is_noticed(
+        kind in 0..4usize,
+        seal in 0..4usize,
+        at: prop::sample::Index,
+    ) {
+        let (stamp, audience) = &every_seal()[seal];
+        let sealed = stamp.seal(&every_kind()[kind], None, *audience);
         let cut = sealed.slice(..at.index(sealed.len()));
-        prop_assert!(ResumeToken::read(&cut, None).is_err());
+        prop_assert!(ResumeToken::read(&cut, stamp.keys()).is_err());
     }
 
     #[test]
     fn bytes_added_in_front_or_behind_are_noticed(
         kind in 0..4usize,
+        seal in 0..4usize,
         added in proptest::collection::vec(any::<u8>(), 1..40),
     ) {
-        let sealed = stamp().seal(&every_kind()[kind], None, None);
+        let (stamp, audience) = &every_seal()[seal];
+        let sealed = stamp.seal(&every_kind()[kind], None, *audience);
         let behind = [&sealed[..], &added].concat();
-        prop_assert!(ResumeToken::read(&behind, None).is_err());
+        prop_assert!(ResumeToken::read(&behind, stamp.keys()).is_err());
         let in_front = [&added, &sealed[..]].concat();
-        prop_assert!(ResumeToken::read(&in_front, None).is_err());
+        prop_assert!(ResumeToken::read(&in_front, stamp.keys()).is_err());
     }
 
     #[test]
     fn no_bytes_make_the_reader_fall_over(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-        let _ = ResumeToken::read(&bytes, None);
+        let keys = keys(&[KEY]);
+        let _ = ResumeToken::read(&bytes, Some(&keys));
+        let _ = ResumeToken::read(&[&[keys::VERSION], &bytes[..]].concat(), Some(&keys));
     }
 }

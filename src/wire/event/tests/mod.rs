@@ -15,8 +15,9 @@ use prost::Message as _;
 use super::*;
 use crate::{
     pb::{self, change_event::Change},
-    plan::{Plan, Scope},
+    plan::{Format, Plan, Scope, View},
     source::{ClusterTime, Position},
+    wire::format::put_document,
 };
 
 const FORMATS: [Format; 4] = [

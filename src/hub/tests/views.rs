@@ -1,0 +1,473 @@
+//! What one client may see, on streams that it shares with others.
+
+use prost::Message as _;
+
+use super::*;
+use crate::{
+    error::Unsent,
+    plan::{Audience, Condition, Hidden, Plan, Predicate},
+    wire::{ResumeToken, Stamp, TokenKeys},
+};
+
+const FORMATS: [Format; 4] = [
+    Format::Bson,
+    Format::Json,
+    Format::CanonicalJson,
+    Format::Struct,
+];
+
+const TENANTS: u32 = 5;
+
+fn audience(number: u32) -> Option<Audience> {
+    Some(Audience(u64::from(number).to_be_bytes()))
+}
+
+fn guard(tenant: u32) -> Predicate {
+    Predicate::Field {
+        path: "tenant".to_owned(),
+        op: Condition::Eq(name(tenant).into()),
+    }
+}
+
+/// What a tenant is called, which no other's name has in it.
+fn name(tenant: u32) -> String {
+    format!("<{tenant}>")
+}
+
+/// Documents of one tenant, without some of their fields.
+fn of_tenant(tenant: u32, hidden: &[&str]) -> View {
+    let hidden = hidden.iter().map(|&path| path.to_owned());
+    View {
+        guard: Some(guard(tenant)),
+        hidden: Hidden::new(hidden).unwrap(),
+        audience: audience(tenant),
+    }
+}
+
+fn watch_in(request: pb::WatchRequest, view: View) -> Arc<Watch> {
+    let mut watch = Watch::clone(&watch(request));
+    watch.view = Arc::new(view);
+    Arc::new(watch)
+}
+
+fn shared() -> pb::WatchRequest {
+    pb::WatchRequest {
+        feed_mode: pb::FeedMode::Shared.into(),
+        ..request()
+    }
+}
+
+/// The insert of a tenant's document. Each of its values names the tenant.
+fn insert_of(tenant: u32, increment: u32) -> bson::Document {
+    let (id, of) = (format!("{increment}"), name(tenant));
+    let document = doc! {
+        "_id": &id, "tenant": &of, "iban": format!("iban{of}"),
+        "orders": [{ "price": format!("price{of}") }, { "name": format!("name{of}") }],
+    };
+    let fields = doc! { "documentKey": { "_id": &id }, "fullDocument": document };
+    event(&id, "insert", increment, fields)
+}
+
+fn inserts(increments: std::ops::Range<u32>) -> Batch {
+    let events: Vec<_> = increments
+        .map(|increment| insert_of(increment % TENANTS, increment))
+        .collect();
+    batch(&events)
+}
+
+/// Takes all there is now, and holds each event, in every format, against what the view may show. Gives
+/// the names of the events.
+async fn see_only_ones_own(client: &mut Client, tenant: u32) -> Vec<String> {
+    let mut names = Vec::new();
+    // The clock is paused, so this returns once nothing else can run.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    loop {
+        let next = poll_fn(|context| {
+            Poll::Ready(match client.watcher.poll_read(context, &client.token) {
+                Poll::Ready(read) => Some(read),
+                Poll::Pending => None,
+            })
+        });
+        let run = match next.await {
+            Some(Read::Events(run)) => run,
+            Some(_) => continue,
+            None => return names,
+        };
+        for format in FORMATS {
+            let encoded = run.encoded(format, &client.view).unwrap();
+            for at in 0..run.len() {
+                looks_right(&encoded.event(at).message(), tenant, client);
+            }
+        }
+        let encoded = run.encoded(Format::Bson, &client.view).unwrap();
+        for at in 0..run.len() {
+            let change = pb::ChangeEvent::decode(encoded.event(at).message()).unwrap();
+            client.token = change.resume_token.to_vec();
+            names.push(run.event(at).cluster_time.increment.to_string());
+        }
+    }
+}
+
+fn looks_right(message: &[u8], tenant: u32, client: &Client) {
+    let has = |text: &str| message.windows(text.len()).any(|it| it == text.as_bytes());
+    for other in 0..TENANTS {
+        assert_eq!(has(&name(other)), other == tenant, "{tenant} sees {other}");
+    }
+    let hidden = client.view.hidden.paths();
+    for (path, value) in [
+        ("tenant", name(tenant)),
+        ("iban", format!("iban{}", name(tenant))),
+        ("orders.price", format!("price{}", name(tenant))),
+        ("orders.name", format!("name{}", name(tenant))),
+    ] {
+        let shown = !hidden.iter().any(|it| it == path);
+        assert_eq!(has(&value), shown, "{path}, where {hidden:?} are hidden");
+    }
+    let change = pb::ChangeEvent::decode(message).unwrap();
+    let token = ResumeToken::read(&change.resume_token, None).unwrap();
+    assert_eq!(token.audience(), client.view.audience);
+}
+
+/// Ways to look at the same: in pairs that differ by one thing.
+fn ways() -> Vec<(u32, View)> {
+    let mut ways = Vec::new();
+    for tenant in 0..TENANTS {
+        for hidden in [
+            &[][..],
+            &["iban"],
+            &["orders.price"],
+            &["iban", "orders.price"],
+        ] {
+            ways.push((tenant, of_tenant(tenant, hidden)));
+            // Another's tokens.
+            let view = of_tenant(tenant, hidden);
+            let audience = audience(tenant + 100);
+            ways.push((tenant, View { audience, ..view }));
+        }
+    }
+    ways
+}
+
+/// T38: views share a stream, and nothing that was encoded for one is ever another's.
+#[tokio::test(start_paused = true)]
+async fn no_two_views_mix_on_a_shared_stream() {
+    let source = ScriptedSource::new([cursor(vec![
+        quiet("t0", 0),
+        // Later than the time that any of them begins at.
+        inserts(2_000..2_200),
+        inserts(2_200..3_000),
+    ])]);
+    let hub = hub(&source);
+    let ways = ways();
+    let opening = ways
+        .iter()
+        .map(|(_, view)| watch_in(shared(), view.clone()))
+        .map(|watch| {
+            let hub = hub.clone();
+            async move { Client::open(&hub, &watch).await }
+        });
+    let mut clients = futures::future::join_all(opening).await;
+    for (client, (tenant, _)) in clients.iter_mut().zip(&ways) {
+        let names = see_only_ones_own(client, *tenant).await;
+        let own = (2_000..3_000).filter(|it| it % TENANTS == *tenant);
+        assert_eq!(names, own.map(|it| it.to_string()).collect::<Vec<_>>());
+    }
+    assert_eq!(source.asked(), [None], "one stream for all");
+}
+
+/// T38: the same while they catch up, each from its own place, and when they join the ring.
+#[tokio::test(start_paused = true)]
+async fn no_two_views_mix_while_they_catch_up() {
+    let catching_up = || cursor(vec![inserts(2..300), inserts(300..401)]);
+    let ways: Vec<_> = ways().into_iter().take(2 * 2 * 4).collect();
+    let live = cursor(vec![quiet("t0", 400), inserts(400..500)]);
+    let openings = std::iter::once(live).chain(ways.iter().map(|_| catching_up()));
+    let source = ScriptedSource::new(openings);
+    let settings = HubSettings {
+        max_catch_ups: ways.len(),
+        ..settings()
+    };
+    let hub = hub_with(&source, settings);
+    let plan = Plan::shared(&watch(request()));
+    for (tenant, view) in &ways {
+        let token = Stamp::new("rs", &plan).seal(&after("1", 1), None, view.audience);
+        let request = pb::WatchRequest {
+            start: Some(pb::watch_request::Start::ResumeToken(token)),
+            ..shared()
+        };
+        let mut client = Client::open(&hub, &watch_in(request, view.clone())).await;
+        let names = see_only_ones_own(&mut client, *tenant).await;
+        let own = (2..500).filter(|it| it % TENANTS == *tenant);
+        assert_eq!(names, own.map(|it| it.to_string()).collect::<Vec<_>>());
+    }
+    assert!(source.asked().len() > ways.len(), "each read for itself");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_thousand_watches_of_one_view_share_one_encoding() {
+    let source = ScriptedSource::new([cursor(vec![quiet("t0", 0), inserts(2_000..2_100)])]);
+    let hub = hub(&source);
+    let open = |tenant| {
+        // Equal by value alone.
+        let watch = watch_in(shared(), of_tenant(tenant, &["iban"]));
+        let hub = hub.clone();
+        async move { Client::open(&hub, &watch).await }
+    };
+    let opening = (0..1_000).map(|_| open(1)).chain([open(2)]);
+    let mut clients = futures::future::join_all(opening).await;
+    for client in &mut clients {
+        assert_eq!(
+            client.see_all().await.len(),
+            21,
+            "20 events, and that it is live"
+        );
+    }
+    assert_eq!(metric(&hub, "weir_event_encodings_total"), 40.0);
+}
+
+/// MongoDB does what it can, and the guard is looked at all the same.
+#[tokio::test(start_paused = true)]
+async fn a_stream_of_its_own_is_guarded_twice() {
+    let source = ScriptedSource::new([cursor(vec![quiet("t0", 0), inserts(1..11)])]);
+    let hub = hub(&source);
+    let mut client = Client::open(&hub, &watch_in(request(), of_tenant(1, &[]))).await;
+    assert_eq!(client.watcher.mode(), Mode::Dedicated);
+    assert_eq!(see_only_ones_own(&mut client, 1).await, ["1", "6"]);
+    let plans = source.plans.lock().unwrap();
+    let said = format!("{:?}", plans[0].0.stages);
+    assert!(said.contains("<1>") && !said.contains("<2>"), "{said}");
+}
+
+/// A token that a watch in `view` was given.
+fn token_of(view: &View, keys: Option<&Arc<TokenKeys>>) -> bytes::Bytes {
+    Stamp::new("rs", &Plan::shared(&watch(request())))
+        .with_keys(keys.cloned())
+        .seal(&after("1", 1), None, view.audience)
+}
+
+fn keys(lines: &[&str]) -> Arc<TokenKeys> {
+    Arc::new(TokenKeys::parse(&lines.join("\n")).unwrap())
+}
+
+const KEY_A: &str = "QUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUE=";
+const KEY_B: &str = "QkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkI=";
+
+/// What becomes of a token that comes with a watch in a view: the words that it is refused in, if it is.
+async fn refused(
+    token: bytes::Bytes,
+    view: &View,
+    keys: Option<&Arc<TokenKeys>>,
+) -> Option<String> {
+    let source = ScriptedSource::new([
+        cursor(vec![quiet("t0", 0)]),
+        cursor(vec![batch(&[insert("b", 2)])]),
+    ]);
+    let settings = HubSettings {
+        token_keys: keys.cloned(),
+        ..settings()
+    };
+    let hub = hub_with(&source, settings);
+    let request = pb::WatchRequest {
+        start: Some(pb::watch_request::Start::ResumeToken(token)),
+        ..shared()
+    };
+    match hub.subscribe(&watch_in(request, view.clone())).await {
+        Ok(_) => None,
+        Err(error) => {
+            assert!(source.asked().is_empty(), "MongoDB was asked");
+            Some(format!("{}: {error}", error.reason()))
+        }
+    }
+}
+
+/// T38: a token from tenant A replayed by tenant B is refused, and nothing is said of A.
+#[tokio::test(start_paused = true)]
+async fn a_token_of_another_audience_is_refused_in_both_directions() {
+    let views = [View::whole(), of_tenant(1, &[]), of_tenant(2, &[])];
+    for keys in [None, Some(keys(&[KEY_A]))] {
+        for (of, made_by) in views.iter().enumerate() {
+            for (by, used_by) in views.iter().enumerate() {
+                let token = token_of(made_by, keys.as_ref());
+                let refused = refused(token, used_by, keys.as_ref()).await;
+                let expected = (of != by).then_some(
+                    "RESUME_TOKEN_MISMATCH: resume_token is of another principal's view, or of one \
+                     that has changed",
+                );
+                assert_eq!(refused.as_deref(), expected, "{of} by {by}");
+            }
+        }
+    }
+    // Of another scope too: that is not told before the audience is right.
+    let elsewhere = Plan::shared(&watch(pb::WatchRequest {
+        collections: vec!["secrets".to_owned()],
+        ..request()
+    }));
+    let token = Stamp::new("other", &elsewhere).seal(&after("1", 1), None, views[1].audience);
+    let words = refused(token, &views[2], None).await.unwrap();
+    assert!(words.contains("principal"), "{words}");
+}
+
+/// Without a key anybody can make a token, for any audience.
+#[tokio::test(start_paused = true)]
+async fn with_keys_a_token_that_was_not_encrypted_is_taken_where_all_may_be_seen_and_nowhere_else()
+{
+    let keys = keys(&[KEY_A]);
+    let hiding = View {
+        hidden: Hidden::new(["a".to_owned()]).unwrap(),
+        ..View::whole()
+    };
+    let guarded = View {
+        guard: Some(guard(1)),
+        ..View::whole()
+    };
+    for (view, taken) in [
+        (View::whole(), true),
+        (of_tenant(1, &[]), false),
+        (hiding, false),
+        (guarded, false),
+    ] {
+        let refused = refused(token_of(&view, None), &view, Some(&keys)).await;
+        assert_eq!(refused.is_none(), taken, "{refused:?}");
+        let reason = refused.unwrap_or_default();
+        assert!(
+            taken || reason.starts_with("RESUME_TOKEN_MISMATCH"),
+            "{reason}"
+        );
+        let sealed = token_of(&view, Some(&keys));
+        assert_eq!(self::refused(sealed, &view, Some(&keys)).await, None);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_key_is_changed_one_replica_after_another() {
+    let view = of_tenant(1, &[]);
+    let (old, new) = (keys(&[KEY_A]), keys(&[KEY_B]));
+    let (knowing, changed) = (keys(&[KEY_A, KEY_B]), keys(&[KEY_B, KEY_A]));
+    for (made, used, taken) in [
+        (&old, &knowing, true),
+        (&knowing, &old, true),
+        (&knowing, &changed, true),
+        (&changed, &knowing, true),
+        (&changed, &new, true),
+        (&changed, &old, false),
+        (&old, &new, false),
+    ] {
+        let refused = refused(token_of(&view, Some(made)), &view, Some(used)).await;
+        assert_eq!(refused.is_none(), taken, "{refused:?}");
+        let words = refused.unwrap_or_default();
+        assert!(taken || words.contains("does not have"), "{words}");
+    }
+    let words = refused(token_of(&view, Some(&old)), &view, None)
+        .await
+        .unwrap();
+    assert!(words.starts_with("RESUME_TOKEN_MALFORMED"), "{words}");
+    assert!(words.contains("no key"), "{words}");
+}
+
+/// All tokens of a watch are for its audience: where it begins, of its events, of progress, and when it
+/// falls behind and goes on from one of them.
+#[tokio::test(start_paused = true)]
+async fn every_token_of_a_watch_is_encrypted_and_for_its_audience() {
+    let source = ScriptedSource::new([
+        cursor(vec![quiet("t0", 0), inserts(1..11), quiet("t1", 20)]),
+        cursor(vec![batch(&[insert_of(1, 11)]), quiet("t2", 30)]),
+    ]);
+    let keys = keys(&[KEY_A]);
+    let settings = HubSettings {
+        token_keys: Some(Arc::clone(&keys)),
+        ..settings()
+    };
+    let hub = hub_with(&source, settings);
+    let mut client = Client::open(&hub, &watch_in(shared(), of_tenant(1, &[]))).await;
+    let right = |token: &[u8]| {
+        let token = ResumeToken::read(token, Some(&keys)).unwrap();
+        assert!(token.was_encrypted());
+        assert_eq!(token.audience(), audience(1));
+    };
+    right(&client.token);
+    let seen = client.see_all().await;
+    assert!(seen.contains(&event_named("6")), "{seen:?}");
+    right(&client.token);
+    let (_, token) = client.watcher.progress().expect("all was read");
+    right(&token);
+    client.token = token.to_vec();
+    client.watcher.go_back();
+    let seen = client.see_all().await;
+    assert!(
+        !seen.iter().any(|it| matches!(it, Seen::Ended(_))),
+        "{seen:?}"
+    );
+}
+
+fn unsent(error: Error) -> Unsent {
+    match error {
+        Error::ImageUnavailable(unsent) | Error::UpstreamEventTooLarge(unsent) => unsent,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// The event that a stream fails at may be another's: no time of it, and no token that names it.
+#[tokio::test(start_paused = true)]
+async fn an_event_that_cant_be_sent_is_told_to_no_one_who_might_not_see_it() {
+    let hiding = View {
+        hidden: Hidden::new(["a".to_owned()]).unwrap(),
+        audience: audience(9),
+        ..View::whole()
+    };
+    for encrypts in [false, true] {
+        for (view, open) in [
+            (View::whole(), true),
+            (hiding.clone(), true),
+            (of_tenant(1, &[]), false),
+        ] {
+            let source = ScriptedSource::new([
+                cursor_that_fails(vec![quiet("t0", 0)], Failure::EventTooLarge),
+                Opening::Fail(Failure::EventTooLarge),
+                cursor(vec![batch(&[insert_of(2, 4)])]),
+                cursor(vec![quiet("t1", 5)]),
+            ]);
+            let keys = encrypts.then(|| keys(&[KEY_A]));
+            let settings = HubSettings {
+                token_keys: keys.clone(),
+                ..settings()
+            };
+            let hub = hub_with(&source, settings);
+            let mut client = Client::open(&hub, &watch_in(shared(), view.clone())).await;
+            let seen = client.see(10).await;
+            assert!(
+                seen.contains(&Seen::Ended("UPSTREAM_EVENT_TOO_LARGE")),
+                "{seen:?}"
+            );
+            let unsent = unsent(end_of(&mut client).await);
+            assert_eq!(unsent.time, open.then(|| at(4)));
+            assert_eq!(unsent.next_token.is_some(), open || encrypts);
+            if let Some(token) = unsent.next_token {
+                let token = ResumeToken::read(&token, keys.as_deref()).unwrap();
+                assert_eq!(token.was_encrypted(), encrypts);
+                assert_eq!(token.audience(), view.audience);
+                assert_eq!(token.position, after("4", 4));
+            }
+        }
+    }
+}
+
+/// A quiet collection: whether anything is left is asked for this watch, and what is another's is nothing
+/// to it.
+#[tokio::test(start_paused = true)]
+async fn what_a_guard_forbids_does_not_hold_up_a_hand_over() {
+    let source = ScriptedSource::new([
+        cursor(vec![quiet("t0", 5), batch(&[])]),
+        cursor(vec![batch(&[insert_of(2, 3)]), quiet("t1", 5)]),
+        cursor(vec![batch(&[insert_of(2, 4), insert_of(2, 2_000)])]),
+    ]);
+    let hub = hub(&source);
+    let view = of_tenant(1, &[]);
+    let token = token_of(&view, None);
+    let request = pb::WatchRequest {
+        start: Some(pb::watch_request::Start::ResumeToken(token)),
+        ..shared()
+    };
+    let mut client = Client::open(&hub, &watch_in(request, view)).await;
+    let names = see_only_ones_own(&mut client, 1).await;
+    assert!(names.is_empty(), "{names:?}");
+}

@@ -1,0 +1,34 @@
+//! Whether a watch may go on from a token that its client sent.
+
+use crate::{
+    error::Error,
+    plan::View,
+    wire::{ResumeToken, Stamp},
+};
+
+/// Reads a client's token, and checks that it is of this deployment and scope, and was given to one who may
+/// see the same. Nothing else is said of one that was not.
+pub(super) fn fitting(token: &[u8], stamp: &Stamp, view: &View) -> Result<ResumeToken, Error> {
+    let token = ResumeToken::read(token, stamp.keys())
+        .map_err(|problem| Error::TokenMalformed(problem.to_string()))?;
+    // Who can make a token can make one of another.
+    if stamp.keys().is_some() && view.is_narrowed() && !token.was_encrypted() {
+        return Err(Error::TokenMismatch(
+            "a server that does not encrypt its tokens, or of another view",
+        ));
+    }
+    if token.audience() != view.audience {
+        return Err(Error::TokenMismatch(
+            "another principal's view, or of one that has changed",
+        ));
+    }
+    if !token.is_of_deployment(stamp) {
+        return Err(Error::TokenMismatch("another MongoDB deployment"));
+    }
+    if !token.is_of_scope(stamp) {
+        return Err(Error::TokenMismatch(
+            "another database or other collections than this request names",
+        ));
+    }
+    Ok(token)
+}

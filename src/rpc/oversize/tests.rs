@@ -1,0 +1,158 @@
+//! An event that no message holds, as it looks in a view.
+
+use std::{future::poll_fn, sync::Arc, time::Duration};
+
+use bson::doc;
+use bytes::{Bytes, BytesMut};
+use prost::Message as _;
+
+use super::*;
+use crate::{
+    hub::{Hub, Read},
+    metrics::Metrics,
+    plan::{Audience, Hidden, View},
+    source::{
+        Source,
+        script::{Opening, ScriptedSource, Step, batch, event, quiet},
+    },
+    wire::ResumeToken,
+};
+
+const SECRET: &str = "5ec7e7";
+const LIMIT: u32 = 64 << 10;
+
+/// A watch of one insert with 1 MiB that is hidden and `shown` bytes that are not, and that event.
+async fn watching(oversize: Oversize, shown: usize) -> (Watch, Watcher, Run) {
+    let document = doc! { "_id": 1, "ssn": SECRET.repeat((1 << 20) / SECRET.len()), "text": "x".repeat(shown) };
+    let key = doc! { "_id": 1, "ssn": SECRET };
+    let insert = event(
+        "a",
+        "insert",
+        2_000,
+        doc! { "documentKey": key, "fullDocument": document },
+    );
+    let steps = [quiet("t0", 0), batch(&[insert])].map(Step::Batch);
+    let source: Arc<dyn Source> = ScriptedSource::new([Opening::Cursor(steps.into())]);
+    let config = crate::config::ServeConfig::for_uri("mongodb://x");
+    let request = pb::WatchRequest {
+        database: "shop".to_owned(),
+        collections: vec!["orders".to_owned()],
+        max_message_bytes: LIMIT,
+        ..Default::default()
+    };
+    let mut watch = Watch::from_request(request, &config.request_limits()).unwrap();
+    watch.oversize = oversize;
+    watch.view = Arc::new(View {
+        hidden: Hidden::new(["ssn".to_owned()]).unwrap(),
+        audience: Some(Audience([7; 8])),
+        guard: None,
+    });
+    let settings = crate::hub::HubSettings {
+        deployment_name: Some("rs".to_owned()),
+        ..config.hub_settings()
+    };
+    let hub = Hub::new(source, settings, Arc::new(Metrics::new()));
+    let mut watcher = hub.subscribe(&Arc::new(watch.clone())).await.unwrap();
+    let token = watcher.beginning().token.to_vec();
+    loop {
+        let read = poll_fn(|context| watcher.poll_read(context, &token));
+        let read = tokio::time::timeout(Duration::from_secs(60), read).await;
+        if let Read::Events(run) = read.expect("the event comes") {
+            return (watch, watcher, run);
+        }
+    }
+}
+
+fn has_secret(bytes: &[u8]) -> bool {
+    bytes
+        .windows(SECRET.len())
+        .any(|it| it == SECRET.as_bytes())
+}
+
+fn response(frame: Frame) -> (pb::WatchResponse, Bytes) {
+    let mut out = BytesMut::new();
+    frame.encode(&mut out);
+    let bytes = out.freeze();
+    (pb::WatchResponse::decode(bytes.clone()).unwrap(), bytes)
+}
+
+/// T38: an event in pieces is what its client may see of it, and so are the sizes that are told.
+#[tokio::test(start_paused = true)]
+async fn pieces_and_their_sizes_are_of_what_a_view_shows() {
+    let shown = 200 << 10;
+    let (watch, watcher, run) = watching(Oversize::Chunk, shown).await;
+    let Ok(Sent::Pieces(mut pieces)) = send(&watch, &watcher, &run, 0, None, 1) else {
+        panic!("it does not go out in pieces");
+    };
+    let mut data = BytesMut::new();
+    loop {
+        let (frame, last) = match pieces.next(b"before", LIMIT) {
+            Next::Piece(frame) => (frame, false),
+            Next::Last(frame) => (frame, true),
+            Next::CalledIn => panic!("nobody was short of memory"),
+        };
+        let (response, bytes) = response(frame);
+        assert!(!has_secret(&bytes));
+        let Some(pb::watch_response::Kind::EventChunk(chunk)) = response.kind else {
+            panic!("{response:?}");
+        };
+        assert!(
+            (shown..shown + 1_000).contains(&(chunk.total_bytes as usize)),
+            "{}",
+            chunk.total_bytes
+        );
+        data.extend_from_slice(&chunk.data);
+        if last {
+            assert_eq!(data.len() as u64, chunk.total_bytes);
+            let change = pb::ChangeEvent::decode(data.freeze()).unwrap();
+            assert_eq!(change.resume_token, response.resume_token);
+            let token = ResumeToken::read(&change.resume_token, None).unwrap();
+            assert_eq!(token.audience(), watch.view.audience);
+            return;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stub_and_its_sizes_are_of_what_a_view_shows() {
+    let shown = 200 << 10;
+    let (watch, watcher, run) = watching(Oversize::Omit, shown).await;
+    let Ok(Sent::Stub(frame)) = send(&watch, &watcher, &run, 0, None, 1) else {
+        panic!("there is no stub");
+    };
+    let (response, bytes) = response(frame);
+    assert!(!has_secret(&bytes));
+    let Some(pb::watch_response::Kind::Changes(changes)) = response.kind else {
+        panic!("{response:?}");
+    };
+    let Some(pb::change_event::Change::Omitted(omitted)) = &changes.changes[0].change else {
+        panic!("{changes:?}");
+    };
+    assert!((shown..shown + 1_000).contains(&(omitted.event_bytes as usize)));
+    let token = ResumeToken::read(&response.resume_token, None).unwrap();
+    assert_eq!(token.audience(), watch.view.audience);
+
+    let (watch, watcher, run) = watching(Oversize::Fail, shown).await;
+    let Ok(Sent::Refused(Error::EventTooLarge { event_bytes, .. })) =
+        send(&watch, &watcher, &run, 0, None, 1)
+    else {
+        panic!("it is not refused");
+    };
+    assert!((shown..shown + 1_000).contains(&(event_bytes as usize)));
+}
+
+/// What is hidden does not make an event too large.
+#[tokio::test(start_paused = true)]
+async fn an_event_fits_when_what_is_shown_of_it_does() {
+    let (watch, _watcher, run) = watching(Oversize::Fail, 100).await;
+    let mut batch = crate::rpc::batch::Batch::new(&watch);
+    let mut token = Vec::new();
+    let filled = batch.fill(&run, &watch.view, &mut token).unwrap();
+    assert_eq!((filled.count, filled.full), (1, None));
+    let (_, bytes) = response(batch.into_frame().unwrap());
+    assert!(bytes.len() < 1_000 && !has_secret(&bytes));
+    assert_eq!(
+        ResumeToken::read(&token, None).unwrap().audience(),
+        watch.view.audience
+    );
+}

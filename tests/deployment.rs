@@ -1,0 +1,170 @@
+//! What `docs/deploy.md` gives to copy: names only settings that there are, fits their defaults, and starts.
+
+mod support;
+
+use std::{collections::BTreeMap, fs, time::Duration};
+
+use clap::{CommandFactory as _, Parser as _};
+use support::{PATIENCE, repository, weir, within};
+use weir::cli::Cli;
+use weir::config::ServeConfig;
+
+fn read(path: &str) -> String {
+    fs::read_to_string(repository().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+/// `NAME=value` of each line that is neither empty nor a comment.
+fn assignments(text: &str) -> Vec<(String, String)> {
+    let lines = text.lines().map(str::trim);
+    let lines = lines.filter(|line| !line.is_empty() && !line.starts_with(['#', '[', ';']));
+    lines
+        .map(|line| {
+            let (name, value) = line.split_once('=').expect("an assignment");
+            (name.to_owned(), value.to_owned())
+        })
+        .collect()
+}
+
+fn unit() -> BTreeMap<String, String> {
+    assignments(&read("examples/deploy/weir.service"))
+        .into_iter()
+        .collect()
+}
+
+fn seconds(text: &str) -> Duration {
+    humantime::parse_duration(text).expect("a duration")
+}
+
+/// A process of `weir serve` has the defaults of the command line.
+fn defaults() -> ServeConfig {
+    ServeConfig::for_uri("mongodb://localhost")
+}
+
+#[test]
+fn the_environment_file_names_only_variables_that_there_are() {
+    let command = Cli::command();
+    let serve = command.find_subcommand("serve").expect("weir serve");
+    let known: Vec<_> = serve
+        .get_arguments()
+        .filter_map(|it| it.get_env()?.to_str())
+        .collect();
+    let named = assignments(&read("examples/deploy/weir.env"));
+    assert!(named.len() > 5, "{named:?}");
+    for (name, _) in named {
+        assert!(known.contains(&name.as_str()), "there is no {name}");
+    }
+}
+
+/// Every value is one that its flag takes, and all of them go together.
+#[tokio::test]
+async fn the_environment_file_is_taken_once_its_files_are_there() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let identity = rcgen::generate_simple_self_signed(vec!["weir.example".to_owned()]);
+    let identity = identity.expect("a certificate");
+    let files = [
+        ("tls/tls.crt", identity.cert.pem()),
+        ("tls/tls.key", identity.signing_key.serialize_pem()),
+        ("policy.yaml", "version: 1\nrules: []\n".to_owned()),
+        // 32 bytes of nothing; what is asked is whether the file would be read.
+        ("token.keys", format!("{}=\n", "A".repeat(43))),
+    ];
+    fs::create_dir(folder.path().join("tls")).expect("a folder");
+    for (name, content) in files {
+        fs::write(folder.path().join(name), content).expect("a file");
+    }
+    let here = folder.path().to_str().expect("a path in UTF-8");
+    let variables = assignments(&read("examples/deploy/weir.env"));
+    let variables: Vec<(String, String)> = variables
+        .into_iter()
+        .map(|(name, value)| (name, value.replace("/etc/weir", here)))
+        .collect();
+    let variables: Vec<(&str, &str)> = variables
+        .iter()
+        .map(|(name, value)| (name.as_str(), value.as_str()))
+        .collect();
+    let mut check = weir(&variables, &["serve", "--check-config"]);
+    let status = within("the check", check.ends(PATIENCE)).await;
+    assert!(status.success(), "{check}");
+}
+
+#[test]
+fn the_unit_leaves_room_for_what_the_settings_ask_for() {
+    let (unit, defaults) = (unit(), defaults());
+    let environment: BTreeMap<_, _> = assignments(&read("examples/deploy/weir.env"))
+        .into_iter()
+        .collect();
+    let grace = seconds(&environment["WEIR_SHUTDOWN_GRACE"]);
+    assert_eq!(grace, defaults.shutdown_grace);
+    // And two seconds for MongoDB's cursors.
+    assert!(seconds(&unit["TimeoutStopSec"]) > grace + Duration::from_secs(2));
+
+    let connections: usize = environment["WEIR_MAX_CONNECTIONS"]
+        .parse()
+        .expect("a count");
+    assert_eq!(connections, defaults.max_connections);
+    let descriptors: usize = unit["LimitNOFILE"].parse().expect("a count");
+    let upstream = defaults.max_feeds + defaults.max_catch_ups + 10;
+    assert!(descriptors > connections + upstream + 256 + 50);
+
+    let limit: bytesize::ByteSize = environment["WEIR_MEMORY_LIMIT"].parse().expect("a size");
+    assert_eq!(limit, defaults.memory_limit);
+    let most: bytesize::ByteSize = unit["MemoryMax"]
+        .replace('G', "GiB")
+        .parse()
+        .expect("a size");
+    assert!(most.as_u64() >= 2 * limit.as_u64() + (1 << 30));
+}
+
+/// What can't be mended by trying again is not tried again.
+#[tokio::test]
+async fn the_unit_does_not_start_again_what_cannot_be_used() {
+    let unit = unit();
+    let kept: Vec<i32> = unit["RestartPreventExitStatus"]
+        .split_whitespace()
+        .map(|it| it.parse().expect("a status"))
+        .collect();
+    for arguments in [
+        &["serve", "--max-feeds", "0"][..],
+        &["serve", "--no-such-flag"],
+    ] {
+        let uri = [("MONGODB_URI", "mongodb://localhost")];
+        let mut refused = weir(&uri, arguments);
+        let status = within("its end", refused.ends(PATIENCE)).await;
+        let code = status.code().expect("a code");
+        assert!(kept.contains(&code), "{arguments:?} ends with {code}");
+    }
+    assert_eq!(unit["Restart"], "on-failure");
+    // The same command line that is tested here.
+    let line: Vec<&str> = unit["ExecStart"].split_whitespace().collect();
+    assert_eq!(line, ["/usr/local/bin/weir", "serve"]);
+    let parsed = Cli::try_parse_from(line.iter().chain(&["--mongodb-uri", "mongodb://localhost"]));
+    assert!(parsed.is_ok());
+}
+
+/// systemd's own opinion, where it is at hand: no unknown setting, and little left to attack.
+#[tokio::test]
+async fn systemd_reads_the_unit() {
+    let Some(_) = std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default())
+        .map(|folder| folder.join("systemd-analyze"))
+        .find(|path| path.is_file())
+    else {
+        eprintln!("there is no systemd-analyze here: what the unit says is not checked by systemd");
+        return;
+    };
+    let folder = tempfile::tempdir().expect("a folder");
+    let unit = read("examples/deploy/weir.service");
+    // The program, which must be there, and the settings, which systemd reads as root.
+    let unit = unit.replace("/usr/local/bin/weir", "/bin/true");
+    let path = folder.path().join("weir.service");
+    fs::write(&path, unit).expect("a file");
+    let path = path.to_str().expect("a path in UTF-8");
+
+    let mut verify = support::ChildProcess::start("verify", "systemd-analyze", ["verify", path]);
+    let status = within("systemd's check", verify.ends(PATIENCE)).await;
+    assert!(status.success() && verify.stderr().is_empty(), "{verify}");
+
+    let arguments = ["security", "--offline=true", "--threshold=20", path];
+    let mut judge = support::ChildProcess::start("security", "systemd-analyze", arguments);
+    let status = within("systemd's judgement", judge.ends(PATIENCE)).await;
+    assert!(status.success(), "an exposure above 2.0: {judge}");
+}

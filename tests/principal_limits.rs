@@ -1,0 +1,268 @@
+//! What one principal may take, and all together: watches at once, watches a second, bytes a second.
+
+mod support;
+
+use std::time::Duration;
+
+use mongodb::bson::doc;
+use serde_json::{Value, json};
+use support::guarded::by;
+use support::orders::{ORDERS, id, insert};
+use support::{Database, Guarded, Watching, error_info, eventually};
+use tokio::time::Instant;
+use tonic::{Code, Status};
+use tonic_types::StatusExt as _;
+use weir::pb;
+use weir::pb::watch_response::Kind;
+
+const POLICY: &str = "
+version: 1
+rules:
+  - {name: many, principals: ['key:many'], namespaces: [$db.orders], limits: {watches: 5}}
+  - {name: fast, principals: ['key:fast'], namespaces: [$db.orders], limits: {byte_rate: 0}}
+  - {name: all, namespaces: ['$db.*']}
+";
+
+fn clients() -> [(&'static str, Value); 4] {
+    ["a", "b", "many", "fast"].map(|name| (name, json!({})))
+}
+
+/// Checks a refusal; gives when to try again.
+fn refused(status: &Status, limit: &str) -> Duration {
+    assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");
+    assert_eq!(error_info(status).reason, "WATCH_LIMIT_EXCEEDED");
+    let quota = status.get_details_quota_failure().expect("a QuotaFailure");
+    assert_eq!(quota.violations[0].subject, limit, "{status:?}");
+    let retry = status.get_details_retry_info().expect("a RetryInfo");
+    retry.retry_delay.expect("a delay")
+}
+
+/// The permit lives as long as the stream does, and no longer.
+#[tokio::test]
+async fn a_principal_has_no_more_watches_open_than_it_may() {
+    let database = Database::start().await;
+    let guarded = Guarded::with(&database, &clients(), POLICY, |config| {
+        config.limits.max_watches_per_principal = 2;
+    })
+    .await;
+    let request = || database.watch_request(&[ORDERS]);
+    let mut first = guarded.watch("a", request()).await;
+    let second = guarded.watch("a", request()).await;
+    let status = guarded
+        .open("a", request())
+        .await
+        .err()
+        .expect("one too many");
+    refused(&status, "principal_watches");
+    // Nobody else's are counted with them, and those of a rule of its own by themselves.
+    let _b = guarded.watch("b", request()).await;
+    let mut many = Vec::new();
+    for _ in 0..5 {
+        many.push(guarded.watch("many", request()).await);
+    }
+    let status = guarded
+        .open("many", request())
+        .await
+        .err()
+        .expect("one too many");
+    refused(&status, "principal_watches");
+    let _other = guarded
+        .watch("many", database.watch_request(&["invoices"]))
+        .await;
+    // What is refused for another reason takes nothing.
+    for _ in 0..5 {
+        let mut broken = request();
+        broken.start = Some(pb::watch_request::Start::ResumeToken(
+            b"no token"[..].into(),
+        ));
+        let status = guarded
+            .open("b", broken)
+            .await
+            .err()
+            .expect("it is refused");
+        assert_eq!(error_info(&status).reason, "RESUME_TOKEN_MALFORMED");
+    }
+    insert(&database, 1).await;
+    assert_eq!(id(&first.next_change().await), 1);
+    drop(second);
+    eventually("there is room again", async || {
+        guarded.open("a", request()).await.is_ok()
+    })
+    .await;
+    let rejected = [("limit", "principal_watches")];
+    let metrics = guarded.weir.metrics().await;
+    assert!(metrics.sum_where("weir_limit_rejections_total", &rejected) >= 2.0);
+}
+
+/// Who comes back when it was told to is let in.
+#[tokio::test]
+async fn a_principal_opens_watches_no_faster_than_it_may() {
+    let database = Database::start().await;
+    let guarded = Guarded::with(&database, &clients(), POLICY, |config| {
+        config.limits.watch_rate_per_principal = 1;
+    })
+    .await;
+    let mut client = guarded.weir.client().await;
+    let mut open = async |name: &str| {
+        Watching::open(&mut client, by(name, database.watch_request(&[ORDERS]))).await
+    };
+    let mut held = Vec::new();
+    let wait = loop {
+        match open("a").await {
+            Ok(watching) => held.push(watching),
+            Err(status) => break refused(&status, "principal_watch_rate"),
+        }
+        assert!(held.len() < 30, "it is never refused");
+    };
+    assert!(
+        held.len() >= 10,
+        "ten seconds' worth come at once, not {}",
+        held.len()
+    );
+    assert!(wait <= Duration::from_secs(1), "{wait:?}");
+    open("b").await.expect("another principal");
+    tokio::time::sleep(wait).await;
+    open("a").await.expect("it was told to come back by now");
+}
+
+#[tokio::test]
+async fn all_together_open_watches_no_faster_than_they_may() {
+    let database = Database::start().await;
+    let guarded = Guarded::with(&database, &clients(), POLICY, |config| {
+        config.limits.watch_rate = 1;
+    })
+    .await;
+    let mut client = guarded.weir.client().await;
+    let mut opened = 0;
+    let status = loop {
+        let name = ["a", "b", "many"][opened % 3];
+        let request = by(name, database.watch_request(&[ORDERS]));
+        match Watching::open(&mut client, request).await {
+            Ok(_) => opened += 1,
+            Err(status) => break status,
+        }
+        assert!(opened < 30, "they are never refused");
+    };
+    let wait = refused(&status, "watch_rate");
+    assert!(
+        opened >= 10 && wait <= Duration::from_secs(1),
+        "{opened}, {wait:?}"
+    );
+}
+
+/// A principal that is sent more than its share is slowed down, is told that its watch is alive meanwhile,
+/// loses nothing, and holds up nobody.
+#[tokio::test]
+async fn a_principal_that_takes_more_bytes_than_it_may_is_slowed_down_and_loses_nothing() {
+    const RATE: u64 = 256 << 10;
+    const EVENTS: i32 = 60;
+    const BYTES: usize = 32 << 10;
+    let database = Database::start().await;
+    let guarded = Guarded::with(&database, &clients(), POLICY, |config| {
+        config.limits.byte_rate_per_principal = bytesize::ByteSize::b(RATE);
+    })
+    .await;
+    let request = pb::WatchRequest {
+        progress_interval: Some(prost_types::Duration {
+            seconds: 1,
+            nanos: 0,
+        }),
+        // So that each message is one event, and the wait for it short.
+        max_message_bytes: 64 << 10,
+        ..database.watch_request(&[ORDERS])
+    };
+    let mut slow = guarded.watch("a", request.clone()).await;
+    let mut fast = guarded.watch("fast", request.clone()).await;
+    let orders = database.collection(ORDERS);
+    let filler = "x".repeat(BYTES);
+    for number in 0..EVENTS {
+        let order = doc! { "_id": number, "filler": &filler };
+        orders.insert_one(order).await.expect("an insert");
+    }
+    let begin = Instant::now();
+    for number in 0..EVENTS {
+        assert_eq!(id(&fast.next_change().await), number);
+    }
+    let (mut numbers, mut longest, mut last) = (Vec::new(), Duration::ZERO, Instant::now());
+    let mut was_refused = false;
+    while numbers.len() < EVENTS as usize {
+        let message = slow.next().await;
+        longest = longest.max(last.elapsed());
+        last = Instant::now();
+        if let Some(Kind::Changes(batch)) = message.kind {
+            numbers.extend(batch.changes.iter().map(id));
+        }
+        if !was_refused {
+            if let Err(status) = guarded.open("a", request.clone()).await {
+                let wait = refused(&status, "principal_byte_rate");
+                assert!(wait < Duration::from_secs(10), "{wait:?}");
+                was_refused = true;
+            }
+        }
+    }
+    assert_eq!(numbers, (0..EVENTS).collect::<Vec<_>>());
+    assert!(was_refused, "it is let open further watches though it owes");
+    // A second's worth was there at first.
+    let sent = EVENTS as u64 * BYTES as u64;
+    let least = Duration::from_secs_f64((sent - RATE - 2 * (64 << 10)) as f64 / RATE as f64);
+    assert!(
+        begin.elapsed() >= least,
+        "{:?} for {sent} bytes",
+        begin.elapsed()
+    );
+    assert!(
+        longest < Duration::from_secs(5),
+        "nothing came for {longest:?}"
+    );
+    // Nothing is owed any more after a while.
+    eventually("it may open watches again", async || {
+        guarded.open("a", request.clone()).await.is_ok()
+    })
+    .await;
+}
+
+/// However long it has to wait, a watch is alive, and hears at once that the server goes.
+#[tokio::test]
+async fn a_watch_that_waits_for_its_share_is_alive_and_drains() {
+    let database = Database::start().await;
+    let guarded = Guarded::with(&database, &clients(), POLICY, |config| {
+        config.limits.byte_rate = bytesize::ByteSize::kib(64);
+    })
+    .await;
+    let request = pb::WatchRequest {
+        progress_interval: Some(prost_types::Duration {
+            seconds: 1,
+            nanos: 0,
+        }),
+        ..database.watch_request(&[ORDERS])
+    };
+    let mut watching = guarded.watch("a", request).await;
+    let orders = database.collection(ORDERS);
+    // Some half a minute's worth.
+    let order = doc! { "_id": 1, "filler": "x".repeat(2 << 20) };
+    orders.insert_one(order).await.expect("an insert");
+    insert(&database, 2).await;
+    assert_eq!(id(&watching.next_change().await), 1);
+    let token = watching.token();
+    for _ in 0..3 {
+        let progress = watching.next().await;
+        assert!(
+            matches!(progress.kind, Some(Kind::Progress(_))),
+            "{progress:?}"
+        );
+        assert_eq!(
+            progress.resume_token, token,
+            "it is no further than what it was sent"
+        );
+    }
+    let (_, ()) = tokio::join!(
+        async {
+            let drains = watching.next_state(pb::WatchState::Draining).await;
+            assert!(!drains.reason.is_empty());
+            assert_eq!(watching.token(), token);
+            let status = watching.end().await;
+            assert_eq!(error_info(&status).reason, "SERVER_DRAINING");
+        },
+        guarded.weir.shutdown()
+    );
+}

@@ -1,0 +1,405 @@
+//! The rights that `docs/mongodb-rights.md` gives to Weir's MongoDB user are enough for all that Weir does,
+//! none is too many, and what is missed without each is what that page says.
+
+mod reading;
+mod support;
+
+#[path = "rights/gate.rs"]
+mod gate;
+
+use std::{collections::BTreeSet, time::Duration};
+
+use bytes::Bytes;
+use gate::{Gate, Role};
+use mongodb::bson::{Document, doc};
+use reading::{after, before, eq};
+use support::{
+    Database, ServeProcess, Watching, Weir, error_reason, eventually, repository, within,
+};
+use tonic::{Code, Status};
+use weir::config::ServeConfig;
+use weir::pb::{self, watch_request::Start};
+
+/// The database that the roles are about.
+const SHOP: &str = "shop";
+const PASSWORD: &str = "correct-horse-battery-staple";
+/// A value that only the filter of a watch holds.
+const SECRET: &str = "a-value-of-a-filter";
+
+/// The document of a role, as it stands under a heading of the page.
+fn role_document(heading: &str) -> serde_json::Value {
+    let page = std::fs::read_to_string(repository().join("docs/mongodb-rights.md"));
+    let page = page.expect("docs/mongodb-rights.md");
+    let section = page.split_once(&format!("\n## {heading}\n"));
+    let section = section.unwrap_or_else(|| panic!("no heading {heading}")).1;
+    let command = "\n```js\ndb.getSiblingDB(\"admin\").createRole(";
+    let document = section.split_once(command).expect("a role").1;
+    let document = document.split_once(")\n```").expect("its end").0;
+    serde_json::from_str(document).expect("a document in JSON")
+}
+
+/// A database that has the role of that heading and a user of that role, and a gate that enforces it.
+struct Guarded {
+    database: Database,
+    gate: Gate,
+    role: Role,
+}
+
+impl Guarded {
+    async fn start(heading: &str) -> Self {
+        let database = Database::options().start().await;
+        let document = role_document(heading);
+        let name = document["role"].as_str().expect("a name");
+        let privileges = bson::serialize_to_bson(&document["privileges"]).expect("privileges");
+        let inherited = bson::serialize_to_bson(&document["roles"]).expect("roles");
+        // The server's own opinion on the document.
+        database
+            .admin(doc! { "createRole": name, "privileges": privileges, "roles": inherited })
+            .await;
+        let roles = vec![doc! { "role": name, "db": "admin" }];
+        database
+            .admin(doc! { "createUser": "weir", "pwd": PASSWORD, "roles": roles })
+            .await;
+        for collection in ["orders", "invoices"] {
+            let images = doc! { "enabled": true };
+            let create = doc! { "create": collection, "changeStreamPreAndPostImages": images };
+            let shop = database.client().database(SHOP);
+            shop.run_command(create).await.expect("a collection");
+        }
+        let role = Role::read(&document);
+        let gate = Gate::before(database.address(), role.clone()).await;
+        Self {
+            database,
+            gate,
+            role,
+        }
+    }
+
+    /// The URI by which Weir logs in at the gate.
+    fn uri(&self) -> String {
+        let (real, gate) = (self.database.address(), self.gate.address());
+        let uri = self.database.uri();
+        uri.replace(&real.to_string(), &format!("weir:{PASSWORD}@{gate}"))
+    }
+
+    async fn weir(&self) -> Weir {
+        Weir::at(&self.uri(), configure).await
+    }
+
+    fn orders(&self) -> mongodb::Collection<Document> {
+        self.database.client().database(SHOP).collection("orders")
+    }
+
+    async fn insert(&self, id: i32) {
+        let orders = self.orders();
+        let insert = orders.insert_one(stock(id, 1));
+        within("an insert", insert.into_future())
+            .await
+            .expect("an insert");
+    }
+}
+
+/// No feed is kept, so that every watch asks MongoDB for all that it needs.
+fn configure(config: &mut ServeConfig) {
+    config.feed_linger = Duration::ZERO;
+    config.allow_deployment_watch = true;
+}
+
+fn request(collections: &[&str]) -> pb::WatchRequest {
+    pb::WatchRequest {
+        database: SHOP.to_owned(),
+        collections: collections.iter().map(|&it| it.to_owned()).collect(),
+        ..pb::WatchRequest::default()
+    }
+}
+
+fn deployment() -> pb::WatchRequest {
+    pb::WatchRequest::default()
+}
+
+fn resume(token: Bytes, request: &pb::WatchRequest) -> pb::WatchRequest {
+    pb::WatchRequest {
+        start: Some(Start::ResumeToken(token)),
+        ..request.clone()
+    }
+}
+
+/// A filter that passes only what holds the secret.
+fn filtered(request: &pb::WatchRequest) -> pb::WatchRequest {
+    pb::WatchRequest {
+        filters: vec![eq("status", SECRET.into())],
+        ..request.clone()
+    }
+}
+
+fn stock(id: i32, stock: i32) -> Document {
+    doc! { "_id": id, "stock": stock }
+}
+
+async fn refused(weir: &Weir, request: pb::WatchRequest) -> Status {
+    let answer = weir.try_watch(request).await;
+    answer.err().expect("the watch is refused")
+}
+
+fn assert_denied(status: &Status) {
+    let told = (status.code(), &*error_reason(status));
+    let expected = (Code::FailedPrecondition, "UPSTREAM_ACCESS_DENIED");
+    assert_eq!(told, expected, "{status:?}");
+    // MongoDB's words hold the command, and so the filter.
+    let whole = format!("{status:?}");
+    for leak in [SECRET, "not authorized", "aggregate", "pipeline", PASSWORD] {
+        assert!(!whole.contains(leak), "{leak} is told: {status:?}");
+    }
+}
+
+async fn oldest_resumable(weir: &Weir) -> Option<pb::ClusterTime> {
+    let mut client = weir.client().await;
+    let info = client.get_server_info(pb::GetServerInfoRequest {});
+    let info = within("an answer about the server", info).await;
+    let info = info.expect("an answer").into_inner();
+    info.oldest_resumable_time
+}
+
+/// Watches in every way there is: from now, with look-ups and images, with and without a filter, from a
+/// token of the same and of another filter, from a time, and to the end of a quiet stream.
+async fn everything_works(guarded: &Guarded, weir: &Weir, scope: pb::WatchRequest) {
+    let with_images = pb::WatchRequest {
+        full_document: pb::FullDocument::WhenAvailable.into(),
+        full_document_before_change: pb::FullDocumentBeforeChange::Required.into(),
+        ..scope.clone()
+    };
+    let orders = guarded.orders();
+    let start = weir.watch(scope.clone()).await;
+    let first = start.opened.start_time.expect("MongoDB tells its time");
+    let mut watching = weir.watch(with_images.clone()).await;
+    guarded.insert(1).await;
+    let raise = doc! { "$set": { "stock": 2 } };
+    orders.update_one(doc! { "_id": 1 }, raise).await.unwrap();
+    let mut changes = watching.changes(2).await;
+    assert_eq!(after(&changes[1]), Some(stock(1, 2).into()));
+    orders.delete_one(doc! { "_id": 1 }).await.unwrap();
+    changes.push(watching.next_change().await);
+    assert_eq!(before(&changes[2]), Some(stock(1, 2).into()));
+    let token = changes[0].resume_token.clone();
+    drop((start, watching));
+    weir.without_feeds().await;
+
+    // On a server without feeds a token is caught up with, and met on a quiet collection by asking MongoDB
+    // whether anything is left.
+    let mut resumed = weir.watch(resume(token.clone(), &with_images)).await;
+    let tokens = |changes: &[pb::ChangeEvent]| -> Vec<Bytes> {
+        changes.iter().map(|it| it.resume_token.clone()).collect()
+    };
+    // By their tokens, as a look-up finds what is there by now.
+    assert_eq!(tokens(&resumed.changes(2).await), tokens(&changes[1..]));
+    resumed.next_state(pb::WatchState::Live).await;
+    drop(resumed);
+
+    // Under another filter the same token goes by the stream that leaves nothing out, and documents are
+    // looked up as they are by now.
+    let looking_up = pb::WatchRequest {
+        full_document: pb::FullDocument::UpdateLookup.into(),
+        ..filtered(&resume(token, &scope))
+    };
+    let found = doc! { "_id": 2, "status": SECRET };
+    guarded.insert(2).await;
+    let mut narrowed = weir.watch(looking_up).await;
+    let replace = orders.replace_one(doc! { "_id": 2 }, found.clone());
+    within("a replacement", replace.into_future())
+        .await
+        .unwrap();
+    loop {
+        if after(&narrowed.next_change().await) == Some(found.clone().into()) {
+            break;
+        }
+    }
+    drop(narrowed);
+    orders.delete_one(doc! { "_id": 2 }).await.unwrap();
+
+    let again = pb::WatchRequest {
+        start: Some(Start::StartTime(prost_types::Timestamp {
+            seconds: i64::from(first.seconds) + 1,
+            nanos: 0,
+        })),
+        ..scope
+    };
+    let mut again = weir.watch(again).await;
+    guarded.insert(3).await;
+    loop {
+        if after(&again.next_change().await) == Some(stock(3, 1).into()) {
+            break;
+        }
+    }
+    orders.delete_one(doc! { "_id": 3 }).await.unwrap();
+}
+
+/// The role is enough, all of it is needed by what was done, and nothing else was asked for.
+async fn suffices(heading: &str, scopes: Vec<pb::WatchRequest>) {
+    let guarded = Guarded::start(heading).await;
+    let weir = guarded.weir().await;
+    for scope in scopes {
+        everything_works(&guarded, &weir, scope).await;
+    }
+    assert!(oldest_resumable(&weir).await.is_some());
+    let open = weir.watch(request(&["orders"])).await;
+    eventually("the oplog's headroom is told", async || {
+        weir.metrics().await.has("weir_oplog_headroom_seconds")
+    })
+    .await;
+    drop(open);
+    weir.shutdown().await;
+
+    let gate = &guarded.gate;
+    assert_eq!(gate.strange(), BTreeSet::new());
+    assert_eq!((gate.refused("find"), gate.refused("changeStream")), (0, 0));
+    assert_eq!(gate.used(), guarded.role.rights());
+}
+
+#[tokio::test]
+async fn the_role_for_one_database_is_enough_and_not_too_much() {
+    let scopes = vec![
+        request(&["orders"]),
+        request(&["orders", "invoices"]),
+        request(&[]),
+    ];
+    suffices("One database", scopes).await;
+}
+
+#[tokio::test]
+async fn the_role_for_the_deployment_is_enough_and_not_too_much() {
+    suffices("The whole deployment", vec![deployment()]).await;
+}
+
+/// Both collections have the right, and a watch of both at once has not, as it is a stream of the database.
+#[tokio::test]
+async fn the_role_for_some_collections_is_enough_for_each_alone() {
+    let guarded = Guarded::start("Some collections").await;
+    let weir = guarded.weir().await;
+    everything_works(&guarded, &weir, request(&["orders"])).await;
+    drop(weir.watch(request(&["invoices"])).await);
+    assert!(oldest_resumable(&weir).await.is_some());
+    assert_eq!(guarded.gate.used(), guarded.role.rights());
+    assert_eq!(guarded.gate.refused("changeStream"), 0);
+    for beyond in [
+        request(&["orders", "invoices"]),
+        request(&["customers"]),
+        request(&[]),
+        deployment(),
+    ] {
+        assert_denied(&refused(&weir, filtered(&beyond)).await);
+    }
+    assert_eq!(guarded.gate.refused("changeStream"), 4);
+    assert_eq!(guarded.gate.strange(), BTreeSet::new());
+}
+
+#[tokio::test]
+async fn each_right_on_a_database_that_is_missing_costs_what_the_page_says() {
+    without_each("One database", &request(&["orders", "invoices"])).await;
+}
+
+#[tokio::test]
+async fn each_right_on_a_collection_that_is_missing_costs_what_the_page_says() {
+    without_each("Some collections", &request(&["invoices"])).await;
+}
+
+#[tokio::test]
+async fn each_right_on_the_deployment_that_is_missing_costs_what_the_page_says() {
+    without_each("The whole deployment", &deployment()).await;
+}
+
+/// Without each right of a role that fails which the page names, and the rest works.
+async fn without_each(heading: &str, scope: &pb::WatchRequest) {
+    let guarded = Guarded::start(heading).await;
+    for right in guarded.role.rights() {
+        guarded.gate.grant(guarded.role.without(&right));
+        let weir = guarded.weir().await;
+        let scope = match right.1.as_str() {
+            "local.oplog.rs" => {
+                everything_but_the_oplog_works(&guarded, &weir, scope.clone()).await;
+                continue;
+            }
+            "shop.orders" => request(&["orders"]),
+            _ => scope.clone(),
+        };
+        let before = guarded.gate.refused(&right.0);
+        assert_denied(&refused(&weir, filtered(&scope)).await);
+        assert!(guarded.gate.refused(&right.0) > before, "{right:?}");
+        assert!(oldest_resumable(&weir).await.is_some(), "{right:?}");
+    }
+    assert_eq!(guarded.gate.strange(), BTreeSet::new());
+}
+
+async fn everything_but_the_oplog_works(guarded: &Guarded, weir: &Weir, scope: pb::WatchRequest) {
+    if scope.collections == ["invoices"] {
+        drop(weir.watch(scope).await);
+    } else {
+        everything_works(guarded, weir, scope).await;
+    }
+    assert_eq!(oldest_resumable(weir).await, None);
+    assert!(guarded.gate.refused("find") > 0);
+    assert!(!weir.metrics().await.has("weir_oplog_headroom_seconds"));
+}
+
+/// MongoDB asks for the rights of a stream at each `getMore`. Open watches end with the reason, not before
+/// what they were owed, and go on from their tokens when the right is there again.
+#[tokio::test]
+async fn a_right_that_is_withdrawn_ends_watches_which_go_on_when_it_is_back() {
+    let guarded = Guarded::start("One database").await;
+    let weir = guarded.weir().await;
+    let mut watching = weir.watch(request(&["orders"])).await;
+    guarded.insert(1).await;
+    watching.next_change().await;
+    let right = ("changeStream".to_owned(), "shop.".to_owned());
+    guarded.gate.grant(guarded.role.without(&right));
+    assert_denied(&watching.end().await);
+    assert_denied(&refused(&weir, resume(watching.token(), &request(&["orders"]))).await);
+
+    guarded.insert(2).await;
+    guarded.gate.grant(guarded.role.clone());
+    let mut back: Watching = weir
+        .watch(resume(watching.token(), &request(&["orders"])))
+        .await;
+    let found = after(&back.next_change().await);
+    assert_eq!(found, Some(stock(2, 1).into()));
+}
+
+/// At the noisiest level, with a password that is right, one that is wrong, and a URI that is broken.
+#[tokio::test]
+async fn the_password_is_never_logged() {
+    let guarded = Guarded::start("One database").await;
+    let level = ["--log-level", "trace"];
+    let server = ServeProcess::start(&guarded.uri(), &level).await;
+    let mut client = server.client().await;
+    drop(Watching::open(&mut client, request(&["orders"])).await);
+    let right = ("find".to_owned(), "shop.".to_owned());
+    guarded.gate.grant(guarded.role.without(&right));
+    let denied = Watching::open(&mut client, filtered(&request(&["orders"]))).await;
+    assert_denied(&denied.err().expect("a refusal"));
+    // The operator is told what MongoDB said, which is more than clients are.
+    eventually("MongoDB's words are in the log", async || {
+        server.process.stderr().contains("not authorized on shop")
+    })
+    .await;
+
+    let wrong = guarded.uri().replace("weir:", "weir:in");
+    let locked_out = ServeProcess::start(&wrong, &level).await;
+    let mut client = locked_out.client().await;
+    let denied = Watching::open(&mut client, request(&["orders"])).await;
+    assert_denied(&denied.err().expect("a refusal"));
+
+    let broken = guarded
+        .uri()
+        .replace("directConnection=true", "directConnection=perhaps");
+    let mut refused = support::weir(&[("MONGODB_URI", &broken)], &["serve"]);
+    assert!(
+        !within("its end", refused.ends(support::PATIENCE))
+            .await
+            .success()
+    );
+
+    for process in [&server.process, &locked_out.process, &refused] {
+        let told = process.stderr() + &process.stdout();
+        assert!(!told.is_empty());
+        assert!(!told.contains(PASSWORD), "the password is in the log");
+    }
+}

@@ -1,0 +1,451 @@
+//! Tenants that share a collection, and a feed: each sees its own documents alone, without what is hidden,
+//! in every form and however it got there.
+
+mod support;
+
+use bytes::Bytes;
+use mongodb::bson::{Document, doc};
+use prost::Message as _;
+use serde_json::{Value, json};
+use support::orders::ORDERS;
+use support::{Database, Guarded, Watching, error_info, within};
+use tonic::Code;
+use weir::pb::{
+    self, DocumentFormat as Format, FullDocument, FullDocumentBeforeChange as Before,
+    OperationType as Op, watch_request::Start, watch_response::Kind,
+};
+
+const POLICY: &str = "
+version: 1
+rules:
+  - name: tenants
+    claims: {tenant: '*'}
+    namespaces: [$db.orders]
+    filter: {tenant: {$claim: tenant}}
+    hide: [ssn, card.number, items.price]
+    full_document: [default, update_lookup, when_available, required]
+    pre_images: true
+  - name: admin
+    principals: ['key:admin']
+    namespaces: ['$db.*']
+    pre_images: true
+";
+
+const FORMATS: [Format; 4] = [
+    Format::Bson,
+    Format::Json,
+    Format::CanonicalJson,
+    Format::Struct,
+];
+
+/// What stands in hidden fields, and what they are called.
+const HIDDEN: [&str; 4] = ["HIDDEN", "ssn", "number", "price"];
+
+fn clients() -> [(&'static str, Value); 4] {
+    [
+        ("a", json!({"tenant": "a"})),
+        ("a2", json!({"tenant": "a"})),
+        ("b", json!({"tenant": "b"})),
+        ("admin", json!({})),
+    ]
+}
+
+struct Shop {
+    database: Database,
+    guarded: Guarded,
+}
+
+impl Shop {
+    async fn start() -> Self {
+        let database = Database::start().await;
+        let images = doc! { "enabled": true };
+        let create = doc! { "create": ORDERS, "changeStreamPreAndPostImages": images };
+        let created = database.database().run_command(create).await;
+        created.expect("a collection");
+        let guarded = Guarded::start(&database, &clients(), POLICY).await;
+        Self { database, guarded }
+    }
+
+    fn orders(&self) -> mongodb::Collection<Document> {
+        self.database.collection(ORDERS)
+    }
+
+    /// A watch of the collection's shared feed, with all images.
+    fn request(&self, format: Format) -> pb::WatchRequest {
+        pb::WatchRequest {
+            feed_mode: pb::FeedMode::Shared.into(),
+            full_document: FullDocument::WhenAvailable.into(),
+            full_document_before_change: Before::WhenAvailable.into(),
+            document_format: format.into(),
+            ..self.database.watch_request(&[ORDERS])
+        }
+    }
+
+    async fn insert(&self, id: i32, tenant: &str) {
+        let insert = self.orders().insert_one(order(id, tenant, 0)).await;
+        insert.expect("an insert");
+    }
+
+    async fn update(&self, id: i32, update: Document) {
+        let update = self.orders().update_one(doc! { "_id": id }, update).await;
+        update.expect("an update");
+    }
+
+    async fn delete(&self, id: i32) {
+        let delete = self.orders().delete_one(doc! { "_id": id }).await;
+        delete.expect("a delete");
+    }
+
+    /// What two tenants do side by side. Order 1 moves from one to the other in the midst of it.
+    async fn trade(&self) {
+        for (id, tenant) in [(1, "a"), (2, "b")] {
+            self.insert(id, tenant).await;
+        }
+        for (id, tenant) in [(1, "a"), (2, "b")] {
+            let secret = format!("again-{tenant}");
+            let set = doc! {
+                "note": secret, "ssn": "HIDDEN-2", "card.number": "HIDDEN-3",
+                "items.0.price": "HIDDEN-4", "card.holder": "someone",
+            };
+            self.update(id, doc! { "$set": set }).await;
+            self.update(id, doc! { "$unset": { "ssn": 1, "card.number": 1 } })
+                .await;
+            let orders = self.orders();
+            let replaced = orders.replace_one(doc! { "_id": id }, order(id, tenant, 1));
+            replaced.await.expect("a replace");
+        }
+        self.update(1, doc! { "$set": { "tenant": "b", "note": "note-moved" } })
+            .await;
+        self.update(1, doc! { "$set": { "note": "note-b-now" } })
+            .await;
+        for id in [1, 2] {
+            self.delete(id).await;
+        }
+        self.insert(3, "a").await;
+        self.delete(3).await;
+        for (id, tenant) in [(98, "b"), (99, "a")] {
+            self.insert(id, tenant).await;
+        }
+    }
+}
+
+fn order(id: i32, tenant: &str, version: i32) -> Document {
+    doc! {
+        "_id": id, "tenant": tenant, "note": format!("note-{tenant}-{version}"),
+        "ssn": "HIDDEN-0", "card": { "number": "HIDDEN-1", "holder": "someone" },
+        "items": [{ "name": "thing", "price": "HIDDEN-5" }, { "price": ["HIDDEN-6"] }],
+    }
+}
+
+/// What each of them sees of [`Shop::trade`].
+fn seen_by(tenant: &str) -> Vec<(Op, i32)> {
+    use Op::{Delete, Insert, Replace, Update};
+    match tenant {
+        "a" => vec![
+            (Insert, 1),
+            (Update, 1),
+            (Update, 1),
+            (Replace, 1),
+            (Insert, 3),
+            (Delete, 3),
+            (Insert, 99),
+        ],
+        "b" => vec![
+            (Insert, 2),
+            (Update, 2),
+            (Update, 2),
+            (Replace, 2),
+            (Update, 1),
+            (Delete, 1),
+            (Delete, 2),
+            (Insert, 98),
+        ],
+        other => panic!("{other} is no tenant"),
+    }
+}
+
+/// The number in a document of any format.
+fn number(change: &pb::ChangeEvent) -> i32 {
+    use pb::document::Value as V;
+    let key = change.document_key.as_ref().and_then(|it| it.value.clone());
+    let number = match key.expect("a key") {
+        V::Bson(bson) => Document::from_reader(&bson[..])
+            .expect("BSON")
+            .get_i32("_id")
+            .ok(),
+        V::Json(text) => {
+            let digits: String = text.chars().filter(char::is_ascii_digit).collect();
+            // Canonical Extended JSON has the type's name before it.
+            digits.strip_prefix("32").unwrap_or(&digits).parse().ok()
+        }
+        V::Struct(fields) => match fields.fields["_id"].kind {
+            Some(prost_types::value::Kind::NumberValue(number)) => Some(number as i32),
+            _ => None,
+        },
+        other => panic!("what format is {other:?}?"),
+    };
+    number.expect("a number")
+}
+
+/// Fails when a message to a tenant tells of another's documents, or of what is hidden.
+fn tells_nothing(bytes: &[u8], tenant: &str, format: Format) {
+    let other = if tenant == "a" { "b" } else { "a" };
+    let foreign = [format!("note-{other}-"), format!("again-{other}")];
+    // That of the move itself is b's from then on, and may come to b as what was before its next update.
+    let moved = (tenant == "a").then_some("note-moved");
+    let foreign = foreign.iter().map(String::as_str);
+    let secrets = foreign.chain(HIDDEN).chain(moved);
+    for secret in secrets {
+        // A type's name in canonical Extended JSON.
+        let text = String::from_utf8_lossy(bytes).replace("$numberInt", "");
+        assert!(
+            !text.contains(secret),
+            "{tenant} is told {secret} as {format:?}: {text}"
+        );
+    }
+}
+
+/// Reads until an order has come, and holds all that comes against what may come.
+async fn follow(
+    watching: &mut Watching,
+    tenant: &str,
+    format: Format,
+    until: i32,
+) -> Vec<(Op, i32)> {
+    let mut seen = Vec::new();
+    let whole = async {
+        while !seen.iter().any(|(_, id)| *id == until) {
+            let message = watching.next().await;
+            tells_nothing(&message.encode_to_vec(), tenant, format);
+            if let Some(Kind::Changes(batch)) = message.kind {
+                seen.extend(batch.changes.iter().map(|it| (it.operation(), number(it))));
+            }
+        }
+    };
+    within("the tenant's last order", whole).await;
+    seen
+}
+
+fn last_of(tenant: &str) -> i32 {
+    seen_by(tenant).last().expect("some").1
+}
+
+/// T38, T48. Two tenants and an administrator on one feed, in each format: encodings are shared among those
+/// of one view and never beyond.
+#[tokio::test]
+async fn tenants_on_one_feed_see_their_own_and_nothing_hidden_in_any_format() {
+    let shop = Shop::start().await;
+    let mut open = Vec::new();
+    let mut admins = Vec::new();
+    for format in FORMATS {
+        for (client, tenant) in [("a", "a"), ("b", "b"), ("a2", "a")] {
+            let watching = shop.guarded.watch(client, shop.request(format)).await;
+            open.push((watching, tenant, format));
+        }
+        admins.push(shop.guarded.watch("admin", shop.request(format)).await);
+    }
+    let metrics = shop.guarded.weir.metrics().await;
+    assert_eq!(metrics.sum("weir_feeds"), 1.0, "they are to share a feed");
+    shop.trade().await;
+    for (watching, tenant, format) in &mut open {
+        let seen = follow(watching, tenant, *format, last_of(tenant)).await;
+        assert_eq!(seen, seen_by(tenant), "{tenant} as {format:?}");
+    }
+    for mut admin in admins {
+        let mut everything = Vec::new();
+        for _ in 0..16 {
+            everything.push(admin.next_change().await.encode_to_vec());
+        }
+        let text = everything.concat();
+        let text = String::from_utf8_lossy(&text);
+        for secret in HIDDEN
+            .into_iter()
+            .chain(["note-a-0", "note-b-0", "note-moved"])
+        {
+            assert!(text.contains(secret), "the administrator sees no {secret}");
+        }
+    }
+}
+
+/// The same for who reads what has been: from a token, from a time, on a stream of its own or not.
+#[tokio::test]
+async fn a_tenant_that_catches_up_sees_the_same() {
+    let shop = Shop::start().await;
+    let mut tokens = Vec::new();
+    for client in ["a", "b"] {
+        let opened = shop.guarded.watch(client, shop.request(Format::Bson)).await;
+        tokens.push((client, opened.token()));
+    }
+    let start = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let seconds = start.expect("a time").as_secs() as i64;
+    shop.trade().await;
+    for (tenant, token) in tokens {
+        for mode in [pb::FeedMode::Shared, pb::FeedMode::Dedicated] {
+            let time = prost_types::Timestamp { seconds, nanos: 0 };
+            for start in [Start::ResumeToken(token.clone()), Start::StartTime(time)] {
+                for format in [Format::Bson, Format::Json] {
+                    let request = pb::WatchRequest {
+                        start: Some(start.clone()),
+                        feed_mode: mode.into(),
+                        ..shop.request(format)
+                    };
+                    let mut watching = shop.guarded.watch(tenant, request).await;
+                    let seen = follow(&mut watching, tenant, format, last_of(tenant)).await;
+                    assert_eq!(
+                        seen,
+                        seen_by(tenant),
+                        "{tenant}, {mode:?}, {start:?}, {format:?}"
+                    );
+                }
+            }
+        }
+    }
+}
+
+/// What can't be told is not shown: an update without a document, a delete without what was deleted.
+#[tokio::test]
+async fn without_images_a_tenant_sees_only_what_carries_its_document() {
+    let shop = Shop::start().await;
+    let mut open = Vec::new();
+    for mode in [pb::FeedMode::Shared, pb::FeedMode::Dedicated] {
+        for policy in [
+            pb::MissingImagePolicy::Deliver,
+            pb::MissingImagePolicy::Drop,
+        ] {
+            for tenant in ["a", "b"] {
+                let request = pb::WatchRequest {
+                    feed_mode: mode.into(),
+                    missing_image_policy: policy.into(),
+                    full_document: FullDocument::Default.into(),
+                    full_document_before_change: Before::Off.into(),
+                    ..shop.request(Format::Bson)
+                };
+                open.push((shop.guarded.watch(tenant, request).await, tenant));
+            }
+        }
+    }
+    shop.trade().await;
+    for (watching, tenant) in &mut open {
+        let seen = follow(watching, tenant, Format::Bson, last_of(tenant)).await;
+        let mut expected = seen_by(tenant);
+        expected.retain(|(operation, _)| matches!(operation, Op::Insert | Op::Replace));
+        assert_eq!(seen, expected, "{tenant}");
+    }
+}
+
+/// T38. A token goes on for those of its tenant alone: an event's as well as a message's.
+#[tokio::test]
+async fn a_token_of_one_tenant_is_refused_to_another() {
+    let shop = Shop::start().await;
+    let mut tokens: Vec<(&str, Bytes)> = Vec::new();
+    let mut open = Vec::new();
+    for client in ["a", "b", "admin"] {
+        let watching = shop.guarded.watch(client, shop.request(Format::Bson)).await;
+        tokens.push((client, watching.token()));
+        open.push((client, watching));
+    }
+    for (id, tenant) in [(1, "a"), (2, "b")] {
+        shop.insert(id, tenant).await;
+    }
+    for (client, watching) in &mut open {
+        let change = watching.next_change().await;
+        tokens.push((client, change.resume_token));
+        tokens.push((client, watching.token()));
+    }
+    shop.insert(3, "a").await;
+    for (from, token) in tokens {
+        for client in ["a", "a2", "b", "admin"] {
+            let request = pb::WatchRequest {
+                start: Some(Start::ResumeToken(token.clone())),
+                ..shop.request(Format::Bson)
+            };
+            let opened = shop.guarded.open(client, request).await.map(drop);
+            let same = client.trim_end_matches('2') == from;
+            match opened {
+                Ok(()) => assert!(same, "{client} goes on from a token of {from}"),
+                Err(status) => {
+                    assert!(!same, "{client} is refused its own token: {status:?}");
+                    assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");
+                    assert_eq!(error_info(&status).reason, "RESUME_TOKEN_MISMATCH");
+                }
+            }
+        }
+    }
+}
+
+/// An event that is too large is so by what is shown of it, and to those to whom it is shown.
+#[tokio::test]
+async fn events_that_are_too_large_are_cut_by_what_is_shown_of_them() {
+    const LIMIT: u32 = 64 << 10;
+    let shop = Shop::start().await;
+    let mut open = Vec::new();
+    for policy in [
+        pb::OversizePolicy::Chunk,
+        pb::OversizePolicy::Omit,
+        pb::OversizePolicy::Fail,
+    ] {
+        for tenant in ["a", "b"] {
+            let request = pb::WatchRequest {
+                max_message_bytes: LIMIT,
+                oversize_policy: policy.into(),
+                ..shop.request(Format::Bson)
+            };
+            open.push((shop.guarded.watch(tenant, request).await, tenant, policy));
+        }
+    }
+    let put = async |id: i32, tenant: &str, field: &str, text: &str| {
+        let mut order = order(id, tenant, 0);
+        order.insert(field, text.repeat(200_000 / text.len()));
+        shop.orders().insert_one(order).await.expect("an insert");
+    };
+    // Hidden, and so small for everybody.
+    put(1, "a", "ssn", "HIDDEN").await;
+    // Large for b, and nothing for a.
+    put(2, "b", "note", "note-b-").await;
+    put(3, "a", "note", "note-a-").await;
+    shop.insert(4, "a").await;
+    shop.insert(5, "b").await;
+    for (watching, tenant, policy) in &mut open {
+        let own: &[i32] = if *tenant == "a" { &[1, 3, 4] } else { &[2, 5] };
+        let (large, last) = (own[own.len() - 2], own[own.len() - 1]);
+        let (mut seen, mut chunks) = (Vec::new(), Vec::new());
+        let whole = async {
+            loop {
+                let message = match watching.try_next().await {
+                    Ok(message) => message.expect("it goes on"),
+                    Err(status) => {
+                        assert_eq!(error_info(&status).reason, "EVENT_TOO_LARGE");
+                        assert_eq!(*policy, pb::OversizePolicy::Fail);
+                        break;
+                    }
+                };
+                match message.kind {
+                    Some(Kind::Changes(batch)) => {
+                        tells_nothing(&batch.encode_to_vec(), tenant, Format::Bson);
+                        seen.extend(batch.changes.iter().map(number));
+                    }
+                    Some(Kind::EventChunk(chunk)) => {
+                        chunks.extend_from_slice(&chunk.data);
+                        if chunk.last {
+                            assert_eq!(chunk.total_bytes, chunks.len() as u64);
+                            tells_nothing(&chunks, tenant, Format::Bson);
+                            let event = pb::ChangeEvent::decode(&chunks[..]);
+                            seen.push(number(&event.expect("an event")));
+                        }
+                    }
+                    _ => {}
+                }
+                if seen.contains(&last) {
+                    break;
+                }
+            }
+        };
+        within("the last order", whole).await;
+        if *policy == pb::OversizePolicy::Fail {
+            let before: Vec<i32> = own.iter().copied().filter(|it| *it < large).collect();
+            assert_eq!(seen, before, "{tenant}");
+        } else {
+            assert_eq!(seen, own, "{tenant}, {policy:?}");
+        }
+    }
+}

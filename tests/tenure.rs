@@ -1,0 +1,353 @@
+//! How long a watch may go on: the policy and the keys are read again while it is open, and it may become
+//! too old.
+
+mod support;
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use futures::future::join_all;
+use mongodb::bson::doc;
+use serde_json::json;
+use support::guarded::by;
+use support::orders::{ORDERS, Story, id, insert};
+use support::{Database, Guarded, Watching, Weir, error_info, eventually};
+use tokio::time::Instant;
+use tonic::{Code, Status};
+use tonic_types::StatusExt as _;
+use weir::pb;
+use weir::pb::watch_request::Start;
+use weir::pb::watch_response::Kind;
+
+/// How long a stream may go on after something has changed, on a machine that may be busy: T50.
+const SOON: Duration = Duration::from_secs(30);
+
+fn is(status: &Status, code: Code, reason: &str) {
+    assert_eq!(status.code(), code, "{status:?}");
+    assert_eq!(error_info(status).reason, reason, "{status:?}");
+}
+
+fn after(watching: &Watching, request: &pb::WatchRequest) -> pb::WatchRequest {
+    pb::WatchRequest {
+        start: Some(Start::ResumeToken(watching.token())),
+        ..request.clone()
+    }
+}
+
+/// Reads until the watch ends: the numbers it got, whether it was told that it drains, and its end.
+async fn read_to_the_end(watching: &mut Watching) -> (Vec<i32>, bool, Status) {
+    let (mut numbers, mut drains) = (Vec::new(), false);
+    let whole = async {
+        loop {
+            match watching.try_next().await {
+                Ok(Some(message)) => match message.kind {
+                    Some(Kind::Changes(batch)) => numbers.extend(batch.changes.iter().map(id)),
+                    Some(Kind::StateChange(it)) => {
+                        drains = it.state() == pb::WatchState::Draining;
+                    }
+                    _ => {}
+                },
+                Ok(None) => return Status::ok(""),
+                Err(status) => return status,
+            }
+        }
+    };
+    let status = tokio::time::timeout(SOON, whole)
+        .await
+        .expect("it ends in time");
+    (numbers, drains, status)
+}
+
+/// A policy that is read again drops nobody who may go on, and ends whoever may not: while both are written
+/// to, and with no event after the end.
+#[tokio::test]
+async fn a_new_policy_ends_those_it_no_longer_lets_watch_and_disturbs_nobody_else() {
+    const EACH: usize = 50;
+    let database = Database::start().await;
+    let clients = [("kept", json!({})), ("lost", json!({}))];
+    let both = "
+version: 1
+rules:
+  - {name: kept, principals: ['key:kept'], namespaces: [$db.orders]}
+  - {name: lost, principals: ['key:lost'], namespaces: [$db.orders]}
+";
+    let guarded = Guarded::start(&database, &clients, both).await;
+    let request = database.watch_request(&[ORDERS]);
+    let open = async |name: &str| {
+        let mut client = guarded.weir.client().await;
+        let mut open = Vec::new();
+        for _ in 0..EACH {
+            let opened = Watching::open(&mut client, by(name, request.clone())).await;
+            open.push(opened.expect("the watch opens"));
+        }
+        open
+    };
+    let (mut kept, mut lost) = (open("kept").await, open("lost").await);
+    insert(&database, 1).await;
+    for watching in kept.iter_mut().chain(&mut lost) {
+        assert_eq!(id(&watching.next_change().await), 1);
+    }
+    let begin = Instant::now();
+    guarded.put_policy(
+        "
+version: 1
+rules:
+  - {name: kept, principals: ['key:kept'], namespaces: [$db.orders]}
+  - {name: lost, principals: ['key:lost'], namespaces: [$db.invoices]}
+",
+    );
+    eventually("it is read", async || guarded.reloads("ok").await == 1.0).await;
+    // What is written from here on, none of them sees.
+    insert(&database, 2).await;
+    let ends = join_all(lost.iter_mut().map(read_to_the_end)).await;
+    assert!(begin.elapsed() < SOON, "{:?}", begin.elapsed());
+    for (numbers, _, status) in ends {
+        assert!(numbers.is_empty(), "{numbers:?} came after the end");
+        is(&status, Code::PermissionDenied, "NAMESPACE_ACCESS_DENIED");
+        assert!(!status.message().contains(ORDERS), "{status:?}");
+    }
+    insert(&database, 3).await;
+    for watching in &mut kept {
+        assert_eq!(id(&watching.next_change().await), 2);
+        assert_eq!(id(&watching.next_change().await), 3);
+    }
+    let again = guarded
+        .open("lost", request)
+        .await
+        .err()
+        .expect("it is refused");
+    is(&again, Code::PermissionDenied, "NAMESPACE_ACCESS_DENIED");
+    let ended = [("reason", "NAMESPACE_ACCESS_DENIED")];
+    eventually("all that were lost are counted", async || {
+        let metrics = guarded.weir.metrics().await;
+        metrics.sum_where("weir_watches_ended_total", &ended) as usize == EACH + 1
+    })
+    .await;
+}
+
+/// What can't be used changes nothing, and is told.
+#[tokio::test]
+async fn a_policy_that_can_not_be_used_leaves_the_old_one_in_force() {
+    let database = Database::start().await;
+    let good = "version: 1\nrules: [{name: a, namespaces: [$db.orders]}]";
+    let guarded = Guarded::start(&database, &[("a", json!({}))], good).await;
+    let mut watching = guarded.watch("a", database.watch_request(&[ORDERS])).await;
+    for (number, bad) in [
+        "version: 1\nrules: [{name: a, namespace: [x]}]",
+        "",
+        "version: 2\nrules: []",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        guarded.put_policy(bad);
+        let expected = (number + 1) as f64;
+        eventually("it is refused", async || {
+            guarded.reloads("failed").await == expected
+        })
+        .await;
+    }
+    insert(&database, 1).await;
+    assert_eq!(id(&watching.next_change().await), 1);
+    guarded.watch("a", database.watch_request(&[ORDERS])).await;
+    let other = database.watch_request(&["invoices"]);
+    assert!(guarded.open("a", other.clone()).await.is_err());
+    guarded.put_policy("version: 1\nrules: [{name: a, namespaces: ['$db.*']}]");
+    eventually("a good one is read again", async || {
+        guarded.reloads("ok").await == 1.0
+    })
+    .await;
+    guarded.watch("a", other).await;
+    insert(&database, 2).await;
+    assert_eq!(id(&watching.next_change().await), 2);
+}
+
+/// Who sees something else than before goes on with that, from the same place.
+#[tokio::test]
+async fn a_watch_whose_view_changes_ends_and_goes_on_with_the_new_one() {
+    let database = Database::start().await;
+    let policy =
+        |more: &str| format!("version: 1\nrules: [{{name: a, namespaces: [$db.orders], {more}}}]");
+    let clients = [("a", json!({"tenant": "x"}))];
+    let all = policy("filter: {tenant: {$claim: tenant}}");
+    let guarded = Guarded::start(&database, &clients, &all).await;
+    let orders = database.collection(ORDERS);
+    let put = async |id: i32, draft: bool| {
+        let order = doc! { "_id": id, "tenant": "x", "draft": draft, "note": "secret" };
+        orders.insert_one(order).await.expect("an insert");
+    };
+    let request = database.watch_request(&[ORDERS]);
+    let mut watching = guarded.watch("a", request.clone()).await;
+    put(1, false).await;
+    assert_eq!(id(&watching.next_change().await), 1);
+    for (round, more) in [
+        (1, "filter: {tenant: {$claim: tenant}, draft: false}"),
+        (
+            2,
+            "filter: {tenant: {$claim: tenant}, draft: false}, hide: [note]",
+        ),
+        (
+            3,
+            "filter: {tenant: {$claim: tenant}, draft: false}, hide: [note], operations: [insert]",
+        ),
+    ] {
+        guarded.put_policy(&policy(more));
+        let (numbers, _, status) = read_to_the_end(&mut watching).await;
+        assert!(numbers.is_empty(), "{numbers:?}");
+        is(&status, Code::Unavailable, "ACCESS_CHANGED");
+        assert!(status.get_details_retry_info().is_some(), "{status:?}");
+        put(round * 10, true).await;
+        put(round * 10 + 1, false).await;
+        watching = guarded.watch("a", after(&watching, &request)).await;
+        let change = watching.next_change().await;
+        assert_eq!(id(&change), round * 10 + 1, "the draft is not for it");
+        let tells = format!("{change:?}").contains("secret");
+        assert_eq!(tells, round == 1, "{change:?}");
+    }
+    // A change that changes nothing for it.
+    let same = "filter: {draft: {$eq: false}, tenant: {$eq: {$claim: tenant}}}, hide: [note], operations: [insert], limits: {watches: 7}";
+    let before = guarded.reloads("ok").await;
+    guarded.put_policy(&policy(same));
+    eventually("it is read", async || guarded.reloads("ok").await > before).await;
+    put(100, false).await;
+    assert_eq!(id(&watching.next_change().await), 100);
+}
+
+/// Claims are of now too.
+#[tokio::test]
+async fn a_client_whose_claims_change_sees_what_its_new_claims_let_it() {
+    let database = Database::start().await;
+    let policy = "version: 1\nrules: [{name: a, namespaces: [$db.orders], filter: {tenant: {$claim: tenant}}}]";
+    let x = [("a", json!({"tenant": "x"})), ("b", json!({"tenant": "x"}))];
+    let guarded = Guarded::start(&database, &x, policy).await;
+    let request = database.watch_request(&[ORDERS]);
+    let mut changed = guarded.watch("a", request.clone()).await;
+    let mut same = guarded.watch("b", request.clone()).await;
+    guarded.put_clients(&[
+        ("a", json!({"tenant": "y"})),
+        ("b", json!({"tenant": "x", "more": 1})),
+    ]);
+    let (_, _, status) = read_to_the_end(&mut changed).await;
+    is(&status, Code::Unavailable, "ACCESS_CHANGED");
+    // The token was x's.
+    let refused = guarded.open("a", after(&changed, &request)).await.err();
+    is(
+        &refused.expect("it is refused"),
+        Code::InvalidArgument,
+        "RESUME_TOKEN_MISMATCH",
+    );
+    let mut anew = guarded.watch("a", request).await;
+    let orders = database.collection(ORDERS);
+    for (number, tenant) in [(1, "x"), (2, "y")] {
+        let order = doc! { "_id": number, "tenant": tenant };
+        orders.insert_one(order).await.expect("an insert");
+    }
+    assert_eq!(id(&anew.next_change().await), 2);
+    assert_eq!(id(&same.next_change().await), 1);
+}
+
+/// Many watches that began together do not end together, each is told before, and each goes on from its
+/// token as if nothing had been.
+#[tokio::test]
+async fn a_watch_that_has_reached_its_maximum_age_goes_on_elsewhere_without_loss() {
+    const WATCHES: usize = 20;
+    const AGE: Duration = Duration::from_secs(4);
+    let database = Database::start().await;
+    let weir = Weir::with(&database, |config| config.limits.watch_max_age = AGE).await;
+    let request = database.watch_request(&[ORDERS]);
+    let mut client = weir.client().await;
+    let begin = Instant::now();
+    let mut open = Vec::new();
+    for _ in 0..WATCHES {
+        let opened = Watching::open(&mut client, request.clone()).await;
+        open.push(opened.expect("the watch opens"));
+    }
+    let opened = begin.elapsed();
+    let writing = async {
+        for number in 0..40 {
+            insert(&database, number).await;
+            tokio::time::sleep(AGE / 40).await;
+        }
+    };
+    let follow = async |mut watching: Watching| {
+        let mut all = Vec::new();
+        let mut ends = Vec::new();
+        while !all.contains(&39) {
+            let mut watched = Story::default();
+            let (numbers, drains, status) = loop {
+                match watching.try_next().await {
+                    Ok(Some(message)) => match message.kind {
+                        Some(Kind::Changes(batch)) => {
+                            watched.ids.extend(batch.changes.iter().map(id));
+                            if watched.ids.contains(&39) {
+                                break (watched.ids, true, None);
+                            }
+                        }
+                        Some(Kind::StateChange(it)) => watched.states.push(it.state()),
+                        _ => {}
+                    },
+                    Ok(None) => panic!("it ended with OK"),
+                    Err(status) => {
+                        let drains = watched.states.last() == Some(&pb::WatchState::Draining);
+                        break (watched.ids, drains, Some(status));
+                    }
+                }
+            };
+            all.extend(numbers);
+            if let Some(status) = status {
+                ends.push(begin.elapsed());
+                assert!(drains, "it was not told before: {status:?}");
+                is(&status, Code::Unavailable, "WATCH_MAX_AGE");
+                assert!(status.get_details_retry_info().is_some(), "{status:?}");
+                watching = weir.watch(after(&watching, &request)).await;
+            }
+        }
+        (all, ends)
+    };
+    let (_, followed) = tokio::join!(writing, join_all(open.into_iter().map(follow)));
+    let mut first_ends = Vec::new();
+    for (numbers, ends) in followed {
+        assert_eq!(numbers, (0..40).collect::<Vec<_>>());
+        first_ends.extend(ends.first().copied());
+    }
+    first_ends.sort();
+    assert_eq!(first_ends.len(), WATCHES, "some did not end");
+    let (first, last) = (first_ends[0], first_ends[WATCHES - 1]);
+    assert!(first >= AGE.mul_f64(0.8), "one ended after {first:?}");
+    assert!(
+        last >= first + AGE / 20,
+        "all ended at once: {first_ends:?}"
+    );
+    let late = AGE + opened + Duration::from_secs(5);
+    assert!(last < late, "one ended after {last:?}");
+    let reason = [("reason", "WATCH_MAX_AGE")];
+    let ended = weir
+        .metrics()
+        .await
+        .sum_where("weir_watches_ended_total", &reason);
+    assert!(ended as usize >= WATCHES, "{ended}");
+}
+
+/// The moment cuts in before what is ready to be sent: a client that reads late gets no event of after it.
+#[tokio::test]
+async fn nothing_that_waited_is_sent_once_a_client_may_no_longer_watch() {
+    let database = Database::start().await;
+    let policy = "version: 1\nrules: [{name: a, namespaces: [$db.orders]}]";
+    let guarded = Guarded::start(&database, &[("a", json!({}))], policy).await;
+    let request = database.watch_request(&[ORDERS]);
+    let orders = database.collection(ORDERS);
+    let address = guarded.weir.grpc_addr();
+    let mut watching = Watching::narrow(address, by("a", request)).await;
+    // More than lies between the server and a client that does not read.
+    let filler = "x".repeat(200_000);
+    for number in 0..30 {
+        let order = doc! { "_id": number, "filler": &filler };
+        orders.insert_one(order).await.expect("an insert");
+    }
+    guarded.put_policy("version: 1\nrules: []");
+    eventually("it is read", async || guarded.reloads("ok").await == 1.0).await;
+    let (numbers, _, status) = read_to_the_end(&mut watching).await;
+    is(&status, Code::PermissionDenied, "NAMESPACE_ACCESS_DENIED");
+    let order: BTreeSet<i32> = numbers.iter().copied().collect();
+    assert!(order.len() < 20, "{} of 30 were sent", order.len());
+}

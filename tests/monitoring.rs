@@ -75,7 +75,10 @@ fn rules() -> Vec<BTreeMap<String, String>> {
     let text = read("helm/weir/files/rules.yaml");
     let mut rules: Vec<BTreeMap<String, String>> = Vec::new();
     let mut key = String::new();
-    for line in text.lines().filter(|line| !line.starts_with('#')) {
+    let of_groups = |line: &str| {
+        line.starts_with("- name:") || line.starts_with(['#', 'g']) || line == "  rules:"
+    };
+    for line in text.lines().filter(|line| !of_groups(line)) {
         let (begins, line) = match line.strip_prefix("  - ") {
             Some(rest) => (true, rest),
             None => (false, line),

@@ -134,7 +134,7 @@ async fn a_watch_is_a_span_in_its_callers_trace_with_its_outcome() {
     for (key, value) in [
         ("weir.watch.id", id.as_str()),
         ("weir.scope", &scope),
-        ("weir.feed_mode", "dedicated"),
+        ("weir.feed_mode", "shared"),
         ("weir.reason", "cancelled"),
         ("rpc.grpc.status_code", "1"),
         ("weir.events", "1"),

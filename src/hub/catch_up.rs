@@ -183,7 +183,7 @@ impl Running {
         let task = async move {
             stop.run_until_cancelled(catch_up.run(ready)).await;
         };
-        let task = hub.tasks.spawn(task.in_current_span());
+        let task = hub.tasks.spawn(task.instrument(seat.span.clone()));
         Self {
             relay,
             stamp,

@@ -5,14 +5,29 @@ use std::{
     task::{Context, Waker},
 };
 
+use tracing::Span;
+
 use super::sync::{Mutex, lock};
 
 /// A watcher, as those who have news for it know it: its waker while it waits, and how far it is.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Seat {
     waker: Mutex<Option<Waker>>,
     /// The second that its place has surely reached; 0 while none is known.
     reached: AtomicU32,
+    /// What everything about the watch is logged in. Whoever polls it is in no span.
+    pub span: Span,
+}
+
+impl Default for Seat {
+    /// A seat for whoever is served now, by the span.
+    fn default() -> Self {
+        Self {
+            waker: Mutex::default(),
+            reached: AtomicU32::default(),
+            span: Span::current(),
+        }
+    }
 }
 
 impl Seat {

@@ -8,7 +8,6 @@ use std::{
 
 use bytes::Bytes;
 use tokio::time::timeout;
-use tracing::Span;
 
 use crate::{
     error::Error,
@@ -52,8 +51,6 @@ pub struct Watcher {
     /// A place that a catch-up came to before it gave up, with nothing to take between that and the
     /// place of the token that comes first.
     further: Option<(Bytes, Bytes)>,
-    /// What everything about the watch is logged in. Whoever polls it may be in no span, or in another.
-    span: Span,
 }
 
 /// The scope's shared stream, which suits a token of any plan.
@@ -160,7 +157,6 @@ impl Inner {
             told_time: None,
             start,
             further: None,
-            span: Span::current(),
         })
     }
 
@@ -415,7 +411,6 @@ impl Watcher {
         let wanted = Wanted::from(token);
         let route = route(&self.lease, &self.shared, &self.watch, wanted);
         let residual = residual(&self.watch, self.lease.mode);
-        let _logged = self.span.enter();
         let running = Running::start(
             &self.hub,
             &self.lease.feed,

@@ -50,6 +50,12 @@ const REJECTIONS: &[&str] = &[
     "connections",
     "patterns",
     "request_timeout",
+    "principal_watches",
+    "principal_watch_rate",
+    "principal_byte_rate",
+    "watch_rate",
+    "byte_rate",
+    "principals",
 ];
 
 const AUTHENTICATIONS: &[(&str, &[&str])] = &[
@@ -80,5 +86,30 @@ impl Metrics {
                 self.authentications(method, result).increment(0);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::CATALOGUE;
+
+    #[test]
+    fn the_known_values_are_those_that_the_catalogue_tells() {
+        for (name, known) in [("weir_limit_rejections_total", REJECTIONS)] {
+            let metric = CATALOGUE.iter().find(|it| it.name == name);
+            let help = metric.expect("it is in the catalogue").help;
+            let told = help.rsplit(": ").next().unwrap_or_default();
+            let told: Vec<&str> = told.trim_end_matches('.').split(", ").collect();
+            assert_eq!(told, sorted_as(known, &told), "{name}");
+            assert_eq!(told.len(), known.len(), "{name}");
+        }
+    }
+
+    /// The known values in the order in which they are told.
+    fn sorted_as<'a>(known: &[&'a str], told: &[&str]) -> Vec<&'a str> {
+        let mut known = known.to_vec();
+        known.sort_by_key(|it| told.iter().position(|other| other == it));
+        known
     }
 }

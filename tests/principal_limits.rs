@@ -228,7 +228,7 @@ async fn a_flood_of_costly_filters_holds_up_whoever_sends_it() {
     })
     .await;
     let costly = |number: usize| pb::WatchRequest {
-        filters: (0..6)
+        filters: (0..16)
             .map(|part| by_pattern(format!("(?:a{{200}}){{60}}{number}_{part}")))
             .collect(),
         // So that none of them is ever opened.
@@ -247,9 +247,9 @@ async fn a_flood_of_costly_filters_holds_up_whoever_sends_it() {
         flood.spawn(async move { Watching::open(&mut client, request).await.err() });
     }
     let opening = [("state", "opening")];
-    eventually("most of them wait", async || {
+    eventually("many of them wait", async || {
         let metrics = guarded.weir.metrics().await;
-        metrics.sum_where("weir_watches", &opening) >= FLOOD as f64 / 2.0
+        metrics.sum_where("weir_watches", &opening) >= FLOOD as f64 / 4.0
     })
     .await;
     let modest = pb::WatchRequest {

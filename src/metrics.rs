@@ -303,6 +303,19 @@ impl Metrics {
         );
     }
 
+    /// Has `weir_authentications_total` begin at 0 for what may be shown, so that rates see the first.
+    pub fn announce_authentications(&self, method: &'static str) {
+        let counters = self.authentications.lock();
+        let mut counters = counters.unwrap_or_else(|poisoned| poisoned.into_inner());
+        for result in ["ok", "missing", "invalid", "expired", "unavailable"] {
+            let register =
+                || metrics::counter!(AUTHENTICATIONS, "method" => method, "result" => result);
+            counters
+                .entry((method, result))
+                .or_insert_with(|| metrics::with_local_recorder(&self.recorder, register));
+        }
+    }
+
     /// Counts an open watch in its stage until it is dropped.
     #[must_use]
     pub fn watch_in(&self, stage: Stage) -> InStage {

@@ -60,10 +60,13 @@ async fn every_metric_of_the_catalogue_is_told_with_its_type_and_labels() {
     })
     .await;
     let page = scrape(&weir).await;
-    // Without certificates there is nothing to tell of them.
+    // Without certificates, and where nobody is asked who they are, there is nothing to tell of that.
     let folder = tempfile::tempdir().expect("a folder");
     let (certificate, key) = Authority::new("servers").local().write(folder.path());
+    let keys = folder.path().join("keys.yaml");
+    std::fs::write(&keys, "keys: []\n").expect("a file");
     let encrypting = Weir::with(&database, |config| {
+        config.auth.api_keys_file = Some(keys);
         config.tls.tls_cert_file = Some(certificate);
         config.tls.tls_key_file = Some(key);
     })
@@ -74,7 +77,8 @@ async fn every_metric_of_the_catalogue_is_told_with_its_type_and_labels() {
     .await;
     let encrypting = scrape(&encrypting).await;
     for metric in CATALOGUE {
-        let of_files = metric.name.starts_with("weir_tls_") || metric.name == "weir_reloads_total";
+        let of_files = metric.name.starts_with("weir_tls_")
+            || ["weir_reloads_total", "weir_authentications_total"].contains(&metric.name);
         let (first, page) = match of_files {
             true => (&encrypting, &encrypting),
             false => (&first, &page),

@@ -108,6 +108,15 @@ impl Authenticator {
             }
         };
         if jwts.is_some() || keys.is_some() || settings.certificates {
+            let taken = [
+                (Method::None, true),
+                (Method::Jwt, jwts.is_some()),
+                (Method::Key, keys.is_some()),
+                (Method::Certificate, settings.certificates),
+            ];
+            for (method, _) in taken.into_iter().filter(|(_, is_taken)| *is_taken) {
+                metrics.announce_authentications(label(method));
+            }
             authenticator.asked = Some(Arc::new(Asked {
                 jwts,
                 keys,

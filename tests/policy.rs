@@ -429,7 +429,7 @@ async fn whom_no_rule_is_for_is_refused_whatever_is_called() {
             grpc.streaming(by("stranger", silence), path, codec),
         )
         .await;
-        refusals.push(answer.err().expect("it is refused"));
+        refusals.push(answer.expect_err("it is refused"));
     }
     let denied = guarded
         .open("stranger", database.watch_request(&[ORDERS]))

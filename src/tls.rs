@@ -153,8 +153,8 @@ impl Tls {
     }
 
     /// Looks every `interval` whether the files have changed, and puts what they hold in force for new
-    /// handshakes, and for clients that are there already. What can't be used leaves the old ones in force, all of them, and so does a new
-    /// certificate that is not valid now. Never ends.
+    /// handshakes, and for the [`Trust`] that open connections have. What can't be used leaves the old ones in
+    /// force, all of them, and so does a new certificate that is not valid now. Never ends.
     pub async fn follow(&self, files: Files, interval: Duration, metrics: &Metrics) {
         let apply = |contents: &[Vec<u8>]| {
             let loaded = load(&self.settings, contents)?;
@@ -193,7 +193,7 @@ impl Trust {
             }
         }
         // No more changes come.
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }
 

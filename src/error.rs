@@ -121,7 +121,7 @@ pub enum Error {
     /// A limit of the server was met.
     #[error("the server's limit of {max} {limit} is reached")]
     LimitExceeded {
-        /// What is limited: "watches", "feeds", "calls" or "KiB of patterns".
+        /// What is limited: "watches", "feeds", "calls", "checks" or "KiB of patterns".
         limit: &'static str,
         /// How many there may be.
         max: usize,

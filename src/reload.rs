@@ -1,7 +1,9 @@
 //! Files that are read again when they change: certificates, keys, policies.
 //!
 //! They are looked at every now and then, by their contents: Kubernetes swaps a symbolic link above them,
-//! which notifications of the file system miss, and times of change may be equal.
+//! which notifications of the file system miss, and times of change may be equal. What is new at one look is
+//! applied at the next, if it is still the same: a file that is being written may end anywhere until then,
+//! and half a policy may be a policy that allows more.
 
 use std::{io, path::PathBuf, time::Duration};
 
@@ -35,8 +37,8 @@ impl Files {
         Ok((Self { what, paths, seen }, contents))
     }
 
-    /// Looks every `interval` whether they have changed, and has new contents put in force by `apply`; what
-    /// it refuses, and what can't be read, leaves the old ones in force. Never ends.
+    /// Looks every `interval` whether they have changed, and has contents that were the same at two looks put
+    /// in force by `apply`; what it refuses, and what can't be read, leaves the old ones in force. Never ends.
     pub async fn follow(
         mut self,
         interval: Duration,
@@ -48,18 +50,22 @@ impl Files {
         }
         metrics.in_force(self.what, true);
         let mut told = None;
+        // What was new at the look before.
+        let mut fresh = None;
         loop {
             tokio::time::sleep(interval).await;
             let read = read_all(&self.paths).await;
             if read.as_ref().is_ok_and(|contents| *contents == self.seen) {
+                fresh = None;
                 if told.take().is_some() {
                     // The change was taken back.
                     metrics.in_force(self.what, true);
                 }
                 continue;
             }
-            // One file may have been read before a swap and the next after it.
-            if read_all(&self.paths).await != read {
+            // It may be half of what is being written, or of before a swap and of after it.
+            if fresh.as_ref() != Some(&read) {
+                fresh = Some(read);
                 continue;
             }
             let outcome = match &read {
@@ -85,6 +91,7 @@ impl Files {
                     continue;
                 }
             }
+            fresh = None;
             if let Ok(contents) = read {
                 self.seen = contents;
             }
@@ -160,5 +167,35 @@ mod tests {
         }
         let taken = taken.lock().unwrap();
         assert!(taken.is_sorted(), "{taken:?}");
+    }
+    /// Half a file may be a good one that says something else.
+    #[tokio::test(start_paused = true)]
+    async fn what_is_still_being_written_is_not_applied() {
+        const INTERVAL: Duration = Duration::from_secs(10);
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("policy.yaml");
+        std::fs::write(&path, "old").unwrap();
+        let (files, _) = Files::read("policy", vec![path.clone()]).await.unwrap();
+        let metrics = Metrics::new();
+        let (applied, mut seen) = tokio::sync::mpsc::unbounded_channel();
+        let apply = |contents: &[Vec<u8>]| {
+            applied.send(contents[0].clone()).unwrap();
+            Ok(())
+        };
+        let writing = async {
+            tokio::time::sleep(INTERVAL / 2).await;
+            std::fs::write(&path, "allow: all").unwrap();
+            // A look falls in between.
+            tokio::time::sleep(INTERVAL).await;
+            std::fs::write(&path, "allow: all\nbut: secrets").unwrap();
+            let whole = tokio::time::Instant::now();
+            let first = seen.recv().await.unwrap();
+            assert_eq!(first, b"allow: all\nbut: secrets");
+            assert!(whole.elapsed() <= INTERVAL * 2, "{:?}", whole.elapsed());
+        };
+        tokio::select! {
+            () = files.follow(INTERVAL, &metrics, apply) => {}
+            () = writing => {}
+        }
     }
 }

@@ -1,8 +1,9 @@
 //! Encryption of clients' connections: certificates that are read again when they change.
 //!
-//! New handshakes get what is in force when they begin, and open connections stay as they are. No
-//! session is ever resumed: a resumed one would carry a client past the authorities, and the expiry,
-//! that are checked in a full handshake, and what it saves is nothing beside a stream of hours.
+//! New handshakes get what is in force when they begin. Open connections stay as they are, but for those
+//! whose client's authority is taken out. No session is ever resumed: a resumed one would carry a client
+//! past the authorities, and the expiry, that are checked in a full handshake, and what it saves is nothing
+//! beside a stream of hours.
 
 use std::{
     path::PathBuf,
@@ -10,16 +11,16 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use arc_swap::ArcSwap;
 use rustls::{
     Error as TlsError, InconsistentKeys, RootCertStore, ServerConfig,
     crypto::{CryptoProvider, aws_lc_rs},
     pki_types::{
-        CertificateDer, PrivateKeyDer,
+        CertificateDer, PrivateKeyDer, UnixTime,
         pem::{self, PemObject as _},
     },
     server::{NoServerSessionStorage, WebPkiClientVerifier, danger::ClientCertVerifier},
 };
+use tokio::sync::watch;
 
 use crate::{metrics::Metrics, reload::Files};
 
@@ -83,12 +84,14 @@ pub fn install_provider() {
 #[derive(Debug)]
 pub struct Tls {
     settings: TlsSettings,
-    in_force: ArcSwap<Loaded>,
+    in_force: watch::Sender<Arc<Loaded>>,
 }
 
 #[derive(Debug)]
 struct Loaded {
     config: Arc<ServerConfig>,
+    /// What clients' certificates are checked by.
+    verifier: Arc<dyn ClientCertVerifier>,
     certificate: CertificateDer<'static>,
     /// From when on the certificate is valid, in seconds since 1970.
     not_before: i64,
@@ -131,39 +134,66 @@ impl Tls {
         }
         let tls = Self {
             settings,
-            in_force: ArcSwap::from_pointee(loaded),
+            in_force: watch::Sender::new(Arc::new(loaded)),
         };
         Ok((tls, files))
     }
 
-    /// What a handshake that begins now is made with.
+    /// What a handshake that begins now is made with, and what tells when it has outlived that.
     #[must_use]
-    pub fn config(&self) -> Arc<ServerConfig> {
-        Arc::clone(&self.in_force.load().config)
+    pub fn begin(&self) -> (Arc<ServerConfig>, Trust) {
+        let mut in_force = self.in_force.subscribe();
+        let config = Arc::clone(&in_force.borrow_and_update().config);
+        (config, Trust { in_force })
     }
 
     /// Tells when the certificate in force expires.
     pub fn announce(&self, metrics: &Metrics) {
-        metrics.certificate_expires_at(self.in_force.load().not_after);
+        metrics.certificate_expires_at(self.in_force.borrow().not_after);
     }
 
     /// Looks every `interval` whether the files have changed, and puts what they hold in force for new
-    /// handshakes. What can't be used leaves the old ones in force, all of them, and so does a new
-    /// certificate that is not valid now. Never ends.
+    /// handshakes, and for the [`Trust`] that open connections have. What can't be used leaves the old ones in
+    /// force, all of them, and so does a new certificate that is not valid now. Never ends.
     pub async fn follow(&self, files: Files, interval: Duration, metrics: &Metrics) {
         let apply = |contents: &[Vec<u8>]| {
             let loaded = load(&self.settings, contents)?;
             // One that stays must not keep an authority in force that is taken out.
-            if loaded.certificate != self.in_force.load().certificate {
+            if loaded.certificate != self.in_force.borrow().certificate {
                 let path = &self.settings.cert_file;
                 let valid = loaded.is_valid_now();
                 valid.map_err(|problem| about("tls-cert-file", path, problem))?;
             }
             metrics.certificate_expires_at(loaded.not_after);
-            self.in_force.store(Arc::new(loaded));
+            self.in_force.send_replace(Arc::new(loaded));
             Ok(())
         };
         files.follow(interval, metrics, apply).await;
+    }
+}
+
+/// The authorities that a connection's client was checked by, and those that come after them.
+#[derive(Debug)]
+pub struct Trust {
+    in_force: watch::Receiver<Arc<Loaded>>,
+}
+
+impl Trust {
+    /// Ends when a change of the files leaves the client's certificate, which comes first, without an
+    /// authority, or finds it expired.
+    pub async fn lost(mut self, chain: Vec<CertificateDer<'static>>) {
+        let Some((certificate, others)) = chain.split_first() else {
+            return std::future::pending().await;
+        };
+        while self.in_force.changed().await.is_ok() {
+            let verifier = Arc::clone(&self.in_force.borrow_and_update().verifier);
+            let checked = verifier.verify_client_cert(certificate, others, UnixTime::now());
+            if checked.is_err() {
+                return;
+            }
+        }
+        // No more changes come.
+        std::future::pending::<()>().await;
     }
 }
 
@@ -192,7 +222,7 @@ fn load(settings: &TlsSettings, contents: &[Vec<u8>]) -> Result<Loaded, String> 
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|error| error.to_string())?
-        .with_client_cert_verifier(verifier)
+        .with_client_cert_verifier(Arc::clone(&verifier))
         .with_single_cert(chain, key)
         .map_err(|error| match error {
             TlsError::InconsistentKeys(InconsistentKeys::KeyMismatch) => about(
@@ -208,6 +238,7 @@ fn load(settings: &TlsSettings, contents: &[Vec<u8>]) -> Result<Loaded, String> 
     config.send_tls13_tickets = 0;
     Ok(Loaded {
         config: Arc::new(config),
+        verifier,
         certificate,
         not_before,
         not_after,

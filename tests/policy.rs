@@ -435,6 +435,10 @@ async fn whom_no_rule_is_for_is_refused_whatever_is_called() {
         .open("stranger", database.watch_request(&[ORDERS]))
         .await;
     let denied = denied.err().expect("it is refused");
+    let counted = guarded.weir.metrics().await;
+    let counted = |result| counted.sum_where("weir_authorizations_total", &[("result", result)]);
+    assert_eq!(counted("no_rule"), refusals.len() as f64 + 1.0);
+    assert!(counted("ok") >= 1.0);
     for refusal in refusals {
         assert_eq!(refusal.code(), Code::PermissionDenied, "{refusal:?}");
         assert_eq!(error_info(&refusal).reason, "NAMESPACE_ACCESS_DENIED");

@@ -92,6 +92,7 @@ impl Jwts {
         let Some(remote) = &self.remote else {
             return Err(invalid(BAD_SIGNATURE));
         };
+        // Strangers may use up the fetches: without one for this token, it can't be said to be bad.
         let is_up_to_date = remote.refreshed().await;
         let keys = self.keys.load_full().ok_or(Error::KeysUnavailable)?;
         match keys.find(id, algorithm) {

@@ -48,7 +48,11 @@ impl Remote {
     pub(super) async fn new(settings: RemoteKeys) -> Result<Self, String> {
         let remote = Self {
             settings,
-            progress: watch::Sender::default(),
+            // The first fetch begins with the server: nobody need ask for it.
+            progress: watch::Sender::new(Progress {
+                is_running: true,
+                ..Progress::default()
+            }),
             wanted: Notify::new(),
             asked: std::sync::Mutex::default(),
             waiting: Semaphore::new(MAX_WAITING),
@@ -57,24 +61,25 @@ impl Remote {
         Ok(remote)
     }
 
-    /// Has keys fetched if that may be, and waits for the fetch that is under way. Gives whether the last
-    /// fetch brought keys.
+    /// Has keys fetched if that may be, or waits for the fetch that is under way. Gives whether what is known
+    /// now is as new as this call: whether a fetch that began after it has brought keys.
     pub(super) async fn refreshed(&self) -> bool {
         let mut progress = self.progress.subscribe();
         let before = *progress.borrow();
         let Ok(_waiting) = self.waiting.try_acquire() else {
-            return before.is_good;
+            return false;
         };
         if !before.is_running {
             if !self.may_ask() {
-                return before.is_good;
+                return false;
             }
             self.wanted.notify_one();
         }
         let ended = progress.wait_for(|now| now.ended > before.ended);
         // More than a fetch takes is only waited for when fetching has stopped, at the server's end.
         match timeout(FETCH_LIMIT * 2, ended).await {
-            Ok(Ok(now)) => now.is_good,
+            // One that was under way may have been answered before the key was there.
+            Ok(Ok(now)) => now.is_good && !before.is_running,
             Ok(Err(_)) | Err(_) => false,
         }
     }

@@ -172,7 +172,8 @@ pub struct ServeConfig {
     #[arg(long, env = "WEIR_REQUEST_TIMEOUT", value_name = "DURATION", default_value = "10s", value_parser = humantime::parse_duration)]
     pub request_timeout: Duration,
 
-    /// How often to look whether a file has changed: certificates, keys, the policy; 100ms to 1h
+    /// How often to look whether a file has changed: certificates, keys, the policy; 100ms to 1h. What is
+    /// new is put in force at the next look, if it is still the same
     #[arg(long, env = "WEIR_RELOAD_INTERVAL", value_name = "DURATION", default_value = "10s", value_parser = humantime::parse_duration)]
     pub reload_interval: Duration,
 

@@ -2,22 +2,26 @@
 
 use std::{io, sync::Arc, time::Duration};
 
-use rustls::Error as TlsError;
+use rustls::{Error as TlsError, server::Acceptor};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
     sync::Semaphore,
     time::timeout,
 };
-use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use tokio_rustls::{LazyConfigAcceptor, server::TlsStream};
 use tokio_util::either::Either;
 
-use super::{Accepted, Connection};
+use super::{Accepted, Connection, Distrusted};
 use crate::{
     auth::Peer,
     metrics::{HandshakeResult, Metrics},
-    tls::{HTTP2, Tls},
+    tls::{HTTP2, Tls, Trust},
 };
+
+/// How long a handshake has its turn. What it takes of the server's own time is done by then; whoever lets
+/// it wait for longer, must not keep others waiting too.
+const TURN: Duration = Duration::from_secs(1);
 
 /// How long a client that was refused has to read why, and to close.
 const LINGER: Duration = Duration::from_secs(1);
@@ -45,10 +49,21 @@ impl Failed {
             told: None,
         }
     }
+
+    /// What rustls found wrong, it has told.
+    fn told(error: io::Error, stream: Option<TcpStream>) -> Self {
+        let result = result_of(&error);
+        Self {
+            result,
+            error,
+            told: stream.filter(|_| result != HandshakeResult::Closed),
+        }
+    }
 }
 
 impl Handshakes {
-    /// At most `max` of them at once.
+    /// At most `max` of them at once have a turn: a second at most, from when the client has said all that
+    /// is needed to answer it.
     #[must_use]
     pub fn new(tls: Arc<Tls>, max: usize, metrics: &Metrics) -> Self {
         // What is missing from the first scrape is missing from every rate.
@@ -79,8 +94,8 @@ impl Handshakes {
                 Err(Failed::because(HandshakeResult::Timeout, io::ErrorKind::TimedOut))
             }
         };
-        let stream = match shaken {
-            Ok(stream) => stream,
+        let (stream, trust) = match shaken {
+            Ok(shaken) => shaken,
             Err(Failed {
                 result,
                 error,
@@ -98,11 +113,20 @@ impl Handshakes {
         metrics.handshakes(HandshakeResult::Ok).increment(1);
         let chain = stream.get_ref().1.peer_certificates();
         let certificate = chain.and_then(|chain| chain.first());
+        let certificate = certificate.map(|it| Arc::from(it.as_ref()));
+        let distrusted = chain.map(|chain| -> Distrusted {
+            let lost = trust.lost(chain.to_vec());
+            Box::pin(async move {
+                lost.await;
+                tracing::info!(?address, "the client's certificate is trusted no more");
+            })
+        });
         Some(Connection {
             peer: Peer {
                 address,
-                certificate: certificate.map(|it| Arc::from(it.as_ref())),
+                certificate,
             },
+            distrusted,
             stream: Either::Right(Box::new(stream)),
             hurry: Some(deadline),
             metrics,
@@ -111,30 +135,25 @@ impl Handshakes {
         })
     }
 
-    async fn encrypt(&self, stream: TcpStream) -> Result<TlsStream<TcpStream>, Failed> {
-        // Whoever says nothing takes nobody's turn. That a socket is readable may be a false alarm.
-        let peeked = stream.peek(&mut [0]).await;
-        if peeked.map_err(|error| Failed::because(HandshakeResult::Closed, error))? == 0 {
-            return Err(Failed::because(
-                HandshakeResult::Closed,
-                io::ErrorKind::UnexpectedEof,
-            ));
-        }
+    async fn encrypt(&self, stream: TcpStream) -> Result<(TlsStream<TcpStream>, Trust), Failed> {
+        let mut acceptor = LazyConfigAcceptor::new(Acceptor::default(), stream);
+        // Whoever says nothing, or half of what is to be said, has no turn.
+        let start = match (&mut acceptor).await {
+            Ok(start) => start,
+            Err(error) => return Err(Failed::told(error, acceptor.take_io())),
+        };
         let turn = self.turns.acquire().await;
-        let acceptor = TlsAcceptor::from(self.tls.config());
-        let shaken = acceptor.accept(stream).into_fallible().await;
+        let (config, trust) = self.tls.begin();
+        let mut shaking = start.into_stream(config).into_fallible();
+        let in_turn = timeout(TURN, &mut shaking).await;
         drop(turn);
+        let shaken = match in_turn {
+            Ok(shaken) => shaken,
+            Err(_) => shaking.await,
+        };
         let stream = match shaken {
             Ok(stream) => stream,
-            Err((error, stream)) => {
-                let result = result_of(&error);
-                let told = (result != HandshakeResult::Closed).then_some(stream);
-                return Err(Failed {
-                    result,
-                    error,
-                    told,
-                });
-            }
+            Err((error, stream)) => return Err(Failed::told(error, Some(stream))),
         };
         // rustls refuses a client that offers other protocols alone, and takes one that offers none.
         // HTTP/2 demands that it be offered: what comes without is meant for something else.
@@ -142,7 +161,7 @@ impl Handshakes {
             let error = io::Error::other("the client does not offer h2 by ALPN");
             return Err(Failed::because(HandshakeResult::Protocol, error));
         }
-        Ok(stream)
+        Ok((stream, trust))
     }
 }
 

@@ -161,6 +161,7 @@ impl Accepted {
                 address: self.address,
                 certificate: None,
             },
+            distrusted: None,
             hurry: Some(self.deadline),
             metrics: self.metrics,
             _permit: self.permit,
@@ -192,11 +193,16 @@ impl axum::serve::Listener for Port {
     }
 }
 
-/// A client's connection. It fails when it has not done in time what it must.
-#[derive(Debug)]
+/// Ends when the client's certificate is trusted no more.
+type Distrusted = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// A client's connection. It fails when it has not done in time what it must, and when its client is trusted
+/// no more: neither what is open on it nor what would come goes on.
 pub struct Connection {
     stream: Either<TcpStream, Box<TlsStream<TcpStream>>>,
     peer: Peer,
+    /// `None` where no certificate was shown.
+    distrusted: Option<Distrusted>,
     /// `None` once it is done.
     hurry: Option<Deadline>,
     metrics: Arc<Metrics>,
@@ -211,8 +217,22 @@ struct Deadline {
     sleep: Pin<Box<Sleep>>,
 }
 
+impl std::fmt::Debug for Connection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut shown = f.debug_struct("Connection");
+        shown.field("peer", &self.peer).finish_non_exhaustive()
+    }
+}
+
 impl Connection {
     fn check(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        if let Some(distrusted) = &mut self.distrusted
+            && distrusted.as_mut().poll(cx).is_ready()
+        {
+            // It may be asked again, which no future stands that has ended.
+            self.distrusted = Some(Box::pin(std::future::ready(())));
+            return Err(io::ErrorKind::PermissionDenied.into());
+        }
         let Some(deadline) = &mut self.hurry else {
             return Ok(());
         };

@@ -37,9 +37,8 @@ async fn listening() -> (Port, SocketAddr) {
     )
 }
 
-#[tokio::test]
-async fn a_connection_tells_its_address_and_the_certificate_that_was_checked() {
-    let folder = tempfile::tempdir().unwrap();
+/// What a server reads, the authority of its certificate and its clients', and a client's.
+fn issued(folder: &tempfile::TempDir) -> (TlsSettings, rcgen::Certificate, Issued) {
     let mut params = CertificateParams::default();
     params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
     let key = KeyPair::generate().unwrap();
@@ -60,6 +59,13 @@ async fn a_connection_tells_its_address_and_the_certificate_that_was_checked() {
             required: false,
         }),
     };
+    (settings, authority, client)
+}
+
+#[tokio::test]
+async fn a_connection_tells_its_address_and_the_certificate_that_was_checked() {
+    let folder = tempfile::tempdir().unwrap();
+    let (settings, authority, client) = issued(&folder);
     let (tls, _) = Tls::read(settings).await.unwrap();
     let (port, address) = listening().await;
     let mut connections =
@@ -107,4 +113,55 @@ async fn a_plain_connection_tells_its_address_alone() {
     let peer = connections.next().await.unwrap().unwrap().connect_info();
     assert_eq!(peer.address, Some(stream.local_addr().unwrap()));
     assert_eq!(peer.certificate, None);
+}
+
+/// Who holds one byte back, or the answer to the server's own part, has every client's turn otherwise.
+#[tokio::test]
+async fn whoever_stops_within_a_handshake_keeps_nobody_waiting() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    /// Far from the time after which those are sent away.
+    const SOON: Duration = Duration::from_secs(8);
+    let folder = tempfile::tempdir().unwrap();
+    let (settings, authority, _) = issued(&folder);
+    let (tls, _) = Tls::read(settings).await.unwrap();
+    let (port, address) = listening().await;
+    let mut connections =
+        Box::pin(port.connections(Some(Handshakes::new(Arc::new(tls), 1, &Metrics::new()))));
+    let mut roots = RootCertStore::empty();
+    roots.add(authority.der().clone()).unwrap();
+    let mut config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![HTTP2.to_vec()];
+    let config = Arc::new(config);
+    let name = ServerName::try_from("localhost").unwrap();
+    let strangers = async {
+        let mut hello = Vec::new();
+        let mut client = rustls::ClientConnection::new(Arc::clone(&config), name.clone()).unwrap();
+        client.write_tls(&mut hello).unwrap();
+        let mut strangers = Vec::new();
+        for said in [&hello[..1], &hello[..hello.len() - 1], &hello[..]] {
+            let mut stranger = TcpStream::connect(address).await.unwrap();
+            stranger.write_all(said).await.unwrap();
+            strangers.push(stranger);
+        }
+        // The one that has said it all has been answered, and waits.
+        let mut answer = [0];
+        let last = strangers.last_mut().unwrap();
+        assert_eq!(last.read(&mut answer).await.unwrap(), 1);
+        strangers
+    };
+    let connecting = async {
+        let strangers = strangers.await;
+        let stream = TcpStream::connect(address).await.unwrap();
+        let connector = TlsConnector::from(Arc::clone(&config));
+        (connector.connect(name.clone(), stream).await, strangers)
+    };
+    let both = async { tokio::join!(connecting, connections.next()) };
+    let ((connected, _strangers), accepted) = tokio::time::timeout(SOON, both).await.unwrap();
+    connected.unwrap();
+    accepted.unwrap().unwrap();
 }

@@ -163,7 +163,7 @@ impl Policy {
             return Ok(());
         }
         let name = principal.for_logs();
-        tracing::info!(
+        tracing::debug!(
             principal = name,
             "no rule of the policy is for this principal"
         );

@@ -8,7 +8,7 @@ use std::{
     convert::Infallible,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -17,7 +17,7 @@ use http::{HeaderMap, Request, Response, StatusCode, header};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
-    time::Sleep,
+    time::{Instant, Sleep},
 };
 use tonic::{Code, Status, body::Body};
 use tower::{Layer, Service};
@@ -27,20 +27,34 @@ use crate::{error::Error, metrics::Metrics, rpc::strict::violation};
 /// Calls beyond the watches that may be open: those that are being opened, or ask about the server.
 pub const SPARE_CALLS: usize = 1_000;
 
-/// Calls of the services beside Weir's own that may be open: health checks, and streams (of health, of
-/// reflection), each by themselves. Strangers may check the health, and a stream of it has no end: they must
-/// not take the room of watches, nor those streams that of checks.
-const SIDE_CALLS: usize = 500;
+/// Streams of the services beside Weir's own that may be open: of health, and of reflection, each by
+/// themselves. Strangers may ask for the health, and a stream of it has no end: they must not take the room
+/// of watches, nor that of checks.
+const SIDE_STREAMS: usize = 500;
+
+/// Health checks that may be open. They cost next to nothing, and probes must find room beside strangers.
+const HEALTH_CHECKS: usize = 5_000;
+
+/// How long a health check's request may take, of a few bytes. A stranger who holds it back takes a room for
+/// no longer.
+const HEALTH_CHECK_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Where the health is asked for once.
 const HEALTH_CHECK: &str = "/grpc.health.v1.Health/Check";
+
+/// Where it is asked for in other ways.
+const HEALTH: &str = "/grpc.health.";
+
+/// Where clients ask what there is.
+const REFLECTION: &str = "/grpc.reflection.";
 
 /// Bounds the calls that pass it.
 #[derive(Debug, Clone)]
 pub struct CallGuard {
     watching: Room,
     checks: Room,
-    side_streams: Room,
+    health_streams: Room,
+    reflection: Room,
     request_timeout: Duration,
     metrics: Arc<Metrics>,
 }
@@ -68,8 +82,9 @@ impl CallGuard {
     pub fn new(max: usize, request_timeout: Duration, metrics: Arc<Metrics>) -> Self {
         Self {
             watching: Room::new(max),
-            checks: Room::new(SIDE_CALLS),
-            side_streams: Room::new(SIDE_CALLS),
+            checks: Room::new(HEALTH_CHECKS),
+            health_streams: Room::new(SIDE_STREAMS),
+            reflection: Room::new(SIDE_STREAMS),
             request_timeout,
             metrics,
         }
@@ -90,7 +105,8 @@ impl CallGuard {
         }
         let room = match path {
             HEALTH_CHECK => &self.checks,
-            path if path.starts_with("/grpc.") => &self.side_streams,
+            path if path.starts_with(HEALTH) => &self.health_streams,
+            path if path.starts_with(REFLECTION) => &self.reflection,
             _ => &self.watching,
         };
         Arc::clone(&room.permits).try_acquire_owned().map_err(|_| {
@@ -140,13 +156,16 @@ where
             Ok(permit) => permit,
             Err(refusal) => return Box::pin(std::future::ready(Ok(*refusal))),
         };
-        // Reflection is a conversation, in which a client may take its time.
-        let is_conversation = request.uri().path().starts_with("/grpc.reflection.");
-        let request = if is_conversation {
-            request
+        let path = request.uri().path();
+        let limit = if path == HEALTH_CHECK {
+            HEALTH_CHECK_TIMEOUT.min(self.guard.request_timeout)
         } else {
-            request.map(|body| Body::new(Timely::new(body, &self.guard)))
+            self.guard.request_timeout
         };
+        // Reflection is a conversation, in which each question has its time.
+        let each = path.starts_with(REFLECTION);
+        let metrics = Arc::clone(&self.guard.metrics);
+        let request = request.map(|body| Body::new(Timely::new(body, limit, each, metrics)));
         let answer = self.inner.call(request);
         Box::pin(async move {
             let mut response = answer.await?;
@@ -187,17 +206,20 @@ fn explain(response: &mut Response<Body>) {
 struct Timely {
     body: Body,
     limit: Duration,
+    /// Whether the time is that of each frame, and not of all together.
+    each: bool,
     deadline: Pin<Box<Sleep>>,
     metrics: Arc<Metrics>,
 }
 
 impl Timely {
-    fn new(body: Body, guard: &CallGuard) -> Self {
+    fn new(body: Body, limit: Duration, each: bool, metrics: Arc<Metrics>) -> Self {
         Self {
             body,
-            limit: guard.request_timeout,
-            deadline: Box::pin(tokio::time::sleep(guard.request_timeout)),
-            metrics: Arc::clone(&guard.metrics),
+            limit,
+            each,
+            deadline: Box::pin(tokio::time::sleep(limit)),
+            metrics,
         }
     }
 }
@@ -216,7 +238,12 @@ impl HttpBody for Timely {
             let error = Error::RequestTimeout(self.limit);
             return Poll::Ready(Some(Err(error.into_status(""))));
         }
-        Pin::new(&mut self.body).poll_frame(cx)
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        if self.each {
+            let next = Instant::now() + self.limit;
+            self.deadline.as_mut().reset(next);
+        }
+        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
@@ -251,5 +278,98 @@ impl HttpBody for Held {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::StreamExt as _;
+    use http_body_util::{BodyExt as _, StreamBody};
+
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(10);
+    const STREAM: &str = "/grpc.health.v1.Health/Watch";
+    const QUESTIONS: &str = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
+
+    fn guard() -> CallGuard {
+        CallGuard::new(10, PATIENCE, Arc::new(Metrics::new()))
+    }
+
+    fn request(path: &str, body: Body) -> Request<Body> {
+        Request::post(path)
+            .header(header::CONTENT_TYPE, "application/grpc")
+            .body(body)
+            .unwrap()
+    }
+
+    /// How long a service waits for a request of which a frame comes each `pause`, `frames` in all, and
+    /// then nothing.
+    async fn waited(path: &str, frames: u32, pause: Duration) -> Duration {
+        let frames = tokio_stream::iter(0..frames).then(move |_| async move {
+            tokio::time::sleep(pause).await;
+            Ok::<_, Status>(Frame::data(Bytes::from_static(b"x")))
+        });
+        let body = StreamBody::new(frames.chain(futures::stream::pending()));
+        let service = tower::service_fn(|request: Request<Body>| async move {
+            let mut body = request.into_body();
+            let status = loop {
+                match body.frame().await {
+                    Some(Ok(_)) => {}
+                    Some(Err(status)) => break status,
+                    None => panic!("it ended"),
+                }
+            };
+            Ok::<_, Infallible>(status.into_http())
+        });
+        let begun = Instant::now();
+        let answer = guard().layer(service).call(request(path, Body::new(body)));
+        let answer = tokio::time::timeout(PATIENCE * 10, answer).await;
+        let status = Status::from_header_map(answer.unwrap().unwrap().headers()).unwrap();
+        assert_eq!(status.code(), Code::DeadlineExceeded);
+        begun.elapsed()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_health_check_is_asked_at_once_or_not_at_all() {
+        let waited = waited(HEALTH_CHECK, 0, PATIENCE).await;
+        assert!(waited <= Duration::from_secs(2), "{waited:?}");
+    }
+
+    /// A client may take its time between two questions, and not for ever.
+    #[tokio::test(start_paused = true)]
+    async fn reflection_ends_when_nothing_has_been_asked_for_a_while() {
+        let pause = PATIENCE - Duration::from_secs(1);
+        let waited = waited(QUESTIONS, 3, pause).await;
+        assert!(waited >= pause * 3 + PATIENCE, "{waited:?}");
+        assert!(waited <= pause * 3 + PATIENCE * 2, "{waited:?}");
+    }
+
+    /// Calls of one path, all of them open, until one is refused; then those of the others are not.
+    #[tokio::test]
+    async fn neither_checks_nor_streams_of_health_nor_reflection_take_each_others_room() {
+        for (full, max) in [(HEALTH_CHECK, 5_000), (STREAM, 500), (QUESTIONS, 500)] {
+            let service = tower::service_fn(|_: Request<Body>| async {
+                let frames = futures::stream::pending::<Result<Frame<Bytes>, Status>>();
+                Ok::<_, Infallible>(Response::new(Body::new(StreamBody::new(frames))))
+            });
+            let mut guarded = guard().layer(service);
+            let mut open = Vec::new();
+            for _ in 0..max {
+                let answer = guarded.call(request(full, Body::empty())).await.unwrap();
+                assert!(Status::from_header_map(answer.headers()).is_none());
+                open.push(answer);
+            }
+            for path in [
+                HEALTH_CHECK,
+                STREAM,
+                QUESTIONS,
+                "/weir.v1.WatchService/Watch",
+            ] {
+                let answer = guarded.call(request(path, Body::empty())).await.unwrap();
+                let refused = Status::from_header_map(answer.headers()).is_some();
+                assert_eq!(refused, path == full, "{path}, {full}");
+            }
+        }
     }
 }

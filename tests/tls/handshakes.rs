@@ -49,10 +49,10 @@ async fn silent_connections_take_no_turn_of_a_handshake() {
     assert_eq!(secured.weir.metrics().await.sum("weir_connections"), 51.0);
 }
 
-/// They hold every turn, and others wait behind them; then their time is over.
+/// More of them than there are turns; then their time is over.
 #[tokio::test]
-async fn stalled_handshakes_hold_up_others_no_longer_than_their_time() {
-    const LIMIT: Duration = Duration::from_secs(1);
+async fn stalled_handshakes_hold_up_nobody_and_end_in_their_time() {
+    const LIMIT: Duration = Duration::from_secs(5);
     let database = Database::start().await;
     let secured = Secured::start(&database, |config| {
         config.tls.max_handshakes = 2;
@@ -69,14 +69,12 @@ async fn stalled_handshakes_hold_up_others_no_longer_than_their_time() {
     insert(&database, 1).await;
     assert_eq!(id(&watching.next_change().await), 1);
 
-    // The first two held both turns until their time was over, and the others' time went by meanwhile.
     eventually("one who comes then is let in", async || {
         secured.is_reached(secured.authority.trusted()).await
     })
     .await;
     let waited = begin.elapsed();
-    assert!(waited >= LIMIT - Duration::from_millis(100), "{waited:?}");
-    assert!(waited < LIMIT * 3, "{waited:?}");
+    assert!(waited < LIMIT, "{waited:?}");
     for stream in stalled {
         closed(stream).await;
     }
@@ -92,12 +90,12 @@ async fn stalled_handshakes_hold_up_others_no_longer_than_their_time() {
     assert_eq!(id(&watching.next_change().await), 2);
 }
 
-/// With a turn left nobody waits at all.
+/// Half a greeting is no more than none.
 #[tokio::test]
-async fn one_turn_that_is_left_is_enough() {
+async fn what_has_half_begun_takes_no_turn_of_a_handshake() {
     let database = Database::start().await;
     let secured = Secured::start(&database, |config| {
-        config.tls.max_handshakes = 3;
+        config.tls.max_handshakes = 1;
         config.request_timeout = Duration::from_secs(3600);
     })
     .await;
@@ -105,7 +103,7 @@ async fn one_turn_that_is_left_is_enough() {
     let stalled = [dial(address, &BEGUN).await, dial(address, &BEGUN).await];
     secured.watch(&database, secured.authority.trusted()).await;
     drop(stalled);
-    eventually("those who left have given up their turns", async || {
+    eventually("those who left are counted", async || {
         handshakes(&secured.weir.metrics().await, "closed") == 2.0
     })
     .await;

@@ -9,7 +9,10 @@ use futures::future::join_all;
 use mongodb::bson::doc;
 use rustls::HandshakeKind;
 use rustls::version::{TLS12, TLS13};
+use tonic::Code;
 use weir::config::ClientAuth;
+use weir::pb;
+use weir::pb::watch_service_client::WatchServiceClient;
 
 use crate::setup::{Secured, alpn, connect, trusting};
 use crate::support::certificates::{Authority, Issued, expired};
@@ -268,6 +271,8 @@ async fn an_authority_that_is_taken_out_lets_nobody_in_any_more() {
     let (of_old, of_new) = (old.client("a"), new.client("b"));
     let identified = |issued: &Issued| secured.authority.trusted().identity(issued.identity());
     let mut watching = secured.watch(&database, identified(&of_old)).await;
+    let kept = secured.channel(identified(&of_old)).await;
+    let mut kept = WatchServiceClient::new(kept.expect("a connection"));
 
     // Each keeps what it would resume with, in memory of its own.
     let remembering = [&TLS12, &TLS13].map(|version| {
@@ -297,6 +302,14 @@ async fn an_authority_that_is_taken_out_lets_nobody_in_any_more() {
     })
     .await;
     assert!(secured.is_reached(identified(&of_old)).await);
+    // Nobody lost an authority, and nobody their watch.
+    let mut other = secured.watch(&database, identified(&of_new)).await;
+    insert(&database, 1).await;
+    for watching in [&mut watching, &mut other] {
+        assert_eq!(id(&watching.next_change().await), 1);
+    }
+    let request = pb::GetServerInfoRequest {};
+    kept.get_server_info(request).await.expect("an answer");
     fs::write(&bundle, &new.pem).expect("it is written");
     eventually("the old authority is trusted no more", async || {
         !secured.is_reached(identified(&of_old)).await
@@ -316,11 +329,11 @@ async fn an_authority_that_is_taken_out_lets_nobody_in_any_more() {
     secured.refusal(identified(&of_old)).await;
     secured.refusal(secured.authority.trusted()).await;
 
-    // Who was in stays in.
-    database
-        .collection(ORDERS)
-        .insert_one(doc! {"_id": 1})
+    // Who was in is in no more, on no connection; others have not noticed.
+    assert_ne!(watching.end().await.code(), Code::Ok);
+    kept.get_server_info(request)
         .await
-        .expect("an insert");
-    assert_eq!(id(&watching.next_change().await), 1);
+        .expect_err("the old connection is of no use");
+    insert(&database, 2).await;
+    assert_eq!(id(&other.next_change().await), 2);
 }

@@ -125,12 +125,12 @@ impl Tenure {
             let ask = Ask::of(watch, self.asked.as_ref());
             let verdict = self.access.policy.judge(&self.principal, &ask)?;
             let known = self.verdict.replace(verdict);
-            if let Some((known, now)) = known.zip(self.verdict.as_ref())
-                && !known.shows_the_same(now)
-            {
-                // Whose tokens are of no use from now on: the stream knows their place.
-                let other = known.view.audience != now.view.audience;
-                let after = other.then(ClusterTime::default);
+            let both = known.as_ref().zip(self.verdict.as_ref());
+            if !both.is_some_and(|(known, now)| known.shows_the_same(now)) {
+                let goes_on =
+                    both.is_some_and(|(known, now)| known.view.audience == now.view.audience);
+                // Where its tokens do not go on, their time does, which the stream knows.
+                let after = (!goes_on).then(ClusterTime::default);
                 return Err(Error::AccessChanged { after });
             }
         }

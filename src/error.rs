@@ -1,5 +1,7 @@
 //! Every way in which a call can fail, and what the client is told: one table, in one place.
 
+mod words;
+
 use std::{collections::HashMap, time::Duration};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
@@ -12,11 +14,15 @@ use crate::{
     source::{ClusterTime, Failure, SourceError},
 };
 
+use words::{expired, place, unsent, violations};
+
 /// The `domain` of every `google.rpc.ErrorInfo`.
 pub const DOMAIN: &str = "weir";
 
 /// When to try again after something that passes by itself.
 const RETRY_SOON: Duration = Duration::from_secs(1);
+/// How much later at most, each at a moment of its own, where many are sent away at once.
+const SPREAD: Duration = Duration::from_secs(4);
 /// When to try again after a limit was met.
 const RETRY_LATER: Duration = Duration::from_secs(5);
 
@@ -61,9 +67,14 @@ pub enum Error {
     /// The resume token can't be read.
     #[error("resume_token {0}")]
     TokenMalformed(String),
-    /// The resume token is of another place.
-    #[error("resume_token is of {0}")]
-    TokenMismatch(&'static str),
+    /// The resume token is of another place, or for another view.
+    #[error("resume_token is of {of}")]
+    TokenMismatch {
+        /// What it is of.
+        of: &'static str,
+        /// The time of its place, where a watch may start at that in its stead.
+        time: Option<ClusterTime>,
+    },
     /// The place asked for, or reached, is no longer in the oplog.
     #[error("{}", expired(*asked, *oldest))]
     TokenExpired {
@@ -145,8 +156,12 @@ pub enum Error {
     #[error("not allowed for this principal: {0}")]
     AccessDenied(String),
     /// The caller may see something else of the namespace than when the watch began.
-    #[error("what this principal may see has changed: go on from the last token")]
-    AccessChanged,
+    #[error("what this principal may see has changed: go on from {}", place(*after))]
+    AccessChanged {
+        /// Where the last token is no longer for this principal: the time of its place, to start at in its
+        /// stead.
+        after: Option<ClusterTime>,
+    },
     /// The watch has become as old as the server lets it.
     #[error("the watch has reached its maximum age: go on from the last token, perhaps elsewhere")]
     MaxAge,
@@ -190,7 +205,7 @@ impl Error {
     #[must_use]
     pub fn code(&self) -> Code {
         match self {
-            Self::InvalidRequest(_) | Self::TokenMalformed(_) | Self::TokenMismatch(_) => {
+            Self::InvalidRequest(_) | Self::TokenMalformed(_) | Self::TokenMismatch { .. } => {
                 Code::InvalidArgument
             }
             Self::UnknownField { .. } | Self::Unimplemented(_) => Code::Unimplemented,
@@ -202,7 +217,7 @@ impl Error {
             Self::Invalidated { .. } => Code::Aborted,
             Self::UpstreamUnavailable
             | Self::KeysUnavailable
-            | Self::AccessChanged
+            | Self::AccessChanged { .. }
             | Self::MaxAge
             | Self::Draining => Code::Unavailable,
             Self::ChangeStreamsUnsupported
@@ -225,7 +240,7 @@ impl Error {
             Self::RequestTimeout(_) => "REQUEST_TIMEOUT",
             Self::DeploymentNotAllowed => "NAMESPACE_ACCESS_DENIED",
             Self::TokenMalformed(_) => "RESUME_TOKEN_MALFORMED",
-            Self::TokenMismatch(_) => "RESUME_TOKEN_MISMATCH",
+            Self::TokenMismatch { .. } => "RESUME_TOKEN_MISMATCH",
             Self::TokenExpired { .. } => "RESUME_TOKEN_EXPIRED",
             Self::Invalidated { .. } => "WATCH_INVALIDATED",
             Self::UpstreamUnavailable => "UPSTREAM_UNAVAILABLE",
@@ -240,7 +255,7 @@ impl Error {
             Self::CredentialsExpired => "CREDENTIALS_EXPIRED",
             Self::KeysUnavailable => "CREDENTIALS_UNCHECKED",
             Self::AccessDenied(_) => "NAMESPACE_ACCESS_DENIED",
-            Self::AccessChanged => "ACCESS_CHANGED",
+            Self::AccessChanged { .. } => "ACCESS_CHANGED",
             Self::MaxAge => "WATCH_MAX_AGE",
             Self::Draining => "SERVER_DRAINING",
             Self::DeadlineExceeded => "DEADLINE_EXCEEDED",
@@ -258,7 +273,7 @@ impl Error {
             | Self::RequestTimeout(_)
             | Self::DeploymentNotAllowed
             | Self::TokenMalformed(_)
-            | Self::TokenMismatch(_)
+            | Self::TokenMismatch { .. }
             | Self::TokenExpired { .. }
             | Self::Invalidated { .. }
             | Self::ImageUnavailable(_)
@@ -272,7 +287,7 @@ impl Error {
             | Self::KeysUnavailable
             | Self::LimitExceeded { .. }
             | Self::Quota { .. }
-            | Self::AccessChanged
+            | Self::AccessChanged { .. }
             | Self::MaxAge
             | Self::Draining => Class::Transient,
             Self::ChangeStreamsUnsupported
@@ -301,8 +316,12 @@ impl Error {
                     details.add_bad_request_violation(field, description);
                 }
             }
-            Self::TokenMalformed(_) | Self::TokenMismatch(_) => {
+            Self::TokenMalformed(_) => {
                 details.add_bad_request_violation("resume_token", self.to_string());
+            }
+            Self::TokenMismatch { time, .. } => {
+                details.add_bad_request_violation("resume_token", self.to_string());
+                put_time(&mut facts, "token_time", *time);
             }
             Self::UnknownField { place, number } => {
                 facts.insert("field".to_owned(), number.to_string());
@@ -317,12 +336,14 @@ impl Error {
                 facts.insert("cause".to_owned(), cause.to_owned());
                 facts.insert("namespace".to_owned(), cut(&scope.to_string(), MAX_TEXT));
             }
-            Self::UpstreamUnavailable
-            | Self::KeysUnavailable
-            | Self::AccessChanged
-            | Self::MaxAge
-            | Self::Draining => {
+            Self::UpstreamUnavailable | Self::KeysUnavailable => {
                 details.set_retry_info(Some(RETRY_SOON));
+            }
+            Self::AccessChanged { .. } | Self::MaxAge | Self::Draining => {
+                if let Self::AccessChanged { after } = &self {
+                    put_time(&mut facts, "after_time", *after);
+                }
+                details.set_retry_info(Some(RETRY_SOON + SPREAD.mul_f64(fastrand::f64())));
             }
             Self::ChangeStreamsUnsupported => {
                 details.add_precondition_failure_violation(
@@ -440,37 +461,10 @@ fn put_time(facts: &mut HashMap<String, String>, key: &str, time: Option<Cluster
     }
 }
 
-fn unsent(event: &Unsent) -> String {
-    match (event.time, event.after) {
-        (Some(time), _) => format!(": the event of {time}"),
-        (None, Some(after)) => format!(": the event after {after}"),
-        (None, None) => String::new(),
-    }
-}
-
 /// A text of at most this many bytes.
 pub(crate) fn cut(text: &str, max: usize) -> String {
     if text.len() <= max {
         return text.to_owned();
     }
     format!("{}...", &text[..text.floor_char_boundary(max - 3)])
-}
-
-fn violations(violations: &[FieldViolation]) -> String {
-    let mut words: Vec<String> = violations
-        .iter()
-        .map(|violation| format!("{}: {}", violation.field, violation.description))
-        .collect();
-    words.truncate(4);
-    words.join("; ")
-}
-
-fn expired(asked: Option<ClusterTime>, oldest: Option<ClusterTime>) -> String {
-    let asked = asked.map(|time| format!(" (time {})", time.seconds));
-    let oldest = oldest.map(|time| format!("; the oldest entry is of time {}", time.seconds));
-    format!(
-        "the place to go on from{} is no longer in MongoDB's oplog{}",
-        asked.unwrap_or_default(),
-        oldest.unwrap_or_default()
-    )
 }

@@ -101,13 +101,15 @@ catalogue! {
     LIMIT: "gauge", "weir_limit", ["limit"],
         "How many there may be at once: watches, connections, feeds, catch_ups.";
     LIMIT_REJECTIONS: "counter", "weir_limit_rejections_total", ["limit"],
-        "Watches, calls and connections refused because a limit was reached: watches, feeds, calls, connections, patterns, request_timeout, principal_watches, principal_watch_rate, principal_byte_rate, watch_rate, byte_rate, principals.";
+        "Watches, calls and connections refused because a limit was reached: watches, feeds, calls, connections, checks, patterns, request_timeout, principal_watches, principal_watch_rate, watch_rate, principals.";
     TLS_HANDSHAKES: "counter", "weir_tls_handshakes_total", ["result"],
         "TLS handshakes that came to an end: ok, timeout, refused_by_client, certificate_missing, certificate_refused, protocol, closed.";
     TLS_CERTIFICATE_EXPIRY: "gauge", "weir_tls_certificate_expiry_timestamp_seconds", [],
         "When the server's certificate that is in force expires, in seconds since 1970; left out without TLS.";
     AUTHENTICATIONS: "counter", "weir_authentications_total", ["method", "result"],
         "Calls of which it was asked who makes them, by what was shown (jwt, key, cert, none) and result (ok, missing, invalid, expired, unavailable).";
+    AUTHORIZATIONS: "counter", "weir_authorizations_total", ["result"],
+        "Calls whose makers are known, by whether any rule of the policy is for them: ok, no_rule.";
     RELOADS: "counter", "weir_reloads_total", ["what", "result"],
         "Files read again after a change, by what they hold (tls, api_keys, jwks, policy, token_keys, admin_token) and result (ok, failed).";
     LAST_RELOAD: "gauge", "weir_last_reload_successful", ["what"],
@@ -138,6 +140,7 @@ pub struct Metrics {
     rejections: Mutex<HashMap<&'static str, Counter>>,
     reloads: Mutex<HashMap<(&'static str, &'static str), Counter>>,
     authentications: Mutex<HashMap<(&'static str, &'static str), Counter>>,
+    authorizations: Mutex<HashMap<&'static str, Counter>>,
     handshakes: Mutex<HashMap<&'static str, Counter>>,
     /// `weir_watches_started_total`
     pub watches_started: Counter,
@@ -205,6 +208,7 @@ impl Metrics {
             rejections: Mutex::default(),
             reloads: Mutex::default(),
             authentications: Mutex::default(),
+            authorizations: Mutex::default(),
             handshakes: Mutex::default(),
             watches_started: built.watches_started,
             watch_duration: built.watch_duration,
@@ -350,6 +354,20 @@ impl Metrics {
             &self.authentications,
             (method, result),
             || metrics::counter!(AUTHENTICATIONS, "method" => method, "result" => result),
+        )
+    }
+
+    /// `weir_authorizations_total`; whether any rule is for the caller.
+    pub fn authorized(&self, ok: bool) {
+        let result = if ok { "ok" } else { "no_rule" };
+        self.authorizations(result).increment(1);
+    }
+
+    fn authorizations(&self, result: &'static str) -> Counter {
+        self.counter(
+            &self.authorizations,
+            result,
+            || metrics::counter!(AUTHORIZATIONS, "result" => result),
         )
     }
 

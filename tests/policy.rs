@@ -19,7 +19,7 @@ use weir::pb::{
 };
 
 /// Whoever asks.
-const CLIENTS: [&str; 8] = [
+const CLIENTS: [&str; 9] = [
     "admin",
     "reader",
     "whole",
@@ -27,6 +27,7 @@ const CLIENTS: [&str; 8] = [
     "tenant_b",
     "claimless",
     "elsewhere",
+    "layered",
     "stranger",
 ];
 
@@ -70,6 +71,14 @@ rules:
   - name: elsewhere
     principals: ['key:elsewhere']
     namespaces: ['elsewhere.*', '$db_2.*']
+  - name: a-part
+    principals: ['key:layered']
+    namespaces: [$db.orders]
+    operations: [insert]
+    filter: {tenant: a}
+  - name: and-the-rest
+    principals: ['key:layered']
+    namespaces: ['*']
 ";
 
 /// What is asked for: whether a database is named, and of which collections.
@@ -152,6 +161,16 @@ fn may(cell: &Cell) -> bool {
                 && operations(&[Op::Insert, Op::Update, Op::Rename])
                 // A document that is looked up is of now: a rule with a filter grants it by name alone.
                 && cell.images.0 == FullDocument::Default
+                && before
+        }
+        // What its narrow rule covers only a part of, its wide one does not grant.
+        "layered" if only(&["orders"]) => {
+            operations(&[Op::Insert]) && cell.images.0 == FullDocument::Default && before
+        }
+        "layered" => {
+            let any_orders = collections.is_empty() || collections.contains(&"orders");
+            !(any_orders && matches!(database, "$db" | ""))
+                && operations(&[Op::Insert, Op::Update, Op::Replace, Op::Delete])
                 && before
         }
         "claimless" | "elsewhere" | "stranger" => false,
@@ -410,12 +429,16 @@ async fn whom_no_rule_is_for_is_refused_whatever_is_called() {
             grpc.streaming(by("stranger", silence), path, codec),
         )
         .await;
-        refusals.push(answer.err().expect("it is refused"));
+        refusals.push(answer.expect_err("it is refused"));
     }
     let denied = guarded
         .open("stranger", database.watch_request(&[ORDERS]))
         .await;
     let denied = denied.err().expect("it is refused");
+    let counted = guarded.weir.metrics().await;
+    let counted = |result| counted.sum_where("weir_authorizations_total", &[("result", result)]);
+    assert_eq!(counted("no_rule"), refusals.len() as f64 + 1.0);
+    assert!(counted("ok") >= 1.0);
     for refusal in refusals {
         assert_eq!(refusal.code(), Code::PermissionDenied, "{refusal:?}");
         assert_eq!(error_info(&refusal).reason, "NAMESPACE_ACCESS_DENIED");

@@ -42,7 +42,15 @@ async fn read_to_end(mut watching: Watching) -> (Story, tonic::Status, bytes::By
 fn assert_draining(status: &tonic::Status) {
     assert_eq!(status.code(), Code::Unavailable, "{status:?}");
     assert_eq!(error_reason(status), "SERVER_DRAINING");
-    assert!(status.get_details_retry_info().is_some(), "{status:?}");
+    let retry = status
+        .get_details_retry_info()
+        .and_then(|it| it.retry_delay);
+    // Not all in the same moment.
+    let (least, most) = (Duration::from_secs(1), Duration::from_secs(5));
+    assert!(
+        retry.is_some_and(|it| (least..=most).contains(&it)),
+        "{status:?}"
+    );
 }
 
 /// T36, T55. Every client is told, has its place, and goes on elsewhere where it was.

@@ -27,6 +27,35 @@ fn is(status: &Status, code: Code, reason: &str) {
     assert_eq!(error_info(status).reason, reason, "{status:?}");
 }
 
+/// When the client is to come back, which is not the same moment for all.
+fn retry(status: &Status) -> Duration {
+    let retry = status
+        .get_details_retry_info()
+        .and_then(|it| it.retry_delay);
+    let retry = retry.expect("a time to come back");
+    let (least, most) = (Duration::from_secs(1), Duration::from_secs(5));
+    assert!((least..=most).contains(&retry), "{retry:?}");
+    retry
+}
+
+/// Where the client is to go on, when its tokens are no longer for it.
+fn from_after_time(status: &Status, request: &pb::WatchRequest) -> pb::WatchRequest {
+    is(status, Code::Unavailable, "ACCESS_CHANGED");
+    from_time(&error_info(status).metadata["after_time"], request)
+}
+
+fn from_time(time: &str, request: &pb::WatchRequest) -> pb::WatchRequest {
+    let (seconds, _) = time.split_once('.').expect("seconds and an increment");
+    let start = prost_types::Timestamp {
+        seconds: seconds.parse().expect("seconds"),
+        nanos: 0,
+    };
+    pb::WatchRequest {
+        start: Some(Start::StartTime(start)),
+        ..request.clone()
+    }
+}
+
 fn after(watching: &Watching, request: &pb::WatchRequest) -> pb::WatchRequest {
     pb::WatchRequest {
         start: Some(Start::ResumeToken(watching.token())),
@@ -195,7 +224,9 @@ async fn a_watch_whose_view_changes_ends_and_goes_on_with_the_new_one() {
         let (numbers, _, status) = read_to_the_end(&mut watching).await;
         assert!(numbers.is_empty(), "{numbers:?}");
         is(&status, Code::Unavailable, "ACCESS_CHANGED");
-        assert!(status.get_details_retry_info().is_some(), "{status:?}");
+        // Its token goes on, and it is told nothing else.
+        assert_eq!(error_info(&status).metadata.len(), 0, "{status:?}");
+        retry(&status);
         put(round * 10, true).await;
         put(round * 10 + 1, false).await;
         watching = guarded.watch("a", after(&watching, &request)).await;
@@ -213,6 +244,52 @@ async fn a_watch_whose_view_changes_ends_and_goes_on_with_the_new_one() {
     assert_eq!(id(&watching.next_change().await), 100);
 }
 
+/// The tokens of before are for nobody any longer, and yet nothing is missed: the end tells where to go on,
+/// and so does the refusal of an older token.
+#[tokio::test]
+async fn a_watch_whose_tokens_are_no_longer_for_it_is_told_the_time_to_go_on_from() {
+    let database = Database::start().await;
+    let policy =
+        |more: &str| format!("version: 1\nrules: [{{name: a, namespaces: [$db.orders]{more}}}]");
+    let filtered = policy(", filter: {tenant: x}");
+    let guarded = Guarded::start(&database, &[("a", json!({}))], &policy("")).await;
+    let orders = database.collection(ORDERS);
+    let put = async |id: i32, tenant: &str| {
+        let order = doc! { "_id": id, "tenant": tenant };
+        orders.insert_one(order).await.expect("an insert");
+    };
+    let request = database.watch_request(&[ORDERS]);
+    let mut watching = guarded.watch("a", request.clone()).await;
+    put(1, "x").await;
+    assert_eq!(id(&watching.next_change().await), 1);
+    for (round, rules, theirs) in [(1, filtered.clone(), false), (2, policy(""), true)] {
+        let (read, mine, other) = (10 * round, 10 * round + 1, 10 * round + 2);
+        put(read, "x").await;
+        while id(&watching.next_change().await) != read {}
+        let stored = after(&watching, &request);
+        guarded.put_policy(&rules);
+        let (_, _, status) = read_to_the_end(&mut watching).await;
+        retry(&status);
+        put(other, "y").await;
+        put(mine, "x").await;
+        let refused = guarded.open("a", stored).await.err();
+        let refused = refused.expect("it is refused");
+        is(&refused, Code::InvalidArgument, "RESUME_TOKEN_MISMATCH");
+        let told = &error_info(&refused).metadata["token_time"];
+        for start in [
+            from_time(told, &request),
+            from_after_time(&status, &request),
+        ] {
+            watching = guarded.watch("a", start).await;
+            let mut seen = Vec::new();
+            while !seen.contains(&mine) {
+                seen.push(id(&watching.next_change().await));
+            }
+            assert_eq!(seen.contains(&other), theirs, "{seen:?}");
+        }
+    }
+}
+
 /// Claims are of now too.
 #[tokio::test]
 async fn a_client_whose_claims_change_sees_what_its_new_claims_let_it() {
@@ -228,7 +305,7 @@ async fn a_client_whose_claims_change_sees_what_its_new_claims_let_it() {
         ("b", json!({"tenant": "x", "more": 1})),
     ]);
     let (_, _, status) = read_to_the_end(&mut changed).await;
-    is(&status, Code::Unavailable, "ACCESS_CHANGED");
+    let onward = from_after_time(&status, &request);
     // The token was x's.
     let refused = guarded.open("a", after(&changed, &request)).await.err();
     is(
@@ -236,12 +313,12 @@ async fn a_client_whose_claims_change_sees_what_its_new_claims_let_it() {
         Code::InvalidArgument,
         "RESUME_TOKEN_MISMATCH",
     );
-    let mut anew = guarded.watch("a", request).await;
     let orders = database.collection(ORDERS);
     for (number, tenant) in [(1, "x"), (2, "y")] {
         let order = doc! { "_id": number, "tenant": tenant };
         orders.insert_one(order).await.expect("an insert");
     }
+    let mut anew = guarded.watch("a", onward).await;
     assert_eq!(id(&anew.next_change().await), 2);
     assert_eq!(id(&same.next_change().await), 1);
 }
@@ -271,7 +348,7 @@ async fn a_watch_that_has_reached_its_maximum_age_goes_on_elsewhere_without_loss
     };
     let follow = async |mut watching: Watching| {
         let mut all = Vec::new();
-        let mut ends = Vec::new();
+        let (mut ends, mut retries) = (Vec::new(), Vec::new());
         while !all.contains(&39) {
             let mut watched = Story::default();
             let (numbers, drains, status) = loop {
@@ -298,15 +375,16 @@ async fn a_watch_that_has_reached_its_maximum_age_goes_on_elsewhere_without_loss
                 ends.push(begin.elapsed());
                 assert!(drains, "it was not told before: {status:?}");
                 is(&status, Code::Unavailable, "WATCH_MAX_AGE");
-                assert!(status.get_details_retry_info().is_some(), "{status:?}");
+                retries.push(retry(&status));
                 watching = weir.watch(after(&watching, &request)).await;
             }
         }
-        (all, ends)
+        (all, ends, retries)
     };
     let (_, followed) = tokio::join!(writing, join_all(open.into_iter().map(follow)));
-    let mut first_ends = Vec::new();
-    for (numbers, ends) in followed {
+    let (mut first_ends, mut retries) = (Vec::new(), Vec::new());
+    for (numbers, ends, told) in followed {
+        retries.extend(told);
         assert_eq!(numbers, (0..40).collect::<Vec<_>>());
         first_ends.extend(ends.first().copied());
     }
@@ -317,6 +395,12 @@ async fn a_watch_that_has_reached_its_maximum_age_goes_on_elsewhere_without_loss
     assert!(
         last >= first + AGE / 20,
         "all ended at once: {first_ends:?}"
+    );
+    retries.sort();
+    let apart = retries[retries.len() - 1] - retries[0];
+    assert!(
+        apart > Duration::from_secs(1),
+        "all are to come back at once: {retries:?}"
     );
     let late = AGE + opened + Duration::from_secs(5);
     assert!(last < late, "one ended after {last:?}");

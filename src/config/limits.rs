@@ -40,8 +40,7 @@ pub struct LimitsConfig {
     pub watch_rate: u32,
 
     /// How many bytes a second one principal's watches are sent together, 0 or 64KiB to 1TiB; 0: no
-    /// limit. Watches beyond it are slowed down, and lose nothing; new ones are refused while it is
-    /// overdrawn
+    /// limit. Watches beyond it are slowed down, and lose nothing; new ones wait their turn
     #[arg(
         long,
         env = "WEIR_BYTE_RATE_PER_PRINCIPAL",

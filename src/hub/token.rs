@@ -7,26 +7,32 @@ use crate::{
 };
 
 /// Reads a client's token, and checks that it is of this deployment and scope, and was given to one who may
-/// see the same. Nothing else is said of one that was not.
+/// see the same. Of one that was not nothing else is said but its time, which is no secret, and which a watch
+/// with the new view may start at.
 pub(super) fn fitting(token: &[u8], stamp: &Stamp, view: &View) -> Result<ResumeToken, Error> {
     let token = ResumeToken::read(token, stamp.keys())
         .map_err(|problem| Error::TokenMalformed(problem.to_string()))?;
+    let other_view = |of| Error::TokenMismatch {
+        of,
+        time: Some(token.position.time()).filter(|_| token.is_of_deployment(stamp)),
+    };
     // Who can make a token can make one of another.
     if stamp.keys().is_some() && view.is_narrowed() && !token.was_encrypted() {
-        return Err(Error::TokenMismatch(
+        return Err(other_view(
             "a server that does not encrypt its tokens, or of another view",
         ));
     }
     if token.audience() != view.audience {
-        return Err(Error::TokenMismatch(
+        return Err(other_view(
             "another principal's view, or of one that has changed",
         ));
     }
+    let other_place = |of| Error::TokenMismatch { of, time: None };
     if !token.is_of_deployment(stamp) {
-        return Err(Error::TokenMismatch("another MongoDB deployment"));
+        return Err(other_place("another MongoDB deployment"));
     }
     if !token.is_of_scope(stamp) {
-        return Err(Error::TokenMismatch(
+        return Err(other_place(
             "another database or other collections than this request names",
         ));
     }

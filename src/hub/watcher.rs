@@ -385,6 +385,13 @@ impl Watcher {
         &self.start
     }
 
+    /// The time of the place that one of its tokens stands for.
+    #[must_use]
+    pub fn time_of(&self, token: &[u8]) -> Option<ClusterTime> {
+        let token = ResumeToken::read(token, self.shared.stamp.keys()).ok()?;
+        Some(token.position.time())
+    }
+
     /// Whether it has a change stream that MongoDB filters for it, or shares its scope's.
     #[must_use]
     pub fn mode(&self) -> Mode {

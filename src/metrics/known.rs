@@ -48,15 +48,16 @@ const REJECTIONS: &[&str] = &[
     "feeds",
     "calls",
     "connections",
+    "checks",
     "patterns",
     "request_timeout",
     "principal_watches",
     "principal_watch_rate",
-    "principal_byte_rate",
     "watch_rate",
-    "byte_rate",
     "principals",
 ];
+
+const AUTHORIZATIONS: &[&str] = &["ok", "no_rule"];
 
 const AUTHENTICATIONS: &[(&str, &[&str])] = &[
     ("none", &["missing"]),
@@ -77,6 +78,9 @@ impl Metrics {
         for limit in REJECTIONS {
             self.limits_rejected(limit).increment(0);
         }
+        for result in AUTHORIZATIONS {
+            self.authorizations(result).increment(0);
+        }
     }
 
     /// Makes the counters of who calls, where that is asked.
@@ -96,7 +100,10 @@ mod tests {
 
     #[test]
     fn the_known_values_are_those_that_the_catalogue_tells() {
-        for (name, known) in [("weir_limit_rejections_total", REJECTIONS)] {
+        for (name, known) in [
+            ("weir_limit_rejections_total", REJECTIONS),
+            ("weir_authorizations_total", AUTHORIZATIONS),
+        ] {
             let metric = CATALOGUE.iter().find(|it| it.name == name);
             let help = metric.expect("it is in the catalogue").help;
             let told = help.rsplit(": ").next().unwrap_or_default();

@@ -158,6 +158,7 @@ impl RuleText {
                 &format!("{at}.operations"),
                 self.operations.as_deref(),
                 &hidden,
+                filter.is_some(),
             )?,
             full_document: full_document(
                 &format!("{at}.full_document"),
@@ -237,6 +238,7 @@ fn operations(
     at: &str,
     names: Option<&[String]>,
     hidden: &Hidden,
+    filtered: bool,
 ) -> Result<BTreeSet<Operation>, String> {
     let Some(names) = names else {
         return Ok(Operation::DOCUMENT.into());
@@ -257,6 +259,11 @@ fn operations(
         if describes(operation) && !hidden.is_empty() {
             return Err(format!(
                 "{name} comes with a description that may name hidden fields; a rule that hides fields can't grant it"
+            ));
+        }
+        if operation == Operation::Other && filtered {
+            return Err(format!(
+                "{name} is whatever MongoDB adds, which may hold a document in a place that is not known; a rule with a filter can't grant it"
             ));
         }
         Ok(vec![operation])

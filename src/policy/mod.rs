@@ -163,7 +163,7 @@ impl Policy {
             return Ok(());
         }
         let name = principal.for_logs();
-        tracing::info!(
+        tracing::debug!(
             principal = name,
             "no rule of the policy is for this principal"
         );
@@ -178,8 +178,8 @@ impl Policy {
         rules.is_none_or(|rules| rules.iter().any(|rule| rule.is_for(principal)))
     }
 
-    /// What a principal sees of what it asks for. The first rule that is for it and covers all of the
-    /// namespaces decides.
+    /// What a principal sees of what it asks for. The first rule that is for it and covers any of the
+    /// namespaces decides, and covers them all or refuses: nobody gets round a rule by asking for more.
     ///
     /// # Errors
     /// [`Error::AccessDenied`] when it may not watch that. Nothing is told of the namespace.
@@ -193,7 +193,7 @@ impl Policy {
             });
         };
         let mut rules = rules.iter();
-        let decides = rules.find(|rule| rule.is_for(principal) && rule.covers(ask));
+        let decides = rules.find(|rule| rule.is_for(principal) && rule.touches(ask));
         let name = principal.for_logs();
         let scope = ask.scope.to_string();
         let Some(rule) = decides else {
@@ -204,6 +204,16 @@ impl Policy {
             );
             return Err(denied(None));
         };
+        if !rule.covers(ask) {
+            let rule = &rule.name;
+            tracing::info!(
+                principal = name,
+                ?scope,
+                rule,
+                "the policy refuses a watch: the rule that decides covers a part of it alone"
+            );
+            return Err(denied(None));
+        }
         rule.verdict(principal, ask).map_err(|refusal| {
             let (rule, why) = (&rule.name, refusal.logged);
             tracing::info!(

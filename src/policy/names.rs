@@ -138,6 +138,13 @@ impl NamespacePattern {
         }
     }
 
+    fn touches_database(&self, name: &str) -> bool {
+        match self {
+            Self::Deployment => true,
+            Self::Collections { database, .. } => database.0.matches(name),
+        }
+    }
+
     fn covers_collection(&self, in_database: &str, name: &str) -> bool {
         match self {
             Self::Deployment => true,
@@ -165,6 +172,25 @@ pub(super) fn covers(patterns: &[NamespacePattern], scope: &Scope) -> bool {
         } => collections
             .iter()
             .all(|collection| any(&|it| it.covers_collection(database, collection))),
+    }
+}
+
+/// Whether any part of a scope is covered, or may be one day: all that a pattern could name counts as there.
+pub(super) fn touches(patterns: &[NamespacePattern], scope: &Scope) -> bool {
+    let any = |touches: &dyn Fn(&NamespacePattern) -> bool| patterns.iter().any(touches);
+    match scope {
+        Scope::Deployment => !patterns.is_empty(),
+        Scope::Database { database } => any(&|it| it.touches_database(database)),
+        Scope::Collection {
+            database,
+            collection,
+        } => any(&|it| it.covers_collection(database, collection)),
+        Scope::Collections {
+            database,
+            collections,
+        } => collections
+            .iter()
+            .any(|collection| any(&|it| it.covers_collection(database, collection))),
     }
 }
 

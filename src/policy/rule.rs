@@ -8,7 +8,7 @@ use sha2::{Digest as _, Sha256};
 use super::{
     Ask, Limits, Verdict,
     condition::{Condition, scalars_of},
-    names::{NamespacePattern, PrincipalPattern, covers},
+    names::{NamespacePattern, PrincipalPattern, covers, touches},
 };
 use crate::{
     auth::Principal,
@@ -65,6 +65,11 @@ impl Rule {
     /// Whether it covers all that is asked for.
     pub(super) fn covers(&self, ask: &Ask<'_>) -> bool {
         covers(&self.namespaces, ask.scope)
+    }
+
+    /// Whether it covers any of what is asked for.
+    pub(super) fn touches(&self, ask: &Ask<'_>) -> bool {
+        touches(&self.namespaces, ask.scope)
     }
 
     /// What it lets a caller that it is for see of what it covers.

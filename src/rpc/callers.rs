@@ -5,6 +5,7 @@ use std::{
     convert::Infallible,
     mem,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
 };
 
@@ -12,7 +13,7 @@ use http::{HeaderMap, Request, Response, header};
 use tonic::body::Body;
 use tower::{Layer, Service};
 
-use crate::{auth::Peer, error::Error, rpc::Access};
+use crate::{auth::Peer, error::Error, metrics::Metrics, rpc::Access};
 
 /// What may be asked by anybody: probes have no credentials, and learn nothing but whether Weir serves.
 const OPEN: &str = "/grpc.health.v1.Health/";
@@ -23,13 +24,14 @@ const OPEN: &str = "/grpc.health.v1.Health/";
 #[derive(Debug, Clone)]
 pub struct CallerGuard {
     access: Access,
+    metrics: Arc<Metrics>,
 }
 
 impl CallerGuard {
-    /// Asks as `access` has it.
+    /// Asks as `access` has it, and counts what becomes of that.
     #[must_use]
-    pub fn new(access: Access) -> Self {
-        Self { access }
+    pub fn new(access: Access, metrics: Arc<Metrics>) -> Self {
+        Self { access, metrics }
     }
 }
 
@@ -39,7 +41,7 @@ impl<S> Layer<S> for CallerGuard {
     fn layer(&self, inner: S) -> Known<S> {
         Known {
             inner,
-            access: self.access.clone(),
+            guard: self.clone(),
         }
     }
 }
@@ -48,7 +50,7 @@ impl<S> Layer<S> for CallerGuard {
 #[derive(Debug, Clone)]
 pub struct Known<S> {
     inner: S,
-    access: Access,
+    guard: CallerGuard,
 }
 
 impl<S> Service<Request<Body>> for Known<S>
@@ -73,15 +75,16 @@ where
         // The one that is ready is the one to call; what stays behind is asked again whether it is.
         let fresh = self.inner.clone();
         let mut inner = mem::replace(&mut self.inner, fresh);
-        let access = self.access.clone();
+        let CallerGuard { access, metrics } = self.guard.clone();
         Box::pin(async move {
             let (mut parts, body) = request.into_parts();
             // Without a peer there is no certificate either.
             let peer = parts.extensions.get::<Peer>().cloned().unwrap_or_default();
             let principal = access.authenticator.authenticate(&parts.headers, &peer);
             let known = principal.await.and_then(|principal| {
-                access.policy.admit(&principal)?;
-                Ok(principal)
+                let admitted = access.policy.admit(&principal);
+                metrics.authorized(admitted.is_ok());
+                admitted.map(|()| principal)
             });
             match known {
                 Ok(principal) => {

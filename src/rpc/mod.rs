@@ -3,6 +3,7 @@
 mod batch;
 mod callers;
 mod calls;
+mod checks;
 mod codec;
 mod deadline;
 mod glue {
@@ -28,6 +29,7 @@ mod tenure;
 use std::{pin::Pin, sync::Arc, time::Duration};
 
 use futures::Stream;
+use prost::Message as _;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::Instant,
@@ -42,16 +44,17 @@ use crate::{
     hub::Hub,
     metrics::{Metrics, Stage},
     pb,
-    plan::{RequestLimits, Watch},
+    plan::{RequestError, RequestLimits, Watch},
     policy::{Limits, Policy},
     source::{ClusterTime, SourceError},
     spans::Spans,
     wire::Frame,
 };
 
+use checks::{Checks, MAX_CHECKS};
 use glue::watch_service_server::WatchService;
 use outcome::Outcome;
-use quotas::Quotas;
+use quotas::{Quota, Quotas};
 use server_info::{ServerInfo, Told};
 use stream::{Hold, WatchStream};
 use tenure::Tenure;
@@ -64,9 +67,6 @@ pub use glue::watch_service_server::WatchServiceServer;
 /// The largest request that is read, in bytes. The bounds on a request's fields add up to less; of
 /// more, no more than its announced length is read.
 pub const MAX_REQUEST_BYTES: usize = 1 << 20;
-
-/// How many filters are checked at once; others wait their turn.
-const MAX_CHECKS: usize = 2;
 
 /// What the compiled patterns of all open watches may take, in KiB. Ordinary ones take a few each.
 const MAX_PATTERN_KIB: usize = 256 << 10;
@@ -111,8 +111,8 @@ pub struct WatchApi {
     watches: Arc<Semaphore>,
     /// What each principal has taken.
     quotas: Quotas,
-    /// Turns to check a filter.
-    checks: Arc<Semaphore>,
+    /// Turns to check filters.
+    checks: Checks,
     /// Memory for the patterns of open watches, in KiB.
     patterns: Arc<Semaphore>,
     server_info: ServerInfo,
@@ -139,7 +139,7 @@ impl WatchApi {
             quotas: Quotas::new(each, together, Arc::clone(&metrics)),
             metrics,
             watches: Arc::new(Semaphore::new(limits.max_watches)),
-            checks: Arc::new(Semaphore::new(MAX_CHECKS)),
+            checks: Checks::new(),
             patterns: Arc::new(Semaphore::new(MAX_PATTERN_KIB)),
             limits,
             server_info: ServerInfo::default(),
@@ -182,23 +182,27 @@ impl WatchApi {
 
     /// Checks a request and takes what its watch needs, all of which its stream gives back at its end; what
     /// the response's future held would be given back at the headers. A caller whom no rule is for learns
-    /// nothing but that, and MongoDB is not asked anything here.
+    /// nothing but that, and MongoDB is not asked anything here. What is its caller's own comes first: who
+    /// has no room left costs the others none, nor time.
     async fn admit(
         &self,
         principal: &Arc<Principal>,
         request: pb::WatchRequest,
     ) -> Result<(Arc<Watch>, Hold), Error> {
         let mut tenure = Tenure::begin(&self.access, principal, self.limits.max_age)?;
-        let Ok(permit) = Arc::clone(&self.watches).try_acquire_owned() else {
-            self.metrics.limit_rejected("watches");
-            return Err(Error::LimitExceeded {
-                limit: "watches",
-                max: self.limits.max_watches,
-            });
-        };
-        let mut watch = self.check(request).await?;
-        let limits = tenure.judge(&mut watch)?.limits.clone();
-        let quota = self.quotas.open(tenure.principal(), limits.as_ref())?;
+        // Looked at here, and taken when nothing is left to wait for.
+        if self.watches.available_permits() == 0 {
+            return Err(self.all_watches_are_open());
+        }
+        let (mut watch, quota) = self.judge(&mut tenure, &request)?;
+        if !request.filters.is_empty() {
+            let mut whole = self.check(tenure.principal(), request).await?;
+            tenure.judge(&mut whole)?;
+            watch = Ok(whole);
+        }
+        let watch = watch?;
+        let permit = Arc::clone(&self.watches).try_acquire_owned();
+        let permit = permit.map_err(|_| self.all_watches_are_open())?;
         let patterns = self.room_for_patterns(&watch)?;
         let hold = Hold {
             tenure,
@@ -210,14 +214,48 @@ impl WatchApi {
 }
 
 impl WatchApi {
-    /// Checks a request. To compile the patterns of a filter may take a good part of a second, in which
-    /// its thread would serve nobody else.
-    async fn check(&self, request: pb::WatchRequest) -> Result<Watch, Error> {
+    /// Judges a request without its filters, and takes what its watch counts for, both of which cost next to
+    /// nothing. What is bad in it is told later, together with what is bad in its filters: until then it
+    /// counts as what the server lets everybody have.
+    fn judge(
+        &self,
+        tenure: &mut Tenure,
+        request: &pb::WatchRequest,
+    ) -> Result<(Result<Watch, RequestError>, Quota), Error> {
+        let rest = pb::WatchRequest {
+            filters: Vec::new(),
+            database: request.database.clone(),
+            collections: request.collections.clone(),
+            start: request.start.clone(),
+            operations: request.operations.clone(),
+            ..*request
+        };
+        let mut watch = Watch::from_request(rest, &self.limits.request);
+        let limits = match &mut watch {
+            Ok(watch) => tenure.judge(watch)?.limits.clone(),
+            Err(RequestError::DeploymentNotAllowed) => return Err(Error::DeploymentNotAllowed),
+            Err(_) => None,
+        };
+        let quota = self.quotas.open(tenure.principal(), limits.as_ref())?;
+        Ok((watch, quota))
+    }
+
+    /// Checks a request with filters, when its turn has come. To compile their patterns may take a good part
+    /// of a second, in which its thread would serve nobody else.
+    async fn check(
+        &self,
+        principal: &Principal,
+        request: pb::WatchRequest,
+    ) -> Result<Watch, Error> {
         let limits = self.limits.request.clone();
-        if request.filters.is_empty() {
-            return Ok(Watch::from_request(request, &limits)?);
-        }
-        let turn = Arc::clone(&self.checks).acquire_owned().await;
+        let turn = self.checks.turn(principal, request.encoded_len()).await;
+        let turn = turn.ok_or_else(|| {
+            self.metrics.limit_rejected("checks");
+            Error::LimitExceeded {
+                limit: "checks",
+                max: MAX_CHECKS,
+            }
+        })?;
         let checked = tokio::task::spawn_blocking(move || {
             // For as long as it takes, though the client may have left meanwhile.
             let _turn = turn;
@@ -229,6 +267,14 @@ impl WatchApi {
                 tracing::error!(%error, "a request could not be checked");
                 Err(Error::Internal)
             }
+        }
+    }
+
+    fn all_watches_are_open(&self) -> Error {
+        self.metrics.limit_rejected("watches");
+        Error::LimitExceeded {
+            limit: "watches",
+            max: self.limits.max_watches,
         }
     }
 

@@ -2,7 +2,9 @@
 //!
 //! A rate is a bucket that fills as time passes. An opening takes from it what is there, or is refused.
 //! Bytes are taken whether they are there or not, and the stream that took them waits until what it owes
-//! has come in: so each of a principal's streams waits for its own turn, and none is starved by others.
+//! has come in: so each of a principal's streams waits for its own turn, and none is starved by others. Nor
+//! is an opening: while others take what comes in there is never nothing owed, so it is not refused for
+//! bytes, but waits its turn as those that are open do.
 
 use std::{
     collections::HashMap,
@@ -10,7 +12,6 @@ use std::{
     time::Duration,
 };
 
-use bytesize::ByteSize;
 use tokio::time::Instant;
 
 use crate::{auth::Principal, error::Error, metrics::Metrics, policy::Limits};
@@ -25,6 +26,15 @@ const BYTES_FOR: f64 = 1.0;
 const MAX_ACCOUNTS: usize = 100_000;
 /// How many there are before it is looked for those that can be forgotten.
 const SWEEP_FROM: usize = 1_000;
+
+/// How often it is looked for them at most: all openings wait while it is.
+const SWEEP_EVERY: Duration = Duration::from_secs(1);
+
+/// What a catch-up, with all that it has read, is not kept for while its watch waits.
+const LONG_WAIT: Duration = Duration::from_secs(10);
+/// How many bytes a watch is sent before it waits for so long: as much as a catch-up reads ahead, or each of
+/// its cursors would be opened for the sake of one message.
+const BEFORE_LONG_WAIT: u64 = 1 << 20;
 
 /// When to try again where nobody knows when there will be room.
 const RETRY_LATER: Duration = Duration::from_secs(5);
@@ -46,6 +56,7 @@ struct Accounts {
     of: HashMap<(Arc<str>, String), Arc<Account>>,
     /// How many there were when it was last looked for those that can be forgotten.
     kept: usize,
+    swept: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -68,6 +79,8 @@ struct Buckets {
 pub(super) struct Quota {
     account: Option<Arc<Account>>,
     together: Option<Arc<Mutex<Buckets>>>,
+    /// How many bytes its watch was sent since it waited last.
+    sent: u64,
 }
 
 /// Tokens that come in at a rate, up to a bound. There may be less than none.
@@ -119,13 +132,11 @@ impl Quotas {
                     retry: RETRY_LATER,
                 });
             }
-            state.buckets.have_room(
-                "this principal",
-                ["principal_watch_rate", "principal_byte_rate"],
-                now,
-            )?;
+            state
+                .buckets
+                .have_room("this principal", "principal_watch_rate", now)?;
         }
-        together.have_room("the server", ["watch_rate", "byte_rate"], now)?;
+        together.have_room("the server", "watch_rate", now)?;
         if let Some(state) = &mut state {
             state.open += 1;
             state.buckets.take_opening();
@@ -136,6 +147,7 @@ impl Quotas {
         Ok(Quota {
             account,
             together: counts_bytes.then(|| Arc::clone(&self.together)),
+            sent: 0,
         })
     }
 
@@ -162,7 +174,9 @@ impl Quotas {
         if let Some(account) = accounts.of.get(&key) {
             return Ok(Arc::clone(account));
         }
-        if accounts.of.len() >= SWEEP_FROM.max(2 * accounts.kept).min(MAX_ACCOUNTS) {
+        let may_sweep = accounts.swept.is_none_or(|at| at + SWEEP_EVERY <= now);
+        if may_sweep && accounts.of.len() >= SWEEP_FROM.max(2 * accounts.kept).min(MAX_ACCOUNTS) {
+            accounts.swept = Some(now);
             accounts
                 .of
                 .retain(|_, account| !account.can_be_forgotten(now));
@@ -195,7 +209,22 @@ impl Account {
 
 impl Quota {
     /// Takes the bytes of a message that is sent. Gives how long the watch is to wait before its next one.
-    pub(super) fn charge(&self, bytes: u64) -> Option<Duration> {
+    pub(super) fn charge(&mut self, bytes: u64) -> Option<Duration> {
+        let wait = self.take(bytes)?;
+        self.sent = self.sent.saturating_add(bytes);
+        if wait > LONG_WAIT && self.sent < BEFORE_LONG_WAIT {
+            return None;
+        }
+        self.sent = 0;
+        Some(wait)
+    }
+
+    /// How long a watch that is opened now is to wait, behind those that were sent too much.
+    pub(super) fn wait_at_opening(&self) -> Option<Duration> {
+        self.take(0)
+    }
+
+    fn take(&self, bytes: u64) -> Option<Duration> {
         if self.account.is_none() && self.together.is_none() {
             return None;
         }
@@ -235,35 +264,26 @@ impl Buckets {
         Bucket::follow(&mut self.bytes, bytes, BYTES_FOR, now);
     }
 
-    /// Whether a watch may be opened now, without taking anything. `limits` names what is limited, as the
+    /// Whether a watch may be opened now, without taking anything. `limit` names what is limited, as the
     /// metric does.
     fn have_room(
         &mut self,
         subject: &'static str,
-        [openings, bytes]: [&'static str; 2],
+        limit: &'static str,
         now: Instant,
     ) -> Result<(), Error> {
-        let waits = |bucket: &mut Option<Bucket>, level| {
-            let bucket = bucket.as_mut()?;
-            Some((bucket.wait_for(level, now)?, bucket.rate))
+        let Some(bucket) = &mut self.openings else {
+            return Ok(());
         };
-        if let Some((retry, rate)) = waits(&mut self.openings, 1.0) {
-            return Err(Error::Quota {
+        match bucket.wait_for(1.0, now) {
+            Some(retry) => Err(Error::Quota {
                 subject,
-                limit: openings,
-                allowed: format!("{rate} new watches a second"),
+                limit,
+                allowed: format!("{} new watches a second", bucket.rate),
                 retry,
-            });
+            }),
+            None => Ok(()),
         }
-        if let Some((retry, rate)) = waits(&mut self.bytes, 0.0) {
-            return Err(Error::Quota {
-                subject,
-                limit: bytes,
-                allowed: format!("{} a second", ByteSize::b(rate as u64)),
-                retry,
-            });
-        }
-        Ok(())
     }
 
     fn take_opening(&mut self) {

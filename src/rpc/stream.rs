@@ -116,9 +116,9 @@ impl WatchStream {
             deadline,
             outcome,
             gauge,
+            paused: hold.quota.wait_at_opening().map(|wait| now + wait),
             hold,
             last_sent: now,
-            paused: None,
             timer: Box::pin(sleep_until(now)),
             ready: VecDeque::new(),
             next: None,
@@ -387,12 +387,15 @@ impl WatchStream {
     }
 
     /// Ends the watch before anything that waits to be sent.
-    fn cut_in(&mut self, error: Error) {
+    fn cut_in(&mut self, mut error: Error) {
         // What is thrown away here has to come again after a resume.
         self.ready.clear();
         self.next = None;
         self.pieces = None;
         self.token.clone_from(&self.handed_over);
+        if let Error::AccessChanged { after: Some(time) } = &mut error {
+            *time = self.watcher.time_of(&self.token).unwrap_or_default();
+        }
         let reason = match error {
             Error::Draining => Some("the server is shutting down"),
             Error::MaxAge => Some("the watch has reached its maximum age"),

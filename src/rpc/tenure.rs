@@ -21,6 +21,7 @@ use crate::{
     plan::{Operation, Watch},
     policy::{Ask, Verdict},
     rpc::Access,
+    source::ClusterTime,
 };
 
 /// How often the clock on the wall is looked at while credentials are to expire by it: it may be set, and
@@ -124,9 +125,13 @@ impl Tenure {
             let ask = Ask::of(watch, self.asked.as_ref());
             let verdict = self.access.policy.judge(&self.principal, &ask)?;
             let known = self.verdict.replace(verdict);
-            let same = known.zip(self.verdict.as_ref());
-            if !same.is_some_and(|(known, now)| known.shows_the_same(now)) {
-                return Err(Error::AccessChanged);
+            if let Some((known, now)) = known.zip(self.verdict.as_ref())
+                && !known.shows_the_same(now)
+            {
+                // Whose tokens are of no use from now on: the stream knows their place.
+                let other = known.view.audience != now.view.audience;
+                let after = other.then(ClusterTime::default);
+                return Err(Error::AccessChanged { after });
             }
         }
         if let Some(expires) = self.principal.expires
@@ -282,13 +287,14 @@ mod tests {
 
     #[tokio::test]
     async fn who_would_see_something_else_ends_and_who_would_not_goes_on() {
+        // And whether it ends with its tokens of no use.
         for (before, after, ends) in [
-            (OPEN, OPEN, false),
-            (OPEN, FILTERED, true),
-            (FILTERED, OPEN, true),
-            (FILTERED, FILTERED, false),
-            (OPEN, MORE, true),
-            (MORE, MORE, false),
+            (OPEN, OPEN, None),
+            (OPEN, FILTERED, Some(true)),
+            (FILTERED, OPEN, Some(true)),
+            (FILTERED, FILTERED, None),
+            (OPEN, MORE, Some(false)),
+            (MORE, MORE, None),
         ] {
             let scene = Scene::new(before);
             let (mut tenure, mut watch) = (scene.begin(), watch());
@@ -297,9 +303,12 @@ mod tests {
             for _ in 0..2 {
                 scene.access.policy.replace_by_text(after);
                 let error = tenure.look(&watch);
-                assert_eq!(error.is_some(), ends, "{before} {after}");
-                assert!(error.is_none_or(|it| matches!(it, Error::AccessChanged)));
-                if ends {
+                let ended = error.map(|error| match error {
+                    Error::AccessChanged { after } => after.is_some(),
+                    other => panic!("{other}"),
+                });
+                assert_eq!(ended, ends, "{before} {after}");
+                if ended.is_some() {
                     break;
                 }
             }

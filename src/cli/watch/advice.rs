@@ -3,9 +3,11 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use prost_types::Timestamp;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
+use super::documents::rfc3339;
 use super::text::{causes, visible};
 use crate::error::code_name;
 
@@ -65,6 +67,19 @@ pub fn judge(status: &Status) -> Verdict {
     }
 }
 
+/// The time to start at where a watch is to go on, but not from its last token.
+pub fn start_instead(status: &Status) -> Option<Timestamp> {
+    time(status, "ACCESS_CHANGED", "after_time")
+}
+
+/// The second of a cluster time that a status with this reason tells.
+fn time(status: &Status, reason: &str, key: &str) -> Option<Timestamp> {
+    let info = status.get_details_error_info()?;
+    let (seconds, _) = info.metadata.get(key)?.split_once('.')?;
+    let seconds = seconds.parse().ok().filter(|_| info.reason == reason)?;
+    Some(Timestamp { seconds, nanos: 0 })
+}
+
 /// "REASON: message", or the code's name in the reason's stead.
 fn headline(status: &Status) -> String {
     let name = reason(status).unwrap_or_else(|| code_name(status.code()).to_owned());
@@ -98,6 +113,7 @@ fn advice(status: &Status, facts: &Facts) -> Option<String> {
         .resume_file
         .as_ref()
         .map(|path| path.display().to_string());
+    let told_time = time(status, "RESUME_TOKEN_MISMATCH", "token_time");
     let text = match (reason(status).as_deref(), status.code()) {
         (Some("RESUME_TOKEN_EXPIRED"), _) => {
             let anew = match &file {
@@ -109,6 +125,17 @@ fn advice(status: &Status, facts: &Facts) -> Option<String> {
                 "MongoDB's oplog no longer reaches back to that place, so changes since then are \
                  lost to this watch.\n{anew} it starts as far back as you say, if the oplog \
                  reaches there."
+            )
+        }
+        (Some("RESUME_TOKEN_MISMATCH"), _) if let Some(time) = told_time => {
+            let first = match &file {
+                Some(file) => format!("delete {file} and use "),
+                None => String::new(),
+            };
+            format!(
+                "You may see something else of it than when the token was given to you. To go on at \
+                 its place: {first}--since {}",
+                rfc3339(&time)
             )
         }
         (Some("RESUME_TOKEN_MALFORMED" | "RESUME_TOKEN_MISMATCH"), _) => match &file {

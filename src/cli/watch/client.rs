@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status, Streaming};
 
-use super::advice::{Facts, Verdict, explain, judge, reason};
+use super::advice::{Facts, Verdict, explain, judge, reason, start_instead};
 use super::args::WatchArgs;
 use super::backoff::Backoff;
 use super::message::{Joiner, Message};
@@ -329,7 +329,12 @@ impl Watcher {
         }
     }
 
-    fn ended_with(&self, status: &Status, what: &str) -> Stop {
+    fn ended_with(&mut self, status: &Status, what: &str) -> Stop {
+        if let Some(time) = start_instead(status) {
+            // All that came before the status has been handled.
+            self.token = None;
+            self.request.start = Some(Start::StartTime(time));
+        }
         match judge(status) {
             Verdict::Retry { why, after } => Stop::Lost {
                 why: format!("{what}: {why}"),

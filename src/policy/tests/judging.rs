@@ -21,7 +21,7 @@ fn a_policy_without_rules_lets_nobody_watch_anything() {
 }
 
 #[test]
-fn the_first_rule_that_covers_all_of_what_is_asked_for_decides() {
+fn the_first_rule_that_covers_any_of_what_is_asked_for_decides() {
     let policy = policy(
         r"
 version: 1
@@ -40,18 +40,66 @@ rules:
     let granted = |request| judge(&policy, &a, request).expect("allowed").operations;
     assert_eq!(granted(asks(&["orders"])), Some([Operation::Insert].into()));
     let four = Some(BTreeSet::from(Operation::DOCUMENT));
-    // The first rule covers a part of it alone.
-    assert_eq!(granted(asks(&["orders", "invoices"])), four);
-    assert_eq!(granted(asks(&[])), four);
+    assert_eq!(granted(asks(&["invoices"])), four);
     // No union of rules: what the first that decides does not grant is not granted.
     let mut deletes = asks(&["orders"]);
     deletes.operations = vec![pb::OperationType::Delete.into()];
     assert!(judge(&policy, &a, deletes).is_err());
-    // Nor of namespaces: crm.people and shop.orders are of one database each.
-    let deployment = pb::WatchRequest::default();
-    assert!(judge(&policy, &a, deployment).is_err());
+    // A rule for others is none.
+    let b = principal("key:b", json!({}));
+    assert!(judge(&policy, &b, asks(&[])).is_ok());
     let c = principal("key:c", json!({}));
     assert!(!policy.knows(&c) && judge(&policy, &c, asks(&[])).is_err());
+}
+
+/// Nobody gets round a narrow rule by asking for more than it covers, which a later rule would grant.
+#[test]
+fn who_asks_for_more_than_an_earlier_rule_covers_is_refused() {
+    let sees = |narrow: &str, database: &str, collections: &[&str]| {
+        let policy = policy(&format!(
+            "
+version: 1
+rules:
+  - {{name: narrow, namespaces: {narrow}, filter: {{a: 1}}}}
+  - {{name: wide, namespaces: ['*']}}
+"
+        ));
+        let request = pb::WatchRequest {
+            database: database.to_owned(),
+            collections: collections.iter().map(|&it| it.to_owned()).collect(),
+            ..pb::WatchRequest::default()
+        };
+        let verdict = judge(&policy, &nobody(), request);
+        verdict.ok().map(|it| it.view.guard.is_some())
+    };
+    let (filtered, all, refused) = (Some(true), Some(false), None);
+    for (narrow, database, collections, expected) in [
+        ("[shop.orders]", "shop", &["orders"][..], filtered),
+        ("[shop.orders]", "shop", &["invoices"], all),
+        ("[shop.orders]", "shop", &["orders", "invoices"], refused),
+        ("[shop.orders]", "shop", &["invoices", "orders"], refused),
+        ("[shop.orders]", "shop", &[], refused),
+        ("[shop.orders]", "", &[], refused),
+        ("[shop.orders]", "crm", &[], all),
+        ("['shop_*.orders']", "shop_1", &[], refused),
+        ("['*.orders']", "crm", &[], refused),
+        ("['*.orders']", "crm", &["people"], all),
+        ("['shop.*']", "shop", &[], filtered),
+        ("['shop.*']", "shop", &["orders", "invoices"], filtered),
+        ("['shop.*']", "", &[], refused),
+        ("['*.*']", "shop", &[], filtered),
+        ("['*.*']", "", &[], refused),
+        (
+            "[crm.people, shop.orders]",
+            "shop",
+            &["orders", "x"],
+            refused,
+        ),
+        ("['*']", "", &[], filtered),
+    ] {
+        let seen = sees(narrow, database, collections);
+        assert_eq!(seen, expected, "{narrow} {database} {collections:?}");
+    }
 }
 
 #[test]

@@ -103,6 +103,11 @@ fn what_can_not_be_used_is_named_by_its_place() {
         ),
         (with("operations: []"), "rules[0].operations", "1 to"),
         (
+            with("filter: {a: 1}\noperations: [insert, other]"),
+            "rules[0].operations[1]",
+            "with a filter",
+        ),
+        (
             with("operations: [inserts]"),
             "rules[0].operations[0]",
             "there are insert, update",

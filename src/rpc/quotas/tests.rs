@@ -131,14 +131,14 @@ async fn bytes_are_sent_at_their_rate_by_turns() {
     };
     let quotas = quotas(each, &Limits::default());
     let a = named("a");
-    let streams: Vec<_> = (0..10)
+    let mut streams: Vec<_> = (0..10)
         .map(|_| quotas.open(&a, None).expect("a watch"))
         .collect();
     let begin = Instant::now();
     let mut ready = vec![begin; streams.len()];
     let mut sent = vec![0_u64; streams.len()];
     while begin.elapsed() < Duration::from_secs(120) {
-        for (at, stream) in streams.iter().enumerate() {
+        for (at, stream) in streams.iter_mut().enumerate() {
             if ready[at] <= Instant::now() {
                 let wait = stream.charge(MESSAGE).unwrap_or_default();
                 ready[at] = Instant::now() + wait;
@@ -156,10 +156,89 @@ async fn bytes_are_sent_at_their_rate_by_turns() {
         sent.iter().max().expect("ten"),
     );
     assert!(most - least <= 2 * MESSAGE, "{sent:?}");
-    let (limit, wait) = retry(quotas.open(&a, None));
-    assert_eq!(limit, "principal_byte_rate");
-    tokio::time::advance(wait).await;
-    quotas.open(&a, None).expect("nothing is owed any more");
+}
+
+/// As long as two take what comes in there is never nothing owed: whoever was told to come back then never
+/// came in, while its place fell off the oplog.
+#[tokio::test(start_paused = true)]
+async fn a_watch_that_comes_back_gets_its_turn_though_others_always_owe() {
+    const RATE: u64 = 64 << 10;
+    let limits = || Limits {
+        byte_rate: Some(RATE),
+        ..Limits::default()
+    };
+    for (each, together, name) in [
+        (limits(), Limits::default(), "busy"),
+        (Limits::default(), limits(), "other"),
+    ] {
+        let quotas = quotas(each, &together);
+        let mut busy: Vec<_> = (0..2)
+            .map(|_| quotas.open(&named("busy"), None).expect("a watch"))
+            .map(|quota| (quota, Instant::now()))
+            .collect();
+        // It comes back after a minute, and has its turn in that of one more of them.
+        let (back, mut turns) = (Instant::now() + Duration::from_secs(60), 0);
+        let mut third: Option<(Quota, Instant)> = None;
+        while back + Duration::from_secs(30) > Instant::now() {
+            let now = Instant::now();
+            for (quota, ready) in &mut busy {
+                if *ready <= now {
+                    *ready = now + quota.charge(RATE).unwrap_or_default();
+                }
+            }
+            if third.is_none() && back <= now {
+                let quota = quotas.open(&named(name), None).expect("it is let in");
+                let wait = quota.wait_at_opening().expect("others owe");
+                assert!(wait <= Duration::from_secs(2), "{wait:?}");
+                third = Some((quota, now + wait));
+            }
+            if let Some((quota, ready)) = third.as_mut().filter(|(_, ready)| *ready <= now) {
+                *ready = now + quota.charge(RATE).unwrap_or_default();
+                turns += 1;
+            }
+            tokio::time::advance(Duration::from_millis(10)).await;
+        }
+        assert!((8..=12).contains(&turns), "{turns} turns of some 30");
+    }
+}
+
+/// A catch-up is given up, and its cursor closed, when its watch takes nothing for ten seconds.
+#[tokio::test(start_paused = true)]
+async fn a_watch_that_will_wait_long_is_sent_what_a_cursor_was_opened_for() {
+    const RATE: u64 = 64 << 10;
+    let each = Limits {
+        byte_rate: Some(RATE),
+        ..Limits::default()
+    };
+    let quotas = quotas(each, &Limits::default());
+    let mut streams: Vec<_> = (0..40)
+        .map(|_| quotas.open(&named("a"), None).expect("a watch"))
+        .map(|quota| (quota, Instant::now(), 0_u64))
+        .collect();
+    let (begin, mut total, mut long) = (Instant::now(), 0, 0);
+    while begin.elapsed() < Duration::from_secs(3_600) {
+        let now = Instant::now();
+        for (quota, ready, sent) in &mut streams {
+            while *ready <= now {
+                total += RATE;
+                *sent += RATE;
+                let Some(wait) = quota.charge(RATE) else {
+                    continue;
+                };
+                if wait > LONG_WAIT {
+                    long += 1;
+                    assert!(*sent >= BEFORE_LONG_WAIT, "{sent} bytes before {wait:?}");
+                }
+                *ready = now + wait;
+                *sent = 0;
+            }
+        }
+        tokio::time::advance(Duration::from_millis(500)).await;
+    }
+    assert!(long > 40, "{long}");
+    // On the whole it is the rate, but for what each is ahead.
+    let most = RATE * 3_601 + 40 * BEFORE_LONG_WAIT;
+    assert!((RATE * 3_500..=most).contains(&total), "{total}");
 }
 
 /// Names are the callers' own choice with some issuers.
@@ -202,6 +281,9 @@ async fn there_are_no_more_principals_than_may_be() {
         .collect();
     assert_eq!(retry(open(MAX_ACCOUNTS)).0, "principals");
     held.clear();
+    // To look through all of them at each opening would keep everybody waiting.
+    assert_eq!(retry(open(MAX_ACCOUNTS)).0, "principals");
+    tokio::time::advance(SWEEP_EVERY).await;
     open(MAX_ACCOUNTS).expect("the others are forgotten");
 }
 
@@ -214,7 +296,7 @@ async fn without_limits_nobody_is_kept_in_mind() {
         ..Limits::default()
     };
     let quotas = quotas(none.clone(), &none);
-    let quota = quotas.open(&named("a"), None).expect("a watch");
+    let mut quota = quotas.open(&named("a"), None).expect("a watch");
     assert_eq!(quota.charge(u64::MAX), None);
     assert!(lock(&quotas.accounts).of.is_empty());
 }

@@ -127,3 +127,22 @@ fn every_reason_that_ends_a_watch_comes_with_advice() {
         assert!(advice(&status, &Facts::default()).is_some(), "{status}");
     }
 }
+
+#[test]
+fn the_time_of_a_token_for_another_view_is_told_as_a_start() {
+    let mut details = ErrorDetails::new();
+    let metadata = [("token_time".to_owned(), "1738324800.7".to_owned())];
+    details.set_error_info("RESUME_TOKEN_MISMATCH", "weir", metadata);
+    let status = Status::with_error_details(Code::InvalidArgument, "words", details);
+    let text = explain(&status, &Facts::default());
+    assert!(
+        text.ends_with(": --since 2025-01-31T12:00:00.000Z"),
+        "{text}"
+    );
+    let facts = Facts {
+        resume_file: Some("orders.token".into()),
+        ..Facts::default()
+    };
+    let text = explain(&status, &facts);
+    assert!(text.contains("delete orders.token"), "{text}");
+}

@@ -144,6 +144,28 @@ async fn a_lost_connection_is_made_again_from_the_last_token() {
 }
 
 #[tokio::test]
+async fn a_watch_whose_token_is_no_longer_for_it_goes_on_from_the_time_that_it_is_told() {
+    let mut details = ErrorDetails::new();
+    let metadata = [("after_time".to_owned(), "1738324800.7".to_owned())];
+    details.set_error_info("ACCESS_CHANGED", "weir", metadata);
+    let status = Status::with_error_details(Code::Unavailable, "words", details);
+    let server = ScriptedServer::start(vec![
+        Script::new([opened("t0"), inserts(&["t1"])], status),
+        Script::new([opened("t2"), inserts(&["t3"])], Status::unavailable("")),
+    ])
+    .await;
+    let sink = Sink::default();
+    let end = run(watcher(&server.url, &["--limit=2"], &sink)).await;
+    assert_eq!(end, Ok(End::Limit));
+    let requests = server.requests();
+    let start = Start::StartTime(prost_types::Timestamp {
+        seconds: 1_738_324_800,
+        nanos: 0,
+    });
+    assert_eq!(requests[1].start, Some(start));
+}
+
+#[tokio::test]
 async fn the_limit_may_fall_inside_a_batch_and_the_file_then_holds_that_events_token() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("place");

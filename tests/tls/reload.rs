@@ -16,7 +16,7 @@ use weir::pb::watch_service_client::WatchServiceClient;
 
 use crate::setup::{Secured, alpn, connect, trusting};
 use crate::support::certificates::{Authority, Issued, expired};
-use crate::support::orders::{ORDERS, id, insert};
+use crate::support::orders::{id, insert};
 use crate::support::{Database, Weir, eventually};
 
 /// How often a change of the certificates was taken, and was not.

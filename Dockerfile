@@ -4,8 +4,9 @@
 #
 #   docker build --build-arg VERSION=0.1.0 --build-arg REVISION="$(git rev-parse HEAD)" -t weir .
 #
-# Bases are pinned by version. Who publishes an image should pin their digests as well, which name one
-# build of them for good: rust:1.95.0-slim-bookworm@sha256:...
+# The base of the build is pinned by version. That of the image is not: "nonroot" moves with each update of
+# Debian 12, which brings its security fixes to whoever builds anew. Who publishes an image should pin the
+# digests of both, which name one build of them for good: rust:1.95.0-slim-bookworm@sha256:...
 
 FROM rust:1.95.0-slim-bookworm AS build
 

@@ -1,8 +1,9 @@
 //! All wiring, top to bottom: what is started in which order, and stopped in which.
 
+mod token_keys;
+
 use std::{
     net::SocketAddr,
-    path::Path,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -35,8 +36,8 @@ use crate::{
     },
     spans::Spans,
     tls::{self, Tls},
-    wire::TokenKeys,
 };
+use token_keys::KeyFile;
 
 /// The service's name, as health checks ask for it.
 const SERVICE: &str = "weir.v1.WatchService";
@@ -61,6 +62,9 @@ const MAX_SIDE_REQUEST_BYTES: usize = 16 << 10;
 
 /// How many connections the admin port holds at once. Each ends within `--request-timeout`.
 const MAX_ADMIN_CONNECTIONS: usize = 256;
+
+/// How many of them one address may hold, so that a peer can't keep out the kubelet's probes.
+const MAX_ADMIN_CONNECTIONS_OF_ONE: usize = 16;
 
 /// Why the server did not start.
 #[derive(Debug, thiserror::Error)]
@@ -153,7 +157,7 @@ impl App {
         let hub = Hub::new(
             Arc::new(source.clone()),
             HubSettings {
-                token_keys: checked.token_keys,
+                token_keys: checked.token_keys.as_ref().map(|it| Arc::clone(&it.keys)),
                 ..config.hub_settings()
             },
             Arc::clone(&metrics),
@@ -214,13 +218,18 @@ impl App {
         });
         let port_of_grpc = port(grpc_listener, config.max_connections, Hurry::Greet);
         let incoming = port_of_grpc.connections(handshakes);
-        let admin_port = port(admin_listener, MAX_ADMIN_CONNECTIONS, Hurry::End);
+        let admin_port = port(admin_listener, MAX_ADMIN_CONNECTIONS, Hurry::End)
+            .with_most_of_one(MAX_ADMIN_CONNECTIONS_OF_ONE);
 
         tokio::spawn(serve_admin(admin_port, admin, stop.clone()));
         tokio::spawn(keep_up(Arc::clone(&metrics), stop.clone()));
         let (interval, gate_metrics) = (config.reload_interval, Arc::clone(&metrics));
         let following = async move { gate.follow(interval, &gate_metrics).await };
         tokio::spawn(stop.clone().run_until_cancelled_owned(following));
+        if let Some(file) = checked.token_keys {
+            let following = file.follow(config.reload_interval, Arc::clone(&metrics));
+            tokio::spawn(stop.clone().run_until_cancelled_owned(following));
+        }
         if let Some(files) = checked.policy_files {
             let policy = checked.policy;
             let (interval, stop) = (config.reload_interval, stop.clone());
@@ -324,7 +333,7 @@ pub async fn check(config: &ServeConfig) -> Result<(), StartError> {
 /// What the settings' files hold.
 struct Checked {
     tls: Option<(Arc<Tls>, Files)>,
-    token_keys: Option<Arc<TokenKeys>>,
+    token_keys: Option<KeyFile>,
     policy: Policy,
     policy_files: Option<Files>,
     authenticator: Authenticator,
@@ -341,9 +350,10 @@ impl Checked {
             }
             None => None,
         };
-        let token_keys = token_keys(config.auth.token_key_file.as_deref())
-            .await
-            .map_err(StartError::TokenKeys)?;
+        let token_keys = match config.auth.token_key_file.clone() {
+            Some(path) => Some(KeyFile::read(path).await.map_err(StartError::TokenKeys)?),
+            None => None,
+        };
         let (policy, policy_files) = match config.auth.policy_file.clone() {
             None => (Policy::open(), None),
             Some(path) => {
@@ -371,17 +381,6 @@ impl Checked {
             })?,
         })
     }
-}
-
-/// Reads the keys that tokens are encrypted with, if a file holds any.
-async fn token_keys(file: Option<&Path>) -> Result<Option<Arc<TokenKeys>>, String> {
-    let Some(file) = file else {
-        return Ok(None);
-    };
-    let (_, contents) = Files::read("token_keys", vec![file.to_owned()]).await?;
-    let text = contents.concat();
-    let text = std::str::from_utf8(&text).map_err(|_| "it is not text".to_owned())?;
-    Ok(Some(Arc::new(TokenKeys::parse(text)?)))
 }
 
 async fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {

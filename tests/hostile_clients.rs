@@ -20,6 +20,8 @@ use support::orders::{ORDERS, id, insert};
 use support::{
     Database, Figure, Samples, ServeProcess, Watching, error_reason, eventually, tally, within,
 };
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::Instant;
 use tonic::Code;
 
@@ -669,8 +671,22 @@ async fn the_admin_port_outlives_bad_clients() {
     // More than there may be, none of which says anything.
     let mut crowd = Vec::new();
     for _ in 0..300 {
-        crowd.push(Raw::connect(address).await);
+        // Most are reset, some of them before this hears that it is connected.
+        crowd.push(within("a connection", TcpStream::connect(address)).await);
     }
+    // They are all of one address, and a probe is of another.
+    let socket = TcpSocket::new_v4().expect("a socket");
+    let elsewhere = "127.0.0.2:0".parse().expect("an address");
+    socket.bind(elsewhere).expect("another address");
+    let mut probe = within("a connection", socket.connect(address))
+        .await
+        .expect("a connection");
+    let request = b"GET /livez HTTP/1.1\r\nHost: weir\r\n\r\n";
+    probe.write_all(request).await.expect("a request");
+    let mut answer = [0; 12];
+    let answered = within("an answer", probe.read_exact(&mut answer)).await;
+    answered.expect("an answer to a probe");
+    assert_eq!(&answer, b"HTTP/1.1 200");
     drop(crowd);
     eventually("the admin port answers", async || {
         attacked.weir.admin_status("/livez").await == Some(200)

@@ -2,9 +2,12 @@
 
 mod support;
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use mongodb::bson::{Document, doc};
-use support::{Database, Weir, error_reason, within};
+use support::{Database, Weir, error_reason, eventually, within};
+use tempfile::TempDir;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 use weir::pb;
@@ -235,4 +238,71 @@ fn document(change: &pb::ChangeEvent) -> Option<Document> {
 fn id(change: &pb::ChangeEvent) -> i32 {
     let document = document(change).expect("an insert");
     document.get_i32("_id").expect("a number")
+}
+
+/// Two keys for tokens, for nothing but tests.
+const OLD_KEY: &str = "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=";
+const NEW_KEY: &str = "QkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkI=";
+
+/// T6: a key is changed while watches are open. Tokens of the old one are taken until it is taken out, and a
+/// file that can't be used changes nothing.
+#[tokio::test]
+async fn token_keys_are_changed_without_a_restart() {
+    let database = Database::start().await;
+    let folder = TempDir::new().expect("a folder");
+    let file = folder.path().join("keys");
+    // At once, as nobody must read half of it.
+    let put = |lines: &[&str]| {
+        std::fs::write(folder.path().join("new"), lines.join("\n")).expect("a file");
+        std::fs::rename(folder.path().join("new"), &file).expect("a file in its place");
+    };
+    put(&[OLD_KEY]);
+    let weir = Weir::with(&database, |config| {
+        config.reload_interval = Duration::from_millis(100);
+        config.auth.token_key_file = Some(file.clone());
+    })
+    .await;
+    let reloads = async |result: &str| {
+        let labels = [("what", "token_keys"), ("result", result)];
+        let metrics = weir.metrics().await;
+        metrics.sum_where("weir_reloads_total", &labels)
+    };
+    // The version and the number of the key.
+    let key_of = |token: &Bytes| token[..5].to_vec();
+    let mut watching = weir.watch(database.watch_request(&["orders"])).await;
+    insert(&database, 1).await;
+    let old = watching.next_change().await.resume_token;
+
+    put(&[OLD_KEY, NEW_KEY]);
+    eventually("a second key is known", async || reloads("ok").await == 1.0).await;
+    insert(&database, 2).await;
+    let second = watching.next_change().await;
+    assert_eq!(key_of(&second.resume_token), key_of(&old));
+
+    put(&[NEW_KEY, OLD_KEY]);
+    eventually("the keys changed places", async || {
+        reloads("ok").await == 2.0
+    })
+    .await;
+    insert(&database, 3).await;
+    let new = watching.next_change().await.resume_token;
+    assert_ne!(key_of(&new), key_of(&old));
+    let resume = |token| after(token, database.watch_request(&["orders"]));
+    let again = weir.watch(resume(&old)).await.next_change().await;
+    assert_eq!(again.cluster_time, second.cluster_time);
+
+    put(&["not a key"]);
+    eventually("a bad file is noticed", async || {
+        reloads("failed").await == 1.0
+    })
+    .await;
+    weir.watch(resume(&old)).await;
+
+    put(&[NEW_KEY]);
+    eventually("the old key is gone", async || reloads("ok").await == 3.0).await;
+    let status = refusal(&weir, resume(&old)).await;
+    assert_refused(&status, "RESUME_TOKEN_MALFORMED");
+    weir.watch(resume(&new)).await;
+    insert(&database, 4).await;
+    watching.next_change().await;
 }

@@ -94,7 +94,7 @@ pub struct AuthConfig {
 
     /// The keys that resume tokens are encrypted with, one a line, each 32 bytes in base64: the first
     /// encrypts, all decrypt. Needed by a policy that hides fields or documents, as MongoDB's tokens hold document
-    /// keys. All replicas must have the same. Read at the start
+    /// keys. All replicas must have the same. Read again when it changes
     #[arg(long, env = "WEIR_TOKEN_KEY_FILE", value_name = "FILE")]
     pub token_key_file: Option<PathBuf>,
 

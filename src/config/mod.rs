@@ -352,7 +352,7 @@ impl ServeConfig {
             feed_linger: self.feed_linger,
             upstream_grace: self.upstream_grace,
             deployment_name: self.deployment_name.clone(),
-            // In a file, which is read at the start.
+            // In a file, which the app reads.
             token_keys: None,
         }
     }

@@ -17,6 +17,7 @@ mod feed;
 mod hits;
 mod loan;
 mod memory;
+mod named_scopes;
 mod open;
 mod registry;
 mod relay;
@@ -55,6 +56,7 @@ use crate::{
 
 use clock::{Answers, Clock};
 use memory::Memory;
+use named_scopes::NamedScopes;
 use registry::Handle;
 use roll::Roll;
 use seat::Seat;
@@ -120,6 +122,7 @@ struct Inner {
     turns: Turns,
     roll: Mutex<Roll<Handle>>,
     seats: Mutex<Slab<Arc<Seat>>>,
+    scopes: Mutex<NamedScopes>,
     /// The second of the oplog's oldest entry; 0 while it is not known.
     oldest_second: AtomicU32,
     draining: AtomicBool,
@@ -152,6 +155,7 @@ impl Hub {
             deployment: OnceLock::new(),
             facts: Answers::new(),
             seats: Mutex::default(),
+            scopes: Mutex::default(),
             oldest_second: AtomicU32::new(0),
             draining: AtomicBool::new(false),
             runtime: tokio::runtime::Handle::current(),
@@ -260,12 +264,13 @@ impl Inner {
         Ok(self.deployment.get_or_init(|| facts.set_name))
     }
 
-    /// The lag of each namespace's feeds in seconds: the largest where several watch the same.
+    /// The lag of each scope's feeds in seconds: the largest where several are called the same.
     fn feed_lags(&self) -> Vec<(String, f64)> {
         let mut lags: HashMap<String, f64> = HashMap::new();
         for (plan, handle) in lock(&self.roll).feeds() {
             if let Some(ring) = handle.ring() {
-                let lag = lags.entry(plan.scope.to_string()).or_default();
+                let scope = lock(&self.scopes).call(plan.scope.to_string());
+                let lag = lags.entry(scope).or_default();
                 *lag = lag.max(ring.lag_seconds());
             }
         }

@@ -412,9 +412,10 @@ impl Watcher {
     fn catch_up(&mut self, token: &[u8]) -> Result<(), Error> {
         let further = self.further.take().filter(|(after, _)| after == token);
         let token = further.as_ref().map_or(token, |(_, place)| place);
-        // It was sealed here, or taken from the client and read before.
+        // It was sealed here, or taken from the client and read before, but its key may be gone.
         let keys = self.shared.stamp.keys();
-        let token = ResumeToken::read(token, keys).map_err(|_| Error::Internal)?;
+        let token = ResumeToken::read(token, keys)
+            .map_err(|problem| Error::TokenMalformed(problem.to_string()))?;
         let wanted = Wanted::from(token);
         let route = route(&self.lease, &self.shared, &self.watch, wanted);
         let residual = residual(&self.watch, self.lease.mode);

@@ -2,6 +2,7 @@
 //! may take to say what they want.
 
 mod handshake;
+mod places;
 
 use std::{
     io,
@@ -16,7 +17,6 @@ use futures::{Stream, StreamExt as _, stream};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore},
     time::Sleep,
 };
 use tokio_rustls::server::TlsStream;
@@ -29,6 +29,7 @@ use crate::{
 };
 
 pub use handshake::Handshakes;
+use places::{Place, Places};
 
 /// How long to wait when the system has no room for another connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -49,7 +50,7 @@ pub enum Hurry {
 #[derive(Debug)]
 pub struct Port {
     incoming: TcpIncoming,
-    permits: Arc<Semaphore>,
+    places: Places,
     hurry: Hurry,
     patience: Duration,
     metrics: Arc<Metrics>,
@@ -69,10 +70,19 @@ impl Port {
             incoming: TcpIncoming::from(listener)
                 .with_nodelay(Some(true))
                 .with_keepalive(Some(keepalive)),
-            permits: Arc::new(Semaphore::new(max)),
+            places: Places::new(max),
             hurry,
             patience,
             metrics,
+        }
+    }
+
+    /// The same with at most so many connections at once from one address.
+    #[must_use]
+    pub fn with_most_of_one(self, most: usize) -> Self {
+        Self {
+            places: self.places.with_most_of_one(most),
+            ..self
         }
     }
 
@@ -104,7 +114,7 @@ impl Port {
         loop {
             match self.incoming.next().await {
                 Some(Ok(stream)) => {
-                    if let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() {
+                    if let Some(permit) = self.places.take(stream.peer_addr().ok()) {
                         return self.take(stream, permit);
                     }
                     self.metrics.limit_rejected("connections");
@@ -123,7 +133,7 @@ impl Port {
         }
     }
 
-    fn take(&self, stream: TcpStream, permit: OwnedSemaphorePermit) -> Accepted {
+    fn take(&self, stream: TcpStream, permit: Place) -> Accepted {
         Accepted {
             address: stream.peer_addr().ok(),
             stream,
@@ -149,7 +159,7 @@ struct Accepted {
     /// Runs from now on, and goes on in the [`Connection`].
     deadline: Deadline,
     metrics: Arc<Metrics>,
-    permit: OwnedSemaphorePermit,
+    permit: Place,
     counted: Option<Held>,
 }
 
@@ -206,7 +216,7 @@ pub struct Connection {
     /// `None` once it is done.
     hurry: Option<Deadline>,
     metrics: Arc<Metrics>,
-    _permit: OwnedSemaphorePermit,
+    _permit: Place,
     _counted: Option<Held>,
 }
 

@@ -190,7 +190,7 @@ impl Node {
                 } else {
                     finds(path, document?, test, effort)
                 };
-                // A value that was not decided counts where no other passes.
+                // A value that was not decided, or not come by, counts where no other passes.
                 let is_known = found | !effort.gave_up();
                 is_known.then_some(found != *negated)
             }
@@ -203,7 +203,11 @@ impl Node {
 }
 
 fn finds(path: &Path, document: &[u8], test: &Test, effort: &Effort) -> bool {
-    path.find(document, &mut |value| test.passes(value.as_ref(), effort))
+    let found = path.find(document, &mut |value| test.passes(value.as_ref(), effort));
+    found.unwrap_or_else(|| {
+        effort.give_up();
+        false
+    })
 }
 
 /// The first node that says `decisive` decides; without one, an unknown makes the whole unknown.

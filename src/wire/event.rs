@@ -226,7 +226,7 @@ fn put_resume_token(
 
 fn put_change(out: &mut BytesMut, event: &Event, mut slots: Slots<'_>, raw: &[u8], look: Look<'_>) {
     if look.hidden().is_some() {
-        slots.forget_what_cant_be_judged();
+        slots.forget_descriptions();
     }
     put_head(out, event, &mut slots, look);
     let operation = event.operation;
@@ -236,7 +236,6 @@ fn put_change(out: &mut BytesMut, event: &Event, mut slots: Slots<'_>, raw: &[u8
         Operation::Update => {
             if let Some(description) = slots.take_document(Slot::UpdateDescription)
                 && !update::put_description(out, description.value, look)
-                && look.hidden().is_none()
             {
                 slots.unknown.push(description);
             }
@@ -304,10 +303,10 @@ fn put_change(out: &mut BytesMut, event: &Event, mut slots: Slots<'_>, raw: &[u8
         }
     });
     slots.take(Slot::OperationType);
-    if look.hidden().is_some() {
-        slots.forget_documents();
+    // What no message took may tell of fields: it is of a shape or type that MongoDB does not say.
+    if look.hidden().is_none() {
+        slots.put_rest(out, field::UNKNOWN_FIELDS, look.format);
     }
-    slots.put_rest(out, field::UNKNOWN_FIELDS, look.format);
 }
 
 /// The number of the operation's message in `ChangeEvent.change`.

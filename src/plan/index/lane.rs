@@ -172,16 +172,22 @@ impl Filtered {
     fn candidates(&self, subject: &Subject<'_>, hasher: &Hasher, visit: &mut impl FnMut(Slot)) {
         self.others.iter().for_each(&mut *visit);
         for (place, group) in &self.groups {
+            let mut look = |document| {
+                let is_known = group.at(document, hasher, visit);
+                if !is_known && place.takes_unknown {
+                    group.all.iter().for_each(&mut *visit);
+                }
+            };
             if group.field.on_key {
-                group.at(subject.key, hasher, visit);
+                look(subject.key);
                 continue;
             }
             let before = subject.before.filter(|_| place.pre_images);
             if before.is_some() {
-                group.at(before, hasher, visit);
+                look(before);
             }
             if subject.after.is_some() {
-                group.at(subject.after, hasher, visit);
+                look(subject.after);
             } else if before.is_none() || subject.operation != Operation::Delete {
                 // The equality is unknown, and so is the whole, unless another part refuses.
                 if place.takes_unknown {
@@ -193,13 +199,13 @@ impl Filtered {
 }
 
 impl Group {
-    /// Visits the residuals that ask for a value that the document has.
-    fn at(&self, document: Option<&[u8]>, hasher: &Hasher, visit: &mut impl FnMut(Slot)) {
+    /// Visits the residuals that ask for a value that the document has. Tells whether these were all.
+    fn at(&self, document: Option<&[u8]>, hasher: &Hasher, visit: &mut impl FnMut(Slot)) -> bool {
         self.field.values(document, hasher, &mut |bucket| {
             if let Some(members) = self.buckets.get(&bucket) {
                 members.iter().for_each(&mut *visit);
             }
-        });
+        })
     }
 }
 
@@ -212,13 +218,21 @@ impl Field {
     }
 
     /// The buckets of all values that a document has here; without a document that of a missing field.
-    fn values(&self, document: Option<&[u8]>, hasher: &Hasher, found: &mut impl FnMut(Bucket)) {
+    /// Tells whether these were all, as a walk may be given up.
+    fn values(
+        &self,
+        document: Option<&[u8]>,
+        hasher: &Hasher,
+        found: &mut impl FnMut(Bucket),
+    ) -> bool {
         let Some(document) = document else {
-            return found(hasher.bucket(None));
+            found(hasher.bucket(None));
+            return true;
         };
-        self.path.find(document, &mut |value| {
+        let walk = self.path.find(document, &mut |value| {
             found(hasher.bucket(value.as_ref()));
             false
         });
+        walk.is_some()
     }
 }

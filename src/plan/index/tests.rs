@@ -54,6 +54,25 @@ fn insert(document: Document) -> Document {
     doc! {"documentKey": {"_id": 7}, "fullDocument": document}
 }
 
+/// Whoever takes what may match is led to by a walk that was given up, as the judge would have it.
+#[test]
+fn a_walk_that_was_given_up_leads_to_all_who_take_what_may_match() {
+    let mut value = Bson::Int32(1);
+    for _ in 0..80 {
+        value = Bson::Array(vec![doc! {"0": value}.into()]);
+    }
+    let path = format!("a{}", ".0".repeat(99));
+    let mut index = FilterIndex::new();
+    index.insert(1, &residual(eq(&path, "x")));
+    let surely = Residual {
+        missing_image: MissingImage::Drop,
+        ..residual(eq(&path, "x"))
+    };
+    index.insert(2, &surely);
+    let event = insert(doc! {"a": value});
+    assert_eq!(hits(&mut index, Operation::Insert, &event), [1]);
+}
+
 #[test]
 fn an_event_leads_to_the_filters_that_ask_for_its_values_and_no_further() {
     let mut index = FilterIndex::new();

@@ -36,7 +36,8 @@ impl Path {
     }
 
     /// Calls `found` with each value that MongoDB compares for this path, `None` for a missing
-    /// field, until it says that this is enough. Tells whether it did.
+    /// field, until it says that this is enough. Tells whether it did; `None` is that the walk was given
+    /// up before, so that what else there is is not known.
     ///
     /// An array at the end of the path gives each of its elements and then itself. An array on the
     /// way is walked through: into each document in it, and, where the next part of the path is a
@@ -47,18 +48,21 @@ impl Path {
         &self,
         document: &'a [u8],
         found: &mut impl FnMut(Option<Element<'a>>) -> bool,
-    ) -> bool {
+    ) -> Option<bool> {
         let mut walk = Walk {
             found,
             steps: document.len().saturating_add(SPARE_STEPS),
+            gave_up: false,
         };
-        walk.document(&self.parts, document)
+        let enough = walk.document(&self.parts, document);
+        (enough || !walk.gave_up).then_some(enough)
     }
 }
 
 struct Walk<'w, F> {
     found: &'w mut F,
     steps: usize,
+    gave_up: bool,
 }
 
 /// Each call into an array's element has a shorter path or is followed by one that has, so the
@@ -70,7 +74,8 @@ impl<'a, F: FnMut(Option<Element<'a>>) -> bool> Walk<'_, F> {
                 return false;
             };
             let Some(element) = self.field(document, &part.name) else {
-                return (self.found)(None);
+                // A field that was not looked for to the end is not missing.
+                return !self.gave_up && (self.found)(None);
             };
             match element.kind {
                 ElementType::Array if rest.is_empty() => return self.elements(&element),
@@ -87,12 +92,20 @@ impl<'a, F: FnMut(Option<Element<'a>>) -> bool> Walk<'_, F> {
 
     fn field(&mut self, document: &'a [u8], name: &[u8]) -> Option<Element<'a>> {
         for element in fields(document) {
-            self.steps = self.steps.checked_sub(1)?;
+            self.step()?;
             if element.key == name {
                 return Some(element);
             }
         }
         None
+    }
+
+    /// Takes a step, or says that there is none left.
+    fn step(&mut self) -> Option<()> {
+        let left = self.steps.checked_sub(1);
+        self.gave_up |= left.is_none();
+        self.steps = left?;
+        Some(())
     }
 
     /// The elements of an array at the end of the path, then the array.
@@ -106,9 +119,8 @@ impl<'a, F: FnMut(Option<Element<'a>>) -> bool> Walk<'_, F> {
             return false;
         };
         for (index, element) in fields(array).enumerate() {
-            match self.steps.checked_sub(1) {
-                Some(steps) => self.steps = steps,
-                None => return false,
+            if self.step().is_none() {
+                return false;
             }
             let is_here = part.index == Some(index);
             let is_document = element.kind == ElementType::EmbeddedDocument;

@@ -56,6 +56,11 @@ impl Effort {
         self.gave_up.take()
     }
 
+    /// Notes that something was not decided.
+    pub(in crate::plan) fn give_up(&self) {
+        self.gave_up.set(true);
+    }
+
     fn spend(&self, steps: usize) {
         self.steps.set(self.steps.get().saturating_sub(steps));
     }
@@ -64,7 +69,7 @@ impl Effort {
     fn take(&self, steps: usize) -> Option<()> {
         let left = self.steps.get().checked_sub(steps);
         if left.is_none() {
-            self.gave_up.set(true);
+            self.give_up();
         }
         self.steps.set(left?);
         Some(())

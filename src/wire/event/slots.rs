@@ -142,22 +142,9 @@ impl<'a> Slots<'a> {
     }
 
     /// Drops what may tell of fields in ways that can't be judged.
-    pub(super) fn forget_what_cant_be_judged(&mut self) {
+    pub(super) fn forget_descriptions(&mut self) {
         self.take(Slot::OperationDescription);
         self.take(Slot::StateBeforeChange);
-        self.unknown.clear();
-    }
-
-    /// Drops the documents that no message took.
-    pub(super) fn forget_documents(&mut self) {
-        for slot in [
-            Slot::DocumentKey,
-            Slot::FullDocument,
-            Slot::FullDocumentBeforeChange,
-            Slot::UpdateDescription,
-        ] {
-            self.take(slot);
-        }
     }
 
     /// Writes what no message took as one document.

@@ -7,8 +7,9 @@
 //! AES-256-GCM-SIV, made for nonces that repeat, with one nonce for all: equal places have equal tokens,
 //! whichever replica makes them, and nothing else of two tokens can be compared.
 
-use std::{collections::HashMap, fmt};
+use std::{collections::HashMap, fmt, sync::Arc};
 
+use arc_swap::ArcSwap;
 use aws_lc_rs::aead::{AES_256_GCM_SIV, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::{BufMut as _, BytesMut};
@@ -29,8 +30,11 @@ pub(super) const OVERHEAD: usize = HEAD + TAG;
 const KEY: usize = 32;
 
 /// Keys for tokens: the first encrypts, all decrypt. So a new one can be given to all replicas before any
-/// of them uses it, and an old one taken away when no token of its time is left.
-pub struct TokenKeys {
+/// of them uses it, and an old one taken away when no token of its time is left. They may be changed while
+/// they are in use.
+pub struct TokenKeys(ArcSwap<Keys>);
+
+struct Keys {
     first: Key,
     others: Vec<Key>,
 }
@@ -45,7 +49,7 @@ struct Key {
 impl fmt::Debug for TokenKeys {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list()
-            .entries(self.keys().map(|key| key.id))
+            .entries(self.0.load().all().map(|key| key.id))
             .finish()
     }
 }
@@ -56,6 +60,57 @@ impl TokenKeys {
     /// # Errors
     /// In words, with the number of the line and nothing that is in it.
     pub fn parse(text: &str) -> Result<Self, String> {
+        Ok(Self(ArcSwap::from_pointee(Keys::parse(text)?)))
+    }
+
+    /// Puts those of another text in the place of all that there are, for whoever holds them.
+    ///
+    /// # Errors
+    /// As [`parse`](Self::parse); the keys stay as they were.
+    pub fn replace(&self, text: &str) -> Result<(), String> {
+        self.0.store(Arc::new(Keys::parse(text)?));
+        Ok(())
+    }
+
+    /// Appends an encrypted envelope around the one that `put` appends.
+    pub(super) fn seal(&self, out: &mut BytesMut, put: impl FnOnce(&mut BytesMut)) {
+        let keys = self.0.load();
+        let head = head(keys.first.id);
+        out.put_slice(&head);
+        let start = out.len();
+        put(out);
+        let tag = keys
+            .first
+            .cipher
+            .seal_in_place_separate_tag(nonce(), Aad::from(head), &mut out[start..])
+            .expect("an envelope is far shorter than what the cipher takes");
+        out.put_slice(tag.as_ref());
+    }
+
+    /// The envelope in an encrypted one.
+    pub(super) fn open(&self, sealed: &[u8]) -> Result<Vec<u8>, MalformedToken> {
+        let Some((start, body)) = sealed.split_first_chunk::<HEAD>() else {
+            return Err(MalformedToken("is too short to be one of Weir's"));
+        };
+        let keys = self.0.load();
+        let Some(key) = keys.all().find(|key| head(key.id) == *start) else {
+            return Err(MalformedToken(
+                "is encrypted with a key that this server does not have",
+            ));
+        };
+        let mut body = body.to_vec();
+        let opened = key
+            .cipher
+            .open_in_place(nonce(), Aad::from(*start), &mut body)
+            .map_err(|_| MalformedToken("was cut short or changed, or is not one of Weir's"))?;
+        let length = opened.len();
+        body.truncate(length);
+        Ok(body)
+    }
+}
+
+impl Keys {
+    fn parse(text: &str) -> Result<Self, String> {
         let mut keys = Vec::new();
         let mut lines: HashMap<[u8; ID], usize> = HashMap::new();
         for (line, content) in (1..).zip(text.lines()) {
@@ -85,42 +140,8 @@ impl TokenKeys {
         })
     }
 
-    fn keys(&self) -> impl Iterator<Item = &Key> {
+    fn all(&self) -> impl Iterator<Item = &Key> {
         std::iter::once(&self.first).chain(&self.others)
-    }
-
-    /// Appends an encrypted envelope around the one that `put` appends.
-    pub(super) fn seal(&self, out: &mut BytesMut, put: impl FnOnce(&mut BytesMut)) {
-        let head = head(self.first.id);
-        out.put_slice(&head);
-        let start = out.len();
-        put(out);
-        let tag = self
-            .first
-            .cipher
-            .seal_in_place_separate_tag(nonce(), Aad::from(head), &mut out[start..])
-            .expect("an envelope is far shorter than what the cipher takes");
-        out.put_slice(tag.as_ref());
-    }
-
-    /// The envelope in an encrypted one.
-    pub(super) fn open(&self, sealed: &[u8]) -> Result<Vec<u8>, MalformedToken> {
-        let Some((start, body)) = sealed.split_first_chunk::<HEAD>() else {
-            return Err(MalformedToken("is too short to be one of Weir's"));
-        };
-        let Some(key) = self.keys().find(|key| head(key.id) == *start) else {
-            return Err(MalformedToken(
-                "is encrypted with a key that this server does not have",
-            ));
-        };
-        let mut body = body.to_vec();
-        let opened = key
-            .cipher
-            .open_in_place(nonce(), Aad::from(*start), &mut body)
-            .map_err(|_| MalformedToken("was cut short or changed, or is not one of Weir's"))?;
-        let length = opened.len();
-        body.truncate(length);
-        Ok(body)
     }
 }
 

@@ -122,19 +122,56 @@ fn nesting_goes_no_deeper_than_the_filter() {
 /// level of a document that was made for it.
 #[test]
 fn a_path_of_many_numbers_ends_in_time() {
-    let mut value = Bson::Int32(1);
-    for _ in 0..80 {
-        value = Bson::Array(vec![doc! {"0": value}.into()]);
-    }
-    let document = bytes(&doc! {"a": value});
+    let document = bytes(&doubling());
     let path = Path::new(&format!("a{}", ".0".repeat(99)));
     let mut visits = 0_u64;
     let enough = path.find(&document, &mut |_| {
         visits += 1;
         false
     });
-    assert!(!enough);
+    assert_eq!(enough, None);
     assert!(visits < 200_000, "{visits}");
+}
+
+/// A document whose field "a" has twice the ways at every number of a path.
+fn doubling() -> Document {
+    let mut value = Bson::Int32(1);
+    for _ in 0..80 {
+        value = Bson::Array(vec![doc! {"0": value}.into()]);
+    }
+    doc! {"a": value}
+}
+
+/// T56: a walk that was given up has found nothing, and not that there is nothing: a guard that wants a
+/// field to be missing, or no value of it, is not met. The same of a walk that comes to its end is.
+#[test]
+fn what_a_walk_did_not_come_by_is_not_missing() {
+    // Every way ends at a value, and there are too many.
+    let long = format!("a{}", ".0".repeat(40));
+    for (path, document, seen) in [
+        (long.as_str(), doubling(), false),
+        (&long, doc! {"a": 1}, true),
+        ("a.0.0", doubling(), true),
+    ] {
+        let none_of = Predicate::NoneOf(vec![field(path, Condition::Eq("b".into()))]);
+        for guard in [
+            field(path, Condition::Ne("b".into())),
+            field(path, Condition::NotIn(vec!["b".into()])),
+            none_of,
+        ] {
+            let told = format!("{guard:?}");
+            let residual = Residual {
+                guard: Some(guard),
+                ..Residual::nothing()
+            };
+            let event = doc! {"fullDocument": &document, "documentKey": {"_id": 1}};
+            let is_seen = judge(&residual, Operation::Insert, &event).is_some();
+            assert_eq!(is_seen, seen, "{told}");
+        }
+    }
+    for op in [Condition::Exists(false), Condition::Eq(Bson::Null)] {
+        assert!(!holds(&doubling(), &long, op));
+    }
 }
 
 #[test]

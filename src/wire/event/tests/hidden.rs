@@ -93,6 +93,17 @@ fn telling() -> Vec<Document> {
             events.push(event("update", fields));
         }
     }
+    // Of a shape that MongoDB may give it.
+    for (name, operation) in [("ns", "insert"), ("to", "rename")] {
+        for value in [
+            doc! { "db": "shop", "coll": "orders", "more": SECRET }.into(),
+            Bson::from(SECRET),
+        ] {
+            let mut fields = fields.clone();
+            fields.insert(name, value);
+            events.push(event(operation, fields));
+        }
+    }
     for part in [
         "updatedFields",
         "removedFields",

@@ -1,5 +1,6 @@
 //! All wiring, top to bottom: what is started in which order, and stopped in which.
 
+mod checked;
 mod token_keys;
 
 use std::{
@@ -17,15 +18,13 @@ use tonic::transport::Server;
 use tonic_health::{ServingStatus, server::HealthReporter};
 
 use crate::{
-    admin::{Admin, AdminPeer, Gate, LogLevel},
-    auth::{Authenticator, SetupError, Upkeep},
+    admin::{Admin, AdminPeer, LogLevel},
+    auth::SetupError,
     config::{ConfigError, ServeConfig},
     hub::{Hub, HubSettings},
     listen::{Handshakes, Hurry, Port},
     metrics::Metrics,
     pb,
-    policy::Policy,
-    reload::Files,
     rpc::{
         Access, CallGuard, CallerGuard, MAX_REQUEST_BYTES, SPARE_CALLS, WatchApi,
         WatchServiceServer,
@@ -35,9 +34,9 @@ use crate::{
         mongo::{MongoSettings, MongoSource},
     },
     spans::Spans,
-    tls::{self, Tls},
+    tls,
 };
-use token_keys::KeyFile;
+use checked::Checked;
 
 /// The service's name, as health checks ask for it.
 const SERVICE: &str = "weir.v1.WatchService";
@@ -231,12 +230,9 @@ impl App {
             tokio::spawn(stop.clone().run_until_cancelled_owned(following));
         }
         if let Some(files) = checked.policy_files {
-            let policy = checked.policy;
-            let (interval, stop) = (config.reload_interval, stop.clone());
-            tokio::spawn(async move {
-                let follow = policy.follow(files, interval, &metrics);
-                stop.run_until_cancelled(follow).await;
-            });
+            let (policy, interval) = (checked.policy, config.reload_interval);
+            let following = async move { policy.follow(files, interval, &metrics).await };
+            tokio::spawn(stop.clone().run_until_cancelled_owned(following));
         }
         tokio::spawn(watch_oplog(hub.clone(), stop.clone()));
         tokio::spawn(stop.clone().run_until_cancelled_owned(checked.upkeep.run()));
@@ -328,59 +324,6 @@ pub async fn check(config: &ServeConfig) -> Result<(), StartError> {
     config.validate()?;
     tls::install_provider();
     Checked::read(config, Arc::default()).await.map(drop)
-}
-
-/// What the settings' files hold.
-struct Checked {
-    tls: Option<(Arc<Tls>, Files)>,
-    token_keys: Option<KeyFile>,
-    policy: Policy,
-    policy_files: Option<Files>,
-    authenticator: Authenticator,
-    upkeep: Upkeep,
-    gate: Gate,
-}
-
-impl Checked {
-    async fn read(config: &ServeConfig, metrics: Arc<Metrics>) -> Result<Self, StartError> {
-        let tls = match config.tls.settings() {
-            Some(settings) => {
-                let (tls, files) = Tls::read(settings).await.map_err(StartError::Tls)?;
-                Some((Arc::new(tls), files))
-            }
-            None => None,
-        };
-        let token_keys = match config.auth.token_key_file.clone() {
-            Some(path) => Some(KeyFile::read(path).await.map_err(StartError::TokenKeys)?),
-            None => None,
-        };
-        let (policy, policy_files) = match config.auth.policy_file.clone() {
-            None => (Policy::open(), None),
-            Some(path) => {
-                let read = Policy::read(path, token_keys.is_some()).await;
-                let (policy, files) = read.map_err(|problem| ConfigError {
-                    flag: "policy-file",
-                    problem,
-                })?;
-                (policy, Some(files))
-            }
-        };
-        let gate = Gate::read(config.auth.admin_token_file.clone()).await;
-        let auth = config.auth.settings(config.reload_interval);
-        let (authenticator, upkeep) = Authenticator::new(auth, metrics).await?;
-        Ok(Self {
-            tls,
-            token_keys,
-            policy,
-            policy_files,
-            authenticator,
-            upkeep,
-            gate: gate.map_err(|problem| ConfigError {
-                flag: "admin-token-file",
-                problem,
-            })?,
-        })
-    }
 }
 
 async fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {

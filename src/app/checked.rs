@@ -1,0 +1,71 @@
+//! What the settings' files hold, read before anything is served.
+
+use std::sync::Arc;
+
+use super::{StartError, token_keys::KeyFile};
+use crate::{
+    admin::Gate,
+    auth::{Authenticator, Upkeep},
+    config::{ConfigError, ServeConfig},
+    metrics::Metrics,
+    policy::Policy,
+    reload::Files,
+    tls::Tls,
+};
+
+/// What the settings' files hold.
+pub(super) struct Checked {
+    pub tls: Option<(Arc<Tls>, Files)>,
+    pub token_keys: Option<KeyFile>,
+    pub policy: Policy,
+    pub policy_files: Option<Files>,
+    pub authenticator: Authenticator,
+    pub upkeep: Upkeep,
+    pub gate: Gate,
+}
+
+impl Checked {
+    /// Reads and tests them.
+    ///
+    /// # Errors
+    /// When what is in a file can't be used, in words that name its flag.
+    pub async fn read(config: &ServeConfig, metrics: Arc<Metrics>) -> Result<Self, StartError> {
+        let tls = match config.tls.settings() {
+            Some(settings) => {
+                let (tls, files) = Tls::read(settings).await.map_err(StartError::Tls)?;
+                Some((Arc::new(tls), files))
+            }
+            None => None,
+        };
+        let token_keys = match config.auth.token_key_file.clone() {
+            Some(path) => Some(KeyFile::read(path).await.map_err(StartError::TokenKeys)?),
+            None => None,
+        };
+        let (policy, policy_files) = match config.auth.policy_file.clone() {
+            None => (Policy::open(), None),
+            Some(path) => {
+                let read = Policy::read(path, token_keys.is_some()).await;
+                let (policy, files) = read.map_err(|problem| ConfigError {
+                    flag: "policy-file",
+                    problem,
+                })?;
+                (policy, Some(files))
+            }
+        };
+        let gate = Gate::read(config.auth.admin_token_file.clone()).await;
+        let auth = config.auth.settings(config.reload_interval);
+        let (authenticator, upkeep) = Authenticator::new(auth, metrics).await?;
+        Ok(Self {
+            tls,
+            token_keys,
+            policy,
+            policy_files,
+            authenticator,
+            upkeep,
+            gate: gate.map_err(|problem| ConfigError {
+                flag: "admin-token-file",
+                problem,
+            })?,
+        })
+    }
+}

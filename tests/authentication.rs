@@ -6,7 +6,7 @@ mod support;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use bytes::{Buf as _, BufMut as _, Bytes};
+use bytes::Bytes;
 use prost::Message as _;
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
@@ -15,11 +15,10 @@ use support::issuer::{Answer, KeyServer};
 use support::orders::{ORDERS, id, insert};
 use support::tokens::{AUDIENCE, ISSUER, SigningKey, claims, key_set};
 use support::{
-    ChildProcess, Database, PATIENCE, ServeProcess, Watching, Weir, error_info, eventually, python,
-    weir, within,
+    ChildProcess, Database, PATIENCE, Raw, ServeProcess, Watching, Weir, error_info, eventually,
+    python, weir, within,
 };
 use tempfile::TempDir;
-use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::metadata::AsciiMetadataValue;
 use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
 use tonic::{Code, Request, Status};
@@ -64,44 +63,6 @@ fn with_header<T>(message: T, name: &'static str, value: &str) -> Request<T> {
     let value: AsciiMetadataValue = value.parse().expect("a value");
     request.metadata_mut().insert(name, value);
     request
-}
-
-/// Bytes as they are, for methods and messages that the proto does not have.
-#[derive(Default)]
-struct Raw;
-
-impl Codec for Raw {
-    type Encode = Bytes;
-    type Decode = Bytes;
-    type Encoder = Self;
-    type Decoder = Self;
-
-    fn encoder(&mut self) -> Self {
-        Self
-    }
-
-    fn decoder(&mut self) -> Self {
-        Self
-    }
-}
-
-impl Encoder for Raw {
-    type Item = Bytes;
-    type Error = Status;
-
-    fn encode(&mut self, bytes: Bytes, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        buffer.put(bytes);
-        Ok(())
-    }
-}
-
-impl Decoder for Raw {
-    type Item = Bytes;
-    type Error = Status;
-
-    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
-        Ok(Some(buffer.copy_to_bytes(buffer.remaining())))
-    }
 }
 
 /// Calls a method with the messages of a stream; gives the first answer.

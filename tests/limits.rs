@@ -4,13 +4,12 @@ mod support;
 
 use std::time::Duration;
 
-use bytes::{BufMut as _, Bytes};
+use bytes::Bytes;
 use mongodb::bson::doc;
 use prost::Message as _;
 use support::orders::{ORDERS, Story, insert, resume};
-use support::{Database, Watching, Weir, error_info, error_reason, eventually, within};
+use support::{Database, Raw, Watching, Weir, error_info, error_reason, eventually, within};
 use tokio::time::Instant;
-use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::{Code, Request, Status};
 use tonic_types::StatusExt as _;
 use weir::pb;
@@ -195,58 +194,13 @@ async fn a_slow_reader_gets_everything_in_order() {
     story.until_id(&mut watching, WRITES).await;
 }
 
-/// Sends bytes as they are, in place of an encoded request.
-#[derive(Default)]
-struct RawRequests;
-
-impl Codec for RawRequests {
-    type Encode = Bytes;
-    type Decode = pb::WatchResponse;
-    type Encoder = Self;
-    type Decoder = Self;
-
-    fn encoder(&mut self) -> Self {
-        Self
-    }
-
-    fn decoder(&mut self) -> Self {
-        Self
-    }
-}
-
-impl Encoder for RawRequests {
-    type Item = Bytes;
-    type Error = Status;
-
-    fn encode(&mut self, bytes: Bytes, out: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        out.put(bytes);
-        Ok(())
-    }
-}
-
-impl Decoder for RawRequests {
-    type Item = pb::WatchResponse;
-    type Error = Status;
-
-    fn decode(&mut self, bytes: &mut DecodeBuf<'_>) -> Result<Option<pb::WatchResponse>, Status> {
-        let message = pb::WatchResponse::decode(bytes);
-        message
-            .map(Some)
-            .map_err(|error| Status::internal(error.to_string()))
-    }
-}
-
 /// How a request of these bytes is refused.
 async fn refused(weir: &Weir, bytes: impl Into<Bytes>) -> Status {
     let mut grpc = tonic::client::Grpc::new(weir.channel().await);
     grpc.ready().await.expect("the connection is ready");
     let path = http::uri::PathAndQuery::from_static("/weir.v1.WatchService/Watch");
     let request = Request::new(bytes.into());
-    let answer = within(
-        "an answer",
-        grpc.server_streaming(request, path, RawRequests),
-    )
-    .await;
+    let answer = within("an answer", grpc.server_streaming(request, path, Raw)).await;
     answer.map(|_| ()).expect_err("the request is refused")
 }
 

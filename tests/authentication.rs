@@ -94,7 +94,7 @@ fn encoded(request: &pb::WatchRequest) -> Bytes {
     request.encode_to_vec().into()
 }
 
-/// T6, the half of it that is about who may ask: whatever the request holds, and whatever is called, all
+/// The half of it that is about who may ask: whatever the request holds, and whatever is called, all
 /// that comes back is that credentials are missing. The answers are equal to the byte, so that nothing can
 /// be learned from their differences either.
 #[tokio::test]

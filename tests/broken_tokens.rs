@@ -1,4 +1,4 @@
-//! T6: tokens of every broken kind. Each is refused for what it is, without a second attempt at
+//! Tokens of every broken kind. Each is refused for what it is, without a second attempt at
 //! MongoDB, and never in favour of a watch from now.
 
 mod support;

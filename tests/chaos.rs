@@ -163,7 +163,6 @@ fn number_of(variable: &str) -> Option<u64> {
     )
 }
 
-/// T9, T29.
 #[tokio::test]
 async fn any_faults_in_any_order_lose_nothing() {
     let seed = number_of("WEIR_FAULT_SEED").unwrap_or_else(|| fastrand::u64(..));

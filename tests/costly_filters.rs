@@ -52,7 +52,7 @@ fn noise(bytes: usize) -> String {
         .collect()
 }
 
-/// T39. Matching in linear time still took many seconds for each megabyte, on the task that serves all
+/// Matching in linear time still took many seconds for each megabyte, on the task that serves all
 /// watches of a feed.
 #[tokio::test]
 async fn one_watch_s_costly_filter_does_not_starve_the_others_of_its_feed() {

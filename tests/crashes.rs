@@ -10,7 +10,7 @@ use scene::{everybody_gets_more, more_is_written};
 use support::Database;
 use support::ledger::Follower;
 
-/// T29. MongoDB killed in the midst of a batch, again and again. Clients stay attached.
+/// MongoDB killed in the midst of a batch, again and again. Clients stay attached.
 #[tokio::test]
 async fn killing_mongodb_in_the_midst_of_writing_loses_nothing() {
     let database = Database::options().on_disk().start().await;
@@ -25,7 +25,7 @@ async fn killing_mongodb_in_the_midst_of_writing_loses_nothing() {
     assert_eq!(verdict.figures.reconnects, 0, "{:?}", verdict.ends);
 }
 
-/// T29. Weir's own cursors killed under it.
+/// Weir's own cursors killed under it.
 #[tokio::test]
 async fn killing_the_cursors_of_weir_loses_nothing() {
     let scene = Scene::start().await;
@@ -44,7 +44,7 @@ async fn killing_the_cursors_of_weir_loses_nothing() {
     verdict.nothing_is_left().await;
 }
 
-/// T9. A crash of Weir at any moment: between the sending of a message and the storing of its token, in
+/// A crash of Weir at any moment: between the sending of a message and the storing of its token, in
 /// the midst of an event in pieces.
 #[tokio::test]
 async fn killing_weir_in_the_midst_of_sending_loses_nothing() {
@@ -61,7 +61,7 @@ async fn killing_weir_in_the_midst_of_sending_loses_nothing() {
     assert!(figures.reconnects >= 3 * clients, "{figures:?}");
 }
 
-/// T36, T55. A shutdown gives each client its last token, and the next server goes on from there.
+/// A shutdown gives each client its last token, and the next server goes on from there.
 #[tokio::test]
 async fn shutting_weir_down_and_starting_it_again_loses_and_repeats_nothing() {
     let mut replicas = Replicas::start(1, &writing()).await;

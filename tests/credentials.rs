@@ -114,7 +114,7 @@ async fn read_to_the_end(watching: &mut Watching) -> (Vec<i32>, Status) {
     (numbers, end)
 }
 
-/// T50. Whether anything happens or not: a quiet watch ends as one does that is written to all the time,
+/// Whether anything happens or not: a quiet watch ends as one does that is written to all the time,
 /// and who goes on with a new token misses nothing and gets nothing twice.
 #[tokio::test]
 async fn a_watch_ends_soon_after_its_token_has_expired_and_goes_on_with_a_new_one() {
@@ -183,7 +183,7 @@ async fn a_watch_ends_soon_after_its_token_has_expired_and_goes_on_with_a_new_on
     assert_eq!(metrics.sum_where("weir_watches_ended_total", &labels), 2.0);
 }
 
-/// T50, for a client that does not read: its watch is over all the same.
+/// For a client that does not read: its watch is over all the same.
 #[tokio::test]
 async fn a_client_that_does_not_read_is_no_longer_served_once_its_token_has_expired() {
     let database = Database::start().await;

@@ -173,7 +173,7 @@ async fn a_change_does_not_tell_what_is_not_known() {
     }
 }
 
-/// T23, through the API: component by component, above the path, at it and below it.
+/// Through the API: component by component, above the path, at it and below it.
 #[tokio::test]
 async fn changed_tells_paths_apart_in_both_modes() {
     let database = Database::start().await;

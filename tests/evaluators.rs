@@ -1,8 +1,8 @@
-//! T56: both evaluators of a filter agree. What MongoDB delivers through the pipeline of a
+//! Both evaluators of a filter agree. What MongoDB delivers through the pipeline of a
 //! dedicated plan is what a judge passes of the events of the shared plan, by filter and guard.
 //!
 //! Random documents are changed at random in a real database; random filters are then asked both
-//! ways about the same events. `WEIR_T56_CASES` says how many filters are asked (default 5,000).
+//! ways about the same events. `WEIR_EVALUATOR_CASES` says how many filters are asked (default 5,000).
 
 #[path = "evaluators/random.rs"]
 mod random;
@@ -145,12 +145,11 @@ async fn disagreement(database: &Database, scenario: &Scenario) -> Result<(), St
     Ok(())
 }
 
-/// T56
 #[test]
 fn mongodb_delivers_what_a_judge_passes() {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let database = runtime.block_on(Database::start());
-    let cases = std::env::var("WEIR_T56_CASES")
+    let cases = std::env::var("WEIR_EVALUATOR_CASES")
         .map_or(5_000, |cases| cases.parse().expect("a number of cases"));
     let mut runner = TestRunner::new(Config {
         cases: u32::div_ceil(cases, ASKED_IN_A_SCENARIO as u32),

@@ -123,7 +123,7 @@ async fn writes_of_documents_come_in_every_scope_that_holds_them() {
     each_gets_its_part(&mut watches, &originals).await;
 }
 
-/// T16 and T40: `nsType` and the operations that the driver's own event type does not know.
+/// `nsType` and the operations that the driver's own event type does not know.
 #[tokio::test]
 async fn expanded_events_come_in_every_scope_when_asked_for() {
     let database = Database::options().start().await;
@@ -188,7 +188,7 @@ async fn expanded_events_come_in_every_scope_when_asked_for() {
     }
 }
 
-/// T16: rename and drop, where they end no watch.
+/// Rename and drop, where they end no watch.
 #[tokio::test]
 async fn renames_and_drops_come_in_every_scope_that_outlives_them() {
     let database = Database::options().start().await;
@@ -235,7 +235,7 @@ async fn renames_and_drops_come_in_every_scope_that_outlives_them() {
     }
 }
 
-/// T24: whether a write is an update or a replace is the server's to say, so a client that wants
+/// Whether a write is an update or a replace is the server's to say, so a client that wants
 /// both must ask for both.
 #[tokio::test]
 async fn updates_and_replacements_are_chosen_apart() {
@@ -283,7 +283,7 @@ async fn updates_and_replacements_are_chosen_apart() {
     }
 }
 
-/// T45: no event will ever come to say that the watch works.
+/// No event will ever come to say that the watch works.
 #[tokio::test]
 async fn a_watch_of_nothing_opens_and_is_live_at_once() {
     let database = Database::options().start().await;

@@ -77,7 +77,7 @@ async fn all_news(watching: &mut Watching) -> Vec<String> {
     all
 }
 
-/// T8, T49: what follows a token is what followed it, whichever message it came with.
+/// What follows a token is what followed it, whichever message it came with.
 #[tokio::test]
 async fn every_message_carries_a_token_that_is_followed_by_exactly_the_rest() {
     let database = Database::start().await;
@@ -169,7 +169,7 @@ async fn every_message_carries_a_token_that_is_followed_by_exactly_the_rest() {
     }
 }
 
-/// T8, T36: a message that waits to be sent when the server shuts down has not been delivered, so
+/// A message that waits to be sent when the server shuts down has not been delivered, so
 /// the last token must not stand for it.
 #[tokio::test]
 async fn the_last_token_of_a_server_that_shuts_down_stands_for_what_was_delivered() {
@@ -315,7 +315,7 @@ fn ways_to_ask(request: &pb::WatchRequest) -> Vec<pb::WatchRequest> {
     ways
 }
 
-/// T49: what happened after the token comes, for each scope and each way to ask; a watch that
+/// What happened after the token comes, for each scope and each way to ask; a watch that
 /// silently began at the present would miss it.
 async fn a_token_is_honoured(scope: impl Fn(&Database) -> pb::WatchRequest) {
     let database = Database::start().await;

@@ -108,7 +108,7 @@ fn in_order(time: Option<pb::ClusterTime>) -> (u32, u32) {
     time.map_or((0, 0), |time| (time.seconds, time.increment))
 }
 
-/// T1: a collection where nothing happens, in a database where much does.
+/// A collection where nothing happens, in a database where much does.
 #[tokio::test]
 async fn a_progress_token_of_a_quiet_collection_outlives_the_oplog() {
     let database = forgetful_database().await;
@@ -132,7 +132,7 @@ async fn a_progress_token_of_a_quiet_collection_outlives_the_oplog() {
     assert_eq!(id(&resumed.next_change().await), 2);
 }
 
-/// T44: much happens in the collection, and none of it passes the filter.
+/// Much happens in the collection, and none of it passes the filter.
 #[tokio::test]
 async fn a_progress_token_outlives_the_oplog_when_only_others_documents_change() {
     let database = forgetful_database().await;
@@ -165,7 +165,7 @@ async fn a_progress_token_outlives_the_oplog_when_only_others_documents_change()
     assert_eq!(id(&unfiltered.next_change().await), 2);
 }
 
-/// T2: by token, and by the token's time when the filter is another.
+/// By token, and by the token's time when the filter is another.
 #[tokio::test]
 async fn an_events_token_that_the_oplog_forgot_is_said_to_have_expired() {
     let database = forgetful_database().await;
@@ -211,7 +211,7 @@ async fn an_events_token_that_the_oplog_forgot_is_said_to_have_expired() {
     }
 }
 
-/// T2: nothing is tried again that cannot succeed.
+/// Nothing is tried again that cannot succeed.
 #[tokio::test]
 async fn a_token_that_expired_is_tried_once() {
     let database = Database::options().start().await;

@@ -92,7 +92,7 @@ async fn goes_on_after(database: &Database, weir: &Weir, failure: FailCommand, i
     weir.without_feeds().await;
 }
 
-/// T27. MongoDB 4.4 and later label what is resumable; older servers do not.
+/// MongoDB 4.4 and later label what is resumable; older servers do not.
 #[tokio::test]
 async fn a_watch_goes_on_after_every_resumable_error_without_a_label() {
     let database = Database::options().start().await;
@@ -105,7 +105,7 @@ async fn a_watch_goes_on_after_every_resumable_error_without_a_label() {
     assert!(restarts >= TRANSIENT.len() as f64, "{restarts} restarts");
 }
 
-/// T27. A label is not needed for what would carry one on another command.
+/// A label is not needed for what would carry one on another command.
 #[tokio::test]
 async fn a_watch_goes_on_after_what_mongodb_itself_calls_resumable() {
     let database = Database::options().start().await;
@@ -122,7 +122,7 @@ async fn a_watch_goes_on_after_what_mongodb_itself_calls_resumable() {
     tally(Figure::Faults, LABELLED.len() as u64 + 2);
 }
 
-/// T27. The same for what no list names and passes all the same.
+/// The same for what no list names and passes all the same.
 #[tokio::test]
 async fn a_watch_goes_on_after_what_passes_by_itself() {
     let database = Database::options().start().await;
@@ -134,7 +134,7 @@ async fn a_watch_goes_on_after_what_passes_by_itself() {
     tally(Figure::Faults, PASSING.len() as u64);
 }
 
-/// T27. An error that no list names is resumable when its label says so.
+/// An error that no list names is resumable when its label says so.
 #[tokio::test]
 async fn a_watch_goes_on_after_every_error_with_the_resumable_label() {
     let database = Database::options().start().await;
@@ -162,7 +162,7 @@ async fn ends_after(database: &Database, weir: &Weir, failure: FailCommand) -> S
     status
 }
 
-/// T27. A failure that no second attempt can mend ends the watch at the first, whatever its label
+/// A failure that no second attempt can mend ends the watch at the first, whatever its label
 /// says: MongoDB is not asked again. Only where an event can't be sent, once for those before it.
 #[tokio::test]
 async fn a_terminal_error_ends_a_watch_as_the_table_says_after_one_attempt() {
@@ -195,7 +195,7 @@ async fn a_terminal_error_ends_a_watch_as_the_table_says_after_one_attempt() {
     assert_eq!(metrics.sum("weir_feeds"), 0.0);
 }
 
-/// T27. A token that is not found again (280) or not understood while reading gets one attempt by
+/// A token that is not found again (280) or not understood while reading gets one attempt by
 /// its time, and no loop.
 #[tokio::test]
 async fn a_token_that_is_not_found_gets_one_attempt_by_time() {
@@ -237,7 +237,7 @@ async fn refused(database: &Database, weir: &Weir) -> Status {
         .expect_err("the watch is refused before headers")
 }
 
-/// T28. An error at opening is the client's to retry, as its policy says. Only the driver tries a
+/// An error at opening is the client's to retry, as its policy says. Only the driver tries a
 /// read a second time by itself, and only where it may be another server's turn.
 #[tokio::test]
 async fn a_transient_error_at_opening_reaches_the_client_at_once() {
@@ -261,7 +261,6 @@ async fn a_transient_error_at_opening_reaches_the_client_at_once() {
     }
 }
 
-/// T28.
 #[tokio::test]
 async fn a_terminal_error_at_opening_is_told_as_the_table_says() {
     let database = Database::options().start().await;
@@ -294,7 +293,7 @@ async fn watch_and_cut(
     watching
 }
 
-/// T28. Opening again after a lost stream goes on for as long as MongoDB is only away, with pauses.
+/// Opening again after a lost stream goes on for as long as MongoDB is only away, with pauses.
 #[tokio::test]
 async fn opening_again_is_tried_again_after_every_error_that_passes() {
     let database = Database::options().start().await;
@@ -319,7 +318,7 @@ async fn opening_again_is_tried_again_after_every_error_that_passes() {
     tally(Figure::Faults, 2 * (codes.len() as u64 + 1));
 }
 
-/// T28. And no longer when it says for certain that there is nothing to come back to: one attempt, but
+/// And no longer when it says for certain that there is nothing to come back to: one attempt, but
 /// for a token that is not found, which gets a second by its time, and an event that can't be sent.
 #[tokio::test]
 async fn opening_again_is_given_up_after_one_attempt_when_no_other_can_help() {
@@ -346,7 +345,7 @@ async fn opening_again_is_given_up_after_one_attempt_when_no_other_can_help() {
     tally(Figure::Faults, 15);
 }
 
-/// T27, T29. Streams that open and fail for ever: no tight loop, and an end after the grace.
+/// Streams that open and fail for ever: no tight loop, and an end after the grace.
 #[tokio::test]
 async fn a_stream_that_opens_and_fails_for_longer_than_the_grace_ends() {
     let database = Database::options().start().await;
@@ -373,7 +372,7 @@ async fn a_stream_that_opens_and_fails_for_longer_than_the_grace_ends() {
     }
 }
 
-/// T29. A new connection has to log in, and MongoDB fails at that too while it shuts down, has not its
+/// A new connection has to log in, and MongoDB fails at that too while it shuts down, has not its
 /// keys yet, or changes its users. A stream that has worked is not given up for that.
 #[tokio::test]
 async fn a_login_that_fails_while_reconnecting_is_tried_again() {

@@ -114,31 +114,31 @@ impl Mutator {
     }
 }
 
-/// T6: a token is refused, or means what it meant when it was sealed.
+/// A token is refused, or means what it meant when it was sealed.
 #[test]
 fn no_token_panics_and_none_that_was_changed_is_taken() {
     holds("token", targets::token::run, 10_000);
 }
 
-/// T39: no request panics, and a refusal names fields that there are, in few enough bytes.
+/// No request panics, and a refusal names fields that there are, in few enough bytes.
 #[test]
 fn no_request_panics_and_every_refusal_names_its_fields() {
     holds("request", targets::request::run, 5_000);
 }
 
-/// T56: the index finds for any event what the judges say one by one.
+/// The index finds for any event what the judges say one by one.
 #[test]
 fn no_event_makes_the_index_and_the_judges_disagree() {
     holds("filter", targets::filter::run, 300);
 }
 
-/// T26: every event with a place comes out in all formats, with all that was in it.
+/// Every event with a place comes out in all formats, with all that was in it.
 #[test]
 fn no_event_panics_and_none_loses_a_field() {
     holds("event", targets::event::run, 4_000);
 }
 
-/// T18: whole events and fragments come out of replies in order, up to the first that is broken.
+/// Whole events and fragments come out of replies in order, up to the first that is broken.
 #[test]
 fn no_reply_panics_and_what_is_good_comes_out() {
     holds("reply", targets::reply::run, 10_000);

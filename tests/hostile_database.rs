@@ -84,7 +84,7 @@ async fn to_the_end(watching: &mut Watching) -> (Vec<i32>, Status) {
     within("the end of the watch", whole).await
 }
 
-/// T16, T26: what is merely odd passes, byte for byte, and so do its neighbours.
+/// What is merely odd passes, byte for byte, and so do its neighbours.
 #[tokio::test]
 async fn an_odd_event_arrives_byte_for_byte_between_its_neighbours() {
     let stand_in = StandIn::start();
@@ -146,7 +146,7 @@ async fn an_odd_event_arrives_byte_for_byte_between_its_neighbours() {
     }
 }
 
-/// T26: an event that JSON can't hold comes in a format that can; none is lost, and none stops a watch.
+/// An event that JSON can't hold comes in a format that can; none is lost, and none stops a watch.
 #[tokio::test]
 async fn an_odd_event_arrives_in_every_format() {
     let stand_in = StandIn::start();
@@ -179,7 +179,7 @@ async fn an_odd_event_arrives_in_every_format() {
     }
 }
 
-/// T16, T26, contract 2 and 10: what is broken ends the watches that would have to pass it, and no
+/// Contract 2 and 10: what is broken ends the watches that would have to pass it, and no
 /// others, at the place right before it.
 #[tokio::test]
 async fn a_broken_event_ends_its_watch_after_the_good_ones_before_it() {

@@ -68,7 +68,7 @@ fn document(field: &str, value: i32) -> Option<Bson> {
     Some(bson!({"_id": 1, field: value}))
 }
 
-/// T25: what each mode brings where there are images, and where there are none: nothing, null and
+/// What each mode brings where there are images, and where there are none: nothing, null and
 /// a document are three things.
 ///
 /// Each event is read before the next change, because the stand-in for MongoDB looks a post-image
@@ -147,7 +147,7 @@ async fn each_mode_brings_the_images_it_names() {
     }
 }
 
-/// T25 and T5: a look-up finds the document as it is when MongoDB reads the event, and null when it
+/// A look-up finds the document as it is when MongoDB reads the event, and null when it
 /// is gone by then. Another replica has MongoDB read it again.
 #[tokio::test]
 async fn a_lookup_of_a_document_that_is_gone_is_null() {
@@ -170,7 +170,7 @@ async fn a_lookup_of_a_document_that_is_gone_is_null() {
     );
 }
 
-/// T32: what was written before images were kept, or where none are, can't be had. The watch ends
+/// What was written before images were kept, or where none are, can't be had. The watch ends
 /// once, and says so; it does not try again and again.
 #[tokio::test]
 async fn a_required_image_that_is_not_there_ends_the_watch() {
@@ -210,7 +210,7 @@ async fn a_required_image_that_is_not_there_ends_the_watch() {
     }
 }
 
-/// T33: over a whole database the images are there for the collections that keep them. (MongoDB
+/// Over a whole database the images are there for the collections that keep them. (MongoDB
 /// would also meet a demand for images in a watch of the collections that keep them; the stand-in
 /// looks for them before it leaves other collections out.)
 #[tokio::test]

@@ -108,7 +108,7 @@ fn is_about(invalidated: &pb::Invalidated, database: &Database, scope: &[&str], 
     assert!(invalidated.cluster_time.is_some());
 }
 
-/// T14: the end of a collection or a database ends the watch, with the cause, whatever operations
+/// The end of a collection or a database ends the watch, with the cause, whatever operations
 /// were asked for, and the events that led to it are delivered only when they were.
 #[tokio::test]
 async fn a_watch_ends_with_its_namespace_and_says_why() {
@@ -152,7 +152,7 @@ async fn a_watch_ends_with_its_namespace_and_says_why() {
                 "{what}"
             );
 
-            // T7: the token of the end is good for what comes after it under the same name.
+            // The token of the end is good for what comes after it under the same name.
             let mut resumed = weir
                 .watch(pb::WatchRequest {
                     start: Some(pb::watch_request::Start::ResumeToken(token)),
@@ -175,7 +175,7 @@ fn operation_name(operation: pb::OperationType) -> String {
         .replace("_d", "D")
 }
 
-/// T14: the watch goes on, through more than one end.
+/// The watch goes on, through more than one end.
 #[tokio::test]
 async fn a_watch_that_continues_gets_what_is_created_under_the_same_name() {
     let database = Database::options().start().await;
@@ -224,7 +224,7 @@ async fn insert_and_see(database: &Database, watching: &mut Watching, id: i32) {
     }
 }
 
-/// T14: of several collections each may go; the watch is over the database, and lives on.
+/// Of several collections each may go; the watch is over the database, and lives on.
 #[tokio::test]
 async fn a_watch_outlives_a_collection_when_it_is_of_more_than_that() {
     let database = Database::options().start().await;
@@ -282,7 +282,7 @@ fn cpu_time() -> Duration {
     Duration::from_millis(ticks * 10)
 }
 
-/// T17: drivers have spun for ever on a cursor that an invalidation had closed. A watch of what is
+/// Drivers have spun for ever on a cursor that an invalidation had closed. A watch of what is
 /// gone asks MongoDB about once a second, and costs next to nothing.
 #[cfg(target_os = "linux")]
 #[tokio::test]

@@ -102,7 +102,7 @@ fn resume(request: pb::WatchRequest, token: Bytes) -> pb::WatchRequest {
     }
 }
 
-/// T21 and T53: gRPC clients refuse messages above 4 MiB by default, so Weir never sends one
+/// GRPC clients refuse messages above 4 MiB by default, so Weir never sends one
 /// unless it is asked to.
 #[tokio::test]
 async fn a_client_with_default_limits_reads_an_event_of_ten_megabytes() {
@@ -257,7 +257,7 @@ async fn a_large_event_ends_a_watch_that_asked_for_that() {
     assert_eq!(id(&resumed.next_change().await), Bson::Int32(2));
 }
 
-/// T53: a message one byte over the limit is refused by the client that set it. Events of every
+/// A message one byte over the limit is refused by the client that set it. Events of every
 /// size around the limit, alone and in company, in each policy and format.
 #[tokio::test]
 async fn no_message_is_larger_than_the_limit() {
@@ -333,7 +333,7 @@ async fn no_message_is_larger_than_the_limit() {
     }
 }
 
-/// T18: before, after and change of 6 MB each are more than the 16 MiB that MongoDB sends at once:
+/// Before, after and change of 6 MB each are more than the 16 MiB that MongoDB sends at once:
 /// it sends fragments. The client sees one event, and every token around it works.
 #[tokio::test]
 async fn an_event_that_mongodb_splits_arrives_whole() {

@@ -113,7 +113,7 @@ async fn read(
     seen
 }
 
-/// T21 and T53. Small events stand around those at the limit. A server that has them in its ring and one
+/// Small events stand around those at the limit. A server that has them in its ring and one
 /// that catches up, on a feed of its own and on one that is shared, with a `match` and without.
 #[tokio::test]
 async fn an_event_of_the_very_limit_goes_whole_and_one_of_a_byte_more_by_its_policy() {

@@ -94,7 +94,7 @@ fn text(seed: usize, bytes: usize) -> String {
     text
 }
 
-/// T21 and T34. A hundred watches of events of 10 MB, in four formats, half of them told their `match`:
+/// A hundred watches of events of 10 MB, in four formats, half of them told their `match`:
 /// each event is held once a format, and not once a watch.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hundred_watches_of_large_events_share_their_memory() {
@@ -224,7 +224,7 @@ async fn a_hundred_watches_of_large_events_share_their_memory() {
     println!("peak: {peak} in the budget, {grown} resident; {parks} read again");
 }
 
-/// T34. Together they hold more than the memory: it is called in, and read again when they read on.
+/// Together they hold more than the memory: it is called in, and read again when they read on.
 #[tokio::test]
 async fn clients_that_stop_in_the_midst_of_events_hold_up_nobody_and_get_the_rest() {
     const STOPPED: i32 = 32;

@@ -238,7 +238,7 @@ fn who_comes_in_the_midst_may_begin_anywhere_in_what_is_being_written_and_misses
     case.finds(found, "writer 0's write 2");
 }
 
-/// T9, T29. Over a network that is cut again and again, on both sides of Weir.
+/// Over a network that is cut again and again, on both sides of Weir.
 #[tokio::test]
 async fn followers_of_every_kind_get_everything_over_a_network_that_is_cut() {
     let database = Database::options().start().await;

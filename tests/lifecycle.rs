@@ -29,7 +29,7 @@ async fn nothing_is_left(database: &Database, metrics: impl AsyncFn() -> Samples
     .await;
 }
 
-/// T35. An opening that nobody waits for any more goes on in MongoDB, and holds a connection: it counts
+/// An opening that nobody waits for any more goes on in MongoDB, and holds a connection: it counts
 /// for as long as it lasts, so that clients which come and go cannot have any number of them.
 #[tokio::test]
 async fn openings_that_were_cancelled_count_until_mongodb_has_answered() {
@@ -62,7 +62,7 @@ async fn openings_that_were_cancelled_count_until_mongodb_has_answered() {
     .await;
 }
 
-/// T35, T40, T47. Clients that leave at any moment (before the request is read, during MongoDB's
+/// Clients that leave at any moment (before the request is read, during MongoDB's
 /// answer, between messages) leave no cursor, no count and no broken task; and a burst of them does
 /// not cost the others on the same connection theirs.
 #[tokio::test]
@@ -120,7 +120,7 @@ async fn insert_one(database: &Database) {
         .expect("an insert");
 }
 
-/// T35, T47. The cursor that MongoDB makes for a client who is gone by then is closed as well: no
+/// The cursor that MongoDB makes for a client who is gone by then is closed as well: no
 /// one else would, before MongoDB's own limit of ten minutes.
 #[tokio::test]
 async fn a_watch_that_is_cancelled_during_its_opening_leaves_no_cursor() {
@@ -153,7 +153,7 @@ fn footprint(process: &ChildProcess) -> [u64; 3] {
     [memory, threads, files.count() as u64]
 }
 
-/// T35. The same on the real binary, with a connection for each watch: the process does not grow.
+/// The same on the real binary, with a connection for each watch: the process does not grow.
 #[tokio::test]
 async fn coming_and_going_clients_do_not_grow_the_process() {
     const WARM_UP: usize = 60;
@@ -232,7 +232,7 @@ async fn three_rounds(database: &Database, weir: &ServeProcess, feeds: i64) {
     assert!(used <= 30, "{used} ticks of some 300");
 }
 
-/// T41. What quiet watches cost: one round trip to MongoDB a second for all that are equal, and next
+/// What quiet watches cost: one round trip to MongoDB a second for all that are equal, and next
 /// to no processor.
 #[tokio::test]
 async fn equal_quiet_watches_cost_one_round_trip_a_second_together() {
@@ -251,7 +251,6 @@ async fn equal_quiet_watches_cost_one_round_trip_a_second_together() {
     assert_eq!(database.open_cursors().await, 1);
 }
 
-/// T41.
 #[tokio::test]
 async fn quiet_watches_of_several_collections_cost_one_round_trip_a_second_each() {
     const WATCHES: i64 = 5;

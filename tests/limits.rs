@@ -14,7 +14,7 @@ use tonic::{Code, Request, Status};
 use tonic_types::StatusExt as _;
 use weir::pb;
 
-/// T52. tonic's own deadline ends at the response headers.
+/// Tonic's own deadline ends at the response headers.
 #[tokio::test]
 async fn a_deadline_ends_the_stream_with_a_usable_last_token() {
     let database = Database::options().start().await;
@@ -99,7 +99,7 @@ async fn is_limited(
     .await;
 }
 
-/// T52. A permit that ends at the headers limits nothing.
+/// A permit that ends at the headers limits nothing.
 #[tokio::test]
 async fn the_limit_of_watches_holds_while_streams_are_open() {
     let database = Database::start().await;
@@ -108,7 +108,7 @@ async fn the_limit_of_watches_holds_while_streams_are_open() {
     is_limited(&database, &weir, 2, "watches", |_| ORDERS.to_owned()).await;
 }
 
-/// T52. Equal watches share a feed; a collection of its own makes another.
+/// Equal watches share a feed; a collection of its own makes another.
 #[tokio::test]
 async fn the_limit_of_feeds_holds_while_streams_are_open() {
     let database = Database::start().await;
@@ -119,7 +119,7 @@ async fn the_limit_of_feeds_holds_while_streams_are_open() {
     .await;
 }
 
-/// T52. Requests that were refused hold no permit either.
+/// Requests that were refused hold no permit either.
 #[tokio::test]
 async fn refused_requests_use_up_no_limit() {
     let database = Database::start().await;
@@ -141,7 +141,7 @@ async fn refused_requests_use_up_no_limit() {
     weir.watch(database.watch_request(&[ORDERS])).await;
 }
 
-/// T53. An event over the limit has a reason of its own, whatever a gRPC library calls it.
+/// An event over the limit has a reason of its own, whatever a gRPC library calls it.
 #[tokio::test]
 async fn an_event_over_the_limit_is_told_by_its_reason() {
     let database = Database::start().await;
@@ -168,7 +168,7 @@ async fn an_event_over_the_limit_is_told_by_its_reason() {
     assert_eq!(support::orders::id(&resumed.next_change().await), 1);
 }
 
-/// T43. A client that stops reading for a while: 20 MB, more than every window and buffer on the
+/// A client that stops reading for a while: 20 MB, more than every window and buffer on the
 /// way, wait for it in the oplog.
 #[tokio::test]
 async fn a_slow_reader_gets_everything_in_order() {
@@ -232,7 +232,7 @@ async fn a_request_that_cannot_be_read_is_refused_with_a_reason() {
     }
 }
 
-/// T53. Beyond the limit the request is not even read, and the refusal has a reason all the same.
+/// Beyond the limit the request is not even read, and the refusal has a reason all the same.
 #[tokio::test]
 async fn a_request_over_1_mib_is_refused() {
     let database = Database::start().await;

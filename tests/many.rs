@@ -25,7 +25,6 @@ async fn open(
     opening.try_collect().await.expect("every watch opens")
 }
 
-/// T51
 #[tokio::test]
 async fn ten_thousand_idle_watches_open_and_close() {
     let database = Database::options().start().await;

@@ -45,7 +45,7 @@ async fn opened(database: &Database) -> i64 {
     count.expect("a number")
 }
 
-/// T27. Whatever code ends one feed, at once or after it was opened again, the other keeps its cursor.
+/// Whatever code ends one feed, at once or after it was opened again, the other keeps its cursor.
 #[tokio::test]
 async fn a_code_that_one_feed_meets_does_not_touch_another() {
     let database = Database::options().start().await;
@@ -92,7 +92,7 @@ async fn a_code_that_one_feed_meets_does_not_touch_another() {
     );
 }
 
-/// T32. A failure of MongoDB's own making, by what one watch asks for: the other watches of the very same
+/// A failure of MongoDB's own making, by what one watch asks for: the other watches of the very same
 /// collection have another feed, and keep it.
 #[tokio::test]
 async fn an_image_that_one_watch_demands_in_vain_does_not_touch_another() {

@@ -30,7 +30,7 @@ async fn a_network_of_uneven_latency_ends_nothing() {
     assert_eq!(verdict.figures.reconnects, 0, "{:?}", verdict.ends);
 }
 
-/// T29. A stall that ends before any limit is nothing but a delay, whichever way it is.
+/// A stall that ends before any limit is nothing but a delay, whichever way it is.
 #[tokio::test]
 async fn a_short_stall_in_either_direction_ends_nothing() {
     let scene = Scene::start().await;
@@ -49,7 +49,7 @@ async fn a_short_stall_in_either_direction_ends_nothing() {
     assert_eq!(verdict.figures.reconnects, 0, "{:?}", verdict.ends);
 }
 
-/// T29. MongoDB hears nothing, or is not heard, for longer than a reply may be overdue: the stream is
+/// MongoDB hears nothing, or is not heard, for longer than a reply may be overdue: the stream is
 /// lost, and gone on from on a connection that works.
 #[tokio::test]
 async fn a_stall_longer_than_a_reply_may_be_overdue_is_gone_on_from() {
@@ -74,7 +74,7 @@ async fn a_stall_longer_than_a_reply_may_be_overdue_is_gone_on_from() {
     assert_eq!(verdict.figures.reconnects, 0, "{:?}", verdict.ends);
 }
 
-/// T9. Resets in the midst of a reply of MongoDB, at places that move through it.
+/// Resets in the midst of a reply of MongoDB, at places that move through it.
 #[tokio::test]
 async fn a_reset_in_the_midst_of_a_reply_of_mongodb_is_gone_on_from() {
     let scene = Scene::start().await;
@@ -101,7 +101,7 @@ async fn a_reset_in_the_midst_of_a_reply_of_mongodb_is_gone_on_from() {
     assert_eq!(verdict.figures.reconnects, 0, "{:?}", verdict.ends);
 }
 
-/// T9. Resets in the midst of a message to a client, a piece of an event among them.
+/// Resets in the midst of a message to a client, a piece of an event among them.
 #[tokio::test]
 async fn a_reset_in_the_midst_of_a_message_to_a_client_is_gone_on_from() {
     let scene = Scene::start().await;
@@ -121,7 +121,7 @@ async fn a_reset_in_the_midst_of_a_message_to_a_client_is_gone_on_from() {
     verdict.nothing_is_left().await;
 }
 
-/// T29. Weir's connections to MongoDB are dead, all of them, and no one has told Weir.
+/// Weir's connections to MongoDB are dead, all of them, and no one has told Weir.
 #[tokio::test]
 async fn connections_to_mongodb_that_died_without_a_word_are_given_up() {
     let scene = Scene::start().await;
@@ -138,7 +138,7 @@ async fn connections_to_mongodb_that_died_without_a_word_are_given_up() {
     assert_eq!(verdict.figures.reconnects, 0, "{:?}", verdict.ends);
 }
 
-/// T29. The other way round: MongoDB believes in connections that Weir has lost.
+/// The other way round: MongoDB believes in connections that Weir has lost.
 #[tokio::test]
 async fn connections_that_only_mongodb_believes_in_hold_up_nobody() {
     let scene = Scene::start().await;
@@ -193,7 +193,7 @@ async fn the_server_lets_go_of_a_client_that_is_gone_without_a_word() {
     scene.verdict(2).await.nothing_is_left().await;
 }
 
-/// T43. A client that is there and takes nothing for long: it says so to pings, and keeps its watch.
+/// A client that is there and takes nothing for long: it says so to pings, and keeps its watch.
 #[tokio::test]
 async fn a_client_that_reads_nothing_but_is_there_keeps_its_watch() {
     let patient = |database: &Database| {
@@ -287,7 +287,7 @@ async fn a_line_too_narrow_for_what_is_written_loses_nothing() {
     scene.verdict(2).await;
 }
 
-/// T29. MongoDB out of reach for longer than `upstream_grace`: every client is told so, tries again,
+/// MongoDB out of reach for longer than `upstream_grace`: every client is told so, tries again,
 /// and goes on from its token when MongoDB is back.
 #[tokio::test]
 async fn a_cut_longer_than_the_grace_is_told_and_gone_on_from() {

@@ -40,7 +40,7 @@ fn assert_unavailable(status: &Status) {
     );
 }
 
-/// T29. A crash in the middle of writing: the watch has every document that was written, in order,
+/// A crash in the middle of writing: the watch has every document that was written, in order,
 /// and none twice.
 #[tokio::test]
 async fn a_watch_survives_the_killing_of_the_database_while_it_is_written_to() {
@@ -74,7 +74,7 @@ async fn a_watch_survives_the_killing_of_the_database_while_it_is_written_to() {
     assert!((1.0..=20.0).contains(&restarts), "{restarts} restarts");
 }
 
-/// T29. The network between Weir and MongoDB breaks in each of the ways a network has.
+/// The network between Weir and MongoDB breaks in each of the ways a network has.
 #[tokio::test]
 async fn a_watch_survives_resets_refusals_and_closed_connections() {
     let database = Database::options().start().await;
@@ -110,7 +110,7 @@ async fn a_watch_survives_resets_refusals_and_closed_connections() {
     assert!(network >= 3.0, "{network} restarts");
 }
 
-/// T29. A connection that dies without a word: no error ever comes, and the driver waits for ever.
+/// A connection that dies without a word: no error ever comes, and the driver waits for ever.
 #[tokio::test]
 async fn a_watch_survives_a_network_that_swallows_everything() {
     let database = Database::options().start().await;
@@ -140,7 +140,7 @@ async fn a_watch_survives_a_network_that_swallows_everything() {
     assert_eq!(story.ids, [0, 1, 2]);
 }
 
-/// T29. One connection dies without a word while MongoDB answers on others: a stream that has next to
+/// One connection dies without a word while MongoDB answers on others: a stream that has next to
 /// nothing to read does not wait for it as for a long scan.
 #[tokio::test]
 async fn a_watch_survives_a_half_open_connection_while_mongodb_is_there() {
@@ -160,7 +160,7 @@ async fn a_watch_survives_a_half_open_connection_while_mongodb_is_there() {
     assert_eq!(story.ids, [0, 1]);
 }
 
-/// T29. The same when a stream is opened, for which all watches of its feed wait.
+/// The same when a stream is opened, for which all watches of its feed wait.
 #[tokio::test]
 async fn an_opening_survives_a_half_open_connection_while_mongodb_is_there() {
     let database = Database::options().start().await;
@@ -193,7 +193,7 @@ async fn an_opening_survives_a_half_open_connection_while_mongodb_is_there() {
     weir.watch(database.watch_request(&[ORDERS])).await;
 }
 
-/// T29. A long scan of the oplog looks like a dead connection, and must not be taken for one.
+/// A long scan of the oplog looks like a dead connection, and must not be taken for one.
 #[tokio::test]
 async fn a_slow_answer_is_waited_for_while_mongodb_is_there() {
     let database = Database::options().start().await;
@@ -254,7 +254,7 @@ async fn a_watch_begins_although_mongodb_takes_long_to_find_its_place() {
     assert_eq!(metrics.sum("weir_feed_restarts_total"), 0.0);
 }
 
-/// T29. The driver's own resume has neither pause nor end: a stream that opens and then fails would
+/// The driver's own resume has neither pause nor end: a stream that opens and then fails would
 /// be opened hundreds of times a second.
 #[tokio::test]
 async fn a_stream_that_opens_and_fails_is_opened_with_growing_pauses() {
@@ -288,7 +288,7 @@ async fn a_stream_that_opens_and_fails_is_opened_with_growing_pauses() {
     assert_eq!(story.ids, [0, 1]);
 }
 
-/// T29. MongoDB away for longer than `upstream_grace`; the last token is good when it is back.
+/// MongoDB away for longer than `upstream_grace`; the last token is good when it is back.
 #[tokio::test]
 async fn a_watch_ends_when_mongodb_stays_away_and_can_be_resumed_later() {
     let mut database = Database::options().on_disk().start().await;
@@ -330,7 +330,6 @@ async fn is_refused(database: &Database, weir: &Weir) {
     assert!(begin.elapsed() < PATIENCE / 2, "{:?}", begin.elapsed());
 }
 
-/// T29.
 #[tokio::test]
 async fn a_watch_is_refused_in_time_before_mongodb_ever_answered() {
     let database = Database::options().start().await;
@@ -342,7 +341,7 @@ async fn a_watch_is_refused_in_time_before_mongodb_ever_answered() {
     }
 }
 
-/// T29. The first watch asks MongoDB what it is, on connections that may be dead by then.
+/// The first watch asks MongoDB what it is, on connections that may be dead by then.
 #[tokio::test]
 async fn a_watch_is_refused_in_time_when_mongodb_has_fallen_silent() {
     let database = Database::options().start().await;
@@ -358,7 +357,7 @@ async fn a_watch_is_refused_in_time_when_mongodb_has_fallen_silent() {
     assert_unavailable(&info.expect_err("MongoDB does not answer"));
 }
 
-/// T29. Later ones know it, and meet the silence in the opening itself.
+/// Later ones know it, and meet the silence in the opening itself.
 #[tokio::test]
 async fn a_later_watch_is_refused_in_time_while_mongodb_is_away() {
     let database = Database::options().start().await;

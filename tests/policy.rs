@@ -244,7 +244,7 @@ impl Matrix {
     }
 }
 
-/// T38, T48. It fails when any of the combinations opens that must not, or does not open that must.
+/// It fails when any of the combinations opens that must not, or does not open that must.
 #[tokio::test]
 async fn every_combination_of_caller_and_request_is_judged_as_the_policy_says() {
     judge_all(&CLIENTS[1..], 200).await;

@@ -78,7 +78,7 @@ impl Told {
     }
 }
 
-/// T46. Many watches, one writer that never pauses: whoever stores the token of a progress and
+/// Many watches, one writer that never pauses: whoever stores the token of a progress and
 /// forgets the rest has missed nothing and gets nothing twice.
 #[tokio::test]
 async fn progress_never_overtakes_data_under_concurrent_writes() {
@@ -154,7 +154,7 @@ async fn progress_never_overtakes_data_under_concurrent_writes() {
     assert!(checked >= 18 * 5, "only {checked} tokens");
 }
 
-/// T44. A watch of a shared feed on which there is always something, and nothing for it.
+/// A watch of a shared feed on which there is always something, and nothing for it.
 #[tokio::test]
 async fn the_place_moves_although_a_busy_shared_feed_has_nothing_for_the_watch() {
     let database = Database::start().await;

@@ -64,7 +64,7 @@ async fn an_open_watch_goes_on_whatever_is_answered_to_questions() {
     assert_eq!(story.ids, ids);
 }
 
-/// T28. A new watch that cannot be answered for is refused with a reason, in time; and the next is
+/// A new watch that cannot be answered for is refused with a reason, in time; and the next is
 /// served when it is over.
 #[tokio::test]
 async fn a_new_watch_is_answered_in_time_whatever_is_answered_to_questions() {
@@ -104,7 +104,7 @@ async fn a_new_watch_is_answered_in_time_whatever_is_answered_to_questions() {
     }
 }
 
-/// T5, T29. The oplog's beginning is asked for before a stream is opened by time. Where it may not be
+/// The oplog's beginning is asked for before a stream is opened by time. Where it may not be
 /// read the server is trusted; where it is not answered for a moment, the watch waits.
 #[tokio::test]
 async fn a_catch_up_survives_failing_questions() {

@@ -117,7 +117,7 @@ async fn inserts_before_the_end(watching: &mut Watching) -> Vec<i32> {
     within("Invalidated", whole).await
 }
 
-/// T7: MongoDB takes the token of an invalidate as `startAfter` only.
+/// MongoDB takes the token of an invalidate as `startAfter` only.
 #[tokio::test]
 async fn the_token_of_invalidated_goes_on_with_the_collection_made_again() {
     let database = Database::start().await;
@@ -133,7 +133,7 @@ async fn the_token_of_invalidated_goes_on_with_the_collection_made_again() {
     }
 }
 
-/// T15: the token is of a collection with another UUID than the one that bears the name now.
+/// The token is of a collection with another UUID than the one that bears the name now.
 #[tokio::test]
 async fn a_token_from_before_the_drop_tells_the_end_first() {
     let database = Database::start().await;
@@ -154,7 +154,7 @@ async fn a_token_from_before_the_drop_tells_the_end_first() {
     }
 }
 
-/// T15: MongoDB sends the invalidate again after the drop's token. The stand-in goes on with the
+/// MongoDB sends the invalidate again after the drop's token. The stand-in goes on with the
 /// new collection instead. Either way nothing of the new collection is missed.
 #[tokio::test]
 async fn the_token_of_the_drop_itself_misses_nothing_that_comes_after() {

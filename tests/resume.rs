@@ -83,7 +83,6 @@ async fn five(weir: &Weir, database: &Database, request: pb::WatchRequest) -> Ve
     watching.changes(5).await
 }
 
-/// T3
 #[tokio::test]
 async fn the_same_request_goes_on_exactly() {
     let database = Database::start().await;
@@ -106,7 +105,7 @@ async fn the_same_request_goes_on_exactly() {
     }
 }
 
-/// T3: the filter hides the token's event from MongoDB, which would answer with error 280.
+/// The filter hides the token's event from MongoDB, which would answer with error 280.
 #[tokio::test]
 async fn a_narrower_filter_goes_on_exactly() {
     let database = Database::start().await;
@@ -134,7 +133,6 @@ async fn a_narrower_filter_goes_on_exactly() {
     }
 }
 
-/// T3
 #[tokio::test]
 async fn a_wider_filter_goes_on_exactly_and_repeats_nothing() {
     let database = Database::start().await;
@@ -217,7 +215,7 @@ async fn a_matching_update(weir: &Weir, database: &Database) -> Bytes {
     update.resume_token
 }
 
-/// T4: MongoDB looks the document up again, finds that it does not match any more, and so misses
+/// MongoDB looks the document up again, finds that it does not match any more, and so misses
 /// the event that the token stands for. (The stand-in finds tokens whatever the filter says; the
 /// way by time is tested with a scripted source as well.)
 #[tokio::test]
@@ -237,7 +235,6 @@ async fn a_token_is_good_though_its_document_does_not_match_any_more() {
     assert_eq!(id(&resumed.next_change().await), 2);
 }
 
-/// T5
 #[tokio::test]
 async fn a_token_is_good_though_its_document_was_deleted() {
     let database = Database::start().await;
@@ -257,7 +254,7 @@ async fn a_token_is_good_though_its_document_was_deleted() {
     assert_eq!(id(&resumed.next_change().await), 2);
 }
 
-/// T9: what was received and not yet stored comes again, and only that.
+/// What was received and not yet stored comes again, and only that.
 #[tokio::test]
 async fn a_client_that_dies_before_it_stores_a_token_gets_a_repeat_and_loses_nothing() {
     let database = Database::start().await;

@@ -175,7 +175,7 @@ fn id(change: &pb::ChangeEvent) -> i32 {
     key.get_i32("_id").expect("a number")
 }
 
-/// T3, T8, T9, T11: over any chain of resumes nothing is missing and nothing is out of order, and
+/// Over any chain of resumes nothing is missing and nothing is out of order, and
 /// nothing comes again.
 async fn any_chain_of_resumes_is_whole(seed: u64) {
     println!("seed {seed}");

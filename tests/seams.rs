@@ -42,7 +42,7 @@ async fn ids(watching: &mut Watching, count: usize) -> Vec<i32> {
     watching.changes(count).await.iter().map(id).collect()
 }
 
-/// T10. What the ring holds, MongoDB is not asked for.
+/// What the ring holds, MongoDB is not asked for.
 #[tokio::test]
 async fn a_token_in_the_ring_is_gone_on_from_there() {
     let database = Database::options().start().await;
@@ -63,7 +63,7 @@ async fn a_token_in_the_ring_is_gone_on_from_there() {
     database.heal().await;
 }
 
-/// T10. Around the place where the ring begins: what has just left it comes from MongoDB, and what
+/// Around the place where the ring begins: what has just left it comes from MongoDB, and what
 /// follows from the ring.
 #[tokio::test]
 async fn a_token_that_has_just_left_the_ring_is_gone_on_from_exactly() {
@@ -88,7 +88,7 @@ async fn a_token_that_has_just_left_the_ring_is_gone_on_from_exactly() {
     }
 }
 
-/// T10. The ring moves on while one joins it: at any distance from its end, also right where it
+/// The ring moves on while one joins it: at any distance from its end, also right where it
 /// begins at that moment.
 #[tokio::test]
 async fn a_token_that_is_leaving_the_ring_is_gone_on_from_exactly() {
@@ -184,11 +184,11 @@ async fn who_joins_a_feed_that_is_behind_gets_nothing_twice() {
     assert_eq!(ids(&mut first, 1).await, [0]);
 }
 
-/// T11. Whatever happens in whatever order, what a client has got is exactly what it asked for, from
-/// where it began. `WEIR_T11_CASES` says how many schedules are tried.
+/// Whatever happens in whatever order, what a client has got is exactly what it asked for, from
+/// where it began. `WEIR_SEAM_CASES` says how many schedules are tried.
 #[test]
 fn any_schedule_of_writes_joins_stalls_and_resumes_is_whole() {
-    let cases = std::env::var("WEIR_T11_CASES").ok();
+    let cases = std::env::var("WEIR_SEAM_CASES").ok();
     let cases = cases.map_or(4, |cases| cases.parse().expect("a number of cases"));
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

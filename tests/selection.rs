@@ -207,7 +207,7 @@ async fn a_missing_document_is_decided_by_the_policy() {
     }
 }
 
-/// T24: each operation by itself, and OTHER, which is every name that Weir does not know.
+/// Each operation by itself, and OTHER, which is every name that Weir does not know.
 #[tokio::test]
 async fn an_operations_list_chooses_exactly_what_it_names() {
     let database = Database::options().start().await;

@@ -261,7 +261,7 @@ async fn who_fits_an_open_feed_is_let_in_when_there_is_room_for_no_other() {
     assert_eq!(database.open_cursors().await, 2);
 }
 
-/// T12. A feed that is being let go of while another watch comes for it.
+/// A feed that is being let go of while another watch comes for it.
 #[tokio::test]
 async fn a_watch_that_comes_as_the_last_one_leaves_misses_nothing() {
     const ROUNDS: i32 = 60;
@@ -297,7 +297,7 @@ async fn a_watch_that_comes_as_the_last_one_leaves_misses_nothing() {
     .await;
 }
 
-/// T30. Each feed holds a connection nearly always; the pool has room for them and for others,
+/// Each feed holds a connection nearly always; the pool has room for them and for others,
 /// whatever its URI says.
 #[tokio::test]
 async fn open_streams_leave_connections_for_other_operations() {
@@ -320,7 +320,7 @@ async fn open_streams_leave_connections_for_other_operations() {
     }
 }
 
-/// T48, on the level of scopes: sharing a feed shows no watch what its own scope does not hold, and
+/// On the level of scopes: sharing a feed shows no watch what its own scope does not hold, and
 /// gives no one a place in another.
 #[tokio::test]
 async fn a_shared_feed_shows_no_one_another_scope() {

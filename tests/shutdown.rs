@@ -53,7 +53,7 @@ fn assert_draining(status: &tonic::Status) {
     );
 }
 
-/// T36, T55. Every client is told, has its place, and goes on elsewhere where it was.
+/// Every client is told, has its place, and goes on elsewhere where it was.
 #[tokio::test]
 async fn sigterm_gives_every_client_its_last_token_and_ends_with_0() {
     const CLIENTS: usize = 4;
@@ -116,7 +116,7 @@ async fn fill_the_windows(database: &Database) {
     }
 }
 
-/// T36, T55. A client that does not read cannot take its last token; it must not keep the server
+/// A client that does not read cannot take its last token; it must not keep the server
 /// either, nor those who do read.
 #[tokio::test]
 async fn a_client_that_never_reads_is_cut_after_the_grace_and_the_exit_code_is_1() {
@@ -183,7 +183,7 @@ async fn health(
     answer.expect("the service is known").into_inner().status()
 }
 
-/// T54. tonic-health begins with SERVING; a server without its database serves nothing.
+/// Tonic-health begins with SERVING; a server without its database serves nothing.
 #[tokio::test]
 async fn health_and_readiness_follow_mongodbs_first_answer_and_the_shutdown() {
     let mut database = Database::options().on_disk().start().await;
@@ -246,7 +246,7 @@ async fn health_and_readiness_follow_mongodbs_first_answer_and_the_shutdown() {
     );
 }
 
-/// T55. Those who only watch the health do not hold up the shutdown.
+/// Those who only watch the health do not hold up the shutdown.
 #[tokio::test]
 async fn a_watcher_of_the_health_does_not_hold_up_the_shutdown() {
     let database = Database::start().await;
@@ -263,7 +263,7 @@ async fn a_watcher_of_the_health_does_not_hold_up_the_shutdown() {
     );
 }
 
-/// T36, for pieces of an event that wait for a client which reads slowly: the token of the last
+/// For pieces of an event that wait for a client which reads slowly: the token of the last
 /// message must not stand for pieces that were never sent.
 #[tokio::test]
 async fn a_shutdown_amid_the_pieces_of_an_event_gives_the_token_before_it() {

@@ -36,7 +36,6 @@ async fn write_and_read(
     }
 }
 
-/// T34
 #[tokio::test]
 async fn clients_that_never_read_cost_the_others_nothing() {
     const DEAF: usize = 24;
@@ -79,7 +78,7 @@ async fn clients_that_never_read_cost_the_others_nothing() {
     assert!((1.0..=2.0).contains(&parks), "parked {parks} times");
 }
 
-/// T34. What those who never read have taken and not sent is theirs alone to wait for.
+/// What those who never read have taken and not sent is theirs alone to wait for.
 #[tokio::test]
 async fn clients_that_stop_at_different_places_do_not_use_up_the_memory_of_all() {
     let database = Database::options().start().await;
@@ -112,7 +111,7 @@ async fn clients_that_stop_at_different_places_do_not_use_up_the_memory_of_all()
     assert_eq!(story.ids, (0..=last).collect::<Vec<_>>());
 }
 
-/// T34. Two filters on one feed: nobody else is there to read what the one leaves unread.
+/// Two filters on one feed: nobody else is there to read what the one leaves unread.
 #[tokio::test]
 async fn a_client_that_never_reads_does_not_hold_up_another_filter() {
     let database = Database::start().await;
@@ -140,7 +139,7 @@ async fn a_client_that_never_reads_does_not_hold_up_another_filter() {
     assert_eq!(story.ids, (0..30).collect::<Vec<_>>());
 }
 
-/// T43. Among others who keep up, a client stops reading during 20 MB: more than every window and
+/// Among others who keep up, a client stops reading during 20 MB: more than every window and
 /// buffer on the way. `request` is the slow client's, and `wants` what it matches.
 async fn catches_up_and_is_live_again(
     database: &Database,
@@ -179,14 +178,13 @@ async fn catches_up_and_is_live_again(
     assert_eq!(weir.metrics().await.sum("weir_parks_total"), 1.0);
 }
 
-/// T43
 #[tokio::test]
 async fn a_slow_client_among_fast_ones_catches_up_and_is_live_again() {
     let database = Database::options().start().await;
     catches_up_and_is_live_again(&database, |request| request, |_| true).await;
 }
 
-/// T43. What it has missed is known of each event by itself, and no longer by its filter's list.
+/// What it has missed is known of each event by itself, and no longer by its filter's list.
 #[tokio::test]
 async fn a_slow_client_with_a_filter_catches_up_and_is_live_again() {
     let database = Database::options().start().await;
@@ -198,7 +196,6 @@ async fn a_slow_client_with_a_filter_catches_up_and_is_live_again() {
     catches_up_and_is_live_again(&database, odd, |id| id % 2 == 1).await;
 }
 
-/// T37
 #[tokio::test]
 async fn an_event_larger_than_every_window_arrives() {
     let database = Database::start().await;
@@ -258,7 +255,7 @@ async fn those_who_fell_off_are_served_in_turn() {
     assert_eq!(weir.metrics().await.sum("weir_parks_total"), SLOW as f64);
 }
 
-/// T46. Progress is due while the second half of what was read waits for a slow client.
+/// Progress is due while the second half of what was read waits for a slow client.
 #[tokio::test]
 async fn progress_does_not_overtake_what_a_slow_client_has_yet_to_get() {
     let database = Database::start().await;

@@ -8,7 +8,7 @@ use reading::{after, before};
 use support::{Database, FailCommand, Figure, Weir, tally};
 use weir::pb;
 
-/// T18. One document of before and one of after with the change between them are more than MongoDB puts
+/// One document of before and one of after with the change between them are more than MongoDB puts
 /// into a reply. Whatever fails between the replies, the client sees one event, once.
 #[tokio::test]
 async fn a_fault_between_two_fragments_neither_loses_nor_repeats_the_event() {

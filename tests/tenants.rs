@@ -230,7 +230,7 @@ fn last_of(tenant: &str) -> i32 {
     seen_by(tenant).last().expect("some").1
 }
 
-/// T38, T48. Two tenants and an administrator on one feed, in each format: encodings are shared among those
+/// Two tenants and an administrator on one feed, in each format: encodings are shared among those
 /// of one view and never beyond.
 #[tokio::test]
 async fn tenants_on_one_feed_see_their_own_and_nothing_hidden_in_any_format() {
@@ -333,7 +333,7 @@ async fn without_images_a_tenant_sees_only_what_carries_its_document() {
     }
 }
 
-/// T38. A token goes on for those of its tenant alone: an event's as well as a message's.
+/// A token goes on for those of its tenant alone: an event's as well as a message's.
 #[tokio::test]
 async fn a_token_of_one_tenant_is_refused_to_another() {
     let shop = Shop::start().await;

@@ -65,7 +65,7 @@ fn sealed_again(token: &Bytes, change: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
     body
 }
 
-/// T6. That every flipped byte and every cut is noticed is shown with the envelope itself.
+/// That every flipped byte and every cut is noticed is shown with the envelope itself.
 #[tokio::test]
 async fn a_malformed_token_is_refused_before_the_stream_begins() {
     let database = Database::start().await;
@@ -108,7 +108,6 @@ async fn a_malformed_token_is_refused_before_the_stream_begins() {
         .await;
 }
 
-/// T6
 #[tokio::test]
 async fn a_token_of_another_scope_is_refused_before_the_stream_begins() {
     let database = Database::start().await;
@@ -144,7 +143,6 @@ async fn a_token_of_another_scope_is_refused_before_the_stream_begins() {
     }
 }
 
-/// T6
 #[tokio::test]
 async fn a_token_of_another_deployment_is_refused() {
     let database = Database::start().await;
@@ -244,7 +242,7 @@ fn id(change: &pb::ChangeEvent) -> i32 {
 const OLD_KEY: &str = "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=";
 const NEW_KEY: &str = "QkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkI=";
 
-/// T6: a key is changed while watches are open. Tokens of the old one are taken until it is taken out, and a
+/// A key is changed while watches are open. Tokens of the old one are taken until it is taken out, and a
 /// file that can't be used changes nothing.
 #[tokio::test]
 async fn token_keys_are_changed_without_a_restart() {

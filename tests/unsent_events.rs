@@ -54,7 +54,7 @@ fn numbers(ids: impl IntoIterator<Item = i32>) -> Vec<Bson> {
     ids.into_iter().map(Bson::from).collect()
 }
 
-/// T32. A real missing image, among events that can be sent: whether the feed reads it or a catch-up,
+/// A real missing image, among events that can be sent: whether the feed reads it or a catch-up,
 /// whether MongoDB filters on documents or not. (The stand-in reads ahead of what it sends, up to 200
 /// events, where MongoDB does not: what stands right before may then come with other images only.)
 #[tokio::test]
@@ -175,7 +175,7 @@ fn weirs(commands: &[&str], code: i32) -> FailCommand {
     FailCommand::on(commands).code(code).app_name("weir")
 }
 
-/// T20 and T32. A failure that does not come again has cost another opening, and nothing else.
+/// A failure that does not come again has cost another opening, and nothing else.
 #[tokio::test]
 async fn a_failure_that_does_not_come_again_loses_nothing() {
     let database = Database::options().start().await;
@@ -200,7 +200,7 @@ async fn a_failure_that_does_not_come_again_loses_nothing() {
     }
 }
 
-/// T20 and T32. One that stays is met once more, and looked at once: one end, no loop.
+/// One that stays is met once more, and looked at once: one end, no loop.
 #[tokio::test]
 async fn a_failure_that_stays_ends_the_watch_once() {
     let database = Database::options().start().await;
@@ -236,7 +236,7 @@ async fn a_failure_that_stays_ends_the_watch_once() {
     .await;
 }
 
-/// T20 and T32. A catch-up whose first reply fails, with the feed of others going on.
+/// A catch-up whose first reply fails, with the feed of others going on.
 #[tokio::test]
 async fn a_catch_up_that_fails_ends_its_own_watch_alone() {
     let database = Database::options().start().await;

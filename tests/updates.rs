@@ -61,7 +61,7 @@ fn update_operators() -> Vec<(Bson, Document, Vec<&'static str>)> {
     ]
 }
 
-/// T22: operators, dotted paths, array elements, removals, pipelines, names with "." and "$".
+/// Operators, dotted paths, array elements, removals, pipelines, names with "." and "$".
 #[tokio::test]
 async fn every_update_operator_tells_what_it_changed() {
     let database = Database::options().start().await;
@@ -120,7 +120,7 @@ async fn every_update_operator_tells_what_it_changed() {
     }
 }
 
-/// T22: a server may tell the new size, or the whole array instead.
+/// A server may tell the new size, or the whole array instead.
 #[tokio::test]
 async fn an_array_cut_short_tells_its_size_or_its_rest() {
     let database = Database::options().start().await;

@@ -476,7 +476,7 @@ impl Table {
                 "operator regex",
             ),
             (bad(json!({"$regex": "a"})), "operator regex"),
-            // T39: what would run code, or cost without bound.
+            // What would run code, or cost without bound.
             (bad(json!({"$where": "sleep(1000)"})), "$where"),
             (
                 bad(json!({"$function": {"body": "", "args": [], "lang": "js"}})),
@@ -516,7 +516,7 @@ impl Table {
         }
     }
 
-    /// T39. Regular expressions at their bounds, and those of no bounded cost.
+    /// Regular expressions at their bounds, and those of no bounded cost.
     fn patterns(&mut self, valid: &pb::WatchRequest) {
         let with = |pattern: &str, options: &str| pb::WatchRequest {
             filters: vec![field(

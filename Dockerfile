@@ -2,7 +2,7 @@
 
 # Weir's image: the one binary, in a base without shell or package manager. BuildKit builds it:
 #
-#   docker build --build-arg VERSION=0.1.0 --build-arg REVISION="$(git rev-parse HEAD)" -t weir .
+#   docker build --build-arg VERSION=0.2.0 --build-arg REVISION="$(git rev-parse HEAD)" -t weir .
 #
 # The base of the build is pinned by version. That of the image is not: "nonroot" moves with each update of
 # Debian 12, which brings its security fixes to whoever builds anew. Who publishes an image should pin the

@@ -287,7 +287,7 @@ def test_the_image_s_user_is_the_pod_s():
 
 def test_the_image_is_named_by_tag_or_digest():
     assert release("insecure").container["image"] == f"registry.example/weir:{chart.metadata['appVersion']}"
-    assert release("full").container["image"] == "registry.example:5000/infra/weir:0.1.0-2"
+    assert release("full").container["image"] == "registry.example:5000/infra/weir:0.2.0-2"
     assert release("tls-auth").container["image"] == "registry.example/weir@sha256:" + "0" * 64
 
 

@@ -5,7 +5,7 @@ import pytest
 from chart import GOOD, Release, values, with_value
 
 CHANGES = {
-    "image.tag": "0.2.0",
+    "image.tag": "0.3.0",
     "replicas": 5,
     "commonLabels": {"team": "other", "app.kubernetes.io/name": "other"},
     "podLabels": {"tier": "other", "app.kubernetes.io/instance": "other"},

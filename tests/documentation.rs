@@ -22,14 +22,26 @@ fn read(path: &str) -> String {
     fs::read_to_string(repository().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
-/// README.md, ARCHITECTURE.md and all of docs/, by their paths.
+/// The paths of the Markdown files in a folder of the repository.
+fn markdown_files(folder: &str) -> Vec<String> {
+    let entries = fs::read_dir(repository().join(folder)).expect("a readable folder");
+    let names = entries.map(|entry| entry.expect("an entry").file_name());
+    let paths = names.map(|name| format!("{folder}/{}", name.to_string_lossy()));
+    paths.filter(|path| path.ends_with(".md")).collect()
+}
+
+/// Every document but CHANGELOG.md, which names what is gone, by its path.
 fn documents() -> BTreeMap<String, String> {
-    let mut paths = vec!["README.md".to_owned(), "ARCHITECTURE.md".to_owned()];
-    for entry in fs::read_dir(repository().join("docs")).expect("docs/") {
-        let name = entry.expect("an entry").file_name();
-        paths.push(format!("docs/{}", name.to_string_lossy()));
-    }
-    paths.retain(|path| path.ends_with(".md"));
+    let mut paths = [
+        "README.md",
+        "ARCHITECTURE.md",
+        "CONTRIBUTING.md",
+        "SECURITY.md",
+    ]
+    .map(str::to_owned)
+    .to_vec();
+    paths.extend(markdown_files("docs"));
+    paths.extend(markdown_files("docs/adr"));
     let read = |path: String| (path.clone(), read(&path));
     paths.into_iter().map(read).collect()
 }
@@ -204,7 +216,9 @@ fn errors_tells_every_reason_with_its_code() {
 #[test]
 fn links_lead_to_files() {
     let mut seen = 0;
-    for (path, text) in documents() {
+    let changelog = "CHANGELOG.md".to_owned();
+    let changelog = (changelog.clone(), read(&changelog));
+    for (path, text) in documents().into_iter().chain([changelog]) {
         let folder = repository().join(&path);
         let folder = folder.parent().expect("a file stands in a folder");
         for link in prose(&text).split("](").skip(1) {
@@ -216,6 +230,67 @@ fn links_lead_to_files() {
         }
     }
     assert!(seen > 5, "only {seen} links were found");
+}
+
+/// Paths in backticks such as `src/plan/predicate.rs`, unless they hold a wildcard or a placeholder.
+#[test]
+fn the_documents_name_only_files_that_exist() {
+    const FOLDERS: [&str; 10] = [
+        "benches",
+        "docs",
+        "examples",
+        "fuzz",
+        "helm",
+        "monitoring",
+        "proto",
+        "scripts",
+        "src",
+        "tests",
+    ];
+    let is_path_character = |it: char| it.is_ascii_alphanumeric() || "/._-".contains(it);
+    let mut seen = 0;
+    for (path, text) in documents() {
+        for word in prose(&text).split('`').skip(1).step_by(2) {
+            let folder = word.split_once('/').map(|(folder, _)| folder);
+            let is_path = word.chars().all(is_path_character) && !word.contains("NNNN");
+            if is_path && folder.is_some_and(|folder| FOLDERS.contains(&folder)) {
+                seen += 1;
+                assert!(repository().join(word).exists(), "{path} names {word}");
+            }
+        }
+    }
+    assert!(seen > 20, "only {seen} paths were found");
+}
+
+#[test]
+fn the_index_of_decisions_lists_each_record_once_with_its_title() {
+    let index = read("docs/adr/README.md");
+    let entries: Vec<&str> = index
+        .lines()
+        .filter(|line| line.starts_with("- ["))
+        .collect();
+    let mut records = markdown_files("docs/adr");
+    records.retain(|path| path != "docs/adr/README.md");
+    records.sort();
+    let expected: Vec<String> = records
+        .iter()
+        .map(|path| {
+            let record = read(path);
+            let heading = record.lines().next().unwrap_or_default();
+            let (number, title) = heading
+                .strip_prefix("# ")
+                .and_then(|heading| heading.split_once(". "))
+                .unwrap_or_else(|| panic!("{path} begins with {heading:?}"));
+            let name = path.trim_start_matches("docs/adr/");
+            for section in ["Status", "Context", "Decision", "Consequences"] {
+                let section = format!("\n## {section}\n");
+                assert!(record.contains(&section), "{path} has no {section:?}");
+            }
+            format!("- [{number}]({name}) {title}")
+        })
+        .collect();
+    assert!(expected.len() > 10, "{expected:?}");
+    assert_eq!(entries, expected);
 }
 
 /// The README shows the heart of each example: its lines, in order, with others left out.

@@ -15,7 +15,7 @@
 //! replies, catch-ups of 1 MiB and theirs, encodings, events being sent in pieces) + 16 MiB for each of
 //! 64 feeds and 16 catch-ups that takes in a large reply just then + for each watch 10 KiB idle, up to
 //! 250 KiB in gRPC's and HTTP/2's buffers while its client does not read + 6 KiB of hits for each group
-//! of equal filters. ARCHITECTURE.md has it row by row.
+//! of equal filters. docs/memory.md has the sum row by row.
 
 use std::{
     sync::{Arc, Weak},

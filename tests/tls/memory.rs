@@ -22,7 +22,7 @@ async fn connected(weir: &ServeProcess, count: usize) {
     .await;
 }
 
-/// 10 KiB more, as ARCHITECTURE.md has it; what a handshake takes while it lasts must not stay.
+/// 10 KiB more, as docs/memory.md says; what a handshake takes while it lasts must not stay.
 #[tokio::test]
 async fn an_idle_connection_over_tls_takes_little_more_than_a_plain_one() {
     let database = Database::start().await;

@@ -411,7 +411,7 @@ impl From<&SourceError> for Error {
         match error.failure {
             Failure::Transient => Self::UpstreamUnavailable,
             Failure::HistoryLost | Failure::TokenNotFound => Self::TokenExpired {
-                asked: error.at,
+                asked: None,
                 oldest: None,
             },
             Failure::TokenInvalid => {
@@ -426,7 +426,7 @@ impl From<&SourceError> for Error {
                 description: "holds a view or a time-series collection, which has no change stream"
                     .to_owned(),
             }]),
-            Failure::Broken => Self::Internal,
+            Failure::Unexpected => Self::Internal,
         }
     }
 }

@@ -9,13 +9,13 @@ use weir::{
     plan::{Audience, Format, Hidden, Operation, View},
     raw::{ElementType, Elements},
     source::Event,
-    wire::{self, Look},
+    wire::{self, RenderOptions},
 };
 
 use super::{
-    event_fields::{images, nothing_is_lost},
+    field_coverage::{assert_no_field_lost, images},
+    fixtures,
     input::{Input, document, put_element},
-    samples,
 };
 
 pub const FORMATS: [Format; 4] = [
@@ -28,16 +28,16 @@ pub const FORMATS: [Format; 4] = [
 /// What a byte of an event may become at most in any format, and what stands around it. The worst is
 /// the shortest of values with the longest of names, such as a regular expression of nothing, written
 /// as a Struct.
-const MOST_FOR_A_BYTE: usize = 40;
-const MOST_AROUND: usize = 1024;
+const MAX_BYTES_PER_INPUT_BYTE: usize = 40;
+const MAX_FIXED_BYTES: usize = 1024;
 
 /// How deep JSON goes before a document comes as BSON instead.
-const DEEPEST_JSON: usize = 200;
+const MAX_JSON_DEPTH: usize = 200;
 /// How deep the readers of JSON are asked to go here: `serde_json` ends at 128.
-const DEEPEST_COMPARED: usize = 60;
+const MAX_COMPARED_DEPTH: usize = 60;
 
 /// The end of the year 9999, in milliseconds since 1970.
-const LAST_DAY: i64 = 253_402_300_799_999;
+const LAST_FOUR_DIGIT_YEAR_MILLIS: i64 = 253_402_300_799_999;
 
 /// Reads the input as an event, or as a document or fields in one, and encodes it in every format.
 pub fn run(data: &[u8]) {
@@ -50,18 +50,18 @@ pub fn run(data: &[u8]) {
     };
     let event = match mode % 3 {
         0 => input.0.to_vec(),
-        1 => around(name, |elements| {
+        1 => event_with(name, |elements| {
             put_element(elements, 3, "fullDocument", input.0);
             put_element(elements, 3, "documentKey", input.0);
         }),
-        _ => around(name, |elements| elements.extend(input.0)),
+        _ => event_with(name, |elements| elements.extend(input.0)),
     };
     check(&event);
 }
 
 /// An event with more elements behind those that every event has.
-fn around(operation: &str, more: impl Fn(&mut Vec<u8>)) -> Vec<u8> {
-    let head = samples::event(operation, Document::new());
+fn event_with(operation: &str, more: impl Fn(&mut Vec<u8>)) -> Vec<u8> {
+    let head = fixtures::event(operation, Document::new());
     let head = head.to_vec().expect("it is BSON");
     let mut elements = head[4..head.len() - 1].to_vec();
     more(&mut elements);
@@ -83,9 +83,9 @@ pub fn check(raw: &[u8]) {
         return assert!(refused, "an event with a place was refused");
     };
     let whole = encoded(raw, &event, Format::Bson);
-    nothing_is_lost(raw, &event, &whole);
+    assert_no_field_lost(raw, &event, &whole);
     for format in FORMATS {
-        hides(raw, &event, format);
+        check_field_mask(raw, &event, format);
         let change = encoded(raw, &event, format);
         assert_eq!(change.resume_token, whole.resume_token);
         assert_eq!(change.operation, whole.operation);
@@ -96,7 +96,7 @@ pub fn check(raw: &[u8]) {
 }
 
 /// Hides most names that samples have, and sees that no document of the event has one at its top.
-fn hides(raw: &[u8], event: &Event, format: Format) {
+fn check_field_mask(raw: &[u8], event: &Event, format: Format) {
     const NAMES: [&str; 5] = ["text", "document.a", "a", "_id", "x"];
     let hidden = Hidden::new(NAMES.map(str::to_owned)).expect("they are paths");
     let view = View {
@@ -126,12 +126,12 @@ fn encoded(raw: &[u8], event: &Event, format: Format) -> pb::ChangeEvent {
 }
 
 fn encoded_for(raw: &[u8], event: &Event, format: Format, view: &View) -> pb::ChangeEvent {
-    let stamp = samples::stamp();
-    let look = Look { format, view };
-    let mut encoded = wire::encode(raw, [event], &stamp, look, |chunk| chunk)
+    let token_context = fixtures::token_context();
+    let options = RenderOptions { format, view };
+    let mut encoded = wire::encode(raw, [event], &token_context, options, |chunk| chunk)
         .expect("what was read as an event can be encoded");
     let encoded = encoded.pop().expect("one event went in");
-    let most = raw.len() * MOST_FOR_A_BYTE + MOST_AROUND;
+    let most = raw.len() * MAX_BYTES_PER_INPUT_BYTE + MAX_FIXED_BYTES;
     assert!(
         encoded.size() <= most,
         "{} bytes became {} as {format:?}",
@@ -151,7 +151,7 @@ fn encoded_for(raw: &[u8], event: &Event, format: Format, view: &View) -> pb::Ch
     let sizes = (encoded.size() as u64, 1);
     let told = pb::FilterMatch::Entered;
     for with_key in [true, false] {
-        let stub = wire::omitted(raw, event, &stamp, look, told, sizes, with_key)
+        let stub = wire::encode_omitted(raw, event, &token_context, options, told, sizes, with_key)
             .expect("what was read as an event can be left out");
         let stub = pb::ChangeBatch::decode(stub).expect("a stub can be decoded");
         assert_eq!(stub.changes[0].resume_token, change.resume_token);
@@ -166,7 +166,7 @@ fn compare(raw: &Bytes, document: &pb::Document, format: Format) {
     let shape = Shape::of(raw);
     // The `bson` crate reads by recursion, and so only what is not too deep. It wants the indices of
     // arrays to be UTF-8, which no format writes.
-    let read = (shape.depth <= DEEPEST_COMPARED && shape.readable_indices)
+    let read = (shape.depth <= MAX_COMPARED_DEPTH && shape.readable_indices)
         .then(|| Document::from_reader(&raw[..]));
     let readable = matches!(read, Some(Ok(_)));
     match value {
@@ -176,7 +176,7 @@ fn compare(raw: &Bytes, document: &pb::Document, format: Format) {
             assert!(!needless, "{format:?} could have held {read:?}");
         }
         Value::Json(text) => {
-            assert!(shape.depth <= DEEPEST_JSON);
+            assert!(shape.depth <= MAX_JSON_DEPTH);
             let canonical = format == Format::CanonicalJson;
             let fallback = format == Format::Struct;
             if fallback {
@@ -199,7 +199,7 @@ fn compare(raw: &Bytes, document: &pb::Document, format: Format) {
             assert!(!shape.repeats, "a Struct holds no name twice");
             let Some(read) = read else { return };
             let read = read.expect("a Struct was made of what is no BSON");
-            let expected = as_struct(extended_json(Bson::Document(read), false));
+            let expected = struct_numbers(extended_json(Bson::Document(read), false));
             assert_eq!(struct_json(held), expected);
         }
         Value::Null(_) => panic!("a document became null"),
@@ -220,9 +220,11 @@ fn extended_json(value: Bson, canonical: bool) -> Json {
         Bson::JavaScriptCodeWithScope(code) => serde_json::json!({
             "$code": code.code, "$scope": inner(Bson::Document(code.scope)),
         }),
-        Bson::DateTime(date) if date.timestamp_millis() > LAST_DAY => serde_json::json!({
-            "$date": { "$numberLong": date.timestamp_millis().to_string() },
-        }),
+        Bson::DateTime(date) if date.timestamp_millis() > LAST_FOUR_DIGIT_YEAR_MILLIS => {
+            serde_json::json!({
+                "$date": { "$numberLong": date.timestamp_millis().to_string() },
+            })
+        }
         Bson::DateTime(date) if !canonical && date.timestamp_millis() >= 0 => {
             let text = date.try_to_rfc3339_string().expect("it is in the calendar");
             let text = match text.split_once('.') {
@@ -275,7 +277,7 @@ fn same(one: &Json, other: &Json) -> bool {
 }
 
 /// What JSON becomes when its numbers are doubles: those that are none go by their text.
-fn as_struct(json: Json) -> Json {
+fn struct_numbers(json: Json) -> Json {
     match json {
         Json::Number(number) => match number.as_i64() {
             Some(whole) if whole.unsigned_abs() > 1 << 53 => {
@@ -283,10 +285,10 @@ fn as_struct(json: Json) -> Json {
             }
             _ => Json::from(number.as_f64()),
         },
-        Json::Array(values) => values.into_iter().map(as_struct).collect(),
+        Json::Array(values) => values.into_iter().map(struct_numbers).collect(),
         Json::Object(fields) => fields
             .into_iter()
-            .map(|(name, value)| (name, as_struct(value)))
+            .map(|(name, value)| (name, struct_numbers(value)))
             .collect(),
         other => other,
     }
@@ -368,11 +370,11 @@ impl Shape {
 /// Events of every operation, and documents of every type.
 pub fn seeds() -> Vec<(&'static str, Vec<u8>)> {
     let with_mode = |mode: u8, bytes: Vec<u8>| [vec![mode, 0], bytes].concat();
-    let mut seeds: Vec<_> = samples::events()
+    let mut seeds: Vec<_> = fixtures::events()
         .into_iter()
         .map(|(name, event)| (name, with_mode(0, event)))
         .collect();
-    let document = samples::every_type().to_vec().expect("it is BSON");
+    let document = fixtures::every_type().to_vec().expect("it is BSON");
     let elements = document[4..document.len() - 1].to_vec();
     seeds.push(("every-type", with_mode(1, document)));
     seeds.push(("fields", with_mode(2, elements)));

@@ -12,8 +12,8 @@ use weir::{
 };
 
 use super::{
+    fixtures,
     input::{Input, put_part},
-    samples,
 };
 
 /// Reads the input as a request and an event; puts its filters into an index, together and each alone,
@@ -96,7 +96,7 @@ fn residuals(request: &pb::WatchRequest) -> Vec<Residual> {
 
 /// Every filter with an event that has something for it.
 pub fn seeds() -> Vec<(&'static str, Vec<u8>)> {
-    let events = samples::events();
+    let events = fixtures::events();
     let with = |kind: &'static str| {
         let event = events.iter().find(|(name, _)| *name == kind);
         event
@@ -104,7 +104,7 @@ pub fn seeds() -> Vec<(&'static str, Vec<u8>)> {
             .expect("there is one of every operation")
     };
     let (update, replace) = (with("update"), with("replace"));
-    let requests = samples::requests().into_iter();
+    let requests = fixtures::requests().into_iter();
     requests
         .filter(|(_, request)| !request.filters.is_empty())
         .zip([update, replace].into_iter().cycle())

@@ -15,6 +15,6 @@ pub mod reply;
 pub mod request;
 pub mod token;
 
-mod event_fields;
+mod field_coverage;
+mod fixtures;
 mod input;
-mod samples;

@@ -3,12 +3,12 @@
 use bytes::Bytes;
 use weir::{
     raw::Elements,
-    source::{ClusterTime, Event, Position, Replies},
+    source::{ClusterTime, Event, Position, ReplyReader},
 };
 
 use super::{
+    fixtures,
     input::{Input, document, put_element, put_part},
-    samples,
 };
 
 /// Reads the input as replies of a stream, as events of such replies, or as an event in fragments.
@@ -27,13 +27,13 @@ pub fn run(data: &[u8]) {
 fn read(replies: impl IntoIterator<Item = Vec<u8>>, from_now: bool) -> (Vec<Bytes>, bool) {
     let start = Position::Time(ClusterTime::default());
     let at = (!from_now).then_some(&start);
-    let mut reader = Replies::new(at, at.map(Position::time));
+    let mut reader = ReplyReader::new(at, at.map(Position::time));
     let mut read = Vec::new();
     let mut reached = ClusterTime::default();
     for (index, reply) in replies.into_iter().enumerate() {
         let size = reply.len();
-        let brought = reader.read(reply.into(), index % 2 == 1);
-        for batch in &brought.batches {
+        let contents = reader.read(reply.into(), index % 2 == 1);
+        for batch in &contents.batches {
             for event in &batch.events {
                 let bytes = batch.buffer.slice(event.bytes.clone());
                 assert!(event.cluster_time >= reached, "time went back");
@@ -61,13 +61,13 @@ fn read(replies: impl IntoIterator<Item = Vec<u8>>, from_now: bool) -> (Vec<Byte
             }
             assert!(batch.events.len() <= size / 8 + 1);
         }
-        if let Some(error) = brought.broken {
+        if let Some(error) = contents.error {
             let dump = error.to_string();
             assert!(dump.len() < 200, "an error tells too much: {dump}");
             return (read, true);
         }
         assert!(
-            !brought.batches.is_empty(),
+            !contents.batches.is_empty(),
             "a reply that is not broken brings its place"
         );
     }
@@ -208,7 +208,7 @@ fn fragments(mut input: Input<'_>, options: u8) {
 
 /// Replies with events, and events in fragments.
 pub fn seeds() -> Vec<(&'static str, Vec<u8>)> {
-    let events = samples::events();
+    let events = fixtures::events();
     let all: Vec<&[u8]> = events.iter().map(|(_, event)| event.as_slice()).collect();
     let mut replies = vec![0, 1];
     for chunk in all.chunks(4).take(2) {

@@ -13,7 +13,7 @@ use weir::{
     },
 };
 
-use super::samples;
+use super::fixtures;
 
 /// What a status may take of the trailers, in which its details are in Base64.
 const MAX_TRAILERS: usize = 8 << 10;
@@ -121,7 +121,7 @@ fn is_path(message: &str, path: &str) -> bool {
 
 /// Requests of every shape.
 pub fn seeds() -> Vec<(&'static str, Vec<u8>)> {
-    let mut seeds: Vec<_> = samples::requests()
+    let mut seeds: Vec<_> = fixtures::requests()
         .into_iter()
         .map(|(name, request)| (name, request.encode_to_vec()))
         .collect();

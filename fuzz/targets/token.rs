@@ -7,12 +7,12 @@ use bytes::Bytes;
 use weir::{
     plan::Audience,
     source::{ClusterTime, Position},
-    wire::{Anchor, ResumeToken, Stamp, TokenKeys},
+    wire::{Anchor, ResumeToken, TokenContext, TokenKeys},
 };
 
 use super::{
+    fixtures,
     input::{Input, put_part},
-    samples,
 };
 
 /// What a resume token takes at most.
@@ -25,28 +25,28 @@ static KEYS: LazyLock<Arc<TokenKeys>> = LazyLock::new(|| {
 
 /// For whom a token is, and whether it is encrypted.
 #[derive(Clone, Copy)]
-struct For {
+struct TokenOptions {
     audience: Option<Audience>,
     encrypted: bool,
 }
 
-impl For {
-    fn stamp(self) -> Stamp {
-        samples::stamp().with_keys(self.encrypted.then(|| Arc::clone(&KEYS)))
+impl TokenOptions {
+    fn token_context(self) -> TokenContext {
+        fixtures::token_context().with_keys(self.encrypted.then(|| Arc::clone(&KEYS)))
     }
 }
 
 /// Reads the input as a token; then makes a place of it, seals that, reads it again, and again with a
 /// few bits changed.
 pub fn run(data: &[u8]) {
-    if let Ok(token) = ResumeToken::read(data, Some(&KEYS)) {
+    if let Ok(token) = ResumeToken::decode(data, Some(&KEYS)) {
         assert!(data.len() <= MAX_TOKEN);
         // Whatever was read can be sealed anew.
-        let whose = For {
+        let options = TokenOptions {
             audience: token.audience(),
             encrypted: token.was_encrypted(),
         };
-        sealed_and_read(&token.position, token.anchor.as_ref(), whose);
+        encode_and_decode(&token.position, token.anchor.as_ref(), options);
     }
 
     let mut input = Input(data);
@@ -63,7 +63,7 @@ pub fn run(data: &[u8]) {
         Anchor::new(input.bytes(8), time)
     });
     let (at, flips) = (input.number() as usize, input.number());
-    let whose = For {
+    let options = TokenOptions {
         audience: (kind & 16 != 0).then_some(Audience(at.to_le_bytes())),
         encrypted: kind & 32 != 0,
     };
@@ -79,35 +79,43 @@ pub fn run(data: &[u8]) {
         2 => Position::Invalidate { token, time },
         _ => Position::Time(time),
     };
-    let sealed = sealed_and_read(&position, anchor.as_ref(), whose);
+    let encoded = encode_and_decode(&position, anchor.as_ref(), options);
 
     // The checksum at the end knows every change before it of up to 32 bits in a row. It is no signature:
     // a fuzzer makes other changes that it does not know.
-    let mut changed = sealed.to_vec();
+    let mut changed = encoded.to_vec();
     let at = at % (changed.len() - 7);
     for (byte, flip) in changed[at..].iter_mut().zip(flips.to_le_bytes()) {
         *byte ^= flip;
     }
-    let read = ResumeToken::read(&changed, Some(&KEYS));
+    let read = ResumeToken::decode(&changed, Some(&KEYS));
     if flips == 0 {
-        assert_eq!(read, ResumeToken::read(&sealed, Some(&KEYS)));
+        assert_eq!(read, ResumeToken::decode(&encoded, Some(&KEYS)));
     } else {
         assert!(read.is_err(), "a changed token was taken");
     }
 }
 
 /// Seals a place, and sees that reading gives the same.
-fn sealed_and_read(position: &Position, anchor: Option<&Anchor>, whose: For) -> Bytes {
-    let stamp = whose.stamp();
-    let sealed = stamp.seal(position, anchor, whose.audience);
-    assert!(sealed.len() <= MAX_TOKEN, "a token that no request takes");
-    assert_eq!(sealed, stamp.seal(position, anchor, whose.audience));
-    let read = ResumeToken::read(&sealed, stamp.keys()).expect("what was sealed can be read");
-    assert!(read.is_of_deployment(&stamp) && read.is_of_scope(&stamp) && read.is_of_plan(&stamp));
-    assert_eq!(read.audience(), whose.audience);
-    assert_eq!(read.was_encrypted(), whose.encrypted);
-    if whose.encrypted {
-        assert!(ResumeToken::read(&sealed, None).is_err());
+fn encode_and_decode(position: &Position, anchor: Option<&Anchor>, options: TokenOptions) -> Bytes {
+    let token_context = options.token_context();
+    let encoded = token_context.encode(position, anchor, options.audience);
+    assert!(encoded.len() <= MAX_TOKEN, "a token that no request takes");
+    assert_eq!(
+        encoded,
+        token_context.encode(position, anchor, options.audience)
+    );
+    let read =
+        ResumeToken::decode(&encoded, token_context.keys()).expect("what was sealed can be read");
+    assert!(
+        read.is_same_deployment(&token_context)
+            && read.is_same_scope(&token_context)
+            && read.is_same_plan(&token_context)
+    );
+    assert_eq!(read.audience(), options.audience);
+    assert_eq!(read.was_encrypted(), options.encrypted);
+    if options.encrypted {
+        assert!(ResumeToken::decode(&encoded, None).is_err());
     }
     if read.position == *position {
         let anchored = matches!(position, Position::HighWater { .. });
@@ -121,7 +129,7 @@ fn sealed_and_read(position: &Position, anchor: Option<&Anchor>, whose: For) -> 
                 .is_some_and(|it| it.len() > MAX_TOKEN - 130)
         );
     }
-    sealed
+    encoded
 }
 
 /// Tokens of every kind, and places to be sealed.
@@ -146,28 +154,28 @@ pub fn seeds() -> Vec<(&'static str, Vec<u8>)> {
     put_part(&mut place, b"a place");
     let mut encrypted_place = place.clone();
     encrypted_place[0] = 5 | 16 | 32;
-    let whose = |audience, encrypted| For {
+    let options = |audience, encrypted| TokenOptions {
         audience,
         encrypted,
     };
-    let (all, some) = (whose(None, false), whose(Some(Audience([9; 8])), false));
-    let (all_encrypted, some_encrypted) = (whose(None, true), whose(some.audience, true));
-    let sealed = |position, anchor, whose| sealed_and_read(position, anchor, whose).to_vec();
+    let (all, some) = (options(None, false), options(Some(Audience([9; 8])), false));
+    let (all_encrypted, some_encrypted) = (options(None, true), options(some.audience, true));
+    let encoded = |position, anchor, options| encode_and_decode(position, anchor, options).to_vec();
     vec![
-        ("event", sealed(&event, None, all)),
-        ("high-water", sealed(&high_water, None, all)),
-        ("anchored", sealed(&high_water, Some(&anchor), all)),
-        ("invalidate", sealed(&invalidate, None, all)),
-        ("time", sealed(&Position::Time(time), None, all)),
-        ("for-some", sealed(&event, None, some)),
+        ("event", encoded(&event, None, all)),
+        ("high-water", encoded(&high_water, None, all)),
+        ("anchored", encoded(&high_water, Some(&anchor), all)),
+        ("invalidate", encoded(&invalidate, None, all)),
+        ("time", encoded(&Position::Time(time), None, all)),
+        ("for-some", encoded(&event, None, some)),
         (
             "for-some-anchored",
-            sealed(&high_water, Some(&anchor), some),
+            encoded(&high_water, Some(&anchor), some),
         ),
-        ("encrypted", sealed(&event, None, all_encrypted)),
+        ("encrypted", encoded(&event, None, all_encrypted)),
         (
             "for-some-encrypted",
-            sealed(&high_water, Some(&anchor), some_encrypted),
+            encoded(&high_water, Some(&anchor), some_encrypted),
         ),
         ("place", place),
         ("place-encrypted", encrypted_place),

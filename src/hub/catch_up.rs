@@ -30,8 +30,8 @@ use crate::{
     },
     metrics::Stage,
     plan::{Judge, Plan, Residual, Subject},
-    source::{Batch, ClusterTime, Pace, Position, SourceError},
-    wire::{Anchor, Stamp},
+    source::{Batch, BatchSize, ClusterTime, Position, SourceError},
+    wire::{Anchor, TokenContext},
 };
 
 /// How long a client may leave what was read for it unread before its turn goes to another.
@@ -49,7 +49,7 @@ pub(super) struct Route {
     /// The stream to read: the feed's own plan, or the scope's shared one.
     pub plan: Arc<Plan>,
     /// What its tokens are sealed with.
-    pub stamp: Stamp,
+    pub token_context: TokenContext,
     /// What is left to decide of that stream's events.
     pub residual: Residual,
     /// Where to start.
@@ -79,9 +79,14 @@ pub(super) struct Opening(JoinHandle<(Turn, Result<Opened, Error>)>);
 impl Opening {
     pub(super) fn begin(hub: &Inner, turn: Turn, route: &Route) -> Self {
         let source = Arc::clone(&hub.source);
-        let (plan, stamp) = (Arc::clone(&route.plan), route.stamp.clone());
+        let (plan, token_context) = (Arc::clone(&route.plan), route.token_context.clone());
         let from = route.from.clone();
-        let opening = async move { (turn, open(&*source, &plan, &stamp, Some(&from)).await) };
+        let opening = async move {
+            (
+                turn,
+                open(&*source, &plan, &token_context, Some(&from)).await,
+            )
+        };
         Self(hub.runtime.spawn(opening.in_current_span()))
     }
 
@@ -96,7 +101,7 @@ impl Opening {
 #[derive(Debug)]
 pub(super) struct Running {
     pub relay: Arc<Relay>,
-    pub stamp: Stamp,
+    pub token_context: TokenContext,
     _task: AbortOnDropHandle<()>,
 }
 
@@ -156,7 +161,7 @@ impl Running {
         ready: Ready,
     ) -> Self {
         let relay = Arc::new(Relay::new(Arc::clone(seat)));
-        let stamp = route.stamp.clone();
+        let token_context = route.token_context.clone();
         let why = match ready {
             Ready::Open(..) => None,
             Ready::Opening(..) => Some("waiting for MongoDB to find the place"),
@@ -186,7 +191,7 @@ impl Running {
         let task = hub.tasks.spawn(task.instrument(seat.span.clone()));
         Self {
             relay,
-            stamp,
+            token_context,
             _task: AbortOnDropHandle::new(task),
         }
     }
@@ -225,7 +230,10 @@ impl CatchUp {
         let relay = Arc::clone(&self.relay);
         let mut stream = Stream::new(
             Arc::clone(&self.hub.source),
-            (Arc::clone(&self.route.plan), self.route.stamp.clone()),
+            (
+                Arc::clone(&self.route.plan),
+                self.route.token_context.clone(),
+            ),
             Arc::clone(&self.hub.metrics),
             self.hub.settings.upstream_grace,
             self.route.from.clone(),
@@ -236,7 +244,7 @@ impl CatchUp {
         }
         let mut intake = Intake::new(
             Arc::clone(&self.route.plan),
-            self.route.stamp.clone(),
+            self.route.token_context.clone(),
             Arc::clone(&self.hub.memory.budget),
             Arc::clone(&self.hub.metrics),
         );
@@ -411,7 +419,7 @@ impl CatchUp {
     async fn left(&self, at: &Position, until: ClusterTime) -> Result<Left, SourceError> {
         let source = &self.hub.source;
         let unnarrowed = self.route.shared.unnarrowed();
-        if source.is_quiet(&unnarrowed, at, until).await? {
+        if source.has_no_events(&unnarrowed, at, until).await? {
             return Ok(Left::Nothing);
         }
         if *self.feed.plan == unnarrowed {
@@ -422,7 +430,7 @@ impl CatchUp {
         // So the events themselves are looked at, up to the first one that is later.
         let judge = Judge::new(&self.route.whole);
         let mut cursor = source
-            .open(&self.route.shared, Some(at), Pace::Ordinary)
+            .open(&self.route.shared, Some(at), BatchSize::Default)
             .await?;
         for _ in 0..LOOKED_THROUGH {
             let batch = cursor.next().await?;

@@ -61,7 +61,7 @@ impl Clock {
     /// A time that MongoDB reached after this was called, and that nothing written after the answer
     /// has. `None` where MongoDB does not tell.
     pub(super) async fn now(&self) -> Result<Option<ClusterTime>, SourceError> {
-        self.answers.ask(|| self.source.now()).await
+        self.answers.ask(|| self.source.current_time()).await
     }
 }
 
@@ -72,7 +72,7 @@ mod tests {
     use tokio::time::Instant;
 
     use super::*;
-    use crate::source::script::{ScriptedSource, at};
+    use crate::source::scripted::{ScriptedSource, at};
 
     #[tokio::test]
     async fn those_who_ask_together_share_an_answer_and_those_who_come_later_do_not() {

@@ -16,7 +16,7 @@ use crate::{
     metrics::{InStage, Metrics, Stage},
     plan::{Operation, Plan},
     source::{Batch, Event},
-    wire::Stamp,
+    wire::TokenContext,
 };
 
 /// A feed that runs until it is stopped or fails for good.
@@ -33,7 +33,7 @@ pub(super) struct Feed {
 #[derive(Debug)]
 pub(super) struct Intake {
     plan: Arc<Plan>,
-    stamp: Stamp,
+    token_context: TokenContext,
     budget: Arc<Budget>,
     metrics: Arc<Metrics>,
     /// The last event that may turn out to be the cause of an invalidation.
@@ -156,13 +156,13 @@ impl Told for Telling<'_> {
 impl Intake {
     pub(super) fn new(
         plan: Arc<Plan>,
-        stamp: Stamp,
+        token_context: TokenContext,
         budget: Arc<Budget>,
         metrics: Arc<Metrics>,
     ) -> Self {
         Self {
             plan,
-            stamp,
+            token_context,
             budget,
             metrics,
             cause: None,
@@ -183,7 +183,13 @@ impl Intake {
             Vec::new()
         } else {
             let buffer = self.budget.keep(buffer);
-            Segment::cut(&buffer, events, &self.stamp, &self.budget, &self.metrics)
+            Segment::cut(
+                &buffer,
+                events,
+                &self.token_context,
+                &self.budget,
+                &self.metrics,
+            )
         };
         Taken {
             segments,

@@ -202,7 +202,7 @@ impl Hub {
                 continue;
             }
             let began = Instant::now();
-            match self.0.source.oldest().await {
+            match self.0.source.oldest_time().await {
                 Ok(oldest) => {
                     let second = oldest.map_or(0, |it| it.seconds);
                     self.0.oldest_second.store(second, Ordering::Relaxed);

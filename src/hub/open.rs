@@ -4,8 +4,8 @@ use crate::{
     error::{Error, Unsent},
     hub::{seam::Seam, unsent},
     plan::Plan,
-    source::{Batch, Cursor, Failure, Pace, Position, Source, SourceError},
-    wire::Stamp,
+    source::{Batch, BatchSize, Cursor, Failure, Position, Source, SourceError},
+    wire::TokenContext,
 };
 
 /// An open stream, with MongoDB's first answer.
@@ -15,7 +15,7 @@ pub(super) struct Opened {
     /// The place that the stream starts at.
     pub start: Position,
     /// How many events its replies bring.
-    pub pace: Pace,
+    pub batch_size: BatchSize,
     /// Set when the stream was opened by time in place of a token: where to join.
     pub seam: Option<Seam>,
 }
@@ -24,21 +24,21 @@ pub(super) struct Opened {
 /// MongoDB does not find the token with this pipeline. Where the first reply from a place holds an event
 /// that MongoDB can't send, once more for what stands before it.
 ///
-/// `plan` is the one that made the token, or the scope's shared one, which leaves no event out. `stamp`
+/// `plan` is the one that made the token, or the scope's shared one, which leaves no event out. `token_context`
 /// is that of its tokens.
 pub(super) async fn open(
     source: &dyn Source,
     plan: &Plan,
-    stamp: &Stamp,
+    token_context: &TokenContext,
     at: Option<&Position>,
 ) -> Result<Opened, Error> {
-    let mut opened = open_somehow(source, plan, at, Pace::Ordinary).await;
-    if at.is_some() && matches!(&opened, Err(error) if error.failure.is_of_one_event()) {
-        opened = open_somehow(source, plan, at, Pace::Single).await;
+    let mut opened = open_somehow(source, plan, at, BatchSize::Default).await;
+    if at.is_some() && matches!(&opened, Err(error) if error.failure.concerns_one_event()) {
+        opened = open_somehow(source, plan, at, BatchSize::One).await;
     }
     match opened {
         Ok(opened) => Ok(opened),
-        Err(error) => Err(give_up(source, plan, stamp, &error, at).await),
+        Err(error) => Err(give_up(source, plan, token_context, &error, at).await),
     }
 }
 
@@ -46,11 +46,11 @@ async fn open_somehow(
     source: &dyn Source,
     plan: &Plan,
     at: Option<&Position>,
-    pace: Pace,
+    batch_size: BatchSize,
 ) -> Result<Opened, SourceError> {
-    match open_at(source, plan, at, pace).await {
+    match open_at(source, plan, at, batch_size).await {
         Err(error) if error.failure == Failure::TokenNotFound => match at {
-            Some(at) if can_go_by_time(at) => open_by_time(source, plan, at, pace).await,
+            Some(at) if can_go_by_time(at) => open_by_time(source, plan, at, batch_size).await,
             _ => Err(error),
         },
         opened => opened,
@@ -62,12 +62,12 @@ pub(super) async fn open_at(
     source: &dyn Source,
     plan: &Plan,
     at: Option<&Position>,
-    pace: Pace,
+    batch_size: BatchSize,
 ) -> Result<Opened, SourceError> {
     if let Some(at @ Position::Time(_)) = at {
         ensure_in_oplog(source, at).await?;
     }
-    let mut cursor = source.open(plan, at, pace).await?;
+    let mut cursor = source.open(plan, at, batch_size).await?;
     // MongoDB's answer to the opening holds the first batch: it is here already.
     let first = cursor.next().await?;
     let start = match (at, first.events.first(), &first.position) {
@@ -81,7 +81,7 @@ pub(super) async fn open_at(
         cursor,
         first,
         start,
-        pace,
+        batch_size,
         seam: None,
     })
 }
@@ -97,9 +97,9 @@ pub(super) async fn open_by_time(
     source: &dyn Source,
     plan: &Plan,
     at: &Position,
-    pace: Pace,
+    batch_size: BatchSize,
 ) -> Result<Opened, SourceError> {
-    let opened = open_at(source, plan, Some(&Position::Time(at.time())), pace).await?;
+    let opened = open_at(source, plan, Some(&Position::Time(at.time())), batch_size).await?;
     Ok(Opened {
         start: at.clone(),
         seam: at.token().map(|token| Seam::new(token.clone(), at.time())),
@@ -111,7 +111,7 @@ pub(super) async fn open_by_time(
 /// at its oldest entry instead, which would be a hole. Where the oplog can't be read, the server is
 /// trusted.
 async fn ensure_in_oplog(source: &dyn Source, at: &Position) -> Result<(), SourceError> {
-    match source.oldest().await? {
+    match source.oldest_time().await? {
         Some(oldest) if at.time() < oldest => Err(SourceError::new(
             Failure::HistoryLost,
             format!(
@@ -127,18 +127,18 @@ async fn ensure_in_oplog(source: &dyn Source, at: &Position) -> Result<(), Sourc
 pub(super) async fn give_up(
     source: &dyn Source,
     plan: &Plan,
-    stamp: &Stamp,
+    token_context: &TokenContext,
     error: &SourceError,
     at: Option<&Position>,
 ) -> Error {
     let look = async || match at {
-        Some(at) => unsent::look(source, plan, stamp, error.failure, at).await,
+        Some(at) => unsent::look(source, plan, token_context, error.failure, at).await,
         None => Unsent::default(),
     };
     match Error::from(error) {
         Error::TokenExpired { .. } => Error::TokenExpired {
             asked: at.map(Position::time),
-            oldest: source.oldest().await.ok().flatten(),
+            oldest: source.oldest_time().await.ok().flatten(),
         },
         Error::ImageUnavailable(_) => Error::ImageUnavailable(look().await),
         Error::UpstreamEventTooLarge(_) => Error::UpstreamEventTooLarge(look().await),

@@ -20,7 +20,7 @@ use crate::{
     metrics::{InStage, Mode, Stage},
     plan::{FeedMode, Plan},
     source::{ClusterTime, Position},
-    wire::Stamp,
+    wire::TokenContext,
 };
 
 /// How long a call waits for a stream from now, which MongoDB opens at once. It may come to be open
@@ -211,22 +211,22 @@ impl Inner {
         let opened = match self.deployment().await {
             Ok(name) => {
                 let keys = self.settings.token_keys.clone();
-                let stamp = Stamp::new(name, plan).with_keys(keys);
-                open(&*self.source, plan, &stamp, None)
+                let token_context = TokenContext::new(name, plan).with_keys(keys);
+                open(&*self.source, plan, &token_context, None)
                     .await
-                    .map(|opened| (stamp, opened))
+                    .map(|opened| (token_context, opened))
             }
             Err(error) => Err(error),
         };
         // Asked for after the opening, since MongoDB may begin later than it says with its answer.
         let opened = match opened {
-            Ok((stamp, opened)) => match self.source.now().await {
-                Ok(now) => Ok((stamp, opened, now)),
+            Ok((token_context, opened)) => match self.source.current_time().await {
+                Ok(now) => Ok((token_context, opened, now)),
                 Err(error) => Err(Error::from(&error)),
             },
             Err(error) => Err(error),
         };
-        let (stamp, opened, now) = match opened {
+        let (token_context, opened, now) = match opened {
             Ok(opened) => opened,
             Err(error) => {
                 // First: who comes now is to try anew.
@@ -235,7 +235,7 @@ impl Inner {
                 return;
             }
         };
-        let feed = self.feed(plan, stamp, opened, now, gauge);
+        let feed = self.feed(plan, token_context, opened, now, gauge);
         let ring = Arc::clone(&feed.ring);
         tell.send_replace(Some(Ok(Arc::new(OpenFeed {
             plan: Arc::clone(plan),
@@ -249,7 +249,7 @@ impl Inner {
     fn feed(
         self: &Arc<Self>,
         plan: &Arc<Plan>,
-        stamp: Stamp,
+        token_context: TokenContext,
         opened: Opened,
         now: Option<ClusterTime>,
         gauge: InStage,
@@ -257,7 +257,7 @@ impl Inner {
         let before = Before::beginning(&opened.start, now);
         let ring = Arc::new(Ring::new(
             self.settings.ring_bytes,
-            stamp.clone(),
+            token_context.clone(),
             Arc::clone(&self.metrics),
             own(&opened.start),
             before,
@@ -265,7 +265,7 @@ impl Inner {
         self.memory.add(&ring);
         let mut stream = Stream::new(
             Arc::clone(&self.source),
-            (Arc::clone(plan), stamp.clone()),
+            (Arc::clone(plan), token_context.clone()),
             Arc::clone(&self.metrics),
             self.settings.upstream_grace,
             opened.start.clone(),
@@ -275,7 +275,7 @@ impl Inner {
             stream,
             intake: Intake::new(
                 Arc::clone(plan),
-                stamp,
+                token_context,
                 Arc::clone(&self.memory.budget),
                 Arc::clone(&self.metrics),
             ),

@@ -28,7 +28,7 @@ use crate::{
     metrics::{Metrics, Stage},
     plan::{Crossing, Judge, Operation, Residual},
     source::{ClusterTime, Position},
-    wire::{Anchor, Stamp},
+    wire::{Anchor, TokenContext},
 };
 
 use super::seat::Seat;
@@ -106,7 +106,7 @@ pub(super) struct Ring {
     room: Notify,
     capacity: usize,
     /// What the tokens of the feed are sealed with.
-    pub stamp: Stamp,
+    pub token_context: TokenContext,
     metrics: Arc<Metrics>,
 }
 
@@ -115,7 +115,7 @@ impl Ring {
     /// that an event of any size passes.
     pub(super) fn new(
         capacity: usize,
-        stamp: Stamp,
+        token_context: TokenContext,
         metrics: Arc<Metrics>,
         start: Position,
         before: Before,
@@ -125,7 +125,7 @@ impl Ring {
             state: Mutex::new(State::new(start, before)),
             room: Notify::new(),
             capacity,
-            stamp,
+            token_context,
             metrics,
         }
     }

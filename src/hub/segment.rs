@@ -12,7 +12,7 @@ use crate::{
     metrics::Metrics,
     plan::{Crossing, Format, Judge, Subject, View},
     source::{ClusterTime, Event, EventError, Position},
-    wire::{self, EncodedEvent, Look, Stamp},
+    wire::{self, EncodedEvent, RenderOptions, TokenContext},
 };
 
 /// How many bytes of events a segment holds at most, beyond its first event. Encoding a segment
@@ -32,7 +32,7 @@ pub struct Segment {
     buffer: Bytes,
     events: Vec<Event>,
     cost: usize,
-    stamp: Stamp,
+    token_context: TokenContext,
     encodings: RwLock<Vec<Encoding>>,
     budget: Arc<Budget>,
     metrics: Arc<Metrics>,
@@ -96,12 +96,12 @@ pub struct EncodedRun<'a> {
 }
 
 impl Segment {
-    /// Cuts `events`, which lie in `buffer`, into segments. `stamp` is what their tokens are sealed
+    /// Cuts `events`, which lie in `buffer`, into segments. `token_context` is what their tokens are sealed
     /// with.
     pub(super) fn cut(
         buffer: &Bytes,
         events: Vec<Event>,
-        stamp: &Stamp,
+        token_context: &TokenContext,
         budget: &Arc<Budget>,
         metrics: &Arc<Metrics>,
     ) -> Vec<Arc<Self>> {
@@ -120,7 +120,7 @@ impl Segment {
                 buffer: buffer.clone(),
                 cost: bytes + OVERHEAD + run.len() * EVENT_OVERHEAD,
                 events: run,
-                stamp: stamp.clone(),
+                token_context: token_context.clone(),
                 encodings: RwLock::default(),
                 budget: Arc::clone(budget),
                 metrics: Arc::clone(metrics),
@@ -143,8 +143,8 @@ impl Segment {
 
     /// What the event's tokens are sealed with.
     #[must_use]
-    pub fn stamp(&self) -> &Stamp {
-        &self.stamp
+    pub fn token_context(&self) -> &TokenContext {
+        &self.token_context
     }
 
     /// About how much memory it takes, in bytes, without its encodings.
@@ -208,8 +208,8 @@ impl Segment {
         counter.increment(missing.len() as u64);
         let events = missing.iter().map(|index| &self.events[*index]);
         let keep = |chunk| self.budget.keep(chunk);
-        let look = Look { format, view };
-        let encoded = wire::encode(&self.buffer, events, &self.stamp, look, keep)?;
+        let options = RenderOptions { format, view };
+        let encoded = wire::encode(&self.buffer, events, &self.token_context, options, keep)?;
         // A segment has a few hundred events at most.
         let places = missing.iter().map(|index| *index as u32);
         known.insert(places.zip(encoded));

@@ -13,8 +13,8 @@ use crate::{
     },
     metrics::{Metrics, Stage},
     plan::Plan,
-    source::{Batch, ClusterTime, Cursor, Failure, Pace, Position, Source, SourceError},
-    wire::Stamp,
+    source::{Batch, BatchSize, ClusterTime, Cursor, Failure, Position, Source, SourceError},
+    wire::TokenContext,
 };
 
 /// A stream this close to MongoDB's own time counts as live, even if it is never quite empty.
@@ -33,7 +33,7 @@ pub(super) struct Stream {
     source: Arc<dyn Source>,
     plan: Arc<Plan>,
     /// What its tokens are sealed with.
-    stamp: Stamp,
+    token_context: TokenContext,
     metrics: Arc<Metrics>,
     /// How long MongoDB may be away.
     upstream_grace: Duration,
@@ -41,7 +41,7 @@ pub(super) struct Stream {
     position: Position,
     cursor: Option<Box<dyn Cursor>>,
     seam: Option<Seam>,
-    pace: Pace,
+    batch_size: BatchSize,
     /// Where the stream was read one event a reply last, and for how many more events it is.
     singly_from: Option<Position>,
     singly_left: usize,
@@ -60,7 +60,7 @@ impl Stream {
     /// that is open.
     pub(super) fn new(
         source: Arc<dyn Source>,
-        (plan, stamp): (Arc<Plan>, Stamp),
+        (plan, token_context): (Arc<Plan>, TokenContext),
         metrics: Arc<Metrics>,
         upstream_grace: Duration,
         position: Position,
@@ -68,13 +68,13 @@ impl Stream {
         Self {
             source,
             plan,
-            stamp,
+            token_context,
             metrics,
             upstream_grace,
             position,
             cursor: None,
             seam: None,
-            pace: Pace::Ordinary,
+            batch_size: BatchSize::Default,
             singly_from: None,
             singly_left: 0,
             ready: Vec::new(),
@@ -112,8 +112,8 @@ impl Stream {
             if let Some(batch) = self.ready.pop() {
                 return Ok(self.take(batch, told));
             }
-            if self.pace == Pace::Single && self.singly_left == 0 {
-                self.pace = Pace::Ordinary;
+            if self.batch_size == BatchSize::One && self.singly_left == 0 {
+                self.batch_size = BatchSize::Default;
                 self.reopen(None, told).await?;
                 continue;
             }
@@ -154,7 +154,7 @@ impl Stream {
         if !opened.first.events.is_empty() {
             self.outage = None;
         }
-        if opened.pace == Pace::Single && self.pace == Pace::Ordinary {
+        if opened.batch_size == BatchSize::One && self.batch_size == BatchSize::Default {
             self.go_singly();
         }
         self.cursor = Some(opened.cursor);
@@ -164,7 +164,7 @@ impl Stream {
 
     /// From here on, reads one event a reply.
     fn go_singly(&mut self) {
-        self.pace = Pace::Single;
+        self.batch_size = BatchSize::One;
         self.singly_from = Some(self.position.clone());
         self.singly_left = SINGLY;
     }
@@ -222,7 +222,7 @@ impl Stream {
                     Failure::Transient | Failure::LoginFailed => self.wait(&error, told).await?,
                     // What stands before it in the failed reply has not come yet.
                     Failure::ImageMissing | Failure::EventTooLarge
-                        if self.pace == Pace::Ordinary
+                        if self.batch_size == BatchSize::Default
                             && self.singly_from.as_ref() != Some(&self.position) =>
                     {
                         tracing::info!(code = error.code, %error, "reading one event a reply");
@@ -241,15 +241,21 @@ impl Stream {
                     _ => {
                         let at = Some(&self.position);
                         let (source, plan) = (&*self.source, &self.plan);
-                        return Err(give_up(source, plan, &self.stamp, &error, at).await);
+                        return Err(give_up(source, plan, &self.token_context, &error, at).await);
                     }
                 }
                 self.metrics.feed_restarted(error.label());
             }
             let opened = if by_time {
-                open_by_time(&*self.source, &self.plan, &self.position, self.pace).await
+                open_by_time(&*self.source, &self.plan, &self.position, self.batch_size).await
             } else {
-                open_at(&*self.source, &self.plan, Some(&self.position), self.pace).await
+                open_at(
+                    &*self.source,
+                    &self.plan,
+                    Some(&self.position),
+                    self.batch_size,
+                )
+                .await
             };
             match opened {
                 Ok(opened) => {

@@ -21,8 +21,8 @@ use crate::{
     pb,
     plan::{Format, Operation, View},
     source::{
-        Batch, Failure, Pace, Position,
-        script::{Opening, ScriptedSource, Step, after, at, batch, event, insert, quiet, token},
+        Batch, BatchSize, Failure, Position,
+        scripted::{Opening, ScriptedSource, Step, after, at, batch, event, insert, quiet, token},
     },
 };
 
@@ -191,14 +191,14 @@ fn big(name: &str, increment: u32) -> bson::Document {
 }
 
 /// What tokens are sealed with, where that does not matter.
-fn any_stamp() -> crate::wire::Stamp {
+fn any_token_context() -> crate::wire::TokenContext {
     let plan = crate::plan::Plan {
         scope: crate::plan::Scope::Deployment,
         change_stream: bson::Document::new(),
         stages: Vec::new(),
         asked: None,
     };
-    crate::wire::Stamp::new("rs", &plan)
+    crate::wire::TokenContext::new("rs", &plan)
 }
 
 /// Lets tasks that have been told to end do so.

@@ -3,21 +3,25 @@
 use crate::{
     error::Error,
     plan::View,
-    wire::{ResumeToken, Stamp},
+    wire::{ResumeToken, TokenContext},
 };
 
 /// Reads a client's token, and checks that it is of this deployment and scope, and was given to one who may
 /// see the same. Of one that was not nothing else is said but its time, which is no secret, and which a watch
 /// with the new view may start at.
-pub(super) fn fitting(token: &[u8], stamp: &Stamp, view: &View) -> Result<ResumeToken, Error> {
-    let token = ResumeToken::read(token, stamp.keys())
+pub(super) fn fitting(
+    token: &[u8],
+    token_context: &TokenContext,
+    view: &View,
+) -> Result<ResumeToken, Error> {
+    let token = ResumeToken::decode(token, token_context.keys())
         .map_err(|problem| Error::TokenMalformed(problem.to_string()))?;
     let other_view = |of| Error::TokenMismatch {
         of,
-        time: Some(token.position.time()).filter(|_| token.is_of_deployment(stamp)),
+        time: Some(token.position.time()).filter(|_| token.is_same_deployment(token_context)),
     };
     // Who can make a token can make one of another.
-    if stamp.keys().is_some() && view.is_narrowed() && !token.was_encrypted() {
+    if token_context.keys().is_some() && view.is_narrowed() && !token.was_encrypted() {
         return Err(other_view(
             "a server that does not encrypt its tokens, or of another view",
         ));
@@ -28,10 +32,10 @@ pub(super) fn fitting(token: &[u8], stamp: &Stamp, view: &View) -> Result<Resume
         ));
     }
     let other_place = |of| Error::TokenMismatch { of, time: None };
-    if !token.is_of_deployment(stamp) {
+    if !token.is_same_deployment(token_context) {
         return Err(other_place("another MongoDB deployment"));
     }
-    if !token.is_of_scope(stamp) {
+    if !token.is_same_scope(token_context) {
         return Err(other_place(
             "another database or other collections than this request names",
         ));

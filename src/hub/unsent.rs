@@ -9,8 +9,8 @@ use crate::{
     error::{Error, Unsent},
     hub::stream::own,
     plan::{Operation, Plan, View},
-    source::{Failure, Pace, Position, Source, SourceError},
-    wire::{ResumeToken, Stamp, TokenKeys},
+    source::{BatchSize, Failure, Position, Source, SourceError},
+    wire::{ResumeToken, TokenContext, TokenKeys},
 };
 
 /// How long the look may take. Without an answer the status goes out without what it would tell.
@@ -24,7 +24,7 @@ const MAX_TOKEN: usize = 3 << 10;
 pub(super) async fn look(
     source: &dyn Source,
     plan: &Plan,
-    stamp: &Stamp,
+    token_context: &TokenContext,
     failure: Failure,
     at: &Position,
 ) -> Unsent {
@@ -38,7 +38,7 @@ pub(super) async fn look(
     };
     let token = |event: &Position| {
         let small = event.token().is_some_and(|it| it.len() <= MAX_TOKEN);
-        small.then(|| stamp.seal(event, None, None))
+        small.then(|| token_context.encode(event, None, None))
     };
     Unsent {
         after: Some(at.time()),
@@ -53,11 +53,11 @@ pub(super) fn told(error: Error, view: &View, keys: Option<&Arc<TokenKeys>>) -> 
     let told = |unsent: Unsent| {
         let open = view.guard.is_none();
         let token = unsent.next_token.as_deref();
-        let token = token.and_then(|it| ResumeToken::read(it, keys.map(Arc::as_ref)).ok());
+        let token = token.and_then(|it| ResumeToken::decode(it, keys.map(Arc::as_ref)).ok());
         let token = token.filter(|token| open || token.was_encrypted());
         Unsent {
             time: unsent.time.filter(|_| open),
-            next_token: token.map(|token| token.sealed_for(view.audience, keys.cloned())),
+            next_token: token.map(|token| token.encode_for(view.audience, keys.cloned())),
             ..unsent
         }
     };
@@ -109,7 +109,7 @@ async fn first_of(
     at: &Position,
     wanted: impl Fn(Operation) -> bool,
 ) -> Result<Option<(Operation, Position)>, SourceError> {
-    let mut cursor = source.open(plan, Some(at), Pace::Ordinary).await?;
+    let mut cursor = source.open(plan, Some(at), BatchSize::Default).await?;
     loop {
         let batch = cursor.next().await?;
         if let Some(event) = batch.events.iter().find(|event| wanted(event.operation)) {
@@ -124,7 +124,7 @@ async fn first_of(
 
 /// Whether a stream can be read from a place on.
 async fn begins(source: &dyn Source, plan: &Plan, at: &Position) -> Result<(), SourceError> {
-    let mut cursor = source.open(plan, Some(at), Pace::Single).await?;
+    let mut cursor = source.open(plan, Some(at), BatchSize::One).await?;
     cursor.next().await.map(drop)
 }
 
@@ -136,7 +136,7 @@ async fn last_before(
     at: &Position,
 ) -> Result<Option<Position>, SourceError> {
     let mut last = at.clone();
-    let mut cursor = match source.open(plan, Some(at), Pace::Single).await {
+    let mut cursor = match source.open(plan, Some(at), BatchSize::One).await {
         Err(error) if error.failure == failure => return Ok(Some(last)),
         opened => opened?,
     };

@@ -28,7 +28,7 @@ use crate::{
     metrics::{Mode, Stage},
     plan::{FeedMode, Invalidate, Plan, Residual, Start, Watch},
     source::{ClusterTime, Position},
-    wire::{Anchor, ResumeToken, Stamp},
+    wire::{Anchor, ResumeToken, TokenContext},
 };
 
 /// How long a call waits for MongoDB to open the stream of a watch that has a place already.
@@ -57,7 +57,7 @@ pub struct Watcher {
 #[derive(Debug)]
 struct Shared {
     plan: Arc<Plan>,
-    stamp: Stamp,
+    token_context: TokenContext,
 }
 
 /// A place to go on from.
@@ -123,11 +123,11 @@ impl Inner {
         let deployment = self.deployment().await?;
         let shared_plan = Arc::new(Plan::shared(watch));
         let shared = Shared {
-            stamp: Stamp::new(deployment, &shared_plan).with_keys(keys.cloned()),
+            token_context: TokenContext::new(deployment, &shared_plan).with_keys(keys.cloned()),
             plan: shared_plan,
         };
         let token = match &watch.start {
-            Start::Token(token) => Some(fitting(token, &shared.stamp, &watch.view)?),
+            Start::Token(token) => Some(fitting(token, &shared.token_context, &watch.view)?),
             Start::Now | Start::Time(_) => None,
         };
         let dedicated = Plan::dedicated(watch);
@@ -175,7 +175,9 @@ impl Inner {
                 Start::Token(token) => token.clone(),
                 Start::Now | Start::Time(_) => {
                     let anchor = route.anchor.as_ref();
-                    route.stamp.seal(&route.from, anchor, watch.view.audience)
+                    route
+                        .token_context
+                        .encode(&route.from, anchor, watch.view.audience)
                 }
             },
             position: route.from.clone(),
@@ -270,12 +272,12 @@ impl Watcher {
                     ring::Read::Run(run) => Read::Events(run),
                     ring::Read::Stage(stage, reason) => Read::Stage(stage, reason),
                     ring::Read::Invalidated(it) => {
-                        let token = self
-                            .lease
-                            .feed
-                            .ring
-                            .stamp
-                            .seal(&it.position, None, audience);
+                        let token =
+                            self.lease
+                                .feed
+                                .ring
+                                .token_context
+                                .encode(&it.position, None, audience);
                         Read::Invalidated(it, token)
                     }
                     ring::Read::Ended(error) => Read::Ended(error),
@@ -294,7 +296,7 @@ impl Watcher {
                     relay::Read::Entry(Entry::Run(run)) => Read::Events(run),
                     relay::Read::Entry(Entry::Stage(stage, reason)) => Read::Stage(stage, reason),
                     relay::Read::Entry(Entry::Invalidated(it)) => {
-                        let token = running.stamp.seal(&it.position, None, audience);
+                        let token = running.token_context.encode(&it.position, None, audience);
                         Read::Invalidated(it, token)
                     }
                     relay::Read::Nothing => return Poll::Pending,
@@ -303,7 +305,7 @@ impl Watcher {
                         let left_at = running.relay.left_at();
                         self.further = left_at.map(|tail| {
                             let (at, anchor) = (&tail.position, tail.anchor.as_ref());
-                            let place = running.stamp.seal(at, anchor, audience);
+                            let place = running.token_context.encode(at, anchor, audience);
                             (Bytes::copy_from_slice(token), place)
                         });
                         self.stand = Stand::Parked;
@@ -368,13 +370,13 @@ impl Watcher {
 
     /// Where the stream is, with the token of that place, if everything up to there has been taken.
     pub fn progress(&mut self) -> Option<(Tail, Bytes)> {
-        let (tail, stamp) = match &mut self.stand {
-            Stand::Live(cursor) => (cursor.tail_if_read()?, &self.lease.feed.ring.stamp),
-            Stand::CatchingUp(running) => (running.relay.tail_if_read()?, &running.stamp),
+        let (tail, token_context) = match &mut self.stand {
+            Stand::Live(cursor) => (cursor.tail_if_read()?, &self.lease.feed.ring.token_context),
+            Stand::CatchingUp(running) => (running.relay.tail_if_read()?, &running.token_context),
             Stand::Parked | Stand::Over(_) => return None,
         };
         let audience = self.watch.view.audience;
-        let token = stamp.seal(&tail.position, tail.anchor.as_ref(), audience);
+        let token = token_context.encode(&tail.position, tail.anchor.as_ref(), audience);
         self.told_time = Some(tail.position.time());
         Some((tail, token))
     }
@@ -388,7 +390,7 @@ impl Watcher {
     /// The time of the place that one of its tokens stands for.
     #[must_use]
     pub fn time_of(&self, token: &[u8]) -> Option<ClusterTime> {
-        let token = ResumeToken::read(token, self.shared.stamp.keys()).ok()?;
+        let token = ResumeToken::decode(token, self.shared.token_context.keys()).ok()?;
         Some(token.position.time())
     }
 
@@ -413,8 +415,8 @@ impl Watcher {
         let further = self.further.take().filter(|(after, _)| after == token);
         let token = further.as_ref().map_or(token, |(_, place)| place);
         // It was sealed here, or taken from the client and read before, but its key may be gone.
-        let keys = self.shared.stamp.keys();
-        let token = ResumeToken::read(token, keys)
+        let keys = self.shared.token_context.keys();
+        let token = ResumeToken::decode(token, keys)
             .map_err(|problem| Error::TokenMalformed(problem.to_string()))?;
         let wanted = Wanted::from(token);
         let route = route(&self.lease, &self.shared, &self.watch, wanted);
@@ -456,14 +458,18 @@ fn route(lease: &Lease, shared: &Shared, watch: &Watch, wanted: Wanted) -> Route
         made_by,
         timeless: _,
     } = wanted;
-    let of = |stamp: &Stamp| made_by.as_ref().is_none_or(|token| token.is_of_plan(stamp));
-    let of_feed = of(&feed.ring.stamp);
+    let of = |token_context: &TokenContext| {
+        made_by
+            .as_ref()
+            .is_none_or(|token| token.is_same_plan(token_context))
+    };
+    let of_feed = of(&feed.ring.token_context);
     // Only of these two is it certain that the feed's stream has nothing between anchor and place.
-    let anchor = anchor.filter(|_| of_feed || of(&shared.stamp));
+    let anchor = anchor.filter(|_| of_feed || of(&shared.token_context));
     if of_feed {
         Route {
             plan: Arc::clone(&feed.plan),
-            stamp: feed.ring.stamp.clone(),
+            token_context: feed.ring.token_context.clone(),
             residual: residual(watch, lease.mode),
             from,
             anchor,
@@ -473,7 +479,7 @@ fn route(lease: &Lease, shared: &Shared, watch: &Watch, wanted: Wanted) -> Route
     } else {
         Route {
             plan: Arc::clone(&shared.plan),
-            stamp: shared.stamp.clone(),
+            token_context: shared.token_context.clone(),
             residual: Residual::of(watch),
             from,
             anchor,

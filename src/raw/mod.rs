@@ -9,7 +9,7 @@ pub use bson::spec::ElementType;
 use bytes::{BufMut as _, Bytes, BytesMut};
 
 /// The size of the smallest document: its length and its terminator.
-const EMPTY_DOCUMENT: usize = 5;
+const EMPTY_DOCUMENT_LEN: usize = 5;
 
 /// Why bytes are not BSON.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -42,7 +42,7 @@ impl<'a> Elements<'a> {
     /// Reads `document`, which is a whole document or array: length, elements, terminator, and
     /// nothing after them.
     pub fn new(document: &'a [u8]) -> Result<Self, Error> {
-        if document.len() < EMPTY_DOCUMENT || length_at(document, 0) != Some(document.len()) {
+        if document.len() < EMPTY_DOCUMENT_LEN || length_at(document, 0) != Some(document.len()) {
             return Err(Error::Length);
         }
         match document.split_last() {
@@ -291,7 +291,7 @@ fn value_size(kind: ElementType, rest: &[u8]) -> Option<usize> {
             string_size(rest)
         }
         ElementType::EmbeddedDocument | ElementType::Array => {
-            length_at(rest, 0).filter(|&size| size >= EMPTY_DOCUMENT)
+            length_at(rest, 0).filter(|&size| size >= EMPTY_DOCUMENT_LEN)
         }
         ElementType::Binary => length_at(rest, 0)?.checked_add(5),
         ElementType::RegularExpression => {
@@ -305,7 +305,7 @@ fn value_size(kind: ElementType, rest: &[u8]) -> Option<usize> {
             let code = string_size(rest.get(4..)?)?;
             let scope = length_at(rest, code.checked_add(4)?)?;
             let sum = code.checked_add(scope)?.checked_add(4)?;
-            (size == sum && scope >= EMPTY_DOCUMENT).then_some(size)
+            (size == sum && scope >= EMPTY_DOCUMENT_LEN).then_some(size)
         }
     }
 }
@@ -345,17 +345,17 @@ fn split_cstring(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
         // The lowest byte with its high bit set here is the first zero byte of the word.
         let zeros = word.wrapping_sub(ONES) & !word & HIGH;
         if zeros != 0 {
-            return split_around(bytes, at + zeros.trailing_zeros() as usize / 8);
+            return split_at_zero(bytes, at + zeros.trailing_zeros() as usize / 8);
         }
         at += 8;
     }
     let rest = bytes.get(at..)?;
     let end = rest.iter().position(|&byte| byte == 0)?;
-    split_around(bytes, at + end)
+    split_at_zero(bytes, at + end)
 }
 
 #[inline]
-fn split_around(bytes: &[u8], at: usize) -> Option<(&[u8], &[u8])> {
+fn split_at_zero(bytes: &[u8], at: usize) -> Option<(&[u8], &[u8])> {
     Some((bytes.get(..at)?, bytes.get(at + 1..)?))
 }
 

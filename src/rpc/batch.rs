@@ -88,12 +88,12 @@ impl Batch {
 
     /// Why an event can't be taken, if it can't.
     fn refuses(&self, event: &EncodedEvent, told: FilterMatch, second: u32) -> Option<Full> {
-        let size = self.changes.size() + Changes::size_of(event, told);
+        let size = self.changes.size() + Changes::encoded_size(event, told);
         let empty = self.changes.is_empty();
         if self.end_time.is_some_and(|end| second > end) {
             return Some(Full::End);
         }
-        if Frame::len_of(event.token_len(), size) > self.limit {
+        if Frame::encoded_len_of(event.token_len(), size) > self.limit {
             return Some(if empty { Full::Oversize } else { Full::Batch });
         }
         (size > BATCH_BYTES && !empty).then_some(Full::Batch)

@@ -8,7 +8,7 @@ use crate::{
     pb::{self, FilterMatch},
     plan::{Oversize, Watch},
     source::{Event, EventError},
-    wire::{self, Changes, Chunk, Frame, Look},
+    wire::{self, Changes, Chunk, Frame, RenderOptions},
 };
 
 /// What a chunk's message takes beyond its data and its token.
@@ -73,16 +73,16 @@ pub(super) fn send(
         }),
         Oversize::Omit => {
             let segment = run.segment();
-            let look = Look {
+            let options = RenderOptions {
                 format: watch.format,
                 view: &watch.view,
             };
             let stub = |with_key| {
-                wire::omitted(
+                wire::encode_omitted(
                     segment.buffer(),
                     run.event(at),
-                    segment.stamp(),
-                    look,
+                    segment.token_context(),
+                    options,
                     told,
                     (size as u64, limit),
                     with_key,
@@ -90,10 +90,10 @@ pub(super) fn send(
             };
             let token = event.token();
             let mut changes = stub(true)?;
-            if Frame::len_of(token.len(), changes.len()) > limit as usize {
+            if Frame::encoded_len_of(token.len(), changes.len()) > limit as usize {
                 changes = stub(false)?;
             }
-            Sent::Stub(Frame::changes(token, Changes::of(changes)))
+            Sent::Stub(Frame::changes(token, Changes::from_field(changes)))
         }
         Oversize::Chunk => {
             let begun = begun.filter(|begun| begun.is_of(&event.token(), &message, told));
@@ -155,7 +155,11 @@ impl Pieces {
         self.index = self.index.saturating_add(1);
         self.sent = end;
         let tail = tail(self.told).slice(beyond(start)..beyond(end));
-        let chunk = Chunk { head, data, tail };
+        let chunk = Chunk {
+            head,
+            data,
+            match_bytes: tail,
+        };
         if last {
             Next::Last(Frame::chunk(self.token.clone(), chunk))
         } else {

@@ -39,7 +39,7 @@ impl ServerInfo {
 
 async fn look(source: &dyn Source) -> Result<Told, SourceError> {
     let facts = source.facts().await?;
-    let oldest = source.oldest().await?;
+    let oldest = source.oldest_time().await?;
     Ok(Told { facts, oldest })
 }
 
@@ -48,7 +48,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::source::script::ScriptedSource;
+    use crate::source::scripted::ScriptedSource;
 
     #[tokio::test(start_paused = true)]
     async fn a_crowd_of_askers_shares_an_answer_for_a_second_and_a_failure_too() {

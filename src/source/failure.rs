@@ -5,7 +5,7 @@
 
 use mongodb::error::{Error as DriverError, ErrorKind};
 
-use crate::source::{ClusterTime, EventError, Position};
+use crate::source::{EventError, Position};
 
 /// What a failure means for the stream it happened to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,13 +32,13 @@ pub enum Failure {
     /// What was named is a view or a time-series collection, which has no change stream (166).
     NotACollection,
     /// Anything else: MongoDB refused what Weir should not have sent.
-    Broken,
+    Unexpected,
 }
 
 impl Failure {
     /// Whether it is about one event, and those before it could be had.
     #[must_use]
-    pub fn is_of_one_event(self) -> bool {
+    pub fn concerns_one_event(self) -> bool {
         matches!(self, Self::ImageMissing | Self::EventTooLarge)
     }
 }
@@ -53,8 +53,6 @@ pub struct SourceError {
     pub code: Option<i32>,
     /// The words of the driver or the server. For logs only: they may quote data.
     pub message: String,
-    /// The time of the event it happened at, where it is known.
-    pub at: Option<ClusterTime>,
 }
 
 impl SourceError {
@@ -64,20 +62,19 @@ impl SourceError {
             failure,
             code: None,
             message: message.into(),
-            at: None,
         }
     }
 
     /// Something that MongoDB should never have sent.
-    pub(super) fn broken(message: impl Into<String>) -> Self {
-        Self::new(Failure::Broken, message)
+    pub(super) fn unexpected(message: impl Into<String>) -> Self {
+        Self::new(Failure::Unexpected, message)
     }
 
     /// What it means when a stream was to be opened at a place. MongoDB has codes of its own for a
     /// token that it can't use, and for one of another make those of any command that it can't read:
     /// the rest of the command is Weir's own, and is read everywhere else.
     #[must_use]
-    pub(super) fn of_opening_at(mut self, at: Option<&Position>) -> Self {
+    pub(super) fn when_opening_at(mut self, at: Option<&Position>) -> Self {
         let has_token = at.is_some_and(|at| !matches!(at, Position::Time(_)));
         if has_token && matches!(self.code, Some(2 | 9 | 14 | 40414)) {
             self.failure = Failure::TokenInvalid;
@@ -103,7 +100,7 @@ impl SourceError {
                 Failure::Unsupported
                 | Failure::AccessDenied
                 | Failure::NotACollection
-                | Failure::Broken,
+                | Failure::Unexpected,
                 _,
             ) => "other",
         }
@@ -112,7 +109,7 @@ impl SourceError {
 
 impl From<EventError> for SourceError {
     fn from(error: EventError) -> Self {
-        Self::broken(error.to_string())
+        Self::unexpected(error.to_string())
     }
 }
 
@@ -131,7 +128,6 @@ impl From<DriverError> for SourceError {
             failure: classify(&error, code),
             code,
             message,
-            at: None,
         }
     }
 }
@@ -171,7 +167,7 @@ fn classify(error: &DriverError, code: Option<i32>) -> Failure {
         ErrorKind::BsonSerialization(_)
         | ErrorKind::InvalidTlsConfig { .. }
         | ErrorKind::IncompatibleServer { .. }
-        | ErrorKind::SessionsNotSupported => Failure::Broken,
+        | ErrorKind::SessionsNotSupported => Failure::Unexpected,
         // Server selection, pools, sockets, DNS, replies cut short or not to be read (which the driver
         // calls an invalid argument): the specification calls every error that did not come from the
         // server resumable.
@@ -208,7 +204,7 @@ pub(super) fn classify_code(code: i32, resumable: bool, not_resumable: bool) -> 
         // place is as good as before.
         346 | 348 | 351 => Failure::Transient,
         _ if resumable && !not_resumable => Failure::Transient,
-        _ => Failure::Broken,
+        _ => Failure::Unexpected,
     }
 }
 
@@ -248,9 +244,9 @@ mod tests {
             (18, Failure::LoginFailed),
             (8000, Failure::LoginFailed),
             (166, Failure::NotACollection),
-            (20, Failure::Broken),
-            (40415, Failure::Broken),
-            (464, Failure::Broken),
+            (20, Failure::Unexpected),
+            (40415, Failure::Unexpected),
+            (464, Failure::Unexpected),
             (401, Failure::Transient),
             (462, Failure::Transient),
             (348, Failure::Transient),
@@ -261,9 +257,9 @@ mod tests {
 
     #[test]
     fn an_unknown_code_is_resumable_only_by_its_label() {
-        assert_eq!(classify_code(4242, false, false), Failure::Broken);
+        assert_eq!(classify_code(4242, false, false), Failure::Unexpected);
         assert_eq!(classify_code(4242, true, false), Failure::Transient);
-        assert_eq!(classify_code(4242, true, true), Failure::Broken);
+        assert_eq!(classify_code(4242, true, true), Failure::Unexpected);
     }
 
     #[test]

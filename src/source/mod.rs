@@ -1,7 +1,7 @@
 //! What a feed reads: an ordered run of raw change events, behind a trait.
 //!
 //! [`Source`] opens a [`Plan`] at a [`Position`] and gives a [`Cursor`], which yields [`Batch`]es.
-//! [`mongo`] is the real one, which hands [`Replies`] what the driver received; the hub's tests script
+//! [`mongo`] is the real one, which hands [`ReplyReader`] what the driver received; the hub's tests script
 //! another. Nothing here reconnects: a failure
 //! is classified ([`Failure`]) and handed up, and the hub decides.
 
@@ -10,8 +10,8 @@ mod failure;
 pub mod mongo;
 mod reply;
 #[cfg(test)]
-pub(crate) mod script;
-mod split;
+pub(crate) mod scripted;
+mod split_events;
 
 use std::fmt;
 
@@ -22,7 +22,7 @@ use crate::plan::Plan;
 
 pub use event::{Batch, Event, EventError};
 pub use failure::{Failure, SourceError};
-pub use reply::{Brought, Replies};
+pub use reply::{ReplyContents, ReplyReader};
 
 /// A moment in MongoDB's logical time: whole seconds since 1970, and a counter within the second.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -104,12 +104,12 @@ impl Position {
 
 /// How many events a reply of MongoDB brings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Pace {
+pub enum BatchSize {
     /// As many as there are, within bounds.
-    Ordinary,
+    Default,
     /// One. A reply fails as a whole at an event that MongoDB can't send; so what stands before that
     /// one comes all the same.
-    Single,
+    One,
 }
 
 /// Facts about the deployment behind a source.
@@ -130,19 +130,19 @@ pub trait Source: Send + Sync + 'static {
         &'a self,
         plan: &'a Plan,
         at: Option<&'a Position>,
-        pace: Pace,
+        batch_size: BatchSize,
     ) -> BoxFuture<'a, Result<Box<dyn Cursor>, SourceError>>;
 
     /// The oldest time that a stream can start at; `None` where it cannot be read.
-    fn oldest(&self) -> BoxFuture<'_, Result<Option<ClusterTime>, SourceError>>;
+    fn oldest_time(&self) -> BoxFuture<'_, Result<Option<ClusterTime>, SourceError>>;
 
     /// MongoDB's operation time now: whatever was acknowledged before this was called is not later.
     /// `None` where MongoDB does not tell.
-    fn now(&self) -> BoxFuture<'_, Result<Option<ClusterTime>, SourceError>>;
+    fn current_time(&self) -> BoxFuture<'_, Result<Option<ClusterTime>, SourceError>>;
 
     /// Whether `plan`'s stream, which leaves no event out, surely holds nothing after `at` that is not
     /// later than `until`. `false` where there is something, and where that can't be told.
-    fn is_quiet<'a>(
+    fn has_no_events<'a>(
         &'a self,
         plan: &'a Plan,
         at: &'a Position,

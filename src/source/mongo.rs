@@ -5,7 +5,7 @@
 //! driver's own change stream resumes without pause or end and hides the token of an empty batch.
 
 mod cursor;
-mod patience;
+mod reply_timeout;
 
 use std::{
     sync::{Arc, OnceLock},
@@ -23,13 +23,13 @@ use tokio::time::timeout;
 use crate::{
     plan::{Plan, Scope},
     source::{
-        ClusterTime, Cursor, Pace, Position, Replies, ServerFacts, Source, SourceError,
+        BatchSize, ClusterTime, Cursor, Position, ReplyReader, ServerFacts, Source, SourceError,
         failure::Failure,
     },
 };
 
 use cursor::MongoCursor;
-use patience::Patience;
+use reply_timeout::ReplyTimeout;
 
 /// How long MongoDB holds a `getMore` open on a quiet stream. One round trip a second and stream
 /// is what idle costs; also how often a quiet stream's place moves.
@@ -98,11 +98,11 @@ impl MongoSource {
 
     async fn command(&self, command: Document) -> Result<Document, SourceError> {
         let admin = self.client.database("admin");
-        self.promptly(admin.run_command(command)).await
+        self.with_timeout(admin.run_command(command)).await
     }
 
     /// Waits for the answer to a question that MongoDB answers at once.
-    async fn promptly<T>(
+    async fn with_timeout<T>(
         &self,
         answer: impl IntoFuture<Output = Result<T, mongodb::error::Error>>,
     ) -> Result<T, SourceError> {
@@ -118,14 +118,14 @@ impl MongoSource {
             let build = self.command(doc! { "buildInfo": 1 }).await?;
             Ok(has_split_stage(&version_numbers(&build)))
         };
-        learn(&self.can_split, ask).await
+        cached_or_ask(&self.can_split, ask).await
     }
 
     async fn open_cursor(
         &self,
         plan: &Plan,
         at: Option<&Position>,
-        pace: Pace,
+        batch_size: BatchSize,
     ) -> Result<MongoCursor, SourceError> {
         let pipeline = pipeline(plan, at, self.can_split().await?)?;
         // A stream from now begins at some time between the question and the answer, and the answer's own
@@ -134,13 +134,13 @@ impl MongoSource {
             Some(at) => Some(at.time()),
             None => self.operation_time().await?,
         };
-        let (database, collection) = target(&plan.scope);
+        let (database, collection) = stream_target(&plan.scope);
         let database = self.client.database(database);
         let collection = collection.map(|name| database.collection::<RawDocumentBuf>(name));
-        let patience = Patience::new(self.client.clone(), self.reply_timeout);
-        let events = match pace {
-            Pace::Ordinary => BATCH_EVENTS,
-            Pace::Single => 1,
+        let reply_timeout = ReplyTimeout::new(self.client.clone(), self.reply_timeout);
+        let events = match batch_size {
+            BatchSize::Default => BATCH_EVENTS,
+            BatchSize::One => 1,
         };
         let from = at.map(Position::time);
         // In a task of its own: an aggregate that is abandoned half-way, when the client cancels,
@@ -155,17 +155,17 @@ impl MongoSource {
                 .batch_size(events)
                 .read_concern(ReadConcern::majority())
                 .batch();
-            let cursor = patience.bear(opening.into_future(), from).await??;
-            Ok::<_, SourceError>((cursor, patience))
+            let cursor = reply_timeout.wait(opening.into_future(), from).await??;
+            Ok::<_, SourceError>((cursor, reply_timeout))
         });
-        let (cursor, patience) = opening
+        let (cursor, reply_timeout) = opening
             .await
-            .map_err(|error| SourceError::broken(format!("the opening: {error}")))?
-            .map_err(|error| error.of_opening_at(at))?;
+            .map_err(|error| SourceError::unexpected(format!("the opening: {error}")))?
+            .map_err(|error| error.when_opening_at(at))?;
         Ok(MongoCursor::new(
             cursor,
-            patience,
-            Replies::new(at, reached),
+            reply_timeout,
+            ReplyReader::new(at, reached),
         ))
     }
 
@@ -178,7 +178,7 @@ impl MongoSource {
     /// whether there is anything. On one replica set an empty first batch has then seen all of it, as
     /// long as no stage passes over events; behind a mongos it may come before every shard has
     /// answered.
-    async fn holds_nothing(
+    async fn finds_no_events(
         &self,
         plan: &Plan,
         at: &Position,
@@ -188,7 +188,7 @@ impl MongoSource {
             return Ok(false);
         }
         let pipeline = pipeline(plan, Some(at), self.can_split().await?)?;
-        let (database, collection) = target(&plan.scope);
+        let (database, collection) = stream_target(&plan.scope);
         let collection = collection.map_or(Bson::Int32(1), Bson::from);
         let database = self.client.database(database);
         let question = doc! {
@@ -197,8 +197,8 @@ impl MongoSource {
             "cursor": { "batchSize": 1 },
             "readConcern": { "level": "majority", "afterClusterTime": timestamp(until) },
         };
-        let answer = self.promptly(database.run_command(question)).await?;
-        let broken = |_| SourceError::broken("an answer without a cursor");
+        let answer = self.with_timeout(database.run_command(question)).await?;
+        let broken = |_| SourceError::unexpected("an answer without a cursor");
         let cursor = answer.get_document("cursor").map_err(broken)?;
         let first = cursor.get_array("firstBatch").map_err(broken)?;
         let id = cursor.get_i64("id").unwrap_or_default();
@@ -211,12 +211,12 @@ impl MongoSource {
                 let more = doc! {
                     "getMore": id, "collection": collection, "batchSize": 1, "maxTimeMS": 1,
                 };
-                let answer = self.promptly(database.run_command(more)).await?;
+                let answer = self.with_timeout(database.run_command(more)).await?;
                 let cursor = answer.get_document("cursor").map_err(broken)?;
                 empty = cursor.get_array("nextBatch").map_err(broken)?.is_empty();
             }
             let kill = doc! { "killCursors": collection, "cursors": [id] };
-            self.promptly(database.run_command(kill)).await?;
+            self.with_timeout(database.run_command(kill)).await?;
         }
         Ok(empty)
     }
@@ -226,10 +226,10 @@ impl MongoSource {
             let hello = self.command(doc! { "hello": 1 }).await?;
             Ok(matches!(hello.get_str("msg"), Ok("isdbgrid")))
         };
-        learn(&self.sharded, ask).await
+        cached_or_ask(&self.sharded, ask).await
     }
 
-    async fn oldest_entry(&self) -> Result<Option<ClusterTime>, SourceError> {
+    async fn oldest_oplog_time(&self) -> Result<Option<ClusterTime>, SourceError> {
         let oplog = self
             .client
             .database("local")
@@ -238,7 +238,7 @@ impl MongoSource {
             .find_one(doc! {})
             .sort(doc! { "$natural": 1 })
             .projection(doc! { "ts": 1 });
-        match self.promptly(oldest).await {
+        match self.with_timeout(oldest).await {
             Ok(entry) => Ok(entry.and_then(|entry| entry.get_timestamp("ts").ok().map(time_of))),
             // No right to read it, or no oplog here, as behind a mongos.
             Err(error) if error.failure != Failure::Transient => Ok(None),
@@ -267,23 +267,23 @@ impl Source for MongoSource {
         &'a self,
         plan: &'a Plan,
         at: Option<&'a Position>,
-        pace: Pace,
+        batch_size: BatchSize,
     ) -> BoxFuture<'a, Result<Box<dyn Cursor>, SourceError>> {
         Box::pin(async move {
-            let cursor = self.open_cursor(plan, at, pace).await?;
+            let cursor = self.open_cursor(plan, at, batch_size).await?;
             Ok(Box::new(cursor) as Box<dyn Cursor>)
         })
     }
 
-    fn oldest(&self) -> BoxFuture<'_, Result<Option<ClusterTime>, SourceError>> {
-        Box::pin(self.oldest_entry())
+    fn oldest_time(&self) -> BoxFuture<'_, Result<Option<ClusterTime>, SourceError>> {
+        Box::pin(self.oldest_oplog_time())
     }
 
-    fn now(&self) -> BoxFuture<'_, Result<Option<ClusterTime>, SourceError>> {
+    fn current_time(&self) -> BoxFuture<'_, Result<Option<ClusterTime>, SourceError>> {
         Box::pin(self.operation_time())
     }
 
-    fn is_quiet<'a>(
+    fn has_no_events<'a>(
         &'a self,
         plan: &'a Plan,
         at: &'a Position,
@@ -292,10 +292,11 @@ impl Source for MongoSource {
         Box::pin(async move {
             let (source, plan, at) = (self.clone(), plan.clone(), at.clone());
             // In a task of its own: abandoned half-way, it would leave its cursor on the server.
-            let asking = tokio::spawn(async move { source.holds_nothing(&plan, &at, until).await });
+            let asking =
+                tokio::spawn(async move { source.finds_no_events(&plan, &at, until).await });
             asking
                 .await
-                .map_err(|error| SourceError::broken(format!("the question: {error}")))?
+                .map_err(|error| SourceError::unexpected(format!("the question: {error}")))?
         })
     }
 
@@ -305,7 +306,7 @@ impl Source for MongoSource {
 }
 
 /// The database and the collection that a scope's stream is opened on.
-fn target(scope: &Scope) -> (&str, Option<&str>) {
+fn stream_target(scope: &Scope) -> (&str, Option<&str>) {
     match scope {
         Scope::Collection {
             database,
@@ -336,7 +337,7 @@ fn timestamp(time: ClusterTime) -> Bson {
 
 /// What is known already, or what MongoDB answers. Each asks for itself until then, as none should wait for
 /// another's failure before its own.
-async fn learn(
+async fn cached_or_ask(
     known: &OnceLock<bool>,
     ask: impl Future<Output = Result<bool, SourceError>>,
 ) -> Result<bool, SourceError> {

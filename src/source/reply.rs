@@ -9,37 +9,37 @@ use crate::{
         ClusterTime, Position, SourceError,
         event::{Batch, Event, EventError, range_in},
         failure::Failure,
-        split::Merger,
+        split_events::FragmentMerger,
     },
 };
 
 /// Reads the replies to the `aggregate` and the `getMore`s of one change stream, in their order.
 #[derive(Debug)]
-pub struct Replies {
+pub struct ReplyReader {
     /// A time that the place of this stream has surely reached.
     reached: Option<ClusterTime>,
     /// The time of the last event, as far as one is known.
     last_event: ClusterTime,
     /// The operation time of the reply before.
-    heard: Option<ClusterTime>,
+    previous_operation_time: Option<ClusterTime>,
     /// The invalidation that the stream was opened after. MongoDB tells its token as the stream's place
     /// until it has read something later, and it stays one that only `startAfter` takes.
-    opened_after: Option<Position>,
+    opened_after_invalidate: Option<Position>,
     /// Whether the next reply is the first of a stream from now, before which there is nothing.
     from_now: bool,
-    merger: Merger,
+    merger: FragmentMerger,
 }
 
 /// What a reply brought.
 #[derive(Debug, Default)]
-pub struct Brought {
+pub struct ReplyContents {
     /// What can be published of it, in order. Only a reply with fragments makes several batches.
     pub batches: Vec<Batch>,
     /// Why nothing can be read after that. The events before it are as good as any.
-    pub broken: Option<SourceError>,
+    pub error: Option<SourceError>,
 }
 
-impl Replies {
+impl ReplyReader {
     /// The replies of a stream that was opened at a place, or from now. `reached` is a time that the
     /// place has surely reached, where one is known.
     #[must_use]
@@ -50,30 +50,30 @@ impl Replies {
                 Some(Position::Event { time, .. } | Position::Invalidate { time, .. }) => *time,
                 _ => ClusterTime::default(),
             },
-            heard: None,
-            opened_after: at
+            previous_operation_time: None,
+            opened_after_invalidate: at
                 .filter(|at| matches!(at, Position::Invalidate { .. }))
                 .cloned(),
             from_now: at.is_none(),
-            merger: Merger::default(),
+            merger: FragmentMerger::default(),
         }
     }
 
     /// A time that the place after the last reply has surely reached.
     #[must_use]
-    pub fn reached(&self) -> Option<ClusterTime> {
+    pub fn reached_time(&self) -> Option<ClusterTime> {
         self.reached
     }
 
     /// Reads the next reply. `waited` says that MongoDB held it back for want of anything to say.
-    pub fn read(&mut self, buffer: Bytes, waited: bool) -> Brought {
-        let parts = match ReplyParts::find(&buffer) {
+    pub fn read(&mut self, buffer: Bytes, waited: bool) -> ReplyContents {
+        let parts = match ReplyParts::parse(&buffer) {
             Ok(parts) => parts,
             // Drivers call every answer that makes no sense resumable: it was not MongoDB's.
             Err(error) => {
-                return Brought {
+                return ReplyContents {
                     batches: Vec::new(),
-                    broken: Some(SourceError::new(Failure::Transient, error.to_string())),
+                    error: Some(SourceError::new(Failure::Transient, error.to_string())),
                 };
             }
         };
@@ -86,10 +86,10 @@ impl Replies {
         let reached = match events.last() {
             Some(event) => Some(event.cluster_time),
             None if !idle => None,
-            None => self.heard,
+            None => self.previous_operation_time,
         };
         self.reached = self.reached.max(reached);
-        self.heard = parts.operation_time;
+        self.previous_operation_time = parts.operation_time;
         let batch = Batch {
             position: match &broken {
                 None => self.position(&buffer, events.last(), parts.post_batch_token),
@@ -102,11 +102,11 @@ impl Replies {
             events,
             buffer,
         };
-        let mut brought = self.merger.take(batch);
-        if brought.broken.is_none() {
-            brought.broken = broken.map(SourceError::from);
+        let mut contents = self.merger.merge_batch(batch);
+        if contents.error.is_none() {
+            contents.error = broken.map(SourceError::from);
         }
-        brought
+        contents
     }
 
     /// Reads events up to the first that is broken.
@@ -153,7 +153,7 @@ impl Replies {
                 }
             }
             (Some(event), _) => Some(event.position(buffer)),
-            (None, Some(token)) => Some(match &self.opened_after {
+            (None, Some(token)) => Some(match &self.opened_after_invalidate {
                 Some(at) if at.token().is_some_and(|it| it == token) => at.clone(),
                 _ => high_water(token),
             }),
@@ -171,7 +171,7 @@ struct ReplyParts<'a> {
 }
 
 impl<'a> ReplyParts<'a> {
-    fn find(reply: &'a [u8]) -> Result<Self, ReplyError> {
+    fn parse(reply: &'a [u8]) -> Result<Self, ReplyError> {
         let mut cursor = None;
         let mut operation_time = None;
         for field in Elements::new(reply)? {

@@ -4,7 +4,7 @@
 //! takes the slots it knows; what is left over goes into `unknown_fields`, so that a field which
 //! MongoDB adds tomorrow is passed through and not lost.
 
-mod look;
+mod render_options;
 mod slots;
 mod update;
 
@@ -23,18 +23,18 @@ use crate::{
     wire::{
         format::{
             protobuf::{
-                WireType, put_bytes_field, put_message, put_message_expecting, put_string_field,
-                put_tag, put_varint, varint_len,
+                WireType, put_bytes_field, put_message, put_message_with_estimate,
+                put_string_field, put_tag, put_varint, varint_len,
             },
             put_null_document,
         },
         frame::match_field,
-        token::Stamp,
+        token::TokenContext,
     },
 };
 
-pub use look::Look;
-use slots::{Image, Slot, Slots};
+pub use render_options::RenderOptions;
+use slots::{DocumentField, Slot, Slots};
 
 /// Field numbers of `weir.v1`, as `watch.proto` gives them.
 mod field {
@@ -105,7 +105,7 @@ impl EncodedEvent {
     }
 
     /// The bytes that it lies in, and the range of its field.
-    pub(super) fn place(&self) -> (&Bytes, Range<usize>) {
+    pub(super) fn chunk_range(&self) -> (&Bytes, Range<usize>) {
         (&self.chunk, self.start as usize..self.end as usize)
     }
 
@@ -128,9 +128,9 @@ impl EncodedEvent {
 pub fn encode<'a>(
     buffer: &[u8],
     events: impl IntoIterator<Item = &'a Event, IntoIter: Clone>,
-    stamp: &Stamp,
-    look: Look<'_>,
-    keep: impl FnOnce(Bytes) -> Bytes,
+    token_context: &TokenContext,
+    options: RenderOptions<'_>,
+    wrap: impl FnOnce(Bytes) -> Bytes,
 ) -> Result<Vec<EncodedEvent>, EventError> {
     let events = events.into_iter();
     let payload: usize = events.clone().map(|event| event.bytes.len() + 256).sum();
@@ -140,14 +140,14 @@ pub fn encode<'a>(
         let start = out.len();
         let slots = Slots::read(&buffer[event.bytes.clone()])?;
         let mut token_from_end = 0;
-        put_message_expecting(&mut out, field::CHANGES, event.bytes.len(), |out| {
-            put_resume_token(out, buffer, event, stamp, look);
+        put_message_with_estimate(&mut out, field::CHANGES, event.bytes.len(), |out| {
+            put_resume_token(out, buffer, event, token_context, options);
             let token_end = out.len();
-            put_change(out, event, slots, &buffer[event.bytes.clone()], look);
+            put_change(out, event, slots, &buffer[event.bytes.clone()], options);
             token_from_end = out.len() - token_end;
         });
         let token_end = out.len() - token_from_end;
-        let token = stamp.sealed_len(&buffer[event.token.clone()], look.view.audience);
+        let token = token_context.encoded_len(&buffer[event.token.clone()], options.view.audience);
         let [start, end, token_start, token_end] =
             [start, out.len(), token_end - token, token_end].map(offset);
         encoded.push(EncodedEvent {
@@ -159,12 +159,12 @@ pub fn encode<'a>(
         });
     }
     // What is hidden would otherwise take room that nobody counts.
-    let chunk = if look.hidden().is_some() {
+    let chunk = if options.field_mask().is_some() {
         Bytes::copy_from_slice(&out)
     } else {
         out.freeze()
     };
-    let chunk = keep(chunk);
+    let chunk = wrap(chunk);
     for event in &mut encoded {
         event.chunk = chunk.clone();
     }
@@ -182,12 +182,12 @@ fn offset(at: usize) -> u32 {
 ///
 /// # Errors
 /// As [`encode`].
-pub fn omitted(
+pub fn encode_omitted(
     buffer: &[u8],
     event: &Event,
-    stamp: &Stamp,
-    look: Look<'_>,
-    told: FilterMatch,
+    token_context: &TokenContext,
+    options: RenderOptions<'_>,
+    filter_match: FilterMatch,
     sizes: (u64, u32),
     with_key: bool,
 ) -> Result<Bytes, EventError> {
@@ -197,14 +197,14 @@ pub fn omitted(
     }
     let mut out = BytesMut::new();
     put_message(&mut out, field::CHANGES, |out| {
-        put_resume_token(out, buffer, event, stamp, look);
-        put_head(out, event, &mut slots, look);
+        put_resume_token(out, buffer, event, token_context, options);
+        put_common_fields(out, event, &mut slots, options);
         put_message(out, field::OMITTED, |out| {
             put_number(out, 1, sizes.0);
             put_number(out, 2, u64::from(sizes.1));
         });
-        if told != FilterMatch::Unspecified {
-            out.put_slice(&match_field(told));
+        if filter_match != FilterMatch::Unspecified {
+            out.put_slice(&match_field(filter_match));
         }
     });
     Ok(out.freeze())
@@ -214,62 +214,93 @@ fn put_resume_token(
     out: &mut BytesMut,
     buffer: &[u8],
     event: &Event,
-    stamp: &Stamp,
-    look: Look<'_>,
+    token_context: &TokenContext,
+    options: RenderOptions<'_>,
 ) {
-    let audience = look.view.audience;
-    let length = stamp.sealed_len(&buffer[event.token.clone()], audience);
+    let audience = options.view.audience;
+    let length = token_context.encoded_len(&buffer[event.token.clone()], audience);
     put_tag(out, field::RESUME_TOKEN, WireType::Len);
     put_varint(out, length as u64);
-    stamp.put_event(out, buffer, event, audience);
+    token_context.put_event(out, buffer, event, audience);
 }
 
-fn put_change(out: &mut BytesMut, event: &Event, mut slots: Slots<'_>, raw: &[u8], look: Look<'_>) {
-    if look.hidden().is_some() {
-        slots.forget_descriptions();
+fn put_change(
+    out: &mut BytesMut,
+    event: &Event,
+    mut slots: Slots<'_>,
+    raw: &[u8],
+    options: RenderOptions<'_>,
+) {
+    if options.field_mask().is_some() {
+        slots.drop_descriptions();
     }
-    put_head(out, event, &mut slots, look);
+    put_common_fields(out, event, &mut slots, options);
     let operation = event.operation;
     let number = change_field(operation);
-    put_message_expecting(out, number, raw.len(), |out| match operation {
-        Operation::Insert => put_image(out, 1, slots.take_image(Slot::FullDocument), look),
+    put_message_with_estimate(out, number, raw.len(), |out| match operation {
+        Operation::Insert => put_document_field(
+            out,
+            1,
+            slots.take_document_field(Slot::FullDocument),
+            options,
+        ),
         Operation::Update => {
             if let Some(description) = slots.take_document(Slot::UpdateDescription)
-                && !update::put_description(out, description.value, look)
+                && !update::put_description(out, description.value, options)
             {
                 slots.unknown.push(description);
             }
-            put_image(out, 2, slots.take_image(Slot::FullDocument), look);
-            put_image(
+            put_document_field(
+                out,
+                2,
+                slots.take_document_field(Slot::FullDocument),
+                options,
+            );
+            put_document_field(
                 out,
                 3,
-                slots.take_image(Slot::FullDocumentBeforeChange),
-                look,
+                slots.take_document_field(Slot::FullDocumentBeforeChange),
+                options,
             );
         }
         Operation::Replace => {
-            put_image(out, 1, slots.take_image(Slot::FullDocument), look);
-            put_image(
+            put_document_field(
+                out,
+                1,
+                slots.take_document_field(Slot::FullDocument),
+                options,
+            );
+            put_document_field(
                 out,
                 2,
-                slots.take_image(Slot::FullDocumentBeforeChange),
-                look,
+                slots.take_document_field(Slot::FullDocumentBeforeChange),
+                options,
             );
         }
         Operation::Delete => {
-            put_image(
+            put_document_field(
                 out,
                 1,
-                slots.take_image(Slot::FullDocumentBeforeChange),
-                look,
+                slots.take_document_field(Slot::FullDocumentBeforeChange),
+                options,
             );
         }
         Operation::Rename => {
             put_namespace(out, 1, slots.take(Slot::To), &mut slots);
-            put_image(out, 2, slots.take_image(Slot::OperationDescription), look);
+            put_document_field(
+                out,
+                2,
+                slots.take_document_field(Slot::OperationDescription),
+                options,
+            );
         }
         Operation::Create => {
-            put_image(out, 1, slots.take_image(Slot::OperationDescription), look);
+            put_document_field(
+                out,
+                1,
+                slots.take_document_field(Slot::OperationDescription),
+                options,
+            );
             if let Some(kind) = slots.take_text(Slot::NsType) {
                 put_string_field(out, 2, &kind);
             }
@@ -277,35 +308,55 @@ fn put_change(out: &mut BytesMut, event: &Event, mut slots: Slots<'_>, raw: &[u8
         Operation::CreateIndexes | Operation::DropIndexes => {
             if let Some(description) = slots.get_document(Slot::OperationDescription) {
                 for index in indexes(description) {
-                    look.put_document(out, 1, index);
+                    options.put_document(out, 1, index);
                 }
             }
-            put_image(out, 2, slots.take_image(Slot::OperationDescription), look);
+            put_document_field(
+                out,
+                2,
+                slots.take_document_field(Slot::OperationDescription),
+                options,
+            );
         }
         Operation::Modify => {
-            put_image(out, 1, slots.take_image(Slot::OperationDescription), look);
-            put_image(out, 2, slots.take_image(Slot::StateBeforeChange), look);
+            put_document_field(
+                out,
+                1,
+                slots.take_document_field(Slot::OperationDescription),
+                options,
+            );
+            put_document_field(
+                out,
+                2,
+                slots.take_document_field(Slot::StateBeforeChange),
+                options,
+            );
         }
         Operation::ShardCollection
         | Operation::RefineCollectionShardKey
         | Operation::ReshardCollection => {
-            put_image(out, 1, slots.take_image(Slot::OperationDescription), look);
+            put_document_field(
+                out,
+                1,
+                slots.take_document_field(Slot::OperationDescription),
+                options,
+            );
         }
         Operation::Drop | Operation::DropDatabase => {}
         Operation::Other | Operation::Invalidate => {
             if let Some(name) = slots.take_text(Slot::OperationType) {
                 put_string_field(out, 1, &name);
             }
-            if look.hidden().is_none() {
-                look.put_document(out, 2, raw);
+            if options.field_mask().is_none() {
+                options.put_document(out, 2, raw);
             }
             slots.clear();
         }
     });
     slots.take(Slot::OperationType);
     // What no message took may tell of fields: it is of a shape or type that MongoDB does not say.
-    if look.hidden().is_none() {
-        slots.put_rest(out, field::UNKNOWN_FIELDS, look.format);
+    if options.field_mask().is_none() {
+        slots.put_unclaimed(out, field::UNKNOWN_FIELDS, options.format);
     }
 }
 
@@ -331,7 +382,12 @@ fn change_field(operation: Operation) -> u32 {
 }
 
 /// What every event may have, whatever its operation.
-fn put_head(out: &mut BytesMut, event: &Event, slots: &mut Slots<'_>, look: Look<'_>) {
+fn put_common_fields(
+    out: &mut BytesMut,
+    event: &Event,
+    slots: &mut Slots<'_>,
+    options: RenderOptions<'_>,
+) {
     let operation = event.operation.to_pb() as i32;
     put_number(out, field::OPERATION, u64::from(operation.unsigned_abs()));
     put_namespace(out, field::NAMESPACE, slots.take(Slot::Ns), slots);
@@ -361,11 +417,11 @@ fn put_head(out: &mut BytesMut, event: &Event, slots: &mut Slots<'_>, look: Look
             );
         });
     }
-    put_image(
+    put_document_field(
         out,
         field::DOCUMENT_KEY,
-        slots.take_image(Slot::DocumentKey),
-        look,
+        slots.take_document_field(Slot::DocumentKey),
+        options,
     );
     put_transaction(out, slots);
     if let Some((_, uuid)) = slots
@@ -384,11 +440,16 @@ fn put_number(out: &mut BytesMut, number: u32, value: u64) {
     }
 }
 
-fn put_image(out: &mut BytesMut, number: u32, image: Image<'_>, look: Look<'_>) {
+fn put_document_field(
+    out: &mut BytesMut,
+    number: u32,
+    image: DocumentField<'_>,
+    options: RenderOptions<'_>,
+) {
     match image {
-        Image::Absent => {}
-        Image::Null => put_null_document(out, number),
-        Image::Present(document) => look.put_document(out, number, document),
+        DocumentField::Absent => {}
+        DocumentField::Null => put_null_document(out, number),
+        DocumentField::Present(document) => options.put_document(out, number, document),
     }
 }
 

@@ -49,7 +49,7 @@ pub struct Chunk {
     /// The slice.
     pub data: Bytes,
     /// What of the event's [`match_field`] comes behind it.
-    pub tail: Bytes,
+    pub match_bytes: Bytes,
 }
 
 /// The fields of a `ChangeBatch`: encoded events in order, none of them copied.
@@ -64,20 +64,23 @@ enum Piece {
     /// Neighbours, as they lie in the chunk that they were encoded into.
     Shared { chunk: Bytes, range: Range<usize> },
     /// An event with its `match` behind it.
-    Told { message: Bytes, told: FilterMatch },
+    WithMatch {
+        message: Bytes,
+        filter_match: FilterMatch,
+    },
 }
 
 /// The field `match` of an event: what comes behind the bytes that all watchers share.
 #[must_use]
-pub fn match_field(told: FilterMatch) -> [u8; 2] {
+pub fn match_field(filter_match: FilterMatch) -> [u8; 2] {
     // The numbers of the enum are small.
-    [TAG_MATCH, told as u8]
+    [TAG_MATCH, filter_match as u8]
 }
 
 impl Changes {
     /// One field that is ready.
     #[must_use]
-    pub fn of(field: Bytes) -> Self {
+    pub fn from_field(field: Bytes) -> Self {
         let range = 0..field.len();
         Self {
             size: field.len(),
@@ -89,15 +92,15 @@ impl Changes {
     }
 
     /// Appends an event. `told` is its `match`, where there is one to tell.
-    pub fn push(&mut self, event: &EncodedEvent, told: FilterMatch) {
-        self.size += Self::size_of(event, told);
-        if told != FilterMatch::Unspecified {
-            return self.pieces.push(Piece::Told {
+    pub fn push(&mut self, event: &EncodedEvent, filter_match: FilterMatch) {
+        self.size += Self::encoded_size(event, filter_match);
+        if filter_match != FilterMatch::Unspecified {
+            return self.pieces.push(Piece::WithMatch {
                 message: event.message(),
-                told,
+                filter_match,
             });
         }
-        let (chunk, range) = event.place();
+        let (chunk, range) = event.chunk_range();
         if let Some(Piece::Shared {
             chunk: last,
             range: before,
@@ -116,8 +119,8 @@ impl Changes {
 
     /// How many bytes an event adds.
     #[must_use]
-    pub fn size_of(event: &EncodedEvent, told: FilterMatch) -> usize {
-        if told == FilterMatch::Unspecified {
+    pub fn encoded_size(event: &EncodedEvent, filter_match: FilterMatch) -> usize {
+        if filter_match == FilterMatch::Unspecified {
             return event.size();
         }
         let message = event.message_len() + 2;
@@ -140,11 +143,14 @@ impl Changes {
         for piece in &self.pieces {
             match piece {
                 Piece::Shared { chunk, range } => out.put_slice(&chunk[range.clone()]),
-                Piece::Told { message, told } => {
+                Piece::WithMatch {
+                    message,
+                    filter_match,
+                } => {
                     out.put_u8(TAG_CHANGE);
                     prost::encoding::encode_varint(message.len() as u64 + 2, out);
                     out.put_slice(message);
-                    out.put_slice(&match_field(*told));
+                    out.put_slice(&match_field(*filter_match));
                 }
             }
         }
@@ -187,7 +193,7 @@ impl Frame {
 
     /// The size of the message that changes of so many bytes make, with a token of so many.
     #[must_use]
-    pub fn len_of(token: usize, changes: usize) -> usize {
+    pub fn encoded_len_of(token: usize, changes: usize) -> usize {
         let field = |length: usize| 1 + varint_len(length as u64) + length;
         field(token) + field(changes)
     }
@@ -197,8 +203,8 @@ impl Frame {
     pub fn encoded_len(&self) -> usize {
         let token = self.token.len();
         match &self.body {
-            Body::Changes(changes) => Self::len_of(token, changes.size()),
-            Body::Chunk(chunk) => Self::len_of(token, chunk.encoded_len()),
+            Body::Changes(changes) => Self::encoded_len_of(token, changes.size()),
+            Body::Chunk(chunk) => Self::encoded_len_of(token, chunk.encoded_len()),
             Body::Message(kind) => 1 + varint_len(token as u64) + token + kind.encoded_len(),
         }
     }
@@ -207,15 +213,15 @@ impl Frame {
     pub fn encode(self, out: &mut impl BufMut) {
         match self.body {
             Body::Changes(changes) => {
-                put_head(out, TAG_RESUME_TOKEN, self.token.len());
+                put_tag_and_length(out, TAG_RESUME_TOKEN, self.token.len());
                 out.put_slice(&self.token);
-                put_head(out, TAG_CHANGES, changes.size());
+                put_tag_and_length(out, TAG_CHANGES, changes.size());
                 changes.put(out);
             }
             Body::Chunk(chunk) => {
-                put_head(out, TAG_RESUME_TOKEN, self.token.len());
+                put_tag_and_length(out, TAG_RESUME_TOKEN, self.token.len());
                 out.put_slice(&self.token);
-                put_head(out, TAG_EVENT_CHUNK, chunk.encoded_len());
+                put_tag_and_length(out, TAG_EVENT_CHUNK, chunk.encoded_len());
                 chunk.put(out);
             }
             Body::Message(kind) => pb::WatchResponse {
@@ -230,7 +236,7 @@ impl Frame {
 
 impl Chunk {
     fn data_len(&self) -> usize {
-        self.data.len() + self.tail.len()
+        self.data.len() + self.match_bytes.len()
     }
 
     fn encoded_len(&self) -> usize {
@@ -243,14 +249,14 @@ impl Chunk {
         self.head
             .encode(out)
             .expect("a growing buffer takes any message");
-        put_head(out, TAG_DATA, self.data_len());
+        put_tag_and_length(out, TAG_DATA, self.data_len());
         out.put_slice(&self.data);
-        out.put_slice(&self.tail);
+        out.put_slice(&self.match_bytes);
     }
 }
 
 /// What stands before a field of so many bytes.
-fn put_head(out: &mut impl BufMut, tag: u8, length: usize) {
+fn put_tag_and_length(out: &mut impl BufMut, tag: u8, length: usize) {
     out.put_u8(tag);
     prost::encoding::encode_varint(length as u64, out);
 }

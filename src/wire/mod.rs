@@ -9,6 +9,6 @@ mod frame;
 mod redact;
 mod token;
 
-pub use event::{EncodedEvent, Look, encode, omitted};
+pub use event::{EncodedEvent, RenderOptions, encode, encode_omitted};
 pub use frame::{Changes, Chunk, Frame, match_field};
-pub use token::{Anchor, MalformedToken, ResumeToken, Stamp, TokenKeys};
+pub use token::{Anchor, MalformedToken, ResumeToken, TokenContext, TokenKeys};

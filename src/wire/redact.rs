@@ -27,7 +27,7 @@ fn put_document(out: &mut BytesMut, document: &[u8], branch: &Branch, depth: u32
         match branch.led_to(element.key) {
             Led::Hidden => {}
             Led::Clear => put_element(out, &element, |out| out.put_slice(element.value)),
-            Led::Above(below) => put_inside(out, &element, below, depth),
+            Led::Above(below) => put_partly_hidden(out, &element, below, depth),
         }
     });
 }
@@ -35,12 +35,12 @@ fn put_document(out: &mut BytesMut, document: &[u8], branch: &Branch, depth: u32
 /// Appends an array, in which names are places.
 fn put_array(out: &mut BytesMut, array: &[u8], branch: &Branch, depth: u32) {
     put_elements(out, array, depth, |out, element| {
-        put_inside(out, &element, branch, depth);
+        put_partly_hidden(out, &element, branch, depth);
     });
 }
 
 /// Appends an element in which something may be hidden.
-fn put_inside(out: &mut BytesMut, element: &Element<'_>, branch: &Branch, depth: u32) {
+fn put_partly_hidden(out: &mut BytesMut, element: &Element<'_>, branch: &Branch, depth: u32) {
     put_element(out, element, |out| match element.kind {
         ElementType::EmbeddedDocument => put_document(out, element.value, branch, depth + 1),
         ElementType::Array => put_array(out, element.value, branch, depth + 1),

@@ -30,18 +30,18 @@ use crate::{
 
 pub use keys::TokenKeys;
 
-const VERSION: u8 = 1;
-const VERSION_FOR_SOME: u8 = 2;
+const VERSION_WITHOUT_AUDIENCE: u8 = 1;
+const VERSION_WITH_AUDIENCE: u8 = 2;
 const KIND_EVENT: u8 = 0;
 const KIND_HIGH_WATER: u8 = 1;
 const KIND_INVALIDATE: u8 = 2;
 const KIND_TIME: u8 = 3;
 const KIND_ANCHORED_HIGH_WATER: u8 = 4;
 
-const PREFIX: usize = 1 + 1 + 4 + 8 + 8 + 4 + 4;
-const CHECKSUM: usize = 4;
-const ANCHOR: usize = 4 + 4 + 16;
-const AUDIENCE: usize = 8;
+const PREFIX_LEN: usize = 1 + 1 + 4 + 8 + 8 + 4 + 4;
+const CHECKSUM_LEN: usize = 4;
+const ANCHOR_LEN: usize = 4 + 4 + 16;
+const AUDIENCE_LEN: usize = 8;
 
 /// The event that came last before a place in a stream, by its time and a hash of MongoDB's token.
 ///
@@ -66,7 +66,7 @@ impl Anchor {
 
     /// Whether it stands for the event with this token.
     #[must_use]
-    pub fn is(&self, token: &[u8]) -> bool {
+    pub fn matches(&self, token: &[u8]) -> bool {
         self.digest == hash::<16>(b"anchor", token)
     }
 }
@@ -74,7 +74,7 @@ impl Anchor {
 /// What all tokens of one feed have in common: where they come from, which pipeline made them, and the
 /// keys that they are encrypted with, if they are.
 #[derive(Debug, Clone)]
-pub struct Stamp {
+pub struct TokenContext {
     origin: Origin,
     keys: Option<Arc<TokenKeys>>,
 }
@@ -96,15 +96,15 @@ struct Envelope<'a> {
     token: &'a [u8],
 }
 
-impl Stamp {
-    /// The stamp of `plan` on the deployment of that name.
+impl TokenContext {
+    /// The context of `plan` on the deployment of that name.
     #[must_use]
     pub fn new(deployment: &str, plan: &Plan) -> Self {
         let [a, b, c, d, e, f, g, h, ..] = plan.fingerprint();
         Self {
             origin: Origin {
                 deployment: hash(b"deployment", deployment.as_bytes()),
-                scope: Self::of_scope(&plan.scope),
+                scope: Self::scope_hash(&plan.scope),
                 plan: [a, b, c, d, e, f, g, h],
             },
             keys: None,
@@ -123,14 +123,14 @@ impl Stamp {
         self.keys.as_deref()
     }
 
-    fn of_scope(scope: &Scope) -> [u8; 8] {
+    fn scope_hash(scope: &Scope) -> [u8; 8] {
         hash(b"scope", &scope.canonical_bytes())
     }
 
     /// The token for a place, for those who may go on from it. `anchor` is the last event before a
     /// high-water place, where it is known.
     #[must_use]
-    pub fn seal(
+    pub fn encode(
         &self,
         position: &Position,
         anchor: Option<&Anchor>,
@@ -145,7 +145,7 @@ impl Stamp {
             (Position::Invalidate { token, .. }, _) => (KIND_INVALIDATE, None, token.as_ref()),
             (Position::Time(_), _) => (KIND_TIME, None, [].as_slice()),
         };
-        let mut out = BytesMut::with_capacity(self.sealed_len(token, audience) + ANCHOR);
+        let mut out = BytesMut::with_capacity(self.encoded_len(token, audience) + ANCHOR_LEN);
         self.put(
             &mut out,
             Envelope {
@@ -185,21 +185,25 @@ impl Stamp {
     }
 
     /// How many bytes the envelope of MongoDB's `token` takes.
-    pub(super) fn sealed_len(&self, token: &[u8], audience: Option<Audience>) -> usize {
-        let around = self.around(audience);
-        let token = if fits(token, around) { token.len() } else { 0 };
-        around + token
+    pub(super) fn encoded_len(&self, token: &[u8], audience: Option<Audience>) -> usize {
+        let overhead = self.overhead(audience);
+        let token = if fits(token, overhead) {
+            token.len()
+        } else {
+            0
+        };
+        overhead + token
     }
 
     /// How many bytes stand around MongoDB's token, without an anchor.
-    fn around(&self, audience: Option<Audience>) -> usize {
-        let audience = audience.map_or(0, |_| AUDIENCE);
+    fn overhead(&self, audience: Option<Audience>) -> usize {
+        let audience = audience.map_or(0, |_| AUDIENCE_LEN);
         let keys = self.keys.as_ref().map_or(0, |_| keys::OVERHEAD);
-        PREFIX + audience + CHECKSUM + keys
+        PREFIX_LEN + audience + CHECKSUM_LEN + keys
     }
 
     fn put(&self, out: &mut BytesMut, mut envelope: Envelope<'_>) {
-        if !fits(envelope.token, self.around(envelope.audience)) {
+        if !fits(envelope.token, self.overhead(envelope.audience)) {
             envelope = Envelope {
                 kind: KIND_TIME,
                 anchor: None,
@@ -209,7 +213,7 @@ impl Stamp {
         }
         match &self.keys {
             None => self.origin.put(out, &envelope),
-            Some(keys) => keys.seal(out, |out| self.origin.put(out, &envelope)),
+            Some(keys) => keys.encrypt(out, |out| self.origin.put(out, &envelope)),
         }
     }
 }
@@ -217,7 +221,11 @@ impl Stamp {
 impl Origin {
     fn put(&self, out: &mut BytesMut, envelope: &Envelope<'_>) {
         let start = out.len();
-        out.put_u8(envelope.audience.map_or(VERSION, |_| VERSION_FOR_SOME));
+        out.put_u8(
+            envelope
+                .audience
+                .map_or(VERSION_WITHOUT_AUDIENCE, |_| VERSION_WITH_AUDIENCE),
+        );
         out.put_u8(envelope.kind);
         out.put_slice(&self.deployment);
         out.put_slice(&self.scope);
@@ -256,13 +264,13 @@ pub struct ResumeToken {
 pub struct MalformedToken(&'static str);
 
 /// The largest envelope, as `WatchRequest.resume_token` has it.
-const MAX_ENVELOPE: usize = 16 << 10;
+const MAX_ENVELOPE_LEN: usize = 16 << 10;
 
 /// Whether MongoDB's token fits the envelope. It holds the event's document key, twice as long for
 /// being in hexadecimal, and a key may be of any size; the envelope of one that does not fit goes by
-/// its time alone, so that the event comes again after a resume. `around` is what else there is.
-fn fits(token: &[u8], around: usize) -> bool {
-    token.len() <= MAX_ENVELOPE - around - ANCHOR
+/// its time alone, so that the event comes again after a resume. `overhead` is what else there is.
+fn fits(token: &[u8], overhead: usize) -> bool {
+    token.len() <= MAX_ENVELOPE_LEN - overhead - ANCHOR_LEN
 }
 
 impl ResumeToken {
@@ -271,12 +279,12 @@ impl ResumeToken {
     /// # Errors
     /// [`MalformedToken`] when it is cut short, changed on the way, of another version, or encrypted with
     /// none of `keys`.
-    pub fn read(bytes: &[u8], keys: Option<&TokenKeys>) -> Result<Self, MalformedToken> {
-        if bytes.len() > MAX_ENVELOPE {
+    pub fn decode(bytes: &[u8], keys: Option<&TokenKeys>) -> Result<Self, MalformedToken> {
+        if bytes.len() > MAX_ENVELOPE_LEN {
             return Err(MalformedToken("is too long to be one of Weir's"));
         }
         if bytes.first() != Some(&keys::VERSION) {
-            return Self::read_open(bytes);
+            return Self::decode_plain(bytes);
         }
         let Some(keys) = keys else {
             return Err(MalformedToken(
@@ -285,16 +293,16 @@ impl ResumeToken {
         };
         Ok(Self {
             encrypted: true,
-            ..Self::read_open(&keys.open(bytes)?)?
+            ..Self::decode_plain(&keys.decrypt(bytes)?)?
         })
     }
 
     /// Reads an envelope that is not encrypted.
-    fn read_open(bytes: &[u8]) -> Result<Self, MalformedToken> {
-        if bytes.len() < PREFIX + CHECKSUM {
+    fn decode_plain(bytes: &[u8]) -> Result<Self, MalformedToken> {
+        if bytes.len() < PREFIX_LEN + CHECKSUM_LEN {
             return Err(MalformedToken("is too short to be one of Weir's"));
         }
-        let (body, checksum) = bytes.split_at(bytes.len() - CHECKSUM);
+        let (body, checksum) = bytes.split_at(bytes.len() - CHECKSUM_LEN);
         if crc32fast::hash(body).to_be_bytes() != checksum {
             return Err(MalformedToken(
                 "has a wrong checksum: it was cut short or changed, or is not one of Weir's",
@@ -302,7 +310,7 @@ impl ResumeToken {
         }
         let mut rest = body;
         let [version] = take::<1>(&mut rest);
-        if !matches!(version, VERSION | VERSION_FOR_SOME) {
+        if !matches!(version, VERSION_WITHOUT_AUDIENCE | VERSION_WITH_AUDIENCE) {
             return Err(MalformedToken(
                 "is of a version that this server can't read",
             ));
@@ -318,15 +326,15 @@ impl ResumeToken {
             increment: u32::from_be_bytes(take(&mut rest)),
         };
         let mut audience = None;
-        if version == VERSION_FOR_SOME {
-            if rest.len() < AUDIENCE {
+        if version == VERSION_WITH_AUDIENCE {
+            if rest.len() < AUDIENCE_LEN {
                 return Err(MalformedToken("is too short for its version"));
             }
             audience = Some(Audience(take(&mut rest)));
         }
         let mut anchor = None;
         if kind == KIND_ANCHORED_HIGH_WATER {
-            if rest.len() < ANCHOR {
+            if rest.len() < ANCHOR_LEN {
                 return Err(MalformedToken("is too short for its kind"));
             }
             anchor = Some(Anchor {
@@ -357,9 +365,9 @@ impl ResumeToken {
 
     /// The same place, for others to go on from.
     #[must_use]
-    pub fn sealed_for(&self, audience: Option<Audience>, keys: Option<Arc<TokenKeys>>) -> Bytes {
+    pub fn encode_for(&self, audience: Option<Audience>, keys: Option<Arc<TokenKeys>>) -> Bytes {
         let origin = self.origin;
-        Stamp { origin, keys }.seal(&self.position, self.anchor.as_ref(), audience)
+        TokenContext { origin, keys }.encode(&self.position, self.anchor.as_ref(), audience)
     }
 
     /// Who may go on from it; `None` is whoever is not one of many.
@@ -374,22 +382,22 @@ impl ResumeToken {
         self.encrypted
     }
 
-    /// Whether the token is of the deployment that `stamp` is of.
+    /// Whether the token is of the deployment that `token_context` is of.
     #[must_use]
-    pub fn is_of_deployment(&self, stamp: &Stamp) -> bool {
-        self.origin.deployment == stamp.origin.deployment
+    pub fn is_same_deployment(&self, token_context: &TokenContext) -> bool {
+        self.origin.deployment == token_context.origin.deployment
     }
 
-    /// Whether the token is of the same database and collections as `stamp`.
+    /// Whether the token is of the same database and collections as `token_context`.
     #[must_use]
-    pub fn is_of_scope(&self, stamp: &Stamp) -> bool {
-        self.origin.scope == stamp.origin.scope
+    pub fn is_same_scope(&self, token_context: &TokenContext) -> bool {
+        self.origin.scope == token_context.origin.scope
     }
 
-    /// Whether the pipeline that made the token is that of `stamp`.
+    /// Whether the pipeline that made the token is that of `token_context`.
     #[must_use]
-    pub fn is_of_plan(&self, stamp: &Stamp) -> bool {
-        self.origin.plan == stamp.origin.plan
+    pub fn is_same_plan(&self, token_context: &TokenContext) -> bool {
+        self.origin.plan == token_context.origin.plan
     }
 }
 

@@ -60,8 +60,8 @@ impl Before {
 
     /// Whether the place after this event is right before the oldest one.
     pub(super) fn ends_with(&self, token: &[u8]) -> bool {
-        self.last.is_some_and(|last| last.is(token))
-            || self.origin.is_some_and(|origin| origin.is(token))
+        self.last.is_some_and(|last| last.matches(token))
+            || self.origin.is_some_and(|origin| origin.matches(token))
     }
 
     /// Whether a place with this anchor is right before the oldest event.

@@ -263,7 +263,7 @@ impl State {
                 if self.before.is_anchored(anchor) {
                     return exactly(self.head());
                 }
-                exactly(self.find_event(anchor.time, |token| anchor.is(token))?)
+                exactly(self.find_event(anchor.time, |token| anchor.matches(token))?)
             }
             Place::After(
                 Position::Event { token, time } | Position::Invalidate { token, time },

@@ -3,11 +3,11 @@
 use super::*;
 use crate::{
     plan::Plan,
-    wire::{Anchor, Stamp},
+    wire::{Anchor, TokenContext},
 };
 
-fn stamp(of: &Watch) -> Stamp {
-    Stamp::new("rs", &Plan::dedicated(of))
+fn token_context(of: &Watch) -> TokenContext {
+    TokenContext::new("rs", &Plan::dedicated(of))
 }
 
 fn inserts_only() -> pb::WatchRequest {
@@ -44,9 +44,9 @@ async fn a_token_in_the_ring_joins_there_at_once() {
     let hub = hub(&source);
     let mut first = Client::open(&hub, &watch(request())).await;
     assert_eq!(events(first.see_all().await), named(&["a", "b", "c"]));
-    let stamp = stamp(&watch(request()));
+    let token_context = token_context(&watch(request()));
     for (name, increment, rest) in [("a", 1, &["b", "c"][..]), ("b", 2, &["c"]), ("c", 3, &[])] {
-        let token = stamp.seal(&after(name, increment), None, None);
+        let token = token_context.encode(&after(name, increment), None, None);
         let mut back = Client::open(&hub, &resumed(request(), token)).await;
         assert_eq!(events(back.see_all().await), named(rest), "after {name}");
     }
@@ -65,8 +65,11 @@ async fn a_progress_token_joins_after_the_event_that_it_is_anchored_to() {
     let mut first = Client::open(&hub, &watch(request())).await;
     assert_eq!(events(first.see_all().await), named(&["a", "b"]));
     let anchor = Anchor::new(&token("a"), at(1));
-    let between =
-        stamp(&watch(request())).seal(&high_water("another replica's", 3), Some(&anchor), None);
+    let between = token_context(&watch(request())).encode(
+        &high_water("another replica's", 3),
+        Some(&anchor),
+        None,
+    );
     let mut back = Client::open(&hub, &resumed(request(), between)).await;
     assert_eq!(events(back.see_all().await), named(&["b"]));
     assert_eq!(source.asked(), [None]);
@@ -87,7 +90,7 @@ async fn an_older_token_reads_its_own_stream_and_hands_over_at_the_same_event() 
         ]),
     ]);
     let hub = hub(&source);
-    let token = stamp(&watch(request())).seal(&after("a", 1), None, None);
+    let token = token_context(&watch(request())).encode(&after("a", 1), None, None);
     let mut back = Client::open(&hub, &resumed(request(), token)).await;
     assert_eq!(events(back.see_all().await), named(&["b", "c", "d", "e"]));
     assert_eq!(source.asked(), [None, Some(after("a", 1))]);
@@ -104,7 +107,7 @@ async fn a_token_of_another_filter_goes_on_right_after_its_event() {
         cursor(vec![batch(&[insert("b", 2), update, insert("c", 4)])]),
     ]);
     let hub = hub(&source);
-    let token = stamp(&watch(request())).seal(&after("a", 1), None, None);
+    let token = token_context(&watch(request())).encode(&after("a", 1), None, None);
     let mut back = Client::open(&hub, &resumed(inserts_only(), token.clone())).await;
     assert_eq!(back.watcher.mode(), Mode::Dedicated);
     assert_eq!(back.watcher.beginning().token, token, "the client's own");
@@ -124,7 +127,7 @@ async fn a_token_that_no_stream_knows_is_replaced_by_its_time() {
         cursor(vec![batch(&[insert("a", 1), insert("b", 2)])]),
     ]);
     let hub = hub(&source);
-    let token = stamp(&watch(request())).seal(&after("a", 1), None, None);
+    let token = token_context(&watch(request())).encode(&after("a", 1), None, None);
     let mut back = Client::open(&hub, &resumed(request(), token)).await;
     assert!(back.watcher.beginning().by_time);
     assert_eq!(events(back.see_all().await), named(&["b"]));
@@ -140,7 +143,7 @@ async fn on_a_quiet_collection_the_ring_is_joined_once_mongodb_says_that_nothing
         ..ScriptedSource::of([cursor(vec![quiet("t0", 9)]), cursor(vec![quiet("t1", 9)])])
     });
     let hub = hub(&source);
-    let token = stamp(&watch(request())).seal(&after("a", 1), None, None);
+    let token = token_context(&watch(request())).encode(&after("a", 1), None, None);
     let mut back = Client::open(&hub, &resumed(request(), token.clone())).await;
     assert_eq!(back.see_all().await, [Seen::Stage(Stage::Live)]);
     settle().await;
@@ -161,7 +164,7 @@ async fn those_who_wait_for_their_turn_are_told_and_served_in_turn() {
         catch_up(),
     ]);
     let hub = hub(&source);
-    let token = stamp(&watch(request())).seal(&after("a", 1), None, None);
+    let token = token_context(&watch(request())).encode(&after("a", 1), None, None);
     let wanted = resumed(request(), token);
     let mut one = Client::open(&hub, &wanted).await;
     let mut two = Client::open(&hub, &wanted).await;
@@ -192,7 +195,7 @@ async fn who_gives_up_a_turn_goes_on_from_where_it_came_to() {
             ..settings()
         },
     );
-    let token = stamp(&watch(request())).seal(&after("a", 1), None, None);
+    let token = token_context(&watch(request())).encode(&after("a", 1), None, None);
     let wanted = resumed(request(), token);
     let mut one = Client::open(&hub, &wanted).await;
     let two = Client::open(&hub, &wanted).await;
@@ -223,7 +226,7 @@ async fn a_catch_up_whose_client_does_not_read_gives_its_turn_back_and_starts_ov
         cursor(bigs()),
     ]);
     let hub = hub(&source);
-    let token = stamp(&watch(request())).seal(&after("a", 1), None, None);
+    let token = token_context(&watch(request())).encode(&after("a", 1), None, None);
     let mut back = Client::open(&hub, &resumed(request(), token)).await;
     tokio::time::sleep(Duration::from_secs(60)).await;
     settle().await;
@@ -297,7 +300,7 @@ async fn a_watch_that_waited_for_its_turn_does_not_end_because_mongodb_is_away_f
             ..settings()
         };
         let hub = hub_with(&source, settings);
-        let token = stamp(&watch(request())).seal(&after("a", 1), None, None);
+        let token = token_context(&watch(request())).encode(&after("a", 1), None, None);
         let wanted = resumed(request(), token);
         let first = Client::open(&hub, &wanted).await;
         let mut waits = Client::open(&hub, &wanted).await;
@@ -322,7 +325,7 @@ async fn a_watch_that_does_not_read_does_not_keep_others_from_handing_over() {
     let hub = hub(&source);
     let _deaf = Client::open(&hub, &watch(request())).await;
     tokio::time::sleep(Duration::from_secs(1)).await;
-    let token = stamp(&watch(request())).seal(&after("before", 0), None, None);
+    let token = token_context(&watch(request())).encode(&after("before", 0), None, None);
     let mut back = Client::open(&hub, &resumed(request(), token)).await;
     let names: Vec<String> = (1..=8).map(|n| format!("e{n}")).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();

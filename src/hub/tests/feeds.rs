@@ -145,7 +145,7 @@ async fn failures_that_nothing_mends_end_the_watch_with_their_own_reason() {
     for (failure, reason) in [
         (Failure::AccessDenied, "UPSTREAM_ACCESS_DENIED"),
         (Failure::Unsupported, "CHANGE_STREAMS_UNSUPPORTED"),
-        (Failure::Broken, "INTERNAL"),
+        (Failure::Unexpected, "INTERNAL"),
     ] {
         let source = ScriptedSource::new([cursor_that_fails(vec![quiet("t", 0)], failure)]);
         let hub = hub(&source);

@@ -19,7 +19,13 @@ fn ring(now: u32) -> Arc<Ring> {
     };
     let before = Before::beginning(&start, Some(at(now)));
     let metrics = Arc::new(Metrics::new());
-    Arc::new(Ring::new(1 << 20, any_stamp(), metrics, start, before))
+    Arc::new(Ring::new(
+        1 << 20,
+        any_token_context(),
+        metrics,
+        start,
+        before,
+    ))
 }
 
 fn hears(ring: &Ring, upstream: ClusterTime) {
@@ -38,7 +44,13 @@ fn publishes(ring: &Ring, name: &str, increment: u32) {
     let budget = budget::Budget::new(usize::MAX);
     let metrics = Arc::new(Metrics::new());
     ring.publish(News {
-        segments: Segment::cut(&batch.buffer, batch.events, &any_stamp(), &budget, &metrics),
+        segments: Segment::cut(
+            &batch.buffer,
+            batch.events,
+            &any_token_context(),
+            &budget,
+            &metrics,
+        ),
         tail: Some((after(name, increment), None, false)),
         ..News::default()
     });

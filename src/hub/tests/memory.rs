@@ -94,11 +94,11 @@ async fn a_catch_up_that_waits_for_memory_gives_up_what_its_client_leaves_unread
     };
     let hub = hub_with(&source, settings);
     let _live = Client::open(&hub, &watch(of("a"))).await;
-    let stamp = {
+    let token_context = {
         let plan = crate::plan::Plan::dedicated(&watch(of("a")));
-        crate::wire::Stamp::new("rs", &plan)
+        crate::wire::TokenContext::new("rs", &plan)
     };
-    let old = stamp.seal(&after("a", 1), None, None);
+    let old = token_context.encode(&after("a", 1), None, None);
     let _deaf = Client::open(&hub, &resumed(of("a"), old)).await;
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert!(hub.readings().memory_used_bytes > 1 << 20);

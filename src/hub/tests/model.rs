@@ -15,13 +15,13 @@ use super::super::{
     seat::Seat,
     segment::Segment,
 };
-use super::any_stamp;
+use super::any_token_context;
 use crate::{
     metrics::Metrics,
     plan::{MissingImage, Operation, Residual},
     source::{
         Position,
-        script::{after, at, batch, event, insert},
+        scripted::{after, at, batch, event, insert},
     },
 };
 
@@ -35,7 +35,7 @@ fn ring(capacity: usize) -> Arc<Ring> {
     let before = Before::beginning(&start, None);
     Arc::new(Ring::new(
         capacity,
-        any_stamp(),
+        any_token_context(),
         Arc::clone(&METRICS),
         start,
         before,
@@ -52,7 +52,13 @@ fn segment(n: u32) -> Vec<Arc<Segment>> {
     };
     let batch = batch(&[raw]);
     let budget = Budget::new(usize::MAX);
-    Segment::cut(&batch.buffer, batch.events, &any_stamp(), &budget, &METRICS)
+    Segment::cut(
+        &batch.buffer,
+        batch.events,
+        &any_token_context(),
+        &budget,
+        &METRICS,
+    )
 }
 
 fn publish(ring: &Ring, n: u32) {

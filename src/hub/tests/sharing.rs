@@ -243,9 +243,9 @@ async fn a_deployment_without_a_name_is_refused_until_it_has_one() {
     let refused = hub.subscribe(&watch(request())).await.unwrap_err();
     assert_eq!(refused.reason(), "CHANGE_STREAMS_UNSUPPORTED");
     let client = Client::open(&hub, &watch(request())).await;
-    let token = crate::wire::ResumeToken::read(&client.token, None).unwrap();
+    let token = crate::wire::ResumeToken::decode(&client.token, None).unwrap();
     let plan = crate::plan::Plan::shared(&watch(request()));
-    assert!(token.is_of_deployment(&crate::wire::Stamp::new("rs", &plan)));
+    assert!(token.is_same_deployment(&crate::wire::TokenContext::new("rs", &plan)));
 }
 
 /// While MongoDB is silent, nobody waits for the failures of those who came before.

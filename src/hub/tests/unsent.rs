@@ -76,8 +76,13 @@ async fn what_stands_before_an_event_that_cannot_be_sent_is_delivered() {
             ]
         );
         assert_eq!(
-            source.paces(),
-            [Pace::Ordinary, Pace::Single, Pace::Ordinary, Pace::Single]
+            source.batch_sizes(),
+            [
+                BatchSize::Default,
+                BatchSize::One,
+                BatchSize::Default,
+                BatchSize::One
+            ]
         );
         let outlines: Vec<bool> = {
             let plans = source.plans.lock().unwrap();
@@ -88,7 +93,7 @@ async fn what_stands_before_an_event_that_cannot_be_sent_is_delivered() {
         let unsent = unsent(end_of(&mut client).await);
         assert_eq!((unsent.after, unsent.time), (Some(at(3)), Some(at(4))));
         let next =
-            ResumeToken::read(&unsent.next_token.expect("a token"), None).expect("it is sound");
+            ResumeToken::decode(&unsent.next_token.expect("a token"), None).expect("it is sound");
         assert_eq!(next.position, after("poison", 4));
     }
 }
@@ -130,7 +135,7 @@ async fn an_event_is_not_told_unless_it_is_certain() {
 #[tokio::test(start_paused = true)]
 async fn what_cannot_be_looked_at_is_told_without_more() {
     for look in [
-        Opening::Fail(Failure::Broken),
+        Opening::Fail(Failure::Unexpected),
         // It never answers.
         cursor(Vec::new()),
         cursor(vec![quiet("t", 9)]),
@@ -220,8 +225,8 @@ async fn a_stream_that_read_past_a_failure_goes_back_to_ordinary_replies() {
         let seen = without_stages(client.see(4).await);
         assert_eq!(seen, [event_named("a"), event_named("b"), event_named("c")]);
         assert_eq!(
-            source.paces(),
-            [Pace::Ordinary, Pace::Single, Pace::Ordinary]
+            source.batch_sizes(),
+            [BatchSize::Default, BatchSize::One, BatchSize::Default]
         );
     }
 }
@@ -242,8 +247,8 @@ async fn a_busy_stream_goes_back_to_ordinary_replies_too() {
     let mut client = Client::open(&hub, &watch(request())).await;
     client.see(1003).await;
     assert_eq!(
-        source.paces(),
-        [Pace::Ordinary, Pace::Single, Pace::Ordinary]
+        source.batch_sizes(),
+        [BatchSize::Default, BatchSize::One, BatchSize::Default]
     );
 }
 
@@ -258,7 +263,7 @@ async fn what_stands_before_it_in_the_first_reply_is_delivered_too() {
         cursor(vec![quiet("t", 4)]),
     ]);
     let hub = hub(&source);
-    let beginning = any_stamp_of(&request()).seal(&after("a", 1), None, None);
+    let beginning = any_token_context_of(&request()).encode(&after("a", 1), None, None);
     let mut client = Client::open(&hub, &resumed(request(), beginning)).await;
     assert_eq!(
         read_to_end(&mut client).await,
@@ -277,7 +282,7 @@ async fn what_stands_before_it_in_the_first_reply_is_delivered_too() {
     );
 }
 
-fn any_stamp_of(request: &pb::WatchRequest) -> crate::wire::Stamp {
+fn any_token_context_of(request: &pb::WatchRequest) -> crate::wire::TokenContext {
     let plan = crate::plan::Plan::dedicated(&watch(request.clone()));
-    crate::wire::Stamp::new("rs", &plan)
+    crate::wire::TokenContext::new("rs", &plan)
 }

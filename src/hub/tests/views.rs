@@ -6,7 +6,7 @@ use super::*;
 use crate::{
     error::Unsent,
     plan::{Audience, Condition, Hidden, Plan, Predicate},
-    wire::{ResumeToken, Stamp, TokenKeys},
+    wire::{ResumeToken, TokenContext, TokenKeys},
 };
 
 const FORMATS: [Format; 4] = [
@@ -124,7 +124,7 @@ fn looks_right(message: &[u8], tenant: u32, client: &Client) {
         assert_eq!(has(&value), shown, "{path}, where {hidden:?} are hidden");
     }
     let change = pb::ChangeEvent::decode(message).unwrap();
-    let token = ResumeToken::read(&change.resume_token, None).unwrap();
+    let token = ResumeToken::decode(&change.resume_token, None).unwrap();
     assert_eq!(token.audience(), client.view.audience);
 }
 
@@ -190,7 +190,7 @@ async fn no_two_views_mix_while_they_catch_up() {
     let hub = hub_with(&source, settings);
     let plan = Plan::shared(&watch(request()));
     for (tenant, view) in &ways {
-        let token = Stamp::new("rs", &plan).seal(&after("1", 1), None, view.audience);
+        let token = TokenContext::new("rs", &plan).encode(&after("1", 1), None, view.audience);
         let request = pb::WatchRequest {
             start: Some(pb::watch_request::Start::ResumeToken(token)),
             ..shared()
@@ -240,9 +240,9 @@ async fn a_stream_of_its_own_is_guarded_twice() {
 
 /// A token that a watch in `view` was given.
 fn token_of(view: &View, keys: Option<&Arc<TokenKeys>>) -> bytes::Bytes {
-    Stamp::new("rs", &Plan::shared(&watch(request())))
+    TokenContext::new("rs", &Plan::shared(&watch(request())))
         .with_keys(keys.cloned())
-        .seal(&after("1", 1), None, view.audience)
+        .encode(&after("1", 1), None, view.audience)
 }
 
 fn keys(lines: &[&str]) -> Arc<TokenKeys> {
@@ -302,7 +302,8 @@ async fn a_token_of_another_audience_is_refused_in_both_directions() {
         collections: vec!["secrets".to_owned()],
         ..request()
     }));
-    let token = Stamp::new("other", &elsewhere).seal(&after("1", 1), None, views[1].audience);
+    let token =
+        TokenContext::new("other", &elsewhere).encode(&after("1", 1), None, views[1].audience);
     let words = refused(token, &views[2], None).await.unwrap();
     assert!(words.contains("principal"), "{words}");
 }
@@ -380,7 +381,7 @@ async fn every_token_of_a_watch_is_encrypted_and_for_its_audience() {
     let hub = hub_with(&source, settings);
     let mut client = Client::open(&hub, &watch_in(shared(), of_tenant(1, &[]))).await;
     let right = |token: &[u8]| {
-        let token = ResumeToken::read(token, Some(&keys)).unwrap();
+        let token = ResumeToken::decode(token, Some(&keys)).unwrap();
         assert!(token.was_encrypted());
         assert_eq!(token.audience(), audience(1));
     };
@@ -442,7 +443,7 @@ async fn an_event_that_cant_be_sent_is_told_to_no_one_who_might_not_see_it() {
             assert_eq!(unsent.time, open.then(|| at(4)));
             assert_eq!(unsent.next_token.is_some(), open || encrypts);
             if let Some(token) = unsent.next_token {
-                let token = ResumeToken::read(&token, keys.as_deref()).unwrap();
+                let token = ResumeToken::decode(&token, keys.as_deref()).unwrap();
                 assert_eq!(token.was_encrypted(), encrypts);
                 assert_eq!(token.audience(), view.audience);
                 assert_eq!(token.position, after("4", 4));

@@ -13,7 +13,7 @@ use crate::{
     plan::{Audience, Hidden, View},
     source::{
         Source,
-        script::{Opening, ScriptedSource, Step, batch, event, quiet},
+        scripted::{Opening, ScriptedSource, Step, batch, event, quiet},
     },
     wire::ResumeToken,
 };
@@ -106,7 +106,7 @@ async fn pieces_and_their_sizes_are_of_what_a_view_shows() {
             assert_eq!(data.len() as u64, chunk.total_bytes);
             let change = pb::ChangeEvent::decode(data.freeze()).unwrap();
             assert_eq!(change.resume_token, response.resume_token);
-            let token = ResumeToken::read(&change.resume_token, None).unwrap();
+            let token = ResumeToken::decode(&change.resume_token, None).unwrap();
             assert_eq!(token.audience(), watch.view.audience);
             return;
         }
@@ -129,7 +129,7 @@ async fn a_stub_and_its_sizes_are_of_what_a_view_shows() {
         panic!("{changes:?}");
     };
     assert!((shown..shown + 1_000).contains(&(omitted.event_bytes as usize)));
-    let token = ResumeToken::read(&response.resume_token, None).unwrap();
+    let token = ResumeToken::decode(&response.resume_token, None).unwrap();
     assert_eq!(token.audience(), watch.view.audience);
 
     let (watch, watcher, run) = watching(Oversize::Fail, shown).await;
@@ -152,7 +152,7 @@ async fn an_event_fits_when_what_is_shown_of_it_does() {
     let (_, bytes) = response(batch.into_frame().unwrap());
     assert!(bytes.len() < 1_000 && !has_secret(&bytes));
     assert_eq!(
-        ResumeToken::read(&token, None).unwrap().audience(),
+        ResumeToken::decode(&token, None).unwrap().audience(),
         watch.view.audience
     );
 }

@@ -8,32 +8,32 @@ use tokio::time::{Duration, Instant, sleep_until};
 use crate::source::{
     Batch, Cursor, SourceError,
     failure::Failure,
-    reply::{Brought, Replies},
+    reply::{ReplyContents, ReplyReader},
 };
 
-use super::{MAX_AWAIT, patience::Patience};
+use super::{MAX_AWAIT, reply_timeout::ReplyTimeout};
 
 /// A server may answer early, without an event, in the midst of what holds none for the stream. One
 /// that has done so this many times in a row is given a pause before it is asked again.
-const HOLLOW_REPLIES: u32 = 16;
+const MAX_EARLY_EMPTY_REPLIES: u32 = 16;
 /// How long.
-const HOLLOW_PAUSE: Duration = Duration::from_millis(10);
+const EARLY_EMPTY_REPLY_PAUSE: Duration = Duration::from_millis(10);
 
 /// An open change stream on MongoDB.
 pub(super) struct MongoCursor {
     cursor: RawBatchCursor,
-    patience: Patience,
-    replies: Replies,
+    reply_timeout: ReplyTimeout,
+    replies: ReplyReader,
     /// When the reply that is awaited was asked for.
-    asked: Option<Instant>,
+    requested_at: Option<Instant>,
     /// How many replies in a row came early and brought nothing.
-    hollow: u32,
+    early_empty_replies: u32,
     /// Until when MongoDB is not asked again.
-    rest_until: Option<Instant>,
+    pause_until: Option<Instant>,
     /// Batches of the last reply that are still to be handed out, in reverse order.
     ready: Vec<Batch>,
     /// What comes after them, where nothing can.
-    broken: Option<SourceError>,
+    error: Option<SourceError>,
 }
 
 impl Cursor for MongoCursor {
@@ -46,18 +46,18 @@ impl Cursor for MongoCursor {
                 if let Some(error) = self.broken.take() {
                     return Err(error);
                 }
-                if let Some(until) = self.rest_until {
+                if let Some(until) = self.pause_until {
                     sleep_until(until).await;
-                    self.rest_until = None;
+                    self.pause_until = None;
                 }
                 // Kept here, as this future may be dropped and made again while the reply is awaited.
-                let asked = *self.asked.get_or_insert_with(Instant::now);
+                let requested_at = *self.requested_at.get_or_insert_with(Instant::now);
                 let reply = self.reply().await?;
-                self.asked = None;
-                let waited = asked.elapsed() >= MAX_AWAIT / 2;
+                self.requested_at = None;
+                let waited = requested_at.elapsed() >= MAX_AWAIT / 2;
                 let reply = Bytes::from_owner(Reply(reply));
-                let Brought { batches, broken } = self.replies.read(reply, waited);
-                self.rest_after(&batches, waited);
+                let ReplyContents { batches, error } = self.replies.read(reply, waited);
+                self.pause_after(&batches, waited);
                 self.ready = batches;
                 self.ready.reverse();
                 self.broken = broken;
@@ -68,36 +68,40 @@ impl Cursor for MongoCursor {
 
 impl MongoCursor {
     /// The stream behind `cursor`, whose replies are read as those of the place that it was opened at.
-    pub(super) fn new(cursor: RawBatchCursor, patience: Patience, replies: Replies) -> Self {
+    pub(super) fn new(
+        cursor: RawBatchCursor,
+        reply_timeout: ReplyTimeout,
+        replies: ReplyReader,
+    ) -> Self {
         Self {
             cursor,
-            patience,
+            reply_timeout,
             replies,
-            asked: None,
-            hollow: 0,
-            rest_until: None,
+            requested_at: None,
+            early_empty_replies: 0,
+            pause_until: None,
             ready: Vec::new(),
-            broken: None,
+            error: None,
         }
     }
 
     /// Keeps a server that answers at once, and says nothing, from being asked as fast as it answers.
-    fn rest_after(&mut self, batches: &[Batch], waited: bool) {
-        let hollow = !waited && batches.iter().all(|batch| batch.events.is_empty());
-        self.hollow = if hollow {
-            self.hollow.saturating_add(1)
+    fn pause_after(&mut self, batches: &[Batch], waited: bool) {
+        let early_and_empty = !waited && batches.iter().all(|batch| batch.events.is_empty());
+        self.early_empty_replies = if early_and_empty {
+            self.early_empty_replies.saturating_add(1)
         } else {
             0
         };
-        if self.hollow > HOLLOW_REPLIES {
-            self.rest_until = Some(Instant::now() + HOLLOW_PAUSE);
+        if self.early_empty_replies > MAX_EARLY_EMPTY_REPLIES {
+            self.pause_until = Some(Instant::now() + EARLY_EMPTY_REPLY_PAUSE);
         }
     }
 
     async fn reply(&mut self) -> Result<RawBatch, SourceError> {
         match self
-            .patience
-            .bear(self.cursor.next(), self.replies.reached())
+            .reply_timeout
+            .wait(self.cursor.next(), self.replies.reached_time())
             .await?
         {
             Some(reply) => Ok(reply?),

@@ -1,7 +1,7 @@
 use bson::{Document, doc};
 
 use super::*;
-use crate::source::script::{after, at, event, token};
+use crate::source::scripted::{after, at, event, token};
 
 fn reply(events: &[Document], post_batch_token: &str) -> Bytes {
     let reply = doc! {
@@ -17,12 +17,12 @@ fn reply(events: &[Document], post_batch_token: &str) -> Bytes {
 
 /// The place after the last of these replies to a stream that was opened at `from`.
 fn place_after(from: &Position, replies: &[Bytes]) -> Option<Position> {
-    let mut reader = Replies::new(Some(from), Some(from.time()));
+    let mut reader = ReplyReader::new(Some(from), Some(from.time()));
     let mut place = None;
     for reply in replies {
-        let brought = reader.read(reply.clone(), true);
-        assert!(brought.broken.is_none(), "{:?}", brought.broken);
-        place = brought
+        let contents = reader.read(reply.clone(), true);
+        assert!(contents.error.is_none(), "{:?}", contents.error);
+        place = contents
             .batches
             .into_iter()
             .filter_map(|it| it.position)

@@ -60,7 +60,7 @@ impl Slot {
 
 /// A document that an event may carry.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Image<'a> {
+pub(super) enum DocumentField<'a> {
     /// MongoDB sent none.
     Absent,
     /// MongoDB looked for one and found none.
@@ -108,20 +108,20 @@ impl<'a> Slots<'a> {
     }
 
     /// Takes a field that is a document or null; one of another type stays, to go out as unknown.
-    pub(super) fn take_image(&mut self, slot: Slot) -> Image<'a> {
+    pub(super) fn take_document_field(&mut self, slot: Slot) -> DocumentField<'a> {
         match self.get(slot) {
             Some(element) if element.is_null() => {
                 self.take(slot);
-                Image::Null
+                DocumentField::Null
             }
             Some(element) => match element.as_document() {
                 Some(document) => {
                     self.take(slot);
-                    Image::Present(document)
+                    DocumentField::Present(document)
                 }
-                None => Image::Absent,
+                None => DocumentField::Absent,
             },
-            None => Image::Absent,
+            None => DocumentField::Absent,
         }
     }
 
@@ -142,13 +142,13 @@ impl<'a> Slots<'a> {
     }
 
     /// Drops what may tell of fields in ways that can't be judged.
-    pub(super) fn forget_descriptions(&mut self) {
+    pub(super) fn drop_descriptions(&mut self) {
         self.take(Slot::OperationDescription);
         self.take(Slot::StateBeforeChange);
     }
 
     /// Writes what no message took as one document.
-    pub(super) fn put_rest(self, out: &mut BytesMut, number: u32, format: Format) {
+    pub(super) fn put_unclaimed(self, out: &mut BytesMut, number: u32, format: Format) {
         let rest: Vec<Element<'_>> = self
             .known
             .into_iter()

@@ -2,7 +2,7 @@
 
 use bytes::BytesMut;
 
-use super::{Look, elements, is_array, is_text, put_number, text};
+use super::{RenderOptions, elements, is_array, is_text, put_number, text};
 use crate::{
     plan::{Branch, Led},
     raw::{Element, Elements},
@@ -11,21 +11,27 @@ use crate::{
 
 /// Writes `updateDescription` as field 1 of an update. Tells whether what was written is all that
 /// the description holds and may be shown.
-pub(super) fn put_description(out: &mut BytesMut, description: &[u8], look: Look<'_>) -> bool {
+pub(super) fn put_description(
+    out: &mut BytesMut,
+    description: &[u8],
+    options: RenderOptions<'_>,
+) -> bool {
     put_message(out, 1, |out| {
-        every(description, |field| match field.key {
+        all_elements(description, |field| match field.key {
             b"updatedFields" if field.as_document().is_some() => {
-                look.put_document(out, 1, field.value);
+                options.put_document(out, 1, field.value);
                 true
             }
-            b"removedFields" if is_array(&field) => every(field.value, |name| {
-                is_hidden(&name, look) || put_text(out, 2, &name)
+            b"removedFields" if is_array(&field) => all_elements(field.value, |name| {
+                is_hidden(&name, options) || put_text(out, 2, &name)
             }),
-            b"truncatedArrays" if is_array(&field) => {
-                every(field.value, |array| put_truncated_array(out, &array, look))
-            }
+            b"truncatedArrays" if is_array(&field) => all_elements(field.value, |array| {
+                put_truncated_array(out, &array, options)
+            }),
             b"disambiguatedPaths" if field.as_document().is_some() => {
-                every(field.value, |path| put_disambiguated_path(out, &path, look))
+                all_elements(field.value, |path| {
+                    put_disambiguated_path(out, &path, options)
+                })
             }
             _ => false,
         })
@@ -33,19 +39,24 @@ pub(super) fn put_description(out: &mut BytesMut, description: &[u8], look: Look
 }
 
 /// Whether an element is the path of a field that is hidden.
-fn is_hidden(path: &Element<'_>, look: Look<'_>) -> bool {
-    path.as_str_bytes().is_some_and(|path| look.hides(path))
+fn is_hidden(path: &Element<'_>, options: RenderOptions<'_>) -> bool {
+    path.as_str_bytes()
+        .is_some_and(|path| options.hides_path(path))
 }
 
-fn put_truncated_array(out: &mut BytesMut, array: &Element<'_>, look: Look<'_>) -> bool {
+fn put_truncated_array(
+    out: &mut BytesMut,
+    array: &Element<'_>,
+    options: RenderOptions<'_>,
+) -> bool {
     let Some(array) = array.as_document() else {
         return false;
     };
-    if elements(array).any(|field| field.key == b"field" && is_hidden(&field, look)) {
+    if elements(array).any(|field| field.key == b"field" && is_hidden(&field, options)) {
         return true;
     }
     put_message(out, 3, |out| {
-        every(array, |field| match (field.key, field.as_int()) {
+        all_elements(array, |field| match (field.key, field.as_int()) {
             (b"field", _) => put_text(out, 1, &field),
             (b"newSize", Some(size)) => {
                 put_number(out, 2, size.cast_unsigned());
@@ -56,20 +67,24 @@ fn put_truncated_array(out: &mut BytesMut, array: &Element<'_>, look: Look<'_>) 
     })
 }
 
-fn put_disambiguated_path(out: &mut BytesMut, path: &Element<'_>, look: Look<'_>) -> bool {
+fn put_disambiguated_path(
+    out: &mut BytesMut,
+    path: &Element<'_>,
+    options: RenderOptions<'_>,
+) -> bool {
     if !is_array(path) {
         return false;
     }
-    if look.hides(path.key)
-        || look
-            .hidden()
-            .is_some_and(|tree| is_led_to_hidden(path.value, tree))
+    if options.hides_path(path.key)
+        || options
+            .field_mask()
+            .is_some_and(|tree| reaches_hidden_field(path.value, tree))
     {
         return true;
     }
     put_message(out, 4, |out| {
         put_string_field(out, 1, &String::from_utf8_lossy(path.key));
-        every(path.value, |component| {
+        all_elements(path.value, |component| {
             // One that can't be read is written as unset, so that those after it keep their places.
             put_message(out, 2, |out| match component.as_int() {
                 Some(index) => {
@@ -85,9 +100,9 @@ fn put_disambiguated_path(out: &mut BytesMut, path: &Element<'_>, look: Look<'_>
 }
 
 /// Whether a path whose parts are listed leads to what is hidden, or can't be followed.
-fn is_led_to_hidden(parts: &[u8], tree: &Branch) -> bool {
+fn reaches_hidden_field(parts: &[u8], tree: &Branch) -> bool {
     let mut led = Led::Above(tree);
-    let readable = every(parts, |part| {
+    let readable = all_elements(parts, |part| {
         if let (Led::Above(branch), Some(name)) = (led, part.as_str_bytes()) {
             led = branch.led_to(name);
         }
@@ -106,7 +121,7 @@ fn put_text(out: &mut BytesMut, number: u32, element: &Element<'_>) -> bool {
 
 /// Hands each element of a document or an array to `put`, whatever it says of those before. Tells
 /// whether all could be read and `put` said yes to every one.
-fn every<'a>(document: &'a [u8], mut put: impl FnMut(Element<'a>) -> bool) -> bool {
+fn all_elements<'a>(document: &'a [u8], mut put: impl FnMut(Element<'a>) -> bool) -> bool {
     let Ok(elements) = Elements::new(document) else {
         return false;
     };

@@ -3,7 +3,7 @@
 use bytes::{BufMut, BytesMut};
 
 use super::{
-    Unwritable,
+    FormatError,
     raw::{self, Element, ElementType, Elements},
     text,
 };
@@ -26,7 +26,7 @@ pub(super) fn put_document(
     out: &mut BytesMut,
     document: &[u8],
     style: Style,
-) -> Result<(), Unwritable> {
+) -> Result<(), FormatError> {
     Writer { out, style }.document(document, 1)
 }
 
@@ -37,7 +37,7 @@ struct Writer<'out> {
 
 impl Writer<'_> {
     /// Writes a document whose nesting is `depth`.
-    fn document(&mut self, document: &[u8], depth: u32) -> Result<(), Unwritable> {
+    fn document(&mut self, document: &[u8], depth: u32) -> Result<(), FormatError> {
         check_depth(depth)?;
         let mut separator = b'{';
         for element in Elements::new(document)? {
@@ -54,7 +54,7 @@ impl Writer<'_> {
     }
 
     /// Writes an array whose nesting is `depth`. The names of its elements count for nothing.
-    fn array(&mut self, array: &[u8], depth: u32) -> Result<(), Unwritable> {
+    fn array(&mut self, array: &[u8], depth: u32) -> Result<(), FormatError> {
         check_depth(depth)?;
         let mut separator = b'[';
         for element in Elements::new(array)? {
@@ -68,25 +68,28 @@ impl Writer<'_> {
 
     /// Writes the value of a field in a document or array whose nesting is `depth`.
     #[inline]
-    fn value(&mut self, element: &Element<'_>, depth: u32) -> Result<(), Unwritable> {
+    fn value(&mut self, element: &Element<'_>, depth: u32) -> Result<(), FormatError> {
         match element.kind {
-            ElementType::String => self.string(present(element.as_str_bytes())?),
+            ElementType::String => self.string(well_formed(element.as_str_bytes())?),
             ElementType::EmbeddedDocument => self.document(element.value, depth + 1),
             ElementType::Array => self.array(element.value, depth + 1),
             ElementType::Int32 => {
-                self.integer("{\"$numberInt\":\"", i64::from(present(element.as_i32())?));
+                self.integer(
+                    "{\"$numberInt\":\"",
+                    i64::from(well_formed(element.as_i32())?),
+                );
                 Ok(())
             }
             ElementType::Int64 => {
-                self.integer("{\"$numberLong\":\"", present(element.as_i64())?);
+                self.integer("{\"$numberLong\":\"", well_formed(element.as_i64())?);
                 Ok(())
             }
             ElementType::Double => {
-                self.double(present(element.as_f64())?);
+                self.double(well_formed(element.as_f64())?);
                 Ok(())
             }
             ElementType::Boolean => {
-                self.raw(if present(element.as_bool())? {
+                self.raw(if well_formed(element.as_bool())? {
                     "true"
                 } else {
                     "false"
@@ -98,22 +101,22 @@ impl Writer<'_> {
                 Ok(())
             }
             ElementType::ObjectId => {
-                self.object_id(present(element.as_object_id())?);
+                self.object_id(well_formed(element.as_object_id())?);
                 Ok(())
             }
             ElementType::DateTime => {
-                self.date(present(element.as_datetime_millis())?);
+                self.date(well_formed(element.as_datetime_millis())?);
                 Ok(())
             }
-            _ => self.rare(element, depth),
+            _ => self.uncommon_value(element, depth),
         }
     }
 
     /// Writes the types that documents seldom hold.
-    fn rare(&mut self, element: &Element<'_>, depth: u32) -> Result<(), Unwritable> {
+    fn uncommon_value(&mut self, element: &Element<'_>, depth: u32) -> Result<(), FormatError> {
         match element.kind {
             ElementType::Binary => {
-                let (subtype, bytes) = present(element.as_binary())?;
+                let (subtype, bytes) = well_formed(element.as_binary())?;
                 self.raw("{\"$binary\":{\"base64\":\"");
                 text::put_base64(self.out, bytes)?;
                 self.raw("\",\"subType\":\"");
@@ -121,7 +124,7 @@ impl Writer<'_> {
                 self.raw("\"}}");
             }
             ElementType::Timestamp => {
-                let (time, increment) = present(element.as_timestamp())?;
+                let (time, increment) = well_formed(element.as_timestamp())?;
                 self.raw("{\"$timestamp\":{\"t\":");
                 self.digits(time.into());
                 self.raw(",\"i\":");
@@ -130,11 +133,11 @@ impl Writer<'_> {
             }
             ElementType::Decimal128 => {
                 self.raw("{\"$numberDecimal\":\"");
-                self.raw(&text::decimal(present(element.as_decimal128())?));
+                self.raw(&text::decimal(well_formed(element.as_decimal128())?));
                 self.raw("\"}");
             }
             ElementType::RegularExpression => {
-                let (pattern, options) = present(element.as_regex())?;
+                let (pattern, options) = well_formed(element.as_regex())?;
                 self.raw("{\"$regularExpression\":{\"pattern\":");
                 self.string(pattern)?;
                 self.raw(",\"options\":");
@@ -143,11 +146,11 @@ impl Writer<'_> {
             }
             ElementType::JavaScriptCode => {
                 self.raw("{\"$code\":");
-                self.string(present(element.as_text_bytes())?)?;
+                self.string(well_formed(element.as_text_bytes())?)?;
                 self.raw("}");
             }
             ElementType::JavaScriptCodeWithScope => {
-                let (code, scope) = present(element.as_code_with_scope())?;
+                let (code, scope) = well_formed(element.as_code_with_scope())?;
                 self.raw("{\"$code\":");
                 self.string(code)?;
                 self.raw(",\"$scope\":");
@@ -156,11 +159,11 @@ impl Writer<'_> {
             }
             ElementType::Symbol => {
                 self.raw("{\"$symbol\":");
-                self.string(present(element.as_text_bytes())?)?;
+                self.string(well_formed(element.as_text_bytes())?)?;
                 self.raw("}");
             }
             ElementType::DbPointer => {
-                let (namespace, id) = present(element.as_db_pointer())?;
+                let (namespace, id) = well_formed(element.as_db_pointer())?;
                 self.raw("{\"$dbPointer\":{\"$ref\":");
                 self.string(namespace)?;
                 self.raw(",\"$id\":");
@@ -171,7 +174,7 @@ impl Writer<'_> {
             ElementType::MinKey => self.raw("{\"$minKey\":1}"),
             ElementType::MaxKey => self.raw("{\"$maxKey\":1}"),
             // The types above and those of `value` are all there are.
-            _ => return Err(Unwritable::Malformed(raw::Error::Kind(element.kind as u8))),
+            _ => return Err(FormatError::Malformed(raw::Error::Kind(element.kind as u8))),
         }
         Ok(())
     }
@@ -234,7 +237,7 @@ impl Writer<'_> {
     }
 
     #[inline]
-    fn string(&mut self, bytes: &[u8]) -> Result<(), Unwritable> {
+    fn string(&mut self, bytes: &[u8]) -> Result<(), FormatError> {
         text::put_json_string(self.out, bytes)
     }
 
@@ -245,9 +248,9 @@ impl Writer<'_> {
     }
 }
 
-fn check_depth(depth: u32) -> Result<(), Unwritable> {
+fn check_depth(depth: u32) -> Result<(), FormatError> {
     if depth > MAX_DEPTH {
-        Err(Unwritable::TooDeep)
+        Err(FormatError::TooDeep)
     } else {
         Ok(())
     }
@@ -255,6 +258,6 @@ fn check_depth(depth: u32) -> Result<(), Unwritable> {
 
 /// The value of an element whose type is known: when it is not there, it is malformed inside.
 #[inline]
-pub(super) fn present<T>(value: Option<T>) -> Result<T, Unwritable> {
-    value.ok_or(Unwritable::Malformed(raw::Error::Value))
+pub(super) fn well_formed<T>(value: Option<T>) -> Result<T, FormatError> {
+    value.ok_or(FormatError::Malformed(raw::Error::Value))
 }

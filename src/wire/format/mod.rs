@@ -1,13 +1,13 @@
 //! Writes raw BSON documents as `weir.v1.Document`, in the format a watch asked for.
 //!
 //! Documents are never decoded: [`raw`] walks over the bytes as MongoDB sent them, and [`json`] and
-//! [`structure`] write while it walks. What a format cannot hold without loss falls back to one
+//! [`protobuf_struct`] write while it walks. What a format cannot hold without loss falls back to one
 //! that can, as `message Document` in the API promises; BSON itself can hold anything.
 
 mod json;
-mod keys;
 pub mod protobuf;
-mod structure;
+mod protobuf_struct;
+mod repeated_keys;
 #[cfg(test)]
 mod tests;
 mod text;
@@ -18,13 +18,13 @@ use crate::{plan::Format, raw};
 
 use json::Style;
 use protobuf::{
-    WireType, len_field_len, put_bytes_field, put_message_expecting, put_message_with_len, put_tag,
-    put_varint, put_varint_field,
+    WireType, len_field_len, put_bytes_field, put_message_with_estimate, put_message_with_len,
+    put_tag, put_varint, put_varint_field,
 };
 
 /// Why a document cannot be written in a format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Unwritable {
+enum FormatError {
     /// It is not BSON.
     Malformed(raw::Error),
     /// A name or a text in it is not UTF-8.
@@ -35,7 +35,7 @@ enum Unwritable {
     RepeatedKey,
 }
 
-impl From<raw::Error> for Unwritable {
+impl From<raw::Error> for FormatError {
     fn from(error: raw::Error) -> Self {
         Self::Malformed(error)
     }
@@ -67,7 +67,7 @@ pub fn put_document(out: &mut BytesMut, field: u32, document: &[u8], format: For
         Format::Json => put_json(out, field, document, Style::Relaxed),
         Format::CanonicalJson => put_json(out, field, document, Style::Canonical),
         Format::Struct => match put_struct(out, field, document) {
-            Err(Unwritable::TooDeep | Unwritable::RepeatedKey) => {
+            Err(FormatError::TooDeep | FormatError::RepeatedKey) => {
                 out.truncate(start);
                 put_json(out, field, document, Style::Relaxed)
             }
@@ -99,27 +99,27 @@ fn put_json(
     field: u32,
     document: &[u8],
     style: Style,
-) -> Result<(), Unwritable> {
+) -> Result<(), FormatError> {
     // Relaxed JSON is about as long as BSON, canonical JSON longer.
     let expected = match style {
         Style::Relaxed => document.len(),
         Style::Canonical => document.len() + document.len() / 2,
     };
     out.reserve(expected + 16);
-    put_message_expecting(out, field, expected, |out| {
-        put_message_expecting(out, field::JSON, expected, |out| {
+    put_message_with_estimate(out, field, expected, |out| {
+        put_message_with_estimate(out, field::JSON, expected, |out| {
             json::put_document(out, document, style)
         })
     })
 }
 
-fn put_struct(out: &mut BytesMut, field: u32, document: &[u8]) -> Result<(), Unwritable> {
+fn put_struct(out: &mut BytesMut, field: u32, document: &[u8]) -> Result<(), FormatError> {
     // Each field costs about eight bytes more than in BSON.
     let expected = document.len() + document.len() / 2;
     out.reserve(expected + 16);
-    put_message_expecting(out, field, expected, |out| {
-        put_message_expecting(out, field::STRUCT, expected, |out| {
-            structure::put_struct(out, document, structure::STRUCT_LEVEL)
+    put_message_with_estimate(out, field, expected, |out| {
+        put_message_with_estimate(out, field::STRUCT, expected, |out| {
+            protobuf_struct::put_struct(out, document, protobuf_struct::OUTERMOST_STRUCT_LEVEL)
         })
     })
 }

@@ -116,7 +116,7 @@ pub fn put_message_with_len<R>(
 /// Appends a message of unknown, probably small length: whatever `write` appends.
 #[inline]
 pub fn put_message<R>(out: &mut BytesMut, field: u32, write: impl FnOnce(&mut BytesMut) -> R) -> R {
-    put_message_expecting(out, field, 0, write)
+    put_message_with_estimate(out, field, 0, write)
 }
 
 /// Appends a message whose length is probably near `expected`: whatever `write` appends. The
@@ -128,31 +128,31 @@ pub fn put_message<R>(out: &mut BytesMut, field: u32, write: impl FnOnce(&mut By
 /// was wrong the message is moved by the difference: a copy within the cache for most messages,
 /// and none at all where the guess was good.
 #[inline]
-pub fn put_message_expecting<R>(
+pub fn put_message_with_estimate<R>(
     out: &mut BytesMut,
     field: u32,
     expected: usize,
     write: impl FnOnce(&mut BytesMut) -> R,
 ) -> R {
     put_tag(out, field, WireType::Len);
-    let room = varint_len(expected as u64);
+    let reserved = varint_len(expected as u64);
     let length_at = out.len();
-    out.put_bytes(0, room);
+    out.put_bytes(0, reserved);
     let result = write(out);
-    close_message(out, length_at, room);
+    finish_message(out, length_at, reserved);
     result
 }
 
 /// Writes the length of the message that fills `out` from `length_at + room`, and makes its room
 /// fit.
-fn close_message(out: &mut BytesMut, length_at: usize, room: usize) {
-    let body = length_at + room..out.len();
+fn finish_message(out: &mut BytesMut, length_at: usize, reserved: usize) {
+    let body = length_at + reserved..out.len();
     let mut prefix = [0; MAX_VARINT];
     let needed = fill_varint(&mut prefix, body.len() as u64);
-    if needed > room {
-        out.put_bytes(0, needed - room);
+    if needed > reserved {
+        out.put_bytes(0, needed - reserved);
     }
-    if needed != room {
+    if needed != reserved {
         let end = length_at + needed + body.len();
         out.copy_within(body, length_at + needed);
         out.truncate(end);

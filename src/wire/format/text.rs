@@ -3,7 +3,7 @@
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use bytes::{BufMut, BytesMut};
 
-use super::Unwritable;
+use super::FormatError;
 use crate::raw;
 
 /// 9999-12-31T23:59:59.999Z: the last moment that has a four-digit year.
@@ -14,12 +14,12 @@ const BLOCK: usize = 16;
 
 /// A short text that needs no allocation.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Short<const N: usize> {
+pub(super) struct ShortText<const N: usize> {
     bytes: [u8; N],
     len: usize,
 }
 
-impl<const N: usize> Short<N> {
+impl<const N: usize> ShortText<N> {
     pub(super) fn as_str(&self) -> &str {
         // Only ASCII is ever put in, so there is nothing to lose.
         std::str::from_utf8(&self.bytes[..self.len]).unwrap_or_default()
@@ -27,17 +27,17 @@ impl<const N: usize> Short<N> {
 }
 
 /// An ObjectId as 24 hexadecimal digits.
-pub(super) fn object_id(id: [u8; 12]) -> Short<24> {
+pub(super) fn object_id(id: [u8; 12]) -> ShortText<24> {
     let mut bytes = [0; 24];
     for (pair, byte) in bytes.chunks_exact_mut(2).zip(id) {
         pair.copy_from_slice(&hex(byte));
     }
-    Short { bytes, len: 24 }
+    ShortText { bytes, len: 24 }
 }
 
 /// The subtype of a binary as two hexadecimal digits.
-pub(super) fn subtype(subtype: u8) -> Short<2> {
-    Short {
+pub(super) fn subtype(subtype: u8) -> ShortText<2> {
+    ShortText {
         bytes: hex(subtype),
         len: 2,
     }
@@ -53,7 +53,7 @@ fn hex(byte: u8) -> [u8; 2] {
 
 /// A date as ISO 8601 in UTC, with three digits of fraction where it is not zero. `None` before
 /// 1970 and after 9999, where relaxed Extended JSON wants a number.
-pub(super) fn iso_date(millis: i64) -> Option<Short<24>> {
+pub(super) fn iso_date(millis: i64) -> Option<ShortText<24>> {
     let millis = u64::try_from(millis)
         .ok()
         .filter(|_| millis <= LAST_ISO_MILLIS)?;
@@ -71,14 +71,14 @@ pub(super) fn iso_date(millis: i64) -> Option<Short<24>> {
     put_digits(&mut bytes[17..19], seconds % 60);
     if fraction == 0 {
         bytes[19] = b'Z';
-        return Some(Short { bytes, len: 20 });
+        return Some(ShortText { bytes, len: 20 });
     }
     put_digits(&mut bytes[20..23], fraction);
-    Some(Short { bytes, len: 24 })
+    Some(ShortText { bytes, len: 24 })
 }
 
-fn put_digits(place: &mut [u8], mut value: u64) {
-    for digit in place.iter_mut().rev() {
+fn put_digits(digits: &mut [u8], mut value: u64) {
+    for digit in digits.iter_mut().rev() {
         *digit = b'0' + (value % 10) as u8;
         value /= 10;
     }
@@ -126,7 +126,7 @@ pub(super) fn decimal(bytes: [u8; 16]) -> String {
 
 /// The options of a regular expression in alphabetical order, which is how Extended JSON wants
 /// them and how MongoDB nearly always stores them.
-pub(super) fn regex_options(options: &[u8]) -> Result<std::borrow::Cow<'_, str>, Unwritable> {
+pub(super) fn regex_options(options: &[u8]) -> Result<std::borrow::Cow<'_, str>, FormatError> {
     let options = utf8(options)?;
     if options.as_bytes().is_sorted() {
         return Ok(options.into());
@@ -142,28 +142,28 @@ pub(super) const fn base64_len(len: usize) -> usize {
 }
 
 /// Appends `bytes` in base64, with padding.
-pub(super) fn put_base64(out: &mut BytesMut, bytes: &[u8]) -> Result<(), Unwritable> {
+pub(super) fn put_base64(out: &mut BytesMut, bytes: &[u8]) -> Result<(), FormatError> {
     let start = out.len();
     out.put_bytes(0, base64_len(bytes.len()));
     match BASE64.encode_slice(bytes, &mut out[start..]) {
         Ok(_) => Ok(()),
-        Err(_) => Err(Unwritable::Malformed(raw::Error::Value)),
+        Err(_) => Err(FormatError::Malformed(raw::Error::Value)),
     }
 }
 
 /// `bytes` as text, if they are UTF-8.
 #[inline]
-pub(super) fn utf8(bytes: &[u8]) -> Result<&str, Unwritable> {
-    std::str::from_utf8(bytes).map_err(|_| Unwritable::NotUtf8)
+pub(super) fn utf8(bytes: &[u8]) -> Result<&str, FormatError> {
+    std::str::from_utf8(bytes).map_err(|_| FormatError::NotUtf8)
 }
 
 /// Appends a JSON string, quotes included.
 #[inline]
-pub(super) fn put_json_string(out: &mut BytesMut, bytes: &[u8]) -> Result<(), Unwritable> {
+pub(super) fn put_json_string(out: &mut BytesMut, bytes: &[u8]) -> Result<(), FormatError> {
     out.reserve(bytes.len() + 2);
     out.put_u8(b'"');
     // Plain ASCII, which most text is, needs neither escaping nor checking.
-    if contains(bytes, |byte| must_escape(byte) | !byte.is_ascii()) {
+    if any_byte(bytes, |byte| must_escape(byte) | !byte.is_ascii()) {
         put_escaped(out, utf8(bytes)?.as_bytes());
     } else {
         out.put_slice(bytes);
@@ -200,7 +200,7 @@ fn put_escaped(out: &mut BytesMut, mut bytes: &[u8]) {
 fn plain_prefix(bytes: &[u8]) -> usize {
     let plain_blocks = bytes
         .chunks_exact(BLOCK)
-        .take_while(|block| !contains(block, must_escape))
+        .take_while(|block| !any_byte(block, must_escape))
         .count()
         * BLOCK;
     let rest = &bytes[plain_blocks..];
@@ -220,7 +220,7 @@ fn must_escape(byte: u8) -> bool {
 /// Whether any byte is of the kind asked for. Blocks are looked at as a whole: leaving one early
 /// would cost more than it saves.
 #[inline]
-fn contains(bytes: &[u8], wanted: impl Fn(u8) -> bool) -> bool {
+fn any_byte(bytes: &[u8], wanted: impl Fn(u8) -> bool) -> bool {
     let any = |block: &[u8]| {
         block
             .iter()

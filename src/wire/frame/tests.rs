@@ -34,7 +34,7 @@ fn a_frame_of_changes_decodes_as_a_watch_response() {
         changes: vec![event(b"one", 1), event(b"two", 2)],
     };
     let encoded = Bytes::from(batch.encode_to_vec());
-    let frame = Frame::changes(Bytes::from_static(b"two"), Changes::of(encoded));
+    let frame = Frame::changes(Bytes::from_static(b"two"), Changes::from_field(encoded));
     let response = pb::WatchResponse::decode(&written(frame)[..]).unwrap();
     assert_eq!(response.resume_token, b"two"[..]);
     assert_eq!(response.kind, Some(Kind::Changes(batch)));
@@ -82,7 +82,7 @@ fn a_piece_decodes_as_a_watch_response_with_its_tail_behind_its_data() {
         let chunk = Chunk {
             head: head.clone(),
             data: data.into(),
-            tail: tail.into(),
+            match_bytes: tail.into(),
         };
         let frame = Frame::chunk(Bytes::from_static(b"token"), chunk);
         let response = pb::WatchResponse::decode(&written(frame)[..]).unwrap();
@@ -104,8 +104,8 @@ proptest! {
         token in vec(any::<u8>(), 1..20_000),
         size in prop_oneof![0..300_usize, 16_300..16_400_usize, 2_097_100..2_097_200_usize],
     ) {
-        let planned = Frame::len_of(token.len(), size);
-        let frame = Frame::changes(token.into(), Changes::of(vec![0; size].into()));
+        let planned = Frame::encoded_len_of(token.len(), size);
+        let frame = Frame::changes(token.into(), Changes::from_field(vec![0; size].into()));
         prop_assert_eq!(frame.encoded_len(), planned);
         written(frame);
     }

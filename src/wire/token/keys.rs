@@ -19,15 +19,15 @@ use super::{MalformedToken, hash};
 /// The version of an encrypted envelope.
 pub(super) const VERSION: u8 = 3;
 
-const ID: usize = 4;
-const HEAD: usize = 1 + ID;
-const TAG: usize = 16;
+const KEY_ID_LEN: usize = 4;
+const HEADER_LEN: usize = 1 + KEY_ID_LEN;
+const TAG_LEN: usize = 16;
 
 /// How much longer an encrypted envelope is than the one in it.
-pub(super) const OVERHEAD: usize = HEAD + TAG;
+pub(super) const OVERHEAD: usize = HEADER_LEN + TAG_LEN;
 
 /// The length of a key, in bytes.
-const KEY: usize = 32;
+const KEY_LEN: usize = 32;
 
 /// Keys for tokens: the first encrypts, all decrypt. So a new one can be given to all replicas before any
 /// of them uses it, and an old one taken away when no token of its time is left. They may be changed while
@@ -41,7 +41,7 @@ struct Keys {
 
 struct Key {
     /// Tells which one a token is encrypted with, and nothing about it.
-    id: [u8; ID],
+    id: [u8; KEY_ID_LEN],
     cipher: LessSafeKey,
 }
 
@@ -73,27 +73,27 @@ impl TokenKeys {
     }
 
     /// Appends an encrypted envelope around the one that `put` appends.
-    pub(super) fn seal(&self, out: &mut BytesMut, put: impl FnOnce(&mut BytesMut)) {
+    pub(super) fn encrypt(&self, out: &mut BytesMut, put: impl FnOnce(&mut BytesMut)) {
         let keys = self.0.load();
-        let head = head(keys.first.id);
-        out.put_slice(&head);
+        let header = header(keys.first.id);
+        out.put_slice(&header);
         let start = out.len();
         put(out);
         let tag = keys
             .first
             .cipher
-            .seal_in_place_separate_tag(nonce(), Aad::from(head), &mut out[start..])
+            .seal_in_place_separate_tag(nonce(), Aad::from(header), &mut out[start..])
             .expect("an envelope is far shorter than what the cipher takes");
         out.put_slice(tag.as_ref());
     }
 
     /// The envelope in an encrypted one.
-    pub(super) fn open(&self, sealed: &[u8]) -> Result<Vec<u8>, MalformedToken> {
-        let Some((start, body)) = sealed.split_first_chunk::<HEAD>() else {
+    pub(super) fn decrypt(&self, sealed: &[u8]) -> Result<Vec<u8>, MalformedToken> {
+        let Some((start, body)) = sealed.split_first_chunk::<HEADER_LEN>() else {
             return Err(MalformedToken("is too short to be one of Weir's"));
         };
         let keys = self.0.load();
-        let Some(key) = keys.all().find(|key| head(key.id) == *start) else {
+        let Some(key) = keys.all().find(|key| header(key.id) == *start) else {
             return Err(MalformedToken(
                 "is encrypted with a key that this server does not have",
             ));
@@ -112,7 +112,7 @@ impl TokenKeys {
 impl Keys {
     fn parse(text: &str) -> Result<Self, String> {
         let mut keys = Vec::new();
-        let mut lines: HashMap<[u8; ID], usize> = HashMap::new();
+        let mut lines: HashMap<[u8; KEY_ID_LEN], usize> = HashMap::new();
         for (line, content) in (1..).zip(text.lines()) {
             let content = content.split('#').next().unwrap_or_default().trim();
             if content.is_empty() {
@@ -121,7 +121,7 @@ impl Keys {
             let bytes = STANDARD
                 .decode(content)
                 .map_err(|_| format!("line {line} is not base64"))?;
-            if bytes.len() != KEY {
+            if bytes.len() != KEY_LEN {
                 let length = bytes.len();
                 return Err(format!("line {line} holds {length} bytes; a key has {KEY}"));
             }
@@ -154,7 +154,7 @@ impl Key {
     }
 }
 
-fn head(id: [u8; ID]) -> [u8; HEAD] {
+fn header(id: [u8; KEY_ID_LEN]) -> [u8; HEADER_LEN] {
     let [a, b, c, d] = id;
     [VERSION, a, b, c, d]
 }

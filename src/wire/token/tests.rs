@@ -30,8 +30,8 @@ fn orders() -> pb::WatchRequest {
     }
 }
 
-fn stamp() -> Stamp {
-    Stamp::new("rs0", &plan(orders()))
+fn token_context() -> TokenContext {
+    TokenContext::new("rs0", &plan(orders()))
 }
 
 const KEY: &str = "QUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUE=";
@@ -42,12 +42,12 @@ fn keys(lines: &[&str]) -> Arc<TokenKeys> {
 }
 
 /// For all and for some, encrypted and not.
-fn every_seal() -> [(Stamp, Option<Audience>); 4] {
-    let encrypting = || stamp().with_keys(Some(keys(&[KEY])));
+fn every_context() -> [(TokenContext, Option<Audience>); 4] {
+    let encrypting = || token_context().with_keys(Some(keys(&[KEY])));
     let some = Some(Audience([7; 8]));
     [
-        (stamp(), None),
-        (stamp(), some),
+        (token_context(), None),
+        (token_context(), some),
         (encrypting(), None),
         (encrypting(), some),
     ]
@@ -64,7 +64,7 @@ fn event(name: &str) -> Position {
     }
 }
 
-fn every_kind() -> [Position; 4] {
+fn every_position() -> [Position; 4] {
     [
         event("8265"),
         Position::HighWater {
@@ -80,7 +80,7 @@ fn every_kind() -> [Position; 4] {
 }
 
 fn problem(bytes: impl Into<Bytes>) -> String {
-    ResumeToken::read(&bytes.into(), None)
+    ResumeToken::decode(&bytes.into(), None)
         .unwrap_err()
         .to_string()
 }
@@ -88,8 +88,8 @@ fn problem(bytes: impl Into<Bytes>) -> String {
 /// The envelope with its body changed and its checksum made right again, as only a forger or
 /// another version would.
 fn forged(change: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
-    let sealed = stamp().seal(&event("8265"), None, None);
-    let mut body = sealed[..sealed.len() - CHECKSUM].to_vec();
+    let sealed = token_context().encode(&event("8265"), None, None);
+    let mut body = sealed[..sealed.len() - CHECKSUM_LEN].to_vec();
     change(&mut body);
     let checksum = crc32fast::hash(&body);
     body.extend(checksum.to_be_bytes());
@@ -99,17 +99,17 @@ fn forged(change: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
 #[test]
 fn every_kind_of_place_comes_back_as_it_was() {
     let anchor = Anchor::new(b"before", AT);
-    for (stamp, audience) in every_seal() {
-        for position in every_kind() {
+    for (token_context, audience) in every_context() {
+        for position in every_position() {
             let anchored = matches!(position, Position::HighWater { .. });
             for anchor in [None, Some(&anchor).filter(|_| anchored)] {
-                let sealed = stamp.seal(&position, anchor, audience);
-                let read = ResumeToken::read(&sealed, stamp.keys()).unwrap();
+                let sealed = token_context.encode(&position, anchor, audience);
+                let read = ResumeToken::decode(&sealed, token_context.keys()).unwrap();
                 assert_eq!(read.position, position);
                 assert_eq!(read.anchor.as_ref(), anchor);
-                assert_eq!(read.origin, stamp.origin);
+                assert_eq!(read.origin, token_context.origin);
                 assert_eq!(read.audience(), audience);
-                assert_eq!(read.was_encrypted(), stamp.keys().is_some());
+                assert_eq!(read.was_encrypted(), token_context.keys().is_some());
             }
         }
     }
@@ -120,10 +120,10 @@ fn every_kind_of_place_comes_back_as_it_was() {
 #[test]
 fn an_encrypted_token_tells_nothing() {
     let key = "82".repeat(100);
-    let open = stamp().seal(&event(&key), None, None);
+    let open = token_context().encode(&event(&key), None, None);
     assert!(open.windows(key.len()).any(|it| it == key.as_bytes()));
-    let encrypting = stamp().with_keys(Some(keys(&[KEY])));
-    let seal = |name: &str| encrypting.seal(&event(name), None, None);
+    let encrypting = token_context().with_keys(Some(keys(&[KEY])));
+    let seal = |name: &str| encrypting.encode(&event(name), None, None);
     let (one, other) = (seal(&key), seal(&format!("{}83", "82".repeat(99))));
     assert_eq!(one, seal(&key), "equal places have equal tokens");
     assert_eq!(one.len(), other.len());
@@ -147,15 +147,15 @@ fn an_encrypted_token_tells_nothing() {
 #[test]
 fn a_token_of_another_key_or_of_none_is_refused_for_that() {
     let sealed = |lines: &[&str]| {
-        let stamp = stamp().with_keys(Some(keys(lines)));
-        stamp.seal(&event("8265"), None, None)
+        let token_context = token_context().with_keys(Some(keys(lines)));
+        token_context.encode(&event("8265"), None, None)
     };
     let words = |sealed: &Bytes, keys: Option<&TokenKeys>| {
-        ResumeToken::read(sealed, keys).unwrap_err().to_string()
+        ResumeToken::decode(sealed, keys).unwrap_err().to_string()
     };
     let both = keys(&[OTHER_KEY, KEY]);
     let one = sealed(&[KEY]);
-    assert!(ResumeToken::read(&one, Some(&both)).is_ok());
+    assert!(ResumeToken::decode(&one, Some(&both)).is_ok());
     assert_eq!(one, sealed(&[KEY, OTHER_KEY]), "the first key encrypts");
     assert_ne!(one, sealed(&[OTHER_KEY, KEY]));
     assert!(words(&one, None).contains("no key"));
@@ -165,9 +165,9 @@ fn a_token_of_another_key_or_of_none_is_refused_for_that() {
     renamed[..5].copy_from_slice(&sealed(&[OTHER_KEY])[..5]);
     assert!(words(&renamed.into(), Some(&both)).contains("changed"));
     // What is not encrypted can be read by all, whatever keys there are.
-    let open = stamp().seal(&event("8265"), None, None);
+    let open = token_context().encode(&event("8265"), None, None);
     assert!(
-        !ResumeToken::read(&open, Some(&both))
+        !ResumeToken::decode(&open, Some(&both))
             .unwrap()
             .was_encrypted()
     );
@@ -178,25 +178,29 @@ fn a_token_of_another_key_or_of_none_is_refused_for_that() {
 fn an_encrypted_token_holds_one_that_is_not() {
     let keys = keys(&[KEY]);
     let mut out = BytesMut::new();
-    let inner = stamp()
-        .with_keys(Some(Arc::clone(&keys)))
-        .seal(&event("8265"), None, None);
-    keys.seal(&mut out, |out| out.extend_from_slice(&inner));
-    let problem = ResumeToken::read(&out, Some(&keys)).unwrap_err();
+    let inner =
+        token_context()
+            .with_keys(Some(Arc::clone(&keys)))
+            .encode(&event("8265"), None, None);
+    keys.encrypt(&mut out, |out| out.extend_from_slice(&inner));
+    let problem = ResumeToken::decode(&out, Some(&keys)).unwrap_err();
     assert!(problem.to_string().contains("version") || problem.to_string().contains("checksum"));
     let mut empty = BytesMut::new();
-    keys.seal(&mut empty, |_| {});
-    ResumeToken::read(&empty, Some(&keys)).unwrap_err();
+    keys.encrypt(&mut empty, |_| {});
+    ResumeToken::decode(&empty, Some(&keys)).unwrap_err();
 }
 
 #[test]
 fn a_place_is_sealed_again_for_another_audience() {
-    for (stamp, audience) in every_seal() {
-        let token =
-            ResumeToken::read(&stamp.seal(&event("8265"), None, None), stamp.keys()).unwrap();
+    for (token_context, audience) in every_context() {
+        let token = ResumeToken::decode(
+            &token_context.encode(&event("8265"), None, None),
+            token_context.keys(),
+        )
+        .unwrap();
         assert_eq!(
-            token.sealed_for(audience, stamp.keys.clone()),
-            stamp.seal(&event("8265"), None, audience)
+            token.encode_for(audience, token_context.keys.clone()),
+            token_context.encode(&event("8265"), None, audience)
         );
     }
 }
@@ -205,11 +209,11 @@ fn a_place_is_sealed_again_for_another_audience() {
 fn keys_are_lines_of_base64_with_comments_between() {
     let text = format!("# of May\n\n  {KEY}  # the first\r\n{OTHER_KEY}\n#\n");
     let keys = TokenKeys::parse(&text).unwrap();
-    let stamp = stamp().with_keys(Some(Arc::new(keys)));
-    let expected = self::stamp().with_keys(Some(self::keys(&[KEY, OTHER_KEY])));
+    let token_context = token_context().with_keys(Some(Arc::new(keys)));
+    let expected = self::token_context().with_keys(Some(self::keys(&[KEY, OTHER_KEY])));
     assert_eq!(
-        stamp.seal(&event("8265"), None, None),
-        expected.seal(&event("8265"), None, None)
+        token_context.encode(&event("8265"), None, None),
+        expected.encode(&event("8265"), None, None)
     );
 }
 
@@ -256,12 +260,12 @@ fn an_events_token_is_that_of_the_place_after_it() {
         ),
     ] {
         let parsed = Event::for_tests(0..token.len(), operation, AT);
-        for (stamp, audience) in every_seal() {
+        for (token_context, audience) in every_context() {
             let mut put = BytesMut::from(&b"before"[..]);
-            stamp.put_event(&mut put, &token, &parsed, audience);
+            token_context.put_event(&mut put, &token, &parsed, audience);
             let put = put.split_off(6);
-            assert_eq!(put, stamp.seal(&kind, None, audience));
-            assert_eq!(put.len(), stamp.sealed_len(&token, audience));
+            assert_eq!(put, token_context.encode(&kind, None, audience));
+            assert_eq!(put.len(), token_context.encoded_len(&token, audience));
         }
     }
 }
@@ -269,7 +273,7 @@ fn an_events_token_is_that_of_the_place_after_it() {
 /// Tokens are stored by clients for as long as they like: the form of version 1 is for ever.
 #[test]
 fn the_bytes_of_a_token_never_change() {
-    let sealed = stamp().seal(&Position::Time(AT), None, None);
+    let sealed = token_context().encode(&Position::Time(AT), None, None);
     let hex: String = sealed.iter().map(|byte| format!("{byte:02x}")).collect();
     assert_eq!(
         hex,
@@ -283,12 +287,12 @@ fn the_bytes_of_a_token_for_some_and_of_an_encrypted_one_never_change() {
     let hex = |sealed: Bytes| -> String { sealed.iter().map(|it| format!("{it:02x}")).collect() };
     let some = Some(Audience(*b"audience"));
     assert_eq!(
-        hex(stamp().seal(&Position::Time(AT), None, some)),
+        hex(token_context().encode(&Position::Time(AT), None, some)),
         "02036e620f8a0625d3c72f0c14f9f7445fc00d6ef5206553f1000000000761756469656e636524b33b79"
     );
-    let encrypting = stamp().with_keys(Some(keys(&[KEY])));
+    let encrypting = token_context().with_keys(Some(keys(&[KEY])));
     assert_eq!(
-        hex(encrypting.seal(&Position::Time(AT), None, some)),
+        hex(encrypting.encode(&Position::Time(AT), None, some)),
         "034ac7d539ff2de8261e72bba1eddd5280d188303808ef468e3961ebff0c16c99550aed3bb3e7e91e62d27a6a7d9a647a18fe25c964e3fa50d65508cb73e12"
     );
 }
@@ -315,25 +319,25 @@ fn another_version_or_kind_is_said_to_be_one() {
     assert!(problem(forged(|body| body[1] = 4)).contains("kind"));
     // A time has no token beside it.
     assert!(problem(forged(|body| body[1] = KIND_TIME)).contains("kind"));
-    ResumeToken::read(&forged(|_| {}), None).expect("the forger's hand is good");
+    ResumeToken::decode(&forged(|_| {}), None).expect("the forger's hand is good");
 }
 
 #[test]
 fn a_token_longer_than_a_request_may_carry_is_refused_whatever_it_holds() {
-    let long = forged(|body| body.resize(MAX_ENVELOPE, 0));
+    let long = forged(|body| body.resize(MAX_ENVELOPE_LEN, 0));
     assert!(problem(long).contains("too long"));
 }
 
 /// A document key may be of any size, and MongoDB's token holds it.
 #[test]
 fn the_token_of_a_huge_key_goes_by_its_time_and_can_still_be_sent_back() {
-    for (stamp, audience) in every_seal() {
-        goes_by_its_time_if_huge(&stamp, audience);
+    for (token_context, audience) in every_context() {
+        goes_by_its_time_if_huge(&token_context, audience);
     }
 }
 
-fn goes_by_its_time_if_huge(stamp: &Stamp, audience: Option<Audience>) {
-    let largest_that_fits = MAX_ENVELOPE - stamp.around(audience) - ANCHOR;
+fn goes_by_its_time_if_huge(token_context: &TokenContext, audience: Option<Audience>) {
+    let largest_that_fits = MAX_ENVELOPE_LEN - token_context.overhead(audience) - ANCHOR_LEN;
     for (length, fits) in [
         (largest_that_fits, true),
         (largest_that_fits + 1, false),
@@ -344,12 +348,14 @@ fn goes_by_its_time_if_huge(stamp: &Stamp, audience: Option<Audience>) {
             token: token.clone(),
             time: AT,
         };
-        let sealed = stamp.seal(&position, None, audience);
-        assert_eq!(sealed.len(), stamp.sealed_len(&token, audience));
-        assert!(sealed.len() <= MAX_ENVELOPE);
+        let sealed = token_context.encode(&position, None, audience);
+        assert_eq!(sealed.len(), token_context.encoded_len(&token, audience));
+        assert!(sealed.len() <= MAX_ENVELOPE_LEN);
         let expected = if fits { position } else { Position::Time(AT) };
         assert_eq!(
-            ResumeToken::read(&sealed, stamp.keys()).unwrap().position,
+            ResumeToken::decode(&sealed, token_context.keys())
+                .unwrap()
+                .position,
             expected
         );
     }
@@ -357,16 +363,17 @@ fn goes_by_its_time_if_huge(stamp: &Stamp, audience: Option<Audience>) {
 
 #[test]
 fn a_stamp_tells_deployments_scopes_and_pipelines_apart() {
-    let token = ResumeToken::read(&stamp().seal(&event("8265"), None, None), None).unwrap();
-    let says = |stamp: &Stamp| {
+    let token =
+        ResumeToken::decode(&token_context().encode(&event("8265"), None, None), None).unwrap();
+    let says = |token_context: &TokenContext| {
         (
-            token.is_of_deployment(stamp),
-            token.is_of_scope(stamp),
-            token.is_of_plan(stamp),
+            token.is_same_deployment(token_context),
+            token.is_same_scope(token_context),
+            token.is_same_plan(token_context),
         )
     };
-    assert_eq!(says(&stamp()), (true, true, true));
-    let elsewhere = Stamp::new("rs1", &plan(orders()));
+    assert_eq!(says(&token_context()), (true, true, true));
+    let elsewhere = TokenContext::new("rs1", &plan(orders()));
     assert_eq!(says(&elsewhere), (false, true, true));
 
     let inserts = pb::WatchRequest {
@@ -374,7 +381,7 @@ fn a_stamp_tells_deployments_scopes_and_pipelines_apart() {
         ..orders()
     };
     assert_eq!(
-        says(&Stamp::new("rs0", &plan(inserts))),
+        says(&TokenContext::new("rs0", &plan(inserts))),
         (true, true, false)
     );
 
@@ -390,8 +397,8 @@ fn a_stamp_tells_deployments_scopes_and_pipelines_apart() {
         scope("store", &["orders"]),
         scope("", &[]),
     ] {
-        let stamp = Stamp::new("rs0", &plan(other));
-        assert_eq!(says(&stamp), (true, false, false));
+        let token_context = TokenContext::new("rs0", &plan(other));
+        assert_eq!(says(&token_context), (true, false, false));
     }
 }
 
@@ -411,7 +418,7 @@ proptest! {
             2 => Position::Invalidate { token, time },
             _ => Position::Time(time),
         };
-        let read = ResumeToken::read(&stamp().seal(&position, None, None), None).unwrap();
+        let read = ResumeToken::decode(&token_context().encode(&position, None, None), None).unwrap();
         prop_assert_eq!(read.position, position);
     }
 
@@ -422,11 +429,11 @@ proptest! {
         at: prop::sample::Index,
         flip in 1..=255u8,
     ) {
-        let (stamp, audience) = &every_seal()[seal];
-        let mut bytes = stamp.seal(&every_kind()[kind], None, *audience).to_vec();
+        let (token_context, audience) = &every_context()[seal];
+        let mut bytes = token_context.encode(&every_position()[kind], None, *audience).to_vec();
         let at = at.index(bytes.len());
         bytes[at] ^= flip;
-        prop_assert!(ResumeToken::read(&bytes, stamp.keys()).is_err());
+        prop_assert!(ResumeToken::decode(&bytes, token_context.keys()).is_err());
     }
 
     #[test]
@@ -435,10 +442,10 @@ proptest! {
         seal in 0..4usize,
         at: prop::sample::Index,
     ) {
-        let (stamp, audience) = &every_seal()[seal];
-        let sealed = stamp.seal(&every_kind()[kind], None, *audience);
+        let (token_context, audience) = &every_context()[seal];
+        let sealed = token_context.encode(&every_position()[kind], None, *audience);
         let cut = sealed.slice(..at.index(sealed.len()));
-        prop_assert!(ResumeToken::read(&cut, stamp.keys()).is_err());
+        prop_assert!(ResumeToken::decode(&cut, token_context.keys()).is_err());
     }
 
     #[test]
@@ -447,18 +454,18 @@ proptest! {
         seal in 0..4usize,
         added in proptest::collection::vec(any::<u8>(), 1..40),
     ) {
-        let (stamp, audience) = &every_seal()[seal];
-        let sealed = stamp.seal(&every_kind()[kind], None, *audience);
+        let (token_context, audience) = &every_context()[seal];
+        let sealed = token_context.encode(&every_position()[kind], None, *audience);
         let behind = [&sealed[..], &added].concat();
-        prop_assert!(ResumeToken::read(&behind, stamp.keys()).is_err());
+        prop_assert!(ResumeToken::decode(&behind, token_context.keys()).is_err());
         let in_front = [&added, &sealed[..]].concat();
-        prop_assert!(ResumeToken::read(&in_front, stamp.keys()).is_err());
+        prop_assert!(ResumeToken::decode(&in_front, token_context.keys()).is_err());
     }
 
     #[test]
     fn no_bytes_make_the_reader_fall_over(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
         let keys = keys(&[KEY]);
-        let _ = ResumeToken::read(&bytes, Some(&keys));
-        let _ = ResumeToken::read(&[&[keys::VERSION], &bytes[..]].concat(), Some(&keys));
+        let _ = ResumeToken::decode(&bytes, Some(&keys));
+        let _ = ResumeToken::decode(&[&[keys::VERSION], &bytes[..]].concat(), Some(&keys));
     }
 }

@@ -466,7 +466,7 @@ impl Pieces {
 
 /// The time that a place has reached, which nobody but a test may read out of a token.
 pub fn time_of(token: &Bytes) -> Result<Time, String> {
-    let token = ResumeToken::read(token, None).map_err(|error| format!("the token {error}"))?;
+    let token = ResumeToken::decode(token, None).map_err(|error| format!("the token {error}"))?;
     let time = token.position.time();
     Ok((time.seconds, time.increment))
 }

@@ -37,27 +37,27 @@ fn events() -> Vec<Document> {
 /// Encodes bytes in all formats, whole and with fields hidden. What comes out decodes, and is as long as
 /// it says.
 fn survives(bytes: &[u8]) -> Result<(), TestCaseError> {
-    let narrow = hidden::narrow(&["a.b", "items.price", "_id"]);
-    let looks = FORMATS.into_iter().flat_map(|format| {
+    let narrow = field_mask::narrow(&["a.b", "items.price", "_id"]);
+    let all_options = FORMATS.into_iter().flat_map(|format| {
         let view = &narrow;
-        [whole(format), Look { format, view }]
+        [whole(format), RenderOptions { format, view }]
     });
-    for look in looks {
+    for options in all_options {
         let Ok((buffer, parsed)) = parsed(&[bytes.to_vec()]) else {
             continue;
         };
-        if let Ok(encoded) = encode(&buffer, &parsed, &stamp(), look, |chunk| chunk) {
+        if let Ok(encoded) = encode(&buffer, &parsed, &token_context(), options, |chunk| chunk) {
             let decoded = pb::ChangeBatch::decode(encoded[0].field());
             prop_assert!(decoded.is_ok(), "{decoded:?}");
             let event = pb::ChangeEvent::decode(encoded[0].message());
             prop_assert_eq!(&decoded.unwrap().changes, &[event.unwrap()]);
         }
         let sizes = (bytes.len() as u64, 1);
-        if let Ok(stub) = omitted(
+        if let Ok(stub) = encode_omitted(
             &buffer,
             &parsed[0],
-            &stamp(),
-            look,
+            &token_context(),
+            options,
             FilterMatch::Left,
             sizes,
             true,

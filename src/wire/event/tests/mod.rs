@@ -1,9 +1,9 @@
 //! Encoded events, decoded again by prost and compared whole.
 
-mod hidden;
+mod field_mask;
 mod hostile;
-mod odd;
 mod operations;
+mod unexpected_fields;
 mod updates;
 
 use std::sync::LazyLock;
@@ -33,21 +33,21 @@ const TIME: ClusterTime = ClusterTime {
     increment: 7,
 };
 
-fn stamp() -> Stamp {
+fn token_context() -> TokenContext {
     let plan = Plan {
         scope: Scope::Deployment,
         change_stream: Document::new(),
         stages: Vec::new(),
         asked: None,
     };
-    Stamp::new("rs0", &plan)
+    TokenContext::new("rs0", &plan)
 }
 
 /// All of an event, in a format.
-fn whole(format: Format) -> Look<'static> {
+fn whole(format: Format) -> RenderOptions<'static> {
     static WHOLE: LazyLock<View> = LazyLock::new(View::whole);
     let view = &*WHOLE;
-    Look { format, view }
+    RenderOptions { format, view }
 }
 
 fn mongo_token(name: &str) -> Document {
@@ -85,7 +85,7 @@ fn common() -> pb::ChangeEvent {
 }
 
 fn sealed(name: &str) -> Bytes {
-    stamp().seal(
+    token_context().encode(
         &Position::Event {
             token: raw_document(&mongo_token(name)).into(),
             time: TIME,
@@ -135,7 +135,9 @@ fn parsed(raw: &[Vec<u8>]) -> Result<(Vec<u8>, Vec<Event>), EventError> {
 
 fn encoded(raw: &[Vec<u8>], format: Format) -> Result<Vec<EncodedEvent>, EventError> {
     let (buffer, events) = parsed(raw)?;
-    encode(&buffer, &events, &stamp(), whole(format), |chunk| chunk)
+    encode(&buffer, &events, &token_context(), whole(format), |chunk| {
+        chunk
+    })
 }
 
 fn batch(changes: Bytes) -> Vec<pb::ChangeEvent> {
@@ -183,7 +185,9 @@ fn a_slice_a_message_and_a_token_tell_of_the_same_events() {
 
 #[test]
 fn no_events_encode_to_nothing() {
-    let encoded = encode(&[], &[], &stamp(), whole(Format::Bson), |chunk| chunk);
+    let encoded = encode(&[], &[], &token_context(), whole(Format::Bson), |chunk| {
+        chunk
+    });
     assert!(encoded.expect("nothing is well-formed").is_empty());
 }
 
@@ -198,10 +202,10 @@ fn a_stub_holds_the_head_of_the_event_and_its_sizes() {
     let (buffer, events) = parsed(&[raw_document(&event("insert", fields))]).unwrap();
     in_all_formats(|format| {
         for with_key in [true, false] {
-            let stub = omitted(
+            let stub = encode_omitted(
                 &buffer,
                 &events[0],
-                &stamp(),
+                &token_context(),
                 whole(format),
                 FilterMatch::Left,
                 (5_000_000_000, 65_536),

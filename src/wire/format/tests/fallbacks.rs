@@ -9,8 +9,8 @@ use crate::{
         Format,
         json::MAX_DEPTH,
         protobuf::put_message,
+        protobuf_struct::{MAX_MESSAGE_LEVEL, OUTERMOST_STRUCT_LEVEL},
         put_document,
-        structure::{MAX_LEVEL, STRUCT_LEVEL},
     },
 };
 
@@ -19,7 +19,7 @@ const ARRAY: u8 = 4;
 
 /// The documents that fit inside one another in a Struct: each takes a Struct, an entry and a
 /// Value.
-const STRUCT_DEPTH: usize = ((MAX_LEVEL - STRUCT_LEVEL + 1) / 3) as usize;
+const STRUCT_DEPTH: usize = ((MAX_MESSAGE_LEVEL - OUTERMOST_STRUCT_LEVEL + 1) / 3) as usize;
 
 fn falls_back_to_bson(raw: &[u8]) {
     for format in FORMATS {
@@ -82,7 +82,7 @@ fn malformed_bson_falls_back_to_bson() {
 fn a_struct_holds_as_many_levels_as_protobuf_readers_take() {
     for (depth, kind) in [
         (STRUCT_DEPTH, DOCUMENT),
-        (1 + (MAX_LEVEL - 9) as usize / 2, ARRAY),
+        (1 + (MAX_MESSAGE_LEVEL - 9) as usize / 2, ARRAY),
     ] {
         let deepest = nested(depth, kind);
         assert!(

@@ -6,7 +6,7 @@ use prost::Message;
 use crate::{
     pb,
     wire::format::protobuf::{
-        len_field_len, put_bytes_field, put_double_field, put_message, put_message_expecting,
+        len_field_len, put_bytes_field, put_double_field, put_message, put_message_with_estimate,
         put_message_with_len, put_string_field, put_varint, put_varint_field, varint_len,
     },
 };
@@ -70,11 +70,11 @@ fn a_message_is_the_same_whatever_length_was_expected() {
         assert_eq!(expected.len(), 6 + len_field_len(3_000, actual));
         for guess in lengths {
             let mut out = BytesMut::from(&b"before"[..]);
-            let told = put_message_expecting(&mut out, 3_000, guess, |out| {
+            let result = put_message_with_estimate(&mut out, 3_000, guess, |out| {
                 out.put_slice(&body);
                 "result"
             });
-            assert_eq!(told, "result");
+            assert_eq!(result, "result");
             assert!(out == expected, "{actual} expected as {guess}");
         }
         let mut out = BytesMut::from(&b"before"[..]);

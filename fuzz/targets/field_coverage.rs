@@ -23,7 +23,7 @@ fn bson(document: Option<&pb::Document>) -> Option<&Bytes> {
 
 /// Sees that every field of `raw` is in `change`, which holds BSON: at its place, or among those that
 /// have none.
-pub fn nothing_is_lost(raw: &[u8], event: &Event, change: &pb::ChangeEvent) {
+pub fn assert_no_field_lost(raw: &[u8], event: &Event, change: &pb::ChangeEvent) {
     assert_eq!(change.operation, event.operation.to_pb() as i32);
     if let Some(Change::Other(other)) = &change.change {
         let whole = bson(other.event.as_ref()).expect("it is BSON");
@@ -46,7 +46,7 @@ pub fn nothing_is_lost(raw: &[u8], event: &Event, change: &pb::ChangeEvent) {
             continue;
         }
         assert!(
-            first && is_told(field, change),
+            first && is_in_its_field(field, change),
             "{} of {:?} is lost in {change:?}",
             String::from_utf8_lossy(field.key),
             field.kind
@@ -56,7 +56,7 @@ pub fn nothing_is_lost(raw: &[u8], event: &Event, change: &pb::ChangeEvent) {
 }
 
 /// Whether a field is in the place that the API has for it.
-fn is_told(field: &Element<'_>, change: &pb::ChangeEvent) -> bool {
+fn is_in_its_field(field: &Element<'_>, change: &pb::ChangeEvent) -> bool {
     let image = |document: Option<&pb::Document>| match document.and_then(|it| it.value.as_ref()) {
         Some(Value::Null(_)) => field.kind == ElementType::Null,
         Some(Value::Bson(bytes)) => field.as_document() == Some(bytes),

@@ -20,10 +20,10 @@ pub(super) fn narrow(paths: &[&str]) -> View {
 }
 
 /// One event through the encoder, as it looks in a view, and all of its bytes.
-fn looked_at(event: &Document, format: Format, view: &View) -> (pb::ChangeEvent, Bytes) {
+fn rendered(event: &Document, format: Format, view: &View) -> (pb::ChangeEvent, Bytes) {
     let (buffer, events) = parsed(&[raw_document(event)]).unwrap();
-    let look = Look { format, view };
-    let encoded = encode(&buffer, &events, &stamp(), look, |chunk| chunk).unwrap();
+    let options = RenderOptions { format, view };
+    let encoded = encode(&buffer, &events, &token_context(), options, |chunk| chunk).unwrap();
     let mut changes = batch(encoded[0].field());
     assert_eq!(changes.len(), 1);
     (changes.remove(0), encoded[0].field())
@@ -35,7 +35,7 @@ fn has(bytes: &[u8], text: &str) -> bool {
 
 /// An event of every operation, each with every field that MongoDB documents and some that it does not,
 /// and a hidden name or value in each place that could have one.
-fn telling() -> Vec<Document> {
+fn events_with_secrets() -> Vec<Document> {
     let document = || {
         doc! {
             "_id": 1, "keep": "kept", "ssn": SECRET, "ssn.more": SECRET, "0": { "ssn": SECRET },
@@ -128,24 +128,33 @@ fn telling() -> Vec<Document> {
 #[test]
 fn no_value_and_no_name_of_a_hidden_field_goes_out_in_any_format() {
     let view = narrow(&["ssn", "items.price"]);
-    for event in telling() {
+    for event in events_with_secrets() {
         in_all_formats(|format| {
-            let (_, bytes) = looked_at(&event, format, &View::whole());
+            let (_, bytes) = rendered(&event, format, &View::whole());
             assert!(
                 has(&bytes, SECRET) && has(&bytes, "ssn"),
                 "the test is of no use"
             );
-            let (change, bytes) = looked_at(&event, format, &view);
+            let (change, bytes) = rendered(&event, format, &view);
             for secret in [SECRET, "ssn", "price"] {
                 assert!(!has(&bytes, secret), "{secret}: {change:?}");
             }
             let raw = parsed(&[raw_document(&event)]).unwrap();
-            let look = Look {
+            let options = RenderOptions {
                 format,
                 view: &view,
             };
-            let told = FilterMatch::Unspecified;
-            let stub = omitted(&raw.0, &raw.1[0], &stamp(), look, told, (1, 1), true).unwrap();
+            let filter_match = FilterMatch::Unspecified;
+            let stub = encode_omitted(
+                &raw.0,
+                &raw.1[0],
+                &token_context(),
+                options,
+                filter_match,
+                (1, 1),
+                true,
+            )
+            .unwrap();
             assert!(!has(&stub, SECRET) && !has(&stub, "ssn") && !has(&stub, "price"));
         });
     }
@@ -154,10 +163,10 @@ fn no_value_and_no_name_of_a_hidden_field_goes_out_in_any_format() {
 #[test]
 fn an_update_keeps_all_that_is_not_hidden() {
     let view = narrow(&["ssn", "items.price"]);
-    let event = &telling()[1];
+    let event = &events_with_secrets()[1];
     assert_eq!(event.get_str("operationType").unwrap(), "update");
     in_all_formats(|format| {
-        let (change, _) = looked_at(event, format, &view);
+        let (change, _) = rendered(event, format, &view);
         let document =
             doc! { "_id": 1, "keep": "kept", "0": {}, "items": [{ "name": "kept" }, [{}]] };
         let updated = doc! { "keep": "kept", "items.4": { "name": "kept" }, "items": [{}] };
@@ -198,7 +207,7 @@ fn an_update_of_hidden_fields_alone_is_an_update_without_a_field() {
         "updateDescription": { "updatedFields": { "ssn": 1 }, "removedFields": ["ssn.a"], "truncatedArrays": [] },
     };
     in_all_formats(|format| {
-        let (change, _) = looked_at(&event("update", fields.clone()), format, &view);
+        let (change, _) = rendered(&event("update", fields.clone()), format, &view);
         let expected = pb::ChangeEvent {
             operation: pb::OperationType::Update.into(),
             document_key: held(doc! { "_id": 1 }, format),
@@ -219,7 +228,7 @@ fn an_update_of_hidden_fields_alone_is_an_update_without_a_field() {
 fn a_document_that_is_null_or_absent_stays_so() {
     let view = narrow(&["ssn"]);
     for format in FORMATS {
-        let (change, _) = looked_at(
+        let (change, _) = rendered(
             &event("update", doc! { "fullDocument": Bson::Null }),
             format,
             &view,
@@ -238,8 +247,8 @@ fn a_document_that_is_null_or_absent_stays_so() {
 #[test]
 fn what_tells_of_no_document_stays() {
     let view = narrow(&["ssn", "items.price"]);
-    for event in telling() {
-        let of = |view| looked_at(&event, Format::Bson, view).0;
+    for event in events_with_secrets() {
+        let of = |view| rendered(&event, Format::Bson, view).0;
         let (whole, narrow) = (of(&View::whole()), of(&view));
         assert_eq!(narrow.operation, whole.operation);
         assert_eq!(narrow.namespace, whole.namespace);
@@ -267,17 +276,18 @@ fn a_token_is_for_the_audience_of_the_view_and_as_long_as_it_says() {
     let keys = crate::wire::TokenKeys::parse(&format!("{}=", "Q".repeat(43))).unwrap();
     let keys = Some(std::sync::Arc::new(keys));
     for keys in [None, keys] {
-        let stamp = stamp().with_keys(keys.clone());
+        let token_context = token_context().with_keys(keys.clone());
         let insert = event("insert", doc! { "fullDocument": { "a": 1 } });
         let (buffer, events) = parsed(&[raw_document(&insert)]).unwrap();
-        let look = Look {
+        let options = RenderOptions {
             format: Format::Bson,
             view: &view,
         };
-        let encoded = encode(&buffer, &events, &stamp, look, |chunk| chunk).unwrap();
+        let encoded = encode(&buffer, &events, &token_context, options, |chunk| chunk).unwrap();
         let change = batch(encoded[0].field()).remove(0);
         assert_eq!(encoded[0].token(), change.resume_token);
-        let token = crate::wire::ResumeToken::read(&change.resume_token, stamp.keys()).unwrap();
+        let token =
+            crate::wire::ResumeToken::decode(&change.resume_token, token_context.keys()).unwrap();
         assert_eq!(
             (token.audience(), token.was_encrypted()),
             (audience, keys.is_some())
@@ -385,8 +395,8 @@ proptest! {
         let left = fields(&plain(&key), &plain(&after), &plain(&before), Some(&plainly_described(&description, &paths)));
         let view = View { hidden: Hidden::new(paths.clone()).unwrap(), ..View::whole() };
         for format in FORMATS {
-            let (_, bytes) = looked_at(&given, format, &view);
-            let (_, expected) = looked_at(&left, format, &View::whole());
+            let (_, bytes) = rendered(&given, format, &view);
+            let (_, expected) = rendered(&left, format, &View::whole());
             prop_assert_eq!(bytes, expected);
         }
     }

@@ -8,22 +8,22 @@ use prost_types::{ListValue, Value, value::Kind};
 use weir::{
     pb::{self, FieldFilter, Filter, FilterGroup, RegexFilter, field_filter::Operator},
     plan::{Operation, Plan, Scope},
-    wire::Stamp,
+    wire::TokenContext,
 };
 
 fn bytes(document: &Document) -> Vec<u8> {
     document.to_vec().expect("a sample is BSON")
 }
 
-/// A stamp of whole deployments.
-pub fn stamp() -> Stamp {
+/// A token context of whole deployments.
+pub fn token_context() -> TokenContext {
     let plan = Plan {
         scope: Scope::Deployment,
         change_stream: Document::new(),
         stages: Vec::new(),
         asked: None,
     };
-    Stamp::new("rs0", &plan)
+    TokenContext::new("rs0", &plan)
 }
 
 /// A document with a value of every type.

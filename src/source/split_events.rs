@@ -14,7 +14,7 @@ use crate::{
         Position,
         event::{Batch, Event, EventError, Fragment},
         failure::{Failure, SourceError},
-        reply::Brought,
+        reply::ReplyContents,
     },
 };
 
@@ -24,22 +24,22 @@ const MAX_MERGED_BYTES: usize = 64 << 20;
 
 /// The fragments of the event that is being put together.
 #[derive(Debug, Default)]
-pub(super) struct Merger {
+pub(super) struct FragmentMerger {
     fragments: Vec<Bytes>,
     bytes: usize,
 }
 
-impl Merger {
+impl FragmentMerger {
     /// Takes `batch` and gives what can be published of it: whole events, in order, up to the first
     /// fragment that does not fit, from which a stream never recovers.
     ///
     /// Nearly always the batch itself. A batch with fragments gives several, since a merged event
     /// lies in a buffer of its own.
-    pub(super) fn take(&mut self, batch: Batch) -> Brought {
+    pub(super) fn merge_batch(&mut self, batch: Batch) -> ReplyContents {
         if self.fragments.is_empty() && batch.events.iter().all(|event| event.fragment.is_none()) {
-            return Brought {
+            return ReplyContents {
                 batches: vec![batch],
-                broken: None,
+                error: None,
             };
         }
         let Batch {
@@ -67,7 +67,9 @@ impl Merger {
                     whole.push(event);
                     continue;
                 }
-                broken = Some(SourceError::broken("a split event was cut off by another"));
+                broken = Some(SourceError::unexpected(
+                    "a split event was cut off by another",
+                ));
                 break;
             };
             if !whole.is_empty() {
@@ -87,9 +89,9 @@ impl Merger {
         }
         if broken.is_some() {
             // The reply's own place is after what is broken.
-            return Brought {
+            return ReplyContents {
                 batches: parts,
-                broken,
+                error: broken,
             };
         }
         // The reply's own place counts only when no fragment is left over.
@@ -115,9 +117,9 @@ impl Merger {
             }
             None => parts.push(last),
         }
-        Brought {
+        ReplyContents {
             batches: parts,
-            broken: None,
+            error: None,
         }
     }
 
@@ -128,7 +130,7 @@ impl Merger {
         Fragment { index, of }: Fragment,
     ) -> Result<Option<(Bytes, Event)>, SourceError> {
         if usize::try_from(index).ok() != Some(self.fragments.len() + 1) {
-            return Err(SourceError::broken(
+            return Err(SourceError::unexpected(
                 "the fragments of a split event are out of order",
             ));
         }
@@ -173,7 +175,7 @@ mod tests {
     use bson::{Document, doc};
 
     use super::*;
-    use crate::source::script::{after, batch, event, insert};
+    use crate::source::scripted::{after, batch, event, insert};
 
     fn fragment(token: &str, index: i32, of: i32, fields: Document) -> Document {
         let mut fragment = if index == 1 {
@@ -187,9 +189,9 @@ mod tests {
         fragment
     }
 
-    fn whole(brought: Brought) -> Vec<Batch> {
-        assert!(brought.broken.is_none(), "{:?}", brought.broken);
-        brought.batches
+    fn whole(contents: ReplyContents) -> Vec<Batch> {
+        assert!(contents.error.is_none(), "{:?}", contents.error);
+        contents.batches
     }
 
     fn documents(batch: &Batch) -> Vec<Document> {
@@ -215,10 +217,10 @@ mod tests {
             fragment("f3", 3, 3, doc! { "fullDocumentBeforeChange": { "c": 3 } }),
         ];
         for cut in 0..=3 {
-            let mut merger = Merger::default();
+            let mut merger = FragmentMerger::default();
             let mut out = Vec::new();
             for part in [&fragments[..cut], &fragments[cut..]] {
-                out.extend(whole(merger.take(batch(part))));
+                out.extend(whole(merger.merge_batch(batch(part))));
             }
             let merged: Vec<Document> = out.iter().flat_map(documents).collect();
             let [merged] = merged.as_slice() else {
@@ -241,17 +243,17 @@ mod tests {
     /// T18: a place between fragments would resume in the middle of an event.
     #[test]
     fn no_place_between_fragments_is_given_out() {
-        let mut merger = Merger::default();
+        let mut merger = FragmentMerger::default();
         let events = [insert("a", 1), fragment("f1", 1, 2, doc! {})];
-        let out = whole(merger.take(batch(&events)));
+        let out = whole(merger.merge_batch(batch(&events)));
         assert_eq!(out.last().unwrap().position, Some(after("a", 1)));
 
-        let mut merger = Merger::default();
-        let out = whole(merger.take(batch(&events[1..])));
+        let mut merger = FragmentMerger::default();
+        let out = whole(merger.merge_batch(batch(&events[1..])));
         assert_eq!(out.last().unwrap().position, None);
 
         let events = [fragment("f2", 2, 2, doc! {}), insert("b", 9)];
-        let out = whole(merger.take(batch(&events)));
+        let out = whole(merger.merge_batch(batch(&events)));
         let places: Vec<Option<Position>> = out.into_iter().map(|it| it.position).collect();
         assert_eq!(places, [Some(after("f2", 7)), Some(after("b", 9))]);
     }
@@ -264,17 +266,17 @@ mod tests {
             fragment("f2", 2, 2, fields(50_000).collect()),
         ];
         let begun = tokio::time::Instant::now();
-        let out = whole(Merger::default().take(batch(&fragments)));
+        let out = whole(FragmentMerger::default().merge_batch(batch(&fragments)));
         assert_eq!(documents(&out[0])[0].len(), 100_000 + 4);
         assert!(begun.elapsed().as_secs() < 10, "{:?}", begun.elapsed());
     }
 
     #[test]
     fn an_event_marked_as_its_only_fragment_is_whole() {
-        let mut merger = Merger::default();
+        let mut merger = FragmentMerger::default();
         let mut only = insert("a", 1);
         only.insert("splitEvent", doc! { "fragment": 1, "of": 1 });
-        let out = whole(merger.take(batch(&[only])));
+        let out = whole(merger.merge_batch(batch(&[only])));
         assert_eq!(out.len(), 1);
         assert_eq!(out[0].events.len(), 1);
     }
@@ -284,14 +286,14 @@ mod tests {
     #[test]
     fn fragments_of_more_than_64_mib_are_an_event_too_large() {
         let text = "x".repeat(13 << 20);
-        let mut merger = Merger::default();
+        let mut merger = FragmentMerger::default();
         for index in 1..=4 {
             let part = fragment("f", index, 6, doc! { "fullDocument": { "a": &text } });
-            let brought = merger.take(batch(&[part]));
-            assert!(brought.broken.is_none(), "fragment {index}");
+            let contents = merger.merge_batch(batch(&[part]));
+            assert!(contents.error.is_none(), "fragment {index}");
         }
         let part = fragment("f", 5, 6, doc! { "fullDocument": { "a": &text } });
-        let error = merger.take(batch(&[part])).broken.unwrap();
+        let error = merger.merge_batch(batch(&[part])).error.unwrap();
         assert_eq!(error.failure, Failure::EventTooLarge);
     }
 
@@ -304,10 +306,10 @@ mod tests {
         ] {
             let good = insert("g", 1);
             let all: Vec<Document> = std::iter::once(good).chain(events).collect();
-            let brought = Merger::default().take(batch(&all));
-            assert_eq!(brought.broken.unwrap().failure, Failure::Broken);
+            let contents = FragmentMerger::default().merge_batch(batch(&all));
+            assert_eq!(contents.error.unwrap().failure, Failure::Unexpected);
             let before: Vec<Option<Position>> =
-                brought.batches.into_iter().map(|it| it.position).collect();
+                contents.batches.into_iter().map(|it| it.position).collect();
             assert_eq!(before, [Some(after("g", 1))]);
         }
     }

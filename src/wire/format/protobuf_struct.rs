@@ -6,24 +6,24 @@
 use bytes::BytesMut;
 
 use super::{
-    Unwritable,
-    json::present,
-    keys::repeats_key,
+    FormatError,
+    json::well_formed,
     protobuf::{
-        WireType, len_field_len, put_bytes_field, put_double_field, put_message_expecting,
+        WireType, len_field_len, put_bytes_field, put_double_field, put_message_with_estimate,
         put_message_with_len, put_tag, put_varint, put_varint_field,
     },
     raw::{self, Element, ElementType, Elements},
+    repeated_keys::has_repeated_key,
     text,
 };
 
 /// How many messages protobuf readers let stand inside one another, the outermost counted too.
 /// Some count one more; none of the usual ones counts fewer.
-pub(super) const MAX_LEVEL: u32 = 100;
+pub(super) const MAX_MESSAGE_LEVEL: u32 = 100;
 
 /// The level of the outermost `Struct` where it stands deepest, in `WatchResponse`, `ChangeBatch`,
 /// `ChangeEvent`, `Update`, `UpdateDescription` and `Document`.
-pub(super) const STRUCT_LEVEL: u32 = 7;
+pub(super) const OUTERMOST_STRUCT_LEVEL: u32 = 7;
 
 /// Integers up to this size are doubles too, each a different one: 2^53.
 const MAX_EXACT_INTEGER: u64 = 1 << 53;
@@ -48,18 +48,18 @@ pub(super) fn put_struct(
     out: &mut BytesMut,
     document: &[u8],
     level: u32,
-) -> Result<(), Unwritable> {
-    if repeats_key(document)? {
-        return Err(Unwritable::RepeatedKey);
+) -> Result<(), FormatError> {
+    if has_repeated_key(document)? {
+        return Err(FormatError::RepeatedKey);
     }
-    let value_level = deeper(level, 2)?;
+    let value_level = nested_level(level, 2)?;
     for element in Elements::new(document)? {
         let element = element?;
         let key = text::utf8(element.key)?;
-        match Simple::of(&element)? {
-            Some(value) => put_simple_entry(out, key, value),
+        match Scalar::of(&element)? {
+            Some(value) => put_scalar_entry(out, key, value),
             None => put_entry(out, key, element.value.len(), |out| {
-                put_compound(out, &element, value_level)
+                put_composite(out, &element, value_level)
             })?,
         }
     }
@@ -67,16 +67,16 @@ pub(super) fn put_struct(
 }
 
 /// Appends the values of a `ListValue` at `level`.
-fn put_list(out: &mut BytesMut, array: &[u8], level: u32) -> Result<(), Unwritable> {
-    let value_level = deeper(level, 1)?;
+fn put_list(out: &mut BytesMut, array: &[u8], level: u32) -> Result<(), FormatError> {
+    let value_level = nested_level(level, 1)?;
     for element in Elements::new(array)? {
         let element = element?;
-        match Simple::of(&element)? {
+        match Scalar::of(&element)? {
             Some(value) => value.put_message(out, field::LIST_VALUES),
             None => {
                 let expected = element.value.len();
-                put_message_expecting(out, field::LIST_VALUES, expected, |out| {
-                    put_compound(out, &element, value_level)
+                put_message_with_estimate(out, field::LIST_VALUES, expected, |out| {
+                    put_composite(out, &element, value_level)
                 })?;
             }
         }
@@ -86,35 +86,35 @@ fn put_list(out: &mut BytesMut, array: &[u8], level: u32) -> Result<(), Unwritab
 
 /// A value that needs no further message, so that its length is known before it is written.
 #[derive(Clone, Copy)]
-enum Simple<'a> {
+enum Scalar<'a> {
     Null,
     Number(f64),
     Text(&'a str),
     Bool(bool),
 }
 
-impl<'a> Simple<'a> {
+impl<'a> Scalar<'a> {
     #[inline]
-    fn of(element: &Element<'a>) -> Result<Option<Self>, Unwritable> {
+    fn of(element: &Element<'a>) -> Result<Option<Self>, FormatError> {
         Ok(Some(match element.kind {
-            ElementType::String => Self::Text(text::utf8(present(element.as_str_bytes())?)?),
-            ElementType::Int32 => Self::Number(present(element.as_i32())?.into()),
+            ElementType::String => Self::Text(text::utf8(well_formed(element.as_str_bytes())?)?),
+            ElementType::Int32 => Self::Number(well_formed(element.as_i32())?.into()),
             ElementType::Int64 => {
-                let value = present(element.as_i64())?;
+                let value = well_formed(element.as_i64())?;
                 if value.unsigned_abs() > MAX_EXACT_INTEGER {
                     return Ok(None);
                 }
                 Self::Number(value as f64)
             }
             ElementType::Double => {
-                let value = present(element.as_f64())?;
+                let value = well_formed(element.as_f64())?;
                 // A Value that holds NaN or an infinity cannot be printed as JSON.
                 if !value.is_finite() {
                     return Ok(None);
                 }
                 Self::Number(value)
             }
-            ElementType::Boolean => Self::Bool(present(element.as_bool())?),
+            ElementType::Boolean => Self::Bool(well_formed(element.as_bool())?),
             ElementType::Null => Self::Null,
             _ => return Ok(None),
         }))
@@ -149,27 +149,29 @@ impl<'a> Simple<'a> {
     }
 }
 
-/// Appends the one field of a `Value` at `level`, for what [`Simple`] cannot hold.
-fn put_compound(out: &mut BytesMut, element: &Element<'_>, level: u32) -> Result<(), Unwritable> {
+/// Appends the one field of a `Value` at `level`, for what [`Scalar`] cannot hold.
+fn put_composite(out: &mut BytesMut, element: &Element<'_>, level: u32) -> Result<(), FormatError> {
     // Every kind but an array is a Struct right below this Value.
-    let object = deeper(level, 1)?;
+    let object = nested_level(level, 1)?;
     match element.kind {
         ElementType::EmbeddedDocument => put_object(out, element.value.len(), |out| {
             put_struct(out, element.value, object)
         }),
-        ElementType::Array => put_message_expecting(out, field::LIST, element.value.len(), |out| {
-            put_list(out, element.value, object)
-        }),
+        ElementType::Array => {
+            put_message_with_estimate(out, field::LIST, element.value.len(), |out| {
+                put_list(out, element.value, object)
+            })
+        }
         ElementType::ObjectId => {
-            let id = text::object_id(present(element.as_object_id())?);
-            put_wrapped(out, level, "$oid", id.as_str())
+            let id = text::object_id(well_formed(element.as_object_id())?);
+            put_single_text(out, level, "$oid", id.as_str())
         }
         ElementType::DateTime => {
-            let millis = present(element.as_datetime_millis())?;
+            let millis = well_formed(element.as_datetime_millis())?;
             match text::iso_date(millis) {
-                Some(date) => put_wrapped(out, level, "$date", date.as_str()),
-                None => put_wrapping(out, level, "$date", |out, inner| {
-                    put_wrapped(
+                Some(date) => put_single_text(out, level, "$date", date.as_str()),
+                None => put_single_value(out, level, "$date", |out, inner| {
+                    put_single_text(
                         out,
                         inner,
                         "$numberLong",
@@ -180,21 +182,21 @@ fn put_compound(out: &mut BytesMut, element: &Element<'_>, level: u32) -> Result
         }
         ElementType::Int64 => {
             let mut digits = itoa::Buffer::new();
-            let digits = digits.format(present(element.as_i64())?);
-            put_wrapped(out, level, "$numberLong", digits)
+            let digits = digits.format(well_formed(element.as_i64())?);
+            put_single_text(out, level, "$numberLong", digits)
         }
         ElementType::Double => {
-            let name = text::non_finite(present(element.as_f64())?);
-            put_wrapped(out, level, "$numberDouble", name)
+            let name = text::non_finite(well_formed(element.as_f64())?);
+            put_single_text(out, level, "$numberDouble", name)
         }
         ElementType::Decimal128 => {
-            let digits = text::decimal(present(element.as_decimal128())?);
-            put_wrapped(out, level, "$numberDecimal", &digits)
+            let digits = text::decimal(well_formed(element.as_decimal128())?);
+            put_single_text(out, level, "$numberDecimal", &digits)
         }
         ElementType::Binary => {
-            let (subtype, bytes) = present(element.as_binary())?;
-            put_wrapping(out, level, "$binary", |out, inner| {
-                deeper(inner, 3)?;
+            let (subtype, bytes) = well_formed(element.as_binary())?;
+            put_single_value(out, level, "$binary", |out, inner| {
+                nested_level(inner, 3)?;
                 let len = text::base64_len(bytes.len());
                 put_object(out, len, |out| {
                     put_entry(out, "base64", len, |out| {
@@ -202,109 +204,116 @@ fn put_compound(out: &mut BytesMut, element: &Element<'_>, level: u32) -> Result
                         put_varint(out, len as u64);
                         text::put_base64(out, bytes)
                     })?;
-                    put_simple_entry(
+                    put_scalar_entry(
                         out,
                         "subType",
-                        Simple::Text(text::subtype(subtype).as_str()),
+                        Scalar::Text(text::subtype(subtype).as_str()),
                     );
                     Ok(())
                 })
             })
         }
         ElementType::Timestamp => {
-            let (time, increment) = present(element.as_timestamp())?;
-            put_wrapping(out, level, "$timestamp", |out, inner| {
+            let (time, increment) = well_formed(element.as_timestamp())?;
+            put_single_value(out, level, "$timestamp", |out, inner| {
                 let members = [("t", time.into()), ("i", increment.into())];
-                put_members(
+                put_scalar_members(
                     out,
                     inner,
-                    members.map(|(name, n)| (name, Simple::Number(n))),
+                    members.map(|(name, n)| (name, Scalar::Number(n))),
                 )
             })
         }
         ElementType::RegularExpression => {
-            let (pattern, options) = present(element.as_regex())?;
+            let (pattern, options) = well_formed(element.as_regex())?;
             let (pattern, options) = (text::utf8(pattern)?, text::regex_options(options)?);
-            put_wrapping(out, level, "$regularExpression", |out, inner| {
+            put_single_value(out, level, "$regularExpression", |out, inner| {
                 let members = [("pattern", pattern), ("options", &options)];
-                put_members(
+                put_scalar_members(
                     out,
                     inner,
-                    members.map(|(name, text)| (name, Simple::Text(text))),
+                    members.map(|(name, text)| (name, Scalar::Text(text))),
                 )
             })
         }
-        ElementType::JavaScriptCode => put_wrapped(
+        ElementType::JavaScriptCode => put_single_text(
             out,
             level,
             "$code",
-            text::utf8(present(element.as_text_bytes())?)?,
+            text::utf8(well_formed(element.as_text_bytes())?)?,
         ),
         ElementType::JavaScriptCodeWithScope => {
-            let (code, scope) = present(element.as_code_with_scope())?;
+            let (code, scope) = well_formed(element.as_code_with_scope())?;
             let code = text::utf8(code)?;
-            let scope_value = deeper(level, 3)?;
+            let scope_value = nested_level(level, 3)?;
             put_object(out, element.value.len(), |out| {
-                put_simple_entry(out, "$code", Simple::Text(code));
+                put_scalar_entry(out, "$code", Scalar::Text(code));
                 put_entry(out, "$scope", scope.len(), |out| {
-                    let scope_struct = deeper(scope_value, 1)?;
+                    let scope_struct = nested_level(scope_value, 1)?;
                     put_object(out, scope.len(), |out| put_struct(out, scope, scope_struct))
                 })
             })
         }
-        ElementType::Symbol => put_wrapped(
+        ElementType::Symbol => put_single_text(
             out,
             level,
             "$symbol",
-            text::utf8(present(element.as_text_bytes())?)?,
+            text::utf8(well_formed(element.as_text_bytes())?)?,
         ),
         ElementType::DbPointer => {
-            let (namespace, id) = present(element.as_db_pointer())?;
+            let (namespace, id) = well_formed(element.as_db_pointer())?;
             let (namespace, id) = (text::utf8(namespace)?, text::object_id(id));
-            put_wrapping(out, level, "$dbPointer", |out, inner| {
-                let id_value = deeper(inner, 3)?;
+            put_single_value(out, level, "$dbPointer", |out, inner| {
+                let id_value = nested_level(inner, 3)?;
                 put_object(out, namespace.len(), |out| {
-                    put_simple_entry(out, "$ref", Simple::Text(namespace));
+                    put_scalar_entry(out, "$ref", Scalar::Text(namespace));
                     put_entry(out, "$id", 0, |out| {
-                        put_wrapped(out, id_value, "$oid", id.as_str())
+                        put_single_text(out, id_value, "$oid", id.as_str())
                     })
                 })
             })
         }
-        ElementType::Undefined => put_members(out, level, [("$undefined", Simple::Bool(true))]),
-        ElementType::MinKey => put_members(out, level, [("$minKey", Simple::Number(1.0))]),
-        ElementType::MaxKey => put_members(out, level, [("$maxKey", Simple::Number(1.0))]),
-        // `Simple` holds all of these, whatever their value.
+        ElementType::Undefined => {
+            put_scalar_members(out, level, [("$undefined", Scalar::Bool(true))])
+        }
+        ElementType::MinKey => put_scalar_members(out, level, [("$minKey", Scalar::Number(1.0))]),
+        ElementType::MaxKey => put_scalar_members(out, level, [("$maxKey", Scalar::Number(1.0))]),
+        // `Scalar` holds all of these, whatever their value.
         ElementType::String | ElementType::Int32 | ElementType::Boolean | ElementType::Null => {
-            Err(Unwritable::Malformed(raw::Error::Kind(element.kind as u8)))
+            Err(FormatError::Malformed(raw::Error::Kind(element.kind as u8)))
         }
     }
 }
 
 /// Fills a `Value` with a `Struct` of about `expected` bytes.
 fn put_object<R>(out: &mut BytesMut, expected: usize, write: impl FnOnce(&mut BytesMut) -> R) -> R {
-    put_message_expecting(out, field::STRUCT, expected, write)
+    put_message_with_estimate(out, field::STRUCT, expected, write)
 }
 
 /// Fills a `Value` at `level` with `{name: text}`.
-fn put_wrapped(out: &mut BytesMut, level: u32, name: &str, text: &str) -> Result<(), Unwritable> {
-    put_members(out, level, [(name, Simple::Text(text))])
+fn put_single_text(
+    out: &mut BytesMut,
+    level: u32,
+    name: &str,
+    text: &str,
+) -> Result<(), FormatError> {
+    put_scalar_members(out, level, [(name, Scalar::Text(text))])
 }
 
 /// Fills a `Value` at `level` with an object of simple members.
-fn put_members<const N: usize>(
+fn put_scalar_members<const N: usize>(
     out: &mut BytesMut,
     level: u32,
-    members: [(&str, Simple<'_>); N],
-) -> Result<(), Unwritable> {
-    deeper(level, 3)?;
-    let entry_len = |(key, value): &(&str, Simple<'_>)| {
-        len_field_len(field::STRUCT_FIELDS, simple_entry_len(key, *value))
+    members: [(&str, Scalar<'_>); N],
+) -> Result<(), FormatError> {
+    nested_level(level, 3)?;
+    let entry_len = |(key, value): &(&str, Scalar<'_>)| {
+        len_field_len(field::STRUCT_FIELDS, scalar_entry_len(key, *value))
     };
     let len = members.iter().map(entry_len).sum();
     put_message_with_len(out, field::STRUCT, len, |out| {
         for (key, value) in members {
-            put_simple_entry(out, key, value);
+            put_scalar_entry(out, key, value);
         }
     });
     Ok(())
@@ -312,13 +321,13 @@ fn put_members<const N: usize>(
 
 /// Fills a `Value` at `level` with `{name: …}`, where `write` fills the `Value` within, whose
 /// level it is told.
-fn put_wrapping(
+fn put_single_value(
     out: &mut BytesMut,
     level: u32,
     name: &str,
-    write: impl FnOnce(&mut BytesMut, u32) -> Result<(), Unwritable>,
-) -> Result<(), Unwritable> {
-    let inner = deeper(level, 3)?;
+    write: impl FnOnce(&mut BytesMut, u32) -> Result<(), FormatError>,
+) -> Result<(), FormatError> {
+    let inner = nested_level(level, 3)?;
     put_object(out, 0, |out| {
         put_entry(out, name, 0, |out| write(out, inner))
     })
@@ -329,22 +338,22 @@ fn put_entry(
     out: &mut BytesMut,
     key: &str,
     expected: usize,
-    write: impl FnOnce(&mut BytesMut) -> Result<(), Unwritable>,
-) -> Result<(), Unwritable> {
+    write: impl FnOnce(&mut BytesMut) -> Result<(), FormatError>,
+) -> Result<(), FormatError> {
     let entry_expected = key.len() + expected;
-    put_message_expecting(out, field::STRUCT_FIELDS, entry_expected, |out| {
+    put_message_with_estimate(out, field::STRUCT_FIELDS, entry_expected, |out| {
         put_bytes_field(out, field::ENTRY_KEY, key.as_bytes());
-        put_message_expecting(out, field::ENTRY_VALUE, expected, write)
+        put_message_with_estimate(out, field::ENTRY_VALUE, expected, write)
     })
 }
 
 /// Appends an entry of a `Struct` whose length is known.
 #[inline]
-fn put_simple_entry(out: &mut BytesMut, key: &str, value: Simple<'_>) {
+fn put_scalar_entry(out: &mut BytesMut, key: &str, value: Scalar<'_>) {
     put_message_with_len(
         out,
         field::STRUCT_FIELDS,
-        simple_entry_len(key, value),
+        scalar_entry_len(key, value),
         |out| {
             put_bytes_field(out, field::ENTRY_KEY, key.as_bytes());
             value.put_message(out, field::ENTRY_VALUE);
@@ -353,16 +362,16 @@ fn put_simple_entry(out: &mut BytesMut, key: &str, value: Simple<'_>) {
 }
 
 #[inline]
-fn simple_entry_len(key: &str, value: Simple<'_>) -> usize {
+fn scalar_entry_len(key: &str, value: Scalar<'_>) -> usize {
     len_field_len(field::ENTRY_KEY, key.len()) + len_field_len(field::ENTRY_VALUE, value.len())
 }
 
 /// The level of a message that stands `by` below `level`.
 #[inline]
-fn deeper(level: u32, by: u32) -> Result<u32, Unwritable> {
+fn nested_level(level: u32, by: u32) -> Result<u32, FormatError> {
     let level = level + by;
-    if level > MAX_LEVEL {
-        Err(Unwritable::TooDeep)
+    if level > MAX_MESSAGE_LEVEL {
+        Err(FormatError::TooDeep)
     } else {
         Ok(level)
     }

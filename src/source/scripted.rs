@@ -16,7 +16,7 @@ use futures::future::BoxFuture;
 use crate::{
     plan::Plan,
     source::{
-        Batch, ClusterTime, Cursor, Event, Failure, Pace, Position, ServerFacts, Source,
+        Batch, BatchSize, ClusterTime, Cursor, Event, Failure, Position, ServerFacts, Source,
         SourceError,
     },
 };
@@ -40,7 +40,7 @@ pub(crate) struct ScriptedSource {
     pub(crate) openings: Mutex<VecDeque<Opening>>,
     pub(crate) asked: Mutex<Vec<Option<Position>>>,
     /// What was opened there, and how.
-    pub(crate) plans: Mutex<Vec<(Plan, Pace)>>,
+    pub(crate) plans: Mutex<Vec<(Plan, BatchSize)>>,
     pub(crate) oldest: Option<ClusterTime>,
     /// How often the time was asked for; the answer is that number, so that time passes.
     pub(crate) time_asked: AtomicU32,
@@ -80,9 +80,9 @@ impl ScriptedSource {
         self.time_asked.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn paces(&self) -> Vec<Pace> {
+    pub(crate) fn batch_sizes(&self) -> Vec<BatchSize> {
         let plans = self.plans.lock().unwrap();
-        plans.iter().map(|(_, pace)| *pace).collect()
+        plans.iter().map(|(_, batch_size)| *batch_size).collect()
     }
 
     pub(crate) fn asked(&self) -> Vec<Option<Position>> {
@@ -97,10 +97,10 @@ impl Source for ScriptedSource {
         &'a self,
         plan: &'a Plan,
         at: Option<&'a Position>,
-        pace: Pace,
+        batch_size: BatchSize,
     ) -> BoxFuture<'a, Result<Box<dyn Cursor>, SourceError>> {
         self.asked.lock().unwrap().push(at.cloned());
-        self.plans.lock().unwrap().push((plan.clone(), pace));
+        self.plans.lock().unwrap().push((plan.clone(), batch_size));
         let opening = self.openings.lock().unwrap().pop_front();
         Box::pin(async move {
             match opening.unwrap_or(Opening::Fail(Failure::Transient)) {
@@ -112,11 +112,11 @@ impl Source for ScriptedSource {
         })
     }
 
-    fn oldest(&self) -> BoxFuture<'_, Result<Option<ClusterTime>, SourceError>> {
+    fn oldest_time(&self) -> BoxFuture<'_, Result<Option<ClusterTime>, SourceError>> {
         Box::pin(async { Ok(self.oldest) })
     }
 
-    fn now(&self) -> BoxFuture<'_, Result<Option<ClusterTime>, SourceError>> {
+    fn current_time(&self) -> BoxFuture<'_, Result<Option<ClusterTime>, SourceError>> {
         let asked = self.time_asked.fetch_add(1, Ordering::Relaxed) + 1;
         Box::pin(async move {
             // As long as a question takes, so that others can come meanwhile.
@@ -131,7 +131,7 @@ impl Source for ScriptedSource {
         })
     }
 
-    fn is_quiet<'a>(
+    fn has_no_events<'a>(
         &'a self,
         _plan: &'a Plan,
         _at: &'a Position,

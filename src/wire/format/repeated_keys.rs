@@ -10,7 +10,7 @@ const FEW_KEYS: usize = 32;
 /// Most documents have few fields, so a filter of a few words finds most names to be new, and the
 /// others are compared with those before them. Larger documents are sorted, which bounds the cost
 /// for any document whatever its names.
-pub(super) fn repeats_key(document: &[u8]) -> Result<bool, Error> {
+pub(super) fn has_repeated_key(document: &[u8]) -> Result<bool, Error> {
     let mut few: [&[u8]; FEW_KEYS] = [&[]; FEW_KEYS];
     let mut filter = [0u64; 4];
     let mut elements = Elements::new(document)?;
@@ -19,7 +19,7 @@ pub(super) fn repeats_key(document: &[u8]) -> Result<bool, Error> {
             return Ok(false);
         };
         let key = element?.key;
-        let (word, bit) = filter_place(key);
+        let (word, bit) = filter_bit(key);
         if filter[word] & bit != 0 && few[..count].contains(&key) {
             return Ok(true);
         }
@@ -37,7 +37,7 @@ pub(super) fn repeats_key(document: &[u8]) -> Result<bool, Error> {
 /// One of 256 bits for a name, taken from its length and its last bytes, where names of one
 /// document differ most.
 #[inline]
-fn filter_place(key: &[u8]) -> (usize, u64) {
+fn filter_bit(key: &[u8]) -> (usize, u64) {
     let mix = key
         .iter()
         .rev()
@@ -45,6 +45,6 @@ fn filter_place(key: &[u8]) -> (usize, u64) {
         .fold(key.len() as u32, |mix, &byte| {
             mix.wrapping_mul(31).wrapping_add(byte.into())
         });
-    let place = mix.wrapping_mul(0x9E37_79B1) >> 24;
-    ((place >> 6) as usize, 1 << (place & 63))
+    let position = mix.wrapping_mul(0x9E37_79B1) >> 24;
+    ((position >> 6) as usize, 1 << (position & 63))
 }

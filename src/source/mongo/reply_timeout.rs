@@ -12,22 +12,22 @@ use super::operation_time;
 
 /// How long a reply may be overdue while MongoDB answers otherwise, in times of the reply timeout. After
 /// that the connection is given up, as the answer may have been lost on its way without a word.
-const STALLED: u32 = 3;
+const STALLED_REPLY_FACTOR: u32 = 3;
 /// How much longer it may be where MongoDB does not tell its time: it may be scanning a long stretch of
 /// the oplog that holds nothing for this stream, of which nobody knows how long it is.
-const UNKNOWN_SCAN: Duration = Duration::from_secs(600);
+const UNKNOWN_SCAN_LIMIT: Duration = Duration::from_secs(600);
 
 /// Waits for MongoDB's answers, for as long as they can be waited for.
 ///
 /// The driver sets no limit on a reply, so a connection that died without a word would hold the
 /// stream for ever. A long scan of the oplog looks the same from here; asking on another connection
 /// tells them apart.
-pub(super) struct Patience {
+pub(super) struct ReplyTimeout {
     client: Client,
     reply_timeout: Duration,
 }
 
-impl Patience {
+impl ReplyTimeout {
     pub(super) fn new(client: Client, reply_timeout: Duration) -> Self {
         Self {
             client,
@@ -36,12 +36,12 @@ impl Patience {
     }
 
     /// Waits for the answer to a question for which the oplog is scanned from a time on, or from now.
-    pub(super) async fn bear<T>(
+    pub(super) async fn wait<T>(
         &self,
         answer: impl Future<Output = T>,
         from: Option<ClusterTime>,
     ) -> Result<T, SourceError> {
-        bear(answer, self.reply_timeout, from, || self.probe()).await
+        wait(answer, self.reply_timeout, from, || self.probe()).await
     }
 
     /// Asks MongoDB, on another connection, whether it is there: its time, where it tells it.
@@ -60,7 +60,7 @@ impl Patience {
 }
 
 /// Waits for an answer for as long as `probe` finds MongoDB there, and no longer than a scan may take.
-async fn bear<T, P>(
+async fn wait<T, P>(
     answer: impl Future<Output = T>,
     reply_timeout: Duration,
     from: Option<ClusterTime>,
@@ -78,7 +78,8 @@ where
         }
         let now = probe().await?;
         // As of the first look: the stretch that was asked for does not grow, as the time does.
-        let limit = *limit.get_or_insert_with(|| reply_timeout * STALLED + longest_scan(from, now));
+        let limit = *limit
+            .get_or_insert_with(|| reply_timeout * STALLED_REPLY_FACTOR + scan_limit(from, now));
         if asked.elapsed() >= limit {
             let message = format!("no reply for {} s", asked.elapsed().as_secs());
             return Err(SourceError::new(Failure::Transient, message));
@@ -87,13 +88,13 @@ where
 }
 
 /// How long the scan of the oplog from a time, or from now, to now may take.
-fn longest_scan(from: Option<ClusterTime>, now: Option<ClusterTime>) -> Duration {
+fn scan_limit(from: Option<ClusterTime>, now: Option<ClusterTime>) -> Duration {
     // A stretch takes less time to scan than it took to be written, or nobody could ever catch up. There
     // is no other limit: what is given up begins anew at the same place, and takes as long again.
     match (from, now) {
         (None, _) => Duration::ZERO,
         (Some(from), Some(now)) => Duration::from_secs(now.seconds_since(from).into()),
-        (Some(_), None) => UNKNOWN_SCAN,
+        (Some(_), None) => UNKNOWN_SCAN_LIMIT,
     }
 }
 
@@ -130,7 +131,7 @@ mod tests {
                 sleep(Duration::from_secs(50 * 60)).await;
                 "found"
             };
-            bear(scan, REPLY_TIMEOUT, Some(ago(hours * 3600)), pong).await
+            wait(scan, REPLY_TIMEOUT, Some(ago(hours * 3600)), pong).await
         };
         assert_eq!(hours(1).await.ok(), Some("found"));
         assert_eq!(hours(20).await.ok(), Some("found"));
@@ -142,7 +143,7 @@ mod tests {
         for from in [None, Some(ago(2))] {
             let asked = Instant::now();
             let lost = std::future::pending::<Infallible>();
-            let error = bear(lost, REPLY_TIMEOUT, from, pong).await.unwrap_err();
+            let error = wait(lost, REPLY_TIMEOUT, from, pong).await.unwrap_err();
             assert_eq!(error.failure, Failure::Transient);
             assert!(asked.elapsed() < REPLY_TIMEOUT * 5, "{:?}", asked.elapsed());
         }
@@ -153,7 +154,7 @@ mod tests {
         let away = async || Err(SourceError::new(Failure::Transient, "away"));
         let asked = Instant::now();
         let lost = std::future::pending::<Infallible>();
-        let answer = bear(lost, REPLY_TIMEOUT, Some(ago(3600)), away).await;
+        let answer = wait(lost, REPLY_TIMEOUT, Some(ago(3600)), away).await;
         assert_eq!(answer.unwrap_err().failure, Failure::Transient);
         assert_eq!(asked.elapsed(), REPLY_TIMEOUT);
     }

@@ -1,15 +1,16 @@
-//! Compiles `proto/` without protoc: messages and client from prost, the server glue by hand.
+//! Compiles `proto/` without protoc: prost generates the messages and the client, and the server's
+//! service definition is built here.
 //!
-//! `Watch` answers with `weir::wire::Frame`, bytes that were encoded once and are shared by many
-//! watchers, so its server half names our own codec. Clients use prost's as usual; the bytes on
-//! the wire are the same.
+//! `Watch` responds with `weir::wire::Frame`, whose bytes are encoded once and shared by many
+//! watchers, so the server uses Weir's own codec. Clients use prost's codec; the bytes on the wire are
+//! the same.
 
 use std::path::PathBuf;
 
 use prost::Message as _;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    // tonic-prost-build 0.14 prints no rerun-if-changed of its own.
+    // tonic-prost-build 0.14 prints no rerun-if-changed itself.
     println!("cargo:rerun-if-changed=proto");
     println!("cargo:rerun-if-changed=build.rs");
 

@@ -1,7 +1,7 @@
-//! The messages of `proto/weir/v1/watch.proto`, and the client, as generated.
+//! The generated messages and client of `proto/weir/v1/watch.proto`.
 #![allow(clippy::all, clippy::pedantic, missing_docs, unused_qualifications)]
 tonic::include_proto!("weir.v1");
 
-/// The descriptors of the API, for reflection.
+/// The API's encoded descriptors, for gRPC reflection.
 pub const FILE_DESCRIPTOR_SET: &[u8] =
     include_bytes!(concat!(env!("OUT_DIR"), "/weir_descriptors.bin"));

@@ -1,45 +1,45 @@
-//! Reads raw BSON where it lies: no allocation, no copy, and no panic whatever the bytes say.
+//! A zero-copy reader of raw BSON: it never allocates, and no input makes it panic.
 //!
-//! [`Elements`] walks one level of a document. It checks every length against the bytes that are
-//! there, so an [`Element`] always holds a value of the size its type demands. What is nested is
-//! checked when it is walked in turn, and text is checked when it is asked for.
+//! [`Elements`] walks one level of a document and checks every length against the available bytes,
+//! so an [`Element`] always holds a value of the size that its type requires. Nested documents are
+//! checked when they are walked, and UTF-8 is checked when text is requested.
 
 pub use bson::spec::ElementType;
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 
-/// The size of the smallest document: its length and its terminator.
+/// The size of an empty document: its length prefix and its terminator.
 const EMPTY_DOCUMENT_LEN: usize = 5;
 
-/// Why bytes are not BSON.
+/// The reason why bytes are not valid BSON.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// A document's own length differs from the number of bytes given for it.
+    /// A document's length prefix differs from the number of its bytes.
     #[error("the length of a document is wrong")]
     Length,
-    /// A document does not end with a zero byte, or has one before its end.
-    #[error("a document does not end where it should")]
+    /// A document does not end with a zero byte, or has a zero byte in place of an element's type.
+    #[error("a document ends too early or has no terminator")]
     Terminator,
-    /// A field's name does not end within the document.
-    #[error("the name of a field does not end")]
+    /// A field's name has no terminator within the document.
+    #[error("the name of a field has no terminator")]
     Key,
-    /// A field's type is none that BSON knows.
+    /// BSON has no element type with this number.
     #[error("unknown element type {0:#04x}")]
     Kind(u8),
-    /// A field's value does not fit in the document, or its own lengths contradict each other.
+    /// A field's value reaches beyond the document, or its inner lengths contradict each other.
     #[error("the value of a field is malformed")]
     Value,
 }
 
-/// The fields of one document or array, in order. After an error it yields nothing more.
+/// An iterator over the fields of one document or array, in order. It ends after the first error.
 #[derive(Debug, Clone)]
 pub struct Elements<'a> {
-    /// The elements not yet read, without the document's terminator.
+    /// The elements that are not read yet, without the document's terminator.
     rest: &'a [u8],
 }
 
 impl<'a> Elements<'a> {
-    /// Reads `document`, which is a whole document or array: length, elements, terminator, and
+    /// Starts to read `document`, a complete document or array: length, elements and terminator, with
     /// nothing after them.
     pub fn new(document: &'a [u8]) -> Result<Self, Error> {
         if document.len() < EMPTY_DOCUMENT_LEN || length_at(document, 0) != Some(document.len()) {
@@ -88,10 +88,10 @@ impl<'a> Iterator for Elements<'a> {
 
 impl std::iter::FusedIterator for Elements<'_> {}
 
-/// A document that holds `elements`, in their order.
+/// Builds a document of `elements`, in their order.
 ///
 /// # Panics
-/// When they add up to 4 GiB, which nothing that MongoDB sends comes near.
+/// When they add up to 4 GiB or more, which is far more than MongoDB sends.
 pub fn document<'a>(elements: impl IntoIterator<Item = Element<'a>>) -> Bytes {
     let mut document = BytesMut::new();
     document.put_u32_le(0);
@@ -102,33 +102,33 @@ pub fn document<'a>(elements: impl IntoIterator<Item = Element<'a>>) -> Bytes {
         document.put_slice(element.value);
     }
     document.put_u8(0);
-    let length = u32::try_from(document.len()).expect("parts of what MongoDB sent are under 4 GiB");
+    let length = u32::try_from(document.len())
+        .expect("a document made of parts of MongoDB's replies is under 4 GiB");
     document[..4].copy_from_slice(&length.to_le_bytes());
     document.freeze()
 }
 
 /// One field of a document.
 ///
-/// The `as_` methods answer `None` for a value of another type and for one that is malformed
-/// inside.
+/// The `as_` methods return `None` for a value of another type and for a malformed value.
 #[derive(Debug, Clone, Copy)]
 pub struct Element<'a> {
     /// The type of the value.
     pub kind: ElementType,
-    /// The name, without its terminator; not checked to be UTF-8. In an array, an index that
-    /// nobody should rely on.
+    /// The name without its terminator, not checked to be UTF-8. In an array it should be the index,
+    /// but nothing guarantees that.
     pub key: &'a [u8],
-    /// The value as it stands in the document, length prefixes and terminators included.
+    /// The value's bytes in the document, with length prefixes and terminators.
     pub value: &'a [u8],
 }
 
 impl<'a> Element<'a> {
-    /// The text of a string.
+    /// Returns the text of a string.
     pub fn as_str(&self) -> Option<&'a str> {
         std::str::from_utf8(self.as_str_bytes()?).ok()
     }
 
-    /// The bytes of a string, which should be UTF-8 but need not be.
+    /// Returns the bytes of a string, which may be invalid UTF-8.
     pub fn as_str_bytes(&self) -> Option<&'a [u8]> {
         match self.kind {
             ElementType::String => string_body(self.value),
@@ -136,7 +136,7 @@ impl<'a> Element<'a> {
         }
     }
 
-    /// The text of a string, JavaScript code or a symbol, which are all written alike.
+    /// Returns the bytes of a string, JavaScript code or a symbol, which have the same layout.
     pub fn as_text_bytes(&self) -> Option<&'a [u8]> {
         match self.kind {
             ElementType::String | ElementType::JavaScriptCode | ElementType::Symbol => {
@@ -146,22 +146,22 @@ impl<'a> Element<'a> {
         }
     }
 
-    /// An embedded document, ready for [`Elements::new`].
+    /// Returns an embedded document, ready for [`Elements::new`].
     pub fn as_document(&self) -> Option<&'a [u8]> {
         (self.kind == ElementType::EmbeddedDocument).then_some(self.value)
     }
 
-    /// An array, ready for [`Elements::new`].
+    /// Returns an array, ready for [`Elements::new`].
     pub fn as_array(&self) -> Option<&'a [u8]> {
         (self.kind == ElementType::Array).then_some(self.value)
     }
 
-    /// Whether the value is null.
+    /// Returns `true` for null.
     pub fn is_null(&self) -> bool {
         self.kind == ElementType::Null
     }
 
-    /// A boolean. A byte that is neither 0 nor 1 is malformed.
+    /// Returns a boolean. A byte other than 0 and 1 is malformed.
     pub fn as_bool(&self) -> Option<bool> {
         match (self.kind, self.value) {
             (ElementType::Boolean, [0]) => Some(false),
@@ -170,23 +170,23 @@ impl<'a> Element<'a> {
         }
     }
 
-    /// A 32-bit integer.
+    /// Returns a 32-bit integer.
     pub fn as_i32(&self) -> Option<i32> {
         self.fixed(ElementType::Int32).map(i32::from_le_bytes)
     }
 
-    /// A 64-bit integer.
+    /// Returns a 64-bit integer.
     pub fn as_i64(&self) -> Option<i64> {
         self.fixed(ElementType::Int64).map(i64::from_le_bytes)
     }
 
-    /// A double.
+    /// Returns a double.
     pub fn as_f64(&self) -> Option<f64> {
         self.fixed(ElementType::Double).map(f64::from_le_bytes)
     }
 
-    /// A whole number of any numeric type but decimal: MongoDB is not always particular about
-    /// which of them it sends. A double counts when it is integral and an `i64` can hold it.
+    /// Returns a whole number of any numeric type except decimal, because MongoDB does not always use
+    /// the same type. A double counts when it is integral and fits in an `i64`.
     pub fn as_int(&self) -> Option<i64> {
         match self.kind {
             ElementType::Int32 => self.as_i32().map(i64::from),
@@ -196,7 +196,7 @@ impl<'a> Element<'a> {
         }
     }
 
-    /// A timestamp of the oplog: seconds since 1970, and the counter within that second.
+    /// Returns an oplog timestamp: seconds since 1970, and the counter within that second.
     pub fn as_timestamp(&self) -> Option<(u32, u32)> {
         let [i0, i1, i2, i3, t0, t1, t2, t3] = self.fixed(ElementType::Timestamp)?;
         Some((
@@ -205,23 +205,23 @@ impl<'a> Element<'a> {
         ))
     }
 
-    /// A date, in milliseconds since 1970.
+    /// Returns a date in milliseconds since 1970.
     pub fn as_datetime_millis(&self) -> Option<i64> {
         self.fixed(ElementType::DateTime).map(i64::from_le_bytes)
     }
 
-    /// An ObjectId.
+    /// Returns an ObjectId.
     pub fn as_object_id(&self) -> Option<[u8; 12]> {
         self.fixed(ElementType::ObjectId)
     }
 
-    /// A decimal, in BSON's own byte order.
+    /// Returns a decimal in BSON's byte order.
     pub fn as_decimal128(&self) -> Option<[u8; 16]> {
         self.fixed(ElementType::Decimal128)
     }
 
-    /// A binary: its subtype and its bytes, without the second length that the old subtype 2
-    /// carries in front of them.
+    /// Returns a binary's subtype and bytes, without the second length prefix that the old subtype 2
+    /// has.
     pub fn as_binary(&self) -> Option<(u8, &'a [u8])> {
         if self.kind != ElementType::Binary {
             return None;
@@ -234,7 +234,7 @@ impl<'a> Element<'a> {
         (length_at(bytes, 0)? == inner.len()).then_some((subtype, inner))
     }
 
-    /// A regular expression: pattern and options.
+    /// Returns a regular expression: pattern and options.
     pub fn as_regex(&self) -> Option<(&'a [u8], &'a [u8])> {
         if self.kind != ElementType::RegularExpression {
             return None;
@@ -244,7 +244,7 @@ impl<'a> Element<'a> {
         Some((pattern, options))
     }
 
-    /// JavaScript code with a scope: the code, and the scope as a document.
+    /// Returns JavaScript code with a scope: the code, and the scope as a document.
     pub fn as_code_with_scope(&self) -> Option<(&'a [u8], &'a [u8])> {
         if self.kind != ElementType::JavaScriptCodeWithScope {
             return None;
@@ -254,7 +254,7 @@ impl<'a> Element<'a> {
         Some((string_body(code)?, scope))
     }
 
-    /// A DBPointer: the namespace it points into and the ObjectId there.
+    /// Returns a DBPointer: the namespace that it points into, and the ObjectId.
     pub fn as_db_pointer(&self) -> Option<(&'a [u8], [u8; 12])> {
         if self.kind != ElementType::DbPointer {
             return None;
@@ -271,8 +271,8 @@ impl<'a> Element<'a> {
     }
 }
 
-/// The number of bytes that the value in front of `rest` takes. Lengths found in `rest` may reach
-/// beyond its end: the caller checks that.
+/// Returns the number of bytes of the value at the start of `rest`. The result may reach beyond the
+/// end of `rest`: the caller checks that.
 #[inline]
 fn value_size(kind: ElementType, rest: &[u8]) -> Option<usize> {
     match kind {
@@ -310,31 +310,31 @@ fn value_size(kind: ElementType, rest: &[u8]) -> Option<usize> {
     }
 }
 
-/// The size of the string in front of `rest`, length and terminator included, if it ends with a
-/// zero byte within `rest`.
+/// Returns the size of the string at the start of `rest`, with length prefix and terminator, if its
+/// terminator lies within `rest`.
 #[inline]
 fn string_size(rest: &[u8]) -> Option<usize> {
     let size = length_at(rest, 0)?.checked_add(4)?;
     (size > 4 && rest.get(size - 1) == Some(&0)).then_some(size)
 }
 
-/// A string without its length and its terminator.
+/// Returns a string without its length prefix and its terminator.
 #[inline]
 fn string_body(string: &[u8]) -> Option<&[u8]> {
     string.get(4..string.len().checked_sub(1)?)
 }
 
-/// The 32-bit length at `offset`; `None` when it is negative or not there.
+/// Reads the 32-bit length at `offset`; `None` when it is negative or beyond the end.
 #[inline]
 fn length_at(bytes: &[u8], offset: usize) -> Option<usize> {
     let length = i32::from_le_bytes(*bytes.get(offset..)?.first_chunk()?);
     usize::try_from(length).ok()
 }
 
-/// Splits off the text before the first zero byte, and drops that byte.
+/// Splits `bytes` at the first zero byte, which is dropped.
 ///
-/// Eight bytes are looked at together, because names are too short for a search routine to pay
-/// and every field has one.
+/// It reads eight bytes at a time: every field has a name, and names are too short for a general
+/// search routine to pay off.
 #[inline]
 fn split_cstring(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     const ONES: u64 = 0x0101_0101_0101_0101;
@@ -342,7 +342,7 @@ fn split_cstring(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let mut at = 0;
     while let Some(&chunk) = bytes.get(at..).and_then(|rest| rest.first_chunk::<8>()) {
         let word = u64::from_le_bytes(chunk);
-        // The lowest byte with its high bit set here is the first zero byte of the word.
+        // The lowest byte with its high bit set is the first zero byte of the word.
         let zeros = word.wrapping_sub(ONES) & !word & HIGH;
         if zeros != 0 {
             return split_at_zero(bytes, at + zeros.trailing_zeros() as usize / 8);
@@ -359,9 +359,9 @@ fn split_at_zero(bytes: &[u8], at: usize) -> Option<(&[u8], &[u8])> {
     Some((bytes.get(..at)?, bytes.get(at + 1..)?))
 }
 
-/// The `i64` equal to `value`, if there is one.
+/// Returns the `i64` that equals `value`, if there is one.
 fn integral(value: f64) -> Option<i64> {
-    // 2^63 is a double, `i64::MAX` is not: the comparison is exact this way.
+    // 2^63 is exact as a double, `i64::MAX` is not.
     const LIMIT: f64 = 9_223_372_036_854_775_808.0;
     (value.fract() == 0.0 && (-LIMIT..LIMIT).contains(&value)).then_some(value as i64)
 }

@@ -1,15 +1,15 @@
-//! The reader of raw BSON.
+//! Tests of the raw BSON reader.
 
 use bson::{Binary, DateTime, Timestamp, doc, oid::ObjectId, spec::BinarySubtype};
 
 use super::{Element, ElementType, Elements, Error};
 
-/// A document whose only field has the given type and value bytes.
+/// Returns a document whose only field has the given type and value bytes.
 fn raw_field(kind: u8, key: &[u8], value: &[u8]) -> Vec<u8> {
     raw_document(&[&[kind], key, &[0], value].concat())
 }
 
-/// A document of elements that are ready.
+/// Returns a document around encoded elements.
 fn raw_document(elements: &[u8]) -> Vec<u8> {
     let length = i32::try_from(elements.len() + 5).expect("a small document");
     [&length.to_le_bytes(), elements, &[0]].concat()
@@ -27,7 +27,7 @@ fn only(raw: &[u8]) -> Element<'_> {
 }
 
 #[test]
-fn values_are_read_by_their_type_only() {
+fn a_value_is_read_only_as_its_own_type() {
     let raw = to_raw(&doc! {
         "text": "ß", "inner": { "a": 1 }, "list": [true], "i32": -3, "i64": 1_i64 << 40, "f64": 2.5,
         "bool": true, "null": null, "time": Timestamp { time: 7, increment: 9 },
@@ -68,7 +68,7 @@ fn values_are_read_by_their_type_only() {
 }
 
 #[test]
-fn whole_numbers_are_read_from_any_numeric_type_that_holds_them() {
+fn as_int_reads_whole_numbers_of_any_numeric_type_except_decimal() {
     let cases = [
         (doc! { "v": 5 }, Some(5)),
         (doc! { "v": i64::MAX }, Some(i64::MAX)),
@@ -86,9 +86,9 @@ fn whole_numbers_are_read_from_any_numeric_type_that_holds_them() {
 }
 
 #[test]
-fn names_of_any_length_end_at_their_zero_byte() {
+fn a_name_of_any_length_ends_at_its_zero_byte() {
     for length in 0..40 {
-        // Bytes of 0x80 and 0x01 are those that searching for zeros by words could mistake.
+        // A word-wise search for zero bytes could mistake 0x80 and 0x01 for zero.
         for fill in [b'a', 0x01, 0x80, 0xff] {
             let key = vec![fill; length];
             let raw = raw_field(0x10, &key, &[0, 0, 0, 0]);
@@ -98,7 +98,7 @@ fn names_of_any_length_end_at_their_zero_byte() {
 }
 
 #[test]
-fn errors_tell_what_is_wrong_and_end_the_walk() {
+fn an_error_names_the_problem_and_ends_the_iteration() {
     let first_error = |raw: &[u8]| {
         let mut elements = Elements::new(raw)?;
         let error = elements.find_map(Result::err);
@@ -131,7 +131,7 @@ fn errors_tell_what_is_wrong_and_end_the_walk() {
 }
 
 #[test]
-fn code_with_a_scope_must_add_up() {
+fn the_lengths_of_code_with_a_scope_must_add_up() {
     let good = b"\x10\0\0\0\x03\0\0\0ab\0\x05\0\0\0\0";
     let raw = raw_field(0x0f, b"v", good);
     assert_eq!(only(&raw).kind, ElementType::JavaScriptCodeWithScope);

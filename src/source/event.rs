@@ -1,4 +1,4 @@
-//! A batch of raw change events, and the few facts that routing one needs.
+//! A batch of raw change events, with the few fields that routing needs.
 
 use std::ops::Range;
 
@@ -10,67 +10,68 @@ use crate::{
     source::{ClusterTime, Position},
 };
 
-/// What one reply of MongoDB held.
+/// The events of one reply of MongoDB.
 #[derive(Debug, Clone)]
 pub struct Batch {
-    /// The bytes that the events lie in: the reply itself, or events put together from fragments.
+    /// The bytes that contain the events: the reply itself, or an event merged from fragments.
     pub buffer: Bytes,
     /// The events, in order.
     pub events: Vec<Event>,
-    /// The place after the batch. `None` inside a run of fragments, where no place is safe.
+    /// The position after the batch. `None` between the fragments of an event, where resuming would lose
+    /// the fragments before it.
     pub position: Option<Position>,
-    /// The server's own time when it answered.
+    /// The server's operation time when it replied.
     pub operation_time: Option<ClusterTime>,
-    /// Whether MongoDB has closed the cursor.
+    /// `true` when MongoDB has closed the cursor.
     pub closed: bool,
-    /// Whether MongoDB had read everything there was, and waited for more in vain. A reply without
-    /// events alone does not say so: it may come in the midst of a stretch of the oplog that holds
-    /// nothing for this stream.
+    /// `true` when MongoDB had read the whole oplog and waited for more without result. An empty reply
+    /// alone does not show that: MongoDB may still be scanning oplog entries that are not for this
+    /// stream.
     pub idle: bool,
 }
 
-/// One event: where it lies in its batch's buffer, and what routing needs to know of it.
+/// One event: its range in the batch's buffer, and the fields that routing needs.
 #[derive(Debug, Clone)]
 pub struct Event {
-    /// The whole raw BSON document.
+    /// The range of the whole raw BSON document.
     pub bytes: Range<usize>,
-    /// Its `_id`, a raw BSON document.
+    /// The range of its `_id`, a raw BSON document.
     pub token: Range<usize>,
-    /// Its `operationType`; a fragment need not have one.
+    /// Its `operationType`, which fragments may lack.
     pub operation: Operation,
-    /// Its `clusterTime`, or that of the event before it where that is later or MongoDB sent none; zero
-    /// where neither is known.
+    /// Its `clusterTime`, or that of the event before it when that is later or MongoDB sent none; zero
+    /// when neither is known.
     pub cluster_time: ClusterTime,
     /// Its `wallTime` in milliseconds since 1970.
     pub wall_time: Option<i64>,
-    /// Its place in a run of fragments, when it is one of several.
+    /// Its index among the fragments of a split event; `None` for a whole event.
     pub(super) fragment: Option<Fragment>,
 }
 
-/// `splitEvent`: this is fragment `index` of `of`, counted from 1.
+/// The `splitEvent` field: this is fragment `index` of `of`, counted from 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Fragment {
     pub index: i64,
     pub of: i64,
 }
 
-/// Why the bytes of an event can't be used. Its content never shows here.
+/// The reason why the bytes of an event can't be used. The message never contains the event's content.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EventError {
     /// The document is not well-formed BSON on its top level.
     #[error("the event is not well-formed BSON: {0}")]
     Malformed(#[from] raw::Error),
-    /// It has no `_id`, or one that is no document.
-    #[error("the event has no token")]
+    /// It has no `_id`, or an `_id` that is not a document.
+    #[error("the event has no resume token")]
     NoToken,
 }
 
 impl Event {
-    /// Reads the event that lies at `bytes` of `buffer`. Of fields that come twice, which MongoDB never
-    /// sends, the first counts. One whose operation can't be read is of an operation without a name.
+    /// Reads the event at `bytes` of `buffer`. Of repeated fields, which MongoDB never sends, the first
+    /// counts. An unreadable operation becomes [`Operation::Other`].
     ///
     /// # Errors
-    /// [`EventError`] when it is not well-formed or has no `_id`, without which it has no place.
+    /// [`EventError`] when it is not well-formed or has no `_id`, without which it has no position.
     pub fn parse(buffer: &[u8], bytes: Range<usize>) -> Result<Self, EventError> {
         let mut token = None;
         let mut operation = None;
@@ -106,7 +107,7 @@ impl Event {
         })
     }
 
-    /// An event whose bytes and token are both `bytes`, for tests of what moves events about.
+    /// Returns an event whose bytes and token are both `bytes`.
     #[cfg(test)]
     pub(crate) fn for_tests(
         bytes: Range<usize>,
@@ -123,7 +124,7 @@ impl Event {
         }
     }
 
-    /// The place right after this event, whose token lies in `buffer`.
+    /// Returns the position right after this event. `buffer` contains its token.
     #[must_use]
     pub fn position(&self, buffer: &Bytes) -> Position {
         let token = buffer.slice(self.token.clone());
@@ -137,7 +138,7 @@ impl Event {
 }
 
 impl Fragment {
-    /// Reads a `splitEvent`. An event that was not split, marked 1 of 1 by some servers, is whole.
+    /// Reads a `splitEvent`. Some servers mark a whole event as fragment 1 of 1: that is no fragment.
     fn parse(document: &[u8]) -> Option<Self> {
         let mut index = None;
         let mut of = None;
@@ -154,7 +155,7 @@ impl Fragment {
     }
 }
 
-/// Where `part`, a slice of `whole`, lies in it.
+/// Returns the range of `part`, a subslice of `whole`, in `whole`.
 pub(super) fn range_in(whole: &[u8], part: &[u8]) -> Range<usize> {
     let start = part.as_ptr().addr() - whole.as_ptr().addr();
     start..start + part.len()

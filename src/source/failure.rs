@@ -1,62 +1,62 @@
-//! The one place that says what a failure of MongoDB means.
+//! Classification of MongoDB's failures.
 //!
-//! Codes, labels and what the drivers' specification makes of them: "Change Streams",
-//! "Resumable Error" in the MongoDB specifications, and `error_codes.yml` of the server.
+//! Codes and labels follow "Resumable Error" in the drivers' change streams specification, and
+//! `error_codes.yml` of the server.
 
 use mongodb::error::{Error as DriverError, ErrorKind};
 
 use crate::source::{EventError, Position};
 
-/// What a failure means for the stream it happened to.
+/// The meaning of a failure for the stream that it happened to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Failure {
-    /// MongoDB is away, or this cursor is: open again from the same place after a pause.
+    /// MongoDB or this cursor is unavailable: open again at the same position after a pause.
     Transient,
-    /// The place is no longer in the oplog (286, 136).
+    /// The position is no longer in the oplog (286, 136).
     HistoryLost,
-    /// The token was not found by this pipeline (280); the place itself may still be there.
+    /// This pipeline did not find the token (280); the position itself may still be in the oplog.
     TokenNotFound,
-    /// MongoDB can't read the token.
+    /// MongoDB can't parse the token.
     TokenInvalid,
-    /// A required pre- or post-image is not there (47).
+    /// A required pre- or post-image is missing (47).
     ImageMissing,
     /// An event is larger than MongoDB can send (10334).
     EventTooLarge,
     /// The deployment has no change streams (40573).
     Unsupported,
-    /// Weir's own MongoDB user may not do this.
+    /// Weir's MongoDB user lacks a privilege.
     AccessDenied,
-    /// Weir's own MongoDB user was not let in. Nothing was asked yet: its password may be wrong, and
-    /// MongoDB may be unable to tell for a moment, as in an election or while its users change.
+    /// Weir's MongoDB user could not log in. The password may be wrong, or MongoDB may be temporarily
+    /// unable to check it, as in an election or while its users change.
     LoginFailed,
-    /// What was named is a view or a time-series collection, which has no change stream (166).
+    /// The namespace is a view or a time-series collection, which has no change stream (166).
     NotACollection,
-    /// Anything else: MongoDB refused what Weir should not have sent.
+    /// Anything else: MongoDB rejected a command that Weir should not have sent.
     Unexpected,
 }
 
 impl Failure {
-    /// Whether it is about one event, and those before it could be had.
+    /// Returns `true` when the failure concerns one event, so that the events before it can be read.
     #[must_use]
     pub fn concerns_one_event(self) -> bool {
         matches!(self, Self::ImageMissing | Self::EventTooLarge)
     }
 }
 
-/// A failure of a source, for the log and for the decision what to do next.
+/// A failure of a source, for the log and for the decision about the next step.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{message}")]
 pub struct SourceError {
-    /// What it means.
+    /// Its meaning.
     pub failure: Failure,
-    /// MongoDB's error code, where it gave one.
+    /// MongoDB's error code, if it sent one.
     pub code: Option<i32>,
-    /// The words of the driver or the server. For logs only: they may quote data.
+    /// The message of the driver or the server. Only for logs: it may quote data.
     pub message: String,
 }
 
 impl SourceError {
-    /// A failure that no MongoDB code stands for.
+    /// Returns a failure without a MongoDB code.
     pub(crate) fn new(failure: Failure, message: impl Into<String>) -> Self {
         Self {
             failure,
@@ -65,14 +65,14 @@ impl SourceError {
         }
     }
 
-    /// Something that MongoDB should never have sent.
+    /// Returns a failure for a reply or an error that MongoDB should never send.
     pub(super) fn unexpected(message: impl Into<String>) -> Self {
         Self::new(Failure::Unexpected, message)
     }
 
-    /// What it means when a stream was to be opened at a place. MongoDB has codes of its own for a
-    /// token that it can't use, and for one of another make those of any command that it can't read:
-    /// the rest of the command is Weir's own, and is read everywhere else.
+    /// Reclassifies a failure to open a stream at a position. MongoDB has codes for tokens that it can't
+    /// use, but reports a token of another format with the codes of a malformed command. The rest of the
+    /// command is Weir's and is valid in every other call, so these codes mean the token.
     #[must_use]
     pub(super) fn when_opening_at(mut self, at: Option<&Position>) -> Self {
         let has_token = at.is_some_and(|at| !matches!(at, Position::Time(_)));
@@ -82,7 +82,7 @@ impl SourceError {
         self
     }
 
-    /// MongoDB's reason as a label of a metric: a closed set.
+    /// Returns the reason as the value of a metric label, one of a closed set.
     #[must_use]
     pub fn label(&self) -> &'static str {
         match (self.failure, self.code) {
@@ -116,9 +116,9 @@ impl From<EventError> for SourceError {
 impl From<DriverError> for SourceError {
     fn from(error: DriverError) -> Self {
         let (code, message) = match &*error.kind {
-            // The driver's own words would hold the whole reply in hexadecimal.
+            // The driver's message would contain the whole reply in hexadecimal.
             ErrorKind::Command(command) => (Some(command.code), command.to_string()),
-            // The driver wraps whatever went wrong while it logged in.
+            // The driver wraps every error that happens during authentication.
             kind @ ErrorKind::Authentication { .. } => {
                 (command_code_behind(&error), kind.to_string())
             }
@@ -132,10 +132,10 @@ impl From<DriverError> for SourceError {
     }
 }
 
-/// The code of the command that made another error.
+/// Returns the error code of the command that caused another error.
 fn command_code_behind(error: &DriverError) -> Option<i32> {
     let source = std::error::Error::source(error)?;
-    // The driver keeps it in a box, and shows the box.
+    // The driver exposes the source as a box.
     let boxed = source.downcast_ref::<Box<DriverError>>().map(|it| &**it);
     match &*boxed.or_else(|| source.downcast_ref())?.kind {
         ErrorKind::Command(command) => Some(command.code),
@@ -145,21 +145,23 @@ fn command_code_behind(error: &DriverError) -> Option<i32> {
 
 fn classify(error: &DriverError, code: Option<i32>) -> Failure {
     if matches!(&*error.kind, ErrorKind::Authentication { .. }) {
-        let passes = code.map(|code| classify_code(code, false, false));
-        return passes
+        let cause = code.map(|code| classify_code(code, false, false));
+        return cause
             .filter(|it| *it == Failure::Transient)
             .unwrap_or(Failure::LoginFailed);
     }
     if let Some(code) = code {
-        // The last two are how a server that is overloaded asks to be asked again later.
-        let passes = [
+        // An overloaded server uses the last two to ask for a later retry.
+        let resumable_labels = [
             "ResumableChangeStreamError",
             "RetryableError",
             "SystemOverloadedError",
         ];
         return classify_code(
             code,
-            passes.iter().any(|label| error.contains_label(label)),
+            resumable_labels
+                .iter()
+                .any(|label| error.contains_label(label)),
             error.contains_label("NonResumableChangeStreamError"),
         );
     }
@@ -168,14 +170,14 @@ fn classify(error: &DriverError, code: Option<i32>) -> Failure {
         | ErrorKind::InvalidTlsConfig { .. }
         | ErrorKind::IncompatibleServer { .. }
         | ErrorKind::SessionsNotSupported => Failure::Unexpected,
-        // Server selection, pools, sockets, DNS, replies cut short or not to be read (which the driver
-        // calls an invalid argument): the specification calls every error that did not come from the
-        // server resumable.
+        // Server selection, pools, sockets, DNS, truncated or unreadable replies (which the driver calls
+        // an invalid argument): by the specification, every error that did not come from the server is
+        // resumable.
         _ => Failure::Transient,
     }
 }
 
-/// What MongoDB's error code means, with the labels that came beside it.
+/// Classifies MongoDB's error code, given the labels that came with it.
 pub(super) fn classify_code(code: i32, resumable: bool, not_resumable: bool) -> Failure {
     match code {
         286 | 136 => Failure::HistoryLost,
@@ -187,21 +189,21 @@ pub(super) fn classify_code(code: i32, resumable: bool, not_resumable: bool) -> 
         13 => Failure::AccessDenied,
         18 | 8000 => Failure::LoginFailed,
         166 => Failure::NotACollection,
-        // CursorNotFound, then the specification's list for servers without labels.
+        // CursorNotFound, then the specification's list for servers that send no labels.
         43 | 6 | 7 | 89 | 91 | 189 | 262 | 9001 | 10107 | 11600 | 11602 | 13435 | 13436 | 63
         | 150 | 13388 | 234 | 133 => Failure::Transient,
-        // What mongod 8.2 labels as resumable or overload beyond that list. It labels streams alone, and
-        // Weir asks other questions too.
+        // Codes that mongod 8.2 labels as resumable or overload beyond that list. It labels only the
+        // errors of change streams, but Weir sends other commands too.
         134 | 175 | 317 | 358 | 384 | 401 | 402 | 406 | 407 | 412 | 433 | 449 | 450 | 453 | 462
         | 50915 => Failure::Transient,
-        // What any operation may meet and no list names, as it is not a driver's to mend: it was
-        // interrupted or ran out of time (11601, 237, 279, 290, 50, 202), it met a lock, a conflict or a
-        // shortage (24, 112, 365), or the deployment was changing: keys that are not there yet (211), a
-        // shard that has left (70), a stale version of a database (249).
+        // Temporary failures of any operation that no driver retries, so that no list has them: it was
+        // interrupted or timed out (11601, 237, 279, 290, 50, 202), met a lock, a conflict or a shortage
+        // (24, 112, 365), or the deployment was changing: keys not there yet (211), a removed shard (70),
+        // a stale database version (249).
         11601 | 237 | 279 | 290 | 50 | 202 | 24 | 112 | 365 | 211 | 70 | 249 => Failure::Transient,
-        // What MongoDB throws within itself so that a stream is begun anew: after an invalidation or a
-        // change of shards, and past the invalidation it was started after. Should one ever get out, the
-        // place is as good as before.
+        // MongoDB's internal signals to restart a stream: after an invalidation or a change of shards,
+        // and past the invalidation that it was started after. If one ever leaks, the position is still
+        // valid.
         346 | 348 | 351 => Failure::Transient,
         _ if resumable && !not_resumable => Failure::Transient,
         _ => Failure::Unexpected,
@@ -212,9 +214,9 @@ pub(super) fn classify_code(code: i32, resumable: bool, not_resumable: bool) -> 
 mod tests {
     use super::*;
 
-    /// T27, on the level of the table: every code of the drivers' specification.
+    /// Every code of the drivers' specification, and some that it does not list.
     #[test]
-    fn codes_mean_what_the_specification_says() {
+    fn codes_are_classified_as_the_specification_requires() {
         let transient = [
             43, 6, 7, 89, 91, 189, 262, 9001, 10107, 11600, 11602, 13435, 13436, 63, 150, 13388,
             234, 133,
@@ -256,14 +258,14 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_code_is_resumable_only_by_its_label() {
+    fn an_unknown_code_is_transient_only_with_a_resumable_label() {
         assert_eq!(classify_code(4242, false, false), Failure::Unexpected);
         assert_eq!(classify_code(4242, true, false), Failure::Transient);
         assert_eq!(classify_code(4242, true, true), Failure::Unexpected);
     }
 
     #[test]
-    fn a_label_never_makes_a_lost_place_resumable() {
+    fn a_resumable_label_does_not_override_a_lost_position() {
         for code in [280, 286, 136, 47, 10334] {
             assert_ne!(
                 classify_code(code, true, false),

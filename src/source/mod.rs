@@ -1,9 +1,9 @@
-//! What a feed reads: an ordered run of raw change events, behind a trait.
+//! Sources of raw change events, in order, behind a trait.
 //!
-//! [`Source`] opens a [`Plan`] at a [`Position`] and gives a [`Cursor`], which yields [`Batch`]es.
-//! [`mongo`] is the real one, which hands [`ReplyReader`] what the driver received; the hub's tests script
-//! another. Nothing here reconnects: a failure
-//! is classified ([`Failure`]) and handed up, and the hub decides.
+//! A [`Source`] opens a [`Plan`] at a [`Position`] and returns a [`Cursor`], which yields [`Batch`]es.
+//! [`mongo`] implements it over the driver and decodes its replies with a [`ReplyReader`]; the hub's
+//! tests use a scripted source. Nothing here reconnects: a failure is classified ([`Failure`]) and
+//! returned, and the hub decides.
 
 mod event;
 mod failure;
@@ -24,17 +24,17 @@ pub use event::{Batch, Event, EventError};
 pub use failure::{Failure, SourceError};
 pub use reply::{ReplyContents, ReplyReader};
 
-/// A moment in MongoDB's logical time: whole seconds since 1970, and a counter within the second.
+/// A MongoDB cluster time: whole seconds since 1970, and a counter within the second.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct ClusterTime {
     /// Seconds since 1970.
     pub seconds: u32,
-    /// Counts the operations within that second.
+    /// The counter of operations within that second.
     pub increment: u32,
 }
 
 impl ClusterTime {
-    /// Whole seconds from `earlier` to `self`; 0 when `earlier` is not earlier.
+    /// Returns the whole seconds from `earlier` to `self`; 0 when `earlier` is not earlier.
     #[must_use]
     pub fn seconds_since(self, earlier: Self) -> u32 {
         self.seconds.saturating_sub(earlier.seconds)
@@ -47,39 +47,40 @@ impl fmt::Display for ClusterTime {
     }
 }
 
-/// A place in a change stream from which one can go on, strictly after everything before it.
+/// A position in a change stream at which the stream can be resumed, strictly after everything before
+/// it.
 ///
-/// Tokens are MongoDB's, as raw BSON documents, and opaque: they are compared for equality and
-/// never for order.
+/// Tokens are MongoDB's resume tokens as raw BSON documents. They are opaque: they are compared for
+/// equality and never for order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Position {
-    /// Right after an event.
+    /// The position right after an event.
     Event {
         /// The event's `_id`.
         token: Bytes,
         /// The event's cluster time.
         time: ClusterTime,
     },
-    /// A post-batch token that stands for a point in time and no event.
+    /// A post-batch resume token that stands for a point in time and not for an event.
     HighWater {
         /// MongoDB's `postBatchResumeToken`.
         token: Bytes,
-        /// A time that the place has surely reached.
+        /// A time that the position has certainly reached.
         time: ClusterTime,
     },
-    /// Right after an `invalidate` event; MongoDB wants `startAfter` for these.
+    /// The position right after an `invalidate` event, which MongoDB accepts only in `startAfter`.
     Invalidate {
         /// The event's `_id`.
         token: Bytes,
         /// The event's cluster time.
         time: ClusterTime,
     },
-    /// At a time, inclusive: events of that very time come again.
+    /// A time, inclusive: events of exactly that time come again.
     Time(ClusterTime),
 }
 
 impl Position {
-    /// A time that the place has surely reached.
+    /// Returns a time that the position has certainly reached.
     #[must_use]
     pub fn time(&self) -> ClusterTime {
         match self {
@@ -90,7 +91,7 @@ impl Position {
         }
     }
 
-    /// MongoDB's token, where the place has one.
+    /// Returns MongoDB's resume token, if the position has one.
     #[must_use]
     pub fn token(&self) -> Option<&Bytes> {
         match self {
@@ -102,13 +103,13 @@ impl Position {
     }
 }
 
-/// How many events a reply of MongoDB brings.
+/// The maximum number of events in one reply of MongoDB.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BatchSize {
-    /// As many as there are, within bounds.
+    /// The source's default.
     Default,
-    /// One. A reply fails as a whole at an event that MongoDB can't send; so what stands before that
-    /// one comes all the same.
+    /// One event. When MongoDB can't send an event, the whole reply fails; with one event in each reply,
+    /// the events before it still arrive.
     One,
 }
 
@@ -123,9 +124,10 @@ pub struct ServerFacts {
     pub now: Option<ClusterTime>,
 }
 
-/// Opens change streams.
+/// A deployment that change streams can be opened on.
 pub trait Source: Send + Sync + 'static {
-    /// Opens `plan`'s change stream at `at`, or from now when that is `None`. One attempt.
+    /// Opens `plan`'s change stream at `at`, or at the current time when that is `None`. Makes one
+    /// attempt.
     fn open<'a>(
         &'a self,
         plan: &'a Plan,
@@ -133,15 +135,15 @@ pub trait Source: Send + Sync + 'static {
         batch_size: BatchSize,
     ) -> BoxFuture<'a, Result<Box<dyn Cursor>, SourceError>>;
 
-    /// The oldest time that a stream can start at; `None` where it cannot be read.
+    /// Returns the oldest time that a stream can start at; `None` when it can't be read.
     fn oldest_time(&self) -> BoxFuture<'_, Result<Option<ClusterTime>, SourceError>>;
 
-    /// MongoDB's operation time now: whatever was acknowledged before this was called is not later.
-    /// `None` where MongoDB does not tell.
+    /// Returns MongoDB's current operation time. Writes acknowledged before the call are not later than
+    /// it. `None` when the server does not report one.
     fn current_time(&self) -> BoxFuture<'_, Result<Option<ClusterTime>, SourceError>>;
 
-    /// Whether `plan`'s stream, which leaves no event out, surely holds nothing after `at` that is not
-    /// later than `until`. `false` where there is something, and where that can't be told.
+    /// Returns `true` when `plan`'s stream, which filters no events, certainly has no event after `at`
+    /// and up to `until`. Returns `false` when it has one, and when that can't be determined.
     fn has_no_events<'a>(
         &'a self,
         plan: &'a Plan,
@@ -149,15 +151,15 @@ pub trait Source: Send + Sync + 'static {
         until: ClusterTime,
     ) -> BoxFuture<'a, Result<bool, SourceError>>;
 
-    /// Asks the deployment for its facts, which also tells whether it answers.
+    /// Asks the deployment for its facts. This also shows that the deployment responds.
     fn facts(&self) -> BoxFuture<'_, Result<ServerFacts, SourceError>>;
 }
 
 /// An open change stream.
 pub trait Cursor: Send {
-    /// The next batch; empty ones come when the stream is quiet, about once a second.
+    /// Returns the next batch. On a quiet stream, empty batches come about once a second.
     ///
-    /// Dropping the future loses nothing: the next call takes up where it was. After an error the
-    /// cursor is done with.
+    /// Cancel safe: after the future is dropped, the next call continues to wait for the same reply. The
+    /// cursor must not be used after an error.
     fn next(&mut self) -> BoxFuture<'_, Result<Batch, SourceError>>;
 }

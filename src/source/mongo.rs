@@ -1,8 +1,9 @@
-//! MongoDB behind the [`Source`] trait: the only module that names the driver's client.
+//! The MongoDB implementation of [`Source`]: the only module that uses the driver's client.
 //!
-//! Batches are read raw (`aggregate(..).batch()`): events are never decoded, and each reply brings
-//! its post-batch resume token. The price is that resuming is ours, which the hub does anyway. The
-//! driver's own change stream resumes without pause or end and hides the token of an empty batch.
+//! It reads raw batches (`aggregate(..).batch()`): events are never decoded, and each reply has its
+//! post-batch resume token. In exchange the hub has to resume streams itself. The driver's change
+//! stream is no alternative: it resumes without pause or limit, and it hides the token of an empty
+//! batch.
 
 mod cursor;
 mod reply_timeout;
@@ -31,32 +32,31 @@ use crate::{
 use cursor::MongoCursor;
 use reply_timeout::ReplyTimeout;
 
-/// How long MongoDB holds a `getMore` open on a quiet stream. One round trip a second and stream
-/// is what idle costs; also how often a quiet stream's place moves.
+/// The time for which MongoDB holds a `getMore` open on a quiet stream. An idle stream costs one round
+/// trip in this time, and its position moves once in this time.
 const MAX_AWAIT: Duration = Duration::from_secs(1);
 
-/// How many events MongoDB may put into one reply. It never waits for more than there are. Without
-/// a number mongod fills 16 MiB, while others send a hundred, and then a round trip weighs as much
-/// as the events it brings.
+/// The maximum number of events in one reply. MongoDB never waits to fill a reply. Without a number,
+/// mongod sends up to 16 MiB, while other servers send 100 events, so few that the round trip costs as
+/// much as the events.
 const BATCH_EVENTS: u32 = 1_000;
 
-/// What the source needs to know to connect.
+/// The settings of the connection to MongoDB.
 #[derive(Debug, Clone)]
 pub struct MongoSettings {
     /// A MongoDB connection string.
     pub uri: String,
-    /// How many connections the pool must at least be able to hold.
+    /// The minimum capacity of the connection pool, in connections.
     pub min_pool_capacity: u32,
-    /// How long to look for a usable server before an operation fails; the URI's own
-    /// `serverSelectionTimeoutMS` wins.
+    /// The time to look for a usable server before an operation fails. `serverSelectionTimeoutMS` in the
+    /// URI takes precedence.
     pub server_selection_timeout: Duration,
-    /// How long a reply may be overdue before MongoDB is asked, on another connection, whether it
-    /// is there at all; it has half of this to answer that. Above a second, as MongoDB holds a
-    /// quiet stream's `getMore` that long.
+    /// The time to wait for a reply before MongoDB is pinged on another connection; the ping may take
+    /// half of this. More than a second, because MongoDB holds the `getMore` of a quiet stream that long.
     pub reply_timeout: Duration,
 }
 
-/// Opens change streams on a MongoDB deployment.
+/// A MongoDB deployment that change streams are opened on.
 #[derive(Debug, Clone)]
 pub struct MongoSource {
     client: Client,
@@ -66,11 +66,11 @@ pub struct MongoSource {
 }
 
 impl MongoSource {
-    /// Reads the settings and prepares a client. Connects to nothing yet, except that a
-    /// `mongodb+srv` URI is looked up in the DNS.
+    /// Parses the settings and prepares a client, without connecting. A `mongodb+srv` URI is resolved in
+    /// the DNS.
     ///
     /// # Errors
-    /// When the URI can't be read; the message is the driver's and holds no password.
+    /// When the URI is invalid. The message is the driver's and contains no password.
     pub async fn new(settings: &MongoSettings) -> Result<Self, SourceError> {
         let mut options = ClientOptions::parse(&settings.uri).await?;
         options.app_name.get_or_insert_with(|| "weir".to_owned());
@@ -91,7 +91,7 @@ impl MongoSource {
         })
     }
 
-    /// Closes every connection and waits for the cursors to be killed.
+    /// Closes every connection, after all cursors are killed.
     pub async fn close(self) {
         self.client.shutdown().await;
     }
@@ -101,18 +101,21 @@ impl MongoSource {
         self.with_timeout(admin.run_command(command)).await
     }
 
-    /// Waits for the answer to a question that MongoDB answers at once.
+    /// Waits for the reply to a command that MongoDB executes at once.
     async fn with_timeout<T>(
         &self,
         answer: impl IntoFuture<Output = Result<T, mongodb::error::Error>>,
     ) -> Result<T, SourceError> {
         match timeout(self.reply_timeout, answer.into_future()).await {
             Ok(answer) => Ok(answer?),
-            Err(_) => Err(SourceError::new(Failure::Transient, "no reply in time")),
+            Err(_) => Err(SourceError::new(
+                Failure::Transient,
+                "no reply in time to a command",
+            )),
         }
     }
 
-    /// Whether the server has `$changeStreamSplitLargeEvent` (6.0.9, 7.0). Asked until it is known.
+    /// Returns whether the server has `$changeStreamSplitLargeEvent` (6.0.9, 7.0). Asks until it is known.
     async fn can_split(&self) -> Result<bool, SourceError> {
         let ask = async {
             let build = self.command(doc! { "buildInfo": 1 }).await?;
@@ -128,8 +131,8 @@ impl MongoSource {
         batch_size: BatchSize,
     ) -> Result<MongoCursor, SourceError> {
         let pipeline = pipeline(plan, at, self.can_split().await?)?;
-        // A stream from now begins at some time between the question and the answer, and the answer's own
-        // time may be later than changes that are still to come.
+        // A stream from now starts at some time between the request and the reply, so the operation time
+        // of the reply may be later than the first events.
         let reached = match at {
             Some(at) => Some(at.time()),
             None => self.operation_time().await?,
@@ -143,8 +146,8 @@ impl MongoSource {
             BatchSize::One => 1,
         };
         let from = at.map(Position::time);
-        // In a task of its own: an aggregate that is abandoned half-way, when the client cancels,
-        // would leave its cursor on the server.
+        // In its own task: an aggregate that is dropped midway, when the client cancels, would leave its
+        // cursor open on the server.
         let opening = tokio::spawn(async move {
             let aggregate = match &collection {
                 Some(collection) => collection.aggregate(pipeline),
@@ -160,7 +163,9 @@ impl MongoSource {
         });
         let (cursor, reply_timeout) = opening
             .await
-            .map_err(|error| SourceError::unexpected(format!("the opening: {error}")))?
+            .map_err(|error| {
+                SourceError::unexpected(format!("the task that opens the stream failed: {error}"))
+            })?
             .map_err(|error| error.when_opening_at(at))?;
         Ok(MongoCursor::new(
             cursor,
@@ -174,10 +179,9 @@ impl MongoSource {
         Ok(operation_time(&pong))
     }
 
-    /// Opens the stream at a place, with what MongoDB has confirmed up to a time at least, and looks
-    /// whether there is anything. On one replica set an empty first batch has then seen all of it, as
-    /// long as no stage passes over events; behind a mongos it may come before every shard has
-    /// answered.
+    /// Opens the stream at a position, reads at least up to the time `until`, and returns `true` when
+    /// there is no event. On a replica set an empty first batch proves that, as long as no stage filters
+    /// events. Behind a mongos it may come before every shard has replied, so the result is `false`.
     async fn finds_no_events(
         &self,
         plan: &Plan,
@@ -198,7 +202,7 @@ impl MongoSource {
             "readConcern": { "level": "majority", "afterClusterTime": timestamp(until) },
         };
         let answer = self.with_timeout(database.run_command(question)).await?;
-        let broken = |_| SourceError::unexpected("an answer without a cursor");
+        let broken = |_| SourceError::unexpected("the reply to an aggregate has no usable cursor");
         let cursor = answer.get_document("cursor").map_err(broken)?;
         let first = cursor.get_array("firstBatch").map_err(broken)?;
         let id = cursor.get_i64("id").unwrap_or_default();
@@ -207,7 +211,7 @@ impl MongoSource {
             let namespace = cursor.get_str("ns").unwrap_or_default();
             let collection = namespace.split_once('.').map_or("", |(_, name)| name);
             if empty {
-                // A server may leave the first batch empty on principle.
+                // Some servers always leave the first batch empty.
                 let more = doc! {
                     "getMore": id, "collection": collection, "batchSize": 1, "maxTimeMS": 1,
                 };
@@ -291,12 +295,11 @@ impl Source for MongoSource {
     ) -> BoxFuture<'a, Result<bool, SourceError>> {
         Box::pin(async move {
             let (source, plan, at) = (self.clone(), plan.clone(), at.clone());
-            // In a task of its own: abandoned half-way, it would leave its cursor on the server.
-            let asking =
-                tokio::spawn(async move { source.finds_no_events(&plan, &at, until).await });
-            asking
-                .await
-                .map_err(|error| SourceError::unexpected(format!("the question: {error}")))?
+            // In its own task: dropped midway, it would leave its cursor open on the server.
+            let task = tokio::spawn(async move { source.finds_no_events(&plan, &at, until).await });
+            task.await.map_err(|error| {
+                SourceError::unexpected(format!("the task that looks for events failed: {error}"))
+            })?
         })
     }
 
@@ -305,7 +308,7 @@ impl Source for MongoSource {
     }
 }
 
-/// The database and the collection that a scope's stream is opened on.
+/// Returns the database and the collection that a scope's stream is opened on.
 fn stream_target(scope: &Scope) -> (&str, Option<&str>) {
     match scope {
         Scope::Collection {
@@ -335,17 +338,17 @@ fn timestamp(time: ClusterTime) -> Bson {
     })
 }
 
-/// What is known already, or what MongoDB answers. Each asks for itself until then, as none should wait for
-/// another's failure before its own.
+/// Returns the cached value, or asks MongoDB for it and caches it. Concurrent callers ask separately, so
+/// that none waits for the failure of another before its own.
 async fn cached_or_ask(
-    known: &OnceLock<bool>,
+    cache: &OnceLock<bool>,
     ask: impl Future<Output = Result<bool, SourceError>>,
 ) -> Result<bool, SourceError> {
-    match known.get() {
-        Some(known) => Ok(*known),
+    match cache.get() {
+        Some(cached) => Ok(*cached),
         None => {
             let answer = ask.await?;
-            Ok(*known.get_or_init(|| answer))
+            Ok(*cache.get_or_init(|| answer))
         }
     }
 }
@@ -359,7 +362,8 @@ fn version_numbers(build: &Document) -> Vec<i64> {
         .collect()
 }
 
-/// The stage came with 7.0 and was brought back to 6.0.9; the rapid releases 6.1 to 6.3 lack it.
+/// Returns whether a version has the stage: it came with 7.0 and was backported to 6.0.9; the rapid
+/// releases 6.1 to 6.3 lack it.
 fn has_split_stage(version: &[i64]) -> bool {
     match version {
         [6, 0, patch, ..] => *patch >= 9,
@@ -394,10 +398,15 @@ fn pipeline(
     Ok(stages)
 }
 
-/// MongoDB's token as it is to be sent. All that is asked of it is that it is a flat document, as
-/// MongoDB makes them: one that nests as deeply as 16 KiB allow would take more stack than there is.
+/// Converts a resume token to the document that is sent. It must be a flat document, as MongoDB's tokens
+/// are: one nested as deeply as 16 KiB allow would overflow the stack.
 fn token_document(token: &[u8]) -> Result<Document, SourceError> {
-    let refused = || SourceError::new(Failure::TokenInvalid, "the token is not a flat document");
+    let refused = || {
+        SourceError::new(
+            Failure::TokenInvalid,
+            "the resume token is not a flat document",
+        )
+    };
     let raw = RawDocument::from_bytes(token).map_err(|_| refused())?;
     let mut document = Document::new();
     for element in raw {

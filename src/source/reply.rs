@@ -1,4 +1,4 @@
-//! MongoDB's replies to one cursor, read where they lie: pure functions over the bytes.
+//! Zero-copy decoding of MongoDB's replies to one cursor: pure functions over the bytes.
 
 use bytes::Bytes;
 
@@ -13,35 +13,35 @@ use crate::{
     },
 };
 
-/// Reads the replies to the `aggregate` and the `getMore`s of one change stream, in their order.
+/// A decoder of the replies to the `aggregate` and the `getMore`s of one change stream, in order.
 #[derive(Debug)]
 pub struct ReplyReader {
-    /// A time that the place of this stream has surely reached.
+    /// A time that the stream's position has certainly reached.
     reached: Option<ClusterTime>,
-    /// The time of the last event, as far as one is known.
+    /// The time of the last event; zero when none is known.
     last_event: ClusterTime,
-    /// The operation time of the reply before.
+    /// The operation time of the previous reply.
     previous_operation_time: Option<ClusterTime>,
-    /// The invalidation that the stream was opened after. MongoDB tells its token as the stream's place
-    /// until it has read something later, and it stays one that only `startAfter` takes.
+    /// The invalidate event that the stream was opened after. MongoDB repeats its token as the
+    /// post-batch token until it has read something later, and accepts it only in `startAfter`.
     opened_after_invalidate: Option<Position>,
-    /// Whether the next reply is the first of a stream from now, before which there is nothing.
+    /// `true` before the first reply of a stream from now, which has no earlier events.
     from_now: bool,
     merger: FragmentMerger,
 }
 
-/// What a reply brought.
+/// The decoded contents of a reply.
 #[derive(Debug, Default)]
 pub struct ReplyContents {
-    /// What can be published of it, in order. Only a reply with fragments makes several batches.
+    /// The batches that can be published, in order. Only a reply with fragments has several.
     pub batches: Vec<Batch>,
-    /// Why nothing can be read after that. The events before it are as good as any.
+    /// The error that ends the stream after these batches, which stay valid.
     pub error: Option<SourceError>,
 }
 
 impl ReplyReader {
-    /// The replies of a stream that was opened at a place, or from now. `reached` is a time that the
-    /// place has surely reached, where one is known.
+    /// Returns a decoder for a stream that was opened at a position, or from now. `reached` is a time
+    /// that the position has certainly reached, if one is known.
     #[must_use]
     pub fn new(at: Option<&Position>, reached: Option<ClusterTime>) -> Self {
         Self {
@@ -59,17 +59,18 @@ impl ReplyReader {
         }
     }
 
-    /// A time that the place after the last reply has surely reached.
+    /// Returns a time that the position after the last reply has certainly reached.
     #[must_use]
     pub fn reached_time(&self) -> Option<ClusterTime> {
         self.reached
     }
 
-    /// Reads the next reply. `waited` says that MongoDB held it back for want of anything to say.
+    /// Decodes the next reply. `waited` is `true` when MongoDB held the request open because it had no
+    /// event.
     pub fn read(&mut self, buffer: Bytes, waited: bool) -> ReplyContents {
         let parts = match ReplyParts::parse(&buffer) {
             Ok(parts) => parts,
-            // Drivers call every answer that makes no sense resumable: it was not MongoDB's.
+            // Transient, as drivers treat every unreadable reply: MongoDB did not send it.
             Err(error) => {
                 return ReplyContents {
                     batches: Vec::new(),
@@ -81,8 +82,7 @@ impl ReplyReader {
         let broken = self.read_events(&buffer, parts.batch, &mut events).err();
         let from_now = std::mem::take(&mut self.from_now);
         let idle = events.is_empty() && broken.is_none() && (waited || from_now);
-        // A whole second's worth of trust: a reply that was waited for in vain has seen everything
-        // that was committed when the one before it was made.
+        // An idle reply has read everything that was committed at the time of the previous reply.
         let reached = match events.last() {
             Some(event) => Some(event.cluster_time),
             None if !idle => None,
@@ -93,7 +93,7 @@ impl ReplyReader {
         let batch = Batch {
             position: match &broken {
                 None => self.position(&buffer, events.last(), parts.post_batch_token),
-                // MongoDB's place is after what is broken.
+                // The post-batch token is after the malformed event.
                 Some(_) => events.last().map(|event| event.position(&buffer)),
             },
             operation_time: parts.operation_time,
@@ -109,7 +109,7 @@ impl ReplyReader {
         contents
     }
 
-    /// Reads events up to the first that is broken.
+    /// Reads events up to the first malformed one.
     fn read_events(
         &mut self,
         buffer: &Bytes,
@@ -119,8 +119,8 @@ impl ReplyReader {
         for element in Elements::new(batch)? {
             let document = element?.as_document().ok_or(raw::Error::Value)?;
             let mut event = Event::parse(buffer, range_in(buffer, document))?;
-            // Events come in the order of their times. One without a time, or with an earlier one,
-            // happened no earlier than the one before it.
+            // Events come in order of time, so an event without a time or with an earlier one is not
+            // earlier than the event before it.
             if event.cluster_time == ClusterTime::default() {
                 event.cluster_time = self.reached.unwrap_or_default();
             }
@@ -131,7 +131,7 @@ impl ReplyReader {
         Ok(())
     }
 
-    /// The place after a batch.
+    /// Returns the position after a batch.
     fn position(
         &self,
         buffer: &Bytes,
@@ -145,7 +145,7 @@ impl ReplyReader {
         };
         match (last, post_batch_token) {
             (Some(event), Some(token)) if buffer[event.token.clone()] != *token => {
-                // An invalidate closes the stream: the only way on is right after it.
+                // An invalidate event closes the stream, which can only be resumed right after it.
                 if event.operation == Operation::Invalidate {
                     Some(event.position(buffer))
                 } else {
@@ -162,7 +162,7 @@ impl ReplyReader {
     }
 }
 
-/// What a reply to `aggregate` or `getMore` holds.
+/// The relevant fields of a reply to `aggregate` or `getMore`.
 struct ReplyParts<'a> {
     batch: &'a [u8],
     cursor_id: Option<i64>,
@@ -197,7 +197,7 @@ impl<'a> ReplyParts<'a> {
             }
         }
         Ok(Self {
-            batch: batch.ok_or(ReplyError::Missing("batch"))?,
+            batch: batch.ok_or(ReplyError::Missing("firstBatch or nextBatch"))?,
             cursor_id,
             post_batch_token,
             operation_time,
@@ -205,12 +205,12 @@ impl<'a> ReplyParts<'a> {
     }
 }
 
-/// Why bytes are no reply. Their content never shows here.
+/// The reason why bytes are not a valid reply. The message never contains the reply's content.
 #[derive(Debug, thiserror::Error)]
 enum ReplyError {
     #[error("the reply is not well-formed BSON: {0}")]
     Malformed(#[from] raw::Error),
-    #[error("the reply has no usable {0}")]
+    #[error("the reply has no valid field {0}")]
     Missing(&'static str),
 }
 

@@ -1,4 +1,4 @@
-//! A source that plays a script, for tests of what reads from sources.
+//! A scripted source, for tests of the readers of sources.
 
 use std::{
     collections::VecDeque,
@@ -21,42 +21,42 @@ use crate::{
     },
 };
 
-/// What one `next` of a scripted cursor does. When a cursor's steps are used up it waits for ever.
+/// The result of one `next` of a scripted cursor. After its last step a cursor waits forever.
 pub(crate) enum Step {
     Batch(Batch),
     Fail(Failure),
 }
 
-/// What one `open` does.
+/// The result of one `open`.
 pub(crate) enum Opening {
     Cursor(Vec<Step>),
     Fail(Failure),
 }
 
-/// Plays openings in order and notes where each was asked for. When they are used up, every further
-/// opening fails as MongoDB does when it is away.
+/// A source that returns its openings in order and records the requested positions. After the last one,
+/// every opening fails as if MongoDB were unavailable.
 #[derive(Default)]
 pub(crate) struct ScriptedSource {
     pub(crate) openings: Mutex<VecDeque<Opening>>,
     pub(crate) asked: Mutex<Vec<Option<Position>>>,
-    /// What was opened there, and how.
+    /// The plan and the batch size of each opening.
     pub(crate) plans: Mutex<Vec<(Plan, BatchSize)>>,
     pub(crate) oldest: Option<ClusterTime>,
-    /// How often the time was asked for; the answer is that number, so that time passes.
+    /// The number of calls of `current_time`, which returns that number, so that time passes.
     pub(crate) time_asked: AtomicU32,
-    /// How long the answer is on its way.
+    /// The duration of a call of `current_time`.
     pub(crate) time_takes: Duration,
-    /// Whether it is a failure.
+    /// `true` to make `current_time` fail.
     pub(crate) time_fails: bool,
-    /// The names of the replica set that are told one after the other, and "" after the last.
+    /// The replica set names that `facts` returns one after the other, and "" after the last.
     pub(crate) set_names: Mutex<VecDeque<&'static str>>,
-    /// How often the facts were asked for.
+    /// The number of calls of `facts`.
     pub(crate) facts_asked: AtomicU32,
-    /// How long the answer is on its way.
+    /// The duration of a call of `facts`.
     pub(crate) facts_take: Duration,
-    /// How many of the first answers to that are failures.
+    /// The number of calls of `facts` that fail, from the first on.
     pub(crate) facts_fail: u32,
-    /// Whether a stream is said to be quiet.
+    /// The result of `has_no_events`.
     pub(crate) quiet: bool,
 }
 
@@ -119,7 +119,7 @@ impl Source for ScriptedSource {
     fn current_time(&self) -> BoxFuture<'_, Result<Option<ClusterTime>, SourceError>> {
         let asked = self.time_asked.fetch_add(1, Ordering::Relaxed) + 1;
         Box::pin(async move {
-            // As long as a question takes, so that others can come meanwhile.
+            // A suspension point, as a request has, so that other callers can run meanwhile.
             tokio::task::yield_now().await;
             if !self.time_takes.is_zero() {
                 tokio::time::sleep(self.time_takes).await;
@@ -162,7 +162,7 @@ impl Source for ScriptedSource {
 impl Cursor for ScriptedCursor {
     fn next(&mut self) -> BoxFuture<'_, Result<Batch, SourceError>> {
         Box::pin(async {
-            // As long as a reply takes, so that readers see each before the next one comes.
+            // The delay of a reply, so that readers see each batch before the next one arrives.
             tokio::time::sleep(Duration::from_millis(1)).await;
             match self.0.pop_front() {
                 Some(Step::Batch(batch)) => Ok(batch),
@@ -173,7 +173,7 @@ impl Cursor for ScriptedCursor {
     }
 }
 
-/// A cluster time within second 100, where every scripted event lives.
+/// Returns a cluster time within second 100, as all scripted events have.
 pub(crate) fn at(increment: u32) -> ClusterTime {
     ClusterTime {
         seconds: 100,
@@ -181,12 +181,12 @@ pub(crate) fn at(increment: u32) -> ClusterTime {
     }
 }
 
-/// A token as MongoDB's look from outside: a document with one string.
+/// Returns a token in the form of MongoDB's: a document with one string.
 pub(crate) fn token(name: &str) -> Bytes {
     doc! { "_data": name }.to_vec().unwrap().into()
 }
 
-/// The place right after the event that [`event`] makes under that name.
+/// Returns the position right after the event that [`event`] makes with that name.
 pub(crate) fn after(name: &str, increment: u32) -> Position {
     Position::Event {
         token: token(name),
@@ -194,7 +194,7 @@ pub(crate) fn after(name: &str, increment: u32) -> Position {
     }
 }
 
-/// A raw event named `name`; `fields` come on top of what every event has.
+/// Returns an event named `name`, with `fields` in addition to those of every event.
 pub(crate) fn event(name: &str, operation: &str, increment: u32, fields: Document) -> Document {
     let mut event = doc! {
         "_id": { "_data": name },
@@ -206,7 +206,7 @@ pub(crate) fn event(name: &str, operation: &str, increment: u32, fields: Documen
     event
 }
 
-/// A batch of raw events, with the place after the last one.
+/// Returns a batch of raw events, with the position after the last one.
 pub(crate) fn batch(events: &[Document]) -> Batch {
     let mut buffer = Vec::new();
     let mut ranges = Vec::new();
@@ -230,7 +230,7 @@ pub(crate) fn batch(events: &[Document]) -> Batch {
     }
 }
 
-/// An insert of a document that holds its own name.
+/// Returns an insert of a document whose `_id` is its name.
 pub(crate) fn insert(name: &str, increment: u32) -> Document {
     event(
         name,
@@ -240,7 +240,7 @@ pub(crate) fn insert(name: &str, increment: u32) -> Document {
     )
 }
 
-/// A reply without events, whose post-batch token has that name.
+/// Returns an empty batch whose post-batch token has that name.
 pub(crate) fn quiet(name: &str, increment: u32) -> Batch {
     Batch {
         position: Some(Position::HighWater {

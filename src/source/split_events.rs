@@ -1,7 +1,7 @@
-//! Puts events that MongoDB split (`$changeStreamSplitLargeEvent`) together again.
+//! Merging of the fragments of events that MongoDB split (`$changeStreamSplitLargeEvent`).
 //!
-//! Every fragment has a token of its own, and resuming from one yields the next fragment, so no
-//! place between fragments may be handed out: until the last one is there the stream's place stays
+//! Every fragment has its own token, and resuming from it yields the next fragment. So no position
+//! between fragments may be published: until the last fragment arrives, the stream's position stays
 //! before the first.
 
 use std::collections::HashSet;
@@ -18,11 +18,11 @@ use crate::{
     },
 };
 
-/// The most bytes that the fragments of one event may add up to. The largest event MongoDB can
-/// make holds three documents of 16 MiB: before, after, and the change.
+/// The maximum total size of the fragments of one event. MongoDB's largest event has three documents of
+/// 16 MiB: the pre-image, the post-image and the update description.
 const MAX_MERGED_BYTES: usize = 64 << 20;
 
-/// The fragments of the event that is being put together.
+/// A merger with the fragments of the current event.
 #[derive(Debug, Default)]
 pub(super) struct FragmentMerger {
     fragments: Vec<Bytes>,
@@ -30,11 +30,11 @@ pub(super) struct FragmentMerger {
 }
 
 impl FragmentMerger {
-    /// Takes `batch` and gives what can be published of it: whole events, in order, up to the first
-    /// fragment that does not fit, from which a stream never recovers.
+    /// Returns the whole events of `batch`, in order, up to the first fragment that is out of order or too
+    /// large, which ends the stream.
     ///
-    /// Nearly always the batch itself. A batch with fragments gives several, since a merged event
-    /// lies in a buffer of its own.
+    /// This is nearly always the batch itself. A batch with fragments becomes several, since a merged
+    /// event has its own buffer.
     pub(super) fn merge_batch(&mut self, batch: Batch) -> ReplyContents {
         if self.fragments.is_empty() && batch.events.iter().all(|event| event.fragment.is_none()) {
             return ReplyContents {
@@ -68,7 +68,7 @@ impl FragmentMerger {
                     continue;
                 }
                 broken = Some(SourceError::unexpected(
-                    "a split event was cut off by another",
+                    "another event came before the last fragment of a split event",
                 ));
                 break;
             };
@@ -88,13 +88,13 @@ impl FragmentMerger {
             parts.push(part(buffer.clone(), whole));
         }
         if broken.is_some() {
-            // The reply's own place is after what is broken.
+            // The reply's position is after the invalid fragment.
             return ReplyContents {
                 batches: parts,
                 error: broken,
             };
         }
-        // The reply's own place counts only when no fragment is left over.
+        // The reply's position is valid only when no event is incomplete.
         let last = Batch {
             buffer,
             events: Vec::new(),
@@ -106,12 +106,12 @@ impl FragmentMerger {
         match parts.last_mut() {
             Some(part) => {
                 part.closed = last.closed;
-                // A fragment need not carry the event's time; the merged event does.
-                let place = |position: &Option<Position>| {
+                // Compared without the time: a fragment may lack it, the merged event has it.
+                let token_of = |position: &Option<Position>| {
                     let token = position.as_ref().and_then(Position::token);
                     token.cloned()
                 };
-                if last.position.is_some() && place(&last.position) != place(&part.position) {
+                if last.position.is_some() && token_of(&last.position) != token_of(&part.position) {
                     part.position = last.position;
                 }
             }
@@ -154,15 +154,15 @@ impl FragmentMerger {
     }
 }
 
-/// One document with the fields of all fragments: the last one's `_id`, and no `splitEvent`.
+/// Merges the fields of all fragments into one document, with the last `_id` and without `splitEvent`.
 fn merge(fragments: &[Bytes]) -> Result<Bytes, EventError> {
     let mut merged: Vec<Element<'_>> = Vec::new();
-    let mut known = HashSet::new();
-    // From the last to the first, so that the token that counts comes first and wins.
+    let mut names = HashSet::new();
+    // From the last to the first, because the last fragment's `_id` is the event's token.
     for fragment in fragments.iter().rev() {
         for field in Elements::new(fragment)? {
             let field = field?;
-            if field.key != b"splitEvent" && known.insert(field.key) {
+            if field.key != b"splitEvent" && names.insert(field.key) {
                 merged.push(field);
             }
         }
@@ -203,7 +203,7 @@ mod tests {
             .collect()
     }
 
-    /// T18: fragments in one reply and over several become one event with the last one's token.
+    /// The fragments may come in one reply or in several.
     #[test]
     fn fragments_are_merged_into_one_event_with_the_last_token() {
         let fragments = [
@@ -240,9 +240,9 @@ mod tests {
         }
     }
 
-    /// T18: a place between fragments would resume in the middle of an event.
+    /// A position between fragments would resume in the middle of an event.
     #[test]
-    fn no_place_between_fragments_is_given_out() {
+    fn no_position_between_fragments_is_published() {
         let mut merger = FragmentMerger::default();
         let events = [insert("a", 1), fragment("f1", 1, 2, doc! {})];
         let out = whole(merger.merge_batch(batch(&events)));
@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn fragments_of_very_many_fields_are_merged_in_time() {
+    fn fragments_with_100_000_fields_are_merged_in_seconds() {
         let fields = |from: i32| (from..from + 50_000).map(|it| (format!("f{it}"), it.into()));
         let fragments = [
             fragment("f1", 1, 2, fields(0).collect()),
@@ -281,10 +281,9 @@ mod tests {
         assert_eq!(out[0].events.len(), 1);
     }
 
-    /// T19. More than three documents can make is refused before it is put together, and what comes after
-    /// is not taken for the rest.
+    /// The merger rejects such an event before it merges the fragments.
     #[test]
-    fn fragments_of_more_than_64_mib_are_an_event_too_large() {
+    fn fragments_of_more_than_64_mib_are_rejected_as_too_large() {
         let text = "x".repeat(13 << 20);
         let mut merger = FragmentMerger::default();
         for index in 1..=4 {
@@ -298,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn fragments_out_of_order_end_the_stream_after_what_came_before() {
+    fn fragments_out_of_order_end_the_stream_after_the_events_before_them() {
         for events in [
             vec![fragment("f2", 2, 2, doc! {})],
             vec![fragment("f1", 1, 3, doc! {}), fragment("f3", 3, 3, doc! {})],

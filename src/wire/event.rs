@@ -1,8 +1,8 @@
-//! Raw change events as the bytes of `ChangeBatch.changes`.
+//! Encoding of raw change events as the bytes of `ChangeBatch.changes`.
 //!
-//! The walk over an event's top-level fields puts each into its slot; the message of the operation
-//! takes the slots it knows; what is left over goes into `unknown_fields`, so that a field which
-//! MongoDB adds tomorrow is passed through and not lost.
+//! One walk over an event's top-level fields puts each into its slot. The message of the operation
+//! takes the slots that it has fields for; all others go into `unknown_fields`, so that fields which
+//! MongoDB adds later are passed through.
 
 mod render_options;
 mod slots;
@@ -36,7 +36,7 @@ use crate::{
 pub use render_options::RenderOptions;
 use slots::{DocumentField, Slot, Slots};
 
-/// Field numbers of `weir.v1`, as `watch.proto` gives them.
+/// Field numbers of `weir.v1` in `watch.proto`.
 mod field {
     pub(super) const CHANGES: u32 = 1;
 
@@ -52,14 +52,14 @@ mod field {
     pub(super) const OMITTED: u32 = 35;
 }
 
-/// What `google.protobuf.Timestamp` holds: the years 1 to 9999, in milliseconds since 1970.
+/// The range of `google.protobuf.Timestamp`, the years 1 to 9999, in milliseconds since 1970.
 const TIMESTAMP_MILLIS: RangeInclusive<i64> = -62_135_596_800_000..=253_402_300_799_999;
 
-/// One event, encoded: where it lies among those that were encoded with it.
+/// An encoded event: its ranges in a buffer that it shares with the events encoded with it.
 #[derive(Debug, Clone)]
 pub struct EncodedEvent {
-    /// The bytes that it shares with its neighbours.
-    chunk: Bytes,
+    /// The shared buffer.
+    buffer: Bytes,
     start: u32,
     end: u32,
     token_start: u32,
@@ -67,61 +67,61 @@ pub struct EncodedEvent {
 }
 
 impl EncodedEvent {
-    /// The `ChangeBatch.changes` field, tag included.
+    /// Returns the `ChangeBatch.changes` field, including its tag.
     #[must_use]
     pub fn field(&self) -> Bytes {
-        self.chunk.slice(self.start as usize..self.end as usize)
+        self.buffer.slice(self.start as usize..self.end as usize)
     }
 
-    /// How many bytes the field takes.
+    /// Returns the size of the field in bytes.
     #[must_use]
     pub fn size(&self) -> usize {
         (self.end - self.start) as usize
     }
 
-    /// The event's token.
+    /// Returns the event's resume token.
     #[must_use]
     pub fn token(&self) -> Bytes {
-        self.chunk
+        self.buffer
             .slice(self.token_start as usize..self.token_end as usize)
     }
 
-    /// How many bytes the token takes.
+    /// Returns the size of the token in bytes.
     #[must_use]
     pub fn token_len(&self) -> usize {
         (self.token_end - self.token_start) as usize
     }
 
-    /// The event as a message of its own, without the tag of the batch around it.
+    /// Returns the event as a `ChangeEvent` message, without the tag of the batch.
     #[must_use]
     pub fn message(&self) -> Bytes {
-        self.chunk
+        self.buffer
             .slice(self.message_start() as usize..self.end as usize)
     }
 
-    /// How many bytes the message takes.
+    /// Returns the size of the message in bytes.
     pub(super) fn message_len(&self) -> usize {
         (self.end - self.message_start()) as usize
     }
 
-    /// The bytes that it lies in, and the range of its field.
-    pub(super) fn chunk_range(&self) -> (&Bytes, Range<usize>) {
-        (&self.chunk, self.start as usize..self.end as usize)
+    /// Returns the shared buffer and the range of the field in it.
+    pub(super) fn buffer_range(&self) -> (&Bytes, Range<usize>) {
+        (&self.buffer, self.start as usize..self.end as usize)
     }
 
     fn message_start(&self) -> u32 {
-        // The token is the first field: its tag, and its length, stand before it.
+        // The token is the first field of the message, after its tag and its length.
         let head = 1 + varint_len(u64::from(self.token_end - self.token_start));
         self.token_start - u32::try_from(head).unwrap_or_default()
     }
 }
 
-/// Encodes `events`, which lie in `buffer`, one after the other into one chunk of bytes, which
-/// `keep` may wrap.
+/// Encodes `events`, whose ranges are in `buffer`, one after the other into one shared buffer, which
+/// `wrap` may replace, for example to count its memory.
 ///
-/// Where fields are hidden, so is all that might tell of them: descriptions of indexes and of options,
-/// and whatever an event holds that is not known by its name. An update of hidden fields alone is an
-/// update without a field.
+/// When a view hides fields, everything else that may reveal them is left out too: descriptions of
+/// indexes and of collection options, and unknown fields. An update of only hidden fields becomes an
+/// update without fields.
 ///
 /// # Errors
 /// [`EventError`] when an event is not well-formed BSON on its top level.
@@ -151,34 +151,35 @@ pub fn encode<'a>(
         let [start, end, token_start, token_end] =
             [start, out.len(), token_end - token, token_end].map(offset);
         encoded.push(EncodedEvent {
-            chunk: Bytes::new(),
+            buffer: Bytes::new(),
             start,
             end,
             token_start,
             token_end,
         });
     }
-    // What is hidden would otherwise take room that nobody counts.
-    let chunk = if options.field_mask().is_some() {
+    // The copy frees the unused capacity for hidden fields, which the memory budget does not count.
+    let shared = if options.field_mask().is_some() {
         Bytes::copy_from_slice(&out)
     } else {
         out.freeze()
     };
-    let chunk = wrap(chunk);
+    let shared = wrap(shared);
     for event in &mut encoded {
-        event.chunk = chunk.clone();
+        event.buffer = shared.clone();
     }
     Ok(encoded)
 }
 
-/// An offset within a chunk.
+/// Converts an offset in the shared buffer.
 fn offset(at: usize) -> u32 {
-    // A chunk holds a segment's events: one of at most 64 MiB, or many of far less.
-    u32::try_from(at).expect("a chunk is smaller than 4 GiB")
+    // The buffer has the events of one segment: one of at most 64 MiB, or many of far less.
+    u32::try_from(at).expect("the buffer is smaller than 4 GiB")
 }
 
-/// Encodes the stub that stands for an event too large for its watcher: the event's head, and
-/// `Omitted`. With `with_key` off the document key, too large itself, is left out.
+/// Encodes the stub that replaces an event too large for its watcher: the common fields and an
+/// `Omitted` with `sizes`, the event's size and the limit in bytes. Without `with_key` the document key,
+/// which may itself be too large, is left out.
 ///
 /// # Errors
 /// As [`encode`].
@@ -354,13 +355,13 @@ fn put_change(
         }
     });
     slots.take(Slot::OperationType);
-    // What no message took may tell of fields: it is of a shape or type that MongoDB does not say.
+    // Fields of an undocumented name, type or shape may reveal hidden fields.
     if options.field_mask().is_none() {
         slots.put_unclaimed(out, field::UNKNOWN_FIELDS, options.format);
     }
 }
 
-/// The number of the operation's message in `ChangeEvent.change`.
+/// Returns the field number of the operation's message in `ChangeEvent.change`.
 fn change_field(operation: Operation) -> u32 {
     match operation {
         Operation::Insert => 20,
@@ -381,7 +382,7 @@ fn change_field(operation: Operation) -> u32 {
     }
 }
 
-/// What every event may have, whatever its operation.
+/// Appends the fields that events of all operations may have.
 fn put_common_fields(
     out: &mut BytesMut,
     event: &Event,
@@ -408,7 +409,7 @@ fn put_common_fields(
     if let Some(millis) = wall_time {
         slots.take(Slot::WallTime);
         put_message(out, field::WALL_TIME, |out| {
-            // Protobuf writes a negative int64 as its two's complement.
+            // Protobuf encodes a negative int64 as its two's complement.
             put_number(out, 1, millis.div_euclid(1000).cast_unsigned());
             put_number(
                 out,
@@ -443,17 +444,17 @@ fn put_number(out: &mut BytesMut, number: u32, value: u64) {
 fn put_document_field(
     out: &mut BytesMut,
     number: u32,
-    image: DocumentField<'_>,
+    field: DocumentField<'_>,
     options: RenderOptions<'_>,
 ) {
-    match image {
+    match field {
         DocumentField::Absent => {}
         DocumentField::Null => put_null_document(out, number),
         DocumentField::Present(document) => options.put_document(out, number, document),
     }
 }
 
-/// Writes `{db, coll}`. One that holds more is kept whole beside it, since MongoDB may add to it.
+/// Appends a namespace `{db, coll}`. One with other fields is also kept whole as an unknown field.
 fn put_namespace<'a>(
     out: &mut BytesMut,
     number: u32,
@@ -504,7 +505,7 @@ fn put_transaction(out: &mut BytesMut, slots: &mut Slots<'_>) {
     }
 }
 
-/// The documents of `operationDescription.indexes`.
+/// Returns the documents of `operationDescription.indexes`.
 fn indexes(description: &[u8]) -> impl Iterator<Item = &[u8]> {
     find(description, b"indexes")
         .filter(is_array)
@@ -513,7 +514,7 @@ fn indexes(description: &[u8]) -> impl Iterator<Item = &[u8]> {
         .filter_map(|index| index.as_document())
 }
 
-/// The elements of a document or an array, up to the first that can't be read.
+/// Returns the elements of a document or an array, up to the first malformed one.
 fn elements(document: &[u8]) -> impl Iterator<Item = Element<'_>> {
     Elements::new(document)
         .ok()
@@ -534,7 +535,7 @@ fn is_text(element: &Element<'_>) -> bool {
     element.kind == ElementType::String
 }
 
-/// A string's text; protobuf takes UTF-8 only, so broken bytes become U+FFFD.
+/// Returns a string's text. Invalid UTF-8 becomes U+FFFD, since protobuf strings must be UTF-8.
 fn text<'a>(element: &Element<'a>) -> Cow<'a, str> {
     String::from_utf8_lossy(element.as_str_bytes().unwrap_or_default())
 }

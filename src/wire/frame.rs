@@ -1,4 +1,4 @@
-//! One message of a watch, ready to be written.
+//! The messages of a watch, ready to be written.
 
 use std::ops::Range;
 
@@ -22,12 +22,11 @@ const TAG_DATA: u8 = (5 << 3) | 2;
 
 /// The tag of `ChangeBatch.changes`: field 1, length-delimited.
 const TAG_CHANGE: u8 = (1 << 3) | 2;
-/// The tag of `ChangeEvent.match`: field 9, a varint. It comes last in an event, for it is the one
-/// field that differs between watchers.
+/// The tag of `ChangeEvent.match`: field 9, a varint. It is the last field of an event, because it is
+/// the only one that differs between watchers.
 const TAG_MATCH: u8 = 9 << 3;
 
-/// A `WatchResponse`: encoded events that many watchers share, or a small message of this watch's
-/// own.
+/// A `WatchResponse`: shared encoded events, or a small message of one watch.
 #[derive(Debug, Clone)]
 pub struct Frame {
     token: Bytes,
@@ -41,18 +40,18 @@ enum Body {
     Message(Kind),
 }
 
-/// A piece of an event, a slice of the encoding that many watchers share.
+/// A piece of an event: a slice of its shared encoding.
 #[derive(Debug, Clone)]
 pub struct Chunk {
-    /// Everything but the data.
+    /// All fields except `data`.
     pub head: pb::EventChunk,
-    /// The slice.
+    /// The slice of the event's encoding.
     pub data: Bytes,
-    /// What of the event's [`match_field`] comes behind it.
+    /// The bytes of the event's [`match_field`] that follow the slice in `data`.
     pub match_bytes: Bytes,
 }
 
-/// The fields of a `ChangeBatch`: encoded events in order, none of them copied.
+/// The fields of a `ChangeBatch`: encoded events in order, not copied.
 #[derive(Debug, Clone, Default)]
 pub struct Changes {
     pieces: Vec<Piece>,
@@ -61,37 +60,37 @@ pub struct Changes {
 
 #[derive(Debug, Clone)]
 enum Piece {
-    /// Neighbours, as they lie in the chunk that they were encoded into.
-    Shared { chunk: Bytes, range: Range<usize> },
-    /// An event with its `match` behind it.
+    /// Consecutive events in the buffer that they were encoded into.
+    Shared { buffer: Bytes, range: Range<usize> },
+    /// An event, followed by its `match`.
     WithMatch {
         message: Bytes,
         filter_match: FilterMatch,
     },
 }
 
-/// The field `match` of an event: what comes behind the bytes that all watchers share.
+/// Encodes the field `match` of an event, which follows the bytes that all watchers share.
 #[must_use]
 pub fn match_field(filter_match: FilterMatch) -> [u8; 2] {
-    // The numbers of the enum are small.
+    // All numbers of the enum are below 128, so that one byte is the whole varint.
     [TAG_MATCH, filter_match as u8]
 }
 
 impl Changes {
-    /// One field that is ready.
+    /// Returns changes with one encoded `ChangeBatch.changes` field.
     #[must_use]
     pub fn from_field(field: Bytes) -> Self {
         let range = 0..field.len();
         Self {
             size: field.len(),
             pieces: vec![Piece::Shared {
-                chunk: field,
+                buffer: field,
                 range,
             }],
         }
     }
 
-    /// Appends an event. `told` is its `match`, where there is one to tell.
+    /// Appends an event, with `match` unless it is unspecified.
     pub fn push(&mut self, event: &EncodedEvent, filter_match: FilterMatch) {
         self.size += Self::encoded_size(event, filter_match);
         if filter_match != FilterMatch::Unspecified {
@@ -100,24 +99,24 @@ impl Changes {
                 filter_match,
             });
         }
-        let (chunk, range) = event.chunk_range();
+        let (buffer, range) = event.buffer_range();
         if let Some(Piece::Shared {
-            chunk: last,
+            buffer: last,
             range: before,
         }) = self.pieces.last_mut()
             && before.end == range.start
-            && std::ptr::eq(last.as_ptr(), chunk.as_ptr())
+            && std::ptr::eq(last.as_ptr(), buffer.as_ptr())
         {
             before.end = range.end;
             return;
         }
         self.pieces.push(Piece::Shared {
-            chunk: chunk.clone(),
+            buffer: buffer.clone(),
             range,
         });
     }
 
-    /// How many bytes an event adds.
+    /// Returns the number of bytes that an event adds.
     #[must_use]
     pub fn encoded_size(event: &EncodedEvent, filter_match: FilterMatch) -> usize {
         if filter_match == FilterMatch::Unspecified {
@@ -127,13 +126,13 @@ impl Changes {
         1 + varint_len(message as u64) + message
     }
 
-    /// How many bytes all of them take.
+    /// Returns the size of all events in bytes.
     #[must_use]
     pub fn size(&self) -> usize {
         self.size
     }
 
-    /// Whether there is none.
+    /// Returns whether there are no events.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.pieces.is_empty()
@@ -142,7 +141,7 @@ impl Changes {
     fn put(&self, out: &mut impl BufMut) {
         for piece in &self.pieces {
             match piece {
-                Piece::Shared { chunk, range } => out.put_slice(&chunk[range.clone()]),
+                Piece::Shared { buffer, range } => out.put_slice(&buffer[range.clone()]),
                 Piece::WithMatch {
                     message,
                     filter_match,
@@ -158,7 +157,7 @@ impl Changes {
 }
 
 impl Frame {
-    /// Changes, ready to be sent.
+    /// Returns a message with changes.
     #[must_use]
     pub fn changes(token: Bytes, changes: Changes) -> Self {
         Self {
@@ -167,7 +166,7 @@ impl Frame {
         }
     }
 
-    /// A piece of an event.
+    /// Returns a message with a piece of an event.
     #[must_use]
     pub fn chunk(token: Bytes, chunk: Chunk) -> Self {
         Self {
@@ -176,7 +175,7 @@ impl Frame {
         }
     }
 
-    /// Any other message.
+    /// Returns any other message.
     #[must_use]
     pub fn message(token: Bytes, kind: Kind) -> Self {
         Self {
@@ -185,20 +184,20 @@ impl Frame {
         }
     }
 
-    /// The place after this message.
+    /// Returns the resume token for the position after this message.
     #[must_use]
     pub fn token(&self) -> &Bytes {
         &self.token
     }
 
-    /// The size of the message that changes of so many bytes make, with a token of so many.
+    /// Returns the size of a message whose token and changes have these sizes, in bytes.
     #[must_use]
     pub fn encoded_len_of(token: usize, changes: usize) -> usize {
         let field = |length: usize| 1 + varint_len(length as u64) + length;
         field(token) + field(changes)
     }
 
-    /// The size of the whole message, in bytes.
+    /// Returns the size of the message in bytes.
     #[must_use]
     pub fn encoded_len(&self) -> usize {
         let token = self.token.len();
@@ -209,7 +208,7 @@ impl Frame {
         }
     }
 
-    /// Writes the message. One copy of the shared bytes is the floor of this path.
+    /// Appends the message to `out`, with one copy of the shared bytes.
     pub fn encode(self, out: &mut impl BufMut) {
         match self.body {
             Body::Changes(changes) => {
@@ -245,7 +244,7 @@ impl Chunk {
     }
 
     fn put(&self, out: &mut impl BufMut) {
-        // The data is the last field, and the head has none.
+        // `data` is the last field, and it is empty in the head.
         self.head
             .encode(out)
             .expect("a growing buffer takes any message");
@@ -255,7 +254,7 @@ impl Chunk {
     }
 }
 
-/// What stands before a field of so many bytes.
+/// Appends the tag and the length of a field of `length` bytes.
 fn put_tag_and_length(out: &mut impl BufMut, tag: u8, length: usize) {
     out.put_u8(tag);
     prost::encoding::encode_varint(length as u64, out);

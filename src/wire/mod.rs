@@ -1,7 +1,8 @@
-//! From raw BSON to the protobuf bytes that go out.
+//! Encoding of raw BSON events as protobuf bytes, and of resume tokens.
 //!
-//! An event is encoded once for each format and each view, straight from MongoDB's bytes: payloads are
-//! copied, never decoded, and what a view hides is left out on the way. [`ResumeToken`] is the envelope that every token travels in.
+//! An event is encoded once for each format and each view, directly from MongoDB's bytes: payloads are
+//! copied and never decoded, and fields that a view hides are left out. A [`ResumeToken`] is the
+//! envelope of every token that a client receives.
 
 mod event;
 pub mod format;

@@ -1,7 +1,7 @@
-//! Leaves hidden fields out of raw BSON.
+//! Removal of hidden fields from raw BSON.
 //!
-//! What is kept is copied as it stands. What can't be read is not shown: a document that is broken, or
-//! nested too deeply, ends where that begins.
+//! All other fields are copied unchanged. Unreadable bytes are never shown: a document that is malformed
+//! or nested too deeply is cut off at that point.
 
 use bytes::{BufMut as _, BytesMut};
 
@@ -10,18 +10,18 @@ use crate::{
     raw::{Element, ElementType, Elements},
 };
 
-/// The deepest nesting that is looked into, where the document itself is the first level; as deep as
-/// documents are written in any format. What lies deeper below a name of a hidden path is left out.
+/// The maximum nesting that is searched for hidden fields, the document itself being level 1; the same
+/// limit as in the text formats. Anything deeper that may contain a hidden field is left out.
 const MAX_DEPTH: u32 = 200;
 
-/// A document without what is hidden from `branch` on.
+/// Returns a document without the hidden fields of `branch`.
 pub(super) fn document(document: &[u8], branch: &Branch) -> BytesMut {
     let mut out = BytesMut::with_capacity(document.len());
     put_document(&mut out, document, branch, 1);
     out
 }
 
-/// Appends a document, or an array, in which names are judged.
+/// Appends a document whose names are compared with the hidden paths.
 fn put_document(out: &mut BytesMut, document: &[u8], branch: &Branch, depth: u32) {
     put_elements(out, document, depth, |out, element| {
         match branch.led_to(element.key) {
@@ -32,20 +32,20 @@ fn put_document(out: &mut BytesMut, document: &[u8], branch: &Branch, depth: u32
     });
 }
 
-/// Appends an array, in which names are places.
+/// Appends an array, whose names are indexes and not part of a path.
 fn put_array(out: &mut BytesMut, array: &[u8], branch: &Branch, depth: u32) {
     put_elements(out, array, depth, |out, element| {
         put_partly_hidden(out, &element, branch, depth);
     });
 }
 
-/// Appends an element in which something may be hidden.
+/// Appends an element that may contain hidden fields.
 fn put_partly_hidden(out: &mut BytesMut, element: &Element<'_>, branch: &Branch, depth: u32) {
     put_element(out, element, |out| match element.kind {
         ElementType::EmbeddedDocument => put_document(out, element.value, branch, depth + 1),
         ElementType::Array => put_array(out, element.value, branch, depth + 1),
         ElementType::JavaScriptCodeWithScope => put_code(out, element, branch, depth),
-        // It has no fields.
+        // Other types have no fields.
         _ => out.put_slice(element.value),
     });
 }
@@ -58,7 +58,7 @@ fn put_code(out: &mut BytesMut, element: &Element<'_>, branch: &Branch, depth: u
         Some((code, scope)) => (code, scope),
         None => (&[][..], &[][..]),
     };
-    // Both lie in a document whose length is a number of 31 bits.
+    // Code and scope are parts of a document, whose length fits in 31 bits.
     out.put_u32_le(u32::try_from(code.len() + 1).unwrap_or_default());
     out.put_slice(code);
     out.put_u8(0);
@@ -73,7 +73,7 @@ fn put_element(out: &mut BytesMut, element: &Element<'_>, put_value: impl FnOnce
     put_value(out);
 }
 
-/// Appends a document of what `put` makes of each element, up to the first that can't be read.
+/// Appends a document with the output of `put` for each element, up to the first malformed one.
 fn put_elements<'a>(
     out: &mut BytesMut,
     document: &'a [u8],
@@ -93,9 +93,9 @@ fn put_elements<'a>(
     put_length(out, start);
 }
 
-/// Writes the length of what begins at `start`, in the room at its beginning.
+/// Fills in the length prefix of the document that begins at `start`.
 fn put_length(out: &mut BytesMut, start: usize) {
-    // What is left of a document that MongoDB sent is no longer than that.
+    // A redacted document is not longer than the original, so its length fits.
     let length = u32::try_from(out.len() - start).unwrap_or_default();
     out[start..start + 4].copy_from_slice(&length.to_le_bytes());
 }

@@ -1,20 +1,20 @@
-//! The envelope that resume tokens travel in.
+//! The envelope of resume tokens.
 //!
 //! ```text
 //! version 1 | kind 1 | deployment 4 | scope 8 | plan 8 | seconds 4 | increment 4
 //!     | audience 8, in version 2 | anchor 24, where the kind has one | token n | crc 4
 //! ```
 //!
-//! MongoDB's own token is carried as it came, unread. What stands around it lets Weir tell a token
-//! of another deployment or scope from a broken one, know whether the pipeline that made it is the
-//! one that resumes from it, and fall back to a time when MongoDB no longer takes the token.
-//! Numbers are big-endian; hashes are SHA-256, cut.
+//! It contains MongoDB's token unchanged. From the other fields Weir can tell a token of another
+//! deployment or scope from a malformed one, knows whether the same pipeline made the token, and can
+//! fall back to a time when MongoDB no longer accepts the token. Numbers are big-endian; hashes are
+//! truncated SHA-256.
 //!
-//! A place between events (high water) also names the last event before it, its [`Anchor`]: who holds
-//! that event knows exactly which one follows the place.
+//! A position between events (high water) also names the last event before it, its [`Anchor`]. A stream
+//! that has this event knows exactly which event follows the position.
 //!
-//! Version 2 is of a view that is not for everyone, and says for whom. Version 3 is one of the two,
-//! encrypted ([`keys`]).
+//! Version 2 is for a view with an audience, and names that audience. Version 3 is an encrypted envelope
+//! of version 1 or 2 ([`keys`]).
 
 mod keys;
 
@@ -43,10 +43,10 @@ const CHECKSUM_LEN: usize = 4;
 const ANCHOR_LEN: usize = 4 + 4 + 16;
 const AUDIENCE_LEN: usize = 8;
 
-/// The event that came last before a place in a stream, by its time and a hash of MongoDB's token.
+/// The last event before a position in a stream, by its time and a hash of MongoDB's token.
 ///
-/// Two places of one stream with equal anchors have no event between them. A stream that began
-/// between events, and has had none since, takes the token that it began at for one.
+/// Two positions of one stream with equal anchors have no event between them. A stream that started
+/// between events and has had none since uses its start token as the anchor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Anchor {
     /// The event's cluster time.
@@ -55,7 +55,7 @@ pub struct Anchor {
 }
 
 impl Anchor {
-    /// The anchor that the event with MongoDB's `token` and `time` is.
+    /// Returns the anchor of the event with MongoDB's `token` and `time`.
     #[must_use]
     pub fn new(token: &[u8], time: ClusterTime) -> Self {
         Self {
@@ -64,22 +64,21 @@ impl Anchor {
         }
     }
 
-    /// Whether it stands for the event with this token.
+    /// Returns whether this is the anchor of the event with this token.
     #[must_use]
     pub fn matches(&self, token: &[u8]) -> bool {
         self.digest == hash::<16>(b"anchor", token)
     }
 }
 
-/// What all tokens of one feed have in common: where they come from, which pipeline made them, and the
-/// keys that they are encrypted with, if they are.
+/// The common part of all tokens of one feed: their origin and their encryption keys, if any.
 #[derive(Debug, Clone)]
 pub struct TokenContext {
     origin: Origin,
     keys: Option<Arc<TokenKeys>>,
 }
 
-/// Where a token comes from.
+/// The origin of a token: hashes of the deployment's name, the scope and the plan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Origin {
     deployment: [u8; 4],
@@ -87,7 +86,7 @@ struct Origin {
     plan: [u8; 8],
 }
 
-/// An envelope, before it is written.
+/// The fields of an envelope that differ between the tokens of one feed.
 struct Envelope<'a> {
     kind: u8,
     time: ClusterTime,
@@ -97,7 +96,7 @@ struct Envelope<'a> {
 }
 
 impl TokenContext {
-    /// The context of `plan` on the deployment of that name.
+    /// Returns the context of `plan` on the deployment with this name.
     #[must_use]
     pub fn new(deployment: &str, plan: &Plan) -> Self {
         let [a, b, c, d, e, f, g, h, ..] = plan.fingerprint();
@@ -111,13 +110,13 @@ impl TokenContext {
         }
     }
 
-    /// The same with keys to encrypt its tokens with, if there are any.
+    /// Sets the keys that encrypt the tokens; `None` leaves them unencrypted.
     #[must_use]
     pub fn with_keys(self, keys: Option<Arc<TokenKeys>>) -> Self {
         Self { keys, ..self }
     }
 
-    /// The keys that its tokens are encrypted with.
+    /// Returns the keys that encrypt the tokens.
     #[must_use]
     pub fn keys(&self) -> Option<&TokenKeys> {
         self.keys.as_deref()
@@ -127,8 +126,8 @@ impl TokenContext {
         hash(b"scope", &scope.canonical_bytes())
     }
 
-    /// The token for a place, for those who may go on from it. `anchor` is the last event before a
-    /// high-water place, where it is known.
+    /// Returns the token for a position. `anchor` is the last event before a high-water position, if
+    /// known; `audience` is who may resume from the token, if not everyone.
     #[must_use]
     pub fn encode(
         &self,
@@ -159,7 +158,7 @@ impl TokenContext {
         out.freeze()
     }
 
-    /// Appends the token for the place right after `event`, which lies in `buffer`.
+    /// Appends the token for the position right after `event`, whose bytes are in `buffer`.
     pub(super) fn put_event(
         &self,
         out: &mut BytesMut,
@@ -184,7 +183,7 @@ impl TokenContext {
         );
     }
 
-    /// How many bytes the envelope of MongoDB's `token` takes.
+    /// Returns the size of the envelope of MongoDB's `token` in bytes, without an anchor.
     pub(super) fn encoded_len(&self, token: &[u8], audience: Option<Audience>) -> usize {
         let overhead = self.overhead(audience);
         let token = if fits(token, overhead) {
@@ -195,7 +194,7 @@ impl TokenContext {
         overhead + token
     }
 
-    /// How many bytes stand around MongoDB's token, without an anchor.
+    /// Returns the number of bytes in addition to MongoDB's token, without an anchor.
     fn overhead(&self, audience: Option<Audience>) -> usize {
         let audience = audience.map_or(0, |_| AUDIENCE_LEN);
         let keys = self.keys.as_ref().map_or(0, |_| keys::OVERHEAD);
@@ -246,49 +245,49 @@ impl Origin {
     }
 }
 
-/// A token that a client sent, read.
+/// A decoded token from a client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ResumeToken {
     origin: Origin,
     audience: Option<Audience>,
     encrypted: bool,
-    /// The place it stands for.
+    /// The position.
     pub position: Position,
-    /// The last event before it, where the place is between events and that is known.
+    /// The last event before a high-water position, if known.
     pub anchor: Option<Anchor>,
 }
 
-/// Why the bytes of a token can't be read, in words that finish "the token …".
+/// The reason why a token can't be decoded, as the predicate of a sentence about "the token".
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct MalformedToken(&'static str);
 
-/// The largest envelope, as `WatchRequest.resume_token` has it.
+/// The maximum size of an envelope, the limit of `WatchRequest.resume_token`.
 const MAX_ENVELOPE_LEN: usize = 16 << 10;
 
-/// Whether MongoDB's token fits the envelope. It holds the event's document key, twice as long for
-/// being in hexadecimal, and a key may be of any size; the envelope of one that does not fit goes by
-/// its time alone, so that the event comes again after a resume. `overhead` is what else there is.
+/// Returns whether MongoDB's token fits in an envelope with `overhead` other bytes. The token contains
+/// the document key in hexadecimal, and a key may have any size. A token that does not fit is replaced
+/// by its time, so that the event is sent again after a resume.
 fn fits(token: &[u8], overhead: usize) -> bool {
     token.len() <= MAX_ENVELOPE_LEN - overhead - ANCHOR_LEN
 }
 
 impl ResumeToken {
-    /// Reads an envelope, encrypted or not.
+    /// Decodes an envelope, encrypted or not.
     ///
     /// # Errors
-    /// [`MalformedToken`] when it is cut short, changed on the way, of another version, or encrypted with
-    /// none of `keys`.
+    /// [`MalformedToken`] when it is truncated, corrupted, of another version, or not encrypted with one of
+    /// `keys`.
     pub fn decode(bytes: &[u8], keys: Option<&TokenKeys>) -> Result<Self, MalformedToken> {
         if bytes.len() > MAX_ENVELOPE_LEN {
-            return Err(MalformedToken("is too long to be one of Weir's"));
+            return Err(MalformedToken("is too long for a token of Weir"));
         }
         if bytes.first() != Some(&keys::VERSION) {
             return Self::decode_plain(bytes);
         }
         let Some(keys) = keys else {
             return Err(MalformedToken(
-                "is encrypted, and this server has no key for that",
+                "is encrypted, and this server has no token keys: set `--token-key-file`",
             ));
         };
         Ok(Self {
@@ -297,23 +296,21 @@ impl ResumeToken {
         })
     }
 
-    /// Reads an envelope that is not encrypted.
+    /// Decodes an envelope that is not encrypted.
     fn decode_plain(bytes: &[u8]) -> Result<Self, MalformedToken> {
         if bytes.len() < PREFIX_LEN + CHECKSUM_LEN {
-            return Err(MalformedToken("is too short to be one of Weir's"));
+            return Err(MalformedToken("is too short for a token of Weir"));
         }
         let (body, checksum) = bytes.split_at(bytes.len() - CHECKSUM_LEN);
         if crc32fast::hash(body).to_be_bytes() != checksum {
             return Err(MalformedToken(
-                "has a wrong checksum: it was cut short or changed, or is not one of Weir's",
+                "has a wrong checksum: it was truncated or changed, or is not a token of Weir",
             ));
         }
         let mut rest = body;
         let [version] = take::<1>(&mut rest);
         if !matches!(version, VERSION_WITHOUT_AUDIENCE | VERSION_WITH_AUDIENCE) {
-            return Err(MalformedToken(
-                "is of a version that this server can't read",
-            ));
+            return Err(MalformedToken("has a version that this server can't read"));
         }
         let [kind] = take::<1>(&mut rest);
         let origin = Origin {
@@ -345,14 +342,14 @@ impl ResumeToken {
                 digest: take(&mut rest),
             });
         }
-        // A copy, since the token outlives the request, or the message, that it lies in.
+        // A copy, because the token outlives the request that contains it.
         let token = Bytes::copy_from_slice(rest);
         let position = match kind {
             KIND_TIME if token.is_empty() => Position::Time(time),
             KIND_EVENT => Position::Event { token, time },
             KIND_HIGH_WATER | KIND_ANCHORED_HIGH_WATER => Position::HighWater { token, time },
             KIND_INVALIDATE => Position::Invalidate { token, time },
-            _ => return Err(MalformedToken("is of a kind that this server can't read")),
+            _ => return Err(MalformedToken("has a kind that this server can't read")),
         };
         Ok(Self {
             origin,
@@ -363,38 +360,38 @@ impl ResumeToken {
         })
     }
 
-    /// The same place, for others to go on from.
+    /// Encodes the same position for another audience and with other keys.
     #[must_use]
     pub fn encode_for(&self, audience: Option<Audience>, keys: Option<Arc<TokenKeys>>) -> Bytes {
         let origin = self.origin;
         TokenContext { origin, keys }.encode(&self.position, self.anchor.as_ref(), audience)
     }
 
-    /// Who may go on from it; `None` is whoever is not one of many.
+    /// Returns the audience that may resume from this token; `None` for a view without an audience.
     #[must_use]
     pub fn audience(&self) -> Option<Audience> {
         self.audience
     }
 
-    /// Whether it was encrypted, and so surely made by Weir.
+    /// Returns whether it was encrypted, which proves that Weir made it.
     #[must_use]
     pub fn was_encrypted(&self) -> bool {
         self.encrypted
     }
 
-    /// Whether the token is of the deployment that `token_context` is of.
+    /// Returns whether the token is of the deployment of `token_context`.
     #[must_use]
     pub fn is_same_deployment(&self, token_context: &TokenContext) -> bool {
         self.origin.deployment == token_context.origin.deployment
     }
 
-    /// Whether the token is of the same database and collections as `token_context`.
+    /// Returns whether the token is of the database and the collections of `token_context`.
     #[must_use]
     pub fn is_same_scope(&self, token_context: &TokenContext) -> bool {
         self.origin.scope == token_context.origin.scope
     }
 
-    /// Whether the pipeline that made the token is that of `token_context`.
+    /// Returns whether the pipeline of `token_context` made the token.
     #[must_use]
     pub fn is_same_plan(&self, token_context: &TokenContext) -> bool {
         self.origin.plan == token_context.origin.plan

@@ -1,4 +1,4 @@
-//! An open change stream: replies of MongoDB as batches of events.
+//! An open change stream, which turns MongoDB's replies into batches of events.
 
 use bytes::Bytes;
 use futures::{StreamExt as _, future::BoxFuture};
@@ -13,10 +13,11 @@ use crate::source::{
 
 use super::{MAX_AWAIT, reply_timeout::ReplyTimeout};
 
-/// A server may answer early, without an event, in the midst of what holds none for the stream. One
-/// that has done so this many times in a row is given a pause before it is asked again.
+/// The number of early empty replies in a row after which the cursor pauses before the next `getMore`. A
+/// server may reply before the await time and without an event while it scans oplog entries that are
+/// not for the stream.
 const MAX_EARLY_EMPTY_REPLIES: u32 = 16;
-/// How long.
+/// The length of that pause.
 const EARLY_EMPTY_REPLY_PAUSE: Duration = Duration::from_millis(10);
 
 /// An open change stream on MongoDB.
@@ -24,15 +25,15 @@ pub(super) struct MongoCursor {
     cursor: RawBatchCursor,
     reply_timeout: ReplyTimeout,
     replies: ReplyReader,
-    /// When the reply that is awaited was asked for.
+    /// The time at which the awaited reply was requested.
     requested_at: Option<Instant>,
-    /// How many replies in a row came early and brought nothing.
+    /// The number of early empty replies in a row.
     early_empty_replies: u32,
-    /// Until when MongoDB is not asked again.
+    /// The end of the current pause.
     pause_until: Option<Instant>,
-    /// Batches of the last reply that are still to be handed out, in reverse order.
+    /// The batches of the last reply that `next` has not returned yet, in reverse order.
     ready: Vec<Batch>,
-    /// What comes after them, where nothing can.
+    /// The error that follows them and ends the stream.
     error: Option<SourceError>,
 }
 
@@ -43,14 +44,14 @@ impl Cursor for MongoCursor {
                 if let Some(batch) = self.ready.pop() {
                     return Ok(batch);
                 }
-                if let Some(error) = self.broken.take() {
+                if let Some(error) = self.error.take() {
                     return Err(error);
                 }
                 if let Some(until) = self.pause_until {
                     sleep_until(until).await;
                     self.pause_until = None;
                 }
-                // Kept here, as this future may be dropped and made again while the reply is awaited.
+                // Stored in `self` because this future may be dropped and recreated during the wait.
                 let requested_at = *self.requested_at.get_or_insert_with(Instant::now);
                 let reply = self.reply().await?;
                 self.requested_at = None;
@@ -60,14 +61,14 @@ impl Cursor for MongoCursor {
                 self.pause_after(&batches, waited);
                 self.ready = batches;
                 self.ready.reverse();
-                self.broken = broken;
+                self.error = error;
             }
         })
     }
 }
 
 impl MongoCursor {
-    /// The stream behind `cursor`, whose replies are read as those of the place that it was opened at.
+    /// Returns the stream of `cursor`. `replies` decodes its replies, from the position where it was opened.
     pub(super) fn new(
         cursor: RawBatchCursor,
         reply_timeout: ReplyTimeout,
@@ -85,7 +86,7 @@ impl MongoCursor {
         }
     }
 
-    /// Keeps a server that answers at once, and says nothing, from being asked as fast as it answers.
+    /// Sets a pause when the server keeps replying at once without an event, to avoid a busy loop.
     fn pause_after(&mut self, batches: &[Batch], waited: bool) {
         let early_and_empty = !waited && batches.iter().all(|batch| batch.events.is_empty());
         self.early_empty_replies = if early_and_empty {
@@ -107,13 +108,13 @@ impl MongoCursor {
             Some(reply) => Ok(reply?),
             None => Err(SourceError::new(
                 Failure::Transient,
-                "the cursor is used up",
+                "the cursor is exhausted",
             )),
         }
     }
 }
 
-/// Lets a reply's bytes be shared without a copy.
+/// A reply as the owner of its bytes, so that they can be shared without a copy.
 struct Reply(RawBatch);
 
 impl AsRef<[u8]> for Reply {

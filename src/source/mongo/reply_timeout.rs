@@ -1,4 +1,4 @@
-//! How long MongoDB is waited for.
+//! The time limit for MongoDB's replies.
 
 use std::{pin::pin, time::Duration};
 
@@ -10,18 +10,17 @@ use crate::source::{ClusterTime, SourceError, failure::Failure};
 
 use super::operation_time;
 
-/// How long a reply may be overdue while MongoDB answers otherwise, in times of the reply timeout. After
-/// that the connection is given up, as the answer may have been lost on its way without a word.
+/// The time limit for a reply while MongoDB responds to pings, as a multiple of the reply timeout; the
+/// time for an oplog scan comes on top. After that the reply counts as lost.
 const STALLED_REPLY_FACTOR: u32 = 3;
-/// How much longer it may be where MongoDB does not tell its time: it may be scanning a long stretch of
-/// the oplog that holds nothing for this stream, of which nobody knows how long it is.
+/// The time for an oplog scan when MongoDB does not report its time, so that the length of the range to
+/// scan is unknown.
 const UNKNOWN_SCAN_LIMIT: Duration = Duration::from_secs(600);
 
-/// Waits for MongoDB's answers, for as long as they can be waited for.
+/// The time limit for replies, enforced with pings.
 ///
-/// The driver sets no limit on a reply, so a connection that died without a word would hold the
-/// stream for ever. A long scan of the oplog looks the same from here; asking on another connection
-/// tells them apart.
+/// The driver has no timeout for a reply, so a silently dead connection would block the stream forever.
+/// A long scan of the oplog looks the same from here; a ping on another connection tells them apart.
 pub(super) struct ReplyTimeout {
     client: Client,
     reply_timeout: Duration,
@@ -35,7 +34,8 @@ impl ReplyTimeout {
         }
     }
 
-    /// Waits for the answer to a question for which the oplog is scanned from a time on, or from now.
+    /// Waits for the reply to a request for which MongoDB scans the oplog from the time `from`, or from
+    /// now.
     pub(super) async fn wait<T>(
         &self,
         answer: impl Future<Output = T>,
@@ -44,7 +44,7 @@ impl ReplyTimeout {
         wait(answer, self.reply_timeout, from, || self.probe()).await
     }
 
-    /// Asks MongoDB, on another connection, whether it is there: its time, where it tells it.
+    /// Pings MongoDB on another connection. Returns its operation time, if it reports one.
     async fn probe(&self) -> Result<Option<ClusterTime>, SourceError> {
         let admin = self.client.database("admin");
         let answer = admin.run_command(doc! { "ping": 1 });
@@ -53,13 +53,13 @@ impl ReplyTimeout {
             Ok(Err(error)) => Err(SourceError::new(Failure::Transient, error.to_string())),
             Err(_) => Err(SourceError::new(
                 Failure::Transient,
-                "no reply, and none to a ping either",
+                "no reply in time, and none to a ping",
             )),
         }
     }
 }
 
-/// Waits for an answer for as long as `probe` finds MongoDB there, and no longer than a scan may take.
+/// Waits for `answer` as long as `probe` succeeds, and no longer than an oplog scan may take.
 async fn wait<T, P>(
     answer: impl Future<Output = T>,
     reply_timeout: Duration,
@@ -77,7 +77,7 @@ where
             return Ok(answer);
         }
         let now = probe().await?;
-        // As of the first look: the stretch that was asked for does not grow, as the time does.
+        // From the first probe's time: the requested oplog range does not grow with time.
         let limit = *limit
             .get_or_insert_with(|| reply_timeout * STALLED_REPLY_FACTOR + scan_limit(from, now));
         if asked.elapsed() >= limit {
@@ -87,10 +87,11 @@ where
     }
 }
 
-/// How long the scan of the oplog from a time, or from now, to now may take.
+/// Returns the time limit for the oplog scan from `from`, or from now, to `now`.
 fn scan_limit(from: Option<ClusterTime>, now: Option<ClusterTime>) -> Duration {
-    // A stretch takes less time to scan than it took to be written, or nobody could ever catch up. There
-    // is no other limit: what is given up begins anew at the same place, and takes as long again.
+    // A range of the oplog takes less time to scan than it took to write, or nobody could ever catch up.
+    // No shorter limit makes sense: a scan that is given up starts again at the same position and takes
+    // as long again.
     match (from, now) {
         (None, _) => Duration::ZERO,
         (Some(from), Some(now)) => Duration::from_secs(now.seconds_since(from).into()),
@@ -123,9 +124,9 @@ mod tests {
         Ok(Some(NOW))
     }
 
-    /// T29. What is thrown away is begun anew at the same place, and would take as long again.
+    /// A scan that is given up would start again at the same position and take as long again.
     #[tokio::test(start_paused = true)]
-    async fn a_scan_of_hours_is_waited_for_while_mongodb_is_there() {
+    async fn a_scan_of_hours_is_awaited_while_mongodb_answers_pings() {
         let hours = async |hours: u32| {
             let scan = async {
                 sleep(Duration::from_secs(50 * 60)).await;
@@ -137,9 +138,9 @@ mod tests {
         assert_eq!(hours(20).await.ok(), Some("found"));
     }
 
-    /// T29. Nothing of the kind can keep MongoDB from answering where there is next to nothing to scan.
+    /// With almost nothing to scan, MongoDB has no reason to reply late.
     #[tokio::test(start_paused = true)]
-    async fn an_answer_about_what_is_new_is_soon_taken_for_lost() {
+    async fn a_reply_that_needs_no_scan_soon_counts_as_lost() {
         for from in [None, Some(ago(2))] {
             let asked = Instant::now();
             let lost = std::future::pending::<Infallible>();

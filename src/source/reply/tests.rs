@@ -15,34 +15,34 @@ fn reply(events: &[Document], post_batch_token: &str) -> Bytes {
     reply.to_vec().unwrap().into()
 }
 
-/// The place after the last of these replies to a stream that was opened at `from`.
-fn place_after(from: &Position, replies: &[Bytes]) -> Option<Position> {
+/// Returns the position after the last of these replies to a stream that was opened at `from`.
+fn position_after(from: &Position, replies: &[Bytes]) -> Option<Position> {
     let mut reader = ReplyReader::new(Some(from), Some(from.time()));
-    let mut place = None;
+    let mut position = None;
     for reply in replies {
         let contents = reader.read(reply.clone(), true);
         assert!(contents.error.is_none(), "{:?}", contents.error);
-        place = contents
+        position = contents
             .batches
             .into_iter()
             .filter_map(|it| it.position)
             .last();
     }
-    place
+    position
 }
 
-/// T7: until something else happens, MongoDB tells the token that it was given as the stream's place,
-/// and it takes the token of an invalidate for `startAfter` alone.
+/// Until something else happens, MongoDB repeats the token that the stream was opened with, and it
+/// accepts the token of an invalidate event only in `startAfter`.
 #[test]
-fn the_place_after_an_invalidate_stays_one_for_as_long_as_mongodb_tells_its_token() {
+fn the_position_stays_after_an_invalidate_while_mongodb_repeats_its_token() {
     let invalidate = Position::Invalidate {
         token: token("gone"),
         time: at(8),
     };
     let quiet = reply(&[], "gone");
-    let place = place_after(&invalidate, &[quiet.clone(), quiet.clone()]);
-    assert_eq!(place, Some(invalidate.clone()));
-    let moved = place_after(&invalidate, &[quiet, reply(&[], "moved")]);
+    let position = position_after(&invalidate, &[quiet.clone(), quiet.clone()]);
+    assert_eq!(position, Some(invalidate.clone()));
+    let moved = position_after(&invalidate, &[quiet, reply(&[], "moved")]);
     let high_water = Position::HighWater {
         token: token("moved"),
         time: at(50),
@@ -50,9 +50,9 @@ fn the_place_after_an_invalidate_stays_one_for_as_long_as_mongodb_tells_its_toke
     assert_eq!(moved, Some(high_water));
 }
 
-/// T18: only the first fragment need tell the event's time.
+/// Only the first fragment has to contain the event's time.
 #[test]
-fn the_place_after_a_split_event_is_no_earlier_than_the_event() {
+fn the_position_after_a_split_event_is_not_earlier_than_the_event() {
     let first = event(
         "f1",
         "update",
@@ -63,11 +63,11 @@ fn the_place_after_a_split_event_is_no_earlier_than_the_event() {
     let whole = [reply(&[first.clone(), last.clone()], "t")];
     let in_two = [reply(&[first], "f1"), reply(&[last], "t")];
     for replies in [&whole[..], &in_two[..]] {
-        let place = place_after(&after("before", 1), replies);
+        let position = position_after(&after("before", 1), replies);
         let expected = Position::HighWater {
             token: token("t"),
             time: at(7),
         };
-        assert_eq!(place, Some(expected));
+        assert_eq!(position, Some(expected));
     }
 }

@@ -1,4 +1,4 @@
-//! How an event looks to those who may not see all of it.
+//! The rendering options of events: document format and view.
 
 use bytes::BytesMut;
 
@@ -7,28 +7,28 @@ use crate::{
     wire::{format::put_document, redact},
 };
 
-/// How events look: in which format, and to whom.
+/// The options that determine an event's encoding.
 #[derive(Debug, Clone, Copy)]
 pub struct RenderOptions<'v> {
-    /// How documents are written.
+    /// The format of documents.
     pub format: Format,
-    /// What is left out of them, and whose the tokens are.
+    /// The view, with the hidden fields and the audience of the tokens.
     pub view: &'v View,
 }
 
 impl RenderOptions<'_> {
-    /// What is hidden, from the top of a document on.
+    /// Returns the tree of hidden fields, from the top of a document.
     pub(super) fn field_mask(&self) -> Option<&Branch> {
         self.view.hidden.tree()
     }
 
-    /// Whether a field, by its dotted path, is not to be named.
+    /// Returns whether the field with this dotted path is hidden.
     pub(super) fn hides_path(&self, path: &[u8]) -> bool {
         self.field_mask()
             .is_some_and(|tree| tree.led_to(path) == Led::Hidden)
     }
 
-    /// Appends a document, without what is hidden in it.
+    /// Appends a document without its hidden fields.
     pub(super) fn put_document(&self, out: &mut BytesMut, number: u32, document: &[u8]) {
         match self.field_mask() {
             None => put_document(out, number, document, self.format),

@@ -1,4 +1,4 @@
-//! The top-level fields of an event, each in its slot until a message takes it.
+//! The top-level fields of an event, in slots from which messages take them.
 
 use std::borrow::Cow;
 
@@ -13,7 +13,7 @@ use crate::{
 
 use super::{is_text, text};
 
-/// A field that MongoDB documents for change events.
+/// A documented field of change events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Slot {
     OperationType,
@@ -58,18 +58,18 @@ impl Slot {
     }
 }
 
-/// A document that an event may carry.
+/// The value of a field that is a document or null.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum DocumentField<'a> {
-    /// MongoDB sent none.
+    /// The event does not have the field.
     Absent,
-    /// MongoDB looked for one and found none.
+    /// MongoDB looked for a document and found none.
     Null,
-    /// Raw BSON.
+    /// A raw BSON document.
     Present(&'a [u8]),
 }
 
-/// The top-level fields of an event that the message for its operation may take, each at most once.
+/// The top-level fields of an event. Each can be taken once.
 pub(super) struct Slots<'a> {
     known: [Option<Element<'a>>; Slot::COUNT],
     pub(super) unknown: Vec<Element<'a>>,
@@ -88,7 +88,7 @@ impl<'a> Slots<'a> {
             }
             match Slot::of(field.key).map(|slot| &mut slots.known[slot as usize]) {
                 Some(slot @ None) => *slot = Some(field),
-                // A name that MongoDB adds, or one that comes twice.
+                // An undocumented or a repeated name.
                 _ => slots.unknown.push(field),
             }
         }
@@ -107,7 +107,7 @@ impl<'a> Slots<'a> {
         self.known[slot as usize].take()
     }
 
-    /// Takes a field that is a document or null; one of another type stays, to go out as unknown.
+    /// Takes a field that is a document or null. A field of another type stays and becomes unknown.
     pub(super) fn take_document_field(&mut self, slot: Slot) -> DocumentField<'a> {
         match self.get(slot) {
             Some(element) if element.is_null() => {
@@ -141,23 +141,23 @@ impl<'a> Slots<'a> {
         self.unknown.clear();
     }
 
-    /// Drops what may tell of fields in ways that can't be judged.
+    /// Drops the descriptions, which may name hidden fields in ways that can't be filtered.
     pub(super) fn drop_descriptions(&mut self) {
         self.take(Slot::OperationDescription);
         self.take(Slot::StateBeforeChange);
     }
 
-    /// Writes what no message took as one document.
+    /// Appends the fields that no message has taken as one document.
     pub(super) fn put_unclaimed(self, out: &mut BytesMut, number: u32, format: Format) {
-        let rest: Vec<Element<'_>> = self
+        let unclaimed: Vec<Element<'_>> = self
             .known
             .into_iter()
             .flatten()
             .chain(self.unknown)
             .collect();
-        if rest.is_empty() {
+        if unclaimed.is_empty() {
             return;
         }
-        put_document(out, number, &raw::document(rest), format);
+        put_document(out, number, &raw::document(unclaimed), format);
     }
 }

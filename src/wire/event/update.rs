@@ -1,4 +1,4 @@
-//! What an update changed.
+//! Encoding of an update's description.
 
 use bytes::BytesMut;
 
@@ -9,8 +9,8 @@ use crate::{
     wire::format::protobuf::{WireType, put_message, put_string_field, put_tag, put_varint},
 };
 
-/// Writes `updateDescription` as field 1 of an update. Tells whether what was written is all that
-/// the description holds and may be shown.
+/// Appends `updateDescription` as field 1 of an update. Returns `false` when the description has
+/// something that could not be encoded; hidden fields do not count.
 pub(super) fn put_description(
     out: &mut BytesMut,
     description: &[u8],
@@ -38,7 +38,7 @@ pub(super) fn put_description(
     })
 }
 
-/// Whether an element is the path of a field that is hidden.
+/// Returns whether an element is the path of a hidden field.
 fn is_hidden(path: &Element<'_>, options: RenderOptions<'_>) -> bool {
     path.as_str_bytes()
         .is_some_and(|path| options.hides_path(path))
@@ -85,10 +85,10 @@ fn put_disambiguated_path(
     put_message(out, 4, |out| {
         put_string_field(out, 1, &String::from_utf8_lossy(path.key));
         all_elements(path.value, |component| {
-            // One that can't be read is written as unset, so that those after it keep their places.
+            // An unreadable component stays unset, so that the components after it keep their index.
             put_message(out, 2, |out| match component.as_int() {
                 Some(index) => {
-                    // A set member of a oneof is written even when it is zero.
+                    // The index is a member of a oneof, so zero is written too.
                     put_tag(out, 2, WireType::Varint);
                     put_varint(out, index.cast_unsigned());
                     true
@@ -99,7 +99,7 @@ fn put_disambiguated_path(
     })
 }
 
-/// Whether a path whose parts are listed leads to what is hidden, or can't be followed.
+/// Returns whether the path with these components leads to a hidden field or is unreadable.
 fn reaches_hidden_field(parts: &[u8], tree: &Branch) -> bool {
     let mut led = Led::Above(tree);
     let readable = all_elements(parts, |part| {
@@ -111,7 +111,7 @@ fn reaches_hidden_field(parts: &[u8], tree: &Branch) -> bool {
     led == Led::Hidden || !readable
 }
 
-/// Writes a string, if it is one. Tells whether it is.
+/// Appends the element if it is a string, and returns whether it is one.
 fn put_text(out: &mut BytesMut, number: u32, element: &Element<'_>) -> bool {
     if is_text(element) {
         put_string_field(out, number, &text(element));
@@ -119,8 +119,8 @@ fn put_text(out: &mut BytesMut, number: u32, element: &Element<'_>) -> bool {
     is_text(element)
 }
 
-/// Hands each element of a document or an array to `put`, whatever it says of those before. Tells
-/// whether all could be read and `put` said yes to every one.
+/// Calls `put` for every element of a document or an array. Returns whether all were well-formed and
+/// `put` returned `true` for each.
 fn all_elements<'a>(document: &'a [u8], mut put: impl FnMut(Element<'a>) -> bool) -> bool {
     let Ok(elements) = Elements::new(document) else {
         return false;

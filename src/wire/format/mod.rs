@@ -1,8 +1,8 @@
-//! Writes raw BSON documents as `weir.v1.Document`, in the format a watch asked for.
+//! Encoding of raw BSON documents as `weir.v1.Document`, in the format that a watch requested.
 //!
-//! Documents are never decoded: [`raw`] walks over the bytes as MongoDB sent them, and [`json`] and
-//! [`protobuf_struct`] write while it walks. What a format cannot hold without loss falls back to one
-//! that can, as `message Document` in the API promises; BSON itself can hold anything.
+//! Documents are never decoded: [`json`] and [`protobuf_struct`] write while [`raw`] walks over MongoDB's
+//! bytes. A document that a format can't represent without loss falls back to another format, as
+//! `message Document` in the API describes; BSON can represent anything.
 
 mod json;
 pub mod protobuf;
@@ -22,16 +22,16 @@ use protobuf::{
     put_tag, put_varint, put_varint_field,
 };
 
-/// Why a document cannot be written in a format.
+/// The reason why a format can't represent a document.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum FormatError {
-    /// It is not BSON.
+    /// It is not well-formed BSON.
     Malformed(raw::Error),
-    /// A name or a text in it is not UTF-8.
+    /// A field name or a string is not UTF-8.
     NotUtf8,
     /// It is nested too deeply.
     TooDeep,
-    /// Two fields of one document in it have the same name.
+    /// Two fields of one document have the same name.
     RepeatedKey,
 }
 
@@ -49,14 +49,14 @@ mod field {
     pub(super) const NULL: u32 = 4;
 }
 
-/// Appends field `field` of a message to `out`, tag and length included: a `weir.v1.Document` that
-/// holds `document`, which is raw BSON.
+/// Appends message field `field`, with tag and length: a `weir.v1.Document` of `document`, which is raw
+/// BSON.
 ///
-/// There are no errors. From `Struct`, a document that is nested too deeply for protobuf readers
-/// or repeats a field's name falls back to relaxed JSON. From `Struct` and from JSON, one that is
-/// malformed, holds broken UTF-8 or is nested deeper than 200 levels falls back to BSON, for which
-/// any bytes will do. Time and space are linear in the length of `document`, save that a document
-/// of many fields has its names sorted for `Struct`.
+/// There are no errors. `Struct` falls back to relaxed JSON when the document is nested too deeply for
+/// protobuf parsers or has a repeated field name. `Struct` and JSON fall back to BSON, which may be any
+/// bytes, when the document is malformed, has invalid UTF-8 or is nested deeper than 200 levels. Time and
+/// memory are linear in the length of `document`, except that `Struct` sorts the names of a document with
+/// many fields.
 pub fn put_document(out: &mut BytesMut, field: u32, document: &[u8], format: Format) {
     let start = out.len();
     let written = match format {
@@ -80,8 +80,8 @@ pub fn put_document(out: &mut BytesMut, field: u32, document: &[u8], format: For
     }
 }
 
-/// Appends field `field` of a message to `out`, tag and length included: a `weir.v1.Document` that
-/// holds null, for a document that MongoDB looked for and did not find.
+/// Appends message field `field`, with tag and length: a `weir.v1.Document` that is null, for a document
+/// that MongoDB looked for and did not find.
 pub fn put_null_document(out: &mut BytesMut, field: u32) {
     put_message_with_len(out, field, 2, |out| put_varint_field(out, field::NULL, 0));
 }

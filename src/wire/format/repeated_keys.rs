@@ -1,15 +1,15 @@
-//! Finds names that occur twice in a document.
+//! Detection of repeated field names.
 
 use super::raw::{Elements, Error};
 
-/// Up to this many names of a document are compared without sorting.
+/// The maximum number of names that are compared without sorting.
 const FEW_KEYS: usize = 32;
 
-/// Whether two fields of this level share a name: a map would keep only one of them.
+/// Returns whether two fields of the top level have the same name. A map would keep only one of them.
 ///
-/// Most documents have few fields, so a filter of a few words finds most names to be new, and the
-/// others are compared with those before them. Larger documents are sorted, which bounds the cost
-/// for any document whatever its names.
+/// Most documents have few fields, so a small bit filter shows that most names are new; the others are
+/// compared with the names before them. The names of larger documents are sorted, which bounds the cost
+/// for any document.
 pub(super) fn has_repeated_key(document: &[u8]) -> Result<bool, Error> {
     let mut few: [&[u8]; FEW_KEYS] = [&[]; FEW_KEYS];
     let mut filter = [0u64; 4];
@@ -34,8 +34,8 @@ pub(super) fn has_repeated_key(document: &[u8]) -> Result<bool, Error> {
     Ok(keys.windows(2).any(|pair| pair[0] == pair[1]))
 }
 
-/// One of 256 bits for a name, taken from its length and its last bytes, where names of one
-/// document differ most.
+/// Returns one of 256 filter bits for a name, as a word index and a mask. It hashes the length and the
+/// last bytes, where the names of one document differ most.
 #[inline]
 fn filter_bit(key: &[u8]) -> (usize, u64) {
     let mix = key

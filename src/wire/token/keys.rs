@@ -1,11 +1,11 @@
-//! The keys that resume tokens are encrypted with, so that they tell nothing and nobody can make one.
+//! Encryption of resume tokens, so that clients can neither read nor forge them.
 //!
 //! ```text
 //! version 1 | key 4 | an envelope of version 1 or 2, encrypted | tag 16
 //! ```
 //!
-//! AES-256-GCM-SIV, made for nonces that repeat, with one nonce for all: equal places have equal tokens,
-//! whichever replica makes them, and nothing else of two tokens can be compared.
+//! AES-256-GCM-SIV with one constant nonce, since this cipher tolerates repeated nonces: equal positions
+//! have equal tokens on every replica, and two tokens show nothing but whether they are equal.
 
 use std::{collections::HashMap, fmt, sync::Arc};
 
@@ -23,15 +23,15 @@ const KEY_ID_LEN: usize = 4;
 const HEADER_LEN: usize = 1 + KEY_ID_LEN;
 const TAG_LEN: usize = 16;
 
-/// How much longer an encrypted envelope is than the one in it.
+/// The number of bytes that encryption adds to an envelope.
 pub(super) const OVERHEAD: usize = HEADER_LEN + TAG_LEN;
 
 /// The length of a key, in bytes.
 const KEY_LEN: usize = 32;
 
-/// Keys for tokens: the first encrypts, all decrypt. So a new one can be given to all replicas before any
-/// of them uses it, and an old one taken away when no token of its time is left. They may be changed while
-/// they are in use.
+/// Token keys, which can be replaced while they are in use. The first one encrypts, all of them decrypt:
+/// so a new key can be added on all replicas before any of them uses it, and an old one can be removed
+/// when no client has a token of it any more.
 pub struct TokenKeys(ArcSwap<Keys>);
 
 struct Keys {
@@ -40,12 +40,12 @@ struct Keys {
 }
 
 struct Key {
-    /// Tells which one a token is encrypted with, and nothing about it.
+    /// The identifier in tokens: a hash, which does not reveal the key.
     id: [u8; KEY_ID_LEN],
     cipher: LessSafeKey,
 }
 
-/// Shows which keys there are, and none of them.
+/// Shows the identifiers of the keys, never the keys.
 impl fmt::Debug for TokenKeys {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list()
@@ -55,24 +55,24 @@ impl fmt::Debug for TokenKeys {
 }
 
 impl TokenKeys {
-    /// Reads keys, one a line, each 32 bytes in base64. What follows a `#` is a comment.
+    /// Parses keys: one on each line, 32 bytes in base64. A `#` starts a comment.
     ///
     /// # Errors
-    /// In words, with the number of the line and nothing that is in it.
+    /// A message with the number of the line and never its content.
     pub fn parse(text: &str) -> Result<Self, String> {
         Ok(Self(ArcSwap::from_pointee(Keys::parse(text)?)))
     }
 
-    /// Puts those of another text in the place of all that there are, for whoever holds them.
+    /// Replaces all keys with those of another text.
     ///
     /// # Errors
-    /// As [`parse`](Self::parse); the keys stay as they were.
+    /// As [`parse`](Self::parse); the keys stay unchanged.
     pub fn replace(&self, text: &str) -> Result<(), String> {
         self.0.store(Arc::new(Keys::parse(text)?));
         Ok(())
     }
 
-    /// Appends an encrypted envelope around the one that `put` appends.
+    /// Appends the envelope that `put` appends, encrypted.
     pub(super) fn encrypt(&self, out: &mut BytesMut, put: impl FnOnce(&mut BytesMut)) {
         let keys = self.0.load();
         let header = header(keys.first.id);
@@ -87,10 +87,10 @@ impl TokenKeys {
         out.put_slice(tag.as_ref());
     }
 
-    /// The envelope in an encrypted one.
+    /// Decrypts an envelope.
     pub(super) fn decrypt(&self, sealed: &[u8]) -> Result<Vec<u8>, MalformedToken> {
         let Some((start, body)) = sealed.split_first_chunk::<HEADER_LEN>() else {
-            return Err(MalformedToken("is too short to be one of Weir's"));
+            return Err(MalformedToken("is too short for a token of Weir"));
         };
         let keys = self.0.load();
         let Some(key) = keys.all().find(|key| header(key.id) == *start) else {
@@ -102,7 +102,7 @@ impl TokenKeys {
         let opened = key
             .cipher
             .open_in_place(nonce(), Aad::from(*start), &mut body)
-            .map_err(|_| MalformedToken("was cut short or changed, or is not one of Weir's"))?;
+            .map_err(|_| MalformedToken("was truncated or changed, or is not a token of Weir"))?;
         let length = opened.len();
         body.truncate(length);
         Ok(body)
@@ -123,16 +123,19 @@ impl Keys {
                 .map_err(|_| format!("line {line} is not base64"))?;
             if bytes.len() != KEY_LEN {
                 let length = bytes.len();
-                return Err(format!("line {line} holds {length} bytes; a key has {KEY}"));
+                return Err(format!(
+                    "line {line} has {length} bytes; a key has {KEY_LEN}"
+                ));
             }
-            let key = Key::new(&bytes).ok_or_else(|| format!("line {line} can't be used"))?;
+            let key =
+                Key::new(&bytes).ok_or_else(|| format!("the key on line {line} can't be used"))?;
             if let Some(before) = lines.insert(key.id, line) {
-                return Err(format!("line {line} holds the same key as line {before}"));
+                return Err(format!("line {line} has the same key as line {before}"));
             }
             keys.push(key);
         }
         if keys.is_empty() {
-            return Err("there is no key in it".to_owned());
+            return Err("it contains no key: it needs 32 bytes in base64 on a line".to_owned());
         }
         Ok(Self {
             first: keys.remove(0),
@@ -159,7 +162,7 @@ fn header(id: [u8; KEY_ID_LEN]) -> [u8; HEADER_LEN] {
     [VERSION, a, b, c, d]
 }
 
-/// The cipher takes the place of the nonce from the text itself.
+/// The constant nonce. AES-GCM-SIV derives the actual nonce from the plaintext.
 fn nonce() -> Nonce {
     Nonce::assume_unique_for_key([0; NONCE_LEN])
 }

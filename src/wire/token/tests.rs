@@ -1,4 +1,4 @@
-//! T6, on the level of the envelope.
+//! Tests of the envelope.
 
 use bson::doc;
 use proptest::prelude::*;
@@ -41,7 +41,7 @@ fn keys(lines: &[&str]) -> Arc<TokenKeys> {
     Arc::new(TokenKeys::parse(&lines.join("\n")).unwrap())
 }
 
-/// For all and for some, encrypted and not.
+/// Returns all combinations of with and without an audience, encrypted and not.
 fn every_context() -> [(TokenContext, Option<Audience>); 4] {
     let encrypting = || token_context().with_keys(Some(keys(&[KEY])));
     let some = Some(Audience([7; 8]));
@@ -85,11 +85,11 @@ fn problem(bytes: impl Into<Bytes>) -> String {
         .to_string()
 }
 
-/// The envelope with its body changed and its checksum made right again, as only a forger or
-/// another version would.
+/// Returns an envelope with a changed body and a correct checksum, as only a forger or another version
+/// would make it.
 fn forged(change: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
-    let sealed = token_context().encode(&event("8265"), None, None);
-    let mut body = sealed[..sealed.len() - CHECKSUM_LEN].to_vec();
+    let encoded = token_context().encode(&event("8265"), None, None);
+    let mut body = encoded[..encoded.len() - CHECKSUM_LEN].to_vec();
     change(&mut body);
     let checksum = crc32fast::hash(&body);
     body.extend(checksum.to_be_bytes());
@@ -97,14 +97,14 @@ fn forged(change: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
 }
 
 #[test]
-fn every_kind_of_place_comes_back_as_it_was() {
+fn every_kind_of_position_survives_encoding_and_decoding() {
     let anchor = Anchor::new(b"before", AT);
     for (token_context, audience) in every_context() {
         for position in every_position() {
             let anchored = matches!(position, Position::HighWater { .. });
             for anchor in [None, Some(&anchor).filter(|_| anchored)] {
-                let sealed = token_context.encode(&position, anchor, audience);
-                let read = ResumeToken::decode(&sealed, token_context.keys()).unwrap();
+                let encoded = token_context.encode(&position, anchor, audience);
+                let read = ResumeToken::decode(&encoded, token_context.keys()).unwrap();
                 assert_eq!(read.position, position);
                 assert_eq!(read.anchor.as_ref(), anchor);
                 assert_eq!(read.origin, token_context.origin);
@@ -115,17 +115,17 @@ fn every_kind_of_place_comes_back_as_it_was() {
     }
 }
 
-/// What stands in MongoDB's token, the document's key, can't be found in one that is encrypted, and two of
-/// them have nothing in common but what their lengths say.
+/// MongoDB's token contains the document key. An encrypted token must not contain it, and two encrypted
+/// tokens must have nothing in common except their length.
 #[test]
-fn an_encrypted_token_tells_nothing() {
+fn an_encrypted_token_reveals_nothing() {
     let key = "82".repeat(100);
     let open = token_context().encode(&event(&key), None, None);
     assert!(open.windows(key.len()).any(|it| it == key.as_bytes()));
     let encrypting = token_context().with_keys(Some(keys(&[KEY])));
-    let seal = |name: &str| encrypting.encode(&event(name), None, None);
-    let (one, other) = (seal(&key), seal(&format!("{}83", "82".repeat(99))));
-    assert_eq!(one, seal(&key), "equal places have equal tokens");
+    let context = |name: &str| encrypting.encode(&event(name), None, None);
+    let (one, other) = (context(&key), context(&format!("{}83", "82".repeat(99))));
+    assert_eq!(one, context(&key), "equal positions have equal tokens");
     assert_eq!(one.len(), other.len());
     let same = one
         .iter()
@@ -143,28 +143,28 @@ fn an_encrypted_token_tells_nothing() {
     }
 }
 
-/// Only who has a key can make one, and only who has the same can read it.
+/// Only a server with a key can make a token, and only one with the same key can read it.
 #[test]
-fn a_token_of_another_key_or_of_none_is_refused_for_that() {
-    let sealed = |lines: &[&str]| {
+fn a_token_with_an_unknown_key_is_refused_with_that_reason() {
+    let encoded = |lines: &[&str]| {
         let token_context = token_context().with_keys(Some(keys(lines)));
         token_context.encode(&event("8265"), None, None)
     };
-    let words = |sealed: &Bytes, keys: Option<&TokenKeys>| {
-        ResumeToken::decode(sealed, keys).unwrap_err().to_string()
+    let error = |encoded: &Bytes, keys: Option<&TokenKeys>| {
+        ResumeToken::decode(encoded, keys).unwrap_err().to_string()
     };
     let both = keys(&[OTHER_KEY, KEY]);
-    let one = sealed(&[KEY]);
+    let one = encoded(&[KEY]);
     assert!(ResumeToken::decode(&one, Some(&both)).is_ok());
-    assert_eq!(one, sealed(&[KEY, OTHER_KEY]), "the first key encrypts");
-    assert_ne!(one, sealed(&[OTHER_KEY, KEY]));
-    assert!(words(&one, None).contains("no key"));
-    assert!(words(&one, Some(&keys(&[OTHER_KEY]))).contains("does not have"));
-    // Under the name of another key.
+    assert_eq!(one, encoded(&[KEY, OTHER_KEY]), "the first key encrypts");
+    assert_ne!(one, encoded(&[OTHER_KEY, KEY]));
+    assert!(error(&one, None).contains("no token keys"));
+    assert!(error(&one, Some(&keys(&[OTHER_KEY]))).contains("does not have"));
+    // With the identifier of another key.
     let mut renamed = one.to_vec();
-    renamed[..5].copy_from_slice(&sealed(&[OTHER_KEY])[..5]);
-    assert!(words(&renamed.into(), Some(&both)).contains("changed"));
-    // What is not encrypted can be read by all, whatever keys there are.
+    renamed[..5].copy_from_slice(&encoded(&[OTHER_KEY])[..5]);
+    assert!(error(&renamed.into(), Some(&both)).contains("changed"));
+    // An unencrypted token can be read with any keys.
     let open = token_context().encode(&event("8265"), None, None);
     assert!(
         !ResumeToken::decode(&open, Some(&both))
@@ -173,9 +173,9 @@ fn a_token_of_another_key_or_of_none_is_refused_for_that() {
     );
 }
 
-/// An envelope in an envelope in an envelope is none.
+/// A doubly encrypted envelope is invalid.
 #[test]
-fn an_encrypted_token_holds_one_that_is_not() {
+fn an_encrypted_envelope_must_contain_a_plain_one() {
     let keys = keys(&[KEY]);
     let mut out = BytesMut::new();
     let inner =
@@ -191,7 +191,7 @@ fn an_encrypted_token_holds_one_that_is_not() {
 }
 
 #[test]
-fn a_place_is_sealed_again_for_another_audience() {
+fn a_token_is_encoded_again_for_another_audience() {
     for (token_context, audience) in every_context() {
         let token = ResumeToken::decode(
             &token_context.encode(&event("8265"), None, None),
@@ -206,7 +206,7 @@ fn a_place_is_sealed_again_for_another_audience() {
 }
 
 #[test]
-fn keys_are_lines_of_base64_with_comments_between() {
+fn keys_are_lines_of_base64_with_optional_comments() {
     let text = format!("# of May\n\n  {KEY}  # the first\r\n{OTHER_KEY}\n#\n");
     let keys = TokenKeys::parse(&text).unwrap();
     let token_context = token_context().with_keys(Some(Arc::new(keys)));
@@ -217,19 +217,19 @@ fn keys_are_lines_of_base64_with_comments_between() {
     );
 }
 
-/// The words name the line, and nothing that is in it.
+/// The message names the line and never its content.
 #[test]
-fn a_bad_key_is_named_by_its_line_and_never_shown() {
+fn a_bad_key_is_reported_by_line_and_never_shown() {
     for (text, words) in [
         (String::new(), "no key"),
         ("# nothing\n\n".to_owned(), "no key"),
         (format!("{KEY}\nsecret!"), "line 2 is not base64"),
         (format!("\n{}", &KEY[..43]), "line 2 is not base64"),
-        ("c2VjcmV0".to_owned(), "line 1 holds 6 bytes"),
+        ("c2VjcmV0".to_owned(), "line 1 has 6 bytes"),
         (format!("{KEY}{KEY}"), "line 1 is not base64"),
         (
             format!("{KEY}\n\n{OTHER_KEY}\n{KEY}"),
-            "line 4 holds the same key as line 1",
+            "line 4 has the same key as line 1",
         ),
     ] {
         let problem = TokenKeys::parse(&text).unwrap_err();
@@ -247,7 +247,7 @@ fn a_bad_key_is_named_by_its_line_and_never_shown() {
 }
 
 #[test]
-fn an_events_token_is_that_of_the_place_after_it() {
+fn the_token_of_an_event_equals_that_of_the_position_after_it() {
     let token = mongodb_token("8265");
     for (operation, kind) in [
         (Operation::Insert, event("8265")),
@@ -270,21 +270,21 @@ fn an_events_token_is_that_of_the_place_after_it() {
     }
 }
 
-/// Tokens are stored by clients for as long as they like: the form of version 1 is for ever.
+/// Clients store tokens for as long as they like, so the format of version 1 must never change.
 #[test]
 fn the_bytes_of_a_token_never_change() {
-    let sealed = token_context().encode(&Position::Time(AT), None, None);
-    let hex: String = sealed.iter().map(|byte| format!("{byte:02x}")).collect();
+    let encoded = token_context().encode(&Position::Time(AT), None, None);
+    let hex: String = encoded.iter().map(|byte| format!("{byte:02x}")).collect();
     assert_eq!(
         hex,
         "01036e620f8a0625d3c72f0c14f9f7445fc00d6ef5206553f100000000076a9959e5"
     );
 }
 
-/// As it is for those of an audience, and for encrypted ones, which are the same on every replica.
+/// The same holds for tokens with an audience and for encrypted tokens, which are equal on every replica.
 #[test]
-fn the_bytes_of_a_token_for_some_and_of_an_encrypted_one_never_change() {
-    let hex = |sealed: Bytes| -> String { sealed.iter().map(|it| format!("{it:02x}")).collect() };
+fn the_bytes_of_a_token_with_an_audience_and_of_an_encrypted_token_never_change() {
+    let hex = |encoded: Bytes| -> String { encoded.iter().map(|it| format!("{it:02x}")).collect() };
     let some = Some(Audience(*b"audience"));
     assert_eq!(
         hex(token_context().encode(&Position::Time(AT), None, some)),
@@ -305,7 +305,7 @@ fn bytes_that_were_never_a_token_are_malformed() {
         Bytes::from_static(b"82650000000000000129"),
         Bytes::from_static(&[0; 33]),
         Bytes::from_static(&[0xff; 64]),
-        // MongoDB's own.
+        // MongoDB's token.
         mongodb_token("8265AB000000012B022C0100296E5A1004"),
     ] {
         problem(bytes);
@@ -313,30 +313,31 @@ fn bytes_that_were_never_a_token_are_malformed() {
 }
 
 #[test]
-fn another_version_or_kind_is_said_to_be_one() {
+fn an_unknown_version_or_kind_is_named_in_the_error() {
     assert!(problem(forged(|body| body[0] = 4)).contains("version"));
     assert!(problem(forged(|body| body[0] = 0)).contains("version"));
     assert!(problem(forged(|body| body[1] = 4)).contains("kind"));
-    // A time has no token beside it.
+    // A time has no token.
     assert!(problem(forged(|body| body[1] = KIND_TIME)).contains("kind"));
-    ResumeToken::decode(&forged(|_| {}), None).expect("the forger's hand is good");
+    ResumeToken::decode(&forged(|_| {}), None)
+        .expect("an unchanged body with a new checksum is valid");
 }
 
 #[test]
-fn a_token_longer_than_a_request_may_carry_is_refused_whatever_it_holds() {
+fn a_token_longer_than_a_request_allows_is_refused() {
     let long = forged(|body| body.resize(MAX_ENVELOPE_LEN, 0));
     assert!(problem(long).contains("too long"));
 }
 
-/// A document key may be of any size, and MongoDB's token holds it.
+/// A document key may have any size, and MongoDB's token contains it.
 #[test]
-fn the_token_of_a_huge_key_goes_by_its_time_and_can_still_be_sent_back() {
+fn the_token_of_an_event_with_a_huge_key_contains_its_time_instead() {
     for (token_context, audience) in every_context() {
-        goes_by_its_time_if_huge(&token_context, audience);
+        contains_its_time_if_huge(&token_context, audience);
     }
 }
 
-fn goes_by_its_time_if_huge(token_context: &TokenContext, audience: Option<Audience>) {
+fn contains_its_time_if_huge(token_context: &TokenContext, audience: Option<Audience>) {
     let largest_that_fits = MAX_ENVELOPE_LEN - token_context.overhead(audience) - ANCHOR_LEN;
     for (length, fits) in [
         (largest_that_fits, true),
@@ -348,12 +349,12 @@ fn goes_by_its_time_if_huge(token_context: &TokenContext, audience: Option<Audie
             token: token.clone(),
             time: AT,
         };
-        let sealed = token_context.encode(&position, None, audience);
-        assert_eq!(sealed.len(), token_context.encoded_len(&token, audience));
-        assert!(sealed.len() <= MAX_ENVELOPE_LEN);
+        let encoded = token_context.encode(&position, None, audience);
+        assert_eq!(encoded.len(), token_context.encoded_len(&token, audience));
+        assert!(encoded.len() <= MAX_ENVELOPE_LEN);
         let expected = if fits { position } else { Position::Time(AT) };
         assert_eq!(
-            ResumeToken::decode(&sealed, token_context.keys())
+            ResumeToken::decode(&encoded, token_context.keys())
                 .unwrap()
                 .position,
             expected
@@ -362,26 +363,26 @@ fn goes_by_its_time_if_huge(token_context: &TokenContext, audience: Option<Audie
 }
 
 #[test]
-fn a_stamp_tells_deployments_scopes_and_pipelines_apart() {
+fn a_token_context_distinguishes_deployments_scopes_and_pipelines() {
     let token =
         ResumeToken::decode(&token_context().encode(&event("8265"), None, None), None).unwrap();
-    let says = |token_context: &TokenContext| {
+    let comparison = |token_context: &TokenContext| {
         (
             token.is_same_deployment(token_context),
             token.is_same_scope(token_context),
             token.is_same_plan(token_context),
         )
     };
-    assert_eq!(says(&token_context()), (true, true, true));
+    assert_eq!(comparison(&token_context()), (true, true, true));
     let elsewhere = TokenContext::new("rs1", &plan(orders()));
-    assert_eq!(says(&elsewhere), (false, true, true));
+    assert_eq!(comparison(&elsewhere), (false, true, true));
 
     let inserts = pb::WatchRequest {
         operations: vec![pb::OperationType::Insert.into()],
         ..orders()
     };
     assert_eq!(
-        says(&TokenContext::new("rs0", &plan(inserts))),
+        comparison(&TokenContext::new("rs0", &plan(inserts))),
         (true, true, false)
     );
 
@@ -398,13 +399,13 @@ fn a_stamp_tells_deployments_scopes_and_pipelines_apart() {
         scope("", &[]),
     ] {
         let token_context = TokenContext::new("rs0", &plan(other));
-        assert_eq!(says(&token_context), (true, false, false));
+        assert_eq!(comparison(&token_context), (true, false, false));
     }
 }
 
 proptest! {
     #[test]
-    fn any_place_comes_back_as_it_was(
+    fn any_position_survives_encoding_and_decoding(
         token in proptest::collection::vec(any::<u8>(), 0..300),
         kind in 0..4u8,
         seconds: u32,
@@ -423,13 +424,13 @@ proptest! {
     }
 
     #[test]
-    fn a_byte_changed_anywhere_is_noticed(
+    fn a_changed_byte_is_always_detected(
         kind in 0..4usize,
-        seal in 0..4usize,
+        context in 0..4usize,
         at: prop::sample::Index,
         flip in 1..=255u8,
     ) {
-        let (token_context, audience) = &every_context()[seal];
+        let (token_context, audience) = &every_context()[context];
         let mut bytes = token_context.encode(&every_position()[kind], None, *audience).to_vec();
         let at = at.index(bytes.len());
         bytes[at] ^= flip;
@@ -437,33 +438,33 @@ proptest! {
     }
 
     #[test]
-    fn a_token_cut_short_anywhere_is_noticed(
+    fn a_truncated_token_is_always_detected(
         kind in 0..4usize,
-        seal in 0..4usize,
+        context in 0..4usize,
         at: prop::sample::Index,
     ) {
-        let (token_context, audience) = &every_context()[seal];
-        let sealed = token_context.encode(&every_position()[kind], None, *audience);
-        let cut = sealed.slice(..at.index(sealed.len()));
+        let (token_context, audience) = &every_context()[context];
+        let encoded = token_context.encode(&every_position()[kind], None, *audience);
+        let cut = encoded.slice(..at.index(encoded.len()));
         prop_assert!(ResumeToken::decode(&cut, token_context.keys()).is_err());
     }
 
     #[test]
-    fn bytes_added_in_front_or_behind_are_noticed(
+    fn bytes_added_before_or_after_a_token_are_detected(
         kind in 0..4usize,
-        seal in 0..4usize,
+        context in 0..4usize,
         added in proptest::collection::vec(any::<u8>(), 1..40),
     ) {
-        let (token_context, audience) = &every_context()[seal];
-        let sealed = token_context.encode(&every_position()[kind], None, *audience);
-        let behind = [&sealed[..], &added].concat();
+        let (token_context, audience) = &every_context()[context];
+        let encoded = token_context.encode(&every_position()[kind], None, *audience);
+        let behind = [&encoded[..], &added].concat();
         prop_assert!(ResumeToken::decode(&behind, token_context.keys()).is_err());
-        let in_front = [&added, &sealed[..]].concat();
+        let in_front = [&added, &encoded[..]].concat();
         prop_assert!(ResumeToken::decode(&in_front, token_context.keys()).is_err());
     }
 
     #[test]
-    fn no_bytes_make_the_reader_fall_over(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+    fn decoding_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
         let keys = keys(&[KEY]);
         let _ = ResumeToken::decode(&bytes, Some(&keys));
         let _ = ResumeToken::decode(&[&[keys::VERSION], &bytes[..]].concat(), Some(&keys));

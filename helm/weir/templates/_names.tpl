@@ -2,7 +2,7 @@
 {{- default .Chart.Name .Values.nameOverride | trunc 52 | trimSuffix "-" -}}
 {{- end -}}
 
-{{/* Cut to leave room for what is put behind it: a Service's name has 63 characters at most. */}}
+{{/* Truncated to leave space for suffixes: a Service's name has at most 63 characters. */}}
 {{- define "weir.fullname" -}}
 {{- $name := default .Chart.Name .Values.nameOverride -}}
 {{- if .Values.fullnameOverride -}}
@@ -14,14 +14,14 @@
 {{- end -}}
 {{- end -}}
 
-{{/* Said in each manifest, so that helm template | kubectl apply puts it where helm install does. */}}
+{{/* Each manifest names it, so that helm template | kubectl apply uses the same namespace as helm install. */}}
 {{- define "weir.namespace" -}}
 {{- default .Release.Namespace .Values.namespaceOverride -}}
 {{- end -}}
 
 {{/*
-What chooses the server's pods. A Deployment's selector can't be changed, so nothing goes in here that
-an upgrade or a value may change, but nameOverride; and the pod of helm test must not be chosen.
+The labels that select the server's pods. A Deployment's selector cannot be changed, so nothing in here may
+change with an upgrade or a value, except nameOverride; and they must not select the pod of helm test.
 */}}
 {{- define "weir.selectorLabels" -}}
 app.kubernetes.io/name: {{ include "weir.name" . }}

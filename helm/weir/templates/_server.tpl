@@ -1,8 +1,8 @@
 {{/*
-The files that Weir reads: a YAML list of folders below /etc/weir, each with where it comes from and,
-for each file, the variable that names it. Variables, mounts and volumes are made from this one list.
-Folders are mounted whole, never by subPath, as only then do they follow what they come from; and only
-the keys named here are mounted, as the Secret of an authority may hold its private key too.
+The files that Weir reads: a YAML list of folders below /etc/weir, each with its source and,
+for each file, the variable that names it. Variables, mounts and volumes are generated from this list.
+Folders are mounted as a whole, never by subPath, because Kubernetes updates only whole folders; and only
+the keys named here are mounted, because the Secret of an authority may also contain its private key.
 */}}
 {{- define "weir.folders" -}}
 {{- $fullname := include "weir.fullname" . -}}
@@ -87,7 +87,7 @@ the keys named here are mounted, as the Secret of an authority may hold its priv
   configMap:
     name: {{ .configMap }}
   {{- end }}
-    # Read by the group, which is the pod's fsGroup.
+    # Readable by the group, which is the pod's fsGroup.
     defaultMode: 0440
     {{- with .files }}
     items:
@@ -107,8 +107,8 @@ the keys named here are mounted, as the Secret of an authority may hold its priv
 {{- end }}
 {{- end -}}
 
-{{/* A value of settings as its flag reads it. Numbers of a values file arrive as floats, and a large one
-would be written as 1e+06. */}}
+{{/* A value of settings in its flag's notation. Numbers of a values file arrive as floats, and a large one
+would be formatted as 1e+06. */}}
 {{- define "weir.setting" -}}
 {{- if kindIs "float64" . -}}
 {{- if eq . (floor .) }}{{ printf "%.0f" . }}{{ else }}{{ . }}{{ end -}}
@@ -130,7 +130,7 @@ would be written as 1e+06. */}}
 - name: WEIR_SHUTDOWN_GRACE
   value: {{ printf "%ds" (int .Values.shutdown.graceSeconds) }}
 {{- if not (and (include "weir.encrypts" .) (include "weir.knowsCallers" .)) }}
-# As mesh.enabled or insecure says.
+# Because mesh.enabled or insecure is set.
 - name: WEIR_ALLOW_INSECURE
   value: "true"
 {{- end }}
@@ -170,7 +170,7 @@ would be written as 1e+06. */}}
 {{- end }}
 {{- end -}}
 
-{{/* gRPC on the clients' own port says most; but kubelets speak neither TLS nor a mesh's. */}}
+{{/* gRPC on the client port is the best check, but kubelets speak neither TLS nor a mesh's mTLS. */}}
 {{- define "weir.readinessKind" -}}
 {{- $kind := .Values.probes.readiness.kind -}}
 {{- if ne $kind "auto" -}}
@@ -182,7 +182,7 @@ grpc
 {{- end -}}
 {{- end -}}
 
-{{/* What a mesh must know about a pod whose streams are long, as annotations. */}}
+{{/* Annotations that a mesh needs for pods with long streams. */}}
 {{- define "weir.meshAnnotations" -}}
 {{- if .Values.mesh.enabled }}
 {{- $drain := add .Values.shutdown.preStopSeconds .Values.shutdown.graceSeconds 3 }}
@@ -190,20 +190,20 @@ grpc
 # The sidecar gets SIGTERM when Weir's preStop begins, and by default cuts all connections 5 s later.
 proxy.istio.io/config: |
   terminationDrainDuration: {{ $drain }}s
-# The admin port is for kubelets and a Prometheus that may be outside of the mesh; and the sidecar would
-# make all its callers look like ones on this machine, who may do more.
+# Kubelets and a Prometheus outside of the mesh use the admin port; and through the sidecar
+# all callers would seem to be on this machine, and such callers have more rights.
 traffic.sidecar.istio.io/excludeInboundPorts: "9090"
 {{- else if eq .Values.mesh.kind "linkerd" }}
 {{- if .Values.mesh.inject }}
 linkerd.io/inject: enabled
 {{- end }}
-# Calls without mTLS are refused. The default lets them through.
+# Refuses calls without mTLS, which the default accepts.
 config.linkerd.io/default-inbound-policy: all-authenticated
-# The admin port is for kubelets and a Prometheus that may be outside of the mesh; and the proxy would
-# make all its callers look like ones on this machine, who may do more.
+# Kubelets and a Prometheus outside of the mesh use the admin port; and through the proxy
+# all callers would seem to be on this machine, and such callers have more rights.
 config.linkerd.io/skip-inbound-ports: "9090"
 {{- if .Values.shutdown.preStopSeconds }}
-# New calls go on being served for as long as Weir's own preStop.
+# The proxy accepts new calls for as long as Weir's own preStop.
 config.alpha.linkerd.io/proxy-wait-before-exit-seconds: {{ .Values.shutdown.preStopSeconds | quote }}
 {{- end }}
 {{- end }}

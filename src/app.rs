@@ -1,7 +1,7 @@
 //! All wiring, top to bottom: what is started in which order, and stopped in which.
 
-mod checked;
-mod token_keys;
+mod loaded_files;
+mod token_key_file;
 
 use std::{
     net::SocketAddr,
@@ -36,19 +36,19 @@ use crate::{
     spans::Spans,
     tls,
 };
-use checked::Checked;
+use loaded_files::LoadedFiles;
 
 /// The service's name, as health checks ask for it.
 const SERVICE: &str = "weir.v1.WatchService";
 
 /// How often the histograms' buffers are drained.
-const UPKEEP: Duration = Duration::from_secs(5);
+const METRICS_UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 
 /// How long to wait before MongoDB is asked again whether it is there, while it has never answered.
-const FIRST_CONTACT_PAUSE: Duration = Duration::from_millis(500);
+const FIRST_CONTACT_INTERVAL: Duration = Duration::from_millis(500);
 
 /// How long MongoDB gets to kill the cursors at the end, and a collector to take the last spans.
-const CLOSE_LIMIT: Duration = Duration::from_secs(2);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How many calls of one connection may be cancelled before the server has even looked at them;
 /// beyond, the connection is closed, as that is how floods of resets begin. h2's own limit of 20 is
@@ -57,13 +57,13 @@ const CLOSE_LIMIT: Duration = Duration::from_secs(2);
 const MAX_PENDING_RESETS: usize = 1_000;
 
 /// The largest request to the services beside Weir's own, in bytes: they take names.
-const MAX_SIDE_REQUEST_BYTES: usize = 16 << 10;
+const MAX_AUXILIARY_REQUEST_BYTES: usize = 16 << 10;
 
 /// How many connections the admin port holds at once. Each ends within `--request-timeout`.
 const MAX_ADMIN_CONNECTIONS: usize = 256;
 
 /// How many of them one address may hold, so that a peer can't keep out the kubelet's probes.
-const MAX_ADMIN_CONNECTIONS_OF_ONE: usize = 16;
+const MAX_ADMIN_CONNECTIONS_PER_ADDRESS: usize = 16;
 
 /// Why the server did not start.
 #[derive(Debug, thiserror::Error)]
@@ -132,7 +132,7 @@ impl App {
         config.validate()?;
         tls::install_provider();
         let metrics = Arc::new(Metrics::new());
-        for (limit, max) in config.counted_limits() {
+        for (limit, max) in config.limit_metrics() {
             metrics.limit(limit, max);
         }
         let spans =
@@ -140,7 +140,7 @@ impl App {
                 flag: "otlp-endpoint",
                 problem,
             })?;
-        let checked = Checked::read(&config, Arc::clone(&metrics)).await?;
+        let loaded = LoadedFiles::read(&config, Arc::clone(&metrics)).await?;
         let source = MongoSource::new(&MongoSettings {
             uri: config.mongodb_uri.clone(),
             min_pool_capacity: config.pool_capacity(),
@@ -149,14 +149,14 @@ impl App {
         })
         .await
         .map_err(StartError::Uri)?;
-        let gate = Arc::new(checked.gate);
+        let gate = Arc::new(loaded.gate);
         let (grpc_listener, grpc_addr) = bind(config.listen).await?;
         let (admin_listener, admin_addr) = bind(config.admin_listen).await?;
 
         let hub = Hub::new(
             Arc::new(source.clone()),
             HubSettings {
-                token_keys: checked.token_keys.as_ref().map(|it| Arc::clone(&it.keys)),
+                token_keys: loaded.token_keys.as_ref().map(|it| Arc::clone(&it.keys)),
                 ..config.hub_settings()
             },
             Arc::clone(&metrics),
@@ -175,8 +175,8 @@ impl App {
         let (health, health_service) = tonic_health::server::health_reporter();
         set_serving(&health, ServingStatus::NotServing).await;
         let access = Access {
-            authenticator: checked.authenticator,
-            policy: checked.policy.clone(),
+            authenticator: loaded.authenticator,
+            policy: loaded.policy.clone(),
         };
         let api = WatchApi::new(
             hub.clone(),
@@ -191,51 +191,52 @@ impl App {
             config.request_timeout,
             Arc::clone(&metrics),
         );
-        let watching = WatchServiceServer::new(api).max_decoding_message_size(MAX_REQUEST_BYTES);
-        let health_service = health_service.max_decoding_message_size(MAX_SIDE_REQUEST_BYTES);
+        let watch_service =
+            WatchServiceServer::new(api).max_decoding_message_size(MAX_REQUEST_BYTES);
+        let health_service = health_service.max_decoding_message_size(MAX_AUXILIARY_REQUEST_BYTES);
         let v1 = reflection().build_v1()?;
         let v1alpha = reflection().build_v1alpha()?;
         let router = server(&config)
             .layer(guard)
             .layer(CallerGuard::new(access, Arc::clone(&metrics)))
-            .add_service(watching)
+            .add_service(watch_service)
             .add_service(health_service)
-            .add_service(v1.max_decoding_message_size(MAX_SIDE_REQUEST_BYTES))
-            .add_service(v1alpha.max_decoding_message_size(MAX_SIDE_REQUEST_BYTES));
+            .add_service(v1.max_decoding_message_size(MAX_AUXILIARY_REQUEST_BYTES))
+            .add_service(v1alpha.max_decoding_message_size(MAX_AUXILIARY_REQUEST_BYTES));
         let port = |listener, max, hurry| {
             let patience = (hurry, config.request_timeout);
             let keepalive = config.http2_keepalive_interval;
             Port::new(listener, max, patience, keepalive, Arc::clone(&metrics))
         };
-        let handshakes = checked.tls.map(|(tls, files)| {
+        let handshakes = loaded.tls.map(|(tls, files)| {
             tls.announce(&metrics);
             let handshakes = Handshakes::new(Arc::clone(&tls), config.tls.max_handshakes, &metrics);
             let (interval, metrics) = (config.reload_interval, Arc::clone(&metrics));
-            let following = async move { tls.follow(files, interval, &metrics).await };
-            tokio::spawn(stop.clone().run_until_cancelled_owned(following));
+            let reloading = async move { tls.follow(files, interval, &metrics).await };
+            tokio::spawn(stop.clone().run_until_cancelled_owned(reloading));
             handshakes
         });
-        let port_of_grpc = port(grpc_listener, config.max_connections, Hurry::Greet);
-        let incoming = port_of_grpc.connections(handshakes);
+        let grpc_port = port(grpc_listener, config.max_connections, Hurry::Greet);
+        let incoming = grpc_port.connections(handshakes);
         let admin_port = port(admin_listener, MAX_ADMIN_CONNECTIONS, Hurry::End)
-            .with_most_of_one(MAX_ADMIN_CONNECTIONS_OF_ONE);
+            .with_most_of_one(MAX_ADMIN_CONNECTIONS_PER_ADDRESS);
 
         tokio::spawn(serve_admin(admin_port, admin, stop.clone()));
-        tokio::spawn(keep_up(Arc::clone(&metrics), stop.clone()));
+        tokio::spawn(run_metrics_upkeep(Arc::clone(&metrics), stop.clone()));
         let (interval, gate_metrics) = (config.reload_interval, Arc::clone(&metrics));
-        let following = async move { gate.follow(interval, &gate_metrics).await };
-        tokio::spawn(stop.clone().run_until_cancelled_owned(following));
-        if let Some(file) = checked.token_keys {
-            let following = file.follow(config.reload_interval, Arc::clone(&metrics));
-            tokio::spawn(stop.clone().run_until_cancelled_owned(following));
+        let reloading = async move { gate.follow(interval, &gate_metrics).await };
+        tokio::spawn(stop.clone().run_until_cancelled_owned(reloading));
+        if let Some(file) = loaded.token_keys {
+            let reloading = file.follow(config.reload_interval, Arc::clone(&metrics));
+            tokio::spawn(stop.clone().run_until_cancelled_owned(reloading));
         }
-        if let Some(files) = checked.policy_files {
-            let (policy, interval) = (checked.policy, config.reload_interval);
-            let following = async move { policy.follow(files, interval, &metrics).await };
-            tokio::spawn(stop.clone().run_until_cancelled_owned(following));
+        if let Some(files) = loaded.policy_files {
+            let (policy, interval) = (loaded.policy, config.reload_interval);
+            let reloading = async move { policy.follow(files, interval, &metrics).await };
+            tokio::spawn(stop.clone().run_until_cancelled_owned(reloading));
         }
-        tokio::spawn(watch_oplog(hub.clone(), stop.clone()));
-        tokio::spawn(stop.clone().run_until_cancelled_owned(checked.upkeep.run()));
+        tokio::spawn(monitor_oplog(hub.clone(), stop.clone()));
+        tokio::spawn(stop.clone().run_until_cancelled_owned(loaded.upkeep.run()));
         tokio::spawn(await_first_contact(
             source.clone(),
             health.clone(),
@@ -248,7 +249,7 @@ impl App {
                 tracing::error!(%error, "the gRPC server failed");
             }
         });
-        if let Some(missing) = config.missing_beyond_loopback() {
+        if let Some(missing) = config.missing_protection() {
             tracing::warn!(
                 address = %grpc_addr,
                 missing,
@@ -299,12 +300,12 @@ impl App {
             tracing::warn!("clients did not take the end of their streams in time; cutting them");
             self.grpc.abort();
         }
-        let closed = timeout(CLOSE_LIMIT, async {
+        let closed = timeout(CLOSE_TIMEOUT, async {
             self.hub.close().await;
             self.source.close().await;
         });
         // Every watch has ended by now, and its span with it.
-        if tokio::join!(closed, self.spans.close(CLOSE_LIMIT))
+        if tokio::join!(closed, self.spans.close(CLOSE_TIMEOUT))
             .0
             .is_err()
         {
@@ -320,10 +321,10 @@ impl App {
 ///
 /// # Errors
 /// When a setting can't be used, or what is in its file.
-pub async fn check(config: &ServeConfig) -> Result<(), StartError> {
+pub async fn check_config(config: &ServeConfig) -> Result<(), StartError> {
     config.validate()?;
     tls::install_provider();
-    Checked::read(config, Arc::default()).await.map(drop)
+    LoadedFiles::read(config, Arc::default()).await.map(drop)
 }
 
 async fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
@@ -375,8 +376,8 @@ async fn serve_admin(port: Port, admin: Admin, stop: CancellationToken) {
     }
 }
 
-async fn keep_up(metrics: Arc<Metrics>, stop: CancellationToken) {
-    let mut interval = tokio::time::interval(UPKEEP);
+async fn run_metrics_upkeep(metrics: Arc<Metrics>, stop: CancellationToken) {
+    let mut interval = tokio::time::interval(METRICS_UPKEEP_INTERVAL);
     let upkeep = async {
         loop {
             interval.tick().await;
@@ -386,7 +387,7 @@ async fn keep_up(metrics: Arc<Metrics>, stop: CancellationToken) {
     stop.run_until_cancelled(upkeep).await;
 }
 
-async fn watch_oplog(hub: Hub, stop: CancellationToken) {
+async fn monitor_oplog(hub: Hub, stop: CancellationToken) {
     stop.run_until_cancelled(hub.keep_an_eye_on_the_oplog())
         .await;
 }
@@ -399,19 +400,19 @@ async fn await_first_contact(
     drain: CancellationToken,
 ) {
     let contact = async {
-        let mut told = None;
+        let mut last_logged = None;
         loop {
             match source.facts().await {
                 Ok(facts) => return facts,
                 Err(error) => {
                     let message = error.to_string();
-                    if told.as_ref() != Some(&message) {
+                    if last_logged.as_ref() != Some(&message) {
                         tracing::warn!(code = error.code, %error, "mongodb does not answer yet");
-                        told = Some(message);
+                        last_logged = Some(message);
                     }
                 }
             }
-            tokio::time::sleep(FIRST_CONTACT_PAUSE).await;
+            tokio::time::sleep(FIRST_CONTACT_INTERVAL).await;
         }
     };
     if let Some(facts) = drain.run_until_cancelled(contact).await {

@@ -1,6 +1,6 @@
 //! Every way in which a call can fail, and what the client is told: one table, in one place.
 
-mod words;
+mod messages;
 
 use std::{collections::HashMap, time::Duration};
 
@@ -14,7 +14,7 @@ use crate::{
     source::{ClusterTime, Failure, SourceError},
 };
 
-use words::{expired, place, unsent, violations};
+use messages::{join_violations, resume_from, token_expired, undeliverable_event};
 
 /// The `domain` of every `google.rpc.ErrorInfo`.
 pub const DOMAIN: &str = "weir";
@@ -22,15 +22,15 @@ pub const DOMAIN: &str = "weir";
 /// When to try again after something that passes by itself.
 const RETRY_SOON: Duration = Duration::from_secs(1);
 /// How much later at most, each at a moment of its own, where many are sent away at once.
-const SPREAD: Duration = Duration::from_secs(4);
+const RETRY_JITTER: Duration = Duration::from_secs(4);
 /// When to try again after a limit was met.
 const RETRY_LATER: Duration = Duration::from_secs(5);
 
 /// The most of a status's words that goes out, in bytes. Together with what follows, and with what
 /// encoding adds, it stays below the 8 KiB of trailers that every client takes.
-const MAX_MESSAGE: usize = 700;
+const MAX_MESSAGE_BYTES: usize = 700;
 /// The most of one text among the details, in bytes.
-const MAX_TEXT: usize = 600;
+const MAX_DETAIL_BYTES: usize = 600;
 /// The most of all bad fields together, in bytes; further ones are left out.
 const MAX_VIOLATION_BYTES: usize = 3_000;
 
@@ -38,15 +38,15 @@ const MAX_VIOLATION_BYTES: usize = 3_000;
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
     /// Fields of the request can't be used.
-    #[error("{}", violations(.0))]
+    #[error("{}", join_violations(.0))]
     InvalidRequest(Vec<FieldViolation>),
     /// The request holds a field that this version does not know.
     #[error(
-        "field {number} of {place} is not known to this version of the server, which does not pass over it: leave it out, or use a later version"
+        "field {number} of {message} is not known to this version of the server, which does not pass over it: leave it out, or use a later version"
     )]
     UnknownField {
         /// The path of the message that holds it; `WatchRequest` for that itself.
-        place: String,
+        message: String,
         /// The field's number.
         number: u32,
     },
@@ -68,15 +68,15 @@ pub enum Error {
     #[error("resume_token {0}")]
     TokenMalformed(String),
     /// The resume token is of another place, or for another view.
-    #[error("resume_token is of {of}")]
+    #[error("resume_token is of {belongs_to}")]
     TokenMismatch {
         /// What it is of.
-        of: &'static str,
+        belongs_to: &'static str,
         /// The time of its place, where a watch may start at that in its stead.
         time: Option<ClusterTime>,
     },
     /// The place asked for, or reached, is no longer in the oplog.
-    #[error("{}", expired(*asked, *oldest))]
+    #[error("{}", token_expired(*asked, *oldest))]
     TokenExpired {
         /// The time of the place.
         asked: Option<ClusterTime>,
@@ -105,8 +105,8 @@ pub enum Error {
     )]
     UpstreamAccessDenied,
     /// A required image is not there.
-    #[error("a required pre- or post-image is not there{}", unsent(.0))]
-    ImageUnavailable(Unsent),
+    #[error("a required pre- or post-image is not there{}", undeliverable_event(.0))]
+    ImageUnavailable(UndeliverableEvent),
     /// An event does not fit the client's limit, and the client wants the watch to end then.
     #[error("an event of {event_bytes} bytes does not fit max_message_bytes, {limit}")]
     EventTooLarge {
@@ -116,8 +116,8 @@ pub enum Error {
         limit: u32,
     },
     /// An event is larger than MongoDB can send.
-    #[error("an event is larger than MongoDB can send{}", unsent(.0))]
-    UpstreamEventTooLarge(Unsent),
+    #[error("an event is larger than MongoDB can send{}", undeliverable_event(.0))]
+    UpstreamEventTooLarge(UndeliverableEvent),
     /// A limit of the server was met.
     #[error("the server's limit of {max} {limit} is reached")]
     LimitExceeded {
@@ -127,10 +127,10 @@ pub enum Error {
         max: usize,
     },
     /// A limit of one principal, or a rate, was met.
-    #[error("{subject} is limited to {allowed}: try again in {}", humantime::format_duration(*retry))]
+    #[error("{owner} is limited to {allowed}: try again in {}", humantime::format_duration(*retry))]
     Quota {
         /// Whose limit it is: "this principal" or "the server".
-        subject: &'static str,
+        owner: &'static str,
         /// What is limited, as `weir_limit_rejections_total` names it.
         limit: &'static str,
         /// How much there may be, in words.
@@ -156,7 +156,7 @@ pub enum Error {
     #[error("not allowed for this principal: {0}")]
     AccessDenied(String),
     /// The caller may see something else of the namespace than when the watch began.
-    #[error("what this principal may see has changed: go on from {}", place(*after))]
+    #[error("what this principal may see has changed: go on from {}", resume_from(*after))]
     AccessChanged {
         /// Where the last token is no longer for this principal: the time of its place, to start at in its
         /// stead.
@@ -178,7 +178,7 @@ pub enum Error {
 
 /// What is known of an event that MongoDB can't send.
 #[derive(Debug, Clone, Default)]
-pub struct Unsent {
+pub struct UndeliverableEvent {
     /// The time of the last place before it.
     pub after: Option<ClusterTime>,
     /// Its own time.
@@ -307,8 +307,8 @@ impl Error {
             Self::InvalidRequest(violations) => {
                 let mut bytes = 0;
                 for violation in violations {
-                    let field = cut(&violation.field, MAX_TEXT);
-                    let description = cut(&violation.description, MAX_TEXT);
+                    let field = truncate(&violation.field, MAX_DETAIL_BYTES);
+                    let description = truncate(&violation.description, MAX_DETAIL_BYTES);
                     bytes += field.len() + description.len();
                     if bytes > MAX_VIOLATION_BYTES {
                         break;
@@ -323,9 +323,9 @@ impl Error {
                 details.add_bad_request_violation("resume_token", self.to_string());
                 put_time(&mut facts, "token_time", *time);
             }
-            Self::UnknownField { place, number } => {
+            Self::UnknownField { message, number } => {
                 facts.insert("field".to_owned(), number.to_string());
-                facts.insert("message".to_owned(), place.clone());
+                facts.insert("message".to_owned(), message.clone());
             }
             Self::TokenExpired { asked, oldest } => {
                 put_time(&mut facts, "token_time", *asked);
@@ -334,7 +334,10 @@ impl Error {
             Self::Invalidated { scope, cause } => {
                 let cause = cause.map_or("unknown", Operation::name);
                 facts.insert("cause".to_owned(), cause.to_owned());
-                facts.insert("namespace".to_owned(), cut(&scope.to_string(), MAX_TEXT));
+                facts.insert(
+                    "namespace".to_owned(),
+                    truncate(&scope.to_string(), MAX_DETAIL_BYTES),
+                );
             }
             Self::UpstreamUnavailable | Self::KeysUnavailable => {
                 details.set_retry_info(Some(RETRY_SOON));
@@ -343,7 +346,7 @@ impl Error {
                 if let Self::AccessChanged { after } = &self {
                     put_time(&mut facts, "after_time", *after);
                 }
-                details.set_retry_info(Some(RETRY_SOON + SPREAD.mul_f64(fastrand::f64())));
+                details.set_retry_info(Some(RETRY_SOON + RETRY_JITTER.mul_f64(fastrand::f64())));
             }
             Self::ChangeStreamsUnsupported => {
                 details.add_precondition_failure_violation(
@@ -352,10 +355,10 @@ impl Error {
                     "a replica set or a sharded cluster is needed",
                 );
             }
-            Self::ImageUnavailable(unsent) | Self::UpstreamEventTooLarge(unsent) => {
-                put_time(&mut facts, "after_time", unsent.after);
-                put_time(&mut facts, "event_time", unsent.time);
-                if let Some(token) = &unsent.next_token {
+            Self::ImageUnavailable(event) | Self::UpstreamEventTooLarge(event) => {
+                put_time(&mut facts, "after_time", event.after);
+                put_time(&mut facts, "event_time", event.time);
+                if let Some(token) = &event.next_token {
                     facts.insert("next_token".to_owned(), STANDARD.encode(token));
                 }
             }
@@ -368,12 +371,12 @@ impl Error {
                 details.set_retry_info(Some(RETRY_LATER));
             }
             Self::Quota {
-                subject,
+                owner,
                 limit,
                 allowed,
                 retry,
             } => {
-                let words = format!("{subject}: {allowed}");
+                let words = format!("{owner}: {allowed}");
                 details.add_quota_failure_violation(*limit, words);
                 details.set_retry_info(Some(*retry));
             }
@@ -391,7 +394,7 @@ impl Error {
             | Self::Unimplemented(_) => {}
         }
         details.set_error_info(self.reason(), DOMAIN, facts);
-        let message = cut(&self.to_string(), MAX_MESSAGE);
+        let message = truncate(&self.to_string(), MAX_MESSAGE_BYTES);
         Status::with_error_details(self.code(), message, details)
     }
 }
@@ -417,8 +420,8 @@ impl From<&SourceError> for Error {
             Failure::TokenInvalid => {
                 Self::TokenMalformed("holds a token that MongoDB can't read".to_owned())
             }
-            Failure::ImageMissing => Self::ImageUnavailable(Unsent::default()),
-            Failure::EventTooLarge => Self::UpstreamEventTooLarge(Unsent::default()),
+            Failure::ImageMissing => Self::ImageUnavailable(UndeliverableEvent::default()),
+            Failure::EventTooLarge => Self::UpstreamEventTooLarge(UndeliverableEvent::default()),
             Failure::Unsupported => Self::ChangeStreamsUnsupported,
             Failure::AccessDenied | Failure::LoginFailed => Self::UpstreamAccessDenied,
             Failure::NotACollection => Self::InvalidRequest(vec![FieldViolation {
@@ -462,7 +465,7 @@ fn put_time(facts: &mut HashMap<String, String>, key: &str, time: Option<Cluster
 }
 
 /// A text of at most this many bytes.
-pub(crate) fn cut(text: &str, max: usize) -> String {
+pub(crate) fn truncate(text: &str, max: usize) -> String {
     if text.len() <= max {
         return text.to_owned();
     }

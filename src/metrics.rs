@@ -6,9 +6,9 @@
 
 mod guards;
 mod handles;
-mod known;
+mod label_values;
 mod labels;
-mod readings;
+mod scrape;
 
 use std::{collections::HashMap, sync::Mutex, time::Duration};
 
@@ -21,14 +21,14 @@ use crate::plan::{Format, Operation};
 
 use handles::{Handles, describe};
 
-pub use guards::{Charge, Held, InStage};
-pub use known::ENDS;
+pub use guards::{GaugeGuard, StageGuard};
+pub use label_values::WATCH_ENDS;
 pub use labels::{HandshakeResult, Mode, Stage};
-pub use readings::Readings;
+pub use scrape::ScrapedGauges;
 
 /// One entry of the catalogue.
 #[derive(Debug, Clone, Copy)]
-pub struct Description {
+pub struct MetricDescription {
     /// The metric's name.
     pub name: &'static str,
     /// What kind it is, in Prometheus' words.
@@ -43,8 +43,8 @@ macro_rules! catalogue {
     ($($constant:ident: $kind:literal, $name:literal, [$($label:literal),*], $help:literal;)*) => {
         $(const $constant: &str = $name;)*
         /// Every metric of Weir's own, but those of the process.
-        pub const CATALOGUE: &[Description] = &[
-            $(Description { name: $name, kind: $kind, labels: &[$($label),*], help: $help },)*
+        pub const CATALOGUE: &[MetricDescription] = &[
+            $(MetricDescription { name: $name, kind: $kind, labels: &[$($label),*], help: $help },)*
         ];
     };
 }
@@ -68,8 +68,10 @@ catalogue! {
         "Connections of gRPC clients open now.";
     CATCH_UPS: "gauge", "weir_catch_ups", [],
         "Watches that read what their feed no longer holds, each on a change stream of its own.";
+    WATCHES_FELL_BEHIND: "counter", "weir_watches_fell_behind_total", [],
+        "Times that a watch fell behind the events that its feed holds, or left a chunked event unread while memory was short, and had to catch up.";
     PARKS: "counter", "weir_parks_total", [],
-        "Times that a watch fell behind all that its feed holds, or left an event in pieces unread while memory was short, and had to catch up.";
+        "Deprecated: use weir_watches_fell_behind_total, which has the same value. The next version removes this name.";
     OPLOG_HEADROOM: "gauge", "weir_oplog_headroom_seconds", [],
         "The place of the watch that is furthest behind, less the oldest entry of MongoDB's oplog; left out while either is unknown.";
     FEED_RESTARTS: "counter", "weir_feed_restarts_total", ["reason"],
@@ -160,8 +162,9 @@ pub struct Metrics {
     pub connections: Gauge,
     /// `weir_catch_ups`
     pub catch_ups: Gauge,
-    /// `weir_parks_total`
-    pub parks: Counter,
+    watches_fell_behind: Counter,
+    /// The deprecated name of `watches_fell_behind`.
+    parks: Counter,
     process: metrics_process::Collector,
 }
 
@@ -219,13 +222,14 @@ impl Metrics {
             events_filtered: built.events_filtered,
             connections: built.connections,
             catch_ups: built.catch_ups,
+            watches_fell_behind: built.watches_fell_behind,
             parks: built.parks,
             process: metrics_process::Collector::default(),
         };
         metrics::with_local_recorder(&metrics.recorder, || {
             metrics::gauge!(BUILD_INFO, "version" => env!("CARGO_PKG_VERSION")).set(1);
         });
-        metrics.register_known();
+        metrics.register_known_label_values();
         metrics
     }
 
@@ -236,10 +240,10 @@ impl Metrics {
 
     /// The page that Prometheus scrapes, with what is measured now.
     #[must_use]
-    pub fn render(&self, readings: &Readings) -> String {
+    pub fn render(&self, gauges: &ScrapedGauges) -> String {
         metrics::with_local_recorder(&self.recorder, || self.process.collect());
         let mut page = self.handle.render();
-        readings.write(&mut page);
+        gauges.write(&mut page);
         page
     }
 
@@ -261,10 +265,10 @@ impl Metrics {
 
     /// `weir_feed_restarts_total`; `reason` is one of a closed set.
     pub fn feed_restarted(&self, reason: &'static str) {
-        self.feeds_restarted(reason).increment(1);
+        self.feed_restart_counter(reason).increment(1);
     }
 
-    fn feeds_restarted(&self, reason: &'static str) -> Counter {
+    fn feed_restart_counter(&self, reason: &'static str) -> Counter {
         self.counter(
             &self.restarts,
             reason,
@@ -274,10 +278,10 @@ impl Metrics {
 
     /// `weir_watches_ended_total`; both labels are of closed sets.
     pub fn watch_ended(&self, code: &'static str, reason: &'static str) {
-        self.watches_ended(code, reason).increment(1);
+        self.watch_end_counter(code, reason).increment(1);
     }
 
-    fn watches_ended(&self, code: &'static str, reason: &'static str) -> Counter {
+    fn watch_end_counter(&self, code: &'static str, reason: &'static str) -> Counter {
         self.counter(
             &self.ended,
             (code, reason),
@@ -285,12 +289,18 @@ impl Metrics {
         )
     }
 
-    /// `weir_limit_rejections_total`; `limit` is one of a closed set.
-    pub fn limit_rejected(&self, limit: &'static str) {
-        self.limits_rejected(limit).increment(1);
+    /// `weir_watches_fell_behind_total`, also under its deprecated name `weir_parks_total`.
+    pub fn count_fell_behind(&self) {
+        self.watches_fell_behind.increment(1);
+        self.parks.increment(1);
     }
 
-    fn limits_rejected(&self, limit: &'static str) -> Counter {
+    /// `weir_limit_rejections_total`; `limit` is one of a closed set.
+    pub fn limit_rejected(&self, limit: &'static str) {
+        self.limit_rejection_counter(limit).increment(1);
+    }
+
+    fn limit_rejection_counter(&self, limit: &'static str) -> Counter {
         self.counter(
             &self.rejections,
             limit,
@@ -317,12 +327,12 @@ impl Metrics {
 
     /// `weir_reloads_total`; `what` is one of a closed set.
     pub fn reloaded(&self, what: &'static str, ok: bool) {
-        self.reloads(what, ok).increment(1);
-        self.in_force(what, ok);
+        self.reload_counter(what, ok).increment(1);
+        self.set_last_reload(what, ok);
     }
 
     /// The same, not moved: what is missing from the first scrape is missing from every rate.
-    pub fn reloads(&self, what: &'static str, ok: bool) -> Counter {
+    pub fn reload_counter(&self, what: &'static str, ok: bool) -> Counter {
         let result = if ok { "ok" } else { "failed" };
         self.counter(
             &self.reloads,
@@ -332,7 +342,7 @@ impl Metrics {
     }
 
     /// `weir_last_reload_successful`; `what` is one of a closed set.
-    pub fn in_force(&self, what: &'static str, ok: bool) {
+    pub fn set_last_reload(&self, what: &'static str, ok: bool) {
         let gauge = || metrics::gauge!(LAST_RELOAD, "what" => what);
         metrics::with_local_recorder(&self.recorder, gauge).set(f64::from(u8::from(ok)));
     }
@@ -346,10 +356,10 @@ impl Metrics {
 
     /// `weir_authentications_total`; both labels are of closed sets.
     pub fn authenticated(&self, method: &'static str, result: &'static str) {
-        self.authentications(method, result).increment(1);
+        self.authentication_counter(method, result).increment(1);
     }
 
-    fn authentications(&self, method: &'static str, result: &'static str) -> Counter {
+    fn authentication_counter(&self, method: &'static str, result: &'static str) -> Counter {
         self.counter(
             &self.authentications,
             (method, result),
@@ -360,10 +370,10 @@ impl Metrics {
     /// `weir_authorizations_total`; whether any rule is for the caller.
     pub fn authorized(&self, ok: bool) {
         let result = if ok { "ok" } else { "no_rule" };
-        self.authorizations(result).increment(1);
+        self.authorization_counter(result).increment(1);
     }
 
-    fn authorizations(&self, result: &'static str) -> Counter {
+    fn authorization_counter(&self, result: &'static str) -> Counter {
         self.counter(
             &self.authorizations,
             result,
@@ -373,14 +383,14 @@ impl Metrics {
 
     /// Counts an open watch in its stage until it is dropped.
     #[must_use]
-    pub fn watch_in(&self, stage: Stage) -> InStage {
-        InStage::enter(&self.watches, stage)
+    pub fn count_watch(&self, stage: Stage) -> StageGuard {
+        StageGuard::enter(&self.watches, stage)
     }
 
     /// Counts an open feed in its stage until it is dropped.
     #[must_use]
-    pub fn feed_in(&self, mode: Mode, stage: Stage) -> InStage {
-        InStage::enter(&self.feeds[mode as usize], stage)
+    pub fn count_feed(&self, mode: Mode, stage: Stage) -> StageGuard {
+        StageGuard::enter(&self.feeds[mode as usize], stage)
     }
 
     fn counter<K: Copy + Eq + std::hash::Hash>(

@@ -16,14 +16,14 @@ const MAX_BYTES: u64 = 1 << 20;
 
 /// Files that are of use together only, such as a certificate and its key.
 #[derive(Debug)]
-pub struct Files {
+pub struct ReloadedFiles {
     /// What they hold, for logs and metrics.
     what: &'static str,
     paths: Vec<PathBuf>,
     seen: Vec<Vec<u8>>,
 }
 
-impl Files {
+impl ReloadedFiles {
     /// Reads them for the first time. Gives their contents, in the order of `paths`, too.
     ///
     /// # Errors
@@ -46,26 +46,26 @@ impl Files {
         mut apply: impl FnMut(&[Vec<u8>]) -> Result<(), String>,
     ) {
         for ok in [true, false] {
-            metrics.reloads(self.what, ok).increment(0);
+            metrics.reload_counter(self.what, ok).increment(0);
         }
-        metrics.in_force(self.what, true);
-        let mut told = None;
+        metrics.set_last_reload(self.what, true);
+        let mut last_problem = None;
         // What was new at the look before.
-        let mut fresh = None;
+        let mut candidate = None;
         loop {
             tokio::time::sleep(interval).await;
             let read = read_all(&self.paths).await;
             if read.as_ref().is_ok_and(|contents| *contents == self.seen) {
-                fresh = None;
-                if told.take().is_some() {
+                candidate = None;
+                if last_problem.take().is_some() {
                     // The change was taken back.
-                    metrics.in_force(self.what, true);
+                    metrics.set_last_reload(self.what, true);
                 }
                 continue;
             }
             // It may be half of what is being written, or of before a swap and of after it.
-            if fresh.as_ref() != Some(&read) {
-                fresh = Some(read);
+            if candidate.as_ref() != Some(&read) {
+                candidate = Some(read);
                 continue;
             }
             let outcome = match &read {
@@ -76,10 +76,10 @@ impl Files {
                 Ok(()) => {
                     tracing::info!(what = self.what, "read again");
                     metrics.reloaded(self.what, true);
-                    told = None;
+                    last_problem = None;
                 }
                 // The same again is no news.
-                Err(problem) if told.as_ref() == Some(&problem) => continue,
+                Err(problem) if last_problem.as_ref() == Some(&problem) => continue,
                 Err(problem) => {
                     tracing::error!(
                         what = self.what,
@@ -87,11 +87,11 @@ impl Files {
                         "a change can't be used; what was read before stays in force"
                     );
                     metrics.reloaded(self.what, false);
-                    told = Some(problem);
+                    last_problem = Some(problem);
                     continue;
                 }
             }
-            fresh = None;
+            candidate = None;
             if let Ok(contents) = read {
                 self.seen = contents;
             }
@@ -139,7 +139,7 @@ mod tests {
         let volume = tempfile::tempdir().unwrap();
         swap(volume.path(), 0);
         let paths = ["a", "b"].map(|name| volume.path().join("..data").join(name));
-        let (files, first) = Files::read("tls", paths.to_vec()).await.unwrap();
+        let (files, first) = ReloadedFiles::read("tls", paths.to_vec()).await.unwrap();
         assert_eq!(first, [b"0", b"0"]);
         let metrics = Metrics::new();
         let taken = Mutex::new(Vec::new());
@@ -175,7 +175,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("policy.yaml");
         std::fs::write(&path, "old").unwrap();
-        let (files, _) = Files::read("policy", vec![path.clone()]).await.unwrap();
+        let (files, _) = ReloadedFiles::read("policy", vec![path.clone()])
+            .await
+            .unwrap();
         let metrics = Metrics::new();
         let (applied, mut seen) = tokio::sync::mpsc::unbounded_channel();
         let apply = |contents: &[Vec<u8>]| {

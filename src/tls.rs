@@ -22,7 +22,7 @@ use rustls::{
 };
 use tokio::sync::watch;
 
-use crate::{metrics::Metrics, reload::Files};
+use crate::{metrics::Metrics, reload::ReloadedFiles};
 
 /// What the files hold, for logs and metrics.
 const WHAT: &str = "tls";
@@ -66,7 +66,7 @@ impl TlsSettings {
     /// Puts before a problem the flag whose file has it.
     async fn blame(&self, problem: String) -> String {
         for (flag, path) in self.files() {
-            if let Err(problem) = Files::read(WHAT, vec![path.clone()]).await {
+            if let Err(problem) = ReloadedFiles::read(WHAT, vec![path.clone()]).await {
                 return format!("--{flag}: {problem}");
             }
         }
@@ -119,9 +119,9 @@ impl Tls {
     /// # Errors
     /// In words, which name flag and file: one can't be read, or holds nothing that can be used, or the
     /// key is not the certificate's.
-    pub async fn read(settings: TlsSettings) -> Result<(Self, Files), String> {
+    pub async fn read(settings: TlsSettings) -> Result<(Self, ReloadedFiles), String> {
         let paths = settings.files().into_iter().map(|(_, path)| path.clone());
-        let (files, contents) = match Files::read(WHAT, paths.collect()).await {
+        let (files, contents) = match ReloadedFiles::read(WHAT, paths.collect()).await {
             Ok(read) => read,
             Err(problem) => return Err(settings.blame(problem).await),
         };
@@ -155,7 +155,7 @@ impl Tls {
     /// Looks every `interval` whether the files have changed, and puts what they hold in force for new
     /// handshakes, and for the [`Trust`] that open connections have. What can't be used leaves the old ones in
     /// force, all of them, and so does a new certificate that is not valid now. Never ends.
-    pub async fn follow(&self, files: Files, interval: Duration, metrics: &Metrics) {
+    pub async fn follow(&self, files: ReloadedFiles, interval: Duration, metrics: &Metrics) {
         let apply = |contents: &[Vec<u8>]| {
             let loaded = load(&self.settings, contents)?;
             // One that stays must not keep an authority in force that is taken out.

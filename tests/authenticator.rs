@@ -193,7 +193,9 @@ async fn a_good_token_is_taken_whatever_its_signature_is_made_with() {
         let left = left.expect("a time to come").as_secs();
         assert!((3500..=3610).contains(&left), "{left} s");
     }
-    let text = asking.metrics.render(&weir::metrics::Readings::default());
+    let text = asking
+        .metrics
+        .render(&weir::metrics::ScrapedGauges::default());
     let counted = r#"weir_authentications_total{method="jwt",result="ok"} 3"#;
     assert!(text.contains(counted), "{text}");
 }
@@ -577,7 +579,9 @@ async fn a_key_that_leaves_the_file_takes_its_tokens_along() {
     // What can't be read changes nothing.
     file.put("{");
     eventually("the bad file is noticed", async || {
-        let text = asking.metrics.render(&weir::metrics::Readings::default());
+        let text = asking
+            .metrics
+            .render(&weir::metrics::ScrapedGauges::default());
         text.contains(r#"weir_reloads_total{what="jwks",result="failed"} 1"#)
     })
     .await;
@@ -777,7 +781,9 @@ async fn a_server_whose_issuer_is_away_at_the_start_takes_tokens_once_it_is_ther
     server.set(Answer::Keys(key_set(&[&key])));
     // By itself, within its pauses, which begin at a second.
     eventually("the keys are there", async || {
-        let text = asking.metrics.render(&weir::metrics::Readings::default());
+        let text = asking
+            .metrics
+            .render(&weir::metrics::ScrapedGauges::default());
         text.contains(r#"weir_reloads_total{what="jwks",result="ok"} 1"#)
     })
     .await;

@@ -220,7 +220,7 @@ async fn a_hundred_watches_of_large_events_share_their_memory() {
     assert!(grown <= bound, "{grown} bytes of {bound}");
     tally(Figure::WatchesHeld, WATCHES as u64);
     tally(Figure::PeakBytes, grown);
-    let parks = weir.metrics().await.sum("weir_parks_total");
+    let parks = weir.metrics().await.sum("weir_watches_fell_behind_total");
     println!("peak: {peak} in the budget, {grown} resident; {parks} read again");
 }
 
@@ -278,7 +278,7 @@ async fn clients_that_stop_in_the_midst_of_events_hold_up_nobody_and_get_the_res
             watching
         });
     let mut watches = join_all(rest).await;
-    let parks = weir.metrics().await.sum("weir_parks_total");
+    let parks = weir.metrics().await.sum("weir_watches_fell_behind_total");
     assert!(parks > 0.0, "nothing was called in: nothing is tested here");
     // They are live again, and get what comes now.
     orders.delete_many(doc! {}).await.unwrap();

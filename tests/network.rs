@@ -283,7 +283,7 @@ async fn a_line_too_narrow_for_what_is_written_loses_nothing() {
     scene.more_is_written(60).await;
     scene.upstream.set(Mode::Pass);
     let weir = scene.weir.metrics().await;
-    assert!(weir.sum("weir_parks_total") > 0.0, "nobody fell behind");
+    assert!(weir.sum("weir_watches_fell_behind_total") > 0.0, "nobody fell behind");
     scene.verdict(2).await;
 }
 

@@ -68,13 +68,13 @@ async fn clients_that_never_read_cost_the_others_nothing() {
         database.open_cursors().await == 1
     })
     .await;
-    let parks = weir.metrics().await.sum("weir_parks_total");
+    let parks = weir.metrics().await.sum("weir_watches_fell_behind_total");
 
     // And has lost nothing, whenever it comes to read.
     let mut story = Story::default();
     story.until_id(&mut deaf[0], WRITES - 1).await;
     assert_eq!(story.ids, (0..WRITES).collect::<Vec<_>>());
-    let parks = weir.metrics().await.sum("weir_parks_total") - parks;
+    let parks = weir.metrics().await.sum("weir_watches_fell_behind_total") - parks;
     assert!((1.0..=2.0).contains(&parks), "parked {parks} times");
 }
 
@@ -175,7 +175,7 @@ async fn catches_up_and_is_live_again(
     write_and_read(database, &mut fast, WRITES..WRITES + 2, 100).await;
     story.until_id(&mut slow, WRITES + 1).await;
     assert_eq!(story.ids, wanted(WRITES + 2));
-    assert_eq!(weir.metrics().await.sum("weir_parks_total"), 1.0);
+    assert_eq!(weir.metrics().await.sum("weir_watches_fell_behind_total"), 1.0);
 }
 
 #[tokio::test]
@@ -252,7 +252,7 @@ async fn those_who_fell_off_are_served_in_turn() {
             "{story:?}"
         );
     }
-    assert_eq!(weir.metrics().await.sum("weir_parks_total"), SLOW as f64);
+    assert_eq!(weir.metrics().await.sum("weir_watches_fell_behind_total"), SLOW as f64);
 }
 
 /// Progress is due while the second half of what was read waits for a slow client.

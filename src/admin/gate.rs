@@ -17,7 +17,7 @@ use sha2::{Digest as _, Sha256};
 
 use tokio::sync::Mutex;
 
-use crate::{listen::Port, metrics::Metrics, reload::Files};
+use crate::{listen::Port, metrics::Metrics, reload::ReloadedFiles};
 
 /// The shortest token that is taken, in bytes: what is shorter can be guessed.
 const MIN_TOKEN: usize = 16;
@@ -47,7 +47,7 @@ pub struct Gate {
     /// The token's SHA-256.
     token: ArcSwapOption<[u8; 32]>,
     /// The file that holds it, until it is followed.
-    file: Mutex<Option<Files>>,
+    file: Mutex<Option<ReloadedFiles>>,
 }
 
 impl Gate {
@@ -61,7 +61,7 @@ impl Gate {
             return Ok(gate);
         };
         let name = path.display().to_string();
-        let (file, contents) = Files::read("admin_token", vec![path]).await?;
+        let (file, contents) = ReloadedFiles::read("admin_token", vec![path]).await?;
         gate.demand(&contents[0])
             .map_err(|why| format!("{name}: {why}"))?;
         gate.file.get_mut().replace(file);

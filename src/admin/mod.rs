@@ -62,7 +62,7 @@ impl Admin {
 
 async fn metrics(State(admin): State<Admin>, headers: HeaderMap) -> Result<Response, Response> {
     admin.gate.admit_reader(&headers).map_err(refusal)?;
-    let mut readings = admin.hub.readings();
+    let mut readings = admin.hub.scraped_gauges();
     readings.ready = admin.ready.load(Ordering::Acquire);
     let page = admin.metrics.render(&readings);
     let content_type = "text/plain; version=0.0.4; charset=utf-8";

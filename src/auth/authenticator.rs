@@ -15,7 +15,7 @@ use super::{
     remote::Remote,
     shown::{Shown, looks_like_jwt, shown},
 };
-use crate::{error::Error, metrics::Metrics, reload::Files};
+use crate::{error::Error, metrics::Metrics, reload::ReloadedFiles};
 
 /// What the files hold, for logs and metrics.
 const API_KEYS: &str = "api_keys";
@@ -58,8 +58,8 @@ struct Asked {
 pub struct Upkeep {
     authenticator: Authenticator,
     interval: Duration,
-    key_set_file: Option<Files>,
-    api_keys_file: Option<Files>,
+    key_set_file: Option<ReloadedFiles>,
+    api_keys_file: Option<ReloadedFiles>,
 }
 
 impl Authenticator {
@@ -99,7 +99,7 @@ impl Authenticator {
                     problem,
                 };
                 let name = path.display().to_string();
-                let read = Files::read(API_KEYS, vec![path]).await;
+                let read = ReloadedFiles::read(API_KEYS, vec![path]).await;
                 let (file, contents) = read.map_err(failed)?;
                 let keys = ApiKeys::parse(&contents[0]);
                 let keys = keys.map_err(|why| failed(format!("{name}: {why}")))?;
@@ -191,7 +191,7 @@ impl Authenticator {
 }
 
 /// Reads a file of keys, or gets ready to fetch them.
-async fn jwts(settings: JwtSettings) -> Result<(Jwts, Option<Files>), SetupError> {
+async fn jwts(settings: JwtSettings) -> Result<(Jwts, Option<ReloadedFiles>), SetupError> {
     match settings.keys.clone() {
         JwtKeys::File(path) => {
             let failed = |problem| SetupError {
@@ -199,7 +199,7 @@ async fn jwts(settings: JwtSettings) -> Result<(Jwts, Option<Files>), SetupError
                 problem,
             };
             let name = path.display().to_string();
-            let read = Files::read(JWKS, vec![path]).await;
+            let read = ReloadedFiles::read(JWKS, vec![path]).await;
             let (file, contents) = read.map_err(failed)?;
             let keys = KeySet::parse(&contents[0]);
             let keys = keys.map_err(|why| failed(format!("{name}: {why}")))?;

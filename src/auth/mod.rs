@@ -107,7 +107,7 @@ impl Principal {
     /// As logs name it: bounded, and without characters that could pass for something else.
     #[must_use]
     pub fn for_logs(&self) -> String {
-        let name = crate::error::cut(&self.name, MAX_LOGGED_BYTES);
+        let name = crate::error::truncate(&self.name, MAX_LOGGED_BYTES);
         match self.method {
             Method::None => self.method.name().to_owned(),
             method => format!("{}:{}", method.name(), name.escape_debug()),

@@ -126,7 +126,7 @@ impl Remote {
                         metrics.reloaded(what, true);
                     }
                     told = None;
-                    metrics.in_force(what, true);
+                    metrics.set_last_reload(what, true);
                     pause = *PAUSES.start();
                     interval
                 }

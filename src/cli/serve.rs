@@ -100,7 +100,7 @@ async fn check(config: &ServeConfig) -> ExitCode {
         server_selection_timeout: config.server_selection_timeout,
         reply_timeout: config.upstream_reply_timeout,
     };
-    let checked = match app::check(config).await {
+    let checked = match app::check_config(config).await {
         Ok(()) => MongoSource::new(&settings).await.map_err(StartError::Uri),
         Err(error) => Err(error),
     };

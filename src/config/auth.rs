@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, ValueEnum};
 
-use super::{ConfigError, between};
+use super::{ConfigError, check_duration};
 use crate::auth::{AuthSettings, JwtKeys, JwtSettings, RemoteKeys};
 
 /// For how long no bearer token has keys fetched again once one has.
@@ -125,13 +125,13 @@ pub enum JwtAlgorithm {
 impl AuthConfig {
     /// Whether callers must show who they are.
     #[must_use]
-    pub fn is_on(&self) -> bool {
-        self.takes_jwts() || self.api_keys_file.is_some() || self.auth_certificates
+    pub fn is_enabled(&self) -> bool {
+        self.accepts_jwts() || self.api_keys_file.is_some() || self.auth_certificates
     }
 
     /// Whether bearer tokens are taken.
     #[must_use]
-    pub fn takes_jwts(&self) -> bool {
+    pub fn accepts_jwts(&self) -> bool {
         self.jwks_url.is_some() || self.jwks_file.is_some()
     }
 
@@ -152,7 +152,11 @@ impl AuthConfig {
                 keys,
                 issuer: self.jwt_issuer.clone().unwrap_or_default(),
                 audience: self.jwt_audience.clone(),
-                algorithms: self.jwt_algorithms.iter().map(|it| it.of_jwt()).collect(),
+                algorithms: self
+                    .jwt_algorithms
+                    .iter()
+                    .map(|it| it.to_jsonwebtoken())
+                    .collect(),
                 leeway: self.jwt_leeway,
                 name_claim: self.jwt_name_claim.clone(),
             }),
@@ -165,12 +169,12 @@ impl AuthConfig {
     pub(super) fn validate(&self) -> Result<(), ConfigError> {
         let second = Duration::from_secs(1);
         let refresh = self.jwks_refresh_interval;
-        between("jwks-refresh-interval", refresh, second, 86_400 * second)?;
-        between("jwt-leeway", self.jwt_leeway, Duration::ZERO, 25 * second)?;
+        check_duration("jwks-refresh-interval", refresh, second, 86_400 * second)?;
+        check_duration("jwt-leeway", self.jwt_leeway, Duration::ZERO, 25 * second)?;
         let given = |values: &[&str]| !values.is_empty() && values.iter().all(|it| !it.is_empty());
         let audience: Vec<&str> = self.jwt_audience.iter().map(String::as_str).collect();
         let issuer: Vec<&str> = self.jwt_issuer.iter().map(String::as_str).collect();
-        let problem = match (self.takes_jwts(), &self.jwks_url) {
+        let problem = match (self.accepts_jwts(), &self.jwks_url) {
             (true, _) if !given(&issuer) => (
                 "jwt-issuer",
                 "is needed with --jwks-url and --jwks-file: whoever else has keys there could sign too",
@@ -183,7 +187,7 @@ impl AuthConfig {
             (true, _) if self.jwt_name_claim.is_empty() => ("jwt-name-claim", "names none"),
             // clap sees to these for flags.
             (_, Some(_)) if self.jwks_file.is_some() => ("jwks-url", "goes not with --jwks-file"),
-            (_, Some(url)) => match bad_url(url) {
+            (_, Some(url)) => match url_problem(url) {
                 Some(problem) => ("jwks-url", problem),
                 None => return Ok(()),
             },
@@ -197,7 +201,7 @@ impl AuthConfig {
 }
 
 /// Why keys can't be fetched there.
-fn bad_url(url: &str) -> Option<&'static str> {
+fn url_problem(url: &str) -> Option<&'static str> {
     let Ok(uri) = url.parse::<http::Uri>() else {
         return Some("is not a URL");
     };
@@ -207,13 +211,13 @@ fn bad_url(url: &str) -> Option<&'static str> {
         return Some("holds a user or a password; a set of public keys needs none");
     }
     let address = host.trim_start_matches('[').trim_end_matches(']');
-    let is_here = match address.parse::<std::net::IpAddr>() {
+    let is_loopback = match address.parse::<std::net::IpAddr>() {
         Ok(address) => address.is_loopback(),
         Err(_) => host == "localhost",
     };
     match uri.scheme_str() {
         Some("https") if !host.is_empty() => None,
-        Some("http") if is_here => None,
+        Some("http") if is_loopback => None,
         Some("http") => {
             Some("must be https: whoever can change what is sent could put in a key of their own")
         }
@@ -222,7 +226,7 @@ fn bad_url(url: &str) -> Option<&'static str> {
 }
 
 impl JwtAlgorithm {
-    fn of_jwt(self) -> jsonwebtoken::Algorithm {
+    fn to_jsonwebtoken(self) -> jsonwebtoken::Algorithm {
         use jsonwebtoken::Algorithm;
         match self {
             Self::RS256 => Algorithm::RS256,

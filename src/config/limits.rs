@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use clap::Args;
 
-use super::{ConfigError, between, holding, within};
+use super::{ConfigError, check_bytes, check_count, check_duration};
 use crate::policy::Limits;
 
 /// Limits for each principal and for the server; 0 is none. A rule of the policy may set a principal's
@@ -85,7 +85,7 @@ impl LimitsConfig {
     }
 
     pub(super) fn validate(&self) -> Result<(), ConfigError> {
-        within(
+        check_count(
             "max-watches-per-principal",
             self.max_watches_per_principal,
             0,
@@ -93,14 +93,14 @@ impl LimitsConfig {
         )?;
         let count = |count: u32| usize::try_from(count).unwrap_or(usize::MAX);
         let principal = count(self.watch_rate_per_principal);
-        within("watch-rate-per-principal", principal, 0, 100_000)?;
-        within("watch-rate", count(self.watch_rate), 0, 1_000_000)?;
+        check_count("watch-rate-per-principal", principal, 0, 100_000)?;
+        check_count("watch-rate", count(self.watch_rate), 0, 1_000_000)?;
         for (flag, rate) in [
             ("byte-rate-per-principal", self.byte_rate_per_principal),
             ("byte-rate", self.byte_rate),
         ] {
             if rate.as_u64() > 0 {
-                holding(flag, rate, ByteSize::kib(64), ByteSize::tib(1))?;
+                check_bytes(flag, rate, ByteSize::kib(64), ByteSize::tib(1))?;
             }
         }
         if self.watch_max_age.is_zero() {
@@ -108,6 +108,6 @@ impl LimitsConfig {
         }
         let second = Duration::from_secs(1);
         let month = 30 * 86_400 * second;
-        between("watch-max-age", self.watch_max_age, second, month)
+        check_duration("watch-max-age", self.watch_max_age, second, month)
     }
 }

@@ -20,14 +20,14 @@ pub use tls::{ClientAuth, TlsConfig};
 
 /// Connections beyond those that change streams hold: for pings, look-ups of the oplog's start and the
 /// killing of cursors.
-const SPARE_CONNECTIONS: usize = 10;
+const EXTRA_MONGODB_CONNECTIONS: usize = 10;
 
 /// What is said where nobody is asked who they are.
 const NO_AUTHENTICATION: &str = "authentication (--tls-client-ca-file, --jwks-url, --jwks-file or \
                                  --api-keys-file)";
 
 /// What is said where there is no encryption either.
-const NEITHER: &str = "encryption (--tls-cert-file) and without authentication \
+const NO_ENCRYPTION_AND_AUTHENTICATION: &str = "encryption (--tls-cert-file) and without authentication \
                        (--tls-client-ca-file, --jwks-url, --jwks-file or --api-keys-file)";
 
 /// The settings of `weir serve`.
@@ -266,38 +266,38 @@ impl ServeConfig {
     /// # Errors
     /// The first setting that can't be used, with what would be right.
     pub fn validate(&self) -> Result<(), ConfigError> {
-        within("max-watches", self.max_watches, 1, 1_000_000)?;
-        within("max-connections", self.max_connections, 1, 1_000_000)?;
-        within("max-feeds", self.max_feeds, 1, 10_000)?;
-        within("feeds-per-scope", self.feeds_per_scope, 0, 10_000)?;
-        within("max-catch-ups", self.max_catch_ups, 1, 10_000)?;
+        check_count("max-watches", self.max_watches, 1, 1_000_000)?;
+        check_count("max-connections", self.max_connections, 1, 1_000_000)?;
+        check_count("max-feeds", self.max_feeds, 1, 10_000)?;
+        check_count("feeds-per-scope", self.feeds_per_scope, 0, 10_000)?;
+        check_count("max-catch-ups", self.max_catch_ups, 1, 10_000)?;
         let (kib, mib, gib) = (ByteSize::kib, ByteSize::mib, ByteSize::gib);
-        holding("ring-bytes", self.ring_bytes, kib(64), gib(4))?;
-        holding("memory-limit", self.memory_limit, mib(16), gib(1024))?;
+        check_bytes("ring-bytes", self.ring_bytes, kib(64), gib(4))?;
+        check_bytes("memory-limit", self.memory_limit, mib(16), gib(1024))?;
         let seconds = |seconds| Duration::from_secs(seconds);
         let limits = self.request_limits();
         let (min, max) = (limits.min_progress_interval, limits.max_progress_interval);
-        between("progress-interval", self.progress_interval, min, max)?;
+        check_duration("progress-interval", self.progress_interval, min, max)?;
         let hour = seconds(3600);
-        between("feed-linger", self.feed_linger, seconds(0), hour)?;
-        between("upstream-grace", self.upstream_grace, seconds(0), 24 * hour)?;
+        check_duration("feed-linger", self.feed_linger, seconds(0), hour)?;
+        check_duration("upstream-grace", self.upstream_grace, seconds(0), 24 * hour)?;
         let reply = self.upstream_reply_timeout;
-        between("upstream-reply-timeout", reply, seconds(2), hour)?;
+        check_duration("upstream-reply-timeout", reply, seconds(2), hour)?;
         let tenth = Duration::from_millis(100);
         let selection = self.server_selection_timeout;
-        between("server-selection-timeout", selection, tenth, hour)?;
-        between("shutdown-grace", self.shutdown_grace, tenth, hour)?;
-        between("request-timeout", self.request_timeout, tenth, hour)?;
+        check_duration("server-selection-timeout", selection, tenth, hour)?;
+        check_duration("shutdown-grace", self.shutdown_grace, tenth, hour)?;
+        check_duration("request-timeout", self.request_timeout, tenth, hour)?;
         let interval = self.http2_keepalive_interval;
-        between("http2-keepalive-interval", interval, seconds(1), hour)?;
+        check_duration("http2-keepalive-interval", interval, seconds(1), hour)?;
         let timeout = self.http2_keepalive_timeout;
-        between("http2-keepalive-timeout", timeout, seconds(1), hour)?;
-        between("reload-interval", self.reload_interval, tenth, hour)?;
+        check_duration("http2-keepalive-timeout", timeout, seconds(1), hour)?;
+        check_duration("reload-interval", self.reload_interval, tenth, hour)?;
         self.tls.validate()?;
         self.auth.validate()?;
         self.limits.validate()?;
         self.spans.validate()?;
-        match self.missing_beyond_loopback() {
+        match self.missing_protection() {
             Some(missing) if !self.allow_insecure => Err(ConfigError {
                 flag: "listen",
                 problem: format!(
@@ -313,15 +313,15 @@ impl ServeConfig {
     /// What keeps the gRPC port from being safe to reach from other machines, where it can be reached
     /// from them: in words, with the flags that would help.
     #[must_use]
-    pub fn missing_beyond_loopback(&self) -> Option<&'static str> {
+    pub fn missing_protection(&self) -> Option<&'static str> {
         // A certificate that must be shown says that its holder may call, though not who it is.
-        let knows_callers = self.auth.is_on() || self.tls.requires_certificates();
-        match (self.tls.is_on(), knows_callers) {
+        let knows_callers = self.auth.is_enabled() || self.tls.requires_certificates();
+        match (self.tls.is_enabled(), knows_callers) {
             _ if self.listen.ip().is_loopback() => None,
             (true, true) => None,
             (false, true) => Some("encryption (--tls-cert-file)"),
             (true, false) => Some(NO_AUTHENTICATION),
-            (false, false) => Some(NEITHER),
+            (false, false) => Some(NO_ENCRYPTION_AND_AUTHENTICATION),
         }
     }
 
@@ -374,7 +374,7 @@ impl ServeConfig {
 
     /// The limits that metrics are held against, by the label of `weir_limit`.
     #[must_use]
-    pub fn counted_limits(&self) -> [(&'static str, usize); 4] {
+    pub fn limit_metrics(&self) -> [(&'static str, usize); 4] {
         [
             ("watches", self.max_watches),
             ("connections", self.max_connections),
@@ -387,13 +387,18 @@ impl ServeConfig {
     /// catch-up, which have a `getMore` in flight nearly always, and some to spare.
     #[must_use]
     pub fn pool_capacity(&self) -> u32 {
-        (self.max_feeds + self.max_catch_ups + SPARE_CONNECTIONS)
+        (self.max_feeds + self.max_catch_ups + EXTRA_MONGODB_CONNECTIONS)
             .try_into()
             .unwrap_or(u32::MAX)
     }
 }
 
-fn within(flag: &'static str, value: usize, min: usize, max: usize) -> Result<(), ConfigError> {
+fn check_count(
+    flag: &'static str,
+    value: usize,
+    min: usize,
+    max: usize,
+) -> Result<(), ConfigError> {
     if (min..=max).contains(&value) {
         return Ok(());
     }
@@ -403,7 +408,7 @@ fn within(flag: &'static str, value: usize, min: usize, max: usize) -> Result<()
     })
 }
 
-fn holding(
+fn check_bytes(
     flag: &'static str,
     value: ByteSize,
     min: ByteSize,
@@ -418,7 +423,7 @@ fn holding(
     })
 }
 
-fn between(
+fn check_duration(
     flag: &'static str,
     value: Duration,
     min: Duration,

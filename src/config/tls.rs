@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use super::{ConfigError, within};
+use super::{ConfigError, check_count};
 use crate::tls::{ClientCertificates, TlsSettings};
 
 /// What the server shows its clients, and whom it lets in by a certificate.
@@ -72,7 +72,7 @@ pub enum ClientAuth {
 impl TlsConfig {
     /// Whether connections are encrypted.
     #[must_use]
-    pub fn is_on(&self) -> bool {
+    pub fn is_enabled(&self) -> bool {
         self.tls_cert_file.is_some()
     }
 
@@ -107,12 +107,12 @@ impl TlsConfig {
                 problem: "goes with --tls-key-file".to_owned(),
             });
         }
-        if self.tls_client_ca_file.is_some() && !self.is_on() {
+        if self.tls_client_ca_file.is_some() && !self.is_enabled() {
             return Err(ConfigError {
                 flag: "tls-client-ca-file",
                 problem: "needs --tls-cert-file".to_owned(),
             });
         }
-        within("max-handshakes", self.max_handshakes, 1, 10_000)
+        check_count("max-handshakes", self.max_handshakes, 1, 10_000)
     }
 }

@@ -13,7 +13,7 @@ use crate::{
         segment::Segment,
         stream::{Stream, Told, own},
     },
-    metrics::{InStage, Metrics, Stage},
+    metrics::{Metrics, Stage, StageGuard},
     plan::{Operation, Plan},
     source::{Batch, Event},
     wire::TokenContext,
@@ -26,7 +26,7 @@ pub(super) struct Feed {
     pub ring: Arc<Ring>,
     pub memory: Arc<Memory>,
     /// What the feed is doing, as the metrics were last told.
-    pub gauge: InStage,
+    pub gauge: StageGuard,
 }
 
 /// Makes segments of batches, as feeds and catch-ups both do.
@@ -137,7 +137,7 @@ impl Feed {
 /// Tells a feed's watchers, and the metrics, what it is doing.
 struct Telling<'a> {
     ring: &'a Ring,
-    gauge: &'a mut InStage,
+    gauge: &'a mut StageGuard,
 }
 
 impl Told for Telling<'_> {

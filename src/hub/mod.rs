@@ -48,7 +48,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     error::Error,
-    metrics::{Metrics, Readings},
+    metrics::{Metrics, ScrapedGauges},
     plan::Watch,
     source::{ServerFacts, Source},
     wire::TokenKeys,
@@ -180,8 +180,8 @@ impl Hub {
 
     /// What is measured when it is asked for.
     #[must_use]
-    pub fn readings(&self) -> Readings {
-        Readings {
+    pub fn scraped_gauges(&self) -> ScrapedGauges {
+        ScrapedGauges {
             // Whoever serves the page knows.
             ready: false,
             feed_lags: self.0.feed_lags(),

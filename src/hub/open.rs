@@ -1,7 +1,7 @@
 //! Opening a change stream at a place: by MongoDB's token, or by time where the token won't do.
 
 use crate::{
-    error::{Error, Unsent},
+    error::{Error, UndeliverableEvent},
     hub::{seam::Seam, unsent},
     plan::Plan,
     source::{Batch, BatchSize, Cursor, Failure, Position, Source, SourceError},
@@ -133,7 +133,7 @@ pub(super) async fn give_up(
 ) -> Error {
     let look = async || match at {
         Some(at) => unsent::look(source, plan, token_context, error.failure, at).await,
-        None => Unsent::default(),
+        None => UndeliverableEvent::default(),
     };
     match Error::from(error) {
         Error::TokenExpired { .. } => Error::TokenExpired {

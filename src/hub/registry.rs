@@ -17,7 +17,7 @@ use crate::{
         stream::{Stream, own},
         sync::lock,
     },
-    metrics::{InStage, Mode, Stage},
+    metrics::{Mode, Stage, StageGuard},
     plan::{FeedMode, Plan},
     source::{ClusterTime, Position},
     wire::TokenContext,
@@ -207,7 +207,7 @@ impl Inner {
         ticket: &Ticket,
         tell: watch::Sender<Option<Result<Arc<OpenFeed>, Error>>>,
     ) {
-        let gauge = self.metrics.feed_in(mode, Stage::Opening);
+        let gauge = self.metrics.count_feed(mode, Stage::Opening);
         let opened = match self.deployment().await {
             Ok(name) => {
                 let keys = self.settings.token_keys.clone();
@@ -252,7 +252,7 @@ impl Inner {
         token_context: TokenContext,
         opened: Opened,
         now: Option<ClusterTime>,
-        gauge: InStage,
+        gauge: StageGuard,
     ) -> Feed {
         let before = Before::beginning(&opened.start, now);
         let ring = Arc::new(Ring::new(

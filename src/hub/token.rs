@@ -17,7 +17,7 @@ pub(super) fn fitting(
     let token = ResumeToken::decode(token, token_context.keys())
         .map_err(|problem| Error::TokenMalformed(problem.to_string()))?;
     let other_view = |of| Error::TokenMismatch {
-        of,
+        belongs_to: of,
         time: Some(token.position.time()).filter(|_| token.is_same_deployment(token_context)),
     };
     // Who can make a token can make one of another.
@@ -31,7 +31,10 @@ pub(super) fn fitting(
             "another principal's view, or of one that has changed",
         ));
     }
-    let other_place = |of| Error::TokenMismatch { of, time: None };
+    let other_place = |of| Error::TokenMismatch {
+        belongs_to: of,
+        time: None,
+    };
     if !token.is_same_deployment(token_context) {
         return Err(other_place("another MongoDB deployment"));
     }

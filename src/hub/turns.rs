@@ -7,7 +7,7 @@ use std::sync::{
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::metrics::{Held, Metrics};
+use crate::metrics::{GaugeGuard, Metrics};
 
 #[derive(Debug)]
 pub(super) struct Turns {
@@ -20,7 +20,7 @@ pub(super) struct Turns {
 #[derive(Debug)]
 pub(super) struct Turn {
     _permit: OwnedSemaphorePermit,
-    _held: Held,
+    _held: GaugeGuard,
 }
 
 struct Waiting<'a>(&'a AtomicUsize);
@@ -68,7 +68,7 @@ impl Turns {
     fn turn(&self, permit: OwnedSemaphorePermit) -> Turn {
         Turn {
             _permit: permit,
-            _held: Held::new(&self.metrics.catch_ups),
+            _held: GaugeGuard::one(&self.metrics.catch_ups),
         }
     }
 }

@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::timeout;
 
 use crate::{
-    error::{Error, Unsent},
+    error::{Error, UndeliverableEvent},
     hub::stream::own,
     plan::{Operation, Plan, View},
     source::{BatchSize, Failure, Position, Source, SourceError},
@@ -27,7 +27,7 @@ pub(super) async fn look(
     token_context: &TokenContext,
     failure: Failure,
     at: &Position,
-) -> Unsent {
+) -> UndeliverableEvent {
     let found = match timeout(LIMIT, find(source, plan, failure, at)).await {
         Ok(Ok(found)) => found,
         Ok(Err(error)) => {
@@ -40,7 +40,7 @@ pub(super) async fn look(
         let small = event.token().is_some_and(|it| it.len() <= MAX_TOKEN);
         small.then(|| token_context.encode(event, None, None))
     };
-    Unsent {
+    UndeliverableEvent {
         after: Some(at.time()),
         time: found.as_ref().map(Position::time),
         next_token: found.as_ref().and_then(token),
@@ -50,12 +50,12 @@ pub(super) async fn look(
 /// What a watch is told of why it ends. The event that can't be sent is one of the feed's, and may be none
 /// that the watch's guard lets through: then nothing is told of it but a token that can't be read.
 pub(super) fn told(error: Error, view: &View, keys: Option<&Arc<TokenKeys>>) -> Error {
-    let told = |unsent: Unsent| {
+    let told = |unsent: UndeliverableEvent| {
         let open = view.guard.is_none();
         let token = unsent.next_token.as_deref();
         let token = token.and_then(|it| ResumeToken::decode(it, keys.map(Arc::as_ref)).ok());
         let token = token.filter(|token| open || token.was_encrypted());
-        Unsent {
+        UndeliverableEvent {
             time: unsent.time.filter(|_| open),
             next_token: token.map(|token| token.encode_for(view.audience, keys.cloned())),
             ..unsent

@@ -287,7 +287,7 @@ impl Watcher {
                         return Poll::Pending;
                     }
                     ring::Read::Fallen => {
-                        self.hub.metrics.parks.increment(1);
+                        self.hub.metrics.count_fell_behind();
                         self.stand = Stand::Parked;
                         continue;
                     }
@@ -364,7 +364,7 @@ impl Watcher {
 
     /// Goes back to the place whose token comes with the next read: what follows it is read again.
     pub fn go_back(&mut self) {
-        self.hub.metrics.parks.increment(1);
+        self.hub.metrics.count_fell_behind();
         self.stand = Stand::Parked;
     }
 

@@ -25,7 +25,7 @@ use tonic::transport::server::{Connected, TcpIncoming};
 
 use crate::{
     auth::Peer,
-    metrics::{Held, Metrics},
+    metrics::{GaugeGuard, Metrics},
 };
 
 pub use handshake::Handshakes;
@@ -146,7 +146,8 @@ impl Port {
             },
             metrics: Arc::clone(&self.metrics),
             permit,
-            counted: (self.hurry == Hurry::Greet).then(|| Held::new(&self.metrics.connections)),
+            counted: (self.hurry == Hurry::Greet)
+                .then(|| GaugeGuard::one(&self.metrics.connections)),
         }
     }
 }
@@ -160,7 +161,7 @@ struct Accepted {
     deadline: Deadline,
     metrics: Arc<Metrics>,
     permit: Place,
-    counted: Option<Held>,
+    counted: Option<GaugeGuard>,
 }
 
 impl Accepted {
@@ -217,7 +218,7 @@ pub struct Connection {
     hurry: Option<Deadline>,
     metrics: Arc<Metrics>,
     _permit: Place,
-    _counted: Option<Held>,
+    _counted: Option<GaugeGuard>,
 }
 
 #[derive(Debug)]

@@ -6,12 +6,12 @@ use super::Stage;
 
 /// Counts one thing in the gauge of its stage, and takes it out again when dropped.
 #[derive(Debug)]
-pub struct InStage {
+pub struct StageGuard {
     gauges: [Gauge; Stage::ALL.len()],
     stage: Stage,
 }
 
-impl InStage {
+impl StageGuard {
     pub(super) fn enter(gauges: &[Gauge; Stage::ALL.len()], stage: Stage) -> Self {
         gauges[stage as usize].increment(1);
         Self {
@@ -34,26 +34,34 @@ impl InStage {
     }
 }
 
-impl Drop for InStage {
+impl Drop for StageGuard {
     fn drop(&mut self) {
         self.gauges[self.stage as usize].decrement(1);
     }
 }
 
-/// Adds to a gauge and takes the same away when dropped.
+/// Adds an amount to a gauge and subtracts it when dropped.
 #[derive(Debug)]
-pub struct Charge {
+pub struct GaugeGuard {
     gauge: Gauge,
     amount: f64,
 }
 
-impl Charge {
-    /// Charges `bytes` to `gauge`.
+impl GaugeGuard {
+    /// Adds 1.
     #[must_use]
-    pub fn new(gauge: &Gauge, bytes: usize) -> Self {
-        // Gauges are floats; a ring never comes near 2^53 bytes.
-        #[expect(clippy::cast_precision_loss, reason = "a ring is far below 2^53 bytes")]
-        let amount = bytes as f64;
+    pub fn one(gauge: &Gauge) -> Self {
+        Self::add(gauge, 1.0)
+    }
+
+    /// Adds `bytes`.
+    #[must_use]
+    pub fn bytes(gauge: &Gauge, bytes: usize) -> Self {
+        #[expect(clippy::cast_precision_loss, reason = "memory is far below 2^53 bytes")]
+        Self::add(gauge, bytes as f64)
+    }
+
+    fn add(gauge: &Gauge, amount: f64) -> Self {
         gauge.increment(amount);
         Self {
             gauge: gauge.clone(),
@@ -62,27 +70,8 @@ impl Charge {
     }
 }
 
-impl Drop for Charge {
+impl Drop for GaugeGuard {
     fn drop(&mut self) {
         self.gauge.decrement(self.amount);
-    }
-}
-
-/// Counts one thing in a gauge until it is dropped.
-#[derive(Debug)]
-pub struct Held(Gauge);
-
-impl Held {
-    /// Counts one more.
-    #[must_use]
-    pub fn new(gauge: &Gauge) -> Self {
-        gauge.increment(1);
-        Self(gauge.clone())
-    }
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        self.0.decrement(1);
     }
 }

@@ -19,6 +19,7 @@ pub(super) struct Handles {
     pub(super) events_filtered: Counter,
     pub(super) connections: Gauge,
     pub(super) catch_ups: Gauge,
+    pub(super) watches_fell_behind: Counter,
     pub(super) parks: Counter,
 }
 
@@ -51,6 +52,7 @@ impl Handles {
             events_filtered: metrics::counter!(EVENTS_FILTERED),
             connections: metrics::gauge!(CONNECTIONS),
             catch_ups: metrics::gauge!(CATCH_UPS),
+            watches_fell_behind: metrics::counter!(WATCHES_FELL_BEHIND),
             parks: metrics::counter!(PARKS),
         }
     }

@@ -19,7 +19,7 @@ use crate::{
     error::Error,
     metrics::Metrics,
     plan::{BeforeChange, FullDocument, Operation, Predicate, Scope, View, Watch},
-    reload::Files,
+    reload::ReloadedFiles,
 };
 
 use rule::Rule;
@@ -120,14 +120,14 @@ impl Policy {
     ///
     /// # Errors
     /// In words, which name the file, or the place in it and what would be right there.
-    pub async fn read(path: PathBuf, sealed: bool) -> Result<(Self, Files), String> {
-        let (files, contents) = Files::read("policy", vec![path]).await?;
+    pub async fn read(path: PathBuf, sealed: bool) -> Result<(Self, ReloadedFiles), String> {
+        let (files, contents) = ReloadedFiles::read("policy", vec![path]).await?;
         let rules = file::read(&contents[0], sealed)?;
         Ok((Self::of(Some(rules), sealed), files))
     }
 
     /// Reads it again whenever it changes. What can't be used leaves the old one in force. Never ends.
-    pub async fn follow(self, files: Files, interval: Duration, metrics: &Metrics) {
+    pub async fn follow(self, files: ReloadedFiles, interval: Duration, metrics: &Metrics) {
         let apply = |contents: &[Vec<u8>]| {
             self.replace(file::read(&contents[0], self.0.sealed)?);
             Ok(())

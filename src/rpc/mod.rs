@@ -155,12 +155,12 @@ impl WatchApi {
         deadline: Option<Instant>,
         mut outcome: Outcome,
     ) -> Result<WatchStream, (Error, Outcome)> {
-        let gauge = self.metrics.watch_in(Stage::Opening);
+        let gauge = self.metrics.count_watch(Stage::Opening);
         let (watch, hold) = match self.admit(&principal, request).await {
             Ok(admitted) => admitted,
             Err(error) => return Err((error, outcome)),
         };
-        outcome.traced().of_scope(&watch.scope);
+        outcome.traced().set_scope(&watch.scope);
         tracing::debug!(scope = %watch.scope, "opening");
         let subscribed = self.drain.run_until_cancelled(self.hub.subscribe(&watch));
         match subscribed.await {

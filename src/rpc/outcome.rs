@@ -16,7 +16,7 @@ use crate::{
     error::{Class, Error, code_name},
     metrics::{Metrics, seconds},
     source::Event,
-    spans::{Caller, Ending, Spans, WatchSpan},
+    spans::{Caller, SpanEnd, Spans, WatchSpan},
 };
 
 /// Counts, times and logs one watch, whichever way it ends.
@@ -136,7 +136,7 @@ impl Drop for Outcome {
         self.metrics.watch_duration.record(seconds(lasted));
         self.metrics.watch_ended(code_name(self.code), self.reason);
         let code = code_name(self.code);
-        self.traced.end(Ending {
+        self.traced.end(SpanEnd {
             code: self.code.into(),
             reason: self.reason,
             // As OpenTelemetry has it for a server: what the client did wrong is none.

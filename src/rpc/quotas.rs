@@ -126,7 +126,7 @@ impl Quotas {
             state.buckets.follow(&limits, now);
             if let Some(max) = limits.watches.filter(|max| state.open >= *max) {
                 return Err(Error::Quota {
-                    subject: "this principal",
+                    owner: "this principal",
                     limit: "principal_watches",
                     allowed: format!("{max} watches at once"),
                     retry: RETRY_LATER,
@@ -184,7 +184,7 @@ impl Quotas {
         }
         if accounts.of.len() >= MAX_ACCOUNTS {
             return Err(Error::Quota {
-                subject: "the server",
+                owner: "the server",
                 limit: "principals",
                 allowed: format!("{MAX_ACCOUNTS} principals at once"),
                 retry: RETRY_LATER,
@@ -268,7 +268,7 @@ impl Buckets {
     /// metric does.
     fn have_room(
         &mut self,
-        subject: &'static str,
+        owner: &'static str,
         limit: &'static str,
         now: Instant,
     ) -> Result<(), Error> {
@@ -277,7 +277,7 @@ impl Buckets {
         };
         match bucket.wait_for(1.0, now) {
             Some(retry) => Err(Error::Quota {
-                subject,
+                owner,
                 limit,
                 allowed: format!("{} new watches a second", bucket.rate),
                 retry,

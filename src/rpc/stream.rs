@@ -19,7 +19,7 @@ use tonic::Status;
 use crate::{
     error::Error,
     hub::{Read, Run, Watcher},
-    metrics::{InStage, Metrics, Stage},
+    metrics::{Metrics, Stage, StageGuard},
     pb::{self, watch_response::Kind},
     plan::Watch,
     rpc::{
@@ -58,7 +58,7 @@ pub(super) struct WatchStream {
     metrics: Arc<Metrics>,
     deadline: Option<Instant>,
     outcome: Outcome,
-    gauge: InStage,
+    gauge: StageGuard,
     hold: Hold,
 
     /// The place after what was queued last. A copy: a slice would keep alive what it lies in.
@@ -104,7 +104,7 @@ impl WatchStream {
         metrics: Arc<Metrics>,
         deadline: Option<Instant>,
         outcome: Outcome,
-        (hold, gauge): (Hold, InStage),
+        (hold, gauge): (Hold, StageGuard),
     ) -> Self {
         let token = watcher.beginning().token.to_vec();
         let now = Instant::now();

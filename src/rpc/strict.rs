@@ -84,7 +84,10 @@ pub(super) fn check(message: &str, bytes: &[u8]) -> Result<(), Error> {
             None => message.to_owned(),
         };
         match finding.what {
-            Oddity::Unknown(number) => Error::UnknownField { place, number },
+            Oddity::Unknown(number) => Error::UnknownField {
+                message: place,
+                number,
+            },
             Oddity::Both(first, second) => violation(
                 place,
                 format!("sets both {first} and {second}, of which only one can be meant"),
@@ -203,7 +206,10 @@ mod tests {
 
     fn refusal(bytes: &[u8]) -> (String, u32) {
         match check("WatchRequest", bytes) {
-            Err(Error::UnknownField { place, number }) => (place, number),
+            Err(Error::UnknownField {
+                message: place,
+                number,
+            }) => (place, number),
             other => panic!("{other:?}"),
         }
     }

@@ -23,7 +23,7 @@ pub struct SpanSettings {
 #[derive(Debug, Clone, Default)]
 pub struct Spans {
     #[cfg(feature = "otlp")]
-    exporting: Option<std::sync::Arc<otlp::Exporting>>,
+    pipeline: Option<std::sync::Arc<otlp::SpanPipeline>>,
 }
 
 impl Spans {
@@ -34,9 +34,9 @@ impl Spans {
     /// In words, when the endpoint can't be used, or this program was built without the feature `otlp`.
     #[cfg(feature = "otlp")]
     pub fn new(settings: Option<&SpanSettings>) -> Result<Self, String> {
-        let exporting = settings.map(otlp::Exporting::new).transpose()?;
+        let pipeline = settings.map(otlp::SpanPipeline::new).transpose()?;
         Ok(Self {
-            exporting: exporting.map(std::sync::Arc::new),
+            pipeline: pipeline.map(std::sync::Arc::new),
         })
     }
 
@@ -58,8 +58,8 @@ impl Spans {
     pub fn watch(&self, headers: &HeaderMap, caller: &Caller<'_>) -> WatchSpan {
         WatchSpan {
             #[cfg(feature = "otlp")]
-            traced: self
-                .exporting
+            spans: self
+                .pipeline
                 .as_ref()
                 .and_then(|it| it.watch(headers, caller)),
         }
@@ -69,8 +69,8 @@ impl Spans {
     #[cfg_attr(not(feature = "otlp"), allow(clippy::unused_async, unused_variables))]
     pub async fn close(&self, limit: Duration) {
         #[cfg(feature = "otlp")]
-        if let Some(exporting) = &self.exporting {
-            exporting.close(limit).await;
+        if let Some(pipeline) = &self.pipeline {
+            pipeline.close(limit).await;
         }
     }
 }
@@ -88,7 +88,7 @@ pub struct Caller<'a> {
 
 /// What became of a watch.
 #[derive(Debug, Clone, Copy)]
-pub struct Ending {
+pub struct SpanEnd {
     /// The number of its gRPC code.
     pub code: i32,
     /// Why it ended.
@@ -103,25 +103,25 @@ pub struct Ending {
 #[derive(Debug, Default)]
 pub struct WatchSpan {
     #[cfg(feature = "otlp")]
-    traced: Option<Box<otlp::Traced>>,
+    spans: Option<Box<otlp::ActiveSpans>>,
 }
 
 #[cfg_attr(not(feature = "otlp"), allow(clippy::unused_self, unused_variables))]
 impl WatchSpan {
-    /// The trace that it belongs to, in hexadecimal; `None` when it is not traced.
+    /// The trace that it belongs to, in hexadecimal; `None` when it is not spans.
     #[must_use]
     pub fn trace_id(&self) -> Option<String> {
         #[cfg(feature = "otlp")]
-        return self.traced.as_ref().map(|it| it.trace_id());
+        return self.spans.as_ref().map(|it| it.trace_id());
         #[cfg(not(feature = "otlp"))]
         None
     }
 
     /// What is watched has been understood.
-    pub fn of_scope(&mut self, scope: &dyn std::fmt::Display) {
+    pub fn set_scope(&mut self, scope: &dyn std::fmt::Display) {
         #[cfg(feature = "otlp")]
-        if let Some(traced) = &mut self.traced {
-            traced.of_scope(scope);
+        if let Some(spans) = &mut self.traced {
+            spans.set_scope(scope);
         }
     }
 
@@ -129,16 +129,16 @@ impl WatchSpan {
     /// sent when the watch ends, which may be in a month.
     pub fn opened(&mut self, feed_mode: &'static str) {
         #[cfg(feature = "otlp")]
-        if let Some(traced) = &mut self.traced {
-            traced.opened(feed_mode);
+        if let Some(spans) = &mut self.traced {
+            spans.opened(feed_mode);
         }
     }
 
     /// The watch has ended.
-    pub fn end(&mut self, ending: Ending) {
+    pub fn end(&mut self, end: SpanEnd) {
         #[cfg(feature = "otlp")]
-        if let Some(traced) = self.traced.take() {
-            traced.end(ending);
+        if let Some(spans) = self.spans.take() {
+            spans.end(end);
         }
     }
 }

@@ -24,45 +24,45 @@ use opentelemetry_sdk::{
 };
 use tokio::time::Instant;
 
-use super::{Caller, Ending, SpanSettings};
+use super::{Caller, SpanEnd, SpanSettings};
 
 /// How many spans wait to be sent; more are dropped.
-const QUEUE: usize = 4_096;
+const MAX_QUEUED_SPANS: usize = 4_096;
 
 /// How many are sent at once.
-const BATCH: usize = 512;
+const MAX_BATCH_SPANS: usize = 512;
 
 /// How long a span waits for others to be sent with.
-const DELAY: Duration = Duration::from_secs(2);
+const BATCH_DELAY: Duration = Duration::from_secs(2);
 
 /// How long the collector may take for a batch.
-const EXPORT_LIMIT: Duration = Duration::from_secs(5);
+const EXPORT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How often it is said that spans are lost.
-const NEWS: Duration = Duration::from_secs(60);
+const LOSS_LOG_INTERVAL: Duration = Duration::from_secs(60);
 
 /// The way to a collector.
 #[derive(Debug)]
-pub(super) struct Exporting {
+pub(super) struct SpanPipeline {
     provider: SdkTracerProvider,
     tracer: SdkTracer,
 }
 
-impl Exporting {
+impl SpanPipeline {
     pub(super) fn new(settings: &SpanSettings) -> Result<Self, String> {
         let exporter = OtlpExporter::builder()
             .with_tonic()
             .with_endpoint(&settings.endpoint)
-            .with_timeout(EXPORT_LIMIT)
+            .with_timeout(EXPORT_TIMEOUT)
             .build();
-        let exporter = Watched {
+        let exporter = LossReportingExporter {
             exporter: exporter.map_err(|error| error.to_string())?,
             losses: Mutex::default(),
         };
         let batches = BatchConfigBuilder::default()
-            .with_max_queue_size(QUEUE)
-            .with_max_export_batch_size(BATCH)
-            .with_scheduled_delay(DELAY)
+            .with_max_queue_size(MAX_QUEUED_SPANS)
+            .with_max_export_batch_size(MAX_BATCH_SPANS)
+            .with_scheduled_delay(BATCH_DELAY)
             .build();
         let processor = BatchSpanProcessor::builder(exporter)
             .with_batch_config(batches)
@@ -89,7 +89,11 @@ impl Exporting {
     }
 
     /// The span of a watch; `None` when it is not to be sent.
-    pub(super) fn watch(&self, headers: &HeaderMap, caller: &Caller<'_>) -> Option<Box<Traced>> {
+    pub(super) fn watch(
+        &self,
+        headers: &HeaderMap,
+        caller: &Caller<'_>,
+    ) -> Option<Box<ActiveSpans>> {
         let parent =
             TraceContextPropagator::new().extract_with_context(&Context::new(), &Headers(headers));
         let mut attributes = vec![
@@ -116,7 +120,7 @@ impl Exporting {
         let opening =
             opening.with_attributes([KeyValue::new("weir.watch.id", caller.watch_id.to_owned())]);
         let opening = opening.start_with_context(&self.tracer, &within);
-        Some(Box::new(Traced {
+        Some(Box::new(ActiveSpans {
             span,
             opening: Some(opening),
         }))
@@ -131,19 +135,19 @@ impl Exporting {
     }
 }
 
-/// A watch that is traced. Its spans end with it.
+/// A watch that is spans. Its spans end with it.
 #[derive(Debug)]
-pub(super) struct Traced {
+pub(super) struct ActiveSpans {
     span: Span,
     opening: Option<Span>,
 }
 
-impl Traced {
+impl ActiveSpans {
     pub(super) fn trace_id(&self) -> String {
         self.span.span_context().trace_id().to_string()
     }
 
-    pub(super) fn of_scope(&mut self, scope: &dyn fmt::Display) {
+    pub(super) fn set_scope(&mut self, scope: &dyn fmt::Display) {
         let scope = scope.to_string();
         for span in [Some(&mut self.span), self.opening.as_mut()]
             .into_iter()
@@ -162,26 +166,26 @@ impl Traced {
         }
     }
 
-    pub(super) fn end(mut self, ending: Ending) {
-        let events = i64::try_from(ending.events).unwrap_or(i64::MAX);
+    pub(super) fn end(mut self, end: SpanEnd) {
+        let events = i64::try_from(end.events).unwrap_or(i64::MAX);
         let outcome = [
-            KeyValue::new("rpc.grpc.status_code", i64::from(ending.code)),
-            KeyValue::new("weir.reason", ending.reason),
+            KeyValue::new("rpc.grpc.status_code", i64::from(end.code)),
+            KeyValue::new("weir.reason", end.reason),
         ];
         if let Some(mut opening) = self.opening.take() {
             opening.set_attributes(outcome.clone());
-            if ending.is_fault {
-                opening.set_status(Status::error(ending.reason));
+            if end.is_fault {
+                opening.set_status(Status::error(end.reason));
             }
             opening.end();
         }
         self.span.set_attributes(outcome);
         self.span
             .set_attribute(KeyValue::new("weir.events", events));
-        if ending.is_fault {
+        if end.is_fault {
             self.span
-                .set_attribute(KeyValue::new("error.type", ending.reason));
-            self.span.set_status(Status::error(ending.reason));
+                .set_attribute(KeyValue::new("error.type", end.reason));
+            self.span.set_status(Status::error(end.reason));
         }
         self.span.end();
     }
@@ -200,9 +204,9 @@ impl Extractor for Headers<'_> {
     }
 }
 
-/// An exporter whose failures are told of, and not too often.
+/// An exporter whose failures are last_logged of, and not too often.
 #[derive(Debug)]
-struct Watched {
+struct LossReportingExporter {
     exporter: OtlpExporter,
     losses: Mutex<Losses>,
 }
@@ -211,20 +215,23 @@ struct Watched {
 struct Losses {
     /// Since it was last said.
     spans: usize,
-    told: Option<Instant>,
+    last_logged: Option<Instant>,
 }
 
-impl SpanExporter for Watched {
+impl SpanExporter for LossReportingExporter {
     async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
         let spans = batch.len();
         let sent = self.exporter.export(batch).await;
         if let Err(error) = &sent {
             let mut losses = self.losses.lock().unwrap_or_else(PoisonError::into_inner);
             losses.spans += spans;
-            if losses.told.is_none_or(|told| told.elapsed() >= NEWS) {
+            if losses
+                .last_logged
+                .is_none_or(|last_logged| last_logged.elapsed() >= LOSS_LOG_INTERVAL)
+            {
                 tracing::warn!(spans = losses.spans, %error, "spans could not be sent; they are lost");
                 losses.spans = 0;
-                losses.told = Some(Instant::now());
+                losses.last_logged = Some(Instant::now());
             }
         }
         sent

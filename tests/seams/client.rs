@@ -89,7 +89,7 @@ pub async fn run(database: &Database, schedule: &Schedule) -> Result<f64, String
     finish(&mut world, &mut clients).await?;
     let mut parks = 0.0;
     for server in &world.servers {
-        parks += server.metrics().await.sum("weir_parks_total");
+        parks += server.metrics().await.sum("weir_watches_fell_behind_total");
     }
     Ok(parks)
 }

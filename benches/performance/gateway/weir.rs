@@ -55,7 +55,7 @@ impl Gateway {
 
     /// How often a watch fell off the ring, where it tells.
     pub fn parks(&self) -> Option<u64> {
-        self.metric("weir_parks_total")
+        self.metric("weir_watches_fell_behind_total")
     }
 
     /// A metric's sum over all labels.

@@ -10,15 +10,15 @@ use mongodb::options::ClientOptions;
 use tokio::time::{Instant, sleep};
 
 use super::DevArgs;
-use super::process::{Process, is_program, on_path};
-use crate::cli::watch::say;
+use super::process::{Process, find_on_path, is_program};
+use crate::cli::watch::print_notice;
 
 /// How long a database may take until it accepts writes.
-const READY_WITHIN: Duration = Duration::from_secs(30);
+const READY_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long one look at it may take.
-const LOOK_WITHIN: Duration = Duration::from_secs(1);
+const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 /// The pause between two looks.
-const BETWEEN_LOOKS: Duration = Duration::from_millis(100);
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 /// Another process may take the free port before the server does.
 const ATTEMPTS: u32 = 3;
 
@@ -63,7 +63,7 @@ impl Database {
     /// SecantusDB on the PATH or in `./.venv/bin`. Returns once it accepts writes.
     pub async fn find_or_start(args: &DevArgs) -> Result<Database, DatabaseError> {
         if let Some(uri) = &args.mongodb_uri {
-            say("using the database given; only its database `weir_dev` is touched");
+            print_notice("using the database given; only its database `weir_dev` is touched");
             wait_until_ready(uri, None)
                 .await
                 .map_err(DatabaseError::Given)?;
@@ -73,11 +73,11 @@ impl Database {
             });
         }
         let venv = Path::new(".venv").join("bin").join("secantusd-py");
-        let server = choose(args.secantusd.as_deref(), &venv, on_path)?;
+        let server = choose(args.secantusd.as_deref(), &venv, find_on_path)?;
         let mut attempt = 1;
         loop {
             match server.start().await {
-                Err(failed) if failed.lost_its_port() && attempt < ATTEMPTS => attempt += 1,
+                Err(failed) if failed.port_was_taken() && attempt < ATTEMPTS => attempt += 1,
                 Err(error) => return Err(server.error(error)),
                 Ok(database) => return Ok(database),
             }
@@ -90,7 +90,7 @@ impl Database {
     }
 
     /// The connection string of a server that we started, which holds no secret.
-    pub fn own_uri(&self) -> Option<&str> {
+    pub fn started_uri(&self) -> Option<&str> {
         self.process.as_ref().map(|_| self.uri.as_str())
     }
 
@@ -113,7 +113,7 @@ struct NotStarted {
 impl NotStarted {
     /// Whether another process took the port first, which another port mends. Every server puts
     /// the system's words for that into its log.
-    fn lost_its_port(&self) -> bool {
+    fn port_was_taken(&self) -> bool {
         self.ended && self.log.contains("already in use")
     }
 }
@@ -131,7 +131,7 @@ impl Server {
                 ended: false,
             })?;
         let port = process.port();
-        say(&format!("starting {name} on port {port}"));
+        print_notice(&format!("starting {name} on port {port}"));
         let uri = format!("mongodb://127.0.0.1:{port}/?directConnection=true");
         let initiate = matches!(self, Server::Mongod(_)).then_some(port);
         match wait_until_ready(&uri, Some((&mut process, initiate))).await {
@@ -193,7 +193,7 @@ impl Server {
 fn choose(
     named: Option<&Path>,
     venv: &Path,
-    on_path: impl Fn(&str) -> Option<PathBuf>,
+    find_on_path: impl Fn(&str) -> Option<PathBuf>,
 ) -> Result<Server, DatabaseError> {
     // The server runs in its own folder, where a relative path would lead elsewhere. The links of
     // a virtual environment must stay as they are: they are how Python finds its packages.
@@ -204,10 +204,10 @@ fn choose(
         }
         return Ok(Server::SecantusDb(absolute(named)));
     }
-    if let Some(mongod) = on_path("mongod") {
+    if let Some(mongod) = find_on_path("mongod") {
         return Ok(Server::Mongod(absolute(&mongod)));
     }
-    on_path("secantusd-py")
+    find_on_path("secantusd-py")
         .or_else(|| is_program(venv).then(|| venv.to_owned()))
         .map(|program| Server::SecantusDb(absolute(&program)))
         .ok_or(DatabaseError::NotFound)
@@ -222,15 +222,15 @@ async fn wait_until_ready(
     let mut options = ClientOptions::parse(uri)
         .await
         .map_err(|error| error.to_string())?;
-    options.server_selection_timeout = Some(LOOK_WITHIN);
-    options.connect_timeout = Some(LOOK_WITHIN);
+    options.server_selection_timeout = Some(PROBE_TIMEOUT);
+    options.connect_timeout = Some(PROBE_TIMEOUT);
     options
         .app_name
         .get_or_insert_with(|| "weir dev".to_owned());
     let client = Client::with_options(options).map_err(|error| error.to_string())?;
-    let deadline = Instant::now() + READY_WITHIN;
+    let deadline = Instant::now() + READY_TIMEOUT;
     loop {
-        let seen = look(&client, ours.as_ref().and_then(|(_, port)| *port)).await;
+        let seen = probe(&client, ours.as_ref().and_then(|(_, port)| *port)).await;
         // Whoever answered on the port is ours only if ours still runs.
         if let Some((process, _)) = &mut ours
             && let Some(how) = process.ended()
@@ -240,10 +240,10 @@ async fn wait_until_ready(
         match seen {
             Ok(()) => break,
             Err(why) if Instant::now() >= deadline => {
-                let seconds = READY_WITHIN.as_secs();
+                let seconds = READY_TIMEOUT.as_secs();
                 return Err(format!("it was not ready within {seconds} s: {why}"));
             }
-            Err(_) => sleep(BETWEEN_LOOKS).await,
+            Err(_) => sleep(POLL_INTERVAL).await,
         }
     }
     client.shutdown().await;
@@ -251,7 +251,7 @@ async fn wait_until_ready(
 }
 
 /// One look: whether it accepts writes. A mongod that waits to be made a replica set is made one.
-async fn look(client: &Client, initiate_at: Option<u16>) -> Result<(), String> {
+async fn probe(client: &Client, initiate_at: Option<u16>) -> Result<(), String> {
     let admin = client.database("admin");
     let hello: Document = admin
         .run_command(doc! { "hello": 1 })
@@ -286,7 +286,7 @@ mod tests {
     use super::*;
 
     fn program() -> PathBuf {
-        on_path("sh").expect("every Unix has a shell")
+        find_on_path("sh").expect("every Unix has a shell")
     }
 
     #[test]
@@ -335,7 +335,7 @@ mod tests {
         let server = Server::SecantusDb(program());
         let failed = server.start().await.unwrap_err();
         assert!(failed.ended);
-        assert!(!failed.lost_its_port(), "another port would not help");
+        assert!(!failed.port_was_taken(), "another port would not help");
         let text = server.error(failed).to_string();
         assert!(text.contains("did not start: it ended with"), "{text}");
         assert!(text.contains("The end of its log:\n"), "{text}");

@@ -16,7 +16,7 @@ use std::process::ExitCode;
 use tokio_util::sync::CancellationToken;
 
 use super::watch::args::Color;
-use super::watch::{cancel_on_signal, say};
+use super::watch::{cancel_on_signal, print_notice};
 use crate::app::App;
 use crate::config::ServeConfig;
 use database::Database;
@@ -59,7 +59,7 @@ pub struct DevArgs {
 /// What became of the demo.
 enum Outcome {
     /// The tutorial went well, and with `--once` that is all.
-    Played,
+    Completed,
     /// Ctrl-C or SIGTERM before the tutorial's end.
     Interrupted,
 }
@@ -87,14 +87,14 @@ pub async fn run(args: DevArgs) -> ExitCode {
 
 fn ended(args: &DevArgs, outcome: Result<Outcome, String>) -> ExitCode {
     match outcome {
-        Ok(Outcome::Played) => ExitCode::SUCCESS,
+        Ok(Outcome::Completed) => ExitCode::SUCCESS,
         Ok(Outcome::Interrupted) if !args.once => ExitCode::SUCCESS,
         Ok(Outcome::Interrupted) => {
-            say("interrupted before the tutorial's end");
+            print_notice("interrupted before the tutorial's end");
             ExitCode::FAILURE
         }
         Err(why) => {
-            say(&why);
+            print_notice(&why);
             ExitCode::FAILURE
         }
     }
@@ -109,18 +109,18 @@ async fn serve_and_play(
     let addresses = Addresses {
         grpc: app.grpc_addr(),
         admin: app.admin_addr(),
-        mongodb_uri: database.own_uri().map(str::to_owned),
+        mongodb_uri: database.started_uri().map(str::to_owned),
         programs: Programs::find(),
     };
     let outcome = tokio::select! {
         biased;
         () = shutdown.cancelled() => Ok(Outcome::Interrupted),
         played = tutorial::play(addresses.grpc, database.uri()) => {
-            played.map(|()| Outcome::Played).map_err(|error| error.to_string())
+            played.map(|()| Outcome::Completed).map_err(|error| error.to_string())
         }
     };
-    if matches!(outcome, Ok(Outcome::Played)) && !args.once {
-        tutorial::show(&addresses.to_string());
+    if matches!(outcome, Ok(Outcome::Completed)) && !args.once {
+        tutorial::print_line(&addresses.to_string());
         shutdown.cancelled().await;
     }
     app.shutdown().await;
@@ -145,7 +145,7 @@ fn address(given: Option<SocketAddr>, default: SocketAddr) -> SocketAddr {
     }
     match TcpListener::bind(default) {
         Err(error) if error.kind() == ErrorKind::AddrInUse => {
-            say(&format!("{default} is taken; taking a free port instead"));
+            print_notice(&format!("{default} is taken; taking a free port instead"));
             SocketAddr::new(default.ip(), 0)
         }
         Ok(_) | Err(_) => default,

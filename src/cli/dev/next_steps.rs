@@ -32,7 +32,7 @@ impl Programs {
             found.display().to_string()
         };
         Self {
-            weir: own_name().unwrap_or_else(|| "weir".to_owned()),
+            weir: current_program().unwrap_or_else(|| "weir".to_owned()),
             buf: installed("buf"),
             python: installed("python3"),
         }
@@ -40,7 +40,7 @@ impl Programs {
 }
 
 /// This very program, from the folder it was started in.
-fn own_name() -> Option<String> {
+fn current_program() -> Option<String> {
     let program = env::current_exe().ok()?;
     let folder = env::current_dir().ok()?;
     let name = program.strip_prefix(&folder).unwrap_or(&program);

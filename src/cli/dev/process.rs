@@ -32,7 +32,7 @@ impl Process {
         let folder = tempfile::Builder::new().prefix("weir-dev-").tempdir()?;
         let port = free_port()?;
         let log = File::create(log_path(&folder))?;
-        let mut command = ending_with_us(program);
+        let mut command = command_killed_with_parent(program);
         command
             .args(arguments(folder.path(), port))
             .current_dir(folder.path())
@@ -96,9 +96,9 @@ fn free_port() -> io::Result<u16> {
 ///
 /// The kernel watches the thread that started the child. Ours is the one that runs `main` or a
 /// worker of the runtime, and both last until the end.
-fn ending_with_us(program: &Path) -> Command {
+fn command_killed_with_parent(program: &Path) -> Command {
     const OPTIONS: [&str; 2] = ["--pdeathsig", "KILL"];
-    if let Some(setpriv) = on_path("setpriv") {
+    if let Some(setpriv) = find_on_path("setpriv") {
         let works = std::process::Command::new(&setpriv)
             .args(OPTIONS)
             .arg("true")
@@ -117,7 +117,7 @@ fn ending_with_us(program: &Path) -> Command {
 }
 
 /// The program of this name in the folders of PATH.
-pub(super) fn on_path(name: &str) -> Option<PathBuf> {
+pub(super) fn find_on_path(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
     std::env::split_paths(&path)
         .map(|folder| folder.join(name))
@@ -145,7 +145,7 @@ mod tests {
 
     fn shell(script: &str) -> Process {
         let script = script.to_owned();
-        let shell = on_path("sh").expect("every Unix has a shell");
+        let shell = find_on_path("sh").expect("every Unix has a shell");
         Process::start(&shell, move |_, port| {
             vec!["-c".into(), script.into(), port.to_string().into()]
         })
@@ -196,8 +196,8 @@ mod tests {
 
     #[test]
     fn programs_are_looked_for_on_the_path() {
-        assert!(on_path("sh").is_some());
-        assert_eq!(on_path("weir-has-no-such-program"), None);
+        assert!(find_on_path("sh").is_some());
+        assert_eq!(find_on_path("weir-has-no-such-program"), None);
         assert!(!is_program(Path::new("/")));
     }
 }

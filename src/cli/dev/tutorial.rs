@@ -1,7 +1,7 @@
 //! The tutorial: five changes on a collection of its own, each with the event it brings.
 
-mod expected;
-mod watching;
+mod expected_event;
+mod tutorial_watch;
 
 use std::future::IntoFuture;
 use std::io::Write as _;
@@ -15,29 +15,29 @@ use tokio::time::{Instant, sleep, timeout};
 use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
 
-use crate::cli::watch::advice::{Facts, explain};
+use crate::cli::watch::advice::{AdviceContext, explain};
 use crate::pb;
 use crate::pb::watch_service_client::WatchServiceClient;
-use expected::{Expected, Mismatch};
-use watching::Watching;
+use expected_event::{ExpectedEvent, Mismatch};
+use tutorial_watch::TutorialWatch;
 
 const DATABASE: &str = "weir_dev";
 const COLLECTION: &str = "tutorial";
 /// How long Weir may take until it has reached MongoDB.
-const READY_WITHIN: Duration = Duration::from_secs(30);
+const READY_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a change may take, from the call to its event.
-const STEP_WITHIN: Duration = Duration::from_secs(15);
-const BETWEEN_LOOKS: Duration = Duration::from_millis(100);
+const STEP_TIMEOUT: Duration = Duration::from_secs(15);
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Why the tutorial did not go as it should.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum TutorialError {
     #[error("MongoDB refused a step of the tutorial: {0}")]
     Database(#[from] mongodb::error::Error),
-    #[error("{}", explain(.0, &Facts::default()))]
+    #[error("{}", explain(.0, &AdviceContext::default()))]
     Weir(Box<Status>),
-    #[error("{what} did not come within {} s", within.as_secs())]
-    NotInTime { what: String, within: Duration },
+    #[error("{what} did not come within {} s", limit.as_secs())]
+    TimedOut { what: String, limit: Duration },
     #[error("{0}")]
     Unexpected(#[from] Mismatch),
 }
@@ -60,16 +60,16 @@ pub(super) async fn play(weir: SocketAddr, mongodb_uri: &str) -> Result<(), Tuto
         document_format: pb::DocumentFormat::Json.into(),
         ..pb::WatchRequest::default()
     };
-    show(&format!(
+    print_line(&format!(
         "\n-> Watch {DATABASE}.{COLLECTION}, with the full document of updates"
     ));
     let opening = async {
         let stream = client.watch(request).await?.into_inner();
-        let mut watching = Watching::new(stream);
-        watching.opened().await?;
-        Ok::<_, TutorialError>(watching)
+        let mut watch = TutorialWatch::new(stream);
+        watch.opened().await?;
+        Ok::<_, TutorialError>(watch)
     };
-    let mut watching = within(STEP_WITHIN, "the opening of the watch", opening).await??;
+    let mut watch = with_timeout(STEP_TIMEOUT, "the opening of the watch", opening).await??;
 
     let inserted = doc! { "_id": 1, "item": "weir", "stock": 3 };
     let updated = doc! { "_id": 1, "item": "weir", "stock": 2 };
@@ -79,55 +79,57 @@ pub(super) async fn play(weir: SocketAddr, mongodb_uri: &str) -> Result<(), Tuto
     let update = doc! { "$set": set.clone() };
 
     step(
-        &mut watching,
+        &mut watch,
         format!("insertOne({inserted})"),
         collection.insert_one(&inserted),
-        Expected::of(pb::OperationType::Insert)
+        ExpectedEvent::of(pb::OperationType::Insert)
             .key(&key)
             .document(&inserted),
     )
     .await?;
     step(
-        &mut watching,
+        &mut watch,
         format!("updateOne({key}, {update})"),
         collection.update_one(key.clone(), update),
-        Expected::of(pb::OperationType::Update)
+        ExpectedEvent::of(pb::OperationType::Update)
             .key(&key)
             .updated(&set)
             .document(&updated),
     )
     .await?;
     step(
-        &mut watching,
+        &mut watch,
         format!("replaceOne({key}, {replaced})"),
         collection.replace_one(key.clone(), &replaced),
-        Expected::of(pb::OperationType::Replace)
+        ExpectedEvent::of(pb::OperationType::Replace)
             .key(&key)
             .document(&replaced),
     )
     .await?;
     step(
-        &mut watching,
+        &mut watch,
         format!("deleteOne({key})"),
         collection.delete_one(key.clone()),
-        Expected::of(pb::OperationType::Delete).key(&key),
+        ExpectedEvent::of(pb::OperationType::Delete).key(&key),
     )
     .await?;
     step(
-        &mut watching,
+        &mut watch,
         "drop()".to_owned(),
         collection.drop(),
-        Expected::of(pb::OperationType::Drop),
+        ExpectedEvent::of(pb::OperationType::Drop),
     )
     .await?;
-    within(STEP_WITHIN, "the watch's end", watching.invalidated()).await??;
-    show("The collection is gone, and so the watch has ended: every event came as expected.\n");
+    with_timeout(STEP_TIMEOUT, "the watch's end", watch.invalidated()).await??;
+    print_line(
+        "The collection is gone, and so the watch has ended: every event came as expected.\n",
+    );
     Ok(())
 }
 
 /// Makes a change and waits for its event.
 async fn step<C, T>(
-    watching: &mut Watching,
+    watch: &mut TutorialWatch,
     step: String,
     change: C,
     expected: Expected,
@@ -135,26 +137,26 @@ async fn step<C, T>(
 where
     C: IntoFuture<Output = mongodb::error::Result<T>>,
 {
-    show(&format!("-> {step}"));
+    print_line(&format!("-> {step}"));
     let what = format!("the event of {step}");
-    let making_and_seeing = async {
+    let change_and_event = async {
         change.await?;
-        watching.change().await
+        watch.change().await
     };
-    let event = within(STEP_WITHIN, &what, making_and_seeing).await??;
+    let event = with_timeout(STEP_TIMEOUT, &what, change_and_event).await??;
     Ok(expected.check(&event)?)
 }
 
-async fn within<T>(
+async fn with_timeout<T>(
     limit: Duration,
     what: &str,
     future: impl Future<Output = T>,
 ) -> Result<T, TutorialError> {
     timeout(limit, future)
         .await
-        .map_err(|_| TutorialError::NotInTime {
+        .map_err(|_| TutorialError::TimedOut {
             what: what.to_owned(),
-            within: limit,
+            limit,
         })
 }
 
@@ -164,10 +166,10 @@ async fn ready_client(weir: SocketAddr) -> Result<WatchServiceClient<Channel>, T
         .expect("an address makes a URL")
         .connect_timeout(Duration::from_secs(5));
     let mut client = WatchServiceClient::new(endpoint.connect_lazy());
-    let deadline = Instant::now() + READY_WITHIN;
+    let deadline = Instant::now() + READY_TIMEOUT;
     loop {
-        let answer = within(
-            READY_WITHIN,
+        let answer = with_timeout(
+            READY_TIMEOUT,
             "Weir's answer",
             client.get_server_info(pb::GetServerInfoRequest {}),
         )
@@ -175,7 +177,7 @@ async fn ready_client(weir: SocketAddr) -> Result<WatchServiceClient<Channel>, T
         match answer {
             Ok(_) => return Ok(client),
             Err(status) if Instant::now() >= deadline => return Err(status.into()),
-            Err(_) => sleep(BETWEEN_LOOKS).await,
+            Err(_) => sleep(POLL_INTERVAL).await,
         }
     }
 }
@@ -194,8 +196,8 @@ async fn fresh_collection(uri: &str) -> Result<Collection<Document>, TutorialErr
     let collection = client
         .database(DATABASE)
         .collection_with_options(COLLECTION, majority);
-    within(
-        STEP_WITHIN,
+    with_timeout(
+        STEP_TIMEOUT,
         "MongoDB's answer",
         collection.drop().into_future(),
     )
@@ -205,6 +207,6 @@ async fn fresh_collection(uri: &str) -> Result<Collection<Document>, TutorialErr
 
 /// Prints for people. A closed stdout does not stop the demo: with `--once` the exit code still
 /// counts.
-pub(super) fn show(text: &str) {
+pub(super) fn print_line(text: &str) {
     let _ = writeln!(anstream::stdout().lock(), "{text}");
 }

@@ -8,12 +8,12 @@ use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
 use super::documents::rfc3339;
-use super::text::{causes, visible};
+use super::text::{escape_controls, root_causes};
 use crate::error::code_name;
 
 /// What the advice refers to.
 #[derive(Debug, Clone, Default)]
-pub struct Facts {
+pub struct AdviceContext {
     /// The server's address.
     pub server: String,
     /// The file of `--resume-file`.
@@ -24,13 +24,13 @@ pub struct Facts {
 
 /// What to do about a status that ended a watch, or kept it from opening.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Verdict {
+pub enum RetryDecision {
     /// Try again: after `after` at the earliest, where the server asked for that.
     Retry {
         /// What happened, in a line.
         why: String,
         /// The server's RetryInfo.
-        after: Option<Duration>,
+        retry_after: Option<Duration>,
     },
     /// Trying again would bring the same.
     Final,
@@ -45,30 +45,30 @@ pub fn reason(status: &Status) -> Option<String> {
 ///
 /// Weir gives every status a reason. Without one, the codes that proxies and broken connections
 /// turn into tell of the way there and not of the watch.
-pub fn judge(status: &Status) -> Verdict {
+pub fn decide_retry(status: &Status) -> RetryDecision {
     let made_on_the_way = reason(status).is_none()
         && matches!(
             status.code(),
             Code::Unknown | Code::Internal | Code::Cancelled | Code::DeadlineExceeded
         );
     if status.code() != Code::Unavailable && !made_on_the_way {
-        return Verdict::Final;
+        return RetryDecision::Final;
     }
-    let after = status
+    let retry_after = status
         .get_details_retry_info()
         .and_then(|info| info.retry_delay);
     let why = match std::error::Error::source(status) {
-        Some(_) => causes(status),
+        Some(_) => root_causes(status),
         None => headline(status),
     };
-    Verdict::Retry {
-        why: visible(&why).into_owned(),
+    RetryDecision::Retry {
+        why: escape_controls(&why).into_owned(),
         after,
     }
 }
 
 /// The time to start at where a watch is to go on, but not from its last token.
-pub fn start_instead(status: &Status) -> Option<Timestamp> {
+pub fn replacement_start_time(status: &Status) -> Option<Timestamp> {
     time(status, "ACCESS_CHANGED", "after_time")
 }
 
@@ -91,14 +91,17 @@ fn headline(status: &Status) -> String {
 }
 
 /// What happened and what to do about it, in a few lines.
-pub fn explain(status: &Status, facts: &Facts) -> String {
-    let mut lines = vec![format!("the watch ended: {}", visible(&headline(status)))];
+pub fn explain(status: &Status, facts: &AdviceContext) -> String {
+    let mut lines = vec![format!(
+        "the watch ended: {}",
+        escape_controls(&headline(status))
+    )];
     if let Some(bad) = status.get_details_bad_request() {
         for violation in &bad.field_violations {
-            let described = visible(&violation.description);
+            let described = escape_controls(&violation.description);
             lines.push(match flag_of(&violation.field, facts) {
                 Some(flag) => format!("  {flag}: {described}"),
-                None => format!("  {}: {described}", visible(&violation.field)),
+                None => format!("  {}: {described}", escape_controls(&violation.field)),
             });
         }
     }
@@ -108,12 +111,12 @@ pub fn explain(status: &Status, facts: &Facts) -> String {
     lines.join("\n")
 }
 
-fn advice(status: &Status, facts: &Facts) -> Option<String> {
+fn advice(status: &Status, facts: &AdviceContext) -> Option<String> {
     let file = facts
         .resume_file
         .as_ref()
         .map(|path| path.display().to_string());
-    let told_time = time(status, "RESUME_TOKEN_MISMATCH", "token_time");
+    let token_time = time(status, "RESUME_TOKEN_MISMATCH", "token_time");
     let text = match (reason(status).as_deref(), status.code()) {
         (Some("RESUME_TOKEN_EXPIRED"), _) => {
             let anew = match &file {
@@ -127,7 +130,7 @@ fn advice(status: &Status, facts: &Facts) -> Option<String> {
                  reaches there."
             )
         }
-        (Some("RESUME_TOKEN_MISMATCH"), _) if let Some(time) = told_time => {
+        (Some("RESUME_TOKEN_MISMATCH"), _) if let Some(time) = token_time => {
             let first = match &file {
                 Some(file) => format!("delete {file} and use "),
                 None => String::new(),
@@ -159,7 +162,7 @@ fn advice(status: &Status, facts: &Facts) -> Option<String> {
             let text = "MongoDB keeps no image of that change. Use --full-document when-available \
                         or --before when-available, or enable changeStreamPreAndPostImages on the \
                         collection.";
-            text.to_owned() + &without_it(status, file.as_deref())
+            text.to_owned() + &skip_event_advice(status, file.as_deref())
         }
         (Some("EVENT_TOO_LARGE"), _) => {
             "Use --oversize chunk to receive it in pieces, --oversize omit to see its key, or a \
@@ -169,7 +172,7 @@ fn advice(status: &Status, facts: &Facts) -> Option<String> {
         (Some("UPSTREAM_EVENT_TOO_LARGE"), _) => {
             let text = "MongoDB cannot send that event. Leave --before and --full-document out, or \
                         start after it with --since.";
-            text.to_owned() + &without_it(status, file.as_deref())
+            text.to_owned() + &skip_event_advice(status, file.as_deref())
         }
         (Some("CHANGE_STREAMS_UNSUPPORTED"), _) => {
             "Change streams need a replica set; a single mongod can be one of its own.".to_owned()
@@ -219,7 +222,7 @@ fn advice(status: &Status, facts: &Facts) -> Option<String> {
 }
 
 /// How to go on without an event that MongoDB can't send, where the server tells.
-fn without_it(status: &Status, file: Option<&str>) -> String {
+fn skip_event_advice(status: &Status, file: Option<&str>) -> String {
     let info = status.get_details_error_info();
     let Some(token) = info.and_then(|mut info| info.metadata.remove("next_token")) else {
         return String::new();
@@ -228,12 +231,12 @@ fn without_it(status: &Status, file: Option<&str>) -> String {
         Some(file) => format!("delete {file}, which keeps the place before it, and use "),
         None => String::new(),
     };
-    let token = visible(&token);
+    let token = escape_controls(&token);
     format!("\nTo go on right after that event, without it: {first}--resume-token {token}")
 }
 
 /// The part of the command line that a field of the request came from.
-fn flag_of(field: &str, facts: &Facts) -> Option<String> {
+fn flag_of(field: &str, facts: &AdviceContext) -> Option<String> {
     let name = field.split(['.', '[']).next().unwrap_or(field);
     let flag = match name {
         "database" | "collections" => "SCOPE",
@@ -253,7 +256,7 @@ fn flag_of(field: &str, facts: &Facts) -> Option<String> {
                 .and_then(|rest| rest.split_once(']'))
                 .and_then(|(index, _)| index.parse::<usize>().ok());
             let text = index.and_then(|index| facts.conditions.get(index))?;
-            return Some(format!("--where '{}'", visible(text)));
+            return Some(format!("--where '{}'", escape_controls(text)));
         }
         _ => return None,
     };

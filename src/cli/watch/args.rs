@@ -69,7 +69,7 @@ pub struct WatchArgs {
 
     /// Whether changes carry the document as it was before
     #[arg(long, value_name = "MODE", value_enum, default_value = "off")]
-    pub before: Before,
+    pub before: BeforeImage,
 
     /// Also show create, createIndexes, dropIndexes, modify and sharding events
     #[arg(long)]
@@ -214,7 +214,7 @@ impl std::str::FromStr for Moment {
 /// Operations are called on the command line what MongoDB calls them.
 impl ValueEnum for Operation {
     fn value_variants<'a>() -> &'a [Self] {
-        &ASKABLE
+        &REQUESTABLE_OPERATIONS
     }
 
     fn to_possible_value(&self) -> Option<PossibleValue> {
@@ -223,7 +223,7 @@ impl ValueEnum for Operation {
 }
 
 /// Every operation that can be asked for, as `--help` lists them.
-const ASKABLE: [Operation; 15] = [
+const REQUESTABLE_OPERATIONS: [Operation; 15] = [
     Operation::Insert,
     Operation::Update,
     Operation::Replace,
@@ -256,7 +256,7 @@ pub enum FullDocument {
 
 /// Whether changes carry the document as it was before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Before {
+pub enum BeforeImage {
     /// Never
     Off,
     /// The stored pre-image, where there is one

@@ -12,30 +12,32 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status, Streaming};
 
-use super::advice::{Facts, Verdict, explain, judge, reason, start_instead};
+use super::advice::{
+    AdviceContext, RetryDecision, decide_retry, explain, reason, replacement_start_time,
+};
 use super::args::WatchArgs;
 use super::backoff::Backoff;
-use super::message::{Joiner, Message};
+use super::message::{ChunkJoiner, Message};
 use super::output::Output;
 use super::printer::Printer;
 use super::resume_file::ResumeFile;
-use super::text::{causes, say, seconds, visible};
+use super::text::{escape_controls, print_notice, root_causes, seconds};
 use super::tls;
 use crate::pb;
 use crate::pb::watch_request::Start;
 use crate::pb::watch_service_client::WatchServiceClient;
 
 /// How long one attempt to connect may take.
-const CONNECT_WITHIN: Duration = Duration::from_secs(5);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the server may take to open the watch, which waits for MongoDB's answer.
-const OPEN_WITHIN: Duration = Duration::from_secs(60);
+const OPEN_TIMEOUT: Duration = Duration::from_secs(60);
 /// After this long without an answer to the opening, the user is told what is being waited for.
-const TELL_AFTER: Duration = Duration::from_secs(5);
+const WAITING_NOTICE_DELAY: Duration = Duration::from_secs(5);
 /// How long the first message, Opened, may take once the watch is open.
-const FIRST_MESSAGE_WITHIN: Duration = Duration::from_secs(30);
+const FIRST_MESSAGE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Pings find out that the other end is gone when TCP alone would not notice for minutes.
-const PING_EVERY: Duration = Duration::from_secs(20);
-const PING_ANSWERED_WITHIN: Duration = Duration::from_secs(10);
+const PING_INTERVAL: Duration = Duration::from_secs(20);
+const PING_TIMEOUT: Duration = Duration::from_secs(10);
 /// What the server sends at most when no limit is asked for, in bytes.
 const DEFAULT_MESSAGE_BYTES: u32 = 3 * 1024 * 1024;
 /// Added to the limit asked for: a client that refuses what is only just over it would fail where
@@ -44,7 +46,7 @@ const SPARE_MESSAGE_BYTES: usize = 1024 * 1024;
 
 /// Why a watch ended well.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum End {
+pub(super) enum WatchEnd {
     /// `--limit` events were printed.
     Limit,
     /// `--until` was reached.
@@ -56,12 +58,12 @@ pub(super) enum End {
 }
 
 /// Why one connection ended.
-enum Stop {
-    End(End),
+enum ConnectionEnd {
+    End(WatchEnd),
     /// Worth another attempt.
     Lost {
         why: String,
-        after: Option<Duration>,
+        retry_after: Option<Duration>,
     },
     /// Another attempt would bring the same. Holds the words for the user.
     Failed(String),
@@ -100,7 +102,7 @@ impl Watcher {
             } else {
                 ""
             };
-            say(&format!("going on from {}{instead}", file.path().display()));
+            print_notice(&format!("going on from {}{instead}", file.path().display()));
         }
         Watcher {
             args,
@@ -117,7 +119,7 @@ impl Watcher {
 
     /// Watches until there is an end; the error is what to tell the user. In either case the
     /// resume file holds the last token handled.
-    pub async fn run(&mut self, shutdown: &CancellationToken) -> Result<End, String> {
+    pub async fn run(&mut self, shutdown: &CancellationToken) -> Result<WatchEnd, String> {
         let outcome = self.watch_across_connections(shutdown).await;
         match (outcome, self.save()) {
             (Ok(_), Err(error)) => Err(error.to_string()),
@@ -129,35 +131,35 @@ impl Watcher {
     async fn watch_across_connections(
         &mut self,
         shutdown: &CancellationToken,
-    ) -> Result<End, String> {
+    ) -> Result<WatchEnd, String> {
         loop {
-            let stop = tokio::select! {
+            let end = tokio::select! {
                 biased;
-                () = shutdown.cancelled() => return Ok(End::Interrupted),
-                stop = self.watch_once() => stop,
+                () = shutdown.cancelled() => return Ok(WatchEnd::Interrupted),
+                end = self.watch_once() => end,
             };
-            let (why, after) = match stop {
-                Stop::End(end) => return Ok(end),
-                Stop::Failed(why) => return Err(why),
-                Stop::Lost { why, .. } if self.args.no_reconnect => return Err(why),
-                Stop::Lost { why, after } => (why, after),
+            let (why, retry_after) = match end {
+                ConnectionEnd::End(end) => return Ok(end),
+                ConnectionEnd::Failed(why) => return Err(why),
+                ConnectionEnd::Lost { why, .. } if self.args.no_reconnect => return Err(why),
+                ConnectionEnd::Lost { why, retry_after } => (why, retry_after),
             };
-            let wait = self.backoff.next_wait(after);
+            let wait = self.backoff.next_wait(retry_after);
             let place = match (&self.token, self.was_open) {
                 (Some(_), _) => ", from the last token",
                 (None, true) => ", from the start asked for",
                 (None, false) => "",
             };
-            say(&format!("{why}; trying again in {}{place}", seconds(wait)));
+            print_notice(&format!("{why}; trying again in {}{place}", seconds(wait)));
             tokio::select! {
                 biased;
-                () = shutdown.cancelled() => return Ok(End::Interrupted),
+                () = shutdown.cancelled() => return Ok(WatchEnd::Interrupted),
                 () = sleep(wait) => {}
             }
         }
     }
 
-    async fn watch_once(&mut self) -> Stop {
+    async fn watch_once(&mut self) -> ConnectionEnd {
         let mut client = match self.connect().await {
             Ok(client) => client,
             Err(stop) => return stop,
@@ -167,28 +169,28 @@ impl Watcher {
             request.get_mut().start = Some(Start::ResumeToken(token.clone()));
         }
         let credentials = &self.args.credentials;
-        if let Err(why) = credentials.show(&self.args.server, &mut request) {
-            return self.refused(why);
+        if let Err(why) = credentials.attach(&self.args.server, &mut request) {
+            return self.setup_failed(why);
         }
         let server = &self.args.server.0;
         let opening = async {
             let answer = client.watch(request);
             tokio::pin!(answer);
-            if let Ok(answer) = timeout(TELL_AFTER, &mut answer).await {
+            if let Ok(answer) = timeout(WAITING_NOTICE_DELAY, &mut answer).await {
                 return answer;
             }
-            say(&format!(
+            print_notice(&format!(
                 "{server} is there; waiting for it to open the watch"
             ));
             answer.await
         };
-        match timeout(OPEN_WITHIN, opening).await {
+        match timeout(OPEN_TIMEOUT, opening).await {
             Ok(Ok(response)) => {
                 self.was_open = true;
                 self.read(response.into_inner()).await
             }
             Ok(Err(status)) if let Some(why) = tls::advice(&status) => {
-                self.refused(format!("{server} did not open the watch: {why}"))
+                self.setup_failed(format!("{server} did not open the watch: {why}"))
             }
             Ok(Err(status)) => {
                 let guess = match self.was_open {
@@ -198,21 +200,30 @@ impl Watcher {
                 let what = format!("{server} did not open the watch{guess}");
                 self.ended_with(&status, &what)
             }
-            Err(_) => Stop::Lost {
-                why: format!("{server} did not answer within {} s", OPEN_WITHIN.as_secs()),
-                after: None,
+            Err(_) => ConnectionEnd::Lost {
+                why: format!(
+                    "{server} did not answer within {} s",
+                    OPEN_TIMEOUT.as_secs()
+                ),
+                retry_after: None,
             },
         }
     }
 
-    async fn connect(&self) -> Result<WatchServiceClient<Channel>, Stop> {
+    async fn connect(&self) -> Result<WatchServiceClient<Channel>, ConnectionEnd> {
         let server = &self.args.server.0;
-        let endpoint = endpoint(&self.args).map_err(|why| self.refused(why))?;
+        let endpoint = endpoint(&self.args).map_err(|why| self.setup_failed(why))?;
         let channel = endpoint.connect().await.map_err(|error| {
-            let why = format!("cannot reach {server} ({})", visible(&causes(&error)));
+            let why = format!(
+                "cannot reach {server} ({})",
+                escape_controls(&root_causes(&error))
+            );
             match tls::advice(&error) {
-                Some(advice) => self.refused(format!("{why}: {advice}")),
-                None => Stop::Lost { why, after: None },
+                Some(advice) => self.setup_failed(format!("{why}: {advice}")),
+                None => ConnectionEnd::Lost {
+                    why,
+                    retry_after: None,
+                },
             }
         })?;
         let asked_for = match self.request.max_message_bytes {
@@ -223,17 +234,17 @@ impl Watcher {
         Ok(WatchServiceClient::new(channel).max_decoding_message_size(limit))
     }
 
-    async fn read(&mut self, mut stream: Streaming<pb::WatchResponse>) -> Stop {
-        let mut joiner = Joiner::default();
-        let mut longest_silence = FIRST_MESSAGE_WITHIN;
-        let mut deadline = Instant::now() + longest_silence;
+    async fn read(&mut self, mut stream: Streaming<pb::WatchResponse>) -> ConnectionEnd {
+        let mut joiner = ChunkJoiner::default();
+        let mut silence_timeout = FIRST_MESSAGE_TIMEOUT;
+        let mut deadline = Instant::now() + silence_timeout;
         loop {
             let save_due = self.resume_file.as_ref().and_then(ResumeFile::due);
             let next = tokio::select! {
                 next = timeout_at(deadline, stream.message()) => next,
                 () = sleep_until(save_due.unwrap_or(deadline)), if save_due.is_some() => {
                     if let Err(error) = self.save() {
-                        return Stop::Failed(error.to_string());
+                        return ConnectionEnd::Failed(error.to_string());
                     }
                     continue;
                 }
@@ -241,50 +252,50 @@ impl Watcher {
             let response = match next {
                 Ok(Ok(Some(response))) => response,
                 Ok(Ok(None)) if self.request.end_time.is_some() => {
-                    return Stop::End(End::TimeReached);
+                    return ConnectionEnd::End(WatchEnd::TimeReached);
                 }
                 Ok(Ok(None)) => {
-                    return Stop::Lost {
+                    return ConnectionEnd::Lost {
                         why: "connection lost: the stream ended without a reason".to_owned(),
-                        after: None,
+                        retry_after: None,
                     };
                 }
                 // What is shown is read again for the next connection.
                 Ok(Err(status)) if reason(&status).as_deref() == Some("CREDENTIALS_EXPIRED") => {
-                    return Stop::Lost {
+                    return ConnectionEnd::Lost {
                         why: "the credentials have expired or were withdrawn".to_owned(),
-                        after: None,
+                        retry_after: None,
                     };
                 }
                 Ok(Err(status)) => return self.ended_with(&status, "connection lost"),
                 Err(_) => {
-                    return Stop::Lost {
+                    return ConnectionEnd::Lost {
                         why: format!(
                             "connection lost: nothing came for {} s",
-                            longest_silence.as_secs()
+                            silence_timeout.as_secs()
                         ),
-                        after: None,
+                        retry_after: None,
                     };
                 }
             };
             self.backoff.reset();
             let (message, token) = match joiner.accept(response) {
                 Ok(accepted) => accepted,
-                Err(broken) => return Stop::Failed(broken.to_string()),
+                Err(broken) => return ConnectionEnd::Failed(broken.to_string()),
             };
             if let Message::Opened(opened) = &message {
-                longest_silence = silence_to_bear(opened);
+                silence_timeout = silence_timeout_after(opened);
             }
             if let Some(stop) = self.handle(message, token).await {
                 return stop;
             }
             // Counted from here: while stdout blocks, the server is not to blame for silence.
-            deadline = Instant::now() + longest_silence;
+            deadline = Instant::now() + silence_timeout;
         }
     }
 
     /// Prints a message and then moves the place behind it.
-    async fn handle(&mut self, mut message: Message, mut token: Bytes) -> Option<Stop> {
+    async fn handle(&mut self, mut message: Message, mut token: Bytes) -> Option<ConnectionEnd> {
         let mut reached_limit = false;
         if let (Message::Changes(changes), Some(limit)) = (&mut message, self.args.limit) {
             let left = usize::try_from(limit - self.printed).unwrap_or(usize::MAX);
@@ -303,8 +314,8 @@ impl Watcher {
             && let Err(error) = self.output.write(text).await
         {
             return Some(match error.kind() {
-                io::ErrorKind::BrokenPipe => Stop::End(End::OutputClosed),
-                _ => Stop::Failed(format!("stdout cannot be written: {error}")),
+                io::ErrorKind::BrokenPipe => ConnectionEnd::End(WatchEnd::OutputClosed),
+                _ => ConnectionEnd::Failed(format!("stdout cannot be written: {error}")),
             });
         }
         if let Message::Changes(changes) = &message {
@@ -312,40 +323,43 @@ impl Watcher {
         }
         if !token.is_empty() {
             if let Some(file) = &mut self.resume_file {
-                file.note(token.clone());
+                file.set_token(token.clone());
             }
             self.token = Some(token);
         }
-        reached_limit.then_some(Stop::End(End::Limit))
+        reached_limit.then_some(ConnectionEnd::End(WatchEnd::Limit))
     }
 
     /// What certificates or credentials have brought to its end before it began is for the user to put
     /// right; later, somebody may just be changing them.
-    fn refused(&self, why: String) -> Stop {
+    fn setup_failed(&self, why: String) -> ConnectionEnd {
         if self.was_open {
-            Stop::Lost { why, after: None }
+            ConnectionEnd::Lost {
+                why,
+                retry_after: None,
+            }
         } else {
-            Stop::Failed(why)
+            ConnectionEnd::Failed(why)
         }
     }
 
-    fn ended_with(&mut self, status: &Status, what: &str) -> Stop {
-        if let Some(time) = start_instead(status) {
+    fn ended_with(&mut self, status: &Status, what: &str) -> ConnectionEnd {
+        if let Some(time) = replacement_start_time(status) {
             // All that came before the status has been handled.
             self.token = None;
             self.request.start = Some(Start::StartTime(time));
         }
-        match judge(status) {
-            Verdict::Retry { why, after } => Stop::Lost {
+        match decide_retry(status) {
+            RetryDecision::Retry { why, retry_after } => ConnectionEnd::Lost {
                 why: format!("{what}: {why}"),
-                after,
+                retry_after,
             },
-            Verdict::Final => Stop::Failed(explain(status, &self.facts())),
+            RetryDecision::Final => ConnectionEnd::Failed(explain(status, &self.facts())),
         }
     }
 
-    fn facts(&self) -> Facts {
-        Facts {
+    fn facts(&self) -> AdviceContext {
+        AdviceContext {
             server: self.args.server.0.clone(),
             resume_file: self.args.resume_file.clone(),
             conditions: self
@@ -368,18 +382,18 @@ impl Watcher {
 pub(super) fn endpoint(args: &WatchArgs) -> Result<Endpoint, String> {
     let server = &args.server.0;
     let endpoint = Endpoint::from_shared(server.clone())
-        .map_err(|error| format!("{server}: {}", causes(&error)))?
-        .connect_timeout(CONNECT_WITHIN)
+        .map_err(|error| format!("{server}: {}", root_causes(&error)))?
+        .connect_timeout(CONNECT_TIMEOUT)
         .tcp_nodelay(true)
-        .http2_keep_alive_interval(PING_EVERY)
-        .keep_alive_timeout(PING_ANSWERED_WITHIN)
+        .http2_keep_alive_interval(PING_INTERVAL)
+        .keep_alive_timeout(PING_TIMEOUT)
         .keep_alive_while_idle(true);
     args.tls.apply(&args.server, endpoint)
 }
 
 /// The server speaks at least once every progress interval. Twice that, and time for a slow
 /// network, before silence counts as a lost connection.
-fn silence_to_bear(opened: &pb::Opened) -> Duration {
+fn silence_timeout_after(opened: &pb::Opened) -> Duration {
     let interval = opened
         .progress_interval
         .and_then(|interval| Duration::try_from(interval).ok())

@@ -42,7 +42,7 @@ impl CredentialArgs {
     /// # Errors
     /// In words, which hold nothing of it: a file can't be read or used, or the server would get it over
     /// a network without encryption.
-    pub fn show<T>(&self, server: &Server, request: &mut Request<T>) -> Result<(), String> {
+    pub fn attach<T>(&self, server: &Server, request: &mut Request<T>) -> Result<(), String> {
         if self.are_given() && !self.allow_insecure && !is_private(&server.0) {
             return Err(format!(
                 "{} is another machine, and without TLS anybody on the way there could read the \
@@ -117,7 +117,7 @@ mod tests {
                 allow_insecure,
             };
             let mut request = Request::new(());
-            args.show(&Server(server.to_owned()), &mut request)?;
+            args.attach(&Server(server.to_owned()), &mut request)?;
             let value = request.metadata().get("authorization").unwrap();
             assert!(!format!("{request:?}").contains("abc"), "{request:?}");
             Ok::<_, String>(value.to_str().unwrap().to_owned())
@@ -160,7 +160,7 @@ mod tests {
             api_key_file: Some(path.clone()),
             ..CredentialArgs::default()
         };
-        let show = || args.show(&server, &mut Request::new(()));
+        let show = || args.attach(&server, &mut Request::new(()));
         assert!(show().unwrap_err().contains("--api-key-file"));
         for text in ["", " \n", "secret\nsecret"] {
             std::fs::write(&path, text).unwrap();

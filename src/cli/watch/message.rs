@@ -21,13 +21,13 @@ pub enum Message {
     Invalidated(pb::Invalidated),
     /// A piece of an event that is not complete yet, or a kind this client does not know: nothing
     /// to show, but the token beside it counts.
-    Nothing,
+    NoContent,
 }
 
 /// The server broke the order of an event's pieces. The text says how.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("the server's pieces of a large event do not fit together: {0}")]
-pub struct BrokenPieces(&'static str);
+pub struct ChunkError(&'static str);
 
 /// The largest event put together, in bytes. MongoDB's events are below 16 MiB, or a few times
 /// that when it splits them; a mistaken size must not take all memory.
@@ -35,27 +35,24 @@ const LARGEST_EVENT: u64 = 256 * 1024 * 1024;
 
 /// Joins the pieces of one connection.
 #[derive(Debug, Default)]
-pub struct Joiner {
-    open: Option<Open>,
+pub struct ChunkJoiner {
+    open: Option<PartialEvent>,
 }
 
 /// An event that some pieces have come of.
 #[derive(Debug)]
-struct Open {
+struct PartialEvent {
     id: u64,
     next_index: u32,
     total_bytes: u64,
     data: BytesMut,
 }
 
-impl Joiner {
+impl ChunkJoiner {
     /// The message to handle now, and the token that is safe to store after it.
-    pub fn accept(
-        &mut self,
-        response: pb::WatchResponse,
-    ) -> Result<(Message, Bytes), BrokenPieces> {
+    pub fn accept(&mut self, response: pb::WatchResponse) -> Result<(Message, Bytes), ChunkError> {
         let message = match response.kind {
-            Some(Kind::EventChunk(chunk)) => self.join(chunk)?,
+            Some(Kind::EventChunk(chunk)) => self.join_chunk(chunk)?,
             Some(Kind::Opened(opened)) => Message::Opened(opened),
             Some(Kind::Progress(progress)) => Message::Progress(progress),
             Some(Kind::StateChange(state)) => Message::StateChange(state),
@@ -68,41 +65,41 @@ impl Joiner {
                 self.open = None;
                 Message::Invalidated(invalidated)
             }
-            None => Message::Nothing,
+            None => Message::NoContent,
         };
         Ok((message, response.resume_token))
     }
 
-    fn join(&mut self, chunk: pb::EventChunk) -> Result<Message, BrokenPieces> {
+    fn join_chunk(&mut self, chunk: pb::EventChunk) -> Result<Message, ChunkError> {
         // A first piece begins anew, whatever came before it: the event was read again and is another.
         let begun = self.open.take().filter(|_| chunk.index > 0);
-        let mut open = begun.unwrap_or(Open {
+        let mut open = begun.unwrap_or(PartialEvent {
             id: chunk.id,
             next_index: 0,
             total_bytes: chunk.total_bytes,
             data: BytesMut::new(),
         });
         if open.id != chunk.id || open.total_bytes != chunk.total_bytes {
-            return Err(BrokenPieces("a piece of another event came between"));
+            return Err(ChunkError("a piece of another event came between"));
         }
         if open.next_index != chunk.index {
-            return Err(BrokenPieces("a piece is missing"));
+            return Err(ChunkError("a piece is missing"));
         }
         open.data.extend_from_slice(&chunk.data);
         let length = open.data.len() as u64;
         if length > open.total_bytes || open.total_bytes > LARGEST_EVENT {
-            return Err(BrokenPieces("the event is larger than it can be"));
+            return Err(ChunkError("the event is larger than it can be"));
         }
         if !chunk.last {
             open.next_index = open.next_index.saturating_add(1);
             self.open = Some(open);
-            return Ok(Message::Nothing);
+            return Ok(Message::NoContent);
         }
         if length != open.total_bytes {
-            return Err(BrokenPieces("the event is shorter than announced"));
+            return Err(ChunkError("the event is shorter than announced"));
         }
         let event = pb::ChangeEvent::decode(open.data.freeze())
-            .map_err(|_| BrokenPieces("together they are no event"))?;
+            .map_err(|_| ChunkError("together they are no event"))?;
         Ok(Message::Changes(vec![event]))
     }
 }
@@ -144,8 +141,8 @@ mod tests {
         }
     }
 
-    fn accept_all(responses: Vec<pb::WatchResponse>) -> Result<Vec<Message>, BrokenPieces> {
-        let mut joiner = Joiner::default();
+    fn accept_all(responses: Vec<pb::WatchResponse>) -> Result<Vec<Message>, ChunkError> {
+        let mut joiner = ChunkJoiner::default();
         responses
             .into_iter()
             .map(|response| joiner.accept(response).map(|(message, _)| message))
@@ -154,13 +151,13 @@ mod tests {
 
     #[test]
     fn pieces_become_one_event_and_the_token_moves_with_the_last() {
-        let mut joiner = Joiner::default();
+        let mut joiner = ChunkJoiner::default();
         let accepted: Vec<_> = pieces()
             .into_iter()
             .map(|piece| joiner.accept(piece).unwrap())
             .collect();
-        assert_eq!(accepted[0], (Message::Nothing, "before".into()));
-        assert_eq!(accepted[1], (Message::Nothing, "before".into()));
+        assert_eq!(accepted[0], (Message::NoContent, "before".into()));
+        assert_eq!(accepted[1], (Message::NoContent, "before".into()));
         assert_eq!(
             accepted[2],
             (Message::Changes(vec![event()]), "event".into())
@@ -190,7 +187,7 @@ mod tests {
         let messages = accept_all(again).unwrap();
         let changes: Vec<_> = messages
             .iter()
-            .filter(|message| **message != Message::Nothing)
+            .filter(|message| **message != Message::NoContent)
             .collect();
         assert_eq!(changes, [&Message::Changes(vec![event()])]);
     }
@@ -223,8 +220,8 @@ mod tests {
             kind: None,
         };
         assert_eq!(
-            Joiner::default().accept(response).unwrap(),
-            (Message::Nothing, "later".into())
+            ChunkJoiner::default().accept(response).unwrap(),
+            (Message::NoContent, "later".into())
         );
     }
 }

@@ -11,17 +11,17 @@ pub mod args;
 mod backoff;
 mod client;
 mod credentials;
+mod display_names;
 pub(in crate::cli) mod documents;
+#[cfg(test)]
+mod fixtures;
 pub(in crate::cli) mod message;
-mod names;
 pub mod output;
 pub mod print_json;
 pub mod print_pretty;
 pub mod printer;
 mod request;
 mod resume_file;
-#[cfg(test)]
-mod samples;
 pub mod scope;
 mod text;
 mod tls;
@@ -36,9 +36,9 @@ use tonic::Request;
 pub use args::WatchArgs;
 pub use message::Message;
 
-use client::{End, Watcher};
+use client::{WatchEnd, Watcher};
 use resume_file::ResumeFile;
-pub(in crate::cli) use text::say;
+pub(in crate::cli) use text::print_notice;
 
 /// What a command line that cannot be carried out exits with, as clap's own refusals do.
 pub(in crate::cli) const EXIT_USAGE: u8 = 2;
@@ -55,7 +55,7 @@ pub async fn run(args: WatchArgs) -> ExitCode {
     if let Err(why) = client::endpoint(&args) {
         return refuse(&why);
     }
-    let shown = args.credentials.show(&args.server, &mut Request::new(()));
+    let shown = args.credentials.attach(&args.server, &mut Request::new(()));
     if let Err(why) = shown {
         return refuse(&why);
     }
@@ -73,18 +73,21 @@ pub async fn run(args: WatchArgs) -> ExitCode {
     let output = output::Output::to(std::io::stdout());
     let mut watcher = Watcher::new(args, request, resume_file, printer, output);
     match watcher.run(&shutdown).await {
-        Ok(End::Limit | End::TimeReached | End::Interrupted | End::OutputClosed) => {
-            ExitCode::SUCCESS
-        }
+        Ok(
+            WatchEnd::Limit
+            | WatchEnd::TimeReached
+            | WatchEnd::Interrupted
+            | WatchEnd::OutputClosed,
+        ) => ExitCode::SUCCESS,
         Err(why) => {
-            say(&why);
+            print_notice(&why);
             ExitCode::FAILURE
         }
     }
 }
 
 fn refuse(why: &str) -> ExitCode {
-    say(why);
+    print_notice(why);
     ExitCode::from(EXIT_USAGE)
 }
 

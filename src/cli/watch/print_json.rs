@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use super::documents::{rfc3339, to_json, uuid};
 use super::message::Message;
-use super::{names, token};
+use super::{display_names, token};
 use crate::pb;
 use crate::pb::change_event::Change;
 
@@ -20,14 +20,14 @@ pub fn print(message: &Message, resume_token: &[u8], show_progress: bool, out: &
         Message::Opened(opened) => {
             let mut line = Line::start(out, "opened");
             line.text("watchId", &opened.watch_id);
-            line.text("startMode", names::start_mode(opened.start_mode));
+            line.text("startMode", display_names::start_mode(opened.start_mode));
             line.time("startTime", opened.start_time.as_ref());
             if let Some(interval) = &opened.progress_interval {
                 let seconds = interval.seconds as f64 + f64::from(interval.nanos) / 1e9;
                 line.raw("progressIntervalSeconds", &seconds.to_string());
             }
             line.raw("maxMessageBytes", &opened.max_message_bytes.to_string());
-            line.text("feedMode", names::feed_mode(opened.feed_mode));
+            line.text("feedMode", display_names::feed_mode(opened.feed_mode));
             line.end(resume_token);
         }
         Message::Progress(progress) => {
@@ -40,7 +40,7 @@ pub fn print(message: &Message, resume_token: &[u8], show_progress: bool, out: &
         }
         Message::StateChange(change) => {
             let mut line = Line::start(out, "state");
-            line.text("state", names::watch_state(change.state));
+            line.text("state", display_names::watch_state(change.state));
             if !change.reason.is_empty() {
                 line.text("reason", &change.reason);
             }
@@ -49,18 +49,21 @@ pub fn print(message: &Message, resume_token: &[u8], show_progress: bool, out: &
         Message::Invalidated(invalidated) => {
             let mut line = Line::start(out, "invalidated");
             let cause = pb::OperationType::try_from(invalidated.cause);
-            line.text("cause", cause.map_or(names::UNKNOWN, names::operation));
+            line.text(
+                "cause",
+                cause.map_or(display_names::UNKNOWN, display_names::operation),
+            );
             line.namespace("ns", invalidated.namespace.as_ref());
             line.time("clusterTime", invalidated.cluster_time.as_ref());
             line.end(resume_token);
         }
-        Message::Nothing => {}
+        Message::NoContent => {}
     }
 }
 
 fn change(event: &pb::ChangeEvent, out: &mut String) {
     let mut line = Line::start(out, "change");
-    line.text("operation", names::operation_of(event));
+    line.text("operation", display_names::operation_of(event));
     line.namespace("ns", event.namespace.as_ref());
     line.document("documentKey", event.document_key.as_ref());
     if let Some(change) = &event.change {
@@ -79,7 +82,7 @@ fn change(event: &pb::ChangeEvent, out: &mut String) {
         let collection = uuid(&event.collection_uuid);
         line.raw("collectionUUID", &format!(r#"{{"$uuid":"{collection}"}}"#));
     }
-    if let Some(moved) = names::filter_match(event.r#match) {
+    if let Some(moved) = display_names::filter_match(event.r#match) {
         line.text("match", moved);
     }
     line.document("unknownFields", event.unknown_fields.as_ref());

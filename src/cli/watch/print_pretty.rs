@@ -7,9 +7,9 @@ use anstyle::{AnsiColor, Style};
 
 use line::Line;
 
+use super::display_names;
 use super::documents::{rfc3339, to_json};
 use super::message::Message;
-use super::names;
 use crate::pb;
 use crate::pb::change_event::Change;
 
@@ -54,7 +54,7 @@ impl PrettyPrinter {
                 }
             }
             Message::StateChange(change) => {
-                let mut text = names::watch_state(change.state).to_owned();
+                let mut text = display_names::watch_state(change.state).to_owned();
                 if !change.reason.is_empty() {
                     text.push_str(": ");
                     text.push_str(&change.reason);
@@ -65,15 +65,15 @@ impl PrettyPrinter {
                 let cause = pb::OperationType::try_from(invalidated.cause);
                 let mut text = format!(
                     "invalidated by {}",
-                    cause.map_or(names::UNKNOWN, names::operation)
+                    cause.map_or(display_names::UNKNOWN, display_names::operation)
                 );
                 if invalidated.namespace.is_some() {
                     text.push_str(" of ");
-                    text.push_str(&names::namespace(invalidated.namespace.as_ref()));
+                    text.push_str(&display_names::namespace(invalidated.namespace.as_ref()));
                 }
                 self.note(&text, out);
             }
-            Message::Nothing => {}
+            Message::NoContent => {}
         }
     }
 
@@ -95,11 +95,11 @@ impl PrettyPrinter {
             }
             line.push(DIM, format!("{} ", clock.trim_end_matches('Z')));
         }
-        let operation = names::operation_of(event);
+        let operation = display_names::operation_of(event);
         line.push(color_of(event), format!("{operation:<OPERATION_WIDTH$} "));
         line.push(
             Style::new().bold(),
-            names::namespace(event.namespace.as_ref()),
+            display_names::namespace(event.namespace.as_ref()),
         );
         if let Some(key) = &event.document_key {
             line.push(AnsiColor::Cyan.on_default(), format!(" {}", to_json(key)));
@@ -107,7 +107,7 @@ impl PrettyPrinter {
         if let Some(change) = &event.change {
             details(change, &mut line);
         }
-        if let Some(moved) = names::filter_match(event.r#match) {
+        if let Some(moved) = display_names::filter_match(event.r#match) {
             line.push(DIM, format!(" {moved} the filter"));
         }
         if let Some(transaction) = &event.transaction {
@@ -167,7 +167,7 @@ fn details(change: &Change, line: &mut Line) {
         }
         Change::Drop(_) | Change::DropDatabase(_) => {}
         Change::Rename(rename) => {
-            line.labelled("to", &names::namespace(rename.to.as_ref()));
+            line.labelled("to", &display_names::namespace(rename.to.as_ref()));
             line.document("", rename.operation_description.as_ref());
         }
         Change::Create(create) => {

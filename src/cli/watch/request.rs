@@ -2,7 +2,9 @@
 
 use std::time::SystemTime;
 
-use super::args::{Before, FullDocument, MissingImage, Moment, OnInvalidate, Oversize, WatchArgs};
+use super::args::{
+    BeforeImage, FullDocument, MissingImage, Moment, OnInvalidate, Oversize, WatchArgs,
+};
 use crate::pb;
 use crate::pb::watch_request::Start;
 
@@ -53,9 +55,9 @@ pub(super) fn build(args: &WatchArgs) -> Result<pb::WatchRequest, String> {
         }
         .into(),
         full_document_before_change: match args.before {
-            Before::Off => pb::FullDocumentBeforeChange::Off,
-            Before::WhenAvailable => pb::FullDocumentBeforeChange::WhenAvailable,
-            Before::Required => pb::FullDocumentBeforeChange::Required,
+            BeforeImage::Off => pb::FullDocumentBeforeChange::Off,
+            BeforeImage::WhenAvailable => pb::FullDocumentBeforeChange::WhenAvailable,
+            BeforeImage::Required => pb::FullDocumentBeforeChange::Required,
         }
         .into(),
         // Both ways of printing splice the text in as it comes.

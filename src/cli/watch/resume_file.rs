@@ -3,7 +3,7 @@
 //! The token written is always that of a message whose text was flushed before. So a crash at any
 //! moment leaves a token that is at or before the last message printed: what lies between is
 //! printed again, and nothing is ever missed. That is also why the file need not be written for
-//! every message: at most one write in [`BETWEEN_WRITES`], and one at the end, bound the repeats
+//! every message: at most one write in [`WRITE_INTERVAL`], and one at the end, bound the repeats
 //! without a disk flush for each event.
 
 use std::io::Write as _;
@@ -18,7 +18,7 @@ use super::scope::Scope;
 use super::token;
 
 /// The shortest time from one write to the next.
-pub(super) const BETWEEN_WRITES: Duration = Duration::from_millis(500);
+pub(super) const WRITE_INTERVAL: Duration = Duration::from_millis(500);
 
 /// What the file holds, as JSON.
 #[derive(Debug, Serialize, Deserialize)]
@@ -60,7 +60,7 @@ pub(super) struct ResumeFile {
     /// A token that has not been written yet.
     pending: Option<Bytes>,
     /// When the next write may happen.
-    not_before: Instant,
+    next_write_at: Instant,
 }
 
 impl ResumeFile {
@@ -80,7 +80,7 @@ impl ResumeFile {
             scope,
             stored,
             pending: None,
-            not_before: Instant::now(),
+            next_write_at: Instant::now(),
         })
     }
 
@@ -95,13 +95,13 @@ impl ResumeFile {
     }
 
     /// Remembers the token of a message that has been printed.
-    pub fn note(&mut self, token: Bytes) {
+    pub fn set_token(&mut self, token: Bytes) {
         self.pending = Some(token);
     }
 
     /// When [`ResumeFile::write`] should be called; `None` when there is nothing to write.
     pub fn due(&self) -> Option<Instant> {
-        self.pending.as_ref().map(|_| self.not_before)
+        self.pending.as_ref().map(|_| self.next_write_at)
     }
 
     /// Writes the last token noted, if it is not in the file yet: to a new file beside it that
@@ -123,7 +123,7 @@ impl ResumeFile {
             )
         })?;
         self.pending = None;
-        self.not_before = Instant::now() + BETWEEN_WRITES;
+        self.next_write_at = Instant::now() + WRITE_INTERVAL;
         Ok(())
     }
 }

@@ -5,19 +5,19 @@ use std::io::Write as _;
 use std::time::Duration;
 
 /// Writes a message for people to stderr. A closed stderr is no reason to stop.
-pub(in crate::cli) fn say(text: &str) {
+pub(in crate::cli) fn print_notice(text: &str) {
     let _ = writeln!(anstream::stderr().lock(), "weir: {text}");
 }
 
 /// `text` with everything a terminal would act on written as an escape: control characters
 /// (names and reasons come from the database) and the marks that turn the reading direction.
-pub(in crate::cli) fn visible(text: &str) -> Cow<'_, str> {
-    if !text.chars().any(disturbs) {
+pub(in crate::cli) fn escape_controls(text: &str) -> Cow<'_, str> {
+    if !text.chars().any(needs_escape) {
         return Cow::Borrowed(text);
     }
     let mut clean = String::with_capacity(text.len() + 8);
     for character in text.chars() {
-        if disturbs(character) {
+        if needs_escape(character) {
             clean.extend(character.escape_default());
         } else {
             clean.push(character);
@@ -26,11 +26,11 @@ pub(in crate::cli) fn visible(text: &str) -> Cow<'_, str> {
     Cow::Owned(clean)
 }
 
-fn disturbs(character: char) -> bool {
+fn needs_escape(character: char) -> bool {
     character.is_control() || matches!(character, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// An error with its causes, each said once.
+/// An error with its root_causes, each said once.
 fn with_causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
@@ -46,7 +46,7 @@ fn with_causes(error: &dyn std::error::Error) -> String {
 }
 
 /// What lies behind a wrapper's own words, which for tonic's errors are "transport error".
-pub(in crate::cli) fn causes(error: &dyn std::error::Error) -> String {
+pub(in crate::cli) fn root_causes(error: &dyn std::error::Error) -> String {
     with_causes(error.source().unwrap_or(error))
 }
 
@@ -61,9 +61,12 @@ mod tests {
 
     #[test]
     fn terminal_escapes_in_names_are_shown_and_not_obeyed() {
-        assert_eq!(visible("a\u{1b}[2Jb\n\u{9b}"), "a\\u{1b}[2Jb\\n\\u{9b}");
-        assert_eq!(visible("\u{202e}abc"), "\\u{202e}abc");
-        assert!(matches!(visible("zażółć 水"), Cow::Borrowed(_)));
+        assert_eq!(
+            escape_controls("a\u{1b}[2Jb\n\u{9b}"),
+            "a\\u{1b}[2Jb\\n\\u{9b}"
+        );
+        assert_eq!(escape_controls("\u{202e}abc"), "\\u{202e}abc");
+        assert!(matches!(escape_controls("zażółć 水"), Cow::Borrowed(_)));
     }
 
     #[test]
@@ -73,6 +76,6 @@ mod tests {
         struct Outer(#[source] std::io::Error);
         let error = Outer(std::io::Error::other("refused"));
         assert_eq!(with_causes(&error), "outer: refused");
-        assert_eq!(causes(&error), "refused");
+        assert_eq!(root_causes(&error), "refused");
     }
 }

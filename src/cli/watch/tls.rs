@@ -8,11 +8,11 @@ use rustls::CertificateError;
 use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
 
 use super::args::Server;
-use super::text::causes;
+use super::text::root_causes;
 use crate::tls::{certificates, private_key};
 
 /// How long a handshake may take.
-const HANDSHAKE_WITHIN: Duration = Duration::from_secs(5);
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Whom to trust, and what to show.
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -59,7 +59,7 @@ impl TlsArgs {
                 None => Ok(endpoint),
             };
         }
-        let mut config = ClientTlsConfig::new().timeout(HANDSHAKE_WITHIN);
+        let mut config = ClientTlsConfig::new().timeout(HANDSHAKE_TIMEOUT);
         config = match &self.tls_ca_file {
             Some(path) => {
                 let bundle = read("--tls-ca-file", path, certificates)?;
@@ -77,7 +77,7 @@ impl TlsArgs {
         }
         endpoint
             .tls_config(config)
-            .map_err(|error| format!("TLS can't be set up: {}", causes(&error)))
+            .map_err(|error| format!("TLS can't be set up: {}", root_causes(&error)))
     }
 
     fn first_given(&self) -> Option<&'static str> {

@@ -48,7 +48,7 @@ impl std::fmt::Display for WhereError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let column = self.column();
         writeln!(f, "{} at character {column}", self.problem)?;
-        writeln!(f, "  {}", super::text::visible(&self.text))?;
+        writeln!(f, "  {}", super::text::escape_controls(&self.text))?;
         writeln!(f, "  {:>column$}", "^")?;
         f.write_str(&self.advice)
     }
@@ -60,7 +60,7 @@ impl std::str::FromStr for WhereClause {
     type Err = WhereError;
 
     fn from_str(text: &str) -> Result<WhereClause, WhereError> {
-        let (path, operator) = Reader { text, at: 0 }.condition()?;
+        let (path, operator) = Parser { text, at: 0 }.condition()?;
         Ok(WhereClause {
             text: text.to_owned(),
             filter: pb::Filter {
@@ -78,7 +78,7 @@ const OPERATORS: &str = "write one of: path=value, !=, >, >=, <, <=, path in [a,
                          path ~ /regex/";
 
 /// What people write for another operator, and its name here.
-const MISTAKEN: [(&str, &str); 5] = [
+const UNSUPPORTED_OPERATORS: [(&str, &str); 5] = [
     ("=~", "`~` matches a regular expression"),
     ("<>", "`!=` is not equal"),
     ("=>", "`>=` is greater or equal"),
@@ -90,12 +90,12 @@ const MISTAKEN: [(&str, &str); 5] = [
 ];
 
 /// Reads a condition from left to right.
-struct Reader<'a> {
+struct Parser<'a> {
     text: &'a str,
     at: usize,
 }
 
-impl Reader<'_> {
+impl Parser<'_> {
     fn condition(&mut self) -> Result<(String, Operator), WhereError> {
         self.skip_space();
         let path = self.path()?;
@@ -178,9 +178,9 @@ impl Reader<'_> {
 
     fn operator(&mut self) -> Result<Operator, WhereError> {
         let start = self.at;
-        if let Some((_, advice)) = MISTAKEN
+        if let Some((_, advice)) = UNSUPPORTED_OPERATORS
             .iter()
-            .find(|(mistaken, _)| self.rest().starts_with(mistaken))
+            .find(|(unsupported, _)| self.rest().starts_with(unsupported))
         {
             return Err(self.error(start, "this operator is not known", advice));
         }
@@ -245,13 +245,14 @@ impl Reader<'_> {
     }
 
     fn value(&mut self) -> Result<prost_types::Value, WhereError> {
-        let json = value::read(self.text, self.at..self.text.len()).map_err(|e| self.of(e))?;
+        let json =
+            value::read(self.text, self.at..self.text.len()).map_err(|e| self.value_error(e))?;
         Ok(value::to_protobuf(json))
     }
 
     fn list(&mut self) -> Result<prost_types::ListValue, WhereError> {
         self.skip_space();
-        let values = value::read_list(self.text, self.at).map_err(|e| self.of(e))?;
+        let values = value::read_list(self.text, self.at).map_err(|e| self.value_error(e))?;
         Ok(prost_types::ListValue {
             values: values.into_iter().map(value::to_protobuf).collect(),
         })
@@ -261,7 +262,8 @@ impl Reader<'_> {
         // A prefix is text whatever it looks like, unless it is quoted.
         let text = self.rest().trim();
         if text.starts_with(['"', '\'']) {
-            let json = value::read(self.text, self.at..self.text.len()).map_err(|e| self.of(e))?;
+            let json = value::read(self.text, self.at..self.text.len())
+                .map_err(|e| self.value_error(e))?;
             if let serde_json::Value::String(text) = json {
                 return Ok(Operator::Prefix(text));
             }
@@ -310,7 +312,7 @@ impl Reader<'_> {
         }))
     }
 
-    fn of(&self, error: value::ValueError) -> WhereError {
+    fn value_error(&self, error: value::ValueError) -> WhereError {
         self.error(error.at, &error.problem, error.advice)
     }
 }

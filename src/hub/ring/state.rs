@@ -12,7 +12,7 @@ use crate::{
         segment::Segment,
         stream::next_time,
     },
-    metrics::{Charge, Metrics, Stage},
+    metrics::{GaugeGuard, Metrics, Stage},
     source::{ClusterTime, Position},
     wire::Anchor,
 };
@@ -59,7 +59,7 @@ pub(super) struct Item {
     /// Whether anybody took any of it when it came.
     wanted: bool,
     /// Counts it in `weir_ring_bytes`.
-    _charge: Charge,
+    _gauge: GaugeGuard,
 }
 
 #[derive(Debug)]
@@ -107,7 +107,7 @@ impl State {
             first: self.next,
             content,
             wanted,
-            _charge: Charge::new(&metrics.ring_bytes, cost),
+            _gauge: GaugeGuard::bytes(&metrics.ring_bytes, cost),
         });
         self.next += count;
         self.cost += cost;

@@ -257,7 +257,7 @@ async fn a_slow_watch_falls_off_catches_up_and_joins_again_while_another_reads_o
     let all: Vec<&str> = names.iter().map(String::as_str).collect();
     assert_eq!(events(fast.see(10).await), named(&all));
     assert_eq!(events(slow.see(11).await), named(&all));
-    assert_eq!(metric(&hub, "weir_parks_total"), 1.0);
+    assert_eq!(metric(&hub, "weir_watches_fell_behind_total"), 1.0);
     settle().await;
     assert_eq!(metric(&hub, "weir_catch_ups"), 0.0);
 }

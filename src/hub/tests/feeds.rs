@@ -292,7 +292,7 @@ async fn a_watch_that_does_not_read_holds_up_its_own_feed_only() {
     let seen = client.see(9).await;
     let events = seen.iter().filter(|it| matches!(it, Seen::Event(_)));
     assert_eq!(events.count(), 8, "and nothing is lost: {seen:?}");
-    assert_eq!(metric(&hub, "weir_parks_total"), 0.0);
+    assert_eq!(metric(&hub, "weir_watches_fell_behind_total"), 0.0);
 }
 
 /// A stream that opens by time and says again that it can't go on is not opened for ever.

@@ -1,7 +1,7 @@
 //! Events that MongoDB can't send: what stands before them comes, and what can be told of them is told.
 
 use super::*;
-use crate::{error::Unsent, wire::ResumeToken};
+use crate::{error::UndeliverableEvent, wire::ResumeToken};
 
 const BOTH: [(Failure, &str); 2] = [
     (Failure::ImageMissing, "IMAGE_UNAVAILABLE"),
@@ -17,7 +17,7 @@ fn update(name: &str, increment: u32) -> bson::Document {
     )
 }
 
-fn unsent(error: Error) -> Unsent {
+fn unsent(error: Error) -> UndeliverableEvent {
     match error {
         Error::ImageUnavailable(unsent) | Error::UpstreamEventTooLarge(unsent) => unsent,
         other => panic!("awaited an event that can't be sent, got {other:?}"),

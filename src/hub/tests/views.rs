@@ -4,7 +4,7 @@ use prost::Message as _;
 
 use super::*;
 use crate::{
-    error::Unsent,
+    error::UndeliverableEvent,
     plan::{Audience, Condition, Hidden, Plan, Predicate},
     wire::{ResumeToken, TokenContext, TokenKeys},
 };
@@ -400,7 +400,7 @@ async fn every_token_of_a_watch_is_encrypted_and_for_its_audience() {
     );
 }
 
-fn unsent(error: Error) -> Unsent {
+fn unsent(error: Error) -> UndeliverableEvent {
     match error {
         Error::ImageUnavailable(unsent) | Error::UpstreamEventTooLarge(unsent) => unsent,
         other => panic!("{other:?}"),

@@ -12,7 +12,7 @@ fn status(code: Code, reason: &str) -> Status {
 
 #[test]
 fn what_may_pass_is_tried_again_and_nothing_else() {
-    let retries = |status: &Status| matches!(judge(status), Verdict::Retry { .. });
+    let retries = |status: &Status| matches!(decide_retry(status), RetryDecision::Retry { .. });
     assert!(retries(&status(Code::Unavailable, "SERVER_DRAINING")));
     assert!(retries(&Status::unavailable("")));
     assert!(retries(&Status::unknown("missing grpc-status trailer")));
@@ -33,19 +33,19 @@ fn a_wait_that_the_server_asks_for_is_told() {
     details.set_retry_info(Some(Duration::from_secs(3)));
     let status = Status::with_error_details(Code::Unavailable, "MongoDB is away", details);
     assert_eq!(
-        judge(&status),
-        Verdict::Retry {
+        decide_retry(&status),
+        RetryDecision::Retry {
             why: "UPSTREAM_UNAVAILABLE: MongoDB is away".to_owned(),
-            after: Some(Duration::from_secs(3)),
+            retry_after: Some(Duration::from_secs(3)),
         }
     );
 }
 
 #[test]
 fn an_expired_token_is_explained_with_the_file_to_delete() {
-    let facts = Facts {
+    let facts = AdviceContext {
         resume_file: Some("orders.token".into()),
-        ..Facts::default()
+        ..AdviceContext::default()
     };
     assert_eq!(
         explain(&status(Code::OutOfRange, "RESUME_TOKEN_EXPIRED"), &facts),
@@ -64,15 +64,15 @@ fn the_place_after_an_event_that_cannot_be_sent_is_told() {
         let metadata = [("next_token".to_owned(), "bmV4dA==".to_owned())];
         details.set_error_info(reason, "weir", metadata);
         let status = Status::with_error_details(Code::FailedPrecondition, "words", details);
-        let text = explain(&status, &Facts::default());
+        let text = explain(&status, &AdviceContext::default());
         assert!(
             text.ends_with("without it: --resume-token bmV4dA=="),
             "{text}"
         );
         // The place in a file goes before one of the command line.
-        let facts = Facts {
+        let facts = AdviceContext {
             resume_file: Some("orders.token".into()),
-            ..Facts::default()
+            ..AdviceContext::default()
         };
         let text = explain(&status, &facts);
         assert!(text.contains("delete orders.token"), "{text}");
@@ -87,9 +87,9 @@ fn a_bad_field_is_named_by_what_was_typed() {
     details.add_bad_request_violation("operations[0]", "is not known");
     details.add_bad_request_violation("filters[9]", "is not there");
     let status = Status::with_error_details(Code::InvalidArgument, "bad request", details);
-    let facts = Facts {
+    let facts = AdviceContext {
         conditions: vec!["a=1".to_owned(), "b ~ (?=x)".to_owned()],
-        ..Facts::default()
+        ..AdviceContext::default()
     };
     assert_eq!(
         explain(&status, &facts),
@@ -116,7 +116,10 @@ fn every_reason_that_ends_a_watch_comes_with_advice() {
         "INTERNAL",
     ] {
         let status = status(Code::FailedPrecondition, reason);
-        assert!(advice(&status, &Facts::default()).is_some(), "{reason}");
+        assert!(
+            advice(&status, &AdviceContext::default()).is_some(),
+            "{reason}"
+        );
     }
     for status in [
         Status::permission_denied(""),
@@ -124,7 +127,10 @@ fn every_reason_that_ends_a_watch_comes_with_advice() {
         Status::unimplemented(""),
         Status::out_of_range(""),
     ] {
-        assert!(advice(&status, &Facts::default()).is_some(), "{status}");
+        assert!(
+            advice(&status, &AdviceContext::default()).is_some(),
+            "{status}"
+        );
     }
 }
 
@@ -134,14 +140,14 @@ fn the_time_of_a_token_for_another_view_is_told_as_a_start() {
     let metadata = [("token_time".to_owned(), "1738324800.7".to_owned())];
     details.set_error_info("RESUME_TOKEN_MISMATCH", "weir", metadata);
     let status = Status::with_error_details(Code::InvalidArgument, "words", details);
-    let text = explain(&status, &Facts::default());
+    let text = explain(&status, &AdviceContext::default());
     assert!(
         text.ends_with(": --since 2025-01-31T12:00:00.000Z"),
         "{text}"
     );
-    let facts = Facts {
+    let facts = AdviceContext {
         resume_file: Some("orders.token".into()),
-        ..Facts::default()
+        ..AdviceContext::default()
     };
     let text = explain(&status, &facts);
     assert!(text.contains("delete orders.token"), "{text}");

@@ -113,7 +113,7 @@ fn started_after(request: &pb::WatchRequest) -> Option<&[u8]> {
 }
 
 /// Runs to its end, which must come without anybody's help.
-async fn run(mut watcher: Watcher) -> Result<End, String> {
+async fn run(mut watcher: Watcher) -> Result<WatchEnd, String> {
     timeout(
         Duration::from_secs(30),
         watcher.run(&CancellationToken::new()),
@@ -136,7 +136,7 @@ async fn a_lost_connection_is_made_again_from_the_last_token() {
     .await;
     let sink = Sink::default();
     let end = run(watcher(&server.url, &["--limit=4"], &sink)).await;
-    assert_eq!(end, Ok(End::Limit));
+    assert_eq!(end, Ok(WatchEnd::Limit));
     assert_eq!(sink.changes(), ["t1", "t2", "t3", "t4"]);
     let requests = server.requests();
     let starts: Vec<_> = requests.iter().map(started_after).collect();
@@ -156,7 +156,7 @@ async fn a_watch_whose_token_is_no_longer_for_it_goes_on_from_the_time_that_it_i
     .await;
     let sink = Sink::default();
     let end = run(watcher(&server.url, &["--limit=2"], &sink)).await;
-    assert_eq!(end, Ok(End::Limit));
+    assert_eq!(end, Ok(WatchEnd::Limit));
     let requests = server.requests();
     let start = Start::StartTime(prost_types::Timestamp {
         seconds: 1_738_324_800,
@@ -177,12 +177,12 @@ async fn the_limit_may_fall_inside_a_batch_and_the_file_then_holds_that_events_t
     .await;
     let sink = Sink::default();
     let end = run(watcher(&server.url, &["--limit=2", &flag], &sink)).await;
-    assert_eq!(end, Ok(End::Limit));
+    assert_eq!(end, Ok(WatchEnd::Limit));
     assert_eq!(sink.changes(), ["t1", "t2"]);
 
     let sink = Sink::default();
     let end = run(watcher(&server.url, &["--limit=1", &flag], &sink)).await;
-    assert_eq!(end, Ok(End::Limit));
+    assert_eq!(end, Ok(WatchEnd::Limit));
     assert_eq!(sink.changes(), ["t3"]);
     assert_eq!(started_after(&server.requests()[1]), Some(&b"t2"[..]));
 }
@@ -202,7 +202,7 @@ async fn a_reader_that_goes_away_ends_the_watch_well_and_moves_no_token() {
         ..Sink::default()
     };
     let end = run(watcher(&server.url, &[&flag], &sink)).await;
-    assert_eq!(end, Ok(End::OutputClosed));
+    assert_eq!(end, Ok(WatchEnd::OutputClosed));
     assert!(!path.exists());
 }
 
@@ -244,7 +244,7 @@ async fn a_stream_that_ends_in_order_is_the_end_only_where_one_was_asked_for() {
     let script = || Script::new([opened("t0"), inserts(&["t1"])], Status::ok(""));
     let server = ScriptedServer::start(vec![script()]).await;
     let end = run(watcher(&server.url, &["--until=now"], &Sink::default())).await;
-    assert_eq!(end, Ok(End::TimeReached));
+    assert_eq!(end, Ok(WatchEnd::TimeReached));
 
     let server = ScriptedServer::start(vec![script()]).await;
     let end = run(watcher(&server.url, &["--no-reconnect"], &Sink::default())).await;
@@ -275,7 +275,7 @@ async fn an_interrupted_watch_keeps_its_place() {
     .await
     .unwrap();
     shutdown.cancel();
-    assert_eq!(running.await.unwrap(), Ok(End::Interrupted));
+    assert_eq!(running.await.unwrap(), Ok(WatchEnd::Interrupted));
     let scope = "shop.orders".parse().unwrap();
     let file = ResumeFile::open(path, &scope).unwrap();
     // The write of t2 may be seen here before its end is told to the watcher: then it repeats.

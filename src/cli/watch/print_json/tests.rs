@@ -1,5 +1,5 @@
 use super::*;
-use crate::cli::watch::samples;
+use crate::cli::watch::fixtures;
 
 fn printed(message: &Message) -> String {
     let mut out = String::new();
@@ -15,13 +15,13 @@ fn printed_change(event: pb::ChangeEvent) -> String {
     printed(&Message::Changes(vec![event]))
 }
 
-/// What every event of the samples ends with: its own token, not the message's.
+/// What every event of the fixtures ends with: its own token, not the message's.
 const END: &str = r#""clusterTime":{"$timestamp":{"t":1738324800,"i":3}},"wallTime":{"$date":"2025-01-31T12:00:00.250Z"},"resumeToken":"ZXZlbnQ"}"#;
 
 #[test]
 fn an_insert_is_one_line_with_the_document_as_the_server_wrote_it() {
     assert_eq!(
-        printed_change(samples::insert()),
+        printed_change(fixtures::insert()),
         format!(
             "{}{END}\n",
             r#"{"type":"change","operation":"insert","ns":{"db":"shop","coll":"orders"},"documentKey":{"_id": 1},"fullDocument":{"_id": 1, "status": "paid"},"#
@@ -32,7 +32,7 @@ fn an_insert_is_one_line_with_the_document_as_the_server_wrote_it() {
 #[test]
 fn an_update_tells_what_changed() {
     assert_eq!(
-        printed_change(samples::update()),
+        printed_change(fixtures::update()),
         format!(
             "{}{}{END}\n",
             r#"{"type":"change","operation":"update","ns":{"db":"shop","coll":"orders"},"documentKey":{"_id": 1},"updateDescription":{"updatedFields":{"total": 5},"removedFields":["note","a\"b"],"truncatedArrays":[{"field":"items","newSize":2}],"disambiguatedPaths":{"a.0":["a",0]}},"#,
@@ -44,14 +44,14 @@ fn an_update_tells_what_changed() {
 #[test]
 fn the_other_changes_of_documents_have_their_documents() {
     assert_eq!(
-        printed_change(samples::replace()),
+        printed_change(fixtures::replace()),
         format!(
             "{}{END}\n",
             r#"{"type":"change","operation":"replace","ns":{"db":"shop","coll":"orders"},"documentKey":{"_id": 1},"fullDocument":{"_id": 1, "a": 2},"fullDocumentBeforeChange":{"_id": 1, "a": 1},"#
         )
     );
     assert_eq!(
-        printed_change(samples::omitted()),
+        printed_change(fixtures::omitted()),
         format!(
             "{}{END}\n",
             r#"{"type":"change","operation":"insert","ns":{"db":"shop","coll":"orders"},"documentKey":{"_id": 1},"omitted":{"eventBytes":4000000,"maxMessageBytes":3145728},"#
@@ -62,7 +62,7 @@ fn the_other_changes_of_documents_have_their_documents() {
 #[test]
 fn what_few_events_have_is_extended_json() {
     assert_eq!(
-        printed_change(samples::in_transaction()),
+        printed_change(fixtures::in_transaction()),
         concat!(
             r#"{"type":"change","operation":"delete","ns":{"db":"shop","coll":"orders"},"documentKey":{"_id": 1},"fullDocumentBeforeChange":{"_id": 1},"#,
             r#""clusterTime":{"$timestamp":{"t":1738324800,"i":3}},"wallTime":{"$date":"2025-01-31T12:00:00.250Z"},"#,
@@ -102,7 +102,7 @@ fn events_about_collections_have_their_details() {
             format!(r#"{orders}"event":{{"whole": 1}},"#),
         ),
     ];
-    let events = samples::about_collections();
+    let events = fixtures::about_collections();
     assert_eq!(events.len(), expected.len());
     for (event, (operation, fields)) in events.into_iter().zip(expected) {
         assert_eq!(
@@ -116,37 +116,37 @@ fn events_about_collections_have_their_details() {
 fn messages_that_are_no_changes_have_lines_of_their_own() {
     for (message, expected) in [
         (
-            samples::opened(),
+            fixtures::opened(),
             r#"{"type":"opened","watchId":"w1","startMode":"token","startTime":{"$timestamp":{"t":1738324800,"i":1}},"progressIntervalSeconds":1.5,"maxMessageBytes":3145728,"feedMode":"dedicated","resumeToken":"YmF0Y2g"}"#,
         ),
         (
-            samples::progress(),
+            fixtures::progress(),
             r#"{"type":"progress","clusterTime":{"$timestamp":{"t":1738324800,"i":7}},"upstreamTime":{"$timestamp":{"t":1738324802,"i":1}},"resumeToken":"YmF0Y2g"}"#,
         ),
         (
-            samples::reconnecting(),
+            fixtures::reconnecting(),
             r#"{"type":"state","state":"upstreamReconnecting","reason":"MongoDB is \u001b[31maway","resumeToken":"YmF0Y2g"}"#,
         ),
         (
-            samples::invalidated(),
+            fixtures::invalidated(),
             r#"{"type":"invalidated","cause":"drop","ns":{"db":"shop","coll":"orders"},"clusterTime":{"$timestamp":{"t":1738324800,"i":9}},"resumeToken":"YmF0Y2g"}"#,
         ),
     ] {
         assert_eq!(printed(&message), format!("{expected}\n"));
     }
-    assert_eq!(printed(&Message::Nothing), "");
+    assert_eq!(printed(&Message::NoContent), "");
 }
 
 #[test]
 fn progress_is_printed_only_on_request() {
     let mut out = String::new();
-    print(&samples::progress(), b"batch", false, &mut out);
+    print(&fixtures::progress(), b"batch", false, &mut out);
     assert_eq!(out, "");
 }
 
 #[test]
 fn a_batch_is_a_line_for_each_change() {
-    let message = Message::Changes(vec![samples::insert(), samples::update()]);
+    let message = Message::Changes(vec![fixtures::insert(), fixtures::update()]);
     assert_eq!(printed(&message).lines().count(), 2);
 }
 
@@ -154,7 +154,7 @@ fn a_batch_is_a_line_for_each_change() {
 #[test]
 fn an_absent_document_and_null_differ() {
     let with = |full_document| {
-        samples::event(
+        fixtures::event(
             pb::OperationType::Update,
             Change::Update(pb::Update {
                 full_document,
@@ -163,14 +163,14 @@ fn an_absent_document_and_null_differ() {
         )
     };
     assert!(!printed_change(with(None)).contains("fullDocument"));
-    assert!(printed_change(with(samples::null())).contains(r#""fullDocument":null"#));
+    assert!(printed_change(with(fixtures::null())).contains(r#""fullDocument":null"#));
 }
 
 /// T26: documents that no text can hold come as BSON.
 #[test]
 fn documents_in_other_forms_are_still_json_on_one_line() {
     let with = |value| {
-        samples::event(
+        fixtures::event(
             pb::OperationType::Insert,
             Change::Insert(pb::Insert {
                 full_document: Some(pb::Document { value: Some(value) }),

@@ -7,11 +7,11 @@ use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
 
 use super::{DIM, PLAIN};
 use crate::cli::watch::documents::to_json;
-use crate::cli::watch::text::visible;
+use crate::cli::watch::text::escape_controls;
 use crate::pb;
 
 /// What stands where a line was cut.
-const CUT: &str = "…";
+const ELLIPSIS: &str = "…";
 
 #[derive(Default)]
 pub(super) struct Line {
@@ -43,16 +43,16 @@ impl Line {
         let parts: Vec<(Style, String)> = self
             .parts
             .into_iter()
-            .map(|(style, text)| (style, visible(&text).into_owned()))
+            .map(|(style, text)| (style, escape_controls(&text).into_owned()))
             .collect();
         let total: usize = parts.iter().map(|(_, text)| text.width()).sum();
-        let mut room = match width {
-            Some(width) if total > width => width.saturating_sub(CUT.width()),
+        let mut columns_left = match width {
+            Some(width) if total > width => width.saturating_sub(ELLIPSIS.width()),
             _ => usize::MAX,
         };
-        let cut = room != usize::MAX;
+        let cut = columns_left != usize::MAX;
         for (style, text) in &parts {
-            let shown = within(text, &mut room);
+            let shown = fit(text, &mut columns_left);
             if color && *style != PLAIN {
                 let _ = write!(out, "{style}{shown}{style:#}");
             } else {
@@ -63,21 +63,21 @@ impl Line {
             }
         }
         if cut {
-            out.push_str(CUT);
+            out.push_str(ELLIPSIS);
         }
         out.push('\n');
     }
 }
 
-/// The longest beginning of `text` that fits, which uses up `room`.
-fn within<'a>(text: &'a str, room: &mut usize) -> &'a str {
+/// The longest beginning of `text` that fits, which uses up `columns_left`.
+fn fit<'a>(text: &'a str, columns_left: &mut usize) -> &'a str {
     for (at, character) in text.char_indices() {
         let width = character.width().unwrap_or(0);
-        if width > *room {
-            *room = 0;
+        if width > *columns_left {
+            *columns_left = 0;
             return &text[..at];
         }
-        *room -= width;
+        *columns_left -= width;
     }
     text
 }

@@ -22,8 +22,8 @@ fn the_last_token_noted_comes_back_and_no_other_file_stays() {
     assert!(!path.exists(), "nothing was noted");
 
     for token in [&b"one"[..], b"two"] {
-        file.note(Bytes::from_static(b"before"));
-        file.note(Bytes::copy_from_slice(token));
+        file.set_token(Bytes::from_static(b"before"));
+        file.set_token(Bytes::copy_from_slice(token));
         assert!(file.due().is_some());
         file.write().unwrap();
         assert_eq!(file.due(), None);
@@ -43,12 +43,12 @@ fn a_reader_meets_the_old_or_the_new_file_and_nothing_between() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("place");
     let mut file = ResumeFile::open(path.clone(), &orders()).unwrap();
-    file.note(Bytes::from(vec![0; 4096]));
+    file.set_token(Bytes::from(vec![0; 4096]));
     file.write().unwrap();
     std::thread::scope(|threads| {
         let writer = threads.spawn(|| {
             for byte in 1..=50 {
-                file.note(Bytes::from(vec![byte; 4096]));
+                file.set_token(Bytes::from(vec![byte; 4096]));
                 file.write().unwrap();
             }
         });
@@ -64,11 +64,11 @@ fn a_reader_meets_the_old_or_the_new_file_and_nothing_between() {
 fn a_second_write_waits() {
     let folder = tempfile::tempdir().unwrap();
     let mut file = ResumeFile::open(folder.path().join("place"), &orders()).unwrap();
-    file.note(Bytes::from_static(b"one"));
+    file.set_token(Bytes::from_static(b"one"));
     assert!(file.due().unwrap() <= Instant::now());
     file.write().unwrap();
-    file.note(Bytes::from_static(b"two"));
-    assert!(file.due().unwrap() > Instant::now() + BETWEEN_WRITES / 2);
+    file.set_token(Bytes::from_static(b"two"));
+    assert!(file.due().unwrap() > Instant::now() + WRITE_INTERVAL / 2);
 }
 
 #[test]
@@ -76,7 +76,7 @@ fn a_file_of_another_scope_is_refused_with_advice() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("place");
     let mut file = ResumeFile::open(path.clone(), &orders()).unwrap();
-    file.note(Bytes::from_static(b"one"));
+    file.set_token(Bytes::from_static(b"one"));
     file.write().unwrap();
     let error = ResumeFile::open(path, &"shop.users".parse().unwrap()).unwrap_err();
     let text = error.to_string();
@@ -90,7 +90,7 @@ fn the_order_of_collections_makes_no_other_file() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("place");
     let mut file = ResumeFile::open(path.clone(), &"shop.a,b".parse().unwrap()).unwrap();
-    file.note(Bytes::from_static(b"one"));
+    file.set_token(Bytes::from_static(b"one"));
     file.write().unwrap();
     assert!(ResumeFile::open(path, &"shop.b,a".parse().unwrap()).is_ok());
 }
@@ -121,7 +121,7 @@ fn a_folder_that_cannot_be_written_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("missing").join("place");
     let mut file = ResumeFile::open(path.clone(), &orders()).unwrap();
-    file.note(Bytes::from_static(b"one"));
+    file.set_token(Bytes::from_static(b"one"));
     let error = file.write().unwrap_err().to_string();
     assert!(error.contains(path.to_str().unwrap()), "{error}");
 }

@@ -17,11 +17,11 @@ use crate::pb;
 #[derive(Clone)]
 pub struct Script {
     messages: Vec<pb::WatchResponse>,
-    end: Ending,
+    end: ScriptEnd,
 }
 
 #[derive(Clone)]
-enum Ending {
+enum ScriptEnd {
     /// The call fails before anything is sent.
     AtOnce(Status),
     /// The stream ends with this status.
@@ -34,32 +34,32 @@ impl Script {
     pub fn new(messages: impl IntoIterator<Item = pb::WatchResponse>, end: Status) -> Script {
         Script {
             messages: messages.into_iter().collect(),
-            end: Ending::Status(end),
+            end: ScriptEnd::Status(end),
         }
     }
 
     pub fn failing(status: Status) -> Script {
         Script {
             messages: Vec::new(),
-            end: Ending::AtOnce(status),
+            end: ScriptEnd::AtOnce(status),
         }
     }
 
     pub fn open(messages: impl IntoIterator<Item = pb::WatchResponse>) -> Script {
         Script {
             messages: messages.into_iter().collect(),
-            end: Ending::Never,
+            end: ScriptEnd::Never,
         }
     }
 
     fn into_stream(self) -> BoxStream<'static, Result<pb::WatchResponse, Status>> {
         let messages = stream::iter(self.messages.into_iter().map(Ok));
         match self.end {
-            Ending::Status(status) if status.code() == tonic::Code::Ok => messages.boxed(),
-            Ending::Status(status) | Ending::AtOnce(status) => {
+            ScriptEnd::Status(status) if status.code() == tonic::Code::Ok => messages.boxed(),
+            ScriptEnd::Status(status) | ScriptEnd::AtOnce(status) => {
                 messages.chain(stream::iter([Err(status)])).boxed()
             }
-            Ending::Never => messages.chain(stream::pending()).boxed(),
+            ScriptEnd::Never => messages.chain(stream::pending()).boxed(),
         }
     }
 }
@@ -84,7 +84,7 @@ impl ScriptedServer {
         }));
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        let service = Watching(Arc::clone(&state));
+        let service = ScriptedWatchService(Arc::clone(&state));
         tokio::spawn(
             tonic::transport::Server::builder()
                 .add_service(service)
@@ -100,13 +100,13 @@ impl ScriptedServer {
 }
 
 #[derive(Clone)]
-struct Watching(Arc<Mutex<State>>);
+struct ScriptedWatchService(Arc<Mutex<State>>);
 
-impl tonic::server::NamedService for Watching {
+impl tonic::server::NamedService for ScriptedWatchService {
     const NAME: &'static str = "weir.v1.WatchService";
 }
 
-impl Service<http::Request<tonic::body::Body>> for Watching {
+impl Service<http::Request<tonic::body::Body>> for ScriptedWatchService {
     type Response = http::Response<tonic::body::Body>;
     type Error = Infallible;
     type Future = BoxFuture<Self::Response, Self::Error>;
@@ -125,7 +125,7 @@ impl Service<http::Request<tonic::body::Body>> for Watching {
     }
 }
 
-impl tonic::server::ServerStreamingService<pb::WatchRequest> for Watching {
+impl tonic::server::ServerStreamingService<pb::WatchRequest> for ScriptedWatchService {
     type Response = pb::WatchResponse;
     type ResponseStream =
         Pin<Box<dyn futures::Stream<Item = Result<pb::WatchResponse, Status>> + Send>>;
@@ -139,8 +139,8 @@ impl tonic::server::ServerStreamingService<pb::WatchRequest> for Watching {
             .pop_front()
             .unwrap_or_else(|| Script::failing(Status::aborted("the script is over")));
         ready(match &script.end {
-            Ending::AtOnce(status) => Err(status.clone()),
-            Ending::Status(_) | Ending::Never => Ok(Response::new(script.into_stream())),
+            ScriptEnd::AtOnce(status) => Err(status.clone()),
+            ScriptEnd::Status(_) | ScriptEnd::Never => Ok(Response::new(script.into_stream())),
         })
     }
 }

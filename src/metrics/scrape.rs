@@ -6,7 +6,7 @@ use super::{CATALOGUE, FEED_LAG, MEMORY_LIMIT, MEMORY_USED, OPLOG_HEADROOM, READ
 
 /// What is measured when Prometheus asks, and not before.
 #[derive(Debug, Clone, Default)]
-pub struct Readings {
+pub struct ScrapedGauges {
     /// Whether clients should be sent here.
     pub ready: bool,
     /// The feeds' lags in seconds by what they watch, which come and go.
@@ -21,7 +21,7 @@ pub struct Readings {
     pub tasks: usize,
 }
 
-impl Readings {
+impl ScrapedGauges {
     pub(super) fn write(&self, page: &mut String) {
         let lags = self
             .feed_lags

@@ -2,29 +2,29 @@
 
 use std::sync::Arc;
 
-use super::{StartError, token_keys::KeyFile};
+use super::{StartError, token_key_file::TokenKeyFile};
 use crate::{
     admin::Gate,
     auth::{Authenticator, Upkeep},
     config::{ConfigError, ServeConfig},
     metrics::Metrics,
     policy::Policy,
-    reload::Files,
+    reload::ReloadedFiles,
     tls::Tls,
 };
 
 /// What the settings' files hold.
-pub(super) struct Checked {
-    pub tls: Option<(Arc<Tls>, Files)>,
-    pub token_keys: Option<KeyFile>,
+pub(super) struct LoadedFiles {
+    pub tls: Option<(Arc<Tls>, ReloadedFiles)>,
+    pub token_keys: Option<TokenKeyFile>,
     pub policy: Policy,
-    pub policy_files: Option<Files>,
+    pub policy_files: Option<ReloadedFiles>,
     pub authenticator: Authenticator,
     pub upkeep: Upkeep,
     pub gate: Gate,
 }
 
-impl Checked {
+impl LoadedFiles {
     /// Reads and tests them.
     ///
     /// # Errors
@@ -38,7 +38,11 @@ impl Checked {
             None => None,
         };
         let token_keys = match config.auth.token_key_file.clone() {
-            Some(path) => Some(KeyFile::read(path).await.map_err(StartError::TokenKeys)?),
+            Some(path) => Some(
+                TokenKeyFile::read(path)
+                    .await
+                    .map_err(StartError::TokenKeys)?,
+            ),
             None => None,
         };
         let (policy, policy_files) = match config.auth.policy_file.clone() {

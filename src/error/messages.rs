@@ -1,16 +1,16 @@
 //! The words of errors that depend on what is known.
 
-use super::{FieldViolation, Unsent};
+use super::{FieldViolation, UndeliverableEvent};
 use crate::source::ClusterTime;
 
-pub(super) fn place(after: Option<ClusterTime>) -> String {
+pub(super) fn resume_from(after: Option<ClusterTime>) -> String {
     after.map_or("the last token".to_owned(), |time| {
         let seconds = time.seconds;
         format!("the start_time {seconds}: the tokens of before are no longer for it")
     })
 }
 
-pub(super) fn unsent(event: &Unsent) -> String {
+pub(super) fn undeliverable_event(event: &UndeliverableEvent) -> String {
     match (event.time, event.after) {
         (Some(time), _) => format!(": the event of {time}"),
         (None, Some(after)) => format!(": the event after {after}"),
@@ -18,7 +18,7 @@ pub(super) fn unsent(event: &Unsent) -> String {
     }
 }
 
-pub(super) fn violations(violations: &[FieldViolation]) -> String {
+pub(super) fn join_violations(violations: &[FieldViolation]) -> String {
     let mut words: Vec<String> = violations
         .iter()
         .map(|violation| format!("{}: {}", violation.field, violation.description))
@@ -27,7 +27,7 @@ pub(super) fn violations(violations: &[FieldViolation]) -> String {
     words.join("; ")
 }
 
-pub(super) fn expired(asked: Option<ClusterTime>, oldest: Option<ClusterTime>) -> String {
+pub(super) fn token_expired(asked: Option<ClusterTime>, oldest: Option<ClusterTime>) -> String {
     let asked = asked.map(|time| format!(" (time {})", time.seconds));
     let oldest = oldest.map(|time| format!("; the oldest entry is of time {}", time.seconds));
     format!(

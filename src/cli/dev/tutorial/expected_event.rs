@@ -9,7 +9,7 @@ use crate::pb::change_event::Change;
 
 /// An event's operation, key and contents, documents as relaxed Extended JSON.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Expected {
+pub(super) struct ExpectedEvent {
     operation: pb::OperationType,
     key: Option<Value>,
     updated: Option<Value>,
@@ -33,10 +33,10 @@ impl Mismatch {
     }
 }
 
-impl Expected {
+impl ExpectedEvent {
     /// An event without key and contents.
-    pub fn of(operation: pb::OperationType) -> Expected {
-        Expected {
+    pub fn of(operation: pb::OperationType) -> ExpectedEvent {
+        ExpectedEvent {
             operation,
             key: None,
             updated: None,
@@ -45,26 +45,26 @@ impl Expected {
     }
 
     /// With this document key.
-    pub fn key(mut self, key: &Document) -> Expected {
+    pub fn key(mut self, key: &Document) -> ExpectedEvent {
         self.key = Some(as_json(key));
         self
     }
 
     /// With these updated fields.
-    pub fn updated(mut self, fields: &Document) -> Expected {
+    pub fn updated(mut self, fields: &Document) -> ExpectedEvent {
         self.updated = Some(as_json(fields));
         self
     }
 
     /// With this document after the change.
-    pub fn document(mut self, document: &Document) -> Expected {
+    pub fn document(mut self, document: &Document) -> ExpectedEvent {
         self.document = Some(as_json(document));
         self
     }
 
     /// Compares all of it with what came.
     pub fn check(&self, event: &pb::ChangeEvent) -> Result<(), Mismatch> {
-        let found = Expected::from_event(event);
+        let found = ExpectedEvent::from_event(event);
         if *self == found {
             Ok(())
         } else {
@@ -72,7 +72,7 @@ impl Expected {
         }
     }
 
-    fn from_event(event: &pb::ChangeEvent) -> Expected {
+    fn from_event(event: &pb::ChangeEvent) -> ExpectedEvent {
         let (updated, document) = match &event.change {
             Some(Change::Insert(insert)) => (None, insert.full_document.as_ref()),
             Some(Change::Update(update)) => (
@@ -85,7 +85,7 @@ impl Expected {
             Some(Change::Replace(replace)) => (None, replace.full_document.as_ref()),
             _ => (None, None),
         };
-        Expected {
+        ExpectedEvent {
             operation: event.operation(),
             key: event.document_key.as_ref().map(read),
             updated: updated.map(read),
@@ -94,7 +94,7 @@ impl Expected {
     }
 }
 
-impl std::fmt::Display for Expected {
+impl std::fmt::Display for ExpectedEvent {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(self.operation.as_str_name())?;
         for (name, value) in [
@@ -150,7 +150,7 @@ mod tests {
 
     #[test]
     fn an_event_is_judged_by_operation_key_and_contents() {
-        let right = Expected::of(pb::OperationType::Update)
+        let right = ExpectedEvent::of(pb::OperationType::Update)
             .key(&doc! { "_id": 1 })
             .updated(&doc! { "stock": 2 })
             .document(&doc! { "_id": 1, "stock": 2 });
@@ -159,11 +159,11 @@ mod tests {
             right.clone().key(&doc! { "_id": 2 }),
             right.clone().updated(&doc! { "stock": 3 }),
             right.clone().document(&doc! { "_id": 1 }),
-            Expected {
+            ExpectedEvent {
                 operation: pb::OperationType::Insert,
                 ..right.clone()
             },
-            Expected::of(pb::OperationType::Update),
+            ExpectedEvent::of(pb::OperationType::Update),
         ] {
             assert!(wrong.check(&update()).is_err(), "{wrong}");
         }
@@ -171,7 +171,7 @@ mod tests {
 
     #[test]
     fn a_mismatch_tells_both_sides() {
-        let expected = Expected::of(pb::OperationType::Delete).key(&doc! { "_id": 1 });
+        let expected = ExpectedEvent::of(pb::OperationType::Delete).key(&doc! { "_id": 1 });
         assert_eq!(
             expected.check(&update()).unwrap_err().to_string(),
             "expected OPERATION_TYPE_DELETE key {\"_id\":1}, and OPERATION_TYPE_UPDATE \

@@ -4,7 +4,7 @@
 use super::Metrics;
 
 /// Every end that a watch may have: its gRPC code, and its reason.
-pub const ENDS: &[(&str, &str)] = &[
+pub const WATCH_ENDS: &[(&str, &str)] = &[
     ("OK", "end_time"),
     ("CANCELLED", "cancelled"),
     ("INVALID_ARGUMENT", "INVALID_REQUEST"),
@@ -33,7 +33,7 @@ pub const ENDS: &[(&str, &str)] = &[
     ("INTERNAL", "INTERNAL"),
 ];
 
-const RESTARTS: &[&str] = &[
+const FEED_RESTART_REASONS: &[&str] = &[
     "cursor_not_found",
     "election",
     "shutdown",
@@ -43,7 +43,7 @@ const RESTARTS: &[&str] = &[
     "login",
 ];
 
-const REJECTIONS: &[&str] = &[
+const REJECTED_LIMITS: &[&str] = &[
     "watches",
     "feeds",
     "calls",
@@ -57,9 +57,9 @@ const REJECTIONS: &[&str] = &[
     "principals",
 ];
 
-const AUTHORIZATIONS: &[&str] = &["ok", "no_rule"];
+const AUTHORIZATION_RESULTS: &[&str] = &["ok", "no_rule"];
 
-const AUTHENTICATIONS: &[(&str, &[&str])] = &[
+const AUTHENTICATION_RESULTS: &[(&str, &[&str])] = &[
     ("none", &["missing"]),
     ("jwt", &["ok", "invalid", "expired", "unavailable"]),
     ("key", &["ok", "invalid"]),
@@ -68,26 +68,26 @@ const AUTHENTICATIONS: &[(&str, &[&str])] = &[
 
 impl Metrics {
     /// Makes the counters of all label values that are known beforehand.
-    pub(super) fn register_known(&self) {
-        for (code, reason) in ENDS {
-            self.watches_ended(code, reason).increment(0);
+    pub(super) fn register_known_label_values(&self) {
+        for (code, reason) in WATCH_ENDS {
+            self.watch_end_counter(code, reason).increment(0);
         }
-        for reason in RESTARTS {
-            self.feeds_restarted(reason).increment(0);
+        for reason in FEED_RESTART_REASONS {
+            self.feed_restart_counter(reason).increment(0);
         }
-        for limit in REJECTIONS {
-            self.limits_rejected(limit).increment(0);
+        for limit in REJECTED_LIMITS {
+            self.limit_rejection_counter(limit).increment(0);
         }
-        for result in AUTHORIZATIONS {
-            self.authorizations(result).increment(0);
+        for result in AUTHORIZATION_RESULTS {
+            self.authorization_counter(result).increment(0);
         }
     }
 
     /// Makes the counters of who calls, where that is asked.
     pub fn register_authentications(&self) {
-        for (method, results) in AUTHENTICATIONS {
+        for (method, results) in AUTHENTICATION_RESULTS {
             for result in *results {
-                self.authentications(method, result).increment(0);
+                self.authentication_counter(method, result).increment(0);
             }
         }
     }
@@ -96,13 +96,13 @@ impl Metrics {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metrics::CATALOGUE;
+    use crate::metrics::{CATALOGUE, ScrapedGauges};
 
     #[test]
     fn the_known_values_are_those_that_the_catalogue_tells() {
         for (name, known) in [
-            ("weir_limit_rejections_total", REJECTIONS),
-            ("weir_authorizations_total", AUTHORIZATIONS),
+            ("weir_limit_rejections_total", REJECTED_LIMITS),
+            ("weir_authorizations_total", AUTHORIZATION_RESULTS),
         ] {
             let metric = CATALOGUE.iter().find(|it| it.name == name);
             let help = metric.expect("it is in the catalogue").help;
@@ -118,5 +118,17 @@ mod tests {
         let mut known = known.to_vec();
         known.sort_by_key(|it| told.iter().position(|other| other == it));
         known
+    }
+    #[test]
+    fn the_deprecated_name_of_falling_behind_has_the_same_value() {
+        let metrics = Metrics::new();
+        for _ in 0..3 {
+            metrics.count_fell_behind();
+        }
+        let page = metrics.render(&ScrapedGauges::default());
+        for name in ["weir_watches_fell_behind_total", "weir_parks_total"] {
+            let sample = format!("{name} 3");
+            assert!(page.lines().any(|line| line == sample), "{name}\n{page}");
+        }
     }
 }

@@ -2,21 +2,21 @@
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use crate::{metrics::Metrics, reload::Files, wire::TokenKeys};
+use crate::{metrics::Metrics, reload::ReloadedFiles, wire::TokenKeys};
 
 /// Keys, and the file that they are read again from.
-pub(super) struct KeyFile {
+pub(super) struct TokenKeyFile {
     pub keys: Arc<TokenKeys>,
-    files: Files,
+    files: ReloadedFiles,
 }
 
-impl KeyFile {
+impl TokenKeyFile {
     /// Reads the keys.
     ///
     /// # Errors
     /// In words, which tell nothing that is in the file.
     pub async fn read(path: PathBuf) -> Result<Self, String> {
-        let (files, contents) = Files::read("token_keys", vec![path]).await?;
+        let (files, contents) = ReloadedFiles::read("token_keys", vec![path]).await?;
         let keys = Arc::new(TokenKeys::parse(text(&contents)?)?);
         Ok(Self { keys, files })
     }

@@ -6,27 +6,27 @@ use std::io::Write as _;
 use tonic::{Status, Streaming};
 
 use super::TutorialError;
-use super::expected::Mismatch;
+use super::expected_event::Mismatch;
 use crate::cli::watch::Message;
 use crate::cli::watch::advice::reason;
-use crate::cli::watch::message::Joiner;
+use crate::cli::watch::message::ChunkJoiner;
 use crate::cli::watch::print_pretty::PrettyPrinter;
 use crate::cli::watch::printer::pretty_for_stdout;
 use crate::pb;
 
 /// An open watch, and the changes of a batch that have not been asked for yet.
-pub(super) struct Watching {
+pub(super) struct TutorialWatch {
     stream: Streaming<pb::WatchResponse>,
-    joiner: Joiner,
+    joiner: ChunkJoiner,
     printer: PrettyPrinter,
     changes: VecDeque<pb::ChangeEvent>,
 }
 
-impl Watching {
-    pub fn new(stream: Streaming<pb::WatchResponse>) -> Watching {
-        Watching {
+impl TutorialWatch {
+    pub fn new(stream: Streaming<pb::WatchResponse>) -> TutorialWatch {
+        TutorialWatch {
             stream,
-            joiner: Joiner::default(),
+            joiner: ChunkJoiner::default(),
             printer: pretty_for_stdout(false),
             changes: VecDeque::new(),
         }
@@ -48,7 +48,7 @@ impl Watching {
             }
             match self.next().await? {
                 Some(Message::Changes(changes)) => self.changes.extend(changes),
-                Some(message) if says_nothing_new(&message) => {}
+                Some(message) if has_no_change(&message) => {}
                 Some(_) => return Err(Mismatch::new("an event", "another message").into()),
                 None => return Err(Mismatch::new("an event", "the stream's end").into()),
             }
@@ -57,22 +57,22 @@ impl Watching {
 
     /// Reads Invalidated by the drop, and then the status that says the same.
     pub async fn invalidated(&mut self) -> Result<(), TutorialError> {
-        let mut told = false;
+        let mut got_invalidated = false;
         loop {
             match self.next().await {
                 Ok(Some(Message::Invalidated(invalidated)))
-                    if !told && invalidated.cause() == pb::OperationType::Drop =>
+                    if !got_invalidated && invalidated.cause() == pb::OperationType::Drop =>
                 {
-                    told = true;
+                    got_invalidated = true;
                 }
-                Ok(Some(message)) if says_nothing_new(&message) => {}
+                Ok(Some(message)) if has_no_change(&message) => {}
                 Ok(Some(_)) => {
                     return Err(Mismatch::new("Invalidated by drop", "another message").into());
                 }
                 Ok(None) => {
                     return Err(Mismatch::new("ABORTED", "the stream's end without it").into());
                 }
-                Err(status) => return Ok(check_end(&status, told)?),
+                Err(status) => return Ok(check_end(&status, got_invalidated)?),
             }
         }
     }
@@ -94,21 +94,21 @@ impl Watching {
     }
 }
 
-fn says_nothing_new(message: &Message) -> bool {
+fn has_no_change(message: &Message) -> bool {
     matches!(
         message,
-        Message::Progress(_) | Message::StateChange(_) | Message::Nothing
+        Message::Progress(_) | Message::StateChange(_) | Message::NoContent
     )
 }
 
-fn check_end(status: &Status, told: bool) -> Result<(), Mismatch> {
+fn check_end(status: &Status, got_invalidated: bool) -> Result<(), Mismatch> {
     const REASON: &str = "WATCH_INVALIDATED";
     let found = reason(status).unwrap_or_else(|| "no reason".to_owned());
     if status.code() != tonic::Code::Aborted || found != REASON {
         let found = format!("{:?} ({found}): {}", status.code(), status.message());
         return Err(Mismatch::new("Aborted (WATCH_INVALIDATED)", found));
     }
-    if !told {
+    if !got_invalidated {
         return Err(Mismatch::new("Invalidated by drop", "the end without it"));
     }
     Ok(())

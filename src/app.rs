@@ -1,4 +1,4 @@
-//! All wiring, top to bottom: what is started in which order, and stopped in which.
+//! The wiring of the server: the order in which its parts start and stop.
 
 mod loaded_files;
 mod token_key_file;
@@ -38,34 +38,33 @@ use crate::{
 };
 use loaded_files::LoadedFiles;
 
-/// The service's name, as health checks ask for it.
+/// The service name in health checks.
 const SERVICE: &str = "weir.v1.WatchService";
 
-/// How often the histograms' buffers are drained.
+/// The interval at which the histograms' buffers are drained.
 const METRICS_UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 
-/// How long to wait before MongoDB is asked again whether it is there, while it has never answered.
+/// The pause between attempts to reach MongoDB for the first time.
 const FIRST_CONTACT_INTERVAL: Duration = Duration::from_millis(500);
 
-/// How long MongoDB gets to kill the cursors at the end, and a collector to take the last spans.
+/// The time that MongoDB gets to kill the cursors at shutdown, and the collector to take the last spans.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How many calls of one connection may be cancelled before the server has even looked at them;
-/// beyond, the connection is closed, as that is how floods of resets begin. h2's own limit of 20 is
-/// soon met by a proxy that carries many clients over one connection, and its end costs all of them
-/// their watches.
+/// The number of calls that one connection may cancel before the server has accepted them. Beyond it, the
+/// connection is closed, as this is how reset floods begin. A proxy that carries many clients over one
+/// connection soon reaches h2's default of 20, and closing it ends the watches of all of them.
 const MAX_PENDING_RESETS: usize = 1_000;
 
-/// The largest request to the services beside Weir's own, in bytes: they take names.
+/// The largest request to the health and reflection services, in bytes. Their requests hold only names.
 const MAX_AUXILIARY_REQUEST_BYTES: usize = 16 << 10;
 
-/// How many connections the admin port holds at once. Each ends within `--request-timeout`.
+/// The most connections open on the admin port at once. Each ends within `--request-timeout`.
 const MAX_ADMIN_CONNECTIONS: usize = 256;
 
-/// How many of them one address may hold, so that a peer can't keep out the kubelet's probes.
+/// The most of them from one address, so that one peer can't block the kubelet's probes.
 const MAX_ADMIN_CONNECTIONS_PER_ADDRESS: usize = 16;
 
-/// Why the server did not start.
+/// The reasons why the server does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// A setting can't be used.
@@ -80,18 +79,18 @@ pub enum StartError {
     /// Certificates can't be used.
     #[error("{0}")]
     Tls(String),
-    /// Nobody could be asked who they are.
+    /// Authentication can't be set up.
     #[error(transparent)]
     Auth(#[from] SetupError),
-    /// A port can't be listened on.
+    /// A port can't be bound.
     #[error("can't listen on {address}: {error}")]
     Listen {
         /// The address.
         address: SocketAddr,
-        /// What the system says.
+        /// The system's error.
         error: std::io::Error,
     },
-    /// The service's description can't be served.
+    /// The reflection service can't be built.
     #[error("reflection: {0}")]
     Reflection(#[from] tonic_reflection::server::Error),
 }
@@ -115,19 +114,20 @@ pub struct App {
 }
 
 impl App {
-    /// Checks the settings, takes the ports, and serves. MongoDB need not be there yet: the server
-    /// is ready once it has answered. The process's log is left alone.
+    /// Checks the settings, binds the ports and serves. MongoDB may still be down: the server becomes ready
+    /// once MongoDB has answered. Does not touch the process's log.
     ///
     /// # Errors
-    /// When a setting can't be used or a port is taken.
+    /// If a setting can't be used or a port is taken.
     pub async fn start(config: ServeConfig) -> Result<Self, StartError> {
         Self::start_with(config, LogLevel::not_ours()).await
     }
 
-    /// Starts as [`start`](Self::start) does, in a process whose log this server may change.
+    /// Starts like [`start`](Self::start), and lets the admin port change the log level through
+    /// `log_level`.
     ///
     /// # Errors
-    /// When a setting can't be used or a port is taken.
+    /// If a setting can't be used or a port is taken.
     pub async fn start_with(config: ServeConfig, log_level: LogLevel) -> Result<Self, StartError> {
         config.validate()?;
         tls::install_provider();
@@ -253,7 +253,7 @@ impl App {
             tracing::warn!(
                 address = %grpc_addr,
                 missing,
-                "serving beyond this machine without what is missing, as --allow-insecure says"
+                "serving beyond this machine without full protection, as --allow-insecure allows"
             );
         }
         tracing::info!(grpc = %grpc_addr, admin = %admin_addr, "listening");
@@ -272,21 +272,20 @@ impl App {
         })
     }
 
-    /// Where gRPC is served.
+    /// The address of the gRPC port.
     #[must_use]
     pub fn grpc_addr(&self) -> SocketAddr {
         self.grpc_addr
     }
 
-    /// Where the admin port is.
+    /// The address of the admin port.
     #[must_use]
     pub fn admin_addr(&self) -> SocketAddr {
         self.admin_addr
     }
 
-    /// Says that it is going, gives every stream its last token, waits for clients to take it for
-    /// at most the grace period, then lets go of MongoDB. Gives whether every stream ended by
-    /// itself.
+    /// Reports not ready, sends every stream its last token, waits at most `--shutdown-grace` for clients to
+    /// read it, then closes the connections to MongoDB. Returns whether every stream ended in time.
     pub async fn shutdown(mut self) -> bool {
         tracing::info!("shutting down");
         self.ready.store(false, Ordering::Release);
@@ -297,14 +296,16 @@ impl App {
         // tonic's own graceful shutdown waits without limit for connections to close.
         let drained = timeout(self.shutdown_grace, &mut self.grpc).await.is_ok();
         if !drained {
-            tracing::warn!("clients did not take the end of their streams in time; cutting them");
+            tracing::warn!(
+                "clients did not read the end of their streams in time; closing their connections"
+            );
             self.grpc.abort();
         }
         let closed = timeout(CLOSE_TIMEOUT, async {
             self.hub.close().await;
             self.source.close().await;
         });
-        // Every watch has ended by now, and its span with it.
+        // Every watch has ended by now, and so has its span.
         if tokio::join!(closed, self.spans.close(CLOSE_TIMEOUT))
             .0
             .is_err()
@@ -317,10 +318,10 @@ impl App {
     }
 }
 
-/// Reads the settings' files and tests what is in them, without serving.
+/// Checks the settings and the files that they name, without serving.
 ///
 /// # Errors
-/// When a setting can't be used, or what is in its file.
+/// If a setting or the content of its file can't be used.
 pub async fn check_config(config: &ServeConfig) -> Result<(), StartError> {
     config.validate()?;
     tls::install_provider();
@@ -338,31 +339,32 @@ fn server(config: &ServeConfig) -> Server {
     Server::builder()
         .http2_keepalive_interval(Some(config.http2_keepalive_interval))
         .http2_keepalive_timeout(Some(config.http2_keepalive_timeout))
-        // The default of 200 would let the 201st watch of a connection wait without a word; the
-        // limit on watches answers with an error.
+        // With the default of 200, the 201st watch of a connection would wait silently; the limit on
+        // watches returns an error instead.
         .max_concurrent_streams(Some(u32::try_from(config.max_watches).unwrap_or(u32::MAX)))
         .http2_max_pending_accept_reset_streams(Some(MAX_PENDING_RESETS))
 }
 
-/// Old grpcurls ask for v1alpha only, new ones for v1.
+/// The builder of the reflection services. Old versions of grpcurl use only v1alpha, new ones v1.
 fn reflection() -> tonic_reflection::server::Builder<'static> {
     tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(pb::FILE_DESCRIPTOR_SET)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
 }
 
-/// tonic-health begins with SERVING for "", which is what most probes ask for.
+/// Sets the status of the service and of "", which most probes ask for and which tonic-health starts as
+/// SERVING.
 async fn set_serving(health: &HealthReporter, status: ServingStatus) {
     health.set_service_status("", status).await;
     health.set_service_status(SERVICE, status).await;
 }
 
-/// Ends the streams of those who watch the health, once they have been told the last of it. They
-/// would otherwise hold up the shutdown, as nothing else ends them.
+/// Ends the `Health.Watch` streams after they have received the last status. Nothing else ends them, so they
+/// would delay the shutdown.
 async fn end_health_watches(health: &mut HealthReporter) {
     health.clear_service_status("").await;
     health.clear_service_status(SERVICE).await;
-    // Whoever asks now is still told.
+    // Later calls of `Health.Check` still get an answer.
     set_serving(health, ServingStatus::NotServing).await;
 }
 
@@ -392,7 +394,7 @@ async fn monitor_oplog(hub: Hub, stop: CancellationToken) {
         .await;
 }
 
-/// Asks MongoDB until it answers once, and then says that the server is ready.
+/// Calls MongoDB until it answers once, then marks the server as ready.
 async fn await_first_contact(
     source: MongoSource,
     health: HealthReporter,
@@ -424,7 +426,7 @@ async fn await_first_contact(
         ready.store(true, Ordering::Release);
         set_serving(&health, ServingStatus::Serving).await;
     }
-    // Between the two lines above a shutdown may have begun; it has the last word.
+    // A shutdown may have begun meanwhile; its status must win.
     if drain.is_cancelled() {
         ready.store(false, Ordering::Release);
         set_serving(&health, ServingStatus::NotServing).await;

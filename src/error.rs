@@ -1,4 +1,4 @@
-//! Every way in which a call can fail, and what the client is told: one table, in one place.
+//! Every error that a call can end with, and the gRPC status that the client receives for it.
 
 mod messages;
 
@@ -14,101 +14,103 @@ use crate::{
     source::{ClusterTime, Failure, SourceError},
 };
 
-use messages::{join_violations, resume_from, token_expired, undeliverable_event};
+use messages::{join_violations, limit_reached, resume_from, token_expired, undeliverable_event};
 
 /// The `domain` of every `google.rpc.ErrorInfo`.
 pub const DOMAIN: &str = "weir";
 
-/// When to try again after something that passes by itself.
+/// The retry delay after a transient error.
 const RETRY_SOON: Duration = Duration::from_secs(1);
-/// How much later at most, each at a moment of its own, where many are sent away at once.
+/// The most that is added to it, at random, where many watches end at once.
 const RETRY_JITTER: Duration = Duration::from_secs(4);
-/// When to try again after a limit was met.
+/// The retry delay after a limit was reached.
 const RETRY_LATER: Duration = Duration::from_secs(5);
 
-/// The most of a status's words that goes out, in bytes. Together with what follows, and with what
-/// encoding adds, it stays below the 8 KiB of trailers that every client takes.
+/// The longest message of a status, in bytes. With the limits below and the overhead of encoding, a status
+/// stays under the 8 KiB of trailers that every client accepts.
 const MAX_MESSAGE_BYTES: usize = 700;
-/// The most of one text among the details, in bytes.
+/// The longest text in the details, in bytes.
 const MAX_DETAIL_BYTES: usize = 600;
-/// The most of all bad fields together, in bytes; further ones are left out.
+/// The most bytes of all field violations together; further ones are left out.
 const MAX_VIOLATION_BYTES: usize = 3_000;
 
-/// Why a call ended, other than by success or by the client's own doing.
+/// The reason for which a call ended, unless it succeeded or the client cancelled it.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
-    /// Fields of the request can't be used.
+    /// Fields of the request are invalid.
     #[error("{}", join_violations(.0))]
     InvalidRequest(Vec<FieldViolation>),
-    /// The request holds a field that this version does not know.
+    /// The request has a field that this version does not know.
     #[error(
-        "field {number} of {message} is not known to this version of the server, which does not pass over it: leave it out, or use a later version"
+        "field {number} of {message} is not known to this version of the server: leave it out, or use a later version"
     )]
     UnknownField {
-        /// The path of the message that holds it; `WatchRequest` for that itself.
+        /// The path of the message that has the field; `WatchRequest` for the request itself.
         message: String,
         /// The field's number.
         number: u32,
     },
-    /// The call is of a method, or in an encoding, that this version does not know.
+    /// This version does not know the method or the encoding of the call.
     #[error("{0}")]
     Unimplemented(String),
-    /// The request did not come in time.
+    /// The request did not arrive in time.
     #[error(
-        "the request did not come within {}: a call sends its message, and ends its half, at once",
+        "the request did not arrive within {}: send the message and half-close the call at once",
         humantime::format_duration(*.0)
     )]
     RequestTimeout(Duration),
-    /// The whole deployment may not be watched.
+    /// Watching the whole deployment is not allowed.
     #[error(
-        "watching the whole deployment is not allowed on this server: name a database, or have the operator start it with --allow-deployment-watch"
+        "this server does not allow watching the whole deployment: set database, or have the operator set --allow-deployment-watch"
     )]
     DeploymentNotAllowed,
     /// The resume token can't be read.
     #[error("resume_token {0}")]
     TokenMalformed(String),
-    /// The resume token is of another place, or for another view.
-    #[error("resume_token is of {belongs_to}")]
+    /// The resume token belongs to another deployment, scope or view.
+    #[error("resume_token belongs to {belongs_to}")]
     TokenMismatch {
-        /// What it is of.
+        /// The owner of the token, in words.
         belongs_to: &'static str,
-        /// The time of its place, where a watch may start at that in its stead.
+        /// The time of its position, if the watch may start there instead.
         time: Option<ClusterTime>,
     },
-    /// The place asked for, or reached, is no longer in the oplog.
+    /// The requested or reached position is no longer in the oplog.
     #[error("{}", token_expired(*asked, *oldest))]
     TokenExpired {
-        /// The time of the place.
+        /// The time of the position.
         asked: Option<ClusterTime>,
-        /// The oldest time that can be resumed from, where MongoDB tells.
+        /// The oldest time that can be resumed from, if known.
         oldest: Option<ClusterTime>,
     },
-    /// The watched collection or database is gone.
-    #[error("{scope} is gone{}", cause.map(|it| format!(" ({})", it.name())).unwrap_or_default())]
+    /// The watched collection or database no longer exists.
+    #[error("{scope} no longer exists{}", cause.map(|it| format!(" ({})", it.name())).unwrap_or_default())]
     Invalidated {
-        /// What it happened to.
+        /// The watched scope.
         scope: Scope,
-        /// What did it, where MongoDB told.
+        /// The operation that removed it, if known.
         cause: Option<Operation>,
     },
     /// MongoDB does not answer.
-    #[error("MongoDB does not answer: try again, from the last token")]
+    #[error("MongoDB does not answer: try again from the last token")]
     UpstreamUnavailable,
     /// The deployment has no change streams.
     #[error(
-        "MongoDB has no change streams here: it must run as a replica set or a sharded cluster"
+        "this MongoDB deployment has no change streams: run it as a replica set or a sharded cluster"
     )]
     ChangeStreamsUnsupported,
-    /// Weir's own MongoDB user lacks a right.
+    /// Weir's MongoDB user lacks a right.
     #[error(
-        "Weir's own MongoDB user may not do this: the operator must grant it find and changeStream on the watched namespace"
+        "Weir's MongoDB user lacks a right: the operator must grant it find and changeStream on the watched namespace"
     )]
     UpstreamAccessDenied,
-    /// A required image is not there.
-    #[error("a required pre- or post-image is not there{}", undeliverable_event(.0))]
+    /// A required pre- or post-image does not exist.
+    #[error("a required pre- or post-image does not exist{}", undeliverable_event(.0))]
     ImageUnavailable(UndeliverableEvent),
-    /// An event does not fit the client's limit, and the client wants the watch to end then.
-    #[error("an event of {event_bytes} bytes does not fit max_message_bytes, {limit}")]
+    /// An event is larger than the client's limit, and the client chose to end the watch then.
+    #[error(
+        "an event of {event_bytes} bytes is larger than max_message_bytes, {limit}: raise it, or choose another oversize_policy"
+    )]
     EventTooLarge {
         /// The size of the encoded event.
         event_bytes: u64,
@@ -118,90 +120,89 @@ pub enum Error {
     /// An event is larger than MongoDB can send.
     #[error("an event is larger than MongoDB can send{}", undeliverable_event(.0))]
     UpstreamEventTooLarge(UndeliverableEvent),
-    /// A limit of the server was met.
-    #[error("the server's limit of {max} {limit} is reached")]
+    /// A limit of the server is reached.
+    #[error("{}", limit_reached(limit, *max))]
     LimitExceeded {
-        /// What is limited: "watches", "feeds", "calls", "checks" or "KiB of patterns".
+        /// The limit: "watches", "feeds", "calls", "checks" or "KiB of patterns".
         limit: &'static str,
-        /// How many there may be.
+        /// Its value.
         max: usize,
     },
-    /// A limit of one principal, or a rate, was met.
+    /// A limit of one principal, or a rate, is reached.
     #[error("{owner} is limited to {allowed}: try again in {}", humantime::format_duration(*retry))]
     Quota {
-        /// Whose limit it is: "this principal" or "the server".
+        /// The owner of the limit: "this principal" or "the server".
         owner: &'static str,
-        /// What is limited, as `weir_limit_rejections_total` names it.
+        /// The limit, as the label of `weir_limit_rejections_total`.
         limit: &'static str,
-        /// How much there may be, in words.
+        /// The allowed amount, in words.
         allowed: String,
-        /// When to try again.
+        /// The delay before a retry.
         retry: Duration,
     },
-    /// The caller does not show who it is.
+    /// The call has no credentials.
     #[error("{0}")]
     CredentialsMissing(&'static str),
-    /// What the caller shows is not worth anything here. Says no more than that: who tries is not helped.
-    #[error("the credentials are not valid here: {0}")]
+    /// The credentials are invalid. The message gives no detail that would help an attacker.
+    #[error("the credentials are not valid: {0}")]
     CredentialsInvalid(&'static str),
-    /// What the caller showed is no longer worth anything.
+    /// The credentials are no longer valid.
     #[error(
-        "the credentials have expired or were withdrawn: call again with new ones, from the last token"
+        "the credentials have expired or were revoked: call again with new ones, from the last token"
     )]
     CredentialsExpired,
-    /// What the caller shows can't be judged, as the keys for that could not be fetched.
-    #[error("the credentials can't be checked for now: try again")]
+    /// The credentials can't be checked, as the keys could not be fetched.
+    #[error("the credentials can't be checked now: try again later")]
     KeysUnavailable,
-    /// The caller may not do this. Nothing about the namespace is told, not even whether it is there.
+    /// The caller may not do this. The message does not reveal whether the namespace exists.
     #[error("not allowed for this principal: {0}")]
     AccessDenied(String),
-    /// The caller may see something else of the namespace than when the watch began.
-    #[error("what this principal may see has changed: go on from {}", resume_from(*after))]
+    /// The caller's view of the namespace has changed since the watch began.
+    #[error("the access of this principal has changed: resume from {}", resume_from(*after))]
     AccessChanged {
-        /// Where the last token is no longer for this principal: the time of its place, to start at in its
-        /// stead.
+        /// The time to start at, if the principal can no longer use its last token.
         after: Option<ClusterTime>,
     },
-    /// The watch has become as old as the server lets it.
-    #[error("the watch has reached its maximum age: go on from the last token, perhaps elsewhere")]
+    /// The watch has reached `--watch-max-age`.
+    #[error("the watch has reached its maximum age: resume from the last token")]
     MaxAge,
     /// The server is shutting down.
-    #[error("the server is shutting down: go on from the last token elsewhere")]
+    #[error("the server is shutting down: resume from the last token, on another replica")]
     Draining,
-    /// The deadline that the client set has passed.
-    #[error("the call's deadline has passed: go on from the last token")]
+    /// The client's deadline has passed.
+    #[error("the call's deadline has passed: resume from the last token")]
     DeadlineExceeded,
-    /// Something that should not happen did. The log has the details under the watch's id.
-    #[error("an internal error ended the watch; the server's log says more under its id")]
+    /// A defect. The log has the details, with the watch's id.
+    #[error("an internal error ended the watch: search the server's log for its id")]
     Internal,
 }
 
-/// What is known of an event that MongoDB can't send.
+/// The known facts of an event that MongoDB can't send.
 #[derive(Debug, Clone, Default)]
 pub struct UndeliverableEvent {
-    /// The time of the last place before it.
+    /// The time of the last position before it.
     pub after: Option<ClusterTime>,
     /// Its own time.
     pub time: Option<ClusterTime>,
-    /// The token of the place right after it, for the same request.
+    /// The token of the position right after it, valid for the same request.
     pub next_token: Option<Bytes>,
 }
 
-/// Whose doing a failure is, which decides how loudly it is logged.
+/// The party that can fix an error. It decides the log level.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Class {
-    /// The client can mend it.
+    /// The client.
     Client,
-    /// It passes by itself.
+    /// Nobody: it is transient.
     Transient,
-    /// The operator can mend it.
+    /// The operator.
     Operator,
-    /// It is a defect.
+    /// A developer: it is a defect.
     Bug,
 }
 
 impl Error {
-    /// The gRPC code.
+    /// Returns the gRPC code.
     #[must_use]
     pub fn code(&self) -> Code {
         match self {
@@ -231,7 +232,7 @@ impl Error {
         }
     }
 
-    /// The stable reason that a program can read, from `ErrorInfo`.
+    /// Returns the stable reason for programs, which `ErrorInfo` carries.
     #[must_use]
     pub fn reason(&self) -> &'static str {
         match self {
@@ -263,7 +264,7 @@ impl Error {
         }
     }
 
-    /// Whose doing it is.
+    /// Returns the party that can fix it.
     #[must_use]
     pub fn class(&self) -> Class {
         match self {
@@ -297,8 +298,8 @@ impl Error {
         }
     }
 
-    /// What goes out: code, words, and details that a program can read. `watch_id` names the watch
-    /// in the log.
+    /// Returns the status for the client: code, message and details for programs. `watch_id` is the id of
+    /// the watch in the log.
     #[must_use]
     pub fn into_status(self, watch_id: &str) -> Status {
         let mut details = ErrorDetails::new();
@@ -352,7 +353,7 @@ impl Error {
                 details.add_precondition_failure_violation(
                     "TOPOLOGY",
                     "mongodb",
-                    "a replica set or a sharded cluster is needed",
+                    "MongoDB must run as a replica set or a sharded cluster",
                 );
             }
             Self::ImageUnavailable(event) | Self::UpstreamEventTooLarge(event) => {
@@ -376,8 +377,8 @@ impl Error {
                 allowed,
                 retry,
             } => {
-                let words = format!("{owner}: {allowed}");
-                details.add_quota_failure_violation(*limit, words);
+                let description = format!("{owner}: {allowed}");
+                details.add_quota_failure_violation(*limit, description);
                 details.set_retry_info(Some(*retry));
             }
             Self::Internal => {
@@ -408,7 +409,7 @@ impl From<RequestError> for Error {
     }
 }
 
-/// What a source's failure means to a client when nothing is left to try.
+/// Returns the client's error for a source failure that is not retried.
 impl From<&SourceError> for Error {
     fn from(error: &SourceError) -> Self {
         match error.failure {
@@ -426,7 +427,7 @@ impl From<&SourceError> for Error {
             Failure::AccessDenied | Failure::LoginFailed => Self::UpstreamAccessDenied,
             Failure::NotACollection => Self::InvalidRequest(vec![FieldViolation {
                 field: "collections".to_owned(),
-                description: "holds a view or a time-series collection, which has no change stream"
+                description: "names a view or a time-series collection, which has no change stream"
                     .to_owned(),
             }]),
             Failure::Unexpected => Self::Internal,
@@ -434,7 +435,7 @@ impl From<&SourceError> for Error {
     }
 }
 
-/// A gRPC code's name, as the specification spells it.
+/// Returns the name of a gRPC code, as the gRPC specification has it.
 #[must_use]
 pub fn code_name(code: Code) -> &'static str {
     match code {
@@ -464,7 +465,7 @@ fn put_time(facts: &mut HashMap<String, String>, key: &str, time: Option<Cluster
     }
 }
 
-/// A text of at most this many bytes.
+/// Returns `text` cut to at most `max` bytes, with "..." at the end if it was cut.
 pub(crate) fn truncate(text: &str, max: usize) -> String {
     if text.len() <= max {
         return text.to_owned();

@@ -1,14 +1,14 @@
-//! Weir: one gRPC service that opens few MongoDB change streams and serves many typed `Watch`
-//! streams from them.
+//! Weir: a gRPC service that opens few MongoDB change streams and serves many typed `Watch` streams
+//! from them.
 //!
-//! # The way of one event
+//! # Path of an event
 //!
-//! [`plan`] turns a request into a change-stream pipeline. [`source`] opens it and reads raw
-//! batches. [`wire`] turns an event's raw BSON into the protobuf bytes that go out. [`hub`] keeps
-//! the events of each stream in a ring bounded in bytes, brings the stream back when MongoDB was
-//! away, and lets the watcher read. [`rpc`] speaks gRPC. [`app`] wires all of it.
+//! [`plan`] turns a request into a change-stream pipeline. [`source`] opens the change stream and reads
+//! raw batches. [`wire`] encodes an event's raw BSON as protobuf. [`hub`] keeps the events of each stream
+//! in a ring with a byte limit, reopens the stream after an outage, and hands events to watchers. [`rpc`]
+//! serves gRPC. [`app`] wires everything together.
 //!
-//! Modules stand in reading order, and none imports one that stands after it.
+//! Modules are listed in reading order; no module imports a later one.
 
 pub mod pb;
 

@@ -1,4 +1,4 @@
-//! The `weir` binary: parse, run, exit code.
+//! The `weir` binary: parses the command line, runs the command and exits with its code.
 
 use std::process::ExitCode;
 
@@ -15,7 +15,7 @@ fn main() -> ExitCode {
     {
         Ok(runtime) => runtime.block_on(cli.run()),
         Err(error) => {
-            eprintln!("weir: can't start its threads: {error}");
+            eprintln!("weir: can't start the async runtime: {error}");
             ExitCode::FAILURE
         }
     }

@@ -1,8 +1,7 @@
-//! The catalogue: every metric's name, unit, label and buckets, once.
+//! The catalogue of metrics: the single definition of every name, unit, label and bucket.
 //!
-//! Handles are made when the process starts, for all label values that exist, so that moving one
-//! costs an atomic operation and no look-up. Gauges are moved by guards, whose `Drop` moves them
-//! back.
+//! Handles on the hot path are created at start for all their label values, so that an update costs one
+//! atomic operation and no look-up. Gauges are changed through guards, whose `Drop` undoes the change.
 
 mod guards;
 mod handles;
@@ -31,18 +30,18 @@ pub use scrape::ScrapedGauges;
 pub struct MetricDescription {
     /// The metric's name.
     pub name: &'static str,
-    /// What kind it is, in Prometheus' words.
+    /// The Prometheus type: counter, gauge or histogram.
     pub kind: &'static str,
-    /// Its labels.
+    /// The names of its labels.
     pub labels: &'static [&'static str],
-    /// What it tells.
+    /// The help text.
     pub help: &'static str,
 }
 
 macro_rules! catalogue {
     ($($constant:ident: $kind:literal, $name:literal, [$($label:literal),*], $help:literal;)*) => {
         $(const $constant: &str = $name;)*
-        /// Every metric of Weir's own, but those of the process.
+        /// Every metric except those of the process (`process_*`).
         pub const CATALOGUE: &[MetricDescription] = &[
             $(MetricDescription { name: $name, kind: $kind, labels: &[$($label),*], help: $help },)*
         ];
@@ -53,82 +52,83 @@ catalogue! {
     BUILD_INFO: "gauge", "weir_build_info", ["version"],
         "1, with Weir's version.";
     READY: "gauge", "weir_ready", [],
-        "Whether clients should be sent here, as /readyz tells: 1 or 0.";
+        "1 if the instance is ready for clients, as /readyz reports; 0 otherwise.";
     WATCHES: "gauge", "weir_watches", ["state"],
-        "Watches open now, by state: opening, catching_up, live, reconnecting.";
+        "Open watches, by state: opening, catching_up, live, reconnecting.";
     WATCHES_STARTED: "counter", "weir_watches_started_total", [],
-        "Watch calls received, whatever became of them.";
+        "Watch calls received, including refused ones.";
     WATCHES_ENDED: "counter", "weir_watches_ended_total", ["code", "reason"],
-        "Watches ended, by gRPC code and reason.";
+        "Ended watches, by gRPC code and reason.";
     WATCH_DURATION: "histogram", "weir_watch_duration_seconds", [],
-        "How long watches lasted, from the call to the end of the stream.";
+        "Duration of watches, from the call to the end of the stream.";
     FEEDS: "gauge", "weir_feeds", ["state", "mode"],
-        "Feeds, each a change stream on MongoDB that watches share, by state (opening, live, catching_up, reconnecting) and mode (shared, dedicated).";
+        "Open feeds, each one change stream on MongoDB that watches share, by state (opening, live, catching_up, reconnecting) and mode (shared, dedicated).";
     CONNECTIONS: "gauge", "weir_connections", [],
-        "Connections of gRPC clients open now.";
+        "Open connections of gRPC clients.";
     CATCH_UPS: "gauge", "weir_catch_ups", [],
-        "Watches that read what their feed no longer holds, each on a change stream of its own.";
+        "Watches that read events which their feed no longer holds, each on its own change stream.";
     WATCHES_FELL_BEHIND: "counter", "weir_watches_fell_behind_total", [],
         "Times that a watch fell behind the events that its feed holds, or left a chunked event unread while memory was short, and had to catch up.";
     PARKS: "counter", "weir_parks_total", [],
-        "Deprecated: use weir_watches_fell_behind_total, which has the same value. The next version removes this name.";
+        "Deprecated: use weir_watches_fell_behind_total, which has the same value. The next version, 0.3.0, removes this name.";
     OPLOG_HEADROOM: "gauge", "weir_oplog_headroom_seconds", [],
-        "The place of the watch that is furthest behind, less the oldest entry of MongoDB's oplog; left out while either is unknown.";
+        "Time from the oldest entry of MongoDB's oplog to the position of the slowest watch; absent while either is unknown.";
     FEED_RESTARTS: "counter", "weir_feed_restarts_total", ["reason"],
-        "Change streams opened again after a failure, by reason.";
+        "Change streams reopened after a failure, by reason.";
     FEED_LAG: "gauge", "weir_feed_lag_seconds", ["scope"],
-        "MongoDB's operation time less the place reached, by what is watched; 0 when nothing is left to read.";
+        "MongoDB's operation time minus the position that the feed has reached, by scope; 0 when nothing is left to read.";
     DELIVERY_LAG: "histogram", "weir_delivery_lag_seconds", [],
-        "From the wall time, on the database server, of a message's oldest event to the hand-over of the message to the client's connection.";
+        "Time from the wall time of a message's oldest event, set by the database server, to handing the message to the client's connection.";
     EVENTS_RECEIVED: "counter", "weir_events_received_total", ["operation"],
-        "Events read from MongoDB.";
+        "Events read from MongoDB, by operation.";
     EVENTS_SENT: "counter", "weir_events_sent_total", ["operation"],
-        "Events handed over to clients' connections.";
+        "Events handed to clients' connections, by operation.";
     EVENTS_FILTERED: "counter", "weir_events_filtered_total", [],
-        "Events read from MongoDB that no watch of their feed wanted.";
+        "Events read from MongoDB that matched no watch of their feed.";
     EVENT_ENCODINGS: "counter", "weir_event_encodings_total", ["format"],
         "Events encoded, by document format.";
     BYTES_SENT: "counter", "weir_bytes_sent_total", [],
-        "Bytes of messages handed over to clients' connections, before HTTP/2 framing.";
+        "Bytes of messages handed to clients' connections, before HTTP/2 framing.";
     PROGRESS_SENT: "counter", "weir_progress_sent_total", [],
-        "Progress messages handed over.";
+        "Progress messages handed to clients' connections.";
     RING_BYTES: "gauge", "weir_ring_bytes", [],
         "Bytes of events that feeds keep for their watches.";
     MEMORY_USED: "gauge", "weir_memory_used_bytes", [],
-        "Bytes held of --memory-limit: what was read from MongoDB and what was encoded of it.";
+        "Bytes in use of --memory-limit: events read from MongoDB and their encodings.";
     MEMORY_LIMIT: "gauge", "weir_memory_limit_bytes", [],
-        "--memory-limit.";
+        "The value of --memory-limit.";
     TASKS: "gauge", "weir_tasks", [],
-        "Tasks of the process that have not ended: a few for each connection, feed and catch-up, and one for each watch.";
+        "Running tasks of the process: a few for each connection, feed and catch-up, and one for each watch.";
     LIMIT: "gauge", "weir_limit", ["limit"],
-        "How many there may be at once: watches, connections, feeds, catch_ups.";
+        "The most that may be open at once: watches, connections, feeds, catch_ups.";
     LIMIT_REJECTIONS: "counter", "weir_limit_rejections_total", ["limit"],
         "Watches, calls and connections refused because a limit was reached: watches, feeds, calls, connections, checks, patterns, request_timeout, principal_watches, principal_watch_rate, watch_rate, principals.";
     TLS_HANDSHAKES: "counter", "weir_tls_handshakes_total", ["result"],
-        "TLS handshakes that came to an end: ok, timeout, refused_by_client, certificate_missing, certificate_refused, protocol, closed.";
+        "Finished TLS handshakes, by result: ok, timeout, refused_by_client, certificate_missing, certificate_refused, protocol, closed.";
     TLS_CERTIFICATE_EXPIRY: "gauge", "weir_tls_certificate_expiry_timestamp_seconds", [],
-        "When the server's certificate that is in force expires, in seconds since 1970; left out without TLS.";
+        "Expiry of the server certificate in use, in seconds since 1970; absent without TLS.";
     AUTHENTICATIONS: "counter", "weir_authentications_total", ["method", "result"],
-        "Calls of which it was asked who makes them, by what was shown (jwt, key, cert, none) and result (ok, missing, invalid, expired, unavailable).";
+        "Authenticated and rejected calls, by method (jwt, key, cert, none) and result (ok, missing, invalid, expired, unavailable).";
     AUTHORIZATIONS: "counter", "weir_authorizations_total", ["result"],
-        "Calls whose makers are known, by whether any rule of the policy is for them: ok, no_rule.";
+        "Calls of authenticated callers, by whether any rule of the policy applies to the caller: ok, no_rule.";
     RELOADS: "counter", "weir_reloads_total", ["what", "result"],
-        "Files read again after a change, by what they hold (tls, api_keys, jwks, policy, token_keys, admin_token) and result (ok, failed).";
+        "Reloads of changed files, by content (tls, api_keys, jwks, policy, token_keys, admin_token) and result (ok, failed).";
     LAST_RELOAD: "gauge", "weir_last_reload_successful", ["what"],
-        "Whether what was read last of files that have changed is in force, by what they hold: 1 or 0.";
+        "1 if the last version of the files is in force, 0 if it could not be used, by content (see weir_reloads_total).";
 }
 
-/// Seconds; from a tenth of a millisecond, which loopback reaches, to five minutes behind.
+/// In seconds, from 0.1 ms, which loopback reaches, to 5 minutes.
 const LAG_BUCKETS: &[f64] = &[
     0.0001, 0.000_25, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
     5.0, 10.0, 30.0, 60.0, 300.0,
 ];
-/// Seconds; from a second to a week.
+
+/// In seconds, from 1 second to 1 week.
 const DURATION_BUCKETS: &[f64] = &[
     1.0, 10.0, 60.0, 300.0, 900.0, 3600.0, 14_400.0, 86_400.0, 604_800.0,
 ];
 
-/// Handles to every metric, and the text that Prometheus scrapes.
+/// The handles of every metric, and the page that Prometheus scrapes.
 pub struct Metrics {
     recorder: PrometheusRecorder,
     handle: PrometheusHandle,
@@ -182,8 +182,8 @@ const FORMATS: [(Format, &str); 4] = [
 ];
 
 impl Metrics {
-    /// Makes the recorder, describes every metric and makes the handles. Nothing global is
-    /// touched, so that several servers can live in one process.
+    /// Creates the recorder, the descriptions and the handles. Touches nothing global, so that several
+    /// servers can run in one process.
     #[must_use]
     pub fn new() -> Self {
         let recorder = PrometheusBuilder::new()
@@ -233,12 +233,12 @@ impl Metrics {
         metrics
     }
 
-    /// Drains the histograms' buffers; to be called every few seconds, or they grow.
+    /// Drains the histograms' buffers, which grow until then. Call this every few seconds.
     pub fn upkeep(&self) {
         self.handle.run_upkeep();
     }
 
-    /// The page that Prometheus scrapes, with what is measured now.
+    /// Returns the page that Prometheus scrapes, with `gauges` measured now.
     #[must_use]
     pub fn render(&self, gauges: &ScrapedGauges) -> String {
         metrics::with_local_recorder(&self.recorder, || self.process.collect());
@@ -263,7 +263,7 @@ impl Metrics {
         &self.encodings[index.expect("every format is in the table")]
     }
 
-    /// `weir_feed_restarts_total`; `reason` is one of a closed set.
+    /// Counts in `weir_feed_restarts_total`; `reason` is from a closed set.
     pub fn feed_restarted(&self, reason: &'static str) {
         self.feed_restart_counter(reason).increment(1);
     }
@@ -276,7 +276,7 @@ impl Metrics {
         )
     }
 
-    /// `weir_watches_ended_total`; both labels are of closed sets.
+    /// Counts in `weir_watches_ended_total`; both labels are from [`WATCH_ENDS`].
     pub fn watch_ended(&self, code: &'static str, reason: &'static str) {
         self.watch_end_counter(code, reason).increment(1);
     }
@@ -289,13 +289,13 @@ impl Metrics {
         )
     }
 
-    /// `weir_watches_fell_behind_total`, also under its deprecated name `weir_parks_total`.
+    /// Counts in `weir_watches_fell_behind_total` and its deprecated name `weir_parks_total`.
     pub fn count_fell_behind(&self) {
         self.watches_fell_behind.increment(1);
         self.parks.increment(1);
     }
 
-    /// `weir_limit_rejections_total`; `limit` is one of a closed set.
+    /// Counts in `weir_limit_rejections_total`; `limit` is from a closed set.
     pub fn limit_rejected(&self, limit: &'static str) {
         self.limit_rejection_counter(limit).increment(1);
     }
@@ -318,20 +318,21 @@ impl Metrics {
         )
     }
 
-    /// `weir_tls_certificate_expiry_timestamp_seconds`, from the first call on.
+    /// Sets `weir_tls_certificate_expiry_timestamp_seconds`, which is absent before the first call.
     pub fn certificate_expires_at(&self, seconds: i64) {
         let gauge = || metrics::gauge!(TLS_CERTIFICATE_EXPIRY);
         #[expect(clippy::cast_precision_loss, reason = "seconds are far below 2^53")]
         metrics::with_local_recorder(&self.recorder, gauge).set(seconds as f64);
     }
 
-    /// `weir_reloads_total`; `what` is one of a closed set.
+    /// Counts in `weir_reloads_total` and sets `weir_last_reload_successful`; `what` is from a closed set.
     pub fn reloaded(&self, what: &'static str, ok: bool) {
         self.reload_counter(what, ok).increment(1);
         self.set_last_reload(what, ok);
     }
 
-    /// The same, not moved: what is missing from the first scrape is missing from every rate.
+    /// Returns the counter of `weir_reloads_total`. Increment it by 0 to create it: a counter that is missing
+    /// from the first scrape is missing from rates.
     pub fn reload_counter(&self, what: &'static str, ok: bool) -> Counter {
         let result = if ok { "ok" } else { "failed" };
         self.counter(
@@ -341,20 +342,20 @@ impl Metrics {
         )
     }
 
-    /// `weir_last_reload_successful`; `what` is one of a closed set.
+    /// Sets `weir_last_reload_successful`; `what` is from a closed set.
     pub fn set_last_reload(&self, what: &'static str, ok: bool) {
         let gauge = || metrics::gauge!(LAST_RELOAD, "what" => what);
         metrics::with_local_recorder(&self.recorder, gauge).set(f64::from(u8::from(ok)));
     }
 
-    /// `weir_limit`; `limit` is one of a closed set.
+    /// Sets `weir_limit`; `limit` is from a closed set.
     pub fn limit(&self, limit: &'static str, max: usize) {
         let gauge = || metrics::gauge!(LIMIT, "limit" => limit);
         #[expect(clippy::cast_precision_loss, reason = "limits are far below 2^53")]
         metrics::with_local_recorder(&self.recorder, gauge).set(max as f64);
     }
 
-    /// `weir_authentications_total`; both labels are of closed sets.
+    /// Counts in `weir_authentications_total`; both labels are from closed sets.
     pub fn authenticated(&self, method: &'static str, result: &'static str) {
         self.authentication_counter(method, result).increment(1);
     }
@@ -367,7 +368,7 @@ impl Metrics {
         )
     }
 
-    /// `weir_authorizations_total`; whether any rule is for the caller.
+    /// Counts in `weir_authorizations_total`; `ok` if any rule applies to the caller.
     pub fn authorized(&self, ok: bool) {
         let result = if ok { "ok" } else { "no_rule" };
         self.authorization_counter(result).increment(1);
@@ -381,13 +382,13 @@ impl Metrics {
         )
     }
 
-    /// Counts an open watch in its stage until it is dropped.
+    /// Counts an open watch in `weir_watches` until the guard is dropped.
     #[must_use]
     pub fn count_watch(&self, stage: Stage) -> StageGuard {
         StageGuard::enter(&self.watches, stage)
     }
 
-    /// Counts an open feed in its stage until it is dropped.
+    /// Counts an open feed in `weir_feeds` until the guard is dropped.
     #[must_use]
     pub fn count_feed(&self, mode: Mode, stage: Stage) -> StageGuard {
         StageGuard::enter(&self.feeds[mode as usize], stage)
@@ -415,7 +416,7 @@ impl Default for Metrics {
     }
 }
 
-/// Seconds as a histogram takes them.
+/// Returns a duration in seconds, as histograms record it.
 #[must_use]
 pub fn seconds(duration: Duration) -> f64 {
     duration.as_secs_f64()

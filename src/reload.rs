@@ -1,9 +1,9 @@
-//! Files that are read again when they change: certificates, keys, policies.
+//! Files that are reloaded when they change: certificates, keys, policies.
 //!
-//! They are looked at every now and then, by their contents: Kubernetes swaps a symbolic link above them,
-//! which notifications of the file system miss, and times of change may be equal. What is new at one look is
-//! applied at the next, if it is still the same: a file that is being written may end anywhere until then,
-//! and half a policy may be a policy that allows more.
+//! The files are polled and compared by content: Kubernetes replaces a symbolic link above them, which file
+//! system notifications miss, and modification times may be equal. New content is applied at the second poll
+//! that sees it: until then the file may be only partly written, and half of a policy may allow more than the
+//! whole.
 
 use std::{io, path::PathBuf, time::Duration};
 
@@ -11,34 +11,42 @@ use tokio::io::AsyncReadExt as _;
 
 use crate::metrics::Metrics;
 
-/// The largest file that is read, in bytes.
+/// The largest allowed file, in bytes.
 const MAX_BYTES: u64 = 1 << 20;
 
-/// Files that are of use together only, such as a certificate and its key.
+/// Files that only work together, such as a certificate and its key.
 #[derive(Debug)]
 pub struct ReloadedFiles {
-    /// What they hold, for logs and metrics.
+    /// The kind of content: the label `what` in logs and metrics.
     what: &'static str,
     paths: Vec<PathBuf>,
-    seen: Vec<Vec<u8>>,
+    applied: Vec<Vec<u8>>,
 }
 
 impl ReloadedFiles {
-    /// Reads them for the first time. Gives their contents, in the order of `paths`, too.
+    /// Reads the files for the first time. Also returns their contents, in the order of `paths`.
     ///
     /// # Errors
-    /// In words, which name the file: it can't be read, or is larger than 1 MiB.
+    /// A message that names the file, if it can't be read or is larger than 1 MiB.
     pub async fn read(
         what: &'static str,
         paths: Vec<PathBuf>,
     ) -> Result<(Self, Vec<Vec<u8>>), String> {
-        let seen = read_all(&paths).await?;
-        let contents = seen.clone();
-        Ok((Self { what, paths, seen }, contents))
+        let applied = read_all(&paths).await?;
+        let contents = applied.clone();
+        Ok((
+            Self {
+                what,
+                paths,
+                applied,
+            },
+            contents,
+        ))
     }
 
-    /// Looks every `interval` whether they have changed, and has contents that were the same at two looks put
-    /// in force by `apply`; what it refuses, and what can't be read, leaves the old ones in force. Never ends.
+    /// Polls the files every `interval` and passes changed contents to `apply` once two polls in a row have
+    /// read the same. When `apply` refuses them or a file can't be read, the old contents stay in force.
+    /// Never returns.
     pub async fn follow(
         mut self,
         interval: Duration,
@@ -50,20 +58,23 @@ impl ReloadedFiles {
         }
         metrics.set_last_reload(self.what, true);
         let mut last_problem = None;
-        // What was new at the look before.
+        // The changed contents that the previous poll read.
         let mut candidate = None;
         loop {
             tokio::time::sleep(interval).await;
             let read = read_all(&self.paths).await;
-            if read.as_ref().is_ok_and(|contents| *contents == self.seen) {
+            if read
+                .as_ref()
+                .is_ok_and(|contents| *contents == self.applied)
+            {
                 candidate = None;
                 if last_problem.take().is_some() {
-                    // The change was taken back.
+                    // The change was reverted.
                     metrics.set_last_reload(self.what, true);
                 }
                 continue;
             }
-            // It may be half of what is being written, or of before a swap and of after it.
+            // It may be partly written, or a mix of files from before and after a swap.
             if candidate.as_ref() != Some(&read) {
                 candidate = Some(read);
                 continue;
@@ -74,17 +85,17 @@ impl ReloadedFiles {
             };
             match outcome {
                 Ok(()) => {
-                    tracing::info!(what = self.what, "read again");
+                    tracing::info!(what = self.what, "reloaded");
                     metrics.reloaded(self.what, true);
                     last_problem = None;
                 }
-                // The same again is no news.
+                // The same problem is logged and counted only once.
                 Err(problem) if last_problem.as_ref() == Some(&problem) => continue,
                 Err(problem) => {
                     tracing::error!(
                         what = self.what,
                         problem,
-                        "a change can't be used; what was read before stays in force"
+                        "a changed file can't be used; the previous content stays in force"
                     );
                     metrics.reloaded(self.what, false);
                     last_problem = Some(problem);
@@ -93,7 +104,7 @@ impl ReloadedFiles {
             }
             candidate = None;
             if let Ok(contents) = read {
-                self.seen = contents;
+                self.applied = contents;
             }
         }
     }
@@ -121,7 +132,7 @@ mod tests {
 
     use super::*;
 
-    /// Swaps a link above both files, as Kubernetes does. Each generation is another.
+    /// Replaces a link above both files, as Kubernetes does. Each generation has different contents.
     fn swap(volume: &Path, generation: u32) {
         let folder = format!("..{generation}");
         std::fs::create_dir(volume.join(&folder)).unwrap();
@@ -132,9 +143,9 @@ mod tests {
         std::fs::rename(volume.join("..next"), volume.join("..data")).unwrap();
     }
 
-    /// A look may fall between the reading of one file and the next.
+    /// A swap may happen between reading one file and the next.
     #[tokio::test(flavor = "multi_thread")]
-    async fn files_of_before_and_after_a_swap_are_never_taken_together() {
+    async fn files_from_before_and_after_a_swap_are_never_applied_together() {
         const SWAPS: u32 = 500;
         let volume = tempfile::tempdir().unwrap();
         swap(volume.path(), 0);
@@ -168,9 +179,10 @@ mod tests {
         let taken = taken.lock().unwrap();
         assert!(taken.is_sorted(), "{taken:?}");
     }
-    /// Half a file may be a good one that says something else.
+
+    /// A partly written file may be valid and mean something else.
     #[tokio::test(start_paused = true)]
-    async fn what_is_still_being_written_is_not_applied() {
+    async fn a_partly_written_file_is_not_applied() {
         const INTERVAL: Duration = Duration::from_secs(10);
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("policy.yaml");
@@ -187,7 +199,7 @@ mod tests {
         let writing = async {
             tokio::time::sleep(INTERVAL / 2).await;
             std::fs::write(&path, "allow: all").unwrap();
-            // A look falls in between.
+            // One poll happens in between.
             tokio::time::sleep(INTERVAL).await;
             std::fs::write(&path, "allow: all\nbut: secrets").unwrap();
             let whole = tokio::time::Instant::now();

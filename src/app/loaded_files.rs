@@ -1,4 +1,4 @@
-//! What the settings' files hold, read before anything is served.
+//! The content of the files that the settings name, read before anything is served.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use crate::{
     tls::Tls,
 };
 
-/// What the settings' files hold.
+/// The parsed content of the files, and handles to reload them.
 pub(super) struct LoadedFiles {
     pub tls: Option<(Arc<Tls>, ReloadedFiles)>,
     pub token_keys: Option<TokenKeyFile>,
@@ -25,10 +25,10 @@ pub(super) struct LoadedFiles {
 }
 
 impl LoadedFiles {
-    /// Reads and tests them.
+    /// Reads and checks the files.
     ///
     /// # Errors
-    /// When what is in a file can't be used, in words that name its flag.
+    /// If a file can't be used. The error names its flag.
     pub async fn read(config: &ServeConfig, metrics: Arc<Metrics>) -> Result<Self, StartError> {
         let tls = match config.tls.settings() {
             Some(settings) => {

@@ -1,10 +1,10 @@
-//! The file with the keys that resume tokens are encrypted with.
+//! The file of keys that encrypt resume tokens (`--token-key-file`).
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use crate::{metrics::Metrics, reload::ReloadedFiles, wire::TokenKeys};
 
-/// Keys, and the file that they are read again from.
+/// The keys and the file that they are reloaded from.
 pub(super) struct TokenKeyFile {
     pub keys: Arc<TokenKeys>,
     files: ReloadedFiles,
@@ -14,14 +14,14 @@ impl TokenKeyFile {
     /// Reads the keys.
     ///
     /// # Errors
-    /// In words, which tell nothing that is in the file.
+    /// A message that contains nothing of the file's content.
     pub async fn read(path: PathBuf) -> Result<Self, String> {
         let (files, contents) = ReloadedFiles::read("token_keys", vec![path]).await?;
         let keys = Arc::new(TokenKeys::parse(text(&contents)?)?);
         Ok(Self { keys, files })
     }
 
-    /// Has changed keys used wherever these are. Never ends.
+    /// Replaces the keys, wherever they are in use, when the file changes. Never returns.
     pub async fn follow(self, interval: Duration, metrics: Arc<Metrics>) {
         let keys = self.keys;
         let apply = |contents: &[Vec<u8>]| keys.replace(text(contents)?);
@@ -31,5 +31,5 @@ impl TokenKeyFile {
 
 fn text(contents: &[Vec<u8>]) -> Result<&str, String> {
     let bytes = contents.first().map_or(&[][..], Vec::as_slice);
-    std::str::from_utf8(bytes).map_err(|_| "it is not text".to_owned())
+    std::str::from_utf8(bytes).map_err(|_| "the file is not UTF-8 text".to_owned())
 }

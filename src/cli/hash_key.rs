@@ -1,4 +1,4 @@
-//! `weir hash-key`: a new API key, and what the server's file of keys holds of it.
+//! `weir hash-key`: creates an API key and its entry for the server's `--api-keys-file`.
 
 use std::{
     io::{self, BufRead as _, Read as _, Write as _},
@@ -9,28 +9,28 @@ use clap::Args;
 
 use crate::auth::{ApiKey, is_name};
 
-/// The most that is read of a given key, in bytes.
+/// The longest key read from standard input, in bytes.
 const MAX_BYTES: u64 = 16 << 10;
 
-/// Make a new API key, and the entry for the server's --api-keys-file
+/// Create an API key and its entry for --api-keys-file
 #[derive(Debug, Clone, Args)]
 pub struct HashKeyArgs {
-    /// Whose key it is, as policies and logs name it
+    /// The principal of the key, as policies and logs name it
     #[arg(value_name = "NAME")]
     name: String,
 
-    /// Hash the key in the first line of standard input, rather than make a new one
+    /// Hash the key in the first line of standard input instead of creating one
     #[arg(long)]
     stdin: bool,
 }
 
-/// Prints the key, once and for all, and the entry. Ends with 1 when there is no key to print.
+/// Prints the key and its entry; the key can't be printed again. The exit code is 1 if that fails.
 #[must_use]
 pub fn run(args: &HashKeyArgs) -> ExitCode {
     match write(args) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(why) => {
-            eprintln!("weir hash-key: {why}");
+        Err(problem) => {
+            eprintln!("weir hash-key: {problem}");
             ExitCode::FAILURE
         }
     }
@@ -39,33 +39,34 @@ pub fn run(args: &HashKeyArgs) -> ExitCode {
 fn write(args: &HashKeyArgs) -> Result<(), String> {
     if !is_name(&args.name) {
         return Err(
-            "the name is empty or too long, or has spaces around it or control characters"
+            "NAME must not be empty or too long, start or end with a space, or have control characters"
                 .to_owned(),
         );
     }
     let entry = |key: &ApiKey| {
-        // JSON's texts are YAML's too, whatever is in them.
+        // A JSON string is also a valid YAML string.
         let name = serde_json::Value::from(args.name.as_str());
         format!("  - name: {name}\n    sha256: {}\n", key.sha256())
     };
     let text = if args.stdin {
-        entry(&given()?)
+        entry(&read_key()?)
     } else {
-        let key = ApiKey::random().map_err(|_| "the system has no randomness".to_owned())?;
-        eprintln!("The key, which is shown this once, and below it the entry for --api-keys-file:");
+        let key = ApiKey::random()
+            .map_err(|_| "the system's random number generator failed".to_owned())?;
+        eprintln!("The key, which is shown only once, and its entry for --api-keys-file:");
         format!("{}\n{}", key.secret(), entry(&key))
     };
     let mut stdout = io::stdout().lock();
     let written = stdout
         .write_all(text.as_bytes())
         .and_then(|()| stdout.flush());
-    written.map_err(|error| format!("standard output can't be written: {error}"))
+    written.map_err(|error| format!("can't write standard output: {error}"))
 }
 
-fn given() -> Result<ApiKey, String> {
+fn read_key() -> Result<ApiKey, String> {
     let mut line = String::new();
     let mut stdin = io::stdin().lock().take(MAX_BYTES);
     let read = stdin.read_line(&mut line);
-    read.map_err(|error| format!("standard input can't be read: {error}"))?;
+    read.map_err(|error| format!("can't read standard input: {error}"))?;
     line.trim_end_matches(['\r', '\n']).parse()
 }

@@ -1,4 +1,4 @@
-//! The process's own log.
+//! The log of the process.
 
 use std::io::IsTerminal as _;
 
@@ -11,10 +11,10 @@ use crate::{
     config::{LogConfig, LogFormat},
 };
 
-/// Sets up logging to stderr. Gives the handle by which its level can be changed.
+/// Sets up logging to stderr. Returns the handle that changes its level.
 ///
 /// # Errors
-/// In words, when the directives can't be read.
+/// A message, if `--log-level` can't be parsed.
 pub fn init(config: &LogConfig) -> Result<LogLevel, String> {
     let (filter, level) = LogLevel::new(&config.log_level)?;
     let json = match config.log_format {
@@ -29,7 +29,7 @@ pub fn init(config: &LogConfig) -> Result<LogLevel, String> {
         log.with_target(false).boxed()
     };
     let registry = Registry::default().with(log.with_filter(filter));
-    // A log that someone else set up already stays.
+    // If the process already has a log, that one stays.
     Ok(match registry.try_init() {
         Ok(()) => level,
         Err(_) => LogLevel::not_ours(),

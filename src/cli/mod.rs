@@ -1,7 +1,6 @@
-//! What `weir` does on the command line: one module a subcommand, each with its arguments and one
-//! `run`.
+//! The command line of `weir`: one module for each subcommand, with its arguments and a `run` function.
 //!
-//! [`dev`] prints through [`watch`], so the demo shows events as people will see them later.
+//! [`dev`] prints through [`watch`], so that the demo shows events as `weir watch` does.
 
 pub mod hash_key;
 
@@ -20,7 +19,7 @@ use clap::{Parser, Subcommand};
 /// The exit code for settings that can't be used: `EX_USAGE` of sysexits(3).
 pub const EXIT_USAGE: u8 = 64;
 
-/// Typed, ordered, resumable streams of MongoDB's changes over gRPC.
+/// Typed, ordered, resumable streams of MongoDB changes over gRPC.
 #[derive(Debug, Parser)]
 #[command(name = "weir", version, max_term_width = 100)]
 pub struct Cli {
@@ -34,33 +33,32 @@ enum Command {
     Serve(Box<serve::ServeArgs>),
     /// Watch a collection, a database or a deployment from the terminal
     Watch(Box<watch::WatchArgs>),
-    /// Make an API key, and the entry for the server's --api-keys-file
+    /// Create an API key and its entry for --api-keys-file
     HashKey(hash_key::HashKeyArgs),
-    /// Start a database and Weir, and play the change-stream tutorial
+    /// Start a database and Weir, and run a change-stream tutorial
     Dev(Box<dev::DevArgs>),
 }
 
 impl Cli {
-    /// Reads the command line and the environment.
+    /// Parses the command line and the environment.
     ///
     /// # Errors
-    /// The exit code, when that is all there is to do: help was asked for, or what was given can't
-    /// be read. Either has been printed by then.
+    /// The exit code, if there is nothing to run: help or an error has been printed.
     pub fn read() -> Result<Self, ExitCode> {
         Self::try_parse().map_err(|error| {
-            // Nobody is left to be told when the terminal is gone.
+            // Ignored: there is no other place to report that the terminal is gone.
             let _ = error.print();
             let serve = std::env::args_os().nth(1).is_some_and(|it| it == "serve");
             match error.exit_code() {
                 0 => ExitCode::SUCCESS,
-                // A service manager tells by the code that trying again is of no use.
+                // With this code, a service manager does not restart the server.
                 _ if serve => ExitCode::from(EXIT_USAGE),
                 _ => ExitCode::from(watch::EXIT_USAGE),
             }
         })
     }
 
-    /// Runs the command, to its exit code.
+    /// Runs the command and returns its exit code.
     pub async fn run(self) -> ExitCode {
         match self.command {
             Command::Serve(args) => serve::run(*args).await,

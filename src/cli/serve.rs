@@ -1,4 +1,4 @@
-//! `weir serve`: runs the server until it is told to stop.
+//! `weir serve`: runs the server until SIGTERM or SIGINT.
 
 use std::process::ExitCode;
 
@@ -13,8 +13,8 @@ use crate::{
     source::mongo::{MongoSettings, MongoSource},
 };
 
-/// How many files the server has open beside connections of clients and to MongoDB: the admin port's
-/// connections, logs, and what its parts read now and then.
+/// The files that the server has open besides client and MongoDB connections: connections of the admin port,
+/// logs, and files being reloaded.
 const OTHER_FILES: u64 = 512;
 
 /// Serve Watch streams from a MongoDB deployment.
@@ -24,13 +24,13 @@ pub struct ServeArgs {
     serve: ServeConfig,
     #[command(flatten)]
     log: LogConfig,
-    /// Check the settings, say whether they can be used, and end
+    /// Check the settings and the files that they name, print the result and exit
     #[arg(long)]
     check_config: bool,
 }
 
-/// Runs the server. Ends with 0 after a clean drain, 64 for settings that can't be used, 1 for a
-/// start that failed or streams that had to be cut.
+/// Runs the server. The exit code is 0 after a clean shutdown, 64 for invalid settings, and 1 if the start
+/// failed or streams did not end within `--shutdown-grace`.
 pub async fn run(args: ServeArgs) -> ExitCode {
     let log_level = match log::init(&args.log) {
         Ok(log_level) => log_level,
@@ -43,18 +43,18 @@ pub async fn run(args: ServeArgs) -> ExitCode {
         return check(&args.serve).await;
     }
     allow_open_files(&args.serve);
-    // Taken before the ports are, so that a signal during start is not lost.
+    // Registered before the start, so that no signal is lost.
     let signals = (
         signal(SignalKind::terminate()),
         signal(SignalKind::interrupt()),
     );
     let (Ok(mut terminate), Ok(mut interrupt)) = signals else {
-        eprintln!("weir serve: can't wait for signals");
+        eprintln!("weir serve: can't register signal handlers");
         return ExitCode::FAILURE;
     };
     let app = match App::start_with(args.serve, log_level).await {
         Ok(app) => app,
-        Err(error) => return refuse(&error),
+        Err(error) => return report_start_error(&error),
     };
     tokio::select! {
         _ = terminate.recv() => {}
@@ -67,9 +67,8 @@ pub async fn run(args: ServeArgs) -> ExitCode {
     }
 }
 
-/// Raises the limit of open files, of which each connection is one, to what the system allows. What
-/// starts the server often sets 1,024 at first, for programs that can't handle more, and far more as
-/// the most.
+/// Raises the soft limit of open files to the hard limit, because each connection needs one. The soft limit
+/// is often only 1,024, for programs that can't handle more.
 fn allow_open_files(config: &ServeConfig) {
     let limit = getrlimit(Resource::Nofile);
     let most = limit.maximum;
@@ -80,7 +79,7 @@ fn allow_open_files(config: &ServeConfig) {
     if limit != raised
         && let Err(error) = setrlimit(Resource::Nofile, raised)
     {
-        tracing::warn!(%error, "the limit of open files can't be raised");
+        tracing::warn!(%error, "can't raise the limit of open files");
     }
     let clients = u64::try_from(config.max_connections).unwrap_or(u64::MAX);
     let needed = clients.saturating_add(u64::from(config.pool_capacity()) + OTHER_FILES);
@@ -88,7 +87,7 @@ fn allow_open_files(config: &ServeConfig) {
         tracing::warn!(
             most,
             needed,
-            "the system allows fewer open files than the settings may need; see --max-connections"
+            "the system allows fewer open files than the settings may need: raise its limit or lower --max-connections"
         );
     }
 }
@@ -100,20 +99,20 @@ async fn check(config: &ServeConfig) -> ExitCode {
         server_selection_timeout: config.server_selection_timeout,
         reply_timeout: config.upstream_reply_timeout,
     };
-    let checked = match app::check_config(config).await {
+    let result = match app::check_config(config).await {
         Ok(()) => MongoSource::new(&settings).await.map_err(StartError::Uri),
         Err(error) => Err(error),
     };
-    match checked {
+    match result {
         Ok(_) => {
             println!("the settings can be used");
             ExitCode::SUCCESS
         }
-        Err(error) => refuse(&error),
+        Err(error) => report_start_error(&error),
     }
 }
 
-fn refuse(error: &StartError) -> ExitCode {
+fn report_start_error(error: &StartError) -> ExitCode {
     eprintln!("weir serve: {error}");
     match error {
         StartError::Config(_)

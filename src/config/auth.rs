@@ -1,4 +1,4 @@
-//! Who may call, and what they may watch.
+//! Settings of authentication and authorization.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -7,14 +7,14 @@ use clap::{Args, ValueEnum};
 use super::{ConfigError, check_duration};
 use crate::auth::{AuthSettings, JwtKeys, JwtSettings, RemoteKeys};
 
-/// For how long no bearer token has keys fetched again once one has.
+/// The shortest time between two fetches of the key set that tokens with unknown keys cause.
 const JWKS_COOLDOWN: Duration = Duration::from_secs(10);
 
-/// How callers show who they are, and where it is written what each may.
+/// The accepted credentials, the policy, and the keys of resume tokens.
 #[derive(Debug, Clone, Args)]
 pub struct AuthConfig {
-    /// Take bearer tokens (JWT) signed by a key of this JWK set, an https URL. The set is fetched again
-    /// when a token names a key that it does not have, and every --jwks-refresh-interval
+    /// Accept bearer tokens (JWT) signed by a key of the JWK set at this https URL. The set is fetched again
+    /// every --jwks-refresh-interval, and when a token names an unknown key
     #[arg(
         long,
         env = "WEIR_JWKS_URL",
@@ -23,7 +23,7 @@ pub struct AuthConfig {
     )]
     pub jwks_url: Option<String>,
 
-    /// The authorities that --jwks-url is trusted by, PEM. Default: the system's
+    /// The certificate authorities that --jwks-url is verified with, PEM [default: the system's]
     #[arg(
         long,
         env = "WEIR_JWKS_CA_FILE",
@@ -32,20 +32,20 @@ pub struct AuthConfig {
     )]
     pub jwks_ca_file: Option<PathBuf>,
 
-    /// Take bearer tokens (JWT) signed by a key of the JWK set in this file. Read again when it changes
+    /// Accept bearer tokens (JWT) signed by a key of the JWK set in this file. Reloaded when it changes
     #[arg(long, env = "WEIR_JWKS_FILE", value_name = "FILE")]
     pub jwks_file: Option<PathBuf>,
 
-    /// How often to fetch --jwks-url again, 1s to 24h. A set that can't be fetched leaves the last good
-    /// one in force
+    /// How often to fetch --jwks-url again, 1s to 24h. If that fails, the last good set stays in force
     #[arg(long, env = "WEIR_JWKS_REFRESH_INTERVAL", value_name = "DURATION", default_value = "5m", value_parser = humantime::parse_duration)]
     pub jwks_refresh_interval: Duration,
 
-    /// Who must have issued a bearer token (iss). Needed with --jwks-url and --jwks-file
+    /// The required issuer (iss) of bearer tokens. Required with --jwks-url and --jwks-file
     #[arg(long, env = "WEIR_JWT_ISSUER", value_name = "NAME")]
     pub jwt_issuer: Option<String>,
 
-    /// Whom a bearer token must be for (aud), one of these. Needed with --jwks-url and --jwks-file
+    /// The accepted audiences (aud) of bearer tokens, separated by commas; a token must have one of them.
+    /// Required with --jwks-url and --jwks-file
     #[arg(
         long,
         env = "WEIR_JWT_AUDIENCE",
@@ -54,7 +54,7 @@ pub struct AuthConfig {
     )]
     pub jwt_audience: Vec<String>,
 
-    /// Which signatures are taken. Only those of public keys can be
+    /// The accepted signature algorithms, separated by commas. Only algorithms with public keys are supported
     #[arg(
         long,
         env = "WEIR_JWT_ALGORITHMS",
@@ -64,12 +64,12 @@ pub struct AuthConfig {
     )]
     pub jwt_algorithms: Vec<JwtAlgorithm>,
 
-    /// By how much the clocks of issuer and server may differ, 0s to 25s: a token is taken for so long
-    /// after it has expired
+    /// The tolerated difference between the clocks of issuer and server, 0s to 25s. A token is accepted this
+    /// long after it has expired
     #[arg(long, env = "WEIR_JWT_LEEWAY", value_name = "DURATION", default_value = "10s", value_parser = humantime::parse_duration)]
     pub jwt_leeway: Duration,
 
-    /// The claim that names who a bearer token is of
+    /// The claim that names the principal of a bearer token
     #[arg(
         long,
         env = "WEIR_JWT_NAME_CLAIM",
@@ -78,34 +78,34 @@ pub struct AuthConfig {
     )]
     pub jwt_name_claim: String,
 
-    /// Take API keys of this file, YAML, which holds the SHA-256 of each: see docs/authentication.md.
-    /// Read again when it changes
+    /// Accept the API keys in this YAML file, which holds the SHA-256 of each: see docs/authentication.md.
+    /// Reloaded when it changes
     #[arg(long, env = "WEIR_API_KEYS_FILE", value_name = "FILE")]
     pub api_keys_file: Option<PathBuf>,
 
-    /// Know clients by the names in their certificates. Needs --tls-client-ca-file
+    /// Authenticate clients by the names in their certificates. Requires --tls-client-ca-file
     #[arg(long, env = "WEIR_AUTH_CERTIFICATES", requires = "tls_client_ca_file")]
     pub auth_certificates: bool,
 
-    /// Who may watch what, YAML: see docs/policy.md. Without it, whoever is let in may watch all that
-    /// Weir's MongoDB user may. Read again when it changes
+    /// The policy in YAML, which says who may watch what: see docs/policy.md. Without it, every authenticated
+    /// caller may watch everything that Weir's MongoDB user may. Reloaded when it changes
     #[arg(long, env = "WEIR_POLICY_FILE", value_name = "FILE")]
     pub policy_file: Option<PathBuf>,
 
-    /// The keys that resume tokens are encrypted with, one a line, each 32 bytes in base64: the first
-    /// encrypts, all decrypt. Needed by a policy that hides fields or documents, as MongoDB's tokens hold document
-    /// keys. All replicas must have the same. Read again when it changes
+    /// The file of keys that encrypt resume tokens, one per line, each 32 bytes in base64. The first key
+    /// encrypts, all keys decrypt. Required by a policy that hides fields or documents, because MongoDB's tokens
+    /// contain document keys. Must be the same on all replicas. Reloaded when it changes
     #[arg(long, env = "WEIR_TOKEN_KEY_FILE", value_name = "FILE")]
     pub token_key_file: Option<PathBuf>,
 
-    /// The bearer token that the admin port's /metrics and /log-level need. Default: /metrics needs none,
-    /// and /log-level is for callers on this machine
+    /// The file of the bearer token that /metrics and /log-level on the admin port require. Reloaded when it
+    /// changes [default: /metrics requires no token, and /log-level accepts only callers on this machine]
     #[arg(long, env = "WEIR_ADMIN_TOKEN_FILE", value_name = "FILE")]
     pub admin_token_file: Option<PathBuf>,
 }
 
-/// A signature that a bearer token may have: those that are made with a private key, so that who can
-/// check one can't make one.
+/// A signature algorithm of bearer tokens. All use a private key, so that whoever can verify a signature
+/// can't create one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 #[value(rename_all = "UPPER")]
 #[allow(missing_docs, reason = "RFC 7518 and RFC 8037 name them")]
@@ -123,19 +123,19 @@ pub enum JwtAlgorithm {
 }
 
 impl AuthConfig {
-    /// Whether callers must show who they are.
+    /// Returns whether callers must authenticate.
     #[must_use]
     pub fn is_enabled(&self) -> bool {
         self.accepts_jwts() || self.api_keys_file.is_some() || self.auth_certificates
     }
 
-    /// Whether bearer tokens are taken.
+    /// Returns whether bearer tokens are accepted.
     #[must_use]
     pub fn accepts_jwts(&self) -> bool {
         self.jwks_url.is_some() || self.jwks_file.is_some()
     }
 
-    /// Whom to believe; files are looked at every `reload_interval`.
+    /// Returns the settings of the authenticator, which checks its files every `reload_interval`.
     #[must_use]
     pub fn settings(&self, reload_interval: Duration) -> AuthSettings {
         let url = self.jwks_url.clone().map(|url| {
@@ -177,16 +177,22 @@ impl AuthConfig {
         let problem = match (self.accepts_jwts(), &self.jwks_url) {
             (true, _) if !given(&issuer) => (
                 "jwt-issuer",
-                "is needed with --jwks-url and --jwks-file: whoever else has keys there could sign too",
+                "is required with --jwks-url and --jwks-file: other issuers may sign with keys of the same set",
             ),
             (true, _) if !given(&audience) => (
                 "jwt-audience",
-                "is needed with --jwks-url and --jwks-file: tokens for other services must not do here",
+                "is required with --jwks-url and --jwks-file: tokens for other services must not be accepted",
             ),
-            (true, _) if self.jwt_algorithms.is_empty() => ("jwt-algorithms", "names none"),
-            (true, _) if self.jwt_name_claim.is_empty() => ("jwt-name-claim", "names none"),
-            // clap sees to these for flags.
-            (_, Some(_)) if self.jwks_file.is_some() => ("jwks-url", "goes not with --jwks-file"),
+            (true, _) if self.jwt_algorithms.is_empty() => {
+                ("jwt-algorithms", "is empty: name at least one algorithm")
+            }
+            (true, _) if self.jwt_name_claim.is_empty() => {
+                ("jwt-name-claim", "is empty: name a claim, such as sub")
+            }
+            // For flags, clap checks this.
+            (_, Some(_)) if self.jwks_file.is_some() => {
+                ("jwks-url", "can't be used with --jwks-file")
+            }
             (_, Some(url)) => match url_problem(url) {
                 Some(problem) => ("jwks-url", problem),
                 None => return Ok(()),
@@ -200,15 +206,17 @@ impl AuthConfig {
     }
 }
 
-/// Why keys can't be fetched there.
+/// Returns the reason why keys can't be fetched from `url`, if any.
 fn url_problem(url: &str) -> Option<&'static str> {
     let Ok(uri) = url.parse::<http::Uri>() else {
-        return Some("is not a URL");
+        return Some("is not a URL: use https://HOST/PATH");
     };
     let host = uri.host().unwrap_or_default();
     let authority = uri.authority().map(http::uri::Authority::as_str);
     if authority.is_some_and(|it| it.contains('@')) {
-        return Some("holds a user or a password; a set of public keys needs none");
+        return Some(
+            "contains a user or a password: remove it, as a set of public keys needs none",
+        );
     }
     let address = host.trim_start_matches('[').trim_end_matches(']');
     let is_loopback = match address.parse::<std::net::IpAddr>() {
@@ -219,9 +227,9 @@ fn url_problem(url: &str) -> Option<&'static str> {
         Some("https") if !host.is_empty() => None,
         Some("http") if is_loopback => None,
         Some("http") => {
-            Some("must be https: whoever can change what is sent could put in a key of their own")
+            Some("must use https: over http, an attacker on the network could replace the keys")
         }
-        _ => Some("is not an https URL"),
+        _ => Some("is not an https URL: use https://HOST/PATH"),
     }
 }
 

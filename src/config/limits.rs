@@ -1,4 +1,4 @@
-//! What one caller may take, and for how long.
+//! Limits for each principal and for all principals together.
 
 use std::time::Duration;
 
@@ -8,11 +8,11 @@ use clap::Args;
 use super::{ConfigError, check_bytes, check_count, check_duration};
 use crate::policy::Limits;
 
-/// Limits for each principal and for the server; 0 is none. A rule of the policy may set a principal's
-/// own.
+/// Limits for each principal and for the server; 0 means no limit. A rule of the policy may set limits for
+/// a principal.
 #[derive(Debug, Clone, Args)]
 pub struct LimitsConfig {
-    /// How many watches one principal may have open at once, 0 to 1000000; 0: as many as the server
+    /// The most watches that one principal has open at once, 0 to 1000000; 0: only --max-watches applies
     #[arg(
         long,
         env = "WEIR_MAX_WATCHES_PER_PRINCIPAL",
@@ -21,7 +21,8 @@ pub struct LimitsConfig {
     )]
     pub max_watches_per_principal: usize,
 
-    /// How many watches one principal may open a second, on average over ten, 0 to 100000; 0: no limit
+    /// The most watches that one principal opens per second, averaged over 10 seconds, 0 to 100000; 0: no
+    /// limit
     #[arg(
         long,
         env = "WEIR_WATCH_RATE_PER_PRINCIPAL",
@@ -30,7 +31,8 @@ pub struct LimitsConfig {
     )]
     pub watch_rate_per_principal: u32,
 
-    /// How many watches all together may open a second, on average over ten, 0 to 1000000; 0: no limit
+    /// The most watches that all principals together open per second, averaged over 10 seconds, 0 to 1000000;
+    /// 0: no limit
     #[arg(
         long,
         env = "WEIR_WATCH_RATE",
@@ -39,8 +41,8 @@ pub struct LimitsConfig {
     )]
     pub watch_rate: u32,
 
-    /// How many bytes a second one principal's watches are sent together, 0 or 64KiB to 1TiB; 0: no
-    /// limit. Watches beyond it are slowed down, and lose nothing; new ones wait their turn
+    /// The most bytes per second sent to all watches of one principal together, 64KiB to 1TiB; 0: no limit.
+    /// Faster watches are slowed down and lose no events; new ones wait
     #[arg(
         long,
         env = "WEIR_BYTE_RATE_PER_PRINCIPAL",
@@ -49,7 +51,7 @@ pub struct LimitsConfig {
     )]
     pub byte_rate_per_principal: ByteSize,
 
-    /// How many bytes a second all watches are sent together, 0 or 64KiB to 1TiB; 0: no limit
+    /// The most bytes per second sent to all watches together, 64KiB to 1TiB; 0: no limit
     #[arg(
         long,
         env = "WEIR_BYTE_RATE",
@@ -58,14 +60,14 @@ pub struct LimitsConfig {
     )]
     pub byte_rate: ByteSize,
 
-    /// How old a watch may become before it is asked to go on elsewhere, 0s or 1s to 30d; each ends at a
-    /// moment of its own in the last fifth of that. 0s: as old as it likes
+    /// The age at which a watch ends, so that the client resumes it on another replica, 1s to 30d; 0s: no
+    /// limit. Each watch ends at a random time in the last fifth of it
     #[arg(long, env = "WEIR_WATCH_MAX_AGE", value_name = "DURATION", default_value = "0s", value_parser = humantime::parse_duration)]
     pub watch_max_age: Duration,
 }
 
 impl LimitsConfig {
-    /// What one principal may take; 0 is none.
+    /// Returns the limits of one principal; 0 means no limit.
     pub(super) fn each_principal(&self) -> Limits {
         Limits {
             watches: Some(self.max_watches_per_principal),
@@ -75,7 +77,7 @@ impl LimitsConfig {
         }
     }
 
-    /// What all may take together; 0 is none.
+    /// Returns the limits of all principals together; 0 means no limit.
     pub(super) fn all_principals(&self) -> Limits {
         Limits {
             watch_rate: Some(self.watch_rate),

@@ -1,5 +1,5 @@
-//! Every knob of the server: its flag, its environment variable, its unit, its bounds and its
-//! default, once. `weir serve --help` is made from this page.
+//! The settings of the server: the single definition of each flag, its environment variable, unit, bounds
+//! and default. `weir serve --help` is generated from it.
 
 mod auth;
 mod limits;
@@ -18,15 +18,15 @@ pub use limits::LimitsConfig;
 pub use spans::SpanConfig;
 pub use tls::{ClientAuth, TlsConfig};
 
-/// Connections beyond those that change streams hold: for pings, look-ups of the oplog's start and the
-/// killing of cursors.
+/// Connections to MongoDB beyond those of change streams: for pings, look-ups of the oldest oplog entry and
+/// killing cursors.
 const EXTRA_MONGODB_CONNECTIONS: usize = 10;
 
-/// What is said where nobody is asked who they are.
+/// The missing protection without authentication.
 const NO_AUTHENTICATION: &str = "authentication (--tls-client-ca-file, --jwks-url, --jwks-file or \
                                  --api-keys-file)";
 
-/// What is said where there is no encryption either.
+/// The missing protection without encryption and authentication.
 const NO_ENCRYPTION_AND_AUTHENTICATION: &str = "encryption (--tls-cert-file) and without authentication \
                        (--tls-client-ca-file, --jwks-url, --jwks-file or --api-keys-file)";
 
@@ -37,7 +37,8 @@ pub struct ServeConfig {
     #[arg(long, env = "MONGODB_URI", hide_env_values = true, value_name = "URI")]
     pub mongodb_uri: String,
 
-    /// Where to serve gRPC. Anything but loopback needs TLS and authentication, or --allow-insecure
+    /// Address and port of the gRPC server. An address that is not loopback needs TLS and authentication, or
+    /// --allow-insecure
     #[arg(
         long,
         env = "WEIR_LISTEN",
@@ -46,7 +47,7 @@ pub struct ServeConfig {
     )]
     pub listen: SocketAddr,
 
-    /// Where to serve /metrics, /livez, /readyz and /log-level over HTTP
+    /// Address and port of the admin server: /metrics, /livez, /readyz and /log-level over plain HTTP
     #[arg(
         long,
         env = "WEIR_ADMIN_LISTEN",
@@ -55,22 +56,22 @@ pub struct ServeConfig {
     )]
     pub admin_listen: SocketAddr,
 
-    /// Serve gRPC beyond loopback without TLS, although what is sent can be read on the way, or without
-    /// authentication, although anyone who reaches the port may watch everything that Weir's MongoDB
-    /// user may. For use behind a mesh or a proxy that provides what is missing
+    /// Allow --listen on an address that is not loopback without TLS or without authentication. Without TLS,
+    /// traffic can be read on the network; without authentication, anyone who reaches the port may watch
+    /// everything that Weir's MongoDB user may. Use it behind a mesh or a proxy that provides what is missing
     #[arg(long, env = "WEIR_ALLOW_INSECURE")]
     pub allow_insecure: bool,
 
-    /// Let watches name no database, and so watch the whole deployment
+    /// Allow watches that name no database and so watch the whole deployment
     #[arg(long, env = "WEIR_ALLOW_DEPLOYMENT_WATCH")]
     pub allow_deployment_watch: bool,
 
-    /// What resume tokens call this MongoDB deployment; a token of another is refused. Default: the
-    /// replica set's name. All replicas of Weir on one deployment must agree
+    /// The name of this MongoDB deployment in resume tokens; a token with another name is refused. Must be
+    /// the same on all replicas of Weir [default: the name of the replica set]
     #[arg(long, env = "WEIR_DEPLOYMENT_NAME", value_name = "NAME")]
     pub deployment_name: Option<String>,
 
-    /// How many watches may be open at once, 1 to 1000000
+    /// The most watches open at once, 1 to 1000000
     #[arg(
         long,
         env = "WEIR_MAX_WATCHES",
@@ -79,8 +80,8 @@ pub struct ServeConfig {
     )]
     pub max_watches: usize,
 
-    /// How many connections of clients may be open at once, 1 to 1000000; further ones are reset. Each
-    /// takes a file descriptor
+    /// The most client connections open at once, 1 to 1000000; further ones are reset. Each uses one file
+    /// descriptor
     #[arg(
         long,
         env = "WEIR_MAX_CONNECTIONS",
@@ -89,8 +90,8 @@ pub struct ServeConfig {
     )]
     pub max_connections: usize,
 
-    /// How many feeds there may be at once, 1 to 10000: change streams on MongoDB that watches share.
-    /// Each holds a connection
+    /// The most feeds open at once, 1 to 10000. A feed is a change stream on MongoDB that watches share; each
+    /// uses one connection to MongoDB
     #[arg(
         long,
         env = "WEIR_MAX_FEEDS",
@@ -99,9 +100,9 @@ pub struct ServeConfig {
     )]
     pub max_feeds: usize,
 
-    /// How many dedicated feeds, filtered by MongoDB, one database and collections may have before
-    /// further watches share a common one, filtered in Weir, 0 to 10000. For watches that leave the
-    /// choice to the server
+    /// The most dedicated feeds (filtered by MongoDB) for the same database and collections, 0 to 10000;
+    /// further watches use one shared feed (filtered in Weir). Applies to watches that leave feed_mode to
+    /// the server
     #[arg(
         long,
         env = "WEIR_FEEDS_PER_SCOPE",
@@ -110,8 +111,8 @@ pub struct ServeConfig {
     )]
     pub feeds_per_scope: usize,
 
-    /// How many watches may catch up at once, 1 to 10000: read what their feed no longer holds, each
-    /// on a change stream and a connection of its own. Others wait their turn
+    /// The most watches that catch up at once, 1 to 10000; further ones wait. A watch that catches up reads
+    /// events which its feed no longer holds, on its own change stream and connection to MongoDB
     #[arg(
         long,
         env = "WEIR_MAX_CATCH_UPS",
@@ -120,12 +121,12 @@ pub struct ServeConfig {
     )]
     pub max_catch_ups: usize,
 
-    /// How long a feed goes on after its last watch, for those who come back, 0s to 1h
+    /// How long a feed stays open after its last watch has left, for watches that reconnect, 0s to 1h
     #[arg(long, env = "WEIR_FEED_LINGER", value_name = "DURATION", default_value = "30s", value_parser = humantime::parse_duration)]
     pub feed_linger: Duration,
 
-    /// How many bytes of events a feed keeps for its watches, 64KiB to 4GiB; a watch that falls behind
-    /// them reads them again from MongoDB. One reply of MongoDB (up to 16 MiB) may come on top
+    /// The bytes of recent events that a feed keeps for its watches, 64KiB to 4GiB. A watch that falls
+    /// further behind reads the events again from MongoDB. One reply of MongoDB (up to 16 MiB) may come on top
     #[arg(
         long,
         env = "WEIR_RING_BYTES",
@@ -134,8 +135,8 @@ pub struct ServeConfig {
     )]
     pub ring_bytes: ByteSize,
 
-    /// How many bytes all feeds and catch-ups together may hold, 16MiB to 1TiB. At the limit the
-    /// largest feeds drop their oldest events and reading waits; nothing is lost
+    /// The most bytes of events that all feeds and catch-ups hold together, 16MiB to 1TiB. At the limit, the
+    /// largest feeds drop their oldest events and reading from MongoDB waits; watches lose no events
     #[arg(
         long,
         env = "WEIR_MEMORY_LIMIT",
@@ -144,80 +145,79 @@ pub struct ServeConfig {
     )]
     pub memory_limit: ByteSize,
 
-    /// The longest silence on a watch that asks for no interval of its own, 1s to 60s
+    /// The longest time without a message on a watch whose request sets no progress_interval, 1s to 60s
     #[arg(long, env = "WEIR_PROGRESS_INTERVAL", value_name = "DURATION", default_value = "15s", value_parser = humantime::parse_duration)]
     pub progress_interval: Duration,
 
-    /// How long MongoDB may be away before watches end with UNAVAILABLE
+    /// How long MongoDB may be unreachable before watches end with UNAVAILABLE, 0s to 24h
     #[arg(long, env = "WEIR_UPSTREAM_GRACE", value_name = "DURATION", default_value = "60s", value_parser = humantime::parse_duration)]
     pub upstream_grace: Duration,
 
-    /// How long a reply of MongoDB may be overdue before Weir asks, on another connection, whether
-    /// it is there at all, 2s to 1h. Without an answer to that in half this time, the connection
-    /// counts as lost
+    /// How long a reply of MongoDB may be overdue before Weir pings MongoDB on another connection, 2s to 1h.
+    /// If the ping gets no answer within half this time, the connection counts as lost
     #[arg(long, env = "WEIR_UPSTREAM_REPLY_TIMEOUT", value_name = "DURATION", default_value = "10s", value_parser = humantime::parse_duration)]
     pub upstream_reply_timeout: Duration,
 
-    /// How long to look for a usable MongoDB server before an operation fails, unless the URI says
-    /// so itself (serverSelectionTimeoutMS)
+    /// How long to search for a usable MongoDB server before an operation fails, 100ms to 1h.
+    /// serverSelectionTimeoutMS in --mongodb-uri takes precedence
     #[arg(long, env = "WEIR_SERVER_SELECTION_TIMEOUT", value_name = "DURATION", default_value = "5s", value_parser = humantime::parse_duration)]
     pub server_selection_timeout: Duration,
 
-    /// How long streams may take to end after SIGTERM before they are cut
+    /// How long streams may take to end after SIGTERM before their connections are closed, 100ms to 1h
     #[arg(long, env = "WEIR_SHUTDOWN_GRACE", value_name = "DURATION", default_value = "10s", value_parser = humantime::parse_duration)]
     pub shutdown_grace: Duration,
 
-    /// How long a client may take to greet when it has connected, and to send its request when it has
-    /// opened a call, 100ms to 1h. On the admin port: to ask and to take the answer
+    /// How long a client may take to finish the TLS handshake and HTTP/2 preface, and then to send the
+    /// request of each call, 100ms to 1h. On the admin port: for the request and its response
     #[arg(long, env = "WEIR_REQUEST_TIMEOUT", value_name = "DURATION", default_value = "10s", value_parser = humantime::parse_duration)]
     pub request_timeout: Duration,
 
-    /// How often to look whether a file has changed: certificates, keys, the policy; 100ms to 1h. What is
-    /// new is put in force at the next look, if it is still the same
+    /// How often to check files (certificates, keys, the policy) for changes, 100ms to 1h. A change applies
+    /// at the next check, if the file is still the same then
     #[arg(long, env = "WEIR_RELOAD_INTERVAL", value_name = "DURATION", default_value = "10s", value_parser = humantime::parse_duration)]
     pub reload_interval: Duration,
 
-    /// How often to ping an idle client connection over HTTP/2
+    /// How often to send an HTTP/2 ping on an idle client connection, 1s to 1h
     #[arg(long, env = "WEIR_HTTP2_KEEPALIVE_INTERVAL", value_name = "DURATION", default_value = "30s", value_parser = humantime::parse_duration)]
     pub http2_keepalive_interval: Duration,
 
-    /// How long a client may take to answer such a ping before its connection is closed
+    /// How long a client may take to answer an HTTP/2 ping before its connection is closed, 1s to 1h
     #[arg(long, env = "WEIR_HTTP2_KEEPALIVE_TIMEOUT", value_name = "DURATION", default_value = "20s", value_parser = humantime::parse_duration)]
     pub http2_keepalive_timeout: Duration,
 
-    /// How connections are encrypted.
+    /// Encryption of client connections.
     #[command(flatten, next_help_heading = "TLS")]
     pub tls: TlsConfig,
 
-    /// Who may call, and watch what.
-    #[command(flatten, next_help_heading = "Authentication and authorisation")]
+    /// Authentication and authorization of callers.
+    #[command(flatten, next_help_heading = "Authentication and authorization")]
     pub auth: AuthConfig,
 
-    /// What one caller may take.
+    /// Limits for each principal and for all together.
     #[command(flatten, next_help_heading = "Limits of principals")]
     pub limits: LimitsConfig,
 
-    /// What is traced.
+    /// Export of spans.
     #[command(flatten, next_help_heading = "Tracing")]
     pub spans: SpanConfig,
 }
 
-/// How logs are written.
+/// The log format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
     /// Text on a terminal, JSON otherwise.
     Auto,
     /// Lines for people.
     Text,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
-/// How the process logs; apart from [`ServeConfig`], since a server in a test or in `weir dev` does
-/// not own its process's log.
+/// The settings of the process's log. Separate from [`ServeConfig`], because a server in a test or in
+/// `weir dev` does not own the log of its process.
 #[derive(Debug, Clone, Args)]
 pub struct LogConfig {
-    /// How to write logs: auto is text on a terminal and JSON otherwise
+    /// The log format. auto: text on a terminal, JSON otherwise
     #[arg(
         long,
         env = "WEIR_LOG_FORMAT",
@@ -226,7 +226,7 @@ pub struct LogConfig {
     )]
     pub log_format: LogFormat,
 
-    /// What to log: a level, or directives such as info,weir::hub=debug
+    /// The log level: error, warn, info, debug or trace, or directives such as info,weir::hub=debug
     #[arg(
         long,
         env = "WEIR_LOG_LEVEL",
@@ -242,15 +242,15 @@ pub struct LogConfig {
 pub struct ConfigError {
     /// The flag's name, without dashes.
     pub flag: &'static str,
-    /// What is wrong, and what would be right.
+    /// The problem and the right form.
     pub problem: String,
 }
 
 impl ServeConfig {
-    /// The defaults, on a MongoDB deployment.
+    /// Returns the default settings for a MongoDB deployment.
     ///
     /// # Panics
-    /// When a `WEIR_…` environment variable holds what its flag would refuse.
+    /// If a `WEIR_…` environment variable holds an invalid value.
     #[must_use]
     pub fn for_uri(uri: &str) -> Self {
         #[derive(Parser)]
@@ -261,10 +261,10 @@ impl ServeConfig {
         Defaults::parse_from(["weir", "--mongodb-uri", uri]).serve
     }
 
-    /// Checks what the types can't.
+    /// Checks the bounds and combinations that types can't express.
     ///
     /// # Errors
-    /// The first setting that can't be used, with what would be right.
+    /// The first invalid setting, with the right form.
     pub fn validate(&self) -> Result<(), ConfigError> {
         check_count("max-watches", self.max_watches, 1, 1_000_000)?;
         check_count("max-connections", self.max_connections, 1, 1_000_000)?;
@@ -301,8 +301,8 @@ impl ServeConfig {
             Some(missing) if !self.allow_insecure => Err(ConfigError {
                 flag: "listen",
                 problem: format!(
-                    "{} is reachable from other machines, without {missing}; listen on 127.0.0.1, \
-                     or add --allow-insecure if a mesh or a proxy in front provides what is missing",
+                    "{} is reachable from other machines without {missing}: listen on 127.0.0.1, \
+                     add what is missing, or use --allow-insecure if a mesh or a proxy provides it",
                     self.listen
                 ),
             }),
@@ -310,11 +310,11 @@ impl ServeConfig {
         }
     }
 
-    /// What keeps the gRPC port from being safe to reach from other machines, where it can be reached
-    /// from them: in words, with the flags that would help.
+    /// Returns the protection that the gRPC port lacks, in words that name the flags, if other machines can
+    /// reach it.
     #[must_use]
     pub fn missing_protection(&self) -> Option<&'static str> {
-        // A certificate that must be shown says that its holder may call, though not who it is.
+        // A required client certificate proves that its holder may call, even if it does not name a principal.
         let knows_callers = self.auth.is_enabled() || self.tls.requires_certificates();
         match (self.tls.is_enabled(), knows_callers) {
             _ if self.listen.ip().is_loopback() => None,
@@ -325,7 +325,7 @@ impl ServeConfig {
         }
     }
 
-    /// What requests may ask for.
+    /// Returns the bounds of requests.
     #[must_use]
     pub fn request_limits(&self) -> RequestLimits {
         RequestLimits {
@@ -339,7 +339,7 @@ impl ServeConfig {
         }
     }
 
-    /// The hub's bounds.
+    /// Returns the settings of the hub.
     #[must_use]
     pub fn hub_settings(&self) -> HubSettings {
         let bytes = |size: ByteSize| usize::try_from(size.as_u64()).unwrap_or(usize::MAX);
@@ -352,12 +352,12 @@ impl ServeConfig {
             feed_linger: self.feed_linger,
             upstream_grace: self.upstream_grace,
             deployment_name: self.deployment_name.clone(),
-            // In a file, which the app reads.
+            // Read from a file by `app`.
             token_keys: None,
         }
     }
 
-    /// The service's bounds.
+    /// Returns the limits of the gRPC service.
     #[must_use]
     pub fn service_limits(&self) -> ServiceLimits {
         ServiceLimits {
@@ -372,7 +372,7 @@ impl ServeConfig {
         }
     }
 
-    /// The limits that metrics are held against, by the label of `weir_limit`.
+    /// Returns the limits of `weir_limit`, by label value.
     #[must_use]
     pub fn limit_metrics(&self) -> [(&'static str, usize); 4] {
         [
@@ -383,8 +383,8 @@ impl ServeConfig {
         ]
     }
 
-    /// How many connections to MongoDB the pool must be able to hold: one for each feed and each
-    /// catch-up, which have a `getMore` in flight nearly always, and some to spare.
+    /// Returns the least capacity of the pool of connections to MongoDB: one for each feed and each catch-up,
+    /// which nearly always have a `getMore` in flight, and some extra ones.
     #[must_use]
     pub fn pool_capacity(&self) -> u32 {
         (self.max_feeds + self.max_catch_ups + EXTRA_MONGODB_CONNECTIONS)
@@ -404,7 +404,7 @@ fn check_count(
     }
     Err(ConfigError {
         flag,
-        problem: format!("{value} is outside {min} to {max}"),
+        problem: format!("{value} is out of range: use {min} to {max}"),
     })
 }
 
@@ -419,7 +419,7 @@ fn check_bytes(
     }
     Err(ConfigError {
         flag,
-        problem: format!("{value} is outside {min} to {max}"),
+        problem: format!("{value} is out of range: use {min} to {max}"),
     })
 }
 
@@ -435,7 +435,7 @@ fn check_duration(
     Err(ConfigError {
         flag,
         problem: format!(
-            "{} is outside {} to {}",
+            "{} is out of range: use {} to {}",
             humantime::format_duration(value),
             humantime::format_duration(min),
             humantime::format_duration(max)

@@ -1,20 +1,20 @@
-//! Where spans are sent.
+//! Settings of tracing.
 
 use clap::Args;
 
 use super::ConfigError;
 use crate::spans::SpanSettings;
 
-/// Which watches are traced, and where to.
+/// The collector of spans and the sampling ratio.
 #[derive(Debug, Clone, Args)]
 pub struct SpanConfig {
-    /// Send a span of each traced watch to this OpenTelemetry collector, by OTLP over gRPC, such as
-    /// http://localhost:4317: see docs/tracing.md
+    /// Send a span for each traced watch to the OpenTelemetry collector at this URL, such as
+    /// http://localhost:4317, as OTLP over gRPC: see docs/tracing.md
     #[arg(long, env = "WEIR_OTLP_ENDPOINT", value_name = "URL")]
     pub otlp_endpoint: Option<String>,
 
-    /// Which part of the watches to trace, 0 to 1, of those whose caller does not say so itself by
-    /// traceparent
+    /// The share of watches to trace, 0 to 1. Applies to calls without a traceparent header; with one, the
+    /// caller decides
     #[arg(
         long,
         env = "WEIR_OTLP_SAMPLE_RATIO",
@@ -25,7 +25,7 @@ pub struct SpanConfig {
 }
 
 impl SpanConfig {
-    /// Where spans go; `None` where none are made.
+    /// Returns the settings of tracing, or `None` if it is off.
     #[must_use]
     pub fn settings(&self) -> Option<SpanSettings> {
         Some(SpanSettings {
@@ -39,7 +39,7 @@ impl SpanConfig {
         if !(0.0..=1.0).contains(&ratio) {
             return Err(ConfigError {
                 flag: "otlp-sample-ratio",
-                problem: format!("{ratio} is outside 0 to 1"),
+                problem: format!("{ratio} is out of range: use 0 to 1"),
             });
         }
         let Some(endpoint) = &self.otlp_endpoint else {
@@ -53,7 +53,7 @@ impl SpanConfig {
         }
         Err(ConfigError {
             flag: "otlp-endpoint",
-            problem: "is not a URL such as http://localhost:4317".to_owned(),
+            problem: "is not a URL: use one such as http://localhost:4317".to_owned(),
         })
     }
 }

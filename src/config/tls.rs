@@ -1,4 +1,4 @@
-//! How connections of clients are encrypted.
+//! Settings of TLS.
 
 use std::path::PathBuf;
 
@@ -7,11 +7,11 @@ use clap::{Args, ValueEnum};
 use super::{ConfigError, check_count};
 use crate::tls::{ClientCertificates, TlsSettings};
 
-/// What the server shows its clients, and whom it lets in by a certificate.
+/// The server's certificate, and the client certificates that it accepts.
 #[derive(Debug, Clone, Args)]
 pub struct TlsConfig {
-    /// The server's certificate and what leads to its authority, PEM. Serves gRPC over TLS; needs
-    /// --tls-key-file. Read again when it changes
+    /// The server's certificate and its intermediate certificates, PEM. Turns TLS on for gRPC; requires
+    /// --tls-key-file. Reloaded when it changes
     #[arg(
         long,
         env = "WEIR_TLS_CERT_FILE",
@@ -20,7 +20,7 @@ pub struct TlsConfig {
     )]
     pub tls_cert_file: Option<PathBuf>,
 
-    /// The certificate's private key, PEM (PKCS #8, PKCS #1 or SEC1)
+    /// The private key of --tls-cert-file, PEM (PKCS #8, PKCS #1 or SEC1). Reloaded when it changes
     #[arg(
         long,
         env = "WEIR_TLS_KEY_FILE",
@@ -29,7 +29,8 @@ pub struct TlsConfig {
     )]
     pub tls_key_file: Option<PathBuf>,
 
-    /// The authorities whose client certificates are taken, PEM: mutual TLS. Read again when it changes
+    /// The certificate authorities of accepted client certificates, PEM. Turns mutual TLS on. Reloaded when it
+    /// changes
     #[arg(
         long,
         env = "WEIR_TLS_CLIENT_CA_FILE",
@@ -38,8 +39,8 @@ pub struct TlsConfig {
     )]
     pub tls_client_ca_file: Option<PathBuf>,
 
-    /// Whether a client must show a certificate where --tls-client-ca-file is given: optional is for
-    /// servers whose clients have tokens or keys as well
+    /// Whether clients must present a certificate with --tls-client-ca-file. Use optional if some clients
+    /// authenticate with tokens or API keys
     #[arg(
         long,
         env = "WEIR_TLS_CLIENT_AUTH",
@@ -49,8 +50,8 @@ pub struct TlsConfig {
     )]
     pub tls_client_auth: ClientAuth,
 
-    /// How many TLS handshakes may be under way at once, 1 to 10000; further ones wait, unread. Each ends
-    /// within --request-timeout
+    /// The most TLS handshakes in progress at once, 1 to 10000; further ones wait. Each ends within
+    /// --request-timeout
     #[arg(
         long,
         env = "WEIR_MAX_HANDSHAKES",
@@ -60,29 +61,29 @@ pub struct TlsConfig {
     pub max_handshakes: usize,
 }
 
-/// Whether a client must show a certificate.
+/// Whether a client must present a certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum ClientAuth {
-    /// No handshake without one.
+    /// A handshake without a certificate fails.
     Required,
-    /// It may, and is known by it then.
+    /// A client may connect without a certificate.
     Optional,
 }
 
 impl TlsConfig {
-    /// Whether connections are encrypted.
+    /// Returns whether connections are encrypted.
     #[must_use]
     pub fn is_enabled(&self) -> bool {
         self.tls_cert_file.is_some()
     }
 
-    /// Whether nobody comes in without a certificate of an authority that was named.
+    /// Returns whether every client must present a certificate of a trusted authority.
     #[must_use]
     pub fn requires_certificates(&self) -> bool {
         self.tls_client_ca_file.is_some() && self.tls_client_auth == ClientAuth::Required
     }
 
-    /// Where certificates are; `None` without encryption.
+    /// Returns the settings of TLS, or `None` if it is off.
     #[must_use]
     pub fn settings(&self) -> Option<TlsSettings> {
         let clients = self
@@ -100,17 +101,17 @@ impl TlsConfig {
     }
 
     pub(super) fn validate(&self) -> Result<(), ConfigError> {
-        // clap sees to it for flags; a half of it must not pass for none.
+        // For flags, clap checks this; half of the pair must not silently mean no TLS.
         if self.tls_cert_file.is_some() != self.tls_key_file.is_some() {
             return Err(ConfigError {
                 flag: "tls-cert-file",
-                problem: "goes with --tls-key-file".to_owned(),
+                problem: "must be used together with --tls-key-file".to_owned(),
             });
         }
         if self.tls_client_ca_file.is_some() && !self.is_enabled() {
             return Err(ConfigError {
                 flag: "tls-client-ca-file",
-                problem: "needs --tls-cert-file".to_owned(),
+                problem: "requires --tls-cert-file".to_owned(),
             });
         }
         check_count("max-handshakes", self.max_handshakes, 1, 10_000)

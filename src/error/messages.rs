@@ -1,13 +1,16 @@
-//! The words of errors that depend on what is known.
+//! Error messages whose text depends on the known facts.
 
 use super::{FieldViolation, UndeliverableEvent};
 use crate::source::ClusterTime;
 
 pub(super) fn resume_from(after: Option<ClusterTime>) -> String {
-    after.map_or("the last token".to_owned(), |time| {
-        let seconds = time.seconds;
-        format!("the start_time {seconds}: the tokens of before are no longer for it")
-    })
+    after.map_or_else(
+        || "the last token".to_owned(),
+        |time| {
+            let seconds = time.seconds;
+            format!("start_time {seconds}, as earlier tokens are no longer valid")
+        },
+    )
 }
 
 pub(super) fn undeliverable_event(event: &UndeliverableEvent) -> String {
@@ -18,20 +21,32 @@ pub(super) fn undeliverable_event(event: &UndeliverableEvent) -> String {
     }
 }
 
+pub(super) fn limit_reached(limit: &str, max: usize) -> String {
+    let what = match limit {
+        "watches" => format!("{max} open watches (--max-watches)"),
+        "feeds" => format!("{max} feeds (--max-feeds)"),
+        "calls" => format!("{max} concurrent calls"),
+        "checks" => format!("{max} requests whose filters wait to be compiled"),
+        "KiB of patterns" => format!("{} MiB of compiled regular expressions", max / 1024),
+        other => format!("{max} {other}"),
+    };
+    format!("the server's limit of {what} is reached: try again later")
+}
+
 pub(super) fn join_violations(violations: &[FieldViolation]) -> String {
-    let mut words: Vec<String> = violations
+    let mut texts: Vec<String> = violations
         .iter()
         .map(|violation| format!("{}: {}", violation.field, violation.description))
         .collect();
-    words.truncate(4);
-    words.join("; ")
+    texts.truncate(4);
+    texts.join("; ")
 }
 
 pub(super) fn token_expired(asked: Option<ClusterTime>, oldest: Option<ClusterTime>) -> String {
     let asked = asked.map(|time| format!(" (time {})", time.seconds));
-    let oldest = oldest.map(|time| format!("; the oldest entry is of time {}", time.seconds));
+    let oldest = oldest.map(|time| format!(", whose oldest entry is of time {}", time.seconds));
     format!(
-        "the place to go on from{} is no longer in MongoDB's oplog{}",
+        "the position to resume from{} is no longer in MongoDB's oplog{}",
         asked.unwrap_or_default(),
         oldest.unwrap_or_default()
     )

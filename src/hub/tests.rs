@@ -208,7 +208,7 @@ async fn settle() {
 
 /// A metric's value, all labels together.
 fn metric(hub: &Hub, name: &str) -> f64 {
-    let page = hub.0.metrics.render(&hub.readings());
+    let page = hub.0.metrics.render(&hub.scraped_gauges());
     let samples = page.lines().filter_map(|line| {
         let rest = line.strip_prefix(name)?;
         let value = rest.rsplit(' ').next()?;

@@ -23,12 +23,12 @@ pub(super) fn fitting(
     // Who can make a token can make one of another.
     if token_context.keys().is_some() && view.is_narrowed() && !token.was_encrypted() {
         return Err(other_view(
-            "a server that does not encrypt its tokens, or of another view",
+            "a server that does not encrypt its tokens, or to another view",
         ));
     }
     if token.audience() != view.audience {
         return Err(other_view(
-            "another principal's view, or of one that has changed",
+            "another principal's view, or to one that has changed",
         ));
     }
     let other_place = |of| Error::TokenMismatch {

@@ -1,10 +1,10 @@
-//! Gauges that are moved by guards, whose `Drop` moves them back.
+//! Guards that change a gauge, and undo the change when dropped.
 
 use metrics::Gauge;
 
 use super::Stage;
 
-/// Counts one thing in the gauge of its stage, and takes it out again when dropped.
+/// Counts one watch or feed in the gauge of its stage until dropped.
 #[derive(Debug)]
 pub struct StageGuard {
     gauges: [Gauge; Stage::ALL.len()],
@@ -20,13 +20,13 @@ impl StageGuard {
         }
     }
 
-    /// Where it is counted.
+    /// The stage that it is counted in.
     #[must_use]
     pub fn stage(&self) -> Stage {
         self.stage
     }
 
-    /// Moves to another stage.
+    /// Moves the count to another stage.
     pub fn move_to(&mut self, stage: Stage) {
         self.gauges[self.stage as usize].decrement(1);
         self.gauges[stage as usize].increment(1);

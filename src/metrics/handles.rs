@@ -1,4 +1,4 @@
-//! The handles that are made when the process starts.
+//! The handles that are created at start.
 
 use metrics::{Counter, Gauge, Histogram, Label, Unit};
 

@@ -1,9 +1,9 @@
-//! The label values that are known beforehand. Their counters are there from the start: what appears with
-//! its first count is missing from every rate, and an alert on it misses the first time.
+//! The label values that are known at start. Their counters are created with 0: a counter that appears with
+//! its first increment is missing from rates, and an alert on it would miss that increment.
 
 use super::Metrics;
 
-/// Every end that a watch may have: its gRPC code, and its reason.
+/// The gRPC code and the reason of every possible end of a watch.
 pub const WATCH_ENDS: &[(&str, &str)] = &[
     ("OK", "end_time"),
     ("CANCELLED", "cancelled"),
@@ -67,7 +67,7 @@ const AUTHENTICATION_RESULTS: &[(&str, &[&str])] = &[
 ];
 
 impl Metrics {
-    /// Makes the counters of all label values that are known beforehand.
+    /// Creates the counters of all label values that are known at start.
     pub(super) fn register_known_label_values(&self) {
         for (code, reason) in WATCH_ENDS {
             self.watch_end_counter(code, reason).increment(0);
@@ -83,7 +83,7 @@ impl Metrics {
         }
     }
 
-    /// Makes the counters of who calls, where that is asked.
+    /// Creates the counters of authentication results; call this where authentication is on.
     pub fn register_authentications(&self) {
         for (method, results) in AUTHENTICATION_RESULTS {
             for result in *results {
@@ -99,24 +99,24 @@ mod tests {
     use crate::metrics::{CATALOGUE, ScrapedGauges};
 
     #[test]
-    fn the_known_values_are_those_that_the_catalogue_tells() {
+    fn the_catalogue_lists_exactly_the_known_label_values() {
         for (name, known) in [
             ("weir_limit_rejections_total", REJECTED_LIMITS),
             ("weir_authorizations_total", AUTHORIZATION_RESULTS),
         ] {
             let metric = CATALOGUE.iter().find(|it| it.name == name);
             let help = metric.expect("it is in the catalogue").help;
-            let told = help.rsplit(": ").next().unwrap_or_default();
-            let told: Vec<&str> = told.trim_end_matches('.').split(", ").collect();
-            assert_eq!(told, sorted_as(known, &told), "{name}");
-            assert_eq!(told.len(), known.len(), "{name}");
+            let listed = help.rsplit(": ").next().unwrap_or_default();
+            let listed: Vec<&str> = listed.trim_end_matches('.').split(", ").collect();
+            assert_eq!(listed, sorted_as(known, &listed), "{name}");
+            assert_eq!(listed.len(), known.len(), "{name}");
         }
     }
 
-    /// The known values in the order in which they are told.
-    fn sorted_as<'a>(known: &[&'a str], told: &[&str]) -> Vec<&'a str> {
+    /// Returns the known values in the order of `listed`.
+    fn sorted_as<'a>(known: &[&'a str], listed: &[&str]) -> Vec<&'a str> {
         let mut known = known.to_vec();
-        known.sort_by_key(|it| told.iter().position(|other| other == it));
+        known.sort_by_key(|it| listed.iter().position(|other| other == it));
         known
     }
     #[test]

@@ -1,18 +1,17 @@
-//! Label values, as closed sets.
+//! Label values that are closed sets.
 
 use crate::pb;
 
-/// What a watch, or the feed behind it, is doing: the label values of `weir_watches` and
-/// `weir_feeds`.
+/// The stage of a watch or a feed: the label `state` of `weir_watches` and `weir_feeds`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stage {
     /// MongoDB has not answered the opening yet.
     Opening,
-    /// Reading the past.
+    /// It reads past events.
     CatchingUp,
-    /// Nothing is left to read.
+    /// It has read everything so far.
     Live,
-    /// MongoDB is away.
+    /// The connection to MongoDB is lost.
     Reconnecting,
 }
 
@@ -24,7 +23,7 @@ impl Stage {
         Self::Reconnecting,
     ];
 
-    /// The label's value.
+    /// Returns the label value.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -36,19 +35,19 @@ impl Stage {
     }
 }
 
-/// Whose change stream a watch reads: the label values of `weir_feeds`.
+/// The mode of a feed: the label `mode` of `weir_feeds`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
-    /// One for all watches of a scope, filtered in Weir.
+    /// One change stream for all watches of a scope, filtered in Weir.
     Shared,
-    /// One for equal watches, filtered by MongoDB.
+    /// One change stream for equal watches, filtered by MongoDB.
     Dedicated,
 }
 
 impl Mode {
     pub(super) const ALL: [Self; 2] = [Self::Shared, Self::Dedicated];
 
-    /// The API's name for it.
+    /// Returns the mode as the API has it.
     #[must_use]
     pub fn to_pb(self) -> pb::FeedMode {
         match self {
@@ -57,7 +56,7 @@ impl Mode {
         }
     }
 
-    /// The label's value.
+    /// Returns the label value.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -67,27 +66,27 @@ impl Mode {
     }
 }
 
-/// What became of a TLS handshake: the label values of `weir_tls_handshakes_total`.
+/// The result of a TLS handshake: the label `result` of `weir_tls_handshakes_total`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HandshakeResult {
-    /// There is a connection.
+    /// The connection is established.
     Ok,
-    /// It was not done in its time.
+    /// It did not finish within `--request-timeout`.
     Timeout,
-    /// The client sent an alert: it does not trust the server's certificate, most often.
+    /// The client sent an alert, most often because it does not trust the server's certificate.
     RefusedByClient,
-    /// The client shows no certificate, and must.
+    /// The client sent no certificate, though one is required.
     CertificateMissing,
-    /// The client's certificate is not good.
+    /// The client's certificate is not accepted.
     CertificateRefused,
-    /// No TLS, none that is spoken here, or no HTTP/2 inside.
+    /// The client does not use TLS, a supported version of it, or HTTP/2.
     Protocol,
-    /// The client went away.
+    /// The client closed the connection.
     Closed,
 }
 
 impl HandshakeResult {
-    /// Every one.
+    /// Every result.
     pub const ALL: [Self; 7] = [
         Self::Ok,
         Self::Timeout,
@@ -98,7 +97,7 @@ impl HandshakeResult {
         Self::Closed,
     ];
 
-    /// The label's value.
+    /// Returns the label value.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {

@@ -1,23 +1,23 @@
-//! What is measured when Prometheus asks, and written to its page as it is.
+//! The gauges that are measured only when Prometheus scrapes.
 
 use std::fmt::Write as _;
 
 use super::{CATALOGUE, FEED_LAG, MEMORY_LIMIT, MEMORY_USED, OPLOG_HEADROOM, READY, TASKS};
 
-/// What is measured when Prometheus asks, and not before.
+/// Gauge values measured at a scrape.
 #[derive(Debug, Clone, Default)]
 pub struct ScrapedGauges {
-    /// Whether clients should be sent here.
+    /// Whether the instance is ready for clients.
     pub ready: bool,
-    /// The feeds' lags in seconds by what they watch, which come and go.
+    /// The lag of each feed in seconds, with its scope.
     pub feed_lags: Vec<(String, f64)>,
-    /// Bytes held of the memory limit.
+    /// Bytes in use of the memory limit.
     pub memory_used_bytes: usize,
     /// The memory limit, in bytes.
     pub memory_limit_bytes: usize,
-    /// How far the slowest watch is from the oplog's end, where that is known.
+    /// Seconds from the oldest oplog entry to the position of the slowest watch, if known.
     pub oplog_headroom_seconds: Option<u64>,
-    /// Tasks of the runtime that have not ended.
+    /// Running tasks of the async runtime.
     pub tasks: usize,
 }
 
@@ -32,7 +32,6 @@ impl ScrapedGauges {
         gauge(page, MEMORY_USED, [count(self.memory_used_bytes)]);
         gauge(page, MEMORY_LIMIT, [count(self.memory_limit_bytes)]);
         gauge(page, TASKS, [count(self.tasks)]);
-        // Whole seconds, as MongoDB's time has them.
         #[expect(clippy::cast_precision_loss, reason = "seconds are far below 2^53")]
         let headroom = self.oplog_headroom_seconds.map(|seconds| seconds as f64);
         gauge(
@@ -44,7 +43,7 @@ impl ScrapedGauges {
     }
 }
 
-/// The only sample of a gauge without labels.
+/// Returns the sample of a gauge without labels.
 #[expect(
     clippy::cast_precision_loss,
     reason = "memory is far below 2^53 bytes, and so are tasks"
@@ -53,11 +52,11 @@ fn count(amount: usize) -> (String, f64) {
     (String::new(), amount as f64)
 }
 
-/// Writes a gauge with its samples, each with its labels as they are to stand there.
+/// Writes a gauge and its samples; the labels of each are in the text format, such as `{scope="a"}`.
 fn gauge(page: &mut String, name: &str, samples: impl IntoIterator<Item = (String, f64)>) {
     let described = CATALOGUE.iter().find(|metric| metric.name == name);
     let help = described.map_or("", |metric| metric.help);
-    // Writing to a string does not fail.
+    // Writing to a string never fails.
     let _ = writeln!(page, "# HELP {name} {help}\n# TYPE {name} gauge");
     for (labels, value) in samples {
         let _ = writeln!(page, "{name}{labels} {value}");

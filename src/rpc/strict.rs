@@ -13,7 +13,7 @@ use prost::{
 };
 
 use crate::{
-    error::{Error, cut},
+    error::{Error, truncate},
     pb,
     plan::FieldViolation,
 };
@@ -80,7 +80,7 @@ pub(super) fn check(message: &str, bytes: &[u8]) -> Result<(), Error> {
     };
     walk(shape, bytes, 0).map_err(|finding| {
         let place = match finding.path.strip_prefix('.') {
-            Some(path) => cut(path, MAX_PATH),
+            Some(path) => truncate(path, MAX_PATH),
             None => message.to_owned(),
         };
         match finding.what {

@@ -1,7 +1,7 @@
-//! Spans of watches, for an OpenTelemetry collector.
+//! Spans of watches for an OpenTelemetry collector.
 //!
-//! They are made of the watch itself and not of the log, so that the log's level does not decide what is
-//! traced, and a watch costs nothing where no collector is given.
+//! They are independent of the log, so that the log level does not affect traces, and a watch has no cost
+//! without a collector.
 
 #[cfg(feature = "otlp")]
 mod otlp;
@@ -10,16 +10,16 @@ use std::time::Duration;
 
 use http::HeaderMap;
 
-/// Where spans go.
+/// The collector of spans and the sampling ratio.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SpanSettings {
-    /// The collector, which takes OTLP over gRPC.
+    /// The URL of the collector, which receives OTLP over gRPC.
     pub endpoint: String,
-    /// Which part of the watches is traced whose callers do not say, 0 to 1.
+    /// The share of watches to trace, 0 to 1, where the caller sends no `traceparent`.
     pub sample_ratio: f64,
 }
 
-/// Makes the spans of watches, and sends them. Clones are cheap, and send to the same place.
+/// Creates the spans of watches and exports them. Clones are cheap and share one exporter.
 #[derive(Debug, Clone, Default)]
 pub struct Spans {
     #[cfg(feature = "otlp")]
@@ -27,11 +27,11 @@ pub struct Spans {
 }
 
 impl Spans {
-    /// Sends spans to a collector, which need not be there; without settings, makes none. Must be called
-    /// within a runtime.
+    /// Exports spans to a collector, which may be down; without settings, creates no spans. Must be called
+    /// within an async runtime.
     ///
     /// # Errors
-    /// In words, when the endpoint can't be used, or this program was built without the feature `otlp`.
+    /// A message, if the endpoint can't be used.
     #[cfg(feature = "otlp")]
     pub fn new(settings: Option<&SpanSettings>) -> Result<Self, String> {
         let pipeline = settings.map(otlp::SpanPipeline::new).transpose()?;
@@ -40,19 +40,19 @@ impl Spans {
         })
     }
 
-    /// Makes no spans.
+    /// Creates no spans.
     ///
     /// # Errors
-    /// When a collector is given: this program was built without the feature `otlp`.
+    /// A message, if there are settings: this program was built without the feature `otlp`.
     #[cfg(not(feature = "otlp"))]
     pub fn new(settings: Option<&SpanSettings>) -> Result<Self, String> {
         match settings {
-            Some(_) => Err("this weir was built without the feature otlp".to_owned()),
+            Some(_) => Err("this program was built without the feature otlp".to_owned()),
             None => Ok(Self::default()),
         }
     }
 
-    /// A call of Watch has come, with these headers. Its span ends with what this gives.
+    /// Starts the span of a Watch call with these headers. The span ends with the returned value.
     #[must_use]
     #[cfg_attr(not(feature = "otlp"), allow(unused_variables))]
     pub fn watch(&self, headers: &HeaderMap, caller: &Caller<'_>) -> WatchSpan {
@@ -65,7 +65,7 @@ impl Spans {
         }
     }
 
-    /// Sends what has not been sent, for at most `limit`. Spans that end later are lost.
+    /// Sends the remaining spans within `limit`. Spans that end later are lost.
     #[cfg_attr(not(feature = "otlp"), allow(clippy::unused_async, unused_variables))]
     pub async fn close(&self, limit: Duration) {
         #[cfg(feature = "otlp")]
@@ -75,31 +75,31 @@ impl Spans {
     }
 }
 
-/// Who opened a watch.
+/// The caller of a watch.
 #[derive(Debug, Clone, Copy)]
 pub struct Caller<'a> {
-    /// The watch's id, as its log has it.
+    /// The id of the watch, as in the log.
     pub watch_id: &'a str,
-    /// Where the call comes from; empty when that is not known.
+    /// The address of the client; empty if unknown.
     pub peer: &'a str,
-    /// Who calls, as logs name it.
+    /// The name of the principal, as in the log.
     pub principal: &'a str,
 }
 
-/// What became of a watch.
+/// The outcome of a watch.
 #[derive(Debug, Clone, Copy)]
 pub struct SpanEnd {
     /// The number of its gRPC code.
     pub code: i32,
-    /// Why it ended.
+    /// The reason of its end.
     pub reason: &'static str,
-    /// Whether that is a fault of the server's, or of what it stands on.
+    /// Whether the server or MongoDB is at fault.
     pub is_fault: bool,
-    /// Events handed over.
+    /// The number of events sent.
     pub events: u64,
 }
 
-/// The span of one watch, which may be none.
+/// The span of one watch, or nothing if the watch is not traced.
 #[derive(Debug, Default)]
 pub struct WatchSpan {
     #[cfg(feature = "otlp")]
@@ -108,7 +108,7 @@ pub struct WatchSpan {
 
 #[cfg_attr(not(feature = "otlp"), allow(clippy::unused_self, unused_variables))]
 impl WatchSpan {
-    /// The trace that it belongs to, in hexadecimal; `None` when it is not spans.
+    /// Returns the trace id in hexadecimal, or `None` if the watch is not traced.
     #[must_use]
     pub fn trace_id(&self) -> Option<String> {
         #[cfg(feature = "otlp")]
@@ -117,24 +117,24 @@ impl WatchSpan {
         None
     }
 
-    /// What is watched has been understood.
+    /// Records the scope, once the request has been read.
     pub fn set_scope(&mut self, scope: &dyn std::fmt::Display) {
         #[cfg(feature = "otlp")]
-        if let Some(spans) = &mut self.traced {
+        if let Some(spans) = &mut self.spans {
             spans.set_scope(scope);
         }
     }
 
-    /// The watch is open, on a feed of this mode. A span of its own tells of the opening now: the watch's is
-    /// sent when the watch ends, which may be in a month.
+    /// Records that the watch is open, and ends the span of the opening. The opening has its own span because
+    /// the span of the watch is sent only when the watch ends, which may be after weeks.
     pub fn opened(&mut self, feed_mode: &'static str) {
         #[cfg(feature = "otlp")]
-        if let Some(spans) = &mut self.traced {
+        if let Some(spans) = &mut self.spans {
             spans.opened(feed_mode);
         }
     }
 
-    /// The watch has ended.
+    /// Ends the span with the outcome of the watch.
     pub fn end(&mut self, end: SpanEnd) {
         #[cfg(feature = "otlp")]
         if let Some(spans) = self.spans.take() {

@@ -1,4 +1,4 @@
-//! Spans by OpenTelemetry's SDK.
+//! Export of spans with OpenTelemetry's SDK.
 
 use std::{
     fmt,
@@ -26,22 +26,22 @@ use tokio::time::Instant;
 
 use super::{Caller, SpanEnd, SpanSettings};
 
-/// How many spans wait to be sent; more are dropped.
+/// The most spans that wait to be sent; further ones are dropped.
 const MAX_QUEUED_SPANS: usize = 4_096;
 
-/// How many are sent at once.
+/// The most spans in one export.
 const MAX_BATCH_SPANS: usize = 512;
 
-/// How long a span waits for others to be sent with.
+/// The time that spans are collected before an export.
 const BATCH_DELAY: Duration = Duration::from_secs(2);
 
-/// How long the collector may take for a batch.
+/// The time that the collector may take for one export.
 const EXPORT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How often it is said that spans are lost.
+/// The shortest time between two log messages about lost spans.
 const LOSS_LOG_INTERVAL: Duration = Duration::from_secs(60);
 
-/// The way to a collector.
+/// The tracer and its exporter.
 #[derive(Debug)]
 pub(super) struct SpanPipeline {
     provider: SdkTracerProvider,
@@ -69,7 +69,7 @@ impl SpanPipeline {
             .build();
         let ratio = Sampler::TraceIdRatioBased(settings.sample_ratio);
         let instance = format!("{:032x}", fastrand::u128(..));
-        // OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES are read before, and lose to these.
+        // These override OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES, which the builder reads.
         let resource = Resource::builder()
             .with_service_name("weir")
             .with_attributes([
@@ -88,7 +88,7 @@ impl SpanPipeline {
         })
     }
 
-    /// The span of a watch; `None` when it is not to be sent.
+    /// Starts the spans of a watch; returns `None` if it is not sampled.
     pub(super) fn watch(
         &self,
         headers: &HeaderMap,
@@ -135,7 +135,7 @@ impl SpanPipeline {
     }
 }
 
-/// A watch that is spans. Its spans end with it.
+/// The spans of a traced watch.
 #[derive(Debug)]
 pub(super) struct ActiveSpans {
     span: Span,
@@ -191,7 +191,7 @@ impl ActiveSpans {
     }
 }
 
-/// A call's headers, as OpenTelemetry reads them.
+/// Adapts the headers of a call for OpenTelemetry.
 struct Headers<'a>(&'a HeaderMap);
 
 impl Extractor for Headers<'_> {
@@ -204,7 +204,7 @@ impl Extractor for Headers<'_> {
     }
 }
 
-/// An exporter whose failures are last_logged of, and not too often.
+/// An exporter that logs its failures at a limited rate.
 #[derive(Debug)]
 struct LossReportingExporter {
     exporter: OtlpExporter,
@@ -213,7 +213,7 @@ struct LossReportingExporter {
 
 #[derive(Debug, Default)]
 struct Losses {
-    /// Since it was last said.
+    /// Spans lost since the last log message.
     spans: usize,
     last_logged: Option<Instant>,
 }

@@ -99,7 +99,7 @@ impl Replicas {
         let status = process.process.ends(PATIENCE).await;
         if signal == "TERM" {
             let log = process.process.stderr();
-            let cut = log.contains("clients did not take the end of their streams in time");
+            let cut = log.contains("clients did not read the end of their streams in time");
             let expected = Some(i32::from(cut));
             assert_eq!(status.code(), expected, "{}", process.process);
         }

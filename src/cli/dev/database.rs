@@ -1,4 +1,4 @@
-//! The demo's database: the one given, or one of our own.
+//! The demo's database: an existing one, or a server that the demo starts.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -13,28 +13,28 @@ use super::DevArgs;
 use super::process::{Process, find_on_path, is_program};
 use crate::cli::watch::print_notice;
 
-/// How long a database may take until it accepts writes.
+/// The time until a database must accept writes.
 const READY_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long one look at it may take.
+/// The time for one probe of it.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
-/// The pause between two looks.
+/// The pause between two probes.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
-/// Another process may take the free port before the server does.
+/// The most attempts to start a server: another process may take the free port first.
 const ATTEMPTS: u32 = 3;
 
 const REPLICA_SET: &str = "weir-dev";
 
-/// Why there is no database, with advice.
+/// The reasons why there is no database, with advice.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum DatabaseError {
     #[error(
-        "no database was found: no --mongodb-uri, no mongod on the PATH, no SecantusDB.\n\
+        "no database found: no --mongodb-uri, no mongod on the PATH, no SecantusDB.\n\
          Run `make demo`, or `pip install --pre secantusdb==0.7.0b3` and then `weir dev` again."
     )]
     NotFound,
-    #[error("{0} is no program that can be run; --secantusd names SecantusDB's server")]
+    #[error("--secantusd: {0} is not an executable file: name the server program of SecantusDB")]
     NotAProgram(PathBuf),
-    #[error("the database given cannot be used: {0}")]
+    #[error("--mongodb-uri: the database can't be used: {0}")]
     Given(String),
     #[error("{program} did not start: {why}{log}")]
     DidNotStart {
@@ -59,11 +59,11 @@ enum Server {
 }
 
 impl Database {
-    /// The URI given; else the server named by `--secantusd`; else mongod on the PATH; else
-    /// SecantusDB on the PATH or in `./.venv/bin`. Returns once it accepts writes.
+    /// Uses the first that exists of `--mongodb-uri`, `--secantusd`, mongod on the PATH, and SecantusDB on the
+    /// PATH or in `./.venv/bin`. Returns once the database accepts writes.
     pub async fn find_or_start(args: &DevArgs) -> Result<Database, DatabaseError> {
         if let Some(uri) = &args.mongodb_uri {
-            print_notice("using the database given; only its database `weir_dev` is touched");
+            print_notice("using --mongodb-uri; only its database `weir_dev` is changed");
             wait_until_ready(uri, None)
                 .await
                 .map_err(DatabaseError::Given)?;
@@ -84,17 +84,17 @@ impl Database {
         }
     }
 
-    /// The connection string. A given one may hold a password: not for printing.
+    /// Returns the connection string. It may contain a password: do not print it.
     pub fn uri(&self) -> &str {
         &self.uri
     }
 
-    /// The connection string of a server that we started, which holds no secret.
+    /// Returns the connection string of a server that the demo started, which contains no secret.
     pub fn started_uri(&self) -> Option<&str> {
         self.process.as_ref().map(|_| self.uri.as_str())
     }
 
-    /// Stops the server, if it is ours.
+    /// Stops the server, if the demo started it.
     pub async fn stop(self) {
         if let Some(process) = self.process {
             process.stop().await;
@@ -102,17 +102,17 @@ impl Database {
     }
 }
 
-/// Why one attempt to start a server failed.
+/// The failure of one attempt to start a server.
 struct NotStarted {
     why: String,
     log: String,
-    /// Whether the server ended by itself.
+    /// Whether the server exited by itself.
     ended: bool,
 }
 
 impl NotStarted {
-    /// Whether another process took the port first, which another port mends. Every server puts
-    /// the system's words for that into its log.
+    /// Returns whether another process took the port first, so that a retry with another port may succeed.
+    /// Every server logs the system's message for that.
     fn port_was_taken(&self) -> bool {
         self.ended && self.log.contains("already in use")
     }
@@ -161,12 +161,12 @@ impl Server {
                 arguments.push(folder.into());
             }
             Server::SecantusDb(_) => {
-                // It would otherwise read a configuration of the user's.
+                // Without this it would read the user's configuration.
                 let config = folder.join("secantusd.toml");
                 if std::fs::write(&config, "").is_ok() {
                     arguments.extend(["--config".into(), config.into()]);
                 }
-                // As often as mongod, so that a quiet watch's place moves on as it would there.
+                // As often as mongod, so that the position of a quiet watch advances as it does there.
                 arguments.extend(["--noop-heartbeat-seconds", "10"].map(Into::into));
                 arguments.extend(["--host", "127.0.0.1", "--storage-path"].map(Into::into));
                 arguments.push(folder.join("data").into());
@@ -195,8 +195,8 @@ fn choose(
     venv: &Path,
     find_on_path: impl Fn(&str) -> Option<PathBuf>,
 ) -> Result<Server, DatabaseError> {
-    // The server runs in its own folder, where a relative path would lead elsewhere. The links of
-    // a virtual environment must stay as they are: they are how Python finds its packages.
+    // The server runs in its own folder, so the path must be absolute. Links must not be resolved: Python
+    // finds the packages of a virtual environment through them.
     let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     if let Some(named) = named {
         if !is_program(named) {
@@ -213,11 +213,11 @@ fn choose(
         .ok_or(DatabaseError::NotFound)
 }
 
-/// Waits until the database accepts writes. For a server of ours: no longer than it runs, and with
-/// a port, after making it a replica set of one. The error says what was missing at the end.
+/// Waits until the database accepts writes. A server that the demo started is waited for only while it runs;
+/// with a port, it is made a replica set of one. The error is the last problem seen.
 async fn wait_until_ready(
     uri: &str,
-    mut ours: Option<(&mut Process, Option<u16>)>,
+    mut started: Option<(&mut Process, Option<u16>)>,
 ) -> Result<(), String> {
     let mut options = ClientOptions::parse(uri)
         .await
@@ -230,14 +230,14 @@ async fn wait_until_ready(
     let client = Client::with_options(options).map_err(|error| error.to_string())?;
     let deadline = Instant::now() + READY_TIMEOUT;
     loop {
-        let seen = probe(&client, ours.as_ref().and_then(|(_, port)| *port)).await;
-        // Whoever answered on the port is ours only if ours still runs.
-        if let Some((process, _)) = &mut ours
+        let result = probe(&client, started.as_ref().and_then(|(_, port)| *port)).await;
+        // If the started server has exited, another process answered on its port.
+        if let Some((process, _)) = &mut started
             && let Some(how) = process.ended()
         {
             return Err(how);
         }
-        match seen {
+        match result {
             Ok(()) => break,
             Err(why) if Instant::now() >= deadline => {
                 let seconds = READY_TIMEOUT.as_secs();
@@ -250,7 +250,7 @@ async fn wait_until_ready(
     Ok(())
 }
 
-/// One look: whether it accepts writes. A mongod that waits to be made a replica set is made one.
+/// Checks once whether the database accepts writes. Initiates the replica set of a new mongod.
 async fn probe(client: &Client, initiate_at: Option<u16>) -> Result<(), String> {
     let admin = client.database("admin");
     let hello: Document = admin
@@ -266,11 +266,11 @@ async fn probe(client: &Client, initiate_at: Option<u16>) -> Result<(), String> 
         let host = format!("127.0.0.1:{port}");
         let members = [doc! { "_id": 0, "host": host }];
         let config = doc! { "_id": REPLICA_SET, "members": members.as_slice() };
-        // A second attempt while the first is under way fails, and the next look tells.
+        // Fails while an earlier attempt is in progress; the next probe sees the result.
         let _ = admin.run_command(doc! { "replSetInitiate": config }).await;
-        return Err("it is not yet a replica set".to_owned());
+        return Err("it is not a replica set yet".to_owned());
     }
-    // A mongos has no set of its own and serves change streams all the same.
+    // A mongos has no set name, and serves change streams too.
     if hello.get_str("msg").is_ok_and(|msg| msg == "isdbgrid") {
         return Ok(());
     }
@@ -323,21 +323,21 @@ mod tests {
     }
 
     #[test]
-    fn without_a_database_the_way_to_one_is_told() {
+    fn without_a_database_the_error_says_how_to_get_one() {
         let text = DatabaseError::NotFound.to_string();
         assert!(text.contains("make demo"), "{text}");
         assert!(text.contains("pip install --pre secantusdb"), "{text}");
     }
 
     #[tokio::test]
-    async fn a_server_that_ends_is_told_with_its_log() {
-        // A shell takes --port for a wrong option, says so and ends.
+    async fn the_error_for_a_server_that_exits_contains_its_log() {
+        // A shell refuses the option --port and exits.
         let server = Server::SecantusDb(program());
         let failed = server.start().await.unwrap_err();
         assert!(failed.ended);
         assert!(!failed.port_was_taken(), "another port would not help");
         let text = server.error(failed).to_string();
-        assert!(text.contains("did not start: it ended with"), "{text}");
+        assert!(text.contains("did not start: it exited with"), "{text}");
         assert!(text.contains("The end of its log:\n"), "{text}");
     }
 }

@@ -1,7 +1,7 @@
-//! `weir dev`: a database, Weir, and a tutorial played on both, with one command.
+//! `weir dev`: starts a database and Weir, and runs a tutorial on both.
 //!
-//! [`database`] finds a database or starts one, in a [`process`] that never outlives this one.
-//! Weir then runs in this process, [`tutorial`] plays, and [`next_steps`] says what to try.
+//! [`database`] finds or starts a database, as a [`process`] that never outlives this one. Weir then runs in
+//! this process, [`tutorial`] runs, and [`next_steps`] prints commands to try.
 
 mod database;
 mod next_steps;
@@ -27,45 +27,46 @@ const DEFAULT_LISTEN: SocketAddr =
 const DEFAULT_ADMIN_LISTEN: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9090);
 
-/// Start a database and Weir, and play a tutorial of change streams
+/// Start a database and Weir, and run a change-stream tutorial
 #[derive(Debug, Clone, clap::Args)]
 pub struct DevArgs {
-    /// End after the tutorial: with 0 when every event came as expected, with 1 otherwise
+    /// Exit after the tutorial, with 0 if every event came as expected and 1 otherwise
     #[arg(long)]
     pub once: bool,
 
-    /// A database to use instead of starting one; only its database `weir_dev` is touched
+    /// The MongoDB connection string of an existing deployment to use. Only its database `weir_dev` is changed
+    /// [default: start a database]
     #[arg(long, env = "MONGODB_URI", value_name = "URI", hide_env_values = true)]
     pub mongodb_uri: Option<String>,
 
-    /// SecantusDB's server, to be started instead of mongod [default: secantusd-py on the PATH or
-    /// in ./.venv/bin, when there is no mongod on the PATH]
+    /// The server program of SecantusDB, to start instead of mongod [default: mongod on the PATH, else
+    /// secantusd-py on the PATH or in ./.venv/bin]
     #[arg(long, env = "WEIR_SECANTUSD", value_name = "PATH")]
     pub secantusd: Option<PathBuf>,
 
-    /// Where to serve gRPC [default: 127.0.0.1:50051, or a free port if that is taken]
+    /// Address and port of the gRPC server [default: 127.0.0.1:50051, or a free port if that is in use]
     #[arg(long, value_name = "ADDRESS")]
     pub listen: Option<SocketAddr>,
 
-    /// Where to serve metrics and health [default: 127.0.0.1:9090, or a free port if that is taken]
+    /// Address and port of the admin server [default: 127.0.0.1:9090, or a free port if that is in use]
     #[arg(long, value_name = "ADDRESS")]
     pub admin_listen: Option<SocketAddr>,
 
-    /// Whether to use colours
+    /// When to use colors
     #[arg(long, value_name = "WHEN", value_enum, default_value = "auto")]
     pub color: Color,
 }
 
-/// What became of the demo.
+/// The outcome of the demo.
 enum Outcome {
-    /// The tutorial went well, and with `--once` that is all.
+    /// The tutorial completed.
     Completed,
-    /// Ctrl-C or SIGTERM before the tutorial's end.
+    /// Ctrl-C or SIGTERM came before the end of the tutorial.
     Interrupted,
 }
 
-/// Plays the tutorial and then serves until Ctrl-C or SIGTERM. Exits with 1, and the reason on
-/// stderr, when something does not start or an event does not come as it should.
+/// Runs the tutorial and then serves until Ctrl-C or SIGTERM. The exit code is 1, with the reason on stderr,
+/// if something does not start or an event is not as expected.
 pub async fn run(args: DevArgs) -> ExitCode {
     args.color.apply_everywhere();
     let shutdown = CancellationToken::new();
@@ -90,7 +91,7 @@ fn ended(args: &DevArgs, outcome: Result<Outcome, String>) -> ExitCode {
         Ok(Outcome::Completed) => ExitCode::SUCCESS,
         Ok(Outcome::Interrupted) if !args.once => ExitCode::SUCCESS,
         Ok(Outcome::Interrupted) => {
-            print_notice("interrupted before the tutorial's end");
+            print_notice("interrupted before the end of the tutorial");
             ExitCode::FAILURE
         }
         Err(why) => {
@@ -136,16 +137,15 @@ async fn start_weir(args: &DevArgs, uri: &str) -> Result<App, String> {
         .map_err(|error| format!("Weir did not start: {error}"))
 }
 
-/// The address given, or the default, or the default's host with a port that the kernel chooses.
-/// Another process may still take the default between this look and the real listening; that ends
-/// with an error which names it.
+/// Returns the given address, or the default, or the default's host with a port that the kernel chooses. If
+/// another process takes the default after this check, the server fails to start with an error that names it.
 fn address(given: Option<SocketAddr>, default: SocketAddr) -> SocketAddr {
     if let Some(given) = given {
         return given;
     }
     match TcpListener::bind(default) {
         Err(error) if error.kind() == ErrorKind::AddrInUse => {
-            print_notice(&format!("{default} is taken; taking a free port instead"));
+            print_notice(&format!("{default} is in use; using a free port instead"));
             SocketAddr::new(default.ip(), 0)
         }
         Ok(_) | Err(_) => default,
@@ -157,7 +157,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_taken_default_gives_way_and_a_port_asked_for_does_not() {
+    fn a_default_port_in_use_is_replaced_and_a_given_one_is_not() {
         let taken = TcpListener::bind("127.0.0.1:0").unwrap();
         let taken = taken.local_addr().map(|address| (taken, address)).unwrap();
         assert_eq!(address(None, taken.1).port(), 0);

@@ -1,21 +1,21 @@
-//! What to try once the tutorial has shown that everything works.
+//! Commands to try after the tutorial.
 
 use std::{env, net::SocketAddr, path::Path};
 
 use crate::cli::watch::args::DEFAULT_SERVER;
 
-/// Where things are.
+/// The addresses and programs in the commands.
 #[derive(Debug, Clone)]
 pub(super) struct Addresses {
     pub grpc: SocketAddr,
     pub admin: SocketAddr,
-    /// The URI of a database of our own; `None` for one that was given, whose URI may hold a
-    /// password.
+    /// The connection string of a database that the demo started; `None` for an existing one, whose connection
+    /// string may contain a password.
     pub mongodb_uri: Option<String>,
     pub programs: Programs,
 }
 
-/// What the programs are called from the folder that `weir dev` was started in.
+/// The paths of the programs, relative to the current folder where possible.
 #[derive(Debug, Clone)]
 pub(super) struct Programs {
     weir: String,
@@ -24,7 +24,7 @@ pub(super) struct Programs {
 }
 
 impl Programs {
-    /// Those of the virtual environment that `make demo` fills, where they are there.
+    /// Prefers the programs in the virtual environment of `make demo`.
     pub(super) fn find() -> Self {
         let installed = |name: &str| {
             let path = Path::new(".venv/bin").join(name);
@@ -39,7 +39,7 @@ impl Programs {
     }
 }
 
-/// This very program, from the folder it was started in.
+/// Returns the path of this program, relative to the current folder if it is inside.
 fn current_program() -> Option<String> {
     let program = env::current_exe().ok()?;
     let folder = env::current_dir().ok()?;
@@ -63,16 +63,16 @@ impl std::fmt::Display for Addresses {
         write!(
             f,
             "\
-Weir serves until Ctrl-C. To try next, in other terminals:
+Weir runs until Ctrl-C. Commands to try in other terminals:
 
-  Watch, as people do:
+  Watch with weir watch:
     {weir} watch weir_dev --full-document lookup{server_flag}
 
-  Watch, as any gRPC client does:
+  Watch with any gRPC client:
     {buf} curl --protocol grpc --http2-prior-knowledge -d '{request}' {server}/weir.v1.WatchService/Watch
     grpcurl -plaintext -d '{request}' {grpc} weir.v1.WatchService/Watch
 
-  Make a change to see:
+  Make a change:
     {python} -c 'import pymongo, sys; pymongo.MongoClient(sys.argv[1]).weir_dev.orders.insert_one({{\"status\": \"paid\", \"total\": 120}})' \"{uri}\"
     mongosh \"{uri}\" --eval 'db.getSiblingDB(\"weir_dev\").orders.insertOne({{status: \"paid\", total: 120}})'
 
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn the_lines_can_be_pasted() {
+    fn the_commands_can_be_pasted_into_a_shell() {
         let text = addresses("127.0.0.1:50051", Some("mongodb://127.0.0.1:1/?a=b"));
         for line in [
             r#"target/release/weir watch weir_dev --full-document lookup"#,
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn another_port_is_named_and_a_given_uri_is_not() {
+    fn another_port_is_shown_and_the_uri_of_an_existing_database_is_not() {
         let text = addresses("127.0.0.1:6000", None);
         assert!(text.contains("lookup --server http://127.0.0.1:6000\n"));
         assert!(text.contains("mongosh \"$MONGODB_URI\""));

@@ -1,4 +1,4 @@
-//! A database server of our own: a child that ends with this process, however that ends.
+//! A database server as a child process that ends with this process, even if this one is killed.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -10,21 +10,21 @@ use std::process::Stdio;
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
 
-/// The lines of a server's log that are shown when it does not start.
+/// The number of log lines shown when a server does not start.
 const LOG_LINES_SHOWN: usize = 20;
 
-/// A running server with its folder, both gone when this value is.
+/// A running server and its folder. Dropping it kills the server and deletes the folder.
 #[derive(Debug)]
 pub(super) struct Process {
-    // Dropped before the folder that it writes to.
+    // Declared first, so that it is dropped before the folder that it writes to.
     child: Child,
     folder: TempDir,
     port: u16,
 }
 
 impl Process {
-    /// Starts `program` in a new folder with a port that was free a moment ago. `arguments` gets
-    /// the folder and the port. The server's output goes to a log in the folder.
+    /// Starts `program` in a new folder with a port that was free just before. `arguments` receives the folder
+    /// and the port. The output of the server goes to a log in the folder.
     pub fn start(
         program: &Path,
         arguments: impl FnOnce(&Path, u16) -> Vec<OsString>,
@@ -40,8 +40,8 @@ impl Process {
             .stdout(log.try_clone()?)
             .stderr(log)
             .kill_on_drop(true);
-        // Out of the terminal's group: Ctrl-C must reach Weir first, which still needs its
-        // database to end its watches in order.
+        // In a process group of its own: Ctrl-C must reach only Weir, which needs the database to end its
+        // watches in order.
         #[cfg(unix)]
         command.process_group(0);
         let child = command.spawn()?;
@@ -52,21 +52,21 @@ impl Process {
         })
     }
 
-    /// The port that the server was told to listen on.
+    /// Returns the port that the server listens on.
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// How the server ended; `None` while it runs.
+    /// Returns how the server exited, or `None` while it runs.
     pub fn ended(&mut self) -> Option<String> {
         match self.child.try_wait() {
             Ok(None) => None,
-            Ok(Some(status)) => Some(format!("it ended with {status}")),
-            Err(error) => Some(format!("it cannot be watched over: {error}")),
+            Ok(Some(status)) => Some(format!("it exited with {status}")),
+            Err(error) => Some(format!("its status can't be read: {error}")),
         }
     }
 
-    /// The end of the server's log.
+    /// Returns the last lines of the server's log.
     pub fn log_tail(&self) -> String {
         let bytes = std::fs::read(log_path(&self.folder)).unwrap_or_default();
         let text = String::from_utf8_lossy(&bytes);
@@ -75,9 +75,9 @@ impl Process {
         lines[from..].join("\n")
     }
 
-    /// Kills the server and waits until it is gone. It has nothing to save: its folder goes too.
+    /// Kills the server and waits until it has exited. It needs no clean stop, as its folder is deleted.
     pub async fn stop(mut self) {
-        // It may have ended by itself, which is as good.
+        // Fails if it has exited by itself, which is fine.
         let _ = self.child.kill().await;
     }
 }
@@ -91,11 +91,11 @@ fn free_port() -> io::Result<u16> {
     Ok(listener.local_addr()?.port())
 }
 
-/// A command for `program` that the kernel kills when this process is killed, where util-linux's
-/// setpriv can arrange that; elsewhere a `kill -9` of ours leaves the server behind.
+/// Returns a command for `program` whose process the kernel kills when this process is killed. That needs
+/// util-linux's setpriv; without it, `kill -9` of this process leaves the server running.
 ///
-/// The kernel watches the thread that started the child. Ours is the one that runs `main` or a
-/// worker of the runtime, and both last until the end.
+/// The kernel kills the child when the *thread* that started it ends. That thread runs `main` or is a worker
+/// of the runtime; both live until the process ends.
 fn command_killed_with_parent(program: &Path) -> Command {
     const OPTIONS: [&str; 2] = ["--pdeathsig", "KILL"];
     if let Some(setpriv) = find_on_path("setpriv") {
@@ -116,7 +116,7 @@ fn command_killed_with_parent(program: &Path) -> Command {
     Command::new(program)
 }
 
-/// The program of this name in the folders of PATH.
+/// Finds a program by name in the folders of PATH.
 pub(super) fn find_on_path(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
     std::env::split_paths(&path)
@@ -124,7 +124,7 @@ pub(super) fn find_on_path(name: &str) -> Option<PathBuf> {
         .find(|file| is_program(file))
 }
 
-/// Whether this is a file that may be run.
+/// Returns whether `file` is an executable file.
 pub(super) fn is_program(file: &Path) -> bool {
     let Ok(metadata) = file.metadata() else {
         return false;
@@ -166,11 +166,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_server_that_ends_tells_how_and_leaves_its_log() {
+    async fn the_exit_status_and_the_log_of_an_exited_server_are_available() {
         let mut process = shell("echo one; echo two >&2; exit 3");
         assert_eq!(
             wait_for_end(&mut process).await,
-            "it ended with exit status: 3"
+            "it exited with exit status: 3"
         );
         assert_eq!(process.log_tail(), "one\ntwo");
     }
@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn programs_are_looked_for_on_the_path() {
+    fn programs_are_found_on_the_path() {
         assert!(find_on_path("sh").is_some());
         assert_eq!(find_on_path("weir-has-no-such-program"), None);
         assert!(!is_program(Path::new("/")));

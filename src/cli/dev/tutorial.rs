@@ -1,4 +1,4 @@
-//! The tutorial: five changes on a collection of its own, each with the event it brings.
+//! The tutorial: five changes of its own collection, each with the event that it causes.
 
 mod expected_event;
 mod tutorial_watch;
@@ -23,13 +23,13 @@ use tutorial_watch::TutorialWatch;
 
 const DATABASE: &str = "weir_dev";
 const COLLECTION: &str = "tutorial";
-/// How long Weir may take until it has reached MongoDB.
+/// The time until Weir must have reached MongoDB.
 const READY_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long a change may take, from the call to its event.
+/// The time from a change to its event.
 const STEP_TIMEOUT: Duration = Duration::from_secs(15);
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Why the tutorial did not go as it should.
+/// The reasons why the tutorial failed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum TutorialError {
     #[error("MongoDB refused a step of the tutorial: {0}")]
@@ -48,8 +48,8 @@ impl From<Status> for TutorialError {
     }
 }
 
-/// Plays on `weir_dev.tutorial`, which is dropped before and in the end. An error is the first
-/// event that did not come as expected.
+/// Runs the tutorial on the collection `weir_dev.tutorial`, which it drops before and at the end. Fails at
+/// the first event that is not as expected.
 pub(super) async fn play(weir: SocketAddr, mongodb_uri: &str) -> Result<(), TutorialError> {
     let mut client = ready_client(weir).await?;
     let collection = fresh_collection(mongodb_uri).await?;
@@ -132,7 +132,7 @@ async fn step<C, T>(
     watch: &mut TutorialWatch,
     step: String,
     change: C,
-    expected: Expected,
+    expected: ExpectedEvent,
 ) -> Result<(), TutorialError>
 where
     C: IntoFuture<Output = mongodb::error::Result<T>>,
@@ -160,7 +160,7 @@ async fn with_timeout<T>(
         })
 }
 
-/// A client, once Weir has reached MongoDB.
+/// Returns a client once Weir has reached MongoDB.
 async fn ready_client(weir: SocketAddr) -> Result<WatchServiceClient<Channel>, TutorialError> {
     let endpoint = Endpoint::from_shared(format!("http://{weir}"))
         .expect("an address makes a URL")
@@ -182,8 +182,8 @@ async fn ready_client(weir: SocketAddr) -> Result<WatchServiceClient<Channel>, T
     }
 }
 
-/// The tutorial's collection, dropped if an earlier run left it. Writes wait for the majority,
-/// so that a watch opened after the drop starts after it.
+/// Returns the tutorial's collection after dropping it. Writes wait for the majority, so that a watch opened
+/// after the drop starts after it.
 async fn fresh_collection(uri: &str) -> Result<Collection<Document>, TutorialError> {
     let mut options = ClientOptions::parse(uri).await?;
     options
@@ -205,8 +205,8 @@ async fn fresh_collection(uri: &str) -> Result<Collection<Document>, TutorialErr
     Ok(collection)
 }
 
-/// Prints for people. A closed stdout does not stop the demo: with `--once` the exit code still
-/// counts.
+/// Prints a line to stdout. Errors are ignored: with `--once`, the exit code matters even if stdout is
+/// closed.
 pub(super) fn print_line(text: &str) {
     let _ = writeln!(anstream::stdout().lock(), "{text}");
 }

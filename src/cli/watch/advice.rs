@@ -63,7 +63,7 @@ pub fn decide_retry(status: &Status) -> RetryDecision {
     };
     RetryDecision::Retry {
         why: escape_controls(&why).into_owned(),
-        after,
+        retry_after,
     }
 }
 

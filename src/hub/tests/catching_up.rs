@@ -231,7 +231,7 @@ async fn a_catch_up_whose_client_does_not_read_gives_its_turn_back_and_starts_ov
     tokio::time::sleep(Duration::from_secs(60)).await;
     settle().await;
     assert_eq!(metric(&hub, "weir_catch_ups"), 0.0);
-    assert_eq!(hub.readings().memory_used_bytes, 0);
+    assert_eq!(hub.scraped_gauges().memory_used_bytes, 0);
     let seen = back.see(12).await;
     assert_eq!(seen[0], Seen::Stage(Stage::CatchingUp));
     let names: Vec<String> = (2..=12).map(|n| format!("e{n}")).collect();

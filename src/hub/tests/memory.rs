@@ -18,7 +18,7 @@ async fn short_of_memory_deserted_rings_go_first_and_then_the_largest() {
     drop(deserted);
     let mut slow = Client::open(&hub, &watch(of("b"))).await;
     tokio::time::sleep(Duration::from_secs(1)).await;
-    let held = hub.readings().memory_used_bytes;
+    let held = hub.scraped_gauges().memory_used_bytes;
     assert!(held <= 11 << 20, "{held} bytes are held");
     let rings: Vec<usize> = {
         let roll = lock(&hub.0.roll);
@@ -101,7 +101,7 @@ async fn a_catch_up_that_waits_for_memory_gives_up_what_its_client_leaves_unread
     let old = token_context.encode(&after("a", 1), None, None);
     let _deaf = Client::open(&hub, &resumed(of("a"), old)).await;
     tokio::time::sleep(Duration::from_secs(1)).await;
-    assert!(hub.readings().memory_used_bytes > 1 << 20);
+    assert!(hub.scraped_gauges().memory_used_bytes > 1 << 20);
     let began = Instant::now();
     let mut other = Client::open(&hub, &watch(of("b"))).await;
     let seen = other.see(2).await;

@@ -290,7 +290,7 @@ async fn a_token_of_another_audience_is_refused_in_both_directions() {
                 let token = token_of(made_by, keys.as_ref());
                 let refused = refused(token, used_by, keys.as_ref()).await;
                 let expected = (of != by).then_some(
-                    "RESUME_TOKEN_MISMATCH: resume_token is of another principal's view, or of one \
+                    "RESUME_TOKEN_MISMATCH: resume_token belongs to another principal's view, or to one \
                      that has changed",
                 );
                 assert_eq!(refused.as_deref(), expected, "{of} by {by}");

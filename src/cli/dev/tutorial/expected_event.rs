@@ -1,4 +1,4 @@
-//! What an event of the tutorial must hold.
+//! The expected content of the tutorial's events.
 
 use mongodb::bson::{Bson, Document};
 use serde_json::Value;
@@ -7,7 +7,7 @@ use crate::cli::watch::documents::to_json;
 use crate::pb;
 use crate::pb::change_event::Change;
 
-/// An event's operation, key and contents, documents as relaxed Extended JSON.
+/// The operation, key and content of an event, with documents as relaxed Extended JSON.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct ExpectedEvent {
     operation: pb::OperationType,
@@ -16,9 +16,9 @@ pub(super) struct ExpectedEvent {
     document: Option<Value>,
 }
 
-/// What came, and what should have.
+/// An unexpected event or message.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("expected {expected}, and {found} came")]
+#[error("expected {expected}, but got {found}")]
 pub(in crate::cli::dev) struct Mismatch {
     expected: String,
     found: String,
@@ -34,7 +34,7 @@ impl Mismatch {
 }
 
 impl ExpectedEvent {
-    /// An event without key and contents.
+    /// Expects an event without key and content.
     pub fn of(operation: pb::OperationType) -> ExpectedEvent {
         ExpectedEvent {
             operation,
@@ -44,25 +44,25 @@ impl ExpectedEvent {
         }
     }
 
-    /// With this document key.
+    /// Expects this document key.
     pub fn key(mut self, key: &Document) -> ExpectedEvent {
         self.key = Some(as_json(key));
         self
     }
 
-    /// With these updated fields.
+    /// Expects these updated fields.
     pub fn updated(mut self, fields: &Document) -> ExpectedEvent {
         self.updated = Some(as_json(fields));
         self
     }
 
-    /// With this document after the change.
+    /// Expects this document after the change.
     pub fn document(mut self, document: &Document) -> ExpectedEvent {
         self.document = Some(as_json(document));
         self
     }
 
-    /// Compares all of it with what came.
+    /// Compares everything with a received event.
     pub fn check(&self, event: &pb::ChangeEvent) -> Result<(), Mismatch> {
         let found = ExpectedEvent::from_event(event);
         if *self == found {
@@ -87,9 +87,9 @@ impl ExpectedEvent {
         };
         ExpectedEvent {
             operation: event.operation(),
-            key: event.document_key.as_ref().map(read),
-            updated: updated.map(read),
-            document: document.map(read),
+            key: event.document_key.as_ref().map(parse),
+            updated: updated.map(parse),
+            document: document.map(parse),
         }
     }
 }
@@ -114,8 +114,8 @@ fn as_json(document: &Document) -> Value {
     Bson::Document(document.clone()).into_relaxed_extjson()
 }
 
-/// What is no JSON is kept as text, and so equals nothing that is expected.
-fn read(document: &pb::Document) -> Value {
+/// Parses a document. Invalid JSON becomes a string, which equals no expected document.
+fn parse(document: &pb::Document) -> Value {
     let text = to_json(document);
     serde_json::from_str(&text).unwrap_or_else(|_| Value::String(text.into_owned()))
 }
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_is_judged_by_operation_key_and_contents() {
+    fn an_event_is_compared_by_operation_key_and_content() {
         let right = ExpectedEvent::of(pb::OperationType::Update)
             .key(&doc! { "_id": 1 })
             .updated(&doc! { "stock": 2 })
@@ -170,12 +170,12 @@ mod tests {
     }
 
     #[test]
-    fn a_mismatch_tells_both_sides() {
+    fn a_mismatch_names_the_expected_and_the_received_event() {
         let expected = ExpectedEvent::of(pb::OperationType::Delete).key(&doc! { "_id": 1 });
         assert_eq!(
             expected.check(&update()).unwrap_err().to_string(),
-            "expected OPERATION_TYPE_DELETE key {\"_id\":1}, and OPERATION_TYPE_UPDATE \
-             key {\"_id\":1} updated {\"stock\":2} document {\"_id\":1,\"stock\":2} came"
+            "expected OPERATION_TYPE_DELETE key {\"_id\":1}, but got OPERATION_TYPE_UPDATE \
+             key {\"_id\":1} updated {\"stock\":2} document {\"_id\":1,\"stock\":2}"
         );
     }
 }

@@ -1,4 +1,4 @@
-//! The tutorial's watch: prints what arrives, and hands out what the steps wait for.
+//! The tutorial's watch: prints every message and returns the changes that the steps wait for.
 
 use std::collections::VecDeque;
 use std::io::Write as _;
@@ -14,7 +14,7 @@ use crate::cli::watch::print_pretty::PrettyPrinter;
 use crate::cli::watch::printer::pretty_for_stdout;
 use crate::pb;
 
-/// An open watch, and the changes of a batch that have not been asked for yet.
+/// An open watch, with received changes that have not been returned yet.
 pub(super) struct TutorialWatch {
     stream: Streaming<pb::WatchResponse>,
     joiner: ChunkJoiner,
@@ -32,7 +32,7 @@ impl TutorialWatch {
         }
     }
 
-    /// Reads Opened.
+    /// Reads the message Opened.
     pub async fn opened(&mut self) -> Result<(), Status> {
         match self.next().await? {
             Some(Message::Opened(_)) => Ok(()),
@@ -40,7 +40,7 @@ impl TutorialWatch {
         }
     }
 
-    /// The next change.
+    /// Returns the next change.
     pub async fn change(&mut self) -> Result<pb::ChangeEvent, TutorialError> {
         loop {
             if let Some(change) = self.changes.pop_front() {
@@ -55,7 +55,7 @@ impl TutorialWatch {
         }
     }
 
-    /// Reads Invalidated by the drop, and then the status that says the same.
+    /// Reads the message Invalidated for the drop, and then the status WATCH_INVALIDATED.
     pub async fn invalidated(&mut self) -> Result<(), TutorialError> {
         let mut got_invalidated = false;
         loop {
@@ -77,7 +77,7 @@ impl TutorialWatch {
         }
     }
 
-    /// The next message, printed; `None` when the stream has ended.
+    /// Prints and returns the next message; `None` at the end of the stream.
     async fn next(&mut self) -> Result<Option<Message>, Status> {
         let Some(response) = self.stream.message().await? else {
             return Ok(None);
@@ -88,7 +88,7 @@ impl TutorialWatch {
             .map_err(|broken| Status::internal(broken.to_string()))?;
         let mut text = String::new();
         self.printer.print(&message, false, &mut text);
-        // The printer has judged colours already.
+        // Not through anstream: the printer has already decided about colors.
         let _ = std::io::stdout().lock().write_all(text.as_bytes());
         Ok(Some(message))
     }

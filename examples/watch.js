@@ -1,10 +1,10 @@
-// Follows shop.orders, and goes on after the last handled message when started again.
+// Follows shop.orders. Started again, it continues after the last handled message.
 const fs = require("node:fs");
 const grpc = require("@grpc/grpc-js");
 const { loadSync } = require("@grpc/proto-loader");
 
 const address = process.argv[2] ?? "127.0.0.1:50051";
-const place = "orders.token";
+const tokenFile = "orders.token";
 
 const definition = loadSync("weir/v1/watch.proto", {
   includeDirs: [`${__dirname}/../proto`],
@@ -19,7 +19,7 @@ const request = {
   fullDocument: "FULL_DOCUMENT_UPDATE_LOOKUP",
   documentFormat: "DOCUMENT_FORMAT_JSON",
 };
-if (fs.existsSync(place)) request.resumeToken = fs.readFileSync(place);
+if (fs.existsSync(tokenFile)) request.resumeToken = fs.readFileSync(tokenFile);
 
 async function main() {
   const pieces = [];
@@ -28,7 +28,7 @@ async function main() {
     if (message.opened) console.log("watching");
     const changes = message.changes?.changes ?? [];
     if (message.eventChunk) {
-      // A large event comes in pieces; the first one may come again, and then begins anew.
+      // A large event comes in pieces. A piece with index 0 starts it again.
       const piece = message.eventChunk;
       pieces.length = piece.index ?? 0;
       pieces.push(piece.data);
@@ -38,8 +38,8 @@ async function main() {
       // event.change names the field that holds the change: "insert", "update", ...
       console.log(event.operation, event[event.change].fullDocument?.json);
     }
-    // Only now is everything up to this message handled.
-    fs.writeFileSync(place, message.resumeToken);
+    // Everything up to this message is handled now.
+    fs.writeFileSync(tokenFile, message.resumeToken);
   }
 }
 

@@ -1,4 +1,4 @@
-"""Follows shop.orders, and goes on after the last handled message when started again."""
+"""Follows shop.orders. Started again, it continues after the last handled message."""
 
 import pathlib
 import sys
@@ -9,7 +9,7 @@ from weir.v1 import watch_pb2 as weir
 from weir.v1.watch_pb2_grpc import WatchServiceStub
 
 address = sys.argv[1] if len(sys.argv) > 1 else "127.0.0.1:50051"
-place = pathlib.Path("orders.token")
+token_file = pathlib.Path("orders.token")
 
 request = weir.WatchRequest(
     database="shop",
@@ -17,8 +17,8 @@ request = weir.WatchRequest(
     full_document=weir.FULL_DOCUMENT_UPDATE_LOOKUP,
     document_format=weir.DOCUMENT_FORMAT_STRUCT,
 )
-if place.exists():
-    request.resume_token = place.read_bytes()
+if token_file.exists():
+    request.resume_token = token_file.read_bytes()
 
 pieces = []
 with grpc.insecure_channel(address) as channel:
@@ -27,7 +27,7 @@ with grpc.insecure_channel(address) as channel:
             print("watching", flush=True)
         changes = list(message.changes.changes)
         if message.HasField("event_chunk"):
-            # A large event comes in pieces; the first one may come again, and then begins anew.
+            # A large event comes in pieces. A piece with index 0 starts it again.
             piece = message.event_chunk
             pieces[piece.index :] = [piece.data]
             if piece.last:
@@ -35,5 +35,5 @@ with grpc.insecure_channel(address) as channel:
         for event in changes:
             change = MessageToDict(getattr(event, event.WhichOneof("change")))
             print(weir.OperationType.Name(event.operation), change, flush=True)
-        # Only now is everything up to this message handled.
-        place.write_bytes(message.resume_token)
+        # Everything up to this message is handled now.
+        token_file.write_bytes(message.resume_token)

@@ -1,4 +1,4 @@
-//! Follows shop.orders, and goes on after the last handled message when started again.
+//! Follows shop.orders. Started again, it continues after the last handled message.
 
 use std::{env, error::Error, fs};
 
@@ -8,9 +8,9 @@ use weir::pb::{self, watch_request::Start, watch_response::Kind};
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     let address = env::args().nth(1).unwrap_or("127.0.0.1:50051".to_owned());
-    let place = "orders.token";
+    let token_file = "orders.token";
 
-    let token = fs::read(place).ok();
+    let token = fs::read(token_file).ok();
     let request = pb::WatchRequest {
         database: "shop".to_owned(),
         collections: vec!["orders".to_owned()],
@@ -29,7 +29,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         match message.kind {
             Some(Kind::Opened(_)) => println!("watching"),
             Some(Kind::Changes(batch)) => changes = batch.changes,
-            // A large event comes in pieces; the first one may come again, and then begins anew.
+            // A large event comes in pieces. A piece with index 0 starts it again.
             Some(Kind::EventChunk(piece)) => {
                 pieces.truncate(piece.index as usize);
                 pieces.push(piece.data);
@@ -42,8 +42,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
         for event in changes {
             println!("{} {:?}", event.operation().as_str_name(), event.change);
         }
-        // Only now is everything up to this message handled.
-        fs::write(place, &message.resume_token)?;
+        // Everything up to this message is handled now.
+        fs::write(token_file, &message.resume_token)?;
     }
     Ok(())
 }

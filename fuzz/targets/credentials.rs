@@ -1,4 +1,4 @@
-//! What a caller shows: headers, tokens that are signed whatever they say, and certificates.
+//! Fuzz target: a caller's credentials: headers, validly signed tokens with any content, and certificates.
 
 use std::{sync::OnceLock, time::Duration};
 
@@ -21,15 +21,15 @@ const ISSUER: &str = "https://issuer.example";
 const AUDIENCE: &str = "weir";
 const KEY: &str = "weir_a-key-for-the-fuzzer-and-nothing-else";
 
-/// A server that takes everything.
-struct Server {
+/// An authenticator that accepts all kinds of credentials.
+struct TestAuthenticator {
     runtime: Runtime,
     authenticator: Authenticator,
     key: Ed25519KeyPair,
     _folder: TempDir,
 }
 
-impl Server {
+impl TestAuthenticator {
     fn new() -> Self {
         let runtime = tokio::runtime::Builder::new_current_thread().build();
         let runtime = runtime.expect("a runtime");
@@ -58,7 +58,7 @@ impl Server {
             reload_interval: Duration::from_secs(3600),
         };
         let started = runtime.block_on(Authenticator::new(settings, Default::default()));
-        let (authenticator, _upkeep) = started.expect("settings that do");
+        let (authenticator, _upkeep) = started.expect("valid settings");
         Self {
             runtime,
             authenticator,
@@ -67,9 +67,9 @@ impl Server {
         }
     }
 
-    fn ask(&self, headers: &HeaderMap, peer: &Peer) -> Option<Principal> {
-        let asked = self.authenticator.authenticate(headers, peer);
-        match self.runtime.block_on(asked) {
+    fn authenticate(&self, headers: &HeaderMap, peer: &Peer) -> Option<Principal> {
+        let outcome = self.authenticator.authenticate(headers, peer);
+        match self.runtime.block_on(outcome) {
             Ok(principal) => Some((*principal).clone()),
             Err(
                 Error::CredentialsMissing(_)
@@ -81,20 +81,20 @@ impl Server {
     }
 }
 
-/// Reads the input as one of the three.
+/// Uses the input as headers, as a token or as a certificate.
 pub fn run(data: &[u8]) {
-    static SERVER: OnceLock<Server> = OnceLock::new();
-    let server = SERVER.get_or_init(Server::new);
+    static AUTHENTICATOR: OnceLock<TestAuthenticator> = OnceLock::new();
+    let authenticator = AUTHENTICATOR.get_or_init(TestAuthenticator::new);
     let mut input = Input(data);
     match input.byte() % 3 {
-        0 => headers(server, input),
-        1 => token(server, input),
-        _ => certificate(server, input.0),
+        0 => headers(authenticator, input),
+        1 => token(authenticator, input),
+        _ => certificate(authenticator, input.0),
     }
 }
 
-/// Whatever is in the headers, only the very credentials are taken.
-fn headers(server: &Server, mut input: Input<'_>) {
+/// Only the exact credentials in the headers may be accepted.
+fn headers(authenticator: &TestAuthenticator, mut input: Input<'_>) {
     let (bearer, key) = (input.part(), input.part());
     let mut headers = HeaderMap::new();
     for (name, value) in [("authorization", bearer), ("x-api-key", key)] {
@@ -104,29 +104,29 @@ fn headers(server: &Server, mut input: Input<'_>) {
             headers.append(name, value);
         }
     }
-    let Some(principal) = server.ask(&headers, &Peer::default()) else {
+    let Some(principal) = authenticator.authenticate(&headers, &Peer::default()) else {
         return;
     };
-    assert_eq!(headers.len(), 1, "one of two was taken");
+    assert_eq!(headers.len(), 1, "one of two credentials was accepted");
     let token = String::from_utf8_lossy(bearer);
     let token = token
         .rsplit(' ')
         .find(|it| !it.is_empty())
         .unwrap_or_default();
     match principal.method {
-        Method::Jwt => assert_eq!(token, good_token(&server.key)),
+        Method::Jwt => assert_eq!(token, good_token(&authenticator.key)),
         Method::Key => assert!(token == KEY || key == KEY.as_bytes()),
-        method => panic!("{method:?} is in no header"),
+        method => panic!("{method:?} is not of a header"),
     }
 }
 
-/// Whatever is signed, only what says all that a token must is taken.
-fn token(server: &Server, mut input: Input<'_>) {
+/// Of all signed tokens, only those with all required claims may be accepted.
+fn token(authenticator: &TestAuthenticator, mut input: Input<'_>) {
     let (header, claims) = (input.part(), input.part());
     let mut headers = HeaderMap::new();
-    let value = format!("Bearer {}", signed(&server.key, header, claims));
+    let value = format!("Bearer {}", signed(&authenticator.key, header, claims));
     headers.append("authorization", value.parse().expect("a value"));
-    let Some(principal) = server.ask(&headers, &Peer::default()) else {
+    let Some(principal) = authenticator.authenticate(&headers, &Peer::default()) else {
         return;
     };
     let header: Value = serde_json::from_slice(header).expect("a header is JSON");
@@ -145,13 +145,13 @@ fn token(server: &Server, mut input: Input<'_>) {
     assert!(is_name(&principal.name));
 }
 
-/// Whatever a certificate is, its holder has a name that means one thing.
-fn certificate(server: &Server, der: &[u8]) {
+/// The holder of an accepted certificate must have an unambiguous name.
+fn certificate(authenticator: &TestAuthenticator, der: &[u8]) {
     let peer = Peer {
         address: None,
         certificate: Some(der.into()),
     };
-    let Some(principal) = server.ask(&HeaderMap::new(), &peer) else {
+    let Some(principal) = authenticator.authenticate(&HeaderMap::new(), &peer) else {
         return;
     };
     let name = principal.name.as_str();
@@ -177,7 +177,7 @@ fn good_header() -> Value {
     json!({"alg": "EdDSA", "kid": "a", "typ": "JWT"})
 }
 
-/// Of somebody, until the year 2100.
+/// Returns the claims of a token that is valid until the year 2100.
 fn good_claims() -> Value {
     json!({
         "iss": ISSUER,
@@ -198,9 +198,9 @@ fn sha256(key: &str) -> String {
     key.parse::<weir::auth::ApiKey>().expect("a key").sha256()
 }
 
-/// The same each time: no part of it is random.
+/// Returns a certificate without random parts, so that its bytes are always the same.
 fn certificate_with(names: &[SanType]) -> Vec<u8> {
-    // RFC 8410: what stands before the seed of an Ed25519 key.
+    // RFC 8410: the bytes before the seed of an Ed25519 key.
     let head = [
         0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04,
         0x20,
@@ -215,7 +215,7 @@ fn certificate_with(names: &[SanType]) -> Vec<u8> {
     certificate.der().to_vec()
 }
 
-/// What to begin with.
+/// Returns headers, tokens and certificates.
 pub fn seeds() -> Vec<(&'static str, Vec<u8>)> {
     let parts = |mode: u8, parts: [&[u8]; 2]| {
         let mut out = vec![mode];

@@ -1,4 +1,4 @@
-//! An event: its bytes as MongoDB sends them, up to what a client reads.
+//! Fuzz target: the bytes of an event, up to the message that a client decodes.
 
 use bson::{Bson, Document};
 use bytes::Bytes;
@@ -13,7 +13,7 @@ use weir::{
 };
 
 use super::{
-    field_coverage::{assert_no_field_lost, images},
+    field_coverage::{assert_no_field_lost, document_pairs},
     fixtures,
     input::{Input, document, put_element},
 };
@@ -25,21 +25,21 @@ pub const FORMATS: [Format; 4] = [
     Format::Struct,
 ];
 
-/// What a byte of an event may become at most in any format, and what stands around it. The worst is
-/// the shortest of values with the longest of names, such as a regular expression of nothing, written
-/// as a Struct.
+/// The maximum number of encoded bytes for each byte of an event, in any format. The worst case is an
+/// empty value whose `Struct` form is long, such as an empty regular expression.
 const MAX_BYTES_PER_INPUT_BYTE: usize = 40;
+/// The maximum number of encoded bytes in addition to those of the event.
 const MAX_FIXED_BYTES: usize = 1024;
 
-/// How deep JSON goes before a document comes as BSON instead.
+/// The maximum nesting of JSON; a deeper document falls back to BSON.
 const MAX_JSON_DEPTH: usize = 200;
-/// How deep the readers of JSON are asked to go here: `serde_json` ends at 128.
+/// The maximum nesting that is compared; `serde_json` parses at most 128 levels.
 const MAX_COMPARED_DEPTH: usize = 60;
 
 /// The end of the year 9999, in milliseconds since 1970.
 const LAST_FOUR_DIGIT_YEAR_MILLIS: i64 = 253_402_300_799_999;
 
-/// Reads the input as an event, or as a document or fields in one, and encodes it in every format.
+/// Uses the input as an event, as a document or as fields of an event, and encodes it in every format.
 pub fn run(data: &[u8]) {
     let mut input = Input(data);
     let mode = input.byte();
@@ -59,7 +59,7 @@ pub fn run(data: &[u8]) {
     check(&event);
 }
 
-/// An event with more elements behind those that every event has.
+/// Returns an event with the common elements and more elements after them.
 fn event_with(operation: &str, more: impl Fn(&mut Vec<u8>)) -> Vec<u8> {
     let head = fixtures::event(operation, Document::new());
     let head = head.to_vec().expect("it is BSON");
@@ -68,7 +68,7 @@ fn event_with(operation: &str, more: impl Fn(&mut Vec<u8>)) -> Vec<u8> {
     document(&elements)
 }
 
-/// Encodes an event in every format, and compares what comes out with what went in.
+/// Encodes an event in every format, and compares the result with the input.
 pub fn check(raw: &[u8]) {
     let Ok(event) = Event::parse(raw, 0..raw.len()) else {
         let mut elements = Elements::new(raw).into_iter().flatten();
@@ -80,7 +80,7 @@ pub fn check(raw: &[u8]) {
             .find(|it| it.key == b"_id");
         let unusable = token.is_none_or(|it| it.as_document().is_none());
         let refused = Elements::new(raw).is_err() || broken || unusable;
-        return assert!(refused, "an event with a place was refused");
+        return assert!(refused, "a valid event was rejected");
     };
     let whole = encoded(raw, &event, Format::Bson);
     assert_no_field_lost(raw, &event, &whole);
@@ -89,13 +89,13 @@ pub fn check(raw: &[u8]) {
         let change = encoded(raw, &event, format);
         assert_eq!(change.resume_token, whole.resume_token);
         assert_eq!(change.operation, whole.operation);
-        for (raw, document) in images(&whole, &change) {
+        for (raw, document) in document_pairs(&whole, &change) {
             compare(&raw, &document, format);
         }
     }
 }
 
-/// Hides most names that samples have, and sees that no document of the event has one at its top.
+/// Hides most names of the fixtures, and checks that no document of the event has one at its top level.
 fn check_field_mask(raw: &[u8], event: &Event, format: Format) {
     const NAMES: [&str; 5] = ["text", "document.a", "a", "_id", "x"];
     let hidden = Hidden::new(NAMES.map(str::to_owned)).expect("they are paths");
@@ -106,7 +106,7 @@ fn check_field_mask(raw: &[u8], event: &Event, format: Format) {
     };
     let change = encoded_for(raw, event, format, &view);
     if format == Format::Bson {
-        for (document, _) in images(&change, &change) {
+        for (document, _) in document_pairs(&change, &change) {
             let names = Elements::new(&document).expect("what is left is BSON");
             for field in names {
                 let field = field.expect("what is left is BSON");
@@ -129,7 +129,7 @@ fn encoded_for(raw: &[u8], event: &Event, format: Format, view: &View) -> pb::Ch
     let token_context = fixtures::token_context();
     let options = RenderOptions { format, view };
     let mut encoded = wire::encode(raw, [event], &token_context, options, |chunk| chunk)
-        .expect("what was read as an event can be encoded");
+        .expect("a parsed event can be encoded");
     let encoded = encoded.pop().expect("one event went in");
     let most = raw.len() * MAX_BYTES_PER_INPUT_BYTE + MAX_FIXED_BYTES;
     assert!(
@@ -149,31 +149,39 @@ fn encoded_for(raw: &[u8], event: &Event, format: Format, view: &View) -> pb::Ch
     assert_eq!(&alone, change);
 
     let sizes = (encoded.size() as u64, 1);
-    let told = pb::FilterMatch::Entered;
+    let filter_match = pb::FilterMatch::Entered;
     for with_key in [true, false] {
-        let stub = wire::encode_omitted(raw, event, &token_context, options, told, sizes, with_key)
-            .expect("what was read as an event can be left out");
+        let stub = wire::encode_omitted(
+            raw,
+            event,
+            &token_context,
+            options,
+            filter_match,
+            sizes,
+            with_key,
+        )
+        .expect("a parsed event can be omitted");
         let stub = pb::ChangeBatch::decode(stub).expect("a stub can be decoded");
         assert_eq!(stub.changes[0].resume_token, change.resume_token);
     }
     alone
 }
 
-/// Compares a document with what was made of it.
+/// Compares a document with its encoding.
 fn compare(raw: &Bytes, document: &pb::Document, format: Format) {
     use pb::document::Value;
     let value = document.value.as_ref().expect("a document holds something");
     let shape = Shape::of(raw);
-    // The `bson` crate reads by recursion, and so only what is not too deep. It wants the indices of
-    // arrays to be UTF-8, which no format writes.
-    let read = (shape.depth <= MAX_COMPARED_DEPTH && shape.readable_indices)
+    // The `bson` crate parses recursively, so too deep documents are skipped. It requires UTF-8 in the
+    // indexes of arrays, which no format writes.
+    let read = (shape.depth <= MAX_COMPARED_DEPTH && shape.utf8_indexes)
         .then(|| Document::from_reader(&raw[..]));
     let readable = matches!(read, Some(Ok(_)));
     match value {
         Value::Bson(bytes) => {
-            assert_eq!(bytes, raw, "BSON is not what it was");
+            assert_eq!(bytes, raw, "the BSON was changed");
             let needless = format != Format::Bson && readable && shape.well_formed;
-            assert!(!needless, "{format:?} could have held {read:?}");
+            assert!(!needless, "{format:?} can represent {read:?}");
         }
         Value::Json(text) => {
             assert!(shape.depth <= MAX_JSON_DEPTH);
@@ -181,24 +189,24 @@ fn compare(raw: &Bytes, document: &pb::Document, format: Format) {
             let fallback = format == Format::Struct;
             if fallback {
                 let needless = !shape.repeats && shape.depth < 20;
-                assert!(!needless, "a Struct could have held {read:?}");
+                assert!(!needless, "a Struct can represent {read:?}");
             }
             let Some(read) = read else { return };
-            let read = read.expect("JSON was made of what is no BSON");
+            let read = read.expect("invalid BSON was encoded as JSON");
             let json: Json = serde_json::from_str(text).expect("JSON can be read");
             if !shape.repeats {
                 let expected = extended_json(Bson::Document(read), canonical);
                 assert!(
-                    same(&json, &expected),
+                    equal(&json, &expected),
                     "as {format:?}: {json} is not {expected}"
                 );
             }
         }
         Value::Struct(held) => {
             assert_eq!(format, Format::Struct);
-            assert!(!shape.repeats, "a Struct holds no name twice");
+            assert!(!shape.repeats, "a Struct has no repeated name");
             let Some(read) = read else { return };
-            let read = read.expect("a Struct was made of what is no BSON");
+            let read = read.expect("invalid BSON was encoded as a Struct");
             let expected = struct_numbers(extended_json(Bson::Document(read), false));
             assert_eq!(struct_json(held), expected);
         }
@@ -206,9 +214,9 @@ fn compare(raw: &Bytes, document: &pb::Document, format: Format) {
     }
 }
 
-/// What the `bson` crate makes of a value, but for what it gets wrong: of dates beyond the calendar it
-/// makes the calendar's last day, of the three digits of a date's milliseconds it leaves out zeros, and
-/// doubles that are nearly nothing are no `$numberDouble`.
+/// Returns the Extended JSON of the `bson` crate, with its errors corrected: it replaces dates after 9999
+/// with the last day of 9999, omits trailing zeros of milliseconds, and does not write very small doubles
+/// as `$numberDouble`.
 fn extended_json(value: Bson, canonical: bool) -> Json {
     let inner = |value| extended_json(value, canonical);
     match value {
@@ -250,9 +258,9 @@ fn extended_json(value: Bson, canonical: bool) -> Json {
     }
 }
 
-/// Whether two are the same, however their doubles are written, and but for the last digits of those
-/// that are numbers, in which `serde_json` errs when it reads.
-fn same(one: &Json, other: &Json) -> bool {
+/// Compares JSON with any notation of doubles, and without the last digits of numbers, which `serde_json`
+/// parses inexactly.
+fn equal(one: &Json, other: &Json) -> bool {
     let text = |json: &Json| json.get("$numberDouble")?.as_str()?.parse::<f64>().ok();
     match (one, other) {
         (Json::Number(one), Json::Number(other)) if one.is_f64() && other.is_f64() => {
@@ -261,7 +269,7 @@ fn same(one: &Json, other: &Json) -> bool {
                 .is_some_and(|(a, b)| a == b || (a - b).abs() <= 1e-12 * a.abs())
         }
         (Json::Array(one), Json::Array(other)) => {
-            one.len() == other.len() && one.iter().zip(other).all(|(a, b)| same(a, b))
+            one.len() == other.len() && one.iter().zip(other).all(|(a, b)| equal(a, b))
         }
         (Json::Object(fields), Json::Object(others)) => {
             if let (Some(a), Some(b)) = (text(one), text(other)) {
@@ -270,13 +278,13 @@ fn same(one: &Json, other: &Json) -> bool {
             fields.len() == others.len()
                 && fields
                     .iter()
-                    .all(|(name, a)| others.get(name).is_some_and(|b| same(a, b)))
+                    .all(|(name, a)| others.get(name).is_some_and(|b| equal(a, b)))
         }
         _ => one == other,
     }
 }
 
-/// What JSON becomes when its numbers are doubles: those that are none go by their text.
+/// Converts numbers to doubles, and integers that are not exact as doubles to `$numberLong`.
 fn struct_numbers(json: Json) -> Json {
     match json {
         Json::Number(number) => match number.as_i64() {
@@ -313,15 +321,15 @@ fn value_json(value: &prost_types::Value) -> Json {
     }
 }
 
-/// What a document is like, as far as it can be walked.
+/// The structure of a document, as far as it can be walked.
 #[derive(Debug)]
 struct Shape {
     depth: usize,
-    /// Whether a name comes twice in one of its documents.
+    /// Whether one of its documents has a repeated name.
     repeats: bool,
-    /// Whether the indices of its arrays are UTF-8.
-    readable_indices: bool,
-    /// Whether every value in it is what its type says.
+    /// Whether the indexes of its arrays are UTF-8.
+    utf8_indexes: bool,
+    /// Whether every value is valid for its type.
     well_formed: bool,
 }
 
@@ -330,7 +338,7 @@ impl Shape {
         let mut shape = Self {
             depth: 0,
             repeats: false,
-            readable_indices: true,
+            utf8_indexes: true,
             well_formed: true,
         };
         let mut open: Vec<(&[u8], usize, bool)> = vec![(raw, 1, true)];
@@ -347,7 +355,7 @@ impl Shape {
                     break;
                 };
                 shape.repeats |= named && !names.insert(element.key);
-                shape.readable_indices &= named || std::str::from_utf8(element.key).is_ok();
+                shape.utf8_indexes &= named || std::str::from_utf8(element.key).is_ok();
                 match element.kind {
                     ElementType::EmbeddedDocument => open.push((element.value, depth + 1, true)),
                     ElementType::Array => open.push((element.value, depth + 1, false)),
@@ -367,7 +375,7 @@ impl Shape {
     }
 }
 
-/// Events of every operation, and documents of every type.
+/// Returns events of every operation, and a document with every type.
 pub fn seeds() -> Vec<(&'static str, Vec<u8>)> {
     let with_mode = |mode: u8, bytes: Vec<u8>| [vec![mode, 0], bytes].concat();
     let mut seeds: Vec<_> = fixtures::events()

@@ -1,4 +1,4 @@
-//! Where each field of an event has to be found again.
+//! Checks that no field of an event is lost in its encoding.
 
 use bytes::Bytes;
 use weir::{
@@ -21,8 +21,8 @@ fn bson(document: Option<&pb::Document>) -> Option<&Bytes> {
     }
 }
 
-/// Sees that every field of `raw` is in `change`, which holds BSON: at its place, or among those that
-/// have none.
+/// Asserts that `change`, in the BSON format, has every field of `raw`, in its own field or among the
+/// unknown fields.
 pub fn assert_no_field_lost(raw: &[u8], event: &Event, change: &pb::ChangeEvent) {
     assert_eq!(change.operation, event.operation.to_pb() as i32);
     if let Some(Change::Other(other)) = &change.change {
@@ -32,7 +32,7 @@ pub fn assert_no_field_lost(raw: &[u8], event: &Event, change: &pb::ChangeEvent)
     let unknown = bson(change.unknown_fields.as_ref());
     let mut unknown: Vec<Element<'_>> = unknown.map_or_else(Vec::new, |it| elements(it).collect());
     let fields: Vec<Element<'_>> = elements(raw).collect();
-    // From the last to the first, since of equal ones the later are those without a place.
+    // From the last to the first, because only the first of repeated fields has its own field.
     for (at, field) in fields.iter().enumerate().rev() {
         let first = fields[..at].iter().all(|it| it.key != field.key);
         if field.key == b"_id" || field.key == b"splitEvent" {
@@ -52,16 +52,17 @@ pub fn assert_no_field_lost(raw: &[u8], event: &Event, change: &pb::ChangeEvent)
             field.kind
         );
     }
-    assert!(unknown.is_empty(), "{unknown:?} was made up");
+    assert!(unknown.is_empty(), "{unknown:?} is not in the event");
 }
 
-/// Whether a field is in the place that the API has for it.
+/// Returns whether a field is in its own field of the message.
 fn is_in_its_field(field: &Element<'_>, change: &pb::ChangeEvent) -> bool {
-    let image = |document: Option<&pb::Document>| match document.and_then(|it| it.value.as_ref()) {
-        Some(Value::Null(_)) => field.kind == ElementType::Null,
-        Some(Value::Bson(bytes)) => field.as_document() == Some(bytes),
-        _ => false,
-    };
+    let has_document =
+        |document: Option<&pb::Document>| match document.and_then(|it| it.value.as_ref()) {
+            Some(Value::Null(_)) => field.kind == ElementType::Null,
+            Some(Value::Bson(bytes)) => field.as_document() == Some(bytes),
+            _ => false,
+        };
     let kind = change.change.as_ref();
     match field.key {
         b"operationType" => true,
@@ -76,19 +77,19 @@ fn is_in_its_field(field: &Element<'_>, change: &pb::ChangeEvent) -> bool {
             let millis = time.map(|it| it.seconds * 1000 + i64::from(it.nanos) / 1_000_000);
             millis.is_some() && field.as_datetime_millis() == millis
         }
-        b"documentKey" => image(change.document_key.as_ref()),
+        b"documentKey" => has_document(change.document_key.as_ref()),
         b"lsid" | b"txnNumber" => change.transaction.is_some(),
         b"collectionUUID" => field
             .as_binary()
             .is_some_and(|(_, uuid)| uuid == change.collection_uuid),
-        b"fullDocument" => image(after(change)),
-        b"fullDocumentBeforeChange" => image(before(change)),
+        b"fullDocument" => has_document(after(change)),
+        b"fullDocumentBeforeChange" => has_document(before(change)),
         b"updateDescription" => match kind {
             Some(Change::Update(update)) => update.update_description.is_some(),
             _ => false,
         },
         b"nsType" => matches!(kind, Some(Change::Create(_))),
-        b"operationDescription" => image(match kind {
+        b"operationDescription" => has_document(match kind {
             Some(Change::Rename(it)) => it.operation_description.as_ref(),
             Some(Change::Create(it)) => it.operation_description.as_ref(),
             Some(Change::CreateIndexes(it)) => it.operation_description.as_ref(),
@@ -100,7 +101,7 @@ fn is_in_its_field(field: &Element<'_>, change: &pb::ChangeEvent) -> bool {
             _ => None,
         }),
         b"stateBeforeChange" => match kind {
-            Some(Change::Modify(it)) => image(it.state_before_change.as_ref()),
+            Some(Change::Modify(it)) => has_document(it.state_before_change.as_ref()),
             _ => false,
         },
         _ => false,
@@ -125,9 +126,12 @@ fn before(change: &pb::ChangeEvent) -> Option<&pb::Document> {
     }
 }
 
-/// The documents of a change beside the bytes that they were made of: `whole` is the same change in
-/// BSON.
-pub fn images(whole: &pb::ChangeEvent, change: &pb::ChangeEvent) -> Vec<(Bytes, pb::Document)> {
+/// Returns the documents of a change, each with its original bytes. `whole` is the same change in the BSON
+/// format.
+pub fn document_pairs(
+    whole: &pb::ChangeEvent,
+    change: &pb::ChangeEvent,
+) -> Vec<(Bytes, pb::Document)> {
     let other = |change: &pb::ChangeEvent| match change.change.as_ref() {
         Some(Change::Other(it)) => it.event.clone(),
         _ => None,

@@ -1,4 +1,4 @@
-//! A filter and an event: the judge says something of it, whatever its bytes, and the index the same.
+//! Fuzz target: a filter and an event. The index must find the same matches as the evaluators.
 
 use std::collections::BTreeMap;
 
@@ -16,8 +16,8 @@ use super::{
     input::{Input, put_part},
 };
 
-/// Reads the input as a request and an event; puts its filters into an index, together and each alone,
-/// and compares what it finds with what the judges say.
+/// Reads the input as a request and an event, inserts the filters into an index, together and each alone,
+/// and compares the result with that of the evaluators.
 pub fn run(data: &[u8]) {
     let mut input = Input(data);
     let request = input.part();
@@ -34,7 +34,7 @@ pub fn run(data: &[u8]) {
     }
     let judges: Vec<Judge> = residuals.iter().map(Judge::new).collect();
     compare(&mut index, &judges, input.0);
-    // Those that are left are found as before.
+    // The remaining filters are still found.
     for key in (0..judges.len()).step_by(2) {
         index.remove(key);
     }
@@ -60,7 +60,8 @@ fn compare(index: &mut FilterIndex<usize>, judges: &[Judge], event: &[u8]) {
     }
 }
 
-/// The request's filters together, for every policy about missing documents, and each alone for one.
+/// Returns the request's filters together, with every policy for missing documents, and each filter alone
+/// with one of the policies.
 fn residuals(request: &pb::WatchRequest) -> Vec<Residual> {
     let limits = RequestLimits {
         allow_deployment: true,
@@ -94,7 +95,7 @@ fn residuals(request: &pb::WatchRequest) -> Vec<Residual> {
         .collect()
 }
 
-/// Every filter with an event that has something for it.
+/// Returns every filter with an event that has its fields.
 pub fn seeds() -> Vec<(&'static str, Vec<u8>)> {
     let events = fixtures::events();
     let with = |kind: &'static str| {

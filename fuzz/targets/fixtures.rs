@@ -1,4 +1,4 @@
-//! Events and requests to begin with.
+//! Events and requests for the seeds.
 
 use bson::{
     Binary, Bson, DateTime, DbPointer, Decimal128, Document, JavaScriptCodeWithScope, Regex,
@@ -12,10 +12,10 @@ use weir::{
 };
 
 fn bytes(document: &Document) -> Vec<u8> {
-    document.to_vec().expect("a sample is BSON")
+    document.to_vec().expect("a fixture is BSON")
 }
 
-/// A token context of whole deployments.
+/// Returns the token context of a whole deployment.
 pub fn token_context() -> TokenContext {
     let plan = Plan {
         scope: Scope::Deployment,
@@ -26,7 +26,7 @@ pub fn token_context() -> TokenContext {
     TokenContext::new("rs0", &plan)
 }
 
-/// A document with a value of every type.
+/// Returns a document with a value of every type.
 pub fn every_type() -> Document {
     let id = ObjectId::from_bytes([7; 12]);
     doc! {
@@ -61,18 +61,18 @@ pub fn every_type() -> Document {
     }
 }
 
-/// The `bson` crate makes no DBPointer but by reading one.
+/// Returns a DBPointer, which the `bson` crate can only create by parsing.
 fn db_pointer() -> DbPointer {
     let json = serde_json::json!({ "$dbPointer": {
         "$ref": "db.c", "$id": { "$oid": "070707070707070707070707" },
     } });
     match Bson::try_from(json) {
         Ok(Bson::DbPointer(pointer)) => pointer,
-        other => panic!("{other:?} is no DBPointer"),
+        other => panic!("{other:?} is not a DBPointer"),
     }
 }
 
-/// An event as MongoDB sends it.
+/// Returns an event in MongoDB's form.
 pub fn event(operation: &str, fields: Document) -> Document {
     let mut event = doc! {
         "_id": { "_data": "82AA" },
@@ -85,7 +85,7 @@ pub fn event(operation: &str, fields: Document) -> Document {
     event
 }
 
-/// Events of every operation, with every field that each may have.
+/// Returns an event of every operation, with all its fields.
 pub fn events() -> Vec<(&'static str, Vec<u8>)> {
     let key = doc! { "_id": 1 };
     let order =
@@ -160,7 +160,7 @@ fn list(values: Vec<Value>) -> ListValue {
     ListValue { values }
 }
 
-/// Extended JSON: one field with one text.
+/// Returns Extended JSON with one field and one text.
 fn extended(name: &str, held: &str) -> Value {
     let fields = [(name.to_owned(), text(held))].into();
     value(Kind::StructValue(prost_types::Struct { fields }))
@@ -179,7 +179,7 @@ fn group(filters: Vec<Filter>) -> FilterGroup {
     FilterGroup { filters }
 }
 
-/// Requests that between them set every field and use every operator.
+/// Returns requests that together set every field and use every operator.
 pub fn requests() -> Vec<(&'static str, pb::WatchRequest)> {
     let base = || pb::WatchRequest {
         database: "shop".to_owned(),

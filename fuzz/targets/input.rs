@@ -1,6 +1,6 @@
-//! Bytes read as something with a structure.
+//! Structured reading and writing of fuzz inputs.
 
-/// Takes an input apart from its front. What it has not got is zero.
+/// A reader of an input from its start. Missing bytes are zero.
 #[derive(Debug, Clone, Copy)]
 pub struct Input<'a>(pub &'a [u8]);
 
@@ -16,14 +16,14 @@ impl<'a> Input<'a> {
         u32::from_le_bytes(number)
     }
 
-    /// At most so many bytes.
+    /// Returns at most `count` bytes.
     pub fn bytes(&mut self, count: usize) -> &'a [u8] {
         let (front, rest) = self.0.split_at(count.min(self.0.len()));
         self.0 = rest;
         front
     }
 
-    /// Bytes with their length, in two bytes, before them.
+    /// Returns bytes that are prefixed with their length in two bytes.
     pub fn part(&mut self) -> &'a [u8] {
         let length = usize::from(self.byte()) | usize::from(self.byte()) << 8;
         self.bytes(length)
@@ -34,14 +34,14 @@ impl<'a> Input<'a> {
     }
 }
 
-/// Writes what [`Input::part`] reads.
+/// Appends bytes in the form that [`Input::part`] reads.
 pub fn put_part(out: &mut Vec<u8>, part: &[u8]) {
     let length = u16::try_from(part.len()).expect("a part is under 64 KiB");
     out.extend(length.to_le_bytes());
     out.extend(part);
 }
 
-/// A document of elements that are raw bytes, with its right length.
+/// Returns a document of raw elements, with a correct length.
 pub fn document(elements: &[u8]) -> Vec<u8> {
     let length = u32::try_from(elements.len() + 5).expect("an input is small");
     let mut document = length.to_le_bytes().to_vec();
@@ -50,7 +50,7 @@ pub fn document(elements: &[u8]) -> Vec<u8> {
     document
 }
 
-/// An element, whatever its value is.
+/// Appends an element with any value bytes.
 pub fn put_element(out: &mut Vec<u8>, kind: u8, key: &str, value: &[u8]) {
     out.push(kind);
     out.extend(key.bytes());

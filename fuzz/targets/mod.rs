@@ -1,11 +1,10 @@
-//! What is fuzzed: one function of bytes for each door that bytes from outside come in by, and the
-//! inputs to begin with.
+//! Fuzz targets: one function of bytes for each kind of untrusted input, and its seeds.
 //!
 //! The fuzzer (`make fuzz`) and the tests (`tests/fuzzing.rs`) run the same functions. Each panics when
-//! what it holds to be true is not.
+//! one of its properties is violated.
 #![allow(
     dead_code,
-    reason = "each fuzz target is a crate of its own and uses a part of this"
+    reason = "each fuzz target is a separate crate and uses only some of the modules"
 )]
 
 pub mod credentials;

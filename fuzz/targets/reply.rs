@@ -1,4 +1,4 @@
-//! MongoDB's replies: what is in them comes out, in order, and fragments come out whole.
+//! Fuzz target: MongoDB's replies. Their events are decoded in order, and fragments are merged.
 
 use bytes::Bytes;
 use weir::{
@@ -11,7 +11,7 @@ use super::{
     input::{Input, document, put_element, put_part},
 };
 
-/// Reads the input as replies of a stream, as events of such replies, or as an event in fragments.
+/// Reads the input as replies of a stream, as events of replies, or as an event in fragments.
 pub fn run(data: &[u8]) {
     let mut input = Input(data);
     let (mode, options) = (input.byte(), input.byte());
@@ -22,8 +22,8 @@ pub fn run(data: &[u8]) {
     }
 }
 
-/// Reads replies one after the other until one is broken, and sees that what comes is in order. Gives
-/// the events, each as its own bytes, and whether one was broken.
+/// Decodes replies up to the first malformed one, and checks the order of the events. Returns the bytes of
+/// each event, and whether a reply was malformed.
 fn read(replies: impl IntoIterator<Item = Vec<u8>>, from_now: bool) -> (Vec<Bytes>, bool) {
     let start = Position::Time(ClusterTime::default());
     let at = (!from_now).then_some(&start);
@@ -45,7 +45,7 @@ fn read(replies: impl IntoIterator<Item = Vec<u8>>, from_now: bool) -> (Vec<Byte
             }
             if let Some(last) = batch.events.last() {
                 let position = batch.position.as_ref();
-                assert!(position.is_some(), "events without a place after them");
+                assert!(position.is_some(), "events without a position after them");
                 if let Some(Position::Event { token, .. }) = position {
                     assert_eq!(token, &batch.buffer[last.token.clone()]);
                 }
@@ -63,12 +63,12 @@ fn read(replies: impl IntoIterator<Item = Vec<u8>>, from_now: bool) -> (Vec<Byte
         }
         if let Some(error) = contents.error {
             let dump = error.to_string();
-            assert!(dump.len() < 200, "an error tells too much: {dump}");
+            assert!(dump.len() < 200, "an error reveals too much: {dump}");
             return (read, true);
         }
         assert!(
             !contents.batches.is_empty(),
-            "a reply that is not broken brings its place"
+            "a well-formed reply has a batch"
         );
     }
     (read, false)
@@ -82,8 +82,8 @@ fn raw_replies(mut input: Input<'_>, options: u8) {
     read(replies, options & 1 != 0);
 }
 
-/// The parts of an input as the events of one reply or several: the good ones before the first that is
-/// broken come, whatever stands behind them.
+/// Uses the parts of an input as the events of one or more replies. All valid events before the first
+/// malformed one must be decoded.
 fn events(mut input: Input<'_>, options: u8) {
     let mut parts = Vec::new();
     while !input.is_empty() && parts.len() < 16 {
@@ -95,16 +95,22 @@ fn events(mut input: Input<'_>, options: u8) {
             && !has_fragment(part)
     };
     let good = parts.iter().take_while(|part| is_good(part)).count();
-    let a_reply = 1 + usize::from(options >> 4);
-    let replies = parts.chunks(a_reply).map(|part| reply(part, options));
-    let (came, broken) = read(replies, options & 1 != 0);
-    assert!(came.len() >= good, "{} of {good} came", came.len());
-    for (came, part) in came.iter().zip(&parts[..good]) {
-        assert_eq!(came, part);
+    let events_per_reply = 1 + usize::from(options >> 4);
+    let replies = parts
+        .chunks(events_per_reply)
+        .map(|part| reply(part, options));
+    let (decoded, broken) = read(replies, options & 1 != 0);
+    assert!(
+        decoded.len() >= good,
+        "{} of {good} events were decoded",
+        decoded.len()
+    );
+    for (decoded, part) in decoded.iter().zip(&parts[..good]) {
+        assert_eq!(decoded, part);
     }
     if good == parts.len() {
-        assert_eq!(came.len(), good);
-        assert!(!broken, "nothing was broken");
+        assert_eq!(decoded.len(), good);
+        assert!(!broken, "no event was malformed");
     }
 }
 
@@ -113,7 +119,7 @@ fn has_fragment(event: &[u8]) -> bool {
     elements.any(|it| it.is_ok_and(|it| it.key == b"splitEvent"))
 }
 
-/// A reply to a `getMore`, well-formed but for the events.
+/// Returns a reply to a `getMore` that is well-formed except for its events.
 fn reply(events: &[&[u8]], options: u8) -> Vec<u8> {
     let mut batch = Vec::new();
     for event in events {
@@ -123,8 +129,8 @@ fn reply(events: &[&[u8]], options: u8) -> Vec<u8> {
     put_element(&mut cursor, 4, "nextBatch", &document(&batch));
     put_element(&mut cursor, 18, "id", &u64::from(options & 2).to_le_bytes());
     if options & 4 != 0 {
-        let place = b"\x02_data\0\x02\0\0\0P\0";
-        put_element(&mut cursor, 3, "postBatchResumeToken", &document(place));
+        let token = b"\x02_data\0\x02\0\0\0P\0";
+        put_element(&mut cursor, 3, "postBatchResumeToken", &document(token));
     }
     let mut reply = Vec::new();
     put_element(&mut reply, 3, "cursor", &document(&cursor));
@@ -134,7 +140,7 @@ fn reply(events: &[&[u8]], options: u8) -> Vec<u8> {
     document(&reply)
 }
 
-/// An event whose fields are dealt out to fragments comes out with all of them, and with the last
+/// Distributes the fields of an event over fragments. The merged event must have all of them, and the last
 /// fragment's token.
 fn fragments(mut input: Input<'_>, options: u8) {
     let seed = input.part();
@@ -146,7 +152,7 @@ fn fragments(mut input: Input<'_>, options: u8) {
     let mut fields = Vec::new();
     for element in elements {
         let Ok(element) = element else { return };
-        // A field that comes twice would come once.
+        // The merged event has a repeated field only once.
         if !seen.insert(element.key.to_vec()) {
             return;
         }
@@ -170,8 +176,8 @@ fn fragments(mut input: Input<'_>, options: u8) {
         })
         .collect();
     for (index, field) in fields.iter().enumerate() {
-        let deal = seed.get(index % seed.len().max(1)).copied();
-        let fragment = usize::from(deal.unwrap_or_default()) % of;
+        let choice = seed.get(index % seed.len().max(1)).copied();
+        let fragment = usize::from(choice.unwrap_or_default()) % of;
         let elements = &mut fragments[fragment];
         elements.push(field.kind as u8);
         elements.extend(field.key);
@@ -180,12 +186,12 @@ fn fragments(mut input: Input<'_>, options: u8) {
     }
     let fragments: Vec<Vec<u8>> = fragments.iter().map(|it| document(it)).collect();
     let parts: Vec<&[u8]> = fragments.iter().map(Vec::as_slice).collect();
-    let a_reply = 1 + usize::from(options & 3);
-    let replies = parts.chunks(a_reply).map(|part| reply(part, 14));
-    let (came, broken) = read(replies, false);
-    assert!(!broken, "fragments in order make an event");
-    let [whole] = &came[..] else {
-        panic!("one event in fragments became {}", came.len());
+    let events_per_reply = 1 + usize::from(options & 3);
+    let replies = parts.chunks(events_per_reply).map(|part| reply(part, 14));
+    let (decoded, broken) = read(replies, false);
+    assert!(!broken, "fragments in order are an event");
+    let [whole] = &decoded[..] else {
+        panic!("one event in fragments became {}", decoded.len());
     };
     let merged: Vec<_> = Elements::new(whole)
         .expect("it is well-formed")
@@ -206,7 +212,7 @@ fn fragments(mut input: Input<'_>, options: u8) {
     assert!(token.windows(2).any(|it| it == last.as_bytes()));
 }
 
-/// Replies with events, and events in fragments.
+/// Returns replies with events, and an event in fragments.
 pub fn seeds() -> Vec<(&'static str, Vec<u8>)> {
     let events = fixtures::events();
     let all: Vec<&[u8]> = events.iter().map(|(_, event)| event.as_slice()).collect();

@@ -1,4 +1,4 @@
-//! A request: the bytes of a `WatchRequest`, up to the pipeline that it becomes.
+//! Fuzz target: the bytes of a `WatchRequest`, up to its pipeline.
 
 use std::{collections::HashMap, sync::LazyLock};
 
@@ -15,10 +15,10 @@ use weir::{
 
 use super::fixtures;
 
-/// What a status may take of the trailers, in which its details are in Base64.
+/// The maximum size of a status in the trailers, where its details are in Base64.
 const MAX_TRAILERS: usize = 8 << 10;
 
-/// Reads the input as a request and plans it.
+/// Decodes the input as a request and plans it.
 pub fn run(data: &[u8]) {
     let Ok(request) = pb::WatchRequest::decode(data) else {
         return;
@@ -38,7 +38,7 @@ pub fn run(data: &[u8]) {
         let database = plan.scope.database();
         assert_eq!(database, watch.scope.database(), "another database");
         assert!(plan.fingerprint() != [0; 16]);
-        // What goes to MongoDB is BSON that it takes: its own bound is 16 MiB, and 100 levels.
+        // MongoDB accepts documents of up to 16 MiB and 100 levels.
         for stage in &plan.stages {
             let bytes = stage.to_vec().expect("a stage is BSON");
             assert!(bytes.len() < 16 << 20, "a stage of {} bytes", bytes.len());
@@ -67,7 +67,7 @@ fn refused(request: &pb::WatchRequest, error: RequestError) {
         }
     }
     let status = Error::from(error).into_status("0123456789abcdef");
-    // A byte that is not plain ASCII is written as three.
+    // A byte that is not printable ASCII is percent-encoded as three.
     let message: usize = status
         .message()
         .bytes()
@@ -94,7 +94,7 @@ static MESSAGES: LazyLock<HashMap<String, DescriptorProto>> = LazyLock::new(|| {
     messages.map(|it| (it.name().to_owned(), it)).collect()
 });
 
-/// Whether a path such as `filters[0].any_of.filters[2].field.eq` leads to a field.
+/// Returns whether a path such as `filters[0].any_of.filters[2].field.eq` leads to a field.
 fn is_path(message: &str, path: &str) -> bool {
     let (head, rest) = path.split_once('.').unwrap_or((path, ""));
     let (name, index) = match head.split_once('[') {
@@ -115,11 +115,11 @@ fn is_path(message: &str, path: &str) -> bool {
         return true;
     }
     let kind = field.type_name().rsplit('.').next().unwrap_or_default();
-    // What stands in a value is a matter of its own.
+    // Paths inside a value are not checked.
     kind == "Value" || kind == "ListValue" || is_path(kind, rest)
 }
 
-/// Requests of every shape.
+/// Returns requests of all kinds.
 pub fn seeds() -> Vec<(&'static str, Vec<u8>)> {
     let mut seeds: Vec<_> = fixtures::requests()
         .into_iter()

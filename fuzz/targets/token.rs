@@ -1,5 +1,4 @@
-//! The resume token: what a client sends back, and what is sealed for it, for all or for some, encrypted or
-//! not.
+//! Fuzz target: decoding and encoding of resume tokens, with and without an audience, encrypted and not.
 
 use std::sync::{Arc, LazyLock};
 
@@ -15,7 +14,7 @@ use super::{
     input::{Input, put_part},
 };
 
-/// What a resume token takes at most.
+/// The maximum size of a resume token.
 const MAX_TOKEN: usize = 16 << 10;
 
 static KEYS: LazyLock<Arc<TokenKeys>> = LazyLock::new(|| {
@@ -23,7 +22,7 @@ static KEYS: LazyLock<Arc<TokenKeys>> = LazyLock::new(|| {
     Arc::new(TokenKeys::parse(&key).expect("it is a key"))
 });
 
-/// For whom a token is, and whether it is encrypted.
+/// The audience of a token, and whether it is encrypted.
 #[derive(Clone, Copy)]
 struct TokenOptions {
     audience: Option<Audience>,
@@ -36,12 +35,12 @@ impl TokenOptions {
     }
 }
 
-/// Reads the input as a token; then makes a place of it, seals that, reads it again, and again with a
-/// few bits changed.
+/// Decodes the input as a token. Then makes a position of the input, encodes it, decodes it, and decodes
+/// it again with a few changed bits.
 pub fn run(data: &[u8]) {
     if let Ok(token) = ResumeToken::decode(data, Some(&KEYS)) {
         assert!(data.len() <= MAX_TOKEN);
-        // Whatever was read can be sealed anew.
+        // A decoded token can be encoded again.
         let options = TokenOptions {
             audience: token.audience(),
             encrypted: token.was_encrypted(),
@@ -81,8 +80,8 @@ pub fn run(data: &[u8]) {
     };
     let encoded = encode_and_decode(&position, anchor.as_ref(), options);
 
-    // The checksum at the end knows every change before it of up to 32 bits in a row. It is no signature:
-    // a fuzzer makes other changes that it does not know.
+    // The checksum detects every change of up to 32 consecutive bits. It is no signature: a fuzzer also
+    // finds changes that it does not detect.
     let mut changed = encoded.to_vec();
     let at = at % (changed.len() - 7);
     for (byte, flip) in changed[at..].iter_mut().zip(flips.to_le_bytes()) {
@@ -92,21 +91,24 @@ pub fn run(data: &[u8]) {
     if flips == 0 {
         assert_eq!(read, ResumeToken::decode(&encoded, Some(&KEYS)));
     } else {
-        assert!(read.is_err(), "a changed token was taken");
+        assert!(read.is_err(), "a changed token was accepted");
     }
 }
 
-/// Seals a place, and sees that reading gives the same.
+/// Encodes a position, and checks that decoding returns the same.
 fn encode_and_decode(position: &Position, anchor: Option<&Anchor>, options: TokenOptions) -> Bytes {
     let token_context = options.token_context();
     let encoded = token_context.encode(position, anchor, options.audience);
-    assert!(encoded.len() <= MAX_TOKEN, "a token that no request takes");
+    assert!(
+        encoded.len() <= MAX_TOKEN,
+        "a token that no request accepts"
+    );
     assert_eq!(
         encoded,
         token_context.encode(position, anchor, options.audience)
     );
-    let read =
-        ResumeToken::decode(&encoded, token_context.keys()).expect("what was sealed can be read");
+    let read = ResumeToken::decode(&encoded, token_context.keys())
+        .expect("an encoded token can be decoded");
     assert!(
         read.is_same_deployment(&token_context)
             && read.is_same_scope(&token_context)
@@ -121,7 +123,7 @@ fn encode_and_decode(position: &Position, anchor: Option<&Anchor>, options: Toke
         let anchored = matches!(position, Position::HighWater { .. });
         assert_eq!(read.anchor.as_ref(), anchor.filter(|_| anchored));
     } else {
-        // One that does not fit goes by its time.
+        // A token that does not fit is replaced by its time.
         assert_eq!(read.position, Position::Time(position.time()));
         assert!(
             position
@@ -132,7 +134,7 @@ fn encode_and_decode(position: &Position, anchor: Option<&Anchor>, options: Toke
     encoded
 }
 
-/// Tokens of every kind, and places to be sealed.
+/// Returns tokens of every kind, and positions to be encoded.
 pub fn seeds() -> Vec<(&'static str, Vec<u8>)> {
     let time = ClusterTime {
         seconds: 1_700_000_000,
@@ -149,11 +151,11 @@ pub fn seeds() -> Vec<(&'static str, Vec<u8>)> {
         time,
     };
     let invalidate = Position::Invalidate { token, time };
-    let mut place = vec![5];
-    place.extend([7; 8 + 8 + 8 + 8]);
-    put_part(&mut place, b"a place");
-    let mut encrypted_place = place.clone();
-    encrypted_place[0] = 5 | 16 | 32;
+    let mut position_input = vec![5];
+    position_input.extend([7; 8 + 8 + 8 + 8]);
+    put_part(&mut position_input, b"a place");
+    let mut encrypted_position_input = position_input.clone();
+    encrypted_position_input[0] = 5 | 16 | 32;
     let options = |audience, encrypted| TokenOptions {
         audience,
         encrypted,
@@ -177,8 +179,8 @@ pub fn seeds() -> Vec<(&'static str, Vec<u8>)> {
             "for-some-encrypted",
             encoded(&high_water, Some(&anchor), some_encrypted),
         ),
-        ("place", place),
-        ("place-encrypted", encrypted_place),
+        ("position", position_input),
+        ("position-encrypted", encrypted_position_input),
         ("too-large", vec![8; 40]),
         ("too-large-encrypted", vec![8 | 16 | 32; 40]),
     ]

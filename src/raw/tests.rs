@@ -139,15 +139,15 @@ fn the_lengths_of_code_with_a_scope_must_add_up() {
         only(&raw).as_code_with_scope(),
         Some((&b"ab"[..], &b"\x05\0\0\0\0"[..]))
     );
-    for place in [0, 4, 11] {
+    for offset in [0, 4, 11] {
         let mut bad = *good;
-        bad[place] += 1;
+        bad[offset] += 1;
         let raw = raw_field(0x0f, b"v", &bad);
         let mut elements = Elements::new(&raw).expect("a document");
         assert_eq!(
             elements.next().map(|e| e.err()),
             Some(Some(Error::Value)),
-            "{place}"
+            "{offset}"
         );
     }
 }

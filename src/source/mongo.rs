@@ -195,16 +195,17 @@ impl MongoSource {
         let (database, collection) = stream_target(&plan.scope);
         let collection = collection.map_or(Bson::Int32(1), Bson::from);
         let database = self.client.database(database);
-        let question = doc! {
+        let aggregate = doc! {
             "aggregate": collection,
             "pipeline": pipeline,
             "cursor": { "batchSize": 1 },
             "readConcern": { "level": "majority", "afterClusterTime": timestamp(until) },
         };
-        let answer = self.with_timeout(database.run_command(question)).await?;
-        let broken = |_| SourceError::unexpected("the reply to an aggregate has no usable cursor");
-        let cursor = answer.get_document("cursor").map_err(broken)?;
-        let first = cursor.get_array("firstBatch").map_err(broken)?;
+        let answer = self.with_timeout(database.run_command(aggregate)).await?;
+        let no_cursor =
+            |_| SourceError::unexpected("the reply to an aggregate has no usable cursor");
+        let cursor = answer.get_document("cursor").map_err(no_cursor)?;
+        let first = cursor.get_array("firstBatch").map_err(no_cursor)?;
         let id = cursor.get_i64("id").unwrap_or_default();
         let mut empty = first.is_empty();
         if id != 0 {
@@ -212,12 +213,12 @@ impl MongoSource {
             let collection = namespace.split_once('.').map_or("", |(_, name)| name);
             if empty {
                 // Some servers always leave the first batch empty.
-                let more = doc! {
+                let get_more = doc! {
                     "getMore": id, "collection": collection, "batchSize": 1, "maxTimeMS": 1,
                 };
-                let answer = self.with_timeout(database.run_command(more)).await?;
-                let cursor = answer.get_document("cursor").map_err(broken)?;
-                empty = cursor.get_array("nextBatch").map_err(broken)?.is_empty();
+                let answer = self.with_timeout(database.run_command(get_more)).await?;
+                let cursor = answer.get_document("cursor").map_err(no_cursor)?;
+                empty = cursor.get_array("nextBatch").map_err(no_cursor)?.is_empty();
             }
             let kill = doc! { "killCursors": collection, "cursors": [id] };
             self.with_timeout(database.run_command(kill)).await?;

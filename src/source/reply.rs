@@ -79,9 +79,9 @@ impl ReplyReader {
             }
         };
         let mut events = Vec::new();
-        let broken = self.read_events(&buffer, parts.batch, &mut events).err();
+        let event_error = self.read_events(&buffer, parts.batch, &mut events).err();
         let from_now = std::mem::take(&mut self.from_now);
-        let idle = events.is_empty() && broken.is_none() && (waited || from_now);
+        let idle = events.is_empty() && event_error.is_none() && (waited || from_now);
         // An idle reply has read everything that was committed at the time of the previous reply.
         let reached = match events.last() {
             Some(event) => Some(event.cluster_time),
@@ -91,7 +91,7 @@ impl ReplyReader {
         self.reached = self.reached.max(reached);
         self.previous_operation_time = parts.operation_time;
         let batch = Batch {
-            position: match &broken {
+            position: match &event_error {
                 None => self.position(&buffer, events.last(), parts.post_batch_token),
                 // The post-batch token is after the malformed event.
                 Some(_) => events.last().map(|event| event.position(&buffer)),
@@ -104,7 +104,7 @@ impl ReplyReader {
         };
         let mut contents = self.merger.merge_batch(batch);
         if contents.error.is_none() {
-            contents.error = broken.map(SourceError::from);
+            contents.error = event_error.map(SourceError::from);
         }
         contents
     }

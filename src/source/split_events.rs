@@ -60,14 +60,14 @@ impl FragmentMerger {
         };
         let mut parts: Vec<Batch> = Vec::new();
         let mut whole: Vec<Event> = Vec::new();
-        let mut broken = None;
+        let mut error = None;
         for event in events {
             let Some(fragment) = event.fragment else {
                 if self.fragments.is_empty() {
                     whole.push(event);
                     continue;
                 }
-                broken = Some(SourceError::unexpected(
+                error = Some(SourceError::unexpected(
                     "another event came before the last fragment of a split event",
                 ));
                 break;
@@ -78,8 +78,8 @@ impl FragmentMerger {
             match self.add(&buffer, &event, fragment) {
                 Ok(Some((buffer, event))) => parts.push(part(buffer, vec![event])),
                 Ok(None) => {}
-                Err(error) => {
-                    broken = Some(error);
+                Err(merge_error) => {
+                    error = Some(merge_error);
                     break;
                 }
             }
@@ -87,11 +87,11 @@ impl FragmentMerger {
         if !whole.is_empty() {
             parts.push(part(buffer.clone(), whole));
         }
-        if broken.is_some() {
+        if error.is_some() {
             // The reply's position is after the invalid fragment.
             return ReplyContents {
                 batches: parts,
-                error: broken,
+                error,
             };
         }
         // The reply's position is valid only when no event is incomplete.
@@ -235,8 +235,8 @@ mod tests {
             assert!(merged.contains_key("updateDescription"));
             assert_eq!(merged.get_str("operationType").ok(), Some("update"));
             assert!(!merged.contains_key("splitEvent"));
-            let place = out.iter().rev().find_map(|it| it.position.clone());
-            assert_eq!(place, Some(after("f3", 7)), "cut at {cut}");
+            let position = out.iter().rev().find_map(|it| it.position.clone());
+            assert_eq!(position, Some(after("f3", 7)), "cut at {cut}");
         }
     }
 
@@ -254,8 +254,8 @@ mod tests {
 
         let events = [fragment("f2", 2, 2, doc! {}), insert("b", 9)];
         let out = whole(merger.merge_batch(batch(&events)));
-        let places: Vec<Option<Position>> = out.into_iter().map(|it| it.position).collect();
-        assert_eq!(places, [Some(after("f2", 7)), Some(after("b", 9))]);
+        let positions: Vec<Option<Position>> = out.into_iter().map(|it| it.position).collect();
+        assert_eq!(positions, [Some(after("f2", 7)), Some(after("b", 9))]);
     }
 
     #[test]

@@ -69,7 +69,7 @@ async fn wait<T, P>(
 where
     P: Future<Output = Result<Option<ClusterTime>, SourceError>>,
 {
-    let asked = Instant::now();
+    let requested_at = Instant::now();
     let mut limit = None;
     let mut answer = pin!(answer);
     loop {
@@ -80,8 +80,8 @@ where
         // From the first probe's time: the requested oplog range does not grow with time.
         let limit = *limit
             .get_or_insert_with(|| reply_timeout * STALLED_REPLY_FACTOR + scan_limit(from, now));
-        if asked.elapsed() >= limit {
-            let message = format!("no reply for {} s", asked.elapsed().as_secs());
+        if requested_at.elapsed() >= limit {
+            let message = format!("no reply for {} s", requested_at.elapsed().as_secs());
             return Err(SourceError::new(Failure::Transient, message));
         }
     }
@@ -142,21 +142,25 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_reply_that_needs_no_scan_soon_counts_as_lost() {
         for from in [None, Some(ago(2))] {
-            let asked = Instant::now();
+            let requested_at = Instant::now();
             let lost = std::future::pending::<Infallible>();
             let error = wait(lost, REPLY_TIMEOUT, from, pong).await.unwrap_err();
             assert_eq!(error.failure, Failure::Transient);
-            assert!(asked.elapsed() < REPLY_TIMEOUT * 5, "{:?}", asked.elapsed());
+            assert!(
+                requested_at.elapsed() < REPLY_TIMEOUT * 5,
+                "{:?}",
+                requested_at.elapsed()
+            );
         }
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_scan_is_given_up_at_once_when_mongodb_does_not_answer_a_ping() {
         let away = async || Err(SourceError::new(Failure::Transient, "away"));
-        let asked = Instant::now();
+        let requested_at = Instant::now();
         let lost = std::future::pending::<Infallible>();
         let answer = wait(lost, REPLY_TIMEOUT, Some(ago(3600)), away).await;
         assert_eq!(answer.unwrap_err().failure, Failure::Transient);
-        assert_eq!(asked.elapsed(), REPLY_TIMEOUT);
+        assert_eq!(requested_at.elapsed(), REPLY_TIMEOUT);
     }
 }

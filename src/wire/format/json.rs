@@ -1,4 +1,4 @@
-//! Writes raw BSON as MongoDB Extended JSON v2.
+//! Encoding of raw BSON as MongoDB Extended JSON v2.
 
 use bytes::{BufMut, BytesMut};
 
@@ -8,20 +8,20 @@ use super::{
     text,
 };
 
-/// The deepest nesting that is written, where the document itself is the first level. MongoDB
-/// stores no more than about this many, and the walk over a document is recursive.
+/// The maximum nesting that is written, the document itself being level 1. MongoDB stores documents of
+/// about this depth at most; the limit is needed because the walk is recursive.
 pub(super) const MAX_DEPTH: u32 = 200;
 
-/// Which of the two Extended JSONs to write.
+/// One of the two forms of Extended JSON.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Style {
     /// Plain numbers and ISO dates.
     Relaxed,
-    /// Every type spelled out.
+    /// Every value with its type.
     Canonical,
 }
 
-/// Appends a document as one JSON object. After an error what was appended is of no use.
+/// Appends a document as a JSON object. After an error the appended bytes are invalid.
 pub(super) fn put_document(
     out: &mut BytesMut,
     document: &[u8],
@@ -36,7 +36,7 @@ struct Writer<'out> {
 }
 
 impl Writer<'_> {
-    /// Writes a document whose nesting is `depth`.
+    /// Writes a document at nesting level `depth`.
     fn document(&mut self, document: &[u8], depth: u32) -> Result<(), FormatError> {
         check_depth(depth)?;
         let mut separator = b'{';
@@ -48,12 +48,12 @@ impl Writer<'_> {
             self.out.put_u8(b':');
             self.value(&element, depth)?;
         }
-        // Nothing was opened yet in an empty document.
+        // An empty document has no opening brace yet.
         self.raw(if separator == b'{' { "{}" } else { "}" });
         Ok(())
     }
 
-    /// Writes an array whose nesting is `depth`. The names of its elements count for nothing.
+    /// Writes an array at nesting level `depth`. The names of its elements are ignored.
     fn array(&mut self, array: &[u8], depth: u32) -> Result<(), FormatError> {
         check_depth(depth)?;
         let mut separator = b'[';
@@ -66,7 +66,7 @@ impl Writer<'_> {
         Ok(())
     }
 
-    /// Writes the value of a field in a document or array whose nesting is `depth`.
+    /// Writes the value of a field of a document or array at nesting level `depth`.
     #[inline]
     fn value(&mut self, element: &Element<'_>, depth: u32) -> Result<(), FormatError> {
         match element.kind {
@@ -112,7 +112,7 @@ impl Writer<'_> {
         }
     }
 
-    /// Writes the types that documents seldom hold.
+    /// Writes a value of a type that is rare in documents.
     fn uncommon_value(&mut self, element: &Element<'_>, depth: u32) -> Result<(), FormatError> {
         match element.kind {
             ElementType::Binary => {
@@ -173,13 +173,13 @@ impl Writer<'_> {
             ElementType::Undefined => self.raw("{\"$undefined\":true}"),
             ElementType::MinKey => self.raw("{\"$minKey\":1}"),
             ElementType::MaxKey => self.raw("{\"$maxKey\":1}"),
-            // The types above and those of `value` are all there are.
+            // All other types are handled above or in `value`.
             _ => return Err(FormatError::Malformed(raw::Error::Kind(element.kind as u8))),
         }
         Ok(())
     }
 
-    /// Writes an integer: plain, or in canonical style behind the opening of its type.
+    /// Writes an integer: plain, or in canonical style as an object that starts with `opening`.
     fn integer(&mut self, opening: &str, value: i64) {
         match self.style {
             Style::Relaxed => self.digits(value),
@@ -191,8 +191,8 @@ impl Writer<'_> {
         }
     }
 
-    /// Writes a double. The text of a finite one always has a point or an exponent, so that it
-    /// stays a double when read.
+    /// Writes a double. A finite one always has a decimal point or an exponent, so that parsers read a
+    /// double.
     fn double(&mut self, value: f64) {
         let mut buffer = zmij::Buffer::new();
         let finite = value.is_finite();
@@ -241,7 +241,7 @@ impl Writer<'_> {
         text::put_json_string(self.out, bytes)
     }
 
-    /// Writes text that is JSON already.
+    /// Writes text that is already JSON.
     #[inline]
     fn raw(&mut self, json: &str) {
         self.out.put_slice(json.as_bytes());
@@ -256,7 +256,7 @@ fn check_depth(depth: u32) -> Result<(), FormatError> {
     }
 }
 
-/// The value of an element whose type is known: when it is not there, it is malformed inside.
+/// Returns the value of an element whose type is known, so that `None` means a malformed value.
 #[inline]
 pub(super) fn well_formed<T>(value: Option<T>) -> Result<T, FormatError> {
     value.ok_or(FormatError::Malformed(raw::Error::Value))

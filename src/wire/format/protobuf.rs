@@ -1,22 +1,22 @@
-//! The protobuf wire format, as far as writing needs it.
+//! Encoding of the protobuf wire format.
 //!
-//! Everything appends to a [`BytesMut`]. Field numbers are those of the message being written, at
-//! most 2^29 - 1; it is the caller who knows the message.
+//! All functions append to a [`BytesMut`]. A field number is at most 2^29 - 1 and belongs to the message
+//! that the caller is writing.
 
 use bytes::{BufMut, BytesMut};
 
-/// How a field's value is laid out.
+/// The layout of a field's value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WireType {
-    /// A number in groups of seven bits.
+    /// A number in groups of 7 bits.
     Varint = 0,
-    /// Eight bytes, as doubles are written.
+    /// Eight bytes, used for doubles.
     Fixed64 = 1,
-    /// A length and as many bytes: strings, bytes, messages.
+    /// A length and that many bytes: strings, bytes, messages.
     Len = 2,
 }
 
-/// The largest number of bytes a varint takes.
+/// The maximum size of a varint in bytes.
 const MAX_VARINT: usize = 10;
 
 /// Appends a varint.
@@ -31,7 +31,7 @@ pub fn put_varint(out: &mut BytesMut, value: u64) {
     out.put_slice(&buffer[..length]);
 }
 
-/// Writes a varint to the front of `buffer` and tells its length.
+/// Writes a varint to the start of `buffer` and returns its length.
 #[inline]
 fn fill_varint(buffer: &mut [u8; MAX_VARINT], mut value: u64) -> usize {
     let mut length = 0;
@@ -44,15 +44,14 @@ fn fill_varint(buffer: &mut [u8; MAX_VARINT], mut value: u64) -> usize {
     length + 1
 }
 
-/// The number of bytes that `value` takes as a varint.
+/// Returns the size of `value` as a varint, in bytes.
 #[inline]
 pub const fn varint_len(value: u64) -> usize {
-    // Seven bits fit in each byte, and zero takes a byte too.
+    // 7 bits for each byte; zero takes one byte too.
     (u64::BITS - (value | 1).leading_zeros()).div_ceil(7) as usize
 }
 
-/// The number of bytes that a length-delimited field takes whose value has `len` bytes: tag,
-/// length and value.
+/// Returns the size of a length-delimited field whose value has `len` bytes: tag, length and value.
 #[inline]
 pub const fn len_field_len(field: u32, len: usize) -> usize {
     varint_len((field as u64) << 3) + varint_len(len as u64) + len
@@ -64,8 +63,8 @@ pub fn put_tag(out: &mut BytesMut, field: u32, wire_type: WireType) {
     put_varint(out, u64::from(field) << 3 | wire_type as u64);
 }
 
-/// Appends a field of type `uint32`, `uint64`, `bool` or of an enum; for `int64`, cast it to `u64`.
-/// Zero is written too: leave it out where that is wanted.
+/// Appends a field of type `uint32`, `uint64`, `bool` or enum, or of type `int64` cast to `u64`. Zero is
+/// written too: proto3's default is up to the caller.
 #[inline]
 pub fn put_varint_field(out: &mut BytesMut, field: u32, value: u64) {
     put_tag(out, field, WireType::Varint);
@@ -93,7 +92,7 @@ pub fn put_string_field(out: &mut BytesMut, field: u32, value: &str) {
     put_bytes_field(out, field, value.as_bytes());
 }
 
-/// Appends a message whose length is known: `write` appends exactly `len` bytes.
+/// Appends a message of known length: `write` must append exactly `len` bytes.
 #[inline]
 pub fn put_message_with_len<R>(
     out: &mut BytesMut,
@@ -108,25 +107,24 @@ pub fn put_message_with_len<R>(
     debug_assert_eq!(
         out.len() - start,
         len,
-        "the length told is not the length written"
+        "the written length differs from the announced one"
     );
     result
 }
 
-/// Appends a message of unknown, probably small length: whatever `write` appends.
+/// Appends a message of unknown, probably small length, which `write` appends.
 #[inline]
 pub fn put_message<R>(out: &mut BytesMut, field: u32, write: impl FnOnce(&mut BytesMut) -> R) -> R {
     put_message_with_estimate(out, field, 0, write)
 }
 
-/// Appends a message whose length is probably near `expected`: whatever `write` appends. The
-/// guess changes the cost, never the bytes.
+/// Appends a message with an estimated length, which `write` appends. The estimate changes the cost,
+/// never the bytes.
 ///
-/// A message's length stands before it and takes as many bytes as it needs, so it cannot be
-/// written before the message is. Measuring first would walk everything twice at each level of
-/// nesting. Instead the expected length's room is left free (one byte below 128), and when that
-/// was wrong the message is moved by the difference: a copy within the cache for most messages,
-/// and none at all where the guess was good.
+/// The length is a varint before the message, so its size is unknown until the message is written.
+/// Measuring first would walk everything twice at each level of nesting. Instead the bytes for the
+/// estimated length are reserved, and if their number was wrong the message is moved by the difference:
+/// usually a copy within the cache, and none with a good estimate.
 #[inline]
 pub fn put_message_with_estimate<R>(
     out: &mut BytesMut,
@@ -143,8 +141,8 @@ pub fn put_message_with_estimate<R>(
     result
 }
 
-/// Writes the length of the message that fills `out` from `length_at + room`, and makes its room
-/// fit.
+/// Writes the length of the message that starts at `length_at + reserved`, and moves the message if the
+/// length does not take `reserved` bytes.
 fn finish_message(out: &mut BytesMut, length_at: usize, reserved: usize) {
     let body = length_at + reserved..out.len();
     let mut prefix = [0; MAX_VARINT];

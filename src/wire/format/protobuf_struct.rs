@@ -1,7 +1,7 @@
-//! Writes raw BSON as `google.protobuf.Struct`: relaxed Extended JSON in protobuf's own dress.
+//! Encoding of raw BSON as `google.protobuf.Struct`, the protobuf form of relaxed Extended JSON.
 //!
-//! A document is a `Struct`, whose `fields` map is a list of entries with a key and a `Value`. What
-//! Extended JSON writes as an object with a `$` name becomes a `Struct` of one entry.
+//! A document is a `Struct`, whose `fields` map is a list of entries with a key and a `Value`. A value
+//! that Extended JSON writes as an object with a `$` name becomes a `Struct` with one entry.
 
 use bytes::BytesMut;
 
@@ -17,15 +17,15 @@ use super::{
     text,
 };
 
-/// How many messages protobuf readers let stand inside one another, the outermost counted too.
-/// Some count one more; none of the usual ones counts fewer.
+/// The maximum nesting of messages that all usual protobuf parsers accept, including the outermost
+/// message. Some accept one more.
 pub(super) const MAX_MESSAGE_LEVEL: u32 = 100;
 
-/// The level of the outermost `Struct` where it stands deepest, in `WatchResponse`, `ChangeBatch`,
-/// `ChangeEvent`, `Update`, `UpdateDescription` and `Document`.
+/// The deepest level of an outermost `Struct`: inside `WatchResponse`, `ChangeBatch`, `ChangeEvent`,
+/// `Update`, `UpdateDescription` and `Document`.
 pub(super) const OUTERMOST_STRUCT_LEVEL: u32 = 7;
 
-/// Integers up to this size are doubles too, each a different one: 2^53.
+/// The largest absolute value up to which every integer is exact as a double: 2^53.
 const MAX_EXACT_INTEGER: u64 = 1 << 53;
 
 /// Field numbers of google/protobuf/struct.proto.
@@ -42,8 +42,8 @@ mod field {
     pub(super) const LIST: u32 = 6;
 }
 
-/// Appends the fields of a `Struct` at `level`, without tag and length. After an error what was
-/// appended is of no use.
+/// Appends the fields of a `Struct` at `level`, without tag and length. After an error the appended
+/// bytes are invalid.
 pub(super) fn put_struct(
     out: &mut BytesMut,
     document: &[u8],
@@ -84,7 +84,7 @@ fn put_list(out: &mut BytesMut, array: &[u8], level: u32) -> Result<(), FormatEr
     Ok(())
 }
 
-/// A value that needs no further message, so that its length is known before it is written.
+/// A value without nested messages, so that its length is known in advance.
 #[derive(Clone, Copy)]
 enum Scalar<'a> {
     Null,
@@ -108,7 +108,7 @@ impl<'a> Scalar<'a> {
             }
             ElementType::Double => {
                 let value = well_formed(element.as_f64())?;
-                // A Value that holds NaN or an infinity cannot be printed as JSON.
+                // A `Value` with NaN or an infinity can't be converted to JSON.
                 if !value.is_finite() {
                     return Ok(None);
                 }
@@ -120,7 +120,7 @@ impl<'a> Scalar<'a> {
         }))
     }
 
-    /// The length of the `Value` that [`put`](Self::put) appends.
+    /// Returns the length of the `Value` that [`put`](Self::put) appends.
     #[inline]
     fn len(self) -> usize {
         match self {
@@ -134,7 +134,7 @@ impl<'a> Scalar<'a> {
     #[inline]
     fn put(self, out: &mut BytesMut) {
         match self {
-            // Which member of the oneof is set is told by its presence, so zero is written too.
+            // The members of a oneof have presence, so zero is written too.
             Self::Null => put_varint_field(out, field::NULL, 0),
             Self::Number(value) => put_double_field(out, field::NUMBER, value),
             Self::Text(text) => put_bytes_field(out, field::STRING, text.as_bytes()),
@@ -149,9 +149,9 @@ impl<'a> Scalar<'a> {
     }
 }
 
-/// Appends the one field of a `Value` at `level`, for what [`Scalar`] cannot hold.
+/// Appends the one field of a `Value` at `level`, for values that are not a [`Scalar`].
 fn put_composite(out: &mut BytesMut, element: &Element<'_>, level: u32) -> Result<(), FormatError> {
-    // Every kind but an array is a Struct right below this Value.
+    // Every type except an array becomes a `Struct` one level below this `Value`.
     let object = nested_level(level, 1)?;
     match element.kind {
         ElementType::EmbeddedDocument => put_object(out, element.value.len(), |out| {
@@ -278,19 +278,19 @@ fn put_composite(out: &mut BytesMut, element: &Element<'_>, level: u32) -> Resul
         }
         ElementType::MinKey => put_scalar_members(out, level, [("$minKey", Scalar::Number(1.0))]),
         ElementType::MaxKey => put_scalar_members(out, level, [("$maxKey", Scalar::Number(1.0))]),
-        // `Scalar` holds all of these, whatever their value.
+        // These types are always a `Scalar`.
         ElementType::String | ElementType::Int32 | ElementType::Boolean | ElementType::Null => {
             Err(FormatError::Malformed(raw::Error::Kind(element.kind as u8)))
         }
     }
 }
 
-/// Fills a `Value` with a `Struct` of about `expected` bytes.
+/// Appends the field of a `Value` that is a `Struct` of about `expected` bytes.
 fn put_object<R>(out: &mut BytesMut, expected: usize, write: impl FnOnce(&mut BytesMut) -> R) -> R {
     put_message_with_estimate(out, field::STRUCT, expected, write)
 }
 
-/// Fills a `Value` at `level` with `{name: text}`.
+/// Appends the field of a `Value` at `level`: the object `{name: text}`.
 fn put_single_text(
     out: &mut BytesMut,
     level: u32,
@@ -300,7 +300,7 @@ fn put_single_text(
     put_scalar_members(out, level, [(name, Scalar::Text(text))])
 }
 
-/// Fills a `Value` at `level` with an object of simple members.
+/// Appends the field of a `Value` at `level`: an object of scalar members.
 fn put_scalar_members<const N: usize>(
     out: &mut BytesMut,
     level: u32,
@@ -319,8 +319,8 @@ fn put_scalar_members<const N: usize>(
     Ok(())
 }
 
-/// Fills a `Value` at `level` with `{name: …}`, where `write` fills the `Value` within, whose
-/// level it is told.
+/// Appends the field of a `Value` at `level`: the object `{name: …}`, where `write` appends the field of
+/// the inner `Value`, whose level it receives.
 fn put_single_value(
     out: &mut BytesMut,
     level: u32,
@@ -333,7 +333,7 @@ fn put_single_value(
     })
 }
 
-/// Appends an entry of a `Struct`, where `write` fills the `Value` with about `expected` bytes.
+/// Appends an entry of a `Struct`, where `write` appends about `expected` bytes of its `Value`.
 fn put_entry(
     out: &mut BytesMut,
     key: &str,
@@ -347,7 +347,7 @@ fn put_entry(
     })
 }
 
-/// Appends an entry of a `Struct` whose length is known.
+/// Appends an entry of a `Struct` with a scalar value.
 #[inline]
 fn put_scalar_entry(out: &mut BytesMut, key: &str, value: Scalar<'_>) {
     put_message_with_len(
@@ -366,7 +366,7 @@ fn scalar_entry_len(key: &str, value: Scalar<'_>) -> usize {
     len_field_len(field::ENTRY_KEY, key.len()) + len_field_len(field::ENTRY_VALUE, value.len())
 }
 
-/// The level of a message that stands `by` below `level`.
+/// Returns the level of a message that is `by` levels below `level`.
 #[inline]
 fn nested_level(level: u32, by: u32) -> Result<u32, FormatError> {
     let level = level + by;

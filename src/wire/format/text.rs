@@ -1,4 +1,4 @@
-//! The pieces of text that Extended JSON is made of, wherever it ends up.
+//! The text of Extended JSON values, shared by the JSON and the `Struct` format.
 
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use bytes::{BufMut, BytesMut};
@@ -6,13 +6,13 @@ use bytes::{BufMut, BytesMut};
 use super::FormatError;
 use crate::raw;
 
-/// 9999-12-31T23:59:59.999Z: the last moment that has a four-digit year.
+/// 9999-12-31T23:59:59.999Z, the last time with a four-digit year.
 const LAST_ISO_MILLIS: i64 = 253_402_300_799_999;
 
-/// Bytes are looked at in blocks of this size, so that the compiler can use vector instructions.
+/// The block size in which bytes are checked, so that the compiler can use vector instructions.
 const BLOCK: usize = 16;
 
-/// A short text that needs no allocation.
+/// A short text without allocation.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ShortText<const N: usize> {
     bytes: [u8; N],
@@ -21,12 +21,12 @@ pub(super) struct ShortText<const N: usize> {
 
 impl<const N: usize> ShortText<N> {
     pub(super) fn as_str(&self) -> &str {
-        // Only ASCII is ever put in, so there is nothing to lose.
+        // The bytes are always ASCII.
         std::str::from_utf8(&self.bytes[..self.len]).unwrap_or_default()
     }
 }
 
-/// An ObjectId as 24 hexadecimal digits.
+/// Formats an ObjectId as 24 hexadecimal digits.
 pub(super) fn object_id(id: [u8; 12]) -> ShortText<24> {
     let mut bytes = [0; 24];
     for (pair, byte) in bytes.chunks_exact_mut(2).zip(id) {
@@ -35,7 +35,7 @@ pub(super) fn object_id(id: [u8; 12]) -> ShortText<24> {
     ShortText { bytes, len: 24 }
 }
 
-/// The subtype of a binary as two hexadecimal digits.
+/// Formats the subtype of a binary as two hexadecimal digits.
 pub(super) fn subtype(subtype: u8) -> ShortText<2> {
     ShortText {
         bytes: hex(subtype),
@@ -51,8 +51,8 @@ fn hex(byte: u8) -> [u8; 2] {
     ]
 }
 
-/// A date as ISO 8601 in UTC, with three digits of fraction where it is not zero. `None` before
-/// 1970 and after 9999, where relaxed Extended JSON wants a number.
+/// Formats a date as ISO 8601 in UTC, with three fractional digits unless they are zero. `None` before
+/// 1970 and after 9999, where relaxed Extended JSON requires a number.
 pub(super) fn iso_date(millis: i64) -> Option<ShortText<24>> {
     let millis = u64::try_from(millis)
         .ok()
@@ -84,10 +84,10 @@ fn put_digits(digits: &mut [u8], mut value: u64) {
     }
 }
 
-/// The year, month and day of a number of days since 1970-01-01, in the Gregorian calendar.
+/// Converts a number of days since 1970-01-01 to year, month and day of the Gregorian calendar.
 ///
-/// Years are counted from the first of March, so that the leap day is a year's last day, and in
-/// eras of 400 years, which all have the same number of days.
+/// Years start on March 1, so that the leap day is a year's last day, and are counted in eras of 400
+/// years, which all have the same number of days.
 fn civil_date(days_since_1970: u64) -> (u64, u64, u64) {
     const DAYS_FROM_MARCH_OF_YEAR_0: u64 = 719_468;
     const DAYS_OF_ERA: u64 = 146_097;
@@ -96,7 +96,7 @@ fn civil_date(days_since_1970: u64) -> (u64, u64, u64) {
     let year_of_era =
         (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    // From March on, months have 31, 30, 31, 30, 31 days, over and over: 153 days in five months.
+    // From March on, the lengths 31, 30, 31, 30, 31 repeat: 153 days in five months.
     let month_from_march = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
     let month = if month_from_march < 10 {
@@ -108,7 +108,7 @@ fn civil_date(days_since_1970: u64) -> (u64, u64, u64) {
     (year, month, day)
 }
 
-/// The name of a double that JSON has no number for.
+/// Returns the name of a double that is not finite.
 pub(super) fn non_finite(value: f64) -> &'static str {
     if value.is_nan() {
         "NaN"
@@ -119,13 +119,13 @@ pub(super) fn non_finite(value: f64) -> &'static str {
     }
 }
 
-/// A decimal, as MongoDB prints it.
+/// Formats a decimal as MongoDB does.
 pub(super) fn decimal(bytes: [u8; 16]) -> String {
     bson::Decimal128::from_bytes(bytes).to_string()
 }
 
-/// The options of a regular expression in alphabetical order, which is how Extended JSON wants
-/// them and how MongoDB nearly always stores them.
+/// Returns the options of a regular expression in alphabetical order, as Extended JSON requires. MongoDB
+/// nearly always stores them in that order.
 pub(super) fn regex_options(options: &[u8]) -> Result<std::borrow::Cow<'_, str>, FormatError> {
     let options = utf8(options)?;
     if options.as_bytes().is_sorted() {
@@ -136,7 +136,7 @@ pub(super) fn regex_options(options: &[u8]) -> Result<std::borrow::Cow<'_, str>,
     Ok(sorted.into_iter().collect::<String>().into())
 }
 
-/// The number of characters that `len` bytes take in base64, padding included.
+/// Returns the length of `len` bytes in base64, with padding.
 pub(super) const fn base64_len(len: usize) -> usize {
     len.div_ceil(3) * 4
 }
@@ -151,18 +151,18 @@ pub(super) fn put_base64(out: &mut BytesMut, bytes: &[u8]) -> Result<(), FormatE
     }
 }
 
-/// `bytes` as text, if they are UTF-8.
+/// Returns `bytes` as text if they are UTF-8.
 #[inline]
 pub(super) fn utf8(bytes: &[u8]) -> Result<&str, FormatError> {
     std::str::from_utf8(bytes).map_err(|_| FormatError::NotUtf8)
 }
 
-/// Appends a JSON string, quotes included.
+/// Appends a JSON string with its quotes.
 #[inline]
 pub(super) fn put_json_string(out: &mut BytesMut, bytes: &[u8]) -> Result<(), FormatError> {
     out.reserve(bytes.len() + 2);
     out.put_u8(b'"');
-    // Plain ASCII, which most text is, needs neither escaping nor checking.
+    // Most text is plain ASCII, which needs neither escapes nor a UTF-8 check.
     if any_byte(bytes, |byte| must_escape(byte) | !byte.is_ascii()) {
         put_escaped(out, utf8(bytes)?.as_bytes());
     } else {
@@ -196,7 +196,7 @@ fn put_escaped(out: &mut BytesMut, mut bytes: &[u8]) {
     }
 }
 
-/// How many bytes at the front need no escape.
+/// Returns the number of bytes before the first one that needs an escape.
 fn plain_prefix(bytes: &[u8]) -> usize {
     let plain_blocks = bytes
         .chunks_exact(BLOCK)
@@ -213,11 +213,11 @@ fn plain_prefix(bytes: &[u8]) -> usize {
 
 #[inline]
 fn must_escape(byte: u8) -> bool {
-    // Without short cuts, so that a block of bytes is judged by vector instructions.
+    // No short-circuit operators, so that a block is checked with vector instructions.
     (byte < 0x20) | (byte == b'"') | (byte == b'\\')
 }
 
-/// Whether any byte is of the kind asked for. Blocks are looked at as a whole: leaving one early
+/// Returns whether any byte satisfies `wanted`. It always checks whole blocks, because leaving one early
 /// would cost more than it saves.
 #[inline]
 fn any_byte(bytes: &[u8], wanted: impl Fn(u8) -> bool) -> bool {

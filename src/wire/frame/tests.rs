@@ -24,7 +24,11 @@ fn written(frame: Frame) -> Vec<u8> {
     let expected = frame.encoded_len();
     let mut out = Vec::new();
     frame.encode(&mut out);
-    assert_eq!(out.len(), expected, "encoded_len is not what was written");
+    assert_eq!(
+        out.len(),
+        expected,
+        "encoded_len differs from the written length"
+    );
     out
 }
 
@@ -70,7 +74,7 @@ fn a_message_decodes_as_a_watch_response() {
 }
 
 #[test]
-fn a_piece_decodes_as_a_watch_response_with_its_tail_behind_its_data() {
+fn a_chunk_decodes_as_a_watch_response_with_the_match_after_its_data() {
     let head = pb::EventChunk {
         id: 7,
         index: 3,
@@ -98,9 +102,9 @@ fn a_piece_decodes_as_a_watch_response_with_its_tail_behind_its_data() {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..Default::default() })]
 
-    /// T53: a message that is larger than planned would be refused by the client that set the limit.
+    /// A client rejects messages above the limit that it has set.
     #[test]
-    fn a_frame_is_as_long_as_it_says_and_no_longer_than_planned(
+    fn a_frame_has_the_announced_and_the_planned_length(
         token in vec(any::<u8>(), 1..20_000),
         size in prop_oneof![0..300_usize, 16_300..16_400_usize, 2_097_100..2_097_200_usize],
     ) {

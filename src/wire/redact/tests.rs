@@ -7,35 +7,39 @@ use crate::{
     raw::{self, Element, ElementType},
 };
 
-/// A document without what is hidden, as one would say it: with no tree, on documents that are decoded.
-pub(in crate::wire) fn plainly(document: &Document, hidden: &[String]) -> Document {
-    without(document, "", hidden)
+/// A simple reference implementation, without a tree and on decoded documents.
+pub(in crate::wire) fn reference_redacted(document: &Document, hidden: &[String]) -> Document {
+    visible_fields(document, "", hidden)
 }
 
-/// What is left of a document that lies at a path.
-fn without(document: &Document, at: &str, hidden: &[String]) -> Document {
+/// Returns the visible part of a document at a path.
+fn visible_fields(document: &Document, at: &str, hidden: &[String]) -> Document {
     let kept = document.iter().filter_map(|(name, value)| {
         let path = format!("{at}.{name}");
-        (!is_hidden(&path, hidden)).then(|| (name.clone(), left(value, &path, hidden)))
+        (!is_hidden(&path, hidden)).then(|| (name.clone(), visible_value(value, &path, hidden)))
     });
     kept.collect()
 }
 
-fn left(value: &Bson, at: &str, hidden: &[String]) -> Bson {
+fn visible_value(value: &Bson, at: &str, hidden: &[String]) -> Bson {
     match value {
-        Bson::Document(document) => Bson::Document(without(document, at, hidden)),
-        Bson::Array(array) => array.iter().map(|it| left(it, at, hidden)).collect(),
+        Bson::Document(document) => Bson::Document(visible_fields(document, at, hidden)),
+        Bson::Array(array) => array
+            .iter()
+            .map(|it| visible_value(it, at, hidden))
+            .collect(),
         Bson::JavaScriptCodeWithScope(code) => {
             Bson::JavaScriptCodeWithScope(JavaScriptCodeWithScope {
                 code: code.code.clone(),
-                scope: without(&code.scope, at, hidden),
+                scope: visible_fields(&code.scope, at, hidden),
             })
         }
         value => value.clone(),
     }
 }
 
-/// Whether a path, which begins with a dot, is hidden or below what is; its numbers don't count.
+/// Returns whether a path, which begins with a dot, is hidden or below a hidden one. Numbers in it are
+/// ignored.
 pub(in crate::wire) fn is_hidden(path: &str, hidden: &[String]) -> bool {
     let is_number = |part: &&str| !part.is_empty() && part.bytes().all(|it| it.is_ascii_digit());
     let parts = path.split('.').skip(1).filter(|part| !is_number(part));
@@ -51,15 +55,15 @@ fn redacted(raw: &[u8], paths: &[&str]) -> Vec<u8> {
     document(raw, hidden(paths).tree().unwrap()).to_vec()
 }
 
-fn shown(shown: Document, paths: &[&str]) -> Document {
-    let raw = redacted(&shown.to_vec().unwrap(), paths);
+fn redacted_document(original: Document, paths: &[&str]) -> Document {
+    let raw = redacted(&original.to_vec().unwrap(), paths);
     Document::from_reader(&raw[..]).unwrap()
 }
 
 #[test]
-fn a_hidden_field_is_left_out_with_all_that_is_below_it_and_nothing_else_is() {
+fn a_hidden_field_is_removed_with_everything_below_it_and_nothing_else_is() {
     let paths = &["ssn", "address.street", "items.price"];
-    let left = shown(
+    let left = redacted_document(
         doc! {
             "_id": 1, "ssn": { "a": 1 }, "ssnx": 1, "a": { "ssn": 2 },
             "address": { "street": "x", "city": "y", "address": { "street": "z" } },
@@ -77,10 +81,10 @@ fn a_hidden_field_is_left_out_with_all_that_is_below_it_and_nothing_else_is() {
     assert_eq!(left, expected);
 }
 
-/// A name with a dot in it may mean what is hidden.
+/// A name with a dot may stand for a hidden path.
 #[test]
-fn a_dot_in_a_name_is_taken_for_one_between_names() {
-    let left = shown(
+fn a_dot_in_a_name_counts_as_a_path_separator() {
+    let left = redacted_document(
         doc! { "address.street": 1, "address.street.no": 2, "address.city": 3, "address": { "street.no": 4, "a.street": 5 } },
         &["address.street"],
     );
@@ -91,7 +95,7 @@ fn a_dot_in_a_name_is_taken_for_one_between_names() {
 }
 
 #[test]
-fn a_field_that_is_hidden_twice_is_left_out_twice() {
+fn a_repeated_hidden_field_is_removed_each_time() {
     let mut twice = doc! { "ssn": 1, "x": 2 }.to_vec().unwrap();
     let again = doc! { "ssn": 3, "y": 4 }.to_vec().unwrap();
     twice.truncate(twice.len() - 1);
@@ -105,13 +109,13 @@ fn a_field_that_is_hidden_twice_is_left_out_twice() {
     );
 }
 
-/// A document that can't be walked to its end is shown up to there.
+/// The fields before the malformed one stay.
 #[test]
-fn what_cannot_be_read_is_not_shown() {
+fn a_malformed_document_is_cut_off_at_the_first_unreadable_byte() {
     let inner = doc! { "a": 1, "ssn": "secret" }.to_vec().unwrap();
-    let mut broken = inner.clone();
-    // A string that is longer than its document.
-    broken[16] = 0xff;
+    let mut malformed = inner.clone();
+    // A string longer than its document.
+    malformed[16] = 0xff;
     let outer = raw::document([
         Element {
             kind: ElementType::Int32,
@@ -121,7 +125,7 @@ fn what_cannot_be_read_is_not_shown() {
         Element {
             kind: ElementType::EmbeddedDocument,
             key: b"inner",
-            value: &broken,
+            value: &malformed,
         },
         Element {
             kind: ElementType::Int32,
@@ -132,20 +136,20 @@ fn what_cannot_be_read_is_not_shown() {
     let left = redacted(&outer, &["inner.ssn"]);
     let expected = doc! { "x": 1, "inner": { "a": 1 }, "y": 2 };
     assert_eq!(Document::from_reader(&left[..]).unwrap(), expected);
-    for nothing in [
+    for invalid in [
         &b""[..],
         b"\x05",
         b"\x06\0\0\0\0",
         b"\xff\xff\xff\xff\0",
         &inner[1..],
     ] {
-        assert_eq!(redacted(nothing, &["ssn"]), b"\x05\0\0\0\0");
+        assert_eq!(redacted(invalid, &["ssn"]), b"\x05\0\0\0\0");
     }
 }
 
-/// The walk is recursive. What lies below no hidden path is not walked at all.
+/// The walk is recursive. A field that is not above a hidden path is copied without a walk.
 #[test]
-fn nesting_without_end_is_cut_where_it_may_hide_something_and_nowhere_else() {
+fn too_deep_nesting_is_cut_off_only_where_it_may_contain_a_hidden_field() {
     let nested = |name: &[u8], kind| {
         let mut raw = b"\x05\0\0\0\0".to_vec();
         for _ in 0..100_000 {
@@ -224,16 +228,16 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: None, ..Default::default() })]
 
     #[test]
-    fn what_is_left_is_what_a_plain_walk_leaves(shown in documents(), paths in paths()) {
+    fn redaction_equals_the_reference_implementation(original in documents(), paths in paths()) {
         let hidden = Hidden::new(paths.clone()).unwrap();
-        let raw = document(&shown.to_vec().unwrap(), hidden.tree().unwrap());
-        prop_assert_eq!(&raw[..], &plainly(&shown, &paths).to_vec().unwrap()[..]);
+        let raw = document(&original.to_vec().unwrap(), hidden.tree().unwrap());
+        prop_assert_eq!(&raw[..], &reference_redacted(&original, &paths).to_vec().unwrap()[..]);
     }
 
     #[test]
-    fn any_bytes_leave_a_document(shown in documents(), paths in paths(), damage in vec((any::<prop::sample::Index>(), any::<u8>()), 0..6)) {
+    fn redaction_of_any_bytes_returns_a_valid_document(original in documents(), paths in paths(), damage in vec((any::<prop::sample::Index>(), any::<u8>()), 0..6)) {
         let hidden = Hidden::new(paths).unwrap();
-        let mut raw = shown.to_vec().unwrap();
+        let mut raw = original.to_vec().unwrap();
         for (at, byte) in damage {
             let at = at.index(raw.len());
             raw[at] = byte;

@@ -1,4 +1,4 @@
-//! What a view hides is nowhere in the bytes that go out, and all else is as it was.
+//! Tests that hidden fields are nowhere in the encoded bytes, and that everything else is unchanged.
 
 use bson::{Bson, Uuid};
 use proptest::{collection::vec, prelude::*, sample::select};
@@ -6,20 +6,20 @@ use proptest::{collection::vec, prelude::*, sample::select};
 use super::*;
 use crate::{
     plan::{Audience, Hidden},
-    wire::redact::tests::{documents, hidden, is_hidden, paths, plainly},
+    wire::redact::tests::{documents, hidden, is_hidden, paths, reference_redacted},
 };
 
-/// The text that stands for whatever nobody may see.
+/// A text that must not be visible.
 const SECRET: &str = "5ec7e7";
 
-pub(super) fn narrow(paths: &[&str]) -> View {
+pub(super) fn view_hiding(paths: &[&str]) -> View {
     View {
         hidden: hidden(paths),
         ..View::whole()
     }
 }
 
-/// One event through the encoder, as it looks in a view, and all of its bytes.
+/// Encodes one event for a view. Returns it decoded, and its bytes.
 fn rendered(event: &Document, format: Format, view: &View) -> (pb::ChangeEvent, Bytes) {
     let (buffer, events) = parsed(&[raw_document(event)]).unwrap();
     let options = RenderOptions { format, view };
@@ -33,8 +33,8 @@ fn has(bytes: &[u8], text: &str) -> bool {
     bytes.windows(text.len()).any(|it| it == text.as_bytes())
 }
 
-/// An event of every operation, each with every field that MongoDB documents and some that it does not,
-/// and a hidden name or value in each place that could have one.
+/// Returns an event of every operation with every documented and some unknown fields, and with hidden
+/// names and values wherever they are possible.
 fn events_with_secrets() -> Vec<Document> {
     let document = || {
         doc! {
@@ -80,7 +80,7 @@ fn events_with_secrets() -> Vec<Document> {
         .map(|operation| event(operation.name(), fields.clone()))
         .to_vec();
     events.push(event("addedLater", fields.clone()));
-    // Of a type that none of them has.
+    // Fields of an unexpected type.
     for odd in [
         "documentKey",
         "fullDocument",
@@ -93,7 +93,7 @@ fn events_with_secrets() -> Vec<Document> {
             events.push(event("update", fields));
         }
     }
-    // Of a shape that MongoDB may give it.
+    // Namespaces with an extra field or of another type.
     for (name, operation) in [("ns", "insert"), ("to", "rename")] {
         for value in [
             doc! { "db": "shop", "coll": "orders", "more": SECRET }.into(),
@@ -126,14 +126,14 @@ fn events_with_secrets() -> Vec<Document> {
 }
 
 #[test]
-fn no_value_and_no_name_of_a_hidden_field_goes_out_in_any_format() {
-    let view = narrow(&["ssn", "items.price"]);
+fn no_name_and_no_value_of_a_hidden_field_is_sent_in_any_format() {
+    let view = view_hiding(&["ssn", "items.price"]);
     for event in events_with_secrets() {
-        in_all_formats(|format| {
+        for_all_formats(|format| {
             let (_, bytes) = rendered(&event, format, &View::whole());
             assert!(
                 has(&bytes, SECRET) && has(&bytes, "ssn"),
-                "the test is of no use"
+                "the event has no secret to hide"
             );
             let (change, bytes) = rendered(&event, format, &view);
             for secret in [SECRET, "ssn", "price"] {
@@ -161,11 +161,11 @@ fn no_value_and_no_name_of_a_hidden_field_goes_out_in_any_format() {
 }
 
 #[test]
-fn an_update_keeps_all_that_is_not_hidden() {
-    let view = narrow(&["ssn", "items.price"]);
+fn an_update_keeps_all_visible_fields() {
+    let view = view_hiding(&["ssn", "items.price"]);
     let event = &events_with_secrets()[1];
     assert_eq!(event.get_str("operationType").unwrap(), "update");
-    in_all_formats(|format| {
+    for_all_formats(|format| {
         let (change, _) = rendered(event, format, &view);
         let document =
             doc! { "_id": 1, "keep": "kept", "0": {}, "items": [{ "name": "kept" }, [{}]] };
@@ -176,14 +176,14 @@ fn an_update_keeps_all_that_is_not_hidden() {
         let Some(Change::Update(update)) = change.change else {
             panic!("{change:?}");
         };
-        assert_eq!(update.full_document, held(document.clone(), format));
+        assert_eq!(update.full_document, formatted(document.clone(), format));
         assert_eq!(
             update.full_document_before_change,
-            held(document.clone(), format)
+            formatted(document.clone(), format)
         );
-        assert_eq!(change.document_key, held(document, format));
+        assert_eq!(change.document_key, formatted(document, format));
         let expected = pb::UpdateDescription {
-            updated_fields: held(updated, format),
+            updated_fields: formatted(updated, format),
             removed_fields: vec!["keep2".to_owned()],
             truncated_arrays: vec![pb::TruncatedArray {
                 field: "items".to_owned(),
@@ -198,22 +198,22 @@ fn an_update_keeps_all_that_is_not_hidden() {
     });
 }
 
-/// That there was a change is no secret of its fields, and its token is needed to go on.
+/// The fact of a change is not hidden, and its token is needed to resume.
 #[test]
-fn an_update_of_hidden_fields_alone_is_an_update_without_a_field() {
-    let view = narrow(&["ssn"]);
+fn an_update_of_only_hidden_fields_becomes_an_update_without_fields() {
+    let view = view_hiding(&["ssn"]);
     let fields = doc! {
         "documentKey": { "_id": 1 },
         "updateDescription": { "updatedFields": { "ssn": 1 }, "removedFields": ["ssn.a"], "truncatedArrays": [] },
     };
-    in_all_formats(|format| {
+    for_all_formats(|format| {
         let (change, _) = rendered(&event("update", fields.clone()), format, &view);
         let expected = pb::ChangeEvent {
             operation: pb::OperationType::Update.into(),
-            document_key: held(doc! { "_id": 1 }, format),
+            document_key: formatted(doc! { "_id": 1 }, format),
             change: Some(Change::Update(pb::Update {
                 update_description: Some(pb::UpdateDescription {
-                    updated_fields: held(doc! {}, format),
+                    updated_fields: formatted(doc! {}, format),
                     ..Default::default()
                 }),
                 ..Default::default()
@@ -225,8 +225,8 @@ fn an_update_of_hidden_fields_alone_is_an_update_without_a_field() {
 }
 
 #[test]
-fn a_document_that_is_null_or_absent_stays_so() {
-    let view = narrow(&["ssn"]);
+fn a_null_or_absent_document_stays_null_or_absent() {
+    let view = view_hiding(&["ssn"]);
     for format in FORMATS {
         let (change, _) = rendered(
             &event("update", doc! { "fullDocument": Bson::Null }),
@@ -243,10 +243,10 @@ fn a_document_that_is_null_or_absent_stays_so() {
     }
 }
 
-/// The head of an event tells where and when it was, and nothing of documents.
+/// They tell where and when the event happened and nothing about documents.
 #[test]
-fn what_tells_of_no_document_stays() {
-    let view = narrow(&["ssn", "items.price"]);
+fn the_common_fields_of_an_event_are_never_hidden() {
+    let view = view_hiding(&["ssn", "items.price"]);
     for event in events_with_secrets() {
         let of = |view| rendered(&event, Format::Bson, view).0;
         let (whole, narrow) = (of(&View::whole()), of(&view));
@@ -267,7 +267,7 @@ fn what_tells_of_no_document_stays() {
 }
 
 #[test]
-fn a_token_is_for_the_audience_of_the_view_and_as_long_as_it_says() {
+fn a_token_has_the_audience_of_the_view_and_the_announced_length() {
     let audience = Some(Audience([7; 8]));
     let view = View {
         audience,
@@ -331,12 +331,12 @@ fn descriptions() -> impl Strategy<Value = Document> {
         })
 }
 
-/// A description without what is hidden, said plainly.
-fn plainly_described(description: &Document, paths: &[String]) -> Document {
+/// A simple reference implementation: a description without hidden fields.
+fn reference_redacted_description(description: &Document, paths: &[String]) -> Document {
     let hidden = |path: &str| is_hidden(&format!(".{path}"), paths);
     let mut left = description.clone();
     let updated = description.get_document("updatedFields").unwrap();
-    left.insert("updatedFields", plainly(updated, paths));
+    left.insert("updatedFields", reference_redacted(updated, paths));
     let array = |name: &str| description.get_array(name).unwrap().clone();
     let removed = array("removedFields").into_iter();
     let removed: Vec<Bson> = removed.filter(|it| !hidden(it.as_str().unwrap())).collect();
@@ -371,9 +371,9 @@ fn plainly_described(description: &Document, paths: &[String]) -> Document {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 1_000, failure_persistence: None, ..Default::default() })]
 
-    /// Hiding fields and then encoding is the same as encoding what a plain walk leaves.
+    /// Encoding with hidden fields equals encoding the event that the reference implementation leaves.
     #[test]
-    fn an_event_goes_out_as_if_the_hidden_fields_were_not_in_it(
+    fn an_event_is_encoded_as_if_it_had_no_hidden_fields(
         key in documents(), after in documents(), before in documents(), description in descriptions(),
         operation in select(Operation::DOCUMENT.to_vec()), paths in paths(),
     ) {
@@ -391,8 +391,8 @@ proptest! {
             event(operation.name(), fields)
         };
         let given = fields(&key, &after, &before, Some(&description));
-        let plain = |document| plainly(document, &paths);
-        let left = fields(&plain(&key), &plain(&after), &plain(&before), Some(&plainly_described(&description, &paths)));
+        let plain = |document| reference_redacted(document, &paths);
+        let left = fields(&plain(&key), &plain(&after), &plain(&before), Some(&reference_redacted_description(&description, &paths)));
         let view = View { hidden: Hidden::new(paths.clone()).unwrap(), ..View::whole() };
         for format in FORMATS {
             let (_, bytes) = rendered(&given, format, &view);

@@ -1,11 +1,11 @@
-//! Bytes that are not what MongoDB would send. T16 and T26: an error or an event, never a panic.
+//! Tests of bytes that MongoDB would not send: the result is an error or an event, never a panic.
 
 use bson::{Binary, Bson, Uuid, spec::BinarySubtype};
 use proptest::{collection::vec, prelude::*};
 
 use super::*;
 
-/// Events that between them hold every field there is.
+/// Returns an event of each operation with every documented field.
 fn events() -> Vec<Document> {
     let every_field = doc! {
         "documentKey": { "_id": 1 },
@@ -34,13 +34,13 @@ fn events() -> Vec<Document> {
     Operation::ALL.map(event).to_vec()
 }
 
-/// Encodes bytes in all formats, whole and with fields hidden. What comes out decodes, and is as long as
-/// it says.
-fn survives(bytes: &[u8]) -> Result<(), TestCaseError> {
-    let narrow = field_mask::narrow(&["a.b", "items.price", "_id"]);
+/// Encodes bytes in all formats, with and without hidden fields. The output must decode and have the
+/// announced length.
+fn encodes_without_panic(bytes: &[u8]) -> Result<(), TestCaseError> {
+    let hiding = field_mask::view_hiding(&["a.b", "items.price", "_id"]);
     let all_options = FORMATS.into_iter().flat_map(|format| {
-        let view = &narrow;
-        [whole(format), RenderOptions { format, view }]
+        let view = &hiding;
+        [all_fields(format), RenderOptions { format, view }]
     });
     for options in all_options {
         let Ok((buffer, parsed)) = parsed(&[bytes.to_vec()]) else {
@@ -78,15 +78,15 @@ proptest! {
         damage in vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
     ) {
         let mut bytes = raw_document(&event);
-        for (place, byte) in damage {
-            let place = place.index(bytes.len());
-            bytes[place] = byte;
+        for (offset, byte) in damage {
+            let offset = offset.index(bytes.len());
+            bytes[offset] = byte;
         }
-        survives(&bytes)?;
+        encodes_without_panic(&bytes)?;
     }
 
     #[test]
-    fn an_event_cut_short_with_its_length_made_right_is_an_error_or_an_event(
+    fn a_truncated_event_with_a_correct_length_is_an_error_or_an_event(
         event in prop::sample::select(events()),
         cut in any::<prop::sample::Index>(),
     ) {
@@ -95,37 +95,37 @@ proptest! {
         let length = u32::try_from(cut.len()).unwrap();
         cut[..4].copy_from_slice(&length.to_le_bytes());
         *cut.last_mut().unwrap() = 0;
-        survives(&cut)?;
+        encodes_without_panic(&cut)?;
     }
 
     #[test]
     fn any_bytes_are_an_error_or_an_event(bytes in vec(any::<u8>(), 0..200)) {
-        survives(&bytes)?;
+        encodes_without_panic(&bytes)?;
     }
 }
 
-/// Every name and text of an event, one byte at a time, made something that UTF-8 never holds.
+/// Replaces each letter of an event with a byte that is invalid in UTF-8.
 #[test]
-fn broken_utf8_anywhere_never_stops_an_event() {
+fn invalid_utf8_never_prevents_the_encoding_of_an_event() {
     let shapes = ["update", "rename", "createIndexes", "other"];
     for event in events() {
         if !shapes.contains(&event.get_str("operationType").unwrap()) {
             continue;
         }
         let whole = raw_document(&event);
-        for place in 4..whole.len() - 1 {
+        for offset in 4..whole.len() - 1 {
             let mut bytes = whole.clone();
-            if bytes[place].is_ascii_alphabetic() {
-                bytes[place] = 0xff;
-                survives(&bytes).unwrap();
+            if bytes[offset].is_ascii_alphabetic() {
+                bytes[offset] = 0xff;
+                encodes_without_panic(&bytes).unwrap();
             }
         }
     }
 }
 
-/// T26: protobuf takes UTF-8 only, so names say what can be said and stay readable to clients.
+/// Protobuf strings must be UTF-8.
 #[test]
-fn broken_utf8_in_names_becomes_the_replacement_character() {
+fn invalid_utf8_in_names_becomes_the_replacement_character() {
     let raw = event(
         "update",
         doc! { "updateDescription": { "removedFields": ["brXken"] } },
@@ -147,7 +147,6 @@ fn broken_utf8_in_names_becomes_the_replacement_character() {
     assert_eq!(description.removed_fields, ["br\u{fffd}ken"]);
 }
 
-/// An event that is not one is refused, and says so without telling what it holds.
 #[test]
 fn an_event_that_is_not_bson_is_an_error() {
     let whole = raw_document(&event("insert", doc! {}));
@@ -168,9 +167,9 @@ fn an_event_that_is_not_bson_is_an_error() {
     }
 }
 
-/// T16: without a name that can be read there is still the whole event.
+/// The operation's name is then empty.
 #[test]
-fn an_event_whose_operation_cannot_be_read_comes_as_a_whole() {
+fn an_event_with_an_unreadable_operation_is_sent_as_a_whole_document() {
     for raw in [
         doc! { "_id": mongo_token("82AA") },
         doc! { "_id": mongo_token("82AA"), "operationType": 5 },

@@ -1,4 +1,4 @@
-//! Encoded events, decoded again by prost and compared whole.
+//! Tests that decode encoded events with prost and compare them as a whole.
 
 mod field_mask;
 mod hostile;
@@ -27,7 +27,7 @@ const FORMATS: [Format; 4] = [
     Format::Struct,
 ];
 
-/// The time of every event here.
+/// The time of all test events.
 const TIME: ClusterTime = ClusterTime {
     seconds: 1_700_000_000,
     increment: 7,
@@ -43,8 +43,8 @@ fn token_context() -> TokenContext {
     TokenContext::new("rs0", &plan)
 }
 
-/// All of an event, in a format.
-fn whole(format: Format) -> RenderOptions<'static> {
+/// Returns options without hidden fields.
+fn all_fields(format: Format) -> RenderOptions<'static> {
     static WHOLE: LazyLock<View> = LazyLock::new(View::whole);
     let view = &*WHOLE;
     RenderOptions { format, view }
@@ -54,7 +54,7 @@ fn mongo_token(name: &str) -> Document {
     doc! { "_data": name }
 }
 
-/// An event as MongoDB sends it: what all have in common, then `fields`.
+/// Returns an event in MongoDB's form: the common fields, then `fields`.
 fn event(operation: &str, fields: Document) -> Document {
     let mut event = doc! {
         "_id": mongo_token("82AA"),
@@ -67,10 +67,10 @@ fn event(operation: &str, fields: Document) -> Document {
     event
 }
 
-/// What [`event`] becomes, but for the operation and the change.
+/// Returns the encoding of an [`event`], without the operation and the change.
 fn common() -> pb::ChangeEvent {
     pb::ChangeEvent {
-        resume_token: sealed("82AA"),
+        resume_token: event_token("82AA"),
         namespace: namespace("shop", "orders"),
         cluster_time: Some(pb::ClusterTime {
             seconds: TIME.seconds,
@@ -84,7 +84,7 @@ fn common() -> pb::ChangeEvent {
     }
 }
 
-fn sealed(name: &str) -> Bytes {
+fn event_token(name: &str) -> Bytes {
     token_context().encode(
         &Position::Event {
             token: raw_document(&mongo_token(name)).into(),
@@ -106,8 +106,8 @@ fn raw_document(document: &Document) -> Vec<u8> {
     document.to_vec().expect("the document can be encoded")
 }
 
-/// A document as the format holds it; the format itself is tested where it is written.
-fn held(document: Document, format: Format) -> Option<pb::Document> {
+/// Returns a document in a format. The formats have their own tests.
+fn formatted(document: Document, format: Format) -> Option<pb::Document> {
     let mut out = BytesMut::new();
     put_document(&mut out, 1, &raw_document(&document), format);
     let insert = pb::Insert::decode(out.freeze()).expect("a document decodes");
@@ -120,7 +120,7 @@ fn null() -> Option<pb::Document> {
     })
 }
 
-/// The raw events as they lie in a reply.
+/// Parses raw events as parts of one reply.
 fn parsed(raw: &[Vec<u8>]) -> Result<(Vec<u8>, Vec<Event>), EventError> {
     let buffer = raw.concat();
     let mut end = 0;
@@ -135,9 +135,13 @@ fn parsed(raw: &[Vec<u8>]) -> Result<(Vec<u8>, Vec<Event>), EventError> {
 
 fn encoded(raw: &[Vec<u8>], format: Format) -> Result<Vec<EncodedEvent>, EventError> {
     let (buffer, events) = parsed(raw)?;
-    encode(&buffer, &events, &token_context(), whole(format), |chunk| {
-        chunk
-    })
+    encode(
+        &buffer,
+        &events,
+        &token_context(),
+        all_fields(format),
+        |chunk| chunk,
+    )
 }
 
 fn batch(changes: Bytes) -> Vec<pb::ChangeEvent> {
@@ -145,7 +149,7 @@ fn batch(changes: Bytes) -> Vec<pb::ChangeEvent> {
     batch.changes
 }
 
-/// One event through the encoder and through prost.
+/// Encodes one event and decodes it with prost.
 fn change(event: &Document, format: Format) -> pb::ChangeEvent {
     let encoded = encoded(&[raw_document(event)], format).expect("the event is well-formed");
     let mut changes = batch(encoded[0].field());
@@ -154,12 +158,12 @@ fn change(event: &Document, format: Format) -> pb::ChangeEvent {
 }
 
 /// Runs a test in each format.
-fn in_all_formats(mut test: impl FnMut(Format)) {
+fn for_all_formats(mut test: impl FnMut(Format)) {
     FORMATS.into_iter().for_each(&mut test);
 }
 
 #[test]
-fn a_slice_a_message_and_a_token_tell_of_the_same_events() {
+fn the_field_the_message_and_the_token_belong_to_the_same_event() {
     let raw: Vec<Vec<u8>> = (0..5_usize)
         .map(|index| {
             let name = "8".repeat(1 + index * 40);
@@ -168,7 +172,7 @@ fn a_slice_a_message_and_a_token_tell_of_the_same_events() {
             raw_document(&event)
         })
         .collect();
-    in_all_formats(|format| {
+    for_all_formats(|format| {
         let encoded = encoded(&raw, format).expect("the events are well-formed");
         assert_eq!(encoded.len(), 5);
         for (index, event) in encoded.iter().enumerate() {
@@ -178,42 +182,49 @@ fn a_slice_a_message_and_a_token_tell_of_the_same_events() {
             assert_eq!(event.message().len(), event.message_len());
             assert_eq!(event.token(), message.resume_token);
             assert_eq!(event.token().len(), event.token_len());
-            assert_eq!(message.resume_token, sealed(&"8".repeat(1 + index * 40)));
+            assert_eq!(
+                message.resume_token,
+                event_token(&"8".repeat(1 + index * 40))
+            );
         }
     });
 }
 
 #[test]
 fn no_events_encode_to_nothing() {
-    let encoded = encode(&[], &[], &token_context(), whole(Format::Bson), |chunk| {
-        chunk
-    });
+    let encoded = encode(
+        &[],
+        &[],
+        &token_context(),
+        all_fields(Format::Bson),
+        |chunk| chunk,
+    );
     assert!(encoded.expect("nothing is well-formed").is_empty());
 }
 
-/// T18: what stands for an event that is too large tells what and where, and how large it was.
+/// The stub of a too large event has the operation, the position and the sizes.
 #[test]
-fn a_stub_holds_the_head_of_the_event_and_its_sizes() {
+fn a_stub_has_the_common_fields_of_the_event_and_its_sizes() {
     let fields = doc! {
         "documentKey": { "_id": 1 },
         "fullDocument": { "_id": 1, "text": "long" },
         "fromAfar": "this one goes too",
     };
     let (buffer, events) = parsed(&[raw_document(&event("insert", fields))]).unwrap();
-    in_all_formats(|format| {
+    for_all_formats(|format| {
         for with_key in [true, false] {
             let stub = encode_omitted(
                 &buffer,
                 &events[0],
                 &token_context(),
-                whole(format),
+                all_fields(format),
                 FilterMatch::Left,
                 (5_000_000_000, 65_536),
                 with_key,
             );
             let expected = pb::ChangeEvent {
                 operation: pb::OperationType::Insert.into(),
-                document_key: held(doc! { "_id": 1 }, format).filter(|_| with_key),
+                document_key: formatted(doc! { "_id": 1 }, format).filter(|_| with_key),
                 change: Some(Change::Omitted(pb::Omitted {
                     event_bytes: 5_000_000_000,
                     max_message_bytes: 65_536,

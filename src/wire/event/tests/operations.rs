@@ -1,17 +1,17 @@
-//! Every operation that MongoDB documents, with every field it may have.
+//! Tests of every documented operation with all its fields.
 
 use bson::{Binary, Bson, Uuid, spec::BinarySubtype};
 
 use super::*;
 
-/// Asserts what an event becomes in every format.
-fn becomes(
+/// Asserts the encoding of an event in every format.
+fn assert_encodes_as(
     operation: &str,
     number: pb::OperationType,
     fields: Document,
     change_of: impl Fn(Format) -> Change,
 ) {
-    in_all_formats(|format| {
+    for_all_formats(|format| {
         let expected = pb::ChangeEvent {
             operation: number.into(),
             change: Some(change_of(format)),
@@ -26,18 +26,18 @@ fn becomes(
 }
 
 #[test]
-fn an_insert_holds_the_key_and_the_document() {
+fn an_insert_has_the_key_and_the_document() {
     let document = doc! { "_id": 1, "status": "new" };
-    in_all_formats(|format| {
+    for_all_formats(|format| {
         let insert = event(
             "insert",
             doc! { "documentKey": { "region": "eu", "_id": 1 }, "fullDocument": document.clone() },
         );
         let expected = pb::ChangeEvent {
             operation: pb::OperationType::Insert.into(),
-            document_key: held(doc! { "region": "eu", "_id": 1 }, format),
+            document_key: formatted(doc! { "region": "eu", "_id": 1 }, format),
             change: Some(Change::Insert(pb::Insert {
-                full_document: held(document.clone(), format),
+                full_document: formatted(document.clone(), format),
             })),
             ..common()
         };
@@ -46,37 +46,37 @@ fn an_insert_holds_the_key_and_the_document() {
 }
 
 #[test]
-fn a_replace_holds_both_documents() {
-    becomes(
+fn a_replace_has_both_documents() {
+    assert_encodes_as(
         "replace",
         pb::OperationType::Replace,
         doc! { "fullDocument": { "a": 2 }, "fullDocumentBeforeChange": { "a": 1 } },
         |format| {
             Change::Replace(pb::Replace {
-                full_document: held(doc! { "a": 2 }, format),
-                full_document_before_change: held(doc! { "a": 1 }, format),
+                full_document: formatted(doc! { "a": 2 }, format),
+                full_document_before_change: formatted(doc! { "a": 1 }, format),
             })
         },
     );
 }
 
 #[test]
-fn a_delete_holds_the_document_before() {
-    becomes(
+fn a_delete_has_the_document_before_the_change() {
+    assert_encodes_as(
         "delete",
         pb::OperationType::Delete,
         doc! { "fullDocumentBeforeChange": { "a": 1 } },
         |format| {
             Change::Delete(pb::Delete {
-                full_document_before_change: held(doc! { "a": 1 }, format),
+                full_document_before_change: formatted(doc! { "a": 1 }, format),
             })
         },
     );
 }
 
-/// T25: the client must know "MongoDB looked and found none" from "MongoDB did not look".
+/// Clients must be able to distinguish "MongoDB found no document" from "MongoDB did not look".
 #[test]
-fn an_absent_a_null_and_a_present_document_differ_on_the_wire() {
+fn an_absent_a_null_and_a_present_document_are_encoded_differently() {
     for (fields, after_and_before) in [
         (doc! {}, [0, 0]),
         (doc! { "fullDocument": Bson::Null }, [1, 0]),
@@ -84,13 +84,13 @@ fn an_absent_a_null_and_a_present_document_differ_on_the_wire() {
         (doc! { "fullDocument": { "a": 1 } }, [2, 0]),
         (doc! { "fullDocumentBeforeChange": { "a": 1 } }, [0, 2]),
     ] {
-        in_all_formats(|format| {
-            let image = |state| match state {
+        for_all_formats(|format| {
+            let document = |state| match state {
                 0 => None,
                 1 => null(),
-                _ => held(doc! { "a": 1 }, format),
+                _ => formatted(doc! { "a": 1 }, format),
             };
-            let [after, before] = after_and_before.map(image);
+            let [after, before] = after_and_before.map(document);
             let update = change(&event("update", fields.clone()), format).change;
             let expected = pb::Update {
                 update_description: None,
@@ -115,18 +115,16 @@ fn an_absent_a_null_and_a_present_document_differ_on_the_wire() {
     }
 }
 
-/// T16.
 #[test]
-fn a_drop_holds_nothing_but_its_place() {
-    becomes("drop", pb::OperationType::Drop, doc! {}, |_| {
+fn a_drop_has_only_the_common_fields() {
+    assert_encodes_as("drop", pb::OperationType::Drop, doc! {}, |_| {
         Change::Drop(pb::Drop {})
     });
 }
 
-/// T16.
 #[test]
-fn a_rename_holds_the_new_name_and_its_description() {
-    becomes(
+fn a_rename_has_the_new_name_and_its_description() {
+    assert_encodes_as(
         "rename",
         pb::OperationType::Rename,
         doc! { "to": { "db": "shop", "coll": "old" } },
@@ -138,7 +136,7 @@ fn a_rename_holds_the_new_name_and_its_description() {
         },
     );
     let description = doc! { "to": { "db": "shop", "coll": "old" }, "dropTarget": Uuid::new() };
-    becomes(
+    assert_encodes_as(
         "rename",
         pb::OperationType::Rename,
         doc! {
@@ -148,16 +146,16 @@ fn a_rename_holds_the_new_name_and_its_description() {
         |format| {
             Change::Rename(pb::Rename {
                 to: namespace("shop", "old"),
-                operation_description: held(description.clone(), format),
+                operation_description: formatted(description.clone(), format),
             })
         },
     );
 }
 
-/// T16: the namespace of these events has no collection.
+/// The namespace of these events has no collection.
 #[test]
-fn a_drop_of_a_database_names_no_collection() {
-    in_all_formats(|format| {
+fn a_drop_of_a_database_has_no_collection() {
+    for_all_formats(|format| {
         let mut dropped = event("dropDatabase", doc! {});
         dropped.insert("ns", doc! { "db": "shop" });
         let expected = pb::ChangeEvent {
@@ -170,66 +168,64 @@ fn a_drop_of_a_database_names_no_collection() {
     });
 }
 
-/// T16 and T40: `nsType` is in lower case, which the driver's own event type does not expect.
+/// `nsType` is in lower case, which the driver's event type does not expect.
 #[test]
-fn a_create_holds_its_options_and_the_kind_of_collection() {
+fn a_create_has_its_options_and_the_type_of_the_collection() {
     let description = doc! { "idIndex": { "v": 2, "key": { "_id": 1 }, "name": "_id_" } };
     for kind in ["collection", "timeseries", "view", ""] {
         let mut fields = doc! { "operationDescription": description.clone() };
         if !kind.is_empty() {
             fields.insert("nsType", kind);
         }
-        becomes("create", pb::OperationType::Create, fields, |format| {
+        assert_encodes_as("create", pb::OperationType::Create, fields, |format| {
             Change::Create(pb::Create {
-                operation_description: held(description.clone(), format),
+                operation_description: formatted(description.clone(), format),
                 namespace_type: kind.to_owned(),
             })
         });
     }
 }
 
-/// T16.
 #[test]
-fn indexes_come_one_by_one_and_as_the_whole_description() {
+fn indexes_are_sent_one_by_one_and_in_the_whole_description() {
     let first = doc! { "v": 2, "key": { "status": 1 }, "name": "status_1" };
     let second = doc! { "v": 2, "key": { "at": -1 }, "name": "at_-1", "sparse": true };
     let description = doc! { "indexes": [first.clone(), second.clone()] };
     let indexes = |format| {
         [&first, &second]
-            .map(|index| held(index.clone(), format).expect("a document"))
+            .map(|index| formatted(index.clone(), format).expect("a document"))
             .to_vec()
     };
     let fields = doc! { "operationDescription": description.clone() };
-    becomes(
+    assert_encodes_as(
         "createIndexes",
         pb::OperationType::CreateIndexes,
         fields.clone(),
         |format| {
             Change::CreateIndexes(pb::CreateIndexes {
                 indexes: indexes(format),
-                operation_description: held(description.clone(), format),
+                operation_description: formatted(description.clone(), format),
             })
         },
     );
-    becomes(
+    assert_encodes_as(
         "dropIndexes",
         pb::OperationType::DropIndexes,
         fields,
         |format| {
             Change::DropIndexes(pb::DropIndexes {
                 indexes: indexes(format),
-                operation_description: held(description.clone(), format),
+                operation_description: formatted(description.clone(), format),
             })
         },
     );
 }
 
-/// T16.
 #[test]
-fn a_modify_holds_what_changed_and_what_was() {
+fn a_modify_has_its_description_and_the_state_before() {
     let description = doc! { "index": { "name": "at_1", "expireAfterSeconds": 60 } };
     let before = doc! { "collectionOptions": {}, "indexOptions": { "expireAfterSeconds": 30_i64 } };
-    becomes(
+    assert_encodes_as(
         "modify",
         pb::OperationType::Modify,
         doc! {
@@ -238,16 +234,16 @@ fn a_modify_holds_what_changed_and_what_was() {
         },
         |format| {
             Change::Modify(pb::Modify {
-                operation_description: held(description.clone(), format),
-                state_before_change: held(before.clone(), format),
+                operation_description: formatted(description.clone(), format),
+                state_before_change: formatted(before.clone(), format),
             })
         },
     );
 }
 
-/// T16: no server of the tests is sharded, so these come as MongoDB documents them.
+/// No server of the tests is sharded, so these events follow MongoDB's documentation.
 #[test]
-fn the_sharding_events_hold_their_descriptions() {
+fn sharding_events_have_their_descriptions() {
     let description = doc! {
         "reshardUUID": Uuid::new(),
         "shardKey": { "a": 1, "b": "hashed" },
@@ -257,40 +253,40 @@ fn the_sharding_events_hold_their_descriptions() {
         "presplitHashedZones": true,
     };
     let fields = doc! { "operationDescription": description.clone() };
-    becomes(
+    assert_encodes_as(
         "shardCollection",
         pb::OperationType::ShardCollection,
         fields.clone(),
         |format| {
             Change::ShardCollection(pb::ShardCollection {
-                operation_description: held(description.clone(), format),
+                operation_description: formatted(description.clone(), format),
             })
         },
     );
-    becomes(
+    assert_encodes_as(
         "refineCollectionShardKey",
         pb::OperationType::RefineCollectionShardKey,
         fields.clone(),
         |format| {
             Change::RefineCollectionShardKey(pb::RefineCollectionShardKey {
-                operation_description: held(description.clone(), format),
+                operation_description: formatted(description.clone(), format),
             })
         },
     );
-    becomes(
+    assert_encodes_as(
         "reshardCollection",
         pb::OperationType::ReshardCollection,
         fields,
         |format| {
             Change::ReshardCollection(pb::ReshardCollection {
-                operation_description: held(description.clone(), format),
+                operation_description: formatted(description.clone(), format),
             })
         },
     );
 }
 
 #[test]
-fn events_of_a_transaction_name_it() {
+fn events_of_a_transaction_have_its_id() {
     let session = Uuid::new();
     for number in [0, 1, i64::MAX, -1] {
         let fields = doc! {
@@ -308,7 +304,7 @@ fn events_of_a_transaction_name_it() {
 }
 
 #[test]
-fn a_collections_uuid_comes_as_its_sixteen_bytes() {
+fn a_collection_uuid_is_sent_as_16_bytes() {
     let uuid = Uuid::new();
     let change = change(
         &event("drop", doc! { "collectionUUID": uuid }),
@@ -318,7 +314,7 @@ fn a_collections_uuid_comes_as_its_sixteen_bytes() {
     assert_eq!(change.unknown_fields, None);
 }
 
-/// A clock may stand before 1970, and a timestamp's fraction counts upwards even there.
+/// A clock may be before 1970, and a timestamp's fraction counts upwards even there.
 #[test]
 fn wall_times_before_1970_and_in_the_far_future_are_exact() {
     for (millis, seconds, nanos) in [

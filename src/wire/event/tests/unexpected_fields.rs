@@ -1,24 +1,24 @@
-//! Events that MongoDB does not send today: of unknown types, with unknown fields, or with known
-//! fields of another type.
+//! Tests of events that MongoDB does not send today: of unknown operations, with unknown fields, or with
+//! known fields of another type.
 
 use bson::Bson;
 
 use super::*;
 
-/// T16: drivers must not fail on a new operation, and neither may Weir.
+/// As the drivers' specification requires, a new operation must not cause an error.
 #[test]
-fn an_unknown_operation_goes_out_whole() {
+fn an_event_of_an_unknown_operation_is_sent_as_a_whole_document() {
     let raw = event(
         "startIndexBuild",
         doc! { "documentKey": { "_id": 1 }, "indexes": [1], "fullDocument": { "a": 1 } },
     );
-    in_all_formats(|format| {
+    for_all_formats(|format| {
         let expected = pb::ChangeEvent {
             operation: pb::OperationType::Other.into(),
-            document_key: held(doc! { "_id": 1 }, format),
+            document_key: formatted(doc! { "_id": 1 }, format),
             change: Some(Change::Other(pb::Other {
                 operation_type: "startIndexBuild".to_owned(),
-                event: held(raw.clone(), format),
+                event: formatted(raw.clone(), format),
             })),
             ..common()
         };
@@ -26,7 +26,7 @@ fn an_unknown_operation_goes_out_whole() {
     });
 }
 
-/// T16: fields that MongoDB adds later pass through every operation.
+/// Fields that MongoDB adds later must pass through.
 #[test]
 fn unknown_fields_are_kept_by_every_operation() {
     for operation in Operation::ALL {
@@ -37,39 +37,39 @@ fn unknown_fields_are_kept_by_every_operation() {
             operation.name(),
             doc! { "first": 1, "then": { "b": [true] } },
         );
-        in_all_formats(|format| {
+        for_all_formats(|format| {
             let change = change(&raw, format);
             assert_eq!(change.operation(), operation.to_pb());
             let kept = doc! { "first": 1, "then": { "b": [true] } };
-            assert_eq!(change.unknown_fields, held(kept, format));
+            assert_eq!(change.unknown_fields, formatted(kept, format));
         });
     }
 }
 
-/// T16: the drivers' specification wants extra fields of `ns` to be allowed.
+/// The drivers' specification allows extra fields of `ns`.
 #[test]
-fn a_namespace_with_more_in_it_is_read_and_kept() {
-    let place = doc! { "db": "shop", "coll": "orders", "tenant": 5 };
-    let mut raw = event("rename", doc! { "to": place.clone() });
-    raw.insert("ns", place.clone());
-    in_all_formats(|format| {
+fn a_namespace_with_extra_fields_is_decoded_and_kept_as_an_unknown_field() {
+    let extended_namespace = doc! { "db": "shop", "coll": "orders", "tenant": 5 };
+    let mut raw = event("rename", doc! { "to": extended_namespace.clone() });
+    raw.insert("ns", extended_namespace.clone());
+    for_all_formats(|format| {
         let change = change(&raw, format);
         assert_eq!(change.namespace, namespace("shop", "orders"));
         let Some(Change::Rename(rename)) = change.change else {
             panic!("a rename came as {:?}", change.change);
         };
         assert_eq!(rename.to, namespace("shop", "orders"));
-        let kept = doc! { "ns": place.clone(), "to": place.clone() };
-        assert_eq!(change.unknown_fields, held(kept, format));
+        let kept = doc! { "ns": extended_namespace.clone(), "to": extended_namespace.clone() };
+        assert_eq!(change.unknown_fields, formatted(kept, format));
     });
 }
 
-/// T16: only `_id` and `operationType` are sure to be there.
+/// Only `_id` and `operationType` are always present.
 #[test]
-fn an_event_with_nothing_but_a_token_and_an_operation_encodes() {
+fn an_event_with_only_a_token_and_an_operation_is_encoded() {
     for operation in Operation::ALL {
         let raw = doc! { "_id": mongo_token("82AA"), "operationType": operation.name() };
-        in_all_formats(|format| {
+        for_all_formats(|format| {
             let change = change(&raw, format);
             assert_eq!(change.operation(), operation.to_pb());
             assert_eq!(change.namespace, None);
@@ -83,7 +83,7 @@ fn an_event_with_nothing_but_a_token_and_an_operation_encodes() {
     }
 }
 
-/// What is not of the type that MongoDB documents is left unset and goes along as it is.
+/// The field of the message stays unset.
 #[test]
 fn fields_of_an_unexpected_type_are_kept_as_unknown_fields() {
     for (operation, field) in [
@@ -115,12 +115,12 @@ fn fields_of_an_unexpected_type_are_kept_as_unknown_fields() {
             let mut raw = doc! { "_id": mongo_token("82AA"), "operationType": operation };
             let without = change(&raw, Format::Bson);
             raw.insert(field, odd.clone());
-            in_all_formats(|format| {
+            for_all_formats(|format| {
                 let mut change = change(&raw, format);
                 let kept = doc! { field: odd.clone() };
                 assert_eq!(
                     change.unknown_fields.take(),
-                    held(kept, format),
+                    formatted(kept, format),
                     "{operation}.{field}"
                 );
                 assert_eq!(change, without, "{operation}.{field}");
@@ -129,7 +129,7 @@ fn fields_of_an_unexpected_type_are_kept_as_unknown_fields() {
     }
 }
 
-/// A field that belongs to another operation has no place in this one's message.
+/// The message of an operation has no field for them.
 #[test]
 fn known_fields_of_other_operations_are_kept_as_unknown_fields() {
     let fields = doc! {
@@ -140,7 +140,7 @@ fn known_fields_of_other_operations_are_kept_as_unknown_fields() {
     };
     let kept = change(&event("drop", fields.clone()), Format::Bson).unknown_fields;
     let Some(pb::document::Value::Bson(bytes)) = kept.and_then(|it| it.value) else {
-        panic!("nothing was kept");
+        panic!("there are no unknown fields");
     };
     let kept = Document::from_reader(&bytes[..]).expect("a document");
     let sorted = |document: Document| {
@@ -151,9 +151,9 @@ fn known_fields_of_other_operations_are_kept_as_unknown_fields() {
     assert_eq!(sorted(kept), sorted(fields));
 }
 
-/// Protobuf's timestamps end with the year 9999; readers refuse what lies beyond.
+/// Protobuf's timestamps end with the year 9999, and parsers reject later ones.
 #[test]
-fn a_wall_time_that_no_timestamp_holds_is_kept_as_an_unknown_field() {
+fn a_wall_time_outside_the_range_of_a_timestamp_is_kept_as_an_unknown_field() {
     for millis in [i64::MIN, -62_135_596_800_001, 253_402_300_800_000, i64::MAX] {
         let at = bson::DateTime::from_millis(millis);
         let mut raw = event("drop", doc! {});
@@ -162,14 +162,14 @@ fn a_wall_time_that_no_timestamp_holds_is_kept_as_an_unknown_field() {
         assert_eq!(change.wall_time, None);
         assert_eq!(
             change.unknown_fields,
-            held(doc! { "wallTime": at }, Format::Bson)
+            formatted(doc! { "wallTime": at }, Format::Bson)
         );
     }
 }
 
-/// A transaction is named by both of its fields; one without the other is not thrown away.
+/// A transaction needs both fields; one without the other must not be lost.
 #[test]
-fn half_a_transaction_is_kept_as_unknown_fields() {
+fn an_incomplete_transaction_is_kept_as_unknown_fields() {
     for half in [
         doc! { "lsid": { "id": bson::Uuid::new() } },
         doc! { "txnNumber": 5_i64 },
@@ -177,13 +177,13 @@ fn half_a_transaction_is_kept_as_unknown_fields() {
     ] {
         let change = change(&event("drop", half.clone()), Format::Json);
         assert_eq!(change.transaction, None);
-        assert_eq!(change.unknown_fields, held(half, Format::Json));
+        assert_eq!(change.unknown_fields, formatted(half, Format::Json));
     }
 }
 
-/// What splitting leaves behind means nothing once the event is whole again.
+/// The field has no meaning for a whole event.
 #[test]
-fn the_mark_of_a_split_is_not_shown() {
+fn the_split_event_field_is_not_sent() {
     let raw = event("drop", doc! { "splitEvent": { "fragment": 1, "of": 1 } });
     assert_eq!(change(&raw, Format::Bson).unknown_fields, None);
 }

@@ -1,4 +1,4 @@
-//! What an update changed, in every shape that MongoDB tells it.
+//! Tests of update descriptions in all their forms.
 
 use bson::Bson;
 
@@ -12,16 +12,16 @@ fn description(of: Document, format: Format) -> (Option<pb::UpdateDescription>, 
     }
 }
 
-/// Asserts what a description becomes in every format, and that nothing of it is left over.
-fn becomes(of: &Document, expected: impl Fn(Format) -> pb::UpdateDescription) {
-    in_all_formats(|format| {
+/// Asserts the encoding of a description in every format, and that no unknown field is left.
+fn assert_encodes_as(of: &Document, expected: impl Fn(Format) -> pb::UpdateDescription) {
+    for_all_formats(|format| {
         let (description, rest) = description(of.clone(), format);
         assert_eq!(description, Some(expected(format)), "{of} in {format:?}");
         assert_eq!(rest.unknown_fields, None);
     });
 }
 
-/// T22: the keys are paths, and stay as MongoDB wrote them.
+/// The keys are paths, which stay unchanged.
 #[test]
 fn updated_fields_keep_their_dotted_paths() {
     let updated = doc! {
@@ -35,18 +35,18 @@ fn updated_fields_keep_their_dotted_paths() {
     let of = doc! {
         "updatedFields": updated.clone(), "removedFields": [], "truncatedArrays": [],
     };
-    becomes(&of, |format| pb::UpdateDescription {
-        updated_fields: held(updated.clone(), format),
+    assert_encodes_as(&of, |format| pb::UpdateDescription {
+        updated_fields: formatted(updated.clone(), format),
         ..Default::default()
     });
 }
 
-/// T22: `$unset` alone shows in `removedFields` and nowhere else.
+/// `$unset` alone changes only `removedFields`.
 #[test]
-fn an_update_that_only_removes_fields_holds_their_paths_in_order() {
+fn an_update_that_only_removes_fields_has_their_paths_in_order() {
     let of = doc! { "updatedFields": {}, "removedFields": ["z", "a.b", "items.2.x", "$odd", ""] };
-    becomes(&of, |format| pb::UpdateDescription {
-        updated_fields: held(doc! {}, format),
+    assert_encodes_as(&of, |format| pb::UpdateDescription {
+        updated_fields: formatted(doc! {}, format),
         removed_fields: ["z", "a.b", "items.2.x", "$odd", ""]
             .map(str::to_owned)
             .to_vec(),
@@ -54,9 +54,9 @@ fn an_update_that_only_removes_fields_holds_their_paths_in_order() {
     });
 }
 
-/// T22: what a pipeline update with `$slice` becomes. Sizes come as any of MongoDB's integers.
+/// Such as a pipeline update with `$slice`. Sizes may be of any numeric type.
 #[test]
-fn arrays_that_were_cut_short_tell_their_new_size() {
+fn truncated_arrays_have_their_new_size() {
     let of = doc! {
         "truncatedArrays": [
             { "field": "items", "newSize": 2 },
@@ -69,7 +69,7 @@ fn arrays_that_were_cut_short_tell_their_new_size() {
         field: field.to_owned(),
         new_size,
     };
-    becomes(&of, |_| pb::UpdateDescription {
+    assert_encodes_as(&of, |_| pb::UpdateDescription {
         truncated_arrays: vec![
             array("items", 2),
             array("deep.er", 0),
@@ -80,9 +80,9 @@ fn arrays_that_were_cut_short_tell_their_new_size() {
     });
 }
 
-/// T22: `a.0` may be the first element of `a` or its field named "0"; only this tells.
+/// `a.0` may be the first element of `a` or its field named "0".
 #[test]
-fn disambiguated_paths_tell_names_from_indexes() {
+fn disambiguated_paths_distinguish_names_from_indexes() {
     let of = doc! {
         "disambiguatedPaths": {
             "a.0": ["a", 0],
@@ -103,7 +103,7 @@ fn disambiguated_paths_tell_names_from_indexes() {
     };
     let name = |name: &'static str| move || pb::path_component::Kind::Field(name.to_owned());
     let index = |index| move || pb::path_component::Kind::Index(index);
-    becomes(&of, |_| pb::UpdateDescription {
+    assert_encodes_as(&of, |_| pb::UpdateDescription {
         disambiguated_paths: vec![
             path("a.0", &[&name("a"), &index(0)]),
             path("b.0", &[&name("b"), &name("0")]),
@@ -115,15 +115,15 @@ fn disambiguated_paths_tell_names_from_indexes() {
     });
 }
 
-/// T22: an update that changes nothing, and a server that leaves empty parts out.
+/// As of an update that changes nothing, on a server that omits empty parts.
 #[test]
-fn an_empty_description_is_there_all_the_same() {
-    becomes(&doc! {}, |_| pb::UpdateDescription::default());
+fn an_empty_description_is_sent() {
+    assert_encodes_as(&doc! {}, |_| pb::UpdateDescription::default());
 }
 
-/// What MongoDB may add to a description one day is not lost: then the whole of it goes along.
+/// Parts that MongoDB adds to a description later must not be lost.
 #[test]
-fn a_description_that_is_not_understood_in_full_is_kept_whole_beside() {
+fn a_description_with_unknown_parts_is_also_kept_whole_as_an_unknown_field() {
     let understood = doc! { "updatedFields": { "a": 1 } };
     for (key, value) in [
         ("addedLater", Bson::Int32(1)),
@@ -149,12 +149,12 @@ fn a_description_that_is_not_understood_in_full_is_kept_whole_beside() {
     ] {
         let mut of = understood.clone();
         of.insert(key, value);
-        in_all_formats(|format| {
+        for_all_formats(|format| {
             let (description, rest) = description(of.clone(), format);
             let updated = description.and_then(|it| it.updated_fields);
-            assert_eq!(updated, held(doc! { "a": 1 }, format), "{of}");
+            assert_eq!(updated, formatted(doc! { "a": 1 }, format), "{of}");
             let kept = doc! { "updateDescription": of.clone() };
-            assert_eq!(rest.unknown_fields, held(kept, format), "{of}");
+            assert_eq!(rest.unknown_fields, formatted(kept, format), "{of}");
         });
     }
 }

@@ -1,13 +1,12 @@
-//! Brings what `bson` makes of a document and what Weir makes of it to a form that can be
-//! compared.
+//! Normalization of the output of the `bson` crate and of Weir, so that they can be compared.
 
 use bson::{Bson, doc};
 use prost_types::{Struct, value::Kind};
 use serde_json::{Map, Number, Value, json};
 
-/// What `bson` makes of a document in relaxed Extended JSON, put right where it strays from the
-/// specification: fractions of seconds have three digits, NaN has no sign, and dates after 9999
-/// are numbers instead of the last moment of 9999.
+/// Returns the relaxed Extended JSON of the `bson` crate, corrected where it deviates from the
+/// specification: fractions of seconds have three digits, NaN has no sign, and dates after 9999 are
+/// numbers instead of the last time of 9999.
 pub(super) fn relaxed(document: &bson::Document) -> Value {
     let document = spell_out_late_dates(Bson::Document(document.clone()));
     rewrite(document.into_relaxed_extjson(), &|value| match value {
@@ -51,9 +50,9 @@ fn relaxed_object(mut map: Map<String, Value>) -> Value {
     Value::Object(map)
 }
 
-/// What relaxed Extended JSON becomes in a Struct: every number is a double, and integers that
-/// doubles cannot hold are spelled out.
-pub(super) fn as_struct_holds_it(relaxed: Value) -> Value {
+/// Converts relaxed Extended JSON to its form in a `Struct`: every number is a double, and integers that
+/// are not exact as a double are `$numberLong`.
+pub(super) fn with_struct_numbers(relaxed: Value) -> Value {
     rewrite(relaxed, &|value| match value {
         Value::Number(number) => match number.as_i64() {
             Some(n) if n.unsigned_abs() > 1 << 53 => json!({ "$numberLong": n.to_string() }),
@@ -63,7 +62,7 @@ pub(super) fn as_struct_holds_it(relaxed: Value) -> Value {
     })
 }
 
-/// Canonical Extended JSON with doubles in one spelling, because `bson` writes large ones without
+/// Normalizes the doubles of canonical Extended JSON, because the `bson` crate writes large ones without
 /// exponent and very small ones as plain numbers.
 pub(super) fn canonical(value: Value) -> Value {
     rewrite(value, &|value| match value {
@@ -98,7 +97,7 @@ fn rewrite(value: Value, change: &dyn Fn(Value) -> Value) -> Value {
     change(inner)
 }
 
-/// A Struct as the JSON it stands for.
+/// Converts a `Struct` to JSON.
 pub(super) fn struct_to_json(message: Struct) -> Value {
     let fields = message.fields.into_iter();
     Value::Object(
@@ -109,7 +108,7 @@ pub(super) fn struct_to_json(message: Struct) -> Value {
 }
 
 fn value_to_json(value: prost_types::Value) -> Value {
-    match value.kind.expect("a Value always says what it holds") {
+    match value.kind.expect("a Value has a kind") {
         Kind::NullValue(_) => Value::Null,
         Kind::NumberValue(n) => Value::Number(Number::from_f64(n).expect("numbers are finite")),
         Kind::StringValue(text) => Value::String(text),

@@ -1,4 +1,4 @@
-//! What a format cannot hold, and what is written in its place.
+//! Tests of documents that a format can't represent, and of the fallbacks.
 
 use prost::Message;
 
@@ -17,11 +17,10 @@ use crate::{
 const DOCUMENT: u8 = 3;
 const ARRAY: u8 = 4;
 
-/// The documents that fit inside one another in a Struct: each takes a Struct, an entry and a
-/// Value.
+/// The maximum nesting of documents in a `Struct`: each level takes a `Struct`, an entry and a `Value`.
 const STRUCT_DEPTH: usize = ((MAX_MESSAGE_LEVEL - OUTERMOST_STRUCT_LEVEL + 1) / 3) as usize;
 
-fn falls_back_to_bson(raw: &[u8]) {
+fn assert_falls_back_to_bson(raw: &[u8]) {
     for format in FORMATS {
         let value = write(raw, format);
         assert_eq!(
@@ -32,54 +31,52 @@ fn falls_back_to_bson(raw: &[u8]) {
     }
 }
 
-/// T26.
 #[test]
-fn broken_utf8_falls_back_to_bson_wherever_it_stands() {
+fn invalid_utf8_falls_back_to_bson_in_any_position() {
     let id = [0; 12];
-    let broken = b"\x04\0\0\0ab\xff\0";
-    falls_back_to_bson(&raw_field(2, b"v", broken));
-    falls_back_to_bson(&raw_field(2, b"\xc3\x28", b"\x02\0\0\0a\0"));
-    falls_back_to_bson(&raw_field(0x0b, b"v", b"\xff\0i\0"));
-    falls_back_to_bson(&raw_field(0x0b, b"v", b"a\0\xff\0"));
-    falls_back_to_bson(&raw_field(0x0c, b"v", &[&broken[..], &id].concat()));
-    falls_back_to_bson(&raw_field(0x0d, b"v", broken));
-    falls_back_to_bson(&raw_field(0x0e, b"v", broken));
+    let invalid_utf8 = b"\x04\0\0\0ab\xff\0";
+    assert_falls_back_to_bson(&raw_field(2, b"v", invalid_utf8));
+    assert_falls_back_to_bson(&raw_field(2, b"\xc3\x28", b"\x02\0\0\0a\0"));
+    assert_falls_back_to_bson(&raw_field(0x0b, b"v", b"\xff\0i\0"));
+    assert_falls_back_to_bson(&raw_field(0x0b, b"v", b"a\0\xff\0"));
+    assert_falls_back_to_bson(&raw_field(0x0c, b"v", &[&invalid_utf8[..], &id].concat()));
+    assert_falls_back_to_bson(&raw_field(0x0d, b"v", invalid_utf8));
+    assert_falls_back_to_bson(&raw_field(0x0e, b"v", invalid_utf8));
     let scope = raw_document(&[]);
-    let scoped = [&[17, 0, 0, 0], &broken[..], &scope].concat();
-    falls_back_to_bson(&raw_field(0x0f, b"v", &scoped));
+    let scoped = [&[17, 0, 0, 0], &invalid_utf8[..], &scope].concat();
+    assert_falls_back_to_bson(&raw_field(0x0f, b"v", &scoped));
     // Surrogates and overlong forms are not UTF-8 either.
-    falls_back_to_bson(&raw_field(2, b"v", b"\x04\0\0\0\xed\xa0\x80\0"));
-    falls_back_to_bson(&raw_field(2, b"v", b"\x03\0\0\0\xc0\x80\0"));
-    // Behind a level of nesting, and behind fields already written.
-    let inner = raw_field(2, b"v", broken);
+    assert_falls_back_to_bson(&raw_field(2, b"v", b"\x04\0\0\0\xed\xa0\x80\0"));
+    assert_falls_back_to_bson(&raw_field(2, b"v", b"\x03\0\0\0\xc0\x80\0"));
+    // In a nested document, and after other fields.
+    let inner = raw_field(2, b"v", invalid_utf8);
     let outer = [b"\x08before\0\x01\x03inner\0", &inner[..]].concat();
-    falls_back_to_bson(&raw_document(&outer));
+    assert_falls_back_to_bson(&raw_document(&outer));
 }
 
 #[test]
 fn malformed_bson_falls_back_to_bson() {
-    falls_back_to_bson(&[]);
-    falls_back_to_bson(&[5, 0, 0, 0, 1]);
-    falls_back_to_bson(&[6, 0, 0, 0, 0]);
-    falls_back_to_bson(&[5, 0, 0, 0, 0, 0]);
-    falls_back_to_bson(&[0xff, 0xff, 0xff, 0xff, 0]);
-    falls_back_to_bson(&raw_document(b"\0"));
-    falls_back_to_bson(&raw_field(0x14, b"v", b""));
-    falls_back_to_bson(&raw_field(8, b"v", b"\x02"));
-    falls_back_to_bson(&raw_field(2, b"v", b"\0\0\0\0"));
-    falls_back_to_bson(&raw_field(2, b"v", b"\xff\xff\xff\x7f\0"));
-    falls_back_to_bson(&raw_field(2, b"v", b"\x02\0\0\0ab"));
-    falls_back_to_bson(&raw_field(3, b"v", b"\x04\0\0\0"));
-    falls_back_to_bson(&raw_field(3, b"v", b"\x05\0\0\0\x01"));
-    falls_back_to_bson(&raw_field(5, b"v", b"\xff\xff\xff\xff\0"));
-    // The old binary with an inner length that contradicts the outer one.
-    falls_back_to_bson(&raw_field(5, b"v", b"\x05\0\0\0\x02\x02\0\0\0a"));
-    falls_back_to_bson(&raw_field(5, b"v", b"\x02\0\0\0\x02\x02\0"));
+    assert_falls_back_to_bson(&[]);
+    assert_falls_back_to_bson(&[5, 0, 0, 0, 1]);
+    assert_falls_back_to_bson(&[6, 0, 0, 0, 0]);
+    assert_falls_back_to_bson(&[5, 0, 0, 0, 0, 0]);
+    assert_falls_back_to_bson(&[0xff, 0xff, 0xff, 0xff, 0]);
+    assert_falls_back_to_bson(&raw_document(b"\0"));
+    assert_falls_back_to_bson(&raw_field(0x14, b"v", b""));
+    assert_falls_back_to_bson(&raw_field(8, b"v", b"\x02"));
+    assert_falls_back_to_bson(&raw_field(2, b"v", b"\0\0\0\0"));
+    assert_falls_back_to_bson(&raw_field(2, b"v", b"\xff\xff\xff\x7f\0"));
+    assert_falls_back_to_bson(&raw_field(2, b"v", b"\x02\0\0\0ab"));
+    assert_falls_back_to_bson(&raw_field(3, b"v", b"\x04\0\0\0"));
+    assert_falls_back_to_bson(&raw_field(3, b"v", b"\x05\0\0\0\x01"));
+    assert_falls_back_to_bson(&raw_field(5, b"v", b"\xff\xff\xff\xff\0"));
+    // The old binary subtype with contradicting lengths.
+    assert_falls_back_to_bson(&raw_field(5, b"v", b"\x05\0\0\0\x02\x02\0\0\0a"));
+    assert_falls_back_to_bson(&raw_field(5, b"v", b"\x02\0\0\0\x02\x02\0"));
 }
 
-/// T26.
 #[test]
-fn a_struct_holds_as_many_levels_as_protobuf_readers_take() {
+fn a_struct_has_as_many_levels_as_protobuf_parsers_accept() {
     for (depth, kind) in [
         (STRUCT_DEPTH, DOCUMENT),
         (1 + (MAX_MESSAGE_LEVEL - 9) as usize / 2, ARRAY),
@@ -97,9 +94,9 @@ fn a_struct_holds_as_many_levels_as_protobuf_readers_take() {
     }
 }
 
-/// T26. The values inside are such that Extended JSON writes them as objects: these levels count.
+/// The values are of types that Extended JSON writes as objects, which count as levels.
 #[test]
-fn a_struct_decodes_where_it_stands_deepest_in_a_response() {
+fn a_struct_decodes_at_the_deepest_position_in_a_response() {
     let values: [(u8, &[u8]); 9] = [
         (0x01, &f64::NAN.to_le_bytes()),
         (0x05, b"\0\0\0\0\0"),
@@ -124,9 +121,9 @@ fn a_struct_decodes_where_it_stands_deepest_in_a_response() {
                     });
                 });
             });
-            let response = pb::WatchResponse::decode(&out[..]).expect("prost takes 100 levels");
+            let response = pb::WatchResponse::decode(&out[..]).expect("prost accepts 100 levels");
             let Some(pb::watch_response::Kind::Changes(batch)) = response.kind else {
-                panic!("the response holds changes");
+                panic!("the response has changes");
             };
             let Some(pb::change_event::Change::Update(update)) = &batch.changes[0].change else {
                 panic!("the change is an update");
@@ -144,7 +141,6 @@ fn a_struct_decodes_where_it_stands_deepest_in_a_response() {
     }
 }
 
-/// T26.
 #[test]
 fn a_repeated_name_falls_back_from_struct_to_relaxed_json() {
     let twice = raw_document(b"\x10a\0\x01\0\0\0\x10b\0\x02\0\0\0\x10a\0\x03\0\0\0");
@@ -168,7 +164,7 @@ fn a_repeated_name_falls_back_from_struct_to_relaxed_json() {
     ));
 }
 
-/// T26. Small documents and large ones are looked at in different ways.
+/// Small and large documents are checked in different ways.
 #[test]
 fn a_repeated_name_is_found_among_any_number_of_fields() {
     let name = |n: usize| [b"\x0afield_", n.to_string().as_bytes(), b"\0"].concat();
@@ -189,9 +185,8 @@ fn a_repeated_name_is_found_among_any_number_of_fields() {
     }
 }
 
-/// T26.
 #[test]
-fn text_holds_two_hundred_levels_and_more_fall_back_to_bson() {
+fn json_has_at_most_200_levels_and_falls_back_to_bson() {
     let depth = MAX_DEPTH as usize;
     for kind in [DOCUMENT, ARRAY] {
         let deepest = nested(depth, kind);
@@ -202,24 +197,24 @@ fn text_holds_two_hundred_levels_and_more_fall_back_to_bson() {
             let levels = text.bytes().filter(|byte| b"[{".contains(byte)).count();
             assert_eq!(levels, depth);
         }
-        falls_back_to_bson(&nested(depth + 1, kind));
+        assert_falls_back_to_bson(&nested(depth + 1, kind));
     }
 }
 
-/// T26. Tokio's workers have 2 MiB; a quarter of that must do, in a build without optimization.
+/// Tokio's worker threads have 2 MiB of stack. A quarter of that must suffice, even without optimization.
 #[test]
 fn hostile_nesting_does_not_overflow_the_stack() {
     let on_a_small_stack = || {
         for kind in [DOCUMENT, ARRAY] {
             write(&nested(200, kind), Format::Json);
             let hostile = nested(20_000, kind);
-            falls_back_to_bson(&hostile);
+            assert_falls_back_to_bson(&hostile);
         }
         let scope = (0..5_000).fold(raw_document(&[]), |scope, _| {
             let size = i32::try_from(scope.len() + 9).expect("small").to_le_bytes();
             raw_field(0x0f, b"", &[&size, &b"\x01\0\0\0\0"[..], &scope].concat())
         });
-        falls_back_to_bson(&scope);
+        assert_falls_back_to_bson(&scope);
     };
     std::thread::Builder::new()
         .stack_size(512 * 1024)

@@ -1,4 +1,4 @@
-//! What holds for any document and for any bytes.
+//! Property tests with any documents and any bytes.
 
 use bson::Bson;
 use proptest::{collection::vec, prelude::*};
@@ -12,26 +12,23 @@ use crate::{
 proptest! {
     #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..Default::default() })]
 
-    /// T26.
     #[test]
-    fn bson_goes_through_byte_for_byte(bytes in vec(any::<u8>(), 0..300)) {
+    fn the_bson_format_keeps_every_byte(bytes in vec(any::<u8>(), 0..300)) {
         prop_assert_eq!(write(&bytes, Format::Bson), Value::Bson(bytes.into()));
     }
 
-    /// T26.
     #[test]
-    fn relaxed_json_says_what_bson_says(document in strategy::document()) {
+    fn relaxed_json_equals_that_of_the_bson_crate(document in strategy::document()) {
         let text = json_text(&to_raw(&document), Format::Json);
         let parsed: serde_json::Value = serde_json::from_str(&text).expect("JSON parses");
-        // Parsed as well, because serde_json is a little off for some doubles.
+        // Parsed too, because serde_json parses some doubles inexactly.
         let expected = compare::relaxed(&document).to_string();
         let expected: serde_json::Value = serde_json::from_str(&expected).expect("JSON parses");
         prop_assert_eq!(parsed, expected);
     }
 
-    /// T26.
     #[test]
-    fn canonical_json_says_what_bson_says_and_reads_back_as_the_same_document(
+    fn canonical_json_equals_that_of_the_bson_crate_and_parses_as_the_same_document(
         document in strategy::document()
     ) {
         let text = json_text(&to_raw(&document), Format::CanonicalJson);
@@ -46,37 +43,36 @@ proptest! {
         );
     }
 
-    /// T26.
     #[test]
-    fn a_struct_holds_relaxed_json(document in strategy::document()) {
+    fn a_struct_equals_relaxed_json(document in strategy::document()) {
         let Value::Struct(message) = write(&to_raw(&document), Format::Struct) else {
             panic!("shallow documents fit a Struct");
         };
-        let expected = compare::as_struct_holds_it(compare::relaxed(&document));
+        let expected = compare::with_struct_numbers(compare::relaxed(&document));
         prop_assert_eq!(compare::struct_to_json(message), expected);
     }
 
     #[test]
-    fn any_bytes_are_written_in_any_format(bytes in vec(any::<u8>(), 0..200)) {
-        written_without_loss(&bytes)?;
-        written_without_loss(&raw_document(&bytes))?;
+    fn any_bytes_are_encoded_without_loss(bytes in vec(any::<u8>(), 0..200)) {
+        encoded_without_loss(&bytes)?;
+        encoded_without_loss(&raw_document(&bytes))?;
     }
 
     #[test]
-    fn a_damaged_document_is_written_in_any_format(
+    fn a_damaged_document_is_encoded_without_loss(
         document in strategy::document(),
         damage in vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
     ) {
         let mut bytes = to_raw(&document);
-        for (place, byte) in damage {
-            let place = place.index(bytes.len());
-            bytes[place] = byte;
+        for (offset, byte) in damage {
+            let offset = offset.index(bytes.len());
+            bytes[offset] = byte;
         }
-        written_without_loss(&bytes)?;
+        encoded_without_loss(&bytes)?;
     }
 
     #[test]
-    fn a_document_cut_short_is_written_as_bson(
+    fn a_truncated_document_is_encoded_as_bson(
         document in strategy::document(),
         cut in any::<prop::sample::Index>(),
     ) {
@@ -88,12 +84,12 @@ proptest! {
     }
 
     #[test]
-    fn a_decimal_of_any_bits_is_written(bits in any::<[u8; 16]>()) {
-        written_without_loss(&super::raw_field(0x13, b"v", &bits))?;
+    fn a_decimal_of_any_bits_is_encoded_without_loss(bits in any::<[u8; 16]>()) {
+        encoded_without_loss(&super::raw_field(0x13, b"v", &bits))?;
     }
 
     #[test]
-    fn reading_yields_what_bson_reads(document in strategy::document()) {
+    fn the_raw_reader_finds_the_same_fields_as_the_bson_crate(document in strategy::document()) {
         let bytes = to_raw(&document);
         let elements = Elements::new(&bytes).expect("a document");
         let keys: Result<Vec<_>, _> = elements.map(|e| e.map(|e| e.key)).collect();
@@ -102,8 +98,8 @@ proptest! {
     }
 }
 
-/// Writes bytes in all formats: BSON is those bytes, and JSON parses.
-fn written_without_loss(bytes: &[u8]) -> Result<(), TestCaseError> {
+/// Encodes bytes in all formats: the BSON format must keep them, and JSON must parse.
+fn encoded_without_loss(bytes: &[u8]) -> Result<(), TestCaseError> {
     for format in FORMATS {
         match write(bytes, format) {
             Value::Bson(bson) => prop_assert_eq!(&bson[..], bytes),

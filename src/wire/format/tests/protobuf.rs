@@ -1,4 +1,4 @@
-//! The protobuf writer.
+//! Tests of the protobuf encoder.
 
 use bytes::{BufMut, BytesMut};
 use prost::Message;
@@ -18,7 +18,7 @@ fn interesting_numbers() -> impl Iterator<Item = u64> {
 }
 
 #[test]
-fn varints_are_those_of_prost() {
+fn varints_equal_those_of_prost() {
     for value in interesting_numbers() {
         let mut ours = BytesMut::new();
         put_varint(&mut ours, value);
@@ -30,7 +30,7 @@ fn varints_are_those_of_prost() {
 }
 
 #[test]
-fn fields_decode_as_the_message_they_make() {
+fn encoded_fields_decode_as_a_message() {
     let mut out = BytesMut::new();
     put_varint_field(&mut out, 1, 77);
     put_varint_field(&mut out, 2, u64::from(u32::MAX));
@@ -57,9 +57,9 @@ fn fields_decode_as_the_message_they_make() {
     );
 }
 
-/// The length of a message's length grows at powers of 128; a wrong guess must not show.
+/// The size of a message's length grows at powers of 128; a wrong estimate must not change the bytes.
 #[test]
-fn a_message_is_the_same_whatever_length_was_expected() {
+fn a_message_is_the_same_with_any_estimated_length() {
     let lengths = [
         0, 1, 126, 127, 128, 129, 16_382, 16_383, 16_384, 20_000, 2_097_152,
     ];
@@ -68,14 +68,14 @@ fn a_message_is_the_same_whatever_length_was_expected() {
         let mut expected = BytesMut::from(&b"before"[..]);
         put_bytes_field(&mut expected, 3_000, &body);
         assert_eq!(expected.len(), 6 + len_field_len(3_000, actual));
-        for guess in lengths {
+        for estimate in lengths {
             let mut out = BytesMut::from(&b"before"[..]);
-            let result = put_message_with_estimate(&mut out, 3_000, guess, |out| {
+            let result = put_message_with_estimate(&mut out, 3_000, estimate, |out| {
                 out.put_slice(&body);
                 "result"
             });
             assert_eq!(result, "result");
-            assert!(out == expected, "{actual} expected as {guess}");
+            assert!(out == expected, "{actual} expected as {estimate}");
         }
         let mut out = BytesMut::from(&b"before"[..]);
         put_message_with_len(&mut out, 3_000, actual, |out| out.put_slice(&body));
@@ -84,7 +84,7 @@ fn a_message_is_the_same_whatever_length_was_expected() {
 }
 
 #[test]
-fn messages_nest() {
+fn messages_can_be_nested() {
     let name = "n".repeat(200);
     let mut out = BytesMut::new();
     put_message(&mut out, 1, |out| {

@@ -1,4 +1,4 @@
-//! Strategies that make BSON documents.
+//! Proptest strategies for BSON documents.
 
 use bson::{
     Binary, Bson, DateTime, Decimal128, Document, JavaScriptCodeWithScope, Regex, Timestamp,
@@ -8,8 +8,8 @@ use proptest::{collection::vec, prelude::*};
 
 use super::db_pointer;
 
-/// Documents of every type, a few levels deep. Names don't start with `$`, because Extended JSON
-/// cannot tell such fields from its own.
+/// Returns documents with values of every type, a few levels deep. Names don't start with `$`, because
+/// Extended JSON can't distinguish such fields from its own.
 pub(super) fn document() -> impl Strategy<Value = Document> {
     fields(value())
 }

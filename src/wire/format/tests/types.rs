@@ -1,4 +1,4 @@
-//! Every BSON type, with the values at its edges, in every format.
+//! Tests of every BSON type and its extreme values in every format.
 
 use bson::{
     Binary, Bson, DateTime, Decimal128, Document, JavaScriptCodeWithScope, Regex, Timestamp, doc,
@@ -16,7 +16,7 @@ fn decimal(text: &str) -> Decimal128 {
     text.parse().expect("a decimal")
 }
 
-/// Every type, every edge, one document.
+/// Returns a document with all types and their extreme values.
 fn all_types() -> Document {
     let binary = |subtype: u8, length: u8| Binary {
         subtype: BinarySubtype::from(subtype),
@@ -106,43 +106,38 @@ fn regex(pattern: &str, options: &str) -> Regex {
     }
 }
 
-/// T26.
 #[test]
-fn every_type_is_the_same_in_relaxed_json_as_bson_writes_it() {
+fn every_type_in_relaxed_json_equals_the_output_of_the_bson_crate() {
     let text = json_text(&to_raw(&all_types()), Format::Json);
     let parsed: serde_json::Value = serde_json::from_str(&text).expect("JSON parses");
     assert_eq!(parsed, compare::relaxed(&all_types()));
 }
 
-/// T26.
 #[test]
-fn every_type_is_the_same_in_canonical_json_as_bson_writes_it() {
+fn every_type_in_canonical_json_equals_the_output_of_the_bson_crate() {
     let text = json_text(&to_raw(&all_types()), Format::CanonicalJson);
     let parsed: serde_json::Value = serde_json::from_str(&text).expect("JSON parses");
     let expected = Bson::Document(all_types()).into_canonical_extjson();
     assert_eq!(compare::canonical(parsed), compare::canonical(expected));
 }
 
-/// T26.
 #[test]
-fn every_type_is_the_same_in_a_struct_as_in_relaxed_json() {
+fn every_type_in_a_struct_equals_relaxed_json() {
     let Value::Struct(message) = write(&to_raw(&all_types()), Format::Struct) else {
         panic!("the document fits a Struct");
     };
-    let expected = compare::as_struct_holds_it(compare::relaxed(&all_types()));
+    let expected = compare::with_struct_numbers(compare::relaxed(&all_types()));
     assert_eq!(compare::struct_to_json(message), expected);
 }
 
-/// T26.
 #[test]
-fn every_type_goes_through_byte_for_byte_as_bson() {
+fn every_type_keeps_its_bytes_in_the_bson_format() {
     let raw = to_raw(&all_types());
     assert_eq!(write(&raw, Format::Bson), Value::Bson(raw.clone().into()));
 }
 
-/// T26.
 #[test]
-fn relaxed_json_is_spelled_as_the_specification_has_it() {
+fn relaxed_json_follows_the_specification() {
     let cases: Vec<(Bson, &str)> = vec![
         (5.into(), "5"),
         (i64::MIN.into(), "-9223372036854775808"),
@@ -207,9 +202,8 @@ fn relaxed_json_is_spelled_as_the_specification_has_it() {
     }
 }
 
-/// T26.
 #[test]
-fn canonical_json_spells_every_type_out() {
+fn canonical_json_has_the_type_of_every_value() {
     let cases: Vec<(Bson, &str)> = vec![
         (5.into(), r#"{"$numberInt":"5"}"#),
         (5_i64.into(), r#"{"$numberLong":"5"}"#),
@@ -245,8 +239,8 @@ fn a_double_stays_a_double_in_relaxed_json() {
 }
 
 #[test]
-fn every_day_of_the_calendar_is_written_as_bson_writes_it() {
-    // Each 97th day reaches every month and every kind of leap year.
+fn dates_equal_those_of_the_bson_crate() {
+    // Every 97th day covers all months and all kinds of leap years.
     for day in (0..2_932_897_i64).step_by(97) {
         let date = DateTime::from_millis(day * 86_400_000);
         let expected = date
@@ -266,7 +260,7 @@ fn fields_keep_their_order_and_json_keeps_repeated_names() {
 }
 
 #[test]
-fn an_array_is_in_order_whatever_its_indexes_say() {
+fn an_array_keeps_its_order_with_any_indexes() {
     let array = super::raw_document(b"\x109\0\x01\0\0\0\x10\xff\0\x02\0\0\0\x109\0\x03\0\0\0");
     let raw = raw_field(4, b"v", &array);
     assert_eq!(json_text(&raw, Format::Json), r#"{"v":[1,2,3]}"#);

@@ -93,8 +93,8 @@ pub struct AuthConfig {
     pub policy_file: Option<PathBuf>,
 
     /// The file of keys that encrypt resume tokens, one per line, each 32 bytes in base64. The first key
-    /// encrypts, all keys decrypt. Required by a policy that hides fields or documents, because MongoDB's tokens
-    /// contain document keys. Must be the same on all replicas. Reloaded when it changes
+    /// encrypts, all keys decrypt. Required by a policy that hides fields or documents, because MongoDB's
+    /// tokens contain document keys. Must be the same on all replicas. Reloaded when it changes
     #[arg(long, env = "WEIR_TOKEN_KEY_FILE", value_name = "FILE")]
     pub token_key_file: Option<PathBuf>,
 

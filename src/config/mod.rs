@@ -126,7 +126,8 @@ pub struct ServeConfig {
     pub feed_linger: Duration,
 
     /// The bytes of recent events that a feed keeps for its watches, 64KiB to 4GiB. A watch that falls
-    /// further behind reads the events again from MongoDB. One reply of MongoDB (up to 16 MiB) may come on top
+    /// further behind reads the events again from MongoDB. One reply of MongoDB (up to 16 MiB) may come on
+    /// top
     #[arg(
         long,
         env = "WEIR_RING_BYTES",
@@ -314,7 +315,8 @@ impl ServeConfig {
     /// reach it.
     #[must_use]
     pub fn missing_protection(&self) -> Option<&'static str> {
-        // A required client certificate proves that its holder may call, even if it does not name a principal.
+        // A required client certificate proves that its holder may call, even if it does not name a
+        // principal.
         let knows_callers = self.auth.is_enabled() || self.tls.requires_certificates();
         match (self.tls.is_enabled(), knows_callers) {
             _ if self.listen.ip().is_loopback() => None,

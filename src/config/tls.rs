@@ -29,8 +29,8 @@ pub struct TlsConfig {
     )]
     pub tls_key_file: Option<PathBuf>,
 
-    /// The certificate authorities of accepted client certificates, PEM. Turns mutual TLS on. Reloaded when it
-    /// changes
+    /// The certificate authorities of accepted client certificates, PEM. Turns mutual TLS on. Reloaded when
+    /// it changes
     #[arg(
         long,
         env = "WEIR_TLS_CLIENT_CA_FILE",

@@ -93,7 +93,7 @@ async fn the_command_watches_over_tls_and_says_what_keeps_it_from_that() {
     gets_an_event(&database, watch(&database, &by_address, &named)).await;
 
     let stranger = paths.write("stranger.pem", &Authority::new("another").pem);
-    let words = "an authority that is not trusted here; --tls-ca-file";
+    let words = "an authority that is not trusted here: name its authority with --tls-ca-file";
     let stranger = ["--tls-ca-file", stranger.as_str()];
     is_told(watch(&database, &server, &stranger), 1, words).await;
 
@@ -102,12 +102,7 @@ async fn the_command_watches_over_tls_and_says_what_keeps_it_from_that() {
     is_told(watch(&database, &plain, &["--no-reconnect"]), 1, "https://").await;
     let weir = Weir::start(&database).await;
     let without = format!("https://localhost:{}", weir.grpc_addr().port());
-    is_told(
-        watch(&database, &without, &trusting),
-        1,
-        "does not speak TLS",
-    )
-    .await;
+    is_told(watch(&database, &without, &trusting), 1, "does not use TLS").await;
 }
 
 #[tokio::test]
@@ -136,11 +131,11 @@ async fn the_command_shows_its_certificate() {
     let known: Vec<&str> = known.iter().map(String::as_str).collect();
     gets_an_event(&database, watch(&database, &server, &known)).await;
 
-    let words = "wants a certificate; --tls-cert-file and --tls-key-file";
+    let words = "requires a client certificate: use --tls-cert-file and --tls-key-file";
     is_told_in_the_end(watch(&database, &server, &known[..1]), 1, words).await;
     let stranger = show("stranger", &Authority::new("another"));
     let stranger: Vec<&str> = stranger.iter().map(String::as_str).collect();
-    let words = "does not take the certificate of --tls-cert-file";
+    let words = "does not accept the certificate of --tls-cert-file";
     is_told_in_the_end(watch(&database, &server, &stranger), 1, words).await;
 }
 

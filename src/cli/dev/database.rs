@@ -59,8 +59,8 @@ enum Server {
 }
 
 impl Database {
-    /// Uses the first that exists of `--mongodb-uri`, `--secantusd`, mongod on the PATH, and SecantusDB on the
-    /// PATH or in `./.venv/bin`. Returns once the database accepts writes.
+    /// Uses the first that exists of `--mongodb-uri`, `--secantusd`, mongod on the PATH, and SecantusDB on
+    /// the PATH or in `./.venv/bin`. Returns once the database accepts writes.
     pub async fn find_or_start(args: &DevArgs) -> Result<Database, DatabaseError> {
         if let Some(uri) = &args.mongodb_uri {
             print_notice("using --mongodb-uri; only its database `weir_dev` is changed");

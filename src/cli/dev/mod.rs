@@ -34,8 +34,8 @@ pub struct DevArgs {
     #[arg(long)]
     pub once: bool,
 
-    /// The MongoDB connection string of an existing deployment to use. Only its database `weir_dev` is changed
-    /// [default: start a database]
+    /// The MongoDB connection string of an existing deployment to use. Only its database `weir_dev` is
+    /// changed [default: start a database]
     #[arg(long, env = "MONGODB_URI", value_name = "URI", hide_env_values = true)]
     pub mongodb_uri: Option<String>,
 

@@ -9,8 +9,8 @@ use crate::cli::watch::args::DEFAULT_SERVER;
 pub(super) struct Addresses {
     pub grpc: SocketAddr,
     pub admin: SocketAddr,
-    /// The connection string of a database that the demo started; `None` for an existing one, whose connection
-    /// string may contain a password.
+    /// The connection string of a database that the demo started; `None` for an existing one, whose
+    /// connection string may contain a password.
     pub mongodb_uri: Option<String>,
     pub programs: Programs,
 }

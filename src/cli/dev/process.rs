@@ -23,8 +23,8 @@ pub(super) struct Process {
 }
 
 impl Process {
-    /// Starts `program` in a new folder with a port that was free just before. `arguments` receives the folder
-    /// and the port. The output of the server goes to a log in the folder.
+    /// Starts `program` in a new folder with a port that was free just before. `arguments` receives the
+    /// folder and the port. The output of the server goes to a log in the folder.
     pub fn start(
         program: &Path,
         arguments: impl FnOnce(&Path, u16) -> Vec<OsString>,

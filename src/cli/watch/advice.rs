@@ -1,4 +1,4 @@
-//! What a status means for the person at the terminal: go on by itself, or what to do.
+//! The reaction to a status: retry, or advice for the user.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -11,10 +11,10 @@ use super::documents::rfc3339;
 use super::text::{escape_controls, root_causes};
 use crate::error::code_name;
 
-/// What the advice refers to.
+/// The parts of the command line that advice refers to.
 #[derive(Debug, Clone, Default)]
 pub struct AdviceContext {
-    /// The server's address.
+    /// The URL of the server.
     pub server: String,
     /// The file of `--resume-file`.
     pub resume_file: Option<PathBuf>,
@@ -22,36 +22,36 @@ pub struct AdviceContext {
     pub conditions: Vec<String>,
 }
 
-/// What to do about a status that ended a watch, or kept it from opening.
+/// The reaction to a status that ended a watch or refused it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RetryDecision {
-    /// Try again: after `after` at the earliest, where the server asked for that.
+    /// Try again.
     Retry {
-        /// What happened, in a line.
+        /// The problem, in one line.
         why: String,
-        /// The server's RetryInfo.
+        /// The delay in the server's RetryInfo.
         retry_after: Option<Duration>,
     },
-    /// Trying again would bring the same.
+    /// A retry would fail the same way.
     Final,
 }
 
-/// The reason in a status that Weir itself made; `None` when something on the way made it.
+/// Returns the reason in a status from Weir; `None` if a proxy or the client library created the status.
 pub fn reason(status: &Status) -> Option<String> {
     status.get_details_error_info().map(|info| info.reason)
 }
 
-/// Whether to try again.
+/// Decides whether to try again.
 ///
-/// Weir gives every status a reason. Without one, the codes that proxies and broken connections
-/// turn into tell of the way there and not of the watch.
+/// Every status from Weir has a reason. Without one, the codes below come from a proxy or a broken
+/// connection.
 pub fn decide_retry(status: &Status) -> RetryDecision {
-    let made_on_the_way = reason(status).is_none()
+    let from_network = reason(status).is_none()
         && matches!(
             status.code(),
             Code::Unknown | Code::Internal | Code::Cancelled | Code::DeadlineExceeded
         );
-    if status.code() != Code::Unavailable && !made_on_the_way {
+    if status.code() != Code::Unavailable && !from_network {
         return RetryDecision::Final;
     }
     let retry_after = status
@@ -67,12 +67,12 @@ pub fn decide_retry(status: &Status) -> RetryDecision {
     }
 }
 
-/// The time to start at where a watch is to go on, but not from its last token.
+/// Returns the time to start at, if the watch must continue from a time instead of its last token.
 pub fn replacement_start_time(status: &Status) -> Option<Timestamp> {
     time(status, "ACCESS_CHANGED", "after_time")
 }
 
-/// The second of a cluster time that a status with this reason tells.
+/// Returns the second of the cluster time under `key` in a status with this reason.
 fn time(status: &Status, reason: &str, key: &str) -> Option<Timestamp> {
     let info = status.get_details_error_info()?;
     let (seconds, _) = info.metadata.get(key)?.split_once('.')?;
@@ -80,7 +80,7 @@ fn time(status: &Status, reason: &str, key: &str) -> Option<Timestamp> {
     Some(Timestamp { seconds, nanos: 0 })
 }
 
-/// "REASON: message", or the code's name in the reason's stead.
+/// Returns "REASON: message", or with the name of the code if there is no reason.
 fn headline(status: &Status) -> String {
     let name = reason(status).unwrap_or_else(|| code_name(status.code()).to_owned());
     if status.message().is_empty() {
@@ -90,7 +90,7 @@ fn headline(status: &Status) -> String {
     }
 }
 
-/// What happened and what to do about it, in a few lines.
+/// Returns the problem and what to do about it, in a few lines.
 pub fn explain(status: &Status, facts: &AdviceContext) -> String {
     let mut lines = vec![format!(
         "the watch ended: {}",
@@ -119,15 +119,14 @@ fn advice(status: &Status, facts: &AdviceContext) -> Option<String> {
     let token_time = time(status, "RESUME_TOKEN_MISMATCH", "token_time");
     let text = match (reason(status).as_deref(), status.code()) {
         (Some("RESUME_TOKEN_EXPIRED"), _) => {
-            let anew = match &file {
-                Some(file) => format!("Delete {file} to start from now; with --since 10m as well"),
-                None => "Leave --resume-token and --since out to start from now; with --since 10m"
+            let restart = match &file {
+                Some(file) => format!("Delete {file} to start from now; with --since 10m too,"),
+                None => "Omit --resume-token and --since to start from now; with --since 10m"
                     .to_owned(),
             };
             format!(
-                "MongoDB's oplog no longer reaches back to that place, so changes since then are \
-                 lost to this watch.\n{anew} it starts as far back as you say, if the oplog \
-                 reaches there."
+                "MongoDB's oplog no longer contains that position, so this watch has lost changes.\n\
+                 {restart} it starts that far back, if the oplog reaches there."
             )
         }
         (Some("RESUME_TOKEN_MISMATCH"), _) if let Some(time) = token_time => {
@@ -136,106 +135,106 @@ fn advice(status: &Status, facts: &AdviceContext) -> Option<String> {
                 None => String::new(),
             };
             format!(
-                "You may see something else of it than when the token was given to you. To go on at \
-                 its place: {first}--since {}",
+                "Your access has changed since you received the token. To continue at its time: \
+                 {first}--since {}",
                 rfc3339(&time)
             )
         }
         (Some("RESUME_TOKEN_MALFORMED" | "RESUME_TOKEN_MISMATCH"), _) => match &file {
             Some(file) => format!(
-                "{file} keeps the place in another deployment or scope. Name another file, or \
-                 delete it to start anew."
+                "{file} stores a token of another deployment or scope. Use another file, or delete it \
+                 to start without a token."
             ),
-            None => "A token goes with the database and the collections it came from.".to_owned(),
+            None => "A token is valid only for the deployment, database and collections that it came from.".to_owned(),
         },
         (Some("WATCH_INVALIDATED"), _) => {
-            let again = match &file {
+            let advice = match &file {
                 Some(_) => "Run the same command again to watch",
-                None => "Use --resume-file to go on with",
+                None => "Use --resume-file to continue with",
             };
             format!(
-                "What was watched has been dropped or renamed. {again} what is created under its \
-                 name later; --on-invalidate continue does so without ending."
+                "The watched collection or database has been dropped or renamed. {advice} one created \
+                 later under the same name; --on-invalidate continue does so without exiting."
             )
         }
         (Some("IMAGE_UNAVAILABLE"), _) => {
-            let text = "MongoDB keeps no image of that change. Use --full-document when-available \
+            let text = "MongoDB has no image of that change. Use --full-document when-available \
                         or --before when-available, or enable changeStreamPreAndPostImages on the \
                         collection.";
             text.to_owned() + &skip_event_advice(status, file.as_deref())
         }
         (Some("EVENT_TOO_LARGE"), _) => {
-            "Use --oversize chunk to receive it in pieces, --oversize omit to see its key, or a \
+            "Use --oversize chunk to receive it in chunks, --oversize omit to see only its key, or a \
              larger --max-message-bytes."
                 .to_owned()
         }
         (Some("UPSTREAM_EVENT_TOO_LARGE"), _) => {
-            let text = "MongoDB cannot send that event. Leave --before and --full-document out, or \
-                        start after it with --since.";
+            let text = "MongoDB can't send that event. Omit --before and --full-document, or start \
+                        after it with --since.";
             text.to_owned() + &skip_event_advice(status, file.as_deref())
         }
         (Some("CHANGE_STREAMS_UNSUPPORTED"), _) => {
-            "Change streams need a replica set; a single mongod can be one of its own.".to_owned()
+            "Change streams need a replica set; a single mongod can be a replica set of one.".to_owned()
         }
         (Some("UPSTREAM_ACCESS_DENIED"), _) => {
-            "The server's MongoDB user lacks the rights `find` and `changeStream` there; the \
-             server's log says more."
+            "The MongoDB user of the server needs `find` and `changeStream` on that namespace; the \
+             server's log has the details."
                 .to_owned()
         }
         (Some("WATCH_LIMIT_EXCEEDED"), _) => {
-            "The server has as many watches as it allows. Try again later.".to_owned()
+            "Try again later, or ask the operator of the server to raise the limit.".to_owned()
         }
         (Some("CREDENTIALS_MISSING"), _) => {
-            "Show who you are with --token-file, --api-key-file, or --tls-cert-file and \
-             --tls-key-file; the server's operator knows which of them it takes."
+            "Use --token-file, --api-key-file, or --tls-cert-file and --tls-key-file; ask the operator \
+             of the server which of them it accepts."
                 .to_owned()
         }
         (Some("CREDENTIALS_INVALID"), _) => {
-            "The server does not take what --token-file, --api-key-file or --tls-cert-file holds: it \
-             may be meant for another server, or have been withdrawn."
+            "The server does not accept the content of --token-file, --api-key-file or --tls-cert-file: \
+             it may be for another server, or revoked."
                 .to_owned()
         }
         (Some("CREDENTIALS_EXPIRED"), _) => {
-            "Put new credentials into the file; the same command goes on with them.".to_owned()
+            "Put new credentials into the file and run the same command again.".to_owned()
         }
         (_, Code::PermissionDenied) => {
-            "The server does not allow this watch to you. A whole deployment (--all) must be \
-             allowed in the server's configuration."
+            "The server does not allow you this watch. For a whole deployment (--all), it must run \
+             with --allow-deployment-watch."
                 .to_owned()
         }
-        (_, Code::Unauthenticated) => "The server wants credentials.".to_owned(),
+        (_, Code::Unauthenticated) => "The server requires credentials: use --token-file or --api-key-file.".to_owned(),
         (None, Code::Unimplemented) => format!(
-            "{} has no weir.v1.WatchService; --server names another.",
+            "{} has no weir.v1.WatchService: name another server with --server.",
             facts.server
         ),
-        (_, Code::Unimplemented) => "This server does not have that yet.".to_owned(),
+        (_, Code::Unimplemented) => "This version of the server does not support that.".to_owned(),
         (None, Code::OutOfRange | Code::ResourceExhausted) => {
-            "A message was larger than a limit on the way; a smaller --max-message-bytes may help."
+            "A message was larger than a limit on the network path; use a smaller --max-message-bytes."
                 .to_owned()
         }
         (Some("INTERNAL"), _) => {
-            "This is a fault in the server; its log says more about this watch.".to_owned()
+            "This is a defect of the server; its log has the details of this watch.".to_owned()
         }
         _ => return None,
     };
     Some(text)
 }
 
-/// How to go on without an event that MongoDB can't send, where the server tells.
+/// Returns how to continue without an event that MongoDB can't send, if the server sent a token after it.
 fn skip_event_advice(status: &Status, file: Option<&str>) -> String {
     let info = status.get_details_error_info();
     let Some(token) = info.and_then(|mut info| info.metadata.remove("next_token")) else {
         return String::new();
     };
     let first = match file {
-        Some(file) => format!("delete {file}, which keeps the place before it, and use "),
+        Some(file) => format!("delete {file}, whose token is before it, and use "),
         None => String::new(),
     };
     let token = escape_controls(&token);
-    format!("\nTo go on right after that event, without it: {first}--resume-token {token}")
+    format!("\nTo continue after that event, without it: {first}--resume-token {token}")
 }
 
-/// The part of the command line that a field of the request came from.
+/// Returns the part of the command line that a field of the request came from.
 fn flag_of(field: &str, facts: &AdviceContext) -> Option<String> {
     let name = field.split(['.', '[']).next().unwrap_or(field);
     let flag = match name {

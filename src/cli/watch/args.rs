@@ -1,5 +1,5 @@
-//! The command line of `weir watch`. Every flag has one meaning in `WatchRequest`, or concerns
-//! this client alone; `request` does the translation.
+//! The command line of `weir watch`. Each flag sets a field of `WatchRequest`, through `request`, or affects
+//! only this client.
 
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
@@ -13,14 +13,14 @@ use super::token::Token;
 use super::where_clause::WhereClause;
 use crate::plan::Operation;
 
-/// Where `weir serve` listens unless told otherwise.
+/// The default address of `weir serve`.
 pub const DEFAULT_SERVER: &str = "http://127.0.0.1:50051";
 
 /// Watch changes as they happen and print them
 #[derive(Debug, Clone, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct WatchArgs {
-    /// What to watch: DB.COLLECTION, DB.A,B for several collections, or DB for a whole database
+    /// The collections to watch: DB.COLLECTION, DB.A,B for several collections, or DB for a whole database
     #[arg(
         value_name = "SCOPE",
         required_unless_present = "all",
@@ -28,27 +28,27 @@ pub struct WatchArgs {
     )]
     pub scope: Option<Scope>,
 
-    /// One more collection of the database, for names with commas; may be repeated
+    /// A further collection of the database, whose name may contain commas. Repeat it for several
     #[arg(long = "collection", value_name = "NAME", conflicts_with = "all")]
     pub collections: Vec<String>,
 
-    /// Watch the whole deployment (the server must allow it)
+    /// Watch the whole deployment. The server must run with --allow-deployment-watch
     #[arg(long)]
     pub all: bool,
 
-    /// The server: https://HOST:PORT, or http:// for one without TLS
+    /// The server: https://HOST:PORT, or http://HOST:PORT without TLS
     #[arg(long, env = "WEIR_SERVER", value_name = "URL", default_value = DEFAULT_SERVER)]
     pub server: Server,
 
-    /// How the server is reached over TLS
+    /// TLS to the server.
     #[command(flatten)]
     pub tls: TlsArgs,
 
-    /// What is shown to the server to say who watches
+    /// Credentials for the server.
     #[command(flatten)]
     pub credentials: CredentialArgs,
 
-    /// Only this operation; may be repeated, or listed with commas
+    /// Only events of this operation. Repeat it, or separate several by commas
     #[arg(
         long = "op",
         value_name = "OPERATION",
@@ -58,64 +58,64 @@ pub struct WatchArgs {
     )]
     pub operations: Vec<Operation>,
 
-    /// Only documents for which this holds, such as 'status=paid', 'total>100', 'qty in [1, 2]',
-    /// 'note exists', 'sku ^= A-' or 'name ~ /^jo/i'; may be repeated, then all must hold
+    /// Only documents that match this condition, such as 'status=paid', 'total>100', 'qty in [1, 2]',
+    /// 'note exists', 'sku ^= A-' or 'name ~ /^jo/i'. Repeat it for several; all must match
     #[arg(long = "where", value_name = "EXPR")]
     pub conditions: Vec<WhereClause>,
 
-    /// Which document an update carries
+    /// The document in update events
     #[arg(long, value_name = "MODE", value_enum, default_value = "default")]
     pub full_document: FullDocument,
 
-    /// Whether changes carry the document as it was before
+    /// The document before the change, in update, replace and delete events
     #[arg(long, value_name = "MODE", value_enum, default_value = "off")]
     pub before: BeforeImage,
 
-    /// Also show create, createIndexes, dropIndexes, modify and sharding events
+    /// Also print create, createIndexes, dropIndexes, modify and sharding events
     #[arg(long)]
     pub expanded: bool,
 
-    /// Go on after this token: base64url or hexadecimal
+    /// Resume after this token, in base64, base64url or hexadecimal
     #[arg(long, value_name = "TOKEN", conflicts_with = "since")]
     pub resume_token: Option<Token>,
 
-    /// Start here: a time such as 2025-01-31T12:00:00Z, or an age such as 10m
+    /// Start at this time: a time in UTC such as 2025-01-31T12:00:00Z, an age such as 10m, or now
     #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
     pub since: Option<Moment>,
 
-    /// End after this second, written as for --since
+    /// Exit after the events of this second, in the form of --since
     #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
     pub until: Option<Moment>,
 
-    /// What to do when a condition needs a document that the change does not carry
+    /// The handling of events without the document that a --where condition needs
     #[arg(long, value_name = "POLICY", value_enum, default_value = "deliver")]
     pub missing_image: MissingImage,
 
-    /// What to do when the watched collection or database goes away
+    /// The reaction when the watched collection or database is dropped or renamed
     #[arg(long, value_name = "POLICY", value_enum, default_value = "end")]
     pub on_invalidate: OnInvalidate,
 
-    /// What to do with an event that is larger than a message may be
+    /// The handling of events larger than --max-message-bytes
     #[arg(long, value_name = "POLICY", value_enum, default_value = "chunk")]
     pub oversize: Oversize,
 
-    /// The largest message in bytes, 65536 to 67108864 [default: the server's, 3 MiB]
+    /// The largest message, in bytes, 65536 to 67108864 [default: 3145728 (3 MiB), set by the server]
     #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(65_536..=67_108_864))]
     pub max_message_bytes: Option<u32>,
 
-    /// The longest silence on the stream, 1s to 60s [default: the server's, 15s]
+    /// The longest time without a message, 1s to 60s [default: --progress-interval of the server, 15s]
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     pub progress_interval: Option<Duration>,
 
-    /// How to print [default: pretty on a terminal, json elsewhere]
+    /// The output format [default: pretty on a terminal, json otherwise]
     #[arg(long, value_name = "FORMAT", value_enum)]
     pub output: Option<OutputFormat>,
 
-    /// Whether to use colours
+    /// When to use colors
     #[arg(long, value_name = "WHEN", value_enum, default_value = "auto")]
     pub color: Color,
 
-    /// Print whole lines, however narrow the terminal is
+    /// Do not cut lines to the width of the terminal
     #[arg(long)]
     pub wide: bool,
 
@@ -123,16 +123,16 @@ pub struct WatchArgs {
     #[arg(long)]
     pub show_progress: bool,
 
-    /// End after this many events
+    /// Exit after this many events, 1 or more
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub limit: Option<u64>,
 
-    /// Keep the place in this file, and go on from it when it exists (then --resume-token and
-    /// --since are not used)
+    /// Store the resume token in this file, and resume from it if the file exists; --resume-token and --since
+    /// are then ignored
     #[arg(long, value_name = "FILE")]
     pub resume_file: Option<PathBuf>,
 
-    /// End when the connection is lost or the server is away, with exit code 1
+    /// Exit with code 1 if the connection is lost or the server is unreachable, instead of reconnecting
     #[arg(long)]
     pub no_reconnect: bool,
 }
@@ -144,12 +144,12 @@ Examples:
   weir watch shop.orders --resume-file orders.token
   weir watch shop.orders --server https://weir.example:443 --tls-ca-file ca.pem
 
-A value in --where is JSON or Extended JSON where it reads as such (5, true, null, \"5\",
-{\"$oid\": \"...\"}) and text otherwise. Exit code: 0 at the limit, at --until, on Ctrl-C and when
-stdout closes; 1 when the watch cannot go on; 2 for a command line that cannot be.";
+A value in --where is JSON or Extended JSON if it is valid JSON (5, true, null, \"5\",
+{\"$oid\": \"...\"}) and text otherwise. Exit code: 0 at --limit, at --until, on Ctrl-C and when
+stdout is closed; 1 if the watch can't continue; 2 for an invalid command line.";
 
 impl WatchArgs {
-    /// The scope, from SCOPE and each `--collection`.
+    /// Returns the scope of SCOPE and each `--collection`.
     pub fn scope(&self) -> Scope {
         let mut scope = self.scope.clone().unwrap_or_default();
         scope.collections.extend(self.collections.iter().cloned());
@@ -157,7 +157,7 @@ impl WatchArgs {
     }
 }
 
-/// The address of a server, always with its scheme.
+/// The URL of a server, always with a scheme.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Server(pub String);
 
@@ -176,12 +176,12 @@ impl std::str::FromStr for Server {
             {
                 Ok(Server(url))
             }
-            _ => Err(format!("not an address; write it as {DEFAULT_SERVER}")),
+            _ => Err(format!("not a URL: write it as {DEFAULT_SERVER}")),
         }
     }
 }
 
-/// A time given as such or by its age, fixed when the command line is read.
+/// A time given directly or as an age, resolved when the command line is parsed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Moment(pub SystemTime);
 
@@ -204,14 +204,14 @@ impl std::str::FromStr for Moment {
             .and_then(|age| now.checked_sub(age))
             .map(Moment)
             .ok_or_else(|| {
-                "not a time; write 2025-01-31T12:00:00Z (in UTC), an age such as 90s, 10m, 2h or \
+                "not a time: write 2025-01-31T12:00:00Z (in UTC), an age such as 90s, 10m, 2h or \
                  1day, or now"
                     .to_owned()
             })
     }
 }
 
-/// Operations are called on the command line what MongoDB calls them.
+/// Operations have the names of MongoDB on the command line.
 impl ValueEnum for Operation {
     fn value_variants<'a>() -> &'a [Self] {
         &REQUESTABLE_OPERATIONS
@@ -222,7 +222,7 @@ impl ValueEnum for Operation {
     }
 }
 
-/// Every operation that can be asked for, as `--help` lists them.
+/// Every value of `--op`, in the order of `--help`.
 const REQUESTABLE_OPERATIONS: [Operation; 15] = [
     Operation::Insert,
     Operation::Update,
@@ -241,81 +241,81 @@ const REQUESTABLE_OPERATIONS: [Operation; 15] = [
     Operation::Other,
 ];
 
-/// Which document an update carries.
+/// The document in update events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum FullDocument {
-    /// None: the changed fields only
+    /// No document, only the changed fields
     Default,
-    /// The document as MongoDB finds it when it reads the change
+    /// The current document, which MongoDB looks up when it reads the change
     Lookup,
-    /// The stored post-image, where there is one
+    /// The stored post-image, if there is one
     WhenAvailable,
-    /// The stored post-image; without one the watch ends
+    /// The stored post-image; the watch ends if there is none
     Required,
 }
 
-/// Whether changes carry the document as it was before.
+/// The document before the change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum BeforeImage {
-    /// Never
+    /// No document
     Off,
-    /// The stored pre-image, where there is one
+    /// The stored pre-image, if there is one
     WhenAvailable,
-    /// The stored pre-image; without one the watch ends
+    /// The stored pre-image; the watch ends if there is none
     Required,
 }
 
-/// What an undecided condition is worth.
+/// The handling of events that a condition can't be decided for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum MissingImage {
-    /// Show what may match
+    /// Print events that may match
     Deliver,
-    /// Show only what surely matches
+    /// Print only events that certainly match
     Drop,
 }
 
-/// What follows an invalidation.
+/// The reaction to an invalidation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum OnInvalidate {
-    /// The watch ends, with exit code 1
+    /// Exit with code 1
     End,
-    /// What is created under the same name later is watched too
+    /// Continue with a collection or database created later under the same name
     Continue,
 }
 
-/// What becomes of events that are too large for one message.
+/// The handling of events that are too large for one message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Oversize {
-    /// Receive it in pieces
+    /// Receive the event in chunks and print it whole
     Chunk,
-    /// Leave the change out and show the key
+    /// Print only the document key
     Omit,
-    /// End the watch
+    /// Exit with code 1
     Fail,
 }
 
-/// How messages are printed.
+/// The output format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum OutputFormat {
-    /// One coloured line an event, for people
+    /// One line per event, for people
     Pretty,
-    /// One JSON object a line, for programs
+    /// One JSON object per line, for programs
     Json,
 }
 
-/// Whether to use colours.
+/// When to use colors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Color {
     /// On a terminal, unless NO_COLOR is set
     Auto,
-    /// Also in a pipe
+    /// Also in pipes and files
     Always,
-    /// Not at all
+    /// No colors
     Never,
 }
 
 impl Color {
-    /// Makes it the choice for stdout and stderr of this process.
+    /// Applies the choice to stdout and stderr of this process.
     pub fn apply_everywhere(self) {
         match self {
             Color::Auto => anstream::ColorChoice::Auto,

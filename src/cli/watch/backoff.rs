@@ -1,24 +1,24 @@
-//! How long to wait before the next attempt.
+//! The delay before the next attempt to connect.
 
 use std::time::Duration;
 
-/// The shortest wait.
+/// The shortest delay.
 pub(super) const SHORTEST: Duration = Duration::from_millis(200);
-/// The longest wait that we choose ourselves.
+/// The longest delay, unless the server asks for more.
 pub(super) const LONGEST: Duration = Duration::from_secs(10);
-/// The longest wait taken from a server: a mistaken RetryInfo must not park a client for a day.
+/// The longest delay that a server may ask for: a wrong RetryInfo must not stop a client for a day.
 pub(super) const LONGEST_ON_REQUEST: Duration = Duration::from_secs(300);
 
-/// Waits that double from [`SHORTEST`] to [`LONGEST`], spread so that many clients of one server
-/// do not come back at once.
+/// Delays that double from [`SHORTEST`] to [`LONGEST`], with jitter, so that the clients of a server do not
+/// reconnect at once.
 #[derive(Debug, Default)]
 pub(super) struct Backoff {
     attempts: u32,
 }
 
 impl Backoff {
-    /// The next wait: between half and the whole of a ceiling that doubles. A server that asked
-    /// for longer gets it, up to [`LONGEST_ON_REQUEST`].
+    /// Returns the next delay: a random value between half and all of a ceiling that doubles, or what the
+    /// server asked for if that is longer, up to [`LONGEST_ON_REQUEST`].
     pub(super) fn next_wait(&mut self, asked_for: Option<Duration>) -> Duration {
         let doublings = self.attempts.min(10);
         self.attempts = self.attempts.saturating_add(1);
@@ -30,7 +30,7 @@ impl Backoff {
         }
     }
 
-    /// The connection works: the next loss starts from the shortest wait again.
+    /// Starts again from the shortest delay.
     pub(super) fn reset(&mut self) {
         self.attempts = 0;
     }
@@ -41,7 +41,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn waits_stay_within_bounds_and_grow() {
+    fn delays_grow_within_bounds() {
         let mut backoff = Backoff::default();
         for attempt in 0..100 {
             let wait = backoff.next_wait(None);
@@ -58,7 +58,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wait_the_server_asks_for_is_kept_but_not_forever() {
+    fn a_delay_that_the_server_asks_for_is_used_up_to_a_limit() {
         let mut backoff = Backoff::default();
         let minute = Duration::from_secs(60);
         assert_eq!(backoff.next_wait(Some(minute)), minute);

@@ -1,7 +1,7 @@
-//! A watch that outlives its connections.
+//! A watch that reconnects.
 //!
-//! A token counts as handled once the text of its message has been flushed to stdout. From then
-//! on the next connection starts after it, and the resume file may hold it.
+//! A token counts as handled once the text of its message has been flushed to stdout. Only then does the next
+//! connection start after it, and may the resume file store it.
 
 use std::io;
 use std::time::Duration;
@@ -27,49 +27,48 @@ use crate::pb;
 use crate::pb::watch_request::Start;
 use crate::pb::watch_service_client::WatchServiceClient;
 
-/// How long one attempt to connect may take.
+/// The time for one attempt to connect.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long the server may take to open the watch, which waits for MongoDB's answer.
+/// The time for the server to open the watch, which includes MongoDB's answer.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(60);
-/// After this long without an answer to the opening, the user is told what is being waited for.
+/// The time after which a notice says that the watch is still being opened.
 const WAITING_NOTICE_DELAY: Duration = Duration::from_secs(5);
-/// How long the first message, Opened, may take once the watch is open.
+/// The time from the response headers to the first message, Opened.
 const FIRST_MESSAGE_TIMEOUT: Duration = Duration::from_secs(30);
-/// Pings find out that the other end is gone when TCP alone would not notice for minutes.
+/// Pings detect a dead connection, which TCP alone may not notice for minutes.
 const PING_INTERVAL: Duration = Duration::from_secs(20);
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
-/// What the server sends at most when no limit is asked for, in bytes.
+/// The default of `max_message_bytes`, in bytes.
 const DEFAULT_MESSAGE_BYTES: u32 = 3 * 1024 * 1024;
-/// Added to the limit asked for: a client that refuses what is only just over it would fail where
-/// it could go on.
+/// Added to the limit, in bytes, so that the client does not fail on a message slightly above it.
 const SPARE_MESSAGE_BYTES: usize = 1024 * 1024;
 
-/// Why a watch ended well.
+/// The reason for which a watch ended successfully.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum WatchEnd {
-    /// `--limit` events were printed.
+    /// `--limit` was reached.
     Limit,
     /// `--until` was reached.
     TimeReached,
-    /// Ctrl-C or SIGTERM.
+    /// Ctrl-C or SIGTERM was received.
     Interrupted,
-    /// Nobody reads stdout any more.
+    /// Stdout was closed.
     OutputClosed,
 }
 
-/// Why one connection ended.
+/// The reason for which one connection ended.
 enum ConnectionEnd {
     End(WatchEnd),
-    /// Worth another attempt.
+    /// Another attempt may succeed.
     Lost {
         why: String,
         retry_after: Option<Duration>,
     },
-    /// Another attempt would bring the same. Holds the words for the user.
+    /// Another attempt would fail the same way. Contains the message for the user.
     Failed(String),
 }
 
-/// A watch, its place, and where it prints.
+/// A watch, its position and its output.
 #[derive(Debug)]
 pub(super) struct Watcher {
     args: WatchArgs,
@@ -80,14 +79,14 @@ pub(super) struct Watcher {
     backoff: Backoff,
     /// The token of the last message printed.
     token: Option<Bytes>,
-    /// The changes printed so far.
+    /// The number of changes printed so far.
     printed: u64,
-    /// Whether the watch has ever been open.
+    /// Whether the watch has been open on any connection.
     was_open: bool,
 }
 
 impl Watcher {
-    /// Starts after the resume file's token where there is one, else where the request says.
+    /// The watch starts after the token of the resume file, if there is one, otherwise as in the request.
     pub fn new(
         args: WatchArgs,
         request: pb::WatchRequest,
@@ -98,11 +97,11 @@ impl Watcher {
         let token = resume_file.as_ref().and_then(|file| file.stored().cloned());
         if let (Some(file), Some(_)) = (&resume_file, &token) {
             let instead = if request.start.is_some() {
-                " (the start given on the command line is not used)"
+                " (--resume-token and --since are ignored)"
             } else {
                 ""
             };
-            print_notice(&format!("going on from {}{instead}", file.path().display()));
+            print_notice(&format!("resuming from {}{instead}", file.path().display()));
         }
         Watcher {
             args,
@@ -117,8 +116,8 @@ impl Watcher {
         }
     }
 
-    /// Watches until there is an end; the error is what to tell the user. In either case the
-    /// resume file holds the last token handled.
+    /// Watches until the end. The error is the message for the user. In both cases, the resume file contains
+    /// the last handled token.
     pub async fn run(&mut self, shutdown: &CancellationToken) -> Result<WatchEnd, String> {
         let outcome = self.watch_across_connections(shutdown).await;
         match (outcome, self.save()) {
@@ -180,7 +179,7 @@ impl Watcher {
                 return answer;
             }
             print_notice(&format!(
-                "{server} is there; waiting for it to open the watch"
+                "connected to {server}; waiting for it to open the watch"
             ));
             answer.await
         };
@@ -215,7 +214,7 @@ impl Watcher {
         let endpoint = endpoint(&self.args).map_err(|why| self.setup_failed(why))?;
         let channel = endpoint.connect().await.map_err(|error| {
             let why = format!(
-                "cannot reach {server} ({})",
+                "can't reach {server} ({})",
                 escape_controls(&root_causes(&error))
             );
             match tls::advice(&error) {
@@ -260,10 +259,10 @@ impl Watcher {
                         retry_after: None,
                     };
                 }
-                // What is shown is read again for the next connection.
+                // The next connection reads the credentials again.
                 Ok(Err(status)) if reason(&status).as_deref() == Some("CREDENTIALS_EXPIRED") => {
                     return ConnectionEnd::Lost {
-                        why: "the credentials have expired or were withdrawn".to_owned(),
+                        why: "the credentials have expired or were revoked".to_owned(),
                         retry_after: None,
                     };
                 }
@@ -271,7 +270,7 @@ impl Watcher {
                 Err(_) => {
                     return ConnectionEnd::Lost {
                         why: format!(
-                            "connection lost: nothing came for {} s",
+                            "connection lost: no message for {} s",
                             silence_timeout.as_secs()
                         ),
                         retry_after: None,
@@ -289,12 +288,12 @@ impl Watcher {
             if let Some(stop) = self.handle(message, token).await {
                 return stop;
             }
-            // Counted from here: while stdout blocks, the server is not to blame for silence.
+            // From here, because time spent blocked on stdout must not count as silence of the server.
             deadline = Instant::now() + silence_timeout;
         }
     }
 
-    /// Prints a message and then moves the place behind it.
+    /// Prints a message, then moves the position past it.
     async fn handle(&mut self, mut message: Message, mut token: Bytes) -> Option<ConnectionEnd> {
         let mut reached_limit = false;
         if let (Message::Changes(changes), Some(limit)) = (&mut message, self.args.limit) {
@@ -303,7 +302,7 @@ impl Watcher {
             if changes.len() > left {
                 changes.truncate(left);
                 if let Some(last) = changes.last() {
-                    // The message's token lies behind changes that are not printed.
+                    // The token of the message is past changes that are not printed.
                     token = last.resume_token.clone();
                 }
             }
@@ -315,7 +314,7 @@ impl Watcher {
         {
             return Some(match error.kind() {
                 io::ErrorKind::BrokenPipe => ConnectionEnd::End(WatchEnd::OutputClosed),
-                _ => ConnectionEnd::Failed(format!("stdout cannot be written: {error}")),
+                _ => ConnectionEnd::Failed(format!("can't write stdout: {error}")),
             });
         }
         if let Message::Changes(changes) = &message {
@@ -330,8 +329,8 @@ impl Watcher {
         reached_limit.then_some(ConnectionEnd::End(WatchEnd::Limit))
     }
 
-    /// What certificates or credentials have brought to its end before it began is for the user to put
-    /// right; later, somebody may just be changing them.
+    /// A problem with certificates or credentials is final before the watch has been open. Later it is
+    /// retried, as they may be being replaced.
     fn setup_failed(&self, why: String) -> ConnectionEnd {
         if self.was_open {
             ConnectionEnd::Lost {
@@ -345,7 +344,7 @@ impl Watcher {
 
     fn ended_with(&mut self, status: &Status, what: &str) -> ConnectionEnd {
         if let Some(time) = replacement_start_time(status) {
-            // All that came before the status has been handled.
+            // Every message before the status has been handled.
             self.token = None;
             self.request.start = Some(Start::StartTime(time));
         }
@@ -371,14 +370,14 @@ impl Watcher {
         }
     }
 
-    /// A write of some hundred bytes, at most twice a second: done in place, so that no two
-    /// writes can overtake one another.
+    /// Writes the resume file. It blocks, because it is short (some hundred bytes, at most twice a second),
+    /// and so that writes stay in order.
     fn save(&mut self) -> io::Result<()> {
         self.resume_file.as_mut().map_or(Ok(()), ResumeFile::write)
     }
 }
 
-/// How the server is reached, as the command line has it and the files that it names hold now.
+/// Returns the endpoint of the server, with the current content of the TLS files.
 pub(super) fn endpoint(args: &WatchArgs) -> Result<Endpoint, String> {
     let server = &args.server.0;
     let endpoint = Endpoint::from_shared(server.clone())
@@ -391,8 +390,8 @@ pub(super) fn endpoint(args: &WatchArgs) -> Result<Endpoint, String> {
     args.tls.apply(&args.server, endpoint)
 }
 
-/// The server speaks at least once every progress interval. Twice that, and time for a slow
-/// network, before silence counts as a lost connection.
+/// Returns the time without a message after which the connection counts as lost: twice the progress interval,
+/// within which the server sends at least one message, plus time for a slow network.
 fn silence_timeout_after(opened: &pb::Opened) -> Duration {
     let interval = opened
         .progress_interval

@@ -1,4 +1,4 @@
-//! What is shown to the server to say who watches.
+//! The credentials that a watch sends to the server.
 
 use std::path::{Path, PathBuf};
 
@@ -7,13 +7,13 @@ use tonic::{Request, metadata::AsciiMetadataValue};
 use super::args::Server;
 use crate::auth::API_KEY_HEADER;
 
-/// The most that a file is read of, in bytes.
+/// The most bytes read of a file.
 const MAX_BYTES: u64 = 64 << 10;
 
-/// Where the credentials are. On the command line itself, everybody on this machine could read them.
+/// The files of the credentials. On the command line itself, every user of this machine could read them.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct CredentialArgs {
-    /// Show the bearer token in this file. Read at each connection, so that it may be replaced
+    /// Send the bearer token in this file. It is read again for each connection
     #[arg(
         long,
         env = "WEIR_WATCH_TOKEN_FILE",
@@ -22,31 +22,31 @@ pub struct CredentialArgs {
     )]
     pub token_file: Option<PathBuf>,
 
-    /// Show the API key in this file. Read at each connection, so that it may be replaced
+    /// Send the API key in this file. It is read again for each connection
     #[arg(long, env = "WEIR_WATCH_API_KEY_FILE", value_name = "FILE")]
     pub api_key_file: Option<PathBuf>,
 
-    /// Show them without TLS although the server is another machine, for anybody on the way to read
+    /// Allow sending credentials to another machine without TLS, where anyone on the network can read them
     #[arg(long, env = "WEIR_WATCH_ALLOW_INSECURE")]
     pub allow_insecure: bool,
 }
 
 impl CredentialArgs {
-    /// Whether anything is shown.
+    /// Returns whether there are credentials.
     pub fn are_given(&self) -> bool {
         self.token_file.is_some() || self.api_key_file.is_some()
     }
 
-    /// Puts what the files hold now into a request.
+    /// Adds the current content of the files to a request.
     ///
     /// # Errors
-    /// In words, which hold nothing of it: a file can't be read or used, or the server would get it over
-    /// a network without encryption.
+    /// A message without secrets, if a file can't be used, or if the credentials would be sent to another machine
+    /// without TLS.
     pub fn attach<T>(&self, server: &Server, request: &mut Request<T>) -> Result<(), String> {
         if self.are_given() && !self.allow_insecure && !is_private(&server.0) {
             return Err(format!(
-                "{} is another machine, and without TLS anybody on the way there could read the \
-                 credentials; use https://, or --allow-insecure",
+                "--server: {} is another machine, and without TLS anyone on the network could read the \
+                 credentials: use https://, or --allow-insecure",
                 server.0
             ));
         }
@@ -64,7 +64,7 @@ impl CredentialArgs {
     }
 }
 
-/// Whether nobody but the server reads what is sent there.
+/// Returns whether only the server can read what is sent to this URL.
 fn is_private(server: &str) -> bool {
     let Ok(uri) = server.parse::<http::Uri>() else {
         return false;
@@ -95,8 +95,12 @@ fn read(flag: &str, path: &Path) -> Result<String, String> {
 
 fn value(flag: &str, path: &Path, text: &str) -> Result<AsciiMetadataValue, String> {
     let value = AsciiMetadataValue::try_from(text);
-    let mut value =
-        value.map_err(|_| format!("{flag}: {} holds more than one line", path.display()))?;
+    let mut value = value.map_err(|_| {
+        format!(
+            "{flag}: {} must contain a single line of printable ASCII",
+            path.display()
+        )
+    })?;
     value.set_sensitive(true);
     Ok(value)
 }
@@ -106,11 +110,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn credentials_go_to_another_machine_over_tls_alone() {
+    fn credentials_are_sent_to_another_machine_only_over_tls() {
         let folder = tempfile::TempDir::new().unwrap();
         let path = folder.path().join("token");
         std::fs::write(&path, "abc\n").unwrap();
-        let shown = |server: &str, allow_insecure: bool| {
+        let attached = |server: &str, allow_insecure: bool| {
             let args = CredentialArgs {
                 token_file: Some(path.clone()),
                 api_key_file: None,
@@ -130,7 +134,7 @@ mod tests {
             "http://localhost:50051",
         ] {
             assert_eq!(
-                shown(server, false),
+                attached(server, false),
                 Ok("Bearer abc".to_owned()),
                 "{server}"
             );
@@ -142,17 +146,17 @@ mod tests {
             "http://127.0.0.1.example",
             "http://[2001:db8::1]",
         ] {
-            let why = shown(server, false).expect_err(server);
+            let why = attached(server, false).expect_err(server);
             assert!(
                 why.contains("--allow-insecure") && !why.contains("abc"),
                 "{why}"
             );
-            shown(server, true).unwrap();
+            attached(server, true).unwrap();
         }
     }
 
     #[test]
-    fn a_file_without_credentials_is_told_by_its_flag() {
+    fn a_file_without_usable_credentials_is_refused_with_its_flag() {
         let folder = tempfile::TempDir::new().unwrap();
         let path = folder.path().join("key");
         let server = Server("http://127.0.0.1:1".to_owned());
@@ -160,11 +164,11 @@ mod tests {
             api_key_file: Some(path.clone()),
             ..CredentialArgs::default()
         };
-        let show = || args.attach(&server, &mut Request::new(()));
-        assert!(show().unwrap_err().contains("--api-key-file"));
+        let attach = || args.attach(&server, &mut Request::new(()));
+        assert!(attach().unwrap_err().contains("--api-key-file"));
         for text in ["", " \n", "secret\nsecret"] {
             std::fs::write(&path, text).unwrap();
-            let why = show().unwrap_err();
+            let why = attach().unwrap_err();
             assert!(
                 why.contains("--api-key-file") && !why.contains("secret"),
                 "{why}"

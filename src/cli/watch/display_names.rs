@@ -1,5 +1,5 @@
-//! The API's enums in the words that MongoDB and people use. A number this client does not know
-//! becomes "unknown": it must still print what a newer server sends.
+//! The names of the API's enum values in the output. An unknown number becomes "unknown", so that this client
+//! can print messages of a newer server.
 
 use crate::pb;
 use crate::pb::change_event::Change;
@@ -7,12 +7,12 @@ use crate::plan::Operation;
 
 pub(super) const UNKNOWN: &str = "unknown";
 
-/// The operation as MongoDB's operationType spells it.
+/// Returns the operation as MongoDB's operationType has it.
 pub(super) fn operation(operation: pb::OperationType) -> &'static str {
     Operation::from_pb(operation).map_or(UNKNOWN, Operation::name)
 }
 
-/// An event's operation; for a type that Weir has no name for, MongoDB's own.
+/// Returns the operation of an event; MongoDB's operationType if Weir has no name for it.
 pub(super) fn operation_of(event: &pb::ChangeEvent) -> &str {
     match &event.change {
         Some(Change::Other(other)) if !other.operation_type.is_empty() => &other.operation_type,
@@ -49,7 +49,7 @@ pub(super) fn watch_state(number: i32) -> &'static str {
     }
 }
 
-/// `None` where the server does not tell.
+/// Returns `None` if the server did not set it.
 pub(super) fn filter_match(number: i32) -> Option<&'static str> {
     match pb::FilterMatch::try_from(number) {
         Ok(pb::FilterMatch::Entered) => Some("entered"),
@@ -59,11 +59,11 @@ pub(super) fn filter_match(number: i32) -> Option<&'static str> {
     }
 }
 
-/// "database.collection", or the database alone.
+/// Returns "database.collection", or only the database.
 pub(super) fn namespace(namespace: Option<&pb::Namespace>) -> String {
     match namespace {
         None => String::new(),
-        Some(place) if place.collection.is_empty() => place.database.clone(),
-        Some(place) => format!("{}.{}", place.database, place.collection),
+        Some(it) if it.collection.is_empty() => it.database.clone(),
+        Some(it) => format!("{}.{}", it.database, it.collection),
     }
 }

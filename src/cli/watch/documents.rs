@@ -1,5 +1,5 @@
-//! Documents as text. The server already wrote them as Extended JSON, which is passed on as it
-//! stands: reading it again could only lose something.
+//! Documents as text. The server sends Extended JSON, which is printed unchanged, as parsing it could lose
+//! information.
 
 use std::borrow::Cow;
 
@@ -11,10 +11,10 @@ use serde_json::Value;
 use crate::pb;
 use crate::pb::document;
 
-/// The document as one line of JSON. `null` stands for a document that MongoDB looked for in vain.
+/// Returns the document as one line of JSON; `null` for a document that MongoDB did not find.
 ///
-/// A document that no text can hold (broken UTF-8, or nested too deeply) comes as BSON and is
-/// written as Extended JSON's binary, which is lossless and just as valid JSON.
+/// The server sends BSON for a document that JSON can't represent (invalid UTF-8, or nested too deeply). It
+/// is printed as binary in Extended JSON, which is lossless.
 pub(in crate::cli) fn to_json(document: &pb::Document) -> Cow<'_, str> {
     match &document.value {
         Some(document::Value::Json(text)) => on_one_line(text),
@@ -27,7 +27,7 @@ pub(in crate::cli) fn to_json(document: &pb::Document) -> Cow<'_, str> {
     }
 }
 
-/// JSON has line breaks between its tokens only, so that blanks may take their place.
+/// Replaces line breaks by spaces: in JSON they occur only between tokens.
 fn on_one_line(text: &str) -> Cow<'_, str> {
     if text.contains(['\n', '\r']) {
         Cow::Owned(text.replace(['\n', '\r'], " "))
@@ -46,7 +46,7 @@ fn struct_to_json(fields: &prost_types::Struct) -> Value {
     )
 }
 
-/// Protobuf readers refuse messages nested deeper than 100, which bounds this recursion.
+/// Recursion is bounded, because prost refuses messages nested deeper than 100.
 fn value_to_json(value: &prost_types::Value) -> Value {
     match &value.kind {
         None | Some(Kind::NullValue(_)) => Value::Null,
@@ -58,8 +58,7 @@ fn value_to_json(value: &prost_types::Value) -> Value {
     }
 }
 
-/// A moment as RFC 3339 in UTC, to the millisecond. Times outside the years 1970 to 9999 are
-/// brought to the nearest of them.
+/// Returns a time as RFC 3339 in UTC, with milliseconds. Times outside the years 1970 to 9999 are clamped.
 pub(super) fn rfc3339(time: &prost_types::Timestamp) -> String {
     const LAST_SECOND_OF_9999: i64 = 253_402_300_799;
     let seconds = u64::try_from(time.seconds.clamp(0, LAST_SECOND_OF_9999)).unwrap_or(0);
@@ -68,7 +67,7 @@ pub(super) fn rfc3339(time: &prost_types::Timestamp) -> String {
     humantime::format_rfc3339_millis(std::time::SystemTime::UNIX_EPOCH + since_1970).to_string()
 }
 
-/// A UUID in its usual form; other lengths as plain hexadecimal.
+/// Returns 16 bytes in the form of a UUID, other lengths as hexadecimal.
 pub(super) fn uuid(bytes: &[u8]) -> String {
     use std::fmt::Write as _;
 

@@ -1,4 +1,4 @@
-//! One message of each kind, for the tests of both ways of printing.
+//! Messages of every kind, for the tests of both output formats.
 
 use bytes::Bytes;
 
@@ -36,7 +36,7 @@ fn second(seconds: u32, increment: u32) -> Option<pb::ClusterTime> {
     Some(pb::ClusterTime { seconds, increment })
 }
 
-/// An event of shop.orders at 2025-01-31T12:00:00.250Z with the key 1.
+/// Returns an event of shop.orders at 2025-01-31T12:00:00.250Z with the key 1.
 pub fn event(operation: pb::OperationType, change: Change) -> pb::ChangeEvent {
     pb::ChangeEvent {
         resume_token: Bytes::from_static(b"event"),
@@ -53,7 +53,7 @@ pub fn event(operation: pb::OperationType, change: Change) -> pb::ChangeEvent {
     }
 }
 
-/// As `event`, but about the collection and so without a key.
+/// Like `event`, but without a key, as for events of collections.
 pub fn event_without_key(operation: pb::OperationType, change: Change) -> pb::ChangeEvent {
     pb::ChangeEvent {
         document_key: None,
@@ -135,8 +135,8 @@ pub fn invalidated() -> Message {
     })
 }
 
-/// The events about collections and databases, each with the details it may have.
-pub fn about_collections() -> Vec<pb::ChangeEvent> {
+/// Returns the events of collections and databases, with all their details.
+pub fn collection_events() -> Vec<pb::ChangeEvent> {
     let description = || json(r#"{"d": 1}"#);
     let mut dropped_database = event_without_key(
         pb::OperationType::DropDatabase,
@@ -212,7 +212,7 @@ pub fn about_collections() -> Vec<pb::ChangeEvent> {
     ]
 }
 
-/// An event with everything that few events have.
+/// Returns an event with all rare fields.
 pub fn in_transaction() -> pb::ChangeEvent {
     pb::ChangeEvent {
         transaction: Some(pb::Transaction {

@@ -1,4 +1,4 @@
-//! What arrives, with large events put together again.
+//! Received messages, with the chunks of large events joined.
 
 use bytes::{Bytes, BytesMut};
 use prost::Message as _;
@@ -6,40 +6,40 @@ use prost::Message as _;
 use crate::pb;
 use crate::pb::watch_response::Kind;
 
-/// A message that is complete.
+/// A complete message.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Message {
     /// The watch is open.
     Opened(pb::Opened),
-    /// Changes in order.
+    /// Changes, in order.
     Changes(Vec<pb::ChangeEvent>),
-    /// Nothing new, up to here.
+    /// No further changes up to a time.
     Progress(pb::Progress),
-    /// The watch goes on in another state.
+    /// The watch has changed its state.
     StateChange(pb::StateChange),
-    /// The watched collection or database is gone.
+    /// The watched collection or database no longer exists.
     Invalidated(pb::Invalidated),
-    /// A piece of an event that is not complete yet, or a kind this client does not know: nothing
-    /// to show, but the token beside it counts.
+    /// A chunk of an incomplete event, or an unknown kind of message. There is nothing to print, but its
+    /// token counts.
     NoContent,
 }
 
-/// The server broke the order of an event's pieces. The text says how.
+/// The chunks of an event do not fit together.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("the server's pieces of a large event do not fit together: {0}")]
+#[error("the server sent chunks of a large event that do not fit together: {0}")]
 pub struct ChunkError(&'static str);
 
-/// The largest event put together, in bytes. MongoDB's events are below 16 MiB, or a few times
-/// that when it splits them; a mistaken size must not take all memory.
+/// The largest event that is joined, in bytes. MongoDB's events are at most 16 MiB, or a few times that if
+/// split. The limit protects memory from a wrong size.
 const LARGEST_EVENT: u64 = 256 * 1024 * 1024;
 
-/// Joins the pieces of one connection.
+/// Joins the chunks of one connection.
 #[derive(Debug, Default)]
 pub struct ChunkJoiner {
     open: Option<PartialEvent>,
 }
 
-/// An event that some pieces have come of.
+/// An event of which some chunks have been received.
 #[derive(Debug)]
 struct PartialEvent {
     id: u64,
@@ -49,14 +49,14 @@ struct PartialEvent {
 }
 
 impl ChunkJoiner {
-    /// The message to handle now, and the token that is safe to store after it.
+    /// Returns the message to handle now, and the token to store after it.
     pub fn accept(&mut self, response: pb::WatchResponse) -> Result<(Message, Bytes), ChunkError> {
         let message = match response.kind {
             Some(Kind::EventChunk(chunk)) => self.join_chunk(chunk)?,
             Some(Kind::Opened(opened)) => Message::Opened(opened),
             Some(Kind::Progress(progress)) => Message::Progress(progress),
             Some(Kind::StateChange(state)) => Message::StateChange(state),
-            // What was begun before these is not going on.
+            // These end an incomplete event.
             Some(Kind::Changes(batch)) => {
                 self.open = None;
                 Message::Changes(batch.changes)
@@ -71,24 +71,24 @@ impl ChunkJoiner {
     }
 
     fn join_chunk(&mut self, chunk: pb::EventChunk) -> Result<Message, ChunkError> {
-        // A first piece begins anew, whatever came before it: the event was read again and is another.
-        let begun = self.open.take().filter(|_| chunk.index > 0);
-        let mut open = begun.unwrap_or(PartialEvent {
+        // A first chunk discards earlier ones: the server has read the event again.
+        let continued = self.open.take().filter(|_| chunk.index > 0);
+        let mut open = continued.unwrap_or(PartialEvent {
             id: chunk.id,
             next_index: 0,
             total_bytes: chunk.total_bytes,
             data: BytesMut::new(),
         });
         if open.id != chunk.id || open.total_bytes != chunk.total_bytes {
-            return Err(ChunkError("a piece of another event came between"));
+            return Err(ChunkError("a chunk belongs to another event"));
         }
         if open.next_index != chunk.index {
-            return Err(ChunkError("a piece is missing"));
+            return Err(ChunkError("a chunk is missing"));
         }
         open.data.extend_from_slice(&chunk.data);
         let length = open.data.len() as u64;
         if length > open.total_bytes || open.total_bytes > LARGEST_EVENT {
-            return Err(ChunkError("the event is larger than it can be"));
+            return Err(ChunkError("the event is larger than announced or allowed"));
         }
         if !chunk.last {
             open.next_index = open.next_index.saturating_add(1);
@@ -99,7 +99,7 @@ impl ChunkJoiner {
             return Err(ChunkError("the event is shorter than announced"));
         }
         let event = pb::ChangeEvent::decode(open.data.freeze())
-            .map_err(|_| ChunkError("together they are no event"))?;
+            .map_err(|_| ChunkError("the joined chunks are not an event"))?;
         Ok(Message::Changes(vec![event]))
     }
 }
@@ -116,7 +116,7 @@ mod tests {
         }
     }
 
-    fn pieces() -> Vec<pb::WatchResponse> {
+    fn chunks() -> Vec<pb::WatchResponse> {
         let encoded = Bytes::from(event().encode_to_vec());
         let total = encoded.len();
         let cuts = [0, 2, 5, total];
@@ -150,11 +150,11 @@ mod tests {
     }
 
     #[test]
-    fn pieces_become_one_event_and_the_token_moves_with_the_last() {
+    fn chunks_become_one_event_and_the_token_changes_with_the_last() {
         let mut joiner = ChunkJoiner::default();
-        let accepted: Vec<_> = pieces()
+        let accepted: Vec<_> = chunks()
             .into_iter()
-            .map(|piece| joiner.accept(piece).unwrap())
+            .map(|chunk| joiner.accept(chunk).unwrap())
             .collect();
         assert_eq!(accepted[0], (Message::NoContent, "before".into()));
         assert_eq!(accepted[1], (Message::NoContent, "before".into()));
@@ -164,25 +164,25 @@ mod tests {
         );
     }
 
-    /// The server reads an event again whose client left it half-way, and says that it does.
+    /// The server may send other messages while it reads an event again.
     #[test]
-    fn pieces_go_on_after_the_server_told_of_itself() {
-        let mut told = pieces();
-        told.insert(1, of(Kind::StateChange(pb::StateChange::default())));
-        told.insert(2, of(Kind::Progress(pb::Progress::default())));
-        let messages = accept_all(told).unwrap();
+    fn chunks_continue_after_a_state_change_and_progress() {
+        let mut responses = chunks();
+        responses.insert(1, of(Kind::StateChange(pb::StateChange::default())));
+        responses.insert(2, of(Kind::Progress(pb::Progress::default())));
+        let messages = accept_all(responses).unwrap();
         assert_eq!(messages.last(), Some(&Message::Changes(vec![event()])));
     }
 
     #[test]
-    fn a_first_piece_begins_anew() {
-        let mut again = pieces();
+    fn a_first_chunk_discards_earlier_ones() {
+        let mut again = chunks();
         again.truncate(2);
-        again.extend(pieces().into_iter().map(|mut piece| {
-            if let Some(Kind::EventChunk(chunk)) = &mut piece.kind {
+        again.extend(chunks().into_iter().map(|mut chunk_message| {
+            if let Some(Kind::EventChunk(chunk)) = &mut chunk_message.kind {
                 chunk.id = 8;
             }
-            piece
+            chunk_message
         }));
         let messages = accept_all(again).unwrap();
         let changes: Vec<_> = messages
@@ -193,28 +193,28 @@ mod tests {
     }
 
     #[test]
-    fn pieces_that_do_not_fit_are_refused() {
-        let mut without_second = pieces();
+    fn chunks_that_do_not_fit_are_refused() {
+        let mut without_second = chunks();
         without_second.remove(1);
         assert!(accept_all(without_second).is_err());
 
-        let mut cut_short = pieces();
+        let mut cut_short = chunks();
         cut_short.insert(2, of(Kind::Changes(pb::ChangeBatch::default())));
         assert!(accept_all(cut_short).is_err());
 
-        let mut of_another = pieces();
+        let mut of_another = chunks();
         if let Some(Kind::EventChunk(chunk)) = &mut of_another[1].kind {
             chunk.id = 8;
         }
         assert!(accept_all(of_another).is_err());
 
-        let mut from_the_middle = pieces();
+        let mut from_the_middle = chunks();
         from_the_middle.remove(0);
         assert!(accept_all(from_the_middle).is_err());
     }
 
     #[test]
-    fn a_kind_of_a_later_version_is_skipped_and_its_token_kept() {
+    fn an_unknown_kind_of_message_is_skipped_and_its_token_kept() {
         let response = pb::WatchResponse {
             resume_token: Bytes::from_static(b"later"),
             kind: None,

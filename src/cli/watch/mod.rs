@@ -1,10 +1,10 @@
-//! `weir watch`: a client of `weir.v1.WatchService` for people and scripts.
+//! `weir watch`: a client of `weir.v1.WatchService` for terminals and scripts.
 //!
-//! # The way of one message
+//! # Path of a message
 //!
 //! [`args`] and [`request`] turn the command line into a `WatchRequest`. [`client`] keeps a watch
-//! open across lost connections. [`message`] joins the pieces of large events. [`printer`] turns a
-//! message into text, [`output`] writes it, and only then [`resume_file`] may remember its token.
+//! open across lost connections. [`message`] joins the chunks of large events. [`printer`] turns a
+//! message into text, [`output`] writes it, and only then may [`resume_file`] store its token.
 
 pub mod advice;
 pub mod args;
@@ -40,30 +40,29 @@ use client::{WatchEnd, Watcher};
 use resume_file::ResumeFile;
 pub(in crate::cli) use text::print_notice;
 
-/// What a command line that cannot be carried out exits with, as clap's own refusals do.
+/// The exit code for an invalid command line, which is also clap's.
 pub(in crate::cli) const EXIT_USAGE: u8 = 2;
 
-/// Watches until the limit, the end time, Ctrl-C, SIGTERM or a closed stdout, all of which exit
-/// with 0. A watch that cannot go on exits with 1, a request that cannot be made with 2; both say
-/// why on stderr.
+/// Watches until the limit, the end time, Ctrl-C, SIGTERM or a closed stdout; the exit code is then 0. It is
+/// 1 for a watch that can't continue and 2 for an invalid request; both print the reason on stderr.
 pub async fn run(args: WatchArgs) -> ExitCode {
     args.color.apply_everywhere();
     let request = match request::build(&args) {
         Ok(request) => request,
-        Err(why) => return refuse(&why),
+        Err(why) => return usage_error(&why),
     };
     if let Err(why) = client::endpoint(&args) {
-        return refuse(&why);
+        return usage_error(&why);
     }
-    let shown = args.credentials.attach(&args.server, &mut Request::new(()));
-    if let Err(why) = shown {
-        return refuse(&why);
+    let attached = args.credentials.attach(&args.server, &mut Request::new(()));
+    if let Err(why) = attached {
+        return usage_error(&why);
     }
     let resume_file = match &args.resume_file {
         None => None,
         Some(path) => match ResumeFile::open(path.clone(), &args.scope()) {
             Ok(file) => Some(file),
-            Err(why) => return refuse(&why.to_string()),
+            Err(why) => return usage_error(&why.to_string()),
         },
     };
 
@@ -86,13 +85,13 @@ pub async fn run(args: WatchArgs) -> ExitCode {
     }
 }
 
-fn refuse(why: &str) -> ExitCode {
-    print_notice(why);
+fn usage_error(problem: &str) -> ExitCode {
+    print_notice(problem);
     ExitCode::from(EXIT_USAGE)
 }
 
-/// Cancels on Ctrl-C or SIGTERM. Where a signal cannot be listened to it keeps its default effect,
-/// which ends the process as well.
+/// Cancels `shutdown` on Ctrl-C or SIGTERM. If the handlers can't be registered, the signals keep their
+/// default effect, which also ends the process.
 pub(super) fn cancel_on_signal(shutdown: CancellationToken) {
     tokio::spawn(async move {
         #[cfg(unix)]

@@ -1,8 +1,7 @@
-//! Writing to stdout on a thread of its own.
+//! Writes to stdout on a separate thread.
 //!
-//! A pipe whose reader does not read blocks the writer. On a thread of its own that stops neither
-//! Ctrl-C nor the pings that keep the connection alive, and because each write is waited for, the
-//! server is slowed down as it should be.
+//! A pipe whose reader is slow blocks the writer. On a separate thread, this blocks neither Ctrl-C nor the
+//! keep-alive pings of the connection. Each write is awaited, so that a slow reader slows down the server.
 
 use std::io::{self, Write};
 
@@ -10,18 +9,18 @@ use tokio::sync::{mpsc, oneshot};
 
 type Job = (Vec<u8>, oneshot::Sender<io::Result<()>>);
 
-/// Writes in order and tells when each write has been flushed.
+/// Writes in order, and reports when each write has been flushed.
 #[derive(Debug)]
 pub struct Output {
     jobs: mpsc::Sender<Job>,
 }
 
 impl Output {
-    /// Writes to `sink`. The thread ends with this value, or when a write ends after it.
+    /// Starts the thread that writes to `sink`. It ends after this value has been dropped.
     pub fn to(mut sink: impl Write + Send + 'static) -> Output {
         let (jobs, mut queue) = mpsc::channel::<Job>(1);
-        // A plain thread and not one of the runtime's: at the end the runtime would wait for it,
-        // and it may be stuck in a write for ever.
+        // Not a blocking task of the runtime: the runtime would wait for it at exit, and a write may block
+        // for ever.
         std::thread::spawn(move || {
             while let Some((bytes, done)) = queue.blocking_recv() {
                 let result = sink.write_all(&bytes).and_then(|()| sink.flush());
@@ -31,7 +30,7 @@ impl Output {
         Output { jobs }
     }
 
-    /// Writes and flushes. Dropping the future leaves the write to happen or not.
+    /// Writes and flushes `text`. If the future is dropped, the write may or may not happen.
     pub async fn write(&self, text: String) -> io::Result<()> {
         let (done, outcome) = oneshot::channel();
         let gone = || io::Error::new(io::ErrorKind::BrokenPipe, "the writer is gone");

@@ -1,5 +1,5 @@
-//! `--output json`: one JSON object a line, which is relaxed Extended JSON as a whole, so that a
-//! BSON library reads times and documents as what they are. Field names are MongoDB's own.
+//! `--output json`: one object in relaxed Extended JSON per line, so that a BSON library parses times and
+//! documents with their types. Field names are those of MongoDB.
 
 use std::fmt::Write as _;
 
@@ -9,7 +9,7 @@ use super::{display_names, token};
 use crate::pb;
 use crate::pb::change_event::Change;
 
-/// Appends `message` to `out`, a line for each change. Progress is left out unless asked for.
+/// Appends `message` to `out`, with one line per change. Prints progress only with `show_progress`.
 pub fn print(message: &Message, resume_token: &[u8], show_progress: bool, out: &mut String) {
     match message {
         Message::Changes(changes) => {
@@ -82,8 +82,8 @@ fn change(event: &pb::ChangeEvent, out: &mut String) {
         let collection = uuid(&event.collection_uuid);
         line.raw("collectionUUID", &format!(r#"{{"$uuid":"{collection}"}}"#));
     }
-    if let Some(moved) = display_names::filter_match(event.r#match) {
-        line.text("match", moved);
+    if let Some(transition) = display_names::filter_match(event.r#match) {
+        line.text("match", transition);
     }
     line.document("unknownFields", event.unknown_fields.as_ref());
     line.end(&event.resume_token);
@@ -184,7 +184,7 @@ fn components(components: &[pb::PathComponent]) -> serde_json::Value {
         .collect()
 }
 
-/// One object, written field by field. What is unset leaves no field behind.
+/// An object that is written field by field. Unset values are omitted.
 struct Line<'a> {
     out: &'a mut String,
 }
@@ -195,7 +195,7 @@ impl<'a> Line<'a> {
         Line { out }
     }
 
-    /// A field whose value is JSON already.
+    /// Writes a field whose value is already JSON.
     fn raw(&mut self, name: &str, json: &str) {
         let _ = write!(self.out, r#","{name}":{json}"#);
     }
@@ -215,12 +215,12 @@ impl<'a> Line<'a> {
     }
 
     fn namespace(&mut self, name: &str, namespace: Option<&pb::Namespace>) {
-        let Some(place) = namespace else { return };
-        let database = serde_json::Value::from(place.database.as_str());
-        if place.collection.is_empty() {
+        let Some(namespace) = namespace else { return };
+        let database = serde_json::Value::from(namespace.database.as_str());
+        if namespace.collection.is_empty() {
             self.raw(name, &format!(r#"{{"db":{database}}}"#));
         } else {
-            let collection = serde_json::Value::from(place.collection.as_str());
+            let collection = serde_json::Value::from(namespace.collection.as_str());
             self.raw(name, &format!(r#"{{"db":{database},"coll":{collection}}}"#));
         }
     }

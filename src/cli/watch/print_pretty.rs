@@ -1,5 +1,4 @@
-//! `--output pretty`: one line an event, for people. Times are in UTC, with a dim line where a new
-//! day begins.
+//! `--output pretty`: one line per event, for people. Times are in UTC; a dim line marks each new day.
 
 mod line;
 
@@ -16,21 +15,21 @@ use crate::pb::change_event::Change;
 const DIM: Style = Style::new().dimmed();
 const PLAIN: Style = Style::new();
 
-/// How wide the operation stands, so that namespaces line up for the usual ones.
+/// The width of the operation column, which fits the common operations.
 const OPERATION_WIDTH: usize = 8;
 
-/// Prints for people.
+/// Prints messages for people.
 #[derive(Debug, Clone)]
 pub struct PrettyPrinter {
     color: bool,
-    /// The terminal's columns; `None` prints whole lines.
+    /// The width of the terminal in columns; `None` for whole lines.
     width: Option<usize>,
-    /// The day of the last time printed, as "2025-01-31".
+    /// The day of the last printed event, such as "2025-01-31".
     day: String,
 }
 
 impl PrettyPrinter {
-    /// With `color`, lines carry ANSI escapes. With `width`, each is cut to that many columns.
+    /// With `color`, lines contain ANSI escapes. With `width`, lines are cut to that many columns.
     pub fn new(color: bool, width: Option<usize>) -> PrettyPrinter {
         PrettyPrinter {
             color,
@@ -39,7 +38,7 @@ impl PrettyPrinter {
         }
     }
 
-    /// Appends `message` to `out`. Progress is left out unless asked for.
+    /// Appends `message` to `out`. Prints progress only with `show_progress`.
     pub fn print(&mut self, message: &Message, show_progress: bool, out: &mut String) {
         match message {
             Message::Changes(changes) => {
@@ -77,7 +76,7 @@ impl PrettyPrinter {
         }
     }
 
-    /// A dim line that is no event.
+    /// Appends a dim line that is not an event.
     pub fn note(&self, text: &str, out: &mut String) {
         let mut line = Line::default();
         line.push(DIM, format!("-- {text}"));
@@ -107,8 +106,8 @@ impl PrettyPrinter {
         if let Some(change) = &event.change {
             details(change, &mut line);
         }
-        if let Some(moved) = display_names::filter_match(event.r#match) {
-            line.push(DIM, format!(" {moved} the filter"));
+        if let Some(transition) = display_names::filter_match(event.r#match) {
+            line.push(DIM, format!(" {transition} the filter"));
         }
         if let Some(transaction) = &event.transaction {
             line.push(DIM, format!(" transaction {}", transaction.number));
@@ -120,7 +119,7 @@ impl PrettyPrinter {
     }
 }
 
-/// The wall time to the millisecond, or before MongoDB 6.0 the oplog's second.
+/// Returns the wall time with milliseconds; before MongoDB 6.0, the second of the cluster time.
 fn time_of(event: &pb::ChangeEvent) -> Option<String> {
     if let Some(time) = &event.wall_time {
         return Some(rfc3339(time));
@@ -197,7 +196,7 @@ fn details(change: &Change, line: &mut Line) {
         Change::Omitted(omitted) => line.push(
             DIM,
             format!(
-                " left out: {} bytes, and a message may have {}",
+                " omitted: {} bytes, the limit is {}",
                 omitted.event_bytes, omitted.max_message_bytes
             ),
         ),
@@ -207,7 +206,7 @@ fn details(change: &Change, line: &mut Line) {
 fn update_description(description: &pb::UpdateDescription, line: &mut Line) {
     if let Some(fields) = &description.updated_fields {
         let fields = to_json(fields);
-        // An update that only removes fields still comes with an empty document here.
+        // An update that only removes fields has an empty document here.
         if !matches!(&*fields, "{}" | "{ }") {
             line.labelled("set", &fields);
         }
@@ -223,11 +222,12 @@ fn update_description(description: &pb::UpdateDescription, line: &mut Line) {
 fn opened_text(opened: &pb::Opened) -> String {
     let mut text = match pb::StartMode::try_from(opened.start_mode) {
         Ok(pb::StartMode::Now) => "watching from now".to_owned(),
-        Ok(pb::StartMode::Token) => "watching on from the resume token".to_owned(),
+        Ok(pb::StartMode::Token) => "resuming from the resume token".to_owned(),
         Ok(pb::StartMode::TokenTime) => {
-            "watching on from the resume token's time; changes of that time may repeat".to_owned()
+            "resuming from the time of the resume token; changes of that time may be repeated"
+                .to_owned()
         }
-        Ok(pb::StartMode::Time) => "watching from the time asked for".to_owned(),
+        Ok(pb::StartMode::Time) => "watching from the requested time".to_owned(),
         Ok(pb::StartMode::Unspecified) | Err(_) => "watching".to_owned(),
     };
     if let Some(time) = &opened.start_time {
@@ -242,12 +242,12 @@ fn opened_text(opened: &pb::Opened) -> String {
 fn progress_text(progress: &pb::Progress) -> String {
     match (&progress.cluster_time, &progress.upstream_time) {
         (Some(reached), Some(upstream)) => format!(
-            "nothing more up to {}, {} s behind MongoDB",
+            "no further changes up to {}, {} s behind MongoDB",
             second_of(reached),
             upstream.seconds.saturating_sub(reached.seconds)
         ),
-        (Some(reached), None) => format!("nothing more up to {}", second_of(reached)),
-        (None, _) => "nothing more so far".to_owned(),
+        (Some(reached), None) => format!("no further changes up to {}", second_of(reached)),
+        (None, _) => "no changes so far".to_owned(),
     }
 }
 

@@ -1,4 +1,4 @@
-//! The way of printing that was asked for, or that suits where stdout goes.
+//! The choice of the output format.
 
 use std::io::IsTerminal as _;
 
@@ -21,7 +21,7 @@ enum Format {
 }
 
 impl Printer {
-    /// Pretty on a terminal, JSON elsewhere, unless `args` say otherwise.
+    /// Uses the format in `args`, or pretty on a terminal and JSON otherwise.
     pub fn for_stdout(args: &WatchArgs) -> Printer {
         let on_terminal = std::io::stdout().is_terminal();
         let format = match (args.output, on_terminal) {
@@ -36,7 +36,7 @@ impl Printer {
         }
     }
 
-    /// One JSON object a line.
+    /// Prints one JSON object per line.
     pub fn json(show_progress: bool) -> Printer {
         Printer {
             format: Format::Json,
@@ -44,7 +44,7 @@ impl Printer {
         }
     }
 
-    /// Appends `message`, whose token is `resume_token`, to `out`.
+    /// Appends the text of `message` to `out`; `resume_token` is its token.
     pub fn print(&mut self, message: &Message, resume_token: &[u8], out: &mut String) {
         match &mut self.format {
             Format::Pretty(printer) => printer.print(message, self.show_progress, out),
@@ -53,8 +53,8 @@ impl Printer {
     }
 }
 
-/// A printer with the colours and the width of stdout. Colours follow `--color`, NO_COLOR and
-/// whether stdout is a terminal.
+/// Returns a printer with the width of stdout, and with colors according to `--color`, NO_COLOR and whether
+/// stdout is a terminal.
 pub fn pretty_for_stdout(wide: bool) -> PrettyPrinter {
     let stdout = std::io::stdout();
     let color = anstream::AutoStream::choice(&stdout) != anstream::ColorChoice::Never;

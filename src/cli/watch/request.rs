@@ -1,4 +1,4 @@
-//! From the command line to the request. What only the server can judge is left to it.
+//! Builds the request from the command line. The server checks everything that only it can check.
 
 use std::time::SystemTime;
 
@@ -8,20 +8,20 @@ use super::args::{
 use crate::pb;
 use crate::pb::watch_request::Start;
 
-/// The request that `args` ask for, or advice on a combination that cannot be.
+/// Returns the request for `args`, or an error for an invalid combination.
 pub(super) fn build(args: &WatchArgs) -> Result<pb::WatchRequest, String> {
     if let Some(operation) = args.operations.iter().find(|op| op.needs_expanded())
         && !args.expanded
     {
         let name = operation.name();
         return Err(format!(
-            "MongoDB sends {name} events only when asked to: add --expanded to --op {name}"
+            "--op {name} needs --expanded, without which MongoDB does not send {name} events"
         ));
     }
     if let (Some(Moment(since)), Some(Moment(until))) = (args.since, args.until)
         && until < since
     {
-        return Err("--until lies before --since: nothing can be read between them".to_owned());
+        return Err("--until is earlier than --since: use a later time".to_owned());
     }
     let scope = args.scope();
     let start = match (&args.resume_token, args.since) {
@@ -60,14 +60,14 @@ pub(super) fn build(args: &WatchArgs) -> Result<pb::WatchRequest, String> {
             BeforeImage::Required => pb::FullDocumentBeforeChange::Required,
         }
         .into(),
-        // Both ways of printing splice the text in as it comes.
+        // Both output formats insert the text unchanged.
         document_format: pb::DocumentFormat::Json.into(),
         show_expanded_events: args.expanded,
         progress_interval: args
             .progress_interval
             .map(prost_types::Duration::try_from)
             .transpose()
-            .map_err(|_| "--progress-interval is too long; the longest is 60s".to_owned())?,
+            .map_err(|_| "--progress-interval is too long: use 1s to 60s".to_owned())?,
         max_message_bytes: args.max_message_bytes.unwrap_or(0),
         oversize_policy: match args.oversize {
             Oversize::Chunk => pb::OversizePolicy::Chunk,
@@ -98,7 +98,7 @@ fn timestamp(time: SystemTime) -> Result<prost_types::Timestamp, String> {
                 nanos: i32::try_from(since_1970.subsec_nanos()).expect("below 10^9"),
             })
         }
-        _ => Err("times lie between 1970 and 2106 in MongoDB's oplog".to_owned()),
+        _ => Err("--since and --until must be between 1970 and 2106".to_owned()),
     }
 }
 

@@ -1,10 +1,9 @@
-//! The place in the stream, kept in a file.
+//! The file that stores the resume token of a watch.
 //!
-//! The token written is always that of a message whose text was flushed before. So a crash at any
-//! moment leaves a token that is at or before the last message printed: what lies between is
-//! printed again, and nothing is ever missed. That is also why the file need not be written for
-//! every message: at most one write in [`WRITE_INTERVAL`], and one at the end, bound the repeats
-//! without a disk flush for each event.
+//! A token is stored only after the text of its message has been flushed. So after a crash at any moment, the
+//! stored token is at or before the last printed message: some messages may be printed again, but none is
+//! lost. For the same reason, not every message needs a write: one per [`WRITE_INTERVAL`] and one at the end
+//! limit the repeats without a disk flush for each event.
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -17,10 +16,10 @@ use tokio::time::Instant;
 use super::scope::Scope;
 use super::token;
 
-/// The shortest time from one write to the next.
+/// The shortest time between two writes.
 pub(super) const WRITE_INTERVAL: Duration = Duration::from_millis(500);
 
-/// What the file holds, as JSON.
+/// The content of the file, as JSON.
 #[derive(Debug, Serialize, Deserialize)]
 struct Content {
     version: u32,
@@ -31,17 +30,17 @@ struct Content {
 
 const VERSION: u32 = 1;
 
-/// Why a file cannot be used, with advice.
+/// The reasons why a file can't be used, with advice.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ResumeFileError {
     #[error(
-        "{path} cannot be read: {why}\n\
-         It keeps the place of `weir watch --resume-file`; delete it to start anew."
+        "--resume-file: {path} can't be read: {why}\n\
+         Delete it to start without a resume token, or use another file."
     )]
     Unreadable { path: PathBuf, why: String },
     #[error(
-        "{path} keeps the place in {theirs}, and this watch is of {ours}\n\
-         Use a file for each scope, or delete this one to start anew."
+        "--resume-file: {path} stores a token of {theirs}, but this watch is of {ours}\n\
+         Use one file for each scope, or delete this one to start without a resume token."
     )]
     OtherScope {
         path: PathBuf,
@@ -50,21 +49,21 @@ pub(super) enum ResumeFileError {
     },
 }
 
-/// A file and the token it should hold.
+/// A file and the token to store in it.
 #[derive(Debug)]
 pub(super) struct ResumeFile {
     path: PathBuf,
     scope: Scope,
-    /// The token read at the start.
+    /// The token that the file contained when it was opened.
     stored: Option<Bytes>,
-    /// A token that has not been written yet.
+    /// The token to write.
     pending: Option<Bytes>,
-    /// When the next write may happen.
+    /// The earliest time of the next write.
     next_write_at: Instant,
 }
 
 impl ResumeFile {
-    /// Reads the file where it exists. It must hold the place of the same scope.
+    /// Reads the file if it exists. It must contain a token of the same scope.
     pub fn open(path: PathBuf, scope: &Scope) -> Result<ResumeFile, ResumeFileError> {
         let scope = scope.clone().normalized();
         let stored = match std::fs::read(&path) {
@@ -84,29 +83,28 @@ impl ResumeFile {
         })
     }
 
-    /// The file's path.
+    /// Returns the path of the file.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The token that the file held when it was opened.
+    /// Returns the token that the file contained when it was opened.
     pub fn stored(&self) -> Option<&Bytes> {
         self.stored.as_ref()
     }
 
-    /// Remembers the token of a message that has been printed.
+    /// Sets the token to write: that of a message that has been printed.
     pub fn set_token(&mut self, token: Bytes) {
         self.pending = Some(token);
     }
 
-    /// When [`ResumeFile::write`] should be called; `None` when there is nothing to write.
+    /// Returns when to call [`ResumeFile::write`]; `None` if there is nothing to write.
     pub fn due(&self) -> Option<Instant> {
         self.pending.as_ref().map(|_| self.next_write_at)
     }
 
-    /// Writes the last token noted, if it is not in the file yet: to a new file beside it that
-    /// takes its name once it is on the disk, so that the file is the old or the new one as a
-    /// whole. The error names the file.
+    /// Writes the token if it is not in the file yet. Writes and syncs a new file and renames it, so that
+    /// readers see the old or the new content as a whole. The error names the file.
     pub fn write(&mut self) -> std::io::Result<()> {
         let Some(token) = &self.pending else {
             return Ok(());
@@ -119,7 +117,10 @@ impl ResumeFile {
         replace(&self.path, &content).map_err(|error| {
             std::io::Error::new(
                 error.kind(),
-                format!("{} cannot be written: {error}", self.path.display()),
+                format!(
+                    "--resume-file: {} can't be written: {error}",
+                    self.path.display()
+                ),
             )
         })?;
         self.pending = None;
@@ -137,7 +138,9 @@ fn parse(path: &Path, bytes: &[u8], scope: &Scope) -> Result<Bytes, ResumeFileEr
         serde_json::from_slice(bytes).map_err(|error| unreadable(error.to_string()))?;
     if content.version != VERSION {
         let version = content.version;
-        return Err(unreadable(format!("its version {version} is not known")));
+        return Err(unreadable(format!(
+            "its version {version} is not supported"
+        )));
     }
     if content.scope != *scope {
         return Err(ResumeFileError::OtherScope {

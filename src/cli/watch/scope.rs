@@ -1,19 +1,19 @@
-//! What to watch, as it is written on the command line.
+//! The scope of a watch, as written on the command line.
 
 use serde::{Deserialize, Serialize};
 
-/// A collection, several of one database, a database, or (with an empty database) the deployment.
+/// Collections of one database, a whole database, or the whole deployment.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Scope {
     /// The database; empty for the whole deployment.
     pub database: String,
-    /// The collections; none for the whole database.
+    /// The collections; empty for the whole database.
     pub collections: Vec<String>,
 }
 
 impl Scope {
-    /// The same scope in a form that is equal for all ways of writing it: resume tokens belong to
-    /// the set of collections, not to the order in which they were named.
+    /// Returns the scope with sorted, unique collections: resume tokens belong to the set of collections,
+    /// independent of order.
     pub fn normalized(mut self) -> Scope {
         self.collections.sort_unstable();
         self.collections.dedup();
@@ -37,8 +37,8 @@ impl std::fmt::Display for Scope {
 impl std::str::FromStr for Scope {
     type Err = String;
 
-    /// `DB`, `DB.COLLECTION` (split at the first dot: collections may have dots, databases not)
-    /// or `DB.A,B`.
+    /// Parses `DB`, `DB.COLLECTION` or `DB.A,B`. Splits at the first dot: only collection names may contain
+    /// dots.
     fn from_str(text: &str) -> Result<Scope, String> {
         let (database, collections) = match text.split_once('.') {
             None => (text, None),
@@ -46,21 +46,21 @@ impl std::str::FromStr for Scope {
         };
         if database.is_empty() {
             return Err(
-                "the database's name is missing; write DB or DB.COLLECTION, \
-                        or --all for the whole deployment"
+                "the name of the database is missing: write DB or DB.COLLECTION, \
+                        or use --all for the whole deployment"
                     .to_owned(),
             );
         }
         if database.contains(',') {
             return Err(
-                "several databases cannot be watched at once; several collections \
-                        of one database are written DB.A,B"
+                "several databases can't be watched at once: write DB.A,B for several \
+                        collections of one database"
                     .to_owned(),
             );
         }
         if collections == Some("*") {
             return Err(format!(
-                "`{database}` alone watches every collection of the database"
+                "`*` is not a collection: `{database}` alone watches the whole database"
             ));
         }
         let collections: Vec<String> = collections
@@ -68,7 +68,7 @@ impl std::str::FromStr for Scope {
             .unwrap_or_default();
         if collections.iter().any(String::is_empty) {
             return Err(format!(
-                "a collection's name is missing; `{database}` alone watches the whole database"
+                "the name of a collection is missing: `{database}` alone watches the whole database"
             ));
         }
         Ok(Scope {
@@ -100,8 +100,8 @@ mod tests {
     #[test]
     fn a_scope_with_a_missing_name_is_refused_with_advice() {
         for (text, advice) in [
-            ("", "database's name is missing"),
-            (".orders", "database's name is missing"),
+            ("", "name of the database is missing"),
+            (".orders", "name of the database is missing"),
             ("shop.", "`shop` alone"),
             ("shop.a,,b", "`shop` alone"),
             ("shop.*", "`shop` alone"),
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn the_order_of_collections_makes_no_other_scope() {
+    fn the_order_of_collections_does_not_matter() {
         assert_eq!(
             scope("shop", &["b", "a", "b"]).normalized(),
             scope("shop", &["a", "b"]).normalized()

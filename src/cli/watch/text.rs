@@ -1,16 +1,16 @@
-//! Words for people: on stderr, and cleaned of what would disturb a terminal.
+//! Text for people: notices on stderr, and escaping for the terminal.
 
 use std::borrow::Cow;
 use std::io::Write as _;
 use std::time::Duration;
 
-/// Writes a message for people to stderr. A closed stderr is no reason to stop.
+/// Prints a notice to stderr. Errors are ignored.
 pub(in crate::cli) fn print_notice(text: &str) {
     let _ = writeln!(anstream::stderr().lock(), "weir: {text}");
 }
 
-/// `text` with everything a terminal would act on written as an escape: control characters
-/// (names and reasons come from the database) and the marks that turn the reading direction.
+/// Escapes control characters and marks of the text direction, so that names and messages from outside can't
+/// control the terminal.
 pub(in crate::cli) fn escape_controls(text: &str) -> Cow<'_, str> {
     if !text.chars().any(needs_escape) {
         return Cow::Borrowed(text);
@@ -30,7 +30,7 @@ fn needs_escape(character: char) -> bool {
     character.is_control() || matches!(character, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// An error with its root_causes, each said once.
+/// Returns the text of an error with its causes, without repetition.
 fn with_causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
@@ -45,12 +45,12 @@ fn with_causes(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// What lies behind a wrapper's own words, which for tonic's errors are "transport error".
+/// Returns the causes of an error without its own text, which for tonic's errors is only "transport error".
 pub(in crate::cli) fn root_causes(error: &dyn std::error::Error) -> String {
     with_causes(error.source().unwrap_or(error))
 }
 
-/// A wait as people read it: "0.4 s".
+/// Returns a duration such as "0.4 s".
 pub(in crate::cli) fn seconds(duration: Duration) -> String {
     format!("{:.1} s", duration.as_secs_f64())
 }
@@ -60,7 +60,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn terminal_escapes_in_names_are_shown_and_not_obeyed() {
+    fn control_characters_are_escaped() {
         assert_eq!(
             escape_controls("a\u{1b}[2Jb\n\u{9b}"),
             "a\\u{1b}[2Jb\\n\\u{9b}"
@@ -70,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn causes_are_told_once() {
+    fn causes_are_not_repeated() {
         #[derive(Debug, thiserror::Error)]
         #[error("outer")]
         struct Outer(#[source] std::io::Error);

@@ -1,4 +1,4 @@
-//! Connections over TLS: whom to trust, what to show, and what it means when that fails.
+//! Connections over TLS: trusted authorities, the client certificate, and advice when a connection fails.
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
@@ -11,17 +11,17 @@ use super::args::Server;
 use super::text::root_causes;
 use crate::tls::{certificates, private_key};
 
-/// How long a handshake may take.
+/// The time for a TLS handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Whom to trust, and what to show.
+/// The trusted authorities and the client certificate.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct TlsArgs {
-    /// The authorities that the server's certificate may be of, PEM [default: the system's]
+    /// The certificate authorities that the server is verified with, PEM [default: the system's]
     #[arg(long, env = "WEIR_WATCH_TLS_CA_FILE", value_name = "FILE")]
     pub tls_ca_file: Option<PathBuf>,
 
-    /// The certificate to show to the server, PEM
+    /// The client certificate for mutual TLS, PEM. Requires --tls-key-file
     #[arg(
         long,
         env = "WEIR_WATCH_TLS_CERT_FILE",
@@ -30,7 +30,7 @@ pub struct TlsArgs {
     )]
     pub tls_cert_file: Option<PathBuf>,
 
-    /// The certificate's private key, PEM
+    /// The private key of --tls-cert-file, PEM
     #[arg(
         long,
         env = "WEIR_WATCH_TLS_KEY_FILE",
@@ -39,23 +39,21 @@ pub struct TlsArgs {
     )]
     pub tls_key_file: Option<PathBuf>,
 
-    /// The name that the server's certificate must have [default: the host of --server]
+    /// The expected name in the server's certificate [default: the host of --server]
     #[arg(long, env = "WEIR_WATCH_TLS_SERVER_NAME", value_name = "NAME")]
     pub tls_server_name: Option<String>,
 }
 
 impl TlsArgs {
-    /// Reads the files, which may have changed since the last connection, and lets connections to the
-    /// endpoint be encrypted where the server's address asks for that.
+    /// Sets up TLS for the endpoint if the URL of the server is https. Reads the files, which may have
+    /// changed since the last connection.
     ///
     /// # Errors
-    /// In words: what can't be used, and of which flag.
+    /// A message that names the flag and the problem.
     pub fn apply(&self, server: &Server, endpoint: Endpoint) -> Result<Endpoint, String> {
         if !server.0.starts_with("https://") {
             return match self.first_given() {
-                Some(flag) => Err(format!(
-                    "{flag} is for a --server that begins with https://"
-                )),
+                Some(flag) => Err(format!("{flag} needs a --server that begins with https://")),
                 None => Ok(endpoint),
             };
         }
@@ -77,7 +75,7 @@ impl TlsArgs {
         }
         endpoint
             .tls_config(config)
-            .map_err(|error| format!("TLS can't be set up: {}", root_causes(&error)))
+            .map_err(|error| format!("can't set up TLS: {}", root_causes(&error)))
     }
 
     fn first_given(&self) -> Option<&'static str> {
@@ -90,7 +88,7 @@ impl TlsArgs {
     }
 }
 
-/// Reads a file, and checks that what it is for is in it.
+/// Reads a file and checks its content with `parse`.
 fn read<T, E: std::fmt::Display>(
     flag: &str,
     path: &Path,
@@ -102,74 +100,72 @@ fn read<T, E: std::fmt::Display>(
     Ok(bytes)
 }
 
-/// What to do about a connection that certificates, or TLS where there is none, brought to its end.
-/// `None`: that was not the reason.
+/// Returns what to do about a connection that failed because of TLS or certificates; `None` for other
+/// reasons.
 pub fn advice(error: &(dyn Error + 'static)) -> Option<&'static str> {
     let mut cause = Some(error);
     while let Some(error) = cause {
         let advice = match error.downcast_ref() {
-            Some(error) => about_server(error),
-            None => about_client(&error.to_string()),
+            Some(error) => server_problem(error),
+            None => client_problem(&error.to_string()),
         };
         if advice.is_some() {
             return advice;
         }
-        // An error of the system holds another without being its effect.
-        let held = error.downcast_ref::<std::io::Error>();
-        let held = held.and_then(std::io::Error::get_ref);
-        cause = match held {
-            Some(held) => Some(held),
+        // The error inside an `io::Error` is not its `source`.
+        let inner = error.downcast_ref::<std::io::Error>();
+        let inner = inner.and_then(std::io::Error::get_ref);
+        cause = match inner {
+            Some(inner) => Some(inner),
             None => error.source(),
         };
     }
     None
 }
 
-/// What may be wrong where a connection broke at its first call, and nobody at its other end said why: the
-/// two sides do not agree on TLS. Over TLS 1.3 a server refuses a client after the handshake, and the
-/// words in which it does are lost when the call is a moment late.
+/// Returns a likely reason for a connection that broke at its first call without an error from the server:
+/// the two sides do not agree on TLS. In TLS 1.3 a server refuses a client certificate after the handshake,
+/// and its alert may be lost.
 pub fn guess(server: &Server, status: &tonic::Status) -> &'static str {
     if status.source().is_none() {
         ""
     } else if server.0.starts_with("https://") {
-        " (it may want another certificate: --tls-cert-file)"
+        " (it may require another certificate: --tls-cert-file)"
     } else {
         " (if it speaks TLS, write https://)"
     }
 }
 
-/// What is wrong with what the server shows.
-fn about_server(error: &rustls::Error) -> Option<&'static str> {
+/// Returns advice on a problem with the server's certificate.
+fn server_problem(error: &rustls::Error) -> Option<&'static str> {
     use CertificateError as Bad;
-    let words = match error {
+    let advice = match error {
         rustls::Error::InvalidCertificate(bad) => match bad {
             Bad::UnknownIssuer => {
-                "the server's certificate is of an authority that is not trusted here; \
-                 --tls-ca-file names one to trust"
+                "the server's certificate is from an authority that is not trusted here: name its \
+                 authority with --tls-ca-file"
             }
             Bad::NotValidForName | Bad::NotValidForNameContext { .. } => {
-                "the server's certificate has other names; --tls-server-name says which one to \
-                 expect"
+                "the server's certificate has other names: use one of them in --server or \
+                 --tls-server-name"
             }
             Bad::Expired | Bad::ExpiredContext { .. } => "the server's certificate has expired",
-            _ => "the server's certificate is not good",
+            _ => "the server's certificate is invalid",
         },
-        rustls::Error::InvalidMessage(_) => {
-            "the server does not speak TLS on that port; http:// goes without"
-        }
-        error => return about_client(&error.to_string()),
+        rustls::Error::InvalidMessage(_) => "the server does not use TLS on that port: use http://",
+        error => return client_problem(&error.to_string()),
     };
-    Some(words)
+    Some(advice)
 }
 
-/// What the server holds against what it was shown. Over TLS 1.3 it says so after the handshake, and HTTP/2
-/// keeps no more than the words.
-fn about_client(words: &str) -> Option<&'static str> {
-    let (_, alert) = words.split_once("received fatal alert: ")?;
+/// Returns advice on an alert of the server about the client's certificate. In TLS 1.3 the alert comes after
+/// the handshake, and the HTTP/2 error contains only its text.
+fn client_problem(text: &str) -> Option<&'static str> {
+    let (_, alert) = text.split_once("received fatal alert: ")?;
     let alert = alert.split(|it: char| !it.is_alphanumeric()).next();
     match alert? {
         "CertificateRequired" => {
-            Some("the server wants a certificate; --tls-cert-file and --tls-key-file name it")
+            Some("the server requires a client certificate: use --tls-cert-file and --tls-key-file")
         }
         "UnknownCA"
         | "BadCertificate"
@@ -178,7 +174,7 @@ fn about_client(words: &str) -> Option<&'static str> {
         | "CertificateUnknown"
         | "UnsupportedCertificate"
         | "AccessDenied"
-        | "DecryptError" => Some("the server does not take the certificate of --tls-cert-file"),
+        | "DecryptError" => Some("the server does not accept the certificate of --tls-cert-file"),
         _ => None,
     }
 }

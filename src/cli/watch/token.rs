@@ -1,4 +1,4 @@
-//! Resume tokens as text. Weir's tokens are opaque bytes; people meet them as base64url.
+//! Resume tokens as text: opaque bytes, printed as base64url.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
@@ -8,12 +8,12 @@ use bytes::Bytes;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Token(pub Bytes);
 
-/// The text of a token: base64url without padding, which needs no quoting in any shell.
+/// Returns a token as base64url without padding, which no shell needs quoted.
 pub fn encode(token: &[u8]) -> String {
     URL_SAFE_NO_PAD.encode(token)
 }
 
-/// Reads base64 of either alphabet, padded or not. `None` when it is not base64, or empty.
+/// Decodes base64 or base64url, with or without padding. Returns `None` if the text is neither, or empty.
 pub fn decode(text: &str) -> Option<Bytes> {
     let text = text.trim_end_matches('=');
     if text.is_empty() {
@@ -26,7 +26,7 @@ pub fn decode(text: &str) -> Option<Bytes> {
         .map(Bytes::from)
 }
 
-/// Reads hexadecimal digits. `None` when it is anything else, or empty.
+/// Decodes hexadecimal digits. Returns `None` if the text is anything else, or empty.
 fn decode_hex(text: &str) -> Option<Bytes> {
     if text.is_empty() || !text.len().is_multiple_of(2) || !text.is_ascii() {
         return None;
@@ -45,12 +45,12 @@ fn decode_hex(text: &str) -> Option<Bytes> {
 impl std::str::FromStr for Token {
     type Err = String;
 
-    /// Hex is tried first. A base64 token of hex digits alone would be misread, but only 22 of the
-    /// 64 letters are hex digits, and tokens have dozens of letters.
+    /// Tries hexadecimal first. A base64 token that consists only of hex digits would be misread, but only 22
+    /// of the 64 base64 characters are hex digits, and tokens have dozens of characters.
     fn from_str(text: &str) -> Result<Token, String> {
         let text = text.trim();
         decode_hex(text).or_else(|| decode(text)).map(Token).ok_or_else(|| {
-            "not a resume token: it is base64 (as `resumeToken` in `--output json`) or hexadecimal"
+            "not a resume token: write it in base64 (as `resumeToken` in `--output json`) or hexadecimal"
                 .to_owned()
         })
     }
@@ -61,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_token_is_read_as_hex_base64url_or_base64() {
+    fn a_token_is_decoded_from_hex_base64url_or_base64() {
         let bytes: &[u8] = &[0xfb, 0xff, 0x00];
         for text in ["fbff00", "FBFF00", "-_8A", "+/8A", " -_8A "] {
             assert_eq!(text.parse::<Token>().unwrap().0, bytes, "{text}");

@@ -1,4 +1,4 @@
-//! `--where`: one condition on a field, in a short notation.
+//! `--where`: a condition on one field, in a short notation.
 //!
 //! ```text
 //! path=value  path!=value  path>value  path>=value  path<value  path<=value
@@ -6,9 +6,8 @@
 //! path ^= prefix  path ~ /regex/opts  path ~ regex
 //! ```
 //!
-//! A value that reads as JSON is that JSON (and Extended JSON means what it means there); any
-//! other text is a string. What starts like JSON and then is not is refused: taken as text it
-//! would match nothing, silently.
+//! A value that is valid JSON or Extended JSON is parsed as such; other text is a string. Text that starts
+//! like JSON but is invalid is refused, because as a string it would silently match nothing.
 
 mod value;
 
@@ -18,27 +17,27 @@ mod tests;
 use crate::pb;
 use crate::pb::field_filter::Operator;
 
-/// A condition as written and as sent.
+/// A condition as written and as sent to the server.
 #[derive(Debug, Clone, PartialEq)]
 pub struct WhereClause {
-    /// What the user wrote.
+    /// The text of the user.
     pub text: String,
-    /// What it means.
+    /// The parsed condition.
     pub filter: pb::Filter,
 }
 
-/// Why a condition cannot be read, where, and what to write instead.
+/// A syntax error in a condition: its position, the problem, and what to write instead.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WhereError {
     text: String,
-    /// The byte at which reading failed; at most the text's length.
+    /// The byte offset of the error; at most the length of the text.
     at: usize,
     problem: String,
     advice: String,
 }
 
 impl WhereError {
-    /// The 1-based column of the failure, in characters.
+    /// Returns the column of the error in characters, starting at 1.
     pub fn column(&self) -> usize {
         self.text[..self.at].chars().count() + 1
     }
@@ -77,19 +76,19 @@ const OPERATORS: &str = "write one of: path=value, !=, >, >=, <, <=, path in [a,
                          path not in [a,b], path exists, path missing, path ^= prefix, \
                          path ~ /regex/";
 
-/// What people write for another operator, and its name here.
+/// Operators of other languages, with advice.
 const UNSUPPORTED_OPERATORS: [(&str, &str); 5] = [
-    ("=~", "`~` matches a regular expression"),
-    ("<>", "`!=` is not equal"),
-    ("=>", "`>=` is greater or equal"),
-    ("=<", "`<=` is less or equal"),
+    ("=~", "use `~` to match a regular expression"),
+    ("<>", "use `!=` for not equal"),
+    ("=>", "use `>=` for greater or equal"),
+    ("=<", "use `<=` for less or equal"),
     (
         "!~",
-        "a negated regular expression is not to be had; filter its matches out behind this client",
+        "regular expressions can't be negated: filter the output of this client instead",
     ),
 ];
 
-/// Reads a condition from left to right.
+/// Parses a condition from left to right.
 struct Parser<'a> {
     text: &'a str,
     at: usize,
@@ -121,7 +120,7 @@ impl Parser<'_> {
         found
     }
 
-    /// A word such as `in`: it must end where a letter could not continue it.
+    /// Takes a word such as `in`, unless a letter, digit or underscore follows it.
     fn take_word(&mut self, word: &str) -> bool {
         let rest = self.rest();
         let found = rest
@@ -143,7 +142,7 @@ impl Parser<'_> {
         }
     }
 
-    /// A dotted path; in double quotes when it holds spaces or operators.
+    /// Parses a dotted path, in double quotes if it contains spaces or operators.
     fn path(&mut self) -> Result<String, WhereError> {
         let start = self.at;
         if self.rest().starts_with('"') {
@@ -168,7 +167,7 @@ impl Parser<'_> {
             return Err(self.error(
                 start,
                 "the path of a field is missing",
-                "a condition starts with a field, such as status=paid or address.city=Gdynia",
+                "start with a field, such as status=paid or address.city=Gdynia",
             ));
         }
         let path = self.rest()[..end].to_owned();
@@ -182,9 +181,9 @@ impl Parser<'_> {
             .iter()
             .find(|(unsupported, _)| self.rest().starts_with(unsupported))
         {
-            return Err(self.error(start, "this operator is not known", advice));
+            return Err(self.error(start, "unknown operator", advice));
         }
-        // The longer of two operators with one beginning stands first.
+        // An operator must come before its own prefixes.
         if self.take("==") || self.take("=") {
             return self.value().map(Operator::Eq);
         }
@@ -239,8 +238,8 @@ impl Parser<'_> {
         }
         Err(self.error(
             self.at,
-            "nothing may follow here",
-            "repeat --where for a further condition",
+            "unexpected text after the condition",
+            "use another --where for a further condition",
         ))
     }
 
@@ -259,7 +258,7 @@ impl Parser<'_> {
     }
 
     fn prefix(&mut self) -> Result<Operator, WhereError> {
-        // A prefix is text whatever it looks like, unless it is quoted.
+        // A prefix is always text, also if it looks like JSON; quotes are removed.
         let text = self.rest().trim();
         if text.starts_with(['"', '\'']) {
             let json = value::read(self.text, self.at..self.text.len())
@@ -272,7 +271,7 @@ impl Parser<'_> {
             return Err(self.error(
                 self.text.len(),
                 "the prefix is missing",
-                "write path ^= prefix; `path exists` holds for every value",
+                "write path ^= prefix, or path exists for any value",
             ));
         }
         Ok(Operator::Prefix(text.to_owned()))
@@ -301,9 +300,9 @@ impl Parser<'_> {
         if let Some(offset) = options.find(|option| !"imsx".contains(option)) {
             return Err(self.error(
                 self.at + rest.len() - options.len() + offset,
-                "this option is not known",
-                "options are i (ignore case), m (^ and $ match at lines), s (dot matches newline) \
-                 and x (ignore white space); an expression with / in it is written /a\\/b/",
+                "unknown option",
+                "use i (ignore case), m (^ and $ match at line ends), s (dot matches newline) or x \
+                 (ignore white space); write / inside the expression as \\/",
             ));
         }
         Ok(Operator::Regex(pb::RegexFilter {

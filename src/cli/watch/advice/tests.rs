@@ -11,7 +11,7 @@ fn status(code: Code, reason: &str) -> Status {
 }
 
 #[test]
-fn what_may_pass_is_tried_again_and_nothing_else() {
+fn only_transient_errors_are_retried() {
     let retries = |status: &Status| matches!(decide_retry(status), RetryDecision::Retry { .. });
     assert!(retries(&status(Code::Unavailable, "SERVER_DRAINING")));
     assert!(retries(&Status::unavailable("")));
@@ -27,7 +27,7 @@ fn what_may_pass_is_tried_again_and_nothing_else() {
 }
 
 #[test]
-fn a_wait_that_the_server_asks_for_is_told() {
+fn the_delay_that_the_server_asks_for_is_returned() {
     let mut details = ErrorDetails::new();
     details.set_error_info("UPSTREAM_UNAVAILABLE", "weir", NO_METADATA);
     details.set_retry_info(Some(Duration::from_secs(3)));
@@ -50,15 +50,14 @@ fn an_expired_token_is_explained_with_the_file_to_delete() {
     assert_eq!(
         explain(&status(Code::OutOfRange, "RESUME_TOKEN_EXPIRED"), &facts),
         "the watch ended: RESUME_TOKEN_EXPIRED: words\n\
-         MongoDB's oplog no longer reaches back to that place, so changes since then are lost \
-         to this watch.\n\
-         Delete orders.token to start from now; with --since 10m as well it starts as far \
-         back as you say, if the oplog reaches there."
+         MongoDB's oplog no longer contains that position, so this watch has lost changes.\n\
+         Delete orders.token to start from now; with --since 10m too, it starts that far back, \
+         if the oplog reaches there."
     );
 }
 
 #[test]
-fn the_place_after_an_event_that_cannot_be_sent_is_told() {
+fn the_token_after_an_undeliverable_event_is_shown() {
     for reason in ["IMAGE_UNAVAILABLE", "UPSTREAM_EVENT_TOO_LARGE"] {
         let mut details = ErrorDetails::new();
         let metadata = [("next_token".to_owned(), "bmV4dA==".to_owned())];
@@ -69,7 +68,7 @@ fn the_place_after_an_event_that_cannot_be_sent_is_told() {
             text.ends_with("without it: --resume-token bmV4dA=="),
             "{text}"
         );
-        // The place in a file goes before one of the command line.
+        // A token in the file takes precedence over one on the command line.
         let facts = AdviceContext {
             resume_file: Some("orders.token".into()),
             ..AdviceContext::default()
@@ -80,7 +79,7 @@ fn the_place_after_an_event_that_cannot_be_sent_is_told() {
 }
 
 #[test]
-fn a_bad_field_is_named_by_what_was_typed() {
+fn a_bad_field_is_named_by_its_flag() {
     let mut details = ErrorDetails::new();
     details.set_error_info("INVALID_REQUEST", "weir", NO_METADATA);
     details.add_bad_request_violation("filters[1].field.regex.pattern", "has look-around");
@@ -101,7 +100,7 @@ fn a_bad_field_is_named_by_what_was_typed() {
 }
 
 #[test]
-fn every_reason_that_ends_a_watch_comes_with_advice() {
+fn every_reason_that_ends_a_watch_has_advice() {
     for reason in [
         "RESUME_TOKEN_MALFORMED",
         "RESUME_TOKEN_MISMATCH",
@@ -135,7 +134,7 @@ fn every_reason_that_ends_a_watch_comes_with_advice() {
 }
 
 #[test]
-fn the_time_of_a_token_for_another_view_is_told_as_a_start() {
+fn the_time_of_a_token_of_another_view_is_shown_as_a_start() {
     let mut details = ErrorDetails::new();
     let metadata = [("token_time".to_owned(), "1738324800.7".to_owned())];
     details.set_error_info("RESUME_TOKEN_MISMATCH", "weir", metadata);

@@ -1,4 +1,4 @@
-//! The client against a small server that follows a script.
+//! The client against a server that follows a script.
 
 mod scripted_server;
 
@@ -19,7 +19,7 @@ struct Line {
     watch: WatchArgs,
 }
 
-/// What was written, kept for the test; can be made to refuse.
+/// Keeps what was written, or fails every write if `closed`.
 #[derive(Clone, Default)]
 struct Sink {
     written: Arc<Mutex<Vec<u8>>>,
@@ -41,7 +41,7 @@ impl io::Write for Sink {
 }
 
 impl Sink {
-    /// The operations and tokens of the changes printed.
+    /// Returns the tokens of the printed changes.
     fn changes(&self) -> Vec<String> {
         let text = String::from_utf8(self.written.lock().unwrap().clone()).unwrap();
         text.lines()
@@ -81,7 +81,7 @@ fn opened(token: &str) -> pb::WatchResponse {
     }
 }
 
-/// Inserts, each with the token given, in one message.
+/// Returns a message with an insert for each token.
 fn inserts(tokens: &[&str]) -> pb::WatchResponse {
     let changes: Vec<_> = tokens
         .iter()
@@ -112,7 +112,7 @@ fn started_after(request: &pb::WatchRequest) -> Option<&[u8]> {
     }
 }
 
-/// Runs to its end, which must come without anybody's help.
+/// Runs a watch that must end by itself.
 async fn run(mut watcher: Watcher) -> Result<WatchEnd, String> {
     timeout(
         Duration::from_secs(30),
@@ -123,7 +123,7 @@ async fn run(mut watcher: Watcher) -> Result<WatchEnd, String> {
 }
 
 #[tokio::test]
-async fn a_lost_connection_is_made_again_from_the_last_token() {
+async fn a_lost_connection_is_resumed_from_the_last_token() {
     let server = ScriptedServer::start(vec![
         Script::new(
             [opened("t0"), inserts(&["t1", "t2"])],
@@ -144,7 +144,7 @@ async fn a_lost_connection_is_made_again_from_the_last_token() {
 }
 
 #[tokio::test]
-async fn a_watch_whose_token_is_no_longer_for_it_goes_on_from_the_time_that_it_is_told() {
+async fn a_watch_whose_access_changed_restarts_at_the_time_in_the_status() {
     let mut details = ErrorDetails::new();
     let metadata = [("after_time".to_owned(), "1738324800.7".to_owned())];
     details.set_error_info("ACCESS_CHANGED", "weir", metadata);
@@ -166,9 +166,9 @@ async fn a_watch_whose_token_is_no_longer_for_it_goes_on_from_the_time_that_it_i
 }
 
 #[tokio::test]
-async fn the_limit_may_fall_inside_a_batch_and_the_file_then_holds_that_events_token() {
+async fn a_limit_inside_a_batch_stores_the_token_of_the_last_printed_event() {
     let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("place");
+    let path = folder.path().join("token");
     let flag = format!("--resume-file={}", path.display());
     let server = ScriptedServer::start(vec![
         Script::new([opened("t0"), inserts(&["t1", "t2", "t3"])], Status::ok("")),
@@ -188,9 +188,9 @@ async fn the_limit_may_fall_inside_a_batch_and_the_file_then_holds_that_events_t
 }
 
 #[tokio::test]
-async fn a_reader_that_goes_away_ends_the_watch_well_and_moves_no_token() {
+async fn a_closed_stdout_ends_the_watch_successfully_without_storing_a_token() {
     let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("place");
+    let path = folder.path().join("token");
     let flag = format!("--resume-file={}", path.display());
     let server = ScriptedServer::start(vec![Script::new(
         [opened("t0"), inserts(&["t1"])],
@@ -207,7 +207,7 @@ async fn a_reader_that_goes_away_ends_the_watch_well_and_moves_no_token() {
 }
 
 #[tokio::test]
-async fn a_status_that_would_come_again_ends_the_watch_with_advice() {
+async fn a_permanent_error_ends_the_watch_with_advice() {
     let server = ScriptedServer::start(vec![Script::failing(weir_status(
         Code::OutOfRange,
         "RESUME_TOKEN_EXPIRED",
@@ -221,7 +221,7 @@ async fn a_status_that_would_come_again_ends_the_watch_with_advice() {
 }
 
 #[tokio::test]
-async fn without_reconnecting_the_first_loss_is_the_end() {
+async fn with_no_reconnect_the_first_lost_connection_ends_the_watch() {
     let server = ScriptedServer::start(vec![Script::new(
         [opened("t0")],
         Status::unavailable("away"),
@@ -235,12 +235,12 @@ async fn without_reconnecting_the_first_loss_is_the_end() {
     drop(nobody);
     let why = run(watcher(&url, &["--no-reconnect"], &Sink::default())).await;
     let why = why.unwrap_err();
-    assert!(why.starts_with(&format!("cannot reach {url} (")), "{why}");
+    assert!(why.starts_with(&format!("can't reach {url} (")), "{why}");
     assert!(why.contains("refused"), "{why}");
 }
 
 #[tokio::test]
-async fn a_stream_that_ends_in_order_is_the_end_only_where_one_was_asked_for() {
+async fn an_ok_status_ends_the_watch_only_with_an_end_time() {
     let script = || Script::new([opened("t0"), inserts(&["t1"])], Status::ok(""));
     let server = ScriptedServer::start(vec![script()]).await;
     let end = run(watcher(&server.url, &["--until=now"], &Sink::default())).await;
@@ -252,9 +252,9 @@ async fn a_stream_that_ends_in_order_is_the_end_only_where_one_was_asked_for() {
 }
 
 #[tokio::test]
-async fn an_interrupted_watch_keeps_its_place() {
+async fn an_interrupted_watch_stores_its_last_token() {
     let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("place");
+    let path = folder.path().join("token");
     let flag = format!("--resume-file={}", path.display());
     let server = ScriptedServer::start(vec![Script::open([
         opened("t0"),
@@ -278,6 +278,6 @@ async fn an_interrupted_watch_keeps_its_place() {
     assert_eq!(running.await.unwrap(), Ok(WatchEnd::Interrupted));
     let scope = "shop.orders".parse().unwrap();
     let file = ResumeFile::open(path, &scope).unwrap();
-    // The write of t2 may be seen here before its end is told to the watcher: then it repeats.
+    // This test may see t2 in the sink before the watcher knows that the write has finished.
     assert!([&b"t1"[..], b"t2"].contains(&file.stored().unwrap().as_ref()));
 }

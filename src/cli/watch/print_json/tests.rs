@@ -15,7 +15,7 @@ fn printed_change(event: pb::ChangeEvent) -> String {
     printed(&Message::Changes(vec![event]))
 }
 
-/// What every event of the fixtures ends with: its own token, not the message's.
+/// The end of the line of every fixture event, with the token of the event and not of the message.
 const END: &str = r#""clusterTime":{"$timestamp":{"t":1738324800,"i":3}},"wallTime":{"$date":"2025-01-31T12:00:00.250Z"},"resumeToken":"ZXZlbnQ"}"#;
 
 #[test]
@@ -30,7 +30,7 @@ fn an_insert_is_one_line_with_the_document_as_the_server_wrote_it() {
 }
 
 #[test]
-fn an_update_tells_what_changed() {
+fn an_update_shows_the_changed_fields() {
     assert_eq!(
         printed_change(fixtures::update()),
         format!(
@@ -42,7 +42,7 @@ fn an_update_tells_what_changed() {
 }
 
 #[test]
-fn the_other_changes_of_documents_have_their_documents() {
+fn a_replace_and_an_omitted_insert_show_their_details() {
     assert_eq!(
         printed_change(fixtures::replace()),
         format!(
@@ -60,7 +60,7 @@ fn the_other_changes_of_documents_have_their_documents() {
 }
 
 #[test]
-fn what_few_events_have_is_extended_json() {
+fn rare_fields_are_extended_json() {
     assert_eq!(
         printed_change(fixtures::in_transaction()),
         concat!(
@@ -74,7 +74,7 @@ fn what_few_events_have_is_extended_json() {
 }
 
 #[test]
-fn events_about_collections_have_their_details() {
+fn collection_events_show_their_details() {
     let orders = r#""ns":{"db":"shop","coll":"orders"},"#;
     let described = r#""operationDescription":{"d": 1},"#;
     let expected = [
@@ -102,7 +102,7 @@ fn events_about_collections_have_their_details() {
             format!(r#"{orders}"event":{{"whole": 1}},"#),
         ),
     ];
-    let events = fixtures::about_collections();
+    let events = fixtures::collection_events();
     assert_eq!(events.len(), expected.len());
     for (event, (operation, fields)) in events.into_iter().zip(expected) {
         assert_eq!(
@@ -113,7 +113,7 @@ fn events_about_collections_have_their_details() {
 }
 
 #[test]
-fn messages_that_are_no_changes_have_lines_of_their_own() {
+fn other_messages_have_their_own_lines() {
     for (message, expected) in [
         (
             fixtures::opened(),

@@ -1,4 +1,4 @@
-//! A line made of styled parts, cut to the terminal by what is seen and not by bytes.
+//! A line of styled parts, cut to the width of the terminal by visible columns.
 
 use std::fmt::Write as _;
 
@@ -10,7 +10,7 @@ use crate::cli::watch::documents::to_json;
 use crate::cli::watch::text::escape_controls;
 use crate::pb;
 
-/// What stands where a line was cut.
+/// The mark at the end of a cut line.
 const ELLIPSIS: &str = "…";
 
 #[derive(Default)]
@@ -23,7 +23,7 @@ impl Line {
         self.parts.push((style, text));
     }
 
-    /// " label text", the label dim.
+    /// Appends " label text", with a dim label.
     pub fn labelled(&mut self, label: &str, text: &str) {
         if !label.is_empty() {
             self.push(DIM, format!(" {label}"));
@@ -31,14 +31,14 @@ impl Line {
         self.push(PLAIN, format!(" {text}"));
     }
 
-    /// The document, where there is one; nothing where MongoDB sent none.
+    /// Appends the document, if MongoDB sent one.
     pub fn document(&mut self, label: &str, document: Option<&pb::Document>) {
         if let Some(document) = document {
             self.labelled(label, &to_json(document));
         }
     }
 
-    /// Appends the line and its end to `out`, at most `width` columns wide.
+    /// Appends the line to `out`, cut to `width` columns, and a line break.
     pub fn finish(self, color: bool, width: Option<usize>, out: &mut String) {
         let parts: Vec<(Style, String)> = self
             .parts
@@ -69,7 +69,7 @@ impl Line {
     }
 }
 
-/// The longest beginning of `text` that fits, which uses up `columns_left`.
+/// Returns the longest prefix of `text` that fits, and subtracts its width from `columns_left`.
 fn fit<'a>(text: &'a str, columns_left: &mut usize) -> &'a str {
     for (at, character) in text.char_indices() {
         let width = character.width().unwrap_or(0);

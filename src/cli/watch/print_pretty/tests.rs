@@ -11,7 +11,7 @@ fn printed(message: &Message) -> String {
     printed_by(&mut PrettyPrinter::new(false, None), message)
 }
 
-/// The line of a change, without the line of its day.
+/// Returns the line of a change, without the line of its day.
 fn line(event: pb::ChangeEvent) -> String {
     let text = printed(&Message::Changes(vec![event]));
     let (day, line) = text.split_once('\n').unwrap();
@@ -20,7 +20,7 @@ fn line(event: pb::ChangeEvent) -> String {
 }
 
 #[test]
-fn changes_of_documents_show_the_key_and_what_changed() {
+fn document_changes_show_the_key_and_the_change() {
     for (event, expected) in [
         (
             fixtures::insert(),
@@ -40,7 +40,7 @@ fn changes_of_documents_show_the_key_and_what_changed() {
         ),
         (
             fixtures::omitted(),
-            r#"12:00:00.250 insert   shop.orders {"_id": 1} left out: 4000000 bytes, and a message may have 3145728"#,
+            r#"12:00:00.250 insert   shop.orders {"_id": 1} omitted: 4000000 bytes, the limit is 3145728"#,
         ),
     ] {
         assert_eq!(line(event), expected);
@@ -48,7 +48,7 @@ fn changes_of_documents_show_the_key_and_what_changed() {
 }
 
 #[test]
-fn changes_of_collections_show_their_details() {
+fn collection_changes_show_their_details() {
     let expected = [
         r"drop     shop.orders",
         r#"rename   shop.orders to shop.old {"d": 1}"#,
@@ -62,7 +62,7 @@ fn changes_of_collections_show_their_details() {
         r#"reshardCollection shop.orders {"d": 1}"#,
         r#"startIndexBuild shop.orders {"whole": 1}"#,
     ];
-    let events = fixtures::about_collections();
+    let events = fixtures::collection_events();
     assert_eq!(events.len(), expected.len());
     for (event, expected) in events.into_iter().zip(expected) {
         assert_eq!(line(event), format!("12:00:00.250 {expected}"));
@@ -70,15 +70,15 @@ fn changes_of_collections_show_their_details() {
 }
 
 #[test]
-fn what_is_no_change_stands_apart() {
+fn other_messages_start_with_two_dashes() {
     for (message, expected) in [
         (
             fixtures::opened(),
-            "-- watching on from the resume token, 2025-01-31T12:00:00Z (watch w1)\n",
+            "-- resuming from the resume token, 2025-01-31T12:00:00Z (watch w1)\n",
         ),
         (
             fixtures::progress(),
-            "-- nothing more up to 2025-01-31T12:00:00Z, 2 s behind MongoDB\n",
+            "-- no further changes up to 2025-01-31T12:00:00Z, 2 s behind MongoDB\n",
         ),
         (
             fixtures::reconnecting(),
@@ -94,11 +94,11 @@ fn what_is_no_change_stands_apart() {
     }
     let mut out = String::new();
     PrettyPrinter::new(false, None).print(&fixtures::progress(), false, &mut out);
-    assert_eq!(out, "", "progress only on request");
+    assert_eq!(out, "", "progress is printed only on request");
 }
 
 #[test]
-fn a_day_is_told_when_it_begins() {
+fn each_new_day_has_a_line() {
     let mut printer = PrettyPrinter::new(false, None);
     let mut next_day = fixtures::insert();
     next_day.wall_time.as_mut().unwrap().seconds += 24 * 3600;
@@ -121,14 +121,14 @@ fn a_day_is_told_when_it_begins() {
 }
 
 #[test]
-fn before_mongodb_6_the_oplogs_second_is_shown() {
+fn without_a_wall_time_the_second_of_the_cluster_time_is_shown() {
     let mut event = fixtures::insert();
     event.wall_time = None;
     assert!(line(event).starts_with("12:00:00 insert   shop.orders"));
 }
 
 #[test]
-fn colours_stand_around_the_parts_only() {
+fn colors_surround_only_the_parts() {
     let mut printer = PrettyPrinter::new(true, None);
     let mut event = fixtures::event_without_key(pb::OperationType::Drop, Change::Drop(pb::Drop {}));
     event.wall_time = None;
@@ -140,12 +140,12 @@ fn colours_stand_around_the_parts_only() {
 }
 
 #[test]
-fn lines_are_cut_to_the_terminal_by_what_is_seen() {
+fn lines_are_cut_to_the_terminal_by_visible_width() {
     for color in [false, true] {
         let mut printer = PrettyPrinter::new(color, Some(40));
         let text = printed_by(&mut printer, &Message::Changes(vec![fixtures::insert()]));
-        let seen = anstream::adapter::strip_str(&text).to_string();
-        let line = seen.lines().nth(1).unwrap();
+        let visible = anstream::adapter::strip_str(&text).to_string();
+        let line = visible.lines().nth(1).unwrap();
         assert_eq!(line, r#"12:00:00.250 insert   shop.orders {"_id…"#);
         assert_eq!(line.chars().count(), 40);
     }
@@ -158,12 +158,12 @@ fn lines_are_cut_to_the_terminal_by_what_is_seen() {
     assert_eq!(
         text.lines().nth(1).unwrap(),
         "12:00:00.250 insert   shop.orders {\"_id\": 1} \"水…",
-        "a character of two columns that does not fit whole is left out"
+        "a two-column character that does not fit is left out"
     );
 }
 
 #[test]
-fn a_line_that_just_fits_is_whole() {
+fn a_line_that_just_fits_is_not_cut() {
     let mut printer = PrettyPrinter::new(false, Some(73));
     let text = printed_by(&mut printer, &Message::Changes(vec![fixtures::insert()]));
     assert!(text.ends_with("\"paid\"}\n"), "{text}");

@@ -38,7 +38,7 @@ fn a_bare_scope_asks_for_the_defaults_and_json_documents() {
 }
 
 #[test]
-fn every_flag_reaches_its_field() {
+fn every_flag_sets_its_field() {
     let request = built(&[
         "shop.a",
         "--collection=b,c",
@@ -106,7 +106,7 @@ fn the_whole_deployment_is_an_empty_database() {
 }
 
 #[test]
-fn command_lines_that_cannot_be_are_refused() {
+fn invalid_command_lines_are_refused() {
     for line in [
         &[][..],
         &["shop", "--all"],

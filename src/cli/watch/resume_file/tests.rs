@@ -12,14 +12,14 @@ fn names_in(folder: &Path) -> Vec<String> {
 }
 
 #[test]
-fn the_last_token_noted_comes_back_and_no_other_file_stays() {
+fn the_last_token_is_stored_and_no_other_file_remains() {
     let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("place");
+    let path = folder.path().join("token");
     let mut file = ResumeFile::open(path.clone(), &orders()).unwrap();
     assert_eq!(file.stored(), None);
     assert_eq!(file.due(), None);
     file.write().unwrap();
-    assert!(!path.exists(), "nothing was noted");
+    assert!(!path.exists(), "there was no token to write");
 
     for token in [&b"one"[..], b"two"] {
         file.set_token(Bytes::from_static(b"before"));
@@ -30,7 +30,7 @@ fn the_last_token_noted_comes_back_and_no_other_file_stays() {
         let again = ResumeFile::open(path.clone(), &orders()).unwrap();
         assert_eq!(again.stored().unwrap(), token);
     }
-    assert_eq!(names_in(folder.path()), ["place"]);
+    assert_eq!(names_in(folder.path()), ["token"]);
     assert_eq!(
         std::fs::read_to_string(&path).unwrap(),
         "{\"version\":1,\"scope\":{\"database\":\"shop\",\"collections\":[\"orders\"]},\
@@ -39,9 +39,9 @@ fn the_last_token_noted_comes_back_and_no_other_file_stays() {
 }
 
 #[test]
-fn a_reader_meets_the_old_or_the_new_file_and_nothing_between() {
+fn readers_see_the_old_or_the_new_content_as_a_whole() {
     let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("place");
+    let path = folder.path().join("token");
     let mut file = ResumeFile::open(path.clone(), &orders()).unwrap();
     file.set_token(Bytes::from(vec![0; 4096]));
     file.write().unwrap();
@@ -61,9 +61,9 @@ fn a_reader_meets_the_old_or_the_new_file_and_nothing_between() {
 }
 
 #[test]
-fn a_second_write_waits() {
+fn a_second_write_is_delayed() {
     let folder = tempfile::tempdir().unwrap();
-    let mut file = ResumeFile::open(folder.path().join("place"), &orders()).unwrap();
+    let mut file = ResumeFile::open(folder.path().join("token"), &orders()).unwrap();
     file.set_token(Bytes::from_static(b"one"));
     assert!(file.due().unwrap() <= Instant::now());
     file.write().unwrap();
@@ -74,21 +74,21 @@ fn a_second_write_waits() {
 #[test]
 fn a_file_of_another_scope_is_refused_with_advice() {
     let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("place");
+    let path = folder.path().join("token");
     let mut file = ResumeFile::open(path.clone(), &orders()).unwrap();
     file.set_token(Bytes::from_static(b"one"));
     file.write().unwrap();
     let error = ResumeFile::open(path, &"shop.users".parse().unwrap()).unwrap_err();
     let text = error.to_string();
-    assert!(text.contains("the place in shop.orders"), "{text}");
+    assert!(text.contains("a token of shop.orders"), "{text}");
     assert!(text.contains("this watch is of shop.users"), "{text}");
     assert!(text.contains("delete this one"), "{text}");
 }
 
 #[test]
-fn the_order_of_collections_makes_no_other_file() {
+fn the_order_of_collections_does_not_matter() {
     let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("place");
+    let path = folder.path().join("token");
     let mut file = ResumeFile::open(path.clone(), &"shop.a,b".parse().unwrap()).unwrap();
     file.set_token(Bytes::from_static(b"one"));
     file.write().unwrap();
@@ -96,9 +96,9 @@ fn the_order_of_collections_makes_no_other_file() {
 }
 
 #[test]
-fn a_broken_file_is_refused_and_never_taken_for_none() {
+fn a_broken_file_is_refused_and_not_treated_as_missing() {
     let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("place");
+    let path = folder.path().join("token");
     for content in [
         "",
         "{",
@@ -117,9 +117,9 @@ fn a_broken_file_is_refused_and_never_taken_for_none() {
 }
 
 #[test]
-fn a_folder_that_cannot_be_written_is_named() {
+fn the_error_for_a_folder_that_cannot_be_written_names_the_path() {
     let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("missing").join("place");
+    let path = folder.path().join("missing").join("token");
     let mut file = ResumeFile::open(path.clone(), &orders()).unwrap();
     file.set_token(Bytes::from_static(b"one"));
     let error = file.write().unwrap_err().to_string();

@@ -5,17 +5,17 @@ use std::ops::Range;
 use prost_types::value::Kind;
 use serde_json::Value;
 
-/// Why a value cannot be read. `at` counts bytes from the start of the whole condition.
+/// A syntax error in a value. `at` is the byte offset in the whole condition.
 pub(super) struct ValueError {
     pub at: usize,
     pub problem: String,
     pub advice: &'static str,
 }
 
-/// Beyond this a double, and so `google.protobuf.Value`, skips whole numbers.
+/// The largest integer up to which a double, and so `google.protobuf.Value`, represents every integer.
 const LARGEST_WHOLE_DOUBLE: u64 = 1 << 53;
 
-/// Reads the value that fills `range` of `text`.
+/// Parses the value in `range` of `text`.
 pub(super) fn read(text: &str, range: Range<usize>) -> Result<Value, ValueError> {
     let slice = &text[range.clone()];
     let at = range.start + slice.len() - slice.trim_start().len();
@@ -24,7 +24,7 @@ pub(super) fn read(text: &str, range: Range<usize>) -> Result<Value, ValueError>
         return Err(ValueError {
             at: range.end,
             problem: "the value is missing".to_owned(),
-            advice: "the empty string is written path=\"\", and null path=null",
+            advice: "write path=\"\" for the empty string, or path=null",
         });
     }
     if let Some(inner) = slice.strip_prefix('\'') {
@@ -32,8 +32,8 @@ pub(super) fn read(text: &str, range: Range<usize>) -> Result<Value, ValueError>
             Some(inner) if !inner.contains('\'') => Ok(Value::String(inner.to_owned())),
             _ => Err(ValueError {
                 at,
-                problem: "the text in single quotes does not end with one".to_owned(),
-                advice: "text with quotes of its own is written in double quotes, as in JSON",
+                problem: "the closing single quote is missing".to_owned(),
+                advice: "end the text with a single quote, or use double quotes as in JSON if it contains one",
             }),
         };
     }
@@ -41,25 +41,22 @@ pub(super) fn read(text: &str, range: Range<usize>) -> Result<Value, ValueError>
         Ok(value) => Ok(value),
         Err(error) if slice.starts_with(['{', '[', '"']) => Err(ValueError {
             at: at + json_offset(slice, &error),
-            problem: format!(
-                "this starts like JSON and is not ({})",
-                json_problem(&error)
-            ),
-            advice: "mend the JSON, or put the text in single quotes to mean the text itself",
+            problem: format!("invalid JSON ({})", json_problem(&error)),
+            advice: "correct the JSON, or put the text in single quotes if it is not JSON",
         }),
         Err(_) => match slice.find("&&").or_else(|| slice.find("||")) {
             Some(offset) => Err(ValueError {
                 at: at + offset,
-                problem: "one condition ends here".to_owned(),
-                advice: "repeat --where for conditions that must all hold, write path in [a,b] \
-                         for one of several values, and quote a value with && or || in it",
+                problem: "`&&` and `||` are not supported".to_owned(),
+                advice: "use one --where for each condition, path in [a,b] for one of several values, \
+                         and quotes around a value that contains && or ||",
             }),
             None => Ok(Value::String(slice.to_owned())),
         },
     }
 }
 
-/// Reads `[a, "b", 3]` from `start` to the end of `text`: JSON, or values separated by commas.
+/// Parses `[a, "b", 3]` from `start` to the end of `text`: JSON, or values separated by commas.
 pub(super) fn read_list(text: &str, start: usize) -> Result<Vec<Value>, ValueError> {
     let end = start + text[start..].trim_end().len();
     let list = &text[start..end];
@@ -67,14 +64,14 @@ pub(super) fn read_list(text: &str, start: usize) -> Result<Vec<Value>, ValueErr
         return Err(ValueError {
             at: start,
             problem: "the list is missing".to_owned(),
-            advice: "a list is written in brackets: path in [a,b]",
+            advice: "write the list in brackets: path in [a,b]",
         });
     }
     if list.len() < 2 || !list.ends_with(']') {
         return Err(ValueError {
             at: end,
             problem: "the closing ] is missing".to_owned(),
-            advice: "a list is written in brackets: path in [a,b]",
+            advice: "write the list in brackets: path in [a,b]",
         });
     }
     if let Ok(values) = serde_json::from_str::<Vec<Value>>(list) {
@@ -86,7 +83,7 @@ pub(super) fn read_list(text: &str, start: usize) -> Result<Vec<Value>, ValueErr
         .collect()
 }
 
-/// The places of the list's items. Commas within quotes, brackets and braces part nothing.
+/// Returns the ranges of the items. Commas inside quotes, brackets and braces do not separate items.
 fn split_at_commas(text: &str, range: Range<usize>) -> Vec<Range<usize>> {
     let mut items = Vec::new();
     let mut item_start = range.start;
@@ -103,7 +100,7 @@ fn split_at_commas(text: &str, range: Range<usize>) -> Vec<Range<usize>> {
             }
             (Some(open), _) if character == open && !escaped => quote = None,
             (Some(_), _) => {}
-            // An apostrophe opens a quotation only where a value starts: `it's` is bare text.
+            // A single quote opens a string only at the start of a value: `it's` is plain text.
             (None, '"') => quote = Some('"'),
             (None, '\'') if blank => quote = Some('\''),
             (None, '[' | '{') => depth += 1,
@@ -123,7 +120,7 @@ fn split_at_commas(text: &str, range: Range<usize>) -> Vec<Range<usize>> {
     items
 }
 
-/// Where in `slice` serde_json stopped. It counts lines and bytes from 1.
+/// Returns the byte offset of a serde_json error, which counts lines and columns from 1.
 fn json_offset(slice: &str, error: &serde_json::Error) -> usize {
     let line_start: usize = slice
         .split_inclusive('\n')
@@ -131,7 +128,7 @@ fn json_offset(slice: &str, error: &serde_json::Error) -> usize {
         .map(str::len)
         .sum();
     let offset = (line_start + error.column().saturating_sub(1)).min(slice.len());
-    // At the end of the text the column is that of the last byte read.
+    // At the end of the text, the column is that of the last byte.
     let offset = if error.is_eof() { slice.len() } else { offset };
     (0..=offset)
         .rev()
@@ -139,7 +136,7 @@ fn json_offset(slice: &str, error: &serde_json::Error) -> usize {
         .unwrap_or(0)
 }
 
-/// serde_json's words without its own position, which would count from another start.
+/// Returns the text of a serde_json error without its position, which is relative to the value.
 fn json_problem(error: &serde_json::Error) -> String {
     let text = error.to_string();
     match text.split_once(" at line ") {
@@ -148,7 +145,7 @@ fn json_problem(error: &serde_json::Error) -> String {
     }
 }
 
-/// The value as the API takes it. Whole numbers that a double cannot hold go as Extended JSON.
+/// Returns the value as the API has it. Integers that a double can't represent become Extended JSON.
 pub(super) fn to_protobuf(value: Value) -> prost_types::Value {
     let kind = match value {
         Value::Null => Kind::NullValue(0),

@@ -1,5 +1,5 @@
-//! A WatchService that answers the nth call with the nth script. Written on tonic's lower layer,
-//! because Weir's own server half speaks in frames encoded before.
+//! A WatchService that answers the nth call with the nth script. It uses tonic's lower layer, because Weir's
+//! server code sends frames that are already encoded.
 
 use std::convert::Infallible;
 use std::future::{Ready, ready};
@@ -13,7 +13,7 @@ use tonic::{Request, Response, Status};
 
 use crate::pb;
 
-/// What one call gets.
+/// The messages and the end of one call.
 #[derive(Clone)]
 pub struct Script {
     messages: Vec<pb::WatchResponse>,
@@ -22,7 +22,7 @@ pub struct Script {
 
 #[derive(Clone)]
 enum ScriptEnd {
-    /// The call fails before anything is sent.
+    /// The call fails without response headers.
     AtOnce(Status),
     /// The stream ends with this status.
     Status(Status),
@@ -70,7 +70,7 @@ struct State {
     requests: Vec<pb::WatchRequest>,
 }
 
-/// A server on a port of its own, for as long as the test's runtime lives.
+/// A server on a free port, which runs as long as the runtime of the test.
 pub struct ScriptedServer {
     pub url: String,
     state: Arc<Mutex<State>>,
@@ -93,7 +93,7 @@ impl ScriptedServer {
         ScriptedServer { url, state }
     }
 
-    /// The requests received so far.
+    /// Returns the requests received so far.
     pub fn requests(&self) -> Vec<pb::WatchRequest> {
         self.state.lock().unwrap().requests.clone()
     }

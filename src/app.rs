@@ -58,10 +58,10 @@ const MAX_PENDING_RESETS: usize = 1_000;
 /// The largest request to the health and reflection services, in bytes. Their requests hold only names.
 const MAX_AUXILIARY_REQUEST_BYTES: usize = 16 << 10;
 
-/// The most connections open on the admin port at once. Each ends within `--request-timeout`.
+/// The maximum number of open connections on the admin port. Each ends within `--request-timeout`.
 const MAX_ADMIN_CONNECTIONS: usize = 256;
 
-/// The most of them from one address, so that one peer can't block the kubelet's probes.
+/// The maximum number of them from one address, so that one peer can't block the kubelet's probes.
 const MAX_ADMIN_CONNECTIONS_PER_ADDRESS: usize = 16;
 
 /// The reasons why the server does not start.
@@ -133,7 +133,7 @@ impl App {
         tls::install_provider();
         let metrics = Arc::new(Metrics::new());
         for (limit, max) in config.limit_metrics() {
-            metrics.limit(limit, max);
+            metrics.set_limit(limit, max);
         }
         let spans =
             Spans::new(config.spans.settings().as_ref()).map_err(|problem| ConfigError {

@@ -21,7 +21,7 @@ pub const DOMAIN: &str = "weir";
 
 /// The retry delay after a transient error.
 const RETRY_SOON: Duration = Duration::from_secs(1);
-/// The most that is added to it, at random, where many watches end at once.
+/// The maximum random addition to it, where many watches end at once.
 const RETRY_JITTER: Duration = Duration::from_secs(4);
 /// The retry delay after a limit was reached.
 const RETRY_LATER: Duration = Duration::from_secs(5);
@@ -31,7 +31,7 @@ const RETRY_LATER: Duration = Duration::from_secs(5);
 const MAX_MESSAGE_BYTES: usize = 700;
 /// The longest text in the details, in bytes.
 const MAX_DETAIL_BYTES: usize = 600;
-/// The most bytes of all field violations together; further ones are left out.
+/// The maximum number of bytes of all field violations together; further ones are left out.
 const MAX_VIOLATION_BYTES: usize = 3_000;
 
 /// The reason for which a call ended, unless it succeeded or the client cancelled it.

@@ -264,7 +264,7 @@ impl Metrics {
     }
 
     /// Counts in `weir_feed_restarts_total`; `reason` is from a closed set.
-    pub fn feed_restarted(&self, reason: &'static str) {
+    pub fn count_feed_restart(&self, reason: &'static str) {
         self.feed_restart_counter(reason).increment(1);
     }
 
@@ -277,7 +277,7 @@ impl Metrics {
     }
 
     /// Counts in `weir_watches_ended_total`; both labels are from [`WATCH_ENDS`].
-    pub fn watch_ended(&self, code: &'static str, reason: &'static str) {
+    pub fn count_watch_end(&self, code: &'static str, reason: &'static str) {
         self.watch_end_counter(code, reason).increment(1);
     }
 
@@ -296,7 +296,7 @@ impl Metrics {
     }
 
     /// Counts in `weir_limit_rejections_total`; `limit` is from a closed set.
-    pub fn limit_rejected(&self, limit: &'static str) {
+    pub fn count_limit_rejection(&self, limit: &'static str) {
         self.limit_rejection_counter(limit).increment(1);
     }
 
@@ -319,14 +319,14 @@ impl Metrics {
     }
 
     /// Sets `weir_tls_certificate_expiry_timestamp_seconds`, which is absent before the first call.
-    pub fn certificate_expires_at(&self, seconds: i64) {
+    pub fn set_certificate_expiry(&self, seconds: i64) {
         let gauge = || metrics::gauge!(TLS_CERTIFICATE_EXPIRY);
         #[expect(clippy::cast_precision_loss, reason = "seconds are far below 2^53")]
         metrics::with_local_recorder(&self.recorder, gauge).set(seconds as f64);
     }
 
     /// Counts in `weir_reloads_total` and sets `weir_last_reload_successful`; `what` is from a closed set.
-    pub fn reloaded(&self, what: &'static str, ok: bool) {
+    pub fn count_reload(&self, what: &'static str, ok: bool) {
         self.reload_counter(what, ok).increment(1);
         self.set_last_reload(what, ok);
     }
@@ -349,14 +349,14 @@ impl Metrics {
     }
 
     /// Sets `weir_limit`; `limit` is from a closed set.
-    pub fn limit(&self, limit: &'static str, max: usize) {
+    pub fn set_limit(&self, limit: &'static str, max: usize) {
         let gauge = || metrics::gauge!(LIMIT, "limit" => limit);
         #[expect(clippy::cast_precision_loss, reason = "limits are far below 2^53")]
         metrics::with_local_recorder(&self.recorder, gauge).set(max as f64);
     }
 
     /// Counts in `weir_authentications_total`; both labels are from closed sets.
-    pub fn authenticated(&self, method: &'static str, result: &'static str) {
+    pub fn count_authentication(&self, method: &'static str, result: &'static str) {
         self.authentication_counter(method, result).increment(1);
     }
 
@@ -369,7 +369,7 @@ impl Metrics {
     }
 
     /// Counts in `weir_authorizations_total`; `ok` if any rule applies to the caller.
-    pub fn authorized(&self, ok: bool) {
+    pub fn count_authorization(&self, ok: bool) {
         let result = if ok { "ok" } else { "no_rule" };
         self.authorization_counter(result).increment(1);
     }

@@ -86,7 +86,7 @@ impl ReloadedFiles {
             match outcome {
                 Ok(()) => {
                     tracing::info!(what = self.what, "reloaded");
-                    metrics.reloaded(self.what, true);
+                    metrics.count_reload(self.what, true);
                     last_problem = None;
                 }
                 // The same problem is logged and counted only once.
@@ -97,7 +97,7 @@ impl ReloadedFiles {
                         problem,
                         "a changed file can't be used; the previous content stays in force"
                     );
-                    metrics.reloaded(self.what, false);
+                    metrics.count_reload(self.what, false);
                     last_problem = Some(problem);
                     continue;
                 }

@@ -149,7 +149,7 @@ impl Tls {
 
     /// Tells when the certificate in force expires.
     pub fn announce(&self, metrics: &Metrics) {
-        metrics.certificate_expires_at(self.in_force.borrow().not_after);
+        metrics.set_certificate_expiry(self.in_force.borrow().not_after);
     }
 
     /// Looks every `interval` whether the files have changed, and puts what they hold in force for new
@@ -164,7 +164,7 @@ impl Tls {
                 let valid = loaded.is_valid_now();
                 valid.map_err(|problem| about("tls-cert-file", path, problem))?;
             }
-            metrics.certificate_expires_at(loaded.not_after);
+            metrics.set_certificate_expiry(loaded.not_after);
             self.in_force.send_replace(Arc::new(loaded));
             Ok(())
         };

@@ -147,7 +147,9 @@ impl Authenticator {
             return Ok(Arc::clone(&self.anonymous));
         };
         let (method, outcome) = asked.judge(headers, peer).await;
-        asked.metrics.authenticated(label(method), result(&outcome));
+        asked
+            .metrics
+            .count_authentication(label(method), result(&outcome));
         match outcome {
             Ok(principal) => Ok(Arc::new(principal)),
             Err(error) => {

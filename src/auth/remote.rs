@@ -123,7 +123,7 @@ impl Remote {
                 Ok(is_new) => {
                     if is_new {
                         tracing::info!(what, "fetched");
-                        metrics.reloaded(what, true);
+                        metrics.count_reload(what, true);
                     }
                     told = None;
                     metrics.set_last_reload(what, true);
@@ -131,7 +131,7 @@ impl Remote {
                     interval
                 }
                 Err(problem) => {
-                    metrics.reloaded(what, false);
+                    metrics.count_reload(what, false);
                     // The same again is no news.
                     if told.as_ref() != Some(&problem) {
                         tracing::error!(

@@ -36,7 +36,7 @@ pub struct AuthConfig {
     #[arg(long, env = "WEIR_JWKS_FILE", value_name = "FILE")]
     pub jwks_file: Option<PathBuf>,
 
-    /// How often to fetch --jwks-url again, 1s to 24h. If that fails, the last good set stays in force
+    /// The interval between fetches of --jwks-url, 1s to 24h. If one fails, the last good set stays in force
     #[arg(long, env = "WEIR_JWKS_REFRESH_INTERVAL", value_name = "DURATION", default_value = "5m", value_parser = humantime::parse_duration)]
     pub jwks_refresh_interval: Duration,
 

@@ -12,7 +12,7 @@ use crate::policy::Limits;
 /// a principal.
 #[derive(Debug, Clone, Args)]
 pub struct LimitsConfig {
-    /// The most watches that one principal has open at once, 0 to 1000000; 0: only --max-watches applies
+    /// Maximum number of open watches of one principal, 0 to 1000000; 0: only --max-watches applies
     #[arg(
         long,
         env = "WEIR_MAX_WATCHES_PER_PRINCIPAL",
@@ -21,8 +21,8 @@ pub struct LimitsConfig {
     )]
     pub max_watches_per_principal: usize,
 
-    /// The most watches that one principal opens per second, averaged over 10 seconds, 0 to 100000; 0: no
-    /// limit
+    /// Maximum number of watches that one principal opens per second, averaged over 10 seconds, 0 to 100000;
+    /// 0: no limit
     #[arg(
         long,
         env = "WEIR_WATCH_RATE_PER_PRINCIPAL",
@@ -31,8 +31,8 @@ pub struct LimitsConfig {
     )]
     pub watch_rate_per_principal: u32,
 
-    /// The most watches that all principals together open per second, averaged over 10 seconds, 0 to 1000000;
-    /// 0: no limit
+    /// Maximum number of watches that all principals together open per second, averaged over 10 seconds, 0 to
+    /// 1000000; 0: no limit
     #[arg(
         long,
         env = "WEIR_WATCH_RATE",
@@ -41,8 +41,8 @@ pub struct LimitsConfig {
     )]
     pub watch_rate: u32,
 
-    /// The most bytes per second sent to all watches of one principal together, 64KiB to 1TiB; 0: no limit.
-    /// Faster watches are slowed down and lose no events; new ones wait
+    /// Maximum number of bytes per second sent to all watches of one principal together, 64KiB to 1TiB; 0: no
+    /// limit. Faster watches are slowed down and lose no events; new ones wait
     #[arg(
         long,
         env = "WEIR_BYTE_RATE_PER_PRINCIPAL",
@@ -51,7 +51,7 @@ pub struct LimitsConfig {
     )]
     pub byte_rate_per_principal: ByteSize,
 
-    /// The most bytes per second sent to all watches together, 64KiB to 1TiB; 0: no limit
+    /// Maximum number of bytes per second sent to all watches together, 64KiB to 1TiB; 0: no limit
     #[arg(
         long,
         env = "WEIR_BYTE_RATE",

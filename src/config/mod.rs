@@ -71,7 +71,7 @@ pub struct ServeConfig {
     #[arg(long, env = "WEIR_DEPLOYMENT_NAME", value_name = "NAME")]
     pub deployment_name: Option<String>,
 
-    /// The most watches open at once, 1 to 1000000
+    /// Maximum number of open watches, 1 to 1000000
     #[arg(
         long,
         env = "WEIR_MAX_WATCHES",
@@ -80,7 +80,7 @@ pub struct ServeConfig {
     )]
     pub max_watches: usize,
 
-    /// The most client connections open at once, 1 to 1000000; further ones are reset. Each uses one file
+    /// Maximum number of open client connections, 1 to 1000000; further ones are reset. Each uses one file
     /// descriptor
     #[arg(
         long,
@@ -90,8 +90,8 @@ pub struct ServeConfig {
     )]
     pub max_connections: usize,
 
-    /// The most feeds open at once, 1 to 10000. A feed is a change stream on MongoDB that watches share; each
-    /// uses one connection to MongoDB
+    /// Maximum number of open feeds, 1 to 10000. A feed is a change stream on MongoDB that watches share;
+    /// each uses one connection to MongoDB
     #[arg(
         long,
         env = "WEIR_MAX_FEEDS",
@@ -100,9 +100,9 @@ pub struct ServeConfig {
     )]
     pub max_feeds: usize,
 
-    /// The most dedicated feeds (filtered by MongoDB) for the same database and collections, 0 to 10000;
-    /// further watches use one shared feed (filtered in Weir). Applies to watches that leave feed_mode to
-    /// the server
+    /// Maximum number of dedicated feeds (filtered by MongoDB) for the same database and collections, 0 to
+    /// 10000; further watches use one shared feed (filtered in Weir). Applies to watches that leave feed_mode
+    /// to the server
     #[arg(
         long,
         env = "WEIR_FEEDS_PER_SCOPE",
@@ -111,8 +111,8 @@ pub struct ServeConfig {
     )]
     pub feeds_per_scope: usize,
 
-    /// The most watches that catch up at once, 1 to 10000; further ones wait. A watch that catches up reads
-    /// events which its feed no longer holds, on its own change stream and connection to MongoDB
+    /// Maximum number of watches that catch up at once, 1 to 10000; further ones wait. A watch that catches
+    /// up reads events which its feed no longer holds, on its own change stream and connection to MongoDB
     #[arg(
         long,
         env = "WEIR_MAX_CATCH_UPS",
@@ -121,11 +121,11 @@ pub struct ServeConfig {
     )]
     pub max_catch_ups: usize,
 
-    /// How long a feed stays open after its last watch has left, for watches that reconnect, 0s to 1h
+    /// The time that a feed stays open after its last watch has left, for watches that reconnect, 0s to 1h
     #[arg(long, env = "WEIR_FEED_LINGER", value_name = "DURATION", default_value = "30s", value_parser = humantime::parse_duration)]
     pub feed_linger: Duration,
 
-    /// The bytes of recent events that a feed keeps for its watches, 64KiB to 4GiB. A watch that falls
+    /// Number of bytes of recent events that a feed keeps for its watches, 64KiB to 4GiB. A watch that falls
     /// further behind reads the events again from MongoDB. One reply of MongoDB (up to 16 MiB) may come on
     /// top
     #[arg(
@@ -136,8 +136,9 @@ pub struct ServeConfig {
     )]
     pub ring_bytes: ByteSize,
 
-    /// The most bytes of events that all feeds and catch-ups hold together, 16MiB to 1TiB. At the limit, the
-    /// largest feeds drop their oldest events and reading from MongoDB waits; watches lose no events
+    /// Maximum number of bytes of events that all feeds and catch-ups hold together, 16MiB to 1TiB. At the
+    /// limit, the largest feeds drop their oldest events and reading from MongoDB waits; watches lose no
+    /// events
     #[arg(
         long,
         env = "WEIR_MEMORY_LIMIT",
@@ -150,39 +151,39 @@ pub struct ServeConfig {
     #[arg(long, env = "WEIR_PROGRESS_INTERVAL", value_name = "DURATION", default_value = "15s", value_parser = humantime::parse_duration)]
     pub progress_interval: Duration,
 
-    /// How long MongoDB may be unreachable before watches end with UNAVAILABLE, 0s to 24h
+    /// The time that MongoDB may be unreachable before watches end with UNAVAILABLE, 0s to 24h
     #[arg(long, env = "WEIR_UPSTREAM_GRACE", value_name = "DURATION", default_value = "60s", value_parser = humantime::parse_duration)]
     pub upstream_grace: Duration,
 
-    /// How long a reply of MongoDB may be overdue before Weir pings MongoDB on another connection, 2s to 1h.
-    /// If the ping gets no answer within half this time, the connection counts as lost
+    /// The time that a reply of MongoDB may be overdue before Weir pings MongoDB on another connection, 2s to
+    /// 1h. If the ping gets no answer within half this time, the connection counts as lost
     #[arg(long, env = "WEIR_UPSTREAM_REPLY_TIMEOUT", value_name = "DURATION", default_value = "10s", value_parser = humantime::parse_duration)]
     pub upstream_reply_timeout: Duration,
 
-    /// How long to search for a usable MongoDB server before an operation fails, 100ms to 1h.
+    /// The time to search for a usable MongoDB server before an operation fails, 100ms to 1h.
     /// serverSelectionTimeoutMS in --mongodb-uri takes precedence
     #[arg(long, env = "WEIR_SERVER_SELECTION_TIMEOUT", value_name = "DURATION", default_value = "5s", value_parser = humantime::parse_duration)]
     pub server_selection_timeout: Duration,
 
-    /// How long streams may take to end after SIGTERM before their connections are closed, 100ms to 1h
+    /// The time that streams may take to end after SIGTERM before their connections are closed, 100ms to 1h
     #[arg(long, env = "WEIR_SHUTDOWN_GRACE", value_name = "DURATION", default_value = "10s", value_parser = humantime::parse_duration)]
     pub shutdown_grace: Duration,
 
-    /// How long a client may take to finish the TLS handshake and HTTP/2 preface, and then to send the
+    /// The time that a client may take to finish the TLS handshake and HTTP/2 preface, and then to send the
     /// request of each call, 100ms to 1h. On the admin port: for the request and its response
     #[arg(long, env = "WEIR_REQUEST_TIMEOUT", value_name = "DURATION", default_value = "10s", value_parser = humantime::parse_duration)]
     pub request_timeout: Duration,
 
-    /// How often to check files (certificates, keys, the policy) for changes, 100ms to 1h. A change applies
-    /// at the next check, if the file is still the same then
+    /// The interval between checks of files (certificates, keys, the policy) for changes, 100ms to 1h. A
+    /// change applies at the next check, if the file is still the same then
     #[arg(long, env = "WEIR_RELOAD_INTERVAL", value_name = "DURATION", default_value = "10s", value_parser = humantime::parse_duration)]
     pub reload_interval: Duration,
 
-    /// How often to send an HTTP/2 ping on an idle client connection, 1s to 1h
+    /// The interval between HTTP/2 pings on an idle client connection, 1s to 1h
     #[arg(long, env = "WEIR_HTTP2_KEEPALIVE_INTERVAL", value_name = "DURATION", default_value = "30s", value_parser = humantime::parse_duration)]
     pub http2_keepalive_interval: Duration,
 
-    /// How long a client may take to answer an HTTP/2 ping before its connection is closed, 1s to 1h
+    /// The time that a client may take to answer an HTTP/2 ping before its connection is closed, 1s to 1h
     #[arg(long, env = "WEIR_HTTP2_KEEPALIVE_TIMEOUT", value_name = "DURATION", default_value = "20s", value_parser = humantime::parse_duration)]
     pub http2_keepalive_timeout: Duration,
 

@@ -39,7 +39,7 @@ pub struct TlsConfig {
     )]
     pub tls_client_ca_file: Option<PathBuf>,
 
-    /// Whether clients must present a certificate with --tls-client-ca-file. Use optional if some clients
+    /// The rule for client certificates with --tls-client-ca-file. Use optional if some clients
     /// authenticate with tokens or API keys
     #[arg(
         long,
@@ -50,7 +50,7 @@ pub struct TlsConfig {
     )]
     pub tls_client_auth: ClientAuth,
 
-    /// The most TLS handshakes in progress at once, 1 to 10000; further ones wait. Each ends within
+    /// Maximum number of TLS handshakes in progress, 1 to 10000; further ones wait. Each ends within
     /// --request-timeout
     #[arg(
         long,
@@ -61,12 +61,12 @@ pub struct TlsConfig {
     pub max_handshakes: usize,
 }
 
-/// Whether a client must present a certificate.
+/// The rule for client certificates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum ClientAuth {
-    /// A handshake without a certificate fails.
+    /// A client must present a certificate
     Required,
-    /// A client may connect without a certificate.
+    /// A client may connect without a certificate
     Optional,
 }
 

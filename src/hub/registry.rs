@@ -161,7 +161,7 @@ impl Inner {
         };
         let Ok((ticket, retired)) = roll.open(&plan, mode, handle) else {
             drop(roll);
-            self.metrics.limit_rejected("feeds");
+            self.metrics.count_limit_rejection("feeds");
             return Err(Error::LimitExceeded {
                 limit: "feeds",
                 max: self.settings.max_feeds,

@@ -244,7 +244,7 @@ impl Stream {
                         return Err(give_up(source, plan, &self.token_context, &error, at).await);
                     }
                 }
-                self.metrics.feed_restarted(error.label());
+                self.metrics.count_feed_restart(error.label());
             }
             let opened = if by_time {
                 open_by_time(&*self.source, &self.plan, &self.position, self.batch_size).await

@@ -90,7 +90,7 @@ impl Handshakes {
             biased;
             shaken = self.encrypt(stream) => shaken,
             () = deadline.sleep.as_mut() => {
-                metrics.limit_rejected("request_timeout");
+                metrics.count_limit_rejection("request_timeout");
                 Err(Failed::because(HandshakeResult::Timeout, io::ErrorKind::TimedOut))
             }
         };

@@ -117,7 +117,7 @@ impl Port {
                     if let Some(permit) = self.places.take(stream.peer_addr().ok()) {
                         return self.take(stream, permit);
                     }
-                    self.metrics.limit_rejected("connections");
+                    self.metrics.count_limit_rejection("connections");
                     // Reset rather than closed, so that a flood leaves nothing behind in the kernel.
                     let _ = stream.set_zero_linger();
                 }
@@ -250,7 +250,7 @@ impl Connection {
         if deadline.sleep.as_mut().poll(cx).is_pending() {
             return Ok(());
         }
-        self.metrics.limit_rejected("request_timeout");
+        self.metrics.count_limit_rejection("request_timeout");
         Err(io::ErrorKind::TimedOut.into())
     }
 

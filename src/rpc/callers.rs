@@ -83,7 +83,7 @@ where
             let principal = access.authenticator.authenticate(&parts.headers, &peer);
             let known = principal.await.and_then(|principal| {
                 let admitted = access.policy.admit(&principal);
-                metrics.authorized(admitted.is_ok());
+                metrics.count_authorization(admitted.is_ok());
                 admitted.map(|()| principal)
             });
             match known {

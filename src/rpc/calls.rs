@@ -110,7 +110,7 @@ impl CallGuard {
             _ => &self.watching,
         };
         Arc::clone(&room.permits).try_acquire_owned().map_err(|_| {
-            self.metrics.limit_rejected("calls");
+            self.metrics.count_limit_rejection("calls");
             let limit = Error::LimitExceeded {
                 limit: "calls",
                 max: room.max,
@@ -234,7 +234,7 @@ impl HttpBody for Timely {
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         // First, so that neither drops nor floods of frames put it off.
         if self.deadline.as_mut().poll(cx).is_ready() {
-            self.metrics.limit_rejected("request_timeout");
+            self.metrics.count_limit_rejection("request_timeout");
             let error = Error::RequestTimeout(self.limit);
             return Poll::Ready(Some(Err(error.into_status(""))));
         }

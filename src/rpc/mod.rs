@@ -250,7 +250,7 @@ impl WatchApi {
         let limits = self.limits.request.clone();
         let turn = self.checks.turn(principal, request.encoded_len()).await;
         let turn = turn.ok_or_else(|| {
-            self.metrics.limit_rejected("checks");
+            self.metrics.count_limit_rejection("checks");
             Error::LimitExceeded {
                 limit: "checks",
                 max: MAX_CHECKS,
@@ -271,7 +271,7 @@ impl WatchApi {
     }
 
     fn all_watches_are_open(&self) -> Error {
-        self.metrics.limit_rejected("watches");
+        self.metrics.count_limit_rejection("watches");
         Error::LimitExceeded {
             limit: "watches",
             max: self.limits.max_watches,
@@ -283,7 +283,7 @@ impl WatchApi {
         let kib = u32::try_from(watch.pattern_bytes.div_ceil(1024)).unwrap_or(u32::MAX);
         let room = Arc::clone(&self.patterns).try_acquire_many_owned(kib);
         room.map_err(|_| {
-            self.metrics.limit_rejected("patterns");
+            self.metrics.count_limit_rejection("patterns");
             Error::LimitExceeded {
                 limit: "KiB of patterns",
                 max: MAX_PATTERN_KIB,

@@ -134,7 +134,8 @@ impl Drop for Outcome {
     fn drop(&mut self) {
         let lasted = self.started.elapsed();
         self.metrics.watch_duration.record(seconds(lasted));
-        self.metrics.watch_ended(code_name(self.code), self.reason);
+        self.metrics
+            .count_watch_end(code_name(self.code), self.reason);
         let code = code_name(self.code);
         self.traced.end(SpanEnd {
             code: self.code.into(),

@@ -107,7 +107,7 @@ impl Quotas {
     pub(super) fn open(&self, principal: &Principal, own: Option<&Limits>) -> Result<Quota, Error> {
         let opened = self.try_open(principal, own);
         if let Err(Error::Quota { limit, .. }) = &opened {
-            self.metrics.limit_rejected(limit);
+            self.metrics.count_limit_rejection(limit);
         }
         opened
     }

@@ -26,10 +26,10 @@ use tokio::time::Instant;
 
 use super::{Caller, SpanEnd, SpanSettings};
 
-/// The most spans that wait to be sent; further ones are dropped.
+/// The maximum number of spans that wait to be sent; further ones are dropped.
 const MAX_QUEUED_SPANS: usize = 4_096;
 
-/// The most spans in one export.
+/// The maximum number of spans in one export.
 const MAX_BATCH_SPANS: usize = 512;
 
 /// The time that spans are collected before an export.

@@ -19,7 +19,7 @@ const READY_TIMEOUT: Duration = Duration::from_secs(30);
 const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 /// The pause between two probes.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
-/// The most attempts to start a server: another process may take the free port first.
+/// The maximum number of attempts to start a server: another process may take the free port first.
 const ATTEMPTS: u32 = 3;
 
 const REPLICA_SET: &str = "weir-dev";
@@ -73,7 +73,7 @@ impl Database {
             });
         }
         let venv = Path::new(".venv").join("bin").join("secantusd-py");
-        let server = choose(args.secantusd.as_deref(), &venv, find_on_path)?;
+        let server = choose_server(args.secantusd.as_deref(), &venv, find_on_path)?;
         let mut attempt = 1;
         loop {
             match server.start().await {
@@ -106,7 +106,7 @@ impl Database {
 struct NotStarted {
     why: String,
     log: String,
-    /// Whether the server exited by itself.
+    /// True if the server exited by itself.
     ended: bool,
 }
 
@@ -190,7 +190,7 @@ impl Server {
     }
 }
 
-fn choose(
+fn choose_server(
     named: Option<&Path>,
     venv: &Path,
     find_on_path: impl Fn(&str) -> Option<PathBuf>,
@@ -297,7 +297,7 @@ mod tests {
         let secantusd_only = |name: &str| all(name).filter(|_| name == "secantusd-py");
         let none = |_: &str| None;
         let chosen = |named, venv, found: &dyn Fn(&str) -> Option<PathBuf>| {
-            choose(named, venv, found).unwrap()
+            choose_server(named, venv, found).unwrap()
         };
         assert_eq!(
             chosen(Some(&here), nowhere, &all),
@@ -313,11 +313,11 @@ mod tests {
         );
         assert_eq!(chosen(None, &here, &none), Server::SecantusDb(here.clone()));
         assert!(matches!(
-            choose(None, nowhere, none),
+            choose_server(None, nowhere, none),
             Err(DatabaseError::NotFound)
         ));
         assert!(matches!(
-            choose(Some(nowhere), &here, all),
+            choose_server(Some(nowhere), &here, all),
             Err(DatabaseError::NotAProgram(_))
         ));
     }

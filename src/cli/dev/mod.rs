@@ -52,7 +52,7 @@ pub struct DevArgs {
     #[arg(long, value_name = "ADDRESS")]
     pub admin_listen: Option<SocketAddr>,
 
-    /// When to use colors
+    /// The use of colors
     #[arg(long, value_name = "WHEN", value_enum, default_value = "auto")]
     pub color: Color,
 }
@@ -74,19 +74,19 @@ pub async fn run(args: DevArgs) -> ExitCode {
 
     let found = tokio::select! {
         biased;
-        () = shutdown.cancelled() => return ended(&args, Ok(Outcome::Interrupted)),
+        () = shutdown.cancelled() => return exit_code(&args, Ok(Outcome::Interrupted)),
         found = Database::find_or_start(&args) => found,
     };
     let database = match found {
         Ok(database) => database,
-        Err(error) => return ended(&args, Err(error.to_string())),
+        Err(error) => return exit_code(&args, Err(error.to_string())),
     };
-    let outcome = serve_and_play(&args, &database, &shutdown).await;
+    let outcome = serve_and_run_tutorial(&args, &database, &shutdown).await;
     database.stop().await;
-    ended(&args, outcome)
+    exit_code(&args, outcome)
 }
 
-fn ended(args: &DevArgs, outcome: Result<Outcome, String>) -> ExitCode {
+fn exit_code(args: &DevArgs, outcome: Result<Outcome, String>) -> ExitCode {
     match outcome {
         Ok(Outcome::Completed) => ExitCode::SUCCESS,
         Ok(Outcome::Interrupted) if !args.once => ExitCode::SUCCESS,
@@ -101,7 +101,7 @@ fn ended(args: &DevArgs, outcome: Result<Outcome, String>) -> ExitCode {
     }
 }
 
-async fn serve_and_play(
+async fn serve_and_run_tutorial(
     args: &DevArgs,
     database: &Database,
     shutdown: &CancellationToken,
@@ -116,8 +116,8 @@ async fn serve_and_play(
     let outcome = tokio::select! {
         biased;
         () = shutdown.cancelled() => Ok(Outcome::Interrupted),
-        played = tutorial::play(addresses.grpc, database.uri()) => {
-            played.map(|()| Outcome::Completed).map_err(|error| error.to_string())
+        result = tutorial::run(addresses.grpc, database.uri()) => {
+            result.map(|()| Outcome::Completed).map_err(|error| error.to_string())
         }
     };
     if matches!(outcome, Ok(Outcome::Completed)) && !args.once {

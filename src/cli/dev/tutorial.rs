@@ -50,7 +50,7 @@ impl From<Status> for TutorialError {
 
 /// Runs the tutorial on the collection `weir_dev.tutorial`, which it drops before and at the end. Fails at
 /// the first event that is not as expected.
-pub(super) async fn play(weir: SocketAddr, mongodb_uri: &str) -> Result<(), TutorialError> {
+pub(super) async fn run(weir: SocketAddr, mongodb_uri: &str) -> Result<(), TutorialError> {
     let mut client = ready_client(weir).await?;
     let collection = fresh_collection(mongodb_uri).await?;
     let request = pb::WatchRequest {

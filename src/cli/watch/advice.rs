@@ -91,7 +91,7 @@ fn headline(status: &Status) -> String {
 }
 
 /// Returns the problem and what to do about it, in a few lines.
-pub fn explain(status: &Status, facts: &AdviceContext) -> String {
+pub fn explain(status: &Status, context: &AdviceContext) -> String {
     let mut lines = vec![format!(
         "the watch ended: {}",
         escape_controls(&headline(status))
@@ -99,20 +99,20 @@ pub fn explain(status: &Status, facts: &AdviceContext) -> String {
     if let Some(bad) = status.get_details_bad_request() {
         for violation in &bad.field_violations {
             let described = escape_controls(&violation.description);
-            lines.push(match flag_of(&violation.field, facts) {
+            lines.push(match flag_of(&violation.field, context) {
                 Some(flag) => format!("  {flag}: {described}"),
                 None => format!("  {}: {described}", escape_controls(&violation.field)),
             });
         }
     }
-    if let Some(advice) = advice(status, facts) {
+    if let Some(advice) = advice(status, context) {
         lines.push(advice);
     }
     lines.join("\n")
 }
 
-fn advice(status: &Status, facts: &AdviceContext) -> Option<String> {
-    let file = facts
+fn advice(status: &Status, context: &AdviceContext) -> Option<String> {
+    let file = context
         .resume_file
         .as_ref()
         .map(|path| path.display().to_string());
@@ -205,7 +205,7 @@ fn advice(status: &Status, facts: &AdviceContext) -> Option<String> {
         (_, Code::Unauthenticated) => "The server requires credentials: use --token-file or --api-key-file.".to_owned(),
         (None, Code::Unimplemented) => format!(
             "{} has no weir.v1.WatchService: name another server with --server.",
-            facts.server
+            context.server
         ),
         (_, Code::Unimplemented) => "This version of the server does not support that.".to_owned(),
         (None, Code::OutOfRange | Code::ResourceExhausted) => {
@@ -235,12 +235,12 @@ fn skip_event_advice(status: &Status, file: Option<&str>) -> String {
 }
 
 /// Returns the part of the command line that a field of the request came from.
-fn flag_of(field: &str, facts: &AdviceContext) -> Option<String> {
+fn flag_of(field: &str, context: &AdviceContext) -> Option<String> {
     let name = field.split(['.', '[']).next().unwrap_or(field);
     let flag = match name {
         "database" | "collections" => "SCOPE",
         "operations" => "--op",
-        "resume_token" if facts.resume_file.is_some() => "--resume-file",
+        "resume_token" if context.resume_file.is_some() => "--resume-file",
         "resume_token" => "--resume-token",
         "start_time" => "--since",
         "end_time" => "--until",
@@ -254,7 +254,7 @@ fn flag_of(field: &str, facts: &AdviceContext) -> Option<String> {
                 .strip_prefix("filters[")
                 .and_then(|rest| rest.split_once(']'))
                 .and_then(|(index, _)| index.parse::<usize>().ok());
-            let text = index.and_then(|index| facts.conditions.get(index))?;
+            let text = index.and_then(|index| context.conditions.get(index))?;
             return Some(format!("--where '{}'", escape_controls(text)));
         }
         _ => return None,

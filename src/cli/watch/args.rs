@@ -103,7 +103,7 @@ pub struct WatchArgs {
     #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(65_536..=67_108_864))]
     pub max_message_bytes: Option<u32>,
 
-    /// The longest time without a message, 1s to 60s [default: --progress-interval of the server, 15s]
+    /// The longest time without a message, 1s to 60s [default: 15s, set by the server]
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     pub progress_interval: Option<Duration>,
 
@@ -111,7 +111,7 @@ pub struct WatchArgs {
     #[arg(long, value_name = "FORMAT", value_enum)]
     pub output: Option<OutputFormat>,
 
-    /// When to use colors
+    /// The use of colors
     #[arg(long, value_name = "WHEN", value_enum, default_value = "auto")]
     pub color: Color,
 
@@ -303,7 +303,7 @@ pub enum OutputFormat {
     Json,
 }
 
-/// When to use colors.
+/// The use of colors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Color {
     /// On a terminal, unless NO_COLOR is set

@@ -81,7 +81,7 @@ pub(super) struct Watcher {
     token: Option<Bytes>,
     /// The number of changes printed so far.
     printed: u64,
-    /// Whether the watch has been open on any connection.
+    /// True once the watch has been open on any connection.
     was_open: bool,
 }
 
@@ -144,12 +144,12 @@ impl Watcher {
                 ConnectionEnd::Lost { why, retry_after } => (why, retry_after),
             };
             let wait = self.backoff.next_wait(retry_after);
-            let place = match (&self.token, self.was_open) {
+            let start = match (&self.token, self.was_open) {
                 (Some(_), _) => ", from the last token",
-                (None, true) => ", from the start asked for",
+                (None, true) => ", from the requested start",
                 (None, false) => "",
             };
-            print_notice(&format!("{why}; trying again in {}{place}", seconds(wait)));
+            print_notice(&format!("{why}; trying again in {}{start}", seconds(wait)));
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => return Ok(WatchEnd::Interrupted),
@@ -192,11 +192,11 @@ impl Watcher {
                 self.setup_failed(format!("{server} did not open the watch: {why}"))
             }
             Ok(Err(status)) => {
-                let guess = match self.was_open {
+                let likely_cause = match self.was_open {
                     true => "",
-                    false => tls::guess(&self.args.server, &status),
+                    false => tls::likely_cause(&self.args.server, &status),
                 };
-                let what = format!("{server} did not open the watch{guess}");
+                let what = format!("{server} did not open the watch{likely_cause}");
                 self.ended_with(&status, &what)
             }
             Err(_) => ConnectionEnd::Lost {
@@ -353,11 +353,11 @@ impl Watcher {
                 why: format!("{what}: {why}"),
                 retry_after,
             },
-            RetryDecision::Final => ConnectionEnd::Failed(explain(status, &self.facts())),
+            RetryDecision::Final => ConnectionEnd::Failed(explain(status, &self.advice_context())),
         }
     }
 
-    fn facts(&self) -> AdviceContext {
+    fn advice_context(&self) -> AdviceContext {
         AdviceContext {
             server: self.args.server.0.clone(),
             resume_file: self.args.resume_file.clone(),

@@ -7,7 +7,7 @@ use tonic::{Request, metadata::AsciiMetadataValue};
 use super::args::Server;
 use crate::auth::API_KEY_HEADER;
 
-/// The most bytes read of a file.
+/// The maximum number of bytes read of a file.
 const MAX_BYTES: u64 = 64 << 10;
 
 /// The files of the credentials. On the command line itself, every user of this machine could read them.

@@ -126,7 +126,7 @@ pub fn advice(error: &(dyn Error + 'static)) -> Option<&'static str> {
 /// Returns a likely reason for a connection that broke at its first call without an error from the server:
 /// the two sides do not agree on TLS. In TLS 1.3 a server refuses a client certificate after the handshake,
 /// and its alert may be lost.
-pub fn guess(server: &Server, status: &tonic::Status) -> &'static str {
+pub fn likely_cause(server: &Server, status: &tonic::Status) -> &'static str {
     if status.source().is_none() {
         ""
     } else if server.0.starts_with("https://") {

@@ -43,12 +43,12 @@ fn the_delay_that_the_server_asks_for_is_returned() {
 
 #[test]
 fn an_expired_token_is_explained_with_the_file_to_delete() {
-    let facts = AdviceContext {
+    let context = AdviceContext {
         resume_file: Some("orders.token".into()),
         ..AdviceContext::default()
     };
     assert_eq!(
-        explain(&status(Code::OutOfRange, "RESUME_TOKEN_EXPIRED"), &facts),
+        explain(&status(Code::OutOfRange, "RESUME_TOKEN_EXPIRED"), &context),
         "the watch ended: RESUME_TOKEN_EXPIRED: words\n\
          MongoDB's oplog no longer contains that position, so this watch has lost changes.\n\
          Delete orders.token to start from now; with --since 10m too, it starts that far back, \
@@ -69,11 +69,11 @@ fn the_token_after_an_undeliverable_event_is_shown() {
             "{text}"
         );
         // A token in the file takes precedence over one on the command line.
-        let facts = AdviceContext {
+        let context = AdviceContext {
             resume_file: Some("orders.token".into()),
             ..AdviceContext::default()
         };
-        let text = explain(&status, &facts);
+        let text = explain(&status, &context);
         assert!(text.contains("delete orders.token"), "{text}");
     }
 }
@@ -86,12 +86,12 @@ fn a_bad_field_is_named_by_its_flag() {
     details.add_bad_request_violation("operations[0]", "is not known");
     details.add_bad_request_violation("filters[9]", "is not there");
     let status = Status::with_error_details(Code::InvalidArgument, "bad request", details);
-    let facts = AdviceContext {
+    let context = AdviceContext {
         conditions: vec!["a=1".to_owned(), "b ~ (?=x)".to_owned()],
         ..AdviceContext::default()
     };
     assert_eq!(
-        explain(&status, &facts),
+        explain(&status, &context),
         "the watch ended: INVALID_REQUEST: bad request\n  \
          --where 'b ~ (?=x)': has look-around\n  \
          --op: is not known\n  \
@@ -144,10 +144,10 @@ fn the_time_of_a_token_of_another_view_is_shown_as_a_start() {
         text.ends_with(": --since 2025-01-31T12:00:00.000Z"),
         "{text}"
     );
-    let facts = AdviceContext {
+    let context = AdviceContext {
         resume_file: Some("orders.token".into()),
         ..AdviceContext::default()
     };
-    let text = explain(&status, &facts);
+    let text = explain(&status, &context);
     assert!(text.contains("delete orders.token"), "{text}");
 }

@@ -390,8 +390,7 @@ async fn run_metrics_upkeep(metrics: Arc<Metrics>, stop: CancellationToken) {
 }
 
 async fn monitor_oplog(hub: Hub, stop: CancellationToken) {
-    stop.run_until_cancelled(hub.keep_an_eye_on_the_oplog())
-        .await;
+    stop.run_until_cancelled(hub.monitor_oplog()).await;
 }
 
 /// Calls MongoDB until it answers once, then marks the server as ready.

@@ -1,50 +1,50 @@
-//! How long to wait before MongoDB is tried again.
+//! The delays between attempts to reconnect to MongoDB.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// The first pause is at most this long, so that a killed cursor costs next to nothing.
-const FIRST: Duration = Duration::from_millis(100);
-/// No pause is longer than this.
-const LONGEST: Duration = Duration::from_secs(5);
-/// A stream that has held for this long starts over with the first pause.
-const HEALTHY: Duration = Duration::from_secs(10);
+/// The maximum of the first delay: short, so that a killed cursor causes almost no interruption.
+const INITIAL_DELAY: Duration = Duration::from_millis(100);
+/// The maximum of every delay.
+const MAX_DELAY: Duration = Duration::from_secs(5);
+/// The time that a stream must stay open before its next failure starts with the first delay again.
+const RESET_AFTER: Duration = Duration::from_secs(10);
 
-/// Pauses that double, each shortened by a random part, so that many feeds do not all come back in
-/// the same moment.
+/// Exponential backoff with random jitter, so that many feeds do not reconnect at the same moment.
 #[derive(Debug)]
 pub(super) struct Backoff {
-    next: Duration,
+    delay: Duration,
     last_opened: Option<Instant>,
 }
 
 impl Backoff {
     pub(super) fn new() -> Self {
         Self {
-            next: FIRST,
+            delay: INITIAL_DELAY,
             last_opened: None,
         }
     }
 
-    /// The stream has been opened. That alone does not start the pauses over: a stream that opens
-    /// and fails at once must not be tried in a tight loop.
+    /// Records that the stream was opened. This does not reset the delay by itself: a stream that opens
+    /// and fails at once must not be retried in a tight loop.
     pub(super) fn opened(&mut self) {
         self.last_opened = Some(Instant::now());
     }
 
-    /// The pause before the next attempt: between half of it and the whole.
-    pub(super) fn pause(&mut self) -> Duration {
+    /// Returns the delay before the next attempt: a random value between half the current maximum and the
+    /// maximum.
+    pub(super) fn next_delay(&mut self) -> Duration {
         if self
             .last_opened
             .take()
-            .is_some_and(|at| at.elapsed() >= HEALTHY)
+            .is_some_and(|at| at.elapsed() >= RESET_AFTER)
         {
-            self.next = FIRST;
+            self.delay = INITIAL_DELAY;
         }
-        let pause = self.next;
-        self.next = (pause * 2).min(LONGEST);
-        pause.mul_f64(0.5 + fastrand::f64() / 2.0)
+        let delay = self.delay;
+        self.delay = (delay * 2).min(MAX_DELAY);
+        delay.mul_f64(0.5 + fastrand::f64() / 2.0)
     }
 }
 
@@ -53,21 +53,24 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn pauses_double_up_to_a_bound_and_start_over_after_health() {
+    async fn delays_double_up_to_a_maximum_and_reset_after_a_healthy_period() {
         let mut backoff = Backoff::new();
-        let mut bound = FIRST;
+        let mut bound = INITIAL_DELAY;
         for _ in 0..12 {
-            let pause = backoff.pause();
+            let delay = backoff.next_delay();
             assert!(
-                pause <= bound && pause >= bound / 2,
-                "{pause:?} of {bound:?}"
+                delay <= bound && delay >= bound / 2,
+                "{delay:?} of {bound:?}"
             );
-            bound = (bound * 2).min(LONGEST);
+            bound = (bound * 2).min(MAX_DELAY);
         }
         backoff.opened();
-        assert!(backoff.pause() > FIRST, "opening alone is not health");
+        assert!(
+            backoff.next_delay() > INITIAL_DELAY,
+            "opening alone does not reset the delay"
+        );
         backoff.opened();
-        tokio::time::advance(HEALTHY).await;
-        assert!(backoff.pause() <= FIRST);
+        tokio::time::advance(RESET_AFTER).await;
+        assert!(backoff.next_delay() <= INITIAL_DELAY);
     }
 }

@@ -1,5 +1,5 @@
-//! One budget of bytes for the process: all that rings, catch-ups and encodings hold is charged to it
-//! and given back when it is dropped.
+//! The memory budget of the process. The bytes that rings, catch-ups and encodings hold are charged to it
+//! until they are dropped.
 
 use std::sync::{
     Arc,
@@ -9,21 +9,21 @@ use std::sync::{
 use bytes::Bytes;
 use tokio::sync::Notify;
 
-/// How many bytes are held, and how many may be.
+/// Counts bytes in memory against a limit.
 #[derive(Debug)]
-pub(super) struct Budget {
+pub(super) struct MemoryBudget {
     limit: usize,
     used: AtomicUsize,
     freed: Notify,
 }
 
-/// Bytes that count against a budget until they are dropped, with the last slice of them.
-struct Kept {
+/// Bytes that count against a budget until their last slice is dropped.
+struct ChargedBytes {
     bytes: Bytes,
-    budget: Arc<Budget>,
+    budget: Arc<MemoryBudget>,
 }
 
-impl Budget {
+impl MemoryBudget {
     pub(super) fn new(limit: usize) -> Arc<Self> {
         Arc::new(Self {
             limit,
@@ -32,42 +32,42 @@ impl Budget {
         })
     }
 
-    /// Charges bytes for as long as they, or any slice of them, live.
-    pub(super) fn keep(self: &Arc<Self>, bytes: Bytes) -> Bytes {
+    /// Charges bytes to the budget until they and all slices of them are dropped.
+    pub(super) fn charge(self: &Arc<Self>, bytes: Bytes) -> Bytes {
         if bytes.is_empty() {
             return bytes;
         }
         self.used.fetch_add(bytes.len(), Ordering::Relaxed);
-        Bytes::from_owner(Kept {
+        Bytes::from_owner(ChargedBytes {
             bytes,
             budget: Arc::clone(self),
         })
     }
 
-    /// How many bytes are held.
+    /// The number of bytes in use.
     pub(super) fn used(&self) -> usize {
         self.used.load(Ordering::Relaxed)
     }
 
-    /// How many bytes are held beyond the limit.
+    /// The number of bytes in use beyond the limit.
     pub(super) fn excess(&self) -> usize {
         self.used().saturating_sub(self.limit)
     }
 
-    /// Waits until something is given back. May return early, and late when nobody waited: callers
-    /// look again after a while.
+    /// Waits until bytes are freed while the budget is exceeded. May return early, and a notification
+    /// before the wait is lost: callers check again after a while.
     pub(super) async fn freed(&self) {
         self.freed.notified().await;
     }
 }
 
-impl AsRef<[u8]> for Kept {
+impl AsRef<[u8]> for ChargedBytes {
     fn as_ref(&self) -> &[u8] {
         &self.bytes
     }
 }
 
-impl Drop for Kept {
+impl Drop for ChargedBytes {
     fn drop(&mut self) {
         let before = self
             .budget
@@ -84,12 +84,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bytes_count_until_their_last_slice_is_gone() {
-        let budget = Budget::new(100);
-        let kept = budget.keep(Bytes::from(vec![7; 150]));
+    fn bytes_count_until_their_last_slice_is_dropped() {
+        let budget = MemoryBudget::new(100);
+        let charged = budget.charge(Bytes::from(vec![7; 150]));
         assert_eq!((budget.used(), budget.excess()), (150, 50));
-        let slice = kept.slice(10..20);
-        drop(kept);
+        let slice = charged.slice(10..20);
+        drop(charged);
         assert_eq!(budget.used(), 150);
         assert_eq!(slice[..], [7; 10]);
         drop(slice);
@@ -97,9 +97,9 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_waits_for_room_is_told_when_it_is_there() {
-        let budget = Budget::new(100);
-        let kept = budget.keep(Bytes::from(vec![7; 150]));
+    async fn waiters_are_woken_when_memory_is_freed() {
+        let budget = MemoryBudget::new(100);
+        let charged = budget.charge(Bytes::from(vec![7; 150]));
         let waiter = Arc::clone(&budget);
         let waiting = tokio::spawn(async move {
             while waiter.excess() > 0 {
@@ -107,7 +107,7 @@ mod tests {
             }
         });
         tokio::task::yield_now().await;
-        drop(kept);
+        drop(charged);
         waiting.await.expect("the waiter ends");
     }
 }

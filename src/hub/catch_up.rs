@@ -1,9 +1,9 @@
-//! Reads for one watcher what is no longer, or not yet, in a ring, and hands over to the ring.
+//! A catch-up reads events for one watcher that its ring does not hold, and then joins the ring.
 //!
-//! A catch-up has a change stream of its own. It hands over as soon as the ring holds the event that
-//! it has come to: equal tokens, so that nothing is missed and nothing comes twice. On a quiet
-//! collection no event comes; then MongoDB is asked whether there is anything up to the time at which
-//! the ring ended a moment ago (a [`Fence`](super::ring::Fence)).
+//! A catch-up has its own change stream. It joins as soon as the ring holds the event that the catch-up
+//! has read last: the tokens are equal, so no event is lost or repeated. On a quiet collection no event
+//! comes; then the catch-up asks MongoDB whether there is any event up to the time of a recent end of
+//! the ring (a [`Barrier`](super::ring::Barrier)).
 
 use std::{sync::Arc, time::Duration};
 
@@ -18,15 +18,15 @@ use crate::{
     error::Error,
     hub::{
         Inner,
-        feed::Intake,
-        open::{Opened, open},
+        catch_up_permits::CatchUpPermit,
+        catch_up_queue::{CatchUpOutcome, CatchUpQueue, QueueItem},
+        feed::BatchSegmenter,
+        open::{OpenedStream, open},
         registry::OpenFeed,
-        relay::{End, Entry, Relay},
-        ring::{Cursor, Invalidation, Known, Place, Tail},
-        seat::Seat,
-        segment::Run,
-        stream::{Stream, Told, next_time, own},
-        turns::Turn,
+        ring::{FeedPosition, Invalidation, JoinEvidence, JoinPoint, RingCursor},
+        segment::EventSelection,
+        stream::{ReconnectingStream, StageObserver, detach, next_time},
+        subscriber::Subscriber,
     },
     metrics::Stage,
     plan::{Judge, Plan, Residual, Subject},
@@ -34,163 +34,171 @@ use crate::{
     wire::{Anchor, TokenContext},
 };
 
-/// How long a client may leave what was read for it unread before its turn goes to another.
-const STALLED: Duration = Duration::from_secs(10);
+/// The time without a read by the client after which a catch-up gives up its permit.
+const STALL_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How many replies are looked through for whether anything is left. A fence is a second old at most.
-const LOOKED_THROUGH: usize = 8;
+/// The maximum number of replies that are searched for remaining events. A barrier is at most a second old.
+const MAX_REPLIES_SCANNED: usize = 8;
 
-/// How long a turn may take, while others wait for one, that its client does not keep up with.
-const LONG_TURN: Duration = Duration::from_secs(30);
+/// The time after which a catch-up whose client reads slowly gives up its permit if others wait for one.
+const SLOW_CLIENT_LIMIT: Duration = Duration::from_secs(30);
 
-/// Where and how to catch up.
+/// The parameters of a catch-up.
 #[derive(Debug)]
-pub(super) struct Route {
-    /// The stream to read: the feed's own plan, or the scope's shared one.
+pub(super) struct CatchUpSpec {
+    /// The plan of the stream to read: the feed's, or the scope's shared one.
     pub plan: Arc<Plan>,
-    /// What its tokens are sealed with.
+    /// The context that seals the tokens of that stream.
     pub token_context: TokenContext,
-    /// What is left to decide of that stream's events.
+    /// The residual filter for the events of that stream.
     pub residual: Residual,
-    /// Where to start.
+    /// The position to start after.
     pub from: Position,
-    /// The last event before that, where it is known and one of the feed's own stream.
+    /// The last event before it, where known and part of the feed's stream.
     pub anchor: Option<Anchor>,
-    /// The scope's shared stream, and what the watch takes of it.
-    pub shared: Arc<Plan>,
-    pub whole: Residual,
+    /// The scope's shared plan.
+    pub shared_plan: Arc<Plan>,
+    /// The residual filter of the watch for the shared stream.
+    pub watch_residual: Residual,
 }
 
-/// How far a catch-up is when it starts.
-pub(super) enum Ready {
-    /// It has its turn, and its stream is open.
-    Open(Turn, Box<Opened>),
-    /// MongoDB takes long over the opening: it may have to go through much of the oplog for the first
-    /// event.
-    Opening(Opening),
-    /// It has to wait for its turn.
-    Waiting,
+/// The state in which a catch-up starts.
+pub(super) enum CatchUpStart {
+    /// It has a permit, and its stream is open.
+    Open(CatchUpPermit, Box<OpenedStream>),
+    /// It has a permit, and MongoDB is still opening the stream. This can take long, as MongoDB may scan
+    /// much of the oplog for the first event.
+    Opening(PendingOpen),
+    /// It waits for a permit.
+    WaitingForPermit,
 }
 
-/// An opening that is under way, and its turn. Should nobody wait for it any more, it still costs
-/// MongoDB a scan and Weir a connection: so it keeps its turn until MongoDB has answered.
-pub(super) struct Opening(JoinHandle<(Turn, Result<Opened, Error>)>);
+/// A task that opens a stream and holds the permit. It keeps the permit until MongoDB has answered, even if
+/// the watch is cancelled, because MongoDB still runs the scan on a connection of Weir.
+pub(super) struct PendingOpen(JoinHandle<(CatchUpPermit, Result<OpenedStream, Error>)>);
 
-impl Opening {
-    pub(super) fn begin(hub: &Inner, turn: Turn, route: &Route) -> Self {
+impl PendingOpen {
+    /// Starts to open the stream.
+    pub(super) fn begin(hub: &Inner, permit: CatchUpPermit, spec: &CatchUpSpec) -> Self {
         let source = Arc::clone(&hub.source);
-        let (plan, token_context) = (Arc::clone(&route.plan), route.token_context.clone());
-        let from = route.from.clone();
-        let opening = async move {
+        let (plan, token_context) = (Arc::clone(&spec.plan), spec.token_context.clone());
+        let from = spec.from.clone();
+        let open = async move {
             (
-                turn,
+                permit,
                 open(&*source, &plan, &token_context, Some(&from)).await,
             )
         };
-        Self(hub.runtime.spawn(opening.in_current_span()))
+        Self(hub.runtime.spawn(open.in_current_span()))
     }
 
-    /// MongoDB's answer, and the turn. Can be dropped and asked for again.
-    pub(super) async fn answer(&mut self) -> Result<(Turn, Result<Opened, Error>), Error> {
-        // It panicked, or the runtime ends.
+    /// Waits for MongoDB's answer and returns it with the permit. Cancel safe.
+    pub(super) async fn answer(
+        &mut self,
+    ) -> Result<(CatchUpPermit, Result<OpenedStream, Error>), Error> {
+        // The task panicked, or the runtime shuts down.
         (&mut self.0).await.map_err(|_| Error::Internal)
     }
 }
 
-/// A catch-up that runs until it has handed over. Dropping it ends it.
+/// A running catch-up. Dropping it stops it.
 #[derive(Debug)]
-pub(super) struct Running {
-    pub relay: Arc<Relay>,
+pub(super) struct RunningCatchUp {
+    pub queue: Arc<CatchUpQueue>,
     pub token_context: TokenContext,
     _task: AbortOnDropHandle<()>,
 }
 
+/// The task of a catch-up.
 struct CatchUp {
     hub: Arc<Inner>,
     feed: Arc<OpenFeed>,
-    /// What the watcher takes of the ring.
+    /// The residual filter for the events of the ring.
     residual: Residual,
-    seat: Arc<Seat>,
-    relay: Arc<Relay>,
-    route: Route,
-    /// `None`: every event is taken.
-    judge: Option<Judge>,
-    /// The last event that came, and the last one that the watcher takes.
+    subscriber: Arc<Subscriber>,
+    queue: Arc<CatchUpQueue>,
+    spec: CatchUpSpec,
+    /// Evaluates `spec.residual`. `None`: every event matches.
+    evaluator: Option<Judge>,
+    /// The position after the last event.
     last: Option<Position>,
-    last_taken: Option<Position>,
-    /// A time that the place where it began has surely not passed, where that place has no time of
-    /// its own.
-    began_by: Option<ClusterTime>,
-    /// Its turn, and since when it has had it.
-    turn: Option<(Turn, Instant)>,
+    /// The position after the last event that matched.
+    last_matched: Option<Position>,
+    /// A time at or after the start position. Used if that is a high-water position, which may be later
+    /// than its own time.
+    start_upper_bound: Option<ClusterTime>,
+    /// The permit, and the time at which it was acquired.
+    permit: Option<(CatchUpPermit, Instant)>,
 }
 
-/// Ends the relay of a catch-up that panics.
-struct EndOnPanic(Arc<Relay>);
+/// Ends the queue of a catch-up that panics, so that its watcher does not wait forever.
+struct EndOnPanic(Arc<CatchUpQueue>);
 
 impl Drop for EndOnPanic {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            self.0.end(End::Failed(Error::Internal));
+            self.0.end(CatchUpOutcome::Failed(Error::Internal));
         }
     }
 }
 
-/// What is known of the stretch between a place and a time.
+/// The events between a position and a time, as far as they are known.
 #[derive(Debug, PartialEq, Eq)]
-enum Left {
-    /// There is no event in it.
+enum Remaining {
+    /// There is no event.
     Nothing,
-    /// There are events, and none that this watch takes.
-    NothingForIt,
-    /// There may be something.
+    /// There are events, but none that matches this watch.
+    NothingForWatch,
+    /// There may be a matching event.
     Something,
 }
 
-/// The client did not read.
-struct GaveUp;
+/// The client does not read, or reads too slowly.
+struct ClientStalled;
 
-impl Running {
-    /// Begins to catch up.
+impl RunningCatchUp {
+    /// Starts a catch-up in a task.
     pub(super) fn start(
         hub: &Arc<Inner>,
         feed: &Arc<OpenFeed>,
         residual: Residual,
-        seat: &Arc<Seat>,
-        route: Route,
-        ready: Ready,
+        subscriber: &Arc<Subscriber>,
+        spec: CatchUpSpec,
+        ready: CatchUpStart,
     ) -> Self {
-        let relay = Arc::new(Relay::new(Arc::clone(seat)));
-        let token_context = route.token_context.clone();
-        let why = match ready {
-            Ready::Open(..) => None,
-            Ready::Opening(..) => Some("waiting for MongoDB to find the place"),
-            Ready::Waiting => Some("waiting for its turn to read what went before"),
+        let queue = Arc::new(CatchUpQueue::new(Arc::clone(subscriber)));
+        let token_context = spec.token_context.clone();
+        let reason = match ready {
+            CatchUpStart::Open(..) => None,
+            CatchUpStart::Opening(..) => Some("waiting for MongoDB to find the position"),
+            CatchUpStart::WaitingForPermit => {
+                Some("waiting for a catch-up permit to read earlier events")
+            }
         };
-        if let Some(why) = why {
-            relay.push(Entry::Stage(Stage::CatchingUp, why));
+        if let Some(reason) = reason {
+            queue.push(QueueItem::Stage(Stage::CatchingUp, reason));
         }
-        let judge = (!route.residual.passes_everything()).then(|| Judge::new(&route.residual));
+        let evaluator = (!spec.residual.passes_everything()).then(|| Judge::new(&spec.residual));
         let catch_up = CatchUp {
             hub: Arc::clone(hub),
             feed: Arc::clone(feed),
             residual,
-            seat: Arc::clone(seat),
-            relay: Arc::clone(&relay),
-            route,
-            judge,
+            subscriber: Arc::clone(subscriber),
+            queue: Arc::clone(&queue),
+            spec,
+            evaluator,
             last: None,
-            last_taken: None,
-            began_by: None,
-            turn: None,
+            last_matched: None,
+            start_upper_bound: None,
+            permit: None,
         };
         let stop = hub.stop.clone();
         let task = async move {
             stop.run_until_cancelled(catch_up.run(ready)).await;
         };
-        let task = hub.tasks.spawn(task.instrument(seat.span.clone()));
+        let task = hub.tasks.spawn(task.instrument(subscriber.span.clone()));
         Self {
-            relay,
+            queue,
             token_context,
             _task: AbortOnDropHandle::new(task),
         }
@@ -198,272 +206,285 @@ impl Running {
 }
 
 impl CatchUp {
-    async fn run(mut self, ready: Ready) {
-        // Should the task die of a panic, its watch must not wait for ever.
-        let relay = EndOnPanic(Arc::clone(&self.relay));
+    async fn run(mut self, ready: CatchUpStart) {
+        let queue = EndOnPanic(Arc::clone(&self.queue));
         let end = match self.run_to_end(ready).await {
             Ok(end) => end,
-            Err(error) => End::Failed(error),
+            Err(error) => CatchUpOutcome::Failed(error),
         };
-        relay.0.end(end);
-        // What was read for a client that does not read must not lie here without a turn.
-        if timeout(STALLED, relay.0.taken()).await.is_err() {
-            relay.0.end(End::GivenUp);
+        queue.0.end(end);
+        // Unread events must not stay in memory without a permit.
+        if timeout(STALL_TIMEOUT, queue.0.wait_drained())
+            .await
+            .is_err()
+        {
+            queue.0.end(CatchUpOutcome::GivenUp);
         }
     }
 
-    async fn run_to_end(&mut self, ready: Ready) -> Result<End, Error> {
-        let (turn, opened) = match ready {
-            Ready::Open(turn, opened) => (turn, Some(*opened)),
-            Ready::Opening(opening) => self.opened(opening).await?,
-            Ready::Waiting => {
-                let turn = self.hub.turns.wait().await;
-                // Others may have found out meanwhile what was missing.
+    async fn run_to_end(&mut self, ready: CatchUpStart) -> Result<CatchUpOutcome, Error> {
+        let (permit, opened) = match ready {
+            CatchUpStart::Open(permit, opened) => (permit, Some(*opened)),
+            CatchUpStart::Opening(opening) => self.finish_open(opening).await?,
+            CatchUpStart::WaitingForPermit => {
+                let permit = self.hub.catch_up_permits.acquire().await;
+                // Meanwhile another catch-up may have told the ring what came before it.
                 if let Some(cursor) = self.join() {
-                    return Ok(End::Joined(cursor));
+                    return Ok(CatchUpOutcome::Joined(cursor));
                 }
-                self.opened(Opening::begin(&self.hub, turn, &self.route))
+                self.finish_open(PendingOpen::begin(&self.hub, permit, &self.spec))
                     .await?
             }
         };
-        self.turn = Some((turn, Instant::now()));
-        let relay = Arc::clone(&self.relay);
-        let mut stream = Stream::new(
+        self.permit = Some((permit, Instant::now()));
+        let queue = Arc::clone(&self.queue);
+        let mut stream = ReconnectingStream::new(
             Arc::clone(&self.hub.source),
-            (
-                Arc::clone(&self.route.plan),
-                self.route.token_context.clone(),
-            ),
+            (Arc::clone(&self.spec.plan), self.spec.token_context.clone()),
             Arc::clone(&self.hub.metrics),
             self.hub.settings.upstream_grace,
-            self.route.from.clone(),
+            self.spec.from.clone(),
         );
         match opened {
-            Some(opened) => stream.begin(opened),
-            None => stream.open(&mut Telling(&relay)).await?,
+            Some(opened) => stream.adopt(opened),
+            None => stream.open(&mut QueueStageObserver(&queue)).await?,
         }
-        let mut intake = Intake::new(
-            Arc::clone(&self.route.plan),
-            self.route.token_context.clone(),
+        let mut segmenter = BatchSegmenter::new(
+            Arc::clone(&self.spec.plan),
+            self.spec.token_context.clone(),
             Arc::clone(&self.hub.memory.budget),
             Arc::clone(&self.hub.metrics),
         );
         let mut quiet_replies = 0;
         loop {
-            if self.room().await.is_err() {
-                return Ok(End::GivenUp);
+            if self.wait_for_memory().await.is_err() {
+                return Ok(CatchUpOutcome::GivenUp);
             }
-            let batch = stream.next(&mut Telling(&relay)).await?;
-            self.began_by = self.began_by.or(batch.operation_time);
+            let batch = stream.next(&mut QueueStageObserver(&queue)).await?;
+            self.start_upper_bound = self.start_upper_bound.or(batch.operation_time);
             let (quiet, idle) = (batch.events.is_empty(), batch.idle);
             let position = stream.position().clone();
-            let Ok(invalidation) = self.pass(batch, &mut intake, position).await else {
-                return Ok(End::GivenUp);
+            let Ok(invalidation) = self.forward(batch, &mut segmenter, position).await else {
+                return Ok(CatchUpOutcome::GivenUp);
             };
             if let Some(invalidation) = invalidation {
-                let position = own(&invalidation.position);
+                let position = detach(&invalidation.position);
                 self.last = Some(position.clone());
-                self.last_taken = Some(position.clone());
-                relay.push(Entry::Invalidated(invalidation));
-                // A watcher that ends here drops this.
-                stream.go_on_after(position, &mut Telling(&relay)).await?;
+                self.last_matched = Some(position.clone());
+                queue.push(QueueItem::Invalidated(invalidation));
+                // A watch with invalidate policy END drops this task.
+                stream
+                    .continue_after_invalidation(position, &mut QueueStageObserver(&queue))
+                    .await?;
             }
             let mut joined = self.join();
             if joined.is_none() && quiet {
-                joined = self.join_at_fence(stream.position().clone()).await;
+                joined = self.join_at_barrier(stream.position().clone()).await;
             }
             if let Some(cursor) = joined {
-                return Ok(End::Joined(cursor));
+                return Ok(CatchUpOutcome::Joined(cursor));
             }
             if let Some(last) = &self.last {
-                self.feed.ring.overtaken_at(last.time());
+                self.feed.ring.mark_read_elsewhere(last.time());
             }
             if !quiet {
                 quiet_replies = 0;
                 continue;
             }
             if idle && quiet_replies == 0 {
-                relay.push(Entry::Stage(Stage::Live, ""));
+                queue.push(QueueItem::Stage(Stage::Live, ""));
             }
             quiet_replies += usize::from(idle);
-            if quiet_replies > 1 && self.hub.turns.are_waited_for() {
-                return Ok(End::GivenUp);
+            if quiet_replies > 1 && self.hub.catch_up_permits.has_waiters() {
+                return Ok(CatchUpOutcome::GivenUp);
             }
         }
     }
 
-    /// The turn, and the stream if it is open. A watch that is open already does not end because MongoDB
-    /// is away for a moment.
-    async fn opened(&self, mut opening: Opening) -> Result<(Turn, Option<Opened>), Error> {
-        let (turn, opened) = opening.answer().await?;
+    /// Waits until the stream is open. Returns the permit, and `None` for the stream if it is to be opened
+    /// again: a watch that has started does not end because of a short outage of MongoDB.
+    async fn finish_open(
+        &self,
+        mut opening: PendingOpen,
+    ) -> Result<(CatchUpPermit, Option<OpenedStream>), Error> {
+        let (permit, opened) = opening.answer().await?;
         match opened {
-            Ok(opened) => Ok((turn, Some(opened))),
-            // Nor because a login fails; where more than that is denied, the next attempt says so.
-            Err(Error::UpstreamUnavailable | Error::UpstreamAccessDenied) => Ok((turn, None)),
+            Ok(opened) => Ok((permit, Some(opened))),
+            // A failed login may be temporary. If access is denied permanently, the next attempt fails too.
+            Err(Error::UpstreamUnavailable | Error::UpstreamAccessDenied) => Ok((permit, None)),
             Err(error) => Err(error),
         }
     }
 
-    /// Waits until there is memory for more, unless the client leaves unread what was read for it: then
-    /// that has to give way.
-    async fn room(&self) -> Result<(), GaveUp> {
+    /// Waits until there is memory for more. Gives up if the client leaves events unread meanwhile, so that
+    /// their memory is freed.
+    async fn wait_for_memory(&self) -> Result<(), ClientStalled> {
         tokio::select! {
-            () = self.hub.memory.room() => Ok(()),
-            () = self.relay.unread_for(STALLED) => Err(GaveUp),
+            () = self.hub.memory.wait_available() => Ok(()),
+            () = self.queue.wait_stalled(STALL_TIMEOUT) => Err(ClientStalled),
         }
     }
 
-    /// Waits until the watcher has made room for more, unless its turn goes to another.
-    async fn writable(&self) -> Result<(), GaveUp> {
-        if self.relay.is_writable() {
+    /// Waits until the queue has space for more. Gives up if the client does not read, or reads slowly
+    /// while others wait for a permit.
+    async fn wait_writable(&self) -> Result<(), ClientStalled> {
+        if self.queue.is_writable() {
             return Ok(());
         }
-        // A client that reads slowly has had a good part of its time already.
-        let long = |(_, began): &(Turn, Instant)| began.elapsed() > LONG_TURN;
-        if self.turn.as_ref().is_some_and(long) && self.hub.turns.are_waited_for() {
-            return Err(GaveUp);
+        let held_long =
+            |(_, acquired): &(CatchUpPermit, Instant)| acquired.elapsed() > SLOW_CLIENT_LIMIT;
+        if self.permit.as_ref().is_some_and(held_long) && self.hub.catch_up_permits.has_waiters() {
+            return Err(ClientStalled);
         }
-        let writable = timeout(STALLED, self.relay.writable());
-        writable.await.map_err(|_| GaveUp)
+        let space = timeout(STALL_TIMEOUT, self.queue.wait_writable());
+        space.await.map_err(|_| ClientStalled)
     }
 
-    /// Hands a batch on, as the watcher makes room for it.
-    async fn pass(
+    /// Pushes the matching events of a batch to the queue as it has space for them. Returns the
+    /// invalidation of the batch, if any.
+    async fn forward(
         &mut self,
         batch: Batch,
-        intake: &mut Intake,
+        segmenter: &mut BatchSegmenter,
         position: Position,
-    ) -> Result<Option<Invalidation>, GaveUp> {
-        let upstream = batch.operation_time;
-        let taken = intake.take(batch);
-        for segment in taken.segments {
+    ) -> Result<Option<Invalidation>, ClientStalled> {
+        let upstream_time = batch.operation_time;
+        let segmented = segmenter.segment(batch);
+        for segment in segmented.segments {
             let events = segment.events().len();
             self.last = segment.position(events - 1);
-            let run = match &self.judge {
-                None => Some(Run::range(Arc::clone(&segment), 0, 0, events)),
-                Some(judge) => Run::judged(&segment, 0, 0..events, judge),
+            let selection = match &self.evaluator {
+                None => Some(EventSelection::range(Arc::clone(&segment), 0, 0, events)),
+                Some(evaluator) => EventSelection::matching(&segment, 0, 0..events, evaluator),
             };
-            let Some(run) = run else { continue };
-            self.last_taken = run.last_position();
-            // In pieces, so that a reply of many segments does not come to lie here as a whole.
-            self.writable().await?;
-            self.relay.push(Entry::Run(run));
+            let Some(selection) = selection else { continue };
+            self.last_matched = selection.last_position();
+            // Before each segment, so that the queue does not exceed its capacity by a whole reply.
+            self.wait_writable().await?;
+            self.queue.push(QueueItem::Events(selection));
         }
-        if taken.invalidation.is_none() {
-            self.relay.reach(Tail {
+        if segmented.invalidation.is_none() {
+            self.queue.set_position(FeedPosition {
                 position,
-                upstream,
+                upstream_time,
                 anchor: self.anchor(),
             });
         }
-        Ok(taken.invalidation)
+        Ok(segmented.invalidation)
     }
 
-    /// The last event before the place that has been reached, of the stream that is being read.
+    /// The last event of the stream before the current position, where known.
     fn anchor(&self) -> Option<Anchor> {
         match &self.last {
             Some(last) => last.token().map(|token| Anchor::new(token, last.time())),
-            None => match &self.route.from {
+            None => match &self.spec.from {
                 Position::Event { token, time } | Position::Invalidate { token, time } => {
                     Some(Anchor::new(token, *time))
                 }
-                Position::HighWater { .. } | Position::Time(_) => self.route.anchor,
+                Position::HighWater { .. } | Position::Time(_) => self.spec.anchor,
             },
         }
     }
 
     /// Joins the ring, if it holds what follows the last event.
-    fn join(&self) -> Option<Cursor> {
-        let place = |position| Place::After(position, self.route.anchor.as_ref());
-        let join = |place: Place<'_>| self.feed.ring.join(&self.residual, &self.seat, &place);
-        match (&self.last, &self.last_taken) {
-            (None, _) => join(place(&self.route.from)),
-            (Some(last), None) => join(place(last)),
-            // A feed that MongoDB filters holds only what the watcher takes.
-            (Some(last), Some(taken)) => join(place(last)).or_else(|| join(place(taken))),
+    fn join(&self) -> Option<RingCursor> {
+        let point = |position| JoinPoint::After(position, self.spec.anchor.as_ref());
+        let join = |point: JoinPoint<'_>| {
+            self.feed
+                .ring
+                .join(&self.residual, &self.subscriber, &point)
+        };
+        match (&self.last, &self.last_matched) {
+            (None, _) => join(point(&self.spec.from)),
+            (Some(last), None) => join(point(last)),
+            // The ring of a feed that MongoDB filters holds only matching events.
+            (Some(last), Some(matched)) => join(point(last)).or_else(|| join(point(matched))),
         }
     }
 
-    /// Joins the ring where it ended a moment ago, if MongoDB says that nothing is left up to then.
-    async fn join_at_fence(&self, at: Position) -> Option<Cursor> {
-        let fence = self.feed.ring.fence()?;
-        // The feed must be past the place: what it has yet to bring from before would come again.
-        if self.surely_before()? > fence.time {
+    /// Joins the ring at its current end, if MongoDB confirms that no matching event is left before it.
+    async fn join_at_barrier(&self, at: Position) -> Option<RingCursor> {
+        let barrier = self.feed.ring.barrier()?;
+        // The ring must have passed the position: the events that it adds later, from before the position,
+        // would be delivered twice.
+        if self.position_upper_bound()? > barrier.time {
             return None;
         }
-        let left = match self.left(&at, fence.time).await {
-            Ok(left) => left,
+        let remaining = match self.remaining(&at, barrier.time).await {
+            Ok(remaining) => remaining,
             Err(error) => {
-                tracing::debug!(code = error.code, %error, "the fence could not be asked for");
+                tracing::debug!(code = error.code, %error, "could not check for events before the barrier");
                 return None;
             }
         };
         let anchor = self.anchor();
-        let known = match left {
-            Left::Something => return None,
-            // What is nothing to this watch may be something to another.
-            Left::NothingForIt => Known {
+        let evidence = match remaining {
+            Remaining::Something => return None,
+            // The events may match other watches, so the ring learns nothing.
+            Remaining::NothingForWatch => JoinEvidence {
                 anchor: None,
                 quiet_from: None,
             },
-            Left::Nothing => Known {
+            Remaining::Nothing => JoinEvidence {
                 anchor: anchor.as_ref(),
                 quiet_from: self.quiet_from(),
             },
         };
-        let place = Place::Fence(&fence, known);
-        self.feed.ring.join(&self.residual, &self.seat, &place)
+        let point = JoinPoint::Barrier(&barrier, evidence);
+        self.feed
+            .ring
+            .join(&self.residual, &self.subscriber, &point)
     }
 
-    /// What there surely is between a place and a time.
-    async fn left(&self, at: &Position, until: ClusterTime) -> Result<Left, SourceError> {
+    /// Asks MongoDB for the events between a position and a time.
+    async fn remaining(&self, at: &Position, until: ClusterTime) -> Result<Remaining, SourceError> {
         let source = &self.hub.source;
-        let unnarrowed = self.route.shared.unnarrowed();
+        let unnarrowed = self.spec.shared_plan.unnarrowed();
         if source.has_no_events(&unnarrowed, at, until).await? {
-            return Ok(Left::Nothing);
+            return Ok(Remaining::Nothing);
         }
         if *self.feed.plan == unnarrowed {
-            // There is something, and both streams will come to it.
-            return Ok(Left::Something);
+            // There is an event, and the streams of the feed and of this catch-up will both return it.
+            return Ok(Remaining::Something);
         }
-        // An empty reply of a stream that passes over events may have come before the end of them.
-        // So the events themselves are looked at, up to the first one that is later.
-        let judge = Judge::new(&self.route.whole);
+        // A stream with a filter may send an empty reply before it has passed all events. So this reads the
+        // unfiltered events, up to the first one later than `until`.
+        let evaluator = Judge::new(&self.spec.watch_residual);
         let mut cursor = source
-            .open(&self.route.shared, Some(at), BatchSize::Default)
+            .open(&self.spec.shared_plan, Some(at), BatchSize::Default)
             .await?;
-        for _ in 0..LOOKED_THROUGH {
+        for _ in 0..MAX_REPLIES_SCANNED {
             let batch = cursor.next().await?;
             if batch.events.is_empty() {
                 break;
             }
             for event in &batch.events {
                 if event.cluster_time > until {
-                    return Ok(Left::NothingForIt);
+                    return Ok(Remaining::NothingForWatch);
                 }
                 let raw = &batch.buffer[event.bytes.clone()];
-                let subject = Subject::read(event.operation, raw);
-                if judge.judge(&subject).is_some() {
-                    return Ok(Left::Something);
+                let fields = Subject::read(event.operation, raw);
+                if evaluator.judge(&fields).is_some() {
+                    return Ok(Remaining::Something);
                 }
             }
         }
-        Ok(Left::Something)
+        Ok(Remaining::Something)
     }
 
-    /// A time that the place after the last event has surely not passed.
-    fn surely_before(&self) -> Option<ClusterTime> {
-        match (&self.last, &self.route.from) {
+    /// A time at or after the current position.
+    fn position_upper_bound(&self) -> Option<ClusterTime> {
+        match (&self.last, &self.spec.from) {
             (Some(last), _) => Some(last.time()),
-            // The time beside a high-water token is one that its place has reached, and maybe passed.
-            (None, Position::HighWater { .. }) => self.began_by,
+            // A high-water position may be later than its own time.
+            (None, Position::HighWater { .. }) => self.start_upper_bound,
             (None, from) => Some(from.time()),
         }
     }
 
-    /// A time from which on nothing has come.
+    /// A time at or after which the stream has had no event.
     fn quiet_from(&self) -> Option<ClusterTime> {
-        match (&self.last, &self.route.from) {
+        match (&self.last, &self.spec.from) {
             (Some(last), _) => Some(next_time(last.time())),
             (None, Position::Time(time)) => Some(*time),
             (None, Position::Event { time, .. } | Position::Invalidate { time, .. }) => {
@@ -474,11 +495,11 @@ impl CatchUp {
     }
 }
 
-/// Tells the watcher what its stream is doing.
-struct Telling<'a>(&'a Relay);
+/// Reports the stages of the stream to the watcher.
+struct QueueStageObserver<'a>(&'a CatchUpQueue);
 
-impl Told for Telling<'_> {
-    fn tell(&mut self, stage: Stage, reason: &'static str) {
-        self.0.push(Entry::Stage(stage, reason));
+impl StageObserver for QueueStageObserver<'_> {
+    fn stage_changed(&mut self, stage: Stage, reason: &'static str) {
+        self.0.push(QueueItem::Stage(stage, reason));
     }
 }

@@ -1,67 +1,30 @@
-//! What MongoDB is asked by many at once, and answers once: its time now, above all.
+//! MongoDB's current time.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
+use std::sync::Arc;
+
+use crate::{
+    hub::single_flight::SingleFlight,
+    source::{ClusterTime, Source, SourceError},
 };
 
-use crate::source::{ClusterTime, Source, SourceError};
-
-/// Answers everybody who asked before a question was sent with the one answer to it, so that many who
-/// come together cost MongoDB little. A failure is an answer too: while MongoDB is silent, nobody waits
-/// for one after the other to find that out.
-#[derive(Debug)]
-pub(super) struct Answers<T> {
-    asked: AtomicU64,
-    /// The last answer, and the last asker that it holds for.
-    told: tokio::sync::Mutex<Option<(u64, Result<T, SourceError>)>>,
-}
-
-impl<T: Clone> Answers<T> {
-    pub(super) fn new() -> Self {
-        Self {
-            asked: AtomicU64::new(0),
-            told: tokio::sync::Mutex::new(None),
-        }
-    }
-
-    /// The answer to a question that was sent after this was called.
-    pub(super) async fn ask<Q>(&self, question: impl FnOnce() -> Q) -> Result<T, SourceError>
-    where
-        Q: Future<Output = Result<T, SourceError>>,
-    {
-        let ticket = self.asked.fetch_add(1, Ordering::Relaxed) + 1;
-        let mut told = self.told.lock().await;
-        match &*told {
-            Some((up_to, answer)) if *up_to >= ticket => answer.clone(),
-            _ => {
-                let up_to = self.asked.load(Ordering::Relaxed);
-                let answer = question().await;
-                *told = Some((up_to, answer.clone()));
-                answer
-            }
-        }
-    }
-}
-
-/// MongoDB's time now.
+/// Asks MongoDB for its current time, with one call for all who ask at once.
 pub(super) struct Clock {
     source: Arc<dyn Source>,
-    answers: Answers<Option<ClusterTime>>,
+    calls: SingleFlight<Option<ClusterTime>>,
 }
 
 impl Clock {
     pub(super) fn new(source: Arc<dyn Source>) -> Self {
         Self {
             source,
-            answers: Answers::new(),
+            calls: SingleFlight::new(),
         }
     }
 
-    /// A time that MongoDB reached after this was called, and that nothing written after the answer
-    /// has. `None` where MongoDB does not tell.
+    /// Returns a time that MongoDB reached after this call began; writes after the answer have a later
+    /// time. `None` where MongoDB does not report its time.
     pub(super) async fn now(&self) -> Result<Option<ClusterTime>, SourceError> {
-        self.answers.ask(|| self.source.current_time()).await
+        self.calls.run(|| self.source.current_time()).await
     }
 }
 
@@ -75,7 +38,7 @@ mod tests {
     use crate::source::scripted::{ScriptedSource, at};
 
     #[tokio::test]
-    async fn those_who_ask_together_share_an_answer_and_those_who_come_later_do_not() {
+    async fn concurrent_callers_share_one_answer_and_later_callers_get_a_new_one() {
         let source = ScriptedSource::new([]);
         let clock = Arc::new(Clock::new(Arc::<ScriptedSource>::clone(&source)));
         let ask = || {
@@ -83,15 +46,15 @@ mod tests {
             async move { clock.now().await.expect("the script answers") }
         };
         let answers = futures::future::join_all((0..100).map(|_| ask())).await;
-        let questions = source.time_asked();
-        assert!((1..=2).contains(&questions), "{questions} questions");
+        let calls = source.time_asked();
+        assert!((1..=2).contains(&calls), "{calls} calls");
         assert!(answers.iter().all(|it| *it >= Some(at(1))));
         let later = ask().await;
-        assert_eq!(later, Some(at(questions + 1)), "the time is a new one");
+        assert_eq!(later, Some(at(calls + 1)), "the time is a new one");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn those_who_ask_together_are_refused_together() {
+    async fn concurrent_callers_share_one_failure() {
         let source = Arc::new(ScriptedSource {
             time_takes: Duration::from_secs(10),
             time_fails: true,

@@ -1,4 +1,4 @@
-//! One task that owns one change stream and publishes what it brings into a ring.
+//! A task that reads one change stream and publishes its events into a ring.
 
 use std::sync::Arc;
 
@@ -7,11 +7,11 @@ use bytes::Bytes;
 use crate::{
     error::Error,
     hub::{
-        budget::Budget,
-        memory::Memory,
-        ring::{Invalidation, News, Ring},
+        budget::MemoryBudget,
+        memory::MemoryManager,
+        ring::{FeedUpdate, Invalidation, Ring},
         segment::Segment,
-        stream::{Stream, Told, own},
+        stream::{ReconnectingStream, StageObserver, detach},
     },
     metrics::{Metrics, Stage, StageGuard},
     plan::{Operation, Plan},
@@ -19,35 +19,35 @@ use crate::{
     wire::TokenContext,
 };
 
-/// A feed that runs until it is stopped or fails for good.
+/// A feed, which runs until it is stopped or fails permanently.
 pub(super) struct Feed {
-    pub stream: Stream,
-    pub intake: Intake,
+    pub stream: ReconnectingStream,
+    pub segmenter: BatchSegmenter,
     pub ring: Arc<Ring>,
-    pub memory: Arc<Memory>,
-    /// What the feed is doing, as the metrics were last told.
+    pub memory: Arc<MemoryManager>,
+    /// The stage of the feed in the metrics.
     pub gauge: StageGuard,
 }
 
-/// Makes segments of batches, as feeds and catch-ups both do.
+/// Splits batches into segments, for feeds and catch-ups.
 #[derive(Debug)]
-pub(super) struct Intake {
+pub(super) struct BatchSegmenter {
     plan: Arc<Plan>,
     token_context: TokenContext,
-    budget: Arc<Budget>,
+    budget: Arc<MemoryBudget>,
     metrics: Arc<Metrics>,
-    /// The last event that may turn out to be the cause of an invalidation.
+    /// The last operation that can cause an invalidation.
     cause: Option<Operation>,
 }
 
-/// What a batch brought.
+/// The content of a batch.
 #[derive(Debug)]
-pub(super) struct Taken {
+pub(super) struct SegmentedBatch {
     pub segments: Vec<Arc<Segment>>,
     pub invalidation: Option<Invalidation>,
 }
 
-/// Ends the ring of a feed that panics: its watchers must not wait for ever.
+/// Ends the ring of a feed that panics, so that its watchers do not wait forever.
 struct EndOnPanic(Arc<Ring>);
 
 impl Drop for EndOnPanic {
@@ -59,7 +59,7 @@ impl Drop for EndOnPanic {
 }
 
 impl Feed {
-    /// Runs the feed for good: gives why it ended, which its watchers are told too.
+    /// Runs the feed until it fails. Ends the ring with the error and returns it.
     pub(super) async fn run(mut self) -> Error {
         let ring = EndOnPanic(Arc::clone(&self.ring));
         let why = match self.run_to_end().await {
@@ -72,39 +72,41 @@ impl Feed {
 
     async fn run_to_end(&mut self) -> Result<std::convert::Infallible, Error> {
         loop {
-            if self.memory.is_short() {
-                // There may be more to read, and it has to wait: from here on the lag grows.
-                self.ring.lost_touch();
+            if self.memory.is_over_limit() {
+                // The feed stops reading although there may be more: the lag grows from now on.
+                self.ring.mark_not_caught_up();
             }
-            self.memory.room().await;
-            let mut told = Telling {
+            self.memory.wait_available().await;
+            let mut observer = FeedStageObserver {
                 ring: &self.ring,
                 gauge: &mut self.gauge,
             };
-            let batch = self.stream.next(&mut told).await?;
+            let batch = self.stream.next(&mut observer).await?;
             let invalidation = self.publish(batch).await;
             if let Some(invalidation) = invalidation {
-                // Those who wanted no more have been told so; the others go on with what is created
-                // under the same name.
-                let mut told = Telling {
+                // Watches with invalidate policy END have ended; the others continue with a collection
+                // that is created under the same name.
+                let mut observer = FeedStageObserver {
                     ring: &self.ring,
                     gauge: &mut self.gauge,
                 };
-                let position = own(&invalidation.position);
-                self.stream.go_on_after(position, &mut told).await?;
+                let position = detach(&invalidation.position);
+                self.stream
+                    .continue_after_invalidation(position, &mut observer)
+                    .await?;
             }
         }
     }
 
     async fn publish(&mut self, batch: Batch) -> Option<Invalidation> {
         if !batch.events.is_empty() {
-            self.ring.writable().await;
+            self.ring.wait_writable().await;
         }
         let caught_up = batch.idle;
         let upstream = batch.operation_time;
         let moved = batch.position.is_some();
-        let taken = self.intake.take(batch);
-        let position = taken
+        let segmented = self.segmenter.segment(batch);
+        let position = segmented
             .invalidation
             .as_ref()
             .map(|invalidation| invalidation.position.clone());
@@ -113,51 +115,52 @@ impl Feed {
         if live {
             self.gauge.move_to(Stage::Live);
         }
-        let mut segments = taken.segments;
+        let mut segments = segmented.segments;
         let last = segments.pop();
-        // One at a time, so that nobody who comes or goes waits for the judging of a whole reply.
+        // One segment at a time, so that watchers that join or leave do not wait for the evaluation of a
+        // whole reply.
         for segment in segments {
             let position = segment.position(segment.events().len() - 1);
-            self.ring.publish(News {
-                tail: position.map(|position| (position, upstream, false)),
+            self.ring.publish(FeedUpdate {
+                position: position.map(|position| (position, upstream, false)),
                 segments: vec![segment],
-                ..News::default()
+                ..FeedUpdate::default()
             });
         }
-        self.ring.publish(News {
+        self.ring.publish(FeedUpdate {
             segments: last.into_iter().collect(),
             stage: live.then_some((Stage::Live, "")),
-            invalidation: taken.invalidation.clone(),
-            tail: moved.then_some((position, upstream, caught_up)),
+            invalidation: segmented.invalidation.clone(),
+            position: moved.then_some((position, upstream, caught_up)),
         });
-        taken.invalidation
+        segmented.invalidation
     }
 }
 
-/// Tells a feed's watchers, and the metrics, what it is doing.
-struct Telling<'a> {
+/// Reports the stages of a feed to its watchers and to the metrics.
+struct FeedStageObserver<'a> {
     ring: &'a Ring,
     gauge: &'a mut StageGuard,
 }
 
-impl Told for Telling<'_> {
-    fn tell(&mut self, stage: Stage, reason: &'static str) {
+impl StageObserver for FeedStageObserver<'_> {
+    fn stage_changed(&mut self, stage: Stage, reason: &'static str) {
         self.gauge.move_to(stage);
         if stage == Stage::Reconnecting {
-            self.ring.lost_touch();
+            self.ring.mark_not_caught_up();
         }
-        self.ring.publish(News {
+        self.ring.publish(FeedUpdate {
             stage: Some((stage, reason)),
-            ..News::default()
+            ..FeedUpdate::default()
         });
     }
 }
 
-impl Intake {
+impl BatchSegmenter {
     pub(super) fn new(
         plan: Arc<Plan>,
         token_context: TokenContext,
-        budget: Arc<Budget>,
+        budget: Arc<MemoryBudget>,
         metrics: Arc<Metrics>,
     ) -> Self {
         Self {
@@ -169,21 +172,21 @@ impl Intake {
         }
     }
 
-    /// Keeps what the plan asked for of a batch, and what tells of an invalidation.
-    pub(super) fn take(&mut self, batch: Batch) -> Taken {
+    /// Splits a batch into segments of the events that the plan asks for, and extracts its invalidation.
+    pub(super) fn segment(&mut self, batch: Batch) -> SegmentedBatch {
         let Batch {
             buffer, mut events, ..
         } = batch;
-        let invalidation = self.invalidation(&buffer, &mut events);
+        let invalidation = self.split_at_invalidation(&buffer, &mut events);
         if let Some(asked) = &self.plan.asked {
-            // The pipeline lets through what tells why a watch was invalidated.
+            // The pipeline also returns the operations that can cause an invalidation.
             events.retain(|event| asked.contains(&event.operation));
         }
         let segments = if events.is_empty() {
             Vec::new()
         } else {
-            let buffer = self.budget.keep(buffer);
-            Segment::cut(
+            let buffer = self.budget.charge(buffer);
+            Segment::split(
                 &buffer,
                 events,
                 &self.token_context,
@@ -191,21 +194,25 @@ impl Intake {
                 &self.metrics,
             )
         };
-        Taken {
+        SegmentedBatch {
             segments,
             invalidation,
         }
     }
 
-    /// Counts the events, and cuts them off at an invalidation.
-    fn invalidation(&mut self, buffer: &Bytes, events: &mut Vec<Event>) -> Option<Invalidation> {
+    /// Counts the events and truncates them at an invalidation.
+    fn split_at_invalidation(
+        &mut self,
+        buffer: &Bytes,
+        events: &mut Vec<Event>,
+    ) -> Option<Invalidation> {
         for (index, event) in events.iter().enumerate() {
             self.metrics.events_received(event.operation).increment(1);
             match event.operation {
                 Operation::Invalidate => {
                     let invalidation = Invalidation {
                         cause: self.cause.take(),
-                        position: own(&event.position(buffer)),
+                        position: detach(&event.position(buffer)),
                     };
                     events.truncate(index);
                     return Some(invalidation);

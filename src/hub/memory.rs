@@ -1,20 +1,20 @@
-//! What gives way when memory is short, and in which order.
+//! Frees memory when the budget is exceeded, in this order:
 //!
-//! 1. Rings that nobody reads are emptied.
-//! 2. The largest rings drop their oldest events, until enough should be free; whoever had not read
-//!    them catches up by itself.
-//! 3. Events that are being sent in pieces to clients which do not read are called in.
-//! 4. When that has not helped for a while, every ring is emptied, as a small one may keep alive all
-//!    of the reply that its events came with.
-//! 5. Whoever reads from MongoDB waits until something is given back. Catch-ups whose client does not
-//!    read give up their turn, and with it what they hold.
+//! 1. Rings without subscribers are emptied.
+//! 2. The largest rings evict their oldest events until enough should be free. Watchers that have not read
+//!    them fall behind and catch up.
+//! 3. Events that are being sent in pieces to clients which do not read are evicted.
+//! 4. If that does not help for a while, every ring is emptied, because a small ring may keep a whole
+//!    large reply in memory.
+//! 5. Feeds and catch-ups wait before they read more from MongoDB. Catch-ups whose client does not read
+//!    give up their permit and what they hold.
 //!
-//! Nothing is lost: every place that gives way can be read again from MongoDB.
+//! No event is lost: everything that is dropped can be read again from MongoDB.
 //!
-//! The sum of what the process holds, with the defaults: 1 GiB of budget (rings of 8 MiB and their last
-//! replies, catch-ups of 1 MiB and theirs, encodings, events being sent in pieces) + 16 MiB for each of
-//! 64 feeds and 16 catch-ups that takes in a large reply just then + for each watch 10 KiB idle, up to
-//! 250 KiB in gRPC's and HTTP/2's buffers while its client does not read + 6 KiB of hits for each group
+//! The memory of the process with the defaults: 1 GiB of budget (rings of 8 MiB and their last
+//! replies, catch-ups of 1 MiB and their last replies, encodings, events being sent in pieces) + 16 MiB for each of
+//! 64 feeds and 16 catch-ups that reads a large reply at that moment + for each watch 10 KiB idle, up to
+//! 250 KiB in gRPC's and HTTP/2's buffers while its client does not read + 6 KiB of match list for each group
 //! of equal filters. docs/memory.md has the sum row by row.
 
 use std::{
@@ -25,80 +25,81 @@ use std::{
 use tokio::time::{Instant, timeout};
 
 use super::{
-    budget::Budget,
-    loan::Loans,
+    budget::MemoryBudget,
+    revocable_buffer::RevocableBuffers,
     ring::Ring,
     sync::{Mutex, lock},
 };
 
-/// A ring that holds no more than this is left alone.
+/// Rings of at most this many bytes are not shrunk.
 const SMALL_RING: usize = 64 << 10;
 
-/// How long whoever waits for memory waits before looking again for what can give way.
-const CHECK: Duration = Duration::from_millis(100);
+/// The interval between attempts to free memory while a feed or catch-up waits for it.
+const RECLAIM_INTERVAL: Duration = Duration::from_millis(100);
 
-/// How long whoever waits for memory waits before every ring is emptied. Longer than a client may
-/// leave unread what is held for it alone.
-const LAST_RESORT: Duration = Duration::from_secs(15);
+/// The time that a feed or catch-up waits for memory before every ring is emptied. Longer than the time
+/// after which unread events of a client are dropped.
+const EMPTY_ALL_AFTER: Duration = Duration::from_secs(15);
 
+/// The memory budget, and everything that can be dropped to stay within it.
 #[derive(Debug)]
-pub(super) struct Memory {
-    pub budget: Arc<Budget>,
+pub(super) struct MemoryManager {
+    pub budget: Arc<MemoryBudget>,
     /// Events that are being sent in pieces.
-    pub loans: Loans,
+    pub buffers: RevocableBuffers,
     rings: Mutex<Vec<Weak<Ring>>>,
 }
 
-impl Memory {
+impl MemoryManager {
     pub(super) fn new(limit: usize) -> Self {
         Self {
-            budget: Budget::new(limit),
-            loans: Loans::default(),
+            budget: MemoryBudget::new(limit),
+            buffers: RevocableBuffers::default(),
             rings: Mutex::default(),
         }
     }
 
-    /// Counts a ring among those that may have to give way.
-    pub(super) fn add(&self, ring: &Arc<Ring>) {
+    /// Adds a ring to those that can be shrunk.
+    pub(super) fn register(&self, ring: &Arc<Ring>) {
         let mut rings = lock(&self.rings);
         rings.retain(|ring| ring.strong_count() > 0);
         rings.push(Arc::downgrade(ring));
     }
 
-    /// Whether whoever reads has to wait.
-    pub(super) fn is_short(&self) -> bool {
+    /// Returns whether the budget is exceeded, so that reads from MongoDB must wait.
+    pub(super) fn is_over_limit(&self) -> bool {
         self.budget.excess() > 0
     }
 
-    /// Waits until there is memory for another reply of MongoDB. One that turns out large may go over
-    /// the limit.
-    pub(super) async fn room(&self) {
+    /// Frees memory and waits until the budget is not exceeded, so that another reply of MongoDB may be
+    /// read. That reply may exceed the limit.
+    pub(super) async fn wait_available(&self) {
         let began = Instant::now();
-        let mut told = false;
+        let mut logged = false;
         loop {
             let freed = self.budget.freed();
             if self.budget.excess() == 0 {
                 return;
             }
-            self.relieve(began.elapsed() >= LAST_RESORT);
+            self.reclaim(began.elapsed() >= EMPTY_ALL_AFTER);
             if self.budget.excess() == 0 {
                 return;
             }
-            if !std::mem::replace(&mut told, true) {
+            if !std::mem::replace(&mut logged, true) {
                 tracing::debug!(used = self.budget.used(), "waiting for memory");
             }
-            // Given back or not, there may be something new that can give way.
-            let _ = timeout(CHECK, freed).await;
+            // Memory freed or not, there may be something new to drop.
+            let _ = timeout(RECLAIM_INTERVAL, freed).await;
         }
     }
 
-    fn relieve(&self, empty_all: bool) {
+    fn reclaim(&self, empty_all: bool) {
         if empty_all {
             self.empty_rings();
         } else {
             self.shrink_rings();
         }
-        self.loans.call_in(|| self.budget.excess() == 0);
+        self.buffers.evict(|| self.budget.excess() == 0);
     }
 
     fn empty_rings(&self) {
@@ -120,7 +121,7 @@ impl Memory {
             excess = excess.saturating_sub(before - ring.cost().min(before));
             excess > 0
         };
-        for ring in rings.iter().filter(|ring| ring.is_deserted()) {
+        for ring in rings.iter().filter(|ring| ring.has_no_subscribers()) {
             if !shrink(ring, 0) {
                 return;
             }

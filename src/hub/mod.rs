@@ -1,36 +1,43 @@
-//! Feeds and their watchers: few change streams on MongoDB, many watches served from them.
+//! Feeds and their watchers: few change streams on MongoDB serve many watches.
 //!
-//! Reading order: a watch's [`Plan`](crate::plan::Plan) is looked up in the [`roll`] of feeds, and its
-//! feed opened if there is none ([`registry`], [`open`]); a client's [`token`] is judged before. A [`feed`] reads one change [`stream`], which
-//! comes back by itself ([`backoff`], [`seam`]) and tells what it can't get ([`unsent`]), and publishes [`segment`]s of events into its
-//! [`ring`]. There the [`audience`] tells who takes which event ([`hits`]) and wakes them in their
-//! [`seat`]s. A [`watcher`] reads the ring, or a [`relay`] that a [`catch_up`] fills for it when its
-//! [`turn`](turns) comes, until the ring holds what follows. An event that goes out in pieces is a
-//! [`loan`] meanwhile. All of it shares one [`budget`] of [`memory`].
+//! Reading order:
+//! 1. A client's token is validated ([`resume_token`]). The watch's [`Plan`](crate::plan::Plan) is looked
+//!    up in the [`feed_table`]; the [`registry`] opens a feed if there is none ([`open`]).
+//! 2. A [`feed`] reads one change [`stream`], which reconnects by itself ([`backoff`],
+//!    [`resume_deduplicator`]) and reports events that MongoDB cannot send ([`undeliverable`]). It
+//!    publishes [`segment`]s of events into its [`ring`].
+//! 3. The ring's [`subscriber_index`] finds the groups of watchers that an event matches, records it in
+//!    their [`match_list`]s and wakes each [`subscriber`].
+//! 4. A [`watcher`] reads the ring. When the ring does not hold its position, a [`catch_up`] with one of
+//!    the [`catch_up_permits`] reads MongoDB for it into a [`catch_up_queue`], until the ring holds what
+//!    follows.
+//! 5. An event that is sent in pieces lies in a [`revocable_buffer`]. All of this shares one [`budget`],
+//!    and [`memory`] decides what is dropped when it is exceeded.
 
-mod audience;
 mod backoff;
 mod budget;
 mod catch_up;
+mod catch_up_permits;
+mod catch_up_queue;
 mod clock;
 mod feed;
-mod hits;
-mod loan;
+mod feed_table;
+mod label_cap;
+mod match_list;
 mod memory;
-mod named_scopes;
 mod open;
 mod registry;
-mod relay;
+mod resume_deduplicator;
+mod resume_token;
+mod revocable_buffer;
 mod ring;
-mod roll;
-mod seam;
-mod seat;
 mod segment;
+mod single_flight;
 mod stream;
+mod subscriber;
+mod subscriber_index;
 mod sync;
-mod token;
-mod turns;
-mod unsent;
+mod undeliverable;
 mod watcher;
 
 use std::{
@@ -54,59 +61,60 @@ use crate::{
     wire::TokenKeys,
 };
 
-use clock::{Answers, Clock};
-use memory::Memory;
-use named_scopes::NamedScopes;
-use registry::Handle;
-use roll::Roll;
-use seat::Seat;
+use catch_up_permits::CatchUpPermits;
+use clock::Clock;
+use feed_table::FeedTable;
+use label_cap::LabelCap;
+use memory::MemoryManager;
+use registry::FeedHandle;
+use single_flight::SingleFlight;
+use subscriber::Subscriber;
 use sync::{Mutex, lock};
-use turns::Turns;
 
-pub use loan::{CalledIn, Loan};
-pub use ring::{Invalidation, Tail};
-pub use segment::{EncodedRun, Run, Segment};
-pub use watcher::{Beginning, Read, Watcher};
+pub use revocable_buffer::{Evicted, RevocableBuffer};
+pub use ring::{FeedPosition, Invalidation};
+pub use segment::{EncodedSelection, EventSelection, Segment};
+pub use watcher::{StartPosition, Watcher, WatcherRead};
 
-/// How often the oplog's oldest entry is looked at while no watch is near it.
-const OPLOG_CHECK: Duration = Duration::from_secs(15);
-/// How often it is looked at, at most, when one is.
-const OPLOG_CLOSE_CHECK: Duration = Duration::from_secs(1);
-/// How many looks there are to be while the oplog's oldest entry comes up to the slowest watch, so
-/// that the headroom is seen to shrink before it is gone.
-const OPLOG_LOOKS: u32 = 4;
-/// How long to wait before that is begun, and before it is seen again whether there are watches.
-const OPLOG_FIRST_CHECK: Duration = Duration::from_secs(5);
-/// How much longer the pause is than the look took: what is nothing to mongod is a scan of the whole
-/// oplog to servers that are like it.
-const OPLOG_CHECK_SHARE: u32 = 100;
+/// The interval between checks of the oplog's oldest entry while no watch is near it.
+const OPLOG_CHECK_INTERVAL: Duration = Duration::from_secs(15);
+/// The shortest interval between two checks.
+const OPLOG_MIN_CHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// The number of checks before the oplog's oldest entry can reach the slowest watch, so that monitoring
+/// sees the headroom shrink before it is gone.
+const OPLOG_CHECKS_PER_HEADROOM: u32 = 4;
+/// The delay before the first check, and between tests for watches while there are none.
+const OPLOG_FIRST_CHECK_DELAY: Duration = Duration::from_secs(5);
+/// The interval is at least this many times as long as the last check took: cheap on mongod, the check
+/// is a scan of the whole oplog on some servers with a compatible API.
+const OPLOG_CHECK_COST_FACTOR: u32 = 100;
 
-/// The hub's bounds.
+/// Limits and identity of a [`Hub`].
 #[derive(Debug, Clone)]
 pub struct HubSettings {
-    /// How many feeds, and so change streams on MongoDB, there may be.
+    /// The maximum number of feeds, each with one change stream on MongoDB.
     pub max_feeds: usize,
-    /// How many dedicated feeds one scope may have before a watch that leaves the choice to the server
-    /// shares the scope's common one.
+    /// The maximum number of dedicated feeds per scope. Beyond it, a watch with feed mode AUTO uses the
+    /// scope's shared feed.
     pub feeds_per_scope: usize,
-    /// How many watches may catch up at once, each on a change stream of its own.
+    /// The maximum number of concurrent catch-ups, each with its own change stream.
     pub max_catch_ups: usize,
-    /// How many bytes of events a feed keeps for its watchers; one reply of MongoDB (16 MiB) may
-    /// come on top.
+    /// The bytes of events that a feed keeps for its watchers. One reply of MongoDB (up to 16 MiB) may
+    /// exceed it.
     pub ring_bytes: usize,
-    /// How many bytes all of it together may hold.
+    /// The memory limit in bytes for all feeds, catch-ups and encodings together.
     pub memory_limit: usize,
-    /// How long a feed goes on after its last watcher.
+    /// The time that a feed keeps running after its last watcher has left.
     pub feed_linger: Duration,
-    /// How long MongoDB may be away before a watch ends.
+    /// The longest outage of MongoDB that a watch survives.
     pub upstream_grace: Duration,
-    /// What tokens call this deployment, in place of its replica set's name.
+    /// The deployment's name in resume tokens; by default the replica set's name.
     pub deployment_name: Option<String>,
-    /// What tokens are encrypted with, if they are.
+    /// The keys that encrypt resume tokens. `None`: tokens are not encrypted.
     pub token_keys: Option<Arc<TokenKeys>>,
 }
 
-/// Serves watches from few change streams.
+/// Serves many watches from few change streams.
 #[derive(Debug, Clone)]
 pub struct Hub(Arc<Inner>);
 
@@ -114,16 +122,16 @@ struct Inner {
     source: Arc<dyn Source>,
     settings: HubSettings,
     metrics: Arc<Metrics>,
-    /// The deployment's name, once MongoDB has told it.
+    /// The deployment's name, once MongoDB has reported it.
     deployment: OnceLock<String>,
-    facts: Answers<ServerFacts>,
+    facts: SingleFlight<ServerFacts>,
     clock: Clock,
-    memory: Arc<Memory>,
-    turns: Turns,
-    roll: Mutex<Roll<Handle>>,
-    seats: Mutex<Slab<Arc<Seat>>>,
-    scopes: Mutex<NamedScopes>,
-    /// The second of the oplog's oldest entry; 0 while it is not known.
+    memory: Arc<MemoryManager>,
+    catch_up_permits: CatchUpPermits,
+    feed_table: Mutex<FeedTable<FeedHandle>>,
+    subscribers: Mutex<Slab<Arc<Subscriber>>>,
+    scope_labels: Mutex<LabelCap>,
+    /// The time of the oplog's oldest entry, in seconds since 1970; 0 while unknown.
     oldest_second: AtomicU32,
     draining: AtomicBool,
     runtime: tokio::runtime::Handle,
@@ -138,24 +146,24 @@ impl std::fmt::Debug for Inner {
 }
 
 impl Hub {
-    /// A hub over a source.
+    /// Creates a hub that reads from `source`.
     ///
     /// # Panics
-    /// Outside a tokio runtime.
+    /// Panics outside a tokio runtime.
     #[must_use]
     pub fn new(source: Arc<dyn Source>, settings: HubSettings, metrics: Arc<Metrics>) -> Self {
         Self(Arc::new(Inner {
             clock: Clock::new(Arc::clone(&source)),
             source,
-            memory: Arc::new(Memory::new(settings.memory_limit)),
-            turns: Turns::new(settings.max_catch_ups, Arc::clone(&metrics)),
-            roll: Mutex::new(Roll::new(settings.max_feeds, settings.feeds_per_scope)),
+            memory: Arc::new(MemoryManager::new(settings.memory_limit)),
+            catch_up_permits: CatchUpPermits::new(settings.max_catch_ups, Arc::clone(&metrics)),
+            feed_table: Mutex::new(FeedTable::new(settings.max_feeds, settings.feeds_per_scope)),
             settings,
             metrics,
             deployment: OnceLock::new(),
-            facts: Answers::new(),
-            seats: Mutex::default(),
-            scopes: Mutex::default(),
+            facts: SingleFlight::new(),
+            subscribers: Mutex::default(),
+            scope_labels: Mutex::default(),
             oldest_second: AtomicU32::new(0),
             draining: AtomicBool::new(false),
             runtime: tokio::runtime::Handle::current(),
@@ -164,25 +172,25 @@ impl Hub {
         }))
     }
 
-    /// The source, for questions that are not about a stream.
+    /// The source, for requests that do not concern a stream.
     #[must_use]
     pub fn source(&self) -> &dyn Source {
         &*self.0.source
     }
 
-    /// Begins a watch. What can be known at once, MongoDB has answered when this returns.
+    /// Starts a watch. Waits for MongoDB's first answer, so that errors at the start are returned here.
     ///
     /// # Errors
-    /// Whatever MongoDB refuses, or a token that does not fit, or a limit.
+    /// MongoDB rejects the stream, the resume token does not match the watch, or a limit is reached.
     pub async fn subscribe(&self, watch: &Arc<Watch>) -> Result<Watcher, Error> {
         self.0.subscribe(watch).await
     }
 
-    /// What is measured when it is asked for.
+    /// Takes the measurements that are made on request.
     #[must_use]
     pub fn scraped_gauges(&self) -> ScrapedGauges {
         ScrapedGauges {
-            // Whoever serves the page knows.
+            // Set by the server of the metrics page.
             ready: false,
             feed_lags: self.0.feed_lags(),
             memory_used_bytes: self.0.memory.budget.used(),
@@ -192,13 +200,13 @@ impl Hub {
         }
     }
 
-    /// Looks at the oplog's oldest entry every now and then, for as long as it is polled.
-    pub async fn keep_an_eye_on_the_oplog(&self) {
-        let mut pause = OPLOG_FIRST_CHECK;
+    /// Checks the oplog's oldest entry at intervals. Never returns.
+    pub async fn monitor_oplog(&self) {
+        let mut pause = OPLOG_FIRST_CHECK_DELAY;
         loop {
             tokio::time::sleep(pause).await;
-            if lock(&self.0.seats).is_empty() {
-                pause = OPLOG_FIRST_CHECK;
+            if lock(&self.0.subscribers).is_empty() {
+                pause = OPLOG_FIRST_CHECK_DELAY;
                 continue;
             }
             let began = Instant::now();
@@ -208,28 +216,30 @@ impl Hub {
                     self.0.oldest_second.store(second, Ordering::Relaxed);
                 }
                 Err(error) => {
-                    tracing::debug!(code = error.code, %error, "the oplog's start is not known");
+                    tracing::debug!(code = error.code, %error, "could not read the oplog's oldest entry");
                 }
             }
             let headroom = self.0.oplog_headroom().map(Duration::from_secs);
             pause = headroom
-                .map_or(OPLOG_CHECK, |headroom| headroom / OPLOG_LOOKS)
-                .clamp(OPLOG_CLOSE_CHECK, OPLOG_CHECK)
-                .max(began.elapsed() * OPLOG_CHECK_SHARE);
+                .map_or(OPLOG_CHECK_INTERVAL, |headroom| {
+                    headroom / OPLOG_CHECKS_PER_HEADROOM
+                })
+                .clamp(OPLOG_MIN_CHECK_INTERVAL, OPLOG_CHECK_INTERVAL)
+                .max(began.elapsed() * OPLOG_CHECK_COST_FACTOR);
         }
     }
 
     /// Tells every watcher that the server is shutting down.
     pub fn drain(&self) {
         self.0.draining.store(true, Ordering::SeqCst);
-        let seats: Vec<_> = lock(&self.0.seats)
+        let subscribers: Vec<_> = lock(&self.0.subscribers)
             .iter()
-            .map(|(_, seat)| Arc::clone(seat))
+            .map(|(_, subscriber)| Arc::clone(subscriber))
             .collect();
-        seats.iter().for_each(|seat| seat.wake());
+        subscribers.iter().for_each(|subscriber| subscriber.wake());
     }
 
-    /// Stops every feed and waits until each has let go of its cursor.
+    /// Stops every feed and waits until each has closed its cursor.
     pub async fn close(&self) {
         self.0.stop.cancel();
         self.0.tasks.close();
@@ -251,25 +261,26 @@ impl Inner {
         }
         let facts = self
             .facts
-            .ask(|| self.source.facts())
+            .run(|| self.source.facts())
             .await
             .map_err(|error| {
-                tracing::warn!(code = error.code, %error, "mongodb does not tell what it is");
+                tracing::warn!(code = error.code, %error, "could not read the name of the mongodb deployment");
                 Error::from(&error)
             })?;
-        // A set that is yet to be initiated will have one, which is not to be mistaken for another's.
+        // A replica set gets its name when it is initiated. Tokens with an empty name would match any
+        // other set that is not initiated.
         if facts.set_name.is_empty() {
             return Err(Error::ChangeStreamsUnsupported);
         }
         Ok(self.deployment.get_or_init(|| facts.set_name))
     }
 
-    /// The lag of each scope's feeds in seconds: the largest where several are called the same.
+    /// The lag in seconds by scope label; the largest one where several feeds have the same label.
     fn feed_lags(&self) -> Vec<(String, f64)> {
         let mut lags: HashMap<String, f64> = HashMap::new();
-        for (plan, handle) in lock(&self.roll).feeds() {
+        for (plan, handle) in lock(&self.feed_table).feeds() {
             if let Some(ring) = handle.ring() {
-                let scope = lock(&self.scopes).call(plan.scope.to_string());
+                let scope = lock(&self.scope_labels).label(plan.scope.to_string());
                 let lag = lags.entry(scope).or_default();
                 *lag = lag.max(ring.lag_seconds());
             }
@@ -279,13 +290,13 @@ impl Inner {
         lags
     }
 
-    /// How far the slowest watcher is from the oplog's end, in seconds; where both are known. 0 when
-    /// the oplog has passed it.
+    /// The seconds between the oplog's oldest entry and the slowest watcher; 0 when the oplog no longer
+    /// holds the watcher's position. `None` while either is unknown.
     fn oplog_headroom(&self) -> Option<u64> {
         let oldest = self.oldest_second.load(Ordering::Relaxed);
-        let slowest = lock(&self.seats)
+        let slowest = lock(&self.subscribers)
             .iter()
-            .filter_map(|(_, seat)| seat.reached())
+            .filter_map(|(_, subscriber)| subscriber.reached_second())
             .min()?;
         (oldest > 0).then(|| slowest.saturating_sub(oldest).into())
     }

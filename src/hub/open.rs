@@ -1,115 +1,116 @@
-//! Opening a change stream at a place: by MongoDB's token, or by time where the token won't do.
+//! Opens a change stream at a position: by MongoDB's token, or by time when MongoDB rejects the token.
 
 use crate::{
     error::{Error, UndeliverableEvent},
-    hub::{seam::Seam, unsent},
+    hub::{resume_deduplicator::ResumeDeduplicator, undeliverable},
     plan::Plan,
     source::{Batch, BatchSize, Cursor, Failure, Position, Source, SourceError},
     wire::TokenContext,
 };
 
-/// An open stream, with MongoDB's first answer.
-pub(super) struct Opened {
+/// An open stream with its first reply.
+pub(super) struct OpenedStream {
     pub cursor: Box<dyn Cursor>,
     pub first: Batch,
-    /// The place that the stream starts at.
+    /// The position that the stream starts at.
     pub start: Position,
-    /// How many events its replies bring.
+
     pub batch_size: BatchSize,
-    /// Set when the stream was opened by time in place of a token: where to join.
-    pub seam: Option<Seam>,
+    /// Set when the stream was opened by time instead of by token: skips the events before the token.
+    pub deduplicator: Option<ResumeDeduplicator>,
 }
 
 /// Opens `plan`'s stream for a watch: one attempt by token, and one by the token's time when
-/// MongoDB does not find the token with this pipeline. Where the first reply from a place holds an event
-/// that MongoDB can't send, once more for what stands before it.
+/// MongoDB does not find the token with this pipeline. If the first reply contains an event that
+/// MongoDB cannot send, opens the stream again with one event per reply, to get the events before it.
 ///
-/// `plan` is the one that made the token, or the scope's shared one, which leaves no event out. `token_context`
-/// is that of its tokens.
+/// `plan` is the plan that made the token, or the scope's shared one, which contains every event.
 pub(super) async fn open(
     source: &dyn Source,
     plan: &Plan,
     token_context: &TokenContext,
     at: Option<&Position>,
-) -> Result<Opened, Error> {
-    let mut opened = open_somehow(source, plan, at, BatchSize::Default).await;
+) -> Result<OpenedStream, Error> {
+    let mut opened = open_with_fallback(source, plan, at, BatchSize::Default).await;
     if at.is_some() && matches!(&opened, Err(error) if error.failure.concerns_one_event()) {
-        opened = open_somehow(source, plan, at, BatchSize::One).await;
+        opened = open_with_fallback(source, plan, at, BatchSize::One).await;
     }
     match opened {
         Ok(opened) => Ok(opened),
-        Err(error) => Err(give_up(source, plan, token_context, &error, at).await),
+        Err(error) => Err(final_error(source, plan, token_context, &error, at).await),
     }
 }
 
-async fn open_somehow(
+async fn open_with_fallback(
     source: &dyn Source,
     plan: &Plan,
     at: Option<&Position>,
     batch_size: BatchSize,
-) -> Result<Opened, SourceError> {
+) -> Result<OpenedStream, SourceError> {
     match open_at(source, plan, at, batch_size).await {
         Err(error) if error.failure == Failure::TokenNotFound => match at {
-            Some(at) if can_go_by_time(at) => open_by_time(source, plan, at, batch_size).await,
+            Some(at) if can_resume_by_time(at) => open_by_time(source, plan, at, batch_size).await,
             _ => Err(error),
         },
         opened => opened,
     }
 }
 
-/// Opens `plan`'s stream at a place, in the way that suits it, or from now.
+/// Opens `plan`'s stream at a position, or from now. One attempt.
 pub(super) async fn open_at(
     source: &dyn Source,
     plan: &Plan,
     at: Option<&Position>,
     batch_size: BatchSize,
-) -> Result<Opened, SourceError> {
+) -> Result<OpenedStream, SourceError> {
     if let Some(at @ Position::Time(_)) = at {
         ensure_in_oplog(source, at).await?;
     }
     let mut cursor = source.open(plan, at, batch_size).await?;
-    // MongoDB's answer to the opening holds the first batch: it is here already.
+    // The reply to `aggregate` contains the first batch, so this does not wait.
     let first = cursor.next().await?;
     let start = match (at, first.events.first(), &first.position) {
         (Some(at), ..) => at.clone(),
-        // Something changed while the stream was being opened: start right before it.
+        // A change came while the stream was being opened: start right before it.
         (None, Some(event), _) => Position::Time(event.cluster_time),
         (None, None, Some(position)) => position.clone(),
         (None, None, None) => Position::Time(first.operation_time.unwrap_or_default()),
     };
-    Ok(Opened {
+    Ok(OpenedStream {
         cursor,
         first,
         start,
         batch_size,
-        seam: None,
+        deduplicator: None,
     })
 }
 
-/// Whether a place can be come back to by its time when MongoDB does not find its token. The time of
-/// an invalidate would bring the same invalidate again, and so no further.
-pub(super) fn can_go_by_time(at: &Position) -> bool {
+/// Returns whether a position can be resumed by its time when MongoDB does not find its token. The time
+/// of an `invalidate` would return the same `invalidate` again.
+pub(super) fn can_resume_by_time(at: &Position) -> bool {
     matches!(at, Position::Event { .. } | Position::HighWater { .. })
 }
 
-/// Opens `plan`'s stream at the time of a place whose token can't be used.
+/// Opens `plan`'s stream at the time of a position whose token MongoDB rejects.
 pub(super) async fn open_by_time(
     source: &dyn Source,
     plan: &Plan,
     at: &Position,
     batch_size: BatchSize,
-) -> Result<Opened, SourceError> {
+) -> Result<OpenedStream, SourceError> {
     let opened = open_at(source, plan, Some(&Position::Time(at.time())), batch_size).await?;
-    Ok(Opened {
+    Ok(OpenedStream {
         start: at.clone(),
-        seam: at.token().map(|token| Seam::new(token.clone(), at.time())),
+        deduplicator: at
+            .token()
+            .map(|token| ResumeDeduplicator::new(token.clone(), at.time())),
         ..opened
     })
 }
 
-/// MongoDB refuses a time that is no longer in the oplog. A server that is only like it may begin
-/// at its oldest entry instead, which would be a hole. Where the oplog can't be read, the server is
-/// trusted.
+/// Checks that the oplog still holds a time. MongoDB rejects a time before the oplog's oldest entry, but
+/// some compatible servers start at their oldest entry instead, which would lose events. Where the oplog
+/// cannot be read, the server is trusted.
 async fn ensure_in_oplog(source: &dyn Source, at: &Position) -> Result<(), SourceError> {
     match source.oldest_time().await? {
         Some(oldest) if at.time() < oldest => Err(SourceError::new(
@@ -123,16 +124,16 @@ async fn ensure_in_oplog(source: &dyn Source, at: &Position) -> Result<(), Sourc
     }
 }
 
-/// What the client is told when nothing is left to try.
-pub(super) async fn give_up(
+/// Returns the error for the client when no further attempt is made, with details read from MongoDB.
+pub(super) async fn final_error(
     source: &dyn Source,
     plan: &Plan,
     token_context: &TokenContext,
     error: &SourceError,
     at: Option<&Position>,
 ) -> Error {
-    let look = async || match at {
-        Some(at) => unsent::look(source, plan, token_context, error.failure, at).await,
+    let describe = async || match at {
+        Some(at) => undeliverable::describe(source, plan, token_context, error.failure, at).await,
         None => UndeliverableEvent::default(),
     };
     match Error::from(error) {
@@ -140,8 +141,8 @@ pub(super) async fn give_up(
             asked: at.map(Position::time),
             oldest: source.oldest_time().await.ok().flatten(),
         },
-        Error::ImageUnavailable(_) => Error::ImageUnavailable(look().await),
-        Error::UpstreamEventTooLarge(_) => Error::UpstreamEventTooLarge(look().await),
+        Error::ImageUnavailable(_) => Error::ImageUnavailable(describe().await),
+        Error::UpstreamEventTooLarge(_) => Error::UpstreamEventTooLarge(describe().await),
         other => {
             tracing::warn!(code = error.code, failure = ?error.failure, %error, "change stream failed");
             other

@@ -1,4 +1,4 @@
-//! Opens feeds, shares them, and lets go of them a while after their last watcher.
+//! Opens feeds, shares them, and closes them some time after their last watcher has left.
 
 use std::{sync::Arc, time::Duration};
 
@@ -10,11 +10,11 @@ use crate::{
     error::Error,
     hub::{
         Inner,
-        feed::{Feed, Intake},
-        open::{Opened, open},
-        ring::{Before, Ring},
-        roll::Ticket,
-        stream::{Stream, own},
+        feed::{BatchSegmenter, Feed},
+        feed_table::FeedId,
+        open::{OpenedStream, open},
+        ring::{Ring, RingHistory},
+        stream::{ReconnectingStream, detach},
         sync::lock,
     },
     metrics::{Mode, Stage, StageGuard},
@@ -23,65 +23,65 @@ use crate::{
     wire::TokenContext,
 };
 
-/// How long a call waits for a stream from now, which MongoDB opens at once. It may come to be open
-/// all the same, for whoever calls next.
-const OPENING_LIMIT: Duration = Duration::from_secs(30);
+/// The time that a call waits for a feed to open; MongoDB opens a stream from now at once. After a timeout
+/// the feed goes on opening, for the next call.
+const FEED_OPEN_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A feed that reads.
+/// An open feed.
 #[derive(Debug)]
 pub(super) struct OpenFeed {
     pub plan: Arc<Plan>,
     pub ring: Arc<Ring>,
-    /// The place that it began at.
+    /// The position that it started at.
     pub start: Position,
 }
 
-/// What became of opening a feed, once that is known.
-type Opening = watch::Receiver<Option<Result<Arc<OpenFeed>, Error>>>;
+/// Receives the result of opening a feed. `None`: still opening.
+type OpenOutcome = watch::Receiver<Option<Result<Arc<OpenFeed>, Error>>>;
 
-/// A feed as the roll holds it: open, opening, or failed to open.
+/// A feed in the feed table: open, opening, or failed to open.
 #[derive(Debug, Clone)]
-pub(super) struct Handle {
-    opened: Opening,
+pub(super) struct FeedHandle {
+    opened: OpenOutcome,
     stop: CancellationToken,
 }
 
-/// A watcher's part in a feed: as long as there is one, the feed stays.
+/// An open feed that a watcher has joined.
 #[derive(Debug)]
-pub(super) struct Lease {
+pub(super) struct JoinedFeed {
     pub feed: Arc<OpenFeed>,
     pub mode: Mode,
-    /// Whether it was opened for this watcher.
-    pub new: bool,
-    _part: Part,
+    /// Whether the feed was opened for this watcher.
+    pub is_new: bool,
+    _guard: FeedGuard,
 }
 
-/// A watcher's part in a feed that may still be opening.
-struct Joined {
-    part: Part,
+/// A feed that a watcher has joined and that may still be opening.
+struct PendingFeed {
+    guard: FeedGuard,
     mode: Mode,
-    opened: Opening,
-    new: bool,
+    opened: OpenOutcome,
+    is_new: bool,
 }
 
-/// Keeps a feed from being let go.
+/// Keeps a feed open for a watcher.
 #[derive(Debug)]
-struct Part {
+struct FeedGuard {
     hub: Arc<Inner>,
-    ticket: Ticket,
+    feed_id: FeedId,
 }
 
-/// Takes a feed that has ended, whichever way, out of the roll.
-struct ForgetWhenDropped(Arc<Inner>, Ticket);
+/// Removes a feed from the feed table when its task ends in any way.
+struct RemoveOnDrop(Arc<Inner>, FeedId);
 
-impl Drop for ForgetWhenDropped {
+impl Drop for RemoveOnDrop {
     fn drop(&mut self) {
-        lock(&self.0.roll).forget(&self.1);
+        lock(&self.0.feed_table).remove(&self.1);
     }
 }
 
-impl Handle {
-    /// Its ring, once it has one.
+impl FeedHandle {
+    /// The ring, if the feed is open.
     pub(super) fn ring(&self) -> Option<Arc<Ring>> {
         match &*self.opened.borrow() {
             Some(Ok(feed)) => Some(Arc::clone(&feed.ring)),
@@ -95,93 +95,94 @@ impl Handle {
 }
 
 impl Inner {
-    /// Takes part in a feed for one of two plans, and opens it when there is none. MongoDB has answered
-    /// when this returns.
-    pub(super) async fn lease(
+    /// Joins a dedicated or a shared feed. Opens it if there is none, and waits until it is open.
+    pub(super) async fn join_feed(
         self: &Arc<Self>,
-        wish: FeedMode,
+        requested: FeedMode,
         dedicated: Plan,
         shared: &Arc<Plan>,
-    ) -> Result<Lease, Error> {
-        let Joined {
-            part,
+    ) -> Result<JoinedFeed, Error> {
+        let PendingFeed {
+            guard,
             mode,
             mut opened,
-            new,
-        } = self.take_part(wish, dedicated, shared)?;
-        let answer = timeout(OPENING_LIMIT, opened.wait_for(Option::is_some)).await;
+            is_new,
+        } = self.join_or_open(requested, dedicated, shared)?;
+        let answer = timeout(FEED_OPEN_TIMEOUT, opened.wait_for(Option::is_some)).await;
         let Ok(answer) = answer else {
-            tracing::warn!("mongodb takes too long to open a change stream");
+            tracing::warn!("timed out waiting for mongodb to open a change stream");
             return Err(Error::UpstreamUnavailable);
         };
         let answer = answer.ok().and_then(|answer| answer.clone());
         match answer {
-            Some(Ok(feed)) => Ok(Lease {
+            Some(Ok(feed)) => Ok(JoinedFeed {
                 feed,
                 mode,
-                new,
-                _part: part,
+                is_new,
+                _guard: guard,
             }),
             Some(Err(error)) => Err(error),
-            // The task that opens it was stopped.
+            // The task that opens the feed was stopped.
             None => Err(Error::Draining),
         }
     }
 
-    fn take_part(
+    /// Joins a feed, or starts a task that opens it.
+    fn join_or_open(
         self: &Arc<Self>,
-        wish: FeedMode,
+        requested: FeedMode,
         dedicated: Plan,
         shared: &Arc<Plan>,
-    ) -> Result<Joined, Error> {
-        let part = |ticket| Part {
+    ) -> Result<PendingFeed, Error> {
+        let guard = |feed_id| FeedGuard {
             hub: Arc::clone(self),
-            ticket,
+            feed_id,
         };
-        // Chosen and entered in one step, so that those who come together count each other.
-        let mut roll = lock(&self.roll);
-        let mode = roll.choose(wish, &dedicated, shared);
+        // The mode is chosen and the feed inserted under one lock, so that concurrent watches count each
+        // other.
+        let mut feed_table = lock(&self.feed_table);
+        let mode = feed_table.choose_mode(requested, &dedicated, shared);
         let plan = match mode {
             Mode::Dedicated => Arc::new(dedicated),
             Mode::Shared => Arc::clone(shared),
         };
-        if let Some((ticket, handle)) = roll.join(&plan) {
-            return Ok(Joined {
-                part: part(ticket),
+        if let Some((feed_id, handle)) = feed_table.join(&plan) {
+            return Ok(PendingFeed {
+                guard: guard(feed_id),
                 mode,
                 opened: handle.opened,
-                new: false,
+                is_new: false,
             });
         }
-        let (tell, opened) = watch::channel(None);
+        let (sender, opened) = watch::channel(None);
         let stop = self.stop.child_token();
-        let handle = Handle {
+        let handle = FeedHandle {
             opened: opened.clone(),
             stop: stop.clone(),
         };
-        let Ok((ticket, retired)) = roll.open(&plan, mode, handle) else {
-            drop(roll);
+        let Ok((feed_id, retired)) = feed_table.insert(&plan, mode, handle) else {
+            drop(feed_table);
             self.metrics.count_limit_rejection("feeds");
             return Err(Error::LimitExceeded {
                 limit: "feeds",
                 max: self.settings.max_feeds,
             });
         };
-        drop(roll);
+        drop(feed_table);
         if let Some(retired) = retired {
-            tracing::debug!("an idle feed makes room for another");
+            tracing::debug!("stopping an idle feed to make room for another");
             retired.stop();
         }
         let span =
             tracing::info_span!(parent: None, "feed", scope = %plan.scope, mode = mode.name());
         let hub = Arc::clone(self);
-        let running = ticket.clone();
+        let running = feed_id.clone();
         let answer = opened.clone();
-        // In a task of its own, since others wait for it too, whoever asked first.
+        // A separate task, since other watches may wait for the feed after this one is cancelled.
         self.tasks.spawn(
             async move {
-                let entry = ForgetWhenDropped(Arc::clone(&hub), running);
-                let feed = hub.serve(&plan, mode, &entry.1, tell);
+                let entry = RemoveOnDrop(Arc::clone(&hub), running);
+                let feed = hub.serve(&plan, mode, &entry.1, sender);
                 if stop.run_until_cancelled(feed).await.is_none()
                     && let Some(Ok(feed)) = &*answer.borrow()
                 {
@@ -191,21 +192,21 @@ impl Inner {
             }
             .instrument(span),
         );
-        Ok(Joined {
-            part: part(ticket),
+        Ok(PendingFeed {
+            guard: guard(feed_id),
             mode,
             opened,
-            new: true,
+            is_new: true,
         })
     }
 
-    /// Opens a feed and reads it to its end.
+    /// Opens a feed and runs it until it ends. Sends the result of opening it.
     async fn serve(
         self: &Arc<Self>,
         plan: &Arc<Plan>,
         mode: Mode,
-        ticket: &Ticket,
-        tell: watch::Sender<Option<Result<Arc<OpenFeed>, Error>>>,
+        feed_id: &FeedId,
+        sender: watch::Sender<Option<Result<Arc<OpenFeed>, Error>>>,
     ) {
         let gauge = self.metrics.count_feed(mode, Stage::Opening);
         let opened = match self.deployment().await {
@@ -218,7 +219,7 @@ impl Inner {
             }
             Err(error) => Err(error),
         };
-        // Asked for after the opening, since MongoDB may begin later than it says with its answer.
+        // Read after the stream was opened: see `RingHistory::starting_at`.
         let opened = match opened {
             Ok((token_context, opened)) => match self.source.current_time().await {
                 Ok(now) => Ok((token_context, opened, now)),
@@ -229,51 +230,51 @@ impl Inner {
         let (token_context, opened, now) = match opened {
             Ok(opened) => opened,
             Err(error) => {
-                // First: who comes now is to try anew.
-                lock(&self.roll).forget(ticket);
-                tell.send_replace(Some(Err(error)));
+                // Before the result is sent, so that later watches open a new feed.
+                lock(&self.feed_table).remove(feed_id);
+                sender.send_replace(Some(Err(error)));
                 return;
             }
         };
         let feed = self.feed(plan, token_context, opened, now, gauge);
         let ring = Arc::clone(&feed.ring);
-        tell.send_replace(Some(Ok(Arc::new(OpenFeed {
+        sender.send_replace(Some(Ok(Arc::new(OpenFeed {
             plan: Arc::clone(plan),
             ring,
-            start: own(feed.stream.position()),
+            start: detach(feed.stream.position()),
         }))));
-        let why = feed.run().await;
-        tracing::debug!(%why, "nothing is left to try");
+        let error = feed.run().await;
+        tracing::debug!(%error, "feed failed");
     }
 
     fn feed(
         self: &Arc<Self>,
         plan: &Arc<Plan>,
         token_context: TokenContext,
-        opened: Opened,
+        opened: OpenedStream,
         now: Option<ClusterTime>,
         gauge: StageGuard,
     ) -> Feed {
-        let before = Before::beginning(&opened.start, now);
+        let history = RingHistory::starting_at(&opened.start, now);
         let ring = Arc::new(Ring::new(
             self.settings.ring_bytes,
             token_context.clone(),
             Arc::clone(&self.metrics),
-            own(&opened.start),
-            before,
+            detach(&opened.start),
+            history,
         ));
-        self.memory.add(&ring);
-        let mut stream = Stream::new(
+        self.memory.register(&ring);
+        let mut stream = ReconnectingStream::new(
             Arc::clone(&self.source),
             (Arc::clone(plan), token_context.clone()),
             Arc::clone(&self.metrics),
             self.settings.upstream_grace,
             opened.start.clone(),
         );
-        stream.begin(opened);
+        stream.adopt(opened);
         Feed {
             stream,
-            intake: Intake::new(
+            segmenter: BatchSegmenter::new(
                 Arc::clone(plan),
                 token_context,
                 Arc::clone(&self.memory.budget),
@@ -285,12 +286,12 @@ impl Inner {
         }
     }
 
-    /// Lets go of a feed that nobody has read for as long as feeds linger.
-    async fn expire(self: Arc<Self>, ticket: Ticket) {
+    /// Stops a feed that is still idle after the linger time.
+    async fn expire(self: Arc<Self>, feed_id: FeedId) {
         let linger = self.settings.feed_linger;
         let lingered = self.stop.run_until_cancelled(tokio::time::sleep(linger));
         if lingered.await.is_some() {
-            let expired = lock(&self.roll).expire(&ticket, linger);
+            let expired = lock(&self.feed_table).expire(&feed_id, linger);
             if let Some(expired) = expired {
                 expired.stop();
             }
@@ -298,12 +299,12 @@ impl Inner {
     }
 }
 
-impl Drop for Part {
+impl Drop for FeedGuard {
     fn drop(&mut self) {
-        let last = lock(&self.hub.roll).leave(&self.ticket);
+        let last = lock(&self.hub.feed_table).leave(&self.feed_id);
         if last {
-            let expire = Arc::clone(&self.hub).expire(self.ticket.clone());
-            // Not on the tracker: it would hold up the end for as long as feeds linger.
+            let expire = Arc::clone(&self.hub).expire(self.feed_id.clone());
+            // Not tracked: shutdown would wait for the linger time.
             self.hub.runtime.spawn(expire);
         }
     }

@@ -1,16 +1,15 @@
-//! What stands between a feed, which reads from MongoDB, and its watchers: the newest events in order,
-//! bounded in bytes. One writes, many read, each at its own place.
+//! The buffer between a feed and its watchers: the newest events in order, bounded in bytes. The feed
+//! writes; each watcher reads at its own position.
 //!
-//! A watcher that falls behind the oldest event has fallen off and must catch up by itself. While
-//! nobody has read the oldest one, though somebody wants it, the writer waits instead: a lone slow
-//! watcher holds up its own stream and loses nothing.
+//! A watcher that needs an event older than the oldest one has fallen behind and must catch up. While
+//! the oldest event matches a watcher and no watcher has read it, the writer waits instead of evicting
+//! it: a single slow watcher slows its own feed down and loses nothing.
 //!
-//! Two locks, taken in this order: who reads (`audience`), and what there is to read (`state`). A
-//! reader takes the second alone, for as long as it takes to find its place and share a pointer.
-//! Neither is held across an await.
+//! There are two locks, taken in this order: `subscribers` and `state`. A reader takes only `state`, for
+//! the time it takes to find its position and clone an `Arc`. Neither is held across an await.
 
-mod before;
 mod cursor;
+mod history;
 mod state;
 
 use std::sync::Arc;
@@ -20,9 +19,9 @@ use tokio::sync::Notify;
 use crate::{
     error::Error,
     hub::{
-        audience::{Audience, SegmentHits},
-        hits::{HitRun, Hits},
+        match_list::{MatchList, MatchRange},
         segment::Segment,
+        subscriber_index::{SegmentMatches, SubscriberIndex},
         sync::{Mutex, lock},
     },
     metrics::{Metrics, Stage},
@@ -31,296 +30,309 @@ use crate::{
     wire::{Anchor, TokenContext},
 };
 
-use super::seat::Seat;
+use super::subscriber::Subscriber;
 use state::{Content, Item, State};
 
-pub(super) use before::Before;
-pub(super) use cursor::{Cursor, Read};
+pub(super) use cursor::{RingCursor, RingRead};
+pub(super) use history::RingHistory;
 
-/// Counts everything that a ring has ever held, from 0.
+/// The sequence number of an item: counts all events and invalidations of a ring, from 0.
 pub(super) type Seq = u64;
 
-/// An `invalidate` event, with what caused it.
+/// An `invalidate` event with its cause.
 #[derive(Debug, Clone)]
 pub struct Invalidation {
-    /// The operation that did it, where MongoDB told.
+    /// The operation that caused it, where MongoDB reported one.
     pub cause: Option<Operation>,
-    /// The place right after.
+    /// The position right after the event.
     pub position: Position,
 }
 
-/// How far a feed has come.
+/// The progress of a feed or a catch-up.
 #[derive(Debug, Clone)]
-pub struct Tail {
-    /// The place after everything that was published.
+pub struct FeedPosition {
+    /// The position after everything that was published.
     pub position: Position,
-    /// MongoDB's own time when it was last heard of.
-    pub upstream: Option<ClusterTime>,
-    /// The last event before the place.
+    /// MongoDB's time in its latest reply.
+    pub upstream_time: Option<ClusterTime>,
+    /// The last event before the position.
     pub anchor: Option<Anchor>,
 }
 
-/// What a feed has to tell at once, so that no watcher sees a place whose events it has not been
-/// offered.
+/// Changes that a feed publishes atomically, so that no watcher sees a position before the events that
+/// lead to it.
 #[derive(Debug, Default)]
-pub(super) struct News {
+pub(super) struct FeedUpdate {
     pub segments: Vec<Arc<Segment>>,
     pub stage: Option<(Stage, &'static str)>,
     pub invalidation: Option<Invalidation>,
-    /// Where the stream is now, MongoDB's time, and whether nothing was left to read.
-    pub tail: Option<(Position, Option<ClusterTime>, bool)>,
+    /// The stream's position, MongoDB's time, and whether the stream has read everything.
+    pub position: Option<(Position, Option<ClusterTime>, bool)>,
 }
 
-/// A place to join a ring at.
+/// The point at which a watcher joins a ring.
 #[derive(Debug)]
-pub(super) enum Place<'a> {
-    /// After all that there is, where MongoDB does not tell its time.
+pub(super) enum JoinPoint<'a> {
+    /// After all events of the ring. For deployments that do not report their time.
     Now,
-    /// After a place that a token stands for, with the last event before it where that is known.
+    /// After a position, with the last event before it where that is known.
     After(&'a Position, Option<&'a Anchor>),
-    /// Where the ring ended at a moment up to which everything else is known.
-    Fence(&'a Fence, Known<'a>),
+    /// At a barrier up to which the watcher has read everything.
+    Barrier(&'a Barrier, JoinEvidence<'a>),
 }
 
-/// Where a ring ended at some moment.
+/// The end of a ring at one moment.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Fence {
+pub(super) struct Barrier {
     at: Seq,
-    /// MongoDB's time at that moment: no event of the ring before the fence is later.
+    /// MongoDB's time at that moment: no event of the ring before the barrier is later.
     pub time: ClusterTime,
 }
 
-/// What somebody who read up to a fence knows of the stream right before it.
+/// Facts about the stream before a barrier, from a catch-up that has read up to it.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Known<'a> {
-    /// The last event before it.
+pub(super) struct JoinEvidence<'a> {
+    /// The last event before the barrier.
     pub anchor: Option<&'a Anchor>,
-    /// A time from which on there was no event.
+    /// A time at or after which there was no event.
     pub quiet_from: Option<ClusterTime>,
 }
 
 #[derive(Debug)]
 pub(super) struct Ring {
-    audience: Mutex<Audience>,
+    subscribers: Mutex<SubscriberIndex>,
     state: Mutex<State>,
-    room: Notify,
+    space_freed: Notify,
     capacity: usize,
-    /// What the tokens of the feed are sealed with.
+    /// The context that seals the tokens of the feed.
     pub token_context: TokenContext,
     metrics: Arc<Metrics>,
 }
 
 impl Ring {
-    /// An empty ring that takes events until they are worth `capacity` bytes; a reply may go over, so
-    /// that an event of any size passes.
+    /// Creates an empty ring with a capacity in bytes. One reply may exceed the capacity, so that an
+    /// event of any size passes.
     pub(super) fn new(
         capacity: usize,
         token_context: TokenContext,
         metrics: Arc<Metrics>,
         start: Position,
-        before: Before,
+        history: RingHistory,
     ) -> Self {
         Self {
-            audience: Mutex::default(),
-            state: Mutex::new(State::new(start, before)),
-            room: Notify::new(),
+            subscribers: Mutex::default(),
+            state: Mutex::new(State::new(start, history)),
+            space_freed: Notify::new(),
             capacity,
             token_context,
             metrics,
         }
     }
 
-    /// Adds what is new, makes room for it, and wakes those whom it concerns. Only the feed does.
-    pub(super) fn publish(&self, news: News) {
-        let mut audience = lock(&self.audience);
+    /// Adds an update, evicts old events to stay within the capacity, and wakes the subscribers that the
+    /// update concerns. Only the feed calls this.
+    pub(super) fn publish(&self, update: FeedUpdate) {
+        let mut subscribers = lock(&self.subscribers);
         let first = lock(&self.state).next;
         let mut next = first;
-        let mut taken = Vec::with_capacity(news.segments.len());
-        for segment in &news.segments {
-            let hits = audience.hits(segment, next);
-            self.count_unwanted(&audience, segment, &hits);
-            taken.push(hits.hits);
+        let mut segment_matches = Vec::with_capacity(update.segments.len());
+        for segment in &update.segments {
+            let matches = subscribers.match_segment(segment, next);
+            self.count_unmatched(&subscribers, segment, &matches);
+            segment_matches.push(matches.matches);
             next += segment.events().len() as Seq;
         }
 
         let mut state = lock(&self.state);
-        for (segment, hits) in news.segments.into_iter().zip(&taken) {
-            let wanted = audience.has_everyone() || !hits.is_empty();
-            for hit in hits {
-                state.hit(hit.group, hit.run);
+        for (segment, matches) in update.segments.into_iter().zip(&segment_matches) {
+            let matched = subscribers.has_unfiltered() || !matches.is_empty();
+            for group_match in matches {
+                state.push_match(group_match.group, group_match.range);
             }
-            state.push(Content::Events(segment), wanted, &self.metrics);
+            state.push(Content::Events(segment), matched, &self.metrics);
         }
-        let to_all = news.stage.is_some() || news.invalidation.is_some();
-        if let Some(invalidation) = news.invalidation {
-            for group in audience.groups() {
+        let concerns_all = update.stage.is_some() || update.invalidation.is_some();
+        if let Some(invalidation) = update.invalidation {
+            for group in subscribers.groups() {
                 let first = state.next;
-                let run = HitRun {
+                let range = MatchRange {
                     first,
                     end: first + 1,
-                    crossing: Crossing::Untold,
+                    transition: Crossing::Untold,
                 };
-                state.hit(group, run);
+                state.push_match(group, range);
             }
             state.push(Content::Invalidated(invalidation), true, &self.metrics);
         }
-        if let Some(stage) = news.stage {
+        if let Some(stage) = update.stage {
             state.stage = stage;
         }
-        if let Some((position, upstream, caught_up)) = news.tail {
-            state.heard(position, upstream, caught_up);
+        if let Some((position, upstream_time, caught_up)) = update.position {
+            state.set_position(position, upstream_time, caught_up);
         }
-        let deserted = audience.is_empty();
-        while state.cost > self.capacity && state.may_evict(deserted) {
+        let no_subscribers = subscribers.is_empty();
+        while state.cost > self.capacity && state.may_evict(no_subscribers) {
             state.evict();
         }
         drop(state);
 
-        if to_all || (next > first && audience.has_everyone()) {
-            audience.wake_everyone();
+        if concerns_all || (next > first && subscribers.has_unfiltered()) {
+            subscribers.wake_unfiltered();
         }
-        if to_all {
-            audience
+        if concerns_all {
+            subscribers
                 .groups()
-                .for_each(|group| audience.wake_group(group));
+                .for_each(|group| subscribers.wake_group(group));
         } else {
-            let hits = taken.iter().flatten();
-            let mut groups: Vec<_> = hits.map(|hit| hit.group).collect();
+            let matches = segment_matches.iter().flatten();
+            let mut groups: Vec<_> = matches.map(|group_match| group_match.group).collect();
             groups.sort_unstable();
             groups.dedup();
             groups
                 .into_iter()
-                .for_each(|group| audience.wake_group(group));
+                .for_each(|group| subscribers.wake_group(group));
         }
     }
 
-    /// Counts the events that were read for nobody.
-    fn count_unwanted(&self, audience: &Audience, segment: &Segment, hits: &SegmentHits) {
-        if audience.has_everyone() || audience.is_empty() {
+    /// Counts the events that no subscriber matches.
+    fn count_unmatched(
+        &self,
+        subscribers: &SubscriberIndex,
+        segment: &Segment,
+        matches: &SegmentMatches,
+    ) {
+        if subscribers.has_unfiltered() || subscribers.is_empty() {
             return;
         }
-        let unwanted = segment.events().len() - hits.events;
-        self.metrics.events_filtered.increment(unwanted as u64);
+        let unmatched = segment.events().len() - matches.events;
+        self.metrics.events_filtered.increment(unmatched as u64);
     }
 
-    /// Says that MongoDB is away: from here on the lag grows.
-    pub(super) fn lost_touch(&self) {
+    /// Records that the feed does not keep up with MongoDB: the reported lag grows from now on.
+    pub(super) fn mark_not_caught_up(&self) {
         lock(&self.state).caught_up = false;
     }
 
-    /// Waits until there is room for more: until the oldest events have been read by somebody, or are
-    /// wanted by nobody.
-    pub(super) async fn writable(&self) {
+    /// Waits until there is space for more: until a watcher has read the oldest events, or no watcher
+    /// needs them.
+    pub(super) async fn wait_writable(&self) {
         loop {
-            let room = self.room.notified();
+            let freed = self.space_freed.notified();
             {
-                let audience = lock(&self.audience);
+                let subscribers = lock(&self.subscribers);
                 let mut state = lock(&self.state);
-                if state.cost < self.capacity || state.may_evict(audience.is_empty()) {
+                if state.cost < self.capacity || state.may_evict(subscribers.is_empty()) {
                     state.writer_waits = false;
                     return;
                 }
                 state.writer_waits = true;
-                // There is more to read, and it has to wait: from here on the lag grows.
+                // The feed stops reading although there may be more: the lag grows from now on.
                 state.caught_up = false;
             }
-            room.await;
+            freed.await;
         }
     }
 
-    /// Says that nothing follows, and why. The first reason stands.
+    /// Ends the ring with a reason. Only the first reason counts.
     pub(super) fn end(&self, why: Error) {
-        let audience = lock(&self.audience);
+        let subscribers = lock(&self.subscribers);
         lock(&self.state).ended.get_or_insert(why);
-        audience.wake_everyone();
-        audience
+        subscribers.wake_unfiltered();
+        subscribers
             .groups()
-            .for_each(|group| audience.wake_group(group));
+            .for_each(|group| subscribers.wake_group(group));
     }
 
-    /// Drops the oldest events, read or not, until the ring is worth at most so many bytes: memory is
-    /// short. Whoever has not read them catches up by itself.
+    /// Evicts the oldest events, read or not, until the ring holds at most `bytes`. Watchers that have
+    /// not read them fall behind.
     pub(super) fn shrink_to(&self, bytes: usize) {
         let mut state = lock(&self.state);
         while state.cost > bytes && !state.items.is_empty() {
             state.evict();
         }
-        self.tell_writer(&mut state);
+        self.wake_writer(&mut state);
     }
 
-    /// Seats a watcher at a place, if the ring holds all that follows the place.
+    /// Adds a watcher at a join point. `None` unless the ring certainly holds everything that follows it.
     pub(super) fn join(
         self: &Arc<Self>,
         residual: &Residual,
-        seat: &Arc<Seat>,
-        place: &Place<'_>,
-    ) -> Option<Cursor> {
-        let judge = self.judge(residual);
-        let mut audience = lock(&self.audience);
+        subscriber: &Arc<Subscriber>,
+        point: &JoinPoint<'_>,
+    ) -> Option<RingCursor> {
+        let evaluator = self.evaluator_for(residual);
+        let mut subscribers = lock(&self.subscribers);
         let mut state = lock(&self.state);
-        let (at, since) = state.find(place)?;
-        let (member, new_group) = audience.join(residual, judge.as_ref(), Arc::clone(seat));
-        if let Some(group) = member.group
+        let (at, not_before) = state.find(point)?;
+        let (subscriber_key, new_group) =
+            subscribers.insert(residual, evaluator.as_ref(), Arc::clone(subscriber));
+        if let Some(group) = subscriber_key.group
             && new_group
         {
             let floor = state.next;
-            state.set_hits(group, Hits::new(floor));
+            state.insert_match_list(group, MatchList::new(floor));
         }
-        state.claim(at);
-        self.tell_writer(&mut state);
+        state.record_join(at);
+        self.wake_writer(&mut state);
         drop(state);
-        drop(audience);
-        Some(Cursor::new(Arc::clone(self), member, judge, at, since))
+        drop(subscribers);
+        Some(RingCursor::new(
+            Arc::clone(self),
+            subscriber_key,
+            evaluator,
+            at,
+            not_before,
+        ))
     }
 
-    /// The judge of a residual: that of others who ask for the same, or a new one, which takes a while to
-    /// make and is made without holding up anybody.
-    fn judge(&self, residual: &Residual) -> Option<Arc<Judge>> {
+    /// Returns the evaluator of a residual: that of an equal group, or a new one. Building one takes
+    /// long, so it is done outside of the locks. `None` if the residual passes every event.
+    fn evaluator_for(&self, residual: &Residual) -> Option<Arc<Judge>> {
         if residual.passes_everything() {
             return None;
         }
-        let known = lock(&self.audience).known(&residual.key());
+        let known = lock(&self.subscribers).evaluator_for(&residual.key());
         Some(known.unwrap_or_else(|| Arc::new(Judge::new(residual))))
     }
 
-    /// Where the ring ends now, if MongoDB's time is known.
-    pub(super) fn fence(&self) -> Option<Fence> {
-        lock(&self.state).fence()
+    /// Returns a barrier at the current end, if MongoDB's time is known and the feed had started by then.
+    pub(super) fn barrier(&self) -> Option<Barrier> {
+        lock(&self.state).barrier()
     }
 
-    /// Says that a catch-up has come to a time. Where the feed is behind that, because its watchers do
-    /// not read, it need not wait for them: they can catch up as well.
-    pub(super) fn overtaken_at(&self, time: ClusterTime) {
+    /// Records that a catch-up has read up to a time. A feed that is behind this, because its watchers do
+    /// not read, stops waiting for them: they can catch up too.
+    pub(super) fn mark_read_elsewhere(&self, time: ClusterTime) {
         let mut state = lock(&self.state);
-        if state.overtaken(time) {
-            self.tell_writer(&mut state);
+        if state.mark_read_elsewhere(time) {
+            self.wake_writer(&mut state);
         }
     }
 
-    /// Whether nobody reads it.
-    pub(super) fn is_deserted(&self) -> bool {
-        lock(&self.audience).is_empty()
+    /// Returns whether the ring has no subscribers.
+    pub(super) fn has_no_subscribers(&self) -> bool {
+        lock(&self.subscribers).is_empty()
     }
 
-    /// How many bytes it holds, about.
+    /// The approximate memory of the ring's items in bytes.
     pub(super) fn cost(&self) -> usize {
         lock(&self.state).cost
     }
 
-    pub(super) fn tail(&self) -> Tail {
-        lock(&self.state).tail()
+    pub(super) fn position(&self) -> FeedPosition {
+        lock(&self.state).position()
     }
 
-    /// How far the feed is behind MongoDB, in seconds: 0 when nothing was left to read, else the
-    /// distance by MongoDB's own clock when it was last heard of, and the time since.
+    /// The lag of the feed behind MongoDB in seconds: 0 when the feed had read everything, else the
+    /// distance by MongoDB's clock at the last reply plus the time since that reply.
     pub(super) fn lag_seconds(&self) -> f64 {
         lock(&self.state).lag_seconds()
     }
 
-    /// Lets the writer look again, if it waits.
-    fn tell_writer(&self, state: &mut State) {
+    /// Wakes the writer, if it waits.
+    fn wake_writer(&self, state: &mut State) {
         if std::mem::take(&mut state.writer_waits) {
-            self.room.notify_one();
+            self.space_freed.notify_one();
         }
     }
 }

@@ -1,4 +1,4 @@
-//! A run of events that travels through the hub as one, and what has been made of them so far.
+//! A group of events that the hub handles as a unit, with a cache of their encodings.
 
 use std::{
     ops::Range,
@@ -8,25 +8,26 @@ use std::{
 use bytes::Bytes;
 
 use crate::{
-    hub::{budget::Budget, ring::Seq, stream::own},
+    hub::{budget::MemoryBudget, ring::Seq, stream::detach},
     metrics::Metrics,
     plan::{Crossing, Format, Judge, Subject, View},
     source::{ClusterTime, Event, EventError, Position},
     wire::{self, EncodedEvent, RenderOptions, TokenContext},
 };
 
-/// How many bytes of events a segment holds at most, beyond its first event. Encoding a segment
-/// holds a thread for as long as this many bytes take.
+/// The maximum bytes of events in a segment; a single larger event makes a segment alone. Bounds the
+/// time for which encoding a segment blocks a thread.
 const MAX_BYTES: usize = 256 << 10;
-/// How many events.
+/// The maximum number of events in a segment.
 const MAX_EVENTS: usize = 512;
 
-/// What a segment takes in memory beyond its events' bytes, and each event; so that a ring of many
-/// small ones is bounded in truth.
+/// The memory of a segment in bytes beyond its events' own, so that a ring of many small segments stays
+/// within its limit.
 const OVERHEAD: usize = 512;
+/// The memory of each event in bytes beyond its content.
 const EVENT_OVERHEAD: usize = 160;
 
-/// Events of one reply, in order.
+/// Events of one MongoDB reply, in order.
 #[derive(Debug)]
 pub struct Segment {
     buffer: Bytes,
@@ -34,29 +35,29 @@ pub struct Segment {
     cost: usize,
     token_context: TokenContext,
     encodings: RwLock<Vec<Encoding>>,
-    budget: Arc<Budget>,
+    budget: Arc<MemoryBudget>,
     metrics: Arc<Metrics>,
 }
 
-/// The events in one format, as they look in one view: each is there once somebody has asked for it.
+/// A cache of a segment's events in one format and view. Each event is encoded on first use.
 #[derive(Debug)]
 struct Encoding {
     format: Format,
     view: Arc<View>,
-    /// With their places in the segment, in order. Of the many views of a segment most show little of it.
+    /// Pairs of an event's index in the segment and its encoding, by index. Sparse, because most views
+    /// show few of a segment's events.
     events: Vec<(u32, EncodedEvent)>,
 }
 
 impl Encoding {
-    /// Views are compared by value: what two have in common is encoded once, and what was encoded for
-    /// one is never another's.
+    /// Compares views by value: equal views share an encoding, and different views never do.
     fn is_for(&self, format: Format, view: &Arc<View>) -> bool {
         self.format == format && (Arc::ptr_eq(&self.view, view) || self.view.looks_like(view))
     }
 
     fn get(&self, index: usize) -> Option<&EncodedEvent> {
-        let at = |place: &(u32, EncodedEvent)| place.0 as usize;
-        // Where all are there, each is at its own place.
+        let at = |entry: &(u32, EncodedEvent)| entry.0 as usize;
+        // When every event is encoded, each is at its own index.
         let found = match self.events.get(index).filter(|it| at(it) == index) {
             Some(found) => found,
             None => &self.events[self.events.binary_search_by_key(&index, at).ok()?],
@@ -70,56 +71,57 @@ impl Encoding {
     }
 }
 
-/// Some events of one segment, in order: what a watcher takes at once.
+/// Selected events of one segment, in order: the unit that a watcher reads.
 #[derive(Debug, Clone)]
-pub struct Run {
+pub struct EventSelection {
     segment: Arc<Segment>,
-    /// The number in its ring of the segment's first event; 0 where there is no ring.
-    base: Seq,
-    picks: Picks,
+    /// The sequence number of the segment's first event in its ring; 0 outside a ring.
+    first_seq: Seq,
+    indices: SelectedIndices,
 }
 
 #[derive(Debug, Clone)]
-enum Picks {
-    /// All events from one to before another.
+enum SelectedIndices {
+    /// All events of the half-open range.
     Range { from: usize, to: usize },
-    /// These, each with what the change did to the document's match.
-    Some(Vec<(u32, Crossing)>),
+    /// Indices of events, each with its match transition.
+    List(Vec<(u32, Crossing)>),
 }
 
-/// The encoded events of a run. Others who need a new encoding wait until it is dropped.
+/// The encoded events of a selection. Holds a read lock: callers that add an encoding to the segment
+/// wait until it is dropped.
 #[derive(Debug)]
-pub struct EncodedRun<'a> {
-    run: &'a Run,
+pub struct EncodedSelection<'a> {
+    selection: &'a EventSelection,
     encodings: RwLockReadGuard<'a, Vec<Encoding>>,
     slot: usize,
 }
 
 impl Segment {
-    /// Cuts `events`, which lie in `buffer`, into segments. `token_context` is what their tokens are sealed
-    /// with.
-    pub(super) fn cut(
+    /// Splits `events`, whose bytes are in `buffer`, into segments. `token_context` seals their tokens.
+    pub(super) fn split(
         buffer: &Bytes,
         events: Vec<Event>,
         token_context: &TokenContext,
-        budget: &Arc<Budget>,
+        budget: &Arc<MemoryBudget>,
         metrics: &Arc<Metrics>,
     ) -> Vec<Arc<Self>> {
         let mut segments = Vec::new();
         let mut events = events.into_iter().peekable();
         while events.peek().is_some() {
             let mut bytes = 0;
-            let mut run = Vec::new();
+            let mut chunk = Vec::new();
             while let Some(event) = events.next_if(|next| {
-                run.is_empty() || (run.len() < MAX_EVENTS && bytes + next.bytes.len() <= MAX_BYTES)
+                chunk.is_empty()
+                    || (chunk.len() < MAX_EVENTS && bytes + next.bytes.len() <= MAX_BYTES)
             }) {
                 bytes += event.bytes.len();
-                run.push(event);
+                chunk.push(event);
             }
             segments.push(Arc::new(Self {
                 buffer: buffer.clone(),
-                cost: bytes + OVERHEAD + run.len() * EVENT_OVERHEAD,
-                events: run,
+                cost: bytes + OVERHEAD + chunk.len() * EVENT_OVERHEAD,
+                events: chunk,
                 token_context: token_context.clone(),
                 encodings: RwLock::default(),
                 budget: Arc::clone(budget),
@@ -129,55 +131,55 @@ impl Segment {
         segments
     }
 
-    /// The events.
+    /// The events, in the order of the stream.
     #[must_use]
     pub fn events(&self) -> &[Event] {
         &self.events
     }
 
-    /// The bytes that the events lie in.
+    /// The bytes that the events' ranges refer to.
     #[must_use]
     pub fn buffer(&self) -> &[u8] {
         &self.buffer
     }
 
-    /// What the event's tokens are sealed with.
+    /// The context that seals the events' tokens.
     #[must_use]
     pub fn token_context(&self) -> &TokenContext {
         &self.token_context
     }
 
-    /// About how much memory it takes, in bytes, without its encodings.
+    /// The approximate memory in bytes, without the encodings.
     #[must_use]
     pub fn cost(&self) -> usize {
         self.cost
     }
 
-    /// MongoDB's token of one event.
+    /// MongoDB's token of an event.
     pub(super) fn token(&self, index: usize) -> &[u8] {
         &self.buffer[self.events[index].token.clone()]
     }
 
-    /// The place right after one event, with a token of its own.
+    /// The position right after an event, with a copied token.
     pub(super) fn position(&self, index: usize) -> Option<Position> {
         let event = self.events.get(index)?;
-        Some(own(&event.position(&self.buffer)))
+        Some(detach(&event.position(&self.buffer)))
     }
 
-    /// What filters look at in one event.
-    pub(super) fn subject(&self, index: usize) -> Subject<'_> {
+    /// The fields of an event that filters read.
+    pub(super) fn event_fields(&self, index: usize) -> Subject<'_> {
         let event = &self.events[index];
         Subject::read(event.operation, &self.buffer[event.bytes.clone()])
     }
 
     fn read_encodings(&self) -> RwLockReadGuard<'_, Vec<Encoding>> {
-        // An encoding is complete before it is put in its place.
+        // A panic while the lock is held leaves no incomplete encoding.
         self.encodings
             .read()
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Encodes those of `indices` that are not there yet into one chunk.
+    /// Encodes those of `indices` that are not encoded yet into one buffer.
     fn encode(
         &self,
         format: Format,
@@ -197,9 +199,9 @@ impl Segment {
             });
             encodings.len() - 1
         });
-        let known = &mut encodings[at];
+        let encoding = &mut encodings[at];
         let missing: Vec<usize> = indices
-            .filter(|index| known.get(*index).is_none())
+            .filter(|index| encoding.get(*index).is_none())
             .collect();
         if missing.is_empty() {
             return Ok(());
@@ -207,99 +209,109 @@ impl Segment {
         let counter = self.metrics.encodings(format);
         counter.increment(missing.len() as u64);
         let events = missing.iter().map(|index| &self.events[*index]);
-        let keep = |chunk| self.budget.keep(chunk);
+        let charge = |chunk| self.budget.charge(chunk);
         let options = RenderOptions { format, view };
-        let encoded = wire::encode(&self.buffer, events, &self.token_context, options, keep)?;
-        // A segment has a few hundred events at most.
-        let places = missing.iter().map(|index| *index as u32);
-        known.insert(places.zip(encoded));
+        let encoded = wire::encode(&self.buffer, events, &self.token_context, options, charge)?;
+        // A segment has at most `MAX_EVENTS` events, so the cast does not truncate.
+        let indices = missing.iter().map(|index| *index as u32);
+        encoding.insert(indices.zip(encoded));
         Ok(())
     }
 }
 
-impl Run {
-    /// All events of a segment from one to before another.
-    pub(super) fn range(segment: Arc<Segment>, base: Seq, from: usize, to: usize) -> Self {
+impl EventSelection {
+    /// Selects the events of a segment in the half-open range of `from` to `to`.
+    pub(super) fn range(segment: Arc<Segment>, first_seq: Seq, from: usize, to: usize) -> Self {
         Self {
             segment,
-            base,
-            picks: Picks::Range { from, to },
+            first_seq,
+            indices: SelectedIndices::Range { from, to },
         }
     }
 
-    /// Some events of a segment, each with its crossing.
-    pub(super) fn some(segment: Arc<Segment>, base: Seq, picks: Vec<(u32, Crossing)>) -> Self {
+    /// Selects events of a segment, each with its match transition.
+    pub(super) fn list(
+        segment: Arc<Segment>,
+        first_seq: Seq,
+        indices: Vec<(u32, Crossing)>,
+    ) -> Self {
         Self {
             segment,
-            base,
-            picks: Picks::Some(picks),
+            first_seq,
+            indices: SelectedIndices::List(indices),
         }
     }
 
-    /// Those events of a segment from one to before another that a judge passes, if any.
-    pub(super) fn judged(
+    /// Selects the events of a range that match. `None` if no event does.
+    pub(super) fn matching(
         segment: &Arc<Segment>,
-        base: Seq,
+        first_seq: Seq,
         range: Range<usize>,
-        judge: &Judge,
+        evaluator: &Judge,
     ) -> Option<Self> {
-        let picks: Vec<_> = range
+        let indices: Vec<_> = range
             .filter_map(|index| {
-                let crossing = judge.judge(&segment.subject(index))?;
-                Some((u32::try_from(index).ok()?, crossing))
+                let transition = evaluator.judge(&segment.event_fields(index))?;
+                Some((u32::try_from(index).ok()?, transition))
             })
             .collect();
-        (!picks.is_empty()).then(|| Self::some(Arc::clone(segment), base, picks))
+        (!indices.is_empty()).then(|| Self::list(Arc::clone(segment), first_seq, indices))
     }
 
-    /// How many events there are.
+    /// The number of events.
     #[must_use]
     pub fn len(&self) -> usize {
-        match &self.picks {
-            Picks::Range { from, to } => to - from,
-            Picks::Some(picks) => picks.len(),
+        match &self.indices {
+            SelectedIndices::Range { from, to } => to - from,
+            SelectedIndices::List(indices) => indices.len(),
         }
     }
 
-    /// Whether there is none.
+    /// Returns whether the selection has no event.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// The place right after the last event.
+    /// The position right after the last event.
     pub(super) fn last_position(&self) -> Option<Position> {
         self.segment
             .position(self.index(self.len().checked_sub(1)?))
     }
 
-    /// The segment that the events are of.
+    /// The segment that contains the events.
     #[must_use]
     pub fn segment(&self) -> &Segment {
         &self.segment
     }
 
-    /// The event at a place of the run.
+    /// The event at an index of the selection.
+    ///
+    /// # Panics
+    /// Panics if the index is out of range.
     #[must_use]
     pub fn event(&self, at: usize) -> &Event {
         &self.segment.events[self.index(at)]
     }
 
-    /// What the change did to the document's match, at a place of the run.
+    /// The match transition of the event at an index of the selection.
     #[must_use]
-    pub fn crossing(&self, at: usize) -> Crossing {
-        match &self.picks {
-            Picks::Range { .. } => Crossing::Untold,
-            Picks::Some(picks) => picks[at].1,
+    pub fn transition(&self, at: usize) -> Crossing {
+        match &self.indices {
+            SelectedIndices::Range { .. } => Crossing::Untold,
+            SelectedIndices::List(indices) => indices[at].1,
         }
     }
 
-    /// The events in a format, as they look in a view; each is encoded on first use, once for all who
-    /// want it so.
+    /// Returns the events in a format and view. Encodes those that no other watch has encoded yet.
     ///
     /// # Errors
-    /// When an event is not well-formed BSON.
-    pub fn encoded(&self, format: Format, view: &Arc<View>) -> Result<EncodedRun<'_>, EventError> {
+    /// An event is not well-formed BSON.
+    pub fn encoded(
+        &self,
+        format: Format,
+        view: &Arc<View>,
+    ) -> Result<EncodedSelection<'_>, EventError> {
         let indices = (0..self.len()).map(|at| self.index(at));
         let complete = |encodings: &[Encoding]| {
             let slot = encodings.iter().position(|it| it.is_for(format, view))?;
@@ -311,8 +323,8 @@ impl Run {
         loop {
             let encodings = self.segment.read_encodings();
             if let Some(slot) = complete(&encodings) {
-                return Ok(EncodedRun {
-                    run: self,
+                return Ok(EncodedSelection {
+                    selection: self,
                     encodings,
                     slot,
                 });
@@ -322,51 +334,51 @@ impl Run {
         }
     }
 
-    /// Leaves out the events of before a time. Gives nothing when none is left.
-    pub(super) fn since(self, time: ClusterTime) -> Option<Self> {
+    /// Removes the leading events that are earlier than `time`. `None` if no event is left.
+    pub(super) fn not_before(self, time: ClusterTime) -> Option<Self> {
         let old = (0..self.len())
             .take_while(|at| self.event(*at).cluster_time < time)
             .count();
-        (old < self.len()).then(|| self.rest(old))
+        (old < self.len()).then(|| self.starting_at(old))
     }
 
-    /// The events from one on.
-    pub(super) fn rest(self, at: usize) -> Self {
-        let picks = match self.picks {
-            Picks::Range { from, to } => Picks::Range {
+    /// The events from an index on.
+    pub(super) fn starting_at(self, at: usize) -> Self {
+        let indices = match self.indices {
+            SelectedIndices::Range { from, to } => SelectedIndices::Range {
                 from: from + at,
                 to,
             },
-            Picks::Some(mut picks) => {
-                picks.drain(..at);
-                Picks::Some(picks)
+            SelectedIndices::List(mut indices) => {
+                indices.drain(..at);
+                SelectedIndices::List(indices)
             }
         };
-        Self { picks, ..self }
+        Self { indices, ..self }
     }
 
-    /// The number in its ring of the event at a place of the run.
+    /// The sequence number of the event at an index of the selection.
     pub(super) fn seq(&self, at: usize) -> Seq {
-        self.base + self.index(at) as Seq
+        self.first_seq + self.index(at) as Seq
     }
 
     fn index(&self, at: usize) -> usize {
-        match &self.picks {
-            Picks::Range { from, .. } => from + at,
-            Picks::Some(picks) => picks[at].0 as usize,
+        match &self.indices {
+            SelectedIndices::Range { from, .. } => from + at,
+            SelectedIndices::List(indices) => indices[at].0 as usize,
         }
     }
 }
 
-impl EncodedRun<'_> {
-    /// The event at a place of the run, encoded.
+impl EncodedSelection<'_> {
+    /// The encoded event at an index of the selection.
     ///
     /// # Panics
-    /// When the run is shorter.
+    /// Panics if the index is out of range.
     #[must_use]
     pub fn event(&self, at: usize) -> &EncodedEvent {
         self.encodings[self.slot]
-            .get(self.run.index(at))
-            .expect("all events of the run were encoded before it was handed out")
+            .get(self.selection.index(at))
+            .expect("`encoded` has encoded every event of the selection")
     }
 }

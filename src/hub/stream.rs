@@ -1,4 +1,4 @@
-//! One change stream that comes back: it keeps its place and opens again when MongoDB was away.
+//! A change stream that reconnects by itself: it keeps its position and opens a new cursor after a failure.
 
 use std::{sync::Arc, time::Duration};
 
@@ -8,8 +8,8 @@ use crate::{
     error::Error,
     hub::{
         backoff::Backoff,
-        open::{Opened, can_go_by_time, give_up, open_at, open_by_time},
-        seam::Seam,
+        open::{OpenedStream, can_resume_by_time, final_error, open_at, open_by_time},
+        resume_deduplicator::ResumeDeduplicator,
     },
     metrics::{Metrics, Stage},
     plan::Plan,
@@ -17,47 +17,50 @@ use crate::{
     wire::TokenContext,
 };
 
-/// A stream this close to MongoDB's own time counts as live, even if it is never quite empty.
+/// The lag in seconds up to which a stream counts as live, even if its replies are never empty.
 const LIVE_WITHIN_SECONDS: u32 = 1;
 
-/// How many events are read one a reply, after a reply failed at one of its own: it can't have held more.
-const SINGLY: usize = 1_000;
+/// The number of events that are read one per reply after a reply failed because of one of its events.
+/// The failed reply cannot have contained more.
+const SINGLE_EVENT_COUNT: usize = 1_000;
 
-/// Who hears of the stream's stages, as they begin.
-pub(super) trait Told: Send {
-    fn tell(&mut self, stage: Stage, reason: &'static str);
+/// Receives the stages of a stream as they begin.
+pub(super) trait StageObserver: Send {
+    /// Called when the stream enters a stage; `reason` is text for the client.
+    fn stage_changed(&mut self, stage: Stage, reason: &'static str);
 }
 
-/// A change stream that survives its cursors.
-pub(super) struct Stream {
+/// A change stream that survives the failure of its cursor.
+pub(super) struct ReconnectingStream {
     source: Arc<dyn Source>,
     plan: Arc<Plan>,
-    /// What its tokens are sealed with.
+    /// The context that seals its tokens.
     token_context: TokenContext,
     metrics: Arc<Metrics>,
-    /// How long MongoDB may be away.
+    /// The longest outage of MongoDB that the stream survives.
     upstream_grace: Duration,
-    /// The place after everything that was taken.
+    /// The position after the last batch that was returned.
     position: Position,
     cursor: Option<Box<dyn Cursor>>,
-    seam: Option<Seam>,
+    deduplicator: Option<ResumeDeduplicator>,
     batch_size: BatchSize,
-    /// Where the stream was read one event a reply last, and for how many more events it is.
-    singly_from: Option<Position>,
-    singly_left: usize,
-    /// Batches that are to be taken before the cursor is asked, in reverse order.
+    /// The position at which the stream last switched to one event per reply.
+    single_events_from: Option<Position>,
+    /// The number of events that are still to be read one per reply.
+    single_events_left: usize,
+    /// Batches to return before the cursor is read again, in reverse order.
     ready: Vec<Batch>,
     stage: Stage,
-    /// The place that was last gone on from by its time, since its token was not found.
+    /// The last position that was resumed by its time, because MongoDB did not find its token.
     by_time: Option<Position>,
-    /// Since when MongoDB has not answered a `getMore`.
-    outage: Option<Instant>,
+    /// The time of the first failure since the last successful `getMore`.
+    outage_since: Option<Instant>,
     backoff: Backoff,
 }
 
-impl Stream {
-    /// A stream at a place, to be [opened](Stream::open) there or to [begin](Stream::begin) with one
-    /// that is open.
+impl ReconnectingStream {
+    /// Creates a stream at a position. Call [`open`](Self::open) to open it there, or
+    /// [`adopt`](Self::adopt) to continue one that is open.
     pub(super) fn new(
         source: Arc<dyn Source>,
         (plan, token_context): (Arc<Plan>, TokenContext),
@@ -73,27 +76,27 @@ impl Stream {
             upstream_grace,
             position,
             cursor: None,
-            seam: None,
+            deduplicator: None,
             batch_size: BatchSize::Default,
-            singly_from: None,
-            singly_left: 0,
+            single_events_from: None,
+            single_events_left: 0,
             ready: Vec::new(),
             stage: Stage::Opening,
             by_time: None,
-            outage: None,
+            outage_since: None,
             backoff: Backoff::new(),
         }
     }
 
-    /// Opens the stream at its place, whatever it takes.
+    /// Opens the stream at its position, with retries.
     ///
     /// # Errors
-    /// As [`Stream::next`].
-    pub(super) async fn open(&mut self, told: &mut impl Told) -> Result<(), Error> {
-        self.reopen(None, told).await
+    /// As [`next`](Self::next).
+    pub(super) async fn open(&mut self, observer: &mut impl StageObserver) -> Result<(), Error> {
+        self.reopen(None, observer).await
     }
 
-    /// The place after the last batch that was taken.
+    /// The position after the last batch that was returned.
     pub(super) fn position(&self) -> &Position {
         &self.position
     }
@@ -102,98 +105,98 @@ impl Stream {
         self.stage
     }
 
-    /// The next batch, whatever it takes to get it; what it takes is told as it happens. The place
-    /// moves with it.
+    /// Returns the next batch and advances the position. Reconnects as needed and reports each stage.
     ///
     /// # Errors
-    /// When nothing is left to try. The stream has ended then.
-    pub(super) async fn next(&mut self, told: &mut impl Told) -> Result<Batch, Error> {
+    /// The failure is permanent, or MongoDB was unreachable for longer than the grace period. The stream
+    /// has then ended.
+    pub(super) async fn next(&mut self, observer: &mut impl StageObserver) -> Result<Batch, Error> {
         loop {
             if let Some(batch) = self.ready.pop() {
-                return Ok(self.take(batch, told));
+                return Ok(self.deliver(batch, observer));
             }
-            if self.batch_size == BatchSize::One && self.singly_left == 0 {
+            if self.batch_size == BatchSize::One && self.single_events_left == 0 {
                 self.batch_size = BatchSize::Default;
-                self.reopen(None, told).await?;
+                self.reopen(None, observer).await?;
                 continue;
             }
             let failed = match &mut self.cursor {
                 None => SourceError::new(Failure::Transient, "MongoDB closed the cursor"),
                 Some(cursor) => match cursor.next().await {
                     Ok(batch) => {
-                        self.outage = None;
+                        self.outage_since = None;
                         self.receive(batch);
                         continue;
                     }
                     Err(error) => error,
                 },
             };
-            self.reopen(Some(failed), told).await?;
+            self.reopen(Some(failed), observer).await?;
         }
     }
 
-    /// Goes on right after an invalidation, which has ended the cursor.
+    /// Continues right after an invalidation, which has closed the cursor.
     ///
     /// # Errors
-    /// As [`Stream::next`].
-    pub(super) async fn go_on_after(
+    /// As [`next`](Self::next).
+    pub(super) async fn continue_after_invalidation(
         &mut self,
         invalidation: Position,
-        told: &mut impl Told,
+        observer: &mut impl StageObserver,
     ) -> Result<(), Error> {
         self.position = invalidation;
         self.ready.clear();
-        self.reopen(None, told).await
+        self.reopen(None, observer).await
     }
 
-    /// Reads on from a stream that was opened.
-    pub(super) fn begin(&mut self, opened: Opened) {
+    /// Continues with a stream that was opened elsewhere.
+    pub(super) fn adopt(&mut self, opened: OpenedStream) {
         self.backoff.opened();
-        // An answer to the opening alone does not end an outage: a server can open a stream and
-        // then fail every read of it.
+        // A successful open alone does not end an outage: a server can open a stream and then fail every
+        // read of it.
         if !opened.first.events.is_empty() {
-            self.outage = None;
+            self.outage_since = None;
         }
         if opened.batch_size == BatchSize::One && self.batch_size == BatchSize::Default {
-            self.go_singly();
+            self.start_single_events();
         }
         self.cursor = Some(opened.cursor);
-        self.seam = opened.seam;
+        self.deduplicator = opened.deduplicator;
         self.receive(opened.first);
     }
 
-    /// From here on, reads one event a reply.
-    fn go_singly(&mut self) {
+    /// Switches to one event per reply.
+    fn start_single_events(&mut self) {
         self.batch_size = BatchSize::One;
-        self.singly_from = Some(self.position.clone());
-        self.singly_left = SINGLY;
+        self.single_events_from = Some(self.position.clone());
+        self.single_events_left = SINGLE_EVENT_COUNT;
     }
 
     fn receive(&mut self, batch: Batch) {
-        let past = if batch.idle {
-            SINGLY
+        let passed = if batch.idle {
+            SINGLE_EVENT_COUNT
         } else {
             batch.events.len()
         };
-        self.singly_left = self.singly_left.saturating_sub(past);
+        self.single_events_left = self.single_events_left.saturating_sub(passed);
         if batch.closed {
             self.cursor = None;
         }
-        match &mut self.seam {
-            Some(seam) => {
-                if let Some(mut joined) = seam.pass(batch) {
-                    self.seam = None;
-                    joined.reverse();
-                    self.ready = joined;
+        match &mut self.deduplicator {
+            Some(deduplicator) => {
+                if let Some(mut batches) = deduplicator.filter(batch) {
+                    self.deduplicator = None;
+                    batches.reverse();
+                    self.ready = batches;
                 }
             }
             None => self.ready.push(batch),
         }
     }
 
-    fn take(&mut self, batch: Batch, told: &mut impl Told) -> Batch {
+    fn deliver(&mut self, batch: Batch, observer: &mut impl StageObserver) -> Batch {
         if let Some(position) = &batch.position {
-            self.position = own(position);
+            self.position = detach(position);
         }
         let current = !batch.events.is_empty() && lag(&batch) <= LIVE_WITHIN_SECONDS;
         if batch.idle || current {
@@ -201,47 +204,51 @@ impl Stream {
         } else if !batch.events.is_empty()
             && matches!(self.stage, Stage::Opening | Stage::Reconnecting)
         {
-            self.enter(Stage::CatchingUp, "", told);
+            self.set_stage(Stage::CatchingUp, "", observer);
         }
         batch
     }
 
-    /// Opens the stream again where it was, after a pause if something failed.
+    /// Opens the stream again at its position, after a delay if MongoDB failed.
     async fn reopen(
         &mut self,
         mut failed: Option<SourceError>,
-        told: &mut impl Told,
+        observer: &mut impl StageObserver,
     ) -> Result<(), Error> {
         self.cursor = None;
-        // A token that was not found once is not asked for again: what failed since was something else.
+        // Do not try a token again that MongoDB did not find: this failure has another cause.
         let mut by_time = self.by_time.as_ref() == Some(&self.position);
         loop {
             if let Some(error) = failed {
                 match error.failure {
-                    // The password was right when the stream was opened.
-                    Failure::Transient | Failure::LoginFailed => self.wait(&error, told).await?,
-                    // What stands before it in the failed reply has not come yet.
+                    // The credentials were accepted when the stream was opened, so this may be temporary.
+                    Failure::Transient | Failure::LoginFailed => {
+                        self.back_off(&error, observer).await?
+                    }
+                    // The events before it in the failed reply have not been delivered yet.
                     Failure::ImageMissing | Failure::EventTooLarge
                         if self.batch_size == BatchSize::Default
-                            && self.singly_from.as_ref() != Some(&self.position) =>
+                            && self.single_events_from.as_ref() != Some(&self.position) =>
                     {
-                        tracing::info!(code = error.code, %error, "reading one event a reply");
-                        self.go_singly();
+                        tracing::info!(code = error.code, %error, "a reply failed because of one event; reading one event per reply");
+                        self.start_single_events();
                     }
                     Failure::TokenNotFound | Failure::TokenInvalid
-                        if can_go_by_time(&self.position)
+                        if can_resume_by_time(&self.position)
                             && self.by_time.as_ref() != Some(&self.position) =>
                     {
-                        // A filter on a looked-up document may not pass the same event twice, and
-                        // then MongoDB does not find its token again.
-                        tracing::info!(%error, "going on by time, since the token was not found");
+                        // A filter on a looked-up document may pass an event once and not again, and then
+                        // MongoDB does not find its token.
+                        tracing::info!(%error, "resuming by time because the token was not found");
                         self.by_time = Some(self.position.clone());
                         by_time = true;
                     }
                     _ => {
                         let at = Some(&self.position);
                         let (source, plan) = (&*self.source, &self.plan);
-                        return Err(give_up(source, plan, &self.token_context, &error, at).await);
+                        return Err(
+                            final_error(source, plan, &self.token_context, &error, at).await
+                        );
                     }
                 }
                 self.metrics.count_feed_restart(error.label());
@@ -259,7 +266,7 @@ impl Stream {
             };
             match opened {
                 Ok(opened) => {
-                    self.begin(opened);
+                    self.adopt(opened);
                     return Ok(());
                 }
                 Err(error) => failed = Some(error),
@@ -267,29 +274,36 @@ impl Stream {
         }
     }
 
-    /// Pauses before the next attempt, or gives up when MongoDB has been away for too long.
-    async fn wait(&mut self, error: &SourceError, told: &mut impl Told) -> Result<(), Error> {
-        let since = *self.outage.get_or_insert_with(Instant::now);
+    /// Waits before the next attempt.
+    ///
+    /// # Errors
+    /// The outage has lasted for the grace period.
+    async fn back_off(
+        &mut self,
+        error: &SourceError,
+        observer: &mut impl StageObserver,
+    ) -> Result<(), Error> {
+        let since = *self.outage_since.get_or_insert_with(Instant::now);
         if self.stage != Stage::Reconnecting {
             tracing::warn!(code = error.code, %error, "change stream lost; reconnecting");
-            self.enter(Stage::Reconnecting, "the change stream was lost", told);
+            self.set_stage(Stage::Reconnecting, "the change stream was lost", observer);
         }
         let left = self.upstream_grace.saturating_sub(since.elapsed());
-        let pause = self.backoff.pause();
-        sleep(pause.min(left)).await;
-        if pause >= left {
+        let delay = self.backoff.next_delay();
+        sleep(delay.min(left)).await;
+        if delay >= left {
             return Err(Error::UpstreamUnavailable);
         }
         Ok(())
     }
 
-    fn enter(&mut self, stage: Stage, reason: &'static str, told: &mut impl Told) {
+    fn set_stage(&mut self, stage: Stage, reason: &'static str, observer: &mut impl StageObserver) {
         self.stage = stage;
-        told.tell(stage, reason);
+        observer.stage_changed(stage, reason);
     }
 }
 
-/// How far a batch is behind MongoDB's own time, in seconds.
+/// The lag of a batch behind MongoDB's time, in seconds.
 fn lag(batch: &Batch) -> u32 {
     match (batch.operation_time, batch.events.last()) {
         (Some(now), Some(last)) => now.seconds_since(last.cluster_time),
@@ -297,8 +311,8 @@ fn lag(batch: &Batch) -> u32 {
     }
 }
 
-/// The same place, with a token of its own: a slice would keep alive the whole reply it lies in.
-pub(super) fn own(position: &Position) -> Position {
+/// Copies a position with its token. The original token is a slice that keeps its whole reply in memory.
+pub(super) fn detach(position: &Position) -> Position {
     let mut position = position.clone();
     if let Position::Event { token, .. }
     | Position::HighWater { token, .. }
@@ -309,7 +323,7 @@ pub(super) fn own(position: &Position) -> Position {
     position
 }
 
-/// A time right after another.
+/// The next possible time after `time`.
 pub(super) fn next_time(time: ClusterTime) -> ClusterTime {
     match time.increment.checked_add(1) {
         Some(increment) => ClusterTime { increment, ..time },

@@ -1,5 +1,4 @@
-//! The locks of what many threads share here, by one name, so that a model checker can put its own
-//! in their place (`make model`).
+//! The mutex of the hub: that of `std`, or that of the model checker (`make model`).
 
 #[cfg(not(feature = "shuttle"))]
 pub(super) use std::sync::{Mutex, MutexGuard};
@@ -7,7 +6,7 @@ pub(super) use std::sync::{Mutex, MutexGuard};
 #[cfg(feature = "shuttle")]
 pub(super) use shuttle::sync::{Mutex, MutexGuard};
 
-/// Takes a lock. Nothing that holds one here can panic half-way through a change.
+/// Locks a mutex. Ignores poisoning, as no holder here panics halfway through a change.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex
         .lock()

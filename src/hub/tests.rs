@@ -1,13 +1,13 @@
 //! The hub against a source that plays a script, on paused time.
 
+mod barriers;
 mod catching_up;
 mod feeds;
-mod fences;
 mod memory;
 #[cfg(feature = "shuttle")]
 mod model;
 mod sharing;
-mod unsent;
+mod undeliverable;
 mod views;
 
 use std::{future::poll_fn, sync::Arc, task::Poll, time::Duration};
@@ -105,7 +105,7 @@ impl Client {
     async fn open(hub: &Hub, watch: &Arc<Watch>) -> Self {
         let watcher = hub.subscribe(watch).await.unwrap();
         Self {
-            token: watcher.beginning().token.to_vec(),
+            token: watcher.start_position().token.to_vec(),
             watcher,
             view: Arc::clone(&watch.view),
         }
@@ -119,7 +119,7 @@ impl Client {
             let read = timeout(Duration::from_secs(3600), next)
                 .await
                 .unwrap_or_else(|_| panic!("nothing follows {seen:?}"));
-            let ended = matches!(read, Read::Ended(_));
+            let ended = matches!(read, WatcherRead::Ended(_));
             self.take(read, &mut seen);
             if ended {
                 break;
@@ -147,9 +147,9 @@ impl Client {
         }
     }
 
-    fn take(&mut self, read: Read, seen: &mut Vec<Seen>) {
+    fn take(&mut self, read: WatcherRead, seen: &mut Vec<Seen>) {
         match read {
-            Read::Events(run) => {
+            WatcherRead::Events(run) => {
                 let encoded = run.encoded(Format::Bson, &self.view).unwrap();
                 for index in 0..run.len() {
                     let token = &run.segment().buffer()[run.event(index).token.clone()];
@@ -158,12 +158,12 @@ impl Client {
                     self.token = encoded.event(index).token().to_vec();
                 }
             }
-            Read::Stage(stage, _) => seen.push(Seen::Stage(stage)),
-            Read::Invalidated(it, token) => {
+            WatcherRead::Stage(stage, _) => seen.push(Seen::Stage(stage)),
+            WatcherRead::Invalidated(it, token) => {
                 self.token = token.to_vec();
                 seen.push(Seen::Invalidated(it.cause));
             }
-            Read::Ended(error) => seen.push(Seen::Ended(error.reason())),
+            WatcherRead::Ended(error) => seen.push(Seen::Ended(error.reason())),
         }
     }
 }
@@ -172,7 +172,7 @@ impl Client {
 async fn end_of(client: &mut Client) -> Error {
     let next = poll_fn(|context| client.watcher.poll_read(context, &client.token));
     match next.await {
-        Read::Ended(error) => error,
+        WatcherRead::Ended(error) => error,
         other => panic!("awaited the end, got {other:?}"),
     }
 }

@@ -1,4 +1,4 @@
-//! One watch's end of the hub: live in a ring, or catching up to it.
+//! A watcher delivers the events of one watch: live from a ring, or from a catch-up to the ring.
 
 use std::{
     sync::Arc,
@@ -13,17 +13,17 @@ use crate::{
     error::Error,
     hub::{
         Inner,
-        catch_up::{Opening, Ready, Route, Running},
-        loan::Loan,
-        registry::Lease,
-        relay::{self, Entry},
-        ring::{self, Cursor, Invalidation, Place, Tail},
-        seat::Seat,
-        segment::Run,
+        catch_up::{CatchUpSpec, CatchUpStart, PendingOpen, RunningCatchUp},
+        catch_up_queue::{CatchUpOutcome, QueueItem, QueueRead},
+        registry::JoinedFeed,
+        resume_token::check_resume_token,
+        revocable_buffer::RevocableBuffer,
+        ring::{FeedPosition, Invalidation, JoinPoint, RingCursor, RingRead},
+        segment::EventSelection,
         stream::next_time,
+        subscriber::Subscriber,
         sync::lock,
-        token::fitting,
-        unsent,
+        undeliverable,
     },
     metrics::{Mode, Stage},
     plan::{FeedMode, Invalidate, Plan, Residual, Start, Watch},
@@ -31,416 +31,448 @@ use crate::{
     wire::{Anchor, ResumeToken, TokenContext},
 };
 
-/// How long a call waits for MongoDB to open the stream of a watch that has a place already.
-const OPENING_PATIENCE: Duration = Duration::from_secs(5);
+/// The maximum time that a call waits for MongoDB to open the catch-up stream of a new watch.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A watch's end of the hub.
+/// The reader of one watch.
 #[derive(Debug)]
 pub struct Watcher {
     hub: Arc<Inner>,
     watch: Arc<Watch>,
-    lease: Lease,
-    shared: Shared,
-    seat: Arc<Seat>,
-    seat_number: usize,
-    stand: Stand,
-    /// The stage that the client was told last, and the time of its last progress.
-    told: Option<Stage>,
-    told_time: Option<ClusterTime>,
-    start: Beginning,
-    /// A place that a catch-up came to before it gave up, with nothing to take between that and the
-    /// place of the token that comes first.
-    further: Option<(Bytes, Bytes)>,
+    joined: JoinedFeed,
+    shared: SharedStream,
+    subscriber: Arc<Subscriber>,
+    subscriber_slot: usize,
+    state: WatcherState,
+    /// The stage last reported to the client.
+    last_stage: Option<Stage>,
+    /// The time of the last progress reported to the client.
+    last_progress_time: Option<ClusterTime>,
+    start: StartPosition,
+    /// A shortcut for the next catch-up: two tokens with no matching event between them. A catch-up from
+    /// the first one can start from the second one.
+    skip_ahead: Option<(Bytes, Bytes)>,
 }
 
-/// The scope's shared stream, which suits a token of any plan.
+/// The scope's shared stream. It can be resumed with a token of any plan.
 #[derive(Debug)]
-struct Shared {
+struct SharedStream {
     plan: Arc<Plan>,
     token_context: TokenContext,
 }
 
-/// A place to go on from.
+/// The position at which a watch starts or resumes.
 #[derive(Debug)]
-struct Wanted {
+struct ResumeTarget {
     position: Position,
-    /// The last event before it, where it is known.
+    /// The last event before the position, where known.
     anchor: Option<Anchor>,
-    /// The token that it was read from: which stream made it.
+    /// The token that the position was read from. Identifies the stream that made it.
     made_by: Option<ResumeToken>,
-    /// Whether it is now, and MongoDB does not tell its time.
-    timeless: bool,
+    /// Whether the watch starts now and MongoDB does not report its time.
+    now_unknown: bool,
 }
 
-impl From<ResumeToken> for Wanted {
+impl From<ResumeToken> for ResumeTarget {
     fn from(token: ResumeToken) -> Self {
         Self {
             position: token.position.clone(),
             anchor: token.anchor,
             made_by: Some(token),
-            timeless: false,
+            now_unknown: false,
         }
     }
 }
 
+/// The source that a watcher reads from.
 #[derive(Debug)]
-enum Stand {
-    Live(Cursor),
-    CatchingUp(Running),
-    /// Fallen off the ring: holds nothing but its place, until it is read again.
-    Parked,
-    Over(Error),
+enum WatcherState {
+    Live(RingCursor),
+    CatchingUp(RunningCatchUp),
+    /// Fell behind, or its catch-up gave up. Holds no events; the next read starts a catch-up from the last
+    /// token.
+    Behind,
+    Ended(Error),
 }
 
-/// Where a watch begins.
+/// The position at which a watch starts.
 #[derive(Debug)]
-pub struct Beginning {
-    /// The place.
+pub struct StartPosition {
+    /// The position.
     pub position: Position,
-    /// Its token: the client's own where it sent one.
+    /// The token of the position: the client's own if it sent one.
     pub token: Bytes,
-    /// Whether a stream had to be opened by time in place of the token asked for.
-    pub by_time: bool,
+    /// Whether the stream was opened by time because MongoDB did not find the token.
+    pub opened_by_time: bool,
 }
 
-/// What there is to read.
+/// The result of a read.
 #[derive(Debug)]
-pub enum Read {
-    /// Events.
-    Events(Run),
-    /// The watch goes on in another stage.
+pub enum WatcherRead {
+    /// Events that match the watch.
+    Events(EventSelection),
+    /// The watch has entered a stage, with the reason.
     Stage(Stage, &'static str),
-    /// The watched collection or database is gone, with the token of the place right after.
+    /// The watched collection or database was dropped or renamed. With the token of the position right
+    /// after.
     Invalidated(Invalidation, Bytes),
-    /// The watch has ended, and everything before that has been read.
+    /// The watch has ended, and everything before its end has been read.
     Ended(Error),
 }
 
 impl Inner {
-    /// Begins a watch. What can be known at once, MongoDB has answered when this returns.
+    /// See [`Hub::subscribe`](crate::hub::Hub::subscribe).
     pub(super) async fn subscribe(self: &Arc<Self>, watch: &Arc<Watch>) -> Result<Watcher, Error> {
         let keys = self.settings.token_keys.as_ref();
         let deployment = self.deployment().await?;
         let shared_plan = Arc::new(Plan::shared(watch));
-        let shared = Shared {
+        let shared = SharedStream {
             token_context: TokenContext::new(deployment, &shared_plan).with_keys(keys.cloned()),
             plan: shared_plan,
         };
         let token = match &watch.start {
-            Start::Token(token) => Some(fitting(token, &shared.token_context, &watch.view)?),
+            Start::Token(token) => Some(check_resume_token(
+                token,
+                &shared.token_context,
+                &watch.view,
+            )?),
             Start::Now | Start::Time(_) => None,
         };
         let dedicated = Plan::dedicated(watch);
-        let wish = match watch.feed_mode {
-            // Where it ends rests on replies without events, which prove most on a stream that leaves
-            // none out.
+        let requested = match watch.feed_mode {
+            // A watch with an end time ends when an empty reply proves that nothing is left. That takes
+            // the shared stream, where an empty reply means that there were no events at all.
             FeedMode::Auto if watch.end_time.is_some() => FeedMode::Shared,
             mode => mode,
         };
-        let lease = self.lease(wish, dedicated, &shared.plan).await?;
-        let seat = Arc::new(Seat::default());
-        let wanted = self.wanted(watch, token, &lease).await?;
-        let timeless = wanted.timeless;
-        let route = route(&lease, &shared, watch, wanted);
-        let stood = self.stand_at(route, timeless, watch, &lease, &seat).await;
-        let (stand, start) = stood.map_err(|error| unsent::told(error, &watch.view, keys))?;
-        seat.reach(start.position.time().seconds);
+        let joined = self.join_feed(requested, dedicated, &shared.plan).await?;
+        let subscriber = Arc::new(Subscriber::default());
+        let target = self.resume_target(watch, token, &joined).await?;
+        let now_unknown = target.now_unknown;
+        let spec = catch_up_spec(&joined, &shared, watch, target);
+        let started = self
+            .join_or_catch_up(spec, now_unknown, watch, &joined, &subscriber)
+            .await;
+        let (state, start) =
+            started.map_err(|error| undeliverable::redact(error, &watch.view, keys))?;
+        subscriber.set_reached_second(start.position.time().seconds);
         Ok(Watcher {
             hub: Arc::clone(self),
             watch: Arc::clone(watch),
-            lease,
+            joined,
             shared,
-            seat_number: lock(&self.seats).insert(Arc::clone(&seat)),
-            seat,
-            stand,
-            told: None,
-            told_time: None,
+            subscriber_slot: lock(&self.subscribers).insert(Arc::clone(&subscriber)),
+            subscriber,
+            state,
+            last_stage: None,
+            last_progress_time: None,
             start,
-            further: None,
+            skip_ahead: None,
         })
     }
 
-    /// Joins the ring at the place that a route starts at, or takes the route.
-    async fn stand_at(
+    /// Joins the ring at the start position if possible, else starts a catch-up.
+    async fn join_or_catch_up(
         self: &Arc<Self>,
-        route: Route,
-        timeless: bool,
+        spec: CatchUpSpec,
+        now_unknown: bool,
         watch: &Watch,
-        lease: &Lease,
-        seat: &Arc<Seat>,
-    ) -> Result<(Stand, Beginning), Error> {
-        let residual = residual(watch, lease.mode);
-        let mut start = Beginning {
+        joined: &JoinedFeed,
+        subscriber: &Arc<Subscriber>,
+    ) -> Result<(WatcherState, StartPosition), Error> {
+        let residual = residual(watch, joined.mode);
+        let mut start = StartPosition {
             token: match &watch.start {
                 Start::Token(token) => token.clone(),
                 Start::Now | Start::Time(_) => {
-                    let anchor = route.anchor.as_ref();
-                    route
-                        .token_context
-                        .encode(&route.from, anchor, watch.view.audience)
+                    let anchor = spec.anchor.as_ref();
+                    spec.token_context
+                        .encode(&spec.from, anchor, watch.view.audience)
                 }
             },
-            position: route.from.clone(),
-            by_time: false,
+            position: spec.from.clone(),
+            opened_by_time: false,
         };
-        let place = if timeless {
-            Place::Now
+        let point = if now_unknown {
+            JoinPoint::Now
         } else {
-            Place::After(&route.from, route.anchor.as_ref())
+            JoinPoint::After(&spec.from, spec.anchor.as_ref())
         };
-        if let Some(cursor) = lease.feed.ring.join(&residual, seat, &place) {
-            return Ok((Stand::Live(cursor), start));
+        if let Some(cursor) = joined.feed.ring.join(&residual, subscriber, &point) {
+            return Ok((WatcherState::Live(cursor), start));
         }
-        let ready = self.begin(&route, watch.progress_interval).await?;
-        start.by_time = matches!(&ready, Ready::Open(_, opened) if opened.seam.is_some());
-        let running = Running::start(self, &lease.feed, residual, seat, route, ready);
-        Ok((Stand::CatchingUp(running), start))
+        let ready = self.try_open(&spec, watch.progress_interval).await?;
+        start.opened_by_time =
+            matches!(&ready, CatchUpStart::Open(_, opened) if opened.deduplicator.is_some());
+        let running = RunningCatchUp::start(self, &joined.feed, residual, subscriber, spec, ready);
+        Ok((WatcherState::CatchingUp(running), start))
     }
 
-    /// The place that a watch wants to begin at.
-    async fn wanted(
+    /// Determines the position at which a watch starts.
+    async fn resume_target(
         &self,
         watch: &Watch,
         token: Option<ResumeToken>,
-        lease: &Lease,
-    ) -> Result<Wanted, Error> {
-        let mut timeless = false;
+        joined: &JoinedFeed,
+    ) -> Result<ResumeTarget, Error> {
+        let mut now_unknown = false;
         let time = match (&watch.start, token) {
-            (_, Some(token)) => return Ok(Wanted::from(token)),
+            (_, Some(token)) => return Ok(ResumeTarget::from(token)),
             (Start::Time(seconds), None) => ClusterTime {
                 seconds: *seconds,
                 // MongoDB counts the operations of a second from 1.
                 increment: 1,
             },
-            // The first watcher of a feed begins where the feed does.
-            (Start::Now | Start::Token(_), None) if lease.new => {
-                let position = lease.feed.start.clone();
+            // The first watcher of a feed starts where the feed does.
+            (Start::Now | Start::Token(_), None) if joined.is_new => {
+                let position = joined.feed.start.clone();
                 let origin = position.token().map(|it| Anchor::new(it, position.time()));
-                return Ok(Wanted {
+                return Ok(ResumeTarget {
                     position,
                     anchor: origin,
                     made_by: None,
-                    timeless: false,
+                    now_unknown: false,
                 });
             }
             (Start::Now | Start::Token(_), None) => {
                 let now = self.clock.now().await.map_err(|error| {
-                    tracing::warn!(code = error.code, %error, "mongodb does not tell the time");
+                    tracing::warn!(code = error.code, %error, "could not read mongodb's time");
                     Error::from(&error)
                 })?;
-                let now = now.or(lease.feed.ring.tail().upstream);
-                timeless = now.is_none();
-                // Not where the ring ends by now: what it was given since then comes after this place.
+                let now = now.or(joined.feed.ring.position().upstream_time);
+                now_unknown = now.is_none();
+                // Not the current end of the ring: events that were added to it since then belong to the
+                // watch.
                 next_time(now.unwrap_or_default())
             }
         };
-        Ok(Wanted {
+        Ok(ResumeTarget {
             position: Position::Time(time),
             anchor: None,
             made_by: None,
-            timeless,
+            now_unknown,
         })
     }
 
-    /// Opens the stream to catch up with, if there is a turn free. What MongoDB says within
-    /// `patience` the client hears in place of a stream; then the watch is to begin all the same, as
-    /// nobody can tell a call that waits from a dead one.
-    async fn begin(&self, route: &Route, patience: Duration) -> Result<Ready, Error> {
-        let Some(turn) = self.turns.at_once() else {
-            return Ok(Ready::Waiting);
+    /// Opens the catch-up stream, if a permit is free. Returns MongoDB's error if it answers within
+    /// `max_wait`. After that the watch starts anyway, because a client cannot tell a waiting call from a
+    /// dead one.
+    async fn try_open(
+        &self,
+        spec: &CatchUpSpec,
+        max_wait: Duration,
+    ) -> Result<CatchUpStart, Error> {
+        let Some(permit) = self.catch_up_permits.try_acquire() else {
+            return Ok(CatchUpStart::WaitingForPermit);
         };
-        let mut opening = Opening::begin(self, turn, route);
-        match timeout(patience.min(OPENING_PATIENCE), opening.answer()).await {
+        let mut opening = PendingOpen::begin(self, permit, spec);
+        match timeout(max_wait.min(OPEN_TIMEOUT), opening.answer()).await {
             Ok(answer) => {
-                let (turn, opened) = answer?;
-                Ok(Ready::Open(turn, Box::new(opened?)))
+                let (permit, opened) = answer?;
+                Ok(CatchUpStart::Open(permit, Box::new(opened?)))
             }
-            Err(_) => Ok(Ready::Opening(opening)),
+            Err(_) => Ok(CatchUpStart::Opening(opening)),
         }
     }
 }
 
 impl Watcher {
-    /// Takes what there is to read, or arranges to be woken. `token` is that of the place after what
-    /// was taken before, from which to go on should the ring no longer hold it.
-    pub fn poll_read(&mut self, context: &mut Context<'_>, token: &[u8]) -> Poll<Read> {
-        self.seat.await_news(context);
+    /// Reads what comes next, or registers the context's waker. `token` is the token after everything that
+    /// was read before; a catch-up starts from it if the ring no longer holds what follows.
+    pub fn poll_read(&mut self, context: &mut Context<'_>, token: &[u8]) -> Poll<WatcherRead> {
+        self.subscriber.register_waker(context);
         let audience = self.watch.view.audience;
         loop {
-            let read = match &mut self.stand {
-                Stand::Live(cursor) => match cursor.read() {
-                    ring::Read::Run(run) => Read::Events(run),
-                    ring::Read::Stage(stage, reason) => Read::Stage(stage, reason),
-                    ring::Read::Invalidated(it) => {
-                        let token =
-                            self.lease
-                                .feed
-                                .ring
-                                .token_context
-                                .encode(&it.position, None, audience);
-                        Read::Invalidated(it, token)
+            let read = match &mut self.state {
+                WatcherState::Live(cursor) => match cursor.read() {
+                    RingRead::Events(selection) => WatcherRead::Events(selection),
+                    RingRead::Stage(stage, reason) => WatcherRead::Stage(stage, reason),
+                    RingRead::Invalidated(it) => {
+                        let token = self.joined.feed.ring.token_context.encode(
+                            &it.position,
+                            None,
+                            audience,
+                        );
+                        WatcherRead::Invalidated(it, token)
                     }
-                    ring::Read::Ended(error) => Read::Ended(error),
-                    ring::Read::Nothing => return Poll::Pending,
-                    ring::Read::Later => {
+                    RingRead::Ended(error) => WatcherRead::Ended(error),
+                    RingRead::Empty => return Poll::Pending,
+                    RingRead::Yield => {
                         context.waker().wake_by_ref();
                         return Poll::Pending;
                     }
-                    ring::Read::Fallen => {
+                    RingRead::FellBehind => {
                         self.hub.metrics.count_fell_behind();
-                        self.stand = Stand::Parked;
+                        self.state = WatcherState::Behind;
                         continue;
                     }
                 },
-                Stand::CatchingUp(running) => match running.relay.read() {
-                    relay::Read::Entry(Entry::Run(run)) => Read::Events(run),
-                    relay::Read::Entry(Entry::Stage(stage, reason)) => Read::Stage(stage, reason),
-                    relay::Read::Entry(Entry::Invalidated(it)) => {
+                WatcherState::CatchingUp(running) => match running.queue.read() {
+                    QueueRead::Item(QueueItem::Events(selection)) => WatcherRead::Events(selection),
+                    QueueRead::Item(QueueItem::Stage(stage, reason)) => {
+                        WatcherRead::Stage(stage, reason)
+                    }
+                    QueueRead::Item(QueueItem::Invalidated(it)) => {
                         let token = running.token_context.encode(&it.position, None, audience);
-                        Read::Invalidated(it, token)
+                        WatcherRead::Invalidated(it, token)
                     }
-                    relay::Read::Nothing => return Poll::Pending,
-                    relay::Read::End(relay::End::Failed(error)) => Read::Ended(error),
-                    relay::Read::End(relay::End::GivenUp) => {
-                        let left_at = running.relay.left_at();
-                        self.further = left_at.map(|tail| {
-                            let (at, anchor) = (&tail.position, tail.anchor.as_ref());
-                            let place = running.token_context.encode(at, anchor, audience);
-                            (Bytes::copy_from_slice(token), place)
+                    QueueRead::Empty => return Poll::Pending,
+                    QueueRead::End(CatchUpOutcome::Failed(error)) => WatcherRead::Ended(error),
+                    QueueRead::End(CatchUpOutcome::GivenUp) => {
+                        let position = running.queue.take_position();
+                        self.skip_ahead = position.map(|position| {
+                            let (at, anchor) = (&position.position, position.anchor.as_ref());
+                            let ahead = running.token_context.encode(at, anchor, audience);
+                            (Bytes::copy_from_slice(token), ahead)
                         });
-                        self.stand = Stand::Parked;
+                        self.state = WatcherState::Behind;
                         continue;
                     }
-                    relay::Read::End(relay::End::Joined(mut cursor)) => {
-                        cursor.knows(self.told, self.told_time);
-                        self.stand = Stand::Live(cursor);
+                    QueueRead::End(CatchUpOutcome::Joined(mut cursor)) => {
+                        cursor.set_last_reported(self.last_stage, self.last_progress_time);
+                        self.state = WatcherState::Live(cursor);
                         continue;
                     }
                 },
-                Stand::Parked => match self.catch_up(token) {
-                    Ok(()) => Read::Stage(Stage::CatchingUp, "reading again what went by unread"),
-                    Err(error) => Read::Ended(error),
+                WatcherState::Behind => match self.catch_up(token) {
+                    Ok(()) => WatcherRead::Stage(
+                        Stage::CatchingUp,
+                        "reading the missed events again after falling behind",
+                    ),
+                    Err(error) => WatcherRead::Ended(error),
                 },
-                Stand::Over(error) => Read::Ended(error.clone()),
+                WatcherState::Ended(error) => WatcherRead::Ended(error.clone()),
             };
             let read = match read {
-                Read::Ended(error) => {
+                WatcherRead::Ended(error) => {
                     let keys = self.hub.settings.token_keys.as_ref();
-                    Read::Ended(unsent::told(error, &self.watch.view, keys))
+                    WatcherRead::Ended(undeliverable::redact(error, &self.watch.view, keys))
                 }
                 read => read,
             };
             match &read {
-                Read::Stage(stage, _) if self.told.replace(*stage) == Some(*stage) => continue,
-                Read::Invalidated(invalidation, _) if self.watch.invalidate == Invalidate::End => {
-                    self.stand = Stand::Over(Error::Invalidated {
+                WatcherRead::Stage(stage, _) if self.last_stage.replace(*stage) == Some(*stage) => {
+                    continue;
+                }
+                WatcherRead::Invalidated(invalidation, _)
+                    if self.watch.invalidate == Invalidate::End =>
+                {
+                    self.state = WatcherState::Ended(Error::Invalidated {
                         scope: self.watch.scope.clone(),
                         cause: invalidation.cause,
                     });
                 }
-                Read::Ended(error) => self.stand = Stand::Over(error.clone()),
+                WatcherRead::Ended(error) => self.state = WatcherState::Ended(error.clone()),
                 _ => {}
             }
             return Poll::Ready(read);
         }
     }
 
-    /// Gives back the events of a run from one on: they come again with the next read. A watch that is
-    /// not read so holds nothing of them.
-    pub fn put_back(&mut self, run: Run, at: usize) {
-        match &mut self.stand {
-            Stand::Live(cursor) => cursor.put_back(&run, at),
-            Stand::CatchingUp(running) => running.relay.put_back(run.rest(at)),
-            // It goes on from its token.
-            Stand::Parked | Stand::Over(_) => {}
+    /// Returns the events of a selection from `at` on: the next read yields them again. So a watch whose
+    /// client does not read holds no events.
+    pub fn put_back(&mut self, selection: EventSelection, at: usize) {
+        match &mut self.state {
+            WatcherState::Live(cursor) => cursor.put_back(&selection, at),
+            WatcherState::CatchingUp(running) => running.queue.put_back(selection.starting_at(at)),
+            // The next read starts from the last token.
+            WatcherState::Behind | WatcherState::Ended(_) => {}
         }
     }
 
-    /// Holds the encoding of an event for as long as it takes to send it, and as memory allows.
+    /// Keeps the encoding of an event in memory while it is sent in pieces. It may be evicted when memory
+    /// is short.
     #[must_use]
-    pub fn lend(&self, bytes: Bytes) -> Loan {
-        self.hub.memory.loans.lend(bytes)
+    pub fn hold(&self, bytes: Bytes) -> RevocableBuffer {
+        self.hub.memory.buffers.insert(bytes)
     }
 
-    /// Goes back to the place whose token comes with the next read: what follows it is read again.
-    pub fn go_back(&mut self) {
+    /// Reads again everything after the token that is passed to the next read.
+    pub fn rewind(&mut self) {
         self.hub.metrics.count_fell_behind();
-        self.stand = Stand::Parked;
+        self.state = WatcherState::Behind;
     }
 
-    /// Where the stream is, with the token of that place, if everything up to there has been taken.
-    pub fn progress(&mut self) -> Option<(Tail, Bytes)> {
-        let (tail, token_context) = match &mut self.stand {
-            Stand::Live(cursor) => (cursor.tail_if_read()?, &self.lease.feed.ring.token_context),
-            Stand::CatchingUp(running) => (running.relay.tail_if_read()?, &running.token_context),
-            Stand::Parked | Stand::Over(_) => return None,
+    /// Returns the position of the stream and its token, if everything before it was read.
+    pub fn progress(&mut self) -> Option<(FeedPosition, Bytes)> {
+        let (position, token_context) = match &mut self.state {
+            WatcherState::Live(cursor) => (
+                cursor.position_if_caught_up()?,
+                &self.joined.feed.ring.token_context,
+            ),
+            WatcherState::CatchingUp(running) => (
+                running.queue.position_if_caught_up()?,
+                &running.token_context,
+            ),
+            WatcherState::Behind | WatcherState::Ended(_) => return None,
         };
         let audience = self.watch.view.audience;
-        let token = token_context.encode(&tail.position, tail.anchor.as_ref(), audience);
-        self.told_time = Some(tail.position.time());
-        Some((tail, token))
+        let token = token_context.encode(&position.position, position.anchor.as_ref(), audience);
+        self.last_progress_time = Some(position.position.time());
+        Some((position, token))
     }
 
-    /// Where it begins.
+    /// The position at which the watch started.
     #[must_use]
-    pub fn beginning(&self) -> &Beginning {
+    pub fn start_position(&self) -> &StartPosition {
         &self.start
     }
 
-    /// The time of the place that one of its tokens stands for.
+    /// The time of the position of one of this watch's tokens. `None` if the token cannot be decoded.
     #[must_use]
-    pub fn time_of(&self, token: &[u8]) -> Option<ClusterTime> {
+    pub fn token_time(&self, token: &[u8]) -> Option<ClusterTime> {
         let token = ResumeToken::decode(token, self.shared.token_context.keys()).ok()?;
         Some(token.position.time())
     }
 
-    /// Whether it has a change stream that MongoDB filters for it, or shares its scope's.
+    /// Whether the feed is dedicated, with a filter in MongoDB, or shared by its scope.
     #[must_use]
     pub fn mode(&self) -> Mode {
-        self.lease.mode
+        self.joined.mode
     }
 
-    /// Says how far the client has been served, by the second.
-    pub fn reach(&self, second: u32) {
-        self.seat.reach(second);
+    /// Records the time up to which the client has been served, in seconds since 1970.
+    pub fn set_reached_second(&self, second: u32) {
+        self.subscriber.set_reached_second(second);
     }
 
-    /// Whether the server is shutting down. A watcher that waits is woken when it begins to.
+    /// Returns whether the server is shutting down. Waiting watchers are woken when the shutdown begins.
     #[must_use]
     pub fn is_draining(&self) -> bool {
         self.hub.is_draining()
     }
 
+    /// Starts a catch-up from a token.
     fn catch_up(&mut self, token: &[u8]) -> Result<(), Error> {
-        let further = self.further.take().filter(|(after, _)| after == token);
-        let token = further.as_ref().map_or(token, |(_, place)| place);
-        // It was sealed here, or taken from the client and read before, but its key may be gone.
+        let skip_ahead = self.skip_ahead.take().filter(|(after, _)| after == token);
+        let token = skip_ahead.as_ref().map_or(token, |(_, ahead)| ahead);
+        // The token was decoded or made by this server before, but its key may have been removed.
         let keys = self.shared.token_context.keys();
         let token = ResumeToken::decode(token, keys)
             .map_err(|problem| Error::TokenMalformed(problem.to_string()))?;
-        let wanted = Wanted::from(token);
-        let route = route(&self.lease, &self.shared, &self.watch, wanted);
-        let residual = residual(&self.watch, self.lease.mode);
-        let running = Running::start(
+        let target = ResumeTarget::from(token);
+        let spec = catch_up_spec(&self.joined, &self.shared, &self.watch, target);
+        let residual = residual(&self.watch, self.joined.mode);
+        let running = RunningCatchUp::start(
             &self.hub,
-            &self.lease.feed,
+            &self.joined.feed,
             residual,
-            &self.seat,
-            route,
-            Ready::Waiting,
+            &self.subscriber,
+            spec,
+            CatchUpStart::WaitingForPermit,
         );
-        self.stand = Stand::CatchingUp(running);
+        self.state = WatcherState::CatchingUp(running);
         Ok(())
     }
 }
 
 impl Drop for Watcher {
     fn drop(&mut self) {
-        lock(&self.hub.seats).remove(self.seat_number);
+        lock(&self.hub.subscribers).remove(self.subscriber_slot);
     }
 }
 
-/// What is left to decide for a watch of its feed's events.
+/// The residual filter of a watch for the events of its feed.
 fn residual(watch: &Watch, mode: Mode) -> Residual {
     match mode {
         Mode::Dedicated => Residual::beyond(watch),
@@ -448,43 +480,49 @@ fn residual(watch: &Watch, mode: Mode) -> Residual {
     }
 }
 
-/// How to catch up from a place: on the feed's own stream if that made the token, else on the scope's
-/// shared one, which leaves no event out and so knows any token's.
-fn route(lease: &Lease, shared: &Shared, watch: &Watch, wanted: Wanted) -> Route {
-    let feed = &lease.feed;
-    let Wanted {
+/// Chooses the stream for a catch-up: the feed's own if that made the token, else the scope's shared one,
+/// which contains every event and so finds any token.
+fn catch_up_spec(
+    joined: &JoinedFeed,
+    shared: &SharedStream,
+    watch: &Watch,
+    target: ResumeTarget,
+) -> CatchUpSpec {
+    let feed = &joined.feed;
+    let ResumeTarget {
         position: from,
         anchor,
-        made_by,
-        timeless: _,
-    } = wanted;
-    let of = |token_context: &TokenContext| {
-        made_by
+        made_by: token,
+        now_unknown: _,
+    } = target;
+    let made_by = |token_context: &TokenContext| {
+        token
             .as_ref()
             .is_none_or(|token| token.is_same_plan(token_context))
     };
-    let of_feed = of(&feed.ring.token_context);
-    // Only of these two is it certain that the feed's stream has nothing between anchor and place.
-    let anchor = anchor.filter(|_| of_feed || of(&shared.token_context));
-    if of_feed {
-        Route {
+    let is_of_feed = made_by(&feed.ring.token_context);
+    // Only for these two streams is it certain that the feed's stream has no event between the anchor and
+    // the position.
+    let anchor = anchor.filter(|_| is_of_feed || made_by(&shared.token_context));
+    if is_of_feed {
+        CatchUpSpec {
             plan: Arc::clone(&feed.plan),
             token_context: feed.ring.token_context.clone(),
-            residual: residual(watch, lease.mode),
+            residual: residual(watch, joined.mode),
             from,
             anchor,
-            shared: Arc::clone(&shared.plan),
-            whole: Residual::of(watch),
+            shared_plan: Arc::clone(&shared.plan),
+            watch_residual: Residual::of(watch),
         }
     } else {
-        Route {
+        CatchUpSpec {
             plan: Arc::clone(&shared.plan),
             token_context: shared.token_context.clone(),
             residual: Residual::of(watch),
             from,
             anchor,
-            shared: Arc::clone(&shared.plan),
-            whole: Residual::of(watch),
+            shared_plan: Arc::clone(&shared.plan),
+            watch_residual: Residual::of(watch),
         }
     }
 }

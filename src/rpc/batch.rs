@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::{
-    hub::Run,
+    hub::EventSelection,
     pb::FilterMatch,
     plan::{Format, View, Watch},
     source::EventError,
@@ -61,7 +61,7 @@ impl Batch {
     /// taken.
     pub(super) fn fill(
         &mut self,
-        run: &Run,
+        run: &EventSelection,
         view: &Arc<View>,
         token: &mut Vec<u8>,
     ) -> Result<Filled, EventError> {
@@ -70,7 +70,7 @@ impl Batch {
         let mut full = None;
         while count < run.len() {
             let event = encoded.event(count);
-            let told = run.crossing(count).to_pb();
+            let told = run.transition(count).to_pb();
             full = self.refuses(event, told, run.event(count).cluster_time.seconds);
             if full.is_some() {
                 break;

@@ -9,8 +9,8 @@ use crate::{
 
 /// The first message.
 pub(super) fn opened(id: String, watch: &Watch, watcher: &Watcher) -> Kind {
-    let beginning = watcher.beginning();
-    let start_mode = match (&watch.start, beginning.by_time) {
+    let beginning = watcher.start_position();
+    let start_mode = match (&watch.start, beginning.opened_by_time) {
         (Start::Now, _) => pb::StartMode::Now,
         (Start::Token(_), false) => pb::StartMode::Token,
         (Start::Token(_), true) => pb::StartMode::TokenTime,

@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use crate::{
     error::Error,
-    hub::{CalledIn, Loan, Run, Watcher},
+    hub::{EventSelection, Evicted, RevocableBuffer, Watcher},
     pb::{self, FilterMatch},
     plan::{Oversize, Watch},
     source::{Event, EventError},
@@ -30,7 +30,7 @@ pub(super) enum Sent {
 pub(super) struct Pieces {
     /// What is told of the event when all of it is sent.
     pub event: Event,
-    loan: Loan,
+    loan: RevocableBuffer,
     token: Bytes,
     told: FilterMatch,
     /// The size of the whole, with its `match`.
@@ -39,7 +39,7 @@ pub(super) struct Pieces {
     index: u32,
     /// How many bytes have been sent.
     sent: usize,
-    called_in: Option<CalledIn>,
+    called_in: Option<Evicted>,
 }
 
 /// What comes next of an event in pieces.
@@ -55,7 +55,7 @@ pub(super) enum Next {
 pub(super) fn send(
     watch: &Watch,
     watcher: &Watcher,
-    run: &Run,
+    run: &EventSelection,
     at: usize,
     begun: Option<Pieces>,
     id: u64,
@@ -64,7 +64,7 @@ pub(super) fn send(
     let encoded = run.encoded(watch.format, &watch.view)?;
     let event = encoded.event(at);
     let message = event.message();
-    let told = run.crossing(at).to_pb();
+    let told = run.transition(at).to_pb();
     let size = message.len() + tail(told).len();
     Ok(match watch.oversize {
         Oversize::Fail => Sent::Refused(Error::EventTooLarge {
@@ -99,12 +99,12 @@ pub(super) fn send(
             let begun = begun.filter(|begun| begun.is_of(&event.token(), &message, told));
             Sent::Pieces(match begun {
                 Some(begun) => Pieces {
-                    loan: watcher.lend(message),
+                    loan: watcher.hold(message),
                     ..begun
                 },
                 None => Pieces {
                     event: run.event(at).clone(),
-                    loan: watcher.lend(message),
+                    loan: watcher.hold(message),
                     // A copy: a slice would keep alive all that was encoded with it.
                     token: Bytes::copy_from_slice(&event.token()),
                     told,
@@ -173,7 +173,7 @@ impl Pieces {
         self.token == token
             && self.told == told
             && self.size == message.len() + tail(told).len()
-            && self.called_in.is_some_and(|it| it.is(message))
+            && self.called_in.is_some_and(|it| it.matches(message))
     }
 }
 

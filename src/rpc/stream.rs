@@ -18,7 +18,7 @@ use tonic::Status;
 
 use crate::{
     error::Error,
-    hub::{Read, Run, Watcher},
+    hub::{EventSelection, Watcher, WatcherRead},
     metrics::{Metrics, Stage, StageGuard},
     pb::{self, watch_response::Kind},
     plan::Watch,
@@ -74,7 +74,7 @@ pub(super) struct WatchStream {
     /// Messages that are ready, to go out before anything else.
     ready: VecDeque<Frame>,
     /// What was read while a batch was being filled, and has to come after it.
-    next: Option<Read>,
+    next: Option<WatcherRead>,
     /// The event that goes out in pieces: from here while it can, else it is read again.
     pieces: Option<Pieces>,
     reading_again: bool,
@@ -106,7 +106,7 @@ impl WatchStream {
         outcome: Outcome,
         (hold, gauge): (Hold, StageGuard),
     ) -> Self {
-        let token = watcher.beginning().token.to_vec();
+        let token = watcher.start_position().token.to_vec();
         let now = Instant::now();
         let mut stream = Self {
             handed_over: token.clone(),
@@ -138,10 +138,10 @@ impl WatchStream {
         stream
     }
 
-    fn take(&mut self, read: Read, context: &mut Context<'_>) {
+    fn take(&mut self, read: WatcherRead, context: &mut Context<'_>) {
         match read {
-            Read::Events(run) => self.send_events(run, context),
-            Read::Stage(stage, reason) => {
+            WatcherRead::Events(run) => self.send_events(run, context),
+            WatcherRead::Stage(stage, reason) => {
                 self.gauge.move_to(stage);
                 let state = match stage {
                     Stage::Opening => pb::WatchState::Unspecified,
@@ -152,17 +152,17 @@ impl WatchStream {
                 self.queue(kinds::state_change(state, reason));
             }
             // What happened after the last second asked for is no concern of this watch.
-            Read::Invalidated(invalidation, _)
+            WatcherRead::Invalidated(invalidation, _)
                 if self.is_past_end(invalidation.position.time()) =>
             {
                 self.ending = Some(Ending::Finished);
             }
-            Read::Invalidated(invalidation, token) => {
+            WatcherRead::Invalidated(invalidation, token) => {
                 self.pieces = None;
                 self.token = token.to_vec();
                 self.queue(kinds::invalidated(&self.watch.scope, &invalidation));
             }
-            Read::Ended(error) => self.ending = Some(Ending::Failed(error)),
+            WatcherRead::Ended(error) => self.ending = Some(Ending::Failed(error)),
         }
     }
 
@@ -255,10 +255,10 @@ impl WatchStream {
         let mut progress = pb::Progress::default();
         if let Some((tail, token)) = reached {
             let time = tail.position.time();
-            self.watcher.reach(time.seconds);
+            self.watcher.set_reached_second(time.seconds);
             let (reached, upstream) = &mut self.told;
             *reached = time.max(*reached);
-            *upstream = tail.upstream.max(*upstream);
+            *upstream = tail.upstream_time.max(*upstream);
             progress.cluster_time = Some(*reached).filter(|time| time.seconds > 0).map(to_pb);
             progress.upstream_time = upstream.map(to_pb);
             self.token.clear();
@@ -288,7 +288,7 @@ impl WatchStream {
 
     /// Sends as many events as one message may hold: those of a run, and more if there are more. What
     /// does not fit is given back, so that a client that stops reading pins nothing.
-    fn send_events(&mut self, run: Run, context: &mut Context<'_>) {
+    fn send_events(&mut self, run: EventSelection, context: &mut Context<'_>) {
         // One that was begun goes on only if it comes first.
         let mut begun = self.pieces.take();
         let mut batch = Batch::new(&self.watch);
@@ -301,7 +301,7 @@ impl WatchStream {
             self.account((0..count).map(|at| run.event(at)));
             match full {
                 None => match self.watcher.poll_read(context, &self.token) {
-                    Poll::Ready(Read::Events(run)) => next = Some(run),
+                    Poll::Ready(WatcherRead::Events(run)) => next = Some(run),
                     Poll::Ready(read) => self.next = Some(read),
                     Poll::Pending => {}
                 },
@@ -325,7 +325,7 @@ impl WatchStream {
     /// Sends an event that no message can hold, by the client's policy. Nothing stands before it.
     fn send_oversize(
         &mut self,
-        run: &Run,
+        run: &EventSelection,
         at: usize,
         begun: Option<Pieces>,
     ) -> Result<(), EventError> {
@@ -363,7 +363,7 @@ impl WatchStream {
             }
             Next::CalledIn => {
                 self.reading_again = true;
-                self.watcher.go_back();
+                self.watcher.rewind();
                 return false;
             }
         }
@@ -375,7 +375,7 @@ impl WatchStream {
         events: impl DoubleEndedIterator<Item = &'e Event> + ExactSizeIterator + Clone,
     ) {
         if let Some(last) = events.clone().next_back() {
-            self.watcher.reach(last.cluster_time.seconds);
+            self.watcher.set_reached_second(last.cluster_time.seconds);
         }
         self.outcome.count(events);
     }
@@ -394,7 +394,7 @@ impl WatchStream {
         self.pieces = None;
         self.token.clone_from(&self.handed_over);
         if let Error::AccessChanged { after: Some(time) } = &mut error {
-            *time = self.watcher.time_of(&self.token).unwrap_or_default();
+            *time = self.watcher.token_time(&self.token).unwrap_or_default();
         }
         let reason = match error {
             Error::Draining => Some("the server is shutting down"),

@@ -1,13 +1,13 @@
-//! One watcher's place in a ring.
+//! A watcher's read position in a ring.
 
 use std::{ops::Range, sync::Arc};
 
 use crate::{
     error::Error,
     hub::{
-        audience::Member,
-        hits::Next,
-        segment::{Run, Segment},
+        match_list::NextMatch,
+        segment::{EventSelection, Segment},
+        subscriber_index::SubscriberKey,
         sync::lock,
     },
     metrics::Stage,
@@ -15,267 +15,288 @@ use crate::{
     source::ClusterTime,
 };
 
-use super::{Invalidation, Ring, Seq, Tail, state::Content, state::State};
+use super::{FeedPosition, Invalidation, Ring, Seq, state::Content, state::State};
 
-/// How many segments a watcher looks through by itself before it lets others run.
-const LOOKS: usize = 8;
+/// The number of segments that one read evaluates before it yields to other tasks.
+const MAX_SCANS_PER_READ: usize = 8;
 
-/// A watcher's place. Dropping it takes the watcher out of the ring's audience.
+/// A watcher's read position. Dropping it removes the watcher from the ring's subscribers.
 #[derive(Debug)]
-pub(in crate::hub) struct Cursor {
+pub(in crate::hub) struct RingCursor {
     ring: Arc<Ring>,
-    member: Member,
-    judge: Option<Arc<Judge>>,
-    /// What is to be read next.
+    subscriber_key: SubscriberKey,
+    evaluator: Option<Arc<Judge>>,
+    /// The sequence number to read next.
     at: Seq,
-    /// Events of before this time are not wanted.
-    since: Option<ClusterTime>,
-    /// The stage that the watcher was told last.
-    told: Option<Stage>,
-    /// A time that the watcher was told before it came here.
-    told_time: Option<ClusterTime>,
-    /// The round in which it is counted as having read everything.
+    /// Skip events earlier than this time.
+    not_before: Option<ClusterTime>,
+    /// The stage last reported to the watcher.
+    last_stage: Option<Stage>,
+    /// The time of the last progress reported before the watcher joined.
+    last_progress_time: Option<ClusterTime>,
+    /// The round in which this watcher is counted as idle (see
+    /// [`IdleReaders`](crate::hub::match_list::IdleReaders)).
     idle: Option<u64>,
 }
 
-/// What there is to read.
+/// The result of a read.
 #[derive(Debug)]
-pub(in crate::hub) enum Read {
-    /// Events that the watcher takes.
-    Run(Run),
-    /// The feed goes on in another stage.
+pub(in crate::hub) enum RingRead {
+    /// Events that match the watch.
+    Events(EventSelection),
+    /// The feed has entered a stage, with the reason.
     Stage(Stage, &'static str),
-    /// The watched collection or database is gone.
+    /// The watched collection or database was dropped or renamed.
     Invalidated(Invalidation),
-    /// Nothing now.
-    Nothing,
-    /// There is more to look through: come again.
-    Later,
-    /// What follows is no longer in the ring.
-    Fallen,
-    /// The feed has ended, and everything before that has been read.
+    /// Nothing to read now.
+    Empty,
+    /// More events are left to evaluate: read again after other tasks have run.
+    Yield,
+    /// The ring no longer holds the next event.
+    FellBehind,
+    /// The feed has ended, and everything before its end has been read.
     Ended(Error),
 }
 
-enum Found {
-    Read(Read),
-    /// Nobody has looked at these events for this watcher; the segment's first has that number.
-    Look(Arc<Segment>, Seq, Range<usize>),
+/// The result of a lookup under the lock.
+enum Lookup {
+    Done(RingRead),
+    /// The match list does not cover these events of a segment: evaluate them outside of the lock. With
+    /// the sequence number of the segment's first event.
+    Scan(Arc<Segment>, Seq, Range<usize>),
 }
 
-impl Cursor {
+impl RingCursor {
     pub(super) fn new(
         ring: Arc<Ring>,
-        member: Member,
-        judge: Option<Arc<Judge>>,
+        subscriber_key: SubscriberKey,
+        evaluator: Option<Arc<Judge>>,
         at: Seq,
-        since: Option<ClusterTime>,
+        not_before: Option<ClusterTime>,
     ) -> Self {
         Self {
             ring,
-            member,
-            judge,
+            subscriber_key,
+            evaluator,
             at,
-            since,
-            told: None,
-            told_time: None,
+            not_before,
+            last_stage: None,
+            last_progress_time: None,
             idle: None,
         }
     }
 
-    /// What the watcher was told before it came here: the stage, and a time up to which it was told of
-    /// progress.
-    pub(in crate::hub) fn knows(&mut self, stage: Option<Stage>, progress: Option<ClusterTime>) {
-        self.told = stage;
-        self.told_time = progress;
+    /// Records the stage and the progress time reported to the watcher before it joined, so that neither
+    /// is repeated or goes backwards.
+    pub(in crate::hub) fn set_last_reported(
+        &mut self,
+        stage: Option<Stage>,
+        progress: Option<ClusterTime>,
+    ) {
+        self.last_stage = stage;
+        self.last_progress_time = progress;
     }
 
-    /// Takes what there is to read.
-    pub(in crate::hub) fn read(&mut self) -> Read {
-        for _ in 0..LOOKS {
+    /// Reads what comes next.
+    pub(in crate::hub) fn read(&mut self) -> RingRead {
+        for _ in 0..MAX_SCANS_PER_READ {
             let read = match self.find() {
-                Found::Read(read) => read,
-                Found::Look(segment, base, range) => {
-                    let Some(judge) = &self.judge else {
-                        return Read::Ended(Error::Internal);
+                Lookup::Done(read) => read,
+                Lookup::Scan(segment, first_seq, range) => {
+                    let Some(evaluator) = &self.evaluator else {
+                        return RingRead::Ended(Error::Internal);
                     };
-                    match Run::judged(&segment, base, range, judge) {
-                        Some(run) => Read::Run(run),
+                    match EventSelection::matching(&segment, first_seq, range, evaluator) {
+                        Some(selection) => RingRead::Events(selection),
                         None => continue,
                     }
                 }
             };
-            match (read, self.since) {
-                (Read::Run(run), Some(since)) => {
-                    if let Some(run) = run.since(since) {
-                        self.since = None;
-                        return Read::Run(run);
+            match (read, self.not_before) {
+                (RingRead::Events(selection), Some(not_before)) => {
+                    if let Some(selection) = selection.not_before(not_before) {
+                        self.not_before = None;
+                        return RingRead::Events(selection);
                     }
                 }
-                (Read::Invalidated(it), Some(since)) if it.position.time() < since => {}
+                (RingRead::Invalidated(it), Some(not_before))
+                    if it.position.time() < not_before => {}
                 (read, _) => return read,
             }
         }
-        Read::Later
+        RingRead::Yield
     }
 
-    /// Gives back the events of a run from one on: they are to be read again.
-    pub(in crate::hub) fn put_back(&mut self, run: &Run, at: usize) {
-        self.at = run.seq(at);
+    /// Returns the events of a selection from `at` on to the ring: the next read yields them again.
+    pub(in crate::hub) fn put_back(&mut self, selection: &EventSelection, at: usize) {
+        self.at = selection.seq(at);
     }
 
-    /// Where the feed is, if this watcher has read everything up to there and it is not before where
-    /// the watcher itself began.
-    pub(in crate::hub) fn tail_if_read(&mut self) -> Option<Tail> {
+    /// Returns the feed's position, if this watcher has read everything up to it and it is not before the
+    /// watcher's own start.
+    pub(in crate::hub) fn position_if_caught_up(&mut self) -> Option<FeedPosition> {
         let mut state = lock(&self.ring.state);
-        if let Some(group) = self.member.group {
+        if let Some(group) = self.subscriber_key.group {
             let head = state.head();
-            let hits = state.hits_of(group);
-            hits.forget_before(head);
-            if hits.next(self.at) == Next::Nothing {
+            let list = state.match_list_mut(group);
+            list.forget_before(head);
+            if list.next(self.at) == NextMatch::Nothing {
                 self.at = state.next;
             }
         }
         if self.at < state.next {
             return None;
         }
-        let tail = state.tail();
-        let time = tail.position.time();
-        let early = |bound: Option<ClusterTime>| bound.is_some_and(|bound| time < bound);
-        if early(self.since) || early(self.told_time) {
+        let position = state.position();
+        let time = position.position.time();
+        let is_before = |bound: Option<ClusterTime>| bound.is_some_and(|bound| time < bound);
+        if is_before(self.not_before) || is_before(self.last_progress_time) {
             return None;
         }
-        self.since = None;
-        self.told_time = None;
-        Some(tail)
+        self.not_before = None;
+        self.last_progress_time = None;
+        Some(position)
     }
 
-    fn find(&mut self) -> Found {
+    fn find(&mut self) -> Lookup {
         let ring = Arc::clone(&self.ring);
         let mut state = lock(&ring.state);
-        self.claim_read(&ring, &mut state);
+        self.record_progress(&ring, &mut state);
         let (stage, reason) = state.stage;
-        let told = self.told;
-        // That a feed lags is told at once; the rest when it is true for this watcher as well.
-        let news = told != Some(stage) && stage != Stage::Opening;
-        if news && stage == Stage::CatchingUp {
-            self.told = Some(stage);
-            return Found::Read(Read::Stage(stage, reason));
+        let last_stage = self.last_stage;
+        // `CatchingUp` is reported at once; other stages when the watcher has read everything before.
+        let stage_changed = last_stage != Some(stage) && stage != Stage::Opening;
+        if stage_changed && stage == Stage::CatchingUp {
+            self.last_stage = Some(stage);
+            return Lookup::Done(RingRead::Stage(stage, reason));
         }
-        let found = match self.member.group {
+        let found = match self.subscriber_key.group {
             None => self.find_any(&state),
             Some(group) => {
                 let head = state.head();
-                state.hits_of(group).forget_before(head);
-                self.find_hit(&mut state, group)
+                state.match_list_mut(group).forget_before(head);
+                self.find_match(&mut state, group)
             }
         };
-        if let Found::Read(Read::Nothing) = found {
+        if let Lookup::Done(RingRead::Empty) = found {
             self.at = state.next;
-            self.claim_read(&ring, &mut state);
-            self.idle = Some(state.enter_idle(self.member.group, self.idle));
-            ring.tell_writer(&mut state);
-            if news {
-                self.told = Some(stage);
-                return Found::Read(Read::Stage(stage, reason));
+            self.record_progress(&ring, &mut state);
+            self.idle = Some(state.enter_idle(self.subscriber_key.group, self.idle));
+            ring.wake_writer(&mut state);
+            if stage_changed {
+                self.last_stage = Some(stage);
+                return Lookup::Done(RingRead::Stage(stage, reason));
             }
             if let Some(why) = &state.ended {
-                return Found::Read(Read::Ended(why.clone()));
+                return Lookup::Done(RingRead::Ended(why.clone()));
             }
         }
         found
     }
 
-    /// Everything before its place has been read, and not given back: the ring need not keep it for
-    /// want of a reader.
-    fn claim_read(&self, ring: &Ring, state: &mut State) {
+    /// Records that everything before the position has been read and not put back, so that the ring may
+    /// evict it.
+    fn record_progress(&self, ring: &Ring, state: &mut State) {
         if self.at > state.furthest {
             state.furthest = self.at;
-            ring.tell_writer(state);
+            ring.wake_writer(state);
         }
     }
 
-    /// What comes next, whatever it is.
-    fn find_any(&mut self, state: &State) -> Found {
+    /// Finds the next item, for a watcher that receives every event.
+    fn find_any(&mut self, state: &State) -> Lookup {
         if self.at < state.head() {
-            return Found::Read(Read::Fallen);
+            return Lookup::Done(RingRead::FellBehind);
         }
         let Some(item) = state.item_at(self.at).filter(|item| self.at < item.end()) else {
-            return Found::Read(Read::Nothing);
+            return Lookup::Done(RingRead::Empty);
         };
         let from = (self.at - item.first) as usize;
         self.at = item.end();
-        Found::Read(match &item.content {
+        Lookup::Done(match &item.content {
             Content::Events(segment) => {
                 let events = segment.events().len();
-                Read::Run(Run::range(Arc::clone(segment), item.first, from, events))
+                RingRead::Events(EventSelection::range(
+                    Arc::clone(segment),
+                    item.first,
+                    from,
+                    events,
+                ))
             }
-            Content::Invalidated(invalidation) => Read::Invalidated(invalidation.clone()),
+            Content::Invalidated(invalidation) => RingRead::Invalidated(invalidation.clone()),
         })
     }
 
-    /// What comes next of the events that the watcher's group takes.
-    fn find_hit(&mut self, state: &mut State, group: usize) -> Found {
-        let at = match state.hits_of(group).next(self.at) {
-            Next::Nothing => return Found::Read(Read::Nothing),
-            Next::Unknown(_) if self.at < state.head() => return Found::Read(Read::Fallen),
-            Next::Unknown(floor) => return self.look(state, floor),
-            Next::From(at) => at,
+    /// Finds the next events that the watcher's group matches.
+    fn find_match(&mut self, state: &mut State, group: usize) -> Lookup {
+        let at = match state.match_list_mut(group).next(self.at) {
+            NextMatch::Nothing => return Lookup::Done(RingRead::Empty),
+            NextMatch::Unknown(_) if self.at < state.head() => {
+                return Lookup::Done(RingRead::FellBehind);
+            }
+            NextMatch::Unknown(floor) => return self.scan(state, floor),
+            NextMatch::From(at) => at,
         };
         let from = self.at;
-        let runs = || state.hits_ref(group).runs_from(at);
-        let first = runs().next().map_or(from, |run| run.first.max(from));
+        let ranges = || state.match_list(group).ranges_from(at);
+        let first = ranges().next().map_or(from, |range| range.first.max(from));
         let Some(item) = state.item_at(first) else {
-            return Found::Read(Read::Fallen);
+            return Lookup::Done(RingRead::FellBehind);
         };
         let read = match &item.content {
             Content::Invalidated(invalidation) => {
                 self.at = item.end();
-                Read::Invalidated(invalidation.clone())
+                RingRead::Invalidated(invalidation.clone())
             }
             Content::Events(segment) => {
-                let mut picks = Vec::new();
-                for run in runs().take_while(|run| run.first < item.end()) {
-                    let (start, end) = (run.first.max(from), run.end.min(item.end()));
-                    picks.extend((start..end).map(|seq| ((seq - item.first) as u32, run.crossing)));
+                let mut indices = Vec::new();
+                for range in ranges().take_while(|range| range.first < item.end()) {
+                    let (start, end) = (range.first.max(from), range.end.min(item.end()));
+                    indices.extend(
+                        (start..end).map(|seq| ((seq - item.first) as u32, range.transition)),
+                    );
                     self.at = end;
                 }
-                Read::Run(Run::some(Arc::clone(segment), item.first, picks))
+                RingRead::Events(EventSelection::list(
+                    Arc::clone(segment),
+                    item.first,
+                    indices,
+                ))
             }
         };
-        Found::Read(read)
+        Lookup::Done(read)
     }
 
-    /// Events that came before the group's list begins.
-    fn look(&mut self, state: &State, floor: Seq) -> Found {
+    /// Finds the next events before the start of the group's match list.
+    fn scan(&mut self, state: &State, floor: Seq) -> Lookup {
         let Some(item) = state.item_at(self.at) else {
-            return Found::Read(Read::Fallen);
+            return Lookup::Done(RingRead::FellBehind);
         };
         let from = self.at;
         match &item.content {
             Content::Events(segment) => {
                 self.at = item.end().min(floor);
                 let range = (from - item.first) as usize..(self.at - item.first) as usize;
-                Found::Look(Arc::clone(segment), item.first, range)
+                Lookup::Scan(Arc::clone(segment), item.first, range)
             }
             Content::Invalidated(invalidation) => {
                 self.at = item.end();
-                Found::Read(Read::Invalidated(invalidation.clone()))
+                Lookup::Done(RingRead::Invalidated(invalidation.clone()))
             }
         }
     }
 }
 
-impl Drop for Cursor {
+impl Drop for RingCursor {
     fn drop(&mut self) {
-        let mut audience = lock(&self.ring.audience);
-        let gone = audience.leave(self.member);
+        let mut subscribers = lock(&self.ring.subscribers);
+        let removed_group = subscribers.remove(self.subscriber_key);
         let mut state = lock(&self.ring.state);
-        state.leave_idle(self.member.group, self.idle);
-        if let Some(group) = gone {
-            state.drop_hits(group);
+        state.leave_idle(self.subscriber_key.group, self.idle);
+        if let Some(group) = removed_group {
+            state.remove_match_list(group);
         }
-        // With one less to read it, the oldest may go.
-        self.ring.tell_writer(&mut state);
+        // The ring may have kept its oldest events for this watcher alone.
+        self.ring.wake_writer(&mut state);
     }
 }

@@ -1,4 +1,4 @@
-//! What a ring holds, under its lock.
+//! The contents of a ring, behind its lock.
 
 use std::{collections::VecDeque, ops::Range, sync::Arc};
 
@@ -7,58 +7,59 @@ use tokio::time::Instant;
 use crate::{
     error::Error,
     hub::{
-        audience::GroupId,
-        hits::{HitRun, Hits, Idle},
+        match_list::{IdleReaders, MatchList, MatchRange},
         segment::Segment,
         stream::next_time,
+        subscriber_index::GroupId,
     },
     metrics::{GaugeGuard, Metrics, Stage},
     source::{ClusterTime, Position},
     wire::Anchor,
 };
 
-use super::{Before, Fence, Invalidation, Known, Place, Seq, Tail};
+use super::{Barrier, FeedPosition, Invalidation, JoinEvidence, JoinPoint, RingHistory, Seq};
 
 #[derive(Debug)]
 pub(super) struct State {
     pub items: VecDeque<Item>,
-    /// The next one's number.
+    /// The sequence number of the next item.
     pub next: Seq,
-    /// What the items are worth in memory, in bytes.
+    /// The approximate memory of the items in bytes.
     pub cost: usize,
     pub stage: (Stage, &'static str),
     pub ended: Option<Error>,
-    /// By group; complete for those that exist.
-    hits: Vec<Option<Hits>>,
-    /// How far the foremost watcher has read.
+    /// By group id; `Some` for every group that exists.
+    match_lists: Vec<Option<MatchList>>,
+    /// The position of the watcher that has read furthest.
     pub furthest: Seq,
-    /// Those who take everything, and have.
-    idle_everyone: Idle,
-    /// How many watchers, of whatever group, have read all that concerns them.
+    /// The idle ones among the watchers that receive every event.
+    idle_unfiltered: IdleReaders,
+    /// The number of idle watchers in all groups.
     idle: usize,
-    /// A time up to which somebody has read the same events elsewhere.
-    overtaken: Option<ClusterTime>,
-    /// What was there when somebody joined who wants it, though it may have come for nobody.
-    claimed: Range<Seq>,
-    /// Whether the writer waits for room.
+    /// The time up to which a catch-up has read the same events.
+    read_elsewhere_until: Option<ClusterTime>,
+    /// The items that were in the ring when watchers joined at them. A joining watcher needs them even if
+    /// no watcher matched them when they came.
+    joined_range: Range<Seq>,
+    /// Whether the writer waits for space.
     pub writer_waits: bool,
-    before: Before,
+    history: RingHistory,
     position: Position,
-    pub upstream: Option<ClusterTime>,
+    pub upstream_time: Option<ClusterTime>,
     anchor: Option<Anchor>,
-    /// Whether there was nothing left to read when MongoDB was last heard of.
+    /// Whether the feed had read everything at the last reply.
     pub caught_up: bool,
-    /// When that was, by the local clock that only counts.
-    heard: Instant,
+    /// The local time of the last reply.
+    last_reply: Instant,
 }
 
 #[derive(Debug)]
 pub(super) struct Item {
     pub first: Seq,
     pub content: Content,
-    /// Whether anybody took any of it when it came.
-    wanted: bool,
-    /// Counts it in `weir_ring_bytes`.
+    /// Whether any watcher matched any of it when it was added.
+    matched: bool,
+    /// Counts its memory in `weir_ring_bytes`.
     _gauge: GaugeGuard,
 }
 
@@ -69,119 +70,119 @@ pub(super) enum Content {
 }
 
 impl State {
-    pub(super) fn new(start: Position, before: Before) -> Self {
+    pub(super) fn new(start: Position, history: RingHistory) -> Self {
         Self {
             items: VecDeque::new(),
             next: 0,
             cost: 0,
             stage: (Stage::Opening, ""),
             ended: None,
-            hits: Vec::new(),
+            match_lists: Vec::new(),
             furthest: 0,
-            overtaken: None,
-            claimed: 0..0,
-            idle_everyone: Idle::default(),
+            read_elsewhere_until: None,
+            joined_range: 0..0,
+            idle_unfiltered: IdleReaders::default(),
             idle: 0,
             writer_waits: false,
-            anchor: before.anchor(),
-            before,
+            anchor: history.anchor(),
+            history,
             position: start,
-            upstream: None,
+            upstream_time: None,
             caught_up: false,
-            heard: Instant::now(),
+            last_reply: Instant::now(),
         }
     }
 
-    pub(super) fn push(&mut self, content: Content, wanted: bool, metrics: &Metrics) {
+    pub(super) fn push(&mut self, content: Content, matched: bool, metrics: &Metrics) {
         let (count, cost) = match &content {
             Content::Events(segment) => (segment.events().len() as Seq, segment.cost()),
             Content::Invalidated(_) => (1, 0),
         };
         if let Some((token, time)) = content.last() {
             self.anchor = Some(Anchor::new(token, time));
-            self.upstream = self.upstream.max(Some(time));
+            self.upstream_time = self.upstream_time.max(Some(time));
         }
-        let ended = self.idle_everyone.end();
-        self.idle -= ended;
+        self.idle -= self.idle_unfiltered.end();
         self.items.push_back(Item {
             first: self.next,
             content,
-            wanted,
+            matched,
             _gauge: GaugeGuard::bytes(&metrics.ring_bytes, cost),
         });
         self.next += count;
         self.cost += cost;
     }
 
-    pub(super) fn heard(
+    pub(super) fn set_position(
         &mut self,
         position: Position,
-        upstream: Option<ClusterTime>,
+        upstream_time: Option<ClusterTime>,
         caught_up: bool,
     ) {
         self.position = position;
-        // Another member of the set may be behind the one that was read before.
-        self.upstream = self.upstream.max(upstream);
+        // A reply of another member of the replica set may have an earlier time.
+        self.upstream_time = self.upstream_time.max(upstream_time);
         self.caught_up = caught_up;
-        self.heard = Instant::now();
+        self.last_reply = Instant::now();
     }
 
-    /// Whether the oldest item may go: somebody has read it, or nobody is there who would.
-    pub(super) fn may_evict(&self, deserted: bool) -> bool {
+    /// Returns whether the oldest item may be evicted: a watcher has read it, or no watcher needs it.
+    pub(super) fn may_evict(&self, no_subscribers: bool) -> bool {
         self.items.front().is_some_and(|oldest| {
-            let claimed = oldest.first < self.claimed.end && self.claimed.start < oldest.end();
-            let wanted = oldest.wanted || claimed;
-            let read = self.furthest >= oldest.end() || self.is_overtaken(oldest);
-            deserted || !wanted || self.idle > 0 || read
+            let in_joined_range =
+                oldest.first < self.joined_range.end && self.joined_range.start < oldest.end();
+            let needed = oldest.matched || in_joined_range;
+            let read = self.furthest >= oldest.end() || self.is_read_elsewhere(oldest);
+            no_subscribers || !needed || self.idle > 0 || read
         })
     }
 
-    fn is_overtaken(&self, item: &Item) -> bool {
+    fn is_read_elsewhere(&self, item: &Item) -> bool {
         let last = item.content.last();
-        last.is_some_and(|(_, time)| Some(time) <= self.overtaken)
+        last.is_some_and(|(_, time)| Some(time) <= self.read_elsewhere_until)
     }
 
-    /// A hit for a group: none of its watchers has read everything any more.
-    pub(super) fn hit(&mut self, group: GroupId, run: HitRun) {
-        let hits = self.hits_of(group);
-        hits.push(run);
-        let ended = hits.idle.end();
+    /// Adds a match for a group, which ends the idleness of its watchers.
+    pub(super) fn push_match(&mut self, group: GroupId, range: MatchRange) {
+        let list = self.match_list_mut(group);
+        list.push(range);
+        let ended = list.idle.end();
         self.idle -= ended;
     }
 
-    /// A watcher has read everything. Gives the round that it is counted in.
-    pub(super) fn enter_idle(&mut self, group: Option<GroupId>, before: Option<u64>) -> u64 {
-        let (round, anew) = self.idle_of(group).enter(before);
-        self.idle += usize::from(anew);
+    /// Counts a watcher that has read everything as idle. Returns the round that it is counted in.
+    pub(super) fn enter_idle(&mut self, group: Option<GroupId>, counted: Option<u64>) -> u64 {
+        let (round, newly_counted) = self.idle_readers_mut(group).enter(counted);
+        self.idle += usize::from(newly_counted);
         round
     }
 
-    /// A watcher that was counted in a round leaves.
+    /// Removes a leaving watcher, which was last counted in a round, from the idle ones.
     pub(super) fn leave_idle(&mut self, group: Option<GroupId>, counted: Option<u64>) {
-        if self.idle_of(group).leave(counted) {
+        if self.idle_readers_mut(group).leave(counted) {
             self.idle -= 1;
         }
     }
 
-    fn idle_of(&mut self, group: Option<GroupId>) -> &mut Idle {
+    fn idle_readers_mut(&mut self, group: Option<GroupId>) -> &mut IdleReaders {
         match group {
-            None => &mut self.idle_everyone,
-            Some(group) => &mut self.hits_of(group).idle,
+            None => &mut self.idle_unfiltered,
+            Some(group) => &mut self.match_list_mut(group).idle,
         }
     }
 
-    /// A watcher begins to read at a place.
-    pub(super) fn claim(&mut self, from: Seq) {
-        // What came before is nothing that this watcher could lose.
+    /// Records that a watcher starts to read at a sequence number.
+    pub(super) fn record_join(&mut self, from: Seq) {
+        // The ring need not keep earlier items for this watcher.
         self.furthest = self.furthest.max(from);
         if from == self.next {
             return;
         }
-        let unclaimed = self.claimed.end <= self.head();
-        self.claimed = if unclaimed {
+        let range_evicted = self.joined_range.end <= self.head();
+        self.joined_range = if range_evicted {
             from..self.next
         } else {
-            self.claimed.start.min(from)..self.next
+            self.joined_range.start.min(from)..self.next
         };
     }
 
@@ -190,7 +191,7 @@ impl State {
             return;
         };
         if let Some((token, time)) = item.content.last() {
-            self.before.has_left(token, time);
+            self.history.record_evicted(token, time);
         }
         if let Content::Events(segment) = &item.content {
             self.cost -= segment.cost();
@@ -206,37 +207,37 @@ impl State {
         self.items.get(after.checked_sub(1)?)
     }
 
-    /// A group's hits.
+    /// The match list of a group.
     ///
     /// # Panics
-    /// When there is no such group.
-    pub(super) fn hits_of(&mut self, group: GroupId) -> &mut Hits {
-        self.hits[group]
+    /// Panics if there is no such group.
+    pub(super) fn match_list_mut(&mut self, group: GroupId) -> &mut MatchList {
+        self.match_lists[group]
             .as_mut()
-            .expect("a group has hits from its first watcher to its last")
+            .expect("every group has a match list")
     }
 
-    pub(super) fn hits_ref(&self, group: GroupId) -> &Hits {
-        self.hits[group]
+    pub(super) fn match_list(&self, group: GroupId) -> &MatchList {
+        self.match_lists[group]
             .as_ref()
-            .expect("a group has hits from its first watcher to its last")
+            .expect("every group has a match list")
     }
 
-    pub(super) fn set_hits(&mut self, group: GroupId, hits: Hits) {
-        if self.hits.len() <= group {
-            self.hits.resize_with(group + 1, || None);
+    pub(super) fn insert_match_list(&mut self, group: GroupId, list: MatchList) {
+        if self.match_lists.len() <= group {
+            self.match_lists.resize_with(group + 1, || None);
         }
-        self.hits[group] = Some(hits);
+        self.match_lists[group] = Some(list);
     }
 
-    pub(super) fn drop_hits(&mut self, group: GroupId) {
-        self.hits[group] = None;
+    pub(super) fn remove_match_list(&mut self, group: GroupId) {
+        self.match_lists[group] = None;
     }
 
-    pub(super) fn tail(&self) -> Tail {
-        Tail {
+    pub(super) fn position(&self) -> FeedPosition {
+        FeedPosition {
             position: self.position.clone(),
-            upstream: self.upstream,
+            upstream_time: self.upstream_time,
             anchor: self.anchor,
         }
     }
@@ -246,55 +247,55 @@ impl State {
             return 0.0;
         }
         let behind = self
-            .upstream
+            .upstream_time
             .map_or(0, |now| now.seconds_since(self.position.time()));
-        f64::from(behind) + self.heard.elapsed().as_secs_f64()
+        f64::from(behind) + self.last_reply.elapsed().as_secs_f64()
     }
 
-    /// The number of what follows a place, and the time that events must have reached to be wanted.
-    /// `None` when the ring can't tell, or no longer holds it.
-    pub(super) fn find(&mut self, place: &Place<'_>) -> Option<(Seq, Option<ClusterTime>)> {
+    /// Finds the item that follows a join point. The second value returned is the time before which the
+    /// watcher skips events. `None` when the ring no longer holds the item, or may not.
+    pub(super) fn find(&mut self, point: &JoinPoint<'_>) -> Option<(Seq, Option<ClusterTime>)> {
         let exactly = |seq| Some((seq, None));
-        match place {
-            Place::Now => exactly(self.next),
-            Place::After(Position::Time(time), _) => self.find_time(*time),
-            Place::After(Position::HighWater { .. }, None) => None,
-            Place::After(Position::HighWater { .. }, Some(anchor)) => {
-                if self.before.is_anchored(anchor) {
+        match point {
+            JoinPoint::Now => exactly(self.next),
+            JoinPoint::After(Position::Time(time), _) => self.find_time(*time),
+            JoinPoint::After(Position::HighWater { .. }, None) => None,
+            JoinPoint::After(Position::HighWater { .. }, Some(anchor)) => {
+                if self.history.is_anchored(anchor) {
                     return exactly(self.head());
                 }
                 exactly(self.find_event(anchor.time, |token| anchor.matches(token))?)
             }
-            Place::After(
+            JoinPoint::After(
                 Position::Event { token, time } | Position::Invalidate { token, time },
                 _,
             ) => {
-                if self.before.ends_with(token) {
+                if self.history.ends_with(token) {
                     return exactly(self.head());
                 }
                 exactly(self.find_event(*time, |other| other == token)?)
             }
-            Place::Fence(fence, known) => self.find_fence(fence, *known),
+            JoinPoint::Barrier(barrier, evidence) => self.find_barrier(barrier, *evidence),
         }
     }
 
-    /// Where it ends now, if MongoDB's time is known and the stream had begun by then.
-    pub(super) fn fence(&self) -> Option<Fence> {
-        let time = self.upstream?;
-        self.before.had_begun_at(time).then_some(Fence {
+    /// A barrier at the current end, if MongoDB's time is known and the stream had started by then.
+    pub(super) fn barrier(&self) -> Option<Barrier> {
+        let time = self.upstream_time?;
+        self.history.had_started_by(time).then_some(Barrier {
             at: self.next,
             time,
         })
     }
 
-    /// A catch-up of the same events has read up to a time. Tells whether the feed is behind that.
-    pub(super) fn overtaken(&mut self, time: ClusterTime) -> bool {
-        self.overtaken = self.overtaken.max(Some(time));
+    /// Records that a catch-up of the same events has read up to a time. Returns whether the feed is behind
+    /// it.
+    pub(super) fn mark_read_elsewhere(&mut self, time: ClusterTime) -> bool {
+        self.read_elsewhere_until = self.read_elsewhere_until.max(Some(time));
         self.position.time() < time
     }
 
-    /// The place after the last event of a time that `is_it` knows by its token. Only events of that
-    /// very time are looked at.
+    /// Finds the item after the last event with this time and a token that `is_it` accepts.
     fn find_event(&self, time: ClusterTime, is_it: impl Fn(&[u8]) -> bool) -> Option<Seq> {
         let from = self
             .items
@@ -331,9 +332,9 @@ impl State {
         found
     }
 
-    /// The first event of a time or later, if the ring reaches back to that time.
+    /// Finds the first event at or after a time, if the ring reaches back to that time.
     fn find_time(&self, time: ClusterTime) -> Option<(Seq, Option<ClusterTime>)> {
-        if !self.before.is_complete_from(time) {
+        if !self.history.is_complete_from(time) {
             return None;
         }
         let at = self
@@ -351,28 +352,28 @@ impl State {
                 Content::Invalidated(_) => item.first,
             },
         };
-        // The feed may itself not have come so far yet.
+        // The feed may not have reached the time yet, so the watcher skips earlier events.
         Some((seq, Some(time)))
     }
 
-    fn find_fence(
+    fn find_barrier(
         &mut self,
-        fence: &Fence,
-        known: Known<'_>,
+        barrier: &Barrier,
+        evidence: JoinEvidence<'_>,
     ) -> Option<(Seq, Option<ClusterTime>)> {
         let head = self.head();
-        if fence.at < head {
+        if barrier.at < head {
             return None;
         }
-        // Nothing had come into the ring, or everything had gone again: what is known before the
-        // fence is known before the ring.
-        if fence.at == head {
-            self.before.learn(known.anchor, known.quiet_from);
+        // The ring was empty at the barrier, or everything before it was evicted: facts about the stream
+        // before the barrier are facts about the stream before the ring.
+        if barrier.at == head {
+            self.history.learn(evidence.anchor, evidence.quiet_from);
             if self.items.is_empty() {
-                self.anchor = self.before.anchor();
+                self.anchor = self.history.anchor();
             }
         }
-        Some((fence.at, Some(next_time(fence.time))))
+        Some((barrier.at, Some(next_time(barrier.time))))
     }
 }
 

@@ -110,8 +110,12 @@ async fn a_token_of_another_filter_goes_on_right_after_its_event() {
     let token = token_context(&watch(request())).encode(&after("a", 1), None, None);
     let mut back = Client::open(&hub, &resumed(inserts_only(), token.clone())).await;
     assert_eq!(back.watcher.mode(), Mode::Dedicated);
-    assert_eq!(back.watcher.beginning().token, token, "the client's own");
-    assert!(!back.watcher.beginning().by_time);
+    assert_eq!(
+        back.watcher.start_position().token,
+        token,
+        "the client's own"
+    );
+    assert!(!back.watcher.start_position().opened_by_time);
     assert_eq!(events(back.see_all().await), named(&["b", "c"]));
     assert_eq!(source.asked(), [None, Some(after("a", 1))], "never by time");
     settle().await;
@@ -129,7 +133,7 @@ async fn a_token_that_no_stream_knows_is_replaced_by_its_time() {
     let hub = hub(&source);
     let token = token_context(&watch(request())).encode(&after("a", 1), None, None);
     let mut back = Client::open(&hub, &resumed(request(), token)).await;
-    assert!(back.watcher.beginning().by_time);
+    assert!(back.watcher.start_position().opened_by_time);
     assert_eq!(events(back.see_all().await), named(&["b"]));
     let asked = [None, Some(after("a", 1)), Some(Position::Time(at(1)))];
     assert_eq!(source.asked(), asked);

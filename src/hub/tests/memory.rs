@@ -21,9 +21,9 @@ async fn short_of_memory_deserted_rings_go_first_and_then_the_largest() {
     let held = hub.scraped_gauges().memory_used_bytes;
     assert!(held <= 11 << 20, "{held} bytes are held");
     let rings: Vec<usize> = {
-        let roll = lock(&hub.0.roll);
+        let feed_table = lock(&hub.0.feed_table);
         let cost = |collection: &str| {
-            let feeds = roll
+            let feeds = feed_table
                 .feeds()
                 .filter(|(plan, _)| plan.scope.to_string() == format!("shop.{collection}"));
             feeds

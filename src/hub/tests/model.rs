@@ -10,10 +10,10 @@ use std::{
 use shuttle::{future::block_on, sync::Mutex, thread};
 
 use super::super::{
-    budget::Budget,
-    ring::{Before, Cursor, News, Place, Read, Ring},
-    seat::Seat,
+    budget::MemoryBudget,
+    ring::{FeedUpdate, JoinPoint, Ring, RingCursor, RingHistory, RingRead},
     segment::Segment,
+    subscriber::Subscriber,
 };
 use super::any_token_context;
 use crate::{
@@ -32,13 +32,13 @@ static METRICS: LazyLock<Arc<Metrics>> = LazyLock::new(|| Arc::new(Metrics::new(
 
 fn ring(capacity: usize) -> Arc<Ring> {
     let start = Position::Time(at(0));
-    let before = Before::beginning(&start, None);
+    let history = RingHistory::starting_at(&start, None);
     Arc::new(Ring::new(
         capacity,
         any_token_context(),
         Arc::clone(&METRICS),
         start,
-        before,
+        history,
     ))
 }
 
@@ -51,8 +51,8 @@ fn segment(n: u32) -> Vec<Arc<Segment>> {
         insert(&name, n)
     };
     let batch = batch(&[raw]);
-    let budget = Budget::new(usize::MAX);
-    Segment::cut(
+    let budget = MemoryBudget::new(usize::MAX);
+    Segment::split(
         &batch.buffer,
         batch.events,
         &any_token_context(),
@@ -62,10 +62,10 @@ fn segment(n: u32) -> Vec<Arc<Segment>> {
 }
 
 fn publish(ring: &Ring, n: u32) {
-    ring.publish(News {
+    ring.publish(FeedUpdate {
         segments: segment(n),
-        tail: Some((after(&n.to_string(), n), Some(at(n)), false)),
-        ..News::default()
+        position: Some((after(&n.to_string(), n), Some(at(n)), false)),
+        ..FeedUpdate::default()
     });
 }
 
@@ -85,21 +85,26 @@ fn updates() -> Residual {
 
 /// Reads until event `last` was seen, or the ring no longer holds what follows. Nothing but news of
 /// events ends the wait.
-fn read_on(cursor: &mut Cursor, seat: &Seat, last: u32, seen: &mut Vec<u32>) -> Read {
+fn read_until(
+    cursor: &mut RingCursor,
+    subscriber: &Subscriber,
+    last: u32,
+    seen: &mut Vec<u32>,
+) -> RingRead {
     block_on(poll_fn(|context| {
         loop {
-            seat.await_news(context);
+            subscriber.register_waker(context);
             match cursor.read() {
-                Read::Run(run) => {
-                    let event = |index: usize| run.event(index).cluster_time.increment;
-                    seen.extend((0..run.len()).map(event));
+                RingRead::Events(selection) => {
+                    let event = |index: usize| selection.event(index).cluster_time.increment;
+                    seen.extend((0..selection.len()).map(event));
                     if seen.last() == Some(&last) {
-                        return Poll::Ready(Read::Nothing);
+                        return Poll::Ready(RingRead::Empty);
                     }
                 }
-                Read::Stage(..) | Read::Later => {}
-                Read::Nothing => return Poll::Pending,
-                end @ (Read::Fallen | Read::Ended(_) | Read::Invalidated(_)) => {
+                RingRead::Stage(..) | RingRead::Yield => {}
+                RingRead::Empty => return Poll::Pending,
+                end @ (RingRead::FellBehind | RingRead::Ended(_) | RingRead::Invalidated(_)) => {
                     return Poll::Ready(end);
                 }
             }
@@ -122,19 +127,20 @@ fn readers_miss_nothing_and_are_always_woken() {
     shuttle::check_random(
         || {
             let ring = ring(2_000);
-            let join = |residual: &Residual, seat: &Arc<Seat>| {
-                let place = Place::Now;
-                ring.join(residual, seat, &place).expect("now is there")
+            let join = |residual: &Residual, subscriber: &Arc<Subscriber>| {
+                let point = JoinPoint::Now;
+                ring.join(residual, subscriber, &point)
+                    .expect("now is there")
             };
             let reader = |residual: Residual| {
-                let seat = Arc::new(Seat::default());
-                let mut cursor = join(&residual, &seat);
+                let subscriber = Arc::new(Subscriber::default());
+                let mut cursor = join(&residual, &subscriber);
                 thread::spawn(move || {
                     let mut seen = Vec::new();
-                    let end = read_on(&mut cursor, &seat, EVENTS, &mut seen);
+                    let end = read_until(&mut cursor, &subscriber, EVENTS, &mut seen);
                     let whole = expected(0, EVENTS, &residual);
                     match end {
-                        Read::Nothing => assert_eq!(seen, whole),
+                        RingRead::Empty => assert_eq!(seen, whole),
                         _ => assert!(whole.starts_with(&seen), "{seen:?} of {whole:?}"),
                     }
                 })
@@ -143,13 +149,13 @@ fn readers_miss_nothing_and_are_always_woken() {
             let guest = {
                 let ring = Arc::clone(&ring);
                 thread::spawn(move || {
-                    let seat = Arc::new(Seat::default());
-                    let place = Place::Now;
-                    drop(ring.join(&updates(), &seat, &place));
+                    let subscriber = Arc::new(Subscriber::default());
+                    let point = JoinPoint::Now;
+                    drop(ring.join(&updates(), &subscriber, &point));
                 })
             };
             for n in 1..=EVENTS {
-                block_on(ring.writable());
+                block_on(ring.wait_writable());
                 publish(&ring, n);
             }
             readers.into_iter().for_each(|it| it.join().unwrap());
@@ -174,18 +180,18 @@ fn a_catch_up_hands_over_without_a_hole_and_without_a_repeat() {
                 .map(|residual| {
                     let (ring, oplog) = (Arc::clone(&ring), Arc::clone(&oplog));
                     thread::spawn(move || {
-                        let seat = Arc::new(Seat::default());
+                        let subscriber = Arc::new(Subscriber::default());
                         let mut seen: Vec<u32> = Vec::new();
                         let mut last = 0;
                         loop {
-                            let place = after(&last.to_string(), last);
-                            let place = Place::After(&place, None);
+                            let point = after(&last.to_string(), last);
+                            let point = JoinPoint::After(&point, None);
                             if seen.last() == Some(&EVENTS) {
                                 break;
                             }
-                            if let Some(mut cursor) = ring.join(&residual, &seat, &place) {
-                                match read_on(&mut cursor, &seat, EVENTS, &mut seen) {
-                                    Read::Nothing => break,
+                            if let Some(mut cursor) = ring.join(&residual, &subscriber, &point) {
+                                match read_until(&mut cursor, &subscriber, EVENTS, &mut seen) {
+                                    RingRead::Empty => break,
                                     // Back to the oplog, after what was seen last.
                                     _ => last = seen.last().copied().unwrap_or(last),
                                 }
@@ -204,7 +210,7 @@ fn a_catch_up_hands_over_without_a_hole_and_without_a_repeat() {
                 .collect();
             for n in 1..=EVENTS {
                 *oplog.lock().unwrap() = n;
-                block_on(ring.writable());
+                block_on(ring.wait_writable());
                 publish(&ring, n);
             }
             clients.into_iter().for_each(|it| it.join().unwrap());
@@ -220,19 +226,19 @@ fn a_lone_reader_never_falls_off() {
     shuttle::check_random(
         || {
             let ring = ring(1_000);
-            let seat = Arc::new(Seat::default());
-            let place = Place::Now;
+            let subscriber = Arc::new(Subscriber::default());
+            let point = JoinPoint::Now;
             let mut cursor = ring
-                .join(&everything(), &seat, &place)
+                .join(&everything(), &subscriber, &point)
                 .expect("now is there");
             let reader = thread::spawn(move || {
                 let mut seen = Vec::new();
-                let end = read_on(&mut cursor, &seat, EVENTS, &mut seen);
-                assert!(matches!(end, Read::Nothing), "{end:?}");
+                let end = read_until(&mut cursor, &subscriber, EVENTS, &mut seen);
+                assert!(matches!(end, RingRead::Empty), "{end:?}");
                 assert_eq!(seen, expected(0, EVENTS, &everything()));
             });
             for n in 1..=EVENTS {
-                block_on(ring.writable());
+                block_on(ring.wait_writable());
                 publish(&ring, n);
             }
             reader.join().unwrap();

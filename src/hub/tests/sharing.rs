@@ -56,7 +56,7 @@ async fn a_watch_from_now_gets_nothing_from_before_it_began() {
     let seen = second.see_all().await;
     assert!(!seen.contains(&event_named("a")), "{seen:?}");
     assert!(seen.contains(&event_named("b")), "{seen:?}");
-    let begins = second.watcher.beginning().position.clone();
+    let begins = second.watcher.start_position().position.clone();
     assert_eq!(begins, Position::Time(at(3)), "and its token says so");
 }
 
@@ -73,7 +73,7 @@ async fn a_watch_from_now_gets_what_came_while_it_began() {
     let opening = async {
         let mut second = Client::open(&hub, &watch(request())).await;
         (
-            second.watcher.beginning().position.clone(),
+            second.watcher.start_position().position.clone(),
             second.see(2).await,
         )
     };

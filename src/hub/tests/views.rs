@@ -89,7 +89,7 @@ async fn see_only_ones_own(client: &mut Client, tenant: u32) -> Vec<String> {
             })
         });
         let run = match next.await {
-            Some(Read::Events(run)) => run,
+            Some(WatcherRead::Events(run)) => run,
             Some(_) => continue,
             None => return names,
         };
@@ -290,7 +290,7 @@ async fn a_token_of_another_audience_is_refused_in_both_directions() {
                 let token = token_of(made_by, keys.as_ref());
                 let refused = refused(token, used_by, keys.as_ref()).await;
                 let expected = (of != by).then_some(
-                    "RESUME_TOKEN_MISMATCH: resume_token belongs to another principal's view, or to one \
+                    "RESUME_TOKEN_MISMATCH: resume_token is of another principal's view, or of one \
                      that has changed",
                 );
                 assert_eq!(refused.as_deref(), expected, "{of} by {by}");
@@ -392,7 +392,7 @@ async fn every_token_of_a_watch_is_encrypted_and_for_its_audience() {
     let (_, token) = client.watcher.progress().expect("all was read");
     right(&token);
     client.token = token.to_vec();
-    client.watcher.go_back();
+    client.watcher.rewind();
     let seen = client.see_all().await;
     assert!(
         !seen.iter().any(|it| matches!(it, Seen::Ended(_))),
@@ -400,9 +400,11 @@ async fn every_token_of_a_watch_is_encrypted_and_for_its_audience() {
     );
 }
 
-fn unsent(error: Error) -> UndeliverableEvent {
+fn undeliverable(error: Error) -> UndeliverableEvent {
     match error {
-        Error::ImageUnavailable(unsent) | Error::UpstreamEventTooLarge(unsent) => unsent,
+        Error::ImageUnavailable(undeliverable) | Error::UpstreamEventTooLarge(undeliverable) => {
+            undeliverable
+        }
         other => panic!("{other:?}"),
     }
 }
@@ -439,10 +441,10 @@ async fn an_event_that_cant_be_sent_is_told_to_no_one_who_might_not_see_it() {
                 seen.contains(&Seen::Ended("UPSTREAM_EVENT_TOO_LARGE")),
                 "{seen:?}"
             );
-            let unsent = unsent(end_of(&mut client).await);
-            assert_eq!(unsent.time, open.then(|| at(4)));
-            assert_eq!(unsent.next_token.is_some(), open || encrypts);
-            if let Some(token) = unsent.next_token {
+            let undeliverable = undeliverable(end_of(&mut client).await);
+            assert_eq!(undeliverable.time, open.then(|| at(4)));
+            assert_eq!(undeliverable.next_token.is_some(), open || encrypts);
+            if let Some(token) = undeliverable.next_token {
                 let token = ResumeToken::decode(&token, keys.as_deref()).unwrap();
                 assert_eq!(token.was_encrypted(), encrypts);
                 assert_eq!(token.audience(), view.audience);

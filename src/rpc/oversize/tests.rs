@@ -8,7 +8,7 @@ use prost::Message as _;
 
 use super::*;
 use crate::{
-    hub::{Hub, Read},
+    hub::{Hub, WatcherRead},
     metrics::Metrics,
     plan::{Audience, Hidden, View},
     source::{
@@ -22,7 +22,7 @@ const SECRET: &str = "5ec7e7";
 const LIMIT: u32 = 64 << 10;
 
 /// A watch of one insert with 1 MiB that is hidden and `shown` bytes that are not, and that event.
-async fn watching(oversize: Oversize, shown: usize) -> (Watch, Watcher, Run) {
+async fn watching(oversize: Oversize, shown: usize) -> (Watch, Watcher, EventSelection) {
     let document = doc! { "_id": 1, "ssn": SECRET.repeat((1 << 20) / SECRET.len()), "text": "x".repeat(shown) };
     let key = doc! { "_id": 1, "ssn": SECRET };
     let insert = event(
@@ -53,11 +53,11 @@ async fn watching(oversize: Oversize, shown: usize) -> (Watch, Watcher, Run) {
     };
     let hub = Hub::new(source, settings, Arc::new(Metrics::new()));
     let mut watcher = hub.subscribe(&Arc::new(watch.clone())).await.unwrap();
-    let token = watcher.beginning().token.to_vec();
+    let token = watcher.start_position().token.to_vec();
     loop {
         let read = poll_fn(|context| watcher.poll_read(context, &token));
         let read = tokio::time::timeout(Duration::from_secs(60), read).await;
-        if let Read::Events(run) = read.expect("the event comes") {
+        if let WatcherRead::Events(run) = read.expect("the event comes") {
             return (watch, watcher, run);
         }
     }

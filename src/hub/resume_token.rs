@@ -1,4 +1,4 @@
-//! Whether a watch may go on from a token that its client sent.
+//! Validates the resume token of a client.
 
 use crate::{
     error::Error,
@@ -6,21 +6,23 @@ use crate::{
     wire::{ResumeToken, TokenContext},
 };
 
-/// Reads a client's token, and checks that it is of this deployment and scope, and was given to one who may
-/// see the same. Of one that was not nothing else is said but its time, which is no secret, and which a watch
-/// with the new view may start at.
-pub(super) fn fitting(
+/// Decodes a client's token and checks that it belongs to the same view, deployment and scope as the watch.
+///
+/// # Errors
+/// The token is malformed or does not match. For a token of another view the error tells nothing but the
+/// token's time, which is not secret and at which a watch with the new view may start.
+pub(super) fn check_resume_token(
     token: &[u8],
     token_context: &TokenContext,
     view: &View,
 ) -> Result<ResumeToken, Error> {
     let token = ResumeToken::decode(token, token_context.keys())
         .map_err(|problem| Error::TokenMalformed(problem.to_string()))?;
-    let other_view = |of| Error::TokenMismatch {
-        belongs_to: of,
+    let other_view = |belongs_to| Error::TokenMismatch {
+        belongs_to,
         time: Some(token.position.time()).filter(|_| token.is_same_deployment(token_context)),
     };
-    // Who can make a token can make one of another.
+    // A client can forge an unencrypted token, also one of another view.
     if token_context.keys().is_some() && view.is_narrowed() && !token.was_encrypted() {
         return Err(other_view(
             "a server that does not encrypt its tokens, or to another view",
@@ -31,15 +33,15 @@ pub(super) fn fitting(
             "another principal's view, or to one that has changed",
         ));
     }
-    let other_place = |of| Error::TokenMismatch {
-        belongs_to: of,
+    let other_stream = |belongs_to| Error::TokenMismatch {
+        belongs_to,
         time: None,
     };
     if !token.is_same_deployment(token_context) {
-        return Err(other_place("another MongoDB deployment"));
+        return Err(other_stream("another MongoDB deployment"));
     }
     if !token.is_same_scope(token_context) {
-        return Err(other_place(
+        return Err(other_stream(
             "another database or other collections than this request names",
         ));
     }

@@ -17,9 +17,11 @@ fn update(name: &str, increment: u32) -> bson::Document {
     )
 }
 
-fn unsent(error: Error) -> UndeliverableEvent {
+fn undeliverable(error: Error) -> UndeliverableEvent {
     match error {
-        Error::ImageUnavailable(unsent) | Error::UpstreamEventTooLarge(unsent) => unsent,
+        Error::ImageUnavailable(undeliverable) | Error::UpstreamEventTooLarge(undeliverable) => {
+            undeliverable
+        }
         other => panic!("awaited an event that can't be sent, got {other:?}"),
     }
 }
@@ -90,10 +92,13 @@ async fn what_stands_before_an_event_that_cannot_be_sent_is_delivered() {
         };
         assert_eq!(outlines, [false, false, true, false]);
 
-        let unsent = unsent(end_of(&mut client).await);
-        assert_eq!((unsent.after, unsent.time), (Some(at(3)), Some(at(4))));
-        let next =
-            ResumeToken::decode(&unsent.next_token.expect("a token"), None).expect("it is sound");
+        let undeliverable = undeliverable(end_of(&mut client).await);
+        assert_eq!(
+            (undeliverable.after, undeliverable.time),
+            (Some(at(3)), Some(at(4)))
+        );
+        let next = ResumeToken::decode(&undeliverable.next_token.expect("a token"), None)
+            .expect("it is sound");
         assert_eq!(next.position, after("poison", 4));
     }
 }
@@ -126,8 +131,8 @@ async fn an_event_is_not_told_unless_it_is_certain() {
         let hub = hub(&source);
         let mut client = Client::open(&hub, &watch(request())).await;
         read_to_end(&mut client).await;
-        let unsent = unsent(end_of(&mut client).await);
-        assert!(unsent.time.is_none() && unsent.next_token.is_none());
+        let undeliverable = undeliverable(end_of(&mut client).await);
+        assert!(undeliverable.time.is_none() && undeliverable.next_token.is_none());
         assert_eq!(source.asked().len(), expected);
     }
 }
@@ -150,9 +155,9 @@ async fn what_cannot_be_looked_at_is_told_without_more() {
         let began = Instant::now();
         read_to_end(&mut client).await;
         assert!(began.elapsed() < Duration::from_secs(10));
-        let unsent = unsent(end_of(&mut client).await);
-        assert_eq!(unsent.after, Some(at(1)));
-        assert!(unsent.time.is_none() && unsent.next_token.is_none());
+        let undeliverable = undeliverable(end_of(&mut client).await);
+        assert_eq!(undeliverable.after, Some(at(1)));
+        assert!(undeliverable.time.is_none() && undeliverable.next_token.is_none());
         assert_eq!(source.asked().len(), 3);
     }
 }
@@ -170,9 +175,9 @@ async fn a_large_token_is_not_told() {
     let hub = hub(&source);
     let mut client = Client::open(&hub, &watch(request())).await;
     read_to_end(&mut client).await;
-    let unsent = unsent(end_of(&mut client).await);
-    assert_eq!(unsent.time, Some(at(2)));
-    assert_eq!(unsent.next_token, None);
+    let undeliverable = undeliverable(end_of(&mut client).await);
+    assert_eq!(undeliverable.time, Some(at(2)));
+    assert_eq!(undeliverable.next_token, None);
 }
 
 /// A filter on documents leaves out events that MongoDB has looked up. The event is found behind them.
@@ -201,7 +206,7 @@ async fn the_event_is_found_behind_those_that_a_filter_leaves_out() {
     let hub = hub(&source);
     let mut client = Client::open(&hub, &watch(filtered)).await;
     read_to_end(&mut client).await;
-    assert_eq!(unsent(end_of(&mut client).await).time, Some(at(3)));
+    assert_eq!(undeliverable(end_of(&mut client).await).time, Some(at(3)));
     let plans = source.plans.lock().unwrap();
     let stages: Vec<usize> = plans.iter().map(|(plan, _)| plan.stages.len()).collect();
     assert_eq!(stages, [1, 1, 0, 1, 1], "{plans:?}");
@@ -263,13 +268,13 @@ async fn what_stands_before_it_in_the_first_reply_is_delivered_too() {
         cursor(vec![quiet("t", 4)]),
     ]);
     let hub = hub(&source);
-    let beginning = any_token_context_of(&request()).encode(&after("a", 1), None, None);
-    let mut client = Client::open(&hub, &resumed(request(), beginning)).await;
+    let start_position = any_token_context_of(&request()).encode(&after("a", 1), None, None);
+    let mut client = Client::open(&hub, &resumed(request(), start_position)).await;
     assert_eq!(
         read_to_end(&mut client).await,
         [event_named("b"), Seen::Ended("UPSTREAM_EVENT_TOO_LARGE")]
     );
-    assert_eq!(unsent(end_of(&mut client).await).time, Some(at(3)));
+    assert_eq!(undeliverable(end_of(&mut client).await).time, Some(at(3)));
     let asked = source.asked();
     assert_eq!(
         asked[1..],

@@ -1,0 +1,197 @@
+//! The queue from a catch-up to its watcher, bounded in bytes.
+
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+
+use tokio::{sync::Notify, time::timeout};
+
+use crate::{
+    error::Error,
+    hub::{
+        ring::{FeedPosition, Invalidation, RingCursor},
+        segment::EventSelection,
+        subscriber::Subscriber,
+        sync::{Mutex, lock},
+    },
+    metrics::Stage,
+};
+
+/// The capacity in bytes of events. The last item may exceed it.
+const CAPACITY: usize = 1 << 20;
+
+/// A queue with one writer, the catch-up, and one reader, the watcher.
+#[derive(Debug)]
+pub(super) struct CatchUpQueue {
+    state: Mutex<State>,
+    item_taken: Notify,
+    subscriber: Arc<Subscriber>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    items: VecDeque<QueueItem>,
+    bytes: usize,
+    /// The position of the catch-up after all items.
+    position: Option<FeedPosition>,
+    outcome: Option<CatchUpOutcome>,
+}
+
+/// An item of the queue.
+#[derive(Debug)]
+pub(super) enum QueueItem {
+    Events(EventSelection),
+    Stage(Stage, &'static str),
+    Invalidated(Invalidation),
+}
+
+/// The end of a catch-up, after the last item.
+#[derive(Debug)]
+pub(super) enum CatchUpOutcome {
+    /// The watcher has joined the ring right after the last item.
+    Joined(RingCursor),
+    /// The client did not read, and the catch-up gave its permit back. The watcher must start another one
+    /// from its last token.
+    GivenUp,
+    Failed(Error),
+}
+
+/// The result of a read.
+#[derive(Debug)]
+pub(super) enum QueueRead {
+    Item(QueueItem),
+    End(CatchUpOutcome),
+    Empty,
+}
+
+impl CatchUpQueue {
+    pub(super) fn new(subscriber: Arc<Subscriber>) -> Self {
+        Self {
+            state: Mutex::default(),
+            item_taken: Notify::new(),
+            subscriber,
+        }
+    }
+
+    pub(super) fn push(&self, item: QueueItem) {
+        let mut state = lock(&self.state);
+        match &item {
+            QueueItem::Events(selection) => state.bytes += selection.segment().cost(),
+            QueueItem::Invalidated(_) => {}
+            QueueItem::Stage(..) => {
+                state.items.push_back(item);
+                drop(state);
+                return self.subscriber.wake();
+            }
+        }
+        // The position before this item must not be reported after it.
+        state.position = None;
+        state.items.push_back(item);
+        drop(state);
+        self.subscriber.wake();
+    }
+
+    /// Records the position of the catch-up after all items.
+    pub(super) fn set_position(&self, position: FeedPosition) {
+        lock(&self.state).position = Some(position);
+    }
+
+    /// Returns whether there is space for another item.
+    pub(super) fn is_writable(&self) -> bool {
+        lock(&self.state).bytes < CAPACITY
+    }
+
+    /// Waits until there is space for another item.
+    pub(super) async fn wait_writable(&self) {
+        loop {
+            let item_taken = self.item_taken.notified();
+            if self.is_writable() {
+                return;
+            }
+            item_taken.await;
+        }
+    }
+
+    /// Waits until the watcher has taken every item.
+    pub(super) async fn wait_drained(&self) {
+        loop {
+            let item_taken = self.item_taken.notified();
+            if lock(&self.state).items.is_empty() {
+                return;
+            }
+            item_taken.await;
+        }
+    }
+
+    /// Waits until the watcher has left items untaken for `limit`.
+    pub(super) async fn wait_stalled(&self, limit: Duration) {
+        loop {
+            let item_taken = self.item_taken.notified();
+            if lock(&self.state).items.is_empty() {
+                item_taken.await;
+            } else if timeout(limit, item_taken).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Ends the queue. [`CatchUpOutcome::GivenUp`] drops the items that were not taken, and the position
+    /// after them.
+    pub(super) fn end(&self, outcome: CatchUpOutcome) {
+        let mut state = lock(&self.state);
+        if matches!(outcome, CatchUpOutcome::GivenUp) {
+            let is_event = |item: &QueueItem| !matches!(item, QueueItem::Stage(..));
+            if state.items.iter().any(is_event) {
+                state.position = None;
+            }
+            state.items.clear();
+            state.bytes = 0;
+        }
+        state.outcome = Some(outcome);
+        drop(state);
+        self.subscriber.wake();
+    }
+
+    /// Takes the next item, or the outcome after the last one.
+    pub(super) fn read(&self) -> QueueRead {
+        let mut state = lock(&self.state);
+        let Some(item) = state.items.pop_front() else {
+            return state
+                .outcome
+                .take()
+                .map_or(QueueRead::Empty, QueueRead::End);
+        };
+        if let QueueItem::Events(selection) = &item {
+            state.bytes -= selection.segment().cost();
+        }
+        drop(state);
+        self.item_taken.notify_one();
+        QueueRead::Item(item)
+    }
+
+    /// Puts the rest of a selection back to the front of the queue.
+    pub(super) fn put_back(&self, rest: EventSelection) {
+        let mut state = lock(&self.state);
+        // After giving up, the watcher reads these events again from its last token.
+        if matches!(state.outcome, Some(CatchUpOutcome::GivenUp)) {
+            state.position = None;
+        } else {
+            state.bytes += rest.segment().cost();
+            state.items.push_front(QueueItem::Events(rest));
+        }
+    }
+
+    /// Takes the position of a catch-up that has given up, if every item before it was taken. The next
+    /// catch-up can start there instead of at the last token.
+    pub(super) fn take_position(&self) -> Option<FeedPosition> {
+        lock(&self.state).position.take()
+    }
+
+    /// Returns the position of the catch-up, if every item before it was taken.
+    pub(super) fn position_if_caught_up(&self) -> Option<FeedPosition> {
+        let state = lock(&self.state);
+        if state.items.is_empty() && state.outcome.is_none() {
+            state.position.clone()
+        } else {
+            None
+        }
+    }
+}

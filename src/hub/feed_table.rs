@@ -1,0 +1,190 @@
+//! The table of feeds: how many watchers each has, and whether another feed may be opened. It only keeps
+//! records; opening and stopping feeds is up to the caller.
+
+use std::{
+    collections::HashMap,
+    hash::{BuildHasher, RandomState},
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use crate::{
+    metrics::Mode,
+    plan::{FeedMode, Plan, Scope},
+};
+
+/// Feeds by their plan. Plans are compared by value, so a hash collision cannot make two plans share a feed.
+#[derive(Debug)]
+pub(super) struct FeedTable<F, S = RandomState> {
+    feeds: HashMap<Arc<Plan>, FeedEntry<F>, S>,
+    next_id: u64,
+    /// The maximum number of feeds.
+    max_feeds: usize,
+    /// The maximum number of dedicated feeds per scope for feed mode AUTO.
+    feeds_per_scope: usize,
+}
+
+#[derive(Debug)]
+struct FeedEntry<F> {
+    id: u64,
+    mode: Mode,
+    watchers: usize,
+    /// The time at which its last watcher left. `None` while it has watchers.
+    idle_since: Option<Instant>,
+    feed: F,
+}
+
+/// Identifies a feed. A feed that replaces another one with the same plan has another id.
+#[derive(Debug, Clone)]
+pub(super) struct FeedId {
+    pub plan: Arc<Plan>,
+    pub id: u64,
+}
+
+/// The maximum number of feeds is reached, and none of them is idle.
+#[derive(Debug)]
+pub(super) struct FeedLimitReached;
+
+impl<F: Clone, S: BuildHasher + Default> FeedTable<F, S> {
+    pub(super) fn new(max_feeds: usize, feeds_per_scope: usize) -> Self {
+        Self {
+            feeds: HashMap::default(),
+            next_id: 0,
+            max_feeds,
+            feeds_per_scope,
+        }
+    }
+
+    /// Decides whether a watch uses a dedicated feed, or its scope's shared one.
+    ///
+    /// With AUTO a watch gets a dedicated feed while its scope has few of them: then MongoDB filters, and
+    /// sends less to Weir. With more of them, a shared feed is cheaper for both.
+    pub(super) fn choose_mode(&self, requested: FeedMode, dedicated: &Plan, shared: &Plan) -> Mode {
+        match requested {
+            FeedMode::Dedicated => Mode::Dedicated,
+            FeedMode::Shared => Mode::Shared,
+            FeedMode::Auto if dedicated == shared => Mode::Shared,
+            FeedMode::Auto if self.feeds.contains_key(dedicated) => Mode::Dedicated,
+            FeedMode::Auto => {
+                let (count, idle) = self.dedicated_feeds_of(&dedicated.scope);
+                let few = count < self.feeds_per_scope || idle.is_some();
+                // Reserve one for the shared feed that further watches of the scope will need.
+                let reserved = usize::from(!self.feeds.contains_key(shared));
+                let has_capacity =
+                    self.feeds.len() + reserved < self.max_feeds || self.longest_idle().is_some();
+                if few && has_capacity && self.feeds_per_scope > 0 {
+                    Mode::Dedicated
+                } else {
+                    Mode::Shared
+                }
+            }
+        }
+    }
+
+    /// Adds a watcher to the feed of a plan, if there is one.
+    pub(super) fn join(&mut self, plan: &Plan) -> Option<(FeedId, F)> {
+        let (plan, _) = self.feeds.get_key_value(plan)?;
+        let plan = Arc::clone(plan);
+        let entry = self.feeds.get_mut(&plan)?;
+        entry.watchers += 1;
+        entry.idle_since = None;
+        let id = entry.id;
+        Some((FeedId { plan, id }, entry.feed.clone()))
+    }
+
+    /// Adds a new feed with its first watcher. The second value returned is the idle feed that was removed
+    /// to make room, if any; the caller must stop it.
+    pub(super) fn insert(
+        &mut self,
+        plan: &Arc<Plan>,
+        mode: Mode,
+        feed: F,
+    ) -> Result<(FeedId, Option<F>), FeedLimitReached> {
+        let mut retired = None;
+        if self.feeds.len() >= self.max_feeds {
+            retired = Some(self.longest_idle().ok_or(FeedLimitReached)?);
+        } else if mode == Mode::Dedicated {
+            // An idle feed does not count against its scope, so it makes room.
+            let (count, idle) = self.dedicated_feeds_of(&plan.scope);
+            retired = idle.filter(|_| count >= self.feeds_per_scope);
+        }
+        let retired = retired.and_then(|plan| self.feeds.remove(&plan));
+        let retired = retired.map(|entry| entry.feed);
+        let id = self.next_id;
+        self.next_id += 1;
+        let entry = FeedEntry {
+            id,
+            mode,
+            watchers: 1,
+            idle_since: None,
+            feed,
+        };
+        self.feeds.insert(Arc::clone(plan), entry);
+        let plan = Arc::clone(plan);
+        Ok((FeedId { plan, id }, retired))
+    }
+
+    /// Removes a watcher. Returns whether it was the last one of its feed.
+    pub(super) fn leave(&mut self, feed_id: &FeedId) -> bool {
+        let Some(entry) = self.entry_mut(feed_id) else {
+            return false;
+        };
+        entry.watchers -= 1;
+        let last = entry.watchers == 0;
+        entry.idle_since = last.then(Instant::now);
+        last
+    }
+
+    /// Removes a feed that has been idle for at least `linger`.
+    pub(super) fn expire(&mut self, feed_id: &FeedId, linger: Duration) -> Option<F> {
+        let idle = self.entry_mut(feed_id)?.idle_since?;
+        if idle.elapsed() < linger {
+            return None;
+        }
+        self.feeds.remove(&feed_id.plan).map(|entry| entry.feed)
+    }
+
+    /// Removes a feed that has ended.
+    pub(super) fn remove(&mut self, feed_id: &FeedId) {
+        if self.entry_mut(feed_id).is_some() {
+            self.feeds.remove(&feed_id.plan);
+        }
+    }
+
+    pub(super) fn feeds(&self) -> impl Iterator<Item = (&Plan, &F)> {
+        self.feeds
+            .iter()
+            .map(|(plan, entry)| (&**plan, &entry.feed))
+    }
+
+    fn entry_mut(&mut self, feed_id: &FeedId) -> Option<&mut FeedEntry<F>> {
+        let entry = self.feeds.get_mut(&feed_id.plan);
+        entry.filter(|entry| entry.id == feed_id.id)
+    }
+
+    /// The number of dedicated feeds of a scope, and the one that has been idle for longest.
+    fn dedicated_feeds_of(&self, scope: &Scope) -> (usize, Option<Arc<Plan>>) {
+        let dedicated = || {
+            let feeds = self.feeds.iter();
+            feeds.filter(|(plan, entry)| entry.mode == Mode::Dedicated && plan.scope == *scope)
+        };
+        (dedicated().count(), longest_idle(dedicated()))
+    }
+
+    fn longest_idle(&self) -> Option<Arc<Plan>> {
+        longest_idle(self.feeds.iter())
+    }
+}
+
+fn longest_idle<'a, F: 'a>(
+    feeds: impl Iterator<Item = (&'a Arc<Plan>, &'a FeedEntry<F>)>,
+) -> Option<Arc<Plan>> {
+    let idle = feeds.filter_map(|(plan, entry)| Some((entry.idle_since?, plan)));
+    let longest = idle.min_by_key(|(since, _)| *since);
+    longest.map(|(_, plan)| Arc::clone(plan))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,43 @@
+//! One call to MongoDB that serves every caller waiting for its answer.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tokio::sync::Mutex;
+
+use crate::source::SourceError;
+
+/// Shares one call among all callers that asked before it was sent. A failure is shared too: while
+/// MongoDB does not answer, callers do not run into the timeout one after another.
+#[derive(Debug)]
+pub(super) struct SingleFlight<T> {
+    requests: AtomicU64,
+    /// The number of the last request that the last answer is valid for, and that answer.
+    last: Mutex<Option<(u64, Result<T, SourceError>)>>,
+}
+
+impl<T: Clone> SingleFlight<T> {
+    pub(super) fn new() -> Self {
+        Self {
+            requests: AtomicU64::new(0),
+            last: Mutex::new(None),
+        }
+    }
+
+    /// Returns the answer of a call that was sent after this function was called.
+    pub(super) async fn run<Q>(&self, call: impl FnOnce() -> Q) -> Result<T, SourceError>
+    where
+        Q: Future<Output = Result<T, SourceError>>,
+    {
+        let request = self.requests.fetch_add(1, Ordering::Relaxed) + 1;
+        let mut last = self.last.lock().await;
+        match &*last {
+            Some((valid_for, answer)) if *valid_for >= request => answer.clone(),
+            _ => {
+                let valid_for = self.requests.load(Ordering::Relaxed);
+                let answer = call().await;
+                *last = Some((valid_for, answer.clone()));
+                answer
+            }
+        }
+    }
+}

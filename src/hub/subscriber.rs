@@ -1,0 +1,62 @@
+//! The part of a watcher that others share: its waker and its progress.
+
+use std::{
+    sync::atomic::{AtomicU32, Ordering},
+    task::{Context, Waker},
+};
+
+use tracing::Span;
+
+use super::sync::{Mutex, lock};
+
+/// A watcher as seen by the ring and the catch-up that serve it, and by the hub.
+#[derive(Debug)]
+pub(super) struct Subscriber {
+    waker: Mutex<Option<Waker>>,
+    /// The time that the watcher has certainly reached, in seconds since 1970; 0 while unknown.
+    reached_second: AtomicU32,
+    /// The span for log entries about the watch. Needed because the watch is polled outside of any span.
+    pub span: Span,
+}
+
+impl Default for Subscriber {
+    /// A subscriber with the current span.
+    fn default() -> Self {
+        Self {
+            waker: Mutex::default(),
+            reached_second: AtomicU32::default(),
+            span: Span::current(),
+        }
+    }
+}
+
+impl Subscriber {
+    /// Registers the context's waker. Call this before checking for events, so that no wake-up is lost.
+    pub(super) fn register_waker(&self, context: &Context<'_>) {
+        let mut waker = lock(&self.waker);
+        if !waker
+            .as_ref()
+            .is_some_and(|it| it.will_wake(context.waker()))
+        {
+            *waker = Some(context.waker().clone());
+        }
+    }
+
+    /// Wakes the watcher, if it waits.
+    pub(super) fn wake(&self) {
+        let waker = lock(&self.waker).take();
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    /// Records the time that the watcher has reached.
+    pub(super) fn set_reached_second(&self, second: u32) {
+        self.reached_second.store(second, Ordering::Relaxed);
+    }
+
+    /// The time that the watcher has reached, if known.
+    pub(super) fn reached_second(&self) -> Option<u32> {
+        Some(self.reached_second.load(Ordering::Relaxed)).filter(|second| *second > 0)
+    }
+}

@@ -1,0 +1,110 @@
+//! What a ring claims to know of the stream before it, and of the time up to which it is whole.
+
+use super::*;
+use crate::{
+    hub::{
+        ring::{FeedUpdate, JoinEvidence, JoinPoint, Ring, RingHistory},
+        segment::Segment,
+    },
+    plan::Residual,
+    source::ClusterTime,
+    wire::Anchor,
+};
+
+/// A ring whose feed began when MongoDB's time was `now`.
+fn ring(now: u32) -> Arc<Ring> {
+    let start = Position::HighWater {
+        token: token("start"),
+        time: at(1),
+    };
+    let history = RingHistory::starting_at(&start, Some(at(now)));
+    let metrics = Arc::new(Metrics::new());
+    Arc::new(Ring::new(
+        1 << 20,
+        any_token_context(),
+        metrics,
+        start,
+        history,
+    ))
+}
+
+fn publish_idle(ring: &Ring, upstream: ClusterTime) {
+    let point = Position::HighWater {
+        token: token("quiet"),
+        time: upstream,
+    };
+    ring.publish(FeedUpdate {
+        position: Some((point, Some(upstream), true)),
+        ..FeedUpdate::default()
+    });
+}
+
+fn publish_event(ring: &Ring, name: &str, increment: u32) {
+    let batch = batch(&[insert(name, increment)]);
+    let budget = budget::MemoryBudget::new(usize::MAX);
+    let metrics = Arc::new(Metrics::new());
+    ring.publish(FeedUpdate {
+        segments: Segment::split(
+            &batch.buffer,
+            batch.events,
+            &any_token_context(),
+            &budget,
+            &metrics,
+        ),
+        position: Some((after(name, increment), None, false)),
+        ..FeedUpdate::default()
+    });
+}
+
+fn can_join(ring: &Arc<Ring>, point: &JoinPoint<'_>) -> bool {
+    let subscriber = Arc::new(Subscriber::default());
+    ring.join(&Residual::nothing(), &subscriber, point)
+        .is_some()
+}
+
+/// mongod begins a stream after the last operation it has applied, and tells with its answer a time
+/// that is confirmed and may be earlier.
+#[test]
+fn there_is_no_fence_before_the_feed_has_surely_begun() {
+    let ring = ring(10);
+    assert!(ring.barrier().is_none(), "nothing was heard yet");
+    publish_idle(&ring, at(8));
+    assert!(
+        ring.barrier().is_none(),
+        "what came at 9 may be in no stream"
+    );
+    let time = Position::Time(at(9));
+    assert!(!can_join(&ring, &JoinPoint::After(&time, None)));
+    publish_idle(&ring, at(10));
+    assert_eq!(ring.barrier().map(|it| it.time), Some(at(10)));
+    let time = Position::Time(at(11));
+    assert!(can_join(&ring, &JoinPoint::After(&time, None)));
+}
+
+/// Another member of the set may answer after the first, and be behind it.
+#[test]
+fn a_fence_is_never_before_the_events_that_the_ring_holds() {
+    let ring = ring(10);
+    publish_event(&ring, "a", 20);
+    assert_eq!(ring.barrier().map(|it| it.time), Some(at(20)));
+    publish_idle(&ring, at(18));
+    assert_eq!(ring.barrier().map(|it| it.time), Some(at(20)));
+}
+
+#[test]
+fn a_ring_learns_what_came_before_it_only_from_those_who_know() {
+    let last = after("x", 5);
+    let point = JoinPoint::After(&last, None);
+    let anchor = Anchor::new(&token("x"), at(5));
+    for (anchor, learned) in [(None, false), (Some(&anchor), true)] {
+        let ring = ring(10);
+        publish_idle(&ring, at(10));
+        let barrier = ring.barrier().expect("the feed has begun");
+        let evidence = JoinEvidence {
+            anchor,
+            quiet_from: None,
+        };
+        assert!(can_join(&ring, &JoinPoint::Barrier(&barrier, evidence)));
+        assert_eq!(can_join(&ring, &point), learned);
+    }
+}

@@ -1,0 +1,178 @@
+//! Details about an event that MongoDB cannot send. They are read from the same position with a plan that
+//! does not fail.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::timeout;
+
+use crate::{
+    error::{Error, UndeliverableEvent},
+    hub::stream::detach,
+    plan::{Operation, Plan, View},
+    source::{BatchSize, Failure, Position, Source, SourceError},
+    wire::{ResumeToken, TokenContext, TokenKeys},
+};
+
+/// The time limit for reading the details. After it, the error is sent without them.
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The maximum bytes of a MongoDB token in an error. An error is sent in HTTP/2 trailers, which many peers
+/// limit to 8 KiB, and base64 is applied to the token twice.
+const MAX_TOKEN_BYTES: usize = 3 << 10;
+
+/// Describes the event after a position at which `plan`'s stream fails.
+pub(super) async fn describe(
+    source: &dyn Source,
+    plan: &Plan,
+    token_context: &TokenContext,
+    failure: Failure,
+    at: &Position,
+) -> UndeliverableEvent {
+    let found = match timeout(TIMEOUT, locate(source, plan, failure, at)).await {
+        Ok(Ok(found)) => found,
+        Ok(Err(error)) => {
+            tracing::debug!(code = error.code, %error, "could not read details of the undeliverable event");
+            None
+        }
+        Err(_) => None,
+    };
+    let token = |event: &Position| {
+        let small = event.token().is_some_and(|it| it.len() <= MAX_TOKEN_BYTES);
+        small.then(|| token_context.encode(event, None, None))
+    };
+    UndeliverableEvent {
+        after: Some(at.time()),
+        time: found.as_ref().map(Position::time),
+        next_token: found.as_ref().and_then(token),
+    }
+}
+
+/// Removes from an error what the watch may not see. An undeliverable event of the feed may be one that the
+/// watch's row filter rejects; then the error contains nothing of it but an encrypted token.
+pub(super) fn redact(error: Error, view: &View, keys: Option<&Arc<TokenKeys>>) -> Error {
+    let redact = |undeliverable: UndeliverableEvent| {
+        let sees_all_rows = view.guard.is_none();
+        let token = undeliverable.next_token.as_deref();
+        let token = token.and_then(|it| ResumeToken::decode(it, keys.map(Arc::as_ref)).ok());
+        let token = token.filter(|token| sees_all_rows || token.was_encrypted());
+        UndeliverableEvent {
+            time: undeliverable.time.filter(|_| sees_all_rows),
+            next_token: token.map(|token| token.encode_for(view.audience, keys.cloned())),
+            ..undeliverable
+        }
+    };
+    match error {
+        Error::ImageUnavailable(undeliverable) => Error::ImageUnavailable(redact(undeliverable)),
+        Error::UpstreamEventTooLarge(undeliverable) => {
+            Error::UpstreamEventTooLarge(redact(undeliverable))
+        }
+        other => other,
+    }
+}
+
+/// Finds the position right after the undeliverable event, if it is certain which event that is. A server may
+/// read ahead of what it sends, and fail at an event while earlier ones are not sent yet. To resume after
+/// an earlier one would lose the events between. So the event must be one that can fail, and the stream
+/// must be readable after it.
+async fn locate(
+    source: &dyn Source,
+    plan: &Plan,
+    failure: Failure,
+    at: &Position,
+) -> Result<Option<Position>, SourceError> {
+    let lookup_plan = plan.before_documents();
+    let mut before = at.clone();
+    if lookup_plan != *plan {
+        // Events that a filter on documents rejects may come before it.
+        match last_position_before_failure(source, &lookup_plan, failure, at).await? {
+            Some(last) => before = last,
+            None => return Ok(None),
+        }
+    }
+    let outline = plan.outline();
+    let Some((_, after)) = first_matching(source, &outline, &before, |operation| {
+        let asked = plan.asked.as_ref();
+        asked.is_none_or(|asked| asked.contains(&operation))
+    })
+    .await?
+    .filter(|(operation, _)| can_fail(failure, plan, *operation)) else {
+        return Ok(None);
+    };
+    match check_readable_from(source, plan, &after).await {
+        Ok(()) => Ok(Some(after)),
+        Err(error) if error.failure == failure => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Finds the first event with a wanted operation after a position. Returns the operation and the position
+/// after the event.
+async fn first_matching(
+    source: &dyn Source,
+    plan: &Plan,
+    at: &Position,
+    wanted: impl Fn(Operation) -> bool,
+) -> Result<Option<(Operation, Position)>, SourceError> {
+    let mut cursor = source.open(plan, Some(at), BatchSize::Default).await?;
+    loop {
+        let batch = cursor.next().await?;
+        if let Some(event) = batch.events.iter().find(|event| wanted(event.operation)) {
+            let position = detach(&event.position(&batch.buffer));
+            return Ok(Some((event.operation, position)));
+        }
+        if batch.idle || batch.closed {
+            return Ok(None);
+        }
+    }
+}
+
+/// Checks that a stream can be read from a position on.
+async fn check_readable_from(
+    source: &dyn Source,
+    plan: &Plan,
+    at: &Position,
+) -> Result<(), SourceError> {
+    let mut cursor = source.open(plan, Some(at), BatchSize::One).await?;
+    cursor.next().await.map(drop)
+}
+
+/// Finds the position after the last event before the stream fails. `None` if it does not fail.
+async fn last_position_before_failure(
+    source: &dyn Source,
+    plan: &Plan,
+    failure: Failure,
+    at: &Position,
+) -> Result<Option<Position>, SourceError> {
+    let mut last = at.clone();
+    let mut cursor = match source.open(plan, Some(at), BatchSize::One).await {
+        Err(error) if error.failure == failure => return Ok(Some(last)),
+        opened => opened?,
+    };
+    loop {
+        match cursor.next().await {
+            Err(error) if error.failure == failure => return Ok(Some(last)),
+            batch => {
+                let batch = batch?;
+                if batch.idle || batch.closed {
+                    return Ok(None);
+                }
+                if let Some(position) = &batch.position {
+                    last = detach(position);
+                }
+            }
+        }
+    }
+}
+
+/// Returns whether an event of an operation can cause a failure. MongoDB looks up the document only for an
+/// update; other events contain it or have none.
+fn can_fail(failure: Failure, plan: &Plan, operation: Operation) -> bool {
+    match failure {
+        Failure::ImageMissing => match operation {
+            Operation::Update => true,
+            Operation::Replace | Operation::Delete => plan.needs_before(),
+            _ => false,
+        },
+        _ => operation.is_document(),
+    }
+}

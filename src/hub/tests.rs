@@ -1,4 +1,4 @@
-//! The hub against a source that plays a script, on paused time.
+//! Tests of the hub with a scripted source and paused time.
 
 mod barriers;
 mod catching_up;
@@ -64,7 +64,7 @@ fn watch(request: pb::WatchRequest) -> Arc<Watch> {
     Arc::new(Watch::from_request(request, &limits).unwrap())
 }
 
-/// Goes on from a token that a watch of `made_by` was given at a place.
+/// A watch that resumes from a token.
 fn resumed(request: pb::WatchRequest, token: bytes::Bytes) -> Arc<Watch> {
     watch(pb::WatchRequest {
         start: Some(pb::watch_request::Start::ResumeToken(token)),
@@ -81,7 +81,7 @@ fn cursor_that_fails(batches: Vec<Batch>, failure: Failure) -> Opening {
     Opening::Cursor(steps.chain([Step::Fail(failure)]).collect())
 }
 
-/// What a watcher was given, in short: events by name, stages, an invalidation, the end.
+/// A short form of what a watcher reads; events by their name.
 #[derive(Debug, PartialEq)]
 enum Seen {
     Event(String),
@@ -94,7 +94,7 @@ fn event_named(name: &str) -> Seen {
     Seen::Event(name.to_owned())
 }
 
-/// A watcher and the place it has come to, as a client would keep it.
+/// A watcher with its last token, as a client would keep it.
 struct Client {
     watcher: Watcher,
     view: Arc<View>,
@@ -111,7 +111,7 @@ impl Client {
         }
     }
 
-    /// Reads until `count` things were seen, or the watch has ended.
+    /// Reads `count` items, or until the watch has ended.
     async fn see(&mut self, count: usize) -> Vec<Seen> {
         let mut seen = Vec::new();
         while seen.len() < count {
@@ -128,7 +128,7 @@ impl Client {
         seen
     }
 
-    /// Reads what there is now.
+    /// Reads everything that is available now.
     async fn see_all(&mut self) -> Vec<Seen> {
         let mut seen = Vec::new();
         // The clock is paused, so this returns once nothing else can run.
@@ -168,7 +168,7 @@ impl Client {
     }
 }
 
-/// How a watch ended that got nothing more.
+/// Reads the error that ends a watch.
 async fn end_of(client: &mut Client) -> Error {
     let next = poll_fn(|context| client.watcher.poll_read(context, &client.token));
     match next.await {
@@ -177,7 +177,7 @@ async fn end_of(client: &mut Client) -> Error {
     }
 }
 
-/// Two that begin together, before the feed has read its second reply.
+/// Two clients that start together, before the feed has read its second reply.
 async fn two_clients(hub: &Hub) -> (Client, Client) {
     let wanted = watch(request());
     tokio::join!(Client::open(hub, &wanted), Client::open(hub, &wanted))
@@ -190,7 +190,7 @@ fn big(name: &str, increment: u32) -> bson::Document {
     event(name, "insert", increment, fields)
 }
 
-/// What tokens are sealed with, where that does not matter.
+/// A token context for tests in which it does not matter.
 fn any_token_context() -> crate::wire::TokenContext {
     let plan = crate::plan::Plan {
         scope: crate::plan::Scope::Deployment,
@@ -201,12 +201,12 @@ fn any_token_context() -> crate::wire::TokenContext {
     crate::wire::TokenContext::new("rs", &plan)
 }
 
-/// Lets tasks that have been told to end do so.
+/// Gives cancelled tasks time to end.
 async fn settle() {
     tokio::time::sleep(Duration::from_millis(1)).await;
 }
 
-/// A metric's value, all labels together.
+/// The sum of a metric over all labels.
 fn metric(hub: &Hub, name: &str) -> f64 {
     let page = hub.0.metrics.render(&hub.scraped_gauges());
     let samples = page.lines().filter_map(|line| {

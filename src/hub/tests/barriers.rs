@@ -1,4 +1,4 @@
-//! What a ring claims to know of the stream before it, and of the time up to which it is whole.
+//! Tests of what a ring knows about the stream before it, and of its barriers.
 
 use super::*;
 use crate::{
@@ -11,7 +11,7 @@ use crate::{
     wire::Anchor,
 };
 
-/// A ring whose feed began when MongoDB's time was `now`.
+/// A ring whose feed started when MongoDB's time was `now`.
 fn ring(now: u32) -> Arc<Ring> {
     let start = Position::HighWater {
         token: token("start"),
@@ -62,16 +62,16 @@ fn can_join(ring: &Arc<Ring>, point: &JoinPoint<'_>) -> bool {
         .is_some()
 }
 
-/// mongod begins a stream after the last operation it has applied, and tells with its answer a time
-/// that is confirmed and may be earlier.
+/// mongod starts a stream after the last operation it has applied, and replies with the majority-committed
+/// time, which may be earlier.
 #[test]
-fn there_is_no_fence_before_the_feed_has_surely_begun() {
+fn there_is_no_barrier_before_the_feed_has_certainly_started() {
     let ring = ring(10);
-    assert!(ring.barrier().is_none(), "nothing was heard yet");
+    assert!(ring.barrier().is_none(), "MongoDB's time is not known yet");
     publish_idle(&ring, at(8));
     assert!(
         ring.barrier().is_none(),
-        "what came at 9 may be in no stream"
+        "an event at 9 may be in no stream"
     );
     let time = Position::Time(at(9));
     assert!(!can_join(&ring, &JoinPoint::After(&time, None)));
@@ -81,9 +81,9 @@ fn there_is_no_fence_before_the_feed_has_surely_begun() {
     assert!(can_join(&ring, &JoinPoint::After(&time, None)));
 }
 
-/// Another member of the set may answer after the first, and be behind it.
+/// A later reply of another member of the replica set may have an earlier time.
 #[test]
-fn a_fence_is_never_before_the_events_that_the_ring_holds() {
+fn a_barrier_is_never_before_the_events_in_the_ring() {
     let ring = ring(10);
     publish_event(&ring, "a", 20);
     assert_eq!(ring.barrier().map(|it| it.time), Some(at(20)));
@@ -92,14 +92,14 @@ fn a_fence_is_never_before_the_events_that_the_ring_holds() {
 }
 
 #[test]
-fn a_ring_learns_what_came_before_it_only_from_those_who_know() {
+fn a_ring_learns_its_history_only_from_a_catch_up_that_knows_it() {
     let last = after("x", 5);
     let point = JoinPoint::After(&last, None);
     let anchor = Anchor::new(&token("x"), at(5));
     for (anchor, learned) in [(None, false), (Some(&anchor), true)] {
         let ring = ring(10);
         publish_idle(&ring, at(10));
-        let barrier = ring.barrier().expect("the feed has begun");
+        let barrier = ring.barrier().expect("the feed has started");
         let evidence = JoinEvidence {
             anchor,
             quiet_from: None,

@@ -1,4 +1,4 @@
-//! Watches that come with a token: into the ring at once, or by a stream of their own first.
+//! Tests of watches that resume from a token: in the ring, or through a catch-up.
 
 use super::*;
 use crate::{
@@ -34,9 +34,9 @@ fn named(names: &[&str]) -> Vec<Seen> {
     names.iter().map(|name| event_named(name)).collect()
 }
 
-/// T10: a token whose event the ring holds.
+/// A token whose event the ring holds.
 #[tokio::test(start_paused = true)]
-async fn a_token_in_the_ring_joins_there_at_once() {
+async fn a_token_in_the_ring_joins_the_ring_without_a_catch_up() {
     let source = ScriptedSource::new([cursor(vec![
         quiet("t0", 0),
         batch(&[insert("a", 1), insert("b", 2), insert("c", 3)]),
@@ -50,12 +50,12 @@ async fn a_token_in_the_ring_joins_there_at_once() {
         let mut back = Client::open(&hub, &resumed(request(), token)).await;
         assert_eq!(events(back.see_all().await), named(rest), "after {name}");
     }
-    assert_eq!(source.asked(), [None], "no other stream was opened");
+    assert_eq!(source.asked(), [None], "no catch-up stream was opened");
 }
 
-/// The place between two events is known by the event before it, whoever gave it out.
+/// A position between two events is identified by the event before it, whichever replica made the token.
 #[tokio::test(start_paused = true)]
-async fn a_progress_token_joins_after_the_event_that_it_is_anchored_to() {
+async fn a_progress_token_joins_after_its_anchor_event() {
     let source = ScriptedSource::new([cursor(vec![
         quiet("t0", 0),
         batch(&[insert("a", 1)]),
@@ -75,9 +75,9 @@ async fn a_progress_token_joins_after_the_event_that_it_is_anchored_to() {
     assert_eq!(source.asked(), [None]);
 }
 
-/// T3, T49: by its own place, never silently from now.
+/// By its own place, never silently from now.
 #[tokio::test(start_paused = true)]
-async fn an_older_token_reads_its_own_stream_and_hands_over_at_the_same_event() {
+async fn an_older_token_catches_up_and_joins_at_the_same_event() {
     let source = ScriptedSource::new([
         cursor(vec![
             quiet("t0", 2),
@@ -95,12 +95,16 @@ async fn an_older_token_reads_its_own_stream_and_hands_over_at_the_same_event() 
     assert_eq!(events(back.see_all().await), named(&["b", "c", "d", "e"]));
     assert_eq!(source.asked(), [None, Some(after("a", 1))]);
     settle().await;
-    assert_eq!(metric(&hub, "weir_catch_ups"), 0.0, "it has handed over");
+    assert_eq!(
+        metric(&hub, "weir_catch_ups"),
+        0.0,
+        "the catch-up has ended"
+    );
 }
 
-/// T3: a token of another plan resumes exactly, on the stream that leaves no event out.
+/// A token of another plan resumes exactly, on the stream that leaves no event out.
 #[tokio::test(start_paused = true)]
-async fn a_token_of_another_filter_goes_on_right_after_its_event() {
+async fn a_token_of_another_filter_resumes_right_after_its_event() {
     let update = event("u", "update", 3, doc! { "documentKey": { "_id": 1 } });
     let source = ScriptedSource::new([
         cursor(vec![quiet("t0", 3), batch(&[insert("c", 4)])]),
@@ -122,9 +126,9 @@ async fn a_token_of_another_filter_goes_on_right_after_its_event() {
     assert_eq!(metric(&hub, "weir_catch_ups"), 0.0);
 }
 
-/// Where even the shared stream does not know the token, its time is the last resort.
+/// If even the shared stream does not find the token, its time is the last resort.
 #[tokio::test(start_paused = true)]
-async fn a_token_that_no_stream_knows_is_replaced_by_its_time() {
+async fn a_token_that_no_stream_finds_is_resumed_by_its_time() {
     let source = ScriptedSource::new([
         cursor(vec![quiet("t0", 3)]),
         Opening::Fail(Failure::TokenNotFound),
@@ -139,9 +143,9 @@ async fn a_token_that_no_stream_knows_is_replaced_by_its_time() {
     assert_eq!(source.asked(), asked);
 }
 
-/// On a quiet collection no event comes that both could meet at.
+/// On a quiet collection no event comes at which the catch-up could join.
 #[tokio::test(start_paused = true)]
-async fn on_a_quiet_collection_the_ring_is_joined_once_mongodb_says_that_nothing_is_left() {
+async fn a_catch_up_of_a_quiet_collection_joins_once_mongodb_confirms_that_nothing_is_left() {
     let source = Arc::new(ScriptedSource {
         quiet: true,
         ..ScriptedSource::of([cursor(vec![quiet("t0", 9)]), cursor(vec![quiet("t1", 9)])])
@@ -152,14 +156,14 @@ async fn on_a_quiet_collection_the_ring_is_joined_once_mongodb_says_that_nothing
     assert_eq!(back.see_all().await, [Seen::Stage(Stage::Live)]);
     settle().await;
     assert_eq!(metric(&hub, "weir_catch_ups"), 0.0);
-    // The ring knows now what came before it: others with that token need no stream.
+    // The ring knows its history now: other watches with that token need no catch-up.
     let mut another = Client::open(&hub, &resumed(request(), token)).await;
     assert_eq!(another.see_all().await, [Seen::Stage(Stage::Live)]);
     assert_eq!(source.asked(), [None, Some(after("a", 1))]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn those_who_wait_for_their_turn_are_told_and_served_in_turn() {
+async fn catch_ups_beyond_the_limit_wait_and_are_served_in_order() {
     let catch_up = || cursor(vec![batch(&[insert("b", 2)])]);
     let source = ScriptedSource::new([
         cursor(vec![quiet("t0", 2)]),
@@ -181,10 +185,9 @@ async fn those_who_wait_for_their_turn_are_told_and_served_in_turn() {
     assert_eq!(events(three.see_all().await), named(&["b"]));
 }
 
-/// What a turn has passed over, the next turn does not read again: on a collection where nothing comes to
-/// join at, those who take turns would never get to the end of what concerns none of them.
+/// Else catch-ups that take turns on a quiet collection would read the same unmatched events forever.
 #[tokio::test(start_paused = true)]
-async fn who_gives_up_a_turn_goes_on_from_where_it_came_to() {
+async fn a_catch_up_that_gave_up_resumes_from_the_position_it_reached() {
     let passing = || cursor(vec![quiet("q1", 5), quiet("q2", 6)]);
     let source = ScriptedSource::new([
         cursor(vec![quiet("t0", 50)]),
@@ -216,9 +219,9 @@ async fn who_gives_up_a_turn_goes_on_from_where_it_came_to() {
     assert_eq!(events(seen), named(&["b"]));
 }
 
-/// T34: what is parked is a place, and nothing else.
+/// What is parked is a place, and nothing else.
 #[tokio::test(start_paused = true)]
-async fn a_catch_up_whose_client_does_not_read_gives_its_turn_back_and_starts_over() {
+async fn a_catch_up_whose_client_does_not_read_returns_its_permit_and_starts_over() {
     let bigs = || {
         (2..=12)
             .map(|n| batch(&[big(&format!("e{n}"), n)]))
@@ -243,9 +246,9 @@ async fn a_catch_up_whose_client_does_not_read_gives_its_turn_back_and_starts_ov
     assert_eq!(events(seen), named(&names));
 }
 
-/// T43: a watch that falls behind the others reads on by itself and comes back, without a hole.
+/// A watch that falls behind the others reads on by itself and comes back, without a hole.
 #[tokio::test(start_paused = true)]
-async fn a_slow_watch_falls_off_catches_up_and_joins_again_while_another_reads_on() {
+async fn a_slow_watch_falls_behind_catches_up_and_rejoins_while_another_reads_on() {
     let names: Vec<String> = (1..=9).map(|n| format!("e{n}")).collect();
     let bigs = |from: u32| -> Vec<Batch> {
         (from..=9)
@@ -267,7 +270,7 @@ async fn a_slow_watch_falls_off_catches_up_and_joins_again_while_another_reads_o
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_time_before_the_oldest_oplog_entry_is_refused_without_opening() {
+async fn a_start_time_before_the_oldest_oplog_entry_is_rejected_without_opening_a_stream() {
     let source = Arc::new(ScriptedSource {
         oldest: Some(at(5)),
         ..ScriptedSource::of([cursor(vec![quiet("t0", 9)])])
@@ -286,15 +289,15 @@ async fn a_time_before_the_oldest_oplog_entry_is_refused_without_opening() {
     assert_eq!(source.asked(), [None], "the feed's own, from now");
 }
 
-/// It is open already, and its client knows: MongoDB's absence is told and sat out, as on a feed.
+/// The watch has started, so it reports the outage and waits, like a live watch.
 #[tokio::test(start_paused = true)]
-async fn a_watch_that_waited_for_its_turn_does_not_end_because_mongodb_is_away_for_a_moment() {
+async fn a_watch_that_waited_for_a_permit_survives_a_short_outage() {
     let catch_up = || cursor(vec![batch(&[insert("b", 2)])]);
     for failure in [Failure::Transient, Failure::LoginFailed] {
         let source = ScriptedSource::new([
             cursor(vec![quiet("t0", 2)]),
             catch_up(),
-            // The second attempt is made at once, and the third after a pause.
+            // The second attempt is made at once, and the third after a delay.
             Opening::Fail(failure),
             Opening::Fail(failure),
             catch_up(),
@@ -316,14 +319,14 @@ async fn a_watch_that_waited_for_its_turn_does_not_end_because_mongodb_is_away_f
     }
 }
 
-/// A feed that stands still for its one watch must not keep others from joining it.
+/// A feed that waits for its only watch must not keep others from joining.
 #[tokio::test(start_paused = true)]
-async fn a_watch_that_does_not_read_does_not_keep_others_from_handing_over() {
+async fn a_watch_that_does_not_read_does_not_keep_catch_ups_from_joining() {
     let bigs: Vec<_> = (1..=8).map(|n| big(&format!("e{n}"), n)).collect();
     let one_by_one = bigs.iter().cloned().map(|event| batch(&[event])).collect();
     let source = ScriptedSource::new([
         cursor([vec![quiet("t0", 0)], one_by_one].concat()),
-        // In one reply, which goes beyond what the feed has come to.
+        // In one reply, which reaches further than the feed.
         cursor([vec![batch(&bigs)], vec![quiet("t1", 9); 40]].concat()),
     ]);
     let hub = hub(&source);
@@ -337,5 +340,9 @@ async fn a_watch_that_does_not_read_does_not_keep_others_from_handing_over() {
     seen.extend(back.see_all().await);
     assert_eq!(events(seen), named(&names));
     settle().await;
-    assert_eq!(metric(&hub, "weir_catch_ups"), 0.0, "it has handed over");
+    assert_eq!(
+        metric(&hub, "weir_catch_ups"),
+        0.0,
+        "the catch-up has ended"
+    );
 }

@@ -1,4 +1,4 @@
-//! One feed and one watch: failures of MongoDB, invalidation, and coming back.
+//! Tests of one feed with one watch: failures of MongoDB, invalidation and reconnecting.
 
 use super::*;
 
@@ -28,7 +28,7 @@ async fn a_lost_cursor_is_opened_again_right_after_the_last_event() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_quiet_stream_is_opened_again_at_its_newest_place() {
+async fn a_quiet_stream_is_opened_again_at_its_newest_position() {
     let source = ScriptedSource::new([
         cursor_that_fails(vec![quiet("t0", 0), quiet("t1", 5)], Failure::Transient),
         cursor(vec![quiet("t2", 6)]),
@@ -43,9 +43,9 @@ async fn a_quiet_stream_is_opened_again_at_its_newest_place() {
     assert_eq!(source.asked(), [None, Some(place)]);
 }
 
-/// T29: attempts are spaced out, and their number is bounded by the grace period.
+/// Attempts are spaced out, and their number is bounded by the grace period.
 #[tokio::test(start_paused = true)]
-async fn a_database_that_stays_away_ends_the_watch_after_the_grace_period() {
+async fn an_outage_ends_the_watch_after_the_grace_period() {
     let source = ScriptedSource::new([cursor_that_fails(vec![quiet("t0", 0)], Failure::Transient)]);
     let hub = hub(&source);
     let mut client = Client::open(&hub, &watch(request())).await;
@@ -67,10 +67,10 @@ async fn a_database_that_stays_away_ends_the_watch_after_the_grace_period() {
     );
 }
 
-/// A server that opens streams and fails every read of them must not be tried in a tight loop, nor
-/// for ever.
+/// A server that opens streams and fails every read of them must not be retried in a tight loop, or
+/// forever.
 #[tokio::test(start_paused = true)]
-async fn a_stream_that_opens_but_never_reads_ends_too() {
+async fn a_stream_that_opens_but_fails_every_read_ends_after_the_grace_period() {
     let failing = || cursor_that_fails(vec![quiet("t", 0)], Failure::Transient);
     let source = ScriptedSource::new(std::iter::repeat_with(failing).take(500));
     let hub = hub(&source);
@@ -86,9 +86,9 @@ async fn a_stream_that_opens_but_never_reads_ends_too() {
     );
 }
 
-/// T4, T5: the filter no longer passes the token's event, so MongoDB does not find the token.
+/// The filter no longer passes the token's event, so MongoDB does not find the token.
 #[tokio::test(start_paused = true)]
-async fn a_token_that_is_not_found_again_is_replaced_by_its_time() {
+async fn a_token_that_is_not_found_again_is_resumed_by_its_time() {
     let source = ScriptedSource::new([
         cursor_that_fails(
             vec![batch(&[insert("a", 1), insert("b", 2)])],
@@ -112,7 +112,7 @@ async fn a_token_that_is_not_found_again_is_replaced_by_its_time() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_place_that_is_lost_by_token_and_by_time_ends_the_watch_at_once() {
+async fn a_position_that_is_lost_by_token_and_by_time_ends_the_watch_at_once() {
     let source = ScriptedSource::new([
         cursor_that_fails(vec![batch(&[insert("a", 1)])], Failure::TokenNotFound),
         Opening::Fail(Failure::TokenNotFound),
@@ -124,7 +124,7 @@ async fn a_place_that_is_lost_by_token_and_by_time_ends_the_watch_at_once() {
     assert_eq!(source.asked().len(), 2, "one attempt by time, never a loop");
 }
 
-/// T2: history that is gone is said once.
+/// History that is gone is said once.
 #[tokio::test(start_paused = true)]
 async fn lost_history_ends_the_watch_without_another_attempt() {
     let source = ScriptedSource::new([cursor_that_fails(
@@ -141,7 +141,7 @@ async fn lost_history_ends_the_watch_without_another_attempt() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn failures_that_nothing_mends_end_the_watch_with_their_own_reason() {
+async fn permanent_failures_end_the_watch_with_their_own_reason() {
     for (failure, reason) in [
         (Failure::AccessDenied, "UPSTREAM_ACCESS_DENIED"),
         (Failure::Unsupported, "CHANGE_STREAMS_UNSUPPORTED"),
@@ -155,18 +155,18 @@ async fn failures_that_nothing_mends_end_the_watch_with_their_own_reason() {
     }
 }
 
-/// T28: an opening that fails is not tried again.
+/// An opening that fails is not tried again.
 #[tokio::test(start_paused = true)]
-async fn an_opening_that_fails_is_told_to_the_client_at_once() {
+async fn a_failure_to_open_is_reported_to_the_client_at_once() {
     let source = ScriptedSource::new([Opening::Fail(Failure::Transient)]);
     let error = hub(&source).subscribe(&watch(request())).await.unwrap_err();
     assert_eq!(error.reason(), "UPSTREAM_UNAVAILABLE");
     assert_eq!(source.asked().len(), 1);
 }
 
-/// T14: some servers close the cursor of a dropped collection without an `invalidate`.
+/// Some servers close the cursor of a dropped collection without an `invalidate`.
 #[tokio::test(start_paused = true)]
-async fn a_cursor_that_is_closed_without_a_word_is_opened_again() {
+async fn a_cursor_that_is_closed_without_an_error_is_opened_again() {
     let closed = Batch {
         closed: true,
         ..batch(&[insert("a", 1)])
@@ -191,7 +191,7 @@ fn dropped() -> Batch {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_invalidation_is_told_with_its_cause_even_when_the_cause_was_not_asked_for() {
+async fn an_invalidation_names_its_cause_even_if_the_watch_did_not_ask_for_that_operation() {
     let source = ScriptedSource::new([cursor(vec![dropped()])]);
     let inserts_only = pb::WatchRequest {
         operations: vec![pb::OperationType::Insert.into()],
@@ -208,7 +208,7 @@ async fn an_invalidation_is_told_with_its_cause_even_when_the_cause_was_not_aske
     );
 }
 
-/// T7: MongoDB refuses `resumeAfter` with the token of an invalidate.
+/// MongoDB refuses `resumeAfter` with the token of an invalidate.
 #[tokio::test(start_paused = true)]
 async fn a_watch_that_continues_starts_after_the_invalidate() {
     let source = ScriptedSource::new([
@@ -237,7 +237,7 @@ async fn a_watch_that_continues_starts_after_the_invalidate() {
     assert_eq!(source.asked(), [None, Some(place)]);
 }
 
-/// Going on by the time of an invalidate would meet the same invalidate again.
+/// A resume by the time of an `invalidate` would return the same `invalidate` again.
 #[tokio::test(start_paused = true)]
 async fn an_invalidate_that_is_not_found_again_ends_the_watch_at_once() {
     let source = ScriptedSource::new([
@@ -256,7 +256,7 @@ async fn an_invalidate_that_is_not_found_again_ends_the_watch_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_watch_that_ends_with_its_collection_leaves_the_feed_to_the_others() {
+async fn a_watch_that_ends_with_its_collection_does_not_end_the_feed_for_others() {
     let source = ScriptedSource::new([
         cursor(vec![quiet("t", 0), dropped()]),
         cursor(vec![batch(&[insert("new", 9)])]),
@@ -278,7 +278,7 @@ async fn a_watch_that_ends_with_its_collection_leaves_the_feed_to_the_others() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_watch_that_does_not_read_holds_up_its_own_feed_only() {
+async fn a_lone_watch_that_does_not_read_pauses_its_feed_and_loses_nothing() {
     let batches = (1..=8)
         .map(|n| batch(&[big(&format!("e{n}"), n)]))
         .collect();
@@ -295,9 +295,9 @@ async fn a_watch_that_does_not_read_holds_up_its_own_feed_only() {
     assert_eq!(metric(&hub, "weir_watches_fell_behind_total"), 0.0);
 }
 
-/// A stream that opens by time and says again that it can't go on is not opened for ever.
+/// A stream that is opened by time and loses its position again is not reopened forever.
 #[tokio::test(start_paused = true)]
-async fn a_place_that_is_lost_again_after_it_was_found_by_time_ends_the_watch() {
+async fn a_position_that_is_lost_again_after_a_resume_by_time_ends_the_watch() {
     let lost = || cursor_that_fails(Vec::new(), Failure::TokenNotFound);
     let source = ScriptedSource::new(
         [cursor_that_fails(
@@ -321,9 +321,9 @@ async fn a_place_that_is_lost_again_after_it_was_found_by_time_ends_the_watch() 
     assert!(attempts < 6, "{attempts} attempts");
 }
 
-/// What happens to the stream says nothing about its place: that was found by time, and is again.
+/// A temporary failure says nothing about the position, so the stream is opened by time again.
 #[tokio::test(start_paused = true)]
-async fn a_place_that_was_found_by_time_is_found_so_again_after_a_failure_that_passes() {
+async fn a_position_that_was_resumed_by_time_is_so_again_after_a_temporary_failure() {
     let source = ScriptedSource::new([
         cursor_that_fails(vec![batch(&[insert("a", 1)])], Failure::TokenNotFound),
         cursor_that_fails(vec![batch(&[])], Failure::Transient),
@@ -337,9 +337,9 @@ async fn a_place_that_was_found_by_time_is_found_so_again_after_a_failure_that_p
     assert_eq!(source.asked(), [None, by_time.clone(), by_time]);
 }
 
-/// The password was right before: that the login fails now may be MongoDB's state, and pass.
+/// The credentials were accepted before, so the failure may be temporary.
 #[tokio::test(start_paused = true)]
-async fn a_login_that_fails_is_tried_again_for_as_long_as_mongodb_may_be_away() {
+async fn a_failed_login_is_retried_for_the_grace_period() {
     let source = ScriptedSource::new([
         cursor_that_fails(vec![quiet("t0", 0)], Failure::Transient),
         Opening::Fail(Failure::LoginFailed),
@@ -366,7 +366,7 @@ async fn a_login_that_fails_is_tried_again_for_as_long_as_mongodb_may_be_away() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_login_that_fails_at_the_opening_is_told_at_once() {
+async fn a_failed_login_at_the_start_is_reported_at_once() {
     let source = ScriptedSource::new([Opening::Fail(Failure::LoginFailed)]);
     let error = hub(&source).subscribe(&watch(request())).await.unwrap_err();
     assert_eq!(error.reason(), "UPSTREAM_ACCESS_DENIED");

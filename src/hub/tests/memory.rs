@@ -1,9 +1,9 @@
-//! What gives way where memory is short.
+//! Tests of what is dropped when memory is short.
 
 use super::{sharing::of, *};
 
 #[tokio::test(start_paused = true)]
-async fn short_of_memory_deserted_rings_go_first_and_then_the_largest() {
+async fn rings_without_subscribers_are_emptied_first_and_then_the_largest_are_shrunk() {
     let bigs = |from: u32| cursor((from..from + 12).map(|n| batch(&[big("e", n)])).collect());
     let source = ScriptedSource::new([bigs(1), bigs(20), cursor(vec![quiet("t", 1)])]);
     let settings = HubSettings {
@@ -33,14 +33,14 @@ async fn short_of_memory_deserted_rings_go_first_and_then_the_largest() {
         };
         ["a", "b"].map(cost).to_vec()
     };
-    assert_eq!(rings[0], 0, "nobody reads the first");
-    assert!(rings[1] > 0, "and that was enough");
+    assert_eq!(rings[0], 0, "the first ring has no subscribers");
+    assert!(rings[1] > 0, "emptying the first ring was enough");
     let seen = slow.see(13).await;
     let events = seen.iter().filter(|it| matches!(it, Seen::Event(_)));
     assert_eq!(events.count(), 12, "{seen:?}");
 }
 
-/// A reply whose events are a small part of its bytes.
+/// Makes the events a small part of the bytes of a reply.
 fn with_ballast(mut batch: Batch) -> Batch {
     let mut buffer = batch.buffer.to_vec();
     buffer.resize(buffer.len() + (1 << 20), 0);
@@ -48,10 +48,10 @@ fn with_ballast(mut batch: Batch) -> Batch {
     batch
 }
 
-/// Rings too small to be worth shrinking keep alive the replies that their events came with. Those who
-/// watch them have read all, and nothing new comes that would turn them over.
+/// Rings too small to be shrunk can keep large replies in memory. Their watches have read everything, and no
+/// new event comes that would evict the old ones.
 #[tokio::test(start_paused = true)]
-async fn small_rings_that_hold_large_replies_give_way_in_the_end() {
+async fn small_rings_that_hold_large_replies_are_emptied_in_the_end() {
     let holding = |name| cursor(vec![quiet("t", 0), with_ballast(batch(&[insert(name, 2)]))]);
     let source = ScriptedSource::new([
         holding("a"),
@@ -67,7 +67,7 @@ async fn small_rings_that_hold_large_replies_give_way_in_the_end() {
     let mut others = Vec::new();
     for collection in ["a", "b"] {
         let mut client = Client::open(&hub, &watch(of(collection))).await;
-        // The second feed reads when the first one holds all there is.
+        // The second feed reads when the first one has used up the budget.
         let seen = client.see_all().await;
         others.push((client, seen));
     }
@@ -76,10 +76,9 @@ async fn small_rings_that_hold_large_replies_give_way_in_the_end() {
     assert!(seen.contains(&event_named("c")), "{seen:?}");
 }
 
-/// What a catch-up has read for a client that does not read is less than its queue may hold, and keeps
-/// alive more than all may hold together.
+/// The unread events are within the capacity of the queue, but keep more in memory than the budget allows.
 #[tokio::test(start_paused = true)]
-async fn a_catch_up_that_waits_for_memory_gives_up_what_its_client_leaves_unread() {
+async fn a_catch_up_that_waits_for_memory_drops_what_its_client_leaves_unread() {
     let source = ScriptedSource::new([
         cursor(vec![quiet("t", 50)]),
         cursor(vec![

@@ -1,5 +1,5 @@
-//! The ring and the hand-over under a model checker, which runs them in very many orders of steps and
-//! finds what waits for ever: `cargo test --features shuttle --lib hub::tests::model`.
+//! Tests of the ring and of joining it under a model checker, which tries many interleavings and finds
+//! deadlocks: `cargo test --features shuttle --lib hub::tests::model`.
 
 use std::{
     future::poll_fn,
@@ -25,8 +25,8 @@ use crate::{
     },
 };
 
-/// How many orders of steps each test runs.
-const ORDERS: usize = 3_000;
+/// The number of interleavings that each test runs.
+const INTERLEAVINGS: usize = 3_000;
 
 static METRICS: LazyLock<Arc<Metrics>> = LazyLock::new(|| Arc::new(Metrics::new()));
 
@@ -83,8 +83,8 @@ fn updates() -> Residual {
     }
 }
 
-/// Reads until event `last` was seen, or the ring no longer holds what follows. Nothing but news of
-/// events ends the wait.
+/// Reads until event `last` was seen, or until the ring no longer holds the next event. Only a wake-up ends
+/// the wait.
 fn read_until(
     cursor: &mut RingCursor,
     subscriber: &Subscriber,
@@ -119,10 +119,10 @@ fn expected(after: u32, to: u32, residual: &Residual) -> Vec<u32> {
         .collect()
 }
 
-/// Whoever reads gets each event that concerns it once and in order, and nobody waits for ever, while
-/// one writes, another joins and leaves, and the oldest events go.
+/// Every reader gets each matching event once and in order, and nobody waits forever, while the feed writes,
+/// another reader joins and leaves, and old events are evicted.
 #[test]
-fn readers_miss_nothing_and_are_always_woken() {
+fn readers_lose_no_event_and_are_always_woken() {
     const EVENTS: u32 = 6;
     shuttle::check_random(
         || {
@@ -130,7 +130,7 @@ fn readers_miss_nothing_and_are_always_woken() {
             let join = |residual: &Residual, subscriber: &Arc<Subscriber>| {
                 let point = JoinPoint::Now;
                 ring.join(residual, subscriber, &point)
-                    .expect("now is there")
+                    .expect("a watch can always join now")
             };
             let reader = |residual: Residual| {
                 let subscriber = Arc::new(Subscriber::default());
@@ -161,19 +161,19 @@ fn readers_miss_nothing_and_are_always_woken() {
             readers.into_iter().for_each(|it| it.join().unwrap());
             guest.join().unwrap();
         },
-        ORDERS,
+        INTERLEAVINGS,
     );
 }
 
-/// T10, T11: reads the past from the oplog, joins the ring where both meet, falls off and starts over:
+/// Reads the past from the oplog, joins the ring where both meet, falls off and starts over:
 /// the whole is the exact sequence.
 #[test]
-fn a_catch_up_hands_over_without_a_hole_and_without_a_repeat() {
+fn a_catch_up_joins_the_ring_without_a_lost_or_repeated_event() {
     const EVENTS: u32 = 6;
     shuttle::check_random(
         || {
             let ring = ring(1_400);
-            // MongoDB's own memory: an event is there before the feed reads it.
+            // The oplog: it holds an event before the feed reads it.
             let oplog = Arc::new(Mutex::new(0));
             let clients: Vec<_> = [everything(), updates()]
                 .into_iter()
@@ -192,7 +192,7 @@ fn a_catch_up_hands_over_without_a_hole_and_without_a_repeat() {
                             if let Some(mut cursor) = ring.join(&residual, &subscriber, &point) {
                                 match read_until(&mut cursor, &subscriber, EVENTS, &mut seen) {
                                     RingRead::Empty => break,
-                                    // Back to the oplog, after what was seen last.
+                                    // Back to the oplog, after the last event seen.
                                     _ => last = seen.last().copied().unwrap_or(last),
                                 }
                             } else if last < *oplog.lock().unwrap() {
@@ -215,13 +215,13 @@ fn a_catch_up_hands_over_without_a_hole_and_without_a_repeat() {
             }
             clients.into_iter().for_each(|it| it.join().unwrap());
         },
-        ORDERS,
+        INTERLEAVINGS,
     );
 }
 
-/// A lone watcher that is slow holds up the writer, and so never falls off.
+/// A slow watcher that is alone makes the writer wait, and so never falls behind.
 #[test]
-fn a_lone_reader_never_falls_off() {
+fn a_lone_reader_never_falls_behind() {
     const EVENTS: u32 = 6;
     shuttle::check_random(
         || {
@@ -230,7 +230,7 @@ fn a_lone_reader_never_falls_off() {
             let point = JoinPoint::Now;
             let mut cursor = ring
                 .join(&everything(), &subscriber, &point)
-                .expect("now is there");
+                .expect("a watch can always join now");
             let reader = thread::spawn(move || {
                 let mut seen = Vec::new();
                 let end = read_until(&mut cursor, &subscriber, EVENTS, &mut seen);
@@ -243,6 +243,6 @@ fn a_lone_reader_never_falls_off() {
             }
             reader.join().unwrap();
         },
-        ORDERS,
+        INTERLEAVINGS,
     );
 }

@@ -1,4 +1,4 @@
-//! Which watches share a feed, how many feeds there may be, and how long one stays.
+//! Tests of which watches share a feed, of the feed limit, and of how long a feed stays open.
 
 use super::*;
 
@@ -29,7 +29,7 @@ async fn equal_watches_share_a_stream_and_each_event_reaches_all_of_them() {
         batch(&[insert("a", 5), insert("b", 6)]),
     ])]);
     let hub = hub(&source);
-    // Seated before the second batch is read.
+    // Both join before the second batch is read.
     let (mut one, mut two) = two_clients(&hub).await;
     for client in [&mut one, &mut two] {
         let seen = client.see(3).await;
@@ -40,8 +40,8 @@ async fn equal_watches_share_a_stream_and_each_event_reaches_all_of_them() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_watch_from_now_gets_nothing_from_before_it_began() {
-    // The feed has not read `a` when the second watch asks; MongoDB's time is past it already.
+async fn a_watch_from_now_gets_no_event_from_before_its_start() {
+    // The feed has not read `a` when the second watch starts; MongoDB's time is past it already.
     let source = ScriptedSource::new([cursor(vec![
         quiet("t0", 0),
         batch(&[insert("a", 2), insert("b", 3)]),
@@ -57,13 +57,16 @@ async fn a_watch_from_now_gets_nothing_from_before_it_began() {
     assert!(!seen.contains(&event_named("a")), "{seen:?}");
     assert!(seen.contains(&event_named("b")), "{seen:?}");
     let begins = second.watcher.start_position().position.clone();
-    assert_eq!(begins, Position::Time(at(3)), "and its token says so");
+    assert_eq!(
+        begins,
+        Position::Time(at(3)),
+        "its token stands for that time"
+    );
 }
 
-/// What the feed brings while the answer about the time is on its way comes after the place that the
-/// watch is told it begins at.
+/// Events that the feed reads while the watch waits for MongoDB's time come after its start position.
 #[tokio::test(start_paused = true)]
-async fn a_watch_from_now_gets_what_came_while_it_began() {
+async fn a_watch_from_now_gets_events_that_come_while_it_starts() {
     let source = Arc::new(ScriptedSource {
         time_takes: Duration::from_secs(1),
         ..ScriptedSource::of([cursor(vec![quiet("t0", 0), batch(&[insert("a", 3)])])])
@@ -84,7 +87,7 @@ async fn a_watch_from_now_gets_what_came_while_it_began() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn auto_shares_once_a_scope_has_enough_dedicated_feeds() {
+async fn feed_mode_auto_shares_once_a_scope_has_enough_dedicated_feeds() {
     use pb::{FeedMode, OperationType};
 
     let source = ScriptedSource::new(quiet_cursors(9));
@@ -106,8 +109,12 @@ async fn auto_shares_once_a_scope_has_enough_dedicated_feeds() {
         assert_eq!(client.watcher.mode(), mode, "{operation:?}");
         clients.push(client);
     }
-    assert_eq!(source.asked().len(), 3, "two of their own and a common one");
-    // What was asked for by name is given.
+    assert_eq!(
+        source.asked().len(),
+        3,
+        "two dedicated feeds and a shared one"
+    );
+    // A feed mode other than AUTO is always granted.
     let asked = watch(only(OperationType::Drop, FeedMode::Dedicated));
     let dedicated = Client::open(&hub, &asked).await;
     assert_eq!(dedicated.watcher.mode(), Mode::Dedicated);
@@ -115,7 +122,7 @@ async fn auto_shares_once_a_scope_has_enough_dedicated_feeds() {
     let shared = Client::open(&hub, &asked).await;
     assert_eq!(shared.watcher.mode(), Mode::Shared);
     assert_eq!(source.asked().len(), 4);
-    // Another scope counts by itself.
+    // Another scope has its own count.
     let other = pb::WatchRequest {
         operations: vec![OperationType::Insert.into()],
         ..of("other")
@@ -125,7 +132,7 @@ async fn auto_shares_once_a_scope_has_enough_dedicated_feeds() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_shared_feed_gives_each_watch_what_it_asked_for() {
+async fn a_shared_feed_gives_each_watch_its_own_events() {
     use pb::{FeedMode, OperationType};
 
     let update = event("u", "update", 12, doc! { "documentKey": { "_id": 1 } });
@@ -153,7 +160,7 @@ async fn a_shared_feed_gives_each_watch_what_it_asked_for() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_limit_of_feeds_is_told_by_name_and_idle_feeds_make_room() {
+async fn the_feed_limit_is_reported_by_name_and_idle_feeds_make_room() {
     let source = ScriptedSource::new(quiet_cursors(6));
     let hub = hub(&source);
     let first = Client::open(&hub, &watch(of("a"))).await;
@@ -161,7 +168,7 @@ async fn the_limit_of_feeds_is_told_by_name_and_idle_feeds_make_room() {
     let refused = hub.subscribe(&watch(of("c"))).await.unwrap_err();
     assert_eq!(refused.reason(), "WATCH_LIMIT_EXCEEDED");
     assert!(refused.to_string().contains("2 feeds"), "{refused}");
-    // It lingers, and makes room for another at once.
+    // An idle feed makes room for another one at once.
     drop(first);
     let _third = Client::open(&hub, &watch(of("c"))).await;
     assert_eq!(source.asked().len(), 3);
@@ -171,13 +178,13 @@ async fn the_limit_of_feeds_is_told_by_name_and_idle_feeds_make_room() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_feed_outlives_its_last_watch_by_its_linger() {
+async fn a_feed_outlives_its_last_watch_by_the_linger_time() {
     let source = ScriptedSource::new(quiet_cursors(3));
     let hub = hub(&source);
     let linger = settings().feed_linger;
     drop(Client::open(&hub, &watch(request())).await);
     tokio::time::sleep(linger / 2).await;
-    // Whoever comes back meanwhile finds it, and it starts to linger anew when they leave.
+    // A watch that comes meanwhile joins it, and the linger time starts again when that leaves.
     drop(Client::open(&hub, &watch(request())).await);
     assert_eq!(source.asked().len(), 1);
     tokio::time::sleep(linger * 3 / 4).await;
@@ -187,8 +194,6 @@ async fn a_feed_outlives_its_last_watch_by_its_linger() {
     drop(Client::open(&hub, &watch(request())).await);
     assert_eq!(source.asked().len(), 2);
 }
-
-/// T12
 #[tokio::test]
 async fn a_watch_that_joins_while_the_last_one_leaves_is_served() {
     for _ in 0..200 {
@@ -211,9 +216,8 @@ async fn a_watch_that_joins_while_the_last_one_leaves_is_served() {
     }
 }
 
-/// What failed for one fails for those who waited with it, and the next one tries again.
 #[tokio::test(start_paused = true)]
-async fn an_opening_that_fails_fails_for_all_who_wait_for_it_and_is_forgotten() {
+async fn a_failure_to_open_is_shared_by_all_waiting_watches_and_then_retried() {
     let source = ScriptedSource::new([
         Opening::Fail(Failure::AccessDenied),
         cursor(vec![quiet("t", 1)]),
@@ -229,10 +233,9 @@ async fn an_opening_that_fails_fails_for_all_who_wait_for_it_and_is_forgotten() 
     assert!(hub.subscribe(&wanted).await.is_ok());
 }
 
-/// Rings give way in order: first those that nobody reads.
-/// A set that is yet to be initiated has no name, and what has none must not be sealed into tokens.
+/// A replica set that is not initiated has no name, and tokens must not contain an empty name.
 #[tokio::test(start_paused = true)]
-async fn a_deployment_without_a_name_is_refused_until_it_has_one() {
+async fn a_deployment_without_a_name_is_rejected_until_it_has_one() {
     let source = ScriptedSource::new([cursor(vec![quiet("t", 1)])]);
     source.set_names.lock().unwrap().extend(["", "rs"]);
     let unnamed = HubSettings {
@@ -248,9 +251,9 @@ async fn a_deployment_without_a_name_is_refused_until_it_has_one() {
     assert!(token.is_same_deployment(&crate::wire::TokenContext::new("rs", &plan)));
 }
 
-/// While MongoDB is silent, nobody waits for the failures of those who came before.
+/// While MongoDB does not answer, no watch waits for the timeouts of earlier ones.
 #[tokio::test(start_paused = true)]
-async fn watches_that_begin_together_are_refused_together_while_mongodb_is_silent() {
+async fn watches_that_start_together_fail_together_while_mongodb_does_not_answer() {
     let source = Arc::new(ScriptedSource {
         facts_take: Duration::from_secs(10),
         facts_fail: u32::MAX,

@@ -1,4 +1,4 @@
-//! Events that MongoDB can't send: what stands before them comes, and what can be told of them is told.
+//! Tests of events that MongoDB cannot send: earlier events are delivered, and the error describes the event.
 
 use super::*;
 use crate::{error::UndeliverableEvent, wire::ResumeToken};
@@ -26,7 +26,7 @@ fn undeliverable(error: Error) -> UndeliverableEvent {
     }
 }
 
-/// Reads to the end; what came, without the stages.
+/// Reads to the end. Returns what was read, without the stages.
 async fn read_to_end(client: &mut Client) -> Vec<Seen> {
     let seen = client.see(usize::MAX).await;
     without_stages(seen)
@@ -42,10 +42,10 @@ fn is_outline(plan: &crate::plan::Plan) -> bool {
     last.is_some_and(|stage| stage.contains_key("$project"))
 }
 
-/// T20 and T32. mongod throws away a reply that fails at its third event; going on after that by time
+/// Mongod throws away a reply that fails at its third event; going on after that by time
 /// would be a hole of two.
 #[tokio::test(start_paused = true)]
-async fn what_stands_before_an_event_that_cannot_be_sent_is_delivered() {
+async fn events_before_an_undeliverable_event_are_delivered() {
     for (failure, reason) in BOTH {
         let source = ScriptedSource::new([
             cursor_that_fails(vec![batch(&[insert("a", 1)])], failure),
@@ -67,7 +67,8 @@ async fn what_stands_before_an_event_that_cannot_be_sent_is_delivered() {
                 Seen::Ended(reason),
             ]
         );
-        // The last place is right before it, and was looked at once. The stream goes on after it.
+        // The last position is right before the event, and was described once. The stream is readable after
+        // the event.
         assert_eq!(
             source.asked(),
             [
@@ -98,24 +99,24 @@ async fn what_stands_before_an_event_that_cannot_be_sent_is_delivered() {
             (Some(at(3)), Some(at(4)))
         );
         let next = ResumeToken::decode(&undeliverable.next_token.expect("a token"), None)
-            .expect("it is sound");
+            .expect("the token is valid");
         assert_eq!(next.position, after("poison", 4));
     }
 }
 
-/// What the look tells, the client skips. A server that reads ahead fails at an event that others stand
-/// before: those must not be told.
+/// The client skips the event that the error names. A server that reads ahead fails at an event before it has
+/// sent earlier ones: those must not be named.
 #[tokio::test(start_paused = true)]
-async fn an_event_is_not_told_unless_it_is_certain() {
+async fn an_undeliverable_event_is_not_described_unless_it_is_certain() {
     let may_be_another = [
-        // One that needs no image stands before it.
+        // An event that needs no image comes before it.
         vec![cursor(vec![batch(&[insert("a", 1), update("b", 2)])])],
-        // There is another such event behind it: either may be the one, or both.
+        // Another such event follows it: either of them may have failed, or both.
         vec![
             cursor(vec![batch(&[update("a", 1), update("b", 2)])]),
             Opening::Fail(Failure::ImageMissing),
         ],
-        // The place after it is not known to be good.
+        // The position after it is not known to be readable.
         vec![
             cursor(vec![batch(&[update("a", 1)])]),
             Opening::Fail(Failure::Transient),
@@ -138,10 +139,10 @@ async fn an_event_is_not_told_unless_it_is_certain() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_cannot_be_looked_at_is_told_without_more() {
+async fn an_undeliverable_event_that_cannot_be_read_is_reported_without_details() {
     for look in [
         Opening::Fail(Failure::Unexpected),
-        // It never answers.
+        // MongoDB does not answer.
         cursor(Vec::new()),
         cursor(vec![quiet("t", 9)]),
     ] {
@@ -162,9 +163,9 @@ async fn what_cannot_be_looked_at_is_told_without_more() {
     }
 }
 
-/// A token that is told has to fit the trailers.
+/// A token in an error must fit into the trailers.
 #[tokio::test(start_paused = true)]
-async fn a_large_token_is_not_told() {
+async fn a_large_token_is_left_out_of_the_error() {
     let name = "k".repeat(4 << 10);
     let source = ScriptedSource::new([
         cursor_that_fails(vec![quiet("t", 0)], Failure::EventTooLarge),
@@ -180,9 +181,8 @@ async fn a_large_token_is_not_told() {
     assert_eq!(undeliverable.next_token, None);
 }
 
-/// A filter on documents leaves out events that MongoDB has looked up. The event is found behind them.
 #[tokio::test(start_paused = true)]
-async fn the_event_is_found_behind_those_that_a_filter_leaves_out() {
+async fn the_undeliverable_event_is_found_after_events_that_a_filter_rejects() {
     let filtered = pb::WatchRequest {
         full_document: pb::FullDocument::Required.into(),
         filters: vec![pb::Filter {
@@ -216,9 +216,9 @@ async fn the_event_is_found_behind_those_that_a_filter_leaves_out() {
     assert_eq!(source.asked()[3], Some(after("b", 2)));
 }
 
-/// A failure that does not come again was none of an event: the stream goes on as before.
+/// A failure that does not repeat was not caused by an event.
 #[tokio::test(start_paused = true)]
-async fn a_stream_that_read_past_a_failure_goes_back_to_ordinary_replies() {
+async fn a_stream_that_passed_a_failure_returns_to_default_batches() {
     for (failure, _) in BOTH {
         let source = ScriptedSource::new([
             cursor_that_fails(vec![batch(&[insert("a", 1)])], failure),
@@ -236,10 +236,9 @@ async fn a_stream_that_read_past_a_failure_goes_back_to_ordinary_replies() {
     }
 }
 
-/// On a stream that is never quiet, so many events one a reply are all that the failed reply can have
-/// held.
+/// On a stream that is never idle, the number of events shows that the failed reply is passed.
 #[tokio::test(start_paused = true)]
-async fn a_busy_stream_goes_back_to_ordinary_replies_too() {
+async fn a_busy_stream_that_passed_a_failure_returns_to_default_batches() {
     let singles = (2..1002)
         .map(|number| batch(&[insert("x", number)]))
         .collect();
@@ -257,9 +256,9 @@ async fn a_busy_stream_goes_back_to_ordinary_replies_too() {
     );
 }
 
-/// The first reply of a catch-up may be the one that fails, and holds events before that.
+/// The first reply of a catch-up may be the one that fails.
 #[tokio::test(start_paused = true)]
-async fn what_stands_before_it_in_the_first_reply_is_delivered_too() {
+async fn events_before_an_undeliverable_event_in_the_first_reply_are_delivered() {
     let source = ScriptedSource::new([
         cursor(vec![quiet("t", 50)]),
         Opening::Fail(Failure::EventTooLarge),

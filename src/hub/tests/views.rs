@@ -1,4 +1,4 @@
-//! What one client may see, on streams that it shares with others.
+//! Tests of views: each client sees only its own part of a shared stream.
 
 use prost::Message as _;
 
@@ -29,7 +29,7 @@ fn guard(tenant: u32) -> Predicate {
     }
 }
 
-/// What a tenant is called, which no other's name has in it.
+/// The name of a tenant. No name contains another one.
 fn name(tenant: u32) -> String {
     format!("<{tenant}>")
 }
@@ -75,9 +75,9 @@ fn inserts(increments: std::ops::Range<u32>) -> Batch {
     batch(&events)
 }
 
-/// Takes all there is now, and holds each event, in every format, against what the view may show. Gives
+/// Reads everything that is available now, and checks each event in every format against the view. Returns
 /// the names of the events.
-async fn see_only_ones_own(client: &mut Client, tenant: u32) -> Vec<String> {
+async fn read_own_events(client: &mut Client, tenant: u32) -> Vec<String> {
     let mut names = Vec::new();
     // The clock is paused, so this returns once nothing else can run.
     tokio::time::sleep(Duration::from_secs(1)).await;
@@ -96,7 +96,7 @@ async fn see_only_ones_own(client: &mut Client, tenant: u32) -> Vec<String> {
         for format in FORMATS {
             let encoded = run.encoded(format, &client.view).unwrap();
             for at in 0..run.len() {
-                looks_right(&encoded.event(at).message(), tenant, client);
+                assert_matches_view(&encoded.event(at).message(), tenant, client);
             }
         }
         let encoded = run.encoded(Format::Bson, &client.view).unwrap();
@@ -108,7 +108,7 @@ async fn see_only_ones_own(client: &mut Client, tenant: u32) -> Vec<String> {
     }
 }
 
-fn looks_right(message: &[u8], tenant: u32, client: &Client) {
+fn assert_matches_view(message: &[u8], tenant: u32, client: &Client) {
     let has = |text: &str| message.windows(text.len()).any(|it| it == text.as_bytes());
     for other in 0..TENANTS {
         assert_eq!(has(&name(other)), other == tenant, "{tenant} sees {other}");
@@ -128,9 +128,9 @@ fn looks_right(message: &[u8], tenant: u32, client: &Client) {
     assert_eq!(token.audience(), client.view.audience);
 }
 
-/// Ways to look at the same: in pairs that differ by one thing.
-fn ways() -> Vec<(u32, View)> {
-    let mut ways = Vec::new();
+/// Views of the same events, in pairs with one difference.
+fn views() -> Vec<(u32, View)> {
+    let mut views = Vec::new();
     for tenant in 0..TENANTS {
         for hidden in [
             &[][..],
@@ -138,28 +138,28 @@ fn ways() -> Vec<(u32, View)> {
             &["orders.price"],
             &["iban", "orders.price"],
         ] {
-            ways.push((tenant, of_tenant(tenant, hidden)));
-            // Another's tokens.
+            views.push((tenant, of_tenant(tenant, hidden)));
+            // With another token audience.
             let view = of_tenant(tenant, hidden);
             let audience = audience(tenant + 100);
-            ways.push((tenant, View { audience, ..view }));
+            views.push((tenant, View { audience, ..view }));
         }
     }
-    ways
+    views
 }
 
-/// T38: views share a stream, and nothing that was encoded for one is ever another's.
+/// Views share a stream, and nothing that was encoded for one is ever another's.
 #[tokio::test(start_paused = true)]
 async fn no_two_views_mix_on_a_shared_stream() {
     let source = ScriptedSource::new([cursor(vec![
         quiet("t0", 0),
-        // Later than the time that any of them begins at.
+        // Later than the start time of every watch.
         inserts(2_000..2_200),
         inserts(2_200..3_000),
     ])]);
     let hub = hub(&source);
-    let ways = ways();
-    let opening = ways
+    let views = views();
+    let opening = views
         .iter()
         .map(|(_, view)| watch_in(shared(), view.clone()))
         .map(|watch| {
@@ -167,40 +167,43 @@ async fn no_two_views_mix_on_a_shared_stream() {
             async move { Client::open(&hub, &watch).await }
         });
     let mut clients = futures::future::join_all(opening).await;
-    for (client, (tenant, _)) in clients.iter_mut().zip(&ways) {
-        let names = see_only_ones_own(client, *tenant).await;
+    for (client, (tenant, _)) in clients.iter_mut().zip(&views) {
+        let names = read_own_events(client, *tenant).await;
         let own = (2_000..3_000).filter(|it| it % TENANTS == *tenant);
         assert_eq!(names, own.map(|it| it.to_string()).collect::<Vec<_>>());
     }
     assert_eq!(source.asked(), [None], "one stream for all");
 }
 
-/// T38: the same while they catch up, each from its own place, and when they join the ring.
+/// The same while they catch up, each from its own place, and when they join the ring.
 #[tokio::test(start_paused = true)]
-async fn no_two_views_mix_while_they_catch_up() {
+async fn no_two_views_mix_during_catch_ups() {
     let catching_up = || cursor(vec![inserts(2..300), inserts(300..401)]);
-    let ways: Vec<_> = ways().into_iter().take(2 * 2 * 4).collect();
+    let views: Vec<_> = views().into_iter().take(2 * 2 * 4).collect();
     let live = cursor(vec![quiet("t0", 400), inserts(400..500)]);
-    let openings = std::iter::once(live).chain(ways.iter().map(|_| catching_up()));
+    let openings = std::iter::once(live).chain(views.iter().map(|_| catching_up()));
     let source = ScriptedSource::new(openings);
     let settings = HubSettings {
-        max_catch_ups: ways.len(),
+        max_catch_ups: views.len(),
         ..settings()
     };
     let hub = hub_with(&source, settings);
     let plan = Plan::shared(&watch(request()));
-    for (tenant, view) in &ways {
+    for (tenant, view) in &views {
         let token = TokenContext::new("rs", &plan).encode(&after("1", 1), None, view.audience);
         let request = pb::WatchRequest {
             start: Some(pb::watch_request::Start::ResumeToken(token)),
             ..shared()
         };
         let mut client = Client::open(&hub, &watch_in(request, view.clone())).await;
-        let names = see_only_ones_own(&mut client, *tenant).await;
+        let names = read_own_events(&mut client, *tenant).await;
         let own = (2..500).filter(|it| it % TENANTS == *tenant);
         assert_eq!(names, own.map(|it| it.to_string()).collect::<Vec<_>>());
     }
-    assert!(source.asked().len() > ways.len(), "each read for itself");
+    assert!(
+        source.asked().len() > views.len(),
+        "each watch caught up by itself"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -208,7 +211,7 @@ async fn a_thousand_watches_of_one_view_share_one_encoding() {
     let source = ScriptedSource::new([cursor(vec![quiet("t0", 0), inserts(2_000..2_100)])]);
     let hub = hub(&source);
     let open = |tenant| {
-        // Equal by value alone.
+        // Views that are equal by value only.
         let watch = watch_in(shared(), of_tenant(tenant, &["iban"]));
         let hub = hub.clone();
         async move { Client::open(&hub, &watch).await }
@@ -225,20 +228,19 @@ async fn a_thousand_watches_of_one_view_share_one_encoding() {
     assert_eq!(metric(&hub, "weir_event_encodings_total"), 40.0);
 }
 
-/// MongoDB does what it can, and the guard is looked at all the same.
 #[tokio::test(start_paused = true)]
-async fn a_stream_of_its_own_is_guarded_twice() {
+async fn a_dedicated_feed_applies_the_row_filter_in_mongodb_and_in_weir() {
     let source = ScriptedSource::new([cursor(vec![quiet("t0", 0), inserts(1..11)])]);
     let hub = hub(&source);
     let mut client = Client::open(&hub, &watch_in(request(), of_tenant(1, &[]))).await;
     assert_eq!(client.watcher.mode(), Mode::Dedicated);
-    assert_eq!(see_only_ones_own(&mut client, 1).await, ["1", "6"]);
+    assert_eq!(read_own_events(&mut client, 1).await, ["1", "6"]);
     let plans = source.plans.lock().unwrap();
     let said = format!("{:?}", plans[0].0.stages);
     assert!(said.contains("<1>") && !said.contains("<2>"), "{said}");
 }
 
-/// A token that a watch in `view` was given.
+/// A token of a watch in `view`.
 fn token_of(view: &View, keys: Option<&Arc<TokenKeys>>) -> bytes::Bytes {
     TokenContext::new("rs", &Plan::shared(&watch(request())))
         .with_keys(keys.cloned())
@@ -252,7 +254,7 @@ fn keys(lines: &[&str]) -> Arc<TokenKeys> {
 const KEY_A: &str = "QUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUE=";
 const KEY_B: &str = "QkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkI=";
 
-/// What becomes of a token that comes with a watch in a view: the words that it is refused in, if it is.
+/// Starts a watch in a view with a token. Returns the error text, if it is rejected.
 async fn refused(
     token: bytes::Bytes,
     view: &View,
@@ -280,9 +282,9 @@ async fn refused(
     }
 }
 
-/// T38: a token from tenant A replayed by tenant B is refused, and nothing is said of A.
+/// A token from tenant A replayed by tenant B is refused, and nothing is said of A.
 #[tokio::test(start_paused = true)]
-async fn a_token_of_another_audience_is_refused_in_both_directions() {
+async fn a_token_of_another_audience_is_rejected_in_both_directions() {
     let views = [View::whole(), of_tenant(1, &[]), of_tenant(2, &[])];
     for keys in [None, Some(keys(&[KEY_A]))] {
         for (of, made_by) in views.iter().enumerate() {
@@ -297,7 +299,7 @@ async fn a_token_of_another_audience_is_refused_in_both_directions() {
             }
         }
     }
-    // Of another scope too: that is not told before the audience is right.
+    // A token of another scope too: the error must not reveal the scope.
     let elsewhere = Plan::shared(&watch(pb::WatchRequest {
         collections: vec!["secrets".to_owned()],
         ..request()
@@ -308,10 +310,9 @@ async fn a_token_of_another_audience_is_refused_in_both_directions() {
     assert!(words.contains("principal"), "{words}");
 }
 
-/// Without a key anybody can make a token, for any audience.
+/// Without a key anybody can forge a token for any audience.
 #[tokio::test(start_paused = true)]
-async fn with_keys_a_token_that_was_not_encrypted_is_taken_where_all_may_be_seen_and_nowhere_else()
-{
+async fn with_keys_an_unencrypted_token_is_accepted_only_for_an_unrestricted_view() {
     let keys = keys(&[KEY_A]);
     let hiding = View {
         hidden: Hidden::new(["a".to_owned()]).unwrap(),
@@ -340,7 +341,7 @@ async fn with_keys_a_token_that_was_not_encrypted_is_taken_where_all_may_be_seen
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_key_is_changed_one_replica_after_another() {
+async fn keys_can_be_rotated_one_replica_after_another() {
     let view = of_tenant(1, &[]);
     let (old, new) = (keys(&[KEY_A]), keys(&[KEY_B]));
     let (knowing, changed) = (keys(&[KEY_A, KEY_B]), keys(&[KEY_B, KEY_A]));
@@ -365,8 +366,7 @@ async fn a_key_is_changed_one_replica_after_another() {
     assert!(words.contains("no key"), "{words}");
 }
 
-/// All tokens of a watch are for its audience: where it begins, of its events, of progress, and when it
-/// falls behind and goes on from one of them.
+/// The tokens of the start, of events and of progress, also after the watch has fallen behind.
 #[tokio::test(start_paused = true)]
 async fn every_token_of_a_watch_is_encrypted_and_for_its_audience() {
     let source = ScriptedSource::new([
@@ -409,9 +409,10 @@ fn undeliverable(error: Error) -> UndeliverableEvent {
     }
 }
 
-/// The event that a stream fails at may be another's: no time of it, and no token that names it.
+/// The event that a stream fails at may belong to another client: the error has neither its time nor a
+/// readable token.
 #[tokio::test(start_paused = true)]
-async fn an_event_that_cant_be_sent_is_told_to_no_one_who_might_not_see_it() {
+async fn an_undeliverable_event_is_not_described_to_clients_that_may_not_see_it() {
     let hiding = View {
         hidden: Hidden::new(["a".to_owned()]).unwrap(),
         audience: audience(9),
@@ -454,10 +455,9 @@ async fn an_event_that_cant_be_sent_is_told_to_no_one_who_might_not_see_it() {
     }
 }
 
-/// A quiet collection: whether anything is left is asked for this watch, and what is another's is nothing
-/// to it.
+/// On a quiet collection a catch-up asks whether a matching event is left; rows of others do not count.
 #[tokio::test(start_paused = true)]
-async fn what_a_guard_forbids_does_not_hold_up_a_hand_over() {
+async fn rows_that_a_row_filter_rejects_do_not_delay_joining() {
     let source = ScriptedSource::new([
         cursor(vec![quiet("t0", 5), batch(&[])]),
         cursor(vec![batch(&[insert_of(2, 3)]), quiet("t1", 5)]),
@@ -471,6 +471,6 @@ async fn what_a_guard_forbids_does_not_hold_up_a_hand_over() {
         ..shared()
     };
     let mut client = Client::open(&hub, &watch_in(request, view)).await;
-    let names = see_only_ones_own(&mut client, 1).await;
+    let names = read_own_events(&mut client, 1).await;
     assert!(names.is_empty(), "{names:?}");
 }

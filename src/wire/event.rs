@@ -239,69 +239,29 @@ fn put_change(
     let operation = event.operation;
     let number = change_field(operation);
     put_message_with_estimate(out, number, raw.len(), |out| match operation {
-        Operation::Insert => put_document_field(
-            out,
-            1,
-            slots.take_document_field(Slot::FullDocument),
-            options,
-        ),
+        Operation::Insert => put_slot(out, 1, &mut slots, Slot::FullDocument, options),
         Operation::Update => {
             if let Some(description) = slots.take_document(Slot::UpdateDescription)
                 && !update::put_description(out, description.value, options)
             {
                 slots.unknown.push(description);
             }
-            put_document_field(
-                out,
-                2,
-                slots.take_document_field(Slot::FullDocument),
-                options,
-            );
-            put_document_field(
-                out,
-                3,
-                slots.take_document_field(Slot::FullDocumentBeforeChange),
-                options,
-            );
+            put_slot(out, 2, &mut slots, Slot::FullDocument, options);
+            put_slot(out, 3, &mut slots, Slot::FullDocumentBeforeChange, options);
         }
         Operation::Replace => {
-            put_document_field(
-                out,
-                1,
-                slots.take_document_field(Slot::FullDocument),
-                options,
-            );
-            put_document_field(
-                out,
-                2,
-                slots.take_document_field(Slot::FullDocumentBeforeChange),
-                options,
-            );
+            put_slot(out, 1, &mut slots, Slot::FullDocument, options);
+            put_slot(out, 2, &mut slots, Slot::FullDocumentBeforeChange, options);
         }
         Operation::Delete => {
-            put_document_field(
-                out,
-                1,
-                slots.take_document_field(Slot::FullDocumentBeforeChange),
-                options,
-            );
+            put_slot(out, 1, &mut slots, Slot::FullDocumentBeforeChange, options);
         }
         Operation::Rename => {
             put_namespace(out, 1, slots.take(Slot::To), &mut slots);
-            put_document_field(
-                out,
-                2,
-                slots.take_document_field(Slot::OperationDescription),
-                options,
-            );
+            put_slot(out, 2, &mut slots, Slot::OperationDescription, options);
         }
         Operation::Create => {
-            put_document_field(
-                out,
-                1,
-                slots.take_document_field(Slot::OperationDescription),
-                options,
-            );
+            put_slot(out, 1, &mut slots, Slot::OperationDescription, options);
             if let Some(kind) = slots.take_text(Slot::NsType) {
                 put_string_field(out, 2, &kind);
             }
@@ -312,36 +272,16 @@ fn put_change(
                     options.put_document(out, 1, index);
                 }
             }
-            put_document_field(
-                out,
-                2,
-                slots.take_document_field(Slot::OperationDescription),
-                options,
-            );
+            put_slot(out, 2, &mut slots, Slot::OperationDescription, options);
         }
         Operation::Modify => {
-            put_document_field(
-                out,
-                1,
-                slots.take_document_field(Slot::OperationDescription),
-                options,
-            );
-            put_document_field(
-                out,
-                2,
-                slots.take_document_field(Slot::StateBeforeChange),
-                options,
-            );
+            put_slot(out, 1, &mut slots, Slot::OperationDescription, options);
+            put_slot(out, 2, &mut slots, Slot::StateBeforeChange, options);
         }
         Operation::ShardCollection
         | Operation::RefineCollectionShardKey
         | Operation::ReshardCollection => {
-            put_document_field(
-                out,
-                1,
-                slots.take_document_field(Slot::OperationDescription),
-                options,
-            );
+            put_slot(out, 1, &mut slots, Slot::OperationDescription, options);
         }
         Operation::Drop | Operation::DropDatabase => {}
         Operation::Other | Operation::Invalidate => {
@@ -418,12 +358,7 @@ fn put_common_fields(
             );
         });
     }
-    put_document_field(
-        out,
-        field::DOCUMENT_KEY,
-        slots.take_document_field(Slot::DocumentKey),
-        options,
-    );
+    put_slot(out, field::DOCUMENT_KEY, slots, Slot::DocumentKey, options);
     put_transaction(out, slots);
     if let Some((_, uuid)) = slots
         .get(Slot::CollectionUuid)
@@ -441,13 +376,15 @@ fn put_number(out: &mut BytesMut, number: u32, value: u64) {
     }
 }
 
-fn put_document_field(
+/// Appends the document of a slot, unless the event does not have it.
+fn put_slot(
     out: &mut BytesMut,
     number: u32,
-    field: DocumentField<'_>,
+    slots: &mut Slots<'_>,
+    slot: Slot,
     options: RenderOptions<'_>,
 ) {
-    match field {
+    match slots.take_document_field(slot) {
         DocumentField::Absent => {}
         DocumentField::Null => put_null_document(out, number),
         DocumentField::Present(document) => options.put_document(out, number, document),

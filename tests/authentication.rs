@@ -15,7 +15,7 @@ use support::issuer::{Answer, KeyServer};
 use support::orders::{ORDERS, id, insert};
 use support::tokens::{AUDIENCE, ISSUER, SigningKey, claims, key_set};
 use support::{
-    ChildProcess, Database, PATIENCE, Raw, ServeProcess, Watching, Weir, error_info, eventually,
+    ChildProcess, Database, WAIT_LIMIT, RawCodec, ServeProcess, WatchStream, Weir, error_info, eventually,
     python, weir, within,
 };
 use tempfile::TempDir;
@@ -82,7 +82,7 @@ async fn call(
         request.metadata_mut().append(*name, value);
     }
     let path = http::uri::PathAndQuery::from_static(path);
-    let answer = within("an answer", grpc.streaming(request, path, Raw)).await?;
+    let answer = within("an answer", grpc.streaming(request, path, RawCodec)).await?;
     within("a message", answer.into_inner().message()).await
 }
 
@@ -105,7 +105,7 @@ async fn without_credentials_nothing_is_told_of_anything() {
     let good = database.watch_request(&[ORDERS]);
     let token = {
         let request = with_header(good.clone(), "x-api-key", KEY);
-        let watching = Watching::open(&mut weir.client().await, request).await;
+        let watching = WatchStream::open(&mut weir.client().await, request).await;
         watching.expect("a watch of Alice's").token()
     };
     let with_token = |token: &[u8]| pb::WatchRequest {
@@ -330,7 +330,7 @@ async fn a_server_that_asks_nobody_looks_at_no_credentials() {
         "authorization",
         "nonsense",
     );
-    let watching = Watching::open(&mut weir.client().await, request).await;
+    let watching = WatchStream::open(&mut weir.client().await, request).await;
     let mut watching = watching.expect("a watch");
     insert(&database, 1).await;
     assert_eq!(id(&watching.next_change().await), 1);
@@ -359,7 +359,7 @@ async fn whoever_has_a_key_or_a_token_does_all_that_there_is() {
     ] {
         let mut client = weir.client().await;
         let request = with_header(database.watch_request(&[ORDERS]), name, value);
-        let mut watching = Watching::open(&mut client, request).await.expect("a watch");
+        let mut watching = WatchStream::open(&mut client, request).await.expect("a watch");
         insert(&database, 1).await;
         assert_eq!(id(&watching.next_change().await), 1);
         database.collection(ORDERS).drop().await.expect("a drop");
@@ -393,7 +393,7 @@ async fn a_storm_of_bad_credentials_holds_up_nobody_else() {
     let database = Database::start().await;
     let (weir, _folder) = with_keys(&database).await;
     let request = with_header(database.watch_request(&[ORDERS]), "x-api-key", KEY);
-    let watching = Watching::open(&mut weir.client().await, request).await;
+    let watching = WatchStream::open(&mut weir.client().await, request).await;
     let mut watching = watching.expect("a watch");
     let channel = weir.channel().await;
     let storm = async {
@@ -464,7 +464,7 @@ async fn the_log_names_the_caller_and_holds_no_credentials() {
         ("authorization", &bearers[2]),
     ] {
         let request = with_header(database.watch_request(&[ORDERS]), name, value);
-        opened += usize::from(Watching::open(&mut client, request).await.is_ok());
+        opened += usize::from(WatchStream::open(&mut client, request).await.is_ok());
     }
     assert_eq!(opened, 2);
     eventually("both watches have ended", async || {
@@ -472,7 +472,7 @@ async fn the_log_names_the_caller_and_holds_no_credentials() {
     })
     .await;
     serving.process.signal("TERM");
-    serving.process.ends(PATIENCE).await;
+    serving.process.wait_for_exit(WAIT_LIMIT).await;
     let log = serving.process.stderr();
     let ended: Vec<Value> = log
         .lines()
@@ -537,7 +537,7 @@ async fn a_client_is_known_by_its_certificate_unless_it_shows_something_else() {
         if let Some(key) = header {
             request = with_header(request.into_inner(), "x-api-key", key);
         }
-        let opened = Watching::open(&mut over_tls(&weir, tls).await, request).await;
+        let opened = WatchStream::open(&mut over_tls(&weir, tls).await, request).await;
         opened
             .map(|_| ())
             .map_err(|status| error_info(&status).reason)
@@ -611,9 +611,9 @@ async fn a_python_client_shows_who_it_is_by_call_credentials() {
     ];
     let mut client = ChildProcess::start("the Python client", python(), arguments);
     let ready = |output: &str| output.contains("READY\n");
-    client.until_output("READY", CLIENT_LIMIT, ready).await;
+    client.wait_for_output("READY", CLIENT_LIMIT, ready).await;
     insert(&database, 1).await;
-    let status = client.ends(CLIENT_LIMIT).await;
+    let status = client.wait_for_exit(CLIENT_LIMIT).await;
     assert!(status.success(), "the client ended with {status}{client}");
     assert!(client.stdout().ends_with("DONE\n"), "{client}");
 }
@@ -624,14 +624,14 @@ async fn a_key_that_weir_makes_opens_a_watch_of_weir() {
     let database = Database::start().await;
     let folder = TempDir::new().expect("a folder");
     let mut making = weir(&[], &["hash-key", "alice: \"the\" 1st"]);
-    assert!(making.ends(PATIENCE).await.success(), "{making}");
+    assert!(making.wait_for_exit(WAIT_LIMIT).await.success(), "{making}");
     let output = making.stdout();
     let (key, entry) = output.split_once('\n').expect("two parts");
     assert!(key.starts_with("weir_") && key.len() == 48, "{making}");
     assert!(!making.stderr().contains(key), "{making}");
     // Another time it is another key; and one that is given has the same entry.
     let mut again = weir(&[], &["hash-key", "alice"]);
-    again.ends(PATIENCE).await;
+    again.wait_for_exit(WAIT_LIMIT).await;
     assert_ne!(again.stdout().lines().next(), Some(key));
     assert!(
         entry.contains(&format!("{:x}", Sha256::digest(key.as_bytes()))),
@@ -643,7 +643,7 @@ async fn a_key_that_weir_makes_opens_a_watch_of_weir() {
         env!("CARGO_BIN_EXE_weir")
     );
     let mut given = ChildProcess::start("weir", "sh", ["-c", &command]);
-    assert!(given.ends(PATIENCE).await.success(), "{given}");
+    assert!(given.wait_for_exit(WAIT_LIMIT).await.success(), "{given}");
     assert_eq!(given.stdout(), entry, "{given}");
     for bad in [
         "weak-key",
@@ -655,7 +655,7 @@ async fn a_key_that_weir_makes_opens_a_watch_of_weir() {
             env!("CARGO_BIN_EXE_weir")
         );
         let mut refused = ChildProcess::start("weir", "sh", ["-c", &command]);
-        assert_eq!(refused.ends(PATIENCE).await.code(), Some(1), "{refused}");
+        assert_eq!(refused.wait_for_exit(WAIT_LIMIT).await.code(), Some(1), "{refused}");
         assert_eq!(refused.stdout(), "", "{refused}");
         assert!(!refused.stderr().contains(bad), "{refused}");
     }
@@ -676,13 +676,13 @@ async fn a_key_that_weir_makes_opens_a_watch_of_weir() {
     };
     let mut watching = watch(&["--api-key-file", key_file.to_str().expect("a path")]);
     let opened = |output: &str| output.contains(r#""type":"opened""#);
-    watching.until_output("opened", PATIENCE, opened).await;
+    watching.wait_for_output("opened", WAIT_LIMIT, opened).await;
     insert(&database, 1).await;
-    assert_eq!(watching.ends(PATIENCE).await.code(), Some(0), "{watching}");
+    assert_eq!(watching.wait_for_exit(WAIT_LIMIT).await.code(), Some(0), "{watching}");
 
     // Without it, it is told how it would be let in, and not tried again.
     let mut refused = watch(&[]);
-    assert_eq!(refused.ends(PATIENCE).await.code(), Some(1), "{refused}");
+    assert_eq!(refused.wait_for_exit(WAIT_LIMIT).await.code(), Some(1), "{refused}");
     let words = refused.stderr();
     assert!(
         words.contains("CREDENTIALS_MISSING") && words.contains("--token-file"),
@@ -690,7 +690,7 @@ async fn a_key_that_weir_makes_opens_a_watch_of_weir() {
     );
     std::fs::write(&key_file, "weir_another").expect("a file");
     let mut refused = watch(&["--token-file", key_file.to_str().expect("a path")]);
-    assert_eq!(refused.ends(PATIENCE).await.code(), Some(1), "{refused}");
+    assert_eq!(refused.wait_for_exit(WAIT_LIMIT).await.code(), Some(1), "{refused}");
     let words = refused.stderr();
     assert!(words.contains("CREDENTIALS_INVALID"), "{refused}");
     assert!(!words.contains("weir_another"), "{refused}");
@@ -715,7 +715,7 @@ async fn what_is_to_be_asked_is_checked_at_the_start() {
         ];
         let arguments: Vec<&str> = common.iter().chain(arguments).copied().collect();
         let mut process = weir(&[], &arguments);
-        let code = process.ends(PATIENCE).await.code();
+        let code = process.wait_for_exit(WAIT_LIMIT).await.code();
         (code, process.stderr())
     };
     let named = ["--jwt-issuer", ISSUER, "--jwt-audience", AUDIENCE];

@@ -634,7 +634,7 @@ async fn a_key_that_is_not_known_yet_is_fetched_when_a_token_names_it() {
         .await
         .expect("a change");
     assert!(asking.authenticator.renew(&held).is_err());
-    assert_eq!(server.asked(), 2);
+    assert_eq!(server.request_count(), 2);
 }
 
 /// Whoever makes up key ids costs the issuer one request every ten seconds, and nobody else a refusal.
@@ -647,7 +647,7 @@ async fn a_flood_of_tokens_with_unknown_keys_makes_no_flood_of_fetches() {
         .bearer(&known.token(&claims("alice")))
         .await
         .expect("a good one");
-    assert_eq!(server.asked(), 1);
+    assert_eq!(server.request_count(), 1);
     let floods = (0..1000).map(|at| {
         let header = json!({"alg": "ES256", "kid": format!("made up {at}")});
         let token = made_up.token_with(&header, &claims("mallory"));
@@ -658,7 +658,7 @@ async fn a_flood_of_tokens_with_unknown_keys_makes_no_flood_of_fetches() {
     for reason in futures::future::join_all(floods).await {
         assert!(["CREDENTIALS_INVALID", "CREDENTIALS_UNCHECKED"].contains(&reason));
     }
-    assert_eq!(server.asked(), 2);
+    assert_eq!(server.request_count(), 2);
     asking
         .bearer(&known.token(&claims("alice")))
         .await
@@ -670,7 +670,7 @@ async fn a_flood_of_tokens_with_unknown_keys_makes_no_flood_of_fetches() {
         let token = made_up.token_with(&header, &claims("mallory"));
         assert_eq!(asking.refusal(&token).await, "CREDENTIALS_UNCHECKED");
     }
-    assert_eq!(server.asked(), 2);
+    assert_eq!(server.request_count(), 2);
 
     // While the issuer takes its time, few wait for it, and those with known keys do not.
     let mut slow = remote(server.url());
@@ -716,7 +716,7 @@ async fn a_token_by_a_newer_key_than_the_last_fetch_is_not_called_bad() {
     let made_up = SigningKey::p256("made up").token(&claims("mallory"));
     // A fetch for it alone has shown that it is bad.
     assert_eq!(asking.refusal(&made_up).await, "CREDENTIALS_INVALID");
-    assert_eq!(server.asked(), 2);
+    assert_eq!(server.request_count(), 2);
 
     server.set(Answer::Keys(key_set(&[&old, &new])));
     let refused = asking.refusal(&new.token(&claims("bob"))).await;
@@ -726,7 +726,7 @@ async fn a_token_by_a_newer_key_than_the_last_fetch_is_not_called_bad() {
     let stated = token.rsplit_once('.').expect("a signature").0;
     let refused = asking.refusal(&format!("{stated}.{forged}")).await;
     assert_eq!(refused, "CREDENTIALS_INVALID");
-    assert_eq!(server.asked(), 2);
+    assert_eq!(server.request_count(), 2);
 }
 
 /// Whatever becomes of the issuer, who has a token by a known key goes on.
@@ -752,18 +752,18 @@ async fn the_last_good_keys_stay_in_force_whatever_the_issuer_answers() {
         Answer::Elsewhere(elsewhere.url()),
     ] {
         server.set(answer);
-        let asked = server.asked();
+        let asked = server.request_count();
         // Whether it is good can't be told now: not a word on that it is bad.
         let refused = asking.refusal(&other.token(&claims("bob"))).await;
         assert_eq!(refused, "CREDENTIALS_UNCHECKED");
-        assert!(server.asked() > asked);
+        assert!(server.request_count() > asked);
         asking
             .bearer(&known.token(&claims("alice")))
             .await
             .expect("a good one");
         asking.authenticator.renew(&held).expect("a good one");
     }
-    assert_eq!(elsewhere.asked(), 0, "a redirection was followed");
+    assert_eq!(elsewhere.request_count(), 0, "a redirection was followed");
     server.set(Answer::Keys(key_set(&[&known, &other])));
     asking
         .bearer(&other.token(&claims("bob")))

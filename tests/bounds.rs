@@ -1,7 +1,7 @@
 //! Every field of a request at its bounds and beyond: what is taken opens a watch, and what is not is
 //! refused by its path, in words that say what would be right and in few bytes.
 
-mod reading;
+mod conversions;
 mod support;
 #[path = "bounds/table.rs"]
 mod table;
@@ -11,9 +11,9 @@ use http_body_util::{BodyExt as _, Full};
 use mongodb::bson::doc;
 use prost::Message as _;
 use prost::encoding::{WireType, encode_key, encode_varint};
-use reading::{eq, field};
+use conversions::{eq, field};
 use serde_json::json;
-use support::{Database, Figure, Watching, Weir, error_info, error_reason, tally, within};
+use support::{Database, Figure, WatchStream, Weir, error_info, error_reason, tally, within};
 use table::{Bad, Table};
 use tonic::transport::Channel;
 use tonic::{Code, Status, body::Body};
@@ -57,7 +57,7 @@ async fn every_bound_is_taken() {
     let table = Table::of(database.name());
     assert!(table.good.len() > 100, "{} requests", table.good.len());
     for good in table.good {
-        match Watching::open(&mut client, good.request).await {
+        match WatchStream::open(&mut client, good.request).await {
             Ok(_) => {}
             // The beginning of time is well said, and not in the oplog.
             Err(status)
@@ -85,7 +85,7 @@ async fn what_is_beyond_a_bound_is_refused_by_the_field_s_path() {
         words,
     } in table.bad
     {
-        let answer = Watching::open(&mut client, request.clone()).await;
+        let answer = WatchStream::open(&mut client, request.clone()).await;
         let Err(status) = answer else {
             panic!(
                 "{field}, {words:?}: this was not refused: {:.300}",
@@ -193,7 +193,7 @@ async fn a_request_that_is_wrong_everywhere_gets_a_short_answer() {
         },
     ];
     for request in &requests {
-        let answer = Watching::open(&mut client, request.clone()).await;
+        let answer = WatchStream::open(&mut client, request.clone()).await;
         let status = answer.err().expect("it is refused");
         assert_refused(&status);
         let violations = violations(&status);
@@ -453,7 +453,7 @@ async fn bytes_that_are_no_request_are_refused_with_a_reason() {
         assert!(wire_bytes(&status) <= TRAILERS, "{shown:?}");
     }
     tally(Figure::BadInputs, inputs.len() as u64);
-    Watching::open(
+    WatchStream::open(
         &mut weir.client().await,
         database.watch_request(&["orders"]),
     )
@@ -561,11 +561,11 @@ async fn the_end_of_a_watch_of_many_names_fits_into_trailers() {
         collections: names.clone(),
         ..database.watch_request(&[])
     };
-    let mut watching = weir.watch(request).await;
+    let mut watch = weir.watch(request).await;
     let one = database.collection(&names[0]);
     one.insert_one(doc! { "_id": 1 }).await.expect("an insert");
     database.database().drop().await.expect("a drop");
-    let status = watching.end().await;
+    let status = watch.end().await;
     assert_eq!(status.code(), Code::Aborted, "{status:?}");
     assert_eq!(error_reason(&status), "WATCH_INVALIDATED");
     let bytes = wire_bytes(&status);
@@ -591,7 +591,7 @@ async fn the_largest_request_that_is_allowed_opens_a_watch_in_every_mode() {
         2 => field(
             &path,
             Operator::NotIn(prost_types::ListValue {
-                values: vec![reading::value(json!(number)); 100],
+                values: vec![conversions::value(json!(number)); 100],
             }),
         ),
         _ => field(&path, Operator::Prefix("[.".repeat(512))),
@@ -623,14 +623,14 @@ async fn the_largest_request_that_is_allowed_opens_a_watch_in_every_mode() {
                 operations: vec![1, 2, 3, 4, 5],
                 ..database.watch_request(&[])
             };
-            let mut watching = weir.watch(request).await;
+            let mut watch = weir.watch(request).await;
             // Nine levels: none of the inner holds of a document without the fields, or it does; that
             // is for other tests. A drop comes through.
             let there = database.collection(&collections[7]);
             there.insert_one(doc! {"_id": 1}).await.expect("an insert");
             there.drop().await.expect("a drop");
             loop {
-                let change = watching.next_change().await;
+                let change = watch.next_change().await;
                 if change.operation() == pb::OperationType::Drop {
                     break;
                 }

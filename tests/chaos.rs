@@ -4,14 +4,14 @@
 //! `WEIR_FAULT_SEED` plays the schedule of a failure again, and `WEIR_FAULT_ROUNDS` says how many rounds
 //! of faults there are.
 
-mod reading;
-mod scene;
+mod conversions;
+mod testbed;
 mod support;
 
 use std::time::Duration;
 
-use scene::{Replicas, more_is_written, writing};
-use support::ledger::Writing;
+use testbed::{Replicas, wait_for_writes, write_options};
+use support::ledger::WriteOptions;
 use support::{Direction, FailCommand, Mode, Proxy, Side};
 
 /// Rounds of one to three faults at a time.
@@ -56,7 +56,7 @@ enum Failing {
 }
 
 impl Fault {
-    fn any(random: &mut fastrand::Rng, followers: usize) -> Self {
+    fn any(random: &mut fastrand::Rng, clients: usize) -> Self {
         let server = random.usize(..SERVERS);
         match random.u32(..20) {
             0..6 => Self::Network(None, Break::any(random)),
@@ -66,9 +66,9 @@ impl Fault {
             14 => Self::KillMongodb,
             15 => Self::EndWeir(server, "KILL"),
             16 => Self::EndWeir(server, "TERM"),
-            17 => Self::Stall(random.usize(..followers)),
-            18 => Self::Disconnect(random.usize(..followers)),
-            _ => Self::Move(random.usize(..followers), server),
+            17 => Self::Stall(random.usize(..clients)),
+            18 => Self::Disconnect(random.usize(..clients)),
+            _ => Self::Move(random.usize(..clients), server),
         }
     }
 }
@@ -116,7 +116,7 @@ impl Failing {
 }
 
 fn network(replicas: &Replicas, server: Option<usize>) -> &Proxy {
-    server.map_or(&replicas.upstream, |it| &replicas.servers[it].clients)
+    server.map_or(&replicas.upstream_proxy, |it| &replicas.servers[it].client_proxy)
 }
 
 async fn begin(replicas: &mut Replicas, fault: Fault) {
@@ -135,11 +135,11 @@ async fn begin(replicas: &mut Replicas, fault: Fault) {
         Fault::KillCursors => drop(replicas.database.kill_cursors(&[]).await),
         Fault::KillMongodb => replicas.database.restart().await,
         Fault::EndWeir(server, signal) => replicas.end(server, signal).await,
-        Fault::Stall(follower) => replicas.followers[follower].stall(true),
-        Fault::Disconnect(follower) => replicas.followers[follower].disconnect(),
-        Fault::Move(follower, server) => {
-            let address = replicas.servers[server].clients.address();
-            replicas.followers[follower].move_to(address);
+        Fault::Stall(client) => replicas.clients[client].stall(true),
+        Fault::Disconnect(client) => replicas.clients[client].disconnect(),
+        Fault::Move(client, server) => {
+            let address = replicas.servers[server].client_proxy.address();
+            replicas.clients[client].move_to(address);
         }
     }
 }
@@ -149,7 +149,7 @@ async fn end(replicas: &mut Replicas, fault: Fault) {
         Fault::Network(server, _) => network(replicas, server).set(Mode::Pass),
         Fault::Command(_) => replicas.database.heal().await,
         Fault::EndWeir(server, _) => replicas.start_again(server).await,
-        Fault::Stall(follower) => replicas.followers[follower].stall(false),
+        Fault::Stall(client) => replicas.clients[client].stall(false),
         Fault::KillCursors | Fault::KillMongodb | Fault::Disconnect(_) | Fault::Move(..) => {}
     }
 }
@@ -169,15 +169,15 @@ async fn any_faults_in_any_order_lose_nothing() {
     let rounds = number_of("WEIR_FAULT_ROUNDS").unwrap_or(ROUNDS.into());
     println!("again with WEIR_FAULT_SEED={seed} WEIR_FAULT_ROUNDS={rounds}");
     let mut random = fastrand::Rng::with_seed(seed);
-    let writing = Writing { seed, ..writing() };
-    let mut replicas = Replicas::start(SERVERS, &writing).await;
+    let write_options = WriteOptions { seed, ..write_options() };
+    let mut replicas = Replicas::start(SERVERS, &write_options).await;
     let mut faults = 0;
     for round in 0..rounds {
-        more_is_written(&replicas.ledger, 10).await;
-        let followers = replicas.followers.len();
+        wait_for_writes(&replicas.ledger, 10).await;
+        let clients = replicas.clients.len();
         let several = random.usize(1..=3);
         let these: Vec<Fault> = (0..several)
-            .map(|_| Fault::any(&mut random, followers))
+            .map(|_| Fault::any(&mut random, clients))
             .collect();
         let long = random.u32(..5) == 0;
         let most = if long { LONGEST } else { SHORT };
@@ -191,12 +191,12 @@ async fn any_faults_in_any_order_lose_nothing() {
             end(&mut replicas, *fault).await;
         }
         faults += these.len() as u64;
-        let problem = replicas.followers.iter().find_map(|it| it.problem());
+        let problem = replicas.clients.iter().find_map(|it| it.problem());
         assert_eq!(problem, None);
     }
     for proxy in 0..=SERVERS {
         // What was to break at a certain byte and was not reached is past now.
         network(&replicas, proxy.checked_sub(1)).cut();
     }
-    replicas.verdict(faults).await;
+    replicas.check_delivery(faults).await;
 }

@@ -6,7 +6,7 @@ mod support;
 use mongodb::bson::{DateTime, Document, Timestamp};
 use support::orders::id;
 use support::stand_in::{FIRST_SECOND, StandIn, insert, time};
-use support::{Figure, Watching, Weir, eventually, tally, within};
+use support::{Figure, WatchStream, Weir, eventually, tally, within};
 use weir::pb;
 use weir::pb::watch_response::Kind;
 
@@ -62,7 +62,7 @@ impl Tick {
 
 /// A watch, with what it has told of times.
 struct Reader {
-    watching: Watching,
+    watch: WatchStream,
     /// The number and the token of each change.
     changes: Vec<(i32, bytes::Bytes)>,
     /// What each progress told: the time reached, MongoDB's own, and the token.
@@ -79,7 +79,7 @@ impl Reader {
             ..request
         };
         Self {
-            watching: weir.watch(request).await,
+            watch: weir.watch(request).await,
             changes: Vec::new(),
             progress: Vec::new(),
         }
@@ -88,7 +88,7 @@ impl Reader {
     async fn until(&mut self, what: &str, enough: impl Fn(&Self) -> bool) {
         let whole = async {
             while !enough(self) {
-                let message = self.watching.next().await;
+                let message = self.watch.next().await;
                 match message.kind {
                     Some(Kind::Changes(batch)) => {
                         let changes = batch.changes.into_iter();
@@ -189,18 +189,18 @@ async fn progress_never_goes_back_and_no_gauge_falls_below_zero_when_clocks_jump
 async fn every_token_goes_on_exactly_where_it_was_when_clocks_jump() {
     let stand_in = StandIn::start();
     let log = stand_in.log("orders");
-    let weir = Weir::forgetful_at(stand_in.uri()).await;
+    let weir = Weir::without_linger_at(stand_in.uri()).await;
     let mut reader = Reader::open(&weir, stand_in.watch_request(&["orders"])).await;
     let ticks = ticks();
     let last = i32::try_from(ticks.len()).expect("there are few") - 1;
-    let mut tokens = vec![(-1, reader.watching.token())];
+    let mut tokens = vec![(-1, reader.watch.token())];
     for (number, tick) in (0..).zip(&ticks) {
         stand_in.set_clock(tick.operation);
         log.push(tick.event(number));
         reader.until_change(number).await;
         tokens.extend(reader.changes.last().cloned());
         reader.until_progress().await;
-        tokens.push((number, reader.watching.token()));
+        tokens.push((number, reader.watch.token()));
     }
     // Once beside the feed that saw it all, and once after it has gone.
     for live in [true, false] {
@@ -219,7 +219,7 @@ async fn every_token_goes_on_exactly_where_it_was_when_clocks_jump() {
         }
         if live {
             drop(reader);
-            weir.without_feeds().await;
+            weir.wait_for_no_feeds().await;
             reader = Reader::open(&weir, stand_in.watch_request(&["elsewhere"])).await;
         }
     }

@@ -1,16 +1,16 @@
 //! What the costliest filter that is allowed costs those beside it.
 
-mod reading;
+mod conversions;
 mod support;
 
 use std::time::Duration;
 
 use futures::future::join_all;
 use mongodb::bson::doc;
-use reading::{eq, field};
+use conversions::{eq, field};
 use serde_json::json;
 use support::orders::{ORDERS, id};
-use support::{Database, Figure, Watching, Weir, error_reason, eventually, tally};
+use support::{Database, Figure, WatchStream, Weir, error_reason, eventually, tally};
 use tokio::time::Instant;
 use tonic::Code;
 use weir::pb::{self, field_filter::Operator, filter::Kind};
@@ -138,8 +138,8 @@ async fn filters_that_are_costly_to_open_are_bounded_together() {
         async move {
             let mut open = Vec::new();
             for number in 0..8 {
-                match Watching::open(&mut grpc, request(client * 8 + number)).await {
-                    Ok(watching) => open.push(watching),
+                match WatchStream::open(&mut grpc, request(client * 8 + number)).await {
+                    Ok(watch) => open.push(watch),
                     Err(status) => return (open, Some(status)),
                 }
             }

@@ -10,7 +10,7 @@ use support::certificates::Authority;
 use support::issuer::{Answer, KeyServer};
 use support::orders::{ORDERS, id, insert};
 use support::tokens::{AUDIENCE, ISSUER, SigningKey, claims, key_set, seconds_from_now};
-use support::{Database, PATIENCE, Watching, Weir, error_info, eventually, weir, within};
+use support::{Database, WAIT_LIMIT, WatchStream, Weir, error_info, eventually, weir, within};
 use tempfile::TempDir;
 use tokio::time::Instant;
 use tonic::transport::{ClientTlsConfig, Endpoint};
@@ -73,11 +73,11 @@ async fn open(
     weir: &Weir,
     request: pb::WatchRequest,
     (name, value): (&'static str, &str),
-) -> Watching {
+) -> WatchStream {
     let mut request = Request::new(request);
     let value = value.parse().expect("a value");
     request.metadata_mut().insert(name, value);
-    let opened = Watching::open(&mut weir.client().await, request).await;
+    let opened = WatchStream::open(&mut weir.client().await, request).await;
     opened.unwrap_or_else(|status| panic!("the watch was refused: {status:?}"))
 }
 
@@ -86,20 +86,20 @@ fn has_expired(status: &Status) {
     assert_eq!(error_info(status).reason, "CREDENTIALS_EXPIRED");
 }
 
-fn after(watching: &Watching, request: pb::WatchRequest) -> pb::WatchRequest {
+fn after(watch: &WatchStream, request: pb::WatchRequest) -> pb::WatchRequest {
     pb::WatchRequest {
-        start: Some(Start::ResumeToken(watching.token())),
+        start: Some(Start::ResumeToken(watch.token())),
         ..request
     }
 }
 
 /// Reads until the watch ends, and gives the numbers of the orders it got.
-async fn read_to_the_end(watching: &mut Watching) -> (Vec<i32>, Status) {
+async fn read_to_the_end(watch: &mut WatchStream) -> (Vec<i32>, Status) {
     use pb::watch_response::Kind;
     let mut numbers = Vec::new();
     let end = within("the watch's end", async {
         loop {
-            match watching.try_next().await {
+            match watch.try_next().await {
                 Ok(Some(message)) => {
                     if let Some(Kind::Changes(batch)) = message.kind {
                         numbers.extend(batch.changes.iter().map(id));
@@ -168,7 +168,7 @@ async fn a_watch_ends_soon_after_its_token_has_expired_and_goes_on_with_a_new_on
     again
         .metadata_mut()
         .insert("authorization", short.parse().expect("a value"));
-    let refused = Watching::open(&mut weir.client().await, again).await;
+    let refused = WatchStream::open(&mut weir.client().await, again).await;
     has_expired(&refused.err().expect("it has expired"));
     let mut resumed = open(&weir, after(&busy, request), ("authorization", &long)).await;
     for number in seen + 1..=last {
@@ -198,7 +198,7 @@ async fn a_client_that_does_not_read_is_no_longer_served_once_its_token_has_expi
     claims["exp"] = json!(seconds_from_now(2));
     let bearer = format!("Bearer {}", signing.token(&claims));
     let request = database.watch_request(&[ORDERS]);
-    let mut watching = open(&weir, request, ("authorization", &bearer)).await;
+    let mut watch = open(&weir, request, ("authorization", &bearer)).await;
     let text = "x".repeat(100 << 10);
     for number in 0..60 {
         let order = mongodb::bson::doc! {"_id": number, "text": &text};
@@ -210,7 +210,7 @@ async fn a_client_that_does_not_read_is_no_longer_served_once_its_token_has_expi
     }
     let ends = SystemTime::now() + Duration::from_secs(3);
     eventually("the token has expired", async || SystemTime::now() > ends).await;
-    let (numbers, status) = read_to_the_end(&mut watching).await;
+    let (numbers, status) = read_to_the_end(&mut watch).await;
     has_expired(&status);
     // What was on its way is all that comes; much more was there to read.
     assert!(numbers.len() < 60, "everything came");
@@ -236,7 +236,7 @@ async fn a_key_that_is_taken_away_ends_the_watches_of_its_tokens_and_no_others()
         let mut request = Request::new(request());
         let value = bearer(&new).parse().expect("a value");
         request.metadata_mut().insert("authorization", value);
-        by_new = Watching::open(&mut weir.client().await, request).await.ok();
+        by_new = WatchStream::open(&mut weir.client().await, request).await.ok();
         by_new.is_some()
     })
     .await;
@@ -339,15 +339,15 @@ async fn a_watch_ends_when_its_certificate_does() {
         .await
         .expect("a connection");
     let mut client = WatchServiceClient::new(channel);
-    let mut watching = Watching::open(&mut client, database.watch_request(&[ORDERS]))
+    let mut watch = WatchStream::open(&mut client, database.watch_request(&[ORDERS]))
         .await
         .expect("a watch");
     insert(&database, 1).await;
-    assert_eq!(id(&watching.next_change().await), 1);
-    has_expired(&watching.end().await);
+    assert_eq!(id(&watch.next_change().await), 1);
+    has_expired(&watch.end().await);
     assert!(begin.elapsed() < SOON, "{:?}", begin.elapsed());
     // The connection is still there; what it stands for is not.
-    let again = Watching::open(&mut client, database.watch_request(&[ORDERS])).await;
+    let again = WatchStream::open(&mut client, database.watch_request(&[ORDERS])).await;
     has_expired(&again.err().expect("it has expired"));
 }
 
@@ -381,28 +381,28 @@ async fn the_command_goes_on_with_the_token_that_its_file_holds_by_then() {
         "--token-file",
         path,
     ];
-    let mut watching = weir(&[], &arguments);
+    let mut watch = weir(&[], &arguments);
     let opened =
         |times: usize| move |output: &str| output.matches(r#""type":"opened""#).count() >= times;
-    watching.until_output("opened", PATIENCE, opened(1)).await;
+    watch.wait_for_output("opened", WAIT_LIMIT, opened(1)).await;
     insert(&database, 1).await;
-    watching
-        .until_output("the order", PATIENCE, |it| it.contains(r#""_id":1"#))
+    watch
+        .wait_for_output("the order", WAIT_LIMIT, |it| it.contains(r#""_id":1"#))
         .await;
     file.put(&token(600));
-    watching
-        .until_output("opened again", PATIENCE, opened(2))
+    watch
+        .wait_for_output("opened again", WAIT_LIMIT, opened(2))
         .await;
     insert(&database, 2).await;
-    watching
-        .until_output("the next", PATIENCE, |it| it.contains(r#""_id":2"#))
+    watch
+        .wait_for_output("the next", WAIT_LIMIT, |it| it.contains(r#""_id":2"#))
         .await;
-    assert!(watching.stderr().contains("expired"), "{watching}");
-    watching.signal("INT");
-    assert_eq!(watching.ends(PATIENCE).await.code(), Some(0), "{watching}");
+    assert!(watch.stderr().contains("expired"), "{watch}");
+    watch.signal("INT");
+    assert_eq!(watch.wait_for_exit(WAIT_LIMIT).await.code(), Some(0), "{watch}");
     assert_eq!(
-        watching.stdout().matches(r#""operation":"insert""#).count(),
+        watch.stdout().matches(r#""operation":"insert""#).count(),
         2,
-        "{watching}"
+        "{watch}"
     );
 }

@@ -200,9 +200,9 @@ async fn the_database_dies_with_the_test_that_started_it() {
             "--nocapture".as_ref(),
         ],
     );
-    let limit = support::PATIENCE;
+    let limit = support::WAIT_LIMIT;
     child
-        .until_output("LISTENING", limit, |output| output.contains("LISTENING"))
+        .wait_for_output("LISTENING", limit, |output| output.contains("LISTENING"))
         .await;
     let output = child.stdout();
     let address = output

@@ -5,7 +5,7 @@ mod support;
 use std::{collections::BTreeMap, fs, time::Duration};
 
 use clap::{CommandFactory as _, Parser as _};
-use support::{PATIENCE, repository, weir, within};
+use support::{WAIT_LIMIT, repository, weir, within};
 use weir::cli::Cli;
 use weir::config::ServeConfig;
 
@@ -83,7 +83,7 @@ async fn the_environment_file_is_taken_once_its_files_are_there() {
         .map(|(name, value)| (name.as_str(), value.as_str()))
         .collect();
     let mut check = weir(&variables, &["serve", "--check-config"]);
-    let status = within("the check", check.ends(PATIENCE)).await;
+    let status = within("the check", check.wait_for_exit(WAIT_LIMIT)).await;
     assert!(status.success(), "{check}");
 }
 
@@ -129,7 +129,7 @@ async fn the_unit_does_not_start_again_what_cannot_be_used() {
     ] {
         let uri = [("MONGODB_URI", "mongodb://localhost")];
         let mut refused = weir(&uri, arguments);
-        let status = within("its end", refused.ends(PATIENCE)).await;
+        let status = within("its end", refused.wait_for_exit(WAIT_LIMIT)).await;
         let code = status.code().expect("a code");
         assert!(kept.contains(&code), "{arguments:?} ends with {code}");
     }
@@ -160,11 +160,11 @@ async fn systemd_reads_the_unit() {
     let path = path.to_str().expect("a path in UTF-8");
 
     let mut verify = support::ChildProcess::start("verify", "systemd-analyze", ["verify", path]);
-    let status = within("systemd's check", verify.ends(PATIENCE)).await;
+    let status = within("systemd's check", verify.wait_for_exit(WAIT_LIMIT)).await;
     assert!(status.success() && verify.stderr().is_empty(), "{verify}");
 
     let arguments = ["security", "--offline=true", "--threshold=20", path];
     let mut judge = support::ChildProcess::start("security", "systemd-analyze", arguments);
-    let status = within("systemd's judgement", judge.ends(PATIENCE)).await;
+    let status = within("systemd's judgement", judge.wait_for_exit(WAIT_LIMIT)).await;
     assert!(status.success(), "an exposure above 2.0: {judge}");
 }

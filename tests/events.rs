@@ -3,12 +3,12 @@
 //! Each test that compares reads the same changes twice: through Weir, and by the driver from a
 //! change stream of its own.
 
-mod reading;
+mod conversions;
 mod support;
 
 use mongodb::bson::{Bson, Document, bson, doc};
-use reading::{Original, after, id, operations, told_by_mongodb};
-use support::{Database, Watching, Weir};
+use conversions::{DriverStream, after, id, operations, as_mongodb_event};
+use support::{Database, WatchStream, Weir};
 use weir::pb;
 
 /// The four scopes of a watch.
@@ -62,7 +62,7 @@ async fn watch_all(
     weir: &Weir,
     database: &Database,
     change: impl Fn(&mut pb::WatchRequest),
-) -> Vec<(Scope, Watching)> {
+) -> Vec<(Scope, WatchStream)> {
     let mut all = Vec::new();
     for scope in Scope::ALL {
         let mut request = scope.request(database);
@@ -73,7 +73,7 @@ async fn watch_all(
 }
 
 /// Each watch gets those of the `originals` that its scope holds, whole and in order.
-async fn each_gets_its_part(watches: &mut [(Scope, Watching)], originals: &[Document]) {
+async fn each_gets_its_part(watches: &mut [(Scope, WatchStream)], originals: &[Document]) {
     for (scope, watching) in watches {
         let expected: Vec<&Document> = originals
             .iter()
@@ -84,7 +84,7 @@ async fn each_gets_its_part(watches: &mut [(Scope, Watching)], originals: &[Docu
             .collect();
         for expected in expected {
             let change = watching.next_change().await;
-            assert_eq!(&told_by_mongodb(&change), expected, "{scope:?}");
+            assert_eq!(&as_mongodb_event(&change), expected, "{scope:?}");
         }
     }
 }
@@ -93,7 +93,7 @@ async fn each_gets_its_part(watches: &mut [(Scope, Watching)], originals: &[Docu
 async fn writes_of_documents_come_in_every_scope_that_holds_them() {
     let database = Database::options().start().await;
     let weir = deployment_weir(&database).await;
-    let mut original = Original::of(&database, false).await;
+    let mut original = DriverStream::of(&database, false).await;
     let mut watches = watch_all(&weir, &database, |_| {}).await;
 
     for name in ["orders", "items", "elsewhere"] {
@@ -128,7 +128,7 @@ async fn writes_of_documents_come_in_every_scope_that_holds_them() {
 async fn expanded_events_come_in_every_scope_when_asked_for() {
     let database = Database::options().start().await;
     let weir = deployment_weir(&database).await;
-    let mut original = Original::of(&database, true).await;
+    let mut original = DriverStream::of(&database, true).await;
     let mut expanded = watch_all(&weir, &database, |it| it.show_expanded_events = true).await;
     let mut plain = watch_all(&weir, &database, |_| {}).await;
 
@@ -201,7 +201,7 @@ async fn renames_and_drops_come_in_every_scope_that_outlives_them() {
             .unwrap();
     }
     for expanded in [false, true] {
-        let mut original = Original::of(&database, expanded).await;
+        let mut original = DriverStream::of(&database, expanded).await;
         let mut watches =
             watch_all(&weir, &database, |it| it.show_expanded_events = expanded).await;
         // A watch of one collection ends with these.
@@ -271,12 +271,12 @@ async fn updates_and_replacements_are_chosen_apart() {
         let number = Bson::Int32(number);
         let update = updates.next_change().await;
         assert_eq!(
-            (reading::operation(&update), id(&update)),
+            (conversions::operation(&update), id(&update)),
             ("update".into(), number.clone())
         );
         let replace = replaces.next_change().await;
         assert_eq!(
-            (reading::operation(&replace), id(&replace)),
+            (conversions::operation(&replace), id(&replace)),
             ("replace".into(), number)
         );
         assert_eq!(operations(&both.changes(2).await), ["update", "replace"]);

@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use bytesize::ByteSize;
 use mongodb::bson::{Document, doc};
-use support::{Database, FailCommand, Watching, Weir, error_info, eventually};
+use support::{Database, FailCommand, WatchStream, Weir, error_info, eventually};
 use tonic::{Code, Status};
 use weir::pb;
 use weir::pb::watch_request::Start;
@@ -78,11 +78,11 @@ async fn roll_the_oplog_over(
 }
 
 /// The token of a progress that has passed this moment.
-async fn progress_from_now(weir: &Weir, watching: &mut Watching) -> Bytes {
+async fn progress_from_now(weir: &Weir, watch: &mut WatchStream) -> Bytes {
     let mut client = weir.client().await;
     let info = client.get_server_info(pb::GetServerInfoRequest {}).await;
     let now = info.expect("an answer").into_inner().upstream_time;
-    watching
+    watch
         .until("progress up to now", |kind| match kind {
             Kind::Progress(progress) => {
                 (in_order(progress.cluster_time) >= in_order(now)).then_some(())
@@ -90,7 +90,7 @@ async fn progress_from_now(weir: &Weir, watching: &mut Watching) -> Bytes {
             _ => None,
         })
         .await;
-    watching.token()
+    watch.token()
 }
 
 /// The second of the oplog's oldest entry.
@@ -113,7 +113,7 @@ fn in_order(time: Option<pb::ClusterTime>) -> (u32, u32) {
 async fn a_progress_token_of_a_quiet_collection_outlives_the_oplog() {
     let database = forgetful_database().await;
     let weir = Weir::start(&database).await;
-    let replica = Weir::forgetful(&database).await;
+    let replica = Weir::without_linger(&database).await;
     let mut quiet = weir.watch(orders(&database)).await;
     insert(&database, doc! {"_id": 1}).await;
     let event = quiet.next_change().await.resume_token;
@@ -137,22 +137,22 @@ async fn a_progress_token_of_a_quiet_collection_outlives_the_oplog() {
 async fn a_progress_token_outlives_the_oplog_when_only_others_documents_change() {
     let database = forgetful_database().await;
     let weir = Weir::start(&database).await;
-    let replica = Weir::forgetful(&database).await;
+    let replica = Weir::without_linger(&database).await;
     let mine = || pb::WatchRequest {
         filters: vec![status_is("mine")],
         ..orders(&database)
     };
-    let mut watching = weir.watch(mine()).await;
-    let opened = watching.token();
+    let mut watch = weir.watch(mine()).await;
+    let opened = watch.token();
     insert(&database, doc! {"_id": 1, "status": "mine"}).await;
-    let event = watching.next_change().await.resume_token;
+    let event = watch.next_change().await.resume_token;
 
     for forgotten in [&opened, &event] {
         let request = after(forgotten, mine());
         roll_the_oplog_over(&replica, &database, "orders", request).await;
     }
-    let late = progress_from_now(&weir, &mut watching).await;
-    drop(watching);
+    let late = progress_from_now(&weir, &mut watch).await;
+    drop(watch);
 
     insert(&database, doc! {"_id": 2, "status": "another's"}).await;
     insert(&database, doc! {"_id": 3, "status": "mine"}).await;
@@ -170,12 +170,12 @@ async fn a_progress_token_outlives_the_oplog_when_only_others_documents_change()
 async fn an_events_token_that_the_oplog_forgot_is_said_to_have_expired() {
     let database = forgetful_database().await;
     let weir = Weir::start(&database).await;
-    let mut watching = weir.watch(orders(&database)).await;
+    let mut watch = weir.watch(orders(&database)).await;
     insert(&database, doc! {"_id": 1}).await;
-    let event = watching.next_change().await;
-    drop(watching);
+    let event = watch.next_change().await;
+    drop(watch);
     let request = after(&event.resume_token, orders(&database));
-    let replica = Weir::forgetful(&database).await;
+    let replica = Weir::without_linger(&database).await;
     roll_the_oplog_over(&replica, &database, "noise", request.clone()).await;
 
     let other_filter = pb::WatchRequest {
@@ -242,7 +242,7 @@ async fn the_headroom_shrinks_before_a_place_is_forgotten() {
     const KEPT: u32 = 1500;
     let database = Database::options().oplog_max_entries(KEPT).start().await;
     let weir = Weir::with(&database, |config| config.ring_bytes = ByteSize::kib(64)).await;
-    let replica = Weir::forgetful(&database).await;
+    let replica = Weir::without_linger(&database).await;
     let headroom = async || weir.metrics().await.sum("weir_oplog_headroom_seconds");
 
     // Some seconds of history, as much as the oplog keeps.
@@ -254,7 +254,7 @@ async fn the_headroom_shrinks_before_a_place_is_forgotten() {
         noise.expect("inserts");
     }
     // A client that stops reading, and so does not move on with what its feed reads.
-    let mut deaf = Watching::narrow(weir.grpc_addr(), orders(&database)).await;
+    let mut deaf = WatchStream::narrow(weir.grpc_addr(), orders(&database)).await;
     let mut reader = weir.watch(orders(&database)).await;
     for id in 0..20 {
         insert(&database, doc! {"_id": id, "text": "x".repeat(100_000)}).await;

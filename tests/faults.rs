@@ -6,9 +6,9 @@ mod support;
 use std::time::Duration;
 
 use mongodb::bson::doc;
-use support::orders::{ORDERS, Story, insert};
+use support::orders::{ORDERS, Received, insert};
 use support::{
-    Database, FailCommand, Figure, Proxy, Watching, Weir, error_reason, eventually, tally, within,
+    Database, FailCommand, Figure, Proxy, WatchStream, Weir, error_reason, eventually, tally, within,
 };
 use tokio::time::Instant;
 use tonic::{Code, Status};
@@ -77,26 +77,26 @@ fn weirs(commands: &[&str], code: i32) -> FailCommand {
 
 /// Fails the next `getMore` of a watch and sees it go on with nothing lost and nothing repeated.
 async fn goes_on_after(database: &Database, weir: &Weir, failure: FailCommand, ids: [i32; 2]) {
-    let mut watching = weir.watch(database.watch_request(&[ORDERS])).await;
-    let mut story = Story::default();
+    let mut watch = weir.watch(database.watch_request(&[ORDERS])).await;
+    let mut received = Received::default();
     database.fail(failure).await;
     // Ends the getMore that is under way; the next one fails.
     insert(database, ids[0]).await;
-    story.until_reconnected(&mut watching, 1).await;
-    story.until_id(&mut watching, ids[0]).await;
+    received.until_reconnected(&mut watch, 1).await;
+    received.until_id(&mut watch, ids[0]).await;
     insert(database, ids[1]).await;
-    story.until_id(&mut watching, ids[1]).await;
-    assert_eq!(story.ids, ids, "{story:?}");
-    drop(watching);
+    received.until_id(&mut watch, ids[1]).await;
+    assert_eq!(received.ids, ids, "{received:?}");
+    drop(watch);
     // The next one has a feed of its own, which has not learned to wait.
-    weir.without_feeds().await;
+    weir.wait_for_no_feeds().await;
 }
 
 /// MongoDB 4.4 and later label what is resumable; older servers do not.
 #[tokio::test]
 async fn a_watch_goes_on_after_every_resumable_error_without_a_label() {
     let database = Database::options().start().await;
-    let weir = Weir::forgetful(&database).await;
+    let weir = Weir::without_linger(&database).await;
     for (id, code) in (0..).step_by(2).zip(TRANSIENT) {
         let failure = weirs(&["getMore"], code).times(1);
         goes_on_after(&database, &weir, failure, [id, id + 1]).await;
@@ -109,7 +109,7 @@ async fn a_watch_goes_on_after_every_resumable_error_without_a_label() {
 #[tokio::test]
 async fn a_watch_goes_on_after_what_mongodb_itself_calls_resumable() {
     let database = Database::options().start().await;
-    let weir = Weir::forgetful(&database).await;
+    let weir = Weir::without_linger(&database).await;
     for (id, code) in (0..).step_by(2).zip(LABELLED) {
         let failure = weirs(&["getMore"], code).times(1);
         goes_on_after(&database, &weir, failure, [id, id + 1]).await;
@@ -126,7 +126,7 @@ async fn a_watch_goes_on_after_what_mongodb_itself_calls_resumable() {
 #[tokio::test]
 async fn a_watch_goes_on_after_what_passes_by_itself() {
     let database = Database::options().start().await;
-    let weir = Weir::forgetful(&database).await;
+    let weir = Weir::without_linger(&database).await;
     for (id, code) in (0..).step_by(2).zip(PASSING) {
         let failure = weirs(&["getMore"], code).times(1);
         goes_on_after(&database, &weir, failure, [id, id + 1]).await;
@@ -138,7 +138,7 @@ async fn a_watch_goes_on_after_what_passes_by_itself() {
 #[tokio::test]
 async fn a_watch_goes_on_after_every_error_with_the_resumable_label() {
     let database = Database::options().start().await;
-    let weir = Weir::forgetful(&database).await;
+    let weir = Weir::without_linger(&database).await;
     let codes = TRANSIENT.into_iter().chain([4242, 20]);
     for (id, code) in (0..).step_by(2).zip(codes) {
         let failure = weirs(&["getMore"], code).label(RESUMABLE).times(1);
@@ -153,11 +153,11 @@ async fn insert_any(database: &Database) {
 
 /// Fails every `getMore` of a watch and gives how it ended.
 async fn ends_after(database: &Database, weir: &Weir, failure: FailCommand) -> Status {
-    let mut watching = weir.watch(database.watch_request(&[ORDERS])).await;
+    let mut watch = weir.watch(database.watch_request(&[ORDERS])).await;
     database.fail(failure).await;
     // Ends the getMore that is under way; the next one fails.
     insert_any(database).await;
-    let status = watching.end().await;
+    let status = watch.end().await;
     database.heal().await;
     status
 }
@@ -202,10 +202,10 @@ async fn a_token_that_is_not_found_gets_one_attempt_by_time() {
     let database = Database::options().start().await;
     let weir = Weir::start(&database).await;
     for (id, code) in [(0, 280), (10, 260)] {
-        let mut watching = weir.watch(database.watch_request(&[ORDERS])).await;
-        let mut story = Story::default();
+        let mut watch = weir.watch(database.watch_request(&[ORDERS])).await;
+        let mut received = Received::default();
         insert(&database, id).await;
-        story.until_id(&mut watching, id).await;
+        received.until_id(&mut watch, id).await;
         database.fail(weirs(&["getMore"], code).times(1)).await;
         insert(&database, id + 1).await;
         eventually("the stream is opened again", async || {
@@ -214,8 +214,8 @@ async fn a_token_that_is_not_found_gets_one_attempt_by_time() {
         })
         .await;
         insert(&database, id + 2).await;
-        story.until_id(&mut watching, id + 2).await;
-        assert_eq!(story.ids, [id, id + 1, id + 2], "{code}");
+        received.until_id(&mut watch, id + 2).await;
+        assert_eq!(received.ids, [id, id + 1, id + 2], "{code}");
 
         let failure = weirs(&["getMore", "aggregate"], code);
         let status = ends_after(&database, &weir, failure).await;
@@ -245,7 +245,7 @@ async fn a_transient_error_at_opening_reaches_the_client_at_once() {
         6, 7, 89, 91, 189, 262, 9001, 10107, 11600, 11602, 13435, 13436,
     ];
     let database = Database::options().start().await;
-    let weir = Weir::forgetful(&database).await;
+    let weir = Weir::without_linger(&database).await;
     for code in TRANSIENT {
         let attempts = 1 + i32::from(RETRIED_BY_THE_DRIVER.contains(&code));
         let failure = weirs(&["aggregate"], code).label(RESUMABLE);
@@ -257,14 +257,14 @@ async fn a_transient_error_at_opening_reaches_the_client_at_once() {
         assert!(retry.is_some_and(|it| it.retry_delay.is_some()), "{code}");
         // The failpoint is used up: a further attempt by Weir would have opened the watch.
         weir.watch(database.watch_request(&[ORDERS])).await;
-        weir.without_feeds().await;
+        weir.wait_for_no_feeds().await;
     }
 }
 
 #[tokio::test]
 async fn a_terminal_error_at_opening_is_told_as_the_table_says() {
     let database = Database::options().start().await;
-    let weir = Weir::forgetful(&database).await;
+    let weir = Weir::without_linger(&database).await;
     let internal = BROKEN.map(|code| (code, Code::Internal, "INTERNAL"));
     let all = TERMINAL.into_iter().chain(LOGIN).chain(TOKENS);
     for (code, expected, reason) in all.chain(internal) {
@@ -276,7 +276,7 @@ async fn a_terminal_error_at_opening_is_told_as_the_table_says() {
         assert_eq!(topology.is_some(), code == 40573, "{code}: {status:?}");
         // One attempt was made, so nothing is left of the failpoint.
         weir.watch(database.watch_request(&[ORDERS])).await;
-        weir.without_feeds().await;
+        weir.wait_for_no_feeds().await;
     }
 }
 
@@ -286,11 +286,11 @@ async fn watch_and_cut(
     weir: &Weir,
     proxy: &Proxy,
     failure: FailCommand,
-) -> Watching {
-    let watching = weir.watch(database.watch_request(&[ORDERS])).await;
+) -> WatchStream {
+    let watch = weir.watch(database.watch_request(&[ORDERS])).await;
     database.fail(failure).await;
     proxy.cut();
-    watching
+    watch
 }
 
 /// Opening again after a lost stream goes on for as long as MongoDB is only away, with pauses.
@@ -298,23 +298,23 @@ async fn watch_and_cut(
 async fn opening_again_is_tried_again_after_every_error_that_passes() {
     let database = Database::options().start().await;
     let proxy = Proxy::to(database.address()).await;
-    let weir = Weir::forgetful_at(&proxy.mongodb_uri()).await;
+    let weir = Weir::without_linger_at(&proxy.mongodb_uri()).await;
     let codes = [43, 91, 189, 262, 133, 211, 462];
     for (id, code) in (0..).zip(codes) {
         let failure = weirs(&["aggregate"], code).times(2);
-        let mut watching = watch_and_cut(&database, &weir, &proxy, failure).await;
-        let mut story = Story::default();
-        story.until_reconnected(&mut watching, 1).await;
+        let mut watch = watch_and_cut(&database, &weir, &proxy, failure).await;
+        let mut received = Received::default();
+        received.until_reconnected(&mut watch, 1).await;
         insert(&database, id).await;
-        story.until_id(&mut watching, id).await;
-        drop(watching);
-        weir.without_feeds().await;
+        received.until_id(&mut watch, id).await;
+        drop(watch);
+        weir.wait_for_no_feeds().await;
     }
     let close = FailCommand::on(&["aggregate"]).close_connection().times(2);
     let close = close.app_name("weir");
-    let mut watching = watch_and_cut(&database, &weir, &proxy, close).await;
-    let mut story = Story::default();
-    story.until_reconnected(&mut watching, 1).await;
+    let mut watch = watch_and_cut(&database, &weir, &proxy, close).await;
+    let mut received = Received::default();
+    received.until_reconnected(&mut watch, 1).await;
     tally(Figure::Faults, 2 * (codes.len() as u64 + 1));
 }
 
@@ -324,7 +324,7 @@ async fn opening_again_is_tried_again_after_every_error_that_passes() {
 async fn opening_again_is_given_up_after_one_attempt_when_no_other_can_help() {
     let database = Database::options().start().await;
     let proxy = Proxy::to(database.address()).await;
-    let weir = Weir::forgetful_at(&proxy.mongodb_uri()).await;
+    let weir = Weir::without_linger_at(&proxy.mongodb_uri()).await;
     let internal = [20, 40415, 464].map(|code| (code, Code::Internal, "INTERNAL"));
     let all = TERMINAL.into_iter().chain(TOKENS).chain(internal);
     for (code, expected, reason) in all {
@@ -334,13 +334,13 @@ async fn opening_again_is_given_up_after_one_attempt_when_no_other_can_help() {
         let attempts = if by_time || singly { 2 } else { 1 };
         // Were there one attempt more, it would succeed, and the watch go on.
         let failure = weirs(&["aggregate"], code).times(attempts);
-        let mut watching = watch_and_cut(&database, &weir, &proxy, failure).await;
-        let status = watching.end().await;
+        let mut watch = watch_and_cut(&database, &weir, &proxy, failure).await;
+        let status = watch.end().await;
         assert_eq!(status.code(), expected, "{code}: {status:?}");
         assert_eq!(error_reason(&status), reason, "{code}");
         // Nothing is left of the failpoint either.
         drop(weir.watch(database.watch_request(&[ORDERS])).await);
-        weir.without_feeds().await;
+        weir.wait_for_no_feeds().await;
     }
     tally(Figure::Faults, 15);
 }
@@ -381,17 +381,17 @@ async fn a_login_that_fails_while_reconnecting_is_tried_again() {
     database.admin(user).await;
     let proxy = Proxy::to(database.address()).await;
     let uri = proxy.mongodb_uri().replace("://", "://weir:secret@");
-    let weir = Weir::forgetful_at(&uri).await;
+    let weir = Weir::without_linger_at(&uri).await;
     let codes = [91, 11600, 211, 18, 8000];
     for (id, code) in (0..).zip(codes) {
         let failure = weirs(&["saslStart", "saslContinue"], code).times(3);
-        let mut watching = watch_and_cut(&database, &weir, &proxy, failure).await;
-        let mut story = Story::default();
-        story.until_reconnected(&mut watching, 1).await;
+        let mut watch = watch_and_cut(&database, &weir, &proxy, failure).await;
+        let mut received = Received::default();
+        received.until_reconnected(&mut watch, 1).await;
         insert(&database, id).await;
-        story.until_id(&mut watching, id).await;
-        drop(watching);
-        weir.without_feeds().await;
+        received.until_id(&mut watch, id).await;
+        drop(watch);
+        weir.wait_for_no_feeds().await;
     }
     let logins = weir.metrics().await;
     // For each the cut alone makes one; the rest are logins that failed.
@@ -443,7 +443,7 @@ async fn a_login_that_fails_at_the_opening_is_told_by_its_cause() {
 #[tokio::test]
 async fn a_view_is_refused_as_a_collection_that_can_not_be_watched() {
     let database = Database::options().start().await;
-    let weir = Weir::forgetful(&database).await;
+    let weir = Weir::without_linger(&database).await;
     database.fail(weirs(&["aggregate"], 166).times(1)).await;
     let status = refused(&database, &weir).await;
     assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");

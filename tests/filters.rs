@@ -3,16 +3,16 @@
 //! The expected side is a `find` on the same database, or, for what `find` has no word for, a list
 //! written by hand. Each filter is asked of all documents at once, through a watch of its own.
 
-mod reading;
+mod conversions;
 mod support;
 
 use std::collections::BTreeSet;
 
 use mongodb::bson::oid::ObjectId;
 use mongodb::bson::{Bson, DateTime, Document, doc};
-use reading::{field, id, value};
+use conversions::{field, id, value};
 use serde_json::{Value, json};
-use support::{Database, Watching, Weir};
+use support::{Database, WatchStream, Weir};
 use weir::pb;
 use weir::pb::OperationType;
 use weir::pb::field_filter::Operator;
@@ -246,7 +246,7 @@ async fn watch_each(
     weir: &Weir,
     database: &Database,
     filters: impl IntoIterator<Item = pb::Filter>,
-) -> Vec<Watching> {
+) -> Vec<WatchStream> {
     let mut watches = Vec::new();
     for filter in filters {
         let request = pb::WatchRequest {
@@ -259,10 +259,10 @@ async fn watch_each(
 }
 
 /// The changes up to the drop of the collection, which no filter holds back.
-async fn until_dropped(watching: &mut Watching) -> Vec<pb::ChangeEvent> {
+async fn until_dropped(watch: &mut WatchStream) -> Vec<pb::ChangeEvent> {
     let mut changes = Vec::new();
     loop {
-        let change = watching.next_change().await;
+        let change = watch.next_change().await;
         if change.operation() == OperationType::Drop {
             return changes;
         }
@@ -294,8 +294,8 @@ async fn a_filter_lets_through_what_find_finds() {
                 .map(|mut it| it.remove("_id").unwrap())));
         }
         orders.drop().await.unwrap();
-        for ((question, watching), expected) in questions.iter().zip(&mut watches).zip(expected) {
-            let passed = ids(until_dropped(watching).await.iter().map(id));
+        for ((question, watch), expected) in questions.iter().zip(&mut watches).zip(expected) {
+            let passed = ids(until_dropped(watch).await.iter().map(id));
             assert_eq!(passed, expected, "{question:?}");
             // A question that all or none answer to tells little.
             let telling = !passed.is_empty() && passed.len() < everything;
@@ -390,13 +390,13 @@ async fn a_prefix_is_taken_literally() {
             .await
             .unwrap();
         orders.drop().await.unwrap();
-        for (prefix, watching) in prefixes.iter().zip(&mut watches) {
+        for (prefix, watch) in prefixes.iter().zip(&mut watches) {
             let matching = texts
                 .iter()
                 .enumerate()
                 .filter(|(_, text)| text.starts_with(prefix));
             let expected = ids(matching.map(|(index, _)| number(index)));
-            let passed = ids(until_dropped(watching).await.iter().map(id));
+            let passed = ids(until_dropped(watch).await.iter().map(id));
             assert_eq!(passed, expected, "prefix {prefix:?}");
         }
     }

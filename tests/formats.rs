@@ -5,7 +5,7 @@
 //! occur twice, broken UTF-8, the types undefined, symbol and DBPointer, years after 9999) is tested where documents
 //! are written, in `wire::format`.
 
-mod reading;
+mod conversions;
 mod support;
 
 use mongodb::bson::oid::ObjectId;
@@ -15,7 +15,7 @@ use mongodb::bson::{
 };
 use prost_types::value::Kind as ValueKind;
 use serde_json::{Value, json};
-use support::{Database, Watching, Weir};
+use support::{Database, WatchStream, Weir};
 use weir::pb;
 use weir::pb::document::Value as Held;
 
@@ -186,7 +186,7 @@ const FORMATS: [pb::DocumentFormat; 4] = [
 ];
 
 /// One watch for each format.
-async fn watch_all(database: &Database, weir: &Weir) -> Vec<Watching> {
+async fn watch_all(database: &Database, weir: &Weir) -> Vec<WatchStream> {
     let mut watches = Vec::new();
     for format in FORMATS {
         let request = pb::WatchRequest {
@@ -199,10 +199,10 @@ async fn watch_all(database: &Database, weir: &Weir) -> Vec<Watching> {
 }
 
 /// What the next insert holds, in each format.
-async fn next(watches: &mut [Watching]) -> [Held; 4] {
+async fn next(watches: &mut [WatchStream]) -> [Held; 4] {
     let mut held = Vec::new();
-    for watching in watches {
-        let change = watching.next_change().await;
+    for watch in watches {
+        let change = watch.next_change().await;
         let Some(pb::change_event::Change::Insert(insert)) = change.change else {
             panic!("awaited an insert, got {change:?}");
         };

@@ -2,8 +2,8 @@
 //! client is served at once, what was counted is counted no more, nothing has panicked, and the
 //! process has taken a bounded amount of memory.
 
-#[path = "hostile_clients/raw.rs"]
-mod raw;
+#[path = "hostile_clients/raw_http2.rs"]
+mod raw_http2;
 mod support;
 
 use std::time::Duration;
@@ -11,14 +11,14 @@ use std::time::Duration;
 use futures::future::join_all;
 use mongodb::bson::doc;
 use prost::Message as _;
-use raw::{
+use raw_http2::{
     ACK, CONTINUATION, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PADDED, PING, PREFACE,
-    PRIORITY, PUSH_PROMISE, RST_STREAM, Raw, SETTINGS, WATCH, WINDOW_UPDATE, call, frame, literals,
+    PRIORITY, PUSH_PROMISE, RST_STREAM, RawConnection, SETTINGS, WATCH, WINDOW_UPDATE, call, frame, literals,
     message, opening, setting, streams,
 };
 use support::orders::{ORDERS, id, insert};
 use support::{
-    Database, Figure, Samples, ServeProcess, Watching, error_reason, eventually, tally, within,
+    Database, Figure, Samples, ServeProcess, WatchStream, error_reason, eventually, tally, within,
 };
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
@@ -54,21 +54,21 @@ impl Attacked {
         self.database.watch_request(&[ORDERS]).encode_to_vec()
     }
 
-    async fn honest(&self) -> Watching {
+    async fn honest(&self) -> WatchStream {
         let request = self.database.watch_request(&[ORDERS]);
-        let watching = Watching::open(&mut self.weir.client().await, request).await;
-        watching.unwrap_or_else(|status| panic!("an honest client was refused: {status:?}"))
+        let watch = WatchStream::open(&mut self.weir.client().await, request).await;
+        watch.unwrap_or_else(|status| panic!("an honest client was refused: {status:?}"))
     }
 
     /// An honest client is served, and nothing is left of anyone.
     async fn survives(&self, attack: &str) {
         let begin = Instant::now();
-        let mut watching = self.honest().await;
+        let mut watch = self.honest().await;
         let number = fastrand::i32(..);
         insert(&self.database, number).await;
-        assert_eq!(id(&watching.next_change().await), number, "after {attack}");
+        assert_eq!(id(&watch.next_change().await), number, "after {attack}");
         let served = begin.elapsed();
-        drop(watching);
+        drop(watch);
         self.is_quiet(attack).await;
         let peak = self.weir.process.peak_resident();
         assert!(
@@ -126,7 +126,7 @@ async fn a_call_that_does_not_send_its_request_ends_in_time() {
     let rounds = 200;
     let begin = Instant::now();
     for (what, part) in parts {
-        let mut raw = Raw::greeted(attacked.weir.grpc).await;
+        let mut raw = RawConnection::greeted(attacked.weir.grpc).await;
         for stream in streams(rounds) {
             raw.send(&frame(HEADERS, END_HEADERS, stream, &opening(WATCH)))
                 .await;
@@ -190,7 +190,7 @@ async fn a_connection_that_does_nothing_is_closed_in_time() {
         let address = attacked.weir.grpc;
         async move {
             let begin = Instant::now();
-            let mut raw = Raw::connect(address).await;
+            let mut raw = RawConnection::connect(address).await;
             raw.send(&at_once).await;
             for byte in slowly {
                 if !raw.send(&[byte]).await || begin.elapsed() > Duration::from_secs(5) {
@@ -235,7 +235,7 @@ async fn other_protocols_on_the_grpc_port_are_turned_away() {
         b"SSH-2.0-OpenSSH_9.2\r\n".to_vec(),
     ];
     for input in &inputs {
-        let mut raw = Raw::connect(attacked.weir.grpc).await;
+        let mut raw = RawConnection::connect(attacked.weir.grpc).await;
         raw.send(input).await;
         raw.rest().await;
     }
@@ -319,7 +319,7 @@ async fn frames_that_break_the_protocol_end_their_connection_alone() {
         ),
     ];
     for (what, bytes) in &cases {
-        let mut raw = Raw::greeted(attacked.weir.grpc).await;
+        let mut raw = RawConnection::greeted(attacked.weir.grpc).await;
         raw.send(&open).await;
         assert!(
             raw.until(|it| it.kind == DATA && it.stream == 1).await,
@@ -333,7 +333,7 @@ async fn frames_that_break_the_protocol_end_their_connection_alone() {
     }
     // A stream that is used again, and one below the last, after a watch of its own each.
     for stream in [1, 3] {
-        let mut raw = Raw::greeted(attacked.weir.grpc).await;
+        let mut raw = RawConnection::greeted(attacked.weir.grpc).await;
         raw.send(&call(5, &attacked.request())).await;
         assert!(raw.until(|it| it.kind == DATA && it.stream == 5).await);
         raw.send(&call(stream, &attacked.request())).await;
@@ -374,7 +374,7 @@ async fn headers_are_bounded() {
         ),
     ];
     for block in &blocks {
-        let mut raw = Raw::greeted(attacked.weir.grpc).await;
+        let mut raw = RawConnection::greeted(attacked.weir.grpc).await;
         let mut pieces = block.chunks(16 << 10).peekable();
         let mut kind = HEADERS;
         while let Some(piece) = pieces.next() {
@@ -389,7 +389,7 @@ async fn headers_are_bounded() {
             kind = CONTINUATION;
         }
         // 431, or the end of the stream or of the connection; never a watch.
-        let refused = |it: &raw::Reply| matches!(it.kind, HEADERS | RST_STREAM | GOAWAY);
+        let refused = |it: &raw_http2::Reply| matches!(it.kind, HEADERS | RST_STREAM | GOAWAY);
         raw.until(refused).await;
     }
     // Pieces without an end, empty and full.
@@ -397,7 +397,7 @@ async fn headers_are_bounded() {
         frame(CONTINUATION, 0, 1, b""),
         frame(CONTINUATION, 0, 1, &literals([("x", "y")]).repeat(2000)),
     ] {
-        let mut raw = Raw::greeted(attacked.weir.grpc).await;
+        let mut raw = RawConnection::greeted(attacked.weir.grpc).await;
         raw.send(&frame(HEADERS, 0, 1, &opening(WATCH))).await;
         let mut sent = 0_u32;
         while sent < 20_000 && raw.send(&piece).await {
@@ -419,7 +419,7 @@ async fn streams_reset_as_fast_as_they_come_cost_little() {
     let request = attacked.request();
     let mut resets = 0_u64;
     for _ in 0..5 {
-        let mut raw = Raw::greeted(attacked.weir.grpc).await;
+        let mut raw = RawConnection::greeted(attacked.weir.grpc).await;
         for stream in streams(2_000) {
             let at_once = [
                 call(stream, &request),
@@ -437,12 +437,12 @@ async fn streams_reset_as_fast_as_they_come_cost_little() {
     })
     .await;
     // Open ones: each is answered before it is reset.
-    let mut raw = Raw::greeted(attacked.weir.grpc).await;
+    let mut raw = RawConnection::greeted(attacked.weir.grpc).await;
     raw.send(&frame(WINDOW_UPDATE, 0, 0, &(1_u32 << 30).to_be_bytes()))
         .await;
     for stream in streams(100) {
         raw.send(&call(stream, &request)).await;
-        let answered = |it: &raw::Reply| {
+        let answered = |it: &raw_http2::Reply| {
             it.stream == stream && (it.kind == DATA || it.flags & END_STREAM != 0)
         };
         assert!(raw.until(answered).await, "stream {stream}");
@@ -463,7 +463,7 @@ async fn streams_reset_as_fast_as_they_come_cost_little() {
 #[tokio::test]
 async fn streams_beyond_the_limit_are_refused_and_the_rest_is_served() {
     let attacked = Attacked::start(&["--max-watches=50"]).await;
-    let mut raw = Raw::greeted(attacked.weir.grpc).await;
+    let mut raw = RawConnection::greeted(attacked.weir.grpc).await;
     for stream in streams(500) {
         raw.send(&frame(HEADERS, END_HEADERS, stream, &opening(WATCH)))
             .await;
@@ -479,7 +479,7 @@ async fn streams_beyond_the_limit_are_refused_and_the_rest_is_served() {
     // Over many connections, calls that never speak: 1,050 are let in.
     let mut connections = Vec::new();
     for _ in 0..30 {
-        let mut raw = Raw::greeted(attacked.weir.grpc).await;
+        let mut raw = RawConnection::greeted(attacked.weir.grpc).await;
         for stream in streams(50) {
             raw.send(&frame(HEADERS, END_HEADERS, stream, &opening(WATCH)))
                 .await;
@@ -505,7 +505,7 @@ async fn clients_that_open_no_window_cost_others_nothing() {
     let request = attacked.request();
     let mut shut = Vec::new();
     for window in [0, 1, 100] {
-        let mut raw = Raw::greeted_with(attacked.weir.grpc, &setting(4, window)).await;
+        let mut raw = RawConnection::greeted_with(attacked.weir.grpc, &setting(4, window)).await;
         for stream in streams(100) {
             raw.send(&call(stream, &request)).await;
         }
@@ -549,7 +549,7 @@ async fn floods_of_small_frames_are_survived() {
         let request = attacked.request();
         let address = attacked.weir.grpc;
         async move {
-            let mut raw = Raw::greeted(address).await;
+            let mut raw = RawConnection::greeted(address).await;
             // Open, and its half not ended.
             raw.send(&frame(HEADERS, END_HEADERS, 1, &opening(WATCH)))
                 .await;
@@ -564,7 +564,7 @@ async fn floods_of_small_frames_are_survived() {
     connections.clear();
 
     // Whoever said goodbye and does not answer pings any more is not there.
-    let mut leaving = Raw::greeted(attacked.weir.grpc).await;
+    let mut leaving = RawConnection::greeted(attacked.weir.grpc).await;
     leaving.send(&call(1, &attacked.request())).await;
     assert!(leaving.until(|it| it.kind == DATA).await);
     leaving.send(&frame(GOAWAY, 0, 0, &[0; 8])).await;
@@ -581,12 +581,12 @@ async fn connections_beyond_the_limit_are_reset_and_those_within_go_on() {
     let mut bystander = attacked.honest().await;
     let mut crowd = Vec::new();
     for _ in 0..19 {
-        let mut raw = Raw::greeted(attacked.weir.grpc).await;
+        let mut raw = RawConnection::greeted(attacked.weir.grpc).await;
         assert!(raw.is_alive().await, "there is room");
         crowd.push(raw);
     }
     for _ in 0..100 {
-        if let Ok(mut raw) = Raw::try_connect(attacked.weir.grpc).await {
+        if let Ok(mut raw) = RawConnection::try_connect(attacked.weir.grpc).await {
             raw.greet(&[]).await;
             assert!(!raw.is_alive().await, "there was no room");
         }
@@ -652,7 +652,7 @@ async fn the_admin_port_outlives_bad_clients() {
     ];
     let attacks = inputs.iter().map(|(what, input)| async move {
         let begin = Instant::now();
-        let mut raw = Raw::connect(address).await;
+        let mut raw = RawConnection::connect(address).await;
         raw.push(input, Duration::from_secs(2)).await;
         raw.rest().await;
         println!("{what}: closed after {:?}", begin.elapsed());
@@ -660,7 +660,7 @@ async fn the_admin_port_outlives_bad_clients() {
     join_all(attacks).await;
     // A client that drips is not waited for either.
     let begin = Instant::now();
-    let mut raw = Raw::connect(address).await;
+    let mut raw = RawConnection::connect(address).await;
     while raw.send(b"G").await {
         assert!(
             begin.elapsed() < Duration::from_secs(10),

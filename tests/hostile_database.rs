@@ -13,7 +13,7 @@ use events::{Case, broken, odd};
 use mongodb::bson::{Document, doc};
 use support::orders::id;
 use support::stand_in::{self, Answer, Event, Reply, StandIn, insert, time};
-use support::{Figure, Watching, Weir, error_info, error_reason, eventually, tally, within};
+use support::{Figure, WatchStream, Weir, error_info, error_reason, eventually, tally, within};
 use tonic::{Code, Status};
 use weir::pb;
 use weir::pb::change_event::Change;
@@ -57,20 +57,20 @@ fn field<'a>(event: &'a [u8], name: &str) -> Option<&'a [u8]> {
 }
 
 /// The end that a broken event must lead to.
-fn assert_internal(status: &Status, watching: &pb::Opened, what: &str) {
+fn assert_internal(status: &Status, watch: &pb::Opened, what: &str) {
     assert_eq!(status.code(), Code::Internal, "{what}: {status:?}");
     let info = error_info(status);
     assert_eq!(info.reason, "INTERNAL", "{what}");
     let id = info.metadata.get("watch_id").map(String::as_str);
-    assert_eq!(id, Some(watching.watch_id.as_str()), "{what}");
+    assert_eq!(id, Some(watch.watch_id.as_str()), "{what}");
 }
 
 /// Reads to the end: the numbers of the changes, and the status.
-async fn to_the_end(watching: &mut Watching) -> (Vec<i32>, Status) {
+async fn to_the_end(watch: &mut WatchStream) -> (Vec<i32>, Status) {
     let whole = async {
         let mut ids = Vec::new();
         loop {
-            match watching.try_next().await {
+            match watch.try_next().await {
                 Ok(Some(message)) => {
                     if let Some(pb::watch_response::Kind::Changes(batch)) = message.kind {
                         ids.extend(batch.changes.iter().map(id));
@@ -94,12 +94,12 @@ async fn an_odd_event_arrives_byte_for_byte_between_its_neighbours() {
     for (number, Case { what, event }) in cases.into_iter().enumerate() {
         let name = format!("c{number}");
         let log = stand_in.log(&name);
-        let mut watching = weir.watch(stand_in.watch_request(&[&name])).await;
+        let mut watch = weir.watch(stand_in.watch_request(&[&name])).await;
         let odd = event(1);
         log.push_all([insert(1).into(), Event::Raw(odd.clone()), insert(2).into()]);
-        assert_eq!(id(&watching.next_change().await), 1, "{what}");
-        let change = watching.next_change().await;
-        assert_eq!(id(&watching.next_change().await), 2, "{what}");
+        assert_eq!(id(&watch.next_change().await), 1, "{what}");
+        let change = watch.next_change().await;
+        assert_eq!(id(&watch.next_change().await), 2, "{what}");
         match &change.change {
             Some(Change::Insert(insert)) => {
                 let document = field(&odd, "fullDocument");
@@ -157,7 +157,7 @@ async fn an_odd_event_arrives_in_every_format() {
         pb::DocumentFormat::Struct,
     ] {
         let name = format!("c{}", format as i32);
-        let mut watching = weir
+        let mut watch = weir
             .watch(pb::WatchRequest {
                 document_format: format.into(),
                 ..stand_in.watch_request(&[&name])
@@ -170,7 +170,7 @@ async fn an_odd_event_arrives_in_every_format() {
         log.push_all(events.map(|(place, case)| Event::Raw((case.event)(place))));
         let mut tokens = Vec::new();
         for case in &cases {
-            let change = watching.next_change().await;
+            let change = watch.next_change().await;
             assert!(change.change.is_some(), "{}: {change:?}", case.what);
             tokens.push(change.resume_token);
         }
@@ -191,8 +191,8 @@ async fn a_broken_event_ends_its_watch_after_the_good_ones_before_it() {
     for (number, Case { what, event }) in (0..).zip(cases) {
         let name = format!("c{number}");
         let log = stand_in.log(&name);
-        let mut watching = weir.watch(stand_in.watch_request(&[&name])).await;
-        let start = watching.token();
+        let mut watch = weir.watch(stand_in.watch_request(&[&name])).await;
+        let start = watch.token();
         let mut crowd = weir.watch(stand_in.watch_request(&[&name])).await;
         log.push_all([
             insert(1).into(),
@@ -200,26 +200,26 @@ async fn a_broken_event_ends_its_watch_after_the_good_ones_before_it() {
             Event::Raw(event(2)),
             insert(3).into(),
         ]);
-        for watching in [&mut watching, &mut crowd] {
-            let (ids, status) = to_the_end(watching).await;
+        for watch in [&mut watch, &mut crowd] {
+            let (ids, status) = to_the_end(watch).await;
             assert_eq!(ids, [1, 2], "{what}");
-            assert_internal(&status, &watching.opened, what);
+            assert_internal(&status, &watch.opened, what);
         }
         // One opening, and one reading of what broke.
-        assert_eq!(log.asked("aggregate"), 1, "{what}: it was tried again");
+        assert_eq!(log.command_count("aggregate"), 1, "{what}: it was tried again");
 
         // The same for those who come later and would have to pass it, from before and from right
         // there.
-        let right_before = watching.token();
+        let right_before = watch.token();
         for (token, good) in [(start, &[1, 2][..]), (right_before, &[])] {
             let mut again = weir.watch(resume(&stand_in, &name, token)).await;
             let (ids, status) = to_the_end(&mut again).await;
             assert_eq!(ids, good, "{what}");
             assert_internal(&status, &again.opened, what);
         }
-        let asked = log.asked("aggregate");
+        let command_count = log.command_count("aggregate");
         // Each of the two had a feed, a stream of its own, and a question or two about how they join.
-        assert!(asked <= 12, "{what}: {asked} openings for four watches");
+        assert!(command_count <= 12, "{what}: {command_count} openings for four watches");
 
         // Those who need not pass it go on.
         let mut later = weir.watch(stand_in.watch_request(&[&name])).await;
@@ -255,12 +255,12 @@ async fn a_broken_event_in_the_opening_ends_its_watch_after_the_good_ones_before
     for (number, Case { what, event }) in cases.into_iter().enumerate() {
         let name = format!("c{number}");
         let log = stand_in.log(&name);
-        let watching = weir.watch(stand_in.watch_request(&[&name])).await;
-        let start = watching.token();
-        drop(watching);
+        let watch = weir.watch(stand_in.watch_request(&[&name])).await;
+        let start = watch.token();
+        drop(watch);
         log.answer_openings_with_events();
         log.push_all([insert(1).into(), Event::Raw(event(1)), insert(2).into()]);
-        weir.without_feeds().await;
+        weir.wait_for_no_feeds().await;
         let mut again = weir.watch(resume(&stand_in, &name, start)).await;
         let (ids, status) = to_the_end(&mut again).await;
         assert_eq!(ids, [1], "{what}");
@@ -274,8 +274,8 @@ async fn a_broken_event_in_the_opening_ends_its_watch_after_the_good_ones_before
             }
             Err(status) => assert_eq!(error_reason(&status), "INTERNAL", "{what}"),
         }
-        let asked = log.asked("aggregate");
-        assert!(asked <= 10, "{what}: {asked} openings for three watches");
+        let command_count = log.command_count("aggregate");
+        assert!(command_count <= 10, "{what}: {command_count} openings for three watches");
     }
 }
 
@@ -299,13 +299,13 @@ async fn broken_fragments_end_a_watch_after_the_good_events_before_them() {
     for (number, run) in runs.iter().enumerate() {
         let name = format!("c{number}");
         let log = stand_in.log(&name);
-        let mut watching = weir.watch(stand_in.watch_request(&[&name])).await;
+        let mut watch = weir.watch(stand_in.watch_request(&[&name])).await;
         let good = [insert(1), insert(2)];
         let all = good.iter().chain(*run).cloned();
         log.push_all(all.map(Event::from));
-        let (ids, status) = to_the_end(&mut watching).await;
+        let (ids, status) = to_the_end(&mut watch).await;
         assert_eq!(ids, [1, 2], "{run:?}");
-        assert_internal(&status, &watching.opened, &format!("{run:?}"));
+        assert_internal(&status, &watch.opened, &format!("{run:?}"));
     }
 }
 
@@ -340,11 +340,11 @@ async fn odd_replies_lose_nothing() {
         let log = stand_in.log(&name);
         log.set_batch(1);
         log.alter(alter);
-        let mut watching = weir.watch(stand_in.watch_request(&[&name])).await;
+        let mut watch = weir.watch(stand_in.watch_request(&[&name])).await;
         log.push_all((1..=3).map(|id| insert(id).into()));
         let mut ids = Vec::new();
         for _ in 0..3 {
-            ids.push(id(&watching.next_change().await));
+            ids.push(id(&watch.next_change().await));
         }
         assert_eq!(ids, [1, 2, 3], "{what}");
     }
@@ -356,7 +356,7 @@ async fn a_cursor_that_changes_its_number_goes_on_or_is_opened_again() {
     let stand_in = StandIn::start();
     let weir = weir(&stand_in, Duration::from_secs(60)).await;
     let log = stand_in.log("orders");
-    let mut watching = weir.watch(stand_in.watch_request(&["orders"])).await;
+    let mut watch = weir.watch(stand_in.watch_request(&["orders"])).await;
     log.alter(|reply| {
         if !reply.first {
             reply.cursor = reply.cursor.wrapping_add(1).max(1);
@@ -364,7 +364,7 @@ async fn a_cursor_that_changes_its_number_goes_on_or_is_opened_again() {
     });
     for number in 1..=3 {
         log.push(insert(number));
-        assert_eq!(id(&watching.next_change().await), number);
+        assert_eq!(id(&watch.next_change().await), number);
     }
     tally(Figure::BadInputs, 3);
 }
@@ -484,17 +484,17 @@ async fn messages_that_are_no_replies_lose_nothing() {
     for (number, (what, answer)) in cases.into_iter().enumerate() {
         let name = format!("c{number}");
         let log = stand_in.log(&name);
-        let mut watching = weir.watch(stand_in.watch_request(&[&name])).await;
+        let mut watch = weir.watch(stand_in.watch_request(&[&name])).await;
         log.push(insert(1));
-        assert_eq!(id(&watching.next_change().await), 1, "{what}");
+        assert_eq!(id(&watch.next_change().await), 1, "{what}");
         println!("{what}");
         log.answer(answer);
         log.push(insert(2));
-        assert_eq!(id(&watching.next_change().await), 2, "{what}");
-        let asked = log.asked("aggregate");
-        assert!((1..=3).contains(&asked), "{what}: {asked} openings");
-        drop(watching);
-        weir.without_feeds().await;
+        assert_eq!(id(&watch.next_change().await), 2, "{what}");
+        let command_count = log.command_count("aggregate");
+        assert!((1..=3).contains(&command_count), "{what}: {command_count} openings");
+        drop(watch);
+        weir.wait_for_no_feeds().await;
     }
 }
 
@@ -505,21 +505,21 @@ async fn replies_over_48_mb_end_the_watch_as_an_upstream_that_is_away() {
     let stand_in = StandIn::start();
     let weir = weir(&stand_in, Duration::from_secs(2)).await;
     let log = stand_in.log("orders");
-    let mut watching = weir.watch(stand_in.watch_request(&["orders"])).await;
+    let mut watch = weir.watch(stand_in.watch_request(&["orders"])).await;
     log.push(insert(1));
-    assert_eq!(id(&watching.next_change().await), 1);
-    let token = watching.token();
+    assert_eq!(id(&watch.next_change().await), 1);
+    let token = watch.token();
     log.alter(|reply| {
         if !reply.events.is_empty() {
             reply.events = vec![vec![0; LARGEST_MESSAGE]];
         }
     });
     log.push(insert(2));
-    let (ids, status) = to_the_end(&mut watching).await;
+    let (ids, status) = to_the_end(&mut watch).await;
     assert_eq!(ids, [0; 0]);
     assert_eq!(error_reason(&status), "UPSTREAM_UNAVAILABLE", "{status:?}");
-    let asked = log.asked("aggregate");
-    assert!((2..20).contains(&asked), "{asked} openings in two seconds");
+    let command_count = log.command_count("aggregate");
+    assert!((2..20).contains(&command_count), "{command_count} openings in two seconds");
     let held = weir.metrics().await.sum("weir_memory_used_bytes");
     assert!(held < 48e6, "{held} bytes are held");
 
@@ -536,8 +536,8 @@ async fn a_server_that_never_waits_is_not_asked_without_pause() {
     let weir = weir(&stand_in, Duration::from_secs(60)).await;
     let log = stand_in.log("orders");
     log.never_wait();
-    let mut watching = weir.watch(stand_in.watch_request(&["orders"])).await;
-    let before = log.asked("getMore");
+    let mut watch = weir.watch(stand_in.watch_request(&["orders"])).await;
+    let before = log.command_count("getMore");
     // As long as two messages of progress take, a second each.
     let request = pb::WatchRequest {
         progress_interval: Some(prost_types::Duration {
@@ -549,11 +549,11 @@ async fn a_server_that_never_waits_is_not_asked_without_pause() {
     let mut slow = weir.watch(request).await;
     slow.next_progress().await;
     slow.next_progress().await;
-    let asked = log.asked("getMore") - before;
-    assert!(asked < 1_000, "{asked} questions in two seconds");
+    let command_count = log.command_count("getMore") - before;
+    assert!(command_count < 1_000, "{command_count} questions in two seconds");
     for number in 1..=3 {
         log.push(insert(number));
-        assert_eq!(id(&watching.next_change().await), number);
+        assert_eq!(id(&watch.next_change().await), number);
     }
     tally(Figure::BadInputs, 1);
 }
@@ -563,19 +563,19 @@ async fn the_stand_in_reads_on_after_a_cut_and_keeps_no_cursor() {
     let stand_in = StandIn::start();
     let orders = stand_in.log("orders");
     let weir = Weir::at(stand_in.uri(), |_| {}).await;
-    let mut watching = weir.watch(stand_in.watch_request(&["orders"])).await;
+    let mut watch = weir.watch(stand_in.watch_request(&["orders"])).await;
     orders.push(insert(1));
-    assert_eq!(id(&watching.next_change().await), 1);
-    let token = watching.token();
+    assert_eq!(id(&watch.next_change().await), 1);
+    let token = watch.token();
     orders.push(insert(2));
-    assert_eq!(id(&watching.next_change().await), 2);
+    assert_eq!(id(&watch.next_change().await), 2);
     stand_in.cut();
     orders.push(insert(3));
-    assert_eq!(id(&watching.next_change().await), 3);
+    assert_eq!(id(&watch.next_change().await), 3);
     let mut again = weir.watch(resume(&stand_in, "orders", token)).await;
     assert_eq!(id(&again.next_change().await), 2);
     assert_eq!(id(&again.next_change().await), 3);
-    drop((watching, again));
+    drop((watch, again));
     weir.shutdown().await;
     eventually("no cursor is left", async || stand_in.open_cursors() == 0).await;
 }

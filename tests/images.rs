@@ -1,10 +1,10 @@
 //! Documents before and after a change, in every mode a watch may ask for.
 
-mod reading;
+mod conversions;
 mod support;
 
 use mongodb::bson::{Bson, bson, doc};
-use reading::{after, before, operation};
+use conversions::{after, before, operation};
 use support::{Database, Weir, error_reason};
 use tonic::Code;
 use weir::pb;
@@ -124,12 +124,12 @@ async fn each_mode_brings_the_images_it_names() {
             [&none, &none, &none],
         ),
     ] {
-        let mut watching = weir
+        let mut watch = weir
             .watch(request(&database, collection, modes.0, modes.1))
             .await;
         let mut changes = Vec::new();
         change_one(&database, collection, async || {
-            changes.push(watching.next_change().await);
+            changes.push(watch.next_change().await);
         })
         .await;
 
@@ -157,13 +157,13 @@ async fn a_lookup_of_a_document_that_is_gone_is_null() {
     change_one(&database, "not_kept", async || {}).await;
 
     let replica = Weir::start(&database).await;
-    let mut watching = replica
+    let mut watch = replica
         .watch(pb::WatchRequest {
             start: Some(pb::watch_request::Start::ResumeToken(start)),
             ..lookup
         })
         .await;
-    let afters: Vec<Option<Bson>> = watching.changes(4).await.iter().map(after).collect();
+    let afters: Vec<Option<Bson>> = watch.changes(4).await.iter().map(after).collect();
     assert_eq!(
         afters,
         [document("a", 1), Some(Bson::Null), document("b", 3), None]
@@ -180,11 +180,11 @@ async fn a_required_image_that_is_not_there_ends_the_watch() {
         (After::Default, Before::Required),
     ] {
         let required = request(&database, "not_kept", after, before);
-        let mut watching = weir.watch(required.clone()).await;
-        let start = watching.token();
+        let mut watch = weir.watch(required.clone()).await;
+        let start = watch.token();
         change_one(&database, "not_kept", async || {}).await;
 
-        let status = watching.end().await;
+        let status = watch.end().await;
         assert_eq!(status.code(), Code::FailedPrecondition, "{status:?}");
         assert_eq!(error_reason(&status), "IMAGE_UNAVAILABLE");
         let time = support::error_info(&status).metadata.remove("after_time");
@@ -196,7 +196,7 @@ async fn a_required_image_that_is_not_there_ends_the_watch() {
             ..required
         };
         let status = match weir.try_watch(again).await {
-            Ok(mut watching) => watching.end().await,
+            Ok(mut watch) => watch.end().await,
             Err(status) => status,
         };
         assert_eq!(error_reason(&status), "IMAGE_UNAVAILABLE");
@@ -216,7 +216,7 @@ async fn a_required_image_that_is_not_there_ends_the_watch() {
 #[tokio::test]
 async fn a_database_watch_gets_the_images_that_there_are() {
     let (database, weir) = start().await;
-    let mut watching = weir
+    let mut watch = weir
         .watch(pb::WatchRequest {
             collections: Vec::new(),
             operations: vec![pb::OperationType::Delete.into()],
@@ -227,7 +227,7 @@ async fn a_database_watch_gets_the_images_that_there_are() {
         change_one(&database, collection, async || {}).await;
     }
 
-    let befores: Vec<Option<Bson>> = watching.changes(2).await.iter().map(before).collect();
+    let befores: Vec<Option<Bson>> = watch.changes(2).await.iter().map(before).collect();
     assert_eq!(befores, [Some(Bson::Null), document("b", 3)]);
 }
 
@@ -241,14 +241,14 @@ async fn a_pre_image_is_of_its_own_change() {
         .await
         .unwrap();
     let required = request(&database, "kept", After::Default, Before::Required);
-    let mut watching = weir.watch(required).await;
+    let mut watch = weir.watch(required).await;
     for _ in 0..20 {
         collection
             .update_one(doc! {}, doc! {"$inc": {"a": 1}})
             .await
             .unwrap();
     }
-    for (index, change) in (0..).zip(watching.changes(20).await) {
+    for (index, change) in (0..).zip(watch.changes(20).await) {
         assert_eq!(before(&change), document("a", index));
     }
 }

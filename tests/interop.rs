@@ -43,10 +43,10 @@ async fn play_the_tutorial(database: &Database) {
 /// Runs a client that prints READY, reads the tutorial, resumes, and prints DONE.
 async fn reads_the_tutorial(mut client: ChildProcess, database: &Database) {
     client
-        .until_output("READY", CLIENT_LIMIT, |output| output.contains("READY\n"))
+        .wait_for_output("READY", CLIENT_LIMIT, |output| output.contains("READY\n"))
         .await;
     play_the_tutorial(database).await;
-    let status = client.ends(CLIENT_LIMIT).await;
+    let status = client.wait_for_exit(CLIENT_LIMIT).await;
     let output = client.stdout();
     assert!(status.success(), "the client ended with {status}{client}");
     assert!(output.ends_with("DONE\n"), "the client gave up{client}");
@@ -162,14 +162,14 @@ async fn buf_curl_is_served_over_mutual_tls_and_told_when_its_certificate_is_mis
     let trusting = ["--cacert", authority];
     let showing = ["--cert", certificate, "--key", key];
     let mut buf = buf_curl_over_tls(&[&trusting[..], &showing, &[&method]].concat());
-    let status = buf.ends(CLIENT_LIMIT).await;
+    let status = buf.wait_for_exit(CLIENT_LIMIT).await;
     assert!(status.success(), "{status}{buf}");
     assert!(values(&buf.stdout())[0].get("mongodbVersion").is_some());
 
     // Where the schema comes by reflection, buf says no more than that it did not come.
     let known = ["--reflect=false", "--schema", "proto"];
     let mut buf = buf_curl_over_tls(&[&trusting[..], &known, &[&method]].concat());
-    assert!(!buf.ends(CLIENT_LIMIT).await.success(), "{buf}");
+    assert!(!buf.wait_for_exit(CLIENT_LIMIT).await.success(), "{buf}");
     assert!(buf.stderr().contains("certificate required"), "{buf}");
 }
 
@@ -199,7 +199,7 @@ async fn the_services_are_listed_by_reflection() {
             "--list-services",
             address.as_str(),
         ]);
-        let status = buf.ends(CLIENT_LIMIT).await;
+        let status = buf.wait_for_exit(CLIENT_LIMIT).await;
         assert!(status.success(), "{protocol}: {status}{buf}");
         let services = buf.stdout();
         assert!(
@@ -226,7 +226,7 @@ async fn an_event_in_struct_format_reads_as_plain_json_through_reflection() {
     });
     let method = format!("http://{}/weir.v1.WatchService/Watch", weir.grpc_addr());
     let mut buf = buf_curl(&["--data", &request.to_string(), &method]);
-    buf.until_output("Opened", CLIENT_LIMIT, |output| {
+    buf.wait_for_output("Opened", CLIENT_LIMIT, |output| {
         values(output)
             .iter()
             .any(|value| value.get("opened").is_some())
@@ -236,7 +236,7 @@ async fn an_event_in_struct_format_reads_as_plain_json_through_reflection() {
     play_the_tutorial(&database).await;
 
     // The drop ends the watch, and buf with it.
-    let status = buf.ends(CLIENT_LIMIT).await;
+    let status = buf.wait_for_exit(CLIENT_LIMIT).await;
     assert!(!status.success(), "ABORTED is a failure to buf{buf}");
     assert!(buf.stderr().contains("aborted"), "{buf}");
     let values = values(&buf.stdout());

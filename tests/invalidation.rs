@@ -1,13 +1,13 @@
 //! What happens to a watch when what it watches goes away.
 
-mod reading;
+mod conversions;
 mod support;
 
 use std::time::Duration;
 
 use mongodb::bson::{bson, doc};
-use reading::{after, operation};
-use support::{Database, Watching, Weir, error_info};
+use conversions::{after, operation};
+use support::{Database, WatchStream, Weir, error_info};
 use tokio::time::{Instant, sleep};
 use tonic::Code;
 use weir::pb;
@@ -78,10 +78,10 @@ async fn insert(database: &Database, collection: &str, id: i32) {
 }
 
 /// Reads changes until the watch says that it was invalidated.
-async fn until_invalidated(watching: &mut Watching) -> (Vec<pb::ChangeEvent>, pb::Invalidated) {
+async fn until_invalidated(watch: &mut WatchStream) -> (Vec<pb::ChangeEvent>, pb::Invalidated) {
     let mut changes = Vec::new();
     loop {
-        match watching.next().await.kind {
+        match watch.next().await.kind {
             Some(Kind::Changes(batch)) => changes.extend(batch.changes),
             Some(Kind::Invalidated(invalidated)) => return (changes, invalidated),
             Some(Kind::Progress(_) | Kind::StateChange(_)) => {}
@@ -120,7 +120,7 @@ async fn a_watch_ends_with_its_namespace_and_says_why() {
             database.database().drop().await.unwrap();
             insert(&database, "orders", 0).await;
             insert(&database, "items", 0).await;
-            let mut watching = weir
+            let mut watch = weir
                 .watch(pb::WatchRequest {
                     operations: operations.clone(),
                     ..database.watch_request(scope)
@@ -129,7 +129,7 @@ async fn a_watch_ends_with_its_namespace_and_says_why() {
             insert(&database, "orders", 1).await;
             fate.befalls(&database, "orders").await;
 
-            let (changes, invalidated) = until_invalidated(&mut watching).await;
+            let (changes, invalidated) = until_invalidated(&mut watch).await;
             is_about(&invalidated, &database, scope, fate);
             assert_eq!(operation(&changes[0]), "insert", "{what}");
             let told = changes
@@ -137,8 +137,8 @@ async fn a_watch_ends_with_its_namespace_and_says_why() {
                 .any(|it| fate.causes().contains(&it.operation()));
             assert_eq!(told, operations.is_empty(), "{what}: {changes:?}");
 
-            let token = watching.token();
-            let status = watching.end().await;
+            let token = watch.token();
+            let status = watch.end().await;
             assert_eq!(status.code(), Code::Aborted, "{what}: {status:?}");
             let info = error_info(&status);
             assert_eq!(info.reason, "WATCH_INVALIDATED", "{what}");
@@ -184,7 +184,7 @@ async fn a_watch_that_continues_gets_what_is_created_under_the_same_name() {
         let what = format!("{scope:?} {fate:?}");
         database.database().drop().await.unwrap();
         insert(&database, "orders", 0).await;
-        let mut watching = weir
+        let mut watch = weir
             .watch(pb::WatchRequest {
                 invalidate_policy: pb::InvalidatePolicy::Continue.into(),
                 operations: vec![pb::OperationType::Insert.into()],
@@ -193,24 +193,24 @@ async fn a_watch_that_continues_gets_what_is_created_under_the_same_name() {
             .await;
         for round in 1..3 {
             insert(&database, "orders", round).await;
-            let insert = watching.next_change().await;
+            let insert = watch.next_change().await;
             assert_eq!(after(&insert), Some(bson!({"_id": round})), "{what}");
             fate.befalls(&database, "orders").await;
-            let invalidated = watching.next_invalidated().await;
+            let invalidated = watch.next_invalidated().await;
             is_about(&invalidated, &database, scope, fate);
             if fate == Fate::RenamedOver {
                 continue;
             }
             // It says nothing of an outage, since there was none.
-            insert_and_see(&database, &mut watching, 100 + round).await;
+            insert_and_see(&database, &mut watch, 100 + round).await;
         }
     }
 }
 
-async fn insert_and_see(database: &Database, watching: &mut Watching, id: i32) {
+async fn insert_and_see(database: &Database, watch: &mut WatchStream, id: i32) {
     insert(database, "orders", id).await;
     loop {
-        match watching.next().await.kind {
+        match watch.next().await.kind {
             Some(Kind::Changes(batch)) => {
                 assert_eq!(after(&batch.changes[0]), Some(bson!({"_id": id})));
                 return;
@@ -237,13 +237,13 @@ async fn a_watch_outlives_a_collection_when_it_is_of_more_than_that() {
     ] {
         for fate in [Fate::Dropped, Fate::RenamedAway, Fate::RenamedOver] {
             insert(&database, "orders", 0).await;
-            let mut watching = weir.watch(request.clone()).await;
+            let mut watch = weir.watch(request.clone()).await;
             fate.befalls(&database, "orders").await;
             insert(&database, "orders", 1).await;
             let last = bson!({"_id": 1});
             let mut seen = Vec::new();
             loop {
-                let change = watching.next_change().await;
+                let change = watch.next_change().await;
                 if after(&change).as_ref() == Some(&last) {
                     break;
                 }
@@ -257,12 +257,12 @@ async fn a_watch_outlives_a_collection_when_it_is_of_more_than_that() {
 
     // A deployment outlives its databases too.
     insert(&database, "orders", 0).await;
-    let mut watching = weir.watch(deployment).await;
+    let mut watch = weir.watch(deployment).await;
     Fate::DatabaseDropped.befalls(&database, "").await;
     insert(&database, "orders", 1).await;
-    let changes = watching.changes(3).await;
+    let changes = watch.changes(3).await;
     assert_eq!(
-        reading::operations(&changes),
+        conversions::operations(&changes),
         ["drop", "dropDatabase", "insert"]
     );
 }
@@ -292,7 +292,7 @@ async fn a_watch_of_what_is_gone_does_not_spin() {
     let mut watches = Vec::new();
     for scope in [&["orders"][..], &["orders", "items"], &[]] {
         insert(&database, "orders", 0).await;
-        let mut watching = weir
+        let mut watch = weir
             .watch(pb::WatchRequest {
                 invalidate_policy: pb::InvalidatePolicy::Continue.into(),
                 operations: vec![pb::OperationType::Insert.into()],
@@ -304,15 +304,15 @@ async fn a_watch_of_what_is_gone_does_not_spin() {
             })
             .await;
         database.database().drop().await.unwrap();
-        watching.next_invalidated().await;
-        watches.push(watching);
+        watch.next_invalidated().await;
+        watches.push(watch);
     }
     // The watches made first see the databases of those after them come and go.
     insert(&database, "orders", 0).await;
     database.collection("orders").drop().await.unwrap();
-    for watching in &mut watches {
+    for watch in &mut watches {
         loop {
-            if let Some(Kind::Progress(_)) = watching.next().await.kind {
+            if let Some(Kind::Progress(_)) = watch.next().await.kind {
                 break;
             }
         }

@@ -1,13 +1,13 @@
 //! Events larger than a message, and events larger than MongoDB sends in one piece.
 
-mod reading;
+mod conversions;
 mod support;
 
 use bytes::Bytes;
 use mongodb::bson::{Bson, Document, doc};
 use prost::Message as _;
-use reading::{after, before, id};
-use support::{Database, Watching, Weir, error_info};
+use conversions::{after, before, id};
+use support::{Database, WatchStream, Weir, error_info};
 use tonic::Code;
 use weir::pb;
 use weir::pb::watch_response::Kind;
@@ -48,9 +48,9 @@ async fn insert(database: &Database, document: Document) {
 }
 
 /// The next message that is neither progress nor a change of state.
-async fn next(watching: &mut Watching) -> pb::WatchResponse {
+async fn next(watch: &mut WatchStream) -> pb::WatchResponse {
     loop {
-        let message = watching.next().await;
+        let message = watch.next().await;
         if !matches!(message.kind, Some(Kind::Progress(_) | Kind::StateChange(_))) {
             return message;
         }
@@ -58,12 +58,12 @@ async fn next(watching: &mut Watching) -> pb::WatchResponse {
 }
 
 /// The pieces of the next event, and the token beside each.
-async fn pieces(watching: &mut Watching) -> Vec<(Bytes, pb::EventChunk)> {
+async fn pieces(watch: &mut WatchStream) -> Vec<(Bytes, pb::EventChunk)> {
     let mut pieces = Vec::new();
     loop {
-        let message = next(watching).await;
+        let message = next(watch).await;
         assert!(
-            message.encoded_len() <= watching.opened.max_message_bytes as usize,
+            message.encoded_len() <= watch.opened.max_message_bytes as usize,
             "a message of {} bytes",
             message.encoded_len()
         );
@@ -108,16 +108,16 @@ fn resume(request: pb::WatchRequest, token: Bytes) -> pb::WatchRequest {
 async fn a_client_with_default_limits_reads_an_event_of_ten_megabytes() {
     let database = Database::start().await;
     let weir = Weir::start(&database).await;
-    let mut watching = weir.watch(database.watch_request(&["orders"])).await;
-    assert_eq!(watching.opened.max_message_bytes, 3 << 20);
+    let mut watch = weir.watch(database.watch_request(&["orders"])).await;
+    assert_eq!(watch.opened.max_message_bytes, 3 << 20);
     let large = doc! {"_id": 1, "text": text(10_000_000)};
     insert(&database, large.clone()).await;
     insert(&database, doc! {"_id": 2}).await;
 
-    let pieces = pieces(&mut watching).await;
+    let pieces = pieces(&mut watch).await;
     assert_eq!(pieces.len(), 4);
     assert_eq!(after(&joined(&pieces)), Some(large.into()));
-    assert_eq!(id(&watching.next_change().await), Bson::Int32(2));
+    assert_eq!(id(&watch.next_change().await), Bson::Int32(2));
 }
 
 /// T18 in Weir's own splitting: a token beside a piece must not skip the event it is a piece of.
@@ -126,18 +126,18 @@ async fn the_token_moves_on_with_the_last_piece_only() {
     let database = Database::start().await;
     let weir = Weir::start(&database).await;
     let request = small(&database, OversizePolicy::Chunk);
-    let mut watching = weir.watch(request.clone()).await;
+    let mut watch = weir.watch(request.clone()).await;
     insert(&database, doc! {"_id": 0}).await;
     for number in 1..=2 {
         insert(&database, doc! {"_id": number, "text": text(300_000)}).await;
     }
     insert(&database, doc! {"_id": 3}).await;
 
-    let first = watching.next_change().await;
+    let first = watch.next_change().await;
     let mut before = first.resume_token;
     let mut ids = Vec::new();
     for number in 1..=2 {
-        let pieces = pieces(&mut watching).await;
+        let pieces = pieces(&mut watch).await;
         assert!(pieces.len() >= 5, "{} pieces", pieces.len());
         let event = joined(&pieces);
         assert_eq!(id(&event), Bson::Int32(number));
@@ -158,7 +158,7 @@ async fn the_token_moves_on_with_the_last_piece_only() {
         before = last.0.clone();
     }
     assert_ne!(ids[0], ids[1], "two events have one id");
-    assert_eq!(id(&watching.next_change().await), Bson::Int32(3));
+    assert_eq!(id(&watch.next_change().await), Bson::Int32(3));
 }
 
 /// A stub is small, tells which document it was about, and lets the watch go on.
@@ -167,7 +167,7 @@ async fn an_omitted_event_leaves_its_key_operation_and_sizes() {
     let database = Database::start().await;
     let weir = Weir::start(&database).await;
     let mut whole = weir.watch(database.watch_request(&["orders"])).await;
-    let mut watching = weir.watch(small(&database, OversizePolicy::Omit)).await;
+    let mut watch = weir.watch(small(&database, OversizePolicy::Omit)).await;
     insert(&database, doc! {"_id": {"a": 1}, "text": text(100_000)}).await;
     let one = doc! {"_id": {"a": 1}};
     let set = doc! {"$set": {"text": text(200_000)}};
@@ -180,7 +180,7 @@ async fn an_omitted_event_leaves_its_key_operation_and_sizes() {
 
     for operation in [pb::OperationType::Insert, pb::OperationType::Update] {
         let original = whole.next_change().await;
-        let message = next(&mut watching).await;
+        let message = next(&mut watch).await;
         assert!(message.encoded_len() < 1000);
         let Some(Kind::Changes(batch)) = message.kind else {
             panic!("awaited a stub");
@@ -198,7 +198,7 @@ async fn an_omitted_event_leaves_its_key_operation_and_sizes() {
         assert_eq!(message.resume_token, original.resume_token);
     }
     assert_eq!(
-        watching.next_change().await.operation(),
+        watch.next_change().await.operation(),
         pb::OperationType::Delete
     );
 }
@@ -208,11 +208,11 @@ async fn an_omitted_event_leaves_its_key_operation_and_sizes() {
 async fn a_stub_leaves_out_a_key_that_is_too_large_itself() {
     let database = Database::start().await;
     let weir = Weir::start(&database).await;
-    let mut watching = weir.watch(small(&database, OversizePolicy::Omit)).await;
+    let mut watch = weir.watch(small(&database, OversizePolicy::Omit)).await;
     insert(&database, doc! {"_id": text(100_000)}).await;
     insert(&database, doc! {"_id": 2}).await;
 
-    let message = next(&mut watching).await;
+    let message = next(&mut watch).await;
     assert!(message.encoded_len() <= SMALL as usize);
     let Some(Kind::Changes(batch)) = message.kind else {
         panic!("awaited a stub, got {message:?}");
@@ -226,7 +226,7 @@ async fn a_stub_leaves_out_a_key_that_is_too_large_itself() {
         stub.change,
         Some(pb::change_event::Change::Omitted(_))
     ));
-    assert_eq!(id(&watching.next_change().await), Bson::Int32(2));
+    assert_eq!(id(&watch.next_change().await), Bson::Int32(2));
 }
 
 #[tokio::test]
@@ -234,13 +234,13 @@ async fn a_large_event_ends_a_watch_that_asked_for_that() {
     let database = Database::start().await;
     let weir = Weir::start(&database).await;
     let request = small(&database, OversizePolicy::Fail);
-    let mut watching = weir.watch(request.clone()).await;
+    let mut watch = weir.watch(request.clone()).await;
     insert(&database, doc! {"_id": 1}).await;
     insert(&database, doc! {"_id": 2, "text": text(100_000)}).await;
 
-    assert_eq!(id(&watching.next_change().await), Bson::Int32(1));
-    let token = watching.token();
-    let status = watching.end().await;
+    assert_eq!(id(&watch.next_change().await), Bson::Int32(1));
+    let token = watch.token();
+    let status = watch.end().await;
     assert_eq!(status.code(), Code::FailedPrecondition, "{status:?}");
     let info = error_info(&status);
     assert_eq!(info.reason, "EVENT_TOO_LARGE");
@@ -294,11 +294,11 @@ async fn no_message_is_larger_than_the_limit() {
         .await
         .unwrap();
 
-    for (policy, mut watching) in watches {
+    for (policy, mut watch) in watches {
         let (mut seen, mut whole, mut in_part) = (0, 0, 0);
         let mut largest = 0;
         while seen < sizes.len() {
-            let message = next(&mut watching).await;
+            let message = next(&mut watch).await;
             largest = largest.max(message.encoded_len());
             match message.kind {
                 Some(Kind::Changes(batch)) => {
@@ -350,8 +350,8 @@ async fn an_event_that_mongodb_splits_arrives_whole() {
         operations: vec![pb::OperationType::Update.into()],
         ..database.watch_request(&["orders"])
     };
-    let mut watching = weir.watch(request.clone()).await;
-    let start = watching.token();
+    let mut watch = weir.watch(request.clone()).await;
+    let start = watch.token();
     let set = doc! {"$set": {"text": new.get_str("text").unwrap()}};
     database
         .collection("orders")
@@ -363,7 +363,7 @@ async fn an_event_that_mongodb_splits_arrives_whole() {
         "the database does not split: nothing is tested here"
     );
 
-    let pieces_of_event = pieces(&mut watching).await;
+    let pieces_of_event = pieces(&mut watch).await;
     let event = joined(&pieces_of_event);
     assert_eq!(before(&event), Some(old.into()));
     assert_eq!(after(&event), Some(new.clone().into()));
@@ -374,7 +374,7 @@ async fn an_event_that_mongodb_splits_arrives_whole() {
         .update_description
         .as_ref()
         .expect("an update tells what changed");
-    let fields = reading::bson(description.updated_fields.as_ref());
+    let fields = conversions::bson(description.updated_fields.as_ref());
     assert_eq!(
         fields,
         Some(doc! {"text": new.get_str("text").unwrap()}.into())

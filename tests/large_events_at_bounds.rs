@@ -1,6 +1,6 @@
 //! Events of the very size of the limit and of one byte more, by every policy.
 
-mod reading;
+mod conversions;
 mod support;
 
 use bytes::Bytes;
@@ -8,9 +8,9 @@ use mongodb::bson::doc;
 use pb::change_event::Change;
 use pb::watch_response::Kind;
 use prost::Message as _;
-use reading::eq;
+use conversions::eq;
 use serde_json::json;
-use support::{Database, Watching, Weir, error_info};
+use support::{Database, WatchStream, Weir, error_info};
 use weir::pb;
 use weir::pb::OversizePolicy as Policy;
 use weir::pb::watch_request::Start;
@@ -46,16 +46,16 @@ fn stub(event: &pb::ChangeEvent, limit: u32) -> pb::ChangeEvent {
 
 /// Reads what a policy makes of these events.
 async fn read(
-    mut watching: Watching,
+    mut watch: WatchStream,
     policy: Policy,
     events: &[pb::ChangeEvent],
     limit: u32,
 ) -> usize {
     let mut pieces: Vec<pb::EventChunk> = Vec::new();
     let (mut seen, mut cut) = (0, 0);
-    let mut before = watching.token();
+    let mut before = watch.token();
     while seen < events.len() {
-        let message = match watching.try_next().await {
+        let message = match watch.try_next().await {
             Ok(message) => message.expect("it does not end"),
             Err(status) => {
                 let event = &events[seen];
@@ -67,7 +67,7 @@ async fn read(
                     event.encoded_len().to_string()
                 );
                 assert!(size_of(event) > limit as usize, "event {seen} fits");
-                assert_eq!(watching.token(), before, "the place right before it");
+                assert_eq!(watch.token(), before, "the place right before it");
                 return seen;
             }
         };
@@ -177,9 +177,9 @@ async fn an_event_of_the_very_limit_goes_whole_and_one_of_a_byte_more_by_its_pol
                         oversize_policy: policy.into(),
                         ..resume(&request, start.clone())
                     };
-                    let watching = server.watch(request.clone()).await;
-                    assert_eq!(watching.opened.feed_mode(), mode);
-                    let seen = read(watching, policy, &events, request.max_message_bytes).await;
+                    let watch = server.watch(request.clone()).await;
+                    assert_eq!(watch.opened.feed_mode(), mode);
+                    let seen = read(watch, policy, &events, request.max_message_bytes).await;
                     if policy != Policy::Fail {
                         continue;
                     }

@@ -1,7 +1,7 @@
 //! Large events cost their own memory, whoever reads them and however slowly; and a client that stops in
 //! the midst of one holds up nobody, and loses nothing.
 
-mod reading;
+mod conversions;
 mod support;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -14,9 +14,9 @@ use futures::future::join_all;
 use mongodb::bson::{Bson, doc};
 use pb::watch_response::Kind;
 use prost::Message as _;
-use reading::{after, eq, id};
+use conversions::{after, eq, id};
 use serde_json::json;
-use support::{Database, Figure, ServeProcess, Watching, Weir, eventually, tally, within};
+use support::{Database, Figure, ServeProcess, WatchStream, Weir, eventually, tally, within};
 use tonic::transport::Endpoint;
 use weir::pb;
 use weir::pb::watch_service_client::WatchServiceClient;
@@ -24,15 +24,15 @@ use weir::pb::watch_service_client::WatchServiceClient;
 const MIB: u64 = 1 << 20;
 
 /// The next piece of an event, with its token. Nothing but a change of state or progress comes before.
-async fn next_piece(watching: &mut Watching) -> (Bytes, pb::EventChunk) {
+async fn next_piece(watch: &mut WatchStream) -> (Bytes, pb::EventChunk) {
     // As a whole: progress alone would otherwise keep this waiting for ever.
-    within("a piece", piece_some_time(watching)).await
+    within("a piece", piece_some_time(watch)).await
 }
 
 /// The same, where so much is sent that one may wait for long, told of progress meanwhile.
-async fn piece_some_time(watching: &mut Watching) -> (Bytes, pb::EventChunk) {
+async fn piece_some_time(watch: &mut WatchStream) -> (Bytes, pb::EventChunk) {
     loop {
-        let message = watching.next().await;
+        let message = watch.next().await;
         match message.kind {
             Some(Kind::EventChunk(piece)) => return (message.resume_token, piece),
             Some(Kind::Progress(_) | Kind::StateChange(_)) => {}
@@ -47,11 +47,11 @@ fn what(kind: Option<&Kind>) -> String {
 }
 
 /// The rest of an event of which pieces have come, as a client puts it together.
-async fn rest_of(watching: &mut Watching, mut pieces: Vec<pb::EventChunk>) -> Whole {
+async fn rest_of(watch: &mut WatchStream, mut pieces: Vec<pb::EventChunk>) -> Whole {
     let mut beginnings = 1;
-    let before = watching.token();
+    let before = watch.token();
     loop {
-        let (token, piece) = next_piece(watching).await;
+        let (token, piece) = next_piece(watch).await;
         if piece.index == 0 {
             assert_ne!(Some(piece.id), pieces.first().map(|it| it.id));
             beginnings += 1;
@@ -143,8 +143,8 @@ async fn a_hundred_watches_of_large_events_share_their_memory() {
             request.full_document_before_change = when_available.into();
             request.filters = vec![eq("kind", json!("a"))];
         }
-        let watching = Watching::open(&mut clients[number % 4], request).await;
-        watches.push((number % 8, watching.expect("the watch opens")));
+        let watch = WatchStream::open(&mut clients[number % 4], request).await;
+        watches.push((number % 8, watch.expect("the watch opens")));
     }
     let idle = weir.process.peak_resident();
 
@@ -165,10 +165,10 @@ async fn a_hundred_watches_of_large_events_share_their_memory() {
     // The first of each class, which all others of it must equal.
     let firsts: Vec<OnceLock<Vec<u8>>> = (0..8).map(|_| OnceLock::new()).collect();
     let read = async {
-        let reading = watches.into_iter().map(async |(class, mut watching)| {
+        let reading = watches.into_iter().map(async |(class, mut watch)| {
             let mut data = Vec::new();
             loop {
-                let (_, piece) = piece_some_time(&mut watching).await;
+                let (_, piece) = piece_some_time(&mut watch).await;
                 if piece.index == 0 {
                     data.clear();
                 }
@@ -246,14 +246,14 @@ async fn clients_that_stop_in_the_midst_of_events_hold_up_nobody_and_get_the_res
             filters: vec![eq("_id", json!(number))],
             ..database.watch_request(&["orders"])
         };
-        let mut watching = Watching::narrow(weir.grpc_addr(), request).await;
+        let mut watch = WatchStream::narrow(weir.grpc_addr(), request).await;
         let text = text(number as usize, EVENT);
         let document = doc! {"_id": number, "text": text};
         let insert = orders.insert_one(document.clone());
         within("an insert", insert.into_future()).await.unwrap();
-        let (token, piece) = next_piece(&mut watching).await;
-        assert_eq!((piece.index, token), (0, watching.token()));
-        stopped.push((watching, piece, document));
+        let (token, piece) = next_piece(&mut watch).await;
+        assert_eq!((piece.index, token), (0, watch.token()));
+        stopped.push((watch, piece, document));
     }
     // Far more than the limit has gone by, and others go on as if nothing were.
     let writing = database.collection("small");
@@ -268,22 +268,22 @@ async fn clients_that_stop_in_the_midst_of_events_hold_up_nobody_and_get_the_res
 
     let rest = stopped
         .into_iter()
-        .map(async |(mut watching, piece, document)| {
-            let whole = rest_of(&mut watching, vec![piece]).await;
+        .map(async |(mut watch, piece, document)| {
+            let whole = rest_of(&mut watch, vec![piece]).await;
             assert_eq!(whole.beginnings, 1, "it goes on where it was");
             assert!(
                 after(&whole.event) == Some(document.into()),
                 "another document"
             );
-            watching
+            watch
         });
     let mut watches = join_all(rest).await;
     let parks = weir.metrics().await.sum("weir_watches_fell_behind_total");
     assert!(parks > 0.0, "nothing was called in: nothing is tested here");
     // They are live again, and get what comes now.
     orders.delete_many(doc! {}).await.unwrap();
-    for (number, watching) in (0..).zip(&mut watches) {
-        let change = watching.next_change().await;
+    for (number, watch) in (0..).zip(&mut watches) {
+        let change = watch.next_change().await;
         assert_eq!(change.operation(), pb::OperationType::Delete);
         assert_eq!(id(&change), Bson::Int32(number));
     }
@@ -309,11 +309,11 @@ async fn an_event_whose_document_changed_meanwhile_begins_anew() {
         full_document: pb::FullDocument::UpdateLookup.into(),
         ..database.watch_request(&["orders"])
     };
-    let mut watching = Watching::narrow(weir.grpc_addr(), request).await;
+    let mut watch = WatchStream::narrow(weir.grpc_addr(), request).await;
     let one = || doc! {"_id": 1};
     let touch = orders.update_one(one(), doc! {"$set": {"touched": 1}});
     touch.await.unwrap();
-    let (before, first) = next_piece(&mut watching).await;
+    let (before, first) = next_piece(&mut watch).await;
     let change = orders.update_one(one(), doc! {"$set": {"text": &new}});
     change.await.unwrap();
 
@@ -322,7 +322,7 @@ async fn an_event_whose_document_changed_meanwhile_begins_anew() {
     for number in 0..2 {
         let name = format!("large{number}");
         let request = database.watch_request(&[&name]);
-        let mut other = Watching::narrow(weir.grpc_addr(), request).await;
+        let mut other = WatchStream::narrow(weir.grpc_addr(), request).await;
         let large = doc! {"_id": number, "text": text(3, 10_000_000)};
         database.collection(&name).insert_one(large).await.unwrap();
         let (_, piece) = next_piece(&mut other).await;
@@ -341,15 +341,15 @@ async fn an_event_whose_document_changed_meanwhile_begins_anew() {
     })
     .await;
 
-    let whole = rest_of(&mut watching, vec![first]).await;
+    let whole = rest_of(&mut watch, vec![first]).await;
     assert_eq!(whole.beginnings, 2, "the old document was sent to its end");
-    assert_ne!(watching.token(), before);
+    assert_ne!(watch.token(), before);
     let expected = doc! {"_id": 1, "text": &new, "touched": 1};
     assert!(
         after(&whole.event) == Some(expected.into()),
         "the documents are mixed"
     );
-    let next = watching.next_change().await;
+    let next = watch.next_change().await;
     assert_eq!(next.operation(), pb::OperationType::Update);
     for (mut other, piece) in others {
         assert_eq!(rest_of(&mut other, vec![piece]).await.beginnings, 1);

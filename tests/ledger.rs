@@ -8,7 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use pb::OperationType::{self, Delete, Insert, Update};
 use support::ledger::{
-    Figures, Follower, Following, Ledger, Reading, Seen, Write, Writers, Writing,
+    DeliveryTotals, ResumingClient, ClientOptions, Ledger, DeliveryChecker, ObservedChange, Write, Writers, WriteOptions,
 };
 use support::{Database, Proxy, Weir, eventually};
 use weir::pb;
@@ -18,7 +18,7 @@ const WRITES: [OperationType; 4] = [Insert, Update, Update, Delete];
 
 struct Case {
     ledger: Arc<Ledger>,
-    reading: Reading,
+    checker: DeliveryChecker,
 }
 
 impl Case {
@@ -36,20 +36,20 @@ impl Case {
                     before: group,
                     after,
                 };
-                ledger.note(writer, write);
+                ledger.record(writer, write);
                 group = after;
             }
         }
-        let wants = move |write: &Write| !filtered || write.after == Some(1);
-        let reading = Reading::new(&ledger, Arc::new(wants), &[0, 0], &[0, 0]);
-        Self { ledger, reading }
+        let expects = move |write: &Write| !filtered || write.after == Some(1);
+        let checker = DeliveryChecker::new(&ledger, Arc::new(expects), &[0, 0], &[0, 0]);
+        Self { ledger, checker }
     }
 
     /// The change that comes `at`: of writer 0 and 1 in turn.
     fn change(&mut self, at: u32) -> Result<(), String> {
         let number = at / 2;
         let operation = WRITES[number as usize];
-        self.reading.change(&Seen {
+        self.checker.change(&ObservedChange {
             writer: (at % 2) as usize,
             number: (operation != Delete).then_some(number),
             document: 0,
@@ -67,7 +67,7 @@ impl Case {
 
     fn token(&mut self, at: u32) -> Result<(), String> {
         let name = Bytes::from(format!("after {at}"));
-        self.reading.token(&name, (1, at + 1), true)
+        self.checker.token(&name, (1, at + 1), true)
     }
 
     fn finds(&self, found: Result<(), String>, words: &str) {
@@ -92,13 +92,13 @@ fn a_second_begins_with_a_write_that_is_known_to_be_its_first() {
 fn what_is_whole_and_in_order_is_found_good() {
     let mut case = Case::new(false);
     case.changes(0..8);
-    assert_eq!(case.reading.missing(), None);
-    assert_eq!((case.reading.got, case.reading.lost()), (8, 0));
+    assert_eq!(case.checker.missing(), None);
+    assert_eq!((case.checker.got, case.checker.lost()), (8, 0));
 
     let mut filtered = Case::new(true);
     filtered.changes([2, 3]);
-    assert_eq!(filtered.reading.missing(), None);
-    assert_eq!((filtered.reading.got, filtered.reading.lost()), (2, 0));
+    assert_eq!(filtered.checker.missing(), None);
+    assert_eq!((filtered.checker.got, filtered.checker.lost()), (2, 0));
 }
 
 #[test]
@@ -114,9 +114,9 @@ fn a_hole_is_found_when_more_comes_of_its_writer_and_at_the_end() {
 
     let mut case = Case::new(false);
     case.changes(0..7);
-    let missing = case.reading.missing().expect("the last is missing");
+    let missing = case.checker.missing().expect("the last is missing");
     assert!(missing.contains("writer 1's write 3"), "{missing}");
-    assert_eq!(case.reading.lost(), 1);
+    assert_eq!(case.checker.lost(), 1);
 }
 
 #[test]
@@ -131,12 +131,12 @@ fn a_swap_is_found_also_between_writers() {
 fn another_order_than_another_client_saw_is_found() {
     let mut case = Case::new(false);
     case.changes([0, 1]);
-    let wants = Arc::new(|_: &Write| true);
+    let expects = Arc::new(|_: &Write| true);
     let mut other = Case {
-        reading: Reading::new(&case.ledger, wants, &[0, 0], &[0, 0]),
+        checker: DeliveryChecker::new(&case.ledger, expects, &[0, 0], &[0, 0]),
         ledger: Arc::clone(&case.ledger),
     };
-    let found = other.reading.change(&Seen {
+    let found = other.checker.change(&ObservedChange {
         writer: 1,
         number: Some(0),
         document: 0,
@@ -158,20 +158,20 @@ fn a_repeat_is_found_unless_the_client_came_back_to_before_it() {
     case.changes(0..4);
     case.token(3).expect("a token");
     case.changes(4..6);
-    assert!(case.reading.come_back().is_some());
+    assert!(case.checker.resume().is_some());
     // Right at the seam the last one may come once more, as when it is gone on by its time.
     case.changes([3]);
     case.changes(4..6);
-    assert_eq!((case.reading.got, case.reading.repeats), (6, 3));
+    assert_eq!((case.checker.got, case.checker.repeats), (6, 3));
     let found = case.change(3);
     case.finds(found, "comes again");
     case.changes(6..8);
-    assert_eq!(case.reading.missing(), None);
+    assert_eq!(case.checker.missing(), None);
 
     let mut case = Case::new(false);
     case.changes(0..4);
     case.token(3).expect("a token");
-    case.reading.come_back();
+    case.checker.resume();
     let found = case.change(2);
     case.finds(found, "comes again");
 }
@@ -182,7 +182,7 @@ fn a_hole_behind_a_seam_is_found_though_the_change_had_come_before() {
     case.changes(0..2);
     case.token(1).expect("a token");
     case.changes(2..6);
-    case.reading.come_back();
+    case.checker.resume();
     let found = case.change(4);
     case.finds(found, "writer 0's write 1");
 }
@@ -194,7 +194,7 @@ fn a_token_and_a_progress_that_go_back_are_found() {
     case.token(3).expect("a token");
     let found = case.token(2);
     case.finds(found, "goes back");
-    let found = case.reading.progress((1, 3));
+    let found = case.checker.progress((1, 3));
     case.finds(found, "goes back");
 }
 
@@ -202,15 +202,15 @@ fn a_token_and_a_progress_that_go_back_are_found() {
 fn a_progress_past_what_is_still_to_come_is_found_also_behind_a_seam() {
     let mut case = Case::new(false);
     case.changes(0..4);
-    case.reading.progress((1, 5)).expect("progress");
+    case.checker.progress((1, 5)).expect("progress");
     let found = case.change(4);
     case.finds(found, "was passed");
 
     let mut case = Case::new(false);
     case.changes(0..4);
-    case.reading.progress((1, 5)).expect("progress");
+    case.checker.progress((1, 5)).expect("progress");
     case.token(4).expect("a token");
-    case.reading.come_back();
+    case.checker.resume();
     let found = case.change(4);
     case.finds(found, "was passed");
 }
@@ -220,9 +220,9 @@ fn who_comes_in_the_midst_may_begin_anywhere_in_what_is_being_written_and_misses
     let begins = |first: u32| {
         let case = Case::new(false);
         // Of writer 0 the first write was done before, and the third was begun by the time it was open.
-        let wants = Arc::new(|_: &Write| true);
+        let expects = Arc::new(|_: &Write| true);
         Case {
-            reading: Reading::new(&case.ledger, wants, &[1, 0], &[3, 4]),
+            checker: DeliveryChecker::new(&case.ledger, expects, &[1, 0], &[3, 4]),
             ledger: Arc::clone(&case.ledger),
         }
         .change(first)
@@ -232,8 +232,8 @@ fn who_comes_in_the_midst_may_begin_anywhere_in_what_is_being_written_and_misses
         begins(first).expect("nobody can tell");
     }
     let mut case = Case::new(false);
-    let wants = Arc::new(|_: &Write| true);
-    case.reading = Reading::new(&case.ledger, wants, &[1, 0], &[2, 4]);
+    let expects = Arc::new(|_: &Write| true);
+    case.checker = DeliveryChecker::new(&case.ledger, expects, &[1, 0], &[2, 4]);
     let found = case.change(6);
     case.finds(found, "writer 0's write 2");
 }
@@ -245,11 +245,11 @@ async fn followers_of_every_kind_get_everything_over_a_network_that_is_cut() {
     let upstream = Proxy::to(database.address()).await;
     let weir = Weir::at(&upstream.mongodb_uri(), |_| {}).await;
     let clients = Proxy::to(weir.grpc_addr()).await;
-    let writing = Writing {
+    let write_options = WriteOptions {
         large: Some((20, 100_000)),
-        ..Writing::default()
+        ..WriteOptions::default()
     };
-    let mut writers = Writers::ready(&database.database(), &writing).await;
+    let mut writers = Writers::ready(&database.database(), &write_options).await;
     let ledger = writers.ledger();
     let request = || database.watch_request(&[]);
     let structs = pb::WatchRequest {
@@ -258,33 +258,33 @@ async fn followers_of_every_kind_get_everything_over_a_network_that_is_cut() {
         ..request()
     };
     let first_collection = database.watch_request(&["ledger_a"]);
-    let followings = [
-        Following::all("all", request()),
-        Following::all("structs", structs),
-        Following {
-            store_each: 5,
+    let client_options = [
+        ClientOptions::all("all", request()),
+        ClientOptions::all("structs", structs),
+        ClientOptions {
+            store_every: 5,
             window: Some(16 << 10),
-            ..Following::new("the first", first_collection, |it| it.collection == 0)
+            ..ClientOptions::new("the first", first_collection, |it| it.collection == 0)
         },
     ];
-    let mut followers = Vec::new();
-    for following in followings {
-        followers.push(Follower::start(&ledger, clients.address(), following).await);
+    let mut clients = Vec::new();
+    for options in client_options {
+        clients.push(ResumingClient::start(&ledger, clients.address(), options).await);
     }
-    writers.begin(&database.database(), &writing);
+    writers.begin(&database.database(), &write_options);
     for cut in [&upstream, &clients, &upstream, &clients] {
         let so_far = ledger.len();
         eventually("more is written", async || ledger.len() > so_far + 40).await;
         cut.cut();
     }
     // Whoever comes late gets what is written from then on.
-    let late = Following::all("late", request());
-    followers.push(Follower::start(&ledger, weir.grpc_addr(), late).await);
+    let late = ClientOptions::all("late", request());
+    clients.push(ResumingClient::start(&ledger, weir.grpc_addr(), late).await);
     let so_far = ledger.len();
     eventually("more is written", async || ledger.len() > so_far + 40).await;
     writers.finish().await;
-    let figures = Figures::of(&ledger, &followers).await;
-    figures.tally();
-    assert!(figures.reconnects >= 6, "{figures:?}");
-    assert!(followers[3].got() > 0);
+    let totals = DeliveryTotals::of(&ledger, &clients).await;
+    totals.tally();
+    assert!(totals.reconnects >= 6, "{totals:?}");
+    assert!(clients[3].got() > 0);
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures::future::join_all;
 use support::orders::{ORDERS, aggregates, insert, resume};
 use support::{
-    ChildProcess, Database, FailCommand, Samples, ServeProcess, Watching, Weir, eventually,
+    ChildProcess, Database, FailCommand, Samples, ServeProcess, WatchStream, Weir, eventually,
 };
 use tokio::time::{Instant, timeout};
 
@@ -79,7 +79,7 @@ async fn cancelled_watches_leave_nothing_behind() {
             async move {
                 let patience = Duration::from_micros(fastrand::u64(..40_000));
                 let watch = async {
-                    let mut watching = Watching::open(&mut client, request).await?;
+                    let mut watching = WatchStream::open(&mut client, request).await?;
                     while watching.try_next().await?.is_some() {}
                     Ok::<_, tonic::Status>(())
                 };
@@ -106,7 +106,7 @@ async fn cancelled_watches_leave_nothing_behind() {
     );
 
     let request = database.watch_request(&[ORDERS]);
-    let watching = Watching::open(&mut weir.client().await, request).await;
+    let watching = WatchStream::open(&mut weir.client().await, request).await;
     let mut watching = watching.expect("it opens");
     insert(&database, 1).await;
     assert_eq!(support::orders::id(&watching.next_change().await), 1);
@@ -125,9 +125,9 @@ async fn insert_one(database: &Database) {
 #[tokio::test]
 async fn a_watch_that_is_cancelled_during_its_opening_leaves_no_cursor() {
     let database = Database::options().start().await;
-    let weir = Weir::forgetful(&database).await;
+    let weir = Weir::without_linger(&database).await;
     drop(weir.watch(database.watch_request(&[ORDERS])).await);
-    weir.without_feeds().await;
+    weir.wait_for_no_feeds().await;
     // The database counts the commands on a collection once it exists.
     insert(&database, 1).await;
     let answered = aggregates(&database).await;
@@ -149,7 +149,7 @@ async fn a_watch_that_is_cancelled_during_its_opening_leaves_no_cursor() {
 /// What the kernel tells of a process: resident kilobytes, threads, open files.
 fn footprint(process: &ChildProcess) -> [u64; 3] {
     let files = std::fs::read_dir(format!("/proc/{}/fd", process.id())).expect("it runs");
-    let [memory, threads] = ["VmRSS:", "Threads:"].map(|name| process.told_by_kernel(name));
+    let [memory, threads] = ["VmRSS:", "Threads:"].map(|name| process.proc_status(name));
     [memory, threads, files.count() as u64]
 }
 
@@ -163,7 +163,7 @@ async fn coming_and_going_clients_do_not_grow_the_process() {
     let weir = ServeProcess::start(database.uri(), &[NO_LINGER, quiet].concat()).await;
     let cycle = async || {
         let request = database.watch_request(&[ORDERS]);
-        let watching = Watching::open(&mut weir.client().await, request).await;
+        let watching = WatchStream::open(&mut weir.client().await, request).await;
         drop(watching.expect("the watch opens"));
     };
     let idle = async || {
@@ -243,7 +243,7 @@ async fn equal_quiet_watches_cost_one_round_trip_a_second_together() {
     let mut open = Vec::new();
     for _ in 0..WATCHES {
         let request = database.watch_request(&[ORDERS]);
-        let watching = Watching::open(&mut client, request).await;
+        let watching = WatchStream::open(&mut client, request).await;
         open.push(watching.expect("the watch opens"));
     }
     // Fifteen of them would be there within a second, had each watch a stream of its own.
@@ -260,7 +260,7 @@ async fn quiet_watches_of_several_collections_cost_one_round_trip_a_second_each(
     let mut open = Vec::new();
     for number in 0..WATCHES {
         let request = database.watch_request(&[&format!("{ORDERS}_{number}")]);
-        let watching = Watching::open(&mut client, request).await;
+        let watching = WatchStream::open(&mut client, request).await;
         open.push(watching.expect("the watch opens"));
     }
     three_rounds(&database, &weir, WATCHES).await;

@@ -7,8 +7,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use mongodb::bson::doc;
 use prost::Message as _;
-use support::orders::{ORDERS, Story, insert, resume};
-use support::{Database, Raw, Watching, Weir, error_info, error_reason, eventually, within};
+use support::orders::{ORDERS, Received, insert, resume};
+use support::{Database, RawCodec, WatchStream, Weir, error_info, error_reason, eventually, within};
 use tokio::time::Instant;
 use tonic::{Code, Request, Status};
 use tonic_types::StatusExt as _;
@@ -41,9 +41,9 @@ async fn a_deadline_ends_the_stream_with_a_usable_last_token() {
 
     insert(&database, 2).await;
     let mut resumed = weir.watch(resume(&database, token)).await;
-    let mut story = Story::default();
-    story.until_id(&mut resumed, 2).await;
-    assert_eq!(story.ids, [2]);
+    let mut received = Received::default();
+    received.until_id(&mut resumed, 2).await;
+    assert_eq!(received.ids, [2]);
     let ended = [
         ("code", "DEADLINE_EXCEEDED"),
         ("reason", "DEADLINE_EXCEEDED"),
@@ -83,14 +83,14 @@ async fn is_limited(
     );
 
     // Those that are open go on.
-    for (number, watching) in open.iter_mut().enumerate() {
+    for (number, watch) in open.iter_mut().enumerate() {
         let orders = database.collection(&collection(number));
         let id = i32::try_from(number).expect("few");
         orders
             .insert_one(doc! { "_id": id })
             .await
             .expect("an insert");
-        Story::default().until_id(watching, id).await;
+        Received::default().until_id(watch, id).await;
     }
     open.pop();
     eventually("there is room again", async || {
@@ -151,11 +151,11 @@ async fn an_event_over_the_limit_is_told_by_its_reason() {
         oversize_policy: pb::OversizePolicy::Fail.into(),
         ..database.watch_request(&[ORDERS])
     };
-    let mut watching = weir.watch(request).await;
+    let mut watch = weir.watch(request).await;
     let large = doc! { "_id": 1, "text": "x".repeat(100_000) };
     let orders = database.collection(ORDERS);
     orders.insert_one(large).await.expect("an insert");
-    let status = watching.end().await;
+    let status = watch.end().await;
     assert_eq!(status.code(), Code::FailedPrecondition, "{status:?}");
     let info = error_info(&status);
     assert_eq!(info.reason, "EVENT_TOO_LARGE");
@@ -164,7 +164,7 @@ async fn an_event_over_the_limit_is_told_by_its_reason() {
     assert!((100_000..110_000).contains(&bytes), "{bytes}");
 
     // The token is that of the place before: with room, the event comes.
-    let mut resumed = weir.watch(resume(&database, watching.token())).await;
+    let mut resumed = weir.watch(resume(&database, watch.token())).await;
     assert_eq!(support::orders::id(&resumed.next_change().await), 1);
 }
 
@@ -178,7 +178,7 @@ async fn a_slow_reader_gets_everything_in_order() {
         config.ring_bytes = bytesize::ByteSize::mib(1);
     })
     .await;
-    let mut watching = weir.watch(database.watch_request(&[ORDERS])).await;
+    let mut watch = weir.watch(database.watch_request(&[ORDERS])).await;
     let orders = database.collection(ORDERS);
     for id in 0..WRITES {
         let large = doc! { "_id": id, "text": "x".repeat(100_000) };
@@ -187,11 +187,11 @@ async fn a_slow_reader_gets_everything_in_order() {
     let held = weir.metrics().await.sum("weir_ring_bytes");
     // The ring and one reply of MongoDB.
     assert!(held <= f64::from((1 << 20) + (16 << 20)), "{held} bytes");
-    let mut story = Story::default();
-    story.until_id(&mut watching, WRITES - 1).await;
-    assert_eq!(story.ids, (0..WRITES).collect::<Vec<_>>());
+    let mut received = Received::default();
+    received.until_id(&mut watch, WRITES - 1).await;
+    assert_eq!(received.ids, (0..WRITES).collect::<Vec<_>>());
     insert(&database, WRITES).await;
-    story.until_id(&mut watching, WRITES).await;
+    received.until_id(&mut watch, WRITES).await;
 }
 
 /// How a request of these bytes is refused.
@@ -200,7 +200,7 @@ async fn refused(weir: &Weir, bytes: impl Into<Bytes>) -> Status {
     grpc.ready().await.expect("the connection is ready");
     let path = http::uri::PathAndQuery::from_static("/weir.v1.WatchService/Watch");
     let request = Request::new(bytes.into());
-    let answer = within("an answer", grpc.server_streaming(request, path, Raw)).await;
+    let answer = within("an answer", grpc.server_streaming(request, path, RawCodec)).await;
     answer.map(|_| ()).expect_err("the request is refused")
 }
 
@@ -247,7 +247,7 @@ async fn a_request_over_1_mib_is_refused() {
     let status = refused(&weir, request(5 << 20).encode_to_vec()).await;
     assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");
     assert_eq!(error_reason(&status), "INVALID_REQUEST");
-    let mut watching: Watching = weir.watch(database.watch_request(&[ORDERS])).await;
+    let mut watch: WatchStream = weir.watch(database.watch_request(&[ORDERS])).await;
     insert(&database, 1).await;
-    watching.next_change().await;
+    watch.next_change().await;
 }

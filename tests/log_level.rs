@@ -6,7 +6,7 @@ use std::{fs, net::SocketAddr};
 
 use serde_json::Value;
 use support::orders::{ORDERS, insert};
-use support::{Database, FailCommand, ServeProcess, Watching, eventually, request, within};
+use support::{Database, FailCommand, ServeProcess, WatchStream, eventually, request, within};
 
 const TOKEN: &str = "correct-horse-battery-staple";
 
@@ -34,7 +34,7 @@ async fn the_log_level_changes_while_the_server_runs() {
     let opening = |log: &str| log.contains("\"message\":\"opening\"");
     let watch = async || {
         let request = database.watch_request(&[ORDERS]);
-        let opened = Watching::open(&mut weir.client().await, request).await;
+        let opened = WatchStream::open(&mut weir.client().await, request).await;
         opened.expect("the watch opens")
     };
     assert_eq!(
@@ -119,7 +119,7 @@ async fn every_line_about_a_watch_has_its_id_its_peer_and_its_principal() {
     let weir = ServeProcess::start(database.uri(), &["--log-level", "warn,weir=debug"]).await;
     let request = database.watch_request(&[ORDERS]);
     let mut client = weir.client().await;
-    let mut first = Watching::open(&mut client, request.clone())
+    let mut first = WatchStream::open(&mut client, request.clone())
         .await
         .expect("the watch opens");
     let id = first.opened.watch_id.clone();
@@ -168,7 +168,7 @@ async fn a_warning_names_its_watch_at_any_level() {
     let failure = FailCommand::on(&["aggregate"]).code(13).times(1);
     database.fail(failure.app_name("weir")).await;
     let request = database.watch_request(&[ORDERS]);
-    let refused = Watching::open(&mut weir.client().await, request).await;
+    let refused = WatchStream::open(&mut weir.client().await, request).await;
     assert!(refused.is_err());
     eventually("the end is logged", async || {
         let all = lines(&weir.process.stderr());

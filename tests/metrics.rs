@@ -8,8 +8,8 @@ use std::time::Duration;
 use mongodb::bson::doc;
 use support::certificates::Authority;
 use support::exposition::{self, Family};
-use support::orders::{ORDERS, Story, insert};
-use support::{Database, FailCommand, Mode, Proxy, Watching, Weir, eventually, within};
+use support::orders::{ORDERS, Received, insert};
+use support::{Database, FailCommand, Mode, Proxy, WatchStream, Weir, eventually, within};
 use tokio::time::Instant;
 use weir::metrics::CATALOGUE;
 use weir::pb;
@@ -25,22 +25,22 @@ async fn scrape(weir: &Weir) -> Page {
 
 /// Whatever may happen to a watch, so that every metric has something to tell.
 async fn traffic(database: &Database, weir: &Weir) {
-    let mut watching = weir.watch(database.watch_request(&[ORDERS])).await;
+    let mut watch = weir.watch(database.watch_request(&[ORDERS])).await;
     insert(database, 1).await;
-    watching.next_change().await;
+    watch.next_change().await;
     let failure = FailCommand::on(&["getMore"]).code(43).times(1);
     database.fail(failure.app_name("weir")).await;
     insert(database, 2).await;
-    let mut story = Story::default();
-    story.until_reconnected(&mut watching, 1).await;
-    story.until_id(&mut watching, 2).await;
+    let mut received = Received::default();
+    received.until_reconnected(&mut watch, 1).await;
+    received.until_id(&mut watch, 2).await;
     let refused = weir.try_watch(database.watch_request(&[ORDERS])).await;
     assert!(refused.is_err(), "the limit is one");
     eventually("the watch has been told of the refusal", async || {
         weir.metrics().await.sum("weir_limit_rejections_total") == 1.0
     })
     .await;
-    drop(watching);
+    drop(watch);
     eventually("both watches have ended", async || {
         weir.metrics().await.sum("weir_watches_ended_total") == 2.0
     })
@@ -113,7 +113,7 @@ async fn every_metric_of_the_catalogue_is_told_with_its_type_and_labels() {
 #[tokio::test]
 async fn counts_are_those_of_the_traffic() {
     let database = Database::start().await;
-    let weir = Weir::forgetful(&database).await;
+    let weir = Weir::without_linger(&database).await;
     let request = database.watch_request(&[ORDERS]);
     let json = pb::WatchRequest {
         document_format: pb::DocumentFormat::Json.into(),
@@ -244,9 +244,9 @@ const LAG: &str = "weir_feed_lag_seconds";
 async fn a_feeds_lag_is_0_when_idle_grows_while_mongodb_is_away_and_goes_with_the_feed() {
     let database = Database::options().start().await;
     let proxy = Proxy::to(database.address()).await;
-    let weir = Weir::forgetful_at(&proxy.mongodb_uri()).await;
+    let weir = Weir::without_linger_at(&proxy.mongodb_uri()).await;
     assert!(!weir.metrics().await.has(LAG));
-    let watching = weir.watch(database.watch_request(&[ORDERS])).await;
+    let watch = weir.watch(database.watch_request(&[ORDERS])).await;
     let idle = async || {
         let metrics = weir.metrics().await;
         metrics.has(LAG) && metrics.sum(LAG) == 0.0
@@ -273,7 +273,7 @@ async fn a_feeds_lag_is_0_when_idle_grows_while_mongodb_is_away_and_goes_with_th
     proxy.set(Mode::Pass);
     eventually("the lag is gone", idle).await;
 
-    drop(watching);
+    drop(watch);
     eventually("the lag goes with the feed", async || {
         !weir.metrics().await.has(LAG)
     })
@@ -289,7 +289,7 @@ async fn a_feeds_lag_grows_while_its_client_does_not_read() {
         config.ring_bytes = bytesize::ByteSize::kib(64);
     })
     .await;
-    let mut watching = weir.watch(database.watch_request(&[ORDERS])).await;
+    let mut watch = weir.watch(database.watch_request(&[ORDERS])).await;
     let orders = database.collection(ORDERS);
     let mut written = 0;
     let mut write = async || {
@@ -320,9 +320,9 @@ async fn a_feeds_lag_grows_while_its_client_does_not_read() {
         })
         .await;
     }
-    let mut story = Story::default();
+    let mut received = Received::default();
     let last = weir.metrics().await.sum("weir_events_received_total") as i32 - 1;
-    story.until_id(&mut watching, last).await;
+    received.until_id(&mut watch, last).await;
     eventually("the lag is gone", async || {
         weir.metrics().await.sum(LAG) == 0.0
     })
@@ -355,10 +355,10 @@ fn each_second(request: pb::WatchRequest) -> pb::WatchRequest {
 }
 
 /// Two messages of progress, each in time.
-async fn progresses(watching: &mut Watching) {
+async fn progresses(watch: &mut WatchStream) {
     for _ in 0..2 {
         let begin = Instant::now();
-        watching.next_progress().await;
+        watch.next_progress().await;
         let silence = begin.elapsed();
         assert!(
             silence < Duration::from_millis(1800),
@@ -410,20 +410,20 @@ async fn progress_comes_while_mongodb_is_away() {
     let database = Database::options().start().await;
     let proxy = Proxy::to(database.address()).await;
     let weir = Weir::at(&proxy.mongodb_uri(), |_| {}).await;
-    let mut watching = weir
+    let mut watch = weir
         .watch(each_second(database.watch_request(&[ORDERS])))
         .await;
     proxy.set(Mode::Refuse);
-    watching
+    watch
         .next_state(pb::WatchState::UpstreamReconnecting)
         .await;
-    progresses(&mut watching).await;
+    progresses(&mut watch).await;
     // It lies when it says that it has got further than it has.
-    let token = watching.token();
+    let token = watch.token();
     insert(&database, 1).await;
     proxy.set(Mode::Pass);
-    let mut resumed = Story::default();
-    resumed.until_id(&mut watching, 1).await;
+    let mut resumed = Received::default();
+    resumed.until_id(&mut watch, 1).await;
     let mut again = weir.watch(support::orders::resume(&database, token)).await;
     assert_eq!(support::orders::id(&again.next_change().await), 1);
 }

@@ -1,14 +1,14 @@
 //! A network that breaks in every way a network has, between Weir and MongoDB and between Weir and its
 //! clients, while there is writing: nobody misses anything, and everybody is told what there is to tell.
 
-mod reading;
-mod scene;
+mod conversions;
+mod testbed;
 mod support;
 
 use std::time::Duration;
 
-use scene::{REPLY_TIMEOUT, Scene, every_kind, every_kind_impatient, hasty, writing};
-use support::ledger::{Follower, Following, Writing};
+use testbed::{REPLY_TIMEOUT, Testbed, one_client_of_each_kind, impatient_clients_of_each_kind, short_limits, write_options};
+use support::ledger::{ResumingClient, ClientOptions, WriteOptions};
 use support::{Database, Direction, Mode, Side, eventually, within};
 use tokio::time::Instant;
 
@@ -19,135 +19,135 @@ const TOO_LONG_FOR_CLIENTS: Duration = Duration::from_secs(3);
 /// taken for dead.
 #[tokio::test]
 async fn a_network_of_uneven_latency_ends_nothing() {
-    let scene = Scene::start().await;
-    for proxy in [&scene.upstream, &scene.clients] {
+    let testbed = Testbed::start().await;
+    for proxy in [&testbed.upstream_proxy, &testbed.client_proxy] {
         proxy.set(Mode::Jitter(Duration::from_millis(40)));
     }
-    scene.more_is_written(150).await;
-    scene.everybody_gets_more().await;
-    assert_eq!(scene.restarts().await, 0.0);
-    let verdict = scene.verdict(2).await;
-    assert_eq!(verdict.figures.reconnects, 0, "{:?}", verdict.ends);
+    testbed.wait_for_writes(150).await;
+    testbed.wait_for_every_client().await;
+    assert_eq!(testbed.feed_restarts().await, 0.0);
+    let outcome = testbed.check_delivery(2).await;
+    assert_eq!(outcome.totals.reconnects, 0, "{:?}", outcome.ends);
 }
 
 /// A stall that ends before any limit is nothing but a delay, whichever way it is.
 #[tokio::test]
 async fn a_short_stall_in_either_direction_ends_nothing() {
-    let scene = Scene::start().await;
+    let testbed = Testbed::start().await;
     let mut faults = 0;
-    for proxy in [&scene.upstream, &scene.clients] {
+    for proxy in [&testbed.upstream_proxy, &testbed.client_proxy] {
         for direction in [Direction::Up, Direction::Down] {
             proxy.set_one_way(direction, Mode::Blackhole);
-            scene.more_is_written(20).await;
+            testbed.wait_for_writes(20).await;
             proxy.set_one_way(direction, Mode::Pass);
-            scene.everybody_gets_more().await;
+            testbed.wait_for_every_client().await;
             faults += 1;
         }
     }
-    assert_eq!(scene.restarts().await, 0.0);
-    let verdict = scene.verdict(faults).await;
-    assert_eq!(verdict.figures.reconnects, 0, "{:?}", verdict.ends);
+    assert_eq!(testbed.feed_restarts().await, 0.0);
+    let outcome = testbed.check_delivery(faults).await;
+    assert_eq!(outcome.totals.reconnects, 0, "{:?}", outcome.ends);
 }
 
 /// MongoDB hears nothing, or is not heard, for longer than a reply may be overdue: the stream is
 /// lost, and gone on from on a connection that works.
 #[tokio::test]
 async fn a_stall_longer_than_a_reply_may_be_overdue_is_gone_on_from() {
-    let scene = Scene::start().await;
+    let testbed = Testbed::start().await;
     let mut faults = 0;
     for direction in [Direction::Up, Direction::Down] {
-        let before = scene.restarts().await;
-        scene.upstream.set_one_way(direction, Mode::Blackhole);
+        let before = testbed.feed_restarts().await;
+        testbed.upstream_proxy.set_one_way(direction, Mode::Blackhole);
         let begin = Instant::now();
         eventually("Weir takes the stream for lost", async || {
-            scene.restarts().await > before
+            testbed.feed_restarts().await > before
         })
         .await;
         // By its own probe: the driver would notice after 10 s, and a connection in use not even then.
         assert!(begin.elapsed() < REPLY_TIMEOUT * 4, "{:?}", begin.elapsed());
-        scene.upstream.set_one_way(direction, Mode::Pass);
-        scene.everybody_gets_more().await;
+        testbed.upstream_proxy.set_one_way(direction, Mode::Pass);
+        testbed.wait_for_every_client().await;
         faults += 1;
     }
-    let verdict = scene.verdict(faults).await;
+    let outcome = testbed.check_delivery(faults).await;
     // Weir speaks to its clients all the while.
-    assert_eq!(verdict.figures.reconnects, 0, "{:?}", verdict.ends);
+    assert_eq!(outcome.totals.reconnects, 0, "{:?}", outcome.ends);
 }
 
 /// Resets in the midst of a reply of MongoDB, at places that move through it.
 #[tokio::test]
 async fn a_reset_in_the_midst_of_a_reply_of_mongodb_is_gone_on_from() {
-    let scene = Scene::start().await;
+    let testbed = Testbed::start().await;
     // In a header, in a small event, in the midst of a large one that comes in several reads.
     let places = [1, 15, 700, 40_000, 160_000];
     for place in places {
-        let before = scene.restarts().await;
+        let before = testbed.feed_restarts().await;
         let lost = async {
             // It may meet a connection that carries no stream.
-            while scene.restarts().await <= before {
-                let burnt = scene.upstream.burnt();
-                scene.upstream.cut_after(Direction::Down, place);
+            while testbed.feed_restarts().await <= before {
+                let burnt = testbed.upstream_proxy.burnt();
+                testbed.upstream_proxy.cut_after(Direction::Down, place);
                 eventually("a connection breaks", async || {
-                    scene.upstream.burnt() > burnt
+                    testbed.upstream_proxy.burnt() > burnt
                 })
                 .await;
-                scene.more_is_written(5).await;
+                testbed.wait_for_writes(5).await;
             }
         };
         within("a stream is lost", lost).await;
-        scene.everybody_gets_more().await;
+        testbed.wait_for_every_client().await;
     }
-    let verdict = scene.verdict(places.len() as u64).await;
-    assert_eq!(verdict.figures.reconnects, 0, "{:?}", verdict.ends);
+    let outcome = testbed.check_delivery(places.len() as u64).await;
+    assert_eq!(outcome.totals.reconnects, 0, "{:?}", outcome.ends);
 }
 
 /// Resets in the midst of a message to a client, a piece of an event among them.
 #[tokio::test]
 async fn a_reset_in_the_midst_of_a_message_to_a_client_is_gone_on_from() {
-    let scene = Scene::start().await;
+    let testbed = Testbed::start().await;
     let places = [1, 15, 700, 40_000, 160_000];
     for place in places {
-        let reconnects = || scene.followers.iter().map(Follower::reconnects).sum();
+        let reconnects = || testbed.clients.iter().map(ResumingClient::reconnects).sum();
         let before: u64 = reconnects();
-        scene.clients.cut_after(Direction::Down, place);
+        testbed.client_proxy.cut_after(Direction::Down, place);
         eventually("a client is cut off", async || reconnects() > before).await;
-        scene.everybody_gets_more().await;
+        testbed.wait_for_every_client().await;
     }
     // And every client at once.
-    scene.clients.cut();
-    scene.everybody_gets_more().await;
-    let verdict = scene.verdict(places.len() as u64 + 1).await;
-    assert!(verdict.figures.reconnects >= 12, "{:?}", verdict.figures);
-    verdict.nothing_is_left().await;
+    testbed.client_proxy.cut();
+    testbed.wait_for_every_client().await;
+    let outcome = testbed.check_delivery(places.len() as u64 + 1).await;
+    assert!(outcome.totals.reconnects >= 12, "{:?}", outcome.totals);
+    outcome.wait_for_release().await;
 }
 
 /// Weir's connections to MongoDB are dead, all of them, and no one has told Weir.
 #[tokio::test]
 async fn connections_to_mongodb_that_died_without_a_word_are_given_up() {
-    let scene = Scene::start().await;
-    scene.everybody_gets_more().await;
+    let testbed = Testbed::start().await;
+    testbed.wait_for_every_client().await;
     let begin = Instant::now();
-    scene.upstream.half_open(Side::Client);
-    eventually("a stream is lost", async || scene.restarts().await >= 1.0).await;
-    scene.everybody_gets_more().await;
+    testbed.upstream_proxy.half_open(Side::Client);
+    eventually("a stream is lost", async || testbed.feed_restarts().await >= 1.0).await;
+    testbed.wait_for_every_client().await;
     // Whatever is tried meanwhile may be tried on another of them. The driver gives all of them up once
     // it has noticed, which is after its connectTimeoutMS.
     let limit = Duration::from_secs(10) + REPLY_TIMEOUT * 3;
     assert!(begin.elapsed() < limit, "{:?}", begin.elapsed());
-    let verdict = scene.verdict(1).await;
-    assert_eq!(verdict.figures.reconnects, 0, "{:?}", verdict.ends);
+    let outcome = testbed.check_delivery(1).await;
+    assert_eq!(outcome.totals.reconnects, 0, "{:?}", outcome.ends);
 }
 
 /// The other way round: MongoDB believes in connections that Weir has lost.
 #[tokio::test]
 async fn connections_that_only_mongodb_believes_in_hold_up_nobody() {
-    let scene = Scene::start().await;
-    scene.everybody_gets_more().await;
-    scene.upstream.half_open(Side::Server);
-    eventually("a stream is lost", async || scene.restarts().await >= 1.0).await;
-    scene.everybody_gets_more().await;
-    let verdict = scene.verdict(1).await;
-    assert_eq!(verdict.figures.reconnects, 0, "{:?}", verdict.ends);
+    let testbed = Testbed::start().await;
+    testbed.wait_for_every_client().await;
+    testbed.upstream_proxy.half_open(Side::Server);
+    eventually("a stream is lost", async || testbed.feed_restarts().await >= 1.0).await;
+    testbed.wait_for_every_client().await;
+    let outcome = testbed.check_delivery(1).await;
+    assert_eq!(outcome.totals.reconnects, 0, "{:?}", outcome.ends);
 }
 
 /// Contract 9. The client believes in a connection that is dead, and knows better after twice its
@@ -155,66 +155,66 @@ async fn connections_that_only_mongodb_believes_in_hold_up_nobody() {
 #[tokio::test]
 async fn a_client_tells_a_dead_server_by_its_silence() {
     let database = Database::options().start().await;
-    let scene = Scene::with(database, writing(), hasty, every_kind_impatient).await;
-    scene.everybody_gets_more().await;
-    scene.clients.half_open(Side::Client);
-    scene.everybody_gets_more().await;
-    let clients = scene.followers.len();
-    let verdict = scene.verdict(1).await;
-    let told = verdict.ends_with("nothing for 2s");
-    assert!(told >= clients, "{:?}", verdict.ends);
+    let testbed = Testbed::with(database, write_options(), short_limits, impatient_clients_of_each_kind).await;
+    testbed.wait_for_every_client().await;
+    testbed.client_proxy.half_open(Side::Client);
+    testbed.wait_for_every_client().await;
+    let clients = testbed.clients.len();
+    let outcome = testbed.check_delivery(1).await;
+    let told = outcome.count_ends("nothing for 2s");
+    assert!(told >= clients, "{:?}", outcome.ends);
 }
 
 /// A client that cannot be reached any more, though nobody said so, is noticed by HTTP/2's pings, and
 /// all that was held for it goes: the watch, the feed, the cursor.
 #[tokio::test]
 async fn the_server_lets_go_of_a_client_that_is_gone_without_a_word() {
-    let scene = Scene::start().await;
-    scene.everybody_gets_more().await;
-    let clients = scene.followers.len();
-    scene.clients.half_open(Side::Server);
+    let testbed = Testbed::start().await;
+    testbed.wait_for_every_client().await;
+    let clients = testbed.clients.len();
+    testbed.client_proxy.half_open(Side::Server);
     eventually("everybody has come back", async || {
-        scene.followers.iter().all(|it| it.reconnects() > 0)
+        testbed.clients.iter().all(|it| it.reconnects() > 0)
     })
     .await;
     // Each is there twice for a while.
     eventually("Weir has noticed", async || {
-        scene.weir.metrics().await.sum("weir_watches") as usize == clients
+        testbed.weir.metrics().await.sum("weir_watches") as usize == clients
     })
     .await;
-    scene.everybody_gets_more().await;
-    scene.clients.half_open(Side::Server);
-    scene.clients.set(Mode::Refuse);
+    testbed.wait_for_every_client().await;
+    testbed.client_proxy.half_open(Side::Server);
+    testbed.client_proxy.set(Mode::Refuse);
     eventually("Weir has noticed", async || {
-        scene.weir.metrics().await.sum("weir_watches") == 0.0
+        testbed.weir.metrics().await.sum("weir_watches") == 0.0
     })
     .await;
-    scene.clients.set(Mode::Pass);
-    scene.verdict(2).await.nothing_is_left().await;
+    testbed.client_proxy.set(Mode::Pass);
+    testbed.check_delivery(2).await.wait_for_release().await;
 }
 
 /// A client that is there and takes nothing for long: it says so to pings, and keeps its watch.
 #[tokio::test]
 async fn a_client_that_reads_nothing_but_is_there_keeps_its_watch() {
-    let patient = |database: &Database| {
-        let patient = |following| Following {
+    let with_patience = |database: &Database| {
+        let with_patience = |options| ClientOptions {
             silent_intervals: 60,
-            ..following
+            ..options
         };
-        every_kind(database).into_iter().map(patient).collect()
+        one_client_of_each_kind(database).into_iter().map(with_patience).collect()
     };
     let database = Database::options().start().await;
-    let scene = Scene::with(database, writing(), hasty, patient).await;
-    scene.everybody_gets_more().await;
-    scene.followers.iter().for_each(|it| it.stall(true));
+    let testbed = Testbed::with(database, write_options(), short_limits, with_patience).await;
+    testbed.wait_for_every_client().await;
+    testbed.clients.iter().for_each(|it| it.stall(true));
     let begin = Instant::now();
     while begin.elapsed() < TOO_LONG_FOR_CLIENTS {
-        scene.more_is_written(10).await;
+        testbed.wait_for_writes(10).await;
     }
-    scene.followers.iter().for_each(|it| it.stall(false));
-    scene.everybody_gets_more().await;
-    let verdict = scene.verdict(1).await;
-    assert_eq!(verdict.figures.reconnects, 0, "{:?}", verdict.ends);
+    testbed.clients.iter().for_each(|it| it.stall(false));
+    testbed.wait_for_every_client().await;
+    let outcome = testbed.check_delivery(1).await;
+    assert_eq!(outcome.totals.reconnects, 0, "{:?}", outcome.ends);
 }
 
 /// Contract 9. A stall toward the clients, longer than they wait: they come back, on connections that
@@ -222,69 +222,69 @@ async fn a_client_that_reads_nothing_but_is_there_keeps_its_watch() {
 #[tokio::test]
 async fn a_long_stall_between_clients_and_weir_is_gone_on_from() {
     let database = Database::options().start().await;
-    let scene = Scene::with(database, writing(), hasty, every_kind_impatient).await;
+    let testbed = Testbed::with(database, write_options(), short_limits, impatient_clients_of_each_kind).await;
     for direction in [Direction::Down, Direction::Up] {
-        scene.everybody_gets_more().await;
-        scene.clients.set_one_way(direction, Mode::Blackhole);
+        testbed.wait_for_every_client().await;
+        testbed.client_proxy.set_one_way(direction, Mode::Blackhole);
         let begin = Instant::now();
         while begin.elapsed() < TOO_LONG_FOR_CLIENTS {
-            scene.more_is_written(10).await;
+            testbed.wait_for_writes(10).await;
         }
-        scene.clients.set_one_way(direction, Mode::Pass);
-        scene.everybody_gets_more().await;
+        testbed.client_proxy.set_one_way(direction, Mode::Pass);
+        testbed.wait_for_every_client().await;
     }
-    scene.verdict(2).await.nothing_is_left().await;
+    testbed.check_delivery(2).await.wait_for_release().await;
 }
 
 /// Bytes that come a few at a time, on both sides: headers and lengths come in pieces.
 #[tokio::test]
 async fn a_trickle_of_a_few_bytes_at_a_time_is_put_together() {
     let database = Database::options().start().await;
-    let small = Writing {
+    let small = WriteOptions {
         pause: Duration::from_millis(300),
-        ..Writing::default()
+        ..WriteOptions::default()
     };
-    let scene = Scene::with(database, small, hasty, |database| {
-        every_kind(database).into_iter().take(3).collect()
+    let testbed = Testbed::with(database, small, short_limits, |database| {
+        one_client_of_each_kind(database).into_iter().take(3).collect()
     })
     .await;
-    scene.everybody_gets_more().await;
+    testbed.wait_for_every_client().await;
     let trickle = Mode::Trickle {
         bytes: 40,
         pause: Duration::from_millis(1),
     };
-    scene.upstream.set_one_way(Direction::Down, trickle);
-    scene.everybody_gets_more().await;
-    scene.upstream.set(Mode::Pass);
-    scene.clients.set(trickle);
-    scene.everybody_gets_more().await;
-    scene.clients.set(Mode::Pass);
-    assert_eq!(scene.restarts().await, 0.0);
-    scene.verdict(2).await;
+    testbed.upstream_proxy.set_one_way(Direction::Down, trickle);
+    testbed.wait_for_every_client().await;
+    testbed.upstream_proxy.set(Mode::Pass);
+    testbed.client_proxy.set(trickle);
+    testbed.wait_for_every_client().await;
+    testbed.client_proxy.set(Mode::Pass);
+    assert_eq!(testbed.feed_restarts().await, 0.0);
+    testbed.check_delivery(2).await;
 }
 
 /// A line too narrow for what is written: clients fall behind, and catch up when it is wide again.
 #[tokio::test]
 async fn a_line_too_narrow_for_what_is_written_loses_nothing() {
     let database = Database::options().start().await;
-    let large = Writing {
+    let large = WriteOptions {
         large: Some((2, 50_000)),
-        ..Writing::default()
+        ..WriteOptions::default()
     };
-    let scene = Scene::with(database, large, hasty, every_kind).await;
+    let testbed = Testbed::with(database, large, short_limits, one_client_of_each_kind).await;
     let narrow = Mode::Trickle {
         bytes: 16 << 10,
         pause: Duration::from_millis(60),
     };
-    scene.clients.set_one_way(Direction::Down, narrow);
-    scene.more_is_written(150).await;
-    scene.clients.set(Mode::Pass);
-    scene.upstream.set_one_way(Direction::Down, narrow);
-    scene.more_is_written(60).await;
-    scene.upstream.set(Mode::Pass);
-    let weir = scene.weir.metrics().await;
+    testbed.client_proxy.set_one_way(Direction::Down, narrow);
+    testbed.wait_for_writes(150).await;
+    testbed.client_proxy.set(Mode::Pass);
+    testbed.upstream_proxy.set_one_way(Direction::Down, narrow);
+    testbed.wait_for_writes(60).await;
+    testbed.upstream_proxy.set(Mode::Pass);
+    let weir = testbed.weir.metrics().await;
     assert!(weir.sum("weir_watches_fell_behind_total") > 0.0, "nobody fell behind");
-    scene.verdict(2).await;
+    testbed.check_delivery(2).await;
 }
 
 /// MongoDB out of reach for longer than `upstream_grace`: every client is told so, tries again,
@@ -293,19 +293,19 @@ async fn a_line_too_narrow_for_what_is_written_loses_nothing() {
 async fn a_cut_longer_than_the_grace_is_told_and_gone_on_from() {
     let database = Database::options().start().await;
     let impatient = |config: &mut weir::config::ServeConfig| {
-        hasty(config);
+        short_limits(config);
         config.upstream_grace = Duration::from_millis(500);
     };
-    let scene = Scene::with(database, writing(), impatient, every_kind).await;
-    scene.everybody_gets_more().await;
-    scene.upstream.set(Mode::Refuse);
-    let told = |it: &Follower| it.ends().iter().any(|end| end == "UPSTREAM_UNAVAILABLE");
+    let testbed = Testbed::with(database, write_options(), impatient, one_client_of_each_kind).await;
+    testbed.wait_for_every_client().await;
+    testbed.upstream_proxy.set(Mode::Refuse);
+    let told = |it: &ResumingClient| it.end_reasons().iter().any(|end| end == "UPSTREAM_UNAVAILABLE");
     eventually("everybody is told", async || {
-        scene.followers.iter().all(told)
+        testbed.clients.iter().all(told)
     })
     .await;
-    scene.upstream.set(Mode::Pass);
-    scene.everybody_gets_more().await;
+    testbed.upstream_proxy.set(Mode::Pass);
+    testbed.wait_for_every_client().await;
     // MongoDB keeps the cursors that nobody could reach it to kill, for ten minutes.
-    scene.verdict(1).await;
+    testbed.check_delivery(1).await;
 }

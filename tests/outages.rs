@@ -6,9 +6,9 @@ mod support;
 use std::time::Duration;
 
 use mongodb::bson::doc;
-use support::orders::{ORDERS, Story, aggregates, insert};
+use support::orders::{ORDERS, Received, aggregates, insert};
 use support::{
-    Database, FailCommand, Mode, PATIENCE, Proxy, Weir, error_reason, eventually, within,
+    Database, FailCommand, Mode, WAIT_LIMIT, Proxy, Weir, error_reason, eventually, within,
 };
 use tokio::time::Instant;
 use tonic::{Code, Status};
@@ -47,7 +47,7 @@ async fn a_watch_survives_the_killing_of_the_database_while_it_is_written_to() {
     const WRITES: i32 = 300;
     let mut database = Database::options().on_disk().start().await;
     let weir = Weir::with(&database, impatient).await;
-    let mut watching = weir.watch(database.watch_request(&[ORDERS])).await;
+    let mut watch = weir.watch(database.watch_request(&[ORDERS])).await;
 
     let orders = database.collection(ORDERS);
     let writer = tokio::spawn(async move {
@@ -60,16 +60,16 @@ async fn a_watch_survives_the_killing_of_the_database_while_it_is_written_to() {
             }
         }
     });
-    let mut story = Story::default();
-    story.until_id(&mut watching, 50).await;
+    let mut received = Received::default();
+    received.until_id(&mut watch, 50).await;
     database.restart().await;
-    story.until_id(&mut watching, WRITES - 1).await;
+    received.until_id(&mut watch, WRITES - 1).await;
 
     within("the writer ends", writer).await.expect("it wrote");
-    assert_eq!(story.ids, (0..WRITES).collect::<Vec<_>>());
+    assert_eq!(received.ids, (0..WRITES).collect::<Vec<_>>());
     let lost = WatchState::UpstreamReconnecting;
-    assert!(story.states.contains(&lost), "{:?}", story.states);
-    assert_eq!(story.states.last(), Some(&WatchState::Live));
+    assert!(received.states.contains(&lost), "{:?}", received.states);
+    assert_eq!(received.states.last(), Some(&WatchState::Live));
     let restarts = weir.metrics().await.sum("weir_feed_restarts_total");
     assert!((1.0..=20.0).contains(&restarts), "{restarts} restarts");
 }
@@ -80,31 +80,31 @@ async fn a_watch_survives_resets_refusals_and_closed_connections() {
     let database = Database::options().start().await;
     let proxy = Proxy::to(database.address()).await;
     let weir = Weir::at(&proxy.mongodb_uri(), impatient).await;
-    let mut watching = weir.watch(database.watch_request(&[ORDERS])).await;
-    let mut story = Story::default();
+    let mut watch = weir.watch(database.watch_request(&[ORDERS])).await;
+    let mut received = Received::default();
     insert(&database, 0).await;
-    story.until_id(&mut watching, 0).await;
+    received.until_id(&mut watch, 0).await;
 
     proxy.cut();
     insert(&database, 1).await;
-    story.until_reconnected(&mut watching, 1).await;
+    received.until_reconnected(&mut watch, 1).await;
 
     proxy.set(Mode::Refuse);
     insert(&database, 2).await;
     let lost = WatchState::UpstreamReconnecting;
     let refused = "UPSTREAM_RECONNECTING again";
-    let is_lost = |story: &Story| story.states.last() == Some(&lost);
-    story.until(refused, &mut watching, is_lost).await;
+    let is_lost = |received: &Received| received.states.last() == Some(&lost);
+    received.until(refused, &mut watch, is_lost).await;
     proxy.set(Mode::Pass);
-    story.until_reconnected(&mut watching, 2).await;
+    received.until_reconnected(&mut watch, 2).await;
 
     let close = FailCommand::on(&["getMore"]).close_connection().times(1);
     database.fail(close.app_name("weir")).await;
     insert(&database, 3).await;
-    story.until_reconnected(&mut watching, 3).await;
+    received.until_reconnected(&mut watch, 3).await;
     insert(&database, 4).await;
-    story.until_id(&mut watching, 4).await;
-    assert_eq!(story.ids, [0, 1, 2, 3, 4]);
+    received.until_id(&mut watch, 4).await;
+    assert_eq!(received.ids, [0, 1, 2, 3, 4]);
     let network = weir.metrics().await;
     let network = network.sum_where("weir_feed_restarts_total", &[("reason", "network")]);
     assert!(network >= 3.0, "{network} restarts");
@@ -116,28 +116,28 @@ async fn a_watch_survives_a_network_that_swallows_everything() {
     let database = Database::options().start().await;
     let proxy = Proxy::to(database.address()).await;
     let weir = Weir::at(&proxy.mongodb_uri(), impatient).await;
-    let mut watching = weir.watch(database.watch_request(&[ORDERS])).await;
-    let mut story = Story::default();
+    let mut watch = weir.watch(database.watch_request(&[ORDERS])).await;
+    let mut received = Received::default();
     insert(&database, 0).await;
-    story.until_id(&mut watching, 0).await;
+    received.until_id(&mut watch, 0).await;
 
     proxy.set(Mode::Blackhole);
     let begin = Instant::now();
     insert(&database, 1).await;
     let lost = WatchState::UpstreamReconnecting;
     let swallowed = "UPSTREAM_RECONNECTING";
-    let is_lost = |story: &Story| story.states.last() == Some(&lost);
-    story.until(swallowed, &mut watching, is_lost).await;
+    let is_lost = |received: &Received| received.states.last() == Some(&lost);
+    received.until(swallowed, &mut watch, is_lost).await;
     // A getMore of a quiet stream, the time it may be overdue, and half of that for the probe.
     let limit = 3 + seconds(REPLY_TIMEOUT) + seconds(REPLY_TIMEOUT) / 2;
     assert!(begin.elapsed() < Duration::from_secs(limit));
     // Dead connections stay dead, as after a router's restart.
     proxy.cut();
     proxy.set(Mode::Pass);
-    story.until_reconnected(&mut watching, 1).await;
+    received.until_reconnected(&mut watch, 1).await;
     insert(&database, 2).await;
-    story.until_id(&mut watching, 2).await;
-    assert_eq!(story.ids, [0, 1, 2]);
+    received.until_id(&mut watch, 2).await;
+    assert_eq!(received.ids, [0, 1, 2]);
 }
 
 /// One connection dies without a word while MongoDB answers on others: a stream that has next to
@@ -147,17 +147,17 @@ async fn a_watch_survives_a_half_open_connection_while_mongodb_is_there() {
     let database = Database::options().start().await;
     let proxy = Proxy::to(database.address()).await;
     let weir = Weir::at(&proxy.mongodb_uri(), impatient).await;
-    let mut watching = weir.watch(database.watch_request(&[ORDERS])).await;
-    let mut story = Story::default();
+    let mut watch = weir.watch(database.watch_request(&[ORDERS])).await;
+    let mut received = Received::default();
     insert(&database, 0).await;
-    story.until_id(&mut watching, 0).await;
+    received.until_id(&mut watch, 0).await;
 
     eventually("a reply is awaited", async || proxy.awaited() > 0).await;
     proxy.lose_answers();
     insert(&database, 1).await;
-    story.until_reconnected(&mut watching, 1).await;
-    story.until_id(&mut watching, 1).await;
-    assert_eq!(story.ids, [0, 1]);
+    received.until_reconnected(&mut watch, 1).await;
+    received.until_id(&mut watch, 1).await;
+    assert_eq!(received.ids, [0, 1]);
 }
 
 /// The same when a stream is opened, for which all watches of its feed wait.
@@ -172,7 +172,7 @@ async fn an_opening_survives_a_half_open_connection_while_mongodb_is_there() {
     .await;
     // What a first watch asks besides is known then, and there are other connections.
     drop(weir.watch(database.watch_request(&["others"])).await);
-    weir.without_feeds().await;
+    weir.wait_for_no_feeds().await;
     let slow = FailCommand::on(&["aggregate"]).block(REPLY_TIMEOUT / 2);
     database.fail(slow.times(1).app_name("weir")).await;
 
@@ -198,19 +198,19 @@ async fn an_opening_survives_a_half_open_connection_while_mongodb_is_there() {
 async fn a_slow_answer_is_waited_for_while_mongodb_is_there() {
     let database = Database::options().start().await;
     let weir = Weir::with(&database, impatient).await;
-    let mut watching = weir.watch(database.watch_request(&[ORDERS])).await;
+    let mut watch = weir.watch(database.watch_request(&[ORDERS])).await;
     let delay = REPLY_TIMEOUT * 2;
     let slow = FailCommand::on(&["getMore"]).block(delay).times(1);
     let begin = Instant::now();
     database.fail(slow.app_name("weir")).await;
-    let mut story = Story::default();
+    let mut received = Received::default();
     insert(&database, 0).await;
-    story.until_id(&mut watching, 0).await;
+    received.until_id(&mut watch, 0).await;
     insert(&database, 1).await;
-    story.until_id(&mut watching, 1).await;
+    received.until_id(&mut watch, 1).await;
     assert!(begin.elapsed() >= delay, "the answer was not slow");
-    assert_eq!(story.ids, [0, 1]);
-    assert!(!story.states.contains(&WatchState::UpstreamReconnecting));
+    assert_eq!(received.ids, [0, 1]);
+    assert!(!received.states.contains(&WatchState::UpstreamReconnecting));
     let metrics = weir.metrics().await;
     assert_eq!(metrics.sum("weir_feed_restarts_total"), 0.0);
 }
@@ -235,21 +235,21 @@ async fn a_watch_begins_although_mongodb_takes_long_to_find_its_place() {
         seconds: 1,
         nanos: 0,
     });
-    let mut watching = replica.watch(request).await;
+    let mut watch = replica.watch(request).await;
     assert!(begin.elapsed() < delay / 2, "{:?}", begin.elapsed());
-    assert_eq!(watching.token(), token);
-    watching.next_state(WatchState::CatchingUp).await;
+    assert_eq!(watch.token(), token);
+    watch.next_state(WatchState::CatchingUp).await;
     for _ in 0..3 {
-        watching.next_progress().await;
-        assert_eq!(watching.token(), token);
+        watch.next_progress().await;
+        assert_eq!(watch.token(), token);
     }
     assert!(begin.elapsed() < delay, "{:?}", begin.elapsed());
-    let mut story = Story::default();
-    story.until_id(&mut watching, 0).await;
+    let mut received = Received::default();
+    received.until_id(&mut watch, 0).await;
     assert!(begin.elapsed() >= delay, "the answer was not slow");
     insert(&database, 1).await;
-    story.until_id(&mut watching, 1).await;
-    assert_eq!(story.ids, [0, 1]);
+    received.until_id(&mut watch, 1).await;
+    assert_eq!(received.ids, [0, 1]);
     let metrics = replica.metrics().await;
     assert_eq!(metrics.sum("weir_feed_restarts_total"), 0.0);
 }
@@ -260,10 +260,10 @@ async fn a_watch_begins_although_mongodb_takes_long_to_find_its_place() {
 async fn a_stream_that_opens_and_fails_is_opened_with_growing_pauses() {
     let database = Database::options().start().await;
     let weir = Weir::start(&database).await;
-    let mut watching = weir.watch(database.watch_request(&[ORDERS])).await;
-    let mut story = Story::default();
+    let mut watch = weir.watch(database.watch_request(&[ORDERS])).await;
+    let mut received = Received::default();
     insert(&database, 0).await;
-    story.until_id(&mut watching, 0).await;
+    received.until_id(&mut watch, 0).await;
     let before = aggregates(&database).await;
     let begin = Instant::now();
     let broken = FailCommand::on(&["getMore"]).code(43).app_name("weir");
@@ -284,8 +284,8 @@ async fn a_stream_that_opens_and_fails_is_opened_with_growing_pauses() {
 
     database.heal().await;
     insert(&database, 1).await;
-    story.until_id(&mut watching, 1).await;
-    assert_eq!(story.ids, [0, 1]);
+    received.until_id(&mut watch, 1).await;
+    assert_eq!(received.ids, [0, 1]);
 }
 
 /// MongoDB away for longer than `upstream_grace`; the last token is good when it is back.
@@ -298,28 +298,28 @@ async fn a_watch_ends_when_mongodb_stays_away_and_can_be_resumed_later() {
         config.upstream_grace = grace;
     })
     .await;
-    let mut watching = weir.watch(database.watch_request(&[ORDERS])).await;
-    let mut story = Story::default();
+    let mut watch = weir.watch(database.watch_request(&[ORDERS])).await;
+    let mut received = Received::default();
     insert(&database, 0).await;
-    story.until_id(&mut watching, 0).await;
+    received.until_id(&mut watch, 0).await;
 
     database.kill();
     let begin = Instant::now();
-    let lost = watching.next_state(WatchState::UpstreamReconnecting).await;
+    let lost = watch.next_state(WatchState::UpstreamReconnecting).await;
     assert!(!lost.reason.is_empty());
-    let status = watching.end().await;
+    let status = watch.end().await;
     assert_unavailable(&status);
     assert!(begin.elapsed() >= grace, "{:?}", begin.elapsed());
     let limit = grace + 4 * SELECTION_TIMEOUT + Duration::from_secs(2);
     assert!(begin.elapsed() < limit, "{:?}", begin.elapsed());
-    let token = watching.token();
+    let token = watch.token();
 
     database.restart().await;
     insert(&database, 1).await;
     let mut resumed = weir.watch(support::orders::resume(&database, token)).await;
-    let mut story = Story::default();
-    story.until_id(&mut resumed, 1).await;
-    assert_eq!(story.ids, [1]);
+    let mut received = Received::default();
+    received.until_id(&mut resumed, 1).await;
+    assert_eq!(received.ids, [1]);
 }
 
 /// How Weir answers to a watch that MongoDB does not open, in time for the client to go elsewhere.
@@ -327,7 +327,7 @@ async fn is_refused(database: &Database, weir: &Weir) {
     let begin = Instant::now();
     let refused = weir.try_watch(database.watch_request(&[ORDERS])).await;
     assert_unavailable(&refused.err().expect("MongoDB does not answer"));
-    assert!(begin.elapsed() < PATIENCE / 2, "{:?}", begin.elapsed());
+    assert!(begin.elapsed() < WAIT_LIMIT / 2, "{:?}", begin.elapsed());
 }
 
 #[tokio::test]

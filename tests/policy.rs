@@ -9,9 +9,9 @@ use bytes::Bytes;
 use futures::stream::{self, StreamExt as _};
 use mongodb::bson::doc;
 use serde_json::{Value, json};
-use support::guarded::by;
+use support::policy_server::by;
 use support::orders::{ORDERS, id, insert};
-use support::{Database, Guarded, Watching, error_info, eventually, within};
+use support::{Database, PolicyServer, WatchStream, error_info, eventually, within};
 use tonic::{Code, Status};
 use weir::pb::{
     self, FullDocument, FullDocumentBeforeChange as Before, OperationType as Op,
@@ -193,7 +193,7 @@ fn expected(cell: &Cell) -> Option<&'static str> {
 }
 
 struct Matrix {
-    guarded: Guarded,
+    server: PolicyServer,
     name: String,
     /// A place of each client in each scope that it may watch; of others, an administrator's.
     tokens: HashMap<(&'static str, usize), Bytes>,
@@ -240,7 +240,7 @@ impl Matrix {
     ) -> Result<(), Status> {
         let mut client = pb::watch_service_client::WatchServiceClient::new(channel.clone());
         let request = by(cell.client, self.request(cell));
-        Watching::open(&mut client, request).await.map(drop)
+        WatchStream::open(&mut client, request).await.map(drop)
     }
 }
 
@@ -259,14 +259,14 @@ async fn who_may_do_everything_is_refused_nothing_but_tokens_of_tenants() {
 /// Judges every combination for these clients, of which more than `least` are to open.
 async fn judge_all(asking: &[&'static str], least: usize) {
     let database = Database::start().await;
-    let guarded = Guarded::with(&database, &clients(), POLICY, |config| {
+    let server = PolicyServer::with(&database, &clients(), POLICY, |config| {
         config.allow_deployment_watch = true;
         config.max_catch_ups = 64;
     })
     .await;
     insert(&database, 1).await;
     let mut matrix = Matrix {
-        guarded,
+        server,
         name: database.name().to_owned(),
         tokens: HashMap::new(),
         start: std::time::SystemTime::now()
@@ -283,7 +283,7 @@ async fn judge_all(asking: &[&'static str], least: usize) {
                 from: From::Now,
             };
             if may(&cell) {
-                let opened = matrix.guarded.watch(client, matrix.request(&cell)).await;
+                let opened = matrix.server.watch(client, matrix.request(&cell)).await;
                 matrix.tokens.insert((client, at), opened.token());
             }
         }
@@ -306,7 +306,7 @@ async fn judge_all(asking: &[&'static str], least: usize) {
             }
         }
     }
-    let channel = matrix.guarded.weir.channel().await;
+    let channel = matrix.server.weir.channel().await;
     let (matrix, channel) = (&matrix, &channel);
     let results = stream::iter(&cells).map(async |cell| {
         let outcome = matrix.try_cell(channel, cell).await;
@@ -348,9 +348,9 @@ async fn a_refusal_does_not_tell_what_exists() {
         .create_collection("secrets")
         .await
         .expect("a collection");
-    let guarded = Guarded::start(&database, &clients(), POLICY).await;
+    let server = PolicyServer::start(&database, &clients(), POLICY).await;
     let refusal = async |client: &str, request: pb::WatchRequest| {
-        let status = guarded
+        let status = server
             .open(client, request)
             .await
             .err()
@@ -399,8 +399,8 @@ async fn a_refusal_does_not_tell_what_exists() {
 #[tokio::test]
 async fn whom_no_rule_is_for_is_refused_whatever_is_called() {
     let database = Database::start().await;
-    let guarded = Guarded::start(&database, &clients(), POLICY).await;
-    let channel = guarded.weir.channel().await;
+    let server = PolicyServer::start(&database, &clients(), POLICY).await;
+    let channel = server.weir.channel().await;
     let mut client = pb::watch_service_client::WatchServiceClient::new(channel.clone());
     let info = pb::GetServerInfoRequest::default();
     eventually("the server is ready", async || {
@@ -431,11 +431,11 @@ async fn whom_no_rule_is_for_is_refused_whatever_is_called() {
         .await;
         refusals.push(answer.expect_err("it is refused"));
     }
-    let denied = guarded
+    let denied = server
         .open("stranger", database.watch_request(&[ORDERS]))
         .await;
     let denied = denied.err().expect("it is refused");
-    let counted = guarded.weir.metrics().await;
+    let counted = server.weir.metrics().await;
     let counted = |result| counted.sum_where("weir_authorizations_total", &[("result", result)]);
     assert_eq!(counted("no_rule"), refusals.len() as f64 + 1.0);
     assert!(counted("ok") >= 1.0);
@@ -459,18 +459,18 @@ async fn the_whole_deployment_takes_both_a_rule_and_a_flag() {
     let database = Database::start().await;
     let everything = pb::WatchRequest::default();
     for (allowed, opens) in [(false, false), (true, true)] {
-        let guarded = Guarded::with(&database, &clients(), POLICY, |config| {
+        let server = PolicyServer::with(&database, &clients(), POLICY, |config| {
             config.allow_deployment_watch = allowed;
         })
         .await;
-        let admin = guarded.open("admin", everything.clone()).await;
+        let admin = server.open("admin", everything.clone()).await;
         assert_eq!(admin.is_ok(), opens);
-        let others = guarded.open("whole", everything.clone()).await.err();
+        let others = server.open("whole", everything.clone()).await.err();
         assert_eq!(
             others.expect("it is refused").code(),
             Code::PermissionDenied
         );
-        guarded.weir.shutdown().await;
+        server.weir.shutdown().await;
     }
 }
 
@@ -478,10 +478,10 @@ async fn the_whole_deployment_takes_both_a_rule_and_a_flag() {
 #[tokio::test]
 async fn a_watch_that_names_no_operations_gets_those_that_are_granted() {
     let database = Database::start().await;
-    let guarded = Guarded::start(&database, &clients(), POLICY).await;
+    let server = PolicyServer::start(&database, &clients(), POLICY).await;
     let request = database.watch_request(&[ORDERS]);
-    let mut whole = guarded.watch("whole", request.clone()).await;
-    let mut reader = guarded.watch("reader", request).await;
+    let mut whole = server.watch("whole", request.clone()).await;
+    let mut reader = server.watch("reader", request).await;
     let orders = database.collection(ORDERS);
     insert(&database, 1).await;
     let update = doc! { "$set": { "a": 1 } };
@@ -516,10 +516,10 @@ async fn a_watch_that_names_no_operations_gets_those_that_are_granted() {
 #[tokio::test]
 async fn tenants_get_their_own_documents_alone() {
     let database = Database::start().await;
-    let guarded = Guarded::start(&database, &clients(), POLICY).await;
+    let server = PolicyServer::start(&database, &clients(), POLICY).await;
     let request = database.watch_request(&[ORDERS]);
-    let mut a = guarded.watch("tenant_a", request.clone()).await;
-    let mut b = guarded.watch("tenant_b", request).await;
+    let mut a = server.watch("tenant_a", request.clone()).await;
+    let mut b = server.watch("tenant_b", request).await;
     let orders = database.collection(ORDERS);
     for number in 0..20 {
         let tenant = ["a", "b", "c", "*"][number as usize % 4];

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use mongodb::bson::doc;
 use serde_json::{Value, json};
-use support::guarded::by;
+use support::policy_server::by;
 use support::orders::{ORDERS, id, insert};
-use support::{Database, Guarded, Watching, error_info, eventually};
+use support::{Database, PolicyServer, WatchStream, error_info, eventually};
 use tokio::time::Instant;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
@@ -41,32 +41,32 @@ fn refused(status: &Status, limit: &str) -> Duration {
 #[tokio::test]
 async fn a_principal_has_no_more_watches_open_than_it_may() {
     let database = Database::start().await;
-    let guarded = Guarded::with(&database, &clients(), POLICY, |config| {
+    let server = PolicyServer::with(&database, &clients(), POLICY, |config| {
         config.limits.max_watches_per_principal = 2;
     })
     .await;
     let request = || database.watch_request(&[ORDERS]);
-    let mut first = guarded.watch("a", request()).await;
-    let second = guarded.watch("a", request()).await;
-    let status = guarded
+    let mut first = server.watch("a", request()).await;
+    let second = server.watch("a", request()).await;
+    let status = server
         .open("a", request())
         .await
         .err()
         .expect("one too many");
     refused(&status, "principal_watches");
     // Nobody else's are counted with them, and those of a rule of its own by themselves.
-    let _b = guarded.watch("b", request()).await;
+    let _b = server.watch("b", request()).await;
     let mut many = Vec::new();
     for _ in 0..5 {
-        many.push(guarded.watch("many", request()).await);
+        many.push(server.watch("many", request()).await);
     }
-    let status = guarded
+    let status = server
         .open("many", request())
         .await
         .err()
         .expect("one too many");
     refused(&status, "principal_watches");
-    let _other = guarded
+    let _other = server
         .watch("many", database.watch_request(&["invoices"]))
         .await;
     // What is refused for another reason takes nothing.
@@ -75,7 +75,7 @@ async fn a_principal_has_no_more_watches_open_than_it_may() {
         broken.start = Some(pb::watch_request::Start::ResumeToken(
             b"no token"[..].into(),
         ));
-        let status = guarded
+        let status = server
             .open("b", broken)
             .await
             .err()
@@ -86,11 +86,11 @@ async fn a_principal_has_no_more_watches_open_than_it_may() {
     assert_eq!(id(&first.next_change().await), 1);
     drop(second);
     eventually("there is room again", async || {
-        guarded.open("a", request()).await.is_ok()
+        server.open("a", request()).await.is_ok()
     })
     .await;
     let rejected = [("limit", "principal_watches")];
-    let metrics = guarded.weir.metrics().await;
+    let metrics = server.weir.metrics().await;
     assert!(metrics.sum_where("weir_limit_rejections_total", &rejected) >= 2.0);
 }
 
@@ -98,18 +98,18 @@ async fn a_principal_has_no_more_watches_open_than_it_may() {
 #[tokio::test]
 async fn a_principal_opens_watches_no_faster_than_it_may() {
     let database = Database::start().await;
-    let guarded = Guarded::with(&database, &clients(), POLICY, |config| {
+    let server = PolicyServer::with(&database, &clients(), POLICY, |config| {
         config.limits.watch_rate_per_principal = 1;
     })
     .await;
-    let mut client = guarded.weir.client().await;
+    let mut client = server.weir.client().await;
     let mut open = async |name: &str| {
-        Watching::open(&mut client, by(name, database.watch_request(&[ORDERS]))).await
+        WatchStream::open(&mut client, by(name, database.watch_request(&[ORDERS]))).await
     };
     let mut held = Vec::new();
     let wait = loop {
         match open("a").await {
-            Ok(watching) => held.push(watching),
+            Ok(watch) => held.push(watch),
             Err(status) => break refused(&status, "principal_watch_rate"),
         }
         assert!(held.len() < 30, "it is never refused");
@@ -128,16 +128,16 @@ async fn a_principal_opens_watches_no_faster_than_it_may() {
 #[tokio::test]
 async fn all_together_open_watches_no_faster_than_they_may() {
     let database = Database::start().await;
-    let guarded = Guarded::with(&database, &clients(), POLICY, |config| {
+    let server = PolicyServer::with(&database, &clients(), POLICY, |config| {
         config.limits.watch_rate = 1;
     })
     .await;
-    let mut client = guarded.weir.client().await;
+    let mut client = server.weir.client().await;
     let mut opened = 0;
     let status = loop {
         let name = ["a", "b", "many"][opened % 3];
         let request = by(name, database.watch_request(&[ORDERS]));
-        match Watching::open(&mut client, request).await {
+        match WatchStream::open(&mut client, request).await {
             Ok(_) => opened += 1,
             Err(status) => break status,
         }
@@ -165,7 +165,7 @@ fn by_pattern(pattern: String) -> pb::Filter {
 #[tokio::test]
 async fn what_a_principal_may_open_is_looked_at_before_its_filter() {
     let database = Database::start().await;
-    let guarded = Guarded::with(&database, &clients(), POLICY, |config| {
+    let server = PolicyServer::with(&database, &clients(), POLICY, |config| {
         config.limits.max_watches_per_principal = 1;
         config.limits.watch_rate_per_principal = 1;
     })
@@ -176,7 +176,7 @@ async fn what_a_principal_may_open_is_looked_at_before_its_filter() {
         ..request()
     };
     let refusal = async |name: &str, request: pb::WatchRequest| {
-        let opened = guarded.open(name, request).await;
+        let opened = server.open(name, request).await;
         opened.err().expect("it is refused")
     };
     // Bad fields are named all at once, those of filters among them.
@@ -195,7 +195,7 @@ async fn what_a_principal_may_open_is_looked_at_before_its_filter() {
         .map(|it| &*it.field)
         .collect();
     assert_eq!(fields.len(), 2, "{fields:?}");
-    let _held = guarded.watch("a", request()).await;
+    let _held = server.watch("a", request()).await;
     refused(&refusal("a", bad()).await, "principal_watches");
     // Nor is a filter looked at where nothing may be watched.
     let elsewhere = pb::WatchRequest {
@@ -223,7 +223,7 @@ async fn what_a_principal_may_open_is_looked_at_before_its_filter() {
 async fn a_flood_of_costly_filters_holds_up_whoever_sends_it() {
     const FLOOD: usize = 40;
     let database = Database::start().await;
-    let guarded = Guarded::with(&database, &clients(), POLICY, |config| {
+    let server = PolicyServer::with(&database, &clients(), POLICY, |config| {
         config.max_watches = FLOOD / 2;
     })
     .await;
@@ -235,7 +235,7 @@ async fn a_flood_of_costly_filters_holds_up_whoever_sends_it() {
         max_message_bytes: 1,
         ..database.watch_request(&[ORDERS])
     };
-    let (mut first, mut second) = (guarded.weir.client().await, guarded.weir.client().await);
+    let (mut first, mut second) = (server.weir.client().await, server.weir.client().await);
     let mut flood = tokio::task::JoinSet::new();
     for number in 0..FLOOD {
         let client = if number % 2 == 0 {
@@ -244,11 +244,11 @@ async fn a_flood_of_costly_filters_holds_up_whoever_sends_it() {
             &mut second
         };
         let (mut client, request) = (client.clone(), by("a", costly(number)));
-        flood.spawn(async move { Watching::open(&mut client, request).await.err() });
+        flood.spawn(async move { WatchStream::open(&mut client, request).await.err() });
     }
     let opening = [("state", "opening")];
     eventually("many of them wait", async || {
-        let metrics = guarded.weir.metrics().await;
+        let metrics = server.weir.metrics().await;
         metrics.sum_where("weir_watches", &opening) >= FLOOD as f64 / 4.0
     })
     .await;
@@ -256,8 +256,8 @@ async fn a_flood_of_costly_filters_holds_up_whoever_sends_it() {
         filters: vec![by_pattern("^a".to_owned())],
         ..database.watch_request(&[ORDERS])
     };
-    let _plain = guarded.watch("b", database.watch_request(&[ORDERS])).await;
-    let _modest = guarded.watch("b", modest).await;
+    let _plain = server.watch("b", database.watch_request(&[ORDERS])).await;
+    let _modest = server.watch("b", modest).await;
     let mut done = 0;
     while let Some(status) = flood.try_join_next() {
         let status = status.expect("no panic").expect("it is refused");
@@ -276,7 +276,7 @@ async fn a_principal_that_takes_more_bytes_than_it_may_is_slowed_down_and_loses_
     const EVENTS: i32 = 60;
     const BYTES: usize = 32 << 10;
     let database = Database::start().await;
-    let guarded = Guarded::with(&database, &clients(), POLICY, |config| {
+    let server = PolicyServer::with(&database, &clients(), POLICY, |config| {
         config.limits.byte_rate_per_principal = bytesize::ByteSize::b(RATE);
     })
     .await;
@@ -289,8 +289,8 @@ async fn a_principal_that_takes_more_bytes_than_it_may_is_slowed_down_and_loses_
         max_message_bytes: 64 << 10,
         ..database.watch_request(&[ORDERS])
     };
-    let mut slow = guarded.watch("a", request.clone()).await;
-    let mut fast = guarded.watch("fast", request.clone()).await;
+    let mut slow = server.watch("a", request.clone()).await;
+    let mut fast = server.watch("fast", request.clone()).await;
     let orders = database.collection(ORDERS);
     let filler = "x".repeat(BYTES);
     for number in 0..EVENTS {
@@ -312,7 +312,7 @@ async fn a_principal_that_takes_more_bytes_than_it_may_is_slowed_down_and_loses_
         }
         // One that lost its connection may come back though others owe: it waits its turn.
         if numbers.len() > 20 && third.is_none() {
-            third = Some(guarded.watch("a", request.clone()).await);
+            third = Some(server.watch("a", request.clone()).await);
         }
     }
     assert_eq!(numbers, (0..EVENTS).collect::<Vec<_>>());
@@ -338,7 +338,7 @@ async fn a_principal_that_takes_more_bytes_than_it_may_is_slowed_down_and_loses_
 #[tokio::test]
 async fn a_watch_that_waits_for_its_share_is_alive_and_drains() {
     let database = Database::start().await;
-    let guarded = Guarded::with(&database, &clients(), POLICY, |config| {
+    let server = PolicyServer::with(&database, &clients(), POLICY, |config| {
         config.limits.byte_rate = bytesize::ByteSize::kib(64);
     })
     .await;
@@ -349,16 +349,16 @@ async fn a_watch_that_waits_for_its_share_is_alive_and_drains() {
         }),
         ..database.watch_request(&[ORDERS])
     };
-    let mut watching = guarded.watch("a", request).await;
+    let mut watch = server.watch("a", request).await;
     let orders = database.collection(ORDERS);
     // Some half a minute's worth.
     let order = doc! { "_id": 1, "filler": "x".repeat(2 << 20) };
     orders.insert_one(order).await.expect("an insert");
     insert(&database, 2).await;
-    assert_eq!(id(&watching.next_change().await), 1);
-    let token = watching.token();
+    assert_eq!(id(&watch.next_change().await), 1);
+    let token = watch.token();
     for _ in 0..3 {
-        let progress = watching.next().await;
+        let progress = watch.next().await;
         assert!(
             matches!(progress.kind, Some(Kind::Progress(_))),
             "{progress:?}"
@@ -370,12 +370,12 @@ async fn a_watch_that_waits_for_its_share_is_alive_and_drains() {
     }
     let (_, ()) = tokio::join!(
         async {
-            let drains = watching.next_state(pb::WatchState::Draining).await;
+            let drains = watch.next_state(pb::WatchState::Draining).await;
             assert!(!drains.reason.is_empty());
-            assert_eq!(watching.token(), token);
-            let status = watching.end().await;
+            assert_eq!(watch.token(), token);
+            let status = watch.end().await;
             assert_eq!(error_info(&status).reason, "SERVER_DRAINING");
         },
-        guarded.weir.shutdown()
+        server.weir.shutdown()
     );
 }

@@ -1,6 +1,6 @@
 //! What `Progress` promises: every matching event up to its token was sent before it.
 
-mod reading;
+mod conversions;
 mod support;
 
 use std::time::Duration;
@@ -11,10 +11,10 @@ use mongodb::bson::doc;
 use pb::FeedMode::{Auto, Dedicated, Shared};
 use pb::field_filter::Operator;
 use pb::watch_response::Kind;
-use reading::{eq, field};
+use conversions::{eq, field};
 use serde_json::json;
 use support::orders::{ORDERS, id};
-use support::{Database, Watching, Weir, eventually, within};
+use support::{Database, WatchStream, Weir, eventually, within};
 use tokio::time::Instant;
 use weir::pb;
 
@@ -54,25 +54,25 @@ struct Told {
 }
 
 impl Told {
-    async fn until_progressed(&mut self, watching: &mut Watching, times: usize) {
+    async fn until_progressed(&mut self, watch: &mut WatchStream, times: usize) {
         while self.progresses.len() < times {
-            self.take(watching).await;
+            self.take(watch).await;
         }
     }
 
-    async fn until_id(&mut self, watching: &mut Watching, last: i32) {
+    async fn until_id(&mut self, watch: &mut WatchStream, last: i32) {
         let whole = async {
             while self.ids.last() != Some(&last) {
-                self.take(watching).await;
+                self.take(watch).await;
             }
         };
         within("the last document", whole).await;
     }
 
-    async fn take(&mut self, watching: &mut Watching) {
-        match watching.next().await.kind {
+    async fn take(&mut self, watch: &mut WatchStream) {
+        match watch.next().await.kind {
             Some(Kind::Changes(batch)) => self.ids.extend(batch.changes.iter().map(id)),
-            Some(Kind::Progress(_)) => self.progresses.push((watching.token(), self.ids.len())),
+            Some(Kind::Progress(_)) => self.progresses.push((watch.token(), self.ids.len())),
             _ => {}
         }
     }
@@ -111,11 +111,11 @@ async fn progress_never_overtakes_data_under_concurrent_writes() {
         };
         let filter = either(vec![all, eq("_id", json!(LAST))]);
         let asked = request(&database, *mode, &[filter]);
-        let watching = weir.watch(asked.clone()).await;
-        watches.push((asked, watching, Told::default()));
+        let watch = weir.watch(asked.clone()).await;
+        watches.push((asked, watch, Told::default()));
     }
-    let progressing = watches.iter_mut().map(async |(_, watching, told)| {
-        told.until_progressed(watching, 5).await;
+    let progressing = watches.iter_mut().map(async |(_, watch, told)| {
+        told.until_progressed(watch, 5).await;
     });
     tokio::select! {
         _ = within("progress", join_all(progressing)) => {}
@@ -126,8 +126,8 @@ async fn progress_never_overtakes_data_under_concurrent_writes() {
     orders.insert_one(last).await.expect("an insert");
     let replica = Weir::start(&database).await;
     let mut checked = 0;
-    for (asked, watching, told) in &mut watches {
-        told.until_id(watching, LAST).await;
+    for (asked, watch, told) in &mut watches {
+        told.until_id(watch, LAST).await;
         for (token, delivered) in &told.progresses {
             let resumed = pb::WatchRequest {
                 start: Some(pb::watch_request::Start::ResumeToken(token.clone())),
@@ -159,13 +159,13 @@ async fn progress_never_overtakes_data_under_concurrent_writes() {
 async fn the_place_moves_although_a_busy_shared_feed_has_nothing_for_the_watch() {
     let database = Database::start().await;
     let weir = Weir::start(&database).await;
-    let mut watching = weir
+    let mut watch = weir
         .watch(request(&database, Shared, &[eq("none", json!(1))]))
         .await;
     let progress = async {
         let mut times = Vec::new();
         while times.len() < 4 {
-            let progress = watching.next_progress().await;
+            let progress = watch.next_progress().await;
             times.push(progress.cluster_time.expect("how far it is"));
         }
         times
@@ -193,9 +193,9 @@ async fn a_bounded_watch_ends_although_a_busy_shared_feed_has_nothing_for_it() {
         }),
         ..request(&database, Shared, &[eq("none", json!(1))])
     };
-    let mut watching = weir.watch(bounded).await;
+    let mut watch = weir.watch(bounded).await;
     tokio::select! {
-        status = watching.end() => assert_eq!(status.code(), tonic::Code::Ok, "{status:?}"),
+        status = watch.end() => assert_eq!(status.code(), tonic::Code::Ok, "{status:?}"),
         () = write(&database) => unreachable!("it goes on for ever"),
     }
 }
@@ -207,15 +207,15 @@ async fn a_bounded_watch_of_history_ends_only_when_it_has_read_all_of_it() {
     let database = Database::options().start().await;
     let weir = Weir::start(&database).await;
     let rare = || request(&database, Auto, &[eq("rare", json!(true))]);
-    let mut watching = weir.watch(rare()).await;
+    let mut watch = weir.watch(rare()).await;
     let orders = database.collection(ORDERS);
     let document = |id: i32, rare: bool| doc! {"_id": id, "rare": rare};
     orders
         .insert_one(document(0, true))
         .await
         .expect("an insert");
-    let token = watching.next_change().await.resume_token;
-    drop(watching);
+    let token = watch.next_change().await.resume_token;
+    drop(watch);
     let many = (1..BETWEEN).map(|id| document(id, false));
     orders.insert_many(many).await.expect("inserts");
     orders
@@ -248,7 +248,7 @@ async fn a_bounded_watch_of_history_ends_only_when_it_has_read_all_of_it() {
         }),
         ..rare()
     };
-    let mut watching = replica.watch(bounded).await;
-    assert_eq!(id(&watching.next_change().await), BETWEEN);
-    assert_eq!(watching.end().await.code(), tonic::Code::Ok);
+    let mut watch = replica.watch(bounded).await;
+    assert_eq!(id(&watch.next_change().await), BETWEEN);
+    assert_eq!(watch.end().await.code(), tonic::Code::Ok);
 }

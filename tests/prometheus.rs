@@ -87,8 +87,8 @@ async fn a_real_prometheus_reads_the_metrics_and_evaluates_every_rule() {
         open.push(weir.watch(database.watch_request(&[ORDERS])).await);
     }
     insert(&database, 1).await;
-    for watching in &mut open {
-        watching.next_change().await;
+    for watch in &mut open {
+        watch.next_change().await;
     }
     let live = "weir_watches{state=\"live\", namespace=\"prod\"}";
     prometheus.until(live, |live| live == OPEN as f64).await;
@@ -109,8 +109,8 @@ async fn a_real_prometheus_reads_the_metrics_and_evaluates_every_rule() {
     let ended = "increase(weir_watches_ended_total{reason=\"cancelled\"}[1m])";
     prometheus.until(ended, |ended| ended > 0.0).await;
     insert(&database, 2).await;
-    for watching in &mut open {
-        watching.next_change().await;
+    for watch in &mut open {
+        watch.next_change().await;
     }
     let quantile =
         "histogram_quantile(0.99, sum by (le) (rate(weir_delivery_lag_seconds_bucket[1m])))";

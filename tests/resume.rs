@@ -10,7 +10,7 @@ use mongodb::bson::{Document, doc};
 use pb::StartMode::{Token, TokenTime};
 use pb::field_filter::Operator;
 use prost_types::value::Kind as ValueKind;
-use support::{Database, FailCommand, Watching, Weir};
+use support::{Database, FailCommand, WatchStream, Weir};
 use weir::pb;
 use weir::pb::watch_request::Start;
 
@@ -70,17 +70,17 @@ fn id(change: &pb::ChangeEvent) -> i32 {
     key.get_i32("_id").expect("a number")
 }
 
-async fn ids(watching: &mut Watching, count: usize) -> Vec<i32> {
-    watching.changes(count).await.iter().map(id).collect()
+async fn ids(watch: &mut WatchStream, count: usize) -> Vec<i32> {
+    watch.changes(count).await.iter().map(id).collect()
 }
 
 /// Five inserts, as a watch with this request tells them.
 async fn five(weir: &Weir, database: &Database, request: pb::WatchRequest) -> Vec<pb::ChangeEvent> {
-    let mut watching = weir.watch(request).await;
+    let mut watch = weir.watch(request).await;
     for id in 1..=5 {
         insert(database, doc! {"_id": id}).await;
     }
-    watching.changes(5).await
+    watch.changes(5).await
 }
 
 #[tokio::test]
@@ -138,11 +138,11 @@ async fn a_wider_filter_goes_on_exactly_and_repeats_nothing() {
     let database = Database::start().await;
     let weir = Weir::start(&database).await;
     let replica = Weir::start(&database).await;
-    let mut watching = weir.watch(filtered(&database, from_id(3))).await;
+    let mut watch = weir.watch(filtered(&database, from_id(3))).await;
     for id in 1..=5 {
         insert(&database, doc! {"_id": id}).await;
     }
-    let changes = watching.changes(3).await;
+    let changes = watch.changes(3).await;
 
     let wider = after(
         &changes[0].resume_token,
@@ -202,15 +202,15 @@ fn new_orders(database: &Database) -> pb::WatchRequest {
 
 /// An update that matched when it was read, the token after it, and the watch's request.
 async fn a_matching_update(weir: &Weir, database: &Database) -> Bytes {
-    let mut watching = weir.watch(new_orders(database)).await;
+    let mut watch = weir.watch(new_orders(database)).await;
     insert(database, doc! {"_id": 1, "status": "new"}).await;
-    assert_eq!(id(&watching.next_change().await), 1);
+    assert_eq!(id(&watch.next_change().await), 1);
     database
         .collection("orders")
         .update_one(doc! {"_id": 1}, doc! {"$set": {"total": 5}})
         .await
         .expect("an update");
-    let update = watching.next_change().await;
+    let update = watch.next_change().await;
     assert_eq!(update.operation(), pb::OperationType::Update);
     update.resume_token
 }
@@ -260,20 +260,20 @@ async fn a_client_that_dies_before_it_stores_a_token_gets_a_repeat_and_loses_not
     let database = Database::start().await;
     let weir = Weir::start(&database).await;
     let request = || database.watch_request(&["orders"]);
-    let mut watching = weir.watch(request()).await;
-    let mut stored = watching.token();
+    let mut watch = weir.watch(request()).await;
+    let mut stored = watch.token();
     let mut handled = Vec::new();
     for round in 0..5 {
         for id in 0..4 {
             insert(&database, doc! {"_id": round * 4 + id}).await;
         }
         // Handled one by one; the last one's token is never stored.
-        let changes = watching.changes(4).await;
+        let changes = watch.changes(4).await;
         handled.extend(changes.iter().map(id));
         stored = changes[2].resume_token.clone();
-        drop(watching);
-        watching = weir.watch(after(&stored, request())).await;
-        let repeated = watching.next_change().await;
+        drop(watch);
+        watch = weir.watch(after(&stored, request())).await;
+        let repeated = watch.next_change().await;
         assert_eq!(repeated, changes[3], "its token is its identity");
     }
     assert_eq!(handled, (0..20).collect::<Vec<_>>());
@@ -299,9 +299,9 @@ async fn a_place_within_a_transaction_is_gone_on_from_exactly() {
     let database = Database::start().await;
     let weir = Weir::start(&database).await;
     insert(&database, doc! {"_id": 0}).await;
-    let mut watching = weir.watch(database.watch_request(&["orders"])).await;
+    let mut watch = weir.watch(database.watch_request(&["orders"])).await;
     a_transaction(&database, 1).await;
-    let changes = watching.changes(4).await;
+    let changes = watch.changes(4).await;
     assert!(
         changes[..3]
             .iter()
@@ -334,10 +334,10 @@ async fn a_filter_that_hides_the_place_within_a_transaction_repeats_nothing() {
     let database = Database::start().await;
     let weir = Weir::start(&database).await;
     let replica = Weir::start(&database).await;
-    let mut watching = weir.watch(database.watch_request(&["orders"])).await;
+    let mut watch = weir.watch(database.watch_request(&["orders"])).await;
     insert(&database, doc! {"_id": 0}).await;
     a_transaction(&database, 1).await;
-    let changes = watching.changes(5).await;
+    let changes = watch.changes(5).await;
     let second = &changes[2];
     assert_eq!(id(second), 2);
 

@@ -5,7 +5,7 @@ mod support;
 use bytes::Bytes;
 use fastrand::Rng;
 use mongodb::bson::{Document, doc};
-use support::{Database, Watching, Weir};
+use support::{Database, WatchStream, Weir};
 use weir::pb;
 use weir::pb::OperationType::{Delete, Insert, Update};
 use weir::pb::watch_request::Start;
@@ -214,12 +214,12 @@ async fn any_chain_of_resumes_is_whole(seed: u64) {
             writer.write().await;
         }
         let replica = &replicas[rng.usize(..replicas.len())];
-        let mut watching = replica.watch(asking.request(&database, &token)).await;
+        let mut watch = replica.watch(asking.request(&database, &token)).await;
         for _ in 0..live {
             writer.write().await;
         }
         // Whatever the filter and the server that made it.
-        assert_eq!(watching.opened.start_mode(), pb::StartMode::Token);
+        assert_eq!(watch.opened.start_mode(), pb::StartMode::Token);
 
         let due: Vec<usize> = (place..writer.done.len())
             .filter(|&index| asking.wants(&writer.done[index]))
@@ -228,7 +228,7 @@ async fn any_chain_of_resumes_is_whole(seed: u64) {
         let cut = rng.usize(..=due.len());
         for &index in &due[..cut] {
             let expected = writer.done[index];
-            let change = watching.next_change().await;
+            let change = watch.next_change().await;
             let got = (change.operation(), id(&change));
             assert_eq!(got, (expected.operation, expected.id), "of {due:?}");
             token = change.resume_token;
@@ -238,17 +238,17 @@ async fn any_chain_of_resumes_is_whole(seed: u64) {
         // With nothing left to come, a progress may be the last thing that the client stores. It
         // stands after what did not pass this filter, too, though nobody knows how much of that.
         if cut == due.len() && rng.u8(..6) == 0 {
-            token = progress(&mut watching).await;
+            token = progress(&mut watch).await;
             may_change = false;
         }
     }
 }
 
 /// The token of the next progress. What comes before it is a repeat, or it fails later.
-async fn progress(watching: &mut Watching) -> Bytes {
+async fn progress(watch: &mut WatchStream) -> Bytes {
     loop {
-        if let Some(Kind::Progress(_)) = watching.next().await.kind {
-            return watching.token();
+        if let Some(Kind::Progress(_)) = watch.next().await.kind {
+            return watch.token();
         }
     }
 }

@@ -1,20 +1,20 @@
 //! The rights that `docs/mongodb-rights.md` gives to Weir's MongoDB user are enough for all that Weir does,
 //! none is too many, and what is missed without each is what that page says.
 
-mod reading;
+mod conversions;
 mod support;
 
-#[path = "rights/gate.rs"]
-mod gate;
+#[path = "rights/privilege_proxy.rs"]
+mod privilege_proxy;
 
 use std::{collections::BTreeSet, time::Duration};
 
 use bytes::Bytes;
-use gate::{Gate, Role};
+use privilege_proxy::{PrivilegeProxy, Role};
 use mongodb::bson::{Document, doc};
-use reading::{after, before, eq};
+use conversions::{after, before, eq};
 use support::{
-    Database, ServeProcess, Watching, Weir, error_reason, eventually, repository, within,
+    Database, ServeProcess, WatchStream, Weir, error_reason, eventually, repository, within,
 };
 use tonic::{Code, Status};
 use weir::config::ServeConfig;
@@ -38,14 +38,14 @@ fn role_document(heading: &str) -> serde_json::Value {
     serde_json::from_str(document).expect("a document in JSON")
 }
 
-/// A database that has the role of that heading and a user of that role, and a gate that enforces it.
-struct Guarded {
+/// A database that has the role of that heading and a user of that role, and a proxy that enforces it.
+struct RestrictedDatabase {
     database: Database,
-    gate: Gate,
+    proxy: PrivilegeProxy,
     role: Role,
 }
 
-impl Guarded {
+impl RestrictedDatabase {
     async fn start(heading: &str) -> Self {
         let database = Database::options().start().await;
         let document = role_document(heading);
@@ -67,19 +67,19 @@ impl Guarded {
             shop.run_command(create).await.expect("a collection");
         }
         let role = Role::read(&document);
-        let gate = Gate::before(database.address(), role.clone()).await;
+        let proxy = PrivilegeProxy::before(database.address(), role.clone()).await;
         Self {
             database,
-            gate,
+            proxy,
             role,
         }
     }
 
-    /// The URI by which Weir logs in at the gate.
+    /// The URI by which Weir logs in at the proxy.
     fn uri(&self) -> String {
-        let (real, gate) = (self.database.address(), self.gate.address());
+        let (real, proxy) = (self.database.address(), self.proxy.address());
         let uri = self.database.uri();
-        uri.replace(&real.to_string(), &format!("weir:{PASSWORD}@{gate}"))
+        uri.replace(&real.to_string(), &format!("weir:{PASSWORD}@{proxy}"))
     }
 
     async fn weir(&self) -> Weir {
@@ -162,27 +162,27 @@ async fn oldest_resumable(weir: &Weir) -> Option<pb::ClusterTime> {
 
 /// Watches in every way there is: from now, with look-ups and images, with and without a filter, from a
 /// token of the same and of another filter, from a time, and to the end of a quiet stream.
-async fn everything_works(guarded: &Guarded, weir: &Weir, scope: pb::WatchRequest) {
+async fn everything_works(database: &RestrictedDatabase, weir: &Weir, scope: pb::WatchRequest) {
     let with_images = pb::WatchRequest {
         full_document: pb::FullDocument::WhenAvailable.into(),
         full_document_before_change: pb::FullDocumentBeforeChange::Required.into(),
         ..scope.clone()
     };
-    let orders = guarded.orders();
+    let orders = database.orders();
     let start = weir.watch(scope.clone()).await;
     let first = start.opened.start_time.expect("MongoDB tells its time");
-    let mut watching = weir.watch(with_images.clone()).await;
-    guarded.insert(1).await;
+    let mut watch = weir.watch(with_images.clone()).await;
+    database.insert(1).await;
     let raise = doc! { "$set": { "stock": 2 } };
     orders.update_one(doc! { "_id": 1 }, raise).await.unwrap();
-    let mut changes = watching.changes(2).await;
+    let mut changes = watch.changes(2).await;
     assert_eq!(after(&changes[1]), Some(stock(1, 2).into()));
     orders.delete_one(doc! { "_id": 1 }).await.unwrap();
-    changes.push(watching.next_change().await);
+    changes.push(watch.next_change().await);
     assert_eq!(before(&changes[2]), Some(stock(1, 2).into()));
     let token = changes[0].resume_token.clone();
-    drop((start, watching));
-    weir.without_feeds().await;
+    drop((start, watch));
+    weir.wait_for_no_feeds().await;
 
     // On a server without feeds a token is caught up with, and met on a quiet collection by asking MongoDB
     // whether anything is left.
@@ -202,7 +202,7 @@ async fn everything_works(guarded: &Guarded, weir: &Weir, scope: pb::WatchReques
         ..filtered(&resume(token, &scope))
     };
     let found = doc! { "_id": 2, "status": SECRET };
-    guarded.insert(2).await;
+    database.insert(2).await;
     let mut narrowed = weir.watch(looking_up).await;
     let replace = orders.replace_one(doc! { "_id": 2 }, found.clone());
     within("a replacement", replace.into_future())
@@ -224,7 +224,7 @@ async fn everything_works(guarded: &Guarded, weir: &Weir, scope: pb::WatchReques
         ..scope
     };
     let mut again = weir.watch(again).await;
-    guarded.insert(3).await;
+    database.insert(3).await;
     loop {
         if after(&again.next_change().await) == Some(stock(3, 1).into()) {
             break;
@@ -235,10 +235,10 @@ async fn everything_works(guarded: &Guarded, weir: &Weir, scope: pb::WatchReques
 
 /// The role is enough, all of it is needed by what was done, and nothing else was asked for.
 async fn suffices(heading: &str, scopes: Vec<pb::WatchRequest>) {
-    let guarded = Guarded::start(heading).await;
-    let weir = guarded.weir().await;
+    let database = RestrictedDatabase::start(heading).await;
+    let weir = database.weir().await;
     for scope in scopes {
-        everything_works(&guarded, &weir, scope).await;
+        everything_works(&database, &weir, scope).await;
     }
     assert!(oldest_resumable(&weir).await.is_some());
     let open = weir.watch(request(&["orders"])).await;
@@ -249,10 +249,10 @@ async fn suffices(heading: &str, scopes: Vec<pb::WatchRequest>) {
     drop(open);
     weir.shutdown().await;
 
-    let gate = &guarded.gate;
-    assert_eq!(gate.strange(), BTreeSet::new());
-    assert_eq!((gate.refused("find"), gate.refused("changeStream")), (0, 0));
-    assert_eq!(gate.used(), guarded.role.rights());
+    let proxy = &database.proxy;
+    assert_eq!(proxy.strange(), BTreeSet::new());
+    assert_eq!((proxy.refused("find"), proxy.refused("changeStream")), (0, 0));
+    assert_eq!(proxy.used(), database.role.rights());
 }
 
 #[tokio::test]
@@ -273,13 +273,13 @@ async fn the_role_for_the_deployment_is_enough_and_not_too_much() {
 /// Both collections have the right, and a watch of both at once has not, as it is a stream of the database.
 #[tokio::test]
 async fn the_role_for_some_collections_is_enough_for_each_alone() {
-    let guarded = Guarded::start("Some collections").await;
-    let weir = guarded.weir().await;
-    everything_works(&guarded, &weir, request(&["orders"])).await;
+    let database = RestrictedDatabase::start("Some collections").await;
+    let weir = database.weir().await;
+    everything_works(&database, &weir, request(&["orders"])).await;
     drop(weir.watch(request(&["invoices"])).await);
     assert!(oldest_resumable(&weir).await.is_some());
-    assert_eq!(guarded.gate.used(), guarded.role.rights());
-    assert_eq!(guarded.gate.refused("changeStream"), 0);
+    assert_eq!(database.proxy.used(), database.role.rights());
+    assert_eq!(database.proxy.refused("changeStream"), 0);
     for beyond in [
         request(&["orders", "invoices"]),
         request(&["customers"]),
@@ -288,8 +288,8 @@ async fn the_role_for_some_collections_is_enough_for_each_alone() {
     ] {
         assert_denied(&refused(&weir, filtered(&beyond)).await);
     }
-    assert_eq!(guarded.gate.refused("changeStream"), 4);
-    assert_eq!(guarded.gate.strange(), BTreeSet::new());
+    assert_eq!(database.proxy.refused("changeStream"), 4);
+    assert_eq!(database.proxy.strange(), BTreeSet::new());
 }
 
 #[tokio::test]
@@ -309,34 +309,34 @@ async fn each_right_on_the_deployment_that_is_missing_costs_what_the_page_says()
 
 /// Without each right of a role that fails which the page names, and the rest works.
 async fn without_each(heading: &str, scope: &pb::WatchRequest) {
-    let guarded = Guarded::start(heading).await;
-    for right in guarded.role.rights() {
-        guarded.gate.grant(guarded.role.without(&right));
-        let weir = guarded.weir().await;
+    let database = RestrictedDatabase::start(heading).await;
+    for right in database.role.rights() {
+        database.proxy.grant(database.role.without(&right));
+        let weir = database.weir().await;
         let scope = match right.1.as_str() {
             "local.oplog.rs" => {
-                everything_but_the_oplog_works(&guarded, &weir, scope.clone()).await;
+                everything_but_the_oplog_works(&database, &weir, scope.clone()).await;
                 continue;
             }
             "shop.orders" => request(&["orders"]),
             _ => scope.clone(),
         };
-        let before = guarded.gate.refused(&right.0);
+        let before = database.proxy.refused(&right.0);
         assert_denied(&refused(&weir, filtered(&scope)).await);
-        assert!(guarded.gate.refused(&right.0) > before, "{right:?}");
+        assert!(database.proxy.refused(&right.0) > before, "{right:?}");
         assert!(oldest_resumable(&weir).await.is_some(), "{right:?}");
     }
-    assert_eq!(guarded.gate.strange(), BTreeSet::new());
+    assert_eq!(database.proxy.strange(), BTreeSet::new());
 }
 
-async fn everything_but_the_oplog_works(guarded: &Guarded, weir: &Weir, scope: pb::WatchRequest) {
+async fn everything_but_the_oplog_works(database: &RestrictedDatabase, weir: &Weir, scope: pb::WatchRequest) {
     if scope.collections == ["invoices"] {
         drop(weir.watch(scope).await);
     } else {
-        everything_works(guarded, weir, scope).await;
+        everything_works(database, weir, scope).await;
     }
     assert_eq!(oldest_resumable(weir).await, None);
-    assert!(guarded.gate.refused("find") > 0);
+    assert!(database.proxy.refused("find") > 0);
     assert!(!weir.metrics().await.has("weir_oplog_headroom_seconds"));
 }
 
@@ -344,20 +344,20 @@ async fn everything_but_the_oplog_works(guarded: &Guarded, weir: &Weir, scope: p
 /// what they were owed, and go on from their tokens when the right is there again.
 #[tokio::test]
 async fn a_right_that_is_withdrawn_ends_watches_which_go_on_when_it_is_back() {
-    let guarded = Guarded::start("One database").await;
-    let weir = guarded.weir().await;
-    let mut watching = weir.watch(request(&["orders"])).await;
-    guarded.insert(1).await;
-    watching.next_change().await;
+    let database = RestrictedDatabase::start("One database").await;
+    let weir = database.weir().await;
+    let mut watch = weir.watch(request(&["orders"])).await;
+    database.insert(1).await;
+    watch.next_change().await;
     let right = ("changeStream".to_owned(), "shop.".to_owned());
-    guarded.gate.grant(guarded.role.without(&right));
-    assert_denied(&watching.end().await);
-    assert_denied(&refused(&weir, resume(watching.token(), &request(&["orders"]))).await);
+    database.proxy.grant(database.role.without(&right));
+    assert_denied(&watch.end().await);
+    assert_denied(&refused(&weir, resume(watch.token(), &request(&["orders"]))).await);
 
-    guarded.insert(2).await;
-    guarded.gate.grant(guarded.role.clone());
-    let mut back: Watching = weir
-        .watch(resume(watching.token(), &request(&["orders"])))
+    database.insert(2).await;
+    database.proxy.grant(database.role.clone());
+    let mut back: WatchStream = weir
+        .watch(resume(watch.token(), &request(&["orders"])))
         .await;
     let found = after(&back.next_change().await);
     assert_eq!(found, Some(stock(2, 1).into()));
@@ -366,14 +366,14 @@ async fn a_right_that_is_withdrawn_ends_watches_which_go_on_when_it_is_back() {
 /// At the noisiest level, with a password that is right, one that is wrong, and a URI that is broken.
 #[tokio::test]
 async fn the_password_is_never_logged() {
-    let guarded = Guarded::start("One database").await;
+    let database = RestrictedDatabase::start("One database").await;
     let level = ["--log-level", "trace"];
-    let server = ServeProcess::start(&guarded.uri(), &level).await;
+    let server = ServeProcess::start(&database.uri(), &level).await;
     let mut client = server.client().await;
-    drop(Watching::open(&mut client, request(&["orders"])).await);
+    drop(WatchStream::open(&mut client, request(&["orders"])).await);
     let right = ("find".to_owned(), "shop.".to_owned());
-    guarded.gate.grant(guarded.role.without(&right));
-    let denied = Watching::open(&mut client, filtered(&request(&["orders"]))).await;
+    database.proxy.grant(database.role.without(&right));
+    let denied = WatchStream::open(&mut client, filtered(&request(&["orders"]))).await;
     assert_denied(&denied.err().expect("a refusal"));
     // The operator is told what MongoDB said, which is more than clients are.
     eventually("MongoDB's words are in the log", async || {
@@ -381,18 +381,18 @@ async fn the_password_is_never_logged() {
     })
     .await;
 
-    let wrong = guarded.uri().replace("weir:", "weir:in");
+    let wrong = database.uri().replace("weir:", "weir:in");
     let locked_out = ServeProcess::start(&wrong, &level).await;
     let mut client = locked_out.client().await;
-    let denied = Watching::open(&mut client, request(&["orders"])).await;
+    let denied = WatchStream::open(&mut client, request(&["orders"])).await;
     assert_denied(&denied.err().expect("a refusal"));
 
-    let broken = guarded
+    let broken = database
         .uri()
         .replace("directConnection=true", "directConnection=perhaps");
     let mut refused = support::weir(&[("MONGODB_URI", &broken)], &["serve"]);
     assert!(
-        !within("its end", refused.ends(support::PATIENCE))
+        !within("its end", refused.wait_for_exit(support::WAIT_LIMIT))
             .await
             .success()
     );

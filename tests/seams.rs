@@ -1,7 +1,7 @@
 //! Where what a watch reads passes from one hand to another: from MongoDB to a feed's ring, from the
 //! ring back to MongoDB, from one server to the next. Nothing is missing there and nothing comes twice.
 
-mod reading;
+mod conversions;
 mod seams {
     pub mod client;
     pub mod schedule;
@@ -14,10 +14,10 @@ use bytes::Bytes;
 use bytesize::ByteSize;
 use mongodb::bson::doc;
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
-use reading::eq;
+use conversions::eq;
 use serde_json::json;
 use support::orders::{ORDERS, id, insert, resume};
-use support::{Database, FailCommand, Watching, Weir};
+use support::{Database, FailCommand, WatchStream, Weir};
 use weir::pb;
 
 /// A ring that holds a few of the documents of [`write`].
@@ -33,13 +33,13 @@ async fn write(database: &Database, ids: impl IntoIterator<Item = i32>) {
     }
 }
 
-async fn tokens(watching: &mut Watching, count: usize) -> Vec<Bytes> {
-    let changes = watching.changes(count).await;
+async fn tokens(watch: &mut WatchStream, count: usize) -> Vec<Bytes> {
+    let changes = watch.changes(count).await;
     changes.into_iter().map(|it| it.resume_token).collect()
 }
 
-async fn ids(watching: &mut Watching, count: usize) -> Vec<i32> {
-    watching.changes(count).await.iter().map(id).collect()
+async fn ids(watch: &mut WatchStream, count: usize) -> Vec<i32> {
+    watch.changes(count).await.iter().map(id).collect()
 }
 
 /// What the ring holds, MongoDB is not asked for.
@@ -125,14 +125,14 @@ async fn what_a_filter_leaves_out_by_the_thousand_hides_nothing_behind_it() {
         filters: vec![eq("wanted", json!(true))],
         ..database.watch_request(&[ORDERS])
     };
-    let mut watching = weir.watch(wanted()).await;
+    let mut watch = weir.watch(wanted()).await;
     let orders = database.collection(ORDERS);
     let document = |id: i32, wanted: bool| doc! {"_id": id, "wanted": wanted};
     orders
         .insert_one(document(0, true))
         .await
         .expect("an insert");
-    let token = watching.next_change().await.resume_token;
+    let token = watch.next_change().await.resume_token;
     let many = (1..2000).map(|id| document(id, false));
     orders.insert_many(many).await.expect("inserts");
     orders
@@ -201,10 +201,10 @@ fn any_schedule_of_writes_joins_stalls_and_resumes_is_whole() {
         max_shrink_iters: 40,
         ..Config::default()
     });
-    let parks = Cell::new(0.0);
+    let fell_behind = Cell::new(0.0);
     let outcome = runner.run(&seams::schedule::schedules(), |schedule| {
         let ran = runtime.block_on(seams::client::run(&database, &schedule));
-        let ran = ran.map(|more| parks.set(parks.get() + more));
+        let ran = ran.map(|more| fell_behind.set(fell_behind.get() + more));
         ran.map_err(|problem| {
             // A run that is cut off shows at least this.
             eprintln!("{problem}\n{schedule}");
@@ -216,6 +216,6 @@ fn any_schedule_of_writes_joins_stalls_and_resumes_is_whole() {
     }
     println!(
         "clients fell off {} times in {cases} schedules",
-        parks.get()
+        fell_behind.get()
     );
 }

@@ -6,7 +6,7 @@ use std::net::TcpListener;
 
 use support::orders::{ORDERS, insert};
 use support::{
-    ChildProcess, Database, PATIENCE, ServeProcess, Watching, error_reason, eventually, weir,
+    ChildProcess, Database, WAIT_LIMIT, ServeProcess, WatchStream, error_reason, eventually, weir,
     within,
 };
 use tonic::Code;
@@ -18,7 +18,7 @@ const URI: &str = "mongodb://127.0.0.1:1/?directConnection=true";
 async fn ended(variables: &[(&str, &str)], arguments: &[&str]) -> (Option<i32>, String) {
     let arguments: Vec<&str> = ["serve"].iter().chain(arguments).copied().collect();
     let mut process = weir(variables, &arguments);
-    let status = process.ends(PATIENCE).await;
+    let status = process.wait_for_exit(WAIT_LIMIT).await;
     (status.code(), process.stderr())
 }
 
@@ -161,12 +161,12 @@ async fn the_password_in_the_uri_is_never_shown() {
         database: "shop".to_owned(),
         ..pb::WatchRequest::default()
     };
-    let status = Watching::open(&mut process.client().await, request).await;
+    let status = WatchStream::open(&mut process.client().await, request).await;
     let status = status.err().expect("MongoDB is not there");
     assert_eq!(error_reason(&status), "UPSTREAM_UNAVAILABLE");
     assert!(!format!("{status:?}").contains(SECRET));
     process.process.signal("TERM");
-    process.process.ends(PATIENCE).await;
+    process.process.wait_for_exit(WAIT_LIMIT).await;
     assert!(
         !process.process.stderr().contains(SECRET),
         "{}",
@@ -204,7 +204,7 @@ async fn more_files_may_be_open_than_the_process_was_started_with() {
     let said = process.stderr();
     assert!(said.contains("fewer open files"), "{said}");
     process.signal("TERM");
-    assert_eq!(process.ends(PATIENCE).await.code(), Some(0));
+    assert_eq!(process.wait_for_exit(WAIT_LIMIT).await.code(), Some(0));
 }
 
 /// A line an event would cost more than the event, and tell data.
@@ -214,20 +214,20 @@ async fn logs_are_json_lines_and_not_one_for_each_event() {
     let database = Database::start().await;
     let mut weir = ServeProcess::start(database.uri(), &[]).await;
     let request = database.watch_request(&[ORDERS]);
-    let watching = Watching::open(&mut weir.client().await, request).await;
-    let mut watching = watching.expect("it opens");
-    let id = watching.opened.watch_id.clone();
+    let watch = WatchStream::open(&mut weir.client().await, request).await;
+    let mut watch = watch.expect("it opens");
+    let id = watch.opened.watch_id.clone();
     for id in 0..EVENTS {
         insert(&database, id).await;
     }
-    watching.changes(EVENTS as usize).await;
-    drop(watching);
+    watch.changes(EVENTS as usize).await;
+    drop(watch);
     eventually("the end is logged", async || {
         weir.process.stderr().contains("watch ended")
     })
     .await;
     weir.process.signal("INT");
-    assert_eq!(weir.process.ends(PATIENCE).await.code(), Some(0));
+    assert_eq!(weir.process.wait_for_exit(WAIT_LIMIT).await.code(), Some(0));
     let log = weir.process.stderr();
     for line in log.lines() {
         let line: serde_json::Value =

@@ -1,17 +1,17 @@
 //! Few change streams on MongoDB, many watches served from them: what each of them gets, and what
 //! they cost.
 
-mod reading;
+mod conversions;
 mod support;
 
 use futures::future::join_all;
 use mongodb::bson::doc;
 use pb::FeedMode::{Auto, Dedicated, Shared};
 use pb::field_filter::Operator;
-use reading::{eq, field, value};
+use conversions::{eq, field, value};
 use serde_json::json;
 use support::orders::{ORDERS, id, insert};
-use support::{Database, ServeProcess, Watching, Weir, error_reason, eventually, within};
+use support::{Database, ServeProcess, WatchStream, Weir, error_reason, eventually, within};
 use tonic::Code;
 use tonic::transport::Channel;
 use tonic_types::StatusExt as _;
@@ -45,18 +45,18 @@ fn in_mode(database: &Database, mode: pb::FeedMode) -> pb::WatchRequest {
     }
 }
 
-async fn ids(watching: &mut Watching, count: usize) -> Vec<i32> {
-    watching.changes(count).await.iter().map(id).collect()
+async fn ids(watch: &mut WatchStream, count: usize) -> Vec<i32> {
+    watch.changes(count).await.iter().map(id).collect()
 }
 
 /// Opens all of them at once.
 async fn open_all(
     client: &WatchServiceClient<Channel>,
     requests: impl IntoIterator<Item = pb::WatchRequest>,
-) -> Vec<Watching> {
+) -> Vec<WatchStream> {
     let opening = requests.into_iter().map(|request| {
         let mut client = client.clone();
-        async move { Watching::open(&mut client, request).await }
+        async move { WatchStream::open(&mut client, request).await }
     });
     let opened: Result<Vec<_>, _> = join_all(opening).await.into_iter().collect();
     opened.expect("every watch opens")
@@ -77,8 +77,8 @@ async fn two_hundred_equal_watches_cost_mongodb_one_cursor() {
         let document = doc! { "_id": id, "status": status };
         orders.insert_one(document).await.expect("an insert");
     }
-    for watching in &mut watches {
-        assert_eq!(ids(watching, 3).await, [0, 2, 4]);
+    for watch in &mut watches {
+        assert_eq!(ids(watch, 3).await, [0, 2, 4]);
     }
     // MongoDB filtered, once for all, and each event was encoded once for all.
     let metrics = weir.metrics().await;
@@ -113,15 +113,15 @@ async fn distinct_filters_cost_mongodb_a_few_cursors_and_one() {
         collections: vec!["bills".to_owned()],
         ..filtered(&database, Auto, only(1))
     };
-    let elsewhere = Watching::open(&mut weir.client().await, elsewhere).await;
+    let elsewhere = WatchStream::open(&mut weir.client().await, elsewhere).await;
     let elsewhere = elsewhere.expect("it opens");
     assert_eq!(elsewhere.opened.feed_mode(), Dedicated);
 
     for id in (0..WATCHES).chain([LAST]) {
         insert(&database, id).await;
     }
-    for (number, watching) in (0..).zip(&mut watches) {
-        assert_eq!(ids(watching, 2).await, [number, LAST]);
+    for (number, watch) in (0..).zip(&mut watches) {
+        assert_eq!(ids(watch, 2).await, [number, LAST]);
     }
 }
 
@@ -199,7 +199,7 @@ async fn each_watch_of_a_shared_feed_gets_exactly_its_own() {
     }
     // No filter has a say about a drop, so the end of what came before it is plain to all.
     orders.drop().await.expect("a drop");
-    for (watching, (operations, filters, wanted)) in watches.iter_mut().zip(asked.iter().cycle()) {
+    for (watch, (operations, filters, wanted)) in watches.iter_mut().zip(asked.iter().cycle()) {
         let expected: Vec<_> = written
             .iter()
             .copied()
@@ -207,15 +207,15 @@ async fn each_watch_of_a_shared_feed_gets_exactly_its_own() {
             .collect();
         let mut got = Vec::new();
         for _ in &expected {
-            let change = watching.next_change().await;
+            let change = watch.next_change().await;
             got.push((change.operation(), number(&change)));
         }
         assert_eq!(got, expected, "{operations:?} {filters:?}");
         if operations.is_empty() {
-            let change = watching.next_change().await;
+            let change = watch.next_change().await;
             assert_eq!(change.operation(), pb::OperationType::Drop);
         }
-        watching.next_invalidated().await;
+        watch.next_invalidated().await;
     }
 }
 
@@ -270,7 +270,7 @@ async fn a_watch_that_comes_as_the_last_one_leaves_misses_nothing() {
     let weir = ServeProcess::start(database.uri(), &no_linger).await;
     let client = weir.client().await;
     let request = || in_mode(&database, Shared);
-    let mut last = Watching::open(&mut client.clone(), request())
+    let mut last = WatchStream::open(&mut client.clone(), request())
         .await
         .expect("it opens");
     for round in 0..ROUNDS {
@@ -283,11 +283,11 @@ async fn a_watch_that_comes_as_the_last_one_leaves_misses_nothing() {
         let mut another = client.clone();
         let (mut opened, ()) = tokio::join!(open_all(&another, [request(), request()]), leaving);
         insert(&database, round).await;
-        for watching in &mut opened {
-            assert_eq!(id(&watching.next_change().await), round);
+        for watch in &mut opened {
+            assert_eq!(id(&watch.next_change().await), round);
         }
         drop(opened);
-        let next = Watching::open(&mut another, request()).await;
+        let next = WatchStream::open(&mut another, request()).await;
         last = next.expect("it opens");
     }
     drop(last);
@@ -313,10 +313,10 @@ async fn open_streams_leave_connections_for_other_operations() {
         let info = within("an answer beside the streams", info).await;
         info.expect("MongoDB is there");
     }
-    for (number, watching) in watches.iter_mut().enumerate() {
+    for (number, watch) in watches.iter_mut().enumerate() {
         let orders = database.collection(&format!("orders_{number}"));
         orders.insert_one(doc! {"_id": 1}).await.expect("an insert");
-        assert_eq!(id(&watching.next_change().await), 1);
+        assert_eq!(id(&watch.next_change().await), 1);
     }
 }
 
@@ -351,8 +351,8 @@ async fn a_shared_feed_shows_no_one_another_scope() {
         &[0, 1, 2, 3, 4, 5, 6, 7, 8],
     ];
     let mut tokens = Vec::new();
-    for (watching, expected) in watches.iter_mut().zip(expected) {
-        let changes = watching.changes(expected.len()).await;
+    for (watch, expected) in watches.iter_mut().zip(expected) {
+        let changes = watch.changes(expected.len()).await;
         let seen: Vec<i32> = changes.iter().map(id).collect();
         assert_eq!(seen, expected);
         tokens.push(changes[0].resume_token.clone());
@@ -368,10 +368,10 @@ async fn a_shared_feed_shows_no_one_another_scope() {
                 })
                 .await;
             match resumed {
-                Ok(mut watching) => {
+                Ok(mut watch) => {
                     assert_eq!(scope, origin, "a token is of its own scope only");
                     let rest = &expected[scope][1..];
-                    assert_eq!(ids(&mut watching, rest.len()).await, rest);
+                    assert_eq!(ids(&mut watch, rest.len()).await, rest);
                 }
                 Err(status) => {
                     assert_ne!(scope, origin, "{status:?}");

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use mongodb::bson::doc;
-use support::orders::{ORDERS, Story, insert, resume};
-use support::{Database, PATIENCE, ServeProcess, Watching, Weir, error_reason, eventually, within};
+use support::orders::{ORDERS, Received, insert, resume};
+use support::{Database, WAIT_LIMIT, ServeProcess, WatchStream, Weir, error_reason, eventually, within};
 use tokio::time::Instant;
 use tonic::Code;
 use tonic_health::pb::HealthCheckRequest;
@@ -19,24 +19,24 @@ use weir::pb::watch_request::Start;
 use weir::pb::watch_response::Kind;
 
 /// Reads a watch to its end as a client should: the states it was told and the status.
-async fn read_to_end(mut watching: Watching) -> (Story, tonic::Status, bytes::Bytes) {
-    let mut story = Story::default();
+async fn read_to_end(mut watch: WatchStream) -> (Received, tonic::Status, bytes::Bytes) {
+    let mut received = Received::default();
     let status = loop {
-        match watching.try_next().await {
+        match watch.try_next().await {
             Ok(Some(message)) => match message.kind {
                 Some(Kind::Changes(batch)) => {
-                    story
+                    received
                         .ids
                         .extend(batch.changes.iter().map(support::orders::id));
                 }
-                Some(Kind::StateChange(change)) => story.states.push(change.state()),
+                Some(Kind::StateChange(change)) => received.states.push(change.state()),
                 _ => {}
             },
             Ok(None) => panic!("the watch ended with OK"),
             Err(status) => break status,
         }
     };
-    (story, status, watching.token())
+    (received, status, watch.token())
 }
 
 fn assert_draining(status: &tonic::Status) {
@@ -63,8 +63,8 @@ async fn sigterm_gives_every_client_its_last_token_and_ends_with_0() {
     let mut clients = Vec::new();
     for _ in 0..CLIENTS {
         let request = database.watch_request(&[ORDERS]);
-        let watching = Watching::open(&mut weir.client().await, request).await;
-        clients.push(tokio::spawn(read_to_end(watching.expect("it opens"))));
+        let watch = WatchStream::open(&mut weir.client().await, request).await;
+        clients.push(tokio::spawn(read_to_end(watch.expect("it opens"))));
     }
     for id in 0..BEFORE {
         insert(&database, id).await;
@@ -78,7 +78,7 @@ async fn sigterm_gives_every_client_its_last_token_and_ends_with_0() {
     let begin = Instant::now();
     weir.process.signal("TERM");
     let ended = within("every stream ends", join_all(clients)).await;
-    let exit = weir.process.ends(PATIENCE).await;
+    let exit = weir.process.wait_for_exit(WAIT_LIMIT).await;
     assert_eq!(exit.code(), Some(0), "{}", weir.process);
     assert!(
         begin.elapsed() < Duration::from_secs(5),
@@ -87,15 +87,15 @@ async fn sigterm_gives_every_client_its_last_token_and_ends_with_0() {
     );
 
     insert(&database, BEFORE).await;
-    let another = Weir::forgetful(&database).await;
+    let another = Weir::without_linger(&database).await;
     for ended in ended {
-        let (story, status, token) = ended.expect("the client lives");
+        let (received, status, token) = ended.expect("the client lives");
         assert_draining(&status);
-        assert_eq!(story.states.last(), Some(&pb::WatchState::Draining));
+        assert_eq!(received.states.last(), Some(&pb::WatchState::Draining));
         let mut resumed = another.watch(resume(&database, token)).await;
-        let mut whole = Story {
-            ids: story.ids,
-            ..Story::default()
+        let mut whole = Received {
+            ids: received.ids,
+            ..Received::default()
         };
         whole.until_id(&mut resumed, BEFORE).await;
         assert_eq!(whole.ids, (0..=BEFORE).collect::<Vec<_>>());
@@ -124,23 +124,23 @@ async fn a_client_that_never_reads_is_cut_after_the_grace_and_the_exit_code_is_1
     let grace = ["--shutdown-grace", "2s"];
     let mut weir = ServeProcess::start(database.uri(), &grace).await;
     let request = database.watch_request(&[ORDERS]);
-    let deaf = Watching::open(&mut weir.client().await, request.clone()).await;
+    let deaf = WatchStream::open(&mut weir.client().await, request.clone()).await;
     let deaf = deaf.expect("it opens");
     fill_the_windows(&database).await;
-    let reading = Watching::open(&mut weir.client().await, request.clone()).await;
+    let reading = WatchStream::open(&mut weir.client().await, request.clone()).await;
     let reading = tokio::spawn(read_to_end(reading.expect("it opens")));
     let mut known = weir.client().await;
-    let mut opened = Watching::open(&mut known, request.clone())
+    let mut opened = WatchStream::open(&mut known, request.clone())
         .await
         .expect("it opens");
 
     let begin = Instant::now();
     weir.process.signal("TERM");
-    let (story, status, _) = within("the reader's stream ends", reading)
+    let (received, status, _) = within("the reader's stream ends", reading)
         .await
         .expect("it lives");
     assert_draining(&status);
-    assert_eq!(story.states.last(), Some(&pb::WatchState::Draining));
+    assert_eq!(received.states.last(), Some(&pb::WatchState::Draining));
     assert!(
         begin.elapsed() < Duration::from_secs(2),
         "{:?}",
@@ -157,7 +157,7 @@ async fn a_client_that_never_reads_is_cut_after_the_grace_and_the_exit_code_is_1
         "that was not during the drain"
     );
 
-    let exit = weir.process.ends(PATIENCE).await;
+    let exit = weir.process.wait_for_exit(WAIT_LIMIT).await;
     assert_eq!(exit.code(), Some(1), "{}", weir.process);
     assert!(
         begin.elapsed() >= Duration::from_secs(2),
@@ -213,7 +213,7 @@ async fn health_and_readiness_follow_mongodbs_first_answer_and_the_shutdown() {
 
     // Holds the server up in its drain.
     let request = database.watch_request(&[ORDERS]);
-    let deaf = Watching::open(&mut weir.client().await, request)
+    let deaf = WatchStream::open(&mut weir.client().await, request)
         .await
         .expect("it opens");
     fill_the_windows(&database).await;
@@ -239,7 +239,7 @@ async fn health_and_readiness_follow_mongodbs_first_answer_and_the_shutdown() {
     assert!(next().await.is_none(), "the stream ends, to hold no one up");
     drop(deaf);
     assert_eq!(
-        weir.process.ends(PATIENCE).await.code(),
+        weir.process.wait_for_exit(WAIT_LIMIT).await.code(),
         Some(0),
         "{}",
         weir.process
@@ -273,20 +273,20 @@ async fn a_shutdown_amid_the_pieces_of_an_event_gives_the_token_before_it() {
         max_message_bytes: 64 << 10,
         ..database.watch_request(&["orders"])
     };
-    let mut watching = weir.watch(request.clone()).await;
+    let mut watch = weir.watch(request.clone()).await;
     // More than HTTP/2 and its windows hold back, so that most pieces wait in the stream.
     let large = doc! {"_id": 1, "text": "x".repeat(12 << 20)};
     let orders = database.collection("orders");
     orders.insert_one(large).await.expect("an insert");
-    while !matches!(watching.next().await.kind, Some(Kind::EventChunk(_))) {}
+    while !matches!(watch.next().await.kind, Some(Kind::EventChunk(_))) {}
 
-    let (status, ()) = tokio::join!(watching.end(), weir.shutdown());
+    let (status, ()) = tokio::join!(watch.end(), weir.shutdown());
 
     assert_eq!(error_reason(&status), "SERVER_DRAINING");
     let again = Weir::start(&database).await;
     let resumed = pb::WatchRequest {
         max_message_bytes: 0,
-        start: Some(Start::ResumeToken(watching.token())),
+        start: Some(Start::ResumeToken(watch.token())),
         ..request
     };
     let mut resumed = again.watch(resumed).await;

@@ -1,16 +1,16 @@
 //! Clients that read slowly, or not at all: they harm nobody, and lose nothing.
 
-mod reading;
+mod conversions;
 mod support;
 
 use bytesize::ByteSize;
 use futures::future::join_all;
 use mongodb::bson::doc;
 use pb::watch_response::Kind;
-use reading::eq;
+use conversions::eq;
 use serde_json::json;
-use support::orders::{ORDERS, Story, id, insert, resume};
-use support::{Database, ServeProcess, Watching, Weir, eventually, within};
+use support::orders::{ORDERS, Received, id, insert, resume};
+use support::{Database, ServeProcess, WatchStream, Weir, eventually, within};
 use weir::pb;
 
 async fn insert_large(database: &Database, id: i32, kilobytes: usize) {
@@ -26,7 +26,7 @@ async fn insert_large(database: &Database, id: i32, kilobytes: usize) {
 /// Writes these, and has a watch read each as it comes.
 async fn write_and_read(
     database: &Database,
-    reader: &mut Watching,
+    reader: &mut WatchStream,
     ids: std::ops::Range<i32>,
     kilobytes: usize,
 ) {
@@ -44,9 +44,9 @@ async fn clients_that_never_read_cost_the_others_nothing() {
     let limits = ["--ring-bytes", "1MiB", "--memory-limit", "32MiB"];
     let weir = ServeProcess::start(database.uri(), &limits).await;
     let request = || database.watch_request(&[ORDERS]);
-    let opening = (0..DEAF).map(|_| Watching::narrow(weir.grpc, request()));
+    let opening = (0..DEAF).map(|_| WatchStream::narrow(weir.grpc, request()));
     let mut deaf = join_all(opening).await;
-    let reader = Watching::open(&mut weir.client().await, request()).await;
+    let reader = WatchStream::open(&mut weir.client().await, request()).await;
     let mut reader = reader.expect("it opens");
     let before = weir.process.resident();
 
@@ -71,9 +71,9 @@ async fn clients_that_never_read_cost_the_others_nothing() {
     let parks = weir.metrics().await.sum("weir_watches_fell_behind_total");
 
     // And has lost nothing, whenever it comes to read.
-    let mut story = Story::default();
-    story.until_id(&mut deaf[0], WRITES - 1).await;
-    assert_eq!(story.ids, (0..WRITES).collect::<Vec<_>>());
+    let mut received = Received::default();
+    received.until_id(&mut deaf[0], WRITES - 1).await;
+    assert_eq!(received.ids, (0..WRITES).collect::<Vec<_>>());
     let parks = weir.metrics().await.sum("weir_watches_fell_behind_total") - parks;
     assert!((1.0..=2.0).contains(&parks), "parked {parks} times");
 }
@@ -93,7 +93,7 @@ async fn clients_that_stop_at_different_places_do_not_use_up_the_memory_of_all()
     let mut deaf = Vec::new();
     let mut last = 0;
     for _ in 0..8 {
-        deaf.push(Watching::narrow(weir.grpc_addr(), request()).await);
+        deaf.push(WatchStream::narrow(weir.grpc_addr(), request()).await);
         // One reply of 4 MB, of which each client that comes to it takes the first piece.
         let many = (0..40).map(|number| {
             doc! {"_id": last + number, "text": "x".repeat(100_000)}
@@ -106,9 +106,9 @@ async fn clients_that_stop_at_different_places_do_not_use_up_the_memory_of_all()
     }
     insert(&database, last).await;
     assert_eq!(id(&reader.next_change().await), last);
-    let mut story = Story::default();
-    story.until_id(&mut deaf[0], last).await;
-    assert_eq!(story.ids, (0..=last).collect::<Vec<_>>());
+    let mut received = Received::default();
+    received.until_id(&mut deaf[0], last).await;
+    assert_eq!(received.ids, (0..=last).collect::<Vec<_>>());
 }
 
 /// Two filters on one feed: nobody else is there to read what the one leaves unread.
@@ -125,7 +125,7 @@ async fn a_client_that_never_reads_does_not_hold_up_another_filter() {
         }),
         ..database.watch_request(&[ORDERS])
     };
-    let mut deaf = Watching::narrow(weir.grpc_addr(), of_kind("a")).await;
+    let mut deaf = WatchStream::narrow(weir.grpc_addr(), of_kind("a")).await;
     let mut reader = weir.watch(of_kind("b")).await;
     for number in 0..30 {
         insert_large(&database, number, 100).await;
@@ -134,9 +134,9 @@ async fn a_client_that_never_reads_does_not_hold_up_another_filter() {
     let last = doc! {"_id": 30, "kind": "b"};
     orders.insert_one(last).await.expect("an insert");
     assert_eq!(id(&reader.next_change().await), 30);
-    let mut story = Story::default();
-    story.until_id(&mut deaf, 29).await;
-    assert_eq!(story.ids, (0..30).collect::<Vec<_>>());
+    let mut received = Received::default();
+    received.until_id(&mut deaf, 29).await;
+    assert_eq!(received.ids, (0..30).collect::<Vec<_>>());
 }
 
 /// Among others who keep up, a client stops reading during 20 MB: more than every window and
@@ -150,22 +150,22 @@ async fn catches_up_and_is_live_again(
     let wanted = |to| (0..to).filter(&wants).collect::<Vec<_>>();
     let weir = Weir::with(database, |config| config.ring_bytes = ByteSize::kib(256)).await;
     let all = database.watch_request(&[ORDERS]);
-    let mut slow = Watching::narrow(weir.grpc_addr(), request(all.clone())).await;
+    let mut slow = WatchStream::narrow(weir.grpc_addr(), request(all.clone())).await;
     let mut fast = weir.watch(all).await;
     write_and_read(database, &mut fast, 0..WRITES, 100).await;
     assert_eq!(database.open_cursors().await, 1);
 
-    let mut story = Story::default();
-    story.until_id(&mut slow, WRITES - 1).await;
-    story
+    let mut received = Received::default();
+    received.until_id(&mut slow, WRITES - 1).await;
+    received
         .until("LIVE again", &mut slow, |it| {
             it.states.last() == Some(&pb::WatchState::Live)
         })
         .await;
-    assert_eq!(story.ids, wanted(WRITES));
+    assert_eq!(received.ids, wanted(WRITES));
     assert!(
-        story.states.contains(&pb::WatchState::CatchingUp),
-        "{story:?}"
+        received.states.contains(&pb::WatchState::CatchingUp),
+        "{received:?}"
     );
     // Back in the ring, it costs MongoDB nothing.
     eventually("the catch-up is over", async || {
@@ -173,8 +173,8 @@ async fn catches_up_and_is_live_again(
     })
     .await;
     write_and_read(database, &mut fast, WRITES..WRITES + 2, 100).await;
-    story.until_id(&mut slow, WRITES + 1).await;
-    assert_eq!(story.ids, wanted(WRITES + 2));
+    received.until_id(&mut slow, WRITES + 1).await;
+    assert_eq!(received.ids, wanted(WRITES + 2));
     assert_eq!(weir.metrics().await.sum("weir_watches_fell_behind_total"), 1.0);
 }
 
@@ -200,13 +200,13 @@ async fn a_slow_client_with_a_filter_catches_up_and_is_live_again() {
 async fn an_event_larger_than_every_window_arrives() {
     let database = Database::start().await;
     let weir = Weir::start(&database).await;
-    let mut watching = Watching::narrow(weir.grpc_addr(), database.watch_request(&[ORDERS])).await;
+    let mut watch = WatchStream::narrow(weir.grpc_addr(), database.watch_request(&[ORDERS])).await;
     for number in 0..3 {
         insert_large(&database, number, 2000).await;
     }
     // In pieces as well.
     insert_large(&database, 3, 5000).await;
-    let ids: Vec<i32> = watching.changes(4).await.iter().map(id).collect();
+    let ids: Vec<i32> = watch.changes(4).await.iter().map(id).collect();
     assert_eq!(ids, [0, 1, 2, 3]);
 }
 
@@ -222,15 +222,15 @@ async fn those_who_fell_off_are_served_in_turn() {
     })
     .await;
     let request = || database.watch_request(&[ORDERS]);
-    let opening = (0..SLOW).map(|_| Watching::narrow(weir.grpc_addr(), request()));
+    let opening = (0..SLOW).map(|_| WatchStream::narrow(weir.grpc_addr(), request()));
     let mut slow = join_all(opening).await;
     let mut fast = weir.watch(request()).await;
     write_and_read(&database, &mut fast, 0..WRITES, 100).await;
 
-    let reading = slow.iter_mut().map(async |watching| {
-        let mut story = Story::default();
-        story.until_id(watching, WRITES - 1).await;
-        story
+    let reading = slow.iter_mut().map(async |watch| {
+        let mut received = Received::default();
+        received.until_id(watch, WRITES - 1).await;
+        received
     });
     let all = async { within("everybody's turn", join_all(reading)).await };
     let most = async {
@@ -245,11 +245,11 @@ async fn those_who_fell_off_are_served_in_turn() {
         stories = all => stories,
         () = most => unreachable!("it goes on for ever"),
     };
-    for story in stories {
-        assert_eq!(story.ids, (0..WRITES).collect::<Vec<_>>());
+    for received in stories {
+        assert_eq!(received.ids, (0..WRITES).collect::<Vec<_>>());
         assert!(
-            story.states.contains(&pb::WatchState::CatchingUp),
-            "{story:?}"
+            received.states.contains(&pb::WatchState::CatchingUp),
+            "{received:?}"
         );
     }
     assert_eq!(weir.metrics().await.sum("weir_watches_fell_behind_total"), SLOW as f64);
@@ -269,7 +269,7 @@ async fn progress_does_not_overtake_what_a_slow_client_has_yet_to_get() {
         ..database.watch_request(&[collection])
     };
     let mut clock = weir.watch(request("quiet")).await;
-    let mut slow = Watching::narrow(weir.grpc_addr(), request(ORDERS)).await;
+    let mut slow = WatchStream::narrow(weir.grpc_addr(), request(ORDERS)).await;
     let orders = database.collection(ORDERS);
     let mut ids: Vec<i32> = Vec::new();
     let mut progresses = Vec::new();

@@ -18,7 +18,7 @@ use opentelemetry_proto::tonic::{
     trace::v1::{Span, status::StatusCode},
 };
 use support::orders::{ORDERS, insert};
-use support::{Database, PATIENCE, ServeProcess, Watching, Weir, eventually, within};
+use support::{Database, WAIT_LIMIT, ServeProcess, WatchStream, Weir, eventually, within};
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Request, Response, Status};
@@ -84,13 +84,13 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 /// A watch whose caller is traced, and sampled or not.
-async fn watch_in_trace(weir: &Weir, request: pb::WatchRequest, flags: &str) -> Watching {
+async fn watch_in_trace(weir: &Weir, request: pb::WatchRequest, flags: &str) -> WatchStream {
     let mut client = weir.client().await;
     let mut request = Request::new(request);
     let header = format!("00-{TRACE}-{PARENT}-{flags}");
     let header = header.parse().expect("a header");
     request.metadata_mut().insert("traceparent", header);
-    Watching::open(&mut client, request)
+    WatchStream::open(&mut client, request)
         .await
         .expect("the watch opens")
 }
@@ -107,17 +107,17 @@ async fn a_watch_is_a_span_in_its_callers_trace_with_its_outcome() {
         config.spans.otlp_sample_ratio = 0.0;
     })
     .await;
-    let mut watching = watch_in_trace(&weir, database.watch_request(&[ORDERS]), "01").await;
-    let id = watching.opened.watch_id.clone();
+    let mut watch = watch_in_trace(&weir, database.watch_request(&[ORDERS]), "01").await;
+    let id = watch.opened.watch_id.clone();
     insert(&database, 1).await;
-    watching.next_change().await;
+    watch.next_change().await;
     eventually("the opening is told while the watch is open", async || {
         !collector.named("open watch").is_empty()
     })
     .await;
     assert!(collector.named(WATCH).is_empty(), "the watch is still open");
 
-    drop(watching);
+    drop(watch);
     eventually("the watch is told once it has ended", async || {
         !collector.named(WATCH).is_empty()
     })
@@ -186,18 +186,18 @@ async fn a_collector_that_is_away_harms_no_watch_and_no_shutdown() {
     let request = database.watch_request(&[ORDERS]);
     for id in 0..20 {
         let mut client = weir.client().await;
-        let mut watching = Watching::open(&mut client, request.clone())
+        let mut watch = WatchStream::open(&mut client, request.clone())
             .await
             .expect("the watch opens");
         insert(&database, id).await;
-        watching.next_change().await;
+        watch.next_change().await;
     }
     eventually("the loss is told", async || {
         weir.process.stderr().contains("spans could not be sent")
     })
     .await;
     weir.process.signal("TERM");
-    let status = weir.process.ends(PATIENCE).await;
+    let status = weir.process.wait_for_exit(WAIT_LIMIT).await;
     assert!(status.success(), "{}", weir.process);
     let log = weir.process.stderr();
     let told = log
@@ -214,15 +214,15 @@ async fn what_ends_at_a_shutdown_is_sent_before_the_process_ends() {
     let mut weir = ServeProcess::start(database.uri(), &["--otlp-endpoint", &endpoint]).await;
     let mut client = weir.client().await;
     let request = database.watch_request(&[ORDERS]);
-    let mut watching = Watching::open(&mut client, request)
+    let mut watch = WatchStream::open(&mut client, request)
         .await
         .expect("the watch opens");
     weir.process.signal("TERM");
     let ended = within("the stream ends", async {
-        while watching.try_next().await.is_ok_and(|it| it.is_some()) {}
+        while watch.try_next().await.is_ok_and(|it| it.is_some()) {}
     });
     ended.await;
-    let status = weir.process.ends(PATIENCE).await;
+    let status = weir.process.wait_for_exit(WAIT_LIMIT).await;
     assert!(status.success(), "{}", weir.process);
     // It is gone: nothing can come any more.
     let spans = collector.named(WATCH);

@@ -1,10 +1,10 @@
 //! Events that MongoDB sends in fragments, with faults between these.
 
-mod reading;
+mod conversions;
 mod support;
 
 use mongodb::bson::{Bson, doc};
-use reading::{after, before};
+use conversions::{after, before};
 use support::{Database, FailCommand, Figure, Weir, tally};
 use weir::pb;
 
@@ -27,7 +27,7 @@ async fn a_fault_between_two_fragments_neither_loses_nor_repeats_the_event() {
         operations: vec![pb::OperationType::Update.into()],
         ..database.watch_request(&["orders"])
     };
-    let mut watching = weir.watch(request).await;
+    let mut watch = weir.watch(request).await;
     let restarts = async || weir.metrics().await.sum("weir_feed_restarts_total");
     // A lost cursor before, between and after the fragments; and the failure after which each of them
     // comes in a reply of its own.
@@ -38,7 +38,7 @@ async fn a_fault_between_two_fragments_neither_loses_nor_repeats_the_event() {
         database.fail(failure.times_after(skipped, 1)).await;
         let set = doc! {"$set": {"text": text(number)}};
         orders.update_one(doc! {}, set).await.unwrap();
-        let event = watching.next_change().await;
+        let event = watch.next_change().await;
         assert!(
             before(&event) == document(number - 1),
             "before, {code} {skipped}"
@@ -52,6 +52,6 @@ async fn a_fault_between_two_fragments_neither_loses_nor_repeats_the_event() {
     orders.insert_one(doc! {"_id": 2}).await.unwrap();
     let touch = orders.update_one(doc! {}, doc! {"$set": {"a": 1}});
     touch.await.unwrap();
-    let last = watching.next_change().await;
+    let last = watch.next_change().await;
     assert!(before(&last) == Some(doc! {"_id": 2}.into()));
 }

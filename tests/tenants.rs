@@ -8,7 +8,7 @@ use mongodb::bson::{Document, doc};
 use prost::Message as _;
 use serde_json::{Value, json};
 use support::orders::ORDERS;
-use support::{Database, Guarded, Watching, error_info, within};
+use support::{Database, PolicyServer, WatchStream, error_info, within};
 use tonic::Code;
 use weir::pb::{
     self, DocumentFormat as Format, FullDocument, FullDocumentBeforeChange as Before,
@@ -52,7 +52,7 @@ fn clients() -> [(&'static str, Value); 4] {
 
 struct Shop {
     database: Database,
-    guarded: Guarded,
+    server: PolicyServer,
 }
 
 impl Shop {
@@ -62,8 +62,8 @@ impl Shop {
         let create = doc! { "create": ORDERS, "changeStreamPreAndPostImages": images };
         let created = database.database().run_command(create).await;
         created.expect("a collection");
-        let guarded = Guarded::start(&database, &clients(), POLICY).await;
-        Self { database, guarded }
+        let server = PolicyServer::start(&database, &clients(), POLICY).await;
+        Self { database, server }
     }
 
     fn orders(&self) -> mongodb::Collection<Document> {
@@ -207,7 +207,7 @@ fn tells_nothing(bytes: &[u8], tenant: &str, format: Format) {
 
 /// Reads until an order has come, and holds all that comes against what may come.
 async fn follow(
-    watching: &mut Watching,
+    watch: &mut WatchStream,
     tenant: &str,
     format: Format,
     until: i32,
@@ -215,7 +215,7 @@ async fn follow(
     let mut seen = Vec::new();
     let whole = async {
         while !seen.iter().any(|(_, id)| *id == until) {
-            let message = watching.next().await;
+            let message = watch.next().await;
             tells_nothing(&message.encode_to_vec(), tenant, format);
             if let Some(Kind::Changes(batch)) = message.kind {
                 seen.extend(batch.changes.iter().map(|it| (it.operation(), number(it))));
@@ -239,16 +239,16 @@ async fn tenants_on_one_feed_see_their_own_and_nothing_hidden_in_any_format() {
     let mut admins = Vec::new();
     for format in FORMATS {
         for (client, tenant) in [("a", "a"), ("b", "b"), ("a2", "a")] {
-            let watching = shop.guarded.watch(client, shop.request(format)).await;
-            open.push((watching, tenant, format));
+            let watch = shop.server.watch(client, shop.request(format)).await;
+            open.push((watch, tenant, format));
         }
-        admins.push(shop.guarded.watch("admin", shop.request(format)).await);
+        admins.push(shop.server.watch("admin", shop.request(format)).await);
     }
-    let metrics = shop.guarded.weir.metrics().await;
+    let metrics = shop.server.weir.metrics().await;
     assert_eq!(metrics.sum("weir_feeds"), 1.0, "they are to share a feed");
     shop.trade().await;
-    for (watching, tenant, format) in &mut open {
-        let seen = follow(watching, tenant, *format, last_of(tenant)).await;
+    for (watch, tenant, format) in &mut open {
+        let seen = follow(watch, tenant, *format, last_of(tenant)).await;
         assert_eq!(seen, seen_by(tenant), "{tenant} as {format:?}");
     }
     for mut admin in admins {
@@ -273,7 +273,7 @@ async fn a_tenant_that_catches_up_sees_the_same() {
     let shop = Shop::start().await;
     let mut tokens = Vec::new();
     for client in ["a", "b"] {
-        let opened = shop.guarded.watch(client, shop.request(Format::Bson)).await;
+        let opened = shop.server.watch(client, shop.request(Format::Bson)).await;
         tokens.push((client, opened.token()));
     }
     let start = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
@@ -289,8 +289,8 @@ async fn a_tenant_that_catches_up_sees_the_same() {
                         feed_mode: mode.into(),
                         ..shop.request(format)
                     };
-                    let mut watching = shop.guarded.watch(tenant, request).await;
-                    let seen = follow(&mut watching, tenant, format, last_of(tenant)).await;
+                    let mut watch = shop.server.watch(tenant, request).await;
+                    let seen = follow(&mut watch, tenant, format, last_of(tenant)).await;
                     assert_eq!(
                         seen,
                         seen_by(tenant),
@@ -320,13 +320,13 @@ async fn without_images_a_tenant_sees_only_what_carries_its_document() {
                     full_document_before_change: Before::Off.into(),
                     ..shop.request(Format::Bson)
                 };
-                open.push((shop.guarded.watch(tenant, request).await, tenant));
+                open.push((shop.server.watch(tenant, request).await, tenant));
             }
         }
     }
     shop.trade().await;
-    for (watching, tenant) in &mut open {
-        let seen = follow(watching, tenant, Format::Bson, last_of(tenant)).await;
+    for (watch, tenant) in &mut open {
+        let seen = follow(watch, tenant, Format::Bson, last_of(tenant)).await;
         let mut expected = seen_by(tenant);
         expected.retain(|(operation, _)| matches!(operation, Op::Insert | Op::Replace));
         assert_eq!(seen, expected, "{tenant}");
@@ -340,17 +340,17 @@ async fn a_token_of_one_tenant_is_refused_to_another() {
     let mut tokens: Vec<(&str, Bytes)> = Vec::new();
     let mut open = Vec::new();
     for client in ["a", "b", "admin"] {
-        let watching = shop.guarded.watch(client, shop.request(Format::Bson)).await;
-        tokens.push((client, watching.token()));
-        open.push((client, watching));
+        let watch = shop.server.watch(client, shop.request(Format::Bson)).await;
+        tokens.push((client, watch.token()));
+        open.push((client, watch));
     }
     for (id, tenant) in [(1, "a"), (2, "b")] {
         shop.insert(id, tenant).await;
     }
-    for (client, watching) in &mut open {
-        let change = watching.next_change().await;
+    for (client, watch) in &mut open {
+        let change = watch.next_change().await;
         tokens.push((client, change.resume_token));
-        tokens.push((client, watching.token()));
+        tokens.push((client, watch.token()));
     }
     shop.insert(3, "a").await;
     for (from, token) in tokens {
@@ -359,7 +359,7 @@ async fn a_token_of_one_tenant_is_refused_to_another() {
                 start: Some(Start::ResumeToken(token.clone())),
                 ..shop.request(Format::Bson)
             };
-            let opened = shop.guarded.open(client, request).await.map(drop);
+            let opened = shop.server.open(client, request).await.map(drop);
             let same = client.trim_end_matches('2') == from;
             match opened {
                 Ok(()) => assert!(same, "{client} goes on from a token of {from}"),
@@ -390,7 +390,7 @@ async fn events_that_are_too_large_are_cut_by_what_is_shown_of_them() {
                 oversize_policy: policy.into(),
                 ..shop.request(Format::Bson)
             };
-            open.push((shop.guarded.watch(tenant, request).await, tenant, policy));
+            open.push((shop.server.watch(tenant, request).await, tenant, policy));
         }
     }
     let put = async |id: i32, tenant: &str, field: &str, text: &str| {
@@ -405,13 +405,13 @@ async fn events_that_are_too_large_are_cut_by_what_is_shown_of_them() {
     put(3, "a", "note", "note-a-").await;
     shop.insert(4, "a").await;
     shop.insert(5, "b").await;
-    for (watching, tenant, policy) in &mut open {
+    for (watch, tenant, policy) in &mut open {
         let own: &[i32] = if *tenant == "a" { &[1, 3, 4] } else { &[2, 5] };
         let (large, last) = (own[own.len() - 2], own[own.len() - 1]);
         let (mut seen, mut chunks) = (Vec::new(), Vec::new());
         let whole = async {
             loop {
-                let message = match watching.try_next().await {
+                let message = match watch.try_next().await {
                     Ok(message) => message.expect("it goes on"),
                     Err(status) => {
                         assert_eq!(error_info(&status).reason, "EVENT_TOO_LARGE");

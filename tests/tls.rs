@@ -28,9 +28,9 @@ use weir::config::ClientAuth;
 async fn a_watch_goes_over_tls() {
     let database = Database::start().await;
     let secured = Secured::start(&database, |_| {}).await;
-    let mut watching = secured.watch(&database, secured.authority.trusted()).await;
+    let mut watch = secured.watch(&database, secured.authority.trusted()).await;
     insert(&database, 1).await;
-    assert_eq!(id(&watching.next_change().await), 1);
+    assert_eq!(id(&watch.next_change().await), 1);
 
     let metrics = secured.weir.metrics().await;
     assert_eq!(handshakes(&metrics, "ok"), 1.0);
@@ -38,7 +38,7 @@ async fn a_watch_goes_over_tls() {
     // rcgen's certificates last until 4096.
     let expires = metrics.sum("weir_tls_certificate_expiry_timestamp_seconds");
     assert_eq!(expires, 67_090_118_400.0);
-    drop(watching);
+    drop(watch);
     eventually("the connection is counted no more", async || {
         secured.weir.metrics().await.sum("weir_connections") == 0.0
     })
@@ -114,7 +114,7 @@ async fn mutual_tls_lets_in_only_those_who_show_a_certificate_of_its_authority()
     let secured = Secured::mutual(&database, &clients, ClientAuth::Required).await;
     let known = clients.client("orders-reader");
     let trusted = || secured.authority.trusted();
-    let mut watching = secured
+    let mut watch = secured
         .watch(&database, trusted().identity(known.identity()))
         .await;
 
@@ -139,7 +139,7 @@ async fn mutual_tls_lets_in_only_those_who_show_a_certificate_of_its_authority()
     assert_eq!(handshakes(&metrics, "ok"), 1.0);
     // Of all that those who are in notice nothing.
     insert(&database, 1).await;
-    assert_eq!(id(&watching.next_change().await), 1);
+    assert_eq!(id(&watch.next_change().await), 1);
 }
 
 /// To close a connection at once makes what the client sends next fail, or resets it while bytes are unread,
@@ -191,22 +191,22 @@ async fn where_certificates_are_optional_a_wrong_one_is_still_refused() {
 async fn a_shutdown_gives_streams_over_tls_their_last_token() {
     let database = Database::start().await;
     let secured = Secured::start(&database, |_| {}).await;
-    let mut watching = secured.watch(&database, secured.authority.trusted()).await;
+    let mut watch = secured.watch(&database, secured.authority.trusted()).await;
     database
         .collection(ORDERS)
         .insert_one(doc! {"_id": 1})
         .await
         .expect("an insert");
-    watching.next_change().await;
+    watch.next_change().await;
     let silent = tokio::net::TcpStream::connect(secured.weir.grpc_addr()).await;
     eventually("both are connected", async || {
         secured.weir.metrics().await.sum("weir_connections") == 2.0
     })
     .await;
     let Secured { weir, .. } = secured;
-    let (status, ()) = tokio::join!(watching.end(), weir.shutdown());
+    let (status, ()) = tokio::join!(watch.end(), weir.shutdown());
     assert_eq!(support::error_reason(&status), "SERVER_DRAINING");
-    assert!(!watching.token().is_empty());
+    assert!(!watch.token().is_empty());
     let mut silent = silent.expect("a connection");
     let end = within("its end", silent.read(&mut [0])).await;
     assert_eq!(end.unwrap_or_default(), 0);

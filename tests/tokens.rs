@@ -30,9 +30,9 @@ async fn insert(database: &Database, id: i32) {
 
 /// The token of a change that was made for this.
 async fn token_of_a_change(weir: &Weir, database: &Database) -> Bytes {
-    let mut watching = weir.watch(database.watch_request(&["orders"])).await;
+    let mut watch = weir.watch(database.watch_request(&["orders"])).await;
     insert(database, fastrand::i32(..0)).await;
-    watching.next_change().await.resume_token
+    watch.next_change().await.resume_token
 }
 
 /// The status that a request is refused with, before the response's headers go out.
@@ -129,8 +129,8 @@ async fn a_token_of_another_scope_is_refused_before_the_stream_begins() {
         ("the deployment", pb::WatchRequest::default()),
     ];
     for (made_by, request) in &scopes {
-        let watching = weir.watch(request.clone()).await;
-        let token = watching.token();
+        let watch = weir.watch(request.clone()).await;
+        let token = watch.token();
         for (asked, other) in &scopes {
             let resumed = after(&token, other.clone());
             if made_by == asked {
@@ -169,11 +169,11 @@ async fn a_token_of_another_deployment_is_refused() {
 async fn collections_named_in_another_order_are_the_same_scope() {
     let database = Database::start().await;
     let weir = Weir::start(&database).await;
-    let mut watching = weir
+    let mut watch = weir
         .watch(database.watch_request(&["orders", "items"]))
         .await;
     insert(&database, 1).await;
-    let token = watching.next_change().await.resume_token;
+    let token = watch.next_change().await.resume_token;
     insert(&database, 2).await;
     let again = database.watch_request(&["items", "orders", "items"]);
     let mut resumed = weir.watch(after(&token, again)).await;
@@ -267,14 +267,14 @@ async fn token_keys_are_changed_without_a_restart() {
     };
     // The version and the number of the key.
     let key_of = |token: &Bytes| token[..5].to_vec();
-    let mut watching = weir.watch(database.watch_request(&["orders"])).await;
+    let mut watch = weir.watch(database.watch_request(&["orders"])).await;
     insert(&database, 1).await;
-    let old = watching.next_change().await.resume_token;
+    let old = watch.next_change().await.resume_token;
 
     put(&[OLD_KEY, NEW_KEY]);
     eventually("a second key is known", async || reloads("ok").await == 1.0).await;
     insert(&database, 2).await;
-    let second = watching.next_change().await;
+    let second = watch.next_change().await;
     assert_eq!(key_of(&second.resume_token), key_of(&old));
 
     put(&[NEW_KEY, OLD_KEY]);
@@ -283,7 +283,7 @@ async fn token_keys_are_changed_without_a_restart() {
     })
     .await;
     insert(&database, 3).await;
-    let new = watching.next_change().await.resume_token;
+    let new = watch.next_change().await.resume_token;
     assert_ne!(key_of(&new), key_of(&old));
     let resume = |token| after(token, database.watch_request(&["orders"]));
     let again = weir.watch(resume(&old)).await.next_change().await;
@@ -302,5 +302,5 @@ async fn token_keys_are_changed_without_a_restart() {
     assert_refused(&status, "RESUME_TOKEN_MALFORMED");
     weir.watch(resume(&new)).await;
     insert(&database, 4).await;
-    watching.next_change().await;
+    watch.next_change().await;
 }

@@ -1,10 +1,10 @@
 //! What updates tell of what they changed, whatever the operator.
 
-mod reading;
+mod conversions;
 mod support;
 
 use mongodb::bson::{Bson, Document, bson, doc};
-use reading::{Original, told_by_mongodb};
+use conversions::{DriverStream, as_mongodb_event};
 use support::{Database, Weir};
 use weir::pb;
 
@@ -66,7 +66,7 @@ fn update_operators() -> Vec<(Bson, Document, Vec<&'static str>)> {
 async fn every_update_operator_tells_what_it_changed() {
     let database = Database::options().start().await;
     let weir = Weir::start(&database).await;
-    let mut original = Original::of(&database, true).await;
+    let mut original = DriverStream::of(&database, true).await;
     let orders = database.collection("orders");
     database
         .database()
@@ -84,7 +84,7 @@ async fn every_update_operator_tells_what_it_changed() {
         document.insert("_id", id as i32);
         orders.insert_one(document).await.unwrap();
     }
-    let mut watching = weir
+    let mut watch = weir
         .watch(pb::WatchRequest {
             show_expanded_events: true,
             ..database.watch_request(&["orders"])
@@ -106,15 +106,15 @@ async fn every_update_operator_tells_what_it_changed() {
 
     for (operator, updated, removed) in operators {
         let told = original.next(1).await.remove(0);
-        let change = watching.next_change().await;
-        assert_eq!(told_by_mongodb(&change), told, "{operator}");
+        let change = watch.next_change().await;
+        assert_eq!(as_mongodb_event(&change), told, "{operator}");
         let Some(pb::change_event::Change::Update(update)) = change.change else {
             panic!("{operator} came as {change:?}");
         };
         let description = update
             .update_description
             .expect("an update tells what changed");
-        let fields = reading::bson(description.updated_fields.as_ref());
+        let fields = conversions::bson(description.updated_fields.as_ref());
         assert_eq!(fields, Some(updated.into()), "{operator}");
         assert_eq!(description.removed_fields, removed, "{operator}");
     }
@@ -125,13 +125,13 @@ async fn every_update_operator_tells_what_it_changed() {
 async fn an_array_cut_short_tells_its_size_or_its_rest() {
     let database = Database::options().start().await;
     let weir = Weir::start(&database).await;
-    let mut original = Original::of(&database, false).await;
+    let mut original = DriverStream::of(&database, false).await;
     let orders = database.collection("orders");
     orders
         .insert_one(doc! {"_id": 1, "list": [1, 2, 3, 4], "rest": "x".repeat(200)})
         .await
         .unwrap();
-    let mut watching = weir.watch(database.watch_request(&["orders"])).await;
+    let mut watch = weir.watch(database.watch_request(&["orders"])).await;
     original.next(1).await;
 
     let slice = vec![doc! {"$set": {"list": {"$slice": ["$list", 2]}}}];
@@ -145,8 +145,8 @@ async fn an_array_cut_short_tells_its_size_or_its_rest() {
 
     let mut tells_sizes = false;
     for told in original.next(3).await {
-        let change = watching.next_change().await;
-        assert_eq!(told_by_mongodb(&change), told);
+        let change = watch.next_change().await;
+        assert_eq!(as_mongodb_event(&change), told);
         if let Some(pb::change_event::Change::Update(update)) = change.change {
             let description = update.update_description.unwrap_or_default();
             tells_sizes |= !description.truncated_arrays.is_empty();

@@ -7,7 +7,7 @@ use std::time::Duration;
 use mongodb::bson::doc;
 use serde_json::Value;
 use support::orders::{ORDERS, insert};
-use support::{ChildProcess, Database, PATIENCE, ServeProcess, Weir, eventually, weir};
+use support::{ChildProcess, Database, WAIT_LIMIT, ServeProcess, Weir, eventually, weir};
 
 /// Starts `weir watch` on the collection of orders.
 fn watch(database: &Database, server: &str, arguments: &[&str]) -> ChildProcess {
@@ -33,13 +33,13 @@ fn ids(output: &str) -> Vec<i64> {
 
 async fn opened(process: &mut ChildProcess) {
     let opened = |output: &str| output.contains(r#""type":"opened""#);
-    process.until_output("opened", PATIENCE, opened).await;
+    process.wait_for_output("opened", WAIT_LIMIT, opened).await;
 }
 
 async fn until_id(process: &mut ChildProcess, id: i64) {
     let seen = |output: &str| ids(output).contains(&id);
     process
-        .until_output(&format!("document {id}"), PATIENCE, seen)
+        .wait_for_output(&format!("document {id}"), WAIT_LIMIT, seen)
         .await;
 }
 
@@ -67,7 +67,7 @@ async fn changes_are_json_lines_and_conditions_hold() {
     ] {
         orders.insert_one(order).await.expect("an insert");
     }
-    let status = process.ends(PATIENCE).await;
+    let status = process.wait_for_exit(WAIT_LIMIT).await;
     assert_eq!(status.code(), Some(0), "{process}");
     let output = process.stdout();
     assert_eq!(ids(&output), [2, 4], "{process}");
@@ -100,7 +100,7 @@ async fn a_killed_watch_goes_on_from_its_file_without_loss() {
     })
     .await;
     process.signal("KILL");
-    process.ends(PATIENCE).await;
+    process.wait_for_exit(WAIT_LIMIT).await;
     let mut seen = ids(&process.stdout());
     assert_eq!(seen, (0..10).collect::<Vec<_>>());
 
@@ -110,7 +110,7 @@ async fn a_killed_watch_goes_on_from_its_file_without_loss() {
     let mut process = watch(&database, &server, &arguments);
     until_id(&mut process, 14).await;
     process.signal("INT");
-    assert_eq!(process.ends(PATIENCE).await.code(), Some(0), "{process}");
+    assert_eq!(process.wait_for_exit(WAIT_LIMIT).await.code(), Some(0), "{process}");
     let again = ids(&process.stdout());
     let repeated = usize::try_from(10 - again[0]).expect("nothing is missing");
     assert_eq!(
@@ -124,7 +124,7 @@ async fn a_killed_watch_goes_on_from_its_file_without_loss() {
     // It ended in peace, so that nothing at all is repeated.
     insert(&database, 15).await;
     let mut process = watch(&database, &server, &["--resume-file", file, "--limit", "1"]);
-    assert_eq!(process.ends(PATIENCE).await.code(), Some(0), "{process}");
+    assert_eq!(process.wait_for_exit(WAIT_LIMIT).await.code(), Some(0), "{process}");
     assert_eq!(ids(&process.stdout()), [15]);
 }
 
@@ -140,7 +140,7 @@ async fn a_watch_goes_on_when_the_server_is_restarted() {
 
     server.process.signal("TERM");
     assert_eq!(
-        server.process.ends(PATIENCE).await.code(),
+        server.process.wait_for_exit(WAIT_LIMIT).await.code(),
         Some(0),
         "{}",
         server.process
@@ -151,13 +151,13 @@ async fn a_watch_goes_on_when_the_server_is_restarted() {
 
     // A crash, this time.
     server.process.signal("KILL");
-    server.process.ends(PATIENCE).await;
+    server.process.wait_for_exit(WAIT_LIMIT).await;
     insert(&database, 2).await;
     let _server = ServeProcess::on(&address, database.uri(), &[]).await;
     until_id(&mut process, 2).await;
 
     process.signal("INT");
-    assert_eq!(process.ends(PATIENCE).await.code(), Some(0), "{process}");
+    assert_eq!(process.wait_for_exit(WAIT_LIMIT).await.code(), Some(0), "{process}");
     assert_eq!(ids(&process.stdout()), [0, 1, 2], "{process}");
     assert!(process.stderr().contains("trying again"), "{process}");
 }
@@ -170,7 +170,7 @@ async fn errors_read_as_advice() {
 
     // A server that is not there.
     let mut process = watch(&database, "127.0.0.1:1", &["--no-reconnect"]);
-    assert_eq!(process.ends(PATIENCE).await.code(), Some(1), "{process}");
+    assert_eq!(process.wait_for_exit(WAIT_LIMIT).await.code(), Some(1), "{process}");
     assert!(process.stderr().contains("127.0.0.1:1"), "{process}");
 
     // A token of another collection.
@@ -189,7 +189,7 @@ async fn errors_read_as_advice() {
         &token,
     ];
     let mut process = support::weir(&[], &arguments);
-    assert_eq!(process.ends(PATIENCE).await.code(), Some(1), "{process}");
+    assert_eq!(process.wait_for_exit(WAIT_LIMIT).await.code(), Some(1), "{process}");
     let said = process.stderr();
     assert!(said.contains("other collections"), "{process}");
 
@@ -198,7 +198,7 @@ async fn errors_read_as_advice() {
     let mut process = watch(&database, &server, &[]);
     opened(&mut process).await;
     database.collection(ORDERS).drop().await.expect("a drop");
-    assert_eq!(process.ends(PATIENCE).await.code(), Some(1), "{process}");
+    assert_eq!(process.wait_for_exit(WAIT_LIMIT).await.code(), Some(1), "{process}");
     assert_eq!(
         lines(&process.stdout(), "invalidated").len(),
         1,
@@ -211,7 +211,7 @@ async fn errors_read_as_advice() {
 
     // What cannot be asked for.
     let mut process = watch(&database, &server, &["--where", "=5"]);
-    assert_eq!(process.ends(PATIENCE).await.code(), Some(2), "{process}");
+    assert_eq!(process.wait_for_exit(WAIT_LIMIT).await.code(), Some(2), "{process}");
 }
 
 /// The processes that were started below this one, by what the kernel knows of parents.
@@ -234,7 +234,7 @@ async fn the_demo_plays_once_and_leaves_no_process_behind() {
     let arguments: Vec<&str> = ["dev", "--once"].iter().chain(&any_port).copied().collect();
     let mut process = weir(&variables, &arguments);
     // It starts a database.
-    let status = process.ends(Duration::from_secs(60)).await;
+    let status = process.wait_for_exit(Duration::from_secs(60)).await;
     assert_eq!(status.code(), Some(0), "{process}");
     assert!(process.stdout().contains("insert"), "{process}");
     // Its data and its log lie there, so its command line names the folder.
@@ -254,7 +254,7 @@ async fn the_demo_plays_on_the_database_given() {
     let arguments: Vec<&str> = ["dev", "--once"].iter().chain(&any_port).copied().collect();
     for _ in 0..2 {
         let mut process = weir(&variables, &arguments);
-        let status = process.ends(Duration::from_secs(60)).await;
+        let status = process.wait_for_exit(Duration::from_secs(60)).await;
         assert_eq!(status.code(), Some(0), "{process}");
         assert!(!process.stderr().contains("starting"), "{process}");
     }

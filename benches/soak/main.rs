@@ -3,12 +3,12 @@
 //!
 //! It ends with a table of figures, and with exit code 1 and the reasons where anything was lost,
 //! repeated, out of order or not given back. All of it stands in `tests/load`, which
-//! `tests/load_held.rs` runs for some seconds.
+//! `tests/load_and_faults.rs` runs for some seconds.
 
 #[path = "../../tests/load/mod.rs"]
 mod load;
-#[path = "../../tests/reading/mod.rs"]
-mod reading;
+#[path = "../../tests/conversions/mod.rs"]
+mod conversions;
 #[path = "../../tests/support/mod.rs"]
 mod support;
 
@@ -72,7 +72,7 @@ async fn main() -> ExitCode {
         calm: Duration::from_secs(300),
         empty: Duration::from_secs(60),
         growth: options.growth.as_u64() as f64,
-        telling: Duration::from_secs(10),
+        status_interval: Duration::from_secs(10),
         seed,
     })
     .await;

@@ -4,7 +4,7 @@ use prost_types::{Duration, ListValue, Timestamp, Value, value::Kind as ValueKin
 use serde_json::{Value as Json, json};
 use weir::pb::{self, field_filter::Operator, filter::Kind, watch_request::Start};
 
-use crate::reading::{eq, field, value};
+use crate::conversions::{eq, field, value};
 
 /// A request that is taken.
 pub struct Good {
@@ -83,7 +83,7 @@ impl Table {
         };
         self.bad("database", "name their database", nameless);
 
-        let watching = |names: &[&str]| pb::WatchRequest {
+        let watch = |names: &[&str]| pb::WatchRequest {
             database: "shop".into(),
             collections: names.iter().map(|&name| name.into()).collect(),
             ..valid.clone()
@@ -91,21 +91,21 @@ impl Table {
         let numbered: Vec<String> = (0..10_000).map(|number| format!("c{number}")).collect();
         let numbered: Vec<&str> = numbered.iter().map(String::as_str).collect();
         for name in ["a.b", "system", "systems.x", "a b", "-", "ünï", "日本"] {
-            self.good(name, watching(&[name]));
+            self.good(name, watch(&[name]));
         }
-        self.good("255 bytes of namespace", watching(&[&"c".repeat(250)]));
-        self.good("100 collections", watching(&numbered[..100]));
-        self.good("one collection, 10,000 times", watching(&["c"; 10_000]));
-        self.good("the whole database", watching(&[]));
+        self.good("255 bytes of namespace", watch(&[&"c".repeat(250)]));
+        self.good("100 collections", watch(&numbered[..100]));
+        self.good("one collection, 10,000 times", watch(&["c"; 10_000]));
+        self.good("the whole database", watch(&[]));
         let second = "collections[1]";
-        self.bad(second, "is empty", watching(&["a", ""]));
-        self.bad(second, "neither", watching(&["a", "a$b"]));
-        self.bad(second, "neither", watching(&["a", "a\0b"]));
-        self.bad(second, "MongoDB's own", watching(&["a", "system.views"]));
+        self.bad(second, "is empty", watch(&["a", ""]));
+        self.bad(second, "neither", watch(&["a", "a$b"]));
+        self.bad(second, "neither", watch(&["a", "a\0b"]));
+        self.bad(second, "MongoDB's own", watch(&["a", "system.views"]));
         let long = "c".repeat(251);
-        self.bad(second, "at most 255", watching(&["a", &long]));
-        self.bad("collections", "at most 100", watching(&numbered[..101]));
-        self.bad("collections", "at most 100", watching(&numbered));
+        self.bad(second, "at most 255", watch(&["a", &long]));
+        self.bad("collections", "at most 100", watch(&numbered[..101]));
+        self.bad("collections", "at most 100", watch(&numbered));
     }
 
     fn enums(&mut self, valid: &pb::WatchRequest) {
@@ -506,7 +506,7 @@ impl Table {
                 ("in", Operator::In as fn(_) -> _),
                 ("not_in", Operator::NotIn),
             ] {
-                let values = vec![crate::reading::value(json!(1)), value.clone()];
+                let values = vec![crate::conversions::value(json!(1)), value.clone()];
                 let request = pb::WatchRequest {
                     filters: vec![field("a", operator(ListValue { values }))],
                     ..valid.clone()

@@ -45,8 +45,8 @@ impl Connections {
     }
 
     /// A client on any of them.
-    pub fn client(&self, narrow: bool, dice: &mut Rng) -> WatchServiceClient<Channel> {
+    pub fn client(&self, narrow: bool, rng: &mut Rng) -> WatchServiceClient<Channel> {
         let channels = if narrow { &self.narrow } else { &self.wide };
-        WatchServiceClient::new(channels[dice.usize(..channels.len())].clone())
+        WatchServiceClient::new(channels[rng.usize(..channels.len())].clone())
     }
 }

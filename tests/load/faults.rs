@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::support::{Database, FailCommand, Mode, Proxy};
 
-use super::figures::Figures;
+use super::counters::Counters;
 use super::servers::Replica;
 
 /// MongoDB's errors that pass by themselves, as any read of a stream may meet them.
@@ -20,7 +20,7 @@ const PASSING: [i32; 14] = [
 /// What breaks, and where it is counted.
 pub struct Faults {
     pub replicas: Arc<[Replica; 2]>,
-    pub figures: Arc<Figures>,
+    pub counters: Arc<Counters>,
     /// About how long it takes from one fault to the next, of those of networks and of processes
     /// each.
     pub pause: Duration,
@@ -32,66 +32,66 @@ pub struct Faults {
 impl Faults {
     /// Breaks the networks on both sides of both servers, one after the other, until it is told to
     /// stop; then everything passes again.
-    pub async fn of_networks(&self, seed: u64) {
-        let mut dice = Rng::with_seed(seed);
-        while self.waits(&mut dice, self.pause).await {
-            let replica = &self.replicas[dice.usize(..2)];
-            let (side, proxies): (_, Vec<&Proxy>) = if dice.bool() {
+    pub async fn break_networks(&self, seed: u64) {
+        let mut rng = Rng::with_seed(seed);
+        while self.wait(&mut rng, self.pause).await {
+            let replica = &self.replicas[rng.usize(..2)];
+            let (side, proxies): (_, Vec<&Proxy>) = if rng.bool() {
                 ("database", vec![&replica.upstream])
             } else {
-                let share = dice.f32();
-                let some = replica.downstream.iter().filter(|_| dice.f32() < share);
+                let share = rng.f32();
+                let some = replica.client_proxies.iter().filter(|_| rng.f32() < share);
                 ("clients", some.collect())
             };
-            if dice.u32(..6) == 0 {
-                self.figures.fault(&format!("network to {side} half-open"));
+            if rng.u32(..6) == 0 {
+                self.counters.fault(&format!("network to {side} half-open"));
                 proxies.iter().for_each(|proxy| proxy.lose_answers());
                 continue;
             }
-            let (name, mode) = match dice.u32(..6) {
+            let (name, mode) = match rng.u32(..6) {
                 0..2 => ("cut", Mode::Pass),
                 2..4 => ("stalled", Mode::Blackhole),
                 4 => ("refused", Mode::Refuse),
                 _ => (
                     "slow",
-                    Mode::Delay(Duration::from_millis(dice.u64(10..300))),
+                    Mode::Delay(Duration::from_millis(rng.u64(10..300))),
                 ),
             };
-            self.figures.fault(&format!("network to {side} {name}"));
+            self.counters.fault(&format!("network to {side} {name}"));
             proxies.iter().for_each(|proxy| proxy.set(mode));
             if mode == Mode::Pass {
                 proxies.iter().for_each(|proxy| proxy.cut());
             } else {
-                self.waits(&mut dice, self.longest).await;
+                self.wait(&mut rng, self.longest).await;
             }
             // What was held back for long may come in one piece, or never.
-            if mode == Mode::Blackhole && dice.bool() {
+            if mode == Mode::Blackhole && rng.bool() {
                 proxies.iter().for_each(|proxy| proxy.cut());
             }
             proxies.iter().for_each(|proxy| proxy.set(Mode::Pass));
         }
-        self.replicas.iter().for_each(Replica::heal);
+        self.replicas.iter().for_each(Replica::restore_networks);
     }
 
     /// Kills the database and the second server, and has the database answer with errors, one after
     /// the other, until it is told to stop; then all of it runs. The first server lives on, so that
     /// what it loses shows.
-    pub async fn of_processes(&self, database: &mut Database, seed: u64) -> Result<(), String> {
-        let mut dice = Rng::with_seed(seed);
-        while self.waits(&mut dice, self.pause).await {
-            match dice.u32(..10) {
+    pub async fn break_processes(&self, database: &mut Database, seed: u64) -> Result<(), String> {
+        let mut rng = Rng::with_seed(seed);
+        while self.wait(&mut rng, self.pause).await {
+            match rng.u32(..10) {
                 0..2 => {
-                    self.figures.fault("database killed");
+                    self.counters.fault("database killed");
                     database.kill();
-                    sleep(Duration::from_millis(dice.u64(..2_000))).await;
+                    sleep(Duration::from_millis(rng.u64(..2_000))).await;
                     database.restart().await;
                 }
                 2..4 => {
-                    self.figures.fault("server killed");
+                    self.counters.fault("server killed");
                     self.replicas[1].restart("KILL").await;
                 }
                 4 => {
-                    self.figures.fault("server shut down");
+                    self.counters.fault("server shut down");
                     // 1 says that a client which did not read was cut.
                     match self.replicas[1].restart("TERM").await {
                         Some(0 | 1) => {}
@@ -99,39 +99,39 @@ impl Faults {
                     }
                 }
                 5 => {
-                    self.figures.fault("database hangs up");
+                    self.counters.fault("database hangs up");
                     let commands = ["getMore", "aggregate", "find", "hello", "ping"];
                     let fail = FailCommand::on(&commands).close_connection();
                     database
-                        .fail(fail.times(dice.i32(1..8)).app_name("weir"))
+                        .fail(fail.times(rng.i32(1..8)).app_name("weir"))
                         .await;
                 }
                 6 => {
-                    self.figures.fault("database slow to answer");
-                    let delay = Duration::from_millis(dice.u64(100..3_000));
+                    self.counters.fault("database slow to answer");
+                    let delay = Duration::from_millis(rng.u64(100..3_000));
                     let fail = FailCommand::on(&["getMore", "aggregate"]).block(delay);
                     database
-                        .fail(fail.times(dice.i32(1..8)).app_name("weir"))
+                        .fail(fail.times(rng.i32(1..8)).app_name("weir"))
                         .await;
                 }
                 _ => {
-                    self.figures.fault("database answers with an error");
-                    let code = PASSING[dice.usize(..PASSING.len())];
+                    self.counters.fault("database answers with an error");
+                    let code = PASSING[rng.usize(..PASSING.len())];
                     let fail = FailCommand::on(&["getMore"]).code(code);
                     let fail = fail.label("ResumableChangeStreamError");
                     database
-                        .fail(fail.times(dice.i32(1..8)).app_name("weir"))
+                        .fail(fail.times(rng.i32(1..8)).app_name("weir"))
                         .await;
                 }
             }
         }
-        database.heal().await;
+        database.restore_networks().await;
         Ok(())
     }
 
     /// Waits about so long, and at least a little; false when it is time to stop.
-    async fn waits(&self, dice: &mut Rng, about: Duration) -> bool {
-        let pause = about.mul_f64(0.1 + 1.8 * dice.f64());
+    async fn wait(&self, rng: &mut Rng, about: Duration) -> bool {
+        let pause = about.mul_f64(0.1 + 1.8 * rng.f64());
         tokio::select! {
             () = sleep(pause) => !self.stop.is_cancelled(),
             () = self.stop.cancelled() => false,

@@ -2,20 +2,20 @@
 //! that can break breaks. Whether each got all it asked for, once and in order, and whether the
 //! servers let go of all they took.
 //!
-//! In reading order: what is written ([`writing`]), what clients ask for ([`asking`]), the clients
-//! ([`follower`], [`connections`]), what they talk to ([`servers`]), what breaks ([`faults`]), what was
-//! counted ([`figures`], [`report`]), and here the whole, in cycles: under load, in calm until
+//! In reading order: what is written ([`write_options`]), what clients ask for ([`spec`]), the clients
+//! ([`client`], [`connections`]), what they talk to ([`servers`]), what breaks ([`faults`]), what was
+//! counted ([`counters`], [`report`]), and here the whole, in cycles: under load, in calm until
 //! everybody has everything, and without anybody. What each client has to get, and in what order,
 //! [`crate::support::ledger`] judges.
 
-mod asking;
+mod watch_spec;
 mod connections;
 mod faults;
-mod figures;
-mod follower;
+mod counters;
+mod client;
 mod report;
 mod servers;
-mod writing;
+mod workload;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -31,22 +31,22 @@ use tokio_util::sync::CancellationToken;
 use crate::support::ledger::{Ledger, Time};
 use crate::support::{Database, Figure, tally};
 
-use asking::Asking;
+use watch_spec::WatchSpec;
 use connections::Connections;
 use faults::Faults;
-use figures::Figures;
-use follower::{Common, Follower, Phase, begin_only};
-use report::{Peaks, Rest, Table, mebibytes};
-use servers::{Holding, Replica};
-use writing::{COLLECTIONS, ORDER_WRITERS, ORDERS, WRITERS, write};
+use counters::Counters;
+use client::{Shared, LoadClient, Phase, open_and_abandon};
+use report::{Peaks, IdleState, Table, mebibytes};
+use servers::{ResourceUsage, Replica};
+use workload::{COLLECTIONS, ORDER_WRITERS, ORDERS, WRITERS, write};
 
 /// How long writers may take to bring to an end what they began, and clients to leave.
-const ENDING: Duration = Duration::from_secs(60);
+const END_LIMIT: Duration = Duration::from_secs(60);
 /// How many tasks and descriptors more than at first a server may have when nobody watches: such as
 /// come and go by themselves.
 const SLACK: f64 = 8.0;
 /// How many failures are told.
-const TOLD: usize = 8;
+const MAX_FAILURES_SHOWN: usize = 8;
 
 /// How much of it.
 #[derive(Debug, Clone)]
@@ -78,7 +78,7 @@ pub struct Settings {
     /// How many bytes more the first server may take at rest than after the first cycle.
     pub growth: f64,
     /// How often it is told how things stand.
-    pub telling: Duration,
+    pub status_interval: Duration,
     /// From which all choices follow; what the machine makes of them differs each time.
     pub seed: u64,
 }
@@ -87,19 +87,19 @@ pub struct Settings {
 struct Run<'a> {
     settings: &'a Settings,
     began: Instant,
-    dice: Rng,
+    rng: Rng,
     replicas: Arc<[Replica; 2]>,
     ledger: Arc<Ledger>,
-    figures: Arc<Figures>,
+    counters: Arc<Counters>,
     peaks: Peaks,
-    rests: Vec<Rest>,
+    idle_states: Vec<IdleState>,
     failures: Vec<String>,
     /// Clients that go on in the next cycle.
-    going_on: Vec<Follower>,
+    resuming: Vec<LoadClient>,
 }
 
 /// Clients at work: each ends with its place, or with what it must not have seen.
-type Followers = JoinSet<Result<Follower, String>>;
+type ClientTasks = JoinSet<Result<LoadClient, String>>;
 
 /// Runs it, and tells what it found: on standard error as it goes, and a table at the end.
 ///
@@ -112,14 +112,14 @@ pub async fn run(settings: &Settings) -> Result<(), Vec<String>> {
     let mut run = Run {
         settings,
         began: Instant::now(),
-        dice: Rng::with_seed(settings.seed),
+        rng: Rng::with_seed(settings.seed),
         replicas: Arc::new([replica("first").await, replica("second").await]),
         ledger: Ledger::new(&COLLECTIONS, WRITERS),
-        figures: Arc::default(),
+        counters: Arc::default(),
         peaks: Peaks::default(),
-        rests: Vec::new(),
+        idle_states: Vec::new(),
         failures: Vec::new(),
-        going_on: Vec::new(),
+        resuming: Vec::new(),
     };
     run.cycle("warm-up", settings.warm_up, false, &mut database)
         .await;
@@ -171,56 +171,56 @@ impl Run<'_> {
         database: &mut Database,
     ) {
         let (phase, phases) = watch::channel(Phase::Load);
-        let ways = self.replicas.iter().flat_map(|it| &it.downstream);
+        let proxies = self.replicas.iter().flat_map(|it| &it.client_proxies);
         let longest_pause = self.settings.longest_pause.as_millis();
-        let common = Arc::new(Common {
+        let shared = Arc::new(Shared {
             database: database.name().to_owned(),
             ledger: Arc::clone(&self.ledger),
-            connections: Connections::to(ways.map(|it| it.address())),
-            figures: Arc::clone(&self.figures),
+            connections: Connections::to(proxies.map(|it| it.address())),
+            counters: Arc::clone(&self.counters),
             complete: AtomicU32::new(0),
             longest_pause: u64::try_from(longest_pause).expect("pauses are short"),
         });
         let stop = CancellationToken::new();
         let writers = self.start_writers(database, &stop);
-        let mut followers = JoinSet::new();
+        let mut clients = JoinSet::new();
         for _ in 0..self.settings.watchers {
-            let follower = self.going_on.pop();
-            let follower =
-                follower.unwrap_or_else(|| Follower::new(Asking::random(&mut self.dice)));
-            let seed = self.dice.u64(..);
-            followers.spawn(follower.follow(Arc::clone(&common), phases.clone(), seed));
+            let client = self.resuming.pop();
+            let client =
+                client.unwrap_or_else(|| LoadClient::new(WatchSpec::random(&mut self.rng)));
+            let seed = self.rng.u64(..);
+            clients.spawn(client.run(Arc::clone(&shared), phases.clone(), seed));
         }
-        let mut beginners = JoinSet::new();
+        let mut abandoning_clients = JoinSet::new();
         for _ in 0..=self.settings.watchers / 200 {
-            let seed = self.dice.u64(..);
-            beginners.spawn(begin_only(Arc::clone(&common), phases.clone(), seed));
+            let seed = self.rng.u64(..);
+            abandoning_clients.spawn(open_and_abandon(Arc::clone(&shared), phases.clone(), seed));
         }
 
         let faults = Arc::new(Faults {
             replicas: Arc::clone(&self.replicas),
-            figures: Arc::clone(&self.figures),
+            counters: Arc::clone(&self.counters),
             pause: self.settings.fault_pause,
             longest: self.settings.fault_length,
             stop: CancellationToken::new(),
         });
         if with_faults {
-            let (networks, processes) = (self.dice.u64(..), self.dice.u64(..));
+            let (networks, processes) = (self.rng.u64(..), self.rng.u64(..));
             let ((), broken, ()) = tokio::join!(
-                faults.of_networks(networks),
-                faults.of_processes(database, processes),
+                faults.break_networks(networks),
+                faults.break_processes(database, processes),
                 async {
-                    self.look_on(name, load, &mut followers).await;
+                    self.observe(name, load, &mut clients).await;
                     faults.stop.cancel();
                 }
             );
             self.failures.extend(broken.err());
         } else {
-            self.look_on(name, load, &mut followers).await;
+            self.observe(name, load, &mut clients).await;
         }
 
         stop.cancel();
-        if timeout(ENDING, writers.join_all()).await.is_err() {
+        if timeout(END_LIMIT, writers.join_all()).await.is_err() {
             let (begun, done) = (self.ledger.all_begun(), self.ledger.all_done());
             self.failures.push(format!(
                 "writes do not come to an end: {done:?} of {begun:?}"
@@ -229,34 +229,34 @@ impl Run<'_> {
         let calm = Instant::now();
         phase.send_replace(Phase::Calm(mark(database).await));
         let mut complete = 0;
-        while complete < followers.len() && calm.elapsed() < self.settings.calm {
+        while complete < clients.len() && calm.elapsed() < self.settings.calm {
             sleep(Duration::from_millis(50)).await;
-            self.collect(&mut followers);
-            complete = common.complete.load(Ordering::SeqCst) as usize;
+            self.collect(&mut clients);
+            complete = shared.complete.load(Ordering::SeqCst) as usize;
         }
         let complete_after = calm.elapsed();
-        self.tell(name, "calm").await;
-        if complete < followers.len() {
+        self.print_status(name, "calm").await;
+        if complete < clients.len() {
             for replica in self.replicas.iter() {
-                let states = replica.states().await;
-                self.failures.push(format!("{name}: {states}"));
+                let state = replica.describe_state().await;
+                self.failures.push(format!("{name}: {state}"));
             }
         }
 
         let empty = Instant::now();
         phase.send_replace(Phase::Empty);
         let all = async {
-            while let Some(ended) = followers.join_next().await {
+            while let Some(ended) = clients.join_next().await {
                 self.ended(ended);
             }
-            beginners.join_all().await;
+            abandoning_clients.join_all().await;
         };
-        if timeout(ENDING, all).await.is_err() {
+        if timeout(END_LIMIT, all).await.is_err() {
             self.failures.push("clients do not leave".to_owned());
         }
         // With the last client go the connections.
-        drop(common);
-        self.becomes_empty(name, complete_after, empty, database)
+        drop(shared);
+        self.wait_until_released(name, complete_after, empty, database)
             .await;
     }
 
@@ -275,63 +275,63 @@ impl Run<'_> {
     }
 
     /// Watches what happens for so long.
-    async fn look_on(&mut self, name: &str, load: Duration, followers: &mut Followers) {
+    async fn observe(&mut self, name: &str, load: Duration, clients: &mut ClientTasks) {
         let end = Instant::now() + load;
-        let mut tell = Instant::now() + self.settings.telling;
+        let mut next_status = Instant::now() + self.settings.status_interval;
         while Instant::now() < end {
             sleep(Duration::from_secs(1)).await;
-            self.collect(followers);
-            self.holdings().await;
-            if Instant::now() >= tell {
-                tell += self.settings.telling;
-                self.tell(name, "load").await;
+            self.collect(clients);
+            self.record_usage().await;
+            if Instant::now() >= next_status {
+                next_status += self.settings.status_interval;
+                self.print_status(name, "load").await;
             }
         }
     }
 
     /// What both servers hold.
-    async fn holdings(&mut self) -> [Holding; 2] {
-        let mut holdings = [Holding::default(); 2];
-        for (replica, place) in self.replicas.iter().zip(&mut holdings) {
-            match replica.holding().await {
-                Ok(holding) => {
-                    self.peaks.see(&holding);
-                    *place = holding;
+    async fn record_usage(&mut self) -> [ResourceUsage; 2] {
+        let mut usages = [ResourceUsage::default(); 2];
+        for (replica, slot) in self.replicas.iter().zip(&mut usages) {
+            match replica.usage().await {
+                Ok(usage) => {
+                    self.peaks.see(&usage);
+                    *slot = usage;
                 }
                 Err(failure) => self.failures.push(failure),
             }
         }
-        holdings
+        usages
     }
 
     /// Takes note of clients that have ended.
-    fn collect(&mut self, followers: &mut Followers) {
-        while let Some(ended) = followers.try_join_next() {
+    fn collect(&mut self, clients: &mut ClientTasks) {
+        while let Some(ended) = clients.try_join_next() {
             self.ended(ended);
         }
     }
 
-    fn ended(&mut self, ended: Result<Result<Follower, String>, tokio::task::JoinError>) {
+    fn ended(&mut self, ended: Result<Result<LoadClient, String>, tokio::task::JoinError>) {
         match ended.map_err(|panic| panic.to_string()).flatten() {
             // Some go on from where they are; those who begin anew find other ways to begin.
-            Ok(follower) if self.dice.u32(..4) == 0 => self.going_on.push(follower),
+            Ok(client) if self.rng.u32(..4) == 0 => self.resuming.push(client),
             Ok(_) => {}
             Err(problem) => self.failures.push(problem),
         }
     }
 
     /// One line on how things stand.
-    async fn tell(&mut self, name: &str, phase: &str) {
-        let [first, second] = self.holdings().await.map(|it| mebibytes(it.resident));
-        let figures = &self.figures;
-        let faults: u64 = figures.faults().values().sum();
+    async fn print_status(&mut self, name: &str, phase: &str) {
+        let [first, second] = self.record_usage().await.map(|it| mebibytes(it.resident));
+        let counters = &self.counters;
+        let faults: u64 = counters.faults().values().sum();
         eprintln!(
             "{:4} s  {name}, {phase}: {} watches, {} written, {} delivered, {faults} faults, {first} \
              and {second} resident{}",
             self.began.elapsed().as_secs(),
-            figures.held.now(),
+            counters.open_watches.now(),
             self.ledger.len(),
-            figures.events.get(),
+            counters.events.get(),
             match self.failures.len() {
                 0 => String::new(),
                 failures => format!(", {failures} FAILURES"),
@@ -342,65 +342,65 @@ impl Run<'_> {
     /// Waits until the servers hold what they held at first and MongoDB's cursors are gone, but for those
     /// that nobody could close, as their connection broke or their opening took too long: they must not
     /// be in use.
-    async fn becomes_empty(
+    async fn wait_until_released(
         &mut self,
         name: &str,
         complete_after: Duration,
         empty: Instant,
         database: &Database,
     ) {
-        let first = self.rests.first().map(|it| it.holding);
-        let (holding, cursors) = loop {
-            let holding = self.holdings().await;
+        let first = self.idle_states.first().map(|it| it.usage);
+        let (usage, cursors) = loop {
+            let usage = self.record_usage().await;
             let cursors = database.open_cursors().await;
-            let as_before = holding.iter().enumerate().all(|(which, now)| {
+            let as_before = usage.iter().enumerate().all(|(which, now)| {
                 let before = first.map_or(*now, |first| first[which]);
                 now.is_empty()
                     && now.tasks <= before.tasks + SLACK
                     && now.descriptors <= before.descriptors + SLACK
             });
             if as_before && (cursors == 0 || is_idle(database).await) {
-                break (holding, cursors);
+                break (usage, cursors);
             }
             if empty.elapsed() > self.settings.empty {
-                let rest = format!("{holding:#?} and {cursors} cursors; at first {first:#?}");
+                let idle = format!("{usage:#?} and {cursors} cursors; at first {first:#?}");
                 self.failures
-                    .push(format!("{name}: not all is given back: {rest}"));
-                break (holding, cursors);
+                    .push(format!("{name}: not all is given back: {idle}"));
+                break (usage, cursors);
             }
             sleep(Duration::from_millis(100)).await;
         };
-        self.rests.push(Rest {
+        self.idle_states.push(IdleState {
             name: name.to_owned(),
-            holding,
+            usage,
             cursors,
             complete_after,
             empty_after: empty.elapsed(),
         });
-        self.tell(name, "empty").await;
+        self.print_status(name, "empty").await;
     }
 
     /// The table, the tally, and the verdict.
     async fn conclude(mut self) -> Result<(), Vec<String>> {
         let mut table = Table::default();
         let written = self.ledger.len();
-        table.figures(&self.figures, written);
+        table.counters(&self.counters, written);
         table.peaks(&self.peaks);
-        for rest in &self.rests {
-            table.rest(rest);
+        for idle in &self.idle_states {
+            table.idle(idle);
         }
         for replica in self.replicas.iter() {
-            let said = replica.said().await;
-            for (words, count) in &said.warnings {
+            let log_findings = replica.log_findings().await;
+            for (words, count) in &log_findings.warnings {
                 table.row(format!("{} server warned: {words}", replica.name), count);
             }
-            let bad = said.bad.iter();
-            let bad = bad.map(|line| format!("{} server said: {line}", replica.name));
-            self.failures.extend(bad);
+            let errors = log_findings.errors.iter();
+            let errors = errors.map(|line| format!("{} server said: {line}", replica.name));
+            self.failures.extend(errors);
         }
         // The first cycle with faults still finds what to keep.
-        if let [_, first, .., last] = &self.rests[..] {
-            let grown = last.holding[0].resident - first.holding[0].resident;
+        if let [_, first, .., last] = &self.idle_states[..] {
+            let grown = last.usage[0].resident - first.usage[0].resident;
             table.row("growth of the first server", mebibytes(grown));
             if grown > self.settings.growth {
                 let grown = mebibytes(grown);
@@ -410,17 +410,17 @@ impl Run<'_> {
         }
         eprintln!("\n{table}");
 
-        tally(Figure::Faults, self.figures.faults().values().sum());
+        tally(Figure::Faults, self.counters.faults().values().sum());
         tally(Figure::EventsWritten, written);
-        tally(Figure::EventsLost, self.figures.lost.get());
-        tally(Figure::Repeats, self.figures.repeats.get());
-        tally(Figure::WatchesHeld, self.figures.held.peak());
+        tally(Figure::EventsLost, self.counters.lost.get());
+        tally(Figure::Repeats, self.counters.repeats.get());
+        tally(Figure::WatchesHeld, self.counters.open_watches.peak());
         tally(Figure::PeakBytes, self.peaks.resident as u64);
         if self.failures.is_empty() {
             return Ok(());
         }
-        let more = self.failures.len().saturating_sub(TOLD);
-        self.failures.truncate(TOLD);
+        let more = self.failures.len().saturating_sub(MAX_FAILURES_SHOWN);
+        self.failures.truncate(MAX_FAILURES_SHOWN);
         if more > 0 {
             self.failures.push(format!("and {more} more"));
         }

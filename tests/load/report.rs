@@ -3,14 +3,14 @@
 use std::fmt::{self, Write as _};
 use std::time::Duration;
 
-use super::figures::Figures;
-use super::servers::Holding;
+use super::counters::Counters;
+use super::servers::ResourceUsage;
 
 /// What was seen of both servers when nobody watched.
-pub struct Rest {
+pub struct IdleState {
     /// "warm-up", "cycle 3".
     pub name: String,
-    pub holding: [Holding; 2],
+    pub usage: [ResourceUsage; 2],
     /// Cursors on the database.
     pub cursors: i64,
     /// How long it took from the last write until every watch had everything.
@@ -31,13 +31,13 @@ pub struct Peaks {
 }
 
 impl Peaks {
-    pub fn see(&mut self, holding: &Holding) {
-        self.resident = self.resident.max(holding.resident);
-        self.memory = self.memory.max(holding.memory);
-        self.tasks = self.tasks.max(holding.tasks);
-        self.feeds = self.feeds.max(holding.feeds);
-        self.catch_ups = self.catch_ups.max(holding.catch_ups);
-        self.upstream = self.upstream.max(holding.upstream);
+    pub fn see(&mut self, usage: &ResourceUsage) {
+        self.resident = self.resident.max(usage.resident);
+        self.memory = self.memory.max(usage.memory);
+        self.tasks = self.tasks.max(usage.tasks);
+        self.feeds = self.feeds.max(usage.feeds);
+        self.catch_ups = self.catch_ups.max(usage.catch_ups);
+        self.upstream = self.upstream.max(usage.upstream);
     }
 }
 
@@ -56,33 +56,33 @@ impl Table {
     }
 
     /// All that was counted.
-    pub fn figures(&mut self, figures: &Figures, written: u64) {
+    pub fn counters(&mut self, counters: &Counters, written: u64) {
         self.row("changes written", written);
-        self.row("changes delivered", figures.events.get());
-        self.row("changes lost", figures.lost.get());
+        self.row("changes delivered", counters.events.get());
+        self.row("changes lost", counters.lost.get());
         self.row(
             "changes delivered again after a resume",
-            figures.repeats.get(),
+            counters.repeats.get(),
         );
-        self.row("watches open at once, at most", figures.held.peak());
-        self.row("watches resumed", figures.resumed.get());
+        self.row("watches open at once, at most", counters.open_watches.peak());
+        self.row("watches resumed", counters.resumed.get());
         self.row(
             "watches given up while they opened",
-            figures.broken_off.get(),
+            counters.abandoned.get(),
         );
         self.row(
             "watches that stopped reading for a while",
-            figures.stalls.get(),
+            counters.stalls.get(),
         );
-        self.row("watches given up after silence", figures.silences.get());
+        self.row("watches given up after silence", counters.silent_timeouts.get());
         self.row(
             "watches told that MongoDB is away",
-            figures.reconnecting.get(),
+            counters.reconnecting.get(),
         );
-        for (name, count) in figures.ends() {
+        for (name, count) in counters.end_reasons() {
             self.row(format!("watches ended: {name}"), count);
         }
-        let faults = figures.faults();
+        let faults = counters.faults();
         self.row("faults", faults.values().sum::<u64>());
         for (name, count) in faults {
             self.row(format!("fault: {name}"), count);
@@ -106,24 +106,24 @@ impl Table {
     }
 
     /// What was left when nobody watched.
-    pub fn rest(&mut self, rest: &Rest) {
-        for (holding, which) in rest.holding.iter().zip(["first", "second"]) {
-            let mut told = mebibytes(holding.resident);
-            // Writing to a string does not fail.
+    pub fn idle(&mut self, idle: &IdleState) {
+        for (usage, which) in idle.usage.iter().zip(["first", "second"]) {
+            let mut told = mebibytes(usage.resident);
+            // WriteOptions to a string does not fail.
             let _ = write!(
                 told,
                 ", {} tasks, {} descriptors, {} connections to MongoDB",
-                holding.tasks, holding.descriptors, holding.upstream
+                usage.tasks, usage.descriptors, usage.upstream
             );
-            self.row(format!("{}: {which} server, at rest", rest.name), told);
+            self.row(format!("{}: {which} server, at rest", idle.name), told);
         }
         let told = format!(
             "{:.1} s, {:.1} s; {} cursors",
-            rest.complete_after.as_secs_f64(),
-            rest.empty_after.as_secs_f64(),
-            rest.cursors
+            idle.complete_after.as_secs_f64(),
+            idle.empty_after.as_secs_f64(),
+            idle.cursors
         );
-        self.row(format!("{}: complete, empty after", rest.name), told);
+        self.row(format!("{}: complete, empty after", idle.name), told);
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use tokio::sync::Mutex;
 
-use crate::support::{Mode, PATIENCE, Proxy, ServeProcess};
+use crate::support::{Mode, WAIT_LIMIT, Proxy, ServeProcess};
 
 /// One server, with its networks on both sides.
 pub struct Replica {
@@ -12,26 +12,26 @@ pub struct Replica {
     /// Between it and the database.
     pub upstream: Proxy,
     /// Between it and its clients.
-    pub downstream: Vec<Proxy>,
+    pub client_proxies: Vec<Proxy>,
     process: Mutex<ServeProcess>,
     /// What it writes to its log that has to be explained, and how often.
-    log: Mutex<Log>,
+    log: Mutex<LogFindings>,
 }
 
 /// What the servers said that is worse than a note.
 #[derive(Default)]
-pub struct Log {
+pub struct LogFindings {
     /// Warnings, by their words, and how often.
     pub warnings: BTreeMap<String, u64>,
     /// Errors, panics, and lines that are no log lines, whole.
-    pub bad: Vec<String>,
+    pub errors: Vec<String>,
     /// How much of this process's log was read.
     read: usize,
 }
 
 /// What a server holds.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct Holding {
+pub struct ResourceUsage {
     pub resident: f64,
     /// Less those to MongoDB, which the driver keeps for later.
     pub descriptors: f64,
@@ -45,7 +45,7 @@ pub struct Holding {
     pub upstream: f64,
 }
 
-impl Holding {
+impl ResourceUsage {
     /// Whether nothing is held for anybody.
     pub fn is_empty(&self) -> bool {
         [
@@ -59,7 +59,7 @@ impl Holding {
 }
 
 /// All gauges that must be 0 when nobody watches.
-pub const EMPTY: [&str; 5] = [
+pub const IDLE_GAUGES: [&str; 5] = [
     "weir_watches",
     "weir_feeds",
     "weir_catch_ups",
@@ -76,14 +76,14 @@ impl Replica {
     ) -> Self {
         let upstream = Proxy::to(database).await;
         let process = serve("127.0.0.1:0", &upstream).await;
-        let mut downstream = Vec::new();
+        let mut client_proxies = Vec::new();
         for _ in 0..connections {
-            downstream.push(Proxy::to(process.grpc).await);
+            client_proxies.push(Proxy::to(process.grpc).await);
         }
         Self {
             name,
             upstream,
-            downstream,
+            client_proxies,
             process: Mutex::new(process),
             log: Mutex::default(),
         }
@@ -93,7 +93,7 @@ impl Replica {
     pub async fn restart(&self, signal: &str) -> Option<i32> {
         let mut process = self.process.lock().await;
         process.process.signal(signal);
-        let status = process.process.ends(PATIENCE).await;
+        let status = process.process.wait_for_exit(WAIT_LIMIT).await;
         // Those that were half-open are still open at the other end.
         self.upstream.cut();
         let mut log = self.log.lock().await;
@@ -104,14 +104,14 @@ impl Replica {
     }
 
     /// What it holds now; a fault where a number is below 0.
-    pub async fn holding(&self) -> Result<Holding, String> {
+    pub async fn usage(&self) -> Result<ResourceUsage, String> {
         let metrics = self.process.lock().await.metrics().await;
         if let Some((series, value)) = metrics.iter().find(|(_, value)| *value < 0.0) {
             return Err(format!("{} tells {series} {value}", self.name));
         }
-        let [watches, feeds, catch_ups, ring, memory] = EMPTY.map(|name| metrics.sum(name));
+        let [watches, feeds, catch_ups, ring, memory] = IDLE_GAUGES.map(|name| metrics.sum(name));
         let upstream = self.upstream.open() as f64;
-        Ok(Holding {
+        Ok(ResourceUsage {
             resident: metrics.sum("process_resident_memory_bytes"),
             descriptors: metrics.sum("process_open_fds") - upstream,
             tasks: metrics.sum("weir_tasks"),
@@ -125,7 +125,7 @@ impl Replica {
     }
 
     /// What its watches and feeds are doing, in words for people.
-    pub async fn states(&self) -> String {
+    pub async fn describe_state(&self) -> String {
         let metrics = self.process.lock().await.metrics().await;
         let told = metrics.iter().filter(|(series, value)| {
             let of_states = [
@@ -143,14 +143,14 @@ impl Replica {
     }
 
     /// Lets everything pass again.
-    pub fn heal(&self) {
-        for proxy in self.downstream.iter().chain([&self.upstream]) {
+    pub fn restore_networks(&self) {
+        for proxy in self.client_proxies.iter().chain([&self.upstream]) {
             proxy.set(Mode::Pass);
         }
     }
 
     /// What it has said so far, by all its processes.
-    pub async fn said(&self) -> tokio::sync::MutexGuard<'_, Log> {
+    pub async fn log_findings(&self) -> tokio::sync::MutexGuard<'_, LogFindings> {
         let process = self.process.lock().await;
         let mut log = self.log.lock().await;
         log.read(&process.process.stderr());
@@ -158,7 +158,7 @@ impl Replica {
     }
 }
 
-impl Log {
+impl LogFindings {
     fn read(&mut self, stderr: &str) {
         for line in stderr[self.read..].lines() {
             let parsed = serde_json::from_str::<serde_json::Value>(line);
@@ -169,7 +169,7 @@ impl Log {
                     let words = parsed["message"].as_str().unwrap_or(line).to_owned();
                     *self.warnings.entry(words).or_default() += 1;
                 }
-                _ => self.bad.push(line.to_owned()),
+                _ => self.errors.push(line.to_owned()),
             }
         }
         self.read = stderr.len();

@@ -10,9 +10,9 @@ use tonic::transport::Endpoint;
 use weir::pb;
 use weir::pb::watch_service_client::WatchServiceClient;
 
-use super::schedule::{Asking, CLIENTS, Schedule, Step, WANTED_BY_ALL};
-use crate::reading::{field, value};
-use crate::support::{Database, PATIENCE, Watching, Weir};
+use super::schedule::{WatchSpec, CLIENTS, Schedule, Step, WANTED_BY_ALL};
+use crate::conversions::{field, value};
+use crate::support::{Database, WAIT_LIMIT, WatchStream, Weir};
 
 /// What a narrow client takes before it reads.
 const NARROW: u32 = 16 << 10;
@@ -45,19 +45,19 @@ struct World<'a> {
     names: [String; 2],
     written: Vec<Change>,
     /// The documents that are there, of those that come and go.
-    alive: [[bool; 8]; 2],
+    existing: [[bool; 8]; 2],
     next_id: i32,
 }
 
 struct Client {
-    asking: Asking,
+    spec: WatchSpec,
     /// The writes before this one came before the client.
     from: usize,
     /// How many of the changes that it wants it has taken.
     taken: usize,
     /// Tokens, each with how many changes it stands after.
-    places: Vec<(Bytes, usize)>,
-    watching: Option<Watching>,
+    positions: Vec<(Bytes, usize)>,
+    watch: Option<WatchStream>,
 }
 
 /// Gives how often a client fell off a ring.
@@ -78,7 +78,7 @@ pub async fn run(database: &Database, schedule: &Schedule) -> Result<f64, String
         servers: [server(0).await, server(30).await],
         names: [format!("a_{case}"), format!("b_{case}")],
         written: Vec::new(),
-        alive: Default::default(),
+        existing: Default::default(),
         next_id: 100,
     };
     let mut clients: Vec<Client> = schedule.clients.iter().cloned().map(Client::new).collect();
@@ -87,11 +87,11 @@ pub async fn run(database: &Database, schedule: &Schedule) -> Result<f64, String
         played.map_err(|problem| format!("step {number}, {step:?}: {problem}"))?;
     }
     finish(&mut world, &mut clients).await?;
-    let mut parks = 0.0;
+    let mut fell_behind = 0.0;
     for server in &world.servers {
-        parks += server.metrics().await.sum("weir_watches_fell_behind_total");
+        fell_behind += server.metrics().await.sum("weir_watches_fell_behind_total");
     }
-    Ok(parks)
+    Ok(fell_behind)
 }
 
 async fn play(world: &mut World<'_>, clients: &mut [Client], step: &Step) -> Result<(), String> {
@@ -167,14 +167,14 @@ impl World<'_> {
 
     async fn write(&mut self, collection: usize, id: i32, delete: bool) {
         let number = usize::try_from(id).expect("a small number");
-        let alive = std::mem::replace(&mut self.alive[collection][number], true);
+        let existing = std::mem::replace(&mut self.existing[collection][number], true);
         let documents = self.collection(collection);
         let this = doc! {"_id": id};
-        if !alive {
+        if !existing {
             self.insert(collection, id, 10).await;
         } else if delete {
             documents.delete_one(this).await.expect("a deletion");
-            self.alive[collection][number] = false;
+            self.existing[collection][number] = false;
             self.note(collection, Delete, id);
         } else {
             let change = doc! {"$inc": {"times": 1}};
@@ -186,7 +186,7 @@ impl World<'_> {
     fn wanted(&self, client: &Client) -> Vec<Change> {
         let wants = |change: &&Change| {
             let name = ["a", "b"][change.collection];
-            client.asking.wants(name, change.operation, change.id)
+            client.spec.wants(name, change.operation, change.id)
         };
         let from = &self.written[client.from..];
         from.iter().filter(wants).copied().collect()
@@ -194,13 +194,13 @@ impl World<'_> {
 }
 
 impl Client {
-    fn new(asking: Asking) -> Self {
+    fn new(spec: WatchSpec) -> Self {
         Self {
-            asking,
+            spec,
             from: 0,
             taken: 0,
-            places: Vec::new(),
-            watching: None,
+            positions: Vec::new(),
+            watch: None,
         }
     }
 
@@ -208,7 +208,7 @@ impl Client {
         use pb::field_filter::Operator::{Gte, Lt};
         let bound = |id: i32| value(serde_json::json!(id));
         let group = |filters| pb::FilterGroup { filters };
-        let filters = self.asking.ids.map(|(from, to)| {
+        let filters = self.spec.ids.map(|(from, to)| {
             let range = vec![field("_id", Gte(bound(from))), field("_id", Lt(bound(to)))];
             let range = pb::filter::Kind::AllOf(group(range));
             let either = vec![
@@ -220,14 +220,14 @@ impl Client {
             }]
         });
         let name = |&collection: &&str| &world.names[usize::from(collection == "b")];
-        let names = self.asking.collections.iter();
+        let names = self.spec.collections.iter();
         let names: Vec<&str> = names.map(|it| name(it).as_str()).collect();
-        let place = self.places.last().map(|(token, _)| token.clone());
+        let place = self.positions.last().map(|(token, _)| token.clone());
         pb::WatchRequest {
-            operations: self.asking.operations.iter().map(|&it| it.into()).collect(),
+            operations: self.spec.operations.iter().map(|&it| it.into()).collect(),
             filters: filters.unwrap_or_default(),
-            feed_mode: self.asking.mode.into(),
-            document_format: self.asking.format.into(),
+            feed_mode: self.spec.mode.into(),
+            document_format: self.spec.format.into(),
             progress_interval: Some(prost_types::Duration {
                 seconds: 1,
                 nanos: 0,
@@ -244,65 +244,65 @@ impl Client {
         server: usize,
         writes: usize,
     ) -> Result<(), String> {
-        if self.watching.is_some() {
+        if self.watch.is_some() {
             return Ok(());
         }
         let request = self.request(world);
         let endpoint =
             Endpoint::from_shared(format!("http://{}", world.servers[server].grpc_addr()));
         let endpoint = endpoint.expect("an address makes a URI");
-        let narrow = self.asking.narrow.then_some(NARROW);
+        let narrow = self.spec.narrow.then_some(NARROW);
         let endpoint = endpoint
             .initial_stream_window_size(narrow)
             .initial_connection_window_size(narrow);
         let opening = async {
             let channel = endpoint.connect().await.expect("Weir accepts connections");
-            Watching::open(&mut WatchServiceClient::new(channel), request).await
+            WatchStream::open(&mut WatchServiceClient::new(channel), request).await
         };
         // Nobody could tell which of the writes a watch from now should bring.
-        let opened = if self.places.is_empty() {
+        let opened = if self.positions.is_empty() {
             self.from = world.written.len();
             opening.await
         } else {
             let (opened, ()) = tokio::join!(opening, world.burst(0, writes));
             opened
         };
-        let watching = opened.map_err(|status| format!("refused: {status:?}"))?;
-        match self.places.last() {
+        let watch = opened.map_err(|status| format!("refused: {status:?}"))?;
+        match self.positions.last() {
             Some((_, taken)) => self.taken = *taken,
-            None => self.places.push((watching.token(), 0)),
+            None => self.positions.push((watch.token(), 0)),
         }
-        self.watching = Some(watching);
+        self.watch = Some(watch);
         Ok(())
     }
 
     fn leave(&mut self, forgets: usize) {
-        self.watching = None;
-        let kept = self.places.len().saturating_sub(forgets).max(1);
-        self.places.truncate(kept);
+        self.watch = None;
+        let kept = self.positions.len().saturating_sub(forgets).max(1);
+        self.positions.truncate(kept);
     }
 
     async fn read(&mut self, world: &World<'_>, messages: Option<usize>) -> Result<(), String> {
         let wanted = world.wanted(self);
         let mut left = messages.unwrap_or(usize::MAX);
-        let mut deadline = Instant::now() + PATIENCE;
+        let mut deadline = Instant::now() + WAIT_LIMIT;
         while left > 0 && self.taken < wanted.len() {
             left -= 1;
-            let Some(watching) = &mut self.watching else {
+            let Some(watch) = &mut self.watch else {
                 return Ok(());
             };
             let awaited = format!("awaited {} of {wanted:?}", self.taken);
-            let message = timeout_at(deadline, watching.try_next()).await;
+            let message = timeout_at(deadline, watch.try_next()).await;
             let message = message.map_err(|_| format!("nothing came; {awaited}"))?;
             let message = message.map_err(|status| format!("{status:?}; {awaited}"))?;
             let message = message.ok_or_else(|| format!("it ended with OK; {awaited}"))?;
             if let Some(Kind::Changes(batch)) = message.kind {
-                deadline = Instant::now() + PATIENCE;
+                deadline = Instant::now() + WAIT_LIMIT;
                 for change in &batch.changes {
                     self.take(world, change, &wanted)?;
                 }
             }
-            self.places.push((message.resume_token, self.taken));
+            self.positions.push((message.resume_token, self.taken));
         }
         Ok(())
     }
@@ -326,7 +326,7 @@ impl Client {
             ));
         }
         self.taken += 1;
-        self.places.push((change.resume_token.clone(), self.taken));
+        self.positions.push((change.resume_token.clone(), self.taken));
         Ok(())
     }
 }

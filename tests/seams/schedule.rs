@@ -16,13 +16,13 @@ pub const WANTED_BY_ALL: i32 = 900;
 
 #[derive(Clone, Debug)]
 pub struct Schedule {
-    pub clients: Vec<Asking>,
+    pub clients: Vec<WatchSpec>,
     pub steps: Vec<Step>,
 }
 
 /// What a client asks for.
 #[derive(Clone, Debug)]
-pub struct Asking {
+pub struct WatchSpec {
     pub collections: &'static [&'static str],
     pub operations: &'static [pb::OperationType],
     /// Ids from the first up to, but not including, the second, and those that all want.
@@ -59,7 +59,7 @@ pub enum Step {
     Leave { client: usize, forgets: usize },
 }
 
-impl Asking {
+impl WatchSpec {
     pub fn wants(&self, collection: &str, operation: pb::OperationType, id: i32) -> bool {
         let here = self.collections.is_empty() || self.collections.contains(&collection);
         let asked = self.operations.is_empty() || self.operations.contains(&operation);
@@ -68,7 +68,7 @@ impl Asking {
     }
 }
 
-fn askings() -> impl Strategy<Value = Asking> {
+fn watch_specs() -> impl Strategy<Value = WatchSpec> {
     let collections: Vec<&[&str]> = vec![&["a"], &["a"], &["a"], &["a"], &["b"], &["a", "b"], &[]];
     let operations: Vec<&[pb::OperationType]> = vec![
         &[],
@@ -98,7 +98,7 @@ fn askings() -> impl Strategy<Value = Asking> {
         prop::bool::weighted(0.5),
     )
         .prop_map(
-            |(collections, operations, ids, mode, format, narrow)| Asking {
+            |(collections, operations, ids, mode, format, narrow)| WatchSpec {
                 collections,
                 operations,
                 ids,
@@ -126,7 +126,7 @@ fn steps() -> impl Strategy<Value = Step> {
 
 pub fn schedules() -> impl Strategy<Value = Schedule> {
     (
-        prop::collection::vec(askings(), CLIENTS),
+        prop::collection::vec(watch_specs(), CLIENTS),
         prop::collection::vec(steps(), 20..70),
     )
         .prop_map(|(clients, steps)| Schedule { clients, steps })
@@ -134,8 +134,8 @@ pub fn schedules() -> impl Strategy<Value = Schedule> {
 
 impl fmt::Display for Schedule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (number, asking) in self.clients.iter().enumerate() {
-            writeln!(f, "client {number}: {asking:?}")?;
+        for (number, spec) in self.clients.iter().enumerate() {
+            writeln!(f, "client {number}: {spec:?}")?;
         }
         for (number, step) in self.steps.iter().enumerate() {
             writeln!(f, "{number}. {step:?}")?;

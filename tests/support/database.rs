@@ -10,7 +10,7 @@ use mongodb::bson::{Document, doc};
 use weir::pb;
 
 use super::database_process::{DatabaseOptions, OwnProcess};
-use super::{FailCommand, PATIENCE};
+use super::{FailCommand, WAIT_LIMIT};
 
 /// How often a start is tried: another test may take the port before the server does.
 const START_ATTEMPTS: u32 = 5;
@@ -224,7 +224,7 @@ async fn connect(uri: &str) -> mongodb::Client {
     options
         .app_name
         .get_or_insert_with(|| "weir-test".to_owned());
-    options.server_selection_timeout = Some(PATIENCE);
+    options.server_selection_timeout = Some(WAIT_LIMIT);
     mongodb::Client::with_options(options).expect("a client can be made")
 }
 

@@ -6,30 +6,30 @@ use tokio::time::Instant;
 
 /// How long a test waits for anything before it fails. Generous, as the machines that run tests
 /// are often busy; a passing test never waits for it.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const WAIT_LIMIT: Duration = Duration::from_secs(20);
 
 /// How often [`eventually`] looks.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// Waits until `condition` holds; panics with `what` when it doesn't within [`PATIENCE`].
+/// Waits until `condition` holds; panics with `what` when it doesn't within [`WAIT_LIMIT`].
 ///
 /// ```ignore
 /// eventually("the cursors are gone", async || database.open_cursors().await == 0).await;
 /// ```
 pub async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + WAIT_LIMIT;
     while !within(what, condition()).await {
         assert!(
             Instant::now() < deadline,
-            "this did not come true within {PATIENCE:?}: {what}"
+            "this did not come true within {WAIT_LIMIT:?}: {what}"
         );
         tokio::time::sleep(POLL_INTERVAL).await;
     }
 }
 
-/// Awaits `future`; panics with `what` when it takes longer than [`PATIENCE`].
+/// Awaits `future`; panics with `what` when it takes longer than [`WAIT_LIMIT`].
 pub async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
-    tokio::time::timeout(PATIENCE, future)
+    tokio::time::timeout(WAIT_LIMIT, future)
         .await
-        .unwrap_or_else(|_| panic!("this took longer than {PATIENCE:?}: {what}"))
+        .unwrap_or_else(|_| panic!("this took longer than {WAIT_LIMIT:?}: {what}"))
 }

@@ -106,7 +106,7 @@ impl KeyServer {
     }
 
     /// How often it has been asked.
-    pub fn asked(&self) -> usize {
+    pub fn request_count(&self) -> usize {
         self.shared.asked.load(Ordering::SeqCst)
     }
 }

@@ -1,27 +1,27 @@
 //! What was written, held against what clients got.
 //!
 //! [`Writers`] write into a database that may be away, and note each write here before they make it.
-//! A [`Follower`] watches as a client should, goes on after every end that it may go on after, and its
-//! [`Reading`] holds what comes against the notes as it comes: a hole, a swap or a repeat is told at
+//! A [`ResumingClient`] watches as a client should, goes on after every end that it may go on after, and its
+//! [`DeliveryChecker`] holds what comes against the notes as it comes: a hole, a swap or a repeat is told at
 //! once, with its place. Nobody keeps a log: a reading is a number for each writer, so that thousands
 //! of followers can be held.
 //!
 //! ```ignore
-//! let writers = Writers::start(&database.database(), &Writing::default()).await;
+//! let writers = Writers::start(&database.database(), &WriteOptions::default()).await;
 //! let ledger = writers.ledger();
-//! let follower = Follower::start(&ledger, weir.grpc_addr(), Following::all("all", request)).await;
+//! let follower = ResumingClient::start(&ledger, weir.grpc_addr(), ClientOptions::all("all", request)).await;
 //! // ... faults ...
 //! writers.finish().await;
-//! Figures::of(&ledger, &[follower]).await.tally();
+//! DeliveryTotals::of(&ledger, &[follower]).await.tally();
 //! ```
 
-mod follower;
-mod reading;
+mod resuming_client;
+mod checker;
 mod writers;
 
-pub use follower::{Follower, Following, Pieces, may_go_on, number, time_of};
-pub use reading::{Reading, Seen};
-pub use writers::{Writers, Writing};
+pub use resuming_client::{ResumingClient, ClientOptions, Pieces, may_resume, number, time_of};
+pub use checker::{DeliveryChecker, ObservedChange};
+pub use writers::{Writers, WriteOptions};
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -29,13 +29,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::time::Instant;
 use weir::pb;
 
-use super::{Figure, PATIENCE, tally};
+use super::{Figure, WAIT_LIMIT, tally};
 
 /// A cluster time: seconds and increment.
 pub type Time = (u32, u32);
 
 /// Which writes a follower asked for.
-pub type Wants = Arc<dyn Fn(&Write) -> bool + Send + Sync>;
+pub type WriteFilter = Arc<dyn Fn(&Write) -> bool + Send + Sync>;
 
 /// One write, as it was meant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,12 +55,12 @@ pub struct Write {
 #[derive(Debug)]
 pub struct Ledger {
     collections: Vec<String>,
-    writers: Vec<Mutex<Notes>>,
+    writers: Vec<Mutex<WriterLog>>,
 }
 
 /// The writes of one writer, in order.
 #[derive(Debug, Default)]
-struct Notes {
+struct WriterLog {
     writes: Vec<Write>,
     /// The cluster time of each, once somebody has seen it.
     times: Vec<Option<Time>>,
@@ -79,32 +79,32 @@ impl Ledger {
         })
     }
 
-    /// Notes a write that is about to be made, and gives its number.
-    pub fn note(&self, writer: usize, write: Write) -> u32 {
-        let mut notes = self.notes(writer);
-        let number = u32::try_from(notes.writes.len()).expect("a test writes less");
+    /// WriterLog a write that is about to be made, and gives its number.
+    pub fn record(&self, writer: usize, write: Write) -> u32 {
+        let mut writer_log = self.writer_log(writer);
+        let number = u32::try_from(writer_log.writes.len()).expect("a test writes less");
         if write.operation == pb::OperationType::Delete {
-            notes.deletions.insert(write.document, number);
+            writer_log.deletions.insert(write.document, number);
         }
-        notes.writes.push(write);
-        notes.times.push(None);
+        writer_log.writes.push(write);
+        writer_log.times.push(None);
         number
     }
 
     /// Says that the writer's writes before this number are done for certain.
     pub fn done(&self, writer: usize, before: u32) {
-        self.notes(writer).done = before;
+        self.writer_log(writer).done = before;
     }
 
     /// How many writes of each writer are known to be done.
     pub fn all_done(&self) -> Vec<u32> {
         let writers = 0..self.writers.len();
-        writers.map(|writer| self.notes(writer).done).collect()
+        writers.map(|writer| self.writer_log(writer).done).collect()
     }
 
     /// How many writes of each writer may have begun.
     pub fn all_begun(&self) -> Vec<u32> {
-        let begun = |writer| u32::try_from(self.notes(writer).writes.len());
+        let begun = |writer| u32::try_from(self.writer_log(writer).writes.len());
         let writers = 0..self.writers.len();
         writers
             .map(|writer| begun(writer).expect("a test writes less"))
@@ -115,15 +115,15 @@ impl Ledger {
     /// as nobody has seen the writes around it.
     pub fn first_since(&self, second: u32) -> Option<Vec<u32>> {
         let first = |writer: usize| {
-            let notes = self.notes(writer);
+            let writer_log = self.writer_log(writer);
             let is_before = |time: &Option<Time>| time.is_some_and(|(it, _)| it < second);
-            let first = notes
+            let first = writer_log
                 .times
                 .iter()
                 .rposition(is_before)
                 .map_or(0, |at| at + 1);
             // Unless it is the very next one, nobody can tell of which side those between are.
-            match notes.times.get(first) {
+            match writer_log.times.get(first) {
                 Some(None) => None,
                 _ => u32::try_from(first).ok(),
             }
@@ -133,7 +133,7 @@ impl Ledger {
 
     /// The time of the last write that somebody has seen.
     pub fn last_seen(&self) -> Option<Time> {
-        let last = |writer| self.notes(writer).times.iter().rev().find_map(|it| *it);
+        let last = |writer| self.writer_log(writer).times.iter().rev().find_map(|it| *it);
         (0..self.writers.len()).filter_map(last).max()
     }
 
@@ -142,7 +142,7 @@ impl Ledger {
         self.all_begun().into_iter().map(u64::from).sum()
     }
 
-    fn notes(&self, writer: usize) -> MutexGuard<'_, Notes> {
+    fn writer_log(&self, writer: usize) -> MutexGuard<'_, WriterLog> {
         self.writers[writer]
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -151,7 +151,7 @@ impl Ledger {
 
 /// What writers and followers did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Figures {
+pub struct DeliveryTotals {
     /// The writes.
     pub written: u64,
     /// The changes that followers got, repeats left out.
@@ -164,22 +164,22 @@ pub struct Figures {
     pub reconnects: u64,
 }
 
-impl Figures {
+impl DeliveryTotals {
     /// Waits until each follower has everything that it asked for. The writers have finished.
     ///
     /// # Panics
     /// With the first thing that went wrong, or that is still missing when nothing has come to
-    /// anybody for [`PATIENCE`].
-    pub async fn of(ledger: &Ledger, followers: &[Follower]) -> Self {
-        let mut last = (Self::now(ledger, followers), Instant::now());
+    /// anybody for [`WAIT_LIMIT`].
+    pub async fn of(ledger: &Ledger, clients: &[ResumingClient]) -> Self {
+        let mut last = (Self::now(ledger, clients), Instant::now());
         loop {
-            let now = Self::now(ledger, followers);
+            let now = Self::now(ledger, clients);
             if now != last.0 {
                 last = (now, Instant::now());
             }
-            let problems: Vec<String> = followers.iter().filter_map(Follower::problem).collect();
-            let missing = || followers.iter().filter_map(Follower::missing);
-            let idle = last.1.elapsed() > PATIENCE;
+            let problems: Vec<String> = clients.iter().filter_map(ResumingClient::problem).collect();
+            let missing = || clients.iter().filter_map(ResumingClient::missing);
+            let idle = last.1.elapsed() > WAIT_LIMIT;
             if !problems.is_empty() || idle {
                 let missing: Vec<String> = missing().collect();
                 now.tally();
@@ -192,20 +192,20 @@ impl Figures {
         }
     }
 
-    fn now(ledger: &Ledger, followers: &[Follower]) -> Self {
-        let mut figures = Self {
+    fn now(ledger: &Ledger, clients: &[ResumingClient]) -> Self {
+        let mut totals = Self {
             written: ledger.len(),
             ..Self::default()
         };
-        for follower in followers {
-            follower.with(|reading| {
-                figures.got += reading.got;
-                figures.lost += reading.lost();
-                figures.repeats += reading.repeats;
-                figures.reconnects += reading.reconnects;
+        for client in clients {
+            client.with(|checker| {
+                totals.got += checker.got;
+                totals.lost += checker.lost();
+                totals.repeats += checker.repeats;
+                totals.reconnects += checker.reconnects;
             });
         }
-        figures
+        totals
     }
 
     /// Adds them to the figures of this run.

@@ -5,7 +5,7 @@ use mongodb::bson::{Document, doc};
 use weir::pb;
 use weir::pb::watch_response::Kind;
 
-use super::{Database, Watching, within};
+use super::{Database, WatchStream, within};
 
 /// The collection.
 pub const ORDERS: &str = "orders";
@@ -55,22 +55,22 @@ pub fn resume(database: &Database, token: Bytes) -> pb::WatchRequest {
 
 /// What a watch has said so far: the numbers of the changes, and the states it went through.
 #[derive(Debug, Default)]
-pub struct Story {
+pub struct Received {
     pub ids: Vec<i32>,
     pub states: Vec<pb::WatchState>,
 }
 
-impl Story {
+impl Received {
     /// Reads on until the story satisfies `condition`.
     pub async fn until(
         &mut self,
         what: &str,
-        watching: &mut Watching,
+        watch: &mut WatchStream,
         condition: impl Fn(&Self) -> bool,
     ) {
         let whole = async {
             while !condition(self) {
-                match watching.next().await.kind {
+                match watch.next().await.kind {
                     Some(Kind::Changes(batch)) => self.ids.extend(batch.changes.iter().map(id)),
                     Some(Kind::StateChange(change)) => self.states.push(change.state()),
                     _ => {}
@@ -81,15 +81,15 @@ impl Story {
     }
 
     /// Reads on until the document with this number has come.
-    pub async fn until_id(&mut self, watching: &mut Watching, id: i32) {
+    pub async fn until_id(&mut self, watch: &mut WatchStream, id: i32) {
         let what = format!("document {id}");
-        self.until(&what, watching, |it| it.ids.contains(&id)).await;
+        self.until(&what, watch, |it| it.ids.contains(&id)).await;
     }
 
     /// Reads on until the watch is live, having lost MongoDB `times` times.
-    pub async fn until_reconnected(&mut self, watching: &mut Watching, times: usize) {
+    pub async fn until_reconnected(&mut self, watch: &mut WatchStream, times: usize) {
         let lost = pb::WatchState::UpstreamReconnecting;
-        self.until("LIVE after UPSTREAM_RECONNECTING", watching, |it| {
+        self.until("LIVE after UPSTREAM_RECONNECTING", watch, |it| {
             it.states.iter().filter(|state| **state == lost).count() >= times
                 && it.states.last() == Some(&pb::WatchState::Live)
         })

@@ -112,16 +112,16 @@ impl ChildProcess {
 
     /// Its resident memory, in bytes.
     pub fn resident(&self) -> u64 {
-        self.told_by_kernel("VmRSS:") << 10
+        self.proc_status("VmRSS:") << 10
     }
 
     /// The most that its resident memory has been, in bytes.
     pub fn peak_resident(&self) -> u64 {
-        self.told_by_kernel("VmHWM:") << 10
+        self.proc_status("VmHWM:") << 10
     }
 
     /// A number of `/proc/<pid>/status`: kilobytes, or a count.
-    pub fn told_by_kernel(&self, name: &str) -> u64 {
+    pub fn proc_status(&self, name: &str) -> u64 {
         let path = format!("/proc/{}/status", self.id());
         let status = std::fs::read_to_string(path).expect("it runs");
         let line = status.lines().find_map(|line| line.strip_prefix(name));
@@ -152,7 +152,7 @@ impl ChildProcess {
 
     /// Waits until its standard output satisfies `condition`; panics when `limit` passes first, or
     /// when it ends before.
-    pub async fn until_output(
+    pub async fn wait_for_output(
         &mut self,
         what: &str,
         limit: Duration,
@@ -161,11 +161,11 @@ impl ChildProcess {
         let deadline = Instant::now() + limit;
         loop {
             // Asked before the output is looked at, so that the last words count.
-            let ended = self.ended();
+            let exit_status = self.exit_status();
             if condition(&self.stdout()) {
                 return;
             }
-            assert!(ended.is_none(), "{} ended before {what}{self}", self.name);
+            assert!(exit_status.is_none(), "{} ended before {what}{self}", self.name);
             assert!(
                 Instant::now() < deadline,
                 "{} gave no {what} within {limit:?}{self}",
@@ -176,10 +176,10 @@ impl ChildProcess {
     }
 
     /// Waits until it ends by itself; panics when `limit` passes first.
-    pub async fn ends(&mut self, limit: Duration) -> ExitStatus {
+    pub async fn wait_for_exit(&mut self, limit: Duration) -> ExitStatus {
         let deadline = Instant::now() + limit;
         loop {
-            if let Some(status) = self.ended() {
+            if let Some(status) = self.exit_status() {
                 return status;
             }
             assert!(
@@ -192,7 +192,7 @@ impl ChildProcess {
     }
 
     /// How it ended; only once all it wrote has been read.
-    fn ended(&mut self) -> Option<ExitStatus> {
+    fn exit_status(&mut self) -> Option<ExitStatus> {
         let readers_are_done =
             Arc::strong_count(&self.stdout) == 1 && Arc::strong_count(&self.stderr) == 1;
         let status = self.child.try_wait().expect("a child can be asked about");

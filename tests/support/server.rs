@@ -8,7 +8,7 @@ use weir::config::ServeConfig;
 use weir::pb;
 use weir::pb::watch_service_client::WatchServiceClient;
 
-use super::{Database, Samples, Watching, admin, eventually, within};
+use super::{Database, Samples, WatchStream, admin, eventually, within};
 
 /// A running server on ports that the kernel chose.
 pub struct Weir {
@@ -28,12 +28,12 @@ impl Weir {
 
     /// A server that keeps no feed beyond its last watch: what is asked of it again, MongoDB is
     /// asked again.
-    pub async fn forgetful(database: &Database) -> Self {
-        Self::forgetful_at(database.uri()).await
+    pub async fn without_linger(database: &Database) -> Self {
+        Self::without_linger_at(database.uri()).await
     }
 
     /// The same of whatever is at the URI.
-    pub async fn forgetful_at(uri: &str) -> Self {
+    pub async fn without_linger_at(uri: &str) -> Self {
         Self::at(uri, |config| {
             config.feed_linger = std::time::Duration::ZERO;
         })
@@ -41,7 +41,7 @@ impl Weir {
     }
 
     /// Waits until it has let go of every feed.
-    pub async fn without_feeds(&self) {
+    pub async fn wait_for_no_feeds(&self) {
         eventually("no feed is left", async || {
             self.metrics().await.sum("weir_feeds") == 0.0
         })
@@ -85,7 +85,7 @@ impl Weir {
     }
 
     /// Opens a watch on a connection of its own; the test fails when it is refused.
-    pub async fn watch(&self, request: pb::WatchRequest) -> Watching {
+    pub async fn watch(&self, request: pb::WatchRequest) -> WatchStream {
         self.try_watch(request)
             .await
             .unwrap_or_else(|status| panic!("the watch was refused: {status:?}"))
@@ -95,8 +95,8 @@ impl Weir {
     ///
     /// # Errors
     /// The status it was refused with, before the response headers or in place of `Opened`.
-    pub async fn try_watch(&self, request: pb::WatchRequest) -> Result<Watching, tonic::Status> {
-        Watching::open(&mut self.client().await, request).await
+    pub async fn try_watch(&self, request: pb::WatchRequest) -> Result<WatchStream, tonic::Status> {
+        WatchStream::open(&mut self.client().await, request).await
     }
 
     /// The metrics as they are now.

@@ -109,7 +109,7 @@ struct Server {
     uri: String,
     state: Mutex<State>,
     /// Told of everything that changes what a waiting cursor is answered.
-    news: Condvar,
+    changed: Condvar,
 }
 
 #[derive(Default)]
@@ -117,7 +117,7 @@ struct State {
     logs: HashMap<String, LogState>,
     cursors: HashMap<i64, Cursor>,
     /// How often each command came.
-    asked: HashMap<String, u64>,
+    command_count: HashMap<String, u64>,
     /// What it says of its time, where a test set it.
     clock: Option<Timestamp>,
     /// The oldest entry of the oplog.
@@ -133,11 +133,11 @@ struct LogState {
     alter: Option<Alter>,
     batch: Option<usize>,
     /// Whether the opening brings events.
-    eager: bool,
+    events_in_first_batch: bool,
     /// Whether it answers at once, with nothing to say.
-    impatient: bool,
+    answer_at_once: bool,
     /// How often each command came for it.
-    asked: HashMap<String, u64>,
+    command_count: HashMap<String, u64>,
 }
 
 struct Entry {
@@ -214,7 +214,7 @@ impl StandIn {
             address: address.to_string(),
             uri: format!("mongodb://{address}/?directConnection=true"),
             state: Mutex::default(),
-            news: Condvar::new(),
+            changed: Condvar::new(),
         });
         let accepting = Arc::clone(&server);
         std::thread::spawn(move || {
@@ -266,9 +266,9 @@ impl StandIn {
     }
 
     /// How often a command came, whatever it was about.
-    pub fn asked(&self, command: &str) -> u64 {
+    pub fn command_count(&self, command: &str) -> u64 {
         let state = self.server.state();
-        state.asked.get(command).copied().unwrap_or_default()
+        state.command_count.get(command).copied().unwrap_or_default()
     }
 
     /// How many cursors are open.
@@ -288,7 +288,7 @@ impl Drop for StandIn {
         state.stopped = true;
         state.cut();
         drop(state);
-        self.server.news.notify_all();
+        self.server.changed.notify_all();
         // Ends the wait for the next connection.
         let _ = TcpStream::connect(&self.server.address);
     }
@@ -310,7 +310,7 @@ impl Log {
             log.entries.push(entry);
         }
         drop(state);
-        self.server.news.notify_all();
+        self.server.changed.notify_all();
     }
 
     /// How many events there are.
@@ -326,25 +326,25 @@ impl Log {
     /// Changes every reply to a cursor on this log from now on.
     pub fn alter(&self, alter: impl Fn(&mut Reply) + Send + 'static) {
         self.with(|log| log.alter = Some(Box::new(alter)));
-        self.server.news.notify_all();
+        self.server.changed.notify_all();
     }
 
     /// Puts events into the answer to an `aggregate` already.
     pub fn answer_openings_with_events(&self) {
-        self.with(|log| log.eager = true);
+        self.with(|log| log.events_in_first_batch = true);
     }
 
     /// Answers every `getMore` at once, whether there is anything to say or not.
     pub fn never_wait(&self) {
-        self.with(|log| log.impatient = true);
-        self.server.news.notify_all();
+        self.with(|log| log.answer_at_once = true);
+        self.server.changed.notify_all();
     }
 
     /// Replies are what they are again.
     pub fn heal(&self) {
         self.with(|log| {
             log.alter = None;
-            log.impatient = false;
+            log.answer_at_once = false;
             log.answers.clear();
         });
     }
@@ -352,12 +352,12 @@ impl Log {
     /// Answers one `getMore` with something else. Several are used up one after the other.
     pub fn answer(&self, answer: Answer) {
         self.with(|log| log.answers.push_back(answer));
-        self.server.news.notify_all();
+        self.server.changed.notify_all();
     }
 
     /// How often a command came for this log.
-    pub fn asked(&self, command: &str) -> u64 {
-        self.with(|log| log.asked.get(command).copied().unwrap_or_default())
+    pub fn command_count(&self, command: &str) -> u64 {
+        self.with(|log| log.command_count.get(command).copied().unwrap_or_default())
     }
 
     fn with<T>(&self, act: impl FnOnce(&mut LogState) -> T) -> T {
@@ -493,7 +493,7 @@ impl Server {
     fn answer(&self, command: &Document) -> Answer {
         let (name, subject) = command.iter().next().expect("a command has a name");
         let mut state = self.state();
-        *state.asked.entry(name.clone()).or_default() += 1;
+        *state.command_count.entry(name.clone()).or_default() += 1;
         match name.as_str() {
             "aggregate" => {
                 let log = subject.as_str().unwrap_or_default().to_owned();
@@ -521,7 +521,7 @@ impl Server {
     /// Answers a `getMore`, once there is something to say or the time is up.
     fn get_more(&self, state: MutexGuard<'_, State>, id: i64, wait: Duration) -> Answer {
         let (mut state, _) = self
-            .news
+            .changed
             .wait_timeout_while(state, wait, |state| !state.stopped && state.is_quiet(id))
             .unwrap_or_else(PoisonError::into_inner);
         let Some(name) = state.cursors.get(&id).map(|it| it.log.clone()) else {
@@ -549,13 +549,13 @@ impl State {
         let log = cursor.and_then(|cursor| Some((cursor, self.logs.get(&cursor.log)?)));
         log.is_some_and(|(cursor, log)| {
             let nothing = log.answers.is_empty() && log.entries.len() <= cursor.place;
-            nothing && !log.impatient
+            nothing && !log.answer_at_once
         })
     }
 
     fn count(&mut self, log: &str, command: &str) {
         let log = self.logs.entry(log.to_owned()).or_default();
-        *log.asked.entry(command.to_owned()).or_default() += 1;
+        *log.command_count.entry(command.to_owned()).or_default() += 1;
     }
 
     /// The second of the next event.

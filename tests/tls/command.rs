@@ -5,7 +5,7 @@ use weir::config::ClientAuth;
 use crate::setup::Secured;
 use crate::support::certificates::Authority;
 use crate::support::orders::{ORDERS, insert};
-use crate::support::{ChildProcess, Database, PATIENCE, Weir, weir};
+use crate::support::{ChildProcess, Database, WAIT_LIMIT, Weir, weir};
 
 /// Runs `weir watch` on the orders until one event has come.
 fn watch(database: &Database, server: &str, arguments: &[&str]) -> ChildProcess {
@@ -33,9 +33,9 @@ fn watch_in(
 
 async fn gets_an_event(database: &Database, mut process: ChildProcess) {
     let opened = |output: &str| output.contains(r#""type":"opened""#);
-    process.until_output("opened", PATIENCE, opened).await;
+    process.wait_for_output("opened", WAIT_LIMIT, opened).await;
     insert(database, fastrand::i32(..)).await;
-    assert!(process.ends(PATIENCE).await.success(), "{process}");
+    assert!(process.wait_for_exit(WAIT_LIMIT).await.success(), "{process}");
     assert!(process.stdout().contains(r#""type":"change""#), "{process}");
 }
 
@@ -48,7 +48,7 @@ async fn is_told(process: ChildProcess, code: i32, words: &str) {
 /// It ends, after some attempts it may be: the words in which a server refuses a certificate come after
 /// the handshake, and are lost where the connection is closed before the call is under way.
 async fn is_told_in_the_end(mut process: ChildProcess, code: i32, words: &str) -> String {
-    let status = process.ends(PATIENCE).await;
+    let status = process.wait_for_exit(WAIT_LIMIT).await;
     assert_eq!(status.code(), Some(code), "{process}");
     let said = process.stderr();
     assert!(said.contains(words), "not {words:?}{process}");
@@ -162,7 +162,7 @@ async fn the_command_goes_on_trying_where_it_has_been_let_in_before() {
         ],
     );
     let opened = |output: &str| output.contains(r#""type":"opened""#);
-    process.until_output("opened", PATIENCE, opened).await;
+    process.wait_for_output("opened", WAIT_LIMIT, opened).await;
 
     // The server comes back with a certificate that the command does not trust yet.
     let Secured { weir, folder, .. } = secured;
@@ -182,7 +182,7 @@ async fn the_command_goes_on_trying_where_it_has_been_let_in_before() {
     paths.write("ca.pem", &renewed.pem);
     insert(&database, 7).await;
     let changed = |output: &str| output.contains(r#""type":"change""#);
-    process.until_output("a change", PATIENCE, changed).await;
+    process.wait_for_output("a change", WAIT_LIMIT, changed).await;
     drop(weir);
 }
 

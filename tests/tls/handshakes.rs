@@ -43,9 +43,9 @@ async fn silent_connections_take_no_turn_of_a_handshake() {
     for _ in 0..50 {
         silent.push(dial(secured.weir.grpc_addr(), &[]).await);
     }
-    let mut watching = secured.watch(&database, secured.authority.trusted()).await;
+    let mut watch = secured.watch(&database, secured.authority.trusted()).await;
     insert(&database, 1).await;
-    assert_eq!(id(&watching.next_change().await), 1);
+    assert_eq!(id(&watch.next_change().await), 1);
     assert_eq!(secured.weir.metrics().await.sum("weir_connections"), 51.0);
 }
 
@@ -60,14 +60,14 @@ async fn stalled_handshakes_hold_up_nobody_and_end_in_their_time() {
     })
     .await;
     // Who was in before goes on as if there were nothing.
-    let mut watching = secured.watch(&database, secured.authority.trusted()).await;
+    let mut watch = secured.watch(&database, secured.authority.trusted()).await;
     let begin = Instant::now();
     let mut stalled = Vec::new();
     for _ in 0..6 {
         stalled.push(dial(secured.weir.grpc_addr(), &BEGUN).await);
     }
     insert(&database, 1).await;
-    assert_eq!(id(&watching.next_change().await), 1);
+    assert_eq!(id(&watch.next_change().await), 1);
 
     eventually("one who comes then is let in", async || {
         secured.is_reached(secured.authority.trusted()).await
@@ -87,7 +87,7 @@ async fn stalled_handshakes_hold_up_nobody_and_end_in_their_time() {
     let metrics = secured.weir.metrics().await;
     assert!(metrics.sum_where("weir_limit_rejections_total", &limit) >= 6.0);
     insert(&database, 2).await;
-    assert_eq!(id(&watching.next_change().await), 2);
+    assert_eq!(id(&watch.next_change().await), 2);
 }
 
 /// Half a greeting is no more than none.

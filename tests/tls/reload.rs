@@ -68,8 +68,8 @@ async fn certificates_rotate_under_a_hundred_open_watches() {
     let expected: Vec<_> = (0..ROTATIONS)
         .flat_map(|rotation| (0..3).map(move |number| rotation * 10 + number))
         .collect();
-    for watching in &mut watches {
-        let seen = watching.changes(expected.len()).await;
+    for watch in &mut watches {
+        let seen = watch.changes(expected.len()).await;
         let ids: Vec<_> = seen.iter().map(id).collect();
         assert_eq!(ids, expected);
     }
@@ -163,7 +163,7 @@ async fn what_cannot_be_used_leaves_the_old_certificate_in_force() {
     let old = authority.local();
     let mut volume = Volume::new(&old);
     let secured = volume.secured(&database, authority).await;
-    let mut watching = secured.watch(&database, secured.authority.trusted()).await;
+    let mut watch = secured.watch(&database, secured.authority.trusted()).await;
     let next = secured.authority.local();
     let gone = secured.authority.issue(&["localhost"], expired);
     let (certificate, key) = (next.certificate.as_bytes(), next.key.as_bytes());
@@ -216,7 +216,7 @@ async fn what_cannot_be_used_leaves_the_old_certificate_in_force() {
     volume.swap(Some(certificate), Some(key));
     secured.shows(&next).await;
     insert(&database, 1).await;
-    assert_eq!(id(&watching.next_change().await), 1);
+    assert_eq!(id(&watch.next_change().await), 1);
 }
 
 /// The server's own certificate, if it has expired meanwhile, is no reason to go on trusting anybody.
@@ -270,7 +270,7 @@ async fn an_authority_that_is_taken_out_lets_nobody_in_any_more() {
     let bundle = secured.folder.path().join("clients.crt");
     let (of_old, of_new) = (old.client("a"), new.client("b"));
     let identified = |issued: &Issued| secured.authority.trusted().identity(issued.identity());
-    let mut watching = secured.watch(&database, identified(&of_old)).await;
+    let mut watch = secured.watch(&database, identified(&of_old)).await;
     let kept = secured.channel(identified(&of_old)).await;
     let mut kept = WatchServiceClient::new(kept.expect("a connection"));
 
@@ -305,8 +305,8 @@ async fn an_authority_that_is_taken_out_lets_nobody_in_any_more() {
     // Nobody lost an authority, and nobody their watch.
     let mut other = secured.watch(&database, identified(&of_new)).await;
     insert(&database, 1).await;
-    for watching in [&mut watching, &mut other] {
-        assert_eq!(id(&watching.next_change().await), 1);
+    for watch in [&mut watch, &mut other] {
+        assert_eq!(id(&watch.next_change().await), 1);
     }
     let request = pb::GetServerInfoRequest {};
     kept.get_server_info(request).await.expect("an answer");
@@ -330,7 +330,7 @@ async fn an_authority_that_is_taken_out_lets_nobody_in_any_more() {
     secured.refusal(secured.authority.trusted()).await;
 
     // Who was in is in no more, on no connection; others have not noticed.
-    assert_ne!(watching.end().await.code(), Code::Ok);
+    assert_ne!(watch.end().await.code(), Code::Ok);
     kept.get_server_info(request)
         .await
         .expect_err("the old connection is of no use");

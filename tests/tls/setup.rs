@@ -17,7 +17,7 @@ use weir::pb::watch_service_client::WatchServiceClient;
 
 use crate::support::certificates::{Authority, Issued};
 use crate::support::orders::ORDERS;
-use crate::support::{Database, Samples, Watching, Weir, within};
+use crate::support::{Database, Samples, WatchStream, Weir, within};
 
 /// A server with a certificate of an authority of the test's own.
 pub struct Secured {
@@ -101,15 +101,15 @@ impl Secured {
         &self,
         database: &Database,
         tls: ClientTlsConfig,
-    ) -> Result<Watching, String> {
+    ) -> Result<WatchStream, String> {
         let channel = self.channel(tls).await.map_err(|error| refusal(&error))?;
         let request = database.watch_request(&[ORDERS]);
-        let opened = Watching::open(&mut WatchServiceClient::new(channel), request).await;
+        let opened = WatchStream::open(&mut WatchServiceClient::new(channel), request).await;
         opened.map_err(|status| refusal(&status))
     }
 
     /// The same, which must succeed.
-    pub async fn watch(&self, database: &Database, tls: ClientTlsConfig) -> Watching {
+    pub async fn watch(&self, database: &Database, tls: ClientTlsConfig) -> WatchStream {
         let opened = self.try_watch(database, tls).await;
         opened.unwrap_or_else(|why| panic!("the watch was refused: {why}"))
     }

@@ -6,7 +6,7 @@ use std::path::Path;
 use weir::config::{ClientAuth, ConfigError, ServeConfig};
 
 use crate::support::certificates::Authority;
-use crate::support::{ChildProcess, Database, PATIENCE, ServeProcess, weir};
+use crate::support::{ChildProcess, Database, WAIT_LIMIT, ServeProcess, weir};
 
 fn serve(arguments: &[&str]) -> ChildProcess {
     let common = [
@@ -87,7 +87,7 @@ async fn files_that_cannot_be_used_end_the_start_with_64() {
         for check in [&["--check-config"][..], &[]] {
             let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
             let mut process = serve(&[&arguments, check].concat());
-            let status = process.ends(PATIENCE).await;
+            let status = process.wait_for_exit(WAIT_LIMIT).await;
             assert_eq!(
                 status.code(),
                 Some(64),
@@ -108,7 +108,7 @@ async fn files_that_cannot_be_used_end_the_start_with_64() {
         "--tls-key-file",
         &key,
     ];
-    assert!(serve(&good).ends(PATIENCE).await.success());
+    assert!(serve(&good).wait_for_exit(WAIT_LIMIT).await.success());
 }
 
 /// A half of it must never pass for none.
@@ -123,7 +123,7 @@ async fn flags_that_go_together_are_refused_alone() {
         (&["--tls-client-auth=required"], "--tls-client-ca-file"),
     ] {
         let mut process = serve(arguments);
-        assert_eq!(process.ends(PATIENCE).await.code(), Some(64), "{process}");
+        assert_eq!(process.wait_for_exit(WAIT_LIMIT).await.code(), Some(64), "{process}");
         assert!(process.stderr().contains(other), "{process}");
     }
     // Nor where flags are not what set it.

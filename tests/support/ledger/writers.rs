@@ -13,7 +13,7 @@ use tokio_util::task::AbortOnDropHandle;
 use weir::pb;
 
 use super::{Ledger, Write};
-use crate::support::{PATIENCE, within};
+use crate::support::{WAIT_LIMIT, within};
 
 /// `_id` is the writer times this, and the number of the insert.
 const DOCUMENTS_OF_A_WRITER: i64 = 10_000_000;
@@ -24,7 +24,7 @@ const RETRY_PAUSE: Duration = Duration::from_millis(20);
 
 /// What is written, and how much of it.
 #[derive(Debug, Clone)]
-pub struct Writing {
+pub struct WriteOptions {
     pub writers: usize,
     pub collections: Vec<String>,
     /// Documents are in one of so many groups, and change from one to another: what filters ask for.
@@ -42,7 +42,7 @@ pub struct Writing {
     pub seed: u64,
 }
 
-impl Default for Writing {
+impl Default for WriteOptions {
     fn default() -> Self {
         Self {
             writers: 3,
@@ -61,7 +61,7 @@ impl Default for Writing {
 pub struct Writers {
     ledger: Arc<Ledger>,
     stop: CancellationToken,
-    tries: Arc<AtomicU64>,
+    retries: Arc<AtomicU64>,
     tasks: Vec<AbortOnDropHandle<()>>,
 }
 
@@ -69,46 +69,46 @@ impl Writers {
     /// Makes the collections and begins to write. The writers reach the database by themselves and not
     /// through a network that a test breaks: what is stuck there may be done long after it was tried
     /// again.
-    pub async fn start(database: &mongodb::Database, writing: &Writing) -> Self {
-        let mut writers = Self::ready(database, writing).await;
-        writers.begin(database, writing);
+    pub async fn start(database: &mongodb::Database, options: &WriteOptions) -> Self {
+        let mut writers = Self::ready(database, options).await;
+        writers.begin(database, options);
         writers
     }
 
     /// Makes the collections, and waits for [`Writers::begin`]: whoever watches by then gets everything.
-    pub async fn ready(database: &mongodb::Database, writing: &Writing) -> Self {
-        let names: Vec<&str> = writing.collections.iter().map(String::as_str).collect();
+    pub async fn ready(database: &mongodb::Database, options: &WriteOptions) -> Self {
+        let names: Vec<&str> = options.collections.iter().map(String::as_str).collect();
         for name in &names {
-            let images = doc! {"enabled": writing.images};
+            let images = doc! {"enabled": options.images};
             let create = doc! {"create": name, "changeStreamPreAndPostImages": images};
             within("a collection", database.run_command(create).into_future())
                 .await
                 .expect("a collection can be made");
         }
         Self {
-            ledger: Ledger::new(&names, writing.writers),
+            ledger: Ledger::new(&names, options.writers),
             stop: CancellationToken::new(),
-            tries: Arc::default(),
+            retries: Arc::default(),
             tasks: Vec::new(),
         }
     }
 
     /// Begins to write.
-    pub fn begin(&mut self, database: &mongodb::Database, writing: &Writing) {
+    pub fn begin(&mut self, database: &mongodb::Database, options: &WriteOptions) {
         let writer = |number| Writer {
             number,
-            writing: writing.clone(),
+            options: options.clone(),
             ledger: Arc::clone(&self.ledger),
-            collections: writing
+            collections: options
                 .collections
                 .iter()
                 .map(|name| database.collection(name))
                 .collect(),
-            random: fastrand::Rng::with_seed(writing.seed.wrapping_add(number as u64)),
-            alive: Vec::new(),
-            tries: Arc::clone(&self.tries),
+            random: fastrand::Rng::with_seed(options.seed.wrapping_add(number as u64)),
+            existing: Vec::new(),
+            retries: Arc::clone(&self.retries),
         };
-        self.tasks = (0..writing.writers)
+        self.tasks = (0..options.writers)
             .map(|number| {
                 let run = writer(number).run(self.stop.clone());
                 AbortOnDropHandle::new(tokio::spawn(run))
@@ -122,13 +122,13 @@ impl Writers {
 
     /// How many times a write had to be tried, beyond once.
     pub fn retries(&self) -> u64 {
-        self.tries.load(Ordering::Relaxed)
+        self.retries.load(Ordering::Relaxed)
     }
 
     /// Lets each writer finish what it is at, so that what was written is known.
     pub async fn finish(self) {
         self.stop.cancel();
-        let ended = tokio::time::timeout(3 * PATIENCE, join_all(self.tasks)).await;
+        let ended = tokio::time::timeout(3 * WAIT_LIMIT, join_all(self.tasks)).await;
         for ended in ended.expect("the writers finish what they are at") {
             ended.expect("a writer writes to its end");
         }
@@ -137,7 +137,7 @@ impl Writers {
 
 /// A document that is there.
 #[derive(Debug, Clone, Copy)]
-struct Alive {
+struct ExistingDocument {
     collection: usize,
     document: u32,
     /// The number of the last write to it.
@@ -147,34 +147,34 @@ struct Alive {
 
 struct Writer {
     number: usize,
-    writing: Writing,
+    options: WriteOptions,
     ledger: Arc<Ledger>,
     collections: Vec<mongodb::Collection<Document>>,
     random: fastrand::Rng,
-    alive: Vec<Alive>,
-    tries: Arc<AtomicU64>,
+    existing: Vec<ExistingDocument>,
+    retries: Arc<AtomicU64>,
 }
 
 impl Writer {
     async fn run(mut self, stop: CancellationToken) {
         while !stop.is_cancelled() {
             self.write().await;
-            tokio::time::sleep(self.writing.pause).await;
+            tokio::time::sleep(self.options.pause).await;
         }
     }
 
     async fn write(&mut self) {
-        let group = self.random.i32(0..self.writing.groups);
-        let full = self.alive.len() >= self.writing.documents;
+        let group = self.random.i32(0..self.options.groups);
+        let full = self.existing.len() >= self.options.documents;
         let operation = match self.random.u32(..100) {
-            _ if self.alive.is_empty() => Insert,
+            _ if self.existing.is_empty() => Insert,
             0..30 if !full => Insert,
             0..65 => Update,
             65..85 => Replace,
             _ => Delete,
         };
-        let chosen = self.random.usize(..self.alive.len().max(1));
-        let before = (operation != Insert).then(|| self.alive[chosen]);
+        let chosen = self.random.usize(..self.existing.len().max(1));
+        let before = (operation != Insert).then(|| self.existing[chosen]);
         let collection = match before {
             Some(before) => before.collection,
             None => self.random.usize(..self.collections.len()),
@@ -187,8 +187,8 @@ impl Writer {
             before: before.map(|before| before.group),
             after: (operation != Delete).then_some(group),
         };
-        self.ledger.note(self.number, write);
-        let text = match self.writing.large {
+        self.ledger.record(self.number, write);
+        let text = match self.options.large {
             Some((one_in, bytes)) if self.random.u32(..one_in) == 0 => "x".repeat(bytes),
             _ => String::new(),
         };
@@ -196,21 +196,21 @@ impl Writer {
         // Until it is known to be done.
         while let Err(error) = self.attempt(&write, before, number, &body).await {
             tracing::debug!(%error, "a write is tried again");
-            self.tries.fetch_add(1, Ordering::Relaxed);
+            self.retries.fetch_add(1, Ordering::Relaxed);
             tokio::time::sleep(RETRY_PAUSE).await;
         }
         self.ledger.done(self.number, number + 1);
         match operation {
-            Delete => drop(self.alive.swap_remove(chosen)),
-            Insert => self.alive.push(Alive {
+            Delete => drop(self.existing.swap_remove(chosen)),
+            Insert => self.existing.push(ExistingDocument {
                 collection,
                 document: number,
                 last: number,
                 group,
             }),
             _ => {
-                self.alive[chosen].last = number;
-                self.alive[chosen].group = group;
+                self.existing[chosen].last = number;
+                self.existing[chosen].group = group;
             }
         }
     }
@@ -218,7 +218,7 @@ impl Writer {
     async fn attempt(
         &self,
         write: &Write,
-        before: Option<Alive>,
+        before: Option<ExistingDocument>,
         number: u32,
         body: &Document,
     ) -> Result<(), Error> {
@@ -260,7 +260,7 @@ impl Writer {
 }
 
 /// The writer and the number of the insert that made the document.
-pub(super) fn of_id(id: i64) -> Option<(usize, u32)> {
+pub(super) fn parse_id(id: i64) -> Option<(usize, u32)> {
     let writer = usize::try_from(id / DOCUMENTS_OF_A_WRITER).ok()?;
     let document = u32::try_from(id % DOCUMENTS_OF_A_WRITER).ok()?;
     Some((writer, document))

@@ -5,9 +5,9 @@ mod support;
 
 use std::time::Duration;
 
-use support::orders::{ORDERS, Story, insert, resume};
+use support::orders::{ORDERS, Received, insert, resume};
 use support::{
-    Database, FailCommand, Figure, PATIENCE, Watching, Weir, error_reason, eventually, tally,
+    Database, FailCommand, Figure, WAIT_LIMIT, WatchStream, Weir, error_reason, eventually, tally,
     within,
 };
 use tokio::time::Instant;
@@ -36,9 +36,9 @@ fn failures() -> Vec<FailCommand> {
     failures
 }
 
-async fn goes_on(story: &mut Story, watching: &mut Watching, database: &Database, id: i32) {
+async fn goes_on(received: &mut Received, watch: &mut WatchStream, database: &Database, id: i32) {
     insert(database, id).await;
-    story.until_id(watching, id).await;
+    received.until_id(watch, id).await;
 }
 
 /// Nothing that a question comes to is told to a watch that is open.
@@ -46,22 +46,22 @@ async fn goes_on(story: &mut Story, watching: &mut Watching, database: &Database
 async fn an_open_watch_goes_on_whatever_is_answered_to_questions() {
     let database = Database::options().start().await;
     let weir = Weir::with(&database, impatient).await;
-    let mut watching = weir.watch(database.watch_request(&[ORDERS])).await;
-    let mut story = Story::default();
+    let mut watch = weir.watch(database.watch_request(&[ORDERS])).await;
+    let mut received = Received::default();
     for (id, failure) in (0..).step_by(2).zip(failures()) {
         database.fail(failure).await;
-        goes_on(&mut story, &mut watching, &database, id).await;
+        goes_on(&mut received, &mut watch, &database, id).await;
         // One that comes meanwhile asks, and its fate is its own.
         let begin = Instant::now();
         let another = weir.try_watch(database.watch_request(&[ORDERS])).await;
-        assert!(begin.elapsed() < PATIENCE / 2, "{:?}", begin.elapsed());
+        assert!(begin.elapsed() < WAIT_LIMIT / 2, "{:?}", begin.elapsed());
         drop(another);
-        goes_on(&mut story, &mut watching, &database, id + 1).await;
+        goes_on(&mut received, &mut watch, &database, id + 1).await;
         database.heal().await;
         tally(Figure::Faults, 1);
     }
     let ids: Vec<i32> = (0..2 * failures().len()).map(|id| id as i32).collect();
-    assert_eq!(story.ids, ids);
+    assert_eq!(received.ids, ids);
 }
 
 /// A new watch that cannot be answered for is refused with a reason, in time; and the next is
@@ -76,7 +76,7 @@ async fn a_new_watch_is_answered_in_time_whatever_is_answered_to_questions() {
         let begin = Instant::now();
         let refused = weir.try_watch(database.watch_request(&[ORDERS])).await;
         assert!(
-            begin.elapsed() < PATIENCE / 2,
+            begin.elapsed() < WAIT_LIMIT / 2,
             "{failure:?}: {:?}",
             begin.elapsed()
         );
@@ -135,9 +135,9 @@ async fn a_catch_up_survives_failing_questions() {
                 }
             }
         };
-        let mut story = Story::default();
-        story.until_id(&mut resumed, more - 1).await;
-        assert_eq!(story.ids, (1..more).collect::<Vec<_>>());
+        let mut received = Received::default();
+        received.until_id(&mut resumed, more - 1).await;
+        assert_eq!(received.ids, (1..more).collect::<Vec<_>>());
         database.heal().await;
         // It joins the others, whatever became of its questions.
         eventually("it has joined", async || {

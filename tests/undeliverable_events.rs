@@ -1,7 +1,7 @@
 //! Events that MongoDB can't send: everything before them comes, the watch ends once, and the client
 //! can go on after them.
 
-mod reading;
+mod conversions;
 mod support;
 
 use base64::Engine as _;
@@ -9,7 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use mongodb::bson::{Bson, doc};
 use pb::watch_response::Kind;
-use reading::{field, id};
+use conversions::{field, id};
 use support::orders::{ORDERS, insert};
 use support::{Database, FailCommand, Figure, Weir, error_info, eventually, tally};
 use tonic::Status;
@@ -25,20 +25,20 @@ const CODES: [(i32, &str); 2] = [
 
 /// What came before the watch ended, the last token, and how it ended.
 async fn to_the_end(weir: &Weir, request: pb::WatchRequest) -> (Vec<Bson>, Bytes, Status) {
-    let mut watching = match weir.try_watch(request).await {
-        Ok(watching) => watching,
+    let mut watch = match weir.try_watch(request).await {
+        Ok(watch) => watch,
         Err(status) => return (Vec::new(), Bytes::new(), status),
     };
     let mut ids = Vec::new();
     loop {
-        match watching.try_next().await {
+        match watch.try_next().await {
             Ok(Some(message)) => {
                 if let Some(Kind::Changes(batch)) = message.kind {
                     ids.extend(batch.changes.iter().map(id));
                 }
             }
             Ok(None) => panic!("the watch ended with OK after {ids:?}"),
-            Err(status) => return (ids, watching.token(), status),
+            Err(status) => return (ids, watch.token(), status),
         }
     }
 }
@@ -80,8 +80,8 @@ async fn a_watch_ends_right_before_a_missing_image_and_goes_on_right_after_it() 
                 feed_mode: mode.into(),
                 ..request.clone()
             };
-            let watching = weir.watch(request.clone()).await;
-            live.push((request, watching.token(), watching));
+            let watch = weir.watch(request.clone()).await;
+            live.push((request, watch.token(), watch));
         }
     }
     let write = async |ids: std::ops::Range<i32>| {
@@ -90,8 +90,8 @@ async fn a_watch_ends_right_before_a_missing_image_and_goes_on_right_after_it() 
     };
     write(0..5).await;
     let mut changes = other.changes(5).await;
-    for (_, _, watching) in &mut live {
-        let ids: Vec<Bson> = watching.changes(5).await.iter().map(id).collect();
+    for (_, _, watch) in &mut live {
+        let ids: Vec<Bson> = watch.changes(5).await.iter().map(id).collect();
         assert_eq!(ids, numbers(0..5));
     }
     let update = orders.update_one(doc! {"_id": 1}, doc! {"$set": {"kind": "b"}});
@@ -103,10 +103,10 @@ async fn a_watch_ends_right_before_a_missing_image_and_goes_on_right_after_it() 
     let poison = changes[5].cluster_time.expect("an event has a time");
     let poison = format!("{}.{}", poison.seconds, poison.increment);
 
-    let replica = Weir::forgetful(&database).await;
-    for (request, start, mut watching) in live {
-        let status = watching.end().await;
-        let ended = (numbers(0..5), watching.token(), status);
+    let replica = Weir::without_linger(&database).await;
+    for (request, start, mut watch) in live {
+        let status = watch.end().await;
+        let ended = (numbers(0..5), watch.token(), status);
         // Another server reads all of it anew.
         let again = to_the_end(&replica, from(&start, &request)).await;
         // From right before it, it is met at once, and once.
@@ -156,10 +156,10 @@ async fn the_status_stays_small_whatever_the_key() {
     for length in [10, 700, 1_200, 2_400, 10_000, 1_000_000] {
         let key = "k".repeat(length);
         orders.insert_one(doc! {"_id": &key}).await.unwrap();
-        let watching = weir.watch(required.clone()).await;
+        let watch = weir.watch(required.clone()).await;
         let set = doc! {"$set": {"a": 1}};
         orders.update_one(doc! {"_id": &key}, set).await.unwrap();
-        let (_, _, status) = to_the_end(&weir, from(&watching.token(), &required)).await;
+        let (_, _, status) = to_the_end(&weir, from(&watch.token(), &required)).await;
         // Trailers hold them in base64.
         let size = status.details().len() * 4 / 3 + status.message().len();
         assert!(size < 7 << 10, "{size} bytes with a key of {length}");
@@ -179,24 +179,24 @@ fn weirs(commands: &[&str], code: i32) -> FailCommand {
 #[tokio::test]
 async fn a_failure_that_does_not_come_again_loses_nothing() {
     let database = Database::options().start().await;
-    let weir = Weir::forgetful(&database).await;
+    let weir = Weir::without_linger(&database).await;
     let restarts = async || weir.metrics().await.sum("weir_feed_restarts_total");
     for (first, (code, _)) in (0..).step_by(10).zip(CODES) {
-        let mut watching = weir.watch(database.watch_request(&[ORDERS])).await;
+        let mut watch = weir.watch(database.watch_request(&[ORDERS])).await;
         let before = restarts().await;
         database.fail(weirs(&["getMore"], code).times(1)).await;
         for number in first..first + 5 {
             insert(&database, number).await;
         }
-        let ids: Vec<Bson> = watching.changes(5).await.iter().map(id).collect();
+        let ids: Vec<Bson> = watch.changes(5).await.iter().map(id).collect();
         assert_eq!(ids, numbers(first..first + 5), "{code}");
         eventually("it was opened again", async || restarts().await > before).await;
         insert(&database, first + 5).await;
-        assert_eq!(id(&watching.next_change().await), Bson::Int32(first + 5));
+        assert_eq!(id(&watch.next_change().await), Bson::Int32(first + 5));
         assert_eq!(restarts().await, before + 1.0);
         tally(Figure::Faults, 1);
-        drop(watching);
-        weir.without_feeds().await;
+        drop(watch);
+        weir.wait_for_no_feeds().await;
     }
 }
 
@@ -204,29 +204,29 @@ async fn a_failure_that_does_not_come_again_loses_nothing() {
 #[tokio::test]
 async fn a_failure_that_stays_ends_the_watch_once() {
     let database = Database::options().start().await;
-    let weir = Weir::forgetful(&database).await;
+    let weir = Weir::without_linger(&database).await;
     let restarts = async || weir.metrics().await.sum("weir_feed_restarts_total");
     for (first, (code, reason)) in (0..).step_by(10).zip(CODES) {
         for (number, commands) in (first..).zip([&["getMore"][..], &["getMore", "aggregate"]]) {
-            let mut watching = weir.watch(database.watch_request(&[ORDERS])).await;
+            let mut watch = weir.watch(database.watch_request(&[ORDERS])).await;
             let before = restarts().await;
             database.fail(weirs(commands, code)).await;
-            let status = watching.end().await;
+            let status = watch.end().await;
             let info = error_info(&status);
             assert_eq!(info.reason, reason, "{commands:?}");
             assert!(info.metadata.contains_key("after_time"), "{info:?}");
             assert!(!info.metadata.contains_key("next_token"), "{info:?}");
             assert_eq!(restarts().await, before + 1.0, "{code} {commands:?}");
-            weir.without_feeds().await;
+            weir.wait_for_no_feeds().await;
             database.heal().await;
 
             // Its token is good once the failure is gone.
-            let request = from(&watching.token(), &database.watch_request(&[ORDERS]));
+            let request = from(&watch.token(), &database.watch_request(&[ORDERS]));
             let mut again = weir.watch(request).await;
             insert(&database, number).await;
             assert_eq!(id(&again.next_change().await), Bson::Int32(number));
             drop(again);
-            weir.without_feeds().await;
+            weir.wait_for_no_feeds().await;
             tally(Figure::Faults, 1);
         }
     }

@@ -144,7 +144,7 @@ struct Need {
 }
 
 /// A running gate. It stops when it is dropped.
-pub struct Gate {
+pub struct PrivilegeProxy {
     address: SocketAddr,
     state: Arc<Mutex<State>>,
     _accepting: AbortOnDropHandle<()>,
@@ -161,7 +161,7 @@ struct State {
     strange: BTreeSet<String>,
 }
 
-impl Gate {
+impl PrivilegeProxy {
     /// Stands before the database at `upstream`.
     pub async fn before(upstream: SocketAddr, role: Role) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await;

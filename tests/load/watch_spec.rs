@@ -6,16 +6,16 @@ use weir::pb;
 use weir::pb::OperationType::{Delete, Insert, Replace, Update};
 use weir::pb::field_filter::Operator;
 
-use crate::reading::{eq, field, value};
+use crate::conversions::{eq, field, value};
 use crate::support::ledger::Write;
 
-use super::writing::{COLLECTIONS, FILES, GROUPS, ORDERS};
+use super::workload::{COLLECTIONS, FILES, GROUPS, ORDERS};
 
 /// What one watch asks for.
 #[derive(Debug, Clone)]
-pub struct Asking {
+pub struct WatchSpec {
     scope: Scope,
-    wish: Wish,
+    selection: Selection,
     /// A condition that always holds and that nobody else has, so that no other filter is equal.
     unique: Option<u32>,
     mode: pb::FeedMode,
@@ -25,9 +25,9 @@ pub struct Asking {
     /// Over a connection that takes next to nothing before it is read.
     pub narrow: bool,
     /// Reads one message, then waits so many milliseconds at most.
-    pub dawdles: Option<u64>,
+    pub max_read_delay_ms: Option<u64>,
     /// Stores the place after so many messages.
-    pub stores_each: u32,
+    pub store_every: u32,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,7 +40,7 @@ enum Scope {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Wish {
+enum Selection {
     Everything,
     /// What concerns one group of documents.
     Group(u32),
@@ -56,33 +56,33 @@ enum Wish {
     Nothing,
 }
 
-impl Asking {
+impl WatchSpec {
     /// One of all kinds, most of them such as can be had by the thousand.
-    pub fn random(dice: &mut Rng) -> Self {
-        let group = Wish::Group(dice.u32(..GROUPS));
-        let (scope, wish) = match dice.u32(..1000) {
-            0..10 => (Scope::Orders, Wish::Everything),
-            10..15 => (Scope::Database, Wish::Everything),
-            15..20 => (Scope::Both, Wish::Everything),
-            20..30 => (Scope::Files, Wish::Everything),
+    pub fn random(rng: &mut Rng) -> Self {
+        let group = Selection::Group(rng.u32(..GROUPS));
+        let (scope, selection) = match rng.u32(..1000) {
+            0..10 => (Scope::Orders, Selection::Everything),
+            10..15 => (Scope::Database, Selection::Everything),
+            15..20 => (Scope::Both, Selection::Everything),
+            20..30 => (Scope::Files, Selection::Everything),
             30..50 => (Scope::Files, group),
-            50..60 => (Scope::Orders, Wish::ComingAndGoing),
-            60..70 => (Scope::Orders, Wish::Changed),
-            70..80 => (Scope::Orders, Wish::Open),
-            80..90 => (Scope::Orders, Wish::WasPaid),
+            50..60 => (Scope::Orders, Selection::ComingAndGoing),
+            60..70 => (Scope::Orders, Selection::Changed),
+            70..80 => (Scope::Orders, Selection::Open),
+            80..90 => (Scope::Orders, Selection::WasPaid),
             90..110 => (Scope::Database, group),
             110..130 => (Scope::Both, group),
-            130..250 => (Scope::Orders, Wish::Nothing),
+            130..250 => (Scope::Orders, Selection::Nothing),
             _ => (Scope::Orders, group),
         };
-        let mode = match dice.u32(..20) {
+        let mode = match rng.u32(..20) {
             0..12 => pb::FeedMode::Auto,
             12..19 => pb::FeedMode::Shared,
             // Such may be few, each is a change stream of its own.
-            _ if scope == Scope::Orders && dice.u32(..20) == 0 => pb::FeedMode::Dedicated,
+            _ if scope == Scope::Orders && rng.u32(..20) == 0 => pb::FeedMode::Dedicated,
             _ => pb::FeedMode::Auto,
         };
-        let format = match dice.u32(..10) {
+        let format = match rng.u32(..10) {
             0..7 => pb::DocumentFormat::Bson,
             7 => pb::DocumentFormat::Json,
             8 => pb::DocumentFormat::CanonicalJson,
@@ -90,19 +90,19 @@ impl Asking {
         };
         Self {
             scope,
-            wish,
-            unique: dice.bool().then(|| dice.u32(..)),
+            selection,
+            unique: rng.bool().then(|| rng.u32(..)),
             mode,
             format,
-            progress_interval: dice.u32(1..=3),
-            narrow: dice.u32(..10) == 0,
-            dawdles: (dice.u32(..20) == 0).then(|| dice.u64(20..500)),
-            stores_each: if dice.bool() { 1 } else { dice.u32(2..20) },
+            progress_interval: rng.u32(1..=3),
+            narrow: rng.u32(..10) == 0,
+            max_read_delay_ms: (rng.u32(..20) == 0).then(|| rng.u64(20..500)),
+            store_every: if rng.bool() { 1 } else { rng.u32(2..20) },
         }
     }
 
     /// Whether it has to get this write.
-    pub fn wants(&self, write: &Write) -> bool {
+    pub fn expects(&self, write: &Write) -> bool {
         let in_scope = match self.scope {
             Scope::Orders => COLLECTIONS[write.collection] == ORDERS,
             Scope::Files => COLLECTIONS[write.collection] == FILES,
@@ -110,16 +110,16 @@ impl Asking {
         };
         let operation = write.operation;
         in_scope
-            && match self.wish {
-                Wish::Everything => true,
-                Wish::Group(group) => write.before.or(write.after) == i32::try_from(group).ok(),
-                Wish::ComingAndGoing => matches!(operation, Insert | Delete),
+            && match self.selection {
+                Selection::Everything => true,
+                Selection::Group(group) => write.before.or(write.after) == i32::try_from(group).ok(),
+                Selection::ComingAndGoing => matches!(operation, Insert | Delete),
                 // A replacement touches everything.
-                Wish::Changed => matches!(operation, Update | Replace),
-                Wish::Open => matches!(operation, Insert | Replace),
+                Selection::Changed => matches!(operation, Update | Replace),
+                Selection::Open => matches!(operation, Insert | Replace),
                 // A payment itself is not known to match, as the image of after is not asked for.
-                Wish::WasPaid => operation == Replace,
-                Wish::Nothing => false,
+                Selection::WasPaid => operation == Replace,
+                Selection::Nothing => false,
             }
     }
 
@@ -135,13 +135,13 @@ impl Asking {
             Scope::Both => &[ORDERS, FILES],
             Scope::Database => &[],
         };
-        let mut filters = match self.wish {
-            Wish::Everything | Wish::ComingAndGoing => vec![],
-            Wish::Group(group) => vec![eq("_id.g", json!(group))],
-            Wish::Changed => vec![field("a", Operator::Changed(true))],
-            Wish::Open => vec![eq("state", json!("open"))],
-            Wish::WasPaid => vec![eq("state", json!("paid"))],
-            Wish::Nothing => vec![eq("_id.g", json!(GROUPS))],
+        let mut filters = match self.selection {
+            Selection::Everything | Selection::ComingAndGoing => vec![],
+            Selection::Group(group) => vec![eq("_id.g", json!(group))],
+            Selection::Changed => vec![field("a", Operator::Changed(true))],
+            Selection::Open => vec![eq("state", json!("open"))],
+            Selection::WasPaid => vec![eq("state", json!("paid"))],
+            Selection::Nothing => vec![eq("_id.g", json!(GROUPS))],
         };
         if let Some(unique) = self.unique.filter(|_| !filters.is_empty()) {
             filters.push(field(
@@ -168,12 +168,12 @@ impl Asking {
             },
             ..pb::WatchRequest::default()
         };
-        match self.wish {
-            Wish::ComingAndGoing => {
+        match self.selection {
+            Selection::ComingAndGoing => {
                 request.operations = vec![Insert.into(), Delete.into()];
             }
-            Wish::Open => request.missing_image_policy = pb::MissingImagePolicy::Drop.into(),
-            Wish::WasPaid => {
+            Selection::Open => request.missing_image_policy = pb::MissingImagePolicy::Drop.into(),
+            Selection::WasPaid => {
                 request.missing_image_policy = pb::MissingImagePolicy::Drop.into();
                 request.full_document_before_change =
                     pb::FullDocumentBeforeChange::WhenAvailable.into();

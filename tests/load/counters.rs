@@ -6,9 +6,9 @@ use std::sync::{Mutex, PoisonError};
 
 /// A number that rises.
 #[derive(Default)]
-pub struct Count(AtomicU64);
+pub struct Counter(AtomicU64);
 
-impl Count {
+impl Counter {
     pub fn add(&self, amount: u64) {
         self.0.fetch_add(amount, Ordering::Relaxed);
     }
@@ -20,19 +20,19 @@ impl Count {
 
 /// A number that rises and falls, and its peak.
 #[derive(Default)]
-pub struct Level {
+pub struct PeakGauge {
     now: AtomicU64,
     peak: AtomicU64,
 }
 
 /// Counts one for as long as it lives.
-pub struct Entered<'a>(&'a Level);
+pub struct GaugeGuard<'a>(&'a PeakGauge);
 
-impl Level {
-    pub fn enter(&self) -> Entered<'_> {
+impl PeakGauge {
+    pub fn enter(&self) -> GaugeGuard<'_> {
         let now = self.now.fetch_add(1, Ordering::Relaxed) + 1;
         self.peak.fetch_max(now, Ordering::Relaxed);
-        Entered(self)
+        GaugeGuard(self)
     }
 
     pub fn now(&self) -> u64 {
@@ -44,7 +44,7 @@ impl Level {
     }
 }
 
-impl Drop for Entered<'_> {
+impl Drop for GaugeGuard<'_> {
     fn drop(&mut self) {
         self.0.now.fetch_sub(1, Ordering::Relaxed);
     }
@@ -52,32 +52,32 @@ impl Drop for Entered<'_> {
 
 /// What clients saw, and what was done to them.
 #[derive(Default)]
-pub struct Figures {
+pub struct Counters {
     /// Changes that came.
-    pub events: Count,
+    pub events: Counter,
     /// Of these, such as had come before.
-    pub repeats: Count,
+    pub repeats: Counter,
     /// Changes that had to come and did not.
-    pub lost: Count,
+    pub lost: Counter,
     /// Watches open now.
-    pub held: Level,
+    pub open_watches: PeakGauge,
     /// Watches that went on from a stored token.
-    pub resumed: Count,
+    pub resumed: Counter,
     /// Watches given up before they were open.
-    pub broken_off: Count,
+    pub abandoned: Counter,
     /// Times that a client stopped reading for a while.
-    pub stalls: Count,
+    pub stalls: Counter,
     /// Watches given up as nothing came for too long.
-    pub silences: Count,
+    pub silent_timeouts: Counter,
     /// Times that a watch was told that MongoDB is away.
-    pub reconnecting: Count,
+    pub reconnecting: Counter,
     /// Times that each fault was put in.
     faults: Mutex<BTreeMap<String, u64>>,
     /// How watches ended that did not have to.
     ends: Mutex<BTreeMap<String, u64>>,
 }
 
-impl Figures {
+impl Counters {
     pub fn fault(&self, name: &str) {
         count(&self.faults, name);
     }
@@ -90,7 +90,7 @@ impl Figures {
         read(&self.faults)
     }
 
-    pub fn ends(&self) -> BTreeMap<String, u64> {
+    pub fn end_reasons(&self) -> BTreeMap<String, u64> {
         read(&self.ends)
     }
 }

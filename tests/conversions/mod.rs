@@ -5,9 +5,9 @@
     reason = "each integration test is a crate of its own and uses a part of this"
 )]
 
-mod original;
+mod driver_stream;
 
-pub use original::Original;
+pub use driver_stream::DriverStream;
 
 use mongodb::bson::spec::BinarySubtype;
 use mongodb::bson::{Binary, Bson, DateTime, Document, Timestamp, doc};
@@ -74,7 +74,7 @@ pub fn operations(changes: &[pb::ChangeEvent]) -> Vec<String> {
 
 /// The event as MongoDB tells it, put together again from what Weir sent in BSON format. Without
 /// the token, and without what MongoDB leaves out when it is empty.
-pub fn told_by_mongodb(change: &pb::ChangeEvent) -> Document {
+pub fn as_mongodb_event(change: &pb::ChangeEvent) -> Document {
     let mut told = doc! { "operationType": operation(change) };
     let mut put = |key: &str, value: Option<Bson>| {
         if let Some(value) = value {

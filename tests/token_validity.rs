@@ -6,7 +6,7 @@ use bytes::Bytes;
 use mongodb::bson::{Document, doc};
 use pb::field_filter::Operator;
 use prost_types::value::Kind as ValueKind;
-use support::{Database, Watching, Weir, error_reason, within};
+use support::{Database, WatchStream, Weir, error_reason, within};
 use weir::pb;
 use weir::pb::watch_request::Start;
 use weir::pb::watch_response::Kind;
@@ -42,7 +42,7 @@ fn id(change: &pb::ChangeEvent) -> i32 {
 }
 
 /// What a message tells of the collection, each with the token that stands behind it.
-fn news(message: &pb::WatchResponse) -> Vec<(String, Bytes)> {
+fn changed(message: &pb::WatchResponse) -> Vec<(String, Bytes)> {
     match message.kind.as_ref().expect("a kind this test knows") {
         Kind::Changes(batch) => batch
             .changes
@@ -66,10 +66,10 @@ fn news(message: &pb::WatchResponse) -> Vec<(String, Bytes)> {
 }
 
 /// Everything that a watch tells up to its end, or up to the last thing that happens.
-async fn all_news(watching: &mut Watching) -> Vec<String> {
+async fn all_news(watch: &mut WatchStream) -> Vec<String> {
     let mut all = Vec::new();
-    while let Ok(Some(message)) = watching.try_next().await {
-        all.extend(news(&message).into_iter().map(|(what, _)| what));
+    while let Ok(Some(message)) = watch.try_next().await {
+        all.extend(changed(&message).into_iter().map(|(what, _)| what));
         if all.last().is_some_and(|what| what == "7") {
             break;
         }
@@ -91,21 +91,21 @@ async fn every_message_carries_a_token_that_is_followed_by_exactly_the_rest() {
         ..database.watch_request(&["orders"])
     };
     let orders = database.collection("orders");
-    let mut watching = weir.watch(request()).await;
+    let mut watch = weir.watch(request()).await;
     // Each message's kind and token, and how much had been told once it was handled.
-    let mut tokens = vec![("Opened", watching.token(), 0)];
+    let mut tokens = vec![("Opened", watch.token(), 0)];
     let mut told: Vec<String> = Vec::new();
 
     let mut step = 0;
     loop {
-        let message = match watching.try_next().await {
+        let message = match watch.try_next().await {
             Ok(message) => message.expect("the drop ends the watch"),
             Err(status) => {
                 assert_eq!(error_reason(&status), "WATCH_INVALIDATED");
                 break;
             }
         };
-        for (what, token) in news(&message) {
+        for (what, token) in changed(&message) {
             told.push(what);
             tokens.push(("an event", token, told.len()));
         }
@@ -179,14 +179,14 @@ async fn the_last_token_of_a_server_that_shuts_down_stands_for_what_was_delivere
         max_message_bytes: 64 << 10,
         ..database.watch_request(&["orders"])
     };
-    let mut watching = weir.watch(request.clone()).await;
+    let mut watch = weir.watch(request.clone()).await;
     insert(&database, 1).await;
-    let before = watching.next_change().await.resume_token;
+    let before = watch.next_change().await.resume_token;
     // More than the buffers between the two take, so that pieces are left when the end comes.
     let large = doc! {"_id": 2, "text": "x".repeat(8 << 20)};
     let orders = database.collection("orders");
     orders.insert_one(large).await.expect("an insert");
-    watching
+    watch
         .until("the first piece", |kind| {
             matches!(kind, Kind::EventChunk(_)).then_some(())
         })
@@ -194,8 +194,8 @@ async fn the_last_token_of_a_server_that_shuts_down_stands_for_what_was_delivere
 
     let (last, ()) = tokio::join!(
         async {
-            let mut last = watching.token();
-            while let Ok(Some(message)) = watching.try_next().await {
+            let mut last = watch.token();
+            while let Ok(Some(message)) = watch.try_next().await {
                 assert!(
                     !matches!(&message.kind, Some(Kind::EventChunk(chunk)) if chunk.last),
                     "the buffers took the whole event; it must be larger"
@@ -331,14 +331,14 @@ async fn a_token_is_honoured(scope: impl Fn(&Database) -> pb::WatchRequest) {
         }),
         ..scope(&database)
     };
-    let mut watching = weir.watch(request.clone()).await;
-    let mut tokens = vec![("Opened", watching.token())];
+    let mut watch = weir.watch(request.clone()).await;
+    let mut tokens = vec![("Opened", watch.token())];
     let old = doc! {"_id": 1, "status": "old", "age": 9, "expired": true};
     orders.insert_one(old).await.expect("an insert");
-    tokens.push(("an event", watching.next_change().await.resume_token));
-    watching.next_progress().await;
-    tokens.push(("Progress", watching.token()));
-    drop(watching);
+    tokens.push(("an event", watch.next_change().await.resume_token));
+    watch.next_progress().await;
+    tokens.push(("Progress", watch.token()));
+    drop(watch);
     let new = doc! {"_id": 2, "status": "new", "age": 1, "total": 5};
     orders.insert_one(new).await.expect("an insert");
 
@@ -346,7 +346,7 @@ async fn a_token_is_honoured(scope: impl Fn(&Database) -> pb::WatchRequest) {
     for (made_with, token) in &tokens {
         for ask in ways_to_ask(&request) {
             println!("the token of {made_with} for {ask:?}");
-            let resumed = Watching::open(&mut client, after(token, ask.clone())).await;
+            let resumed = WatchStream::open(&mut client, after(token, ask.clone())).await;
             let mut resumed = resumed.expect("the token is taken");
             let filtered = !ask.filters.is_empty();
             if *made_with == "Opened" && !filtered {

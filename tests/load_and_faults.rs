@@ -1,7 +1,7 @@
 //! Weir under load, for some seconds: see [`load`]. `make soak` does so for as long as one likes.
 
 mod load;
-mod reading;
+mod conversions;
 mod support;
 
 use std::time::Duration;
@@ -29,7 +29,7 @@ async fn under_load_and_faults_nothing_is_lost_and_everything_is_given_back() {
         calm: Duration::from_secs(60),
         empty: Duration::from_secs(30),
         growth: f64::INFINITY,
-        telling: Duration::from_secs(2),
+        status_interval: Duration::from_secs(2),
         seed,
     };
     let outcome = run(&settings).await;

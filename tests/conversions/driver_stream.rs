@@ -7,9 +7,9 @@ use mongodb::change_stream::ChangeStream;
 use crate::support::{Database, within};
 
 /// What the driver reads by itself: everything in the deployment.
-pub struct Original(ChangeStream<RawDocumentBuf>);
+pub struct DriverStream(ChangeStream<RawDocumentBuf>);
 
-impl Original {
+impl DriverStream {
     /// A stream that is open from now on.
     pub async fn of(database: &Database, expanded: bool) -> Self {
         let stream = database

@@ -9,7 +9,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use mongodb::bson::{Bson, Document, doc};
 use support::orders::{ORDERS, insert, resume};
-use support::{Database, Figure, Watching, Weir, error_reason, tally};
+use support::{Database, Figure, WatchStream, Weir, error_reason, tally};
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 use weir::config::ServeConfig;
@@ -57,12 +57,12 @@ impl Attempts {
             configure(config);
         })
         .await;
-        let mut watching = weir.watch(database.watch_request(&[ORDERS])).await;
+        let mut watch = weir.watch(database.watch_request(&[ORDERS])).await;
         insert(&database, 1).await;
-        let good = watching.next_change().await.resume_token;
+        let good = watch.next_change().await.resume_token;
         insert(&database, 2).await;
-        drop(watching);
-        weir.without_feeds().await;
+        drop(watch);
+        weir.wait_for_no_feeds().await;
         let client = weir.client().await;
         Self {
             database,
@@ -72,15 +72,15 @@ impl Attempts {
         }
     }
 
-    async fn open(&mut self, token: Vec<u8>) -> Result<Watching, Status> {
+    async fn open(&mut self, token: Vec<u8>) -> Result<WatchStream, Status> {
         let request = resume(&self.database, token.into());
-        Watching::open(&mut self.client, request).await
+        WatchStream::open(&mut self.client, request).await
     }
 
     /// The reason that a token is refused for.
     async fn refused(&mut self, token: Vec<u8>, what: &str) -> String {
         match self.open(token).await {
-            Ok(watching) => panic!("{what}: a watch was opened: {:?}", watching.opened),
+            Ok(watch) => panic!("{what}: a watch was opened: {:?}", watch.opened),
             Err(status) => reason(&status, what),
         }
     }
@@ -207,14 +207,14 @@ async fn a_forged_envelope_is_refused_or_means_what_it_says() {
         let token = attempts.forged(|body| body[KIND] = kind);
         let what = format!("kind {kind}");
         match attempts.open(token).await {
-            Ok(mut watching) if kind <= INVALIDATE => {
+            Ok(mut watch) if kind <= INVALIDATE => {
                 assert_eq!(
-                    support::orders::id(&watching.next_change().await),
+                    support::orders::id(&watch.next_change().await),
                     2,
                     "{what}"
                 );
             }
-            Ok(watching) => panic!("{what}: {:?}", watching.opened),
+            Ok(watch) => panic!("{what}: {:?}", watch.opened),
             Err(status) => {
                 assert_eq!(reason(&status, &what), "RESUME_TOKEN_MALFORMED", "{what}");
             }
@@ -244,9 +244,9 @@ async fn a_forged_envelope_is_refused_or_means_what_it_says() {
     ];
     for (what, token) in forgeries {
         match attempts.open(token).await {
-            Ok(mut watching) => {
+            Ok(mut watch) => {
                 assert_eq!(
-                    support::orders::id(&watching.next_change().await),
+                    support::orders::id(&watch.next_change().await),
                     2,
                     "{what}"
                 );
@@ -379,8 +379,8 @@ async fn a_token_whose_inside_is_broken_is_refused_in_one_attempt() {
         let token = attempts.around(EVENT, &bson(doc! { "_data": changed }));
         let what = format!("digit {at} changed");
         match attempts.open(token).await {
-            Ok(watching) => {
-                assert_ne!(watching.opened.start_mode(), pb::StartMode::Now, "{what}");
+            Ok(watch) => {
+                assert_ne!(watch.opened.start_mode(), pb::StartMode::Now, "{what}");
                 taken += 1;
             }
             // The database of the tests reads names out of its tokens, and may be asked for what
@@ -394,11 +394,11 @@ async fn a_token_whose_inside_is_broken_is_refused_in_one_attempt() {
     println!("{taken} of {} changed digits were taken", data.len());
     tally(Figure::BadInputs, data.len() as u64);
     // Whatever came, the server is as it was.
-    attempts.weir.without_feeds().await;
+    attempts.weir.wait_for_no_feeds().await;
     let token = attempts.good.to_vec();
-    let mut watching = attempts
+    let mut watch = attempts
         .open(token)
         .await
         .expect("the token itself is good");
-    assert_eq!(support::orders::id(&watching.next_change().await), 2);
+    assert_eq!(support::orders::id(&watch.next_change().await), 2);
 }

@@ -10,20 +10,20 @@ use weir::auth::ApiKey;
 use weir::config::ServeConfig;
 use weir::pb;
 
-use super::{Database, Watching, Weir};
+use super::{Database, WatchStream, Weir};
 
 /// Thirty-two bytes in base64, for nothing but tests.
 const TOKEN_KEY: &str = "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=\n";
 
 /// A server whose clients have API keys, a policy, and resume tokens that are encrypted.
-pub struct Guarded {
+pub struct PolicyServer {
     /// The server.
     pub weir: Weir,
     folder: TempDir,
     database: String,
 }
 
-impl Guarded {
+impl PolicyServer {
     /// Serves clients of these names and claims by a policy, in which `$db` stands for the test's
     /// database.
     pub async fn start(database: &Database, clients: &[(&str, Value)], policy: &str) -> Self {
@@ -82,12 +82,12 @@ impl Guarded {
     ///
     /// # Errors
     /// The status it was refused with.
-    pub async fn open(&self, name: &str, request: pb::WatchRequest) -> Result<Watching, Status> {
-        Watching::open(&mut self.weir.client().await, by(name, request)).await
+    pub async fn open(&self, name: &str, request: pb::WatchRequest) -> Result<WatchStream, Status> {
+        WatchStream::open(&mut self.weir.client().await, by(name, request)).await
     }
 
     /// Opens a watch that must not be refused.
-    pub async fn watch(&self, name: &str, request: pb::WatchRequest) -> Watching {
+    pub async fn watch(&self, name: &str, request: pb::WatchRequest) -> WatchStream {
         let opened = self.open(name, request).await;
         opened.unwrap_or_else(|status| panic!("{name}'s watch was refused: {status:?}"))
     }

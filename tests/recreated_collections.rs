@@ -4,7 +4,7 @@ mod support;
 
 use bytes::Bytes;
 use mongodb::bson::{Document, doc};
-use support::{Database, Watching, Weir, error_reason, within};
+use support::{Database, WatchStream, Weir, error_reason, within};
 use weir::pb;
 use weir::pb::watch_request::Start;
 use weir::pb::watch_response::Kind;
@@ -72,19 +72,19 @@ struct Dropped {
 
 /// Inserts 1 and 2, drops the collection, and makes it again with 3.
 async fn dropped_and_made_again(weir: &Weir, database: &Database) -> Dropped {
-    let mut watching = weir.watch(database.watch_request(&["orders"])).await;
+    let mut watch = weir.watch(database.watch_request(&["orders"])).await;
     insert(database, 1).await;
-    let before = watching.next_change().await.resume_token;
+    let before = watch.next_change().await.resume_token;
     insert(database, 2).await;
-    watching.next_change().await;
+    watch.next_change().await;
     database.collection("orders").drop().await.expect("a drop");
-    let drop = watching.next_change().await;
+    let drop = watch.next_change().await;
     assert_eq!(drop.operation(), pb::OperationType::Drop);
-    let invalidated = watching.next_invalidated().await;
+    let invalidated = watch.next_invalidated().await;
     assert_eq!(invalidated.cause(), pb::OperationType::Drop);
-    let invalidate = watching.token();
+    let invalidate = watch.token();
     assert_eq!(
-        error_reason(&watching.end().await),
+        error_reason(&watch.end().await),
         "WATCH_INVALIDATED",
         "the default is to end"
     );
@@ -97,16 +97,16 @@ async fn dropped_and_made_again(weir: &Weir, database: &Database) -> Dropped {
 }
 
 /// Reads up to and including the `Invalidated`: the inserts before it.
-async fn inserts_before_the_end(watching: &mut Watching) -> Vec<i32> {
+async fn inserts_before_the_end(watch: &mut WatchStream) -> Vec<i32> {
     let whole = async {
         let mut inserts = Vec::new();
         loop {
-            let message = watching.next().await;
+            let message = watch.next().await;
             match message.kind {
                 Some(Kind::Changes(batch)) => {
-                    let news = batch.changes.iter();
-                    let news = news.filter(|it| it.operation() == pb::OperationType::Insert);
-                    inserts.extend(news.map(id));
+                    let changed = batch.changes.iter();
+                    let changed = changed.filter(|it| it.operation() == pb::OperationType::Insert);
+                    inserts.extend(changed.map(id));
                 }
                 Some(Kind::Invalidated(_)) => return inserts,
                 Some(Kind::StateChange(_) | Kind::Progress(_)) => {}
@@ -189,18 +189,18 @@ async fn every_token_of_a_watch_that_continues_is_followed_by_the_rest() {
         operations: vec![pb::OperationType::Insert.into()],
         ..database.watch_request(&["orders"])
     };
-    let mut watching = weir.watch(request()).await;
+    let mut watch = weir.watch(request()).await;
     insert(&database, 1).await;
-    let mut tokens = vec![(watching.next_change().await.resume_token, 2)];
+    let mut tokens = vec![(watch.next_change().await.resume_token, 2)];
     database.collection("orders").drop().await.expect("a drop");
-    watching.next_invalidated().await;
-    tokens.push((watching.token(), 2));
+    watch.next_invalidated().await;
+    tokens.push((watch.token(), 2));
     insert(&database, 2).await;
-    let second = watching.next_change().await;
+    let second = watch.next_change().await;
     assert_eq!(id(&second), 2);
     tokens.push((second.resume_token, 3));
     insert(&database, 3).await;
-    assert_eq!(id(&watching.next_change().await), 3);
+    assert_eq!(id(&watch.next_change().await), 3);
 
     for (token, expected) in tokens {
         let mut resumed = weir.watch(after(&token, request())).await;

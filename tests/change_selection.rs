@@ -1,10 +1,10 @@
 //! Which changes a watch delivers: by operation, and by filter where the document is not at hand.
 
-mod reading;
+mod conversions;
 mod support;
 
 use mongodb::bson::doc;
-use reading::{eq, id};
+use conversions::{eq, id};
 use serde_json::json;
 use support::{Database, Weir};
 use weir::pb;

@@ -20,8 +20,8 @@ use serde_json::json;
 use weir::config::ServeConfig;
 use weir::pb;
 
-use crate::reading::{eq, field};
-use crate::support::ledger::{Figures, Follower, Following, Ledger, Writers, Writing};
+use crate::conversions::{eq, field};
+use crate::support::ledger::{DeliveryTotals, ResumingClient, ClientOptions, Ledger, Writers, WriteOptions};
 use crate::support::{Database, Figure, Proxy, Weir, eventually, tally};
 
 /// The shortest that may be asked for, so that a test sees the end of it.
@@ -31,7 +31,7 @@ const KEEPALIVE: Duration = Duration::from_secs(1);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// A small server in a hurry: little room, so that clients fall off, and short limits.
-pub fn hasty(config: &mut ServeConfig) {
+pub fn short_limits(config: &mut ServeConfig) {
     config.upstream_reply_timeout = REPLY_TIMEOUT;
     config.server_selection_timeout = Duration::from_millis(300);
     config.http2_keepalive_interval = KEEPALIVE;
@@ -42,15 +42,15 @@ pub fn hasty(config: &mut ServeConfig) {
 }
 
 /// What the writers write where a test says nothing else.
-pub fn writing() -> Writing {
-    Writing {
+pub fn write_options() -> WriteOptions {
+    WriteOptions {
         large: Some((15, 150_000)),
-        ..Writing::default()
+        ..WriteOptions::default()
     }
 }
 
 /// One follower of each kind.
-pub fn every_kind(database: &Database) -> Vec<Following> {
+pub fn one_client_of_each_kind(database: &Database) -> Vec<ClientOptions> {
     let whole = || database.watch_request(&[]);
     let first = || database.watch_request(&["ledger_a"]);
     let small = 64 << 10;
@@ -59,9 +59,9 @@ pub fn every_kind(database: &Database) -> Vec<Following> {
         feed_mode: mode.into(),
         ..whole()
     };
-    let plain = Following::new("plain", first(), |it| it.collection == 0);
+    let plain = ClientOptions::new("plain", first(), |it| it.collection == 0);
     // What an update or a deletion leaves nobody can tell, and it is delivered for that.
-    let filtered_by_mongodb = Following::new(
+    let filtered_by_mongodb = ClientOptions::new(
         "filtered by MongoDB",
         of_group(1, pb::FeedMode::Dedicated),
         |it| matches!(it.operation, Update | Delete) || it.after == Some(1),
@@ -72,14 +72,14 @@ pub fn every_kind(database: &Database) -> Vec<Following> {
         missing_image_policy: pb::MissingImagePolicy::Drop.into(),
         ..of_group(2, pb::FeedMode::Shared)
     };
-    let filtered_by_weir = Following::new("filtered by Weir", by_images, |it| {
+    let filtered_by_weir = ClientOptions::new("filtered by Weir", by_images, |it| {
         it.before == Some(2) || it.operation != Update && it.after == Some(2)
     });
     let changed = pb::WatchRequest {
         filters: vec![field("group", Operator::Changed(true))],
         ..whole()
     };
-    let changed = Following::new("changed", changed, |it| match it.operation {
+    let changed = ClientOptions::new("changed", changed, |it| match it.operation {
         Update => it.before != it.after,
         operation => operation == Replace,
     });
@@ -93,7 +93,7 @@ pub fn every_kind(database: &Database) -> Vec<Following> {
         document_format: pb::DocumentFormat::Json.into(),
         ..whole()
     };
-    let comings_and_goings = Following::new("comings and goings", comings_and_goings, move |it| {
+    let comings_and_goings = ClientOptions::new("comings and goings", comings_and_goings, move |it| {
         operations.contains(&it.operation)
     });
     let pieces = pb::WatchRequest {
@@ -109,164 +109,164 @@ pub fn every_kind(database: &Database) -> Vec<Following> {
         filtered_by_mongodb,
         filtered_by_weir,
         changed,
-        Following::all("structs", structs),
-        Following {
-            store_each: 4,
+        ClientOptions::all("structs", structs),
+        ClientOptions {
+            store_every: 4,
             ..comings_and_goings
         },
-        Following::all("in pieces", pieces),
-        Following {
+        ClientOptions::all("in pieces", pieces),
+        ClientOptions {
             window: Some(16 << 10),
-            ..Following::new("narrow", canonical, |it| it.collection == 0)
+            ..ClientOptions::new("narrow", canonical, |it| it.collection == 0)
         },
     ];
     // A machine that is busy may take seconds over a progress.
-    let patient = |following| Following {
+    let with_patience = |options| ClientOptions {
         silent_intervals: 10,
-        ..following
+        ..options
     };
-    all.into_iter().map(patient).collect()
+    all.into_iter().map(with_patience).collect()
 }
 
 /// The same, but they take their watches for dead as soon as the contract lets them.
-pub fn every_kind_impatient(database: &Database) -> Vec<Following> {
-    let impatient = |following| Following {
+pub fn impatient_clients_of_each_kind(database: &Database) -> Vec<ClientOptions> {
+    let impatient = |options| ClientOptions {
         silent_intervals: 2,
-        ..following
+        ..options
     };
-    every_kind(database).into_iter().map(impatient).collect()
+    one_client_of_each_kind(database).into_iter().map(impatient).collect()
 }
 
 /// Waits until so much more was written, whoever gets it.
-pub async fn more_is_written(ledger: &Ledger, writes: u64) {
+pub async fn wait_for_writes(ledger: &Ledger, writes: u64) {
     let enough = ledger.len() + writes;
     eventually("more is written", async || ledger.len() >= enough).await;
 }
 
 /// Waits until every follower has got more than it has now.
-pub async fn everybody_gets_more(followers: &[Follower]) {
-    let before: Vec<u64> = followers.iter().map(Follower::got).collect();
-    for (follower, before) in followers.iter().zip(before) {
-        let more = format!("{} gets more than {before}", follower.name());
+pub async fn wait_for_every_client(clients: &[ResumingClient]) {
+    let before: Vec<u64> = clients.iter().map(ResumingClient::got).collect();
+    for (client, before) in clients.iter().zip(before) {
+        let more = format!("{} gets more than {before}", client.name());
         eventually(&more, async || {
-            assert_eq!(follower.problem(), None);
-            follower.got() > before
+            assert_eq!(client.problem(), None);
+            client.got() > before
         })
         .await;
     }
 }
 
 /// Has followers begin to watch, all at once.
-pub async fn start_all(
+pub async fn start_clients(
     ledger: &Arc<Ledger>,
     address: std::net::SocketAddr,
-    followings: Vec<Following>,
-) -> Vec<Follower> {
-    let starting = followings
+    client_options: Vec<ClientOptions>,
+) -> Vec<ResumingClient> {
+    let starting = client_options
         .into_iter()
-        .map(|following| Follower::start(ledger, address, following));
+        .map(|options| ResumingClient::start(ledger, address, options));
     futures::future::join_all(starting).await
 }
 
 /// All of it, at work.
-pub struct Scene {
+pub struct Testbed {
     pub database: Database,
     /// Between Weir and the database.
-    pub upstream: Proxy,
+    pub upstream_proxy: Proxy,
     pub weir: Weir,
     /// Between the clients and Weir.
-    pub clients: Proxy,
+    pub client_proxy: Proxy,
     pub ledger: Arc<Ledger>,
-    pub followers: Vec<Follower>,
+    pub clients: Vec<ResumingClient>,
     writers: Writers,
 }
 
-impl Scene {
+impl Testbed {
     /// With one follower of each kind.
     pub async fn start() -> Self {
         let database = Database::options().start().await;
-        Self::with(database, writing(), hasty, every_kind).await
+        Self::with(database, write_options(), short_limits, one_client_of_each_kind).await
     }
 
     /// As the test wants it. Everybody watches before anything is written.
     pub async fn with(
         database: Database,
-        writing: Writing,
+        write_options: WriteOptions,
         configure: impl FnOnce(&mut ServeConfig),
-        followings: impl FnOnce(&Database) -> Vec<Following>,
+        client_options: impl FnOnce(&Database) -> Vec<ClientOptions>,
     ) -> Self {
-        let upstream = Proxy::to(database.address()).await;
-        let weir = Weir::at(&upstream.mongodb_uri(), configure).await;
-        let clients = Proxy::to(weir.grpc_addr()).await;
-        let mut writers = Writers::ready(&database.database(), &writing).await;
+        let upstream_proxy = Proxy::to(database.address()).await;
+        let weir = Weir::at(&upstream_proxy.mongodb_uri(), configure).await;
+        let client_proxy = Proxy::to(weir.grpc_addr()).await;
+        let mut writers = Writers::ready(&database.database(), &write_options).await;
         let ledger = writers.ledger();
-        let followings = followings(&database);
-        let followers = start_all(&ledger, clients.address(), followings).await;
-        writers.begin(&database.database(), &writing);
+        let client_options = client_options(&database);
+        let clients = start_clients(&ledger, client_proxy.address(), client_options).await;
+        writers.begin(&database.database(), &write_options);
         Self {
             database,
-            upstream,
+            upstream_proxy,
             weir,
-            clients,
+            client_proxy,
             ledger,
-            followers,
+            clients,
             writers,
         }
     }
 
     /// Waits until so much more was written, whoever gets it.
-    pub async fn more_is_written(&self, writes: u64) {
-        more_is_written(&self.ledger, writes).await;
+    pub async fn wait_for_writes(&self, writes: u64) {
+        wait_for_writes(&self.ledger, writes).await;
     }
 
     /// Waits until every follower has got something of what is written from now on.
-    pub async fn everybody_gets_more(&self) {
-        everybody_gets_more(&self.followers).await;
+    pub async fn wait_for_every_client(&self) {
+        wait_for_every_client(&self.clients).await;
     }
 
     /// How often Weir opened a change stream again.
-    pub async fn restarts(&self) -> f64 {
+    pub async fn feed_restarts(&self) -> f64 {
         self.weir.metrics().await.sum("weir_feed_restarts_total")
     }
 
     /// Ends the writing and waits until everybody has everything. `faults` is how many were put in.
-    pub async fn verdict(self, faults: u64) -> Verdict {
+    pub async fn check_delivery(self, faults: u64) -> Outcome {
         tally(Figure::Faults, faults);
         self.writers.finish().await;
-        let figures = Figures::of(&self.ledger, &self.followers).await;
-        figures.tally();
-        assert!(figures.written > 0 && figures.got > 0, "{figures:?}");
-        Verdict {
-            figures,
-            ends: self.followers.iter().flat_map(Follower::ends).collect(),
+        let totals = DeliveryTotals::of(&self.ledger, &self.clients).await;
+        totals.tally();
+        assert!(totals.written > 0 && totals.got > 0, "{totals:?}");
+        Outcome {
+            totals,
+            ends: self.clients.iter().flat_map(ResumingClient::end_reasons).collect(),
             weir: self.weir,
             database: self.database,
-            _upstream: self.upstream,
+            _upstream_proxy: self.upstream_proxy,
         }
     }
 }
 
 /// How it went: nothing lost, nothing out of its order.
-pub struct Verdict {
-    pub figures: Figures,
+pub struct Outcome {
+    pub totals: DeliveryTotals,
     /// Why watches ended.
     pub ends: Vec<String>,
     pub weir: Weir,
     pub database: Database,
     /// Weir still has to reach MongoDB, to let go of its cursors.
-    _upstream: Proxy,
+    _upstream_proxy: Proxy,
 }
 
-impl Verdict {
+impl Outcome {
     /// How many watches ended for a reason with these words.
-    pub fn ends_with(&self, words: &str) -> usize {
+    pub fn count_ends(&self, words: &str) -> usize {
         self.ends.iter().filter(|it| it.contains(words)).count()
     }
 
     /// Waits until Weir holds nothing any more of the clients that are gone, and MongoDB nothing of
     /// Weir.
-    pub async fn nothing_is_left(self) {
-        self.weir.without_feeds().await;
+    pub async fn wait_for_release(self) {
+        self.weir.wait_for_no_feeds().await;
         eventually("no watch is left", async || {
             self.weir.metrics().await.sum("weir_watches") == 0.0
         })

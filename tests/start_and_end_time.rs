@@ -4,7 +4,7 @@ mod support;
 
 use bytes::Bytes;
 use mongodb::bson::{Document, doc};
-use support::{Database, Watching, Weir, error_info, eventually, within};
+use support::{Database, WatchStream, Weir, error_info, eventually, within};
 use tokio_util::task::AbortOnDropHandle;
 use tonic::Code;
 use weir::pb;
@@ -70,11 +70,11 @@ async fn insert(database: &Database, id: i32) {
 
 /// Writes over three seconds at least: the changes, with one before them all that is not told.
 async fn changes_of_three_seconds(weir: &Weir, database: &Database) -> Vec<pb::ChangeEvent> {
-    let mut watching = weir.watch(database.watch_request(&["orders"])).await;
+    let mut watch = weir.watch(database.watch_request(&["orders"])).await;
     let mut changes: Vec<pb::ChangeEvent> = Vec::new();
     eventually("three seconds have passed", async || {
         insert(database, i32::try_from(changes.len()).expect("few")).await;
-        changes.push(watching.next_change().await);
+        changes.push(watch.next_change().await);
         second(&changes[changes.len() - 1]) >= second(&changes[0]) + 3
     })
     .await;
@@ -82,10 +82,10 @@ async fn changes_of_three_seconds(weir: &Weir, database: &Database) -> Vec<pb::C
 }
 
 /// All changes of a watch that ends with OK, and its last token.
-async fn all(mut watching: Watching) -> (Vec<pb::ChangeEvent>, Bytes) {
+async fn all(mut watch: WatchStream) -> (Vec<pb::ChangeEvent>, Bytes) {
     let whole = async {
         let mut changes = Vec::new();
-        while let Some(message) = watching.try_next().await.expect("it ends with OK") {
+        while let Some(message) = watch.try_next().await.expect("it ends with OK") {
             match message.kind {
                 Some(Kind::Changes(batch)) => changes.extend(batch.changes),
                 Some(Kind::StateChange(_) | Kind::Progress(_)) => {}
@@ -95,7 +95,7 @@ async fn all(mut watching: Watching) -> (Vec<pb::ChangeEvent>, Bytes) {
         changes
     };
     let changes = within("the end", whole).await;
-    (changes, watching.token())
+    (changes, watch.token())
 }
 
 #[tokio::test]
@@ -108,12 +108,12 @@ async fn a_watch_from_a_time_begins_with_the_first_change_of_that_second() {
     assert!(expected.len() < changes.len());
 
     let request = from(middle, database.watch_request(&["orders"]));
-    let mut watching = weir.watch(request.clone()).await;
-    assert_eq!(watching.opened.start_mode(), pb::StartMode::Time);
-    let start = watching.opened.start_time.expect("a time");
+    let mut watch = weir.watch(request.clone()).await;
+    assert_eq!(watch.opened.start_mode(), pb::StartMode::Time);
+    let start = watch.opened.start_time.expect("a time");
     assert_eq!((start.seconds, start.increment), (middle, 1));
-    let opened = watching.token();
-    let got = watching.changes(expected.len()).await;
+    let opened = watch.token();
+    let got = watch.changes(expected.len()).await;
     assert_eq!(ids(&got), ids(expected));
 
     // Nothing was handled when `Opened` came, so its token begins at the same time, and suits
@@ -154,9 +154,9 @@ async fn no_change_comes_of_before_the_place_that_was_told_at_the_opening() {
             collections: vec!["orders".to_owned(), format!("none_{round}")],
             ..database.watch_request(&[])
         };
-        let mut watching = weir.watch(request).await;
-        let began = watching.opened.start_time.expect("MongoDB tells the time");
-        let first = watching.next_change().await;
+        let mut watch = weir.watch(request).await;
+        let began = watch.opened.start_time.expect("MongoDB tells the time");
+        let first = watch.next_change().await;
         let first = first.cluster_time.expect("a change has a time");
         let time = |it: pb::ClusterTime| (it.seconds, it.increment);
         assert!(
@@ -175,8 +175,8 @@ async fn a_watch_from_the_future_begins_when_its_time_comes() {
     insert(&database, 0).await;
     let start = second(&now.next_change().await) + 2;
     let request = from(start, database.watch_request(&["orders"]));
-    let mut watching = weir.watch(request).await;
-    assert_eq!(watching.opened.start_mode(), pb::StartMode::Time);
+    let mut watch = weir.watch(request).await;
+    assert_eq!(watch.opened.start_mode(), pb::StartMode::Time);
 
     let mut next = 0;
     let mut last = None;
@@ -190,7 +190,7 @@ async fn a_watch_from_the_future_begins_when_its_time_comes() {
     })
     .await;
     let first = loop {
-        let change = watching.next_change().await;
+        let change = watch.next_change().await;
         if second(&change) >= start {
             break change;
         }

@@ -21,7 +21,7 @@ use weir::pb::watch_response::Kind;
 use weir::pb::watch_service_client::WatchServiceClient;
 use weir::wire::ResumeToken;
 
-use super::{Ledger, Reading, Seen, Time, Wants, Write, writers};
+use super::{Ledger, DeliveryChecker, ObservedChange, Time, WriteFilter, Write, writers};
 use crate::support::eventually;
 
 /// How long a connection may take to be made, and a watch to open.
@@ -35,32 +35,32 @@ const HEADROOM: usize = 1 << 20;
 
 /// What a follower asks for, and how it behaves.
 #[derive(Clone)]
-pub struct Following {
+pub struct ClientOptions {
     /// What failures call it.
     pub name: String,
     pub request: pb::WatchRequest,
     /// Which writes answer the request.
-    pub wants: Wants,
+    pub expects: WriteFilter,
     /// It stores the token of each n-th message only: what came after comes again when it is back.
-    pub store_each: u32,
+    pub store_every: u32,
     /// How many bytes it lets Weir send before it reads, of a stream and a connection.
     pub window: Option<u32>,
     /// How many progress intervals it hears nothing before it takes the watch for dead.
     pub silent_intervals: u32,
 }
 
-impl Following {
+impl ClientOptions {
     /// Everything of the request's collections, read as fast as can be, each token stored.
     pub fn new(
         name: &str,
         request: pb::WatchRequest,
-        wants: impl Fn(&Write) -> bool + Send + Sync + 'static,
+        expects: impl Fn(&Write) -> bool + Send + Sync + 'static,
     ) -> Self {
         Self {
             name: name.to_owned(),
             request,
-            wants: Arc::new(wants),
-            store_each: 1,
+            expects: Arc::new(expects),
+            store_every: 1,
             window: None,
             silent_intervals: 2,
         }
@@ -77,14 +77,14 @@ impl Following {
 struct Controls {
     address: SocketAddr,
     stalled: bool,
-    /// Rises by one at each [`Follower::disconnect`].
+    /// Rises by one at each [`ResumingClient::disconnect`].
     disconnects: u64,
 }
 
 /// How far a follower is.
 struct State {
     /// Set once the first watch has opened.
-    reading: Option<Reading>,
+    checker: Option<DeliveryChecker>,
     /// What went wrong, for good.
     problem: Option<String>,
     /// Why each watch ended.
@@ -92,45 +92,45 @@ struct State {
 }
 
 /// A client at work, until it is dropped.
-pub struct Follower {
+pub struct ResumingClient {
     name: String,
     controls: watch::Sender<Controls>,
     state: Arc<Mutex<State>>,
     _task: AbortOnDropHandle<()>,
 }
 
-impl Follower {
+impl ResumingClient {
     /// Begins to watch, and returns once the watch is open: what is written from then on has to come.
-    pub async fn start(ledger: &Arc<Ledger>, address: SocketAddr, following: Following) -> Self {
-        let follower = Self::launch(ledger, address, following);
-        eventually(&format!("{} has begun", follower.name), async || {
-            if let Some(problem) = follower.problem() {
+    pub async fn start(ledger: &Arc<Ledger>, address: SocketAddr, options: ClientOptions) -> Self {
+        let client = Self::launch(ledger, address, options);
+        eventually(&format!("{} has begun", client.name), async || {
+            if let Some(problem) = client.problem() {
                 panic!("{problem}");
             }
-            follower.lock().reading.is_some()
+            client.lock().checker.is_some()
         })
         .await;
-        follower
+        client
     }
 
     /// Begins to watch, and does not wait until the watch is open.
-    pub fn launch(ledger: &Arc<Ledger>, address: SocketAddr, following: Following) -> Self {
+    pub fn launch(ledger: &Arc<Ledger>, address: SocketAddr, options: ClientOptions) -> Self {
         let controls = Controls {
             address,
             stalled: false,
             disconnects: 0,
         };
-        let (controls, told) = watch::channel(controls);
+        let (controls, commands) = watch::channel(controls);
         let state = Arc::new(Mutex::new(State {
-            reading: None,
+            checker: None,
             problem: None,
             ends: Vec::new(),
         }));
-        let name = following.name.clone();
+        let name = options.name.clone();
         let client = Client {
             ledger: Arc::clone(ledger),
-            following,
-            told,
+            options,
+            commands,
             state: Arc::clone(&state),
             pause: FIRST_PAUSE,
             messages: 0,
@@ -168,16 +168,16 @@ impl Follower {
 
     /// How many changes it has got.
     pub fn got(&self) -> u64 {
-        self.lock().reading.as_ref().map_or(0, |it| it.got)
+        self.lock().checker.as_ref().map_or(0, |it| it.got)
     }
 
     /// How often it came back.
     pub fn reconnects(&self) -> u64 {
-        self.lock().reading.as_ref().map_or(0, |it| it.reconnects)
+        self.lock().checker.as_ref().map_or(0, |it| it.reconnects)
     }
 
     /// Why each of its watches ended: a reason of docs/errors.md, or what it did or saw itself.
-    pub fn ends(&self) -> Vec<String> {
+    pub fn end_reasons(&self) -> Vec<String> {
         self.lock().ends.clone()
     }
 
@@ -191,17 +191,17 @@ impl Follower {
 
     /// What it still has to get.
     pub fn missing(&self) -> Option<String> {
-        let missing = match &mut self.lock().reading {
-            Some(reading) => reading.missing()?,
+        let missing = match &mut self.lock().checker {
+            Some(checker) => checker.missing()?,
             None => "it never began".to_owned(),
         };
         Some(format!("{}: {missing}", self.name))
     }
 
     /// Looks at its reading, once there is one.
-    pub fn with(&self, look: impl FnOnce(&Reading)) {
-        if let Some(reading) = &self.lock().reading {
-            look(reading);
+    pub fn with(&self, look: impl FnOnce(&DeliveryChecker)) {
+        if let Some(checker) = &self.lock().checker {
+            look(checker);
         }
     }
 
@@ -215,15 +215,15 @@ enum End {
     /// It may be gone on from: after a pause when something failed.
     Again(String),
     /// The test told it to break off.
-    Told,
+    Requested,
     /// It may not.
     Failed(String),
 }
 
 struct Client {
     ledger: Arc<Ledger>,
-    following: Following,
-    told: watch::Receiver<Controls>,
+    options: ClientOptions,
+    commands: watch::Receiver<Controls>,
     state: Arc<Mutex<State>>,
     /// Before the next attempt.
     pause: Duration,
@@ -234,14 +234,14 @@ struct Client {
 impl Client {
     async fn run(mut self) {
         loop {
-            let disconnects = self.told.borrow().disconnects;
+            let disconnects = self.commands.borrow().disconnects;
             let end = {
-                let mut told = self.told.clone();
-                let broken_off = told.wait_for(|it| it.disconnects != disconnects);
+                let mut commands = self.commands.clone();
+                let broken_off = commands.wait_for(|it| it.disconnects != disconnects);
                 tokio::select! {
                     end = self.watch() => end,
-                    told = broken_off => match told {
-                        Ok(_) => End::Told,
+                    commands = broken_off => match commands {
+                        Ok(_) => End::Requested,
                         // The follower is gone.
                         Err(_) => return,
                     },
@@ -249,12 +249,12 @@ impl Client {
             };
             match end {
                 End::Again(why) => {
-                    self.note_end(why);
+                    self.record_end(why);
                     let longest = self.pause;
                     tokio::time::sleep(longest.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
                     self.pause = (longest * 2).min(LONGEST_PAUSE);
                 }
-                End::Told => self.note_end("told to".to_owned()),
+                End::Requested => self.record_end("told to".to_owned()),
                 End::Failed(problem) => {
                     self.lock().problem = Some(problem);
                     return;
@@ -265,18 +265,18 @@ impl Client {
 
     /// One watch, from the connection to its end.
     async fn watch(&mut self) -> End {
-        let Controls { address, .. } = *self.told.borrow();
+        let Controls { address, .. } = *self.commands.borrow();
         let endpoint = Endpoint::from_shared(format!("http://{address}"))
             .expect("an address makes a URI")
             .connect_timeout(CONNECT_LIMIT)
-            .initial_stream_window_size(self.following.window)
-            .initial_connection_window_size(self.following.window);
+            .initial_stream_window_size(self.options.window)
+            .initial_connection_window_size(self.options.window);
         let channel = match timeout(OPEN_LIMIT, endpoint.connect()).await {
             Ok(Ok(channel)) => channel,
             Ok(Err(error)) => return End::Again(format!("no connection: {error}")),
             Err(_) => return End::Again("no connection in time".to_owned()),
         };
-        let mut request = self.following.request.clone();
+        let mut request = self.options.request.clone();
         request
             .progress_interval
             .get_or_insert(prost_types::Duration {
@@ -287,9 +287,9 @@ impl Client {
         let mut client =
             WatchServiceClient::new(channel).max_decoding_message_size(limit + HEADROOM);
         let done = self.ledger.all_done();
-        let came_back = match &mut self.lock().reading {
-            Some(reading) => {
-                let token = reading.come_back().expect("it has had a message");
+        let came_back = match &mut self.lock().checker {
+            Some(checker) => {
+                let token = checker.resume().expect("it has had a message");
                 request.start = Some(pb::watch_request::Start::ResumeToken(token));
                 true
             }
@@ -312,15 +312,15 @@ impl Client {
         let interval = opened.progress_interval.unwrap_or_default();
         let interval = Duration::try_from(interval).expect("an interval is positive");
         if !came_back {
-            let wants = Arc::clone(&self.following.wants);
-            let reading = Reading::new(&self.ledger, wants, &done, &self.ledger.all_begun());
-            self.lock().reading = Some(reading);
+            let expects = Arc::clone(&self.options.expects);
+            let checker = DeliveryChecker::new(&self.ledger, expects, &done, &self.ledger.all_begun());
+            self.lock().checker = Some(checker);
         }
         let mut pieces = Pieces::default();
         if let Err(problem) = self.take(first, &mut pieces) {
             return End::Failed(problem);
         }
-        self.read(stream, pieces, interval * self.following.silent_intervals)
+        self.read(stream, pieces, interval * self.options.silent_intervals)
             .await
     }
 
@@ -332,8 +332,8 @@ impl Client {
     ) -> End {
         loop {
             // Its window fills meanwhile, and Weir has to wait.
-            if self.told.wait_for(|it| !it.stalled).await.is_err() {
-                return End::Told;
+            if self.commands.wait_for(|it| !it.stalled).await.is_err() {
+                return End::Requested;
             }
             let message = match timeout(silence, stream.message()).await {
                 Ok(Ok(Some(message))) => message,
@@ -351,44 +351,44 @@ impl Client {
     /// Handles one message.
     fn take(&mut self, message: pb::WatchResponse, pieces: &mut Pieces) -> Result<(), String> {
         self.messages += 1;
-        let store = self.messages.is_multiple_of(self.following.store_each);
+        let store = self.messages.is_multiple_of(self.options.store_every);
         let token = message.resume_token;
         let token_time = time_of(&token)?;
         let mut state = self.lock();
-        let reading = state.reading.as_mut().expect("it has begun");
+        let checker = state.checker.as_mut().expect("it has begun");
         match message.kind {
             Some(Kind::Changes(batch)) => {
                 if batch.changes.is_empty() {
                     return Err("a batch without a change".to_owned());
                 }
                 for change in &batch.changes {
-                    reading.change(&seen(change)?)?;
+                    checker.change(&observed(change)?)?;
                 }
             }
             Some(Kind::EventChunk(piece)) => {
                 // Until the last piece the event has not been delivered.
-                if !piece.last && reading.last_token() != Some(&token) {
+                if !piece.last && checker.last_token() != Some(&token) {
                     return Err(format!(
                         "piece {} of an event moves the token on",
                         piece.index
                     ));
                 }
                 if let Some(change) = pieces.take(piece)? {
-                    reading.change(&seen(&change)?)?;
+                    checker.change(&observed(&change)?)?;
                 }
             }
             Some(Kind::Progress(progress)) => {
                 if let Some(time) = progress.cluster_time {
-                    reading.progress((time.seconds, time.increment))?;
+                    checker.progress((time.seconds, time.increment))?;
                 }
             }
             Some(Kind::Opened(_) | Kind::StateChange(_)) => {}
             other => return Err(format!("got {other:?}")),
         }
-        reading.token(&token, token_time, store)
+        checker.token(&token, token_time, store)
     }
 
-    fn note_end(&self, why: String) {
+    fn record_end(&self, why: String) {
         self.lock().ends.push(why);
     }
 
@@ -398,7 +398,7 @@ impl Client {
 }
 
 fn over(status: &Status) -> End {
-    match may_go_on(status) {
+    match may_resume(status) {
         Ok(why) => End::Again(why),
         Err(problem) => End::Failed(problem),
     }
@@ -406,7 +406,7 @@ fn over(status: &Status) -> End {
 
 /// What docs/errors.md says to do: why a client may go on after this end, as the reason may pass or the
 /// connection was lost, or what is wrong.
-pub fn may_go_on(status: &Status) -> Result<String, String> {
+pub fn may_resume(status: &Status) -> Result<String, String> {
     let reason = status.get_details_error_info().map(|info| info.reason);
     match (reason.as_deref(), status.code()) {
         (
@@ -472,10 +472,10 @@ pub fn time_of(token: &Bytes) -> Result<Time, String> {
 }
 
 /// A change in the ledger's terms.
-fn seen(change: &pb::ChangeEvent) -> Result<Seen, String> {
+fn observed(change: &pb::ChangeEvent) -> Result<ObservedChange, String> {
     let unreadable = || format!("this is no change that a writer makes: {change:?}");
     let id = number(change.document_key.as_ref(), &["_id"]).ok_or_else(unreadable)?;
-    let (writer, document) = writers::of_id(id).ok_or_else(unreadable)?;
+    let (writer, document) = writers::parse_id(id).ok_or_else(unreadable)?;
     let n = match change.change.as_ref().ok_or_else(unreadable)? {
         Change::Insert(insert) => number(insert.full_document.as_ref(), &["n"]),
         Change::Replace(replace) => number(replace.full_document.as_ref(), &["n"]),
@@ -491,7 +491,7 @@ fn seen(change: &pb::ChangeEvent) -> Result<Seen, String> {
     };
     let time = change.cluster_time.ok_or_else(unreadable)?;
     let namespace = change.namespace.as_ref().ok_or_else(unreadable)?;
-    Ok(Seen {
+    Ok(ObservedChange {
         writer,
         number: n.and_then(|n| u32::try_from(n).ok()),
         document,

@@ -1,9 +1,9 @@
 //! Requests that are refused, and what a program can read of the reason.
 
-mod reading;
+mod conversions;
 mod support;
 
-use reading::eq;
+use conversions::eq;
 use serde_json::json;
 use support::{Database, Weir, error_info};
 use tonic::{Code, Status};
@@ -136,11 +136,11 @@ async fn a_whole_deployment_is_watched_only_where_it_is_allowed() {
     assert_eq!(refused(&strict, worse).await.code(), Code::PermissionDenied);
 
     let open = Weir::with(&database, |config| config.allow_deployment_watch = true).await;
-    let mut watching = open.watch(everything).await;
+    let mut watch = open.watch(everything).await;
     let other = database.client().database("another");
     let insert = mongodb::bson::doc! {"_id": 1};
     other.collection("one").insert_one(insert).await.unwrap();
-    let namespace = watching
+    let namespace = watch
         .next_change()
         .await
         .namespace

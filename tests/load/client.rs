@@ -13,17 +13,17 @@ use weir::pb;
 use weir::pb::watch_request::Start;
 use weir::pb::watch_response::Kind;
 
-use crate::support::ledger::{Ledger, Pieces, Reading, Time, may_go_on, time_of};
+use crate::support::ledger::{Ledger, Pieces, DeliveryChecker, Time, may_resume, time_of};
 
-use super::asking::Asking;
+use super::watch_spec::WatchSpec;
 use super::connections::Connections;
-use super::figures::Figures;
-use super::writing::seen;
+use super::counters::Counters;
+use super::workload::observed;
 
 /// How long an opening may take before it is given up.
-const OPENING: Duration = Duration::from_secs(10);
+const OPEN_LIMIT: Duration = Duration::from_secs(10);
 /// How long a stream may be silent beyond three of its intervals before it is given up.
-const SILENCE: Duration = Duration::from_secs(3);
+const SILENCE_LIMIT: Duration = Duration::from_secs(3);
 /// What all clients do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
@@ -37,11 +37,11 @@ pub enum Phase {
 }
 
 /// What all clients share.
-pub struct Common {
+pub struct Shared {
     pub database: String,
     pub ledger: Arc<Ledger>,
     pub connections: Connections,
-    pub figures: Arc<Figures>,
+    pub counters: Arc<Counters>,
     /// How many have got everything in [`Phase::Calm`].
     pub complete: AtomicU32,
     /// The longest time that a client may stay away or stop reading, in milliseconds.
@@ -49,10 +49,10 @@ pub struct Common {
 }
 
 /// A client and how far it has come, from one server to the next.
-pub struct Follower {
-    asking: Asking,
+pub struct LoadClient {
+    spec: WatchSpec,
     /// Set once its first watch has opened.
-    reading: Option<Reading>,
+    checker: Option<DeliveryChecker>,
     handled: u32,
     /// How its last watch began.
     opened: pb::Opened,
@@ -72,12 +72,12 @@ enum Stop {
     Empty,
 }
 
-impl Follower {
+impl LoadClient {
     /// One that has not begun.
-    pub fn new(asking: Asking) -> Self {
+    pub fn new(spec: WatchSpec) -> Self {
         Self {
-            asking,
-            reading: None,
+            spec,
+            checker: None,
             handled: 0,
             opened: pb::Opened::default(),
             complete: false,
@@ -88,39 +88,39 @@ impl Follower {
     ///
     /// # Errors
     /// What it must not have seen, or did not get.
-    pub async fn follow(
+    pub async fn run(
         mut self,
-        common: Arc<Common>,
+        shared: Arc<Shared>,
         mut phase: watch::Receiver<Phase>,
         seed: u64,
     ) -> Result<Self, String> {
-        let mut dice = Rng::with_seed(seed);
+        let mut rng = Rng::with_seed(seed);
         let mut failures = 0;
         self.complete = false;
         loop {
             let opened = tokio::select! {
-                opened = self.open(&common, &mut dice) => opened,
-                _ = phase.wait_for(|it| *it == Phase::Empty) => return self.left(),
+                opened = self.open(&shared, &mut rng) => opened,
+                _ = phase.wait_for(|it| *it == Phase::Empty) => return self.check_complete(),
             };
             let stop = match opened {
                 Ok(stream) => {
-                    let _held = common.figures.held.enter();
+                    let _guard = shared.counters.open_watches.enter();
                     failures = 0;
-                    self.read_on(stream, &common, &mut phase, &mut dice).await
+                    self.read_until_stop(stream, &shared, &mut phase, &mut rng).await
                 }
-                Err(status) => lost(&status, &common),
+                Err(status) => lost(&status, &shared),
             };
-            let stop = stop.map_err(|problem| self.accuse(&problem))?;
+            let stop = stop.map_err(|problem| self.describe_failure(&problem))?;
             let pause = match stop {
-                Stop::Empty => return self.left(),
+                Stop::Empty => return self.check_complete(),
                 Stop::Retire => {
-                    self = Self::new(Asking::random(&mut dice));
+                    self = Self::new(WatchSpec::random(&mut rng));
                     Duration::ZERO
                 }
                 Stop::Leave(pause) => pause,
                 Stop::Lost => {
                     failures += 1;
-                    Duration::from_millis(dice.u64(..50 << failures.min(6)))
+                    Duration::from_millis(rng.u64(..50 << failures.min(6)))
                 }
             };
             // Whoever is away when all is to be read comes back for it.
@@ -129,36 +129,36 @@ impl Follower {
     }
 
     /// It has to have everything then.
-    fn left(mut self) -> Result<Self, String> {
+    fn check_complete(mut self) -> Result<Self, String> {
         if self.complete {
             return Ok(self);
         }
-        let missing = self.reading.as_mut().and_then(Reading::missing);
+        let missing = self.checker.as_mut().and_then(DeliveryChecker::missing);
         let missing = missing.unwrap_or_else(|| "no progress to the end".to_owned());
-        Err(self.accuse(&format!("not complete in time: {missing}")))
+        Err(self.describe_failure(&format!("not complete in time: {missing}")))
     }
 
-    fn accuse(&self, problem: &str) -> String {
-        let Self { asking, opened, .. } = self;
-        format!("{problem}\n    asked for: {asking:?}\n    opened with: {opened:?}")
+    fn describe_failure(&self, problem: &str) -> String {
+        let Self { spec, opened, .. } = self;
+        format!("{problem}\n    asked for: {spec:?}\n    opened with: {opened:?}")
     }
 
     /// Opens a watch where it left off, or anywhere if it has not begun.
     async fn open(
         &mut self,
-        common: &Common,
-        dice: &mut Rng,
+        shared: &Shared,
+        rng: &mut Rng,
     ) -> Result<Streaming<pb::WatchResponse>, Status> {
-        let mut client = common.connections.client(self.asking.narrow, dice);
+        let mut client = shared.connections.client(self.spec.narrow, rng);
         let mut since = None;
-        let start = match &mut self.reading {
-            Some(reading) => {
-                common.figures.resumed.add(1);
-                reading.come_back().map(Start::ResumeToken)
+        let start = match &mut self.checker {
+            Some(checker) => {
+                shared.counters.resumed.add(1);
+                checker.resume().map(Start::ResumeToken)
             }
             None => {
-                since = (dice.u32(..4) == 0)
-                    .then(|| a_while_ago(&common.ledger, dice))
+                since = (rng.u32(..4) == 0)
+                    .then(|| recent_start(&shared.ledger, rng))
                     .flatten();
                 since.as_ref().map(|(second, _)| {
                     Start::StartTime(prost_types::Timestamp {
@@ -168,8 +168,8 @@ impl Follower {
                 })
             }
         };
-        let done = common.ledger.all_done();
-        let request = self.asking.request(&common.database, start);
+        let done = shared.ledger.all_done();
+        let request = self.spec.request(&shared.database, start);
         let mut stream = within_opening(client.watch(request)).await?.into_inner();
         let first = within_opening(stream.message()).await?;
         let Some(pb::WatchResponse {
@@ -180,33 +180,33 @@ impl Follower {
             return Err(Status::data_loss(format!("a watch began with {first:?}")));
         };
         self.opened = opened;
-        if self.reading.is_none() {
-            let asking = self.asking.clone();
-            let wants = Arc::new(move |write: &_| asking.wants(write));
+        if self.checker.is_none() {
+            let spec = self.spec.clone();
+            let expects = Arc::new(move |write: &_| spec.expects(write));
             let (done, begun) = match since {
                 Some((_, first)) => (first.clone(), first),
-                None => (done, common.ledger.all_begun()),
+                None => (done, shared.ledger.all_begun()),
             };
-            let mut reading = Reading::new(&common.ledger, wants, &done, &begun);
+            let mut checker = DeliveryChecker::new(&shared.ledger, expects, &done, &begun);
             let stored =
-                time_of(&resume_token).and_then(|time| reading.token(&resume_token, time, true));
+                time_of(&resume_token).and_then(|time| checker.token(&resume_token, time, true));
             stored.map_err(Status::data_loss)?;
-            self.reading = Some(reading);
+            self.checker = Some(checker);
         }
         Ok(stream)
     }
 
     /// Reads until something makes it stop.
-    async fn read_on(
+    async fn read_until_stop(
         &mut self,
         mut stream: Streaming<pb::WatchResponse>,
-        common: &Common,
+        shared: &Shared,
         phase: &mut watch::Receiver<Phase>,
-        dice: &mut Rng,
+        rng: &mut Rng,
     ) -> Result<Stop, String> {
-        let interval = Duration::from_secs(self.asking.progress_interval.into());
-        let a_while = |dice: &mut Rng| Duration::from_millis(dice.u64(..common.longest_pause));
-        let mut until = Instant::now() + 4 * a_while(dice);
+        let interval = Duration::from_secs(self.spec.progress_interval.into());
+        let a_while = |rng: &mut Rng| Duration::from_millis(rng.u64(..shared.longest_pause));
+        let mut until = Instant::now() + 4 * a_while(rng);
         let mut pieces = Pieces::default();
         loop {
             let now = *phase.borrow_and_update();
@@ -214,62 +214,62 @@ impl Follower {
                 return Ok(Stop::Empty);
             }
             let message = tokio::select! {
-                message = timeout(3 * interval + SILENCE, stream.message()) => message,
+                message = timeout(3 * interval + SILENCE_LIMIT, stream.message()) => message,
                 _ = phase.changed() => continue,
                 () = sleep_until(until), if now == Phase::Load => {
-                    match dice.u32(..8) {
-                        0..3 => return Ok(Stop::Leave(a_while(dice))),
+                    match rng.u32(..8) {
+                        0..3 => return Ok(Stop::Leave(a_while(rng))),
                         3 => return Ok(Stop::Retire),
                         _ => {}
                     }
                     // It stays, and reads nothing.
-                    common.figures.stalls.add(1);
-                    let pause = a_while(dice);
+                    shared.counters.stalls.add(1);
+                    let pause = a_while(rng);
                     let _ = timeout(pause, phase.wait_for(|it| *it != Phase::Load)).await;
-                    until = Instant::now() + 4 * a_while(dice);
+                    until = Instant::now() + 4 * a_while(rng);
                     continue;
                 }
             };
             match message {
-                Ok(Ok(Some(message))) => self.take(message, &mut pieces, common, now)?,
+                Ok(Ok(Some(message))) => self.handle_message(message, &mut pieces, shared, now)?,
                 Ok(Ok(None)) => return Err("the watch ended with OK".to_owned()),
-                Ok(Err(status)) => return lost(&status, common),
+                Ok(Err(status)) => return lost(&status, shared),
                 Err(_) => {
-                    common.figures.silences.add(1);
+                    shared.counters.silent_timeouts.add(1);
                     return Ok(Stop::Lost);
                 }
             }
-            if let Some(most) = self.asking.dawdles.filter(|_| now == Phase::Load) {
-                sleep(Duration::from_millis(dice.u64(..most))).await;
+            if let Some(most) = self.spec.max_read_delay_ms.filter(|_| now == Phase::Load) {
+                sleep(Duration::from_millis(rng.u64(..most))).await;
             }
         }
     }
 
-    fn take(
+    fn handle_message(
         &mut self,
         message: pb::WatchResponse,
         pieces: &mut Pieces,
-        common: &Common,
+        shared: &Shared,
         now: Phase,
     ) -> Result<(), String> {
         let token = message.resume_token;
         match message.kind {
             Some(Kind::Changes(batch)) if !batch.changes.is_empty() => {
                 for event in &batch.changes {
-                    self.take_change(event, common)?;
+                    self.handle_change(event, shared)?;
                 }
                 self.store(&token, false)?;
             }
             Some(Kind::EventChunk(piece)) => {
                 if let Some(event) = pieces.take(piece)? {
-                    self.take_change(&event, common)?;
+                    self.handle_change(&event, shared)?;
                 }
                 self.store(&token, false)?;
             }
             Some(Kind::Progress(progress)) => {
                 let time = progress.cluster_time.map(|it| (it.seconds, it.increment));
                 if let Some(time) = time {
-                    self.reading().progress(time)?;
+                    self.checker().progress(time)?;
                 }
                 self.store(&token, true)?;
                 if let Phase::Calm(last) = now
@@ -277,17 +277,17 @@ impl Follower {
                     && !self.complete
                 {
                     // It says that everything has come.
-                    if let Some(missing) = self.reading().missing() {
-                        common.figures.lost.add(self.reading().lost());
+                    if let Some(missing) = self.checker().missing() {
+                        shared.counters.lost.add(self.checker().lost());
                         return Err(missing);
                     }
                     self.complete = true;
-                    common.complete.fetch_add(1, Ordering::SeqCst);
+                    shared.complete.fetch_add(1, Ordering::SeqCst);
                 }
             }
             Some(Kind::StateChange(change)) => {
                 if change.state() == pb::WatchState::UpstreamReconnecting {
-                    common.figures.reconnecting.add(1);
+                    shared.counters.reconnecting.add(1);
                 }
                 self.store(&token, false)?;
             }
@@ -296,14 +296,14 @@ impl Follower {
         Ok(())
     }
 
-    fn take_change(&mut self, event: &pb::ChangeEvent, common: &Common) -> Result<(), String> {
-        let reading = self.reading();
-        let repeats = reading.repeats;
-        reading.change(&seen(event)?)?;
-        common.figures.repeats.add(reading.repeats - repeats);
-        common.figures.events.add(1);
+    fn handle_change(&mut self, event: &pb::ChangeEvent, shared: &Shared) -> Result<(), String> {
+        let checker = self.checker();
+        let repeats = checker.repeats;
+        checker.change(&observed(event)?)?;
+        shared.counters.repeats.add(checker.repeats - repeats);
+        shared.counters.events.add(1);
         self.handled += 1;
-        let stores = self.handled >= self.asking.stores_each;
+        let stores = self.handled >= self.spec.store_every;
         if stores {
             self.handled = 0;
         }
@@ -313,45 +313,45 @@ impl Follower {
 
     fn store(&mut self, token: &bytes::Bytes, stores: bool) -> Result<(), String> {
         let time = time_of(token)?;
-        self.reading().token(token, time, stores)
+        self.checker().token(token, time, stores)
     }
 
-    fn reading(&mut self) -> &mut Reading {
-        self.reading.as_mut().expect("its first watch has opened")
+    fn checker(&mut self) -> &mut DeliveryChecker {
+        self.checker.as_mut().expect("its first watch has opened")
     }
 }
 
 /// A second that most of the oplog is before, and the first write of each writer that is not.
-fn a_while_ago(ledger: &Ledger, dice: &mut Rng) -> Option<(u32, Vec<u32>)> {
+fn recent_start(ledger: &Ledger, rng: &mut Rng) -> Option<(u32, Vec<u32>)> {
     let (last, _) = ledger.last_seen()?;
-    let second = last.saturating_sub(dice.u32(..15));
+    let second = last.saturating_sub(rng.u32(..15));
     let first = ledger.first_since(second)?;
     // Else it may be before the oplog.
     first.iter().any(|it| *it > 0).then_some((second, first))
 }
 
 /// Whether a watch that ended so is tried again.
-fn lost(status: &Status, common: &Common) -> Result<Stop, String> {
-    let why = may_go_on(status)?;
+fn lost(status: &Status, shared: &Shared) -> Result<Stop, String> {
+    let why = may_resume(status)?;
     let why = why.split(':').next().unwrap_or_default();
-    common.figures.ended(why);
+    shared.counters.ended(why);
     Ok(Stop::Lost)
 }
 
 /// Begins watches and leaves before they are open, until all are to leave.
-pub async fn begin_only(common: Arc<Common>, mut phase: watch::Receiver<Phase>, seed: u64) {
-    let mut dice = Rng::with_seed(seed);
+pub async fn open_and_abandon(shared: Arc<Shared>, mut phase: watch::Receiver<Phase>, seed: u64) {
+    let mut rng = Rng::with_seed(seed);
     while *phase.borrow_and_update() == Phase::Load {
-        let mut follower = Follower::new(Asking::random(&mut dice));
-        let patience = Duration::from_millis(dice.u64(..40));
-        let _ = timeout(patience, follower.open(&common, &mut dice)).await;
-        common.figures.broken_off.add(1);
-        let pause = Duration::from_millis(dice.u64(..400));
+        let mut client = LoadClient::new(WatchSpec::random(&mut rng));
+        let patience = Duration::from_millis(rng.u64(..40));
+        let _ = timeout(patience, client.open(&shared, &mut rng)).await;
+        shared.counters.abandoned.add(1);
+        let pause = Duration::from_millis(rng.u64(..400));
         let _ = timeout(pause, phase.changed()).await;
     }
 }
 
 async fn within_opening<T>(opening: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
-    let opened = timeout(OPENING, opening).await;
+    let opened = timeout(OPEN_LIMIT, opening).await;
     opened.unwrap_or_else(|_| Err(Status::unavailable("the opening takes too long")))
 }

@@ -4,7 +4,7 @@
 mod support;
 
 use mongodb::bson::doc;
-use support::{Database, FailCommand, Figure, Watching, Weir, error_reason, tally};
+use support::{Database, FailCommand, Figure, WatchStream, Weir, error_reason, tally};
 use tonic::Code;
 use weir::pb;
 use weir::pb::watch_response::Kind;
@@ -18,10 +18,10 @@ async fn insert(database: &Database, collection: &str) {
 }
 
 /// The next change comes with nothing before it: no state is told, and so none was lost.
-async fn gets_a_change_and_nothing_else(database: &Database, watching: &mut Watching) {
+async fn gets_a_change_and_nothing_else(database: &Database, watch: &mut WatchStream) {
     insert(database, OTHER).await;
     loop {
-        match watching.next().await.kind {
+        match watch.next().await.kind {
             Some(Kind::Changes(batch)) => {
                 assert_eq!(batch.changes.len(), 1);
                 return;
@@ -49,7 +49,7 @@ async fn opened(database: &Database) -> i64 {
 #[tokio::test]
 async fn a_code_that_one_feed_meets_does_not_touch_another() {
     let database = Database::options().start().await;
-    let weir = Weir::forgetful(&database).await;
+    let weir = Weir::without_linger(&database).await;
     insert(&database, OTHER).await;
     let mut other = weir.watch(database.watch_request(&[OTHER])).await;
     other.next_state(pb::WatchState::Live).await;

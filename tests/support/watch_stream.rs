@@ -18,7 +18,7 @@ use super::within;
 const NARROW: u32 = 32 << 10;
 
 /// An open watch.
-pub struct Watching {
+pub struct WatchStream {
     /// The first message.
     pub opened: pb::Opened,
     /// The response's headers.
@@ -32,7 +32,7 @@ pub struct Watching {
     token: Bytes,
 }
 
-impl Watching {
+impl WatchStream {
     /// Sends the request and awaits `Opened`.
     pub async fn open(
         client: &mut WatchServiceClient<Channel>,

@@ -1,15 +1,15 @@
 //! How a change moved its document across a filter, and which paths it touched: the same whether
 //! MongoDB filters for the watch or Weir does.
 
-mod reading;
+mod conversions;
 mod support;
 
 use mongodb::bson::{Bson, Document, doc};
 use pb::FilterMatch::{Entered, Left, Stayed, Unspecified};
 use pb::field_filter::Operator;
-use reading::{eq, field, id, operation};
+use conversions::{eq, field, id, operation};
 use serde_json::json;
-use support::{Database, Watching, Weir};
+use support::{Database, WatchStream, Weir};
 use weir::pb;
 
 const MODES: [pb::FeedMode; 2] = [pb::FeedMode::Shared, pb::FeedMode::Dedicated];
@@ -28,19 +28,19 @@ fn or_mark(filter: pb::Filter) -> pb::Filter {
 
 /// What came up to the mark: all that went before it has been read then, and looked up. (The
 /// stand-in for MongoDB looks post-images up when it reads an event, where MongoDB stores them.)
-async fn told(database: &Database, watching: &mut Watching) -> Vec<(String, pb::FilterMatch)> {
+async fn told(database: &Database, watch: &mut WatchStream) -> Vec<(String, pb::FilterMatch)> {
     let orders = database.collection("orders");
     orders.insert_one(doc! {"_id": MARK}).await.unwrap();
     let mut told = Vec::new();
     loop {
-        let change = watching.next_change().await;
+        let change = watch.next_change().await;
         if id(&change) == Bson::from(MARK) {
             break;
         }
         told.push((operation(&change), change.r#match()));
     }
     orders.delete_one(doc! {"_id": MARK}).await.unwrap();
-    while id(&watching.next_change().await) != Bson::from(MARK) {}
+    while id(&watch.next_change().await) != Bson::from(MARK) {}
     told
 }
 
@@ -56,7 +56,7 @@ async fn a_change_tells_whether_its_document_entered_stayed_or_left() {
     let weir = Weir::start(&database).await;
     for mode in MODES {
         let orders = with_images(&database, true).await;
-        let mut watching = weir
+        let mut watch = weir
             .watch(pb::WatchRequest {
                 filters: vec![or_mark(eq("status", json!("new")))],
                 feed_mode: mode.into(),
@@ -65,13 +65,13 @@ async fn a_change_tells_whether_its_document_entered_stayed_or_left() {
                 ..database.watch_request(&["orders"])
             })
             .await;
-        assert_eq!(watching.opened.feed_mode(), mode);
+        assert_eq!(watch.opened.feed_mode(), mode);
         let one = || doc! {"_id": 1};
         let set = async |change: Document| {
             let update = orders.update_one(one(), doc! {"$set": change});
             update.await.unwrap();
         };
-        let mut told = async || told(&database, &mut watching).await;
+        let mut told = async || told(&database, &mut watch).await;
         let one_told = |operation: &str, told| vec![(operation.to_owned(), told)];
 
         orders
@@ -133,7 +133,7 @@ async fn a_change_does_not_tell_what_is_not_known() {
             } else {
                 pb::FullDocumentBeforeChange::Off
             };
-            let mut watching = weir
+            let mut watch = weir
                 .watch(pb::WatchRequest {
                     filters: filtered.then_some(filter).into_iter().collect(),
                     feed_mode: mode.into(),
@@ -151,10 +151,10 @@ async fn a_change_does_not_tell_what_is_not_known() {
                 .insert_one(doc! {"_id": 1, "status": "new"})
                 .await
                 .unwrap();
-            let inserted = told(&database, &mut watching).await;
+            let inserted = told(&database, &mut watch).await;
             let set = doc! {"$set": {"total": 5}};
             orders.update_one(doc! {"_id": 1}, set).await.unwrap();
-            let updated = told(&database, &mut watching).await;
+            let updated = told(&database, &mut watch).await;
             assert_eq!(
                 updated,
                 [("update".to_owned(), Unspecified)],
@@ -181,7 +181,7 @@ async fn changed_tells_paths_apart_in_both_modes() {
     let orders = database.collection("orders");
     for mode in MODES {
         for wanted in [true, false] {
-            let mut watching = weir
+            let mut watch = weir
                 .watch(pb::WatchRequest {
                     filters: vec![or_mark(field("a.b", Operator::Changed(wanted)))],
                     operations: vec![
@@ -194,10 +194,10 @@ async fn changed_tells_paths_apart_in_both_modes() {
                     ..database.watch_request(&["orders"])
                 })
                 .await;
-            assert_eq!(watching.opened.feed_mode(), mode);
+            assert_eq!(watch.opened.feed_mode(), mode);
             let start = doc! {"_id": 1, "a": {"b": {"c": 1}, "bc": 1}, "ab": 1};
             orders.insert_one(start).await.unwrap();
-            let mut touched = told(&database, &mut watching).await.is_empty() != wanted;
+            let mut touched = told(&database, &mut watch).await.is_empty() != wanted;
             assert!(!touched, "an insert touches no path");
             for (update, expected) in [
                 (doc! {"$set": {"a.b.c": 2}}, true),
@@ -215,17 +215,17 @@ async fn changed_tells_paths_apart_in_both_modes() {
                     .update_one(doc! {"_id": 1}, update.clone())
                     .await
                     .unwrap();
-                touched = told(&database, &mut watching).await.is_empty() != wanted;
+                touched = told(&database, &mut watch).await.is_empty() != wanted;
                 assert_eq!(touched, expected, "{update}, {wanted}, {mode:?}");
             }
             orders
                 .replace_one(doc! {"_id": 1}, doc! {"b": 2})
                 .await
                 .unwrap();
-            touched = told(&database, &mut watching).await.is_empty() != wanted;
+            touched = told(&database, &mut watch).await.is_empty() != wanted;
             assert!(touched, "a replacement touches every path");
             orders.delete_one(doc! {"_id": 1}).await.unwrap();
-            touched = told(&database, &mut watching).await.is_empty() != wanted;
+            touched = told(&database, &mut watch).await.is_empty() != wanted;
             assert!(!touched, "a deletion touches no path");
         }
     }

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use weir::pb;
 
-use super::{Ledger, Time, Wants, Write};
+use super::{Ledger, Time, WriteFilter, Write};
 
 /// A change as a client saw it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Seen {
+pub struct ObservedChange {
     pub writer: usize,
     /// The number of the write; a deletion does not tell.
     pub number: Option<u32>,
@@ -21,22 +21,22 @@ pub struct Seen {
 }
 
 /// What a client has read, held against the ledger.
-pub struct Reading {
+pub struct DeliveryChecker {
     ledger: Arc<Ledger>,
-    wants: Wants,
+    expects: WriteFilter,
     /// Where it is in the writes of each writer.
-    places: Vec<Place>,
+    positions: Vec<WriterPosition>,
     /// The first write of each writer that it has never got.
-    highest: Vec<u32>,
+    first_never_seen: Vec<u32>,
     /// Whatever comes has to be later than this: the last change, or what a progress told.
-    floor: Time,
+    min_time: Time,
     /// The time in the last message's token.
     token_time: Time,
     /// The last message's token.
     last_token: Option<Bytes>,
     stored: Option<Stored>,
     /// Nothing new has come since the client came back.
-    just_back: bool,
+    resumed: bool,
     /// Changes that it got, repeats left out.
     pub got: u64,
     /// Changes that it got once more after it came back.
@@ -46,39 +46,39 @@ pub struct Reading {
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Place {
+struct WriterPosition {
     /// Writes before this one must not come (again).
     next: u32,
     /// Writes from this one on must not be missing. They are the same once something has come; before,
     /// nobody can tell whether what is being written at that moment comes before the beginning.
-    sure: u32,
+    required_from: u32,
 }
 
 #[derive(Clone)]
 struct Stored {
     token: Bytes,
-    places: Vec<Place>,
-    floor: Time,
+    positions: Vec<WriterPosition>,
+    min_time: Time,
     token_time: Time,
 }
 
-impl Reading {
+impl DeliveryChecker {
     /// Of a client that begins after the writes `done`, and at any point before `begun`.
-    pub fn new(ledger: &Arc<Ledger>, wants: Wants, done: &[u32], begun: &[u32]) -> Self {
-        let places = done
+    pub fn new(ledger: &Arc<Ledger>, expects: WriteFilter, done: &[u32], begun: &[u32]) -> Self {
+        let positions = done
             .iter()
             .zip(begun)
-            .map(|(&next, &sure)| Place { next, sure });
+            .map(|(&next, &required_from)| WriterPosition { next, required_from });
         Self {
             ledger: Arc::clone(ledger),
-            wants,
-            places: places.collect(),
-            highest: done.to_vec(),
-            floor: (0, 0),
+            expects,
+            positions: positions.collect(),
+            first_never_seen: done.to_vec(),
+            min_time: (0, 0),
             token_time: (0, 0),
             last_token: None,
             stored: None,
-            just_back: false,
+            resumed: false,
             got: 0,
             repeats: 0,
             reconnects: 0,
@@ -89,77 +89,77 @@ impl Reading {
     ///
     /// # Errors
     /// What is wrong with its coming now.
-    pub fn change(&mut self, seen: &Seen) -> Result<(), String> {
-        let writer = seen.writer;
-        let (number, write) = self.find(seen)?;
-        let Place { next, sure } = self.places[writer];
+    pub fn change(&mut self, observed: &ObservedChange) -> Result<(), String> {
+        let writer = observed.writer;
+        let (number, write) = self.find(observed)?;
+        let WriterPosition { next, required_from } = self.positions[writer];
         if number < next {
             // A place that was come back to by its time brings all of that time again.
-            if self.just_back && seen.time == self.floor {
+            if self.resumed && observed.time == self.min_time {
                 self.repeats += 1;
                 return Ok(());
             }
-            return Err(format!("{} comes again", named(writer, number, &write)));
+            return Err(format!("{} comes again", describe(writer, number, &write)));
         }
-        if let Some((missing, write)) = self.first_wanted(writer, sure, number) {
-            let missing = named(writer, missing, &write);
-            return Err(format!("{missing} is missing before {seen:?}"));
+        if let Some((missing, write)) = self.first_wanted(writer, required_from, number) {
+            let missing = describe(writer, missing, &write);
+            return Err(format!("{missing} is missing before {observed:?}"));
         }
-        if !(self.wants)(&write) {
+        if !(self.expects)(&write) {
             return Err(format!(
                 "{} was not asked for",
-                named(writer, number, &write)
+                describe(writer, number, &write)
             ));
         }
-        if seen.time <= self.floor {
-            let floor = self.floor;
+        if observed.time <= self.min_time {
+            let min_time = self.min_time;
             return Err(format!(
-                "{seen:?} comes after the time {floor:?} was passed"
+                "{observed:?} comes after the time {min_time:?} was passed"
             ));
         }
-        self.floor = seen.time;
-        self.just_back = false;
+        self.min_time = observed.time;
+        self.resumed = false;
         let next = number + 1;
-        self.places[writer] = Place { next, sure: next };
-        if number < self.highest[writer] {
+        self.positions[writer] = WriterPosition { next, required_from: next };
+        if number < self.first_never_seen[writer] {
             self.repeats += 1;
         } else {
-            self.highest[writer] = next;
+            self.first_never_seen[writer] = next;
             self.got += 1;
         }
         Ok(())
     }
 
     /// The write that a change stands for; whoever sees it first notes its time for all others.
-    fn find(&self, seen: &Seen) -> Result<(u32, Write), String> {
-        let unknown = || format!("nobody wrote {seen:?}");
-        if seen.writer >= self.places.len() {
+    fn find(&self, observed: &ObservedChange) -> Result<(u32, Write), String> {
+        let unknown = || format!("nobody wrote {observed:?}");
+        if observed.writer >= self.positions.len() {
             return Err(unknown());
         }
-        let mut notes = self.ledger.notes(seen.writer);
-        let number = seen
+        let mut writer_log = self.ledger.writer_log(observed.writer);
+        let number = observed
             .number
-            .or_else(|| notes.deletions.get(&seen.document).copied())
+            .or_else(|| writer_log.deletions.get(&observed.document).copied())
             .ok_or_else(unknown)?;
         let index = usize::try_from(number).map_err(|_| unknown())?;
-        let write = *notes.writes.get(index).ok_or_else(unknown)?;
-        let same = write.operation == seen.operation
-            && write.document == seen.document
-            && self.ledger.collections[write.collection] == seen.collection;
+        let write = *writer_log.writes.get(index).ok_or_else(unknown)?;
+        let same = write.operation == observed.operation
+            && write.document == observed.document
+            && self.ledger.collections[write.collection] == observed.collection;
         if !same {
-            return Err(format!("{seen:?} was written as {write:?}"));
+            return Err(format!("{observed:?} was written as {write:?}"));
         }
-        let time = *notes.times[index].get_or_insert(seen.time);
-        if time != seen.time {
-            return Err(format!("others saw {seen:?} at the time {time:?}"));
+        let time = *writer_log.times[index].get_or_insert(observed.time);
+        if time != observed.time {
+            return Err(format!("others saw {observed:?} at the time {time:?}"));
         }
         Ok((number, write))
     }
 
     fn first_wanted(&self, writer: usize, from: u32, to: u32) -> Option<(u32, Write)> {
-        let notes = self.ledger.notes(writer);
-        let wanted = (from..to).map(|number| (number, notes.writes[number as usize]));
-        let mut wanted = wanted.filter(|(_, write)| (self.wants)(write));
+        let writer_log = self.ledger.writer_log(writer);
+        let wanted = (from..to).map(|number| (number, writer_log.writes[number as usize]));
+        let mut wanted = wanted.filter(|(_, write)| (self.expects)(write));
         wanted.next()
     }
 
@@ -168,11 +168,11 @@ impl Reading {
     /// # Errors
     /// When it is behind what has come already.
     pub fn progress(&mut self, time: Time) -> Result<(), String> {
-        if time < self.floor {
-            let floor = self.floor;
-            return Err(format!("progress goes back to {time:?}, from {floor:?}"));
+        if time < self.min_time {
+            let min_time = self.min_time;
+            return Err(format!("progress goes back to {time:?}, from {min_time:?}"));
         }
-        self.floor = time;
+        self.min_time = time;
         Ok(())
     }
 
@@ -183,7 +183,7 @@ impl Reading {
     pub fn token(&mut self, token: &Bytes, time: Time, store: bool) -> Result<(), String> {
         // Before anything has come it is MongoDB's time at the opening. The stand-in's may be ahead of a
         // write that is not done yet, and so of the first change.
-        let time = if self.floor == (0, 0) { (0, 0) } else { time };
+        let time = if self.min_time == (0, 0) { (0, 0) } else { time };
         if time < self.token_time {
             let last = self.token_time;
             return Err(format!("the token goes back to {time:?}, from {last:?}"));
@@ -193,8 +193,8 @@ impl Reading {
         if store || self.stored.is_none() {
             self.stored = Some(Stored {
                 token: token.clone(),
-                places: self.places.clone(),
-                floor: self.floor,
+                positions: self.positions.clone(),
+                min_time: self.min_time,
                 token_time: time,
             });
         }
@@ -207,49 +207,49 @@ impl Reading {
     }
 
     /// Goes back to the stored token, which is what the client goes on from.
-    pub fn come_back(&mut self) -> Option<Bytes> {
+    pub fn resume(&mut self) -> Option<Bytes> {
         let stored = self.stored.clone()?;
-        self.places = stored.places;
-        self.floor = stored.floor;
+        self.positions = stored.positions;
+        self.min_time = stored.min_time;
         self.token_time = stored.token_time;
-        self.just_back = true;
+        self.resumed = true;
         self.reconnects += 1;
         Some(stored.token)
     }
 
     /// What had to come and has not, in words; none when everything has.
     pub fn missing(&mut self) -> Option<String> {
-        for writer in 0..self.places.len() {
+        for writer in 0..self.positions.len() {
             let end = self.end(writer);
-            let sure = self.places[writer].sure;
-            if let Some((number, write)) = self.first_wanted(writer, sure, end) {
+            let required_from = self.positions[writer].required_from;
+            if let Some((number, write)) = self.first_wanted(writer, required_from, end) {
                 // What was looked through once need not be again.
-                self.places[writer].sure = number;
-                return Some(format!("{} is missing", named(writer, number, &write)));
+                self.positions[writer].required_from = number;
+                return Some(format!("{} is missing", describe(writer, number, &write)));
             }
-            self.places[writer].sure = end.max(sure);
+            self.positions[writer].required_from = end.max(required_from);
         }
         None
     }
 
     /// How many changes had to come and have never.
     pub fn lost(&self) -> u64 {
-        let writers = 0..self.places.len();
+        let writers = 0..self.positions.len();
         let lost = writers.map(|writer| {
-            let from = self.highest[writer].max(self.places[writer].sure);
-            let notes = self.ledger.notes(writer);
-            let rest = notes.writes.get(from as usize..).unwrap_or_default();
-            rest.iter().filter(|write| (self.wants)(write)).count() as u64
+            let from = self.first_never_seen[writer].max(self.positions[writer].required_from);
+            let writer_log = self.ledger.writer_log(writer);
+            let rest = writer_log.writes.get(from as usize..).unwrap_or_default();
+            rest.iter().filter(|write| (self.expects)(write)).count() as u64
         });
         lost.sum()
     }
 
     fn end(&self, writer: usize) -> u32 {
-        u32::try_from(self.ledger.notes(writer).writes.len()).expect("a test writes less")
+        u32::try_from(self.ledger.writer_log(writer).writes.len()).expect("a test writes less")
     }
 }
 
-fn named(writer: usize, number: u32, write: &Write) -> String {
+fn describe(writer: usize, number: u32, write: &Write) -> String {
     let Write {
         collection,
         operation,

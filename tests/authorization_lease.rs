@@ -9,9 +9,9 @@ use std::time::Duration;
 use futures::future::join_all;
 use mongodb::bson::doc;
 use serde_json::json;
-use support::guarded::by;
-use support::orders::{ORDERS, Story, id, insert};
-use support::{Database, Guarded, Watching, Weir, error_info, eventually};
+use support::policy_server::by;
+use support::orders::{ORDERS, Received, id, insert};
+use support::{Database, PolicyServer, WatchStream, Weir, error_info, eventually};
 use tokio::time::Instant;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
@@ -56,19 +56,19 @@ fn from_time(time: &str, request: &pb::WatchRequest) -> pb::WatchRequest {
     }
 }
 
-fn after(watching: &Watching, request: &pb::WatchRequest) -> pb::WatchRequest {
+fn after(watch: &WatchStream, request: &pb::WatchRequest) -> pb::WatchRequest {
     pb::WatchRequest {
-        start: Some(Start::ResumeToken(watching.token())),
+        start: Some(Start::ResumeToken(watch.token())),
         ..request.clone()
     }
 }
 
 /// Reads until the watch ends: the numbers it got, whether it was told that it drains, and its end.
-async fn read_to_the_end(watching: &mut Watching) -> (Vec<i32>, bool, Status) {
+async fn read_to_the_end(watch: &mut WatchStream) -> (Vec<i32>, bool, Status) {
     let (mut numbers, mut drains) = (Vec::new(), false);
     let whole = async {
         loop {
-            match watching.try_next().await {
+            match watch.try_next().await {
                 Ok(Some(message)) => match message.kind {
                     Some(Kind::Changes(batch)) => numbers.extend(batch.changes.iter().map(id)),
                     Some(Kind::StateChange(it)) => {
@@ -100,24 +100,24 @@ rules:
   - {name: kept, principals: ['key:kept'], namespaces: [$db.orders]}
   - {name: lost, principals: ['key:lost'], namespaces: [$db.orders]}
 ";
-    let guarded = Guarded::start(&database, &clients, both).await;
+    let server = PolicyServer::start(&database, &clients, both).await;
     let request = database.watch_request(&[ORDERS]);
     let open = async |name: &str| {
-        let mut client = guarded.weir.client().await;
+        let mut client = server.weir.client().await;
         let mut open = Vec::new();
         for _ in 0..EACH {
-            let opened = Watching::open(&mut client, by(name, request.clone())).await;
+            let opened = WatchStream::open(&mut client, by(name, request.clone())).await;
             open.push(opened.expect("the watch opens"));
         }
         open
     };
     let (mut kept, mut lost) = (open("kept").await, open("lost").await);
     insert(&database, 1).await;
-    for watching in kept.iter_mut().chain(&mut lost) {
-        assert_eq!(id(&watching.next_change().await), 1);
+    for watch in kept.iter_mut().chain(&mut lost) {
+        assert_eq!(id(&watch.next_change().await), 1);
     }
     let begin = Instant::now();
-    guarded.put_policy(
+    server.put_policy(
         "
 version: 1
 rules:
@@ -125,7 +125,7 @@ rules:
   - {name: lost, principals: ['key:lost'], namespaces: [$db.invoices]}
 ",
     );
-    eventually("it is read", async || guarded.reloads("ok").await == 1.0).await;
+    eventually("it is read", async || server.reloads("ok").await == 1.0).await;
     // What is written from here on, none of them sees.
     insert(&database, 2).await;
     let ends = join_all(lost.iter_mut().map(read_to_the_end)).await;
@@ -136,11 +136,11 @@ rules:
         assert!(!status.message().contains(ORDERS), "{status:?}");
     }
     insert(&database, 3).await;
-    for watching in &mut kept {
-        assert_eq!(id(&watching.next_change().await), 2);
-        assert_eq!(id(&watching.next_change().await), 3);
+    for watch in &mut kept {
+        assert_eq!(id(&watch.next_change().await), 2);
+        assert_eq!(id(&watch.next_change().await), 3);
     }
-    let again = guarded
+    let again = server
         .open("lost", request)
         .await
         .err()
@@ -148,7 +148,7 @@ rules:
     is(&again, Code::PermissionDenied, "NAMESPACE_ACCESS_DENIED");
     let ended = [("reason", "NAMESPACE_ACCESS_DENIED")];
     eventually("all that were lost are counted", async || {
-        let metrics = guarded.weir.metrics().await;
+        let metrics = server.weir.metrics().await;
         metrics.sum_where("weir_watches_ended_total", &ended) as usize == EACH + 1
     })
     .await;
@@ -159,8 +159,8 @@ rules:
 async fn a_policy_that_can_not_be_used_leaves_the_old_one_in_force() {
     let database = Database::start().await;
     let good = "version: 1\nrules: [{name: a, namespaces: [$db.orders]}]";
-    let guarded = Guarded::start(&database, &[("a", json!({}))], good).await;
-    let mut watching = guarded.watch("a", database.watch_request(&[ORDERS])).await;
+    let server = PolicyServer::start(&database, &[("a", json!({}))], good).await;
+    let mut watch = server.watch("a", database.watch_request(&[ORDERS])).await;
     for (number, bad) in [
         "version: 1\nrules: [{name: a, namespace: [x]}]",
         "",
@@ -169,26 +169,26 @@ async fn a_policy_that_can_not_be_used_leaves_the_old_one_in_force() {
     .into_iter()
     .enumerate()
     {
-        guarded.put_policy(bad);
+        server.put_policy(bad);
         let expected = (number + 1) as f64;
         eventually("it is refused", async || {
-            guarded.reloads("failed").await == expected
+            server.reloads("failed").await == expected
         })
         .await;
     }
     insert(&database, 1).await;
-    assert_eq!(id(&watching.next_change().await), 1);
-    guarded.watch("a", database.watch_request(&[ORDERS])).await;
+    assert_eq!(id(&watch.next_change().await), 1);
+    server.watch("a", database.watch_request(&[ORDERS])).await;
     let other = database.watch_request(&["invoices"]);
-    assert!(guarded.open("a", other.clone()).await.is_err());
-    guarded.put_policy("version: 1\nrules: [{name: a, namespaces: ['$db.*']}]");
+    assert!(server.open("a", other.clone()).await.is_err());
+    server.put_policy("version: 1\nrules: [{name: a, namespaces: ['$db.*']}]");
     eventually("a good one is read again", async || {
-        guarded.reloads("ok").await == 1.0
+        server.reloads("ok").await == 1.0
     })
     .await;
-    guarded.watch("a", other).await;
+    server.watch("a", other).await;
     insert(&database, 2).await;
-    assert_eq!(id(&watching.next_change().await), 2);
+    assert_eq!(id(&watch.next_change().await), 2);
 }
 
 /// Who sees something else than before goes on with that, from the same place.
@@ -199,16 +199,16 @@ async fn a_watch_whose_view_changes_ends_and_goes_on_with_the_new_one() {
         |more: &str| format!("version: 1\nrules: [{{name: a, namespaces: [$db.orders], {more}}}]");
     let clients = [("a", json!({"tenant": "x"}))];
     let all = policy("filter: {tenant: {$claim: tenant}}");
-    let guarded = Guarded::start(&database, &clients, &all).await;
+    let server = PolicyServer::start(&database, &clients, &all).await;
     let orders = database.collection(ORDERS);
     let put = async |id: i32, draft: bool| {
         let order = doc! { "_id": id, "tenant": "x", "draft": draft, "note": "secret" };
         orders.insert_one(order).await.expect("an insert");
     };
     let request = database.watch_request(&[ORDERS]);
-    let mut watching = guarded.watch("a", request.clone()).await;
+    let mut watch = server.watch("a", request.clone()).await;
     put(1, false).await;
-    assert_eq!(id(&watching.next_change().await), 1);
+    assert_eq!(id(&watch.next_change().await), 1);
     for (round, more) in [
         (1, "filter: {tenant: {$claim: tenant}, draft: false}"),
         (
@@ -220,8 +220,8 @@ async fn a_watch_whose_view_changes_ends_and_goes_on_with_the_new_one() {
             "filter: {tenant: {$claim: tenant}, draft: false}, hide: [note], operations: [insert]",
         ),
     ] {
-        guarded.put_policy(&policy(more));
-        let (numbers, _, status) = read_to_the_end(&mut watching).await;
+        server.put_policy(&policy(more));
+        let (numbers, _, status) = read_to_the_end(&mut watch).await;
         assert!(numbers.is_empty(), "{numbers:?}");
         is(&status, Code::Unavailable, "ACCESS_CHANGED");
         // Its token goes on, and it is told nothing else.
@@ -229,19 +229,19 @@ async fn a_watch_whose_view_changes_ends_and_goes_on_with_the_new_one() {
         retry(&status);
         put(round * 10, true).await;
         put(round * 10 + 1, false).await;
-        watching = guarded.watch("a", after(&watching, &request)).await;
-        let change = watching.next_change().await;
+        watch = server.watch("a", after(&watch, &request)).await;
+        let change = watch.next_change().await;
         assert_eq!(id(&change), round * 10 + 1, "the draft is not for it");
         let tells = format!("{change:?}").contains("secret");
         assert_eq!(tells, round == 1, "{change:?}");
     }
     // A change that changes nothing for it.
     let same = "filter: {draft: {$eq: false}, tenant: {$eq: {$claim: tenant}}}, hide: [note], operations: [insert], limits: {watches: 7}";
-    let before = guarded.reloads("ok").await;
-    guarded.put_policy(&policy(same));
-    eventually("it is read", async || guarded.reloads("ok").await > before).await;
+    let before = server.reloads("ok").await;
+    server.put_policy(&policy(same));
+    eventually("it is read", async || server.reloads("ok").await > before).await;
     put(100, false).await;
-    assert_eq!(id(&watching.next_change().await), 100);
+    assert_eq!(id(&watch.next_change().await), 100);
 }
 
 /// The tokens of before are for nobody any longer, and yet nothing is missed: the end tells where to go on,
@@ -252,27 +252,27 @@ async fn a_watch_whose_tokens_are_no_longer_for_it_is_told_the_time_to_go_on_fro
     let policy =
         |more: &str| format!("version: 1\nrules: [{{name: a, namespaces: [$db.orders]{more}}}]");
     let filtered = policy(", filter: {tenant: x}");
-    let guarded = Guarded::start(&database, &[("a", json!({}))], &policy("")).await;
+    let server = PolicyServer::start(&database, &[("a", json!({}))], &policy("")).await;
     let orders = database.collection(ORDERS);
     let put = async |id: i32, tenant: &str| {
         let order = doc! { "_id": id, "tenant": tenant };
         orders.insert_one(order).await.expect("an insert");
     };
     let request = database.watch_request(&[ORDERS]);
-    let mut watching = guarded.watch("a", request.clone()).await;
+    let mut watch = server.watch("a", request.clone()).await;
     put(1, "x").await;
-    assert_eq!(id(&watching.next_change().await), 1);
+    assert_eq!(id(&watch.next_change().await), 1);
     for (round, rules, theirs) in [(1, filtered.clone(), false), (2, policy(""), true)] {
         let (read, mine, other) = (10 * round, 10 * round + 1, 10 * round + 2);
         put(read, "x").await;
-        while id(&watching.next_change().await) != read {}
-        let stored = after(&watching, &request);
-        guarded.put_policy(&rules);
-        let (_, _, status) = read_to_the_end(&mut watching).await;
+        while id(&watch.next_change().await) != read {}
+        let stored = after(&watch, &request);
+        server.put_policy(&rules);
+        let (_, _, status) = read_to_the_end(&mut watch).await;
         retry(&status);
         put(other, "y").await;
         put(mine, "x").await;
-        let refused = guarded.open("a", stored).await.err();
+        let refused = server.open("a", stored).await.err();
         let refused = refused.expect("it is refused");
         is(&refused, Code::InvalidArgument, "RESUME_TOKEN_MISMATCH");
         let told = &error_info(&refused).metadata["token_time"];
@@ -280,10 +280,10 @@ async fn a_watch_whose_tokens_are_no_longer_for_it_is_told_the_time_to_go_on_fro
             from_time(told, &request),
             from_after_time(&status, &request),
         ] {
-            watching = guarded.watch("a", start).await;
+            watch = server.watch("a", start).await;
             let mut seen = Vec::new();
             while !seen.contains(&mine) {
-                seen.push(id(&watching.next_change().await));
+                seen.push(id(&watch.next_change().await));
             }
             assert_eq!(seen.contains(&other), theirs, "{seen:?}");
         }
@@ -296,18 +296,18 @@ async fn a_client_whose_claims_change_sees_what_its_new_claims_let_it() {
     let database = Database::start().await;
     let policy = "version: 1\nrules: [{name: a, namespaces: [$db.orders], filter: {tenant: {$claim: tenant}}}]";
     let x = [("a", json!({"tenant": "x"})), ("b", json!({"tenant": "x"}))];
-    let guarded = Guarded::start(&database, &x, policy).await;
+    let server = PolicyServer::start(&database, &x, policy).await;
     let request = database.watch_request(&[ORDERS]);
-    let mut changed = guarded.watch("a", request.clone()).await;
-    let mut same = guarded.watch("b", request.clone()).await;
-    guarded.put_clients(&[
+    let mut changed = server.watch("a", request.clone()).await;
+    let mut same = server.watch("b", request.clone()).await;
+    server.put_clients(&[
         ("a", json!({"tenant": "y"})),
         ("b", json!({"tenant": "x", "more": 1})),
     ]);
     let (_, _, status) = read_to_the_end(&mut changed).await;
     let onward = from_after_time(&status, &request);
     // The token was x's.
-    let refused = guarded.open("a", after(&changed, &request)).await.err();
+    let refused = server.open("a", after(&changed, &request)).await.err();
     is(
         &refused.expect("it is refused"),
         Code::InvalidArgument,
@@ -318,7 +318,7 @@ async fn a_client_whose_claims_change_sees_what_its_new_claims_let_it() {
         let order = doc! { "_id": number, "tenant": tenant };
         orders.insert_one(order).await.expect("an insert");
     }
-    let mut anew = guarded.watch("a", onward).await;
+    let mut anew = server.watch("a", onward).await;
     assert_eq!(id(&anew.next_change().await), 2);
     assert_eq!(id(&same.next_change().await), 1);
 }
@@ -336,7 +336,7 @@ async fn a_watch_that_has_reached_its_maximum_age_goes_on_elsewhere_without_loss
     let begin = Instant::now();
     let mut open = Vec::new();
     for _ in 0..WATCHES {
-        let opened = Watching::open(&mut client, request.clone()).await;
+        let opened = WatchStream::open(&mut client, request.clone()).await;
         open.push(opened.expect("the watch opens"));
     }
     let opened = begin.elapsed();
@@ -346,13 +346,13 @@ async fn a_watch_that_has_reached_its_maximum_age_goes_on_elsewhere_without_loss
             tokio::time::sleep(AGE / 40).await;
         }
     };
-    let follow = async |mut watching: Watching| {
+    let follow = async |mut watch: WatchStream| {
         let mut all = Vec::new();
         let (mut ends, mut retries) = (Vec::new(), Vec::new());
         while !all.contains(&39) {
-            let mut watched = Story::default();
+            let mut watched = Received::default();
             let (numbers, drains, status) = loop {
-                match watching.try_next().await {
+                match watch.try_next().await {
                     Ok(Some(message)) => match message.kind {
                         Some(Kind::Changes(batch)) => {
                             watched.ids.extend(batch.changes.iter().map(id));
@@ -376,7 +376,7 @@ async fn a_watch_that_has_reached_its_maximum_age_goes_on_elsewhere_without_loss
                 assert!(drains, "it was not told before: {status:?}");
                 is(&status, Code::Unavailable, "WATCH_MAX_AGE");
                 retries.push(retry(&status));
-                watching = weir.watch(after(&watching, &request)).await;
+                watch = weir.watch(after(&watch, &request)).await;
             }
         }
         (all, ends, retries)
@@ -417,20 +417,20 @@ async fn a_watch_that_has_reached_its_maximum_age_goes_on_elsewhere_without_loss
 async fn nothing_that_waited_is_sent_once_a_client_may_no_longer_watch() {
     let database = Database::start().await;
     let policy = "version: 1\nrules: [{name: a, namespaces: [$db.orders]}]";
-    let guarded = Guarded::start(&database, &[("a", json!({}))], policy).await;
+    let server = PolicyServer::start(&database, &[("a", json!({}))], policy).await;
     let request = database.watch_request(&[ORDERS]);
     let orders = database.collection(ORDERS);
-    let address = guarded.weir.grpc_addr();
-    let mut watching = Watching::narrow(address, by("a", request)).await;
+    let address = server.weir.grpc_addr();
+    let mut watch = WatchStream::narrow(address, by("a", request)).await;
     // More than lies between the server and a client that does not read.
     let filler = "x".repeat(200_000);
     for number in 0..30 {
         let order = doc! { "_id": number, "filler": &filler };
         orders.insert_one(order).await.expect("an insert");
     }
-    guarded.put_policy("version: 1\nrules: []");
-    eventually("it is read", async || guarded.reloads("ok").await == 1.0).await;
-    let (numbers, _, status) = read_to_the_end(&mut watching).await;
+    server.put_policy("version: 1\nrules: []");
+    eventually("it is read", async || server.reloads("ok").await == 1.0).await;
+    let (numbers, _, status) = read_to_the_end(&mut watch).await;
     is(&status, Code::PermissionDenied, "NAMESPACE_ACCESS_DENIED");
     let order: BTreeSet<i32> = numbers.iter().copied().collect();
     assert!(order.len() < 20, "{} of 30 were sent", order.len());

@@ -4,7 +4,7 @@ mod support;
 
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use support::orders::{ORDERS, id, insert};
-use support::{Database, Figure, ServeProcess, Watching, eventually, tally};
+use support::{Database, Figure, ServeProcess, WatchStream, eventually, tally};
 use tonic::transport::Channel;
 use weir::pb::watch_service_client::WatchServiceClient;
 
@@ -16,10 +16,10 @@ async fn open(
     database: &Database,
     clients: &[WatchServiceClient<Channel>],
     count: usize,
-) -> Vec<Watching> {
+) -> Vec<WatchStream> {
     let opening = clients.iter().cycle().take(count).map(|client| {
         let mut client = client.clone();
-        async move { Watching::open(&mut client, database.watch_request(&[ORDERS])).await }
+        async move { WatchStream::open(&mut client, database.watch_request(&[ORDERS])).await }
     });
     let opening = stream::iter(opening).buffer_unordered(CONNECTIONS);
     opening.try_collect().await.expect("every watch opens")
@@ -61,8 +61,8 @@ async fn ten_thousand_idle_watches_open_and_close() {
     tally(Figure::WatchesHeld, WATCHES as u64);
     tally(Figure::PeakBytes, full);
     insert(&database, 1).await;
-    for watching in &mut watches {
-        assert_eq!(id(&watching.next_change().await), 1);
+    for watch in &mut watches {
+        assert_eq!(id(&watch.next_change().await), 1);
     }
     drop(watches);
     gone().await;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use crate::support::{PATIENCE, within};
+use crate::support::{WAIT_LIMIT, within};
 
 pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
@@ -113,9 +113,9 @@ pub struct Reply {
 }
 
 /// A connection.
-pub struct Raw(TcpStream);
+pub struct RawConnection(TcpStream);
 
-impl Raw {
+impl RawConnection {
     pub async fn connect(address: SocketAddr) -> Self {
         let raw = Self::try_connect(address).await;
         raw.expect("the port takes connections")
@@ -202,7 +202,7 @@ impl Raw {
                 all.extend(&buffer[..read]);
             }
         };
-        tokio::time::timeout(PATIENCE, whole)
+        tokio::time::timeout(WAIT_LIMIT, whole)
             .await
             .expect("the server closes the connection");
         all

@@ -13,7 +13,7 @@ use weir::pb;
 use weir::pb::OperationType;
 use weir::pb::change_event::Change;
 
-use crate::support::ledger::{Ledger, Seen, Write, number};
+use crate::support::ledger::{Ledger, ObservedChange, Write, number};
 
 /// The collections: of small documents, and of large ones.
 pub const COLLECTIONS: [&str; 2] = [ORDERS, FILES];
@@ -42,12 +42,12 @@ const DUPLICATE_KEY: i32 = 11_000;
 
 /// A document, by its writer and the number of its insert.
 #[derive(Debug, Clone, Copy)]
-struct Written {
+struct TestDocument {
     writer: usize,
     insert: u32,
 }
 
-impl Written {
+impl TestDocument {
     /// Neighbours fall into different groups, so that a group's changes come evenly.
     fn group(self) -> u32 {
         (self.insert.wrapping_mul(2_654_435_761) >> 16) % GROUPS
@@ -55,14 +55,14 @@ impl Written {
 
     /// How many bytes it carries besides its fields.
     fn padding(self) -> usize {
-        let dice = self.insert.wrapping_mul(2_246_822_519) >> 8;
+        let rng = self.insert.wrapping_mul(2_246_822_519) >> 8;
         if self.writer < ORDER_WRITERS {
-            20 + dice as usize % 400
-        } else if dice.is_multiple_of(16) {
+            20 + rng as usize % 400
+        } else if rng.is_multiple_of(16) {
             // More than any message takes.
             3_400_000
         } else {
-            10_000 + dice as usize % 300_000
+            10_000 + rng as usize % 300_000
         }
     }
 
@@ -154,12 +154,12 @@ pub async fn write(
         }
         let next = ledger.all_begun()[writer];
         let step = next as usize % LIFE.len();
-        let written = Written {
+        let written = TestDocument {
             writer,
             insert: next - step as u32,
         };
         let group = i32::try_from(written.group()).ok();
-        let number = ledger.note(
+        let number = ledger.record(
             writer,
             Write {
                 collection,
@@ -181,7 +181,7 @@ pub async fn write(
 ///
 /// # Errors
 /// When no writer can have made it.
-pub fn seen(event: &pb::ChangeEvent) -> Result<Seen, String> {
+pub fn observed(event: &pb::ChangeEvent) -> Result<ObservedChange, String> {
     let broken = |what: &str| {
         let short: String = format!("{event:?}").chars().take(400).collect();
         format!("{what}: {short}")
@@ -192,7 +192,7 @@ pub fn seen(event: &pb::ChangeEvent) -> Result<Seen, String> {
         number.ok_or_else(|| broken("no key of ours"))
     };
     let (writer, group, insert) = (of_key("w")? as usize, of_key("g")?, of_key("i")?);
-    let written = Written { writer, insert };
+    let written = TestDocument { writer, insert };
     if written.group() != group {
         return Err(broken("a key that nobody made"));
     }
@@ -233,7 +233,7 @@ pub fn seen(event: &pb::ChangeEvent) -> Result<Seen, String> {
         .ok_or_else(|| broken("no namespace"))?
         .collection
         .clone();
-    Ok(Seen {
+    Ok(ObservedChange {
         writer,
         number: told,
         document: insert,

@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use crate::support::ledger::{Figures, Follower, Following, Ledger, Writers, Writing};
-use crate::support::{Database, Figure, PATIENCE, Proxy, ServeProcess, eventually, tally};
+use crate::support::ledger::{DeliveryTotals, ResumingClient, ClientOptions, Ledger, Writers, WriteOptions};
+use crate::support::{Database, Figure, WAIT_LIMIT, Proxy, ServeProcess, eventually, tally};
 
-use super::{every_kind_impatient, start_all};
+use super::{impatient_clients_of_each_kind, start_clients};
 
-/// What [`super::hasty`] sets, as the command line says it.
-const HASTY: [&str; 16] = [
+/// What [`super::short_limits`] sets, as the command line says it.
+const SHORT_LIMITS: [&str; 16] = [
     "--upstream-reply-timeout",
     "2s",
     "--server-selection-timeout",
@@ -32,10 +32,10 @@ const HASTY: [&str; 16] = [
 pub struct Replicas {
     pub database: Database,
     /// Between the replicas and the database.
-    pub upstream: Proxy,
+    pub upstream_proxy: Proxy,
     pub servers: Vec<Server>,
     pub ledger: Arc<Ledger>,
-    pub followers: Vec<Follower>,
+    pub clients: Vec<ResumingClient>,
     writers: Writers,
 }
 
@@ -46,44 +46,44 @@ pub struct Server {
     arguments: Vec<&'static str>,
     address: String,
     /// Between the clients and it.
-    pub clients: Proxy,
+    pub client_proxy: Proxy,
 }
 
 impl Replicas {
     /// So many, on a database that can be killed, with one follower of each kind.
-    pub async fn start(count: usize, writing: &Writing) -> Self {
+    pub async fn start(count: usize, write_options: &WriteOptions) -> Self {
         let database = Database::options().on_disk().start().await;
-        let upstream = Proxy::to(database.address()).await;
+        let upstream_proxy = Proxy::to(database.address()).await;
         let mut servers = Vec::new();
         for number in 0..count {
             let grace = ["60s", "1s"][number % 2];
-            let mut arguments = HASTY.to_vec();
+            let mut arguments = SHORT_LIMITS.to_vec();
             arguments.extend(["--upstream-grace", grace]);
-            let process = ServeProcess::start(&upstream.mongodb_uri(), &arguments).await;
+            let process = ServeProcess::start(&upstream_proxy.mongodb_uri(), &arguments).await;
             servers.push(Server {
                 address: process.grpc.to_string(),
-                clients: Proxy::to(process.grpc).await,
+                client_proxy: Proxy::to(process.grpc).await,
                 process: Some(process),
                 arguments,
             });
         }
-        let mut writers = Writers::ready(&database.database(), writing).await;
+        let mut writers = Writers::ready(&database.database(), write_options).await;
         let ledger = writers.ledger();
-        let mut shares: Vec<Vec<Following>> = vec![Vec::new(); count];
-        for (number, following) in every_kind_impatient(&database).into_iter().enumerate() {
-            shares[number % count].push(following);
+        let mut shares: Vec<Vec<ClientOptions>> = vec![Vec::new(); count];
+        for (number, options) in impatient_clients_of_each_kind(&database).into_iter().enumerate() {
+            shares[number % count].push(options);
         }
-        let mut followers = Vec::new();
+        let mut clients = Vec::new();
         for (server, share) in servers.iter().zip(shares) {
-            followers.extend(start_all(&ledger, server.clients.address(), share).await);
+            clients.extend(start_clients(&ledger, server.client_proxy.address(), share).await);
         }
-        writers.begin(&database.database(), writing);
+        writers.begin(&database.database(), write_options);
         Self {
             database,
-            upstream,
+            upstream_proxy,
             servers,
             ledger,
-            followers,
+            clients,
             writers,
         }
     }
@@ -96,7 +96,7 @@ impl Replicas {
             return;
         };
         process.process.signal(signal);
-        let status = process.process.ends(PATIENCE).await;
+        let status = process.process.wait_for_exit(WAIT_LIMIT).await;
         if signal == "TERM" {
             let log = process.process.stderr();
             let cut = log.contains("clients did not read the end of their streams in time");
@@ -108,7 +108,7 @@ impl Replicas {
 
     /// Starts one replica again, on the port that it had.
     pub async fn start_again(&mut self, server: usize) {
-        let uri = self.upstream.mongodb_uri();
+        let uri = self.upstream_proxy.mongodb_uri();
         let server = &mut self.servers[server];
         if server.process.is_none() {
             let process = ServeProcess::on(&server.address, &uri, &server.arguments).await;
@@ -118,15 +118,15 @@ impl Replicas {
 
     /// Ends the writing and waits until everybody has everything; then until all that was held for the
     /// clients is gone.
-    pub async fn verdict(self, faults: u64) -> Figures {
+    pub async fn check_delivery(self, faults: u64) -> DeliveryTotals {
         tally(Figure::Faults, faults);
         let retries = self.writers.retries();
         println!("writes had to be tried again {retries} times");
         self.writers.finish().await;
-        let figures = Figures::of(&self.ledger, &self.followers).await;
-        figures.tally();
-        assert!(figures.written > 0 && figures.got > 0, "{figures:?}");
-        drop(self.followers);
+        let totals = DeliveryTotals::of(&self.ledger, &self.clients).await;
+        totals.tally();
+        assert!(totals.written > 0 && totals.got > 0, "{totals:?}");
+        drop(self.clients);
         for process in self.servers.iter().filter_map(|it| it.process.as_ref()) {
             eventually("no watch and no feed is left", async || {
                 let metrics = process.metrics().await;
@@ -136,7 +136,7 @@ impl Replicas {
             .await;
             assert_healthy(process);
         }
-        figures
+        totals
     }
 }
 

@@ -15,8 +15,8 @@ use support::issuer::{Answer, KeyServer};
 use support::orders::{ORDERS, id, insert};
 use support::tokens::{AUDIENCE, ISSUER, SigningKey, claims, key_set};
 use support::{
-    ChildProcess, Database, WAIT_LIMIT, RawCodec, ServeProcess, WatchStream, Weir, error_info, eventually,
-    python, weir, within,
+    ChildProcess, Database, RawCodec, ServeProcess, WAIT_LIMIT, WatchStream, Weir, error_info,
+    eventually, python, weir, within,
 };
 use tempfile::TempDir;
 use tonic::metadata::AsciiMetadataValue;
@@ -359,7 +359,9 @@ async fn whoever_has_a_key_or_a_token_does_all_that_there_is() {
     ] {
         let mut client = weir.client().await;
         let request = with_header(database.watch_request(&[ORDERS]), name, value);
-        let mut watching = WatchStream::open(&mut client, request).await.expect("a watch");
+        let mut watching = WatchStream::open(&mut client, request)
+            .await
+            .expect("a watch");
         insert(&database, 1).await;
         assert_eq!(id(&watching.next_change().await), 1);
         database.collection(ORDERS).drop().await.expect("a drop");
@@ -655,7 +657,11 @@ async fn a_key_that_weir_makes_opens_a_watch_of_weir() {
             env!("CARGO_BIN_EXE_weir")
         );
         let mut refused = ChildProcess::start("weir", "sh", ["-c", &command]);
-        assert_eq!(refused.wait_for_exit(WAIT_LIMIT).await.code(), Some(1), "{refused}");
+        assert_eq!(
+            refused.wait_for_exit(WAIT_LIMIT).await.code(),
+            Some(1),
+            "{refused}"
+        );
         assert_eq!(refused.stdout(), "", "{refused}");
         assert!(!refused.stderr().contains(bad), "{refused}");
     }
@@ -678,11 +684,19 @@ async fn a_key_that_weir_makes_opens_a_watch_of_weir() {
     let opened = |output: &str| output.contains(r#""type":"opened""#);
     watching.wait_for_output("opened", WAIT_LIMIT, opened).await;
     insert(&database, 1).await;
-    assert_eq!(watching.wait_for_exit(WAIT_LIMIT).await.code(), Some(0), "{watching}");
+    assert_eq!(
+        watching.wait_for_exit(WAIT_LIMIT).await.code(),
+        Some(0),
+        "{watching}"
+    );
 
     // Without it, it is told how it would be let in, and not tried again.
     let mut refused = watch(&[]);
-    assert_eq!(refused.wait_for_exit(WAIT_LIMIT).await.code(), Some(1), "{refused}");
+    assert_eq!(
+        refused.wait_for_exit(WAIT_LIMIT).await.code(),
+        Some(1),
+        "{refused}"
+    );
     let words = refused.stderr();
     assert!(
         words.contains("CREDENTIALS_MISSING") && words.contains("--token-file"),
@@ -690,7 +704,11 @@ async fn a_key_that_weir_makes_opens_a_watch_of_weir() {
     );
     std::fs::write(&key_file, "weir_another").expect("a file");
     let mut refused = watch(&["--token-file", key_file.to_str().expect("a path")]);
-    assert_eq!(refused.wait_for_exit(WAIT_LIMIT).await.code(), Some(1), "{refused}");
+    assert_eq!(
+        refused.wait_for_exit(WAIT_LIMIT).await.code(),
+        Some(1),
+        "{refused}"
+    );
     let words = refused.stderr();
     assert!(words.contains("CREDENTIALS_INVALID"), "{refused}");
     assert!(!words.contains("weir_another"), "{refused}");

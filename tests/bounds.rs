@@ -7,11 +7,11 @@ mod support;
 mod table;
 
 use bytes::{BufMut as _, Bytes, BytesMut};
+use conversions::{eq, field};
 use http_body_util::{BodyExt as _, Full};
 use mongodb::bson::doc;
 use prost::Message as _;
 use prost::encoding::{WireType, encode_key, encode_varint};
-use conversions::{eq, field};
 use serde_json::json;
 use support::{Database, Figure, WatchStream, Weir, error_info, error_reason, tally, within};
 use table::{Bad, Table};

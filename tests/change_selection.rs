@@ -3,8 +3,8 @@
 mod conversions;
 mod support;
 
-use mongodb::bson::doc;
 use conversions::{eq, id};
+use mongodb::bson::doc;
 use serde_json::json;
 use support::{Database, Weir};
 use weir::pb;

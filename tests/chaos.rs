@@ -5,14 +5,14 @@
 //! of faults there are.
 
 mod conversions;
-mod testbed;
 mod support;
+mod testbed;
 
 use std::time::Duration;
 
-use testbed::{Replicas, wait_for_writes, write_options};
 use support::ledger::WriteOptions;
 use support::{Direction, FailCommand, Mode, Proxy, Side};
+use testbed::{Replicas, wait_for_writes, write_options};
 
 /// Rounds of one to three faults at a time.
 const ROUNDS: u32 = 8;
@@ -116,7 +116,9 @@ impl Failing {
 }
 
 fn network(replicas: &Replicas, server: Option<usize>) -> &Proxy {
-    server.map_or(&replicas.upstream_proxy, |it| &replicas.servers[it].client_proxy)
+    server.map_or(&replicas.upstream_proxy, |it| {
+        &replicas.servers[it].client_proxy
+    })
 }
 
 async fn begin(replicas: &mut Replicas, fault: Fault) {
@@ -169,7 +171,10 @@ async fn any_faults_in_any_order_lose_nothing() {
     let rounds = number_of("WEIR_FAULT_ROUNDS").unwrap_or(ROUNDS.into());
     println!("again with WEIR_FAULT_SEED={seed} WEIR_FAULT_ROUNDS={rounds}");
     let mut random = fastrand::Rng::with_seed(seed);
-    let write_options = WriteOptions { seed, ..write_options() };
+    let write_options = WriteOptions {
+        seed,
+        ..write_options()
+    };
     let mut replicas = Replicas::start(SERVERS, &write_options).await;
     let mut faults = 0;
     for round in 0..rounds {

@@ -5,9 +5,9 @@ mod support;
 
 use std::time::Duration;
 
+use conversions::{eq, field};
 use futures::future::join_all;
 use mongodb::bson::doc;
-use conversions::{eq, field};
 use serde_json::json;
 use support::orders::{ORDERS, id};
 use support::{Database, Figure, WatchStream, Weir, error_reason, eventually, tally};

@@ -2,19 +2,25 @@
 //! on from the tokens that they stored, and nobody misses anything.
 
 mod conversions;
-mod testbed;
 mod support;
+mod testbed;
 
-use testbed::{Replicas, Testbed, one_client_of_each_kind, short_limits, write_options};
-use testbed::{wait_for_every_client, wait_for_writes};
 use support::Database;
 use support::ledger::ResumingClient;
+use testbed::{Replicas, Testbed, one_client_of_each_kind, short_limits, write_options};
+use testbed::{wait_for_every_client, wait_for_writes};
 
 /// MongoDB killed in the midst of a batch, again and again. Clients stay attached.
 #[tokio::test]
 async fn killing_mongodb_in_the_midst_of_writing_loses_nothing() {
     let database = Database::options().on_disk().start().await;
-    let mut testbed = Testbed::with(database, write_options(), short_limits, one_client_of_each_kind).await;
+    let mut testbed = Testbed::with(
+        database,
+        write_options(),
+        short_limits,
+        one_client_of_each_kind,
+    )
+    .await;
     for _ in 0..2 {
         testbed.wait_for_writes(30).await;
         testbed.database.restart().await;
@@ -81,10 +87,7 @@ async fn shutting_weir_down_and_starting_it_again_loses_and_repeats_nothing() {
     };
     let drained = replicas.clients.iter().filter(drained).count();
     // One that is behind may be cut before it has read so far.
-    assert!(
-        drained + 1 >= replicas.clients.len(),
-        "{drained} were told"
-    );
+    assert!(drained + 1 >= replicas.clients.len(), "{drained} were told");
     replicas.check_delivery(3).await;
 }
 

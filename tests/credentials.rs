@@ -236,7 +236,9 @@ async fn a_key_that_is_taken_away_ends_the_watches_of_its_tokens_and_no_others()
         let mut request = Request::new(request());
         let value = bearer(&new).parse().expect("a value");
         request.metadata_mut().insert("authorization", value);
-        by_new = WatchStream::open(&mut weir.client().await, request).await.ok();
+        by_new = WatchStream::open(&mut weir.client().await, request)
+            .await
+            .ok();
         by_new.is_some()
     })
     .await;
@@ -399,7 +401,11 @@ async fn the_command_goes_on_with_the_token_that_its_file_holds_by_then() {
         .await;
     assert!(watch.stderr().contains("expired"), "{watch}");
     watch.signal("INT");
-    assert_eq!(watch.wait_for_exit(WAIT_LIMIT).await.code(), Some(0), "{watch}");
+    assert_eq!(
+        watch.wait_for_exit(WAIT_LIMIT).await.code(),
+        Some(0),
+        "{watch}"
+    );
     assert_eq!(
         watch.stdout().matches(r#""operation":"insert""#).count(),
         2,

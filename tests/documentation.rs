@@ -328,12 +328,16 @@ async fn goes_on_where_it_was(name: &str, arguments: Vec<OsString>) {
 
     let mut example = start();
     let opened = |output: &str| output.contains("watching\n");
-    example.wait_for_output("watching", CLIENT_LIMIT, opened).await;
+    example
+        .wait_for_output("watching", CLIENT_LIMIT, opened)
+        .await;
     // In pieces: an example that passed over them would lose the event without a word.
     let large = doc! {"_id": 1, "text": "x".repeat(3_500_000)};
     orders.insert_one(large).await.expect("an insert");
     let inserted = |output: &str| output.contains("OPERATION_TYPE_INSERT");
-    example.wait_for_output("insert", CLIENT_LIMIT, inserted).await;
+    example
+        .wait_for_output("insert", CLIENT_LIMIT, inserted)
+        .await;
     orders.drop().await.expect("a drop");
     let status = example.wait_for_exit(CLIENT_LIMIT).await;
     assert!(!status.success(), "ABORTED is a failure{example}");
@@ -344,7 +348,9 @@ async fn goes_on_where_it_was(name: &str, arguments: Vec<OsString>) {
 
     orders.insert_one(doc! {"_id": 2}).await.expect("an insert");
     let mut example = start();
-    example.wait_for_output("insert", CLIENT_LIMIT, inserted).await;
+    example
+        .wait_for_output("insert", CLIENT_LIMIT, inserted)
+        .await;
     let output = example.stdout();
     assert!(!output.contains("OPERATION_TYPE_DROP"), "{example}");
 }

@@ -6,8 +6,8 @@
 mod conversions;
 mod support;
 
+use conversions::{DriverStream, after, as_mongodb_event, id, operations};
 use mongodb::bson::{Bson, Document, bson, doc};
-use conversions::{DriverStream, after, id, operations, as_mongodb_event};
 use support::{Database, WatchStream, Weir};
 use weir::pb;
 

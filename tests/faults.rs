@@ -8,7 +8,8 @@ use std::time::Duration;
 use mongodb::bson::doc;
 use support::orders::{ORDERS, Received, insert};
 use support::{
-    Database, FailCommand, Figure, Proxy, WatchStream, Weir, error_reason, eventually, tally, within,
+    Database, FailCommand, Figure, Proxy, WatchStream, Weir, error_reason, eventually, tally,
+    within,
 };
 use tokio::time::Instant;
 use tonic::{Code, Status};

@@ -8,9 +8,9 @@ mod support;
 
 use std::collections::BTreeSet;
 
+use conversions::{field, id, value};
 use mongodb::bson::oid::ObjectId;
 use mongodb::bson::{Bson, DateTime, Document, doc};
-use conversions::{field, id, value};
 use serde_json::{Value, json};
 use support::{Database, WatchStream, Weir};
 use weir::pb;

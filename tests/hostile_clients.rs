@@ -13,8 +13,8 @@ use mongodb::bson::doc;
 use prost::Message as _;
 use raw_http2::{
     ACK, CONTINUATION, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PADDED, PING, PREFACE,
-    PRIORITY, PUSH_PROMISE, RST_STREAM, RawConnection, SETTINGS, WATCH, WINDOW_UPDATE, call, frame, literals,
-    message, opening, setting, streams,
+    PRIORITY, PUSH_PROMISE, RST_STREAM, RawConnection, SETTINGS, WATCH, WINDOW_UPDATE, call, frame,
+    literals, message, opening, setting, streams,
 };
 use support::orders::{ORDERS, id, insert};
 use support::{

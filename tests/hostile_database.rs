@@ -206,7 +206,11 @@ async fn a_broken_event_ends_its_watch_after_the_good_ones_before_it() {
             assert_internal(&status, &watch.opened, what);
         }
         // One opening, and one reading of what broke.
-        assert_eq!(log.command_count("aggregate"), 1, "{what}: it was tried again");
+        assert_eq!(
+            log.command_count("aggregate"),
+            1,
+            "{what}: it was tried again"
+        );
 
         // The same for those who come later and would have to pass it, from before and from right
         // there.
@@ -219,7 +223,10 @@ async fn a_broken_event_ends_its_watch_after_the_good_ones_before_it() {
         }
         let command_count = log.command_count("aggregate");
         // Each of the two had a feed, a stream of its own, and a question or two about how they join.
-        assert!(command_count <= 12, "{what}: {command_count} openings for four watches");
+        assert!(
+            command_count <= 12,
+            "{what}: {command_count} openings for four watches"
+        );
 
         // Those who need not pass it go on.
         let mut later = weir.watch(stand_in.watch_request(&[&name])).await;
@@ -275,7 +282,10 @@ async fn a_broken_event_in_the_opening_ends_its_watch_after_the_good_ones_before
             Err(status) => assert_eq!(error_reason(&status), "INTERNAL", "{what}"),
         }
         let command_count = log.command_count("aggregate");
-        assert!(command_count <= 10, "{what}: {command_count} openings for three watches");
+        assert!(
+            command_count <= 10,
+            "{what}: {command_count} openings for three watches"
+        );
     }
 }
 
@@ -492,7 +502,10 @@ async fn messages_that_are_no_replies_lose_nothing() {
         log.push(insert(2));
         assert_eq!(id(&watch.next_change().await), 2, "{what}");
         let command_count = log.command_count("aggregate");
-        assert!((1..=3).contains(&command_count), "{what}: {command_count} openings");
+        assert!(
+            (1..=3).contains(&command_count),
+            "{what}: {command_count} openings"
+        );
         drop(watch);
         weir.wait_for_no_feeds().await;
     }
@@ -519,7 +532,10 @@ async fn replies_over_48_mb_end_the_watch_as_an_upstream_that_is_away() {
     assert_eq!(ids, [0; 0]);
     assert_eq!(error_reason(&status), "UPSTREAM_UNAVAILABLE", "{status:?}");
     let command_count = log.command_count("aggregate");
-    assert!((2..20).contains(&command_count), "{command_count} openings in two seconds");
+    assert!(
+        (2..20).contains(&command_count),
+        "{command_count} openings in two seconds"
+    );
     let held = weir.metrics().await.sum("weir_memory_used_bytes");
     assert!(held < 48e6, "{held} bytes are held");
 
@@ -550,7 +566,10 @@ async fn a_server_that_never_waits_is_not_asked_without_pause() {
     slow.next_progress().await;
     slow.next_progress().await;
     let command_count = log.command_count("getMore") - before;
-    assert!(command_count < 1_000, "{command_count} questions in two seconds");
+    assert!(
+        command_count < 1_000,
+        "{command_count} questions in two seconds"
+    );
     for number in 1..=3 {
         log.push(insert(number));
         assert_eq!(id(&watch.next_change().await), number);

@@ -3,8 +3,8 @@
 mod conversions;
 mod support;
 
-use mongodb::bson::{Bson, bson, doc};
 use conversions::{after, before, operation};
+use mongodb::bson::{Bson, bson, doc};
 use support::{Database, Weir, error_reason};
 use tonic::Code;
 use weir::pb;

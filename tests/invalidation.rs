@@ -5,8 +5,8 @@ mod support;
 
 use std::time::Duration;
 
-use mongodb::bson::{bson, doc};
 use conversions::{after, operation};
+use mongodb::bson::{bson, doc};
 use support::{Database, WatchStream, Weir, error_info};
 use tokio::time::{Instant, sleep};
 use tonic::Code;

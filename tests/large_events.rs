@@ -4,9 +4,9 @@ mod conversions;
 mod support;
 
 use bytes::Bytes;
+use conversions::{after, before, id};
 use mongodb::bson::{Bson, Document, doc};
 use prost::Message as _;
-use conversions::{after, before, id};
 use support::{Database, WatchStream, Weir, error_info};
 use tonic::Code;
 use weir::pb;

@@ -4,11 +4,11 @@ mod conversions;
 mod support;
 
 use bytes::Bytes;
+use conversions::eq;
 use mongodb::bson::doc;
 use pb::change_event::Change;
 use pb::watch_response::Kind;
 use prost::Message as _;
-use conversions::eq;
 use serde_json::json;
 use support::{Database, WatchStream, Weir, error_info};
 use weir::pb;

@@ -10,11 +10,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use bytesize::ByteSize;
+use conversions::{after, eq, id};
 use futures::future::join_all;
 use mongodb::bson::{Bson, doc};
 use pb::watch_response::Kind;
 use prost::Message as _;
-use conversions::{after, eq, id};
 use serde_json::json;
 use support::{Database, Figure, ServeProcess, WatchStream, Weir, eventually, tally, within};
 use tonic::transport::Endpoint;

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use pb::OperationType::{self, Delete, Insert, Update};
 use support::ledger::{
-    DeliveryTotals, ResumingClient, ClientOptions, Ledger, DeliveryChecker, ObservedChange, Write, Writers, WriteOptions,
+    ClientOptions, DeliveryChecker, DeliveryTotals, Ledger, ObservedChange, ResumingClient, Write,
+    WriteOptions, Writers,
 };
 use support::{Database, Proxy, Weir, eventually};
 use weir::pb;

@@ -8,7 +8,9 @@ use bytes::Bytes;
 use mongodb::bson::doc;
 use prost::Message as _;
 use support::orders::{ORDERS, Received, insert, resume};
-use support::{Database, RawCodec, WatchStream, Weir, error_info, error_reason, eventually, within};
+use support::{
+    Database, RawCodec, WatchStream, Weir, error_info, error_reason, eventually, within,
+};
 use tokio::time::Instant;
 use tonic::{Code, Request, Status};
 use tonic_types::StatusExt as _;

@@ -1,7 +1,7 @@
 //! Weir under load, for some seconds: see [`load`]. `make soak` does so for as long as one likes.
 
-mod load;
 mod conversions;
+mod load;
 mod support;
 
 use std::time::Duration;

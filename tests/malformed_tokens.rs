@@ -208,11 +208,7 @@ async fn a_forged_envelope_is_refused_or_means_what_it_says() {
         let what = format!("kind {kind}");
         match attempts.open(token).await {
             Ok(mut watch) if kind <= INVALIDATE => {
-                assert_eq!(
-                    support::orders::id(&watch.next_change().await),
-                    2,
-                    "{what}"
-                );
+                assert_eq!(support::orders::id(&watch.next_change().await), 2, "{what}");
             }
             Ok(watch) => panic!("{what}: {:?}", watch.opened),
             Err(status) => {
@@ -245,11 +241,7 @@ async fn a_forged_envelope_is_refused_or_means_what_it_says() {
     for (what, token) in forgeries {
         match attempts.open(token).await {
             Ok(mut watch) => {
-                assert_eq!(
-                    support::orders::id(&watch.next_change().await),
-                    2,
-                    "{what}"
-                );
+                assert_eq!(support::orders::id(&watch.next_change().await), 2, "{what}");
             }
             Err(status) => {
                 reason(&status, what);

@@ -4,10 +4,10 @@
 mod conversions;
 mod support;
 
+use conversions::{eq, field, id, operation};
 use mongodb::bson::{Bson, Document, doc};
 use pb::FilterMatch::{Entered, Left, Stayed, Unspecified};
 use pb::field_filter::Operator;
-use conversions::{eq, field, id, operation};
 use serde_json::json;
 use support::{Database, WatchStream, Weir};
 use weir::pb;

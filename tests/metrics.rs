@@ -414,9 +414,7 @@ async fn progress_comes_while_mongodb_is_away() {
         .watch(each_second(database.watch_request(&[ORDERS])))
         .await;
     proxy.set(Mode::Refuse);
-    watch
-        .next_state(pb::WatchState::UpstreamReconnecting)
-        .await;
+    watch.next_state(pb::WatchState::UpstreamReconnecting).await;
     progresses(&mut watch).await;
     // It lies when it says that it has got further than it has.
     let token = watch.token();

@@ -2,14 +2,17 @@
 //! clients, while there is writing: nobody misses anything, and everybody is told what there is to tell.
 
 mod conversions;
-mod testbed;
 mod support;
+mod testbed;
 
 use std::time::Duration;
 
-use testbed::{REPLY_TIMEOUT, Testbed, one_client_of_each_kind, impatient_clients_of_each_kind, short_limits, write_options};
-use support::ledger::{ResumingClient, ClientOptions, WriteOptions};
+use support::ledger::{ClientOptions, ResumingClient, WriteOptions};
 use support::{Database, Direction, Mode, Side, eventually, within};
+use testbed::{
+    REPLY_TIMEOUT, Testbed, impatient_clients_of_each_kind, one_client_of_each_kind, short_limits,
+    write_options,
+};
 use tokio::time::Instant;
 
 /// Long enough that a client hears nothing for twice its interval.
@@ -57,7 +60,9 @@ async fn a_stall_longer_than_a_reply_may_be_overdue_is_gone_on_from() {
     let mut faults = 0;
     for direction in [Direction::Up, Direction::Down] {
         let before = testbed.feed_restarts().await;
-        testbed.upstream_proxy.set_one_way(direction, Mode::Blackhole);
+        testbed
+            .upstream_proxy
+            .set_one_way(direction, Mode::Blackhole);
         let begin = Instant::now();
         eventually("Weir takes the stream for lost", async || {
             testbed.feed_restarts().await > before
@@ -128,7 +133,10 @@ async fn connections_to_mongodb_that_died_without_a_word_are_given_up() {
     testbed.wait_for_every_client().await;
     let begin = Instant::now();
     testbed.upstream_proxy.half_open(Side::Client);
-    eventually("a stream is lost", async || testbed.feed_restarts().await >= 1.0).await;
+    eventually("a stream is lost", async || {
+        testbed.feed_restarts().await >= 1.0
+    })
+    .await;
     testbed.wait_for_every_client().await;
     // Whatever is tried meanwhile may be tried on another of them. The driver gives all of them up once
     // it has noticed, which is after its connectTimeoutMS.
@@ -144,7 +152,10 @@ async fn connections_that_only_mongodb_believes_in_hold_up_nobody() {
     let testbed = Testbed::start().await;
     testbed.wait_for_every_client().await;
     testbed.upstream_proxy.half_open(Side::Server);
-    eventually("a stream is lost", async || testbed.feed_restarts().await >= 1.0).await;
+    eventually("a stream is lost", async || {
+        testbed.feed_restarts().await >= 1.0
+    })
+    .await;
     testbed.wait_for_every_client().await;
     let outcome = testbed.check_delivery(1).await;
     assert_eq!(outcome.totals.reconnects, 0, "{:?}", outcome.ends);
@@ -155,7 +166,13 @@ async fn connections_that_only_mongodb_believes_in_hold_up_nobody() {
 #[tokio::test]
 async fn a_client_tells_a_dead_server_by_its_silence() {
     let database = Database::options().start().await;
-    let testbed = Testbed::with(database, write_options(), short_limits, impatient_clients_of_each_kind).await;
+    let testbed = Testbed::with(
+        database,
+        write_options(),
+        short_limits,
+        impatient_clients_of_each_kind,
+    )
+    .await;
     testbed.wait_for_every_client().await;
     testbed.client_proxy.half_open(Side::Client);
     testbed.wait_for_every_client().await;
@@ -201,7 +218,10 @@ async fn a_client_that_reads_nothing_but_is_there_keeps_its_watch() {
             silent_intervals: 60,
             ..options
         };
-        one_client_of_each_kind(database).into_iter().map(with_patience).collect()
+        one_client_of_each_kind(database)
+            .into_iter()
+            .map(with_patience)
+            .collect()
     };
     let database = Database::options().start().await;
     let testbed = Testbed::with(database, write_options(), short_limits, with_patience).await;
@@ -222,7 +242,13 @@ async fn a_client_that_reads_nothing_but_is_there_keeps_its_watch() {
 #[tokio::test]
 async fn a_long_stall_between_clients_and_weir_is_gone_on_from() {
     let database = Database::options().start().await;
-    let testbed = Testbed::with(database, write_options(), short_limits, impatient_clients_of_each_kind).await;
+    let testbed = Testbed::with(
+        database,
+        write_options(),
+        short_limits,
+        impatient_clients_of_each_kind,
+    )
+    .await;
     for direction in [Direction::Down, Direction::Up] {
         testbed.wait_for_every_client().await;
         testbed.client_proxy.set_one_way(direction, Mode::Blackhole);
@@ -245,7 +271,10 @@ async fn a_trickle_of_a_few_bytes_at_a_time_is_put_together() {
         ..WriteOptions::default()
     };
     let testbed = Testbed::with(database, small, short_limits, |database| {
-        one_client_of_each_kind(database).into_iter().take(3).collect()
+        one_client_of_each_kind(database)
+            .into_iter()
+            .take(3)
+            .collect()
     })
     .await;
     testbed.wait_for_every_client().await;
@@ -296,10 +325,20 @@ async fn a_cut_longer_than_the_grace_is_told_and_gone_on_from() {
         short_limits(config);
         config.upstream_grace = Duration::from_millis(500);
     };
-    let testbed = Testbed::with(database, write_options(), impatient, one_client_of_each_kind).await;
+    let testbed = Testbed::with(
+        database,
+        write_options(),
+        impatient,
+        one_client_of_each_kind,
+    )
+    .await;
     testbed.wait_for_every_client().await;
     testbed.upstream_proxy.set(Mode::Refuse);
-    let told = |it: &ResumingClient| it.end_reasons().iter().any(|end| end == "UPSTREAM_UNAVAILABLE");
+    let told = |it: &ResumingClient| {
+        it.end_reasons()
+            .iter()
+            .any(|end| end == "UPSTREAM_UNAVAILABLE")
+    };
     eventually("everybody is told", async || {
         testbed.clients.iter().all(told)
     })

@@ -8,7 +8,7 @@ use std::time::Duration;
 use mongodb::bson::doc;
 use support::orders::{ORDERS, Received, aggregates, insert};
 use support::{
-    Database, FailCommand, Mode, WAIT_LIMIT, Proxy, Weir, error_reason, eventually, within,
+    Database, FailCommand, Mode, Proxy, WAIT_LIMIT, Weir, error_reason, eventually, within,
 };
 use tokio::time::Instant;
 use tonic::{Code, Status};

@@ -9,8 +9,8 @@ use bytes::Bytes;
 use futures::stream::{self, StreamExt as _};
 use mongodb::bson::doc;
 use serde_json::{Value, json};
-use support::policy_server::by;
 use support::orders::{ORDERS, id, insert};
+use support::policy_server::by;
 use support::{Database, PolicyServer, WatchStream, error_info, eventually, within};
 use tonic::{Code, Status};
 use weir::pb::{

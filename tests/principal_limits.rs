@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use mongodb::bson::doc;
 use serde_json::{Value, json};
-use support::policy_server::by;
 use support::orders::{ORDERS, id, insert};
+use support::policy_server::by;
 use support::{Database, PolicyServer, WatchStream, error_info, eventually};
 use tokio::time::Instant;
 use tonic::{Code, Status};
@@ -75,11 +75,7 @@ async fn a_principal_has_no_more_watches_open_than_it_may() {
         broken.start = Some(pb::watch_request::Start::ResumeToken(
             b"no token"[..].into(),
         ));
-        let status = server
-            .open("b", broken)
-            .await
-            .err()
-            .expect("it is refused");
+        let status = server.open("b", broken).await.err().expect("it is refused");
         assert_eq!(error_info(&status).reason, "RESUME_TOKEN_MALFORMED");
     }
     insert(&database, 1).await;

@@ -6,12 +6,12 @@ mod support;
 use std::time::Duration;
 
 use bytes::Bytes;
+use conversions::{eq, field};
 use futures::future::join_all;
 use mongodb::bson::doc;
 use pb::FeedMode::{Auto, Dedicated, Shared};
 use pb::field_filter::Operator;
 use pb::watch_response::Kind;
-use conversions::{eq, field};
 use serde_json::json;
 use support::orders::{ORDERS, id};
 use support::{Database, WatchStream, Weir, eventually, within};

@@ -10,9 +10,9 @@ mod privilege_proxy;
 use std::{collections::BTreeSet, time::Duration};
 
 use bytes::Bytes;
-use privilege_proxy::{PrivilegeProxy, Role};
-use mongodb::bson::{Document, doc};
 use conversions::{after, before, eq};
+use mongodb::bson::{Document, doc};
+use privilege_proxy::{PrivilegeProxy, Role};
 use support::{
     Database, ServeProcess, WatchStream, Weir, error_reason, eventually, repository, within,
 };
@@ -251,7 +251,10 @@ async fn suffices(heading: &str, scopes: Vec<pb::WatchRequest>) {
 
     let proxy = &database.proxy;
     assert_eq!(proxy.strange(), BTreeSet::new());
-    assert_eq!((proxy.refused("find"), proxy.refused("changeStream")), (0, 0));
+    assert_eq!(
+        (proxy.refused("find"), proxy.refused("changeStream")),
+        (0, 0)
+    );
     assert_eq!(proxy.used(), database.role.rights());
 }
 
@@ -329,7 +332,11 @@ async fn without_each(heading: &str, scope: &pb::WatchRequest) {
     assert_eq!(database.proxy.strange(), BTreeSet::new());
 }
 
-async fn everything_but_the_oplog_works(database: &RestrictedDatabase, weir: &Weir, scope: pb::WatchRequest) {
+async fn everything_but_the_oplog_works(
+    database: &RestrictedDatabase,
+    weir: &Weir,
+    scope: pb::WatchRequest,
+) {
     if scope.collections == ["invoices"] {
         drop(weir.watch(scope).await);
     } else {

@@ -12,9 +12,9 @@ use std::cell::Cell;
 
 use bytes::Bytes;
 use bytesize::ByteSize;
+use conversions::eq;
 use mongodb::bson::doc;
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
-use conversions::eq;
 use serde_json::json;
 use support::orders::{ORDERS, id, insert, resume};
 use support::{Database, FailCommand, WatchStream, Weir};

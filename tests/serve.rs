@@ -6,7 +6,7 @@ use std::net::TcpListener;
 
 use support::orders::{ORDERS, insert};
 use support::{
-    ChildProcess, Database, WAIT_LIMIT, ServeProcess, WatchStream, error_reason, eventually, weir,
+    ChildProcess, Database, ServeProcess, WAIT_LIMIT, WatchStream, error_reason, eventually, weir,
     within,
 };
 use tonic::Code;

@@ -4,11 +4,11 @@
 mod conversions;
 mod support;
 
+use conversions::{eq, field, value};
 use futures::future::join_all;
 use mongodb::bson::doc;
 use pb::FeedMode::{Auto, Dedicated, Shared};
 use pb::field_filter::Operator;
-use conversions::{eq, field, value};
 use serde_json::json;
 use support::orders::{ORDERS, id, insert};
 use support::{Database, ServeProcess, WatchStream, Weir, error_reason, eventually, within};

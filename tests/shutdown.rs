@@ -7,7 +7,9 @@ use std::time::Duration;
 use futures::future::join_all;
 use mongodb::bson::doc;
 use support::orders::{ORDERS, Received, insert, resume};
-use support::{Database, WAIT_LIMIT, ServeProcess, WatchStream, Weir, error_reason, eventually, within};
+use support::{
+    Database, ServeProcess, WAIT_LIMIT, WatchStream, Weir, error_reason, eventually, within,
+};
 use tokio::time::Instant;
 use tonic::Code;
 use tonic_health::pb::HealthCheckRequest;

@@ -4,10 +4,10 @@ mod conversions;
 mod support;
 
 use bytesize::ByteSize;
+use conversions::eq;
 use futures::future::join_all;
 use mongodb::bson::doc;
 use pb::watch_response::Kind;
-use conversions::eq;
 use serde_json::json;
 use support::orders::{ORDERS, Received, id, insert, resume};
 use support::{Database, ServeProcess, WatchStream, Weir, eventually, within};

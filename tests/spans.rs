@@ -18,7 +18,7 @@ use opentelemetry_proto::tonic::{
     trace::v1::{Span, status::StatusCode},
 };
 use support::orders::{ORDERS, insert};
-use support::{Database, WAIT_LIMIT, ServeProcess, WatchStream, Weir, eventually, within};
+use support::{Database, ServeProcess, WAIT_LIMIT, WatchStream, Weir, eventually, within};
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Request, Response, Status};

@@ -3,8 +3,8 @@
 mod conversions;
 mod support;
 
-use mongodb::bson::{Bson, doc};
 use conversions::{after, before};
+use mongodb::bson::{Bson, doc};
 use support::{Database, FailCommand, Figure, Weir, tally};
 use weir::pb;
 

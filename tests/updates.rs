@@ -3,8 +3,8 @@
 mod conversions;
 mod support;
 
-use mongodb::bson::{Bson, Document, bson, doc};
 use conversions::{DriverStream, as_mongodb_event};
+use mongodb::bson::{Bson, Document, bson, doc};
 use support::{Database, Weir};
 use weir::pb;
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use mongodb::bson::doc;
 use serde_json::Value;
 use support::orders::{ORDERS, insert};
-use support::{ChildProcess, Database, WAIT_LIMIT, ServeProcess, Weir, eventually, weir};
+use support::{ChildProcess, Database, ServeProcess, WAIT_LIMIT, Weir, eventually, weir};
 
 /// Starts `weir watch` on the collection of orders.
 fn watch(database: &Database, server: &str, arguments: &[&str]) -> ChildProcess {
@@ -110,7 +110,11 @@ async fn a_killed_watch_goes_on_from_its_file_without_loss() {
     let mut process = watch(&database, &server, &arguments);
     until_id(&mut process, 14).await;
     process.signal("INT");
-    assert_eq!(process.wait_for_exit(WAIT_LIMIT).await.code(), Some(0), "{process}");
+    assert_eq!(
+        process.wait_for_exit(WAIT_LIMIT).await.code(),
+        Some(0),
+        "{process}"
+    );
     let again = ids(&process.stdout());
     let repeated = usize::try_from(10 - again[0]).expect("nothing is missing");
     assert_eq!(
@@ -124,7 +128,11 @@ async fn a_killed_watch_goes_on_from_its_file_without_loss() {
     // It ended in peace, so that nothing at all is repeated.
     insert(&database, 15).await;
     let mut process = watch(&database, &server, &["--resume-file", file, "--limit", "1"]);
-    assert_eq!(process.wait_for_exit(WAIT_LIMIT).await.code(), Some(0), "{process}");
+    assert_eq!(
+        process.wait_for_exit(WAIT_LIMIT).await.code(),
+        Some(0),
+        "{process}"
+    );
     assert_eq!(ids(&process.stdout()), [15]);
 }
 
@@ -157,7 +165,11 @@ async fn a_watch_goes_on_when_the_server_is_restarted() {
     until_id(&mut process, 2).await;
 
     process.signal("INT");
-    assert_eq!(process.wait_for_exit(WAIT_LIMIT).await.code(), Some(0), "{process}");
+    assert_eq!(
+        process.wait_for_exit(WAIT_LIMIT).await.code(),
+        Some(0),
+        "{process}"
+    );
     assert_eq!(ids(&process.stdout()), [0, 1, 2], "{process}");
     assert!(process.stderr().contains("trying again"), "{process}");
 }
@@ -170,7 +182,11 @@ async fn errors_read_as_advice() {
 
     // A server that is not there.
     let mut process = watch(&database, "127.0.0.1:1", &["--no-reconnect"]);
-    assert_eq!(process.wait_for_exit(WAIT_LIMIT).await.code(), Some(1), "{process}");
+    assert_eq!(
+        process.wait_for_exit(WAIT_LIMIT).await.code(),
+        Some(1),
+        "{process}"
+    );
     assert!(process.stderr().contains("127.0.0.1:1"), "{process}");
 
     // A token of another collection.
@@ -189,7 +205,11 @@ async fn errors_read_as_advice() {
         &token,
     ];
     let mut process = support::weir(&[], &arguments);
-    assert_eq!(process.wait_for_exit(WAIT_LIMIT).await.code(), Some(1), "{process}");
+    assert_eq!(
+        process.wait_for_exit(WAIT_LIMIT).await.code(),
+        Some(1),
+        "{process}"
+    );
     let said = process.stderr();
     assert!(said.contains("other collections"), "{process}");
 
@@ -198,7 +218,11 @@ async fn errors_read_as_advice() {
     let mut process = watch(&database, &server, &[]);
     opened(&mut process).await;
     database.collection(ORDERS).drop().await.expect("a drop");
-    assert_eq!(process.wait_for_exit(WAIT_LIMIT).await.code(), Some(1), "{process}");
+    assert_eq!(
+        process.wait_for_exit(WAIT_LIMIT).await.code(),
+        Some(1),
+        "{process}"
+    );
     assert_eq!(
         lines(&process.stdout(), "invalidated").len(),
         1,
@@ -211,7 +235,11 @@ async fn errors_read_as_advice() {
 
     // What cannot be asked for.
     let mut process = watch(&database, &server, &["--where", "=5"]);
-    assert_eq!(process.wait_for_exit(WAIT_LIMIT).await.code(), Some(2), "{process}");
+    assert_eq!(
+        process.wait_for_exit(WAIT_LIMIT).await.code(),
+        Some(2),
+        "{process}"
+    );
 }
 
 /// The processes that were started below this one, by what the kernel knows of parents.

@@ -3,7 +3,7 @@
 //! `cargo bench --bench performance` measures everything and writes `docs/performance.md`;
 //! `-- --help` lists the parts and the sizes. The folders, from what starts to what is told:
 //!
-//! - `kit`: child processes, their CPU and memory, the machine;
+//! - `system`: child processes, their CPU and memory, the machine;
 //! - `upstream`: the database or its stand-in, and the writer;
 //! - `gateway`: the servers that are compared;
 //! - `client`: the readers;
@@ -15,10 +15,10 @@
 
 mod client;
 mod gateway;
-mod kit;
 mod options;
 mod parts;
 mod report;
+mod system;
 mod upstream;
 
 use clap::{Parser, Subcommand};
@@ -26,10 +26,10 @@ use clap::{Parser, Subcommand};
 use crate::{
     client::{load, reader},
     gateway::{naive, ready},
-    kit::{keep, machine::Machine, words::Words},
     options::{Options, Part},
     parts::{added_latency, fan_out, filters, one_watcher, stalled, steady},
-    report::{Figures, Measured},
+    report::{Measured, Results},
+    system::{commands::Commands, machine::Machine, supervisor},
     upstream::{stand_in, writer},
 };
 
@@ -63,7 +63,7 @@ enum Role {
     /// Serves bytes that are ready
     Ready(ready::Task),
     /// Runs another program for as long as the parent lives
-    Keep(keep::Task),
+    Supervise(supervisor::Task),
 }
 
 fn main() {
@@ -77,19 +77,19 @@ fn main() {
         };
         return measure(&options);
     };
-    if let Role::Keep(task) = role {
-        return keep::run(task);
+    if let Role::Supervise(task) = role {
+        return supervisor::run(task);
     }
-    let mut words = Words::listen();
+    let mut commands = Commands::listen();
     match role {
-        Role::Read(task) => reader::run(task, &mut words),
+        Role::Read(task) => reader::run(task, &mut commands),
         Role::Latency(task) => added_latency::run(task),
-        Role::StandIn(task) => stand_in::run(task, &mut words),
-        Role::Write(task) => writer::run(task, &mut words),
-        Role::Load(task) => load::run(task, &mut words),
+        Role::StandIn(task) => stand_in::run(task, &mut commands),
+        Role::Write(task) => writer::run(task, &mut commands),
+        Role::Load(task) => load::run(task, &mut commands),
         Role::Naive(task) => naive::run(task),
-        Role::Ready(task) => ready::run(task, &mut words),
-        Role::Keep(_) => unreachable!("it listens by itself"),
+        Role::Ready(task) => ready::run(task, &mut commands),
+        Role::Supervise(_) => unreachable!("it listens by itself"),
     }
 }
 
@@ -103,20 +103,20 @@ fn measure(options: &Options) {
         .filter(|part| !options.render && options.wants(*part));
     for part in wanted {
         eprintln!("measuring: {}", part.name());
-        let mut figures = Figures::new(&machine, &command);
+        let mut results = Results::new(&machine, &command);
         match part {
-            Part::Database => one_watcher::from_database(options, &mut figures),
-            Part::StandIn => one_watcher::from_stand_in(options, &mut figures),
-            Part::Live => one_watcher::live(options, &mut figures),
-            Part::AddedLatency => added_latency::measure(options, &mut figures),
-            Part::FanOut => fan_out::measure(options, &mut figures),
-            Part::Filters => filters::measure(options, &mut figures),
-            Part::Steady => steady::measure(options, &mut figures),
-            Part::Stalled => stalled::measure(options, &mut figures),
+            Part::Database => one_watcher::from_database(options, &mut results),
+            Part::StandIn => one_watcher::from_stand_in(options, &mut results),
+            Part::Live => one_watcher::live(options, &mut results),
+            Part::AddedLatency => added_latency::measure(options, &mut results),
+            Part::FanOut => fan_out::measure(options, &mut results),
+            Part::Filters => filters::measure(options, &mut results),
+            Part::Steady => steady::measure(options, &mut results),
+            Part::Stalled => stalled::measure(options, &mut results),
         }
         // After each part, so that a run that is broken off keeps what it has.
         let mut measured = Measured::load(&folder);
-        measured.put(part.name(), figures);
+        measured.put(part.name(), results);
         measured.save(&folder, &names).expect("the page is written");
     }
     if options.render {

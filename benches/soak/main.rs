@@ -5,10 +5,10 @@
 //! repeated, out of order or not given back. All of it stands in `tests/load`, which
 //! `tests/load_and_faults.rs` runs for some seconds.
 
-#[path = "../../tests/load/mod.rs"]
-mod load;
 #[path = "../../tests/conversions/mod.rs"]
 mod conversions;
+#[path = "../../tests/load/mod.rs"]
+mod load;
 #[path = "../../tests/support/mod.rs"]
 mod support;
 

@@ -13,11 +13,11 @@ use weir::pb;
 use weir::pb::watch_request::Start;
 use weir::pb::watch_response::Kind;
 
-use crate::support::ledger::{Ledger, Pieces, DeliveryChecker, Time, may_resume, time_of};
+use crate::support::ledger::{DeliveryChecker, Ledger, Pieces, Time, may_resume, time_of};
 
-use super::watch_spec::WatchSpec;
 use super::connections::Connections;
 use super::counters::Counters;
+use super::watch_spec::WatchSpec;
 use super::workload::observed;
 
 /// How long an opening may take before it is given up.
@@ -106,7 +106,8 @@ impl LoadClient {
                 Ok(stream) => {
                     let _guard = shared.counters.open_watches.enter();
                     failures = 0;
-                    self.read_until_stop(stream, &shared, &mut phase, &mut rng).await
+                    self.read_until_stop(stream, &shared, &mut phase, &mut rng)
+                        .await
                 }
                 Err(status) => lost(&status, &shared),
             };

@@ -52,10 +52,7 @@ impl Faults {
                 0..2 => ("cut", Mode::Pass),
                 2..4 => ("stalled", Mode::Blackhole),
                 4 => ("refused", Mode::Refuse),
-                _ => (
-                    "slow",
-                    Mode::Delay(Duration::from_millis(rng.u64(10..300))),
-                ),
+                _ => ("slow", Mode::Delay(Duration::from_millis(rng.u64(10..300)))),
             };
             self.counters.fault(&format!("network to {side} {name}"));
             proxies.iter().for_each(|proxy| proxy.set(mode));

@@ -8,13 +8,13 @@
 //! everybody has everything, and without anybody. What each client has to get, and in what order,
 //! [`crate::support::ledger`] judges.
 
-mod watch_spec;
-mod connections;
-mod faults;
-mod counters;
 mod client;
+mod connections;
+mod counters;
+mod faults;
 mod report;
 mod servers;
+mod watch_spec;
 mod workload;
 
 use std::sync::Arc;
@@ -31,13 +31,13 @@ use tokio_util::sync::CancellationToken;
 use crate::support::ledger::{Ledger, Time};
 use crate::support::{Database, Figure, tally};
 
-use watch_spec::WatchSpec;
+use client::{LoadClient, Phase, Shared, open_and_abandon};
 use connections::Connections;
-use faults::Faults;
 use counters::Counters;
-use client::{Shared, LoadClient, Phase, open_and_abandon};
-use report::{Peaks, IdleState, Table, mebibytes};
-use servers::{ResourceUsage, Replica};
+use faults::Faults;
+use report::{IdleState, Peaks, Table, mebibytes};
+use servers::{Replica, ResourceUsage};
+use watch_spec::WatchSpec;
 use workload::{COLLECTIONS, ORDER_WRITERS, ORDERS, WRITERS, write};
 
 /// How long writers may take to bring to an end what they began, and clients to leave.

@@ -64,7 +64,10 @@ impl Table {
             "changes delivered again after a resume",
             counters.repeats.get(),
         );
-        self.row("watches open at once, at most", counters.open_watches.peak());
+        self.row(
+            "watches open at once, at most",
+            counters.open_watches.peak(),
+        );
         self.row("watches resumed", counters.resumed.get());
         self.row(
             "watches given up while they opened",
@@ -74,7 +77,10 @@ impl Table {
             "watches that stopped reading for a while",
             counters.stalls.get(),
         );
-        self.row("watches given up after silence", counters.silent_timeouts.get());
+        self.row(
+            "watches given up after silence",
+            counters.silent_timeouts.get(),
+        );
         self.row(
             "watches told that MongoDB is away",
             counters.reconnecting.get(),

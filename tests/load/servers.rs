@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use tokio::sync::Mutex;
 
-use crate::support::{Mode, WAIT_LIMIT, Proxy, ServeProcess};
+use crate::support::{Mode, Proxy, ServeProcess, WAIT_LIMIT};
 
 /// One server, with its networks on both sides.
 pub struct Replica {

@@ -112,7 +112,9 @@ impl WatchSpec {
         in_scope
             && match self.selection {
                 Selection::Everything => true,
-                Selection::Group(group) => write.before.or(write.after) == i32::try_from(group).ok(),
+                Selection::Group(group) => {
+                    write.before.or(write.after) == i32::try_from(group).ok()
+                }
                 Selection::ComingAndGoing => matches!(operation, Insert | Delete),
                 // A replacement touches everything.
                 Selection::Changed => matches!(operation, Update | Replace),

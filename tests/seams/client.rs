@@ -10,7 +10,7 @@ use tonic::transport::Endpoint;
 use weir::pb;
 use weir::pb::watch_service_client::WatchServiceClient;
 
-use super::schedule::{WatchSpec, CLIENTS, Schedule, Step, WANTED_BY_ALL};
+use super::schedule::{CLIENTS, Schedule, Step, WANTED_BY_ALL, WatchSpec};
 use crate::conversions::{field, value};
 use crate::support::{Database, WAIT_LIMIT, WatchStream, Weir};
 
@@ -326,7 +326,8 @@ impl Client {
             ));
         }
         self.taken += 1;
-        self.positions.push((change.resume_token.clone(), self.taken));
+        self.positions
+            .push((change.resume_token.clone(), self.taken));
         Ok(())
     }
 }

@@ -15,13 +15,13 @@
 //! DeliveryTotals::of(&ledger, &[follower]).await.tally();
 //! ```
 
-mod resuming_client;
 mod checker;
+mod resuming_client;
 mod writers;
 
-pub use resuming_client::{ResumingClient, ClientOptions, Pieces, may_resume, number, time_of};
 pub use checker::{DeliveryChecker, ObservedChange};
-pub use writers::{Writers, WriteOptions};
+pub use resuming_client::{ClientOptions, Pieces, ResumingClient, may_resume, number, time_of};
+pub use writers::{WriteOptions, Writers};
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -133,7 +133,13 @@ impl Ledger {
 
     /// The time of the last write that somebody has seen.
     pub fn last_seen(&self) -> Option<Time> {
-        let last = |writer| self.writer_log(writer).times.iter().rev().find_map(|it| *it);
+        let last = |writer| {
+            self.writer_log(writer)
+                .times
+                .iter()
+                .rev()
+                .find_map(|it| *it)
+        };
         (0..self.writers.len()).filter_map(last).max()
     }
 
@@ -177,7 +183,8 @@ impl DeliveryTotals {
             if now != last.0 {
                 last = (now, Instant::now());
             }
-            let problems: Vec<String> = clients.iter().filter_map(ResumingClient::problem).collect();
+            let problems: Vec<String> =
+                clients.iter().filter_map(ResumingClient::problem).collect();
             let missing = || clients.iter().filter_map(ResumingClient::missing);
             let idle = last.1.elapsed() > WAIT_LIMIT;
             if !problems.is_empty() || idle {

@@ -165,7 +165,11 @@ impl ChildProcess {
             if condition(&self.stdout()) {
                 return;
             }
-            assert!(exit_status.is_none(), "{} ended before {what}{self}", self.name);
+            assert!(
+                exit_status.is_none(),
+                "{} ended before {what}{self}",
+                self.name
+            );
             assert!(
                 Instant::now() < deadline,
                 "{} gave no {what} within {limit:?}{self}",

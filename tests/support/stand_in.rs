@@ -268,7 +268,11 @@ impl StandIn {
     /// How often a command came, whatever it was about.
     pub fn command_count(&self, command: &str) -> u64 {
         let state = self.server.state();
-        state.command_count.get(command).copied().unwrap_or_default()
+        state
+            .command_count
+            .get(command)
+            .copied()
+            .unwrap_or_default()
     }
 
     /// How many cursors are open.
@@ -646,7 +650,7 @@ impl State {
                 doc! { "cursorsKilled": killed }
             }
             // Of the others ping and endSessions want no more than a word.
-            _ => wire::introduction(name, address).unwrap_or_default(),
+            _ => wire::handshake_reply(name, address).unwrap_or_default(),
         };
         answer.insert("ok", 1.0);
         answer.insert("operationTime", self.now());

@@ -21,7 +21,9 @@ use weir::config::ServeConfig;
 use weir::pb;
 
 use crate::conversions::{eq, field};
-use crate::support::ledger::{DeliveryTotals, ResumingClient, ClientOptions, Ledger, Writers, WriteOptions};
+use crate::support::ledger::{
+    ClientOptions, DeliveryTotals, Ledger, ResumingClient, WriteOptions, Writers,
+};
 use crate::support::{Database, Figure, Proxy, Weir, eventually, tally};
 
 /// The shortest that may be asked for, so that a test sees the end of it.
@@ -93,9 +95,10 @@ pub fn one_client_of_each_kind(database: &Database) -> Vec<ClientOptions> {
         document_format: pb::DocumentFormat::Json.into(),
         ..whole()
     };
-    let comings_and_goings = ClientOptions::new("comings and goings", comings_and_goings, move |it| {
-        operations.contains(&it.operation)
-    });
+    let comings_and_goings =
+        ClientOptions::new("comings and goings", comings_and_goings, move |it| {
+            operations.contains(&it.operation)
+        });
     let pieces = pb::WatchRequest {
         max_message_bytes: small,
         ..whole()
@@ -134,7 +137,10 @@ pub fn impatient_clients_of_each_kind(database: &Database) -> Vec<ClientOptions>
         silent_intervals: 2,
         ..options
     };
-    one_client_of_each_kind(database).into_iter().map(impatient).collect()
+    one_client_of_each_kind(database)
+        .into_iter()
+        .map(impatient)
+        .collect()
 }
 
 /// Waits until so much more was written, whoever gets it.
@@ -185,7 +191,13 @@ impl Testbed {
     /// With one follower of each kind.
     pub async fn start() -> Self {
         let database = Database::options().start().await;
-        Self::with(database, write_options(), short_limits, one_client_of_each_kind).await
+        Self::with(
+            database,
+            write_options(),
+            short_limits,
+            one_client_of_each_kind,
+        )
+        .await
     }
 
     /// As the test wants it. Everybody watches before anything is written.
@@ -238,7 +250,11 @@ impl Testbed {
         assert!(totals.written > 0 && totals.got > 0, "{totals:?}");
         Outcome {
             totals,
-            ends: self.clients.iter().flat_map(ResumingClient::end_reasons).collect(),
+            ends: self
+                .clients
+                .iter()
+                .flat_map(ResumingClient::end_reasons)
+                .collect(),
             weir: self.weir,
             database: self.database,
             _upstream_proxy: self.upstream_proxy,

@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
-use crate::support::ledger::{DeliveryTotals, ResumingClient, ClientOptions, Ledger, Writers, WriteOptions};
-use crate::support::{Database, Figure, WAIT_LIMIT, Proxy, ServeProcess, eventually, tally};
+use crate::support::ledger::{
+    ClientOptions, DeliveryTotals, Ledger, ResumingClient, WriteOptions, Writers,
+};
+use crate::support::{Database, Figure, Proxy, ServeProcess, WAIT_LIMIT, eventually, tally};
 
 use super::{impatient_clients_of_each_kind, start_clients};
 
@@ -70,7 +72,10 @@ impl Replicas {
         let mut writers = Writers::ready(&database.database(), write_options).await;
         let ledger = writers.ledger();
         let mut shares: Vec<Vec<ClientOptions>> = vec![Vec::new(); count];
-        for (number, options) in impatient_clients_of_each_kind(&database).into_iter().enumerate() {
+        for (number, options) in impatient_clients_of_each_kind(&database)
+            .into_iter()
+            .enumerate()
+        {
             shares[number % count].push(options);
         }
         let mut clients = Vec::new();

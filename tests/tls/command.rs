@@ -35,7 +35,10 @@ async fn gets_an_event(database: &Database, mut process: ChildProcess) {
     let opened = |output: &str| output.contains(r#""type":"opened""#);
     process.wait_for_output("opened", WAIT_LIMIT, opened).await;
     insert(database, fastrand::i32(..)).await;
-    assert!(process.wait_for_exit(WAIT_LIMIT).await.success(), "{process}");
+    assert!(
+        process.wait_for_exit(WAIT_LIMIT).await.success(),
+        "{process}"
+    );
     assert!(process.stdout().contains(r#""type":"change""#), "{process}");
 }
 
@@ -182,7 +185,9 @@ async fn the_command_goes_on_trying_where_it_has_been_let_in_before() {
     paths.write("ca.pem", &renewed.pem);
     insert(&database, 7).await;
     let changed = |output: &str| output.contains(r#""type":"change""#);
-    process.wait_for_output("a change", WAIT_LIMIT, changed).await;
+    process
+        .wait_for_output("a change", WAIT_LIMIT, changed)
+        .await;
     drop(weir);
 }
 

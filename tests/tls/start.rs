@@ -6,7 +6,7 @@ use std::path::Path;
 use weir::config::{ClientAuth, ConfigError, ServeConfig};
 
 use crate::support::certificates::Authority;
-use crate::support::{ChildProcess, Database, WAIT_LIMIT, ServeProcess, weir};
+use crate::support::{ChildProcess, Database, ServeProcess, WAIT_LIMIT, weir};
 
 fn serve(arguments: &[&str]) -> ChildProcess {
     let common = [
@@ -123,7 +123,11 @@ async fn flags_that_go_together_are_refused_alone() {
         (&["--tls-client-auth=required"], "--tls-client-ca-file"),
     ] {
         let mut process = serve(arguments);
-        assert_eq!(process.wait_for_exit(WAIT_LIMIT).await.code(), Some(64), "{process}");
+        assert_eq!(
+            process.wait_for_exit(WAIT_LIMIT).await.code(),
+            Some(64),
+            "{process}"
+        );
         assert!(process.stderr().contains(other), "{process}");
     }
     // Nor where flags are not what set it.

@@ -30,7 +30,7 @@ use weir::pb::{self, field_filter::Operator, filter};
 
 use super::delivery::{self, Message, RawCodec};
 use crate::{
-    kit::{now_micros, process::FAILED, runtime, words::Words},
+    system::{commands::Commands, now_micros, process::FAILED, runtime},
     upstream::document::{Stamp, group_of},
 };
 
@@ -66,24 +66,24 @@ pub struct Task {
 }
 
 /// The crowd's own process.
-pub fn run(task: &Task, words: &mut Words) {
+pub fn run(task: &Task, commands: &mut Commands) {
     let local = LocalSet::new();
     local.block_on(&runtime(), async {
-        let crowd = Rc::new(Crowd::new());
+        let shared = Rc::new(SharedCounts::new());
         let channels = connect(task).await;
         let opening = channels.iter().enumerate().map(|(index, channel)| {
             let numbers = (index as u64..task.watches).step_by(channels.len());
-            open_all(task, channel, numbers, &crowd)
+            open_all(task, channel, numbers, &shared)
         });
         let watches: Vec<Rc<Watch>> = join_all(opening).await.into_iter().flatten().collect();
         let _stalled = join_all((0..task.stalled).map(|_| stall(task))).await;
         println!("open");
-        obey(task, words, &crowd, &watches).await;
+        run_commands(task, commands, &shared, &watches).await;
     });
 }
 
 /// What all watches share.
-struct Crowd {
+struct SharedCounts {
     events: Cell<u64>,
     wanted: Cell<u64>,
     reached: Notify,
@@ -99,7 +99,7 @@ struct Watch {
     last: Cell<Option<i64>>,
 }
 
-impl Crowd {
+impl SharedCounts {
     fn new() -> Self {
         // From a microsecond to ten minutes, to three digits.
         let latencies = Histogram::new_with_max(600_000_000, 3);
@@ -127,7 +127,7 @@ impl Crowd {
                 }
             }
             Some(Message::Opened | Message::Other) => {}
-            None => give_up("a message is malformed"),
+            None => fail("a message is malformed"),
         }
     }
 }
@@ -136,13 +136,13 @@ impl Watch {
     fn take(&self, Stamp { id, group, .. }: Stamp) {
         match (self.last.get(), self.group) {
             (Some(last), None) if id != last + 1 => {
-                give_up(&format!("event {id} came after {last}"));
+                fail(&format!("event {id} came after {last}"));
             }
             (Some(last), Some(_)) if id <= last => {
-                give_up(&format!("event {id} came after {last}"));
+                fail(&format!("event {id} came after {last}"));
             }
             (_, Some(own)) if group != own => {
-                give_up(&format!("an event of group {group} came to {own}"));
+                fail(&format!("an event of group {group} came to {own}"));
             }
             _ => {}
         }
@@ -157,7 +157,7 @@ async fn connect(task: &Task) -> Vec<Channel> {
     let connecting = (0..connections).map(|_| async {
         match endpoint(task).connect().await {
             Ok(channel) => channel,
-            Err(error) => give_up(&format!("no connection: {error}")),
+            Err(error) => fail(&format!("no connection: {error}")),
         }
     });
     join_all(connecting).await
@@ -171,7 +171,7 @@ async fn open_all(
     task: &Task,
     channel: &Channel,
     numbers: impl Iterator<Item = u64>,
-    crowd: &Rc<Crowd>,
+    shared: &Rc<SharedCounts>,
 ) -> Vec<Rc<Watch>> {
     let mut watches = Vec::new();
     for number in numbers {
@@ -184,13 +184,13 @@ async fn open_all(
             last: Cell::new(None),
         });
         watches.push(Rc::clone(&watch));
-        let crowd = Rc::clone(crowd);
+        let shared = Rc::clone(shared);
         tokio::task::spawn_local(async move {
             loop {
                 match messages.message().await {
-                    Ok(Some(message)) => crowd.take(&watch, &message),
-                    Ok(None) => give_up("a watch ended"),
-                    Err(status) => give_up(&format!("a watch ended: {}", brief(&status))),
+                    Ok(Some(message)) => shared.take(&watch, &message),
+                    Ok(None) => fail("a watch ended"),
+                    Err(status) => fail(&format!("a watch ended: {}", short_text(&status))),
                 }
             }
         });
@@ -202,18 +202,18 @@ async fn open_all(
 async fn open(task: &Task, channel: Channel, group: Option<i64>) -> Streaming<Bytes> {
     let mut grpc = Grpc::new(channel);
     if let Err(error) = grpc.ready().await {
-        give_up(&format!("no connection: {error}"));
+        fail(&format!("no connection: {error}"));
     }
     let path = PathAndQuery::from_static("/weir.v1.WatchService/Watch");
     let request = Request::new(task.request(group));
     let mut messages = match grpc.server_streaming(request, path, RawCodec).await {
         Ok(response) => response.into_inner(),
-        Err(status) => give_up(&format!("no watch: {}", brief(&status))),
+        Err(status) => fail(&format!("no watch: {}", short_text(&status))),
     };
     match messages.message().await {
         Ok(Some(first)) if delivery::read(&first, |_| {}) == Some(Message::Opened) => messages,
-        Err(status) => give_up(&format!("no watch: {}", brief(&status))),
-        Ok(_) => give_up("a watch did not begin with its opening"),
+        Err(status) => fail(&format!("no watch: {}", short_text(&status))),
+        Ok(_) => fail("a watch did not begin with its opening"),
     }
 }
 
@@ -224,7 +224,7 @@ async fn stall(task: &Task) -> Streaming<Bytes> {
         .initial_connection_window_size(STALLED_WINDOW);
     match endpoint.connect().await {
         Ok(channel) => open(task, channel, task.group(0)).await,
-        Err(error) => give_up(&format!("no connection: {error}")),
+        Err(error) => fail(&format!("no connection: {error}")),
     }
 }
 
@@ -251,9 +251,14 @@ impl Task {
     }
 }
 
-async fn obey(task: &Task, words: &mut Words, crowd: &Crowd, watches: &[Rc<Watch>]) {
+async fn run_commands(
+    task: &Task,
+    commands: &mut Commands,
+    shared: &SharedCounts,
+    watches: &[Rc<Watch>],
+) {
     loop {
-        let word = words.next().await;
+        let word = commands.next().await;
         let mut parts = word.split(' ');
         let name = parts.next().unwrap_or_default();
         let mut number = || {
@@ -263,19 +268,19 @@ async fn obey(task: &Task, words: &mut Words, crowd: &Crowd, watches: &[Rc<Watch
         match name {
             "await" => {
                 let wanted = number();
-                crowd.wanted.set(wanted);
-                while crowd.events.get() < wanted {
-                    crowd.reached.notified().await;
+                shared.wanted.set(wanted);
+                while shared.events.get() < wanted {
+                    shared.reached.notified().await;
                 }
-                crowd.wanted.set(u64::MAX);
+                shared.wanted.set(u64::MAX);
                 println!("reached");
             }
             "record" => {
-                crowd.latencies.borrow_mut().reset();
+                shared.latencies.borrow_mut().reset();
                 println!("recording");
             }
             "tell" => {
-                let latencies = crowd.latencies.borrow();
+                let latencies = shared.latencies.borrow();
                 let at = |quantile| latencies.value_at_quantile(quantile);
                 println!(
                     "latencies {} {} {} {}",
@@ -307,25 +312,25 @@ fn check(task: &Task, ids: std::ops::Range<u64>, watches: &[Rc<Watch>]) {
             None => ids.end - ids.start,
         };
         if watch.events.get() != expected {
-            give_up(&format!(
+            fail(&format!(
                 "a watch got {} events of {expected}",
                 watch.events.get()
             ));
         }
         let first = watch.first.get();
         if watch.group.is_none() && expected > 0 && first != Some(ids.start.cast_signed()) {
-            give_up(&format!("a watch began with event {first:?}"));
+            fail(&format!("a watch began with event {first:?}"));
         }
     }
 }
 
 /// As much of a status as fits into a table.
-fn brief(status: &Status) -> String {
+fn short_text(status: &Status) -> String {
     let message: String = status.message().chars().take(60).collect();
     format!("{:?}, \"{message}\"", status.code())
 }
 
-fn give_up(reason: &str) -> ! {
+fn fail(reason: &str) -> ! {
     println!("{FAILED}{}", reason.replace('\n', " "));
     std::process::exit(1);
 }

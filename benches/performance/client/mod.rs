@@ -1,8 +1,8 @@
 //! Who reads: one reader that takes its time to be measured, and a crowd that costs as little as a
 //! crowd can.
 
-pub mod crowd;
 mod delivery;
 pub mod load;
+pub mod load_generator;
 pub mod reader;
-pub mod way;
+pub mod reader_kind;

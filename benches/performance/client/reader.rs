@@ -16,17 +16,17 @@ use weir::pb::{
     watch_service_client::WatchServiceClient,
 };
 
-use super::way::Way;
+use super::reader_kind::ReaderKind;
 use crate::{
     gateway::Gateway,
-    kit::{cpu::CpuTimes, process::Process, runtime, words::Words},
+    system::{commands::Commands, cpu::CpuTimes, process::Process, runtime},
 };
 
 /// What to read, and how.
 #[derive(Debug, Args)]
 pub struct Task {
     #[arg(long)]
-    pub way: Way,
+    pub reader_kind: ReaderKind,
     /// Where the database is
     #[arg(long)]
     pub uri: String,
@@ -64,7 +64,7 @@ impl Task {
     pub fn measure(&self, weir: &Gateway, meanwhile: impl FnOnce()) -> Sample {
         let mut arguments = vec![
             "read".to_owned(),
-            format!("--way={}", self.way.argument()),
+            format!("--way={}", self.reader_kind.argument()),
             format!("--uri={}", self.uri),
             format!("--url={}", self.url),
             format!("--database={}", self.database),
@@ -76,7 +76,7 @@ impl Task {
         let mut child = Process::start_role("the reader", &arguments);
         child.line_after("connected");
         let before = weir.cpu_times();
-        child.say("go");
+        child.send("go");
         meanwhile();
         let done = child.line_after("done");
         let weir = weir.cpu_times().since(&before);
@@ -95,10 +95,10 @@ impl Task {
 }
 
 /// The reader's own process: connects, waits for the word, reads, tells.
-pub fn run(task: &Task, words: &mut Words) {
+pub fn run(task: &Task, commands: &mut Commands) {
     runtime().block_on(async {
-        match task.way {
-            Way::Driver | Way::DriverSplitting => {
+        match task.reader_kind {
+            ReaderKind::Driver | ReaderKind::DriverSplitting => {
                 let client = Client::with_uri_str(&task.uri)
                     .await
                     .expect("the URI is well-formed");
@@ -107,22 +107,22 @@ pub fn run(task: &Task, words: &mut Words) {
                     .run_command(doc! { "ping": 1 })
                     .await
                     .expect("the database answers");
-                with_driver(&client, task, words).await;
+                with_driver(&client, task, commands).await;
             }
-            Way::Weir | Way::WeirDecoding => {
+            ReaderKind::Weir | ReaderKind::WeirDecoding => {
                 let client = connect(&task.url).await;
-                through_weir(client, task, words).await;
+                through_weir(client, task, commands).await;
             }
         }
     });
 }
 
-async fn with_driver(client: &Client, task: &Task, words: &mut Words) {
+async fn with_driver(client: &Client, task: &Task, commands: &mut Commands) {
     let collection = client
         .database(&task.database)
         .collection::<Document>(&task.collection);
     let mut watch = collection.watch();
-    if task.way == Way::DriverSplitting {
+    if task.reader_kind == ReaderKind::DriverSplitting {
         watch = watch.pipeline([doc! { "$changeStreamSplitLargeEvent": {} }]);
     }
     if !task.token.is_empty() {
@@ -130,7 +130,7 @@ async fn with_driver(client: &Client, task: &Task, words: &mut Words) {
         watch = watch.resume_after(token.expect("the token is a document"));
     }
     let opening = async { watch.await.expect("the collection can be watched") };
-    let (mut stream, meter) = Meter::around(opening, task, words).await;
+    let (mut stream, meter) = Meter::around(opening, task, commands).await;
     for expected in 0..task.events.cast_signed() {
         let event = stream.next().await.expect("the stream goes on");
         let id = document_id(&event.expect("the stream holds"));
@@ -139,10 +139,14 @@ async fn with_driver(client: &Client, task: &Task, words: &mut Words) {
     meter.tell();
 }
 
-async fn through_weir(mut client: WatchServiceClient<Channel>, task: &Task, words: &mut Words) {
+async fn through_weir(
+    mut client: WatchServiceClient<Channel>,
+    task: &Task,
+    commands: &mut Commands,
+) {
     let request = watch_request(&task.database, &task.collection, &task.token);
     let opening = async { client.watch(request).await.expect("Weir opens a watch") };
-    let (watch, meter) = Meter::around(opening, task, words).await;
+    let (watch, meter) = Meter::around(opening, task, commands).await;
     let mut watch = watch.into_inner();
     let mut expected = 0;
     while expected < task.events.cast_signed() {
@@ -152,11 +156,13 @@ async fn through_weir(mut client: WatchServiceClient<Channel>, task: &Task, word
             continue;
         };
         for event in &batch.changes {
-            let id = match task.way {
-                Way::WeirDecoding => decoded(event)
+            let id = match task.reader_kind {
+                ReaderKind::WeirDecoding => decoded(event)
                     .get_i64("_id")
                     .expect("the document has an id"),
-                Way::Driver | Way::DriverSplitting | Way::Weir => event_id(event),
+                ReaderKind::Driver | ReaderKind::DriverSplitting | ReaderKind::Weir => {
+                    event_id(event)
+                }
             };
             assert_eq!(id, expected, "an event is missing or came twice");
             expected += 1;
@@ -223,19 +229,19 @@ impl Meter {
     async fn around<T>(
         opening: impl Future<Output = T>,
         task: &Task,
-        words: &mut Words,
+        commands: &mut Commands,
     ) -> (T, Self) {
         if task.live {
             let stream = opening.await;
-            return (stream, Self::start(words).await);
+            return (stream, Self::start(commands).await);
         }
-        let meter = Self::start(words).await;
+        let meter = Self::start(commands).await;
         (opening.await, meter)
     }
 
-    async fn start(words: &mut Words) -> Self {
+    async fn start(commands: &mut Commands) -> Self {
         println!("connected");
-        words.next().await;
+        commands.next().await;
         Self {
             cpu: CpuTimes::of("self"),
             started: Instant::now(),

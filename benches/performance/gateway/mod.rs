@@ -7,7 +7,7 @@ pub mod ready;
 mod service;
 pub mod weir;
 
-use crate::kit::{cpu::Usage, memory, process::Process};
+use crate::system::{cpu::Usage, memory, process::Process};
 
 /// A running server of the Watch API.
 #[derive(Debug)]

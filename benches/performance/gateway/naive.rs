@@ -22,7 +22,7 @@ use super::{
     Gateway, convert,
     service::{self, Messages, Watch},
 };
-use crate::kit::process::Process;
+use crate::system::process::Process;
 
 /// How many messages may wait for a client.
 const CHANNEL: usize = 128;

@@ -22,10 +22,10 @@ use super::{
     service::{self, Messages, Watch},
 };
 use crate::{
-    kit::{
+    system::{
+        commands::Commands,
         now_micros,
-        process::{NoAnswer, Process},
-        words::Words,
+        process::{ChildError, Process},
     },
     upstream::{
         document::Stamp,
@@ -66,13 +66,13 @@ pub fn start(bytes: usize, batch: u64) -> Gateway {
 
 impl Gateway {
     /// Has a server of ready bytes send so many events.
-    pub fn burst(&mut self, events: u64, limit: std::time::Duration) -> Result<(), NoAnswer> {
+    pub fn burst(&mut self, events: u64, limit: std::time::Duration) -> Result<(), ChildError> {
         source::burst(&mut self.process, events, limit)
     }
 }
 
 /// The server's own process, on as many threads as Weir.
-pub fn run(task: &Task, words: &mut Words) {
+pub fn run(task: &Task, commands: &mut Commands) {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime needs only a few threads");
     let stamp = Stamp {
         id: 0,
@@ -88,7 +88,7 @@ pub fn run(task: &Task, words: &mut Words) {
     });
     let mut sender = Arc::clone(&ring);
     runtime.spawn(async move { service::serve(Ready(ring)).await });
-    runtime.block_on(pace::obey(words, &mut sender));
+    runtime.block_on(pace::run_commands(commands, &mut sender));
 }
 
 struct Ring {

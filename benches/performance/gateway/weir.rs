@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::Gateway;
-use crate::kit::{cpu::CpuTimes, process::Process};
+use crate::system::{cpu::CpuTimes, process::Process};
 
 /// Starts a server with its default settings but for these flags, on ports that the kernel chooses.
 pub fn start(mongodb_uri: &str, flags: &[String]) -> Gateway {
@@ -24,7 +24,7 @@ pub fn start(mongodb_uri: &str, flags: &[String]) -> Gateway {
     .map(str::to_owned)
     .into();
     arguments.extend_from_slice(flags);
-    let process = Process::start_kept("weir", env!("CARGO_BIN_EXE_weir"), &arguments);
+    let process = Process::start_supervised("weir", env!("CARGO_BIN_EXE_weir"), &arguments);
     loop {
         let line = process.line();
         let entry: serde_json::Value =
@@ -54,7 +54,7 @@ impl Gateway {
     }
 
     /// How often a watch fell off the ring, where it tells.
-    pub fn parks(&self) -> Option<u64> {
+    pub fn fell_behind(&self) -> Option<u64> {
         self.metric("weir_watches_fell_behind_total")
     }
 

@@ -15,11 +15,11 @@ use mongodb::{Client, bson::Document};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::{
-    client::{reader, way::Way},
+    client::{reader, reader_kind::ReaderKind},
     gateway::weir,
-    kit::{process::Process, runtime},
     options::Options,
-    report::{Bound, Figures, table::Table},
+    report::{Bound, Results, table::Table},
+    system::{process::Process, runtime},
     upstream::{
         collection::Collection,
         database,
@@ -39,7 +39,7 @@ const OFFSET: i64 = 100_000_000;
 #[derive(Debug, Args)]
 pub struct Task {
     #[arg(long)]
-    way: Way,
+    reader_kind: ReaderKind,
     /// Where the database is
     #[arg(long)]
     uri: String,
@@ -66,22 +66,22 @@ struct Latencies {
 }
 
 /// Measures both ways on the database, and on a server that takes next to no time itself.
-pub fn measure(options: &Options, figures: &mut Figures) {
+pub fn measure(options: &Options, results: &mut Results) {
     let database = database::start();
-    let latencies = Latencies::measure(options, |way, writes, into| {
-        measure_slice(database.uri(), way, writes, options, into);
+    let latencies = Latencies::measure(options, |reader_kind, writes, into| {
+        measure_slice(database.uri(), reader_kind, writes, options, into);
     });
-    latencies.report("database", database.name(), options, figures);
-    let latencies = Latencies::measure(options, |way, writes, into| {
+    latencies.report("database", database.name(), options, results);
+    let latencies = Latencies::measure(options, |reader_kind, writes, into| {
         let stand_in = stand_in::start(&stand_in::Task {
             events: 0,
             batch: 1_000,
             groups: 1,
             bytes: document::BYTES,
         });
-        measure_slice(stand_in.uri(), way, writes, options, into);
+        measure_slice(stand_in.uri(), reader_kind, writes, options, into);
     });
-    latencies.report("stand-in", "the stand-in", options, figures);
+    latencies.report("stand-in", "the stand-in", options, results);
 }
 
 /// A histogram with steps of a microsecond at the offset, and room for a minute.
@@ -90,14 +90,20 @@ fn histogram() -> Histogram<u64> {
 }
 
 /// Each slice has a Weir of its own, so that none is left with a change stream open.
-fn measure_slice(uri: &str, way: Way, writes: u64, options: &Options, into: &mut Histogram<u64>) {
+fn measure_slice(
+    uri: &str,
+    reader_kind: ReaderKind,
+    writes: u64,
+    options: &Options,
+    into: &mut Histogram<u64>,
+) {
     let weir = weir::start(uri, &options.weir_flags);
     let collection = Collection::fresh(uri);
     let child = Process::start_role(
         "the latency slice",
         &[
             "latency".to_owned(),
-            format!("--way={}", way.argument()),
+            format!("--way={}", reader_kind.argument()),
             format!("--uri={uri}"),
             format!("--url={}", weir.url()),
             format!("--database={}", collection.database()),
@@ -120,9 +126,13 @@ pub fn run(task: &Task) {
     let (received, acknowledged) = thread::scope(|scope| {
         let reader = scope.spawn(move || {
             runtime().block_on(async {
-                match task.way {
-                    Way::Driver | Way::DriverSplitting => with_driver(task, total, &ready).await,
-                    Way::Weir | Way::WeirDecoding => through_weir(task, total, &ready).await,
+                match task.reader_kind {
+                    ReaderKind::Driver | ReaderKind::DriverSplitting => {
+                        with_driver(task, total, &ready).await
+                    }
+                    ReaderKind::Weir | ReaderKind::WeirDecoding => {
+                        through_weir(task, total, &ready).await
+                    }
                 }
             })
         });
@@ -234,27 +244,27 @@ async fn through_weir(task: &Task, total: u64, ready: &mpsc::Sender<()>) -> Vec<
 
 impl Latencies {
     /// Measures both ways, in slices that alternate.
-    fn measure(options: &Options, slice: impl Fn(Way, u64, &mut Histogram<u64>)) -> Self {
+    fn measure(options: &Options, slice: impl Fn(ReaderKind, u64, &mut Histogram<u64>)) -> Self {
         let mut latencies = Self {
             driver: histogram(),
             weir: histogram(),
         };
         let writes = options.writes.div_ceil(u64::from(options.rounds));
         for round in 0..options.rounds {
-            let mut ways = [Way::Driver, Way::Weir];
+            let mut ways = [ReaderKind::Driver, ReaderKind::Weir];
             ways.rotate_left(round as usize % 2);
-            for way in ways {
-                let into = match way {
-                    Way::Driver | Way::DriverSplitting => &mut latencies.driver,
-                    Way::Weir | Way::WeirDecoding => &mut latencies.weir,
+            for reader_kind in ways {
+                let into = match reader_kind {
+                    ReaderKind::Driver | ReaderKind::DriverSplitting => &mut latencies.driver,
+                    ReaderKind::Weir | ReaderKind::WeirDecoding => &mut latencies.weir,
                 };
-                slice(way, writes, into);
+                slice(reader_kind, writes, into);
             }
         }
         latencies
     }
 
-    fn report(&self, key: &str, name: &str, options: &Options, figures: &mut Figures) {
+    fn report(&self, key: &str, name: &str, options: &Options, results: &mut Results) {
         let at = |histogram: &Histogram<u64>, quantile: f64| {
             let nanos = histogram.value_at_quantile(quantile).cast_signed() - OFFSET;
             nanos as f64 / 1e6
@@ -275,9 +285,9 @@ impl Latencies {
             "From {name}: {} writes each way, {} a second, {} slices in turn",
             options.writes, options.rate, options.rounds
         );
-        figures.table(key, &title, &table);
+        results.table(key, &title, &table);
         for (quantile, most, added) in [("p50", 0.3, added[0]), ("p99", 2.0, added[2])] {
-            figures.goal(
+            results.goal(
                 &format!("one watcher, from {name}: latency added to the driver's own, {quantile}"),
                 Bound::AtMost(most, " ms"),
                 added,

@@ -3,11 +3,11 @@
 
 use std::time::Duration;
 
-use super::drive::{self, Load, Rival, Run};
+use super::load_run::{self, Run, ServerKind, Workload};
 use crate::{
     options::Options,
     report::{
-        Bound, Figures,
+        Bound, Results,
         chart::{Chart, Series},
         spread::{Spread, number},
         table::Table,
@@ -25,7 +25,7 @@ const GOAL_WATCHERS: u64 = 1_000;
 /// All runs of one rival at one number of watchers.
 struct Cell {
     kind: Kind,
-    rival: Rival,
+    server_kind: ServerKind,
     watchers: u64,
     runs: Vec<Run>,
     /// Why there are no more.
@@ -33,10 +33,10 @@ struct Cell {
 }
 
 /// Measures every step, in rounds in which the rivals take turns.
-pub fn measure(options: &Options, figures: &mut Figures) {
+pub fn measure(options: &Options, results: &mut Results) {
     for kind in Kind::ALL {
         let cells = measure_on(kind, options);
-        figures.table(
+        results.table(
             kind.key(),
             &format!(
                 "{}, {} bytes a document, bursts of {}, {} rounds",
@@ -47,13 +47,13 @@ pub fn measure(options: &Options, figures: &mut Figures) {
             ),
             &costs(&cells),
         );
-        figures.table(
+        results.table(
             &format!("{}-memory", kind.key()),
             "Memory and change streams",
             &memory(&cells),
         );
-        figures.chart(&format!("fan-out-{}", kind.key()), chart(kind, &cells));
-        goals(kind, &cells, figures);
+        results.chart(&format!("fan-out-{}", kind.key()), chart(kind, &cells));
+        goals(kind, &cells, results);
     }
 }
 
@@ -65,26 +65,33 @@ fn title(kind: Kind) -> &'static str {
 }
 
 fn measure_on(kind: Kind, options: &Options) -> Vec<Cell> {
-    let rivals: &[Rival] = match kind {
-        Kind::StandIn => &[Rival::Weir, Rival::Naive, Rival::Ready, Rival::ReadyBursts],
+    let server_kinds: &[ServerKind] = match kind {
+        Kind::StandIn => &[
+            ServerKind::Weir,
+            ServerKind::Naive,
+            ServerKind::Ready,
+            ServerKind::ReadyBursts,
+        ],
         // Ready bytes come from no database.
-        Kind::Database => &[Rival::Weir, Rival::Naive],
+        Kind::Database => &[ServerKind::Weir, ServerKind::Naive],
     };
     let mut cells = Vec::new();
     // The watchers at which a rival failed: it need not be asked for more.
-    let mut beyond: Vec<Rival> = Vec::new();
+    let mut beyond: Vec<ServerKind> = Vec::new();
     let steps = match kind {
         Kind::StandIn => &options.watchers,
         Kind::Database => &options.database_watchers,
     };
     for &watchers in steps {
-        let mut step: Vec<Cell> = rivals
+        let mut step: Vec<Cell> = server_kinds
             .iter()
-            .filter(|rival| !beyond.contains(rival))
-            .filter(|rival| **rival != Rival::Naive || watchers <= options.naive_watchers)
-            .map(|&rival| Cell {
+            .filter(|server_kind| !beyond.contains(server_kind))
+            .filter(|server_kind| {
+                **server_kind != ServerKind::Naive || watchers <= options.naive_watchers
+            })
+            .map(|&server_kind| Cell {
                 kind,
-                rival,
+                server_kind,
                 watchers,
                 runs: Vec::new(),
                 failure: None,
@@ -99,11 +106,15 @@ fn measure_on(kind: Kind, options: &Options) -> Vec<Cell> {
                 cell.measure(options);
             }
         }
-        step.sort_by_key(|cell| rivals.iter().position(|rival| *rival == cell.rival));
+        step.sort_by_key(|cell| {
+            server_kinds
+                .iter()
+                .position(|server_kind| *server_kind == cell.server_kind)
+        });
         beyond.extend(
             step.iter()
                 .filter(|it| it.failure.is_some())
-                .map(|it| it.rival),
+                .map(|it| it.server_kind),
         );
         cells.extend(step);
     }
@@ -120,7 +131,7 @@ impl Cell {
             Kind::StandIn => options.deliveries,
         };
         let events = (deliveries / self.watchers).clamp(FEWEST, MOST);
-        let load = Load {
+        let load = Workload {
             content: Content {
                 groups: 1,
                 bytes: options.document_bytes,
@@ -130,17 +141,24 @@ impl Cell {
         };
         let limit = Duration::from_secs(options.limit);
         let watchers = (self.watchers, 0);
-        let (rival, kind) = (self.rival, self.kind);
-        match drive::run(rival, kind, watchers, load, limit, &options.weir_flags) {
+        let (server_kind, kind) = (self.server_kind, self.kind);
+        match load_run::run(
+            server_kind,
+            kind,
+            watchers,
+            load,
+            limit,
+            &options.weir_flags,
+        ) {
             Ok(run) => {
                 eprintln!(
                     "{}, {}, {} watchers: {} deliveries/s, {:.2} µs each; load generator {:.2} µs",
                     kind.key(),
-                    rival.name(),
+                    server_kind.name(),
                     self.watchers,
                     number(run.rate(), 0),
                     run.cost(),
-                    run.crowd.each(run.deliveries),
+                    run.load_generator.each(run.deliveries),
                 );
                 self.runs.push(run);
             }
@@ -148,7 +166,7 @@ impl Cell {
                 eprintln!(
                     "{}, {}, {} watchers: {error}",
                     kind.key(),
-                    rival.name(),
+                    server_kind.name(),
                     self.watchers
                 );
                 self.failure = Some(error.to_string());
@@ -186,7 +204,7 @@ fn costs(cells: &[Cell]) -> Table {
     for cell in cells {
         let mut row = vec![
             number(cell.watchers as f64, 0),
-            cell.rival.name().to_owned(),
+            cell.server_kind.name().to_owned(),
         ];
         match &cell.failure {
             Some(failure) => {
@@ -229,7 +247,7 @@ fn memory(cells: &[Cell]) -> Table {
         };
         table.add([
             number(cell.watchers as f64, 0),
-            cell.rival.name().to_owned(),
+            cell.server_kind.name().to_owned(),
             text(cell.of_known(cursors), 0),
             text(cell.of_known(|run| run.feeds.map(|it| it as f64)), 0),
             kibibytes(|run| run.idle_memory),
@@ -241,8 +259,8 @@ fn memory(cells: &[Cell]) -> Table {
 }
 
 fn chart(kind: Kind, cells: &[Cell]) -> Chart {
-    let series = |name: &str, rival: Rival, value: &dyn Fn(&Cell) -> Option<Spread>| {
-        let own = cells.iter().filter(|cell| cell.rival == rival);
+    let series = |name: &str, server_kind: ServerKind, value: &dyn Fn(&Cell) -> Option<Spread>| {
+        let own = cells.iter().filter(|cell| cell.server_kind == server_kind);
         let points = own.filter_map(|cell| Some((cell.watchers as f64, value(cell)?.median)));
         Series {
             name: name.to_owned(),
@@ -252,14 +270,14 @@ fn chart(kind: Kind, cells: &[Cell]) -> Chart {
     let own = |cell: &Cell| cell.of(Run::cost);
     let whole = |cell: &Cell| cell.of_known(Cell::whole_cost);
     let mut all = vec![
-        series("Weir", Rival::Weir, &own),
-        series("naive gateway", Rival::Naive, &own),
+        series("Weir", ServerKind::Weir, &own),
+        series("naive gateway", ServerKind::Naive, &own),
     ];
     match kind {
-        Kind::StandIn => all.push(series("ready bytes", Rival::Ready, &own)),
+        Kind::StandIn => all.push(series("ready bytes", ServerKind::Ready, &own)),
         Kind::Database => all.extend([
-            series("Weir and database", Rival::Weir, &whole),
-            series("naive gateway and database", Rival::Naive, &whole),
+            series("Weir and database", ServerKind::Weir, &whole),
+            series("naive gateway and database", ServerKind::Naive, &whole),
         ]),
     }
     all.retain(|series| !series.points.is_empty());
@@ -272,13 +290,15 @@ fn chart(kind: Kind, cells: &[Cell]) -> Chart {
 }
 
 /// Both cells at the goal's number of watchers, else at the largest number that both survived.
-fn pair(cells: &[Cell], rivals: [Rival; 2]) -> Option<(&Cell, &Cell)> {
-    let of = |rival: Rival| {
-        let survived = cells.iter().filter(move |cell| cell.rival == rival);
+fn pair(cells: &[Cell], server_kinds: [ServerKind; 2]) -> Option<(&Cell, &Cell)> {
+    let of = |server_kind: ServerKind| {
+        let survived = cells
+            .iter()
+            .filter(move |cell| cell.server_kind == server_kind);
         survived.filter(|cell| cell.failure.is_none() && !cell.runs.is_empty())
     };
-    let pairs = of(rivals[0]).filter_map(|first| {
-        let second = of(rivals[1]).find(|second| second.watchers == first.watchers)?;
+    let pairs = of(server_kinds[0]).filter_map(|first| {
+        let second = of(server_kinds[1]).find(|second| second.watchers == first.watchers)?;
         (first.watchers <= GOAL_WATCHERS).then_some((first, second))
     });
     pairs.max_by_key(|(first, _)| first.watchers)
@@ -291,7 +311,7 @@ fn ratio((first, second): (&Cell, &Cell), value: impl Fn(&Run) -> Option<f64>) -
     Spread::of(ratios)
 }
 
-fn goals(kind: Kind, cells: &[Cell], figures: &mut Figures) {
+fn goals(kind: Kind, cells: &[Cell], results: &mut Results) {
     let at = |watchers: u64| {
         let watched = number(watchers as f64, 0);
         if watchers == GOAL_WATCHERS {
@@ -301,10 +321,10 @@ fn goals(kind: Kind, cells: &[Cell], figures: &mut Figures) {
             format!("{watched} watchers (not {goal})")
         }
     };
-    if let Some(pair) = pair(cells, [Rival::Weir, Rival::Naive]) {
+    if let Some(pair) = pair(cells, [ServerKind::Weir, ServerKind::Naive]) {
         let own = ratio(pair, |run| Some(run.cost()));
         let from = title(kind).to_lowercase();
-        figures.goal(
+        results.goal(
             &format!(
                 "{}, {from}: Weir's CPU for a delivery, per the naive gateway's",
                 at(pair.0.watchers)
@@ -315,7 +335,7 @@ fn goals(kind: Kind, cells: &[Cell], figures: &mut Figures) {
         );
         if kind == Kind::Database && pair.0.runs.iter().all(|run| run.database.is_some()) {
             let whole = ratio(pair, Cell::whole_cost);
-            figures.goal(
+            results.goal(
                 &format!(
                     "{}, {from}: the same, with the database's",
                     at(pair.0.watchers)
@@ -326,9 +346,9 @@ fn goals(kind: Kind, cells: &[Cell], figures: &mut Figures) {
             );
         }
     }
-    if let Some(pair) = pair(cells, [Rival::Weir, Rival::Ready]) {
+    if let Some(pair) = pair(cells, [ServerKind::Weir, ServerKind::Ready]) {
         let ratio = ratio(pair, |run| Some(run.cost()));
-        figures.goal(
+        results.goal(
             &format!(
                 "{}: Weir's CPU for a delivery, per that of sending ready bytes",
                 at(pair.0.watchers)
@@ -338,7 +358,7 @@ fn goals(kind: Kind, cells: &[Cell], figures: &mut Figures) {
             ratio.text(2),
         );
     }
-    let own = cells.iter().filter(|it| it.rival == Rival::Weir);
+    let own = cells.iter().filter(|it| it.server_kind == ServerKind::Weir);
     let Some(most) = own
         .filter(|it| !it.runs.is_empty())
         .max_by_key(|it| it.watchers)
@@ -349,7 +369,7 @@ fn goals(kind: Kind, cells: &[Cell], figures: &mut Figures) {
     match kind {
         Kind::Database => {
             if let Some(open) = most.of_known(|run| run.change_streams.map(|it| it as f64)) {
-                figures.goal(
+                results.goal(
                     &format!("change streams on MongoDB, {watchers} watchers, one filter"),
                     Bound::AtMost(1.0, ""),
                     open.most,
@@ -359,7 +379,7 @@ fn goals(kind: Kind, cells: &[Cell], figures: &mut Figures) {
         }
         Kind::StandIn => {
             if let Some(memory) = most.of(|run| run.idle_memory / 1024.0) {
-                figures.goal(
+                results.goal(
                     &format!("resident memory for an idle watcher, {watchers} of them"),
                     Bound::AtMost(16.0, " KiB"),
                     memory.median,

@@ -3,11 +3,11 @@
 
 use std::time::Duration;
 
-use super::drive::{self, Load, Rival, Run};
+use super::load_run::{self, Run, ServerKind, Workload};
 use crate::{
     options::Options,
     report::{
-        Bound, Figures,
+        Bound, Results,
         chart::{Chart, Series},
         spread::{Spread, number},
         table::Table,
@@ -22,7 +22,7 @@ const BASE: u64 = 10;
 
 /// All runs of one rival at one step.
 struct Cell {
-    rival: Rival,
+    server_kind: ServerKind,
     watchers: u64,
     matches: u64,
     runs: Vec<Run>,
@@ -31,14 +31,14 @@ struct Cell {
 
 /// Measures on the stand-in, where the gateway's own cost shows, and on the database, whose cost
 /// and change streams count.
-pub fn measure(options: &Options, figures: &mut Figures) {
+pub fn measure(options: &Options, results: &mut Results) {
     for kind in Kind::ALL {
         let cells = measure_on(kind, options);
         let from = match kind {
             Kind::StandIn => "From the stand-in",
             Kind::Database => "From a database",
         };
-        figures.table(
+        results.table(
             kind.key(),
             &format!(
                 "{from}, {} bytes a document, bursts of {}, {} rounds",
@@ -47,9 +47,9 @@ pub fn measure(options: &Options, figures: &mut Figures) {
             &table(&cells),
         );
         if kind == Kind::StandIn {
-            figures.chart("filters", chart(&cells));
+            results.chart("filters", chart(&cells));
         }
-        goals(kind, &cells, figures);
+        goals(kind, &cells, results);
     }
 }
 
@@ -60,11 +60,12 @@ fn measure_on(kind: Kind, options: &Options) -> Vec<Cell> {
     };
     let mut cells: Vec<Cell> = Vec::new();
     for &matches in all_matches {
-        for rival in [Rival::Weir, Rival::Naive] {
+        for server_kind in [ServerKind::Weir, ServerKind::Naive] {
             let steps = options.filters.iter();
-            let steps = steps.filter(|&&it| rival == Rival::Weir || it <= options.naive_watchers);
+            let steps = steps
+                .filter(|&&it| server_kind == ServerKind::Weir || it <= options.naive_watchers);
             cells.extend(steps.map(|&watchers| Cell {
-                rival,
+                server_kind,
                 watchers,
                 matches,
                 runs: Vec::new(),
@@ -78,7 +79,8 @@ fn measure_on(kind: Kind, options: &Options) -> Vec<Cell> {
             // Who failed with fewer need not be asked for more.
             let (before, rest) = cells.split_at_mut(index);
             let failed = before.iter().any(|it| {
-                it.failure.is_some() && (it.rival, it.matches) == (rest[0].rival, rest[0].matches)
+                it.failure.is_some()
+                    && (it.server_kind, it.matches) == (rest[0].server_kind, rest[0].matches)
             });
             if !failed {
                 rest[0].measure(kind, options);
@@ -98,7 +100,7 @@ impl Cell {
             Kind::StandIn => options.filter_events,
             Kind::Database => options.filter_database_events,
         };
-        let load = Load {
+        let load = Workload {
             content: Content {
                 groups: (self.watchers / self.matches).max(1).cast_signed(),
                 bytes: options.document_bytes,
@@ -108,12 +110,19 @@ impl Cell {
         };
         let limit = Duration::from_secs(options.limit);
         let watchers = (self.watchers, self.matches);
-        match drive::run(self.rival, kind, watchers, load, limit, &options.weir_flags) {
+        match load_run::run(
+            self.server_kind,
+            kind,
+            watchers,
+            load,
+            limit,
+            &options.weir_flags,
+        ) {
             Ok(run) => {
                 eprintln!(
                     "{}, {}, {} filters, {} matches: {} events/s, {:.2} µs an event",
                     kind.key(),
-                    self.rival.name(),
+                    self.server_kind.name(),
                     self.watchers / self.matches,
                     self.matches,
                     number(run.events as f64 / run.wall.as_secs_f64(), 0),
@@ -125,7 +134,7 @@ impl Cell {
                 eprintln!(
                     "{}, {}, {} watchers with filters: {error}",
                     kind.key(),
-                    self.rival.name(),
+                    self.server_kind.name(),
                     self.watchers
                 );
                 self.failure = Some(error.to_string());
@@ -159,7 +168,7 @@ fn table(cells: &[Cell]) -> Table {
             number(cell.watchers as f64, 0),
             number((cell.watchers / cell.matches) as f64, 0),
             cell.matches.to_string(),
-            cell.rival.name().to_owned(),
+            cell.server_kind.name().to_owned(),
         ];
         if let Some(failure) = &cell.failure {
             row.push(failure.clone());
@@ -184,24 +193,24 @@ fn table(cells: &[Cell]) -> Table {
 }
 
 fn chart(cells: &[Cell]) -> Chart {
-    let series = |rival: Rival, matches: u64| {
+    let series = |server_kind: ServerKind, matches: u64| {
         let own = cells
             .iter()
-            .filter(|cell| cell.rival == rival && cell.matches == matches);
+            .filter(|cell| cell.server_kind == server_kind && cell.matches == matches);
         let points = own.filter_map(|cell| {
             let cost = cell.of(|run| Some(run.event_cost()))?;
             Some((cell.watchers as f64, cost.median))
         });
         Series {
-            name: format!("{}, {matches} matches an event", rival.name()),
+            name: format!("{}, {matches} matches an event", server_kind.name()),
             points: points.collect(),
         }
     };
     let mut all = vec![
-        series(Rival::Weir, 1),
-        series(Rival::Weir, 10),
-        series(Rival::Naive, 1),
-        series(Rival::Naive, 10),
+        series(ServerKind::Weir, 1),
+        series(ServerKind::Weir, 10),
+        series(ServerKind::Naive, 1),
+        series(ServerKind::Naive, 10),
     ];
     all.retain(|series| !series.points.is_empty());
     Chart::Lines {
@@ -213,9 +222,11 @@ fn chart(cells: &[Cell]) -> Chart {
 }
 
 /// Of the steps with one match: there all filters are distinct, in the smallest step as well.
-fn goals(kind: Kind, cells: &[Cell], figures: &mut Figures) {
+fn goals(kind: Kind, cells: &[Cell], results: &mut Results) {
     let own = || {
-        let own = cells.iter().filter(|cell| cell.rival == Rival::Weir);
+        let own = cells
+            .iter()
+            .filter(|cell| cell.server_kind == ServerKind::Weir);
         own.filter(|cell| cell.matches == 1 && !cell.runs.is_empty())
     };
     let Some(most) = own().max_by_key(|cell| cell.watchers) else {
@@ -227,7 +238,7 @@ fn goals(kind: Kind, cells: &[Cell], figures: &mut Figures) {
         let rounds = most.runs.iter().zip(&base.runs);
         let ratio = rounds.map(|(most, base)| most.event_cost() / base.event_cost());
         let ratio = Spread::of(ratio);
-        figures.goal(
+        results.goal(
             &format!(
                 "CPU for an event with one match, {watchers} watchers with filters, per that of \
                  {BASE}"
@@ -239,7 +250,7 @@ fn goals(kind: Kind, cells: &[Cell], figures: &mut Figures) {
     }
     let open = most.of(|run| run.change_streams.map(|it| it as f64));
     if let (Kind::Database, Some(open)) = (kind, open) {
-        figures.goal(
+        results.goal(
             &format!("change streams on MongoDB, {watchers} watchers, as many filters"),
             Bound::AtMost(FEEDS_PER_SCOPE + 1.0, ""),
             open.most,

@@ -1,9 +1,9 @@
 //! What is measured, a file a part.
 
 pub mod added_latency;
-pub mod drive;
 pub mod fan_out;
 pub mod filters;
+pub mod load_run;
 pub mod one_watcher;
 pub mod stalled;
 pub mod steady;

@@ -4,16 +4,16 @@
 use crate::{
     client::{
         reader::{Sample, Task},
-        way::Way,
+        reader_kind::ReaderKind,
     },
     gateway::weir,
     options::Options,
-    report::{Bound, Figures, spread::Spread, table::Table},
+    report::{Bound, Results, spread::Spread, table::Table},
     upstream::{collection::Collection, database, document, stand_in},
 };
 
 /// The same inserts, read from the moment before the first of them.
-pub fn from_database(options: &Options, figures: &mut Figures) {
+pub fn from_database(options: &Options, results: &mut Results) {
     let database = database::start();
     let weir = weir::start(database.uri(), &options.weir_flags);
     let collection = Collection::fresh(database.uri());
@@ -21,18 +21,18 @@ pub fn from_database(options: &Options, figures: &mut Figures) {
     collection.insert(0, options.events);
     let mut samples = Samples::default();
     for round in 0..options.rounds {
-        for way in Way::in_turn(round) {
+        for reader_kind in ReaderKind::rotated(round) {
             let task = Task {
-                way,
+                reader_kind,
                 uri: database.uri().to_owned(),
                 url: weir.url().to_owned(),
                 database: collection.database().to_owned(),
                 collection: collection.name().to_owned(),
-                token: start.of(way),
+                token: start.of(reader_kind),
                 events: options.events,
                 live: false,
             };
-            samples.add(way, task.measure(&weir, || {}));
+            samples.add(reader_kind, task.measure(&weir, || {}));
         }
     }
     let title = format!(
@@ -41,12 +41,12 @@ pub fn from_database(options: &Options, figures: &mut Figures) {
         options.events,
         options.rounds
     );
-    figures.table("readers", &title, &samples.table());
-    samples.goals("the past, from a database", 1.0, figures);
+    results.table("readers", &title, &samples.table());
+    samples.goals("the past, from a database", 1.0, results);
 }
 
 /// Batches that are ready before they are asked for.
-pub fn from_stand_in(options: &Options, figures: &mut Figures) {
+pub fn from_stand_in(options: &Options, results: &mut Results) {
     let stand_in = stand_in::start(&stand_in::Task {
         events: options.stand_in_events,
         batch: options.batch,
@@ -58,39 +58,39 @@ pub fn from_stand_in(options: &Options, figures: &mut Figures) {
     let start = collection.start_tokens(weir.url());
     let mut samples = Samples::default();
     for round in 0..options.rounds {
-        for way in Way::in_turn(round) {
+        for reader_kind in ReaderKind::rotated(round) {
             let task = Task {
-                way,
+                reader_kind,
                 uri: stand_in.uri().to_owned(),
                 url: weir.url().to_owned(),
                 database: collection.database().to_owned(),
                 collection: collection.name().to_owned(),
-                token: start.of(way),
+                token: start.of(reader_kind),
                 events: options.stand_in_events,
                 live: false,
             };
-            samples.add(way, task.measure(&weir, || {}));
+            samples.add(reader_kind, task.measure(&weir, || {}));
         }
     }
     let title = format!(
         "From a stand-in that does not limit: {} inserts in replies of {}, {} rounds",
         options.stand_in_events, options.batch, options.rounds
     );
-    figures.table("readers", &title, &samples.table());
-    samples.goals("from the stand-in", 2.0, figures);
+    results.table("readers", &title, &samples.table());
+    samples.goals("from the stand-in", 2.0, results);
 }
 
 /// Inserts as fast as one writer can make them, read as they come; each turn has a Weir and a
 /// collection of its own, so that none is left with a change stream open.
-pub fn live(options: &Options, figures: &mut Figures) {
+pub fn live(options: &Options, results: &mut Results) {
     let database = database::start();
     let mut samples = Samples::default();
     for round in 0..options.rounds {
-        for way in Way::in_turn(round) {
+        for reader_kind in ReaderKind::rotated(round) {
             let weir = weir::start(database.uri(), &options.weir_flags);
             let collection = Collection::fresh(database.uri());
             let task = Task {
-                way,
+                reader_kind,
                 uri: database.uri().to_owned(),
                 url: weir.url().to_owned(),
                 database: collection.database().to_owned(),
@@ -100,7 +100,7 @@ pub fn live(options: &Options, figures: &mut Figures) {
                 live: true,
             };
             let write = || collection.insert(0, options.live_events);
-            samples.add(way, task.measure(&weir, write));
+            samples.add(reader_kind, task.measure(&weir, write));
         }
     }
     let title = format!(
@@ -109,38 +109,39 @@ pub fn live(options: &Options, figures: &mut Figures) {
         options.live_events,
         options.rounds
     );
-    figures.table("readers", &title, &samples.table());
-    samples.goals("live, from a database", 1.0, figures);
+    results.table("readers", &title, &samples.table());
+    samples.goals("live, from a database", 1.0, results);
 }
 
 /// What every reading took.
 #[derive(Debug, Default)]
-struct Samples(Vec<(Way, Sample)>);
+struct Samples(Vec<(ReaderKind, Sample)>);
 
 impl Samples {
     /// Adds what one reading took, and shows it as it comes.
-    fn add(&mut self, way: Way, sample: Sample) {
+    fn add(&mut self, reader_kind: ReaderKind, sample: Sample) {
         eprintln!(
             "{}: {:.0} events/s, reader {:.2} µs, Weir {:.2} µs an event",
-            way.name(),
+            reader_kind.name(),
             rate(&sample),
             cost(&sample, sample.reader.as_secs_f64()),
             cost(&sample, sample.weir.as_secs_f64()),
         );
-        self.0.push((way, sample));
+        self.0.push((reader_kind, sample));
     }
 
     /// Medians and, in brackets, the least and the most.
     fn table(&self) -> Table {
         let mut table = Table::new(["reader", "events/s", "reader, µs/event", "Weir, µs/event"]);
-        for way in Way::ALL {
-            let of = |value: &dyn Fn(&Sample) -> f64| Spread::of(self.of(way).iter().map(value));
+        for reader_kind in ReaderKind::ALL {
+            let of =
+                |value: &dyn Fn(&Sample) -> f64| Spread::of(self.of(reader_kind).iter().map(value));
             let weir = of(&|it| cost(it, it.weir.as_secs_f64())).text(2);
             table.add([
-                way.name().to_owned(),
+                reader_kind.name().to_owned(),
                 of(&rate).text(0),
                 of(&|it| cost(it, it.reader.as_secs_f64())).text(2),
-                if way.through_weir() {
+                if reader_kind.through_weir() {
                     weir
                 } else {
                     String::new()
@@ -150,18 +151,22 @@ impl Samples {
         table
     }
 
-    fn goals(&self, from: &str, least_rate: f64, figures: &mut Figures) {
-        for (way, driver, asking) in [
-            (Way::Weir, Way::Driver, ""),
-            (Way::Weir, Way::DriverSplitting, " that asks for the same"),
-            (Way::WeirDecoding, Way::Driver, ""),
+    fn goals(&self, from: &str, least_rate: f64, results: &mut Results) {
+        for (reader_kind, driver, asking) in [
+            (ReaderKind::Weir, ReaderKind::Driver, ""),
+            (
+                ReaderKind::Weir,
+                ReaderKind::DriverSplitting,
+                " that asks for the same",
+            ),
+            (ReaderKind::WeirDecoding, ReaderKind::Driver, ""),
         ] {
-            let ratio = self.against(driver, way, rate, rate);
+            let ratio = self.against(driver, reader_kind, rate, rate);
             let what = format!(
                 "one watcher, {from}: events/s, {}, per the driver's{asking}",
-                way.name()
+                reader_kind.name()
             );
-            figures.goal(
+            results.goal(
                 &what,
                 Bound::AtLeast(least_rate, ""),
                 ratio.median,
@@ -170,8 +175,8 @@ impl Samples {
         }
         let reader = |it: &Sample| it.reader.as_secs_f64();
         let weir = |it: &Sample| it.weir.as_secs_f64();
-        let ratio = self.against(Way::Driver, Way::Weir, weir, reader);
-        figures.goal(
+        let ratio = self.against(ReaderKind::Driver, ReaderKind::Weir, weir, reader);
+        results.goal(
             &format!("one watcher, {from}: CPU of Weir's server, per the driver's reader"),
             Bound::AtMost(0.5, ""),
             ratio.median,
@@ -179,20 +184,20 @@ impl Samples {
         );
     }
 
-    fn of(&self, way: Way) -> Vec<Sample> {
-        let samples = self.0.iter().filter(|(of, _)| *of == way);
+    fn of(&self, reader_kind: ReaderKind) -> Vec<Sample> {
+        let samples = self.0.iter().filter(|(of, _)| *of == reader_kind);
         samples.map(|(_, sample)| *sample).collect()
     }
 
     /// `value` of each round's reading through Weir, divided by `by` of the same round's driver.
     fn against(
         &self,
-        driver: Way,
-        way: Way,
+        driver: ReaderKind,
+        reader_kind: ReaderKind,
         value: impl Fn(&Sample) -> f64,
         by: impl Fn(&Sample) -> f64,
     ) -> Spread {
-        let pairs = self.of(way).into_iter().zip(self.of(driver));
+        let pairs = self.of(reader_kind).into_iter().zip(self.of(driver));
         Spread::of(pairs.map(|(weir, driver)| value(&weir) / by(&driver)))
     }
 }

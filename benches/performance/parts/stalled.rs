@@ -2,13 +2,13 @@
 //! turns, and the others' p99 is compared.
 
 use super::{
-    drive::Rival,
+    load_run::ServerKind,
     steady::{self, Outcome, Pace},
 };
 use crate::{
     options::Options,
     report::{
-        Bound, Figures,
+        Bound, Results,
         spread::{Spread, number},
         table::Table,
     },
@@ -19,12 +19,12 @@ use crate::{
 const RING_BYTES: &str = "--ring-bytes=256KiB";
 
 /// Measures on the stand-in, which adds the least of its own.
-pub fn measure(options: &Options, figures: &mut Figures) {
+pub fn measure(options: &Options, results: &mut Results) {
     let mut options = options.clone();
     options.weir_flags.push(RING_BYTES.to_owned());
     let kind = Kind::StandIn;
     let paces = steady::slower(options.steady_rate, options.steady_watchers, 0);
-    let Some(pace) = steady::first_that_holds(Rival::Weir, kind, paces, &options) else {
+    let Some(pace) = steady::first_that_holds(ServerKind::Weir, kind, paces, &options) else {
         eprintln!("no rate holds");
         return;
     };
@@ -37,7 +37,7 @@ pub fn measure(options: &Options, figures: &mut Figures) {
                 stalled: stalled as u64,
                 ..pace
             };
-            match steady::run(Rival::Weir, kind, pace, options.seconds, &options) {
+            match steady::run(ServerKind::Weir, kind, pace, options.seconds, &options) {
                 Ok(outcome) => {
                     let p99 = outcome.latencies.p99 as f64 / 1e3;
                     eprintln!("{stalled} stalled: p99 of the others {p99:.2} ms");
@@ -59,14 +59,14 @@ pub fn measure(options: &Options, figures: &mut Figures) {
         let of = |value: fn(&Outcome) -> u64| {
             Spread::of(outcomes.iter().map(|it| value(it) as f64 / 1e3)).text(2)
         };
-        let parks = outcomes.iter().map(|it| it.parks.map(|it| it as f64));
-        let parks = Spread::of_known(parks);
+        let fell_behind = outcomes.iter().map(|it| it.fell_behind.map(|it| it as f64));
+        let fell_behind = Spread::of_known(fell_behind);
         table.add([
             name.to_owned(),
             of(|it| it.latencies.p50),
             of(|it| it.latencies.p99),
             of(|it| it.latencies.p999),
-            parks.map_or_else(|| "–".to_owned(), |it| it.text(0)),
+            fell_behind.map_or_else(|| "–".to_owned(), |it| it.text(0)),
         ]);
     }
     let to = format!(
@@ -74,7 +74,7 @@ pub fn measure(options: &Options, figures: &mut Figures) {
         number(pace.rate as f64, 0),
         number(pace.watchers as f64, 0)
     );
-    figures.table(
+    results.table(
         "others",
         &format!(
             "{to} and one more, {} bytes a document, {} s, {} rounds each in turn, `{RING_BYTES}`",
@@ -85,7 +85,7 @@ pub fn measure(options: &Options, figures: &mut Figures) {
     let pairs = none.iter().zip(one);
     let ratios = pairs.map(|(none, one)| one.latencies.p99 as f64 / none.latencies.p99 as f64);
     let ratio = Spread::of(ratios);
-    figures.goal(
+    results.goal(
         &format!("{to}: the others' p99 with one client stalled, per that with none"),
         Bound::AtMost(1.2, ""),
         ratio.median,

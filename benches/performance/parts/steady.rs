@@ -3,17 +3,17 @@
 
 use std::time::Duration;
 
-use super::drive::{Load, Rival};
+use super::load_run::{ServerKind, Workload};
 use crate::{
-    client::crowd::{Crowd, Latencies, Plan},
-    kit::{pause, process::NoAnswer},
+    client::load_generator::{Latencies, LoadGenerator, Plan},
     options::Options,
     report::{
-        Figures,
+        Results,
         chart::{Chart, Series},
         spread::number,
         table::Table,
     },
+    system::{pause, process::ChildError},
     upstream::source::{Content, Kind, Source},
 };
 
@@ -43,7 +43,7 @@ pub struct Outcome {
     /// From the last event to the last delivery.
     pub tail: Duration,
     /// How often a watch fell off Weir's ring.
-    pub parks: Option<u64>,
+    pub fell_behind: Option<u64>,
 }
 
 impl Outcome {
@@ -55,24 +55,24 @@ impl Outcome {
 
 /// Sends at a pace for so many seconds.
 pub fn run(
-    rival: Rival,
+    server_kind: ServerKind,
     kind: Kind,
     pace: Pace,
     seconds: u64,
     options: &Options,
-) -> Result<Outcome, NoAnswer> {
+) -> Result<Outcome, ChildError> {
     let content = Content {
         groups: 1,
         bytes: options.small_document_bytes,
     };
-    let load = Load {
+    let load = Workload {
         content,
         events: 0,
         burst: 1,
     };
     let limit = Duration::from_secs(options.limit);
     let mut source = Source::start(kind, content);
-    let gateway = rival.start(Some(&source), pace.watchers, load, &options.weir_flags);
+    let gateway = server_kind.start(Some(&source), pace.watchers, load, &options.weir_flags);
     let plan = Plan {
         database: source.database().to_owned(),
         collection: source.collection().to_owned(),
@@ -81,35 +81,35 @@ pub fn run(
         matches: 0,
         stalled: pace.stalled,
     };
-    let mut crowd = Crowd::open(&gateway, &plan, limit)?;
+    let mut load_generator = LoadGenerator::open(&gateway, &plan, limit)?;
     pause(Duration::from_millis(200));
     source.steady(pace.rate, pace.rate * WARM_UP_SECONDS, limit)?;
-    crowd.wait_for(source.sent() * pace.watchers, limit)?;
-    crowd.record()?;
+    load_generator.wait_for(source.sent() * pace.watchers, limit)?;
+    load_generator.record()?;
     let reached = source.steady(pace.rate, pace.rate * seconds, limit)?;
     let sent = tokio::time::Instant::now();
-    crowd.wait_for(source.sent() * pace.watchers, limit)?;
+    load_generator.wait_for(source.sent() * pace.watchers, limit)?;
     let tail = sent.elapsed();
-    let latencies = crowd.latencies()?;
-    crowd.check(source.sent())?;
+    let latencies = load_generator.latencies()?;
+    load_generator.check(source.sent())?;
     Ok(Outcome {
         latencies,
         reached,
         tail,
-        parks: gateway.parks(),
+        fell_behind: gateway.fell_behind(),
     })
 }
 
 /// The first of these paces that holds for a moment.
 pub fn first_that_holds(
-    rival: Rival,
+    server_kind: ServerKind,
     kind: Kind,
     paces: impl IntoIterator<Item = Pace>,
     options: &Options,
 ) -> Option<Pace> {
     paces.into_iter().find(|pace| {
         let trial = run(
-            rival,
+            server_kind,
             kind,
             *pace,
             TRIAL_SECONDS.min(options.seconds),
@@ -129,7 +129,7 @@ pub fn first_that_holds(
         eprintln!(
             "{}, {}, {} events/s to {} watchers {}: {why}",
             kind.key(),
-            rival.name(),
+            server_kind.name(),
             pace.rate,
             pace.watchers,
             if holds { "holds" } else { "does not hold" },
@@ -160,7 +160,7 @@ fn fewer(pace: Pace) -> impl Iterator<Item = Pace> {
 }
 
 /// Measures both gateways on both sources.
-pub fn measure(options: &Options, figures: &mut Figures) {
+pub fn measure(options: &Options, results: &mut Results) {
     for kind in Kind::ALL {
         let rate = match kind {
             Kind::StandIn => options.steady_rate,
@@ -180,11 +180,11 @@ pub fn measure(options: &Options, figures: &mut Figures) {
             "p99.9, ms",
             "longest, ms",
         ]);
-        for (rival, pace, outcome) in &rows {
+        for (server_kind, pace, outcome) in &rows {
             let at = |micros: u64| number(micros as f64 / 1e3, 2);
             let latencies = outcome.latencies;
             table.add([
-                rival.name().to_owned(),
+                server_kind.name().to_owned(),
                 number(pace.rate as f64, 0),
                 number(pace.watchers as f64, 0),
                 at(latencies.p50),
@@ -193,7 +193,7 @@ pub fn measure(options: &Options, figures: &mut Figures) {
                 at(latencies.longest),
             ]);
         }
-        figures.table(
+        results.table(
             kind.key(),
             &format!(
                 "From the {from}: asked for {} events/s to {} watchers, {} bytes a document, {} s; \
@@ -205,45 +205,50 @@ pub fn measure(options: &Options, figures: &mut Figures) {
             ),
             &table,
         );
-        figures.chart(&format!("steady-{}", kind.key()), chart(from, &rows));
+        results.chart(&format!("steady-{}", kind.key()), chart(from, &rows));
     }
 }
 
-type Row = (Rival, Pace, Outcome);
+type Row = (ServerKind, Pace, Outcome);
 
 fn measure_on(kind: Kind, rate: u64, options: &Options) -> Vec<Row> {
     let mut rows = Vec::new();
-    let mut add = |rival: Rival, pace: Pace| match run(rival, kind, pace, options.seconds, options)
-    {
-        Ok(outcome) => rows.push((rival, pace, outcome)),
-        Err(error) => eprintln!("{}, {}: {error}", kind.key(), rival.name()),
+    let mut add = |server_kind: ServerKind, pace: Pace| match run(
+        server_kind,
+        kind,
+        pace,
+        options.seconds,
+        options,
+    ) {
+        Ok(outcome) => rows.push((server_kind, pace, outcome)),
+        Err(error) => eprintln!("{}, {}: {error}", kind.key(), server_kind.name()),
     };
     let paces = slower(rate, options.steady_watchers, 0);
-    let Some(own) = first_that_holds(Rival::Weir, kind, paces, options) else {
+    let Some(own) = first_that_holds(ServerKind::Weir, kind, paces, options) else {
         return rows;
     };
-    add(Rival::Weir, own);
+    add(ServerKind::Weir, own);
     let most = Pace {
         watchers: own.watchers.min(options.naive_watchers),
         ..own
     };
-    if let Some(theirs) = first_that_holds(Rival::Naive, kind, fewer(most), options) {
+    if let Some(theirs) = first_that_holds(ServerKind::Naive, kind, fewer(most), options) {
         if theirs != own {
-            add(Rival::Weir, theirs);
+            add(ServerKind::Weir, theirs);
         }
-        add(Rival::Naive, theirs);
+        add(ServerKind::Naive, theirs);
     }
     rows
 }
 
 fn chart(from: &str, rows: &[Row]) -> Chart {
-    let series = rows.iter().map(|(rival, pace, outcome)| {
+    let series = rows.iter().map(|(server_kind, pace, outcome)| {
         let Latencies { p50, p99, p999, .. } = outcome.latencies;
         let points = [("p50", p50), ("p99", p99), ("p99.9", p999)];
         Series {
             name: format!(
                 "{}, {}/s to {}",
-                rival.name(),
+                server_kind.name(),
                 pace.rate,
                 number(pace.watchers as f64, 0)
             ),

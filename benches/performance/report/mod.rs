@@ -13,18 +13,18 @@ use std::{collections::BTreeMap, fs, path::Path, time::SystemTime};
 use serde::{Deserialize, Serialize};
 
 use self::{chart::Chart, table::Table};
-use crate::kit::machine::Machine;
+use crate::system::machine::Machine;
 
 /// What stands where a part has not been measured.
 const NOTHING: &str = "*Not measured yet.*";
 
 /// The figures of every part, by its name.
 #[derive(Debug, Default, Serialize, Deserialize)]
-pub struct Measured(BTreeMap<String, Figures>);
+pub struct Measured(BTreeMap<String, Results>);
 
 /// The figures of one part.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct Figures {
+pub struct Results {
     command: String,
     date: String,
     machine: Machine,
@@ -43,7 +43,7 @@ pub struct Goal {
     met: bool,
 }
 
-impl Figures {
+impl Results {
     /// None yet, of a run that begins now.
     pub fn new(machine: &Machine, command: &str) -> Self {
         let now = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
@@ -125,8 +125,8 @@ impl Measured {
     }
 
     /// Puts a part's figures in the place of those it had.
-    pub fn put(&mut self, part: &str, figures: Figures) {
-        self.0.insert(part.to_owned(), figures);
+    pub fn put(&mut self, part: &str, results: Results) {
+        self.0.insert(part.to_owned(), results);
     }
 
     /// Writes figures, charts and page; `parts` is the order that goals stand in.
@@ -164,24 +164,24 @@ impl Measured {
     /// The table or the chart called `part/name`.
     fn block(&self, name: &str) -> Option<String> {
         let (part, name) = name.split_once('/')?;
-        let figures = self.0.get(part)?;
-        if let Some(text) = figures.blocks.get(name) {
+        let results = self.0.get(part)?;
+        if let Some(text) = results.blocks.get(name) {
             return Some(text.trim_end().to_owned());
         }
-        let title = match figures.charts.get(name)? {
+        let title = match results.charts.get(name)? {
             Chart::Lines { title, .. } | Chart::Dots { title, .. } => title,
         };
         Some(format!("![{title}](performance/{name}.svg)"))
     }
 
-    fn of<'a>(&'a self, parts: &'a [&str]) -> impl Iterator<Item = (&'a str, &'a Figures)> {
+    fn of<'a>(&'a self, parts: &'a [&str]) -> impl Iterator<Item = (&'a str, &'a Results)> {
         let known = parts.iter().map(|part| (*part, self.0.get(*part)));
-        known.filter_map(|(part, figures)| Some((part, figures?)))
+        known.filter_map(|(part, results)| Some((part, results?)))
     }
 
     fn goals(&self, parts: &[&str]) -> String {
         let mut table = Table::new(["goal", "wanted", "measured", ""]);
-        for goal in self.of(parts).flat_map(|(_, figures)| &figures.goals) {
+        for goal in self.of(parts).flat_map(|(_, results)| &results.goals) {
             let met = yes_or_no(goal.met);
             table.add([&goal.what, &goal.goal, &goal.measured, met]);
         }
@@ -191,8 +191,8 @@ impl Measured {
     /// When and where each part was measured.
     fn runs(&self, parts: &[&str]) -> String {
         let mut runs: Vec<(&str, &str, Vec<&str>)> = Vec::new();
-        for (part, figures) in self.of(parts) {
-            let (command, date) = (figures.command.as_str(), figures.date.as_str());
+        for (part, results) in self.of(parts) {
+            let (command, date) = (results.command.as_str(), results.date.as_str());
             match runs
                 .iter_mut()
                 .find(|run| (run.0, run.1) == (command, date))
@@ -209,9 +209,9 @@ impl Measured {
             );
         }
         let mut machines: Vec<&Machine> = Vec::new();
-        for (_, figures) in self.of(parts) {
-            if !machines.contains(&&figures.machine) {
-                machines.push(&figures.machine);
+        for (_, results) in self.of(parts) {
+            if !machines.contains(&&results.machine) {
+                machines.push(&results.machine);
             }
         }
         for machine in machines {

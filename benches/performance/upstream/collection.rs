@@ -6,8 +6,8 @@ use weir::pb::{self, watch_response::Kind};
 
 use super::document::document;
 use crate::{
-    client::{reader, way::Way},
-    kit::runtime,
+    client::{reader, reader_kind::ReaderKind},
+    system::runtime,
 };
 
 /// How many documents are inserted with one command.
@@ -33,10 +33,10 @@ pub struct StartTokens {
 
 impl StartTokens {
     /// The place for one way of reading.
-    pub fn of(&self, way: Way) -> String {
-        match way {
-            Way::Driver | Way::DriverSplitting => self.driver.clone(),
-            Way::Weir | Way::WeirDecoding => self.weir.clone(),
+    pub fn of(&self, reader_kind: ReaderKind) -> String {
+        match reader_kind {
+            ReaderKind::Driver | ReaderKind::DriverSplitting => self.driver.clone(),
+            ReaderKind::Weir | ReaderKind::WeirDecoding => self.weir.clone(),
         }
     }
 }

@@ -9,7 +9,7 @@ use std::{
 use mongodb::{Client, bson::doc};
 use tokio::time::{Instant, sleep};
 
-use crate::kit::{cpu::Usage, process::Process, runtime};
+use crate::system::{cpu::Usage, process::Process, runtime};
 
 /// How long a database may take to start.
 const START_LIMIT: Duration = Duration::from_secs(60);
@@ -52,7 +52,7 @@ pub fn start() -> Database {
             "--log-level",
             "ERROR",
         ];
-        let mut process = Process::start_kept("the database", &program, &arguments);
+        let mut process = Process::start_supervised("the database", &program, &arguments);
         let uri = format!("mongodb://{address}/?directConnection=true");
         if answers(&uri, &mut process) {
             return Database {

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use crate::kit::words::Words;
+use crate::system::commands::Commands;
 
 /// How often events at a steady rate go out: those that are due go together.
 const TICK: Duration = Duration::from_millis(1);
@@ -22,10 +22,10 @@ pub trait Sender {
 }
 
 /// Obeys the parent, to the end of this process.
-pub async fn obey(words: &mut Words, sender: &mut impl Sender) {
+pub async fn run_commands(commands: &mut Commands, sender: &mut impl Sender) {
     let mut sent = 0;
     loop {
-        let word = words.next().await;
+        let word = commands.next().await;
         let mut parts = word.split(' ');
         let name = parts.next().unwrap_or_default();
         let mut number = || {

@@ -6,9 +6,9 @@ use super::{
     database::{self, Database},
     stand_in,
 };
-use crate::kit::{
+use crate::system::{
     cpu::Usage,
-    process::{NoAnswer, Process},
+    process::{ChildError, Process},
 };
 
 /// Which kind of source.
@@ -133,15 +133,15 @@ impl Source {
     }
 
     /// Sends so many events at once.
-    pub fn burst(&mut self, events: u64, limit: Duration) -> Result<(), NoAnswer> {
+    pub fn burst(&mut self, events: u64, limit: Duration) -> Result<(), ChildError> {
         burst(&mut self.sender, events, limit)?;
         self.sent += events;
         Ok(())
     }
 
     /// Sends so many events at a steady rate; tells the rate that was reached.
-    pub fn steady(&mut self, rate: u64, events: u64, limit: Duration) -> Result<f64, NoAnswer> {
-        self.sender.say(&format!("steady {rate} {events}"));
+    pub fn steady(&mut self, rate: u64, events: u64, limit: Duration) -> Result<f64, ChildError> {
+        self.sender.send(&format!("steady {rate} {events}"));
         self.sent += events;
         let took = sent(&self.sender, limit)?;
         Ok(events as f64 / took.as_secs_f64())
@@ -157,12 +157,12 @@ impl Drop for Source {
 }
 
 /// Has a process that obeys the words of `pace` send so many events at once.
-pub fn burst(sender: &mut Process, events: u64, limit: Duration) -> Result<(), NoAnswer> {
-    sender.say(&format!("burst {events}"));
+pub fn burst(sender: &mut Process, events: u64, limit: Duration) -> Result<(), ChildError> {
+    sender.send(&format!("burst {events}"));
     sent(sender, limit).map(|_| ())
 }
 
-fn sent(sender: &Process, limit: Duration) -> Result<Duration, NoAnswer> {
+fn sent(sender: &Process, limit: Duration) -> Result<Duration, ChildError> {
     let answer = sender.answer("sent ", limit)?;
     let micros = answer.split(' ').nth(1).and_then(|it| it.parse().ok());
     Ok(Duration::from_micros(

@@ -7,7 +7,7 @@ use super::{
     document::{Stamp, group_of},
     pace::{self, Sender},
 };
-use crate::kit::{now_micros, process::FAILED, runtime, words::Words};
+use crate::system::{commands::Commands, now_micros, process::FAILED, runtime};
 
 /// Where to write what.
 #[derive(Debug, Args)]
@@ -27,7 +27,7 @@ pub struct Task {
 }
 
 /// The writer's own process.
-pub fn run(task: &Task, words: &mut Words) {
+pub fn run(task: &Task, commands: &mut Commands) {
     runtime().block_on(async {
         let client = Client::with_uri_str(&task.uri)
             .await
@@ -41,7 +41,7 @@ pub fn run(task: &Task, words: &mut Words) {
             bytes: task.bytes,
         };
         println!("ready");
-        pace::obey(words, &mut writer).await;
+        pace::run_commands(commands, &mut writer).await;
     });
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use weir::pb;
 
-use super::{Ledger, Time, WriteFilter, Write};
+use super::{Ledger, Time, Write, WriteFilter};
 
 /// A change as a client saw it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,7 +68,10 @@ impl DeliveryChecker {
         let positions = done
             .iter()
             .zip(begun)
-            .map(|(&next, &required_from)| WriterPosition { next, required_from });
+            .map(|(&next, &required_from)| WriterPosition {
+                next,
+                required_from,
+            });
         Self {
             ledger: Arc::clone(ledger),
             expects,
@@ -92,7 +95,10 @@ impl DeliveryChecker {
     pub fn change(&mut self, observed: &ObservedChange) -> Result<(), String> {
         let writer = observed.writer;
         let (number, write) = self.find(observed)?;
-        let WriterPosition { next, required_from } = self.positions[writer];
+        let WriterPosition {
+            next,
+            required_from,
+        } = self.positions[writer];
         if number < next {
             // A place that was come back to by its time brings all of that time again.
             if self.resumed && observed.time == self.min_time {
@@ -120,7 +126,10 @@ impl DeliveryChecker {
         self.min_time = observed.time;
         self.resumed = false;
         let next = number + 1;
-        self.positions[writer] = WriterPosition { next, required_from: next };
+        self.positions[writer] = WriterPosition {
+            next,
+            required_from: next,
+        };
         if number < self.first_never_seen[writer] {
             self.repeats += 1;
         } else {
@@ -183,7 +192,11 @@ impl DeliveryChecker {
     pub fn token(&mut self, token: &Bytes, time: Time, store: bool) -> Result<(), String> {
         // Before anything has come it is MongoDB's time at the opening. The stand-in's may be ahead of a
         // write that is not done yet, and so of the first change.
-        let time = if self.min_time == (0, 0) { (0, 0) } else { time };
+        let time = if self.min_time == (0, 0) {
+            (0, 0)
+        } else {
+            time
+        };
         if time < self.token_time {
             let last = self.token_time;
             return Err(format!("the token goes back to {time:?}, from {last:?}"));

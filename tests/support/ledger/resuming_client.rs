@@ -21,7 +21,7 @@ use weir::pb::watch_response::Kind;
 use weir::pb::watch_service_client::WatchServiceClient;
 use weir::wire::ResumeToken;
 
-use super::{Ledger, DeliveryChecker, ObservedChange, Time, WriteFilter, Write, writers};
+use super::{DeliveryChecker, Ledger, ObservedChange, Time, Write, WriteFilter, writers};
 use crate::support::eventually;
 
 /// How long a connection may take to be made, and a watch to open.
@@ -313,7 +313,8 @@ impl Client {
         let interval = Duration::try_from(interval).expect("an interval is positive");
         if !came_back {
             let expects = Arc::clone(&self.options.expects);
-            let checker = DeliveryChecker::new(&self.ledger, expects, &done, &self.ledger.all_begun());
+            let checker =
+                DeliveryChecker::new(&self.ledger, expects, &done, &self.ledger.all_begun());
             self.lock().checker = Some(checker);
         }
         let mut pieces = Pieces::default();

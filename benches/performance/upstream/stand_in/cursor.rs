@@ -93,8 +93,8 @@ impl Cursors {
     pub fn open(&mut self, aggregate: &Document, log: &Log, from_start: bool) -> (i64, u64) {
         let pipeline = aggregate.get("pipeline").unwrap_or(&Bson::Null);
         let from_now = if from_start { 0 } else { log.len() };
-        let place = place_asked_for(pipeline).unwrap_or(from_now);
-        let group = group_asked_for(pipeline);
+        let place = requested_position(pipeline).unwrap_or(from_now);
+        let group = requested_group(pipeline);
         let id = fastrand::i64(1..);
         self.0.insert(id, Cursor { place, group });
         (id, place)
@@ -127,7 +127,7 @@ impl Cursors {
 }
 
 /// Where a pipeline's `$changeStream` asks to start.
-fn place_asked_for(pipeline: &Bson) -> Option<u64> {
+fn requested_position(pipeline: &Bson) -> Option<u64> {
     let stage = pipeline.as_array()?.first()?.as_document()?;
     let options = stage.get_document("$changeStream").ok()?;
     for option in ["resumeAfter", "startAfter"] {
@@ -142,14 +142,14 @@ fn place_asked_for(pipeline: &Bson) -> Option<u64> {
 
 /// The group that a pipeline asks for, wherever in it: every event is an insert with a document, so
 /// that what else a condition says of others does not matter.
-fn group_asked_for(pipeline: &Bson) -> Option<i64> {
+fn requested_group(pipeline: &Bson) -> Option<i64> {
     match pipeline {
-        Bson::Array(parts) => parts.iter().find_map(group_asked_for),
+        Bson::Array(parts) => parts.iter().find_map(requested_group),
         Bson::Document(document) => document.iter().find_map(|(key, value)| {
             if key == "fullDocument.group" {
                 number(value)
             } else {
-                group_asked_for(value)
+                requested_group(value)
             }
         }),
         _ => None,

@@ -22,7 +22,7 @@ use self::{
     reply::{Template, time, token},
 };
 use super::pace::{self, Sender};
-use crate::kit::{now_micros, process::Process, runtime, words::Words};
+use crate::system::{commands::Commands, now_micros, process::Process, runtime};
 
 /// The database that every event is of.
 pub const DATABASE: &str = "stand_in";
@@ -92,7 +92,7 @@ impl StandIn {
 }
 
 /// The stand-in's own process.
-pub fn run(task: &Task, words: &mut Words) {
+pub fn run(task: &Task, commands: &mut Commands) {
     assert!(task.batch > 0, "a batch holds at least one event");
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port is free");
     let address = listener
@@ -123,7 +123,7 @@ pub fn run(task: &Task, words: &mut Words) {
             });
         }
     });
-    runtime().block_on(pace::obey(words, &mut server));
+    runtime().block_on(pace::run_commands(commands, &mut server));
 }
 
 struct Server {
@@ -224,7 +224,7 @@ impl Server {
                 doc! { "n": 1 }
             }
             // Of the others ping, create, dropDatabase and endSessions want no more than a word.
-            _ => wire::introduction(name, &self.address).unwrap_or_default(),
+            _ => wire::handshake_reply(name, &self.address).unwrap_or_default(),
         };
         answer.insert("ok", 1.0);
         answer.insert("operationTime", time(self.state().log.len()));

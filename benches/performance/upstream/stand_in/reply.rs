@@ -3,7 +3,7 @@
 use mongodb::bson::{DateTime, Timestamp, doc, spec::ElementType};
 
 use super::{COLLECTION, DATABASE, cursor::Batch};
-use crate::{kit::now_micros, upstream::document::Stamp};
+use crate::{system::now_micros, upstream::document::Stamp};
 
 /// Events of one second share it; a counter tells them apart.
 const EVENTS_A_SECOND: u64 = 10_000;

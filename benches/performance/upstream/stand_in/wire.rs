@@ -39,7 +39,7 @@ pub fn send(connection: &mut TcpStream, request: i32, document: &[u8]) -> std::i
 }
 
 /// The answer to a command that asks what the server is, and where; `None` to any other.
-pub fn introduction(command: &str, address: &str) -> Option<Document> {
+pub fn handshake_reply(command: &str, address: &str) -> Option<Document> {
     Some(match command {
         "hello" | "isMaster" | "ismaster" => doc! {
             "helloOk": true,

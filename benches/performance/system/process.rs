@@ -10,14 +10,14 @@ use std::{
 use tokio::time::Instant;
 
 /// The longest that a child may stay silent while it is waited for without a limit of its own.
-const PATIENCE: Duration = Duration::from_secs(180);
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(180);
 
 /// What a child says first when it cannot go on; the reason follows.
 pub const FAILED: &str = "failed ";
 
 /// Why a child did not answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum NoAnswer {
+pub enum ChildError {
     /// It did not within the limit.
     #[error("did not finish in {} s", .0.as_secs())]
     Late(Duration),
@@ -47,12 +47,16 @@ impl Process {
     }
 
     /// A program that knows nothing of us, in the hands of a keeper; its standard error is read.
-    pub fn start_kept<S: AsRef<str>>(name: &'static str, program: &str, arguments: &[S]) -> Self {
+    pub fn start_supervised<S: AsRef<str>>(
+        name: &'static str,
+        program: &str,
+        arguments: &[S],
+    ) -> Self {
         let arguments = arguments.iter().map(AsRef::as_ref);
-        let mut command = this_program(["keep", "--", program].into_iter().chain(arguments));
+        let mut command = this_program(["supervise", "--", program].into_iter().chain(arguments));
         command.stdout(Stdio::null()).stderr(Stdio::piped());
         let mut process = Self::start(name, command);
-        process.id = process.line_after("keeps ");
+        process.id = process.line_after("supervising ");
         process
     }
 
@@ -87,7 +91,7 @@ impl Process {
     }
 
     /// Says one word to it. A child that is gone is noticed when its answer is waited for.
-    pub fn say(&mut self, word: &str) {
+    pub fn send(&mut self, word: &str) {
         if let Some(stdin) = &mut self.stdin {
             let _ = writeln!(stdin, "{word}");
         }
@@ -95,39 +99,39 @@ impl Process {
 
     /// Its next line.
     pub fn line(&self) -> String {
-        self.line_within(PATIENCE)
+        self.line_within(DEFAULT_TIMEOUT)
             .unwrap_or_else(|error| panic!("{}: {error}", self.name))
     }
 
     /// Its next line that begins with `word`, without that word.
     pub fn line_after(&self, word: &str) -> String {
-        self.answer(word, PATIENCE)
+        self.answer(word, DEFAULT_TIMEOUT)
             .unwrap_or_else(|error| panic!("{}: {error}", self.name))
     }
 
     /// Its next line that begins with `word`, without that word, if it comes in time.
-    pub fn answer(&self, word: &str, limit: Duration) -> Result<String, NoAnswer> {
+    pub fn answer(&self, word: &str, limit: Duration) -> Result<String, ChildError> {
         let deadline = Instant::now() + limit;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             let line = self.line_within(left).map_err(|error| match error {
-                NoAnswer::Late(_) => NoAnswer::Late(limit),
-                failed @ NoAnswer::Failed(_) => failed,
+                ChildError::TimedOut(_) => ChildError::TimedOut(limit),
+                failed @ ChildError::Failed(_) => failed,
             })?;
             if let Some(rest) = line.strip_prefix(word) {
                 return Ok(rest.trim().to_owned());
             }
             if let Some(reason) = line.strip_prefix(FAILED) {
-                return Err(NoAnswer::Failed(reason.to_owned()));
+                return Err(ChildError::Failed(reason.to_owned()));
             }
         }
     }
 
-    fn line_within(&self, limit: Duration) -> Result<String, NoAnswer> {
+    fn line_within(&self, limit: Duration) -> Result<String, ChildError> {
         self.lines.recv_timeout(limit).map_err(|error| match error {
-            RecvTimeoutError::Timeout => NoAnswer::Late(limit),
+            RecvTimeoutError::Timeout => ChildError::TimedOut(limit),
             RecvTimeoutError::Disconnected => {
-                NoAnswer::Failed(format!("{} ended by itself", self.name))
+                ChildError::Failed(format!("{} ended by itself", self.name))
             }
         })
     }
@@ -138,8 +142,8 @@ impl Drop for Process {
         // Ours end by themselves then, and so do keepers, which must not be killed before they have
         // ended what they keep.
         self.stdin = None;
-        let keeps = self.id != self.child.id().to_string();
-        if !keeps {
+        let is_supervisor = self.id != self.child.id().to_string();
+        if !is_supervisor {
             // It may be gone already.
             let _ = self.child.kill();
         }

@@ -4,7 +4,7 @@ use clap::ValueEnum;
 
 /// Who reads, and what it makes of a document.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Way {
+pub enum ReaderKind {
     /// The driver's typed change stream.
     Driver,
     /// The same, with the stage that splits large events, which Weir always asks for and without
@@ -16,7 +16,7 @@ pub enum Way {
     WeirDecoding,
 }
 
-impl Way {
+impl ReaderKind {
     /// All of them; the driver, which the others are compared with, first.
     pub const ALL: [Self; 4] = [
         Self::Driver,
@@ -26,7 +26,7 @@ impl Way {
     ];
 
     /// All of them, beginning with another one each round.
-    pub fn in_turn(round: u32) -> impl Iterator<Item = Self> {
+    pub fn rotated(round: u32) -> impl Iterator<Item = Self> {
         let first = round as usize % Self::ALL.len();
         Self::ALL
             .into_iter()

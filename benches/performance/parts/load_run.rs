@@ -5,12 +5,12 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::{
-    client::crowd::{Crowd, Plan},
+    client::load_generator::{LoadGenerator, Plan},
     gateway::{Gateway, naive, ready, weir},
-    kit::{
+    system::{
         cpu::{Spent, Usage},
         pause,
-        process::NoAnswer,
+        process::ChildError,
     },
     upstream::source::{Content, Kind, Source},
 };
@@ -24,7 +24,7 @@ const SETTLING: Duration = Duration::from_secs(1);
 
 /// The servers that are compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Rival {
+pub enum ServerKind {
     Weir,
     Naive,
     /// Ready bytes, one event a message.
@@ -33,7 +33,7 @@ pub enum Rival {
     ReadyBursts,
 }
 
-impl Rival {
+impl ServerKind {
     /// What tables call it.
     pub fn name(self) -> &'static str {
         match self {
@@ -49,7 +49,7 @@ impl Rival {
         self,
         source: Option<&Source>,
         watchers: u64,
-        load: Load,
+        load: Workload,
         weir_flags: &[String],
     ) -> Gateway {
         let uri = source.map_or("", Source::uri);
@@ -70,7 +70,7 @@ impl Rival {
 
 /// How much is sent, and how.
 #[derive(Debug, Clone, Copy)]
-pub struct Load {
+pub struct Workload {
     pub content: Content,
     pub events: u64,
     pub burst: u64,
@@ -86,7 +86,7 @@ pub struct Run {
     /// The database's, where it is ours to look at.
     pub database: Option<Spent>,
     /// The load generator's.
-    pub crowd: Spent,
+    pub load_generator: Spent,
     /// Bytes for each watcher, once all are open and nothing has been sent.
     pub idle_memory: f64,
     /// Bytes for each watcher, after everything was sent.
@@ -124,16 +124,16 @@ impl Run {
 /// Measures a rival: all of `load` to `plan`'s watchers. `kind` is nothing for those that need no
 /// source.
 pub fn run(
-    rival: Rival,
+    server_kind: ServerKind,
     kind: Kind,
     (watchers, matches): (u64, u64),
-    load: Load,
+    load: Workload,
     limit: Duration,
     weir_flags: &[String],
-) -> Result<Run, NoAnswer> {
-    let needs_source = matches!(rival, Rival::Weir | Rival::Naive);
+) -> Result<Run, ChildError> {
+    let needs_source = matches!(server_kind, ServerKind::Weir | ServerKind::Naive);
     let mut source = needs_source.then(|| Source::start(kind, load.content));
-    let mut gateway = rival.start(source.as_ref(), watchers, load, weir_flags);
+    let mut gateway = server_kind.start(source.as_ref(), watchers, load, weir_flags);
     let plan = Plan {
         database: source.as_ref().map_or("", Source::database).to_owned(),
         collection: source.as_ref().map_or("", Source::collection).to_owned(),
@@ -145,7 +145,7 @@ pub fn run(
     let deadline = Instant::now() + limit;
     let left = || deadline.saturating_duration_since(Instant::now());
     // Some of a server's memory comes with its first request, whoever makes it.
-    drop(Crowd::open(
+    drop(LoadGenerator::open(
         &gateway,
         &Plan {
             watchers: 1,
@@ -156,15 +156,15 @@ pub fn run(
     pause(SETTLING / 4);
 
     let before = gateway.resident();
-    let mut crowd = Crowd::open(&gateway, &plan, left())?;
+    let mut load_generator = LoadGenerator::open(&gateway, &plan, left())?;
     pause(SETTLING);
     let idle = gateway.resident();
     let change_streams = source.as_ref().and_then(Source::open_cursors);
     let feeds = gateway.feeds();
 
-    let mut line = Line {
+    let mut line = EventPipeline {
         plan: &plan,
-        crowd: &mut crowd,
+        load_generator: &mut load_generator,
         sent: 0,
     };
     let mut send = |events: u64, limit: Duration| match &mut source {
@@ -174,7 +174,7 @@ pub fn run(
     line.send(&mut send, WARM_UP * load.burst, load.burst, deadline)?;
 
     let started = Instant::now();
-    let earlier = Usages::now(&gateway, source.as_ref(), line.crowd);
+    let earlier = Usages::now(&gateway, source.as_ref(), line.load_generator);
     let mut send = |events: u64, limit: Duration| match &mut source {
         Some(source) => source.burst(events, limit),
         None => gateway.burst(events, limit),
@@ -182,8 +182,8 @@ pub fn run(
     line.send(&mut send, load.events, load.burst, deadline)?;
     let wall = started.elapsed();
     let sent = line.sent;
-    let now = Usages::now(&gateway, source.as_ref(), &crowd);
-    crowd.check(sent)?;
+    let now = Usages::now(&gateway, source.as_ref(), &load_generator);
+    load_generator.check(sent)?;
     let each = |bytes: u64| bytes.saturating_sub(before) as f64 / watchers as f64;
     Ok(Run {
         events: load.events,
@@ -191,12 +191,12 @@ pub fn run(
         wall,
         gateway: spent(now.gateway, earlier.gateway).ok_or_else(gone)?,
         database: spent(now.database, earlier.database),
-        crowd: spent(now.crowd, earlier.crowd).ok_or_else(gone)?,
+        load_generator: spent(now.load_generator, earlier.load_generator).ok_or_else(gone)?,
         idle_memory: each(idle),
         busy_memory: each(gateway.resident()),
         change_streams,
         feeds,
-        opening: crowd.opening,
+        opening: load_generator.opening,
     })
 }
 
@@ -204,15 +204,15 @@ pub fn run(
 struct Usages {
     gateway: Option<Usage>,
     database: Option<Usage>,
-    crowd: Option<Usage>,
+    load_generator: Option<Usage>,
 }
 
 impl Usages {
-    fn now(gateway: &Gateway, source: Option<&Source>, crowd: &Crowd) -> Self {
+    fn now(gateway: &Gateway, source: Option<&Source>, load_generator: &LoadGenerator) -> Self {
         Self {
             gateway: gateway.usage(),
             database: source.and_then(Source::usage),
-            crowd: crowd.usage(),
+            load_generator: load_generator.usage(),
         }
     }
 }
@@ -221,27 +221,27 @@ fn spent(now: Option<Usage>, earlier: Option<Usage>) -> Option<Spent> {
     Some(now?.since(&earlier?))
 }
 
-fn gone() -> NoAnswer {
-    NoAnswer::Failed("a process ended before it was looked at".to_owned())
+fn gone() -> ChildError {
+    ChildError::Failed("a process ended before it was looked at".to_owned())
 }
 
 /// Events on their way to a crowd.
-struct Line<'a> {
+struct EventPipeline<'a> {
     plan: &'a Plan,
-    crowd: &'a mut Crowd,
+    load_generator: &'a mut LoadGenerator,
     sent: u64,
 }
 
-impl Line<'_> {
+impl EventPipeline<'_> {
     /// Sends so many events in bursts, no more than a few bursts ahead of the slowest watcher, and
     /// waits for the last to arrive.
     fn send(
         &mut self,
-        send: &mut impl FnMut(u64, Duration) -> Result<(), NoAnswer>,
+        send: &mut impl FnMut(u64, Duration) -> Result<(), ChildError>,
         events: u64,
         burst: u64,
         deadline: Instant,
-    ) -> Result<(), NoAnswer> {
+    ) -> Result<(), ChildError> {
         let left = || deadline.saturating_duration_since(Instant::now());
         let mut to_send = events;
         while to_send > 0 {
@@ -255,8 +255,8 @@ impl Line<'_> {
         self.wait_for(self.sent, left())
     }
 
-    fn wait_for(&mut self, events: u64, limit: Duration) -> Result<(), NoAnswer> {
+    fn wait_for(&mut self, events: u64, limit: Duration) -> Result<(), ChildError> {
         let deliveries = events * self.plan.deliveries_an_event();
-        self.crowd.wait_for(deliveries, limit)
+        self.load_generator.wait_for(deliveries, limit)
     }
 }

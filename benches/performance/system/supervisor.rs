@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use clap::Args;
 
-use super::{runtime, words::Words};
+use super::{commands::Commands, runtime};
 
 /// What to run.
 #[derive(Debug, Args)]
@@ -30,9 +30,9 @@ pub fn run(task: &Task) {
         .stdout(Stdio::null())
         .spawn()
         .unwrap_or_else(|error| panic!("{program} can't be started: {error}"));
-    eprintln!("keeps {}", child.id());
+    eprintln!("supervising {}", child.id());
     let (gone, is_gone) = tokio::sync::oneshot::channel::<()>();
-    let _words = Words::listen_until_end(|| drop(gone));
+    let _words = Commands::listen_until_end(|| drop(gone));
     runtime().block_on(async {
         tokio::select! {
             _ = is_gone => {}

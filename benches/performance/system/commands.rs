@@ -6,9 +6,9 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 /// The parent's words, in order.
 #[derive(Debug)]
-pub struct Words(UnboundedReceiver<String>);
+pub struct Commands(UnboundedReceiver<String>);
 
-impl Words {
+impl Commands {
     /// Listens from now on, and ends this process once the parent is gone: however it went, its end
     /// of the pipe is closed then.
     pub fn listen() -> Self {
@@ -20,7 +20,7 @@ impl Words {
         let (sender, receiver) = unbounded_channel();
         std::thread::spawn(move || {
             for line in std::io::stdin().lock().lines().map_while(Result::ok) {
-                // Words that nobody waits for are dropped.
+                // Commands that nobody waits for are dropped.
                 let _ = sender.send(line);
             }
             end();

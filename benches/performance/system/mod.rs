@@ -1,12 +1,12 @@
 //! What any benchmark of several processes needs: children that end with their parent, what they
 //! have cost, and the machine they ran on.
 
+pub mod commands;
 pub mod cpu;
-pub mod keep;
 pub mod machine;
 pub mod memory;
 pub mod process;
-pub mod words;
+pub mod supervisor;
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 

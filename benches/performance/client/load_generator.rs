@@ -6,9 +6,9 @@ use tokio::time::Instant;
 
 use crate::{
     gateway::Gateway,
-    kit::{
+    system::{
         cpu::Usage,
-        process::{NoAnswer, Process},
+        process::{ChildError, Process},
     },
 };
 
@@ -43,7 +43,7 @@ impl Plan {
 
 /// Open watches.
 #[derive(Debug)]
-pub struct Crowd {
+pub struct LoadGenerator {
     process: Process,
     /// How long opening them took.
     pub opening: Duration,
@@ -58,9 +58,9 @@ pub struct Latencies {
     pub longest: u64,
 }
 
-impl Crowd {
+impl LoadGenerator {
     /// Opens the watches in a process of their own.
-    pub fn open(gateway: &Gateway, plan: &Plan, limit: Duration) -> Result<Self, NoAnswer> {
+    pub fn open(gateway: &Gateway, plan: &Plan, limit: Duration) -> Result<Self, ChildError> {
         let started = Instant::now();
         let connections = plan.watchers.div_ceil(WATCHES_A_CONNECTION).max(10);
         let process = Process::start_role(
@@ -85,22 +85,22 @@ impl Crowd {
     }
 
     /// Waits until so many events have come, in all and since it was opened.
-    pub fn wait_for(&mut self, events: u64, limit: Duration) -> Result<(), NoAnswer> {
-        self.process.say(&format!("await {events}"));
+    pub fn wait_for(&mut self, events: u64, limit: Duration) -> Result<(), ChildError> {
+        self.process.send(&format!("await {events}"));
         self.process.answer("reached", limit).map(|_| ())
     }
 
     /// Records latencies from now on.
-    pub fn record(&mut self) -> Result<(), NoAnswer> {
-        self.process.say("record");
+    pub fn record(&mut self) -> Result<(), ChildError> {
+        self.process.send("record");
         self.process
             .answer("recording", Duration::from_secs(10))
             .map(|_| ())
     }
 
     /// The latencies recorded.
-    pub fn latencies(&mut self) -> Result<Latencies, NoAnswer> {
-        self.process.say("tell");
+    pub fn latencies(&mut self) -> Result<Latencies, ChildError> {
+        self.process.send("tell");
         let answer = self.process.answer("latencies ", Duration::from_secs(10))?;
         let mut numbers = answer.split(' ').map(|number| {
             let number = number.parse();
@@ -116,8 +116,8 @@ impl Crowd {
     }
 
     /// Makes sure that each watch has had each event that it asked for up to this one, and no other.
-    pub fn check(&mut self, events: u64) -> Result<(), NoAnswer> {
-        self.process.say(&format!("check 0 {events}"));
+    pub fn check(&mut self, events: u64) -> Result<(), ChildError> {
+        self.process.send(&format!("check 0 {events}"));
         self.process
             .answer("checked", Duration::from_secs(30))
             .map(|_| ())

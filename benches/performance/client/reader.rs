@@ -64,7 +64,7 @@ impl Task {
     pub fn measure(&self, weir: &Gateway, meanwhile: impl FnOnce()) -> Sample {
         let mut arguments = vec![
             "read".to_owned(),
-            format!("--way={}", self.reader_kind.argument()),
+            format!("--reader-kind={}", self.reader_kind.argument()),
             format!("--uri={}", self.uri),
             format!("--url={}", self.url),
             format!("--database={}", self.database),

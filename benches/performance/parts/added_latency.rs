@@ -103,7 +103,7 @@ fn measure_slice(
         "the latency slice",
         &[
             "latency".to_owned(),
-            format!("--way={}", reader_kind.argument()),
+            format!("--reader-kind={}", reader_kind.argument()),
             format!("--uri={uri}"),
             format!("--url={}", weir.url()),
             format!("--database={}", collection.database()),

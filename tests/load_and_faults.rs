@@ -1,4 +1,5 @@
-//! Weir under load, for some seconds: see [`load`]. `make soak` does so for as long as one likes.
+//! Weir under load and faults for some seconds; see [`load`]. `make soak` runs the same for any
+//! length of time.
 
 mod conversions;
 mod load;
@@ -8,7 +9,8 @@ use std::time::Duration;
 
 use load::{Settings, run};
 
-/// Contract 1 to 5, 8 and 9; T9, T29, T34, T35, T43, T46, T47, T51.
+/// Covers order, completeness, safe tokens, at-least-once delivery, true progress, slow watchers
+/// and liveness under cut networks, killed processes, stalled clients and cancelled openings.
 #[tokio::test(flavor = "multi_thread")]
 async fn under_load_and_faults_nothing_is_lost_and_everything_is_given_back() {
     let seed = std::env::var("WEIR_LOAD_SEED").ok();

@@ -90,10 +90,10 @@ async fn a_reset_in_the_midst_of_a_reply_of_mongodb_is_gone_on_from() {
         let lost = async {
             // It may meet a connection that carries no stream.
             while testbed.feed_restarts().await <= before {
-                let burnt = testbed.upstream_proxy.burnt();
+                let resets = testbed.upstream_proxy.resets();
                 testbed.upstream_proxy.cut_after(Direction::Down, place);
                 eventually("a connection breaks", async || {
-                    testbed.upstream_proxy.burnt() > burnt
+                    testbed.upstream_proxy.resets() > resets
                 })
                 .await;
                 testbed.wait_for_writes(5).await;

@@ -1,9 +1,9 @@
-//! Weir under load for as long as one likes: thousands of clients, writers, and faults every few
+//! Weir under load for any length of time: thousands of clients, writers, and faults every few
 //! seconds. `make soak SOAK="--for 2h"`.
 //!
-//! It ends with a table of figures, and with exit code 1 and the reasons where anything was lost,
-//! repeated, out of order or not given back. All of it stands in `tests/load`, which
-//! `tests/load_and_faults.rs` runs for some seconds.
+//! Ends with a table of figures, and with exit code 1 and the reasons if anything was lost,
+//! repeated, out of order or not released. The code is in `tests/load`; `tests/load_and_faults.rs`
+//! runs it for some seconds.
 
 #[path = "../../tests/conversions/mod.rs"]
 mod conversions;
@@ -21,28 +21,29 @@ use humantime::parse_duration;
 
 #[derive(Debug, Parser)]
 struct Options {
-    /// How long all of it lasts, about: as many cycles of load, calm and nobody as fit, at least one
+    /// The approximate duration of the run: as many cycles of load, calm and idle as fit, at least
+    /// one
     #[arg(long = "for", default_value = "5m", value_parser = parse_duration)]
     whole: Duration,
     /// How long the load of one cycle lasts
     #[arg(long, default_value = "20s", value_parser = parse_duration)]
     cycle: Duration,
-    /// How many watches there are at once
+    /// The number of concurrent watches
     #[arg(long, default_value_t = 2_000)]
     watchers: usize,
-    /// How many small documents are written a second
+    /// Small documents written per second
     #[arg(long, default_value_t = 200.0)]
     rate: f64,
-    /// How many large documents, of up to 3.4 MB, are written a second
+    /// Large documents, of up to 3.4 MB, written per second
     #[arg(long, default_value_t = 2.0)]
     large_rate: f64,
-    /// How long it takes on average from one fault to the next, of networks and of processes each
+    /// The mean pause between two faults, of networks and of processes each
     #[arg(long, default_value = "3s", value_parser = parse_duration)]
     fault_every: Duration,
-    /// How many bytes more a server may take at rest in the last cycle than in the first
+    /// How many more bytes an idle server may hold in the last cycle than in the first
     #[arg(long, default_value = "32MiB")]
     growth: ByteSize,
-    /// From which all choices follow [default: any]
+    /// The seed of all choices [default: random]
     #[arg(long)]
     seed: Option<u64>,
     /// Passed by cargo
@@ -67,8 +68,8 @@ async fn main() -> ExitCode {
         fault_pause: options.fault_every,
         fault_length: Duration::from_secs(4),
         longest_pause: Duration::from_secs(10),
-        // Two thousand who come back at once take their turns, and some of the turns are held up by
-        // connections that are half-open.
+        // Two thousand clients that resume at once have to take turns, and half-open connections
+        // hold up some of the turns.
         calm: Duration::from_secs(300),
         empty: Duration::from_secs(60),
         growth: options.growth.as_u64() as f64,

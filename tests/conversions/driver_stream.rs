@@ -1,4 +1,4 @@
-//! Events as the driver reads them, beside Weir.
+//! A change stream of the driver's, to compare Weir's events with.
 
 use futures::StreamExt as _;
 use mongodb::bson::{Document, RawDocumentBuf, bson};
@@ -6,11 +6,11 @@ use mongodb::change_stream::ChangeStream;
 
 use crate::support::{Database, within};
 
-/// What the driver reads by itself: everything in the deployment.
+/// A change stream of the whole deployment.
 pub struct DriverStream(ChangeStream<RawDocumentBuf>);
 
 impl DriverStream {
-    /// A stream that is open from now on.
+    /// Opens a stream from now on.
     pub async fn of(database: &Database, expanded: bool) -> Self {
         let stream = database
             .client()
@@ -29,7 +29,7 @@ impl DriverStream {
             let event = event.expect("the stream goes on").expect("an event");
             let mut event = Document::try_from(event).expect("an event is BSON");
             event.remove("_id");
-            // Empty means the same as missing, as far as MongoDB documents it.
+            // MongoDB documents empty and missing as the same.
             if let Ok(description) = event.get_document_mut("updateDescription")
                 && description.get("disambiguatedPaths") == Some(&bson!({}))
             {

@@ -1,4 +1,4 @@
-//! Reads what Weir sends back into MongoDB's own terms, and writes requests in few words.
+//! Converts Weir's messages back to MongoDB's own terms, and builds requests.
 #![allow(
     dead_code,
     unused_imports,
@@ -17,7 +17,7 @@ use weir::pb::change_event::Change;
 use weir::pb::field_filter::Operator;
 use weir::pb::filter::Kind;
 
-/// The document in BSON format; null as null, and none where the field is unset.
+/// The document in BSON format; null as null, and `None` where the field is unset.
 pub fn bson(document: Option<&pb::Document>) -> Option<Bson> {
     match document?.value.as_ref().expect("a document holds a value") {
         pb::document::Value::Bson(bytes) => {
@@ -72,8 +72,8 @@ pub fn operations(changes: &[pb::ChangeEvent]) -> Vec<String> {
     changes.iter().map(operation).collect()
 }
 
-/// The event as MongoDB tells it, put together again from what Weir sent in BSON format. Without
-/// the token, and without what MongoDB leaves out when it is empty.
+/// The event in MongoDB's form, rebuilt from a message in BSON format, without the token and
+/// without fields that MongoDB omits when they are empty.
 pub fn as_mongodb_event(change: &pb::ChangeEvent) -> Document {
     let mut told = doc! { "operationType": operation(change) };
     let mut put = |key: &str, value: Option<Bson>| {
@@ -185,7 +185,7 @@ fn component(component: &pb::PathComponent) -> Bson {
     }
 }
 
-/// JSON as `google.protobuf.Value`, which is how filters take Extended JSON.
+/// Converts JSON to `google.protobuf.Value`, in which filters take Extended JSON.
 pub fn value(json: serde_json::Value) -> prost_types::Value {
     let kind = match json {
         serde_json::Value::Null => ValueKind::NullValue(0),
@@ -217,7 +217,7 @@ pub fn field(path: &str, operator: Operator) -> pb::Filter {
     }
 }
 
-/// The field equals a value in Extended JSON.
+/// A condition that the field equals a value in Extended JSON.
 pub fn eq(path: &str, json: serde_json::Value) -> pb::Filter {
     field(path, Operator::Eq(value(json)))
 }

@@ -1,5 +1,5 @@
-//! A client that watches, stores its place and comes back, and now and then stays away, stops
-//! reading or begins anew; and one that only ever begins.
+//! A client that watches, stores its token and resumes, and now and then pauses, stops reading or
+//! starts anew; and one that only ever opens watches.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -20,16 +20,16 @@ use super::counters::Counters;
 use super::watch_spec::WatchSpec;
 use super::workload::observed;
 
-/// How long an opening may take before it is given up.
+/// How long an opening may take before the client gives it up.
 const OPEN_LIMIT: Duration = Duration::from_secs(10);
-/// How long a stream may be silent beyond three of its intervals before it is given up.
+/// How long a stream may be silent, beyond three of its intervals, before the client gives it up.
 const SILENCE_LIMIT: Duration = Duration::from_secs(3);
 /// What all clients do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
-    /// They come, go, stall and come back.
+    /// They connect, leave, stall and resume.
     Load,
-    /// They read all there is: nobody writes any more, and the last write was made at this time or
+    /// They read everything: the writers have stopped, and the last write was at this time or
     /// before.
     Calm(Time),
     /// They leave.
@@ -42,13 +42,13 @@ pub struct Shared {
     pub ledger: Arc<Ledger>,
     pub connections: Connections,
     pub counters: Arc<Counters>,
-    /// How many have got everything in [`Phase::Calm`].
+    /// How many have received everything in [`Phase::Calm`].
     pub complete: AtomicU32,
-    /// The longest time that a client may stay away or stop reading, in milliseconds.
+    /// The longest pause of a client, away or not reading, in milliseconds.
     pub longest_pause: u64,
 }
 
-/// A client and how far it has come, from one server to the next.
+/// A client and its position, which it keeps from server to server.
 pub struct LoadClient {
     spec: WatchSpec,
     /// Set once its first watch has opened.
@@ -56,24 +56,24 @@ pub struct LoadClient {
     handled: u32,
     /// How its last watch began.
     opened: pb::Opened,
-    /// Whether it has got everything in this cycle.
+    /// Whether it has received everything in this cycle.
     complete: bool,
 }
 
 /// Why a client stopped reading.
 enum Stop {
-    /// It leaves, for so long.
+    /// It leaves for this long.
     Leave(Duration),
-    /// It leaves for good, and another comes in its place.
+    /// It leaves for good, and another one takes its place.
     Retire,
-    /// The stream ended, or fell silent.
+    /// The stream ended or was silent for too long.
     Lost,
-    /// All are to leave.
+    /// All clients leave.
     Empty,
 }
 
 impl LoadClient {
-    /// One that has not begun.
+    /// Creates a client that has not started.
     pub fn new(spec: WatchSpec) -> Self {
         Self {
             spec,
@@ -84,10 +84,10 @@ impl LoadClient {
         }
     }
 
-    /// Watches until all are to leave.
+    /// Watches until all clients leave.
     ///
     /// # Errors
-    /// What it must not have seen, or did not get.
+    /// What it must not have received, or did not receive.
     pub async fn run(
         mut self,
         shared: Arc<Shared>,
@@ -124,12 +124,12 @@ impl LoadClient {
                     Duration::from_millis(rng.u64(..50 << failures.min(6)))
                 }
             };
-            // Whoever is away when all is to be read comes back for it.
+            // A client that is away when everything is to be read returns at once.
             let _ = timeout(pause, phase.wait_for(|it| *it != Phase::Load)).await;
         }
     }
 
-    /// It has to have everything then.
+    /// Checks that it has received everything.
     fn check_complete(mut self) -> Result<Self, String> {
         if self.complete {
             return Ok(self);
@@ -144,7 +144,7 @@ impl LoadClient {
         format!("{problem}\n    asked for: {spec:?}\n    opened with: {opened:?}")
     }
 
-    /// Opens a watch where it left off, or anywhere if it has not begun.
+    /// Opens a watch at the stored token, or at a random start if it has none.
     async fn open(
         &mut self,
         shared: &Shared,
@@ -197,7 +197,7 @@ impl LoadClient {
         Ok(stream)
     }
 
-    /// Reads until something makes it stop.
+    /// Reads until a reason to stop.
     async fn read_until_stop(
         &mut self,
         mut stream: Streaming<pb::WatchResponse>,
@@ -223,7 +223,7 @@ impl LoadClient {
                         3 => return Ok(Stop::Retire),
                         _ => {}
                     }
-                    // It stays, and reads nothing.
+                    // It stays and reads nothing.
                     shared.counters.stalls.add(1);
                     let pause = a_while(rng);
                     let _ = timeout(pause, phase.wait_for(|it| *it != Phase::Load)).await;
@@ -277,7 +277,7 @@ impl LoadClient {
                     && time.is_some_and(|time| time >= last)
                     && !self.complete
                 {
-                    // It says that everything has come.
+                    // It states that every change has come.
                     if let Some(missing) = self.checker().missing() {
                         shared.counters.lost.add(self.checker().lost());
                         return Err(missing);
@@ -292,7 +292,7 @@ impl LoadClient {
                 }
                 self.store(&token, false)?;
             }
-            other => return Err(format!("nobody expected {other:?}")),
+            other => return Err(format!("unexpected message: {other:?}")),
         }
         Ok(())
     }
@@ -308,7 +308,7 @@ impl LoadClient {
         if stores {
             self.handled = 0;
         }
-        // Any event's token will do, in the midst of a message as well.
+        // The token of any event will do, even in the middle of a message.
         self.store(&event.resume_token, stores)
     }
 
@@ -322,16 +322,16 @@ impl LoadClient {
     }
 }
 
-/// A second that most of the oplog is before, and the first write of each writer that is not.
+/// A second that lies within the oplog, and the first write of each writer in or after it.
 fn recent_start(ledger: &Ledger, rng: &mut Rng) -> Option<(u32, Vec<u32>)> {
     let (last, _) = ledger.last_seen()?;
     let second = last.saturating_sub(rng.u32(..15));
     let first = ledger.first_since(second)?;
-    // Else it may be before the oplog.
+    // Otherwise it may lie before the oplog.
     first.iter().any(|it| *it > 0).then_some((second, first))
 }
 
-/// Whether a watch that ended so is tried again.
+/// Decides whether a watch with this end is resumed.
 fn lost(status: &Status, shared: &Shared) -> Result<Stop, String> {
     let why = may_resume(status)?;
     let why = why.split(':').next().unwrap_or_default();
@@ -339,7 +339,7 @@ fn lost(status: &Status, shared: &Shared) -> Result<Stop, String> {
     Ok(Stop::Lost)
 }
 
-/// Begins watches and leaves before they are open, until all are to leave.
+/// Opens watches and leaves before they are open, until all clients leave.
 pub async fn open_and_abandon(shared: Arc<Shared>, mut phase: watch::Receiver<Phase>, seed: u64) {
     let mut rng = Rng::with_seed(seed);
     while *phase.borrow_and_update() == Phase::Load {

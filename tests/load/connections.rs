@@ -1,4 +1,4 @@
-//! The clients' connections: several to each server, each through a network of its own.
+//! The clients' connections: several to each server, each through its own proxy.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -7,20 +7,20 @@ use fastrand::Rng;
 use tonic::transport::{Channel, Endpoint};
 use weir::pb::watch_service_client::WatchServiceClient;
 
-/// What a narrow connection takes of a stream before it is read.
+/// The HTTP/2 window of a narrow connection.
 const NARROW: u32 = 16 << 10;
-/// How often a client asks whether its server is there, and how long it waits for the answer.
+/// The interval of keepalive pings, and how long a client waits for the answer.
 const KEEPALIVE: Duration = Duration::from_secs(2);
 
-/// Connections, wide and narrow ones.
+/// Connections with wide and narrow windows.
 pub struct Connections {
     wide: Vec<Channel>,
     narrow: Vec<Channel>,
 }
 
 impl Connections {
-    /// One connection for each address, which is made when it is used, and again when it breaks.
-    /// Every eighth is narrow.
+    /// One connection for each address, made when it is used and remade when it breaks. Every
+    /// eighth is narrow.
     pub fn to(addresses: impl IntoIterator<Item = SocketAddr>) -> Self {
         let mut connections = Self {
             wide: Vec::new(),
@@ -44,7 +44,7 @@ impl Connections {
         connections
     }
 
-    /// A client on any of them.
+    /// A client on a random connection.
     pub fn client(&self, narrow: bool, rng: &mut Rng) -> WatchServiceClient<Channel> {
         let channels = if narrow { &self.narrow } else { &self.wide };
         WatchServiceClient::new(channels[rng.usize(..channels.len())].clone())

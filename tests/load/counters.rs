@@ -1,10 +1,10 @@
-//! What is counted on the way.
+//! The counters of a run.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-/// A number that rises.
+/// A number that only rises.
 #[derive(Default)]
 pub struct Counter(AtomicU64);
 
@@ -25,7 +25,7 @@ pub struct PeakGauge {
     peak: AtomicU64,
 }
 
-/// Counts one for as long as it lives.
+/// Counts one while it lives.
 pub struct GaugeGuard<'a>(&'a PeakGauge);
 
 impl PeakGauge {
@@ -50,30 +50,30 @@ impl Drop for GaugeGuard<'_> {
     }
 }
 
-/// What clients saw, and what was done to them.
+/// What clients saw, and which faults were injected.
 #[derive(Default)]
 pub struct Counters {
-    /// Changes that came.
+    /// Changes received.
     pub events: Counter,
-    /// Of these, such as had come before.
+    /// Of these, changes received before.
     pub repeats: Counter,
-    /// Changes that had to come and did not.
+    /// Changes that should have been received and were not.
     pub lost: Counter,
     /// Watches open now.
     pub open_watches: PeakGauge,
-    /// Watches that went on from a stored token.
+    /// Watches resumed from a stored token.
     pub resumed: Counter,
     /// Watches given up before they were open.
     pub abandoned: Counter,
-    /// Times that a client stopped reading for a while.
+    /// How often a client stopped reading for a while.
     pub stalls: Counter,
-    /// Watches given up as nothing came for too long.
+    /// Watches given up after too long a silence.
     pub silent_timeouts: Counter,
-    /// Times that a watch was told that MongoDB is away.
+    /// How often a watch was told that MongoDB is away.
     pub reconnecting: Counter,
-    /// Times that each fault was put in.
+    /// How often each fault was injected.
     faults: Mutex<BTreeMap<String, u64>>,
-    /// How watches ended that did not have to.
+    /// The reasons why watches ended early.
     ends: Mutex<BTreeMap<String, u64>>,
 }
 

@@ -1,4 +1,4 @@
-//! What breaks while clients watch.
+//! The faults that are injected while clients watch.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,26 +12,25 @@ use crate::support::{Database, FailCommand, Mode, Proxy};
 use super::counters::Counters;
 use super::servers::Replica;
 
-/// MongoDB's errors that pass by themselves, as any read of a stream may meet them.
+/// Codes of MongoDB's temporary errors, as any read of a stream may return them.
 const PASSING: [i32; 14] = [
     6, 7, 43, 89, 91, 133, 189, 234, 262, 9001, 10107, 11600, 11602, 13436,
 ];
 
-/// What breaks, and where it is counted.
+/// The faults, and where they are counted.
 pub struct Faults {
     pub replicas: Arc<[Replica; 2]>,
     pub counters: Arc<Counters>,
-    /// About how long it takes from one fault to the next, of those of networks and of processes
-    /// each.
+    /// The mean pause between two faults, of networks and of processes each.
     pub pause: Duration,
-    /// How long a fault lasts at most.
+    /// The longest duration of a fault.
     pub longest: Duration,
     pub stop: CancellationToken,
 }
 
 impl Faults {
-    /// Breaks the networks on both sides of both servers, one after the other, until it is told to
-    /// stop; then everything passes again.
+    /// Breaks the networks on both sides of both servers, one after the other, until it is stopped;
+    /// then restores them.
     pub async fn break_networks(&self, seed: u64) {
         let mut rng = Rng::with_seed(seed);
         while self.wait(&mut rng, self.pause).await {
@@ -61,7 +60,7 @@ impl Faults {
             } else {
                 self.wait(&mut rng, self.longest).await;
             }
-            // What was held back for long may come in one piece, or never.
+            // Data that was held back for long may come at once, or never.
             if mode == Mode::Blackhole && rng.bool() {
                 proxies.iter().for_each(|proxy| proxy.cut());
             }
@@ -70,9 +69,9 @@ impl Faults {
         self.replicas.iter().for_each(Replica::restore_networks);
     }
 
-    /// Kills the database and the second server, and has the database answer with errors, one after
-    /// the other, until it is told to stop; then all of it runs. The first server lives on, so that
-    /// what it loses shows.
+    /// Kills the database and the second server and makes the database return errors, one after the
+    /// other, until it is stopped; then restores everything. The first server keeps running, so
+    /// that leaks become visible.
     pub async fn break_processes(&self, database: &mut Database, seed: u64) -> Result<(), String> {
         let mut rng = Rng::with_seed(seed);
         while self.wait(&mut rng, self.pause).await {
@@ -89,7 +88,7 @@ impl Faults {
                 }
                 4 => {
                     self.counters.fault("server shut down");
-                    // 1 says that a client which did not read was cut.
+                    // 1 means that a client which did not read was cut off.
                     match self.replicas[1].restart("TERM").await {
                         Some(0 | 1) => {}
                         other => return Err(format!("SIGTERM ended a server with {other:?}")),
@@ -126,7 +125,7 @@ impl Faults {
         Ok(())
     }
 
-    /// Waits about so long, and at least a little; false when it is time to stop.
+    /// Waits for about this long; returns false when it is time to stop.
     async fn wait(&self, rng: &mut Rng, about: Duration) -> bool {
         let pause = about.mul_f64(0.1 + 1.8 * rng.f64());
         tokio::select! {

@@ -1,12 +1,12 @@
-//! Weir under load: clients of all kinds come, go, stall and come back while writers write and all
-//! that can break breaks. Whether each got all it asked for, once and in order, and whether the
-//! servers let go of all they took.
+//! Weir under load: clients of all kinds connect, leave, stall and resume while writers write and
+//! everything that can break breaks. Checks that each client receives everything it asked for, once
+//! and in order, and that the servers release everything.
 //!
-//! In reading order: what is written ([`write_options`]), what clients ask for ([`spec`]), the clients
-//! ([`client`], [`connections`]), what they talk to ([`servers`]), what breaks ([`faults`]), what was
-//! counted ([`counters`], [`report`]), and here the whole, in cycles: under load, in calm until
-//! everybody has everything, and without anybody. What each client has to get, and in what order,
-//! [`crate::support::ledger`] judges.
+//! In reading order: the writes ([`workload`]), the requests ([`watch_spec`]), the clients
+//! ([`client`], [`connections`]), the servers ([`servers`]), the faults ([`faults`]), the counters
+//! ([`counters`], [`report`]), and here the cycles: under load, in calm until every client has
+//! everything, and without clients. [`crate::support::ledger`] checks what each client receives,
+//! and in what order.
 
 mod client;
 mod connections;
@@ -40,32 +40,33 @@ use servers::{Replica, ResourceUsage};
 use watch_spec::WatchSpec;
 use workload::{COLLECTIONS, ORDER_WRITERS, ORDERS, WRITERS, write};
 
-/// How long writers may take to bring to an end what they began, and clients to leave.
+/// How long writers may take to finish, and clients to leave.
 const END_LIMIT: Duration = Duration::from_secs(60);
-/// How many tasks and descriptors more than at first a server may have when nobody watches: such as
-/// come and go by themselves.
+/// How many more tasks and descriptors than at first an idle server may have: some come and go by
+/// themselves.
 const SLACK: f64 = 8.0;
-/// How many failures are told.
+/// The number of failures shown.
 const MAX_FAILURES_SHOWN: usize = 8;
 
-/// How much of it.
+/// The sizes and durations of a run.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Clients at once.
+    /// The number of concurrent clients.
     pub watchers: usize,
-    /// Connections of theirs to each server.
+    /// The number of connections to each server.
     pub connections: usize,
-    /// Small changes a second.
+    /// Small changes per second.
     pub rate: f64,
-    /// Large ones.
+    /// Large changes per second.
     pub large_rate: f64,
-    /// How long all of it lasts, about: at least one cycle.
+    /// The approximate duration of the whole run: at least one cycle.
     pub whole: Duration,
     /// How long a cycle is under load.
     pub load: Duration,
-    /// How long the first one is, without faults, after which the servers have all that they keep.
+    /// The duration of the first cycle, without faults, after which the servers have allocated what
+    /// they keep.
     pub warm_up: Duration,
-    /// About how long it takes from one fault to the next, of networks and of processes each.
+    /// The mean pause between two faults, of networks and of processes each.
     pub fault_pause: Duration,
     /// How long a fault of the network lasts, about.
     pub fault_length: Duration,
@@ -73,13 +74,13 @@ pub struct Settings {
     pub longest_pause: Duration,
     /// How long it may take in calm until every client has everything.
     pub calm: Duration,
-    /// How long it may take until everything is as it was when nobody watched.
+    /// How long it may take until everything is released after the clients have left.
     pub empty: Duration,
-    /// How many bytes more the first server may take at rest than after the first cycle.
+    /// How many more bytes the first server may hold when idle than after the first cycle.
     pub growth: f64,
-    /// How often it is told how things stand.
+    /// How often a status line is printed.
     pub status_interval: Duration,
-    /// From which all choices follow; what the machine makes of them differs each time.
+    /// The seed of all choices; timing differs in each run all the same.
     pub seed: u64,
 }
 
@@ -94,17 +95,17 @@ struct Run<'a> {
     peaks: Peaks,
     idle_states: Vec<IdleState>,
     failures: Vec<String>,
-    /// Clients that go on in the next cycle.
+    /// Clients that resume in the next cycle.
     resuming: Vec<LoadClient>,
 }
 
-/// Clients at work: each ends with its place, or with what it must not have seen.
+/// Running clients: each ends with its state, or with a failure.
 type ClientTasks = JoinSet<Result<LoadClient, String>>;
 
-/// Runs it, and tells what it found: on standard error as it goes, and a table at the end.
+/// Runs all cycles. Prints status lines to standard error, and a table at the end.
 ///
 /// # Errors
-/// Everything that was not as it must be.
+/// Everything that went wrong.
 pub async fn run(settings: &Settings) -> Result<(), Vec<String>> {
     let mut database = Database::options().on_disk().start().await;
     prepare(&database).await;
@@ -134,7 +135,7 @@ pub async fn run(settings: &Settings) -> Result<(), Vec<String>> {
     run.conclude().await
 }
 
-/// Makes the collections; one of them keeps images.
+/// Creates the collections; one of them keeps images.
 async fn prepare(database: &Database) {
     for name in COLLECTIONS {
         let images = doc! { "enabled": name == ORDERS };
@@ -144,7 +145,7 @@ async fn prepare(database: &Database) {
     }
 }
 
-/// Writes what no watch is about: the time of that, after which nothing was written.
+/// Writes a document that no watch covers and returns its time, after which nothing was written.
 async fn mark(database: &Database) -> Time {
     let marks = database.client().database("marks");
     let insert = doc! { "insert": "marks", "documents": [{ "mark": true }] };
@@ -154,7 +155,7 @@ async fn mark(database: &Database) -> Time {
     (time.time, time.increment)
 }
 
-/// Whether nobody reads a cursor: for longer than MongoDB holds back a reply nothing is asked.
+/// Returns whether no cursor is read for longer than MongoDB holds back a reply.
 async fn is_idle(database: &Database) -> bool {
     let before = database.getmore_count().await;
     sleep(Duration::from_secs(2)).await;
@@ -162,7 +163,7 @@ async fn is_idle(database: &Database) -> bool {
 }
 
 impl Run<'_> {
-    /// Load, calm, and nobody.
+    /// Runs one cycle: load, calm, and idle.
     async fn cycle(
         &mut self,
         name: &str,
@@ -254,7 +255,7 @@ impl Run<'_> {
         if timeout(END_LIMIT, all).await.is_err() {
             self.failures.push("clients do not leave".to_owned());
         }
-        // With the last client go the connections.
+        // The connections are dropped with the last client.
         drop(shared);
         self.wait_until_released(name, complete_after, empty, database)
             .await;
@@ -274,7 +275,7 @@ impl Run<'_> {
         writers
     }
 
-    /// Watches what happens for so long.
+    /// Watches the run for this long.
     async fn observe(&mut self, name: &str, load: Duration, clients: &mut ClientTasks) {
         let end = Instant::now() + load;
         let mut next_status = Instant::now() + self.settings.status_interval;
@@ -289,7 +290,7 @@ impl Run<'_> {
         }
     }
 
-    /// What both servers hold.
+    /// Records what both servers hold.
     async fn record_usage(&mut self) -> [ResourceUsage; 2] {
         let mut usages = [ResourceUsage::default(); 2];
         for (replica, slot) in self.replicas.iter().zip(&mut usages) {
@@ -304,7 +305,7 @@ impl Run<'_> {
         usages
     }
 
-    /// Takes note of clients that have ended.
+    /// Collects clients that have ended.
     fn collect(&mut self, clients: &mut ClientTasks) {
         while let Some(ended) = clients.try_join_next() {
             self.ended(ended);
@@ -313,14 +314,14 @@ impl Run<'_> {
 
     fn ended(&mut self, ended: Result<Result<LoadClient, String>, tokio::task::JoinError>) {
         match ended.map_err(|panic| panic.to_string()).flatten() {
-            // Some go on from where they are; those who begin anew find other ways to begin.
+            // Some resume; those that start anew have new requests.
             Ok(client) if self.rng.u32(..4) == 0 => self.resuming.push(client),
             Ok(_) => {}
             Err(problem) => self.failures.push(problem),
         }
     }
 
-    /// One line on how things stand.
+    /// Prints one status line.
     async fn print_status(&mut self, name: &str, phase: &str) {
         let [first, second] = self.record_usage().await.map(|it| mebibytes(it.resident));
         let counters = &self.counters;
@@ -339,9 +340,9 @@ impl Run<'_> {
         );
     }
 
-    /// Waits until the servers hold what they held at first and MongoDB's cursors are gone, but for those
-    /// that nobody could close, as their connection broke or their opening took too long: they must not
-    /// be in use.
+    /// Waits until the servers hold what they held at first and MongoDB's cursors are closed.
+    /// Cursors that nobody could close, because their connection broke or their opening took too
+    /// long, may remain, but must not be in use.
     async fn wait_until_released(
         &mut self,
         name: &str,
@@ -380,7 +381,7 @@ impl Run<'_> {
         self.print_status(name, "empty").await;
     }
 
-    /// The table, the tally, and the verdict.
+    /// Prints the table, writes the tally and returns the result.
     async fn conclude(mut self) -> Result<(), Vec<String>> {
         let mut table = Table::default();
         let written = self.ledger.len();
@@ -398,7 +399,7 @@ impl Run<'_> {
             let errors = errors.map(|line| format!("{} server said: {line}", replica.name));
             self.failures.extend(errors);
         }
-        // The first cycle with faults still finds what to keep.
+        // The first cycle with faults may still allocate what is kept.
         if let [_, first, .., last] = &self.idle_states[..] {
             let grown = last.usage[0].resident - first.usage[0].resident;
             table.row("growth of the first server", mebibytes(grown));

@@ -1,4 +1,4 @@
-//! What a run found, as it goes and at its end.
+//! What a run found.
 
 use std::fmt::{self, Write as _};
 use std::time::Duration;
@@ -6,20 +6,20 @@ use std::time::Duration;
 use super::counters::Counters;
 use super::servers::ResourceUsage;
 
-/// What was seen of both servers when nobody watched.
+/// The state of both servers without clients.
 pub struct IdleState {
     /// "warm-up", "cycle 3".
     pub name: String,
     pub usage: [ResourceUsage; 2],
     /// Cursors on the database.
     pub cursors: i64,
-    /// How long it took from the last write until every watch had everything.
+    /// The time from the last write until every watch had everything.
     pub complete_after: Duration,
-    /// How long it took from then until everything was given back.
+    /// The time from then until everything was released.
     pub empty_after: Duration,
 }
 
-/// The most that was seen of anything.
+/// The peaks of a run.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Peaks {
     pub resident: f64,
@@ -41,12 +41,12 @@ impl Peaks {
     }
 }
 
-/// Mebibytes, for people.
+/// Formats bytes as mebibytes.
 pub fn mebibytes(bytes: f64) -> String {
     format!("{:.1} MiB", bytes / f64::from(1 << 20))
 }
 
-/// A table of two columns.
+/// A table with two columns.
 #[derive(Default)]
 pub struct Table(Vec<(String, String)>);
 
@@ -55,7 +55,7 @@ impl Table {
         self.0.push((name.into(), value.to_string()));
     }
 
-    /// All that was counted.
+    /// Adds all counters.
     pub fn counters(&mut self, counters: &Counters, written: u64) {
         self.row("changes written", written);
         self.row("changes delivered", counters.events.get());
@@ -95,7 +95,7 @@ impl Table {
         }
     }
 
-    /// The peaks of both servers.
+    /// Adds the peaks of both servers.
     pub fn peaks(&mut self, peaks: &Peaks) {
         self.row(
             "resident memory of a server, at most",
@@ -111,11 +111,11 @@ impl Table {
         );
     }
 
-    /// What was left when nobody watched.
+    /// Adds the state of the idle servers.
     pub fn idle(&mut self, idle: &IdleState) {
         for (usage, which) in idle.usage.iter().zip(["first", "second"]) {
             let mut told = mebibytes(usage.resident);
-            // WriteOptions to a string does not fail.
+            // Writing to a string does not fail.
             let _ = write!(
                 told,
                 ", {} tasks, {} descriptors, {} connections to MongoDB",

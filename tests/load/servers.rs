@@ -1,4 +1,4 @@
-//! What is under load: a database and two servers of Weir, each behind networks that can be broken.
+//! The two servers under load, each behind networks that can be broken.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use tokio::sync::Mutex;
 
 use crate::support::{Mode, Proxy, ServeProcess, WAIT_LIMIT};
 
-/// One server, with its networks on both sides.
+/// One server, with the networks on both sides.
 pub struct Replica {
     pub name: &'static str,
     /// Between it and the database.
@@ -14,26 +14,26 @@ pub struct Replica {
     /// Between it and its clients.
     pub client_proxies: Vec<Proxy>,
     process: Mutex<ServeProcess>,
-    /// What it writes to its log that has to be explained, and how often.
+    /// What its log says that needs an explanation, and how often.
     log: Mutex<LogFindings>,
 }
 
-/// What the servers said that is worse than a note.
+/// Log lines above the level INFO.
 #[derive(Default)]
 pub struct LogFindings {
-    /// Warnings, by their words, and how often.
+    /// Warnings by message, with their number.
     pub warnings: BTreeMap<String, u64>,
-    /// Errors, panics, and lines that are no log lines, whole.
+    /// Errors, panics, and lines that are no log lines.
     pub errors: Vec<String>,
     /// How much of this process's log was read.
     read: usize,
 }
 
-/// What a server holds.
+/// The resources that a server holds.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct ResourceUsage {
     pub resident: f64,
-    /// Less those to MongoDB, which the driver keeps for later.
+    /// Without the connections to MongoDB, which the driver keeps for later.
     pub descriptors: f64,
     pub tasks: f64,
     pub watches: f64,
@@ -46,7 +46,7 @@ pub struct ResourceUsage {
 }
 
 impl ResourceUsage {
-    /// Whether nothing is held for anybody.
+    /// Returns whether nothing is held for any client.
     pub fn is_empty(&self) -> bool {
         [
             self.watches,
@@ -58,7 +58,7 @@ impl ResourceUsage {
     }
 }
 
-/// All gauges that must be 0 when nobody watches.
+/// The gauges that must be 0 without clients.
 pub const IDLE_GAUGES: [&str; 5] = [
     "weir_watches",
     "weir_feeds",
@@ -68,7 +68,7 @@ pub const IDLE_GAUGES: [&str; 5] = [
 ];
 
 impl Replica {
-    /// Starts one, with so many connections for its clients.
+    /// Starts a server with this many connections for its clients.
     pub async fn start(
         name: &'static str,
         database: std::net::SocketAddr,
@@ -89,12 +89,13 @@ impl Replica {
         }
     }
 
-    /// Ends it by a signal, and starts it again at the same address. Its exit code, if it had one.
+    /// Ends the process with a signal and restarts it at the same address. Returns the exit code,
+    /// if it had one.
     pub async fn restart(&self, signal: &str) -> Option<i32> {
         let mut process = self.process.lock().await;
         process.process.signal(signal);
         let status = process.process.wait_for_exit(WAIT_LIMIT).await;
-        // Those that were half-open are still open at the other end.
+        // Half-open connections are still open at the other end.
         self.upstream.cut();
         let mut log = self.log.lock().await;
         log.read(&process.process.stderr());
@@ -103,7 +104,7 @@ impl Replica {
         status.code()
     }
 
-    /// What it holds now; a fault where a number is below 0.
+    /// The resources held now; an error where a metric is below 0.
     pub async fn usage(&self) -> Result<ResourceUsage, String> {
         let metrics = self.process.lock().await.metrics().await;
         if let Some((series, value)) = metrics.iter().find(|(_, value)| *value < 0.0) {
@@ -124,7 +125,7 @@ impl Replica {
         })
     }
 
-    /// What its watches and feeds are doing, in words for people.
+    /// Describes what its watches and feeds do.
     pub async fn describe_state(&self) -> String {
         let metrics = self.process.lock().await.metrics().await;
         let told = metrics.iter().filter(|(series, value)| {
@@ -139,17 +140,17 @@ impl Replica {
         let told: Vec<String> = told
             .map(|(series, value)| format!("{series} {value}"))
             .collect();
-        format!("the {} server tells {}", self.name, told.join(", "))
+        format!("the {} server reports {}", self.name, told.join(", "))
     }
 
-    /// Lets everything pass again.
+    /// Lets all traffic pass again.
     pub fn restore_networks(&self) {
         for proxy in self.client_proxies.iter().chain([&self.upstream]) {
             proxy.set(Mode::Pass);
         }
     }
 
-    /// What it has said so far, by all its processes.
+    /// The findings in the logs of all its processes so far.
     pub async fn log_findings(&self) -> tokio::sync::MutexGuard<'_, LogFindings> {
         let process = self.process.lock().await;
         let mut log = self.log.lock().await;
@@ -178,7 +179,7 @@ impl LogFindings {
 
 async fn serve(listen: &str, upstream: &Proxy) -> ServeProcess {
     let arguments = [
-        // So that what a test can wait for comes.
+        // Short, so that a test sees its end.
         ["--feed-linger", "2s"],
         ["--upstream-reply-timeout", "2s"],
         ["--upstream-grace", "12s"],
@@ -186,7 +187,7 @@ async fn serve(listen: &str, upstream: &Proxy) -> ServeProcess {
         ["--shutdown-grace", "5s"],
         ["--http2-keepalive-interval", "2s"],
         ["--http2-keepalive-timeout", "3s"],
-        // So that watches fall behind.
+        // Small, so that watches fall behind.
         ["--ring-bytes", "1MiB"],
         ["--memory-limit", "64MiB"],
         ["--log-level", "warn,weir::app=info"],

@@ -1,4 +1,4 @@
-//! What watches ask for, and which writes they have to get for it.
+//! What watches ask for, and which writes they have to receive.
 
 use fastrand::Rng;
 use serde_json::json;
@@ -16,17 +16,17 @@ use super::workload::{COLLECTIONS, FILES, GROUPS, ORDERS};
 pub struct WatchSpec {
     scope: Scope,
     selection: Selection,
-    /// A condition that always holds and that nobody else has, so that no other filter is equal.
+    /// A condition that always holds and that is unique, so that no two filters are equal.
     unique: Option<u32>,
     mode: pb::FeedMode,
     format: pb::DocumentFormat,
-    /// Seconds.
+    /// In seconds.
     pub progress_interval: u32,
-    /// Over a connection that takes next to nothing before it is read.
+    /// On a connection with a small window.
     pub narrow: bool,
-    /// Reads one message, then waits so many milliseconds at most.
+    /// After each message, waits up to this many milliseconds.
     pub max_read_delay_ms: Option<u64>,
-    /// Stores the place after so many messages.
+    /// Stores the token after this many changes.
     pub store_every: u32,
 }
 
@@ -42,22 +42,22 @@ enum Scope {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Selection {
     Everything,
-    /// What concerns one group of documents.
+    /// Changes of one group of documents.
     Group(u32),
     /// Inserts and deletes.
     ComingAndGoing,
-    /// Whatever changes `a`.
+    /// Updates of the field `a`.
     Changed,
-    /// Documents that are open, where the event holds the document.
+    /// Documents with state "open", where the event holds the document.
     Open,
-    /// Documents that were paid, by the image of before.
+    /// Documents that had the state "paid", by their pre-image.
     WasPaid,
-    /// Nothing that there will ever be.
+    /// Matches no document.
     Nothing,
 }
 
 impl WatchSpec {
-    /// One of all kinds, most of them such as can be had by the thousand.
+    /// A random spec; most are of kinds that scale to thousands of watches.
     pub fn random(rng: &mut Rng) -> Self {
         let group = Selection::Group(rng.u32(..GROUPS));
         let (scope, selection) = match rng.u32(..1000) {
@@ -78,7 +78,7 @@ impl WatchSpec {
         let mode = match rng.u32(..20) {
             0..12 => pb::FeedMode::Auto,
             12..19 => pb::FeedMode::Shared,
-            // Such may be few, each is a change stream of its own.
+            // Only a few, as each has its own change stream.
             _ if scope == Scope::Orders && rng.u32(..20) == 0 => pb::FeedMode::Dedicated,
             _ => pb::FeedMode::Auto,
         };
@@ -101,7 +101,7 @@ impl WatchSpec {
         }
     }
 
-    /// Whether it has to get this write.
+    /// Returns whether the watch has to receive this write.
     pub fn expects(&self, write: &Write) -> bool {
         let in_scope = match self.scope {
             Scope::Orders => COLLECTIONS[write.collection] == ORDERS,
@@ -116,10 +116,10 @@ impl WatchSpec {
                     write.before.or(write.after) == i32::try_from(group).ok()
                 }
                 Selection::ComingAndGoing => matches!(operation, Insert | Delete),
-                // A replacement touches everything.
+                // A replacement touches every field.
                 Selection::Changed => matches!(operation, Update | Replace),
                 Selection::Open => matches!(operation, Insert | Replace),
-                // A payment itself is not known to match, as the image of after is not asked for.
+                // A payment itself is not known to match, as no post-image is requested.
                 Selection::WasPaid => operation == Replace,
                 Selection::Nothing => false,
             }
@@ -162,7 +162,7 @@ impl WatchSpec {
                 seconds: self.progress_interval.into(),
                 nanos: 0,
             }),
-            // As small as may be, so that large events come in many pieces.
+            // The smallest allowed value, so that large events come in many pieces.
             max_message_bytes: if self.scope == Scope::Files {
                 64 << 10
             } else {

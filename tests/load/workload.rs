@@ -1,5 +1,5 @@
-//! What is written, and how it is known again: everything about a change follows from its writer and
-//! its number.
+//! The writes, and how their events are recognised: everything about a change follows from its
+//! writer and its number.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,19 +15,19 @@ use weir::pb::change_event::Change;
 
 use crate::support::ledger::{Ledger, ObservedChange, Write, number};
 
-/// The collections: of small documents, and of large ones.
+/// The collections, of small and of large documents.
 pub const COLLECTIONS: [&str; 2] = [ORDERS, FILES];
 pub const ORDERS: &str = "orders";
 pub const FILES: &str = "files";
-/// How many writers [`ORDERS`] has. One more writes to [`FILES`].
+/// The number of writers of [`ORDERS`]. One more writes to [`FILES`].
 pub const ORDER_WRITERS: usize = 4;
-/// How many writers there are.
+/// The number of writers.
 pub const WRITERS: usize = ORDER_WRITERS + 1;
-/// How many groups documents fall into.
+/// The number of groups of documents.
 pub const GROUPS: u32 = 64;
 
-/// What becomes of a document, step by step; then comes the next. The first update leaves `state`
-/// "open", and the second makes it "paid".
+/// The operations on a document, step by step; then the next document follows. The first update
+/// leaves `state` "open", the second sets it to "paid".
 const LIFE: [OperationType; 5] = [
     OperationType::Insert,
     OperationType::Update,
@@ -36,11 +36,11 @@ const LIFE: [OperationType; 5] = [
     OperationType::Delete,
 ];
 
-/// How long after a failure a write is tried again.
+/// The pause before a failed write is retried.
 const PAUSE: Duration = Duration::from_millis(50);
 const DUPLICATE_KEY: i32 = 11_000;
 
-/// A document, by its writer and the number of its insert.
+/// A document, identified by its writer and the number of its insert.
 #[derive(Debug, Clone, Copy)]
 struct TestDocument {
     writer: usize,
@@ -48,31 +48,31 @@ struct TestDocument {
 }
 
 impl TestDocument {
-    /// Neighbours fall into different groups, so that a group's changes come evenly.
+    /// Consecutive documents fall into different groups, so that a group's changes come evenly.
     fn group(self) -> u32 {
         (self.insert.wrapping_mul(2_654_435_761) >> 16) % GROUPS
     }
 
-    /// How many bytes it carries besides its fields.
+    /// The number of bytes besides its fields.
     fn padding(self) -> usize {
         let rng = self.insert.wrapping_mul(2_246_822_519) >> 8;
         if self.writer < ORDER_WRITERS {
             20 + rng as usize % 400
         } else if rng.is_multiple_of(16) {
-            // More than any message takes.
+            // More than fits into any message.
             3_400_000
         } else {
             10_000 + rng as usize % 300_000
         }
     }
 
-    /// Whatever a watch asks for, it knows an event by the key alone, a delete too.
+    /// The key alone identifies an event, so that every watch recognises it, a delete too.
     fn key(self) -> Document {
         let [w, g, i] = [self.writer as u32, self.group(), self.insert].map(i64::from);
         doc! { "w": w, "g": g, "i": i }
     }
 
-    /// The whole, as the write of this number leaves it.
+    /// The whole document, as the write with this number leaves it.
     fn document(self, number: u32) -> Document {
         let padding = Binary {
             subtype: BinarySubtype::Generic,
@@ -82,8 +82,9 @@ impl TestDocument {
         doc! { "_id": self.key(), "n": number, "state": "open", "padding": padding }
     }
 
-    /// Whether the write of this number is done. It may have been made although its answer was lost;
-    /// then the document tells, as it holds the number of the last one.
+    /// Makes the write with this number and returns whether it is done. It may have been done
+    /// although its answer was lost; the document, which holds the number of the last write, then
+    /// tells.
     async fn attempt(
         self,
         number: u32,
@@ -126,7 +127,7 @@ impl TestDocument {
     }
 }
 
-/// What fills the document that the write of this number leaves.
+/// The byte that fills the document after the write with this number.
 fn filler(number: u32) -> u8 {
     (number % 251) as u8
 }
@@ -135,8 +136,8 @@ fn is_duplicate(error: &mongodb::error::Error) -> bool {
     matches!(&*error.kind, ErrorKind::Write(WriteFailure::WriteError(it)) if it.code == DUPLICATE_KEY)
 }
 
-/// Writes on where `writer` left off, so many changes a second, until it is told to stop; what was
-/// begun is brought to its end first.
+/// Continues the writes of `writer` at this rate per second until it is stopped; a write in
+/// progress is finished first.
 pub async fn write(
     database: mongodb::Database,
     ledger: Arc<Ledger>,
@@ -169,7 +170,7 @@ pub async fn write(
                 after: group.filter(|_| LIFE[step] != OperationType::Delete),
             },
         );
-        // The database may be away for as long as it likes.
+        // The database may be away for any length of time.
         while !matches!(written.attempt(number, &documents).await, Ok(true)) {
             tokio::time::sleep(PAUSE).await;
         }
@@ -177,7 +178,7 @@ pub async fn write(
     }
 }
 
-/// A change in the ledger's terms.
+/// Converts a change to the ledger's terms.
 ///
 /// # Errors
 /// When no writer can have made it.
@@ -194,7 +195,7 @@ pub fn observed(event: &pb::ChangeEvent) -> Result<ObservedChange, String> {
     let (writer, group, insert) = (of_key("w")? as usize, of_key("g")?, of_key("i")?);
     let written = TestDocument { writer, insert };
     if written.group() != group {
-        return Err(broken("a key that nobody made"));
+        return Err(broken("a key that no writer made"));
     }
     let (document, whole) = match event.change.as_ref() {
         Some(Change::Insert(it)) => (it.full_document.as_ref(), true),
@@ -204,7 +205,7 @@ pub fn observed(event: &pb::ChangeEvent) -> Result<ObservedChange, String> {
             (description.and_then(|it| it.updated_fields.as_ref()), false)
         }
         Some(Change::Delete(_)) => (None, false),
-        _ => return Err(broken("a change that nobody makes")),
+        _ => return Err(broken("a change that no writer makes")),
     };
     let told = number(document, &["n"]).and_then(|it| u32::try_from(it).ok());
     if told.is_none() && event.operation() != OperationType::Delete {

@@ -1,4 +1,4 @@
-//! Plays a schedule, and holds what each client gets against what was written.
+//! Plays a schedule and compares what each client receives with what was written.
 
 use bytes::Bytes;
 use bytesize::ByteSize;
@@ -14,10 +14,10 @@ use super::schedule::{CLIENTS, Schedule, Step, WANTED_BY_ALL, WatchSpec};
 use crate::conversions::{field, value};
 use crate::support::{Database, WAIT_LIMIT, WatchStream, Weir};
 
-/// What a narrow client takes before it reads.
+/// The HTTP/2 window of a narrow client.
 const NARROW: u32 = 16 << 10;
 
-/// The bytes of a large document. HTTP/2 holds back 400 KiB for a client that does not read, so it
+/// The size of a large document. HTTP/2 buffers 400 KiB for a client that does not read, so it
 /// takes about ten of them before Weir itself has to wait.
 const LARGE: usize = 50_000;
 
@@ -44,26 +44,26 @@ struct World<'a> {
     /// The names of the two collections.
     names: [String; 2],
     written: Vec<Change>,
-    /// The documents that are there, of those that come and go.
+    /// Whether each of the documents that are inserted and deleted exists.
     existing: [[bool; 8]; 2],
     next_id: i32,
 }
 
 struct Client {
     spec: WatchSpec,
-    /// The writes before this one came before the client.
+    /// The index of the first write that belongs to the client.
     from: usize,
-    /// How many of the changes that it wants it has taken.
+    /// How many of its changes it has received.
     taken: usize,
-    /// Tokens, each with how many changes it stands after.
+    /// Tokens, each with the number of changes before it.
     positions: Vec<(Bytes, usize)>,
     watch: Option<WatchStream>,
 }
 
-/// Gives how often a client fell off a ring.
+/// Returns how often a client fell behind a ring.
 pub async fn run(database: &Database, schedule: &Schedule) -> Result<f64, String> {
     let case = fastrand::u32(..);
-    // The one lets go of its feeds at once, the other keeps them.
+    // One server closes its feeds at once, the other keeps them.
     let server = async |linger| {
         let tiny = |config: &mut weir::config::ServeConfig| {
             config.ring_bytes = ByteSize::kib(256);
@@ -115,7 +115,7 @@ async fn play(world: &mut World<'_>, clients: &mut [Client], step: &Step) -> Res
     Ok(())
 }
 
-/// Everybody comes and reads everything, up to documents that all want.
+/// Connects every client and reads everything, up to documents that all of them match.
 async fn finish(world: &mut World<'_>, clients: &mut [Client]) -> Result<(), String> {
     for (number, client) in clients.iter_mut().enumerate() {
         let joined = client.join(world, number % 2, 0).await;
@@ -124,7 +124,7 @@ async fn finish(world: &mut World<'_>, clients: &mut [Client]) -> Result<(), Str
     for collection in 0..2 {
         world.insert(collection, WANTED_BY_ALL, 1).await;
     }
-    // All at once, as those who wait for their turn wait for each other.
+    // Concurrently, as clients that wait for a catch-up permit wait for each other.
     let world = &*world;
     let reading = clients.iter_mut().map(|client| client.read(world, None));
     for (number, read) in futures::future::join_all(reading)
@@ -237,7 +237,7 @@ impl Client {
         }
     }
 
-    /// Does nothing when it is there already.
+    /// Does nothing when the client is connected already.
     async fn join(
         &mut self,
         world: &mut World<'_>,
@@ -259,7 +259,7 @@ impl Client {
             let channel = endpoint.connect().await.expect("Weir accepts connections");
             WatchStream::open(&mut WatchServiceClient::new(channel), request).await
         };
-        // Nobody could tell which of the writes a watch from now should bring.
+        // For a watch from now, nobody could tell which of the concurrent writes it should receive.
         let opened = if self.positions.is_empty() {
             self.from = world.written.len();
             opening.await
@@ -332,7 +332,7 @@ impl Client {
     }
 }
 
-/// The number of a change's document.
+/// The `_id` of a change's document.
 fn number(change: &pb::ChangeEvent) -> i32 {
     let key = change
         .document_key

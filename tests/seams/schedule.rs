@@ -1,4 +1,4 @@
-//! What may happen: clients of many kinds, and steps in any order.
+//! Random schedules: clients of many kinds, and steps in any order.
 
 use std::fmt;
 
@@ -8,10 +8,10 @@ use weir::pb;
 use weir::pb::FeedMode::{Auto, Dedicated, Shared};
 use weir::pb::OperationType::{Delete, Insert, Update};
 
-/// How many clients a schedule has.
+/// The number of clients in a schedule.
 pub const CLIENTS: usize = 5;
 
-/// The id from which on every client wants a document, whatever else it asks for.
+/// From this id on, documents match every client's filter.
 pub const WANTED_BY_ALL: i32 = 900;
 
 #[derive(Clone, Debug)]
@@ -25,37 +25,37 @@ pub struct Schedule {
 pub struct WatchSpec {
     pub collections: &'static [&'static str],
     pub operations: &'static [pb::OperationType],
-    /// Ids from the first up to, but not including, the second, and those that all want.
+    /// Ids from the first up to, but not including, the second, and those that match every filter.
     pub ids: Option<(i32, i32)>,
     pub mode: pb::FeedMode,
     pub format: pb::DocumentFormat,
-    /// Takes next to nothing before it reads.
+    /// Has a small HTTP/2 window.
     pub narrow: bool,
 }
 
 #[derive(Clone, Debug)]
 pub enum Step {
-    /// Inserts the document if it is not there, else updates or deletes it.
+    /// Inserts the document if it does not exist, else updates or deletes it.
     Write {
         collection: usize,
         id: i32,
         delete: bool,
     },
-    /// Inserts so many large documents into a collection: more than a ring holds.
+    /// Inserts this many large documents into a collection: more than a ring holds.
     Burst { collection: usize, count: usize },
-    /// Opens a watch on one of the servers, from the client's place if it has one, while so many
+    /// Opens a watch on one of the servers, from the client's token if it has one, while this many
     /// documents are written.
     Join {
         client: usize,
         server: usize,
         writes: usize,
     },
-    /// Reads so many messages at most, or everything that there is for the client.
+    /// Reads at most this many messages, or everything there is for the client.
     Read {
         client: usize,
         messages: Option<usize>,
     },
-    /// Breaks off, and forgets the last so many tokens.
+    /// Disconnects, and forgets the last tokens.
     Leave { client: usize, forgets: usize },
 }
 

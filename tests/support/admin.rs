@@ -1,4 +1,4 @@
-//! The admin port as a test sees it: an HTTP GET, and the numbers in `/metrics`.
+//! An HTTP client for the admin port, and the samples in `/metrics`.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -7,7 +7,8 @@ use std::net::SocketAddr;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-/// GETs a path: the status and the body. HTTP/1.0, so that the body ends with the connection.
+/// GETs a path and returns the status and the body. HTTP/1.0, so that the body ends with the
+/// connection.
 pub async fn get(address: SocketAddr, path: &str) -> io::Result<(u16, String)> {
     request(
         address,
@@ -16,7 +17,7 @@ pub async fn get(address: SocketAddr, path: &str) -> io::Result<(u16, String)> {
     .await
 }
 
-/// Sends a request as it stands here: the status and the body.
+/// Sends this request unchanged and returns the status and the body.
 pub async fn request(address: SocketAddr, request: &str) -> io::Result<(u16, String)> {
     let mut stream = TcpStream::connect(address).await?;
     stream.write_all(request.as_bytes()).await?;
@@ -43,7 +44,7 @@ impl Samples {
             .lines()
             .filter(|line| !line.is_empty() && !line.starts_with('#'))
             .map(|line| {
-                // A label's value may hold spaces, the number cannot.
+                // A label's value may contain spaces, the number cannot.
                 let (series, value) = line
                     .rsplit_once(' ')
                     .unwrap_or_else(|| panic!("this is not a sample: {line:?}"));
@@ -61,7 +62,7 @@ impl Samples {
         self.sum_where(name, &[])
     }
 
-    /// The sum of the samples of this name with all these labels; 0 when there are none.
+    /// The sum of the samples with this name and all these labels; 0 when there are none.
     pub fn sum_where(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
         self.0
             .iter()
@@ -76,14 +77,14 @@ impl Samples {
             .sum()
     }
 
-    /// Whether there is a sample of this name at all.
+    /// Returns whether there is any sample with this name.
     pub fn has(&self, name: &str) -> bool {
         self.0
             .keys()
             .any(|series| series.split('{').next() == Some(name))
     }
 
-    /// All samples, as written: `name{label="value"}` and the number.
+    /// All samples: the series as `name{label="value"}`, and its number.
     pub fn iter(&self) -> impl Iterator<Item = (&str, f64)> {
         self.0
             .iter()

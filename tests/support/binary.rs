@@ -1,4 +1,4 @@
-//! The `weir` binary, as a process of its own.
+//! The `weir` binary as a separate process.
 
 use std::net::SocketAddr;
 
@@ -7,10 +7,11 @@ use weir::pb::watch_service_client::WatchServiceClient;
 
 use super::{ChildProcess, Samples, admin, eventually, within};
 
-/// The program.
+/// The path of the binary.
 pub const WEIR: &str = env!("CARGO_BIN_EXE_weir");
 
-/// Runs `weir` with these arguments and nothing of Weir's in the environment but `variables`.
+/// Runs `weir` with these arguments. The environment holds no variable of Weir's except
+/// `variables`.
 pub fn weir(variables: &[(&str, &str)], arguments: &[&str]) -> ChildProcess {
     let inherited = std::env::vars()
         .map(|(name, _)| name)
@@ -26,7 +27,7 @@ pub fn weir(variables: &[(&str, &str)], arguments: &[&str]) -> ChildProcess {
     ChildProcess::start("weir", "env", line)
 }
 
-/// `weir serve`, listening.
+/// A running `weir serve` that listens.
 pub struct ServeProcess {
     pub process: ChildProcess,
     pub grpc: SocketAddr,
@@ -34,12 +35,12 @@ pub struct ServeProcess {
 }
 
 impl ServeProcess {
-    /// Serves the database at the URI, on ports that the kernel chooses.
+    /// Serves the database at the URI, on ports chosen by the kernel.
     pub async fn start(uri: &str, arguments: &[&str]) -> Self {
         Self::on("127.0.0.1:0", uri, arguments).await
     }
 
-    /// Serves gRPC at an address.
+    /// Serves gRPC at the address `listen`.
     pub async fn on(listen: &str, uri: &str, arguments: &[&str]) -> Self {
         let common = [
             "serve",
@@ -88,14 +89,14 @@ impl ServeProcess {
         Samples::parse(&body)
     }
 
-    /// The status of a path on the admin port; `None` when it does not answer.
+    /// The HTTP status of a path on the admin port; `None` when the port does not answer.
     pub async fn admin_status(&self, path: &str) -> Option<u16> {
         let answer = within("the admin port", admin::get(self.admin, path)).await;
         answer.ok().map(|(status, _)| status)
     }
 }
 
-/// One of the addresses that the line "listening" of a JSON log names.
+/// One of the addresses in the "listening" line of a JSON log.
 fn address(log: &str, which: &str) -> Option<SocketAddr> {
     let line = log.lines().find(|line| line.contains("\"listening\""))?;
     let line: serde_json::Value = serde_json::from_str(line).ok()?;

@@ -1,4 +1,4 @@
-//! Authorities and certificates, made as a test needs them.
+//! Certificate authorities and certificates, made as a test needs them.
 
 use std::path::{Path, PathBuf};
 
@@ -8,25 +8,25 @@ use rcgen::{
 };
 use tonic::transport::{Certificate, ClientTlsConfig, Identity};
 
-/// An authority of the test's own.
+/// A certificate authority for one test.
 pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
-    /// Its certificate, PEM.
+    /// Its certificate in PEM.
     pub pem: String,
 }
 
 /// A certificate and its key.
 pub struct Issued {
-    /// The certificate, PEM.
+    /// The certificate in PEM.
     pub certificate: String,
-    /// The key, PEM.
+    /// The key in PEM.
     pub key: String,
-    /// The certificate, DER.
+    /// The certificate in DER.
     pub der: Vec<u8>,
 }
 
 impl Authority {
-    /// A new one.
+    /// Creates an authority.
     pub fn new(name: &str) -> Self {
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, name);
@@ -40,7 +40,7 @@ impl Authority {
         }
     }
 
-    /// A certificate for a server of these names, or addresses.
+    /// A certificate for a server with these names or addresses.
     pub fn server(&self, names: &[&str]) -> Issued {
         self.issue(names, |params| {
             params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
@@ -52,14 +52,14 @@ impl Authority {
         self.server(&["localhost", "127.0.0.1"])
     }
 
-    /// A certificate for a client of this name.
+    /// A certificate for a client with this name.
     pub fn client(&self, name: &str) -> Issued {
         self.issue(&[name], |params| {
             params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         })
     }
 
-    /// A certificate with these names, and what else the test wants.
+    /// A certificate with these names and whatever `change` sets.
     pub fn issue(&self, names: &[&str], change: impl FnOnce(&mut CertificateParams)) -> Issued {
         let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
         let mut params = CertificateParams::new(names).expect("names");
@@ -75,14 +75,14 @@ impl Authority {
         }
     }
 
-    /// How a client trusts this authority alone.
+    /// A client configuration that trusts only this authority.
     pub fn trusted(&self) -> ClientTlsConfig {
         ClientTlsConfig::new().ca_certificate(Certificate::from_pem(&self.pem))
     }
 }
 
 impl Issued {
-    /// What a client shows.
+    /// The identity that a client presents.
     pub fn identity(&self) -> Identity {
         Identity::from_pem(&self.certificate, &self.key)
     }
@@ -96,7 +96,7 @@ impl Issued {
     }
 }
 
-/// Makes a certificate one that has expired.
+/// Makes a certificate an expired one.
 pub fn expired(params: &mut CertificateParams) {
     params.not_before = date_time_ymd(2020, 1, 1);
     params.not_after = date_time_ymd(2021, 1, 1);

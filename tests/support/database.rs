@@ -1,8 +1,9 @@
 //! A database for one test.
 //!
-//! By default each test has a process of its own, which starts in about half a second. With
-//! `WEIR_TEST_MONGODB_URI` all tests share that server instead, each in databases of its own names;
-//! a test that must kill or count what happens in the server then fails and says so.
+//! By default each test has its own database process, which starts in about half a second. With
+//! `WEIR_TEST_MONGODB_URI` all tests share that server instead, each in databases with unique
+//! names; a test that has to kill the server or count what happens in it then fails with a message
+//! that says so.
 
 use std::net::SocketAddr;
 
@@ -12,7 +13,7 @@ use weir::pb;
 use super::database_process::{DatabaseOptions, OwnProcess};
 use super::{FailCommand, WAIT_LIMIT};
 
-/// How often a start is tried: another test may take the port before the server does.
+/// How often a start is attempted: another test may take the port before the server does.
 const START_ATTEMPTS: u32 = 5;
 
 /// A database server, and a database name that only this test uses.
@@ -24,8 +25,7 @@ pub struct Database {
 }
 
 impl Database {
-    /// A database that is ready to use: a process of its own, or the server of
-    /// `WEIR_TEST_MONGODB_URI`.
+    /// Starts a process for this test, or uses the server of `WEIR_TEST_MONGODB_URI`.
     pub async fn start() -> Self {
         match external_uri() {
             Some(uri) => {
@@ -46,12 +46,12 @@ impl Database {
         }
     }
 
-    /// Options for a process of its own.
+    /// Options for a process that belongs to this test.
     pub fn options() -> DatabaseOptions {
         DatabaseOptions::default()
     }
 
-    /// A process of its own with these options.
+    /// Starts a process with these options.
     pub(super) async fn with_options(options: DatabaseOptions) -> Self {
         assert!(external_uri().is_none(), "{NEEDS_OWN_PROCESS}");
         for _ in 0..START_ATTEMPTS {
@@ -70,7 +70,7 @@ impl Database {
             eprintln!("the database did not start; trying again on another port");
             process.show_log();
         }
-        panic!("no database started in {START_ATTEMPTS} attempts; their logs stand above");
+        panic!("no database started in {START_ATTEMPTS} attempts; see their logs above");
     }
 
     /// The URI of the server.
@@ -78,12 +78,12 @@ impl Database {
         &self.uri
     }
 
-    /// Where the server listens. Only a process of this test's own.
+    /// The server's address. Only for a process that belongs to this test.
     pub fn address(&self) -> SocketAddr {
         self.process().address
     }
 
-    /// A client of the server, connected directly.
+    /// A client that is connected directly to the server.
     pub fn client(&self) -> &mongodb::Client {
         &self.client
     }
@@ -103,7 +103,8 @@ impl Database {
         self.database().collection(name)
     }
 
-    /// A request to watch these collections of this test's database, all else at its default.
+    /// A request to watch these collections of this test's database, with defaults for everything
+    /// else.
     pub fn watch_request(&self, collections: &[&str]) -> pb::WatchRequest {
         pb::WatchRequest {
             database: self.name.clone(),
@@ -112,18 +113,18 @@ impl Database {
         }
     }
 
-    /// Kills the server as a crash would (SIGKILL), and returns once it is gone.
+    /// Kills the server with SIGKILL, as a crash would, and returns once it has exited.
     pub fn kill(&mut self) {
         self.process_mut().kill();
     }
 
-    /// Starts the server again on the same port and the same data, killing it first if need be.
+    /// Restarts the server on the same port and data; kills it first if it still runs.
     pub async fn restart(&mut self) {
         let client = self.client.clone();
         let process = self.process_mut();
         assert!(
             process.options.on_disk,
-            "only a database started with Database::options().on_disk() finds its data again"
+            "only a database started with Database::options().on_disk() keeps its data over a restart"
         );
         process.kill();
         for _ in 0..START_ATTEMPTS {
@@ -136,20 +137,20 @@ impl Database {
         panic!("the database did not start again on {}", process.address);
     }
 
-    /// Makes commands fail; see [`FailCommand`]. It replaces what was armed before.
+    /// Makes commands fail; see [`FailCommand`]. Replaces the failpoint that was armed before.
     pub async fn fail(&self, failure: FailCommand) {
         self.process();
         self.admin(failure.arm()).await;
     }
 
-    /// Ends what [`Database::fail`] began.
+    /// Disarms the failpoint that [`Database::fail`] armed.
     pub async fn heal(&self) {
         self.process();
         self.admin(FailCommand::disarm()).await;
     }
 
-    /// Kills every cursor on these collections of this test's database, or on all of it when none is named,
-    /// whoever opened it; gives how many there were.
+    /// Kills every cursor on these collections of this test's database, or on the whole database
+    /// when the list is empty, whoever opened them. Returns how many there were.
     pub async fn kill_cursors(&self, collections: &[&str]) -> u64 {
         self.process();
         let operations = self.admin(doc! { "currentOp": 1 }).await;
@@ -174,14 +175,14 @@ impl Database {
         killed
     }
 
-    /// The number of cursors open on the server, whoever opened them.
+    /// The number of cursors open on the server, of all clients.
     pub async fn open_cursors(&self) -> i64 {
         self.process();
         let status = self.admin(doc! { "serverStatus": 1 }).await;
         integer(&status, &["metrics", "cursor", "open", "total"])
     }
 
-    /// How many getMore commands the server has had since it started, whoever sent them.
+    /// The number of getMore commands since the server started, of all clients.
     pub async fn getmore_count(&self) -> i64 {
         self.process();
         let status = self.admin(doc! { "serverStatus": 1 }).await;
@@ -206,7 +207,7 @@ impl Database {
     }
 }
 
-/// Said where a test does what a shared server must not suffer.
+/// The panic message where a test needs what a shared server must not be exposed to.
 const NEEDS_OWN_PROCESS: &str = "this test needs a database process of its own, to start it with options, to kill it, to break \
      it or to count in it: unset WEIR_TEST_MONGODB_URI to run it";
 
@@ -216,7 +217,7 @@ fn external_uri() -> Option<String> {
         .filter(|uri| !uri.is_empty())
 }
 
-/// A client that gives up soon enough for a test.
+/// Connects a client whose timeouts are short enough for a test.
 async fn connect(uri: &str) -> mongodb::Client {
     let mut options = mongodb::options::ClientOptions::parse(uri)
         .await
@@ -228,7 +229,7 @@ async fn connect(uri: &str) -> mongodb::Client {
     mongodb::Client::with_options(options).expect("a client can be made")
 }
 
-/// A database name that no other test uses, and that tells which test did: at most 63 bytes.
+/// A database name that no other test uses and that names this test: at most 63 bytes.
 fn unique_name() -> String {
     let thread = std::thread::current();
     let test: String = thread
@@ -249,12 +250,7 @@ fn integer(document: &Document, path: &[&str]) -> i64 {
     inner
         .and_then(|inner| inner.get(last))
         .and_then(integer_of)
-        .unwrap_or_else(|| {
-            panic!(
-                "the database tells no {} in its serverStatus",
-                path.join(".")
-            )
-        })
+        .unwrap_or_else(|| panic!("serverStatus has no field {}", path.join(".")))
 }
 
 fn integer_of(value: &bson::Bson) -> Option<i64> {

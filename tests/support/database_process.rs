@@ -1,5 +1,4 @@
-//! A database process of one test's own: how it starts, how one knows that it is ready, and how it
-//! is killed.
+//! A database process for one test: its start, its readiness and its end.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::process::{Child, Stdio};
@@ -13,10 +12,10 @@ use super::{Database, process, tools};
 
 /// How long a server may take to answer its first ping.
 const START_LIMIT: Duration = Duration::from_secs(60);
-/// How much of the server's log a failing test shows.
+/// How many lines of the server's log a failing test shows.
 const LOG_TAIL_LINES: usize = 60;
 
-/// How a database process is started.
+/// The options of a database process.
 #[derive(Debug, Clone, Default)]
 pub struct DatabaseOptions {
     pub(super) on_disk: bool,
@@ -24,51 +23,52 @@ pub struct DatabaseOptions {
 }
 
 impl DatabaseOptions {
-    /// Keeps the data in a folder, so that [`Database::restart`] finds it again.
+    /// Keeps the data in a folder, so that it survives [`Database::restart`].
     #[must_use]
     pub fn on_disk(mut self) -> Self {
         self.on_disk = true;
         self
     }
 
-    /// Keeps about this many oplog entries. They are pruned every few hundred writes, not at each.
+    /// Keeps about this many oplog entries. They are pruned every few hundred writes, not at each
+    /// write.
     #[must_use]
     pub fn oplog_max_entries(self, entries: u32) -> Self {
         self.argument("--oplog-max-entries")
             .argument(&entries.to_string())
     }
 
-    /// Writes an oplog entry every so often even when nothing happens, as mongod does every 10 s.
+    /// Writes an oplog entry at this interval even when nothing happens, as mongod does every 10 s.
     #[must_use]
     pub fn noop_heartbeat_seconds(self, seconds: u32) -> Self {
         self.argument("--noop-heartbeat-seconds")
             .argument(&seconds.to_string())
     }
 
-    /// Passes any other argument of the server.
+    /// Passes another argument to the server.
     #[must_use]
     pub fn argument(mut self, argument: &str) -> Self {
         self.arguments.push(argument.to_owned());
         self
     }
 
-    /// Starts it, and returns once it answers.
+    /// Starts the server and returns once it answers.
     pub async fn start(self) -> Database {
         Database::with_options(self).await
     }
 }
 
-/// The server, when it belongs to this test alone.
+/// A server that belongs to this test alone.
 pub(super) struct OwnProcess {
     pub(super) options: DatabaseOptions,
     pub(super) address: SocketAddr,
-    /// Holds the log, the data, and what the server itself believes to be temporary.
+    /// Holds the log, the data and the server's temporary files.
     folder: TempDir,
     child: Option<Child>,
 }
 
 impl OwnProcess {
-    /// A process that is yet to be started, on a port that the kernel had free a moment ago.
+    /// A process that is not started yet, on a port that was free a moment ago.
     pub(super) fn new(options: DatabaseOptions) -> Self {
         Self {
             options,
@@ -78,12 +78,12 @@ impl OwnProcess {
         }
     }
 
-    /// The URI that reaches it.
+    /// The URI of the server.
     pub(super) fn uri(&self) -> String {
         uri_at(self.address)
     }
 
-    /// Starts it; [`OwnProcess::is_ready`] then awaits it.
+    /// Starts the process; [`OwnProcess::is_ready`] waits for it.
     pub(super) fn spawn(&mut self) {
         let log = std::fs::File::options()
             .create(true)
@@ -96,7 +96,7 @@ impl OwnProcess {
         } else {
             ":memory:".into()
         };
-        // Without it a killed server loses its last writes, though it said they were done.
+        // Without it a killed server loses its last writes although it acknowledged them.
         let durability = self.options.on_disk.then_some("--sync-on-commit");
         let mut command = process::command(tools::database_server());
         command
@@ -107,7 +107,7 @@ impl OwnProcess {
             .arg("--enable-test-commands")
             .args(durability)
             .args(&self.options.arguments)
-            // Even :memory: keeps files there, which a killed server leaves behind.
+            // `:memory:` too keeps files there, which a killed server leaves behind.
             .env("TMPDIR", self.folder.path())
             .current_dir(self.folder.path())
             .stdin(Stdio::null())
@@ -134,7 +134,7 @@ impl OwnProcess {
                 && let Ok(status) = admin.run_command(doc! { "serverStatus": 1 }).await
             {
                 // Another test's server may have taken the port before ours tried to. Not every
-                // server tells its process id.
+                // server reports its process id.
                 let pid = status
                     .get_i64("pid")
                     .or_else(|_| status.get_i32("pid").map(i64::from));
@@ -144,16 +144,16 @@ impl OwnProcess {
             }
             if Instant::now() > deadline {
                 self.show_log();
-                panic!("the database did not answer within {START_LIMIT:?}; its log stands above");
+                panic!("the database did not answer within {START_LIMIT:?}; see its log above");
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
 
-    /// Kills it as a crash would, and returns once it is gone.
+    /// Kills the process with SIGKILL, as a crash would, and returns once it has exited.
     pub(super) fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
-            // It may be gone already.
+            // It may have exited already.
             let _ = child.kill();
             let _ = child.wait();
         }
@@ -163,7 +163,7 @@ impl OwnProcess {
         self.folder.path().join("server.log")
     }
 
-    /// Shows the last lines of its log.
+    /// Prints the last lines of the server's log.
     pub(super) fn show_log(&self) {
         let log = std::fs::read_to_string(self.log()).unwrap_or_default();
         let lines: Vec<&str> = log.lines().collect();
@@ -178,7 +178,7 @@ impl OwnProcess {
 impl Drop for OwnProcess {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            // A server that died by itself, or by another's hand, explains much.
+            // A server that exited by itself, or was killed by something else, explains much.
             let child = self.child.as_mut().map(Child::try_wait);
             if let Some(Ok(Some(status))) = child {
                 eprintln!("the database had ended before the test did: {status}");
@@ -189,7 +189,7 @@ impl Drop for OwnProcess {
     }
 }
 
-/// A port that the kernel had free a moment ago.
+/// An address with a port that was free a moment ago.
 fn free_address() -> SocketAddr {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port is free");
     listener
@@ -200,7 +200,8 @@ fn free_address() -> SocketAddr {
 /// The URI of a test database at an address.
 ///
 /// After an error that a failpoint made, a client waits for the server's next hello, which by
-/// default comes only after 10 s, as nothing really changed. A polling client asks after 0.5 s.
+/// default comes only after 10 s, as nothing has changed. A client in polling mode asks every 0.5
+/// s.
 pub(super) fn uri_at(address: SocketAddr) -> String {
     let options = "directConnection=true&serverMonitoringMode=poll&heartbeatFrequencyMS=500";
     format!("mongodb://{address}/?{options}")

@@ -1,14 +1,14 @@
-//! Bounded waiting.
+//! Waiting with a limit.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// How long a test waits for anything before it fails. Generous, as the machines that run tests
-/// are often busy; a passing test never waits for it.
+/// How long a test waits for anything before it fails. Generous, because machines that run tests
+/// are often busy; a passing test never waits this long.
 pub const WAIT_LIMIT: Duration = Duration::from_secs(20);
 
-/// How often [`eventually`] looks.
+/// How often [`eventually`] checks its condition.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Waits until `condition` holds; panics with `what` when it doesn't within [`WAIT_LIMIT`].
@@ -21,7 +21,7 @@ pub async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
     while !within(what, condition()).await {
         assert!(
             Instant::now() < deadline,
-            "this did not come true within {WAIT_LIMIT:?}: {what}"
+            "not true within {WAIT_LIMIT:?}: {what}"
         );
         tokio::time::sleep(POLL_INTERVAL).await;
     }
@@ -31,5 +31,5 @@ pub async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
 pub async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
     tokio::time::timeout(WAIT_LIMIT, future)
         .await
-        .unwrap_or_else(|_| panic!("this took longer than {WAIT_LIMIT:?}: {what}"))
+        .unwrap_or_else(|_| panic!("not finished within {WAIT_LIMIT:?}: {what}"))
 }

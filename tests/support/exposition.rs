@@ -1,4 +1,4 @@
-//! Prometheus' text format, read as strictly as its specification allows.
+//! A parser of Prometheus' text format that is as strict as the specification allows.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,18 +17,18 @@ pub struct Sample {
     pub value: f64,
 }
 
-/// Reads a page; panics at whatever a scraper may refuse.
+/// Parses a page; panics at whatever a scraper may refuse.
 pub fn read(page: &str) -> BTreeMap<String, Family> {
     let mut families: BTreeMap<String, Family> = BTreeMap::new();
     let mut seen = BTreeSet::new();
-    assert!(page.ends_with('\n'), "the last line has no end");
+    assert!(page.ends_with('\n'), "the last line has no line feed");
     let mut current = String::new();
     for line in page.lines().filter(|line| !line.is_empty()) {
         if let Some(comment) = line.strip_prefix("# ") {
             let mut words = comment.splitn(3, ' ');
             let (keyword, name) = (words.next(), words.next().unwrap_or_default());
             let text = words.next().unwrap_or_default().to_owned();
-            assert!(is_name(name), "this is no name: {line:?}");
+            assert!(is_name(name), "not a metric name: {line:?}");
             let family = families.entry(name.to_owned()).or_default();
             assert!(family.samples.is_empty(), "after the samples: {line:?}");
             let place = match keyword {
@@ -44,7 +44,7 @@ pub fn read(page: &str) -> BTreeMap<String, Family> {
         let sample = sample(line);
         let family = families
             .get_mut(&current)
-            .unwrap_or_else(|| panic!("nothing was said before this: {line:?}"));
+            .unwrap_or_else(|| panic!("a sample before any HELP or TYPE: {line:?}"));
         let of_family = match family.kind.as_str() {
             "counter" | "gauge" => sample.name == current,
             "histogram" => ["_bucket", "_sum", "_count"]
@@ -52,9 +52,9 @@ pub fn read(page: &str) -> BTreeMap<String, Family> {
                 .any(|suffix| sample.name == format!("{current}{suffix}")),
             other => panic!("{current} is of kind {other:?}"),
         };
-        assert!(of_family, "this is not of {current}: {line:?}");
+        assert!(of_family, "not a sample of {current}: {line:?}");
         let series = (sample.name.clone(), sample.labels.clone());
-        assert!(seen.insert(series), "a series comes twice: {line:?}");
+        assert!(seen.insert(series), "a series appears twice: {line:?}");
         family.samples.push(sample);
     }
     for (name, family) in &families {
@@ -68,7 +68,7 @@ pub fn read(page: &str) -> BTreeMap<String, Family> {
     families
 }
 
-/// Buckets rise and end with the count.
+/// Checks that buckets rise and end with the count.
 fn check_histogram(name: &str, family: &Family) {
     let of = |suffix: &str| {
         let samples = family.samples.iter();
@@ -94,7 +94,7 @@ fn check_histogram(name: &str, family: &Family) {
 fn sample(line: &str) -> Sample {
     let end = line.find(['{', ' ']);
     let (name, mut rest) = line.split_at(end.unwrap_or_else(|| panic!("no value: {line:?}")));
-    assert!(is_name(name), "this is no name: {line:?}");
+    assert!(is_name(name), "not a metric name: {line:?}");
     let mut labels = BTreeMap::new();
     if let Some(inner) = rest.strip_prefix('{') {
         rest = inner;
@@ -118,7 +118,7 @@ fn sample(line: &str) -> Sample {
     }
 }
 
-/// A label's value up to its closing quote, and what follows.
+/// Splits a label's value from what follows its closing quote.
 fn quoted(text: &str) -> (String, &str) {
     let mut value = String::new();
     let mut characters = text.char_indices();
@@ -133,7 +133,7 @@ fn quoted(text: &str) -> (String, &str) {
             other => value.push(other),
         }
     }
-    panic!("a value does not end: {text:?}");
+    panic!("a value has no closing quote: {text:?}");
 }
 
 fn number(text: &str) -> f64 {

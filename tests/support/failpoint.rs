@@ -1,10 +1,10 @@
-//! Failures that the database makes on request: its `failCommand` failpoint.
+//! Failures that the database makes on request, through its `failCommand` failpoint.
 
 use std::time::Duration;
 
 use mongodb::bson::{Document, doc};
 
-/// What should fail, how, and how often.
+/// The commands that fail, the way they fail and how often.
 ///
 /// ```ignore
 /// let fail = FailCommand::on(&["getMore"]).code(91).label("ResumableChangeStreamError").times(1);
@@ -18,7 +18,8 @@ pub struct FailCommand {
 }
 
 impl FailCommand {
-    /// These commands fail, every time until [`super::Database::heal`], in a way yet to be named.
+    /// Makes these commands fail, every time until [`super::Database::heal`]. The other methods say
+    /// how.
     pub fn on(commands: &[&str]) -> Self {
         Self {
             data: doc! { "failCommands": commands.to_vec() },
@@ -27,7 +28,7 @@ impl FailCommand {
         }
     }
 
-    /// They answer with this error code instead of doing anything.
+    /// They return this error code and do nothing.
     #[must_use]
     pub fn code(mut self, code: i32) -> Self {
         self.data.insert("errorCode", code);
@@ -48,7 +49,7 @@ impl FailCommand {
         self
     }
 
-    /// The answer comes this much later (and is the right one, unless a code is set as well).
+    /// The answer is delayed by this much. It is the right answer, unless a code is set as well.
     #[must_use]
     pub fn block(mut self, duration: Duration) -> Self {
         let milliseconds = i64::try_from(duration.as_millis()).expect("a test's delay is short");
@@ -64,22 +65,23 @@ impl FailCommand {
         self
     }
 
-    /// The first `skipped` commands are left alone, and the `count` after them fail. MongoDB knows only
-    /// the one or the other; the stand-in knows both.
+    /// The first `skipped` commands succeed and the `count` after them fail. MongoDB supports only
+    /// one of the two; the stand-in supports both.
     #[must_use]
     pub fn times_after(mut self, skipped: i32, count: i32) -> Self {
         self.mode = doc! { "skip": skipped, "times": count }.into();
         self
     }
 
-    /// Only clients of this `appName` are met, so that the test's own are left alone.
+    /// Only commands of clients with this `appName` fail, so that the test's own client is not
+    /// affected.
     #[must_use]
     pub fn app_name(mut self, name: &str) -> Self {
         self.data.insert("appName", name);
         self
     }
 
-    /// The command that arms it.
+    /// The command that arms the failpoint.
     pub(super) fn arm(self) -> Document {
         let mut data = self.data;
         if !self.labels.is_empty() {
@@ -88,7 +90,7 @@ impl FailCommand {
         doc! { "configureFailPoint": "failCommand", "mode": self.mode, "data": data }
     }
 
-    /// The command that disarms whatever is armed.
+    /// The command that disarms the failpoint.
     pub(super) fn disarm() -> Document {
         doc! { "configureFailPoint": "failCommand", "mode": "off" }
     }

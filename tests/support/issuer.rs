@@ -1,4 +1,4 @@
-//! The issuer of bearer tokens, as far as Weir speaks to it: a server of its keys.
+//! The issuer of bearer tokens: an HTTP server of its keys.
 
 use std::{
     net::SocketAddr,
@@ -18,24 +18,24 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use super::certificates::Issued;
 
-/// What it answers.
+/// An answer of the server.
 #[derive(Clone)]
 pub enum Answer {
-    /// With these keys.
+    /// These keys.
     Keys(Value),
-    /// With this text, and HTTP 200.
+    /// This text, with HTTP 200.
     Text(String),
-    /// With a set that is larger than any is read.
+    /// A key set larger than Weir reads.
     Huge,
-    /// With this code.
+    /// This HTTP status.
     Code(u16),
-    /// That the keys are elsewhere.
+    /// A redirect to this URL.
     Elsewhere(String),
-    /// Nothing.
+    /// No answer.
     Nothing,
 }
 
-/// A server of keys on this machine.
+/// A key server on this machine.
 pub struct KeyServer {
     address: SocketAddr,
     scheme: &'static str,
@@ -48,7 +48,7 @@ struct Shared {
 }
 
 impl KeyServer {
-    /// Answers over plain HTTP.
+    /// Serves over plain HTTP.
     pub async fn start(answer: Answer) -> Self {
         let listener = listener().await;
         let address = listener.local_addr().expect("an address");
@@ -57,7 +57,7 @@ impl KeyServer {
         server
     }
 
-    /// Answers over TLS, with this certificate.
+    /// Serves over TLS with this certificate.
     pub async fn with_tls(answer: Answer, certificate: &Issued) -> Self {
         let listener = listener().await;
         let address = listener.local_addr().expect("an address");
@@ -95,17 +95,17 @@ impl KeyServer {
         (server, router)
     }
 
-    /// Where the keys are.
+    /// The URL of the keys.
     pub fn url(&self) -> String {
         format!("{}://{}/keys", self.scheme, self.address)
     }
 
-    /// Answers otherwise from now on.
+    /// Changes the answer from now on.
     pub fn set(&self, answer: Answer) {
         *self.shared.answer.lock().expect("a lock") = answer;
     }
 
-    /// How often it has been asked.
+    /// The number of requests so far.
     pub fn request_count(&self) -> usize {
         self.shared.asked.load(Ordering::SeqCst)
     }

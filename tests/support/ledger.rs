@@ -1,18 +1,19 @@
-//! What was written, held against what clients got.
+//! Compares what was written with what clients received.
 //!
-//! [`Writers`] write into a database that may be away, and note each write here before they make it.
-//! A [`ResumingClient`] watches as a client should, goes on after every end that it may go on after, and its
-//! [`DeliveryChecker`] holds what comes against the notes as it comes: a hole, a swap or a repeat is told at
-//! once, with its place. Nobody keeps a log: a reading is a number for each writer, so that thousands
-//! of followers can be held.
+//! [`Writers`] write into a database that may be unavailable, and record each write here before they
+//! make it. A [`ResumingClient`] watches and resumes after every end that allows it. Its
+//! [`DeliveryChecker`] compares each change with the records as it comes, and reports a missing,
+//! reordered or repeated change at once, with its place. No client keeps a log: a checker holds one
+//! number for each writer, so that a test can have thousands of clients.
 //!
 //! ```ignore
 //! let writers = Writers::start(&database.database(), &WriteOptions::default()).await;
 //! let ledger = writers.ledger();
-//! let follower = ResumingClient::start(&ledger, weir.grpc_addr(), ClientOptions::all("all", request)).await;
+//! let options = ClientOptions::all("all", request);
+//! let client = ResumingClient::start(&ledger, weir.grpc_addr(), options).await;
 //! // ... faults ...
 //! writers.finish().await;
-//! DeliveryTotals::of(&ledger, &[follower]).await.tally();
+//! DeliveryTotals::of(&ledger, &[client]).await.tally();
 //! ```
 
 mod checker;
@@ -34,20 +35,20 @@ use super::{Figure, WAIT_LIMIT, tally};
 /// A cluster time: seconds and increment.
 pub type Time = (u32, u32);
 
-/// Which writes a follower asked for.
+/// Selects the writes that a client has to receive.
 pub type WriteFilter = Arc<dyn Fn(&Write) -> bool + Send + Sync>;
 
-/// One write, as it was meant.
+/// One write, as it was intended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Write {
     /// Which of the ledger's collections.
     pub collection: usize,
     pub operation: pb::OperationType,
-    /// The number of the insert that made the document. No document comes a second time.
+    /// The number of the insert that created the document. No document is created twice.
     pub document: u32,
-    /// The document's group before; none where there was no document.
+    /// The document's group before the write; `None` where there was no document.
     pub before: Option<i32>,
-    /// Its group after; none where there is no document any more.
+    /// The document's group after the write; `None` where it was deleted.
     pub after: Option<i32>,
 }
 
@@ -62,16 +63,16 @@ pub struct Ledger {
 #[derive(Debug, Default)]
 struct WriterLog {
     writes: Vec<Write>,
-    /// The cluster time of each, once somebody has seen it.
+    /// The cluster time of each write, once a client has seen it.
     times: Vec<Option<Time>>,
-    /// The number of each document's deletion, which an event cannot tell.
+    /// The number of each document's deletion, which its event does not carry.
     deletions: HashMap<u32, u32>,
     /// How many of the writes are known to be done.
     done: u32,
 }
 
 impl Ledger {
-    /// An empty one.
+    /// Creates an empty ledger.
     pub fn new(collections: &[&str], writers: usize) -> Arc<Self> {
         Arc::new(Self {
             collections: collections.iter().map(|&name| name.to_owned()).collect(),
@@ -79,7 +80,7 @@ impl Ledger {
         })
     }
 
-    /// WriterLog a write that is about to be made, and gives its number.
+    /// Records a write that is about to be made and returns its number.
     pub fn record(&self, writer: usize, write: Write) -> u32 {
         let mut writer_log = self.writer_log(writer);
         let number = u32::try_from(writer_log.writes.len()).expect("a test writes less");
@@ -91,18 +92,18 @@ impl Ledger {
         number
     }
 
-    /// Says that the writer's writes before this number are done for certain.
+    /// Marks the writer's writes before this number as done.
     pub fn done(&self, writer: usize, before: u32) {
         self.writer_log(writer).done = before;
     }
 
-    /// How many writes of each writer are known to be done.
+    /// The number of writes of each writer that are known to be done.
     pub fn all_done(&self) -> Vec<u32> {
         let writers = 0..self.writers.len();
         writers.map(|writer| self.writer_log(writer).done).collect()
     }
 
-    /// How many writes of each writer may have begun.
+    /// The number of writes of each writer that may have begun.
     pub fn all_begun(&self) -> Vec<u32> {
         let begun = |writer| u32::try_from(self.writer_log(writer).writes.len());
         let writers = 0..self.writers.len();
@@ -111,8 +112,8 @@ impl Ledger {
             .collect()
     }
 
-    /// The number of each writer's first write of this second or later; none where that is not known,
-    /// as nobody has seen the writes around it.
+    /// The number of each writer's first write in or after this second; `None` where that is
+    /// unknown because no client has seen the writes around it.
     pub fn first_since(&self, second: u32) -> Option<Vec<u32>> {
         let first = |writer: usize| {
             let writer_log = self.writer_log(writer);
@@ -122,7 +123,7 @@ impl Ledger {
                 .iter()
                 .rposition(is_before)
                 .map_or(0, |at| at + 1);
-            // Unless it is the very next one, nobody can tell of which side those between are.
+            // If writes of unknown time lie between, they may belong to either side.
             match writer_log.times.get(first) {
                 Some(None) => None,
                 _ => u32::try_from(first).ok(),
@@ -131,7 +132,7 @@ impl Ledger {
         (0..self.writers.len()).map(first).collect()
     }
 
-    /// The time of the last write that somebody has seen.
+    /// The time of the last write that a client has seen.
     pub fn last_seen(&self) -> Option<Time> {
         let last = |writer| {
             self.writer_log(writer)
@@ -143,7 +144,7 @@ impl Ledger {
         (0..self.writers.len()).filter_map(last).max()
     }
 
-    /// How many writes there are.
+    /// The number of writes.
     pub fn len(&self) -> u64 {
         self.all_begun().into_iter().map(u64::from).sum()
     }
@@ -155,27 +156,28 @@ impl Ledger {
     }
 }
 
-/// What writers and followers did.
+/// The totals of all writers and clients.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct DeliveryTotals {
     /// The writes.
     pub written: u64,
-    /// The changes that followers got, repeats left out.
+    /// The changes that clients received, without repeats.
     pub got: u64,
-    /// The changes that they did not get and should have.
+    /// The changes that clients should have received and did not.
     pub lost: u64,
-    /// The changes that they got once more after they came back.
+    /// The changes that clients received again after a resume.
     pub repeats: u64,
-    /// How often they came back.
+    /// The number of resumes.
     pub reconnects: u64,
 }
 
 impl DeliveryTotals {
-    /// Waits until each follower has everything that it asked for. The writers have finished.
+    /// Waits until each client has received everything it expects. The writers have finished by
+    /// then.
     ///
     /// # Panics
-    /// With the first thing that went wrong, or that is still missing when nothing has come to
-    /// anybody for [`WAIT_LIMIT`].
+    /// With the first problem, or with what is still missing when no client has received anything
+    /// for [`WAIT_LIMIT`].
     pub async fn of(ledger: &Ledger, clients: &[ResumingClient]) -> Self {
         let mut last = (Self::now(ledger, clients), Instant::now());
         loop {
@@ -215,7 +217,7 @@ impl DeliveryTotals {
         totals
     }
 
-    /// Adds them to the figures of this run.
+    /// Adds the totals to the figures of this run.
     pub fn tally(&self) {
         tally(Figure::EventsWritten, self.written);
         tally(Figure::EventsLost, self.lost);

@@ -1,5 +1,5 @@
-//! What every integration test stands on: a database, the server in process, a client, a network
-//! to break.
+//! The helpers of all integration tests: a database, the server in process, a client, a network to
+//! break.
 //!
 //! ```ignore
 //! mod support;
@@ -7,13 +7,13 @@
 //!
 //! let database = Database::start().await;
 //! let weir = Weir::start(&database).await;
-//! let mut watching = weir.watch(database.watch_request(&["orders"])).await;
+//! let mut watch = weir.watch(database.watch_request(&["orders"])).await;
 //! database.collection("orders").insert_one(doc! {"_id": 1}).await?;
-//! let insert = watching.next_change().await;
+//! let insert = watch.next_change().await;
 //! ```
 //!
-//! Nothing here waits without a limit, and nothing sleeps for a fixed time: a test awaits a message
-//! or a condition, and a limit that is reached fails it with what was awaited.
+//! Every wait has a limit, and nothing sleeps for a fixed time: a test waits for a message or a
+//! condition, and fails with a description of it when the limit is reached.
 #![allow(
     dead_code,
     unused_imports,

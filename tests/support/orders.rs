@@ -1,4 +1,5 @@
-//! Numbered documents in one collection: what most tests write, and how they know each event again.
+//! Numbered documents in one collection, which most tests write, and a way to recognise their
+//! events.
 
 use bytes::Bytes;
 use mongodb::bson::{Document, doc};
@@ -10,7 +11,7 @@ use super::{Database, WatchStream, within};
 /// The collection.
 pub const ORDERS: &str = "orders";
 
-/// Inserts one document with nothing but its number.
+/// Inserts a document that has only a number.
 pub async fn insert(database: &Database, id: i32) {
     let orders = database.collection(ORDERS);
     let insert = orders.insert_one(doc! { "_id": id });
@@ -19,7 +20,7 @@ pub async fn insert(database: &Database, id: i32) {
         .expect("an insert");
 }
 
-/// How many aggregates the database has had on the collection, failed ones left out.
+/// The number of successful aggregates on the collection.
 pub async fn aggregates(database: &Database) -> i64 {
     let top = database.admin(doc! { "top": 1 }).await;
     let namespace = format!("{}.{ORDERS}", database.name());
@@ -35,7 +36,7 @@ pub async fn aggregates(database: &Database) -> i64 {
     })
 }
 
-/// The number of a change's document; the watch must deliver BSON.
+/// The `_id` of a change's document; the watch must deliver BSON.
 pub fn id(change: &pb::ChangeEvent) -> i32 {
     let key = change.document_key.as_ref().and_then(|it| it.value.clone());
     let Some(pb::document::Value::Bson(key)) = key else {
@@ -45,7 +46,7 @@ pub fn id(change: &pb::ChangeEvent) -> i32 {
     key.get_i32("_id").expect("a number")
 }
 
-/// A watch of [`ORDERS`] that goes on after a token.
+/// A request to watch [`ORDERS`] after a token.
 pub fn resume(database: &Database, token: Bytes) -> pb::WatchRequest {
     pb::WatchRequest {
         start: Some(pb::watch_request::Start::ResumeToken(token)),
@@ -53,7 +54,7 @@ pub fn resume(database: &Database, token: Bytes) -> pb::WatchRequest {
     }
 }
 
-/// What a watch has said so far: the numbers of the changes, and the states it went through.
+/// What a watch has received so far: the ids of its changes and its states.
 #[derive(Debug, Default)]
 pub struct Received {
     pub ids: Vec<i32>,
@@ -61,7 +62,7 @@ pub struct Received {
 }
 
 impl Received {
-    /// Reads on until the story satisfies `condition`.
+    /// Reads until `condition` holds.
     pub async fn until(
         &mut self,
         what: &str,
@@ -80,13 +81,13 @@ impl Received {
         within(what, whole).await;
     }
 
-    /// Reads on until the document with this number has come.
+    /// Reads until the change of this document has come.
     pub async fn until_id(&mut self, watch: &mut WatchStream, id: i32) {
         let what = format!("document {id}");
         self.until(&what, watch, |it| it.ids.contains(&id)).await;
     }
 
-    /// Reads on until the watch is live, having lost MongoDB `times` times.
+    /// Reads until the watch is live again after it lost MongoDB `times` times.
     pub async fn until_reconnected(&mut self, watch: &mut WatchStream, times: usize) {
         let lost = pb::WatchState::UpstreamReconnecting;
         self.until("LIVE after UPSTREAM_RECONNECTING", watch, |it| {

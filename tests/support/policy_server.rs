@@ -1,4 +1,4 @@
-//! A server that asks who calls and has a policy, as its clients by their names see it.
+//! A server with authentication and a policy, and clients that it knows by name.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -12,10 +12,10 @@ use weir::pb;
 
 use super::{Database, WatchStream, Weir};
 
-/// Thirty-two bytes in base64, for nothing but tests.
+/// Thirty-two bytes in base64, for tests only.
 const TOKEN_KEY: &str = "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=\n";
 
-/// A server whose clients have API keys, a policy, and resume tokens that are encrypted.
+/// A server whose clients have API keys, with a policy and encrypted resume tokens.
 pub struct PolicyServer {
     /// The server.
     pub weir: Weir,
@@ -24,13 +24,13 @@ pub struct PolicyServer {
 }
 
 impl PolicyServer {
-    /// Serves clients of these names and claims by a policy, in which `$db` stands for the test's
-    /// database.
+    /// Serves clients with these names and claims under a policy, in which `$db` stands for the
+    /// test's database.
     pub async fn start(database: &Database, clients: &[(&str, Value)], policy: &str) -> Self {
         Self::with(database, clients, policy, |_| {}).await
     }
 
-    /// The same with a configuration that the test changes.
+    /// The same, with a configuration that the test changes.
     pub async fn with(
         database: &Database,
         clients: &[(&str, Value)],
@@ -61,27 +61,27 @@ impl PolicyServer {
         self.folder.path().join(name)
     }
 
-    /// Puts another policy in the place of the one before.
+    /// Replaces the policy file.
     pub fn put_policy(&self, policy: &str) {
         put(&self.file("policy"), &policy.replace("$db", &self.database));
     }
 
-    /// Puts other keys in the place of those before.
+    /// Replaces the file of API keys.
     pub fn put_clients(&self, clients: &[(&str, Value)]) {
         put(&self.file("keys"), &keys(clients));
     }
 
-    /// How often a policy was read again, with this result.
+    /// The number of policy reloads with this result.
     pub async fn reloads(&self, result: &str) -> f64 {
         let labels = [("what", "policy"), ("result", result)];
         let metrics = self.weir.metrics().await;
         metrics.sum_where("weir_reloads_total", &labels)
     }
 
-    /// Opens a watch as the client of this name does.
+    /// Opens a watch as the client with this name.
     ///
     /// # Errors
-    /// The status it was refused with.
+    /// The status with which the watch was refused.
     pub async fn open(&self, name: &str, request: pb::WatchRequest) -> Result<WatchStream, Status> {
         WatchStream::open(&mut self.weir.client().await, by(name, request)).await
     }
@@ -93,7 +93,7 @@ impl PolicyServer {
     }
 }
 
-/// A request that shows the key of this name.
+/// A request with the API key of this client.
 pub fn by<T>(name: &str, message: T) -> Request<T> {
     let mut request = Request::new(message);
     let key = key(name).parse().expect("a value");
@@ -113,7 +113,7 @@ fn keys(clients: &[(&str, Value)]) -> String {
     format!("keys:\n{}", clients.iter().map(entry).collect::<String>())
 }
 
-/// Changes a file at once, as nobody must read half of it.
+/// Replaces a file atomically, so that nobody reads half of it.
 fn put(path: &Path, contents: &str) {
     let beside = path.with_extension("new");
     std::fs::write(&beside, contents).expect("a file");

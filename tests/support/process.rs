@@ -1,8 +1,8 @@
 //! Child processes that cannot outlive the test.
 //!
-//! Drop kills them, but a test that is itself killed (a time limit, ctrl-c) runs no Drop. On Linux
-//! the kernel can do it, at the death of the *thread* that started the child. So every child is
-//! started by one thread, which lives as long as the test's process.
+//! Drop kills them, but a test that is itself killed (by a time limit or ctrl-c) runs no Drop. On
+//! Linux the kernel can kill them instead, when the *thread* that started the child ends. So one
+//! thread, which lives as long as the test's process, starts every child.
 
 use std::ffi::OsStr;
 use std::io::{self, BufRead as _, BufReader, Read};
@@ -14,8 +14,8 @@ use tokio::time::Instant;
 
 use super::tools;
 
-/// Asks the kernel to kill this process with its parent, then becomes the program that follows.
-/// The parent may have died before the kernel was asked, hence the second look.
+/// Asks the kernel to kill this process with its parent, then executes the given program. The
+/// parent may have died before the kernel was asked, hence the check afterwards.
 const LAUNCHER: &str = "
 import ctypes, os, signal, sys
 try:
@@ -60,7 +60,7 @@ pub fn command(program: impl AsRef<OsStr>) -> Command {
     command
 }
 
-/// Starts what [`command`] made.
+/// Starts a command made by [`command`].
 pub fn spawn(command: Command) -> io::Result<Child> {
     let (reply, replies) = mpsc::sync_channel(1);
     SPAWNER
@@ -71,7 +71,7 @@ pub fn spawn(command: Command) -> io::Result<Child> {
     replies.recv().expect("the spawner answers every request")
 }
 
-/// A child process whose output a test reads as it comes.
+/// A child process whose output a test reads while it runs.
 pub struct ChildProcess {
     name: String,
     child: Child,
@@ -80,7 +80,7 @@ pub struct ChildProcess {
 }
 
 impl ChildProcess {
-    /// Starts a program; `name` is what failures call it.
+    /// Starts a program; failure messages call it `name`.
     pub fn start<S: AsRef<OsStr>>(
         name: &str,
         program: impl AsRef<OsStr>,
@@ -115,7 +115,7 @@ impl ChildProcess {
         self.proc_status("VmRSS:") << 10
     }
 
-    /// The most that its resident memory has been, in bytes.
+    /// The peak of its resident memory, in bytes.
     pub fn peak_resident(&self) -> u64 {
         self.proc_status("VmHWM:") << 10
     }
@@ -129,7 +129,7 @@ impl ChildProcess {
         number.and_then(|it| it.parse().ok()).expect("a number")
     }
 
-    /// Sends it a signal: "TERM", "INT", "KILL".
+    /// Sends a signal: "TERM", "INT" or "KILL".
     pub fn signal(&self, signal: &str) {
         let kill = format!("kill -{signal} {}", self.id());
         let sent = Command::new("sh").args(["-c", &kill]).status();
@@ -140,18 +140,18 @@ impl ChildProcess {
         );
     }
 
-    /// What it has written to standard output so far.
+    /// Everything written to standard output so far.
     pub fn stdout(&self) -> String {
         read(&self.stdout)
     }
 
-    /// What it has written to standard error so far.
+    /// Everything written to standard error so far.
     pub fn stderr(&self) -> String {
         read(&self.stderr)
     }
 
-    /// Waits until its standard output satisfies `condition`; panics when `limit` passes first, or
-    /// when it ends before.
+    /// Waits until standard output satisfies `condition`; panics when `limit` passes or the process
+    /// exits first.
     pub async fn wait_for_output(
         &mut self,
         what: &str,
@@ -160,7 +160,7 @@ impl ChildProcess {
     ) {
         let deadline = Instant::now() + limit;
         loop {
-            // Asked before the output is looked at, so that the last words count.
+            // Checked before the output, so that the last lines count.
             let exit_status = self.exit_status();
             if condition(&self.stdout()) {
                 return;
@@ -179,7 +179,7 @@ impl ChildProcess {
         }
     }
 
-    /// Waits until it ends by itself; panics when `limit` passes first.
+    /// Waits until the process exits; panics when `limit` passes first.
     pub async fn wait_for_exit(&mut self, limit: Duration) -> ExitStatus {
         let deadline = Instant::now() + limit;
         loop {
@@ -195,7 +195,7 @@ impl ChildProcess {
         }
     }
 
-    /// How it ended; only once all it wrote has been read.
+    /// The exit status, once all output has been read.
     fn exit_status(&mut self) -> Option<ExitStatus> {
         let readers_are_done =
             Arc::strong_count(&self.stdout) == 1 && Arc::strong_count(&self.stderr) == 1;
@@ -205,7 +205,7 @@ impl ChildProcess {
 }
 
 impl std::fmt::Display for ChildProcess {
-    /// What it said, for messages of failure.
+    /// The output, for failure messages.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(
             f,
@@ -218,13 +218,13 @@ impl std::fmt::Display for ChildProcess {
 
 impl Drop for ChildProcess {
     fn drop(&mut self) {
-        // It may be gone already.
+        // It may have exited already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// Reads lines into a shared text until the end; the reader's share is dropped then.
+/// Reads lines into a shared text until the end, then drops the reader's reference.
 fn collect(source: impl Read + Send + 'static) -> Arc<Mutex<String>> {
     let text = Arc::new(Mutex::new(String::new()));
     let share = Arc::clone(&text);

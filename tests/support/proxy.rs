@@ -1,4 +1,4 @@
-//! A network that a test can break.
+//! A TCP proxy that lets a test break the network.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -13,25 +13,25 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
-/// What happens to the bytes of every connection, present and future.
+/// How the proxy treats the bytes of every connection, present and future.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
     /// They pass.
     Pass,
-    /// Connections are made and stay open, and nothing passes. What was held back passes when the mode
-    /// changes, as after a network's outage.
+    /// Connections are accepted and stay open, and no byte passes. What was held back passes when
+    /// the mode changes, as after a network outage.
     Blackhole,
-    /// Each piece passes this much later.
+    /// Each piece is delayed by this much.
     Delay(Duration),
-    /// Each piece passes later, by anything up to this.
+    /// Each piece is delayed by a random time up to this.
     Jitter(Duration),
-    /// So many bytes pass at a time, with a pause before the next.
+    /// At most `bytes` pass at a time, after a `pause`.
     Trickle { bytes: usize, pause: Duration },
     /// Every connection is reset at once.
     Refuse,
 }
 
-/// Where bytes go.
+/// The direction in which bytes flow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Direction {
     /// From the client to the server.
@@ -62,24 +62,25 @@ struct Counts {
     accepted: AtomicUsize,
     open: AtomicUsize,
     awaited: AtomicUsize,
-    burnt: AtomicUsize,
-    up: Fuse,
-    down: Fuse,
+    resets: AtomicUsize,
+    up: ByteLimit,
+    down: ByteLimit,
 }
 
-/// How many more bytes may pass before a connection breaks; far too many to matter when nobody has
-/// lit it.
-struct Fuse(AtomicI64);
+/// How many more bytes may pass before a connection breaks; practically unlimited unless a test
+/// sets it.
+struct ByteLimit(AtomicI64);
 
-impl Default for Fuse {
+impl Default for ByteLimit {
     fn default() -> Self {
         Self(AtomicI64::new(i64::MAX / 2))
     }
 }
 
-impl Fuse {
-    /// How many of these bytes may pass, and whether the connection breaks then. It burns once.
-    fn burn(&self, bytes: usize) -> (usize, bool) {
+impl ByteLimit {
+    /// Returns how many of these bytes may pass, and whether the connection breaks then. Triggers
+    /// once.
+    fn consume(&self, bytes: usize) -> (usize, bool) {
         let wanted = i64::try_from(bytes).expect("a buffer is small");
         let left = self.0.fetch_sub(wanted, Ordering::SeqCst);
         if left >= wanted {
@@ -90,17 +91,17 @@ impl Fuse {
     }
 }
 
-/// What open connections suffer, as numbers that rise by one each time.
+/// What was done to open connections, as counters.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Breaks {
     cuts: u64,
     half_opens: u64,
     losses: u64,
-    /// The side that is told nothing of the last half-opening.
+    /// The side that is not told of the last half-open break.
     kept: Option<Side>,
 }
 
-/// What each connection listens to.
+/// What each connection observes.
 #[derive(Clone)]
 struct Controls {
     up: watch::Receiver<Mode>,
@@ -110,7 +111,7 @@ struct Controls {
 }
 
 impl Proxy {
-    /// Listens on a free port of the loopback, for a server at `upstream`.
+    /// Listens on a free loopback port in front of the server at `upstream`.
     pub async fn to(upstream: SocketAddr) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
             .await
@@ -139,7 +140,7 @@ impl Proxy {
         }
     }
 
-    /// Where clients connect to.
+    /// The address for clients.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
@@ -149,7 +150,7 @@ impl Proxy {
         super::database_process::uri_at(self.address)
     }
 
-    /// Sets what happens to the bytes from now on. [`Mode::Refuse`] also cuts what is open.
+    /// Sets the mode of both directions. [`Mode::Refuse`] also resets open connections.
     pub fn set(&self, mode: Mode) {
         self.up.send_replace(mode);
         self.down.send_replace(mode);
@@ -158,7 +159,7 @@ impl Proxy {
         }
     }
 
-    /// Sets what happens to the bytes of one direction from now on.
+    /// Sets the mode of one direction.
     pub fn set_one_way(&self, direction: Direction, mode: Mode) {
         match direction {
             Direction::Up => self.up.send_replace(mode),
@@ -166,29 +167,30 @@ impl Proxy {
         };
     }
 
-    /// Resets every open connection. New ones are treated by the mode.
+    /// Resets every open connection. The mode decides about new ones.
     pub fn cut(&self) {
         self.breaks.send_modify(|breaks| breaks.cuts += 1);
     }
 
-    /// Resets one connection once so many more bytes have passed in this direction: in the midst of
-    /// whatever is said then.
+    /// Resets one connection once this many more bytes have passed in this direction, in the middle
+    /// of a message.
     pub fn cut_after(&self, direction: Direction, bytes: usize) {
-        let fuse = match direction {
+        let limit = match direction {
             Direction::Up => &self.counts.up,
             Direction::Down => &self.counts.down,
         };
         let bytes = i64::try_from(bytes).expect("a test counts less");
-        fuse.0.store(bytes, Ordering::SeqCst);
+        limit.0.store(bytes, Ordering::SeqCst);
     }
 
-    /// How many connections [`Proxy::cut_after`] has reset.
-    pub fn burnt(&self) -> usize {
-        self.counts.burnt.load(Ordering::SeqCst)
+    /// The number of connections that [`Proxy::cut_after`] has reset.
+    pub fn resets(&self) -> usize {
+        self.counts.resets.load(Ordering::SeqCst)
     }
 
-    /// Has one side of every open connection believe that all is well, while the other side is reset:
-    /// what it sends is swallowed, and nothing comes any more. New connections are treated by the mode.
+    /// Makes every open connection half-open: the `kept` side believes it is alive, while the other
+    /// side is reset. What the kept side sends is discarded, and it receives nothing. The mode
+    /// decides about new connections.
     pub fn half_open(&self, kept: Side) {
         self.breaks.send_modify(|breaks| {
             breaks.half_opens += 1;
@@ -196,23 +198,23 @@ impl Proxy {
         });
     }
 
-    /// From now on nothing passes, ever, over the connections on which an answer is awaited, and
-    /// neither side is told: both are half-open. Others, and new ones, are not touched.
+    /// Blocks for ever the connections on which an answer is awaited, and tells neither side: both
+    /// are half-open. Other connections, and new ones, are not affected.
     pub fn lose_answers(&self) {
         self.breaks.send_modify(|breaks| breaks.losses += 1);
     }
 
-    /// On how many connections an answer is awaited.
+    /// The number of connections on which an answer is awaited.
     pub fn awaited(&self) -> usize {
         self.counts.awaited.load(Ordering::SeqCst)
     }
 
-    /// How many connections clients have made since the start, refused ones included.
+    /// The number of connections accepted since the start, refused ones included.
     pub fn accepted(&self) -> usize {
         self.counts.accepted.load(Ordering::SeqCst)
     }
 
-    /// How many connections are open, half-open ones included.
+    /// The number of open connections, half-open ones included.
     pub fn open(&self) -> usize {
         self.counts.open.load(Ordering::SeqCst)
     }
@@ -225,7 +227,7 @@ async fn accept(listener: TcpListener, upstream: SocketAddr, controls: Controls)
         while connections.try_join_next().is_some() {}
         controls.counts.accepted.fetch_add(1, Ordering::SeqCst);
         let mut controls = controls.clone();
-        // Before the mode is looked at: a cut that comes with a new mode is not missed then.
+        // Before the mode is read, so that a cut that comes with a new mode is not missed.
         controls.breaks.mark_unchanged();
         if *controls.up.borrow() == Mode::Refuse {
             reset(&client);
@@ -236,10 +238,10 @@ async fn accept(listener: TcpListener, upstream: SocketAddr, controls: Controls)
     }
 }
 
-/// Counts one open connection for as long as it lives.
+/// Counts one open connection while it lives.
 struct Open {
     counts: Arc<Counts>,
-    /// Whether the client spoke last.
+    /// Whether the client was the last to send.
     awaits: AtomicBool,
 }
 
@@ -272,7 +274,7 @@ impl Drop for Open {
     }
 }
 
-/// Carries one connection until either side closes it or it is broken.
+/// Forwards one connection until either side closes it or it is broken.
 async fn carry(client: TcpStream, upstream: SocketAddr, controls: Controls, open: &Open) {
     let Ok(server) = TcpStream::connect(upstream).await else {
         reset(&client);
@@ -295,19 +297,19 @@ async fn carry(client: TcpStream, upstream: SocketAddr, controls: Controls, open
     {
         let mut both = pin!(async {
             let (asked, answered) = (|| open.set_awaits(true), || open.set_awaits(false));
-            let burnt = &counts.burnt;
+            let resets = &counts.resets;
             let up = pump(
                 &mut client_reads,
                 &mut server_writes,
                 up,
-                (&counts.up, burnt),
+                (&counts.up, resets),
                 asked,
             );
             let down = pump(
                 &mut server_reads,
                 &mut client_writes,
                 down,
-                (&counts.down, burnt),
+                (&counts.down, resets),
                 answered,
             );
             // A broken direction breaks the other.
@@ -323,7 +325,7 @@ async fn carry(client: TcpStream, upstream: SocketAddr, controls: Controls, open
                 break;
             }
             if open.awaits() {
-                // Until it is cut both ends stay open.
+                // Both ends stay open until a cut.
                 let _ = breaks.wait_for(|breaks| breaks.cuts != before.cuts).await;
                 return;
             }
@@ -345,7 +347,7 @@ async fn carry(client: TcpStream, upstream: SocketAddr, controls: Controls, open
     }
 }
 
-/// Keeps one side of a connection in the belief that somebody listens, until it leaves or is cut.
+/// Keeps one side of a connection open and discards what it sends, until it closes or is cut.
 async fn swallow(mut kept: OwnedReadHalf, mut breaks: watch::Receiver<Breaks>) {
     let before = breaks.borrow().cuts;
     let mut buffer = vec![0; 16 * 1024];
@@ -357,12 +359,12 @@ async fn swallow(mut kept: OwnedReadHalf, mut breaks: watch::Receiver<Breaks>) {
     }
 }
 
-/// Carries one direction; at its end the other side is told, as TCP does.
+/// Forwards one direction; its end is passed on to the other side, as TCP does.
 async fn pump(
     source: &mut OwnedReadHalf,
     sink: &mut ResetUnlessClosed,
     mut mode: watch::Receiver<Mode>,
-    (fuse, burnt): (&Fuse, &AtomicUsize),
+    (limit, resets): (&ByteLimit, &AtomicUsize),
     spoke: impl Fn(),
 ) -> io::Result<()> {
     let mut buffer = vec![0; 16 * 1024];
@@ -373,7 +375,7 @@ async fn pump(
             passing(&mut mode).await?;
             return sink.close().await;
         }
-        let (may_pass, breaks) = fuse.burn(read);
+        let (may_pass, breaks) = limit.consume(read);
         let mut rest = &buffer[..may_pass];
         while !rest.is_empty() {
             let (now, after) = rest.split_at(passing(&mut mode).await?.min(rest.len()));
@@ -381,13 +383,13 @@ async fn pump(
             rest = after;
         }
         if breaks {
-            burnt.fetch_add(1, Ordering::SeqCst);
+            resets.fetch_add(1, Ordering::SeqCst);
             return Err(io::ErrorKind::ConnectionReset.into());
         }
     }
 }
 
-/// Waits as the mode wants it; gives how many bytes may pass then.
+/// Waits as the mode requires and returns how many bytes may pass then.
 async fn passing(mode: &mut watch::Receiver<Mode>) -> io::Result<usize> {
     let now = *mode.borrow();
     match now {
@@ -406,8 +408,8 @@ async fn passing(mode: &mut watch::Receiver<Mode>) -> io::Result<usize> {
     Ok(usize::MAX)
 }
 
-/// A half of a connection that is reset when it is dropped in the midst of things: a cut must look
-/// like a fault of the network, not like a server that closed in peace.
+/// Half of a connection, which is reset if it is dropped before it is closed: a cut must look like
+/// a network fault, not like an orderly close.
 struct ResetUnlessClosed(Option<OwnedWriteHalf>);
 
 impl ResetUnlessClosed {
@@ -436,7 +438,7 @@ impl Drop for ResetUnlessClosed {
     }
 }
 
-/// Has the kernel send RST instead of FIN when the stream is dropped.
+/// Makes the kernel send RST instead of FIN when the stream is dropped.
 fn reset(stream: &TcpStream) {
     // The other side may have closed it already.
     let _ = stream.set_zero_linger();

@@ -1,4 +1,4 @@
-//! Calls whose messages are bytes as they stand.
+//! A gRPC codec for messages that are raw bytes.
 
 use bytes::{Buf as _, BufMut as _, Bytes};
 use tonic::{
@@ -6,7 +6,7 @@ use tonic::{
     codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
 };
 
-/// Bytes as they are, for methods and messages that the proto does not have.
+/// Passes bytes through unchanged, for methods and messages that the proto does not define.
 #[derive(Default)]
 pub struct RawCodec;
 

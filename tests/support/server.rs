@@ -1,4 +1,4 @@
-//! Weir itself, in the test's own process.
+//! Weir, in the test's own process.
 
 use std::net::SocketAddr;
 
@@ -10,7 +10,7 @@ use weir::pb::watch_service_client::WatchServiceClient;
 
 use super::{Database, Samples, WatchStream, admin, eventually, within};
 
-/// A running server on ports that the kernel chose.
+/// A running server on ports chosen by the kernel.
 pub struct Weir {
     app: App,
 }
@@ -26,13 +26,13 @@ impl Weir {
         Self::at(database.uri(), configure).await
     }
 
-    /// A server that keeps no feed beyond its last watch: what is asked of it again, MongoDB is
-    /// asked again.
+    /// A server that closes a feed with its last watch, so that a later watch opens a new change
+    /// stream.
     pub async fn without_linger(database: &Database) -> Self {
         Self::without_linger_at(database.uri()).await
     }
 
-    /// The same of whatever is at the URI.
+    /// The same, for the database at the URI.
     pub async fn without_linger_at(uri: &str) -> Self {
         Self::at(uri, |config| {
             config.feed_linger = std::time::Duration::ZERO;
@@ -40,7 +40,7 @@ impl Weir {
         .await
     }
 
-    /// Waits until it has let go of every feed.
+    /// Waits until every feed is closed.
     pub async fn wait_for_no_feeds(&self) {
         eventually("no feed is left", async || {
             self.metrics().await.sum("weir_feeds") == 0.0
@@ -48,7 +48,7 @@ impl Weir {
         .await;
     }
 
-    /// Serves whatever is at the URI, such as a [`super::Proxy`] in front of a database.
+    /// Serves the database at the URI, which may be a [`super::Proxy`].
     pub async fn at(uri: &str, configure: impl FnOnce(&mut ServeConfig)) -> Self {
         let mut config = ServeConfig::for_uri(uri);
         config.listen = free_port();
@@ -60,17 +60,17 @@ impl Weir {
         Self { app }
     }
 
-    /// Where it speaks gRPC.
+    /// The address of gRPC.
     pub fn grpc_addr(&self) -> SocketAddr {
         self.app.grpc_addr()
     }
 
-    /// Where it serves metrics and health over HTTP.
+    /// The address of metrics and health over HTTP.
     pub fn admin_addr(&self) -> SocketAddr {
         self.app.admin_addr()
     }
 
-    /// A new connection to it.
+    /// A new connection.
     pub async fn channel(&self) -> Channel {
         let endpoint = Endpoint::from_shared(format!("http://{}", self.grpc_addr()))
             .expect("an address makes a URI");
@@ -94,19 +94,19 @@ impl Weir {
     /// Opens a watch on a connection of its own.
     ///
     /// # Errors
-    /// The status it was refused with, before the response headers or in place of `Opened`.
+    /// The status with which it was refused, before the response headers or in place of `Opened`.
     pub async fn try_watch(&self, request: pb::WatchRequest) -> Result<WatchStream, tonic::Status> {
         WatchStream::open(&mut self.client().await, request).await
     }
 
-    /// The metrics as they are now.
+    /// The current metrics.
     pub async fn metrics(&self) -> Samples {
         let (status, body) = self.admin("/metrics").await;
         assert_eq!(status, 200, "GET /metrics answered {body}");
         Samples::parse(&body)
     }
 
-    /// GETs a path of the admin port: the HTTP status and the body.
+    /// GETs a path of the admin port and returns the HTTP status and the body.
     pub async fn admin(&self, path: &str) -> (u16, String) {
         within(
             "an answer of the admin port",
@@ -116,7 +116,7 @@ impl Weir {
         .unwrap_or_else(|error| panic!("GET {path} of the admin port: {error}"))
     }
 
-    /// Shuts it down as SIGTERM does, and returns once that is done.
+    /// Shuts the server down as SIGTERM does, and returns once that is done.
     pub async fn shutdown(self) {
         within("Weir shuts down", self.app.shutdown()).await;
     }

@@ -1,16 +1,17 @@
-//! A MongoDB of the tests' own: it says what no real one would, byte for byte as a test wrote it.
+//! A stand-in for MongoDB that sends exactly the bytes that a test gives it, also such as no real
+//! server sends.
 //!
-//! It speaks the wire protocol well enough for Weir. Each collection has a [`Log`] of events, which are
-//! whatever bytes a test puts there, and every cursor reads the log from the place that its token or
-//! its time stands for: so a broken event is there again after a resume, as it would be in an oplog.
-//! [`Log::alter`] changes each reply to a cursor, [`Log::answer`] gives the next ones something else
-//! altogether. It reads no pipeline beyond `$changeStream`: nothing is filtered.
+//! It speaks as much of the wire protocol as Weir needs. Each collection has a [`Log`] of events with
+//! any bytes, and every cursor reads the log from the position of its token or its time: a broken
+//! event comes again after a resume, as it would from an oplog. [`Log::alter`] changes each reply to a
+//! cursor, [`Log::answer`] replaces the next ones. Of a pipeline it reads only `$changeStream`, so it
+//! filters nothing.
 //!
 //! ```ignore
 //! let stand_in = StandIn::start();
 //! let orders = stand_in.log("orders");
 //! let weir = Weir::at(stand_in.uri(), |_| {}).await;
-//! let mut watching = weir.watch(stand_in.watch_request(&["orders"])).await;
+//! let mut watch = weir.watch(stand_in.watch_request(&["orders"])).await;
 //! orders.push(insert(1));
 //! orders.push(Event::Raw(b"not BSON at all".to_vec()));
 //! ```
@@ -29,21 +30,21 @@ use weir::pb;
 #[path = "../../benches/performance/upstream/stand_in/wire.rs"]
 mod wire;
 
-/// The database that every log is of.
+/// The database of every log.
 pub const DATABASE: &str = "stand_in";
 
 /// The second of the first event, unless a test sets the clock.
 pub const FIRST_SECOND: u32 = 1_700_000_000;
 
-/// How many events one reply holds at most, unless a test says otherwise.
+/// The maximum number of events in one reply, unless a test sets another.
 const BATCH: usize = 100;
 
-/// MongoDB's code for a cursor that it does not know.
+/// MongoDB's code for an unknown cursor.
 const CURSOR_NOT_FOUND: i32 = 43;
-/// Its code for a token that it never gave.
+/// MongoDB's code for a token that it never issued.
 const INVALID_RESUME_TOKEN: i32 = 260;
 
-/// A running server. It stops when it is dropped, and cuts every connection.
+/// A running server. When it is dropped it stops and closes every connection.
 pub struct StandIn {
     server: Arc<Server>,
 }
@@ -54,13 +55,12 @@ pub struct Log {
     name: String,
 }
 
-/// An event to be added to a log.
+/// An event to append to a log.
 pub enum Event {
-    /// A document. `_id`, `clusterTime` and `wallTime` are put in where it has none: tokens that tell
+    /// A document. Missing `_id`, `clusterTime` and `wallTime` are filled in: tokens that tell
     /// events apart, and times that rise by a second from [`FIRST_SECOND`].
     Document(Document),
-    /// These bytes, whatever they are. The token for those who resume after it is the one that
-    /// [`event_token`] makes of its place.
+    /// These bytes, whatever they are. Their resume token is [`event_token`] of their position.
     Raw(Vec<u8>),
 }
 
@@ -70,33 +70,33 @@ impl From<Document> for Event {
     }
 }
 
-/// What an `aggregate` or a `getMore` is answered with.
+/// The answer to an `aggregate` or a `getMore`.
 pub enum Answer {
-    /// An error, as MongoDB puts it.
+    /// An error in MongoDB's form.
     Error {
         /// Its code.
         code: i32,
         /// Its labels.
         labels: &'static [&'static str],
     },
-    /// A reply that holds these bytes in place of its document.
+    /// A reply with these bytes in place of its document.
     Document(Vec<u8>),
-    /// These bytes in place of a whole message. The connection is closed then.
+    /// These bytes in place of a whole message. The connection is closed afterwards.
     Message(Vec<u8>),
-    /// The connection is closed without a word.
+    /// The connection is closed without an answer.
     Close,
 }
 
-/// A reply to an `aggregate` or a `getMore`, before it is written.
+/// A reply to an `aggregate` or a `getMore`, before it is encoded.
 #[derive(Debug, Clone)]
 pub struct Reply {
-    /// Whether it is the answer to an `aggregate`.
+    /// Whether it answers an `aggregate`.
     pub first: bool,
-    /// The cursor's number; 0 says that it is used up.
+    /// The cursor id; 0 means that the cursor is exhausted.
     pub cursor: i64,
     /// The events, each as raw bytes.
     pub events: Vec<Vec<u8>>,
-    /// The place after them, a raw BSON document.
+    /// The position after the events, as a raw BSON document.
     pub post_batch_token: Option<Vec<u8>>,
     /// The server's time.
     pub operation_time: Option<Timestamp>,
@@ -108,7 +108,7 @@ struct Server {
     address: String,
     uri: String,
     state: Mutex<State>,
-    /// Told of everything that changes what a waiting cursor is answered.
+    /// Notified of everything that changes the answer to a waiting cursor.
     changed: Condvar,
 }
 
@@ -118,9 +118,9 @@ struct State {
     cursors: HashMap<i64, Cursor>,
     /// How often each command came.
     command_count: HashMap<String, u64>,
-    /// What it says of its time, where a test set it.
+    /// The operation time that a test has set.
     clock: Option<Timestamp>,
-    /// The oldest entry of the oplog.
+    /// The time of the oldest oplog entry.
     oldest: Option<Timestamp>,
     connections: Vec<TcpStream>,
     stopped: bool,
@@ -132,11 +132,11 @@ struct LogState {
     answers: VecDeque<Answer>,
     alter: Option<Alter>,
     batch: Option<usize>,
-    /// Whether the opening brings events.
+    /// Whether the first batch contains events.
     events_in_first_batch: bool,
-    /// Whether it answers at once, with nothing to say.
+    /// Whether it answers at once, even with an empty batch.
     answer_at_once: bool,
-    /// How often each command came for it.
+    /// How often each command came for this log.
     command_count: HashMap<String, u64>,
 }
 
@@ -184,7 +184,7 @@ struct Cursor {
     place: usize,
 }
 
-/// A time of the oplog.
+/// An oplog timestamp.
 pub fn time(seconds: u32, increment: u32) -> Timestamp {
     Timestamp {
         time: seconds,
@@ -192,8 +192,8 @@ pub fn time(seconds: u32, increment: u32) -> Timestamp {
     }
 }
 
-/// An insert of a document with this number, with everything that MongoDB sends but `_id`,
-/// `clusterTime` and `wallTime`, which are added.
+/// An insert of a document with this `_id`, with everything that MongoDB sends except `_id`,
+/// `clusterTime` and `wallTime`, which are added later.
 pub fn insert(id: i32) -> Document {
     doc! {
         "operationType": "insert",
@@ -204,7 +204,7 @@ pub fn insert(id: i32) -> Document {
 }
 
 impl StandIn {
-    /// Listens on a free port of the loopback.
+    /// Listens on a free loopback port.
     pub fn start() -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port is free");
         let address = listener
@@ -224,7 +224,7 @@ impl StandIn {
                 };
                 let server = Arc::clone(&accepting);
                 std::thread::spawn(move || {
-                    // A client that goes away is no failure.
+                    // A client that disconnects is no failure.
                     let _ = server.serve(connection);
                 });
             }
@@ -232,12 +232,12 @@ impl StandIn {
         Self { server }
     }
 
-    /// Where it is.
+    /// The MongoDB URI of the server.
     pub fn uri(&self) -> &str {
         &self.server.uri
     }
 
-    /// A request to watch these collections, all else at its default.
+    /// A request to watch these collections, with defaults for everything else.
     pub fn watch_request(&self, collections: &[&str]) -> pb::WatchRequest {
         pb::WatchRequest {
             database: DATABASE.to_owned(),
@@ -246,7 +246,7 @@ impl StandIn {
         }
     }
 
-    /// The events of a collection; those of a stream on the whole database under the name "".
+    /// The events of a collection; the name "" stands for a stream on the whole database.
     pub fn log(&self, collection: &str) -> Log {
         Log {
             server: Arc::clone(&self.server),
@@ -254,18 +254,17 @@ impl StandIn {
         }
     }
 
-    /// Sets the operation time that it tells from now on, which is else a second before that of the next
-    /// event.
+    /// Sets the operation time from now on. By default it is one second before the next event.
     pub fn set_clock(&self, clock: Timestamp) {
         self.server.state().clock = Some(clock);
     }
 
-    /// Sets the time of its oldest oplog entry, which is else long ago.
+    /// Sets the time of the oldest oplog entry. By default it is long ago.
     pub fn set_oldest(&self, oldest: Timestamp) {
         self.server.state().oldest = Some(oldest);
     }
 
-    /// How often a command came, whatever it was about.
+    /// How often this command came, in all.
     pub fn command_count(&self, command: &str) -> u64 {
         let state = self.server.state();
         state
@@ -275,12 +274,12 @@ impl StandIn {
             .unwrap_or_default()
     }
 
-    /// How many cursors are open.
+    /// The number of open cursors.
     pub fn open_cursors(&self) -> usize {
         self.server.state().cursors.len()
     }
 
-    /// Cuts every connection.
+    /// Closes every connection.
     pub fn cut(&self) {
         self.server.state().cut();
     }
@@ -299,12 +298,12 @@ impl Drop for StandIn {
 }
 
 impl Log {
-    /// Adds an event.
+    /// Appends an event.
     pub fn push(&self, event: impl Into<Event>) {
         self.push_all([event.into()]);
     }
 
-    /// Adds several events in one step, so that they come in one reply if it has room for them.
+    /// Appends several events in one step, so that they come in one reply if they fit.
     pub fn push_all(&self, events: impl IntoIterator<Item = Event>) {
         let mut state = self.server.state();
         let seconds = state.next_second();
@@ -317,12 +316,12 @@ impl Log {
         self.server.changed.notify_all();
     }
 
-    /// How many events there are.
+    /// The number of events.
     pub fn len(&self) -> usize {
         self.with(|log| log.entries.len())
     }
 
-    /// Sets how many events one reply holds at most.
+    /// Sets the maximum number of events in one reply.
     pub fn set_batch(&self, events: usize) {
         self.with(|log| log.batch = Some(events));
     }
@@ -333,18 +332,18 @@ impl Log {
         self.server.changed.notify_all();
     }
 
-    /// Puts events into the answer to an `aggregate` already.
+    /// Puts events into the first batch too.
     pub fn answer_openings_with_events(&self) {
         self.with(|log| log.events_in_first_batch = true);
     }
 
-    /// Answers every `getMore` at once, whether there is anything to say or not.
+    /// Answers every `getMore` at once, even with an empty batch.
     pub fn never_wait(&self) {
         self.with(|log| log.answer_at_once = true);
         self.server.changed.notify_all();
     }
 
-    /// Replies are what they are again.
+    /// Restores normal replies.
     pub fn heal(&self) {
         self.with(|log| {
             log.alter = None;
@@ -353,13 +352,13 @@ impl Log {
         });
     }
 
-    /// Answers one `getMore` with something else. Several are used up one after the other.
+    /// Replaces the answer to one `getMore`. Several are used one after the other.
     pub fn answer(&self, answer: Answer) {
         self.with(|log| log.answers.push_back(answer));
         self.server.changed.notify_all();
     }
 
-    /// How often a command came for this log.
+    /// How often this command came for this log.
     pub fn command_count(&self, command: &str) -> u64 {
         self.with(|log| log.command_count.get(command).copied().unwrap_or_default())
     }
@@ -371,8 +370,8 @@ impl Log {
 }
 
 impl Reply {
-    /// The whole reply's document. Lengths around the events are right, whatever the events say of
-    /// their own.
+    /// The encoded document of the reply. The lengths around the events are right, whatever lengths
+    /// the events claim.
     pub fn bytes(&self) -> Vec<u8> {
         let mut batch = RawWriter::new();
         for (index, event) in self.events.iter().enumerate() {
@@ -402,7 +401,7 @@ impl Reply {
     }
 }
 
-/// Writes a document of elements that are raw bytes.
+/// Writes a document from elements that are raw bytes.
 #[derive(Debug)]
 pub struct RawWriter(Vec<u8>);
 
@@ -411,7 +410,7 @@ impl RawWriter {
         Self(vec![0; 4])
     }
 
-    /// Adds an element, whatever its value is.
+    /// Adds an element with any value bytes.
     pub fn put(&mut self, kind: u8, key: impl AsRef<[u8]>, value: &[u8]) -> &mut Self {
         self.0.push(kind);
         self.0.extend(key.as_ref());
@@ -420,7 +419,7 @@ impl RawWriter {
         self
     }
 
-    /// The document, with its right length.
+    /// The document, with its correct length.
     pub fn finish(mut self) -> Vec<u8> {
         self.0.push(0);
         let length = i32::try_from(self.0.len()).expect("a document of a test is under 2 GiB");
@@ -432,19 +431,19 @@ impl RawWriter {
 /// The value of a string element.
 pub fn string_value(text: impl AsRef<[u8]>) -> Vec<u8> {
     let text = text.as_ref();
-    let length = i32::try_from(text.len() + 1).expect("a text of a test is short");
+    let length = i32::try_from(text.len() + 1).expect("a test's text is short");
     let mut value = length.to_le_bytes().to_vec();
     value.extend(text);
     value.push(0);
     value
 }
 
-/// The token of the event at a place, counted from 0, unless it has one of its own.
+/// The default token of the event at a position, counted from 0.
 pub fn event_token(place: usize) -> Document {
     doc! { "_data": format!("E{place:08}") }
 }
 
-/// The token of the place before an event, between events.
+/// The token of the position before an event.
 fn place_token(place: usize) -> Document {
     doc! { "_data": format!("P{place:08}") }
 }
@@ -460,7 +459,7 @@ impl Server {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Keeps a handle of a connection, to cut it. `None` once the server has stopped.
+    /// Keeps a handle of a connection, to close it later. `None` once the server has stopped.
     fn admit(&self, connection: TcpStream) -> Option<TcpStream> {
         let mut state = self.state();
         let handle = connection.try_clone().ok();
@@ -477,11 +476,11 @@ impl Server {
                 Answer::Error { code, labels } => bytes_of(&doc! {
                     "ok": 0.0,
                     "code": code,
-                    "errmsg": "as the test has it",
+                    "errmsg": "requested by the test",
                     "errorLabels": labels,
                 }),
                 Answer::Message(mut bytes) => {
-                    // An answer that names another request would be refused for that alone.
+                    // The driver would refuse an answer to another request for that reason alone.
                     if let Some(response_to) = bytes.get_mut(8..12) {
                         response_to.copy_from_slice(&request.to_le_bytes());
                     }
@@ -522,7 +521,7 @@ impl Server {
         }
     }
 
-    /// Answers a `getMore`, once there is something to say or the time is up.
+    /// Answers a `getMore` once there are events or the time is up.
     fn get_more(&self, state: MutexGuard<'_, State>, id: i64, wait: Duration) -> Answer {
         let (mut state, _) = self
             .changed
@@ -547,7 +546,7 @@ impl State {
         }
     }
 
-    /// Whether there is nothing to tell a cursor.
+    /// Returns whether there is nothing for a cursor to read.
     fn is_quiet(&self, id: i64) -> bool {
         let cursor = self.cursors.get(&id);
         let log = cursor.and_then(|cursor| Some((cursor, self.logs.get(&cursor.log)?)));
@@ -568,12 +567,12 @@ impl State {
         FIRST_SECOND + u32::try_from(events).expect("a test writes few events")
     }
 
-    /// The time that it tells: right before the next event, unless it was set.
+    /// The operation time: right before the next event, unless a test has set it.
     fn now(&self) -> Timestamp {
         self.clock.unwrap_or(time(self.next_second() - 1, 1))
     }
 
-    /// Moves a cursor on and says what it passed.
+    /// Advances a cursor and returns the events that it passed.
     fn reply(&mut self, id: i64, first: bool) -> Answer {
         let operation_time = Some(self.now());
         let Some(cursor) = self.cursors.get_mut(&id) else {
@@ -600,7 +599,7 @@ impl State {
         Answer::Document(reply.bytes())
     }
 
-    /// The number of events before the place at which an `aggregate` asks to start.
+    /// The number of events before the position at which an `aggregate` asks to start.
     fn place_asked_for(&self, log: &str, aggregate: &Document) -> Result<usize, i32> {
         let entries = self.logs.get(log).map_or(&[][..], |log| &log.entries);
         let options = aggregate.get_array("pipeline").ok().and_then(|stages| {
@@ -634,7 +633,7 @@ impl State {
         })
     }
 
-    /// The answer to a command that is about no change stream.
+    /// The answer to a command that concerns no change stream.
     fn other(&mut self, name: &str, command: &Document, address: &str) -> Document {
         let mut answer = match name {
             "find" => doc! { "cursor": {
@@ -649,7 +648,7 @@ impl State {
                 }
                 doc! { "cursorsKilled": killed }
             }
-            // Of the others ping and endSessions want no more than a word.
+            // For the rest, such as ping and endSessions, `ok` is enough.
             _ => wire::handshake_reply(name, address).unwrap_or_default(),
         };
         answer.insert("ok", 1.0);

@@ -1,29 +1,29 @@
-//! What a run did, in figures: `docs/guarantees.md` reports them of one run of the tests.
+//! The figures of a test run, which `docs/guarantees.md` reports.
 
 use std::{fs::OpenOptions, io::Write as _};
 
-/// A figure of `docs/guarantees.md`. A run's amounts are added up, but for the last two, of which the
-/// largest counts.
+/// A figure of `docs/guarantees.md`. The amounts of a run are added up, except for the last two, of
+/// which the maximum counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Figure {
-    /// Faults put in: a cut, a stall, a killed process, an error that MongoDB was made to answer.
+    /// Injected faults: a cut, a stall, a killed process, an error that MongoDB was made to return.
     Faults,
-    /// Changes written while faults came, that clients had to get.
+    /// Changes written during faults that clients had to receive.
     EventsWritten,
-    /// Of these, changes that a client did not get.
+    /// Of these, changes that a client did not receive.
     EventsLost,
-    /// Events that a client got once more, after it came back.
+    /// Events that a client received again after a resume.
     Repeats,
     /// Inputs that had to be refused or survived: requests, tokens, frames, documents.
     BadInputs,
     /// Watches open at once.
     WatchesHeld,
-    /// Bytes at the peak of what a test bounds: the memory of the process, where it is that.
+    /// The peak in bytes of what a test bounds, usually the memory of the process.
     PeakBytes,
 }
 
 impl Figure {
-    /// What a line of the tally begins with.
+    /// The first word of a line in the tally file.
     pub fn key(self) -> &'static str {
         match self {
             Self::Faults => "faults",
@@ -37,8 +37,8 @@ impl Figure {
     }
 }
 
-/// Adds to the figures of this run: a line `figure amount test` in the file that `WEIR_TALLY` names.
-/// Without one it is only printed.
+/// Adds to the figures of this run: appends a line `figure amount test` to the file that
+/// `WEIR_TALLY` names. Without that variable the line is only printed.
 pub fn tally(figure: Figure, amount: u64) {
     let thread = std::thread::current();
     let line = format!(
@@ -48,7 +48,7 @@ pub fn tally(figure: Figure, amount: u64) {
     );
     print!("tally: {line}");
     if let Some(path) = std::env::var_os("WEIR_TALLY").filter(|path| !path.is_empty()) {
-        // One write of a short line: those of tests that run side by side do not mix.
+        // One write of a short line: lines of concurrent tests do not mix.
         let file = OpenOptions::new().create(true).append(true).open(path);
         let written = file.and_then(|mut file| file.write_all(line.as_bytes()));
         written.expect("the file that WEIR_TALLY names can be written");

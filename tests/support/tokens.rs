@@ -1,4 +1,4 @@
-//! Keys that sign bearer tokens, and the tokens, good and bad.
+//! Signing keys, and bearer tokens that are good or bad.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -14,14 +14,14 @@ use aws_lc_rs::{
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde_json::{Value, json};
 
-/// Who issues the tokens of tests.
+/// The issuer of the tests' tokens.
 pub const ISSUER: &str = "https://issuer.example";
-/// Whom they are for.
+/// The audience of the tests' tokens.
 pub const AUDIENCE: &str = "weir";
 
 /// A private key.
 pub struct SigningKey {
-    /// Its key id, which tokens name.
+    /// The key id, which tokens name.
     pub id: String,
     pair: Pair,
 }
@@ -73,7 +73,7 @@ impl SigningKey {
         }
     }
 
-    /// Its public half, as a set holds it.
+    /// The public key as an entry of a key set.
     pub fn jwk(&self) -> Value {
         let mut jwk = self.bare_jwk();
         jwk["use"] = json!("sig");
@@ -81,7 +81,7 @@ impl SigningKey {
         jwk
     }
 
-    /// Its public half, without a word on what it is for.
+    /// The public key without `use` and `alg`.
     pub fn bare_jwk(&self) -> Value {
         let encode = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
         let curve = |name: &str, point: &[u8]| {
@@ -105,18 +105,18 @@ impl SigningKey {
         jwk
     }
 
-    /// A token of these claims, as its issuer would make it.
+    /// A token with these claims, as the issuer would make it.
     pub fn token(&self, claims: &Value) -> String {
         let header = json!({"typ": "JWT", "alg": self.algorithm(), "kid": self.id});
         self.token_with(&header, claims)
     }
 
-    /// A token that says this of itself, signed with this key.
+    /// A token with this header, signed with this key.
     pub fn token_with(&self, header: &Value, claims: &Value) -> String {
         self.token_of(&header.to_string(), &claims.to_string())
     }
 
-    /// A token of these two texts, signed.
+    /// A signed token of these two texts.
     pub fn token_of(&self, header: &str, claims: &str) -> String {
         let message = message(header, claims);
         let signature = self.sign(header, message.as_bytes());
@@ -146,19 +146,19 @@ impl SigningKey {
     }
 }
 
-/// Header and claims as they are signed.
+/// Header and claims in the form that is signed.
 pub fn message(header: &str, claims: &str) -> String {
     let encode = |text: &str| URL_SAFE_NO_PAD.encode(text);
     format!("{}.{}", encode(header), encode(claims))
 }
 
-/// A set of keys.
+/// A key set.
 pub fn key_set(keys: &[&SigningKey]) -> Value {
     let keys: Vec<Value> = keys.iter().map(|key| key.jwk()).collect();
     json!({"keys": keys})
 }
 
-/// Good claims of somebody, for an hour.
+/// Valid claims of this subject for an hour.
 pub fn claims(subject: &str) -> Value {
     json!({
         "iss": ISSUER,
@@ -168,7 +168,7 @@ pub fn claims(subject: &str) -> Value {
     })
 }
 
-/// A time as tokens write it.
+/// A time in the form that tokens use.
 pub fn seconds_from_now(seconds: i64) -> i64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     let now = i64::try_from(now.expect("a time after 1970").as_secs());

@@ -1,4 +1,4 @@
-//! Finds the programs that tests start, and says how to get those that are missing.
+//! Finds the programs that tests start, and says how to install missing ones.
 
 use std::path::PathBuf;
 
@@ -6,7 +6,7 @@ use std::path::PathBuf;
 const INSTRUCTIONS: &str = "run `make test`, which puts it in place, or `make test-setup` once and \
                             the test runner of your choice after that";
 
-/// The root of the repository, where the tests are run, which may not be where they were built.
+/// The root of the repository where the tests run, which may not be where they were built.
 pub fn repository() -> PathBuf {
     std::env::var_os("CARGO_MANIFEST_DIR")
         .unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into())
@@ -18,7 +18,7 @@ pub fn python() -> PathBuf {
     virtual_environment_tool("python")
 }
 
-/// A program that a package of `requirements-test.txt` brings, such as `buf`.
+/// A program from a package of `requirements-test.txt`, such as `buf`.
 pub fn virtual_environment_tool(name: &str) -> PathBuf {
     let path = repository().join(".venv/bin").join(name);
     assert!(path.exists(), "there is no {path:?}: {INSTRUCTIONS}");
@@ -35,7 +35,8 @@ pub fn node() -> PathBuf {
     on_path("node").unwrap_or_else(|| panic!("there is no node on the PATH: {INSTRUCTIONS}"))
 }
 
-/// The database server: `WEIR_TEST_SECANTUSD`, else the virtual environment's, else the PATH's.
+/// The database server: `WEIR_TEST_SECANTUSD`, else the virtual environment's, else the one on the
+/// PATH.
 pub fn database_server() -> PathBuf {
     if let Some(path) = std::env::var_os("WEIR_TEST_SECANTUSD") {
         let path = PathBuf::from(path);

@@ -1,4 +1,4 @@
-//! One watch as a client holds it.
+//! One open watch, as a client sees it.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -14,7 +14,7 @@ use weir::pb::watch_service_client::WatchServiceClient;
 
 use super::within;
 
-/// What a narrow client lets the server send before it reads.
+/// The HTTP/2 window of a narrow client.
 const NARROW: u32 = 32 << 10;
 
 /// An open watch.
@@ -24,16 +24,16 @@ pub struct WatchStream {
     /// The response's headers.
     pub headers: tonic::metadata::MetadataMap,
     stream: Streaming<pb::WatchResponse>,
-    /// Changes of the last batch that were not asked for yet.
+    /// Changes of the last batch that the test has not taken yet.
     changes: VecDeque<pb::ChangeEvent>,
-    /// The pieces of an event so far.
+    /// The pieces of an incomplete event.
     chunks: Vec<pb::EventChunk>,
     /// The token of the last message.
     token: Bytes,
 }
 
 impl WatchStream {
-    /// Sends the request and awaits `Opened`.
+    /// Sends the request and waits for `Opened`.
     pub async fn open(
         client: &mut WatchServiceClient<Channel>,
         request: impl IntoRequest<pb::WatchRequest>,
@@ -57,8 +57,8 @@ impl WatchStream {
         })
     }
 
-    /// Opens a watch on a connection of its own that takes next to nothing until it is read: 32 KiB,
-    /// and what HTTP/2 holds back for it on Weir's side, 400 KiB.
+    /// Opens a watch on its own connection with a small window: unread, it takes 32 KiB, plus the
+    /// 400 KiB that HTTP/2 buffers for it in Weir.
     pub async fn narrow(address: SocketAddr, request: impl IntoRequest<pb::WatchRequest>) -> Self {
         let endpoint = Endpoint::from_shared(format!("http://{address}"));
         let endpoint = endpoint
@@ -71,19 +71,19 @@ impl WatchStream {
         opened.expect("the watch opens")
     }
 
-    /// The token of the last message that was received; an event's own stands in the event.
+    /// The token of the last message; an event's own token is in the event.
     pub fn token(&self) -> Bytes {
         self.token.clone()
     }
 
-    /// The next message, or how the stream ended.
+    /// The next message, or `Ok(None)` when the stream ended with OK.
     ///
     /// # Errors
-    /// The status that the stream ended with. OK comes as `Ok(None)`.
+    /// The status with which the stream ended.
     pub async fn try_next(&mut self) -> Result<Option<pb::WatchResponse>, Status> {
         assert!(
             self.changes.is_empty(),
-            "changes of the last batch were not asked for: {:?}",
+            "changes of the last batch were not taken: {:?}",
             self.changes
         );
         self.receive("the next message").await
@@ -95,10 +95,11 @@ impl WatchStream {
         unless_ended("the next message", message)
     }
 
-    /// The next change. Progress and state changes are passed over, batches unpacked one event at
-    /// a time, and the pieces of a large event joined.
+    /// The next change. Skips progress and state changes, unpacks batches and joins the pieces of a
+    /// large event.
     pub async fn next_change(&mut self) -> pb::ChangeEvent {
-        // As a whole: progress alone would otherwise keep this waiting for ever.
+        // One limit for all of it: with a limit for each message, progress alone would keep this
+        // waiting for ever.
         let whole = async {
             loop {
                 if let Some(change) = self.changes.pop_front() {
@@ -129,8 +130,8 @@ impl WatchStream {
         changes
     }
 
-    /// Reads messages until one of them is what is looked for. A change on the way fails the test;
-    /// progress and state changes are passed over.
+    /// Reads messages until `wanted` accepts one. A change on the way fails the test; progress and
+    /// state changes are skipped.
     pub async fn until<T>(&mut self, what: &str, mut wanted: impl FnMut(&Kind) -> Option<T>) -> T {
         assert!(self.changes.is_empty(), "changes wait before {what}");
         let whole = async {
@@ -159,7 +160,7 @@ impl WatchStream {
         .await
     }
 
-    /// Waits until the watch says that it is in this state.
+    /// Waits until the watch reports this state.
     pub async fn next_state(&mut self, state: pb::WatchState) -> pb::StateChange {
         self.until(state.as_str_name(), |kind| match kind {
             Kind::StateChange(change) if change.state() == state => Some(change.clone()),
@@ -177,7 +178,7 @@ impl WatchStream {
         .await
     }
 
-    /// Reads to the end, whatever comes: the status, OK included.
+    /// Reads to the end and returns the status, OK included.
     pub async fn end(&mut self) -> Status {
         let whole = async {
             loop {
@@ -203,10 +204,10 @@ impl WatchStream {
         Ok(message)
     }
 
-    /// Keeps a piece; the last one makes the event whole.
+    /// Stores a piece; the last one completes the event.
     fn take_chunk(&mut self, chunk: pb::EventChunk) {
         if chunk.index == 0 {
-            // The event was read again, and is not what it was.
+            // The event was read again and may have changed.
             self.chunks.clear();
         }
         assert_eq!(
@@ -227,7 +228,7 @@ impl WatchStream {
             assert_eq!(
                 u64::try_from(whole.len()).ok(),
                 Some(total_bytes),
-                "the pieces together have another size than announced"
+                "the pieces do not add up to the announced size"
             );
             let event = pb::ChangeEvent::decode(whole.freeze());
             self.changes
@@ -247,7 +248,7 @@ fn unless_ended(
     }
 }
 
-/// The ErrorInfo of a status; the test fails when it has none or is not Weir's.
+/// The ErrorInfo of a status; the test fails when it has none or it is not Weir's.
 pub fn error_info(status: &Status) -> ErrorInfo {
     let details = status.get_error_details();
     let info = details.error_info();

@@ -1,5 +1,5 @@
-//! A database, Weir and its clients, with a network on both sides of Weir that a test can break, and a
-//! ledger of all that is written meanwhile.
+//! A database, Weir and its clients, with a breakable network on both sides of Weir and a ledger of
+//! all writes.
 #![allow(
     dead_code,
     unused_imports,
@@ -26,13 +26,13 @@ use crate::support::ledger::{
 };
 use crate::support::{Database, Figure, Proxy, Weir, eventually, tally};
 
-/// The shortest that may be asked for, so that a test sees the end of it.
+/// The shortest allowed value, so that a test reaches the limit.
 pub const REPLY_TIMEOUT: Duration = Duration::from_secs(2);
 const KEEPALIVE: Duration = Duration::from_secs(1);
-/// Longer, as a ping waits behind what was sent before it.
+/// Longer, as a ping waits behind data that was sent before it.
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// A small server in a hurry: little room, so that clients fall off, and short limits.
+/// A small ring, so that clients fall behind, and short limits.
 pub fn short_limits(config: &mut ServeConfig) {
     config.upstream_reply_timeout = REPLY_TIMEOUT;
     config.server_selection_timeout = Duration::from_millis(300);
@@ -43,7 +43,7 @@ pub fn short_limits(config: &mut ServeConfig) {
     config.max_catch_ups = 4;
 }
 
-/// What the writers write where a test says nothing else.
+/// The default writes.
 pub fn write_options() -> WriteOptions {
     WriteOptions {
         large: Some((15, 150_000)),
@@ -51,7 +51,7 @@ pub fn write_options() -> WriteOptions {
     }
 }
 
-/// One follower of each kind.
+/// The options of one client of each kind.
 pub fn one_client_of_each_kind(database: &Database) -> Vec<ClientOptions> {
     let whole = || database.watch_request(&[]);
     let first = || database.watch_request(&["ledger_a"]);
@@ -62,13 +62,14 @@ pub fn one_client_of_each_kind(database: &Database) -> Vec<ClientOptions> {
         ..whole()
     };
     let plain = ClientOptions::new("plain", first(), |it| it.collection == 0);
-    // What an update or a deletion leaves nobody can tell, and it is delivered for that.
+    // Without images nobody can tell the group before an update or deletion, so these are
+    // delivered.
     let filtered_by_mongodb = ClientOptions::new(
         "filtered by MongoDB",
         of_group(1, pb::FeedMode::Dedicated),
         |it| matches!(it.operation, Update | Delete) || it.after == Some(1),
     );
-    // What there was is known here, and nothing is delivered that may not match.
+    // With images the group is known, and nothing that may not match is delivered.
     let by_images = pb::WatchRequest {
         full_document_before_change: pb::FullDocumentBeforeChange::Required.into(),
         missing_image_policy: pb::MissingImagePolicy::Drop.into(),
@@ -123,7 +124,7 @@ pub fn one_client_of_each_kind(database: &Database) -> Vec<ClientOptions> {
             ..ClientOptions::new("narrow", canonical, |it| it.collection == 0)
         },
     ];
-    // A machine that is busy may take seconds over a progress.
+    // On a busy machine a progress may take seconds.
     let with_patience = |options| ClientOptions {
         silent_intervals: 10,
         ..options
@@ -131,7 +132,7 @@ pub fn one_client_of_each_kind(database: &Database) -> Vec<ClientOptions> {
     all.into_iter().map(with_patience).collect()
 }
 
-/// The same, but they take their watches for dead as soon as the contract lets them.
+/// The same, but they give up a silent watch as early as the contract allows.
 pub fn impatient_clients_of_each_kind(database: &Database) -> Vec<ClientOptions> {
     let impatient = |options| ClientOptions {
         silent_intervals: 2,
@@ -143,13 +144,13 @@ pub fn impatient_clients_of_each_kind(database: &Database) -> Vec<ClientOptions>
         .collect()
 }
 
-/// Waits until so much more was written, whoever gets it.
+/// Waits until this many more writes were made, whoever receives them.
 pub async fn wait_for_writes(ledger: &Ledger, writes: u64) {
     let enough = ledger.len() + writes;
     eventually("more is written", async || ledger.len() >= enough).await;
 }
 
-/// Waits until every follower has got more than it has now.
+/// Waits until every client has received more than it has now.
 pub async fn wait_for_every_client(clients: &[ResumingClient]) {
     let before: Vec<u64> = clients.iter().map(ResumingClient::got).collect();
     for (client, before) in clients.iter().zip(before) {
@@ -162,7 +163,7 @@ pub async fn wait_for_every_client(clients: &[ResumingClient]) {
     }
 }
 
-/// Has followers begin to watch, all at once.
+/// Starts clients concurrently.
 pub async fn start_clients(
     ledger: &Arc<Ledger>,
     address: std::net::SocketAddr,
@@ -174,7 +175,7 @@ pub async fn start_clients(
     futures::future::join_all(starting).await
 }
 
-/// All of it, at work.
+/// All parts, running.
 pub struct Testbed {
     pub database: Database,
     /// Between Weir and the database.
@@ -188,7 +189,7 @@ pub struct Testbed {
 }
 
 impl Testbed {
-    /// With one follower of each kind.
+    /// Starts with one client of each kind.
     pub async fn start() -> Self {
         let database = Database::options().start().await;
         Self::with(
@@ -200,7 +201,7 @@ impl Testbed {
         .await
     }
 
-    /// As the test wants it. Everybody watches before anything is written.
+    /// Starts with these options. Every client watches before the first write.
     pub async fn with(
         database: Database,
         write_options: WriteOptions,
@@ -226,22 +227,23 @@ impl Testbed {
         }
     }
 
-    /// Waits until so much more was written, whoever gets it.
+    /// Waits until this many more writes were made, whoever receives them.
     pub async fn wait_for_writes(&self, writes: u64) {
         wait_for_writes(&self.ledger, writes).await;
     }
 
-    /// Waits until every follower has got something of what is written from now on.
+    /// Waits until every client has received something that is written from now on.
     pub async fn wait_for_every_client(&self) {
         wait_for_every_client(&self.clients).await;
     }
 
-    /// How often Weir opened a change stream again.
+    /// How often Weir reopened a change stream.
     pub async fn feed_restarts(&self) -> f64 {
         self.weir.metrics().await.sum("weir_feed_restarts_total")
     }
 
-    /// Ends the writing and waits until everybody has everything. `faults` is how many were put in.
+    /// Stops the writers and waits until every client has received everything. `faults` is the
+    /// number of injected faults.
     pub async fn check_delivery(self, faults: u64) -> Outcome {
         tally(Figure::Faults, faults);
         self.writers.finish().await;
@@ -262,25 +264,25 @@ impl Testbed {
     }
 }
 
-/// How it went: nothing lost, nothing out of its order.
+/// The result of a run in which nothing was lost or out of order.
 pub struct Outcome {
     pub totals: DeliveryTotals,
-    /// Why watches ended.
+    /// The reasons why watches ended.
     pub ends: Vec<String>,
     pub weir: Weir,
     pub database: Database,
-    /// Weir still has to reach MongoDB, to let go of its cursors.
+    /// Weir still has to reach MongoDB, to close its cursors.
     _upstream_proxy: Proxy,
 }
 
 impl Outcome {
-    /// How many watches ended for a reason with these words.
+    /// The number of watches whose end reason contains these words.
     pub fn count_ends(&self, words: &str) -> usize {
         self.ends.iter().filter(|it| it.contains(words)).count()
     }
 
-    /// Waits until Weir holds nothing any more of the clients that are gone, and MongoDB nothing of
-    /// Weir.
+    /// Waits until Weir holds nothing for clients that have left, and MongoDB holds no cursor of
+    /// Weir's.
     pub async fn wait_for_release(self) {
         self.weir.wait_for_no_feeds().await;
         eventually("no watch is left", async || {

@@ -1,4 +1,4 @@
-//! Replicas of the real program, which can be killed.
+//! Replicas of the real binary, which can be killed.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use crate::support::{Database, Figure, Proxy, ServeProcess, WAIT_LIMIT, eventual
 
 use super::{impatient_clients_of_each_kind, start_clients};
 
-/// What [`super::short_limits`] sets, as the command line says it.
+/// The flags for [`super::short_limits`].
 const SHORT_LIMITS: [&str; 16] = [
     "--upstream-reply-timeout",
     "2s",
@@ -29,8 +29,8 @@ const SHORT_LIMITS: [&str; 16] = [
     "2s",
 ];
 
-/// Replicas on one database, with a network in front of each and one behind all; the followers are
-/// spread over them. Every second one is impatient: its watches end when MongoDB is away for a second.
+/// Replicas on one database, with a network in front of each and one to the database; the clients
+/// are spread over them. In every second replica watches end when MongoDB is away for a second.
 pub struct Replicas {
     pub database: Database,
     /// Between the replicas and the database.
@@ -43,16 +43,16 @@ pub struct Replicas {
 
 /// One replica.
 pub struct Server {
-    /// None while it is down.
+    /// `None` while it is down.
     process: Option<ServeProcess>,
     arguments: Vec<&'static str>,
     address: String,
-    /// Between the clients and it.
+    /// Between the clients and this replica.
     pub client_proxy: Proxy,
 }
 
 impl Replicas {
-    /// So many, on a database that can be killed, with one follower of each kind.
+    /// Starts `count` replicas on a database that can be killed, with one client of each kind.
     pub async fn start(count: usize, write_options: &WriteOptions) -> Self {
         let database = Database::options().on_disk().start().await;
         let upstream_proxy = Proxy::to(database.address()).await;
@@ -93,8 +93,8 @@ impl Replicas {
         }
     }
 
-    /// Ends one replica: "KILL" is a crash, "TERM" a shutdown, which comes to its end even when clients
-    /// cannot be reached.
+    /// Stops one replica: "KILL" is a crash, "TERM" a shutdown, which ends even when clients cannot
+    /// be reached.
     pub async fn end(&mut self, server: usize, signal: &str) {
         let server = &mut self.servers[server];
         let Some(mut process) = server.process.take() else {
@@ -111,7 +111,7 @@ impl Replicas {
         assert_healthy(&process);
     }
 
-    /// Starts one replica again, on the port that it had.
+    /// Restarts one replica on its former port.
     pub async fn start_again(&mut self, server: usize) {
         let uri = self.upstream_proxy.mongodb_uri();
         let server = &mut self.servers[server];
@@ -121,12 +121,12 @@ impl Replicas {
         }
     }
 
-    /// Ends the writing and waits until everybody has everything; then until all that was held for the
-    /// clients is gone.
+    /// Stops the writers and waits until every client has received everything; then waits until
+    /// everything held for the clients is released.
     pub async fn check_delivery(self, faults: u64) -> DeliveryTotals {
         tally(Figure::Faults, faults);
         let retries = self.writers.retries();
-        println!("writes had to be tried again {retries} times");
+        println!("writes were retried {retries} times");
         self.writers.finish().await;
         let totals = DeliveryTotals::of(&self.ledger, &self.clients).await;
         totals.tally();
@@ -145,7 +145,7 @@ impl Replicas {
     }
 }
 
-/// Nothing that the server says is about a fault of its own.
+/// Checks that the log holds no panic and no error.
 fn assert_healthy(process: &ServeProcess) {
     let log = process.process.stderr();
     for word in ["panicked", r#""level":"ERROR""#] {

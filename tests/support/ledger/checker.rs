@@ -1,4 +1,4 @@
-//! How far one client is, and whether what comes next is what had to come.
+//! Checks that what a client receives is exactly what it has to receive.
 
 use std::sync::Arc;
 
@@ -11,37 +11,37 @@ use super::{Ledger, Time, Write, WriteFilter};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ObservedChange {
     pub writer: usize,
-    /// The number of the write; a deletion does not tell.
+    /// The number of the write; a deletion does not carry it.
     pub number: Option<u32>,
-    /// The number of the insert that made the document.
+    /// The number of the insert that created the document.
     pub document: u32,
     pub operation: pb::OperationType,
     pub collection: String,
     pub time: Time,
 }
 
-/// What a client has read, held against the ledger.
+/// Compares what a client receives with the ledger.
 pub struct DeliveryChecker {
     ledger: Arc<Ledger>,
     expects: WriteFilter,
-    /// Where it is in the writes of each writer.
+    /// The client's position in the writes of each writer.
     positions: Vec<WriterPosition>,
-    /// The first write of each writer that it has never got.
+    /// The first write of each writer that it has never received.
     first_never_seen: Vec<u32>,
-    /// Whatever comes has to be later than this: the last change, or what a progress told.
+    /// Every further change has to be later than this: the time of the last change or progress.
     min_time: Time,
     /// The time in the last message's token.
     token_time: Time,
     /// The last message's token.
     last_token: Option<Bytes>,
     stored: Option<Stored>,
-    /// Nothing new has come since the client came back.
+    /// Nothing new has come since the client resumed.
     resumed: bool,
-    /// Changes that it got, repeats left out.
+    /// Changes received, without repeats.
     pub got: u64,
-    /// Changes that it got once more after it came back.
+    /// Changes received again after a resume.
     pub repeats: u64,
-    /// How often it came back.
+    /// The number of resumes.
     pub reconnects: u64,
 }
 
@@ -49,8 +49,8 @@ pub struct DeliveryChecker {
 struct WriterPosition {
     /// Writes before this one must not come (again).
     next: u32,
-    /// Writes from this one on must not be missing. They are the same once something has come; before,
-    /// nobody can tell whether what is being written at that moment comes before the beginning.
+    /// Writes from this one on must not be missing. Equal to `next` once a change has come; before
+    /// that, nobody can tell whether a write in flight lies before the start of the watch.
     required_from: u32,
 }
 
@@ -63,7 +63,7 @@ struct Stored {
 }
 
 impl DeliveryChecker {
-    /// Of a client that begins after the writes `done`, and at any point before `begun`.
+    /// For a client that starts after the writes `done` and at some point before `begun`.
     pub fn new(ledger: &Arc<Ledger>, expects: WriteFilter, done: &[u32], begun: &[u32]) -> Self {
         let positions = done
             .iter()
@@ -88,10 +88,10 @@ impl DeliveryChecker {
         }
     }
 
-    /// Takes the next change.
+    /// Checks the next change.
     ///
     /// # Errors
-    /// What is wrong with its coming now.
+    /// The problem, if it must not come now.
     pub fn change(&mut self, observed: &ObservedChange) -> Result<(), String> {
         let writer = observed.writer;
         let (number, write) = self.find(observed)?;
@@ -100,7 +100,7 @@ impl DeliveryChecker {
             required_from,
         } = self.positions[writer];
         if number < next {
-            // A place that was come back to by its time brings all of that time again.
+            // A resume by time brings all changes of that time again.
             if self.resumed && observed.time == self.min_time {
                 self.repeats += 1;
                 return Ok(());
@@ -139,7 +139,8 @@ impl DeliveryChecker {
         Ok(())
     }
 
-    /// The write that a change stands for; whoever sees it first notes its time for all others.
+    /// Finds the write of a change. The first client that sees a write records its time for all
+    /// others.
     fn find(&self, observed: &ObservedChange) -> Result<(u32, Write), String> {
         let unknown = || format!("nobody wrote {observed:?}");
         if observed.writer >= self.positions.len() {
@@ -160,7 +161,9 @@ impl DeliveryChecker {
         }
         let time = *writer_log.times[index].get_or_insert(observed.time);
         if time != observed.time {
-            return Err(format!("others saw {observed:?} at the time {time:?}"));
+            return Err(format!(
+                "other clients saw {observed:?} at the time {time:?}"
+            ));
         }
         Ok((number, write))
     }
@@ -172,10 +175,10 @@ impl DeliveryChecker {
         wanted.next()
     }
 
-    /// Takes a progress: nothing that is still to come may be of its time or before.
+    /// Checks a progress: no later change may have its time or an earlier one.
     ///
     /// # Errors
-    /// When it is behind what has come already.
+    /// When it lies before a change that has come already.
     pub fn progress(&mut self, time: Time) -> Result<(), String> {
         if time < self.min_time {
             let min_time = self.min_time;
@@ -185,13 +188,13 @@ impl DeliveryChecker {
         Ok(())
     }
 
-    /// Takes the token of a message all of whose changes were taken, and keeps it if `store`.
+    /// Checks the token of a message after all its changes, and stores it if `store`.
     ///
     /// # Errors
-    /// When its time is before that of the token before it.
+    /// When its time is before that of the previous token.
     pub fn token(&mut self, token: &Bytes, time: Time, store: bool) -> Result<(), String> {
-        // Before anything has come it is MongoDB's time at the opening. The stand-in's may be ahead of a
-        // write that is not done yet, and so of the first change.
+        // Before the first change, a token has MongoDB's time at the opening. The stand-in's time
+        // may be ahead of a write that is not done yet, and so of the first change.
         let time = if self.min_time == (0, 0) {
             (0, 0)
         } else {
@@ -219,7 +222,7 @@ impl DeliveryChecker {
         self.last_token.as_ref()
     }
 
-    /// Goes back to the stored token, which is what the client goes on from.
+    /// Goes back to the stored token, from which the client resumes, and returns it.
     pub fn resume(&mut self) -> Option<Bytes> {
         let stored = self.stored.clone()?;
         self.positions = stored.positions;
@@ -230,13 +233,13 @@ impl DeliveryChecker {
         Some(stored.token)
     }
 
-    /// What had to come and has not, in words; none when everything has.
+    /// Describes the first expected change that has not come; `None` when all have come.
     pub fn missing(&mut self) -> Option<String> {
         for writer in 0..self.positions.len() {
             let end = self.end(writer);
             let required_from = self.positions[writer].required_from;
             if let Some((number, write)) = self.first_wanted(writer, required_from, end) {
-                // What was looked through once need not be again.
+                // What was checked once need not be checked again.
                 self.positions[writer].required_from = number;
                 return Some(format!("{} is missing", describe(writer, number, &write)));
             }
@@ -245,7 +248,7 @@ impl DeliveryChecker {
         None
     }
 
-    /// How many changes had to come and have never.
+    /// The number of expected changes that have never come.
     pub fn lost(&self) -> u64 {
         let writers = 0..self.positions.len();
         let lost = writers.map(|writer| {

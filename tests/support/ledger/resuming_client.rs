@@ -1,5 +1,5 @@
-//! A client as docs/errors.md asks for: it stores the token of what it has handled, and goes on from
-//! there whenever its watch ends.
+//! A client that behaves as docs/errors.md asks: it stores the token of what it has handled, and
+//! resumes from it whenever its watch ends.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -24,33 +24,33 @@ use weir::wire::ResumeToken;
 use super::{DeliveryChecker, Ledger, ObservedChange, Time, Write, WriteFilter, writers};
 use crate::support::eventually;
 
-/// How long a connection may take to be made, and a watch to open.
+/// How long a connection, and the opening of a watch, may take.
 const CONNECT_LIMIT: Duration = Duration::from_secs(2);
 const OPEN_LIMIT: Duration = Duration::from_secs(10);
-/// Pauses before the next attempt double from the first to the longest.
+/// Pauses between attempts double from the first to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
-/// The largest message that a follower takes, beyond what it asked for.
+/// How much larger than `max_message_bytes` a message may be, besides the default limit.
 const HEADROOM: usize = 1 << 20;
 
-/// What a follower asks for, and how it behaves.
+/// What a client asks for, and how it behaves.
 #[derive(Clone)]
 pub struct ClientOptions {
-    /// What failures call it.
+    /// The name in failure messages.
     pub name: String,
     pub request: pb::WatchRequest,
-    /// Which writes answer the request.
+    /// The writes that match the request.
     pub expects: WriteFilter,
-    /// It stores the token of each n-th message only: what came after comes again when it is back.
+    /// Stores the token of every n-th message only: the changes after it come again after a resume.
     pub store_every: u32,
-    /// How many bytes it lets Weir send before it reads, of a stream and a connection.
+    /// The HTTP/2 window, in bytes, of a stream and of the connection.
     pub window: Option<u32>,
-    /// How many progress intervals it hears nothing before it takes the watch for dead.
+    /// The number of silent progress intervals after which it gives the watch up.
     pub silent_intervals: u32,
 }
 
 impl ClientOptions {
-    /// Everything of the request's collections, read as fast as can be, each token stored.
+    /// Reads as fast as possible and stores each token.
     pub fn new(
         name: &str,
         request: pb::WatchRequest,
@@ -66,13 +66,13 @@ impl ClientOptions {
         }
     }
 
-    /// All that the writers write; the request must be one for all their collections.
+    /// Expects all writes; the request must cover all their collections.
     pub fn all(name: &str, request: pb::WatchRequest) -> Self {
         Self::new(name, request, |_| true)
     }
 }
 
-/// What a test tells a follower to do.
+/// The instructions of the test to a client.
 #[derive(Debug, Clone, Copy)]
 struct Controls {
     address: SocketAddr,
@@ -81,17 +81,17 @@ struct Controls {
     disconnects: u64,
 }
 
-/// How far a follower is.
+/// The state of a client.
 struct State {
     /// Set once the first watch has opened.
     checker: Option<DeliveryChecker>,
-    /// What went wrong, for good.
+    /// The problem that stopped it.
     problem: Option<String>,
     /// Why each watch ended.
     ends: Vec<String>,
 }
 
-/// A client at work, until it is dropped.
+/// A client that runs until it is dropped.
 pub struct ResumingClient {
     name: String,
     controls: watch::Sender<Controls>,
@@ -100,7 +100,8 @@ pub struct ResumingClient {
 }
 
 impl ResumingClient {
-    /// Begins to watch, and returns once the watch is open: what is written from then on has to come.
+    /// Starts a client and returns once its watch is open: everything written from then on has to
+    /// come.
     pub async fn start(ledger: &Arc<Ledger>, address: SocketAddr, options: ClientOptions) -> Self {
         let client = Self::launch(ledger, address, options);
         eventually(&format!("{} has begun", client.name), async || {
@@ -113,7 +114,7 @@ impl ResumingClient {
         client
     }
 
-    /// Begins to watch, and does not wait until the watch is open.
+    /// Starts a client without waiting for its watch to open.
     pub fn launch(ledger: &Arc<Ledger>, address: SocketAddr, options: ClientOptions) -> Self {
         let controls = Controls {
             address,
@@ -143,17 +144,17 @@ impl ResumingClient {
         }
     }
 
-    /// Stops reading, or reads on. Its watch stays open.
+    /// Stops or continues reading. The watch stays open.
     pub fn stall(&self, stalled: bool) {
         self.controls.send_modify(|it| it.stalled = stalled);
     }
 
-    /// Breaks off, and comes back from the stored token.
+    /// Drops the watch, and resumes from the stored token.
     pub fn disconnect(&self) {
         self.controls.send_modify(|it| it.disconnects += 1);
     }
 
-    /// Breaks off, and goes on from the stored token at another server.
+    /// Drops the watch, and resumes from the stored token at another server.
     pub fn move_to(&self, address: SocketAddr) {
         self.controls.send_modify(|it| {
             it.address = address;
@@ -161,17 +162,17 @@ impl ResumingClient {
         });
     }
 
-    /// What failures call it.
+    /// The name in failure messages.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// How many changes it has got.
+    /// The number of changes received.
     pub fn got(&self) -> u64 {
         self.lock().checker.as_ref().map_or(0, |it| it.got)
     }
 
-    /// How often it came back.
+    /// The number of resumes.
     pub fn reconnects(&self) -> u64 {
         self.lock().checker.as_ref().map_or(0, |it| it.reconnects)
     }
@@ -181,7 +182,7 @@ impl ResumingClient {
         self.lock().ends.clone()
     }
 
-    /// What went wrong for good, if anything did.
+    /// The problem that stopped it, if there is one.
     pub fn problem(&self) -> Option<String> {
         let state = self.lock();
         let problem = state.problem.as_ref()?;
@@ -189,7 +190,7 @@ impl ResumingClient {
         Some(format!("{}: {problem} (its last end: {ends:?})", self.name))
     }
 
-    /// What it still has to get.
+    /// Describes what it still has to receive.
     pub fn missing(&self) -> Option<String> {
         let missing = match &mut self.lock().checker {
             Some(checker) => checker.missing()?,
@@ -198,7 +199,7 @@ impl ResumingClient {
         Some(format!("{}: {missing}", self.name))
     }
 
-    /// Looks at its reading, once there is one.
+    /// Calls `look` with its checker, once there is one.
     pub fn with(&self, look: impl FnOnce(&DeliveryChecker)) {
         if let Some(checker) = &self.lock().checker {
             look(checker);
@@ -210,13 +211,13 @@ impl ResumingClient {
     }
 }
 
-/// Why one watch is over.
+/// Why a watch is over.
 enum End {
-    /// It may be gone on from: after a pause when something failed.
+    /// It can be resumed, after a pause when something failed.
     Again(String),
-    /// The test told it to break off.
+    /// The test asked for a disconnect.
     Requested,
-    /// It may not.
+    /// It must not be resumed.
     Failed(String),
 }
 
@@ -225,9 +226,9 @@ struct Client {
     options: ClientOptions,
     commands: watch::Receiver<Controls>,
     state: Arc<Mutex<State>>,
-    /// Before the next attempt.
+    /// The pause before the next attempt.
     pause: Duration,
-    /// How many came, over all watches.
+    /// The number of messages, over all watches.
     messages: u32,
 }
 
@@ -242,7 +243,7 @@ impl Client {
                     end = self.watch() => end,
                     commands = broken_off => match commands {
                         Ok(_) => End::Requested,
-                        // The follower is gone.
+                        // The client was dropped.
                         Err(_) => return,
                     },
                 }
@@ -332,7 +333,7 @@ impl Client {
         silence: Duration,
     ) -> End {
         loop {
-            // Its window fills meanwhile, and Weir has to wait.
+            // Meanwhile its window fills up, and Weir has to wait.
             if self.commands.wait_for(|it| !it.stalled).await.is_err() {
                 return End::Requested;
             }
@@ -367,10 +368,10 @@ impl Client {
                 }
             }
             Some(Kind::EventChunk(piece)) => {
-                // Until the last piece the event has not been delivered.
+                // The event is not delivered before its last piece.
                 if !piece.last && checker.last_token() != Some(&token) {
                     return Err(format!(
-                        "piece {} of an event moves the token on",
+                        "piece {} of an event moves the token forward",
                         piece.index
                     ));
                 }
@@ -405,8 +406,8 @@ fn over(status: &Status) -> End {
     }
 }
 
-/// What docs/errors.md says to do: why a client may go on after this end, as the reason may pass or the
-/// connection was lost, or what is wrong.
+/// Decides what docs/errors.md says about an end: `Ok` with the reason if the client may resume,
+/// because the failure may pass or the connection was lost; `Err` with the problem if not.
 pub fn may_resume(status: &Status) -> Result<String, String> {
     let reason = status.get_details_error_info().map(|info| info.reason);
     match (reason.as_deref(), status.code()) {
@@ -427,7 +428,7 @@ pub fn may_resume(status: &Status) -> Result<String, String> {
     }
 }
 
-/// The pieces of an event so far.
+/// The pieces of an incomplete event.
 #[derive(Default)]
 pub struct Pieces {
     id: u64,
@@ -436,7 +437,7 @@ pub struct Pieces {
 }
 
 impl Pieces {
-    /// Keeps a piece; the last one makes the event whole.
+    /// Stores a piece; the last one completes the event.
     pub fn take(&mut self, piece: pb::EventChunk) -> Result<Option<pb::ChangeEvent>, String> {
         if piece.index == 0 {
             *self = Self {
@@ -465,14 +466,14 @@ impl Pieces {
     }
 }
 
-/// The time that a place has reached, which nobody but a test may read out of a token.
+/// The time of a token's position, which only tests may read.
 pub fn time_of(token: &Bytes) -> Result<Time, String> {
     let token = ResumeToken::decode(token, None).map_err(|error| format!("the token {error}"))?;
     let time = token.position.time();
     Ok((time.seconds, time.increment))
 }
 
-/// A change in the ledger's terms.
+/// Converts a change to the ledger's terms.
 fn observed(change: &pb::ChangeEvent) -> Result<ObservedChange, String> {
     let unreadable = || format!("this is no change that a writer makes: {change:?}");
     let id = number(change.document_key.as_ref(), &["_id"]).ok_or_else(unreadable)?;
@@ -502,7 +503,7 @@ fn observed(change: &pb::ChangeEvent) -> Result<ObservedChange, String> {
     })
 }
 
-/// A whole number in a document of any format, at a path of names.
+/// An integer in a document of any format, at a path of field names.
 pub fn number(document: Option<&pb::Document>, path: &[&str]) -> Option<i64> {
     let (last, folders) = path.split_last()?;
     match document?.value.as_ref()? {

@@ -1,4 +1,4 @@
-//! Tasks that write, into a database that may be away.
+//! Tasks that write into a database that may be unavailable.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,30 +15,30 @@ use weir::pb;
 use super::{Ledger, Write};
 use crate::support::{WAIT_LIMIT, within};
 
-/// `_id` is the writer times this, and the number of the insert.
+/// `_id` is the number of the writer times this, plus the number of the insert.
 const DOCUMENTS_OF_A_WRITER: i64 = 10_000_000;
 /// Another document has this `_id` already.
 const DUPLICATE_KEY: i32 = 11000;
 /// How long to wait before a write is tried again.
 const RETRY_PAUSE: Duration = Duration::from_millis(20);
 
-/// What is written, and how much of it.
+/// What the writers write, and how much.
 #[derive(Debug, Clone)]
 pub struct WriteOptions {
     pub writers: usize,
     pub collections: Vec<String>,
-    /// Documents are in one of so many groups, and change from one to another: what filters ask for.
+    /// The number of groups. Documents belong to a group and move between groups; filters select by
+    /// group.
     pub groups: i32,
-    /// Whether MongoDB keeps the documents as they were before and after each change, without which no
-    /// filter on a group is exact.
+    /// Whether MongoDB keeps pre- and post-images, without which no filter on a group is exact.
     pub images: bool,
     /// How long each writer waits between two writes.
     pub pause: Duration,
     /// How many documents each writer keeps.
     pub documents: usize,
-    /// One write in so many is large, by so many bytes.
+    /// One write in this many is large, and by how many bytes.
     pub large: Option<(u32, usize)>,
-    /// What the writers decide by.
+    /// The seed of the writers' random choices.
     pub seed: u64,
 }
 
@@ -57,7 +57,7 @@ impl Default for WriteOptions {
     }
 }
 
-/// Writers at work. They stop when this is dropped, and then nobody knows what was done.
+/// Running writers. Dropping this stops them, and then it is unknown which writes were done.
 pub struct Writers {
     ledger: Arc<Ledger>,
     stop: CancellationToken,
@@ -66,16 +66,17 @@ pub struct Writers {
 }
 
 impl Writers {
-    /// Makes the collections and begins to write. The writers reach the database by themselves and not
-    /// through a network that a test breaks: what is stuck there may be done long after it was tried
-    /// again.
+    /// Creates the collections and starts writing. The writers connect to the database directly and
+    /// not through a network that a test breaks: a write stuck there could be done long after it
+    /// was retried.
     pub async fn start(database: &mongodb::Database, options: &WriteOptions) -> Self {
         let mut writers = Self::ready(database, options).await;
         writers.begin(database, options);
         writers
     }
 
-    /// Makes the collections, and waits for [`Writers::begin`]: whoever watches by then gets everything.
+    /// Creates the collections and waits for [`Writers::begin`]: a watch opened before that
+    /// receives everything.
     pub async fn ready(database: &mongodb::Database, options: &WriteOptions) -> Self {
         let names: Vec<&str> = options.collections.iter().map(String::as_str).collect();
         for name in &names {
@@ -93,7 +94,7 @@ impl Writers {
         }
     }
 
-    /// Begins to write.
+    /// Starts writing.
     pub fn begin(&mut self, database: &mongodb::Database, options: &WriteOptions) {
         let writer = |number| Writer {
             number,
@@ -120,12 +121,12 @@ impl Writers {
         Arc::clone(&self.ledger)
     }
 
-    /// How many times a write had to be tried, beyond once.
+    /// The number of retried attempts.
     pub fn retries(&self) -> u64 {
         self.retries.load(Ordering::Relaxed)
     }
 
-    /// Lets each writer finish what it is at, so that what was written is known.
+    /// Lets each writer finish its current write, so that it is known which writes were done.
     pub async fn finish(self) {
         self.stop.cancel();
         let ended = tokio::time::timeout(3 * WAIT_LIMIT, join_all(self.tasks)).await;
@@ -135,7 +136,7 @@ impl Writers {
     }
 }
 
-/// A document that is there.
+/// An existing document.
 #[derive(Debug, Clone, Copy)]
 struct ExistingDocument {
     collection: usize,
@@ -193,7 +194,7 @@ impl Writer {
             _ => String::new(),
         };
         let body = doc! {"n": i64::from(number), "group": group, "text": text};
-        // Until it is known to be done.
+        // Until the write is known to be done.
         while let Err(error) = self.attempt(&write, before, number, &body).await {
             tracing::debug!(%error, "a write is tried again");
             self.retries.fetch_add(1, Ordering::Relaxed);
@@ -225,7 +226,7 @@ impl Writer {
         let documents = &self.collections[write.collection];
         let id = i64::try_from(self.number).expect("few writers") * DOCUMENTS_OF_A_WRITER
             + i64::from(write.document);
-        // What was tried before and done after all is not done again.
+        // An attempt that was done after all is not repeated.
         let as_it_was = || doc! {"_id": id, "n": before.map(|before| i64::from(before.last))};
         let matched = match write.operation {
             Insert => {
@@ -252,7 +253,7 @@ impl Writer {
             assert_eq!(
                 done,
                 Some(i64::from(number)),
-                "the database has lost a write to {write:?} that it said was done"
+                "the database has lost an acknowledged write to {write:?}"
             );
         }
         Ok(())

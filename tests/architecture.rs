@@ -1,7 +1,7 @@
-//! The rules of the house, as ARCHITECTURE.md gives them, over the text of `src/`.
+//! Checks the rules of ARCHITECTURE.md against the text of `src/`.
 //!
-//! Tests and what only tests use are exempt: `mod tests`, files under `#[cfg(test)]`, and what
-//! lies below them.
+//! Tests and code that only tests use are exempt: `mod tests`, files under `#[cfg(test)]`, and
+//! everything below them.
 
 mod support;
 
@@ -13,29 +13,29 @@ use std::{
 
 use support::repository;
 
-/// A file of `src/`, without comments and without tests.
+/// A file of `src/`, without comments and tests.
 struct Source {
-    /// Its path below `src/`, such as "hub/ring.rs".
+    /// The path below `src/`, such as "hub/ring.rs".
     path: String,
-    /// How many lines the whole file has.
+    /// The number of lines of the whole file.
     lines: usize,
     code: String,
 }
 
 impl Source {
-    /// The module of `lib.rs` that it belongs to.
+    /// The module of `lib.rs` to which it belongs.
     fn module(&self) -> &str {
         let first = self.path.split('/').next().unwrap_or_default();
         first.trim_end_matches(".rs")
     }
 
-    /// How many modules lie between the crate's root and the end of this file's path.
+    /// The number of modules between the crate's root and the end of this file's path.
     fn depth(&self) -> usize {
         let path = self.path.trim_end_matches("/mod.rs");
         path.split('/').count()
     }
 
-    /// Every path that the code names, groups in braces taken apart: "crate::hub::Reader".
+    /// Every path in the code, with groups in braces expanded: "crate::hub::Reader".
     fn paths(&self) -> BTreeSet<String> {
         paths(&self.code)
     }
@@ -48,7 +48,7 @@ impl Source {
     }
 }
 
-/// Every source file but `main.rs`, with its tests cut away.
+/// Every source file except `main.rs`, without its tests.
 fn sources() -> Vec<Source> {
     let root = repository().join("src");
     let mut files = Vec::new();
@@ -117,7 +117,7 @@ fn test_modules(path: &str, text: &str) -> Vec<String> {
     modules
 }
 
-/// `text` without lines of comment, and without the `mod tests { … }` that ends it.
+/// `text` without comment lines, and without the `mod tests { … }` at its end.
 fn code(text: &str) -> String {
     let text = match text.find("\nmod tests {") {
         Some(tests) => &text[..tests],
@@ -129,7 +129,7 @@ fn code(text: &str) -> String {
         .collect()
 }
 
-/// The paths in `code`: words joined by "::", with what stands in braces after "::" taken apart.
+/// The paths in `code`: words joined by "::", with groups in braces after "::" expanded.
 fn paths(code: &str) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     let mut rest = code;
@@ -140,7 +140,7 @@ fn paths(code: &str) -> BTreeSet<String> {
     found
 }
 
-/// Reads one path at the start of `text` and gives what follows it.
+/// Reads one path at the start of `text` and returns the rest.
 fn path<'a>(prefix: &str, text: &'a str, found: &mut BTreeSet<String>) -> &'a str {
     let end = text.find(|it| !is_word(it)).unwrap_or(text.len());
     let (word, rest) = text.split_at(end);
@@ -192,13 +192,13 @@ fn modules() -> Vec<String> {
     modules
 }
 
-/// Fails with every breach at once.
+/// Fails with all violations at once.
 fn none(breaches: &[String]) {
     assert!(breaches.is_empty(), "\n{}\n", breaches.join("\n"));
 }
 
 #[test]
-fn groups_in_braces_are_taken_apart() {
+fn groups_in_braces_are_expanded() {
     let code = "use crate::{\n    hub::{self, Reader as R},\n    rpc::Frame,\n};\nlet a = b::c;";
     let expected = [
         "b::c",
@@ -210,7 +210,7 @@ fn groups_in_braces_are_taken_apart() {
 }
 
 #[test]
-fn no_module_imports_one_that_stands_after_it() {
+fn no_module_imports_a_later_one() {
     let modules = modules();
     let place = |name: &str| modules.iter().position(|module| module == name);
     let mut breaches = Vec::new();
@@ -222,7 +222,7 @@ fn no_module_imports_one_that_stands_after_it() {
             if segments[0] == "crate" && place(segments[1]) > own {
                 breaches.push(format!("{} names {path}", source.path));
             }
-            // Else the rule could be walked around.
+            // Otherwise the rule could be bypassed.
             let up = segments.iter().take_while(|it| **it == "super").count();
             if up >= source.depth() {
                 breaches.push(format!("{} climbs to the root by {path}", source.path));
@@ -233,7 +233,7 @@ fn no_module_imports_one_that_stands_after_it() {
 }
 
 #[test]
-fn source_and_wire_know_nothing_of_rpc() {
+fn source_and_wire_do_not_depend_on_rpc() {
     let breaches: Vec<String> = sources()
         .iter()
         .filter(|it| matches!(it.module(), "source" | "wire") && it.names("crate::rpc"))
@@ -242,10 +242,10 @@ fn source_and_wire_know_nothing_of_rpc() {
     none(&breaches);
 }
 
-/// `source/failure.rs` classifies the driver's errors and names nothing else of it. `weir dev`
-/// plays the application that writes to the database, which is no part of the service.
+/// `source/failure.rs` classifies the driver's errors and uses nothing else of it. `weir dev` plays
+/// the application that writes to the database, which is no part of the service.
 #[test]
-fn only_source_mongo_names_the_drivers_client() {
+fn only_source_mongo_uses_the_drivers_client() {
     let breaches: Vec<String> = sources()
         .iter()
         .filter(|it| !it.path.starts_with("source/mongo") && !it.path.starts_with("cli/dev/"))
@@ -265,7 +265,7 @@ fn only_source_mongo_names_the_drivers_client() {
 
 /// The command line is a client: it receives statuses and makes none for others.
 #[test]
-fn only_error_and_rpc_make_statuses() {
+fn only_error_and_rpc_create_statuses() {
     let breaches: Vec<String> = sources()
         .iter()
         .filter(|it| !matches!(it.module(), "error" | "rpc" | "cli"))
@@ -286,7 +286,7 @@ fn no_file_is_over_500_lines() {
 }
 
 #[test]
-fn nothing_unwraps() {
+fn no_code_unwraps() {
     let breaches: Vec<String> = sources()
         .iter()
         .filter(|it| it.code.contains(".unwrap()"))
@@ -317,7 +317,7 @@ fn log_messages_are_lower_case_without_a_full_stop() {
     none(&breaches);
 }
 
-/// The last string among the arguments of a call, which `arguments` begins with.
+/// The last string among the arguments of a call; `arguments` begins with them.
 fn message(arguments: &str) -> Option<&str> {
     let mut last = None;
     let mut depth = 0;

@@ -1,5 +1,5 @@
-//! Who calls, over gRPC: nothing is told to whoever does not show who they are, and every way of showing
-//! it is understood.
+//! Authentication over gRPC: without credentials a caller learns nothing, and every form of
+//! credentials is accepted.
 
 mod support;
 
@@ -30,10 +30,10 @@ use weir::config::{ClientAuth, ServeConfig};
 use weir::pb;
 use weir::pb::watch_service_client::WatchServiceClient;
 
-/// A key that the server of [`with_keys`] knows as Alice's.
+/// The API key of Alice on the server of [`with_keys`].
 const KEY: &str = "weir_the-key-of-alice-in-these-tests";
 
-/// How long the Python client may take for any one thing, on a machine that may be busy.
+/// How long the Python client may take for each step on a busy machine.
 const CLIENT_LIMIT: Duration = Duration::from_secs(90);
 
 fn keys_file(folder: &TempDir) -> PathBuf {
@@ -43,7 +43,7 @@ fn keys_file(folder: &TempDir) -> PathBuf {
     path
 }
 
-/// A server that lets Alice in, by her key.
+/// A server that knows one key, Alice's.
 async fn with_keys(database: &Database) -> (Weir, TempDir) {
     let folder = TempDir::new().expect("a folder");
     let path = keys_file(&folder);
@@ -51,7 +51,7 @@ async fn with_keys(database: &Database) -> (Weir, TempDir) {
     (weir, folder)
 }
 
-/// Takes tokens that a key at this URL has signed.
+/// Accepts tokens that are signed by a key at this URL.
 fn take_tokens(config: &mut ServeConfig, url: String) {
     config.auth.jwks_url = Some(url);
     config.auth.jwt_issuer = Some(ISSUER.to_owned());
@@ -65,7 +65,7 @@ fn with_header<T>(message: T, name: &'static str, value: &str) -> Request<T> {
     request
 }
 
-/// Calls a method with the messages of a stream; gives the first answer.
+/// Calls a method with a stream of messages and returns the first answer.
 async fn call(
     channel: &Channel,
     path: &'static str,
@@ -94,11 +94,10 @@ fn encoded(request: &pb::WatchRequest) -> Bytes {
     request.encode_to_vec().into()
 }
 
-/// The half of it that is about who may ask: whatever the request holds, and whatever is called, all
-/// that comes back is that credentials are missing. The answers are equal to the byte, so that nothing can
-/// be learned from their differences either.
+/// Whatever the request and the method, the only answer is that credentials are missing. The
+/// answers are equal byte for byte, so that their differences reveal nothing.
 #[tokio::test]
-async fn without_credentials_nothing_is_told_of_anything() {
+async fn without_credentials_a_caller_learns_nothing() {
     let database = Database::start().await;
     let (weir, _folder) = with_keys(&database).await;
     let channel = weir.channel().await;
@@ -196,13 +195,13 @@ async fn without_credentials_nothing_is_told_of_anything() {
     }
     told.dedup();
     assert_eq!(told.len(), 1, "{told:?}");
-    // Nothing of it has come as far as a watch.
+    // None of the other calls became a watch.
     assert_eq!(weir.metrics().await.sum("weir_watches_started_total"), 1.0);
 }
 
 /// The refusal does not wait for a request that may never come.
 #[tokio::test]
-async fn a_call_without_credentials_is_refused_before_its_request_is_there() {
+async fn a_call_without_credentials_is_refused_before_its_request_arrives() {
     let database = Database::start().await;
     let folder = TempDir::new().expect("a folder");
     let path = keys_file(&folder);
@@ -221,7 +220,7 @@ async fn a_call_without_credentials_is_refused_before_its_request_is_there() {
 }
 
 #[tokio::test]
-async fn bad_credentials_are_refused_whatever_is_called() {
+async fn every_method_refuses_bad_credentials() {
     let database = Database::start().await;
     let (weir, _folder) = with_keys(&database).await;
     let channel = weir.channel().await;
@@ -251,9 +250,9 @@ async fn bad_credentials_are_refused_whatever_is_called() {
     assert_eq!(results("ok"), 0.0);
 }
 
-/// Probes have no credentials, and learn nothing but whether Weir serves.
+/// Probes have no credentials, and learn only whether Weir serves.
 #[tokio::test]
-async fn health_is_told_to_anybody_and_nothing_else_by_its_name() {
+async fn the_health_service_alone_needs_no_credentials() {
     let database = Database::start().await;
     let (weir, _folder) = with_keys(&database).await;
     let channel = weir.channel().await;
@@ -278,7 +277,7 @@ async fn health_is_told_to_anybody_and_nothing_else_by_its_name() {
         status: ServingStatus::Serving.into(),
     };
     assert_eq!(first, Some(serving));
-    // Bad credentials are no worse than none.
+    // Bad credentials are treated like none.
     let answer = health.check(with_header(request, "x-api-key", "bad")).await;
     answer.expect("an answer");
     for path in [
@@ -292,10 +291,10 @@ async fn health_is_told_to_anybody_and_nothing_else_by_its_name() {
     }
 }
 
-/// Who has no credentials may ask for the health, and a stream of it never ends. However many of them
-/// there are, and of checks whose request never comes, those who are let in are served.
+/// Callers without credentials may ask for the health, and a health stream never ends. However many
+/// such streams and unfinished checks there are, authenticated callers are served.
 #[tokio::test]
-async fn health_streams_of_strangers_take_no_room_from_watches() {
+async fn health_streams_without_credentials_do_not_use_up_the_limit_of_calls() {
     const ROOM: usize = 500;
     let database = Database::start().await;
     let (weir, _folder) = with_keys(&database).await;
@@ -306,7 +305,7 @@ async fn health_streams_of_strangers_take_no_room_from_watches() {
         streams.push(stream.expect("there is room"));
     }
     let refused = health.watch(HealthCheckRequest::default()).await;
-    let refused = refused.expect_err("there is no more room");
+    let refused = refused.expect_err("the limit is reached");
     assert_eq!(support::error_reason(&refused), "WATCH_LIMIT_EXCEEDED");
 
     let checked = health.check(HealthCheckRequest::default()).await;
@@ -315,14 +314,14 @@ async fn health_streams_of_strangers_take_no_room_from_watches() {
     let request = with_header(database.watch_request(&["orders"]), "x-api-key", KEY);
     drop(client.watch(request).await.expect("the watch opens"));
     drop(streams);
-    eventually("their room is there again", async || {
+    eventually("the limit is free again", async || {
         health.watch(HealthCheckRequest::default()).await.is_ok()
     })
     .await;
 }
 
 #[tokio::test]
-async fn a_server_that_asks_nobody_looks_at_no_credentials() {
+async fn a_server_without_authentication_ignores_credentials() {
     let database = Database::start().await;
     let weir = Weir::start(&database).await;
     let request = with_header(
@@ -339,7 +338,7 @@ async fn a_server_that_asks_nobody_looks_at_no_credentials() {
 }
 
 #[tokio::test]
-async fn whoever_has_a_key_or_a_token_does_all_that_there_is() {
+async fn a_key_or_a_token_gives_access_to_every_method() {
     let database = Database::start().await;
     let folder = TempDir::new().expect("a folder");
     let path = keys_file(&folder);
@@ -389,9 +388,9 @@ async fn whoever_has_a_key_or_a_token_does_all_that_there_is() {
     assert_eq!((ok("jwt"), ok("key")), (4.0, 8.0));
 }
 
-/// What is not let in is cheap, and in nobody's way.
+/// Refused calls are cheap and hold up nobody.
 #[tokio::test]
-async fn a_storm_of_bad_credentials_holds_up_nobody_else() {
+async fn a_flood_of_bad_credentials_does_not_delay_other_callers() {
     let database = Database::start().await;
     let (weir, _folder) = with_keys(&database).await;
     let request = with_header(database.watch_request(&[ORDERS]), "x-api-key", KEY);
@@ -428,9 +427,9 @@ async fn a_storm_of_bad_credentials_holds_up_nobody_else() {
     assert_eq!(metrics.sum("weir_watches"), 1.0);
 }
 
-/// A name is in the log, where it can be told who had what, and a secret never is.
+/// The log contains names, so that one can tell who watched what, and no secrets.
 #[tokio::test]
-async fn the_log_names_the_caller_and_holds_no_credentials() {
+async fn the_log_names_the_caller_and_contains_no_credentials() {
     let database = Database::start().await;
     let folder = TempDir::new().expect("a folder");
     let path = keys_file(&folder);
@@ -487,13 +486,14 @@ async fn the_log_names_the_caller_and_holds_no_credentials() {
         .collect();
     callers.sort_unstable();
     assert_eq!(callers, ["jwt:bob \\u{202e}evil", "key:alice"], "{log}");
-    // Weir's own lines; those of the libraries below are not for production, and name no header's value.
+    // Only Weir's own lines; the libraries' lines at this level are not for production, and contain
+    // no header values.
     for secret in [KEY, "a-bad-key", &good, &refused, &good[good.len() - 20..]] {
         assert!(!log.contains(secret), "{secret} is in the log");
     }
 }
 
-/// Serves over TLS, with certificates that clients may show.
+/// Serves over TLS with optional client certificates.
 async fn with_certificates(
     database: &Database,
     clients: &Authority,
@@ -525,7 +525,7 @@ async fn over_tls(weir: &Weir, tls: ClientTlsConfig) -> WatchServiceClient<Chann
 }
 
 #[tokio::test]
-async fn a_client_is_known_by_its_certificate_unless_it_shows_something_else() {
+async fn a_certificate_identifies_a_client_that_sends_no_other_credentials() {
     let database = Database::start().await;
     let clients = Authority::new("clients");
     let folder = TempDir::new().expect("a folder");
@@ -585,9 +585,9 @@ async fn a_client_is_known_by_its_certificate_unless_it_shows_something_else() {
     assert_eq!(counted("none", "missing"), 1.0);
 }
 
-/// gRPC's own way to show who calls, in the language with the oldest client.
+/// gRPC's own mechanism for credentials, in the language with the oldest client.
 #[tokio::test]
-async fn a_python_client_shows_who_it_is_by_call_credentials() {
+async fn a_python_client_authenticates_with_call_credentials() {
     let database = Database::start().await;
     let folder = TempDir::new().expect("a folder");
     let path = keys_file(&folder);
@@ -620,9 +620,9 @@ async fn a_python_client_shows_who_it_is_by_call_credentials() {
     assert!(client.stdout().ends_with("DONE\n"), "{client}");
 }
 
-/// From the making of a key to a watch with it, by the commands alone.
+/// From creating a key to a watch with it, with the commands alone.
 #[tokio::test]
-async fn a_key_that_weir_makes_opens_a_watch_of_weir() {
+async fn a_key_made_by_hash_key_opens_a_watch() {
     let database = Database::start().await;
     let folder = TempDir::new().expect("a folder");
     let mut making = weir(&[], &["hash-key", "alice: \"the\" 1st"]);
@@ -631,7 +631,7 @@ async fn a_key_that_weir_makes_opens_a_watch_of_weir() {
     let (key, entry) = output.split_once('\n').expect("two parts");
     assert!(key.starts_with("weir_") && key.len() == 48, "{making}");
     assert!(!making.stderr().contains(key), "{making}");
-    // Another time it is another key; and one that is given has the same entry.
+    // A second run makes another key; a key that is passed in gets the same entry.
     let mut again = weir(&[], &["hash-key", "alice"]);
     again.wait_for_exit(WAIT_LIMIT).await;
     assert_ne!(again.stdout().lines().next(), Some(key));
@@ -690,7 +690,7 @@ async fn a_key_that_weir_makes_opens_a_watch_of_weir() {
         "{watching}"
     );
 
-    // Without it, it is told how it would be let in, and not tried again.
+    // Without a key, the command says how to authenticate and does not retry.
     let mut refused = watch(&[]);
     assert_eq!(
         refused.wait_for_exit(WAIT_LIMIT).await.code(),
@@ -715,7 +715,7 @@ async fn a_key_that_weir_makes_opens_a_watch_of_weir() {
 }
 
 #[tokio::test]
-async fn what_is_to_be_asked_is_checked_at_the_start() {
+async fn authentication_settings_are_checked_at_the_start() {
     let folder = TempDir::new().expect("a folder");
     let bad = folder.path().join("bad");
     std::fs::write(&bad, "{").expect("a file");
@@ -819,7 +819,7 @@ async fn what_is_to_be_asked_is_checked_at_the_start() {
         assert!(words.contains(flag), "{settings:?}: {words}");
         assert!(!words.contains("secret"), "{words}");
     }
-    // clap's own refusals.
+    // Refused by clap itself.
     for settings in [
         with_names(&["--jwks-file", "/a", "--jwt-algorithms", "HS256"]),
         with_names(&["--jwks-file", "/a", "--jwt-algorithms", "none"]),
@@ -831,9 +831,9 @@ async fn what_is_to_be_asked_is_checked_at_the_start() {
     }
 }
 
-/// Without `--jwks-ca-file`, and where there are none, only where they are needed.
+/// Without `--jwks-ca-file`. Missing system authorities matter only where they are needed.
 #[tokio::test]
-async fn the_systems_authorities_are_those_that_a_key_server_is_trusted_by() {
+async fn a_key_server_is_verified_with_the_systems_authorities() {
     let folder = TempDir::new().expect("a folder");
     let authority = Authority::new("the system's");
     let bundle = folder.path().join("ca.pem");
@@ -860,7 +860,7 @@ async fn the_systems_authorities_are_those_that_a_key_server_is_trusted_by() {
         ];
         let nowhere = folder.path().join("nowhere");
         let nowhere = nowhere.to_str().expect("a path");
-        // A proxy is for what goes out, and this does not.
+        // A proxy applies to outgoing requests, not to this one.
         let variables = [
             ("SSL_CERT_FILE", certificates),
             ("SSL_CERT_DIR", nowhere),

@@ -1,5 +1,5 @@
-//! Who calls, as the authenticator tells it: every kind of credentials, good and bad, and what becomes of
-//! them when keys change. Without a database, as nothing here comes as far.
+//! The authenticator with every kind of credentials, good and bad, and with changing keys. Needs no
+//! database.
 
 mod support;
 
@@ -32,23 +32,23 @@ use weir::{
     metrics::Metrics,
 };
 
-/// How often files are looked at.
+/// The interval at which files are checked for changes.
 const RELOAD: Duration = Duration::from_millis(20);
 
-/// An authenticator and what keeps it up to date.
-struct Asking {
+/// An authenticator and the task that keeps it up to date.
+struct TestAuthenticator {
     authenticator: Authenticator,
     metrics: Arc<Metrics>,
     upkeep: tokio::task::JoinHandle<()>,
 }
 
-impl Drop for Asking {
+impl Drop for TestAuthenticator {
     fn drop(&mut self) {
         self.upkeep.abort();
     }
 }
 
-impl Asking {
+impl TestAuthenticator {
     async fn start(settings: AuthSettings) -> Self {
         Self::try_start(settings).await.expect("settings that do")
     }
@@ -84,7 +84,7 @@ impl Asking {
             .await
     }
 
-    /// How a bearer token is refused.
+    /// The reason with which a bearer token is refused.
     async fn refusal(&self, token: &str) -> &'static str {
         match self.bearer(token).await {
             Ok(principal) => panic!("{principal} was let in"),
@@ -93,7 +93,7 @@ impl Asking {
     }
 }
 
-/// Takes tokens that a key of this set has signed.
+/// Accepts tokens that are signed by a key of this set.
 fn jwts(keys: JwtKeys) -> AuthSettings {
     AuthSettings {
         jwt: Some(JwtSettings {
@@ -118,7 +118,7 @@ fn remote(url: String) -> RemoteKeys {
     }
 }
 
-/// A file of the test's own.
+/// A file of one test.
 struct TestFile {
     _folder: TempDir,
     path: PathBuf,
@@ -135,7 +135,7 @@ impl TestFile {
         }
     }
 
-    /// Changes it at once, as nobody must read half of it.
+    /// Replaces the file atomically, so that nobody reads half of it.
     fn put(&self, contents: &str) {
         let beside = self.path.with_extension("new");
         std::fs::write(&beside, contents).expect("a file");
@@ -143,17 +143,17 @@ impl TestFile {
     }
 }
 
-async fn with_keys(keys: &[&SigningKey]) -> (Asking, TestFile) {
+async fn with_keys(keys: &[&SigningKey]) -> (TestAuthenticator, TestFile) {
     with_set(&key_set(keys)).await
 }
 
-async fn with_set(set: &Value) -> (Asking, TestFile) {
+async fn with_set(set: &Value) -> (TestAuthenticator, TestFile) {
     let file = TestFile::new(&set.to_string());
-    let asking = Asking::start(jwts(JwtKeys::File(file.path.clone()))).await;
-    (asking, file)
+    let authenticator = TestAuthenticator::start(jwts(JwtKeys::File(file.path.clone()))).await;
+    (authenticator, file)
 }
 
-/// Claims of Alice, with some of them changed; null takes one away.
+/// Claims of Alice with changes; null removes a claim.
 fn claims_with(changes: &Value) -> Value {
     let mut claims = claims("alice");
     for (name, value) in changes.as_object().expect("an object") {
@@ -167,13 +167,13 @@ fn claims_with(changes: &Value) -> Value {
 }
 
 #[tokio::test]
-async fn a_good_token_is_taken_whatever_its_signature_is_made_with() {
+async fn a_valid_token_is_accepted_with_every_signature_algorithm() {
     let keys = [
         SigningKey::rsa("rsa"),
         SigningKey::p256("p256"),
         SigningKey::ed25519("ed25519"),
     ];
-    let (asking, _file) = with_keys(&[&keys[0], &keys[1], &keys[2]]).await;
+    let (authenticator, _file) = with_keys(&[&keys[0], &keys[1], &keys[2]]).await;
     let claims = claims_with(&json!({
         "aud": ["someone-else", "weir-too"],
         "nbf": seconds_from_now(-60),
@@ -181,11 +181,14 @@ async fn a_good_token_is_taken_whatever_its_signature_is_made_with() {
         "many": vec![0; 900],
     }));
     for key in &keys {
-        let principal = asking.bearer(&key.token(&claims)).await.expect(&key.id);
+        let principal = authenticator
+            .bearer(&key.token(&claims))
+            .await
+            .expect(&key.id);
         assert_eq!(principal.to_string(), "jwt:alice");
         assert_eq!(principal.method, Method::Jwt);
         assert_eq!(principal.claims["groups"], json!(["orders", "audit"]));
-        // The end is the token's, and the leeway is in it.
+        // The token's expiry, with the leeway included.
         let left = principal
             .expires
             .expect("an end")
@@ -193,9 +196,9 @@ async fn a_good_token_is_taken_whatever_its_signature_is_made_with() {
         let left = left.expect("a time to come").as_secs();
         assert!((3500..=3610).contains(&left), "{left} s");
     }
-    let text = asking
+    let text = authenticator
         .metrics
-        .render(&weir::metrics::ScrapedGauges::default());
+        .render(&weir::metrics::Readings::default());
     let counted = r#"weir_authentications_total{method="jwt",result="ok"} 3"#;
     assert!(text.contains(counted), "{text}");
 }
@@ -208,13 +211,13 @@ async fn every_bad_token_is_refused() {
         SigningKey::ed25519("ed"),
     );
     let stranger = SigningKey::rsa("rsa");
-    let (asking, _file) = with_keys(&[&rsa, &ec, &ed]).await;
+    let (authenticator, _file) = with_keys(&[&rsa, &ec, &ed]).await;
     let good = claims("alice");
     let signed = |changes: Value| ec.token(&claims_with(&changes));
     let headed = |header: Value| ec.token_with(&header, &good);
     let unsigned = |header: Value| message(&header.to_string(), &good.to_string());
 
-    // The key as the secret of a signature that is no public key's.
+    // The public key used as an HMAC secret.
     let confused = {
         let public = rsa.jwk()["n"].as_str().expect("a modulus").to_owned();
         let message = unsigned(json!({"alg": "HS256", "kid": "rsa"}));
@@ -248,7 +251,7 @@ async fn every_bad_token_is_refused() {
         ("no alg", headed(json!({"kid": "ec"}))),
         ("a public key as a secret", confused),
         (
-            "an algorithm that is not taken",
+            "an algorithm that is not accepted",
             rsa.token_with(&json!({"alg": "RS384", "kid": "rsa"}), &good),
         ),
         (
@@ -263,13 +266,13 @@ async fn every_bad_token_is_refused() {
             "another algorithm than its key's",
             ec.token_with(&json!({"alg": "EdDSA", "kid": "ec"}), &good),
         ),
-        ("another's key under the same name", stranger.token(&good)),
+        ("another key under the same id", stranger.token(&good)),
         (
             "an unknown key",
             ec.token_with(&json!({"alg": "ES256", "kid": "other"}), &good),
         ),
         (
-            "a key named by a number",
+            "a key id that is a number",
             headed(json!({"alg": "ES256", "kid": 1})),
         ),
         (
@@ -311,7 +314,7 @@ async fn every_bad_token_is_refused() {
             signed(json!({"iss": [ISSUER, "other"]})),
         ),
         ("no issuer", signed(json!({"iss": null}))),
-        ("an issuer of no text", signed(json!({"iss": 1}))),
+        ("an issuer that is no text", signed(json!({"iss": 1}))),
         ("another audience", signed(json!({"aud": "weir2"}))),
         ("other audiences", signed(json!({"aud": ["a", "b"]}))),
         ("no audience", signed(json!({"aud": null}))),
@@ -322,9 +325,9 @@ async fn every_bad_token_is_refused() {
             signed(json!({"exp": seconds_from_now(60).to_string()})),
         ),
         ("an end below zero", signed(json!({"exp": -1}))),
-        ("an end beyond all clocks", signed(json!({"exp": 1e30}))),
+        ("an expiry beyond all clocks", signed(json!({"exp": 1e30}))),
         (
-            "an end beyond the system's clock",
+            "an expiry beyond the system's clock",
             signed(json!({"exp": 1.8e19})),
         ),
         (
@@ -336,12 +339,12 @@ async fn every_bad_token_is_refused() {
         ("a number's", signed(json!({"sub": 7}))),
         ("an empty name's", signed(json!({"sub": ""}))),
         (
-            "a name with a line's end",
+            "a name with a line feed",
             signed(json!({"sub": "alice\nmallory"})),
         ),
         ("a name with NUL", signed(json!({"sub": "alice\0"}))),
         (
-            "a name with a space before it",
+            "a name with a leading space",
             signed(json!({"sub": " alice"})),
         ),
         ("an endless name", signed(json!({"sub": "a".repeat(513)}))),
@@ -351,7 +354,7 @@ async fn every_bad_token_is_refused() {
             signed(json!({"x": vec![0; 1_000]})),
         ),
         (
-            "claims that are no object",
+            "claims that are not an object",
             ec.token_of(&json!({"alg": "ES256", "kid": "ec"}).to_string(), "[]"),
         ),
         (
@@ -367,80 +370,89 @@ async fn every_bad_token_is_refused() {
         ("a huge one", signed(json!({"x": "x".repeat(9 << 10)}))),
     ];
     for (what, token) in invalid {
-        let error = asking.bearer(&token).await.err();
+        let error = authenticator.bearer(&token).await.err();
         let error = error.unwrap_or_else(|| panic!("{what}: was taken"));
         assert_eq!(error.reason(), "CREDENTIALS_INVALID", "{what}");
-        // Not a word of it comes back.
+        // The error repeats nothing of the token.
         let words = error.to_string();
         for told in ["alice", "mallory", ISSUER] {
             assert!(!words.contains(told), "{what}: {words}");
         }
     }
     let expired = signed(json!({"exp": seconds_from_now(-60)}));
-    assert_eq!(asking.refusal(&expired).await, "CREDENTIALS_EXPIRED");
-    // Nothing that has expired is told so unless its signature holds.
+    assert_eq!(authenticator.refusal(&expired).await, "CREDENTIALS_EXPIRED");
+    // "Expired" is said only of tokens with a valid signature.
     let forged = stranger.token(&claims_with(&json!({"exp": seconds_from_now(-60)})));
-    assert_eq!(asking.refusal(&forged).await, "CREDENTIALS_INVALID");
-    asking.bearer(&token).await.expect("the good one");
+    assert_eq!(authenticator.refusal(&forged).await, "CREDENTIALS_INVALID");
+    authenticator.bearer(&token).await.expect("the good one");
 }
 
 #[tokio::test]
-async fn clocks_may_differ_by_the_leeway_and_no_more() {
+async fn clocks_may_differ_by_the_leeway() {
     let key = SigningKey::p256("a");
-    let (asking, _file) = with_keys(&[&key]).await;
+    let (authenticator, _file) = with_keys(&[&key]).await;
     let token =
         |claim: &str, seconds| key.token(&claims_with(&json!({claim: seconds_from_now(seconds)})));
     // Some seconds to spare, as the machine may be busy.
-    let principal = asking.bearer(&token("exp", -3)).await.expect("within it");
+    let principal = authenticator
+        .bearer(&token("exp", -3))
+        .await
+        .expect("within it");
     let left = principal
         .expires
         .expect("an end")
         .duration_since(SystemTime::now());
     assert!(left.expect("a time to come") <= Duration::from_secs(7));
     assert_eq!(
-        asking.refusal(&token("exp", -11)).await,
+        authenticator.refusal(&token("exp", -11)).await,
         "CREDENTIALS_EXPIRED"
     );
-    asking.bearer(&token("nbf", 9)).await.expect("within it");
+    authenticator
+        .bearer(&token("nbf", 9))
+        .await
+        .expect("within it");
     assert_eq!(
-        asking.refusal(&token("nbf", 16)).await,
+        authenticator.refusal(&token("nbf", 16)).await,
         "CREDENTIALS_INVALID"
     );
-    // What is within it by less than a second is let go by the same clock that let it in.
-    let principal = asking.bearer(&token("exp", -8)).await.expect("within it");
+    // A token within less than a second of the leeway expires by the same clock that accepted it.
+    let principal = authenticator
+        .bearer(&token("exp", -8))
+        .await
+        .expect("within it");
     eventually("it has expired", async || {
-        asking.authenticator.renew(&principal).is_err()
+        authenticator.authenticator.renew(&principal).is_err()
     })
     .await;
 }
 
 #[tokio::test]
-async fn a_token_without_a_key_id_is_taken_where_only_one_key_can_be_meant() {
+async fn a_token_without_a_key_id_is_accepted_where_only_one_key_fits() {
     let (ec, rsa, other) = (
         SigningKey::p256("ec"),
         SigningKey::rsa("rsa"),
         SigningKey::p256("other"),
     );
     let token = ec.token_with(&json!({"alg": "ES256"}), &claims("alice"));
-    let (asking, file) = with_keys(&[&ec, &rsa]).await;
-    asking
+    let (authenticator, file) = with_keys(&[&ec, &rsa]).await;
+    authenticator
         .bearer(&token)
         .await
         .expect("the only one of its kind");
-    let mut changes = asking.authenticator.changes();
+    let mut changes = authenticator.authenticator.changes();
     file.put(&key_set(&[&ec, &rsa, &other]).to_string());
     within("the keys are read again", changes.changed())
         .await
         .expect("a change");
-    assert_eq!(asking.refusal(&token).await, "CREDENTIALS_INVALID");
-    asking
+    assert_eq!(authenticator.refusal(&token).await, "CREDENTIALS_INVALID");
+    authenticator
         .bearer(&ec.token(&claims("alice")))
         .await
         .expect("with an id");
 }
 
 #[tokio::test]
-async fn a_key_does_only_what_it_is_for() {
+async fn a_key_is_used_only_for_its_declared_purpose() {
     let ec = SigningKey::p256("ec");
     let token = ec.token(&claims("alice"));
     let changed = |changes: Value| {
@@ -450,28 +462,25 @@ async fn a_key_does_only_what_it_is_for() {
         }
         jwk
     };
-    // Beside it, a key that does, so that the set itself is of use.
+    // Another key that is usable, so that the set as a whole is.
     let beside = SigningKey::ed25519("beside").jwk();
     for (what, good) in [
         ("as it is", json!({})),
         ("for signatures", json!({"use": "sig"})),
         ("for checking", json!({"key_ops": ["verify"]})),
         ("for its algorithm", json!({"alg": "ES256"})),
-        (
-            "with members of no meaning here",
-            json!({"x5c": ["abc"], "ext": true}),
-        ),
+        ("with unknown members", json!({"x5c": ["abc"], "ext": true})),
     ] {
-        let (asking, _file) = with_set(&json!({"keys": [beside, changed(good)]})).await;
-        asking.bearer(&token).await.expect(what);
+        let (authenticator, _file) = with_set(&json!({"keys": [beside, changed(good)]})).await;
+        authenticator.bearer(&token).await.expect(what);
     }
     for (what, bad) in [
         ("for encryption", json!({"use": "enc"})),
         ("for making signatures", json!({"key_ops": ["sign"]})),
         ("for nothing", json!({"key_ops": []})),
         ("for another algorithm", json!({"alg": "ES384"})),
-        ("for an algorithm of secrets", json!({"alg": "HS256"})),
-        ("for no algorithm there is", json!({"alg": "ES257"})),
+        ("for a symmetric algorithm", json!({"alg": "HS256"})),
+        ("for an unknown algorithm", json!({"alg": "ES257"})),
         ("of another curve", json!({"crv": "P-384"})),
         ("of no curve", json!({"crv": null})),
         ("of another type", json!({"kty": "RSA"})),
@@ -479,17 +488,17 @@ async fn a_key_does_only_what_it_is_for() {
         ("a part too short", json!({"x": "AAAA"})),
         ("a part not base64url", json!({"y": "+/=="})),
         ("a private key", json!({"d": "AAAA"})),
-        ("an id of no text", json!({"kid": 1})),
+        ("an id that is no text", json!({"kid": 1})),
     ] {
-        let (asking, _file) = with_set(&json!({"keys": [beside, changed(bad)]})).await;
+        let (authenticator, _file) = with_set(&json!({"keys": [beside, changed(bad)]})).await;
         assert_eq!(
-            asking.refusal(&token).await,
+            authenticator.refusal(&token).await,
             "CREDENTIALS_INVALID",
             "{what}"
         );
     }
-    // Though the server takes another algorithm of such keys, a key does only the one that it names; and
-    // one that names none only those that the server takes.
+    // Although the server accepts another algorithm for such keys, a key works only with the
+    // algorithm that it names; a key that names none works only with those the server accepts.
     let rsa = SigningKey::rsa("rsa");
     let of = |algorithm: &str| {
         rsa.token_with(&json!({"alg": algorithm, "kid": "rsa"}), &claims("alice"))
@@ -503,9 +512,9 @@ async fn a_key_does_only_what_it_is_for() {
         if let Some(jwt) = &mut settings.jwt {
             jwt.algorithms = vec![Algorithm::RS256, Algorithm::PS256];
         }
-        let asking = Asking::start(settings).await;
+        let authenticator = TestAuthenticator::start(settings).await;
         for algorithm in ["RS256", "PS256", "RS384"] {
-            let taken_now = asking.bearer(&of(algorithm)).await.is_ok();
+            let taken_now = authenticator.bearer(&of(algorithm)).await.is_ok();
             assert_eq!(
                 taken_now,
                 taken.contains(&algorithm),
@@ -513,17 +522,20 @@ async fn a_key_does_only_what_it_is_for() {
             );
         }
     }
-    // Two of the same name and kind: which one is meant can't be told.
+    // With two keys of the same id and type it is unclear which one is meant.
     let twin = SigningKey::p256("ec");
-    let (asking, _file) = with_keys(&[&ec, &twin]).await;
-    assert_eq!(asking.refusal(&token).await, "CREDENTIALS_INVALID");
-    // Two of the same name and different kinds can be told apart.
-    let (asking, _file) = with_keys(&[&SigningKey::ed25519("ec"), &ec]).await;
-    asking.bearer(&token).await.expect("the one of its kind");
+    let (authenticator, _file) = with_keys(&[&ec, &twin]).await;
+    assert_eq!(authenticator.refusal(&token).await, "CREDENTIALS_INVALID");
+    // Two keys of the same id and different types can be told apart.
+    let (authenticator, _file) = with_keys(&[&SigningKey::ed25519("ec"), &ec]).await;
+    authenticator
+        .bearer(&token)
+        .await
+        .expect("the one of its kind");
 }
 
 #[tokio::test]
-async fn a_set_that_cannot_be_used_keeps_the_server_from_starting() {
+async fn an_unusable_key_set_prevents_the_start() {
     let key = SigningKey::p256("a").jwk();
     let many: Vec<&Value> = std::iter::repeat_n(&key, 101).collect();
     for (what, contents) in [
@@ -540,7 +552,7 @@ async fn a_set_that_cannot_be_used_keeps_the_server_from_starting() {
         ("a huge file", " ".repeat((1 << 20) + 1)),
     ] {
         let file = TestFile::new(&contents);
-        let started = Asking::try_start(jwts(JwtKeys::File(file.path.clone()))).await;
+        let started = TestAuthenticator::try_start(jwts(JwtKeys::File(file.path.clone()))).await;
         let Err(error) = started else {
             panic!("{what}: does");
         };
@@ -551,99 +563,108 @@ async fn a_set_that_cannot_be_used_keeps_the_server_from_starting() {
         );
     }
     let missing = JwtKeys::File(PathBuf::from("/nowhere/at/all"));
-    assert!(Asking::try_start(jwts(missing)).await.is_err());
+    assert!(TestAuthenticator::try_start(jwts(missing)).await.is_err());
 }
 
 #[tokio::test]
-async fn a_key_that_leaves_the_file_takes_its_tokens_along() {
+async fn removing_a_key_from_the_file_invalidates_its_tokens() {
     let (old, new) = (SigningKey::p256("old"), SigningKey::p256("new"));
-    let (asking, file) = with_keys(&[&old]).await;
-    let mut changes = asking.authenticator.changes();
-    let held = asking
+    let (authenticator, file) = with_keys(&[&old]).await;
+    let mut changes = authenticator.authenticator.changes();
+    let held = authenticator
         .bearer(&old.token(&claims("alice")))
         .await
         .expect("the old one");
 
-    // Both, as rotation begins.
+    // Both keys, as at the start of a rotation.
     file.put(&key_set(&[&old, &new]).to_string());
     within("the keys are read again", changes.changed())
         .await
         .expect("a change");
-    let kept = asking.authenticator.renew(&held).expect("still good");
+    let kept = authenticator
+        .authenticator
+        .renew(&held)
+        .expect("still good");
     assert!(Arc::ptr_eq(&kept, &held));
-    asking
+    authenticator
         .bearer(&new.token(&claims("alice")))
         .await
         .expect("the new one");
 
-    // What can't be read changes nothing.
+    // An unreadable file changes nothing.
     file.put("{");
     eventually("the bad file is noticed", async || {
-        let text = asking
+        let text = authenticator
             .metrics
-            .render(&weir::metrics::ScrapedGauges::default());
+            .render(&weir::metrics::Readings::default());
         text.contains(r#"weir_reloads_total{what="jwks",result="failed"} 1"#)
     })
     .await;
-    asking.authenticator.renew(&held).expect("still good");
-    asking
+    authenticator
+        .authenticator
+        .renew(&held)
+        .expect("still good");
+    authenticator
         .bearer(&old.token(&claims("alice")))
         .await
         .expect("still good");
 
-    // The old one leaves.
+    // The old key is removed.
     file.put(&key_set(&[&new]).to_string());
     within("the keys are read again", changes.changed())
         .await
         .expect("a change");
-    let ended = asking.authenticator.renew(&held).expect_err("withdrawn");
+    let ended = authenticator
+        .authenticator
+        .renew(&held)
+        .expect_err("withdrawn");
     assert_eq!(ended.reason(), "CREDENTIALS_EXPIRED");
     assert_eq!(
-        asking.refusal(&old.token(&claims("alice"))).await,
+        authenticator.refusal(&old.token(&claims("alice"))).await,
         "CREDENTIALS_INVALID"
     );
 
-    // A set without keys says that none is good: that is taken at its word.
+    // A set without keys means that no key is valid any more.
     file.put(&json!({"keys": []}).to_string());
     within("the keys are read again", changes.changed())
         .await
         .expect("a change");
     assert_eq!(
-        asking.refusal(&new.token(&claims("alice"))).await,
+        authenticator.refusal(&new.token(&claims("alice"))).await,
         "CREDENTIALS_INVALID"
     );
 }
 
 #[tokio::test]
-async fn a_key_that_is_not_known_yet_is_fetched_when_a_token_names_it() {
+async fn an_unknown_key_is_fetched_when_a_token_names_it() {
     let (old, new) = (SigningKey::p256("old"), SigningKey::p256("new"));
     let server = KeyServer::start(Answer::Keys(key_set(&[&old]))).await;
-    let asking = Asking::start(jwts(JwtKeys::Url(remote(server.url())))).await;
-    // Though nothing has been fetched when the call comes.
-    let held = asking
+    let authenticator = TestAuthenticator::start(jwts(JwtKeys::Url(remote(server.url())))).await;
+    // Nothing has been fetched yet when the call comes.
+    let held = authenticator
         .bearer(&old.token(&claims("alice")))
         .await
         .expect("the old one");
-    let mut changes = asking.authenticator.changes();
+    let mut changes = authenticator.authenticator.changes();
     server.set(Answer::Keys(key_set(&[&new])));
-    asking
+    authenticator
         .bearer(&new.token(&claims("bob")))
         .await
         .expect("the new one");
     within("the change is told", changes.changed())
         .await
         .expect("a change");
-    assert!(asking.authenticator.renew(&held).is_err());
+    assert!(authenticator.authenticator.renew(&held).is_err());
     assert_eq!(server.request_count(), 2);
 }
 
-/// Whoever makes up key ids costs the issuer one request every ten seconds, and nobody else a refusal.
+/// Made-up key ids cost the issuer one request every ten seconds, and other callers nothing.
 #[tokio::test]
-async fn a_flood_of_tokens_with_unknown_keys_makes_no_flood_of_fetches() {
+async fn a_flood_of_tokens_with_unknown_keys_causes_few_fetches() {
     let (known, made_up) = (SigningKey::p256("known"), SigningKey::p256("made up"));
     let server = KeyServer::start(Answer::Keys(key_set(&[&known]))).await;
-    let asking = Asking::start(jwts(JwtKeys::Url(remote(server.url())))).await;
-    asking
+    let authenticator = TestAuthenticator::start(jwts(JwtKeys::Url(remote(server.url())))).await;
+    authenticator
         .bearer(&known.token(&claims("alice")))
         .await
         .expect("a good one");
@@ -651,40 +672,40 @@ async fn a_flood_of_tokens_with_unknown_keys_makes_no_flood_of_fetches() {
     let floods = (0..1000).map(|at| {
         let header = json!({"alg": "ES256", "kid": format!("made up {at}")});
         let token = made_up.token_with(&header, &claims("mallory"));
-        let asking = &asking;
-        async move { asking.refusal(&token).await }
+        let authenticator = &authenticator;
+        async move { authenticator.refusal(&token).await }
     });
-    // Those that no fetch was made for may be good, for all that is known.
+    // Without a fetch, nobody knows whether these tokens are good.
     for reason in futures::future::join_all(floods).await {
         assert!(["CREDENTIALS_INVALID", "CREDENTIALS_UNCHECKED"].contains(&reason));
     }
     assert_eq!(server.request_count(), 2);
-    asking
+    authenticator
         .bearer(&known.token(&claims("alice")))
         .await
         .expect("a good one");
 
-    // One after the other is no other matter.
+    // Sequential calls are treated the same way.
     for at in 0..20 {
         let header = json!({"alg": "ES256", "kid": format!("later {at}")});
         let token = made_up.token_with(&header, &claims("mallory"));
-        assert_eq!(asking.refusal(&token).await, "CREDENTIALS_UNCHECKED");
+        assert_eq!(authenticator.refusal(&token).await, "CREDENTIALS_UNCHECKED");
     }
     assert_eq!(server.request_count(), 2);
 
-    // While the issuer takes its time, few wait for it, and those with known keys do not.
+    // While the issuer is slow, only some calls wait for it, and those with known keys never do.
     let mut slow = remote(server.url());
     slow.cooldown = Duration::ZERO;
-    let asking = Asking::start(jwts(JwtKeys::Url(slow))).await;
-    asking
+    let authenticator = TestAuthenticator::start(jwts(JwtKeys::Url(slow))).await;
+    authenticator
         .bearer(&known.token(&claims("alice")))
         .await
         .expect("a good one");
     server.set(Answer::Nothing);
     let waiting = (0..300).map(|_| {
         let token = made_up.token(&claims("mallory"));
-        let asking = &asking;
-        async move { asking.refusal(&token).await }
+        let authenticator = &authenticator;
+        async move { authenticator.refusal(&token).await }
     });
     let mut waiting: futures::stream::FuturesUnordered<_> = waiting.collect();
     let at_once = async {
@@ -697,48 +718,48 @@ async fn a_flood_of_tokens_with_unknown_keys_makes_no_flood_of_fetches() {
         .await
         .expect("two hundred are refused at once");
     let token = known.token(&claims("alice"));
-    let good = asking.bearer(&token);
+    let good = authenticator.bearer(&token);
     tokio::time::timeout(Duration::from_secs(5), good)
         .await
         .expect("at once")
         .expect("a good one");
 }
 
-/// Anybody may have used up the one fetch that tokens have in a while: who has a token by a new key is told
-/// to come again, and not that it is bad.
+/// Another caller may have used the one fetch per interval. A caller with a token signed by a new
+/// key is then told to retry, and not that the token is bad.
 #[tokio::test]
 async fn a_token_by_a_newer_key_than_the_last_fetch_is_not_called_bad() {
     let (old, new) = (SigningKey::p256("old"), SigningKey::p256("new"));
     let server = KeyServer::start(Answer::Keys(key_set(&[&old]))).await;
-    let asking = Asking::start(jwts(JwtKeys::Url(remote(server.url())))).await;
+    let authenticator = TestAuthenticator::start(jwts(JwtKeys::Url(remote(server.url())))).await;
     let token = old.token(&claims("alice"));
-    asking.bearer(&token).await.expect("a good one");
+    authenticator.bearer(&token).await.expect("a good one");
     let made_up = SigningKey::p256("made up").token(&claims("mallory"));
-    // A fetch for it alone has shown that it is bad.
-    assert_eq!(asking.refusal(&made_up).await, "CREDENTIALS_INVALID");
+    // A fetch for this token has shown that it is bad.
+    assert_eq!(authenticator.refusal(&made_up).await, "CREDENTIALS_INVALID");
     assert_eq!(server.request_count(), 2);
 
     server.set(Answer::Keys(key_set(&[&old, &new])));
-    let refused = asking.refusal(&new.token(&claims("bob"))).await;
+    let refused = authenticator.refusal(&new.token(&claims("bob"))).await;
     assert_eq!(refused, "CREDENTIALS_UNCHECKED");
-    // What a known key has not signed is bad, whatever may be fetched.
+    // A token not signed by the known key that it names is bad, whatever a fetch might bring.
     let forged = made_up.rsplit_once('.').expect("a signature").1;
     let stated = token.rsplit_once('.').expect("a signature").0;
-    let refused = asking.refusal(&format!("{stated}.{forged}")).await;
+    let refused = authenticator.refusal(&format!("{stated}.{forged}")).await;
     assert_eq!(refused, "CREDENTIALS_INVALID");
     assert_eq!(server.request_count(), 2);
 }
 
-/// Whatever becomes of the issuer, who has a token by a known key goes on.
+/// Whatever the issuer answers, tokens signed by a known key stay valid.
 #[tokio::test]
-async fn the_last_good_keys_stay_in_force_whatever_the_issuer_answers() {
+async fn the_last_good_keys_stay_valid_whatever_the_issuer_answers() {
     let (known, other) = (SigningKey::p256("known"), SigningKey::p256("other"));
     let server = KeyServer::start(Answer::Keys(key_set(&[&known]))).await;
     let elsewhere = KeyServer::start(Answer::Keys(key_set(&[&other]))).await;
     let mut remote = remote(server.url());
     remote.cooldown = Duration::ZERO;
-    let asking = Asking::start(jwts(JwtKeys::Url(remote))).await;
-    let held = asking
+    let authenticator = TestAuthenticator::start(jwts(JwtKeys::Url(remote))).await;
+    let held = authenticator
         .bearer(&known.token(&claims("alice")))
         .await
         .expect("a good one");
@@ -753,68 +774,71 @@ async fn the_last_good_keys_stay_in_force_whatever_the_issuer_answers() {
     ] {
         server.set(answer);
         let asked = server.request_count();
-        // Whether it is good can't be told now: not a word on that it is bad.
-        let refused = asking.refusal(&other.token(&claims("bob"))).await;
+        // Its validity is unknown at the moment, so it is not called bad.
+        let refused = authenticator.refusal(&other.token(&claims("bob"))).await;
         assert_eq!(refused, "CREDENTIALS_UNCHECKED");
         assert!(server.request_count() > asked);
-        asking
+        authenticator
             .bearer(&known.token(&claims("alice")))
             .await
             .expect("a good one");
-        asking.authenticator.renew(&held).expect("a good one");
+        authenticator
+            .authenticator
+            .renew(&held)
+            .expect("a good one");
     }
     assert_eq!(elsewhere.request_count(), 0, "a redirection was followed");
     server.set(Answer::Keys(key_set(&[&known, &other])));
-    asking
+    authenticator
         .bearer(&other.token(&claims("bob")))
         .await
         .expect("the issuer is back");
 }
 
 #[tokio::test]
-async fn a_server_whose_issuer_is_away_at_the_start_takes_tokens_once_it_is_there() {
+async fn a_server_that_starts_without_its_issuer_accepts_tokens_once_the_issuer_answers() {
     let key = SigningKey::p256("a");
     let server = KeyServer::start(Answer::Code(503)).await;
-    let asking = Asking::start(jwts(JwtKeys::Url(remote(server.url())))).await;
+    let authenticator = TestAuthenticator::start(jwts(JwtKeys::Url(remote(server.url())))).await;
     let token = key.token(&claims("alice"));
-    assert_eq!(asking.refusal(&token).await, "CREDENTIALS_UNCHECKED");
+    assert_eq!(authenticator.refusal(&token).await, "CREDENTIALS_UNCHECKED");
     server.set(Answer::Keys(key_set(&[&key])));
-    // By itself, within its pauses, which begin at a second.
+    // By itself, after its pauses, which begin at a second.
     eventually("the keys are there", async || {
-        let text = asking
+        let text = authenticator
             .metrics
-            .render(&weir::metrics::ScrapedGauges::default());
+            .render(&weir::metrics::Readings::default());
         text.contains(r#"weir_reloads_total{what="jwks",result="ok"} 1"#)
     })
     .await;
-    asking.bearer(&token).await.expect("a good one");
+    authenticator.bearer(&token).await.expect("a good one");
 }
 
 #[tokio::test]
-async fn keys_are_fetched_again_by_themselves() {
+async fn keys_are_fetched_periodically() {
     let (old, new) = (SigningKey::p256("a"), SigningKey::p256("a"));
     let server = KeyServer::start(Answer::Keys(key_set(&[&old]))).await;
     let mut remote = remote(server.url());
     remote.refresh_interval = Duration::from_millis(50);
-    let asking = Asking::start(jwts(JwtKeys::Url(remote))).await;
-    let held = asking
+    let authenticator = TestAuthenticator::start(jwts(JwtKeys::Url(remote))).await;
+    let held = authenticator
         .bearer(&old.token(&claims("alice")))
         .await
         .expect("a good one");
-    // Under the same id, so that no token tells that there is something new.
+    // Under the same id, so that no token reveals the change.
     server.set(Answer::Keys(key_set(&[&new])));
     eventually("the old key is gone", async || {
-        asking.authenticator.renew(&held).is_err()
+        authenticator.authenticator.renew(&held).is_err()
     })
     .await;
-    asking
+    authenticator
         .bearer(&new.token(&claims("alice")))
         .await
         .expect("the new one");
 }
 
 #[tokio::test]
-async fn keys_come_over_tls_from_whom_the_authorities_know() {
+async fn keys_are_fetched_only_from_servers_with_a_trusted_certificate() {
     let key = SigningKey::p256("a");
     let token = key.token(&claims("alice"));
     let (authority, other) = (Authority::new("good"), Authority::new("other"));
@@ -826,18 +850,18 @@ async fn keys_come_over_tls_from_whom_the_authorities_know() {
         (jwts(JwtKeys::Url(remote)), file)
     };
     let (settings, _file) = with_ca(Some(&authority.pem));
-    Asking::start(settings)
+    TestAuthenticator::start(settings)
         .await
         .bearer(&token)
         .await
         .expect("the right authority");
     for pem in [Some(other.pem.as_str()), None] {
         let (settings, _file) = with_ca(pem);
-        let asking = Asking::start(settings).await;
-        assert_eq!(asking.refusal(&token).await, "CREDENTIALS_UNCHECKED");
+        let authenticator = TestAuthenticator::start(settings).await;
+        assert_eq!(authenticator.refusal(&token).await, "CREDENTIALS_UNCHECKED");
     }
     let (settings, _file) = with_ca(Some("no certificates"));
-    let error = Asking::try_start(settings)
+    let error = TestAuthenticator::try_start(settings)
         .await
         .err()
         .expect("no authorities");
@@ -858,7 +882,7 @@ fn api_keys(path: &Path) -> AuthSettings {
 }
 
 #[tokio::test]
-async fn an_api_key_is_known_in_either_header_and_others_are_not() {
+async fn an_api_key_is_accepted_in_either_header_and_in_no_other() {
     let (alice, bob) = ("weir_alice-_0123456789", "weir_bob+/=0123456789");
     let file = TestFile::new(&format!(
         "keys:\n\
@@ -867,7 +891,7 @@ async fn an_api_key_is_known_in_either_header_and_others_are_not() {
         sha256(alice),
         sha256(bob).to_uppercase(),
     ));
-    let asking = Asking::start(api_keys(&file.path)).await;
+    let authenticator = TestAuthenticator::start(api_keys(&file.path)).await;
     for headers in [
         [("authorization", format!("Bearer {alice}"))],
         [("authorization", format!("bearer {alice}"))],
@@ -876,12 +900,12 @@ async fn an_api_key_is_known_in_either_header_and_others_are_not() {
         let headers = headers
             .each_ref()
             .map(|(name, value)| (*name, value.as_str()));
-        let principal = asking.ask(&headers).await.expect("a good key");
+        let principal = authenticator.ask(&headers).await.expect("a good key");
         assert_eq!(principal.to_string(), "key:alice");
         assert_eq!(principal.claims["team"], "orders");
         assert_eq!(principal.expires, None);
     }
-    let reason = async |headers: &[(&'static str, &str)]| match asking.ask(headers).await {
+    let reason = async |headers: &[(&'static str, &str)]| match authenticator.ask(headers).await {
         Ok(principal) => panic!("{principal} was let in by {headers:?}"),
         Err(error) => error.reason(),
     };
@@ -905,7 +929,7 @@ async fn an_api_key_is_known_in_either_header_and_others_are_not() {
 }
 
 #[tokio::test]
-async fn a_key_that_leaves_the_file_or_changes_there_does_so_for_open_calls() {
+async fn a_key_removed_or_changed_in_the_file_affects_open_calls() {
     let entry = |name: &str, key: &str, team: &str| {
         format!(
             "- {{name: {name}, sha256: {}, claims: {{team: {team}}}}}\n",
@@ -919,12 +943,15 @@ async fn a_key_that_leaves_the_file_or_changes_there_does_so_for_open_calls() {
         entry("bob", bob, "b")
     );
     let file = TestFile::new(&both);
-    let asking = Asking::start(api_keys(&file.path)).await;
-    let mut changes = asking.authenticator.changes();
-    let held = asking.ask(&[("x-api-key", alice)]).await.expect("Alice");
-    let other = asking.ask(&[("x-api-key", bob)]).await.expect("Bob");
+    let authenticator = TestAuthenticator::start(api_keys(&file.path)).await;
+    let mut changes = authenticator.authenticator.changes();
+    let held = authenticator
+        .ask(&[("x-api-key", alice)])
+        .await
+        .expect("Alice");
+    let other = authenticator.ask(&[("x-api-key", bob)]).await.expect("Bob");
 
-    // Other claims are known at once; what was not touched stays the very same.
+    // Changed claims apply at once; unchanged entries stay the very same.
     let changed = format!(
         "keys:\n{}{}",
         entry("alice", alice, "c"),
@@ -934,12 +961,13 @@ async fn a_key_that_leaves_the_file_or_changes_there_does_so_for_open_calls() {
     within("the keys are read again", changes.changed())
         .await
         .expect("a change");
-    let renewed = asking.authenticator.renew(&held).expect("Alice");
+    let renewed = authenticator.authenticator.renew(&held).expect("Alice");
     assert_eq!(renewed.claims["team"], "c");
-    let kept = asking.authenticator.renew(&other).expect("Bob");
+    let kept = authenticator.authenticator.renew(&other).expect("Bob");
     assert!(Arc::ptr_eq(&kept, &other));
 
-    // A new key under the same name, and the same key under a new name: the old ones are withdrawn.
+    // A new key under the same name, and the same key under a new name: both withdraw the old
+    // entry.
     let changed = format!(
         "keys:\n{}{}",
         entry("alice", "another", "c"),
@@ -950,18 +978,18 @@ async fn a_key_that_leaves_the_file_or_changes_there_does_so_for_open_calls() {
         .await
         .expect("a change");
     for principal in [&held, &other] {
-        let ended = asking
+        let ended = authenticator
             .authenticator
             .renew(principal)
             .expect_err("withdrawn");
         assert_eq!(ended.reason(), "CREDENTIALS_EXPIRED");
     }
-    let refused = asking.ask(&[("x-api-key", alice)]).await.err();
+    let refused = authenticator.ask(&[("x-api-key", alice)]).await.err();
     assert_eq!(refused.map(|it| it.reason()), Some("CREDENTIALS_INVALID"));
 }
 
 #[tokio::test]
-async fn a_file_of_keys_that_cannot_be_used_keeps_the_server_from_starting() {
+async fn an_unusable_file_of_api_keys_prevents_the_start() {
     let hash = sha256("a");
     let good = format!("- name: a\n  sha256: {hash}\n");
     for (what, contents) in [
@@ -979,7 +1007,7 @@ async fn a_file_of_keys_that_cannot_be_used_keeps_the_server_from_starting() {
             format!("keys:\n- name: ''\n  sha256: {hash}\n"),
         ),
         (
-            "a name with a line's end",
+            "a name with a line feed",
             format!("keys:\n- name: \"a\\nb\"\n  sha256: {hash}\n"),
         ),
         (
@@ -987,14 +1015,14 @@ async fn a_file_of_keys_that_cannot_be_used_keeps_the_server_from_starting() {
             format!("keys:\n- name: a\n  sha256: {}\n", &hash[1..]),
         ),
         (
-            "no hash but a key",
+            "a key instead of a hash",
             format!(
                 "keys:\n- name: a\n  sha256: {}\n",
                 "weir_".repeat(12) + "weir"
             ),
         ),
         (
-            "a time of no form",
+            "a malformed time",
             format!("keys:\n{good}  expires: tomorrow\n"),
         ),
         (
@@ -1015,7 +1043,7 @@ async fn a_file_of_keys_that_cannot_be_used_keeps_the_server_from_starting() {
         ("a member twice", format!("keys:\n{good}  name: b\n")),
     ] {
         let file = TestFile::new(&contents);
-        let Err(error) = Asking::try_start(api_keys(&file.path)).await else {
+        let Err(error) = TestAuthenticator::try_start(api_keys(&file.path)).await else {
             panic!("{what}: does");
         };
         assert_eq!(error.flag, "api-keys-file", "{what}");
@@ -1024,7 +1052,7 @@ async fn a_file_of_keys_that_cannot_be_used_keeps_the_server_from_starting() {
 }
 
 #[tokio::test]
-async fn ten_thousand_keys_are_told_apart_and_no_more_are_taken() {
+async fn at_most_ten_thousand_api_keys_are_accepted_and_told_apart() {
     let file_of = |count: usize| {
         let entries = (0..count).map(|at| {
             format!(
@@ -1035,16 +1063,22 @@ async fn ten_thousand_keys_are_told_apart_and_no_more_are_taken() {
         format!("keys:\n{}", entries.collect::<String>())
     };
     let file = TestFile::new(&file_of(10_000));
-    let asking = Asking::start(api_keys(&file.path)).await;
+    let authenticator = TestAuthenticator::start(api_keys(&file.path)).await;
     for at in [0, 4_999, 9_999] {
-        let principal = asking.ask(&[("x-api-key", &format!("key-{at}"))]).await;
+        let principal = authenticator
+            .ask(&[("x-api-key", &format!("key-{at}"))])
+            .await;
         assert_eq!(principal.expect("a good key").name, format!("k{at}"));
     }
     let file = TestFile::new(&file_of(10_001));
-    assert!(Asking::try_start(api_keys(&file.path)).await.is_err());
+    assert!(
+        TestAuthenticator::try_start(api_keys(&file.path))
+            .await
+            .is_err()
+    );
 }
 
-/// A certificate as a handshake would have let it pass.
+/// A certificate that has passed the handshake.
 fn certificate(names: &[SanType], change: impl FnOnce(&mut CertificateParams)) -> Peer {
     let mut params = CertificateParams::default();
     params
@@ -1061,8 +1095,8 @@ fn certificate(names: &[SanType], change: impl FnOnce(&mut CertificateParams)) -
 }
 
 #[tokio::test]
-async fn a_certificate_stands_for_its_first_name_and_no_common_name() {
-    let asking = Asking::start(AuthSettings {
+async fn a_certificate_identifies_by_its_first_alternative_name_and_never_by_the_common_name() {
+    let authenticator = TestAuthenticator::start(AuthSettings {
         certificates: true,
         ..AuthSettings::default()
     })
@@ -1082,13 +1116,16 @@ async fn a_certificate_stands_for_its_first_name_and_no_common_name() {
         (vec![uri("urn:a"), uri("urn:b")], "urn:a"),
     ] {
         let peer = certificate(&names, |_| {});
-        let principal = asking.ask_peer(&[], &peer).await.expect(expected);
+        let principal = authenticator.ask_peer(&[], &peer).await.expect(expected);
         assert_eq!(principal.to_string(), format!("cert:{expected}"));
         assert!(principal.expires.expect("an end") > SystemTime::now());
-        asking.authenticator.renew(&principal).expect("still good");
+        authenticator
+            .authenticator
+            .renew(&principal)
+            .expect("still good");
     }
     let peer = certificate(&[dns("B.example"), dns("a.example"), uri("urn:x")], |_| {});
-    let principal = asking.ask_peer(&[], &peer).await.expect("a name");
+    let principal = authenticator.ask_peer(&[], &peer).await.expect("a name");
     let expected = json!({"san_uri": ["urn:x"], "san_dns": ["b.example", "a.example"]});
     assert_eq!(Value::Object(principal.claims.clone()), expected);
 
@@ -1119,7 +1156,9 @@ async fn a_certificate_stands_for_its_first_name_and_no_common_name() {
             (0..101).map(|at| dns(&format!("a{at}.example"))).collect(),
         ),
     ] {
-        let refused = asking.ask_peer(&[], &certificate(&names, |_| {})).await;
+        let refused = authenticator
+            .ask_peer(&[], &certificate(&names, |_| {}))
+            .await;
         let error = refused.err().unwrap_or_else(|| panic!("{what}: was taken"));
         assert_eq!(error.reason(), "CREDENTIALS_INVALID", "{what}");
     }
@@ -1127,7 +1166,7 @@ async fn a_certificate_stands_for_its_first_name_and_no_common_name() {
         params.not_before = date_time_ymd(2019, 1, 1);
         params.not_after = date_time_ymd(2020, 1, 1);
     });
-    let error = asking
+    let error = authenticator
         .ask_peer(&[], &old)
         .await
         .expect_err("it has expired");
@@ -1136,18 +1175,18 @@ async fn a_certificate_stands_for_its_first_name_and_no_common_name() {
         address: None,
         certificate: Some(b"garbage".as_slice().into()),
     };
-    let error = asking
+    let error = authenticator
         .ask_peer(&[], &garbage)
         .await
         .expect_err("no certificate");
     assert_eq!(error.reason(), "CREDENTIALS_INVALID");
-    let error = asking.ask(&[]).await.expect_err("nothing shown");
+    let error = authenticator.ask(&[]).await.expect_err("nothing shown");
     assert_eq!(error.reason(), "CREDENTIALS_MISSING");
 }
 
-/// Whoever shows something bad is not let in for something else that they have as well.
+/// Bad credentials are not ignored because the caller has good ones too.
 #[tokio::test]
-async fn what_is_shown_and_bad_is_not_passed_over() {
+async fn bad_credentials_are_refused_even_beside_good_ones() {
     let key = SigningKey::p256("a");
     let set = TestFile::new(&key_set(&[&key]).to_string());
     let peer = certificate(
@@ -1158,11 +1197,13 @@ async fn what_is_shown_and_bad_is_not_passed_over() {
         certificates: true,
         ..jwts(JwtKeys::File(set.path.clone()))
     };
-    let asking = Asking::start(jwts_and_certificates).await;
+    let authenticator = TestAuthenticator::start(jwts_and_certificates).await;
     let token = format!("Bearer {}", key.token(&claims("alice")));
-    let by_token = asking.ask_peer(&[("authorization", &token)], &peer).await;
+    let by_token = authenticator
+        .ask_peer(&[("authorization", &token)], &peer)
+        .await;
     assert_eq!(by_token.expect("the token").to_string(), "jwt:alice");
-    let by_certificate = asking.ask_peer(&[], &peer).await;
+    let by_certificate = authenticator.ask_peer(&[], &peer).await;
     assert_eq!(
         by_certificate.expect("the certificate").to_string(),
         "cert:a.example"
@@ -1172,19 +1213,19 @@ async fn what_is_shown_and_bad_is_not_passed_over() {
         ("authorization", "Bearer"),
         ("authorization", "Bearer a.b.c"),
         ("authorization", "Bearer abc"),
-        // Of a kind that is not taken here.
+        // A scheme that Weir does not accept.
         ("authorization", "Basic YTpi"),
         ("x-api-key", "abc"),
     ] {
-        let refused = asking.ask_peer(&[headers], &peer).await;
+        let refused = authenticator.ask_peer(&[headers], &peer).await;
         let error = refused
             .err()
             .unwrap_or_else(|| panic!("{headers:?} was passed over"));
         assert_eq!(error.reason(), "CREDENTIALS_INVALID", "{headers:?}");
     }
-    // Where certificates say nothing of who calls, one is nothing.
-    let asking = Asking::start(jwts(JwtKeys::File(set.path.clone()))).await;
-    let error = asking
+    // Where certificates do not identify callers, a certificate counts for nothing.
+    let authenticator = TestAuthenticator::start(jwts(JwtKeys::File(set.path.clone()))).await;
+    let error = authenticator
         .ask_peer(&[], &peer)
         .await
         .expect_err("nothing shown");

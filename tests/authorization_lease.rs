@@ -1,5 +1,5 @@
-//! How long a watch may go on: the policy and the keys are read again while it is open, and it may become
-//! too old.
+//! How long an open watch stays authorized: the policy and the keys are reloaded while it is open,
+//! and it has a maximum age.
 
 mod support;
 
@@ -19,7 +19,7 @@ use weir::pb;
 use weir::pb::watch_request::Start;
 use weir::pb::watch_response::Kind;
 
-/// How long a stream may go on after something has changed, on a machine that may be busy: T50.
+/// How long a stream may continue after a change, on a busy machine.
 const SOON: Duration = Duration::from_secs(30);
 
 fn is(status: &Status, code: Code, reason: &str) {
@@ -27,7 +27,7 @@ fn is(status: &Status, code: Code, reason: &str) {
     assert_eq!(error_info(status).reason, reason, "{status:?}");
 }
 
-/// When the client is to come back, which is not the same moment for all.
+/// The delay after which the client should come back, which differs between clients.
 fn retry(status: &Status) -> Duration {
     let retry = status
         .get_details_retry_info()
@@ -38,7 +38,7 @@ fn retry(status: &Status) -> Duration {
     retry
 }
 
-/// Where the client is to go on, when its tokens are no longer for it.
+/// The request with which the client continues when its tokens are no longer valid for it.
 fn from_after_time(status: &Status, request: &pb::WatchRequest) -> pb::WatchRequest {
     is(status, Code::Unavailable, "ACCESS_CHANGED");
     from_time(&error_info(status).metadata["after_time"], request)
@@ -63,7 +63,7 @@ fn after(watch: &WatchStream, request: &pb::WatchRequest) -> pb::WatchRequest {
     }
 }
 
-/// Reads until the watch ends: the numbers it got, whether it was told that it drains, and its end.
+/// Reads until the watch ends. Returns its ids, whether it announced draining, and its status.
 async fn read_to_the_end(watch: &mut WatchStream) -> (Vec<i32>, bool, Status) {
     let (mut numbers, mut drains) = (Vec::new(), false);
     let whole = async {
@@ -87,10 +87,10 @@ async fn read_to_the_end(watch: &mut WatchStream) -> (Vec<i32>, bool, Status) {
     (numbers, drains, status)
 }
 
-/// A policy that is read again drops nobody who may go on, and ends whoever may not: while both are written
-/// to, and with no event after the end.
+/// A policy reload ends the watches that are no longer allowed and no others, while all of them
+/// receive events; nothing is delivered after the end.
 #[tokio::test]
-async fn a_new_policy_ends_those_it_no_longer_lets_watch_and_disturbs_nobody_else() {
+async fn a_new_policy_ends_only_the_watches_that_it_no_longer_allows() {
     const EACH: usize = 50;
     let database = Database::start().await;
     let clients = [("kept", json!({})), ("lost", json!({}))];
@@ -126,7 +126,7 @@ rules:
 ",
     );
     eventually("it is read", async || server.reloads("ok").await == 1.0).await;
-    // What is written from here on, none of them sees.
+    // None of them sees what is written from here on.
     insert(&database, 2).await;
     let ends = join_all(lost.iter_mut().map(read_to_the_end)).await;
     assert!(begin.elapsed() < SOON, "{:?}", begin.elapsed());
@@ -154,9 +154,9 @@ rules:
     .await;
 }
 
-/// What can't be used changes nothing, and is told.
+/// An unusable policy changes nothing, and is reported.
 #[tokio::test]
-async fn a_policy_that_can_not_be_used_leaves_the_old_one_in_force() {
+async fn an_unusable_policy_leaves_the_old_one_in_force() {
     let database = Database::start().await;
     let good = "version: 1\nrules: [{name: a, namespaces: [$db.orders]}]";
     let server = PolicyServer::start(&database, &[("a", json!({}))], good).await;
@@ -182,7 +182,7 @@ async fn a_policy_that_can_not_be_used_leaves_the_old_one_in_force() {
     let other = database.watch_request(&["invoices"]);
     assert!(server.open("a", other.clone()).await.is_err());
     server.put_policy("version: 1\nrules: [{name: a, namespaces: ['$db.*']}]");
-    eventually("a good one is read again", async || {
+    eventually("a good policy is loaded again", async || {
         server.reloads("ok").await == 1.0
     })
     .await;
@@ -191,9 +191,9 @@ async fn a_policy_that_can_not_be_used_leaves_the_old_one_in_force() {
     assert_eq!(id(&watch.next_change().await), 2);
 }
 
-/// Who sees something else than before goes on with that, from the same place.
+/// A client whose view changes continues with the new view from the same position.
 #[tokio::test]
-async fn a_watch_whose_view_changes_ends_and_goes_on_with_the_new_one() {
+async fn a_watch_whose_view_changes_ends_and_resumes_with_the_new_view() {
     let database = Database::start().await;
     let policy =
         |more: &str| format!("version: 1\nrules: [{{name: a, namespaces: [$db.orders], {more}}}]");
@@ -224,7 +224,7 @@ async fn a_watch_whose_view_changes_ends_and_goes_on_with_the_new_one() {
         let (numbers, _, status) = read_to_the_end(&mut watch).await;
         assert!(numbers.is_empty(), "{numbers:?}");
         is(&status, Code::Unavailable, "ACCESS_CHANGED");
-        // Its token goes on, and it is told nothing else.
+        // Its token stays valid, and the status contains nothing else.
         assert_eq!(error_info(&status).metadata.len(), 0, "{status:?}");
         retry(&status);
         put(round * 10, true).await;
@@ -235,7 +235,7 @@ async fn a_watch_whose_view_changes_ends_and_goes_on_with_the_new_one() {
         let tells = format!("{change:?}").contains("secret");
         assert_eq!(tells, round == 1, "{change:?}");
     }
-    // A change that changes nothing for it.
+    // A change of the policy that means the same for this client.
     let same = "filter: {draft: {$eq: false}, tenant: {$eq: {$claim: tenant}}}, hide: [note], operations: [insert], limits: {watches: 7}";
     let before = server.reloads("ok").await;
     server.put_policy(&policy(same));
@@ -244,10 +244,10 @@ async fn a_watch_whose_view_changes_ends_and_goes_on_with_the_new_one() {
     assert_eq!(id(&watch.next_change().await), 100);
 }
 
-/// The tokens of before are for nobody any longer, and yet nothing is missed: the end tells where to go on,
-/// and so does the refusal of an older token.
+/// The former tokens are valid for nobody any more, and yet nothing is missed: the status names the
+/// time from which to continue, and so does the refusal of an older token.
 #[tokio::test]
-async fn a_watch_whose_tokens_are_no_longer_for_it_is_told_the_time_to_go_on_from() {
+async fn a_watch_whose_tokens_become_invalid_gets_the_time_from_which_to_continue() {
     let database = Database::start().await;
     let policy =
         |more: &str| format!("version: 1\nrules: [{{name: a, namespaces: [$db.orders]{more}}}]");
@@ -290,9 +290,9 @@ async fn a_watch_whose_tokens_are_no_longer_for_it_is_told_the_time_to_go_on_fro
     }
 }
 
-/// Claims are of now too.
+/// Claims are evaluated anew, too.
 #[tokio::test]
-async fn a_client_whose_claims_change_sees_what_its_new_claims_let_it() {
+async fn a_client_whose_claims_change_sees_what_its_new_claims_allow() {
     let database = Database::start().await;
     let policy = "version: 1\nrules: [{name: a, namespaces: [$db.orders], filter: {tenant: {$claim: tenant}}}]";
     let x = [("a", json!({"tenant": "x"})), ("b", json!({"tenant": "x"}))];
@@ -306,7 +306,7 @@ async fn a_client_whose_claims_change_sees_what_its_new_claims_let_it() {
     ]);
     let (_, _, status) = read_to_the_end(&mut changed).await;
     let onward = from_after_time(&status, &request);
-    // The token was x's.
+    // The token was for tenant x.
     let refused = server.open("a", after(&changed, &request)).await.err();
     is(
         &refused.expect("it is refused"),
@@ -323,10 +323,10 @@ async fn a_client_whose_claims_change_sees_what_its_new_claims_let_it() {
     assert_eq!(id(&same.next_change().await), 1);
 }
 
-/// Many watches that began together do not end together, each is told before, and each goes on from its
-/// token as if nothing had been.
+/// Many watches that began together do not end together. Each is warned before, and each resumes
+/// from its token without loss.
 #[tokio::test]
-async fn a_watch_that_has_reached_its_maximum_age_goes_on_elsewhere_without_loss() {
+async fn a_watch_at_its_maximum_age_resumes_elsewhere_without_loss() {
     const WATCHES: usize = 20;
     const AGE: Duration = Duration::from_secs(4);
     let database = Database::start().await;
@@ -373,7 +373,7 @@ async fn a_watch_that_has_reached_its_maximum_age_goes_on_elsewhere_without_loss
             all.extend(numbers);
             if let Some(status) = status {
                 ends.push(begin.elapsed());
-                assert!(drains, "it was not told before: {status:?}");
+                assert!(drains, "it was not warned: {status:?}");
                 is(&status, Code::Unavailable, "WATCH_MAX_AGE");
                 retries.push(retry(&status));
                 watch = weir.watch(after(&watch, &request)).await;
@@ -412,9 +412,10 @@ async fn a_watch_that_has_reached_its_maximum_age_goes_on_elsewhere_without_loss
     assert!(ended as usize >= WATCHES, "{ended}");
 }
 
-/// The moment cuts in before what is ready to be sent: a client that reads late gets no event of after it.
+/// The end comes before events that are ready to be sent: a client that reads late gets no event
+/// from after it.
 #[tokio::test]
-async fn nothing_that_waited_is_sent_once_a_client_may_no_longer_watch() {
+async fn buffered_events_are_not_sent_once_a_client_may_no_longer_watch() {
     let database = Database::start().await;
     let policy = "version: 1\nrules: [{name: a, namespaces: [$db.orders]}]";
     let server = PolicyServer::start(&database, &[("a", json!({}))], policy).await;
@@ -422,7 +423,7 @@ async fn nothing_that_waited_is_sent_once_a_client_may_no_longer_watch() {
     let orders = database.collection(ORDERS);
     let address = server.weir.grpc_addr();
     let mut watch = WatchStream::narrow(address, by("a", request)).await;
-    // More than lies between the server and a client that does not read.
+    // More than the buffers between the server and a client that does not read.
     let filler = "x".repeat(200_000);
     for number in 0..30 {
         let order = doc! { "_id": number, "filler": &filler };

@@ -1,5 +1,5 @@
-//! Every field of a request at its bounds and beyond: what is taken opens a watch, and what is not is
-//! refused by its path, in words that say what would be right and in few bytes.
+//! Every request field at its bounds and beyond: a valid value opens a watch, and an invalid one is
+//! refused with its path and a short message that says what is allowed.
 
 mod conversions;
 mod support;
@@ -21,10 +21,10 @@ use tonic_types::StatusExt as _;
 use tower::ServiceExt as _;
 use weir::pb::{self, field_filter::Operator, filter::Kind};
 
-/// What gRPC's clients take of trailers, in bytes.
+/// The trailer size that gRPC clients accept, in bytes.
 const TRAILERS: usize = 8 << 10;
 
-/// A status as it was on the wire, in the manner that HTTP counts headers.
+/// The size of a status on the wire, counted as HTTP counts headers.
 fn wire_bytes(status: &Status) -> usize {
     let response = status.clone().into_http::<Body>();
     let headers = response.headers().iter();
@@ -33,7 +33,7 @@ fn wire_bytes(status: &Status) -> usize {
         .sum()
 }
 
-/// The bad fields of a status, each with what is said of it.
+/// The bad fields of a status, each with its description.
 fn violations(status: &Status) -> Vec<(String, String)> {
     let bad = status.get_details_bad_request();
     let bad = bad.unwrap_or_else(|| panic!("the status carries no BadRequest: {status:?}"));
@@ -41,7 +41,7 @@ fn violations(status: &Status) -> Vec<(String, String)> {
     violations.map(|it| (it.field, it.description)).collect()
 }
 
-/// Refused as bad input, within what trailers hold.
+/// Checks that this is a refusal as invalid input that fits into trailers.
 fn assert_refused(status: &Status) {
     assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");
     assert_eq!(error_reason(status), "INVALID_REQUEST");
@@ -50,7 +50,7 @@ fn assert_refused(status: &Status) {
 }
 
 #[tokio::test]
-async fn every_bound_is_taken() {
+async fn every_value_at_its_bound_is_accepted() {
     let database = Database::options().start().await;
     let weir = Weir::start(&database).await;
     let mut client = weir.client().await;
@@ -59,9 +59,9 @@ async fn every_bound_is_taken() {
     for good in table.good {
         match WatchStream::open(&mut client, good.request).await {
             Ok(_) => {}
-            // The beginning of time is well said, and not in the oplog.
+            // The oldest time is a valid value, but not in the oplog.
             Err(status)
-                if good.what == "the first second" || good.what == "an end at the start" =>
+                if good.what == "the first second" || good.what == "an end equal to the start" =>
             {
                 assert_eq!(error_reason(&status), "RESUME_TOKEN_EXPIRED", "{status:?}");
             }
@@ -70,9 +70,8 @@ async fn every_bound_is_taken() {
     }
 }
 
-/// T39 among others.
 #[tokio::test]
-async fn what_is_beyond_a_bound_is_refused_by_the_field_s_path() {
+async fn a_value_beyond_its_bound_is_refused_with_the_fields_path() {
     let database = Database::options().start().await;
     let weir = Weir::start(&database).await;
     let mut client = weir.client().await;
@@ -112,7 +111,7 @@ async fn what_is_beyond_a_bound_is_refused_by_the_field_s_path() {
             "{status:?}"
         );
     }
-    // None of them has reached MongoDB, or has left anything behind.
+    // None of them has reached MongoDB or has left anything behind.
     let metrics = weir.metrics().await;
     for gauge in ["weir_watches", "weir_feeds"] {
         assert_eq!(metrics.sum(gauge), 0.0, "{gauge}");
@@ -123,9 +122,9 @@ fn shorter(text: &str, bytes: usize) -> &str {
     &text[..text.floor_char_boundary(bytes)]
 }
 
-/// However much is wrong, and however long the names that are to be quoted.
+/// However much is wrong, and however long the quoted names are.
 #[tokio::test]
-async fn a_request_that_is_wrong_everywhere_gets_a_short_answer() {
+async fn a_request_with_every_field_wrong_gets_a_short_answer() {
     let database = Database::options().start().await;
     let weir = Weir::start(&database).await;
     let mut client = weir.client().await;
@@ -207,7 +206,7 @@ async fn a_request_that_is_wrong_everywhere_gets_a_short_answer() {
     tally(Figure::BadInputs, requests.len() as u64);
 }
 
-/// A length-delimited field around bytes.
+/// A length-delimited field with these bytes.
 fn around(number: u32, inner: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
     encode_key(number, WireType::LengthDelimited, &mut out);
@@ -216,7 +215,8 @@ fn around(number: u32, inner: &[u8]) -> Vec<u8> {
     out
 }
 
-/// How a call with this body is answered: the HTTP status, and gRPC's of the headers or the trailers.
+/// The answer to a call with this body: the HTTP status, and the gRPC status of the headers or
+/// trailers.
 async fn answer(
     channel: &Channel,
     head: http::request::Builder,
@@ -230,7 +230,7 @@ async fn answer(
         return (http, Some(status));
     }
     let mut body = response.into_body();
-    // A watch that was opened has no end.
+    // A watch that was opened does not end.
     let first = within("a frame", body.frame()).await;
     let trailers = first.and_then(|it| it.ok()?.into_trailers().ok());
     (http, trailers.and_then(|it| Status::from_header_map(&it)))
@@ -253,10 +253,10 @@ fn framed(flag: u8, bytes: &[u8]) -> Bytes {
     out.freeze()
 }
 
-/// protobuf would pass over it: a later version's operator or value that is left out in silence would
-/// widen the watch.
+/// protobuf would skip it: ignoring an operator or value of a later version would silently widen
+/// the watch.
 #[tokio::test]
-async fn a_field_of_a_later_version_is_refused_wherever_it_stands() {
+async fn a_field_of_a_later_version_is_refused_at_every_depth() {
     let database = Database::options().start().await;
     let weir = Weir::start(&database).await;
     let channel = weir.channel().await;
@@ -318,9 +318,9 @@ async fn a_field_of_a_later_version_is_refused_wherever_it_stands() {
     tally(Figure::BadInputs, (places.len() * later.len()) as u64);
 }
 
-/// Of two starts, or two operators of one condition, protobuf's readers take the later.
+/// Of two starts, or two operators of one condition, protobuf parsers take the later one.
 #[tokio::test]
-async fn a_choice_made_twice_is_refused() {
+async fn a_oneof_that_is_set_twice_is_refused() {
     let database = Database::options().start().await;
     let weir = Weir::start(&database).await;
     let channel = weir.channel().await;
@@ -356,7 +356,7 @@ async fn a_choice_made_twice_is_refused() {
     tally(Figure::BadInputs, cases.len() as u64);
 }
 
-/// What is no request at all: wrong wire types, lengths that lie, groups, depths without end.
+/// Bytes that are no request: wrong wire types, wrong lengths, groups, unlimited nesting.
 #[tokio::test]
 async fn bytes_that_are_no_request_are_refused_with_a_reason() {
     let database = Database::options().start().await;
@@ -379,13 +379,13 @@ async fn bytes_that_are_no_request_are_refused_with_a_reason() {
     };
     let in_eq = |value: &[u8]| around(4, &around(1, &[around(1, b"a"), around(2, value)].concat()));
     let mut inputs: Vec<Vec<u8>> = vec![
-        // A field's number of 0, of more than 29 bits; a varint of 11 bytes.
+        // A field number of 0, or of more than 29 bits; a varint of 11 bytes.
         vec![0],
         vec![0xf8, 0xff, 0xff, 0xff, 0x7f, 1],
         vec![
             0x18, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1,
         ],
-        // Broken UTF-8 in a name, a path, a value's text.
+        // Broken UTF-8 in a name, in a path, in a value.
         around(1, &[0xff]),
         around(4, &around(1, &around(1, &[0xc3, 0x28]))),
         in_eq(&around(3, &[0xff])),
@@ -395,19 +395,19 @@ async fn bytes_that_are_no_request_are_refused_with_a_reason() {
             0x0a, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f, 1,
         ],
         around(4, &[0x0a, 100, 0x0a]),
-        // Groups: begun, ended, begun a thousand times, of a field that is known.
+        // Groups: opened, closed, opened a thousand times, of a known field.
         vec![0x0b],
         vec![0x0c],
         [0x23].repeat(1000),
         [[0x23].repeat(10_000), [0x24].repeat(10_000)].concat(),
-        // Filters and values deeper than any reader goes.
+        // Filters and values nested deeper than any parser accepts.
         around(4, &groups(60)),
         around(4, &groups(10_000)),
         in_eq(&lists(60)),
         in_eq(&lists(10_000)),
         in_eq(&structs(40)),
         in_eq(&structs(5_000)),
-        // Wide: a MiB of nothing, of ones, of empty filters.
+        // Large: a MiB of zeros, of ones, of empty filters.
         vec![0; 1 << 20],
         vec![0xff; 1 << 20],
         around(4, b"").repeat(500_000),
@@ -425,7 +425,7 @@ async fn bytes_that_are_no_request_are_refused_with_a_reason() {
         }
         inputs.push(bytes);
     }
-    // A whole request, cut everywhere but between its fields.
+    // A whole request, cut everywhere except between its fields.
     let filter = eq("status", json!({"a": [1, "x", null]})).encode_to_vec();
     let whole = around(4, &filter);
     inputs.extend((1..whole.len()).map(|at| whole[..at].to_vec()));
@@ -434,7 +434,7 @@ async fn bytes_that_are_no_request_are_refused_with_a_reason() {
         let (_, status) = answer(&channel, post(WATCH), framed(0, &bytes)).await;
         let shown = &input[..input.len().min(20)];
         let status = status.unwrap_or_else(|| panic!("{shown:?}: a watch was opened"));
-        // Fields that are not known come first where both are true.
+        // Unknown fields are reported first where both apply.
         if status.code() == Code::Unimplemented {
             assert_eq!(
                 error_reason(&status),
@@ -458,12 +458,12 @@ async fn bytes_that_are_no_request_are_refused_with_a_reason() {
         database.watch_request(&["orders"]),
     )
     .await
-    .expect("an honest request is taken");
+    .expect("a valid request is accepted");
 }
 
-/// What gRPC itself has rules for. tonic calls most of it an internal error, without a reason.
+/// gRPC's own rules. tonic reports most violations as internal errors without a reason.
 #[tokio::test]
-async fn calls_that_break_grpc_s_rules_are_refused_with_a_reason() {
+async fn calls_that_violate_grpcs_rules_are_refused_with_a_reason() {
     let database = Database::options().start().await;
     let weir = Weir::start(&database).await;
     let channel = weir.channel().await;
@@ -475,8 +475,8 @@ async fn calls_that_break_grpc_s_rules_are_refused_with_a_reason() {
         ("half a head", one.slice(..3)),
         ("half a message", one.slice(..one.len() - 1)),
         ("two messages", two),
-        ("a flag of compression alone", framed(1, &good)),
-        ("a flag of no meaning", framed(7, &good)),
+        ("only a compression flag", framed(1, &good)),
+        ("an unknown flag", framed(7, &good)),
         ("over a MiB", framed(0, &around(1, &vec![b'x'; 1 << 20]))),
         ("over 4 MiB", framed(0, &vec![b'x'; 5 << 20])),
         (
@@ -496,7 +496,7 @@ async fn calls_that_break_grpc_s_rules_are_refused_with_a_reason() {
             let (http, status) = answer(&channel, post(path), body).await;
             let status = status.unwrap_or_else(|| panic!("{path}, {what}: it was answered"));
             assert_eq!(http, 200);
-            // The request of a watch is no request for information.
+            // A Watch request is not valid for the method of server information.
             if path == INFO && error_reason(&status) == "NOT_IMPLEMENTED" {
                 continue;
             }
@@ -539,7 +539,7 @@ async fn calls_that_break_grpc_s_rules_are_refused_with_a_reason() {
         assert!(wire_bytes(&status) <= TRAILERS);
         tried += 1;
     }
-    // Deadlines of every wrong form: no deadline, and no harm.
+    // Malformed deadlines of every form are ignored and do no harm.
     for timeout in ["", "S", "-1S", "1", "99999999999S", "99999999H", "1s", "ü"] {
         let head = post(WATCH).header("grpc-timeout", timeout);
         let (_, status) = answer(&channel, head, one.clone()).await;
@@ -549,7 +549,7 @@ async fn calls_that_break_grpc_s_rules_are_refused_with_a_reason() {
     tally(Figure::BadInputs, tried);
 }
 
-/// The names of what is gone stand in the status: a hundred of them would be 15 KB.
+/// The status names the collections that are gone: a hundred of them would be 15 KB.
 #[tokio::test]
 async fn the_end_of_a_watch_of_many_names_fits_into_trailers() {
     let database = Database::options().start().await;
@@ -572,7 +572,7 @@ async fn the_end_of_a_watch_of_many_names_fits_into_trailers() {
     assert!(bytes <= TRAILERS, "{bytes} bytes");
 }
 
-/// The costliest request that is allowed is opened both ways, and serves.
+/// The costliest request that is allowed opens in both modes and serves.
 #[tokio::test]
 async fn the_largest_request_that_is_allowed_opens_a_watch_in_every_mode() {
     let database = Database::options().start().await;
@@ -624,8 +624,8 @@ async fn the_largest_request_that_is_allowed_opens_a_watch_in_every_mode() {
                 ..database.watch_request(&[])
             };
             let mut watch = weir.watch(request).await;
-            // Nine levels: none of the inner holds of a document without the fields, or it does; that
-            // is for other tests. A drop comes through.
+            // Nine levels of nesting: whether the inner conditions hold is for other tests. A drop
+            // always passes.
             let there = database.collection(&collections[7]);
             there.insert_one(doc! {"_id": 1}).await.expect("an insert");
             there.drop().await.expect("a drop");

@@ -1,4 +1,4 @@
-//! Which changes a watch delivers: by operation, and by filter where the document is not at hand.
+//! Which changes a watch delivers: by operation, and by filter where the document is unknown.
 
 mod conversions;
 mod support;
@@ -20,7 +20,7 @@ use weir::pb::{FullDocument, FullDocumentBeforeChange, MissingImagePolicy, Opera
 /// | 7, 8 | replace | new, paid | paid, new |
 /// | 9, 10 | delete | new, paid | |
 ///
-/// Gives the ids of those that pass.
+/// Returns the ids of the changes that pass.
 async fn passing(
     weir: &Weir,
     database: &Database,
@@ -78,10 +78,10 @@ async fn passing(
     passed
 }
 
-/// A delete has no document, and an update only what changed: a filter that needs more than there
-/// is decides by the policy, and never loses an event in silence.
+/// A delete has no document, and an update only the changed fields: where a filter needs more, the
+/// missing-image policy decides, and no event is lost silently.
 #[tokio::test]
-async fn a_missing_document_is_decided_by_the_policy() {
+async fn the_missing_image_policy_decides_about_missing_documents() {
     let database = Database::options().start().await;
     let weir = Weir::start(&database).await;
     let new = || eq("status", json!("new"));
@@ -207,9 +207,9 @@ async fn a_missing_document_is_decided_by_the_policy() {
     }
 }
 
-/// Each operation by itself, and OTHER, which is every name that Weir does not know.
+/// Each operation by itself, and OTHER, which covers every name that Weir does not know.
 #[tokio::test]
-async fn an_operations_list_chooses_exactly_what_it_names() {
+async fn an_operations_list_selects_exactly_what_it_names() {
     let database = Database::options().start().await;
     let weir = Weir::start(&database).await;
     let lists: Vec<Vec<OperationType>> = (1..=15)
@@ -294,7 +294,7 @@ async fn an_operations_list_chooses_exactly_what_it_names() {
     }
 }
 
-/// Filters judge documents; the operations of a collection have none.
+/// Filters apply to documents; the operations on a collection have none.
 #[tokio::test]
 async fn a_filter_and_an_operations_list_must_both_hold() {
     let database = Database::start().await;
@@ -320,6 +320,6 @@ async fn a_filter_and_an_operations_list_must_both_hold() {
     orders.drop().await.unwrap();
     let changes = watching.changes(2).await;
     assert_eq!(id(&changes[0]).as_i32(), Some(2));
-    // The drop comes next: the update was not asked for, and a drop has no document to judge.
+    // The drop comes next: updates were not selected, and a drop has no document to filter.
     assert_eq!(changes[1].operation(), OperationType::Drop);
 }

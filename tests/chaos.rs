@@ -1,8 +1,8 @@
-//! Faults of every kind, of the network and of processes, in any order and over each other, while there
-//! is writing and clients of every kind watch: nobody misses anything.
+//! Random network and process faults, several at a time, while writers write and clients of every
+//! kind watch: no client misses anything.
 //!
-//! `WEIR_FAULT_SEED` plays the schedule of a failure again, and `WEIR_FAULT_ROUNDS` says how many rounds
-//! of faults there are.
+//! `WEIR_FAULT_SEED` replays the schedule of a failure, and `WEIR_FAULT_ROUNDS` sets the number of
+//! rounds.
 
 mod conversions;
 mod support;
@@ -17,25 +17,25 @@ use testbed::{Replicas, wait_for_writes, write_options};
 /// Rounds of one to three faults at a time.
 const ROUNDS: u32 = 8;
 const SERVERS: usize = 2;
-/// Longer than a reply may be overdue with its probe, and than a client hears nothing.
+/// Longer than a reply and its probe may take, and longer than a client tolerates silence.
 const LONGEST: Duration = Duration::from_millis(3500);
-/// How long most faults last at most.
+/// The longest duration of most faults.
 const SHORT: Duration = Duration::from_millis(700);
 
-/// What may happen.
+/// A fault.
 #[derive(Debug, Clone, Copy)]
 enum Fault {
-    /// To the network between the servers and MongoDB, or that between the clients and one server.
+    /// In the network between the servers and MongoDB, or between the clients and one server.
     Network(Option<usize>, Break),
-    /// To a command of Weir's.
+    /// In a command of Weir's.
     Command(Failing),
     KillCursors,
     KillMongodb,
-    /// With a signal.
+    /// With this signal.
     EndWeir(usize, &'static str),
     Stall(usize),
     Disconnect(usize),
-    /// A client goes to a server.
+    /// Moves a client to a server.
     Move(usize, usize),
 }
 
@@ -100,7 +100,7 @@ impl Failing {
         match random.u32(..4) {
             0 => Self::Close(command),
             1 => Self::Block,
-            // A server that shuts down, one that steps down, a time limit, a lost cursor.
+            // A shutdown, a step-down, a time limit, a lost cursor.
             _ => Self::Code(command, [91, 189, 262, 43][random.usize(..4)]),
         }
     }
@@ -200,7 +200,7 @@ async fn any_faults_in_any_order_lose_nothing() {
         assert_eq!(problem, None);
     }
     for proxy in 0..=SERVERS {
-        // What was to break at a certain byte and was not reached is past now.
+        // A cut that was set for a certain byte and was not reached is done now.
         network(&replicas, proxy.checked_sub(1)).cut();
     }
     replicas.check_delivery(faults).await;

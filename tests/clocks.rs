@@ -1,5 +1,5 @@
-//! Clocks that jump: MongoDB's operation time, the times of events by oplog and by wall. Positions,
-//! progress and gauges stay what they are.
+//! Clocks that jump: MongoDB's operation time, and the cluster and wall times of events. Positions,
+//! progress and gauges are not affected.
 
 mod support;
 
@@ -16,17 +16,17 @@ const GAUGES: [&str; 3] = [
     "weir_oplog_headroom_seconds",
 ];
 
-/// One event, with what the clocks say when it comes.
+/// One event, with the clocks' values when it comes.
 struct Tick {
     /// The server's operation time.
     operation: Timestamp,
     /// The event's time in the oplog.
     cluster: Timestamp,
-    /// The event's time by the wall, in milliseconds since 1970.
+    /// The event's wall time, in milliseconds since 1970.
     wall: i64,
 }
 
-/// Clocks that go ahead, back, to both ends of what they can say, and on as if nothing had been.
+/// Clocks that go ahead, back, to both ends of their range, and on as if nothing had happened.
 fn ticks() -> Vec<Tick> {
     let now = DateTime::now().timestamp_millis();
     let later = |seconds: u32| FIRST_SECOND + seconds;
@@ -60,12 +60,12 @@ impl Tick {
     }
 }
 
-/// A watch, with what it has told of times.
+/// A watch and the times that it reported.
 struct Reader {
     watch: WatchStream,
-    /// The number and the token of each change.
+    /// The id and the token of each change.
     changes: Vec<(i32, bytes::Bytes)>,
-    /// What each progress told: the time reached, MongoDB's own, and the token.
+    /// For each progress: the time reached, and MongoDB's own time.
     progress: Vec<(Option<pb::ClusterTime>, Option<pb::ClusterTime>)>,
 }
 
@@ -124,7 +124,7 @@ fn ordered(time: &pb::ClusterTime) -> (u32, u32) {
     (time.seconds, time.increment)
 }
 
-/// Every sample of the gauges about time is a number, and none is below zero.
+/// Checks that every gauge about time is a number and not negative.
 async fn gauges_make_sense(weir: &Weir) {
     let (_, metrics) = weir.admin("/metrics").await;
     for line in metrics.lines().filter(|line| !line.starts_with('#')) {
@@ -136,10 +136,9 @@ async fn gauges_make_sense(weir: &Weir) {
     }
 }
 
-/// Contract 1 and 5: what progress tells never goes back, whatever the clocks do; and the gauges stay
-/// above zero.
+/// The time in progress never goes back, whatever the clocks do, and no gauge is negative.
 #[tokio::test]
-async fn progress_never_goes_back_and_no_gauge_falls_below_zero_when_clocks_jump() {
+async fn progress_never_goes_back_and_no_gauge_is_negative_when_clocks_jump() {
     let stand_in = StandIn::start();
     let log = stand_in.log("orders");
     let weir = Weir::at(stand_in.uri(), |_| {}).await;
@@ -147,7 +146,7 @@ async fn progress_never_goes_back_and_no_gauge_falls_below_zero_when_clocks_jump
     let ticks = ticks();
     for (number, tick) in (0..).zip(&ticks) {
         stand_in.set_clock(tick.operation);
-        // Now with a place between events, now with none but the last event's.
+        // With a position between events, and with only the last event's.
         let without_place = number == 3;
         if without_place {
             log.alter(|reply| reply.post_batch_token = None);
@@ -159,7 +158,7 @@ async fn progress_never_goes_back_and_no_gauge_falls_below_zero_when_clocks_jump
         gauges_make_sense(&weir).await;
         reader.until_progress().await;
         if number == 2 {
-            // Once more, as it tells the time of the reply before.
+            // Twice, as a progress has the time of the previous reply.
             reader.until_progress().await;
         }
         gauges_make_sense(&weir).await;
@@ -184,9 +183,9 @@ async fn progress_never_goes_back_and_no_gauge_falls_below_zero_when_clocks_jump
     tally(Figure::BadInputs, ticks.len() as u64);
 }
 
-/// Contract 2 and 3: MongoDB's tokens say where to go on, and no clock does.
+/// MongoDB's tokens, and no clock, say where to resume.
 #[tokio::test]
-async fn every_token_goes_on_exactly_where_it_was_when_clocks_jump() {
+async fn every_token_resumes_exactly_when_clocks_jump() {
     let stand_in = StandIn::start();
     let log = stand_in.log("orders");
     let weir = Weir::without_linger_at(stand_in.uri()).await;
@@ -202,7 +201,7 @@ async fn every_token_goes_on_exactly_where_it_was_when_clocks_jump() {
         reader.until_progress().await;
         tokens.push((number, reader.watch.token()));
     }
-    // Once beside the feed that saw it all, and once after it has gone.
+    // Once with the feed that saw it all, and once after it was closed.
     for live in [true, false] {
         for (after, token) in &tokens {
             let request = pb::WatchRequest {
@@ -226,9 +225,9 @@ async fn every_token_goes_on_exactly_where_it_was_when_clocks_jump() {
     tally(Figure::BadInputs, tokens.len() as u64);
 }
 
-/// A place that the oplog has left behind is no room at all, and not less.
+/// When the oplog no longer reaches back to the position, the headroom is zero and not negative.
 #[tokio::test]
-async fn the_oplogs_headroom_is_nothing_when_its_oldest_entry_is_ahead() {
+async fn the_oplog_headroom_is_zero_when_its_oldest_entry_is_ahead() {
     let stand_in = StandIn::start();
     let log = stand_in.log("orders");
     let weir = Weir::at(stand_in.uri(), |_| {}).await;
@@ -242,7 +241,7 @@ async fn the_oplogs_headroom_is_nothing_when_its_oldest_entry_is_ahead() {
         let line = lines.find(|line| line.starts_with("weir_oplog_headroom_seconds"))?;
         line.rsplit_once(' ')?.1.parse::<f64>().ok()
     };
-    eventually("the oplog's oldest entry was looked at", async || {
+    eventually("the oplog's oldest entry was read", async || {
         headroom().await.is_some()
     })
     .await;

@@ -1,4 +1,4 @@
-//! What the costliest filter that is allowed costs those beside it.
+//! How the costliest filter that is allowed affects other watches.
 
 mod conversions;
 mod support;
@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use tonic::Code;
 use weir::pb::{self, field_filter::Operator, filter::Kind};
 
-/// Regular expressions that keep thousands of ends open at once: as many as a filter may have.
+/// Regular expressions that keep thousands of states active at once: as many as a filter may have.
 const COSTLY: [&str; 6] = [
     "[ab]*a[ab]{400}c",
     "a[ab]{200}c",
@@ -45,17 +45,17 @@ fn costly(policy: pb::MissingImagePolicy, database: &Database) -> pb::WatchReque
     }
 }
 
-/// Text of two letters, on which no automaton finds the same state twice.
+/// Text of two letters on which no automaton reaches the same state twice.
 fn noise(bytes: usize) -> String {
     (0..bytes)
         .map(|_| if fastrand::bool() { 'a' } else { 'b' })
         .collect()
 }
 
-/// Matching in linear time still took many seconds for each megabyte, on the task that serves all
+/// Matching takes linear time, and still took many seconds per megabyte on the task that serves all
 /// watches of a feed.
 #[tokio::test]
-async fn one_watch_s_costly_filter_does_not_starve_the_others_of_its_feed() {
+async fn a_costly_filter_does_not_starve_other_watches_of_its_feed() {
     let database = Database::options().start().await;
     let weir = Weir::start(&database).await;
     let plain = pb::WatchRequest {
@@ -81,9 +81,9 @@ async fn one_watch_s_costly_filter_does_not_starve_the_others_of_its_feed() {
     let documents = [
         doc! { "_id": 1, "status": "paid", "text": noise(1 << 20) },
         doc! { "_id": 2, "status": "paid", "text": texts },
-        // Small enough to be decided: none of them matches.
+        // Small enough to be evaluated; none of the patterns matches.
         doc! { "_id": 3, "status": "paid", "text": noise(30) },
-        // And one does.
+        // And one that matches.
         doc! { "_id": 4, "status": "paid", "text": format!("a{}c", "b".repeat(200)) },
     ];
     for document in documents {
@@ -98,7 +98,8 @@ async fn one_watch_s_costly_filter_does_not_starve_the_others_of_its_feed() {
             begin.elapsed()
         );
     }
-    // What was not decided goes by the policy for what is not known; what is short is decided.
+    // The missing-image policy decides about documents that were not evaluated; short ones are
+    // evaluated.
     for number in [1, 2, 4] {
         assert_eq!(id(&deliver.next_change().await), number);
     }
@@ -106,15 +107,15 @@ async fn one_watch_s_costly_filter_does_not_starve_the_others_of_its_feed() {
     tally(Figure::BadInputs, 4);
 }
 
-/// Filters that take long to check, or much memory to keep, keep nobody waiting and take no more than
-/// there is for all of them.
+/// Filters that take long to compile, or much memory, delay no other watch and stay within a common
+/// limit.
 #[tokio::test]
-async fn filters_that_are_costly_to_open_are_bounded_together() {
+async fn filters_that_are_costly_to_compile_share_a_limit() {
     let database = Database::options().start().await;
     let weir = Weir::start(&database).await;
     let mut bystander = weir.watch(database.watch_request(&[ORDERS])).await;
     let request = |number: usize| {
-        // Some 5 MiB of patterns, of no other watch's.
+        // Some 5 MiB of patterns that no other watch has.
         let patterns = (0..16).map(|part| {
             let pattern = format!("(?:a{{200}}){{60}}{number}_{part}");
             let options = String::new();

@@ -1,5 +1,5 @@
-//! Processes that are killed while there is writing: MongoDB, Weir, one replica of several. Clients go
-//! on from the tokens that they stored, and nobody misses anything.
+//! Processes that are killed during writes: MongoDB, Weir, one replica of several. Clients resume
+//! from the tokens that they stored, and miss nothing.
 
 mod conversions;
 mod support;
@@ -10,9 +10,9 @@ use support::ledger::ResumingClient;
 use testbed::{Replicas, Testbed, one_client_of_each_kind, short_limits, write_options};
 use testbed::{wait_for_every_client, wait_for_writes};
 
-/// MongoDB killed in the midst of a batch, again and again. Clients stay attached.
+/// MongoDB is killed in the middle of a batch, repeatedly. Clients stay connected.
 #[tokio::test]
-async fn killing_mongodb_in_the_midst_of_writing_loses_nothing() {
+async fn killing_mongodb_during_writes_loses_nothing() {
     let database = Database::options().on_disk().start().await;
     let mut testbed = Testbed::with(
         database,
@@ -31,9 +31,9 @@ async fn killing_mongodb_in_the_midst_of_writing_loses_nothing() {
     assert_eq!(outcome.totals.reconnects, 0, "{:?}", outcome.ends);
 }
 
-/// Weir's own cursors killed under it.
+/// Weir's own cursors are killed.
 #[tokio::test]
-async fn killing_the_cursors_of_weir_loses_nothing() {
+async fn killing_weirs_cursors_loses_nothing() {
     let testbed = Testbed::start().await;
     let mut killed = 0;
     for _ in 0..4 {
@@ -50,10 +50,10 @@ async fn killing_the_cursors_of_weir_loses_nothing() {
     outcome.wait_for_release().await;
 }
 
-/// A crash of Weir at any moment: between the sending of a message and the storing of its token, in
-/// the midst of an event in pieces.
+/// Weir crashes at any moment: between sending a message and the client storing its token, or in
+/// the middle of an event in pieces.
 #[tokio::test]
-async fn killing_weir_in_the_midst_of_sending_loses_nothing() {
+async fn killing_weir_while_it_sends_loses_nothing() {
     let mut replicas = Replicas::start(1, &write_options()).await;
     for _ in 0..3 {
         wait_for_writes(&replicas.ledger, 30).await;
@@ -67,9 +67,9 @@ async fn killing_weir_in_the_midst_of_sending_loses_nothing() {
     assert!(totals.reconnects >= 3 * client_proxy, "{totals:?}");
 }
 
-/// A shutdown gives each client its last token, and the next server goes on from there.
+/// A shutdown gives each client its last token, and the next server resumes from there.
 #[tokio::test]
-async fn shutting_weir_down_and_starting_it_again_loses_and_repeats_nothing() {
+async fn restarting_weir_loses_and_repeats_nothing() {
     let mut replicas = Replicas::start(1, &write_options()).await;
     for _ in 0..3 {
         wait_for_writes(&replicas.ledger, 30).await;
@@ -86,19 +86,19 @@ async fn shutting_weir_down_and_starting_it_again_loses_and_repeats_nothing() {
             == 3
     };
     let drained = replicas.clients.iter().filter(drained).count();
-    // One that is behind may be cut before it has read so far.
+    // One that is behind may be cut off before it has read that far.
     assert!(drained + 1 >= replicas.clients.len(), "{drained} were told");
     replicas.check_delivery(3).await;
 }
 
-/// Contract 7. Clients that go to another replica, of their own accord and because theirs crashed.
+/// Clients move to another replica, by themselves and because theirs crashed.
 #[tokio::test]
 async fn clients_that_move_between_replicas_miss_nothing() {
     let mut replicas = Replicas::start(2, &write_options()).await;
     for round in 0..4 {
         wait_for_writes(&replicas.ledger, 20).await;
         let (stays, crashes) = (round % 2, 1 - round % 2);
-        // Half of them leave before, the others afterwards.
+        // Half of them move before the crash, the others afterwards.
         let address = replicas.servers[stays].client_proxy.address();
         let half = replicas.clients.len() / 2;
         replicas.clients[..half]

@@ -1,4 +1,5 @@
-//! Credentials that end while a watch is open: so does the watch, soon, at a place to go on from.
+//! Credentials that expire while a watch is open: the watch ends soon after, at a position from
+//! which to resume.
 
 mod support;
 
@@ -21,14 +22,14 @@ use weir::pb;
 use weir::pb::watch_request::Start;
 use weir::pb::watch_service_client::WatchServiceClient;
 
-/// Two keys of the file of keys.
+/// Two API keys.
 const ALICE: &str = "weir_the-key-of-alice-in-these-tests";
 const BOB: &str = "weir_the-key-of-bob-in-these-tests-x";
 
-/// How long an open watch may go on without credentials: T50.
+/// How long an open watch may continue without valid credentials.
 const SOON: Duration = Duration::from_secs(30);
 
-/// A file that a server reads again when it changes.
+/// A file that a server reloads when it changes.
 struct TestFile {
     path: PathBuf,
     _folder: TempDir,
@@ -45,7 +46,7 @@ impl TestFile {
         file
     }
 
-    /// Changes it at once, as nobody must read half of it.
+    /// Replaces the file atomically, so that nobody reads half of it.
     fn put(&self, contents: &str) {
         let beside = self.path.with_extension("new");
         std::fs::write(&beside, contents).expect("a file");
@@ -93,7 +94,7 @@ fn after(watch: &WatchStream, request: pb::WatchRequest) -> pb::WatchRequest {
     }
 }
 
-/// Reads until the watch ends, and gives the numbers of the orders it got.
+/// Reads until the watch ends. Returns the ids of its orders, and its status.
 async fn read_to_the_end(watch: &mut WatchStream) -> (Vec<i32>, Status) {
     use pb::watch_response::Kind;
     let mut numbers = Vec::new();
@@ -114,10 +115,10 @@ async fn read_to_the_end(watch: &mut WatchStream) -> (Vec<i32>, Status) {
     (numbers, end)
 }
 
-/// Whether anything happens or not: a quiet watch ends as one does that is written to all the time,
-/// and who goes on with a new token misses nothing and gets nothing twice.
+/// A quiet watch ends like a busy one, and a client that resumes with a new token misses nothing
+/// and gets nothing twice.
 #[tokio::test]
-async fn a_watch_ends_soon_after_its_token_has_expired_and_goes_on_with_a_new_one() {
+async fn a_watch_ends_soon_after_its_token_expires_and_resumes_with_a_new_token() {
     let database = Database::start().await;
     let signing = SigningKey::p256("a");
     let issuer = KeyServer::start(Answer::Keys(key_set(&[&signing]))).await;
@@ -163,7 +164,7 @@ async fn a_watch_ends_soon_after_its_token_has_expired_and_goes_on_with_a_new_on
     let seen = i32::try_from(numbers.len()).expect("a number");
     assert_eq!(numbers, (1..=seen).collect::<Vec<_>>());
 
-    // The same token opens nothing any more, and a new one goes on.
+    // The same token no longer opens a watch, and a new one resumes.
     let mut again = Request::new(after(&busy, request.clone()));
     again
         .metadata_mut()
@@ -174,7 +175,7 @@ async fn a_watch_ends_soon_after_its_token_has_expired_and_goes_on_with_a_new_on
     for number in seen + 1..=last {
         assert_eq!(id(&resumed.next_change().await), number);
     }
-    // Whose token is still good has noticed nothing.
+    // A client whose token is still valid notices nothing.
     for number in 1..=last {
         assert_eq!(id(&kept.next_change().await), number);
     }
@@ -183,9 +184,9 @@ async fn a_watch_ends_soon_after_its_token_has_expired_and_goes_on_with_a_new_on
     assert_eq!(metrics.sum_where("weir_watches_ended_total", &labels), 2.0);
 }
 
-/// For a client that does not read: its watch is over all the same.
+/// The watch of a client that does not read ends all the same.
 #[tokio::test]
-async fn a_client_that_does_not_read_is_no_longer_served_once_its_token_has_expired() {
+async fn a_client_that_does_not_read_gets_nothing_after_its_token_expires() {
     let database = Database::start().await;
     let signing = SigningKey::p256("a");
     let keys = TestFile::new(&key_set(&[&signing]).to_string());
@@ -212,12 +213,12 @@ async fn a_client_that_does_not_read_is_no_longer_served_once_its_token_has_expi
     eventually("the token has expired", async || SystemTime::now() > ends).await;
     let (numbers, status) = read_to_the_end(&mut watch).await;
     has_expired(&status);
-    // What was on its way is all that comes; much more was there to read.
+    // Only buffered events come; there was much more to read.
     assert!(numbers.len() < 60, "everything came");
 }
 
 #[tokio::test]
-async fn a_key_that_is_taken_away_ends_the_watches_of_its_tokens_and_no_others() {
+async fn removing_a_key_ends_only_the_watches_of_its_tokens() {
     let database = Database::start().await;
     let (old, new) = (SigningKey::p256("old"), SigningKey::p256("new"));
     let keys = TestFile::new(&key_set(&[&old]).to_string());
@@ -256,7 +257,7 @@ async fn a_key_that_is_taken_away_ends_the_watches_of_its_tokens_and_no_others()
 }
 
 #[tokio::test]
-async fn an_api_key_that_is_taken_away_or_expires_ends_its_watches_and_no_others() {
+async fn removing_or_expiring_an_api_key_ends_only_its_watches() {
     let database = Database::start().await;
     let file = TestFile::new(&file_of_keys(&[
         entry("alice", ALICE, ""),
@@ -269,7 +270,7 @@ async fn an_api_key_that_is_taken_away_or_expires_ends_its_watches_and_no_others
     .await;
     let request = || database.watch_request(&[ORDERS]);
     let mut alice = open(&weir, request(), ("x-api-key", ALICE)).await;
-    // Says nothing for a minute, unless something happens.
+    // Silent for a minute, unless something happens.
     let silent = pb::WatchRequest {
         progress_interval: Some(prost_types::Duration {
             seconds: 60,
@@ -279,7 +280,7 @@ async fn an_api_key_that_is_taken_away_or_expires_ends_its_watches_and_no_others
     };
     let mut bob = open(&weir, silent, ("x-api-key", BOB)).await;
 
-    // What can't be read changes nothing.
+    // An unreadable file changes nothing.
     file.put("keys: [");
     eventually("the bad file is noticed", async || {
         let labels = [("what", "api_keys"), ("result", "failed")];
@@ -300,7 +301,7 @@ async fn an_api_key_that_is_taken_away_or_expires_ends_its_watches_and_no_others
     insert(&database, 2).await;
     assert_eq!(id(&bob.next_change().await), 2);
 
-    // An end that is put in later holds for watches that are open.
+    // An expiry that is added later applies to open watches.
     let end = humantime::format_rfc3339_seconds(SystemTime::now() + Duration::from_secs(2));
     file.put(&file_of_keys(&[entry(
         "bob",
@@ -312,7 +313,7 @@ async fn an_api_key_that_is_taken_away_or_expires_ends_its_watches_and_no_others
 }
 
 #[tokio::test]
-async fn a_watch_ends_when_its_certificate_does() {
+async fn a_watch_ends_when_its_certificate_expires() {
     let database = Database::start().await;
     let (servers, clients) = (Authority::new("servers"), Authority::new("clients"));
     let folder = TempDir::new().expect("a folder");
@@ -348,14 +349,14 @@ async fn a_watch_ends_when_its_certificate_does() {
     assert_eq!(id(&watch.next_change().await), 1);
     has_expired(&watch.end().await);
     assert!(begin.elapsed() < SOON, "{:?}", begin.elapsed());
-    // The connection is still there; what it stands for is not.
+    // The connection is still open, but its certificate is no longer valid.
     let again = WatchStream::open(&mut client, database.watch_request(&[ORDERS])).await;
     has_expired(&again.err().expect("it has expired"));
 }
 
-/// As a sidecar that rotates tokens would have it.
+/// As with a sidecar that rotates tokens.
 #[tokio::test]
-async fn the_command_goes_on_with_the_token_that_its_file_holds_by_then() {
+async fn the_command_resumes_with_the_current_token_in_its_file() {
     let database = Database::start().await;
     let signing = SigningKey::p256("a");
     let keys = TestFile::new(&key_set(&[&signing]).to_string());

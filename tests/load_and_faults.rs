@@ -12,7 +12,7 @@ use load::{Settings, run};
 /// Covers order, completeness, safe tokens, at-least-once delivery, true progress, slow watchers
 /// and liveness under cut networks, killed processes, stalled clients and cancelled openings.
 #[tokio::test(flavor = "multi_thread")]
-async fn under_load_and_faults_nothing_is_lost_and_everything_is_given_back() {
+async fn under_load_and_faults_nothing_is_lost_and_everything_is_released() {
     let seed = std::env::var("WEIR_LOAD_SEED").ok();
     let seed = seed.and_then(|it| it.parse().ok());
     let seed = seed.unwrap_or_else(|| fastrand::u64(..));

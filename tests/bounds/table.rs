@@ -1,4 +1,4 @@
-//! Every field of a request at its bounds and beyond them.
+//! Requests with every field at its bounds and beyond.
 
 use prost_types::{Duration, ListValue, Timestamp, Value, value::Kind as ValueKind};
 use serde_json::{Value as Json, json};
@@ -6,18 +6,18 @@ use weir::pb::{self, field_filter::Operator, filter::Kind, watch_request::Start}
 
 use crate::conversions::{eq, field, value};
 
-/// A request that is taken.
+/// A valid request.
 pub struct Good {
     pub what: String,
     pub request: pb::WatchRequest,
 }
 
-/// A request that is refused for one field.
+/// A request that is refused because of one field.
 pub struct Bad {
     pub request: pb::WatchRequest,
     /// The path of the field.
     pub field: String,
-    /// What the description says among else.
+    /// Words that the description contains.
     pub words: String,
 }
 
@@ -41,7 +41,7 @@ impl Table {
         });
     }
 
-    /// All of it, over a database of this name.
+    /// The whole table, for a database with this name.
     pub fn of(database: &str) -> Self {
         let valid = pb::WatchRequest {
             database: database.into(),
@@ -185,7 +185,7 @@ impl Table {
         let last = i64::from(u32::MAX);
         self.good("the first second", starting(0, 0));
         self.good("the last nanosecond", ending(last, 999_999_999));
-        // The years 0, 1969, 2106 and 10000, and what a timestamp can't even say.
+        // The years 0, 1969, 2106 and 10000, and values that no timestamp can hold.
         let beyond = [
             -62_167_219_200,
             -1,
@@ -206,7 +206,7 @@ impl Table {
             end_time: at(end, 0),
             ..starting(start, 0)
         };
-        self.good("an end at the start", between(1000, 1000));
+        self.good("an end equal to the start", between(1000, 1000));
         self.bad("end_time", "before start_time", between(1000, 999));
 
         let quiet_for = |seconds, nanos| pb::WatchRequest {
@@ -281,7 +281,7 @@ impl Table {
                 path + [".all_of", ".any_of", ".none_of"][level % 3] + ".filters[0]"
             });
         self.bad(&deep, "the 10 levels", nested(11));
-        // As deep as protobuf goes.
+        // The depth limit of protobuf.
         let prefix = ".all_of.filters[0]".repeat(10);
         let very = (0..45).fold(eq("a", json!(1)), |inner, _| {
             group(Kind::AllOf, vec![inner])
@@ -373,7 +373,7 @@ impl Table {
         }
     }
 
-    /// Extended JSON that is right at its edges, and wrong in every way.
+    /// Extended JSON that is just valid, and invalid in every way.
     fn values(&mut self, valid: &pb::WatchRequest) {
         let with = |operator: fn(Value) -> Operator, value| pb::WatchRequest {
             filters: vec![field("a", operator(value))],
@@ -404,7 +404,7 @@ impl Table {
             json!({"$maxKey": 1}),
             json!({"$ref": "orders", "$id": {"$oid": oid}, "$db": "shop"}),
         ] {
-            // Judged in Weir: the database of the tests can't read every date that MongoDB can.
+            // Evaluated in Weir, as the tests' database can't read every date that MongoDB can.
             let request = pb::WatchRequest {
                 feed_mode: pb::FeedMode::Shared.into(),
                 ..with(Operator::Eq, value(json.clone()))
@@ -476,7 +476,7 @@ impl Table {
                 "operator regex",
             ),
             (bad(json!({"$regex": "a"})), "operator regex"),
-            // What would run code, or cost without bound.
+            // Operators that would run code or have no bounded cost.
             (bad(json!({"$where": "sleep(1000)"})), "$where"),
             (
                 bad(json!({"$function": {"body": "", "args": [], "lang": "js"}})),
@@ -516,7 +516,7 @@ impl Table {
         }
     }
 
-    /// Regular expressions at their bounds, and those of no bounded cost.
+    /// Regular expressions at their bounds, and those without a bounded cost.
     fn patterns(&mut self, valid: &pb::WatchRequest) {
         let with = |pattern: &str, options: &str| pb::WatchRequest {
             filters: vec![field(

@@ -149,7 +149,7 @@ async fn begin(replicas: &mut Replicas, fault: Fault) {
 async fn end(replicas: &mut Replicas, fault: Fault) {
     match fault {
         Fault::Network(server, _) => network(replicas, server).set(Mode::Pass),
-        Fault::Command(_) => replicas.database.heal().await,
+        Fault::Command(_) => replicas.database.clear_failures().await,
         Fault::EndWeir(server, _) => replicas.start_again(server).await,
         Fault::Stall(client) => replicas.clients[client].stall(false),
         Fault::KillCursors | Fault::KillMongodb | Fault::Disconnect(_) | Fault::Move(..) => {}

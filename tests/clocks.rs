@@ -151,7 +151,7 @@ async fn progress_never_goes_back_and_no_gauge_is_negative_when_clocks_jump() {
         if without_place {
             log.alter(|reply| reply.post_batch_token = None);
         } else {
-            log.heal();
+            log.restore_replies();
         }
         log.push(tick.event(number));
         reader.until_change(number).await;

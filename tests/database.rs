@@ -110,7 +110,7 @@ async fn commands_fail_on_request() {
         error.contains_label("ResumableChangeStreamError"),
         "{error}"
     );
-    database.heal().await;
+    database.clear_failures().await;
     ping().await.expect("it is healed");
 
     database

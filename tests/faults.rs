@@ -159,7 +159,7 @@ async fn ends_after(database: &Database, weir: &Weir, failure: FailCommand) -> S
     // Ends the getMore that is under way; the next one fails.
     insert_any(database).await;
     let status = watch.end().await;
-    database.heal().await;
+    database.clear_failures().await;
     status
 }
 
@@ -433,7 +433,7 @@ async fn a_login_that_fails_at_the_opening_is_told_by_its_cause() {
         }
         let weir = Weir::at(&uri, |_| {}).await;
         let status = refused(&database, &weir).await;
-        database.heal().await;
+        database.clear_failures().await;
         let told = (status.code(), &*error_reason(&status));
         assert_eq!(told, expected, "{code:?}: {status:?}");
         assert!(!status.message().contains("weir"), "{status:?}");

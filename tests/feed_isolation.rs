@@ -82,7 +82,7 @@ async fn a_code_that_one_feed_meets_does_not_touch_another() {
             }
         }
         gets_a_change_and_nothing_else(&database, &mut other).await;
-        database.heal().await;
+        database.clear_failures().await;
         tally(Figure::Faults, 2);
     }
     assert_eq!(

@@ -539,7 +539,7 @@ async fn replies_over_48_mb_end_the_watch_as_an_upstream_that_is_away() {
     let held = weir.metrics().await.sum("weir_memory_used_bytes");
     assert!(held < 48e6, "{held} bytes are held");
 
-    log.heal();
+    log.restore_replies();
     let mut resumed = weir.watch(resume(&stand_in, "orders", token)).await;
     assert_eq!(id(&resumed.next_change().await), 2);
     tally(Figure::BadInputs, 1);

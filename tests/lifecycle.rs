@@ -51,7 +51,7 @@ async fn openings_that_were_cancelled_count_until_mongodb_has_answered() {
         drop(given_up.await);
     }
     eventually("the turns are taken", async || catch_ups().await >= 2.0).await;
-    database.heal().await;
+    database.clear_failures().await;
     insert(&database, 1).await;
     live.next_change().await;
     assert_eq!(catch_ups().await, 2.0, "before MongoDB has answered");

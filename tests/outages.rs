@@ -282,7 +282,7 @@ async fn a_stream_that_opens_and_fails_is_opened_with_growing_pauses() {
     let metrics = weir.metrics().await;
     assert!(metrics.sum_where("weir_feed_restarts_total", &by_reason) >= 5.0);
 
-    database.heal().await;
+    database.clear_failures().await;
     insert(&database, 1).await;
     received.until_id(&mut watch, 1).await;
     assert_eq!(received.ids, [0, 1]);

@@ -60,7 +60,7 @@ async fn a_token_in_the_ring_is_gone_on_from_there() {
         let rest: Vec<i32> = (seen..10).collect();
         assert_eq!(ids(&mut resumed, rest.len()).await, rest, "after {seen}");
     }
-    database.heal().await;
+    database.clear_failures().await;
 }
 
 /// Around the place where the ring begins: what has just left it comes from MongoDB, and what

@@ -57,7 +57,7 @@ async fn an_open_watch_goes_on_whatever_is_answered_to_questions() {
         assert!(begin.elapsed() < WAIT_LIMIT / 2, "{:?}", begin.elapsed());
         drop(another);
         goes_on(&mut received, &mut watch, &database, id + 1).await;
-        database.heal().await;
+        database.clear_failures().await;
         tally(Figure::Faults, 1);
     }
     let ids: Vec<i32> = (0..2 * failures().len()).map(|id| id as i32).collect();
@@ -94,7 +94,7 @@ async fn a_new_watch_is_answered_in_time_whatever_is_answered_to_questions() {
         if let Err(status) = within("an answer about the server", info).await {
             error_reason(&status);
         }
-        database.heal().await;
+        database.clear_failures().await;
         eventually("a watch is served again", async || {
             weir.try_watch(database.watch_request(&[ORDERS]))
                 .await
@@ -138,7 +138,7 @@ async fn a_catch_up_survives_failing_questions() {
         let mut received = Received::default();
         received.until_id(&mut resumed, more - 1).await;
         assert_eq!(received.ids, (1..more).collect::<Vec<_>>());
-        database.heal().await;
+        database.clear_failures().await;
         // It joins the others, whatever became of its questions.
         eventually("it has joined", async || {
             replica.metrics().await.sum("weir_catch_ups") == 0.0

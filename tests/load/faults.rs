@@ -121,7 +121,7 @@ impl Faults {
                 }
             }
         }
-        database.restore_networks().await;
+        database.clear_failures().await;
         Ok(())
     }
 

@@ -144,7 +144,7 @@ impl Database {
     }
 
     /// Disarms the failpoint that [`Database::fail`] armed.
-    pub async fn heal(&self) {
+    pub async fn clear_failures(&self) {
         self.process();
         self.admin(FailCommand::disarm()).await;
     }

@@ -18,7 +18,7 @@ pub struct FailCommand {
 }
 
 impl FailCommand {
-    /// Makes these commands fail, every time until [`super::Database::heal`]. The other methods say
+    /// Makes these commands fail, every time until [`super::Database::clear_failures`]. The other methods say
     /// how.
     pub fn on(commands: &[&str]) -> Self {
         Self {

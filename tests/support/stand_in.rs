@@ -344,7 +344,7 @@ impl Log {
     }
 
     /// Restores normal replies.
-    pub fn heal(&self) {
+    pub fn restore_replies(&self) {
         self.with(|log| {
             log.alter = None;
             log.answer_at_once = false;

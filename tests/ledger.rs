@@ -245,7 +245,7 @@ async fn followers_of_every_kind_get_everything_over_a_network_that_is_cut() {
     let database = Database::options().start().await;
     let upstream = Proxy::to(database.address()).await;
     let weir = Weir::at(&upstream.mongodb_uri(), |_| {}).await;
-    let clients = Proxy::to(weir.grpc_addr()).await;
+    let client_proxy = Proxy::to(weir.grpc_addr()).await;
     let write_options = WriteOptions {
         large: Some((20, 100_000)),
         ..WriteOptions::default()
@@ -270,10 +270,10 @@ async fn followers_of_every_kind_get_everything_over_a_network_that_is_cut() {
     ];
     let mut clients = Vec::new();
     for options in client_options {
-        clients.push(ResumingClient::start(&ledger, clients.address(), options).await);
+        clients.push(ResumingClient::start(&ledger, client_proxy.address(), options).await);
     }
     writers.begin(&database.database(), &write_options);
-    for cut in [&upstream, &clients, &upstream, &clients] {
+    for cut in [&upstream, &client_proxy, &upstream, &client_proxy] {
         let so_far = ledger.len();
         eventually("more is written", async || ledger.len() > so_far + 40).await;
         cut.cut();

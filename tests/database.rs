@@ -1,4 +1,4 @@
-//! The database that the tests stand on does what they need of it.
+//! Checks that the tests' database does what the tests need.
 
 mod support;
 
@@ -12,11 +12,11 @@ use mongodb::error::ErrorKind;
 use support::{Database, FailCommand, Mode, Proxy, eventually, within};
 use tokio::time::Instant;
 
-/// The code of a server's error.
+/// The code of an error that the server returned.
 fn code<T>(result: mongodb::error::Result<T>) -> i32 {
     match result.err().expect("the command fails").kind.as_ref() {
         ErrorKind::Command(error) => error.code,
-        other => panic!("this is not the server's answer: {other}"),
+        other => panic!("not an answer of the server: {other}"),
     }
 }
 
@@ -48,7 +48,7 @@ async fn every_test_has_a_database_name_of_its_own() {
 }
 
 #[tokio::test]
-async fn a_killed_database_comes_back_with_its_data_and_its_oplog() {
+async fn a_killed_database_keeps_its_data_and_oplog() {
     let mut database = Database::options().on_disk().start().await;
     let orders = database.collection("orders");
     let mut stream = orders.watch().await.expect("a change stream");
@@ -120,7 +120,7 @@ async fn commands_fail_on_request() {
                 .app_name("someone-else"),
         )
         .await;
-    ping().await.expect("the failure is another client's");
+    ping().await.expect("the failure is for another client");
     database
         .fail(FailCommand::on(&["ping"]).code(11600).app_name("weir-test"))
         .await;
@@ -172,8 +172,8 @@ async fn a_short_oplog_forgets() {
     .await;
 }
 
-/// The process that a killed test leaves behind must not live on: a test process of its own is
-/// killed here, as nothing in it can clean up then.
+/// The process of a killed test must not live on. A separate test process is killed here, so that
+/// nothing in it can clean up.
 #[cfg(target_os = "linux")]
 #[tokio::test]
 async fn the_database_dies_with_the_test_that_started_it() {
@@ -185,7 +185,7 @@ async fn the_database_dies_with_the_test_that_started_it() {
         return std::future::pending().await;
     }
 
-    // What a killed test cannot clean up.
+    // A killed test cannot clean it up.
     let left_behind = tempfile::TempDir::new().expect("a temporary folder");
     let myself = std::env::current_exe().expect("a test knows its program");
     let mut child = support::ChildProcess::start(
@@ -239,7 +239,7 @@ async fn a_network_can_be_cut_held_back_and_refused() {
     assert!(proxy.accepted() >= 1 && proxy.open() >= 1);
 
     proxy.cut();
-    eventually("connections are cut and made anew", async || {
+    eventually("connections are cut and remade", async || {
         ping().await.is_ok()
     })
     .await;

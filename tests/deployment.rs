@@ -1,4 +1,5 @@
-//! What `docs/deploy.md` gives to copy: names only settings that there are, fits their defaults, and starts.
+//! The settings to copy from `docs/deploy.md`: they name only existing settings, fit the defaults,
+//! and start.
 
 mod support;
 
@@ -35,13 +36,13 @@ fn seconds(text: &str) -> Duration {
     humantime::parse_duration(text).expect("a duration")
 }
 
-/// A process of `weir serve` has the defaults of the command line.
+/// The defaults of the command line of `weir serve`.
 fn defaults() -> ServeConfig {
     ServeConfig::for_uri("mongodb://localhost")
 }
 
 #[test]
-fn the_environment_file_names_only_variables_that_there_are() {
+fn the_environment_file_names_only_existing_variables() {
     let command = Cli::command();
     let serve = command.find_subcommand("serve").expect("weir serve");
     let known: Vec<_> = serve
@@ -55,9 +56,9 @@ fn the_environment_file_names_only_variables_that_there_are() {
     }
 }
 
-/// Every value is one that its flag takes, and all of them go together.
+/// Every value is one that its flag accepts, and they fit together.
 #[tokio::test]
-async fn the_environment_file_is_taken_once_its_files_are_there() {
+async fn the_environment_file_is_valid_once_its_files_exist() {
     let folder = tempfile::tempdir().expect("a folder");
     let identity = rcgen::generate_simple_self_signed(vec!["weir.example".to_owned()]);
     let identity = identity.expect("a certificate");
@@ -65,7 +66,7 @@ async fn the_environment_file_is_taken_once_its_files_are_there() {
         ("tls/tls.crt", identity.cert.pem()),
         ("tls/tls.key", identity.signing_key.serialize_pem()),
         ("policy.yaml", "version: 1\nrules: []\n".to_owned()),
-        // 32 bytes of nothing; what is asked is whether the file would be read.
+        // 32 zero bytes: the test only checks that the file can be read.
         ("token.keys", format!("{}=\n", "A".repeat(43))),
     ];
     fs::create_dir(folder.path().join("tls")).expect("a folder");
@@ -88,7 +89,7 @@ async fn the_environment_file_is_taken_once_its_files_are_there() {
 }
 
 #[test]
-fn the_unit_leaves_room_for_what_the_settings_ask_for() {
+fn the_unit_allows_what_the_settings_need() {
     let (unit, defaults) = (unit(), defaults());
     let environment: BTreeMap<_, _> = assignments(&read("examples/deploy/weir.env"))
         .into_iter()
@@ -115,9 +116,9 @@ fn the_unit_leaves_room_for_what_the_settings_ask_for() {
     assert!(most.as_u64() >= 2 * limit.as_u64() + (1 << 30));
 }
 
-/// What can't be mended by trying again is not tried again.
+/// Errors that a restart can't fix are not retried.
 #[tokio::test]
-async fn the_unit_does_not_start_again_what_cannot_be_used() {
+async fn the_unit_does_not_restart_after_a_configuration_error() {
     let unit = unit();
     let kept: Vec<i32> = unit["RestartPreventExitStatus"]
         .split_whitespace()
@@ -141,19 +142,19 @@ async fn the_unit_does_not_start_again_what_cannot_be_used() {
     assert!(parsed.is_ok());
 }
 
-/// systemd's own opinion, where it is at hand: no unknown setting, and little left to attack.
+/// systemd's own check, where systemd is installed: no unknown setting, and a low exposure.
 #[tokio::test]
-async fn systemd_reads_the_unit() {
+async fn systemd_accepts_the_unit() {
     let Some(_) = std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default())
         .map(|folder| folder.join("systemd-analyze"))
         .find(|path| path.is_file())
     else {
-        eprintln!("there is no systemd-analyze here: what the unit says is not checked by systemd");
+        eprintln!("systemd-analyze is not installed: systemd does not check the unit");
         return;
     };
     let folder = tempfile::tempdir().expect("a folder");
     let unit = read("examples/deploy/weir.service");
-    // The program, which must be there, and the settings, which systemd reads as root.
+    // The program must exist, and systemd reads the settings as root.
     let unit = unit.replace("/usr/local/bin/weir", "/bin/true");
     let path = folder.path().join("weir.service");
     fs::write(&path, unit).expect("a file");

@@ -1,4 +1,4 @@
-//! What the documentation says is so: flags, metrics, errors, links and examples.
+//! Checks what the documentation says: flags, metrics, errors, links and examples.
 
 mod support;
 
@@ -46,13 +46,13 @@ fn documents() -> BTreeMap<String, String> {
     paths.into_iter().map(read).collect()
 }
 
-/// The text outside of fenced blocks.
+/// The text outside fenced blocks.
 fn prose(text: &str) -> String {
     let outside = text.split("\n```").step_by(2);
     outside.collect::<Vec<_>>().join("\n")
 }
 
-/// The fenced blocks of one language.
+/// The fenced blocks in one language.
 fn blocks<'a>(text: &'a str, language: &str) -> Vec<&'a str> {
     let inside = text.split("\n```").skip(1).step_by(2);
     inside
@@ -60,7 +60,7 @@ fn blocks<'a>(text: &'a str, language: &str) -> Vec<&'a str> {
         .collect()
 }
 
-/// The rows of a document's tables, each as its cells without backticks.
+/// The rows of a document's tables, as cells without backticks.
 fn rows(text: &str) -> Vec<Vec<String>> {
     text.lines()
         .filter_map(|line| line.strip_prefix('|')?.strip_suffix('|'))
@@ -72,7 +72,7 @@ fn rows(text: &str) -> Vec<Vec<String>> {
         .collect()
 }
 
-/// The words of `text` that begin with `prefix`.
+/// The words of `text` that start with `prefix`.
 fn words(text: &str, prefix: &str, of: impl Fn(char) -> bool) -> BTreeSet<String> {
     text.match_indices(prefix)
         .filter(|(at, _)| !text[..*at].ends_with(&of))
@@ -87,7 +87,7 @@ fn words(text: &str, prefix: &str, of: impl Fn(char) -> bool) -> BTreeSet<String
 
 fn flags(text: &str) -> BTreeSet<String> {
     let flags = words(text, "--", |it| it.is_ascii_alphanumeric() || it == '-');
-    // A dash or the line under a table's head is no flag.
+    // A dash or the line under a table's head is not a flag.
     flags
         .into_iter()
         .filter(|flag| flag.trim_matches('-').len() > 1)
@@ -95,7 +95,7 @@ fn flags(text: &str) -> BTreeSet<String> {
 }
 
 #[test]
-fn configuration_tells_every_flag_with_its_variable_and_default() {
+fn configuration_lists_every_flag_with_its_variable_and_default() {
     let text = read("docs/configuration.md");
     let rows = rows(&text);
     let command = Cli::command();
@@ -104,7 +104,7 @@ fn configuration_tells_every_flag_with_its_variable_and_default() {
     for argument in serve.get_arguments() {
         let flag = format!("--{}", argument.get_long().expect("only long flags"));
         let row = rows.iter().find(|row| row[0] == flag);
-        let row = row.unwrap_or_else(|| panic!("docs/configuration.md does not tell {flag}"));
+        let row = row.unwrap_or_else(|| panic!("docs/configuration.md does not mention {flag}"));
         let variable = argument.get_env().unwrap_or_default();
         assert_eq!(row[1], variable.to_string_lossy(), "{flag}");
         let defaults = argument.get_default_values();
@@ -135,11 +135,11 @@ fn the_documents_name_no_flag_that_does_not_exist() {
 }
 
 #[test]
-fn metrics_tells_every_metric_with_its_type_and_labels() {
+fn metrics_lists_every_metric_with_its_type_and_labels() {
     let rows = rows(&read("docs/metrics.md"));
     for metric in CATALOGUE {
         let row = rows.iter().find(|row| row[0] == metric.name);
-        let row = row.unwrap_or_else(|| panic!("docs/metrics.md does not tell {}", metric.name));
+        let row = row.unwrap_or_else(|| panic!("docs/metrics.md does not mention {}", metric.name));
         assert_eq!(row[1], metric.kind, "{}", metric.name);
         assert_eq!(row[2], metric.labels.join(", "), "{}", metric.name);
     }
@@ -162,8 +162,8 @@ fn the_documents_name_no_metric_that_does_not_exist() {
     }
 }
 
-/// What each variant of `weir::error::Error` maps to in a function of `src/error.rs`. The variants
-/// hold values, so that a test can't go over them but by the text.
+/// The value that a function of `src/error.rs` maps each variant of `weir::error::Error` to. The
+/// variants hold data, so a test can enumerate them only in the text.
 fn arms(source: &str, function: &str, value: &str) -> BTreeMap<String, String> {
     let start = source.find(function).expect("the function is there");
     let body = &source[start..];
@@ -183,7 +183,7 @@ fn arms(source: &str, function: &str, value: &str) -> BTreeMap<String, String> {
 }
 
 #[test]
-fn errors_tells_every_reason_with_its_code() {
+fn errors_lists_every_reason_with_its_code() {
     let source = read("src/error.rs");
     let reasons = arms(&source, "pub fn reason(", "\"");
     let codes = arms(&source, "pub fn code(", "Code::");
@@ -293,7 +293,7 @@ fn the_index_of_decisions_lists_each_record_once_with_its_title() {
     assert_eq!(entries, expected);
 }
 
-/// The README shows the heart of each example: its lines, in order, with others left out.
+/// The README shows the core of each example: some of its lines, in order.
 #[test]
 fn the_programs_in_the_readme_are_the_examples() {
     let readme = read("README.md");
@@ -312,8 +312,8 @@ fn the_programs_in_the_readme_are_the_examples() {
     }
 }
 
-/// Runs an example twice: it follows a collection until that is dropped, which ends it, and goes on
-/// with what was created meanwhile. `arguments` are what `env` takes.
+/// Runs an example twice: it watches a collection until the collection is dropped, which ends it,
+/// and then resumes with what was created meanwhile. `arguments` are those of `env`.
 async fn goes_on_where_it_was(name: &str, arguments: Vec<OsString>) {
     let database = Database::start().await;
     let weir = Weir::start(&database).await;
@@ -331,7 +331,7 @@ async fn goes_on_where_it_was(name: &str, arguments: Vec<OsString>) {
     example
         .wait_for_output("watching", CLIENT_LIMIT, opened)
         .await;
-    // In pieces: an example that passed over them would lose the event without a word.
+    // Sent in pieces: an example that ignored pieces would lose the event silently.
     let large = doc! {"_id": 1, "text": "x".repeat(3_500_000)};
     orders.insert_one(large).await.expect("an insert");
     let inserted = |output: &str| output.contains("OPERATION_TYPE_INSERT");
@@ -356,7 +356,7 @@ async fn goes_on_where_it_was(name: &str, arguments: Vec<OsString>) {
 }
 
 #[tokio::test]
-async fn the_python_example_goes_on_where_it_was() {
+async fn the_python_example_resumes() {
     let generated = tempfile::tempdir().expect("a folder for the generated code");
     let out = |kind: &str| format!("--{kind}_out={}", generated.path().display());
     let arguments = [
@@ -377,7 +377,7 @@ async fn the_python_example_goes_on_where_it_was() {
 }
 
 #[tokio::test]
-async fn the_node_example_goes_on_where_it_was() {
+async fn the_node_example_resumes() {
     let mut path = OsString::from("NODE_PATH=");
     path.push(repository().join("tests/interop/node/node_modules"));
     let arguments = vec![path, node().into(), example("watch.js")];

@@ -1,8 +1,9 @@
-//! Both evaluators of a filter agree. What MongoDB delivers through the pipeline of a
-//! dedicated plan is what a judge passes of the events of the shared plan, by filter and guard.
+//! Both evaluators of a filter agree: the events that MongoDB delivers through the pipeline of a
+//! dedicated plan are those that the in-process evaluator passes from the shared plan, by filter
+//! and row filter.
 //!
-//! Random documents are changed at random in a real database; random filters are then asked both
-//! ways about the same events. `WEIR_EVALUATOR_CASES` says how many filters are asked (default 5,000).
+//! Random documents are changed at random in a real database; random filters are then evaluated in
+//! both ways on the same events. `WEIR_EVALUATOR_CASES` sets the number of filters (default 5,000).
 
 #[path = "evaluators/random.rs"]
 mod random;
@@ -21,10 +22,10 @@ use weir::plan::{
     Crossing, FilterIndex, Judge, Operation, Plan, Predicate, Residual, Subject, View, Watch,
 };
 
-/// The filters that one scenario is asked about.
+/// The number of filters per scenario.
 const ASKED_IN_A_SCENARIO: usize = 12;
 
-/// What passed: the name of an event, and the API's number for how it moved the document.
+/// The events that passed: the event's token, and the API's number of the match transition.
 type Passed = BTreeSet<(String, i32)>;
 
 fn passed(residual: &Residual, events: &[Document]) -> Passed {
@@ -45,7 +46,7 @@ fn names(passed: &Passed) -> BTreeSet<&str> {
 }
 
 async fn perform(collection: &mongodb::Collection<Document>, change: &Change) {
-    // What MongoDB refuses (a path through a number, say) changes nothing, which is fine.
+    // A change that MongoDB refuses (a path through a number, say) has no effect, which is fine.
     match change {
         Change::Insert(document) => drop(collection.insert_one(document).await),
         Change::Update(id, update) => {
@@ -110,7 +111,7 @@ async fn disagreement(database: &Database, scenario: &Scenario) -> Result<(), St
             })
             .map(|event| (name_of(event), 0))
             .collect();
-        // What a pipeline can't say it lets pass.
+        // A pipeline passes what it can't express.
         let guard_uses_changed = asked.guard.as_ref().is_some_and(Predicate::uses_changed);
         let exact = !asked.filter.uses_changed() && !guard_uses_changed;
         if exact && names(&delivered) != names(&judged) {
@@ -146,7 +147,7 @@ async fn disagreement(database: &Database, scenario: &Scenario) -> Result<(), St
 }
 
 #[test]
-fn mongodb_delivers_what_a_judge_passes() {
+fn mongodb_delivers_what_the_evaluator_passes() {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let database = runtime.block_on(Database::start());
     let cases = std::env::var("WEIR_EVALUATOR_CASES")
@@ -167,9 +168,9 @@ fn mongodb_delivers_what_a_judge_passes() {
     }
 }
 
-/// Both evaluators are worth nothing if nothing ever passes or everything does.
+/// The comparison is meaningful only if some events pass and others do not.
 #[test]
-fn random_filters_pass_some_events_and_refuse_others() {
+fn random_filters_pass_some_events_and_not_others() {
     let mut runner = TestRunner::deterministic();
     let strategy = random::scenarios(ASKED_IN_A_SCENARIO);
     let (mut passing, mut all) = (0_u32, 0_u32);
@@ -197,8 +198,8 @@ fn random_filters_pass_some_events_and_refuse_others() {
 }
 
 impl Asked {
-    /// Whether the guard asks of an event what no pipeline can: where an update shows the document of
-    /// before alone, whether it touched a field that the guard is about.
+    /// Returns whether the row filter needs more from an event than a pipeline can evaluate: where
+    /// an update shows only the pre-image, whether it touched a field of the filter.
     fn is_beyond_a_pipeline(&self, event: &Document) -> bool {
         let has = |image: &str| event.get_document(image).is_ok();
         let is_guarded = |guard: &Predicate| !guard.is_about_id_only();
@@ -212,7 +213,7 @@ impl Asked {
         let request = weir::pb::WatchRequest {
             database: database.into(),
             collections: vec![collection.into()],
-            // The end of a stream is told by an event of that kind.
+            // The marker of the stream's end is an event of that kind.
             show_expanded_events: true,
             full_document: if scenario.lookup {
                 weir::pb::FullDocument::UpdateLookup.into()

@@ -1,7 +1,7 @@
-//! Every event that the database can make reaches a client as the database tells it.
+//! Every event that the database can make reaches a client unchanged.
 //!
-//! Each test that compares reads the same changes twice: through Weir, and by the driver from a
-//! change stream of its own.
+//! Tests that compare read the same changes twice: through Weir, and through a change stream of the
+//! driver.
 
 mod conversions;
 mod support;
@@ -28,7 +28,7 @@ impl Scope {
         Self::Deployment,
     ];
 
-    /// A watch of `orders`, or of a scope that holds it.
+    /// A watch of `orders`, or of a scope that contains it.
     fn request(self, database: &Database) -> pb::WatchRequest {
         match self {
             Self::Collection => database.watch_request(&["orders"]),
@@ -51,7 +51,7 @@ async fn deployment_weir(database: &Database) -> Weir {
     Weir::with(database, |config| config.allow_deployment_watch = true).await
 }
 
-/// The collections that an event names; none where it is about a whole database.
+/// The collections that an event names; none where it concerns a whole database.
 fn collections_of(event: &Document) -> Vec<&str> {
     let names = ["ns", "to"].map(|place| event.get_document(place).ok()?.get_str("coll").ok());
     names.into_iter().flatten().collect()
@@ -72,7 +72,7 @@ async fn watch_all(
     all
 }
 
-/// Each watch gets those of the `originals` that its scope holds, whole and in order.
+/// Checks that each watch gets the `originals` in its scope, complete and in order.
 async fn each_gets_its_part(watches: &mut [(Scope, WatchStream)], originals: &[Document]) {
     for (scope, watching) in watches {
         let expected: Vec<&Document> = originals
@@ -90,7 +90,7 @@ async fn each_gets_its_part(watches: &mut [(Scope, WatchStream)], originals: &[D
 }
 
 #[tokio::test]
-async fn writes_of_documents_come_in_every_scope_that_holds_them() {
+async fn document_changes_come_in_every_scope_that_contains_them() {
     let database = Database::options().start().await;
     let weir = deployment_weir(&database).await;
     let mut original = DriverStream::of(&database, false).await;
@@ -123,9 +123,9 @@ async fn writes_of_documents_come_in_every_scope_that_holds_them() {
     each_gets_its_part(&mut watches, &originals).await;
 }
 
-/// `nsType` and the operations that the driver's own event type does not know.
+/// `nsType`, and the operations that the driver's event type does not know.
 #[tokio::test]
-async fn expanded_events_come_in_every_scope_when_asked_for() {
+async fn expanded_events_come_in_every_scope_when_requested() {
     let database = Database::options().start().await;
     let weir = deployment_weir(&database).await;
     let mut original = DriverStream::of(&database, true).await;
@@ -176,7 +176,7 @@ async fn expanded_events_come_in_every_scope_when_asked_for() {
     assert!(paths.contains_key("disambiguatedPaths"), "{paths}");
 
     each_gets_its_part(&mut expanded, &originals).await;
-    // Without the option only what changed documents comes, and no more is told of it.
+    // Without the option only changes of documents come, without the additional fields.
     for (scope, watching) in &mut plain {
         let changes = watching.changes(2).await;
         assert_eq!(operations(&changes), ["insert", "update"], "{scope:?}");
@@ -188,9 +188,9 @@ async fn expanded_events_come_in_every_scope_when_asked_for() {
     }
 }
 
-/// Rename and drop, where they end no watch.
+/// Rename and drop, where they do not end the watch.
 #[tokio::test]
-async fn renames_and_drops_come_in_every_scope_that_outlives_them() {
+async fn renames_and_drops_come_in_every_scope_that_survives_them() {
     let database = Database::options().start().await;
     let weir = deployment_weir(&database).await;
     for name in ["orders", "items", "elsewhere"] {
@@ -235,10 +235,10 @@ async fn renames_and_drops_come_in_every_scope_that_outlives_them() {
     }
 }
 
-/// Whether a write is an update or a replace is the server's to say, so a client that wants
-/// both must ask for both.
+/// Whether a write is an update or a replace is up to the server, so a client that wants both must
+/// select both.
 #[tokio::test]
-async fn updates_and_replacements_are_chosen_apart() {
+async fn updates_and_replacements_are_selected_separately() {
     let database = Database::start().await;
     let weir = Weir::start(&database).await;
     let watch = async |operations: &[pb::OperationType]| {
@@ -283,9 +283,9 @@ async fn updates_and_replacements_are_chosen_apart() {
     }
 }
 
-/// No event will ever come to say that the watch works.
+/// Opening must not depend on an event.
 #[tokio::test]
-async fn a_watch_of_nothing_opens_and_is_live_at_once() {
+async fn a_watch_of_an_empty_database_opens_and_is_live_at_once() {
     let database = Database::options().start().await;
     let weir = deployment_weir(&database).await;
     for (scope, mut watching) in watch_all(&weir, &database, |_| {}).await {
@@ -297,7 +297,7 @@ async fn a_watch_of_nothing_opens_and_is_live_at_once() {
         assert!(watching.opened.start_time.is_some(), "{scope:?}");
         assert_eq!(watching.opened.start_mode(), pb::StartMode::Now);
     }
-    // It still gets what comes.
+    // It still gets later events.
     let mut watching = weir.watch(database.watch_request(&["orders"])).await;
     database
         .collection("orders")
@@ -310,7 +310,7 @@ async fn a_watch_of_nothing_opens_and_is_live_at_once() {
     );
 }
 
-/// T31 in small: events of one transaction carry its name, and an aborted one makes none.
+/// The events of a transaction carry its session and number, and an aborted one makes none.
 #[tokio::test]
 async fn events_of_a_transaction_carry_its_session_and_number() {
     let database = Database::options().start().await;

@@ -1,7 +1,7 @@
-//! What the oplog forgets, and how progress keeps a watch out of its reach.
+//! The end of the oplog, and how progress keeps a watch ahead of it.
 //!
-//! A server goes on from what its own feeds still hold, whatever the oplog has forgotten. So it is
-//! another replica that is asked, and one that keeps no feed.
+//! A server resumes from what its own feeds hold, whatever has left the oplog. So the tests ask
+//! another replica, or one that keeps no feed.
 
 mod support;
 
@@ -16,7 +16,7 @@ use weir::pb;
 use weir::pb::watch_request::Start;
 use weir::pb::watch_response::Kind;
 
-/// A database whose oplog is short. It is cut only at each 1,000 entries.
+/// A database with a short oplog. It is pruned only every 1,000 entries.
 async fn forgetful_database() -> Database {
     Database::options().oplog_max_entries(50).start().await
 }
@@ -43,7 +43,7 @@ async fn insert(database: &Database, document: Document) {
     orders.insert_one(document).await.expect("an insert");
 }
 
-/// A time as the details of an error have it.
+/// A time in the form of an error's details.
 fn in_words(time: Option<pb::ClusterTime>) -> String {
     let time = time.expect("a time");
     format!("{}.{}", time.seconds, time.increment)
@@ -55,7 +55,7 @@ fn parsed(time: &str) -> (u32, u32) {
     (number(seconds), number(increment))
 }
 
-/// Writes to a collection until the oplog has forgotten the token, which is told by the status.
+/// Writes to a collection until the token has left the oplog, as the status says.
 async fn roll_the_oplog_over(
     replica: &Weir,
     database: &Database,
@@ -77,7 +77,7 @@ async fn roll_the_oplog_over(
     expired
 }
 
-/// The token of a progress that has passed this moment.
+/// The token of a progress that has passed the current time.
 async fn progress_from_now(weir: &Weir, watch: &mut WatchStream) -> Bytes {
     let mut client = weir.client().await;
     let info = client.get_server_info(pb::GetServerInfoRequest {}).await;
@@ -108,7 +108,7 @@ fn in_order(time: Option<pb::ClusterTime>) -> (u32, u32) {
     time.map_or((0, 0), |time| (time.seconds, time.increment))
 }
 
-/// A collection where nothing happens, in a database where much does.
+/// A quiet collection in a busy database.
 #[tokio::test]
 async fn a_progress_token_of_a_quiet_collection_outlives_the_oplog() {
     let database = forgetful_database().await;
@@ -132,9 +132,9 @@ async fn a_progress_token_of_a_quiet_collection_outlives_the_oplog() {
     assert_eq!(id(&resumed.next_change().await), 2);
 }
 
-/// Much happens in the collection, and none of it passes the filter.
+/// A busy collection in which nothing passes the filter.
 #[tokio::test]
-async fn a_progress_token_outlives_the_oplog_when_only_others_documents_change() {
+async fn a_progress_token_outlives_the_oplog_when_only_filtered_documents_change() {
     let database = forgetful_database().await;
     let weir = Weir::start(&database).await;
     let replica = Weir::without_linger(&database).await;
@@ -159,15 +159,15 @@ async fn a_progress_token_outlives_the_oplog_when_only_others_documents_change()
     let mut resumed = replica.watch(after(&late, mine())).await;
     assert_eq!(resumed.opened.start_mode(), pb::StartMode::Token);
     assert_eq!(id(&resumed.next_change().await), 3);
-    // A progress token suits every filter, as it stands for no event.
+    // A progress token fits every filter, as it belongs to no event.
     let mut unfiltered = replica.watch(after(&late, orders(&database))).await;
     assert_eq!(unfiltered.opened.start_mode(), pb::StartMode::Token);
     assert_eq!(id(&unfiltered.next_change().await), 2);
 }
 
-/// By token, and by the token's time when the filter is another.
+/// By token, and by the token's time when the filter differs.
 #[tokio::test]
-async fn an_events_token_that_the_oplog_forgot_is_said_to_have_expired() {
+async fn a_token_that_has_left_the_oplog_is_refused_as_expired() {
     let database = forgetful_database().await;
     let weir = Weir::start(&database).await;
     let mut watch = weir.watch(orders(&database)).await;
@@ -197,7 +197,7 @@ async fn an_events_token_that_the_oplog_forgot_is_said_to_have_expired() {
             format!("{}.1", event.cluster_time.expect("a time").seconds),
         ),
     ] {
-        // Refused in place of the response's headers, so that a client's own retry sees it.
+        // Refused in place of the response headers, so that a client's own retry sees it.
         let mut client = replica.client().await;
         let status = client.watch(request).await.expect_err("it has expired");
         assert_eq!(status.code(), Code::OutOfRange, "{status:?}");
@@ -211,9 +211,9 @@ async fn an_events_token_that_the_oplog_forgot_is_said_to_have_expired() {
     }
 }
 
-/// Nothing is tried again that cannot succeed.
+/// Nothing is retried that cannot succeed.
 #[tokio::test]
-async fn a_token_that_expired_is_tried_once() {
+async fn an_expired_token_is_tried_once() {
     let database = Database::options().start().await;
     let weir = Weir::start(&database).await;
     let mut in_time = weir.watch(orders(&database)).await;
@@ -222,10 +222,10 @@ async fn a_token_that_expired_is_tried_once() {
     let fresh = after(&event, orders(&database));
     insert(&database, doc! {"_id": 2}).await;
     in_time.next_change().await;
-    // Its feed is open, and began after the event: only MongoDB can be asked for what follows it.
+    // Its feed is open and began after the event: only MongoDB can deliver what follows it.
     let replica = Weir::start(&database).await;
     let _open = replica.watch(orders(&database)).await;
-    // The oplog's error on the first attempt only: a second attempt would begin to succeed.
+    // The oplog's error on the first attempt only: a second attempt would succeed.
     let forgotten = FailCommand::on(&["aggregate"]).code(286).times(1);
     database.fail(forgotten).await;
     let status = replica.try_watch(fresh.clone()).await.err();
@@ -236,9 +236,9 @@ async fn a_token_that_expired_is_tried_once() {
     assert_eq!(replica.metrics().await.sum("weir_feed_restarts_total"), 0.0);
 }
 
-/// The metric tells an operator in time that a watch is about to lose its place.
+/// The metric warns an operator in time that a watch is about to lose its position.
 #[tokio::test]
-async fn the_headroom_shrinks_before_a_place_is_forgotten() {
+async fn the_headroom_shrinks_before_a_position_leaves_the_oplog() {
     const KEPT: u32 = 1500;
     let database = Database::options().oplog_max_entries(KEPT).start().await;
     let weir = Weir::with(&database, |config| config.ring_bytes = ByteSize::kib(64)).await;
@@ -253,7 +253,7 @@ async fn the_headroom_shrinks_before_a_place_is_forgotten() {
         let noise = database.collection("noise").insert_many(some).await;
         noise.expect("inserts");
     }
-    // A client that stops reading, and so does not move on with what its feed reads.
+    // A client that stops reading, and so does not advance with its feed.
     let mut deaf = WatchStream::narrow(weir.grpc_addr(), orders(&database)).await;
     let mut reader = weir.watch(orders(&database)).await;
     for id in 0..20 {
@@ -263,7 +263,7 @@ async fn the_headroom_shrinks_before_a_place_is_forgotten() {
     eventually("the headroom is told", async || headroom().await > 1.0).await;
     let first = headroom().await;
 
-    // The oplog comes up to that place in steps, and the metric tells of each.
+    // The oplog approaches that position in steps, and the metric shows each of them.
     let request = after(&deaf.token(), orders(&database));
     let oldest = oldest_second(&database).await;
     while oldest_second(&database).await == oldest {
@@ -273,11 +273,15 @@ async fn the_headroom_shrinks_before_a_place_is_forgotten() {
     }
     eventually("the headroom shrinks", async || headroom().await < first).await;
     let there = replica.try_watch(request.clone()).await;
-    assert!(there.is_ok(), "it was not told in time: {:?}", there.err());
+    assert!(
+        there.is_ok(),
+        "the metric did not show it in time: {:?}",
+        there.err()
+    );
     roll_the_oplog_over(&replica, &database, "noise", request).await;
     eventually("no headroom is left", async || headroom().await == 0.0).await;
 
-    // What its windows hold comes, and then the truth.
+    // Buffered messages come first, and then the error.
     let expired = deaf.end().await;
     assert_eq!(expired.code(), Code::OutOfRange, "{expired:?}");
     let info = error_info(&expired);

@@ -1,5 +1,5 @@
-//! What each error of MongoDB comes to for a watch: it goes on by itself, or it ends with the code
-//! and the reason of the API's table.
+//! The effect of each MongoDB error on a watch: it continues by itself, or it ends with the code
+//! and reason of the API's table.
 
 mod support;
 
@@ -20,25 +20,25 @@ const NOT_RESUMABLE: &str = "NonResumableChangeStreamError";
 const RETRYABLE: &str = "RetryableError";
 const OVERLOADED: &str = "SystemOverloadedError";
 
-/// The drivers' list of resumable errors: CursorNotFound, and what elections, shutdowns, networks
-/// and stale routing answer with. StaleConfig (13388) belongs to them as well, but no failpoint can
-/// make it: MongoDB wants more to be said beside it than a failpoint says.
+/// The drivers' list of resumable errors: CursorNotFound, and the errors of elections, shutdowns,
+/// networks and stale routing. StaleConfig (13388) is one of them too, but no failpoint can make
+/// it, because MongoDB needs more fields with it than a failpoint can set.
 const TRANSIENT: [i32; 17] = [
     43, 6, 7, 89, 91, 189, 262, 9001, 10107, 11600, 11602, 13435, 13436, 63, 150, 234, 133,
 ];
 
-/// What mongod 8.2 labels as resumable, or as overload, beyond that list.
+/// The further errors that mongod 8.2 labels as resumable or as overload.
 const LABELLED: [i32; 16] = [
     134, 175, 317, 358, 384, 401, 402, 406, 407, 412, 433, 449, 450, 453, 462, 50915,
 ];
 
-/// What any command may meet in ordinary operation and no list names: operations that were interrupted or
-/// met a lock, deployments that change. What MongoDB throws within itself so that a stream is begun anew
-/// (346, 348, 351) belongs to them as well, and a stale version of a database (249), but no failpoint can
-/// make those.
+/// Errors that any command may meet in ordinary operation and that no list names: interrupted
+/// operations, locks, changing deployments. Errors with which MongoDB restarts a stream internally
+/// (346, 348, 351) and a stale database version (249) belong to them too, but no failpoint can make
+/// those.
 const PASSING: [i32; 11] = [11601, 237, 279, 290, 50, 202, 24, 112, 365, 211, 70];
 
-/// What a reading stream can end with, whatever labels the error carries.
+/// The errors that end a reading stream, whatever labels they carry.
 const TERMINAL: [(i32, Code, &str); 6] = [
     (286, Code::OutOfRange, "RESUME_TOKEN_EXPIRED"),
     (136, Code::OutOfRange, "RESUME_TOKEN_EXPIRED"),
@@ -52,16 +52,16 @@ const TERMINAL: [(i32, Code, &str); 6] = [
     (13, Code::FailedPrecondition, "UPSTREAM_ACCESS_DENIED"),
 ];
 
-/// What MongoDB says when Weir's user is not let in: that ends a watch at its opening alone.
+/// Failed logins of Weir's user, which end a watch only at its opening.
 const LOGIN: [(i32, Code, &str); 2] = [
     (18, Code::FailedPrecondition, "UPSTREAM_ACCESS_DENIED"),
     (8000, Code::FailedPrecondition, "UPSTREAM_ACCESS_DENIED"),
 ];
 
-/// What MongoDB says to a request that Weir should not have made.
+/// Errors of a malformed request of Weir's.
 const BROKEN: [i32; 12] = [20, 26, 73, 72, 9, 14, 2, 40415, 50865, 40674, 376, 464];
 
-/// What MongoDB says to a token, at the opening alone conclusively.
+/// Errors about a token, which are final only at the opening.
 const TOKENS: [(i32, Code, &str); 6] = [
     (260, Code::InvalidArgument, "RESUME_TOKEN_MALFORMED"),
     (50811, Code::InvalidArgument, "RESUME_TOKEN_MALFORMED"),
@@ -71,17 +71,17 @@ const TOKENS: [(i32, Code, &str); 6] = [
     (280, Code::OutOfRange, "RESUME_TOKEN_EXPIRED"),
 ];
 
-/// A failure of Weir's own commands, and of no one else's.
+/// A failure of Weir's commands only.
 fn weirs(commands: &[&str], code: i32) -> FailCommand {
     FailCommand::on(commands).code(code).app_name("weir")
 }
 
-/// Fails the next `getMore` of a watch and sees it go on with nothing lost and nothing repeated.
+/// Fails the next `getMore` of a watch and checks that it continues without loss or repeats.
 async fn goes_on_after(database: &Database, weir: &Weir, failure: FailCommand, ids: [i32; 2]) {
     let mut watch = weir.watch(database.watch_request(&[ORDERS])).await;
     let mut received = Received::default();
     database.fail(failure).await;
-    // Ends the getMore that is under way; the next one fails.
+    // Ends the getMore in progress; the next one fails.
     insert(database, ids[0]).await;
     received.until_reconnected(&mut watch, 1).await;
     received.until_id(&mut watch, ids[0]).await;
@@ -89,13 +89,13 @@ async fn goes_on_after(database: &Database, weir: &Weir, failure: FailCommand, i
     received.until_id(&mut watch, ids[1]).await;
     assert_eq!(received.ids, ids, "{received:?}");
     drop(watch);
-    // The next one has a feed of its own, which has not learned to wait.
+    // The next watch has a feed of its own, without backoff.
     weir.wait_for_no_feeds().await;
 }
 
-/// MongoDB 4.4 and later label what is resumable; older servers do not.
+/// MongoDB 4.4 and later label resumable errors; older servers do not.
 #[tokio::test]
-async fn a_watch_goes_on_after_every_resumable_error_without_a_label() {
+async fn a_watch_continues_after_every_resumable_error_without_a_label() {
     let database = Database::options().start().await;
     let weir = Weir::without_linger(&database).await;
     for (id, code) in (0..).step_by(2).zip(TRANSIENT) {
@@ -106,16 +106,16 @@ async fn a_watch_goes_on_after_every_resumable_error_without_a_label() {
     assert!(restarts >= TRANSIENT.len() as f64, "{restarts} restarts");
 }
 
-/// A label is not needed for what would carry one on another command.
+/// Errors that carry the label on other commands do not need it here.
 #[tokio::test]
-async fn a_watch_goes_on_after_what_mongodb_itself_calls_resumable() {
+async fn a_watch_continues_after_every_error_that_mongodb_labels() {
     let database = Database::options().start().await;
     let weir = Weir::without_linger(&database).await;
     for (id, code) in (0..).step_by(2).zip(LABELLED) {
         let failure = weirs(&["getMore"], code).times(1);
         goes_on_after(&database, &weir, failure, [id, id + 1]).await;
     }
-    // A server that is overloaded says by labels that it may be asked again.
+    // An overloaded server allows retries by labels.
     for (id, label) in [(100, RETRYABLE), (102, OVERLOADED)] {
         let failure = weirs(&["getMore"], 4242).label(label).times(1);
         goes_on_after(&database, &weir, failure, [id, id + 1]).await;
@@ -123,9 +123,9 @@ async fn a_watch_goes_on_after_what_mongodb_itself_calls_resumable() {
     tally(Figure::Faults, LABELLED.len() as u64 + 2);
 }
 
-/// The same for what no list names and passes all the same.
+/// Temporary errors that no list names.
 #[tokio::test]
-async fn a_watch_goes_on_after_what_passes_by_itself() {
+async fn a_watch_continues_after_every_temporary_error() {
     let database = Database::options().start().await;
     let weir = Weir::without_linger(&database).await;
     for (id, code) in (0..).step_by(2).zip(PASSING) {
@@ -137,7 +137,7 @@ async fn a_watch_goes_on_after_what_passes_by_itself() {
 
 /// An error that no list names is resumable when its label says so.
 #[tokio::test]
-async fn a_watch_goes_on_after_every_error_with_the_resumable_label() {
+async fn a_watch_continues_after_any_error_with_the_resumable_label() {
     let database = Database::options().start().await;
     let weir = Weir::without_linger(&database).await;
     let codes = TRANSIENT.into_iter().chain([4242, 20]);
@@ -152,21 +152,21 @@ async fn insert_any(database: &Database) {
     orders.insert_one(doc! {}).await.expect("an insert");
 }
 
-/// Fails every `getMore` of a watch and gives how it ended.
+/// Fails every `getMore` of a watch and returns its status.
 async fn ends_after(database: &Database, weir: &Weir, failure: FailCommand) -> Status {
     let mut watch = weir.watch(database.watch_request(&[ORDERS])).await;
     database.fail(failure).await;
-    // Ends the getMore that is under way; the next one fails.
+    // Ends the getMore in progress; the next one fails.
     insert_any(database).await;
     let status = watch.end().await;
     database.clear_failures().await;
     status
 }
 
-/// A failure that no second attempt can mend ends the watch at the first, whatever its label
-/// says: MongoDB is not asked again. Only where an event can't be sent, once for those before it.
+/// An error that no retry can fix ends the watch at once, whatever its label says. Only where an
+/// event can't be sent is MongoDB asked once more, for the events before it.
 #[tokio::test]
-async fn a_terminal_error_ends_a_watch_as_the_table_says_after_one_attempt() {
+async fn a_terminal_error_ends_a_watch_with_its_reason_after_one_attempt() {
     let database = Database::options().start().await;
     let weir = Weir::start(&database).await;
     let internal = BROKEN.map(|code| (code, Code::Internal, "INTERNAL"));
@@ -186,7 +186,7 @@ async fn a_terminal_error_ends_a_watch_as_the_table_says_after_one_attempt() {
             assert_eq!(error_reason(&status), reason, "{failure:?}");
             assert!(
                 !status.message().contains("failpoint"),
-                "MongoDB's words are for the log: {status:?}"
+                "MongoDB's message belongs in the log: {status:?}"
             );
         }
     }
@@ -196,8 +196,8 @@ async fn a_terminal_error_ends_a_watch_as_the_table_says_after_one_attempt() {
     assert_eq!(metrics.sum("weir_feeds"), 0.0);
 }
 
-/// A token that is not found again (280) or not understood while reading gets one attempt by
-/// its time, and no loop.
+/// A token that is not found (280) or not understood while reading gets one attempt by its time,
+/// and no loop.
 #[tokio::test]
 async fn a_token_that_is_not_found_gets_one_attempt_by_time() {
     let database = Database::options().start().await;
@@ -228,7 +228,7 @@ async fn a_token_that_is_not_found_gets_one_attempt_by_time() {
     }
 }
 
-/// Opens a watch as a client does: an error comes in place of the response headers.
+/// Opens a watch and returns the error that comes in place of the response headers.
 async fn refused(database: &Database, weir: &Weir) -> Status {
     let request = database.watch_request(&[ORDERS]);
     let mut client = weir.client().await;
@@ -238,10 +238,10 @@ async fn refused(database: &Database, weir: &Weir) -> Status {
         .expect_err("the watch is refused before headers")
 }
 
-/// An error at opening is the client's to retry, as its policy says. Only the driver tries a
-/// read a second time by itself, and only where it may be another server's turn.
+/// An error at the opening is left to the client's retry policy. Only the driver retries a read,
+/// and only where another server may answer.
 #[tokio::test]
-async fn a_transient_error_at_opening_reaches_the_client_at_once() {
+async fn a_transient_error_at_the_opening_reaches_the_client_at_once() {
     const RETRIED_BY_THE_DRIVER: [i32; 12] = [
         6, 7, 89, 91, 189, 262, 9001, 10107, 11600, 11602, 13435, 13436,
     ];
@@ -263,7 +263,7 @@ async fn a_transient_error_at_opening_reaches_the_client_at_once() {
 }
 
 #[tokio::test]
-async fn a_terminal_error_at_opening_is_told_as_the_table_says() {
+async fn a_terminal_error_at_the_opening_has_its_own_reason() {
     let database = Database::options().start().await;
     let weir = Weir::without_linger(&database).await;
     let internal = BROKEN.map(|code| (code, Code::Internal, "INTERNAL"));
@@ -275,13 +275,13 @@ async fn a_terminal_error_at_opening_is_told_as_the_table_says() {
         assert_eq!(error_reason(&status), reason, "{code}");
         let topology = status.get_details_precondition_failure();
         assert_eq!(topology.is_some(), code == 40573, "{code}: {status:?}");
-        // One attempt was made, so nothing is left of the failpoint.
+        // There was one attempt, so the failpoint is used up.
         weir.watch(database.watch_request(&[ORDERS])).await;
         weir.wait_for_no_feeds().await;
     }
 }
 
-/// Breaks the stream of a watch, so that it is opened again.
+/// Breaks the stream of a watch, so that it is reopened.
 async fn watch_and_cut(
     database: &Database,
     weir: &Weir,
@@ -294,9 +294,9 @@ async fn watch_and_cut(
     watch
 }
 
-/// Opening again after a lost stream goes on for as long as MongoDB is only away, with pauses.
+/// A lost stream is reopened with pauses while MongoDB is only temporarily away.
 #[tokio::test]
-async fn opening_again_is_tried_again_after_every_error_that_passes() {
+async fn reopening_is_retried_after_every_temporary_error() {
     let database = Database::options().start().await;
     let proxy = Proxy::to(database.address()).await;
     let weir = Weir::without_linger_at(&proxy.mongodb_uri()).await;
@@ -319,10 +319,11 @@ async fn opening_again_is_tried_again_after_every_error_that_passes() {
     tally(Figure::Faults, 2 * (codes.len() as u64 + 1));
 }
 
-/// And no longer when it says for certain that there is nothing to come back to: one attempt, but
-/// for a token that is not found, which gets a second by its time, and an event that can't be sent.
+/// Reopening stops when MongoDB's answer is final: after one attempt, but with a second one by time
+/// for a token that is not found, and a second one for the events before an event that can't be
+/// sent.
 #[tokio::test]
-async fn opening_again_is_given_up_after_one_attempt_when_no_other_can_help() {
+async fn reopening_stops_after_one_attempt_when_the_error_is_final() {
     let database = Database::options().start().await;
     let proxy = Proxy::to(database.address()).await;
     let weir = Weir::without_linger_at(&proxy.mongodb_uri()).await;
@@ -330,23 +331,23 @@ async fn opening_again_is_given_up_after_one_attempt_when_no_other_can_help() {
     let all = TERMINAL.into_iter().chain(TOKENS).chain(internal);
     for (code, expected, reason) in all {
         let by_time = TOKENS.iter().any(|(token, ..)| *token == code);
-        // Or by one event a reply, for those before the one that can't be sent.
+        // Or with one event per reply, for the events before the one that can't be sent.
         let singly = matches!(code, 47 | 10334);
         let attempts = if by_time || singly { 2 } else { 1 };
-        // Were there one attempt more, it would succeed, and the watch go on.
+        // One more attempt would succeed, and the watch would continue.
         let failure = weirs(&["aggregate"], code).times(attempts);
         let mut watch = watch_and_cut(&database, &weir, &proxy, failure).await;
         let status = watch.end().await;
         assert_eq!(status.code(), expected, "{code}: {status:?}");
         assert_eq!(error_reason(&status), reason, "{code}");
-        // Nothing is left of the failpoint either.
+        // The failpoint is used up, too.
         drop(weir.watch(database.watch_request(&[ORDERS])).await);
         weir.wait_for_no_feeds().await;
     }
     tally(Figure::Faults, 15);
 }
 
-/// Streams that open and fail for ever: no tight loop, and an end after the grace.
+/// Streams that open and fail for ever: no tight loop, and an end after the grace period.
 #[tokio::test]
 async fn a_stream_that_opens_and_fails_for_longer_than_the_grace_ends() {
     let database = Database::options().start().await;
@@ -373,10 +374,10 @@ async fn a_stream_that_opens_and_fails_for_longer_than_the_grace_ends() {
     }
 }
 
-/// A new connection has to log in, and MongoDB fails at that too while it shuts down, has not its
-/// keys yet, or changes its users. A stream that has worked is not given up for that.
+/// A new connection has to log in, and that too fails while MongoDB shuts down, has no keys yet, or
+/// changes its users. A stream that has worked is not given up for that.
 #[tokio::test]
-async fn a_login_that_fails_while_reconnecting_is_tried_again() {
+async fn a_login_that_fails_while_reconnecting_is_retried() {
     let database = Database::options().start().await;
     let user = doc! { "createUser": "weir", "pwd": "secret", "roles": ["root"] };
     database.admin(user).await;
@@ -395,15 +396,15 @@ async fn a_login_that_fails_while_reconnecting_is_tried_again() {
         weir.wait_for_no_feeds().await;
     }
     let logins = weir.metrics().await;
-    // For each the cut alone makes one; the rest are logins that failed.
+    // Each cut alone makes one restart; the rest are failed logins.
     let restarts = logins.sum("weir_feed_restarts_total");
     assert!(restarts > codes.len() as f64, "{restarts} restarts");
     tally(Figure::Faults, 3 * codes.len() as u64);
 }
 
-/// At its opening the client hears at once that Weir is not let in, and that MongoDB is away.
+/// At the opening the client learns at once that Weir is refused, or that MongoDB is away.
 #[tokio::test]
-async fn a_login_that_fails_at_the_opening_is_told_by_its_cause() {
+async fn a_login_that_fails_at_the_opening_is_reported_with_its_cause() {
     let database = Database::options().start().await;
     let user = doc! { "createUser": "weir", "pwd": "secret", "roles": ["root"] };
     database.admin(user).await;
@@ -440,9 +441,9 @@ async fn a_login_that_fails_at_the_opening_is_told_by_its_cause() {
     }
 }
 
-/// A view has no change stream, and neither has a time-series collection.
+/// Views and time-series collections have no change streams.
 #[tokio::test]
-async fn a_view_is_refused_as_a_collection_that_can_not_be_watched() {
+async fn a_view_is_refused_as_not_watchable() {
     let database = Database::options().start().await;
     let weir = Weir::without_linger(&database).await;
     database.fail(weirs(&["aggregate"], 166).times(1)).await;

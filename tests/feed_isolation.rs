@@ -1,5 +1,5 @@
-//! What happens to one watch is no concern of another: a feed that fails leaves the others of the same
-//! server and the same database as they are.
+//! Watches are isolated: a feed that fails does not affect other feeds of the same server and
+//! database.
 
 mod support;
 
@@ -17,7 +17,7 @@ async fn insert(database: &Database, collection: &str) {
     collection.insert_one(doc! {}).await.expect("an insert");
 }
 
-/// The next change comes with nothing before it: no state is told, and so none was lost.
+/// Checks that the next change comes without a state change before it.
 async fn gets_a_change_and_nothing_else(database: &Database, watch: &mut WatchStream) {
     insert(database, OTHER).await;
     loop {
@@ -27,12 +27,12 @@ async fn gets_a_change_and_nothing_else(database: &Database, watch: &mut WatchSt
                 return;
             }
             Some(Kind::Progress(_)) => {}
-            other => panic!("awaited a change, got {other:?}"),
+            other => panic!("expected a change, got {other:?}"),
         }
     }
 }
 
-/// How many streams were opened on the other collection.
+/// The number of streams opened on the other collection.
 async fn opened(database: &Database) -> i64 {
     let top = database.admin(doc! { "top": 1 }).await;
     let namespace = format!("{}.{OTHER}", database.name());
@@ -45,9 +45,9 @@ async fn opened(database: &Database) -> i64 {
     count.expect("a number")
 }
 
-/// Whatever code ends one feed, at once or after it was opened again, the other keeps its cursor.
+/// Whatever error ends one feed, at once or after a reopening, the other one keeps its cursor.
 #[tokio::test]
-async fn a_code_that_one_feed_meets_does_not_touch_another() {
+async fn an_error_on_one_feed_does_not_affect_another() {
     let database = Database::options().start().await;
     let weir = Weir::without_linger(&database).await;
     insert(&database, OTHER).await;
@@ -60,7 +60,7 @@ async fn a_code_that_one_feed_meets_does_not_touch_another() {
         (fail().code(13), Some(Code::FailedPrecondition)),
         (fail().code(20), Some(Code::Internal)),
         (fail().code(43).times(2), None),
-        // These make the driver give up the connections in its pool.
+        // These make the driver drop its pooled connections.
         (fail().code(91).times(3), None),
         (fail().code(10107).times(3), None),
         (fail().close_connection().times(3), None),
@@ -88,14 +88,14 @@ async fn a_code_that_one_feed_meets_does_not_touch_another() {
     assert_eq!(
         opened(&database).await,
         before,
-        "the other was opened again"
+        "the other feed was reopened"
     );
 }
 
-/// A failure of MongoDB's own making, by what one watch asks for: the other watches of the very same
-/// collection have another feed, and keep it.
+/// A MongoDB error that one watch's options cause: other watches of the same collection have
+/// another feed, and keep it.
 #[tokio::test]
-async fn an_image_that_one_watch_demands_in_vain_does_not_touch_another() {
+async fn a_missing_required_image_does_not_affect_another_watch() {
     let database = Database::options().start().await;
     let weir = Weir::start(&database).await;
     insert(&database, OTHER).await;
@@ -120,6 +120,6 @@ async fn an_image_that_one_watch_demands_in_vain_does_not_touch_another() {
         pb::OperationType::Update
     );
     gets_a_change_and_nothing_else(&database, &mut other).await;
-    // The one that failed was opened once more, for what stands before that event.
+    // The failed feed was opened once more, for the events before that one.
     assert_eq!(weir.metrics().await.sum("weir_feed_restarts_total"), 1.0);
 }

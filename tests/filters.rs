@@ -1,7 +1,7 @@
-//! Which documents pass a filter: those that the same question finds in a collection.
+//! A filter passes the documents that the same query finds in a collection.
 //!
-//! The expected side is a `find` on the same database, or, for what `find` has no word for, a list
-//! written by hand. Each filter is asked of all documents at once, through a watch of its own.
+//! The expected result is a `find` on the same database, or a list written by hand where `find` has
+//! no such operator. Each filter is applied to all documents at once, by a watch of its own.
 
 mod conversions;
 mod support;
@@ -20,7 +20,7 @@ use weir::pb::filter::Kind;
 
 const OID: &str = "5f0123456789abcdef012345";
 
-/// A filter, to be said both to Weir and to MongoDB.
+/// A filter in a form for both Weir and MongoDB.
 #[derive(Debug, Clone)]
 enum Ask {
     /// A path, an operator of the API, and its argument in Extended JSON.
@@ -139,7 +139,7 @@ fn documents() -> Vec<Document> {
     numbered.collect()
 }
 
-/// One filter or more for every operator and every kind of literal.
+/// At least one filter for every operator and every type of literal.
 fn questions() -> Vec<Ask> {
     let conditions: Vec<(&str, &str, Value)> = vec![
         ("n", "eq", json!(2)),
@@ -258,7 +258,7 @@ async fn watch_each(
     watches
 }
 
-/// The changes up to the drop of the collection, which no filter holds back.
+/// The changes up to the drop of the collection, which passes every filter.
 async fn until_dropped(watch: &mut WatchStream) -> Vec<pb::ChangeEvent> {
     let mut changes = Vec::new();
     loop {
@@ -270,12 +270,12 @@ async fn until_dropped(watch: &mut WatchStream) -> Vec<pb::ChangeEvent> {
     }
 }
 
-/// How many filters are asked at once: each is a change stream on a small server.
+/// The number of concurrent filters: each is a change stream on a small server.
 const AT_ONCE: usize = 18;
 
-/// T56 in small: every operator, every kind of literal, groups, and paths through arrays.
+/// Every operator, every type of literal, groups, and paths through arrays.
 #[tokio::test]
-async fn a_filter_lets_through_what_find_finds() {
+async fn a_filter_passes_what_find_finds() {
     let database = Database::start().await;
     let weir = Weir::start(&database).await;
     let orders = database.collection("orders");
@@ -297,7 +297,7 @@ async fn a_filter_lets_through_what_find_finds() {
         for ((question, watch), expected) in questions.iter().zip(&mut watches).zip(expected) {
             let passed = ids(until_dropped(watch).await.iter().map(id));
             assert_eq!(passed, expected, "{question:?}");
-            // A question that all or none answer to tells little.
+            // A filter that passes all or none shows little.
             let telling = !passed.is_empty() && passed.len() < everything;
             let exempt = matches!(question, If("_id", "exists", _));
             assert!(telling || exempt, "{question:?} tells nothing: {passed:?}");
@@ -307,7 +307,7 @@ async fn a_filter_lets_through_what_find_finds() {
 
 /// A prefix is text, byte for byte, whatever it means in a regular expression.
 #[tokio::test]
-async fn a_prefix_is_taken_literally() {
+async fn a_prefix_is_literal() {
     let database = Database::start().await;
     let weir = Weir::start(&database).await;
     let texts = [
@@ -375,7 +375,7 @@ async fn a_prefix_is_taken_literally() {
             .map(|it| field("text", Operator::Prefix((*it).into())));
         let mut watches = watch_each(&weir, &database, filters).await;
         let documents = texts.iter().enumerate().map(|(index, text)| {
-            // Its elements are looked at as well, and numbers never match.
+            // The elements of an array are matched too, and numbers never match.
             let text: Bson = if index % 2 == 0 {
                 (*text).into()
             } else {

@@ -1,9 +1,8 @@
 //! Documents of every type, from the database to the client, in all four formats.
 //!
-//! What each value must look like is written out here by hand, after the specification of MongoDB
-//! Extended JSON v2. T26. What the database of these tests does not keep as it was sent (names that
-//! occur twice, broken UTF-8, the types undefined, symbol and DBPointer, years after 9999) is tested where documents
-//! are written, in `wire::format`.
+//! The expected values are written by hand, after the specification of MongoDB Extended JSON v2.
+//! Values that the tests' database does not store unchanged (duplicate names, broken UTF-8, the
+//! types undefined, symbol and DBPointer, years after 9999) are tested in `wire::format`.
 
 mod conversions;
 mod support;
@@ -19,7 +18,7 @@ use support::{Database, WatchStream, Weir};
 use weir::pb;
 use weir::pb::document::Value as Held;
 
-/// A value, in relaxed Extended JSON, and in canonical where that differs.
+/// A value, in relaxed Extended JSON, and in canonical form where that differs.
 struct Row(&'static str, Bson, Value, Option<Value>);
 
 fn same(name: &'static str, value: impl Into<Bson>, json: Value) -> Row {
@@ -185,7 +184,7 @@ const FORMATS: [pb::DocumentFormat; 4] = [
     pb::DocumentFormat::Struct,
 ];
 
-/// One watch for each format.
+/// Opens one watch for each format.
 async fn watch_all(database: &Database, weir: &Weir) -> Vec<WatchStream> {
     let mut watches = Vec::new();
     for format in FORMATS {
@@ -198,13 +197,13 @@ async fn watch_all(database: &Database, weir: &Weir) -> Vec<WatchStream> {
     watches
 }
 
-/// What the next insert holds, in each format.
+/// The document of the next insert, in each format.
 async fn next(watches: &mut [WatchStream]) -> [Held; 4] {
     let mut held = Vec::new();
     for watch in watches {
         let change = watch.next_change().await;
         let Some(pb::change_event::Change::Insert(insert)) = change.change else {
-            panic!("awaited an insert, got {change:?}");
+            panic!("expected an insert, got {change:?}");
         };
         let document = insert.full_document.expect("an insert holds its document");
         held.push(document.value.expect("a document holds a value"));
@@ -212,7 +211,7 @@ async fn next(watches: &mut [WatchStream]) -> [Held; 4] {
     held.try_into().expect("there are four formats")
 }
 
-/// What a reader in any language makes of a Struct.
+/// The JSON that a reader in any language makes of a Struct.
 fn json_of(value: prost_types::Value) -> Value {
     match value.kind.expect("a value is set") {
         ValueKind::NullValue(_) => Value::Null,
@@ -229,8 +228,8 @@ fn json_of_struct(fields: prost_types::Struct) -> Value {
     Value::Object(fields.map(|(name, value)| (name, json_of(value))).collect())
 }
 
-/// Relaxed JSON as a Struct holds it: every number a double, but for integers beyond 2^53, not all
-/// of which a double can hold.
+/// Relaxed JSON as a Struct holds it: every number is a double, except for integers beyond 2^53,
+/// which a double cannot always hold.
 fn as_struct_holds_it(json: Value) -> Value {
     match json {
         Value::Number(number) => match number.as_i64() {
@@ -273,7 +272,7 @@ async fn every_type_arrives_in_every_format() {
         let document = document(&row);
         let Row(name, _, relaxed, canonical) = row;
         let [bson, json, canonical_json, structure] = next(&mut watches).await;
-        // Byte for byte, and so NaN with its bits, and fields in their order.
+        // Compared byte for byte, including the bits of NaN and the order of fields.
         let bytes = document.to_vec().expect("the document can be encoded");
         assert_eq!(bson, Held::Bson(bytes.into()), "{name}");
         let relaxed = json!({"_id": name, "value": relaxed});
@@ -292,9 +291,9 @@ async fn every_type_arrives_in_every_format() {
     }
 }
 
-/// protobuf readers stop at a hundred levels, and each level of a document takes several.
+/// protobuf parsers stop at a hundred levels, and each level of a document takes several.
 #[tokio::test]
-async fn a_deep_document_falls_back_to_what_can_hold_it() {
+async fn a_deep_document_falls_back_to_a_format_that_can_hold_it() {
     let database = Database::start().await;
     let weir = Weir::start(&database).await;
     let mut watches = watch_all(&database, &weir).await;
@@ -303,7 +302,7 @@ async fn a_deep_document_falls_back_to_what_can_hold_it() {
         doc! {"_id": levels.to_string(), "in": inner}
     };
     let orders = database.collection("orders");
-    // MongoDB keeps about 180 levels; a document counts as one, and so does this one's outside.
+    // MongoDB stores about 180 levels; the outermost document counts as one.
     for levels in [10, 100, 150] {
         orders.insert_one(deep(levels)).await.unwrap();
     }

@@ -1,8 +1,8 @@
-//! The fuzz targets, run for a bounded while: on every input of the corpus, and on thousands that are
-//! made of them.
+//! Runs the fuzz targets for a bounded time: on every input of the corpus, and on thousands of
+//! mutations of them.
 //!
-//! `make fuzz` runs the same functions for longer, led by what they cover. `WEIR_FUZZ_CASES` says how
-//! many inputs are made here, `WEIR_FUZZ_SEED` which.
+//! `make fuzz` runs the same functions for longer, guided by coverage. `WEIR_FUZZ_CASES` sets the
+//! number of mutations, `WEIR_FUZZ_SEED` their seed.
 
 mod support;
 #[path = "../fuzz/targets/mod.rs"]
@@ -15,7 +15,7 @@ use support::{Figure, tally};
 type Run = fn(&[u8]);
 type Seeds = fn() -> Vec<(&'static str, Vec<u8>)>;
 
-/// What of the corpus is made by our own code begins so; the rest was found.
+/// The prefix of corpus files that code generates; the others were found by fuzzing.
 const MADE: &str = "seed-";
 
 fn corpus(target: &str) -> PathBuf {
@@ -27,7 +27,7 @@ fn number(variable: &str, default: u64) -> u64 {
     std::env::var(variable).map_or(default, |it| it.parse().expect("it is a number"))
 }
 
-/// Runs a target, and shows the input that it fails on.
+/// Runs a target, and prints the input on which it fails.
 fn run_on(run: Run, what: &str, input: &[u8]) {
     let outcome = std::panic::catch_unwind(AssertUnwindSafe(|| run(input)));
     if let Err(panic) = outcome {
@@ -44,7 +44,7 @@ fn holds(target: &str, run: Run, cases: u64) {
         run_on(run, &path.display().to_string(), &input);
         inputs.push(input);
     }
-    // In the same order wherever they lie.
+    // In the same order on every file system.
     inputs.sort();
     let cases = number("WEIR_FUZZ_CASES", cases);
     let seed = number("WEIR_FUZZ_SEED", 7);
@@ -56,7 +56,7 @@ fn holds(target: &str, run: Run, cases: u64) {
     tally(Figure::BadInputs, cases);
 }
 
-/// Makes inputs of inputs, the same for the same seed.
+/// Mutates inputs, in the same way for the same seed.
 struct Mutator(fastrand::Rng);
 
 impl Mutator {
@@ -94,7 +94,7 @@ impl Mutator {
                 let noise: Vec<u8> = (0..rng.usize(0..8)).map(|_| rng.u8(..)).collect();
                 input.splice(at..at, noise);
             }
-            // A length that lies, or does not: what BSON and protobuf stand and fall with.
+            // A wrong or right length, on which BSON and protobuf depend.
             5 | 6 => {
                 let left = i32::try_from(input.len() - at).unwrap_or(i32::MAX);
                 let lengths = [left, left - 1, left + 1, left / 2, 0, -1, 4, 5, i32::MAX];
@@ -116,37 +116,37 @@ impl Mutator {
 
 /// A token is refused, or means what it meant when it was sealed.
 #[test]
-fn no_token_panics_and_none_that_was_changed_is_taken() {
+fn no_token_panics_and_no_altered_token_is_accepted() {
     holds("token", targets::token::run, 10_000);
 }
 
-/// No request panics, and a refusal names fields that there are, in few enough bytes.
+/// No request panics, and a refusal is short and names fields that exist.
 #[test]
 fn no_request_panics_and_every_refusal_names_its_fields() {
     holds("request", targets::request::run, 5_000);
 }
 
-/// The index finds for any event what the judges say one by one.
+/// For any event the index finds the same filters as evaluating them one by one.
 #[test]
-fn no_event_makes_the_index_and_the_judges_disagree() {
+fn the_index_and_the_evaluators_agree_on_every_event() {
     holds("filter", targets::filter::run, 300);
 }
 
-/// Every event with a place comes out in all formats, with all that was in it.
+/// Every event with a position comes out in all formats with all its contents.
 #[test]
-fn no_event_panics_and_none_loses_a_field() {
+fn no_event_panics_or_loses_a_field() {
     holds("event", targets::event::run, 4_000);
 }
 
-/// Whole events and fragments come out of replies in order, up to the first that is broken.
+/// Whole events and fragments come out of replies in order, up to the first broken one.
 #[test]
-fn no_reply_panics_and_what_is_good_comes_out() {
+fn no_reply_panics_and_valid_events_come_out() {
     holds("reply", targets::reply::run, 10_000);
 }
 
-/// Nothing that a caller shows panics, and only what is good to the byte is taken.
+/// No credentials panic, and only exact ones are accepted.
 #[test]
-fn no_credentials_panic_and_none_that_were_changed_are_taken() {
+fn no_credentials_panic_and_no_altered_ones_are_accepted() {
     holds("credentials", targets::credentials::run, 20_000);
 }
 
@@ -161,9 +161,9 @@ fn seeds() -> [(&'static str, Seeds); 6] {
     ]
 }
 
-/// The part of the corpus that is made by code is what the code makes of it now.
+/// The generated files of the corpus are what the code generates now.
 #[test]
-fn the_seeds_of_the_corpus_are_those_that_the_code_makes() {
+fn the_seed_files_of_the_corpus_are_up_to_date() {
     let write = std::env::var_os("WEIR_WRITE_CORPUS").is_some();
     for (target, seeds) in seeds() {
         let folder = corpus(target);

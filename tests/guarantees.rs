@@ -1,5 +1,5 @@
-//! `docs/guarantees.md` says which tests stand behind what Weir promises: each is there, and no
-//! promise, no reason and no trap goes without.
+//! `docs/guarantees.md` names the tests behind what Weir promises: each of them exists, and every
+//! promise, reason and trap has one.
 
 mod support;
 
@@ -16,7 +16,7 @@ fn guarantees() -> String {
     read("docs/guarantees.md").expect("docs/guarantees.md")
 }
 
-/// The text under a heading, up to the next one of its kind.
+/// The text under a heading, up to the next one of its level.
 fn section<'a>(text: &'a str, heading: &str) -> &'a str {
     let heading = format!("\n## {heading}\n");
     let start = text.find(&heading);
@@ -25,7 +25,7 @@ fn section<'a>(text: &'a str, heading: &str) -> &'a str {
     &rest[..rest.find("\n## ").unwrap_or(rest.len())]
 }
 
-/// The rows of the tables in a text, each as its cells, without the heads.
+/// The rows of the tables in a text, as cells, without the heads.
 fn rows(text: &str) -> Vec<Vec<&str>> {
     let lines: Vec<&str> = text.lines().collect();
     let is_rule = |line: Option<&&str>| line.is_some_and(|it| it.starts_with("|---"));
@@ -36,14 +36,14 @@ fn rows(text: &str) -> Vec<Vec<&str>> {
         .collect()
 }
 
-/// The tests that a text names: `file::test`, or `module::test` for those beside the code.
+/// The tests that a text names: `file::test`, or `module::test` for unit tests.
 fn named(text: &str) -> BTreeSet<&str> {
     let quoted = text.split('`').skip(1).step_by(2);
     let is_test = |it: &&str| it.rsplit("::").next() != Some("tests") && it.contains("::");
     quoted.filter(is_test).collect()
 }
 
-/// Where a test's module may stand.
+/// The files in which a test's module may be.
 fn files(module: &str) -> Vec<String> {
     let path = module.replace("::", "/");
     let mut files = vec![
@@ -57,7 +57,7 @@ fn files(module: &str) -> Vec<String> {
     files
 }
 
-/// Whether a source has this function, marked as a test.
+/// Returns whether a source has this function, marked as a test.
 fn has_test(source: &str, name: &str) -> bool {
     let lines: Vec<&str> = source.lines().map(str::trim).collect();
     let function = lines.iter().position(|line| {
@@ -77,24 +77,24 @@ fn has_test(source: &str, name: &str) -> bool {
 }
 
 #[test]
-fn every_test_that_is_named_exists() {
+fn every_test_in_the_guarantees_exists() {
     exist(&named(&guarantees()));
 }
 
-/// What is said to stop an attack is shown by a test, and each of what is not is said.
+/// Each protection has a test, and each gap has a description.
 #[test]
-fn every_test_that_security_names_exists() {
+fn every_test_in_the_security_page_exists() {
     let text = read("docs/security.md").expect("docs/security.md");
     let named = named(&text);
     assert!(named.len() > 50, "{named:?}");
     exist(&named);
     for row in rows(&text) {
         let [.., stops, shown, left] = row[..] else {
-            panic!("a row of few cells: {row:?}");
+            panic!("a row with too few cells: {row:?}");
         };
         let shown = !self::named(shown).is_empty();
         assert!(shown || stops.is_empty(), "no test shows {row:?}");
-        assert!(shown || !left.is_empty(), "nothing is said of {row:?}");
+        assert!(shown || !left.is_empty(), "no gap is described: {row:?}");
     }
 }
 
@@ -115,7 +115,7 @@ fn exist(tests: &BTreeSet<&str>) {
 }
 
 #[test]
-fn every_line_of_the_contract_has_tests() {
+fn every_promise_of_the_contract_has_tests() {
     let text = guarantees();
     let rows = rows(section(&text, "The contract"));
     let numbers: Vec<&str> = rows.iter().map(|row| row[0]).collect();
@@ -142,7 +142,7 @@ fn every_reason_of_an_error_has_tests() {
     }
 }
 
-/// Each trap once: with its tests, or with the reason why there are none.
+/// Each trap is listed once: with its tests, or with the reason why it has none.
 #[test]
 fn every_trap_is_tested_or_has_a_reason() {
     const TRAPS: u32 = 56;
@@ -162,7 +162,7 @@ fn every_trap_is_tested_or_has_a_reason() {
 }
 
 #[test]
-fn a_test_is_known_by_its_mark() {
+fn a_test_is_recognised_by_its_attribute() {
     let source =
         "#[test]\n/// Why.\nfn a() {}\nfn b() {}\n#[tokio::test(flavor = \"x\")]\nasync fn c() {}";
     assert!(has_test(source, "a") && has_test(source, "c"));

@@ -1,6 +1,5 @@
-//! Clients that keep to no rule of HTTP/2, of gRPC or of good manners. After each of them an honest
-//! client is served at once, what was counted is counted no more, nothing has panicked, and the
-//! process has taken a bounded amount of memory.
+//! Clients that violate the rules of HTTP/2 and gRPC. After each of them a valid client is served
+//! at once, gauges are back at zero, nothing has panicked, and memory has stayed bounded.
 
 #[path = "hostile_clients/raw_http2.rs"]
 mod raw_http2;
@@ -25,11 +24,11 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::Instant;
 use tonic::Code;
 
-/// What all the attacks of one test may take at the peak. A debug build that serves one watch takes
-/// about 30 MiB.
+/// The limit for the memory of all attacks of one test, at the peak. A debug build that serves one
+/// watch takes about 30 MiB.
 const MEMORY: u64 = 128 << 20;
 
-/// Weir in a process of its own, with limits that are soon met.
+/// Weir as a separate process, with low limits.
 struct Attacked {
     database: Database,
     weir: ServeProcess,
@@ -49,7 +48,7 @@ impl Attacked {
         Self { database, weir }
     }
 
-    /// A watch as an honest client's, in bytes.
+    /// The request of a valid client, encoded.
     fn request(&self) -> Vec<u8> {
         self.database.watch_request(&[ORDERS]).encode_to_vec()
     }
@@ -57,10 +56,10 @@ impl Attacked {
     async fn honest(&self) -> WatchStream {
         let request = self.database.watch_request(&[ORDERS]);
         let watch = WatchStream::open(&mut self.weir.client().await, request).await;
-        watch.unwrap_or_else(|status| panic!("an honest client was refused: {status:?}"))
+        watch.unwrap_or_else(|status| panic!("a valid client was refused: {status:?}"))
     }
 
-    /// An honest client is served, and nothing is left of anyone.
+    /// Checks that a valid client is served and that nothing is left of the attack.
     async fn survives(&self, attack: &str) {
         let begin = Instant::now();
         let mut watch = self.honest().await;
@@ -106,22 +105,22 @@ impl Attacked {
     }
 }
 
-/// A call's request has its time. tonic alone would wait for it for ever.
+/// A call's request has a time limit. tonic alone would wait for ever.
 #[tokio::test]
-async fn a_call_that_does_not_send_its_request_ends_in_time() {
+async fn a_call_that_never_sends_its_request_times_out() {
     let attacked = Attacked::start(&[]).await;
     let whole = attacked.request();
     let head = |length: u32| [&[0], &length.to_be_bytes()[..]].concat();
     let parts: [(&str, Vec<u8>); 5] = [
         ("nothing", Vec::new()),
         ("half a head", head(20)[..3].to_vec()),
-        // The room for a megabyte is not taken before the megabyte comes.
+        // The buffer for a megabyte is not allocated before the megabyte comes.
         ("a head alone", head(1 << 20)),
         (
             "half a request",
             message(&whole)[..whole.len() / 2].to_vec(),
         ),
-        ("a request without an end", message(&whole)),
+        ("a request that never ends", message(&whole)),
     ];
     let rounds = 200;
     let begin = Instant::now();
@@ -150,7 +149,7 @@ async fn a_call_that_does_not_send_its_request_ends_in_time() {
     tally(Figure::BadInputs, 5 * u64::from(rounds));
     assert_eq!(attacked.rejected("request_timeout").await, 1000.0);
 
-    // The reason, as a program reads it.
+    // The reason in machine-readable form.
     let mut grpc = tonic::client::Grpc::new(attacked.weir.channel().await);
     grpc.ready().await.expect("the connection is ready");
     let silence = futures::stream::pending::<weir::pb::WatchRequest>();
@@ -166,9 +165,9 @@ async fn a_call_that_does_not_send_its_request_ends_in_time() {
     attacked.survives("calls without a request").await;
 }
 
-/// Slow and silent connections, at every step of a connection's life.
+/// Slow and silent connections, at every stage of a connection.
 #[tokio::test]
-async fn a_connection_that_does_nothing_is_closed_in_time() {
+async fn an_idle_connection_times_out_at_every_stage() {
     let attacked = Attacked::start(&[]).await;
     let settings = frame(SETTINGS, 0, 0, &[]);
     let begun = |more: &[u8]| [PREFACE, &settings, more].concat();
@@ -213,9 +212,9 @@ async fn a_connection_that_does_nothing_is_closed_in_time() {
 }
 
 #[tokio::test]
-async fn other_protocols_on_the_grpc_port_are_turned_away() {
+async fn other_protocols_on_the_grpc_port_are_refused() {
     let attacked = Attacked::start(&[]).await;
-    // The head of a TLS 1.2 record with a ClientHello.
+    // The start of a TLS 1.2 record with a ClientHello.
     let hello = [&[0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3][..], &[7; 501]].concat();
     let inputs = [
         b"GET /metrics HTTP/1.1\r\nHost: weir\r\n\r\n".to_vec(),
@@ -243,9 +242,9 @@ async fn other_protocols_on_the_grpc_port_are_turned_away() {
     attacked.survives("other protocols").await;
 }
 
-/// Frames that no client may send. The connection ends, and no other notices.
+/// Frames that no client may send. Their connection ends, and no other is affected.
 #[tokio::test]
-async fn frames_that_break_the_protocol_end_their_connection_alone() {
+async fn frames_that_violate_the_protocol_end_only_their_connection() {
     let attacked = Attacked::start(&[]).await;
     let mut bystander = attacked.honest().await;
     let open = call(1, &attacked.request());
@@ -331,7 +330,7 @@ async fn frames_that_break_the_protocol_end_their_connection_alone() {
         is_over.await;
         drop(raw);
     }
-    // A stream that is used again, and one below the last, after a watch of its own each.
+    // A stream id that is reused, and one below the last, each after a watch.
     for stream in [1, 3] {
         let mut raw = RawConnection::greeted(attacked.weir.grpc).await;
         raw.send(&call(5, &attacked.request())).await;
@@ -349,10 +348,10 @@ async fn frames_that_break_the_protocol_end_their_connection_alone() {
     attacked.survives("broken frames").await;
 }
 
-/// A list of headers is bounded, however it comes: large, many, in endless pieces, or small on the
-/// wire and large when unpacked.
+/// Header lists are bounded in every form: large, many, in endless pieces, or small on the wire and
+/// large when decoded.
 #[tokio::test]
-async fn headers_are_bounded() {
+async fn header_lists_are_bounded() {
     let attacked = Attacked::start(&[]).await;
     let long = "x".repeat(20_000);
     let huge = "x".repeat(1 << 20);
@@ -363,7 +362,7 @@ async fn headers_are_bounded() {
         with(literals([("x", &*huge)])),
         with(literals(many.iter().map(|name| (&**name, "1")))),
         literals([(":path", &*huge)]),
-        // One entry of 4,000 bytes for the table, then 4,000 times a reference of one byte to it.
+        // One table entry of 4,000 bytes, then 4,000 one-byte references to it.
         with(
             [
                 &[0x40, 1, b'x', 127, 0xa1, 0x1e][..],
@@ -392,7 +391,7 @@ async fn headers_are_bounded() {
         let refused = |it: &raw_http2::Reply| matches!(it.kind, HEADERS | RST_STREAM | GOAWAY);
         raw.until(refused).await;
     }
-    // Pieces without an end, empty and full.
+    // Endless pieces, empty and full.
     for piece in [
         frame(CONTINUATION, 0, 1, b""),
         frame(CONTINUATION, 0, 1, &literals([("x", "y")]).repeat(2000)),
@@ -404,15 +403,15 @@ async fn headers_are_bounded() {
             sent += 1;
         }
         println!("{sent} continuations were taken");
-        assert!(sent < 20_000, "continuations are taken without end");
+        assert!(sent < 20_000, "continuations are accepted without end");
     }
     tally(Figure::BadInputs, blocks.len() as u64 + 2);
     attacked.survives("giant headers").await;
 }
 
-/// CVE-2023-44487, with requests that are still being opened and with open watches.
+/// CVE-2023-44487, with requests that are being opened and with open watches.
 #[tokio::test]
-async fn streams_reset_as_fast_as_they_come_cost_little() {
+async fn rapidly_reset_streams_cost_little() {
     let attacked = Attacked::start(&["--max-watches=200"]).await;
     let mut bystander = attacked.honest().await;
     let before = attacked.database.getmore_count().await;
@@ -431,12 +430,13 @@ async fn streams_reset_as_fast_as_they_come_cost_little() {
             resets += 1;
         }
     }
-    // While a server is busy with a flood, a client that answers no pings would count as gone.
+    // While the server is busy with a flood, its keepalive would give up a client that answers no
+    // pings.
     eventually("the flood is over", async || {
         attacked.weir.metrics().await.sum("weir_watches") == 1.0
     })
     .await;
-    // Open ones: each is answered before it is reset.
+    // Open watches: each is answered before it is reset.
     let mut raw = RawConnection::greeted(attacked.weir.grpc).await;
     raw.send(&frame(WINDOW_UPDATE, 0, 0, &(1_u32 << 30).to_be_bytes()))
         .await;
@@ -454,14 +454,14 @@ async fn streams_reset_as_fast_as_they_come_cost_little() {
     insert(&attacked.database, 1).await;
     assert_eq!(id(&bystander.next_change().await), 1);
     let getmores = attacked.database.getmore_count().await - before;
-    assert!(getmores < 500, "MongoDB had {getmores} getMore commands");
+    assert!(getmores < 500, "MongoDB got {getmores} getMore commands");
     drop(bystander);
     attacked.survives("rapid resets").await;
 }
 
-/// More streams than there may be, and more calls: those beyond are refused, and all others go on.
+/// More streams and calls than allowed: the surplus is refused, and all others continue.
 #[tokio::test]
-async fn streams_beyond_the_limit_are_refused_and_the_rest_is_served() {
+async fn streams_beyond_the_limit_are_refused_and_the_rest_are_served() {
     let attacked = Attacked::start(&["--max-watches=50"]).await;
     let mut raw = RawConnection::greeted(attacked.weir.grpc).await;
     for stream in streams(500) {
@@ -476,7 +476,7 @@ async fn streams_beyond_the_limit_are_refused_and_the_rest_is_served() {
     assert!(all.await, "{refused} were refused");
     drop(raw);
 
-    // Over many connections, calls that never speak: 1,050 are let in.
+    // Calls that never send anything, over many connections: 1,050 are accepted.
     let mut connections = Vec::new();
     for _ in 0..30 {
         let mut raw = RawConnection::greeted(attacked.weir.grpc).await;
@@ -492,14 +492,14 @@ async fn streams_beyond_the_limit_are_refused_and_the_rest_is_served() {
     .await;
     tally(Figure::BadInputs, 450 + 1500);
     drop(connections);
-    // Until then there is no room for an honest call either.
+    // Until they end, a valid call is refused too.
     attacked.is_quiet("calls that never speak").await;
     attacked.survives("too many streams").await;
 }
 
-/// Windows that are shut or tiny, while MongoDB has much to tell.
+/// Windows that are closed or tiny, while there is much to deliver.
 #[tokio::test]
-async fn clients_that_open_no_window_cost_others_nothing() {
+async fn clients_with_closed_windows_do_not_affect_others() {
     let attacked = Attacked::start(&[]).await;
     let mut bystander = attacked.honest().await;
     let request = attacked.request();
@@ -528,7 +528,7 @@ async fn clients_that_open_no_window_cost_others_nothing() {
     attacked.survives("shut windows").await;
 }
 
-/// Floods that ask for an answer each, from clients that take none; and a client that says goodbye
+/// Floods that request an answer each, from clients that read none; and a client that sends GOAWAY
 /// and stays.
 #[tokio::test]
 async fn floods_of_small_frames_are_survived() {
@@ -539,7 +539,7 @@ async fn floods_of_small_frames_are_survived() {
         frame(SETTINGS, 0, 0, &setting(3, 100)),
         frame(SETTINGS, 0, 0, &setting(1, 4096).repeat(100)),
         frame(PRIORITY, 0, 1, &[0, 0, 0, 0, 1]),
-        frame(77, 0, 0, b"of no kind that is known"),
+        frame(77, 0, 0, b"of unknown type"),
         frame(WINDOW_UPDATE, 0, 0, &1_u32.to_be_bytes()),
         frame(DATA, 0, 1, b""),
         frame(GOAWAY, 0, 0, &[0; 8]),
@@ -550,7 +550,7 @@ async fn floods_of_small_frames_are_survived() {
         let address = attacked.weir.grpc;
         async move {
             let mut raw = RawConnection::greeted(address).await;
-            // Open, and its half not ended.
+            // Opened and not half-closed.
             raw.send(&frame(HEADERS, END_HEADERS, 1, &opening(WATCH)))
                 .await;
             raw.send(&frame(DATA, 0, 1, &message(&request))).await;
@@ -563,7 +563,7 @@ async fn floods_of_small_frames_are_survived() {
     assert_eq!(id(&bystander.next_change().await), 1);
     connections.clear();
 
-    // Whoever said goodbye and does not answer pings any more is not there.
+    // A client that sent GOAWAY and answers no pings is treated as gone.
     let mut leaving = RawConnection::greeted(attacked.weir.grpc).await;
     leaving.send(&call(1, &attacked.request())).await;
     assert!(leaving.until(|it| it.kind == DATA).await);
@@ -574,9 +574,9 @@ async fn floods_of_small_frames_are_survived() {
     attacked.survives("floods").await;
 }
 
-/// The number of connections is bounded; those beyond are reset, and counted.
+/// The number of connections is bounded; surplus ones are reset and counted.
 #[tokio::test]
-async fn connections_beyond_the_limit_are_reset_and_those_within_go_on() {
+async fn connections_beyond_the_limit_are_reset_and_the_rest_continue() {
     let attacked = Attacked::start(&["--max-connections=20"]).await;
     let mut bystander = attacked.honest().await;
     let mut crowd = Vec::new();
@@ -602,9 +602,9 @@ async fn connections_beyond_the_limit_are_reset_and_those_within_go_on() {
     attacked.survives("too many connections").await;
 }
 
-/// The admin port speaks to whoever reaches it, in bounded time and memory.
+/// The admin port serves everyone who reaches it, in bounded time and memory.
 #[tokio::test]
-async fn the_admin_port_outlives_bad_clients() {
+async fn the_admin_port_survives_hostile_clients() {
     let attacked = Attacked::start(&[]).await;
     let address = attacked.weir.admin;
     let long = "x".repeat(4 << 20);
@@ -615,7 +615,7 @@ async fn the_admin_port_outlives_bad_clients() {
             b"GET /metrics HTTP/1.1\r\nHost: w".to_vec(),
         ),
         (
-            "a head without an end",
+            "a head that never ends",
             b"GET / HTTP/1.1\r\n"
                 .iter()
                 .chain(&b"x: y\r\n".repeat(20))
@@ -658,7 +658,7 @@ async fn the_admin_port_outlives_bad_clients() {
         println!("{what}: closed after {:?}", begin.elapsed());
     });
     join_all(attacks).await;
-    // A client that drips is not waited for either.
+    // A client that sends byte by byte has the same time limit.
     let begin = Instant::now();
     let mut raw = RawConnection::connect(address).await;
     while raw.send(b"G").await {
@@ -668,13 +668,13 @@ async fn the_admin_port_outlives_bad_clients() {
         );
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    // More than there may be, none of which says anything.
+    // More silent connections than allowed.
     let mut crowd = Vec::new();
     for _ in 0..300 {
-        // Most are reset, some of them before this hears that it is connected.
+        // Most are reset, some of them before connect returns.
         crowd.push(within("a connection", TcpStream::connect(address)).await);
     }
-    // They are all of one address, and a probe is of another.
+    // They all come from one address, and a probe from another.
     let socket = TcpSocket::new_v4().expect("a socket");
     let elsewhere = "127.0.0.2:0".parse().expect("an address");
     socket.bind(elsewhere).expect("another address");

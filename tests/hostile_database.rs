@@ -1,7 +1,8 @@
-//! Bytes that no MongoDB should send: what a client gets of them, and that nothing else suffers.
+//! Bytes that no MongoDB should send: what a client gets of them, and that nothing else is
+//! affected.
 //!
-//! Either a client gets an event whose bytes are MongoDB's own, or its watch ends with INTERNAL at the
-//! place right before it; good events before it come in any case.
+//! A client gets the event with MongoDB's own bytes, or its watch ends with INTERNAL at the
+//! position right before it; valid events before it come in any case.
 
 #[path = "hostile_database/events.rs"]
 mod events;
@@ -22,9 +23,9 @@ use weir::pb::document::Value;
 /// The largest reply that the wire protocol allows.
 const LARGEST_MESSAGE: usize = 48_000_000;
 
-/// A server that lets go of a feed at once, and gives MongoDB up after this long.
+/// A server that closes feeds at once, and gives MongoDB up after this long.
 async fn weir(stand_in: &StandIn, grace: Duration) -> Weir {
-    // Raw events bring times of their own: no watch from now begins after them.
+    // Raw events have later times: no watch from now begins after them.
     stand_in.set_clock(time(stand_in::FIRST_SECOND - 1, 1));
     Weir::at(stand_in.uri(), |config| {
         config.feed_linger = Duration::ZERO;
@@ -43,7 +44,7 @@ fn resume(stand_in: &StandIn, collection: &str, token: bytes::Bytes) -> pb::Watc
 fn bson(document: Option<&pb::Document>) -> &[u8] {
     match document.and_then(|it| it.value.as_ref()) {
         Some(Value::Bson(bytes)) => bytes,
-        other => panic!("this is not BSON: {other:?}"),
+        other => panic!("not BSON: {other:?}"),
     }
 }
 
@@ -56,7 +57,7 @@ fn field<'a>(event: &'a [u8], name: &str) -> Option<&'a [u8]> {
     found.map(|it| it.value)
 }
 
-/// The end that a broken event must lead to.
+/// Checks that this is the end that a broken event must cause.
 fn assert_internal(status: &Status, watch: &pb::Opened, what: &str) {
     assert_eq!(status.code(), Code::Internal, "{what}: {status:?}");
     let info = error_info(status);
@@ -65,7 +66,7 @@ fn assert_internal(status: &Status, watch: &pb::Opened, what: &str) {
     assert_eq!(id, Some(watch.watch_id.as_str()), "{what}");
 }
 
-/// Reads to the end: the numbers of the changes, and the status.
+/// Reads to the end. Returns the ids of the changes, and the status.
 async fn to_the_end(watch: &mut WatchStream) -> (Vec<i32>, Status) {
     let whole = async {
         let mut ids = Vec::new();
@@ -84,9 +85,9 @@ async fn to_the_end(watch: &mut WatchStream) -> (Vec<i32>, Status) {
     within("the end of the watch", whole).await
 }
 
-/// What is merely odd passes, byte for byte, and so do its neighbours.
+/// Odd but valid events pass byte for byte, and so do the events around them.
 #[tokio::test]
-async fn an_odd_event_arrives_byte_for_byte_between_its_neighbours() {
+async fn an_odd_event_arrives_unchanged_between_valid_events() {
     let stand_in = StandIn::start();
     let weir = weir(&stand_in, Duration::from_secs(60)).await;
     let cases = odd();
@@ -120,7 +121,7 @@ async fn an_odd_event_arrives_byte_for_byte_between_its_neighbours() {
             }
             other => panic!("{what} came as {other:?}"),
         }
-        // Every field is somewhere: at its place, or among those that have none.
+        // Every field is found: in its place, or among the unknown fields.
         for name in ["clusterTime", "wallTime", "ns", "documentKey", "txnNumber"] {
             let told = match name {
                 "clusterTime" => change.cluster_time.is_some(),
@@ -138,7 +139,7 @@ async fn an_odd_event_arrives_byte_for_byte_between_its_neighbours() {
                 assert_eq!(field(rest, name), Some(value), "{what}: {name} is lost");
             }
         }
-        // Its token is as good as any.
+        // Its token works like any other.
         let mut resumed = weir
             .watch(resume(&stand_in, &name, change.resume_token.clone()))
             .await;
@@ -146,7 +147,8 @@ async fn an_odd_event_arrives_byte_for_byte_between_its_neighbours() {
     }
 }
 
-/// An event that JSON can't hold comes in a format that can; none is lost, and none stops a watch.
+/// An event that JSON can't represent comes in another format; none is lost, and none stops a
+/// watch.
 #[tokio::test]
 async fn an_odd_event_arrives_in_every_format() {
     let stand_in = StandIn::start();
@@ -179,10 +181,10 @@ async fn an_odd_event_arrives_in_every_format() {
     }
 }
 
-/// Contract 2 and 10: what is broken ends the watches that would have to pass it, and no
-/// others, at the place right before it.
+/// A broken event ends only the watches that would have to pass it, at the position right before
+/// it.
 #[tokio::test]
-async fn a_broken_event_ends_its_watch_after_the_good_ones_before_it() {
+async fn a_broken_event_ends_its_watch_after_the_valid_events_before_it() {
     let stand_in = StandIn::start();
     let weir = weir(&stand_in, Duration::from_secs(60)).await;
     let mut elsewhere = weir.watch(stand_in.watch_request(&["elsewhere"])).await;
@@ -205,14 +207,14 @@ async fn a_broken_event_ends_its_watch_after_the_good_ones_before_it() {
             assert_eq!(ids, [1, 2], "{what}");
             assert_internal(&status, &watch.opened, what);
         }
-        // One opening, and one reading of what broke.
+        // One opening, and one reading of the broken event.
         assert_eq!(
             log.command_count("aggregate"),
             1,
             "{what}: it was tried again"
         );
 
-        // The same for those who come later and would have to pass it, from before and from right
+        // The same for later watches that would have to pass it, from before it and from right
         // there.
         let right_before = watch.token();
         for (token, good) in [(start, &[1, 2][..]), (right_before, &[])] {
@@ -222,13 +224,13 @@ async fn a_broken_event_ends_its_watch_after_the_good_ones_before_it() {
             assert_internal(&status, &again.opened, what);
         }
         let command_count = log.command_count("aggregate");
-        // Each of the two had a feed, a stream of its own, and a question or two about how they join.
+        // Each of the two had its own feed and stream, and one or two queries on joining.
         assert!(
             command_count <= 12,
             "{what}: {command_count} openings for four watches"
         );
 
-        // Those who need not pass it go on.
+        // Watches that need not pass it continue.
         let mut later = weir.watch(stand_in.watch_request(&[&name])).await;
         log.push(insert(4));
         let change = later.next_change().await;
@@ -251,10 +253,10 @@ async fn a_broken_event_ends_its_watch_after_the_good_ones_before_it() {
     }
 }
 
-/// The same where the opening's own answer holds the event: before the headers there is nothing to be
-/// sent, and so the call itself fails.
+/// The same where the first batch contains the event: nothing has been sent before the headers, so
+/// the call itself fails.
 #[tokio::test]
-async fn a_broken_event_in_the_opening_ends_its_watch_after_the_good_ones_before_it() {
+async fn a_broken_event_in_the_first_batch_ends_its_watch_after_the_valid_events_before_it() {
     let stand_in = StandIn::start();
     let weir = weir(&stand_in, Duration::from_secs(60)).await;
     let cases = broken();
@@ -289,9 +291,9 @@ async fn a_broken_event_in_the_opening_ends_its_watch_after_the_good_ones_before
     }
 }
 
-/// Fragments that do not fit together are as broken as an event can be.
+/// Fragments that do not fit together are treated as a broken event.
 #[tokio::test]
-async fn broken_fragments_end_a_watch_after_the_good_events_before_them() {
+async fn broken_fragments_end_a_watch_after_the_valid_events_before_them() {
     let stand_in = StandIn::start();
     let weir = weir(&stand_in, Duration::from_secs(60)).await;
     let fragment = |id: i32, fragment: i32, of: i32| {
@@ -319,7 +321,7 @@ async fn broken_fragments_end_a_watch_after_the_good_events_before_them() {
     }
 }
 
-/// What a change of every reply does not keep from arriving.
+/// Alterations of every reply that must not stop delivery.
 #[tokio::test]
 async fn odd_replies_lose_nothing() {
     type Alter = fn(&mut Reply);
@@ -360,9 +362,9 @@ async fn odd_replies_lose_nothing() {
     }
 }
 
-/// A cursor's number is MongoDB's own business: the next `getMore` asks for the newest.
+/// MongoDB may change a cursor's id: the next `getMore` uses the newest.
 #[tokio::test]
-async fn a_cursor_that_changes_its_number_goes_on_or_is_opened_again() {
+async fn a_cursor_that_changes_its_id_continues_or_is_reopened() {
     let stand_in = StandIn::start();
     let weir = weir(&stand_in, Duration::from_secs(60)).await;
     let log = stand_in.log("orders");
@@ -379,9 +381,9 @@ async fn a_cursor_that_changes_its_number_goes_on_or_is_opened_again() {
     tally(Figure::BadInputs, 3);
 }
 
-/// Contract 2: bytes that are no reply count as a connection that was lost.
+/// Bytes that are no reply count as a lost connection.
 #[tokio::test]
-async fn messages_that_are_no_replies_lose_nothing() {
+async fn malformed_replies_lose_nothing() {
     let good = Reply {
         first: false,
         cursor: 7,
@@ -425,7 +427,7 @@ async fn messages_that_are_no_replies_lose_nothing() {
             Answer::Message(message(0, 2013, 0, 0, &body)),
         ),
         (
-            "a length below the header's",
+            "a length below that of the header",
             Answer::Message(message(15, 2013, 0, 0, &body)),
         ),
         (
@@ -511,10 +513,9 @@ async fn messages_that_are_no_replies_lose_nothing() {
     }
 }
 
-/// A reply that MongoDB's own limits forbid is not taken into memory, and is not asked for without
-/// end.
+/// A reply over MongoDB's own limit is not read into memory, and not requested again and again.
 #[tokio::test]
-async fn replies_over_48_mb_end_the_watch_as_an_upstream_that_is_away() {
+async fn replies_over_48_mb_end_the_watch_as_upstream_unavailable() {
     let stand_in = StandIn::start();
     let weir = weir(&stand_in, Duration::from_secs(2)).await;
     let log = stand_in.log("orders");
@@ -545,16 +546,16 @@ async fn replies_over_48_mb_end_the_watch_as_an_upstream_that_is_away() {
     tally(Figure::BadInputs, 1);
 }
 
-/// A server that answers at once, and says nothing, is not asked as fast as it answers.
+/// A server that answers at once with nothing is not asked without a pause.
 #[tokio::test]
-async fn a_server_that_never_waits_is_not_asked_without_pause() {
+async fn a_server_that_never_waits_is_not_polled_without_a_pause() {
     let stand_in = StandIn::start();
     let weir = weir(&stand_in, Duration::from_secs(60)).await;
     let log = stand_in.log("orders");
     log.never_wait();
     let mut watch = weir.watch(stand_in.watch_request(&["orders"])).await;
     let before = log.command_count("getMore");
-    // As long as two messages of progress take, a second each.
+    // The time of two progress messages, a second each.
     let request = pb::WatchRequest {
         progress_interval: Some(prost_types::Duration {
             seconds: 1,
@@ -578,7 +579,7 @@ async fn a_server_that_never_waits_is_not_asked_without_pause() {
 }
 
 #[tokio::test]
-async fn the_stand_in_reads_on_after_a_cut_and_keeps_no_cursor() {
+async fn the_stand_in_resumes_after_a_cut_and_keeps_no_cursor() {
     let stand_in = StandIn::start();
     let orders = stand_in.log("orders");
     let weir = Weir::at(stand_in.uri(), |_| {}).await;

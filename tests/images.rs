@@ -1,4 +1,4 @@
-//! Documents before and after a change, in every mode a watch may ask for.
+//! Pre- and post-images of documents, in every mode that a watch may request.
 
 mod conversions;
 mod support;
@@ -41,7 +41,8 @@ fn request(
     }
 }
 
-/// Makes `{a: 1}`, `{a: 2}` and `{b: 3}` of one document and deletes it; `between` runs after each.
+/// Sets one document to `{a: 1}`, `{a: 2}` and `{b: 3}` and deletes it; calls `between` after each
+/// step.
 async fn change_one(database: &Database, collection: &str, mut between: impl AsyncFnMut()) {
     let collection = database.collection(collection);
     let one = doc! {"_id": 1};
@@ -68,13 +69,13 @@ fn document(field: &str, value: i32) -> Option<Bson> {
     Some(bson!({"_id": 1, field: value}))
 }
 
-/// What each mode brings where there are images, and where there are none: nothing, null and
-/// a document are three things.
+/// The result of each mode with and without stored images: unset, null and a document are three
+/// things.
 ///
 /// Each event is read before the next change, because the stand-in for MongoDB looks a post-image
 /// up when it reads the event, where MongoDB has stored it.
 #[tokio::test]
-async fn each_mode_brings_the_images_it_names() {
+async fn each_mode_delivers_the_images_that_it_names() {
     let (database, weir) = start().await;
     let null = Some(Bson::Null);
     let (a1, a2, b3) = (document("a", 1), document("a", 2), document("b", 3));
@@ -147,8 +148,8 @@ async fn each_mode_brings_the_images_it_names() {
     }
 }
 
-/// A look-up finds the document as it is when MongoDB reads the event, and null when it
-/// is gone by then. Another replica has MongoDB read it again.
+/// A look-up returns the document as it is when MongoDB reads the event, and null when it no longer
+/// exists then. Another replica makes MongoDB read it again.
 #[tokio::test]
 async fn a_lookup_of_a_document_that_is_gone_is_null() {
     let (database, weir) = start().await;
@@ -170,10 +171,10 @@ async fn a_lookup_of_a_document_that_is_gone_is_null() {
     );
 }
 
-/// What was written before images were kept, or where none are, can't be had. The watch ends
-/// once, and says so; it does not try again and again.
+/// An image is missing if the write came before images were enabled, or where they are not. The
+/// watch then ends once with that reason; Weir does not retry again and again.
 #[tokio::test]
-async fn a_required_image_that_is_not_there_ends_the_watch() {
+async fn a_missing_required_image_ends_the_watch() {
     let (database, weir) = start().await;
     for (after, before) in [
         (After::Required, Before::Off),
@@ -190,7 +191,7 @@ async fn a_required_image_that_is_not_there_ends_the_watch() {
         let time = support::error_info(&status).metadata.remove("after_time");
         assert!(time.is_some(), "the status tells no time: {status:?}");
 
-        // From before the event it happens again, whether at the opening or right after it.
+        // From before the event it fails again, at the opening or right after it.
         let again = pb::WatchRequest {
             start: Some(pb::watch_request::Start::ResumeToken(start.clone())),
             ..required
@@ -201,7 +202,7 @@ async fn a_required_image_that_is_not_there_ends_the_watch() {
         };
         assert_eq!(error_reason(&status), "IMAGE_UNAVAILABLE");
 
-        // Without the demand the same place works.
+        // Without the requirement the same position works.
         let without = pb::WatchRequest {
             start: Some(pb::watch_request::Start::ResumeToken(start)),
             ..database.watch_request(&["not_kept"])
@@ -210,11 +211,11 @@ async fn a_required_image_that_is_not_there_ends_the_watch() {
     }
 }
 
-/// Over a whole database the images are there for the collections that keep them. (MongoDB
-/// would also meet a demand for images in a watch of the collections that keep them; the stand-in
-/// looks for them before it leaves other collections out.)
+/// In a watch of a whole database the images come for the collections that keep them. (MongoDB
+/// would also accept required images in a watch of only these collections; the stand-in looks for
+/// images before it excludes other collections.)
 #[tokio::test]
-async fn a_database_watch_gets_the_images_that_there_are() {
+async fn a_database_watch_gets_the_images_that_exist() {
     let (database, weir) = start().await;
     let mut watch = weir
         .watch(pb::WatchRequest {
@@ -231,9 +232,9 @@ async fn a_database_watch_gets_the_images_that_there_are() {
     assert_eq!(befores, [Some(Bson::Null), document("b", 3)]);
 }
 
-/// A pre-image is of its event, however often the document changed since.
+/// A pre-image belongs to its event, however often the document changed since.
 #[tokio::test]
-async fn a_pre_image_is_of_its_own_change() {
+async fn a_pre_image_belongs_to_its_own_change() {
     let (database, weir) = start().await;
     let collection = database.collection("kept");
     collection

@@ -1,6 +1,6 @@
-//! Clients in other languages, and the tools people reach for first, understand Weir.
+//! Clients in other languages, and common tools, work with Weir.
 //!
-//! Each is a process of its own that knows nothing but the proto, or not even that.
+//! Each is a separate process that knows only the proto, or not even that.
 
 mod support;
 
@@ -14,8 +14,8 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
-/// How long a foreign client may take for any one thing: it starts an interpreter, and the Python
-/// one generates code, on a machine that may be busy.
+/// How long a foreign client may take for each step: it starts an interpreter, and the Python
+/// client generates code, on a machine that may be busy.
 const CLIENT_LIMIT: Duration = Duration::from_secs(90);
 
 const COLLECTION: &str = "orders";
@@ -83,7 +83,7 @@ async fn a_node_client_reads_the_tutorial_and_resumes() {
     reads_the_tutorial(client, &database).await;
 }
 
-/// Weir over mutual TLS, and the files that a client needs: authority, certificate and key.
+/// Weir with mutual TLS, and the files that a client needs: authority, certificate and key.
 struct Mutual {
     weir: Weir,
     files: [String; 3],
@@ -153,7 +153,7 @@ async fn a_node_client_reads_the_tutorial_over_mutual_tls() {
 }
 
 #[tokio::test]
-async fn buf_curl_is_served_over_mutual_tls_and_told_when_its_certificate_is_missing() {
+async fn buf_curl_works_over_mutual_tls_and_reports_a_missing_certificate() {
     let database = Database::start().await;
     let mutual = Mutual::start(&database).await;
     let [authority, certificate, key] = &mutual.files;
@@ -166,14 +166,14 @@ async fn buf_curl_is_served_over_mutual_tls_and_told_when_its_certificate_is_mis
     assert!(status.success(), "{status}{buf}");
     assert!(values(&buf.stdout())[0].get("mongodbVersion").is_some());
 
-    // Where the schema comes by reflection, buf says no more than that it did not come.
+    // When the schema comes by reflection, buf says only that it did not come.
     let known = ["--reflect=false", "--schema", "proto"];
     let mut buf = buf_curl_over_tls(&[&trusting[..], &known, &[&method]].concat());
     assert!(!buf.wait_for_exit(CLIENT_LIMIT).await.success(), "{buf}");
     assert!(buf.stderr().contains("certificate required"), "{buf}");
 }
 
-/// `buf curl`, which knows no schema but what reflection tells.
+/// `buf curl`, which knows only the schema from reflection.
 fn buf_curl(arguments: &[&str]) -> ChildProcess {
     buf_curl_over_tls(&[&["--http2-prior-knowledge"], arguments].concat())
 }
@@ -188,7 +188,7 @@ fn buf_curl_over_tls(arguments: &[&str]) -> ChildProcess {
 }
 
 #[tokio::test]
-async fn the_services_are_listed_by_reflection() {
+async fn reflection_lists_the_services() {
     let database = Database::start().await;
     let weir = Weir::start(&database).await;
     for protocol in ["grpc-v1", "grpc-v1alpha"] {
@@ -209,14 +209,14 @@ async fn the_services_are_listed_by_reflection() {
     }
 }
 
-/// The whole JSON values at the beginning of a text that is still growing.
+/// The complete JSON values at the start of a text that is still growing.
 fn values(text: &str) -> Vec<Value> {
     let values = serde_json::Deserializer::from_str(text).into_iter();
     values.map_while(Result::ok).collect()
 }
 
 #[tokio::test]
-async fn an_event_in_struct_format_reads_as_plain_json_through_reflection() {
+async fn an_event_in_struct_format_is_plain_json_through_reflection() {
     let database = Database::start().await;
     let weir = Weir::start(&database).await;
     let request = json!({
@@ -235,9 +235,9 @@ async fn an_event_in_struct_format_reads_as_plain_json_through_reflection() {
 
     play_the_tutorial(&database).await;
 
-    // The drop ends the watch, and buf with it.
+    // The drop ends the watch, and with it buf.
     let status = buf.wait_for_exit(CLIENT_LIMIT).await;
-    assert!(!status.success(), "ABORTED is a failure to buf{buf}");
+    assert!(!status.success(), "buf reports ABORTED as a failure{buf}");
     assert!(buf.stderr().contains("aborted"), "{buf}");
     let values = values(&buf.stdout());
     let insert = values

@@ -1,4 +1,4 @@
-//! What happens to a watch when what it watches goes away.
+//! What happens to a watch when its collection or database goes away.
 
 mod conversions;
 mod support;
@@ -13,7 +13,7 @@ use tonic::Code;
 use weir::pb;
 use weir::pb::watch_response::Kind;
 
-/// How a watched namespace goes away.
+/// The way in which a watched namespace goes away.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fate {
     Dropped,
@@ -47,7 +47,7 @@ impl Fate {
         }
     }
 
-    /// What may be told as the cause: MongoDB's events decide.
+    /// The possible causes: MongoDB's events decide.
     fn causes(self) -> &'static [pb::OperationType] {
         match self {
             Self::Dropped => &[pb::OperationType::Drop],
@@ -58,7 +58,7 @@ impl Fate {
     }
 }
 
-/// The ways in which a scope of one collection, or of a database, is gone.
+/// The ways in which a scope of one collection, or of a database, ends.
 const ENDS: [(&[&str], Fate); 7] = [
     (&["orders"], Fate::Dropped),
     (&["orders"], Fate::RenamedAway),
@@ -108,10 +108,10 @@ fn is_about(invalidated: &pb::Invalidated, database: &Database, scope: &[&str], 
     assert!(invalidated.cluster_time.is_some());
 }
 
-/// The end of a collection or a database ends the watch, with the cause, whatever operations
-/// were asked for, and the events that led to it are delivered only when they were.
+/// The end of a collection or a database ends the watch with the cause, whatever operations were
+/// selected. The events that led to it are delivered only if they were selected.
 #[tokio::test]
-async fn a_watch_ends_with_its_namespace_and_says_why() {
+async fn a_watch_ends_with_its_namespace_and_reports_the_cause() {
     let database = Database::options().start().await;
     let weir = Weir::start(&database).await;
     for operations in [vec![], vec![pb::OperationType::Insert.into()]] {
@@ -152,7 +152,7 @@ async fn a_watch_ends_with_its_namespace_and_says_why() {
                 "{what}"
             );
 
-            // The token of the end is good for what comes after it under the same name.
+            // The token of the end resumes with what comes later under the same name.
             let mut resumed = weir
                 .watch(pb::WatchRequest {
                     start: Some(pb::watch_request::Start::ResumeToken(token)),
@@ -175,9 +175,9 @@ fn operation_name(operation: pb::OperationType) -> String {
         .replace("_d", "D")
 }
 
-/// The watch goes on, through more than one end.
+/// The watch goes on through several ends.
 #[tokio::test]
-async fn a_watch_that_continues_gets_what_is_created_under_the_same_name() {
+async fn a_continuing_watch_gets_what_is_created_under_the_same_name() {
     let database = Database::options().start().await;
     let weir = Weir::start(&database).await;
     for (scope, fate) in ENDS {
@@ -201,7 +201,7 @@ async fn a_watch_that_continues_gets_what_is_created_under_the_same_name() {
             if fate == Fate::RenamedOver {
                 continue;
             }
-            // It says nothing of an outage, since there was none.
+            // It reports no outage, as there was none.
             insert_and_see(&database, &mut watch, 100 + round).await;
         }
     }
@@ -219,14 +219,14 @@ async fn insert_and_see(database: &Database, watch: &mut WatchStream, id: i32) {
                 assert_eq!(change.state(), pb::WatchState::Live, "{change:?}");
             }
             Some(Kind::Progress(_)) => {}
-            other => panic!("awaited a change, got {other:?}"),
+            other => panic!("expected a change, got {other:?}"),
         }
     }
 }
 
-/// Of several collections each may go; the watch is over the database, and lives on.
+/// Each of several collections may go away; the watch is over the database, and continues.
 #[tokio::test]
-async fn a_watch_outlives_a_collection_when_it_is_of_more_than_that() {
+async fn a_watch_of_more_than_one_collection_survives_the_end_of_one() {
     let database = Database::options().start().await;
     let weir = Weir::with(&database, |config| config.allow_deployment_watch = true).await;
     let deployment = pb::WatchRequest::default();
@@ -267,10 +267,10 @@ async fn a_watch_outlives_a_collection_when_it_is_of_more_than_that() {
     );
 }
 
-/// The CPU time that this process has used.
+/// The CPU time used by this process.
 fn cpu_time() -> Duration {
     let stat = std::fs::read_to_string("/proc/self/stat").expect("the kernel tells");
-    // The name in parentheses may hold spaces; user and system time are the 14th and 15th fields.
+    // The name in parentheses may contain spaces; user and system time are fields 14 and 15.
     let (_, fields) = stat.rsplit_once(") ").expect("a name in parentheses");
     let ticks: u64 = fields
         .split(' ')
@@ -278,15 +278,15 @@ fn cpu_time() -> Duration {
         .take(2)
         .map(|ticks| ticks.parse::<u64>().expect("a number of ticks"))
         .sum();
-    // Linux counts a hundred ticks a second on every platform that these tests run on.
+    // Linux counts a hundred ticks a second on every platform on which these tests run.
     Duration::from_millis(ticks * 10)
 }
 
-/// Drivers have spun for ever on a cursor that an invalidation had closed. A watch of what is
-/// gone asks MongoDB about once a second, and costs next to nothing.
+/// Drivers have looped on a cursor that an invalidation had closed. A watch of something that is
+/// gone asks MongoDB about once a second, and costs almost nothing.
 #[cfg(target_os = "linux")]
 #[tokio::test]
-async fn a_watch_of_what_is_gone_does_not_spin() {
+async fn a_watch_of_a_dropped_namespace_does_not_spin() {
     let database = Database::options().start().await;
     let weir = Weir::start(&database).await;
     let mut watches = Vec::new();
@@ -307,7 +307,7 @@ async fn a_watch_of_what_is_gone_does_not_spin() {
         watch.next_invalidated().await;
         watches.push(watch);
     }
-    // The watches made first see the databases of those after them come and go.
+    // The watches opened first see the databases of the later ones come and go.
     insert(&database, "orders", 0).await;
     database.collection("orders").drop().await.unwrap();
     for watch in &mut watches {
@@ -318,13 +318,13 @@ async fn a_watch_of_what_is_gone_does_not_spin() {
         }
     }
 
-    // Nothing happens, and that is what is measured, so there is no condition to wait for.
+    // The test measures that nothing happens, so there is no condition to wait for.
     let (getmores, cpu, begin) = (database.getmore_count().await, cpu_time(), Instant::now());
     sleep(Duration::from_secs(2)).await;
     let getmores = database.getmore_count().await - getmores;
     let (cpu, elapsed) = (cpu_time() - cpu, begin.elapsed());
 
-    // One a second for each of the three watches, and one each that was under way.
+    // One a second for each of the three watches, and one each in progress.
     let seconds = i64::try_from(elapsed.as_secs()).expect("a short while");
     let most = 3 * (seconds + 2);
     assert!(

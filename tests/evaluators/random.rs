@@ -1,4 +1,4 @@
-//! Random documents, changes and filters, from so few names and values that they often meet.
+//! Random documents, changes and filters, from few names and values, so that they often match.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use proptest::sample::select;
 use weir::plan::{Condition, MissingImage, Operation, Predicate};
 
-/// Changes of one collection, and what is asked about them.
+/// Changes of one collection, and the filters to evaluate on them.
 #[derive(Clone, Debug)]
 pub struct Scenario {
     pub lookup: bool,
@@ -26,7 +26,7 @@ pub enum Change {
     Delete(Bson),
 }
 
-/// In as few lines as a failure can be read in.
+/// In few lines, so that a failure is readable.
 impl fmt::Debug for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -46,9 +46,9 @@ pub struct Asked {
     pub missing_image: MissingImage,
 }
 
-/// What the stand-in for MongoDB is known to do otherwise than MongoDB: it is not asked about these,
-/// and a real MongoDB (`WEIR_TEST_MONGODB_URI`) is. Each with the reason, and the conditions that
-/// would show it.
+/// Known differences between the stand-in for MongoDB and MongoDB: such filters are sent only to a
+/// real MongoDB (`WEIR_TEST_MONGODB_URI`). Each has the reason, and the conditions that would show
+/// it.
 const LEFT_OUT: &[Difference] = &[
     Difference {
         reason: "it takes a place that an array does not have for null; MongoDB finds nothing there \
@@ -77,7 +77,7 @@ fn has_index(path: &str) -> bool {
     path.split('.').any(|part| part.parse::<usize>().is_ok())
 }
 
-/// Whether a missing field passes the test in the condition.
+/// Returns whether a missing field satisfies the condition.
 fn meets_missing(op: &Condition) -> bool {
     match op {
         Condition::Eq(value) | Condition::Ne(value) => *value == Bson::Null,
@@ -151,7 +151,7 @@ fn updates() -> impl Strategy<Value = Document> {
     ]
 }
 
-/// Values of every type that a filter can ask for.
+/// Values of every type that a filter can contain.
 fn literals() -> BoxedStrategy<Bson> {
     let decimal = |text: &str| Bson::Decimal128(text.parse().expect("a decimal"));
     let binary = |subtype, bytes: &[u8]| {
@@ -220,7 +220,7 @@ fn literals() -> BoxedStrategy<Bson> {
         .boxed()
 }
 
-/// The values of stored documents: also of types that no filter asks for.
+/// Values of stored documents, also of types that no filter can contain.
 fn values() -> BoxedStrategy<Bson> {
     prop_oneof![
         12 => literals(),
@@ -289,7 +289,7 @@ fn asks() -> impl Strategy<Value = Asked> {
             guard,
             filter,
             operations: operations.map(|mut operations| {
-                // Tells the end.
+                // The marker of the stream's end.
                 operations.insert(Operation::CreateIndexes);
                 operations
             }),

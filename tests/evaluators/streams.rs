@@ -1,4 +1,4 @@
-//! The same events, read again through one pipeline after another.
+//! Reads the same events through one pipeline after another.
 
 use mongodb::bson::{Bson, Document, doc};
 use weir::plan::{Operation, Plan};
@@ -13,7 +13,7 @@ pub struct Streams<'a> {
 }
 
 impl<'a> Streams<'a> {
-    /// Makes the collection.
+    /// Creates the collection.
     pub async fn begin(database: &'a Database, collection: &'a str, pre_images: bool) -> Self {
         let create = doc! {
             "create": collection,
@@ -43,8 +43,8 @@ impl<'a> Streams<'a> {
         streams
     }
 
-    /// Marks the end, so that a reader knows that it has seen everything. Filters do not judge the
-    /// mark, and everyone here asks for it.
+    /// Marks the end, so that a reader knows that it has seen everything. Filters do not apply to
+    /// the mark, and every watch here selects it.
     pub async fn end(&self) {
         let index = doc! {
             "createIndexes": self.collection,
@@ -54,7 +54,7 @@ impl<'a> Streams<'a> {
         db.run_command(index).await.expect("an index");
     }
 
-    /// The events on documents that come through the pipeline of this plan.
+    /// The document events that come through the pipeline of this plan.
     pub async fn events(&self, plan: &Plan) -> Vec<Document> {
         let mut options = plan.change_stream.clone();
         options.insert("resumeAfter", &self.start);
@@ -109,7 +109,7 @@ pub fn operation_of(event: &Document) -> Operation {
     Operation::from_name(event.get_str("operationType").expect("a type"))
 }
 
-/// The token of the event, which is its identity.
+/// The token of the event, which identifies it.
 pub fn name_of(event: &Document) -> String {
     event.get("_id").expect("a token").to_string()
 }

@@ -1,4 +1,4 @@
-//! A client that keeps to no rule: bytes on TCP, and HTTP/2 frames made by hand.
+//! A client without rules: bytes on TCP, and HTTP/2 frames made by hand.
 
 use std::io;
 use std::net::SocketAddr;
@@ -27,7 +27,7 @@ pub const ACK: u8 = 1;
 pub const END_HEADERS: u8 = 4;
 pub const PADDED: u8 = 8;
 
-/// One frame.
+/// Encodes one frame.
 pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(payload.len()).expect("a frame is short");
     let mut out = length.to_be_bytes()[1..].to_vec();
@@ -37,12 +37,12 @@ pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     out
 }
 
-/// One setting.
+/// Encodes one setting.
 pub fn setting(id: u16, value: u32) -> Vec<u8> {
     [&id.to_be_bytes()[..], &value.to_be_bytes()[..]].concat()
 }
 
-/// Headers as HPACK writes those that no table holds.
+/// Encodes headers as HPACK literals without indexing.
 pub fn literals<'a>(headers: impl IntoIterator<Item = (&'a str, &'a str)>) -> Vec<u8> {
     let mut out = Vec::new();
     for (name, value) in headers {
@@ -83,7 +83,7 @@ pub fn opening(path: &str) -> Vec<u8> {
     ])
 }
 
-/// A message with gRPC's own head before it.
+/// A message with gRPC's prefix.
 pub fn message(bytes: &[u8]) -> Vec<u8> {
     let length = u32::try_from(bytes.len()).expect("a message is short");
     [&[0], &length.to_be_bytes()[..], bytes].concat()
@@ -98,12 +98,12 @@ pub fn call(stream: u32, request: &[u8]) -> Vec<u8> {
     .concat()
 }
 
-/// The client's stream identifiers: odd numbers, each once.
+/// The client's stream ids: odd numbers, each once.
 pub fn streams(count: u32) -> impl Iterator<Item = u32> + Clone {
     (0..count).map(|number| 2 * number + 1)
 }
 
-/// What came back.
+/// A received frame.
 #[derive(Debug)]
 pub struct Reply {
     pub kind: u8,
@@ -112,7 +112,7 @@ pub struct Reply {
     pub payload: Vec<u8>,
 }
 
-/// A connection.
+/// A TCP connection.
 pub struct RawConnection(TcpStream);
 
 impl RawConnection {
@@ -121,15 +121,15 @@ impl RawConnection {
         raw.expect("the port takes connections")
     }
 
-    /// A connection, or what the kernel says where it is reset at once.
+    /// Connects, or returns the kernel's error where the connection is reset at once.
     pub async fn try_connect(address: SocketAddr) -> io::Result<Self> {
         let stream = within("a connection", TcpStream::connect(address)).await?;
-        // An attack of many small writes should not wait for the kernel's own pauses.
+        // Many small writes should not wait for Nagle's algorithm.
         stream.set_nodelay(true)?;
         Ok(Self(stream))
     }
 
-    /// A connection that has begun as one of HTTP/2.
+    /// A connection after the HTTP/2 preface.
     pub async fn greeted(address: SocketAddr) -> Self {
         Self::greeted_with(address, &[]).await
     }
@@ -140,20 +140,20 @@ impl RawConnection {
         raw
     }
 
-    /// Begins as a client of HTTP/2 does.
+    /// Sends the HTTP/2 preface and these settings.
     pub async fn greet(&mut self, settings: &[u8]) {
         let greeting = [PREFACE, &frame(SETTINGS, 0, 0, settings)].concat();
         self.send(&greeting).await;
     }
 
-    /// Sends bytes. That the server has closed the connection is no failure of the test.
+    /// Sends bytes. It is no failure of the test that the server has closed the connection.
     pub async fn send(&mut self, bytes: &[u8]) -> bool {
         within("the server takes bytes", self.0.write_all(bytes))
             .await
             .is_ok()
     }
 
-    /// Sends as much as the server takes within this time.
+    /// Sends as much as the server accepts within this time.
     pub async fn push(&mut self, bytes: &[u8], limit: Duration) {
         let _ = tokio::time::timeout(limit, self.0.write_all(bytes)).await;
     }
@@ -177,7 +177,8 @@ impl RawConnection {
         })
     }
 
-    /// Reads, and answers pings, until a frame is what is looked for; `false` when the connection ends first.
+    /// Reads frames, and answers pings, until `wanted` accepts one; `false` when the connection
+    /// ends first.
     pub async fn until(&mut self, mut wanted: impl FnMut(&Reply) -> bool) -> bool {
         while let Some(reply) = self.reply().await {
             if reply.kind == PING && reply.flags & ACK == 0 {
@@ -190,7 +191,7 @@ impl RawConnection {
         false
     }
 
-    /// All that comes until the server closes the connection.
+    /// Everything that comes until the server closes the connection.
     pub async fn rest(&mut self) -> Vec<u8> {
         let mut all = Vec::new();
         let whole = async {
@@ -208,7 +209,7 @@ impl RawConnection {
         all
     }
 
-    /// Whether the server answers a PING.
+    /// Returns whether the server answers a PING.
     pub async fn is_alive(&mut self) -> bool {
         self.send(&frame(PING, 0, 0, b"are you?")).await
             && self

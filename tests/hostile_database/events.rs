@@ -12,10 +12,10 @@ const BINARY: u8 = ElementType::Binary as u8;
 const NULL: u8 = ElementType::Null as u8;
 const INT32: u8 = ElementType::Int32 as u8;
 const TIMESTAMP: u8 = ElementType::Timestamp as u8;
-/// A type that BSON does not have.
+/// A type that does not exist in BSON.
 const UNKNOWN: u8 = 0x2a;
 
-/// An event, made for its place in its log.
+/// An event, made for its position in the log.
 pub struct Case {
     pub what: &'static str,
     pub event: Box<dyn Fn(usize) -> Vec<u8>>,
@@ -32,7 +32,7 @@ fn bytes(document: &Document) -> Vec<u8> {
     document.to_vec().expect("it is BSON")
 }
 
-/// An insert, without `operationType`, `clusterTime`, `ns` and so on where a case brings its own.
+/// An insert, without the fields that a case brings itself.
 fn head(place: usize, without: &[&str]) -> RawWriter {
     let mut event = RawWriter::new();
     let seconds = FIRST_SECOND + u32::try_from(place).expect("a place is small");
@@ -56,7 +56,7 @@ fn head(place: usize, without: &[&str]) -> RawWriter {
     event
 }
 
-/// An insert of a document that is these bytes.
+/// An insert of a document with these bytes.
 fn of_document(what: &'static str, document: Vec<u8>) -> Case {
     case(what, move |place| {
         let mut event = head(place, &[]);
@@ -65,7 +65,7 @@ fn of_document(what: &'static str, document: Vec<u8>) -> Case {
     })
 }
 
-/// An insert with a field of another type or another value, or a second time.
+/// An insert with a field of another type or value, or with a duplicate field.
 fn with(
     what: &'static str,
     without: &'static str,
@@ -90,9 +90,9 @@ fn of_fields(fields: &[(u8, &[u8], &[u8])]) -> Vec<u8> {
     document.finish()
 }
 
-/// A document in a document in a document.
+/// Nested documents.
 fn nested(kind: u8, levels: usize) -> Vec<u8> {
-    // From within: the lengths of those around grow by eight bytes each.
+    // From the inside out: each enclosing length grows by eight bytes.
     let mut document = of_fields(&[(INT32, b"a", &7_i32.to_le_bytes())]);
     let (mut front, mut back) = (Vec::new(), Vec::new());
     let inner = document.len();
@@ -104,11 +104,11 @@ fn nested(kind: u8, levels: usize) -> Vec<u8> {
     }
     front.append(&mut document);
     front.append(&mut back);
-    // The outermost is a document, whatever is in it.
+    // The outermost is a document in any case.
     front
 }
 
-/// Those that are well-formed at their top, however odd: they pass.
+/// Odd events that are well-formed at their top level: they pass.
 pub fn odd() -> Vec<Case> {
     let one = 1_i32.to_le_bytes();
     let empty = bytes(&doc! {});
@@ -120,7 +120,7 @@ pub fn odd() -> Vec<Case> {
     let many = bytes(&many.into_iter().collect());
     let mut cases = vec![
         of_document(
-            "a name that comes twice",
+            "a duplicate name",
             of_fields(&[(INT32, b"a", &one), (INT32, b"a", &one), (NULL, b"a", b"")]),
         ),
         of_document("100 levels", nested(DOCUMENT, 100)),
@@ -134,7 +134,7 @@ pub fn odd() -> Vec<Case> {
             of_fields(&[(INT32, b"\xff\xfe", &one)]),
         ),
         of_document(
-            "a text that is not UTF-8",
+            "a string that is not UTF-8",
             of_fields(&[(STRING, b"a", &string_value(b"\xc3\x28"))]),
         ),
         of_document("an empty name", of_fields(&[(INT32, b"", &one)])),
@@ -148,19 +148,19 @@ pub fn odd() -> Vec<Case> {
         ),
         of_document("an unknown type", of_fields(&[(UNKNOWN, b"a", &one)])),
         of_document(
-            "a text of a negative length",
+            "a string of a negative length",
             of_fields(&[(STRING, b"a", &text(-1))]),
         ),
         of_document(
-            "a text of no length",
+            "a string of length zero",
             of_fields(&[(STRING, b"a", &text(0))]),
         ),
         of_document(
-            "a text longer than its document",
+            "a string longer than its document",
             of_fields(&[(STRING, b"a", &text(i32::MAX))]),
         ),
         of_document(
-            "a text shorter than it says",
+            "a string shorter than its length",
             of_fields(&[(STRING, b"a", &text(2))]),
         ),
         of_document(
@@ -180,13 +180,13 @@ pub fn odd() -> Vec<Case> {
             of_fields(&[(DOCUMENT, b"a", &length(3))]),
         ),
         of_document(
-            "an inner document without an end",
+            "an inner document without a terminator",
             of_fields(&[(DOCUMENT, b"a", b"\x05\0\0\0\x07")]),
         ),
         of_document("an empty document", empty.clone()),
         with("no time", "clusterTime", NULL, "extra", b""),
         with(
-            "a time that is a text",
+            "a time that is a string",
             "clusterTime",
             STRING,
             "clusterTime",
@@ -216,7 +216,7 @@ pub fn odd() -> Vec<Case> {
         ),
         with("no namespace", "ns", NULL, "extra", b""),
         with(
-            "a namespace that is a text",
+            "a namespace that is a string",
             "ns",
             STRING,
             "ns",
@@ -246,7 +246,7 @@ pub fn odd() -> Vec<Case> {
         ),
         with("a transaction's number alone", "", INT32, "txnNumber", &one),
         with(
-            "an operation that nobody knows",
+            "an unknown operation",
             "operationType",
             STRING,
             "operationType",
@@ -295,7 +295,7 @@ pub fn odd() -> Vec<Case> {
             "_id",
             &bytes(&doc! { "_data": "other" }),
         ),
-        with("a second token that is none", "", INT32, "_id", &one),
+        with("a second token that is no token", "", INT32, "_id", &one),
         with("a fragment of nothing", "", DOCUMENT, "splitEvent", &empty),
         with(
             "a fragment that is its only one",
@@ -305,7 +305,7 @@ pub fn odd() -> Vec<Case> {
             &bytes(&doc! { "fragment": 1, "of": 1 }),
         ),
         with(
-            "a fragment that is a text",
+            "a fragment that is a string",
             "",
             STRING,
             "splitEvent",
@@ -328,7 +328,7 @@ pub fn odd() -> Vec<Case> {
         event.put(NULL, "fullDocument", b"");
         event.finish()
     }));
-    cases.push(case("a document that is a text", |place| {
+    cases.push(case("a document that is a string", |place| {
         let mut event = head(place, &[]);
         event.put(STRING, "fullDocument", &string_value("text"));
         event.finish()
@@ -336,7 +336,7 @@ pub fn odd() -> Vec<Case> {
     cases
 }
 
-/// Those that no client could make anything of: not even a place to go on from.
+/// Broken events, of which a client cannot use even the position.
 pub fn broken() -> Vec<Case> {
     fn whole(place: usize) -> Vec<u8> {
         let mut event = head(place, &[]);
@@ -362,7 +362,7 @@ pub fn broken() -> Vec<Case> {
             event.put(DOCUMENT, "fullDocument", &bytes(&doc! { "_id": 7 }));
             event.finish()
         }),
-        case("a token that is a text", |place| {
+        case("a token that is a string", |place| {
             let mut event = head(place, &["_id"]);
             event.put(STRING, "_id", &string_value("82AA"));
             event.finish()
@@ -382,7 +382,7 @@ pub fn broken() -> Vec<Case> {
             event.put(DOUBLE, "extra", &[1, 2, 3]);
             event.finish()
         }),
-        case("a name without an end", |place| {
+        case("a name without a terminator", |place| {
             let mut event = whole(place);
             let end = event.len() - 1;
             event[end] = INT32;
@@ -391,7 +391,7 @@ pub fn broken() -> Vec<Case> {
             event[..4].copy_from_slice(&length.to_le_bytes());
             event
         }),
-        case("an end in the middle", |place| {
+        case("a terminator in the middle", |place| {
             let mut event = head(place, &[]);
             event.put(0, "", b"");
             event.finish()
@@ -407,12 +407,12 @@ pub fn broken() -> Vec<Case> {
         }),
     ];
     for (what, change) in [
-        ("a length that is one too small", of_length(|it| it - 1)),
-        ("a length that is one too large", of_length(|it| it + 1)),
+        ("a length one too small", of_length(|it| it - 1)),
+        ("a length one too large", of_length(|it| it + 1)),
         ("a length that is half", of_length(|it| it / 2)),
         ("a length that is huge", of_length(|_| i32::MAX)),
         ("a length that is negative", of_length(|it| -it)),
-        ("a length that is nothing", of_length(|_| 0)),
+        ("a length of zero", of_length(|_| 0)),
         ("a length of four", of_length(|_| 4)),
     ] {
         cases.push(Case {

@@ -1,4 +1,4 @@
-//! Events larger than a message, and events larger than MongoDB sends in one piece.
+//! Events that are larger than a message, or than what MongoDB sends in one piece.
 
 mod conversions;
 mod support;
@@ -13,7 +13,7 @@ use weir::pb;
 use weir::pb::watch_response::Kind;
 use weir::pb::{OversizePolicy, watch_request::Start};
 
-/// The smallest `max_message_bytes` there is.
+/// The smallest allowed `max_message_bytes`.
 const SMALL: u32 = 64 << 10;
 
 fn small(database: &Database, policy: OversizePolicy) -> pb::WatchRequest {
@@ -24,10 +24,10 @@ fn small(database: &Database, policy: OversizePolicy) -> pb::WatchRequest {
     }
 }
 
-const LINE: &str = "the same words on every line, so that a text of megabytes is soon made ";
+const LINE: &str = "the same words on every line, so that megabytes of text are made fast ";
 
 fn text(bytes: usize) -> String {
-    // Not all the same, so that a piece in the wrong place shows.
+    // Lines differ, so that a misplaced piece is noticed.
     let mut text = String::with_capacity(bytes + 100);
     for number in 0_u32.. {
         if text.len() >= bytes {
@@ -47,7 +47,7 @@ async fn insert(database: &Database, document: Document) {
         .unwrap();
 }
 
-/// The next message that is neither progress nor a change of state.
+/// The next message that is neither progress nor a state change.
 async fn next(watch: &mut WatchStream) -> pb::WatchResponse {
     loop {
         let message = watch.next().await;
@@ -57,7 +57,7 @@ async fn next(watch: &mut WatchStream) -> pb::WatchResponse {
     }
 }
 
-/// The pieces of the next event, and the token beside each.
+/// The pieces of the next event, each with the token beside it.
 async fn pieces(watch: &mut WatchStream) -> Vec<(Bytes, pb::EventChunk)> {
     let mut pieces = Vec::new();
     loop {
@@ -68,7 +68,7 @@ async fn pieces(watch: &mut WatchStream) -> Vec<(Bytes, pb::EventChunk)> {
             message.encoded_len()
         );
         let Some(Kind::EventChunk(chunk)) = message.kind else {
-            panic!("awaited a piece, got {message:?}");
+            panic!("expected a piece, got {message:?}");
         };
         let last = chunk.last;
         pieces.push((message.resume_token, chunk));
@@ -102,8 +102,8 @@ fn resume(request: pb::WatchRequest, token: Bytes) -> pb::WatchRequest {
     }
 }
 
-/// GRPC clients refuse messages above 4 MiB by default, so Weir never sends one
-/// unless it is asked to.
+/// gRPC clients refuse messages above 4 MiB by default, so Weir never sends one unless the client
+/// asks for it.
 #[tokio::test]
 async fn a_client_with_default_limits_reads_an_event_of_ten_megabytes() {
     let database = Database::start().await;
@@ -120,9 +120,9 @@ async fn a_client_with_default_limits_reads_an_event_of_ten_megabytes() {
     assert_eq!(id(&watch.next_change().await), Bson::Int32(2));
 }
 
-/// T18 in Weir's own splitting: a token beside a piece must not skip the event it is a piece of.
+/// A token beside a piece must not skip the event of the piece.
 #[tokio::test]
-async fn the_token_moves_on_with_the_last_piece_only() {
+async fn the_token_moves_forward_only_with_the_last_piece() {
     let database = Database::start().await;
     let weir = Weir::start(&database).await;
     let request = small(&database, OversizePolicy::Chunk);
@@ -148,22 +148,22 @@ async fn the_token_moves_on_with_the_last_piece_only() {
         }
         assert_eq!(last.0, event.resume_token);
 
-        // From a piece in the middle the whole event comes again, and what follows it.
+        // From a piece in the middle the whole event comes again, and then what follows it.
         let middle = middle[middle.len() / 2].0.clone();
         let mut resumed = weir.watch(resume(request.clone(), middle)).await;
         assert_eq!(resumed.next_change().await, event);
-        // From the last piece it does not.
+        // From the last piece it does not come again.
         let mut resumed = weir.watch(resume(request.clone(), last.0.clone())).await;
         assert_eq!(id(&resumed.next_change().await), Bson::Int32(number + 1));
         before = last.0.clone();
     }
-    assert_ne!(ids[0], ids[1], "two events have one id");
+    assert_ne!(ids[0], ids[1], "two events have the same id");
     assert_eq!(id(&watch.next_change().await), Bson::Int32(3));
 }
 
-/// A stub is small, tells which document it was about, and lets the watch go on.
+/// A stub is small, names its document, and lets the watch continue.
 #[tokio::test]
-async fn an_omitted_event_leaves_its_key_operation_and_sizes() {
+async fn an_omitted_event_keeps_its_key_operation_and_sizes() {
     let database = Database::start().await;
     let weir = Weir::start(&database).await;
     let mut whole = weir.watch(database.watch_request(&["orders"])).await;
@@ -190,7 +190,7 @@ async fn an_omitted_event_leaves_its_key_operation_and_sizes() {
                 event_bytes: original.encoded_len() as u64,
                 max_message_bytes: SMALL,
             })),
-            // The token names the plan that made it: the same for these two watches.
+            // The token names the plan that made it, which these two watches share.
             ..original.clone()
         };
         assert_eq!(original.operation(), operation);
@@ -205,7 +205,7 @@ async fn an_omitted_event_leaves_its_key_operation_and_sizes() {
 
 /// A key alone may be larger than a message.
 #[tokio::test]
-async fn a_stub_leaves_out_a_key_that_is_too_large_itself() {
+async fn a_stub_omits_a_key_that_is_too_large() {
     let database = Database::start().await;
     let weir = Weir::start(&database).await;
     let mut watch = weir.watch(small(&database, OversizePolicy::Omit)).await;
@@ -215,10 +215,10 @@ async fn a_stub_leaves_out_a_key_that_is_too_large_itself() {
     let message = next(&mut watch).await;
     assert!(message.encoded_len() <= SMALL as usize);
     let Some(Kind::Changes(batch)) = message.kind else {
-        panic!("awaited a stub, got {message:?}");
+        panic!("expected a stub, got {message:?}");
     };
     let [stub] = &batch.changes[..] else {
-        panic!("awaited one stub, got {batch:?}");
+        panic!("expected one stub, got {batch:?}");
     };
     assert_eq!(stub.operation(), pb::OperationType::Insert);
     assert_eq!(stub.document_key, None);
@@ -230,7 +230,7 @@ async fn a_stub_leaves_out_a_key_that_is_too_large_itself() {
 }
 
 #[tokio::test]
-async fn a_large_event_ends_a_watch_that_asked_for_that() {
+async fn a_large_event_ends_a_watch_under_the_policy_fail() {
     let database = Database::start().await;
     let weir = Weir::start(&database).await;
     let request = small(&database, OversizePolicy::Fail);
@@ -248,7 +248,7 @@ async fn a_large_event_ends_a_watch_that_asked_for_that() {
     let bytes: usize = info.metadata["event_bytes"].parse().expect("a number");
     assert!((100_000..101_000).contains(&bytes), "{bytes}");
 
-    // The token before it is good, with a policy that can take the event.
+    // The token before the event works with a policy that accepts the event.
     let request = pb::WatchRequest {
         oversize_policy: OversizePolicy::Chunk.into(),
         ..request
@@ -257,8 +257,8 @@ async fn a_large_event_ends_a_watch_that_asked_for_that() {
     assert_eq!(id(&resumed.next_change().await), Bson::Int32(2));
 }
 
-/// A message one byte over the limit is refused by the client that set it. Events of every
-/// size around the limit, alone and in company, in each policy and format.
+/// A message one byte over the limit is refused by the client that set it. Tries events of all
+/// sizes around the limit, alone and together, in each policy and format.
 #[tokio::test]
 async fn no_message_is_larger_than_the_limit() {
     let database = Database::start().await;
@@ -278,8 +278,8 @@ async fn no_message_is_larger_than_the_limit() {
             watches.push((policy, weir.watch(request).await));
         }
     }
-    // An event takes some 400 bytes beyond its text: these go from well under the limit, over all
-    // sizes near it, to two and three messages.
+    // An event takes some 400 bytes besides its text: the sizes range from well under the limit,
+    // densely around it, to two and three messages.
     let sizes: Vec<usize> = (0..12)
         .map(|step| 60_000 + step * 97)
         .chain((0..60).map(|step| 64_700 + step * 17))
@@ -321,7 +321,7 @@ async fn no_message_is_larger_than_the_limit() {
             largest <= SMALL as usize,
             "{policy:?}: a message of {largest} bytes"
         );
-        // The limit is used: what fits is not cut.
+        // The limit is used: an event that fits is not split.
         assert!(
             largest > SMALL as usize - 200,
             "{policy:?}: no message above {largest} bytes"
@@ -333,8 +333,8 @@ async fn no_message_is_larger_than_the_limit() {
     }
 }
 
-/// Before, after and change of 6 MB each are more than the 16 MiB that MongoDB sends at once:
-/// it sends fragments. The client sees one event, and every token around it works.
+/// A pre-image, an update and a post-image of 6 MB each exceed the 16 MiB that MongoDB sends at
+/// once, so it sends fragments. The client sees one event, and every token around it works.
 #[tokio::test]
 async fn an_event_that_mongodb_splits_arrives_whole() {
     let database = Database::options().start().await;
@@ -368,7 +368,7 @@ async fn an_event_that_mongodb_splits_arrives_whole() {
     assert_eq!(before(&event), Some(old.into()));
     assert_eq!(after(&event), Some(new.clone().into()));
     let Some(pb::change_event::Change::Update(update)) = &event.change else {
-        panic!("an update came as something else");
+        panic!("an update came as another operation");
     };
     let description = update
         .update_description
@@ -381,16 +381,17 @@ async fn an_event_that_mongodb_splits_arrives_whole() {
     );
     assert_eq!(
         event.unknown_fields, None,
-        "the mark of the split is left over"
+        "the split marker is still there"
     );
 
-    // Until its last piece the place is before it: from there the very same event comes again.
+    // Until its last piece the position lies before the event: from there the same event comes
+    // again.
     assert_eq!(pieces_of_event[0].0, start);
     let mut resumed = weir.watch(resume(request.clone(), start)).await;
     let again = joined(&pieces(&mut resumed).await);
     assert_eq!(again.resume_token, event.resume_token);
     assert_eq!(after(&again), Some(new.clone().into()));
-    // Resumed after it, it does not.
+    // A resume after the event does not repeat it.
     let shorter = doc! {"$set": {"text": "short"}};
     database
         .collection("orders")
@@ -402,7 +403,7 @@ async fn an_event_that_mongodb_splits_arrives_whole() {
     assert_eq!(before(&next), Some(new.into()));
 }
 
-/// Whether MongoDB itself sends the large update in more than one fragment.
+/// Returns whether MongoDB sends the large update in several fragments.
 async fn is_split(database: &Database) -> bool {
     let spec = doc! {
         "fullDocument": "required",

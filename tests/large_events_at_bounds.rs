@@ -1,4 +1,4 @@
-//! Events of the very size of the limit and of one byte more, by every policy.
+//! Events of exactly the size limit and of one byte more, under every policy.
 
 mod conversions;
 mod support;
@@ -15,7 +15,7 @@ use weir::pb;
 use weir::pb::OversizePolicy as Policy;
 use weir::pb::watch_request::Start;
 
-/// The size of the message that holds this event alone.
+/// The size of the message that holds only this event.
 fn size_of(event: &pb::ChangeEvent) -> usize {
     let message = pb::WatchResponse {
         resume_token: event.resume_token.clone(),
@@ -33,7 +33,7 @@ fn resume(request: &pb::WatchRequest, token: Bytes) -> pb::WatchRequest {
     }
 }
 
-/// An event as it goes out by a policy: itself, or a stub.
+/// The form of an event under a policy: the event, or a stub.
 fn stub(event: &pb::ChangeEvent, limit: u32) -> pb::ChangeEvent {
     pb::ChangeEvent {
         change: Some(Change::Omitted(pb::Omitted {
@@ -44,7 +44,7 @@ fn stub(event: &pb::ChangeEvent, limit: u32) -> pb::ChangeEvent {
     }
 }
 
-/// Reads what a policy makes of these events.
+/// Reads these events under a policy and checks each.
 async fn read(
     mut watch: WatchStream,
     policy: Policy,
@@ -67,7 +67,7 @@ async fn read(
                     event.encoded_len().to_string()
                 );
                 assert!(size_of(event) > limit as usize, "event {seen} fits");
-                assert_eq!(watch.token(), before, "the place right before it");
+                assert_eq!(watch.token(), before, "the position right before it");
                 return seen;
             }
         };
@@ -77,7 +77,7 @@ async fn read(
                 for change in batch.changes {
                     let event = &events[seen];
                     if size_of(event) <= limit as usize {
-                        assert!(change == *event, "event {seen} fits, and is another");
+                        assert!(change == *event, "event {seen} fits and differs");
                     } else {
                         assert_eq!(policy, Policy::Omit, "event {seen} does not fit");
                         assert_eq!(change, stub(event, limit), "the stub of event {seen}");
@@ -97,7 +97,7 @@ async fn read(
                 if last {
                     let data: Vec<u8> = pieces.drain(..).flat_map(|it| it.data).collect();
                     let event = pb::ChangeEvent::decode(&data[..]).expect("an event");
-                    assert!(event == events[seen], "event {seen} came as another");
+                    assert!(event == events[seen], "event {seen} differs");
                     seen += 1;
                     cut += 1;
                 }
@@ -113,10 +113,10 @@ async fn read(
     seen
 }
 
-/// Small events stand around those at the limit. A server that has them in its ring and one
-/// that catches up, on a feed of its own and on one that is shared, with a `match` and without.
+/// Small events surround those at the limit. Tried on a server that has them in its ring and one
+/// that catches up, on a dedicated and a shared feed, with and without `match`.
 #[tokio::test]
-async fn an_event_of_the_very_limit_goes_whole_and_one_of_a_byte_more_by_its_policy() {
+async fn an_event_at_the_limit_is_sent_whole_and_one_byte_more_follows_the_policy() {
     let database = Database::start().await;
     let weir = Weir::start(&database).await;
     let replica = Weir::start(&database).await;
@@ -184,7 +184,7 @@ async fn an_event_of_the_very_limit_goes_whole_and_one_of_a_byte_more_by_its_pol
                         continue;
                     }
                     assert_eq!(seen, over);
-                    // With a limit that the largest fits, the rest comes.
+                    // With a limit that the largest one fits, the rest comes.
                     let token = events[seen - 1].resume_token.clone();
                     let larger = pb::WatchRequest {
                         max_message_bytes: (*sizes.iter().max().unwrap()).try_into().unwrap(),

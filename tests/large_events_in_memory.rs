@@ -1,5 +1,5 @@
-//! Large events cost their own memory, whoever reads them and however slowly; and a client that stops in
-//! the midst of one holds up nobody, and loses nothing.
+//! Large events use their own memory once, however many clients read them and however slowly. A
+//! client that stops in the middle of one holds up nobody and loses nothing.
 
 mod conversions;
 mod support;
@@ -23,20 +23,21 @@ use weir::pb::watch_service_client::WatchServiceClient;
 
 const MIB: u64 = 1 << 20;
 
-/// The next piece of an event, with its token. Nothing but a change of state or progress comes before.
+/// The next piece of an event, with its token. Only state changes and progress may come before it.
 async fn next_piece(watch: &mut WatchStream) -> (Bytes, pb::EventChunk) {
-    // As a whole: progress alone would otherwise keep this waiting for ever.
+    // One limit for all of it: with a limit for each message, progress alone would keep this
+    // waiting for ever.
     within("a piece", piece_some_time(watch)).await
 }
 
-/// The same, where so much is sent that one may wait for long, told of progress meanwhile.
+/// The same without a limit, where so much is sent that it may take long.
 async fn piece_some_time(watch: &mut WatchStream) -> (Bytes, pb::EventChunk) {
     loop {
         let message = watch.next().await;
         match message.kind {
             Some(Kind::EventChunk(piece)) => return (message.resume_token, piece),
             Some(Kind::Progress(_) | Kind::StateChange(_)) => {}
-            other => panic!("awaited a piece, got {}", what(other.as_ref())),
+            other => panic!("expected a piece, got {}", what(other.as_ref())),
         }
     }
 }
@@ -46,7 +47,7 @@ fn what(kind: Option<&Kind>) -> String {
     text.chars().take(200).collect()
 }
 
-/// The rest of an event of which pieces have come, as a client puts it together.
+/// The rest of an event of which some pieces have come, joined with them.
 async fn rest_of(watch: &mut WatchStream, mut pieces: Vec<pb::EventChunk>) -> Whole {
     let mut beginnings = 1;
     let before = watch.token();
@@ -61,7 +62,7 @@ async fn rest_of(watch: &mut WatchStream, mut pieces: Vec<pb::EventChunk>) -> Wh
         assert_eq!(
             piece.last,
             token != before,
-            "the token moves with the last piece"
+            "the token moves forward with the last piece"
         );
         let last = piece.last;
         pieces.push(piece);
@@ -78,7 +79,7 @@ async fn rest_of(watch: &mut WatchStream, mut pieces: Vec<pb::EventChunk>) -> Wh
 /// An event that came in pieces.
 struct Whole {
     event: pb::ChangeEvent,
-    /// How often it was begun.
+    /// How often it began.
     beginnings: u32,
 }
 
@@ -94,17 +95,17 @@ fn text(seed: usize, bytes: usize) -> String {
     text
 }
 
-/// A hundred watches of events of 10 MB, in four formats, half of them told their `match`:
-/// each event is held once a format, and not once a watch.
+/// A hundred watches read events of 10 MB in four formats, half of them with `match`: each event is
+/// held once per format, and not once per watch.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hundred_watches_of_large_events_share_their_memory() {
     const WATCHES: usize = 100;
     const EVENT: usize = 10_000_000;
-    /// What an event takes in the largest of its formats, and its raw reply.
+    /// The size of an event in its largest format, and of its raw reply.
     const HELD: u64 = 11 * MIB;
     const LIMIT: u64 = 64 * MIB;
     const CATCH_UPS: u64 = 4;
-    /// The two plans: with a `match` to tell and without.
+    /// The two plans: with and without `match`.
     const FEEDS: u64 = 2;
     const MESSAGE: u32 = 128 << 10;
     let database = Database::options().start().await;
@@ -120,7 +121,7 @@ async fn a_hundred_watches_of_large_events_share_their_memory() {
     ];
     let mut clients = Vec::new();
     for _ in 0..4 {
-        // Wide, for the test's own time: many take 10 MB over each connection.
+        // A wide window keeps the test short: many clients read 10 MB over each connection.
         let endpoint = Endpoint::from_shared(format!("http://{}", weir.grpc));
         let endpoint = endpoint
             .expect("an address makes a URI")
@@ -162,7 +163,7 @@ async fn a_hundred_watches_of_large_events_share_their_memory() {
     let write = async {
         orders.insert_one(document.clone()).await.unwrap();
     };
-    // The first of each class, which all others of it must equal.
+    // The first event of each class, which all others must equal.
     let firsts: Vec<OnceLock<Vec<u8>>> = (0..8).map(|_| OnceLock::new()).collect();
     let read = async {
         let reading = watches.into_iter().map(async |(class, mut watch)| {
@@ -203,7 +204,7 @@ async fn a_hundred_watches_of_large_events_share_their_memory() {
         }
     }
 
-    // Whoever reads waits at the limit; what was being read then goes over it: an event raw and in each
+    // Readers wait at the limit; what is being read then may exceed it: an event raw and in each
     // format for a feed, and in one format for a catch-up.
     let bound = LIMIT + FEEDS * 5 * HELD + CATCH_UPS * 2 * HELD;
     let peak = peak.load(Ordering::Relaxed);
@@ -212,8 +213,8 @@ async fn a_hundred_watches_of_large_events_share_their_memory() {
         peak >= 2 * EVENT as u64,
         "{peak} bytes: it was not looked at in time"
     );
-    // Beyond that, one more reply that is being taken in for each, and for each watch two messages in
-    // tonic and HTTP/2's 400 KiB.
+    // Beyond that, one more reply that each of them is receiving, and for each watch two messages
+    // in tonic and HTTP/2's 400 KiB.
     let grown = weir.process.peak_resident() - idle;
     let watches = WATCHES as u64 * (2 * u64::from(MESSAGE) + (400 << 10));
     let bound = bound + (FEEDS + CATCH_UPS) * 16 * MIB + watches;
@@ -224,11 +225,12 @@ async fn a_hundred_watches_of_large_events_share_their_memory() {
     println!("peak: {peak} in the budget, {grown} resident; {parks} read again");
 }
 
-/// Together they hold more than the memory: it is called in, and read again when they read on.
+/// Together the events exceed the memory limit: unread ones are evicted, and read again when their
+/// clients continue.
 #[tokio::test]
-async fn clients_that_stop_in_the_midst_of_events_hold_up_nobody_and_get_the_rest() {
+async fn clients_that_stop_in_the_middle_of_events_hold_up_nobody_and_get_the_rest() {
     const STOPPED: i32 = 32;
-    /// More than HTTP/2 holds for a client that does not read.
+    /// More than HTTP/2 buffers for a client that does not read.
     const EVENT: usize = 800_000;
     let database = Database::options().start().await;
     let weir = Weir::with(&database, |config| {
@@ -255,7 +257,7 @@ async fn clients_that_stop_in_the_midst_of_events_hold_up_nobody_and_get_the_res
         assert_eq!((piece.index, token), (0, watch.token()));
         stopped.push((watch, piece, document));
     }
-    // Far more than the limit has gone by, and others go on as if nothing were.
+    // Far more than the limit has passed, and other watches are not affected.
     let writing = database.collection("small");
     for number in 0..5 {
         writing.insert_one(doc! {"_id": number}).await.unwrap();
@@ -270,7 +272,7 @@ async fn clients_that_stop_in_the_midst_of_events_hold_up_nobody_and_get_the_res
         .into_iter()
         .map(async |(mut watch, piece, document)| {
             let whole = rest_of(&mut watch, vec![piece]).await;
-            assert_eq!(whole.beginnings, 1, "it goes on where it was");
+            assert_eq!(whole.beginnings, 1, "it resumes where it was");
             assert!(
                 after(&whole.event) == Some(document.into()),
                 "another document"
@@ -279,8 +281,8 @@ async fn clients_that_stop_in_the_midst_of_events_hold_up_nobody_and_get_the_res
         });
     let mut watches = join_all(rest).await;
     let parks = weir.metrics().await.sum("weir_watches_fell_behind_total");
-    assert!(parks > 0.0, "nothing was called in: nothing is tested here");
-    // They are live again, and get what comes now.
+    assert!(parks > 0.0, "nothing was evicted: nothing is tested here");
+    // They are live again and get new events.
     orders.delete_many(doc! {}).await.unwrap();
     for (number, watch) in (0..).zip(&mut watches) {
         let change = watch.next_change().await;
@@ -289,9 +291,9 @@ async fn clients_that_stop_in_the_midst_of_events_hold_up_nobody_and_get_the_res
     }
 }
 
-/// T5 in the midst of an event: the document that was looked up has changed when it is read again.
+/// A looked-up document has changed when its event is read again in the middle.
 #[tokio::test]
-async fn an_event_whose_document_changed_meanwhile_begins_anew() {
+async fn an_event_whose_document_changed_meanwhile_starts_over() {
     let database = Database::options().start().await;
     let weir = Weir::with(&database, |config| {
         config.memory_limit = ByteSize::mib(16);
@@ -317,7 +319,7 @@ async fn an_event_whose_document_changed_meanwhile_begins_anew() {
     let change = orders.update_one(one(), doc! {"$set": {"text": &new}});
     change.await.unwrap();
 
-    // Others fill the memory, so that what this client leaves unread is called in.
+    // Other events fill the memory, so that what this client leaves unread is evicted.
     let mut others = Vec::new();
     for number in 0..2 {
         let name = format!("large{number}");

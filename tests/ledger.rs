@@ -1,5 +1,5 @@
-//! The ledger that other tests judge by: what it must find it finds, in logs that are made up and in
-//! a watch over a network that breaks.
+//! Tests of the ledger that other tests rely on: it finds every fault, in made-up logs and in a
+//! watch over a broken network.
 
 mod support;
 
@@ -14,7 +14,7 @@ use support::ledger::{
 use support::{Database, Proxy, Weir, eventually};
 use weir::pb;
 
-/// Two writers, who take turns: each inserts a document, updates it twice and deletes it.
+/// Two writers alternate: each inserts a document, updates it twice and deletes it.
 const WRITES: [OperationType; 4] = [Insert, Update, Update, Delete];
 
 struct Case {
@@ -23,7 +23,7 @@ struct Case {
 }
 
 impl Case {
-    /// A reading that wants all or, of the updates, only those into group 1.
+    /// A checker that expects everything or, of the updates, only those into group 1.
     fn new(filtered: bool) -> Self {
         let ledger = Ledger::new(&["orders"], 2);
         for writer in 0..2 {
@@ -46,7 +46,7 @@ impl Case {
         Self { ledger, checker }
     }
 
-    /// The change that comes `at`: of writer 0 and 1 in turn.
+    /// The change number `at`: of writers 0 and 1 alternately.
     fn change(&mut self, at: u32) -> Result<(), String> {
         let number = at / 2;
         let operation = WRITES[number as usize];
@@ -62,7 +62,7 @@ impl Case {
 
     fn changes(&mut self, at: impl IntoIterator<Item = u32>) {
         for at in at {
-            self.change(at).expect("this is as it should be");
+            self.change(at).expect("a correct sequence");
         }
     }
 
@@ -72,17 +72,17 @@ impl Case {
     }
 
     fn finds(&self, found: Result<(), String>, words: &str) {
-        let problem = found.expect_err("this is not as it should be");
+        let problem = found.expect_err("an incorrect sequence");
         assert!(problem.contains(words), "{problem}");
     }
 }
 
 #[test]
-fn a_second_begins_with_a_write_that_is_known_to_be_its_first() {
+fn a_second_starts_with_a_write_known_to_be_its_first() {
     let mut case = Case::new(false);
     case.changes(0..4);
     assert_eq!(case.ledger.first_since(1), Some(vec![0, 0]));
-    // The writes after those may be of either second.
+    // The writes after those may belong to either second.
     assert_eq!(case.ledger.first_since(2), None);
     case.changes(4..8);
     assert_eq!(case.ledger.first_since(2), Some(vec![4, 4]));
@@ -90,7 +90,7 @@ fn a_second_begins_with_a_write_that_is_known_to_be_its_first() {
 }
 
 #[test]
-fn what_is_whole_and_in_order_is_found_good() {
+fn a_complete_and_ordered_log_passes() {
     let mut case = Case::new(false);
     case.changes(0..8);
     assert_eq!(case.checker.missing(), None);
@@ -103,7 +103,7 @@ fn what_is_whole_and_in_order_is_found_good() {
 }
 
 #[test]
-fn a_hole_is_found_when_more_comes_of_its_writer_and_at_the_end() {
+fn a_missing_change_is_found_at_the_writers_next_change_and_at_the_end() {
     let mut case = Case::new(false);
     case.changes([0, 1, 2, 4]);
     let found = case.change(5);
@@ -121,7 +121,7 @@ fn a_hole_is_found_when_more_comes_of_its_writer_and_at_the_end() {
 }
 
 #[test]
-fn a_swap_is_found_also_between_writers() {
+fn a_swap_is_found_even_between_writers() {
     let mut case = Case::new(false);
     case.changes([0, 1, 3]);
     let found = case.change(2);
@@ -129,7 +129,7 @@ fn a_swap_is_found_also_between_writers() {
 }
 
 #[test]
-fn another_order_than_another_client_saw_is_found() {
+fn a_time_that_differs_between_clients_is_found() {
     let mut case = Case::new(false);
     case.changes([0, 1]);
     let expects = Arc::new(|_: &Write| true);
@@ -149,7 +149,7 @@ fn another_order_than_another_client_saw_is_found() {
 }
 
 #[test]
-fn a_repeat_is_found_unless_the_client_came_back_to_before_it() {
+fn a_repeat_is_found_unless_the_client_resumed_before_it() {
     let mut case = Case::new(false);
     case.changes(0..4);
     let found = case.change(2);
@@ -160,7 +160,7 @@ fn a_repeat_is_found_unless_the_client_came_back_to_before_it() {
     case.token(3).expect("a token");
     case.changes(4..6);
     assert!(case.checker.resume().is_some());
-    // Right at the seam the last one may come once more, as when it is gone on by its time.
+    // Right at the resume position the last change may come once more, as after a resume by time.
     case.changes([3]);
     case.changes(4..6);
     assert_eq!((case.checker.got, case.checker.repeats), (6, 3));
@@ -178,7 +178,7 @@ fn a_repeat_is_found_unless_the_client_came_back_to_before_it() {
 }
 
 #[test]
-fn a_hole_behind_a_seam_is_found_though_the_change_had_come_before() {
+fn a_missing_change_after_a_resume_is_found_although_it_came_before() {
     let mut case = Case::new(false);
     case.changes(0..2);
     case.token(1).expect("a token");
@@ -189,7 +189,7 @@ fn a_hole_behind_a_seam_is_found_though_the_change_had_come_before() {
 }
 
 #[test]
-fn a_token_and_a_progress_that_go_back_are_found() {
+fn a_token_or_progress_that_goes_back_is_found() {
     let mut case = Case::new(false);
     case.changes(0..4);
     case.token(3).expect("a token");
@@ -200,7 +200,7 @@ fn a_token_and_a_progress_that_go_back_are_found() {
 }
 
 #[test]
-fn a_progress_past_what_is_still_to_come_is_found_also_behind_a_seam() {
+fn a_progress_ahead_of_a_later_change_is_found_even_after_a_resume() {
     let mut case = Case::new(false);
     case.changes(0..4);
     case.checker.progress((1, 5)).expect("progress");
@@ -217,10 +217,11 @@ fn a_progress_past_what_is_still_to_come_is_found_also_behind_a_seam() {
 }
 
 #[test]
-fn who_comes_in_the_midst_may_begin_anywhere_in_what_is_being_written_and_misses_nothing_after() {
+fn a_watch_opened_during_writes_may_start_at_any_of_them_and_misses_none_after() {
     let begins = |first: u32| {
         let case = Case::new(false);
-        // Of writer 0 the first write was done before, and the third was begun by the time it was open.
+        // Of writer 0, the first write was done before, and the third had begun when the watch
+        // opened.
         let expects = Arc::new(|_: &Write| true);
         Case {
             checker: DeliveryChecker::new(&case.ledger, expects, &[1, 0], &[3, 4]),
@@ -241,7 +242,7 @@ fn who_comes_in_the_midst_may_begin_anywhere_in_what_is_being_written_and_misses
 
 /// Over a network that is cut again and again, on both sides of Weir.
 #[tokio::test]
-async fn followers_of_every_kind_get_everything_over_a_network_that_is_cut() {
+async fn clients_of_every_kind_get_everything_over_a_network_that_is_cut() {
     let database = Database::options().start().await;
     let upstream = Proxy::to(database.address()).await;
     let weir = Weir::at(&upstream.mongodb_uri(), |_| {}).await;
@@ -278,7 +279,7 @@ async fn followers_of_every_kind_get_everything_over_a_network_that_is_cut() {
         eventually("more is written", async || ledger.len() > so_far + 40).await;
         cut.cut();
     }
-    // Whoever comes late gets what is written from then on.
+    // A late client gets what is written from then on.
     let late = ClientOptions::all("late", request());
     clients.push(ResumingClient::start(&ledger, weir.grpc_addr(), late).await);
     let so_far = ledger.len();

@@ -1,4 +1,4 @@
-//! Watches come and go: nothing is left behind, and a quiet one costs next to nothing.
+//! Watches open and close: nothing is left behind, and a quiet one costs almost nothing.
 
 mod support;
 
@@ -11,10 +11,10 @@ use support::{
 };
 use tokio::time::{Instant, timeout};
 
-/// The gauges that count what is open now.
+/// The gauges of what is open now.
 const GAUGES: [&str; 3] = ["weir_watches", "weir_feeds", "weir_ring_bytes"];
 
-/// A server that keeps no feed beyond its last watch, so that what is left can be told.
+/// Closes a feed with its last watch, so that leaks are visible.
 const NO_LINGER: [&str; 2] = ["--feed-linger", "0s"];
 
 async fn nothing_is_left(database: &Database, metrics: impl AsyncFn() -> Samples) {
@@ -29,10 +29,10 @@ async fn nothing_is_left(database: &Database, metrics: impl AsyncFn() -> Samples
     .await;
 }
 
-/// An opening that nobody waits for any more goes on in MongoDB, and holds a connection: it counts
-/// for as long as it lasts, so that clients which come and go cannot have any number of them.
+/// An opening whose client has left continues in MongoDB and holds a connection: it counts until it
+/// ends, so that clients which come and go cannot start any number of them.
 #[tokio::test]
-async fn openings_that_were_cancelled_count_until_mongodb_has_answered() {
+async fn cancelled_openings_count_until_mongodb_answers() {
     const TURNS: usize = 2;
     let database = Database::options().start().await;
     let first = Weir::start(&database).await;
@@ -62,9 +62,9 @@ async fn openings_that_were_cancelled_count_until_mongodb_has_answered() {
     .await;
 }
 
-/// Clients that leave at any moment (before the request is read, during MongoDB's
-/// answer, between messages) leave no cursor, no count and no broken task; and a burst of them does
-/// not cost the others on the same connection theirs.
+/// Clients that leave at any moment (before the request is read, during MongoDB's answer, between
+/// messages) leave no cursor, no gauge count and no broken task; and a burst of them does not end
+/// other calls on the same connection.
 #[tokio::test]
 async fn cancelled_watches_leave_nothing_behind() {
     const CYCLES: usize = 240;
@@ -120,8 +120,8 @@ async fn insert_one(database: &Database) {
         .expect("an insert");
 }
 
-/// The cursor that MongoDB makes for a client who is gone by then is closed as well: no
-/// one else would, before MongoDB's own limit of ten minutes.
+/// The cursor that MongoDB opens for a client that has left is closed as well: otherwise only
+/// MongoDB's own limit of ten minutes would.
 #[tokio::test]
 async fn a_watch_that_is_cancelled_during_its_opening_leaves_no_cursor() {
     let database = Database::options().start().await;
@@ -146,16 +146,16 @@ async fn a_watch_that_is_cancelled_during_its_opening_leaves_no_cursor() {
     nothing_is_left(&database, async || weir.metrics().await).await;
 }
 
-/// What the kernel tells of a process: resident kilobytes, threads, open files.
+/// A process's resident kilobytes, threads and open files, as the kernel reports them.
 fn footprint(process: &ChildProcess) -> [u64; 3] {
     let files = std::fs::read_dir(format!("/proc/{}/fd", process.id())).expect("it runs");
     let [memory, threads] = ["VmRSS:", "Threads:"].map(|name| process.proc_status(name));
     [memory, threads, files.count() as u64]
 }
 
-/// The same on the real binary, with a connection for each watch: the process does not grow.
+/// The same with the real binary and one connection per watch: the process does not grow.
 #[tokio::test]
-async fn coming_and_going_clients_do_not_grow_the_process() {
+async fn clients_that_come_and_go_do_not_grow_the_process() {
     const WARM_UP: usize = 60;
     const CYCLES: usize = 220;
     let database = Database::options().start().await;
@@ -191,7 +191,7 @@ async fn coming_and_going_clients_do_not_grow_the_process() {
     })
     .await;
     let [memory_now, threads_now, _] = footprint(&weir.process);
-    // 10 KB for each would be twice that.
+    // 10 KB per watch would be twice that.
     let grown = memory_now.saturating_sub(memory);
     assert!(grown < 8 << 10, "{memory} KB became {memory_now} KB");
     assert!(
@@ -205,10 +205,11 @@ async fn coming_and_going_clients_do_not_grow_the_process() {
     );
 }
 
-/// The clock ticks of the processor that a process has had; there are 100 in a second.
+/// The CPU time of a process in clock ticks, 100 a second.
 fn ticks(pid: u32) -> u64 {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("it runs");
-    // The name in parentheses may hold spaces; user and system time are 12 and 13 fields on.
+    // The name in parentheses may contain spaces; user and system time are 12 and 13 fields after
+    // it.
     let rest = stat.rsplit(") ").next().expect("a name in parentheses");
     let fields = rest.split_whitespace().skip(11).take(2);
     fields
@@ -216,7 +217,7 @@ fn ticks(pid: u32) -> u64 {
         .sum()
 }
 
-/// Waits until MongoDB was asked so many more times: how long that took, and what it cost Weir.
+/// Waits for three more rounds of getMore. Returns the time they took and their CPU cost in Weir.
 async fn three_rounds(database: &Database, weir: &ServeProcess, feeds: i64) {
     let (getmores, used) = (database.getmore_count().await, ticks(weir.process.id()));
     let begin = Instant::now();
@@ -226,16 +227,16 @@ async fn three_rounds(database: &Database, weir: &ServeProcess, feeds: i64) {
     .await;
     let took = begin.elapsed();
     let used = ticks(weir.process.id()) - used;
-    // Counting begins in the midst of a second.
+    // The count starts in the middle of a second.
     let seconds = Duration::from_secs(2)..Duration::from_secs(5);
     assert!(seconds.contains(&took), "three round trips took {took:?}");
     assert!(used <= 30, "{used} ticks of some 300");
 }
 
-/// What quiet watches cost: one round trip to MongoDB a second for all that are equal, and next
-/// to no processor.
+/// The cost of quiet watches: one round trip to MongoDB per second for all equal ones, and almost
+/// no CPU.
 #[tokio::test]
-async fn equal_quiet_watches_cost_one_round_trip_a_second_together() {
+async fn equal_quiet_watches_share_one_round_trip_a_second() {
     const WATCHES: usize = 5;
     let database = Database::options().start().await;
     let weir = ServeProcess::start(database.uri(), &[]).await;
@@ -246,7 +247,7 @@ async fn equal_quiet_watches_cost_one_round_trip_a_second_together() {
         let watching = WatchStream::open(&mut client, request).await;
         open.push(watching.expect("the watch opens"));
     }
-    // Fifteen of them would be there within a second, had each watch a stream of its own.
+    // With a stream per watch there would be fifteen within a second.
     three_rounds(&database, &weir, 1).await;
     assert_eq!(database.open_cursors().await, 1);
 }

@@ -1,4 +1,4 @@
-//! Limits that hold for as long as a stream does, and requests that are refused by name.
+//! Limits that hold while a stream is open, and requests that are refused with a reason.
 
 mod support;
 
@@ -16,7 +16,7 @@ use tonic::{Code, Request, Status};
 use tonic_types::StatusExt as _;
 use weir::pb;
 
-/// Tonic's own deadline ends at the response headers.
+/// tonic's own deadline ends at the response headers.
 #[tokio::test]
 async fn a_deadline_ends_the_stream_with_a_usable_last_token() {
     let database = Database::options().start().await;
@@ -54,7 +54,7 @@ async fn a_deadline_ends_the_stream_with_a_usable_last_token() {
     assert_eq!(metrics.sum_where("weir_watches_ended_total", &ended), 1.0);
 }
 
-/// Opens as many watches as there may be and sees the next refused until one ends.
+/// Opens as many watches as allowed, and checks that the next one is refused until one ends.
 async fn is_limited(
     database: &Database,
     weir: &Weir,
@@ -71,7 +71,7 @@ async fn is_limited(
         .try_watch(request(max))
         .await
         .err()
-        .expect("it is one too many");
+        .expect("it exceeds the limit");
     assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");
     assert_eq!(error_reason(&status), "WATCH_LIMIT_EXCEEDED");
     let quota = status.get_details_quota_failure().expect("a QuotaFailure");
@@ -84,7 +84,7 @@ async fn is_limited(
         1.0
     );
 
-    // Those that are open go on.
+    // The open ones continue.
     for (number, watch) in open.iter_mut().enumerate() {
         let orders = database.collection(&collection(number));
         let id = i32::try_from(number).expect("few");
@@ -101,7 +101,7 @@ async fn is_limited(
     .await;
 }
 
-/// A permit that ends at the headers limits nothing.
+/// A permit that ends with the headers would limit nothing.
 #[tokio::test]
 async fn the_limit_of_watches_holds_while_streams_are_open() {
     let database = Database::start().await;
@@ -110,7 +110,7 @@ async fn the_limit_of_watches_holds_while_streams_are_open() {
     is_limited(&database, &weir, 2, "watches", |_| ORDERS.to_owned()).await;
 }
 
-/// Equal watches share a feed; a collection of its own makes another.
+/// Equal watches share a feed; another collection needs another feed.
 #[tokio::test]
 async fn the_limit_of_feeds_holds_while_streams_are_open() {
     let database = Database::start().await;
@@ -121,7 +121,7 @@ async fn the_limit_of_feeds_holds_while_streams_are_open() {
     .await;
 }
 
-/// Requests that were refused hold no permit either.
+/// Refused requests hold no permit.
 #[tokio::test]
 async fn refused_requests_use_up_no_limit() {
     let database = Database::start().await;
@@ -143,9 +143,9 @@ async fn refused_requests_use_up_no_limit() {
     weir.watch(database.watch_request(&[ORDERS])).await;
 }
 
-/// An event over the limit has a reason of its own, whatever a gRPC library calls it.
+/// An event over the limit has its own reason, whatever a gRPC library calls it.
 #[tokio::test]
-async fn an_event_over_the_limit_is_told_by_its_reason() {
+async fn an_event_over_the_limit_ends_the_watch_with_its_own_reason() {
     let database = Database::start().await;
     let weir = Weir::start(&database).await;
     let request = pb::WatchRequest {
@@ -165,13 +165,13 @@ async fn an_event_over_the_limit_is_told_by_its_reason() {
     let bytes: u64 = info.metadata["event_bytes"].parse().expect("a number");
     assert!((100_000..110_000).contains(&bytes), "{bytes}");
 
-    // The token is that of the place before: with room, the event comes.
+    // The token lies before the event: with a higher limit the event comes.
     let mut resumed = weir.watch(resume(&database, watch.token())).await;
     assert_eq!(support::orders::id(&resumed.next_change().await), 1);
 }
 
-/// A client that stops reading for a while: 20 MB, more than every window and buffer on the
-/// way, wait for it in the oplog.
+/// A client stops reading for a while: 20 MB, more than all windows and buffers, wait for it in the
+/// oplog.
 #[tokio::test]
 async fn a_slow_reader_gets_everything_in_order() {
     const WRITES: i32 = 200;
@@ -196,7 +196,7 @@ async fn a_slow_reader_gets_everything_in_order() {
     received.until_id(&mut watch, WRITES).await;
 }
 
-/// How a request of these bytes is refused.
+/// The refusal of a request with these bytes.
 async fn refused(weir: &Weir, bytes: impl Into<Bytes>) -> Status {
     let mut grpc = tonic::client::Grpc::new(weir.channel().await);
     grpc.ready().await.expect("the connection is ready");
@@ -206,9 +206,9 @@ async fn refused(weir: &Weir, bytes: impl Into<Bytes>) -> Status {
     answer.map(|_| ()).expect_err("the request is refused")
 }
 
-/// A later version's projection must not be dropped in silence, as protobuf's rules would have it.
+/// A later version's projection must not be ignored silently, as protobuf's rules would have it.
 #[tokio::test]
-async fn a_field_of_a_later_version_is_refused_by_its_number() {
+async fn a_field_of_a_later_version_is_refused_with_its_number() {
     let database = Database::start().await;
     let weir = Weir::start(&database).await;
     for number in [7, 11, 20, 21, 300] {
@@ -234,7 +234,7 @@ async fn a_request_that_cannot_be_read_is_refused_with_a_reason() {
     }
 }
 
-/// Beyond the limit the request is not even read, and the refusal has a reason all the same.
+/// A request over the limit is not even read, and the refusal has a reason all the same.
 #[tokio::test]
 async fn a_request_over_1_mib_is_refused() {
     let database = Database::start().await;

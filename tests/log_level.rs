@@ -1,4 +1,4 @@
-//! The log of `weir serve`: whom its lines are about, and its level while it runs.
+//! The log of `weir serve`: the watch that a line is about, and the level while it runs.
 
 mod support;
 
@@ -10,7 +10,7 @@ use support::{Database, FailCommand, ServeProcess, WatchStream, eventually, requ
 
 const TOKEN: &str = "correct-horse-battery-staple";
 
-/// Sends a request to `/log-level` as a client on this machine: the status and the body.
+/// Sends a request to `/log-level` from this machine and returns the status and the body.
 async fn ask(admin: SocketAddr, method: &str, headers: &str, body: &str) -> (u16, String) {
     let length = body.len();
     let head = format!("{method} /log-level HTTP/1.1\r\nContent-Length: {length}\r\n{headers}\r\n");
@@ -63,9 +63,9 @@ async fn the_log_level_changes_while_the_server_runs() {
     assert_eq!(in_force, (200, "info,weir::rpc=debug\n".to_owned()));
 }
 
-/// A page in a browser on this machine, and what a proxy passes on, are no callers of this machine.
+/// Neither a browser page on this machine nor a proxied request counts as a direct local caller.
 #[tokio::test]
-async fn the_log_level_is_for_direct_callers_on_this_machine_unless_there_is_a_token() {
+async fn without_a_token_only_direct_local_callers_may_change_the_log_level() {
     let database = Database::start().await;
     let weir = ServeProcess::start(database.uri(), &[]).await;
     for headers in [
@@ -82,7 +82,7 @@ async fn the_log_level_is_for_direct_callers_on_this_machine_unless_there_is_a_t
 }
 
 #[tokio::test]
-async fn with_a_token_metrics_and_log_level_need_it_and_probes_do_not() {
+async fn with_a_token_metrics_and_log_level_require_it_and_probes_do_not() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("token");
     fs::write(&path, format!("{TOKEN}\n")).expect("a token");
@@ -104,7 +104,7 @@ async fn with_a_token_metrics_and_log_level_need_it_and_probes_do_not() {
 
     let other = "another-token-that-is-long";
     fs::write(&path, other).expect("a token");
-    eventually("the new token is in force", async || {
+    eventually("the new token is valid", async || {
         ask(weir.admin, "GET", &shown(other), "").await.0 == 200
     })
     .await;
@@ -112,7 +112,7 @@ async fn with_a_token_metrics_and_log_level_need_it_and_probes_do_not() {
     assert!(!weir.process.stderr().contains(other), "{}", weir.process);
 }
 
-/// Openings, catch-ups and ends, at a level at which info spans would not be made.
+/// Openings, catch-ups and ends, at a level that disables info spans.
 #[tokio::test]
 async fn every_line_about_a_watch_has_its_id_its_peer_and_its_principal() {
     let database = Database::start().await;
@@ -160,7 +160,7 @@ async fn every_line_about_a_watch_has_its_id_its_peer_and_its_principal() {
     assert!(seen >= 2, "{log}");
 }
 
-/// At a level that lets warnings alone pass, they still tell which watch they are about.
+/// With only warnings enabled, they still name their watch.
 #[tokio::test]
 async fn a_warning_names_its_watch_at_any_level() {
     let database = Database::start().await;

@@ -1,5 +1,5 @@
-//! Tokens of every broken kind. Each is refused for what it is, without a second attempt at
-//! MongoDB, and never in favour of a watch from now.
+//! Malformed tokens of every kind. Each is refused with its reason, without a second attempt at
+//! MongoDB, and never replaced by a watch from now.
 
 mod support;
 
@@ -16,7 +16,7 @@ use weir::config::ServeConfig;
 use weir::pb;
 use weir::pb::watch_service_client::WatchServiceClient;
 
-/// Where the parts of an envelope are, as `src/wire/token.rs` has them.
+/// The layout of a token's envelope, as in `src/wire/token.rs`.
 const VERSION: usize = 0;
 const KIND: usize = 1;
 const DEPLOYMENT: usize = 2;
@@ -26,7 +26,7 @@ const SECONDS: usize = 22;
 const TOKEN: usize = 30;
 const CHECKSUM: usize = 4;
 
-/// The version of a token that is not for everyone, and of one that is encrypted.
+/// The versions of a token with an audience, and of an encrypted token.
 const FOR_SOME: u8 = 2;
 const ENCRYPTED: u8 = 3;
 
@@ -40,7 +40,7 @@ struct Attempts {
     database: Database,
     weir: Weir,
     client: WatchServiceClient<Channel>,
-    /// A real token, of a change.
+    /// A valid token, of a change.
     good: Bytes,
 }
 
@@ -51,7 +51,7 @@ impl Attempts {
 
     async fn with(configure: impl FnOnce(&mut ServeConfig)) -> Self {
         let database = Database::options().start().await;
-        // It keeps no feed, so each token that can be read goes to MongoDB.
+        // Feeds close at once, so each readable token goes to MongoDB.
         let weir = Weir::with(&database, |config| {
             config.feed_linger = Duration::ZERO;
             configure(config);
@@ -77,7 +77,7 @@ impl Attempts {
         WatchStream::open(&mut self.client, request).await
     }
 
-    /// The reason that a token is refused for.
+    /// The reason with which a token is refused.
     async fn refused(&mut self, token: Vec<u8>, what: &str) -> String {
         match self.open(token).await {
             Ok(watch) => panic!("{what}: a watch was opened: {:?}", watch.opened),
@@ -85,7 +85,7 @@ impl Attempts {
         }
     }
 
-    /// How many commands MongoDB has had, failed ones included.
+    /// The number of commands that MongoDB got, failed ones included.
     async fn commands(&self) -> i64 {
         let status = self.database.admin(doc! { "serverStatus": 1 }).await;
         let counters = status.get_document("opcounters").expect("counters");
@@ -96,7 +96,7 @@ impl Attempts {
             .expect("a number")
     }
 
-    /// The envelope with another body, and the checksum that this body has.
+    /// The envelope with a changed body and a matching checksum.
     fn forged(&self, change: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
         let mut body = self.good[..self.good.len() - CHECKSUM].to_vec();
         change(&mut body);
@@ -105,7 +105,7 @@ impl Attempts {
         body
     }
 
-    /// The envelope with another token of MongoDB's in it.
+    /// The envelope with another token of MongoDB's.
     fn around(&self, kind: u8, inner: &[u8]) -> Vec<u8> {
         self.forged(|body| {
             body[KIND] = kind;
@@ -118,7 +118,7 @@ impl Attempts {
     }
 }
 
-/// A refusal of a token is one of three.
+/// The reason of a refusal, which is one of three.
 fn reason(status: &Status, what: &str) -> String {
     let reason = error_reason(status);
     let code = match reason.as_str() {
@@ -131,13 +131,13 @@ fn reason(status: &Status, what: &str) -> String {
 }
 
 #[tokio::test]
-async fn every_cut_and_every_flipped_bit_of_a_token_is_noticed() {
+async fn every_truncation_and_every_flipped_bit_of_a_token_is_detected() {
     no_change_is_taken(Attempts::start().await).await;
 }
 
-/// Of an encrypted token no change is ever taken, whoever made it.
+/// No altered encrypted token is ever accepted, whoever made it.
 #[tokio::test]
-async fn every_cut_and_every_flipped_bit_of_an_encrypted_token_is_noticed() {
+async fn every_truncation_and_every_flipped_bit_of_an_encrypted_token_is_detected() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("keys");
     let key = |byte: u8| STANDARD.encode([byte; 32]);
@@ -181,20 +181,20 @@ async fn no_change_is_taken(mut attempts: Attempts) {
     println!("{tried} tokens, {commands} commands");
     assert!(
         commands < i64::from(tried) / 10,
-        "MongoDB had {commands} commands for {tried} tokens"
+        "MongoDB got {commands} commands for {tried} tokens"
     );
     attempts.open(good).await.expect("the token itself is good");
 }
 
-/// Whoever can mend a checksum can say anything.
+/// A checksum does not protect against forgery.
 #[tokio::test]
-async fn a_forged_envelope_is_refused_or_means_what_it_says() {
+async fn a_forged_envelope_is_refused_or_read_literally() {
     let mut attempts = Attempts::start().await;
     let current = attempts.good[VERSION];
     for version in (0..=255).filter(|version| *version != current) {
         let token = attempts.forged(|body| body[VERSION] = version);
         let what = format!("version {version}");
-        // One for some says for whom, which this watch is not.
+        // A token with an audience is refused, as this watch is not in it.
         let expected = if version == FOR_SOME {
             "RESUME_TOKEN_MISMATCH"
         } else {
@@ -202,7 +202,8 @@ async fn a_forged_envelope_is_refused_or_means_what_it_says() {
         };
         assert_eq!(attempts.refused(token, &what).await, expected, "{what}");
     }
-    // As MongoDB's token is an event's, a place right after it is where the event's own is.
+    // As MongoDB's token is an event's, the position right after it is resumed from the event's own
+    // token.
     for kind in 0..=255 {
         let token = attempts.forged(|body| body[KIND] = kind);
         let what = format!("kind {kind}");
@@ -226,7 +227,7 @@ async fn a_forged_envelope_is_refused_or_means_what_it_says() {
             );
         }
     }
-    // Another plan's token, and times that are none of the event's: MongoDB's token decides.
+    // Another plan's token, and times that do not belong to the event: MongoDB's token decides.
     let forgeries: Vec<(&str, Vec<u8>)> = vec![
         ("another plan", attempts.forged(|body| body[PLAN] ^= 0x10)),
         (
@@ -248,7 +249,7 @@ async fn a_forged_envelope_is_refused_or_means_what_it_says() {
             }
         }
     }
-    // A place by time alone, at the beginning of time.
+    // A position by time alone, at the start of time.
     let token = attempts.forged(|body| {
         body[KIND] = TIME;
         body[SECONDS..].fill(0);
@@ -261,7 +262,7 @@ async fn a_forged_envelope_is_refused_or_means_what_it_says() {
     tally(Figure::BadInputs, 255 + 253 + 4 + 3 + 1);
 }
 
-/// Documents in each other, as deep as a token is long, which need no more than 8 bytes each.
+/// Nested documents, as deep as a token's length allows at 8 bytes each.
 fn bottomless() -> Vec<u8> {
     let levels = 15 * 128;
     let mut bytes = Vec::new();
@@ -276,9 +277,9 @@ fn bottomless() -> Vec<u8> {
     bytes
 }
 
-/// These reach MongoDB, which has the last word: one each.
+/// These reach MongoDB, which decides: one attempt each.
 #[tokio::test]
-async fn a_token_whose_inside_is_broken_is_refused_in_one_attempt() {
+async fn a_token_with_a_broken_inner_token_is_refused_after_one_attempt() {
     let mut attempts = Attempts::start().await;
     let bson = |document: Document| document.to_vec().expect("it is BSON");
     let end = attempts.good.len() - CHECKSUM;
@@ -329,7 +330,7 @@ async fn a_token_whose_inside_is_broken_is_refused_in_one_attempt() {
         ),
         ("a length of nothing", lying(0)),
         ("a negative length", lying(-1)),
-        ("a length beyond all bounds", lying(i32::MAX)),
+        ("a length beyond every bound", lying(i32::MAX)),
         ("a length too short", lying(7)),
         ("a cut", whole[..whole.len() - 3].to_vec()),
         ("more than a document", [&whole[..], &whole[..]].concat()),
@@ -355,14 +356,14 @@ async fn a_token_whose_inside_is_broken_is_refused_in_one_attempt() {
     }
     let commands = attempts.commands().await - before;
     println!("{tried} tokens, {commands} commands");
-    // An opening asks for MongoDB's time and a few things more, once.
+    // An opening asks for MongoDB's time and a few more things, once.
     assert!(
         commands < i64::from(tried) * 6,
-        "MongoDB had {commands} commands for {tried} tokens"
+        "MongoDB got {commands} commands for {tried} tokens"
     );
     tally(Figure::BadInputs, tried.into());
-    // The real one, changed by a digit everywhere: a place that MongoDB takes, or one that it does
-    // not; nothing else becomes of it.
+    // The valid token with one digit changed, at every position: MongoDB accepts the position or
+    // refuses it; nothing else happens.
     let mut taken = 0;
     for at in 0..data.len() {
         let mut digits = data.clone().into_bytes();
@@ -375,8 +376,8 @@ async fn a_token_whose_inside_is_broken_is_refused_in_one_attempt() {
                 assert_ne!(watch.opened.start_mode(), pb::StartMode::Now, "{what}");
                 taken += 1;
             }
-            // The database of the tests reads names out of its tokens, and may be asked for what
-            // nobody may read.
+            // The tests' database reads names from its tokens, so that an altered one may name
+            // something that nobody may read.
             Err(status) if error_reason(&status) == "UPSTREAM_ACCESS_DENIED" => {}
             Err(status) => {
                 reason(&status, &what);
@@ -385,7 +386,7 @@ async fn a_token_whose_inside_is_broken_is_refused_in_one_attempt() {
     }
     println!("{taken} of {} changed digits were taken", data.len());
     tally(Figure::BadInputs, data.len() as u64);
-    // Whatever came, the server is as it was.
+    // The server works as before.
     attempts.weir.wait_for_no_feeds().await;
     let token = attempts.good.to_vec();
     let mut watch = attempts

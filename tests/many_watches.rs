@@ -1,4 +1,4 @@
-//! Very many watches at once.
+//! Ten thousand watches at once.
 
 mod support;
 
@@ -34,7 +34,7 @@ async fn ten_thousand_idle_watches_open_and_close() {
     for _ in 0..CONNECTIONS {
         clients.push(weir.client().await);
     }
-    // A first few, so that what is there once is not counted for each.
+    // A few first, so that one-time allocations are not counted per watch.
     drop(open(&database, &clients, CONNECTIONS).await);
     let gone = async || {
         eventually("no watch is left", async || {
@@ -67,7 +67,7 @@ async fn ten_thousand_idle_watches_open_and_close() {
     drop(watches);
     gone().await;
 
-    // What they took is there for those who come next.
+    // Their memory is reused by later watches.
     let full = weir.process.resident();
     let again = open(&database, &clients, WATCHES / 4).await;
     let grown = weir.process.resident().saturating_sub(full);

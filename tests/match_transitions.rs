@@ -1,5 +1,5 @@
-//! How a change moved its document across a filter, and which paths it touched: the same whether
-//! MongoDB filters for the watch or Weir does.
+//! The `match` of a change, and the paths that it touched: the same whether MongoDB or Weir
+//! filters.
 
 mod conversions;
 mod support;
@@ -26,8 +26,8 @@ fn or_mark(filter: pb::Filter) -> pb::Filter {
     }
 }
 
-/// What came up to the mark: all that went before it has been read then, and looked up. (The
-/// stand-in for MongoDB looks post-images up when it reads an event, where MongoDB stores them.)
+/// The changes before the mark, all of which have then been read and looked up. (The stand-in for
+/// MongoDB looks post-images up when it reads an event, where MongoDB stores them.)
 async fn told(database: &Database, watch: &mut WatchStream) -> Vec<(String, pb::FilterMatch)> {
     let orders = database.collection("orders");
     orders.insert_one(doc! {"_id": MARK}).await.unwrap();
@@ -51,7 +51,7 @@ async fn with_images(database: &Database, kept: bool) -> mongodb::Collection<Doc
 }
 
 #[tokio::test]
-async fn a_change_tells_whether_its_document_entered_stayed_or_left() {
+async fn match_says_whether_a_document_entered_stayed_or_left() {
     let database = Database::start().await;
     let weir = Weir::start(&database).await;
     for mode in MODES {
@@ -115,9 +115,9 @@ async fn a_change_tells_whether_its_document_entered_stayed_or_left() {
     }
 }
 
-/// Without the document before the change, or without a filter, there is nothing to compare.
+/// Without a pre-image or without a filter there is nothing to compare.
 #[tokio::test]
-async fn a_change_does_not_tell_what_is_not_known() {
+async fn match_is_unset_when_it_is_unknown() {
     let database = Database::start().await;
     let weir = Weir::start(&database).await;
     for mode in MODES {
@@ -160,7 +160,7 @@ async fn a_change_does_not_tell_what_is_not_known() {
                 [("update".to_owned(), Unspecified)],
                 "{kept} {before:?}"
             );
-            // That nothing was there before an insert is always known, where it is asked.
+            // Before an insert there is no document, which is always known if it is asked for.
             let asked = filtered && before != pb::FullDocumentBeforeChange::Off;
             let entered = if asked { Entered } else { Unspecified };
             assert_eq!(
@@ -173,9 +173,9 @@ async fn a_change_does_not_tell_what_is_not_known() {
     }
 }
 
-/// Through the API: component by component, above the path, at it and below it.
+/// By component: above the path, at it and below it.
 #[tokio::test]
-async fn changed_tells_paths_apart_in_both_modes() {
+async fn changed_distinguishes_paths_in_both_modes() {
     let database = Database::start().await;
     let weir = Weir::start(&database).await;
     let orders = database.collection("orders");

@@ -1,4 +1,4 @@
-//! What `/metrics` tells after known traffic, and how lag and progress behave.
+//! The values in `/metrics` after known traffic, and how lag and progress behave.
 
 mod support;
 
@@ -23,7 +23,7 @@ async fn scrape(weir: &Weir) -> Page {
     exposition::read(&page)
 }
 
-/// Whatever may happen to a watch, so that every metric has something to tell.
+/// Everything that may happen to a watch, so that every metric has a value.
 async fn traffic(database: &Database, weir: &Weir) {
     let mut watch = weir.watch(database.watch_request(&[ORDERS])).await;
     insert(database, 1).await;
@@ -36,7 +36,7 @@ async fn traffic(database: &Database, weir: &Weir) {
     received.until_id(&mut watch, 2).await;
     let refused = weir.try_watch(database.watch_request(&[ORDERS])).await;
     assert!(refused.is_err(), "the limit is one");
-    eventually("the watch has been told of the refusal", async || {
+    eventually("the watch reports the refusal", async || {
         weir.metrics().await.sum("weir_limit_rejections_total") == 1.0
     })
     .await;
@@ -48,10 +48,10 @@ async fn traffic(database: &Database, weir: &Weir) {
 }
 
 #[tokio::test]
-async fn every_metric_of_the_catalogue_is_told_with_its_type_and_labels() {
+async fn every_metric_of_the_catalogue_is_exposed_with_its_type_and_labels() {
     let database = Database::options().start().await;
     let weir = Weir::with(&database, |config| config.max_watches = 1).await;
-    // What is missing from the first scrape is missing from every rate.
+    // A series that is missing from the first scrape is missing from every rate.
     let first = scrape(&weir).await;
     traffic(&database, &weir).await;
     let _open = weir.watch(database.watch_request(&[ORDERS])).await;
@@ -60,7 +60,7 @@ async fn every_metric_of_the_catalogue_is_told_with_its_type_and_labels() {
     })
     .await;
     let page = scrape(&weir).await;
-    // Without certificates there is nothing to tell of them.
+    // Without certificates the certificate metrics do not exist.
     let folder = tempfile::tempdir().expect("a folder");
     let (certificate, key) = Authority::new("servers").local().write(folder.path());
     let authority = certificate.clone();
@@ -111,7 +111,7 @@ async fn every_metric_of_the_catalogue_is_told_with_its_type_and_labels() {
 }
 
 #[tokio::test]
-async fn counts_are_those_of_the_traffic() {
+async fn counters_match_the_traffic() {
     let database = Database::start().await;
     let weir = Weir::without_linger(&database).await;
     let request = database.watch_request(&[ORDERS]);
@@ -149,7 +149,7 @@ async fn counts_are_those_of_the_traffic() {
         weir.watch(bounded).await.end().await.code(),
         tonic::Code::Ok
     );
-    // A stream is let go of a moment after its client has seen the end.
+    // A stream is released a moment after its client has seen the end.
     let ok = [("code", "OK"), ("reason", "end_time")];
     eventually("the bounded read is over", async || {
         weir.metrics()
@@ -181,7 +181,7 @@ async fn counts_are_those_of_the_traffic() {
         (format("bson"), format("json"), format("struct")),
         (6.0, 4.0, 0.0)
     );
-    // One sample a message, and events that come together share one.
+    // One sample per message; events that come together share one.
     let samples = metrics.sum("weir_delivery_lag_seconds_count");
     assert!((2.0..=10.0).contains(&samples), "{samples}");
     assert!(metrics.sum("weir_delivery_lag_seconds_sum") < 60.0);
@@ -195,7 +195,7 @@ async fn counts_are_those_of_the_traffic() {
     })
     .await;
     assert_eq!(metrics.sum("weir_watch_duration_seconds_count"), 1.0);
-    // Each feed keeps what it had for those who come next, for as long as there is one.
+    // Each feed keeps its ring for later watches while it exists.
     assert!(metrics.sum("weir_ring_bytes") > 0.0);
     assert!(metrics.sum("weir_memory_used_bytes") > 0.0);
     drop((bson, json));
@@ -208,9 +208,9 @@ async fn counts_are_those_of_the_traffic() {
     .await;
 }
 
-/// The bytes counted are those of the messages that the client got.
+/// The byte counter equals the size of the messages that the client got.
 #[tokio::test]
-async fn bytes_sent_are_those_of_the_messages() {
+async fn bytes_sent_match_the_messages() {
     use prost::Message as _;
 
     let database = Database::start().await;
@@ -241,7 +241,7 @@ async fn bytes_sent_are_those_of_the_messages() {
 const LAG: &str = "weir_feed_lag_seconds";
 
 #[tokio::test]
-async fn a_feeds_lag_is_0_when_idle_grows_while_mongodb_is_away_and_goes_with_the_feed() {
+async fn a_feeds_lag_is_0_when_idle_grows_while_mongodb_is_away_and_disappears_with_the_feed() {
     let database = Database::options().start().await;
     let proxy = Proxy::to(database.address()).await;
     let weir = Weir::without_linger_at(&proxy.mongodb_uri()).await;
@@ -253,7 +253,7 @@ async fn a_feeds_lag_is_0_when_idle_grows_while_mongodb_is_away_and_goes_with_th
     };
     eventually("nothing is left to read", idle).await;
     insert(&database, 1).await;
-    eventually("nothing is left to read, though no one reads", idle).await;
+    eventually("nothing is left to read although no one reads", idle).await;
 
     proxy.set(Mode::Refuse);
     eventually("the lag grows", async || {
@@ -274,14 +274,14 @@ async fn a_feeds_lag_is_0_when_idle_grows_while_mongodb_is_away_and_goes_with_th
     eventually("the lag is gone", idle).await;
 
     drop(watch);
-    eventually("the lag goes with the feed", async || {
+    eventually("the lag disappears with the feed", async || {
         !weir.metrics().await.has(LAG)
     })
     .await;
 }
 
-/// The feed of a client that does not read stands still. Its lag must tell, also when it had
-/// nothing left to read at the moment it came to stand.
+/// The feed of a client that does not read stops. Its lag must show that, even if nothing was left
+/// to read when it stopped.
 #[tokio::test]
 async fn a_feeds_lag_grows_while_its_client_does_not_read() {
     let database = Database::start().await;
@@ -298,7 +298,7 @@ async fn a_feeds_lag_grows_while_its_client_does_not_read() {
         orders.insert_one(large).await.expect("an insert");
         written
     };
-    // What the client's window holds, so that few writes are left to do one at a time.
+    // Fills the client's window, so that few single writes remain.
     for _ in 0..4 {
         write().await;
     }
@@ -307,7 +307,7 @@ async fn a_feeds_lag_grows_while_its_client_does_not_read() {
         let written = write().await;
         assert!(
             written < 12,
-            "the feed stands still and says that it is up to date"
+            "the feed stops and reports that it is up to date"
         );
         let received = async || weir.metrics().await.sum("weir_events_received_total");
         let begin = Instant::now();
@@ -315,7 +315,7 @@ async fn a_feeds_lag_grows_while_its_client_does_not_read() {
             let lag = weir.metrics().await.sum(LAG);
             lagging = lag >= 2.0;
             let up_to_date = lag == 0.0 && received().await >= f64::from(written);
-            // Read, and the answer after it was empty; or there is no such answer.
+            // It was read and followed by an empty reply; or there is no such reply.
             lagging || (up_to_date && begin.elapsed() > Duration::from_millis(1100))
         })
         .await;
@@ -354,7 +354,7 @@ fn each_second(request: pb::WatchRequest) -> pb::WatchRequest {
     }
 }
 
-/// Two messages of progress, each in time.
+/// Waits for two progress messages, each in time.
 async fn progresses(watch: &mut WatchStream) {
     for _ in 0..2 {
         let begin = Instant::now();
@@ -400,7 +400,7 @@ async fn progress_comes_when_nothing_happens_or_nothing_matches() {
     assert_ne!(
         filtered.token(),
         token,
-        "the place moves although nothing matches"
+        "the position moves although nothing matches"
     );
     assert!(weir.metrics().await.sum("weir_progress_sent_total") >= 4.0);
 }
@@ -416,7 +416,7 @@ async fn progress_comes_while_mongodb_is_away() {
     proxy.set(Mode::Refuse);
     watch.next_state(pb::WatchState::UpstreamReconnecting).await;
     progresses(&mut watch).await;
-    // It lies when it says that it has got further than it has.
+    // A progress beyond what was read would be a lie.
     let token = watch.token();
     insert(&database, 1).await;
     proxy.set(Mode::Pass);
@@ -427,7 +427,7 @@ async fn progress_comes_while_mongodb_is_away() {
 }
 
 #[tokio::test]
-async fn the_progress_interval_is_clamped_and_the_client_is_told() {
+async fn the_progress_interval_is_clamped_and_reported_to_the_client() {
     let database = Database::start().await;
     let default = Duration::from_secs(7);
     let weir = Weir::with(&database, |config| config.progress_interval = default).await;

@@ -1,4 +1,4 @@
-//! The alerts, the dashboard and the runbook: made from one source, and true to what Weir tells.
+//! The alerts, the dashboard and the runbook come from one source and match the metrics.
 
 mod support;
 
@@ -12,7 +12,7 @@ use serde_json::Value;
 use support::{program, python, repository};
 use weir::metrics::{CATALOGUE, WATCH_ENDS};
 
-/// Labels that Prometheus gives to what it scrapes, and makes of it.
+/// Labels that Prometheus adds or derives.
 const OF_TARGETS: [&str; 6] = [
     "job",
     "namespace",
@@ -22,8 +22,8 @@ const OF_TARGETS: [&str; 6] = [
     "alertstate",
 ];
 
-/// Deprecated names, which show nothing new.
-const NOT_ON_THE_DASHBOARD: [&str; 1] = ["weir_parks_total"];
+/// Metrics that are not on the dashboard.
+const NOT_ON_THE_DASHBOARD: [&str; 0] = [];
 
 fn read(path: &str) -> String {
     fs::read_to_string(repository().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
@@ -40,20 +40,20 @@ fn said(output: &Output) -> String {
 }
 
 #[test]
-fn the_generated_files_are_what_their_source_says() {
+fn the_generated_files_are_up_to_date() {
     let output = run(Command::new(python()).args(["scripts/monitoring", "--check"]));
     assert!(output.status.success(), "{}", said(&output));
 }
 
 #[test]
-fn prometheus_takes_the_rules() {
+fn prometheus_accepts_the_rules() {
     let rules = "helm/weir/files/rules.yaml";
     let output = run(Command::new(program("promtool")).args(["check", "rules", rules]));
     assert!(output.status.success(), "{}", said(&output));
     assert!(!said(&output).contains("duplicate"), "{}", said(&output));
 }
 
-/// For each alert: it fires at the minute it should and not before, and not at its threshold.
+/// Each alert fires at the expected minute, not before, and not at its threshold.
 #[test]
 fn each_alert_fires_when_it_should_and_not_before() {
     let tests = "monitoring/rules.test.yaml";
@@ -71,7 +71,7 @@ fn each_alert_fires_when_it_should_and_not_before() {
 }
 
 fn rules() -> Vec<BTreeMap<String, String>> {
-    // The generator writes one key a line, and folds long values below it.
+    // The generator writes one key per line, and folds long values below it.
     let text = read("helm/weir/files/rules.yaml");
     let mut rules: Vec<BTreeMap<String, String>> = Vec::new();
     let mut key = String::new();
@@ -128,10 +128,10 @@ fn queries(dashboard: &Value) -> Vec<String> {
     exprs.map(|it| it.expect("an expr").to_owned()).collect()
 }
 
-/// A metric that an expression names, and the labels that it selects by.
+/// A metric in an expression, with the labels by which it is selected.
 type Named = (String, BTreeSet<String>);
 
-/// The metrics that an expression names, and the labels that it groups and matches by.
+/// The metrics in an expression, and the labels by which it groups and matches.
 fn named(expr: &str) -> (Vec<Named>, BTreeSet<String>) {
     let is_name = |it: char| it.is_ascii_alphanumeric() || it == '_' || it == ':';
     let mut metrics = Vec::new();
@@ -151,7 +151,7 @@ fn named(expr: &str) -> (Vec<Named>, BTreeSet<String>) {
             let mut labels = BTreeSet::new();
             if let Some(inside) = after.strip_prefix('{') {
                 let (inside, after) = inside.split_once('}').expect("a selector ends");
-                // No value in these holds a comma.
+                // No value here contains a comma.
                 for matcher in inside.split(',').map(str::trim).filter(|it| !it.is_empty()) {
                     let end = matcher.find(['=', '!']).expect("a matcher");
                     labels.insert(matcher[..end].to_owned());
@@ -166,7 +166,7 @@ fn named(expr: &str) -> (Vec<Named>, BTreeSet<String>) {
     (metrics, grouped)
 }
 
-/// The labels of a metric of Weir's or of its process; panics at any other.
+/// The labels of a metric of Weir's or of its process; panics for any other.
 fn labels_of(metric: &str) -> BTreeSet<&'static str> {
     const OF_PROCESS: [&str; 5] = [
         "process_start_time_seconds",
@@ -187,7 +187,7 @@ fn labels_of(metric: &str) -> BTreeSet<&'static str> {
 }
 
 #[test]
-fn rules_and_dashboard_name_only_metrics_and_labels_that_there_are() {
+fn rules_and_dashboard_name_only_existing_metrics_and_labels() {
     let rules = rules();
     let of_rules = rules.iter().map(|rule| rule["expr"].clone());
     let exprs: Vec<String> = of_rules.chain(queries(&dashboard())).collect();
@@ -239,7 +239,7 @@ fn every_metric_is_on_the_dashboard() {
     }
 }
 
-/// What Grafana needs to take it as a file: no ids of another Grafana's, no inputs to fill in.
+/// Grafana can load it from a file: no ids of another Grafana, no inputs to fill in.
 #[test]
 fn the_dashboard_can_be_provisioned() {
     let dashboard = dashboard();
@@ -286,7 +286,7 @@ fn the_dashboard_can_be_provisioned() {
     }
 }
 
-/// The entries of the runbook under a heading: their names and texts.
+/// The entries of the runbook under a heading, by name.
 fn entries(runbook: &str, part: &str) -> BTreeMap<String, String> {
     let parts: Vec<&str> = runbook.split("\n## ").collect();
     let part = parts.iter().find_map(|it| it.strip_prefix(part));
@@ -301,7 +301,7 @@ fn entries(runbook: &str, part: &str) -> BTreeMap<String, String> {
 }
 
 #[test]
-fn the_runbook_has_an_entry_for_every_alert_and_every_reason_and_no_other() {
+fn the_runbook_has_an_entry_for_each_alert_and_reason_and_no_other() {
     let runbook = read("docs/runbook.md");
     let of_alerts = entries(&runbook, "Alerts\n");
     let names: BTreeSet<String> = of_alerts.keys().cloned().collect();
@@ -328,7 +328,7 @@ fn the_runbook_has_an_entry_for_every_alert_and_every_reason_and_no_other() {
     }
 }
 
-/// The counters that are there from the start are those of all ends there are.
+/// The counters that exist from the start cover all reasons for which a watch may end.
 #[test]
 fn every_end_of_a_watch_is_counted_from_the_start() {
     let source = read("src/error.rs");

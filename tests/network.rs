@@ -1,5 +1,5 @@
-//! A network that breaks in every way a network has, between Weir and MongoDB and between Weir and its
-//! clients, while there is writing: nobody misses anything, and everybody is told what there is to tell.
+//! Network faults of every kind, between Weir and MongoDB and between Weir and its clients, during
+//! writes: no client misses anything, and each learns what it has to.
 
 mod conversions;
 mod support;
@@ -15,13 +15,13 @@ use testbed::{
 };
 use tokio::time::Instant;
 
-/// Long enough that a client hears nothing for twice its interval.
+/// Long enough for twice a client's interval.
 const TOO_LONG_FOR_CLIENTS: Duration = Duration::from_secs(3);
 
-/// Latency that changes from one piece to the next, on both sides. Nothing is lost, and nothing is
-/// taken for dead.
+/// Latency that varies from piece to piece, on both sides. Nothing is lost, and nothing is given
+/// up.
 #[tokio::test]
-async fn a_network_of_uneven_latency_ends_nothing() {
+async fn uneven_latency_ends_nothing() {
     let testbed = Testbed::start().await;
     for proxy in [&testbed.upstream_proxy, &testbed.client_proxy] {
         proxy.set(Mode::Jitter(Duration::from_millis(40)));
@@ -33,7 +33,7 @@ async fn a_network_of_uneven_latency_ends_nothing() {
     assert_eq!(outcome.totals.reconnects, 0, "{:?}", outcome.ends);
 }
 
-/// A stall that ends before any limit is nothing but a delay, whichever way it is.
+/// A stall shorter than every limit only delays, in either direction.
 #[tokio::test]
 async fn a_short_stall_in_either_direction_ends_nothing() {
     let testbed = Testbed::start().await;
@@ -52,10 +52,10 @@ async fn a_short_stall_in_either_direction_ends_nothing() {
     assert_eq!(outcome.totals.reconnects, 0, "{:?}", outcome.ends);
 }
 
-/// MongoDB hears nothing, or is not heard, for longer than a reply may be overdue: the stream is
-/// lost, and gone on from on a connection that works.
+/// MongoDB hears or answers nothing for longer than the reply timeout: Weir gives the stream up and
+/// resumes it on a working connection.
 #[tokio::test]
-async fn a_stall_longer_than_a_reply_may_be_overdue_is_gone_on_from() {
+async fn a_watch_survives_a_stall_longer_than_the_reply_timeout() {
     let testbed = Testbed::start().await;
     let mut faults = 0;
     for direction in [Direction::Up, Direction::Down] {
@@ -64,31 +64,32 @@ async fn a_stall_longer_than_a_reply_may_be_overdue_is_gone_on_from() {
             .upstream_proxy
             .set_one_way(direction, Mode::Blackhole);
         let begin = Instant::now();
-        eventually("Weir takes the stream for lost", async || {
+        eventually("Weir gives the stream up", async || {
             testbed.feed_restarts().await > before
         })
         .await;
-        // By its own probe: the driver would notice after 10 s, and a connection in use not even then.
+        // By Weir's own probe: the driver would notice after 10 s, and on a connection in use
+        // never.
         assert!(begin.elapsed() < REPLY_TIMEOUT * 4, "{:?}", begin.elapsed());
         testbed.upstream_proxy.set_one_way(direction, Mode::Pass);
         testbed.wait_for_every_client().await;
         faults += 1;
     }
     let outcome = testbed.check_delivery(faults).await;
-    // Weir speaks to its clients all the while.
+    // Weir keeps sending to its clients.
     assert_eq!(outcome.totals.reconnects, 0, "{:?}", outcome.ends);
 }
 
-/// Resets in the midst of a reply of MongoDB, at places that move through it.
+/// Resets in the middle of a reply of MongoDB, at different positions.
 #[tokio::test]
-async fn a_reset_in_the_midst_of_a_reply_of_mongodb_is_gone_on_from() {
+async fn a_watch_survives_a_reset_in_the_middle_of_a_mongodb_reply() {
     let testbed = Testbed::start().await;
-    // In a header, in a small event, in the midst of a large one that comes in several reads.
+    // In a header, in a small event, in the middle of a large one that comes in several reads.
     let places = [1, 15, 700, 40_000, 160_000];
     for place in places {
         let before = testbed.feed_restarts().await;
         let lost = async {
-            // It may meet a connection that carries no stream.
+            // The reset may hit a connection without a stream.
             while testbed.feed_restarts().await <= before {
                 let resets = testbed.upstream_proxy.resets();
                 testbed.upstream_proxy.cut_after(Direction::Down, place);
@@ -106,9 +107,9 @@ async fn a_reset_in_the_midst_of_a_reply_of_mongodb_is_gone_on_from() {
     assert_eq!(outcome.totals.reconnects, 0, "{:?}", outcome.ends);
 }
 
-/// Resets in the midst of a message to a client, a piece of an event among them.
+/// Resets in the middle of a message to a client, among them a piece of an event.
 #[tokio::test]
-async fn a_reset_in_the_midst_of_a_message_to_a_client_is_gone_on_from() {
+async fn clients_resume_after_a_reset_in_the_middle_of_a_message() {
     let testbed = Testbed::start().await;
     let places = [1, 15, 700, 40_000, 160_000];
     for place in places {
@@ -118,7 +119,7 @@ async fn a_reset_in_the_midst_of_a_message_to_a_client_is_gone_on_from() {
         eventually("a client is cut off", async || reconnects() > before).await;
         testbed.wait_for_every_client().await;
     }
-    // And every client at once.
+    // Then every client at once.
     testbed.client_proxy.cut();
     testbed.wait_for_every_client().await;
     let outcome = testbed.check_delivery(places.len() as u64 + 1).await;
@@ -126,9 +127,9 @@ async fn a_reset_in_the_midst_of_a_message_to_a_client_is_gone_on_from() {
     outcome.wait_for_release().await;
 }
 
-/// Weir's connections to MongoDB are dead, all of them, and no one has told Weir.
+/// All of Weir's connections to MongoDB are dead, and Weir is not told.
 #[tokio::test]
-async fn connections_to_mongodb_that_died_without_a_word_are_given_up() {
+async fn silently_dead_connections_to_mongodb_are_given_up() {
     let testbed = Testbed::start().await;
     testbed.wait_for_every_client().await;
     let begin = Instant::now();
@@ -138,17 +139,17 @@ async fn connections_to_mongodb_that_died_without_a_word_are_given_up() {
     })
     .await;
     testbed.wait_for_every_client().await;
-    // Whatever is tried meanwhile may be tried on another of them. The driver gives all of them up once
-    // it has noticed, which is after its connectTimeoutMS.
+    // Retries may meet another dead connection. The driver drops all of them once it has noticed,
+    // which is after its connectTimeoutMS.
     let limit = Duration::from_secs(10) + REPLY_TIMEOUT * 3;
     assert!(begin.elapsed() < limit, "{:?}", begin.elapsed());
     let outcome = testbed.check_delivery(1).await;
     assert_eq!(outcome.totals.reconnects, 0, "{:?}", outcome.ends);
 }
 
-/// The other way round: MongoDB believes in connections that Weir has lost.
+/// The reverse: MongoDB keeps connections that Weir has lost.
 #[tokio::test]
-async fn connections_that_only_mongodb_believes_in_hold_up_nobody() {
+async fn connections_that_only_mongodb_keeps_hold_up_nobody() {
     let testbed = Testbed::start().await;
     testbed.wait_for_every_client().await;
     testbed.upstream_proxy.half_open(Side::Server);
@@ -161,10 +162,10 @@ async fn connections_that_only_mongodb_believes_in_hold_up_nobody() {
     assert_eq!(outcome.totals.reconnects, 0, "{:?}", outcome.ends);
 }
 
-/// Contract 9. The client believes in a connection that is dead, and knows better after twice its
-/// interval without a word.
+/// The client's connection is dead without a sign; after twice its interval in silence the client
+/// gives up.
 #[tokio::test]
-async fn a_client_tells_a_dead_server_by_its_silence() {
+async fn a_client_detects_a_dead_server_by_its_silence() {
     let database = Database::options().start().await;
     let testbed = Testbed::with(
         database,
@@ -182,10 +183,10 @@ async fn a_client_tells_a_dead_server_by_its_silence() {
     assert!(told >= clients, "{:?}", outcome.ends);
 }
 
-/// A client that cannot be reached any more, though nobody said so, is noticed by HTTP/2's pings, and
-/// all that was held for it goes: the watch, the feed, the cursor.
+/// HTTP/2 pings detect a client that has become unreachable, and everything held for it is
+/// released: the watch, the feed, the cursor.
 #[tokio::test]
-async fn the_server_lets_go_of_a_client_that_is_gone_without_a_word() {
+async fn the_server_releases_a_client_that_vanished_silently() {
     let testbed = Testbed::start().await;
     testbed.wait_for_every_client().await;
     let clients = testbed.clients.len();
@@ -194,7 +195,7 @@ async fn the_server_lets_go_of_a_client_that_is_gone_without_a_word() {
         testbed.clients.iter().all(|it| it.reconnects() > 0)
     })
     .await;
-    // Each is there twice for a while.
+    // Each exists twice for a while.
     eventually("Weir has noticed", async || {
         testbed.weir.metrics().await.sum("weir_watches") as usize == clients
     })
@@ -210,9 +211,9 @@ async fn the_server_lets_go_of_a_client_that_is_gone_without_a_word() {
     testbed.check_delivery(2).await.wait_for_release().await;
 }
 
-/// A client that is there and takes nothing for long: it says so to pings, and keeps its watch.
+/// A client that answers pings but reads nothing for long keeps its watch.
 #[tokio::test]
-async fn a_client_that_reads_nothing_but_is_there_keeps_its_watch() {
+async fn a_client_that_reads_nothing_but_answers_pings_keeps_its_watch() {
     let with_patience = |database: &Database| {
         let with_patience = |options| ClientOptions {
             silent_intervals: 60,
@@ -237,10 +238,10 @@ async fn a_client_that_reads_nothing_but_is_there_keeps_its_watch() {
     assert_eq!(outcome.totals.reconnects, 0, "{:?}", outcome.ends);
 }
 
-/// Contract 9. A stall toward the clients, longer than they wait: they come back, on connections that
-/// hear as little, until it is over.
+/// A stall toward the clients for longer than they wait: they reconnect, on connections that stall
+/// too, until it is over.
 #[tokio::test]
-async fn a_long_stall_between_clients_and_weir_is_gone_on_from() {
+async fn clients_resume_after_a_long_stall() {
     let database = Database::options().start().await;
     let testbed = Testbed::with(
         database,
@@ -262,9 +263,9 @@ async fn a_long_stall_between_clients_and_weir_is_gone_on_from() {
     testbed.check_delivery(2).await.wait_for_release().await;
 }
 
-/// Bytes that come a few at a time, on both sides: headers and lengths come in pieces.
+/// Bytes that come a few at a time, on both sides: headers and lengths are split.
 #[tokio::test]
-async fn a_trickle_of_a_few_bytes_at_a_time_is_put_together() {
+async fn messages_that_trickle_in_are_reassembled() {
     let database = Database::options().start().await;
     let small = WriteOptions {
         pause: Duration::from_millis(300),
@@ -292,9 +293,9 @@ async fn a_trickle_of_a_few_bytes_at_a_time_is_put_together() {
     testbed.check_delivery(2).await;
 }
 
-/// A line too narrow for what is written: clients fall behind, and catch up when it is wide again.
+/// A network too slow for what is written: clients fall behind, and catch up when it is fast again.
 #[tokio::test]
-async fn a_line_too_narrow_for_what_is_written_loses_nothing() {
+async fn a_network_too_slow_for_the_writes_loses_nothing() {
     let database = Database::options().start().await;
     let large = WriteOptions {
         large: Some((2, 50_000)),
@@ -316,10 +317,10 @@ async fn a_line_too_narrow_for_what_is_written_loses_nothing() {
     testbed.check_delivery(2).await;
 }
 
-/// MongoDB out of reach for longer than `upstream_grace`: every client is told so, tries again,
-/// and goes on from its token when MongoDB is back.
+/// MongoDB is unreachable for longer than `upstream_grace`: every client gets the reason, retries,
+/// and resumes from its token when MongoDB is back.
 #[tokio::test]
-async fn a_cut_longer_than_the_grace_is_told_and_gone_on_from() {
+async fn clients_learn_of_a_cut_longer_than_the_grace_and_resume_after_it() {
     let database = Database::options().start().await;
     let impatient = |config: &mut weir::config::ServeConfig| {
         short_limits(config);
@@ -345,6 +346,6 @@ async fn a_cut_longer_than_the_grace_is_told_and_gone_on_from() {
     .await;
     testbed.upstream_proxy.set(Mode::Pass);
     testbed.wait_for_every_client().await;
-    // MongoDB keeps the cursors that nobody could reach it to kill, for ten minutes.
+    // MongoDB keeps cursors that could not be killed for ten minutes.
     testbed.check_delivery(1).await;
 }

@@ -1,4 +1,4 @@
-//! MongoDB away, and back: killed, cut off, silent, slow. Watches go on where they were, and end
+//! MongoDB away and back: killed, cut off, silent, slow. Watches resume where they were, and end
 //! only when it stays away.
 
 mod support;
@@ -17,7 +17,7 @@ use weir::config::ServeConfig;
 use weir::pb;
 use weir::pb::WatchState;
 
-/// Short, so that a test sees the end of it.
+/// Short, so that a test sees its end.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(2);
 const SELECTION_TIMEOUT: Duration = Duration::from_millis(300);
 
@@ -40,10 +40,9 @@ fn assert_unavailable(status: &Status) {
     );
 }
 
-/// A crash in the middle of writing: the watch has every document that was written, in order,
-/// and none twice.
+/// A crash during writes: the watch gets every document that was written, in order and once.
 #[tokio::test]
-async fn a_watch_survives_the_killing_of_the_database_while_it_is_written_to() {
+async fn a_watch_survives_a_killed_database_during_writes() {
     const WRITES: i32 = 300;
     let mut database = Database::options().on_disk().start().await;
     let weir = Weir::with(&database, impatient).await;
@@ -52,7 +51,7 @@ async fn a_watch_survives_the_killing_of_the_database_while_it_is_written_to() {
     let orders = database.collection(ORDERS);
     let writer = tokio::spawn(async move {
         for id in 0..WRITES {
-            // Until it is told that the write was done, or had been done before.
+            // Until the write is acknowledged, or turns out to be done.
             while let Err(error) = orders.insert_one(doc! { "_id": id }).await {
                 if error.to_string().contains("11000") {
                     break;
@@ -74,7 +73,7 @@ async fn a_watch_survives_the_killing_of_the_database_while_it_is_written_to() {
     assert!((1.0..=20.0).contains(&restarts), "{restarts} restarts");
 }
 
-/// The network between Weir and MongoDB breaks in each of the ways a network has.
+/// The network between Weir and MongoDB breaks in several ways.
 #[tokio::test]
 async fn a_watch_survives_resets_refusals_and_closed_connections() {
     let database = Database::options().start().await;
@@ -110,9 +109,9 @@ async fn a_watch_survives_resets_refusals_and_closed_connections() {
     assert!(network >= 3.0, "{network} restarts");
 }
 
-/// A connection that dies without a word: no error ever comes, and the driver waits for ever.
+/// A connection that dies silently: no error ever comes, and the driver would wait for ever.
 #[tokio::test]
-async fn a_watch_survives_a_network_that_swallows_everything() {
+async fn a_watch_survives_a_network_that_drops_everything() {
     let database = Database::options().start().await;
     let proxy = Proxy::to(database.address()).await;
     let weir = Weir::at(&proxy.mongodb_uri(), impatient).await;
@@ -128,7 +127,7 @@ async fn a_watch_survives_a_network_that_swallows_everything() {
     let swallowed = "UPSTREAM_RECONNECTING";
     let is_lost = |received: &Received| received.states.last() == Some(&lost);
     received.until(swallowed, &mut watch, is_lost).await;
-    // A getMore of a quiet stream, the time it may be overdue, and half of that for the probe.
+    // A getMore of a quiet stream, the reply timeout, and half of that for the probe.
     let limit = 3 + seconds(REPLY_TIMEOUT) + seconds(REPLY_TIMEOUT) / 2;
     assert!(begin.elapsed() < Duration::from_secs(limit));
     // Dead connections stay dead, as after a router's restart.
@@ -140,10 +139,10 @@ async fn a_watch_survives_a_network_that_swallows_everything() {
     assert_eq!(received.ids, [0, 1, 2]);
 }
 
-/// One connection dies without a word while MongoDB answers on others: a stream that has next to
-/// nothing to read does not wait for it as for a long scan.
+/// One connection dies silently while MongoDB answers on others: a stream with almost nothing to
+/// read does not wait as it would for a long scan.
 #[tokio::test]
-async fn a_watch_survives_a_half_open_connection_while_mongodb_is_there() {
+async fn a_watch_survives_a_half_open_connection_while_mongodb_is_reachable() {
     let database = Database::options().start().await;
     let proxy = Proxy::to(database.address()).await;
     let weir = Weir::at(&proxy.mongodb_uri(), impatient).await;
@@ -160,9 +159,9 @@ async fn a_watch_survives_a_half_open_connection_while_mongodb_is_there() {
     assert_eq!(received.ids, [0, 1]);
 }
 
-/// The same when a stream is opened, for which all watches of its feed wait.
+/// The same for an opening, for which all watches of its feed wait.
 #[tokio::test]
-async fn an_opening_survives_a_half_open_connection_while_mongodb_is_there() {
+async fn an_opening_survives_a_half_open_connection_while_mongodb_is_reachable() {
     let database = Database::options().start().await;
     let proxy = Proxy::to(database.address()).await;
     let weir = Weir::at(&proxy.mongodb_uri(), |config| {
@@ -170,7 +169,7 @@ async fn an_opening_survives_a_half_open_connection_while_mongodb_is_there() {
         config.feed_linger = Duration::ZERO;
     })
     .await;
-    // What a first watch asks besides is known then, and there are other connections.
+    // Afterwards the queries of a first watch are answered, and there are other connections.
     drop(weir.watch(database.watch_request(&["others"])).await);
     weir.wait_for_no_feeds().await;
     let slow = FailCommand::on(&["aggregate"]).block(REPLY_TIMEOUT / 2);
@@ -178,7 +177,7 @@ async fn an_opening_survives_a_half_open_connection_while_mongodb_is_there() {
 
     let opening = weir.try_watch(database.watch_request(&[ORDERS]));
     let losing = async {
-        // What else is asked is answered at once.
+        // Other queries are answered at once.
         let mut looks = 0;
         eventually("the opening waits for its answer", async || {
             looks = if proxy.awaited() > 0 { looks + 1 } else { 0 };
@@ -193,9 +192,9 @@ async fn an_opening_survives_a_half_open_connection_while_mongodb_is_there() {
     weir.watch(database.watch_request(&[ORDERS])).await;
 }
 
-/// A long scan of the oplog looks like a dead connection, and must not be taken for one.
+/// A long scan of the oplog looks like a dead connection, and must not be treated as one.
 #[tokio::test]
-async fn a_slow_answer_is_waited_for_while_mongodb_is_there() {
+async fn a_slow_answer_is_awaited_while_mongodb_is_reachable() {
     let database = Database::options().start().await;
     let weir = Weir::with(&database, impatient).await;
     let mut watch = weir.watch(database.watch_request(&[ORDERS])).await;
@@ -215,10 +214,10 @@ async fn a_slow_answer_is_waited_for_while_mongodb_is_there() {
     assert_eq!(metrics.sum("weir_feed_restarts_total"), 0.0);
 }
 
-/// MongoDB may have to go through much of the oplog for the first event after a place. A client must be
-/// able to tell that from a dead connection, and is not to begin anew for it.
+/// MongoDB may have to scan much of the oplog for the first event after a position. A client must
+/// be able to tell that from a dead connection, so that it does not start over.
 #[tokio::test]
-async fn a_watch_begins_although_mongodb_takes_long_to_find_its_place() {
+async fn a_watch_opens_although_mongodb_takes_long_to_find_its_position() {
     let database = Database::options().start().await;
     let weir = Weir::start(&database).await;
     let token = weir.watch(database.watch_request(&[ORDERS])).await.token();
@@ -254,10 +253,10 @@ async fn a_watch_begins_although_mongodb_takes_long_to_find_its_place() {
     assert_eq!(metrics.sum("weir_feed_restarts_total"), 0.0);
 }
 
-/// The driver's own resume has neither pause nor end: a stream that opens and then fails would
-/// be opened hundreds of times a second.
+/// The driver's own resume has neither pause nor limit: a stream that opens and then fails would be
+/// opened hundreds of times a second.
 #[tokio::test]
-async fn a_stream_that_opens_and_fails_is_opened_with_growing_pauses() {
+async fn a_stream_that_opens_and_fails_is_reopened_with_growing_pauses() {
     let database = Database::options().start().await;
     let weir = Weir::start(&database).await;
     let mut watch = weir.watch(database.watch_request(&[ORDERS])).await;
@@ -268,7 +267,7 @@ async fn a_stream_that_opens_and_fails_is_opened_with_growing_pauses() {
     let begin = Instant::now();
     let broken = FailCommand::on(&["getMore"]).code(43).app_name("weir");
     database.fail(broken).await;
-    // Half of each of the pauses of 100, 200, 400, 800 and 1600 ms at least.
+    // At least half of the pauses of 100, 200, 400, 800 and 1600 ms.
     let restarts = async || weir.metrics().await.sum("weir_feed_restarts_total");
     eventually("five restarts", async || restarts().await >= 5.0).await;
     assert!(
@@ -288,7 +287,7 @@ async fn a_stream_that_opens_and_fails_is_opened_with_growing_pauses() {
     assert_eq!(received.ids, [0, 1]);
 }
 
-/// MongoDB away for longer than `upstream_grace`; the last token is good when it is back.
+/// MongoDB is away for longer than `upstream_grace`; the last token works when it is back.
 #[tokio::test]
 async fn a_watch_ends_when_mongodb_stays_away_and_can_be_resumed_later() {
     let mut database = Database::options().on_disk().start().await;
@@ -322,7 +321,8 @@ async fn a_watch_ends_when_mongodb_stays_away_and_can_be_resumed_later() {
     assert_eq!(received.ids, [1]);
 }
 
-/// How Weir answers to a watch that MongoDB does not open, in time for the client to go elsewhere.
+/// Checks that a watch is refused in time when MongoDB does not open it, so that the client can go
+/// elsewhere.
 async fn is_refused(database: &Database, weir: &Weir) {
     let begin = Instant::now();
     let refused = weir.try_watch(database.watch_request(&[ORDERS])).await;
@@ -341,9 +341,9 @@ async fn a_watch_is_refused_in_time_before_mongodb_ever_answered() {
     }
 }
 
-/// The first watch asks MongoDB what it is, on connections that may be dead by then.
+/// The first watch queries MongoDB's properties, on connections that may be dead by then.
 #[tokio::test]
-async fn a_watch_is_refused_in_time_when_mongodb_has_fallen_silent() {
+async fn a_watch_is_refused_in_time_when_mongodb_stops_answering() {
     let database = Database::options().start().await;
     let proxy = Proxy::to(database.address()).await;
     let weir = Weir::at(&proxy.mongodb_uri(), impatient).await;
@@ -357,7 +357,7 @@ async fn a_watch_is_refused_in_time_when_mongodb_has_fallen_silent() {
     assert_unavailable(&info.expect_err("MongoDB does not answer"));
 }
 
-/// Later ones know it, and meet the silence in the opening itself.
+/// Later watches know them, and meet the silence in the opening itself.
 #[tokio::test]
 async fn a_later_watch_is_refused_in_time_while_mongodb_is_away() {
     let database = Database::options().start().await;

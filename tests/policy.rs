@@ -1,5 +1,5 @@
-//! Who may watch what: every combination of who asks, for what, in which form and from where, held against
-//! a model of its own; and what those learn who may not.
+//! The policy: every combination of caller, request, form and start, compared with an independent
+//! model; and what refused callers learn.
 
 mod support;
 
@@ -18,7 +18,7 @@ use weir::pb::{
     watch_request::Start, watch_response::Kind,
 };
 
-/// Whoever asks.
+/// The callers.
 const CLIENTS: [&str; 9] = [
     "admin",
     "reader",
@@ -81,7 +81,7 @@ rules:
     namespaces: ['*']
 ";
 
-/// What is asked for: whether a database is named, and of which collections.
+/// The scopes: whether a database is named, and which collections.
 const SCOPES: [(&str, &[&str]); 8] = [
     ("$db", &["orders"]),
     ("$db", &["secrets"]),
@@ -135,7 +135,7 @@ struct Cell {
     from: From,
 }
 
-/// The model: what the policy above means, said by hand and not by any of Weir's code.
+/// The model: the meaning of the policy above, written by hand without Weir's code.
 fn may(cell: &Cell) -> bool {
     let (database, collections) = cell.scope;
     let own_database = database == "$db";
@@ -159,11 +159,12 @@ fn may(cell: &Cell) -> bool {
         "tenant_a" | "tenant_b" => {
             only(&["orders"])
                 && operations(&[Op::Insert, Op::Update, Op::Rename])
-                // A document that is looked up is of now: a rule with a filter grants it by name alone.
+                // A looked-up document is the current one: a rule with a filter has to grant it
+                // explicitly.
                 && cell.images.0 == FullDocument::Default
                 && before
         }
-        // What its narrow rule covers only a part of, its wide one does not grant.
+        // Where the narrow rule covers only a part, the wide one grants nothing.
         "layered" if only(&["orders"]) => {
             operations(&[Op::Insert]) && cell.images.0 == FullDocument::Default && before
         }
@@ -178,14 +179,14 @@ fn may(cell: &Cell) -> bool {
     }
 }
 
-/// What is to come of it: a reason, or that it opens.
+/// The expected result: a reason, or `None` when the watch opens.
 fn expected(cell: &Cell) -> Option<&'static str> {
     if !may(cell) {
         return Some("NAMESPACE_ACCESS_DENIED");
     }
     match cell.from {
         From::Now | From::Time | From::OwnToken => None,
-        // Only its own tenant may go on from it.
+        // Only its own tenant may resume from it.
         From::TenantsToken if cell.client == "tenant_a" => None,
         From::TenantsToken => Some("RESUME_TOKEN_MISMATCH"),
         From::BrokenToken => Some("RESUME_TOKEN_MALFORMED"),
@@ -195,7 +196,7 @@ fn expected(cell: &Cell) -> Option<&'static str> {
 struct Matrix {
     server: PolicyServer,
     name: String,
-    /// A place of each client in each scope that it may watch; of others, an administrator's.
+    /// A token of each client in each scope that it may watch; elsewhere an administrator's.
     tokens: HashMap<(&'static str, usize), Bytes>,
     start: i64,
 }
@@ -225,14 +226,14 @@ impl Matrix {
             show_expanded_events: cell.operations.contains(&Op::Create),
             full_document: cell.images.0.into(),
             full_document_before_change: cell.images.1.into(),
-            // So that the whole of it costs the database a few streams.
+            // So that all combinations need only a few streams.
             feed_mode: pb::FeedMode::Shared.into(),
             start,
             ..pb::WatchRequest::default()
         }
     }
 
-    /// What came of it: `None` where it opened, as `expected` has it.
+    /// The result: `None` where the watch opened, as in `expected`.
     async fn try_cell(
         &self,
         channel: &tonic::transport::Channel,
@@ -244,19 +245,19 @@ impl Matrix {
     }
 }
 
-/// It fails when any of the combinations opens that must not, or does not open that must.
+/// Fails when a combination opens that must not, or does not open that must.
 #[tokio::test]
-async fn every_combination_of_caller_and_request_is_judged_as_the_policy_says() {
+async fn every_combination_of_caller_and_request_follows_the_policy() {
     judge_all(&CLIENTS[1..], 200).await;
 }
 
-/// The same for who may do everything; apart, as most of that opens.
+/// The same for callers with full access; separate, as most of their combinations open.
 #[tokio::test]
-async fn who_may_do_everything_is_refused_nothing_but_tokens_of_tenants() {
+async fn a_caller_with_full_access_is_refused_only_tenants_tokens() {
     judge_all(&CLIENTS[..1], 400).await;
 }
 
-/// Judges every combination for these clients, of which more than `least` are to open.
+/// Tries every combination for these clients, of which more than `least` have to open.
 async fn judge_all(asking: &[&'static str], least: usize) {
     let database = Database::start().await;
     let server = PolicyServer::with(&database, &clients(), POLICY, |config| {
@@ -337,10 +338,10 @@ async fn judge_all(asking: &[&'static str], least: usize) {
     assert!(open > least, "{open} of {}", cells.len());
 }
 
-/// What is refused is refused in the same words, whatever is there; and to whom no rule is for, whatever is
-/// asked.
+/// A refusal has the same text whatever exists; and for callers without a rule, whatever the
+/// request.
 #[tokio::test]
-async fn a_refusal_does_not_tell_what_exists() {
+async fn a_refusal_does_not_reveal_what_exists() {
     let database = Database::start().await;
     insert(&database, 1).await;
     database
@@ -370,7 +371,7 @@ async fn a_refusal_does_not_tell_what_exists() {
         ..database.watch_request(&[ORDERS])
     };
     assert_eq!(refusal("reader", other).await, there);
-    // A token is looked at by nobody before.
+    // The token is not read before.
     let with_token = pb::WatchRequest {
         start: Some(Start::ResumeToken(Bytes::from_static(b"no token"))),
         ..database.watch_request(&["secrets"])
@@ -380,7 +381,7 @@ async fn a_refusal_does_not_tell_what_exists() {
         refusal("claimless", database.watch_request(&[ORDERS])).await,
         there
     );
-    // Nor is anything else, of whom no rule is for.
+    // Nor is anything else, for callers without a rule.
     let senseless = pb::WatchRequest {
         database: "$".to_owned(),
         operations: vec![99],
@@ -395,9 +396,9 @@ async fn a_refusal_does_not_tell_what_exists() {
     assert!(!there.0.contains("secrets"), "{there:?}");
 }
 
-/// Whom no rule is for learns of nothing: not what there is to call, nor which MongoDB this is.
+/// Callers without a rule learn nothing: neither which methods exist nor which MongoDB this is.
 #[tokio::test]
-async fn whom_no_rule_is_for_is_refused_whatever_is_called() {
+async fn a_caller_without_a_rule_is_refused_every_method() {
     let database = Database::start().await;
     let server = PolicyServer::start(&database, &clients(), POLICY).await;
     let channel = server.weir.channel().await;
@@ -420,7 +421,7 @@ async fn whom_no_rule_is_for_is_refused_whatever_is_called() {
         within("a connection", grpc.ready())
             .await
             .expect("a connection");
-        // Half of a conversation: who is refused is refused before it says anything.
+        // The caller is refused before it sends anything.
         let silence = stream::pending::<pb::GetServerInfoRequest>();
         let codec = tonic_prost::ProstCodec::<_, pb::GetServerInfoResponse>::default();
         let path = http::uri::PathAndQuery::from_static(path);
@@ -453,9 +454,9 @@ async fn whom_no_rule_is_for_is_refused_whatever_is_called() {
         .expect("probes have no rule");
 }
 
-/// A policy that names the deployment is not enough: the operator says so with a flag too.
+/// A policy that names the deployment is not enough: the operator has to set a flag too.
 #[tokio::test]
-async fn the_whole_deployment_takes_both_a_rule_and_a_flag() {
+async fn watching_the_deployment_needs_a_rule_and_a_flag() {
     let database = Database::start().await;
     let everything = pb::WatchRequest::default();
     for (allowed, opens) in [(false, false), (true, true)] {
@@ -474,9 +475,9 @@ async fn the_whole_deployment_takes_both_a_rule_and_a_flag() {
     }
 }
 
-/// Whoever names no operations gets those it may, and nothing else is sent to it.
+/// A watch that names no operations gets the granted ones, and nothing else.
 #[tokio::test]
-async fn a_watch_that_names_no_operations_gets_those_that_are_granted() {
+async fn a_watch_that_names_no_operations_gets_the_granted_ones() {
     let database = Database::start().await;
     let server = PolicyServer::start(&database, &clients(), POLICY).await;
     let request = database.watch_request(&[ORDERS]);
@@ -504,7 +505,7 @@ async fn a_watch_that_names_no_operations_gets_those_that_are_granted() {
     assert_eq!(operations(reader.changes(3).await), all);
     orders.drop().await.expect("a drop");
     assert_eq!(whole.next_change().await.operation(), Op::Drop);
-    // That it is over is told to all.
+    // Every watch gets the end.
     reader
         .until("Invalidated", |kind| {
             matches!(kind, Kind::Invalidated(_)).then_some(())
@@ -514,7 +515,7 @@ async fn a_watch_that_names_no_operations_gets_those_that_are_granted() {
 
 /// Each by its own claims, on one feed.
 #[tokio::test]
-async fn tenants_get_their_own_documents_alone() {
+async fn tenants_get_only_their_own_documents() {
     let database = Database::start().await;
     let server = PolicyServer::start(&database, &clients(), POLICY).await;
     let request = database.watch_request(&[ORDERS]);

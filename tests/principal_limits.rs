@@ -1,4 +1,5 @@
-//! What one principal may take, and all together: watches at once, watches a second, bytes a second.
+//! The limits of one principal, and of all together: concurrent watches, openings per second, bytes
+//! per second.
 
 mod support;
 
@@ -27,7 +28,7 @@ fn clients() -> [(&'static str, Value); 4] {
     ["a", "b", "many", "fast"].map(|name| (name, json!({})))
 }
 
-/// Checks a refusal; gives when to try again.
+/// Checks a refusal and returns its retry delay.
 fn refused(status: &Status, limit: &str) -> Duration {
     assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");
     assert_eq!(error_info(status).reason, "WATCH_LIMIT_EXCEEDED");
@@ -37,9 +38,9 @@ fn refused(status: &Status, limit: &str) -> Duration {
     retry.retry_delay.expect("a delay")
 }
 
-/// The permit lives as long as the stream does, and no longer.
+/// The permit lives exactly as long as the stream.
 #[tokio::test]
-async fn a_principal_has_no_more_watches_open_than_it_may() {
+async fn a_principal_has_at_most_its_limit_of_open_watches() {
     let database = Database::start().await;
     let server = PolicyServer::with(&database, &clients(), POLICY, |config| {
         config.limits.max_watches_per_principal = 2;
@@ -54,7 +55,7 @@ async fn a_principal_has_no_more_watches_open_than_it_may() {
         .err()
         .expect("one too many");
     refused(&status, "principal_watches");
-    // Nobody else's are counted with them, and those of a rule of its own by themselves.
+    // Watches of other principals, and under a rule with its own limit, are counted separately.
     let _b = server.watch("b", request()).await;
     let mut many = Vec::new();
     for _ in 0..5 {
@@ -69,7 +70,7 @@ async fn a_principal_has_no_more_watches_open_than_it_may() {
     let _other = server
         .watch("many", database.watch_request(&["invoices"]))
         .await;
-    // What is refused for another reason takes nothing.
+    // A watch that is refused for another reason takes no permit.
     for _ in 0..5 {
         let mut broken = request();
         broken.start = Some(pb::watch_request::Start::ResumeToken(
@@ -90,9 +91,9 @@ async fn a_principal_has_no_more_watches_open_than_it_may() {
     assert!(metrics.sum_where("weir_limit_rejections_total", &rejected) >= 2.0);
 }
 
-/// Who comes back when it was told to is let in.
+/// A client that returns after the retry delay is admitted.
 #[tokio::test]
-async fn a_principal_opens_watches_no_faster_than_it_may() {
+async fn a_principal_opens_watches_at_most_at_its_rate() {
     let database = Database::start().await;
     let server = PolicyServer::with(&database, &clients(), POLICY, |config| {
         config.limits.watch_rate_per_principal = 1;
@@ -118,11 +119,11 @@ async fn a_principal_opens_watches_no_faster_than_it_may() {
     assert!(wait <= Duration::from_secs(1), "{wait:?}");
     open("b").await.expect("another principal");
     tokio::time::sleep(wait).await;
-    open("a").await.expect("it was told to come back by now");
+    open("a").await.expect("the retry delay has passed");
 }
 
 #[tokio::test]
-async fn all_together_open_watches_no_faster_than_they_may() {
+async fn all_principals_together_open_watches_at_most_at_the_common_rate() {
     let database = Database::start().await;
     let server = PolicyServer::with(&database, &clients(), POLICY, |config| {
         config.limits.watch_rate = 1;
@@ -157,9 +158,9 @@ fn by_pattern(pattern: String) -> pb::Filter {
     }
 }
 
-/// What costs others time or room comes after what is the caller's own.
+/// The caller's own limits are checked before anything that costs other callers.
 #[tokio::test]
-async fn what_a_principal_may_open_is_looked_at_before_its_filter() {
+async fn a_principals_limits_are_checked_before_its_filter() {
     let database = Database::start().await;
     let server = PolicyServer::with(&database, &clients(), POLICY, |config| {
         config.limits.max_watches_per_principal = 1;
@@ -175,7 +176,7 @@ async fn what_a_principal_may_open_is_looked_at_before_its_filter() {
         let opened = server.open(name, request).await;
         opened.err().expect("it is refused")
     };
-    // Bad fields are named all at once, those of filters among them.
+    // All bad fields are reported at once, those of filters among them.
     let status = refusal(
         "a",
         pb::WatchRequest {
@@ -193,14 +194,14 @@ async fn what_a_principal_may_open_is_looked_at_before_its_filter() {
     assert_eq!(fields.len(), 2, "{fields:?}");
     let _held = server.watch("a", request()).await;
     refused(&refusal("a", bad()).await, "principal_watches");
-    // Nor is a filter looked at where nothing may be watched.
+    // A filter is not compiled where the namespace may not be watched.
     let elsewhere = pb::WatchRequest {
         database: "elsewhere".to_owned(),
         ..bad()
     };
     let status = refusal("b", elsewhere).await;
     assert_eq!(error_info(&status).reason, "NAMESPACE_ACCESS_DENIED");
-    // What is refused for its filter counts among what is opened.
+    // A watch that is refused for its filter counts as an opening.
     let mut named = 0;
     loop {
         let status = refusal("b", bad()).await;
@@ -214,9 +215,9 @@ async fn what_a_principal_may_open_is_looked_at_before_its_filter() {
     }
 }
 
-/// Costly filters of one principal take neither the turns of others' nor their places.
+/// Costly filters of one principal block neither the compile queue nor the limits of others.
 #[tokio::test]
-async fn a_flood_of_costly_filters_holds_up_whoever_sends_it() {
+async fn a_flood_of_costly_filters_delays_only_its_sender() {
     const FLOOD: usize = 40;
     let database = Database::start().await;
     let server = PolicyServer::with(&database, &clients(), POLICY, |config| {
@@ -227,7 +228,7 @@ async fn a_flood_of_costly_filters_holds_up_whoever_sends_it() {
         filters: (0..16)
             .map(|part| by_pattern(format!("(?:a{{200}}){{60}}{number}_{part}")))
             .collect(),
-        // So that none of them is ever opened.
+        // So that none of them ever opens.
         max_message_bytes: 1,
         ..database.watch_request(&[ORDERS])
     };
@@ -264,10 +265,10 @@ async fn a_flood_of_costly_filters_holds_up_whoever_sends_it() {
     assert!(done < FLOOD * 3 / 4, "{done} of {FLOOD} came first");
 }
 
-/// A principal that is sent more than its share is slowed down, is told that its watch is alive meanwhile,
-/// loses nothing, and holds up nobody.
+/// A principal that exceeds its byte rate is slowed down, gets signs of life meanwhile, loses
+/// nothing, and holds up nobody.
 #[tokio::test]
-async fn a_principal_that_takes_more_bytes_than_it_may_is_slowed_down_and_loses_nothing() {
+async fn a_principal_over_its_byte_rate_is_slowed_down_and_loses_nothing() {
     const RATE: u64 = 256 << 10;
     const EVENTS: i32 = 60;
     const BYTES: usize = 32 << 10;
@@ -281,7 +282,7 @@ async fn a_principal_that_takes_more_bytes_than_it_may_is_slowed_down_and_loses_
             seconds: 1,
             nanos: 0,
         }),
-        // So that each message is one event, and the wait for it short.
+        // So that each message holds one event, and the waits are short.
         max_message_bytes: 64 << 10,
         ..database.watch_request(&[ORDERS])
     };
@@ -306,13 +307,13 @@ async fn a_principal_that_takes_more_bytes_than_it_may_is_slowed_down_and_loses_
         if let Some(Kind::Changes(batch)) = message.kind {
             numbers.extend(batch.changes.iter().map(id));
         }
-        // One that lost its connection may come back though others owe: it waits its turn.
+        // A client that lost its connection may return while others wait: it waits for its turn.
         if numbers.len() > 20 && third.is_none() {
             third = Some(server.watch("a", request.clone()).await);
         }
     }
     assert_eq!(numbers, (0..EVENTS).collect::<Vec<_>>());
-    // A second's worth was there at first.
+    // The first second's worth was available at once.
     let sent = EVENTS as u64 * BYTES as u64;
     let least = Duration::from_secs_f64((sent - RATE - 2 * (64 << 10)) as f64 / RATE as f64);
     assert!(
@@ -330,9 +331,9 @@ async fn a_principal_that_takes_more_bytes_than_it_may_is_slowed_down_and_loses_
     while id(&third.next_change().await) != EVENTS {}
 }
 
-/// However long it has to wait, a watch is alive, and hears at once that the server goes.
+/// However long a watch has to wait, it stays alive, and ends at once when the server drains.
 #[tokio::test]
-async fn a_watch_that_waits_for_its_share_is_alive_and_drains() {
+async fn a_watch_slowed_by_its_byte_rate_stays_alive_and_drains() {
     let database = Database::start().await;
     let server = PolicyServer::with(&database, &clients(), POLICY, |config| {
         config.limits.byte_rate = bytesize::ByteSize::kib(64);
@@ -347,7 +348,7 @@ async fn a_watch_that_waits_for_its_share_is_alive_and_drains() {
     };
     let mut watch = server.watch("a", request).await;
     let orders = database.collection(ORDERS);
-    // Some half a minute's worth.
+    // About half a minute's worth.
     let order = doc! { "_id": 1, "filler": "x".repeat(2 << 20) };
     orders.insert_one(order).await.expect("an insert");
     insert(&database, 2).await;
@@ -361,7 +362,7 @@ async fn a_watch_that_waits_for_its_share_is_alive_and_drains() {
         );
         assert_eq!(
             progress.resume_token, token,
-            "it is no further than what it was sent"
+            "its token is not beyond what it was sent"
         );
     }
     let (_, ()) = tokio::join!(

@@ -1,4 +1,4 @@
-//! What `Progress` promises: every matching event up to its token was sent before it.
+//! The promise of `Progress`: every matching event up to its token was sent before it.
 
 mod conversions;
 mod support;
@@ -32,7 +32,7 @@ fn request(database: &Database, mode: pb::FeedMode, filters: &[pb::Filter]) -> p
     }
 }
 
-/// Writes one after another for as long as it is polled. Now and then one is rare.
+/// Writes one document after another while it is polled. Now and then one is rare.
 async fn write(database: &Database) {
     let orders = database.collection(ORDERS);
     let mut since = Instant::now();
@@ -46,7 +46,7 @@ async fn write(database: &Database) {
     }
 }
 
-/// What a watch has said: the numbers of its changes, and after how many of them each progress came.
+/// What a watch has sent: the ids of its changes, and the number of changes before each progress.
 #[derive(Debug, Default)]
 struct Told {
     ids: Vec<i32>,
@@ -78,8 +78,8 @@ impl Told {
     }
 }
 
-/// Many watches, one writer that never pauses: whoever stores the token of a progress and
-/// forgets the rest has missed nothing and gets nothing twice.
+/// Many watches, one writer that never pauses: a client that resumes from a progress token misses
+/// nothing and gets nothing twice.
 #[tokio::test]
 async fn progress_never_overtakes_data_under_concurrent_writes() {
     const LAST: i32 = 1_000_000;
@@ -103,7 +103,7 @@ async fn progress_never_overtakes_data_under_concurrent_writes() {
     ];
     let mut watches = Vec::new();
     for (mode, filters) in kinds.iter().cycle().take(18) {
-        // Everybody's last document passes as well.
+        // The last document of every watch passes as well.
         let all = pb::Filter {
             kind: Some(pb::filter::Kind::AllOf(pb::FilterGroup {
                 filters: filters.clone(),
@@ -154,9 +154,9 @@ async fn progress_never_overtakes_data_under_concurrent_writes() {
     assert!(checked >= 18 * 5, "only {checked} tokens");
 }
 
-/// A watch of a shared feed on which there is always something, and nothing for it.
+/// A watch of a shared feed that is always busy, with no event for this watch.
 #[tokio::test]
-async fn the_place_moves_although_a_busy_shared_feed_has_nothing_for_the_watch() {
+async fn progress_advances_although_a_busy_shared_feed_has_nothing_for_the_watch() {
     let database = Database::start().await;
     let weir = Weir::start(&database).await;
     let mut watch = weir
@@ -172,13 +172,13 @@ async fn the_place_moves_although_a_busy_shared_feed_has_nothing_for_the_watch()
     };
     let times = tokio::select! {
         times = progress => times,
-        () = write(&database) => unreachable!("it goes on for ever"),
+        () = write(&database) => unreachable!("it continues for ever"),
     };
     let seconds = times[3].seconds - times[0].seconds;
     assert!(seconds >= 2, "{times:?}");
 }
 
-/// The same for a watch with an end, which it would never find.
+/// The same for a watch with an end time, which it would never reach.
 #[tokio::test]
 async fn a_bounded_watch_ends_although_a_busy_shared_feed_has_nothing_for_it() {
     let database = Database::start().await;
@@ -196,11 +196,11 @@ async fn a_bounded_watch_ends_although_a_busy_shared_feed_has_nothing_for_it() {
     let mut watch = weir.watch(bounded).await;
     tokio::select! {
         status = watch.end() => assert_eq!(status.code(), tonic::Code::Ok, "{status:?}"),
-        () = write(&database) => unreachable!("it goes on for ever"),
+        () = write(&database) => unreachable!("it continues for ever"),
     }
 }
 
-/// MongoDB reads history in pieces, and one that holds nothing for the watch is not the end of it.
+/// MongoDB reads history in pieces, and a piece without a matching event is not its end.
 #[tokio::test]
 async fn a_bounded_watch_of_history_ends_only_when_it_has_read_all_of_it() {
     const BETWEEN: i32 = 10_000;

@@ -1,4 +1,4 @@
-//! A real Prometheus scrapes a real Weir, and runs the rules over what it gets.
+//! A real Prometheus scrapes a real Weir and evaluates the rules.
 
 mod support;
 
@@ -8,10 +8,10 @@ use serde_json::Value;
 use support::orders::{ORDERS, insert};
 use support::{ChildProcess, Database, Weir, eventually, get, program, repository, within};
 
-/// How many watches are open.
+/// The number of open watches.
 const OPEN: usize = 3;
 
-/// Prometheus, on a port and in a folder of its own.
+/// Prometheus, with its own port and folder.
 struct Prometheus {
     process: ChildProcess,
     address: std::net::SocketAddr,
@@ -31,7 +31,8 @@ impl Prometheus {
         );
         let path = folder.join("prometheus.yml");
         fs::write(&path, config).expect("a config");
-        // It does not tell which port the kernel gave it; so one is found that was free a moment ago.
+        // It does not report which port the kernel chose, so the test picks a port that was free a
+        // moment ago.
         let address = TcpListener::bind("127.0.0.1:0").and_then(|it| it.local_addr());
         let address = address.expect("a free port");
         let arguments = [
@@ -50,7 +51,7 @@ impl Prometheus {
         (status == 200).then(|| serde_json::from_str(&body).expect("Prometheus speaks JSON"))
     }
 
-    /// The value of an expression that gives one sample.
+    /// The value of an expression that yields one sample.
     async fn value(&self, expr: &str) -> Option<f64> {
         let encoded: String = expr
             .bytes()
@@ -74,7 +75,7 @@ impl Prometheus {
 }
 
 #[tokio::test]
-async fn a_real_prometheus_reads_the_metrics_and_evaluates_every_rule() {
+async fn prometheus_scrapes_the_metrics_and_evaluates_every_rule() {
     let database = Database::start().await;
     let weir = Weir::start(&database).await;
     let folder = tempfile::tempdir().expect("a folder");
@@ -96,7 +97,7 @@ async fn a_real_prometheus_reads_the_metrics_and_evaluates_every_rule() {
         .until("instance:weir_watches:sum", |sum| sum == OPEN as f64)
         .await;
     prometheus.until("weir_ready", |ready| ready == 1.0).await;
-    // What is watched keeps its own label beside Kubernetes' namespace.
+    // The watched namespace keeps its own label beside Kubernetes' namespace.
     let scope = format!("{}.{ORDERS}", database.name());
     let lag = format!("weir_feed_lag_seconds{{scope={scope:?}, namespace=\"prod\"}}");
     prometheus.until(&lag, |lag| lag >= 0.0).await;
@@ -104,7 +105,7 @@ async fn a_real_prometheus_reads_the_metrics_and_evaluates_every_rule() {
     prometheus
         .until(near, |ratio| (ratio - 3.0 / 10_000.0).abs() < 1e-9)
         .await;
-    // A counter that stood at 0 before is seen to move the first time that it does.
+    // A counter that was 0 before shows its first increase.
     drop(open.pop());
     let ended = "increase(weir_watches_ended_total{reason=\"cancelled\"}[1m])";
     prometheus.until(ended, |ended| ended > 0.0).await;
@@ -140,12 +141,13 @@ async fn a_real_prometheus_reads_the_metrics_and_evaluates_every_rule() {
     let firing = prometheus
         .value("count(ALERTS{alertstate=\"firing\"})")
         .await;
-    // An oplog of a test's database is as old as the test: its slowest watch is near its end.
+    // The oplog of a test's database is as old as the test, so that its slowest watch is near its
+    // end.
     assert!(firing.is_none_or(|count| count <= 2.0), "{firing:?}");
 }
 
 #[tokio::test]
-async fn a_prometheus_with_the_admin_ports_token_reads_the_metrics_and_one_without_does_not() {
+async fn prometheus_scrapes_the_metrics_only_with_the_admin_ports_token() {
     let database = Database::start().await;
     let folder = tempfile::tempdir().expect("a folder");
     let token = folder.path().join("token");

@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn a_field_of_a_later_version_is_refused_by_its_number() {
+    fn a_field_of_a_later_version_is_refused_with_its_number() {
         for number in [7, 11, 20, 21, 22, 5000] {
             let refused = read(with_field(number)).expect_err("it is not known");
             assert_eq!(refused.code(), Code::Unimplemented);

@@ -1,4 +1,4 @@
-//! Going on over the end of a collection: the tokens around a drop.
+//! Resuming across the end of a collection: the tokens around a drop.
 
 mod support;
 
@@ -34,7 +34,7 @@ fn id(change: &pb::ChangeEvent) -> i32 {
     key.get_i32("_id").expect("a number")
 }
 
-/// Requests for one collection that differ in all that may differ at a resume.
+/// Requests for one collection that differ in everything that may differ at a resume.
 fn requests(database: &Database) -> Vec<pb::WatchRequest> {
     let request = database.watch_request(&["orders"]);
     let at_least_one = pb::Filter {
@@ -63,14 +63,14 @@ fn requests(database: &Database) -> Vec<pb::WatchRequest> {
     ]
 }
 
-/// What a watch of `orders` told of its end, and the tokens around it.
+/// The end of a watch of `orders`, and the tokens around it.
 struct Dropped {
     before: Bytes,
     drop: Bytes,
     invalidate: Bytes,
 }
 
-/// Inserts 1 and 2, drops the collection, and makes it again with 3.
+/// Inserts 1 and 2, drops the collection, and recreates it with 3.
 async fn dropped_and_made_again(weir: &Weir, database: &Database) -> Dropped {
     let mut watch = weir.watch(database.watch_request(&["orders"])).await;
     insert(database, 1).await;
@@ -96,7 +96,7 @@ async fn dropped_and_made_again(weir: &Weir, database: &Database) -> Dropped {
     }
 }
 
-/// Reads up to and including the `Invalidated`: the inserts before it.
+/// Reads up to and including `Invalidated`. Returns the ids of the inserts before it.
 async fn inserts_before_the_end(watch: &mut WatchStream) -> Vec<i32> {
     let whole = async {
         let mut inserts = Vec::new();
@@ -117,9 +117,9 @@ async fn inserts_before_the_end(watch: &mut WatchStream) -> Vec<i32> {
     within("Invalidated", whole).await
 }
 
-/// MongoDB takes the token of an invalidate as `startAfter` only.
+/// MongoDB accepts the token of an invalidate only as `startAfter`.
 #[tokio::test]
-async fn the_token_of_invalidated_goes_on_with_the_collection_made_again() {
+async fn the_token_of_invalidated_resumes_with_the_recreated_collection() {
     let database = Database::start().await;
     let weir = Weir::start(&database).await;
     let tokens = dropped_and_made_again(&weir, &database).await;
@@ -133,9 +133,9 @@ async fn the_token_of_invalidated_goes_on_with_the_collection_made_again() {
     }
 }
 
-/// The token is of a collection with another UUID than the one that bears the name now.
+/// The token belongs to a collection whose UUID differs from that of the current one.
 #[tokio::test]
-async fn a_token_from_before_the_drop_tells_the_end_first() {
+async fn a_token_from_before_the_drop_delivers_the_end_first() {
     let database = Database::start().await;
     let weir = Weir::start(&database).await;
     let tokens = dropped_and_made_again(&weir, &database).await;
@@ -154,10 +154,10 @@ async fn a_token_from_before_the_drop_tells_the_end_first() {
     }
 }
 
-/// MongoDB sends the invalidate again after the drop's token. The stand-in goes on with the
-/// new collection instead. Either way nothing of the new collection is missed.
+/// MongoDB sends the invalidate again after the drop's token. The stand-in continues with the new
+/// collection instead. Either way nothing of the new collection is missed.
 #[tokio::test]
-async fn the_token_of_the_drop_itself_misses_nothing_that_comes_after() {
+async fn the_token_of_the_drop_misses_nothing_that_comes_after() {
     let database = Database::start().await;
     let weir = Weir::start(&database).await;
     let tokens = dropped_and_made_again(&weir, &database).await;
@@ -179,9 +179,9 @@ async fn the_token_of_the_drop_itself_misses_nothing_that_comes_after() {
     assert_eq!(id(&changes[0]), 3);
 }
 
-/// A watch that goes on by itself hands out tokens that are as good as any.
+/// The tokens of a watch that continues by itself work like any other.
 #[tokio::test]
-async fn every_token_of_a_watch_that_continues_is_followed_by_the_rest() {
+async fn every_token_of_a_continuing_watch_is_followed_by_the_rest() {
     let database = Database::start().await;
     let weir = Weir::start(&database).await;
     let request = || pb::WatchRequest {

@@ -1,4 +1,4 @@
-//! Requests that are refused, and what a program can read of the reason.
+//! Refused requests, and the machine-readable reason.
 
 mod conversions;
 mod support;
@@ -13,7 +13,7 @@ use weir::pb::filter::Kind;
 
 async fn refused(weir: &Weir, request: pb::WatchRequest) -> Status {
     match weir.try_watch(request.clone()).await {
-        Ok(_) => panic!("this was not refused: {request:?}"),
+        Ok(_) => panic!("not refused: {request:?}"),
         Err(status) => status,
     }
 }
@@ -31,9 +31,9 @@ fn bad_fields(status: &Status) -> Vec<String> {
         .collect()
 }
 
-/// A handful of fields; every bound is tested where requests are checked.
+/// A few fields; every bound is tested where requests are checked.
 #[tokio::test]
-async fn a_bad_field_is_named_by_its_path() {
+async fn a_bad_field_is_reported_with_its_path() {
     let database = Database::start().await;
     let weir = Weir::start(&database).await;
     let valid = || database.watch_request(&["orders"]);
@@ -119,16 +119,16 @@ async fn a_bad_field_is_named_by_its_path() {
     }
 }
 
-/// Who names no database asks for everybody's data: that is for the operator to allow.
+/// A request without a database asks for everybody's data, which the operator has to allow.
 #[tokio::test]
-async fn a_whole_deployment_is_watched_only_where_it_is_allowed() {
+async fn the_deployment_can_be_watched_only_where_allowed() {
     let database = Database::options().start().await;
     let strict = Weir::start(&database).await;
     let everything = pb::WatchRequest::default();
     let status = refused(&strict, everything.clone()).await;
     assert_eq!(status.code(), Code::PermissionDenied, "{status:?}");
     assert_eq!(error_info(&status).reason, "NAMESPACE_ACCESS_DENIED");
-    // It is told nothing about what else may be wrong with the request.
+    // The refusal says nothing about other errors in the request.
     let worse = pb::WatchRequest {
         document_format: 99,
         ..everything.clone()

@@ -1,7 +1,7 @@
-//! Going on from a token: exactly, whatever the request asks for besides.
+//! Resuming from a token is exact, whatever else the request asks for.
 //!
-//! Each place is asked of two replicas: one whose feeds may hold what follows it, and one that has
-//! to ask MongoDB.
+//! Each position is tried on two replicas: one whose feeds may hold what follows it, and one that
+//! has to ask MongoDB.
 
 mod support;
 
@@ -74,7 +74,7 @@ async fn ids(watch: &mut WatchStream, count: usize) -> Vec<i32> {
     watch.changes(count).await.iter().map(id).collect()
 }
 
-/// Five inserts, as a watch with this request tells them.
+/// Five inserts, as a watch with this request delivers them.
 async fn five(weir: &Weir, database: &Database, request: pb::WatchRequest) -> Vec<pb::ChangeEvent> {
     let mut watch = weir.watch(request).await;
     for id in 1..=5 {
@@ -84,7 +84,7 @@ async fn five(weir: &Weir, database: &Database, request: pb::WatchRequest) -> Ve
 }
 
 #[tokio::test]
-async fn the_same_request_goes_on_exactly() {
+async fn the_same_request_resumes_exactly() {
     let database = Database::start().await;
     let weir = Weir::start(&database).await;
     for request in [
@@ -107,7 +107,7 @@ async fn the_same_request_goes_on_exactly() {
 
 /// The filter hides the token's event from MongoDB, which would answer with error 280.
 #[tokio::test]
-async fn a_narrower_filter_goes_on_exactly() {
+async fn a_narrower_filter_resumes_exactly() {
     let database = Database::start().await;
     let weir = Weir::start(&database).await;
     let replica = Weir::start(&database).await;
@@ -123,7 +123,7 @@ async fn a_narrower_filter_goes_on_exactly() {
         assert_eq!(ids(&mut resumed, 2).await, [4, 5]);
         both.push(resumed);
     }
-    // And from then on it is like any other watch.
+    // From then on it is like any other watch.
     insert(&database, doc! {"_id": 6}).await;
     for mut resumed in both {
         let sixth = resumed.next_change().await;
@@ -134,7 +134,7 @@ async fn a_narrower_filter_goes_on_exactly() {
 }
 
 #[tokio::test]
-async fn a_wider_filter_goes_on_exactly_and_repeats_nothing() {
+async fn a_wider_filter_resumes_exactly_and_repeats_nothing() {
     let database = Database::start().await;
     let weir = Weir::start(&database).await;
     let replica = Weir::start(&database).await;
@@ -155,15 +155,15 @@ async fn a_wider_filter_goes_on_exactly_and_repeats_nothing() {
     }
 }
 
-/// Until a message of the new watch moves the place, its token is the one it was opened with: its
-/// filter did not make it.
+/// Until a message of the new watch advances the position, its token is the one it was opened with,
+/// as its filter did not make it.
 #[tokio::test]
 async fn the_token_of_an_opening_by_time_is_the_one_it_was_opened_with() {
     let database = Database::options().start().await;
     let weir = Weir::start(&database).await;
     let changes = five(&weir, &database, database.watch_request(&["orders"])).await;
     let token = &changes[1].resume_token;
-    // With its feed open already, only the opening after the token meets the failure.
+    // With its feed already open, only the opening after the token meets the failure.
     let replica = Weir::start(&database).await;
     let _open = replica.watch(filtered(&database, from_id(4))).await;
     for _ in 0..3 {
@@ -200,7 +200,7 @@ fn new_orders(database: &Database) -> pb::WatchRequest {
     }
 }
 
-/// An update that matched when it was read, the token after it, and the watch's request.
+/// Makes an update that matches when it is read. Returns the token after it.
 async fn a_matching_update(weir: &Weir, database: &Database) -> Bytes {
     let mut watch = weir.watch(new_orders(database)).await;
     insert(database, doc! {"_id": 1, "status": "new"}).await;
@@ -215,11 +215,11 @@ async fn a_matching_update(weir: &Weir, database: &Database) -> Bytes {
     update.resume_token
 }
 
-/// MongoDB looks the document up again, finds that it does not match any more, and so misses
-/// the event that the token stands for. (The stand-in finds tokens whatever the filter says; the
-/// way by time is tested with a scripted source as well.)
+/// MongoDB looks the document up again, finds that it no longer matches, and so does not find the
+/// token's event. (The stand-in finds tokens whatever the filter; a resume by time is also tested
+/// with a scripted source.)
 #[tokio::test]
-async fn a_token_is_good_though_its_document_does_not_match_any_more() {
+async fn a_token_works_although_its_document_no_longer_matches() {
     let database = Database::start().await;
     let weir = Weir::start(&database).await;
     let token = a_matching_update(&weir, &database).await;
@@ -236,7 +236,7 @@ async fn a_token_is_good_though_its_document_does_not_match_any_more() {
 }
 
 #[tokio::test]
-async fn a_token_is_good_though_its_document_was_deleted() {
+async fn a_token_works_although_its_document_was_deleted() {
     let database = Database::start().await;
     let weir = Weir::start(&database).await;
     let token = a_matching_update(&weir, &database).await;
@@ -248,13 +248,13 @@ async fn a_token_is_good_though_its_document_was_deleted() {
     insert(&database, doc! {"_id": 2, "status": "new"}).await;
 
     let mut resumed = weir.watch(after(&token, new_orders(&database))).await;
-    // A delete has no document to judge, so it comes, by missing_image_policy.
+    // A delete has no document to filter, so it comes under the default missing_image_policy.
     let delete = resumed.next_change().await;
     assert_eq!(delete.operation(), pb::OperationType::Delete);
     assert_eq!(id(&resumed.next_change().await), 2);
 }
 
-/// What was received and not yet stored comes again, and only that.
+/// Only changes whose tokens were not stored come again.
 #[tokio::test]
 async fn a_client_that_dies_before_it_stores_a_token_gets_a_repeat_and_loses_nothing() {
     let database = Database::start().await;
@@ -280,7 +280,7 @@ async fn a_client_that_dies_before_it_stores_a_token_gets_a_repeat_and_loses_not
     assert!(!stored.is_empty());
 }
 
-/// Three inserts in one transaction, then one more. Their times may be equal, and here are.
+/// Three inserts in one transaction, then one more. Their times may be equal, and are equal here.
 async fn a_transaction(database: &Database, first: i32) {
     let orders = database.collection("orders");
     let mut session = database.client().start_session().await.expect("a session");
@@ -293,9 +293,9 @@ async fn a_transaction(database: &Database, first: i32) {
     insert(database, doc! {"_id": first + 3}).await;
 }
 
-/// A transaction's events share one time, so that time alone can't tell which of them were seen.
+/// A transaction's events share one time, so time alone can't tell which of them were received.
 #[tokio::test]
-async fn a_place_within_a_transaction_is_gone_on_from_exactly() {
+async fn a_position_within_a_transaction_resumes_exactly() {
     let database = Database::start().await;
     let weir = Weir::start(&database).await;
     insert(&database, doc! {"_id": 0}).await;
@@ -328,9 +328,9 @@ async fn a_place_within_a_transaction_is_gone_on_from_exactly() {
     }
 }
 
-/// The place is looked for where nothing is hidden, so that nothing of its time comes again.
+/// The position is looked up in an unfiltered stream, so that nothing of its time comes again.
 #[tokio::test]
-async fn a_filter_that_hides_the_place_within_a_transaction_repeats_nothing() {
+async fn a_filter_that_hides_the_position_within_a_transaction_repeats_nothing() {
     let database = Database::start().await;
     let weir = Weir::start(&database).await;
     let replica = Weir::start(&database).await;

@@ -11,19 +11,19 @@ use weir::pb::OperationType::{Delete, Insert, Update};
 use weir::pb::watch_request::Start;
 use weir::pb::watch_response::Kind;
 
-/// How often a run is cut. Its seed stands in the output of a test that fails.
+/// The number of cuts per run. A failing test prints its seed.
 const SEGMENTS: usize = 12;
 const WRITES_IN_A_SEGMENT: usize = 16;
 
-/// A write, in the order of the oplog. No document is touched twice by the same operation, so this
-/// names it.
+/// A write, in the order of the oplog. No document gets the same operation twice, so this
+/// identifies it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Write {
     operation: pb::OperationType,
     id: i32,
 }
 
-/// What is written and in which order, known without asking any change stream.
+/// What was written and in which order, known without a change stream.
 struct Writer {
     rng: Rng,
     collection: mongodb::Collection<Document>,
@@ -92,7 +92,7 @@ impl Writer {
     }
 }
 
-/// A request, as both sides understand it.
+/// A request in the terms of both sides.
 #[derive(Debug, Clone, PartialEq)]
 struct Asking {
     operations: Vec<pb::OperationType>,
@@ -102,8 +102,8 @@ struct Asking {
 }
 
 impl Asking {
-    /// Often what hides the change that was received last, which had `last_id`, and shows the next
-    /// one of its transaction.
+    /// Often hides the change that was received last, with `last_id`, and shows the next one of its
+    /// transaction.
     fn at_random(rng: &mut Rng, ids: i32, last_id: i32) -> Self {
         if rng.bool() {
             return Self {
@@ -175,8 +175,7 @@ fn id(change: &pb::ChangeEvent) -> i32 {
     key.get_i32("_id").expect("a number")
 }
 
-/// Over any chain of resumes nothing is missing and nothing is out of order, and
-/// nothing comes again.
+/// Over any chain of resumes nothing is missing, out of order or repeated.
 async fn any_chain_of_resumes_is_whole(seed: u64) {
     println!("seed {seed}");
     let database = Database::start().await;
@@ -192,7 +191,7 @@ async fn any_chain_of_resumes_is_whole(seed: u64) {
     };
     writer.write().await;
 
-    // The place: a token, and how many writes it stands after.
+    // The position: a token, and the number of writes before it.
     let mut token = replicas[0]
         .watch(database.watch_request(&["orders"]))
         .await
@@ -208,7 +207,7 @@ async fn any_chain_of_resumes_is_whole(seed: u64) {
             "segment {segment} after {place} of {}: {asking:?}",
             writer.done.len()
         );
-        // Some of it is history by the time the watch is opened, and some comes live.
+        // Some writes are history when the watch opens, and some come live.
         let live = rng.usize(..WRITES_IN_A_SEGMENT);
         for _ in live..WRITES_IN_A_SEGMENT {
             writer.write().await;
@@ -218,13 +217,13 @@ async fn any_chain_of_resumes_is_whole(seed: u64) {
         for _ in 0..live {
             writer.write().await;
         }
-        // Whatever the filter and the server that made it.
+        // Whatever the filter and the server that issued it.
         assert_eq!(watch.opened.start_mode(), pb::StartMode::Token);
 
         let due: Vec<usize> = (place..writer.done.len())
             .filter(|&index| asking.wants(&writer.done[index]))
             .collect();
-        // Where the client dies: after any of them, or before the first.
+        // The client dies after any of them, or before the first.
         let cut = rng.usize(..=due.len());
         for &index in &due[..cut] {
             let expected = writer.done[index];
@@ -236,7 +235,7 @@ async fn any_chain_of_resumes_is_whole(seed: u64) {
             may_change = true;
         }
         // With nothing left to come, a progress may be the last thing that the client stores. It
-        // stands after what did not pass this filter, too, though nobody knows how much of that.
+        // lies after an unknown number of changes that did not pass this filter.
         if cut == due.len() && rng.u8(..6) == 0 {
             token = progress(&mut watch).await;
             may_change = false;
@@ -244,7 +243,7 @@ async fn any_chain_of_resumes_is_whole(seed: u64) {
     }
 }
 
-/// The token of the next progress. What comes before it is a repeat, or it fails later.
+/// The token of the next progress. A change before it is a repeat, or fails later.
 async fn progress(watch: &mut WatchStream) -> Bytes {
     loop {
         if let Some(Kind::Progress(_)) = watch.next().await.kind {
@@ -254,11 +253,11 @@ async fn progress(watch: &mut WatchStream) -> Bytes {
 }
 
 #[tokio::test]
-async fn a_chain_of_resumes_is_whole() {
+async fn a_chain_of_resumes_is_complete() {
     any_chain_of_resumes_is_whole(fastrand::u64(..)).await;
 }
 
 #[tokio::test]
-async fn another_chain_of_resumes_is_whole() {
+async fn another_chain_of_resumes_is_complete() {
     any_chain_of_resumes_is_whole(fastrand::u64(..)).await;
 }

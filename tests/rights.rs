@@ -1,5 +1,5 @@
-//! The rights that `docs/mongodb-rights.md` gives to Weir's MongoDB user are enough for all that Weir does,
-//! none is too many, and what is missed without each is what that page says.
+//! The rights in `docs/mongodb-rights.md` are enough for everything Weir does, none is superfluous,
+//! and without each of them exactly what that page names fails.
 
 mod conversions;
 mod support;
@@ -20,13 +20,13 @@ use tonic::{Code, Status};
 use weir::config::ServeConfig;
 use weir::pb::{self, watch_request::Start};
 
-/// The database that the roles are about.
+/// The database in the roles.
 const SHOP: &str = "shop";
 const PASSWORD: &str = "correct-horse-battery-staple";
-/// A value that only the filter of a watch holds.
+/// A value that occurs only in a watch's filter.
 const SECRET: &str = "a-value-of-a-filter";
 
-/// The document of a role, as it stands under a heading of the page.
+/// The role document under a heading of the page.
 fn role_document(heading: &str) -> serde_json::Value {
     let page = std::fs::read_to_string(repository().join("docs/mongodb-rights.md"));
     let page = page.expect("docs/mongodb-rights.md");
@@ -38,7 +38,8 @@ fn role_document(heading: &str) -> serde_json::Value {
     serde_json::from_str(document).expect("a document in JSON")
 }
 
-/// A database that has the role of that heading and a user of that role, and a proxy that enforces it.
+/// A database with the role under this heading and a user with that role, and a proxy that enforces
+/// it.
 struct RestrictedDatabase {
     database: Database,
     proxy: PrivilegeProxy,
@@ -52,7 +53,7 @@ impl RestrictedDatabase {
         let name = document["role"].as_str().expect("a name");
         let privileges = bson::serialize_to_bson(&document["privileges"]).expect("privileges");
         let inherited = bson::serialize_to_bson(&document["roles"]).expect("roles");
-        // The server's own opinion on the document.
+        // The server checks the document too.
         database
             .admin(doc! { "createRole": name, "privileges": privileges, "roles": inherited })
             .await;
@@ -75,7 +76,7 @@ impl RestrictedDatabase {
         }
     }
 
-    /// The URI by which Weir logs in at the proxy.
+    /// The URI with which Weir logs in through the proxy.
     fn uri(&self) -> String {
         let (real, proxy) = (self.database.address(), self.proxy.address());
         let uri = self.database.uri();
@@ -99,7 +100,7 @@ impl RestrictedDatabase {
     }
 }
 
-/// No feed is kept, so that every watch asks MongoDB for all that it needs.
+/// Keeps no feed, so that every watch asks MongoDB for everything it needs.
 fn configure(config: &mut ServeConfig) {
     config.feed_linger = Duration::ZERO;
     config.allow_deployment_watch = true;
@@ -124,7 +125,7 @@ fn resume(token: Bytes, request: &pb::WatchRequest) -> pb::WatchRequest {
     }
 }
 
-/// A filter that passes only what holds the secret.
+/// A filter that passes only documents with the secret.
 fn filtered(request: &pb::WatchRequest) -> pb::WatchRequest {
     pb::WatchRequest {
         filters: vec![eq("status", SECRET.into())],
@@ -145,7 +146,7 @@ fn assert_denied(status: &Status) {
     let told = (status.code(), &*error_reason(status));
     let expected = (Code::FailedPrecondition, "UPSTREAM_ACCESS_DENIED");
     assert_eq!(told, expected, "{status:?}");
-    // MongoDB's words hold the command, and so the filter.
+    // MongoDB's message contains the command, and so the filter.
     let whole = format!("{status:?}");
     for leak in [SECRET, "not authorized", "aggregate", "pipeline", PASSWORD] {
         assert!(!whole.contains(leak), "{leak} is told: {status:?}");
@@ -160,7 +161,7 @@ async fn oldest_resumable(weir: &Weir) -> Option<pb::ClusterTime> {
     info.oldest_resumable_time
 }
 
-/// Watches in every way there is: from now, with look-ups and images, with and without a filter, from a
+/// Watches of every kind: from now, with look-ups and images, with and without a filter, from a
 /// token of the same and of another filter, from a time, and to the end of a quiet stream.
 async fn everything_works(database: &RestrictedDatabase, weir: &Weir, scope: pb::WatchRequest) {
     let with_images = pb::WatchRequest {
@@ -184,19 +185,19 @@ async fn everything_works(database: &RestrictedDatabase, weir: &Weir, scope: pb:
     drop((start, watch));
     weir.wait_for_no_feeds().await;
 
-    // On a server without feeds a token is caught up with, and met on a quiet collection by asking MongoDB
-    // whether anything is left.
+    // On a server without feeds a token needs a catch-up, which on a quiet collection ends by
+    // asking MongoDB whether anything is left.
     let mut resumed = weir.watch(resume(token.clone(), &with_images)).await;
     let tokens = |changes: &[pb::ChangeEvent]| -> Vec<Bytes> {
         changes.iter().map(|it| it.resume_token.clone()).collect()
     };
-    // By their tokens, as a look-up finds what is there by now.
+    // Compared by token, as a look-up returns the current document.
     assert_eq!(tokens(&resumed.changes(2).await), tokens(&changes[1..]));
     resumed.next_state(pb::WatchState::Live).await;
     drop(resumed);
 
-    // Under another filter the same token goes by the stream that leaves nothing out, and documents are
-    // looked up as they are by now.
+    // Under another filter the token needs the unfiltered stream, and look-ups return the current
+    // documents.
     let looking_up = pb::WatchRequest {
         full_document: pb::FullDocument::UpdateLookup.into(),
         ..filtered(&resume(token, &scope))
@@ -233,7 +234,7 @@ async fn everything_works(database: &RestrictedDatabase, weir: &Weir, scope: pb:
     orders.delete_one(doc! { "_id": 3 }).await.unwrap();
 }
 
-/// The role is enough, all of it is needed by what was done, and nothing else was asked for.
+/// The role is sufficient, every right in it was used, and no other was requested.
 async fn suffices(heading: &str, scopes: Vec<pb::WatchRequest>) {
     let database = RestrictedDatabase::start(heading).await;
     let weir = database.weir().await;
@@ -259,7 +260,7 @@ async fn suffices(heading: &str, scopes: Vec<pb::WatchRequest>) {
 }
 
 #[tokio::test]
-async fn the_role_for_one_database_is_enough_and_not_too_much() {
+async fn the_role_for_one_database_is_sufficient_and_minimal() {
     let scopes = vec![
         request(&["orders"]),
         request(&["orders", "invoices"]),
@@ -269,13 +270,13 @@ async fn the_role_for_one_database_is_enough_and_not_too_much() {
 }
 
 #[tokio::test]
-async fn the_role_for_the_deployment_is_enough_and_not_too_much() {
+async fn the_role_for_the_deployment_is_sufficient_and_minimal() {
     suffices("The whole deployment", vec![deployment()]).await;
 }
 
-/// Both collections have the right, and a watch of both at once has not, as it is a stream of the database.
+/// The user may watch each collection but not both at once, which is a stream of the database.
 #[tokio::test]
-async fn the_role_for_some_collections_is_enough_for_each_alone() {
+async fn the_role_for_some_collections_is_sufficient_for_each_alone() {
     let database = RestrictedDatabase::start("Some collections").await;
     let weir = database.weir().await;
     everything_works(&database, &weir, request(&["orders"])).await;
@@ -296,21 +297,21 @@ async fn the_role_for_some_collections_is_enough_for_each_alone() {
 }
 
 #[tokio::test]
-async fn each_right_on_a_database_that_is_missing_costs_what_the_page_says() {
+async fn each_missing_right_on_a_database_fails_what_the_page_says() {
     without_each("One database", &request(&["orders", "invoices"])).await;
 }
 
 #[tokio::test]
-async fn each_right_on_a_collection_that_is_missing_costs_what_the_page_says() {
+async fn each_missing_right_on_a_collection_fails_what_the_page_says() {
     without_each("Some collections", &request(&["invoices"])).await;
 }
 
 #[tokio::test]
-async fn each_right_on_the_deployment_that_is_missing_costs_what_the_page_says() {
+async fn each_missing_right_on_the_deployment_fails_what_the_page_says() {
     without_each("The whole deployment", &deployment()).await;
 }
 
-/// Without each right of a role that fails which the page names, and the rest works.
+/// Without each right of a role, what the page names fails and the rest works.
 async fn without_each(heading: &str, scope: &pb::WatchRequest) {
     let database = RestrictedDatabase::start(heading).await;
     for right in database.role.rights() {
@@ -347,10 +348,10 @@ async fn everything_but_the_oplog_works(
     assert!(!weir.metrics().await.has("weir_oplog_headroom_seconds"));
 }
 
-/// MongoDB asks for the rights of a stream at each `getMore`. Open watches end with the reason, not before
-/// what they were owed, and go on from their tokens when the right is there again.
+/// MongoDB checks the rights of a stream at each `getMore`. Open watches end with the reason, after
+/// the events before it, and resume from their tokens when the right is restored.
 #[tokio::test]
-async fn a_right_that_is_withdrawn_ends_watches_which_go_on_when_it_is_back() {
+async fn a_revoked_right_ends_watches_that_resume_once_it_is_granted_again() {
     let database = RestrictedDatabase::start("One database").await;
     let weir = database.weir().await;
     let mut watch = weir.watch(request(&["orders"])).await;
@@ -370,7 +371,7 @@ async fn a_right_that_is_withdrawn_ends_watches_which_go_on_when_it_is_back() {
     assert_eq!(found, Some(stock(2, 1).into()));
 }
 
-/// At the noisiest level, with a password that is right, one that is wrong, and a URI that is broken.
+/// At the most verbose level, with a correct password, a wrong one, and a malformed URI.
 #[tokio::test]
 async fn the_password_is_never_logged() {
     let database = RestrictedDatabase::start("One database").await;
@@ -382,8 +383,8 @@ async fn the_password_is_never_logged() {
     database.proxy.grant(database.role.without(&right));
     let denied = WatchStream::open(&mut client, filtered(&request(&["orders"]))).await;
     assert_denied(&denied.err().expect("a refusal"));
-    // The operator is told what MongoDB said, which is more than clients are.
-    eventually("MongoDB's words are in the log", async || {
+    // The operator sees MongoDB's message, which clients do not.
+    eventually("MongoDB's message is in the log", async || {
         server.process.stderr().contains("not authorized on shop")
     })
     .await;

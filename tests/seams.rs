@@ -1,5 +1,5 @@
-//! Where what a watch reads passes from one hand to another: from MongoDB to a feed's ring, from the
-//! ring back to MongoDB, from one server to the next. Nothing is missing there and nothing comes twice.
+//! The points where the source of a watch changes: from MongoDB to a feed's ring, from the ring back to
+//! MongoDB, from one server to the next. Nothing is missing there, and nothing comes twice.
 
 mod conversions;
 mod seams {
@@ -20,7 +20,7 @@ use support::orders::{ORDERS, id, insert, resume};
 use support::{Database, FailCommand, WatchStream, Weir};
 use weir::pb;
 
-/// A ring that holds a few of the documents of [`write`].
+/// A server whose ring holds a few of the documents of [`write`].
 async fn small_ring(database: &Database) -> Weir {
     Weir::with(database, |config| config.ring_bytes = ByteSize::kib(64)).await
 }
@@ -42,9 +42,9 @@ async fn ids(watch: &mut WatchStream, count: usize) -> Vec<i32> {
     watch.changes(count).await.iter().map(id).collect()
 }
 
-/// What the ring holds, MongoDB is not asked for.
+/// Events in the ring cause no query.
 #[tokio::test]
-async fn a_token_in_the_ring_is_gone_on_from_there() {
+async fn a_token_in_the_ring_resumes_from_the_ring() {
     let database = Database::options().start().await;
     let weir = Weir::start(&database).await;
     let mut first = weir.watch(database.watch_request(&[ORDERS])).await;
@@ -63,10 +63,10 @@ async fn a_token_in_the_ring_is_gone_on_from_there() {
     database.clear_failures().await;
 }
 
-/// Around the place where the ring begins: what has just left it comes from MongoDB, and what
-/// follows from the ring.
+/// At the start of the ring: events that have just left it come from MongoDB, later ones from the
+/// ring.
 #[tokio::test]
-async fn a_token_that_has_just_left_the_ring_is_gone_on_from_exactly() {
+async fn a_token_that_has_just_left_the_ring_resumes_exactly() {
     const WRITES: i32 = 24;
     let database = Database::options().start().await;
     let weir = small_ring(&database).await;
@@ -88,10 +88,9 @@ async fn a_token_that_has_just_left_the_ring_is_gone_on_from_exactly() {
     }
 }
 
-/// The ring moves on while one joins it: at any distance from its end, also right where it
-/// begins at that moment.
+/// The ring advances while a watch joins it: at any distance from its end, also right at its start.
 #[tokio::test]
-async fn a_token_that_is_leaving_the_ring_is_gone_on_from_exactly() {
+async fn a_token_that_is_leaving_the_ring_resumes_exactly() {
     const ROUNDS: usize = 60;
     const NEXT: i32 = 12;
     let database = Database::options().start().await;
@@ -111,14 +110,14 @@ async fn a_token_that_is_leaving_the_ring_is_gone_on_from_exactly() {
     };
     tokio::select! {
         () = joining => {}
-        () = write(&database, 0..) => unreachable!("it goes on for ever"),
+        () = write(&database, 0..) => unreachable!("it continues for ever"),
     }
 }
 
-/// A catch-up that finds nothing is not at the end yet: MongoDB answers in pieces, and a piece may
-/// hold nothing of what the filter lets through.
+/// A catch-up that finds nothing has not reached the end yet: MongoDB answers in pieces, and a
+/// piece may contain nothing that the filter passes.
 #[tokio::test]
-async fn what_a_filter_leaves_out_by_the_thousand_hides_nothing_behind_it() {
+async fn a_match_after_thousands_of_filtered_events_is_delivered() {
     let database = Database::options().start().await;
     let weir = Weir::start(&database).await;
     let wanted = || pb::WatchRequest {
@@ -151,16 +150,15 @@ async fn what_a_filter_leaves_out_by_the_thousand_hides_nothing_behind_it() {
     assert_eq!(ids(&mut resumed, 2).await, [2000, 2001]);
 }
 
-/// A feed that is behind, and a client that is not: what the feed has yet to bring is nothing new to
-/// the client.
+/// A feed that is behind the client: what the feed has yet to read is not new to the client.
 #[tokio::test]
-async fn who_joins_a_feed_that_is_behind_gets_nothing_twice() {
+async fn a_watch_that_joins_a_feed_behind_it_gets_nothing_twice() {
     const WRITES: i32 = 6000;
     let database = Database::options().start().await;
     let weir = Weir::start(&database).await;
     let replica = Weir::start(&database).await;
     let mut first = weir.watch(database.watch_request(&[ORDERS])).await;
-    // Others, whom MongoDB has to serve as well.
+    // More feeds that MongoDB has to serve.
     let mut others = Vec::new();
     for number in 0..12 {
         let other = pb::WatchRequest {
@@ -184,10 +182,10 @@ async fn who_joins_a_feed_that_is_behind_gets_nothing_twice() {
     assert_eq!(ids(&mut first, 1).await, [0]);
 }
 
-/// Whatever happens in whatever order, what a client has got is exactly what it asked for, from
-/// where it began. `WEIR_SEAM_CASES` says how many schedules are tried.
+/// Whatever happens in whatever order, a client receives exactly what it asked for, from where it
+/// started. `WEIR_SEAM_CASES` sets the number of schedules.
 #[test]
-fn any_schedule_of_writes_joins_stalls_and_resumes_is_whole() {
+fn any_schedule_of_writes_joins_stalls_and_resumes_is_complete() {
     let cases = std::env::var("WEIR_SEAM_CASES").ok();
     let cases = cases.map_or(4, |cases| cases.parse().expect("a number of cases"));
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -206,7 +204,7 @@ fn any_schedule_of_writes_joins_stalls_and_resumes_is_whole() {
         let ran = runtime.block_on(seams::client::run(&database, &schedule));
         let ran = ran.map(|more| fell_behind.set(fell_behind.get() + more));
         ran.map_err(|problem| {
-            // A run that is cut off shows at least this.
+            // A run that is aborted shows at least this.
             eprintln!("{problem}\n{schedule}");
             TestCaseError::fail(problem)
         })
@@ -215,7 +213,7 @@ fn any_schedule_of_writes_joins_stalls_and_resumes_is_whole() {
         panic!("{error}");
     }
     println!(
-        "clients fell off {} times in {cases} schedules",
+        "clients fell behind {} times in {cases} schedules",
         fell_behind.get()
     );
 }

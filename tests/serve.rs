@@ -1,4 +1,4 @@
-//! `weir serve`, the binary: settings, ports, logs, exit codes, and what it tells about itself.
+//! `weir serve`, the binary: settings, ports, logs, exit codes, and server information.
 
 mod support;
 
@@ -14,7 +14,7 @@ use weir::pb;
 
 const URI: &str = "mongodb://127.0.0.1:1/?directConnection=true";
 
-/// Runs `weir serve` to its end: the exit code, and what it said on stderr.
+/// Runs `weir serve` until it exits. Returns the exit code and stderr.
 async fn ended(variables: &[(&str, &str)], arguments: &[&str]) -> (Option<i32>, String) {
     let arguments: Vec<&str> = ["serve"].iter().chain(arguments).copied().collect();
     let mut process = weir(variables, &arguments);
@@ -23,7 +23,7 @@ async fn ended(variables: &[(&str, &str)], arguments: &[&str]) -> (Option<i32>, 
 }
 
 #[tokio::test]
-async fn a_setting_that_cannot_be_used_ends_with_64_and_names_its_flag() {
+async fn an_unusable_setting_exits_with_64_and_names_its_flag() {
     let with_uri = ["--mongodb-uri", URI];
     for (flag, value) in [
         ("--max-watches", "0"),
@@ -49,9 +49,9 @@ async fn a_setting_that_cannot_be_used_ends_with_64_and_names_its_flag() {
     assert!(said.contains("--mongodb-uri"), "{said}");
 }
 
-/// What clap itself refuses is a setting that cannot be used as well.
+/// A command line that clap refuses counts as an invalid setting too.
 #[tokio::test]
-async fn a_command_line_that_cannot_be_read_ends_with_64() {
+async fn an_invalid_command_line_exits_with_64() {
     for arguments in [
         &[][..],
         &["--mongodb-uri", URI, "--max-watches", "many"],
@@ -64,7 +64,7 @@ async fn a_command_line_that_cannot_be_read_ends_with_64() {
 }
 
 #[tokio::test]
-async fn a_taken_port_ends_with_1_and_names_the_address() {
+async fn a_port_in_use_exits_with_1_and_names_the_address() {
     let taken = TcpListener::bind("127.0.0.1:0").expect("a port is free");
     let taken = taken.local_addr().map(|it| (taken, it.to_string()));
     let (_taken, address) = taken.expect("a bound socket has an address");
@@ -110,14 +110,14 @@ async fn settings_can_be_checked_without_serving() {
 }
 
 #[tokio::test]
-async fn settings_come_from_the_environment_too() {
+async fn settings_can_come_from_the_environment() {
     let good = [("MONGODB_URI", URI), ("WEIR_MAX_WATCHES", "7")];
     assert_eq!(ended(&good, &["--check-config"]).await.0, Some(0));
     let bad = [("MONGODB_URI", URI), ("WEIR_RING_BYTES", "1B")];
     let (code, said) = ended(&bad, &["--check-config"]).await;
     assert_eq!(code, Some(64), "{said}");
     assert!(said.contains("--ring-bytes"), "{said}");
-    // The command line wins.
+    // The command line has priority.
     let flag = ["--check-config", "--ring-bytes", "1MiB"];
     assert_eq!(ended(&bad, &flag).await.0, Some(0));
     let insecure = [
@@ -128,7 +128,7 @@ async fn settings_come_from_the_environment_too() {
     assert_eq!(ended(&insecure, &["--check-config"]).await.0, Some(0));
 }
 
-/// A URI holds a password, and errors and logs are read by many.
+/// A URI contains a password, and many people read errors and logs.
 #[tokio::test]
 async fn the_password_in_the_uri_is_never_shown() {
     const SECRET: &str = "hunter2secret";
@@ -174,9 +174,10 @@ async fn the_password_in_the_uri_is_never_shown() {
     );
 }
 
-/// Container runtimes and systemd start processes with 1,024, which `--max-connections` exceeds.
+/// Container runtimes and systemd start processes with a limit of 1,024, which `--max-connections`
+/// exceeds.
 #[tokio::test]
-async fn more_files_may_be_open_than_the_process_was_started_with() {
+async fn the_limit_of_open_files_is_raised_at_the_start() {
     const MOST: &str = "4096";
     let arguments = ["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"];
     let script = format!("ulimit -Sn 64; ulimit -Hn {MOST}; exec \"$0\" serve \"$@\"");
@@ -200,16 +201,16 @@ async fn more_files_may_be_open_than_the_process_was_started_with() {
         .find(|line| line.starts_with("Max open files"));
     let files: Vec<_> = files.expect("a limit").split_whitespace().collect();
     assert_eq!(files[3..5], [MOST, MOST]);
-    // The 10,000 connections of the default are still more, and whoever runs it should know.
+    // The default of 10,000 connections is still more, and the operator should know.
     let said = process.stderr();
     assert!(said.contains("fewer open files"), "{said}");
     process.signal("TERM");
     assert_eq!(process.wait_for_exit(WAIT_LIMIT).await.code(), Some(0));
 }
 
-/// A line an event would cost more than the event, and tell data.
+/// A line per event would cost more than the event, and reveal data.
 #[tokio::test]
-async fn logs_are_json_lines_and_not_one_for_each_event() {
+async fn logs_are_json_lines_without_a_line_per_event() {
     const EVENTS: i32 = 200;
     let database = Database::start().await;
     let mut weir = ServeProcess::start(database.uri(), &[]).await;
@@ -241,7 +242,7 @@ async fn logs_are_json_lines_and_not_one_for_each_event() {
 }
 
 #[tokio::test]
-async fn the_server_tells_about_itself() {
+async fn the_server_describes_itself() {
     let database = Database::start().await;
     let settings = [
         "--max-watches",
@@ -286,7 +287,7 @@ async fn the_server_tells_about_itself() {
 }
 
 #[tokio::test]
-async fn the_server_says_when_mongodb_does_not_tell() {
+async fn the_server_says_when_mongodb_does_not_answer() {
     let fast = ["--server-selection-timeout", "200ms"];
     let weir = ServeProcess::start(URI, &fast).await;
     let mut client = weir.client().await;

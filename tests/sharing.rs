@@ -1,5 +1,4 @@
-//! Few change streams on MongoDB, many watches served from them: what each of them gets, and what
-//! they cost.
+//! Few change streams on MongoDB serve many watches: what each watch gets, and what they cost.
 
 mod conversions;
 mod support;
@@ -18,10 +17,10 @@ use tonic_types::StatusExt as _;
 use weir::pb;
 use weir::pb::watch_service_client::WatchServiceClient;
 
-/// Passes every filter of [`only`].
+/// Passes every filter made by [`only`].
 const LAST: i32 = 1000;
 
-/// The document with this number, and the last one.
+/// A filter for the document with this number, and the last one.
 fn only(number: i32) -> pb::Filter {
     let list = json!([number, LAST]);
     let Some(prost_types::value::Kind::ListValue(list)) = value(list).kind else {
@@ -80,7 +79,7 @@ async fn two_hundred_equal_watches_cost_mongodb_one_cursor() {
     for watch in &mut watches {
         assert_eq!(ids(watch, 3).await, [0, 2, 4]);
     }
-    // MongoDB filtered, once for all, and each event was encoded once for all.
+    // MongoDB filtered once for all watches, and each event was encoded once.
     let metrics = weir.metrics().await;
     assert_eq!(metrics.sum("weir_events_received_total"), 3.0);
     assert_eq!(metrics.sum("weir_event_encodings_total"), 3.0);
@@ -88,10 +87,10 @@ async fn two_hundred_equal_watches_cost_mongodb_one_cursor() {
     assert_eq!(database.open_cursors().await, 1);
 }
 
-/// By itself a watch gets a stream of its own while its scope has few, and shares one beyond that;
-/// also when many come at the same moment.
+/// By default a watch gets its own stream while its scope has few, and shares one beyond that; also
+/// when many open at the same moment.
 #[tokio::test]
-async fn distinct_filters_cost_mongodb_a_few_cursors_and_one() {
+async fn distinct_filters_cost_mongodb_a_bounded_number_of_cursors() {
     const WATCHES: i32 = 40;
     let database = Database::options().start().await;
     let few = ["--feeds-per-scope", "3"];
@@ -108,7 +107,7 @@ async fn distinct_filters_cost_mongodb_a_few_cursors_and_one() {
     };
     assert_eq!((told(Dedicated), told(Shared)), (3, 37));
 
-    // Another collection has its own few.
+    // Another collection has its own few streams.
     let elsewhere = pb::WatchRequest {
         collections: vec!["bills".to_owned()],
         ..filtered(&database, Auto, only(1))
@@ -126,22 +125,22 @@ async fn distinct_filters_cost_mongodb_a_few_cursors_and_one() {
 }
 
 #[tokio::test]
-async fn a_watch_is_told_which_feed_it_has() {
+async fn a_watch_reports_its_feed_mode() {
     let database = Database::options().start().await;
     let weir = Weir::start(&database).await;
     let mode = async |request| weir.watch(request).await.opened.feed_mode();
     assert_eq!(mode(in_mode(&database, Shared)).await, Shared);
     assert_eq!(mode(in_mode(&database, Dedicated)).await, Dedicated);
-    // Without a filter there is nothing for MongoDB to leave out.
+    // Without a filter MongoDB has nothing to exclude.
     assert_eq!(mode(in_mode(&database, Auto)).await, Shared);
     let filter = || eq("status", json!("new"));
     assert_eq!(mode(filtered(&database, Auto, filter())).await, Dedicated);
     assert_eq!(mode(filtered(&database, Shared, filter())).await, Shared);
 }
 
-/// Whatever a watch asks for, what passes is what would if it were alone.
+/// Every watch gets what it would get if it were the only one.
 #[tokio::test]
-async fn each_watch_of_a_shared_feed_gets_exactly_its_own() {
+async fn each_watch_of_a_shared_feed_gets_exactly_its_own_events() {
     use pb::OperationType::{Delete, Insert, Update};
     const DOCUMENTS: i32 = 30;
     let database = Database::options().start().await;
@@ -197,7 +196,7 @@ async fn each_watch_of_a_shared_feed_gets_exactly_its_own() {
             written.push((Delete, id - 1));
         }
     }
-    // No filter has a say about a drop, so the end of what came before it is plain to all.
+    // A drop passes every filter, so that every watch sees the end.
     orders.drop().await.expect("a drop");
     for (watch, (operations, filters, wanted)) in watches.iter_mut().zip(asked.iter().cycle()) {
         let expected: Vec<_> = written
@@ -219,7 +218,7 @@ async fn each_watch_of_a_shared_feed_gets_exactly_its_own() {
     }
 }
 
-/// The number of a change's document, in BSON or JSON.
+/// The id of a change's document, in BSON or JSON.
 fn number(change: &pb::ChangeEvent) -> i32 {
     let key = change
         .document_key
@@ -235,9 +234,9 @@ fn number(change: &pb::ChangeEvent) -> i32 {
     }
 }
 
-/// With no feed to spare, those who fit into an open one still come in.
+/// At the limit of feeds, watches that fit into an open feed are still admitted.
 #[tokio::test]
-async fn who_fits_an_open_feed_is_let_in_when_there_is_room_for_no_other() {
+async fn a_watch_that_fits_an_open_feed_is_admitted_at_the_limit_of_feeds() {
     let database = Database::options().start().await;
     let weir = Weir::with(&database, |config| config.max_feeds = 2).await;
     let _shared = weir.watch(in_mode(&database, Shared)).await;
@@ -255,15 +254,15 @@ async fn who_fits_an_open_feed_is_let_in_when_there_is_room_for_no_other() {
         assert_eq!(quota.violations[0].subject, "feeds");
     }
     weir.watch(dedicated).await;
-    // Left to the server, a new filter goes where there is room.
+    // In automatic mode a new filter uses an open feed.
     let another = weir.watch(filtered(&database, Auto, only(3))).await;
     assert_eq!(another.opened.feed_mode(), Shared);
     assert_eq!(database.open_cursors().await, 2);
 }
 
-/// A feed that is being let go of while another watch comes for it.
+/// A feed is being closed while another watch opens on it.
 #[tokio::test]
-async fn a_watch_that_comes_as_the_last_one_leaves_misses_nothing() {
+async fn a_watch_that_opens_as_the_last_one_leaves_misses_nothing() {
     const ROUNDS: i32 = 60;
     let database = Database::options().start().await;
     let no_linger = ["--feed-linger", "0s"];
@@ -297,8 +296,8 @@ async fn a_watch_that_comes_as_the_last_one_leaves_misses_nothing() {
     .await;
 }
 
-/// Each feed holds a connection nearly always; the pool has room for them and for others,
-/// whatever its URI says.
+/// Each feed occupies a connection almost all the time; the pool has room for all feeds and for
+/// other operations, whatever the URI says.
 #[tokio::test]
 async fn open_streams_leave_connections_for_other_operations() {
     const FEEDS: usize = 24;
@@ -320,10 +319,10 @@ async fn open_streams_leave_connections_for_other_operations() {
     }
 }
 
-/// On the level of scopes: sharing a feed shows no watch what its own scope does not hold, and
-/// gives no one a place in another.
+/// Sharing a feed shows no watch anything outside its scope, and gives it no position in another
+/// scope.
 #[tokio::test]
-async fn a_shared_feed_shows_no_one_another_scope() {
+async fn a_shared_feed_shows_no_watch_another_scope() {
     let database = Database::options().start().await;
     let weir = Weir::start(&database).await;
     let of = |collections: &[&str]| pb::WatchRequest {
@@ -357,7 +356,7 @@ async fn a_shared_feed_shows_no_one_another_scope() {
         assert_eq!(seen, expected);
         tokens.push(changes[0].resume_token.clone());
     }
-    // Each feed that the token could be tried on is open, and so is its event in it.
+    // Each feed on which the token could be tried is open, and holds its event.
     for (scope, request) in scopes.map(of).into_iter().enumerate() {
         for (origin, token) in tokens.iter().enumerate() {
             let start = Some(pb::watch_request::Start::ResumeToken(token.clone()));

@@ -1,4 +1,4 @@
-//! A server comes and goes: who asks is told, and no one is left without a last token.
+//! The server starts and stops: health reports it, and every client gets a last token.
 
 mod support;
 
@@ -20,7 +20,7 @@ use weir::pb;
 use weir::pb::watch_request::Start;
 use weir::pb::watch_response::Kind;
 
-/// Reads a watch to its end as a client should: the states it was told and the status.
+/// Reads a watch to its end as a client should. Returns its states and the status.
 async fn read_to_end(mut watch: WatchStream) -> (Received, tonic::Status, bytes::Bytes) {
     let mut received = Received::default();
     let status = loop {
@@ -47,7 +47,7 @@ fn assert_draining(status: &tonic::Status) {
     let retry = status
         .get_details_retry_info()
         .and_then(|it| it.retry_delay);
-    // Not all in the same moment.
+    // Not all at the same moment.
     let (least, most) = (Duration::from_secs(1), Duration::from_secs(5));
     assert!(
         retry.is_some_and(|it| (least..=most).contains(&it)),
@@ -55,7 +55,7 @@ fn assert_draining(status: &tonic::Status) {
     );
 }
 
-/// Every client is told, has its place, and goes on elsewhere where it was.
+/// Every client learns of the shutdown, has its token, and resumes elsewhere.
 #[tokio::test]
 async fn sigterm_gives_every_client_its_last_token_and_ends_with_0() {
     const CLIENTS: usize = 4;
@@ -108,8 +108,8 @@ async fn sigterm_gives_every_client_its_last_token_and_ends_with_0() {
     .await;
 }
 
-/// Writes more than a client that does not read takes in (2 MiB a stream, by hyper), so that what
-/// follows waits in the server.
+/// Writes more than a client takes that does not read (2 MiB a stream, by hyper), so that later
+/// messages wait in the server.
 async fn fill_the_windows(database: &Database) {
     let orders = database.collection(ORDERS);
     for _ in 0..50 {
@@ -118,10 +118,10 @@ async fn fill_the_windows(database: &Database) {
     }
 }
 
-/// A client that does not read cannot take its last token; it must not keep the server
-/// either, nor those who do read.
+/// A client that does not read cannot receive its last token; it must not delay the server or other
+/// clients for long.
 #[tokio::test]
-async fn a_client_that_never_reads_is_cut_after_the_grace_and_the_exit_code_is_1() {
+async fn a_client_that_never_reads_is_cut_off_after_the_grace_and_the_exit_code_is_1() {
     let database = Database::options().start().await;
     let grace = ["--shutdown-grace", "2s"];
     let mut weir = ServeProcess::start(database.uri(), &grace).await;
@@ -185,7 +185,7 @@ async fn health(
     answer.expect("the service is known").into_inner().status()
 }
 
-/// Tonic-health begins with SERVING; a server without its database serves nothing.
+/// tonic-health starts with SERVING; a server without its database cannot serve.
 #[tokio::test]
 async fn health_and_readiness_follow_mongodbs_first_answer_and_the_shutdown() {
     let mut database = Database::options().on_disk().start().await;
@@ -213,7 +213,7 @@ async fn health_and_readiness_follow_mongodbs_first_answer_and_the_shutdown() {
         .await;
     }
 
-    // Holds the server up in its drain.
+    // Keeps the server in its drain.
     let request = database.watch_request(&[ORDERS]);
     let deaf = WatchStream::open(&mut weir.client().await, request)
         .await
@@ -248,9 +248,9 @@ async fn health_and_readiness_follow_mongodbs_first_answer_and_the_shutdown() {
     );
 }
 
-/// Those who only watch the health do not hold up the shutdown.
+/// Clients that only watch the health do not delay the shutdown.
 #[tokio::test]
-async fn a_watcher_of_the_health_does_not_hold_up_the_shutdown() {
+async fn a_health_stream_does_not_delay_the_shutdown() {
     let database = Database::start().await;
     let weir = Weir::start(&database).await;
     let mut client = HealthClient::new(weir.channel().await);
@@ -265,10 +265,10 @@ async fn a_watcher_of_the_health_does_not_hold_up_the_shutdown() {
     );
 }
 
-/// For pieces of an event that wait for a client which reads slowly: the token of the last
-/// message must not stand for pieces that were never sent.
+/// With pieces of an event waiting for a slow reader, the last token must not cover pieces that
+/// were never sent.
 #[tokio::test]
-async fn a_shutdown_amid_the_pieces_of_an_event_gives_the_token_before_it() {
+async fn a_shutdown_in_the_middle_of_an_event_gives_the_token_before_it() {
     let database = Database::start().await;
     let weir = Weir::start(&database).await;
     let request = pb::WatchRequest {
@@ -276,7 +276,7 @@ async fn a_shutdown_amid_the_pieces_of_an_event_gives_the_token_before_it() {
         ..database.watch_request(&["orders"])
     };
     let mut watch = weir.watch(request.clone()).await;
-    // More than HTTP/2 and its windows hold back, so that most pieces wait in the stream.
+    // More than HTTP/2 and its windows buffer, so that most pieces wait in the stream.
     let large = doc! {"_id": 1, "text": "x".repeat(12 << 20)};
     let orders = database.collection("orders");
     orders.insert_one(large).await.expect("an insert");

@@ -1,4 +1,4 @@
-//! Clients that read slowly, or not at all: they harm nobody, and lose nothing.
+//! Clients that read slowly, or not at all, harm nobody and lose nothing.
 
 mod conversions;
 mod support;
@@ -23,7 +23,7 @@ async fn insert_large(database: &Database, id: i32, kilobytes: usize) {
         .expect("an insert");
 }
 
-/// Writes these, and has a watch read each as it comes.
+/// Writes these documents while a watch reads each as it comes.
 async fn write_and_read(
     database: &Database,
     reader: &mut WatchStream,
@@ -50,27 +50,27 @@ async fn clients_that_never_read_cost_the_others_nothing() {
     let mut reader = reader.expect("it opens");
     let before = weir.process.resident();
 
-    // 40 MB: more than every window, the ring and the memory that Weir may take.
+    // 40 MB: more than all windows, the ring and Weir's memory limit.
     write_and_read(&database, &mut reader, 0..WRITES, 500).await;
 
     let metrics = weir.metrics().await;
     let used = metrics.sum("weir_memory_used_bytes");
     assert!(used <= f64::from(32 << 20), "{used} bytes");
     assert!(metrics.sum("weir_ring_bytes") <= f64::from(2 << 20));
-    // One message each waits in Weir for its client, and what HTTP/2 holds back for it.
+    // One message per client waits in Weir, plus what HTTP/2 buffers.
     let grown = weir.process.resident().saturating_sub(before);
     assert!(
         grown < (48 << 20) + (DEAF as u64) * (2 << 20),
         "{grown} bytes"
     );
-    // Who does not read asks MongoDB for nothing.
+    // A client that does not read causes no query.
     eventually("one cursor is open", async || {
         database.open_cursors().await == 1
     })
     .await;
     let parks = weir.metrics().await.sum("weir_watches_fell_behind_total");
 
-    // And has lost nothing, whenever it comes to read.
+    // It has lost nothing when it reads again.
     let mut received = Received::default();
     received.until_id(&mut deaf[0], WRITES - 1).await;
     assert_eq!(received.ids, (0..WRITES).collect::<Vec<_>>());
@@ -78,9 +78,9 @@ async fn clients_that_never_read_cost_the_others_nothing() {
     assert!((1.0..=2.0).contains(&parks), "parked {parks} times");
 }
 
-/// What those who never read have taken and not sent is theirs alone to wait for.
+/// Messages that idle clients have taken and not sent must not use up the memory of all.
 #[tokio::test]
-async fn clients_that_stop_at_different_places_do_not_use_up_the_memory_of_all() {
+async fn clients_that_stop_at_different_positions_do_not_use_up_the_memory() {
     let database = Database::options().start().await;
     let weir = Weir::with(&database, |config| {
         config.memory_limit = ByteSize::mib(16);
@@ -94,7 +94,7 @@ async fn clients_that_stop_at_different_places_do_not_use_up_the_memory_of_all()
     let mut last = 0;
     for _ in 0..8 {
         deaf.push(WatchStream::narrow(weir.grpc_addr(), request()).await);
-        // One reply of 4 MB, of which each client that comes to it takes the first piece.
+        // One reply of 4 MB, of which each client takes the first part.
         let many = (0..40).map(|number| {
             doc! {"_id": last + number, "text": "x".repeat(100_000)}
         });
@@ -111,7 +111,7 @@ async fn clients_that_stop_at_different_places_do_not_use_up_the_memory_of_all()
     assert_eq!(received.ids, (0..=last).collect::<Vec<_>>());
 }
 
-/// Two filters on one feed: nobody else is there to read what the one leaves unread.
+/// Two filters on one feed: no other watch reads what one leaves unread.
 #[tokio::test]
 async fn a_client_that_never_reads_does_not_hold_up_another_filter() {
     let database = Database::start().await;
@@ -139,8 +139,8 @@ async fn a_client_that_never_reads_does_not_hold_up_another_filter() {
     assert_eq!(received.ids, (0..30).collect::<Vec<_>>());
 }
 
-/// Among others who keep up, a client stops reading during 20 MB: more than every window and
-/// buffer on the way. `request` is the slow client's, and `wants` what it matches.
+/// A client stops reading during 20 MB, more than all windows and buffers, while others keep up.
+/// `request` is the slow client's, and `wants` what it matches.
 async fn catches_up_and_is_live_again(
     database: &Database,
     request: impl FnOnce(pb::WatchRequest) -> pb::WatchRequest,
@@ -167,7 +167,7 @@ async fn catches_up_and_is_live_again(
         received.states.contains(&pb::WatchState::CatchingUp),
         "{received:?}"
     );
-    // Back in the ring, it costs MongoDB nothing.
+    // Back on the ring, it causes no load on MongoDB.
     eventually("the catch-up is over", async || {
         weir.metrics().await.sum("weir_catch_ups") == 0.0 && database.open_cursors().await == 1
     })
@@ -184,7 +184,7 @@ async fn a_slow_client_among_fast_ones_catches_up_and_is_live_again() {
     catches_up_and_is_live_again(&database, |request| request, |_| true).await;
 }
 
-/// What it has missed is known of each event by itself, and no longer by its filter's list.
+/// For events that it missed, the filter is evaluated anew and not taken from its match list.
 #[tokio::test]
 async fn a_slow_client_with_a_filter_catches_up_and_is_live_again() {
     let database = Database::options().start().await;
@@ -210,9 +210,9 @@ async fn an_event_larger_than_every_window_arrives() {
     assert_eq!(ids, [0, 1, 2, 3]);
 }
 
-/// With one turn to catch up, those who fell off wait for each other, and all are served.
+/// With one catch-up permit, clients that fell behind wait for each other, and all are served.
 #[tokio::test]
-async fn those_who_fell_off_are_served_in_turn() {
+async fn clients_that_fell_behind_are_served_in_turn() {
     const SLOW: usize = 5;
     const WRITES: i32 = 60;
     let database = Database::options().start().await;
@@ -243,7 +243,7 @@ async fn those_who_fell_off_are_served_in_turn() {
     };
     let stories = tokio::select! {
         stories = all => stories,
-        () = most => unreachable!("it goes on for ever"),
+        () = most => unreachable!("it continues for ever"),
     };
     for received in stories {
         assert_eq!(received.ids, (0..WRITES).collect::<Vec<_>>());
@@ -257,7 +257,7 @@ async fn those_who_fell_off_are_served_in_turn() {
 
 /// Progress is due while the second half of what was read waits for a slow client.
 #[tokio::test]
-async fn progress_does_not_overtake_what_a_slow_client_has_yet_to_get() {
+async fn progress_does_not_overtake_events_that_a_slow_client_has_yet_to_get() {
     let database = Database::start().await;
     let weir = Weir::start(&database).await;
     let second = Some(prost_types::Duration {
@@ -274,7 +274,7 @@ async fn progress_does_not_overtake_what_a_slow_client_has_yet_to_get() {
     let mut ids: Vec<i32> = Vec::new();
     let mut progresses = Vec::new();
     for round in 0..3 {
-        // More than one message, and yet one piece for the hub.
+        // More than one message, but a single batch for the hub.
         let many = (0..5).map(|number| {
             doc! {"_id": round * 5 + number, "text": "x".repeat(48_000)}
         });

@@ -1,4 +1,4 @@
-//! Spans of watches, as an OpenTelemetry collector gets them.
+//! Spans of watches, as an OpenTelemetry collector receives them.
 #![cfg(feature = "otlp")]
 
 mod support;
@@ -27,7 +27,7 @@ use weir::pb;
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
 const PARENT: &str = "b7ad6b7169203331";
 
-/// A collector, and what it was sent: the resource's attributes with each span.
+/// A collector and the spans it received, each with the resource's attributes.
 #[derive(Clone, Default)]
 struct Collector(Arc<Mutex<Vec<(Attributes, Span)>>>);
 
@@ -62,7 +62,7 @@ impl Collector {
         (collector, address)
     }
 
-    /// The spans of this name that have come so far.
+    /// The spans with this name so far.
     fn named(&self, name: &str) -> Vec<(Attributes, Span)> {
         let received = self.0.lock().expect("no test panics here");
         let named = received.iter().filter(|(_, span)| span.name == name);
@@ -83,7 +83,7 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// A watch whose caller is traced, and sampled or not.
+/// Opens a watch whose caller is traced, sampled or not.
 async fn watch_in_trace(weir: &Weir, request: pb::WatchRequest, flags: &str) -> WatchStream {
     let mut client = weir.client().await;
     let mut request = Request::new(request);
@@ -103,7 +103,7 @@ async fn a_watch_is_a_span_in_its_callers_trace_with_its_outcome() {
     let database = Database::start().await;
     let weir = Weir::with(&database, |config| {
         config.spans.otlp_endpoint = Some(format!("http://{address}"));
-        // Whoever is sampled by its caller is sampled here, whatever the ratio.
+        // The caller's sampling decision applies, whatever the ratio.
         config.spans.otlp_sample_ratio = 0.0;
     })
     .await;
@@ -111,14 +111,14 @@ async fn a_watch_is_a_span_in_its_callers_trace_with_its_outcome() {
     let id = watch.opened.watch_id.clone();
     insert(&database, 1).await;
     watch.next_change().await;
-    eventually("the opening is told while the watch is open", async || {
+    eventually("the opening is reported while the watch is open", async || {
         !collector.named("open watch").is_empty()
     })
     .await;
     assert!(collector.named(WATCH).is_empty(), "the watch is still open");
 
     drop(watch);
-    eventually("the watch is told once it has ended", async || {
+    eventually("the watch is reported once it has ended", async || {
         !collector.named(WATCH).is_empty()
     })
     .await;
@@ -150,7 +150,7 @@ async fn a_watch_is_a_span_in_its_callers_trace_with_its_outcome() {
 }
 
 #[tokio::test]
-async fn a_watch_that_is_refused_is_a_span_and_one_that_its_caller_does_not_sample_is_none() {
+async fn a_refused_watch_is_a_span_and_an_unsampled_one_is_not() {
     let (collector, address) = Collector::start().await;
     let database = Database::start().await;
     let weir = Weir::with(&database, |config| {
@@ -169,13 +169,13 @@ async fn a_watch_that_is_refused_is_a_span_and_one_that_its_caller_does_not_samp
     let told = attributes(&spans[0].1.attributes);
     assert_eq!(told["weir.reason"], "RESUME_TOKEN_MALFORMED");
     assert_ne!(hex(&spans[0].1.trace_id), TRACE);
-    // The client's own mistake is no fault of the server's.
+    // A client's mistake is not an error of the server.
     let status = spans[0].1.status.clone().unwrap_or_default();
     assert_ne!(status.code, StatusCode::Error as i32);
 }
 
 #[tokio::test]
-async fn a_collector_that_is_away_harms_no_watch_and_no_shutdown() {
+async fn an_unavailable_collector_affects_no_watch_and_no_shutdown() {
     let nobody = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = nobody.local_addr().expect("it is bound");
     drop(nobody);
@@ -207,7 +207,7 @@ async fn a_collector_that_is_away_harms_no_watch_and_no_shutdown() {
 }
 
 #[tokio::test]
-async fn what_ends_at_a_shutdown_is_sent_before_the_process_ends() {
+async fn spans_that_end_at_a_shutdown_are_sent_before_the_process_ends() {
     let (collector, address) = Collector::start().await;
     let database = Database::start().await;
     let endpoint = format!("http://{address}");
@@ -224,7 +224,7 @@ async fn what_ends_at_a_shutdown_is_sent_before_the_process_ends() {
     ended.await;
     let status = weir.process.wait_for_exit(WAIT_LIMIT).await;
     assert!(status.success(), "{}", weir.process);
-    // It is gone: nothing can come any more.
+    // The process has ended: nothing can come any more.
     let spans = collector.named(WATCH);
     assert_eq!(spans.len(), 1, "{spans:?}{}", weir.process);
     let told = attributes(&spans[0].1.attributes);

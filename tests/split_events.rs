@@ -1,4 +1,4 @@
-//! Events that MongoDB sends in fragments, with faults between these.
+//! Events that MongoDB sends in fragments, with faults between the fragments.
 
 mod conversions;
 mod support;
@@ -8,8 +8,8 @@ use mongodb::bson::{Bson, doc};
 use support::{Database, FailCommand, Figure, Weir, tally};
 use weir::pb;
 
-/// One document of before and one of after with the change between them are more than MongoDB puts
-/// into a reply. Whatever fails between the replies, the client sees one event, once.
+/// A pre-image, a post-image and the change together are more than MongoDB puts into a reply.
+/// Whatever fails between the replies, the client sees one event, once.
 #[tokio::test]
 async fn a_fault_between_two_fragments_neither_loses_nor_repeats_the_event() {
     let database = Database::options().start().await;
@@ -29,8 +29,8 @@ async fn a_fault_between_two_fragments_neither_loses_nor_repeats_the_event() {
     };
     let mut watch = weir.watch(request).await;
     let restarts = async || weir.metrics().await.sum("weir_feed_restarts_total");
-    // A lost cursor before, between and after the fragments; and the failure after which each of them
-    // comes in a reply of its own.
+    // A lost cursor before, between and after the fragments; and the failure after which each
+    // fragment comes in its own reply.
     let faults = [(43, 0), (43, 1), (10334, 0)];
     for (number, (code, skipped)) in (1..).zip(faults) {
         let before_it = restarts().await;

@@ -1,4 +1,4 @@
-//! Watches that begin or end at a time.
+//! Watches that start or end at a time.
 
 mod support;
 
@@ -21,7 +21,7 @@ fn after(token: &Bytes, request: pb::WatchRequest) -> pb::WatchRequest {
 fn at(seconds: u32) -> prost_types::Timestamp {
     prost_types::Timestamp {
         seconds: seconds.into(),
-        // Dropped, both ways.
+        // Ignored, both ways.
         nanos: 999_999_999,
     }
 }
@@ -68,7 +68,7 @@ async fn insert(database: &Database, id: i32) {
         .expect("an insert");
 }
 
-/// Writes over three seconds at least: the changes, with one before them all that is not told.
+/// Writes for at least three seconds. Returns the changes, after one that is not returned.
 async fn changes_of_three_seconds(weir: &Weir, database: &Database) -> Vec<pb::ChangeEvent> {
     let mut watch = weir.watch(database.watch_request(&["orders"])).await;
     let mut changes: Vec<pb::ChangeEvent> = Vec::new();
@@ -99,7 +99,7 @@ async fn all(mut watch: WatchStream) -> (Vec<pb::ChangeEvent>, Bytes) {
 }
 
 #[tokio::test]
-async fn a_watch_from_a_time_begins_with_the_first_change_of_that_second() {
+async fn a_watch_from_a_time_starts_with_the_first_change_of_that_second() {
     let database = Database::start().await;
     let weir = Weir::start(&database).await;
     let changes = changes_of_three_seconds(&weir, &database).await;
@@ -116,7 +116,7 @@ async fn a_watch_from_a_time_begins_with_the_first_change_of_that_second() {
     let got = watch.changes(expected.len()).await;
     assert_eq!(ids(&got), ids(expected));
 
-    // Nothing was handled when `Opened` came, so its token begins at the same time, and suits
+    // Nothing had been handled when `Opened` came, so its token starts at the same time and fits
     // every filter.
     for operations in [vec![], vec![pb::OperationType::Insert.into()]] {
         let again = pb::WatchRequest {
@@ -130,16 +130,17 @@ async fn a_watch_from_a_time_begins_with_the_first_change_of_that_second() {
     }
 }
 
-/// A watch from now, and the first of its feed, opened in the midst of writes: the place that it tells to
-/// begin at is no later than the first change that it gets. Else progress could be told past that change,
-/// and whoever goes on from there by its time would miss it.
+/// A watch from now, the first of its feed, opened during writes: the reported start position is
+/// not later than the first change that it gets. Otherwise progress could be reported beyond that
+/// change, and a resume by time would miss it.
 #[tokio::test]
-async fn no_change_comes_of_before_the_place_that_was_told_at_the_opening() {
+async fn no_change_lies_before_the_reported_start_position() {
     const ROUNDS: usize = 40;
     let database = Database::options().start().await;
     let weir = Weir::start(&database).await;
     let orders = database.collection("orders");
-    // One alone: with several the stand-in tells a time at which one of them is not done yet.
+    // A single writer: with several, the stand-in reports a time at which one of them is not done
+    // yet.
     let _writing = AbortOnDropHandle::new(tokio::spawn(async move {
         for id in 0.. {
             orders
@@ -150,7 +151,7 @@ async fn no_change_comes_of_before_the_place_that_was_told_at_the_opening() {
     }));
     for round in 0..ROUNDS {
         let request = pb::WatchRequest {
-            // A feed of its own.
+            // So that the watch has its own feed.
             collections: vec!["orders".to_owned(), format!("none_{round}")],
             ..database.watch_request(&[])
         };
@@ -166,9 +167,9 @@ async fn no_change_comes_of_before_the_place_that_was_told_at_the_opening() {
     }
 }
 
-/// (The stand-in sends what comes before as well, which MongoDB does not; it is passed over here.)
+/// (The stand-in also sends earlier events, which MongoDB does not; they are skipped here.)
 #[tokio::test]
-async fn a_watch_from_the_future_begins_when_its_time_comes() {
+async fn a_watch_from_the_future_starts_at_its_time() {
     let database = Database::start().await;
     let weir = Weir::start(&database).await;
     let mut now = weir.watch(database.watch_request(&["orders"])).await;
@@ -198,7 +199,7 @@ async fn a_watch_from_the_future_begins_when_its_time_comes() {
     assert_eq!(Some(id(&first)), last.as_ref().map(id));
 }
 
-/// As T2: silence about what is gone would be a hole.
+/// Starting later without an error would leave a gap.
 #[tokio::test]
 async fn a_time_before_the_oldest_entry_of_the_oplog_is_refused() {
     let database = Database::start().await;
@@ -236,21 +237,21 @@ async fn a_bounded_read_ends_with_ok_after_the_last_change_of_its_last_second() 
         let (got, _) = all(weir.watch(request).await).await;
         assert_eq!(ids(&got), within(from_second, until_second));
     }
-    // From a token on.
+    // Starting from a token.
     let request = until(last, after(&changes[0].resume_token, orders()));
     let (got, end) = all(weir.watch(request).await).await;
     assert_eq!(ids(&got), within(first - 1, last)[1..]);
-    // What comes after the end follows its last token.
+    // Changes after the end follow its last token.
     let mut rest = weir.watch(after(&end, orders())).await;
     assert_eq!(second(&rest.next_change().await), last + 1);
 
-    // A token from past the end: there is nothing to read.
+    // From a token after the end there is nothing to read.
     let newest = &changes[changes.len() - 1].resume_token;
     let (got, _) = all(weir.watch(until(last, after(newest, orders()))).await).await;
     assert_eq!(got, []);
 }
 
-/// The end is MongoDB's own clock's to tell, when no change comes to tell it.
+/// MongoDB's clock decides about the end when no change comes after it.
 #[tokio::test]
 async fn a_bounded_read_of_a_quiet_collection_ends_once_mongodbs_clock_has_passed() {
     let database = Database::options().noop_heartbeat_seconds(1).start().await;
@@ -280,9 +281,9 @@ async fn a_bounded_read_of_a_quiet_collection_ends_once_mongodbs_clock_has_passe
     );
 }
 
-/// What ends the collection after the last second is not the bounded read's business.
+/// The end of the collection after the last second does not affect the bounded read.
 #[tokio::test]
-async fn a_bounded_read_ends_with_ok_though_the_collection_was_dropped_later() {
+async fn a_bounded_read_ends_with_ok_although_the_collection_was_dropped_later() {
     let database = Database::start().await;
     let weir = Weir::start(&database).await;
     let changes = changes_of_three_seconds(&weir, &database).await;
@@ -297,7 +298,7 @@ async fn a_bounded_read_ends_with_ok_though_the_collection_was_dropped_later() {
         let (got, _) = all(weir.watch(request).await).await;
         assert_eq!(ids(&got), early);
     }
-    // The same where no change tells that the end has passed.
+    // The same where no change shows that the end has passed.
     let deletes = pb::WatchRequest {
         operations: vec![pb::OperationType::Delete.into()],
         ..until(first + 1, from(first, database.watch_request(&["orders"])))

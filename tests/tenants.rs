@@ -1,5 +1,5 @@
-//! Tenants that share a collection, and a feed: each sees its own documents alone, without what is hidden,
-//! in every form and however it got there.
+//! Tenants share a collection and a feed: each sees only its own documents, without hidden fields,
+//! in every format and by every path.
 
 mod support;
 
@@ -38,7 +38,7 @@ const FORMATS: [Format; 4] = [
     Format::Struct,
 ];
 
-/// What stands in hidden fields, and what they are called.
+/// The contents and the names of hidden fields.
 const HIDDEN: [&str; 4] = ["HIDDEN", "ssn", "number", "price"];
 
 fn clients() -> [(&'static str, Value); 4] {
@@ -96,7 +96,7 @@ impl Shop {
         delete.expect("a delete");
     }
 
-    /// What two tenants do side by side. Order 1 moves from one to the other in the midst of it.
+    /// The writes of two tenants. Order 1 moves from one to the other in between.
     async fn trade(&self) {
         for (id, tenant) in [(1, "a"), (2, "b")] {
             self.insert(id, tenant).await;
@@ -137,7 +137,7 @@ fn order(id: i32, tenant: &str, version: i32) -> Document {
     }
 }
 
-/// What each of them sees of [`Shop::trade`].
+/// The changes of [`Shop::trade`] that each of them sees.
 fn seen_by(tenant: &str) -> Vec<(Op, i32)> {
     use Op::{Delete, Insert, Replace, Update};
     match tenant {
@@ -164,7 +164,7 @@ fn seen_by(tenant: &str) -> Vec<(Op, i32)> {
     }
 }
 
-/// The number in a document of any format.
+/// The order number in a document of any format.
 fn number(change: &pb::ChangeEvent) -> i32 {
     use pb::document::Value as V;
     let key = change.document_key.as_ref().and_then(|it| it.value.clone());
@@ -187,16 +187,17 @@ fn number(change: &pb::ChangeEvent) -> i32 {
     number.expect("a number")
 }
 
-/// Fails when a message to a tenant tells of another's documents, or of what is hidden.
+/// Fails when a message to a tenant reveals another tenant's documents or hidden fields.
 fn tells_nothing(bytes: &[u8], tenant: &str, format: Format) {
     let other = if tenant == "a" { "b" } else { "a" };
     let foreign = [format!("note-{other}-"), format!("again-{other}")];
-    // That of the move itself is b's from then on, and may come to b as what was before its next update.
+    // The moved order belongs to b from then on, and b may see it as the pre-image of its next
+    // update.
     let moved = (tenant == "a").then_some("note-moved");
     let foreign = foreign.iter().map(String::as_str);
     let secrets = foreign.chain(HIDDEN).chain(moved);
     for secret in secrets {
-        // A type's name in canonical Extended JSON.
+        // A type name of canonical Extended JSON.
         let text = String::from_utf8_lossy(bytes).replace("$numberInt", "");
         assert!(
             !text.contains(secret),
@@ -205,7 +206,7 @@ fn tells_nothing(bytes: &[u8], tenant: &str, format: Format) {
     }
 }
 
-/// Reads until an order has come, and holds all that comes against what may come.
+/// Reads until an order has come, and compares each change with the expected ones.
 async fn follow(
     watch: &mut WatchStream,
     tenant: &str,
@@ -230,10 +231,10 @@ fn last_of(tenant: &str) -> i32 {
     seen_by(tenant).last().expect("some").1
 }
 
-/// Two tenants and an administrator on one feed, in each format: encodings are shared among those
-/// of one view and never beyond.
+/// Two tenants and an administrator on one feed, in each format: encodings are shared only within a
+/// view.
 #[tokio::test]
-async fn tenants_on_one_feed_see_their_own_and_nothing_hidden_in_any_format() {
+async fn tenants_on_one_feed_see_only_their_own_documents_and_no_hidden_fields_in_any_format() {
     let shop = Shop::start().await;
     let mut open = Vec::new();
     let mut admins = Vec::new();
@@ -267,7 +268,7 @@ async fn tenants_on_one_feed_see_their_own_and_nothing_hidden_in_any_format() {
     }
 }
 
-/// The same for who reads what has been: from a token, from a time, on a stream of its own or not.
+/// The same for history: from a token, from a time, on a dedicated or a shared stream.
 #[tokio::test]
 async fn a_tenant_that_catches_up_sees_the_same() {
     let shop = Shop::start().await;
@@ -302,9 +303,10 @@ async fn a_tenant_that_catches_up_sees_the_same() {
     }
 }
 
-/// What can't be told is not shown: an update without a document, a delete without what was deleted.
+/// Without a document nothing is shown: an update without a post-image, a delete without a
+/// pre-image.
 #[tokio::test]
-async fn without_images_a_tenant_sees_only_what_carries_its_document() {
+async fn without_images_a_tenant_sees_only_events_with_its_document() {
     let shop = Shop::start().await;
     let mut open = Vec::new();
     for mode in [pb::FeedMode::Shared, pb::FeedMode::Dedicated] {
@@ -333,9 +335,9 @@ async fn without_images_a_tenant_sees_only_what_carries_its_document() {
     }
 }
 
-/// A token goes on for those of its tenant alone: an event's as well as a message's.
+/// Tokens of events and of messages work only for their tenant.
 #[tokio::test]
-async fn a_token_of_one_tenant_is_refused_to_another() {
+async fn a_token_of_one_tenant_is_refused_for_another() {
     let shop = Shop::start().await;
     let mut tokens: Vec<(&str, Bytes)> = Vec::new();
     let mut open = Vec::new();
@@ -373,9 +375,9 @@ async fn a_token_of_one_tenant_is_refused_to_another() {
     }
 }
 
-/// An event that is too large is so by what is shown of it, and to those to whom it is shown.
+/// The size limit applies to the visible part of an event, and only for clients that see it.
 #[tokio::test]
-async fn events_that_are_too_large_are_cut_by_what_is_shown_of_them() {
+async fn the_size_limit_applies_to_the_visible_part_of_an_event() {
     const LIMIT: u32 = 64 << 10;
     let shop = Shop::start().await;
     let mut open = Vec::new();
@@ -398,9 +400,9 @@ async fn events_that_are_too_large_are_cut_by_what_is_shown_of_them() {
         order.insert(field, text.repeat(200_000 / text.len()));
         shop.orders().insert_one(order).await.expect("an insert");
     };
-    // Hidden, and so small for everybody.
+    // The large field is hidden, so the event is small for everybody.
     put(1, "a", "ssn", "HIDDEN").await;
-    // Large for b, and nothing for a.
+    // Large for b, and invisible for a.
     put(2, "b", "note", "note-b-").await;
     put(3, "a", "note", "note-a-").await;
     shop.insert(4, "a").await;

@@ -1,4 +1,4 @@
-//! Encrypted connections: who is let in, what is checked, and that nobody holds up anybody else.
+//! TLS connections: who is admitted, what is checked, and that nobody delays anybody else.
 
 mod support;
 
@@ -25,7 +25,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use weir::config::ClientAuth;
 
 #[tokio::test]
-async fn a_watch_goes_over_tls() {
+async fn a_watch_works_over_tls() {
     let database = Database::start().await;
     let secured = Secured::start(&database, |_| {}).await;
     let mut watch = secured.watch(&database, secured.authority.trusted()).await;
@@ -35,7 +35,7 @@ async fn a_watch_goes_over_tls() {
     let metrics = secured.weir.metrics().await;
     assert_eq!(handshakes(&metrics, "ok"), 1.0);
     assert_eq!(metrics.sum("weir_connections"), 1.0);
-    // rcgen's certificates last until 4096.
+    // rcgen's certificates are valid until 4096.
     let expires = metrics.sum("weir_tls_certificate_expiry_timestamp_seconds");
     assert_eq!(expires, 67_090_118_400.0);
     drop(watch);
@@ -45,7 +45,7 @@ async fn a_watch_goes_over_tls() {
     .await;
 }
 
-/// Without TLS there is no certificate to expire: an alert on 0 would fire everywhere.
+/// Without TLS there is no expiry metric: an alert on 0 would fire everywhere.
 #[tokio::test]
 async fn without_tls_no_certificate_expires() {
     let database = Database::start().await;
@@ -56,7 +56,7 @@ async fn without_tls_no_certificate_expires() {
 }
 
 #[tokio::test]
-async fn both_versions_of_tls_that_are_safe_are_spoken() {
+async fn tls_1_2_and_1_3_are_supported() {
     let database = Database::start().await;
     let secured = Secured::start(&database, |_| {}).await;
     for version in [&TLS12, &TLS13] {
@@ -69,7 +69,7 @@ async fn both_versions_of_tls_that_are_safe_are_spoken() {
     }
 }
 
-/// The server learns of it by an alert: after a rotation gone wrong this is what an operator sees.
+/// The client reports it by a TLS alert: after a failed rotation this is what an operator sees.
 #[tokio::test]
 async fn a_certificate_that_clients_do_not_trust_is_counted() {
     let database = Database::start().await;
@@ -89,9 +89,9 @@ async fn a_certificate_that_clients_do_not_trust_is_counted() {
     secured.watch(&database, secured.authority.trusted()).await;
 }
 
-/// It may be the clock that is wrong, and a new certificate is read without a start.
+/// The clock may be wrong, and a new certificate is loaded without a restart.
 #[tokio::test]
-async fn a_server_starts_with_an_expired_certificate_which_clients_refuse() {
+async fn a_server_starts_with_an_expired_certificate_that_clients_refuse() {
     let database = Database::start().await;
     let secured = Secured::of(&database, |authority| {
         authority.issue(&["localhost"], expired)
@@ -108,7 +108,7 @@ async fn a_server_starts_with_an_expired_certificate_which_clients_refuse() {
 }
 
 #[tokio::test]
-async fn mutual_tls_lets_in_only_those_who_show_a_certificate_of_its_authority() {
+async fn mutual_tls_admits_only_clients_with_a_certificate_of_its_authority() {
     let database = Database::start().await;
     let clients = Authority::new("clients");
     let secured = Secured::mutual(&database, &clients, ClientAuth::Required).await;
@@ -120,7 +120,7 @@ async fn mutual_tls_lets_in_only_those_who_show_a_certificate_of_its_authority()
 
     let why = secured.refusal(trusted()).await;
     assert!(why.contains("CertificateRequired"), "{why}");
-    // Of the server's authority, which is not that of its clients.
+    // Issued by the server's authority, which is not its clients' authority.
     let stranger = secured.authority.client("orders-reader");
     let why = secured
         .refusal(trusted().identity(stranger.identity()))
@@ -129,7 +129,7 @@ async fn mutual_tls_lets_in_only_those_who_show_a_certificate_of_its_authority()
     let old = clients.issue(&["orders-reader"], expired);
     let why = secured.refusal(trusted().identity(old.identity())).await;
     assert!(why.contains("CertificateExpired"), "{why}");
-    // A server's certificate is none for a client.
+    // A server certificate is not valid for a client.
     let server = clients.server(&["orders-reader"]);
     secured.refusal(trusted().identity(server.identity())).await;
 
@@ -137,24 +137,24 @@ async fn mutual_tls_lets_in_only_those_who_show_a_certificate_of_its_authority()
     assert_eq!(handshakes(&metrics, "certificate_missing"), 1.0);
     assert_eq!(handshakes(&metrics, "certificate_refused"), 3.0);
     assert_eq!(handshakes(&metrics, "ok"), 1.0);
-    // Of all that those who are in notice nothing.
+    // Admitted clients notice nothing of all this.
     insert(&database, 1).await;
     assert_eq!(id(&watch.next_change().await), 1);
 }
 
-/// To close a connection at once makes what the client sends next fail, or resets it while bytes are unread,
-/// and then it does not come to read the alert. A client of TLS 1.3 has its handshake behind it by then, and
-/// is sending its first calls.
+/// If the server closed the connection at once, the client's next write would fail, or a reset
+/// would discard the unread alert, and the client would never read the reason. A TLS 1.3 client has
+/// finished its handshake by then, and is sending its first calls.
 #[tokio::test]
-async fn a_refused_client_reads_why_though_it_is_still_sending() {
+async fn a_refused_client_reads_the_reason_although_it_is_still_sending() {
     let database = Database::start().await;
     let clients = Authority::new("clients");
     let secured = Secured::mutual(&database, &clients, ClientAuth::Required).await;
     for _ in 0..20 {
         let config = alpn(trusting(&secured.authority, &[&TLS13], None), &["h2"]);
         let stream = connect(secured.weir.grpc_addr(), config).await;
-        let mut stream = stream.expect("a handshake, for what the client knows");
-        // The alert is here, and waits to be read.
+        let mut stream = stream.expect("a handshake from the client's view");
+        // The alert has arrived and waits to be read.
         let mut byte = [0];
         let arrived = stream.get_ref().0.peek(&mut byte);
         within("the alert", arrived).await.expect("it arrives");
@@ -186,7 +186,7 @@ async fn where_certificates_are_optional_a_wrong_one_is_still_refused() {
     assert!(why.contains("UnknownCA"), "{why}");
 }
 
-/// The stream ends as it does without TLS, and a connection that never greeted holds up nothing.
+/// The stream ends as it does without TLS, and a silent connection delays nothing.
 #[tokio::test]
 async fn a_shutdown_gives_streams_over_tls_their_last_token() {
     let database = Database::start().await;

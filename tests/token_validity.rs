@@ -1,4 +1,5 @@
-//! Every token that was handed out is good, whatever message it came with and whatever is asked next.
+//! Every token that Weir hands out works, whichever message it came with and whatever the next
+//! request is.
 
 mod support;
 
@@ -32,7 +33,7 @@ fn document(change: &pb::ChangeEvent) -> Option<Document> {
     };
     match insert.full_document.as_ref()?.value.as_ref()? {
         pb::document::Value::Bson(bytes) => Document::from_reader(&bytes[..]).ok(),
-        other => panic!("asked for BSON, got {other:?}"),
+        other => panic!("expected BSON, got {other:?}"),
     }
 }
 
@@ -41,7 +42,7 @@ fn id(change: &pb::ChangeEvent) -> i32 {
     document.get_i32("_id").expect("a number")
 }
 
-/// What a message tells of the collection, each with the token that stands behind it.
+/// The changes in a message, each with its token.
 fn changed(message: &pb::WatchResponse) -> Vec<(String, Bytes)> {
     match message.kind.as_ref().expect("a kind this test knows") {
         Kind::Changes(batch) => batch
@@ -65,7 +66,7 @@ fn changed(message: &pb::WatchResponse) -> Vec<(String, Bytes)> {
     }
 }
 
-/// Everything that a watch tells up to its end, or up to the last thing that happens.
+/// Everything that a watch delivers up to its end, or up to the last change.
 async fn all_news(watch: &mut WatchStream) -> Vec<String> {
     let mut all = Vec::new();
     while let Ok(Some(message)) = watch.try_next().await {
@@ -77,7 +78,7 @@ async fn all_news(watch: &mut WatchStream) -> Vec<String> {
     all
 }
 
-/// What follows a token is what followed it, whichever message it came with.
+/// After a token comes what followed it, whichever message it came with.
 #[tokio::test]
 async fn every_message_carries_a_token_that_is_followed_by_exactly_the_rest() {
     let database = Database::start().await;
@@ -92,7 +93,7 @@ async fn every_message_carries_a_token_that_is_followed_by_exactly_the_rest() {
     };
     let orders = database.collection("orders");
     let mut watch = weir.watch(request()).await;
-    // Each message's kind and token, and how much had been told once it was handled.
+    // Each message's kind and token, and the number of changes before it.
     let mut tokens = vec![("Opened", watch.token(), 0)];
     let mut told: Vec<String> = Vec::new();
 
@@ -118,7 +119,7 @@ async fn every_message_carries_a_token_that_is_followed_by_exactly_the_rest() {
             other => panic!("unexpected {other:?}"),
         };
         tokens.push((kind, message.resume_token.clone(), told.len()));
-        // The next thing happens once the one before it was told.
+        // The next step follows once the one before it was delivered.
         step += 1;
         match (kind, told.len()) {
             ("StateChange", 0) => insert(&database, 1).await,
@@ -158,7 +159,7 @@ async fn every_message_carries_a_token_that_is_followed_by_exactly_the_rest() {
         let expected = match &told[seen..] {
             [] => vec!["7".to_owned()],
             // Between the drop and the invalidate: MongoDB sends the invalidate again. The stand-in
-            // goes on with what comes later.
+            // continues with what comes later.
             [last] if rest == ["7"] => {
                 assert_eq!(last, "invalidated");
                 continue;
@@ -169,10 +170,10 @@ async fn every_message_carries_a_token_that_is_followed_by_exactly_the_rest() {
     }
 }
 
-/// A message that waits to be sent when the server shuts down has not been delivered, so
-/// the last token must not stand for it.
+/// A message that waits to be sent at the shutdown has not been delivered, so the last token must
+/// not cover it.
 #[tokio::test]
-async fn the_last_token_of_a_server_that_shuts_down_stands_for_what_was_delivered() {
+async fn the_last_token_at_a_shutdown_covers_only_what_was_delivered() {
     let database = Database::start().await;
     let weir = Weir::start(&database).await;
     let request = pb::WatchRequest {
@@ -182,7 +183,7 @@ async fn the_last_token_of_a_server_that_shuts_down_stands_for_what_was_delivere
     let mut watch = weir.watch(request.clone()).await;
     insert(&database, 1).await;
     let before = watch.next_change().await.resume_token;
-    // More than the buffers between the two take, so that pieces are left when the end comes.
+    // More than the buffers between them, so that pieces are left at the end.
     let large = doc! {"_id": 2, "text": "x".repeat(8 << 20)};
     let orders = database.collection("orders");
     orders.insert_one(large).await.expect("an insert");
@@ -240,7 +241,7 @@ fn field(path: &str, operator: Operator) -> pb::Filter {
     }
 }
 
-/// Every kind of condition; each lets the new order through and not the old one.
+/// Every kind of condition; each passes the new order and not the old one.
 fn filters() -> Vec<pb::Filter> {
     use pb::filter::Kind::{AllOf, AnyOf, NoneOf};
     let new = || field("status", Operator::Eq(text("new")));
@@ -276,7 +277,7 @@ fn filters() -> Vec<pb::Filter> {
     ]
 }
 
-/// Every way to ask that may differ between a watch and its resume.
+/// Every option that may differ between a watch and its resume.
 fn ways_to_ask(request: &pb::WatchRequest) -> Vec<pb::WatchRequest> {
     let request = || request.clone();
     let insert = pb::OperationType::Insert.into();
@@ -315,8 +316,8 @@ fn ways_to_ask(request: &pb::WatchRequest) -> Vec<pb::WatchRequest> {
     ways
 }
 
-/// What happened after the token comes, for each scope and each way to ask; a watch that
-/// silently began at the present would miss it.
+/// The changes after the token come, for each scope and each request; a watch that silently started
+/// from now would miss them.
 async fn a_token_is_honoured(scope: impl Fn(&Database) -> pb::WatchRequest) {
     let database = Database::start().await;
     let weir = Weir::with(&database, |config| config.allow_deployment_watch = true).await;
@@ -358,21 +359,21 @@ async fn a_token_is_honoured(scope: impl Fn(&Database) -> pb::WatchRequest) {
 }
 
 #[tokio::test]
-async fn a_token_of_a_collection_is_honoured_whatever_is_asked() {
+async fn a_token_of_a_collection_works_with_every_request() {
     a_token_is_honoured(|database| database.watch_request(&["orders"])).await;
 }
 
 #[tokio::test]
-async fn a_token_of_several_collections_is_honoured_whatever_is_asked() {
+async fn a_token_of_several_collections_works_with_every_request() {
     a_token_is_honoured(|database| database.watch_request(&["orders", "items"])).await;
 }
 
 #[tokio::test]
-async fn a_token_of_a_database_is_honoured_whatever_is_asked() {
+async fn a_token_of_a_database_works_with_every_request() {
     a_token_is_honoured(|database| database.watch_request(&[])).await;
 }
 
 #[tokio::test]
-async fn a_token_of_the_deployment_is_honoured_whatever_is_asked() {
+async fn a_token_of_the_deployment_works_with_every_request() {
     a_token_is_honoured(|_| pb::WatchRequest::default()).await;
 }

@@ -1,4 +1,4 @@
-//! Which resume tokens are refused and how, and which are taken.
+//! Which resume tokens are refused and how, and which are accepted.
 
 mod support;
 
@@ -28,14 +28,14 @@ async fn insert(database: &Database, id: i32) {
         .expect("an insert");
 }
 
-/// The token of a change that was made for this.
+/// The token of a new change.
 async fn token_of_a_change(weir: &Weir, database: &Database) -> Bytes {
     let mut watch = weir.watch(database.watch_request(&["orders"])).await;
     insert(database, fastrand::i32(..0)).await;
     watch.next_change().await.resume_token
 }
 
-/// The status that a request is refused with, before the response's headers go out.
+/// The status with which a request is refused, before the response headers.
 async fn refusal(weir: &Weir, request: pb::WatchRequest) -> Status {
     let mut client = weir.client().await;
     within("an answer to Watch", client.watch(request))
@@ -56,7 +56,7 @@ fn assert_refused(status: &Status, reason: &str) {
     assert_eq!(fields, ["resume_token"]);
 }
 
-/// The envelope with another body and the checksum that this body has.
+/// The envelope with a changed body and a matching checksum.
 fn sealed_again(token: &Bytes, change: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
     let mut body = token[..token.len() - 4].to_vec();
     change(&mut body);
@@ -65,7 +65,7 @@ fn sealed_again(token: &Bytes, change: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
     body
 }
 
-/// That every flipped byte and every cut is noticed is shown with the envelope itself.
+/// The envelope's own tests show that every flipped byte and every truncation is detected.
 #[tokio::test]
 async fn a_malformed_token_is_refused_before_the_stream_begins() {
     let database = Database::start().await;
@@ -164,9 +164,9 @@ async fn a_token_of_another_deployment_is_refused() {
     assert_refused(&status, "RESUME_TOKEN_MISMATCH");
 }
 
-/// The names of collections have no order and count once, so they make no other token.
+/// The order and repetition of collection names do not matter, so they make no other token.
 #[tokio::test]
-async fn collections_named_in_another_order_are_the_same_scope() {
+async fn the_order_of_collections_does_not_change_the_scope() {
     let database = Database::start().await;
     let weir = Weir::start(&database).await;
     let mut watch = weir
@@ -181,9 +181,9 @@ async fn collections_named_in_another_order_are_the_same_scope() {
     assert_eq!(id(&resumed.next_change().await), 2);
 }
 
-/// A rolling restart, and a client that learns: another replica, another format, another filter.
+/// A rolling restart with changed clients: another replica, another format, another filter.
 #[tokio::test]
-async fn a_token_is_good_on_another_replica_and_in_another_form() {
+async fn a_token_works_on_another_replica_and_in_another_format() {
     let database = Database::start().await;
     let one = Weir::start(&database).await;
     let token = token_of_a_change(&one, &database).await;
@@ -211,7 +211,7 @@ async fn a_token_is_good_on_another_replica_and_in_another_form() {
                 ..request()
             })
             .await;
-        // What is done with events in Weir leaves MongoDB's stream as it was.
+        // What Weir does with events in process does not change MongoDB's stream.
         assert_eq!(resumed.opened.start_mode(), pb::StartMode::Token);
         let changes = resumed.changes(2).await;
         let tokens: Vec<Bytes> = changes.into_iter().map(|it| it.resume_token).collect();
@@ -229,7 +229,7 @@ fn document(change: &pb::ChangeEvent) -> Option<Document> {
     };
     match insert.full_document.as_ref()?.value.as_ref()? {
         pb::document::Value::Bson(bytes) => Document::from_reader(&bytes[..]).ok(),
-        other => panic!("asked for BSON, got {other:?}"),
+        other => panic!("expected BSON, got {other:?}"),
     }
 }
 
@@ -238,18 +238,18 @@ fn id(change: &pb::ChangeEvent) -> i32 {
     document.get_i32("_id").expect("a number")
 }
 
-/// Two keys for tokens, for nothing but tests.
+/// Two token keys, for tests only.
 const OLD_KEY: &str = "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=";
 const NEW_KEY: &str = "QkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkI=";
 
-/// A key is changed while watches are open. Tokens of the old one are taken until it is taken out, and a
-/// file that can't be used changes nothing.
+/// Keys change while watches are open. Tokens of the old key are accepted until it is removed, and
+/// an unusable file changes nothing.
 #[tokio::test]
-async fn token_keys_are_changed_without_a_restart() {
+async fn token_keys_change_without_a_restart() {
     let database = Database::start().await;
     let folder = TempDir::new().expect("a folder");
     let file = folder.path().join("keys");
-    // At once, as nobody must read half of it.
+    // Atomically, so that nobody reads half of the file.
     let put = |lines: &[&str]| {
         std::fs::write(folder.path().join("new"), lines.join("\n")).expect("a file");
         std::fs::rename(folder.path().join("new"), &file).expect("a file in its place");
@@ -265,7 +265,7 @@ async fn token_keys_are_changed_without_a_restart() {
         let metrics = weir.metrics().await;
         metrics.sum_where("weir_reloads_total", &labels)
     };
-    // The version and the number of the key.
+    // The version and the key number.
     let key_of = |token: &Bytes| token[..5].to_vec();
     let mut watch = weir.watch(database.watch_request(&["orders"])).await;
     insert(&database, 1).await;

@@ -1,5 +1,5 @@
-//! Events that MongoDB can't send: everything before them comes, the watch ends once, and the client
-//! can go on after them.
+//! Events that MongoDB can't send: everything before them comes, the watch ends once, and the
+//! client can resume after them.
 
 mod conversions;
 mod support;
@@ -17,13 +17,13 @@ use weir::pb;
 use weir::pb::field_filter::Operator;
 use weir::pb::watch_request::Start;
 
-/// MongoDB's codes of events that it can't send, with Weir's reasons.
+/// MongoDB's codes for events that it can't send, with Weir's reasons.
 const CODES: [(i32, &str); 2] = [
     (47, "IMAGE_UNAVAILABLE"),
     (10334, "UPSTREAM_EVENT_TOO_LARGE"),
 ];
 
-/// What came before the watch ended, the last token, and how it ended.
+/// Reads to the end. Returns the ids, the last token and the status.
 async fn to_the_end(weir: &Weir, request: pb::WatchRequest) -> (Vec<Bson>, Bytes, Status) {
     let mut watch = match weir.try_watch(request).await {
         Ok(watch) => watch,
@@ -54,11 +54,12 @@ fn numbers(ids: impl IntoIterator<Item = i32>) -> Vec<Bson> {
     ids.into_iter().map(Bson::from).collect()
 }
 
-/// A real missing image, among events that can be sent: whether the feed reads it or a catch-up,
-/// whether MongoDB filters on documents or not. (The stand-in reads ahead of what it sends, up to 200
-/// events, where MongoDB does not: what stands right before may then come with other images only.)
+/// A missing required image among events that can be sent, read by the feed or a catch-up, with and
+/// without a document filter in MongoDB. (The stand-in reads up to 200 events ahead of what it
+/// sends, where MongoDB does not: the events right before may then come only with other image
+/// options.)
 #[tokio::test]
-async fn a_watch_ends_right_before_a_missing_image_and_goes_on_right_after_it() {
+async fn a_watch_ends_right_before_a_missing_image_and_resumes_right_after_it() {
     let database = Database::options().start().await;
     let orders = database.collection(ORDERS);
     let plain = database.watch_request(&[ORDERS]);
@@ -107,9 +108,9 @@ async fn a_watch_ends_right_before_a_missing_image_and_goes_on_right_after_it() 
     for (request, start, mut watch) in live {
         let status = watch.end().await;
         let ended = (numbers(0..5), watch.token(), status);
-        // Another server reads all of it anew.
+        // Another server reads all of it again.
         let again = to_the_end(&replica, from(&start, &request)).await;
-        // From right before it, it is met at once, and once.
+        // From right before it, the watch ends at once, and once.
         let once_more = to_the_end(&replica, from(&ended.1, &request)).await;
         assert_eq!(once_more.0, []);
         let once_more = (numbers(0..5), ended.1.clone(), once_more.2);
@@ -117,14 +118,14 @@ async fn a_watch_ends_right_before_a_missing_image_and_goes_on_right_after_it() 
             let info = error_info(&status);
             assert_eq!(info.reason, "IMAGE_UNAVAILABLE");
             assert!(info.metadata.contains_key("after_time"));
-            // With other images the last token goes on with all that did not come.
+            // With other image options the last token resumes with everything that did not come.
             let token = if token.is_empty() { &start } else { &token };
             let mut without = replica.watch(from(token, &plain)).await;
             let rest = without.changes(all.len() - ids.len()).await;
             let rest = rest.iter().map(id);
             assert_eq!(ids.iter().cloned().chain(rest).collect::<Vec<_>>(), all);
 
-            // The next token is right after it, for the very same request.
+            // The next token lies right after the event, for the same request.
             let told = info.metadata.get("next_token");
             assert!(told.is_some() || ids.len() < 5, "{info:?}");
             if let Some(next) = told {
@@ -137,12 +138,12 @@ async fn a_watch_ends_right_before_a_missing_image_and_goes_on_right_after_it() 
             tally(Figure::Faults, 1);
         }
     }
-    // Who needs no image has noticed nothing.
+    // Watches that need no image notice nothing.
     insert(&database, 8).await;
     assert_eq!(id(&other.next_change().await), Bson::Int32(8));
 }
 
-/// A status that does not fit the trailers is not told at all.
+/// A status that does not fit into the trailers would be lost as a whole.
 #[tokio::test]
 async fn the_status_stays_small_whatever_the_key() {
     let database = Database::options().start().await;
@@ -160,7 +161,7 @@ async fn the_status_stays_small_whatever_the_key() {
         let set = doc! {"$set": {"a": 1}};
         orders.update_one(doc! {"_id": &key}, set).await.unwrap();
         let (_, _, status) = to_the_end(&weir, from(&watch.token(), &required)).await;
-        // Trailers hold them in base64.
+        // Trailers hold the details in base64.
         let size = status.details().len() * 4 / 3 + status.message().len();
         assert!(size < 7 << 10, "{size} bytes with a key of {length}");
         let info = error_info(&status);
@@ -170,14 +171,14 @@ async fn the_status_stays_small_whatever_the_key() {
     assert!((1..6).contains(&told), "{told} of 6 tokens told");
 }
 
-/// A failure of Weir's own commands, and of no one else's.
+/// A failure of Weir's commands only.
 fn weirs(commands: &[&str], code: i32) -> FailCommand {
     FailCommand::on(commands).code(code).app_name("weir")
 }
 
-/// A failure that does not come again has cost another opening, and nothing else.
+/// A failure that does not recur costs only another opening.
 #[tokio::test]
-async fn a_failure_that_does_not_come_again_loses_nothing() {
+async fn a_failure_that_does_not_recur_loses_nothing() {
     let database = Database::options().start().await;
     let weir = Weir::without_linger(&database).await;
     let restarts = async || weir.metrics().await.sum("weir_feed_restarts_total");
@@ -200,9 +201,9 @@ async fn a_failure_that_does_not_come_again_loses_nothing() {
     }
 }
 
-/// One that stays is met once more, and looked at once: one end, no loop.
+/// A failure that recurs is met once more, and examined at once: one end, no loop.
 #[tokio::test]
-async fn a_failure_that_stays_ends_the_watch_once() {
+async fn a_failure_that_persists_ends_the_watch_once() {
     let database = Database::options().start().await;
     let weir = Weir::without_linger(&database).await;
     let restarts = async || weir.metrics().await.sum("weir_feed_restarts_total");
@@ -220,7 +221,7 @@ async fn a_failure_that_stays_ends_the_watch_once() {
             weir.wait_for_no_feeds().await;
             database.clear_failures().await;
 
-            // Its token is good once the failure is gone.
+            // Its token works once the failure is gone.
             let request = from(&watch.token(), &database.watch_request(&[ORDERS]));
             let mut again = weir.watch(request).await;
             insert(&database, number).await;
@@ -236,9 +237,9 @@ async fn a_failure_that_stays_ends_the_watch_once() {
     .await;
 }
 
-/// A catch-up whose first reply fails, with the feed of others going on.
+/// A catch-up whose first reply fails, while the feed of other watches continues.
 #[tokio::test]
-async fn a_catch_up_that_fails_ends_its_own_watch_alone() {
+async fn a_failing_catch_up_ends_only_its_own_watch() {
     let database = Database::options().start().await;
     let weir = Weir::start(&database).await;
     let request = database.watch_request(&[ORDERS]);
@@ -247,19 +248,19 @@ async fn a_catch_up_that_fails_ends_its_own_watch_alone() {
     let replica = Weir::start(&database).await;
     let mut other = replica.watch(request.clone()).await;
     for (number, (code, reason)) in (1..).zip(CODES) {
-        // The first fails, and the one after it, event by event, does as well.
+        // The first attempt fails, and so does the second, event by event.
         database.fail(weirs(&["aggregate"], code).times(2)).await;
         let (ids, _, status) = to_the_end(&replica, from(&start, &request)).await;
         assert_eq!(ids, []);
         let info = error_info(&status);
         assert_eq!(info.reason, reason);
-        // The look found what comes next.
+        // The examination found the next event.
         assert!(
             info.metadata.contains_key("next_token") || code == 47,
             "{info:?}"
         );
 
-        // It fails once only: then nothing is lost.
+        // It fails only once: then nothing is lost.
         database.fail(weirs(&["aggregate"], code).times(1)).await;
         let mut again = replica.watch(from(&start, &request)).await;
         assert_eq!(id(&again.next_change().await), Bson::Int32(0));

@@ -1,4 +1,4 @@
-//! What updates tell of what they changed, whatever the operator.
+//! The description of an update, for every operator.
 
 mod conversions;
 mod support;
@@ -8,7 +8,7 @@ use mongodb::bson::{Bson, Document, bson, doc};
 use support::{Database, Weir};
 use weir::pb;
 
-/// What a server's update operators become: `(operator, updatedFields, removedFields)`.
+/// The results of the update operators: `(operator, updatedFields, removedFields)`.
 fn update_operators() -> Vec<(Bson, Document, Vec<&'static str>)> {
     vec![
         (
@@ -63,7 +63,7 @@ fn update_operators() -> Vec<(Bson, Document, Vec<&'static str>)> {
 
 /// Operators, dotted paths, array elements, removals, pipelines, names with "." and "$".
 #[tokio::test]
-async fn every_update_operator_tells_what_it_changed() {
+async fn every_update_operator_reports_what_it_changed() {
     let database = Database::options().start().await;
     let weir = Weir::start(&database).await;
     let mut original = DriverStream::of(&database, true).await;
@@ -90,7 +90,7 @@ async fn every_update_operator_tells_what_it_changed() {
             ..database.watch_request(&["orders"])
         })
         .await;
-    // The creation, and the inserts.
+    // Skips the creation and the inserts.
     original.next(1 + operators.len()).await;
 
     for (id, (operator, ..)) in operators.iter().enumerate() {
@@ -120,9 +120,9 @@ async fn every_update_operator_tells_what_it_changed() {
     }
 }
 
-/// A server may tell the new size, or the whole array instead.
+/// A server may send the new size, or the whole array instead.
 #[tokio::test]
-async fn an_array_cut_short_tells_its_size_or_its_rest() {
+async fn a_truncated_array_reports_its_size_or_its_contents() {
     let database = Database::options().start().await;
     let weir = Weir::start(&database).await;
     let mut original = DriverStream::of(&database, false).await;

@@ -1,5 +1,5 @@
-//! What Weir asks MongoDB besides its streams: the time, what it is, where the oplog begins. Whatever is
-//! answered, or not answered, an open watch goes on, and a new one is answered in time.
+//! Weir's queries to MongoDB besides its streams: the time, its properties, the start of the oplog.
+//! Whatever the answer, or without one, an open watch continues, and a new one is answered in time.
 
 mod support;
 
@@ -23,7 +23,7 @@ fn impatient(config: &mut ServeConfig) {
     config.server_selection_timeout = Duration::from_millis(300);
 }
 
-/// Ways in which every question fails.
+/// Ways in which every query fails.
 fn failures() -> Vec<FailCommand> {
     let fail = || FailCommand::on(&QUESTIONS).app_name("weir");
     let mut failures: Vec<FailCommand> = [13, 20, 43, 91, 4242]
@@ -31,7 +31,7 @@ fn failures() -> Vec<FailCommand> {
         .map(|code| fail().code(code))
         .collect();
     failures.push(fail().close_connection());
-    // Longer than an answer may take.
+    // Longer than the reply timeout.
     failures.push(fail().block(REPLY_TIMEOUT * 2));
     failures
 }
@@ -41,9 +41,9 @@ async fn goes_on(received: &mut Received, watch: &mut WatchStream, database: &Da
     received.until_id(watch, id).await;
 }
 
-/// Nothing that a question comes to is told to a watch that is open.
+/// A failing query does not affect an open watch.
 #[tokio::test]
-async fn an_open_watch_goes_on_whatever_is_answered_to_questions() {
+async fn an_open_watch_continues_whatever_its_queries_return() {
     let database = Database::options().start().await;
     let weir = Weir::with(&database, impatient).await;
     let mut watch = weir.watch(database.watch_request(&[ORDERS])).await;
@@ -51,7 +51,7 @@ async fn an_open_watch_goes_on_whatever_is_answered_to_questions() {
     for (id, failure) in (0..).step_by(2).zip(failures()) {
         database.fail(failure).await;
         goes_on(&mut received, &mut watch, &database, id).await;
-        // One that comes meanwhile asks, and its fate is its own.
+        // A watch that opens meanwhile queries, and may fail by itself.
         let begin = Instant::now();
         let another = weir.try_watch(database.watch_request(&[ORDERS])).await;
         assert!(begin.elapsed() < WAIT_LIMIT / 2, "{:?}", begin.elapsed());
@@ -64,13 +64,12 @@ async fn an_open_watch_goes_on_whatever_is_answered_to_questions() {
     assert_eq!(received.ids, ids);
 }
 
-/// A new watch that cannot be answered for is refused with a reason, in time; and the next is
-/// served when it is over.
+/// A new watch that cannot be opened is refused with a reason, in time; and a later one is served.
 #[tokio::test]
-async fn a_new_watch_is_answered_in_time_whatever_is_answered_to_questions() {
+async fn a_new_watch_is_answered_in_time_whatever_its_queries_return() {
     let database = Database::options().start().await;
     for failure in failures() {
-        // One that has not learned anything yet.
+        // A server that knows nothing about MongoDB yet.
         let weir = Weir::with(&database, impatient).await;
         database.fail(failure.clone()).await;
         let begin = Instant::now();
@@ -104,10 +103,10 @@ async fn a_new_watch_is_answered_in_time_whatever_is_answered_to_questions() {
     }
 }
 
-/// The oplog's beginning is asked for before a stream is opened by time. Where it may not be
-/// read the server is trusted; where it is not answered for a moment, the watch waits.
+/// The start of the oplog is queried before a stream is opened by time. Where Weir may not read it,
+/// the server's own check decides; where the query fails temporarily, the watch waits.
 #[tokio::test]
-async fn a_catch_up_survives_failing_questions() {
+async fn a_catch_up_survives_failing_queries() {
     let database = Database::options().start().await;
     let weir = Weir::with(&database, impatient).await;
     let mut first = weir.watch(database.watch_request(&[ORDERS])).await;
@@ -117,7 +116,7 @@ async fn a_catch_up_survives_failing_questions() {
         insert(&database, id).await;
     }
     for (more, failure) in (20..).zip(failures()) {
-        // A server that has no ring yet: everything has to be asked for.
+        // A server without a ring: every query is needed.
         let replica = Weir::with(&database, impatient).await;
         let mut live = replica.watch(database.watch_request(&[ORDERS])).await;
         database.fail(failure.times(3)).await;
@@ -139,7 +138,7 @@ async fn a_catch_up_survives_failing_questions() {
         received.until_id(&mut resumed, more - 1).await;
         assert_eq!(received.ids, (1..more).collect::<Vec<_>>());
         database.clear_failures().await;
-        // It joins the others, whatever became of its questions.
+        // It joins the others, whatever its queries returned.
         eventually("it has joined", async || {
             replica.metrics().await.sum("weir_catch_ups") == 0.0
         })

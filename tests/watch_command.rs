@@ -1,4 +1,4 @@
-//! `weir watch` and `weir dev`, the binaries, against a real server.
+//! The commands `weir watch` and `weir dev` against a real server.
 
 mod support;
 
@@ -17,7 +17,7 @@ fn watch(database: &Database, server: &str, arguments: &[&str]) -> ChildProcess 
     weir(&[], &arguments)
 }
 
-/// The lines that are of this type.
+/// The lines of this type.
 fn lines(output: &str, kind: &str) -> Vec<Value> {
     let lines = output
         .lines()
@@ -44,7 +44,7 @@ async fn until_id(process: &mut ChildProcess, id: i64) {
 }
 
 #[tokio::test]
-async fn changes_are_json_lines_and_conditions_hold() {
+async fn changes_are_json_lines_that_match_the_conditions() {
     let database = Database::start().await;
     let weir = Weir::start(&database).await;
     let server = weir.grpc_addr().to_string();
@@ -80,7 +80,7 @@ async fn changes_are_json_lines_and_conditions_hold() {
 
 /// A crash may repeat what was printed after the last write of the file, and loses nothing.
 #[tokio::test]
-async fn a_killed_watch_goes_on_from_its_file_without_loss() {
+async fn a_killed_watch_resumes_from_its_file_without_loss() {
     let database = Database::start().await;
     let weir = Weir::start(&database).await;
     let server = weir.grpc_addr().to_string();
@@ -125,7 +125,7 @@ async fn a_killed_watch_goes_on_from_its_file_without_loss() {
     seen.extend(&again[repeated..]);
     assert_eq!(seen, (0..15).collect::<Vec<_>>());
 
-    // It ended in peace, so that nothing at all is repeated.
+    // The last run ended orderly, so that nothing is repeated.
     insert(&database, 15).await;
     let mut process = watch(&database, &server, &["--resume-file", file, "--limit", "1"]);
     assert_eq!(
@@ -137,7 +137,7 @@ async fn a_killed_watch_goes_on_from_its_file_without_loss() {
 }
 
 #[tokio::test]
-async fn a_watch_goes_on_when_the_server_is_restarted() {
+async fn a_watch_continues_when_the_server_restarts() {
     let database = Database::start().await;
     let mut server = ServeProcess::start(database.uri(), &[]).await;
     let address = server.grpc.to_string();
@@ -175,12 +175,12 @@ async fn a_watch_goes_on_when_the_server_is_restarted() {
 }
 
 #[tokio::test]
-async fn errors_read_as_advice() {
+async fn errors_give_advice() {
     let database = Database::start().await;
     let weir = Weir::start(&database).await;
     let server = weir.grpc_addr().to_string();
 
-    // A server that is not there.
+    // A server that does not exist.
     let mut process = watch(&database, "127.0.0.1:1", &["--no-reconnect"]);
     assert_eq!(
         process.wait_for_exit(WAIT_LIMIT).await.code(),
@@ -213,7 +213,7 @@ async fn errors_read_as_advice() {
     let said = process.stderr();
     assert!(said.contains("other collections"), "{process}");
 
-    // A collection that goes away.
+    // A collection that is dropped.
     insert(&database, 1).await;
     let mut process = watch(&database, &server, &[]);
     opened(&mut process).await;
@@ -233,7 +233,7 @@ async fn errors_read_as_advice() {
         assert!(!words.contains("Status {"), "that is for programs: {words}");
     }
 
-    // What cannot be asked for.
+    // An invalid condition.
     let mut process = watch(&database, &server, &["--where", "=5"]);
     assert_eq!(
         process.wait_for_exit(WAIT_LIMIT).await.code(),
@@ -242,7 +242,7 @@ async fn errors_read_as_advice() {
     );
 }
 
-/// The processes that were started below this one, by what the kernel knows of parents.
+/// The processes whose command line contains this text.
 fn processes_naming(text: &str) -> Vec<String> {
     let Ok(entries) = std::fs::read_dir("/proc") else {
         return Vec::new();
@@ -265,7 +265,7 @@ async fn the_demo_plays_once_and_leaves_no_process_behind() {
     let status = process.wait_for_exit(Duration::from_secs(60)).await;
     assert_eq!(status.code(), Some(0), "{process}");
     assert!(process.stdout().contains("insert"), "{process}");
-    // Its data and its log lie there, so its command line names the folder.
+    // Its data and log are in that folder, which its command line names.
     eventually("the database is gone", async || {
         processes_naming(temporary).is_empty()
     })

@@ -1,8 +1,7 @@
-//! A MongoDB that asks for rights: a gate in front of a database, which knows one role and lets pass
-//! what that role grants.
+//! A proxy in front of a database that enforces the rights of one role.
 //!
-//! It asks for the actions that MongoDB asks for, on the resources that it asks for them on, and refuses
-//! in MongoDB's words. Commands that it does not know it refuses as well, and remembers.
+//! It requires the actions that MongoDB requires, on the same resources, and refuses with MongoDB's
+//! messages. It refuses and records commands that it does not know.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -18,16 +17,16 @@ use tokio::{
 };
 use tokio_util::task::AbortOnDropHandle;
 
-/// The code of the wire protocol's only message that is still in use.
+/// The opcode of the only message type that the wire protocol still uses.
 const OP_MSG: i32 = 2013;
-/// A message's length, its number, whose answer it is, and its code: four bytes each.
+/// A message's length, id, response id and opcode: four bytes each.
 const HEADER: usize = 16;
 /// Flags, and a byte that says that a document follows.
 const BEFORE_DOCUMENT: usize = HEADER + 5;
-/// Far above what a message may have.
+/// Far above the allowed size of a message.
 const MAX_MESSAGE: usize = 64 << 20;
 
-/// Stages that read nothing but what comes to them.
+/// Stages that read nothing but their input.
 const HARMLESS_STAGES: [&str; 9] = [
     "$match",
     "$project",
@@ -40,10 +39,10 @@ const HARMLESS_STAGES: [&str; 9] = [
     "$changeStreamSplitLargeEvent",
 ];
 
-/// An action on a resource, both as the role document has them.
+/// An action on a resource, in the terms of the role document.
 pub type Right = (String, String);
 
-/// What a role document grants.
+/// The grants of a role document.
 #[derive(Clone)]
 pub struct Role(Vec<Privilege>);
 
@@ -55,11 +54,11 @@ struct Privilege {
 }
 
 impl Role {
-    /// Reads the document that `createRole` takes.
+    /// Parses the document that `createRole` takes.
     pub fn read(document: &serde_json::Value) -> Self {
         let text = |value: &serde_json::Value| value.as_str().expect("a text").to_owned();
         let inherited = document["roles"].as_array().expect("inherited roles");
-        assert!(inherited.is_empty(), "the gate knows no other roles");
+        assert!(inherited.is_empty(), "the proxy supports no inherited roles");
         let privileges = document["privileges"].as_array().expect("privileges");
         let privileges = privileges.iter().map(|privilege| Privilege {
             database: text(&privilege["resource"]["db"]),
@@ -74,7 +73,7 @@ impl Role {
         Self(privileges.collect())
     }
 
-    /// All that it grants.
+    /// All rights that the role grants.
     pub fn rights(&self) -> BTreeSet<Right> {
         let rights = |it: &Privilege| -> Vec<Right> {
             let resource = it.resource();
@@ -95,7 +94,7 @@ impl Role {
         role
     }
 
-    /// The right that grants an action on a target, where one does.
+    /// The right that grants an action on a target, if there is one.
     fn grants(&self, action: &str, target: &Target) -> Option<Right> {
         let granting = |it: &&Privilege| it.actions.contains(action) && it.covers(target);
         let privilege = self.0.iter().find(granting)?;
@@ -128,7 +127,7 @@ impl Privilege {
     }
 }
 
-/// What a command is about.
+/// The target of a command.
 #[derive(Clone)]
 enum Target {
     Collection(String, String),
@@ -143,7 +142,7 @@ struct Need {
     target: Target,
 }
 
-/// A running gate. It stops when it is dropped.
+/// A running proxy. It stops when it is dropped.
 pub struct PrivilegeProxy {
     address: SocketAddr,
     state: Arc<Mutex<State>>,
@@ -152,17 +151,17 @@ pub struct PrivilegeProxy {
 
 struct State {
     role: Role,
-    /// What the cursors that were opened through it needed.
+    /// The rights needed by the cursors that were opened through it.
     cursors: HashMap<i64, Vec<Need>>,
     used: BTreeSet<Right>,
     /// How often an action was refused.
     refused: BTreeMap<&'static str, usize>,
-    /// What came that is not known.
+    /// Unknown commands.
     strange: BTreeSet<String>,
 }
 
 impl PrivilegeProxy {
-    /// Stands before the database at `upstream`.
+    /// Listens in front of the database at `upstream`.
     pub async fn before(upstream: SocketAddr, role: Role) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await;
         let listener = listener.expect("a port is free");
@@ -186,22 +185,22 @@ impl PrivilegeProxy {
         self.address
     }
 
-    /// Has another role in force from now on.
+    /// Replaces the role from now on.
     pub fn grant(&self, role: Role) {
         lock(&self.state).role = role;
     }
 
-    /// The rights that commands were let pass by.
+    /// The rights that accepted commands used.
     pub fn used(&self) -> BTreeSet<Right> {
         lock(&self.state).used.clone()
     }
 
-    /// How often commands were refused for want of an action.
+    /// How often commands were refused because this action was missing.
     pub fn refused(&self, action: &str) -> usize {
         *lock(&self.state).refused.get(action).unwrap_or(&0)
     }
 
-    /// What came that it does not know.
+    /// The commands that it does not know.
     pub fn strange(&self) -> BTreeSet<String> {
         lock(&self.state).strange.clone()
     }
@@ -212,7 +211,7 @@ fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
 }
 
 impl State {
-    /// What a command needs, or the answer that refuses it.
+    /// The rights that a command needs, or the answer that refuses it.
     fn judge(&mut self, command: &Document, is_in: bool) -> Result<Vec<Need>, Document> {
         let needs = match self.needs(command, is_in) {
             Ok(needs) => needs,
@@ -246,7 +245,7 @@ impl State {
         match name {
             "hello" | "isMaster" | "ismaster" | "saslStart" | "saslContinue" => Ok(vec![]),
             _ if !is_in => Err(format!("command {name} requires authentication")),
-            // Each may kill the cursors that it opened.
+            // A user may kill its own cursors.
             "ping" | "buildInfo" | "endSessions" | "killCursors" => Ok(vec![]),
             "find" => Ok(vec![Need {
                 actions: &["find"],
@@ -264,7 +263,7 @@ impl State {
                     .and_then(Bson::as_document)
                     .and_then(|it| it.get_document("$changeStream").ok());
                 let Some(options) = options else {
-                    return Err("an aggregate that is no change stream".to_owned());
+                    return Err("an aggregate other than a change stream".to_owned());
                 };
                 let stage = |stage: &Bson| stage.as_document()?.keys().next().cloned();
                 let others: Vec<Option<String>> = stages.map(stage).collect();
@@ -292,7 +291,7 @@ impl State {
     }
 }
 
-/// What MongoDB answers whoever may not do something.
+/// MongoDB's answer to a command without the right.
 fn unauthorized(words: &str) -> Document {
     doc! { "ok": 0.0, "errmsg": words, "code": 13, "codeName": "Unauthorized" }
 }
@@ -307,7 +306,7 @@ async fn accept(listener: TcpListener, upstream: SocketAddr, state: Arc<Mutex<St
     }
 }
 
-/// Carries one connection: a command, its answer, and so on.
+/// Forwards one connection: a command, its answer, and so on.
 async fn carry(
     mut client: TcpStream,
     upstream: SocketAddr,
@@ -356,7 +355,7 @@ fn number(message: &[u8], at: usize) -> i32 {
     i32::from_le_bytes([0, 1, 2, 3].map(|index| message[at + index]))
 }
 
-/// A message's document; Weir sends, and is sent, no other kind of section.
+/// A message's document; Weir sends and receives no other kind of section.
 fn document(message: &[u8]) -> io::Result<Document> {
     Document::from_reader(&message[BEFORE_DOCUMENT..]).map_err(io::Error::other)
 }

@@ -1,4 +1,4 @@
-//! `weir watch` over TLS: it gets in where it may, and says what is wrong where it may not.
+//! `weir watch` over TLS: it connects where it may, and reports the reason where it may not.
 
 use weir::config::ClientAuth;
 
@@ -42,14 +42,15 @@ async fn gets_an_event(database: &Database, mut process: ChildProcess) {
     assert!(process.stdout().contains(r#""type":"change""#), "{process}");
 }
 
-/// It ends at once, without a second attempt.
+/// Checks that it ends at once, without a second attempt.
 async fn is_told(process: ChildProcess, code: i32, words: &str) {
     let said = is_told_in_the_end(process, code, words).await;
     assert!(!said.contains("trying again"), "{said}");
 }
 
-/// It ends, after some attempts it may be: the words in which a server refuses a certificate come after
-/// the handshake, and are lost where the connection is closed before the call is under way.
+/// Checks that it ends, perhaps after some attempts: the alert by which a server refuses a
+/// certificate comes after the handshake, and is lost if the connection is closed before the call
+/// is under way.
 async fn is_told_in_the_end(mut process: ChildProcess, code: i32, words: &str) -> String {
     let status = process.wait_for_exit(WAIT_LIMIT).await;
     assert_eq!(status.code(), Some(code), "{process}");
@@ -61,7 +62,7 @@ async fn is_told_in_the_end(mut process: ChildProcess, code: i32, words: &str) -
     said
 }
 
-/// The files of a test's authorities, as command lines name them.
+/// The certificate files of a test, as command-line arguments.
 struct Paths(tempfile::TempDir);
 
 impl Paths {
@@ -73,7 +74,7 @@ impl Paths {
 }
 
 #[tokio::test]
-async fn the_command_watches_over_tls_and_says_what_keeps_it_from_that() {
+async fn the_command_watches_over_tls_and_reports_why_it_cannot() {
     let database = Database::start().await;
     let secured = Secured::of(&database, |authority| authority.server(&["localhost"])).await;
     let port = secured.weir.grpc_addr().port();
@@ -83,7 +84,7 @@ async fn the_command_watches_over_tls_and_says_what_keeps_it_from_that() {
     let trusting = ["--tls-ca-file", &ca];
 
     gets_an_event(&database, watch(&database, &server, &trusting)).await;
-    // The system's authorities, and settings of the environment.
+    // The system's authorities, and settings from the environment.
     let system = [("SSL_CERT_FILE", ca.as_str())];
     gets_an_event(&database, watch_in(&system, &database, &server, &[])).await;
     let variable = [("WEIR_WATCH_TLS_CA_FILE", ca.as_str())];
@@ -100,7 +101,7 @@ async fn the_command_watches_over_tls_and_says_what_keeps_it_from_that() {
     let stranger = ["--tls-ca-file", stranger.as_str()];
     is_told(watch(&database, &server, &stranger), 1, words).await;
 
-    // Each side without TLS where the other has it.
+    // One side without TLS where the other uses it.
     let plain = format!("http://localhost:{port}");
     is_told(watch(&database, &plain, &["--no-reconnect"]), 1, "https://").await;
     let weir = Weir::start(&database).await;
@@ -109,7 +110,7 @@ async fn the_command_watches_over_tls_and_says_what_keeps_it_from_that() {
 }
 
 #[tokio::test]
-async fn the_command_shows_its_certificate() {
+async fn the_command_presents_its_certificate() {
     let database = Database::start().await;
     let clients = Authority::new("clients");
     let secured = Secured::mutual(&database, &clients, ClientAuth::Required).await;
@@ -144,7 +145,7 @@ async fn the_command_shows_its_certificate() {
 
 /// An interrupted rotation is no reason to end a watch that has been running for days.
 #[tokio::test]
-async fn the_command_goes_on_trying_where_it_has_been_let_in_before() {
+async fn the_command_keeps_retrying_a_server_that_admitted_it_before() {
     let database = Database::start().await;
     let secured = Secured::start(&database, |_| {}).await;
     let address = secured.weir.grpc_addr();
@@ -167,7 +168,7 @@ async fn the_command_goes_on_trying_where_it_has_been_let_in_before() {
     let opened = |output: &str| output.contains(r#""type":"opened""#);
     process.wait_for_output("opened", WAIT_LIMIT, opened).await;
 
-    // The server comes back with a certificate that the command does not trust yet.
+    // The server restarts with a certificate that the command does not trust yet.
     let Secured { weir, folder, .. } = secured;
     weir.shutdown().await;
     let renewed = Authority::new("renewed");
@@ -192,7 +193,7 @@ async fn the_command_goes_on_trying_where_it_has_been_let_in_before() {
 }
 
 #[tokio::test]
-async fn a_command_line_about_tls_that_cannot_be_is_refused_with_2() {
+async fn contradictory_tls_flags_exit_with_2() {
     let database = Database::start().await;
     let paths = Paths(tempfile::tempdir().expect("a folder"));
     let empty = paths.write("empty.pem", "");

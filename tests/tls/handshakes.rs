@@ -1,4 +1,4 @@
-//! Handshakes that take their time, or are none: nobody waits for them.
+//! Handshakes that are slow, or none at all, delay nobody.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -13,13 +13,13 @@ use crate::support::certificates::{Authority, Issued};
 use crate::support::orders::{id, insert};
 use crate::support::{Database, ServeProcess, eventually, within};
 
-/// Type, version and length of a record that holds a handshake message, of which nothing follows.
+/// Type, version and length of a handshake record, without its contents.
 const BEGUN: [u8; 5] = [0x16, 3, 1, 2, 0];
 
-/// Waits until the server has closed a connection; gives what it said before.
+/// Waits until the server has closed a connection. Returns what it sent before.
 async fn closed(mut stream: TcpStream) -> Vec<u8> {
     let mut said = Vec::new();
-    // A reset is an end too.
+    // A reset counts as an end.
     let _ = within("the server closes", stream.read_to_end(&mut said)).await;
     said
 }
@@ -30,9 +30,9 @@ async fn dial(address: SocketAddr, bytes: &[u8]) -> TcpStream {
     stream
 }
 
-/// Many more than there may be handshakes; they have not begun one.
+/// Far more connections than concurrent handshakes are allowed; none of them has begun one.
 #[tokio::test]
-async fn silent_connections_take_no_turn_of_a_handshake() {
+async fn silent_connections_occupy_no_handshake_slot() {
     let database = Database::start().await;
     let secured = Secured::start(&database, |config| {
         config.tls.max_handshakes = 1;
@@ -49,9 +49,9 @@ async fn silent_connections_take_no_turn_of_a_handshake() {
     assert_eq!(secured.weir.metrics().await.sum("weir_connections"), 51.0);
 }
 
-/// More of them than there are turns; then their time is over.
+/// More stalled handshakes than may run at once; then they time out.
 #[tokio::test]
-async fn stalled_handshakes_hold_up_nobody_and_end_in_their_time() {
+async fn stalled_handshakes_delay_nobody_and_time_out() {
     const LIMIT: Duration = Duration::from_secs(5);
     let database = Database::start().await;
     let secured = Secured::start(&database, |config| {
@@ -59,7 +59,7 @@ async fn stalled_handshakes_hold_up_nobody_and_end_in_their_time() {
         config.request_timeout = LIMIT;
     })
     .await;
-    // Who was in before goes on as if there were nothing.
+    // Open watches continue without interruption.
     let mut watch = secured.watch(&database, secured.authority.trusted()).await;
     let begin = Instant::now();
     let mut stalled = Vec::new();
@@ -69,7 +69,7 @@ async fn stalled_handshakes_hold_up_nobody_and_end_in_their_time() {
     insert(&database, 1).await;
     assert_eq!(id(&watch.next_change().await), 1);
 
-    eventually("one who comes then is let in", async || {
+    eventually("a later client is admitted", async || {
         secured.is_reached(secured.authority.trusted()).await
     })
     .await;
@@ -90,9 +90,9 @@ async fn stalled_handshakes_hold_up_nobody_and_end_in_their_time() {
     assert_eq!(id(&watch.next_change().await), 2);
 }
 
-/// Half a greeting is no more than none.
+/// A partial greeting is treated like none.
 #[tokio::test]
-async fn what_has_half_begun_takes_no_turn_of_a_handshake() {
+async fn a_partial_client_hello_occupies_no_handshake_slot() {
     let database = Database::start().await;
     let secured = Secured::start(&database, |config| {
         config.tls.max_handshakes = 1;
@@ -109,9 +109,9 @@ async fn what_has_half_begun_takes_no_turn_of_a_handshake() {
     .await;
 }
 
-/// Two deadlines one after the other would give an idle client twice the time.
+/// Two deadlines in a row would give an idle client twice the time.
 #[tokio::test]
-async fn a_handshake_and_the_greeting_have_one_time_together() {
+async fn the_handshake_and_the_greeting_share_one_deadline() {
     const LIMIT: Duration = Duration::from_secs(2);
     let database = Database::start().await;
     let secured = Secured::start(&database, |config| config.request_timeout = LIMIT).await;
@@ -120,7 +120,7 @@ async fn a_handshake_and_the_greeting_have_one_time_together() {
         .await
         .expect("a connection");
     tcp.set_nodelay(true).expect("it can be set");
-    // A client that is slow to begin: two thirds of the time are over when it has its handshake.
+    // A slow client: two thirds of the time have passed when its handshake is done.
     tokio::time::sleep(LIMIT * 2 / 3).await;
     let config = alpn(trusting(&secured.authority, &[&TLS13], None), &["h2"]);
     let connector = tokio_rustls::TlsConnector::from(std::sync::Arc::new(config));
@@ -136,7 +136,7 @@ async fn a_handshake_and_the_greeting_have_one_time_together() {
     assert_eq!(handshakes(&metrics, "ok"), 1.0);
 }
 
-/// A connection counts from the moment it is taken, or handshakes would be a way around the limit.
+/// A connection counts from its acceptance, or handshakes would bypass the limit.
 #[tokio::test]
 async fn connections_count_during_their_handshake() {
     let database = Database::start().await;
@@ -165,7 +165,7 @@ async fn connections_count_during_their_handshake() {
     secured.watch(&database, secured.authority.trusted()).await;
 }
 
-/// The hello of a client that knows nothing after TLS 1.1.
+/// The ClientHello of a client that supports only TLS 1.1.
 fn hello_of_tls_1_1() -> Vec<u8> {
     let mut body = vec![3, 2];
     body.extend([7; 32]); // random
@@ -179,13 +179,13 @@ fn hello_of_tls_1_1() -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn what_is_not_http2_over_tls_is_refused() {
+async fn anything_but_http2_over_tls_is_refused() {
     let database = Database::start().await;
     let secured = Secured::start(&database, |_| {}).await;
     let address = secured.weir.grpc_addr();
 
     let said = closed(dial(address, &hello_of_tls_1_1()).await).await;
-    // An alert, and a fatal one.
+    // A fatal alert.
     assert_eq!(said[0], 0x15, "{said:?}");
     assert_eq!(said[5], 2, "{said:?}");
     for plain in [
@@ -203,7 +203,7 @@ async fn what_is_not_http2_over_tls_is_refused() {
         let error = error.expect_err("no protocol in common").to_string();
         assert!(error.contains("NoApplicationProtocol"), "{error}");
     }
-    // Without a word about the protocol inside: RFC 9113 wants one.
+    // Without ALPN, which RFC 9113 requires.
     let silent = connect(address, base.clone()).await;
     let mut stream = silent.expect("rustls lets it pass");
     let greeting = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
@@ -212,7 +212,7 @@ async fn what_is_not_http2_over_tls_is_refused() {
     let _ = within("the end", stream.read_to_end(&mut said)).await;
     assert_eq!(said, b"", "it is not spoken to");
 
-    // A refusal over TLS 1.3 may be read by the client before it is counted.
+    // A TLS 1.3 client may read a refusal before it is counted.
     eventually("all are counted", async || {
         handshakes(&secured.weir.metrics().await, "protocol") == 8.0
     })
@@ -221,10 +221,10 @@ async fn what_is_not_http2_over_tls_is_refused() {
     assert_eq!(handshakes(&secured.weir.metrics().await, "ok"), 1.0);
 }
 
-/// Anybody can make handshakes fail, as often as they like: a log that grew with that would be a way to fill
-/// a disk. The library would warn of what it finds odd.
+/// Anybody can make handshakes fail, as often as they like: a log that grew with that could fill a
+/// disk. The library would log warnings.
 #[tokio::test]
-async fn failed_handshakes_leave_nothing_in_the_log() {
+async fn failed_handshakes_are_not_logged() {
     let database = Database::start().await;
     let folder = tempfile::tempdir().expect("a folder");
     let authority = Authority::new("everyone");
@@ -239,7 +239,7 @@ async fn failed_handshakes_leave_nothing_in_the_log() {
     ];
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let weir = ServeProcess::start(database.uri(), &arguments).await;
-    eventually("it has said all that it says at its start", async || {
+    eventually("the log lines of the start are complete", async || {
         weir.process.stderr().contains("mongodb answers")
     })
     .await;
@@ -252,7 +252,7 @@ async fn failed_handshakes_leave_nothing_in_the_log() {
         for bytes in [
             &hello_of_tls_1_1()[..],
             &hello_with_an_address_for_a_name(),
-            // A Finished where a ClientHello should be, an alert, and what is none of it.
+            // A Finished in place of a ClientHello, an alert, and no TLS at all.
             &[0x16, 3, 3, 0, 4, 20, 0, 0, 0],
             &[0x15, 3, 3, 0, 2, 1, 90],
             b"GET / HTTP/1.1\r\n\r\n",
@@ -276,7 +276,7 @@ async fn failed_handshakes_leave_nothing_in_the_log() {
     assert_eq!(said, "");
 }
 
-/// The hello of TLS 1.2 with a name (SNI) that must be none of a host, and is an address.
+/// A TLS 1.2 ClientHello whose server name (SNI) is an IP address, which is not allowed.
 fn hello_with_an_address_for_a_name() -> Vec<u8> {
     let name = b"127.0.0.1";
     let length = u8::try_from(name.len()).expect("a short name");
@@ -295,7 +295,7 @@ fn hello_with_an_address_for_a_name() -> Vec<u8> {
     record
 }
 
-/// Pings are the only way to learn that a client is gone whose address answers no more.
+/// Pings are the only way to detect a client whose address no longer answers.
 #[tokio::test]
 async fn a_client_that_answers_no_ping_over_tls_is_given_up() {
     let database = Database::start().await;
@@ -313,7 +313,7 @@ async fn a_client_that_answers_no_ping_over_tls_is_given_up() {
     let begin = Instant::now();
     let mut said = Vec::new();
     let _ = within("the server gives it up", stream.read_to_end(&mut said)).await;
-    // Its settings came, and a ping.
+    // The server's settings, and a ping.
     assert!(said.len() > 9 + 9 + 8, "{said:?}");
     assert!(begin.elapsed() < Duration::from_secs(8));
     eventually("it is counted no more", async || {

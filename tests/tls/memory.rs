@@ -1,4 +1,4 @@
-//! What an encrypted connection takes.
+//! The memory of a TLS connection.
 
 use futures::future::join_all;
 use rustls::version::TLS13;
@@ -9,10 +9,10 @@ use crate::setup::{alpn, connect, trusting};
 use crate::support::certificates::Authority;
 use crate::support::{Database, ServeProcess, eventually};
 
-/// Enough to tell what one takes from what the process takes anyway.
+/// Enough to separate the connections' memory from the process's own.
 const CONNECTIONS: usize = 400;
 
-/// What HTTP/2 begins with: the preface and empty SETTINGS.
+/// The start of HTTP/2: the preface and empty SETTINGS.
 const GREETING: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 
 async fn connected(weir: &ServeProcess, count: usize) {
@@ -22,7 +22,7 @@ async fn connected(weir: &ServeProcess, count: usize) {
     .await;
 }
 
-/// 10 KiB more, as docs/memory.md says; what a handshake takes while it lasts must not stay.
+/// 10 KiB more, as docs/memory.md says; memory used during the handshake must be released.
 #[tokio::test]
 async fn an_idle_connection_over_tls_takes_little_more_than_a_plain_one() {
     let database = Database::start().await;

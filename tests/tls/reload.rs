@@ -19,7 +19,7 @@ use crate::support::certificates::{Authority, Issued, expired};
 use crate::support::orders::{id, insert};
 use crate::support::{Database, Weir, eventually};
 
-/// How often a change of the certificates was taken, and was not.
+/// The numbers of successful and failed certificate reloads.
 async fn reloads(weir: &Weir) -> (f64, f64) {
     let metrics = weir.metrics().await;
     let count = |result| {
@@ -30,7 +30,7 @@ async fn reloads(weir: &Weir) -> (f64, f64) {
 }
 
 impl Secured {
-    /// The certificate that a new connection is shown, DER.
+    /// The certificate that the server presents to a new connection, in DER.
     async fn shown(&self) -> Vec<u8> {
         let config = alpn(trusting(&self.authority, &[&TLS13], None), &["h2"]);
         let stream = connect(self.weir.grpc_addr(), config).await;
@@ -78,8 +78,8 @@ async fn certificates_rotate_under_a_hundred_open_watches() {
     assert_eq!(metrics.sum("weir_watches_ended_total"), 0.0);
 }
 
-/// Files as Kubernetes mounts a secret: `tls.crt` is a link to `..data/tls.crt`, `..data` one to a folder
-/// of the moment, and a change swaps that link and removes the old folder.
+/// Files as Kubernetes mounts a secret: `tls.crt` links to `..data/tls.crt`, `..data` links to a
+/// versioned folder, and a change swaps that link and removes the old folder.
 struct Volume {
     folder: tempfile::TempDir,
     moment: u32,
@@ -103,7 +103,7 @@ impl Volume {
         self.folder.path().join(name)
     }
 
-    /// Puts others in the place of both files at once.
+    /// Replaces both files at once.
     fn swap(&mut self, certificate: Option<&[u8]>, key: Option<&[u8]>) {
         let old = format!("..2026_11_24_12_00_00.{}", self.moment);
         self.moment += 1;
@@ -121,7 +121,7 @@ impl Volume {
         let _ = fs::remove_dir_all(self.path(&old));
     }
 
-    /// A server with what is mounted.
+    /// A server with the mounted certificates.
     async fn secured(&self, database: &Database, authority: Authority) -> Secured {
         let weir = Weir::with(database, |config| {
             config.tls.tls_cert_file = Some(self.path("tls.crt"));
@@ -137,9 +137,9 @@ impl Volume {
     }
 }
 
-/// The paths that the server knows never change, nor do the links that it sees there.
+/// The paths that the server knows never change, nor do the links at these paths.
 #[tokio::test]
-async fn a_rotation_as_kubernetes_makes_it_is_noticed() {
+async fn a_rotation_by_kubernetes_is_noticed() {
     const ROTATIONS: u32 = 6;
     let database = Database::start().await;
     let authority = Authority::new("servers");
@@ -152,12 +152,12 @@ async fn a_rotation_as_kubernetes_makes_it_is_noticed() {
         volume.swap(Some(next.certificate.as_bytes()), Some(next.key.as_bytes()));
         secured.shows(&next).await;
     }
-    // No look has taken one half for a change.
+    // No check has taken half a rotation for a change.
     assert_eq!(reloads(&secured.weir).await, (f64::from(ROTATIONS), 0.0));
 }
 
 #[tokio::test]
-async fn what_cannot_be_used_leaves_the_old_certificate_in_force() {
+async fn an_unusable_certificate_leaves_the_old_one_in_force() {
     let database = Database::start().await;
     let authority = Authority::new("servers");
     let old = authority.local();
@@ -168,7 +168,7 @@ async fn what_cannot_be_used_leaves_the_old_certificate_in_force() {
     let gone = secured.authority.issue(&["localhost"], expired);
     let (certificate, key) = (next.certificate.as_bytes(), next.key.as_bytes());
     let half = &certificate[..certificate.len() / 2];
-    // The same fault twice in a row is told once; these differ from one to the next.
+    // The same fault is reported once; these differ from each other.
     type Case<'a> = (&'a str, Option<&'a [u8]>, Option<&'a [u8]>);
     let soon = secured.authority.issue(&["localhost"], |params| {
         params.not_before = rcgen::date_time_ymd(4000, 1, 1);
@@ -219,9 +219,9 @@ async fn what_cannot_be_used_leaves_the_old_certificate_in_force() {
     assert_eq!(id(&watch.next_change().await), 1);
 }
 
-/// The server's own certificate, if it has expired meanwhile, is no reason to go on trusting anybody.
+/// The server's own expired certificate must not keep it from dropping an authority.
 #[tokio::test]
-async fn an_authority_can_be_taken_out_beside_an_expired_certificate() {
+async fn an_authority_can_be_removed_beside_an_expired_certificate() {
     let database = Database::start().await;
     let folder = tempfile::tempdir().expect("a folder");
     let authority = Authority::new("servers");
@@ -247,7 +247,7 @@ async fn an_authority_can_be_taken_out_beside_an_expired_certificate() {
 }
 
 #[tokio::test]
-async fn the_end_of_a_new_certificate_is_told() {
+async fn the_expiry_of_a_new_certificate_is_reported() {
     let database = Database::start().await;
     let secured = Secured::start(&database, |_| {}).await;
     let next = secured.authority.issue(&["localhost"], |params| {
@@ -261,9 +261,9 @@ async fn the_end_of_a_new_certificate_is_told() {
     .await;
 }
 
-/// A session that could be resumed would carry a client past the authorities of the day.
+/// A resumed session would bypass the current authorities.
 #[tokio::test]
-async fn an_authority_that_is_taken_out_lets_nobody_in_any_more() {
+async fn a_removed_authority_admits_nobody_any_more() {
     let database = Database::start().await;
     let (old, new) = (Authority::new("old"), Authority::new("new"));
     let secured = Secured::mutual(&database, &old, ClientAuth::Required).await;
@@ -274,7 +274,7 @@ async fn an_authority_that_is_taken_out_lets_nobody_in_any_more() {
     let kept = secured.channel(identified(&of_old)).await;
     let mut kept = WatchServiceClient::new(kept.expect("a connection"));
 
-    // Each keeps what it would resume with, in memory of its own.
+    // Each client keeps its sessions in a store of its own.
     let remembering = [&TLS12, &TLS13].map(|version| {
         let config = trusting(&secured.authority, &[version], Some(&of_old));
         std::sync::Arc::new(alpn(config, &["h2"]))
@@ -295,14 +295,14 @@ async fn an_authority_that_is_taken_out_lets_nobody_in_any_more() {
         }
     }
 
-    // Both for a while, as one rotates an authority; then the new one alone.
+    // Both for a while, as in the rotation of an authority; then only the new one.
     fs::write(&bundle, format!("{}{}", old.pem, new.pem)).expect("it is written");
     eventually("the new authority is trusted", async || {
         secured.is_reached(identified(&of_new)).await
     })
     .await;
     assert!(secured.is_reached(identified(&of_old)).await);
-    // Nobody lost an authority, and nobody their watch.
+    // No authority was removed, and no watch ended.
     let mut other = secured.watch(&database, identified(&of_new)).await;
     insert(&database, 1).await;
     for watch in [&mut watch, &mut other] {
@@ -319,7 +319,7 @@ async fn an_authority_that_is_taken_out_lets_nobody_in_any_more() {
     assert!(why.contains("UnknownCA"), "{why}");
     assert!(secured.is_reached(identified(&of_new)).await);
 
-    // Nothing is trusted by a broken file; the one before it stays in force.
+    // A broken file is not trusted; the previous one stays valid.
     fs::write(&bundle, "garbage").expect("it is written");
     eventually("the broken file is refused", async || {
         reloads(&secured.weir).await.1 == 1.0
@@ -329,7 +329,7 @@ async fn an_authority_that_is_taken_out_lets_nobody_in_any_more() {
     secured.refusal(identified(&of_old)).await;
     secured.refusal(secured.authority.trusted()).await;
 
-    // Who was in is in no more, on no connection; others have not noticed.
+    // The removed authority's client is out, on every connection; others notice nothing.
     assert_ne!(watch.end().await.code(), Code::Ok);
     kept.get_server_info(request)
         .await

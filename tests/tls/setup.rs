@@ -19,7 +19,7 @@ use crate::support::certificates::{Authority, Issued};
 use crate::support::orders::ORDERS;
 use crate::support::{Database, Samples, WatchStream, Weir, within};
 
-/// A server with a certificate of an authority of the test's own.
+/// A server with a certificate of the test's own authority.
 pub struct Secured {
     pub weir: Weir,
     /// The authority of the server's certificate.
@@ -29,17 +29,17 @@ pub struct Secured {
 }
 
 impl Secured {
-    /// Serves over TLS with a good certificate; files are looked at ten times a second.
+    /// Serves over TLS with a valid certificate; files are checked ten times a second.
     pub async fn start(database: &Database, change: impl FnOnce(&mut ServeConfig)) -> Self {
         Self::with(database, Authority::local, change).await
     }
 
-    /// Serves with a certificate of the test's choice.
+    /// Serves with a certificate chosen by the test.
     pub async fn of(database: &Database, issue: impl FnOnce(&Authority) -> Issued) -> Self {
         Self::with(database, issue, |_| {}).await
     }
 
-    /// Serves over mutual TLS.
+    /// Serves with mutual TLS.
     pub async fn mutual(database: &Database, clients: &Authority, when: ClientAuth) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let bundle = folder.path().join("clients.crt");
@@ -82,21 +82,21 @@ impl Secured {
         }
     }
 
-    /// Puts another certificate and its key in the place of those in use.
+    /// Replaces the certificate and its key.
     pub fn replace(&self, issued: &Issued) {
         issued.write(self.folder.path());
     }
 
-    /// A connection, or why there is none.
+    /// Connects.
     pub async fn channel(&self, tls: ClientTlsConfig) -> Result<Channel, tonic::transport::Error> {
-        // 127.0.0.1 by its name, which certificates have more often.
+        // localhost rather than 127.0.0.1, as certificates usually contain names.
         let url = format!("https://localhost:{}", self.weir.grpc_addr().port());
         let endpoint = Endpoint::from_shared(url).expect("an address makes a URI");
         let endpoint = endpoint.tls_config(tls).expect("TLS can be set up");
         within("a connection over TLS", endpoint.connect()).await
     }
 
-    /// Opens a watch of the orders on a connection of its own.
+    /// Opens a watch of the orders on its own connection.
     pub async fn try_watch(
         &self,
         database: &Database,
@@ -114,7 +114,7 @@ impl Secured {
         opened.unwrap_or_else(|why| panic!("the watch was refused: {why}"))
     }
 
-    /// Asks the server for something on a connection of its own.
+    /// Makes a call on its own connection.
     async fn ask(&self, tls: ClientTlsConfig) -> Result<(), String> {
         let channel = self.channel(tls).await.map_err(|error| refusal(&error))?;
         let mut client = WatchServiceClient::new(channel);
@@ -123,20 +123,20 @@ impl Secured {
         answer.map(drop).map_err(|status| refusal(&status))
     }
 
-    /// Why the server can't be asked. Over TLS 1.3 a client may learn only when it reads that the
-    /// server has not taken what it showed.
+    /// The reason why a call fails. With TLS 1.3 a client may learn only when it reads that the
+    /// server has refused its certificate.
     pub async fn refusal(&self, tls: ClientTlsConfig) -> String {
         let asked = self.ask(tls).await;
         asked.expect_err("it is refused")
     }
 
-    /// Whether it is let in.
+    /// Returns whether a call succeeds.
     pub async fn is_reached(&self, tls: ClientTlsConfig) -> bool {
         self.ask(tls).await.is_ok()
     }
 }
 
-/// The causes of an error, and what errors of the system hold.
+/// The causes of an error, including those inside system errors.
 pub fn refusal(error: &(dyn Error + 'static)) -> String {
     let mut words = Vec::new();
     let mut cause = Some(error);
@@ -155,12 +155,13 @@ pub fn refusal(error: &(dyn Error + 'static)) -> String {
     words.join(": ")
 }
 
-/// How many handshakes came to this end.
+/// The number of handshakes with this result.
 pub fn handshakes(metrics: &Samples, result: &str) -> f64 {
     metrics.sum_where("weir_tls_handshakes_total", &[("result", result)])
 }
 
-/// A client's side that trusts an authority, speaks these versions, and shows what it is given.
+/// A client configuration that trusts an authority, supports these versions, and presents this
+/// identity.
 pub fn trusting(
     authority: &Authority,
     versions: &[&'static SupportedProtocolVersion],
@@ -183,13 +184,13 @@ pub fn trusting(
         .expect("a certificate and its key")
 }
 
-/// The same, offering these protocols inside.
+/// The same with these ALPN protocols.
 pub fn alpn(mut config: ClientConfig, protocols: &[&str]) -> ClientConfig {
     config.alpn_protocols = protocols.iter().map(|it| it.as_bytes().to_vec()).collect();
     config
 }
 
-/// A handshake with whatever listens there.
+/// Performs a handshake with the server at this address.
 pub async fn connect(
     address: SocketAddr,
     config: impl Into<Arc<ClientConfig>>,

@@ -1,4 +1,4 @@
-//! What is checked before the server starts, and what it takes to be reached from other machines.
+//! The checks before the server starts, and what it needs to listen beyond loopback.
 
 use std::fs;
 use std::path::Path;
@@ -19,9 +19,9 @@ fn serve(arguments: &[&str]) -> ChildProcess {
     weir(&[], &arguments)
 }
 
-/// Whatever the fault is, the words name the flag and the file.
+/// Every message names the flag and the file.
 #[tokio::test]
-async fn files_that_cannot_be_used_end_the_start_with_64() {
+async fn unusable_files_end_the_start_with_64() {
     let folder = tempfile::tempdir().expect("a folder");
     let at = |name: &str| folder.path().join(name).display().to_string();
     let authority = Authority::new("servers");
@@ -111,15 +111,15 @@ async fn files_that_cannot_be_used_end_the_start_with_64() {
     assert!(serve(&good).wait_for_exit(WAIT_LIMIT).await.success());
 }
 
-/// A half of it must never pass for none.
+/// Half a configuration must not count as none.
 #[tokio::test]
-async fn flags_that_go_together_are_refused_alone() {
+async fn flags_that_belong_together_are_refused_alone() {
     for (arguments, other) in [
         (&["--tls-cert-file=a"][..], "--tls-key-file"),
         (&["--tls-key-file=a"], "--tls-cert-file"),
         (&["--tls-client-ca-file=a"], "--tls-cert-file"),
         (&["--auth-certificates"], "--tls-client-ca-file"),
-        // Who says that certificates are required must not serve without them.
+        // A server that requires certificates must not serve without them.
         (&["--tls-client-auth=required"], "--tls-client-ca-file"),
     ] {
         let mut process = serve(arguments);
@@ -130,7 +130,7 @@ async fn flags_that_go_together_are_refused_alone() {
         );
         assert!(process.stderr().contains(other), "{process}");
     }
-    // Nor where flags are not what set it.
+    // The same when the flags are not set on the command line.
     let mut config = ServeConfig::for_uri("mongodb://localhost");
     config.tls.tls_cert_file = Some("a".into());
     assert_eq!(refused(&config).expect("it is half").flag, "tls-cert-file");
@@ -188,14 +188,14 @@ fn beyond_loopback_both_encryption_and_authentication_are_needed() {
     assert_eq!(missing(both), None);
     let required = |config: &mut ServeConfig| clients(config, ClientAuth::Required);
     assert_eq!(missing(required), None);
-    // Whoever shows none is let in: that alone is no authentication.
+    // Clients without a certificate are admitted: that alone is no authentication.
     let optional = |config: &mut ServeConfig| clients(config, ClientAuth::Optional);
     assert_eq!(missing(optional), Some((false, true)));
 }
 
-/// The log says at each start what is missing, and nothing where nothing is.
+/// At each start the log says what is missing, and nothing when nothing is.
 #[tokio::test]
-async fn what_is_missing_beyond_loopback_is_said_in_the_log() {
+async fn the_log_says_what_is_missing_beyond_loopback() {
     let database = Database::start().await;
     let folder = tempfile::tempdir().expect("a folder");
     let authority = Authority::new("servers");

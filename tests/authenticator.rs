@@ -198,7 +198,7 @@ async fn a_valid_token_is_accepted_with_every_signature_algorithm() {
     }
     let text = authenticator
         .metrics
-        .render(&weir::metrics::Readings::default());
+        .render(&weir::metrics::ScrapedGauges::default());
     let counted = r#"weir_authentications_total{method="jwt",result="ok"} 3"#;
     assert!(text.contains(counted), "{text}");
 }
@@ -596,7 +596,7 @@ async fn removing_a_key_from_the_file_invalidates_its_tokens() {
     eventually("the bad file is noticed", async || {
         let text = authenticator
             .metrics
-            .render(&weir::metrics::Readings::default());
+            .render(&weir::metrics::ScrapedGauges::default());
         text.contains(r#"weir_reloads_total{what="jwks",result="failed"} 1"#)
     })
     .await;
@@ -807,7 +807,7 @@ async fn a_server_that_starts_without_its_issuer_accepts_tokens_once_the_issuer_
     eventually("the keys are there", async || {
         let text = authenticator
             .metrics
-            .render(&weir::metrics::Readings::default());
+            .render(&weir::metrics::ScrapedGauges::default());
         text.contains(r#"weir_reloads_total{what="jwks",result="ok"} 1"#)
     })
     .await;

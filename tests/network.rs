@@ -313,7 +313,10 @@ async fn a_network_too_slow_for_the_writes_loses_nothing() {
     testbed.wait_for_writes(60).await;
     testbed.upstream_proxy.set(Mode::Pass);
     let weir = testbed.weir.metrics().await;
-    assert!(weir.sum("weir_watches_fell_behind_total") > 0.0, "nobody fell behind");
+    assert!(
+        weir.sum("weir_watches_fell_behind_total") > 0.0,
+        "nobody fell behind"
+    );
     testbed.check_delivery(2).await;
 }
 

@@ -175,7 +175,10 @@ async fn catches_up_and_is_live_again(
     write_and_read(database, &mut fast, WRITES..WRITES + 2, 100).await;
     received.until_id(&mut slow, WRITES + 1).await;
     assert_eq!(received.ids, wanted(WRITES + 2));
-    assert_eq!(weir.metrics().await.sum("weir_watches_fell_behind_total"), 1.0);
+    assert_eq!(
+        weir.metrics().await.sum("weir_watches_fell_behind_total"),
+        1.0
+    );
 }
 
 #[tokio::test]
@@ -252,7 +255,10 @@ async fn clients_that_fell_behind_are_served_in_turn() {
             "{received:?}"
         );
     }
-    assert_eq!(weir.metrics().await.sum("weir_watches_fell_behind_total"), SLOW as f64);
+    assert_eq!(
+        weir.metrics().await.sum("weir_watches_fell_behind_total"),
+        SLOW as f64
+    );
 }
 
 /// Progress is due while the second half of what was read waits for a slow client.

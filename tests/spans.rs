@@ -111,9 +111,10 @@ async fn a_watch_is_a_span_in_its_callers_trace_with_its_outcome() {
     let id = watch.opened.watch_id.clone();
     insert(&database, 1).await;
     watch.next_change().await;
-    eventually("the opening is reported while the watch is open", async || {
-        !collector.named("open watch").is_empty()
-    })
+    eventually(
+        "the opening is reported while the watch is open",
+        async || !collector.named("open watch").is_empty(),
+    )
     .await;
     assert!(collector.named(WATCH).is_empty(), "the watch is still open");
 

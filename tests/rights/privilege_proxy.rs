@@ -58,7 +58,10 @@ impl Role {
     pub fn read(document: &serde_json::Value) -> Self {
         let text = |value: &serde_json::Value| value.as_str().expect("a text").to_owned();
         let inherited = document["roles"].as_array().expect("inherited roles");
-        assert!(inherited.is_empty(), "the proxy supports no inherited roles");
+        assert!(
+            inherited.is_empty(),
+            "the proxy supports no inherited roles"
+        );
         let privileges = document["privileges"].as_array().expect("privileges");
         let privileges = privileges.iter().map(|privilege| Privilege {
             database: text(&privilege["resource"]["db"]),

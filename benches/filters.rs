@@ -1,5 +1,5 @@
-//! What an event costs with 10, 1,000 and 10,000 filters on it: looked up in an index, and judged
-//! one after another. Each event passes exactly one filter.
+//! The cost of matching an event against 10, 1,000 and 10,000 filters: through an index, and by
+//! evaluating one filter after another. Each event passes exactly one filter.
 //!
 //! `cargo bench --bench filters`
 
@@ -11,9 +11,9 @@ use tokio::time::Instant;
 use weir::plan::Subject;
 use weir::plan::{Condition, FilterIndex, Judge, MissingImage, Operation, Predicate, Residual};
 
-/// How long each number is measured, at least.
+/// The minimum duration of each measurement.
 const LONG_ENOUGH: Duration = Duration::from_millis(500);
-/// The best of so many runs counts: others run on this machine too.
+/// The best of this many runs counts, as other programs run on this machine too.
 const RUNS: usize = 5;
 
 fn residual(number: i32) -> Residual {
@@ -29,7 +29,7 @@ fn residual(number: i32) -> Residual {
     }
 }
 
-/// An insert of about 1 KiB, for each filter one.
+/// An insert of about 1 KiB that passes the filter with this number.
 fn event(number: i32) -> Vec<u8> {
     let lines: Vec<Bson> = (0..8)
         .map(|line| doc! {"sku": format!("sku-{line}"), "quantity": line, "price": 9.99}.into())
@@ -50,7 +50,7 @@ fn event(number: i32) -> Vec<u8> {
     event.to_vec().expect("an event is BSON")
 }
 
-/// Nanoseconds for each event.
+/// Nanoseconds per event.
 fn measure(events: &[Vec<u8>], mut pass: impl FnMut(&Subject<'_>) -> u64) -> f64 {
     let mut best = f64::INFINITY;
     for _ in 0..RUNS {
@@ -78,7 +78,7 @@ fn main() {
     let mut figures = Vec::new();
     for count in [10, 1_000, 10_000] {
         let residuals: Vec<Residual> = (0..count).map(residual).collect();
-        // The same number of different events, spread over all filters.
+        // The same number of different events in each case, spread over all filters.
         let events: Vec<Vec<u8>> = (0..10).map(|part| event(part * count / 10)).collect();
 
         let mut index = FilterIndex::new();

@@ -254,7 +254,7 @@ async fn the_headroom_shrinks_before_a_position_leaves_the_oplog() {
         noise.expect("inserts");
     }
     // A client that stops reading, and so does not advance with its feed.
-    let mut deaf = WatchStream::narrow(weir.grpc_addr(), orders(&database)).await;
+    let mut unread = WatchStream::narrow(weir.grpc_addr(), orders(&database)).await;
     let mut reader = weir.watch(orders(&database)).await;
     for id in 0..20 {
         insert(&database, doc! {"_id": id, "text": "x".repeat(100_000)}).await;
@@ -264,7 +264,7 @@ async fn the_headroom_shrinks_before_a_position_leaves_the_oplog() {
     let first = headroom().await;
 
     // The oplog approaches that position in steps, and the metric shows each of them.
-    let request = after(&deaf.token(), orders(&database));
+    let request = after(&unread.token(), orders(&database));
     let oldest = oldest_second(&database).await;
     while oldest_second(&database).await == oldest {
         let many = (0..100).map(|_| doc! {"status": "noise"});
@@ -282,7 +282,7 @@ async fn the_headroom_shrinks_before_a_position_leaves_the_oplog() {
     eventually("no headroom is left", async || headroom().await == 0.0).await;
 
     // Buffered messages come first, and then the error.
-    let expired = deaf.end().await;
+    let expired = unread.end().await;
     assert_eq!(expired.code(), Code::OutOfRange, "{expired:?}");
     let info = error_info(&expired);
     assert_eq!(info.reason, "RESUME_TOKEN_EXPIRED");

@@ -579,11 +579,11 @@ async fn floods_of_small_frames_are_survived() {
 async fn connections_beyond_the_limit_are_reset_and_the_rest_continue() {
     let attacked = Attacked::start(&["--max-connections=20"]).await;
     let mut bystander = attacked.honest().await;
-    let mut crowd = Vec::new();
+    let mut connections = Vec::new();
     for _ in 0..19 {
         let mut raw = RawConnection::greeted(attacked.weir.grpc).await;
         assert!(raw.is_alive().await, "there is room");
-        crowd.push(raw);
+        connections.push(raw);
     }
     for _ in 0..100 {
         if let Ok(mut raw) = RawConnection::try_connect(attacked.weir.grpc).await {
@@ -596,9 +596,9 @@ async fn connections_beyond_the_limit_are_reset_and_the_rest_continue() {
     insert(&attacked.database, 1).await;
     assert_eq!(id(&bystander.next_change().await), 1);
     tally(Figure::BadInputs, 100);
-    drop(crowd);
+    drop(connections);
     drop(bystander);
-    attacked.is_quiet("a crowd").await;
+    attacked.is_quiet("many connections").await;
     attacked.survives("too many connections").await;
 }
 
@@ -669,10 +669,10 @@ async fn the_admin_port_survives_hostile_clients() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     // More silent connections than allowed.
-    let mut crowd = Vec::new();
+    let mut connections = Vec::new();
     for _ in 0..300 {
         // Most are reset, some of them before connect returns.
-        crowd.push(within("a connection", TcpStream::connect(address)).await);
+        connections.push(within("a connection", TcpStream::connect(address)).await);
     }
     // They all come from one address, and a probe from another.
     let socket = TcpSocket::new_v4().expect("a socket");
@@ -687,7 +687,7 @@ async fn the_admin_port_survives_hostile_clients() {
     let answered = within("an answer", probe.read_exact(&mut answer)).await;
     answered.expect("an answer to a probe");
     assert_eq!(&answer, b"HTTP/1.1 200");
-    drop(crowd);
+    drop(connections);
     eventually("the admin port answers", async || {
         attacked.weir.admin_status("/livez").await == Some(200)
     })

@@ -195,14 +195,14 @@ async fn a_broken_event_ends_its_watch_after_the_valid_events_before_it() {
         let log = stand_in.log(&name);
         let mut watch = weir.watch(stand_in.watch_request(&[&name])).await;
         let start = watch.token();
-        let mut crowd = weir.watch(stand_in.watch_request(&[&name])).await;
+        let mut other = weir.watch(stand_in.watch_request(&[&name])).await;
         log.push_all([
             insert(1).into(),
             insert(2).into(),
             Event::Raw(event(2)),
             insert(3).into(),
         ]);
-        for watch in [&mut watch, &mut crowd] {
+        for watch in [&mut watch, &mut other] {
             let (ids, status) = to_the_end(watch).await;
             assert_eq!(ids, [1, 2], "{what}");
             assert_internal(&status, &watch.opened, what);

@@ -126,8 +126,8 @@ async fn a_client_that_never_reads_is_cut_off_after_the_grace_and_the_exit_code_
     let grace = ["--shutdown-grace", "2s"];
     let mut weir = ServeProcess::start(database.uri(), &grace).await;
     let request = database.watch_request(&[ORDERS]);
-    let deaf = WatchStream::open(&mut weir.client().await, request.clone()).await;
-    let deaf = deaf.expect("it opens");
+    let unread = WatchStream::open(&mut weir.client().await, request.clone()).await;
+    let unread = unread.expect("it opens");
     fill_the_windows(&database).await;
     let reading = WatchStream::open(&mut weir.client().await, request.clone()).await;
     let reading = tokio::spawn(read_to_end(reading.expect("it opens")));
@@ -171,7 +171,7 @@ async fn a_client_that_never_reads_is_cut_off_after_the_grace_and_the_exit_code_
         "{:?}",
         begin.elapsed()
     );
-    drop(deaf);
+    drop(unread);
 }
 
 async fn health(
@@ -215,7 +215,7 @@ async fn health_and_readiness_follow_mongodbs_first_answer_and_the_shutdown() {
 
     // Keeps the server in its drain.
     let request = database.watch_request(&[ORDERS]);
-    let deaf = WatchStream::open(&mut weir.client().await, request)
+    let unread = WatchStream::open(&mut weir.client().await, request)
         .await
         .expect("it opens");
     fill_the_windows(&database).await;
@@ -239,7 +239,7 @@ async fn health_and_readiness_follow_mongodbs_first_answer_and_the_shutdown() {
     assert_eq!(weir.admin_status("/readyz").await, Some(503));
     assert_eq!(weir.admin_status("/livez").await, Some(200));
     assert!(next().await.is_none(), "the stream ends, to hold no one up");
-    drop(deaf);
+    drop(unread);
     assert_eq!(
         weir.process.wait_for_exit(WAIT_LIMIT).await.code(),
         Some(0),

@@ -45,7 +45,7 @@ async fn clients_that_never_read_cost_the_others_nothing() {
     let weir = ServeProcess::start(database.uri(), &limits).await;
     let request = || database.watch_request(&[ORDERS]);
     let opening = (0..DEAF).map(|_| WatchStream::narrow(weir.grpc, request()));
-    let mut deaf = join_all(opening).await;
+    let mut unread = join_all(opening).await;
     let reader = WatchStream::open(&mut weir.client().await, request()).await;
     let mut reader = reader.expect("it opens");
     let before = weir.process.resident();
@@ -72,7 +72,7 @@ async fn clients_that_never_read_cost_the_others_nothing() {
 
     // It has lost nothing when it reads again.
     let mut received = Received::default();
-    received.until_id(&mut deaf[0], WRITES - 1).await;
+    received.until_id(&mut unread[0], WRITES - 1).await;
     assert_eq!(received.ids, (0..WRITES).collect::<Vec<_>>());
     let parks = weir.metrics().await.sum("weir_watches_fell_behind_total") - parks;
     assert!((1.0..=2.0).contains(&parks), "parked {parks} times");
@@ -90,10 +90,10 @@ async fn clients_that_stop_at_different_positions_do_not_use_up_the_memory() {
     let request = || database.watch_request(&[ORDERS]);
     let mut reader = weir.watch(request()).await;
     let orders = database.collection(ORDERS);
-    let mut deaf = Vec::new();
+    let mut unread = Vec::new();
     let mut last = 0;
     for _ in 0..8 {
-        deaf.push(WatchStream::narrow(weir.grpc_addr(), request()).await);
+        unread.push(WatchStream::narrow(weir.grpc_addr(), request()).await);
         // One reply of 4 MB, of which each client takes the first part.
         let many = (0..40).map(|number| {
             doc! {"_id": last + number, "text": "x".repeat(100_000)}
@@ -107,7 +107,7 @@ async fn clients_that_stop_at_different_positions_do_not_use_up_the_memory() {
     insert(&database, last).await;
     assert_eq!(id(&reader.next_change().await), last);
     let mut received = Received::default();
-    received.until_id(&mut deaf[0], last).await;
+    received.until_id(&mut unread[0], last).await;
     assert_eq!(received.ids, (0..=last).collect::<Vec<_>>());
 }
 
@@ -125,7 +125,7 @@ async fn a_client_that_never_reads_does_not_hold_up_another_filter() {
         }),
         ..database.watch_request(&[ORDERS])
     };
-    let mut deaf = WatchStream::narrow(weir.grpc_addr(), of_kind("a")).await;
+    let mut unread = WatchStream::narrow(weir.grpc_addr(), of_kind("a")).await;
     let mut reader = weir.watch(of_kind("b")).await;
     for number in 0..30 {
         insert_large(&database, number, 100).await;
@@ -135,7 +135,7 @@ async fn a_client_that_never_reads_does_not_hold_up_another_filter() {
     orders.insert_one(last).await.expect("an insert");
     assert_eq!(id(&reader.next_change().await), 30);
     let mut received = Received::default();
-    received.until_id(&mut deaf, 29).await;
+    received.until_id(&mut unread, 29).await;
     assert_eq!(received.ids, (0..30).collect::<Vec<_>>());
 }
 
@@ -244,11 +244,11 @@ async fn clients_that_fell_behind_are_served_in_turn() {
             assert!(database.open_cursors().await <= 2);
         }
     };
-    let stories = tokio::select! {
-        stories = all => stories,
+    let all_received = tokio::select! {
+        all_received = all => all_received,
         () = most => unreachable!("it continues for ever"),
     };
-    for received in stories {
+    for received in all_received {
         assert_eq!(received.ids, (0..WRITES).collect::<Vec<_>>());
         assert!(
             received.states.contains(&pb::WatchState::CatchingUp),

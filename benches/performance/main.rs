@@ -1,16 +1,16 @@
-//! What Weir costs and what it saves, measured beside what it replaces, in one run.
+//! Measures what Weir costs and saves, together with what it replaces, in one run.
 //!
 //! `cargo bench --bench performance` measures everything and writes `docs/performance.md`;
-//! `-- --help` lists the parts and the sizes. The folders, from what starts to what is told:
+//! `-- --help` lists the parts and the sizes. The folders, from the basics to the page:
 //!
 //! - `system`: child processes, their CPU and memory, the machine;
 //! - `upstream`: the database or its stand-in, and the writer;
 //! - `gateway`: the servers that are compared;
 //! - `client`: the readers;
-//! - `parts`: what is measured;
+//! - `parts`: the measurements;
 //! - `report`: figures, charts and the page.
 //!
-//! Whatever is measured is a process of its own: this program again, in another role, or
+//! Everything that is measured is a separate process: this program again, in another role, or
 //! `weir serve`.
 
 mod client;
@@ -44,25 +44,25 @@ struct Arguments {
     role: Option<Role>,
 }
 
-/// What this program does as a child of itself.
+/// The roles of this program as its own child.
 #[derive(Debug, Subcommand)]
 #[command(hide = true)]
 enum Role {
-    /// Reads events, and tells how long it took and what it cost
+    /// Reads events, and reports how long it took and what it cost
     Read(reader::Task),
-    /// Writes at a steady rate, and tells how much later each event arrived
+    /// Writes at a steady rate, and reports the latency of each event
     Latency(added_latency::Task),
     /// Answers as a MongoDB server that has every event ready
     StandIn(stand_in::Task),
-    /// Inserts documents as it is told
+    /// Inserts documents on command
     Write(writer::Task),
-    /// Opens many watches and counts what comes
+    /// Opens many watches and counts events
     Load(load::Task),
-    /// Serves the Watch API as most people would write it
+    /// Serves the Watch API in a straightforward way
     Naive(naive::Task),
-    /// Serves bytes that are ready
+    /// Serves encoded bytes
     Ready(ready::Task),
-    /// Runs another program for as long as the parent lives
+    /// Runs another program while the parent lives
     Supervise(supervisor::Task),
 }
 
@@ -114,7 +114,7 @@ fn measure(options: &Options) {
             Part::Steady => steady::measure(options, &mut results),
             Part::Stalled => stalled::measure(options, &mut results),
         }
-        // After each part, so that a run that is broken off keeps what it has.
+        // After each part, so that an aborted run keeps its results.
         let mut measured = Measured::load(&folder);
         measured.put(part.name(), results);
         measured.save(&folder, &names).expect("the page is written");
@@ -126,7 +126,7 @@ fn measure(options: &Options) {
     eprintln!("the page is {}", folder.join("performance.md").display());
 }
 
-/// The command that this run was started with, as one would type it.
+/// The command that started this run.
 fn command() -> String {
     let arguments: Vec<String> = std::env::args()
         .skip(1)

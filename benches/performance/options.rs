@@ -10,45 +10,45 @@ pub struct Options {
     /// Measure only this part; may be given again
     #[arg(long, value_enum)]
     pub only: Vec<Part>,
-    /// Make the page again from the figures that there are, and measure nothing
+    /// Write the page again from the existing figures, and measure nothing
     #[arg(long)]
     pub render: bool,
-    /// Small sizes, to see that everything works; the page goes to target/performance
+    /// Small sizes, to check that everything works; the page goes to target/performance
     #[arg(long)]
     pub quick: bool,
     /// Where the page goes [default: docs]
     #[arg(long, env = "WEIR_BENCH_OUTPUT", value_name = "FOLDER")]
     pub output: Option<PathBuf>,
-    /// A flag for every Weir that is started; may be given again
+    /// A flag for every Weir that is started; may be repeated
     #[arg(long = "weir-flag", value_name = "FLAG", allow_hyphen_values = true)]
     pub weir_flags: Vec<String>,
-    /// Seconds that a step may take before it counts as one that does not finish
+    /// Seconds after which a step counts as not finished
     #[arg(long, env = "WEIR_BENCH_LIMIT", default_value_t = 60)]
     pub limit: u64,
 
-    /// How many events of the past the database part reads, for one watcher
+    /// The number of past events that the database part reads, with one watcher
     #[arg(long, env = "WEIR_BENCH_EVENTS", default_value_t = 50_000)]
     pub events: u64,
-    /// How many events the live part writes and reads, for one watcher
+    /// The number of events that the live part writes and reads, with one watcher
     #[arg(long, env = "WEIR_BENCH_LIVE_EVENTS", default_value_t = 10_000)]
     pub live_events: u64,
-    /// How many events the stand-in part reads, for one watcher
+    /// The number of events that the stand-in part reads, with one watcher
     #[arg(long, env = "WEIR_BENCH_STAND_IN_EVENTS", default_value_t = 500_000)]
     pub stand_in_events: u64,
-    /// How many events the stand-in puts into a reply
+    /// The number of events in a reply of the stand-in
     #[arg(long, env = "WEIR_BENCH_BATCH", default_value_t = 1_000)]
     pub batch: usize,
-    /// How often each reader takes its turn in a part of one watcher
+    /// The number of rounds of each reader in the parts with one watcher
     #[arg(long, env = "WEIR_BENCH_ROUNDS", default_value_t = 5)]
     pub rounds: u32,
-    /// How many writes the added-latency part makes for each way, in as many slices as rounds
+    /// The number of writes of the added-latency part for each reader, in as many slices as rounds
     #[arg(long, env = "WEIR_BENCH_WRITES", default_value_t = 2_000)]
     pub writes: u64,
-    /// How many writes a second it makes
+    /// The number of writes per second in the added-latency part
     #[arg(long, env = "WEIR_BENCH_RATE", default_value_t = 200)]
     pub rate: u32,
 
-    /// The numbers of watchers of the fan-out part, from the stand-in
+    /// The numbers of watchers of the fan-out part, with the stand-in
     #[arg(
         long,
         env = "WEIR_BENCH_WATCHERS",
@@ -56,7 +56,7 @@ pub struct Options {
         default_value = "1,10,100,1000,10000"
     )]
     pub watchers: Vec<u64>,
-    /// The same, from the database
+    /// The same, with the database
     #[arg(
         long,
         env = "WEIR_BENCH_DATABASE_WATCHERS",
@@ -64,23 +64,23 @@ pub struct Options {
         default_value = "1,10,100,300,1000,10000"
     )]
     pub database_watchers: Vec<u64>,
-    /// The largest number of watchers that the naive gateway is asked for
+    /// The largest number of watchers for the naive gateway
     #[arg(long, env = "WEIR_BENCH_NAIVE_WATCHERS", default_value_t = 1_000)]
     pub naive_watchers: u64,
-    /// About how many deliveries a step of the fan-out part makes, from the stand-in
+    /// The approximate number of deliveries in a step of the fan-out part, with the stand-in
     #[arg(long, env = "WEIR_BENCH_DELIVERIES", default_value_t = 400_000)]
     pub deliveries: u64,
-    /// The same, from the database
+    /// The same, with the database
     #[arg(
         long,
         env = "WEIR_BENCH_DATABASE_DELIVERIES",
         default_value_t = 100_000
     )]
     pub database_deliveries: u64,
-    /// How many events are sent at once in the fan-out part
+    /// The number of events in a burst of the fan-out part
     #[arg(long, env = "WEIR_BENCH_BURST", default_value_t = 8)]
     pub burst: u64,
-    /// How often each server takes its turn in a step of the fan-out part
+    /// The number of rounds of each server in a step of the fan-out part
     #[arg(long, env = "WEIR_BENCH_FAN_OUT_ROUNDS", default_value_t = 3)]
     pub fan_out_rounds: u32,
     /// The size of a document in the fan-out and filter parts
@@ -95,36 +95,36 @@ pub struct Options {
         default_value = "10,1000,10000"
     )]
     pub filters: Vec<u64>,
-    /// How many events a step of the filter part sends, from the stand-in
+    /// The number of events in a step of the filter part, with the stand-in
     #[arg(long, env = "WEIR_BENCH_FILTER_EVENTS", default_value_t = 20_000)]
     pub filter_events: u64,
-    /// The same, from the database
+    /// The same, with the database
     #[arg(
         long,
         env = "WEIR_BENCH_FILTER_DATABASE_EVENTS",
         default_value_t = 4_000
     )]
     pub filter_database_events: u64,
-    /// How many events are sent at once in the filter part
+    /// The number of events in a burst of the filter part
     #[arg(long, env = "WEIR_BENCH_FILTER_BURST", default_value_t = 100)]
     pub filter_burst: u64,
-    /// How often each step of the filter part is repeated
+    /// The number of rounds of each step of the filter part
     #[arg(long, env = "WEIR_BENCH_FILTER_ROUNDS", default_value_t = 2)]
     pub filter_rounds: u32,
 
-    /// Events a second that the steady and stalled parts try first
+    /// The first rate of events per second that the steady and stalled parts try
     #[arg(long, env = "WEIR_BENCH_STEADY_RATE", default_value_t = 1_000)]
     pub steady_rate: u64,
-    /// The same, from the database
+    /// The same, with the database
     #[arg(long, env = "WEIR_BENCH_STEADY_DATABASE_RATE", default_value_t = 200)]
     pub steady_database_rate: u64,
-    /// How many watchers the steady and stalled parts have
+    /// The number of watchers of the steady and stalled parts
     #[arg(long, env = "WEIR_BENCH_STEADY_WATCHERS", default_value_t = 1_000)]
     pub steady_watchers: u64,
-    /// For how many seconds
+    /// The duration of the steady and stalled parts in seconds
     #[arg(long, env = "WEIR_BENCH_SECONDS", default_value_t = 10)]
     pub seconds: u64,
-    /// How many rounds the stalled part has, each with none stalled and with one
+    /// The number of rounds of the stalled part, each without and with a stalled client
     #[arg(long, env = "WEIR_BENCH_STALLED_ROUNDS", default_value_t = 5)]
     pub stalled_rounds: u32,
     /// The size of a document in the steady and stalled parts
@@ -132,10 +132,10 @@ pub struct Options {
     pub small_document_bytes: usize,
 }
 
-/// A part, by the name that the command line and the page have for it.
+/// A part, by its name on the command line and the page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Part {
-    /// One watcher, events of the past, from a database
+    /// One watcher, past events, from a database
     Database,
     /// One watcher, from the stand-in
     StandIn,
@@ -147,16 +147,16 @@ pub enum Part {
     /// Many watchers with one filter
     #[value(alias = "fanout")]
     FanOut,
-    /// Many watchers with a filter each
+    /// Many watchers, each with its own filter
     Filters,
     /// Many watchers, latencies under a steady writer
     Steady,
-    /// Many watchers, one of whom stalls
+    /// Many watchers, one of which stalls
     Stalled,
 }
 
 impl Part {
-    /// All of them, in the order that they are measured and told in.
+    /// All parts, in the order in which they are measured and reported.
     pub const ALL: [Self; 8] = [
         Self::Database,
         Self::StandIn,
@@ -184,12 +184,12 @@ impl Part {
 }
 
 impl Options {
-    /// Whether this part is to be measured.
+    /// Returns whether this part is to be measured.
     pub fn wants(&self, part: Part) -> bool {
         self.only.is_empty() || self.only.contains(&part)
     }
 
-    /// The same, with small sizes in place of all others.
+    /// The same options with small sizes.
     pub fn quick(self) -> Self {
         Self {
             limit: 20,
@@ -217,7 +217,7 @@ impl Options {
         }
     }
 
-    /// Where the page goes.
+    /// The folder of the page.
     pub fn folder(&self) -> PathBuf {
         let own = if self.quick {
             concat!(env!("CARGO_MANIFEST_DIR"), "/target/performance")

@@ -1,5 +1,5 @@
-//! A message of a watch, read no further than a crowd needs: the stamps of its documents, from
-//! where they lie.
+//! Parses a message of a watch only as far as a load generator needs: the stamps of its documents,
+//! in place.
 
 use bytes::{Buf as _, Bytes};
 use prost::{Message as _, bytes::BufMut};
@@ -11,7 +11,7 @@ use weir::pb;
 
 use crate::upstream::document::Stamp;
 
-/// The numbers of the fields on the way to a document, as `watch.proto` gives them.
+/// The field numbers on the path to a document, from `watch.proto`.
 mod field {
     pub const RESPONSE_OPENED: u64 = 2;
     pub const RESPONSE_CHANGES: u64 = 3;
@@ -21,16 +21,16 @@ mod field {
     pub const DOCUMENT_BSON: u64 = 1;
 }
 
-/// What a message is, as far as a crowd cares.
+/// The kind of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Message {
     Opened,
-    /// With so many events.
+    /// With this many events.
     Changes(u64),
     Other,
 }
 
-/// Reads a message, and tells each of its events' stamps.
+/// Parses a message and calls `event` with the stamp of each event.
 pub fn read(message: &[u8], mut event: impl FnMut(Stamp)) -> Option<Message> {
     let mut kind = Message::Other;
     for field in Fields(message) {
@@ -67,7 +67,8 @@ fn inner(message: &[u8], number: u64) -> Option<&[u8]> {
     found.next().map(|(_, value)| value)
 }
 
-/// The fields of an encoded message; nothing where it is malformed. Numbers come without a value.
+/// The fields of an encoded message; stops where it is malformed. Integers come without their
+/// value.
 struct Fields<'a>(&'a [u8]);
 
 impl<'a> Iterator for Fields<'a> {
@@ -108,7 +109,7 @@ impl Fields<'_> {
     }
 }
 
-/// Writes requests, and leaves messages as the bytes they are.
+/// Encodes requests, and leaves messages as raw bytes.
 #[derive(Debug, Clone, Copy)]
 pub struct RawCodec;
 

@@ -1,13 +1,13 @@
-//! The load generator: a process, on one thread, that opens many watches over few connections,
-//! counts what comes, and checks of each watch that nothing is missing and nothing out of order.
+//! The load generator: a single-threaded process that opens many watches over few connections, counts
+//! events, and checks that each watch misses nothing and gets everything in order.
 //!
-//! Once all watches are open it tells `open`, and then obeys:
+//! Once all watches are open it prints `open`, and then runs commands:
 //!
-//! - `await N`: answers `reached` once so many events have come in all, since it started;
-//! - `record`: forgets the latencies so far;
-//! - `tell`: answers `latencies` with p50, p99, p99.9 and the longest, in microseconds;
-//! - `check FROM TO`: answers `checked` if each watch has had each of these events that it asked
-//!   for, and nothing else.
+//! - `await N`: answers `reached` once N events have come in total, since it started;
+//! - `record`: drops the latencies so far;
+//! - `tell`: answers `latencies` with p50, p99, p99.9 and the maximum, in microseconds;
+//! - `check FROM TO`: answers `checked` if each watch has received each of these events that it
+//!   selects, and nothing else.
 
 use std::{
     cell::{Cell, RefCell},
@@ -34,38 +34,38 @@ use crate::{
     upstream::document::{Stamp, group_of},
 };
 
-/// The window of a connection whose client stalls: the least that HTTP/2 begins with, so that it
-/// holds little of what is sent.
+/// The window of a stalled client's connection: the smallest that HTTP/2 starts with, so that it
+/// buffers little.
 const STALLED_WINDOW: u32 = 65_535;
 
-/// Where to read what, and how.
+/// What to read, and how.
 #[derive(Debug, Args)]
 pub struct Task {
-    /// Where the gateway is
+    /// The URL of the gateway
     #[arg(long)]
     url: String,
     #[arg(long)]
     database: String,
     #[arg(long)]
     collection: String,
-    /// How many watches
+    /// The number of watches
     #[arg(long)]
     watches: u64,
-    /// Over how many connections
+    /// The number of connections
     #[arg(long)]
     connections: u64,
-    /// How many groups the documents fall into
+    /// The number of groups of documents
     #[arg(long)]
     groups: i64,
-    /// How many watches share a group, each of which asks for one; 0: all ask for everything
+    /// How many watches share a group, each with a filter for one group; 0: no filters
     #[arg(long)]
     matches: u64,
-    /// How many more watches open, on a connection each, and never read on
+    /// How many more watches to open, with a connection each, and never read
     #[arg(long)]
     stalled: u64,
 }
 
-/// The crowd's own process.
+/// The process of the load generator.
 pub fn run(task: &Task, commands: &mut Commands) {
     let local = LocalSet::new();
     local.block_on(&runtime(), async {
@@ -82,7 +82,7 @@ pub fn run(task: &Task, commands: &mut Commands) {
     });
 }
 
-/// What all watches share.
+/// The counts of all watches together.
 struct SharedCounts {
     events: Cell<u64>,
     wanted: Cell<u64>,
@@ -90,9 +90,9 @@ struct SharedCounts {
     latencies: RefCell<Histogram<u64>>,
 }
 
-/// One watch's count.
+/// The counts of one watch.
 struct Watch {
-    /// The only group it asked for.
+    /// The only group it selects.
     group: Option<i64>,
     events: Cell<u64>,
     first: Cell<Option<i64>>,
@@ -101,7 +101,7 @@ struct Watch {
 
 impl SharedCounts {
     fn new() -> Self {
-        // From a microsecond to ten minutes, to three digits.
+        // From a microsecond to ten minutes, with three digits.
         let latencies = Histogram::new_with_max(600_000_000, 3);
         Self {
             events: Cell::new(0),
@@ -112,7 +112,7 @@ impl SharedCounts {
     }
 
     fn take(&self, watch: &Watch, message: &[u8]) {
-        // One look at the clock for a message: its events have all arrived by now.
+        // One reading of the clock per message: all its events have arrived by now.
         let now = now_micros().cast_signed();
         let mut latencies = self.latencies.borrow_mut();
         let read = delivery::read(message, |stamp| {
@@ -198,7 +198,7 @@ async fn open_all(
     watches
 }
 
-/// Opens a watch; it is open once its first message is here.
+/// Opens a watch and waits for its first message.
 async fn open(task: &Task, channel: Channel, group: Option<i64>) -> Streaming<Bytes> {
     let mut grpc = Grpc::new(channel);
     if let Err(error) = grpc.ready().await {
@@ -213,11 +213,11 @@ async fn open(task: &Task, channel: Channel, group: Option<i64>) -> Streaming<By
     match messages.message().await {
         Ok(Some(first)) if delivery::read(&first, |_| {}) == Some(Message::Opened) => messages,
         Err(status) => fail(&format!("no watch: {}", short_text(&status))),
-        Ok(_) => fail("a watch did not begin with its opening"),
+        Ok(_) => fail("the first message of a watch was not Opened"),
     }
 }
 
-/// A watch that is open and never read on.
+/// A watch that is opened and never read.
 async fn stall(task: &Task) -> Streaming<Bytes> {
     let endpoint = endpoint(task)
         .initial_stream_window_size(STALLED_WINDOW)
@@ -291,7 +291,7 @@ async fn run_commands(
                 );
             }
             "check" => {
-                // What should not come may be late.
+                // Surplus events may be late.
                 sleep(Duration::from_millis(50)).await;
                 check(task, number()..number(), watches);
                 println!("checked");

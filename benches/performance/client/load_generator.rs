@@ -1,4 +1,4 @@
-//! The load generator, as the parent sees it.
+//! The parent's handle of the load generator.
 
 use std::time::Duration;
 
@@ -15,23 +15,23 @@ use crate::{
 /// How many watches share a connection.
 const WATCHES_A_CONNECTION: u64 = 100;
 
-/// Who watches what.
+/// The watches to open.
 #[derive(Debug, Clone)]
 pub struct Plan {
     pub database: String,
     pub collection: String,
-    /// How many watch.
+    /// The number of watchers.
     pub watchers: u64,
-    /// How many groups documents fall into.
+    /// The number of groups of documents.
     pub groups: i64,
-    /// How many watchers ask for the same group; 0: all ask for everything.
+    /// How many watchers select the same group; 0: no filters.
     pub matches: u64,
-    /// How many more never read on.
+    /// How many more watchers open a watch and never read.
     pub stalled: u64,
 }
 
 impl Plan {
-    /// How many watchers an event goes to.
+    /// The number of watchers that receive an event.
     pub fn deliveries_an_event(&self) -> u64 {
         if self.matches == 0 {
             self.watchers
@@ -41,15 +41,15 @@ impl Plan {
     }
 }
 
-/// Open watches.
+/// Open watches, in a process of their own.
 #[derive(Debug)]
 pub struct LoadGenerator {
     process: Process,
-    /// How long opening them took.
+    /// How long it took to open them.
     pub opening: Duration,
 }
 
-/// What it saw of latencies, in microseconds.
+/// The measured latencies in microseconds.
 #[derive(Debug, Clone, Copy)]
 pub struct Latencies {
     pub p50: u64,
@@ -59,7 +59,7 @@ pub struct Latencies {
 }
 
 impl LoadGenerator {
-    /// Opens the watches in a process of their own.
+    /// Opens the watches in a new process.
     pub fn open(gateway: &Gateway, plan: &Plan, limit: Duration) -> Result<Self, ChildError> {
         let started = Instant::now();
         let connections = plan.watchers.div_ceil(WATCHES_A_CONNECTION).max(10);
@@ -84,13 +84,13 @@ impl LoadGenerator {
         })
     }
 
-    /// Waits until so many events have come, in all and since it was opened.
+    /// Waits until this many events have come in total, since it was opened.
     pub fn wait_for(&mut self, events: u64, limit: Duration) -> Result<(), ChildError> {
         self.process.send(&format!("await {events}"));
         self.process.answer("reached", limit).map(|_| ())
     }
 
-    /// Records latencies from now on.
+    /// Starts to record latencies.
     pub fn record(&mut self) -> Result<(), ChildError> {
         self.process.send("record");
         self.process
@@ -98,13 +98,13 @@ impl LoadGenerator {
             .map(|_| ())
     }
 
-    /// The latencies recorded.
+    /// The recorded latencies.
     pub fn latencies(&mut self) -> Result<Latencies, ChildError> {
         self.process.send("tell");
         let answer = self.process.answer("latencies ", Duration::from_secs(10))?;
         let mut numbers = answer.split(' ').map(|number| {
             let number = number.parse();
-            number.expect("the load generator tells numbers")
+            number.expect("the load generator reports numbers")
         });
         let mut next = || numbers.next().expect("it tells four");
         Ok(Latencies {
@@ -115,7 +115,7 @@ impl LoadGenerator {
         })
     }
 
-    /// Makes sure that each watch has had each event that it asked for up to this one, and no other.
+    /// Checks that each watch has received each event that it selects up to this one, and no other.
     pub fn check(&mut self, events: u64) -> Result<(), ChildError> {
         self.process.send(&format!("check 0 {events}"));
         self.process
@@ -123,7 +123,7 @@ impl LoadGenerator {
             .map(|_| ())
     }
 
-    /// What the load generator itself has cost so far.
+    /// The CPU use of the load generator itself so far.
     pub fn usage(&self) -> Option<Usage> {
         Usage::of(self.process.id())
     }

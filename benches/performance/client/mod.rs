@@ -1,5 +1,5 @@
-//! Who reads: one reader that takes its time to be measured, and a crowd that costs as little as a
-//! crowd can.
+//! The clients: one reader that is measured itself, and a load generator that costs as little as
+//! possible.
 
 mod delivery;
 pub mod load;

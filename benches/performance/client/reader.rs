@@ -1,4 +1,4 @@
-//! A reader: a child process that reads a number of events and checks that each is the next.
+//! A child process that reads a number of events and checks that none is missing.
 
 use std::time::Duration;
 
@@ -27,40 +27,40 @@ use crate::{
 pub struct Task {
     #[arg(long)]
     pub reader_kind: ReaderKind,
-    /// Where the database is
+    /// The URI of the database
     #[arg(long)]
     pub uri: String,
-    /// Where Weir is
+    /// The URL of Weir
     #[arg(long)]
     pub url: String,
     #[arg(long)]
     pub database: String,
     #[arg(long)]
     pub collection: String,
-    /// The place to start at, in hexadecimal digits; empty for now
+    /// The token to start from, in hexadecimal digits; empty for now
     #[arg(long)]
     pub token: String,
     /// How many events to read; their `_id`s count from 0
     #[arg(long)]
     pub events: u64,
-    /// Open the stream before the word is given, since events are written from then on
+    /// Open the stream before the start command, since events are written from then on
     #[arg(long)]
     pub live: bool,
 }
 
-/// What one reading took.
+/// The cost of one reading.
 #[derive(Debug, Clone, Copy)]
 pub struct Sample {
     pub events: u64,
     pub wall: Duration,
-    /// Of the reader's process.
+    /// The CPU time of the reader's process.
     pub reader: Duration,
-    /// Of Weir's process.
+    /// The CPU time of Weir's process.
     pub weir: Duration,
 }
 
 impl Task {
-    /// Reads in a process of its own; `meanwhile` is done once it has begun.
+    /// Reads in a new process; calls `meanwhile` once it has begun.
     pub fn measure(&self, weir: &Gateway, meanwhile: impl FnOnce()) -> Sample {
         let mut arguments = vec![
             "read".to_owned(),
@@ -84,7 +84,7 @@ impl Task {
             let nanos = number.parse().expect("the reader tells numbers");
             Duration::from_nanos(nanos)
         });
-        let mut next = || numbers.next().expect("the reader tells two numbers");
+        let mut next = || numbers.next().expect("the reader reports two numbers");
         Sample {
             events: self.events,
             wall: next(),
@@ -94,7 +94,7 @@ impl Task {
     }
 }
 
-/// The reader's own process: connects, waits for the word, reads, tells.
+/// The reader's process: connects, waits for the start command, reads, reports.
 pub fn run(task: &Task, commands: &mut Commands) {
     runtime().block_on(async {
         match task.reader_kind {
@@ -171,7 +171,7 @@ async fn through_weir(
     meter.tell();
 }
 
-/// The `_id` of the document that an event of the driver's holds.
+/// The `_id` of the document in an event of the driver's.
 pub fn document_id(event: &ChangeStreamEvent<Document>) -> i64 {
     let document = event
         .full_document
@@ -180,7 +180,7 @@ pub fn document_id(event: &ChangeStreamEvent<Document>) -> i64 {
     document.get_i64("_id").expect("the document has an id")
 }
 
-/// The `_id` of the document that an event of Weir's holds, read from where it lies.
+/// The `_id` of the document in an event of Weir's, read in place.
 pub fn event_id(event: &pb::ChangeEvent) -> i64 {
     let document = RawDocument::from_bytes(bson_of(event)).expect("the document is BSON");
     document.get_i64("_id").expect("the document has an id")
@@ -202,7 +202,7 @@ fn bson_of(event: &pb::ChangeEvent) -> &[u8] {
     }
 }
 
-/// A client of Weir, connected.
+/// Connects a client to Weir.
 pub async fn connect(url: &str) -> WatchServiceClient<Channel> {
     let endpoint = Endpoint::from_shared(url.to_owned()).expect("the URL is well-formed");
     WatchServiceClient::new(endpoint.connect().await.expect("Weir answers"))
@@ -218,14 +218,14 @@ pub fn watch_request(database: &str, collection: &str, token: &str) -> pb::Watch
     }
 }
 
-/// Measures this process, from the parent's word on.
+/// Measures this process from the start command on.
 struct Meter {
     started: Instant,
     cpu: CpuTimes,
 }
 
 impl Meter {
-    /// Waits for the parent's word and opens the stream, in this order unless the task is live.
+    /// Waits for the start command and opens the stream, in this order unless the task is live.
     async fn around<T>(
         opening: impl Future<Output = T>,
         task: &Task,
@@ -255,7 +255,7 @@ impl Meter {
     }
 }
 
-/// Bytes as the command line takes them.
+/// Bytes in hexadecimal digits, for the command line.
 pub fn to_hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -1,14 +1,14 @@
-//! The ways of reading that are compared.
+//! The kinds of readers that are compared.
 
 use clap::ValueEnum;
 
-/// Who reads, and what it makes of a document.
+/// A client, and what it makes of a document.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum ReaderKind {
     /// The driver's typed change stream.
     Driver,
-    /// The same, with the stage that splits large events, which Weir always asks for and without
-    /// which an event over 16 MiB ends the stream: the same work for the database.
+    /// The same with the stage that splits large events, which Weir always uses and without which
+    /// an event over 16 MiB ends the stream: the same work for the database.
     DriverSplitting,
     /// A client of Weir that leaves documents as BSON bytes.
     Weir,
@@ -17,7 +17,7 @@ pub enum ReaderKind {
 }
 
 impl ReaderKind {
-    /// All of them; the driver, which the others are compared with, first.
+    /// All kinds; first the driver, to which the others are compared.
     pub const ALL: [Self; 4] = [
         Self::Driver,
         Self::DriverSplitting,
@@ -25,7 +25,7 @@ impl ReaderKind {
         Self::WeirDecoding,
     ];
 
-    /// All of them, beginning with another one each round.
+    /// All kinds, starting with another one each round.
     pub fn rotated(round: u32) -> impl Iterator<Item = Self> {
         let first = round as usize % Self::ALL.len();
         Self::ALL
@@ -35,12 +35,12 @@ impl ReaderKind {
             .take(Self::ALL.len())
     }
 
-    /// Whether it reads from Weir.
+    /// Returns whether it reads from Weir.
     pub fn through_weir(self) -> bool {
         matches!(self, Self::Weir | Self::WeirDecoding)
     }
 
-    /// What tables call it.
+    /// The name in tables.
     pub fn name(self) -> &'static str {
         match self {
             Self::Driver => "driver, `ChangeStream<ChangeStreamEvent<Document>>`",
@@ -50,7 +50,7 @@ impl ReaderKind {
         }
     }
 
-    /// What the command line calls it.
+    /// The name on the command line.
     pub fn argument(self) -> String {
         let value = self.to_possible_value().expect("no way is skipped");
         value.get_name().to_owned()

@@ -1,4 +1,4 @@
-//! The driver's typed event as the API's message.
+//! Converts the driver's typed events to the API's messages.
 
 use mongodb::{
     bson::{self, Document, Timestamp},
@@ -8,7 +8,7 @@ use serde::Serialize;
 use tonic::Status;
 use weir::pb::{self, change_event::Change, document::Value, watch_response::Kind};
 
-/// One event, one message.
+/// A message with one event.
 pub fn response(event: ChangeStreamEvent<Document>) -> Result<pb::WatchResponse, Status> {
     let resume_token = bytes(&event.id)?;
     let (operation, change) = change(&event)?;

@@ -1,5 +1,5 @@
-//! The servers that are compared: Weir, the gateway that most people would write, and the least
-//! that a gRPC server can do.
+//! The servers that are compared: Weir, a straightforward gateway, and the minimum that a gRPC
+//! server can do.
 
 mod convert;
 pub mod naive;
@@ -14,22 +14,22 @@ use crate::system::{cpu::Usage, memory, process::Process};
 pub struct Gateway {
     process: Process,
     url: String,
-    /// Where its metrics are, for the one that has any.
+    /// The address of its metrics, if it has any.
     admin: Option<String>,
 }
 
 impl Gateway {
-    /// Where it serves gRPC.
+    /// The URL of gRPC.
     pub fn url(&self) -> &str {
         &self.url
     }
 
-    /// What it has cost so far.
+    /// The CPU use so far.
     pub fn usage(&self) -> Option<Usage> {
         Usage::of(self.process.id())
     }
 
-    /// The memory it holds, in bytes.
+    /// Its resident memory in bytes.
     pub fn resident(&self) -> u64 {
         memory::resident(self.process.id()).unwrap_or(0)
     }

@@ -1,7 +1,6 @@
-//! The gateway that most people would write in an afternoon, and nothing worse: for each watch a
-//! change stream of the driver's own, typed, with the filter in a `$match`; each event converted to
-//! the API's message and sent through a channel. Its pool is sized to the watchers, without which
-//! it would stop at ten.
+//! A straightforward gateway: each watch has a typed change stream of the driver's own, with the
+//! filter in a `$match`; each event is converted to the API's message and sent through a channel.
+//! Its pool is sized to the watchers; with the default size it would stop at ten.
 
 use std::sync::Arc;
 
@@ -27,17 +26,17 @@ use crate::system::process::Process;
 /// How many messages may wait for a client.
 const CHANNEL: usize = 128;
 
-/// What to serve from.
+/// The source of the gateway.
 #[derive(Debug, Args)]
 pub struct Task {
     #[arg(long)]
     uri: String,
-    /// How many watchers to expect
+    /// The expected number of watchers
     #[arg(long)]
     watchers: u32,
 }
 
-/// Starts one as a process of its own.
+/// Starts a gateway as a separate process.
 pub fn start(uri: &str, watchers: u64) -> Gateway {
     let arguments = [
         "naive".to_owned(),
@@ -53,7 +52,7 @@ pub fn start(uri: &str, watchers: u64) -> Gateway {
     }
 }
 
-/// The gateway's own process, on as many threads as Weir.
+/// The gateway's process, with as many threads as Weir.
 pub fn run(task: &Task) {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime needs only a few threads");
     runtime.block_on(async {
@@ -120,7 +119,7 @@ impl Watch for Naive {
     }
 }
 
-/// A filter in MongoDB's query language, as far as the benchmark asks.
+/// Translates a filter to MongoDB's query language, as far as the benchmark needs.
 fn condition(filter: &pb::Filter) -> Result<Document, Status> {
     if let Some(filter::Kind::Field(field)) = &filter.kind
         && let Some(Operator::Eq(value)) = &field.operator
@@ -129,5 +128,5 @@ fn condition(filter: &pb::Filter) -> Result<Document, Status> {
         let path = format!("fullDocument.{}", field.path);
         return Ok(doc! { path: Bson::Double(number) });
     }
-    Err(Status::unimplemented("equality with a number alone"))
+    Err(Status::unimplemented("only equality with a number"))
 }

@@ -1,5 +1,5 @@
-//! The least that a gRPC server can do: tonic sending bytes that are ready, from one ring, to
-//! whoever watches. There is no database; the parent says when events come.
+//! The minimum that a gRPC server can do: tonic sends encoded bytes from one ring to all watchers.
+//! There is no database; the parent says when events come.
 
 use std::{
     ops::Range,
@@ -34,21 +34,21 @@ use crate::{
     },
 };
 
-/// The length of a resume token, about Weir's own.
+/// The length of a resume token, about that of Weir's.
 const TOKEN_BYTES: usize = 180;
 
-/// How events are put into messages.
+/// The form of the messages.
 #[derive(Debug, Args)]
 pub struct Task {
     /// The size of a document
     #[arg(long)]
     bytes: usize,
-    /// The most events in a message
+    /// The maximum number of events in a message
     #[arg(long)]
     batch: usize,
 }
 
-/// Starts one as a process of its own.
+/// Starts a server as a separate process.
 pub fn start(bytes: usize, batch: u64) -> Gateway {
     let arguments = [
         "ready".to_owned(),
@@ -65,13 +65,13 @@ pub fn start(bytes: usize, batch: u64) -> Gateway {
 }
 
 impl Gateway {
-    /// Has a server of ready bytes send so many events.
+    /// Makes the server of ready bytes send this many events.
     pub fn burst(&mut self, events: u64, limit: std::time::Duration) -> Result<(), ChildError> {
         source::burst(&mut self.process, events, limit)
     }
 }
 
-/// The server's own process, on as many threads as Weir.
+/// The server's process, with as many threads as Weir.
 pub fn run(task: &Task, commands: &mut Commands) {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime needs only a few threads");
     let stamp = Stamp {
@@ -92,11 +92,11 @@ pub fn run(task: &Task, commands: &mut Commands) {
 }
 
 struct Ring {
-    /// As BSON; each event's has a stamp of its own.
+    /// In BSON; each event gets a stamp of its own.
     document: Vec<u8>,
     batch: usize,
     messages: Mutex<Vec<Bytes>>,
-    /// How many there are.
+    /// The number of events.
     count: watch::Sender<usize>,
 }
 
@@ -180,7 +180,7 @@ impl Watch for Ready {
     }
 }
 
-/// Writes bytes as they are.
+/// Encodes raw bytes unchanged.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct BytesCodec;
 

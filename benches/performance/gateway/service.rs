@@ -1,6 +1,6 @@
-//! A gRPC server of the Watch API's one streaming method, with whatever codec it likes.
+//! A gRPC server of the Watch API's streaming method with any codec.
 //!
-//! The library's generated server writes Weir's own frames, which its rivals don't have.
+//! The library's generated server writes Weir's own frames, which the other gateways don't have.
 
 use std::{
     convert::Infallible,
@@ -27,11 +27,11 @@ type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 /// The messages of one watch.
 pub type Messages<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
-/// What such a server does.
+/// An implementation of such a server.
 pub trait Watch: Send + Sync + 'static {
-    /// How messages are written.
+    /// The codec of the messages.
     type Codec: Codec<Encode = Self::Message, Decode = pb::WatchRequest> + Default + Send;
-    /// What is written.
+    /// The type that the codec encodes.
     type Message: Send + 'static;
 
     /// Opens a watch.
@@ -41,7 +41,7 @@ pub trait Watch: Send + Sync + 'static {
     ) -> impl Future<Output = Result<Messages<Self::Message>, Status>> + Send;
 }
 
-/// Serves on a port that the kernel chooses, and tells it.
+/// Serves on a port chosen by the kernel, and prints it.
 pub async fn serve(watch: impl Watch) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
         .await

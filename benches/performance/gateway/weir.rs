@@ -1,4 +1,4 @@
-//! `weir serve`, the release binary, as a process of its own.
+//! `weir serve`, the release binary, as a separate process.
 
 use std::{
     io::{Read as _, Write as _},
@@ -8,7 +8,7 @@ use std::{
 use super::Gateway;
 use crate::system::{cpu::CpuTimes, process::Process};
 
-/// Starts a server with its default settings but for these flags, on ports that the kernel chooses.
+/// Starts a server with default settings except for these flags, on ports chosen by the kernel.
 pub fn start(mongodb_uri: &str, flags: &[String]) -> Gateway {
     let mut arguments: Vec<String> = [
         "serve",
@@ -41,24 +41,24 @@ pub fn start(mongodb_uri: &str, flags: &[String]) -> Gateway {
 }
 
 impl Gateway {
-    /// What each of its threads has cost so far.
+    /// The CPU time of each of its threads so far.
     pub fn cpu_times(&self) -> CpuTimes {
         CpuTimes::of(self.process.id())
     }
 
-    /// The change streams that it says it holds on MongoDB, those that catch up included. Nothing
-    /// for a server without metrics.
+    /// The number of change streams that it reports, with those of catch-ups. `None` for a server
+    /// without metrics.
     pub fn feeds(&self) -> Option<u64> {
         let catch_ups = self.metric("weir_catch_ups").unwrap_or(0);
         Some(self.metric("weir_feeds")? + catch_ups)
     }
 
-    /// How often a watch fell off the ring, where it tells.
+    /// How often a watch fell behind the ring, for a server with metrics.
     pub fn fell_behind(&self) -> Option<u64> {
         self.metric("weir_watches_fell_behind_total")
     }
 
-    /// A metric's sum over all labels.
+    /// The sum of a metric over all labels.
     fn metric(&self, name: &str) -> Option<u64> {
         let metrics = self.metrics()?;
         let own = metrics

@@ -1,9 +1,9 @@
-//! How much later an event arrives through Weir than straight from the database.
+//! How much later an event arrives through Weir than directly from the database.
 //!
-//! A writer at a steady rate waits for each acknowledgement; a reader notes when each event arrives;
-//! both are threads of one process, so that one clock tells both. The ways take turns, slice by
-//! slice, with one change stream open at a time: a second one would wait for the database to have
-//! served the first.
+//! A writer at a steady rate waits for each acknowledgement; a reader records when each event
+//! arrives; both are threads of one process with one clock. The readers alternate slice by slice,
+//! with one change stream open at a time: the database would serve a second one only after the
+//! first.
 
 use std::{sync::mpsc, thread, time::Duration};
 
@@ -28,11 +28,11 @@ use crate::{
     },
 };
 
-/// Writes before those that count, while everything warms up.
+/// Writes of the warm-up, which do not count.
 const WARM_UP: u64 = 40;
 
-/// Added to every latency before it goes into a histogram, which holds nothing below zero: an
-/// event may arrive before the acknowledgement of its write.
+/// Added to every latency, as a histogram holds no negative values: an event may arrive before the
+/// acknowledgement of its write.
 const OFFSET: i64 = 100_000_000;
 
 /// One slice.
@@ -40,32 +40,32 @@ const OFFSET: i64 = 100_000_000;
 pub struct Task {
     #[arg(long)]
     reader_kind: ReaderKind,
-    /// Where the database is
+    /// The URI of the database
     #[arg(long)]
     uri: String,
-    /// Where Weir is
+    /// The URL of Weir
     #[arg(long)]
     url: String,
     #[arg(long)]
     database: String,
     #[arg(long)]
     collection: String,
-    /// How many writes to make
+    /// The number of writes
     #[arg(long)]
     writes: u64,
-    /// How many a second
+    /// Writes per second
     #[arg(long)]
     rate: u32,
 }
 
-/// The latencies of both ways.
+/// The latencies of both readers.
 #[derive(Debug)]
 struct Latencies {
     driver: Histogram<u64>,
     weir: Histogram<u64>,
 }
 
-/// Measures both ways on the database, and on a server that takes next to no time itself.
+/// Measures both readers on the database, and on a stand-in that takes almost no time.
 pub fn measure(options: &Options, results: &mut Results) {
     let database = database::start();
     let latencies = Latencies::measure(options, |reader_kind, writes, into| {
@@ -84,12 +84,12 @@ pub fn measure(options: &Options, results: &mut Results) {
     latencies.report("stand-in", "the stand-in", options, results);
 }
 
-/// A histogram with steps of a microsecond at the offset, and room for a minute.
+/// A histogram with a resolution of a microsecond at the offset, and a range of a minute.
 fn histogram() -> Histogram<u64> {
     Histogram::new_with_max(60_000_000_000, 5).expect("the bounds are sound")
 }
 
-/// Each slice has a Weir of its own, so that none is left with a change stream open.
+/// Measures a slice with its own Weir, so that no change stream is left open.
 fn measure_slice(
     uri: &str,
     reader_kind: ReaderKind,
@@ -119,7 +119,7 @@ fn measure_slice(
     }
 }
 
-/// The slice's own process.
+/// The process of a slice.
 pub fn run(task: &Task) {
     let total = task.writes + WARM_UP;
     let (ready, is_ready) = mpsc::channel();
@@ -158,7 +158,7 @@ fn nanos(duration: Duration) -> i64 {
     i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX)
 }
 
-/// When each write was acknowledged.
+/// The time when each write was acknowledged.
 async fn write(task: &Task, total: u64) -> Vec<Instant> {
     let client = Client::with_uri_str(&task.uri)
         .await
@@ -179,7 +179,7 @@ async fn write(task: &Task, total: u64) -> Vec<Instant> {
     acknowledged
 }
 
-/// When each event arrived.
+/// The time when each event arrived.
 async fn with_driver(task: &Task, total: u64, ready: &mpsc::Sender<()>) -> Vec<Instant> {
     let client = Client::with_uri_str(&task.uri)
         .await
@@ -243,7 +243,7 @@ async fn through_weir(task: &Task, total: u64, ready: &mpsc::Sender<()>) -> Vec<
 }
 
 impl Latencies {
-    /// Measures both ways, in slices that alternate.
+    /// Measures both readers in alternating slices.
     fn measure(options: &Options, slice: impl Fn(ReaderKind, u64, &mut Histogram<u64>)) -> Self {
         let mut latencies = Self {
             driver: histogram(),

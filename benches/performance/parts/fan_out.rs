@@ -1,5 +1,5 @@
-//! One collection, many watchers, one filter: what a delivery costs, beside the naive gateway and
-//! beside the least that a gRPC server can do.
+//! One collection, many watchers, one filter: the cost of a delivery, compared with the naive
+//! gateway and with the minimum of a gRPC server.
 
 use std::time::Duration;
 
@@ -15,24 +15,24 @@ use crate::{
     upstream::source::{Content, Kind},
 };
 
-/// The fewest events of a step, however many watchers they go to.
+/// The minimum number of events of a step.
 const FEWEST: u64 = 40;
-/// The most, however few.
+/// The maximum number of events of a step.
 const MOST: u64 = 20_000;
-/// How many watchers the goals are about.
+/// The number of watchers in the goals.
 const GOAL_WATCHERS: u64 = 1_000;
 
-/// All runs of one rival at one number of watchers.
+/// All runs of one server with one number of watchers.
 struct Cell {
     kind: Kind,
     server_kind: ServerKind,
     watchers: u64,
     runs: Vec<Run>,
-    /// Why there are no more.
+    /// Why there are no more runs.
     failure: Option<String>,
 }
 
-/// Measures every step, in rounds in which the rivals take turns.
+/// Measures every step, in rounds in which the servers alternate.
 pub fn measure(options: &Options, results: &mut Results) {
     for kind in Kind::ALL {
         let cells = measure_on(kind, options);
@@ -72,11 +72,11 @@ fn measure_on(kind: Kind, options: &Options) -> Vec<Cell> {
             ServerKind::Ready,
             ServerKind::ReadyBursts,
         ],
-        // Ready bytes come from no database.
+        // Ready bytes do not come from a database.
         Kind::Database => &[ServerKind::Weir, ServerKind::Naive],
     };
     let mut cells = Vec::new();
-    // The watchers at which a rival failed: it need not be asked for more.
+    // Servers that failed with fewer watchers are not tried with more.
     let mut beyond: Vec<ServerKind> = Vec::new();
     let steps = match kind {
         Kind::StandIn => &options.watchers,
@@ -98,7 +98,7 @@ fn measure_on(kind: Kind, options: &Options) -> Vec<Cell> {
             })
             .collect();
         for round in 0..options.fan_out_rounds {
-            // Another one begins each time.
+            // Each round starts with another server.
             if round > 0 && !step.is_empty() {
                 step.rotate_left(1);
             }
@@ -239,7 +239,7 @@ fn memory(cells: &[Cell]) -> Table {
     ]);
     for cell in cells.iter().filter(|cell| !cell.runs.is_empty()) {
         let cursors = |run: &Run| run.change_streams.map(|it| it as f64);
-        // What a server takes for itself hides what a few watchers add.
+        // With few watchers a server's own memory hides what they add.
         let many = cell.watchers >= 100;
         let kibibytes = |value: fn(&Run) -> f64| {
             let spread = cell.of(|run| value(run) / 1024.0);
@@ -289,7 +289,7 @@ fn chart(kind: Kind, cells: &[Cell]) -> Chart {
     }
 }
 
-/// Both cells at the goal's number of watchers, else at the largest number that both survived.
+/// Both cells at the goal's number of watchers, or at the largest number that both survived.
 fn pair(cells: &[Cell], server_kinds: [ServerKind; 2]) -> Option<(&Cell, &Cell)> {
     let of = |server_kind: ServerKind| {
         let survived = cells
@@ -304,7 +304,7 @@ fn pair(cells: &[Cell], server_kinds: [ServerKind; 2]) -> Option<(&Cell, &Cell)>
     pairs.max_by_key(|(first, _)| first.watchers)
 }
 
-/// Round by round, the one's value over the other's.
+/// The first value divided by the second, round by round.
 fn ratio((first, second): (&Cell, &Cell), value: impl Fn(&Run) -> Option<f64>) -> Spread {
     let rounds = first.runs.iter().zip(&second.runs);
     let ratios = rounds.filter_map(|(first, second)| Some(value(first)? / value(second)?));

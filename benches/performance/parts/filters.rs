@@ -1,5 +1,5 @@
-//! One collection, many watchers, each with a filter of its own: what an event costs that goes to
-//! one of them, and one that goes to ten.
+//! One collection, many watchers, each with its own filter: the cost of an event that goes to one
+//! of them, and of one that goes to ten.
 
 use std::time::Duration;
 
@@ -17,10 +17,10 @@ use crate::{
 
 /// The server's default for `--feeds-per-scope`.
 const FEEDS_PER_SCOPE: f64 = 4.0;
-/// The fewest watchers that may share the matches.
+/// The minimum number of watchers for the shared matches.
 const BASE: u64 = 10;
 
-/// All runs of one rival at one step.
+/// All runs of one server at one step.
 struct Cell {
     server_kind: ServerKind,
     watchers: u64,
@@ -29,8 +29,8 @@ struct Cell {
     failure: Option<String>,
 }
 
-/// Measures on the stand-in, where the gateway's own cost shows, and on the database, whose cost
-/// and change streams count.
+/// Measures on the stand-in, which shows the gateway's own cost, and on the database, for its cost
+/// and change streams.
 pub fn measure(options: &Options, results: &mut Results) {
     for kind in Kind::ALL {
         let cells = measure_on(kind, options);
@@ -73,10 +73,10 @@ fn measure_on(kind: Kind, options: &Options) -> Vec<Cell> {
             }));
         }
     }
-    // All steps in turn, so that what is compared is measured side by side.
+    // All steps in each round, so that compared values are measured close together.
     for _ in 0..options.filter_rounds {
         for index in 0..cells.len() {
-            // Who failed with fewer need not be asked for more.
+            // A server that failed with fewer watchers is not tried again.
             let (before, rest) = cells.split_at_mut(index);
             let failed = before.iter().any(|it| {
                 it.failure.is_some()
@@ -221,7 +221,7 @@ fn chart(cells: &[Cell]) -> Chart {
     }
 }
 
-/// Of the steps with one match: there all filters are distinct, in the smallest step as well.
+/// For the steps with one match: there all filters are distinct, in the smallest step too.
 fn goals(kind: Kind, cells: &[Cell], results: &mut Results) {
     let own = || {
         let own = cells

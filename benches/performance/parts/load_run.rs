@@ -1,4 +1,4 @@
-//! One gateway, a crowd before it and a source behind it, for as long as one figure takes.
+//! One run: a gateway between a source and a load generator.
 
 use std::time::Duration;
 
@@ -15,11 +15,11 @@ use crate::{
     upstream::source::{Content, Kind, Source},
 };
 
-/// How many bursts are on their way at once, so that the gateway never waits for the next.
+/// The number of bursts in flight, so that the gateway never waits for the next.
 const AHEAD: u64 = 2;
-/// Bursts before those that count, while everything warms up.
+/// Bursts of the warm-up, which do not count.
 const WARM_UP: u64 = 2;
-/// After the opening of watches, before memory is looked at.
+/// The pause after watches are opened, before memory is measured.
 const SETTLING: Duration = Duration::from_secs(1);
 
 /// The servers that are compared.
@@ -27,14 +27,14 @@ const SETTLING: Duration = Duration::from_secs(1);
 pub enum ServerKind {
     Weir,
     Naive,
-    /// Ready bytes, one event a message.
+    /// Ready bytes, one event per message.
     Ready,
-    /// Ready bytes, one burst a message.
+    /// Ready bytes, one burst per message.
     ReadyBursts,
 }
 
 impl ServerKind {
-    /// What tables call it.
+    /// The name in tables.
     pub fn name(self) -> &'static str {
         match self {
             Self::Weir => "Weir",
@@ -44,7 +44,7 @@ impl ServerKind {
         }
     }
 
-    /// Starts it before a source; `weir_flags` are for Weir alone.
+    /// Starts it in front of a source; `weir_flags` are only for Weir.
     pub fn start(
         self,
         source: Option<&Source>,
@@ -55,7 +55,7 @@ impl ServerKind {
         let uri = source.map_or("", Source::uri);
         match self {
             Self::Weir => {
-                // Room for those that stall, and no less than the default.
+                // Enough for stalled watches too, and no less than the default.
                 let most = (watchers + 10).max(10_000);
                 let mut flags = vec![format!("--max-watches={most}")];
                 flags.extend_from_slice(weir_flags);
@@ -68,7 +68,7 @@ impl ServerKind {
     }
 }
 
-/// How much is sent, and how.
+/// What to send, and how much.
 #[derive(Debug, Clone, Copy)]
 pub struct Workload {
     pub content: Content,
@@ -76,53 +76,53 @@ pub struct Workload {
     pub burst: u64,
 }
 
-/// What one run took.
+/// The results of one run.
 #[derive(Debug, Clone, Copy)]
 pub struct Run {
     pub events: u64,
     pub deliveries: u64,
     pub wall: Duration,
     pub gateway: Spent,
-    /// The database's, where it is ours to look at.
+    /// The database's CPU use, where it is known.
     pub database: Option<Spent>,
-    /// The load generator's.
+    /// The load generator's CPU use.
     pub load_generator: Spent,
-    /// Bytes for each watcher, once all are open and nothing has been sent.
+    /// Bytes per watcher once all are open and nothing has been sent.
     pub idle_memory: f64,
-    /// Bytes for each watcher, after everything was sent.
+    /// Bytes per watcher after everything was sent.
     pub busy_memory: f64,
-    /// Cursors open on the source.
+    /// The cursors open on the source.
     pub change_streams: Option<u64>,
-    /// The change streams that Weir says it holds.
+    /// The change streams that Weir reports.
     pub feeds: Option<u64>,
     /// How long it took to open all watches.
     pub opening: Duration,
 }
 
 impl Run {
-    /// Deliveries a second.
+    /// Deliveries per second.
     pub fn rate(&self) -> f64 {
         self.deliveries as f64 / self.wall.as_secs_f64()
     }
 
-    /// The gateway's microseconds for each delivery.
+    /// The gateway's microseconds per delivery.
     pub fn cost(&self) -> f64 {
         self.gateway.each(self.deliveries)
     }
 
-    /// The database's microseconds for each delivery.
+    /// The database's microseconds per delivery.
     pub fn database_cost(&self) -> Option<f64> {
         Some(self.database?.each(self.deliveries))
     }
 
-    /// The gateway's microseconds for each event.
+    /// The gateway's microseconds per event.
     pub fn event_cost(&self) -> f64 {
         self.gateway.each(self.events)
     }
 }
 
-/// Measures a rival: all of `load` to `plan`'s watchers. `kind` is nothing for those that need no
-/// source.
+/// Measures a server: sends all of `load` to `plan`'s watchers. `kind` is `None` for servers that
+/// need no source.
 pub fn run(
     server_kind: ServerKind,
     kind: Kind,
@@ -144,7 +144,7 @@ pub fn run(
     };
     let deadline = Instant::now() + limit;
     let left = || deadline.saturating_duration_since(Instant::now());
-    // Some of a server's memory comes with its first request, whoever makes it.
+    // The first request allocates some of a server's memory, whoever makes it.
     drop(LoadGenerator::open(
         &gateway,
         &Plan {
@@ -200,7 +200,7 @@ pub fn run(
     })
 }
 
-/// What everything has cost so far.
+/// The CPU use of all processes so far.
 struct Usages {
     gateway: Option<Usage>,
     database: Option<Usage>,
@@ -222,10 +222,10 @@ fn spent(now: Option<Usage>, earlier: Option<Usage>) -> Option<Spent> {
 }
 
 fn gone() -> ChildError {
-    ChildError::Failed("a process ended before it was looked at".to_owned())
+    ChildError::Failed("a process ended before it was measured".to_owned())
 }
 
-/// Events on their way to a crowd.
+/// Events on their way to a load generator.
 struct EventPipeline<'a> {
     plan: &'a Plan,
     load_generator: &'a mut LoadGenerator,
@@ -233,7 +233,7 @@ struct EventPipeline<'a> {
 }
 
 impl EventPipeline<'_> {
-    /// Sends so many events in bursts, no more than a few bursts ahead of the slowest watcher, and
+    /// Sends this many events in bursts, at most a few bursts ahead of the slowest watcher, and
     /// waits for the last to arrive.
     fn send(
         &mut self,

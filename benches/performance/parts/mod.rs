@@ -1,4 +1,4 @@
-//! What is measured, a file a part.
+//! The measurements, one file per part.
 
 pub mod added_latency;
 pub mod fan_out;

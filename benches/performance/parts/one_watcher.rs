@@ -1,5 +1,5 @@
-//! One watcher through Weir against the driver's own typed change stream: events a second and CPU
-//! for each event, of the past and of what is being written.
+//! One watcher through Weir, compared with the driver's own typed change stream: events per second
+//! and CPU per event, for past and live events.
 
 use crate::{
     client::{
@@ -12,7 +12,7 @@ use crate::{
     upstream::{collection::Collection, database, document, stand_in},
 };
 
-/// The same inserts, read from the moment before the first of them.
+/// The same inserts, read from right before the first of them.
 pub fn from_database(options: &Options, results: &mut Results) {
     let database = database::start();
     let weir = weir::start(database.uri(), &options.weir_flags);
@@ -45,7 +45,7 @@ pub fn from_database(options: &Options, results: &mut Results) {
     samples.goals("the past, from a database", 1.0, results);
 }
 
-/// Batches that are ready before they are asked for.
+/// Batches that are ready before they are requested.
 pub fn from_stand_in(options: &Options, results: &mut Results) {
     let stand_in = stand_in::start(&stand_in::Task {
         events: options.stand_in_events,
@@ -80,8 +80,8 @@ pub fn from_stand_in(options: &Options, results: &mut Results) {
     samples.goals("from the stand-in", 2.0, results);
 }
 
-/// Inserts as fast as one writer can make them, read as they come; each turn has a Weir and a
-/// collection of its own, so that none is left with a change stream open.
+/// Inserts at the full speed of one writer, read as they come; each round has its own Weir and
+/// collection, so that no change stream is left open.
 pub fn live(options: &Options, results: &mut Results) {
     let database = database::start();
     let mut samples = Samples::default();
@@ -113,12 +113,12 @@ pub fn live(options: &Options, results: &mut Results) {
     samples.goals("live, from a database", 1.0, results);
 }
 
-/// What every reading took.
+/// The samples of all readings.
 #[derive(Debug, Default)]
 struct Samples(Vec<(ReaderKind, Sample)>);
 
 impl Samples {
-    /// Adds what one reading took, and shows it as it comes.
+    /// Adds and prints a sample.
     fn add(&mut self, reader_kind: ReaderKind, sample: Sample) {
         eprintln!(
             "{}: {:.0} events/s, reader {:.2} µs, Weir {:.2} µs an event",
@@ -130,7 +130,7 @@ impl Samples {
         self.0.push((reader_kind, sample));
     }
 
-    /// Medians and, in brackets, the least and the most.
+    /// Medians with, in brackets, minimum and maximum.
     fn table(&self) -> Table {
         let mut table = Table::new(["reader", "events/s", "reader, µs/event", "Weir, µs/event"]);
         for reader_kind in ReaderKind::ALL {
@@ -189,7 +189,7 @@ impl Samples {
         samples.map(|(_, sample)| *sample).collect()
     }
 
-    /// `value` of each round's reading through Weir, divided by `by` of the same round's driver.
+    /// `value` of each round's reading through Weir, divided by that of the same round's driver.
     fn against(
         &self,
         driver: ReaderKind,
@@ -206,7 +206,7 @@ fn rate(sample: &Sample) -> f64 {
     sample.events as f64 / sample.wall.as_secs_f64()
 }
 
-/// Microseconds for each event.
+/// Microseconds per event.
 fn cost(sample: &Sample, seconds: f64) -> f64 {
     seconds * 1e6 / sample.events as f64
 }

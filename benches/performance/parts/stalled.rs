@@ -1,5 +1,5 @@
-//! What one client that stopped reading does to the others: rounds with none and with one take
-//! turns, and the others' p99 is compared.
+//! The effect of one client that stopped reading on the others: rounds without and with one
+//! alternate, and the others' p99 is compared.
 
 use super::{
     load_run::ServerKind,
@@ -15,10 +15,10 @@ use crate::{
     upstream::source::Kind,
 };
 
-/// A ring that the stalled watch surely falls off, so that what follows from that is measured too.
+/// A ring so small that the stalled watch falls behind, so that the consequences are measured too.
 const RING_BYTES: &str = "--ring-bytes=256KiB";
 
-/// Measures on the stand-in, which adds the least of its own.
+/// Measures on the stand-in, which adds the least time.
 pub fn measure(options: &Options, results: &mut Results) {
     let mut options = options.clone();
     options.weir_flags.push(RING_BYTES.to_owned());
@@ -53,7 +53,7 @@ pub fn measure(options: &Options, results: &mut Results) {
         "p50 of the others, ms",
         "p99, ms",
         "p99.9, ms",
-        "times a watch fell off the ring",
+        "times a watch fell behind",
     ]);
     for (name, outcomes) in [("none", none), ("one", one)] {
         let of = |value: fn(&Outcome) -> u64| {

@@ -1,5 +1,5 @@
-//! How late events arrive while a writer writes at a steady rate: Weir and the naive gateway, each
-//! at what it can carry, and Weir again at what the naive one can.
+//! Latencies while a writer writes at a steady rate: Weir and the naive gateway, each at the load
+//! that it sustains, and Weir again at the load that the naive one sustains.
 
 use std::time::Duration;
 
@@ -17,16 +17,16 @@ use crate::{
     upstream::source::{Content, Kind, Source},
 };
 
-/// A second of events before those that count.
+/// The duration of the warm-up, which does not count.
 const WARM_UP_SECONDS: u64 = 1;
-/// How long a rate is tried before it counts as one that holds.
+/// How long a rate is tried.
 const TRIAL_SECONDS: u64 = 3;
-/// How long after the last event was sent the last delivery may come, for a rate that holds.
+/// The maximum time from the last event to the last delivery for a rate that is sustained.
 const LONGEST_TAIL: Duration = Duration::from_millis(500);
-/// The share of the rate asked for that the source must reach.
+/// The minimum share of the requested rate that the source must reach.
 const LEAST_SHARE: f64 = 0.95;
 
-/// What is sent to how many.
+/// A load: events per second to how many watchers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pace {
     pub rate: u64,
@@ -34,26 +34,26 @@ pub struct Pace {
     pub stalled: u64,
 }
 
-/// What came of it.
+/// The results of a run.
 #[derive(Debug, Clone, Copy)]
 pub struct Outcome {
     pub latencies: Latencies,
-    /// The events a second that the source reached.
+    /// Events per second that the source reached.
     pub reached: f64,
-    /// From the last event to the last delivery.
+    /// The time from the last event to the last delivery.
     pub tail: Duration,
-    /// How often a watch fell off Weir's ring.
+    /// How often a watch fell behind Weir's ring.
     pub fell_behind: Option<u64>,
 }
 
 impl Outcome {
-    /// Whether all parts kept up.
+    /// Returns whether source and gateway kept up.
     pub fn holds(&self, pace: Pace) -> bool {
         self.tail <= LONGEST_TAIL && self.reached >= LEAST_SHARE * pace.rate as f64
     }
 }
 
-/// Sends at a pace for so many seconds.
+/// Sends at this pace for this many seconds.
 pub fn run(
     server_kind: ServerKind,
     kind: Kind,
@@ -100,7 +100,7 @@ pub fn run(
     })
 }
 
-/// The first of these paces that holds for a moment.
+/// The first of these paces that is sustained for a moment.
 pub fn first_that_holds(
     server_kind: ServerKind,
     kind: Kind,
@@ -138,7 +138,7 @@ pub fn first_that_holds(
     })
 }
 
-/// The paces to try for a goal: fewer events a second to as many watchers.
+/// The paces to try for a goal: fewer events per second to as many watchers.
 pub fn slower(rate: u64, watchers: u64, stalled: u64) -> impl Iterator<Item = Pace> {
     [1, 2, 4, 10, 20, 50, 100]
         .into_iter()
@@ -149,7 +149,7 @@ pub fn slower(rate: u64, watchers: u64, stalled: u64) -> impl Iterator<Item = Pa
         })
 }
 
-/// As many events a second to fewer watchers.
+/// As many events per second to fewer watchers.
 fn fewer(pace: Pace) -> impl Iterator<Item = Pace> {
     [1, 2, 4, 10, 20, 50, 100, 1_000]
         .into_iter()
@@ -159,7 +159,7 @@ fn fewer(pace: Pace) -> impl Iterator<Item = Pace> {
         })
 }
 
-/// Measures both gateways on both sources.
+/// Measures both gateways with both sources.
 pub fn measure(options: &Options, results: &mut Results) {
     for kind in Kind::ALL {
         let rate = match kind {

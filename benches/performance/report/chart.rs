@@ -1,4 +1,4 @@
-//! Charts as SVG, by hand: points on a logarithmic scale, joined where their order means something.
+//! Charts as SVG: points on a logarithmic scale, joined where their order has a meaning.
 
 use serde::{Deserialize, Serialize};
 
@@ -14,7 +14,7 @@ const GAP: f64 = 14.0;
 const PLOT_HEIGHT: f64 = 300.0;
 const COLOURS: [&str; 5] = ["#1668b3", "#c2410c", "#3f7d20", "#7c3aed", "#57606a"];
 
-/// What is drawn.
+/// A chart.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Chart {
@@ -25,7 +25,7 @@ pub enum Chart {
         y: String,
         series: Vec<Series<f64>>,
     },
-    /// Rows by name, each with a dot for each series, on a logarithmic scale.
+    /// Named rows, each with a dot for each series, on a logarithmic scale.
     Dots {
         title: String,
         x: String,
@@ -33,7 +33,7 @@ pub enum Chart {
     },
 }
 
-/// Values of one name.
+/// The values of one name.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Series<K> {
     pub name: String,
@@ -41,7 +41,7 @@ pub struct Series<K> {
 }
 
 impl Chart {
-    /// The picture.
+    /// The chart as SVG.
     pub fn svg(&self) -> String {
         match self {
             Self::Lines {
@@ -145,7 +145,7 @@ fn dots(title: &str, x_name: &str, series: &[Series<String>]) -> String {
             rows.push(row);
         }
     }
-    // Dots of one row stand below each other, or one would hide the other.
+    // The dots of one row are placed below each other, or one would hide the other.
     let row_height = DOT_ROW * series.len() as f64 + GAP;
     let bottom = TOP + row_height * rows.len() as f64;
     let values = series.iter().flat_map(|it| &it.points).map(|it| it.1);

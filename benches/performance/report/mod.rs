@@ -1,8 +1,8 @@
-//! What was measured, and the page that tells it.
+//! The results, and the page that reports them.
 //!
 //! The figures of each part stay in `performance/measured.json` beside the page, so that measuring
-//! one part again leaves the others as they were. The page is its prose, in `page.md` here, with
-//! the figures put in.
+//! one part again leaves the others unchanged. The page is the text of `page.md` with the figures
+//! filled in.
 
 pub mod chart;
 pub mod spread;
@@ -15,10 +15,10 @@ use serde::{Deserialize, Serialize};
 use self::{chart::Chart, table::Table};
 use crate::system::machine::Machine;
 
-/// What stands where a part has not been measured.
+/// The text for a part that has not been measured.
 const NOTHING: &str = "*Not measured yet.*";
 
-/// The figures of every part, by its name.
+/// The figures of every part, by name.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Measured(BTreeMap<String, Results>);
 
@@ -28,13 +28,13 @@ pub struct Results {
     command: String,
     date: String,
     machine: Machine,
-    /// Markdown, by name.
+    /// Markdown by name.
     blocks: BTreeMap<String, String>,
     charts: BTreeMap<String, Chart>,
     goals: Vec<Goal>,
 }
 
-/// A goal, and how near it is.
+/// A goal and its result.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Goal {
     what: String,
@@ -44,7 +44,7 @@ pub struct Goal {
 }
 
 impl Results {
-    /// None yet, of a run that begins now.
+    /// Empty results of a run that starts now.
     pub fn new(machine: &Machine, command: &str) -> Self {
         let now = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
         Self {
@@ -57,19 +57,19 @@ impl Results {
         }
     }
 
-    /// Adds a table, and shows it.
+    /// Adds and prints a table.
     pub fn table(&mut self, name: &str, title: &str, table: &Table) {
         let text = format!("{title}\n\n{}", table.markdown());
         println!("{text}");
         self.blocks.insert(name.to_owned(), text);
     }
 
-    /// Adds a chart; its name is its file's too.
+    /// Adds a chart; its name is also that of its file.
     pub fn chart(&mut self, name: &str, chart: Chart) {
         self.charts.insert(name.to_owned(), chart);
     }
 
-    /// Adds a goal: at most, or at least, this value.
+    /// Adds a goal with an upper or lower bound.
     pub fn goal(&mut self, what: &str, bound: Bound, measured: f64, text: String) {
         let met = bound.holds(measured);
         let goal = Goal {
@@ -88,7 +88,7 @@ impl Results {
     }
 }
 
-/// What a figure is to be.
+/// The bound of a goal.
 #[derive(Debug, Clone, Copy)]
 pub enum Bound {
     AtMost(f64, &'static str),
@@ -116,7 +116,7 @@ fn yes_or_no(met: bool) -> &'static str {
 }
 
 impl Measured {
-    /// Those in a folder; none where there is no such file.
+    /// The figures in a folder; empty where there is no such file.
     pub fn load(folder: &Path) -> Self {
         let Ok(text) = fs::read_to_string(folder.join("performance/measured.json")) else {
             return Self::default();
@@ -124,12 +124,12 @@ impl Measured {
         serde_json::from_str(&text).expect("measured.json is as this program wrote it")
     }
 
-    /// Puts a part's figures in the place of those it had.
+    /// Replaces a part's figures.
     pub fn put(&mut self, part: &str, results: Results) {
         self.0.insert(part.to_owned(), results);
     }
 
-    /// Writes figures, charts and page; `parts` is the order that goals stand in.
+    /// Writes figures, charts and page; `parts` is the order of the goals.
     pub fn save(&self, folder: &Path, parts: &[&str]) -> std::io::Result<()> {
         let beside = folder.join("performance");
         fs::create_dir_all(&beside)?;
@@ -161,7 +161,7 @@ impl Measured {
         page
     }
 
-    /// The table or the chart called `part/name`.
+    /// The table or chart named `part/name`.
     fn block(&self, name: &str) -> Option<String> {
         let (part, name) = name.split_once('/')?;
         let results = self.0.get(part)?;

@@ -1,6 +1,6 @@
-//! A median between the least and the most.
+//! A median with minimum and maximum.
 
-/// Of a few values.
+/// The spread of a few values.
 #[derive(Debug, Clone, Copy)]
 pub struct Spread {
     pub least: f64,
@@ -9,7 +9,7 @@ pub struct Spread {
 }
 
 impl Spread {
-    /// Not a number where there are none.
+    /// NaN where there are no values.
     pub fn of(values: impl IntoIterator<Item = f64>) -> Self {
         let mut values: Vec<f64> = values.into_iter().collect();
         values.sort_by(f64::total_cmp);
@@ -27,13 +27,13 @@ impl Spread {
         }
     }
 
-    /// Of values some of which are not known; nothing when none is.
+    /// The spread of the known values; `None` when none is known.
     pub fn of_known(values: impl IntoIterator<Item = Option<f64>>) -> Option<Self> {
         let known: Vec<f64> = values.into_iter().flatten().collect();
         (!known.is_empty()).then(|| Self::of(known))
     }
 
-    /// With so many digits after the point; the brackets only where they tell something.
+    /// Formats with this many digits after the point; brackets only where they add something.
     pub fn text(self, digits: usize) -> String {
         let Self {
             least,
@@ -48,7 +48,7 @@ impl Spread {
     }
 }
 
-/// A number with so many digits after the point, and its thousands apart.
+/// Formats a number with this many digits after the point and separated thousands.
 pub fn number(value: f64, digits: usize) -> String {
     let text = format!("{:.digits$}", value.abs());
     let (whole, fraction) = text.split_at(text.find('.').unwrap_or(text.len()));

@@ -1,4 +1,4 @@
-//! Markdown tables that are aligned, so that they read on a terminal too.
+//! Aligned Markdown tables, readable on a terminal too.
 
 /// A table whose first row is its head.
 #[derive(Debug)]
@@ -10,12 +10,12 @@ impl Table {
         Self(vec![head.into_iter().map(Into::into).collect()])
     }
 
-    /// Adds a row, of as many cells as the head.
+    /// Adds a row with as many cells as the head.
     pub fn add<S: Into<String>>(&mut self, row: impl IntoIterator<Item = S>) {
         self.0.push(row.into_iter().map(Into::into).collect());
     }
 
-    /// The table's text.
+    /// The table as Markdown.
     pub fn markdown(&self) -> String {
         let columns = self.0.first().map_or(0, Vec::len);
         let widths: Vec<usize> = (0..columns)

@@ -1,21 +1,21 @@
-//! What the parent says to a child, a word a line.
+//! The parent's commands to a child, one per line.
 
 use std::io::BufRead as _;
 
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
-/// The parent's words, in order.
+/// The parent's commands, in order.
 #[derive(Debug)]
 pub struct Commands(UnboundedReceiver<String>);
 
 impl Commands {
-    /// Listens from now on, and ends this process once the parent is gone: however it went, its end
-    /// of the pipe is closed then.
+    /// Listens from now on, and ends this process once the parent has ended: its end of the pipe is
+    /// closed then in any case.
     pub fn listen() -> Self {
         Self::listen_until_end(|| std::process::exit(0))
     }
 
-    /// Listens from now on; `end` is called once the parent is gone.
+    /// Listens from now on; calls `end` once the parent has ended.
     pub fn listen_until_end(end: impl FnOnce() + Send + 'static) -> Self {
         let (sender, receiver) = unbounded_channel();
         std::thread::spawn(move || {
@@ -28,11 +28,11 @@ impl Commands {
         Self(receiver)
     }
 
-    /// The next word.
+    /// The next command.
     pub async fn next(&mut self) -> String {
         match self.0.recv().await {
             Some(word) => word,
-            // The parent is gone, and so will this process be.
+            // The parent has ended, and this process will end too.
             None => std::future::pending().await,
         }
     }

@@ -1,13 +1,13 @@
-//! Where the figures come from: the machine, and the versions of what ran on it.
+//! The machine of a run, and the versions of the software on it.
 
 use std::{fs, process::Command};
 
 use serde::{Deserialize, Serialize};
 
-/// One machine with its software, in words.
+/// One machine with its software.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Machine {
-    /// How many cores this process may use.
+    /// The number of cores that this process may use.
     pub cores: usize,
     /// The processor's name.
     pub processor: String,
@@ -17,12 +17,12 @@ pub struct Machine {
     pub kernel: String,
     /// The Rust compiler's version.
     pub rustc: String,
-    /// Weir's own and its dependencies' versions, by name.
+    /// The versions of Weir and its dependencies, by name.
     pub versions: Vec<(String, String)>,
 }
 
 impl Machine {
-    /// This one.
+    /// This machine.
     pub fn here() -> Self {
         let kibibytes = value_of("/proc/meminfo", "MemTotal")
             .and_then(|memory| memory.trim_end_matches(" kB").parse::<u64>().ok());
@@ -46,7 +46,7 @@ impl Machine {
     }
 }
 
-/// The value of the first `name: value` in a file of such lines.
+/// The value of the first line `name: value` in a file.
 fn value_of(file: &str, name: &str) -> Option<String> {
     let text = fs::read_to_string(file).ok()?;
     text.lines().find_map(|line| {
@@ -55,7 +55,7 @@ fn value_of(file: &str, name: &str) -> Option<String> {
     })
 }
 
-/// The version that the lock file names.
+/// The version in the lock file.
 fn locked_version(name: &str) -> String {
     let lock = include_str!("../../../Cargo.lock");
     let entry = format!("name = \"{name}\"\nversion = \"");

@@ -1,8 +1,8 @@
-//! How much memory a process holds.
+//! The memory of a process.
 
 use std::fs;
 
-/// The resident memory of a process in bytes; nothing when it is gone.
+/// The resident memory of a process in bytes; `None` when it has ended.
 pub fn resident(process: &str) -> Option<u64> {
     let status = fs::read_to_string(format!("/proc/{process}/status")).ok()?;
     let line = status

@@ -1,5 +1,5 @@
-//! What any benchmark of several processes needs: children that end with their parent, what they
-//! have cost, and the machine they ran on.
+//! Helpers for benchmarks with several processes: children that end with their parent, their cost,
+//! and the machine.
 
 pub mod commands;
 pub mod cpu;
@@ -26,7 +26,7 @@ pub fn now_micros() -> u64 {
     u64::try_from(now.map_or(0, |now| now.as_micros())).unwrap_or(u64::MAX)
 }
 
-/// Waits where nothing else is to be done.
+/// Waits for this long.
 pub fn pause(time: Duration) {
     runtime().block_on(async { tokio::time::sleep(time).await });
 }

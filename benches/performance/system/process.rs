@@ -1,4 +1,4 @@
-//! Child processes, which end with their owner.
+//! Child processes that end with their owner.
 
 use std::{
     io::{BufRead as _, BufReader, Read, Write as _},
@@ -9,19 +9,19 @@ use std::{
 
 use tokio::time::Instant;
 
-/// The longest that a child may stay silent while it is waited for without a limit of its own.
+/// How long to wait for a line of a child when no other limit is given.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(180);
 
-/// What a child says first when it cannot go on; the reason follows.
+/// The first word of a child that cannot continue; the reason follows.
 pub const FAILED: &str = "failed ";
 
 /// Why a child did not answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ChildError {
-    /// It did not within the limit.
+    /// It did not answer within the limit.
     #[error("did not finish in {} s", .0.as_secs())]
     Late(Duration),
-    /// It gave up, or is gone.
+    /// It gave up, or has ended.
     #[error("{0}")]
     Failed(String),
 }
@@ -31,22 +31,22 @@ pub enum ChildError {
 pub struct Process {
     name: &'static str,
     child: Child,
-    /// Closed first of all when the child is to end.
+    /// Closed first when the child is to end.
     stdin: Option<ChildStdin>,
     lines: Receiver<String>,
-    /// The process that does the work: the child, or the one that the child keeps.
+    /// The process that does the work: the child, or the process that the child supervises.
     id: String,
 }
 
 impl Process {
-    /// This program again, in another role; its standard output is read.
+    /// Starts this program in another role; its standard output is read.
     pub fn start_role<S: AsRef<str>>(name: &'static str, arguments: &[S]) -> Self {
         let mut command = this_program(arguments.iter().map(AsRef::as_ref));
         command.stdout(Stdio::piped());
         Self::start(name, command)
     }
 
-    /// A program that knows nothing of us, in the hands of a keeper; its standard error is read.
+    /// Starts another program under a supervisor; its standard error is read.
     pub fn start_supervised<S: AsRef<str>>(
         name: &'static str,
         program: &str,
@@ -80,7 +80,7 @@ impl Process {
         }
     }
 
-    /// The process id, as `/proc` spells it.
+    /// The process id in the form of `/proc`.
     pub fn id(&self) -> &str {
         &self.id
     }
@@ -90,7 +90,7 @@ impl Process {
         !matches!(self.child.try_wait(), Ok(None))
     }
 
-    /// Says one word to it. A child that is gone is noticed when its answer is waited for.
+    /// Sends one command. A child that has ended is noticed when its answer is awaited.
     pub fn send(&mut self, word: &str) {
         if let Some(stdin) = &mut self.stdin {
             let _ = writeln!(stdin, "{word}");
@@ -139,12 +139,12 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // Ours end by themselves then, and so do keepers, which must not be killed before they have
-        // ended what they keep.
+        // Our own children end by themselves then. A supervisor must not be killed before it has
+        // ended its child.
         self.stdin = None;
         let is_supervisor = self.id != self.child.id().to_string();
         if !is_supervisor {
-            // It may be gone already.
+            // It may have exited already.
             let _ = self.child.kill();
         }
         let _ = self.child.wait();
@@ -158,7 +158,7 @@ fn this_program<'a>(arguments: impl Iterator<Item = &'a str>) -> Command {
     command
 }
 
-/// Reads lines on a thread, so that a child never waits for us to.
+/// Reads lines on a thread, so that a child never blocks on a full pipe.
 fn lines(source: impl Read + Send + 'static) -> Receiver<String> {
     let (sender, receiver) = channel();
     std::thread::spawn(move || {

@@ -1,7 +1,7 @@
-//! A keeper: it runs a program that knows nothing of us, and ends it once the parent is gone.
+//! Runs another program and ends it once the parent has ended.
 //!
-//! A parent that is killed cannot end its children. Ours hear of it by themselves; others have a
-//! keeper, which does.
+//! A parent that is killed cannot end its children. Our own children notice it by themselves; other
+//! programs need a supervisor.
 
 use std::process::{Command, Stdio};
 
@@ -17,11 +17,11 @@ pub struct Task {
     command: Vec<String>,
 }
 
-/// The keeper's own process: tells the program's id on standard error, where the program's own
-/// words follow.
+/// The supervisor's process: prints the program's id to standard error, followed by the program's
+/// own output.
 pub fn run(task: &Task) {
     let (program, arguments) = task.command.split_first().expect("clap asks for one");
-    // A program that is killed clears nothing away.
+    // A program that is killed cleans nothing up.
     let scratch = tempfile::tempdir().expect("there is room for temporary files");
     let mut child = Command::new(program)
         .args(arguments)
@@ -39,7 +39,7 @@ pub fn run(task: &Task) {
             () = ended(&mut child) => {}
         }
     });
-    // It may be gone already.
+    // It may have exited already.
     let _ = child.kill();
     let _ = child.wait();
 }

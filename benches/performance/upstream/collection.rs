@@ -1,4 +1,4 @@
-//! The collection that a single reader reads.
+//! The collection of a single reader.
 
 use mongodb::{Client, bson};
 use tokio::runtime::Runtime;
@@ -20,11 +20,11 @@ pub struct Collection {
     client: Client,
     database: String,
     name: &'static str,
-    /// Whether it is ours to drop.
+    /// Whether to drop it at the end.
     fresh: bool,
 }
 
-/// The same place, as each of the readers names it.
+/// The same position as a token for each reader.
 #[derive(Debug)]
 pub struct StartTokens {
     driver: String,
@@ -32,7 +32,7 @@ pub struct StartTokens {
 }
 
 impl StartTokens {
-    /// The place for one way of reading.
+    /// The token for one kind of reader.
     pub fn of(&self, reader_kind: ReaderKind) -> String {
         match reader_kind {
             ReaderKind::Driver | ReaderKind::DriverSplitting => self.driver.clone(),
@@ -42,7 +42,7 @@ impl StartTokens {
 }
 
 impl Collection {
-    /// An empty collection in a database of a new name.
+    /// An empty collection in a database with a new name.
     pub fn fresh(uri: &str) -> Self {
         let runtime = runtime();
         let database = format!("weir_bench_{:016x}", fastrand::u64(..));
@@ -64,7 +64,7 @@ impl Collection {
         }
     }
 
-    /// One that is there.
+    /// An existing collection.
     pub fn existing(uri: &str, database: &str, name: &'static str) -> Self {
         let runtime = runtime();
         let client = runtime
@@ -89,7 +89,7 @@ impl Collection {
         self.name
     }
 
-    /// This moment, at which nothing has been written yet.
+    /// The current position, before anything is written.
     pub fn start_tokens(&self, weir_url: &str) -> StartTokens {
         self.runtime.block_on(async {
             let collection = self
@@ -125,7 +125,7 @@ impl Collection {
         })
     }
 
-    /// Inserts documents with the ids from `first` on.
+    /// Inserts documents with ids from `first` on.
     pub fn insert(&self, first: u64, documents: u64) {
         let collection = self.client.database(&self.database).collection(self.name);
         self.runtime.block_on(async {
@@ -147,7 +147,7 @@ impl Drop for Collection {
         if !self.fresh {
             return;
         }
-        // What a server of someone else's was lent; ours is gone in a moment anyway.
+        // Only on a shared server; our own ends anyway.
         let _ = self
             .runtime
             .block_on(async { self.client.database(&self.database).drop().await });

@@ -1,4 +1,4 @@
-//! The database that is read from.
+//! The database under the benchmark.
 
 use std::{
     net::{Ipv4Addr, TcpListener},
@@ -22,8 +22,8 @@ pub struct Database {
     process: Option<Process>,
 }
 
-/// The server of `WEIR_TEST_MONGODB_URI`; else SecantusDB in memory, as a process of its own: the
-/// program that `WEIR_TEST_SECANTUSD` names, else the virtual environment's, else the PATH's.
+/// The server of `WEIR_TEST_MONGODB_URI`; else SecantusDB in memory as a separate process: the
+/// program of `WEIR_TEST_SECANTUSD`, else the virtual environment's, else the one on the PATH.
 pub fn start() -> Database {
     if let Some(uri) = variable("WEIR_TEST_MONGODB_URI") {
         return Database {
@@ -34,7 +34,7 @@ pub fn start() -> Database {
     }
     let program = variable("WEIR_TEST_SECANTUSD").map_or_else(installed, PathBuf::from);
     let program = program.to_string_lossy();
-    // The port may be taken by another between the moment it was found free and the server's start.
+    // Another process may take the port between the check and the server's start.
     for _ in 0..5 {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port is free");
         let address = listener
@@ -97,22 +97,22 @@ fn answers(uri: &str, process: &mut Process) -> bool {
 }
 
 impl Database {
-    /// What tables call it.
+    /// The name in tables.
     pub fn name(&self) -> &'static str {
         self.name
     }
 
-    /// Where it is.
+    /// The URI of the database.
     pub fn uri(&self) -> &str {
         &self.uri
     }
 
-    /// What it has cost so far, where it is ours to look at.
+    /// The CPU use so far, for our own process.
     pub fn usage(&self) -> Option<Usage> {
         self.process.as_ref().and_then(|it| Usage::of(it.id()))
     }
 
-    /// Drops what a server of someone else's was lent; ours is gone in a moment anyway.
+    /// Drops a database on a shared server; our own ends anyway.
     pub fn forget(&self, database: &str) {
         if self.process.is_some() {
             return;
@@ -125,7 +125,7 @@ impl Database {
     }
 }
 
-/// How many cursors are open on a server, where it tells.
+/// The number of cursors open on a server, if it reports that.
 pub fn open_cursors(uri: &str) -> Option<u64> {
     let status = runtime().block_on(async {
         let client = Client::with_uri_str(uri).await.ok()?;

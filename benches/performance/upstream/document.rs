@@ -1,9 +1,8 @@
-//! The documents that are written and read: orders of ordinary shape, and small ones with the time
-//! at which they were sent.
+//! The documents: orders of ordinary shape, and small ones with the time at which they were sent.
 
 use mongodb::bson::{DateTime, Document, doc};
 
-/// The size of every order, as BSON.
+/// The size of every order in BSON.
 pub const BYTES: usize = 1024;
 
 /// The order with this `_id`: 21 fields on three levels, of exactly [`BYTES`] bytes.
@@ -11,27 +10,26 @@ pub fn document(id: i64) -> Document {
     padded(order(doc! { "_id": id }), BYTES)
 }
 
-/// What one document of a fan-out tells its readers. The three stand first in it, in this order, so
-/// that a reader finds them without a search.
+/// The values that a document of the fan-out parts carries. They are its first fields, in this
+/// order, so that a reader finds them without a search.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stamp {
     /// Rises by one from document to document.
     pub id: i64,
     /// When it was sent, in microseconds since 1970.
     pub sent: i64,
-    /// What filters choose by.
+    /// The value that filters select.
     pub group: i64,
 }
 
 impl Stamp {
-    /// Where the stamp's values stand in the document's bytes: after its length, each after its
-    /// type and name.
+    /// The offsets of the values in the document's bytes: after its length, each after its type and
+    /// name.
     const ID_AT: usize = 4 + 5;
     const SENT_AT: usize = Self::ID_AT + 8 + 6;
     const GROUP_AT: usize = Self::SENT_AT + 8 + 7;
 
-    /// The document with this stamp, of this many bytes where that is enough: an order where there
-    /// is room for one.
+    /// A document with this stamp and, if possible, of this many bytes: an order if it fits.
     pub fn document(self, bytes: usize) -> Document {
         let Self { id, sent, group } = self;
         let stamp = doc! { "_id": id, "sent": sent, "group": group };
@@ -42,7 +40,7 @@ impl Stamp {
         }
     }
 
-    /// The stamp of a document, read from where it lies.
+    /// The stamp of a document, read in place.
     pub fn read(document: &[u8]) -> Option<Self> {
         let number = |at: usize, name: &[u8]| {
             let name_at = at - name.len();
@@ -57,7 +55,7 @@ impl Stamp {
         })
     }
 
-    /// Puts this stamp into the document in place of the one it has.
+    /// Replaces the stamp of a document.
     pub fn write(self, document: &mut [u8]) {
         for (at, number) in [
             (Self::ID_AT, self.id),
@@ -69,13 +67,13 @@ impl Stamp {
     }
 }
 
-/// The group of a document, of so many. Neighbours are in groups that are apart; 7,919 is a prime
-/// that no number of groups here has as a factor.
+/// The group of a document. Consecutive ids are in distant groups; 7,919 is a prime and no factor
+/// of any number of groups here.
 pub fn group_of(id: i64, groups: i64) -> i64 {
     (id * 7_919).rem_euclid(groups.max(1))
 }
 
-/// An order that begins with these fields.
+/// An order that starts with these fields.
 fn order(mut first: Document) -> Document {
     first.extend(doc! {
         "customer": "customer-00004217",
@@ -94,7 +92,7 @@ fn order(mut first: Document) -> Document {
     first
 }
 
-/// The document with a note that brings it to this size.
+/// Pads a document with a note to this size.
 fn padded(mut document: Document, size: usize) -> Document {
     document.insert("note", "");
     let bytes = document.to_vec().expect("the order is valid BSON").len();

@@ -1,4 +1,4 @@
-//! Where changes come from: a database, or a stand-in for one that takes next to no time itself.
+//! The source of changes: a database, or a stand-in that takes almost no time.
 
 pub mod collection;
 pub mod database;

@@ -1,10 +1,10 @@
-//! When events are sent: as the parent says, in bursts or at a steady rate.
+//! Sends events on command, in bursts or at a steady rate.
 //!
-//! A process that makes events obeys two words, and answers each with `sent`, the number of events
-//! sent so far and the microseconds that this word took:
+//! A process that makes events knows two commands, and answers each with `sent`, the number of
+//! events sent so far and the microseconds that the command took:
 //!
-//! - `burst N`: so many at once;
-//! - `steady RATE N`: so many, one each `1/RATE` seconds.
+//! - `burst N`: N events at once;
+//! - `steady RATE N`: N events, one every `1/RATE` seconds.
 
 use std::time::Duration;
 
@@ -12,16 +12,16 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::system::commands::Commands;
 
-/// How often events at a steady rate go out: those that are due go together.
+/// The interval of sending at a steady rate: events that are due are sent together.
 const TICK: Duration = Duration::from_millis(1);
 
-/// Something that makes events.
+/// A maker of events.
 pub trait Sender {
-    /// Makes the events with these ids, now.
+    /// Makes the events with these ids now.
     fn send(&mut self, ids: std::ops::Range<i64>) -> impl Future<Output = ()>;
 }
 
-/// Obeys the parent, to the end of this process.
+/// Runs the parent's commands until this process ends.
 pub async fn run_commands(commands: &mut Commands, sender: &mut impl Sender) {
     let mut sent = 0;
     loop {

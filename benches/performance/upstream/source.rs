@@ -1,4 +1,4 @@
-//! A source of events that sends when it is told, as the parent sees it.
+//! The parent's handle of a source of events.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::system::{
     process::{ChildError, Process},
 };
 
-/// Which kind of source.
+/// The kind of a source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     Database,
@@ -19,10 +19,10 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// Both.
+    /// Both kinds.
     pub const ALL: [Self; 2] = [Self::StandIn, Self::Database];
 
-    /// What keys of results call it.
+    /// The name in keys of results.
     pub fn key(self) -> &'static str {
         match self {
             Self::Database => "database",
@@ -31,10 +31,10 @@ impl Kind {
     }
 }
 
-/// What is sent.
+/// The documents to send.
 #[derive(Debug, Clone, Copy)]
 pub struct Content {
-    /// How many groups the documents fall into, in turn.
+    /// The number of groups into which the documents fall in turn.
     pub groups: i64,
     /// The size of a document.
     pub bytes: usize,
@@ -52,7 +52,7 @@ pub struct Source {
 }
 
 impl Source {
-    /// Starts one, with nothing sent yet.
+    /// Starts a source with nothing sent yet.
     pub fn start(kind: Kind, content: Content) -> Self {
         let Content { groups, bytes } = content;
         match kind {
@@ -101,45 +101,44 @@ impl Source {
         }
     }
 
-    /// Where it is.
+    /// The MongoDB URI.
     pub fn uri(&self) -> &str {
         &self.uri
     }
 
-    /// The database that events are of.
+    /// The database of the events.
     pub fn database(&self) -> &str {
         &self.database
     }
 
-    /// The collection that events are of.
+    /// The collection of the events.
     pub fn collection(&self) -> &str {
         &self.collection
     }
 
-    /// How many events it was told to send so far.
+    /// The number of events requested so far.
     pub fn sent(&self) -> u64 {
         self.sent
     }
 
-    /// What the database has cost so far; nothing for a stand-in, and for a database that is not
-    /// ours to look at.
+    /// The database's CPU use so far; `None` for a stand-in and for a shared server.
     pub fn usage(&self) -> Option<Usage> {
         self.server.as_ref()?.usage()
     }
 
-    /// How many cursors are open on it.
+    /// The number of open cursors.
     pub fn open_cursors(&self) -> Option<u64> {
         database::open_cursors(&self.uri)
     }
 
-    /// Sends so many events at once.
+    /// Sends this many events at once.
     pub fn burst(&mut self, events: u64, limit: Duration) -> Result<(), ChildError> {
         burst(&mut self.sender, events, limit)?;
         self.sent += events;
         Ok(())
     }
 
-    /// Sends so many events at a steady rate; tells the rate that was reached.
+    /// Sends this many events at a steady rate; returns the rate that was reached.
     pub fn steady(&mut self, rate: u64, events: u64, limit: Duration) -> Result<f64, ChildError> {
         self.sender.send(&format!("steady {rate} {events}"));
         self.sent += events;
@@ -156,7 +155,7 @@ impl Drop for Source {
     }
 }
 
-/// Has a process that obeys the words of `pace` send so many events at once.
+/// Makes a process that runs the commands of `pace` send this many events at once.
 pub fn burst(sender: &mut Process, events: u64, limit: Duration) -> Result<(), ChildError> {
     sender.send(&format!("burst {events}"));
     sent(sender, limit).map(|_| ())
@@ -166,6 +165,6 @@ fn sent(sender: &Process, limit: Duration) -> Result<Duration, ChildError> {
     let answer = sender.answer("sent ", limit)?;
     let micros = answer.split(' ').nth(1).and_then(|it| it.parse().ok());
     Ok(Duration::from_micros(
-        micros.expect("the sender tells how long it took"),
+        micros.expect("the sender reports how long it took"),
     ))
 }

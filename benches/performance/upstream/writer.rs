@@ -1,4 +1,4 @@
-//! A process that inserts documents as it is told.
+//! A process that inserts documents on command.
 
 use clap::Args;
 use mongodb::{Client, Collection, bson::Document};
@@ -9,7 +9,7 @@ use super::{
 };
 use crate::system::{commands::Commands, now_micros, process::FAILED, runtime};
 
-/// Where to write what.
+/// What to write where.
 #[derive(Debug, Args)]
 pub struct Task {
     #[arg(long)]
@@ -18,7 +18,7 @@ pub struct Task {
     database: String,
     #[arg(long)]
     collection: String,
-    /// How many groups the documents fall into
+    /// The number of groups of documents
     #[arg(long)]
     groups: i64,
     /// The size of a document
@@ -26,7 +26,7 @@ pub struct Task {
     bytes: usize,
 }
 
-/// The writer's own process.
+/// The writer's process.
 pub fn run(task: &Task, commands: &mut Commands) {
     runtime().block_on(async {
         let client = Client::with_uri_str(&task.uri)

@@ -1,4 +1,4 @@
-//! The events that there are, and the cursors that read them.
+//! The events of the stand-in, and the cursors that read them.
 
 use std::collections::HashMap;
 
@@ -7,13 +7,13 @@ use mongodb::bson::{Bson, Document};
 use super::reply::{place_of_time, place_of_token};
 use crate::upstream::document::{Stamp, group_of};
 
-/// All events, in order. A place is a number of events: the one after which it stands.
+/// All events, in order. A position is the number of events before it.
 #[derive(Debug)]
 pub struct Log {
     groups: i64,
-    /// When each was sent.
+    /// The time at which each was sent.
     sent: Vec<i64>,
-    /// Those of each group.
+    /// The events of each group.
     by_group: HashMap<i64, Vec<u64>>,
 }
 
@@ -30,7 +30,7 @@ impl Log {
         self.sent.len() as u64
     }
 
-    /// Adds one event, sent at this time.
+    /// Adds an event that was sent at this time.
     pub fn push(&mut self, sent: i64) {
         let id = self.len();
         if self.groups > 1 {
@@ -49,26 +49,26 @@ impl Log {
     }
 }
 
-/// What one `getMore` brings.
+/// The result of one `getMore`.
 #[derive(Debug)]
 pub struct Batch {
     pub events: Vec<Stamp>,
-    /// The place up to which the cursor has seen everything.
+    /// The position up to which the cursor has seen everything.
     pub place: u64,
 }
 
 #[derive(Debug)]
 struct Cursor {
     place: u64,
-    /// The only group to tell of.
+    /// The only group to return.
     group: Option<i64>,
 }
 
 impl Cursor {
-    /// The events from its place on, at most so many.
+    /// The events after its position, at most this many.
     fn ahead(&self, log: &Log, limit: usize) -> Vec<u64> {
         match self.group {
-            // Where all are of one group, a filter lets all or none pass.
+            // With a single group, a filter passes all or none.
             Some(group) if log.groups <= 1 && group != 0 => Vec::new(),
             Some(group) if log.groups > 1 => {
                 let ids = log.by_group.get(&group).map_or(&[][..], Vec::as_slice);
@@ -89,7 +89,7 @@ impl Cursors {
         self.0.len()
     }
 
-    /// Opens a cursor as an `aggregate` asks: its id, and its place.
+    /// Opens a cursor for an `aggregate`. Returns its id and its position.
     pub fn open(&mut self, aggregate: &Document, log: &Log, from_start: bool) -> (i64, u64) {
         let pipeline = aggregate.get("pipeline").unwrap_or(&Bson::Null);
         let from_now = if from_start { 0 } else { log.len() };
@@ -104,14 +104,14 @@ impl Cursors {
         self.0.remove(&id);
     }
 
-    /// Whether there is something to answer at once.
+    /// Returns whether there is something to return at once.
     pub fn has_more(&self, id: i64, log: &Log) -> bool {
         self.0
             .get(&id)
             .is_none_or(|cursor| !cursor.ahead(log, 1).is_empty())
     }
 
-    /// Moves a cursor on by a batch.
+    /// Advances a cursor by a batch.
     pub fn advance(&mut self, id: i64, log: &Log, limit: usize) -> Option<Batch> {
         let cursor = self.0.get_mut(&id)?;
         let ids = cursor.ahead(log, limit);
@@ -126,7 +126,7 @@ impl Cursors {
     }
 }
 
-/// Where a pipeline's `$changeStream` asks to start.
+/// The position at which a pipeline's `$changeStream` starts.
 fn requested_position(pipeline: &Bson) -> Option<u64> {
     let stage = pipeline.as_array()?.first()?.as_document()?;
     let options = stage.get_document("$changeStream").ok()?;
@@ -136,12 +136,12 @@ fn requested_position(pipeline: &Bson) -> Option<u64> {
         }
     }
     let time = options.get_timestamp("startAtOperationTime").ok()?;
-    // The event at that time is to come.
+    // The event at that time is included.
     Some(place_of_time(time).saturating_sub(1))
 }
 
-/// The group that a pipeline asks for, wherever in it: every event is an insert with a document, so
-/// that what else a condition says of others does not matter.
+/// The group that a pipeline selects, anywhere in it: every event is an insert with a document, so
+/// other conditions do not matter.
 fn requested_group(pipeline: &Bson) -> Option<i64> {
     match pipeline {
         Bson::Array(parts) => parts.iter().find_map(requested_group),

@@ -1,8 +1,8 @@
 //! A server that speaks as much of MongoDB's wire protocol as a change stream needs, and has every
-//! event ready: they are made once, and only stamps, tokens and times are written into them anew.
+//! event ready: events are encoded once, and only stamps, tokens and times are written into them.
 //!
-//! A cursor gets the inserts of the one collection that there is, from where it asks to start, and
-//! then those that come: one for each `insert` that a client sends, and as many as the parent says.
+//! A cursor gets the inserts of the only collection, from where it starts, and then new ones: one
+//! for each `insert` of a client, and as many as the parent requests.
 
 mod cursor;
 mod reply;
@@ -24,24 +24,24 @@ use self::{
 use super::pace::{self, Sender};
 use crate::system::{commands::Commands, now_micros, process::Process, runtime};
 
-/// The database that every event is of.
+/// The database of every event.
 pub const DATABASE: &str = "stand_in";
-/// The collection that every event is of.
+/// The collection of every event.
 pub const COLLECTION: &str = "orders";
 
-/// MongoDB's code for a cursor that it does not know.
+/// MongoDB's code for an unknown cursor.
 const CURSOR_NOT_FOUND: i32 = 43;
 
-/// How much there is to read.
+/// The contents of the stand-in.
 #[derive(Debug, Args)]
 pub struct Task {
-    /// How many events are there from the start; a cursor that asks for no place begins with them
+    /// How many events exist from the start; a cursor without a start position begins with them
     #[arg(long)]
     pub events: u64,
-    /// How many of them in one reply, at most
+    /// The maximum number of events in one reply
     #[arg(long)]
     pub batch: usize,
-    /// How many groups they fall into
+    /// The number of groups
     #[arg(long)]
     pub groups: i64,
     /// The size of a document
@@ -56,7 +56,7 @@ pub struct StandIn {
     process: Process,
 }
 
-/// Starts one as a process of its own.
+/// Starts a stand-in as a separate process.
 pub fn start(task: &Task) -> StandIn {
     let Task {
         events,
@@ -80,18 +80,18 @@ pub fn start(task: &Task) -> StandIn {
 }
 
 impl StandIn {
-    /// Where it is.
+    /// The MongoDB URI.
     pub fn uri(&self) -> &str {
         &self.uri
     }
 
-    /// Its process, to be told to send.
+    /// Its URI and its process.
     pub fn into_parts(self) -> (String, Process) {
         (self.uri, self.process)
     }
 }
 
-/// The stand-in's own process.
+/// The stand-in's process.
 pub fn run(task: &Task, commands: &mut Commands) {
     assert!(task.batch > 0, "a batch holds at least one event");
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port is free");
@@ -103,14 +103,14 @@ pub fn run(task: &Task, commands: &mut Commands) {
     let mut server = Arc::new(Server {
         address: address.to_string(),
         batch: task.batch,
-        // Those that are there from the start are there to be read.
+        // Events from the start are there to be read.
         from_start: task.events > 0,
         template: Template::new(task.bytes),
         state: Mutex::new(State {
             log,
             cursors: Cursors::default(),
         }),
-        news: Condvar::new(),
+        changed: Condvar::new(),
     });
     println!("listening {address}");
     let serving = Arc::clone(&server);
@@ -118,7 +118,7 @@ pub fn run(task: &Task, commands: &mut Commands) {
         for connection in listener.incoming().map_while(Result::ok) {
             let server = Arc::clone(&serving);
             std::thread::spawn(move || {
-                // A client that goes away is no failure.
+                // A client that disconnects is no failure.
                 let _ = server.serve(connection);
             });
         }
@@ -132,8 +132,8 @@ struct Server {
     from_start: bool,
     template: Template,
     state: Mutex<State>,
-    /// Told of every insert.
-    news: Condvar,
+    /// Notified of every insert.
+    changed: Condvar,
 }
 
 struct State {
@@ -147,14 +147,14 @@ impl Sender for Arc<Server> {
         let mut state = self.state();
         ids.for_each(|_| state.log.push(sent));
         drop(state);
-        self.news.notify_all();
+        self.changed.notify_all();
     }
 }
 
 impl Server {
     fn serve(&self, mut connection: TcpStream) -> std::io::Result<()> {
         connection.set_nodelay(true)?;
-        // One for all of this connection's replies.
+        // One buffer for all replies of this connection.
         let mut bytes = Vec::new();
         loop {
             let (request, command) = wire::receive(&mut connection)?;
@@ -174,11 +174,11 @@ impl Server {
         }
     }
 
-    /// Moves a cursor on by a batch. Waits when there is none.
+    /// Advances a cursor by a batch. Waits when there is none.
     fn advance(&self, id: i64, wait: Duration) -> Option<Batch> {
         let nothing = |state: &mut State| !state.cursors.has_more(id, &state.log);
         let (mut state, _) = self
-            .news
+            .changed
             .wait_timeout_while(self.state(), wait, nothing)
             .unwrap_or_else(PoisonError::into_inner);
         let State { log, cursors } = &mut *state;
@@ -218,12 +218,12 @@ impl Server {
                 "ns": "local.oplog.rs",
             } },
             "insert" => {
-                // The driver's `insert_one`, whose document follows apart from the command.
+                // The driver's `insert_one`, whose document comes in a section of its own.
                 self.state().log.push(now_micros().cast_signed());
-                self.news.notify_all();
+                self.changed.notify_all();
                 doc! { "n": 1 }
             }
-            // Of the others ping, create, dropDatabase and endSessions want no more than a word.
+            // For the rest, such as ping, create, dropDatabase and endSessions, `ok` is enough.
             _ => wire::handshake_reply(name, &self.address).unwrap_or_default(),
         };
         answer.insert("ok", 1.0);

@@ -1,16 +1,16 @@
-//! Replies to `getMore`, written around copies of one event.
+//! Replies to `getMore`, written from copies of one event.
 
 use mongodb::bson::{DateTime, Timestamp, doc, spec::ElementType};
 
 use super::{COLLECTION, DATABASE, cursor::Batch};
 use crate::{system::now_micros, upstream::document::Stamp};
 
-/// Events of one second share it; a counter tells them apart.
+/// Events per second of cluster time; the increment tells them apart.
 const EVENTS_A_SECOND: u64 = 10_000;
 /// The second of the first event.
 const FIRST_SECOND: u32 = 1_700_000_000;
 
-/// Numbers that stand where others will be written, and nowhere else.
+/// Numbers that mark where others will be written, and occur nowhere else.
 const ID_MARK: i64 = 0x7153_2a0b_4ce9_11d7;
 const WALL_TIME_MARK: i64 = 0x0102_0915_4bd3_7765;
 const TIME_MARK: Timestamp = Timestamp {
@@ -19,7 +19,7 @@ const TIME_MARK: Timestamp = Timestamp {
 };
 const TOKEN_MARK: &str = "token-goes-here-";
 
-/// An event, with the places where its numbers go.
+/// An event with the offsets of its variable numbers.
 #[derive(Debug)]
 pub struct Template {
     event: Vec<u8>,
@@ -54,14 +54,14 @@ impl Template {
             token: places(&event, mark().as_bytes())[0],
             time: places(&event, &time.to_le_bytes())[0],
             wall_time: places(&event, &WALL_TIME_MARK.to_le_bytes())[0],
-            // Its length, and the type and name of its id, stand before that.
+            // Its length, and the type and name of its id, come before that.
             document: ids[0] - 9,
             key: ids[1],
             event,
         }
     }
 
-    /// Writes the reply that brings this batch.
+    /// Writes the reply with this batch.
     pub fn write(&self, cursor: i64, batch: &Batch, out: &mut Vec<u8>) {
         let wall_time = (now_micros() / 1_000).to_le_bytes();
         in_frame(out, |out| {
@@ -103,7 +103,7 @@ impl Template {
     }
 }
 
-/// What a document or an array is written in: its length, and a zero at its end.
+/// Writes the frame of a document or array: its length, and a zero at its end.
 fn in_frame(out: &mut Vec<u8>, content: impl FnOnce(&mut Vec<u8>)) {
     let at = out.len();
     out.extend([0; 4]);
@@ -121,18 +121,18 @@ fn element(out: &mut Vec<u8>, of: ElementType, name: &str) {
 
 fn string(out: &mut Vec<u8>, name: &str, value: &str) {
     element(out, ElementType::String, name);
-    let length = i32::try_from(value.len() + 1).expect("a text here is short");
+    let length = i32::try_from(value.len() + 1).expect("a string here is short");
     out.extend(length.to_le_bytes());
     out.extend_from_slice(value.as_bytes());
     out.push(0);
 }
 
-/// A text of a token's length, long as MongoDB's own are.
+/// A placeholder as long as MongoDB's tokens.
 fn mark() -> String {
     TOKEN_MARK.repeat(8)
 }
 
-/// The token of a place: rising hexadecimal digits.
+/// The token of a position: rising hexadecimal digits.
 pub fn token(place: u64) -> String {
     let Timestamp { time, increment } = time(place);
     format!(
@@ -141,7 +141,7 @@ pub fn token(place: u64) -> String {
     )
 }
 
-/// The place of a token.
+/// The position of a token.
 pub fn place_of_token(token: &str) -> Option<u64> {
     let number = |digits| u32::from_str_radix(token.get(digits)?, 16).ok();
     Some(place_of_time(Timestamp {
@@ -150,7 +150,7 @@ pub fn place_of_token(token: &str) -> Option<u64> {
     }))
 }
 
-/// The time at a place.
+/// The time of a position.
 pub fn time(place: u64) -> Timestamp {
     let second = u32::try_from(place / EVENTS_A_SECOND).unwrap_or(u32::MAX);
     Timestamp {
@@ -159,7 +159,7 @@ pub fn time(place: u64) -> Timestamp {
     }
 }
 
-/// The place at a time.
+/// The position of a time.
 pub fn place_of_time(time: Timestamp) -> u64 {
     let seconds = u64::from(time.time.saturating_sub(FIRST_SECOND));
     seconds * EVENTS_A_SECOND + u64::from(time.increment.saturating_sub(1))

@@ -1,4 +1,4 @@
-//! MongoDB's wire protocol, as far as a driver of today speaks it.
+//! MongoDB's wire protocol, as far as current drivers use it.
 
 use std::{
     io::{Read as _, Write as _},
@@ -7,10 +7,10 @@ use std::{
 
 use mongodb::bson::{DateTime, Document, doc};
 
-/// The code of the wire protocol's only message that is still in use.
+/// The opcode of the only message type that the wire protocol still uses.
 const OP_MSG: i32 = 2013;
 
-/// Reads a message: its id, and its command.
+/// Reads a message. Returns its id and its command.
 pub fn receive(connection: &mut TcpStream) -> std::io::Result<(i32, Document)> {
     let mut header = [0; 16];
     connection.read_exact(&mut header)?;
@@ -21,7 +21,7 @@ pub fn receive(connection: &mut TcpStream) -> std::io::Result<(i32, Document)> {
     }
     let mut body = vec![0; length.saturating_sub(header.len())];
     connection.read_exact(&mut body)?;
-    // Four bytes of flags, one that says that a document follows.
+    // Four bytes of flags, and one that says that a document follows.
     let command = Document::from_reader(body.get(5..).unwrap_or_default());
     Ok((number(4), command.map_err(std::io::Error::other)?))
 }
@@ -38,7 +38,7 @@ pub fn send(connection: &mut TcpStream, request: i32, document: &[u8]) -> std::i
     connection.write_all(document)
 }
 
-/// The answer to a command that asks what the server is, and where; `None` to any other.
+/// The answer to a command about the server and its address; `None` for any other command.
 pub fn handshake_reply(command: &str, address: &str) -> Option<Document> {
     Some(match command {
         "hello" | "isMaster" | "ismaster" => doc! {

@@ -1,4 +1,4 @@
-"""The chart as Helm's own engine renders it, and the server's flags as `weir` tells them."""
+"""Renders the chart with Helm's own engine, and reads the server's flags from `weir --help`."""
 
 import functools
 import os
@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 CHART = ROOT / "helm" / "weir"
 WEIR = Path(os.environ.get("WEIR_BINARY", ROOT / "target" / "debug" / "weir"))
 
-# Those of ci/ that must render; minimal-values.yaml must not.
+# The files in ci/ that must render; minimal-values.yaml must not.
 GOOD = sorted(
     path.name.removesuffix("-values.yaml")
     for path in (CHART / "ci").glob("*-values.yaml")
@@ -29,14 +29,14 @@ def values(name):
 
 
 def with_value(base, path, value):
-    """A copy of `base` in which the value at a dotted path is another."""
+    """A copy of `base` with another value at a dotted path."""
     first, _, rest = path.partition(".")
     below = with_value(base.get(first, {}), rest, value) if rest else value
     return {**base, first: below}
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """Refuses a key that comes twice, as Kubernetes does."""
+    """Refuses duplicate keys, as Kubernetes does."""
 
     def construct_mapping(self, node, deep=False):
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
@@ -46,7 +46,7 @@ class _StrictLoader(yaml.SafeLoader):
 
 
 class Release:
-    """What the chart makes of some values."""
+    """The chart rendered with some values."""
 
     def __init__(self, given, name="weir", namespace="shop", **options):
         self.values = chart.merge_values(given)
@@ -83,19 +83,19 @@ class Release:
 
     @property
     def pods(self):
-        """The templates of all pods, with their metadata."""
+        """The pod templates, with their metadata."""
         return [self.template, *self.all("Pod")]
 
 
 @functools.cache
 def release(name):
-    """The release of ci/NAME-values.yaml. Not to be changed."""
+    """The release of ci/NAME-values.yaml. Must not be modified."""
     return Release(values(name))
 
 
 @functools.cache
 def flags(command):
-    """The flags of `weir COMMAND` and the variable of each, or None."""
+    """The flags of `weir COMMAND`, each with its variable or None."""
     assert WEIR.exists(), f"there is no {WEIR}: make chart builds it"
     run = subprocess.run([WEIR, command, "--help"], capture_output=True, text=True, check=True, env={})
     blocks = re.split(r"^ {2,6}(?:-\w, )?--(?=[a-z])", run.stdout, flags=re.MULTILINE)[1:]
@@ -108,7 +108,7 @@ def flags(command):
 
 
 def quantity(text):
-    """Kubernetes' and Weir's own sizes, in bytes."""
+    """A size in Kubernetes' or Weir's notation, in bytes."""
     number, unit = re.fullmatch(r"([0-9.]+)([A-Za-z]*)", str(text)).groups()
     powers = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
     return float(number) * powers[unit.removesuffix("B")]

@@ -1,4 +1,4 @@
-"""What several files of tests start from."""
+"""Fixtures of several test files."""
 
 import tempfile
 from pathlib import Path
@@ -8,6 +8,6 @@ import pytest
 
 @pytest.fixture
 def folder():
-    """A folder of the test's own. pytest's tmp_path stays behind, or is another run's to clean up."""
+    """A folder for one test, removed afterwards. pytest's tmp_path is only removed by a later run."""
     with tempfile.TemporaryDirectory() as folder:
         yield Path(folder)

@@ -1,7 +1,7 @@
-"""The shapes of the custom resources that the chart makes, written by hand.
+"""Schemas of the custom resources in the chart, written by hand.
 
-Their projects' own schemas are not to be had offline; these hold the fields that the chart uses, with
-their types, and no others: a field that is misspelt fails."""
+The projects' own schemas are not available offline; these contain the fields that the chart uses, with
+their types, and no others: a misspelt field fails."""
 
 TEXT = {"type": "string", "minLength": 1}
 TEXTS = {"type": "array", "items": TEXT, "minItems": 1}

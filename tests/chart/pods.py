@@ -1,4 +1,4 @@
-"""What a cluster would give the chart's pods: Secrets, files, and a database to talk to."""
+"""What a cluster provides for the chart's pods: Secrets, files and a database."""
 
 import base64
 import datetime
@@ -51,7 +51,7 @@ class Authority:
         return builder.sign(self.key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
 
     def secret(self, usage):
-        """A Secret as cert-manager makes it."""
+        """A Secret in cert-manager's form."""
         key = ec.generate_private_key(ec.SECP256R1())
         names = [x509.IPAddress(ipaddress.ip_address("127.0.0.1")), x509.DNSName("weir.example")]
         certificate = self._sign(
@@ -73,7 +73,7 @@ class Authority:
 
 
 def make_secrets():
-    """What the Secrets hold that the values in ci/ name."""
+    """The contents of the Secrets that the values in ci/ name."""
     authority = Authority()
     api_keys = "keys:\n  - {name: billing, sha256: %s}\n" % ("0" * 64)
     return {
@@ -90,7 +90,7 @@ def make_secrets():
 
 
 def lay(made, pod, secrets, folder):
-    """Lays a pod's files below `folder`, as the kubelet does below /."""
+    """Writes a pod's files below `folder`, as the kubelet does below /."""
     (container,) = pod["spec"]["containers"]
     volumes = {it["name"]: it for it in pod["spec"].get("volumes", [])}
     configs = {it["metadata"]["name"]: it["data"] for it in made.all("ConfigMap")}
@@ -114,7 +114,7 @@ def below(folder, text):
 
 
 def environment(made, folder, **other):
-    """The server's variables, with files below `folder`, and some others in place of the chart's."""
+    """The server's variables, with paths below `folder` and with replacements."""
     env = {it["name"]: below(folder, it.get("value", "")) for it in made.container["env"]}
     return {**env, "MONGODB_URI": "mongodb://127.0.0.1:1/?replicaSet=rs0", **other}
 
@@ -142,7 +142,7 @@ def process(arguments, log, **options):
 
 @contextmanager
 def database(folder):
-    """A database of our own, by its connection string."""
+    """Starts a database and yields its connection string."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -166,7 +166,7 @@ def database(folder):
 
 @contextmanager
 def server(made, secrets, folder, uri):
-    """The server as the chart's pod runs it, on loopback and free ports: its process and addresses."""
+    """Starts the server as the chart's pod does, on free loopback ports; yields its process and addresses."""
     lay(made, made.template, secrets, folder)
     free = {"WEIR_LISTEN": "127.0.0.1:0", "WEIR_ADMIN_LISTEN": "127.0.0.1:0"}
     env = environment(made, folder, MONGODB_URI=uri, **free)

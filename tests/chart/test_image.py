@@ -1,4 +1,4 @@
-"""The image, as far as can be told without building it."""
+"""Tests of the image that need no build."""
 
 import json
 import re
@@ -20,7 +20,7 @@ def test_hadolint_finds_nothing():
 
 
 def context(folder):
-    """Copies what .dockerignore leaves of the repository; it names what is let in, after `*`."""
+    """Copies the files of the repository that .dockerignore lets in: those it names after `*`."""
     lines = (ROOT / ".dockerignore").read_text().splitlines()
     lines = [line for line in lines if line and not line.startswith("#")]
     assert lines[0] == "*"
@@ -32,7 +32,7 @@ def context(folder):
     return {line[1:] for line in lines[1:]}
 
 
-def test_the_build_s_context_is_whole_and_holds_nothing_else(folder):
+def test_the_build_context_is_complete_and_minimal(folder):
     entries = context(folder)
 
     def said(*command):
@@ -40,14 +40,14 @@ def test_the_build_s_context_is_whole_and_holds_nothing_else(folder):
         assert ran.returncode == 0, ran.stderr
         return ran.stdout
 
-    # As a build does, this looks for every target that the manifest names; and the lock file must fit.
-    # Crates of other systems need not be here.
+    # As in a build, this looks for every target in the manifest, and the lock file must match.
+    # Crates for other systems need not exist here.
     host = re.search(r"^host: (.*)$", said("rustc", "-vV"), re.M)[1]
     said("cargo", "fetch", "--locked", "--target", host)
     metadata = said("cargo", "metadata", "--locked", "--offline", "--no-deps", "--format-version", "1")
     targets = json.loads(metadata)["packages"][0]["targets"]
     assert "weir" in [it["name"] for it in targets if "bin" in it["kind"]]
-    # What is compiled in must be there too, but for what the image does not hold: tests.
+    # Files that are compiled in must exist too, except for tests, which are not in the image.
     for file in folder.joinpath("src").rglob("*.rs"):
         if "tests" in file.with_suffix("").parts:
             continue
@@ -58,22 +58,22 @@ def test_the_build_s_context_is_whole_and_holds_nothing_else(folder):
     assert not entries & {".git", ".venv", "target", "tests", "helm", "shared"}
 
 
-def test_bases_are_pinned_and_of_one_debian():
+def test_base_images_are_pinned_and_use_one_debian():
     bases = re.findall(r"^FROM (\S+)", DOCKERFILE, re.M)
     assert len(bases) == 2
     build, runtime = bases
     rust = re.fullmatch(r"rust:(\d+\.\d+)\.\d+-slim-bookworm", build)
     cargo = tomllib.loads((ROOT / "Cargo.toml").read_text())
     assert tuple(map(int, rust[1].split("."))) >= tuple(map(int, cargo["package"]["rust-version"].split(".")))
-    # Bookworm is Debian 12: glibc must not be older than the one that was linked against.
+    # Bookworm is Debian 12: its glibc must not be older than the one that the build links against.
     assert runtime == "gcr.io/distroless/cc-debian12:nonroot"
 
 
-def test_the_image_runs_the_server_as_a_number_and_stops_by_sigterm():
+def test_the_image_runs_the_server_as_a_numeric_user_and_stops_on_sigterm():
     assert re.search(r"^USER [1-9]\d+:[1-9]\d+$", DOCKERFILE, re.M)
     assert re.search(r"^STOPSIGNAL SIGTERM$", DOCKERFILE, re.M)
     entry = json.loads(re.search(r"^ENTRYPOINT (.*)$", DOCKERFILE, re.M)[1])
     assert re.search(rf"^COPY --from=build \S+ {entry[0]}$", DOCKERFILE, re.M)
     assert json.loads(re.search(r"^CMD (.*)$", DOCKERFILE, re.M)[1]) == ["serve"]
-    # Locked, with the list of dependencies in it.
+    # With the lock file, and with the list of dependencies in the binary.
     assert re.search(r"cargo auditable build --release --locked", DOCKERFILE)

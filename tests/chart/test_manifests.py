@@ -1,4 +1,4 @@
-"""What the chart makes is what Kubernetes takes, and its parts fit each other."""
+"""Kubernetes accepts the chart's manifests, and they fit together."""
 
 import re
 
@@ -11,7 +11,7 @@ import yaml
 from chart import CHART, GOOD, Release, chart, flags, quantity, release, values, with_value
 from crds import SPECS
 
-# The oldest that Chart.yaml allows, and the newest whose schemas are here.
+# The oldest version that Chart.yaml allows, and the newest with schemas here.
 KUBERNETES = ["1.30", "1.37"]
 
 
@@ -29,18 +29,18 @@ def test_helm_lint_finds_nothing(name):
     chart.validate_schema(values(name))
     for version in KUBERNETES:
         report = helm_python.lint(CHART, values(name), strict=True, kube_version=f"v{version}.0")
-        # Severity 1 is advice: that an icon is recommended.
+        # Severity 1 is advice, such as that an icon is recommended.
         assert [it for it in report["messages"] if it["severity"] > 1] == []
         assert report["errors"] == []
 
 
-def test_the_oldest_kubernetes_is_the_one_that_the_chart_names():
+def test_the_oldest_tested_kubernetes_is_the_chart_s_minimum():
     assert chart.metadata["kubeVersion"] == f">={KUBERNETES[0]}.0-0"
     assert kubernetes_validate.latest_version().startswith(KUBERNETES[1])
 
 
 @pytest.mark.parametrize("version", KUBERNETES)
-def test_kubernetes_takes_every_manifest(made, version):
+def test_kubernetes_accepts_every_manifest(made, version):
     builtin = 0
     for manifest in made.manifests:
         custom = SPECS.get((manifest["apiVersion"], manifest["kind"]))
@@ -53,13 +53,13 @@ def test_kubernetes_takes_every_manifest(made, version):
     assert builtin >= 5
 
 
-def test_every_template_is_among_what_is_tested():
+def test_every_template_is_tested():
     kinds = {it["kind"] for name in GOOD for it in release(name).manifests}
     templates = [path.read_text() for path in (CHART / "templates").rglob("*.yaml")]
     assert kinds == set(re.findall(r"^kind: (\w+)", "\n".join(templates), re.M))
 
 
-def test_names_and_labels_are_those_that_kubernetes_takes(made):
+def test_kubernetes_accepts_names_and_labels(made):
     seen = set()
     for manifest in made.manifests:
         metadata = manifest["metadata"]
@@ -72,7 +72,7 @@ def test_names_and_labels_are_those_that_kubernetes_takes(made):
 
 
 @pytest.mark.parametrize("name", ["a" * 53, "weir", "orders", "weir-of-a-release-with-a-name-that-is-long-indeed-0"])
-def test_long_names_leave_room_for_what_is_put_behind_them(name):
+def test_long_names_leave_room_for_suffixes(name):
     made = Release(values("full") | {"nameOverride": "", "fullnameOverride": ""}, name=name)
     for manifest in made.manifests:
         assert len(manifest["metadata"]["name"]) <= 63
@@ -80,14 +80,14 @@ def test_long_names_leave_room_for_what_is_put_behind_them(name):
     assert len(set(names)) == 3
 
 
-def test_everything_stands_in_the_namespace_that_was_asked_for(made):
+def test_everything_is_in_the_requested_namespace(made):
     wanted = made.values["namespaceOverride"] or "shop"
     for manifest in made.manifests:
         elsewhere = manifest["metadata"]["name"].endswith("-dashboard") and made.values["grafanaDashboard"]["namespace"]
         assert manifest["metadata"]["namespace"] == (elsewhere or wanted)
 
 
-def test_services_lead_to_the_server_s_pods_and_to_no_other(made):
+def test_services_select_only_the_server_s_pods(made):
     server = made.template["metadata"]["labels"]
     ports = {it["name"]: it["containerPort"] for it in made.container["ports"]}
     assert ports == {"grpc": 50051, "admin": 9090}
@@ -107,11 +107,11 @@ def test_services_lead_to_the_server_s_pods_and_to_no_other(made):
             assert port["name"] == port["targetPort"]
 
 
-def test_clients_that_balance_find_all_pods_by_the_headless_name():
+def test_the_headless_name_resolves_to_all_pods():
     made = release("full")
     headless = made.one("Service", "orders-streams-headless")["spec"]
     assert headless["clusterIP"] == "None"
-    # What the name leads to are pods, on whose own port a client must call.
+    # The name resolves to pods, so a client must use their own port.
     assert [it["port"] for it in headless["ports"]] == [50051]
     without = Release(with_value(values("full"), "service.headless", False))
     assert len(without.all("Service")) == 2
@@ -119,26 +119,26 @@ def test_clients_that_balance_find_all_pods_by_the_headless_name():
     assert not any("headless" in name for name in names)
 
 
-def test_ports_say_that_they_speak_grpc():
+def test_ports_declare_grpc():
     def protocol(given):
         return Release(given).one("Service", "weir")["spec"]["ports"][0]["appProtocol"]
 
     assert protocol(values("mesh")) == "grpc"
     assert protocol(values("tls-auth")) == "grpc"
-    # A mesh that took this for plain HTTP/2 would answer TLS itself.
+    # A mesh that took this for plain HTTP/2 would terminate TLS itself.
     both = values("tls-auth") | {"mesh": {"enabled": True, "kind": "istio"}}
     assert protocol(both) == "tls"
     assert protocol(with_value(both, "service.appProtocol", "https")) == "https"
 
 
-def test_the_server_listens_on_the_ports_that_are_named(made):
+def test_the_server_listens_on_the_named_ports(made):
     ports = {it["name"]: it["containerPort"] for it in made.container["ports"]}
     address = made.values["listenAddress"]
     assert made.env["WEIR_LISTEN"]["value"] == f"{address}:{ports['grpc']}"
     assert made.env["WEIR_ADMIN_LISTEN"]["value"] == f"{address}:{ports['admin']}"
 
 
-def test_every_variable_is_that_of_a_flag_and_comes_once(made):
+def test_every_variable_belongs_to_a_flag_and_occurs_once(made):
     variables = set(flags("serve").values())
     names = [it["name"] for it in made.container["env"]]
     assert len(names) == len(set(names))
@@ -147,11 +147,11 @@ def test_every_variable_is_that_of_a_flag_and_comes_once(made):
     assert "MONGODB_URI" in names
     for it in made.container["env"]:
         assert "valueFrom" in it or isinstance(it["value"], str)
-    # Kubernetes would put variables there for each Service, named WEIR_... for one called weir.
+    # Otherwise Kubernetes would add variables for each Service, named WEIR_... for one called weir.
     assert made.template["spec"]["enableServiceLinks"] is False
 
 
-def test_numbers_arrive_as_they_were_written():
+def test_numbers_arrive_unchanged():
     env = release("full").env
     assert env["WEIR_MAX_WATCHES"]["value"] == "1000000"
     assert release("full").one("HorizontalPodAutoscaler")["spec"]["metrics"][1]["pods"]["target"]["averageValue"] == "2000000"
@@ -161,7 +161,7 @@ def test_numbers_arrive_as_they_were_written():
     assert "watches: 100000\n" in policy
 
 
-def test_a_policy_that_is_text_is_passed_on_to_the_letter():
+def test_a_policy_in_text_form_is_passed_on_unchanged():
     text = "# Ours.\nversion: 1\nrules:\n  - name: one\n    filter: {tenant: 9007199254740993}\n"
     made = Release(with_value(values("tls-auth"), "policy.document", text))
     (config,) = made.all("ConfigMap")
@@ -169,7 +169,7 @@ def test_a_policy_that_is_text_is_passed_on_to_the_letter():
     assert made.env["WEIR_POLICY_FILE"]["value"] == "/etc/weir/policy/policy.yaml"
 
 
-def test_each_file_that_is_named_is_mounted_and_nothing_beside_it(made):
+def test_exactly_the_named_files_are_mounted(made):
     for pod in made.pods:
         (container,) = pod["spec"]["containers"]
         volumes = {it["name"]: it for it in pod["spec"].get("volumes", [])}
@@ -181,12 +181,12 @@ def test_each_file_that_is_named_is_mounted_and_nothing_beside_it(made):
         for name, mount in mounts.items():
             if name == "scratch":
                 continue
-            # A file mounted by subPath never changes, and Weir waits for it to.
+            # A file mounted by subPath never changes, and Weir waits for changes.
             assert "subPath" not in mount
             assert mount["readOnly"] is True
             source = volumes[name].get("secret") or volumes[name]["configMap"]
             assert source["defaultMode"] == 0o440
-            # Without what it needs a pod must not start: no policy is not a lenient one.
+            # Without these files a pod must not start: a missing policy is not a lenient one.
             assert "optional" not in source
             assert pod["spec"]["securityContext"]["fsGroup"] == container_group(pod)
             if name != "mongodb":
@@ -201,11 +201,11 @@ def container_group(pod):
     return pod["spec"]["securityContext"]["runAsGroup"]
 
 
-def test_probes_are_answered_in_plain_text():
+def test_probes_use_plain_text():
     for name in GOOD:
         made = release(name)
         container = made.container
-        # Whether MongoDB answers must never decide over the life of a pod.
+        # MongoDB's availability must never decide whether a pod is killed.
         for probe in ("startupProbe", "livenessProbe"):
             assert container[probe]["httpGet"] == {"path": "/livez", "port": "admin"}
         readiness = container["readinessProbe"]
@@ -218,11 +218,11 @@ def test_probes_are_answered_in_plain_text():
     assert "grpc" not in http.container["readinessProbe"]
 
 
-def test_a_pod_has_the_time_to_drain(made):
+def test_a_pod_has_enough_time_to_drain(made):
     pod = made.template["spec"]
     before = made.container["lifecycle"]["preStop"]["sleep"]["seconds"]
     grace = int(made.env["WEIR_SHUTDOWN_GRACE"]["value"].removesuffix("s"))
-    # MongoDB has 2 s to close cursors after that: CLOSE_LIMIT in src/app.rs.
+    # After that MongoDB has 2 s to close cursors: CLOSE_LIMIT in src/app.rs.
     assert pod["terminationGracePeriodSeconds"] > before + grace + 2
     istio = pod_annotations(made).get("proxy.istio.io/config")
     if istio:
@@ -248,7 +248,7 @@ def test_memory_fits_the_container(made):
 
 
 def test_pods_pass_the_restricted_standard(made):
-    """The Pod Security Standard `restricted`, as far as it has fields that a Pod can set."""
+    """The Pod Security Standard `restricted`, for all fields that a Pod can set."""
     for pod in made.pods:
         spec = pod["spec"]
         for field in ("hostNetwork", "hostPID", "hostIPC"):
@@ -278,7 +278,7 @@ def test_pods_pass_the_restricted_standard(made):
         assert account["automountServiceAccountToken"] is False
 
 
-def test_the_image_s_user_is_the_pod_s():
+def test_image_and_pod_use_the_same_user():
     dockerfile = (CHART.parents[1] / "Dockerfile").read_text()
     user, group = re.search(r"^USER (\d+):(\d+)$", dockerfile, re.M).groups()
     context = release("insecure").template["spec"]["securityContext"]
@@ -291,7 +291,7 @@ def test_the_image_is_named_by_tag_or_digest():
     assert release("tls-auth").container["image"] == "registry.example/weir@sha256:" + "0" * 64
 
 
-def test_secrets_are_referred_to_and_never_written(made):
+def test_secrets_are_referenced_and_never_inlined(made):
     assert made.all("Secret") == []
     uri = made.env["MONGODB_URI"]
     assert uri["valueFrom"]["secretKeyRef"]["name"] == "weir-mongodb"
@@ -300,7 +300,7 @@ def test_secrets_are_referred_to_and_never_written(made):
             assert not re.search(r"PRIVATE KEY|mongodb(\+srv)?://|password", text)
 
 
-def test_insecure_serving_is_never_the_chart_s_own_idea(made):
+def test_the_chart_never_serves_insecurely_by_default(made):
     allowed = "WEIR_ALLOW_INSECURE" in made.env
     said = made.values["insecure"] or made.values["mesh"]["enabled"]
     assert not allowed or said
@@ -309,16 +309,16 @@ def test_insecure_serving_is_never_the_chart_s_own_idea(made):
 
 
 @pytest.mark.parametrize("missing", ["tls", "auth"])
-def test_one_of_encryption_and_authentication_is_not_enough(missing):
+def test_both_encryption_and_authentication_are_required(missing):
     given = {key: value for key, value in values("tls-auth").items() if key != missing}
     with pytest.raises(helm_python.HelmError, match="encryption" if missing == "tls" else "authentication"):
         Release(given)
-    # Behind a mesh it is, and Weir is told so.
+    # It is enough behind a mesh, which Weir has to be told.
     meshed = Release({**given, "mesh": {"enabled": True, "kind": "other"}})
     assert meshed.env["WEIR_ALLOW_INSECURE"]["value"] == "true"
 
 
-def test_a_certificate_that_must_be_shown_says_who_may_call():
+def test_a_required_client_certificate_counts_as_authentication():
     given = {key: value for key, value in values("tls-auth").items() if key != "auth"}
     given = with_value(given, "tls.clientCa", {"existingSecret": "weir-clients"})
     made = Release(given)
@@ -341,14 +341,14 @@ def test_the_autoscaler_owns_the_number_of_pods():
     assert without.all("HorizontalPodAutoscaler") == []
 
 
-def test_one_pod_alone_can_be_drained():
+def test_a_single_pod_can_be_drained():
     made = Release(with_value(values("insecure"), "replicas", 1))
     budget = made.one("PodDisruptionBudget")["spec"]
     assert budget["maxUnavailable"] == 1 and "minAvailable" not in budget
     assert budget["unhealthyPodEvictionPolicy"] == "AlwaysAllow"
 
 
-def test_the_network_policy_lets_in_whom_it_names_and_nobody_else():
+def test_the_network_policy_admits_only_whom_it_names():
     made = release("full")
     policy = made.one("NetworkPolicy")["spec"]
     assert policy["policyTypes"] == ["Ingress", "Egress"]
@@ -359,10 +359,10 @@ def test_the_network_policy_lets_in_whom_it_names_and_nobody_else():
     assert chooses(grpc["from"][2]["podSelector"]["matchLabels"], pod["metadata"]["labels"])
     assert [it["port"] for it in admin["ports"]] == ["admin"]
     assert admin["from"][0]["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": "monitoring"}
-    # An empty `from` would be everybody.
+    # An empty `from` would admit everybody.
     assert all(rule["from"] for rule in policy["ingress"])
     out = [sorted(it["port"] for it in rule["ports"]) for rule in policy["egress"]]
-    # The set of keys is a file here, so there is no way to an issuer.
+    # The key set is a file here, so there is no egress to an issuer.
     assert out == [[53, 53], [27017, 27018], [4317]]
     by_url = Release({**values("tls-auth"), "networkPolicy": {"enabled": True, "grpcFrom": [{"podSelector": {}}]}})
     assert [443] in [[it["port"] for it in rule["ports"]] for rule in by_url.one("NetworkPolicy")["spec"]["egress"]]
@@ -377,7 +377,7 @@ def test_sidecars_reach_each_other_and_their_control_plane():
     assert to == {"kubernetes.io/metadata.name": "linkerd"}
 
 
-def test_prometheus_scrapes_the_admin_port_and_shows_the_token_it_needs():
+def test_prometheus_scrapes_the_admin_port_with_its_token():
     made = release("full")
     monitor = made.one("ServiceMonitor")["spec"]
     chosen = [
@@ -393,7 +393,7 @@ def test_prometheus_scrapes_the_admin_port_and_shows_the_token_it_needs():
     assert "authorization" not in without.one("ServiceMonitor")["spec"]["endpoints"][0]
 
 
-def test_rules_and_dashboard_are_the_files():
+def test_rules_and_dashboard_match_the_files():
     rules = yaml.safe_load((CHART / "files" / "rules.yaml").read_text())
     assert release("full").one("PrometheusRule")["spec"] == rules
     linked = Release(with_value(values("full"), "prometheusRule.runbookUrl", "https://wiki.example/weir"))
@@ -404,7 +404,7 @@ def test_rules_and_dashboard_are_the_files():
     assert board["metadata"]["labels"]["grafana_dashboard"] == "1"
 
 
-def test_the_certificate_is_for_every_name_that_clients_call():
+def test_the_certificate_covers_every_name_that_clients_use():
     made = release("full")
     names = made.one("Certificate")["spec"]["dnsNames"]
     for service in ("orders-streams", "orders-streams-headless"):
@@ -420,7 +420,7 @@ def test_a_mesh_refuses_calls_without_mtls():
     authentication = istio.one("PeerAuthentication")["spec"]
     assert authentication["mtls"]["mode"] == "STRICT"
     assert chooses(authentication["selector"]["matchLabels"], istio.template["metadata"]["labels"])
-    # Through a sidecar every caller would seem to be on this machine, and be trusted as such.
+    # Through a sidecar every caller would seem to be local, and would be trusted.
     assert pod_annotations(istio)["traffic.sidecar.istio.io/excludeInboundPorts"] == "9090"
     assert istio.template["metadata"]["labels"]["sidecar.istio.io/inject"] == "true"
     policy = istio.one("AuthorizationPolicy")["spec"]
@@ -437,7 +437,7 @@ def test_a_mesh_refuses_calls_without_mtls():
         assert release("tls-auth").all(kind) == []
 
 
-def test_a_mesh_puts_no_end_to_a_watch():
+def test_a_mesh_does_not_end_watches():
     made = release("mesh")
     (route,) = made.one("VirtualService")["spec"]["http"]
     assert route["timeout"] == "0s"
@@ -458,7 +458,7 @@ def test_helm_test_watches_as_a_client_does():
         known = flags("watch")
         for flag in (it for it in args if it.startswith("--")):
             assert flag.removeprefix("--") in known
-        # It must come to an end, and fail where it can't be served.
+        # It must end, and fail if the server can't serve.
         assert args[args.index("--until") + 1] == "now"
         assert "--no-reconnect" in args
         assert pod["spec"]["activeDeadlineSeconds"] > 0
@@ -471,7 +471,7 @@ def test_helm_test_watches_as_a_client_does():
     assert release("insecure").all("Pod") == []
 
 
-def test_helm_test_ends_though_a_sidecar_runs_beside_it():
+def test_helm_test_ends_beside_a_sidecar():
     istio, linkerd = (release(name).all("Pod")[0]["metadata"] for name in ("mesh", "linkerd"))
     assert istio["labels"]["sidecar.istio.io/inject"] == "true"
     assert istio["annotations"]["sidecar.istio.io/nativeSidecar"] == "true"
@@ -479,7 +479,7 @@ def test_helm_test_ends_though_a_sidecar_runs_beside_it():
     assert linkerd["annotations"]["config.alpha.linkerd.io/proxy-enable-native-sidecar"] == "true"
 
 
-def test_the_notes_name_what_there_is(made):
+def test_the_notes_name_only_what_exists(made):
     notes = made.notes
     services = {it["metadata"]["name"]: it for it in made.all("Service")}
     forwards = re.findall(r"--namespace (\S+) port-forward service/(\S+) (\d+):(\d+)", notes)

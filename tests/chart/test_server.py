@@ -1,4 +1,4 @@
-"""The server takes what the chart gives it, and its pods' probes and test work on it."""
+"""The server accepts the chart's settings, and the chart's probes and test pod work with it."""
 
 import signal
 import subprocess
@@ -26,7 +26,7 @@ def uri():
 
 
 def check(made, secrets, folder):
-    """Has the server check what the pod gives it."""
+    """Runs the server's own check of the pod's settings."""
     lay(made, made.template, secrets, folder)
     arguments = [WEIR, *made.container["args"], "--check-config"]
     env = environment(made, folder)
@@ -34,13 +34,13 @@ def check(made, secrets, folder):
 
 
 @pytest.mark.parametrize("name", GOOD)
-def test_the_server_takes_what_the_chart_gives_it(name, secrets, folder):
+def test_the_server_accepts_the_chart_s_settings(name, secrets, folder):
     ran = check(release(name), secrets, folder)
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout == "the settings can be used\n"
 
 
-def test_the_server_refuses_what_the_chart_can_t_know_is_wrong(secrets, folder):
+def test_the_server_refuses_errors_that_the_chart_cannot_detect(secrets, folder):
     made = Release(with_value(values("insecure"), "settings.upstream-grace", "48h"))
     ran = check(made, secrets, folder)
     assert ran.returncode == 64
@@ -48,7 +48,7 @@ def test_the_server_refuses_what_the_chart_can_t_know_is_wrong(secrets, folder):
 
 
 def asks(probe, grpc, admin):
-    """Does what a kubelet does."""
+    """Probes as a kubelet does."""
     if "httpGet" in probe:
         try:
             with urllib.request.urlopen(f"http://{admin}{probe['httpGet']['path']}", timeout=5) as answer:
@@ -64,7 +64,7 @@ def asks(probe, grpc, admin):
 
 
 def try_out(made, secrets, folder, grpc):
-    """Runs the pod of helm test."""
+    """Runs the test pod of `helm test`."""
     (pod,) = made.all("Pod")
     (container,) = pod["spec"]["containers"]
     lay(made, pod, secrets, folder)
@@ -76,7 +76,7 @@ def try_out(made, secrets, folder, grpc):
 
 
 @pytest.mark.parametrize("name", ["insecure", "mesh", "full"])
-def test_probes_and_helm_test_pass_on_the_server_that_the_chart_starts(name, secrets, uri, folder):
+def test_probes_and_helm_test_pass_on_the_chart_s_server(name, secrets, uri, folder):
     made = Release(with_value(values(name), "test.scope", "shop.orders"))
     with server(made, secrets, folder, uri) as (running, grpc, admin):
         for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
@@ -94,7 +94,7 @@ def test_probes_and_helm_test_pass_on_the_server_that_the_chart_starts(name, sec
         assert running.wait(timeout=grace) == 0
 
 
-def test_a_server_that_mongodb_does_not_answer_lives_and_is_not_ready(secrets, folder):
+def test_a_server_without_mongodb_is_live_and_not_ready(secrets, folder):
     made = release("insecure")
     away = "mongodb://127.0.0.1:1/?directConnection=true"
     with server(made, secrets, folder, away) as (_, grpc, admin):
@@ -108,6 +108,6 @@ def test_helm_test_fails_where_the_server_can_t_serve(secrets, uri, folder):
     away = "mongodb://127.0.0.1:1/?directConnection=true"
     with server(made, secrets, folder, away) as (_, grpc, _):
         assert try_out(made, secrets, folder / "test", grpc).returncode == 1
-    # Nobody listens there any more.
+    # Nothing listens there any more.
     assert try_out(made, secrets, folder / "test", grpc).returncode == 1
     assert PATIENCE < made.all("Pod")[0]["spec"]["activeDeadlineSeconds"]

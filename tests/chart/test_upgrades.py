@@ -1,4 +1,4 @@
-"""What `helm upgrade` may meet: fields that Kubernetes does not let change, and pods that must not roll."""
+"""`helm upgrade`: fields that Kubernetes does not let change, and pods that must not roll."""
 
 import pytest
 
@@ -21,7 +21,7 @@ CHANGES = {
 
 @pytest.mark.parametrize("name", GOOD)
 @pytest.mark.parametrize("change", CHANGES)
-def test_an_upgrade_changes_no_field_that_can_t_be_changed(name, change):
+def test_an_upgrade_changes_no_immutable_field(name, change):
     before = Release(values(name))
     after = Release(with_value(values(name), change, CHANGES[change]), is_upgrade=True, revision=2)
     assert before.one("Deployment")["spec"]["selector"] == after.one("Deployment")["spec"]["selector"]
@@ -32,7 +32,7 @@ def test_an_upgrade_changes_no_field_that_can_t_be_changed(name, change):
         assert addresses[0][service] == addresses[1][service]
 
 
-def test_what_weir_reads_again_by_itself_rolls_no_pod():
+def test_files_that_weir_reloads_roll_no_pod():
     before = Release(values("full"))
     given = with_value(values("full"), "policy.document", {"version": 1, "rules": []})
     given = with_value(given, "auth.apiKeys.keys", [{"name": "other", "sha256": "0" * 64}])
@@ -43,20 +43,20 @@ def test_what_weir_reads_again_by_itself_rolls_no_pod():
     assert before.one("ConfigMap", "orders-streams-policy") != after.one("ConfigMap", "orders-streams-policy")
 
 
-def test_what_weir_reads_once_rolls_the_pods():
+def test_settings_that_weir_reads_once_roll_the_pods():
     before = Release(values("full"))
     after = Release(with_value(values("full"), "settings.max-feeds", 33))
     assert before.template != after.template
 
 
-def test_an_install_and_an_upgrade_make_the_same():
+def test_an_install_and_an_upgrade_render_the_same():
     for name in GOOD:
         first = Release(values(name), is_install=True, revision=1)
         later = Release(values(name), is_upgrade=True, revision=7)
         assert first.manifests == later.manifests
 
 
-def test_two_releases_in_one_namespace_keep_apart():
+def test_two_releases_in_one_namespace_are_independent():
     one, other = (Release(values("insecure"), name=name) for name in ("orders", "crm"))
     names = [{(it["kind"], it["metadata"]["name"]) for it in made.manifests} for made in (one, other)]
     assert not names[0] & names[1]

@@ -1,4 +1,4 @@
-"""Which values are taken, and what is said of others."""
+"""Which values are accepted, and the messages for others."""
 
 import json
 import re
@@ -13,7 +13,7 @@ from chart import CHART, ROOT, Release, chart, flags, values, with_value
 
 SCHEMA = json.loads((CHART / "values.schema.json").read_text())
 
-# What the chart gives a value of its own, since it goes with other things: files, ports, modes.
+# Settings for which the chart has its own values, as they depend on others: files, ports, modes.
 OWN = {
     "mongodb-uri", "listen", "admin-listen", "allow-insecure", "shutdown-grace", "check-config", "help",
     "tls-cert-file", "tls-key-file", "tls-client-ca-file", "tls-client-auth",
@@ -28,19 +28,19 @@ def refused(given):
     return str(error.value)
 
 
-def test_the_least_values_are_refused_with_what_would_help():
+def test_minimal_values_are_refused_with_advice():
     said = refused(values("minimal"))
     assert "no encryption (tls.enabled) and no authentication" in said
     assert "mesh.enabled" in said and "insecure" in said
 
 
-def test_all_that_is_missing_is_said_at_once():
+def test_everything_missing_is_reported_at_once():
     said = refused({})
     for value in ("image.repository", "mongodb.existingSecret", "encryption"):
         assert value in said
 
 
-def test_every_setting_is_a_flag_and_every_flag_can_be_set():
+def test_settings_and_flags_correspond():
     settings = set(SCHEMA["properties"]["settings"]["properties"])
     assert not settings & OWN
     assert settings | OWN == set(flags("serve")), "values.schema.json says which settings there are"
@@ -113,7 +113,7 @@ def test_every_setting_is_a_flag_and_every_flag_can_be_set():
         ("test.command", ["sh"]),
     ],
 )
-def test_the_schema_refuses_what_no_template_could_use(path, value):
+def test_the_schema_refuses_unusable_values(path, value):
     good = values("insecure")
     Release(good)
     with pytest.raises(helm_python.HelmError):
@@ -165,7 +165,7 @@ def test_the_schema_refuses_what_no_template_could_use(path, value):
         ("insecure", {"extraEnv": [{"name": "WEIR_LISTEN", "value": "[::]:1"}]}, "extraEnv: WEIR_LISTEN"),
     ],
 )
-def test_values_that_do_not_go_together_are_refused(base, change, says):
+def test_contradictory_values_are_refused(base, change, says):
     given = values(base)
     for path, value in change.items():
         given = with_value(given, path, value)
@@ -189,7 +189,7 @@ def test_values_that_do_not_go_together_are_refused(base, change, says):
         {"autoscaling.enabled": True, "autoscaling.cpu": 0, "autoscaling.watches": 3000},
     ],
 )
-def test_values_that_go_together_are_taken(change):
+def test_compatible_values_are_accepted(change):
     given = values("insecure")
     for path, value in change.items():
         given = with_value(given, path, value)
@@ -197,7 +197,7 @@ def test_values_that_go_together_are_taken(change):
         kubernetes_validate.validate(manifest, "1.37", strict=True)
 
 
-def test_a_chart_around_this_one_may_hand_down_its_globals():
+def test_a_parent_chart_may_pass_globals():
     Release(values("insecure") | {"global": {"imageRegistry": "registry.example"}})
 
 
@@ -210,7 +210,7 @@ def leaves(tree, prefix=""):
             yield path
 
 
-# Passed on to Kubernetes as they are.
+# Passed on to Kubernetes unchanged.
 WHOLE = {
     "settings", "resources", "strategy", "podSecurityContext", "containerSecurityContext",
     "probes.readiness", "probes.liveness", "probes.startup", "autoscaling.behavior",
@@ -218,7 +218,7 @@ WHOLE = {
 }  # fmt: skip
 
 
-def test_the_readme_tells_every_value_and_its_default():
+def test_the_readme_lists_every_value_with_its_default():
     defaults = yaml.safe_load((CHART / "values.yaml").read_text())
     rows = {}
     for row in re.findall(r"^\| `([^`]+)` \| (.*?) \| ", (CHART / "README.md").read_text(), re.M):
@@ -246,7 +246,7 @@ def test_the_schema_knows_every_value():
     known(SCHEMA, yaml.safe_load((CHART / "values.yaml").read_text()))
 
 
-def test_the_readme_s_flags_and_settings_are_real():
+def test_the_readme_names_only_existing_flags_and_settings():
     text = (CHART / "README.md").read_text()
     prose = "\n".join(text.split("\n```")[::2])
     known = set(flags("serve")) | set(flags("watch")) | {"skip-tests", "set-file"}
@@ -263,6 +263,6 @@ def test_the_values_in_the_readme_render():
         Release(yaml.safe_load(block))
 
 
-def test_the_chart_s_application_is_this_version_of_weir():
+def test_the_app_version_is_this_version_of_weir():
     cargo = tomllib.loads((ROOT / "Cargo.toml").read_text())
     assert chart.metadata["appVersion"] == cargo["package"]["version"]

@@ -1,11 +1,11 @@
-// Plays the tutorial's reader in Node, with the proto loaded as it is.
+// Reads the events of the tutorial in Node, with the proto loaded at run time.
 //
-// Usage: client.mjs FOLDER_OF_THE_PROTO HOST:PORT DATABASE COLLECTION [AUTHORITY CERTIFICATE KEY]
+// Usage: client.mjs PROTO_FOLDER HOST:PORT DATABASE COLLECTION [AUTHORITY CERTIFICATE KEY]
 //
-// With files of PEM it connects by mutual TLS.
+// With PEM files it connects over mutual TLS.
 // Prints READY once the watch is open; the test then inserts, updates, replaces, deletes and drops.
-// Prints one line an event and DONE at the end. Exits with 1 and a stack trace when anything
-// differs from what the API promises.
+// Prints one line per event and DONE at the end. Exits with 1 and a stack trace when anything
+// differs from the API.
 
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
@@ -13,7 +13,7 @@ import grpc from "@grpc/grpc-js";
 import { loadSync } from "@grpc/proto-loader";
 import protobuf from "protobufjs";
 
-// Bounds the whole of one call; the test has its own limit.
+// Limits one call as a whole; the test has its own limit.
 const CALL_LIMIT_MS = 60_000;
 
 const [protoFolder, address, database, collection, ...tls] = process.argv.slice(2);
@@ -27,7 +27,7 @@ const definition = loadSync("weir/v1/watch.proto", {
 });
 const { WatchService } = grpc.loadPackageDefinition(definition).weir.v1;
 
-// As much of google.rpc as a client needs to read a reason.
+// The part of google.rpc that a client needs to read the reason.
 const { root } = protobuf.parse(
   `
   syntax = "proto3";
@@ -47,7 +47,7 @@ function errorInfo(error) {
   return root.lookupType("ErrorInfo").decode(detail.value);
 }
 
-// One watch: the events, and the error that ended it.
+// Reads one watch to its end and returns the events.
 async function readToTheEnd(client, start) {
   const request = {
     database,
@@ -86,7 +86,7 @@ async function readToTheEnd(client, start) {
   return events;
 }
 
-// The five events of the tutorial, each with all it should hold.
+// Checks the five events of the tutorial with their contents.
 function check(events) {
   assert.deepEqual(
     events.map(({ operation }) => operation),

@@ -1,9 +1,9 @@
-"""Shows who calls in the way of gRPC: call credentials on a channel over TLS.
+"""Authenticates with gRPC call credentials on a channel over TLS.
 
-Usage: call_credentials.py FOLDER_OF_THE_PROTO HOST:PORT DATABASE COLLECTION CA_FILE TOKEN API_KEY
+Usage: call_credentials.py PROTO_FOLDER HOST:PORT DATABASE COLLECTION CA_FILE TOKEN API_KEY
 
 Prints READY once both watches are open; the test then inserts one document. Prints DONE at the end.
-Exits with 1 and a traceback when anything differs from what the API promises.
+Exits with 1 and a traceback when anything differs from the API.
 """
 
 import pathlib
@@ -26,7 +26,7 @@ class ApiKey(grpc.AuthMetadataPlugin):
 
 
 def reason(error):
-    """The reason in a status of Weir's."""
+    """The reason in a status of Weir."""
     status = rpc_status.from_call(error)
     assert status is not None, "the status carries no details"
     info = error_details_pb2.ErrorInfo()
@@ -50,7 +50,7 @@ def main(proto_folder, address, database, collection, ca_file, token, key):
         with channel(call_credentials) as it:
             try:
                 next(stubs.WatchServiceStub(it).Watch(request, timeout=CALL_LIMIT_SECONDS))
-                raise AssertionError("the call was let in")
+                raise AssertionError("the call was accepted")
             except grpc.RpcError as error:
                 assert error.code() == grpc.StatusCode.UNAUTHENTICATED, error
                 return reason(error)

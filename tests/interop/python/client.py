@@ -1,11 +1,11 @@
-"""Plays the tutorial's reader in Python, with code generated from the proto.
+"""Reads the events of the tutorial in Python, with code generated from the proto.
 
-Usage: client.py FOLDER_OF_THE_PROTO HOST:PORT DATABASE COLLECTION [AUTHORITY CERTIFICATE KEY]
+Usage: client.py PROTO_FOLDER HOST:PORT DATABASE COLLECTION [AUTHORITY CERTIFICATE KEY]
 
-With files of PEM it connects by mutual TLS.
+With PEM files it connects over mutual TLS.
 Prints READY once the watch is open; the test then inserts, updates, replaces, deletes and drops.
-Prints one line an event and DONE at the end. Exits with 1 and a traceback when anything differs
-from what the API promises.
+Prints one line per event and DONE at the end. Exits with 1 and a traceback when anything differs
+from the API.
 """
 
 import importlib.resources
@@ -19,7 +19,7 @@ from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 from grpc_tools import protoc
 
-# Bounds the whole of one call; the test has its own limit.
+# Limits one call as a whole; the test has its own limit.
 CALL_LIMIT_SECONDS = 60
 
 
@@ -46,7 +46,7 @@ def generate(proto_folder):
 
 
 def connect(address, tls):
-    """A channel: without encryption, or by mutual TLS."""
+    """A channel without encryption, or over mutual TLS."""
     if not tls:
         return grpc.insecure_channel(address)
     authority, certificate, key = (pathlib.Path(path).read_bytes() for path in tls)
@@ -57,7 +57,7 @@ def main(proto_folder, address, database, collection, *tls):
     pb, stubs, _generated = generate(proto_folder)
 
     def read_to_the_end(stub, **start):
-        """One watch: the events, and whether Invalidated came last."""
+        """Reads one watch to its end, which must be Invalidated, and returns the events."""
         request = pb.WatchRequest(database=database, collections=[collection], **start)
         call = stub.Watch(request, timeout=CALL_LIMIT_SECONDS)
         first = next(call)
@@ -110,7 +110,7 @@ def main(proto_folder, address, database, collection, *tls):
 
 
 def check(pb, events, database, collection):
-    """The five events of the tutorial, each with all it should hold."""
+    """Checks the five events of the tutorial with their contents."""
     operations = [pb.OperationType.Name(event.operation) for event in events]
     expected = ["INSERT", "UPDATE", "REPLACE", "DELETE", "DROP"]
     assert operations == [f"OPERATION_TYPE_{name}" for name in expected], operations

@@ -20,7 +20,7 @@ pub const FAILED: &str = "failed ";
 pub enum ChildError {
     /// It did not answer within the limit.
     #[error("did not finish in {} s", .0.as_secs())]
-    Late(Duration),
+    TimedOut(Duration),
     /// It gave up, or has ended.
     #[error("{0}")]
     Failed(String),

@@ -61,7 +61,7 @@ pub enum Error {
     RequestTimeout(Duration),
     /// Watching the whole deployment is not allowed.
     #[error(
-        "this server does not allow watching the whole deployment: set database, or have the operator set --allow-deployment-watch"
+        "this server does not allow watching the whole deployment: set database, or ask the operator to set --allow-deployment-watch"
     )]
     DeploymentNotAllowed,
     /// The resume token can't be read.
@@ -105,7 +105,7 @@ pub enum Error {
     )]
     UpstreamAccessDenied,
     /// A required pre- or post-image does not exist.
-    #[error("a required pre- or post-image does not exist{}", undeliverable_event(.0))]
+    #[error("a required pre- or post-image does not exist{}: enable changeStreamPreAndPostImages, or use WHEN_AVAILABLE", undeliverable_event(.0))]
     ImageUnavailable(UndeliverableEvent),
     /// An event is larger than the client's limit, and the client chose to end the watch then.
     #[error(
@@ -118,7 +118,7 @@ pub enum Error {
         limit: u32,
     },
     /// An event is larger than MongoDB can send.
-    #[error("an event is larger than MongoDB can send{}", undeliverable_event(.0))]
+    #[error("an event is larger than MongoDB can send{}: request fewer pre- and post-images", undeliverable_event(.0))]
     UpstreamEventTooLarge(UndeliverableEvent),
     /// A limit of the server is reached.
     #[error("{}", limit_reached(limit, *max))]

@@ -100,7 +100,7 @@ catalogue! {
     TASKS: "gauge", "weir_tasks", [],
         "Running tasks of the process: a few for each connection, feed and catch-up, and one for each watch.";
     LIMIT: "gauge", "weir_limit", ["limit"],
-        "The most that may be open at once: watches, connections, feeds, catch_ups.";
+        "Maximum number that may be open at once, by limit: watches, connections, feeds, catch_ups.";
     LIMIT_REJECTIONS: "counter", "weir_limit_rejections_total", ["limit"],
         "Watches, calls and connections refused because a limit was reached: watches, feeds, calls, connections, checks, patterns, request_timeout, principal_watches, principal_watch_rate, watch_rate, principals.";
     TLS_HANDSHAKES: "counter", "weir_tls_handshakes_total", ["result"],

@@ -15,8 +15,8 @@ pub(super) fn resume_from(after: Option<ClusterTime>) -> String {
 
 pub(super) fn undeliverable_event(event: &UndeliverableEvent) -> String {
     match (event.time, event.after) {
-        (Some(time), _) => format!(": the event of {time}"),
-        (None, Some(after)) => format!(": the event after {after}"),
+        (Some(time), _) => format!(" (the event of {time})"),
+        (None, Some(after)) => format!(" (the event after {after})"),
         (None, None) => String::new(),
     }
 }
@@ -26,7 +26,7 @@ pub(super) fn limit_reached(limit: &str, max: usize) -> String {
         "watches" => format!("{max} open watches (--max-watches)"),
         "feeds" => format!("{max} feeds (--max-feeds)"),
         "calls" => format!("{max} concurrent calls"),
-        "checks" => format!("{max} requests whose filters wait to be compiled"),
+        "checks" => format!("{max} requests that wait until their filters are compiled"),
         "KiB of patterns" => format!("{} MiB of compiled regular expressions", max / 1024),
         other => format!("{max} {other}"),
     };
@@ -46,7 +46,8 @@ pub(super) fn token_expired(asked: Option<ClusterTime>, oldest: Option<ClusterTi
     let asked = asked.map(|time| format!(" (time {})", time.seconds));
     let oldest = oldest.map(|time| format!(", whose oldest entry is of time {}", time.seconds));
     format!(
-        "the position to resume from{} is no longer in MongoDB's oplog{}",
+        "the position to resume from{} is no longer in MongoDB's oplog{}: read the data again and \
+         watch from now",
         asked.unwrap_or_default(),
         oldest.unwrap_or_default()
     )

@@ -161,7 +161,7 @@ impl Watcher {
     async fn watch_once(&mut self) -> ConnectionEnd {
         let mut client = match self.connect().await {
             Ok(client) => client,
-            Err(stop) => return stop,
+            Err(end) => return end,
         };
         let mut request = Request::new(self.request.clone());
         if let Some(token) = &self.token {
@@ -225,11 +225,11 @@ impl Watcher {
                 },
             }
         })?;
-        let asked_for = match self.request.max_message_bytes {
+        let max_message_bytes = match self.request.max_message_bytes {
             0 => DEFAULT_MESSAGE_BYTES,
             bytes => bytes,
         };
-        let limit = usize::try_from(asked_for).unwrap_or(usize::MAX) + SPARE_MESSAGE_BYTES;
+        let limit = usize::try_from(max_message_bytes).unwrap_or(usize::MAX) + SPARE_MESSAGE_BYTES;
         Ok(WatchServiceClient::new(channel).max_decoding_message_size(limit))
     }
 
@@ -285,8 +285,8 @@ impl Watcher {
             if let Message::Opened(opened) = &message {
                 silence_timeout = silence_timeout_after(opened);
             }
-            if let Some(stop) = self.handle(message, token).await {
-                return stop;
+            if let Some(end) = self.handle(message, token).await {
+                return end;
             }
             // From here, because time spent blocked on stdout must not count as silence of the server.
             deadline = Instant::now() + silence_timeout;

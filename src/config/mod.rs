@@ -209,7 +209,7 @@ pub struct ServeConfig {
 pub enum LogFormat {
     /// Text on a terminal, JSON otherwise.
     Auto,
-    /// Lines for people.
+    /// Lines of text.
     Text,
     /// One JSON object per line.
     Json,

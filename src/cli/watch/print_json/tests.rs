@@ -150,7 +150,7 @@ fn a_batch_is_a_line_for_each_change() {
     assert_eq!(printed(&message).lines().count(), 2);
 }
 
-/// T25: an unset document leaves no field, null leaves null.
+/// An unset document has no field; a null document is null.
 #[test]
 fn an_absent_document_and_null_differ() {
     let with = |full_document| {
@@ -166,7 +166,7 @@ fn an_absent_document_and_null_differ() {
     assert!(printed_change(with(fixtures::null())).contains(r#""fullDocument":null"#));
 }
 
-/// T26: documents that no text can hold come as BSON.
+/// The server sends BSON for documents that JSON can't represent.
 #[test]
 fn documents_in_other_forms_are_still_json_on_one_line() {
     let with = |value| {

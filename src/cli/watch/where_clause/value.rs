@@ -1,4 +1,4 @@
-//! The values of conditions: JSON, Extended JSON, or bare text.
+//! The values of conditions: JSON, Extended JSON, or plain text.
 
 use std::ops::Range;
 

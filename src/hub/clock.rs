@@ -46,7 +46,7 @@ mod tests {
             async move { clock.now().await.expect("the script answers") }
         };
         let answers = futures::future::join_all((0..100).map(|_| ask())).await;
-        let calls = source.time_asked();
+        let calls = source.time_requests();
         assert!((1..=2).contains(&calls), "{calls} calls");
         assert!(answers.iter().all(|it| *it >= Some(at(1))));
         let later = ask().await;
@@ -56,7 +56,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn concurrent_callers_share_one_failure() {
         let source = Arc::new(ScriptedSource {
-            time_takes: Duration::from_secs(10),
+            time_delay: Duration::from_secs(10),
             time_fails: true,
             ..ScriptedSource::of([])
         });

@@ -53,7 +53,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_crowd_of_askers_shares_an_answer_for_a_second_and_a_failure_too() {
         let source = Arc::new(ScriptedSource {
-            facts_fail: 1,
+            failing_facts_requests: 1,
             ..ScriptedSource::of([])
         });
         let info = Arc::new(ServerInfo::default());
@@ -63,10 +63,10 @@ mod tests {
         };
         let first = futures::future::join_all((0..100).map(|_| ask())).await;
         assert!(first.iter().all(Result::is_err), "MongoDB is away at first");
-        assert_eq!(source.facts_asked(), 1);
+        assert_eq!(source.facts_requests(), 1);
         tokio::time::advance(HOLDS).await;
         let then = futures::future::join_all((0..100).map(|_| ask())).await;
         assert!(then.iter().all(Result::is_ok));
-        assert_eq!(source.facts_asked(), 2);
+        assert_eq!(source.facts_requests(), 2);
     }
 }

@@ -38,26 +38,26 @@ pub(crate) enum Opening {
 #[derive(Default)]
 pub(crate) struct ScriptedSource {
     pub(crate) openings: Mutex<VecDeque<Opening>>,
-    pub(crate) asked: Mutex<Vec<Option<Position>>>,
+    pub(crate) requested_positions: Mutex<Vec<Option<Position>>>,
     /// The plan and the batch size of each opening.
     pub(crate) plans: Mutex<Vec<(Plan, BatchSize)>>,
     pub(crate) oldest: Option<ClusterTime>,
     /// The number of calls of `current_time`, which returns that number, so that time passes.
-    pub(crate) time_asked: AtomicU32,
+    pub(crate) time_requests: AtomicU32,
     /// The duration of a call of `current_time`.
-    pub(crate) time_takes: Duration,
+    pub(crate) time_delay: Duration,
     /// `true` to make `current_time` fail.
     pub(crate) time_fails: bool,
     /// The replica set names that `facts` returns one after the other, and "" after the last.
     pub(crate) set_names: Mutex<VecDeque<&'static str>>,
     /// The number of calls of `facts`.
-    pub(crate) facts_asked: AtomicU32,
+    pub(crate) facts_requests: AtomicU32,
     /// The duration of a call of `facts`.
-    pub(crate) facts_take: Duration,
+    pub(crate) facts_delay: Duration,
     /// The number of calls of `facts` that fail, from the first on.
-    pub(crate) facts_fail: u32,
+    pub(crate) failing_facts_requests: u32,
     /// The result of `has_no_events`.
-    pub(crate) quiet: bool,
+    pub(crate) has_no_events: bool,
 }
 
 impl ScriptedSource {
@@ -72,12 +72,12 @@ impl ScriptedSource {
         }
     }
 
-    pub(crate) fn facts_asked(&self) -> u32 {
-        self.facts_asked.load(Ordering::Relaxed)
+    pub(crate) fn facts_requests(&self) -> u32 {
+        self.facts_requests.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn time_asked(&self) -> u32 {
-        self.time_asked.load(Ordering::Relaxed)
+    pub(crate) fn time_requests(&self) -> u32 {
+        self.time_requests.load(Ordering::Relaxed)
     }
 
     pub(crate) fn batch_sizes(&self) -> Vec<BatchSize> {
@@ -85,8 +85,8 @@ impl ScriptedSource {
         plans.iter().map(|(_, batch_size)| *batch_size).collect()
     }
 
-    pub(crate) fn asked(&self) -> Vec<Option<Position>> {
-        self.asked.lock().unwrap().clone()
+    pub(crate) fn requested_positions(&self) -> Vec<Option<Position>> {
+        self.requested_positions.lock().unwrap().clone()
     }
 }
 
@@ -99,7 +99,7 @@ impl Source for ScriptedSource {
         at: Option<&'a Position>,
         batch_size: BatchSize,
     ) -> BoxFuture<'a, Result<Box<dyn Cursor>, SourceError>> {
-        self.asked.lock().unwrap().push(at.cloned());
+        self.requested_positions.lock().unwrap().push(at.cloned());
         self.plans.lock().unwrap().push((plan.clone(), batch_size));
         let opening = self.openings.lock().unwrap().pop_front();
         Box::pin(async move {
@@ -117,17 +117,17 @@ impl Source for ScriptedSource {
     }
 
     fn current_time(&self) -> BoxFuture<'_, Result<Option<ClusterTime>, SourceError>> {
-        let asked = self.time_asked.fetch_add(1, Ordering::Relaxed) + 1;
+        let requests = self.time_requests.fetch_add(1, Ordering::Relaxed) + 1;
         Box::pin(async move {
             // A suspension point, as a request has, so that other callers can run meanwhile.
             tokio::task::yield_now().await;
-            if !self.time_takes.is_zero() {
-                tokio::time::sleep(self.time_takes).await;
+            if !self.time_delay.is_zero() {
+                tokio::time::sleep(self.time_delay).await;
             }
             if self.time_fails {
                 return Err(SourceError::new(Failure::Transient, "scripted"));
             }
-            Ok(Some(at(asked)))
+            Ok(Some(at(requests)))
         })
     }
 
@@ -137,17 +137,17 @@ impl Source for ScriptedSource {
         _at: &'a Position,
         _until: ClusterTime,
     ) -> BoxFuture<'a, Result<bool, SourceError>> {
-        Box::pin(async { Ok(self.quiet) })
+        Box::pin(async { Ok(self.has_no_events) })
     }
 
     fn facts(&self) -> BoxFuture<'_, Result<ServerFacts, SourceError>> {
-        let asked = self.facts_asked.fetch_add(1, Ordering::Relaxed) + 1;
+        let requests = self.facts_requests.fetch_add(1, Ordering::Relaxed) + 1;
         Box::pin(async move {
             tokio::task::yield_now().await;
-            if !self.facts_take.is_zero() {
-                tokio::time::sleep(self.facts_take).await;
+            if !self.facts_delay.is_zero() {
+                tokio::time::sleep(self.facts_delay).await;
             }
-            if asked <= self.facts_fail {
+            if requests <= self.failing_facts_requests {
                 return Err(SourceError::new(Failure::Transient, "scripted"));
             }
             let set_name = self.set_names.lock().unwrap().pop_front();

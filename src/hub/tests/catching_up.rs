@@ -50,7 +50,11 @@ async fn a_token_in_the_ring_joins_the_ring_without_a_catch_up() {
         let mut back = Client::open(&hub, &resumed(request(), token)).await;
         assert_eq!(events(back.see_all().await), named(rest), "after {name}");
     }
-    assert_eq!(source.asked(), [None], "no catch-up stream was opened");
+    assert_eq!(
+        source.requested_positions(),
+        [None],
+        "no catch-up stream was opened"
+    );
 }
 
 /// A position between two events is identified by the event before it, whichever replica made the token.
@@ -72,7 +76,7 @@ async fn a_progress_token_joins_after_its_anchor_event() {
     );
     let mut back = Client::open(&hub, &resumed(request(), between)).await;
     assert_eq!(events(back.see_all().await), named(&["b"]));
-    assert_eq!(source.asked(), [None]);
+    assert_eq!(source.requested_positions(), [None]);
 }
 
 /// By its own place, never silently from now.
@@ -93,7 +97,7 @@ async fn an_older_token_catches_up_and_joins_at_the_same_event() {
     let token = token_context(&watch(request())).encode(&after("a", 1), None, None);
     let mut back = Client::open(&hub, &resumed(request(), token)).await;
     assert_eq!(events(back.see_all().await), named(&["b", "c", "d", "e"]));
-    assert_eq!(source.asked(), [None, Some(after("a", 1))]);
+    assert_eq!(source.requested_positions(), [None, Some(after("a", 1))]);
     settle().await;
     assert_eq!(
         metric(&hub, "weir_catch_ups"),
@@ -121,7 +125,11 @@ async fn a_token_of_another_filter_resumes_right_after_its_event() {
     );
     assert!(!back.watcher.start_position().opened_by_time);
     assert_eq!(events(back.see_all().await), named(&["b", "c"]));
-    assert_eq!(source.asked(), [None, Some(after("a", 1))], "never by time");
+    assert_eq!(
+        source.requested_positions(),
+        [None, Some(after("a", 1))],
+        "never by time"
+    );
     settle().await;
     assert_eq!(metric(&hub, "weir_catch_ups"), 0.0);
 }
@@ -140,14 +148,14 @@ async fn a_token_that_no_stream_finds_is_resumed_by_its_time() {
     assert!(back.watcher.start_position().opened_by_time);
     assert_eq!(events(back.see_all().await), named(&["b"]));
     let asked = [None, Some(after("a", 1)), Some(Position::Time(at(1)))];
-    assert_eq!(source.asked(), asked);
+    assert_eq!(source.requested_positions(), asked);
 }
 
 /// On a quiet collection no event comes at which the catch-up could join.
 #[tokio::test(start_paused = true)]
 async fn a_catch_up_of_a_quiet_collection_joins_once_mongodb_confirms_that_nothing_is_left() {
     let source = Arc::new(ScriptedSource {
-        quiet: true,
+        has_no_events: true,
         ..ScriptedSource::of([cursor(vec![quiet("t0", 9)]), cursor(vec![quiet("t1", 9)])])
     });
     let hub = hub(&source);
@@ -159,7 +167,7 @@ async fn a_catch_up_of_a_quiet_collection_joins_once_mongodb_confirms_that_nothi
     // The ring knows its history now: other watches with that token need no catch-up.
     let mut another = Client::open(&hub, &resumed(request(), token)).await;
     assert_eq!(another.see_all().await, [Seen::Stage(Stage::Live)]);
-    assert_eq!(source.asked(), [None, Some(after("a", 1))]);
+    assert_eq!(source.requested_positions(), [None, Some(after("a", 1))]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -213,7 +221,7 @@ async fn a_catch_up_that_gave_up_resumes_from_the_position_it_reached() {
         token: super::token("q2"),
         time: at(6),
     };
-    let asked = source.asked();
+    let asked = source.requested_positions();
     assert_eq!(asked[1..3], [Some(after("a", 1)), Some(after("a", 1))]);
     assert_eq!(asked[3], Some(further));
     assert_eq!(events(seen), named(&["b"]));
@@ -286,7 +294,11 @@ async fn a_start_time_before_the_oldest_oplog_entry_is_rejected_without_opening_
     };
     let error = hub(&source).subscribe(&watch(started)).await.unwrap_err();
     assert_eq!(error.reason(), "RESUME_TOKEN_EXPIRED");
-    assert_eq!(source.asked(), [None], "the feed's own, from now");
+    assert_eq!(
+        source.requested_positions(),
+        [None],
+        "the feed's own, from now"
+    );
 }
 
 /// The watch has started, so it reports the outage and waits, like a live watch.

@@ -24,7 +24,7 @@ async fn a_lost_cursor_is_opened_again_right_after_the_last_event() {
             Seen::Stage(Stage::Live),
         ]
     );
-    assert_eq!(source.asked(), [None, Some(after("a", 1))]);
+    assert_eq!(source.requested_positions(), [None, Some(after("a", 1))]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -40,7 +40,7 @@ async fn a_quiet_stream_is_opened_again_at_its_newest_position() {
         token: token("t1"),
         time: at(5),
     };
-    assert_eq!(source.asked(), [None, Some(place)]);
+    assert_eq!(source.requested_positions(), [None, Some(place)]);
 }
 
 /// Attempts are spaced out, and their number is bounded by the grace period.
@@ -60,7 +60,7 @@ async fn an_outage_ends_the_watch_after_the_grace_period() {
         ]
     );
     assert!(lost.elapsed() >= GRACE && lost.elapsed() < GRACE + Duration::from_secs(1));
-    let attempts = source.asked().len();
+    let attempts = source.requested_positions().len();
     assert!(
         (10..40).contains(&attempts),
         "{attempts} attempts in {GRACE:?}"
@@ -80,9 +80,9 @@ async fn a_stream_that_opens_but_fails_every_read_ends_after_the_grace_period() 
     assert_eq!(seen.last(), Some(&Seen::Ended("UPSTREAM_UNAVAILABLE")));
     assert!(lost.elapsed() >= GRACE);
     assert!(
-        source.asked().len() < 40,
+        source.requested_positions().len() < 40,
         "{} attempts",
-        source.asked().len()
+        source.requested_positions().len()
     );
 }
 
@@ -108,7 +108,10 @@ async fn a_token_that_is_not_found_again_is_resumed_by_its_time() {
             event_named("c")
         ]
     );
-    assert_eq!(source.asked(), [None, Some(Position::Time(at(2)))]);
+    assert_eq!(
+        source.requested_positions(),
+        [None, Some(Position::Time(at(2)))]
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -121,7 +124,11 @@ async fn a_position_that_is_lost_by_token_and_by_time_ends_the_watch_at_once() {
     let mut client = Client::open(&hub, &watch(request())).await;
     let seen = client.see(9).await;
     assert_eq!(seen.last(), Some(&Seen::Ended("RESUME_TOKEN_EXPIRED")));
-    assert_eq!(source.asked().len(), 2, "one attempt by time, never a loop");
+    assert_eq!(
+        source.requested_positions().len(),
+        2,
+        "one attempt by time, never a loop"
+    );
 }
 
 /// History that is gone is said once.
@@ -137,7 +144,7 @@ async fn lost_history_ends_the_watch_without_another_attempt() {
         client.see(9).await.last(),
         Some(&Seen::Ended("RESUME_TOKEN_EXPIRED"))
     );
-    assert_eq!(source.asked().len(), 1);
+    assert_eq!(source.requested_positions().len(), 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -151,7 +158,7 @@ async fn permanent_failures_end_the_watch_with_their_own_reason() {
         let hub = hub(&source);
         let mut client = Client::open(&hub, &watch(request())).await;
         assert_eq!(client.see(9).await.last(), Some(&Seen::Ended(reason)));
-        assert_eq!(source.asked().len(), 1, "{failure:?}");
+        assert_eq!(source.requested_positions().len(), 1, "{failure:?}");
     }
 }
 
@@ -161,7 +168,7 @@ async fn a_failure_to_open_is_reported_to_the_client_at_once() {
     let source = ScriptedSource::new([Opening::Fail(Failure::Transient)]);
     let error = hub(&source).subscribe(&watch(request())).await.unwrap_err();
     assert_eq!(error.reason(), "UPSTREAM_UNAVAILABLE");
-    assert_eq!(source.asked().len(), 1);
+    assert_eq!(source.requested_positions().len(), 1);
 }
 
 /// Some servers close the cursor of a dropped collection without an `invalidate`.
@@ -177,7 +184,7 @@ async fn a_cursor_that_is_closed_without_an_error_is_opened_again() {
     let mut client = Client::open(&hub, &watch(request())).await;
     let seen = client.see(4).await;
     assert!(seen.contains(&event_named("b")), "{seen:?}");
-    assert_eq!(source.asked(), [None, Some(after("a", 1))]);
+    assert_eq!(source.requested_positions(), [None, Some(after("a", 1))]);
 }
 
 fn dropped() -> Batch {
@@ -234,7 +241,7 @@ async fn a_watch_that_continues_starts_after_the_invalidate() {
         token: token("gone"),
         time: at(8),
     };
-    assert_eq!(source.asked(), [None, Some(place)]);
+    assert_eq!(source.requested_positions(), [None, Some(place)]);
 }
 
 /// A resume by the time of an `invalidate` would return the same `invalidate` again.
@@ -252,7 +259,7 @@ async fn an_invalidate_that_is_not_found_again_ends_the_watch_at_once() {
     let mut client = Client::open(&hub, &watch(on)).await;
     let seen = client.see(9).await;
     assert_eq!(seen.last(), Some(&Seen::Ended("RESUME_TOKEN_EXPIRED")));
-    assert_eq!(source.asked().len(), 2);
+    assert_eq!(source.requested_positions().len(), 2);
 }
 
 #[tokio::test(start_paused = true)]
@@ -317,7 +324,7 @@ async fn a_position_that_is_lost_again_after_a_resume_by_time_ends_the_watch() {
     let mut client = Client::open(&hub, &watch(request())).await;
     let seen = client.see(9).await;
     assert_eq!(seen.last(), Some(&Seen::Ended("RESUME_TOKEN_EXPIRED")));
-    let attempts = source.asked().len();
+    let attempts = source.requested_positions().len();
     assert!(attempts < 6, "{attempts} attempts");
 }
 
@@ -334,7 +341,10 @@ async fn a_position_that_was_resumed_by_time_is_so_again_after_a_temporary_failu
     let seen = client.see(5).await;
     assert!(seen.contains(&event_named("b")), "{seen:?}");
     let by_time = Some(Position::Time(at(1)));
-    assert_eq!(source.asked(), [None, by_time.clone(), by_time]);
+    assert_eq!(
+        source.requested_positions(),
+        [None, by_time.clone(), by_time]
+    );
 }
 
 /// The credentials were accepted before, so the failure may be temporary.
@@ -359,9 +369,9 @@ async fn a_failed_login_is_retried_for_the_grace_period() {
     let seen = client.see(9).await;
     assert_eq!(seen.last(), Some(&Seen::Ended("UPSTREAM_UNAVAILABLE")));
     assert!(
-        source.asked().len() < 40,
+        source.requested_positions().len() < 40,
         "{} attempts",
-        source.asked().len()
+        source.requested_positions().len()
     );
 }
 

@@ -35,7 +35,7 @@ async fn equal_watches_share_a_stream_and_each_event_reaches_all_of_them() {
         let seen = client.see(3).await;
         assert!(seen.contains(&event_named("b")), "{seen:?}");
     }
-    assert_eq!(source.asked(), [None], "one stream for both");
+    assert_eq!(source.requested_positions(), [None], "one stream for both");
     assert_eq!(metric(&hub, "weir_feeds"), 1.0);
 }
 
@@ -68,7 +68,7 @@ async fn a_watch_from_now_gets_no_event_from_before_its_start() {
 #[tokio::test(start_paused = true)]
 async fn a_watch_from_now_gets_events_that_come_while_it_starts() {
     let source = Arc::new(ScriptedSource {
-        time_takes: Duration::from_secs(1),
+        time_delay: Duration::from_secs(1),
         ..ScriptedSource::of([cursor(vec![quiet("t0", 0), batch(&[insert("a", 3)])])])
     });
     let hub = hub(&source);
@@ -110,7 +110,7 @@ async fn feed_mode_auto_shares_once_a_scope_has_enough_dedicated_feeds() {
         clients.push(client);
     }
     assert_eq!(
-        source.asked().len(),
+        source.requested_positions().len(),
         3,
         "two dedicated feeds and a shared one"
     );
@@ -121,7 +121,7 @@ async fn feed_mode_auto_shares_once_a_scope_has_enough_dedicated_feeds() {
     let asked = watch(only(OperationType::Insert, FeedMode::Shared));
     let shared = Client::open(&hub, &asked).await;
     assert_eq!(shared.watcher.mode(), Mode::Shared);
-    assert_eq!(source.asked().len(), 4);
+    assert_eq!(source.requested_positions().len(), 4);
     // Another scope has its own count.
     let other = pb::WatchRequest {
         operations: vec![OperationType::Insert.into()],
@@ -155,7 +155,7 @@ async fn a_shared_feed_gives_each_watch_its_own_events() {
         [event_named("a"), event_named("b")]
     );
     assert_eq!(events(updates.see_all().await), [event_named("u")]);
-    assert_eq!(source.asked().len(), 1);
+    assert_eq!(source.requested_positions().len(), 1);
     assert_eq!(metric(&hub, "weir_events_filtered_total"), 0.0);
 }
 
@@ -171,7 +171,7 @@ async fn the_feed_limit_is_reported_by_name_and_idle_feeds_make_room() {
     // An idle feed makes room for another one at once.
     drop(first);
     let _third = Client::open(&hub, &watch(of("c"))).await;
-    assert_eq!(source.asked().len(), 3);
+    assert_eq!(source.requested_positions().len(), 3);
     drop(second);
     hub.close().await;
     assert_eq!(metric(&hub, "weir_feeds"), 0.0);
@@ -186,13 +186,13 @@ async fn a_feed_outlives_its_last_watch_by_the_linger_time() {
     tokio::time::sleep(linger / 2).await;
     // A watch that comes meanwhile joins it, and the linger time starts again when that leaves.
     drop(Client::open(&hub, &watch(request())).await);
-    assert_eq!(source.asked().len(), 1);
+    assert_eq!(source.requested_positions().len(), 1);
     tokio::time::sleep(linger * 3 / 4).await;
     assert_eq!(metric(&hub, "weir_feeds"), 1.0);
     tokio::time::sleep(linger).await;
     assert_eq!(metric(&hub, "weir_feeds"), 0.0);
     drop(Client::open(&hub, &watch(request())).await);
-    assert_eq!(source.asked().len(), 2);
+    assert_eq!(source.requested_positions().len(), 2);
 }
 #[tokio::test]
 async fn a_watch_that_joins_while_the_last_one_leaves_is_served() {
@@ -228,7 +228,7 @@ async fn a_failure_to_open_is_shared_by_all_waiting_watches_and_then_retried() {
     for refused in [one, two] {
         assert_eq!(refused.unwrap_err().reason(), "UPSTREAM_ACCESS_DENIED");
     }
-    assert_eq!(source.asked().len(), 1, "one attempt");
+    assert_eq!(source.requested_positions().len(), 1, "one attempt");
     tokio::task::yield_now().await;
     assert!(hub.subscribe(&wanted).await.is_ok());
 }
@@ -255,8 +255,8 @@ async fn a_deployment_without_a_name_is_rejected_until_it_has_one() {
 #[tokio::test(start_paused = true)]
 async fn watches_that_start_together_fail_together_while_mongodb_does_not_answer() {
     let source = Arc::new(ScriptedSource {
-        facts_take: Duration::from_secs(10),
-        facts_fail: u32::MAX,
+        facts_delay: Duration::from_secs(10),
+        failing_facts_requests: u32::MAX,
         ..ScriptedSource::of([])
     });
     let unnamed = HubSettings {

@@ -70,7 +70,7 @@ async fn events_before_an_undeliverable_event_are_delivered() {
         // The last position is right before the event, and was described once. The stream is readable after
         // the event.
         assert_eq!(
-            source.asked(),
+            source.requested_positions(),
             [
                 None,
                 Some(after("a", 1)),
@@ -134,7 +134,7 @@ async fn an_undeliverable_event_is_not_described_unless_it_is_certain() {
         read_to_end(&mut client).await;
         let undeliverable = undeliverable(end_of(&mut client).await);
         assert!(undeliverable.time.is_none() && undeliverable.next_token.is_none());
-        assert_eq!(source.asked().len(), expected);
+        assert_eq!(source.requested_positions().len(), expected);
     }
 }
 
@@ -159,7 +159,7 @@ async fn an_undeliverable_event_that_cannot_be_read_is_reported_without_details(
         let undeliverable = undeliverable(end_of(&mut client).await);
         assert_eq!(undeliverable.after, Some(at(1)));
         assert!(undeliverable.time.is_none() && undeliverable.next_token.is_none());
-        assert_eq!(source.asked().len(), 3);
+        assert_eq!(source.requested_positions().len(), 3);
     }
 }
 
@@ -213,7 +213,7 @@ async fn the_undeliverable_event_is_found_after_events_that_a_filter_rejects() {
     assert_eq!(plans[4].0, plans[0].0);
     assert_eq!(plans[2].0.change_stream, plans[0].0.change_stream);
     assert!(plans[3].0.change_stream.is_empty());
-    assert_eq!(source.asked()[3], Some(after("b", 2)));
+    assert_eq!(source.requested_positions()[3], Some(after("b", 2)));
 }
 
 /// A failure that does not repeat was not caused by an event.
@@ -274,7 +274,7 @@ async fn events_before_an_undeliverable_event_in_the_first_reply_are_delivered()
         [event_named("b"), Seen::Ended("UPSTREAM_EVENT_TOO_LARGE")]
     );
     assert_eq!(undeliverable(end_of(&mut client).await).time, Some(at(3)));
-    let asked = source.asked();
+    let asked = source.requested_positions();
     assert_eq!(
         asked[1..],
         [

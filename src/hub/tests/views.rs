@@ -172,7 +172,7 @@ async fn no_two_views_mix_on_a_shared_stream() {
         let own = (2_000..3_000).filter(|it| it % TENANTS == *tenant);
         assert_eq!(names, own.map(|it| it.to_string()).collect::<Vec<_>>());
     }
-    assert_eq!(source.asked(), [None], "one stream for all");
+    assert_eq!(source.requested_positions(), [None], "one stream for all");
 }
 
 /// The same while they catch up, each from its own place, and when they join the ring.
@@ -201,7 +201,7 @@ async fn no_two_views_mix_during_catch_ups() {
         assert_eq!(names, own.map(|it| it.to_string()).collect::<Vec<_>>());
     }
     assert!(
-        source.asked().len() > views.len(),
+        source.requested_positions().len() > views.len(),
         "each watch caught up by itself"
     );
 }
@@ -276,7 +276,7 @@ async fn refused(
     match hub.subscribe(&watch_in(request, view.clone())).await {
         Ok(_) => None,
         Err(error) => {
-            assert!(source.asked().is_empty(), "MongoDB was asked");
+            assert!(source.requested_positions().is_empty(), "MongoDB was asked");
             Some(format!("{}: {error}", error.reason()))
         }
     }

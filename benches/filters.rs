@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use bson::{Bson, doc};
 use tokio::time::Instant;
-use weir::plan::Subject;
-use weir::plan::{Condition, FilterIndex, Judge, MissingImage, Operation, Predicate, Residual};
+use weir::plan::EventFields;
+use weir::plan::{Condition, Evaluator, FilterIndex, MissingImage, Operation, Predicate, Residual};
 
 /// The minimum duration of each measurement.
 const LONG_ENOUGH: Duration = Duration::from_millis(500);
@@ -25,7 +25,7 @@ fn residual(number: i32) -> Residual {
         }),
         missing_image: MissingImage::Deliver,
         pre_images: false,
-        guard: None,
+        row_filter: None,
     }
 }
 
@@ -51,14 +51,14 @@ fn event(number: i32) -> Vec<u8> {
 }
 
 /// Nanoseconds per event.
-fn measure(events: &[Vec<u8>], mut pass: impl FnMut(&Subject<'_>) -> u64) -> f64 {
+fn measure(events: &[Vec<u8>], mut pass: impl FnMut(&EventFields<'_>) -> u64) -> f64 {
     let mut best = f64::INFINITY;
     for _ in 0..RUNS {
         let start = Instant::now();
         let (mut seen, mut passed) = (0_u64, 0_u64);
         while start.elapsed() < LONG_ENOUGH {
             for event in events {
-                let subject = Subject::read(Operation::Insert, black_box(event));
+                let subject = EventFields::read(Operation::Insert, black_box(event));
                 passed += pass(&subject);
                 seen += 1;
             }
@@ -94,11 +94,11 @@ fn main() {
             passed
         });
 
-        let judges: Vec<Judge> = residuals.iter().map(Judge::new).collect();
+        let judges: Vec<Evaluator> = residuals.iter().map(Evaluator::new).collect();
         let each = measure(&events, |subject| {
             judges
                 .iter()
-                .filter(|judge| black_box(judge.judge(subject)).is_some())
+                .filter(|judge| black_box(judge.evaluate(subject)).is_some())
                 .count() as u64
         });
         println!("{count:>8} {indexed:>16.0} {each:>16.0}");

@@ -19,7 +19,8 @@ use random::{Asked, Change, Scenario};
 use streams::{Streams, name_of, operation_of};
 use support::Database;
 use weir::plan::{
-    Crossing, FilterIndex, Judge, Operation, Plan, Predicate, Residual, Subject, View, Watch,
+    Evaluator, EventFields, FilterIndex, MatchTransition, Operation, Plan, Predicate, Residual,
+    View, Watch,
 };
 
 /// The number of filters per scenario.
@@ -29,12 +30,12 @@ const ASKED_IN_A_SCENARIO: usize = 12;
 type Passed = BTreeSet<(String, i32)>;
 
 fn passed(residual: &Residual, events: &[Document]) -> Passed {
-    let judge = Judge::new(residual);
+    let judge = Evaluator::new(residual);
     let mut passed = Passed::new();
     for event in events {
         let bytes = event.to_vec().expect("an event is BSON");
-        let subject = Subject::read(operation_of(event), &bytes);
-        if let Some(crossing) = judge.judge(&subject) {
+        let subject = EventFields::read(operation_of(event), &bytes);
+        if let Some(crossing) = judge.evaluate(&subject) {
             passed.insert((name_of(event), crossing.to_pb() as i32));
         }
     }
@@ -84,7 +85,7 @@ async fn disagreement(database: &Database, scenario: &Scenario) -> Result<(), St
             shared = Some(streams.events(&Plan::shared(&watch)).await);
         }
         let shared = shared.as_deref().unwrap_or_default();
-        let residual = Residual::of(&watch);
+        let residual = Residual::full(&watch);
         let judged = passed(&residual, shared);
 
         let explain = |what: &str, theirs: &Passed, ours: &Passed| {
@@ -118,24 +119,24 @@ async fn disagreement(database: &Database, scenario: &Scenario) -> Result<(), St
             let what = "MongoDB / the judge differ in what passes:";
             return Err(explain(what, &delivered, &judged));
         }
-        let beyond = Residual::beyond(&watch);
+        let beyond = Residual::for_dedicated(&watch);
         let rest = passed(&beyond, &dedicated);
         if names(&rest) != names(&judged) || (!beyond.passes_everything() && rest != judged) {
             let what = "the rest on a dedicated feed / the whole on a shared one differ:";
             return Err(explain(what, &rest, &judged));
         }
         index.insert(number, &residual);
-        one_by_one.push(Judge::new(&residual));
+        one_by_one.push(Evaluator::new(&residual));
     }
     for event in shared.iter().flatten() {
         let bytes = event.to_vec().expect("an event is BSON");
-        let subject = Subject::read(operation_of(event), &bytes);
-        let mut found: Vec<(usize, Crossing)> = Vec::new();
+        let subject = EventFields::read(operation_of(event), &bytes);
+        let mut found: Vec<(usize, MatchTransition)> = Vec::new();
         index.matches(&subject, |key, crossing| found.push((key, crossing)));
         found.sort_by_key(|(key, _)| *key);
-        let expected: Vec<(usize, Crossing)> = (0..)
+        let expected: Vec<(usize, MatchTransition)> = (0..)
             .zip(&one_by_one)
-            .filter_map(|(key, judge)| Some((key, judge.judge(&subject)?)))
+            .filter_map(|(key, judge)| Some((key, judge.evaluate(&subject)?)))
             .collect();
         if found != expected {
             return Err(format!(
@@ -180,15 +181,15 @@ fn random_filters_pass_some_events_and_not_others() {
             .expect("a scenario");
         for asked in &scenario.asked {
             let watch = asked.watch("d", "c", &scenario);
-            let judge = Judge::new(&Residual::of(&watch));
+            let judge = Evaluator::new(&Residual::full(&watch));
             for change in &scenario.changes {
                 if let Change::Insert(document) = change {
                     let id = document.get("_id").cloned().unwrap_or(Bson::Null);
                     let event = doc! {"documentKey": {"_id": id}, "fullDocument": document};
                     let bytes = event.to_vec().expect("BSON");
-                    let subject = Subject::read(Operation::Insert, &bytes);
+                    let subject = EventFields::read(Operation::Insert, &bytes);
                     all += 1;
-                    passing += u32::from(judge.judge(&subject).is_some());
+                    passing += u32::from(judge.evaluate(&subject).is_some());
                 }
             }
         }
@@ -233,8 +234,8 @@ impl Asked {
         watch.missing_image = self.missing_image;
         watch.filter = Some(self.filter.clone());
         watch.view = Arc::new(View {
-            guard: self.guard.clone(),
-            ..View::whole()
+            row_filter: self.guard.clone(),
+            ..View::unrestricted()
         });
         watch
     }

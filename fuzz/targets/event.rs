@@ -6,7 +6,7 @@ use prost::Message as _;
 use serde_json::Value as Json;
 use weir::{
     pb,
-    plan::{Audience, Format, Hidden, Operation, View},
+    plan::{FieldMask, Format, Operation, TokenAudience, View},
     raw::{ElementType, Elements},
     source::Event,
     wire::{self, RenderOptions},
@@ -98,11 +98,11 @@ pub fn check(raw: &[u8]) {
 /// Hides most names of the fixtures, and checks that no document of the event has one at its top level.
 fn check_field_mask(raw: &[u8], event: &Event, format: Format) {
     const NAMES: [&str; 5] = ["text", "document.a", "a", "_id", "x"];
-    let hidden = Hidden::new(NAMES.map(str::to_owned)).expect("they are paths");
+    let hidden = FieldMask::new(NAMES.map(str::to_owned)).expect("they are paths");
     let view = View {
-        hidden,
-        audience: Some(Audience([3; 8])),
-        guard: None,
+        field_mask: hidden,
+        token_audience: Some(TokenAudience([3; 8])),
+        row_filter: None,
     };
     let change = encoded_for(raw, event, format, &view);
     if format == Format::Bson {
@@ -122,7 +122,7 @@ fn check_field_mask(raw: &[u8], event: &Event, format: Format) {
 }
 
 fn encoded(raw: &[u8], event: &Event, format: Format) -> pb::ChangeEvent {
-    encoded_for(raw, event, format, &View::whole())
+    encoded_for(raw, event, format, &View::unrestricted())
 }
 
 fn encoded_for(raw: &[u8], event: &Event, format: Format, view: &View) -> pb::ChangeEvent {

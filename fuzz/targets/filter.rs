@@ -6,8 +6,8 @@ use prost::Message as _;
 use weir::{
     pb,
     plan::{
-        BeforeChange, Crossing, FilterIndex, Judge, MissingImage, Operation, RequestLimits,
-        Residual, Subject, Watch,
+        BeforeChange, Evaluator, EventFields, FilterIndex, MatchTransition, MissingImage,
+        Operation, RequestLimits, Residual, Watch,
     },
 };
 
@@ -32,29 +32,29 @@ pub fn run(data: &[u8]) {
     for (key, residual) in residuals.iter().enumerate() {
         index.insert(key, residual);
     }
-    let judges: Vec<Judge> = residuals.iter().map(Judge::new).collect();
+    let judges: Vec<Evaluator> = residuals.iter().map(Evaluator::new).collect();
     compare(&mut index, &judges, input.0);
     // The remaining filters are still found.
     for key in (0..judges.len()).step_by(2) {
         index.remove(key);
     }
     for operation in Operation::DOCUMENT {
-        let subject = Subject::read(operation, input.0);
+        let subject = EventFields::read(operation, input.0);
         index.matches(&subject, |key, _| assert!(key % 2 == 1));
     }
 }
 
-fn compare(index: &mut FilterIndex<usize>, judges: &[Judge], event: &[u8]) {
+fn compare(index: &mut FilterIndex<usize>, judges: &[Evaluator], event: &[u8]) {
     for operation in Operation::ALL {
-        let subject = Subject::read(operation, event);
-        let mut found: BTreeMap<usize, Crossing> = BTreeMap::new();
+        let subject = EventFields::read(operation, event);
+        let mut found: BTreeMap<usize, MatchTransition> = BTreeMap::new();
         index.matches(&subject, |key, crossing| {
             assert!(found.insert(key, crossing).is_none(), "found twice");
         });
-        let judged: BTreeMap<usize, Crossing> = judges
+        let judged: BTreeMap<usize, MatchTransition> = judges
             .iter()
             .enumerate()
-            .filter_map(|(key, judge)| Some((key, judge.judge(&subject)?)))
+            .filter_map(|(key, judge)| Some((key, judge.evaluate(&subject)?)))
             .collect();
         assert_eq!(found, judged, "{operation:?}");
     }
@@ -86,7 +86,7 @@ fn residuals(request: &pb::WatchRequest) -> Vec<Residual> {
     requests
         .filter_map(|(request, &(missing_image, before_change))| {
             let watch = Watch::from_request(request, &limits).ok()?;
-            Some(Residual::of(&Watch {
+            Some(Residual::full(&Watch {
                 missing_image,
                 before_change,
                 ..watch

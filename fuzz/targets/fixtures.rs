@@ -21,7 +21,7 @@ pub fn token_context() -> TokenContext {
         scope: Scope::Deployment,
         change_stream: Document::new(),
         stages: Vec::new(),
-        asked: None,
+        operations: None,
     };
     TokenContext::new("rs0", &plan)
 }

@@ -8,7 +8,7 @@ use weir::{
     error::Error,
     pb,
     plan::{
-        FieldViolation, FilterIndex, Judge, MAX_VIOLATIONS, Plan, RequestError, RequestLimits,
+        Evaluator, FieldViolation, FilterIndex, MAX_VIOLATIONS, Plan, RequestError, RequestLimits,
         Residual, Watch,
     },
 };
@@ -43,11 +43,11 @@ pub fn run(data: &[u8]) {
             let bytes = stage.to_vec().expect("a stage is BSON");
             assert!(bytes.len() < 16 << 20, "a stage of {} bytes", bytes.len());
         }
-        let _ = plan.unnarrowed();
+        let _ = plan.unfiltered();
     }
-    for residual in [Residual::of(&watch), Residual::beyond(&watch)] {
+    for residual in [Residual::full(&watch), Residual::for_dedicated(&watch)] {
         assert_eq!(residual.key(), residual.clone().key());
-        let _ = Judge::new(&residual);
+        let _ = Evaluator::new(&residual);
         let mut index = FilterIndex::new();
         index.insert(1, &residual);
         index.remove(1);

@@ -4,7 +4,7 @@ use std::sync::{Arc, LazyLock};
 
 use bytes::Bytes;
 use weir::{
-    plan::Audience,
+    plan::TokenAudience,
     source::{ClusterTime, Position},
     wire::{Anchor, ResumeToken, TokenContext, TokenKeys},
 };
@@ -25,7 +25,7 @@ static KEYS: LazyLock<Arc<TokenKeys>> = LazyLock::new(|| {
 /// The audience of a token, and whether it is encrypted.
 #[derive(Clone, Copy)]
 struct TokenOptions {
-    audience: Option<Audience>,
+    audience: Option<TokenAudience>,
     encrypted: bool,
 }
 
@@ -63,7 +63,7 @@ pub fn run(data: &[u8]) {
     });
     let (at, flips) = (input.number() as usize, input.number());
     let options = TokenOptions {
-        audience: (kind & 16 != 0).then_some(Audience(at.to_le_bytes())),
+        audience: (kind & 16 != 0).then_some(TokenAudience(at.to_le_bytes())),
         encrypted: kind & 32 != 0,
     };
     let mut token = input.0.to_vec();
@@ -160,7 +160,10 @@ pub fn seeds() -> Vec<(&'static str, Vec<u8>)> {
         audience,
         encrypted,
     };
-    let (all, some) = (options(None, false), options(Some(Audience([9; 8])), false));
+    let (all, some) = (
+        options(None, false),
+        options(Some(TokenAudience([9; 8])), false),
+    );
     let (all_encrypted, some_encrypted) = (options(None, true), options(some.audience, true));
     let encoded = |position, anchor, options| encode_and_decode(position, anchor, options).to_vec();
     vec![

@@ -29,7 +29,7 @@ use crate::{
         subscriber::Subscriber,
     },
     metrics::Stage,
-    plan::{Judge, Plan, Residual, Subject},
+    plan::{Evaluator, EventFields, Plan, Residual},
     source::{Batch, BatchSize, ClusterTime, Position, SourceError},
     wire::{Anchor, TokenContext},
 };
@@ -119,7 +119,7 @@ struct CatchUp {
     queue: Arc<CatchUpQueue>,
     spec: CatchUpSpec,
     /// Evaluates `spec.residual`. `None`: every event matches.
-    evaluator: Option<Judge>,
+    evaluator: Option<Evaluator>,
     /// The position after the last event.
     last: Option<Position>,
     /// The position after the last event that matched.
@@ -178,7 +178,8 @@ impl RunningCatchUp {
         if let Some(reason) = reason {
             queue.push(QueueItem::Stage(Stage::CatchingUp, reason));
         }
-        let evaluator = (!spec.residual.passes_everything()).then(|| Judge::new(&spec.residual));
+        let evaluator =
+            (!spec.residual.passes_everything()).then(|| Evaluator::new(&spec.residual));
         let catch_up = CatchUp {
             hub: Arc::clone(hub),
             feed: Arc::clone(feed),
@@ -439,17 +440,17 @@ impl CatchUp {
     /// Asks MongoDB for the events between a position and a time.
     async fn remaining(&self, at: &Position, until: ClusterTime) -> Result<Remaining, SourceError> {
         let source = &self.hub.source;
-        let unnarrowed = self.spec.shared_plan.unnarrowed();
-        if source.has_no_events(&unnarrowed, at, until).await? {
+        let unfiltered = self.spec.shared_plan.unfiltered();
+        if source.has_no_events(&unfiltered, at, until).await? {
             return Ok(Remaining::Nothing);
         }
-        if *self.feed.plan == unnarrowed {
+        if *self.feed.plan == unfiltered {
             // There is an event, and the streams of the feed and of this catch-up will both return it.
             return Ok(Remaining::Something);
         }
         // A stream with a filter may send an empty reply before it has passed all events. So this reads the
         // unfiltered events, up to the first one later than `until`.
-        let evaluator = Judge::new(&self.spec.watch_residual);
+        let evaluator = Evaluator::new(&self.spec.watch_residual);
         let mut cursor = source
             .open(&self.spec.shared_plan, Some(at), BatchSize::Default)
             .await?;
@@ -463,8 +464,8 @@ impl CatchUp {
                     return Ok(Remaining::NothingForWatch);
                 }
                 let raw = &batch.buffer[event.bytes.clone()];
-                let fields = Subject::read(event.operation, raw);
-                if evaluator.judge(&fields).is_some() {
+                let fields = EventFields::read(event.operation, raw);
+                if evaluator.evaluate(&fields).is_some() {
                     return Ok(Remaining::Something);
                 }
             }

@@ -178,7 +178,7 @@ impl BatchSegmenter {
             buffer, mut events, ..
         } = batch;
         let invalidation = self.split_at_invalidation(&buffer, &mut events);
-        if let Some(asked) = &self.plan.asked {
+        if let Some(asked) = &self.plan.operations {
             // The pipeline also returns the operations that can cause an invalidation.
             events.retain(|event| asked.contains(&event.operation));
         }

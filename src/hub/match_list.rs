@@ -7,7 +7,7 @@
 
 use std::collections::VecDeque;
 
-use crate::{hub::ring::Seq, plan::Crossing};
+use crate::{hub::ring::Seq, plan::MatchTransition};
 
 /// The maximum number of ranges per group, of 24 bytes each.
 const MAX_RANGES: usize = 256;
@@ -59,7 +59,7 @@ pub(super) struct MatchRange {
     pub first: Seq,
     /// One past the last event.
     pub end: Seq,
-    pub transition: Crossing,
+    pub transition: MatchTransition,
 }
 
 /// The next match at or after a sequence number.
@@ -138,7 +138,7 @@ impl MatchList {
 mod tests {
     use super::*;
 
-    fn one_event(at: Seq, transition: Crossing) -> MatchRange {
+    fn one_event(at: Seq, transition: MatchTransition) -> MatchRange {
         MatchRange {
             first: at,
             end: at + 1,
@@ -161,9 +161,9 @@ mod tests {
     fn neighbours_with_the_same_transition_share_a_range() {
         let mut list = MatchList::new(5);
         for at in [5, 6, 7, 9] {
-            list.push(one_event(at, Crossing::Untold));
+            list.push(one_event(at, MatchTransition::Unspecified));
         }
-        list.push(one_event(10, Crossing::Left));
+        list.push(one_event(10, MatchTransition::Left));
         assert_eq!(ranges(&list, 5), [(5, 8), (9, 10), (10, 11)]);
         assert_eq!(ranges(&list, 7), [(5, 8), (9, 10), (10, 11)]);
         assert_eq!(ranges(&list, 8), [(9, 10), (10, 11)]);
@@ -175,7 +175,7 @@ mod tests {
     fn dropped_matches_are_unknown_but_gaps_between_matches_are_known() {
         let mut list = MatchList::new(0);
         for at in [3, 4, 5, 20] {
-            list.push(one_event(at, Crossing::Untold));
+            list.push(one_event(at, MatchTransition::Unspecified));
         }
         list.forget_before(2);
         assert_eq!(ranges(&list, 0), [(3, 6), (20, 21)]);
@@ -191,7 +191,7 @@ mod tests {
     fn a_list_never_exceeds_its_maximum_length() {
         let mut list = MatchList::new(0);
         for at in 0..1000 {
-            list.push(one_event(at * 2, Crossing::Untold));
+            list.push(one_event(at * 2, MatchTransition::Unspecified));
         }
         assert_eq!(list.ranges.len(), MAX_RANGES);
         let floor = (1000 - MAX_RANGES as Seq) * 2 - 1;

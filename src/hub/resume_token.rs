@@ -23,12 +23,12 @@ pub(super) fn check_resume_token(
         time: Some(token.position.time()).filter(|_| token.is_same_deployment(token_context)),
     };
     // A client can forge an unencrypted token, also one of another view.
-    if token_context.keys().is_some() && view.is_narrowed() && !token.was_encrypted() {
+    if token_context.keys().is_some() && view.is_restricted() && !token.was_encrypted() {
         return Err(other_view(
             "a server that does not encrypt its tokens, or to another view",
         ));
     }
-    if token.audience() != view.audience {
+    if token.audience() != view.token_audience {
         return Err(other_view(
             "another principal's view, or to one that has changed",
         ));

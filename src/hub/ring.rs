@@ -25,7 +25,7 @@ use crate::{
         sync::{Mutex, lock},
     },
     metrics::{Metrics, Stage},
-    plan::{Crossing, Judge, Operation, Residual},
+    plan::{Evaluator, MatchTransition, Operation, Residual},
     source::{ClusterTime, Position},
     wire::{Anchor, TokenContext},
 };
@@ -158,7 +158,7 @@ impl Ring {
                 let range = MatchRange {
                     first,
                     end: first + 1,
-                    transition: Crossing::Untold,
+                    transition: MatchTransition::Unspecified,
                 };
                 state.push_match(group, range);
             }
@@ -287,12 +287,12 @@ impl Ring {
 
     /// Returns the evaluator of a residual: that of an equal group, or a new one. Building one takes
     /// long, so it is done outside of the locks. `None` if the residual passes every event.
-    fn evaluator_for(&self, residual: &Residual) -> Option<Arc<Judge>> {
+    fn evaluator_for(&self, residual: &Residual) -> Option<Arc<Evaluator>> {
         if residual.passes_everything() {
             return None;
         }
         let known = lock(&self.subscribers).evaluator_for(&residual.key());
-        Some(known.unwrap_or_else(|| Arc::new(Judge::new(residual))))
+        Some(known.unwrap_or_else(|| Arc::new(Evaluator::new(residual))))
     }
 
     /// Returns a barrier at the current end, if MongoDB's time is known and the feed had started by then.

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use crate::{
     hub::{budget::MemoryBudget, ring::Seq, stream::detach},
     metrics::Metrics,
-    plan::{Crossing, Format, Judge, Subject, View},
+    plan::{Evaluator, EventFields, Format, MatchTransition, View},
     source::{ClusterTime, Event, EventError, Position},
     wire::{self, EncodedEvent, RenderOptions, TokenContext},
 };
@@ -52,7 +52,7 @@ struct Encoding {
 impl Encoding {
     /// Compares views by value: equal views share an encoding, and different views never do.
     fn is_for(&self, format: Format, view: &Arc<View>) -> bool {
-        self.format == format && (Arc::ptr_eq(&self.view, view) || self.view.looks_like(view))
+        self.format == format && (Arc::ptr_eq(&self.view, view) || self.view.renders_same_as(view))
     }
 
     fn get(&self, index: usize) -> Option<&EncodedEvent> {
@@ -85,7 +85,7 @@ enum SelectedIndices {
     /// All events of the half-open range.
     Range { from: usize, to: usize },
     /// Indices of events, each with its match transition.
-    List(Vec<(u32, Crossing)>),
+    List(Vec<(u32, MatchTransition)>),
 }
 
 /// The encoded events of a selection. Holds a read lock: callers that add an encoding to the segment
@@ -167,9 +167,9 @@ impl Segment {
     }
 
     /// The fields of an event that filters read.
-    pub(super) fn event_fields(&self, index: usize) -> Subject<'_> {
+    pub(super) fn event_fields(&self, index: usize) -> EventFields<'_> {
         let event = &self.events[index];
-        Subject::read(event.operation, &self.buffer[event.bytes.clone()])
+        EventFields::read(event.operation, &self.buffer[event.bytes.clone()])
     }
 
     fn read_encodings(&self) -> RwLockReadGuard<'_, Vec<Encoding>> {
@@ -233,7 +233,7 @@ impl EventSelection {
     pub(super) fn list(
         segment: Arc<Segment>,
         first_seq: Seq,
-        indices: Vec<(u32, Crossing)>,
+        indices: Vec<(u32, MatchTransition)>,
     ) -> Self {
         Self {
             segment,
@@ -247,11 +247,11 @@ impl EventSelection {
         segment: &Arc<Segment>,
         first_seq: Seq,
         range: Range<usize>,
-        evaluator: &Judge,
+        evaluator: &Evaluator,
     ) -> Option<Self> {
         let indices: Vec<_> = range
             .filter_map(|index| {
-                let transition = evaluator.judge(&segment.event_fields(index))?;
+                let transition = evaluator.evaluate(&segment.event_fields(index))?;
                 Some((u32::try_from(index).ok()?, transition))
             })
             .collect();
@@ -296,9 +296,9 @@ impl EventSelection {
 
     /// The match transition of the event at an index of the selection.
     #[must_use]
-    pub fn transition(&self, at: usize) -> Crossing {
+    pub fn transition(&self, at: usize) -> MatchTransition {
         match &self.indices {
-            SelectedIndices::Range { .. } => Crossing::Untold,
+            SelectedIndices::Range { .. } => MatchTransition::Unspecified,
             SelectedIndices::List(indices) => indices[at].1,
         }
     }

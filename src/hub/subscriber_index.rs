@@ -7,7 +7,7 @@ use slab::Slab;
 
 use crate::{
     hub::{match_list::MatchRange, ring::Seq, segment::Segment, subscriber::Subscriber},
-    plan::{FilterIndex, Judge, Residual},
+    plan::{Evaluator, FilterIndex, Residual},
 };
 
 /// Identifies a group of subscribers with equal residuals: an event is evaluated once per group.
@@ -28,7 +28,7 @@ pub(super) struct SubscriberIndex {
 #[derive(Debug)]
 struct Group {
     key: Arc<[u8]>,
-    evaluator: Arc<Judge>,
+    evaluator: Arc<Evaluator>,
     subscribers: Slab<Arc<Subscriber>>,
 }
 
@@ -57,7 +57,7 @@ pub(super) struct SegmentMatches {
 
 impl SubscriberIndex {
     /// Returns the evaluator of the group with this residual key, if there is one.
-    pub(super) fn evaluator_for(&self, key: &[u8]) -> Option<Arc<Judge>> {
+    pub(super) fn evaluator_for(&self, key: &[u8]) -> Option<Arc<Evaluator>> {
         let group = self.by_key.get(key)?;
         Some(Arc::clone(&self.groups[*group].evaluator))
     }
@@ -67,7 +67,7 @@ impl SubscriberIndex {
     pub(super) fn insert(
         &mut self,
         residual: &Residual,
-        evaluator: Option<&Arc<Judge>>,
+        evaluator: Option<&Arc<Evaluator>>,
         subscriber: Arc<Subscriber>,
     ) -> (SubscriberKey, bool) {
         let Some(evaluator) = evaluator else {

@@ -196,7 +196,7 @@ fn any_token_context() -> crate::wire::TokenContext {
         scope: crate::plan::Scope::Deployment,
         change_stream: bson::Document::new(),
         stages: Vec::new(),
-        asked: None,
+        operations: None,
     };
     crate::wire::TokenContext::new("rs", &plan)
 }

@@ -51,13 +51,13 @@ pub(super) async fn describe(
 /// watch's row filter rejects; then the error contains nothing of it but an encrypted token.
 pub(super) fn redact(error: Error, view: &View, keys: Option<&Arc<TokenKeys>>) -> Error {
     let redact = |undeliverable: UndeliverableEvent| {
-        let sees_all_rows = view.guard.is_none();
+        let sees_all_rows = view.row_filter.is_none();
         let token = undeliverable.next_token.as_deref();
         let token = token.and_then(|it| ResumeToken::decode(it, keys.map(Arc::as_ref)).ok());
         let token = token.filter(|token| sees_all_rows || token.was_encrypted());
         UndeliverableEvent {
             time: undeliverable.time.filter(|_| sees_all_rows),
-            next_token: token.map(|token| token.encode_for(view.audience, keys.cloned())),
+            next_token: token.map(|token| token.encode_for(view.token_audience, keys.cloned())),
             ..undeliverable
         }
     };
@@ -80,7 +80,7 @@ async fn locate(
     failure: Failure,
     at: &Position,
 ) -> Result<Option<Position>, SourceError> {
-    let lookup_plan = plan.before_documents();
+    let lookup_plan = plan.without_document_stages();
     let mut before = at.clone();
     if lookup_plan != *plan {
         // Events that a filter on documents rejects may come before it.
@@ -89,9 +89,9 @@ async fn locate(
             None => return Ok(None),
         }
     }
-    let outline = plan.outline();
+    let outline = plan.identity_only();
     let Some((_, after)) = first_matching(source, &outline, &before, |operation| {
-        let asked = plan.asked.as_ref();
+        let asked = plan.operations.as_ref();
         asked.is_none_or(|asked| asked.contains(&operation))
     })
     .await?
@@ -170,7 +170,7 @@ fn can_fail(failure: Failure, plan: &Plan, operation: Operation) -> bool {
     match failure {
         Failure::ImageMissing => match operation {
             Operation::Update => true,
-            Operation::Replace | Operation::Delete => plan.needs_before(),
+            Operation::Replace | Operation::Delete => plan.requires_pre_image(),
             _ => false,
         },
         _ => operation.is_document(),

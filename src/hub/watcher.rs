@@ -187,7 +187,7 @@ impl Inner {
                 Start::Now | Start::Time(_) => {
                     let anchor = spec.anchor.as_ref();
                     spec.token_context
-                        .encode(&spec.from, anchor, watch.view.audience)
+                        .encode(&spec.from, anchor, watch.view.token_audience)
                 }
             },
             position: spec.from.clone(),
@@ -281,7 +281,7 @@ impl Watcher {
     /// was read before; a catch-up starts from it if the ring no longer holds what follows.
     pub fn poll_read(&mut self, context: &mut Context<'_>, token: &[u8]) -> Poll<WatcherRead> {
         self.subscriber.register_waker(context);
-        let audience = self.watch.view.audience;
+        let audience = self.watch.view.token_audience;
         loop {
             let read = match &mut self.state {
                 WatcherState::Live(cursor) => match cursor.read() {
@@ -406,7 +406,7 @@ impl Watcher {
             ),
             WatcherState::Behind | WatcherState::Ended(_) => return None,
         };
-        let audience = self.watch.view.audience;
+        let audience = self.watch.view.token_audience;
         let token = token_context.encode(&position.position, position.anchor.as_ref(), audience);
         self.last_progress_time = Some(position.position.time());
         Some((position, token))
@@ -475,8 +475,8 @@ impl Drop for Watcher {
 /// The residual filter of a watch for the events of its feed.
 fn residual(watch: &Watch, mode: Mode) -> Residual {
     match mode {
-        Mode::Dedicated => Residual::beyond(watch),
-        Mode::Shared => Residual::of(watch),
+        Mode::Dedicated => Residual::for_dedicated(watch),
+        Mode::Shared => Residual::full(watch),
     }
 }
 
@@ -512,17 +512,17 @@ fn catch_up_spec(
             from,
             anchor,
             shared_plan: Arc::clone(&shared.plan),
-            watch_residual: Residual::of(watch),
+            watch_residual: Residual::full(watch),
         }
     } else {
         CatchUpSpec {
             plan: Arc::clone(&shared.plan),
             token_context: shared.token_context.clone(),
-            residual: Residual::of(watch),
+            residual: Residual::full(watch),
             from,
             anchor,
             shared_plan: Arc::clone(&shared.plan),
-            watch_residual: Residual::of(watch),
+            watch_residual: Residual::full(watch),
         }
     }
 }

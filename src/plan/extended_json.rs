@@ -1,19 +1,19 @@
-//! `google.protobuf.Value` read as MongoDB Extended JSON.
+//! Reads `google.protobuf.Value` as MongoDB Extended JSON.
 
 use bson::{Bson, Document};
 use prost_types::value::Kind;
 
 use super::violations::quoted;
 
-/// MongoDB nests documents at most this deep, so a deeper literal equals nothing. prost's own
-/// recursion limit stops sooner; this one keeps the recursion here bounded by itself.
+/// MongoDB's own nesting limit: a deeper literal equals no stored value. prost has a lower recursion
+/// limit, but this module does not rely on it.
 const MAX_NESTING: usize = 100;
 
-/// The integers that a double holds exactly. Beyond them the client's number may already have
-/// been rounded, so it stays a double.
+/// The largest integer up to which a double is exact. The client may have rounded a larger number
+/// already, so it stays a double.
 const MAX_EXACT_INTEGER: f64 = 9_007_199_254_740_992.0;
 
-/// The type wrappers of Extended JSON v2, by the key that gives them away.
+/// The keys that identify the type wrappers of Extended JSON v2.
 const WRAPPERS: [&str; 16] = [
     "$oid",
     "$symbol",
@@ -33,39 +33,42 @@ const WRAPPERS: [&str; 16] = [
     "$undefined",
 ];
 
-/// The keys of a database reference: a plain document in Extended JSON.
+/// The keys of a database reference (DBRef), which is a plain document in Extended JSON.
 const REFERENCE_KEYS: [&str; 3] = ["$ref", "$id", "$db"];
 
-/// Reads a literal of a filter. The error says what is wrong and, inside nested values, where.
+/// Reads a literal of a filter.
 ///
 /// Whole numbers that a double holds exactly become Int32 or Int64, other numbers Double; MongoDB
-/// compares numbers across these types. The fields of a document come sorted by name, because a
-/// protobuf map keeps no order.
+/// compares numbers across these types. The fields of a document are sorted by name, because a protobuf
+/// map keeps no order.
+///
+/// # Errors
+/// A description of the problem and, inside nested values, its path.
 pub(super) fn literal(value: prost_types::Value) -> Result<Bson, String> {
-    let mut reader = Reader { place: Vec::new() };
+    let mut reader = Reader { path: Vec::new() };
     reader.value(value).map_err(|problem| {
-        if reader.place.is_empty() {
+        if reader.path.is_empty() {
             problem
         } else {
-            format!("{problem} (at {})", quoted(&reader.place.join(".")))
+            format!("{problem} (at {})", quoted(&reader.path.join(".")))
         }
     })
 }
 
 struct Reader {
-    /// The keys and indexes that lead to the value being read; left standing on an error.
-    place: Vec<String>,
+    /// The keys and indexes of the value being read. After an error they point to the problem.
+    path: Vec<String>,
 }
 
 impl Reader {
     fn value(&mut self, value: prost_types::Value) -> Result<Bson, String> {
-        if self.place.len() > MAX_NESTING {
+        if self.path.len() > MAX_NESTING {
             return Err(format!(
                 "is nested deeper than the {MAX_NESTING} levels that MongoDB allows"
             ));
         }
         match value.kind {
-            None => Err("holds no value; a null is written as null_value".into()),
+            None => Err("has no value; write null as null_value".into()),
             Some(Kind::NullValue(number)) => null(number).map(|()| Bson::Null),
             Some(Kind::BoolValue(value)) => Ok(Bson::Boolean(value)),
             Some(Kind::NumberValue(number)) => number_literal(number),
@@ -78,9 +81,9 @@ impl Reader {
     fn list(&mut self, values: Vec<prost_types::Value>) -> Result<Vec<Bson>, String> {
         let mut items = Vec::with_capacity(values.len());
         for (index, value) in values.into_iter().enumerate() {
-            self.place.push(index.to_string());
+            self.path.push(index.to_string());
             items.push(self.value(value)?);
-            self.place.pop();
+            self.path.pop();
         }
         Ok(items)
     }
@@ -99,13 +102,13 @@ impl Reader {
             }
             if key.contains('\0') {
                 return Err(format!(
-                    "has the field name {}; BSON field names hold no NUL",
+                    "has the field name {}; BSON field names cannot contain NUL",
                     quoted(&key)
                 ));
             }
-            self.place.push(key);
+            self.path.push(key);
             let value = self.value(value)?;
-            if let Some(key) = self.place.pop() {
+            if let Some(key) = self.path.pop() {
                 document.insert(key, value);
             }
         }
@@ -113,35 +116,33 @@ impl Reader {
     }
 }
 
-/// A mistyped wrapper would be a document that no stored value equals: silence instead of an error.
+/// Describes an unknown `$` key. As a plain document, a mistyped wrapper would silently match nothing.
 fn unknown_wrapper(key: &str) -> String {
-    // The older form of a regular expression; `$options` sorts first.
+    // The older form of a regular expression. Its `$options` sorts first.
     if matches!(key, "$regex" | "$options") {
         return "is a regular expression; use the operator regex".into();
     }
     format!(
-        "has the key {}, which is no type of Extended JSON v2; right are $oid, $date, \
-         $numberLong, $numberDecimal and the like",
+        "has the key {}, which is not a type of Extended JSON v2; use $oid, $date, \
+         $numberLong, $numberDecimal or another of its types",
         quoted(key)
     )
 }
 
-/// Of the enum of nulls a later version might have more.
+/// Checks the number of a null; `NULL_VALUE` is the only member of its enum.
 fn null(number: i32) -> Result<(), String> {
     if number == 0 {
         return Ok(());
     }
-    Err(format!(
-        "is the null_value {number}; known is 0 alone, NULL_VALUE"
-    ))
+    Err(format!("is the null_value {number}; use 0 (NULL_VALUE)"))
 }
 
 fn number_literal(number: f64) -> Result<Bson, String> {
     if !number.is_finite() {
-        // google.protobuf.Value rules them out, and its JSON form cannot write them.
+        // google.protobuf.Value forbids these numbers, and its JSON form cannot represent them.
         return Err(format!(
-            "is {number}, which google.protobuf.Value does not allow; write {{\"$numberDouble\": \"NaN\"}}, \
-             \"Infinity\" or \"-Infinity\""
+            "is {number}, which google.protobuf.Value does not allow; write {{\"$numberDouble\": \"NaN\"}} (or \
+             \"Infinity\", \"-Infinity\")"
         ));
     }
     Ok(match whole_number(number) {
@@ -165,23 +166,23 @@ fn wrapped(wrapper: &str, fields: prost_types::Struct) -> Result<Bson, String> {
         .map(|(key, value)| Some((key, json_value(value, 0)?)))
         .collect::<Option<serde_json::Map<_, _>>>()
         .ok_or_else(|| {
-            malformed("it holds a value that is unset, not finite or too deep".into())
+            malformed("it contains a value that is unset, not finite or nested too deeply".into())
         })?;
     let value = Bson::try_from(json).map_err(|error| malformed(short(&error.to_string())))?;
     let refused = match value {
         Bson::RegularExpression(_) => "is a regular expression; use the operator regex",
         Bson::Undefined => "is undefined, a deprecated type; use exists: false or eq: null",
-        Bson::DbPointer(_) => "is a DBPointer, a deprecated type that filters do not take",
+        Bson::DbPointer(_) => "is a DBPointer, a deprecated type that filters do not support",
         Bson::Symbol(_) => "is a symbol, a deprecated type; use a string",
         Bson::JavaScriptCodeWithScope(_) => {
-            "is code with scope, a deprecated type that filters do not take"
+            "is code with scope, a deprecated type that filters do not support"
         }
         value => return Ok(value),
     };
     Err(refused.into())
 }
 
-/// The parser's own words, cut where they quote the client at length.
+/// Truncates the parser's message, which may quote the client's text at length.
 fn short(reason: &str) -> String {
     const SHOWN: usize = 120;
     match reason.char_indices().nth(SHOWN) {
@@ -190,8 +191,9 @@ fn short(reason: &str) -> String {
     }
 }
 
-/// The inside of a wrapper as JSON, with whole numbers as such: `$timestamp`, `$minKey` and the
-/// old `$date` form take nothing else.
+/// Converts the content of a wrapper to JSON, with whole numbers as integers, which `$timestamp`,
+/// `$minKey` and the old form of `$date` require; `None` for a value that is unset, not finite or nested
+/// too deeply.
 fn json_value(value: prost_types::Value, depth: usize) -> Option<serde_json::Value> {
     if depth > MAX_NESTING {
         return None;

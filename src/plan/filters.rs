@@ -1,4 +1,4 @@
-//! The filters of a request, checked and turned into a [`Predicate`].
+//! Validates the filters of a request and converts them to a [`Predicate`].
 
 use bson::Bson;
 use prost::Message as _;
@@ -6,7 +6,7 @@ use prost::Message as _;
 use super::extended_json::literal;
 use super::pattern::Pattern;
 use super::predicate::{Condition, Predicate};
-use super::regex_filter::{check_options, check_pattern};
+use super::regex_check::{check_options, check_pattern};
 use super::violations::{Findings, quoted};
 use crate::pb;
 use crate::pb::field_filter::Operator;
@@ -14,19 +14,19 @@ use crate::pb::filter::Kind;
 
 const MAX_DEPTH: usize = 10;
 const MAX_CONDITIONS: usize = 200;
-/// Of literal values as protobuf encodes them, together with prefixes and patterns.
+/// The most bytes of literal values in protobuf encoding, including prefixes and patterns.
 const MAX_LITERAL_BYTES: usize = 256 * 1024;
 const MAX_LIST_VALUES: usize = 1000;
 const MAX_PATH_BYTES: usize = 512;
-/// MongoDB nests documents no deeper, and refuses longer paths in a pipeline.
+/// MongoDB's own limit: it nests documents no deeper and refuses longer paths in a pipeline.
 const MAX_PATH_COMPONENTS: usize = 100;
 const MAX_PREFIX_BYTES: usize = 1024;
-/// Of all patterns together, in memory and ready to run. Ordinary ones take some 10 KiB each.
+/// The most memory of all compiled patterns together. An ordinary pattern takes about 10 KiB.
 const MAX_COMPILED_BYTES: usize = 8 * 1024 * 1024;
 
-/// Turns filters that must all hold into one predicate, and tells how many bytes its patterns take
-/// when compiled. `None` when there are no filters, or when nothing could be made of them because of
-/// what was noted in `findings`.
+/// Converts filters that must all hold to one predicate, and returns the memory of its compiled patterns
+/// in bytes. The predicate is `None` if there are no filters, or none that is valid; violations are noted
+/// in `findings`.
 pub(super) fn predicate(
     filters: Vec<pb::Filter>,
     findings: &mut Findings,
@@ -55,8 +55,8 @@ struct Checker<'a> {
 }
 
 impl Checker<'_> {
-    /// Whether a bound on the whole was broken (told once, where it happened) or no further
-    /// violation would be reported: then the rest is not looked at.
+    /// Returns whether to skip the rest: a total limit is exceeded, which is reported once, or no further
+    /// violation would be reported.
     fn is_done(&self) -> bool {
         self.findings.is_full()
             || self.conditions > MAX_CONDITIONS
@@ -122,7 +122,7 @@ impl Checker<'_> {
         if self.conditions > MAX_CONDITIONS {
             self.findings.invalid(
                 at,
-                format!("is one condition too many; a watch has at most {MAX_CONDITIONS}"),
+                format!("is one condition too many; use at most {MAX_CONDITIONS}"),
             );
             return None;
         }
@@ -132,7 +132,7 @@ impl Checker<'_> {
         }
         let Some(operator) = field.operator else {
             self.findings
-                .invalid(at, "sets no operator; set one of eq, ne, gt, gte, lt, lte, in, not_in, exists, prefix, regex and changed");
+                .invalid(at, "sets no operator; set one of eq, ne, gt, gte, lt, lte, in, not_in, exists, prefix, regex or changed");
             return None;
         };
         let op = self.operator(&at, operator)?;
@@ -143,19 +143,19 @@ impl Checker<'_> {
     }
 
     fn operator(&mut self, at: &str, operator: Operator) -> Option<Condition> {
-        let place = |name: &str| format!("{at}.{name}");
+        let field_path = |name: &str| format!("{at}.{name}");
         match operator {
-            Operator::Eq(value) => self.value(place("eq"), value).map(Condition::Eq),
-            Operator::Ne(value) => self.value(place("ne"), value).map(Condition::Ne),
-            Operator::Gt(value) => self.value(place("gt"), value).map(Condition::Gt),
-            Operator::Gte(value) => self.value(place("gte"), value).map(Condition::Gte),
-            Operator::Lt(value) => self.value(place("lt"), value).map(Condition::Lt),
-            Operator::Lte(value) => self.value(place("lte"), value).map(Condition::Lte),
-            Operator::In(list) => self.list(place("in"), list).map(Condition::In),
-            Operator::NotIn(list) => self.list(place("not_in"), list).map(Condition::NotIn),
+            Operator::Eq(value) => self.value(field_path("eq"), value).map(Condition::Eq),
+            Operator::Ne(value) => self.value(field_path("ne"), value).map(Condition::Ne),
+            Operator::Gt(value) => self.value(field_path("gt"), value).map(Condition::Gt),
+            Operator::Gte(value) => self.value(field_path("gte"), value).map(Condition::Gte),
+            Operator::Lt(value) => self.value(field_path("lt"), value).map(Condition::Lt),
+            Operator::Lte(value) => self.value(field_path("lte"), value).map(Condition::Lte),
+            Operator::In(list) => self.list(field_path("in"), list).map(Condition::In),
+            Operator::NotIn(list) => self.list(field_path("not_in"), list).map(Condition::NotIn),
             Operator::Exists(exists) => Some(Condition::Exists(exists)),
-            Operator::Prefix(prefix) => self.prefix(place("prefix"), prefix),
-            Operator::Regex(regex) => self.regex(place("regex"), regex),
+            Operator::Prefix(prefix) => self.prefix(field_path("prefix"), prefix),
+            Operator::Regex(regex) => self.regex(field_path("regex"), regex),
             Operator::Changed(changed) => Some(Condition::Changed(changed)),
         }
     }
@@ -172,7 +172,7 @@ impl Checker<'_> {
             self.findings.invalid(
                 at,
                 format!(
-                    "holds {} values; a list has 1 to {MAX_LIST_VALUES}",
+                    "has {} values; a list must have 1 to {MAX_LIST_VALUES}",
                     list.values.len()
                 ),
             );
@@ -202,7 +202,7 @@ impl Checker<'_> {
             self.findings.invalid(
                 at,
                 format!(
-                    "is {} bytes long; a prefix has at most {MAX_PREFIX_BYTES}",
+                    "is {} bytes long; a prefix has at most {MAX_PREFIX_BYTES} bytes",
                     prefix.len()
                 ),
             );
@@ -224,7 +224,7 @@ impl Checker<'_> {
             .ok()?;
         self.charge(&format!("{at}.pattern"), regex.pattern.len())?;
         let options = options?;
-        // What can't be run in process is refused, however the watch will get its events.
+        // A pattern that cannot run in process is refused on every kind of feed.
         let compiled = Pattern::new(&regex.pattern, &options)
             .map_err(|problem| self.findings.invalid(format!("{at}.pattern"), problem))
             .ok()?;
@@ -235,7 +235,7 @@ impl Checker<'_> {
             self.findings.invalid(
                 format!("{at}.pattern"),
                 format!(
-                    "brings the compiled patterns of all filters above {} MiB",
+                    "brings the compiled patterns of all filters above {} MiB; use fewer or simpler patterns",
                     MAX_COMPILED_BYTES / (1024 * 1024)
                 ),
             );
@@ -247,14 +247,14 @@ impl Checker<'_> {
         })
     }
 
-    /// Counts literal bytes before anything is made of them.
+    /// Counts literal bytes, before they are converted; `None` if there are too many.
     fn charge(&mut self, at: &str, bytes: usize) -> Option<()> {
         self.literal_bytes = self.literal_bytes.saturating_add(bytes);
         if self.literal_bytes > MAX_LITERAL_BYTES {
             self.findings.invalid(
                 at,
                 format!(
-                    "brings the literal values of all filters above {} KiB",
+                    "brings the literal values of all filters above {} KiB; use fewer or shorter values",
                     MAX_LITERAL_BYTES / 1024
                 ),
             );
@@ -267,33 +267,33 @@ impl Checker<'_> {
 fn path_problem(path: &str) -> Option<String> {
     if path.is_empty() || path.len() > MAX_PATH_BYTES {
         return Some(format!(
-            "is {} bytes long; a path has 1 to {MAX_PATH_BYTES}",
+            "is {} bytes long; a path must have 1 to {MAX_PATH_BYTES} bytes",
             path.len()
         ));
     }
     if path.contains('\0') {
-        return Some("holds NUL, which no field name has".into());
+        return Some("contains NUL, which a field name cannot contain".into());
     }
     let mut components = 0;
     for component in path.split('.') {
         components += 1;
         if component.is_empty() {
             return Some(format!(
-                "{} has an empty component; components are joined by single dots",
+                "{} has an empty component; separate components by single dots",
                 quoted(path)
             ));
         }
         if component.starts_with('$') && !matches!(component, "$id" | "$ref" | "$db") {
             return Some(format!(
-                "has the component {}; only $id, $ref and $db start with \"$\"",
+                "has the component {}; only $id, $ref and $db may start with \"$\"",
                 quoted(component)
             ));
         }
     }
     (components > MAX_PATH_COMPONENTS).then(|| {
         format!(
-            "has {components} components; MongoDB nests documents at most {MAX_PATH_COMPONENTS} \
-             levels deep"
+            "has {components} components; use at most {MAX_PATH_COMPONENTS}, the number of levels that \
+             MongoDB nests documents"
         )
     })
 }

@@ -1,4 +1,4 @@
-//! Short ways to write requests in tests.
+//! Builders of requests for tests.
 
 use prost_types::value::Kind as ValueKind;
 
@@ -14,7 +14,7 @@ pub(super) fn limits() -> RequestLimits {
     }
 }
 
-/// A watch of `shop.orders`.
+/// A request to watch `shop.orders`.
 pub(super) fn request() -> pb::WatchRequest {
     pb::WatchRequest {
         database: "shop".into(),
@@ -38,7 +38,7 @@ pub(super) fn plan(request: pb::WatchRequest) -> Plan {
     Plan::dedicated(&watch(request))
 }
 
-/// The violations of a request that must have some, as `(field, description)`.
+/// Returns the violations of an invalid request, as `(field, description)`.
 pub(super) fn violations(request: pb::WatchRequest) -> Vec<(String, String)> {
     match Watch::from_request(request, &limits()) {
         Err(RequestError::Invalid(violations)) => violations

@@ -1,66 +1,67 @@
-//! Many residuals, little work: which of them pass an event.
+//! An index over many residuals that finds the ones an event passes.
 //!
-//! A filter that holds only where a field equals one of some values is found through those values:
-//! the event's own values at that path lead to the filters that ask for them, and only these are
-//! judged. `equality` says which filters are of that kind. The others (ranges, prefixes, patterns,
-//! negations, `changed`) are judged one by one. Guards lead in the same way, before filters do: an event
-//! of one tenant costs nothing for those of others.
+//! A filter that requires a field to equal one of some values is indexed by those values
+//! (`index_key`): the event's own values at that path select the filters to evaluate. Other filters
+//! (ranges, prefixes, patterns, negations, `changed`) are evaluated one by one. Row filters are indexed
+//! in the same way and are looked up first, so an event of one tenant costs nothing for the others.
 //!
-//! A filter is also looked at where its document is not in the event and it takes what may match.
-//! An event then reaches everyone it reaches, so that is no waste.
+//! If an event lacks the document that a filter needs, all filters that deliver such events are
+//! evaluated. Most of them pass the event, so little of that work is wasted.
 
 mod bucket;
-mod equality;
-mod lane;
-mod members;
+mod index_key;
+mod partition;
+mod slot_set;
 
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::Arc;
 
-use equality::Leads;
-use lane::Lane;
-use members::Members;
+use index_key::IndexKeys;
+use partition::Partition;
+use slot_set::SlotSet;
 
-use super::judge::{Crossing, Judge, Subject};
-use super::residual::Operations;
+use super::evaluator::{Evaluator, EventFields, MatchTransition};
+use super::residual::OperationSet;
 use super::{Operation, Residual};
 
-/// A place in [`FilterIndex::slots`].
+/// An index into [`FilterIndex::slots`].
 type Slot = u32;
 
-/// Residuals under keys of the caller's. Inserting and removing one takes time for its values, and
-/// none for how many there are.
+/// An index of residuals, each under a key that the caller chooses.
+///
+/// The cost of inserting or removing a residual depends on the number of its values, not on the size
+/// of the index.
 #[derive(Debug)]
 pub struct FilterIndex<K> {
-    slots: Vec<Option<Entry<K>>>,
+    slots: Vec<Option<IndexedResidual<K>>>,
     free: Vec<Slot>,
-    places: HashMap<K, Slot>,
-    /// By the operations on documents that its residuals ask for: one of the others is not even
-    /// looked at.
-    lanes: Vec<(Operations, Lane)>,
-    /// By the other operations that they ask for, which nothing but their name chooses.
-    by_name: HashMap<Operations, Members>,
-    hasher: bucket::Hasher,
-    /// Counts the events, so that none meets a residual twice.
-    event: u64,
+    slots_by_key: HashMap<K, Slot>,
+    /// Residuals by the document operations that they select. An event of another operation skips the
+    /// whole partition.
+    partitions: Vec<(OperationSet, Partition)>,
+    /// Residuals by the other operations that they select; filters do not apply to those.
+    by_other_operations: HashMap<OperationSet, SlotSet>,
+    hasher: bucket::BucketHasher,
+    /// The number of events so far; it numbers them, so that no residual sees an event twice.
+    events: u64,
 }
 
 #[derive(Debug)]
-struct Entry<K> {
+struct IndexedResidual<K> {
     key: K,
-    judge: Arc<Judge>,
-    operations: Operations,
-    leads: Leads,
-    /// The last event that was judged.
-    event: u64,
+    evaluator: Arc<Evaluator>,
+    operations: OperationSet,
+    index_keys: IndexKeys,
+    /// The number of the last event that was evaluated.
+    last_event: u64,
 }
 
-fn on_documents() -> Operations {
+fn document_operations() -> OperationSet {
     Operation::DOCUMENT.into_iter().collect()
 }
 
-fn by_name() -> Operations {
+fn non_document_operations() -> OperationSet {
     Operation::ALL
         .into_iter()
         .filter(|operation| !operation.is_document())
@@ -68,118 +69,133 @@ fn by_name() -> Operations {
 }
 
 impl<K: Copy + Eq + Hash> FilterIndex<K> {
-    /// An index of nothing.
+    /// Creates an empty index.
     pub fn new() -> Self {
         FilterIndex {
             slots: Vec::new(),
             free: Vec::new(),
-            places: HashMap::new(),
-            lanes: Vec::new(),
-            by_name: HashMap::new(),
-            hasher: bucket::Hasher::default(),
-            event: 0,
+            slots_by_key: HashMap::new(),
+            partitions: Vec::new(),
+            by_other_operations: HashMap::new(),
+            hasher: bucket::BucketHasher::default(),
+            events: 0,
         }
     }
 
-    /// The number of residuals.
+    /// Returns the number of residuals.
     pub fn len(&self) -> usize {
-        self.places.len()
+        self.slots_by_key.len()
     }
 
-    /// Whether there are none.
+    /// Returns whether the index holds no residual.
     pub fn is_empty(&self) -> bool {
-        self.places.is_empty()
+        self.slots_by_key.is_empty()
     }
 
-    /// Puts in a residual, in the place of one that had this key.
+    /// Inserts a residual; it replaces the one with this key, if any.
     pub fn insert(&mut self, key: K, residual: &Residual) {
-        self.insert_with(key, residual, Arc::new(Judge::new(residual)));
+        self.insert_with(key, residual, Arc::new(Evaluator::new(residual)));
     }
 
-    /// The same with a judge of that residual that was made before, since making one takes a while.
-    pub fn insert_with(&mut self, key: K, residual: &Residual, judge: Arc<Judge>) {
+    /// Inserts a residual with the evaluator compiled from it, for callers that share an evaluator.
+    pub fn insert_with(&mut self, key: K, residual: &Residual, evaluator: Arc<Evaluator>) {
         self.remove(key);
-        let entry = Entry {
+        let entry = IndexedResidual {
             key,
-            judge,
+            evaluator,
             operations: residual.operation_set(),
-            leads: Leads::of(residual, &self.hasher),
-            event: 0,
+            index_keys: IndexKeys::new(residual, &self.hasher),
+            last_event: 0,
         };
         let slot = self.free.pop().unwrap_or_else(|| {
             self.slots.push(None);
             Slot::try_from(self.slots.len() - 1).expect("fewer than 2^32 watches are open at once")
         });
-        let named = entry.operations.and(by_name());
+        let named = entry.operations.and(non_document_operations());
         if !named.is_empty() {
-            self.by_name.entry(named).or_default().insert(slot);
+            self.by_other_operations
+                .entry(named)
+                .or_default()
+                .insert(slot);
         }
-        let documents = entry.operations.and(on_documents());
+        let documents = entry.operations.and(document_operations());
         if !documents.is_empty() {
-            let lane = match self.lanes.iter().position(|(asked, _)| *asked == documents) {
-                Some(lane) => lane,
+            let partition = match self
+                .partitions
+                .iter()
+                .position(|(asked, _)| *asked == documents)
+            {
+                Some(partition) => partition,
                 None => {
-                    self.lanes.push((documents, Lane::default()));
-                    self.lanes.len() - 1
+                    self.partitions.push((documents, Partition::default()));
+                    self.partitions.len() - 1
                 }
             };
-            self.lanes[lane].1.insert(slot, &entry.leads);
+            self.partitions[partition].1.insert(slot, &entry.index_keys);
         }
         self.slots[slot as usize] = Some(entry);
-        self.places.insert(key, slot);
+        self.slots_by_key.insert(key, slot);
     }
 
-    /// Takes out the residual with this key, if there is one.
+    /// Removes the residual with this key, if any.
     pub fn remove(&mut self, key: K) {
-        let Some(slot) = self.places.remove(&key) else {
+        let Some(slot) = self.slots_by_key.remove(&key) else {
             return;
         };
         let Some(entry) = self.slots.get_mut(slot as usize).and_then(Option::take) else {
             return;
         };
         self.free.push(slot);
-        let named = entry.operations.and(by_name());
-        if let Some(members) = self.by_name.get_mut(&named) {
-            members.remove(slot);
-            if members.is_empty() {
-                self.by_name.remove(&named);
+        let named = entry.operations.and(non_document_operations());
+        if let Some(slots) = self.by_other_operations.get_mut(&named) {
+            slots.remove(slot);
+            if slots.is_empty() {
+                self.by_other_operations.remove(&named);
             }
         }
-        let documents = entry.operations.and(on_documents());
-        // There are at most 15 lanes, so an empty one may stay.
-        if let Some((_, lane)) = self.lanes.iter_mut().find(|(asked, _)| *asked == documents) {
-            lane.remove(slot, &entry.leads);
+        let documents = entry.operations.and(document_operations());
+        // There are at most 15 partitions, so an empty one may stay.
+        if let Some((_, partition)) = self
+            .partitions
+            .iter_mut()
+            .find(|(asked, _)| *asked == documents)
+        {
+            partition.remove(slot, &entry.index_keys);
         }
     }
 
-    /// Calls `hit` once for each residual that passes the event, in no particular order.
-    pub fn matches(&mut self, subject: &Subject<'_>, mut hit: impl FnMut(K, Crossing)) {
-        self.event += 1;
-        let event = self.event;
+    /// Calls `on_match` once for each residual that passes the event, in no particular order.
+    pub fn matches(
+        &mut self,
+        event: &EventFields<'_>,
+        mut on_match: impl FnMut(K, MatchTransition),
+    ) {
+        self.events += 1;
+        let event_number = self.events;
         let slots = &mut self.slots;
         let mut visit = |slot: Slot| {
             let Some(Some(entry)) = slots.get_mut(slot as usize) else {
                 return;
             };
-            if entry.event == event {
+            if entry.last_event == event_number {
                 return;
             }
-            entry.event = event;
-            if let Some(crossing) = entry.judge.judge(subject) {
-                hit(entry.key, crossing);
+            entry.last_event = event_number;
+            if let Some(transition) = entry.evaluator.evaluate(event) {
+                on_match(entry.key, transition);
             }
         };
-        if !subject.operation.is_document() {
-            for (operations, members) in &self.by_name {
-                if operations.contains(subject.operation) {
-                    members.iter().for_each(&mut visit);
+        if !event.operation.is_document() {
+            for (operations, slots) in &self.by_other_operations {
+                if operations.contains(event.operation) {
+                    slots.iter().for_each(&mut visit);
                 }
             }
             return;
         }
-        for (operations, lane) in &self.lanes {
-            if operations.contains(subject.operation) {
-                lane.candidates(subject, &self.hasher, &mut visit);
+        for (operations, partition) in &self.partitions {
+            if operations.contains(event.operation) {
+                partition.candidates(event, &self.hasher, &mut visit);
             }
         }
     }

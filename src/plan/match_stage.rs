@@ -1,175 +1,171 @@
-//! A predicate said in MongoDB's query language, over the fields of a change event.
+//! Translates predicates into MongoDB's query language, over the fields of a change event.
 //!
-//! Two readings exist. With a document in the event, a predicate is true or false and is said as
-//! it stands. Without one, only the document key is known, and three-valued logic says what can
-//! be told: a condition on any other field is unknown, and groups follow Kleene.
+//! There are two cases. With a document in the event, a predicate is true or false and is translated
+//! directly. Without one, only the document key is known: a condition on any other field is unknown, and
+//! groups follow Kleene's three-valued logic.
 //!
-//! The query language has no word for `changed`. In every reading it counts as whatever lets more
-//! events pass: true, and false where it is negated. The judge in process then looks at them.
+//! The query language cannot express `changed`. It counts as the value that lets more events pass: true,
+//! and false under a negation. The evaluator then checks those events in process.
 
 use bson::raw::CString;
 use bson::{Bson, Document, Regex, doc};
 
 use super::predicate::{Condition, Predicate, is_id_path};
 
-/// What is left of a predicate to ask of an event.
+/// A translated predicate.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Verdict {
-    /// True whatever the event holds.
+pub(super) enum Clause {
+    /// True for every event.
     Always,
-    /// False whatever the event holds.
+    /// False for every event.
     Never,
-    /// As the event decides.
+    /// True for the events that this condition matches.
     When(Document),
 }
 
-/// The predicate over the document that the event holds under `root` (`fullDocument` or
-/// `fullDocumentBeforeChange`). Conditions on `_id` read the document key whatever the root,
-/// because MongoDB can look at that in the oplog, before it looks any document up. Without
-/// `changed` in it, it is said as it stands.
-pub(super) fn with_document(predicate: &Predicate, root: &str) -> Verdict {
-    let reading = Reading {
+/// Translates the predicate for events that carry the document `root` (`fullDocument` or
+/// `fullDocumentBeforeChange`). Conditions on `_id` read the document key instead, because MongoDB can
+/// check that in the oplog, before it looks up documents. The result is exact unless the predicate uses
+/// `changed`.
+pub(super) fn with_document(predicate: &Predicate, root: &str) -> Clause {
+    let translation = Translation {
         root: Some(root),
         unknown: true,
         changed: true,
     };
-    reading.of(predicate)
+    translation.predicate(predicate)
 }
 
-/// When the predicate is true for certain, by the document key alone; with `changed` in it, when
-/// it is so for what may have been changed.
-pub(super) fn surely(predicate: &Predicate) -> Verdict {
-    let reading = Reading {
+/// Translates the predicate for events without a document: true where the document key alone makes it
+/// certainly true (assuming that `changed` holds).
+pub(super) fn certain_match(predicate: &Predicate) -> Clause {
+    let translation = Translation {
         root: None,
         unknown: false,
         changed: true,
     };
-    reading.of(predicate)
+    translation.predicate(predicate)
 }
 
-/// When the predicate may be true, that is, is not false for certain, by the document key alone.
-pub(super) fn possibly(predicate: &Predicate) -> Verdict {
-    let reading = Reading {
+/// Translates the predicate for events without a document: true unless the document key alone makes it
+/// certainly false.
+pub(super) fn possible_match(predicate: &Predicate) -> Clause {
+    let translation = Translation {
         root: None,
         unknown: true,
         changed: true,
     };
-    reading.of(predicate)
+    translation.predicate(predicate)
 }
 
 #[derive(Clone, Copy)]
-struct Reading<'a> {
-    /// Where the document is; `None` without one.
+struct Translation<'a> {
+    /// The field that holds the document; `None` if there is no document.
     root: Option<&'a str>,
-    /// What a condition on a document that is not there counts as.
+    /// The value of a condition on an absent document.
     unknown: bool,
-    /// What `changed` counts as.
+    /// The value of `changed`.
     changed: bool,
 }
 
-impl Reading<'_> {
-    fn of(self, predicate: &Predicate) -> Verdict {
+impl Translation<'_> {
+    fn predicate(self, predicate: &Predicate) -> Clause {
         match predicate {
             Predicate::Field { path, op } => self.field(path, op),
-            Predicate::AllOf(parts) => all_hold(parts.iter().map(|part| self.of(part))),
-            Predicate::AnyOf(parts) => any_holds(parts.iter().map(|part| self.of(part))),
-            // None holds for certain exactly where none may hold.
+            Predicate::AllOf(parts) => all_hold(parts.iter().map(|part| self.predicate(part))),
+            Predicate::AnyOf(parts) => any_holds(parts.iter().map(|part| self.predicate(part))),
+            // "None of" is certain exactly where no part is possible, and the reverse.
             Predicate::NoneOf(parts) => {
-                let opposite = Reading {
+                let opposite = Translation {
                     unknown: !self.unknown,
                     changed: !self.changed,
                     ..self
                 };
-                none_holds(parts.iter().map(|part| opposite.of(part)))
+                none_holds(parts.iter().map(|part| opposite.predicate(part)))
             }
         }
     }
 
-    fn field(self, path: &str, op: &Condition) -> Verdict {
-        let counted = |as_true| {
-            if as_true {
-                Verdict::Always
-            } else {
-                Verdict::Never
-            }
+    fn field(self, path: &str, op: &Condition) -> Clause {
+        let constant = |value| {
+            if value { Clause::Always } else { Clause::Never }
         };
-        let Some(said) = operator(op) else {
-            return counted(self.changed);
+        let Some(operator) = operator(op) else {
+            return constant(self.changed);
         };
         let path = match self.root {
             _ if is_id_path(path) => format!("documentKey.{path}"),
             Some(root) => format!("{root}.{path}"),
-            None => return counted(self.unknown),
+            None => return constant(self.unknown),
         };
-        Verdict::When(doc! { path: said })
+        Clause::When(doc! { path: operator })
     }
 }
 
-fn all_hold(verdicts: impl Iterator<Item = Verdict>) -> Verdict {
+fn all_hold(clauses: impl Iterator<Item = Clause>) -> Clause {
     let mut conditions = Vec::new();
-    for verdict in verdicts {
-        match verdict {
-            Verdict::Always => {}
-            Verdict::Never => return Verdict::Never,
-            Verdict::When(condition) => conditions.push(condition),
+    for clause in clauses {
+        match clause {
+            Clause::Always => {}
+            Clause::Never => return Clause::Never,
+            Clause::When(condition) => conditions.push(condition),
         }
     }
     if conditions.is_empty() {
-        return Verdict::Always;
+        return Clause::Always;
     }
-    Verdict::When(all_of(conditions))
+    Clause::When(all_of(conditions))
 }
 
-fn any_holds(verdicts: impl Iterator<Item = Verdict>) -> Verdict {
+fn any_holds(clauses: impl Iterator<Item = Clause>) -> Clause {
     let mut conditions = Vec::new();
-    for verdict in verdicts {
-        match verdict {
-            Verdict::Always => return Verdict::Always,
-            Verdict::Never => {}
-            Verdict::When(condition) => conditions.push(condition),
+    for clause in clauses {
+        match clause {
+            Clause::Always => return Clause::Always,
+            Clause::Never => {}
+            Clause::When(condition) => conditions.push(condition),
         }
     }
     if conditions.is_empty() {
-        return Verdict::Never;
+        return Clause::Never;
     }
-    Verdict::When(any_of(conditions))
+    Clause::When(any_of(conditions))
 }
 
-fn none_holds(verdicts: impl Iterator<Item = Verdict>) -> Verdict {
+fn none_holds(clauses: impl Iterator<Item = Clause>) -> Clause {
     let mut conditions = Vec::new();
-    for verdict in verdicts {
-        match verdict {
-            Verdict::Always => return Verdict::Never,
-            Verdict::Never => {}
-            Verdict::When(condition) => conditions.push(condition),
+    for clause in clauses {
+        match clause {
+            Clause::Always => return Clause::Never,
+            Clause::Never => {}
+            Clause::When(condition) => conditions.push(condition),
         }
     }
     if conditions.is_empty() {
-        return Verdict::Always;
+        return Clause::Always;
     }
-    Verdict::When(doc! { "$nor": conditions })
+    Clause::When(doc! { "$nor": conditions })
 }
 
-/// All conditions at once; one alone stands by itself.
+/// Combines conditions with `$and`; a single one is returned as it is.
 pub(super) fn all_of(conditions: Vec<Document>) -> Document {
-    one_or("$and", conditions)
+    join("$and", conditions)
 }
 
-/// At least one of the conditions; one alone stands by itself.
+/// Combines conditions with `$or`; a single one is returned as it is.
 pub(super) fn any_of(conditions: Vec<Document>) -> Document {
-    one_or("$or", conditions)
+    join("$or", conditions)
 }
 
-fn one_or(operator: &str, mut conditions: Vec<Document>) -> Document {
+fn join(operator: &str, mut conditions: Vec<Document>) -> Document {
     if conditions.len() == 1 {
         return conditions.swap_remove(0);
     }
     doc! { operator: conditions }
 }
 
-/// One condition in its explicit form: `{path: value}` would read a document with an operator in
-/// it, or a regular expression, as something else than equality. `None` where MongoDB has no
-/// operator.
+/// Returns the condition with an explicit operator, `None` if MongoDB has none for it. The short form
+/// `{path: value}` would not mean equality for a regular expression or a document with operators.
 fn operator(op: &Condition) -> Option<Document> {
     Some(match op {
         Condition::Eq(value) => doc! { "$eq": value },
@@ -197,15 +193,15 @@ fn regex(pattern: &str, options: &str) -> Bson {
     })
 }
 
-/// A pattern that matches exactly the strings that start with `prefix`. Without options, `^` is
-/// the start of the whole string, newlines stand for themselves, and a backslash before any ASCII
-/// punctuation means that character.
+/// Returns a pattern that matches exactly the strings that start with `prefix`. Without options, `^` is
+/// the start of the whole string, newlines are literal, and a backslash before ASCII punctuation makes
+/// it literal.
 pub(super) fn prefix_pattern(prefix: &str) -> String {
     let mut pattern = String::with_capacity(prefix.len() + 1);
     pattern.push('^');
     for character in prefix.chars() {
         match character {
-            // A BSON pattern ends at NUL.
+            // BSON cannot store NUL in a pattern.
             '\0' => pattern.push_str(r"\x00"),
             character if character.is_ascii_punctuation() && character != '_' => {
                 pattern.push('\\');

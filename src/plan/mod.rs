@@ -1,11 +1,11 @@
-//! What a client asks for: a request becomes a validated [`Watch`], and that becomes a [`Plan`],
-//! the change-stream pipeline of one feed, and a [`Residual`], what is left to decide in process.
+//! Plans a watch: a request becomes a validated [`Watch`], and that becomes a [`Plan`], the change-stream
+//! pipeline of its feed, and a [`Residual`], the conditions that remain to be evaluated in process.
 //!
-//! Reading order: [`Watch::from_request`] checks every field and names every problem; its filters
-//! become a [`Predicate`]; [`Plan::dedicated`] says the whole of it to MongoDB. On a feed that many
-//! watches share ([`Plan::shared`]), a [`Judge`] decides the same over the raw events, and a
-//! [`FilterIndex`] finds the judges that an event concerns. Nothing here talks to anything: the
-//! module is pure functions over the request and the events.
+//! Reading order: [`Watch::from_request`] validates every field and reports every problem; the filters
+//! become a [`Predicate`]; [`Plan::dedicated`] translates all of it into a pipeline for MongoDB. On a feed
+//! that many watches share ([`Plan::shared`]), an [`Evaluator`] applies the same conditions to the raw
+//! events, and a [`FilterIndex`] finds the residuals that an event passes. The module has no I/O: it is
+//! pure functions over requests and events.
 
 mod operation;
 pub use operation::Operation;
@@ -18,7 +18,7 @@ pub use options::{
 mod violations;
 pub use violations::{FieldViolation, MAX_VIOLATIONS, RequestError};
 mod view;
-pub use view::{Audience, Branch, Hidden, Led, View};
+pub use view::{FieldMask, MaskNode, PathMatch, TokenAudience, View};
 mod watch;
 pub use watch::{RequestLimits, Watch};
 
@@ -27,15 +27,15 @@ pub use predicate::{Condition, Predicate};
 mod extended_json;
 mod filters;
 mod pattern;
-mod regex_filter;
+mod regex_check;
 
 mod match_stage;
 mod pipeline;
 pub use pipeline::Plan;
 mod residual;
 pub use residual::Residual;
-mod judge;
-pub use judge::{Crossing, Judge, Subject};
+mod evaluator;
+pub use evaluator::{Evaluator, EventFields, MatchTransition};
 mod index;
 pub use index::FilterIndex;
 

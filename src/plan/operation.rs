@@ -1,8 +1,8 @@
-//! The kinds of change that MongoDB tells about.
+//! The kinds of change events.
 
 use crate::pb;
 
-/// A kind of change, as MongoDB's `operationType` names it.
+/// A kind of change event: MongoDB's `operationType`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Operation {
     /// A document was inserted.
@@ -33,10 +33,10 @@ pub enum Operation {
     RefineCollectionShardKey,
     /// A collection was resharded.
     ReshardCollection,
-    /// The end of a collection's or database's stream. Never asked for and never delivered as a
-    /// change: the service tells it as `Invalidated`.
+    /// The end of the stream of a collection or database. Clients cannot select it, and receive it as the
+    /// message `Invalidated`, not as a change.
     Invalidate,
-    /// Any `operationType` without a name here.
+    /// Any other `operationType`.
     Other,
 }
 
@@ -61,7 +61,7 @@ impl Operation {
         Operation::Other,
     ];
 
-    /// The operations that change a document, and so the only ones that filters judge.
+    /// The operations that change a document. Filters apply to these only.
     pub const DOCUMENT: [Operation; 4] = [
         Operation::Insert,
         Operation::Update,
@@ -69,8 +69,7 @@ impl Operation {
         Operation::Delete,
     ];
 
-    /// MongoDB's name for the operation. `Other` has none; its name here, `other`, is for logs and
-    /// metrics only.
+    /// Returns MongoDB's name for the operation. The name of `Other`, `other`, is for logs and metrics only.
     pub const fn name(self) -> &'static str {
         match self {
             Operation::Insert => "insert",
@@ -92,8 +91,8 @@ impl Operation {
         }
     }
 
-    /// Reads MongoDB's `operationType`. A name that is not known here is `Other`, since MongoDB
-    /// adds names and they must pass through.
+    /// Returns the operation of MongoDB's `operationType`; `Other` for an unknown name, because later
+    /// versions of MongoDB add names.
     pub fn from_name(name: &str) -> Operation {
         Operation::ALL
             .into_iter()
@@ -101,7 +100,7 @@ impl Operation {
             .unwrap_or(Operation::Other)
     }
 
-    /// Whether the operation changes a document.
+    /// Returns whether the operation changes a document.
     pub const fn is_document(self) -> bool {
         matches!(
             self,
@@ -109,7 +108,7 @@ impl Operation {
         )
     }
 
-    /// Whether MongoDB tells of the operation only with `showExpandedEvents`.
+    /// Returns whether MongoDB sends the operation only with `showExpandedEvents`.
     pub const fn needs_expanded(self) -> bool {
         matches!(
             self,
@@ -123,7 +122,7 @@ impl Operation {
         )
     }
 
-    /// The API's number for the operation. `Invalidate` has none and gives `Unspecified`.
+    /// Returns the value of the API; `Unspecified` for `Invalidate`, which has none.
     pub const fn to_pb(self) -> pb::OperationType {
         match self {
             Operation::Insert => pb::OperationType::Insert,
@@ -145,7 +144,7 @@ impl Operation {
         }
     }
 
-    /// The operation behind the API's number, `None` for `Unspecified`.
+    /// Returns the operation of a value of the API, `None` for `Unspecified`.
     pub fn from_pb(number: pb::OperationType) -> Option<Operation> {
         Operation::ALL
             .into_iter()
@@ -159,7 +158,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_name_reads_back_and_unknown_names_are_other() {
+    fn names_round_trip_and_unknown_names_are_other() {
         for operation in Operation::ALL {
             assert_eq!(Operation::from_name(operation.name()), operation);
         }
@@ -169,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn every_number_of_the_api_but_unspecified_has_an_operation() {
+    fn every_api_value_except_unspecified_has_an_operation() {
         for number in 0..=15 {
             let number = pb::OperationType::try_from(number).unwrap();
             let operation = Operation::from_pb(number);

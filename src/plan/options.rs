@@ -1,26 +1,25 @@
-//! The choices of a watch as plain enums: nothing behind validation meets an unspecified or
-//! unknown number.
+//! The options of a watch as plain enums. After validation no value is unspecified or unknown.
 
 use bytes::Bytes;
 
-/// Where a watch starts.
+/// The start position of a watch.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Start {
-    /// From the moment of opening.
+    /// The moment of opening.
     Now,
     /// Strictly after this resume token: 1 byte to 16 KiB, not parsed yet.
     Token(Bytes),
-    /// At the changes of this second since 1970, or later.
+    /// The first change of this second since 1970, or the first after it.
     Time(u32),
 }
 
-/// Whether updates carry the document as it is after the change.
+/// The document after the change in update events.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum FullDocument {
-    /// Updates carry the changed fields only.
+    /// Only the changed fields.
     #[default]
     Default,
-    /// The document as MongoDB finds it when it reads the event, or null.
+    /// The document as it is when MongoDB reads the event, or null.
     UpdateLookup,
     /// The stored post-image, or null.
     WhenAvailable,
@@ -29,7 +28,7 @@ pub enum FullDocument {
 }
 
 impl FullDocument {
-    /// The value of the `$changeStream` option; `None` where MongoDB's default says it.
+    /// Returns the value of the `$changeStream` option, `None` for MongoDB's default.
     pub const fn option(self) -> Option<&'static str> {
         match self {
             FullDocument::Default => None,
@@ -40,10 +39,10 @@ impl FullDocument {
     }
 }
 
-/// Whether updates, replaces and deletes carry the document as it was before the change.
+/// The document before the change in update, replace and delete events.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum BeforeChange {
-    /// Never.
+    /// No such document.
     #[default]
     Off,
     /// The stored pre-image, or null.
@@ -53,7 +52,7 @@ pub enum BeforeChange {
 }
 
 impl BeforeChange {
-    /// The value of the `$changeStream` option; `None` where MongoDB's default says it.
+    /// Returns the value of the `$changeStream` option, `None` for MongoDB's default.
     pub const fn option(self) -> Option<&'static str> {
         match self {
             BeforeChange::Off => None,
@@ -63,21 +62,21 @@ impl BeforeChange {
     }
 }
 
-/// How documents are written.
+/// The encoding of documents.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Format {
-    /// BSON bytes as MongoDB sent them.
+    /// The BSON bytes that MongoDB sent.
     #[default]
     Bson,
     /// Relaxed Extended JSON text.
     Json,
     /// Canonical Extended JSON text.
     CanonicalJson,
-    /// `google.protobuf.Struct` holding relaxed Extended JSON.
+    /// `google.protobuf.Struct` with relaxed Extended JSON.
     Struct,
 }
 
-/// What to do with an event that the largest message cannot hold.
+/// The handling of an event that does not fit into the largest message.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Oversize {
     /// Send it in pieces.
@@ -89,27 +88,27 @@ pub enum Oversize {
     Fail,
 }
 
-/// What a filter decides about an event that lacks the document it needs.
+/// The result of a filter for an event without the document that it needs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum MissingImage {
-    /// Deliver what may match.
+    /// Deliver events that may match.
     #[default]
     Deliver,
-    /// Deliver only what surely matches.
+    /// Deliver only events that certainly match.
     Drop,
 }
 
-/// What happens when the watched collection or database goes away.
+/// The handling of a watched collection or database that is dropped or renamed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Invalidate {
-    /// Tell it, then end.
+    /// Send `Invalidated`, then end.
     #[default]
     End,
-    /// Tell it, then go on with what is created under the same name.
+    /// Send `Invalidated`, then continue with what is created under the same name.
     Continue,
 }
 
-/// How a watch gets its events from MongoDB.
+/// The kind of feed that serves a watch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum FeedMode {
     /// The server chooses.

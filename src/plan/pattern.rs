@@ -1,9 +1,9 @@
-//! A checked regular expression, run in process with the meaning that MongoDB's engine gives it.
+//! Runs regular expressions in process, with the same meaning as in MongoDB's engine (PCRE).
 //!
-//! The grammar is common to both (see [`regex_filter`](super::regex_filter)); what differs in
-//! meaning is put into other words before the pattern is compiled: the classes `\d`, `\w`, `\s` and
-//! `\b` know ASCII only, `\v` is any vertical space, "i" leaves classes by name alone, and the ends
-//! of a text know its last newline.
+//! [`regex_check`](super::regex_check) accepts only syntax that both engines share. Where they differ in
+//! meaning, the pattern is translated before it is compiled: in PCRE, `\d`, `\w`, `\s` and `\b` are
+//! ASCII only, `\v` is any vertical space, the option "i" does not affect named classes, and `$` and `^`
+//! treat a newline at the end of the text in their own way.
 
 mod engine;
 
@@ -11,43 +11,46 @@ use regex_syntax::ast::{self, Ast};
 use regex_syntax::hir::translate::TranslatorBuilder;
 use regex_syntax::hir::{Class, ClassUnicode, ClassUnicodeRange, HirKind};
 
-use super::regex_filter::{MAX_NESTING, syntax_problem};
-pub(super) use engine::Effort;
+use super::regex_check::{MAX_NESTING, syntax_problem};
 use engine::Engine;
+pub(super) use engine::WorkBudget;
 
-/// A class of no character.
-const NOTHING: &str = r"[^\x{0}-\x{10ffff}]";
+/// A class that matches no character.
+const NEVER_MATCHES: &str = r"[^\x{0}-\x{10ffff}]";
 
 /// A compiled pattern.
 #[derive(Clone, Debug)]
 pub(super) struct Pattern {
     whole: Engine,
-    /// For texts that end with a newline, run without it: `$` is also true before it.
+    /// Runs on texts that end with a newline, without that newline, because `$` also matches before it.
     without_newline: Option<Engine>,
-    /// For texts that end with a newline: at the end of such a text no line begins.
+    /// Runs on texts that end with a newline; there `^` does not match at the end of the text.
     no_line_at_end: Option<Engine>,
 }
 
 impl Pattern {
-    /// Compiles a pattern that passed the checks, with options of "imsx".
+    /// Compiles a pattern that passed the checks. `options` are letters of "imsx".
+    ///
+    /// # Errors
+    /// A description of the problem, such as a compiled size above the limit.
     pub(super) fn new(pattern: &str, options: &str) -> Result<Pattern, String> {
-        let reading = Reading::new(pattern, options)?;
-        let (whole, seen) = reading.compile(Text::Whole)?;
+        let parsed = ParsedPattern::new(pattern, options)?;
+        let (whole, seen) = parsed.compile(TextVariant::Whole)?;
         let other = |needed: bool, text| -> Result<Option<Engine>, String> {
             Ok(if needed {
-                Some(reading.compile(text)?.0)
+                Some(parsed.compile(text)?.0)
             } else {
                 None
             })
         };
         Ok(Pattern {
             whole,
-            without_newline: other(seen.end, Text::WithoutNewline)?,
-            no_line_at_end: other(seen.line_start, Text::NoLineAtEnd)?,
+            without_newline: other(seen.end, TextVariant::WithoutNewline)?,
+            no_line_at_end: other(seen.line_start, TextVariant::NoLineAtEnd)?,
         })
     }
 
-    /// The memory that it takes, in bytes.
+    /// Returns the memory that the compiled pattern takes, in bytes.
     pub(super) fn compiled_bytes(&self) -> usize {
         [&self.without_newline, &self.no_line_at_end]
             .into_iter()
@@ -57,93 +60,95 @@ impl Pattern {
             .sum()
     }
 
-    /// Whether the text holds a match; `None` where telling would take more work than is left of
-    /// `effort`. Text that is not UTF-8 holds none.
-    pub(super) fn is_match(&self, text: &[u8], effort: &Effort) -> Option<bool> {
+    /// Returns whether the text holds a match; `None` if that would take more work than is left of
+    /// `budget`. Text that is not UTF-8 holds none.
+    pub(super) fn is_match(&self, text: &[u8], budget: &WorkBudget) -> Option<bool> {
         let Ok(text) = std::str::from_utf8(text) else {
             return Some(false);
         };
         let Some(without_newline) = text.strip_suffix('\n') else {
-            return self.whole.is_match(text, effort);
+            return self.whole.is_match(text, budget);
         };
         if let Some(regex) = &self.without_newline
-            && regex.is_match(without_newline, effort)?
+            && regex.is_match(without_newline, budget)?
         {
             return Some(true);
         }
         let Some(strict) = &self.no_line_at_end else {
-            return self.whole.is_match(text, effort);
+            return self.whole.is_match(text, budget);
         };
-        match self.whole.first_end(text, effort)? {
+        match self.whole.first_end(text, budget)? {
             None => Some(false),
             Some(end) if end < text.len() => Some(true),
-            // Empty, and where no line begins, unless it started before.
-            Some(_) if strict.is_match(text, effort)? => Some(true),
+            // The match ends at the end of the text. It counts if it needs no `^` there, or is not empty.
+            Some(_) if strict.is_match(text, budget)? => Some(true),
             Some(_) => {
-                let start = self.whole.first_start(text, effort)?;
+                let start = self.whole.first_start(text, budget)?;
                 Some(start.is_some_and(|start| start < text.len()))
             }
         }
     }
 }
 
-/// For which text a pattern is put into other words.
+/// The kind of text that a translated pattern runs on.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Text {
+enum TextVariant {
     Whole,
     WithoutNewline,
     NoLineAtEnd,
 }
 
-/// What a pattern holds that needs more than one run.
+/// The assertions in a pattern that need another run on texts that end with a newline.
 #[derive(Clone, Copy, Default)]
-struct Seen {
+struct SpecialAssertions {
+    /// `$` outside of multi-line mode.
     end: bool,
+    /// `^` in multi-line mode.
     line_start: bool,
 }
 
-struct Reading<'a> {
+struct ParsedPattern<'a> {
     pattern: &'a str,
     options: &'a str,
     parsed: Ast,
 }
 
-impl<'a> Reading<'a> {
-    fn new(pattern: &'a str, options: &'a str) -> Result<Reading<'a>, String> {
+impl<'a> ParsedPattern<'a> {
+    fn new(pattern: &'a str, options: &'a str) -> Result<ParsedPattern<'a>, String> {
         let parsed = ast::parse::ParserBuilder::new()
             .nest_limit(MAX_NESTING)
             .ignore_whitespace(options.contains('x'))
             .build()
             .parse(pattern)
             .map_err(|error| syntax_problem(pattern, error.kind(), error.span()))?;
-        Ok(Reading {
+        Ok(ParsedPattern {
             pattern,
             options,
             parsed,
         })
     }
 
-    fn compile(&self, text: Text) -> Result<(Engine, Seen), String> {
+    fn compile(&self, text: TextVariant) -> Result<(Engine, SpecialAssertions), String> {
         let has = |letter| self.options.contains(letter);
-        let mut rewording = Rewording {
+        let mut translation = RegexTranslation {
             text,
             flags: Flags {
                 caseless: has('i'),
                 multi_line: has('m'),
             },
-            seen: Seen::default(),
+            seen: SpecialAssertions::default(),
         };
-        let mut reworded = self.parsed.clone();
-        rewording.reword(&mut reworded)?;
+        let mut translated_ast = self.parsed.clone();
+        translation.translate(&mut translated_ast)?;
         let translated = TranslatorBuilder::new()
             .case_insensitive(has('i'))
             .multi_line(has('m'))
             .dot_matches_new_line(has('s'))
             .build()
-            .translate(self.pattern, &reworded)
+            .translate(self.pattern, &translated_ast)
             .map_err(|error| format!("cannot be compiled: {}", error.kind()))?;
         let regex = Engine::new(&translated)?;
-        Ok((regex, rewording.seen))
+        Ok((regex, translation.seen))
     }
 }
 
@@ -164,15 +169,15 @@ impl Flags {
     }
 }
 
-struct Rewording {
-    text: Text,
+struct RegexTranslation {
+    text: TextVariant,
     flags: Flags,
-    seen: Seen,
+    seen: SpecialAssertions,
 }
 
-/// As deep as the pattern nests, which the parser bounds.
-impl Rewording {
-    fn reword(&mut self, part: &mut Ast) -> Result<(), String> {
+/// The recursion is as deep as the pattern nests, which the parser bounds.
+impl RegexTranslation {
+    fn translate(&mut self, part: &mut Ast) -> Result<(), String> {
         let other = match part {
             Ast::Flags(set) => {
                 self.flags.set(&set.flags);
@@ -183,37 +188,39 @@ impl Rewording {
                 if let ast::GroupKind::NonCapturing(flags) = &group.kind {
                     self.flags.set(flags);
                 }
-                self.reword(&mut group.ast)?;
+                self.translate(&mut group.ast)?;
                 self.flags = outside;
                 None
             }
             Ast::Repetition(repetition) => {
-                self.reword(&mut repetition.ast)?;
+                self.translate(&mut repetition.ast)?;
                 None
             }
             Ast::Alternation(alternation) => {
-                self.reword_all(&mut alternation.asts)?;
+                self.translate_all(&mut alternation.asts)?;
                 None
             }
             Ast::Concat(concat) => {
-                self.reword_all(&mut concat.asts)?;
+                self.translate_all(&mut concat.asts)?;
                 None
             }
             Ast::Assertion(assertion) => self.assertion(&assertion.kind),
-            Ast::Literal(literal) if is_vertical_space(literal) => Some(ranges(&vertical_space())),
-            Ast::ClassPerl(class) => Some(ranges(&perl(class))),
-            Ast::ClassUnicode(class) => Some(ranges(&by_property(class)?)),
+            Ast::Literal(literal) if is_vertical_space(literal) => {
+                Some(class_pattern(&vertical_space()))
+            }
+            Ast::ClassPerl(class) => Some(class_pattern(&perl_class(class))),
+            Ast::ClassUnicode(class) => Some(class_pattern(&unicode_class(class)?)),
             Ast::ClassBracketed(class) => self.bracketed(class)?,
             Ast::Empty(_) | Ast::Dot(_) | Ast::Literal(_) => None,
         };
         if let Some(other) = other {
-            *part = written(&other)?;
+            *part = parse_generated(&other)?;
         }
         Ok(())
     }
 
-    fn reword_all(&mut self, parts: &mut [Ast]) -> Result<(), String> {
-        parts.iter_mut().try_for_each(|part| self.reword(part))
+    fn translate_all(&mut self, parts: &mut [Ast]) -> Result<(), String> {
+        parts.iter_mut().try_for_each(|part| self.translate(part))
     }
 
     fn assertion(&mut self, kind: &ast::AssertionKind) -> Option<String> {
@@ -223,11 +230,11 @@ impl Rewording {
                 self.seen.end = true;
                 r"\z"
             }
-            // The text goes on with the newline.
-            Kind::EndText if self.text == Text::WithoutNewline => NOTHING,
+            // The newline follows, so this is not the end of the text.
+            Kind::EndText if self.text == TextVariant::WithoutNewline => NEVER_MATCHES,
             Kind::StartLine if self.flags.multi_line => {
                 self.seen.line_start = true;
-                if self.text != Text::NoLineAtEnd {
+                if self.text != TextVariant::NoLineAtEnd {
                     return None;
                 }
                 r"\A"
@@ -239,12 +246,17 @@ impl Rewording {
         Some(other.into())
     }
 
-    /// A class in brackets. With nothing but characters and ranges in it both engines agree.
+    /// Translates a class in brackets; `None` if it holds only characters and ranges, on which both
+    /// engines agree.
     fn bracketed(&self, class: &ast::ClassBracketed) -> Result<Option<String>, String> {
         let items = match &class.kind {
             ast::ClassSet::Item(ast::ClassSetItem::Union(union)) => union.items.as_slice(),
             ast::ClassSet::Item(item) => std::slice::from_ref(item),
-            ast::ClassSet::BinaryOp(_) => return Err("holds an operation on classes".into()),
+            ast::ClassSet::BinaryOp(_) => {
+                return Err(
+                    "contains a class operation (&&, --, ~~); write the class without it".into(),
+                );
+            }
         };
         let plain = |item: &ast::ClassSetItem| match item {
             ast::ClassSetItem::Literal(literal) => !is_vertical_space(literal),
@@ -269,11 +281,11 @@ impl Rewording {
                 Item::Range(range) => {
                     folded.push(ClassUnicodeRange::new(range.start.c, range.end.c));
                 }
-                Item::Perl(class) => named.union(&perl(class)),
-                Item::Ascii(class) => named.union(&posix(class, self.flags.caseless)),
-                Item::Unicode(class) => named.union(&by_property(class)?),
+                Item::Perl(class) => named.union(&perl_class(class)),
+                Item::Ascii(class) => named.union(&posix_class(class, self.flags.caseless)),
+                Item::Unicode(class) => named.union(&unicode_class(class)?),
                 Item::Bracketed(_) | Item::Union(_) => {
-                    return Err("holds a class within a class".into());
+                    return Err("contains a class within a class; write one class".into());
                 }
             }
         }
@@ -286,7 +298,7 @@ impl Rewording {
         if class.negated {
             named.negate();
         }
-        Ok(Some(ranges(&named)))
+        Ok(Some(class_pattern(&named)))
     }
 }
 
@@ -306,7 +318,7 @@ fn vertical_space() -> ClassUnicode {
     class_of(&[('\n', '\r'), ('\u{85}', '\u{85}'), ('\u{2028}', '\u{2029}')])
 }
 
-fn perl(class: &ast::ClassPerl) -> ClassUnicode {
+fn perl_class(class: &ast::ClassPerl) -> ClassUnicode {
     let mut found = match class.kind {
         ast::ClassPerlKind::Digit => class_of(&[('0', '9')]),
         ast::ClassPerlKind::Space => class_of(&[('\t', '\r'), (' ', ' ')]),
@@ -318,8 +330,8 @@ fn perl(class: &ast::ClassPerl) -> ClassUnicode {
     found
 }
 
-/// A class such as `[:alpha:]`. Without case, upper and lower are any letter.
-fn posix(class: &ast::ClassAscii, caseless: bool) -> ClassUnicode {
+/// Returns a class such as `[:alpha:]`. If case is ignored, upper and lower are any letter.
+fn posix_class(class: &ast::ClassAscii, caseless: bool) -> ClassUnicode {
     use ast::ClassAsciiKind as Kind;
     let mut found = class_of(match class.kind {
         Kind::Alnum => &[('0', '9'), ('A', 'Z'), ('a', 'z')],
@@ -344,29 +356,29 @@ fn posix(class: &ast::ClassAscii, caseless: bool) -> ClassUnicode {
     found
 }
 
-fn by_property(class: &ast::ClassUnicode) -> Result<ClassUnicode, String> {
+fn unicode_class(class: &ast::ClassUnicode) -> Result<ClassUnicode, String> {
     let translated = TranslatorBuilder::new()
         .build()
         .translate("", &Ast::class_unicode(class.clone()))
         .map_err(|error| format!("cannot be compiled: {}", error.kind()))?;
     match translated.kind() {
         HirKind::Class(Class::Unicode(class)) => Ok(class.clone()),
-        // A class of one character is told as that character, and of none as nothing.
+        // The translator turns a class of one character into a literal, and an empty one into a failure.
         HirKind::Literal(literal) => std::str::from_utf8(&literal.0)
             .ok()
             .and_then(|text| text.chars().next())
             .map(|one| class_of(&[(one, one)]))
-            .ok_or_else(|| "holds a class that cannot be compiled".into()),
+            .ok_or_else(|| "contains a class that cannot be compiled".into()),
         _ => Ok(ClassUnicode::empty()),
     }
 }
 
-/// The class as a pattern that "i" leaves alone.
-fn ranges(class: &ClassUnicode) -> String {
+/// Writes the class as a pattern that ignores the option "i".
+fn class_pattern(class: &ClassUnicode) -> String {
     let mut text = String::from("(?-i:[");
-    // An empty pair of brackets would not be a class.
+    // Empty brackets are not a class.
     if class.ranges().is_empty() {
-        return NOTHING.into();
+        return NEVER_MATCHES.into();
     }
     for range in class.iter() {
         let (start, end) = (u32::from(range.start()), u32::from(range.end()));
@@ -376,8 +388,8 @@ fn ranges(class: &ClassUnicode) -> String {
     text
 }
 
-/// A pattern of our own.
-fn written(pattern: &str) -> Result<Ast, String> {
+/// Parses a pattern that this module wrote.
+fn parse_generated(pattern: &str) -> Result<Ast, String> {
     ast::parse::Parser::new()
         .parse(pattern)
         .map_err(|error| format!("cannot be compiled: {}", error.kind()))

@@ -1,47 +1,48 @@
-//! What a feed asks of MongoDB.
+//! The change-stream pipeline of a feed.
 
 use std::collections::BTreeSet;
 
 use bson::{Bson, Document, doc};
 use sha2::{Digest as _, Sha256};
 
-use super::match_stage::{Verdict, all_of, any_of, possibly, surely, with_document};
+use super::match_stage::{Clause, all_of, any_of, certain_match, possible_match, with_document};
 use super::{BeforeChange, MissingImage, Operation, Predicate, Scope, Watch};
 
 const AFTER: &str = "fullDocument";
 const BEFORE: &str = "fullDocumentBeforeChange";
 
-/// What one feed needs. Watches with equal plans can read the same change stream.
+/// The change stream of one feed. Watches with equal plans can share it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Plan {
-    /// What is watched: the collection, database or deployment to open the stream on.
+    /// The collection, database or deployment to open the stream on.
     pub scope: Scope,
-    /// The options of the `$changeStream` stage that differ from MongoDB's defaults, without any
-    /// that says where to start.
+    /// The options of the `$changeStream` stage that differ from MongoDB's defaults, except the start
+    /// position.
     pub change_stream: Document,
     /// The stages after `$changeStream`, without `$changeStreamSplitLargeEvent`.
     pub stages: Vec<Document>,
-    /// The operations that the client wants; `None` means all. The stream also holds the events
-    /// that tell why a watch was invalidated, which are to be dropped after a look at them.
-    pub asked: Option<BTreeSet<Operation>>,
+    /// The operations to deliver; `None` means all. The stream also contains the events that show why a
+    /// watch was invalidated; the feed drops those after reading them.
+    pub operations: Option<BTreeSet<Operation>>,
 }
 
 impl Plan {
-    /// The plan of a watch with a change stream of its own, where MongoDB does all the filtering
-    /// that a pipeline can say; see [`Residual::beyond`](super::Residual::beyond) for the rest.
+    /// Returns the plan of a watch that has its own change stream, where MongoDB does all the filtering
+    /// that a pipeline can express; see [`Residual::for_dedicated`](super::Residual::for_dedicated) for
+    /// the rest.
     ///
-    /// The stages are `$match`, cheapest first: namespaces and operations, then what the document key
-    /// rules out, then what needs documents; of the latter two one each for the view's guard and for the
-    /// filter. mongod moves a condition into the
-    /// oplog scan, before any document is looked up, where it can rewrite it for oplog entries:
-    /// `ns`, `operationType` and `documentKey` it can, `fullDocument` it cannot. An `$or` moves
-    /// only as a whole, so conditions that can move stand in stages of their own, apart from those
-    /// that cannot.
+    /// The stages are `$match`, cheapest first: namespaces and operations, then conditions on the document
+    /// key, then conditions on documents. The row filter and the client's filter have one stage each for
+    /// their key and for their documents.
+    ///
+    /// mongod moves a condition into the oplog scan, before it looks up documents, if it can rewrite the
+    /// condition for oplog entries. It can for `ns`, `operationType` and `documentKey`, but not for
+    /// `fullDocument`, and it moves an `$or` only as a whole. So the two kinds are in separate stages.
     pub fn dedicated(watch: &Watch) -> Plan {
         let mut on_documents = Vec::new();
-        if wants_documents(watch.operations.as_ref()) {
-            if let Some(guard) = &watch.view.guard {
-                on_documents.extend(guard_conditions(guard));
+        if selects_documents(watch.operations.as_ref()) {
+            if let Some(row_filter) = &watch.view.row_filter {
+                on_documents.extend(row_filter_conditions(row_filter));
             }
             if let Some(filter) = &watch.filter {
                 let pre_images = watch.before_change != BeforeChange::Off;
@@ -49,23 +50,23 @@ impl Plan {
                 on_documents.extend(conditions);
             }
         }
-        on_documents.sort_by_key(names_documents);
-        let envelope = envelope(&watch.scope, watch.operations.as_ref());
-        let conditions = envelope.into_iter().chain(on_documents);
+        on_documents.sort_by_key(uses_images);
+        let conditions = envelope_condition(&watch.scope, watch.operations.as_ref())
+            .into_iter()
+            .chain(on_documents);
         Plan::new(watch, conditions, watch.operations.clone())
     }
 
-    /// The plan that every watch of this scope with these image options can share: the namespaces
-    /// are narrowed, and nothing is said of operations or documents, which is left to
-    /// [`Residual::of`](super::Residual::of).
+    /// Returns the plan that all watches of this scope with these image options share. It selects
+    /// namespaces only; operations and documents are left to [`Residual::full`](super::Residual::full).
     pub fn shared(watch: &Watch) -> Plan {
-        Plan::new(watch, envelope(&watch.scope, None), None)
+        Plan::new(watch, envelope_condition(&watch.scope, None), None)
     }
 
     fn new(
         watch: &Watch,
         conditions: impl IntoIterator<Item = Document>,
-        asked: Option<BTreeSet<Operation>>,
+        operations: Option<BTreeSet<Operation>>,
     ) -> Plan {
         Plan {
             scope: watch.scope.clone(),
@@ -74,13 +75,13 @@ impl Plan {
                 .into_iter()
                 .map(|condition| doc! { "$match": condition })
                 .collect(),
-            asked,
+            operations,
         }
     }
 
-    /// The same without any stage that leaves an event out: over the whole database where the plan
-    /// narrows that to some of its collections. A reply without events has then passed over nothing.
-    pub fn unnarrowed(&self) -> Plan {
+    /// Returns the plan without its stages, widened to the whole database if it selects some collections.
+    /// Its stream skips no event, so an empty reply means that there was none.
+    pub fn unfiltered(&self) -> Plan {
         let scope = match &self.scope {
             Scope::Collections { database, .. } => Scope::Database {
                 database: database.clone(),
@@ -91,30 +92,30 @@ impl Plan {
             scope,
             change_stream: self.change_stream.clone(),
             stages: Vec::new(),
-            asked: None,
+            operations: None,
         }
     }
 
-    /// The same without the stages that judge documents: the stream in which MongoDB looks up whatever it
-    /// looks up in this plan's.
+    /// Returns the plan without the stages that use documents. MongoDB looks up the same documents for
+    /// its stream, and skips no event because of them.
     #[must_use]
-    pub fn before_documents(&self) -> Plan {
+    pub fn without_document_stages(&self) -> Plan {
         let mut plan = self.clone();
-        plan.stages.retain(|stage| !names_documents(stage));
+        plan.stages.retain(|stage| !uses_images(stage));
         plan
     }
 
-    /// Whether the documents of before the changes must be there.
+    /// Returns whether the stream fails if a pre-image is missing.
     #[must_use]
-    pub fn needs_before(&self) -> bool {
+    pub fn requires_pre_image(&self) -> bool {
         matches!(self.change_stream.get_str(BEFORE), Ok("required"))
     }
 
-    /// The same without documents, in which MongoDB looks up none: of each event what tells which one it
-    /// is, and no more.
+    /// Returns the plan without documents, so that MongoDB looks up none. Its events carry only the fields
+    /// that identify them.
     #[must_use]
-    pub fn outline(&self) -> Plan {
-        let mut plan = self.before_documents();
+    pub fn identity_only(&self) -> Plan {
+        let mut plan = self.without_document_stages();
         for image in [AFTER, BEFORE] {
             plan.change_stream.remove(image);
         }
@@ -124,16 +125,16 @@ impl Plan {
         plan
     }
 
-    /// Names what the stream of this plan holds: equal for plans whose streams hold the same
-    /// events, and the same in every process and version, so that a resume token can tell whether
-    /// it came from such a stream. `asked` is no part of it, because it chooses from the stream.
+    /// Returns a hash that identifies the events of this plan's stream. It is the same in every process
+    /// and version, so a resume token can record the stream that it came from. `operations` is left out,
+    /// because it selects from the stream.
     pub fn fingerprint(&self) -> [u8; 16] {
         let mut hash = Sha256::new();
         hash.update(b"weir plan 1\0");
         let scope = self.scope.canonical_bytes();
         hash.update((scope.len() as u64).to_be_bytes());
         hash.update(scope);
-        // BSON documents begin with their length, so they can follow each other.
+        // A BSON document starts with its length, so concatenation is unambiguous.
         for document in std::iter::once(&self.change_stream).chain(&self.stages) {
             hash.update(
                 document
@@ -147,8 +148,8 @@ impl Plan {
     }
 }
 
-/// Whether a stage names a document before or after the change, as a key or as a value.
-fn names_documents(stage: &Document) -> bool {
+/// Returns whether a stage uses the document before or after the change, as a key or as a value.
+fn uses_images(stage: &Document) -> bool {
     stage.to_string().contains(AFTER)
 }
 
@@ -169,8 +170,8 @@ fn change_stream(watch: &Watch) -> Document {
     options
 }
 
-/// The events that tell that a stream ends and why. They pass whatever operations are asked for.
-fn control(scope: &Scope) -> &'static [Operation] {
+/// Returns the operations that end a stream. Their events pass whatever operations are selected.
+fn control_operations(scope: &Scope) -> &'static [Operation] {
     match scope {
         Scope::Collection { .. } => &[
             Operation::Drop,
@@ -181,47 +182,47 @@ fn control(scope: &Scope) -> &'static [Operation] {
         Scope::Collections { .. } | Scope::Database { .. } => {
             &[Operation::DropDatabase, Operation::Invalidate]
         }
-        // A deployment never goes away.
+        // A deployment is never dropped.
         Scope::Deployment => &[],
     }
 }
 
-fn wants_documents(asked: Option<&BTreeSet<Operation>>) -> bool {
-    asked.is_none_or(|asked| asked.iter().any(|operation| operation.is_document()))
+fn selects_documents(operations: Option<&BTreeSet<Operation>>) -> bool {
+    operations.is_none_or(|operations| operations.iter().any(|operation| operation.is_document()))
 }
 
-/// The conditions on namespace and operation, where there are any.
-fn envelope(scope: &Scope, asked: Option<&BTreeSet<Operation>>) -> Option<Document> {
+/// Returns the condition on namespace and operation, if there is any.
+fn envelope_condition(scope: &Scope, operations: Option<&BTreeSet<Operation>>) -> Option<Document> {
     let mut condition = Document::new();
     if let Scope::Collections { collections, .. } = scope {
         let names: Vec<&str> = collections.iter().map(String::as_str).collect();
-        // By name alone: mongod scans far faster for that than for pairs of database and name, and
-        // the stream is the database's. `to` brings the rename of another collection to a watched
-        // name. The control events hold no collection.
+        // The stream is limited to the database already, and mongod scans far faster for a collection
+        // name than for a pair of names. `to` selects the rename of another collection to a watched name.
+        // The control events name no collection.
         condition.insert(
             "$or",
             vec![
                 doc! { "ns.coll": { "$in": &names } },
                 doc! { "to.coll": { "$in": &names } },
-                operation_in(control(scope).iter().copied()),
+                operation_in(control_operations(scope).iter().copied()),
             ],
         );
     }
-    if let Some(asked) = asked
-        && let Some(operations) = operation_condition(scope, asked)
-    {
-        condition.extend(operations);
-    }
+    condition.extend(
+        operations
+            .and_then(|operations| operation_condition(scope, operations))
+            .unwrap_or_default(),
+    );
     (!condition.is_empty()).then_some(condition)
 }
 
-fn operation_condition(scope: &Scope, asked: &BTreeSet<Operation>) -> Option<Document> {
-    let mut passing = asked.clone();
-    passing.extend(control(scope));
+fn operation_condition(scope: &Scope, operations: &BTreeSet<Operation>) -> Option<Document> {
+    let mut passing = operations.clone();
+    passing.extend(control_operations(scope));
     if !passing.contains(&Operation::Other) {
         return Some(operation_in(passing.into_iter()));
     }
-    // Other is every name but the known ones: what was not asked for is left out instead.
+    // `Other` is every unknown name, so the condition excludes the operations that are not selected.
     let unwanted: Vec<&str> = Operation::ALL
         .into_iter()
         .filter(|operation| !passing.contains(operation) && *operation != Operation::Invalidate)
@@ -235,105 +236,105 @@ fn operation_in(operations: impl Iterator<Item = Operation>) -> Document {
     doc! { "operationType": { "$in": names } }
 }
 
-/// The conditions on documents, cheapest first. Each lets every event about something else pass,
-/// and with `changed` in the filter every event that it may hold for.
+/// Returns the conditions of the client's filter, cheapest first. Each passes all events of other
+/// operations and, if the filter uses `changed`, all events that may match.
 fn document_conditions(
     filter: &Predicate,
     missing_image: MissingImage,
     pre_images: bool,
 ) -> Vec<Document> {
-    // `_id` never changes, so which document is judged does not matter.
+    // `_id` never changes, so any of the documents gives the same result.
     if filter.is_about_id_only() {
         return match with_document(filter, AFTER) {
-            Verdict::When(key) => vec![about_documents(vec![key])],
-            Verdict::Always | Verdict::Never => Vec::new(),
+            Clause::When(key) => vec![for_document_operations(vec![key])],
+            Clause::Always | Clause::Never => Vec::new(),
         };
     }
 
-    let possibly = possibly(filter);
+    let possible_match = possible_match(filter);
     let without_document = match missing_image {
-        MissingImage::Deliver => possibly.clone(),
-        MissingImage::Drop => surely(filter),
+        MissingImage::Deliver => possible_match.clone(),
+        MissingImage::Drop => certain_match(filter),
     };
     let with_after = with_document(filter, AFTER);
-    if with_after == Verdict::Always && without_document == Verdict::Always {
+    if with_after == Clause::Always && without_document == Clause::Always {
         return Vec::new();
     }
-    let mut ways = Vec::new();
-    ways.extend(seeing(AFTER, with_after));
+    let mut alternatives = Vec::new();
+    alternatives.extend(with_image(AFTER, with_after));
     if pre_images {
-        ways.extend(seeing(BEFORE, with_document(filter, BEFORE)));
+        alternatives.extend(with_image(BEFORE, with_document(filter, BEFORE)));
     }
-    ways.extend(blind(without_document, pre_images));
+    alternatives.extend(without_after_image(without_document, pre_images));
 
     let mut conditions = Vec::new();
-    // What may match by its key is a superset of everything below: one cheap look at the key
-    // spares mongod the look-up of documents that cannot match.
-    if let Verdict::When(key) = possibly {
-        conditions.push(about_documents(vec![key]));
+    // The possible matches by key are a superset of the matches below. Checking the key first is cheap,
+    // and saves mongod the look-up of documents that cannot match.
+    if let Clause::When(key) = possible_match {
+        conditions.push(for_document_operations(vec![key]));
     }
-    conditions.push(about_documents(ways));
+    conditions.push(for_document_operations(alternatives));
     conditions
 }
 
-/// The conditions of a guard, cheapest first: it surely holds for every image that an event carries, or
-/// by the key alone where it carries none. An event about anything else passes.
-fn guard_conditions(guard: &Predicate) -> Vec<Document> {
-    if guard.is_about_id_only() {
-        return match with_document(guard, AFTER) {
-            Verdict::Always => Vec::new(),
-            Verdict::Never => vec![about_documents(Vec::new())],
-            Verdict::When(key) => vec![about_documents(vec![key])],
+/// Returns the conditions of a row filter, cheapest first: it certainly holds for every image that an
+/// event carries; if there is none, for the document key alone. Events of other operations pass.
+fn row_filter_conditions(row_filter: &Predicate) -> Vec<Document> {
+    if row_filter.is_about_id_only() {
+        return match with_document(row_filter, AFTER) {
+            Clause::Always => Vec::new(),
+            Clause::Never => vec![for_document_operations(Vec::new())],
+            Clause::When(key) => vec![for_document_operations(vec![key])],
         };
     }
     let mut conditions = Vec::new();
-    match possibly(guard) {
-        Verdict::Always => {}
-        Verdict::Never => return vec![about_documents(Vec::new())],
-        Verdict::When(key) => conditions.push(about_documents(vec![key])),
+    match possible_match(row_filter) {
+        Clause::Always => {}
+        Clause::Never => return vec![for_document_operations(Vec::new())],
+        Clause::When(key) => conditions.push(for_document_operations(vec![key])),
     }
     let mut all = Vec::new();
     for image in [AFTER, BEFORE] {
-        match with_document(guard, image) {
-            Verdict::Always => {}
-            Verdict::Never => all.push(absent(image)),
-            Verdict::When(holds) => all.push(any_of(vec![absent(image), holds])),
+        match with_document(row_filter, image) {
+            Clause::Always => {}
+            Clause::Never => all.push(absent(image)),
+            Clause::When(holds) => all.push(any_of(vec![absent(image), holds])),
         }
     }
     let mut shown = vec![present(AFTER), present(BEFORE)];
-    match surely(guard) {
-        Verdict::Always => {}
-        Verdict::Never => all.push(any_of(shown)),
-        Verdict::When(key) => {
+    match certain_match(row_filter) {
+        Clause::Always => {}
+        Clause::Never => all.push(any_of(shown)),
+        Clause::When(key) => {
             shown.push(key);
             all.push(any_of(shown));
         }
     }
     if !all.is_empty() {
-        conditions.push(about_documents(vec![all_of(all)]));
+        conditions.push(for_document_operations(vec![all_of(all)]));
     }
     conditions
 }
 
-fn about_documents(ways: Vec<Document>) -> Document {
+fn for_document_operations(alternatives: Vec<Document>) -> Document {
     let names: Vec<&str> = Operation::DOCUMENT.map(Operation::name).to_vec();
     let mut any = vec![doc! { "operationType": { "$nin": names } }];
-    any.extend(ways);
+    any.extend(alternatives);
     any_of(any)
 }
 
-/// The way of an event with this image.
-fn seeing(image: &str, verdict: Verdict) -> Option<Document> {
-    match verdict {
-        Verdict::Never => None,
-        Verdict::Always => Some(present(image)),
-        Verdict::When(condition) => Some(all_of(vec![present(image), condition])),
+/// Returns the condition on an event that carries this image.
+fn with_image(image: &str, clause: Clause) -> Option<Document> {
+    match clause {
+        Clause::Never => None,
+        Clause::Always => Some(present(image)),
+        Clause::When(condition) => Some(all_of(vec![present(image), condition])),
     }
 }
 
-/// The way of an event without the document after the change. A delete never has one, so with its
-/// pre-image at hand that alone judges it.
-fn blind(verdict: Verdict, pre_images: bool) -> Option<Document> {
+/// Returns the condition on an event without the document after the change. A delete never has one; if
+/// its pre-image is present, that alone decides.
+fn without_after_image(clause: Clause, pre_images: bool) -> Option<Document> {
     let mut parts = vec![absent(AFTER)];
     if pre_images {
         parts.push(any_of(vec![
@@ -341,21 +342,21 @@ fn blind(verdict: Verdict, pre_images: bool) -> Option<Document> {
             absent(BEFORE),
         ]));
     }
-    match verdict {
-        Verdict::Never => return None,
-        Verdict::Always => {}
-        Verdict::When(condition) => parts.push(condition),
+    match clause {
+        Clause::Never => return None,
+        Clause::Always => {}
+        Clause::When(condition) => parts.push(condition),
     }
     Some(all_of(parts))
 }
 
-/// MongoDB reads "not null" as "there and not null", which is what an image must be.
+/// Returns the condition that the image is present. In MongoDB, "not null" also excludes a missing field.
 fn present(image: &str) -> Document {
     doc! { image: { "$ne": Bson::Null } }
 }
 
-/// MongoDB reads "null" as "null or missing". Both come: the one from a look-up that found
-/// nothing, the other from events that never hold the image.
+/// Returns the condition that the image is absent. In MongoDB, "null" also matches a missing field. Both
+/// occur: null if a look-up found nothing, missing if the operation never has the image.
 fn absent(image: &str) -> Document {
     doc! { image: { "$eq": Bson::Null } }
 }

@@ -1,11 +1,11 @@
-//! A condition on a document, validated and free of protobuf.
+//! Validated conditions on documents, independent of protobuf.
 
 use bson::Bson;
 
 use super::{FieldViolation, RequestError, filters, violations::Findings};
 use crate::pb;
 
-/// A condition on a document, with MongoDB's own meaning.
+/// A condition on a document, with the same meaning as in MongoDB.
 ///
 /// Groups hold at least one predicate. [`Watch::from_request`](super::Watch::from_request)
 /// bounds depth, count and size.
@@ -18,25 +18,24 @@ pub enum Predicate {
         /// The condition.
         op: Condition,
     },
-    /// Every one holds.
+    /// Every part holds.
     AllOf(Vec<Predicate>),
-    /// At least one holds.
+    /// At least one part holds.
     AnyOf(Vec<Predicate>),
-    /// None holds.
+    /// No part holds.
     NoneOf(Vec<Predicate>),
 }
 
 /// A condition on the value of one field.
 ///
-/// A literal that is a document was sent as a protobuf map, which keeps no order, so its fields
-/// are sorted by name. MongoDB compares documents field by field in their order: equality with a
-/// document of several fields holds only where the stored fields stand in the order of their
-/// names. Conditions on the dotted paths of the fields do not have that limit.
+/// The fields of a literal document are sorted by name, because a protobuf map keeps no order. MongoDB
+/// compares documents field by field in order, so equality with such a literal holds only if the stored
+/// fields are sorted by name too. Conditions on dotted paths do not have this limit.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Condition {
-    /// Equal; null also means missing.
+    /// Equal to the value; null also equals a missing field.
     Eq(Bson),
-    /// Not equal, or missing.
+    /// Not equal to the value, or missing.
     Ne(Bson),
     /// Greater, within the value's type.
     Gt(Bson),
@@ -50,7 +49,7 @@ pub enum Condition {
     In(Vec<Bson>),
     /// Equal to none of 1 to 1,000 values, or missing.
     NotIn(Vec<Bson>),
-    /// The field is there, null included; or it is missing.
+    /// The field is present, null included (`true`), or missing (`false`).
     Exists(bool),
     /// A string that starts with this text.
     Prefix(String),
@@ -61,16 +60,16 @@ pub enum Condition {
         /// The options.
         options: String,
     },
-    /// An update touched this path, one above it or one below it, component by component; or it
-    /// did not. A replace touches every path, an insert and a delete none.
+    /// The change touched this path, one above it or one below it (`true`), or did not (`false`). A
+    /// replace touches every path, an insert and a delete none.
     Changed(bool),
 }
 
 impl Predicate {
-    /// What filters that must all hold say together, within the bounds that a request's have.
+    /// Converts filters that must all hold, within the same bounds as those of a request.
     ///
     /// # Errors
-    /// What is wrong with them. No filter at all is wrong too.
+    /// The violations. An empty list of filters is one too.
     pub fn from_filters(filters: Vec<pb::Filter>) -> Result<Predicate, Vec<FieldViolation>> {
         let mut findings = Findings::default();
         let (predicate, _) = filters::predicate(filters, &mut findings);
@@ -79,12 +78,12 @@ impl Predicate {
             (_, Err(RequestError::Invalid(violations))) => Err(violations),
             (_, Ok(()) | Err(RequestError::DeploymentNotAllowed)) => Err(vec![FieldViolation {
                 field: "filters".to_owned(),
-                description: "hold no condition".to_owned(),
+                description: "contain no condition; add at least one".to_owned(),
             }]),
         }
     }
 
-    /// The paths that conditions are on, those of `changed` included; some more than once.
+    /// Returns the paths of all conditions, including `changed`, possibly with duplicates.
     pub fn paths(&self) -> Vec<&str> {
         match self {
             Predicate::Field { path, .. } => vec![path],
@@ -94,8 +93,7 @@ impl Predicate {
         }
     }
 
-    /// Whether the document key alone decides: every condition is on the value of `_id` or below
-    /// it.
+    /// Returns whether the document key alone decides: every condition is on a value at or below `_id`.
     pub fn is_about_id_only(&self) -> bool {
         match self {
             Predicate::Field { path, op } => is_id_path(path) && !op.is_about_the_change(),
@@ -105,8 +103,7 @@ impl Predicate {
         }
     }
 
-    /// Whether any condition is about the change instead of a document. MongoDB's query language
-    /// has no word for those.
+    /// Returns whether any condition is `changed`, which MongoDB's query language cannot express.
     pub fn uses_changed(&self) -> bool {
         match self {
             Predicate::Field { op, .. } => op.is_about_the_change(),
@@ -118,14 +115,14 @@ impl Predicate {
 }
 
 impl Condition {
-    /// Whether the condition is about what the change touched, and not about a value.
+    /// Returns whether the condition is about the change, not about a value.
     pub(super) const fn is_about_the_change(&self) -> bool {
         matches!(self, Condition::Changed(_))
     }
 }
 
-/// Whether the path is `_id` or below it. Such a field is known even without the document, and
-/// never changes.
+/// Returns whether the path is at or below `_id`. Such a field is known without the document and never
+/// changes.
 pub(super) fn is_id_path(path: &str) -> bool {
     path == "_id" || path.starts_with("_id.")
 }

@@ -1,33 +1,33 @@
-//! What is left to decide in process for one watch.
+//! The part of a watch's request that is evaluated in process.
 
 use std::collections::BTreeSet;
 use std::hash::{Hash, Hasher};
 
-use super::judge::Literal;
+use super::evaluator::Literal;
 use super::{BeforeChange, Condition, MissingImage, Operation, Predicate, Watch};
 
-/// What is left to decide in process about the events of a feed, for one watch.
+/// The conditions that the events of a feed must still meet in process, for one watch.
 ///
-/// Two are equal when their [keys](Residual::key) are.
+/// Two residuals are equal if their [keys](Residual::key) are.
 #[derive(Clone, Debug)]
 pub struct Residual {
-    /// What must surely hold for every document that an event carries.
-    pub guard: Option<Predicate>,
+    /// The policy's condition, which must certainly hold for every document that an event carries.
+    pub row_filter: Option<Predicate>,
     /// The operations that pass; `None` means all.
     pub operations: Option<BTreeSet<Operation>>,
-    /// The condition on documents.
+    /// The client's condition on documents.
     pub filter: Option<Predicate>,
-    /// What the filter decides without a document.
+    /// The result of the filter where it is unknown for lack of a document.
     pub missing_image: MissingImage,
-    /// Whether the document before the change is judged too.
+    /// True if the filter also applies to the document before the change.
     pub pre_images: bool,
 }
 
 impl Residual {
-    /// Nothing: every event of the feed passes.
-    pub fn nothing() -> Residual {
+    /// Returns the residual that every event passes.
+    pub fn pass_all() -> Residual {
         Residual {
-            guard: None,
+            row_filter: None,
             operations: None,
             filter: None,
             missing_image: MissingImage::default(),
@@ -35,52 +35,53 @@ impl Residual {
         }
     }
 
-    /// All that the watch asks for: for a feed that many watches share, on
-    /// [`Plan::shared`](super::Plan::shared).
-    pub fn of(watch: &Watch) -> Residual {
+    /// Returns all conditions of the watch, for a feed of [`Plan::shared`](super::Plan::shared).
+    pub fn full(watch: &Watch) -> Residual {
         let operations = watch.operations.clone();
         let on_documents = operations
             .as_ref()
             .is_none_or(|asked| asked.iter().any(|operation| operation.is_document()));
-        let guard = watch.view.guard.clone().filter(|_| on_documents);
+        let row_filter = watch.view.row_filter.clone().filter(|_| on_documents);
         match &watch.filter {
             Some(filter) if on_documents => Residual {
-                guard,
+                row_filter,
                 operations,
                 filter: Some(filter.clone()),
                 missing_image: watch.missing_image,
                 pre_images: watch.before_change != BeforeChange::Off,
             },
             _ => Residual {
-                guard,
+                row_filter,
                 operations,
-                ..Residual::nothing()
+                ..Residual::pass_all()
             },
         }
     }
 
-    /// What MongoDB leaves on the feed of [`Plan::dedicated`](super::Plan::dedicated): all of it
-    /// where the filter says what a pipeline can't, or where pre-images let it be told how a
-    /// change moved the document; nothing otherwise. The guard stays whatever MongoDB did with it: who
-    /// may see what rests on one thing the less.
-    pub fn beyond(watch: &Watch) -> Residual {
-        let whole = Residual::of(watch);
+    /// Returns the conditions that MongoDB does not cover on a feed of
+    /// [`Plan::dedicated`](super::Plan::dedicated).
+    ///
+    /// The whole filter is among them if it uses `changed`, which a pipeline cannot express, or if
+    /// pre-images allow a match transition. The row filter always is, so that access does not depend on
+    /// the pipeline alone.
+    pub fn for_dedicated(watch: &Watch) -> Residual {
+        let whole = Residual::full(watch);
         match &whole.filter {
             Some(filter) if whole.pre_images || filter.uses_changed() => whole,
             _ => Residual {
-                guard: whole.guard,
-                ..Residual::nothing()
+                row_filter: whole.row_filter,
+                ..Residual::pass_all()
             },
         }
     }
 
-    /// Whether there is nothing to decide.
+    /// Returns whether every event passes.
     pub fn passes_everything(&self) -> bool {
-        self.guard.is_none() && self.operations.is_none() && self.filter.is_none()
+        self.row_filter.is_none() && self.operations.is_none() && self.filter.is_none()
     }
 
-    /// The residual as bytes: equal for equal ones, different for different ones. What has no
-    /// meaning without a filter is no part of it. The bytes are for this process only.
+    /// Encodes the residual, with different bytes for different residuals. Options that have no effect
+    /// without a filter are left out. The encoding is for use within this process only.
     pub fn key(&self) -> Vec<u8> {
         let mut key = Vec::new();
         match &self.operations {
@@ -95,17 +96,17 @@ impl Residual {
             key.push(u8::from(self.pre_images));
             push_predicate(&mut key, filter);
         }
-        // No filter begins so.
-        if let Some(guard) = &self.guard {
+        // The encoding of a filter never starts with this byte.
+        if let Some(row_filter) = &self.row_filter {
             key.push(b'g');
-            push_predicate(&mut key, guard);
+            push_predicate(&mut key, row_filter);
         }
         key
     }
 
-    pub(super) fn operation_set(&self) -> Operations {
+    pub(super) fn operation_set(&self) -> OperationSet {
         match &self.operations {
-            None => Operations::ALL,
+            None => OperationSet::ALL,
             Some(operations) => operations.iter().copied().collect(),
         }
     }
@@ -125,20 +126,20 @@ impl Hash for Residual {
     }
 }
 
-/// A set of operations, a bit for each.
+/// A set of operations, as a bit set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Operations(u16);
+pub(super) struct OperationSet(u16);
 
-impl Operations {
-    pub(super) const ALL: Operations = Operations(u16::MAX);
+impl OperationSet {
+    pub(super) const ALL: OperationSet = OperationSet(u16::MAX);
 
     pub(super) const fn contains(self, operation: Operation) -> bool {
-        self.0 & Operations::bit(operation) != 0
+        self.0 & OperationSet::bit(operation) != 0
     }
 
-    /// Those of both.
-    pub(super) const fn and(self, other: Operations) -> Operations {
-        Operations(self.0 & other.0)
+    /// Returns the intersection.
+    pub(super) const fn and(self, other: OperationSet) -> OperationSet {
+        OperationSet(self.0 & other.0)
     }
 
     pub(super) const fn is_empty(self) -> bool {
@@ -150,17 +151,17 @@ impl Operations {
     }
 }
 
-impl FromIterator<Operation> for Operations {
+impl FromIterator<Operation> for OperationSet {
     fn from_iter<I: IntoIterator<Item = Operation>>(operations: I) -> Self {
-        Operations(
+        OperationSet(
             operations
                 .into_iter()
-                .fold(0, |set, operation| set | Operations::bit(operation)),
+                .fold(0, |set, operation| set | OperationSet::bit(operation)),
         )
     }
 }
 
-/// A tag, then the parts, each with its length or their number in front.
+/// Appends a tag, then the parts, with their number or their lengths in front.
 fn push_predicate(key: &mut Vec<u8>, predicate: &Predicate) {
     let (tag, parts) = match predicate {
         Predicate::Field { path, op } => {

@@ -1,4 +1,4 @@
-//! The part of a deployment that is watched.
+//! The part of a deployment that a watch covers.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -9,7 +9,7 @@ const MAX_DATABASE_BYTES: usize = 63;
 const MAX_COLLECTIONS: usize = 100;
 const MAX_NAMESPACE_BYTES: usize = 255;
 
-/// What MongoDB refuses in a database's name on at least one of its platforms.
+/// The characters that MongoDB refuses in a database name on at least one platform.
 const FORBIDDEN_IN_DATABASE: &[char] = &[
     '/', '\\', '.', ' ', '"', '$', '*', '<', '>', ':', '|', '?', '\0',
 ];
@@ -17,14 +17,14 @@ const FORBIDDEN_IN_DATABASE: &[char] = &[
 /// The part of a deployment that a watch covers.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Scope {
-    /// One collection, by a collection stream.
+    /// One collection, through its own change stream.
     Collection {
         /// The database's name.
         database: String,
         /// The collection's name.
         collection: String,
     },
-    /// Two collections or more of one database, by a database stream that is narrowed to them.
+    /// Two or more collections of one database, through a database stream filtered to them.
     Collections {
         /// The database's name.
         database: String,
@@ -36,12 +36,12 @@ pub enum Scope {
         /// The database's name.
         database: String,
     },
-    /// Every database but admin, config and local.
+    /// Every database except admin, config and local.
     Deployment,
 }
 
 impl Scope {
-    /// The database, or `None` for the whole deployment.
+    /// Returns the database, `None` for the whole deployment.
     pub fn database(&self) -> Option<&str> {
         match self {
             Scope::Collection { database, .. }
@@ -51,12 +51,12 @@ impl Scope {
         }
     }
 
-    /// The scope as bytes for fingerprints and resume tokens: equal scopes give equal bytes,
-    /// different scopes different bytes, in every version. A kind byte, then each name with its
-    /// length as a big-endian u32 before it.
+    /// Encodes the scope for fingerprints and resume tokens: a kind byte, then each name with its length
+    /// in front as a big-endian u32. Different scopes have different bytes, and the encoding is the same
+    /// in every version.
     pub fn canonical_bytes(&self) -> Vec<u8> {
         fn push_name(bytes: &mut Vec<u8>, name: &str) {
-            // Names are at most 255 bytes, so the length always fits.
+            // A name has at most 255 bytes, so the length fits.
             bytes.extend_from_slice(&(name.len() as u32).to_be_bytes());
             bytes.extend_from_slice(name.as_bytes());
         }
@@ -90,7 +90,7 @@ impl Scope {
         bytes
     }
 
-    /// Checks the names of a request and makes a scope of them. `None` when a finding was noted.
+    /// Validates the names of a request and returns their scope; `None` if a violation was noted.
     pub(super) fn from_names(
         database: String,
         collections: Vec<String>,
@@ -126,8 +126,8 @@ impl Scope {
             findings.invalid(
                 "collections",
                 format!(
-                    "holds {} names; at most {MAX_COLLECTIONS} can be watched at once, and none \
-                     watches the whole database",
+                    "contains {} names; use at most {MAX_COLLECTIONS}, or none to watch the whole \
+                     database",
                     collections.len()
                 ),
             );
@@ -154,18 +154,18 @@ impl Scope {
 fn database_problem(name: &str) -> Option<String> {
     if name.len() > MAX_DATABASE_BYTES {
         return Some(format!(
-            "is {} bytes long; a database's name has at most {MAX_DATABASE_BYTES}",
+            "is {} bytes long; a database name has at most {MAX_DATABASE_BYTES} bytes",
             name.len()
         ));
     }
     if let Some(bad) = name.chars().find(|c| FORBIDDEN_IN_DATABASE.contains(c)) {
         return Some(format!(
-            "holds {bad:?}; a database's name holds none of / \\ . \" $ * < > : | ? nor space nor NUL"
+            "contains {bad:?}; a database name must not contain / \\ . \" $ * < > : | ?, a space or NUL"
         ));
     }
     if matches!(name, "admin" | "config" | "local") {
         return Some(format!(
-            "{name:?} has no change streams; watch a database of your own"
+            "{name:?} is a system database, which has no change streams; use another database"
         ));
     }
     None
@@ -173,23 +173,23 @@ fn database_problem(name: &str) -> Option<String> {
 
 fn collection_problem(database: &str, name: &str) -> Option<String> {
     if name.is_empty() {
-        return Some("is empty; leave collections out to watch the whole database".into());
+        return Some("is empty; to watch the whole database, leave collections out".into());
     }
     let namespace_bytes = database.len() + 1 + name.len();
     if namespace_bytes > MAX_NAMESPACE_BYTES {
         return Some(format!(
-            "makes a namespace of {namespace_bytes} bytes; database, dot and collection have at \
-             most {MAX_NAMESPACE_BYTES} together"
+            "makes a namespace of {namespace_bytes} bytes; database, dot and collection may have at \
+             most {MAX_NAMESPACE_BYTES} bytes together"
         ));
     }
     if let Some(bad) = name.chars().find(|c| matches!(c, '$' | '\0')) {
         return Some(format!(
-            "holds {bad:?}; a collection's name holds neither \"$\" nor NUL"
+            "contains {bad:?}; a collection name must contain neither \"$\" nor NUL"
         ));
     }
     if name.starts_with("system.") {
         return Some(format!(
-            "{} is one of MongoDB's own collections, which have no change streams",
+            "{} is one of MongoDB's own collections, which have no change streams; use another collection",
             quoted(name)
         ));
     }
@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn a_scope_is_shown_as_people_write_it() {
+    fn a_scope_is_displayed_as_a_namespace() {
         assert_eq!(scope("shop", &["orders"]).to_string(), "shop.orders");
         assert_eq!(
             scope("shop", &["orders", "items"]).to_string(),

@@ -1,118 +1,122 @@
-//! What of a namespace one client may see, whatever it asks for.
+//! The policy view: the part of the events that one client may see, whatever it requests.
 
 use super::Predicate;
 
-/// What one client may see: of which documents it learns at all, which of their fields it is not shown,
-/// and whose tokens it may go on from.
+/// The policy view of one client: the documents it may see, the fields hidden from it, and the resume
+/// tokens it may use.
 ///
-/// Watches share a feed whatever their views; what was encoded for one view is never sent to another.
+/// Watches with different views share a feed, but an event encoded for one view is never sent to another.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct View {
-    /// What must surely hold for every document that an event carries. Unlike a filter's, an unknown whole
-    /// is never worth anything: an event that does not show that it may be seen is not seen.
-    pub guard: Option<Predicate>,
-    /// What is left out of every document.
-    pub hidden: Hidden,
-    /// Who may go on from the tokens of this view; `None` is whoever is not one of many.
-    pub audience: Option<Audience>,
+    /// The condition that must certainly hold for every document that an event carries. Unlike a filter, it
+    /// never passes an event for which it is unknown.
+    pub row_filter: Option<Predicate>,
+    /// The fields that are left out of every document.
+    pub field_mask: FieldMask,
+    /// The clients that may resume from the tokens of this view; `None` if the policy does not separate
+    /// them.
+    pub token_audience: Option<TokenAudience>,
 }
 
-/// The clients that may share resume tokens, such as those of one tenant: a hash of what tells them apart
-/// from others.
+/// The token audience: the clients that may share resume tokens, such as those of one tenant. It is a hash
+/// of the values that distinguish them from others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Audience(pub [u8; 8]);
+pub struct TokenAudience(pub [u8; 8]);
 
-/// Fields that are shown to nobody with this view, by their dotted paths; what is below a path is hidden
-/// with it, and a path goes through arrays.
+/// The fields that a view hides, by dotted paths. Hiding a path hides everything below it, and paths apply
+/// inside of arrays.
 ///
-/// Where it is in doubt what a name says, it is taken to say what is hidden: a dot in the name of a field
-/// counts as one between two names, and a number in it as a place in an array.
+/// In doubt a field is hidden: a dot in a field name counts as a separator, and a number in it as an array
+/// index.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Hidden {
+pub struct FieldMask {
     /// Sorted, none below another.
     paths: Vec<String>,
-    /// The same, name by name.
-    tree: Branch,
+    /// The same paths as a tree of names.
+    tree: MaskNode,
 }
 
-/// Names of fields, each with what is hidden below it; nothing below one means that it is hidden itself.
+/// A node of a field mask: the hidden names of one level, each with the node below it. An empty node means
+/// that the field itself is hidden.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Branch {
+pub struct MaskNode {
     /// Sorted by name.
-    names: Vec<(Box<[u8]>, Branch)>,
+    children: Vec<(Box<[u8]>, MaskNode)>,
 }
 
-/// What a field's name leads to, from a branch.
+/// The result of matching a path with a field mask.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Led<'h> {
+pub enum PathMatch<'m> {
     /// The field is hidden.
     Hidden,
-    /// Something below the field may be hidden.
-    Above(&'h Branch),
-    /// Nothing of the field is hidden.
-    Clear,
+    /// Fields below the field may be hidden.
+    MayContainHidden(&'m MaskNode),
+    /// Nothing in the field is hidden.
+    Visible,
 }
 
 impl View {
-    /// All of it.
+    /// Returns the view that shows everything.
     #[must_use]
-    pub fn whole() -> Self {
+    pub fn unrestricted() -> Self {
         Self::default()
     }
 
-    /// Whether an event that may be seen looks the same in both, its token included.
+    /// Returns whether both views render a visible event alike, including its resume token.
     #[must_use]
-    pub fn looks_like(&self, other: &Self) -> bool {
-        self.audience == other.audience && self.hidden == other.hidden
+    pub fn renders_same_as(&self, other: &Self) -> bool {
+        self.token_audience == other.token_audience && self.field_mask == other.field_mask
     }
 
-    /// Whether it shows less than all, or is not for everyone.
+    /// Returns whether the view hides anything, or restricts its tokens.
     #[must_use]
-    pub fn is_narrowed(&self) -> bool {
-        self.guard.is_some() || self.audience.is_some() || !self.hidden.is_empty()
+    pub fn is_restricted(&self) -> bool {
+        self.row_filter.is_some() || self.token_audience.is_some() || !self.field_mask.is_empty()
     }
 }
 
-impl Hidden {
-    /// The fields at these paths.
+impl FieldMask {
+    /// Creates a mask of the fields at these paths.
     ///
     /// # Errors
-    /// In words: a path that is empty, has an empty part, or a part that is a number, which might be a place
-    /// in an array.
+    /// A description of a path that is empty, or has a component that is empty or a number, which might be
+    /// an array index.
     pub fn new(paths: impl IntoIterator<Item = String>) -> Result<Self, String> {
         let mut paths: Vec<String> = paths.into_iter().collect();
         for path in &paths {
             if path.split('.').any(str::is_empty) {
-                return Err(format!("{path:?} has an empty part"));
+                return Err(format!(
+                    "{path:?} has an empty component; separate components by single dots"
+                ));
             }
             if path.split('.').any(is_number) {
                 return Err(format!(
-                    "{path:?} has a number for a part, which might be a place in an array; hide what is above it"
+                    "{path:?} has a number as a component, which may be an array index; hide the field above it"
                 ));
             }
         }
-        // By their names, so that what is below a path stands right behind it.
+        // Compared by components, so that the paths below a path follow directly after it.
         paths.sort_by(|a, b| a.split('.').cmp(b.split('.')));
         paths.dedup_by(|path, kept| is_at_or_below(path, kept));
-        let mut tree = Branch::default();
+        let mut tree = MaskNode::default();
         for path in &paths {
             path.split('.')
-                .fold(&mut tree, |branch, name| branch.grow(name.as_bytes()));
+                .fold(&mut tree, |node, name| node.child_mut(name.as_bytes()));
         }
         Ok(Self { paths, tree })
     }
 
-    /// Whether nothing is hidden.
+    /// Returns whether nothing is hidden.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.paths.is_empty()
     }
 
-    /// Whether a dotted path names something hidden, something below it, or something that it is part of:
-    /// whatever is told of such a path may tell of what is hidden.
+    /// Returns whether a dotted path is a hidden field, below one, or above one. A filter on such a path
+    /// could reveal hidden values.
     #[must_use]
-    pub fn touches(&self, path: &str) -> bool {
-        // Places in arrays are passed over, as hidden paths go through arrays.
+    pub fn overlaps(&self, path: &str) -> bool {
+        // Array indexes are skipped, because hidden paths apply inside of arrays.
         let named: Vec<&str> = path.split('.').filter(|part| !is_number(part)).collect();
         self.paths.iter().any(|hidden| {
             let mut hidden = hidden.split('.');
@@ -122,53 +126,53 @@ impl Hidden {
         })
     }
 
-    /// The paths, sorted, none below another.
+    /// Returns the hidden paths, sorted, none below another.
     #[must_use]
     pub fn paths(&self) -> &[String] {
         &self.paths
     }
 
-    /// What is hidden in a document, from its top; `None` when nothing is.
+    /// Returns the mask of a document's top level, `None` if nothing is hidden.
     #[must_use]
-    pub fn tree(&self) -> Option<&Branch> {
+    pub fn tree(&self) -> Option<&MaskNode> {
         (!self.is_empty()).then_some(&self.tree)
     }
 }
 
-impl Branch {
-    fn grow(&mut self, name: &[u8]) -> &mut Branch {
+impl MaskNode {
+    fn child_mut(&mut self, name: &[u8]) -> &mut MaskNode {
         let at = match self.find(name) {
             Ok(at) => at,
             Err(at) => {
-                self.names.insert(at, (name.into(), Branch::default()));
+                self.children.insert(at, (name.into(), MaskNode::default()));
                 at
             }
         };
-        &mut self.names[at].1
+        &mut self.children[at].1
     }
 
     fn find(&self, name: &[u8]) -> Result<usize, usize> {
-        self.names
+        self.children
             .binary_search_by(|(known, _)| (**known).cmp(name))
     }
 
-    /// Where a name, or a dotted path, leads from here.
+    /// Matches a field name, or a dotted path, below this node.
     #[must_use]
-    pub fn led_to(&self, path: &[u8]) -> Led<'_> {
-        let mut branch = self;
+    pub fn match_path(&self, path: &[u8]) -> PathMatch<'_> {
+        let mut node = self;
         for name in path.split(|byte| *byte == b'.') {
             if is_number(name) {
                 continue;
             }
-            let Ok(at) = branch.find(name) else {
-                return Led::Clear;
+            let Ok(at) = node.find(name) else {
+                return PathMatch::Visible;
             };
-            branch = &branch.names[at].1;
-            if branch.names.is_empty() {
-                return Led::Hidden;
+            node = &node.children[at].1;
+            if node.children.is_empty() {
+                return PathMatch::Hidden;
             }
         }
-        Led::Above(branch)
+        PathMatch::MayContainHidden(node)
     }
 }
 
@@ -177,8 +181,8 @@ fn is_number(part: impl AsRef<[u8]>) -> bool {
     !part.is_empty() && part.iter().all(u8::is_ascii_digit)
 }
 
-fn is_at_or_below(path: &str, above: &str) -> bool {
-    path.strip_prefix(above)
+fn is_at_or_below(path: &str, ancestor: &str) -> bool {
+    path.strip_prefix(ancestor)
         .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
 }
 

@@ -1,22 +1,22 @@
-//! Why a request is refused: every bad field with its path, in words for the person who sent it.
+//! The errors of invalid requests: the path of each invalid field and a description for its author.
 
-/// The number of violations that are reported at most. Statuses travel in trailers, which must
-/// stay small, and checking stops here so that a hostile request costs little.
+/// The most violations that are reported. A status travels in HTTP trailers, which must stay small, and
+/// validation stops here, so that a hostile request costs little.
 pub const MAX_VIOLATIONS: usize = 16;
 
-/// One bad field of a request.
+/// One invalid field of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FieldViolation {
-    /// The field's path in the request: `filters[0].any_of.filters[2].field.eq`.
+    /// The path of the field in the request, such as `filters[0].any_of.filters[2].field.eq`.
     pub field: String,
-    /// What is wrong with its value and what would be right.
+    /// The problem with its value, and the valid form.
     pub description: String,
 }
 
-/// Why a request cannot become a watch.
+/// The reason why a request is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RequestError {
-    /// Fields hold bad values: 1 to [`MAX_VIOLATIONS`] of them.
+    /// Fields have invalid values: 1 to [`MAX_VIOLATIONS`] of them.
     #[error("{}", describe(.0))]
     Invalid(Vec<FieldViolation>),
     /// The request asks for the whole deployment, which this server does not allow.
@@ -32,14 +32,14 @@ fn describe(violations: &[FieldViolation]) -> String {
         .join("; ")
 }
 
-/// What has been found so far while a request is checked.
+/// The violations found so far during validation.
 #[derive(Debug, Default)]
 pub(super) struct Findings {
     violations: Vec<FieldViolation>,
 }
 
 impl Findings {
-    /// Notes a bad field; beyond [`MAX_VIOLATIONS`] it is dropped.
+    /// Adds a violation; drops it if there are [`MAX_VIOLATIONS`] already.
     pub(super) fn invalid(&mut self, field: impl Into<String>, description: impl Into<String>) {
         if !self.is_full() {
             self.violations.push(FieldViolation {
@@ -49,7 +49,7 @@ impl Findings {
         }
     }
 
-    /// Whether further violations would be dropped, so that looking on is waste.
+    /// Returns whether further violations would be dropped, so that validation may stop.
     pub(super) fn is_full(&self) -> bool {
         self.violations.len() >= MAX_VIOLATIONS
     }
@@ -62,8 +62,8 @@ impl Findings {
     }
 }
 
-/// A client's text as it may stand in a message: quoted, escaped, and cut to 40 characters, so
-/// that sixteen violations stay within what trailers hold.
+/// Quotes, escapes and truncates a client's text to 40 characters, so that 16 violations fit into
+/// trailers.
 pub(super) fn quoted(text: &str) -> String {
     const SHOWN: usize = 40;
     match text.char_indices().nth(SHOWN) {

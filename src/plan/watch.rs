@@ -1,4 +1,4 @@
-//! A request, checked field by field.
+//! The validation of a `WatchRequest`, field by field.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -14,25 +14,25 @@ use super::{Operation, Predicate, RequestError, Scope};
 use crate::pb;
 use crate::pb::watch_request;
 
-/// protobuf's own bound on a Duration, about 10,000 years.
+/// The largest `google.protobuf.Duration`, about 10,000 years.
 const MAX_DURATION_SECONDS: i64 = 315_576_000_000;
 
-/// The bounds that the server sets.
+/// The bounds and defaults that the server's configuration sets for requests.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RequestLimits {
-    /// The progress interval of a watch that asks for none.
+    /// The progress interval of a request that sets none.
     pub default_progress_interval: Duration,
     /// The shortest progress interval; shorter ones are raised to it.
     pub min_progress_interval: Duration,
     /// The longest progress interval; longer ones are lowered to it.
     pub max_progress_interval: Duration,
-    /// The largest message of a watch that asks for no limit, in bytes.
+    /// The `max_message_bytes` of a request that sets none.
     pub default_max_message_bytes: u32,
-    /// The smallest `max_message_bytes` a watch may ask for.
+    /// The smallest `max_message_bytes` of a request.
     pub min_max_message_bytes: u32,
-    /// The largest `max_message_bytes` a watch may ask for.
+    /// The largest `max_message_bytes` of a request.
     pub max_max_message_bytes: u32,
-    /// Whether the whole deployment may be watched.
+    /// True if a request may watch the whole deployment.
     pub allow_deployment: bool,
 }
 
@@ -50,52 +50,52 @@ impl Default for RequestLimits {
     }
 }
 
-/// A valid request: defaults are filled in and every value is within its bounds.
+/// A valid request, with defaults filled in and every value within its bounds.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Watch {
-    /// What is watched.
+    /// The part of the deployment to watch.
     pub scope: Scope,
     /// The operations to deliver, at least one; `None` means all.
     pub operations: Option<BTreeSet<Operation>>,
-    /// The condition on documents: all filters of the request together.
+    /// The condition on documents: all filters of the request combined.
     pub filter: Option<Predicate>,
-    /// What the filter's patterns take when they are compiled, in bytes.
+    /// The memory that the compiled patterns of the filter take, in bytes.
     pub pattern_bytes: usize,
-    /// What the filter decides without a document.
+    /// The result of the filter where it is unknown for lack of a document.
     pub missing_image: MissingImage,
-    /// Where to start.
+    /// The start position.
     pub start: Start,
-    /// The last second to deliver, since 1970.
+    /// The last second to deliver, in seconds since 1970.
     pub end_time: Option<u32>,
-    /// Whether updates carry the document.
+    /// The document after the change in update events.
     pub full_document: FullDocument,
-    /// Whether events carry the document before the change.
+    /// The document before the change in events.
     pub before_change: BeforeChange,
-    /// Whether expanded events are shown.
+    /// True if expanded events are delivered.
     pub expanded: bool,
-    /// How documents are written.
+    /// The encoding of documents.
     pub format: Format,
-    /// The longest silence.
+    /// The longest time without a message.
     pub progress_interval: Duration,
     /// The largest message, in bytes.
     pub max_message_bytes: u32,
-    /// What to do with a larger event.
+    /// The handling of events that do not fit into a message.
     pub oversize: Oversize,
-    /// What happens when the watched collection or database goes away.
+    /// The handling of the end of the watched collection or database.
     pub invalidate: Invalidate,
-    /// How the watch gets its events.
+    /// The kind of feed that serves the watch.
     pub feed_mode: FeedMode,
-    /// What of all that its client may see.
+    /// The policy view: the part of the events that the client may see.
     pub view: Arc<View>,
 }
 
 impl Watch {
-    /// Checks a request and fills in defaults.
+    /// Validates a request and fills in defaults.
     ///
     /// # Errors
     ///
-    /// `Invalid` names every bad field (up to [`MAX_VIOLATIONS`](super::MAX_VIOLATIONS)).
-    /// `DeploymentNotAllowed` wins over it: who may not watch does not learn more.
+    /// `Invalid` names every invalid field, up to [`MAX_VIOLATIONS`](super::MAX_VIOLATIONS).
+    /// `DeploymentNotAllowed` comes first: a client that may not watch learns nothing more.
     pub fn from_request(
         request: pb::WatchRequest,
         limits: &RequestLimits,
@@ -120,11 +120,11 @@ impl Watch {
         {
             f.invalid(
                 "end_time",
-                format!("is second {end}, before start_time, which is second {start}"),
+                format!("is {end} seconds since 1970, before start_time, which is {start}; use the same or a later second"),
             );
         }
         let watch = Watch {
-            // Without a scope a finding was noted, and the watch is thrown away below.
+            // Without a scope there is a violation, and this watch is dropped below.
             scope: scope.unwrap_or(Scope::Deployment),
             operations,
             filter,
@@ -141,7 +141,7 @@ impl Watch {
             oversize: oversize(request.oversize_policy, f),
             invalidate: invalidate(request.invalidate_policy, f),
             feed_mode: feed_mode(request.feed_mode, f),
-            view: Arc::new(View::whole()),
+            view: Arc::new(View::unrestricted()),
         };
         findings.into_result().map(|()| watch)
     }
@@ -158,7 +158,8 @@ fn operations(
             break;
         }
         let field = format!("operations[{index}]");
-        let Some(value) = known(number, &field, pb::OperationType::as_str_name, findings) else {
+        let Some(value) = enum_value(number, &field, pb::OperationType::as_str_name, findings)
+        else {
             continue;
         };
         match Operation::from_pb(value) {
@@ -169,7 +170,7 @@ fn operations(
             Some(operation) if operation.needs_expanded() && !expanded => findings.invalid(
                 field,
                 format!(
-                    "is {}, which only comes with show_expanded_events",
+                    "is {}, which is delivered only with show_expanded_events; set it, or leave the operation out",
                     value.as_str_name()
                 ),
             ),
@@ -184,7 +185,7 @@ fn operations(
 fn start(start: Option<watch_request::Start>, findings: &mut Findings) -> Start {
     match start {
         None => Start::Now,
-        // Read, and judged, where tokens are known: a bad one has a reason of its own.
+        // Parsed later: an invalid token has an error reason of its own.
         Some(watch_request::Start::ResumeToken(token)) => Start::Token(token),
         Some(watch_request::Start::StartTime(time)) => {
             seconds("start_time", &time, findings).map_or(Start::Now, Start::Time)
@@ -192,12 +193,12 @@ fn start(start: Option<watch_request::Start>, findings: &mut Findings) -> Start 
     }
 }
 
-/// The second of a timestamp, which MongoDB keeps in 32 bits.
+/// Returns the seconds of a timestamp, which MongoDB stores in 32 bits.
 fn seconds(field: &str, time: &prost_types::Timestamp, findings: &mut Findings) -> Option<u32> {
     if !(0..1_000_000_000).contains(&time.nanos) {
         findings.invalid(
             field,
-            format!("has {} nanos; they are 0 to 999999999", time.nanos),
+            format!("has {} nanos; nanos must be 0 to 999999999", time.nanos),
         );
         return None;
     }
@@ -206,7 +207,7 @@ fn seconds(field: &str, time: &prost_types::Timestamp, findings: &mut Findings) 
         findings.invalid(
             field,
             format!(
-                "is second {} since 1970; MongoDB's times are 0 to {} (the year 2106)",
+                "is {} seconds since 1970; MongoDB stores times of 0 to {} (the year 2106)",
                 time.seconds,
                 u32::MAX
             ),
@@ -231,8 +232,8 @@ fn progress_interval(
             _ => findings.invalid(
                 "progress_interval",
                 format!(
-                    "is {} seconds and {} nanos; neither is negative, and nanos are at most \
-                     999999999",
+                    "is {} seconds and {} nanos; neither may be negative, seconds must be at most \
+                     {MAX_DURATION_SECONDS}, and nanos at most 999999999",
                     asked.seconds, asked.nanos
                 ),
             ),
@@ -251,7 +252,7 @@ fn max_message_bytes(asked: u32, limits: &RequestLimits, findings: &mut Findings
         findings.invalid(
             "max_message_bytes",
             format!(
-                "is {asked}; it is 0 for the default of {}, or {} to {}",
+                "is {asked}; use 0 for the default of {}, or {} to {} bytes",
                 limits.default_max_message_bytes,
                 limits.min_max_message_bytes,
                 limits.max_max_message_bytes
@@ -261,8 +262,8 @@ fn max_message_bytes(asked: u32, limits: &RequestLimits, findings: &mut Findings
     asked
 }
 
-/// The enum behind a number; an unknown number is noted together with the known ones.
-fn known<E: TryFrom<i32> + Copy>(
+/// Returns the enum value of a number; notes an unknown number as a violation.
+fn enum_value<E: TryFrom<i32> + Copy>(
     number: i32,
     field: &str,
     name: fn(&E) -> &'static str,
@@ -277,7 +278,7 @@ fn known<E: TryFrom<i32> + Copy>(
     findings.invalid(
         field,
         format!(
-            "is {number}, a number that this version does not know; known are 0 to {} ({last})",
+            "is {number}, which this version does not know; use 0 to {} ({last})",
             known.len().saturating_sub(1)
         ),
     );
@@ -286,7 +287,7 @@ fn known<E: TryFrom<i32> + Copy>(
 
 fn full_document(number: i32, findings: &mut Findings) -> FullDocument {
     use pb::FullDocument as Pb;
-    match known(number, "full_document", Pb::as_str_name, findings) {
+    match enum_value(number, "full_document", Pb::as_str_name, findings) {
         None | Some(Pb::Unspecified | Pb::Default) => FullDocument::Default,
         Some(Pb::UpdateLookup) => FullDocument::UpdateLookup,
         Some(Pb::WhenAvailable) => FullDocument::WhenAvailable,
@@ -297,7 +298,7 @@ fn full_document(number: i32, findings: &mut Findings) -> FullDocument {
 fn before_change(number: i32, findings: &mut Findings) -> BeforeChange {
     use pb::FullDocumentBeforeChange as Pb;
     let field = "full_document_before_change";
-    match known(number, field, Pb::as_str_name, findings) {
+    match enum_value(number, field, Pb::as_str_name, findings) {
         None | Some(Pb::Unspecified | Pb::Off) => BeforeChange::Off,
         Some(Pb::WhenAvailable) => BeforeChange::WhenAvailable,
         Some(Pb::Required) => BeforeChange::Required,
@@ -306,7 +307,7 @@ fn before_change(number: i32, findings: &mut Findings) -> BeforeChange {
 
 fn format(number: i32, findings: &mut Findings) -> Format {
     use pb::DocumentFormat as Pb;
-    match known(number, "document_format", Pb::as_str_name, findings) {
+    match enum_value(number, "document_format", Pb::as_str_name, findings) {
         None | Some(Pb::Unspecified | Pb::Bson) => Format::Bson,
         Some(Pb::Json) => Format::Json,
         Some(Pb::CanonicalJson) => Format::CanonicalJson,
@@ -316,7 +317,7 @@ fn format(number: i32, findings: &mut Findings) -> Format {
 
 fn oversize(number: i32, findings: &mut Findings) -> Oversize {
     use pb::OversizePolicy as Pb;
-    match known(number, "oversize_policy", Pb::as_str_name, findings) {
+    match enum_value(number, "oversize_policy", Pb::as_str_name, findings) {
         None | Some(Pb::Unspecified | Pb::Chunk) => Oversize::Chunk,
         Some(Pb::Omit) => Oversize::Omit,
         Some(Pb::Fail) => Oversize::Fail,
@@ -325,7 +326,7 @@ fn oversize(number: i32, findings: &mut Findings) -> Oversize {
 
 fn missing_image(number: i32, findings: &mut Findings) -> MissingImage {
     use pb::MissingImagePolicy as Pb;
-    match known(number, "missing_image_policy", Pb::as_str_name, findings) {
+    match enum_value(number, "missing_image_policy", Pb::as_str_name, findings) {
         None | Some(Pb::Unspecified | Pb::Deliver) => MissingImage::Deliver,
         Some(Pb::Drop) => MissingImage::Drop,
     }
@@ -333,7 +334,7 @@ fn missing_image(number: i32, findings: &mut Findings) -> MissingImage {
 
 fn invalidate(number: i32, findings: &mut Findings) -> Invalidate {
     use pb::InvalidatePolicy as Pb;
-    match known(number, "invalidate_policy", Pb::as_str_name, findings) {
+    match enum_value(number, "invalidate_policy", Pb::as_str_name, findings) {
         None | Some(Pb::Unspecified | Pb::End) => Invalidate::End,
         Some(Pb::Continue) => Invalidate::Continue,
     }
@@ -341,7 +342,7 @@ fn invalidate(number: i32, findings: &mut Findings) -> Invalidate {
 
 fn feed_mode(number: i32, findings: &mut Findings) -> FeedMode {
     use pb::FeedMode as Pb;
-    match known(number, "feed_mode", Pb::as_str_name, findings) {
+    match enum_value(number, "feed_mode", Pb::as_str_name, findings) {
         None | Some(Pb::Unspecified | Pb::Auto) => FeedMode::Auto,
         Some(Pb::Dedicated) => FeedMode::Dedicated,
         Some(Pb::Shared) => FeedMode::Shared,

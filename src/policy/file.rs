@@ -12,7 +12,7 @@ use super::{
     names::{NamespacePattern, PrincipalPattern},
     rule::{Claimed, Rule},
 };
-use crate::plan::{FullDocument, Hidden, Operation};
+use crate::plan::{FieldMask, FullDocument, Operation};
 
 /// The version of the file that is read here.
 const VERSION: u64 = 1;
@@ -237,7 +237,7 @@ fn claims(at: &str, texts: Option<Map<String, Value>>) -> Result<Vec<(String, Cl
 fn operations(
     at: &str,
     names: Option<&[String]>,
-    hidden: &Hidden,
+    hidden: &FieldMask,
     filtered: bool,
 ) -> Result<BTreeSet<Operation>, String> {
     let Some(names) = names else {
@@ -298,9 +298,9 @@ fn full_document(
     })
 }
 
-fn hidden(at: &str, paths: Option<Vec<String>>, sealed: bool) -> Result<Hidden, String> {
+fn hidden(at: &str, paths: Option<Vec<String>>, sealed: bool) -> Result<FieldMask, String> {
     let Some(paths) = paths else {
-        return Ok(Hidden::default());
+        return Ok(FieldMask::default());
     };
     bounded(at, paths.len(), 1, MAX_ITEMS)?;
     if !sealed {
@@ -308,7 +308,7 @@ fn hidden(at: &str, paths: Option<Vec<String>>, sealed: bool) -> Result<Hidden, 
             "{at}: needs --token-key-file, as MongoDB's resume tokens hold document keys, which may hold hidden fields"
         ));
     }
-    Hidden::new(paths).map_err(|problem| format!("{at}: {problem}"))
+    FieldMask::new(paths).map_err(|problem| format!("{at}: {problem}"))
 }
 
 impl LimitsText {

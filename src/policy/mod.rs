@@ -187,7 +187,7 @@ impl Policy {
         let rules = self.0.rules.load();
         let Some(rules) = rules.as_ref() else {
             return Ok(Verdict {
-                view: Arc::new(View::whole()),
+                view: Arc::new(View::unrestricted()),
                 operations: ask.operations.cloned(),
                 limits: None,
             });

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     auth::Principal,
-    plan::{Audience, BeforeChange, FullDocument, Hidden, Operation, View},
+    plan::{BeforeChange, FieldMask, FullDocument, Operation, TokenAudience, View},
 };
 
 /// One rule of a policy.
@@ -27,7 +27,7 @@ pub(super) struct Rule {
     pub(super) full_document: Vec<FullDocument>,
     pub(super) pre_images: bool,
     pub(super) filter: Option<Condition>,
-    pub(super) hidden: Hidden,
+    pub(super) hidden: FieldMask,
     /// In place of the server's own, where the rule has any.
     pub(super) limits: Option<Limits>,
 }
@@ -91,7 +91,7 @@ impl Rule {
             return Err(refused(told.to_owned(), "the rule grants no pre-images"));
         }
         let paths = ask.filter.map(|filter| filter.paths()).unwrap_or_default();
-        if let Some(path) = paths.into_iter().find(|path| self.hidden.touches(path)) {
+        if let Some(path) = paths.into_iter().find(|path| self.hidden.overlaps(path)) {
             // Whether an event comes would tell what it does not show.
             let told = format!("filters: it may not see all of {path:?}");
             return Err(refused(
@@ -113,9 +113,9 @@ impl Rule {
         };
         Ok(Verdict {
             view: View {
-                guard,
-                hidden: self.hidden.clone(),
-                audience: self.audience(&principal.claims),
+                row_filter: guard,
+                field_mask: self.hidden.clone(),
+                token_audience: self.audience(&principal.claims),
             }
             .into(),
             operations,
@@ -155,7 +155,7 @@ impl Rule {
     /// Who may go on from the tokens of a caller: those whose claims, where the filter names any, are the
     /// same, or else those whom the same rule is for. The filter itself is not part of it, so that tokens
     /// outlive a change of it.
-    fn audience(&self, claims: &Map<String, Value>) -> Option<Audience> {
+    fn audience(&self, claims: &Map<String, Value>) -> Option<TokenAudience> {
         let named = self.filter.as_ref()?.claims();
         let mut hash = Sha256::new();
         let mut add = |text: &str| {
@@ -174,7 +174,7 @@ impl Rule {
                 values.keys().for_each(|value| add(value));
             }
         }
-        let mut audience = Audience([0; 8]);
+        let mut audience = TokenAudience([0; 8]);
         audience.0.copy_from_slice(&hash.finalize()[..8]);
         Some(audience)
     }

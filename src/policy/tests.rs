@@ -8,7 +8,7 @@ use super::{file, *};
 use crate::{
     auth::Method,
     pb,
-    plan::{Audience, RequestLimits},
+    plan::{RequestLimits, TokenAudience},
 };
 
 fn read(yaml: &str) -> Result<Vec<Rule>, String> {
@@ -76,7 +76,7 @@ fn guard(filter: &str, claims: serde_json::Value) -> Option<Predicate> {
     let verdict = judge(&policy, &principal("jwt:a", claims), orders());
     verdict
         .ok()
-        .map(|verdict| verdict.view.guard.clone().expect("a guard"))
+        .map(|verdict| verdict.view.row_filter.clone().expect("a guard"))
 }
 
 fn eq(path: &str, value: impl Into<bson::Bson>) -> Predicate {

@@ -127,8 +127,9 @@ impl Tenure {
             let known = self.verdict.replace(verdict);
             let both = known.as_ref().zip(self.verdict.as_ref());
             if !both.is_some_and(|(known, now)| known.shows_the_same(now)) {
-                let goes_on =
-                    both.is_some_and(|(known, now)| known.view.audience == now.view.audience);
+                let goes_on = both.is_some_and(|(known, now)| {
+                    known.view.token_audience == now.view.token_audience
+                });
                 // Where its tokens do not go on, their time does, which the stream knows.
                 let after = (!goes_on).then(ClusterTime::default);
                 return Err(Error::AccessChanged { after });

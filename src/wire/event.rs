@@ -147,7 +147,8 @@ pub fn encode<'a>(
             token_from_end = out.len() - token_end;
         });
         let token_end = out.len() - token_from_end;
-        let token = token_context.encoded_len(&buffer[event.token.clone()], options.view.audience);
+        let token =
+            token_context.encoded_len(&buffer[event.token.clone()], options.view.token_audience);
         let [start, end, token_start, token_end] =
             [start, out.len(), token_end - token, token_end].map(offset);
         encoded.push(EncodedEvent {
@@ -218,7 +219,7 @@ fn put_resume_token(
     token_context: &TokenContext,
     options: RenderOptions<'_>,
 ) {
-    let audience = options.view.audience;
+    let audience = options.view.token_audience;
     let length = token_context.encoded_len(&buffer[event.token.clone()], audience);
     put_tag(out, field::RESUME_TOKEN, WireType::Len);
     put_varint(out, length as u64);

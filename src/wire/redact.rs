@@ -6,7 +6,7 @@
 use bytes::{BufMut as _, BytesMut};
 
 use crate::{
-    plan::{Branch, Led},
+    plan::{MaskNode, PathMatch},
     raw::{Element, ElementType, Elements},
 };
 
@@ -15,32 +15,32 @@ use crate::{
 const MAX_DEPTH: u32 = 200;
 
 /// Returns a document without the hidden fields of `branch`.
-pub(super) fn document(document: &[u8], branch: &Branch) -> BytesMut {
+pub(super) fn document(document: &[u8], branch: &MaskNode) -> BytesMut {
     let mut out = BytesMut::with_capacity(document.len());
     put_document(&mut out, document, branch, 1);
     out
 }
 
 /// Appends a document whose names are compared with the hidden paths.
-fn put_document(out: &mut BytesMut, document: &[u8], branch: &Branch, depth: u32) {
+fn put_document(out: &mut BytesMut, document: &[u8], branch: &MaskNode, depth: u32) {
     put_elements(out, document, depth, |out, element| {
-        match branch.led_to(element.key) {
-            Led::Hidden => {}
-            Led::Clear => put_element(out, &element, |out| out.put_slice(element.value)),
-            Led::Above(below) => put_partly_hidden(out, &element, below, depth),
+        match branch.match_path(element.key) {
+            PathMatch::Hidden => {}
+            PathMatch::Visible => put_element(out, &element, |out| out.put_slice(element.value)),
+            PathMatch::MayContainHidden(below) => put_partly_hidden(out, &element, below, depth),
         }
     });
 }
 
 /// Appends an array, whose names are indexes and not part of a path.
-fn put_array(out: &mut BytesMut, array: &[u8], branch: &Branch, depth: u32) {
+fn put_array(out: &mut BytesMut, array: &[u8], branch: &MaskNode, depth: u32) {
     put_elements(out, array, depth, |out, element| {
         put_partly_hidden(out, &element, branch, depth);
     });
 }
 
 /// Appends an element that may contain hidden fields.
-fn put_partly_hidden(out: &mut BytesMut, element: &Element<'_>, branch: &Branch, depth: u32) {
+fn put_partly_hidden(out: &mut BytesMut, element: &Element<'_>, branch: &MaskNode, depth: u32) {
     put_element(out, element, |out| match element.kind {
         ElementType::EmbeddedDocument => put_document(out, element.value, branch, depth + 1),
         ElementType::Array => put_array(out, element.value, branch, depth + 1),
@@ -51,7 +51,7 @@ fn put_partly_hidden(out: &mut BytesMut, element: &Element<'_>, branch: &Branch,
 }
 
 /// Appends code whose scope is a document: its length, the code as a string, the scope.
-fn put_code(out: &mut BytesMut, element: &Element<'_>, branch: &Branch, depth: u32) {
+fn put_code(out: &mut BytesMut, element: &Element<'_>, branch: &MaskNode, depth: u32) {
     let start = out.len();
     out.put_u32_le(0);
     let (code, scope) = match element.as_code_with_scope() {

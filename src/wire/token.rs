@@ -24,7 +24,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use sha2::{Digest as _, Sha256};
 
 use crate::{
-    plan::{Audience, Operation, Plan, Scope},
+    plan::{Operation, Plan, Scope, TokenAudience},
     source::{ClusterTime, Event, Position},
 };
 
@@ -90,7 +90,7 @@ struct Origin {
 struct Envelope<'a> {
     kind: u8,
     time: ClusterTime,
-    audience: Option<Audience>,
+    audience: Option<TokenAudience>,
     anchor: Option<&'a Anchor>,
     token: &'a [u8],
 }
@@ -133,7 +133,7 @@ impl TokenContext {
         &self,
         position: &Position,
         anchor: Option<&Anchor>,
-        audience: Option<Audience>,
+        audience: Option<TokenAudience>,
     ) -> Bytes {
         let (kind, anchor, token) = match (position, anchor) {
             (Position::Event { token, .. }, _) => (KIND_EVENT, None, token.as_ref()),
@@ -164,7 +164,7 @@ impl TokenContext {
         out: &mut BytesMut,
         buffer: &[u8],
         event: &Event,
-        audience: Option<Audience>,
+        audience: Option<TokenAudience>,
     ) {
         let kind = if event.operation == Operation::Invalidate {
             KIND_INVALIDATE
@@ -184,7 +184,7 @@ impl TokenContext {
     }
 
     /// Returns the size of the envelope of MongoDB's `token` in bytes, without an anchor.
-    pub(super) fn encoded_len(&self, token: &[u8], audience: Option<Audience>) -> usize {
+    pub(super) fn encoded_len(&self, token: &[u8], audience: Option<TokenAudience>) -> usize {
         let overhead = self.overhead(audience);
         let token = if fits(token, overhead) {
             token.len()
@@ -195,7 +195,7 @@ impl TokenContext {
     }
 
     /// Returns the number of bytes in addition to MongoDB's token, without an anchor.
-    fn overhead(&self, audience: Option<Audience>) -> usize {
+    fn overhead(&self, audience: Option<TokenAudience>) -> usize {
         let audience = audience.map_or(0, |_| AUDIENCE_LEN);
         let keys = self.keys.as_ref().map_or(0, |_| keys::OVERHEAD);
         PREFIX_LEN + audience + CHECKSUM_LEN + keys
@@ -249,7 +249,7 @@ impl Origin {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ResumeToken {
     origin: Origin,
-    audience: Option<Audience>,
+    audience: Option<TokenAudience>,
     encrypted: bool,
     /// The position.
     pub position: Position,
@@ -327,7 +327,7 @@ impl ResumeToken {
             if rest.len() < AUDIENCE_LEN {
                 return Err(MalformedToken("is too short for its version"));
             }
-            audience = Some(Audience(take(&mut rest)));
+            audience = Some(TokenAudience(take(&mut rest)));
         }
         let mut anchor = None;
         if kind == KIND_ANCHORED_HIGH_WATER {
@@ -362,14 +362,18 @@ impl ResumeToken {
 
     /// Encodes the same position for another audience and with other keys.
     #[must_use]
-    pub fn encode_for(&self, audience: Option<Audience>, keys: Option<Arc<TokenKeys>>) -> Bytes {
+    pub fn encode_for(
+        &self,
+        audience: Option<TokenAudience>,
+        keys: Option<Arc<TokenKeys>>,
+    ) -> Bytes {
         let origin = self.origin;
         TokenContext { origin, keys }.encode(&self.position, self.anchor.as_ref(), audience)
     }
 
     /// Returns the audience that may resume from this token; `None` for a view without an audience.
     #[must_use]
-    pub fn audience(&self) -> Option<Audience> {
+    pub fn audience(&self) -> Option<TokenAudience> {
         self.audience
     }
 

@@ -72,7 +72,7 @@ impl Table {
         self.bad("database", "at most 63", named(&"ü".repeat(32)));
         self.bad("database", "at most 63", named(&"d".repeat(1 << 19)));
         for bad in "/\\. \"$*<>:|?\0".chars() {
-            self.bad("database", "holds none of", named(&format!("a{bad}b")));
+            self.bad("database", "must not contain", named(&format!("a{bad}b")));
         }
         for name in ["admin", "config", "local"] {
             self.bad("database", "no change streams", named(name));
@@ -138,7 +138,7 @@ impl Table {
             for number in 0..=last {
                 self.good(format!("{name} {number}"), with(number));
             }
-            let words = format!("known are 0 to {last}");
+            let words = format!("use 0 to {last}");
             for number in [last + 1, -1, i32::MAX, i32::MIN] {
                 self.bad(name, &words, with(number));
             }
@@ -161,7 +161,7 @@ impl Table {
         let second = "operations[1]";
         self.bad(second, "name an operation", asking(vec![1, 0], true));
         for number in [16, -1, i32::MAX, i32::MIN] {
-            self.bad(second, "known are 0 to 15", asking(vec![1, number], true));
+            self.bad(second, "use 0 to 15", asking(vec![1, number], true));
         }
         for expanded in 8..=14 {
             self.bad(
@@ -237,7 +237,7 @@ impl Table {
         ] {
             self.bad(
                 "progress_interval",
-                "neither is negative",
+                "neither may be negative",
                 quiet_for(seconds, nanos),
             );
         }
@@ -415,7 +415,7 @@ impl Table {
         let nested =
             |levels: usize| (0..levels).fold(json!({"$oid": "x"}), |inner, _| json!([inner]));
         for (value, words) in [
-            (Value { kind: None }, "holds no value"),
+            (Value { kind: None }, "has no value"),
             (
                 Value {
                     kind: Some(ValueKind::NullValue(7)),

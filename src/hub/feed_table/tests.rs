@@ -23,7 +23,7 @@ fn plan(collection: &str, asked: Option<Operation>) -> Arc<Plan> {
         },
         change_stream: bson::Document::new(),
         stages: Vec::new(),
-        asked: asked.map(|operation| [operation].into()),
+        operations: asked.map(|operation| [operation].into()),
     })
 }
 

@@ -11,7 +11,7 @@ use crate::{
         sync::lock,
     },
     metrics::Stage,
-    plan::Judge,
+    plan::Evaluator,
     source::ClusterTime,
 };
 
@@ -25,7 +25,7 @@ const MAX_SCANS_PER_READ: usize = 8;
 pub(in crate::hub) struct RingCursor {
     ring: Arc<Ring>,
     subscriber_key: SubscriberKey,
-    evaluator: Option<Arc<Judge>>,
+    evaluator: Option<Arc<Evaluator>>,
     /// The sequence number to read next.
     at: Seq,
     /// Skip events earlier than this time.
@@ -70,7 +70,7 @@ impl RingCursor {
     pub(super) fn new(
         ring: Arc<Ring>,
         subscriber_key: SubscriberKey,
-        evaluator: Option<Arc<Judge>>,
+        evaluator: Option<Arc<Evaluator>>,
         at: Seq,
         not_before: Option<ClusterTime>,
     ) -> Self {

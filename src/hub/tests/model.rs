@@ -70,7 +70,7 @@ fn publish(ring: &Ring, n: u32) {
 }
 
 fn everything() -> Residual {
-    Residual::nothing()
+    Residual::pass_all()
 }
 
 fn updates() -> Residual {
@@ -79,7 +79,7 @@ fn updates() -> Residual {
         filter: None,
         missing_image: MissingImage::Deliver,
         pre_images: false,
-        ..Residual::nothing()
+        ..Residual::pass_all()
     }
 }
 

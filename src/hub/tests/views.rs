@@ -5,7 +5,7 @@ use prost::Message as _;
 use super::*;
 use crate::{
     error::UndeliverableEvent,
-    plan::{Audience, Condition, Hidden, Plan, Predicate},
+    plan::{Condition, FieldMask, Plan, Predicate, TokenAudience},
     wire::{ResumeToken, TokenContext, TokenKeys},
 };
 
@@ -18,8 +18,8 @@ const FORMATS: [Format; 4] = [
 
 const TENANTS: u32 = 5;
 
-fn audience(number: u32) -> Option<Audience> {
-    Some(Audience(u64::from(number).to_be_bytes()))
+fn audience(number: u32) -> Option<TokenAudience> {
+    Some(TokenAudience(u64::from(number).to_be_bytes()))
 }
 
 fn guard(tenant: u32) -> Predicate {
@@ -38,9 +38,9 @@ fn name(tenant: u32) -> String {
 fn of_tenant(tenant: u32, hidden: &[&str]) -> View {
     let hidden = hidden.iter().map(|&path| path.to_owned());
     View {
-        guard: Some(guard(tenant)),
-        hidden: Hidden::new(hidden).unwrap(),
-        audience: audience(tenant),
+        row_filter: Some(guard(tenant)),
+        field_mask: FieldMask::new(hidden).unwrap(),
+        token_audience: audience(tenant),
     }
 }
 
@@ -113,7 +113,7 @@ fn assert_matches_view(message: &[u8], tenant: u32, client: &Client) {
     for other in 0..TENANTS {
         assert_eq!(has(&name(other)), other == tenant, "{tenant} sees {other}");
     }
-    let hidden = client.view.hidden.paths();
+    let hidden = client.view.field_mask.paths();
     for (path, value) in [
         ("tenant", name(tenant)),
         ("iban", format!("iban{}", name(tenant))),
@@ -125,7 +125,7 @@ fn assert_matches_view(message: &[u8], tenant: u32, client: &Client) {
     }
     let change = pb::ChangeEvent::decode(message).unwrap();
     let token = ResumeToken::decode(&change.resume_token, None).unwrap();
-    assert_eq!(token.audience(), client.view.audience);
+    assert_eq!(token.audience(), client.view.token_audience);
 }
 
 /// Views of the same events, in pairs with one difference.
@@ -142,7 +142,13 @@ fn views() -> Vec<(u32, View)> {
             // With another token audience.
             let view = of_tenant(tenant, hidden);
             let audience = audience(tenant + 100);
-            views.push((tenant, View { audience, ..view }));
+            views.push((
+                tenant,
+                View {
+                    token_audience: audience,
+                    ..view
+                },
+            ));
         }
     }
     views
@@ -190,7 +196,8 @@ async fn no_two_views_mix_during_catch_ups() {
     let hub = hub_with(&source, settings);
     let plan = Plan::shared(&watch(request()));
     for (tenant, view) in &views {
-        let token = TokenContext::new("rs", &plan).encode(&after("1", 1), None, view.audience);
+        let token =
+            TokenContext::new("rs", &plan).encode(&after("1", 1), None, view.token_audience);
         let request = pb::WatchRequest {
             start: Some(pb::watch_request::Start::ResumeToken(token)),
             ..shared()
@@ -244,7 +251,7 @@ async fn a_dedicated_feed_applies_the_row_filter_in_mongodb_and_in_weir() {
 fn token_of(view: &View, keys: Option<&Arc<TokenKeys>>) -> bytes::Bytes {
     TokenContext::new("rs", &Plan::shared(&watch(request())))
         .with_keys(keys.cloned())
-        .encode(&after("1", 1), None, view.audience)
+        .encode(&after("1", 1), None, view.token_audience)
 }
 
 fn keys(lines: &[&str]) -> Arc<TokenKeys> {
@@ -285,7 +292,7 @@ async fn refused(
 /// A token from tenant A replayed by tenant B is refused, and nothing is said of A.
 #[tokio::test(start_paused = true)]
 async fn a_token_of_another_audience_is_rejected_in_both_directions() {
-    let views = [View::whole(), of_tenant(1, &[]), of_tenant(2, &[])];
+    let views = [View::unrestricted(), of_tenant(1, &[]), of_tenant(2, &[])];
     for keys in [None, Some(keys(&[KEY_A]))] {
         for (of, made_by) in views.iter().enumerate() {
             for (by, used_by) in views.iter().enumerate() {
@@ -304,8 +311,11 @@ async fn a_token_of_another_audience_is_rejected_in_both_directions() {
         collections: vec!["secrets".to_owned()],
         ..request()
     }));
-    let token =
-        TokenContext::new("other", &elsewhere).encode(&after("1", 1), None, views[1].audience);
+    let token = TokenContext::new("other", &elsewhere).encode(
+        &after("1", 1),
+        None,
+        views[1].token_audience,
+    );
     let words = refused(token, &views[2], None).await.unwrap();
     assert!(words.contains("principal"), "{words}");
 }
@@ -315,15 +325,15 @@ async fn a_token_of_another_audience_is_rejected_in_both_directions() {
 async fn with_keys_an_unencrypted_token_is_accepted_only_for_an_unrestricted_view() {
     let keys = keys(&[KEY_A]);
     let hiding = View {
-        hidden: Hidden::new(["a".to_owned()]).unwrap(),
-        ..View::whole()
+        field_mask: FieldMask::new(["a".to_owned()]).unwrap(),
+        ..View::unrestricted()
     };
     let guarded = View {
-        guard: Some(guard(1)),
-        ..View::whole()
+        row_filter: Some(guard(1)),
+        ..View::unrestricted()
     };
     for (view, taken) in [
-        (View::whole(), true),
+        (View::unrestricted(), true),
         (of_tenant(1, &[]), false),
         (hiding, false),
         (guarded, false),
@@ -414,13 +424,13 @@ fn undeliverable(error: Error) -> UndeliverableEvent {
 #[tokio::test(start_paused = true)]
 async fn an_undeliverable_event_is_not_described_to_clients_that_may_not_see_it() {
     let hiding = View {
-        hidden: Hidden::new(["a".to_owned()]).unwrap(),
-        audience: audience(9),
-        ..View::whole()
+        field_mask: FieldMask::new(["a".to_owned()]).unwrap(),
+        token_audience: audience(9),
+        ..View::unrestricted()
     };
     for encrypts in [false, true] {
         for (view, open) in [
-            (View::whole(), true),
+            (View::unrestricted(), true),
             (hiding.clone(), true),
             (of_tenant(1, &[]), false),
         ] {
@@ -448,7 +458,7 @@ async fn an_undeliverable_event_is_not_described_to_clients_that_may_not_see_it(
             if let Some(token) = undeliverable.next_token {
                 let token = ResumeToken::decode(&token, keys.as_deref()).unwrap();
                 assert_eq!(token.was_encrypted(), encrypts);
-                assert_eq!(token.audience(), view.audience);
+                assert_eq!(token.audience(), view.token_audience);
                 assert_eq!(token.position, after("4", 4));
             }
         }

@@ -16,7 +16,7 @@ fn number(number: f64) -> prost_types::Value {
 }
 
 #[test]
-fn plain_json_is_read_as_it_looks() {
+fn plain_json_is_read_as_plain_values() {
     for (json, expected) in [
         (json!(null), Bson::Null),
         (json!(true), Bson::Boolean(true)),
@@ -53,7 +53,7 @@ fn whole_numbers_that_a_double_holds_exactly_are_integers() {
 }
 
 #[test]
-fn numbers_that_protobuf_rules_out_are_refused_with_the_way_to_write_them() {
+fn numbers_that_protobuf_forbids_are_refused_with_the_right_form() {
     for bad in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
         assert!(literal(number(bad)).unwrap_err().contains("$numberDouble"));
     }
@@ -64,7 +64,6 @@ fn numbers_that_protobuf_rules_out_are_refused_with_the_way_to_write_them() {
     assert!(matches!(read(json!({"$numberDouble": "NaN"})), Ok(Bson::Double(nan)) if nan.is_nan()));
 }
 
-/// T26
 #[test]
 fn every_type_wrapper_is_read() {
     let id = "65f000000000000000000001";
@@ -161,7 +160,7 @@ fn malformed_wrappers_are_refused_by_name() {
 }
 
 #[test]
-fn deprecated_types_and_regular_expressions_are_refused_with_what_to_use() {
+fn deprecated_types_and_regular_expressions_are_refused_with_the_alternative() {
     for (json, part) in [
         (
             json!({"$regularExpression": {"pattern": "a", "options": ""}}),
@@ -198,7 +197,7 @@ fn a_mistyped_wrapper_is_refused_but_a_database_reference_is_a_document() {
 }
 
 #[test]
-fn the_fields_of_a_document_come_sorted_by_name() {
+fn the_fields_of_a_document_are_sorted_by_name() {
     let Ok(Bson::Document(document)) = read(json!({"b": 1, "a": {"d": 1, "c": 2}})) else {
         panic!("a document");
     };
@@ -214,13 +213,13 @@ fn the_fields_of_a_document_come_sorted_by_name() {
 }
 
 #[test]
-fn a_problem_inside_a_nested_value_says_where() {
+fn a_problem_in_a_nested_value_names_its_path() {
     let problem = read(json!({"a": [1, {"b": {"$oid": "x"}}]})).unwrap_err();
     assert!(problem.ends_with("(at \"a.1.b\")"), "{problem}");
 }
 
 #[test]
-fn an_unset_value_a_field_name_with_nul_and_endless_nesting_are_refused() {
+fn unset_values_nul_in_field_names_and_deep_nesting_are_refused() {
     assert!(
         literal(prost_types::Value { kind: None })
             .unwrap_err()

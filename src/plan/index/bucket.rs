@@ -1,13 +1,13 @@
-//! The bucket of a value: equal values share one, whatever their types.
+//! Hash buckets of BSON values: equal values share a bucket, whatever their types.
 
 use std::hash::{BuildHasher as _, Hash as _, RandomState};
 
-use crate::plan::judge::{Class, Number, fields};
+use crate::plan::evaluator::{Number, TypeClass, fields};
 use crate::raw::{Element, ElementType};
 
-/// How deep a document is looked at. What lies deeper is left to the judge.
+/// The number of levels of a document that are hashed. The evaluator compares the rest.
 const DEPTH: u32 = 3;
-/// How many fields of a document are looked at.
+/// The number of fields of a document that are hashed.
 const FIELDS: usize = 16;
 
 const NULL: Element<'static> = Element {
@@ -16,15 +16,17 @@ const NULL: Element<'static> = Element {
     value: b"",
 };
 
-/// The number of a bucket. Different values may share one: whoever is found in it is judged.
+/// The number of a bucket. Different values may share one, so the evaluator checks every residual
+/// found in it.
 pub(super) type Bucket = u64;
 
-/// Numbers buckets, differently in each index, so that nobody can fill one on purpose.
+/// Assigns values to buckets. The hash is random for each index, so no client can fill one bucket on
+/// purpose.
 #[derive(Debug, Default)]
-pub(super) struct Hasher(RandomState);
+pub(super) struct BucketHasher(RandomState);
 
-impl Hasher {
-    /// The bucket of a value; `None` is a missing field, which equals null.
+impl BucketHasher {
+    /// Returns the bucket of a value; `None` is a missing field, which equals null.
     pub(super) fn bucket(&self, value: Option<&Element<'_>>) -> Bucket {
         let mut state = self.0.build_hasher();
         push(&mut state, value.unwrap_or(&NULL), DEPTH);
@@ -33,20 +35,20 @@ impl Hasher {
 }
 
 fn push(state: &mut impl std::hash::Hasher, value: &Element<'_>, depth: u32) {
-    let class = Class::of(value.kind);
+    let class = TypeClass::of(value.kind);
     class.hash(state);
     match class {
-        Class::Number => {
+        TypeClass::Number => {
             if let Some(number) = Number::of(value) {
                 state.write_u64(number.nearest_double().to_bits());
             }
         }
-        Class::Document | Class::Array => {
+        TypeClass::Document | TypeClass::Array => {
             if depth == 0 {
                 return;
             }
             for field in fields(value.value).take(FIELDS) {
-                if class == Class::Document {
+                if class == TypeClass::Document {
                     field.key.hash(state);
                 }
                 push(state, &field, depth - 1);

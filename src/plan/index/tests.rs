@@ -20,7 +20,7 @@ fn residual(filter: Predicate) -> Residual {
         filter: Some(filter),
         missing_image: MissingImage::Deliver,
         pre_images: false,
-        ..Residual::nothing()
+        ..Residual::pass_all()
     }
 }
 
@@ -34,7 +34,9 @@ fn only(operation: Operation, residual: Residual) -> Residual {
 fn hits(index: &mut FilterIndex<u32>, operation: Operation, event: &Document) -> Vec<u32> {
     let event = event.to_vec().unwrap();
     let mut found = Vec::new();
-    index.matches(&Subject::read(operation, &event), |key, _| found.push(key));
+    index.matches(&EventFields::read(operation, &event), |key, _| {
+        found.push(key)
+    });
     found.sort_unstable();
     found
 }
@@ -42,10 +44,10 @@ fn hits(index: &mut FilterIndex<u32>, operation: Operation, event: &Document) ->
 /// The residuals that are looked at for an event, whether they pass or not.
 fn visits(index: &mut FilterIndex<u32>, operation: Operation, event: &Document) -> usize {
     let _ = hits(index, operation, event);
-    let looked_at = |entry: &&Option<Entry<u32>>| {
+    let looked_at = |entry: &&Option<IndexedResidual<u32>>| {
         entry
             .as_ref()
-            .is_some_and(|entry| entry.event == index.event)
+            .is_some_and(|entry| entry.last_event == index.events)
     };
     index.slots.iter().filter(looked_at).count()
 }
@@ -54,9 +56,9 @@ fn insert(document: Document) -> Document {
     doc! {"documentKey": {"_id": 7}, "fullDocument": document}
 }
 
-/// Whoever takes what may match is led to by a walk that was given up, as the judge would have it.
+/// Whoever takes what may match is led to by a walk that was given up, as the evaluator would have it.
 #[test]
-fn a_walk_that_was_given_up_leads_to_all_who_take_what_may_match() {
+fn a_stopped_walk_selects_all_filters_that_deliver_possible_matches() {
     let mut value = Bson::Int32(1);
     for _ in 0..80 {
         value = Bson::Array(vec![doc! {"0": value}.into()]);
@@ -74,7 +76,7 @@ fn a_walk_that_was_given_up_leads_to_all_who_take_what_may_match() {
 }
 
 #[test]
-fn an_event_leads_to_the_filters_that_ask_for_its_values_and_no_further() {
+fn an_event_visits_only_the_filters_on_its_values() {
     let mut index = FilterIndex::new();
     for number in 0..1_000 {
         index.insert(number, &residual(eq("a", number)));
@@ -90,7 +92,7 @@ fn an_event_leads_to_the_filters_that_ask_for_its_values_and_no_further() {
 }
 
 #[test]
-fn null_leads_to_who_asks_for_null_as_what_is_missing_does() {
+fn null_and_a_missing_field_select_the_filters_on_null() {
     let mut index = FilterIndex::new();
     index.insert(1, &residual(eq("a", Bson::Null)));
     index.insert(2, &residual(eq("a.b", Bson::Null)));
@@ -108,7 +110,7 @@ fn null_leads_to_who_asks_for_null_as_what_is_missing_does() {
 }
 
 #[test]
-fn who_asks_for_other_operations_is_not_looked_at() {
+fn residuals_of_other_operations_are_not_visited() {
     let mut index = FilterIndex::new();
     for number in 0..1_000 {
         index.insert(number, &only(Operation::Insert, residual(eq("a", 1))));
@@ -123,7 +125,7 @@ fn who_asks_for_other_operations_is_not_looked_at() {
 }
 
 #[test]
-fn who_drops_what_is_not_known_is_not_looked_at_without_a_document() {
+fn residuals_that_drop_unknown_matches_are_not_visited_without_a_document() {
     let mut index = FilterIndex::new();
     for number in 0..1_000 {
         let dropping = Residual {
@@ -139,7 +141,7 @@ fn who_drops_what_is_not_known_is_not_looked_at_without_a_document() {
 }
 
 #[test]
-fn the_id_leads_before_any_other_field_and_without_a_document() {
+fn the_id_is_indexed_before_other_fields_and_needs_no_document() {
     let mut index = FilterIndex::new();
     for number in 0..1_000 {
         let both = Predicate::AllOf(vec![eq("a", 1), eq("_id", number)]);
@@ -151,7 +153,7 @@ fn the_id_leads_before_any_other_field_and_without_a_document() {
 }
 
 #[test]
-fn either_document_leads_to_who_asks_for_both() {
+fn with_pre_images_the_values_of_both_documents_are_looked_up() {
     let mut index = FilterIndex::new();
     for number in 0..100 {
         let both = Residual {
@@ -171,7 +173,7 @@ fn either_document_leads_to_who_asks_for_both() {
 }
 
 #[test]
-fn every_part_of_a_choice_must_name_the_path() {
+fn any_of_is_indexed_only_if_every_part_is_on_the_same_path() {
     let list = |values: &[i32]| Predicate::Field {
         path: "a".into(),
         op: Condition::In(values.iter().copied().map(Bson::from).collect()),
@@ -200,7 +202,7 @@ fn every_part_of_a_choice_must_name_the_path() {
 }
 
 #[test]
-fn what_was_taken_out_is_gone_and_leaves_nothing_behind() {
+fn removed_residuals_leave_nothing_behind() {
     let mut index = FilterIndex::new();
     for round in 0..3 {
         for number in 0..1_000_u32 {
@@ -216,24 +218,29 @@ fn what_was_taken_out_is_gone_and_leaves_nothing_behind() {
     }
     assert!(index.is_empty());
     assert_eq!(index.slots.len(), 1_000);
-    assert!(index.by_name.is_empty());
-    assert!(index.lanes.iter().all(|(_, lane)| lane.is_empty()));
+    assert!(index.by_other_operations.is_empty());
+    assert!(
+        index
+            .partitions
+            .iter()
+            .all(|(_, partition)| partition.is_empty())
+    );
     let event = insert(doc! {"a": 1});
     assert_eq!(
         hits(&mut index, Operation::Insert, &event),
         Vec::<u32>::new()
     );
-    index.insert(1, &Residual::nothing());
+    index.insert(1, &Residual::pass_all());
     assert_eq!(hits(&mut index, Operation::Insert, &event), [1]);
 }
 
 #[test]
-fn an_event_about_no_document_goes_to_who_asks_for_it_by_name() {
+fn other_operations_are_selected_by_name_and_not_by_filters() {
     let mut index = FilterIndex::new();
     index.insert(1, &residual(eq("a", 1)));
     index.insert(2, &only(Operation::Drop, residual(eq("a", 1))));
     index.insert(3, &only(Operation::Insert, residual(eq("a", 1))));
-    index.insert(4, &Residual::nothing());
+    index.insert(4, &Residual::pass_all());
     assert_eq!(hits(&mut index, Operation::Drop, &doc! {}), [1, 2, 4]);
     assert_eq!(hits(&mut index, Operation::Other, &doc! {}), [1, 4]);
 }
@@ -289,22 +296,24 @@ fn residuals() -> impl Strategy<Value = Residual> {
         any::<bool>(),
         any::<bool>(),
     )
-        .prop_map(|(guard, filter, operations, drop, pre_images)| Residual {
-            guard,
-            operations,
-            filter,
-            missing_image: if drop {
-                MissingImage::Drop
-            } else {
-                MissingImage::Deliver
+        .prop_map(
+            |(row_filter, filter, operations, drop, pre_images)| Residual {
+                row_filter,
+                operations,
+                filter,
+                missing_image: if drop {
+                    MissingImage::Drop
+                } else {
+                    MissingImage::Deliver
+                },
+                pre_images,
             },
-            pre_images,
-        })
+        )
 }
 
-/// A guard leads to its tenant before a filter leads to anyone.
+/// A row filter leads to its tenant before a filter leads to anyone.
 #[test]
-fn an_event_of_one_tenant_is_looked_at_for_that_tenant_alone() {
+fn an_event_of_one_tenant_visits_only_the_residuals_of_that_tenant() {
     let mut index = FilterIndex::new();
     // All tenants ask for the same, in each of the ways there are.
     let filters = [
@@ -316,10 +325,10 @@ fn an_event_of_one_tenant_is_looked_at_for_that_tenant_alone() {
         for (number, filter) in (0..).zip(&filters) {
             for (way, pre_images) in [(0, false), (1, true)] {
                 let residual = Residual {
-                    guard: Some(eq("tenant", tenant)),
+                    row_filter: Some(eq("tenant", tenant)),
                     filter: filter.clone(),
                     pre_images,
-                    ..Residual::nothing()
+                    ..Residual::pass_all()
                 };
                 index.insert(tenant * 6 + number * 2 + way, &residual);
             }
@@ -343,19 +352,24 @@ fn an_event_of_one_tenant_is_looked_at_for_that_tenant_alone() {
     for key in 0..6_000 {
         index.remove(key);
     }
-    assert!(index.lanes.iter().all(|(_, lane)| lane.is_empty()));
+    assert!(
+        index
+            .partitions
+            .iter()
+            .all(|(_, partition)| partition.is_empty())
+    );
 }
 
 #[test]
-fn a_guard_of_several_values_leads_from_each_and_passes_once() {
+fn a_row_filter_on_several_values_is_found_by_each_and_matches_once() {
     let mut index = FilterIndex::new();
-    let guard = Predicate::Field {
+    let row_filter = Predicate::Field {
         path: "tenant".into(),
         op: Condition::In(vec!["a".into(), "b".into()]),
     };
     let residual = Residual {
-        guard: Some(guard),
-        ..Residual::nothing()
+        row_filter: Some(row_filter),
+        ..Residual::pass_all()
     };
     index.insert(1, &residual);
     for (tenant, expected) in [
@@ -410,34 +424,34 @@ fn events() -> impl Strategy<Value = (Operation, Document)> {
 
 proptest! {
     #[test]
-    fn an_index_finds_what_all_its_judges_would(
+    fn the_index_finds_the_same_matches_as_all_evaluators(
         steps in prop::collection::vec((0_u32..12, prop::option::weighted(0.8, residuals())), 1..40),
         events in prop::collection::vec(events(), 1..12),
     ) {
         let mut index = FilterIndex::new();
-        let mut judges: HashMap<u32, Judge> = HashMap::new();
+        let mut evaluators: HashMap<u32, Evaluator> = HashMap::new();
         for (key, residual) in &steps {
             match residual {
                 Some(residual) => {
                     index.insert(*key, residual);
-                    judges.insert(*key, Judge::new(residual));
+                    evaluators.insert(*key, Evaluator::new(residual));
                 }
                 None => {
                     index.remove(*key);
-                    judges.remove(key);
+                    evaluators.remove(key);
                 }
             }
         }
-        prop_assert_eq!(index.len(), judges.len());
+        prop_assert_eq!(index.len(), evaluators.len());
         for (operation, event) in &events {
             let event = event.to_vec().unwrap();
-            let subject = Subject::read(*operation, &event);
+            let event_fields = EventFields::read(*operation, &event);
             let mut found = Vec::new();
-            index.matches(&subject, |key, crossing| found.push((key, crossing)));
+            index.matches(&event_fields, |key, transition| found.push((key, transition)));
             found.sort_by_key(|(key, _)| *key);
-            let mut expected: Vec<(u32, Crossing)> = judges
+            let mut expected: Vec<(u32, MatchTransition)> = evaluators
                 .iter()
-                .filter_map(|(key, judge)| Some((*key, judge.judge(&subject)?)))
+                .filter_map(|(key, evaluator)| Some((*key, evaluator.evaluate(&event_fields)?)))
                 .collect();
             expected.sort_by_key(|(key, _)| *key);
             prop_assert_eq!(found, expected);

@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use super::*;
 
 #[test]
-fn a_prefix_is_anchored_and_every_special_character_escaped() {
+fn a_prefix_pattern_is_anchored_and_escapes_special_characters() {
     for (prefix, pattern) in [
         ("", "^"),
         ("abc", "^abc"),
@@ -135,11 +135,11 @@ fn evaluate(condition: &Document, truth: &dyn Fn(&str) -> bool) -> bool {
     })
 }
 
-fn says(verdict: &Verdict, truth: &dyn Fn(&str) -> bool) -> bool {
+fn says(verdict: &Clause, truth: &dyn Fn(&str) -> bool) -> bool {
     match verdict {
-        Verdict::Always => true,
-        Verdict::Never => false,
-        Verdict::When(condition) => evaluate(condition, &|path| {
+        Clause::Always => true,
+        Clause::Never => false,
+        Clause::When(condition) => evaluate(condition, &|path| {
             truth(
                 path.strip_prefix("documentKey.")
                     .expect("a path below the key"),
@@ -168,8 +168,8 @@ fn split_paths(predicate: &Predicate) -> (Vec<String>, Vec<String>) {
 
 proptest! {
     #[test]
-    fn with_a_document_a_predicate_is_said_as_it_stands(predicate in predicates()) {
-        let Verdict::When(condition) = with_document(&predicate, "fullDocument") else {
+    fn with_a_document_the_translation_is_exact(predicate in predicates()) {
+        let Clause::When(condition) = with_document(&predicate, "fullDocument") else {
             return Err(TestCaseError::fail("a leaf is always asked"));
         };
         let (key_paths, document_paths) = split_paths(&predicate);
@@ -183,18 +183,18 @@ proptest! {
     }
 
     #[test]
-    fn without_a_document_the_verdicts_are_those_of_kleenes_logic(predicate in predicates()) {
-        let (surely, possibly) = (surely(&predicate), possibly(&predicate));
+    fn without_a_document_the_translation_follows_kleenes_logic(predicate in predicates()) {
+        let (certain_match, possible_match) = (certain_match(&predicate), possible_match(&predicate));
         let (key_paths, _) = split_paths(&predicate);
         for key in assignments(key_paths) {
             let known = kleene(&predicate, &|path| is_id_path(path).then(|| key(path)));
-            prop_assert_eq!(says(&surely, &key), known == Some(true));
-            prop_assert_eq!(says(&possibly, &key), known != Some(false));
+            prop_assert_eq!(says(&certain_match, &key), known == Some(true));
+            prop_assert_eq!(says(&possible_match, &key), known != Some(false));
         }
     }
 
     #[test]
-    fn with_different_conditions_the_verdicts_are_exact_over_all_documents(
+    fn with_distinct_conditions_the_translation_is_exact_over_all_documents(
         mut predicate in predicates()
             .prop_filter("few leaves", |predicate| {
                 let mut leaves = 0;
@@ -203,7 +203,7 @@ proptest! {
             })
     ) {
         tell_leaves_apart(&mut predicate, &mut 0);
-        let (surely, possibly) = (surely(&predicate), possibly(&predicate));
+        let (certain_match, possible_match) = (certain_match(&predicate), possible_match(&predicate));
         let (key_paths, document_paths) = split_paths(&predicate);
         for key in assignments(key_paths) {
             let outcomes: Vec<bool> = assignments(document_paths.clone())
@@ -213,8 +213,8 @@ proptest! {
                     })
                 })
                 .collect();
-            prop_assert_eq!(says(&surely, &key), outcomes.iter().all(|outcome| *outcome));
-            prop_assert_eq!(says(&possibly, &key), outcomes.iter().any(|outcome| *outcome));
+            prop_assert_eq!(says(&certain_match, &key), outcomes.iter().all(|outcome| *outcome));
+            prop_assert_eq!(says(&possible_match, &key), outcomes.iter().any(|outcome| *outcome));
         }
     }
 }

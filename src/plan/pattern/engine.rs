@@ -1,9 +1,9 @@
-//! A compiled pattern, run within a bound of work.
+//! A compiled pattern that runs within a bound of work.
 //!
-//! A pattern that matches in linear time may still take thousands of steps for each byte, where a text
-//! makes it keep many ends open at once. First runs an automaton that is built as it goes, one step a
-//! byte; where the text has it built anew all the time, it gives up, and a slower machine takes over
-//! as far as the event's [`Effort`] reaches. What is beyond that is not decided.
+//! Matching in linear time can still take thousands of steps for each byte, if a text keeps many partial
+//! matches alive. A lazy DFA runs first, with one step for each byte. If the text makes it rebuild its
+//! cache too often, it gives up, and the slower PikeVM runs as far as the [`WorkBudget`] of the event
+//! allows. Beyond that the result is undecided.
 
 use std::cell::Cell;
 use std::fmt;
@@ -15,80 +15,80 @@ use regex_automata::util::pool::Pool;
 use regex_automata::{Input, Match, MatchKind};
 use regex_syntax::hir::Hir;
 
-/// Of a compiled pattern, in bytes.
+/// The largest compiled pattern, in bytes.
 const MAX_COMPILED_BYTES: usize = 1024 * 1024;
-/// Of what a thread keeps while it matches, in bytes; patterns that need more to begin with get it.
+/// The DFA cache of a thread during a match, in bytes. A pattern that needs more at the start gets it.
 const MAX_CACHE_BYTES: usize = 256 * 1024;
-/// Of what a thread keeps of that for the next text, in bytes. Ordinary patterns stay far below.
+/// The DFA cache that a thread keeps for the next text, in bytes. Ordinary patterns stay far below it.
 const MAX_KEPT_BYTES: usize = 64 * 1024;
-/// How often the automaton is built anew before its yield counts.
-const REBUILDS: usize = 2;
-/// The bytes of text that a state of the automaton must be good for, once its yield counts: building
-/// one costs as much as some hundred steps.
-const MIN_YIELD: usize = 256;
+/// The number of cache clears after which the DFA may give up.
+const MIN_CACHE_CLEARS: usize = 2;
+/// The bytes of text for each DFA state below which the DFA gives up. Building a state costs as much as
+/// a few hundred steps.
+const MIN_BYTES_PER_STATE: usize = 256;
 
-/// Steps of the slower machine that the filter of one watch may take for one event: some 20 ms.
+/// The PikeVM steps that one filter may take for one event: about 20 ms.
 const MAX_STEPS: usize = 4 << 20;
-/// What giving up costs, as the attempt took its time too.
-const GIVING_UP: usize = MAX_STEPS / 16;
-/// What a byte of the automaton costs, as it may have been built several times over.
-const BUILDING: usize = 4;
+/// The steps charged when the DFA gives up, for the time that it took.
+const GIVE_UP_COST: usize = MAX_STEPS / 16;
+/// The steps charged for each byte of DFA cache, which may have been built several times.
+const BUILD_COST_PER_BYTE: usize = 4;
 
-/// What is left of the work that one filter may take for one event.
+/// The work that is left for one filter on one event.
 #[derive(Debug)]
-pub(in crate::plan) struct Effort {
+pub(in crate::plan) struct WorkBudget {
     steps: Cell<usize>,
-    gave_up: Cell<bool>,
+    undecided: Cell<bool>,
 }
 
-impl Default for Effort {
-    fn default() -> Effort {
-        Effort {
+impl Default for WorkBudget {
+    fn default() -> WorkBudget {
+        WorkBudget {
             steps: Cell::new(MAX_STEPS),
-            gave_up: Cell::new(false),
+            undecided: Cell::new(false),
         }
     }
 }
 
-impl Effort {
-    /// Whether something was not decided since this was last asked.
-    pub(in crate::plan) fn gave_up(&self) -> bool {
-        self.gave_up.take()
+impl WorkBudget {
+    /// Returns whether a value was undecided since the last call, and resets that.
+    pub(in crate::plan) fn take_undecided(&self) -> bool {
+        self.undecided.take()
     }
 
-    /// Notes that something was not decided.
-    pub(in crate::plan) fn give_up(&self) {
-        self.gave_up.set(true);
+    /// Notes that a value is undecided.
+    pub(in crate::plan) fn mark_undecided(&self) {
+        self.undecided.set(true);
     }
 
     fn spend(&self, steps: usize) {
         self.steps.set(self.steps.get().saturating_sub(steps));
     }
 
-    /// Takes so many steps, or says that there are not as many left.
+    /// Takes the steps; `None` if not enough are left.
     fn take(&self, steps: usize) -> Option<()> {
         let left = self.steps.get().checked_sub(steps);
         if left.is_none() {
-            self.give_up();
+            self.mark_undecided();
         }
         self.steps.set(left?);
         Some(())
     }
 }
 
-/// What a thread works with.
+/// The buffers that a thread matches with.
 struct Caches {
-    fast: dfa::Cache,
-    slow: Option<pikevm::Cache>,
+    dfa: dfa::Cache,
+    pike_vm: Option<pikevm::Cache>,
 }
 
-type MakeCaches =
+type CacheFactory =
     Box<dyn Fn() -> Caches + Send + Sync + std::panic::UnwindSafe + std::panic::RefUnwindSafe>;
 
 struct Inner {
-    fast: DFA,
-    slow: pikevm::PikeVM,
-    caches: Pool<Caches, MakeCaches>,
+    dfa: DFA,
+    pike_vm: pikevm::PikeVM,
+    caches: Pool<Caches, CacheFactory>,
 }
 
 /// A compiled pattern. Clones share it.
@@ -113,76 +113,80 @@ impl Engine {
             .build_from_hir(pattern)
             .map_err(|error| match error.size_limit() {
                 Some(limit) => format!(
-                    "takes more than {} KiB when compiled; repeat less or smaller parts",
+                    "takes more than {} KiB when compiled; repeat fewer or smaller parts",
                     limit / 1024
                 ),
                 None => format!("cannot be compiled: {error}"),
             })?;
-        let fast = DFA::builder()
+        let dfa = DFA::builder()
             .configure(
                 DFA::config()
                     .match_kind(MatchKind::LeftmostFirst)
                     .cache_capacity(MAX_CACHE_BYTES)
                     .skip_cache_capacity_check(true)
-                    .minimum_cache_clear_count(Some(REBUILDS))
-                    .minimum_bytes_per_state(Some(MIN_YIELD)),
+                    .minimum_cache_clear_count(Some(MIN_CACHE_CLEARS))
+                    .minimum_bytes_per_state(Some(MIN_BYTES_PER_STATE)),
             )
             .build_from_nfa(nfa.clone())
             .map_err(|error| format!("cannot be compiled: {error}"))?;
-        let slow = pikevm::PikeVM::new_from_nfa(nfa)
+        let pike_vm = pikevm::PikeVM::new_from_nfa(nfa)
             .map_err(|error| format!("cannot be compiled: {error}"))?;
-        let maker = fast.clone();
-        let make: MakeCaches = Box::new(move || Caches {
-            fast: maker.create_cache(),
-            slow: None,
+        let maker = dfa.clone();
+        let make: CacheFactory = Box::new(move || Caches {
+            dfa: maker.create_cache(),
+            pike_vm: None,
         });
         Ok(Engine(Arc::new(Inner {
-            fast,
-            slow,
+            dfa,
+            pike_vm,
             caches: Pool::new(make),
         })))
     }
 
-    /// The memory that it takes, in bytes.
+    /// Returns the memory that the pattern takes, in bytes.
     pub(super) fn compiled_bytes(&self) -> usize {
-        self.0.fast.get_nfa().memory_usage()
+        self.0.dfa.get_nfa().memory_usage()
     }
 
     fn states(&self) -> usize {
-        self.0.fast.get_nfa().states().len()
+        self.0.dfa.get_nfa().states().len()
     }
 
-    /// Whether the text holds a match; `None` where telling would take too much.
-    pub(super) fn is_match(&self, text: &str, effort: &Effort) -> Option<bool> {
-        self.first_end(text, effort).map(|end| end.is_some())
+    /// Returns whether the text holds a match; `None` if that is undecided.
+    pub(super) fn is_match(&self, text: &str, budget: &WorkBudget) -> Option<bool> {
+        self.first_end(text, budget).map(|end| end.is_some())
     }
 
-    /// Where a match can be known to end, before all others.
-    pub(super) fn first_end(&self, text: &str, effort: &Effort) -> Option<Option<usize>> {
-        // Whoever has no step left has given up often enough.
-        effort.take(1)?;
+    /// Returns the first offset at which a match is known to end.
+    pub(super) fn first_end(&self, text: &str, budget: &WorkBudget) -> Option<Option<usize>> {
+        // With an empty budget, do not even start the DFA.
+        budget.take(1)?;
         let mut caches = self.0.caches.get();
-        let before = caches.fast.memory_usage();
+        let before = caches.dfa.memory_usage();
         let input = Input::new(text).earliest(true);
-        let found = match self.0.fast.try_search_fwd(&mut caches.fast, &input) {
+        let found = match self.0.dfa.try_search_fwd(&mut caches.dfa, &input) {
             Ok(found) => Some(found.map(|it| it.offset())),
             Err(_) => {
-                effort.spend(GIVING_UP);
-                let found = self.find(&mut caches, input, effort);
+                budget.spend(GIVE_UP_COST);
+                let found = self.find(&mut caches, input, budget);
                 found.map(|found| found.map(|it| it.end()))
             }
         };
-        let after = caches.fast.memory_usage();
-        effort.spend(after.saturating_sub(before).saturating_mul(BUILDING));
+        let after = caches.dfa.memory_usage();
+        budget.spend(
+            after
+                .saturating_sub(before)
+                .saturating_mul(BUILD_COST_PER_BYTE),
+        );
         if after > MAX_KEPT_BYTES {
-            caches.fast = self.0.fast.create_cache();
+            caches.dfa = self.0.dfa.create_cache();
         }
         found
     }
 
-    /// Where the leftmost match starts.
-    pub(super) fn first_start(&self, text: &str, effort: &Effort) -> Option<Option<usize>> {
-        let found = self.find(&mut self.0.caches.get(), Input::new(text), effort);
+    /// Returns the start of the leftmost match.
+    pub(super) fn first_start(&self, text: &str, budget: &WorkBudget) -> Option<Option<usize>> {
+        let found = self.find(&mut self.0.caches.get(), Input::new(text), budget);
         found.map(|found| found.map(|it| it.start()))
     }
 
@@ -190,11 +194,11 @@ impl Engine {
         &self,
         caches: &mut Caches,
         input: Input<'_>,
-        effort: &Effort,
+        budget: &WorkBudget,
     ) -> Option<Option<Match>> {
-        effort.take(input.haystack().len().saturating_mul(self.states()))?;
-        let slow = &self.0.slow;
-        let cache = caches.slow.get_or_insert_with(|| slow.create_cache());
-        Some(slow.find(cache, input))
+        budget.take(input.haystack().len().saturating_mul(self.states()))?;
+        let pike_vm = &self.0.pike_vm;
+        let cache = caches.pike_vm.get_or_insert_with(|| pike_vm.create_cache());
+        Some(pike_vm.find(cache, input))
     }
 }

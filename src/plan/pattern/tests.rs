@@ -5,7 +5,7 @@ use super::*;
 fn matches(pattern: &str, options: &str, text: &str) -> bool {
     Pattern::new(pattern, options)
         .unwrap()
-        .is_match(text.as_bytes(), &Effort::default())
+        .is_match(text.as_bytes(), &WorkBudget::default())
         .unwrap()
 }
 
@@ -20,7 +20,7 @@ fn assert_rows(rows: &[(&str, &str, &str, bool)]) {
 }
 
 #[test]
-fn the_end_of_a_text_is_also_before_its_last_newline() {
+fn dollar_also_matches_before_a_newline_at_the_end_of_the_text() {
     assert_rows(&[
         ("a$", "", "a", true),
         ("a$", "", "a\n", true),
@@ -43,7 +43,7 @@ fn the_end_of_a_text_is_also_before_its_last_newline() {
 }
 
 #[test]
-fn a_line_begins_after_a_newline_but_not_at_the_end_of_the_text() {
+fn a_line_starts_after_a_newline_but_not_at_the_end_of_the_text() {
     assert_rows(&[
         ("^b", "", "a\nb", false),
         ("^b", "m", "a\nb", true),
@@ -58,7 +58,7 @@ fn a_line_begins_after_a_newline_but_not_at_the_end_of_the_text() {
 }
 
 #[test]
-fn classes_by_name_know_ascii_only_and_others_all_of_unicode() {
+fn named_classes_are_ascii_and_other_classes_are_unicode() {
     assert_rows(&[
         (r"^\d$", "", "7", true),
         (r"^\d$", "", "٣", false),
@@ -96,7 +96,7 @@ fn classes_by_name_know_ascii_only_and_others_all_of_unicode() {
 }
 
 #[test]
-fn case_is_ignored_in_letters_and_not_in_classes_by_name() {
+fn ignoring_case_affects_letters_and_not_named_classes() {
     assert_rows(&[
         ("straße", "i", "STRAßE", true),
         ("É", "i", "é", true),
@@ -118,7 +118,7 @@ fn case_is_ignored_in_letters_and_not_in_classes_by_name() {
 }
 
 #[test]
-fn options_and_flags_work_alone_and_together() {
+fn options_and_flags_work_alone_and_combined() {
     assert_rows(&[
         ("p a i d", "x", "paid", true),
         ("p a i d", "", "paid", false),
@@ -135,7 +135,7 @@ fn options_and_flags_work_alone_and_together() {
 
 /// Everything that validation lets through compiles here or is refused by its size.
 #[test]
-fn a_pattern_that_grows_too_large_is_refused() {
+fn a_pattern_that_compiles_too_large_is_refused() {
     for pattern in [r"\p{L}{900}", "(?:(?:a{99}){99}){99}"] {
         let problem = Pattern::new(pattern, "").unwrap_err();
         assert!(problem.contains("1024 KiB"), "{problem}");
@@ -145,9 +145,9 @@ fn a_pattern_that_grows_too_large_is_refused() {
 }
 
 #[test]
-fn text_that_is_not_utf_8_is_no_match() {
+fn text_that_is_not_utf_8_does_not_match() {
     let any = Pattern::new("", "s").unwrap();
-    let is_match = |text| any.is_match(text, &Effort::default()).unwrap();
+    let is_match = |text| any.is_match(text, &WorkBudget::default()).unwrap();
     assert!(is_match(b""));
     assert!(!is_match(b"\xff"));
     assert!(!is_match(b"a\xc3\n"));
@@ -155,11 +155,11 @@ fn text_that_is_not_utf_8_is_no_match() {
 
 /// Linear time: what makes a backtracking engine run for ages.
 #[test]
-fn no_pattern_takes_long() {
+fn patterns_match_in_linear_time() {
     let pattern = Pattern::new("(?:a+)+$|(?:a|a)*b|(?:.*.*)*c", "").unwrap();
     let text = "a".repeat(100_000) + "!";
     assert_eq!(
-        pattern.is_match(text.as_bytes(), &Effort::default()),
+        pattern.is_match(text.as_bytes(), &WorkBudget::default()),
         Some(false)
     );
 }
@@ -167,7 +167,7 @@ fn no_pattern_takes_long() {
 /// T39. Linear in the text, and still thousands of steps a byte: a slower machine alone decides it,
 /// and on a long text it does not.
 #[test]
-fn a_pattern_that_takes_too_much_of_a_text_is_not_decided() {
+fn a_pattern_that_needs_too_much_work_on_a_text_is_undecided() {
     let mut state = 88_172_645_463_325_252_u64;
     let mut noise = |bytes: usize| -> String {
         let mut next = || {
@@ -184,24 +184,24 @@ fn a_pattern_that_takes_too_much_of_a_text_is_not_decided() {
         "(?:a.{1,900}q)",
     ] {
         let pattern = Pattern::new(costly, "").unwrap();
-        let effort = Effort::default();
+        let budget = WorkBudget::default();
         let short = noise(100);
         assert_eq!(
-            pattern.is_match(short.as_bytes(), &effort),
+            pattern.is_match(short.as_bytes(), &budget),
             Some(false),
             "{costly}"
         );
-        assert!(!effort.gave_up());
+        assert!(!budget.take_undecided());
         assert_eq!(
-            pattern.is_match(noise(1 << 20).as_bytes(), &effort),
+            pattern.is_match(noise(1 << 20).as_bytes(), &budget),
             None,
             "{costly}"
         );
-        assert!(effort.gave_up());
-        assert!(!effort.gave_up(), "it is told once");
+        assert!(budget.take_undecided());
+        assert!(!budget.take_undecided(), "it is told once");
         // Many texts are no way around it.
         let decided =
-            (0..100).filter(|_| pattern.is_match(noise(5_000).as_bytes(), &effort).is_some());
+            (0..100).filter(|_| pattern.is_match(noise(5_000).as_bytes(), &budget).is_some());
         assert!(decided.count() < 20, "{costly}");
     }
     // Ordinary patterns are decided on any text.
@@ -213,7 +213,7 @@ fn a_pattern_that_takes_too_much_of_a_text_is_not_decided() {
         r"\w+@\w+\.com",
     ] {
         let pattern = Pattern::new(ordinary, "").unwrap();
-        let decided = pattern.is_match(noise(4 << 20).as_bytes(), &Effort::default());
+        let decided = pattern.is_match(noise(4 << 20).as_bytes(), &WorkBudget::default());
         assert!(decided.is_some(), "{ordinary}");
     }
 }

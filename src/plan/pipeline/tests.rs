@@ -7,7 +7,7 @@ use crate::plan::{Operation, Plan};
 mod changed;
 mod filters;
 mod fingerprint;
-mod guards;
+mod row_filters;
 
 const OTHERS: [&str; 4] = ["insert", "update", "replace", "delete"];
 
@@ -31,16 +31,16 @@ fn documents_by(ways: Vec<Document>) -> Document {
 }
 
 #[test]
-fn nothing_to_filter_makes_no_stage_and_no_option() {
+fn a_watch_without_conditions_has_no_stage_and_no_option() {
     let plan = plan(request());
     assert_eq!(plan.stages, Vec::<Document>::new());
     assert_eq!(plan.change_stream, doc! {});
-    assert_eq!(plan.asked, None);
+    assert_eq!(plan.operations, None);
     assert_eq!(plan.scope.to_string(), "shop.orders");
 }
 
 #[test]
-fn options_that_differ_from_the_default_are_told_to_mongodb() {
+fn options_that_differ_from_mongodbs_defaults_are_set() {
     let full = |full_document: pb::FullDocument| pb::WatchRequest {
         full_document: full_document as i32,
         ..request()
@@ -94,7 +94,7 @@ fn options_that_differ_from_the_default_are_told_to_mongodb() {
 }
 
 #[test]
-fn several_collections_narrow_a_database_stream_and_let_its_end_pass() {
+fn several_collections_filter_a_database_stream_and_pass_its_end() {
     let request = pb::WatchRequest {
         collections: vec!["orders".into(), "items".into()],
         ..request()
@@ -120,7 +120,7 @@ fn several_collections_narrow_a_database_stream_and_let_its_end_pass() {
 }
 
 #[test]
-fn operations_let_the_events_that_tell_of_an_end_pass_at_every_scope() {
+fn selected_operations_also_pass_the_events_that_end_a_stream() {
     let at = |database: &str, collections: &[&str]| {
         let plan = plan(pb::WatchRequest {
             database: database.into(),
@@ -133,7 +133,7 @@ fn operations_let_the_events_that_tell_of_an_end_pass_at_every_scope() {
             ..pb::WatchRequest::default()
         });
         assert_eq!(
-            plan.asked,
+            plan.operations,
             Some([Operation::Insert, Operation::Delete].into())
         );
         plan.stages
@@ -158,9 +158,8 @@ fn operations_let_the_events_that_tell_of_an_end_pass_at_every_scope() {
     assert_eq!(at("", &[]), operations(&["insert", "delete"]));
 }
 
-/// T16
 #[test]
-fn other_is_every_operation_that_is_known_and_was_not_asked_for_left_out() {
+fn other_excludes_the_known_operations_that_are_not_selected() {
     let request = pb::WatchRequest {
         operations: vec![
             pb::OperationType::Insert as i32,
@@ -178,18 +177,18 @@ fn other_is_every_operation_that_is_known_and_was_not_asked_for_left_out() {
 }
 
 #[test]
-fn every_operation_by_name_is_no_condition() {
+fn selecting_every_operation_adds_no_condition() {
     let request = pb::WatchRequest {
         operations: (1..=15).collect(),
         show_expanded_events: true,
         ..request()
     };
     assert_eq!(plan(request.clone()).stages, Vec::<Document>::new());
-    assert_eq!(plan(request).asked.unwrap().len(), 15);
+    assert_eq!(plan(request).operations.unwrap().len(), 15);
 }
 
 #[test]
-fn operations_and_namespaces_stand_before_what_needs_documents() {
+fn operations_and_namespaces_come_before_conditions_on_documents() {
     let request = pb::WatchRequest {
         operations: vec![pb::OperationType::Insert as i32],
         ..filtered(vec![eq("a", 1)])
@@ -212,7 +211,7 @@ fn operations_and_namespaces_stand_before_what_needs_documents() {
 }
 
 #[test]
-fn a_filter_does_not_matter_where_no_operation_on_documents_is_asked_for() {
+fn a_filter_is_ignored_if_no_document_operation_is_selected() {
     let drops = pb::WatchRequest {
         operations: vec![pb::OperationType::Drop as i32],
         ..request()
@@ -225,7 +224,7 @@ fn a_filter_does_not_matter_where_no_operation_on_documents_is_asked_for() {
 }
 
 #[test]
-fn a_shared_stream_holds_what_every_watch_of_its_scope_may_want() {
+fn a_shared_stream_contains_the_events_of_every_watch_of_its_scope() {
     let picky = pb::WatchRequest {
         operations: vec![pb::OperationType::Insert as i32],
         full_document: pb::FullDocument::UpdateLookup as i32,
@@ -239,7 +238,7 @@ fn a_shared_stream_holds_what_every_watch_of_its_scope_may_want() {
     };
     let shared = Plan::shared(&watch(picky.clone()));
     assert_eq!(shared, Plan::shared(&watch(plain.clone())));
-    assert_eq!(shared.asked, None);
+    assert_eq!(shared.operations, None);
     assert_eq!(
         shared.change_stream,
         doc! { "fullDocument": "updateLookup" }
@@ -260,7 +259,7 @@ fn a_shared_stream_holds_what_every_watch_of_its_scope_may_want() {
 }
 
 #[test]
-fn a_watch_that_leaves_nothing_out_shares_its_own_plan() {
+fn a_watch_without_conditions_has_equal_shared_and_dedicated_plans() {
     for collections in [vec![], vec!["orders".into()], vec!["a".into(), "b".into()]] {
         let request = pb::WatchRequest {
             collections,

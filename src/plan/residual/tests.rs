@@ -19,34 +19,34 @@ fn changed() -> pb::Filter {
 }
 
 #[test]
-fn a_shared_feed_leaves_everything_that_was_asked_for() {
+fn the_full_residual_holds_all_conditions_of_the_request() {
     let asked = watch(pb::WatchRequest {
         operations: vec![pb::OperationType::Insert.into()],
         missing_image_policy: pb::MissingImagePolicy::Drop.into(),
         ..with_images(vec![eq("a", 1)])
     });
-    let residual = Residual::of(&asked);
+    let residual = Residual::full(&asked);
     assert_eq!(residual.operations, asked.operations);
     assert_eq!(residual.filter, asked.filter);
     assert_eq!(residual.missing_image, MissingImage::Drop);
     assert!(residual.pre_images);
     assert!(!residual.passes_everything());
-    assert!(Residual::of(&watch(request())).passes_everything());
+    assert!(Residual::full(&watch(request())).passes_everything());
 }
 
 #[test]
-fn a_filter_is_not_left_to_a_watch_that_gets_no_documents() {
+fn a_watch_without_document_operations_has_no_filter_to_evaluate() {
     let drops = watch(pb::WatchRequest {
         operations: vec![pb::OperationType::Drop.into()],
         ..filtered(vec![eq("a", 1)])
     });
-    assert_eq!(Residual::of(&drops).filter, None);
-    assert!(!Residual::of(&drops).passes_everything());
-    assert!(Residual::beyond(&drops).passes_everything());
+    assert_eq!(Residual::full(&drops).filter, None);
+    assert!(!Residual::full(&drops).passes_everything());
+    assert!(Residual::for_dedicated(&drops).passes_everything());
 }
 
 #[test]
-fn a_dedicated_feed_leaves_only_what_a_pipeline_has_no_words_for() {
+fn a_dedicated_feed_leaves_only_what_a_pipeline_cannot_express() {
     for (request, whole) in [
         (request(), false),
         (filtered(vec![eq("a", 1)]), false),
@@ -57,11 +57,11 @@ fn a_dedicated_feed_leaves_only_what_a_pipeline_has_no_words_for() {
     ] {
         let watch = watch(request);
         let expected = if whole {
-            Residual::of(&watch)
+            Residual::full(&watch)
         } else {
-            Residual::nothing()
+            Residual::pass_all()
         };
-        assert_eq!(Residual::beyond(&watch), expected, "{watch:?}");
+        assert_eq!(Residual::for_dedicated(&watch), expected, "{watch:?}");
     }
 }
 
@@ -69,7 +69,7 @@ fn a_dedicated_feed_leaves_only_what_a_pipeline_has_no_words_for() {
 fn equal_residuals_have_equal_keys_and_different_ones_different_keys() {
     let same = |request: fn() -> pb::WatchRequest| {
         let (left, right) = (watch(request()), watch(request()));
-        assert_eq!(Residual::of(&left).key(), Residual::of(&right).key());
+        assert_eq!(Residual::full(&left).key(), Residual::full(&right).key());
     };
     same(request);
     same(|| with_images(vec![eq("a", 1), changed(), regex("b", "x", "i")]));
@@ -112,7 +112,7 @@ fn equal_residuals_have_equal_keys_and_different_ones_different_keys() {
     ];
     let mut seen = HashMap::new();
     let mut note = |request: pb::WatchRequest| {
-        let residual = Residual::of(&watch(request));
+        let residual = Residual::full(&watch(request));
         if let Some(other) = seen.insert(residual.key(), residual.clone()) {
             panic!("{residual:?} has the key of {other:?}");
         }
@@ -143,9 +143,9 @@ fn equal_residuals_have_equal_keys_and_different_ones_different_keys() {
 
 /// Watches that differ in what has no meaning for them are served as one.
 #[test]
-fn what_means_nothing_without_a_filter_is_no_part_of_the_key() {
-    let plain = Residual::of(&watch(request()));
-    let dropping = Residual::of(&watch(pb::WatchRequest {
+fn options_without_effect_are_not_part_of_the_key() {
+    let plain = Residual::full(&watch(request()));
+    let dropping = Residual::full(&watch(pb::WatchRequest {
         missing_image_policy: pb::MissingImagePolicy::Drop.into(),
         ..with_images(vec![])
     }));
@@ -153,19 +153,19 @@ fn what_means_nothing_without_a_filter_is_no_part_of_the_key() {
     let all_the_same = Residual {
         pre_images: true,
         missing_image: MissingImage::Drop,
-        ..Residual::nothing()
+        ..Residual::pass_all()
     };
-    assert_eq!(all_the_same, Residual::nothing());
+    assert_eq!(all_the_same, Residual::pass_all());
 }
 
 #[test]
-fn a_number_that_is_none_is_equal_to_itself() {
+fn a_residual_with_nan_equals_itself() {
     let nan = Residual {
         filter: Some(Predicate::Field {
             path: "a".into(),
             op: Condition::Eq(Bson::Double(f64::NAN)),
         }),
-        ..Residual::nothing()
+        ..Residual::pass_all()
     };
     assert_eq!(nan, nan.clone());
 }

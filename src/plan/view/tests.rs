@@ -3,40 +3,40 @@ use proptest::sample::select;
 
 use super::*;
 
-fn hidden(paths: &[&str]) -> Hidden {
-    Hidden::new(paths.iter().map(|&path| path.to_owned())).unwrap()
+fn hidden(paths: &[&str]) -> FieldMask {
+    FieldMask::new(paths.iter().map(|&path| path.to_owned())).unwrap()
 }
 
 /// Where a path leads from the top, in a word.
 fn led(paths: &[&str], path: &str) -> &'static str {
     match hidden(paths)
         .tree()
-        .map(|tree| tree.led_to(path.as_bytes()))
+        .map(|tree| tree.match_path(path.as_bytes()))
     {
-        Some(Led::Hidden) => "hidden",
-        Some(Led::Above(_)) => "above",
-        Some(Led::Clear) | None => "clear",
+        Some(PathMatch::Hidden) => "hidden",
+        Some(PathMatch::MayContainHidden(_)) => "above",
+        Some(PathMatch::Visible) | None => "clear",
     }
 }
 
 #[test]
-fn a_path_with_an_empty_part_or_a_number_hides_nothing_and_is_refused() {
+fn paths_with_an_empty_component_or_a_number_are_refused() {
     for path in ["", ".", "a.", ".a", "a..b", "0", "a.0", "a.0.b", "a.01"] {
-        Hidden::new([path.to_owned()]).expect_err(path);
+        FieldMask::new([path.to_owned()]).expect_err(path);
     }
     for path in ["a", "a.b", "a0", "a.b1", "a.-1", "$a", "a b", "é"] {
-        Hidden::new([path.to_owned()]).expect(path);
+        FieldMask::new([path.to_owned()]).expect(path);
     }
 }
 
 #[test]
-fn what_is_below_a_hidden_path_is_hidden_with_it_and_named_once() {
+fn paths_below_a_hidden_path_are_merged_into_it() {
     let hidden = hidden(&["b.c", "a.b", "a", "ab", "a.c.d", "b.c", "a-b"]);
     assert_eq!(hidden.paths(), ["a", "a-b", "ab", "b.c"]);
 }
 
 #[test]
-fn a_filters_path_touches_what_is_hidden_at_it_below_it_and_above_it() {
+fn a_filter_path_overlaps_hidden_paths_at_below_and_above_it() {
     let hidden = hidden(&["items.price", "ssn"]);
     for path in [
         "ssn",
@@ -51,7 +51,7 @@ fn a_filters_path_touches_what_is_hidden_at_it_below_it_and_above_it() {
         "0.ssn",
         "0",
     ] {
-        assert!(hidden.touches(path), "{path}");
+        assert!(hidden.overlaps(path), "{path}");
     }
     for path in [
         "ssnx",
@@ -64,14 +64,14 @@ fn a_filters_path_touches_what_is_hidden_at_it_below_it_and_above_it() {
         "price",
         "",
     ] {
-        assert!(!hidden.touches(path), "{path}");
+        assert!(!hidden.overlaps(path), "{path}");
     }
-    assert!(!Hidden::default().touches("a"));
-    assert!(!Hidden::default().touches("0"));
+    assert!(!FieldMask::default().overlaps("a"));
+    assert!(!FieldMask::default().overlaps("0"));
 }
 
 #[test]
-fn a_name_leads_to_what_is_hidden_through_dots_and_numbers() {
+fn a_path_is_matched_through_dots_and_array_indexes() {
     let paths = &["items.price", "ssn"][..];
     for (path, expected) in [
         ("ssn", "hidden"),
@@ -105,36 +105,36 @@ fn named() -> impl Strategy<Value = String> {
 proptest! {
     /// The model: without its numbers, one of the two paths begins with all of the other.
     #[test]
-    fn to_touch_is_to_share_a_beginning(
+    fn paths_overlap_if_one_is_a_prefix_of_the_other(
         path in parts(),
         paths in prop::collection::vec(named(), 0..4),
     ) {
-        let hidden = Hidden::new(paths.clone()).unwrap();
+        let hidden = FieldMask::new(paths.clone()).unwrap();
         let named: Vec<&str> = path.iter().copied().filter(|part| !["0", "12"].contains(part)).collect();
         let shares = |hidden: &String| {
             let hidden: Vec<&str> = hidden.split('.').collect();
             hidden.starts_with(&named) || named.starts_with(&hidden)
         };
         let expected = paths.iter().any(shares);
-        prop_assert_eq!(hidden.touches(&path.join(".")), expected);
+        prop_assert_eq!(hidden.overlaps(&path.join(".")), expected);
         // What a filter may not ask about is exactly what is not shown whole.
-        let led = hidden.tree().map(|tree| tree.led_to(path.join(".").as_bytes()) != Led::Clear);
+        let led = hidden.tree().map(|tree| tree.match_path(path.join(".").as_bytes()) != PathMatch::Visible);
         prop_assert_eq!(led.unwrap_or(false), expected);
     }
 
     #[test]
-    fn a_path_leads_on_name_by_name_as_it_does_at_once(
+    fn matching_name_by_name_equals_matching_the_whole_path(
         path in parts(),
         paths in prop::collection::vec(named(), 1..4),
     ) {
-        let hidden = Hidden::new(paths).unwrap();
+        let hidden = FieldMask::new(paths).unwrap();
         let tree = hidden.tree().unwrap();
-        let mut stepped = Led::Above(tree);
+        let mut stepped = PathMatch::MayContainHidden(tree);
         for part in &path {
-            if let Led::Above(branch) = stepped {
-                stepped = branch.led_to(part.as_bytes());
+            if let PathMatch::MayContainHidden(branch) = stepped {
+                stepped = branch.match_path(part.as_bytes());
             }
         }
-        prop_assert_eq!(stepped, tree.led_to(path.join(".").as_bytes()));
+        prop_assert_eq!(stepped, tree.match_path(path.join(".").as_bytes()));
     }
 }

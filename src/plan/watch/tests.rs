@@ -34,7 +34,7 @@ fn starting_at(seconds: i64, nanos: i32) -> pb::WatchRequest {
 }
 
 #[test]
-fn an_empty_request_takes_every_default() {
+fn an_empty_request_uses_every_default() {
     assert_eq!(
         watch(pb::WatchRequest::default()),
         Watch {
@@ -92,7 +92,7 @@ fn every_choice_is_read() {
 }
 
 #[test]
-fn an_unknown_number_of_any_enum_is_refused_with_the_known_ones() {
+fn unknown_enum_numbers_are_refused_with_the_known_range() {
     type Set = fn(&mut pb::WatchRequest, i32);
     let enums: [(&str, i32, &str, Set); 8] = [
         (
@@ -152,7 +152,7 @@ fn an_unknown_number_of_any_enum_is_refused_with_the_known_ones() {
 }
 
 #[test]
-fn a_deployment_needs_the_servers_leave() {
+fn watching_the_deployment_must_be_allowed_by_the_server() {
     let forbidden = RequestLimits {
         allow_deployment: false,
         ..limits()
@@ -174,7 +174,7 @@ fn a_deployment_needs_the_servers_leave() {
 }
 
 #[test]
-fn all_violations_are_told_together_up_to_sixteen() {
+fn all_violations_are_reported_together_up_to_sixteen() {
     let two = pb::WatchRequest {
         database: "local".into(),
         operations: vec![0, 1, 99],
@@ -217,7 +217,7 @@ fn all_violations_are_told_together_up_to_sixteen() {
 }
 
 #[test]
-fn the_largest_set_of_violations_stays_small_enough_for_trailers() {
+fn the_largest_set_of_violations_fits_into_trailers() {
     let long = "$".repeat(500);
     let deepest = (0..9).fold(eq(&long, 1), |inner, _| none_of(vec![inner]));
     let violations = violations(filtered(vec![deepest; 16]));
@@ -254,9 +254,8 @@ fn all_filters_together_become_one_predicate() {
     );
 }
 
-/// T39
 #[test]
-fn a_bad_filter_is_named_by_its_path_in_the_request() {
+fn an_invalid_filter_is_named_by_its_path_in_the_request() {
     let deep = |filter| {
         filtered(vec![
             eq("a", 1),

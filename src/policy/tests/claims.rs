@@ -159,9 +159,9 @@ fn conditions_are_read_as_mongodb_has_them() {
     );
 }
 
-fn audience(yaml: &str, who: &str, claims: serde_json::Value) -> Option<Audience> {
+fn audience(yaml: &str, who: &str, claims: serde_json::Value) -> Option<TokenAudience> {
     let verdict = judge(&policy(yaml), &principal(who, claims), orders());
-    verdict.expect("allowed").view.audience
+    verdict.expect("allowed").view.token_audience
 }
 
 /// T38. Who may go on from whose tokens.

@@ -9,7 +9,7 @@ fn whoever_has_no_policy_may_watch_everything() {
     let policy = Policy::open();
     assert!(policy.knows(&nobody()));
     let verdict = judge(&policy, &nobody(), orders()).expect("allowed");
-    assert_eq!(*verdict.view, View::whole());
+    assert_eq!(*verdict.view, View::unrestricted());
     assert_eq!(verdict.operations, None);
 }
 
@@ -70,7 +70,7 @@ rules:
             ..pb::WatchRequest::default()
         };
         let verdict = judge(&policy, &nobody(), request);
-        verdict.ok().map(|it| it.view.guard.is_some())
+        verdict.ok().map(|it| it.view.row_filter.is_some())
     };
     let (filtered, all, refused) = (Some(true), Some(false), None);
     for (narrow, database, collections, expected) in [

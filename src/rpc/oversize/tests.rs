@@ -10,7 +10,7 @@ use super::*;
 use crate::{
     hub::{Hub, WatcherRead},
     metrics::Metrics,
-    plan::{Audience, Hidden, View},
+    plan::{FieldMask, TokenAudience, View},
     source::{
         Source,
         scripted::{Opening, ScriptedSource, Step, batch, event, quiet},
@@ -43,9 +43,9 @@ async fn watching(oversize: Oversize, shown: usize) -> (Watch, Watcher, EventSel
     let mut watch = Watch::from_request(request, &config.request_limits()).unwrap();
     watch.oversize = oversize;
     watch.view = Arc::new(View {
-        hidden: Hidden::new(["ssn".to_owned()]).unwrap(),
-        audience: Some(Audience([7; 8])),
-        guard: None,
+        field_mask: FieldMask::new(["ssn".to_owned()]).unwrap(),
+        token_audience: Some(TokenAudience([7; 8])),
+        row_filter: None,
     });
     let settings = crate::hub::HubSettings {
         deployment_name: Some("rs".to_owned()),
@@ -107,7 +107,7 @@ async fn pieces_and_their_sizes_are_of_what_a_view_shows() {
             let change = pb::ChangeEvent::decode(data.freeze()).unwrap();
             assert_eq!(change.resume_token, response.resume_token);
             let token = ResumeToken::decode(&change.resume_token, None).unwrap();
-            assert_eq!(token.audience(), watch.view.audience);
+            assert_eq!(token.audience(), watch.view.token_audience);
             return;
         }
     }
@@ -130,7 +130,7 @@ async fn a_stub_and_its_sizes_are_of_what_a_view_shows() {
     };
     assert!((shown..shown + 1_000).contains(&(omitted.event_bytes as usize)));
     let token = ResumeToken::decode(&response.resume_token, None).unwrap();
-    assert_eq!(token.audience(), watch.view.audience);
+    assert_eq!(token.audience(), watch.view.token_audience);
 
     let (watch, watcher, run) = watching(Oversize::Fail, shown).await;
     let Ok(Sent::Refused(Error::EventTooLarge { event_bytes, .. })) =
@@ -153,6 +153,6 @@ async fn an_event_fits_when_what_is_shown_of_it_does() {
     assert!(bytes.len() < 1_000 && !has_secret(&bytes));
     assert_eq!(
         ResumeToken::decode(&token, None).unwrap().audience(),
-        watch.view.audience
+        watch.view.token_audience
     );
 }

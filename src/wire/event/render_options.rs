@@ -3,7 +3,7 @@
 use bytes::BytesMut;
 
 use crate::{
-    plan::{Branch, Format, Led, View},
+    plan::{Format, MaskNode, PathMatch, View},
     wire::{format::put_document, redact},
 };
 
@@ -18,14 +18,14 @@ pub struct RenderOptions<'v> {
 
 impl RenderOptions<'_> {
     /// Returns the tree of hidden fields, from the top of a document.
-    pub(super) fn field_mask(&self) -> Option<&Branch> {
-        self.view.hidden.tree()
+    pub(super) fn field_mask(&self) -> Option<&MaskNode> {
+        self.view.field_mask.tree()
     }
 
     /// Returns whether the field with this dotted path is hidden.
     pub(super) fn hides_path(&self, path: &[u8]) -> bool {
         self.field_mask()
-            .is_some_and(|tree| tree.led_to(path) == Led::Hidden)
+            .is_some_and(|tree| tree.match_path(path) == PathMatch::Hidden)
     }
 
     /// Appends a document without its hidden fields.

@@ -4,7 +4,7 @@ use bytes::BytesMut;
 
 use super::{RenderOptions, elements, is_array, is_text, put_number, text};
 use crate::{
-    plan::{Branch, Led},
+    plan::{MaskNode, PathMatch},
     raw::{Element, Elements},
     wire::format::protobuf::{WireType, put_message, put_string_field, put_tag, put_varint},
 };
@@ -100,15 +100,15 @@ fn put_disambiguated_path(
 }
 
 /// Returns whether the path with these components leads to a hidden field or is unreadable.
-fn reaches_hidden_field(parts: &[u8], tree: &Branch) -> bool {
-    let mut led = Led::Above(tree);
+fn reaches_hidden_field(parts: &[u8], tree: &MaskNode) -> bool {
+    let mut led = PathMatch::MayContainHidden(tree);
     let readable = all_elements(parts, |part| {
-        if let (Led::Above(branch), Some(name)) = (led, part.as_str_bytes()) {
-            led = branch.led_to(name);
+        if let (PathMatch::MayContainHidden(branch), Some(name)) = (led, part.as_str_bytes()) {
+            led = branch.match_path(name);
         }
         is_text(&part) || part.as_int().is_some()
     });
-    led == Led::Hidden || !readable
+    led == PathMatch::Hidden || !readable
 }
 
 /// Appends the element if it is a string, and returns whether it is one.

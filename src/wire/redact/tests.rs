@@ -3,7 +3,7 @@ use proptest::{collection::vec, prelude::*, sample::select};
 
 use super::*;
 use crate::{
-    plan::Hidden,
+    plan::FieldMask,
     raw::{self, Element, ElementType},
 };
 
@@ -47,8 +47,8 @@ pub(in crate::wire) fn is_hidden(path: &str, hidden: &[String]) -> bool {
     hidden.iter().any(|it| path.starts_with(&format!(".{it}.")))
 }
 
-pub(in crate::wire) fn hidden(paths: &[&str]) -> Hidden {
-    Hidden::new(paths.iter().map(|&path| path.to_owned())).unwrap()
+pub(in crate::wire) fn hidden(paths: &[&str]) -> FieldMask {
+    FieldMask::new(paths.iter().map(|&path| path.to_owned())).unwrap()
 }
 
 fn redacted(raw: &[u8], paths: &[&str]) -> Vec<u8> {
@@ -229,14 +229,14 @@ proptest! {
 
     #[test]
     fn redaction_equals_the_reference_implementation(original in documents(), paths in paths()) {
-        let hidden = Hidden::new(paths.clone()).unwrap();
+        let hidden = FieldMask::new(paths.clone()).unwrap();
         let raw = document(&original.to_vec().unwrap(), hidden.tree().unwrap());
         prop_assert_eq!(&raw[..], &reference_redacted(&original, &paths).to_vec().unwrap()[..]);
     }
 
     #[test]
     fn redaction_of_any_bytes_returns_a_valid_document(original in documents(), paths in paths(), damage in vec((any::<prop::sample::Index>(), any::<u8>()), 0..6)) {
-        let hidden = Hidden::new(paths).unwrap();
+        let hidden = FieldMask::new(paths).unwrap();
         let mut raw = original.to_vec().unwrap();
         for (at, byte) in damage {
             let at = at.index(raw.len());

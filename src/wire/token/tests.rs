@@ -42,9 +42,9 @@ fn keys(lines: &[&str]) -> Arc<TokenKeys> {
 }
 
 /// Returns all combinations of with and without an audience, encrypted and not.
-fn every_context() -> [(TokenContext, Option<Audience>); 4] {
+fn every_context() -> [(TokenContext, Option<TokenAudience>); 4] {
     let encrypting = || token_context().with_keys(Some(keys(&[KEY])));
-    let some = Some(Audience([7; 8]));
+    let some = Some(TokenAudience([7; 8]));
     [
         (token_context(), None),
         (token_context(), some),
@@ -285,7 +285,7 @@ fn the_bytes_of_a_token_never_change() {
 #[test]
 fn the_bytes_of_a_token_with_an_audience_and_of_an_encrypted_token_never_change() {
     let hex = |encoded: Bytes| -> String { encoded.iter().map(|it| format!("{it:02x}")).collect() };
-    let some = Some(Audience(*b"audience"));
+    let some = Some(TokenAudience(*b"audience"));
     assert_eq!(
         hex(token_context().encode(&Position::Time(AT), None, some)),
         "02036e620f8a0625d3c72f0c14f9f7445fc00d6ef5206553f1000000000761756469656e636524b33b79"
@@ -337,7 +337,7 @@ fn the_token_of_an_event_with_a_huge_key_contains_its_time_instead() {
     }
 }
 
-fn contains_its_time_if_huge(token_context: &TokenContext, audience: Option<Audience>) {
+fn contains_its_time_if_huge(token_context: &TokenContext, audience: Option<TokenAudience>) {
     let largest_that_fits = MAX_ENVELOPE_LEN - token_context.overhead(audience) - ANCHOR_LEN;
     for (length, fits) in [
         (largest_that_fits, true),

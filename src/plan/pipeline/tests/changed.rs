@@ -1,4 +1,4 @@
-//! `changed` in a filter: the stream holds whatever the judge may pass.
+//! `changed` in a filter: the stream holds whatever the evaluator may pass.
 
 use bson::{Bson, Document, doc};
 
@@ -27,7 +27,7 @@ fn without_after() -> Document {
 }
 
 #[test]
-fn alone_it_lets_every_event_pass() {
+fn changed_alone_passes_every_event() {
     for filters in [
         vec![changed()],
         vec![field("_id", Operator::Changed(true))],
@@ -42,7 +42,7 @@ fn alone_it_lets_every_event_pass() {
 }
 
 #[test]
-fn beside_other_conditions_it_adds_none() {
+fn changed_adds_nothing_to_other_conditions() {
     let b = doc! { "fullDocument.b": { "$eq": 1 } };
     for filters in [
         vec![changed(), eq("b", 1)],
@@ -70,7 +70,7 @@ fn beside_other_conditions_it_adds_none() {
 
 /// What is unknown for want of a document may not pass, and what is unknown to a pipeline may.
 #[test]
-fn where_missing_images_drop_it_still_passes_what_may_have_been_changed() {
+fn changed_passes_possible_matches_even_if_missing_images_are_dropped() {
     let id = doc! { "documentKey._id": { "$eq": 7 } };
     assert_eq!(
         matches(dropping(vec![changed(), eq("_id", 7)])),
@@ -85,7 +85,7 @@ fn where_missing_images_drop_it_still_passes_what_may_have_been_changed() {
 }
 
 #[test]
-fn under_a_negation_it_counts_as_false() {
+fn changed_counts_as_false_under_a_negation() {
     let nor = |condition: Document| doc! { "$nor": [condition] };
     assert_eq!(
         matches(dropping(vec![none_of(vec![changed(), eq("b", 1)])])),

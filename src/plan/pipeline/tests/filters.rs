@@ -36,7 +36,7 @@ fn bson_regex(pattern: &str, options: &str) -> Bson {
 }
 
 #[test]
-fn every_operator_has_its_explicit_form() {
+fn every_operator_is_translated_explicitly() {
     let v = |json| value(json);
     for (operator, expected) in [
         (Operator::Eq(v(json!(1))), doc! { "$eq": 1 }),
@@ -88,7 +88,7 @@ fn every_operator_has_its_explicit_form() {
 }
 
 #[test]
-fn groups_become_and_or_and_nor_and_a_group_of_one_stands_by_itself() {
+fn groups_become_and_or_and_nor_and_single_conditions_are_not_wrapped() {
     let a = || eq("a", 1);
     let b = || eq("b", 2);
     let after_a = || doc! { "fullDocument.a": { "$eq": 1 } };
@@ -126,7 +126,7 @@ fn groups_become_and_or_and_nor_and_a_group_of_one_stands_by_itself() {
 }
 
 #[test]
-fn an_event_without_its_document_is_left_out_where_missing_images_drop() {
+fn an_event_without_its_document_does_not_pass_if_missing_images_are_dropped() {
     let request = pb::WatchRequest {
         missing_image_policy: pb::MissingImagePolicy::Drop as i32,
         ..filtered(vec![eq("a", 1)])
@@ -141,7 +141,7 @@ fn an_event_without_its_document_is_left_out_where_missing_images_drop() {
 }
 
 #[test]
-fn a_known_id_decides_what_it_can_without_the_document() {
+fn conditions_on_the_id_are_decided_without_the_document() {
     let id = ObjectId::parse_str("65f000000000000000000001").unwrap();
     let by_id = || eq("_id", json!({ "$oid": id.to_hex() }));
     let key = || doc! { "documentKey._id": { "$eq": id } };
@@ -205,7 +205,7 @@ fn a_known_id_decides_what_it_can_without_the_document() {
 }
 
 #[test]
-fn a_filter_on_the_id_alone_needs_no_document_whatever_the_options() {
+fn a_filter_on_the_id_alone_needs_no_document_with_any_option() {
     let request = pb::WatchRequest {
         full_document_before_change: pb::FullDocumentBeforeChange::WhenAvailable as i32,
         missing_image_policy: pb::MissingImagePolicy::Drop as i32,
@@ -221,7 +221,7 @@ fn a_filter_on_the_id_alone_needs_no_document_whatever_the_options() {
 }
 
 #[test]
-fn a_path_that_only_begins_like_the_id_is_a_field_of_the_document() {
+fn a_path_that_only_starts_like_the_id_is_a_field_of_the_document() {
     assert_eq!(
         matches(filtered(vec![eq("_ids", 1)])),
         [documents_by(vec![
@@ -231,9 +231,8 @@ fn a_path_that_only_begins_like_the_id_is_a_field_of_the_document() {
     );
 }
 
-/// T24
 #[test]
-fn with_pre_images_either_document_may_match_and_a_delete_is_judged_by_its_own() {
+fn with_pre_images_either_document_may_match_and_a_delete_is_decided_by_its_pre_image() {
     for before in [
         pb::FullDocumentBeforeChange::WhenAvailable,
         pb::FullDocumentBeforeChange::Required,

@@ -4,7 +4,7 @@ use crate::pb;
 use crate::plan::fixtures::*;
 
 #[test]
-fn a_fingerprint_tells_plans_with_different_streams_apart() {
+fn plans_with_different_streams_have_different_fingerprints() {
     let expanded = pb::WatchRequest {
         show_expanded_events: true,
         ..request()
@@ -37,7 +37,7 @@ fn a_fingerprint_tells_plans_with_different_streams_apart() {
 }
 
 #[test]
-fn a_fingerprint_does_not_depend_on_what_is_chosen_from_the_stream() {
+fn the_fingerprint_does_not_depend_on_the_selection_from_the_stream() {
     let asking = |operations: &[pb::OperationType]| {
         plan(pb::WatchRequest {
             operations: operations.iter().map(|number| *number as i32).collect(),
@@ -57,7 +57,7 @@ fn a_fingerprint_does_not_depend_on_what_is_chosen_from_the_stream() {
 }
 
 #[test]
-fn a_fingerprint_is_the_same_in_every_version() {
+fn the_fingerprint_is_the_same_in_every_version() {
     let request = pb::WatchRequest {
         collections: vec!["orders".into(), "items".into()],
         operations: vec![pb::OperationType::Update as i32],

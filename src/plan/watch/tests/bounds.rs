@@ -11,7 +11,7 @@ fn named(database: &str, collections: &[&str]) -> pb::WatchRequest {
 }
 
 #[test]
-fn database_names_are_checked_as_mongodb_checks_them() {
+fn database_names_follow_mongodbs_rules() {
     assert_eq!(
         watch(named(&"d".repeat(63), &[])).scope,
         Scope::Database {
@@ -34,7 +34,7 @@ fn database_names_are_checked_as_mongodb_checks_them() {
 }
 
 #[test]
-fn collection_names_are_checked_as_mongodb_checks_them() {
+fn collection_names_follow_mongodbs_rules() {
     for good in ["orders", "a.b", "system", "systems.x", "a b", "-", "ünï"] {
         watch(named("shop", &[good]));
     }
@@ -66,7 +66,7 @@ fn at_most_100_collections_are_watched() {
 }
 
 #[test]
-fn operations_are_named_ones_and_expanded_ones_need_expanded_events() {
+fn operations_must_be_specified_and_expanded_ones_need_expanded_events() {
     let asking = |operations: Vec<i32>, expanded| pb::WatchRequest {
         operations,
         show_expanded_events: expanded,
@@ -89,12 +89,12 @@ fn operations_are_named_ones_and_expanded_ones_need_expanded_events() {
     assert_refused(
         asking(vec![8], false),
         "operations[0]",
-        "OPERATION_TYPE_CREATE, which only comes with show_expanded_events",
+        "OPERATION_TYPE_CREATE, which is delivered only with show_expanded_events",
     );
 }
 
 #[test]
-fn times_are_seconds_that_mongodb_can_hold() {
+fn times_are_seconds_that_mongodb_can_store() {
     for good in [0, 1, i64::from(u32::MAX)] {
         assert_eq!(
             watch(starting_at(good, 999_999_999)).start,
@@ -288,7 +288,7 @@ fn prefixes_and_patterns_have_at_most_1024_bytes() {
 
 /// T39: memory and time are what a small pattern can take much of.
 #[test]
-fn patterns_are_bounded_by_what_they_take_when_compiled() {
+fn patterns_are_bounded_by_their_compiled_size() {
     let patterns = |pattern: &str, count: usize| filtered(vec![regex("a", pattern, ""); count]);
     let large = r"\p{L}{10}";
     watch(patterns(large, 3));

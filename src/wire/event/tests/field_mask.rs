@@ -5,7 +5,7 @@ use proptest::{collection::vec, prelude::*, sample::select};
 
 use super::*;
 use crate::{
-    plan::{Audience, Hidden},
+    plan::{FieldMask, TokenAudience},
     wire::redact::tests::{documents, hidden, is_hidden, paths, reference_redacted},
 };
 
@@ -14,8 +14,8 @@ const SECRET: &str = "5ec7e7";
 
 pub(super) fn view_hiding(paths: &[&str]) -> View {
     View {
-        hidden: hidden(paths),
-        ..View::whole()
+        field_mask: hidden(paths),
+        ..View::unrestricted()
     }
 }
 
@@ -130,7 +130,7 @@ fn no_name_and_no_value_of_a_hidden_field_is_sent_in_any_format() {
     let view = view_hiding(&["ssn", "items.price"]);
     for event in events_with_secrets() {
         for_all_formats(|format| {
-            let (_, bytes) = rendered(&event, format, &View::whole());
+            let (_, bytes) = rendered(&event, format, &View::unrestricted());
             assert!(
                 has(&bytes, SECRET) && has(&bytes, "ssn"),
                 "the event has no secret to hide"
@@ -249,7 +249,7 @@ fn the_common_fields_of_an_event_are_never_hidden() {
     let view = view_hiding(&["ssn", "items.price"]);
     for event in events_with_secrets() {
         let of = |view| rendered(&event, Format::Bson, view).0;
-        let (whole, narrow) = (of(&View::whole()), of(&view));
+        let (whole, narrow) = (of(&View::unrestricted()), of(&view));
         assert_eq!(narrow.operation, whole.operation);
         assert_eq!(narrow.namespace, whole.namespace);
         assert_eq!(narrow.cluster_time, whole.cluster_time);
@@ -268,10 +268,10 @@ fn the_common_fields_of_an_event_are_never_hidden() {
 
 #[test]
 fn a_token_has_the_audience_of_the_view_and_the_announced_length() {
-    let audience = Some(Audience([7; 8]));
+    let audience = Some(TokenAudience([7; 8]));
     let view = View {
-        audience,
-        ..View::whole()
+        token_audience: audience,
+        ..View::unrestricted()
     };
     let keys = crate::wire::TokenKeys::parse(&format!("{}=", "Q".repeat(43))).unwrap();
     let keys = Some(std::sync::Arc::new(keys));
@@ -393,10 +393,10 @@ proptest! {
         let given = fields(&key, &after, &before, Some(&description));
         let plain = |document| reference_redacted(document, &paths);
         let left = fields(&plain(&key), &plain(&after), &plain(&before), Some(&reference_redacted_description(&description, &paths)));
-        let view = View { hidden: Hidden::new(paths.clone()).unwrap(), ..View::whole() };
+        let view = View { field_mask: FieldMask::new(paths.clone()).unwrap(), ..View::unrestricted() };
         for format in FORMATS {
             let (_, bytes) = rendered(&given, format, &view);
-            let (_, expected) = rendered(&left, format, &View::whole());
+            let (_, expected) = rendered(&left, format, &View::unrestricted());
             prop_assert_eq!(bytes, expected);
         }
     }

@@ -38,14 +38,14 @@ fn token_context() -> TokenContext {
         scope: Scope::Deployment,
         change_stream: Document::new(),
         stages: Vec::new(),
-        asked: None,
+        operations: None,
     };
     TokenContext::new("rs0", &plan)
 }
 
 /// Returns options without hidden fields.
 fn all_fields(format: Format) -> RenderOptions<'static> {
-    static WHOLE: LazyLock<View> = LazyLock::new(View::whole);
+    static WHOLE: LazyLock<View> = LazyLock::new(View::unrestricted);
     let view = &*WHOLE;
     RenderOptions { format, view }
 }

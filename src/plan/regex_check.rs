@@ -1,13 +1,12 @@
-//! Which regular expressions a filter takes.
+//! Checks the regular expressions of filters.
 //!
-//! MongoDB runs them with PCRE, a backtracking engine. A pattern is parsed here first, with the
-//! grammar of an engine that matches in linear time, for two reasons: what has no bounded cost
-//! (look-around, back-references, recursion) does not reach the database, and what passes can
-//! later be evaluated in process as well. The check is only worth something if both engines see
-//! the same pattern, so whatever the two grammars read differently is refused too: nested classes
-//! and class operations, comments, white space in classes under "x", possessive quantifiers, and a
-//! few escapes and flags. Small differences in meaning remain: to PCRE, `\d`, `\w`, `\s` and `\b`
-//! know ASCII only and `$` also matches before a last newline.
+//! MongoDB runs them with PCRE, a backtracking engine. Weir parses a pattern first with the grammar of a
+//! linear-time engine, for two reasons: syntax without bounded cost (look-around, back-references,
+//! recursion) never reaches the database, and every accepted pattern can also run in process. This
+//! protects only if both engines read the pattern alike, so syntax that they read differently is refused
+//! too: nested classes and class operations, comments, white space in classes under "x", possessive
+//! quantifiers, and a few escapes and flags. Small differences in meaning remain, which
+//! [`pattern`](super::pattern) translates.
 
 use regex_syntax::ast::{self, Ast};
 use regex_syntax::hir::translate::TranslatorBuilder;
@@ -16,19 +15,22 @@ use super::violations::quoted;
 
 const MAX_PATTERN_BYTES: usize = 1024;
 
-/// Groups and repetitions within each other. Far above what people write.
+/// The deepest nesting of groups and repetitions, far above what people write.
 pub(super) const MAX_NESTING: u32 = 50;
 
-/// Checks the pattern.
+/// Checks a pattern; `verbose` says that the option "x" is set.
+///
+/// # Errors
+/// A description of the first problem.
 pub(super) fn check_pattern(pattern: &str, verbose: bool) -> Result<(), String> {
     if pattern.is_empty() || pattern.len() > MAX_PATTERN_BYTES {
         return Err(format!(
-            "is {} bytes long; a pattern has 1 to {MAX_PATTERN_BYTES}",
+            "is {} bytes long; a pattern must have 1 to {MAX_PATTERN_BYTES} bytes",
             pattern.len()
         ));
     }
     if pattern.contains('\0') {
-        return Err(r"holds NUL, which BSON cannot store in a pattern; write \x00".into());
+        return Err(r"contains NUL, which BSON cannot store in a pattern; write \x00".into());
     }
 
     let parsed = ast::parse::ParserBuilder::new()
@@ -38,35 +40,40 @@ pub(super) fn check_pattern(pattern: &str, verbose: bool) -> Result<(), String> 
         .parse_with_comments(pattern)
         .map_err(|error| syntax_problem(pattern, error.kind(), error.span()))?;
     if let Some(comment) = parsed.comments.first() {
-        return Err(refused(
+        return Err(problem_at(
             pattern,
             &comment.span,
-            "comments are not taken; leave it out",
+            "comments are not supported; remove it",
         ));
     }
     let verbose = verbose || turns_on_verbose(&parsed.ast);
-    // The engines skip different sets of these.
+    // The two engines skip different sets of such characters.
     if verbose && pattern.contains(is_exotic_white_space) {
-        return Err("holds white space other than ASCII together with x; write \\x{...}".into());
+        return Err(
+            "contains non-ASCII white space together with the option x; write \\x{...}".into(),
+        );
     }
-    ast::visit(&parsed.ast, Portable { pattern, verbose })?;
-    // Only this step knows whether a Unicode class exists and a range is in order.
+    ast::visit(&parsed.ast, PortabilityCheck { pattern, verbose })?;
+    // Only translation checks that a Unicode class exists and that a range is in order.
     TranslatorBuilder::new()
         .build()
         .translate(pattern, &parsed.ast)
-        .map_err(|error| refused(pattern, error.span(), &error.kind().to_string()))?;
+        .map_err(|error| problem_at(pattern, error.span(), &error.kind().to_string()))?;
     Ok(())
 }
 
-/// Checks the options and returns them sorted, as BSON wants them.
+/// Checks the options and returns them sorted, as BSON requires.
+///
+/// # Errors
+/// A description of the first problem.
 pub(super) fn check_options(options: &str) -> Result<String, String> {
     let mut letters: Vec<char> = Vec::new();
     for letter in options.chars() {
         if !matches!(letter, 'i' | 'm' | 's' | 'x') {
-            return Err(format!("holds {letter:?}; options are letters of \"imsx\""));
+            return Err(format!("contains {letter:?}; use letters of \"imsx\""));
         }
         if letters.contains(&letter) {
-            return Err(format!("repeats {letter:?}; name each option once"));
+            return Err(format!("repeats {letter:?}; give each option once"));
         }
         letters.push(letter);
     }
@@ -82,24 +89,24 @@ fn is_exotic_white_space(character: char) -> bool {
 pub(super) fn syntax_problem(pattern: &str, kind: &ast::ErrorKind, span: &ast::Span) -> String {
     let reason = match kind {
         ast::ErrorKind::UnsupportedLookAround => {
-            "look-around is not taken, because its cost has no bound".into()
+            "look-around is not supported, because its cost is unbounded; remove it".into()
         }
         ast::ErrorKind::UnsupportedBackreference => {
-            "back-references are not taken, because their cost has no bound".into()
+            "back-references are not supported, because their cost is unbounded; remove it".into()
         }
         kind => kind.to_string(),
     };
-    refused(pattern, span, &reason)
+    problem_at(pattern, span, &reason)
 }
 
-fn refused(pattern: &str, span: &ast::Span, reason: &str) -> String {
+fn problem_at(pattern: &str, span: &ast::Span, reason: &str) -> String {
     let part = pattern
         .get(span.start.offset..span.end.offset)
         .unwrap_or_default();
     format!("{} at byte {}: {reason}", quoted(part), span.start.offset)
 }
 
-/// Whether any flag group names "x". Where exactly it is in force does not matter to us.
+/// Returns whether any flag group sets "x", wherever it applies.
 fn turns_on_verbose(pattern: &Ast) -> bool {
     struct Verbose(bool);
     impl ast::Visitor for Verbose {
@@ -137,15 +144,15 @@ fn names(flags: &ast::Flags, flag: ast::Flag) -> bool {
         .any(|item| item.kind == ast::FlagsItemKind::Flag(flag))
 }
 
-/// Refuses what PCRE would read as something else than we did.
-struct Portable<'a> {
+/// Refuses syntax that PCRE reads differently.
+struct PortabilityCheck<'a> {
     pattern: &'a str,
     verbose: bool,
 }
 
-impl Portable<'_> {
+impl PortabilityCheck<'_> {
     fn refuse(&self, span: &ast::Span, reason: &str) -> Result<(), String> {
-        Err(refused(self.pattern, span, reason))
+        Err(problem_at(self.pattern, span, reason))
     }
 
     fn literal(&self, literal: &ast::Literal) -> Result<(), String> {
@@ -160,7 +167,7 @@ impl Portable<'_> {
     }
 }
 
-impl ast::Visitor for Portable<'_> {
+impl ast::Visitor for PortabilityCheck<'_> {
     type Output = ();
     type Err = String;
 
@@ -170,11 +177,11 @@ impl ast::Visitor for Portable<'_> {
 
     fn visit_pre(&mut self, part: &Ast) -> Result<(), String> {
         if let Some(flags) = flags_of(part) {
-            // To PCRE, (?R) is recursion into the whole pattern.
+            // In PCRE, (?R) is recursion into the whole pattern.
             if names(flags, ast::Flag::CRLF) || names(flags, ast::Flag::Unicode) {
                 return self.refuse(
                     &flags.span,
-                    "flags within a pattern are of i, m, s, x and U",
+                    "flags within a pattern must be of i, m, s, x and U",
                 );
             }
         }
@@ -187,12 +194,15 @@ impl ast::Visitor for Portable<'_> {
                 | ast::AssertionKind::EndText
                 | ast::AssertionKind::WordBoundary
                 | ast::AssertionKind::NotWordBoundary => Ok(()),
-                _ => self.refuse(&assertion.span, r"word edges are written as \b"),
+                _ => self.refuse(
+                    &assertion.span,
+                    r"this word boundary is not supported; write \b",
+                ),
             },
             Ast::Repetition(outer) => match outer.ast.as_ref() {
                 Ast::Repetition(_) => self.refuse(
                     &outer.span,
-                    "a quantifier on a quantifier is not taken; put the inner part in (?:...)",
+                    "a quantifier on a quantifier is not supported; put the inner part in (?:...)",
                 ),
                 _ => Ok(()),
             },
@@ -201,7 +211,7 @@ impl ast::Visitor for Portable<'_> {
                 if self.verbose && text.contains(char::is_whitespace) {
                     return self.refuse(
                         &class.span,
-                        r"white space in a class is not taken together with x; write \x20",
+                        r"white space in a class is not supported with the option x; write \x20",
                     );
                 }
                 Ok(())
@@ -214,7 +224,7 @@ impl ast::Visitor for Portable<'_> {
         match item {
             ast::ClassSetItem::Bracketed(class) => self.refuse(
                 &class.span,
-                r"classes within a class are not taken; write \[ for the bracket",
+                r"a class within a class is not supported; write \[ for the bracket",
             ),
             ast::ClassSetItem::Literal(literal) => self.literal(literal),
             ast::ClassSetItem::Range(range) => {
@@ -231,7 +241,7 @@ impl ast::Visitor for Portable<'_> {
     ) -> Result<(), String> {
         self.refuse(
             &operation.span,
-            "operations on classes (&&, --, ~~) are not taken",
+            "class operations (&&, --, ~~) are not supported; write the class without them",
         )
     }
 }

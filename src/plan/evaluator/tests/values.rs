@@ -5,7 +5,7 @@ use bson::spec::BinarySubtype;
 use bson::{Binary, DateTime, Regex, Timestamp};
 
 use super::*;
-use crate::plan::judge::value::compare;
+use crate::plan::evaluator::value::compare;
 
 /// How MongoDB orders two values.
 fn order(left: impl Into<Bson>, right: impl Into<Bson>) -> Ordering {
@@ -129,7 +129,7 @@ fn equal_numbers_have_the_same_nearest_double() {
 
 /// A coefficient that 34 digits can't hold counts as zero, whichever of the two forms it has.
 #[test]
-fn decimals_that_no_server_writes_are_zero() {
+fn decimals_with_invalid_coefficients_are_zero() {
     for bits in [
         (0x3040_u128 << 112) | ((1 << 113) - 1),
         0x6c10_u128 << 112,
@@ -141,7 +141,7 @@ fn decimals_that_no_server_writes_are_zero() {
 }
 
 #[test]
-fn types_have_an_order_of_their_own() {
+fn types_are_ordered_as_mongodb_orders_them() {
     let values: Vec<Bson> = vec![
         Bson::MinKey,
         Bson::Undefined,
@@ -252,7 +252,7 @@ fn values_of_one_type_are_ordered_as_mongodb_orders_them() {
 }
 
 #[test]
-fn ranges_stay_within_a_type() {
+fn ranges_compare_within_a_type() {
     use Condition::{Gt, Gte, Lt, Lte};
     let rows: Vec<(Bson, Condition, bool)> = vec![
         (5.into(), Gt(4.into()), true),
@@ -310,7 +310,7 @@ fn ranges_stay_within_a_type() {
 }
 
 #[test]
-fn a_missing_field_is_null_to_equality_and_an_end_of_the_order_to_ranges() {
+fn a_missing_field_equals_null_and_compares_with_min_and_max_key() {
     use Condition::*;
     for (op, expected) in [
         (Eq(Bson::Null), true),
@@ -348,7 +348,7 @@ fn undefined_is_not_null() {
 }
 
 #[test]
-fn equality_meets_an_element_or_the_whole_of_an_array() {
+fn equality_matches_an_element_or_the_whole_array() {
     use Condition::{Eq, In, Ne, NotIn};
     let array = |values: &[i32]| Bson::Array(values.iter().copied().map(Bson::from).collect());
     let document = doc! {"a": [1, [2, 3], {"b": 4}], "e": []};
@@ -376,7 +376,7 @@ fn equality_meets_an_element_or_the_whole_of_an_array() {
 }
 
 #[test]
-fn one_of_a_thousand_values_is_found_among_mixed_types() {
+fn in_finds_one_of_a_thousand_values_of_mixed_types() {
     let mut values: Vec<Bson> = (0..998).map(Bson::Int32).collect();
     values.push("x".into());
     values.push(f64::NAN.into());
@@ -403,7 +403,7 @@ fn one_of_a_thousand_values_is_found_among_mixed_types() {
 }
 
 #[test]
-fn text_conditions_read_strings_symbols_and_patterns_of_the_same_text() {
+fn text_conditions_match_strings_symbols_and_identical_patterns() {
     let prefix = |text: &str| Condition::Prefix(text.into());
     let pattern = |pattern: &str, options: &str| Condition::Regex {
         pattern: pattern.into(),

@@ -28,11 +28,11 @@ fn every_condition() -> Vec<Residual> {
         .collect()
 }
 
-fn look(event: &[u8], judges: &[Judge]) {
+fn look(event: &[u8], evaluators: &[Evaluator]) {
     for operation in Operation::DOCUMENT {
-        let subject = Subject::read(operation, event);
-        for judge in judges {
-            let _ = judge.judge(&subject);
+        let event_fields = EventFields::read(operation, event);
+        for evaluator in evaluators {
+            let _ = evaluator.evaluate(&event_fields);
         }
     }
 }
@@ -56,34 +56,34 @@ fn event() -> Vec<u8> {
 }
 
 #[test]
-fn an_event_cut_anywhere_or_with_any_byte_turned_is_looked_at_without_harm() {
-    let judges: Vec<Judge> = every_condition().iter().map(Judge::new).collect();
+fn truncated_and_corrupted_events_do_no_harm() {
+    let evaluators: Vec<Evaluator> = every_condition().iter().map(Evaluator::new).collect();
     let event = event();
     for end in 0..event.len() {
-        look(&event[..end], &judges);
+        look(&event[..end], &evaluators);
     }
     for at in 0..event.len() {
         for turned in [0, 0x7f, 0xff, event[at] ^ 1, event[at].wrapping_add(1)] {
             let mut event = event.clone();
             event[at] = turned;
-            look(&event, &judges);
+            look(&event, &evaluators);
         }
     }
 }
 
 proptest! {
     #[test]
-    fn random_bytes_are_looked_at_without_harm(
+    fn random_bytes_do_no_harm(
         noise in prop::collection::vec(any::<u8>(), 0..300),
         at in any::<prop::sample::Index>(),
     ) {
-        let judges: Vec<Judge> = every_condition().iter().map(Judge::new).collect();
-        look(&noise, &judges);
+        let evaluators: Vec<Evaluator> = every_condition().iter().map(Evaluator::new).collect();
+        look(&noise, &evaluators);
         let mut event = event();
         let at = at.index(event.len());
         let end = (at + noise.len()).min(event.len());
         event[at..end].copy_from_slice(&noise[..end - at]);
-        look(&event, &judges);
+        look(&event, &evaluators);
     }
 }
 
@@ -102,8 +102,8 @@ fn nested(depth: usize) -> Vec<u8> {
 }
 
 #[test]
-fn nesting_goes_no_deeper_than_the_filter() {
-    let judges: Vec<Judge> = every_condition().iter().map(Judge::new).collect();
+fn recursion_is_no_deeper_than_the_filter() {
+    let evaluators: Vec<Evaluator> = every_condition().iter().map(Evaluator::new).collect();
     let document = nested(5_000);
     let mut event = ((document.len() + 31) as i32).to_le_bytes().to_vec();
     event.extend_from_slice(b"\x03fullDocument\0");
@@ -114,14 +114,14 @@ fn nesting_goes_no_deeper_than_the_filter() {
     event.extend_from_slice(&[0, 0]);
     let length = (event.len() as i32).to_le_bytes();
     event[..4].copy_from_slice(&length);
-    assert!(Subject::read(Operation::Insert, &event).after.is_some());
-    look(&event, &judges);
+    assert!(EventFields::read(Operation::Insert, &event).after.is_some());
+    look(&event, &evaluators);
 }
 
 /// A path of numbers meets each element as a place and as a name, which doubles the ways at every
 /// level of a document that was made for it.
 #[test]
-fn a_path_of_many_numbers_ends_in_time() {
+fn a_path_of_many_numbers_ends_in_bounded_time() {
     let document = bytes(&doubling());
     let path = Path::new(&format!("a{}", ".0".repeat(99)));
     let mut visits = 0_u64;
@@ -142,10 +142,10 @@ fn doubling() -> Document {
     doc! {"a": value}
 }
 
-/// T56: a walk that was given up has found nothing, and not that there is nothing: a guard that wants a
+/// T56: a walk that was given up has found nothing, and not that there is nothing: a row filter that wants a
 /// field to be missing, or no value of it, is not met. The same of a walk that comes to its end is.
 #[test]
-fn what_a_walk_did_not_come_by_is_not_missing() {
+fn a_value_that_a_stopped_walk_did_not_reach_is_not_missing() {
     // Every way ends at a value, and there are too many.
     let long = format!("a{}", ".0".repeat(40));
     for (path, document, seen) in [
@@ -154,18 +154,18 @@ fn what_a_walk_did_not_come_by_is_not_missing() {
         ("a.0.0", doubling(), true),
     ] {
         let none_of = Predicate::NoneOf(vec![field(path, Condition::Eq("b".into()))]);
-        for guard in [
+        for row_filter in [
             field(path, Condition::Ne("b".into())),
             field(path, Condition::NotIn(vec!["b".into()])),
             none_of,
         ] {
-            let told = format!("{guard:?}");
+            let told = format!("{row_filter:?}");
             let residual = Residual {
-                guard: Some(guard),
-                ..Residual::nothing()
+                row_filter: Some(row_filter),
+                ..Residual::pass_all()
             };
             let event = doc! {"fullDocument": &document, "documentKey": {"_id": 1}};
-            let is_seen = judge(&residual, Operation::Insert, &event).is_some();
+            let is_seen = evaluate(&residual, Operation::Insert, &event).is_some();
             assert_eq!(is_seen, seen, "{told}");
         }
     }
@@ -186,13 +186,16 @@ fn text_that_is_not_utf_8_matches_no_pattern() {
             options: String::new(),
         },
     ] {
-        let judge = Judge::new(&residual(field("a", op)));
-        assert_eq!(judge.judge(&Subject::read(Operation::Insert, &event)), None);
+        let evaluator = Evaluator::new(&residual(field("a", op)));
+        assert_eq!(
+            evaluator.evaluate(&EventFields::read(Operation::Insert, &event)),
+            None
+        );
     }
-    let there = Judge::new(&residual(field("a", Condition::Exists(true))));
+    let there = Evaluator::new(&residual(field("a", Condition::Exists(true))));
     assert!(
         there
-            .judge(&Subject::read(Operation::Insert, &event))
+            .evaluate(&EventFields::read(Operation::Insert, &event))
             .is_some()
     );
 }

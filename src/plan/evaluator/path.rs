@@ -1,14 +1,14 @@
-//! The values that a dotted path leads to.
+//! The values that MongoDB finds at a dotted path.
 
 use super::value::fields;
 use crate::raw::{Element, ElementType};
 
-/// How many elements a walk may look at beyond one for each byte of the document. An element takes
-/// two bytes or more, so only a walk that comes by the same elements again and again ends early,
-/// as paths such as "a.0.0.0" can in documents that were made for it.
-const SPARE_STEPS: usize = 64 * 1024;
+/// The number of elements that a walk may read beyond one for each byte of the document. An element
+/// takes at least two bytes, so only a walk that reads the same elements many times is stopped, as
+/// paths such as "a.0.0.0" do in documents crafted for it.
+const EXTRA_STEPS: usize = 64 * 1024;
 
-/// A dotted path, taken apart.
+/// A dotted path, split into components.
 #[derive(Clone, Debug)]
 pub(in crate::plan) struct Path {
     parts: Box<[Part]>,
@@ -17,7 +17,7 @@ pub(in crate::plan) struct Path {
 #[derive(Clone, Debug)]
 struct Part {
     name: Box<[u8]>,
-    /// The place in an array that the name also is.
+    /// The array index that the name also stands for.
     index: Option<usize>,
 }
 
@@ -35,15 +35,14 @@ impl Path {
         }
     }
 
-    /// Calls `found` with each value that MongoDB compares for this path, `None` for a missing
-    /// field, until it says that this is enough. Tells whether it did; `None` is that the walk was given
-    /// up before, so that what else there is is not known.
+    /// Calls `found` with each value that MongoDB compares for this path (`None` for a missing field)
+    /// until it returns `true`. Returns whether it did; `None` if the walk was given up, so that there
+    /// may be more values.
     ///
-    /// An array at the end of the path gives each of its elements and then itself. An array on the
-    /// way is walked through: into each document in it, and, where the next part of the path is a
-    /// number, into the element at that place. What such a number ends at is taken as it stands.
-    /// Neither an empty array on the way nor one without documents gives anything, not even a
-    /// missing field.
+    /// An array at the end of the path yields each of its elements and then itself. An array on the way
+    /// is searched: each document in it and, if the next component is a number, the element at that
+    /// index. An element that such a number ends at is yielded as it is, even if it is an array. An array
+    /// on the way without documents yields nothing, not even a missing field.
     pub(in crate::plan) fn find<'a>(
         &self,
         document: &'a [u8],
@@ -51,7 +50,7 @@ impl Path {
     ) -> Option<bool> {
         let mut walk = Walk {
             found,
-            steps: document.len().saturating_add(SPARE_STEPS),
+            steps: document.len().saturating_add(EXTRA_STEPS),
             gave_up: false,
         };
         let enough = walk.document(&self.parts, document);
@@ -65,8 +64,8 @@ struct Walk<'w, F> {
     gave_up: bool,
 }
 
-/// Each call into an array's element has a shorter path or is followed by one that has, so the
-/// recursion is as deep as twice the path.
+/// Every second call at least has a shorter path, so the recursion is at most twice as deep as the
+/// path is long.
 impl<'a, F: FnMut(Option<Element<'a>>) -> bool> Walk<'_, F> {
     fn document(&mut self, mut parts: &[Part], mut document: &'a [u8]) -> bool {
         loop {
@@ -74,7 +73,7 @@ impl<'a, F: FnMut(Option<Element<'a>>) -> bool> Walk<'_, F> {
                 return false;
             };
             let Some(element) = self.field(document, &part.name) else {
-                // A field that was not looked for to the end is not missing.
+                // A field is missing only if the search for it was complete.
                 return !self.gave_up && (self.found)(None);
             };
             match element.kind {
@@ -100,7 +99,7 @@ impl<'a, F: FnMut(Option<Element<'a>>) -> bool> Walk<'_, F> {
         None
     }
 
-    /// Takes a step, or says that there is none left.
+    /// Counts a step; `None` if none is left.
     fn step(&mut self) -> Option<()> {
         let left = self.steps.checked_sub(1);
         self.gave_up |= left.is_none();
@@ -108,12 +107,12 @@ impl<'a, F: FnMut(Option<Element<'a>>) -> bool> Walk<'_, F> {
         Some(())
     }
 
-    /// The elements of an array at the end of the path, then the array.
+    /// Yields the elements of an array at the end of the path, then the array.
     fn elements(&mut self, array: &Element<'a>) -> bool {
         fields(array.value).any(|element| (self.found)(Some(element))) || (self.found)(Some(*array))
     }
 
-    /// An array with more of the path to go.
+    /// Searches an array that is not at the end of the path.
     fn array(&mut self, parts: &[Part], array: &'a [u8]) -> bool {
         let Some((part, rest)) = parts.split_first() else {
             return false;

@@ -1,4 +1,4 @@
-//! Guards in, conditions on documents out.
+//! Row filters in, conditions on documents out.
 
 use std::sync::Arc;
 
@@ -16,11 +16,11 @@ fn is(path: &str, value: &str) -> Predicate {
     }
 }
 
-fn guarded(request: pb::WatchRequest, guard: Predicate) -> Watch {
+fn guarded(request: pb::WatchRequest, row_filter: Predicate) -> Watch {
     let mut watch = watch(request);
     watch.view = Arc::new(View {
-        guard: Some(guard),
-        ..View::whole()
+        row_filter: Some(row_filter),
+        ..View::unrestricted()
     });
     watch
 }
@@ -44,7 +44,7 @@ const BEFORE: &str = "fullDocumentBeforeChange";
 
 /// T56: whatever the client says of missing images.
 #[test]
-fn every_image_must_satisfy_the_guard_and_one_must_be_there() {
+fn every_image_must_meet_the_row_filter_and_one_must_be_present() {
     let expected = documents_by(vec![doc! { "$and": [
         { "$or": [absent(AFTER), { "fullDocument.tenant": { "$eq": "a" } }] },
         { "$or": [absent(BEFORE), { "fullDocumentBeforeChange.tenant": { "$eq": "a" } }] },
@@ -64,13 +64,13 @@ fn every_image_must_satisfy_the_guard_and_one_must_be_there() {
 }
 
 #[test]
-fn a_guard_on_the_key_is_one_look_at_the_key() {
+fn a_row_filter_on_the_key_is_one_condition_on_the_key() {
     let key = documents_by(vec![doc! { "documentKey._id.tenant": { "$eq": "a" } }]);
     assert_eq!(matches(&guarded(request(), is("_id.tenant", "a"))), [key]);
 }
 
 #[test]
-fn a_guard_that_holds_for_nothing_lets_no_document_through() {
+fn a_row_filter_that_never_holds_passes_no_document_operation() {
     let others = doc! { "operationType": { "$nin": super::OTHERS.to_vec() } };
     for nothing in [
         Predicate::AnyOf(vec![]),
@@ -84,14 +84,14 @@ fn a_guard_that_holds_for_nothing_lets_no_document_through() {
 
 /// mongod moves what it can into the scan of the oplog, stage by stage, and looks documents up after that.
 #[test]
-fn what_the_key_rules_out_stands_before_what_needs_documents() {
+fn conditions_on_the_key_come_before_conditions_on_documents() {
     let request = pb::WatchRequest {
         filters: vec![eq("_id", "x"), eq("status", "open")],
         operations: vec![pb::OperationType::Insert.into()],
         ..request()
     };
-    let guard = Predicate::AllOf(vec![is("_id.t", "a"), is("tenant", "a")]);
-    let watch = guarded(request, guard);
+    let row_filter = Predicate::AllOf(vec![is("_id.t", "a"), is("tenant", "a")]);
+    let watch = guarded(request, row_filter);
     let about: Vec<(bool, bool)> = matches(&watch)
         .iter()
         .map(|stage| {
@@ -101,42 +101,42 @@ fn what_the_key_rules_out_stands_before_what_needs_documents() {
         .collect();
     let (operation, key, documents) = ((false, false), (true, false), (true, true));
     assert_eq!(about, [operation, key, key, documents, documents]);
-    let before = Plan::dedicated(&watch).before_documents();
+    let before = Plan::dedicated(&watch).without_document_stages();
     assert_eq!(before.stages.len(), 3);
 }
 
 #[test]
-fn guards_make_plans_and_residuals_of_their_own_and_leave_the_shared_stream_alone() {
+fn row_filters_change_dedicated_plans_and_residuals_but_not_the_shared_plan() {
     let open = watch(request());
     let (a, b) = (
         guarded(request(), is("tenant", "a")),
         guarded(request(), is("tenant", "b")),
     );
     let plans = [&open, &a, &b].map(Plan::dedicated);
-    let residuals = [&open, &a, &b].map(Residual::of);
+    let residuals = [&open, &a, &b].map(Residual::full);
     for (i, j) in [(0, 1), (0, 2), (1, 2)] {
         assert_ne!(plans[i].fingerprint(), plans[j].fingerprint());
         assert_ne!(residuals[i], residuals[j]);
     }
     assert_eq!(Plan::shared(&a), Plan::shared(&open));
-    // A guard is not a filter that says the same.
+    // A row filter is not a filter that says the same.
     let filtered = watch(filtered(vec![eq("tenant", "a")]));
-    assert_ne!(Residual::of(&filtered), Residual::of(&a));
-    // MongoDB does the filtering, and the guard is looked at once more.
+    assert_ne!(Residual::full(&filtered), Residual::full(&a));
+    // MongoDB does the filtering, and the row filter is looked at once more.
     for watch in [&a, &b] {
-        assert_eq!(Residual::beyond(watch), Residual::of(watch));
+        assert_eq!(Residual::for_dedicated(watch), Residual::full(watch));
     }
-    assert!(Residual::beyond(&open).passes_everything());
-    assert!(!Residual::of(&a).passes_everything());
+    assert!(Residual::for_dedicated(&open).passes_everything());
+    assert!(!Residual::full(&a).passes_everything());
 }
 
 #[test]
-fn a_guard_does_not_matter_where_no_operation_on_documents_is_asked_for() {
+fn a_row_filter_is_ignored_if_no_document_operation_is_selected() {
     let request = pb::WatchRequest {
         operations: vec![pb::OperationType::Drop.into()],
         ..request()
     };
     let (open, guarded) = (watch(request.clone()), guarded(request, is("tenant", "a")));
     assert_eq!(Plan::dedicated(&guarded), Plan::dedicated(&open));
-    assert_eq!(Residual::of(&guarded), Residual::of(&open));
+    assert_eq!(Residual::full(&guarded), Residual::full(&open));
 }

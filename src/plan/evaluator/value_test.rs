@@ -1,22 +1,22 @@
-//! The test of one condition on one value.
+//! Tests one value against one condition.
 
 use std::cmp::Ordering;
 
 use bson::Bson;
 
 use super::number::Number;
-use super::value::{Class, Literal, compare, text};
+use super::value::{Literal, TypeClass, compare, text};
 use crate::plan::Condition;
 use crate::plan::match_stage::prefix_pattern;
-use crate::plan::pattern::{Effort, Pattern};
+use crate::plan::pattern::{Pattern, WorkBudget};
 use crate::raw::{Element, ElementType};
 
-/// What a value must be like. A condition holds when any value at its path passes.
+/// A test of one value. A condition holds if any value at its path passes its test.
 #[derive(Clone, Debug)]
-pub(super) enum Test {
+pub(super) enum ValueTest {
     Equal(Literal),
     Order(Order, Literal),
-    /// In MongoDB's order, for a binary search.
+    /// Sorted in MongoDB's order, for binary search.
     OneOf(Box<[Literal]>),
     Exists,
     Prefix {
@@ -28,7 +28,7 @@ pub(super) enum Test {
         pattern: Box<[u8]>,
         options: Box<[u8]>,
     },
-    /// A pattern that can't be compiled; validation lets none pass.
+    /// Passes nothing: the pattern could not be compiled. Validation refuses such patterns.
     Nothing,
 }
 
@@ -40,23 +40,23 @@ pub(super) enum Order {
     LessOrEqual,
 }
 
-impl Test {
-    /// The test behind a condition on values, and whether the condition is that no value passes
-    /// it. `None` for a condition on something else.
-    pub(super) fn new(condition: &Condition) -> Option<(Test, bool)> {
-        let order = |order, value| (Test::Order(order, Literal::new(value)), false);
+impl ValueTest {
+    /// Returns the test of a condition on values, and whether the condition is that no value passes it;
+    /// `None` for `changed`, which is not about values.
+    pub(super) fn new(condition: &Condition) -> Option<(ValueTest, bool)> {
+        let order = |order, value| (ValueTest::Order(order, Literal::new(value)), false);
         Some(match condition {
-            Condition::Eq(value) => (Test::Equal(Literal::new(value)), false),
-            Condition::Ne(value) => (Test::Equal(Literal::new(value)), true),
+            Condition::Eq(value) => (ValueTest::Equal(Literal::new(value)), false),
+            Condition::Ne(value) => (ValueTest::Equal(Literal::new(value)), true),
             Condition::Gt(value) => order(Order::Greater, value),
             Condition::Gte(value) => order(Order::GreaterOrEqual, value),
             Condition::Lt(value) => order(Order::Less, value),
             Condition::Lte(value) => order(Order::LessOrEqual, value),
             Condition::In(values) => (one_of(values), false),
             Condition::NotIn(values) => (one_of(values), true),
-            Condition::Exists(exists) => (Test::Exists, !exists),
+            Condition::Exists(exists) => (ValueTest::Exists, !exists),
             Condition::Prefix(prefix) => (
-                Test::Prefix {
+                ValueTest::Prefix {
                     text: prefix.as_bytes().into(),
                     pattern: prefix_pattern(prefix).into_bytes().into(),
                 },
@@ -67,58 +67,61 @@ impl Test {
         })
     }
 
-    /// Whether a value passes; `None` is a missing field. What takes more than is left of `effort`
-    /// does not, and `effort` knows.
-    pub(super) fn passes(&self, value: Option<&Element<'_>>, effort: &Effort) -> bool {
+    /// Returns whether a value passes; `None` is a missing field. A value that would take more work than
+    /// is left of `budget` does not pass, and is noted there as undecided.
+    pub(super) fn passes(&self, value: Option<&Element<'_>>, budget: &WorkBudget) -> bool {
         let Some(value) = value else {
             return self.passes_missing();
         };
         match self {
-            Test::Equal(literal) => {
-                // Strings of another length are not worth a comparison.
+            ValueTest::Equal(literal) => {
+                // A fast path: strings of different lengths are not equal.
                 let lengths_differ = value.kind == ElementType::String
                     && literal.kind() == ElementType::String
                     && value.value.len() != literal.as_element().value.len();
                 !lengths_differ && compare(value, &literal.as_element()).is_eq()
             }
-            Test::Order(order, literal) => order.holds(value, literal),
-            Test::OneOf(literals) => literals
+            ValueTest::Order(order, literal) => order.holds(value, literal),
+            ValueTest::OneOf(literals) => literals
                 .binary_search_by(|literal| compare(&literal.as_element(), value))
                 .is_ok(),
-            Test::Exists => true,
-            Test::Prefix { text, pattern } => match value.kind {
+            ValueTest::Exists => true,
+            ValueTest::Prefix { text, pattern } => match value.kind {
                 ElementType::String | ElementType::Symbol => starts_with(value, text),
                 ElementType::RegularExpression => value.as_regex() == Some((pattern, b"")),
                 _ => false,
             },
-            Test::Regex {
+            ValueTest::Regex {
                 compiled,
                 pattern,
                 options,
             } => match value.kind {
                 ElementType::String | ElementType::Symbol => {
-                    compiled.is_match(text(value), effort).unwrap_or(false)
+                    compiled.is_match(text(value), budget).unwrap_or(false)
                 }
                 ElementType::RegularExpression => value.as_regex() == Some((pattern, options)),
                 _ => false,
             },
-            Test::Nothing => false,
+            ValueTest::Nothing => false,
         }
     }
 
     fn passes_missing(&self) -> bool {
         match self {
-            Test::Equal(literal) => literal.class() == Class::Null,
-            Test::OneOf(literals) => literals
+            ValueTest::Equal(literal) => literal.class() == TypeClass::Null,
+            ValueTest::OneOf(literals) => literals
                 .iter()
-                .any(|literal| literal.class() == Class::Null),
-            Test::Order(order, literal) => match literal.class() {
-                Class::Null => order.includes_equal(),
-                Class::MinKey => order.is_greater(),
-                Class::MaxKey => !order.is_greater(),
+                .any(|literal| literal.class() == TypeClass::Null),
+            ValueTest::Order(order, literal) => match literal.class() {
+                TypeClass::Null => order.includes_equal(),
+                TypeClass::MinKey => order.is_greater(),
+                TypeClass::MaxKey => !order.is_greater(),
                 _ => false,
             },
-            Test::Exists | Test::Prefix { .. } | Test::Regex { .. } | Test::Nothing => false,
+            ValueTest::Exists
+            | ValueTest::Prefix { .. }
+            | ValueTest::Regex { .. }
+            | ValueTest::Nothing => false,
         }
     }
 }
@@ -134,16 +137,16 @@ impl Order {
 
     fn holds(self, value: &Element<'_>, literal: &Literal) -> bool {
         let class = literal.class();
-        if Class::of(value.kind) != class {
-            // The ends of the order compare with every type, nothing else with another.
+        if TypeClass::of(value.kind) != class {
+            // Only MinKey and MaxKey compare with values of other types.
             return match class {
-                Class::MinKey => self.is_greater(),
-                Class::MaxKey => !self.is_greater(),
+                TypeClass::MinKey => self.is_greater(),
+                TypeClass::MaxKey => !self.is_greater(),
                 _ => false,
             };
         }
         let literal = literal.as_element();
-        if class == Class::Number {
+        if class == TypeClass::Number {
             let is_nan = |element| Number::of(element).is_some_and(Number::is_nan);
             let (left, right) = (is_nan(value), is_nan(&literal));
             if left || right {
@@ -158,24 +161,25 @@ impl Order {
     }
 }
 
-fn one_of(values: &[Bson]) -> Test {
+fn one_of(values: &[Bson]) -> ValueTest {
     let mut literals: Vec<Literal> = values.iter().map(Literal::new).collect();
     literals.sort_by(|left, right| compare(&left.as_element(), &right.as_element()));
-    Test::OneOf(literals.into())
+    ValueTest::OneOf(literals.into())
 }
 
-fn regex(pattern: &str, options: &str) -> Test {
+fn regex(pattern: &str, options: &str) -> ValueTest {
     match Pattern::new(pattern, options) {
-        Ok(compiled) => Test::Regex {
+        Ok(compiled) => ValueTest::Regex {
             compiled,
             pattern: pattern.as_bytes().into(),
             options: options.as_bytes().into(),
         },
-        Err(_) => Test::Nothing,
+        Err(_) => ValueTest::Nothing,
     }
 }
 
-/// MongoDB's engine looks at no text that is not UTF-8.
+/// Returns whether the text starts with the prefix. MongoDB's regex engine matches valid UTF-8 only, so
+/// other text never does.
 fn starts_with(value: &Element<'_>, prefix: &[u8]) -> bool {
     let text = text(value);
     text.starts_with(prefix) && std::str::from_utf8(text).is_ok()

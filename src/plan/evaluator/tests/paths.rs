@@ -90,7 +90,7 @@ fn a_path_leads_through_documents_and_into_arrays() {
 }
 
 #[test]
-fn negations_are_of_the_whole_and_not_of_an_element() {
+fn a_negation_applies_to_all_values_not_to_one_element() {
     let document = doc! {"a": [{"b": 1}, {"b": 2}], "c": [1]};
     for (path, op, expected) in [
         ("a.b", Condition::Ne(1.into()), false),
@@ -113,7 +113,7 @@ fn negations_are_of_the_whole_and_not_of_an_element() {
 }
 
 #[test]
-fn of_repeated_names_the_first_counts() {
+fn the_first_of_repeated_field_names_counts() {
     // A document that says `a` twice.
     let one = bytes(&doc! {"a": 1, "a2": 2});
     let twice: Vec<_> = fields(&one)
@@ -124,22 +124,22 @@ fn of_repeated_names_the_first_counts() {
         .collect();
     let document = crate::raw::document(twice);
     let first = |value: i32| {
-        let test = Test::new(&Condition::Eq(value.into())).unwrap().0;
-        finds(&Path::new("a"), &document, &test, &Effort::default())
+        let test = ValueTest::new(&Condition::Eq(value.into())).unwrap().0;
+        any_value_passes(&Path::new("a"), &document, &test, &WorkBudget::default())
     };
     assert!(first(1));
     assert!(!first(2));
 }
 
 #[test]
-fn the_id_is_read_from_the_document_key_and_nothing_else_is() {
+fn only_the_id_is_read_from_the_document_key() {
     let event = doc! {
         "documentKey": {"shard": 5, "_id": {"k": 1}},
         "fullDocument": {"_id": {"k": 2}, "shard": 6},
     };
     let passes = |path: &str, value: i32| {
         let residual = residual(field(path, Condition::Eq(value.into())));
-        judge(&residual, Operation::Insert, &event).is_some()
+        evaluate(&residual, Operation::Insert, &event).is_some()
     };
     assert!(passes("_id.k", 1));
     assert!(!passes("_id.k", 2));

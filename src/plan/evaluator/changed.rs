@@ -1,37 +1,37 @@
-//! Which paths a change touched.
+//! The condition `changed`: the paths that a change touched.
 
 use std::cell::Cell;
 
-use super::subject::Subject;
+use super::event_fields::EventFields;
 use super::value::fields;
 use crate::plan::Operation;
 use crate::raw::{Element, ElementType, Elements};
 
-/// How many entries of `disambiguatedPaths` are looked at beyond once each: MongoDB names them in
-/// the order of the changed fields, and only another order makes the search start over.
-const SPARE_STEPS: usize = 1_000_000;
+/// The number of entries of `disambiguatedPaths` that may be read beyond one pass. MongoDB lists them
+/// in the order of the changed fields; only another order makes the search start over.
+const EXTRA_STEPS: usize = 1_000_000;
 
 /// The condition `changed` on one path.
 #[derive(Clone, Debug)]
-pub(super) struct Changed {
+pub(super) struct ChangedCondition {
     parts: Box<[Box<[u8]>]>,
     wanted: bool,
 }
 
-impl Changed {
-    pub(super) fn new(path: &str, wanted: bool) -> Changed {
-        Changed {
+impl ChangedCondition {
+    pub(super) fn new(path: &str, wanted: bool) -> ChangedCondition {
+        ChangedCondition {
             parts: path.split('.').map(|part| part.as_bytes().into()).collect(),
             wanted,
         }
     }
 
-    /// `None`: the event does not tell.
-    pub(super) fn holds(&self, subject: &Subject<'_>) -> Option<bool> {
-        let touched = match subject.operation {
+    /// Returns whether the condition holds; `None` if the event does not show it.
+    pub(super) fn holds(&self, event: &EventFields<'_>) -> Option<bool> {
+        let touched = match event.operation {
             Operation::Replace => true,
-            Operation::Update => self.is_touched(subject.description?)?,
-            // An insert and a delete touch no path, as there is nothing on one of the two sides.
+            Operation::Update => self.is_touched(event.update_description?)?,
+            // An insert has no document before the change, a delete none after it: no path is touched.
             _ => false,
         };
         Some(touched == self.wanted)
@@ -39,16 +39,16 @@ impl Changed {
 
     fn is_touched(&self, description: &[u8]) -> Option<bool> {
         let description = Description::read(description)?;
-        // Whatever is named there was changed, and its parts are told apart.
+        // Every path listed there was changed; it is given as components, so dots in names are clear.
         if let Some(paths) = description.disambiguated {
             for entry in walk(paths) {
-                if self.meets_parts(&entry?)? {
+                if self.overlaps_parts(&entry?)? {
                     return Some(true);
                 }
             }
         }
         let touches = |path: &[u8]| -> Option<bool> {
-            Some(self.meets(path) && !description.is_told_apart(path)?)
+            Some(self.overlaps(path) && !description.is_disambiguated(path)?)
         };
         for element in walk_all(description.updated) {
             if touches(element?.key)? {
@@ -69,15 +69,15 @@ impl Changed {
         Some(false)
     }
 
-    /// Whether a path that is split at its dots is this one, one above it or one below it.
-    fn meets(&self, path: &[u8]) -> bool {
+    /// Returns whether a dotted path is this path, one above it or one below it.
+    fn overlaps(&self, path: &[u8]) -> bool {
         path.split(|&byte| byte == b'.')
             .zip(&self.parts)
             .all(|(theirs, ours)| theirs == ours.as_ref())
     }
 
-    /// The same for a path whose parts are listed.
-    fn meets_parts(&self, entry: &Element<'_>) -> Option<bool> {
+    /// Like [`overlaps`](Self::overlaps), for a path given as an array of components.
+    fn overlaps_parts(&self, entry: &Element<'_>) -> Option<bool> {
         let mut ours = self.parts.iter();
         for part in walk(entry.as_array()?) {
             let part = part?;
@@ -101,7 +101,7 @@ fn is_number(text: &[u8], number: i64) -> bool {
         .ok()
         .and_then(|text| text.parse::<i64>().ok())
         .is_some_and(|parsed| parsed == number)
-        // Not "+1", not "01".
+        // "+1" and "01" are not array indexes.
         && (text == b"0" || matches!(text.first(), Some(b'1'..=b'9')))
 }
 
@@ -111,8 +111,9 @@ struct Description<'a> {
     removed: Option<&'a [u8]>,
     truncated: Option<&'a [u8]>,
     disambiguated: Option<&'a [u8]>,
-    /// The entries of `disambiguated` that come next.
+    /// The entries of `disambiguated` after the one found last, where the next search starts.
     next: Cell<Option<Elements<'a>>>,
+    /// The steps that the searches may still take.
     steps: Cell<usize>,
 }
 
@@ -124,27 +125,28 @@ impl<'a> Description<'a> {
             truncated: None,
             disambiguated: None,
             next: Cell::new(None),
-            steps: Cell::new(SPARE_STEPS),
+            steps: Cell::new(EXTRA_STEPS),
         };
         for element in walk(description) {
             let element = element?;
-            let place = match element.key {
+            let slot = match element.key {
                 b"updatedFields" => &mut found.updated,
                 b"removedFields" => &mut found.removed,
                 b"truncatedArrays" => &mut found.truncated,
                 b"disambiguatedPaths" => &mut found.disambiguated,
                 _ => continue,
             };
-            // MongoDB writes some of them as null when there are none.
+            // MongoDB writes some empty ones as null.
             if !element.is_null() {
-                *place = Some(element.as_document().or(element.as_array())?);
+                *slot = Some(element.as_document().or(element.as_array())?);
             }
         }
         Some(found)
     }
 
-    /// Whether `disambiguatedPaths` says what the path is made of, so that its dots don't.
-    fn is_told_apart(&self, path: &[u8]) -> Option<bool> {
+    /// Returns whether `disambiguatedPaths` gives the components of the path, so that its dots do not
+    /// separate them; `None` if it is malformed or the search takes too long.
+    fn is_disambiguated(&self, path: &[u8]) -> Option<bool> {
         let Some(paths) = self.disambiguated else {
             return Some(false);
         };
@@ -164,7 +166,7 @@ impl<'a> Description<'a> {
     }
 }
 
-/// The fields of a document; `None` in the place of what is malformed.
+/// Iterates over the fields of a document; a malformed part yields `None`.
 fn walk(document: &[u8]) -> impl Iterator<Item = Option<Element<'_>>> {
     let elements = Elements::new(document);
     let broken = elements.is_err().then_some(None);

@@ -1,11 +1,11 @@
-//! What a guard does not surely let through, no one sees.
+//! What a row filter does not surely let through, no one sees.
 
 use super::*;
 
-fn guarded(guard: Predicate) -> Residual {
+fn guarded(row_filter: Predicate) -> Residual {
     Residual {
-        guard: Some(guard),
-        ..Residual::nothing()
+        row_filter: Some(row_filter),
+        ..Residual::pass_all()
     }
 }
 
@@ -31,10 +31,10 @@ fn event(before: Option<&str>, after: Option<&str>) -> Document {
     event
 }
 
-/// T56: every image that an event carries must satisfy the guard, and without one nothing is known. What
+/// T56: every image that an event carries must satisfy the row filter, and without one nothing is known. What
 /// the client asks for, DELIVER included, has no say in it.
 #[test]
-fn every_document_of_an_event_must_satisfy_the_guard() {
+fn every_document_of_an_event_must_meet_the_row_filter() {
     use Operation::{Delete, Insert, Replace, Update};
     const A: Option<&str> = Some("a");
     const B: Option<&str> = Some("b");
@@ -75,9 +75,9 @@ fn every_document_of_an_event_must_satisfy_the_guard() {
                         pre_images,
                         ..of_a()
                     };
-                    let found = judge(&residual, operation, &event);
+                    let found = evaluate(&residual, operation, &event);
                     let passes = found.is_some();
-                    // The filter asks for more than the guard.
+                    // The filter asks for more than the row filter.
                     if filter.is_none() || !seen {
                         assert_eq!(passes, seen, "{operation:?} {event} {residual:?}");
                     }
@@ -89,20 +89,20 @@ fn every_document_of_an_event_must_satisfy_the_guard() {
 
 /// The document of after the change is not there, and what the update tells is of that one.
 #[test]
-fn an_update_that_may_have_given_the_document_away_is_not_seen() {
-    let judged = |guard: &str, description: Document| {
+fn an_update_that_may_have_moved_the_document_to_another_tenant_does_not_pass() {
+    let judged = |row_filter: &str, description: Document| {
         let mut event = doc! {"documentKey": {"_id": 1}, "fullDocumentBeforeChange": {"tenant": "a", "of": {"tenant": "a"}, "all": [{"tenant": "a"}]}};
         event.insert("updateDescription", description);
-        let residual = guarded(field(guard, Condition::Eq("a".into())));
-        judge(&residual, Operation::Update, &event).is_some()
+        let residual = guarded(field(row_filter, Condition::Eq("a".into())));
+        evaluate(&residual, Operation::Update, &event).is_some()
     };
-    for guard in ["tenant", "of.tenant", "all.tenant"] {
+    for row_filter in ["tenant", "of.tenant", "all.tenant"] {
         assert!(judged(
-            guard,
+            row_filter,
             doc! {"updatedFields": {"n": 1, "tenants": 1}, "removedFields": ["x"]}
         ));
     }
-    for (guard, touched) in [
+    for (row_filter, touched) in [
         ("tenant", "tenant"),
         ("tenant", "tenant.x"),
         ("of.tenant", "of"),
@@ -116,23 +116,26 @@ fn an_update_that_may_have_given_the_document_away_is_not_seen() {
             doc! {"truncatedArrays": [{"field": touched, "newSize": 0}]},
             doc! {"updatedFields": {touched: "b"}, "disambiguatedPaths": {touched: touched.split('.').collect::<Vec<_>>()}},
         ] {
-            assert!(!judged(guard, description.clone()), "{guard} {description}");
+            assert!(
+                !judged(row_filter, description.clone()),
+                "{row_filter} {description}"
+            );
         }
     }
     // One that can't be read, or is not there, may have touched anything.
     assert!(!judged("tenant", doc! {"updatedFields": 1}));
     let bare = doc! {"documentKey": {"_id": 1}, "fullDocumentBeforeChange": {"tenant": "a"}};
-    assert_eq!(judge(&of_a(), Operation::Update, &bare), None);
-    assert!(judge(&of_a(), Operation::Delete, &bare).is_some());
+    assert_eq!(evaluate(&of_a(), Operation::Update, &bare), None);
+    assert!(evaluate(&of_a(), Operation::Delete, &bare).is_some());
 }
 
 #[test]
-fn a_guard_on_the_key_alone_needs_no_document() {
+fn a_row_filter_on_the_document_key_needs_no_document() {
     let residual = guarded(field("_id.tenant", Condition::Eq("a".into())));
     for (tenant, seen) in [("a", true), ("b", false)] {
         let event = doc! {"documentKey": {"_id": {"tenant": tenant}}};
         for operation in Operation::DOCUMENT {
-            assert_eq!(judge(&residual, operation, &event).is_some(), seen);
+            assert_eq!(evaluate(&residual, operation, &event).is_some(), seen);
         }
     }
     // Where it is not on the key alone, the key may still decide.
@@ -141,7 +144,7 @@ fn a_guard_on_the_key_alone_needs_no_document() {
         field("tenant", Condition::Eq("a".into())),
     ]));
     assert!(
-        judge(
+        evaluate(
             &either,
             Operation::Delete,
             &doc! {"documentKey": {"_id": 1}}
@@ -149,28 +152,28 @@ fn a_guard_on_the_key_alone_needs_no_document() {
         .is_some()
     );
     assert!(
-        judge(
+        evaluate(
             &either,
             Operation::Delete,
             &doc! {"documentKey": {"_id": 2}}
         )
         .is_none()
     );
-    assert!(judge(&either, Operation::Delete, &doc! {}).is_none());
+    assert!(evaluate(&either, Operation::Delete, &doc! {}).is_none());
 }
 
 #[test]
-fn an_event_about_no_document_passes_every_guard() {
+fn events_of_other_operations_pass_every_row_filter() {
     for operation in Operation::ALL {
-        let found = judge(&of_a(), operation, &event(None, Some("b")));
+        let found = evaluate(&of_a(), operation, &event(None, Some("b")));
         assert_eq!(found.is_some(), !operation.is_document(), "{operation:?}");
     }
 }
 
 /// Where a negation of what is unknown would be known to a guesser, it is not here.
 #[test]
-fn what_a_guard_denies_of_a_document_that_is_not_there_is_not_known() {
-    for guard in [
+fn a_negated_row_filter_is_unknown_without_a_document() {
+    for row_filter in [
         field("tenant", Condition::Ne("b".into())),
         field("tenant", Condition::Exists(false)),
         field("tenant", Condition::Eq(Bson::Null)),
@@ -181,17 +184,17 @@ fn what_a_guard_denies_of_a_document_that_is_not_there_is_not_known() {
     ] {
         let bare = doc! {"documentKey": {"_id": 1}};
         assert_eq!(
-            judge(&guarded(guard.clone()), Operation::Update, &bare),
+            evaluate(&guarded(row_filter.clone()), Operation::Update, &bare),
             None,
-            "{guard:?}"
+            "{row_filter:?}"
         );
     }
 }
 
-/// How a change moved a document across the filter is told of what the guard lets through, and so tells
+/// How a change moved a document across the filter is told of what the row filter lets through, and so tells
 /// nothing of anything else.
 #[test]
-fn a_crossing_is_told_of_documents_within_the_guard() {
+fn transitions_are_reported_only_for_documents_within_the_row_filter() {
     let residual = Residual {
         filter: Some(field("status", Condition::Eq("paid".into()))),
         pre_images: true,
@@ -199,14 +202,17 @@ fn a_crossing_is_told_of_documents_within_the_guard() {
     };
     let moved = |before: Document, after: Document| {
         let event = doc! {"documentKey": {"_id": 1}, "fullDocumentBeforeChange": before, "fullDocument": after};
-        judge(&residual, Operation::Update, &event)
+        evaluate(&residual, Operation::Update, &event)
     };
     let (new, paid) = (
         doc! {"tenant": "a", "status": "new"},
         doc! {"tenant": "a", "status": "paid"},
     );
-    assert_eq!(moved(new.clone(), paid.clone()), Some(Crossing::Entered));
-    assert_eq!(moved(paid.clone(), new), Some(Crossing::Left));
+    assert_eq!(
+        moved(new.clone(), paid.clone()),
+        Some(MatchTransition::Entered)
+    );
+    assert_eq!(moved(paid.clone(), new), Some(MatchTransition::Left));
     assert_eq!(
         moved(doc! {"tenant": "b", "status": "new"}, paid.clone()),
         None
@@ -216,8 +222,8 @@ fn a_crossing_is_told_of_documents_within_the_guard() {
 
 /// A pattern on a text that was made for it is given up, and that is no pass.
 #[test]
-fn a_guard_that_is_not_decided_lets_nothing_through() {
-    let guard = Predicate::NoneOf(vec![field(
+fn an_undecided_row_filter_passes_nothing() {
+    let row_filter = Predicate::NoneOf(vec![field(
         "tenant",
         Condition::Regex {
             pattern: "[ab]*a[ab]{400}c".into(),
@@ -230,8 +236,8 @@ fn a_guard_that_is_not_decided_lets_nothing_through() {
             .map(|_| if random.bool() { 'a' } else { 'b' })
             .collect();
         let event = doc! {"documentKey": {"_id": 1}, "fullDocument": {"tenant": text}};
-        judge(&guarded(guard.clone()), Operation::Insert, &event)
+        evaluate(&guarded(row_filter.clone()), Operation::Insert, &event)
     };
-    assert_eq!(judged(100), Some(Crossing::Untold));
+    assert_eq!(judged(100), Some(MatchTransition::Unspecified));
     assert_eq!(judged(1 << 20), None);
 }

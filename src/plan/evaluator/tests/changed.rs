@@ -4,9 +4,9 @@ use super::*;
 
 fn changed(path: &str, operation: Operation, event: &Document) -> Option<bool> {
     let event = bytes(event);
-    let subject = Subject::read(operation, &event);
-    let yes = Changed::new(path, true).holds(&subject);
-    let no = Changed::new(path, false).holds(&subject);
+    let event_fields = EventFields::read(operation, &event);
+    let yes = ChangedCondition::new(path, true).holds(&event_fields);
+    let no = ChangedCondition::new(path, false).holds(&event_fields);
     assert_eq!(yes.map(|yes| !yes), no);
     yes
 }
@@ -23,9 +23,8 @@ fn set(key: &str) -> Document {
     doc! {"updatedFields": {"other": 1, key: 1}, "removedFields": [], "truncatedArrays": []}
 }
 
-/// T23
 #[test]
-fn a_path_is_touched_by_itself_and_by_those_above_and_below_it() {
+fn a_path_is_touched_by_changes_at_above_and_below_it() {
     for (path, key, expected) in [
         ("a.b", "a", true),
         ("a.b", "a.b", true),
@@ -51,9 +50,8 @@ fn a_path_is_touched_by_itself_and_by_those_above_and_below_it() {
     }
 }
 
-/// T22
 #[test]
-fn setting_removing_and_cutting_short_all_touch() {
+fn setting_removing_and_truncating_all_touch_a_path() {
     let removed = doc! {"updatedFields": {}, "removedFields": ["x", "a.b"]};
     assert_eq!(touched("a", removed.clone()), Some(true));
     assert_eq!(touched("a.b.c", removed.clone()), Some(true));
@@ -72,9 +70,8 @@ fn setting_removing_and_cutting_short_all_touch() {
     assert_eq!(touched("b", doc! {}), Some(false));
 }
 
-/// T22
 #[test]
-fn paths_that_are_told_apart_are_taken_by_their_components() {
+fn disambiguated_paths_are_compared_by_their_components() {
     let with = |key: &str, components: Bson| {
         let mut description = set(key);
         description.insert("disambiguatedPaths", doc! {key: components});
@@ -116,7 +113,6 @@ fn paths_that_are_told_apart_are_taken_by_their_components() {
     assert_eq!(touched("a", many), Some(true));
 }
 
-/// T24
 #[test]
 fn a_replace_touches_every_path_and_an_insert_and_a_delete_none() {
     let event = doc! {"updateDescription": set("a")};
@@ -131,7 +127,7 @@ fn a_replace_touches_every_path_and_an_insert_and_a_delete_none() {
 }
 
 #[test]
-fn an_update_that_does_not_tell_is_unknown() {
+fn an_update_without_a_readable_description_is_unknown() {
     assert_eq!(changed("a", Operation::Update, &doc! {}), None);
     let none = doc! {"updateDescription": Bson::Null};
     assert_eq!(changed("a", Operation::Update, &none), None);
@@ -148,7 +144,7 @@ fn an_update_that_does_not_tell_is_unknown() {
             missing_image,
             ..residual(field("a", Condition::Changed(true)))
         };
-        judge(
+        evaluate(
             &residual,
             Operation::Update,
             &doc! {"fullDocument": {"a": 1}},
@@ -162,7 +158,7 @@ fn an_update_that_does_not_tell_is_unknown() {
 /// A document that the filter needs is one thing, what was changed another: the latter is known
 /// without the former.
 #[test]
-fn what_was_changed_is_known_without_a_document() {
+fn changed_is_known_without_a_document() {
     let event = doc! {"documentKey": {"_id": 1}, "updateDescription": set("a")};
     let paid = || field("status", Condition::Eq("paid".into()));
     let changed = |path: &str| field(path, Condition::Changed(true));
@@ -182,7 +178,7 @@ fn what_was_changed_is_known_without_a_document() {
             missing_image: MissingImage::Deliver,
             ..dropping.clone()
         };
-        let passes = |residual| judge(residual, Operation::Update, &event).is_some();
+        let passes = |residual| evaluate(residual, Operation::Update, &event).is_some();
         assert_eq!(passes(&dropping), drop, "{dropping:?}");
         assert_eq!(passes(&delivering), deliver, "{delivering:?}");
     }

@@ -1,7 +1,7 @@
 use super::*;
 
 #[test]
-fn ordinary_patterns_pass() {
+fn ordinary_patterns_are_accepted() {
     for (pattern, verbose) in [
         ("^order-[0-9]{4,}$", false),
         (r"\A\d+(?:\.\d+)?\z", false),
@@ -19,9 +19,8 @@ fn ordinary_patterns_pass() {
     }
 }
 
-/// T39
 #[test]
-fn what_has_no_bounded_cost_is_refused() {
+fn syntax_without_bounded_cost_is_refused() {
     for (pattern, reason) in [
         ("(?=a)b", "look-around"),
         ("(?!a)b", "look-around"),
@@ -43,7 +42,7 @@ fn what_has_no_bounded_cost_is_refused() {
 
 /// T39: each of these holds a look-around for PCRE where the other grammar sees none.
 #[test]
-fn look_around_cannot_hide_behind_differences_between_the_engines() {
+fn look_around_cannot_hide_behind_grammar_differences() {
     for (pattern, verbose) in [
         ("[[a](?=b)]", false),
         ("[a&&[b](?=c)]", false),
@@ -61,7 +60,7 @@ fn look_around_cannot_hide_behind_differences_between_the_engines() {
 }
 
 #[test]
-fn what_mongodb_would_read_as_something_else_is_refused() {
+fn syntax_that_mongodb_reads_differently_is_refused() {
     for pattern in [
         "a++",
         "a*+",
@@ -76,7 +75,7 @@ fn what_mongodb_would_read_as_something_else_is_refused() {
 }
 
 #[test]
-fn syntax_errors_say_what_and_where() {
+fn syntax_errors_name_the_problem_and_its_offset() {
     for (pattern, problem) in [
         ("a(b", "\"(\" at byte 1: unclosed group"),
         (
@@ -93,7 +92,7 @@ fn syntax_errors_say_what_and_where() {
 }
 
 #[test]
-fn a_pattern_has_1_to_1024_bytes_and_bounded_nesting() {
+fn patterns_have_1_to_1024_bytes_and_bounded_nesting() {
     assert!(check_pattern("", false).is_err());
     assert!(check_pattern(&"a".repeat(1025), false).is_err());
     assert!(check_pattern("a\0", false).unwrap_err().contains(r"\x00"));
@@ -107,7 +106,7 @@ fn a_pattern_has_1_to_1024_bytes_and_bounded_nesting() {
 }
 
 #[test]
-fn options_are_letters_of_imsx_each_once_and_come_sorted() {
+fn options_are_distinct_letters_of_imsx_and_are_sorted() {
     assert_eq!(check_options(""), Ok(String::new()));
     assert_eq!(check_options("xsmi"), Ok("imsx".into()));
     assert!(check_options("ii").unwrap_err().contains("repeats 'i'"));

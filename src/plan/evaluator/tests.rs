@@ -6,10 +6,11 @@ use super::*;
 use crate::plan::Predicate;
 
 mod changed;
-mod crossing;
-mod guard;
+mod match_transition;
+
 mod hostile;
 mod paths;
+mod row_filter;
 mod values;
 
 /// A filter that takes what surely matches.
@@ -19,7 +20,7 @@ fn residual(filter: Predicate) -> Residual {
         filter: Some(filter),
         missing_image: MissingImage::Drop,
         pre_images: false,
-        ..Residual::nothing()
+        ..Residual::pass_all()
     }
 }
 
@@ -34,15 +35,19 @@ fn bytes(document: &Document) -> Vec<u8> {
     document.to_vec().unwrap()
 }
 
-fn judge(residual: &Residual, operation: Operation, event: &Document) -> Option<Crossing> {
+fn evaluate(
+    residual: &Residual,
+    operation: Operation,
+    event: &Document,
+) -> Option<MatchTransition> {
     let event = bytes(event);
-    Judge::new(residual).judge(&Subject::read(operation, &event))
+    Evaluator::new(residual).evaluate(&EventFields::read(operation, &event))
 }
 
 /// Whether the condition holds for an inserted document.
 fn holds(document: &Document, path: &str, op: Condition) -> bool {
     let event = doc! {"fullDocument": document, "documentKey": {"_id": 1}};
-    judge(&residual(field(path, op)), Operation::Insert, &event).is_some()
+    evaluate(&residual(field(path, op)), Operation::Insert, &event).is_some()
 }
 
 fn decimal(text: &str) -> Bson {

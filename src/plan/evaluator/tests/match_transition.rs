@@ -28,8 +28,8 @@ fn event(before: Option<&str>, after: Option<&str>) -> Document {
 }
 
 #[test]
-fn a_change_is_told_by_the_documents_on_both_sides() {
-    use Crossing::{Entered, Left, Stayed, Untold};
+fn the_transition_follows_from_the_documents_before_and_after() {
+    use MatchTransition::{Entered, Left, Stayed, Unspecified};
     use Operation::{Delete, Insert, Replace, Update};
     const P: Option<&str> = Some("paid");
     const N: Option<&str> = Some("new");
@@ -44,70 +44,79 @@ fn a_change_is_told_by_the_documents_on_both_sides() {
         (Update, N, N, None, None),
         (Replace, P, N, Some(Left), Some(Left)),
         // One side alone delivers, and tells nothing.
-        (Update, None, P, Some(Untold), Some(Untold)),
-        (Update, NULL, P, Some(Untold), Some(Untold)),
+        (Update, None, P, Some(Unspecified), Some(Unspecified)),
+        (Update, NULL, P, Some(Unspecified), Some(Unspecified)),
         (Update, None, N, None, None),
-        (Update, P, None, Some(Untold), Some(Untold)),
-        (Update, N, NULL, None, Some(Untold)),
-        (Update, None, None, None, Some(Untold)),
+        (Update, P, None, Some(Unspecified), Some(Unspecified)),
+        (Update, N, NULL, None, Some(Unspecified)),
+        (Update, None, None, None, Some(Unspecified)),
         // A delete is judged by what it deleted.
         (Delete, P, None, Some(Left), Some(Left)),
         (Delete, N, None, None, None),
-        (Delete, None, None, None, Some(Untold)),
-        (Delete, NULL, None, None, Some(Untold)),
+        (Delete, None, None, None, Some(Unspecified)),
+        (Delete, NULL, None, None, Some(Unspecified)),
     ] {
         let event = event(before, after);
         for (policy, expected) in [(MissingImage::Drop, drop), (MissingImage::Deliver, deliver)] {
-            let found = judge(&with_images(policy), operation, &event);
+            let found = evaluate(&with_images(policy), operation, &event);
             assert_eq!(found, expected, "{operation:?} {event} {policy:?}");
         }
     }
 }
 
 #[test]
-fn without_pre_images_or_without_a_filter_nothing_is_told() {
+fn without_pre_images_or_without_a_filter_the_transition_is_unspecified() {
     let event = event(Some("new"), Some("paid"));
-    let found = judge(&residual(paid()), Operation::Update, &event);
-    assert_eq!(found, Some(Crossing::Untold));
+    let found = evaluate(&residual(paid()), Operation::Update, &event);
+    assert_eq!(found, Some(MatchTransition::Unspecified));
     let unfiltered = Residual {
         filter: None,
         ..with_images(MissingImage::Drop)
     };
-    let found = judge(&unfiltered, Operation::Update, &event);
-    assert_eq!(found, Some(Crossing::Untold));
+    let found = evaluate(&unfiltered, Operation::Update, &event);
+    assert_eq!(found, Some(MatchTransition::Unspecified));
 }
 
 /// The document before the change counts only for who asked for it.
 #[test]
-fn a_document_before_the_change_does_not_matter_to_who_did_not_ask_for_it() {
+fn a_pre_image_is_ignored_by_a_watch_that_did_not_request_it() {
     let left = event(Some("paid"), Some("new"));
-    assert_eq!(judge(&residual(paid()), Operation::Update, &left), None);
+    assert_eq!(evaluate(&residual(paid()), Operation::Update, &left), None);
     let deleted = event(Some("paid"), None);
-    assert_eq!(judge(&residual(paid()), Operation::Delete, &deleted), None);
+    assert_eq!(
+        evaluate(&residual(paid()), Operation::Delete, &deleted),
+        None
+    );
 }
 
 #[test]
-fn an_id_is_known_on_both_sides_of_every_change() {
+fn the_id_is_known_before_and_after_every_change() {
     let judged = |value: i32, operation, event: &Document| {
         let residual = Residual {
             pre_images: true,
             ..residual(field("_id", Condition::Eq(value.into())))
         };
-        judge(&residual, operation, event)
+        evaluate(&residual, operation, event)
     };
     let bare = event(None, None);
-    assert_eq!(judged(1, Operation::Update, &bare), Some(Crossing::Stayed));
-    assert_eq!(judged(1, Operation::Delete, &bare), Some(Crossing::Left));
+    assert_eq!(
+        judged(1, Operation::Update, &bare),
+        Some(MatchTransition::Stayed)
+    );
+    assert_eq!(
+        judged(1, Operation::Delete, &bare),
+        Some(MatchTransition::Left)
+    );
     assert_eq!(judged(2, Operation::Delete, &bare), None);
     let inserted = event(None, Some("new"));
     assert_eq!(
         judged(1, Operation::Insert, &inserted),
-        Some(Crossing::Entered)
+        Some(MatchTransition::Entered)
     );
 }
 
 #[test]
-fn what_was_changed_is_a_fact_of_both_sides() {
+fn changed_has_the_same_value_before_and_after() {
     let residual = Residual {
         filter: Some(Predicate::AllOf(vec![
             field("status", Condition::Changed(true)),
@@ -120,23 +129,23 @@ fn what_was_changed_is_a_fact_of_both_sides() {
         "updateDescription",
         doc! {"updatedFields": {"status": "paid"}},
     );
-    let found = judge(&residual, Operation::Update, &event);
-    assert_eq!(found, Some(Crossing::Entered));
+    let found = evaluate(&residual, Operation::Update, &event);
+    assert_eq!(found, Some(MatchTransition::Entered));
     event.insert("updateDescription", doc! {"updatedFields": {"note": "x"}});
-    assert_eq!(judge(&residual, Operation::Update, &event), None);
+    assert_eq!(evaluate(&residual, Operation::Update, &event), None);
 }
 
 #[test]
-fn operations_choose_first_and_filters_judge_documents_only() {
+fn operations_are_checked_first_and_filters_apply_to_document_operations_only() {
     let residual = Residual {
         operations: Some([Operation::Update, Operation::Drop].into()),
         ..residual(paid())
     };
     let paid = event(None, Some("paid"));
-    let passes = |operation| judge(&residual, operation, &paid).is_some();
+    let passes = |operation| evaluate(&residual, operation, &paid).is_some();
     assert!(passes(Operation::Update));
     assert!(!passes(Operation::Insert));
     assert!(passes(Operation::Drop));
     assert!(!passes(Operation::Rename));
-    assert!(judge(&Residual::nothing(), Operation::Other, &doc! {}).is_some());
+    assert!(evaluate(&Residual::pass_all(), Operation::Other, &doc! {}).is_some());
 }

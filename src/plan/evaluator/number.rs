@@ -1,16 +1,16 @@
-//! Numbers of every BSON type, compared by their exact value.
+//! Exact comparison of numbers across all BSON number types.
 
 use std::cmp::Ordering;
 use std::fmt::Write as _;
 
 use crate::raw::{Element, ElementType};
 
-/// Of a decimal's coefficient.
+/// The most digits that the coefficient of a Decimal128 has.
 const MAX_DIGITS: u32 = 34;
 const COEFFICIENT_LIMIT: u128 = 10_u128.pow(MAX_DIGITS);
 const EXPONENT_BIAS: i32 = 6176;
 
-/// A number as BSON holds it.
+/// A BSON number.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::plan) enum Number {
     Integer(i64),
@@ -19,7 +19,7 @@ pub(in crate::plan) enum Number {
 }
 
 impl Number {
-    /// The number that the element holds, if it holds one.
+    /// Returns the number in the element, `None` for an element of another type.
     pub(in crate::plan) fn of(element: &Element<'_>) -> Option<Number> {
         Some(match element.kind {
             ElementType::Int32 => Number::Integer(element.as_i32()?.into()),
@@ -38,7 +38,7 @@ impl Number {
         }
     }
 
-    /// The order of MongoDB: by value whatever the types, NaN equal to NaN and below all else.
+    /// Compares as MongoDB does: by value across types, NaN equal to NaN and below all other numbers.
     pub(super) fn compare(self, other: Number) -> Ordering {
         match (self.is_nan(), other.is_nan()) {
             (true, true) => return Ordering::Equal,
@@ -48,13 +48,14 @@ impl Number {
         }
         match (self, other) {
             (Number::Integer(left), Number::Integer(right)) => left.cmp(&right),
-            // Neither is NaN.
             (Number::Double(left), Number::Double(right)) => {
                 left.partial_cmp(&right).unwrap_or(Ordering::Equal)
             }
-            (Number::Integer(left), Number::Double(right)) => integer_to_double(left, right),
+            (Number::Integer(left), Number::Double(right)) => {
+                compare_integer_to_double(left, right)
+            }
             (Number::Double(left), Number::Integer(right)) => {
-                integer_to_double(right, left).reverse()
+                compare_integer_to_double(right, left).reverse()
             }
             (Number::Decimal(left), Number::Decimal(right)) => left.compare(right),
             (Number::Decimal(left), Number::Integer(right)) => {
@@ -63,14 +64,16 @@ impl Number {
             (Number::Integer(left), Number::Decimal(right)) => {
                 Decimal::from_integer(left).compare(right)
             }
-            (Number::Decimal(left), Number::Double(right)) => decimal_to_double(left, right),
+            (Number::Decimal(left), Number::Double(right)) => {
+                compare_decimal_to_double(left, right)
+            }
             (Number::Double(left), Number::Decimal(right)) => {
-                decimal_to_double(right, left).reverse()
+                compare_decimal_to_double(right, left).reverse()
             }
         }
     }
 
-    /// The nearest double: the same for equal numbers, whatever their types.
+    /// Returns the nearest double, which is the same for equal numbers of different types.
     pub(in crate::plan) fn nearest_double(self) -> f64 {
         let double = match self {
             Number::Integer(integer) => integer as f64,
@@ -87,8 +90,8 @@ impl Number {
     }
 }
 
-fn integer_to_double(integer: i64, double: f64) -> Ordering {
-    // 2^63 is a double; from there on no integer reaches.
+fn compare_integer_to_double(integer: i64, double: f64) -> Ordering {
+    // 2^63 is exactly a double and larger than every i64.
     const LIMIT: f64 = 9_223_372_036_854_775_808.0;
     if double >= LIMIT {
         return Ordering::Less;
@@ -102,7 +105,7 @@ fn integer_to_double(integer: i64, double: f64) -> Ordering {
         .then_with(|| whole.partial_cmp(&double).unwrap_or(Ordering::Equal))
 }
 
-/// A decimal of 128 bits.
+/// A Decimal128 value.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::plan) enum Decimal {
     Nan,
@@ -110,7 +113,7 @@ pub(in crate::plan) enum Decimal {
     Finite(Finite),
 }
 
-/// `coefficient * 10^exponent`, the coefficient below 10^34.
+/// `coefficient * 10^exponent`, with a coefficient below 10^34.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::plan) struct Finite {
     negative: bool,
@@ -119,7 +122,7 @@ pub(in crate::plan) struct Finite {
 }
 
 impl Decimal {
-    /// Reads BSON's form. Coefficients that no decimal has count as zero, as the standard says.
+    /// Decodes the 16 bytes of BSON. A coefficient out of range counts as zero, as IEEE 754 requires.
     fn read(bytes: [u8; 16]) -> Decimal {
         let bits = u128::from_le_bytes(bytes);
         let negative = bits >> 127 == 1;
@@ -152,14 +155,14 @@ impl Decimal {
         })
     }
 
-    /// Neither is NaN.
+    /// Compares two decimals, neither of which is NaN.
     fn compare(self, other: Decimal) -> Ordering {
         self.sign().cmp(&other.sign()).then_with(|| {
-            let size = self.size().cmp(&other.size());
+            let magnitude = self.magnitude().cmp(&other.magnitude());
             if self.sign() < 0 {
-                size.reverse()
+                magnitude.reverse()
             } else {
-                size
+                magnitude
             }
         })
     }
@@ -175,10 +178,10 @@ impl Decimal {
         }
     }
 
-    /// Orders decimals of one sign by their distance from zero.
-    fn size(self) -> (i32, u128) {
+    /// Returns a key that orders decimals of one sign by their distance from zero.
+    fn magnitude(self) -> (i32, u128) {
         match self {
-            Decimal::Finite(finite) => finite.size(),
+            Decimal::Finite(finite) => finite.magnitude(),
             Decimal::Nan | Decimal::Infinite { .. } => (i32::MAX, 0),
         }
     }
@@ -194,8 +197,8 @@ impl Decimal {
 }
 
 impl Finite {
-    /// The power of ten just above, and all digits as if there were 34.
-    fn size(self) -> (i32, u128) {
+    /// Returns the smallest power of ten above the value, and the coefficient padded to 34 digits.
+    fn magnitude(self) -> (i32, u128) {
         match self.coefficient.checked_ilog10() {
             None => (i32::MIN, 0),
             Some(log) => (
@@ -213,14 +216,14 @@ impl Finite {
             exponent,
             ..
         } = self;
-        // Always fits: a sign, at most 34 digits, "e" and at most 5 characters.
+        // Always fits: a sign, up to 34 digits, "e", and up to 5 characters.
         let _ = write!(text, "{sign}{coefficient}e{exponent}");
         text.as_str().parse().unwrap_or(f64::NAN)
     }
 }
 
-/// Neither is NaN.
-fn decimal_to_double(decimal: Decimal, double: f64) -> Ordering {
+/// Compares a decimal with a double, neither of which is NaN.
+fn compare_decimal_to_double(decimal: Decimal, double: f64) -> Ordering {
     let Decimal::Finite(finite) = decimal else {
         return decimal
             .nearest_double()
@@ -230,7 +233,7 @@ fn decimal_to_double(decimal: Decimal, double: f64) -> Ordering {
     if double.is_infinite() {
         return 0.0.partial_cmp(&double).unwrap_or(Ordering::Equal);
     }
-    // Rounding keeps the order, so only a decimal that rounds to this very double is left.
+    // Rounding keeps the order, so only a decimal that rounds to exactly this double needs more work.
     match finite.nearest_double().partial_cmp(&double) {
         Some(Ordering::Equal) | None => {}
         Some(order) => return order,
@@ -238,16 +241,16 @@ fn decimal_to_double(decimal: Decimal, double: f64) -> Ordering {
     if double == 0.0 {
         return decimal.sign().cmp(&0);
     }
-    let size = exact_size(finite, double.abs());
+    let magnitude = compare_exact_magnitude(finite, double.abs());
     if finite.negative {
-        size.reverse()
+        magnitude.reverse()
     } else {
-        size
+        magnitude
     }
 }
 
-/// Compares the distances from zero, digit by digit. Neither is zero.
-fn exact_size(finite: Finite, double: f64) -> Ordering {
+/// Compares the distances from zero digit by digit. Neither number is zero.
+fn compare_exact_magnitude(finite: Finite, double: f64) -> Ordering {
     // No double has more than 767 significant digits.
     let mut text = StackText::<800>::default();
     let _ = write!(text, "{double:.766e}");
@@ -255,21 +258,21 @@ fn exact_size(finite: Finite, double: f64) -> Ordering {
     let exponent: i32 = exponent.parse().unwrap_or_default();
     let digits = digits.bytes().filter(u8::is_ascii_digit);
 
-    let mut own = StackText::<64>::default();
-    let (magnitude, coefficient) = finite.size();
-    let _ = write!(own, "{coefficient}");
-    let own = own.as_str().bytes().chain(std::iter::repeat(b'0'));
+    let mut own_text = StackText::<64>::default();
+    let (power, coefficient) = finite.magnitude();
+    let _ = write!(own_text, "{coefficient}");
+    let own_digits = own_text.as_str().bytes().chain(std::iter::repeat(b'0'));
 
-    magnitude.cmp(&(exponent + 1)).then_with(|| {
+    power.cmp(&(exponent + 1)).then_with(|| {
         digits
-            .zip(own)
+            .zip(own_digits)
             .map(|(theirs, ours)| ours.cmp(&theirs))
             .find(|order| order.is_ne())
             .unwrap_or(Ordering::Equal)
     })
 }
 
-/// Text that is written without an allocation. What does not fit is an error.
+/// A text buffer on the stack; writing more than fits is an error.
 struct StackText<const N: usize> {
     bytes: [u8; N],
     length: usize,

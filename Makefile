@@ -6,51 +6,45 @@
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
-DATABASE := .venv/.database-installed
-TEST_PACKAGES := .venv/.test-packages-installed
-CHART_PACKAGES := .venv/.chart-packages-installed
-NODE_PACKAGES := tests/interop/node/node_modules/.installed
-
 .PHONY: help
 help: ## List what can be made
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
 
 .PHONY: demo
-demo: $(DATABASE) ## Start a database and Weir, and watch the change-stream tutorial (ONCE=1: then stop)
-	@scripts/need cargo cc
-	@echo "building weir"
-	@cargo build --release --bin weir
-	@PATH="$(CURDIR)/.venv/bin:$$PATH" target/release/weir dev $(if $(ONCE),--once)
+demo: ## Start a database and Weir, and watch the change-stream tutorial (ONCE=1: then stop)
+	@scripts/demo $(if $(ONCE),--once)
 
 .PHONY: test
-test: test-setup lint-proto ## Run all tests
-	@scripts/test
+test: test-setup ## Run all tests, and name at the end those that failed (TESTS="--test resume": only these)
+	@scripts/test $(TESTS)
 
 .PHONY: test-setup
-test-setup: $(TEST_PACKAGES) $(NODE_PACKAGES) ## Install the database and the foreign clients that the tests start
-	@scripts/need cargo cc prometheus
+test-setup: ## Install what the tests start: the database, foreign clients, Prometheus, Helm's engine
+	@scripts/setup cargo cc python3 prometheus
+	@scripts/python-packages requirements.txt requirements-test.txt requirements-chart.txt
+	@scripts/node-packages
 
 .PHONY: model
 model: ## Run the hub's ring and hand-over under a model checker, in thousands of orders of steps
-	@scripts/need cargo cc
+	@scripts/setup cargo cc
 	@echo "running the hub's models"
 	@cargo test --features shuttle --lib hub::tests::model
 
 .PHONY: chart
-chart: $(DATABASE) $(CHART_PACKAGES) ## Test the Helm chart and lint the image's Dockerfile
-	@scripts/need cargo cc
+chart: chart-packages ## Test the Helm chart and lint the image's Dockerfile
+	@scripts/setup cargo cc
 	@echo "building weir, which the chart's tests ask"
 	@cargo build --quiet --bin weir
 	@.venv/bin/python -m pytest tests/chart
 
 .PHONY: fuzz
 fuzz: ## Fuzz what reads bytes from outside, led by coverage (FUZZ_SECONDS=60 for each, FUZZ_TARGETS=event)
-	@scripts/need cargo cc cargo-fuzz
+	@scripts/setup cargo cc cargo-fuzz
 	@scripts/fuzz
 
 .PHONY: soak
-soak: $(DATABASE) ## Hold thousands of watches through faults, and check each for loss (5 minutes; SOAK="--for 2h")
-	@scripts/need cargo cc
+soak: database ## Hold thousands of watches through faults, and check each for loss (5 minutes; SOAK="--for 2h")
+	@scripts/setup cargo cc
 	@echo "building weir and the soak"
 	@cargo bench --bench soak -- $(SOAK)
 
@@ -62,24 +56,21 @@ guarantees: ## Run all tests and a soak, and write what they did into docs/guara
 	@scripts/write-figures target/tally/tests target/tally/soak
 
 .PHONY: bench
-bench: $(DATABASE) ## Measure Weir beside what it replaces (a quarter of an hour; BENCH="--only fan-out" for a part)
-	@scripts/need cargo cc
+bench: database ## Measure Weir beside what it replaces (a quarter of an hour; BENCH="--only fan-out" for a part)
+	@scripts/setup cargo cc
 	@echo "building weir and the benchmark"
 	@cargo bench --bench performance -- $(BENCH)
 
 .PHONY: monitoring
-monitoring: $(TEST_PACKAGES) ## Write the Prometheus rules and the Grafana dashboard from monitoring/signals.yaml
+monitoring: test-packages ## Write the Prometheus rules and the Grafana dashboard from monitoring/signals.yaml
 	@.venv/bin/python scripts/monitoring
 
 .PHONY: lint
-lint: lint-rust lint-proto lint-image ## Check format, clippy, the proto, the Dockerfile, and dependencies' licences and sources
-	@scripts/need cargo-deny
-	@echo "checking the dependencies' licences, bans and sources"
-	@cargo deny --log-level error check bans licenses sources
+lint: lint-rust lint-proto lint-image ## Check the format, clippy, the documentation's links, the proto and the Dockerfile
 
 .PHONY: lint-rust
 lint-rust: ## Check the format, clippy on all targets, and the links in the documentation
-	@scripts/need cargo cc
+	@scripts/setup cargo cc
 	@echo "checking the format of the Rust code"
 	@cargo fmt --check
 	@echo "running clippy"
@@ -88,30 +79,24 @@ lint-rust: ## Check the format, clippy on all targets, and the links in the docu
 	@RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --quiet
 
 .PHONY: lint-proto
-lint-proto: $(TEST_PACKAGES) ## Check the proto's style and format
+lint-proto: test-packages ## Check the proto's style and format
 	@echo "checking the proto's style and format"
 	@.venv/bin/buf lint
 	@.venv/bin/buf format --diff --exit-code
 
 .PHONY: lint-image
-lint-image: $(CHART_PACKAGES) ## Check the Dockerfile
+lint-image: chart-packages ## Check the Dockerfile
 	@echo "checking the Dockerfile"
 	@.venv/bin/hadolint Dockerfile
 
-$(DATABASE): requirements.txt
-	@scripts/install-python-packages $<
-	@touch $@
+.PHONY: database
+database:
+	@scripts/python-packages requirements.txt
 
-$(TEST_PACKAGES): requirements-test.txt $(DATABASE)
-	@scripts/install-python-packages $<
-	@touch $@
+.PHONY: test-packages
+test-packages:
+	@scripts/python-packages requirements.txt requirements-test.txt
 
-$(CHART_PACKAGES): requirements-chart.txt
-	@scripts/install-python-packages $<
-	@touch $@
-
-$(NODE_PACKAGES): tests/interop/node/package.json tests/interop/node/package-lock.json
-	@scripts/need node
-	@echo "installing the packages of the Node client"
-	@npm ci --prefix tests/interop/node --ignore-scripts --no-audit --no-fund --loglevel=error
-	@touch $@
+.PHONY: chart-packages
+chart-packages:
+	@scripts/python-packages requirements.txt requirements-chart.txt

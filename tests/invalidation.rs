@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use conversions::{after, operation};
 use mongodb::bson::{bson, doc};
-use support::{Database, WatchStream, Weir, error_info};
+use support::{Database, ServeProcess, WatchStream, Weir, error_info};
 use tokio::time::{Instant, sleep};
 use tonic::Code;
 use weir::pb;
@@ -267,42 +267,29 @@ async fn a_watch_of_more_than_one_collection_survives_the_end_of_one() {
     );
 }
 
-/// The CPU time used by this process.
-fn cpu_time() -> Duration {
-    let stat = std::fs::read_to_string("/proc/self/stat").expect("the kernel tells");
-    // The name in parentheses may contain spaces; user and system time are fields 14 and 15.
-    let (_, fields) = stat.rsplit_once(") ").expect("a name in parentheses");
-    let ticks: u64 = fields
-        .split(' ')
-        .skip(11)
-        .take(2)
-        .map(|ticks| ticks.parse::<u64>().expect("a number of ticks"))
-        .sum();
-    // Linux counts a hundred ticks a second on every platform on which these tests run.
-    Duration::from_millis(ticks * 10)
-}
-
 /// Drivers have looped on a cursor that an invalidation had closed. A watch of something that is
 /// gone asks MongoDB about once a second, and costs almost nothing.
 #[cfg(target_os = "linux")]
 #[tokio::test]
 async fn a_watch_of_a_dropped_namespace_does_not_spin() {
     let database = Database::options().start().await;
-    let weir = Weir::start(&database).await;
+    // A process of its own, so that no other test adds to its CPU time.
+    let weir = ServeProcess::start(database.uri(), &[]).await;
+    let mut client = weir.client().await;
     let mut watches = Vec::new();
     for scope in [&["orders"][..], &["orders", "items"], &[]] {
         insert(&database, "orders", 0).await;
-        let mut watch = weir
-            .watch(pb::WatchRequest {
-                invalidate_policy: pb::InvalidatePolicy::Continue.into(),
-                operations: vec![pb::OperationType::Insert.into()],
-                progress_interval: Some(prost_types::Duration {
-                    seconds: 1,
-                    nanos: 0,
-                }),
-                ..database.watch_request(scope)
-            })
-            .await;
+        let request = pb::WatchRequest {
+            invalidate_policy: pb::InvalidatePolicy::Continue.into(),
+            operations: vec![pb::OperationType::Insert.into()],
+            progress_interval: Some(prost_types::Duration {
+                seconds: 1,
+                nanos: 0,
+            }),
+            ..database.watch_request(scope)
+        };
+        let watch = WatchStream::open(&mut client, request).await;
+        let mut watch = watch.expect("the watch opens");
         database.database().drop().await.unwrap();
         watch.next_invalidated().await;
         watches.push(watch);
@@ -319,10 +306,11 @@ async fn a_watch_of_a_dropped_namespace_does_not_spin() {
     }
 
     // The test measures that nothing happens, so there is no condition to wait for.
-    let (getmores, cpu, begin) = (database.getmore_count().await, cpu_time(), Instant::now());
+    let (cpu, begin) = (weir.process.cpu_time(), Instant::now());
+    let getmores = database.getmore_count().await;
     sleep(Duration::from_secs(2)).await;
     let getmores = database.getmore_count().await - getmores;
-    let (cpu, elapsed) = (cpu_time() - cpu, begin.elapsed());
+    let (cpu, elapsed) = (weir.process.cpu_time() - cpu, begin.elapsed());
 
     // One a second for each of the three watches, and one each in progress.
     let seconds = i64::try_from(elapsed.as_secs()).expect("a short while");

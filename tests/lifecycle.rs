@@ -205,32 +205,20 @@ async fn clients_that_come_and_go_do_not_grow_the_process() {
     );
 }
 
-/// The CPU time of a process in clock ticks, 100 a second.
-fn ticks(pid: u32) -> u64 {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("it runs");
-    // The name in parentheses may contain spaces; user and system time are 12 and 13 fields after
-    // it.
-    let rest = stat.rsplit(") ").next().expect("a name in parentheses");
-    let fields = rest.split_whitespace().skip(11).take(2);
-    fields
-        .map(|field| field.parse::<u64>().expect("a number"))
-        .sum()
-}
-
 /// Waits for three more rounds of getMore. Returns the time they took and their CPU cost in Weir.
 async fn three_rounds(database: &Database, weir: &ServeProcess, feeds: i64) {
-    let (getmores, used) = (database.getmore_count().await, ticks(weir.process.id()));
+    let (getmores, used) = (database.getmore_count().await, weir.process.cpu_time());
     let begin = Instant::now();
     eventually("each feed has asked three times", async || {
         database.getmore_count().await >= getmores + 3 * feeds
     })
     .await;
     let took = begin.elapsed();
-    let used = ticks(weir.process.id()) - used;
+    let used = weir.process.cpu_time() - used;
     // The count starts in the middle of a second.
     let seconds = Duration::from_secs(2)..Duration::from_secs(5);
     assert!(seconds.contains(&took), "three round trips took {took:?}");
-    assert!(used <= 30, "{used} ticks of some 300");
+    assert!(used <= Duration::from_millis(300), "{used:?} of some 3 s");
 }
 
 /// The cost of quiet watches: one round trip to MongoDB per second for all equal ones, and almost

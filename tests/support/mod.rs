@@ -54,5 +54,5 @@ pub use proxy::{Direction, Mode, Proxy, Side};
 pub use raw_codec::RawCodec;
 pub use server::Weir;
 pub use tally::{Figure, tally};
-pub use tools::{node, program, python, repository, virtual_environment_tool};
+pub use tools::{node, on_path, program, python, repository, virtual_environment_tool};
 pub use watch_stream::{WatchStream, error_info, error_reason};

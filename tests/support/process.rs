@@ -129,6 +129,20 @@ impl ChildProcess {
         number.and_then(|it| it.parse().ok()).expect("a number")
     }
 
+    /// The user and system time that it has used.
+    pub fn cpu_time(&self) -> Duration {
+        let path = format!("/proc/{}/stat", self.id());
+        let stat = std::fs::read_to_string(path).expect("it runs");
+        // The name in parentheses may contain spaces; user and system time are 12 and 13 fields after it.
+        let (_, fields) = stat.rsplit_once(") ").expect("a name in parentheses");
+        let times = fields.split(' ').skip(11).take(2);
+        let ticks: u64 = times
+            .map(|ticks| ticks.parse::<u64>().expect("a number of ticks"))
+            .sum();
+        // Linux counts a hundred ticks a second on every platform on which these tests run.
+        Duration::from_millis(ticks * 10)
+    }
+
     /// Sends a signal: "TERM", "INT" or "KILL".
     pub fn signal(&self, signal: &str) {
         let kill = format!("kill -{signal} {}", self.id());

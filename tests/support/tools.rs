@@ -32,7 +32,7 @@ pub fn node() -> PathBuf {
         packages.exists(),
         "there is no {packages:?}: {INSTRUCTIONS}"
     );
-    on_path("node").unwrap_or_else(|| panic!("there is no node on the PATH: {INSTRUCTIONS}"))
+    virtual_environment_tool("node")
 }
 
 /// The database server: `WEIR_TEST_SECANTUSD`, else the virtual environment's, else the one on the
@@ -59,11 +59,12 @@ pub fn database_server() -> PathBuf {
     })
 }
 
-/// A program of Debian's package `prometheus`.
+/// A program of Debian's package `prometheus`: the PATH's, else the one that `make test` unpacked.
 pub fn program(name: &str) -> PathBuf {
-    on_path(name).unwrap_or_else(|| {
-        panic!("there is no {name} on the PATH: apt-get install prometheus, or get it from prometheus.io")
-    })
+    let unpacked = repository().join(".tools/prometheus/usr/bin").join(name);
+    on_path(name)
+        .or_else(|| Some(unpacked).filter(|path| path.exists()))
+        .unwrap_or_else(|| panic!("there is no {name}: {INSTRUCTIONS}"))
 }
 
 /// A program on the PATH.

@@ -98,9 +98,9 @@ pub fn check(raw: &[u8]) {
 /// Hides most names of the fixtures, and checks that no document of the event has one at its top level.
 fn check_field_mask(raw: &[u8], event: &Event, format: Format) {
     const NAMES: [&str; 5] = ["text", "document.a", "a", "_id", "x"];
-    let hidden = FieldMask::new(NAMES.map(str::to_owned)).expect("they are paths");
+    let field_mask = FieldMask::new(NAMES.map(str::to_owned)).expect("they are paths");
     let view = View {
-        field_mask: hidden,
+        field_mask,
         token_audience: Some(TokenAudience([3; 8])),
         row_filter: None,
     };

@@ -32,31 +32,31 @@ pub fn run(data: &[u8]) {
     for (key, residual) in residuals.iter().enumerate() {
         index.insert(key, residual);
     }
-    let judges: Vec<Evaluator> = residuals.iter().map(Evaluator::new).collect();
-    compare(&mut index, &judges, input.0);
+    let evaluators: Vec<Evaluator> = residuals.iter().map(Evaluator::new).collect();
+    compare(&mut index, &evaluators, input.0);
     // The remaining filters are still found.
-    for key in (0..judges.len()).step_by(2) {
+    for key in (0..evaluators.len()).step_by(2) {
         index.remove(key);
     }
     for operation in Operation::DOCUMENT {
-        let subject = EventFields::read(operation, input.0);
-        index.matches(&subject, |key, _| assert!(key % 2 == 1));
+        let fields = EventFields::read(operation, input.0);
+        index.matches(&fields, |key, _| assert!(key % 2 == 1));
     }
 }
 
-fn compare(index: &mut FilterIndex<usize>, judges: &[Evaluator], event: &[u8]) {
+fn compare(index: &mut FilterIndex<usize>, evaluators: &[Evaluator], event: &[u8]) {
     for operation in Operation::ALL {
-        let subject = EventFields::read(operation, event);
+        let fields = EventFields::read(operation, event);
         let mut found: BTreeMap<usize, MatchTransition> = BTreeMap::new();
-        index.matches(&subject, |key, crossing| {
-            assert!(found.insert(key, crossing).is_none(), "found twice");
+        index.matches(&fields, |key, transition| {
+            assert!(found.insert(key, transition).is_none(), "found twice");
         });
-        let judged: BTreeMap<usize, MatchTransition> = judges
+        let expected: BTreeMap<usize, MatchTransition> = evaluators
             .iter()
             .enumerate()
-            .filter_map(|(key, judge)| Some((key, judge.evaluate(&subject)?)))
+            .filter_map(|(key, evaluator)| Some((key, evaluator.evaluate(&fields)?)))
             .collect();
-        assert_eq!(found, judged, "{operation:?}");
+        assert_eq!(found, expected, "{operation:?}");
     }
 }
 

@@ -14,17 +14,17 @@ use crate::{
 /// limit as in the text formats. Anything deeper that may contain a hidden field is left out.
 const MAX_DEPTH: u32 = 200;
 
-/// Returns a document without the hidden fields of `branch`.
-pub(super) fn document(document: &[u8], branch: &MaskNode) -> BytesMut {
+/// Returns a document without the hidden fields of `node`.
+pub(super) fn document(document: &[u8], node: &MaskNode) -> BytesMut {
     let mut out = BytesMut::with_capacity(document.len());
-    put_document(&mut out, document, branch, 1);
+    put_document(&mut out, document, node, 1);
     out
 }
 
 /// Appends a document whose names are compared with the hidden paths.
-fn put_document(out: &mut BytesMut, document: &[u8], branch: &MaskNode, depth: u32) {
+fn put_document(out: &mut BytesMut, document: &[u8], node: &MaskNode, depth: u32) {
     put_elements(out, document, depth, |out, element| {
-        match branch.match_path(element.key) {
+        match node.match_path(element.key) {
             PathMatch::Hidden => {}
             PathMatch::Visible => put_element(out, &element, |out| out.put_slice(element.value)),
             PathMatch::MayContainHidden(below) => put_partly_hidden(out, &element, below, depth),
@@ -33,25 +33,25 @@ fn put_document(out: &mut BytesMut, document: &[u8], branch: &MaskNode, depth: u
 }
 
 /// Appends an array, whose names are indexes and not part of a path.
-fn put_array(out: &mut BytesMut, array: &[u8], branch: &MaskNode, depth: u32) {
+fn put_array(out: &mut BytesMut, array: &[u8], node: &MaskNode, depth: u32) {
     put_elements(out, array, depth, |out, element| {
-        put_partly_hidden(out, &element, branch, depth);
+        put_partly_hidden(out, &element, node, depth);
     });
 }
 
 /// Appends an element that may contain hidden fields.
-fn put_partly_hidden(out: &mut BytesMut, element: &Element<'_>, branch: &MaskNode, depth: u32) {
+fn put_partly_hidden(out: &mut BytesMut, element: &Element<'_>, node: &MaskNode, depth: u32) {
     put_element(out, element, |out| match element.kind {
-        ElementType::EmbeddedDocument => put_document(out, element.value, branch, depth + 1),
-        ElementType::Array => put_array(out, element.value, branch, depth + 1),
-        ElementType::JavaScriptCodeWithScope => put_code(out, element, branch, depth),
+        ElementType::EmbeddedDocument => put_document(out, element.value, node, depth + 1),
+        ElementType::Array => put_array(out, element.value, node, depth + 1),
+        ElementType::JavaScriptCodeWithScope => put_code(out, element, node, depth),
         // Other types have no fields.
         _ => out.put_slice(element.value),
     });
 }
 
 /// Appends code whose scope is a document: its length, the code as a string, the scope.
-fn put_code(out: &mut BytesMut, element: &Element<'_>, branch: &MaskNode, depth: u32) {
+fn put_code(out: &mut BytesMut, element: &Element<'_>, node: &MaskNode, depth: u32) {
     let start = out.len();
     out.put_u32_le(0);
     let (code, scope) = match element.as_code_with_scope() {
@@ -62,7 +62,7 @@ fn put_code(out: &mut BytesMut, element: &Element<'_>, branch: &MaskNode, depth:
     out.put_u32_le(u32::try_from(code.len() + 1).unwrap_or_default());
     out.put_slice(code);
     out.put_u8(0);
-    put_document(out, scope, branch, depth + 1);
+    put_document(out, scope, node, depth + 1);
     put_length(out, start);
 }
 

@@ -101,14 +101,14 @@ fn put_disambiguated_path(
 
 /// Returns whether the path with these components leads to a hidden field or is unreadable.
 fn reaches_hidden_field(parts: &[u8], tree: &MaskNode) -> bool {
-    let mut led = PathMatch::MayContainHidden(tree);
+    let mut path_match = PathMatch::MayContainHidden(tree);
     let readable = all_elements(parts, |part| {
-        if let (PathMatch::MayContainHidden(branch), Some(name)) = (led, part.as_str_bytes()) {
-            led = branch.match_path(name);
+        if let (PathMatch::MayContainHidden(node), Some(name)) = (path_match, part.as_str_bytes()) {
+            path_match = node.match_path(name);
         }
         is_text(&part) || part.as_int().is_some()
     });
-    led == PathMatch::Hidden || !readable
+    path_match == PathMatch::Hidden || !readable
 }
 
 /// Appends the element if it is a string, and returns whether it is one.

@@ -47,12 +47,12 @@ pub(in crate::wire) fn is_hidden(path: &str, hidden: &[String]) -> bool {
     hidden.iter().any(|it| path.starts_with(&format!(".{it}.")))
 }
 
-pub(in crate::wire) fn hidden(paths: &[&str]) -> FieldMask {
+pub(in crate::wire) fn field_mask(paths: &[&str]) -> FieldMask {
     FieldMask::new(paths.iter().map(|&path| path.to_owned())).unwrap()
 }
 
 fn redacted(raw: &[u8], paths: &[&str]) -> Vec<u8> {
-    document(raw, hidden(paths).tree().unwrap()).to_vec()
+    document(raw, field_mask(paths).tree().unwrap()).to_vec()
 }
 
 fn redacted_document(original: Document, paths: &[&str]) -> Document {
@@ -229,20 +229,20 @@ proptest! {
 
     #[test]
     fn redaction_equals_the_reference_implementation(original in documents(), paths in paths()) {
-        let hidden = FieldMask::new(paths.clone()).unwrap();
-        let raw = document(&original.to_vec().unwrap(), hidden.tree().unwrap());
+        let mask = FieldMask::new(paths.clone()).unwrap();
+        let raw = document(&original.to_vec().unwrap(), mask.tree().unwrap());
         prop_assert_eq!(&raw[..], &reference_redacted(&original, &paths).to_vec().unwrap()[..]);
     }
 
     #[test]
     fn redaction_of_any_bytes_returns_a_valid_document(original in documents(), paths in paths(), damage in vec((any::<prop::sample::Index>(), any::<u8>()), 0..6)) {
-        let hidden = FieldMask::new(paths).unwrap();
+        let mask = FieldMask::new(paths).unwrap();
         let mut raw = original.to_vec().unwrap();
         for (at, byte) in damage {
             let at = at.index(raw.len());
             raw[at] = byte;
         }
-        let left = document(&raw, hidden.tree().unwrap());
+        let left = document(&raw, mask.tree().unwrap());
         prop_assert!(left.len() <= raw.len().max(5));
         prop_assert!(Elements::new(&left).unwrap().all(|it| it.is_ok()));
     }

@@ -6,7 +6,7 @@ use proptest::{collection::vec, prelude::*, sample::select};
 use super::*;
 use crate::{
     plan::{FieldMask, TokenAudience},
-    wire::redact::tests::{documents, hidden, is_hidden, paths, reference_redacted},
+    wire::redact::tests::{documents, field_mask, is_hidden, paths, reference_redacted},
 };
 
 /// A text that must not be visible.
@@ -14,7 +14,7 @@ const SECRET: &str = "5ec7e7";
 
 pub(super) fn view_hiding(paths: &[&str]) -> View {
     View {
-        field_mask: hidden(paths),
+        field_mask: field_mask(paths),
         ..View::unrestricted()
     }
 }
@@ -249,19 +249,19 @@ fn the_common_fields_of_an_event_are_never_hidden() {
     let view = view_hiding(&["ssn", "items.price"]);
     for event in events_with_secrets() {
         let of = |view| rendered(&event, Format::Bson, view).0;
-        let (whole, narrow) = (of(&View::unrestricted()), of(&view));
-        assert_eq!(narrow.operation, whole.operation);
-        assert_eq!(narrow.namespace, whole.namespace);
-        assert_eq!(narrow.cluster_time, whole.cluster_time);
-        assert_eq!(narrow.wall_time, whole.wall_time);
-        assert_eq!(narrow.transaction, whole.transaction);
-        assert!(narrow.transaction.is_some());
-        assert_eq!(narrow.collection_uuid, whole.collection_uuid);
-        assert_eq!(narrow.resume_token, whole.resume_token);
-        if let (Some(Change::Rename(narrow)), Some(Change::Rename(whole))) =
-            (narrow.change, whole.change)
+        let (whole, restricted) = (of(&View::unrestricted()), of(&view));
+        assert_eq!(restricted.operation, whole.operation);
+        assert_eq!(restricted.namespace, whole.namespace);
+        assert_eq!(restricted.cluster_time, whole.cluster_time);
+        assert_eq!(restricted.wall_time, whole.wall_time);
+        assert_eq!(restricted.transaction, whole.transaction);
+        assert!(restricted.transaction.is_some());
+        assert_eq!(restricted.collection_uuid, whole.collection_uuid);
+        assert_eq!(restricted.resume_token, whole.resume_token);
+        if let (Some(Change::Rename(restricted)), Some(Change::Rename(whole))) =
+            (restricted.change, whole.change)
         {
-            assert_eq!(narrow.to, whole.to);
+            assert_eq!(restricted.to, whole.to);
         }
     }
 }

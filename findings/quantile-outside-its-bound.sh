@@ -7,8 +7,8 @@
 #           quantile of 10,000 values with a value of rank 0.05, asked for an error of 0.01. Its median is
 #           off by 0.2. The Go package keeps every bound on the same values. Sorted input, the usual test,
 #           is answered well by both.
-# Matters:  a summary of latencies can show a p90 that 95 % of the requests exceed, with no sign of it.
-#           A histogram, or a check against sorted values, does not have the problem.
+# Matters:  a summary of latencies can show as its p90 a value that 94 % of the requests exceed, with no
+#           sign of it. A test with sorted values does not find that, and a histogram does not have it.
 set -euo pipefail
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT

@@ -123,7 +123,7 @@ impl<K: Copy + Eq + Hash> FilterIndex<K> {
             let partition = match self
                 .partitions
                 .iter()
-                .position(|(asked, _)| *asked == documents)
+                .position(|(operations, _)| *operations == documents)
             {
                 Some(partition) => partition,
                 None => {
@@ -158,7 +158,7 @@ impl<K: Copy + Eq + Hash> FilterIndex<K> {
         if let Some((_, partition)) = self
             .partitions
             .iter_mut()
-            .find(|(asked, _)| *asked == documents)
+            .find(|(operations, _)| *operations == documents)
         {
             partition.remove(slot, &entry.index_keys);
         }

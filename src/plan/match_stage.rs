@@ -37,7 +37,7 @@ pub(super) fn with_document(predicate: &Predicate, root: &str) -> Clause {
 }
 
 /// Translates the predicate for events without a document: true where the document key alone makes it
-/// certainly true (assuming that `changed` holds).
+/// certainly true, apart from `changed`.
 pub(super) fn certain_match(predicate: &Predicate) -> Clause {
     let translation = Translation {
         root: None,

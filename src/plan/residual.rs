@@ -40,7 +40,7 @@ impl Residual {
         let operations = watch.operations.clone();
         let on_documents = operations
             .as_ref()
-            .is_none_or(|asked| asked.iter().any(|operation| operation.is_document()));
+            .is_none_or(|operations| operations.iter().any(|operation| operation.is_document()));
         let row_filter = watch.view.row_filter.clone().filter(|_| on_documents);
         match &watch.filter {
             Some(filter) if on_documents => Residual {

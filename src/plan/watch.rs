@@ -217,15 +217,18 @@ fn seconds(field: &str, time: &prost_types::Timestamp, findings: &mut Findings) 
 }
 
 fn progress_interval(
-    asked: Option<prost_types::Duration>,
+    requested: Option<prost_types::Duration>,
     limits: &RequestLimits,
     findings: &mut Findings,
 ) -> Duration {
     let mut interval = limits.default_progress_interval;
-    if let Some(asked) = asked {
-        match (u64::try_from(asked.seconds), u32::try_from(asked.nanos)) {
+    if let Some(requested) = requested {
+        match (
+            u64::try_from(requested.seconds),
+            u32::try_from(requested.nanos),
+        ) {
             (Ok(seconds), Ok(nanos))
-                if asked.seconds <= MAX_DURATION_SECONDS && nanos < 1_000_000_000 =>
+                if requested.seconds <= MAX_DURATION_SECONDS && nanos < 1_000_000_000 =>
             {
                 interval = Duration::new(seconds, nanos);
             }
@@ -234,7 +237,7 @@ fn progress_interval(
                 format!(
                     "is {} seconds and {} nanos; neither may be negative, seconds must be at most \
                      {MAX_DURATION_SECONDS}, and nanos at most 999999999",
-                    asked.seconds, asked.nanos
+                    requested.seconds, requested.nanos
                 ),
             ),
         }
@@ -244,22 +247,22 @@ fn progress_interval(
         .max(limits.min_progress_interval)
 }
 
-fn max_message_bytes(asked: u32, limits: &RequestLimits, findings: &mut Findings) -> u32 {
-    if asked == 0 {
+fn max_message_bytes(requested: u32, limits: &RequestLimits, findings: &mut Findings) -> u32 {
+    if requested == 0 {
         return limits.default_max_message_bytes;
     }
-    if !(limits.min_max_message_bytes..=limits.max_max_message_bytes).contains(&asked) {
+    if !(limits.min_max_message_bytes..=limits.max_max_message_bytes).contains(&requested) {
         findings.invalid(
             "max_message_bytes",
             format!(
-                "is {asked}; use 0 for the default of {}, or {} to {} bytes",
+                "is {requested}; use 0 for the default of {}, or {} to {} bytes",
                 limits.default_max_message_bytes,
                 limits.min_max_message_bytes,
                 limits.max_max_message_bytes
             ),
         );
     }
-    asked
+    requested
 }
 
 /// Returns the enum value of a number; notes an unknown number as a violation.

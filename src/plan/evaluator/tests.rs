@@ -1,4 +1,4 @@
-//! Truth tables, written by hand from MongoDB's documented behaviour.
+//! Truth tables, written by hand from MongoDB's documentation.
 
 use bson::{Bson, Document, doc};
 
@@ -13,7 +13,7 @@ mod paths;
 mod row_filter;
 mod values;
 
-/// A filter that takes what surely matches.
+/// A residual that passes only certain matches.
 fn residual(filter: Predicate) -> Residual {
     Residual {
         operations: None,
@@ -44,7 +44,7 @@ fn evaluate(
     Evaluator::new(residual).evaluate(&EventFields::read(operation, &event))
 }
 
-/// Whether the condition holds for an inserted document.
+/// Returns whether the condition holds for an inserted document.
 fn holds(document: &Document, path: &str, op: Condition) -> bool {
     let event = doc! {"fullDocument": document, "documentKey": {"_id": 1}};
     evaluate(&residual(field(path, op)), Operation::Insert, &event).is_some()

@@ -31,7 +31,7 @@ fn only(operation: Operation, residual: Residual) -> Residual {
     }
 }
 
-fn hits(index: &mut FilterIndex<u32>, operation: Operation, event: &Document) -> Vec<u32> {
+fn matching_keys(index: &mut FilterIndex<u32>, operation: Operation, event: &Document) -> Vec<u32> {
     let event = event.to_vec().unwrap();
     let mut found = Vec::new();
     index.matches(&EventFields::read(operation, &event), |key, _| {
@@ -41,22 +41,22 @@ fn hits(index: &mut FilterIndex<u32>, operation: Operation, event: &Document) ->
     found
 }
 
-/// The residuals that are looked at for an event, whether they pass or not.
-fn visits(index: &mut FilterIndex<u32>, operation: Operation, event: &Document) -> usize {
-    let _ = hits(index, operation, event);
-    let looked_at = |entry: &&Option<IndexedResidual<u32>>| {
+/// Returns the number of residuals that an event is evaluated against, whether they pass it or not.
+fn visited(index: &mut FilterIndex<u32>, operation: Operation, event: &Document) -> usize {
+    let _ = matching_keys(index, operation, event);
+    let was_visited = |entry: &&Option<IndexedResidual<u32>>| {
         entry
             .as_ref()
             .is_some_and(|entry| entry.last_event == index.events)
     };
-    index.slots.iter().filter(looked_at).count()
+    index.slots.iter().filter(was_visited).count()
 }
 
 fn insert(document: Document) -> Document {
     doc! {"documentKey": {"_id": 7}, "fullDocument": document}
 }
 
-/// Whoever takes what may match is led to by a walk that was given up, as the evaluator would have it.
+/// A stopped walk leaves the match unknown, and the evaluator passes such an event with DELIVER.
 #[test]
 fn a_stopped_walk_selects_all_filters_that_deliver_possible_matches() {
     let mut value = Bson::Int32(1);
@@ -66,13 +66,13 @@ fn a_stopped_walk_selects_all_filters_that_deliver_possible_matches() {
     let path = format!("a{}", ".0".repeat(99));
     let mut index = FilterIndex::new();
     index.insert(1, &residual(eq(&path, "x")));
-    let surely = Residual {
+    let certain = Residual {
         missing_image: MissingImage::Drop,
         ..residual(eq(&path, "x"))
     };
-    index.insert(2, &surely);
+    index.insert(2, &certain);
     let event = insert(doc! {"a": value});
-    assert_eq!(hits(&mut index, Operation::Insert, &event), [1]);
+    assert_eq!(matching_keys(&mut index, Operation::Insert, &event), [1]);
 }
 
 #[test]
@@ -82,13 +82,13 @@ fn an_event_visits_only_the_filters_on_its_values() {
         index.insert(number, &residual(eq("a", number)));
     }
     let event = insert(doc! {"a": 5.0});
-    assert_eq!(hits(&mut index, Operation::Insert, &event), [5]);
-    assert_eq!(visits(&mut index, Operation::Insert, &event), 1);
+    assert_eq!(matching_keys(&mut index, Operation::Insert, &event), [5]);
+    assert_eq!(visited(&mut index, Operation::Insert, &event), 1);
     let event = insert(doc! {"a": [5, 6, "x", 5_i64]});
-    assert_eq!(hits(&mut index, Operation::Insert, &event), [5, 6]);
-    assert_eq!(visits(&mut index, Operation::Insert, &event), 2);
+    assert_eq!(matching_keys(&mut index, Operation::Insert, &event), [5, 6]);
+    assert_eq!(visited(&mut index, Operation::Insert, &event), 2);
     let event = insert(doc! {"b": 5});
-    assert_eq!(visits(&mut index, Operation::Insert, &event), 0);
+    assert_eq!(visited(&mut index, Operation::Insert, &event), 0);
 }
 
 #[test]
@@ -104,7 +104,7 @@ fn null_and_a_missing_field_select_the_filters_on_null() {
         (doc! {"a": [{}]}, vec![2]),
         (doc! {"a": {"b": 1}}, vec![]),
     ] {
-        let found = hits(&mut index, Operation::Insert, &insert(document.clone()));
+        let found = matching_keys(&mut index, Operation::Insert, &insert(document.clone()));
         assert_eq!(found, expected, "{document}");
     }
 }
@@ -116,10 +116,10 @@ fn residuals_of_other_operations_are_not_visited() {
         index.insert(number, &only(Operation::Insert, residual(eq("a", 1))));
     }
     let deletion = doc! {"documentKey": {"_id": 7}};
-    assert_eq!(visits(&mut index, Operation::Delete, &deletion), 0);
-    assert_eq!(visits(&mut index, Operation::Drop, &doc! {}), 0);
+    assert_eq!(visited(&mut index, Operation::Delete, &deletion), 0);
+    assert_eq!(visited(&mut index, Operation::Drop, &doc! {}), 0);
     assert_eq!(
-        visits(&mut index, Operation::Insert, &insert(doc! {"a": 1})),
+        visited(&mut index, Operation::Insert, &insert(doc! {"a": 1})),
         1_000
     );
 }
@@ -136,8 +136,11 @@ fn residuals_that_drop_unknown_matches_are_not_visited_without_a_document() {
     }
     index.insert(5_000, &residual(eq("a", 1)));
     let update = doc! {"documentKey": {"_id": 7}};
-    assert_eq!(hits(&mut index, Operation::Update, &update), [5_000]);
-    assert_eq!(visits(&mut index, Operation::Update, &update), 1);
+    assert_eq!(
+        matching_keys(&mut index, Operation::Update, &update),
+        [5_000]
+    );
+    assert_eq!(visited(&mut index, Operation::Update, &update), 1);
 }
 
 #[test]
@@ -148,8 +151,8 @@ fn the_id_is_indexed_before_other_fields_and_needs_no_document() {
         index.insert(number, &residual(both));
     }
     let update = doc! {"documentKey": {"_id": 7}};
-    assert_eq!(hits(&mut index, Operation::Update, &update), [7]);
-    assert_eq!(visits(&mut index, Operation::Update, &update), 1);
+    assert_eq!(matching_keys(&mut index, Operation::Update, &update), [7]);
+    assert_eq!(visited(&mut index, Operation::Update, &update), 1);
 }
 
 #[test]
@@ -166,10 +169,13 @@ fn with_pre_images_the_values_of_both_documents_are_looked_up() {
         "documentKey": {"_id": 7},
         "fullDocumentBeforeChange": {"a": 1}, "fullDocument": {"a": 2},
     };
-    assert_eq!(hits(&mut index, Operation::Update, &update), [1, 2]);
+    assert_eq!(
+        matching_keys(&mut index, Operation::Update, &update),
+        [1, 2]
+    );
     let deletion = doc! {"documentKey": {"_id": 7}, "fullDocumentBeforeChange": {"a": 1}};
-    assert_eq!(hits(&mut index, Operation::Delete, &deletion), [1]);
-    assert_eq!(visits(&mut index, Operation::Delete, &deletion), 1);
+    assert_eq!(matching_keys(&mut index, Operation::Delete, &deletion), [1]);
+    assert_eq!(visited(&mut index, Operation::Delete, &deletion), 1);
 }
 
 #[test]
@@ -184,19 +190,19 @@ fn any_of_is_indexed_only_if_every_part_is_on_the_same_path() {
     index.insert(2, &residual(Predicate::AnyOf(vec![eq("a", 1), eq("b", 1)])));
     index.insert(3, &residual(Predicate::NoneOf(vec![eq("a", 1)])));
     assert_eq!(
-        visits(&mut index, Operation::Insert, &insert(doc! {"a": 9})),
+        visited(&mut index, Operation::Insert, &insert(doc! {"a": 9})),
         2
     );
     assert_eq!(
-        hits(&mut index, Operation::Insert, &insert(doc! {"a": 9})),
+        matching_keys(&mut index, Operation::Insert, &insert(doc! {"a": 9})),
         [3]
     );
     assert_eq!(
-        hits(&mut index, Operation::Insert, &insert(doc! {"a": 3})),
+        matching_keys(&mut index, Operation::Insert, &insert(doc! {"a": 3})),
         [1, 3]
     );
     assert_eq!(
-        hits(&mut index, Operation::Insert, &insert(doc! {"a": 1})),
+        matching_keys(&mut index, Operation::Insert, &insert(doc! {"a": 1})),
         [1, 2]
     );
 }
@@ -227,11 +233,11 @@ fn removed_residuals_leave_nothing_behind() {
     );
     let event = insert(doc! {"a": 1});
     assert_eq!(
-        hits(&mut index, Operation::Insert, &event),
+        matching_keys(&mut index, Operation::Insert, &event),
         Vec::<u32>::new()
     );
     index.insert(1, &Residual::pass_all());
-    assert_eq!(hits(&mut index, Operation::Insert, &event), [1]);
+    assert_eq!(matching_keys(&mut index, Operation::Insert, &event), [1]);
 }
 
 #[test]
@@ -241,8 +247,14 @@ fn other_operations_are_selected_by_name_and_not_by_filters() {
     index.insert(2, &only(Operation::Drop, residual(eq("a", 1))));
     index.insert(3, &only(Operation::Insert, residual(eq("a", 1))));
     index.insert(4, &Residual::pass_all());
-    assert_eq!(hits(&mut index, Operation::Drop, &doc! {}), [1, 2, 4]);
-    assert_eq!(hits(&mut index, Operation::Other, &doc! {}), [1, 4]);
+    assert_eq!(
+        matching_keys(&mut index, Operation::Drop, &doc! {}),
+        [1, 2, 4]
+    );
+    assert_eq!(
+        matching_keys(&mut index, Operation::Other, &doc! {}),
+        [1, 4]
+    );
 }
 
 fn values() -> impl Strategy<Value = Bson> {
@@ -311,11 +323,11 @@ fn residuals() -> impl Strategy<Value = Residual> {
         )
 }
 
-/// A row filter leads to its tenant before a filter leads to anyone.
+/// The index looks up row filters before filters.
 #[test]
 fn an_event_of_one_tenant_visits_only_the_residuals_of_that_tenant() {
     let mut index = FilterIndex::new();
-    // All tenants ask for the same, in each of the ways there are.
+    // All tenants use the same filters, of every kind.
     let filters = [
         None,
         Some(eq("status", "open")),
@@ -336,17 +348,17 @@ fn an_event_of_one_tenant_visits_only_the_residuals_of_that_tenant() {
     }
     let event = insert(doc! { "tenant": 7, "status": "open" });
     assert_eq!(
-        hits(&mut index, Operation::Insert, &event),
+        matching_keys(&mut index, Operation::Insert, &event),
         (42..48).collect::<Vec<u32>>()
     );
-    assert_eq!(visits(&mut index, Operation::Insert, &event), 6);
-    // Nobody is asked about a document that is not there, or is nobody's.
+    assert_eq!(visited(&mut index, Operation::Insert, &event), 6);
+    // Without a document, or without a tenant in it, no residual is visited.
     for event in [
         doc! { "documentKey": { "_id": 7 } },
         insert(doc! { "status": "open" }),
     ] {
         for operation in [Operation::Update, Operation::Delete] {
-            assert_eq!(visits(&mut index, operation, &event), 0);
+            assert_eq!(visited(&mut index, operation, &event), 0);
         }
     }
     for key in 0..6_000 {
@@ -381,7 +393,7 @@ fn a_row_filter_on_several_values_is_found_by_each_and_matches_once() {
     ] {
         let event = insert(doc! { "tenant": tenant });
         assert_eq!(
-            hits(&mut index, Operation::Insert, &event),
+            matching_keys(&mut index, Operation::Insert, &event),
             expected,
             "{event}"
         );

@@ -21,7 +21,7 @@ fn a_prefix_pattern_is_anchored_and_escapes_special_characters() {
     }
 }
 
-/// One leaf with one truth value each: of the document key or of the document.
+/// A condition that a test can set to true or false, on the document key or on the document.
 fn leaf(on_key: bool, name: u8) -> Predicate {
     let path = if on_key {
         format!("_id.k{name}")
@@ -46,8 +46,8 @@ fn predicates() -> impl Strategy<Value = Predicate> {
     })
 }
 
-/// Gives every leaf a name of its own.
-fn tell_leaves_apart(predicate: &mut Predicate, next: &mut u8) {
+/// Gives every leaf a distinct path.
+fn make_paths_distinct(predicate: &mut Predicate, next: &mut u8) {
     match predicate {
         Predicate::Field { path, .. } => {
             let stem = if is_id_path(path) { "_id.k" } else { "f" };
@@ -56,7 +56,7 @@ fn tell_leaves_apart(predicate: &mut Predicate, next: &mut u8) {
         }
         Predicate::AllOf(parts) | Predicate::AnyOf(parts) | Predicate::NoneOf(parts) => {
             for part in parts {
-                tell_leaves_apart(part, next);
+                make_paths_distinct(part, next);
             }
         }
     }
@@ -84,7 +84,7 @@ fn holds(predicate: &Predicate, truth: &dyn Fn(&str) -> bool) -> bool {
     }
 }
 
-/// Kleene's logic by its book: `None` is unknown.
+/// Evaluates the predicate by the definition of Kleene's logic; `None` is unknown.
 fn kleene(predicate: &Predicate, truth: &dyn Fn(&str) -> Option<bool>) -> Option<bool> {
     let any = |parts: &[Predicate]| {
         let values: Vec<_> = parts.iter().map(|part| kleene(part, truth)).collect();
@@ -113,7 +113,7 @@ fn kleene(predicate: &Predicate, truth: &dyn Fn(&str) -> Option<bool>) -> Option
     }
 }
 
-/// What MongoDB would say about a condition that was made of leaves as above.
+/// Evaluates a translated condition as MongoDB does; its leaves come from [`leaf`].
 fn evaluate(condition: &Document, truth: &dyn Fn(&str) -> bool) -> bool {
     condition.iter().all(|(key, value)| {
         let parts = || {
@@ -135,8 +135,8 @@ fn evaluate(condition: &Document, truth: &dyn Fn(&str) -> bool) -> bool {
     })
 }
 
-fn says(verdict: &Clause, truth: &dyn Fn(&str) -> bool) -> bool {
-    match verdict {
+fn clause_holds(clause: &Clause, truth: &dyn Fn(&str) -> bool) -> bool {
+    match clause {
         Clause::Always => true,
         Clause::Never => false,
         Clause::When(condition) => evaluate(condition, &|path| {
@@ -148,7 +148,7 @@ fn says(verdict: &Clause, truth: &dyn Fn(&str) -> bool) -> bool {
     }
 }
 
-/// Every way to make these paths true or false.
+/// Returns every assignment of true or false to these paths.
 fn assignments(paths: Vec<String>) -> impl Iterator<Item = impl Fn(&str) -> bool> {
     assert!(paths.len() <= 16);
     (0..1_u32 << paths.len()).map(move |bits| {
@@ -170,15 +170,15 @@ proptest! {
     #[test]
     fn with_a_document_the_translation_is_exact(predicate in predicates()) {
         let Clause::When(condition) = with_document(&predicate, "fullDocument") else {
-            return Err(TestCaseError::fail("a leaf is always asked"));
+            return Err(TestCaseError::fail("a leaf depends on the event"));
         };
         let (key_paths, document_paths) = split_paths(&predicate);
         for truth in assignments([key_paths, document_paths].concat()) {
-            let said = evaluate(&condition, &|path| {
+            let holds_in_mongodb = evaluate(&condition, &|path| {
                 let path = path.strip_prefix("documentKey.").or(path.strip_prefix("fullDocument."));
                 truth(path.unwrap())
             });
-            prop_assert_eq!(said, holds(&predicate, &truth));
+            prop_assert_eq!(holds_in_mongodb, holds(&predicate, &truth));
         }
     }
 
@@ -188,8 +188,8 @@ proptest! {
         let (key_paths, _) = split_paths(&predicate);
         for key in assignments(key_paths) {
             let known = kleene(&predicate, &|path| is_id_path(path).then(|| key(path)));
-            prop_assert_eq!(says(&certain_match, &key), known == Some(true));
-            prop_assert_eq!(says(&possible_match, &key), known != Some(false));
+            prop_assert_eq!(clause_holds(&certain_match, &key), known == Some(true));
+            prop_assert_eq!(clause_holds(&possible_match, &key), known != Some(false));
         }
     }
 
@@ -198,11 +198,11 @@ proptest! {
         mut predicate in predicates()
             .prop_filter("few leaves", |predicate| {
                 let mut leaves = 0;
-                tell_leaves_apart(&mut predicate.clone(), &mut leaves);
+                make_paths_distinct(&mut predicate.clone(), &mut leaves);
                 leaves <= 10
             })
     ) {
-        tell_leaves_apart(&mut predicate, &mut 0);
+        make_paths_distinct(&mut predicate, &mut 0);
         let (certain_match, possible_match) = (certain_match(&predicate), possible_match(&predicate));
         let (key_paths, document_paths) = split_paths(&predicate);
         for key in assignments(key_paths) {
@@ -213,8 +213,8 @@ proptest! {
                     })
                 })
                 .collect();
-            prop_assert_eq!(says(&certain_match, &key), outcomes.iter().all(|outcome| *outcome));
-            prop_assert_eq!(says(&possible_match, &key), outcomes.iter().any(|outcome| *outcome));
+            prop_assert_eq!(clause_holds(&certain_match, &key), outcomes.iter().all(|outcome| *outcome));
+            prop_assert_eq!(clause_holds(&possible_match, &key), outcomes.iter().any(|outcome| *outcome));
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What PCRE says, written by hand.
+//! The results of PCRE, written by hand.
 
 use super::*;
 
@@ -105,7 +105,7 @@ fn ignoring_case_affects_letters_and_not_named_classes() {
         ("a(?i)b|c", "", "C", true),
         ("(?-i)a", "i", "A", false),
         ("[a-c]", "i", "B", true),
-        // The Kelvin sign is a k, and no character of \w.
+        // The Kelvin sign folds to k, but is not in \w.
         ("k", "i", "\u{212a}", true),
         (r"^\w$", "i", "\u{212a}", false),
         (r"^[\w]$", "i", "\u{212a}", false),
@@ -133,7 +133,7 @@ fn options_and_flags_work_alone_and_combined() {
     ]);
 }
 
-/// Everything that validation lets through compiles here or is refused by its size.
+/// A pattern that passed the checks compiles, or is refused because of its size.
 #[test]
 fn a_pattern_that_compiles_too_large_is_refused() {
     for pattern in [r"\p{L}{900}", "(?:(?:a{99}){99}){99}"] {
@@ -153,7 +153,7 @@ fn text_that_is_not_utf_8_does_not_match() {
     assert!(!is_match(b"a\xc3\n"));
 }
 
-/// Linear time: what makes a backtracking engine run for ages.
+/// These patterns take a backtracking engine exponential time.
 #[test]
 fn patterns_match_in_linear_time() {
     let pattern = Pattern::new("(?:a+)+$|(?:a|a)*b|(?:.*.*)*c", "").unwrap();
@@ -164,8 +164,8 @@ fn patterns_match_in_linear_time() {
     );
 }
 
-/// T39. Linear in the text, and still thousands of steps a byte: a slower machine alone decides it,
-/// and on a long text it does not.
+/// These patterns take thousands of steps per byte: only the slower engine can decide them, and not on a long
+/// text.
 #[test]
 fn a_pattern_that_needs_too_much_work_on_a_text_is_undecided() {
     let mut state = 88_172_645_463_325_252_u64;
@@ -198,8 +198,8 @@ fn a_pattern_that_needs_too_much_work_on_a_text_is_undecided() {
             "{costly}"
         );
         assert!(budget.take_undecided());
-        assert!(!budget.take_undecided(), "it is told once");
-        // Many texts are no way around it.
+        assert!(!budget.take_undecided(), "it is reported once");
+        // Splitting the work into many texts does not avoid the bound.
         let decided =
             (0..100).filter(|_| pattern.is_match(noise(5_000).as_bytes(), &budget).is_some());
         assert!(decided.count() < 20, "{costly}");

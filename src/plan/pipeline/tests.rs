@@ -11,7 +11,7 @@ mod row_filters;
 
 const OTHERS: [&str; 4] = ["insert", "update", "replace", "delete"];
 
-/// The conditions of the plan's `$match` stages.
+/// Returns the conditions of the plan's `$match` stages.
 fn matches(request: pb::WatchRequest) -> Vec<Document> {
     plan(request)
         .stages
@@ -23,10 +23,10 @@ fn matches(request: pb::WatchRequest) -> Vec<Document> {
         .collect()
 }
 
-/// The stage of a filter: every event about something else, or one of these ways.
-fn documents_by(ways: Vec<Document>) -> Document {
+/// Returns the condition of a filter: an event of another operation, or one of these alternatives.
+fn documents_by(alternatives: Vec<Document>) -> Document {
     let mut any = vec![doc! { "operationType": { "$nin": OTHERS.to_vec() } }];
-    any.extend(ways);
+    any.extend(alternatives);
     doc! { "$or": any }
 }
 

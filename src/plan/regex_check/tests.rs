@@ -40,7 +40,7 @@ fn syntax_without_bounded_cost_is_refused() {
     }
 }
 
-/// T39: each of these holds a look-around for PCRE where the other grammar sees none.
+/// PCRE reads a look-around in each of these, where the other grammar reads none.
 #[test]
 fn look_around_cannot_hide_behind_grammar_differences() {
     for (pattern, verbose) in [

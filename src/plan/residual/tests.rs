@@ -20,14 +20,14 @@ fn changed() -> pb::Filter {
 
 #[test]
 fn the_full_residual_holds_all_conditions_of_the_request() {
-    let asked = watch(pb::WatchRequest {
+    let requested = watch(pb::WatchRequest {
         operations: vec![pb::OperationType::Insert.into()],
         missing_image_policy: pb::MissingImagePolicy::Drop.into(),
         ..with_images(vec![eq("a", 1)])
     });
-    let residual = Residual::full(&asked);
-    assert_eq!(residual.operations, asked.operations);
-    assert_eq!(residual.filter, asked.filter);
+    let residual = Residual::full(&requested);
+    assert_eq!(residual.operations, requested.operations);
+    assert_eq!(residual.filter, requested.filter);
     assert_eq!(residual.missing_image, MissingImage::Drop);
     assert!(residual.pre_images);
     assert!(!residual.passes_everything());
@@ -141,7 +141,7 @@ fn equal_residuals_have_equal_keys_and_different_ones_different_keys() {
     }
 }
 
-/// Watches that differ in what has no meaning for them are served as one.
+/// Watches that differ only in such options share an evaluator.
 #[test]
 fn options_without_effect_are_not_part_of_the_key() {
     let plain = Residual::full(&watch(request()));

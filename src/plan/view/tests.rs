@@ -7,15 +7,15 @@ fn hidden(paths: &[&str]) -> FieldMask {
     FieldMask::new(paths.iter().map(|&path| path.to_owned())).unwrap()
 }
 
-/// Where a path leads from the top, in a word.
-fn led(paths: &[&str], path: &str) -> &'static str {
+/// Returns the result of matching a path, as a word.
+fn match_result(paths: &[&str], path: &str) -> &'static str {
     match hidden(paths)
         .tree()
         .map(|tree| tree.match_path(path.as_bytes()))
     {
         Some(PathMatch::Hidden) => "hidden",
-        Some(PathMatch::MayContainHidden(_)) => "above",
-        Some(PathMatch::Visible) | None => "clear",
+        Some(PathMatch::MayContainHidden(_)) => "may contain hidden",
+        Some(PathMatch::Visible) | None => "visible",
     }
 }
 
@@ -77,21 +77,21 @@ fn a_path_is_matched_through_dots_and_array_indexes() {
         ("ssn", "hidden"),
         ("ssn.a", "hidden"),
         ("0.ssn", "hidden"),
-        ("items", "above"),
-        ("items.0", "above"),
-        ("7", "above"),
+        ("items", "may contain hidden"),
+        ("items.0", "may contain hidden"),
+        ("7", "may contain hidden"),
         ("items.price", "hidden"),
         ("items.0.price.x", "hidden"),
-        ("items.name", "clear"),
-        ("items.0.name", "clear"),
-        ("", "clear"),
-        ("items.", "clear"),
-        ("items..price", "clear"),
-        ("ssn2", "clear"),
+        ("items.name", "visible"),
+        ("items.0.name", "visible"),
+        ("", "visible"),
+        ("items.", "visible"),
+        ("items..price", "visible"),
+        ("ssn2", "visible"),
     ] {
-        assert_eq!(led(paths, path), expected, "{path:?}");
+        assert_eq!(match_result(paths, path), expected, "{path:?}");
     }
-    assert_eq!(led(&[], "a"), "clear");
+    assert_eq!(match_result(&[], "a"), "visible");
 }
 
 fn parts() -> impl Strategy<Value = Vec<&'static str>> {
@@ -103,7 +103,7 @@ fn named() -> impl Strategy<Value = String> {
 }
 
 proptest! {
-    /// The model: without its numbers, one of the two paths begins with all of the other.
+    /// The model: without array indexes, one of the two paths is a prefix of the other.
     #[test]
     fn paths_overlap_if_one_is_a_prefix_of_the_other(
         path in parts(),
@@ -117,9 +117,9 @@ proptest! {
         };
         let expected = paths.iter().any(shares);
         prop_assert_eq!(hidden.overlaps(&path.join(".")), expected);
-        // What a filter may not ask about is exactly what is not shown whole.
-        let led = hidden.tree().map(|tree| tree.match_path(path.join(".").as_bytes()) != PathMatch::Visible);
-        prop_assert_eq!(led.unwrap_or(false), expected);
+        // A filter may not use exactly the paths that are not completely visible.
+        let matched = hidden.tree().map(|tree| tree.match_path(path.join(".").as_bytes()) != PathMatch::Visible);
+        prop_assert_eq!(matched.unwrap_or(false), expected);
     }
 
     #[test]

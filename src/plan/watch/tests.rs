@@ -8,7 +8,7 @@ use crate::plan::{Condition, MAX_VIOLATIONS};
 
 mod bounds;
 
-/// The one violation of a request.
+/// Returns the only violation of a request.
 fn violation(request: pb::WatchRequest) -> (String, String) {
     let mut violations = violations(request);
     assert_eq!(violations.len(), 1, "{violations:?}");

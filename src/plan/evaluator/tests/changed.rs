@@ -1,4 +1,4 @@
-//! T22, T23, T24: which paths a change touched.
+//! The paths that a change touched.
 
 use super::*;
 
@@ -42,7 +42,7 @@ fn a_path_is_touched_by_changes_at_above_and_below_it() {
         ("items", "items.0", true),
         ("items.0", "items.1", false),
         ("items.1", "items.10", false),
-        // An index is a component as any other.
+        // An array index is a component like any other.
         ("items.sku", "items.0.sku", false),
         ("_id", "a", false),
     ] {
@@ -63,7 +63,7 @@ fn setting_removing_and_truncating_all_touch_a_path() {
     assert_eq!(touched("a.list", cut.clone()), Some(true));
     assert_eq!(touched("a.list.7", cut.clone()), Some(true));
     assert_eq!(touched("a.other", cut), Some(false));
-    // Older servers tell of no truncated arrays, and some write null for what there is not.
+    // Older servers send no truncatedArrays, and some servers send null instead of an empty list.
     let sparse = doc! {"updatedFields": {"a": 1}, "removedFields": Bson::Null};
     assert_eq!(touched("a", sparse.clone()), Some(true));
     assert_eq!(touched("b", sparse), Some(false));
@@ -85,7 +85,7 @@ fn disambiguated_paths_are_compared_by_their_components() {
     assert_eq!(touched("x", below.clone()), Some(true));
     assert_eq!(touched("x.a", below.clone()), Some(false));
     assert_eq!(touched("x.a.b", below), Some(false));
-    // A field with a number for a name, and an index.
+    // A field whose name is a number, and an array index.
     for number in [Bson::from("0"), Bson::from(0)] {
         let numbered = with("a.0.b", Bson::Array(vec!["a".into(), number, "b".into()]));
         assert_eq!(touched("a.0", numbered.clone()), Some(true));
@@ -93,7 +93,7 @@ fn disambiguated_paths_are_compared_by_their_components() {
         assert_eq!(touched("a.1", numbered.clone()), Some(false));
         assert_eq!(touched("a.00", numbered), Some(false));
     }
-    // Of many paths only some are told apart, in any order.
+    // Only some of many paths are listed, in another order than the changed fields.
     let mut many = doc! {"updatedFields": {}, "disambiguatedPaths": {}};
     for number in 0..50 {
         let key = format!("a.{number}");
@@ -155,8 +155,7 @@ fn an_update_without_a_readable_description_is_unknown() {
     assert!(!policy(MissingImage::Drop));
 }
 
-/// A document that the filter needs is one thing, what was changed another: the latter is known
-/// without the former.
+/// Conditions on the document are unknown without it, but `changed` reads the update description only.
 #[test]
 fn changed_is_known_without_a_document() {
     let event = doc! {"documentKey": {"_id": 1}, "updateDescription": set("a")};

@@ -1,4 +1,4 @@
-//! BSON as no server sends it: nothing panics, runs on, or takes memory.
+//! Malformed and crafted BSON: no panics, no unbounded time or memory.
 
 use proptest::prelude::*;
 
@@ -28,7 +28,7 @@ fn every_condition() -> Vec<Residual> {
         .collect()
 }
 
-fn look(event: &[u8], evaluators: &[Evaluator]) {
+fn evaluate_all(event: &[u8], evaluators: &[Evaluator]) {
     for operation in Operation::DOCUMENT {
         let event_fields = EventFields::read(operation, event);
         for evaluator in evaluators {
@@ -60,13 +60,13 @@ fn truncated_and_corrupted_events_do_no_harm() {
     let evaluators: Vec<Evaluator> = every_condition().iter().map(Evaluator::new).collect();
     let event = event();
     for end in 0..event.len() {
-        look(&event[..end], &evaluators);
+        evaluate_all(&event[..end], &evaluators);
     }
     for at in 0..event.len() {
         for turned in [0, 0x7f, 0xff, event[at] ^ 1, event[at].wrapping_add(1)] {
             let mut event = event.clone();
             event[at] = turned;
-            look(&event, &evaluators);
+            evaluate_all(&event, &evaluators);
         }
     }
 }
@@ -78,16 +78,16 @@ proptest! {
         at in any::<prop::sample::Index>(),
     ) {
         let evaluators: Vec<Evaluator> = every_condition().iter().map(Evaluator::new).collect();
-        look(&noise, &evaluators);
+        evaluate_all(&noise, &evaluators);
         let mut event = event();
         let at = at.index(event.len());
         let end = (at + noise.len()).min(event.len());
         event[at..end].copy_from_slice(&noise[..end - at]);
-        look(&event, &evaluators);
+        evaluate_all(&event, &evaluators);
     }
 }
 
-/// Array in array in array, far deeper than any server stores.
+/// Returns nested arrays, far deeper than any server stores.
 fn nested(depth: usize) -> Vec<u8> {
     let mut inner = bytes(&doc! {"0": 1});
     for _ in 0..depth {
@@ -107,7 +107,7 @@ fn recursion_is_no_deeper_than_the_filter() {
     let document = nested(5_000);
     let mut event = ((document.len() + 31) as i32).to_le_bytes().to_vec();
     event.extend_from_slice(b"\x03fullDocument\0");
-    // A document with the name of the path in front of the nest.
+    // A document whose field `a`, as in the paths of the filters, holds the nested arrays.
     event.extend_from_slice(&((document.len() + 8) as i32).to_le_bytes());
     event.extend_from_slice(b"\x04a\0");
     event.extend_from_slice(&document);
@@ -115,14 +115,14 @@ fn recursion_is_no_deeper_than_the_filter() {
     let length = (event.len() as i32).to_le_bytes();
     event[..4].copy_from_slice(&length);
     assert!(EventFields::read(Operation::Insert, &event).after.is_some());
-    look(&event, &evaluators);
+    evaluate_all(&event, &evaluators);
 }
 
-/// A path of numbers meets each element as a place and as a name, which doubles the ways at every
-/// level of a document that was made for it.
+/// A number in a path is both an index and a name, so in a crafted document each level doubles the ways to
+/// follow the path.
 #[test]
 fn a_path_of_many_numbers_ends_in_bounded_time() {
-    let document = bytes(&doubling());
+    let document = bytes(&branching_document());
     let path = Path::new(&format!("a{}", ".0".repeat(99)));
     let mut visits = 0_u64;
     let enough = path.find(&document, &mut |_| {
@@ -133,8 +133,8 @@ fn a_path_of_many_numbers_ends_in_bounded_time() {
     assert!(visits < 200_000, "{visits}");
 }
 
-/// A document whose field "a" has twice the ways at every number of a path.
-fn doubling() -> Document {
+/// Returns a document in whose field `a` each number in a path doubles the ways to follow it.
+fn branching_document() -> Document {
     let mut value = Bson::Int32(1);
     for _ in 0..80 {
         value = Bson::Array(vec![doc! {"0": value}.into()]);
@@ -142,16 +142,16 @@ fn doubling() -> Document {
     doc! {"a": value}
 }
 
-/// T56: a walk that was given up has found nothing, and not that there is nothing: a row filter that wants a
-/// field to be missing, or no value of it, is not met. The same of a walk that comes to its end is.
+/// After a stopped walk it is unknown whether there are more values. A row filter that requires a field to be
+/// missing, or to lack a value, is then not met. After a complete walk it is.
 #[test]
 fn a_value_that_a_stopped_walk_did_not_reach_is_not_missing() {
-    // Every way ends at a value, and there are too many.
+    // Every way ends at a value, and there are too many ways to follow.
     let long = format!("a{}", ".0".repeat(40));
     for (path, document, seen) in [
-        (long.as_str(), doubling(), false),
+        (long.as_str(), branching_document(), false),
         (&long, doc! {"a": 1}, true),
-        ("a.0.0", doubling(), true),
+        ("a.0.0", branching_document(), true),
     ] {
         let none_of = Predicate::NoneOf(vec![field(path, Condition::Eq("b".into()))]);
         for row_filter in [
@@ -159,18 +159,18 @@ fn a_value_that_a_stopped_walk_did_not_reach_is_not_missing() {
             field(path, Condition::NotIn(vec!["b".into()])),
             none_of,
         ] {
-            let told = format!("{row_filter:?}");
+            let description = format!("{row_filter:?}");
             let residual = Residual {
                 row_filter: Some(row_filter),
                 ..Residual::pass_all()
             };
             let event = doc! {"fullDocument": &document, "documentKey": {"_id": 1}};
             let is_seen = evaluate(&residual, Operation::Insert, &event).is_some();
-            assert_eq!(is_seen, seen, "{told}");
+            assert_eq!(is_seen, seen, "{description}");
         }
     }
     for op in [Condition::Exists(false), Condition::Eq(Bson::Null)] {
-        assert!(!holds(&doubling(), &long, op));
+        assert!(!holds(&branching_document(), &long, op));
     }
 }
 

@@ -34,7 +34,7 @@ fn the_transition_follows_from_the_documents_before_and_after() {
     const P: Option<&str> = Some("paid");
     const N: Option<&str> = Some("new");
     const NULL: Option<&str> = Some("null");
-    // Operation, before, after, what DROP delivers, what DELIVER delivers.
+    // Operation, before, after, the result with DROP, the result with DELIVER.
     for (operation, before, after, drop, deliver) in [
         (Insert, None, P, Some(Entered), Some(Entered)),
         (Insert, None, N, None, None),
@@ -43,14 +43,14 @@ fn the_transition_follows_from_the_documents_before_and_after() {
         (Update, P, N, Some(Left), Some(Left)),
         (Update, N, N, None, None),
         (Replace, P, N, Some(Left), Some(Left)),
-        // One side alone delivers, and tells nothing.
+        // One document is enough to deliver, but not to know the transition.
         (Update, None, P, Some(Unspecified), Some(Unspecified)),
         (Update, NULL, P, Some(Unspecified), Some(Unspecified)),
         (Update, None, N, None, None),
         (Update, P, None, Some(Unspecified), Some(Unspecified)),
         (Update, N, NULL, None, Some(Unspecified)),
         (Update, None, None, None, Some(Unspecified)),
-        // A delete is judged by what it deleted.
+        // The document before the change decides for a delete.
         (Delete, P, None, Some(Left), Some(Left)),
         (Delete, N, None, None, None),
         (Delete, None, None, None, Some(Unspecified)),
@@ -77,7 +77,6 @@ fn without_pre_images_or_without_a_filter_the_transition_is_unspecified() {
     assert_eq!(found, Some(MatchTransition::Unspecified));
 }
 
-/// The document before the change counts only for who asked for it.
 #[test]
 fn a_pre_image_is_ignored_by_a_watch_that_did_not_request_it() {
     let left = event(Some("paid"), Some("new"));
@@ -91,7 +90,7 @@ fn a_pre_image_is_ignored_by_a_watch_that_did_not_request_it() {
 
 #[test]
 fn the_id_is_known_before_and_after_every_change() {
-    let judged = |value: i32, operation, event: &Document| {
+    let transition_for = |value: i32, operation, event: &Document| {
         let residual = Residual {
             pre_images: true,
             ..residual(field("_id", Condition::Eq(value.into())))
@@ -100,17 +99,17 @@ fn the_id_is_known_before_and_after_every_change() {
     };
     let bare = event(None, None);
     assert_eq!(
-        judged(1, Operation::Update, &bare),
+        transition_for(1, Operation::Update, &bare),
         Some(MatchTransition::Stayed)
     );
     assert_eq!(
-        judged(1, Operation::Delete, &bare),
+        transition_for(1, Operation::Delete, &bare),
         Some(MatchTransition::Left)
     );
-    assert_eq!(judged(2, Operation::Delete, &bare), None);
+    assert_eq!(transition_for(2, Operation::Delete, &bare), None);
     let inserted = event(None, Some("new"));
     assert_eq!(
-        judged(1, Operation::Insert, &inserted),
+        transition_for(1, Operation::Insert, &inserted),
         Some(MatchTransition::Entered)
     );
 }

@@ -1,6 +1,6 @@
 use super::*;
 
-/// What MongoDB compares for the path, in order; a missing field is `undefined`.
+/// Returns the values that MongoDB compares for the path, in order; `undefined` stands for a missing field.
 fn found(document: Document, path: &str) -> Vec<Bson> {
     let bytes = bytes(&document);
     let mut found = Vec::new();
@@ -25,7 +25,7 @@ fn a_path_leads_through_documents_and_into_arrays() {
         (doc! {"a": 1}, "b", missing()),
         (doc! {"a": {"b": 1}}, "a.b", vec![1.into()]),
         (doc! {"a": {"c": 1}}, "a.b", missing()),
-        // A value in the way, and a field whose name holds the dot.
+        // A scalar on the way, and a field name that contains a dot.
         (doc! {"a": 1}, "a.b", missing()),
         (doc! {"a": Bson::Null}, "a.b", missing()),
         (doc! {"a.b": 1}, "a.b", missing()),
@@ -36,7 +36,7 @@ fn a_path_leads_through_documents_and_into_arrays() {
             vec![1.into(), 2.into(), array(vec![1.into(), 2.into()])],
         ),
         (doc! {"a": []}, "a", vec![array(vec![])]),
-        // On the way: into the documents only.
+        // On the way: only the documents in an array are searched.
         (
             doc! {"a": [{"b": 1}, 2, {"b": 3}]},
             "a.b",
@@ -55,7 +55,7 @@ fn a_path_leads_through_documents_and_into_arrays() {
         (doc! {"a": []}, "a.b", vec![]),
         (doc! {"a": [1, 2]}, "a.b", vec![]),
         (doc! {"a": [[{"b": 1}]]}, "a.b", vec![]),
-        // A number is a place, or a field's name, or both.
+        // A number is an array index, a field name, or both.
         (doc! {"a": [5, 7, 3]}, "a.1", vec![7.into()]),
         (doc! {"a": [5]}, "a.1", vec![]),
         (doc! {"a": {"1": 5}}, "a.1", vec![5.into()]),
@@ -114,7 +114,7 @@ fn a_negation_applies_to_all_values_not_to_one_element() {
 
 #[test]
 fn the_first_of_repeated_field_names_counts() {
-    // A document that says `a` twice.
+    // A document with two fields `a`.
     let one = bytes(&doc! {"a": 1, "a2": 2});
     let twice: Vec<_> = fields(&one)
         .map(|mut element| {

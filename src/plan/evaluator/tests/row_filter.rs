@@ -1,8 +1,8 @@
-//! What a row filter does not surely let through, no one sees.
+//! A row filter passes an event only if it certainly holds.
 
 use super::*;
 
-fn guarded(row_filter: Predicate) -> Residual {
+fn with_row_filter(row_filter: Predicate) -> Residual {
     Residual {
         row_filter: Some(row_filter),
         ..Residual::pass_all()
@@ -10,11 +10,11 @@ fn guarded(row_filter: Predicate) -> Residual {
 }
 
 fn of_a() -> Residual {
-    guarded(field("tenant", Condition::Eq("a".into())))
+    with_row_filter(field("tenant", Condition::Eq("a".into())))
 }
 
-/// An event of a document whose tenants, before and after, are these; `null` is a document that was looked
-/// for and not found.
+/// Returns an event with these tenants before and after the change; "null" stands for a document that a
+/// look-up did not find.
 fn event(before: Option<&str>, after: Option<&str>) -> Document {
     let mut event =
         doc! {"documentKey": {"_id": 1}, "updateDescription": {"updatedFields": {"n": 1}}};
@@ -31,8 +31,8 @@ fn event(before: Option<&str>, after: Option<&str>) -> Document {
     event
 }
 
-/// T56: every image that an event carries must satisfy the row filter, and without one nothing is known. What
-/// the client asks for, DELIVER included, has no say in it.
+/// Every image of an event must meet the row filter; without an image it is unknown. Options of the client,
+/// such as DELIVER, do not change that.
 #[test]
 fn every_document_of_an_event_must_meet_the_row_filter() {
     use Operation::{Delete, Insert, Replace, Update};
@@ -49,11 +49,11 @@ fn every_document_of_an_event_must_meet_the_row_filter() {
         (Update, None, NULL, false),
         (Update, A, A, true),
         (Update, B, B, false),
-        // One that goes from tenant to tenant is shown to neither.
+        // A document that moves between tenants is visible to neither.
         (Update, B, A, false),
         (Update, A, B, false),
         (Update, NULL, A, true),
-        // It was a's, and what was changed does not make it another's.
+        // The document belonged to `a`, and the update did not touch its tenant.
         (Update, A, NULL, true),
         (Update, A, None, true),
         (Update, B, None, false),
@@ -77,7 +77,7 @@ fn every_document_of_an_event_must_meet_the_row_filter() {
                     };
                     let found = evaluate(&residual, operation, &event);
                     let passes = found.is_some();
-                    // The filter asks for more than the row filter.
+                    // With a filter, a visible event may still not match.
                     if filter.is_none() || !seen {
                         assert_eq!(passes, seen, "{operation:?} {event} {residual:?}");
                     }
@@ -87,17 +87,17 @@ fn every_document_of_an_event_must_meet_the_row_filter() {
     }
 }
 
-/// The document of after the change is not there, and what the update tells is of that one.
+/// Without the document after the change, only the update description shows whether its tenant changed.
 #[test]
 fn an_update_that_may_have_moved_the_document_to_another_tenant_does_not_pass() {
-    let judged = |row_filter: &str, description: Document| {
+    let passes = |row_filter: &str, description: Document| {
         let mut event = doc! {"documentKey": {"_id": 1}, "fullDocumentBeforeChange": {"tenant": "a", "of": {"tenant": "a"}, "all": [{"tenant": "a"}]}};
         event.insert("updateDescription", description);
-        let residual = guarded(field(row_filter, Condition::Eq("a".into())));
+        let residual = with_row_filter(field(row_filter, Condition::Eq("a".into())));
         evaluate(&residual, Operation::Update, &event).is_some()
     };
     for row_filter in ["tenant", "of.tenant", "all.tenant"] {
-        assert!(judged(
+        assert!(passes(
             row_filter,
             doc! {"updatedFields": {"n": 1, "tenants": 1}, "removedFields": ["x"]}
         ));
@@ -117,13 +117,13 @@ fn an_update_that_may_have_moved_the_document_to_another_tenant_does_not_pass() 
             doc! {"updatedFields": {touched: "b"}, "disambiguatedPaths": {touched: touched.split('.').collect::<Vec<_>>()}},
         ] {
             assert!(
-                !judged(row_filter, description.clone()),
+                !passes(row_filter, description.clone()),
                 "{row_filter} {description}"
             );
         }
     }
-    // One that can't be read, or is not there, may have touched anything.
-    assert!(!judged("tenant", doc! {"updatedFields": 1}));
+    // An update whose description is malformed or absent may have touched anything.
+    assert!(!passes("tenant", doc! {"updatedFields": 1}));
     let bare = doc! {"documentKey": {"_id": 1}, "fullDocumentBeforeChange": {"tenant": "a"}};
     assert_eq!(evaluate(&of_a(), Operation::Update, &bare), None);
     assert!(evaluate(&of_a(), Operation::Delete, &bare).is_some());
@@ -131,15 +131,15 @@ fn an_update_that_may_have_moved_the_document_to_another_tenant_does_not_pass() 
 
 #[test]
 fn a_row_filter_on_the_document_key_needs_no_document() {
-    let residual = guarded(field("_id.tenant", Condition::Eq("a".into())));
+    let residual = with_row_filter(field("_id.tenant", Condition::Eq("a".into())));
     for (tenant, seen) in [("a", true), ("b", false)] {
         let event = doc! {"documentKey": {"_id": {"tenant": tenant}}};
         for operation in Operation::DOCUMENT {
             assert_eq!(evaluate(&residual, operation, &event).is_some(), seen);
         }
     }
-    // Where it is not on the key alone, the key may still decide.
-    let either = guarded(Predicate::AnyOf(vec![
+    // The key may decide even if the row filter uses other fields too.
+    let either = with_row_filter(Predicate::AnyOf(vec![
         field("_id", Condition::Eq(1.into())),
         field("tenant", Condition::Eq("a".into())),
     ]));
@@ -170,7 +170,6 @@ fn events_of_other_operations_pass_every_row_filter() {
     }
 }
 
-/// Where a negation of what is unknown would be known to a guesser, it is not here.
 #[test]
 fn a_negated_row_filter_is_unknown_without_a_document() {
     for row_filter in [
@@ -184,15 +183,18 @@ fn a_negated_row_filter_is_unknown_without_a_document() {
     ] {
         let bare = doc! {"documentKey": {"_id": 1}};
         assert_eq!(
-            evaluate(&guarded(row_filter.clone()), Operation::Update, &bare),
+            evaluate(
+                &with_row_filter(row_filter.clone()),
+                Operation::Update,
+                &bare
+            ),
             None,
             "{row_filter:?}"
         );
     }
 }
 
-/// How a change moved a document across the filter is told of what the row filter lets through, and so tells
-/// nothing of anything else.
+/// A transition compares both documents, so it is reported only if both meet the row filter.
 #[test]
 fn transitions_are_reported_only_for_documents_within_the_row_filter() {
     let residual = Residual {
@@ -220,7 +222,7 @@ fn transitions_are_reported_only_for_documents_within_the_row_filter() {
     assert_eq!(moved(paid, doc! {"tenant": "b", "status": "new"}), None);
 }
 
-/// A pattern on a text that was made for it is given up, and that is no pass.
+/// A pattern that exceeds the work budget on a crafted text is undecided.
 #[test]
 fn an_undecided_row_filter_passes_nothing() {
     let row_filter = Predicate::NoneOf(vec![field(
@@ -230,14 +232,18 @@ fn an_undecided_row_filter_passes_nothing() {
             options: String::new(),
         },
     )]);
-    let judged = |length: usize| {
+    let result_for = |length: usize| {
         let mut random = fastrand::Rng::with_seed(7);
         let text: String = (0..length)
             .map(|_| if random.bool() { 'a' } else { 'b' })
             .collect();
         let event = doc! {"documentKey": {"_id": 1}, "fullDocument": {"tenant": text}};
-        evaluate(&guarded(row_filter.clone()), Operation::Insert, &event)
+        evaluate(
+            &with_row_filter(row_filter.clone()),
+            Operation::Insert,
+            &event,
+        )
     };
-    assert_eq!(judged(100), Some(MatchTransition::Unspecified));
-    assert_eq!(judged(1 << 20), None);
+    assert_eq!(result_for(100), Some(MatchTransition::Unspecified));
+    assert_eq!(result_for(1 << 20), None);
 }

@@ -7,7 +7,7 @@ use bson::{Binary, DateTime, Regex, Timestamp};
 use super::*;
 use crate::plan::evaluator::value::compare;
 
-/// How MongoDB orders two values.
+/// Compares two values in both directions.
 fn order(left: impl Into<Bson>, right: impl Into<Bson>) -> Ordering {
     let (left, right) = (Literal::new(&left.into()), Literal::new(&right.into()));
     let order = compare(&left.as_element(), &right.as_element());
@@ -29,7 +29,7 @@ fn numbers_compare_exactly_across_their_types() {
         (decimal("0E+3"), decimal("0E-3"), Ordering::Equal),
         (1.into(), 1.5.into(), Ordering::Less),
         ((-1).into(), (-1.5).into(), Ordering::Greater),
-        // No double is 2^53 + 1.
+        // 2^53 + 1 is not a double.
         (
             big.into(),
             9_007_199_254_740_992.0.into(),
@@ -54,13 +54,13 @@ fn numbers_compare_exactly_across_their_types() {
             decimal("-9223372036854775808"),
             Ordering::Equal,
         ),
-        // The double 0.1 is a little more than a tenth.
+        // The double 0.1 is slightly more than a tenth.
         (decimal("0.1"), 0.1.into(), Ordering::Less),
         (decimal("-0.1"), (-0.1).into(), Ordering::Greater),
         (decimal("0.1"), decimal("0.10"), Ordering::Equal),
         (decimal("0.5"), 0.5.into(), Ordering::Equal),
         (decimal("1E+22"), 1e22.into(), Ordering::Equal),
-        // 10^23 is no double: the nearest is a little less.
+        // 10^23 is not a double; the nearest one is slightly less.
         (decimal("1E+23"), 1e23.into(), Ordering::Greater),
         (decimal("1E-6176"), 0.0.into(), Ordering::Greater),
         (decimal("-1E-6176"), 0.0.into(), Ordering::Less),
@@ -127,7 +127,7 @@ fn equal_numbers_have_the_same_nearest_double() {
     }
 }
 
-/// A coefficient that 34 digits can't hold counts as zero, whichever of the two forms it has.
+/// A coefficient of more than 34 digits counts as zero, in both of its encodings.
 #[test]
 fn decimals_with_invalid_coefficients_are_zero() {
     for bits in [
@@ -191,7 +191,7 @@ fn regex(pattern: &str, options: &str) -> Bson {
 fn values_of_one_type_are_ordered_as_mongodb_orders_them() {
     let time = |time, increment| Bson::Timestamp(Timestamp { time, increment });
     let date = |millis| Bson::DateTime(DateTime::from_millis(millis));
-    // Each row rises from left to right.
+    // Each row is in ascending order.
     let rows: Vec<Vec<Bson>> = vec![
         vec![
             "".into(),
@@ -203,9 +203,9 @@ fn values_of_one_type_are_ordered_as_mongodb_orders_them() {
         ],
         vec![false.into(), true.into()],
         vec![date(i64::MIN), date(-1), date(0), date(i64::MAX)],
-        // Unsigned.
+        // Timestamps are unsigned.
         vec![time(0, 1), time(1, 0), time(1, 1), time(u32::MAX, 0)],
-        // Length, then subtype, then bytes. The length goes beyond one byte.
+        // Length, then subtype, then bytes. The last lengths need two bytes.
         vec![
             binary(0, b"b"),
             binary(128, b"a"),
@@ -216,7 +216,7 @@ fn values_of_one_type_are_ordered_as_mongodb_orders_them() {
             binary(0, &[0; 256]),
         ],
         vec![regex("a", ""), regex("a", "i"), regex("b", "")],
-        // Field by field: class, name, value; then the shorter first.
+        // Field by field: type class, name, value; a document that ends first is less.
         vec![
             doc! {}.into(),
             doc! {"b": 1}.into(),
@@ -261,19 +261,19 @@ fn ranges_compare_within_a_type() {
         ("5".into(), Gt(4.into()), false),
         (5.into(), Lt("6".into()), false),
         (Bson::Null, Lt(5.into()), false),
-        // Null is equal to null and to what is missing.
+        // Null equals null and a missing field.
         (Bson::Null, Gte(Bson::Null), true),
         (Bson::Null, Lte(Bson::Null), true),
         (Bson::Null, Gt(Bson::Null), false),
         (0.into(), Gte(Bson::Null), false),
-        // NaN is equal to NaN and compares with nothing else.
+        // NaN equals NaN and does not compare with other numbers.
         (f64::NAN.into(), Lt(5.into()), false),
         (f64::NAN.into(), Lte(decimal("NaN")), true),
         (f64::NAN.into(), Gte(f64::NAN.into()), true),
         (f64::NAN.into(), Gt(f64::NAN.into()), false),
         (5.into(), Gt(f64::NAN.into()), false),
         (5.into(), Gte(f64::NAN.into()), false),
-        // The ends of the order compare with everything.
+        // MinKey and MaxKey compare with every type.
         ("x".into(), Lt(Bson::MaxKey), true),
         ("x".into(), Gt(Bson::MaxKey), false),
         ("x".into(), Gt(Bson::MinKey), true),
@@ -283,7 +283,7 @@ fn ranges_compare_within_a_type() {
         (Bson::MaxKey, Gt(5.into()), false),
         (false.into(), Lt(true.into()), true),
         (Bson::Symbol("b".into()), Gt("a".into()), true),
-        // An array by its elements, and with an array as a whole.
+        // An array compares by its elements, and as a whole with another array.
         (Bson::Array(vec![1.into(), 9.into()]), Gt(5.into()), true),
         (Bson::Array(vec![1.into(), 9.into()]), Lt(5.into()), true),
         (Bson::Array(vec![1.into(), "x".into()]), Gt(5.into()), false),
@@ -336,7 +336,7 @@ fn a_missing_field_equals_null_and_compares_with_min_and_max_key() {
     }
 }
 
-/// As of MongoDB 8.0.
+/// This is the behaviour of MongoDB 8.0 and later.
 #[test]
 fn undefined_is_not_null() {
     let document = doc! {"a": Bson::Undefined};

@@ -1,4 +1,4 @@
-//! `changed` in a filter: the stream holds whatever the evaluator may pass.
+//! Plans with `changed`: the stream contains every event that the evaluator may pass.
 
 use bson::{Bson, Document, doc};
 
@@ -54,21 +54,21 @@ fn changed_adds_nothing_to_other_conditions() {
         let [condition] = &matches(dropping(filters.clone()))[..] else {
             panic!("expected one stage for {filters:?}");
         };
-        let ways = condition.get_array("$or").unwrap();
-        assert_eq!(ways.len(), 2, "{condition}");
+        let alternatives = condition.get_array("$or").unwrap();
+        assert_eq!(alternatives.len(), 2, "{condition}");
     }
     assert_eq!(
         matches(filtered(vec![changed(), eq("b", 1)])),
         [documents_by(vec![with_after(b.clone()), without_after()])]
     );
-    // Without the document nothing but `b` is missing to be sure.
+    // Without the document, `b` is unknown, so the event is dropped.
     assert_eq!(
         matches(dropping(vec![changed(), eq("b", 1)])),
         [documents_by(vec![with_after(b)])]
     );
 }
 
-/// What is unknown for want of a document may not pass, and what is unknown to a pipeline may.
+/// DROP refuses what is unknown without a document, but not what only the pipeline cannot express.
 #[test]
 fn changed_passes_possible_matches_even_if_missing_images_are_dropped() {
     let id = doc! { "documentKey._id": { "$eq": 7 } };

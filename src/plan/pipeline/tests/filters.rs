@@ -1,4 +1,4 @@
-//! Filters in, conditions on documents out.
+//! The conditions of filters.
 
 use bson::oid::ObjectId;
 use bson::{Bson, Document, Regex, doc};
@@ -151,7 +151,7 @@ fn conditions_on_the_id_are_decided_without_the_document() {
         ..request
     };
 
-    // All: another id is surely out, which the cheap stage says before any look-up.
+    // All of: another id certainly does not match, so the first stage drops it before any look-up.
     let all = filtered(vec![by_id(), eq("a", 1)]);
     let all_after = doc! { "$and": [has_after(), { "$and": [key(), after_a()] }] };
     assert_eq!(
@@ -169,7 +169,7 @@ fn conditions_on_the_id_are_decided_without_the_document() {
         [documents_by(vec![key()]), documents_by(vec![all_after])]
     );
 
-    // Any: the id is surely in, others only may be.
+    // Any of: this id certainly matches, others may match.
     let any = filtered(vec![any_of(vec![by_id(), eq("a", 1)])]);
     let any_after = doc! { "$and": [has_after(), { "$or": [key(), after_a()] }] };
     assert_eq!(
@@ -184,7 +184,7 @@ fn conditions_on_the_id_are_decided_without_the_document() {
         ])]
     );
 
-    // None: the id is surely out, nothing is surely in.
+    // None of: this id certainly does not match, no other certainly matches.
     let none = filtered(vec![none_of(vec![by_id(), eq("a", 1)])]);
     let none_after = doc! { "$and": [has_after(), { "$nor": [key(), after_a()] }] };
     let not_key = doc! { "$nor": [key()] };

@@ -1,4 +1,4 @@
-//! What a plan's fingerprint tells apart, and what it does not.
+//! The plans that a fingerprint distinguishes, and those that it does not.
 
 use crate::pb;
 use crate::plan::fixtures::*;
@@ -38,14 +38,14 @@ fn plans_with_different_streams_have_different_fingerprints() {
 
 #[test]
 fn the_fingerprint_does_not_depend_on_the_selection_from_the_stream() {
-    let asking = |operations: &[pb::OperationType]| {
+    let selecting = |operations: &[pb::OperationType]| {
         plan(pb::WatchRequest {
             operations: operations.iter().map(|number| *number as i32).collect(),
             ..request()
         })
     };
-    let inserts = asking(&[pb::OperationType::Insert]);
-    let inserts_and_drops = asking(&[pb::OperationType::Drop, pb::OperationType::Insert]);
+    let inserts = selecting(&[pb::OperationType::Insert]);
+    let inserts_and_drops = selecting(&[pb::OperationType::Drop, pb::OperationType::Insert]);
     assert_eq!(inserts.fingerprint(), inserts_and_drops.fingerprint());
     assert_ne!(inserts, inserts_and_drops);
 

@@ -1,4 +1,4 @@
-//! Row filters in, conditions on documents out.
+//! The conditions of row filters.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ fn is(path: &str, value: &str) -> Predicate {
     }
 }
 
-fn guarded(request: pb::WatchRequest, row_filter: Predicate) -> Watch {
+fn with_row_filter(request: pb::WatchRequest, row_filter: Predicate) -> Watch {
     let mut watch = watch(request);
     watch.view = Arc::new(View {
         row_filter: Some(row_filter),
@@ -42,7 +42,7 @@ fn present(image: &str) -> Document {
 const AFTER: &str = "fullDocument";
 const BEFORE: &str = "fullDocumentBeforeChange";
 
-/// T56: whatever the client says of missing images.
+/// The client's policy on missing images does not matter.
 #[test]
 fn every_image_must_meet_the_row_filter_and_one_must_be_present() {
     let expected = documents_by(vec![doc! { "$and": [
@@ -58,7 +58,7 @@ fn every_image_must_meet_the_row_filter_and_one_must_be_present() {
             missing_image_policy: policy.into(),
             ..request()
         };
-        let found = matches(&guarded(request, is("tenant", "a")));
+        let found = matches(&with_row_filter(request, is("tenant", "a")));
         assert_eq!(found, std::slice::from_ref(&expected));
     }
 }
@@ -66,7 +66,10 @@ fn every_image_must_meet_the_row_filter_and_one_must_be_present() {
 #[test]
 fn a_row_filter_on_the_key_is_one_condition_on_the_key() {
     let key = documents_by(vec![doc! { "documentKey._id.tenant": { "$eq": "a" } }]);
-    assert_eq!(matches(&guarded(request(), is("_id.tenant", "a"))), [key]);
+    assert_eq!(
+        matches(&with_row_filter(request(), is("_id.tenant", "a"))),
+        [key]
+    );
 }
 
 #[test]
@@ -77,12 +80,12 @@ fn a_row_filter_that_never_holds_passes_no_document_operation() {
         Predicate::NoneOf(vec![Predicate::AllOf(vec![])]),
         Predicate::AllOf(vec![is("tenant", "a"), Predicate::AnyOf(vec![])]),
     ] {
-        let found = matches(&guarded(request(), nothing));
+        let found = matches(&with_row_filter(request(), nothing));
         assert_eq!(found, std::slice::from_ref(&others));
     }
 }
 
-/// mongod moves what it can into the scan of the oplog, stage by stage, and looks documents up after that.
+/// mongod moves leading stages into the oplog scan if it can, and looks up documents after that.
 #[test]
 fn conditions_on_the_key_come_before_conditions_on_documents() {
     let request = pb::WatchRequest {
@@ -91,7 +94,7 @@ fn conditions_on_the_key_come_before_conditions_on_documents() {
         ..request()
     };
     let row_filter = Predicate::AllOf(vec![is("_id.t", "a"), is("tenant", "a")]);
-    let watch = guarded(request, row_filter);
+    let watch = with_row_filter(request, row_filter);
     let about: Vec<(bool, bool)> = matches(&watch)
         .iter()
         .map(|stage| {
@@ -109,8 +112,8 @@ fn conditions_on_the_key_come_before_conditions_on_documents() {
 fn row_filters_change_dedicated_plans_and_residuals_but_not_the_shared_plan() {
     let open = watch(request());
     let (a, b) = (
-        guarded(request(), is("tenant", "a")),
-        guarded(request(), is("tenant", "b")),
+        with_row_filter(request(), is("tenant", "a")),
+        with_row_filter(request(), is("tenant", "b")),
     );
     let plans = [&open, &a, &b].map(Plan::dedicated);
     let residuals = [&open, &a, &b].map(Residual::full);
@@ -119,10 +122,10 @@ fn row_filters_change_dedicated_plans_and_residuals_but_not_the_shared_plan() {
         assert_ne!(residuals[i], residuals[j]);
     }
     assert_eq!(Plan::shared(&a), Plan::shared(&open));
-    // A row filter is not a filter that says the same.
+    // A row filter differs from a filter with the same condition.
     let filtered = watch(filtered(vec![eq("tenant", "a")]));
     assert_ne!(Residual::full(&filtered), Residual::full(&a));
-    // MongoDB does the filtering, and the row filter is looked at once more.
+    // MongoDB applies the row filter, and the evaluator applies it again.
     for watch in [&a, &b] {
         assert_eq!(Residual::for_dedicated(watch), Residual::full(watch));
     }
@@ -136,7 +139,10 @@ fn a_row_filter_is_ignored_if_no_document_operation_is_selected() {
         operations: vec![pb::OperationType::Drop.into()],
         ..request()
     };
-    let (open, guarded) = (watch(request.clone()), guarded(request, is("tenant", "a")));
-    assert_eq!(Plan::dedicated(&guarded), Plan::dedicated(&open));
-    assert_eq!(Residual::full(&guarded), Residual::full(&open));
+    let (open, filtered) = (
+        watch(request.clone()),
+        with_row_filter(request, is("tenant", "a")),
+    );
+    assert_eq!(Plan::dedicated(&filtered), Plan::dedicated(&open));
+    assert_eq!(Residual::full(&filtered), Residual::full(&open));
 }

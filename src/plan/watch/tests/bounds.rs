@@ -1,4 +1,4 @@
-//! Every bound of a request: the last value that is taken and the first that is not.
+//! The bounds of a request: the last value that is accepted and the first that is refused.
 
 use super::*;
 
@@ -19,7 +19,7 @@ fn database_names_follow_mongodbs_rules() {
         }
     );
     assert_refused(named(&"d".repeat(64), &[]), "database", "64 bytes");
-    // Bytes, not characters.
+    // The limit counts bytes, not characters.
     assert_refused(named(&"ü".repeat(32), &[]), "database", "64 bytes");
     for bad in "/\\. \"$*<>:|?\0".chars() {
         let quoted = format!("{bad:?}");
@@ -67,18 +67,15 @@ fn at_most_100_collections_are_watched() {
 
 #[test]
 fn operations_must_be_specified_and_expanded_ones_need_expanded_events() {
-    let asking = |operations: Vec<i32>, expanded| pb::WatchRequest {
+    let with = |operations: Vec<i32>, expanded| pb::WatchRequest {
         operations,
         show_expanded_events: expanded,
         ..request()
     };
-    assert_refused(asking(vec![1, 0], true), "operations[1]", "UNSPECIFIED");
+    assert_refused(with(vec![1, 0], true), "operations[1]", "UNSPECIFIED");
     let all: Vec<i32> = (1..=15).collect();
-    assert_eq!(
-        watch(asking(all.clone(), true)).operations.unwrap().len(),
-        15
-    );
-    let refused: Vec<String> = violations(asking(all, false))
+    assert_eq!(watch(with(all.clone(), true)).operations.unwrap().len(), 15);
+    let refused: Vec<String> = violations(with(all, false))
         .into_iter()
         .map(|(field, _)| field)
         .collect();
@@ -87,7 +84,7 @@ fn operations_must_be_specified_and_expanded_ones_need_expanded_events() {
         .collect();
     assert_eq!(refused, expanded);
     assert_refused(
-        asking(vec![8], false),
+        with(vec![8], false),
         "operations[0]",
         "OPERATION_TYPE_CREATE, which is delivered only with show_expanded_events",
     );
@@ -120,14 +117,14 @@ fn a_watch_does_not_end_before_it_starts() {
         end_time: Some(timestamp(end, 0)),
         ..starting_at(start, 5)
     };
-    // Fractions are dropped, so these are the same second.
+    // Fractions of a second are dropped, so these are equal.
     assert_eq!(watch(between(100, 100)).end_time, Some(100));
     assert_refused(between(100, 99), "end_time", "before start_time");
 }
 
 #[test]
 fn a_progress_interval_is_clamped_and_a_malformed_one_refused() {
-    let asking = |seconds, nanos| pb::WatchRequest {
+    let with = |seconds, nanos| pb::WatchRequest {
         progress_interval: Some(prost_types::Duration { seconds, nanos }),
         ..request()
     };
@@ -140,7 +137,7 @@ fn a_progress_interval_is_clamped_and_a_malformed_one_refused() {
         (60, 1, Duration::from_secs(60)),
         (315_576_000_000, 0, Duration::from_secs(60)),
     ] {
-        assert_eq!(watch(asking(seconds, nanos)).progress_interval, in_force);
+        assert_eq!(watch(with(seconds, nanos)).progress_interval, in_force);
     }
     for (seconds, nanos) in [
         (-1, 0),
@@ -151,21 +148,21 @@ fn a_progress_interval_is_clamped_and_a_malformed_one_refused() {
         (315_576_000_001, 0),
         (i64::MIN, i32::MIN),
     ] {
-        assert_refused(asking(seconds, nanos), "progress_interval", "negative");
+        assert_refused(with(seconds, nanos), "progress_interval", "negative");
     }
 }
 
 #[test]
 fn a_message_has_64_kib_to_64_mib() {
-    let asking = |max_message_bytes| pb::WatchRequest {
+    let with = |max_message_bytes| pb::WatchRequest {
         max_message_bytes,
         ..request()
     };
     for good in [65_536, 67_108_864] {
-        assert_eq!(watch(asking(good)).max_message_bytes, good);
+        assert_eq!(watch(with(good)).max_message_bytes, good);
     }
     for bad in [1, 65_535, 67_108_865, u32::MAX] {
-        assert_refused(asking(bad), "max_message_bytes", "65536 to 67108864");
+        assert_refused(with(bad), "max_message_bytes", "65536 to 67108864");
     }
 }
 
@@ -195,7 +192,7 @@ fn a_watch_has_at_most_200_conditions() {
 
 #[test]
 fn literal_values_have_at_most_256_kib_together() {
-    // A string costs 3 bytes of protobuf for its tag and a length of two bytes or more.
+    // In protobuf a string takes its own bytes, a tag and a length.
     let text = |bytes: usize| eq("a", "x".repeat(bytes - 4));
     let half = 128 * 1024;
     watch(filtered(vec![text(half), text(half)]));
@@ -286,7 +283,7 @@ fn prefixes_and_patterns_have_at_most_1024_bytes() {
     }
 }
 
-/// T39: memory and time are what a small pattern can take much of.
+/// A small pattern can take much memory and time once compiled.
 #[test]
 fn patterns_are_bounded_by_their_compiled_size() {
     let patterns = |pattern: &str, count: usize| filtered(vec![regex("a", pattern, ""); count]);

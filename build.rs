@@ -39,7 +39,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .route_name("GetServerInfo")
         .input_type("crate::pb::GetServerInfoRequest")
         .output_type("crate::pb::GetServerInfoResponse")
-        .codec_path("crate::rpc::InfoCodec")
+        .codec_path("crate::rpc::ServerInfoCodec")
         .build();
     let service = tonic_build::manual::Service::builder()
         .name("WatchService")

@@ -22,11 +22,11 @@ use crate::{
     auth::SetupError,
     config::{ConfigError, ServeConfig},
     hub::{Hub, HubSettings},
-    listen::{Handshakes, Hurry, Port},
+    listen::{ConnectionDeadline, Handshakes, Listener},
     metrics::Metrics,
     pb,
     rpc::{
-        Access, CallGuard, CallerGuard, MAX_REQUEST_BYTES, SPARE_CALLS, WatchApi,
+        Access, AuthLayer, ConcurrencyLayer, EXTRA_CALLS, MAX_REQUEST_BYTES, WatchApi,
         WatchServiceServer,
     },
     source::{
@@ -120,7 +120,7 @@ impl App {
     /// # Errors
     /// If a setting can't be used or a port is taken.
     pub async fn start(config: ServeConfig) -> Result<Self, StartError> {
-        Self::start_with(config, LogLevel::not_ours()).await
+        Self::start_with(config, LogLevel::unmanaged()).await
     }
 
     /// Starts like [`start`](Self::start), and lets the admin port change the log level through
@@ -149,7 +149,7 @@ impl App {
         })
         .await
         .map_err(StartError::Uri)?;
-        let gate = Arc::new(loaded.gate);
+        let admin_auth = Arc::new(loaded.admin_auth);
         let (grpc_listener, grpc_addr) = bind(config.listen).await?;
         let (admin_listener, admin_addr) = bind(config.admin_listen).await?;
 
@@ -170,7 +170,7 @@ impl App {
             metrics: Arc::clone(&metrics),
             ready: Arc::clone(&ready),
             log_level,
-            gate: Arc::clone(&gate),
+            auth: Arc::clone(&admin_auth),
         };
         let (health, health_service) = tonic_health::server::health_reporter();
         set_serving(&health, ServingStatus::NotServing).await;
@@ -186,8 +186,8 @@ impl App {
             drain.clone(),
             spans.clone(),
         );
-        let guard = CallGuard::new(
-            config.max_watches + SPARE_CALLS,
+        let concurrency_layer = ConcurrencyLayer::new(
+            config.max_watches + EXTRA_CALLS,
             config.request_timeout,
             Arc::clone(&metrics),
         );
@@ -197,34 +197,42 @@ impl App {
         let v1 = reflection().build_v1()?;
         let v1alpha = reflection().build_v1alpha()?;
         let router = server(&config)
-            .layer(guard)
-            .layer(CallerGuard::new(access, Arc::clone(&metrics)))
+            .layer(concurrency_layer)
+            .layer(AuthLayer::new(access, Arc::clone(&metrics)))
             .add_service(watch_service)
             .add_service(health_service)
             .add_service(v1.max_decoding_message_size(MAX_AUXILIARY_REQUEST_BYTES))
             .add_service(v1alpha.max_decoding_message_size(MAX_AUXILIARY_REQUEST_BYTES));
-        let port = |listener, max, hurry| {
-            let patience = (hurry, config.request_timeout);
+        let port = |listener, max, deadline| {
+            let deadline = (deadline, config.request_timeout);
             let keepalive = config.http2_keepalive_interval;
-            Port::new(listener, max, patience, keepalive, Arc::clone(&metrics))
+            Listener::new(listener, max, deadline, keepalive, Arc::clone(&metrics))
         };
         let handshakes = loaded.tls.map(|(tls, files)| {
-            tls.announce(&metrics);
+            tls.publish_expiry(&metrics);
             let handshakes = Handshakes::new(Arc::clone(&tls), config.tls.max_handshakes, &metrics);
             let (interval, metrics) = (config.reload_interval, Arc::clone(&metrics));
             let reloading = async move { tls.follow(files, interval, &metrics).await };
             tokio::spawn(stop.clone().run_until_cancelled_owned(reloading));
             handshakes
         });
-        let grpc_port = port(grpc_listener, config.max_connections, Hurry::Greet);
+        let grpc_port = port(
+            grpc_listener,
+            config.max_connections,
+            ConnectionDeadline::Greeting,
+        );
         let incoming = grpc_port.connections(handshakes);
-        let admin_port = port(admin_listener, MAX_ADMIN_CONNECTIONS, Hurry::End)
-            .with_most_of_one(MAX_ADMIN_CONNECTIONS_PER_ADDRESS);
+        let admin_port = port(
+            admin_listener,
+            MAX_ADMIN_CONNECTIONS,
+            ConnectionDeadline::Close,
+        )
+        .with_max_per_address(MAX_ADMIN_CONNECTIONS_PER_ADDRESS);
 
         tokio::spawn(serve_admin(admin_port, admin, stop.clone()));
         tokio::spawn(run_metrics_upkeep(Arc::clone(&metrics), stop.clone()));
-        let (interval, gate_metrics) = (config.reload_interval, Arc::clone(&metrics));
-        let reloading = async move { gate.follow(interval, &gate_metrics).await };
+        let (interval, admin_metrics) = (config.reload_interval, Arc::clone(&metrics));
+        let reloading = async move { admin_auth.follow(interval, &admin_metrics).await };
         tokio::spawn(stop.clone().run_until_cancelled_owned(reloading));
         if let Some(file) = loaded.token_keys {
             let reloading = file.follow(config.reload_interval, Arc::clone(&metrics));
@@ -236,7 +244,10 @@ impl App {
             tokio::spawn(stop.clone().run_until_cancelled_owned(reloading));
         }
         tokio::spawn(monitor_oplog(hub.clone(), stop.clone()));
-        tokio::spawn(stop.clone().run_until_cancelled_owned(loaded.upkeep.run()));
+        tokio::spawn(
+            stop.clone()
+                .run_until_cancelled_owned(loaded.auth_reloader.run()),
+        );
         tokio::spawn(await_first_contact(
             source.clone(),
             health.clone(),
@@ -368,7 +379,7 @@ async fn end_health_watches(health: &mut HealthReporter) {
     set_serving(health, ServingStatus::NotServing).await;
 }
 
-async fn serve_admin(port: Port, admin: Admin, stop: CancellationToken) {
+async fn serve_admin(port: Listener, admin: Admin, stop: CancellationToken) {
     let service = admin
         .router()
         .into_make_service_with_connect_info::<AdminPeer>();

@@ -1,9 +1,8 @@
-//! Encryption of clients' connections: certificates that are read again when they change.
+//! TLS for client connections, with certificates that are reloaded when they change.
 //!
-//! New handshakes get what is in force when they begin. Open connections stay as they are, but for those
-//! whose client's authority is taken out. No session is ever resumed: a resumed one would carry a client
-//! past the authorities, and the expiry, that are checked in a full handshake, and what it saves is nothing
-//! beside a stream of hours.
+//! New handshakes use the certificates in force when they start. Open connections stay open, except those of
+//! clients whose authority was removed. Sessions are never resumed: a resumed session would skip the checks
+//! of authority and expiry that a full handshake makes, and saves nothing compared with streams of hours.
 
 use std::{
     path::PathBuf,
@@ -24,34 +23,34 @@ use tokio::sync::watch;
 
 use crate::{metrics::Metrics, reload::ReloadedFiles};
 
-/// What the files hold, for logs and metrics.
-const WHAT: &str = "tls";
+/// The name of the files' contents in logs and metrics.
+const RELOAD_LABEL: &str = "tls";
 
-/// The protocol that is spoken inside, as ALPN names it.
+/// The ALPN name of HTTP/2.
 pub const HTTP2: &[u8] = b"h2";
 
-/// Where the server's certificate is, and those of its clients' authorities.
+/// The files with the server's certificate and the client authorities.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TlsSettings {
-    /// The server's certificate and what leads to its authority, PEM.
+    /// The server's certificate chain, PEM.
     pub cert_file: PathBuf,
-    /// The certificate's private key, PEM.
+    /// The private key of the certificate, PEM.
     pub key_file: PathBuf,
-    /// Which certificates of clients are taken. `None`: no client is asked for one.
+    /// The accepted client certificates. `None`: clients are not asked for one.
     pub clients: Option<ClientCertificates>,
 }
 
-/// Which certificates of clients are taken.
+/// The accepted client certificates.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClientCertificates {
     /// The authorities, PEM.
     pub ca_file: PathBuf,
-    /// Whether a client without a certificate is sent away.
+    /// Whether clients without a certificate are rejected.
     pub required: bool,
 }
 
 impl TlsSettings {
-    /// The files, each with the flag that names it, in the order in which they are read.
+    /// Returns the files with their flags, in the order in which they are read.
     fn files(&self) -> Vec<(&'static str, &PathBuf)> {
         let mut files = vec![
             ("tls-cert-file", &self.cert_file),
@@ -63,10 +62,10 @@ impl TlsSettings {
         files
     }
 
-    /// Puts before a problem the flag whose file has it.
-    async fn blame(&self, problem: String) -> String {
+    /// Prefixes a problem with the flag of the file that can't be read.
+    async fn name_flag(&self, problem: String) -> String {
         for (flag, path) in self.files() {
-            if let Err(problem) = ReloadedFiles::read(WHAT, vec![path.clone()]).await {
+            if let Err(problem) = ReloadedFiles::read(RELOAD_LABEL, vec![path.clone()]).await {
                 return format!("--{flag}: {problem}");
             }
         }
@@ -74,9 +73,9 @@ impl TlsSettings {
     }
 }
 
-/// Makes aws-lc-rs what every TLS connection of the process is made with, unless it has been done.
+/// Makes aws-lc-rs the TLS provider of the process, unless one is installed already.
 pub fn install_provider() {
-    // Whoever came first chose the same: no other provider is in the tree.
+    // An installed provider is the same one: the dependency tree has no other.
     let _ = aws_lc_rs::default_provider().install_default();
 }
 
@@ -90,12 +89,12 @@ pub struct Tls {
 #[derive(Debug)]
 struct Loaded {
     config: Arc<ServerConfig>,
-    /// What clients' certificates are checked by.
+    /// Verifies client certificates.
     verifier: Arc<dyn ClientCertVerifier>,
     certificate: CertificateDer<'static>,
-    /// From when on the certificate is valid, in seconds since 1970.
+    /// The start of the certificate's validity, in seconds since 1970.
     not_before: i64,
-    /// Until when.
+    /// The end of the certificate's validity, in seconds since 1970.
     not_after: i64,
 }
 
@@ -114,23 +113,23 @@ impl Loaded {
 }
 
 impl Tls {
-    /// Reads and checks the files. Gives them too, to [`follow`](Self::follow) their changes.
+    /// Reads and checks the files. Also returns the files, to [`follow`](Self::follow) their changes.
     ///
     /// # Errors
-    /// In words, which name flag and file: one can't be read, or holds nothing that can be used, or the
-    /// key is not the certificate's.
+    /// When a file can't be read or has invalid contents, or when the key does not belong to the certificate.
+    /// The error names the flag and the file.
     pub async fn read(settings: TlsSettings) -> Result<(Self, ReloadedFiles), String> {
         let paths = settings.files().into_iter().map(|(_, path)| path.clone());
-        let (files, contents) = match ReloadedFiles::read(WHAT, paths.collect()).await {
+        let (files, contents) = match ReloadedFiles::read(RELOAD_LABEL, paths.collect()).await {
             Ok(read) => read,
-            Err(problem) => return Err(settings.blame(problem).await),
+            Err(problem) => return Err(settings.name_flag(problem).await),
         };
         let loaded = load(&settings, &contents)?;
         if let Err(problem) = loaded.is_valid_now() {
-            // To start all the same is better than not to: it may be the clock that is wrong, and the
-            // next certificate is read without a start.
+            // The server starts anyway: the clock may be wrong, and the next certificate is loaded without a
+            // restart.
             let path = settings.cert_file.display();
-            tracing::warn!(%path, problem, "clients will refuse the certificate");
+            tracing::warn!(%path, problem, "clients will reject the certificate");
         }
         let tls = Self {
             settings,
@@ -139,30 +138,30 @@ impl Tls {
         Ok((tls, files))
     }
 
-    /// What a handshake that begins now is made with, and what tells when it has outlived that.
+    /// Returns the configuration of a new handshake, and the trust in its client, which may be revoked later.
     #[must_use]
-    pub fn begin(&self) -> (Arc<ServerConfig>, Trust) {
+    pub fn begin_handshake(&self) -> (Arc<ServerConfig>, ClientTrust) {
         let mut in_force = self.in_force.subscribe();
         let config = Arc::clone(&in_force.borrow_and_update().config);
-        (config, Trust { in_force })
+        (config, ClientTrust { in_force })
     }
 
-    /// Tells when the certificate in force expires.
-    pub fn announce(&self, metrics: &Metrics) {
+    /// Sets the metric of the certificate's expiry.
+    pub fn publish_expiry(&self, metrics: &Metrics) {
         metrics.set_certificate_expiry(self.in_force.borrow().not_after);
     }
 
-    /// Looks every `interval` whether the files have changed, and puts what they hold in force for new
-    /// handshakes, and for the [`Trust`] that open connections have. What can't be used leaves the old ones in
-    /// force, all of them, and so does a new certificate that is not valid now. Never ends.
+    /// Checks the files for changes every `interval`. New contents apply to new handshakes and to the
+    /// [`ClientTrust`] of open connections. If any file is invalid, or a new certificate is not valid now, all
+    /// previous contents stay in force. Never returns.
     pub async fn follow(&self, files: ReloadedFiles, interval: Duration, metrics: &Metrics) {
         let apply = |contents: &[Vec<u8>]| {
             let loaded = load(&self.settings, contents)?;
-            // One that stays must not keep an authority in force that is taken out.
+            // An unchanged certificate that has expired must not delay the removal of an authority.
             if loaded.certificate != self.in_force.borrow().certificate {
                 let path = &self.settings.cert_file;
                 let valid = loaded.is_valid_now();
-                valid.map_err(|problem| about("tls-cert-file", path, problem))?;
+                valid.map_err(|problem| file_problem("tls-cert-file", path, problem))?;
             }
             metrics.set_certificate_expiry(loaded.not_after);
             self.in_force.send_replace(Arc::new(loaded));
@@ -172,16 +171,16 @@ impl Tls {
     }
 }
 
-/// The authorities that a connection's client was checked by, and those that come after them.
+/// The client authorities that apply to an open connection, including later changes.
 #[derive(Debug)]
-pub struct Trust {
+pub struct ClientTrust {
     in_force: watch::Receiver<Arc<Loaded>>,
 }
 
-impl Trust {
-    /// Ends when a change of the files leaves the client's certificate, which comes first, without an
-    /// authority, or finds it expired.
-    pub async fn lost(mut self, chain: Vec<CertificateDer<'static>>) {
+impl ClientTrust {
+    /// Completes when a change of the files leaves a client certificate, the first of `chain`, without an
+    /// authority, or when the certificate has expired at such a change.
+    pub async fn revoked(mut self, chain: Vec<CertificateDer<'static>>) {
         let Some((certificate, others)) = chain.split_first() else {
             return std::future::pending().await;
         };
@@ -192,12 +191,12 @@ impl Trust {
                 return;
             }
         }
-        // No more changes come.
+        // The sender is gone, so nothing can change.
         std::future::pending::<()>().await;
     }
 }
 
-fn about(flag: &str, path: &std::path::Path, problem: impl std::fmt::Display) -> String {
+fn file_problem(flag: &str, path: &std::path::Path, problem: impl std::fmt::Display) -> String {
     format!("--{flag}: {}: {problem}", path.display())
 }
 
@@ -205,18 +204,19 @@ fn load(settings: &TlsSettings, contents: &[Vec<u8>]) -> Result<Loaded, String> 
     let [certificate, key, authorities @ ..] = contents else {
         return Err("a certificate and a key are needed".to_owned());
     };
-    let of_certificate = |problem: String| about("tls-cert-file", &settings.cert_file, problem);
+    let of_certificate =
+        |problem: String| file_problem("tls-cert-file", &settings.cert_file, problem);
     let chain = certificates(certificate).map_err(of_certificate)?;
     let certificate = chain[0].clone();
     let (not_before, not_after) = validity(&certificate).map_err(of_certificate)?;
-    let key =
-        private_key(key).map_err(|problem| about("tls-key-file", &settings.key_file, problem))?;
+    let key = private_key(key)
+        .map_err(|problem| file_problem("tls-key-file", &settings.key_file, problem))?;
     let provider = Arc::new(aws_lc_rs::default_provider());
     let verifier = match (&settings.clients, authorities) {
         (None, _) => WebPkiClientVerifier::no_client_auth(),
-        (Some(clients), [bundle]) => verifier(clients, bundle, &provider)
-            .map_err(|problem| about("tls-client-ca-file", &clients.ca_file, problem))?,
-        // Without its authorities nobody must be let in.
+        (Some(clients), [bundle]) => client_verifier(clients, bundle, &provider)
+            .map_err(|problem| file_problem("tls-client-ca-file", &clients.ca_file, problem))?,
+        // Fails closed: without authorities no client may connect.
         (Some(_), _) => return Err("the authorities of the clients were not read".to_owned()),
     };
     let mut config = ServerConfig::builder_with_provider(provider)
@@ -225,13 +225,13 @@ fn load(settings: &TlsSettings, contents: &[Vec<u8>]) -> Result<Loaded, String> 
         .with_client_cert_verifier(Arc::clone(&verifier))
         .with_single_cert(chain, key)
         .map_err(|error| match error {
-            TlsError::InconsistentKeys(InconsistentKeys::KeyMismatch) => about(
+            TlsError::InconsistentKeys(InconsistentKeys::KeyMismatch) => file_problem(
                 "tls-key-file",
                 &settings.key_file,
                 format!("not the key of {}", settings.cert_file.display()),
             ),
             TlsError::InvalidCertificate(_) => of_certificate(error.to_string()),
-            error => about("tls-key-file", &settings.key_file, error),
+            error => file_problem("tls-key-file", &settings.key_file, error),
         })?;
     config.alpn_protocols = vec![HTTP2.to_vec()];
     config.session_storage = Arc::new(NoServerSessionStorage {});
@@ -245,14 +245,14 @@ fn load(settings: &TlsSettings, contents: &[Vec<u8>]) -> Result<Loaded, String> 
     })
 }
 
-fn verifier(
+fn client_verifier(
     clients: &ClientCertificates,
     bundle: &[u8],
     provider: &Arc<CryptoProvider>,
 ) -> Result<Arc<dyn ClientCertVerifier>, String> {
     let mut roots = RootCertStore::empty();
     for authority in certificates(bundle)? {
-        // Not passed over: whoever wrote it down wants its clients to be let in.
+        // Invalid authorities are an error, because their clients would be rejected.
         roots.add(authority).map_err(|error| error.to_string())?;
     }
     let builder =
@@ -265,40 +265,40 @@ fn verifier(
     builder.build().map_err(|error| error.to_string())
 }
 
-/// The certificates of a PEM file; at least one.
+/// Parses the certificates of a PEM file; at least one.
 pub(crate) fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
     let certificates: Vec<_> = CertificateDer::pem_slice_iter(pem)
         .collect::<Result<_, _>>()
-        .map_err(|error| broken(&error).to_owned())?;
+        .map_err(|error| pem_problem(&error).to_owned())?;
     if certificates.is_empty() {
-        return Err("no certificate in it (PEM)".to_owned());
+        return Err("contains no certificate (PEM)".to_owned());
     }
     Ok(certificates)
 }
 
-/// The first private key of a PEM file.
+/// Parses the first private key of a PEM file.
 pub(crate) fn private_key(pem: &[u8]) -> Result<PrivateKeyDer<'static>, &'static str> {
     PrivateKeyDer::from_pem_slice(pem).map_err(|error| match error {
         pem::Error::NoItemsFound => {
-            "no private key in it (PEM: PKCS #8, PKCS #1 or SEC1, not encrypted)"
+            "contains no private key (PEM: PKCS #8, PKCS #1 or SEC1, not encrypted)"
         }
-        error => broken(&error),
+        error => pem_problem(&error),
     })
 }
 
-/// The library's own words quote the file, a key it may be, and bytes as numbers.
-fn broken(error: &pem::Error) -> &'static str {
+/// Describes a PEM error. The library's own messages quote the file, which may hold a key.
+fn pem_problem(error: &pem::Error) -> &'static str {
     match error {
-        pem::Error::MissingSectionEnd { .. } => "broken PEM: it ends within a section",
-        pem::Error::Base64Decode(_) => "broken PEM: a section is no base64",
-        _ => "broken PEM",
+        pem::Error::MissingSectionEnd { .. } => "invalid PEM: a section has no end",
+        pem::Error::Base64Decode(_) => "invalid PEM: a section is not base64",
+        _ => "invalid PEM",
     }
 }
 
-/// From when until when a certificate holds, in seconds since 1970.
+/// Returns the start and end of a certificate's validity, in seconds since 1970.
 fn validity(certificate: &CertificateDer<'_>) -> Result<(i64, i64), String> {
     let (_, parsed) = x509_parser::parse_x509_certificate(certificate)
-        .map_err(|error| format!("no X.509 certificate: {error}"))?;
+        .map_err(|error| format!("not an X.509 certificate: {error}"))?;
     let validity = parsed.validity();
     Ok((
         validity.not_before.timestamp(),

@@ -873,7 +873,7 @@ async fn a_key_server_is_verified_with_the_systems_authorities() {
     for (certificates, url) in [(bundle, by_name), ("/nowhere", plain.url())] {
         let serving = serve(certificates, &url);
         eventually("the keys are fetched", async || {
-            serving.stderr().contains(r#""message":"fetched""#)
+            serving.stderr().contains(r#""message":"keys fetched""#)
         })
         .await;
     }

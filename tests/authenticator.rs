@@ -421,7 +421,7 @@ async fn clocks_may_differ_by_the_leeway() {
         .await
         .expect("within it");
     eventually("it has expired", async || {
-        authenticator.authenticator.renew(&principal).is_err()
+        authenticator.authenticator.revalidate(&principal).is_err()
     })
     .await;
 }
@@ -583,7 +583,7 @@ async fn removing_a_key_from_the_file_invalidates_its_tokens() {
         .expect("a change");
     let kept = authenticator
         .authenticator
-        .renew(&held)
+        .revalidate(&held)
         .expect("still good");
     assert!(Arc::ptr_eq(&kept, &held));
     authenticator
@@ -602,7 +602,7 @@ async fn removing_a_key_from_the_file_invalidates_its_tokens() {
     .await;
     authenticator
         .authenticator
-        .renew(&held)
+        .revalidate(&held)
         .expect("still good");
     authenticator
         .bearer(&old.token(&claims("alice")))
@@ -616,7 +616,7 @@ async fn removing_a_key_from_the_file_invalidates_its_tokens() {
         .expect("a change");
     let ended = authenticator
         .authenticator
-        .renew(&held)
+        .revalidate(&held)
         .expect_err("withdrawn");
     assert_eq!(ended.reason(), "CREDENTIALS_EXPIRED");
     assert_eq!(
@@ -654,7 +654,7 @@ async fn an_unknown_key_is_fetched_when_a_token_names_it() {
     within("the change is told", changes.changed())
         .await
         .expect("a change");
-    assert!(authenticator.authenticator.renew(&held).is_err());
+    assert!(authenticator.authenticator.revalidate(&held).is_err());
     assert_eq!(server.request_count(), 2);
 }
 
@@ -784,7 +784,7 @@ async fn the_last_good_keys_stay_valid_whatever_the_issuer_answers() {
             .expect("a good one");
         authenticator
             .authenticator
-            .renew(&held)
+            .revalidate(&held)
             .expect("a good one");
     }
     assert_eq!(elsewhere.request_count(), 0, "a redirection was followed");
@@ -828,7 +828,7 @@ async fn keys_are_fetched_periodically() {
     // Under the same id, so that no token reveals the change.
     server.set(Answer::Keys(key_set(&[&new])));
     eventually("the old key is gone", async || {
-        authenticator.authenticator.renew(&held).is_err()
+        authenticator.authenticator.revalidate(&held).is_err()
     })
     .await;
     authenticator
@@ -961,9 +961,12 @@ async fn a_key_removed_or_changed_in_the_file_affects_open_calls() {
     within("the keys are read again", changes.changed())
         .await
         .expect("a change");
-    let renewed = authenticator.authenticator.renew(&held).expect("Alice");
+    let renewed = authenticator
+        .authenticator
+        .revalidate(&held)
+        .expect("Alice");
     assert_eq!(renewed.claims["team"], "c");
-    let kept = authenticator.authenticator.renew(&other).expect("Bob");
+    let kept = authenticator.authenticator.revalidate(&other).expect("Bob");
     assert!(Arc::ptr_eq(&kept, &other));
 
     // A new key under the same name, and the same key under a new name: both withdraw the old
@@ -980,7 +983,7 @@ async fn a_key_removed_or_changed_in_the_file_affects_open_calls() {
     for principal in [&held, &other] {
         let ended = authenticator
             .authenticator
-            .renew(principal)
+            .revalidate(principal)
             .expect_err("withdrawn");
         assert_eq!(ended.reason(), "CREDENTIALS_EXPIRED");
     }
@@ -1121,7 +1124,7 @@ async fn a_certificate_identifies_by_its_first_alternative_name_and_never_by_the
         assert!(principal.expires.expect("an end") > SystemTime::now());
         authenticator
             .authenticator
-            .renew(&principal)
+            .revalidate(&principal)
             .expect("still good");
     }
     let peer = certificate(&[dns("B.example"), dns("a.example"), uri("urn:x")], |_| {});

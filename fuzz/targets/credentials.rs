@@ -10,7 +10,10 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use weir::{
-    auth::{AuthSettings, Authenticator, JwtKeys, JwtSettings, Method, Peer, Principal, is_name},
+    auth::{
+        AuthSettings, Authenticator, JwtKeys, JwtSettings, Method, Peer, Principal,
+        is_valid_principal_name,
+    },
     error::Error,
 };
 
@@ -142,7 +145,7 @@ fn token(authenticator: &TestAuthenticator, mut input: Input<'_>) {
     assert!(audience == AUDIENCE || among);
     assert!(claims["exp"].as_f64().is_some_and(|it| it > 1.7e9));
     assert_eq!(claims["sub"], principal.name);
-    assert!(is_name(&principal.name));
+    assert!(is_valid_principal_name(&principal.name));
 }
 
 /// The holder of an accepted certificate must have an unambiguous name.
@@ -155,7 +158,11 @@ fn certificate(authenticator: &TestAuthenticator, der: &[u8]) {
         return;
     };
     let name = principal.name.as_str();
-    assert!(is_name(name) && name.bytes().all(|it| it.is_ascii_graphic()) && !name.contains('*'));
+    assert!(
+        is_valid_principal_name(name)
+            && name.bytes().all(|it| it.is_ascii_graphic())
+            && !name.contains('*')
+    );
     let of = |claim: &str| principal.claims.get(claim).map(|names| names[0] == name);
     let first = of("san_uri").or(of("san_dns")).or(of("san_email"));
     assert_eq!(first, Some(true), "{principal:?}");

@@ -1,42 +1,42 @@
-//! What the process logs, changed while it runs.
+//! The log level of the process, which can be changed while it runs.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tracing_subscriber::{EnvFilter, Registry, reload};
 
-/// The longest directives that are taken, in bytes.
+/// The maximum length of the directives, in bytes.
 pub const MAX_DIRECTIVES: usize = 4 << 10;
 
-/// What holds unless a directive names rustls: it warns of what it finds odd in a handshake, in words of the
-/// client's choice, with which anybody could fill the log.
-const UNLESS_TOLD: &str = "rustls=error";
+/// Applies unless a directive names rustls. rustls warns about odd handshakes with text chosen by the
+/// client, which would let anybody fill the log.
+const DEFAULT_DIRECTIVES: &str = "rustls=error";
 
-/// The process's log, as far as what is in it can be changed.
+/// The log level of the process.
 ///
-/// A server in a test or in `weir dev` does not own its process's log: its [`LogLevel`] is
-/// [`LogLevel::not_ours`].
+/// A server in a test or in `weir dev` does not own the log of its process: its [`LogLevel`] is
+/// [`LogLevel::unmanaged`].
 #[derive(Debug, Clone)]
-pub struct LogLevel(Option<Arc<Owned>>);
+pub struct LogLevel(Option<Arc<Managed>>);
 
 #[derive(Debug)]
-struct Owned {
+struct Managed {
     handle: reload::Handle<EnvFilter, Registry>,
     directives: Mutex<String>,
 }
 
-/// Reads directives such as `info,weir::hub=debug`.
+/// Parses directives such as `info,weir::hub=debug`.
 ///
 /// # Errors
-/// In words. A lone word that is no level is refused, which a filter would take for the name of a module:
-/// it is a level misspelt far more often.
-pub fn filter(directives: &str) -> Result<EnvFilter, String> {
+/// When the directives are not valid. A single word that is not a level is rejected too: the filter would
+/// take it for a module, but it is most often a misspelled level.
+pub fn parse_directives(directives: &str) -> Result<EnvFilter, String> {
     const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
     let is_level = |word: &str| LEVELS.iter().any(|level| level.eq_ignore_ascii_case(word));
     if directives.trim().is_empty() {
-        return Err("there are no directives".to_owned());
+        return Err("the directives are empty: use a level or module=level".to_owned());
     }
     for directive in directives.split(',').map(str::trim) {
-        // A field's value may hold a comma; what is in brackets is left to the filter.
+        // The value of a field may contain a comma; the filter itself checks what is in brackets.
         if !directive.contains(['=', '[', ']', '{', '}']) && !is_level(directive) {
             return Err(format!(
                 "{directive:?} is neither a level ({}) nor module=level",
@@ -44,35 +44,35 @@ pub fn filter(directives: &str) -> Result<EnvFilter, String> {
             ));
         }
     }
-    let directives = format!("{UNLESS_TOLD},{directives}");
+    let directives = format!("{DEFAULT_DIRECTIVES},{directives}");
     EnvFilter::try_new(directives).map_err(|error| error.to_string())
 }
 
 impl LogLevel {
-    /// The log of a process that this server does not own.
+    /// Creates the log level of a process whose log this server does not own.
     #[must_use]
-    pub fn not_ours() -> Self {
+    pub fn unmanaged() -> Self {
         Self(None)
     }
 
-    /// A filter that follows what is set, to be put in place, and the handle to set it by.
+    /// Returns a filter layer that follows the log level, and the log level.
     ///
     /// # Errors
-    /// In words, when the directives can't be read.
+    /// When the directives are not valid.
     pub fn new(directives: &str) -> Result<(reload::Layer<EnvFilter, Registry>, Self), String> {
-        let (layer, handle) = reload::Layer::new(filter(directives)?);
-        let owned = Owned {
+        let (layer, handle) = reload::Layer::new(parse_directives(directives)?);
+        let managed = Managed {
             handle,
             directives: Mutex::new(directives.trim().to_owned()),
         };
-        Ok((layer, Self(Some(Arc::new(owned)))))
+        Ok((layer, Self(Some(Arc::new(managed)))))
     }
 
-    /// The directives in force; `None` where the log is not the server's.
+    /// Returns the directives in force; `None` if the log is not managed.
     #[must_use]
     pub fn get(&self) -> Option<String> {
-        let owned = self.0.as_ref()?;
-        let directives = owned.directives.lock();
+        let managed = self.0.as_ref()?;
+        let directives = managed.directives.lock();
         Some(
             directives
                 .unwrap_or_else(PoisonError::into_inner)
@@ -80,22 +80,25 @@ impl LogLevel {
         )
     }
 
-    /// Puts directives in force, until others are or the process ends.
+    /// Puts directives in force until the next change or the end of the process.
     ///
     /// # Errors
-    /// In words, when they can't be read or the log is not the server's.
+    /// When the directives are not valid, or the log is not managed.
     pub fn set(&self, directives: &str) -> Result<(), String> {
-        let owned = self.0.as_ref().ok_or("the log is not this server's")?;
+        let managed = self
+            .0
+            .as_ref()
+            .ok_or("this server does not manage the log")?;
         let directives = directives.trim();
-        let filter = filter(directives)?;
-        // Held meanwhile, so that the text is that of the filter.
-        let mut in_force = owned
+        let filter = parse_directives(directives)?;
+        // Locked until the end, so that text and filter agree.
+        let mut in_force = managed
             .directives
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        // Said under whichever of the two lets it pass.
+        // Logged if the previous or the new filter lets it pass.
         tracing::info!(from = *in_force, to = directives, "log level changes");
-        owned
+        managed
             .handle
             .reload(filter)
             .map_err(|error| error.to_string())?;
@@ -109,7 +112,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn directives_are_read_and_misspelt_ones_refused_in_words() {
+    fn directives_are_parsed_and_misspelled_ones_rejected() {
         for good in [
             "info",
             "INFO",
@@ -117,7 +120,7 @@ mod tests {
             "info,weir::hub=debug",
             "weir[watch]=debug",
         ] {
-            assert!(filter(good).is_ok(), "{good}");
+            assert!(parse_directives(good).is_ok(), "{good}");
         }
         for bad in [
             "",
@@ -128,14 +131,14 @@ mod tests {
             "weir=loud",
             "a=b=c",
         ] {
-            let why = filter(bad).expect_err(bad);
+            let why = parse_directives(bad).expect_err(bad);
             assert!(!why.is_empty(), "{bad}");
         }
     }
 
     #[test]
-    fn the_log_of_another_can_neither_be_read_nor_set() {
-        let level = LogLevel::not_ours();
+    fn an_unmanaged_log_can_neither_be_read_nor_set() {
+        let level = LogLevel::unmanaged();
         assert_eq!(level.get(), None);
         assert!(level.set("info").is_err());
     }

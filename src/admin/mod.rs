@@ -1,6 +1,6 @@
 //! The admin port: `/metrics`, `/livez`, `/readyz`, `/log-level`.
 
-mod gate;
+mod auth;
 mod log_level;
 
 use std::{
@@ -23,26 +23,26 @@ use axum::{
 
 use crate::{hub::Hub, metrics::Metrics};
 
-pub use gate::{AdminPeer, Gate, Refusal};
-pub use log_level::{LogLevel, MAX_DIRECTIVES, filter};
+pub use auth::{AdminAuth, AdminPeer, Refusal};
+pub use log_level::{LogLevel, MAX_DIRECTIVES, parse_directives};
 
-/// What the admin port tells about.
+/// The state of the admin port.
 #[derive(Debug, Clone)]
 pub struct Admin {
-    /// The hub, for what is measured when it is asked for.
+    /// The hub, whose gauges are read at each scrape.
     pub hub: Hub,
-    /// The metrics.
+    /// The metrics of the process.
     pub metrics: Arc<Metrics>,
-    /// Whether clients should be sent here.
+    /// Whether the server is ready for clients.
     pub ready: Arc<AtomicBool>,
-    /// What the process logs.
+    /// The log level of the process.
     pub log_level: LogLevel,
-    /// Who may do more than ask whether the server is well.
-    pub gate: Arc<Gate>,
+    /// The access control of `/metrics` and `/log-level`.
+    pub auth: Arc<AdminAuth>,
 }
 
 impl Admin {
-    /// The routes. They must be told where each connection comes from, as an [`AdminPeer`].
+    /// Returns the routes. They need the client address of each connection, as an [`AdminPeer`].
     pub fn router(self) -> Router {
         Router::new()
             .route("/metrics", get(metrics))
@@ -51,7 +51,7 @@ impl Admin {
             .route("/log-level", get(log_level).put(set_log_level))
             .with_state(self)
             .layer(DefaultBodyLimit::max(MAX_DIRECTIVES))
-            // One request a connection: how long that may take is bounded then.
+            // One request per connection, so that the connection's deadline bounds the request.
             .layer(map_response(async |mut response: Response| {
                 let headers = response.headers_mut();
                 headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
@@ -61,7 +61,10 @@ impl Admin {
 }
 
 async fn metrics(State(admin): State<Admin>, headers: HeaderMap) -> Result<Response, Response> {
-    admin.gate.admit_reader(&headers).map_err(refusal)?;
+    admin
+        .auth
+        .authorize_read(&headers)
+        .map_err(refusal_response)?;
     let mut readings = admin.hub.scraped_gauges();
     readings.ready = admin.ready.load(Ordering::Acquire);
     let page = admin.metrics.render(&readings);
@@ -85,9 +88,9 @@ async fn log_level(
     ConnectInfo(peer): ConnectInfo<AdminPeer>,
     headers: HeaderMap,
 ) -> Result<Response, Response> {
-    let admitted = admin.gate.admit_operator(peer, &headers);
-    admitted.map_err(refusal)?;
-    let directives = admin.log_level.get().ok_or_else(not_ours)?;
+    let admitted = admin.auth.authorize_change(peer, &headers);
+    admitted.map_err(refusal_response)?;
+    let directives = admin.log_level.get().ok_or_else(unmanaged_log)?;
     Ok(format!("{directives}\n").into_response())
 }
 
@@ -97,10 +100,10 @@ async fn set_log_level(
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<Response, Response> {
-    let admitted = admin.gate.admit_operator(peer, &headers);
-    admitted.map_err(refusal)?;
+    let admitted = admin.auth.authorize_change(peer, &headers);
+    admitted.map_err(refusal_response)?;
     if admin.log_level.get().is_none() {
-        return Err(not_ours());
+        return Err(unmanaged_log());
     }
     let set = match str::from_utf8(&body) {
         Ok(directives) => admin.log_level.set(directives),
@@ -111,7 +114,7 @@ async fn set_log_level(
     Ok(format!("{directives}\n").into_response())
 }
 
-fn refusal((status, words): Refusal) -> Response {
+fn refusal_response((status, words): Refusal) -> Response {
     let mut response = (status, words).into_response();
     if status == StatusCode::UNAUTHORIZED {
         let scheme = HeaderValue::from_static("Bearer");
@@ -122,7 +125,7 @@ fn refusal((status, words): Refusal) -> Response {
     response
 }
 
-fn not_ours() -> Response {
-    let words = "the log is not this server's to change\n";
+fn unmanaged_log() -> Response {
+    let words = "this server does not manage the log of its process\n";
     (StatusCode::NOT_FOUND, words).into_response()
 }

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use super::{StartError, token_key_file::TokenKeyFile};
 use crate::{
-    admin::Gate,
-    auth::{Authenticator, Upkeep},
+    admin::AdminAuth,
+    auth::{AuthReloader, Authenticator},
     config::{ConfigError, ServeConfig},
     metrics::Metrics,
     policy::Policy,
@@ -20,8 +20,8 @@ pub(super) struct LoadedFiles {
     pub policy: Policy,
     pub policy_files: Option<ReloadedFiles>,
     pub authenticator: Authenticator,
-    pub upkeep: Upkeep,
-    pub gate: Gate,
+    pub auth_reloader: AuthReloader,
+    pub admin_auth: AdminAuth,
 }
 
 impl LoadedFiles {
@@ -46,7 +46,7 @@ impl LoadedFiles {
             None => None,
         };
         let (policy, policy_files) = match config.auth.policy_file.clone() {
-            None => (Policy::open(), None),
+            None => (Policy::allow_all(), None),
             Some(path) => {
                 let read = Policy::read(path, token_keys.is_some()).await;
                 let (policy, files) = read.map_err(|problem| ConfigError {
@@ -56,17 +56,17 @@ impl LoadedFiles {
                 (policy, Some(files))
             }
         };
-        let gate = Gate::read(config.auth.admin_token_file.clone()).await;
+        let admin_auth = AdminAuth::read(config.auth.admin_token_file.clone()).await;
         let auth = config.auth.settings(config.reload_interval);
-        let (authenticator, upkeep) = Authenticator::new(auth, metrics).await?;
+        let (authenticator, auth_reloader) = Authenticator::new(auth, metrics).await?;
         Ok(Self {
             tls,
             token_keys,
             policy,
             policy_files,
             authenticator,
-            upkeep,
-            gate: gate.map_err(|problem| ConfigError {
+            auth_reloader,
+            admin_auth: admin_auth.map_err(|problem| ConfigError {
                 flag: "admin-token-file",
                 problem,
             })?,

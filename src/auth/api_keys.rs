@@ -1,7 +1,7 @@
-//! API keys: long random texts, of which the server's file holds hashes alone.
+//! API keys: long random texts. The server's file holds only their hashes.
 //!
-//! SHA-256 without salt or rounds is enough for them, and for them only: nobody finds 256 random bits by
-//! trying. A password must not be one.
+//! SHA-256 without salt or rounds is enough for keys of 256 random bits, which nobody can guess. It is not
+//! enough for passwords, which must not be used as keys.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -13,38 +13,44 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 use sha2::{Digest as _, Sha256};
 
-use super::{Method, Principal, Proof, good_claims, in_time, is_name, shown};
+use super::{
+    CredentialFingerprint, Method, Principal, check_expiry, claims_within_bounds, credentials,
+    is_valid_principal_name,
+};
 use crate::error::Error;
 
-/// How many there may be: a call is compared with all of them.
+/// The maximum number of keys: each call is compared with all of them.
 const MAX_KEYS: usize = 10_000;
 
-/// The fewest characters of a key that was not made by Weir. Shorter ones are likely to be guessed.
+/// The minimum length of a key that Weir did not create. Shorter keys could be guessed.
 pub const MIN_KEY_CHARS: usize = 32;
 
-/// What every key that Weir makes begins with, so that scanners for secrets know it.
-const PREFIX: &str = "weir_";
+/// The prefix of all keys that Weir creates, for secret scanners.
+const KEY_PREFIX: &str = "weir_";
 
-/// The random bytes of a key that Weir makes.
+/// The number of random bytes in a key.
 const RANDOM_BYTES: usize = 32;
 
-/// A key, to be shown once and then forgotten.
+/// An API key in plain text, to be printed once.
 #[derive(Clone)]
 pub struct ApiKey(String);
 
 impl ApiKey {
-    /// A new one.
+    /// Creates a new random key.
     ///
     /// # Errors
-    /// When the system has no randomness.
+    /// When the system provides no randomness.
     pub fn random() -> Result<Self, aws_lc_rs::error::Unspecified> {
         use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
         let mut bytes = [0; RANDOM_BYTES];
         aws_lc_rs::rand::fill(&mut bytes)?;
-        Ok(Self(format!("{PREFIX}{}", URL_SAFE_NO_PAD.encode(bytes))))
+        Ok(Self(format!(
+            "{KEY_PREFIX}{}",
+            URL_SAFE_NO_PAD.encode(bytes)
+        )))
     }
 
-    /// The key itself.
+    /// Returns the key in plain text.
     #[must_use]
     pub fn secret(&self) -> &str {
         &self.0
@@ -60,18 +66,18 @@ impl std::fmt::Debug for ApiKey {
 impl std::str::FromStr for ApiKey {
     type Err = String;
 
-    /// Takes a key that was made elsewhere, if it can be sent and is long enough.
+    /// Accepts a key that was created elsewhere, if it can be sent in a header and is long enough.
     fn from_str(text: &str) -> Result<Self, String> {
         if !is_api_key(text) {
             return Err(
-                "a key is of letters, digits and -._~+/=, and must not look like a JWT, with two dots"
+                "a key consists of letters, digits and -._~+/=, and must not have exactly two dots, as a JWT has"
                     .to_owned(),
             );
         }
         if text.len() < MIN_KEY_CHARS {
             return Err(format!(
-                "a key has at least {MIN_KEY_CHARS} characters, and those at random: what is shorter \
-                 can be guessed from its hash"
+                "a key must have at least {MIN_KEY_CHARS} random characters: a shorter one can be guessed from its \
+                                 hash"
             ));
         }
         Ok(Self(text.to_owned()))
@@ -79,17 +85,17 @@ impl std::str::FromStr for ApiKey {
 }
 
 impl ApiKey {
-    /// What the server's file holds of it: 64 hexadecimal digits.
+    /// Returns the hash as the server's file holds it: 64 hexadecimal digits.
     #[must_use]
     pub fn sha256(&self) -> String {
         hash(&self.0).iter().map(|it| format!("{it:02x}")).collect()
     }
 }
 
-/// Whether a text can be sent as an API key, in either header.
+/// Returns whether a text can be sent as an API key, in either header.
 #[must_use]
 pub fn is_api_key(text: &str) -> bool {
-    shown::is_token(text) && !shown::looks_like_jwt(text)
+    credentials::is_token(text) && !credentials::looks_like_jwt(text)
 }
 
 fn hash(key: &str) -> [u8; 32] {
@@ -98,13 +104,13 @@ fn hash(key: &str) -> [u8; 32] {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct File {
-    keys: Vec<Entry>,
+struct KeyFile {
+    keys: Vec<KeyEntry>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Entry {
+struct KeyEntry {
     name: String,
     sha256: String,
     #[serde(default)]
@@ -116,38 +122,42 @@ struct Entry {
 #[derive(Debug, Default)]
 pub(super) struct ApiKeys {
     entries: Vec<([u8; 32], Principal)>,
-    /// Where each is, for hashes that nobody has tried to guess.
-    places: HashMap<[u8; 32], usize>,
+    /// The index of each key by its hash. Only for keys that were verified before, because the lookup takes
+    /// no constant time.
+    index_by_hash: HashMap<[u8; 32], usize>,
 }
 
 impl ApiKeys {
-    /// Reads the file's contents.
+    /// Parses the contents of the key file.
     pub(super) fn parse(yaml: &[u8]) -> Result<Self, String> {
-        let file: File = serde_saphyr::from_slice(yaml)
-            // Without the lines around it, which the log need not have.
+        let file: KeyFile = serde_saphyr::from_slice(yaml)
+            // Without the snippet, which must not reach the log.
             .map_err(|error| error.without_snippet().to_string())?;
         if file.keys.len() > MAX_KEYS {
-            return Err(format!("there are more than {MAX_KEYS} keys"));
+            return Err(format!("has more than {MAX_KEYS} keys"));
         }
         let mut names = HashSet::new();
-        let mut places = HashMap::new();
+        let mut index_by_hash = HashMap::new();
         let mut entries = Vec::with_capacity(file.keys.len());
         for (at, entry) in file.keys.into_iter().enumerate() {
             let failed = |why: &str| format!("keys[{at}]: {why}");
-            let (hash, principal) = entry.read().map_err(|why| failed(&why))?;
+            let (hash, principal) = entry.into_principal().map_err(|why| failed(&why))?;
             if !names.insert(principal.name.clone()) {
                 return Err(failed("another key has the same name"));
             }
-            if places.insert(hash, at).is_some() {
+            if index_by_hash.insert(hash, at).is_some() {
                 return Err(failed("another entry has the same sha256"));
             }
             entries.push((hash, principal));
         }
-        Ok(Self { entries, places })
+        Ok(Self {
+            entries,
+            index_by_hash,
+        })
     }
 
-    /// Whose key it is. Takes as long for any key, whichever it is or is like.
-    pub(super) fn judge(&self, key: &str) -> Result<Principal, Error> {
+    /// Returns the principal of a key. Takes the same time for every key.
+    pub(super) fn verify(&self, key: &str) -> Result<Principal, Error> {
         let hash = hash(key);
         let mut found = None;
         for (known, principal) in &self.entries {
@@ -155,50 +165,51 @@ impl ApiKeys {
                 found = Some(principal);
             }
         }
-        let found = found.ok_or(Error::CredentialsInvalid("the API key is not known"))?;
-        in_time(found.clone())
+        let found = found.ok_or(Error::CredentialsInvalid("the API key is unknown"))?;
+        check_expiry(found.clone())
     }
 
-    /// Whose key has this hash now: one that was judged before. Every open watch may ask that at once.
-    pub(super) fn renew(&self, hash: &[u8; 32]) -> Option<&Principal> {
-        let place = self.places.get(hash)?;
-        Some(&self.entries[*place].1)
+    /// Returns the principal of a key that was verified before. Fast, because all open watches may call this
+    /// at once.
+    pub(super) fn find_by_hash(&self, hash: &[u8; 32]) -> Option<&Principal> {
+        let index = self.index_by_hash.get(hash)?;
+        Some(&self.entries[*index].1)
     }
 }
 
-impl Entry {
-    fn read(self) -> Result<([u8; 32], Principal), String> {
-        if !is_name(&self.name) {
+impl KeyEntry {
+    fn into_principal(self) -> Result<([u8; 32], Principal), String> {
+        if !is_valid_principal_name(&self.name) {
             return Err(
-                "the name is empty, too long, or has spaces around or control characters"
+                "the name is empty or too long, or has white space around it or control characters"
                     .to_owned(),
             );
         }
-        let hash = from_hex(&self.sha256).ok_or("sha256 is not 64 hexadecimal digits")?;
-        if !good_claims(&self.claims) {
-            return Err("the claims are nested too deeply, or too many".to_owned());
+        let hash = parse_sha256(&self.sha256).ok_or("sha256 is not 64 hexadecimal digits")?;
+        if !claims_within_bounds(&self.claims) {
+            return Err("the claims are nested too deeply or too many".to_owned());
         }
         let expires = match &self.expires {
             None => None,
-            Some(time) => Some(read_time(time)?),
+            Some(time) => Some(parse_expiry(time)?),
         };
         let principal = Principal {
             method: Method::Key,
             name: self.name,
             claims: self.claims,
             expires,
-            proof: Proof::Key(hash),
+            fingerprint: CredentialFingerprint::ApiKey(hash),
         };
         Ok((hash, principal))
     }
 }
 
-fn read_time(text: &str) -> Result<SystemTime, String> {
+fn parse_expiry(text: &str) -> Result<SystemTime, String> {
     humantime::parse_rfc3339(text)
-        .map_err(|_| "expires is not a time such as 2027-01-31T12:00:00Z, in UTC".to_owned())
+        .map_err(|_| "expires must be a time in UTC, such as 2027-01-31T12:00:00Z".to_owned())
 }
 
-fn from_hex(text: &str) -> Option<[u8; 32]> {
+fn parse_sha256(text: &str) -> Option<[u8; 32]> {
     if text.len() != 64 || !text.bytes().all(|it| it.is_ascii_hexdigit()) {
         return None;
     }

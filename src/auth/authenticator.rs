@@ -1,4 +1,4 @@
-//! All kinds of credentials together, and what keeps them up to date.
+//! The authenticator for all kinds of credentials, and the reloading of keys.
 
 use std::{sync::Arc, time::Duration};
 
@@ -7,87 +7,87 @@ use http::HeaderMap;
 use tokio::sync::watch;
 
 use super::{
-    AuthSettings, JwtKeys, JwtSettings, Method, Peer, Principal, Proof,
+    AuthSettings, CredentialFingerprint, JwtKeys, JwtSettings, Method, Peer, Principal,
     api_keys::ApiKeys,
-    certificate, in_time,
-    jwt::Jwts,
+    certificate, check_expiry,
+    credentials::{self, Credentials, looks_like_jwt},
+    jwt::JwtVerifier,
+    key_fetcher::KeyFetcher,
     key_set::KeySet,
-    remote::Remote,
-    shown::{Shown, looks_like_jwt, shown},
 };
 use crate::{error::Error, metrics::Metrics, reload::ReloadedFiles};
 
-/// What the files hold, for logs and metrics.
+/// The names of the files' contents in logs and metrics.
 const API_KEYS: &str = "api_keys";
 const JWKS: &str = "jwks";
 
-/// What whoever shows nothing is told.
-const MISSING: &str = "this server lets in only those who show who they are: by `authorization: Bearer \
-                       TOKEN`, by `x-api-key`, or by a certificate, as its operator has it";
+/// The error for callers without credentials.
+const MISSING_CREDENTIALS: &str = "credentials are required: send `authorization: Bearer TOKEN`, `x-api-key` or \
+                                   a client certificate, as this server accepts";
 
-/// Why nobody could be asked.
+/// Why authentication could not be set up.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("--{flag}: {problem}")]
 pub struct SetupError {
-    /// The flag's name, without dashes.
+    /// The name of the flag, without dashes.
     pub flag: &'static str,
-    /// What is wrong.
+    /// The problem.
     pub problem: String,
 }
 
-/// Tells who calls.
+/// Authenticates callers.
 #[derive(Debug, Clone)]
 pub struct Authenticator {
-    /// `None`: nobody is asked.
-    asked: Option<Arc<Asked>>,
+    /// `None` if authentication is disabled.
+    verifiers: Option<Arc<Verifiers>>,
     anonymous: Arc<Principal>,
     changes: Arc<watch::Sender<u64>>,
 }
 
-/// What is asked for.
+/// The enabled kinds of credentials.
 #[derive(Debug)]
-struct Asked {
-    jwts: Option<Jwts>,
+struct Verifiers {
+    jwts: Option<JwtVerifier>,
     keys: Option<ArcSwap<ApiKeys>>,
     certificates: bool,
     metrics: Arc<Metrics>,
 }
 
-/// What keeps an [`Authenticator`] up to date.
+/// Keeps the keys of an [`Authenticator`] up to date.
 #[derive(Debug)]
-pub struct Upkeep {
+pub struct AuthReloader {
     authenticator: Authenticator,
     interval: Duration,
-    key_set_file: Option<ReloadedFiles>,
+    jwks_file: Option<ReloadedFiles>,
     api_keys_file: Option<ReloadedFiles>,
 }
 
 impl Authenticator {
-    /// Asks nobody.
+    /// Creates an authenticator that accepts everybody as [`Principal::anonymous`].
     #[must_use]
     pub fn anonymous() -> Self {
         Self {
-            asked: None,
+            verifiers: None,
             anonymous: Arc::new(Principal::anonymous()),
             changes: Arc::default(),
         }
     }
 
-    /// Reads the files. Fetches nothing: that is for [`Upkeep::run`].
+    /// Reads the files. Keys at a URL are fetched later, by [`AuthReloader::run`].
     ///
     /// # Errors
-    /// When a file can't be read, or holds nothing that can be used.
+    /// When a file can't be read or contains no valid keys.
     pub async fn new(
         settings: AuthSettings,
         metrics: Arc<Metrics>,
-    ) -> Result<(Self, Upkeep), SetupError> {
+    ) -> Result<(Self, AuthReloader), SetupError> {
         let mut authenticator = Self::anonymous();
-        let (mut key_set_file, mut api_keys_file) = (None, None);
+        let (mut jwks_file, mut api_keys_file) = (None, None);
         let jwts = match settings.jwt {
             None => None,
             Some(settings) => {
-                let (jwts, file) = jwts(settings).await?;
-                key_set_file = file;
+                let (jwts, file) = load_jwt_verifier(settings).await?;
+                jwks_file = file;
                 Some(jwts)
             }
         };
@@ -109,71 +109,73 @@ impl Authenticator {
         };
         if jwts.is_some() || keys.is_some() || settings.certificates {
             metrics.register_authentications();
-            authenticator.asked = Some(Arc::new(Asked {
+            authenticator.verifiers = Some(Arc::new(Verifiers {
                 jwts,
                 keys,
                 certificates: settings.certificates,
                 metrics,
             }));
         }
-        let upkeep = Upkeep {
+        let reloader = AuthReloader {
             authenticator: authenticator.clone(),
             interval: settings.reload_interval,
-            key_set_file,
+            jwks_file,
             api_keys_file,
         };
-        Ok((authenticator, upkeep))
+        Ok((authenticator, reloader))
     }
 
-    /// Whether callers are asked who they are.
+    /// Returns whether credentials are required.
     #[must_use]
     pub fn is_on(&self) -> bool {
-        self.asked.is_some()
+        self.verifiers.is_some()
     }
 
-    /// Who calls: by the one thing that the headers show, or by the certificate where they show nothing.
+    /// Authenticates a call by its headers, or by the client certificate if the headers have no credentials.
     /// May wait for keys that are being fetched.
     ///
     /// # Errors
-    /// [`Error::CredentialsMissing`] when nothing is shown, [`Error::CredentialsInvalid`] and
-    /// [`Error::CredentialsExpired`] when it is worth nothing, and [`Error::KeysUnavailable`] when that
-    /// can't be told, for want of keys.
+    /// [`Error::CredentialsMissing`] without credentials, [`Error::CredentialsInvalid`] and
+    /// [`Error::CredentialsExpired`] for unacceptable ones, and [`Error::KeysUnavailable`] when the keys to
+    /// verify them could not be fetched.
     pub async fn authenticate(
         &self,
         headers: &HeaderMap,
         peer: &Peer,
     ) -> Result<Arc<Principal>, Error> {
-        let Some(asked) = &self.asked else {
+        let Some(verifiers) = &self.verifiers else {
             return Ok(Arc::clone(&self.anonymous));
         };
-        let (method, outcome) = asked.judge(headers, peer).await;
-        asked
+        let (method, outcome) = verifiers.authenticate(headers, peer).await;
+        verifiers
             .metrics
-            .count_authentication(label(method), result(&outcome));
+            .count_authentication(method_label(method), result_label(&outcome));
         match outcome {
             Ok(principal) => Ok(Arc::new(principal)),
             Err(error) => {
                 tracing::debug!(
-                    method = label(method),
+                    method = method_label(method),
                     peer = peer.address.map(tracing::field::display),
                     %error,
-                    "a call is refused"
+                    "a call is rejected"
                 );
                 Err(error)
             }
         }
     }
 
-    /// The caller of an open watch as it is known by now.
+    /// Returns the current state of the caller of an open watch, such as its new claims.
     ///
     /// # Errors
-    /// [`Error::CredentialsExpired`] when what it has shown has expired, or was withdrawn.
-    pub fn renew(&self, principal: &Arc<Principal>) -> Result<Arc<Principal>, Error> {
-        let Some(asked) = &self.asked else {
+    /// [`Error::CredentialsExpired`] when its credentials have expired or were withdrawn.
+    pub fn revalidate(&self, principal: &Arc<Principal>) -> Result<Arc<Principal>, Error> {
+        let Some(verifiers) = &self.verifiers else {
             return Ok(Arc::clone(principal));
         };
-        let renewed = asked.renew(principal).ok_or(Error::CredentialsExpired)?;
-        let renewed = in_time(renewed)?;
+        let renewed = verifiers
+            .revalidate(principal)
+            .ok_or(Error::CredentialsExpired)?;
+        let renewed = check_expiry(renewed)?;
         Ok(if renewed == **principal {
             Arc::clone(principal)
         } else {
@@ -181,7 +183,8 @@ impl Authenticator {
         })
     }
 
-    /// Moves whenever [`renew`](Self::renew) may answer otherwise than before, but for times that pass.
+    /// Returns a receiver that is notified when [`revalidate`](Self::revalidate) may return another result,
+    /// except when only time has passed.
     #[must_use]
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()
@@ -192,8 +195,10 @@ impl Authenticator {
     }
 }
 
-/// Reads a file of keys, or gets ready to fetch them.
-async fn jwts(settings: JwtSettings) -> Result<(Jwts, Option<ReloadedFiles>), SetupError> {
+/// Reads the key file, or prepares to fetch the keys.
+async fn load_jwt_verifier(
+    settings: JwtSettings,
+) -> Result<(JwtVerifier, Option<ReloadedFiles>), SetupError> {
     match settings.keys.clone() {
         JwtKeys::File(path) => {
             let failed = |problem| SetupError {
@@ -206,132 +211,145 @@ async fn jwts(settings: JwtSettings) -> Result<(Jwts, Option<ReloadedFiles>), Se
             let keys = KeySet::parse(&contents[0]);
             let keys = keys.map_err(|why| failed(format!("{name}: {why}")))?;
             if keys.is_empty() {
-                let left_out = keys.left_out().join("; ");
-                let why =
-                    format!("{name} has no key that signatures can be checked with: {left_out}");
+                let skipped = keys.skipped().join("; ");
+                let why = format!("{name} has no key that can verify signatures: {skipped}");
                 return Err(failed(why));
             }
-            tell_of(&keys);
-            Ok((Jwts::new(settings, Some(keys), None), Some(file)))
+            log_skipped_keys(&keys);
+            Ok((JwtVerifier::new(settings, Some(keys), None), Some(file)))
         }
         JwtKeys::Url(remote) => {
             let failed = |problem| SetupError {
                 flag: "jwks-url",
                 problem,
             };
-            let remote = Remote::new(remote).await.map_err(failed)?;
-            Ok((Jwts::new(settings, None, Some(remote)), None))
+            let fetcher = KeyFetcher::new(remote).await.map_err(failed)?;
+            Ok((JwtVerifier::new(settings, None, Some(fetcher)), None))
         }
     }
 }
 
-/// Tells of a new set what may not have been meant.
-fn tell_of(keys: &KeySet) {
-    let left_out = keys.left_out();
+/// Logs the unusable keys of a new set.
+fn log_skipped_keys(keys: &KeySet) {
+    let skipped = keys.skipped();
     if keys.is_empty() {
-        // It is a set, and says that no key is good any more: that is not for Weir to doubt.
-        tracing::error!(?left_out, "no key of the set can check a bearer token");
-    } else if !left_out.is_empty() {
-        tracing::warn!(?left_out, "keys of the set are left out");
+        // A valid set without usable keys withdraws all keys, so it is put in force.
+        tracing::error!(left_out = ?skipped, "no key of the JWK set can verify bearer tokens");
+    } else if !skipped.is_empty() {
+        tracing::warn!(left_out = ?skipped, "keys of the JWK set are skipped");
     }
 }
 
-impl Asked {
-    async fn judge(&self, headers: &HeaderMap, peer: &Peer) -> (Method, Result<Principal, Error>) {
+impl Verifiers {
+    async fn authenticate(
+        &self,
+        headers: &HeaderMap,
+        peer: &Peer,
+    ) -> (Method, Result<Principal, Error>) {
         let refused = Error::CredentialsInvalid;
-        match (shown(headers), &self.jwts, &self.keys) {
+        match (credentials::extract(headers), &self.jwts, &self.keys) {
             (Err((method, error)), _, _) => (method, Err(error)),
-            (Ok(Shown::Bearer(token)), Some(jwts), _) if looks_like_jwt(token) => {
-                (Method::Jwt, jwts.judge(token).await)
+            (Ok(Credentials::Bearer(token)), Some(jwts), _) if looks_like_jwt(token) => {
+                (Method::Jwt, jwts.verify(token).await)
             }
-            (Ok(Shown::Bearer(key) | Shown::Key(key)), _, Some(keys)) => {
-                (Method::Key, keys.load().judge(key))
+            (Ok(Credentials::Bearer(key) | Credentials::ApiKey(key)), _, Some(keys)) => {
+                (Method::Key, keys.load().verify(key))
             }
-            (Ok(Shown::Bearer(_)), Some(_), None) => {
+            (Ok(Credentials::Bearer(_)), Some(_), None) => {
                 (Method::Jwt, Err(refused("the bearer token is not a JWT")))
             }
-            (Ok(Shown::Bearer(_)), None, None) => {
-                (Method::None, Err(refused("no bearer tokens are taken")))
+            (Ok(Credentials::Bearer(_)), None, None) => (
+                Method::None,
+                Err(refused("this server accepts no bearer tokens")),
+            ),
+            (Ok(Credentials::ApiKey(_)), _, None) => {
+                (Method::Key, Err(refused("this server accepts no API keys")))
             }
-            (Ok(Shown::Key(_)), _, None) => (Method::Key, Err(refused("no API keys are taken"))),
-            (Ok(Shown::Nothing), _, _) => match &peer.certificate {
-                Some(der) if self.certificates => (Method::Certificate, certificate::judge(der)),
-                _ => (Method::None, Err(Error::CredentialsMissing(MISSING))),
+            (Ok(Credentials::None), _, _) => match &peer.certificate {
+                Some(der) if self.certificates => {
+                    (Method::Certificate, certificate::principal(der))
+                }
+                _ => (
+                    Method::None,
+                    Err(Error::CredentialsMissing(MISSING_CREDENTIALS)),
+                ),
             },
         }
     }
 
-    /// `None`: what the principal has shown was withdrawn.
-    fn renew(&self, principal: &Principal) -> Option<Principal> {
-        match (principal.method, principal.proof) {
-            (Method::Jwt, Proof::Signature(key)) => {
+    /// Returns `None` when the credentials were withdrawn.
+    fn revalidate(&self, principal: &Principal) -> Option<Principal> {
+        match (principal.method, principal.fingerprint) {
+            (Method::Jwt, CredentialFingerprint::SigningKey(key)) => {
                 let jwts = self.jwts.as_ref()?;
-                jwts.holds(&key).then(|| principal.clone())
+                jwts.has_key(&key).then(|| principal.clone())
             }
-            (Method::Key, Proof::Key(hash)) => {
+            (Method::Key, CredentialFingerprint::ApiKey(hash)) => {
                 let keys = self.keys.as_ref()?.load();
-                let renewed = keys.renew(&hash)?;
-                // Under another name it is somebody else's.
+                let renewed = keys.find_by_hash(&hash)?;
+                // The key was reassigned to another principal.
                 (renewed.name == principal.name).then(|| renewed.clone())
             }
-            (Method::Certificate, Proof::None) => self.certificates.then(|| principal.clone()),
+            (Method::Certificate, CredentialFingerprint::None) => {
+                self.certificates.then(|| principal.clone())
+            }
             _ => None,
         }
     }
 }
 
-impl Upkeep {
-    /// Follows the files and fetches the keys. Never ends.
+impl AuthReloader {
+    /// Follows changes of the files and fetches the keys. Never returns.
     pub async fn run(self) {
-        let Some(asked) = self.authenticator.asked.clone() else {
+        let Some(verifiers) = self.authenticator.verifiers.clone() else {
             return std::future::pending().await;
         };
         let (authenticator, interval) = (&self.authenticator, self.interval);
-        let follow_keys = async {
-            if let (Some(file), Some(keys)) = (self.api_keys_file, &asked.keys) {
+        let follow_api_keys = async {
+            if let (Some(file), Some(keys)) = (self.api_keys_file, &verifiers.keys) {
                 let apply = |contents: &[Vec<u8>]| {
                     keys.store(Arc::new(ApiKeys::parse(&contents[0])?));
                     authenticator.changed();
                     Ok(())
                 };
-                file.follow(interval, &asked.metrics, apply).await;
+                file.follow(interval, &verifiers.metrics, apply).await;
             }
         };
-        let follow_key_set = async {
-            let Some(jwts) = &asked.jwts else { return };
-            let put = |json: &[u8]| {
+        let follow_jwks = async {
+            let Some(jwts) = &verifiers.jwts else { return };
+            let replace = |json: &[u8]| {
                 let keys = Arc::new(KeySet::parse(json)?);
-                let is_new = jwts.put(&keys);
+                let is_new = jwts.replace_keys(&keys);
                 if is_new {
-                    tell_of(&keys);
+                    log_skipped_keys(&keys);
                     authenticator.changed();
                 }
                 Ok(is_new)
             };
-            match (self.key_set_file, &jwts.remote) {
+            match (self.jwks_file, &jwts.fetcher) {
                 (Some(file), _) => {
-                    let apply = |contents: &[Vec<u8>]| put(&contents[0]).map(|_| ());
-                    file.follow(interval, &asked.metrics, apply).await;
+                    let apply = |contents: &[Vec<u8>]| replace(&contents[0]).map(|_| ());
+                    file.follow(interval, &verifiers.metrics, apply).await;
                 }
-                (None, Some(remote)) => remote.run(JWKS, &asked.metrics, put).await,
+                (None, Some(fetcher)) => fetcher.run(JWKS, &verifiers.metrics, replace).await,
                 (None, None) => {}
             }
         };
-        tokio::join!(follow_keys, follow_key_set);
+        tokio::join!(follow_api_keys, follow_jwks);
         std::future::pending::<()>().await;
     }
 }
 
-/// The label of `weir_authentications_total`.
-fn label(method: Method) -> &'static str {
+/// Returns the label `method` of `weir_authentications_total`.
+fn method_label(method: Method) -> &'static str {
     match method {
         Method::None => "none",
         method => method.name(),
     }
 }
 
-/// The label of `weir_authentications_total`.
-fn result(outcome: &Result<Principal, Error>) -> &'static str {
+/// Returns the label `result` of `weir_authentications_total`.
+fn result_label(outcome: &Result<Principal, Error>) -> &'static str {
     match outcome {
         Ok(_) => "ok",
         Err(Error::CredentialsMissing(_)) => "missing",

@@ -1,4 +1,4 @@
-//! Bearer tokens: signed statements of an issuer on who their holder is (RFC 7519, RFC 8725).
+//! Bearer tokens: JSON Web Tokens signed by an issuer (RFC 7519, RFC 8725).
 
 use std::{
     sync::Arc,
@@ -12,125 +12,137 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::{
-    JwtSettings, Method, Principal, Proof, good_claims, in_time, is_name,
-    key_set::{Found, KeySet},
-    remote::Remote,
+    CredentialFingerprint, JwtSettings, Method, Principal, check_expiry, claims_within_bounds,
+    is_valid_principal_name,
+    key_fetcher::KeyFetcher,
+    key_set::{KeyLookup, KeySet},
 };
 use crate::error::Error;
 
-/// The longest key id that is looked for, in bytes.
-const MAX_ID_BYTES: usize = 256;
+/// The maximum length of a key ID, in bytes.
+const MAX_KEY_ID_BYTES: usize = 256;
 
 const BAD_TOKEN: &str = "the bearer token can't be read as a JWT";
-/// Does not tell what else it would take.
-const BAD_SIGNATURE: &str = "the bearer token is not signed by a key that is trusted here";
-const BAD_ISSUER: &str = "the bearer token is of another issuer";
-const BAD_NAME: &str = "the bearer token does not name its holder in a way that can be used";
+/// Does not reveal which check has failed.
+const BAD_SIGNATURE: &str = "the bearer token is not signed by a trusted key";
+const BAD_ISSUER: &str = "the bearer token is from another issuer";
+const BAD_NAME: &str = "the bearer token has no valid name of a principal";
 
-/// Judges tokens by the keys in force.
+/// Verifies tokens with the keys in force.
 #[derive(Debug)]
-pub(super) struct Jwts {
+pub(super) struct JwtVerifier {
     settings: JwtSettings,
-    /// `None` until they have been fetched for the first time.
+    /// `None` until the first fetch.
     keys: ArcSwapOption<KeySet>,
-    /// Where to fetch keys that are missing.
-    pub(super) remote: Option<Remote>,
+    /// Fetches missing keys.
+    pub(super) fetcher: Option<KeyFetcher>,
 }
 
-/// The header of a token, as far as anything hangs on it. That a member comes twice is an error.
+/// The parts of a token's header that are used. Duplicate members are an error.
 #[derive(Deserialize)]
-struct Head {
+struct Header {
     alg: String,
     kid: Option<String>,
-    /// Whatever must be understood is not.
-    #[serde(default, deserialize_with = "is_there")]
+    /// Whether the token has critical extensions, none of which is supported.
+    #[serde(default, deserialize_with = "is_present")]
     crit: bool,
 }
 
-fn is_there<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
+fn is_present<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
     serde::de::IgnoredAny::deserialize(deserializer).map(|_| true)
 }
 
-impl Jwts {
-    pub(super) fn new(settings: JwtSettings, keys: Option<KeySet>, remote: Option<Remote>) -> Self {
+impl JwtVerifier {
+    pub(super) fn new(
+        settings: JwtSettings,
+        keys: Option<KeySet>,
+        fetcher: Option<KeyFetcher>,
+    ) -> Self {
         Self {
             settings,
             keys: ArcSwapOption::new(keys.map(Arc::new)),
-            remote,
+            fetcher,
         }
     }
 
-    /// Puts keys in force, and gives whether they are others than before.
-    pub(super) fn put(&self, keys: &Arc<KeySet>) -> bool {
-        let is_new = self.keys.load().as_ref().is_none_or(|it| !it.equals(keys));
+    /// Puts keys in force. Returns whether they differ from the previous ones.
+    pub(super) fn replace_keys(&self, keys: &Arc<KeySet>) -> bool {
+        let is_new = self
+            .keys
+            .load()
+            .as_ref()
+            .is_none_or(|it| !it.has_same_keys(keys));
         if is_new {
             self.keys.store(Some(Arc::clone(keys)));
         }
         is_new
     }
 
-    /// Whether a key is still in force.
-    pub(super) fn holds(&self, thumbprint: &[u8; 32]) -> bool {
+    /// Returns whether a key is in force.
+    pub(super) fn has_key(&self, thumbprint: &[u8; 32]) -> bool {
         let keys = self.keys.load();
-        keys.as_ref().is_some_and(|keys| keys.holds(thumbprint))
+        keys.as_ref().is_some_and(|keys| keys.contains(thumbprint))
     }
 
-    /// Whose token it is.
-    pub(super) async fn judge(&self, token: &str) -> Result<Principal, Error> {
-        let head = head(token).ok_or(invalid(BAD_TOKEN))?;
-        let algorithm: Algorithm = head.alg.parse().map_err(|_| invalid(BAD_SIGNATURE))?;
+    /// Returns the principal of a token.
+    pub(super) async fn verify(&self, token: &str) -> Result<Principal, Error> {
+        let header = parse_header(token).ok_or(invalid(BAD_TOKEN))?;
+        let algorithm: Algorithm = header.alg.parse().map_err(|_| invalid(BAD_SIGNATURE))?;
         if !self.settings.algorithms.contains(&algorithm) {
             return Err(invalid(BAD_SIGNATURE));
         }
-        let id = head.kid.as_deref();
-        let known = self.keys.load_full();
-        if let Some(keys) = &known
-            && !matches!(keys.find(id, algorithm), Found::UnknownId)
+        let id = header.kid.as_deref();
+        let cached = self.keys.load_full();
+        if let Some(keys) = &cached
+            && !matches!(keys.find(id, algorithm), KeyLookup::UnknownId)
         {
-            return self.judge_by(keys, token, id, algorithm);
+            return self.verify_with(keys, token, id, algorithm);
         }
-        let Some(remote) = &self.remote else {
+        let Some(fetcher) = &self.fetcher else {
             return Err(invalid(BAD_SIGNATURE));
         };
-        // Strangers may use up the fetches: without one for this token, it can't be said to be bad.
-        let is_up_to_date = remote.refreshed().await;
+        // Tokens of strangers may use up the allowed fetches. Without a fetch, an unknown key can't be
+        // called invalid.
+        let is_up_to_date = fetcher.refresh().await;
         let keys = self.keys.load_full().ok_or(Error::KeysUnavailable)?;
         match keys.find(id, algorithm) {
-            Found::UnknownId if !is_up_to_date => Err(Error::KeysUnavailable),
-            _ => self.judge_by(&keys, token, id, algorithm),
+            KeyLookup::UnknownId if !is_up_to_date => Err(Error::KeysUnavailable),
+            _ => self.verify_with(&keys, token, id, algorithm),
         }
     }
 
-    fn judge_by(
+    fn verify_with(
         &self,
         keys: &KeySet,
         token: &str,
         id: Option<&str>,
         algorithm: Algorithm,
     ) -> Result<Principal, Error> {
-        let Found::One(key) = keys.find(id, algorithm) else {
+        let KeyLookup::Found(key) = keys.find(id, algorithm) else {
             return Err(invalid(BAD_SIGNATURE));
         };
         let validation = self.validation(algorithm);
-        let decoded = jsonwebtoken::decode(token, key.decoding(), &validation);
-        let claims: Map<String, Value> = decoded.map_err(|error| explain(&error))?.claims;
-        // A list of issuers would do for the library, and says nothing.
+        let decoded = jsonwebtoken::decode(token, key.decoding_key(), &validation);
+        let claims: Map<String, Value> = decoded.map_err(|error| rejection(&error))?.claims;
+        // The library would accept a list of issuers, which identifies none.
         if claims.get("iss").and_then(Value::as_str) != Some(&self.settings.issuer) {
             return Err(invalid(BAD_ISSUER));
         }
-        if !good_claims(&claims) {
+        if !claims_within_bounds(&claims) {
             return Err(invalid(BAD_TOKEN));
         }
         let name = claims
             .get(&self.settings.name_claim)
             .and_then(Value::as_str);
-        let name = name.filter(|name| is_name(name)).ok_or(invalid(BAD_NAME))?;
-        in_time(Principal {
+        let name = name
+            .filter(|name| is_valid_principal_name(name))
+            .ok_or(invalid(BAD_NAME))?;
+        check_expiry(Principal {
             method: Method::Jwt,
             name: name.to_owned(),
-            expires: Some(self.end_of(&claims)?),
+            expires: Some(self.expiry(&claims)?),
             claims,
-            proof: Proof::Signature(key.thumbprint()),
+            fingerprint: CredentialFingerprint::SigningKey(key.thumbprint()),
         })
     }
 
@@ -144,8 +156,8 @@ impl Jwts {
         validation
     }
 
-    /// Until when a token is taken. One beyond what the clock can say holds for no time at all.
-    fn end_of(&self, claims: &Map<String, Value>) -> Result<SystemTime, Error> {
+    /// Returns the time until which a token is accepted. A time beyond the clock's range is an error.
+    fn expiry(&self, claims: &Map<String, Value>) -> Result<SystemTime, Error> {
         let seconds = claims.get("exp").and_then(Value::as_f64);
         let end = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
         let end = end.and_then(|end| end.checked_add(self.settings.leeway));
@@ -158,18 +170,21 @@ fn invalid(why: &'static str) -> Error {
     Error::CredentialsInvalid(why)
 }
 
-/// A token's header, which nothing vouches for yet.
-fn head(token: &str) -> Option<Head> {
-    let (head, _) = token.split_once('.')?;
-    let json = URL_SAFE_NO_PAD.decode(head).ok()?;
-    let head: Head = serde_json::from_slice(&json).ok()?;
-    let is_short = head.kid.as_ref().is_none_or(|id| id.len() <= MAX_ID_BYTES);
-    (!head.crit && is_short).then_some(head)
+/// Parses a token's header, which is not verified yet.
+fn parse_header(token: &str) -> Option<Header> {
+    let (header, _) = token.split_once('.')?;
+    let json = URL_SAFE_NO_PAD.decode(header).ok()?;
+    let header: Header = serde_json::from_slice(&json).ok()?;
+    let is_short = header
+        .kid
+        .as_ref()
+        .is_none_or(|id| id.len() <= MAX_KEY_ID_BYTES);
+    (!header.crit && is_short).then_some(header)
 }
 
-/// What the caller is told. Of a token whose signature holds, what is wrong may be said: it is no secret
-/// from whoever has it.
-fn explain(error: &jsonwebtoken::errors::Error) -> Error {
+/// Returns the error for the caller. It may be specific once the signature is valid, because the caller can
+/// read the token anyway.
+fn rejection(error: &jsonwebtoken::errors::Error) -> Error {
     invalid(match error.kind() {
         ErrorKind::ExpiredSignature => return Error::CredentialsExpired,
         ErrorKind::InvalidIssuer => BAD_ISSUER,

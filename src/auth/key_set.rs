@@ -1,4 +1,4 @@
-//! The public keys that bearer tokens are signed with: a JWK set (RFC 7517).
+//! The public keys that sign bearer tokens: a JWK set (RFC 7517).
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use jsonwebtoken::{Algorithm, DecodingKey};
@@ -6,58 +6,58 @@ use serde::Deserialize;
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
-/// How many keys a set may have.
+/// The maximum number of keys in a set.
 const MAX_KEYS: usize = 100;
 
-/// RSA keys, in bytes of their modulus: 2048 to 8192 bits.
+/// The accepted sizes of an RSA modulus, in bytes: 2048 to 8192 bits.
 const RSA_BYTES: std::ops::RangeInclusive<usize> = 256..=1024;
 
-/// The keys in force.
+/// The keys of a set.
 #[derive(Debug, Default)]
 pub(super) struct KeySet {
     keys: Vec<Key>,
-    /// Which of them can't check signatures, and why.
-    left_out: Vec<String>,
+    /// The keys that can't verify signatures, with the reasons.
+    skipped: Vec<String>,
 }
 
-/// One that can check signatures.
+/// A key that can verify signatures.
 #[derive(Debug)]
 pub(super) struct Key {
     id: Option<String>,
-    kind: Kind,
-    /// The one signature that it is for, where it says so.
-    only: Option<Algorithm>,
-    decoding: DecodingKey,
-    /// SHA-256 of what it is, whatever its id.
+    key_type: KeyType,
+    /// The only algorithm that the key may be used with, if it names one.
+    algorithm: Option<Algorithm>,
+    decoding_key: DecodingKey,
+    /// SHA-256 of the key material, independent of the ID.
     thumbprint: [u8; 32],
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+enum KeyType {
     Rsa,
     P256,
     P384,
     Ed25519,
 }
 
-/// What came of the search for a token's key.
+/// The result of the lookup of a token's key.
 #[derive(Debug)]
-pub(super) enum Found<'a> {
-    One(&'a Key),
-    /// Several might be meant.
-    Several,
-    /// No key has that id.
+pub(super) enum KeyLookup<'a> {
+    Found(&'a Key),
+    /// Several keys match.
+    Ambiguous,
+    /// No key has this ID.
     UnknownId,
-    /// No key is for such signatures.
-    NoneFits,
+    /// No key supports the algorithm.
+    NoMatch,
 }
 
 #[derive(Deserialize)]
-struct Set {
+struct JwkSet {
     keys: Vec<Value>,
 }
 
-/// The members of a key that say what it is for.
+/// The members of a JWK that are used.
 #[derive(Deserialize)]
 struct Jwk {
     kty: String,
@@ -71,18 +71,18 @@ struct Jwk {
     e: Option<String>,
     x: Option<String>,
     y: Option<String>,
-    /// Of a private key.
+    /// Present only in private keys.
     d: Option<Value>,
 }
 
 impl KeySet {
-    /// Reads a set. Keys that are not for signatures that can be checked are left out.
+    /// Parses a set. Skips keys that can't verify signatures.
     ///
     /// # Errors
-    /// In words: it is no set, or has too many keys.
+    /// When the JSON is not a JWK set, or has too many keys.
     pub(super) fn parse(json: &[u8]) -> Result<Self, String> {
-        // The words of serde_json may quote what it read.
-        let set: Set = serde_json::from_slice(json).map_err(|error| {
+        // serde_json's own messages may quote the input.
+        let set: JwkSet = serde_json::from_slice(json).map_err(|error| {
             let (line, column) = (error.line(), error.column());
             format!("not a JWK set, {{\"keys\": [...]}}: line {line}, column {column}")
         })?;
@@ -90,52 +90,56 @@ impl KeySet {
             return Err(format!("the JWK set has more than {MAX_KEYS} keys"));
         }
         let mut keys = Vec::new();
-        let mut left_out = Vec::new();
+        let mut skipped = Vec::new();
         for (at, key) in set.keys.into_iter().enumerate() {
             match Key::read(key) {
                 Ok(key) => keys.push(key),
-                Err(why) => left_out.push(format!("keys[{at}] {why}")),
+                Err(why) => skipped.push(format!("keys[{at}] {why}")),
             }
         }
-        Ok(Self { keys, left_out })
+        Ok(Self { keys, skipped })
     }
 
     pub(super) fn is_empty(&self) -> bool {
         self.keys.is_empty()
     }
 
-    /// Which keys were left out, and why, in words.
-    pub(super) fn left_out(&self) -> &[String] {
-        &self.left_out
+    /// Returns the skipped keys with the reasons.
+    pub(super) fn skipped(&self) -> &[String] {
+        &self.skipped
     }
 
-    /// Whether both hold the same keys under the same ids.
-    pub(super) fn equals(&self, other: &Self) -> bool {
-        let told = |key: &Key| (key.id.clone(), key.thumbprint, key.only);
-        self.left_out == other.left_out
-            && self.keys.iter().map(told).eq(other.keys.iter().map(told))
+    /// Returns whether both sets have the same keys with the same IDs.
+    pub(super) fn has_same_keys(&self, other: &Self) -> bool {
+        let identity = |key: &Key| (key.id.clone(), key.thumbprint, key.algorithm);
+        self.skipped == other.skipped
+            && self
+                .keys
+                .iter()
+                .map(identity)
+                .eq(other.keys.iter().map(identity))
     }
 
-    /// The key that a token with this header is signed with, if it is signed at all: the one with its
-    /// key id, or the only one that makes such signatures where it names none.
-    pub(super) fn find(&self, id: Option<&str>, algorithm: Algorithm) -> Found<'_> {
-        let named = || {
+    /// Returns the key to verify a token with: the key with the token's key ID, or without one the only key
+    /// that supports the algorithm.
+    pub(super) fn find(&self, id: Option<&str>, algorithm: Algorithm) -> KeyLookup<'_> {
+        let with_id = || {
             let keys = self.keys.iter();
             keys.filter(|key| id.is_none() || key.id.as_deref() == id)
         };
-        if id.is_some() && named().next().is_none() {
-            return Found::UnknownId;
+        if id.is_some() && with_id().next().is_none() {
+            return KeyLookup::UnknownId;
         }
-        let mut fitting = named().filter(|key| key.fits(algorithm));
-        match (fitting.next(), fitting.next()) {
-            (Some(key), None) => Found::One(key),
-            (Some(_), Some(_)) => Found::Several,
-            (None, _) => Found::NoneFits,
+        let mut matching = with_id().filter(|key| key.supports(algorithm));
+        match (matching.next(), matching.next()) {
+            (Some(key), None) => KeyLookup::Found(key),
+            (Some(_), Some(_)) => KeyLookup::Ambiguous,
+            (None, _) => KeyLookup::NoMatch,
         }
     }
 
-    /// Whether a key is still there.
-    pub(super) fn holds(&self, thumbprint: &[u8; 32]) -> bool {
+    /// Returns whether the set contains a key.
+    pub(super) fn contains(&self, thumbprint: &[u8; 32]) -> bool {
         self.keys.iter().any(|key| key.thumbprint == *thumbprint)
     }
 }
@@ -147,56 +151,53 @@ impl Key {
             return Err("holds a private key: whoever can read the set can sign with it");
         }
         if jwk.usage.as_ref().is_some_and(|it| it != "sig") {
-            return Err("is not for signatures");
+            return Err("is not for signatures (use)");
         }
         if jwk
             .key_ops
             .as_ref()
             .is_some_and(|it| !it.iter().any(|op| op == "verify"))
         {
-            return Err("is not for checking signatures");
+            return Err("is not for verifying signatures (key_ops)");
         }
-        let only = match &jwk.alg {
+        let algorithm = match &jwk.alg {
             None => None,
-            Some(name) => Some(
-                name.parse()
-                    .map_err(|_| "is for an algorithm that is not known")?,
-            ),
+            Some(name) => Some(name.parse().map_err(|_| "has an unknown algorithm (alg)")?),
         };
-        let (kind, decoding, material) = jwk.material()?;
+        let (key_type, decoding_key, material) = jwk.material()?;
         let key = Self {
             id: jwk.kid,
-            kind,
-            only,
-            decoding,
+            key_type,
+            algorithm,
+            decoding_key,
             thumbprint: Sha256::digest(material).into(),
         };
-        if only.is_some_and(|only| !key.fits(only)) {
-            return Err("is of another type than its algorithm");
+        if algorithm.is_some_and(|algorithm| !key.supports(algorithm)) {
+            return Err("has an algorithm that does not fit its type");
         }
         Ok(key)
     }
 
-    /// Whether it makes such signatures.
-    fn fits(&self, algorithm: Algorithm) -> bool {
-        let of_kind = match algorithm {
+    /// Returns whether the key can verify signatures of an algorithm.
+    fn supports(&self, algorithm: Algorithm) -> bool {
+        let type_matches = match algorithm {
             Algorithm::RS256
             | Algorithm::RS384
             | Algorithm::RS512
             | Algorithm::PS256
             | Algorithm::PS384
-            | Algorithm::PS512 => self.kind == Kind::Rsa,
-            Algorithm::ES256 => self.kind == Kind::P256,
-            Algorithm::ES384 => self.kind == Kind::P384,
-            Algorithm::EdDSA => self.kind == Kind::Ed25519,
-            // Those of shared secrets above all.
+            | Algorithm::PS512 => self.key_type == KeyType::Rsa,
+            Algorithm::ES256 => self.key_type == KeyType::P256,
+            Algorithm::ES384 => self.key_type == KeyType::P384,
+            Algorithm::EdDSA => self.key_type == KeyType::Ed25519,
+            // Symmetric algorithms above all.
             _ => false,
         };
-        of_kind && self.only.is_none_or(|only| only == algorithm)
+        type_matches && self.algorithm.is_none_or(|only| only == algorithm)
     }
 
-    pub(super) fn decoding(&self) -> &DecodingKey {
-        &self.decoding
+    pub(super) fn decoding_key(&self) -> &DecodingKey {
+        &self.decoding_key
     }
 
     pub(super) fn thumbprint(&self) -> [u8; 32] {
@@ -205,58 +206,62 @@ impl Key {
 }
 
 impl Jwk {
-    /// The key itself, and bytes that stand for it alone.
-    fn material(&self) -> Result<(Kind, DecodingKey, Vec<u8>), &'static str> {
-        const MISSING: &str = "lacks a part, or has one that is not base64url";
+    /// Returns the key, and bytes that identify it.
+    fn material(&self) -> Result<(KeyType, DecodingKey, Vec<u8>), &'static str> {
+        const MISSING: &str = "lacks a parameter, or has one that is not base64url";
         let part = |text: &Option<String>| {
             let text = text.as_ref().ok_or(MISSING)?;
             URL_SAFE_NO_PAD.decode(text).map_err(|_| MISSING)
         };
-        let (kind, decoding, parts) = match (self.kty.as_str(), self.crv.as_deref()) {
+        let (key_type, decoding_key, parts) = match (self.kty.as_str(), self.crv.as_deref()) {
             ("RSA", None) => {
                 let (n, e) = (part(&self.n)?, part(&self.e)?);
-                let n = without_zeros(&n);
+                let n = strip_leading_zeros(&n);
                 if !RSA_BYTES.contains(&n.len()) {
                     return Err("is an RSA key of less than 2048 or more than 8192 bits");
                 }
-                let decoding = DecodingKey::from_rsa_raw_components(n, &e);
-                (Kind::Rsa, decoding, [n.to_vec(), e])
+                let decoding_key = DecodingKey::from_rsa_raw_components(n, &e);
+                (KeyType::Rsa, decoding_key, [n.to_vec(), e])
             }
             ("EC", Some(curve @ ("P-256" | "P-384"))) => {
-                let (kind, length) = match curve {
-                    "P-256" => (Kind::P256, 32),
-                    _ => (Kind::P384, 48),
+                let (key_type, length) = match curve {
+                    "P-256" => (KeyType::P256, 32),
+                    _ => (KeyType::P384, 48),
                 };
                 let (x, y) = (part(&self.x)?, part(&self.y)?);
                 if x.len() != length || y.len() != length {
-                    return Err("is not a point of its curve");
+                    return Err("has coordinates of the wrong length for its curve");
                 }
                 let point = [&[4][..], &x, &y].concat();
-                (kind, DecodingKey::from_ec_der(&point), [x, y])
+                (key_type, DecodingKey::from_ec_der(&point), [x, y])
             }
             ("OKP", Some("Ed25519")) => {
                 let x = part(&self.x)?;
                 if x.len() != 32 {
-                    return Err("is not an Ed25519 key");
+                    return Err("has the wrong length for an Ed25519 key");
                 }
-                (Kind::Ed25519, DecodingKey::from_ed_der(&x), [x, Vec::new()])
+                (
+                    KeyType::Ed25519,
+                    DecodingKey::from_ed_der(&x),
+                    [x, Vec::new()],
+                )
             }
             ("oct", _) => {
-                return Err("is a shared secret, which anybody who checks could sign with");
+                return Err("is a shared secret: whoever verifies with it could also sign with it");
             }
-            _ => return Err("is of a type that is not known"),
+            _ => return Err("has an unknown type (kty, crv)"),
         };
-        let mut material = format!("{kind:?}").into_bytes();
+        let mut material = format!("{key_type:?}").into_bytes();
         for part in parts {
             material.extend((part.len() as u64).to_be_bytes());
             material.extend(part);
         }
-        Ok((kind, decoding, material))
+        Ok((key_type, decoding_key, material))
     }
 }
 
-/// A number in big-endian bytes, without zeros before it.
-fn without_zeros(number: &[u8]) -> &[u8] {
+/// Removes the leading zeros of a big-endian number.
+fn strip_leading_zeros(number: &[u8]) -> &[u8] {
     let zeros = number.iter().take_while(|&&byte| byte == 0).count();
     &number[zeros..]
 }

@@ -1,16 +1,16 @@
-//! Who calls: from what a request and its connection show, to a [`Principal`].
+//! Authentication: from the credentials of a request and its connection to a [`Principal`].
 //!
-//! [`shown`] finds what a request shows, [`jwt`] judges bearer tokens by the keys of a [`key_set`] that a
-//! file holds or [`remote`] fetches, [`api_keys`] and [`certificate`] judge the rest. Whatever is shown and
-//! is not good is refused, and never passed over for something else.
+//! [`credentials`] extracts the credentials of a request. [`jwt`] verifies bearer tokens with a [`key_set`]
+//! that comes from a file or from [`key_fetcher`]; [`api_keys`] and [`certificate`] verify the rest. Invalid
+//! credentials are always rejected, even if the request has other, valid ones.
 
 mod api_keys;
 mod authenticator;
 mod certificate;
+mod credentials;
 mod jwt;
+mod key_fetcher;
 mod key_set;
-mod remote;
-mod shown;
 
 use std::{
     path::PathBuf,
@@ -23,63 +23,63 @@ use serde_json::{Map, Value};
 use crate::error::Error;
 
 pub use api_keys::{ApiKey, MIN_KEY_CHARS, is_api_key};
-pub use authenticator::{Authenticator, SetupError, Upkeep};
-pub use shown::API_KEY_HEADER;
+pub use authenticator::{AuthReloader, Authenticator, SetupError};
+pub use credentials::API_KEY_HEADER;
 
-/// The longest name of a principal, in bytes; whoever has a longer one is refused.
+/// The maximum length of a principal's name, in bytes.
 pub const MAX_NAME_BYTES: usize = 512;
 
-/// The most of a name that is logged, in bytes.
+/// The length at which names are truncated in logs, in bytes.
 const MAX_LOGGED_BYTES: usize = 128;
 
-/// How deeply claims may be nested.
+/// The maximum nesting depth of claims.
 const MAX_CLAIM_DEPTH: usize = 8;
 
-/// How many values claims may hold.
+/// The maximum number of values in claims.
 const MAX_CLAIM_VALUES: usize = 1_000;
 
-/// Who calls, as far as that is known.
+/// An authenticated caller.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Principal {
-    /// How it has shown who it is.
+    /// The kind of its credentials.
     pub method: Method,
-    /// Its name among those of its method: a token's subject, a key's name, a certificate's SAN.
+    /// Its name, unique within its method: a token's subject, a key's name, or a certificate's SAN.
     pub name: String,
-    /// What else is known of it.
+    /// Its other attributes.
     pub claims: Map<String, Value>,
-    /// When what it has shown is no longer worth anything.
+    /// The time at which its credentials expire.
     pub expires: Option<SystemTime>,
-    /// What its word rests on, to tell later whether it still does.
-    pub proof: Proof,
+    /// Identifies the credentials, to tell later whether they are still valid.
+    pub fingerprint: CredentialFingerprint,
 }
 
-/// What a principal's word rests on, apart from time: SHA-256 of that, and never the secret itself.
+/// Identifies the credentials of a principal: the SHA-256 of a key, never the secret itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub enum Proof {
-    /// Nothing, or what the connection itself stands for.
+pub enum CredentialFingerprint {
+    /// No key: anonymous callers, and certificates, which the connection itself stands for.
     #[default]
     None,
-    /// The public key that its token is signed with.
-    Signature([u8; 32]),
-    /// Its API key.
-    Key([u8; 32]),
+    /// The public key that signed the token.
+    SigningKey([u8; 32]),
+    /// The API key.
+    ApiKey([u8; 32]),
 }
 
-/// How a caller shows who it is.
+/// The kind of credentials of a caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Method {
-    /// Not at all, and need not.
+    /// None, and none are required.
     None,
     /// A bearer token.
     Jwt,
     /// An API key.
     Key,
-    /// A certificate of its connection.
+    /// A client certificate.
     Certificate,
 }
 
 impl Method {
-    /// As policies and logs name it.
+    /// Returns the name of the method in policies and logs.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -92,7 +92,7 @@ impl Method {
 }
 
 impl Principal {
-    /// Whoever calls a server that asks nobody who they are.
+    /// Returns the principal of all callers of a server without authentication.
     #[must_use]
     pub fn anonymous() -> Self {
         Self {
@@ -100,11 +100,11 @@ impl Principal {
             name: String::new(),
             claims: Map::new(),
             expires: None,
-            proof: Proof::None,
+            fingerprint: CredentialFingerprint::None,
         }
     }
 
-    /// As logs name it: bounded, and without characters that could pass for something else.
+    /// Returns the name for logs: truncated, and with control characters escaped.
     #[must_use]
     pub fn for_logs(&self) -> String {
         let name = crate::error::truncate(&self.name, MAX_LOGGED_BYTES);
@@ -116,7 +116,7 @@ impl Principal {
 }
 
 impl std::fmt::Display for Principal {
-    /// `jwt:alice`, as policies have it.
+    /// Formats the principal as policies write it: `jwt:alice`.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self.method {
             Method::None => f.write_str(self.method.name()),
@@ -125,78 +125,80 @@ impl std::fmt::Display for Principal {
     }
 }
 
-/// What a connection tells of who is at its other end; `tonic` puts it into each request's extensions.
+/// The other end of a connection. tonic puts it into the extensions of each request.
 #[derive(Debug, Clone, Default)]
 pub struct Peer {
-    /// Its address.
+    /// The address of the client.
     pub address: Option<std::net::SocketAddr>,
-    /// The certificate that it has shown, and that was checked against the authorities: DER.
+    /// The verified certificate of the client, in DER.
     pub certificate: Option<Arc<[u8]>>,
 }
 
-/// Whom to believe. The default asks nobody.
+/// The accepted kinds of credentials. The default disables authentication.
 #[derive(Debug, Clone, Default)]
 pub struct AuthSettings {
-    /// Bearer tokens, where they are taken.
+    /// Accepts bearer tokens, if set.
     pub jwt: Option<JwtSettings>,
-    /// The file of API keys, where they are taken.
+    /// Accepts the API keys of this file, if set.
     pub api_keys_file: Option<PathBuf>,
-    /// Whether clients are known by the names in their certificates.
+    /// Accepts client certificates and takes the names from them.
     pub certificates: bool,
-    /// How often to look whether a file has changed.
+    /// The interval at which files are checked for changes.
     pub reload_interval: Duration,
 }
 
-/// Which bearer tokens are believed.
+/// The accepted bearer tokens.
 #[derive(Debug, Clone)]
 pub struct JwtSettings {
-    /// Where the keys are that they are signed with.
+    /// The source of the public keys.
     pub keys: JwtKeys,
-    /// Who must have issued them.
+    /// The required issuer (`iss`).
     pub issuer: String,
-    /// Whom they must be for, one of these.
+    /// The accepted audiences (`aud`); a token needs one of them.
     pub audience: Vec<String>,
-    /// The signatures that are taken. None of a shared secret may be among them.
+    /// The accepted signature algorithms. Symmetric algorithms must not be among them.
     pub algorithms: Vec<jsonwebtoken::Algorithm>,
-    /// How long after its time a token is still taken, and how long before.
+    /// The accepted clock difference: tokens are accepted for this long before and after their validity.
     pub leeway: Duration,
-    /// The claim that names whom a token is of.
+    /// The claim with the name of the principal.
     pub name_claim: String,
 }
 
-/// Where the keys of bearer tokens are.
+/// The source of the keys of bearer tokens.
 #[derive(Debug, Clone)]
 pub enum JwtKeys {
-    /// In a file.
+    /// A file.
     File(PathBuf),
-    /// At a URL.
+    /// A URL.
     Url(RemoteKeys),
 }
 
-/// A set of keys to fetch.
+/// A key set to fetch.
 #[derive(Debug, Clone)]
 pub struct RemoteKeys {
-    /// https, or http on this machine.
+    /// The URL: https, or http on this machine.
     pub url: String,
-    /// The authorities that it is trusted by, PEM. `None`: the system's.
+    /// The authorities to trust, PEM. `None`: those of the system.
     pub ca_file: Option<PathBuf>,
-    /// How often to fetch it.
+    /// The interval between fetches.
     pub refresh_interval: Duration,
-    /// For how long no token has it fetched again once one has.
+    /// The minimum time between fetches that tokens with unknown keys cause.
     pub cooldown: Duration,
 }
 
-/// Whether a principal may have this name: one that can be told apart from others by looking at it.
+/// Returns whether a principal may have this name: not empty, not too long, no control characters, and no
+/// white space around it.
 #[must_use]
-pub fn is_name(name: &str) -> bool {
+pub fn is_valid_principal_name(name: &str) -> bool {
     !name.is_empty()
         && name.len() <= MAX_NAME_BYTES
         && name.trim() == name
         && !name.chars().any(char::is_control)
 }
 
-/// Whether claims are neither nested too deeply nor too many: every open watch keeps its caller's.
-fn good_claims(claims: &Map<String, Value>) -> bool {
+/// Returns whether claims are within the bounds on depth and number. Every open watch keeps the claims of
+/// its caller.
+fn claims_within_bounds(claims: &Map<String, Value>) -> bool {
     fn count(value: &Value, depth: usize) -> Option<usize> {
         match value {
             Value::Array(values) => sum(values.iter(), depth.checked_sub(1)?),
@@ -212,8 +214,8 @@ fn good_claims(claims: &Map<String, Value>) -> bool {
     sum(claims.values(), MAX_CLAIM_DEPTH).is_some_and(|count| count <= MAX_CLAIM_VALUES)
 }
 
-/// Whether a principal's time has passed.
-fn in_time(principal: Principal) -> Result<Principal, Error> {
+/// Returns the principal, or an error if its credentials have expired.
+fn check_expiry(principal: Principal) -> Result<Principal, Error> {
     match principal.expires {
         Some(expires) if SystemTime::now() >= expires => Err(Error::CredentialsExpired),
         _ => Ok(principal),

@@ -7,7 +7,7 @@ use std::{
 
 use clap::Args;
 
-use crate::auth::{ApiKey, is_name};
+use crate::auth::{ApiKey, is_valid_principal_name};
 
 /// The longest key read from standard input, in bytes.
 const MAX_BYTES: u64 = 16 << 10;
@@ -37,7 +37,7 @@ pub fn run(args: &HashKeyArgs) -> ExitCode {
 }
 
 fn write(args: &HashKeyArgs) -> Result<(), String> {
-    if !is_name(&args.name) {
+    if !is_valid_principal_name(&args.name) {
         return Err(
             "NAME must not be empty or too long, start or end with a space, or have control characters"
                 .to_owned(),

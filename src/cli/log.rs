@@ -32,6 +32,6 @@ pub fn init(config: &LogConfig) -> Result<LogLevel, String> {
     // If the process already has a log, that one stays.
     Ok(match registry.try_init() {
         Ok(()) => level,
-        Err(_) => LogLevel::not_ours(),
+        Err(_) => LogLevel::unmanaged(),
     })
 }

@@ -1,4 +1,4 @@
-//! TLS handshakes: how many at once, how long each, and what becomes of them.
+//! TLS handshakes, with limits on their number and duration.
 
 use std::{io, sync::Arc, time::Duration};
 
@@ -12,100 +12,100 @@ use tokio::{
 use tokio_rustls::{LazyConfigAcceptor, server::TlsStream};
 use tokio_util::either::Either;
 
-use super::{Accepted, Connection, Distrusted};
+use super::{Accepted, CertificateRevoked, Connection};
 use crate::{
     auth::Peer,
     metrics::{HandshakeResult, Metrics},
-    tls::{HTTP2, Tls, Trust},
+    tls::{ClientTrust, HTTP2, Tls},
 };
 
-/// How long a handshake has its turn. What it takes of the server's own time is done by then; whoever lets
-/// it wait for longer, must not keep others waiting too.
-const TURN: Duration = Duration::from_secs(1);
+/// The maximum time that a handshake holds its slot. The server's own work is done by then; a client that
+/// takes longer must not delay others.
+const MAX_SLOT_TIME: Duration = Duration::from_secs(1);
 
-/// How long a client that was refused has to read why, and to close.
-const LINGER: Duration = Duration::from_secs(1);
+/// The time for a rejected client to read the alert and close.
+const ALERT_LINGER: Duration = Duration::from_secs(1);
 
-/// Makes encrypted connections of those that come.
+/// Performs the TLS handshakes of new connections.
 #[derive(Debug, Clone)]
 pub struct Handshakes {
     tls: Arc<Tls>,
-    turns: Arc<Semaphore>,
+    slots: Arc<Semaphore>,
 }
 
-/// Why there is no connection.
-struct Failed {
+/// The reason why a handshake failed.
+struct HandshakeFailure {
     result: HandshakeResult,
     error: io::Error,
-    /// Where the client has been sent an alert.
-    told: Option<TcpStream>,
+    /// The connection, if an alert was sent on it.
+    alerted: Option<TcpStream>,
 }
 
-impl Failed {
-    fn because(result: HandshakeResult, error: impl Into<io::Error>) -> Self {
+impl HandshakeFailure {
+    fn without_alert(result: HandshakeResult, error: impl Into<io::Error>) -> Self {
         Self {
             result,
             error: error.into(),
-            told: None,
+            alerted: None,
         }
     }
 
-    /// What rustls found wrong, it has told.
-    fn told(error: io::Error, stream: Option<TcpStream>) -> Self {
+    /// A failure found by rustls, which has already sent an alert.
+    fn with_alert(error: io::Error, stream: Option<TcpStream>) -> Self {
         let result = result_of(&error);
         Self {
             result,
             error,
-            told: stream.filter(|_| result != HandshakeResult::Closed),
+            alerted: stream.filter(|_| result != HandshakeResult::Closed),
         }
     }
 }
 
 impl Handshakes {
-    /// At most `max` of them at once have a turn: a second at most, from when the client has said all that
-    /// is needed to answer it.
+    /// Creates an acceptor that performs `max` handshakes at once. Each holds a slot for at most a second,
+    /// counted from its complete ClientHello.
     #[must_use]
     pub fn new(tls: Arc<Tls>, max: usize, metrics: &Metrics) -> Self {
-        // What is missing from the first scrape is missing from every rate.
+        // Rates miss the first increase of counters that are absent from the first scrape.
         for result in HandshakeResult::ALL {
             metrics.handshakes(result).increment(0);
         }
         Self {
             tls,
-            turns: Arc::new(Semaphore::new(max)),
+            slots: Arc::new(Semaphore::new(max)),
         }
     }
 
-    /// Makes an encrypted connection of one, in the time that it has to greet. `None` when that fails.
-    pub(super) async fn shake(self, accepted: Accepted) -> Option<Connection> {
+    /// Performs the handshake of a connection within its deadline. Returns `None` on failure.
+    pub(super) async fn perform(self, accepted: Accepted) -> Option<Connection> {
         let Accepted {
             stream,
             address,
-            mut deadline,
+            mut timer,
             metrics,
             permit,
-            counted,
+            gauge,
         } = accepted;
-        let shaken = tokio::select! {
+        let outcome = tokio::select! {
             biased;
-            shaken = self.encrypt(stream) => shaken,
-            () = deadline.sleep.as_mut() => {
+            outcome = self.encrypt(stream) => outcome,
+            () = timer.sleep.as_mut() => {
                 metrics.count_limit_rejection("request_timeout");
-                Err(Failed::because(HandshakeResult::Timeout, io::ErrorKind::TimedOut))
+                Err(HandshakeFailure::without_alert(HandshakeResult::Timeout, io::ErrorKind::TimedOut))
             }
         };
-        let (stream, trust) = match shaken {
-            Ok(shaken) => shaken,
-            Err(Failed {
+        let (stream, trust) = match outcome {
+            Ok(outcome) => outcome,
+            Err(HandshakeFailure {
                 result,
                 error,
-                told,
+                alerted,
             }) => {
                 metrics.handshakes(result).increment(1);
-                // At this level alone: anyone can make as many of these as they like.
+                // Debug level only, because anyone can cause any number of failures.
                 tracing::debug!(?address, result = result.name(), %error, "a tls handshake failed");
-                if let Some(stream) = told {
-                    let _ = timeout(LINGER, part(stream)).await;
+                if let Some(stream) = alerted {
+                    let _ = timeout(ALERT_LINGER, close_after_alert(stream)).await;
                 }
                 return None;
             }
@@ -114,11 +114,11 @@ impl Handshakes {
         let chain = stream.get_ref().1.peer_certificates();
         let certificate = chain.and_then(|chain| chain.first());
         let certificate = certificate.map(|it| Arc::from(it.as_ref()));
-        let distrusted = chain.map(|chain| -> Distrusted {
-            let lost = trust.lost(chain.to_vec());
+        let revoked = chain.map(|chain| -> CertificateRevoked {
+            let revocation = trust.revoked(chain.to_vec());
             Box::pin(async move {
-                lost.await;
-                tracing::info!(?address, "the client's certificate is trusted no more");
+                revocation.await;
+                tracing::info!(?address, "the client's certificate is no longer trusted");
             })
         });
         Some(Connection {
@@ -126,60 +126,65 @@ impl Handshakes {
                 address,
                 certificate,
             },
-            distrusted,
+            revoked,
             stream: Either::Right(Box::new(stream)),
-            hurry: Some(deadline),
+            timer: Some(timer),
             metrics,
             _permit: permit,
-            _counted: counted,
+            _gauge: gauge,
         })
     }
 
-    async fn encrypt(&self, stream: TcpStream) -> Result<(TlsStream<TcpStream>, Trust), Failed> {
+    async fn encrypt(
+        &self,
+        stream: TcpStream,
+    ) -> Result<(TlsStream<TcpStream>, ClientTrust), HandshakeFailure> {
         let mut acceptor = LazyConfigAcceptor::new(Acceptor::default(), stream);
-        // Whoever says nothing, or half of what is to be said, has no turn.
+        // Without a slot: a client that sends no complete ClientHello must not occupy one.
         let start = match (&mut acceptor).await {
             Ok(start) => start,
-            Err(error) => return Err(Failed::told(error, acceptor.take_io())),
+            Err(error) => return Err(HandshakeFailure::with_alert(error, acceptor.take_io())),
         };
-        let turn = self.turns.acquire().await;
-        let (config, trust) = self.tls.begin();
-        let mut shaking = start.into_stream(config).into_fallible();
-        let in_turn = timeout(TURN, &mut shaking).await;
-        drop(turn);
-        let shaken = match in_turn {
-            Ok(shaken) => shaken,
-            Err(_) => shaking.await,
+        let slot = self.slots.acquire().await;
+        let (config, trust) = self.tls.begin_handshake();
+        let mut handshake = start.into_stream(config).into_fallible();
+        let with_slot = timeout(MAX_SLOT_TIME, &mut handshake).await;
+        drop(slot);
+        let outcome = match with_slot {
+            Ok(outcome) => outcome,
+            Err(_) => handshake.await,
         };
-        let stream = match shaken {
+        let stream = match outcome {
             Ok(stream) => stream,
-            Err((error, stream)) => return Err(Failed::told(error, Some(stream))),
+            Err((error, stream)) => return Err(HandshakeFailure::with_alert(error, Some(stream))),
         };
-        // rustls refuses a client that offers other protocols alone, and takes one that offers none.
-        // HTTP/2 demands that it be offered: what comes without is meant for something else.
+        // rustls rejects clients that offer only other protocols, but accepts those that offer none.
+        // HTTP/2 requires the offer, so such a client expects another protocol.
         if stream.get_ref().1.alpn_protocol() != Some(HTTP2) {
             let error = io::Error::other("the client does not offer h2 by ALPN");
-            return Err(Failed::because(HandshakeResult::Protocol, error));
+            return Err(HandshakeFailure::without_alert(
+                HandshakeResult::Protocol,
+                error,
+            ));
         }
         Ok((stream, trust))
     }
 }
 
-/// Closes a connection after an alert, so that the client learns why. To close it while bytes of the client
-/// are unread would reset it, and a reset overtakes the alert: a client of TLS 1.3 has sent its first
-/// request by then.
-async fn part(mut stream: TcpStream) {
+/// Closes a connection after an alert so that the client can read it. Closing with unread bytes would send a
+/// reset, which overtakes the alert; a TLS 1.3 client has already sent its first request by then.
+async fn close_after_alert(mut stream: TcpStream) {
     if stream.shutdown().await.is_ok() {
         let mut rest = [0; 1024];
         while stream.read(&mut rest).await.is_ok_and(|read| read > 0) {}
     }
 }
 
-/// What became of a handshake that failed.
+/// Returns the metric label of a failure.
 fn result_of(error: &io::Error) -> HandshakeResult {
     let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
     match inner {
-        // It does not trust the server's certificate, most often.
+        // Most often because it does not trust the server's certificate.
         Some(TlsError::AlertReceived(_)) => HandshakeResult::RefusedByClient,
         Some(TlsError::NoCertificatesPresented) => HandshakeResult::CertificateMissing,
         Some(TlsError::InvalidCertificate(_)) => HandshakeResult::CertificateRefused,

@@ -1,8 +1,7 @@
-//! The ports: how many clients may be connected, how their connections are encrypted, and how long they
-//! may take to say what they want.
+//! Listening ports: limits on connections, TLS, and the deadlines of connections.
 
 mod handshake;
-mod places;
+mod permits;
 
 use std::{
     io,
@@ -29,40 +28,41 @@ use crate::{
 };
 
 pub use handshake::Handshakes;
-use places::{Place, Places};
+use permits::{ConnectionPermit, ConnectionPermits};
 
-/// How long to wait when the system has no room for another connection.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// The pause after the system could not accept a connection.
+const ACCEPT_RETRY_PAUSE: Duration = Duration::from_millis(100);
 
-/// What a client of HTTP/2 sends without being asked: the preface and the head of its SETTINGS.
-const HTTP2_GREETING: usize = 24 + 9;
+/// The bytes that an HTTP/2 client sends first: the preface and the frame header of its SETTINGS.
+const HTTP2_GREETING_BYTES: usize = 24 + 9;
 
-/// What a connection must do in its time.
+/// The event that must happen before a connection's timeout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Hurry {
-    /// Greet as a client of HTTP/2 does. From then on HTTP/2's own pings tell whether it is there.
-    Greet,
-    /// End.
-    End,
+pub enum ConnectionDeadline {
+    /// The client has sent its HTTP/2 greeting. From then on HTTP/2 pings detect dead connections.
+    Greeting,
+    /// The connection is closed.
+    Close,
 }
 
-/// A port that takes so many connections and no more.
+/// A listening port with a limit on its connections.
 #[derive(Debug)]
-pub struct Port {
+pub struct Listener {
     incoming: TcpIncoming,
-    places: Places,
-    hurry: Hurry,
-    patience: Duration,
+    permits: ConnectionPermits,
+    deadline: ConnectionDeadline,
+    timeout: Duration,
     metrics: Arc<Metrics>,
 }
 
-impl Port {
-    /// At most `max` connections at once, each of which does within `patience` what it must.
+impl Listener {
+    /// Creates a listener for at most `max` connections at once. Each must meet its deadline within the
+    /// timeout.
     #[must_use]
     pub fn new(
         listener: TcpListener,
         max: usize,
-        (hurry, patience): (Hurry, Duration),
+        (deadline, timeout): (ConnectionDeadline, Duration),
         keepalive: Duration,
         metrics: Arc<Metrics>,
     ) -> Self {
@@ -70,41 +70,41 @@ impl Port {
             incoming: TcpIncoming::from(listener)
                 .with_nodelay(Some(true))
                 .with_keepalive(Some(keepalive)),
-            places: Places::new(max),
-            hurry,
-            patience,
+            permits: ConnectionPermits::new(max),
+            deadline,
+            timeout,
             metrics,
         }
     }
 
-    /// The same with at most so many connections at once from one address.
+    /// Limits the connections from each address.
     #[must_use]
-    pub fn with_most_of_one(self, most: usize) -> Self {
+    pub fn with_max_per_address(self, max: usize) -> Self {
         Self {
-            places: self.places.with_most_of_one(most),
+            permits: self.permits.with_max_per_address(max),
             ..self
         }
     }
 
-    /// The connections as they come, without an end. With `handshakes` they come when theirs is done, in
-    /// whichever order that is; one that takes its time holds up no other.
+    /// Returns the accepted connections as an endless stream. With `handshakes`, connections appear when
+    /// their handshake completes, in any order, so a slow one delays no other.
     pub fn connections(
         self,
         handshakes: Option<Handshakes>,
     ) -> impl Stream<Item = io::Result<Connection>> {
-        let accepted = stream::unfold(self, |mut port| async move {
-            let accepted = port.next().await;
-            Some((accepted, port))
+        let accepted = stream::unfold(self, |mut listener| async move {
+            let accepted = listener.next().await;
+            Some((accepted, listener))
         });
         let Some(handshakes) = handshakes else {
-            return accepted.map(|it| Ok(it.in_plain_text())).left_stream();
+            return accepted.map(|it| Ok(it.into_plaintext())).left_stream();
         };
         let encrypted = accepted.map(move |accepted| {
-            // A task each, as a signature takes a good part of a millisecond.
-            let task = tokio::spawn(handshakes.clone().shake(accepted));
+            // One task each, because a signature takes a large part of a millisecond.
+            let task = tokio::spawn(handshakes.clone().perform(accepted));
             AbortOnDropHandle::new(task)
         });
-        // The port bounds how many there are.
+        // The number of connections is bounded by the permits.
         let encrypted = encrypted.buffer_unordered(usize::MAX);
         let done = |ended: Result<Option<Connection>, _>| async { ended.ok().flatten().map(Ok) };
         encrypted.filter_map(done).right_stream()
@@ -114,74 +114,74 @@ impl Port {
         loop {
             match self.incoming.next().await {
                 Some(Ok(stream)) => {
-                    if let Some(permit) = self.places.take(stream.peer_addr().ok()) {
-                        return self.take(stream, permit);
+                    if let Some(permit) = self.permits.try_acquire(stream.peer_addr().ok()) {
+                        return self.accept_stream(stream, permit);
                     }
                     self.metrics.count_limit_rejection("connections");
-                    // Reset rather than closed, so that a flood leaves nothing behind in the kernel.
+                    // Reset instead of closed, so that a flood leaves no state in the kernel.
                     let _ = stream.set_zero_linger();
                 }
-                // The client gave up before it was let in.
-                Some(Err(error)) if is_of_one_connection(&error) => {}
+                // The client closed before it was accepted.
+                Some(Err(error)) if is_connection_error(&error) => {}
                 Some(Err(error)) => {
-                    tracing::warn!(%error, "a connection can't be taken");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    tracing::warn!(%error, "a connection can't be accepted");
+                    tokio::time::sleep(ACCEPT_RETRY_PAUSE).await;
                 }
-                // A listener has no end.
+                // A listener never ends.
                 None => std::future::pending().await,
             }
         }
     }
 
-    fn take(&self, stream: TcpStream, permit: Place) -> Accepted {
+    fn accept_stream(&self, stream: TcpStream, permit: ConnectionPermit) -> Accepted {
         Accepted {
             address: stream.peer_addr().ok(),
             stream,
-            deadline: Deadline {
-                greeting: match self.hurry {
-                    Hurry::Greet => Some(HTTP2_GREETING),
-                    Hurry::End => None,
+            timer: DeadlineTimer {
+                greeting: match self.deadline {
+                    ConnectionDeadline::Greeting => Some(HTTP2_GREETING_BYTES),
+                    ConnectionDeadline::Close => None,
                 },
-                sleep: Box::pin(tokio::time::sleep(self.patience)),
+                sleep: Box::pin(tokio::time::sleep(self.timeout)),
             },
             metrics: Arc::clone(&self.metrics),
             permit,
-            counted: (self.hurry == Hurry::Greet)
+            gauge: (self.deadline == ConnectionDeadline::Greeting)
                 .then(|| GaugeGuard::one(&self.metrics.connections)),
         }
     }
 }
 
-/// A connection of which nothing has been read yet.
+/// A connection from which nothing has been read yet.
 #[derive(Debug)]
 struct Accepted {
     stream: TcpStream,
     address: Option<SocketAddr>,
-    /// Runs from now on, and goes on in the [`Connection`].
-    deadline: Deadline,
+    /// Starts when the connection is accepted, and continues in the [`Connection`].
+    timer: DeadlineTimer,
     metrics: Arc<Metrics>,
-    permit: Place,
-    counted: Option<GaugeGuard>,
+    permit: ConnectionPermit,
+    gauge: Option<GaugeGuard>,
 }
 
 impl Accepted {
-    fn in_plain_text(self) -> Connection {
+    fn into_plaintext(self) -> Connection {
         Connection {
             stream: Either::Left(self.stream),
             peer: Peer {
                 address: self.address,
                 certificate: None,
             },
-            distrusted: None,
-            hurry: Some(self.deadline),
+            revoked: None,
+            timer: Some(self.timer),
             metrics: self.metrics,
             _permit: self.permit,
-            _counted: self.counted,
+            _gauge: self.gauge,
         }
     }
 }
 
-fn is_of_one_connection(error: &io::Error) -> bool {
+fn is_connection_error(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, NotConnected};
     matches!(
         error.kind(),
@@ -189,14 +189,14 @@ fn is_of_one_connection(error: &io::Error) -> bool {
     )
 }
 
-impl axum::serve::Listener for Port {
+impl axum::serve::Listener for Listener {
     type Io = Connection;
     type Addr = Option<SocketAddr>;
 
     async fn accept(&mut self) -> (Connection, Option<SocketAddr>) {
         let accepted = self.next().await;
         let peer = accepted.address;
-        (accepted.in_plain_text(), peer)
+        (accepted.into_plaintext(), peer)
     }
 
     fn local_addr(&self) -> io::Result<Option<SocketAddr>> {
@@ -204,65 +204,65 @@ impl axum::serve::Listener for Port {
     }
 }
 
-/// Ends when the client's certificate is trusted no more.
-type Distrusted = Pin<Box<dyn Future<Output = ()> + Send>>;
+/// Completes when the client's certificate is no longer trusted.
+type CertificateRevoked = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// A client's connection. It fails when it has not done in time what it must, and when its client is trusted
-/// no more: neither what is open on it nor what would come goes on.
+/// A client's connection. Reads and writes fail after the deadline, and once the client's certificate is no
+/// longer trusted.
 pub struct Connection {
     stream: Either<TcpStream, Box<TlsStream<TcpStream>>>,
     peer: Peer,
-    /// `None` where no certificate was shown.
-    distrusted: Option<Distrusted>,
-    /// `None` once it is done.
-    hurry: Option<Deadline>,
+    /// `None` without a client certificate.
+    revoked: Option<CertificateRevoked>,
+    /// `None` once the deadline is met.
+    timer: Option<DeadlineTimer>,
     metrics: Arc<Metrics>,
-    _permit: Place,
-    _counted: Option<GaugeGuard>,
+    _permit: ConnectionPermit,
+    _gauge: Option<GaugeGuard>,
 }
 
 #[derive(Debug)]
-struct Deadline {
-    /// How many bytes of the greeting are still to come; `None` where no greeting will do.
+struct DeadlineTimer {
+    /// The remaining bytes of the greeting; `None` if the connection must close instead.
     greeting: Option<usize>,
     sleep: Pin<Box<Sleep>>,
 }
 
 impl std::fmt::Debug for Connection {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let mut shown = f.debug_struct("Connection");
-        shown.field("peer", &self.peer).finish_non_exhaustive()
+        let mut debug = f.debug_struct("Connection");
+        debug.field("peer", &self.peer).finish_non_exhaustive()
     }
 }
 
 impl Connection {
-    fn check(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
-        if let Some(distrusted) = &mut self.distrusted
-            && distrusted.as_mut().poll(cx).is_ready()
+    fn check_alive(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        if let Some(revoked) = &mut self.revoked
+            && revoked.as_mut().poll(cx).is_ready()
         {
-            // It may be asked again, which no future stands that has ended.
-            self.distrusted = Some(Box::pin(std::future::ready(())));
+            // A completed future must not be polled again, but this function may be called again.
+            self.revoked = Some(Box::pin(std::future::ready(())));
             return Err(io::ErrorKind::PermissionDenied.into());
         }
-        let Some(deadline) = &mut self.hurry else {
+        let Some(timer) = &mut self.timer else {
             return Ok(());
         };
-        if deadline.sleep.as_mut().poll(cx).is_pending() {
+        if timer.sleep.as_mut().poll(cx).is_pending() {
             return Ok(());
         }
         self.metrics.count_limit_rejection("request_timeout");
         Err(io::ErrorKind::TimedOut.into())
     }
 
-    fn heard(&mut self, bytes: usize) {
-        if let Some(Deadline {
+    fn count_greeting(&mut self, bytes: usize) {
+        if let Some(DeadlineTimer {
             greeting: Some(left),
             ..
-        }) = &mut self.hurry
+        }) = &mut self.timer
         {
             *left = left.saturating_sub(bytes);
             if *left == 0 {
-                self.hurry = None;
+                self.timer = None;
             }
         }
     }
@@ -274,10 +274,10 @@ impl AsyncRead for Connection {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        self.check(cx)?;
+        self.check_alive(cx)?;
         let before = buffer.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
-        self.heard(buffer.filled().len() - before);
+        self.count_greeting(buffer.filled().len() - before);
         Poll::Ready(Ok(()))
     }
 }
@@ -288,7 +288,7 @@ impl AsyncWrite for Connection {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.check(cx)?;
+        self.check_alive(cx)?;
         Pin::new(&mut self.stream).poll_write(cx, bytes)
     }
 
@@ -297,7 +297,7 @@ impl AsyncWrite for Connection {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.check(cx)?;
+        self.check_alive(cx)?;
         Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
     }
 

@@ -1,4 +1,4 @@
-//! What a connection tells of who is at its other end.
+//! The information about clients that connections expose, and stalled handshakes.
 
 use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, Issuer, KeyPair};
 use rustls::{
@@ -11,7 +11,7 @@ use tokio_rustls::TlsConnector;
 use super::*;
 use crate::tls::{ClientCertificates, HTTP2, Tls, TlsSettings};
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 struct Issued {
     certificate: rcgen::Certificate,
@@ -26,18 +26,18 @@ fn issue(usage: ExtendedKeyUsagePurpose, issuer: &Issuer<'_, KeyPair>) -> Issued
     Issued { certificate, key }
 }
 
-async fn listening() -> (Port, SocketAddr) {
+async fn listening() -> (Listener, SocketAddr) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let patience = (Hurry::Greet, PATIENCE);
+    let deadline = (ConnectionDeadline::Greeting, TIMEOUT);
     let metrics = Arc::new(Metrics::new());
     (
-        Port::new(listener, 10, patience, PATIENCE, metrics),
+        Listener::new(listener, 10, deadline, TIMEOUT, metrics),
         address,
     )
 }
 
-/// What a server reads, the authority of its certificate and its clients', and a client's.
+/// Returns the server's TLS files, their authority, and a client certificate.
 fn issued(folder: &tempfile::TempDir) -> (TlsSettings, rcgen::Certificate, Issued) {
     let mut params = CertificateParams::default();
     params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
@@ -63,24 +63,24 @@ fn issued(folder: &tempfile::TempDir) -> (TlsSettings, rcgen::Certificate, Issue
 }
 
 #[tokio::test]
-async fn a_connection_tells_its_address_and_the_certificate_that_was_checked() {
+async fn a_tls_connection_exposes_its_address_and_verified_certificate() {
     let folder = tempfile::tempdir().unwrap();
     let (settings, authority, client) = issued(&folder);
     let (tls, _) = Tls::read(settings).await.unwrap();
-    let (port, address) = listening().await;
+    let (listener, address) = listening().await;
     let mut connections =
-        Box::pin(port.connections(Some(Handshakes::new(Arc::new(tls), 1, &Metrics::new()))));
+        Box::pin(listener.connections(Some(Handshakes::new(Arc::new(tls), 1, &Metrics::new()))));
 
     let mut roots = RootCertStore::empty();
     roots.add(authority.der().clone()).unwrap();
-    let shown = vec![client.certificate.der().clone()];
-    for shown in [Some(shown), None] {
+    let presented = vec![client.certificate.der().clone()];
+    for presented in [Some(presented), None] {
         let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
             .with_safe_default_protocol_versions()
             .unwrap()
             .with_root_certificates(roots.clone());
-        let expected = shown.as_ref().map(|chain| chain[0].to_vec());
-        let mut config = match shown {
+        let expected = presented.as_ref().map(|chain| chain[0].to_vec());
+        let mut config = match presented {
             Some(chain) => {
                 let key = client.key.serialize_pem();
                 let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap();
@@ -93,7 +93,7 @@ async fn a_connection_tells_its_address_and_the_certificate_that_was_checked() {
         let from = stream.local_addr().unwrap();
         let name = ServerName::try_from("localhost").unwrap();
         let connecting = TlsConnector::from(Arc::new(config)).connect(name, stream);
-        let (connected, accepted) = tokio::time::timeout(PATIENCE, async {
+        let (connected, accepted) = tokio::time::timeout(TIMEOUT, async {
             tokio::join!(connecting, connections.next())
         })
         .await
@@ -106,28 +106,28 @@ async fn a_connection_tells_its_address_and_the_certificate_that_was_checked() {
 }
 
 #[tokio::test]
-async fn a_plain_connection_tells_its_address_alone() {
-    let (port, address) = listening().await;
-    let mut connections = Box::pin(port.connections(None));
+async fn a_plaintext_connection_exposes_only_its_address() {
+    let (listener, address) = listening().await;
+    let mut connections = Box::pin(listener.connections(None));
     let stream = TcpStream::connect(address).await.unwrap();
     let peer = connections.next().await.unwrap().unwrap().connect_info();
     assert_eq!(peer.address, Some(stream.local_addr().unwrap()));
     assert_eq!(peer.certificate, None);
 }
 
-/// Who holds one byte back, or the answer to the server's own part, has every client's turn otherwise.
+/// Clients that stop in the middle of a handshake must not occupy the slots of all others.
 #[tokio::test]
-async fn whoever_stops_within_a_handshake_keeps_nobody_waiting() {
+async fn stalled_handshakes_do_not_block_others() {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-    /// Far from the time after which those are sent away.
+    /// Much less than the timeout of the stalled clients.
     const SOON: Duration = Duration::from_secs(8);
     let folder = tempfile::tempdir().unwrap();
     let (settings, authority, _) = issued(&folder);
     let (tls, _) = Tls::read(settings).await.unwrap();
-    let (port, address) = listening().await;
+    let (listener, address) = listening().await;
     let mut connections =
-        Box::pin(port.connections(Some(Handshakes::new(Arc::new(tls), 1, &Metrics::new()))));
+        Box::pin(listener.connections(Some(Handshakes::new(Arc::new(tls), 1, &Metrics::new()))));
     let mut roots = RootCertStore::empty();
     roots.add(authority.der().clone()).unwrap();
     let mut config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
@@ -138,30 +138,33 @@ async fn whoever_stops_within_a_handshake_keeps_nobody_waiting() {
     config.alpn_protocols = vec![HTTP2.to_vec()];
     let config = Arc::new(config);
     let name = ServerName::try_from("localhost").unwrap();
-    let strangers = async {
+    let stalled_clients = async {
         let mut hello = Vec::new();
         let mut client = rustls::ClientConnection::new(Arc::clone(&config), name.clone()).unwrap();
         client.write_tls(&mut hello).unwrap();
-        let mut strangers = Vec::new();
-        for said in [&hello[..1], &hello[..hello.len() - 1], &hello[..]] {
-            let mut stranger = TcpStream::connect(address).await.unwrap();
-            stranger.write_all(said).await.unwrap();
-            strangers.push(stranger);
+        let mut stalled_clients = Vec::new();
+        for sent in [&hello[..1], &hello[..hello.len() - 1], &hello[..]] {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            stream.write_all(sent).await.unwrap();
+            stalled_clients.push(stream);
         }
-        // The one that has said it all has been answered, and waits.
+        // The client that has sent its whole ClientHello has been answered.
         let mut answer = [0];
-        let last = strangers.last_mut().unwrap();
+        let last = stalled_clients.last_mut().unwrap();
         assert_eq!(last.read(&mut answer).await.unwrap(), 1);
-        strangers
+        stalled_clients
     };
     let connecting = async {
-        let strangers = strangers.await;
+        let stalled_clients = stalled_clients.await;
         let stream = TcpStream::connect(address).await.unwrap();
         let connector = TlsConnector::from(Arc::clone(&config));
-        (connector.connect(name.clone(), stream).await, strangers)
+        (
+            connector.connect(name.clone(), stream).await,
+            stalled_clients,
+        )
     };
     let both = async { tokio::join!(connecting, connections.next()) };
-    let ((connected, _strangers), accepted) = tokio::time::timeout(SOON, both).await.unwrap();
+    let ((connected, _stalled_clients), accepted) = tokio::time::timeout(SOON, both).await.unwrap();
     connected.unwrap();
     accepted.unwrap().unwrap();
 }

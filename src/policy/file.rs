@@ -1,4 +1,4 @@
-//! The policy's file: YAML, of which every key is known and every value is checked.
+//! The policy file: YAML, in which unknown keys and invalid values are errors.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -8,23 +8,23 @@ use serde_json::{Map, Value};
 
 use super::{
     Limits,
-    condition::Condition,
-    names::{NamespacePattern, PrincipalPattern},
-    rule::{Claimed, Rule},
+    filter_template::FilterTemplate,
+    patterns::{NamespacePattern, PrincipalPattern},
+    rule::{ClaimRequirement, Rule},
 };
 use crate::plan::{FieldMask, FullDocument, Operation};
 
-/// The version of the file that is read here.
+/// The supported version of the file.
 const VERSION: u64 = 1;
 
 const MAX_RULES: usize = 1_000;
-/// Of any list in a rule.
+/// The maximum length of any list in a rule.
 const MAX_ITEMS: usize = 1_000;
 const MAX_NAME_BYTES: usize = 100;
 const MAX_DEPTH: usize = 32;
 
-/// What `all` stands for: operations whose events tell of nothing but the documents and the namespace.
-const ALL: [Operation; 6] = [
+/// The operations that `all` grants. Their events carry no more than documents and the watched namespace.
+const GRANTED_BY_ALL: [Operation; 6] = [
     Operation::Insert,
     Operation::Update,
     Operation::Replace,
@@ -42,56 +42,58 @@ const FULL_DOCUMENTS: [(FullDocument, &str); 4] = [
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct File {
+struct PolicyFile {
     version: u64,
-    rules: Vec<RuleText>,
+    rules: Vec<RuleConfig>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct RuleText {
+struct RuleConfig {
     name: String,
-    #[serde(default, deserialize_with = "present")]
+    #[serde(default, deserialize_with = "non_null")]
     principals: Option<Vec<String>>,
-    #[serde(default, deserialize_with = "present")]
+    #[serde(default, deserialize_with = "non_null")]
     claims: Option<Map<String, Value>>,
     namespaces: Vec<String>,
-    #[serde(default, deserialize_with = "present")]
+    #[serde(default, deserialize_with = "non_null")]
     operations: Option<Vec<String>>,
-    #[serde(default, deserialize_with = "present")]
+    #[serde(default, deserialize_with = "non_null")]
     full_document: Option<Vec<String>>,
     #[serde(default)]
     pre_images: bool,
-    #[serde(default, deserialize_with = "present")]
+    #[serde(default, deserialize_with = "non_null")]
     filter: Option<Value>,
-    #[serde(default, deserialize_with = "present")]
+    #[serde(default, deserialize_with = "non_null")]
     hide: Option<Vec<String>>,
-    #[serde(default, deserialize_with = "present")]
-    limits: Option<LimitsText>,
+    #[serde(default, deserialize_with = "non_null")]
+    limits: Option<LimitsConfig>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct LimitsText {
-    #[serde(default, deserialize_with = "present")]
+struct LimitsConfig {
+    #[serde(default, deserialize_with = "non_null")]
     watches: Option<usize>,
-    #[serde(default, deserialize_with = "present")]
+    #[serde(default, deserialize_with = "non_null")]
     watch_rate: Option<u32>,
-    #[serde(default, deserialize_with = "present")]
+    #[serde(default, deserialize_with = "non_null")]
     byte_rate: Option<ByteSize>,
 }
 
-/// A key that stands there with nothing behind it is not one that does not stand there: who has commented
-/// out all that a rule was for has not meant it for everybody.
-fn present<'de, D: Deserializer<'de>, T: Deserialize<'de>>(from: D) -> Result<Option<T>, D::Error> {
+/// A key without a value is an error, not an absent key: a rule whose principals are all commented out must
+/// not apply to everybody.
+fn non_null<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
+    from: D,
+) -> Result<Option<T>, D::Error> {
     T::deserialize(from).map(Some)
 }
 
-/// Reads a policy. `sealed` says whether resume tokens are encrypted.
+/// Parses a policy. `tokens_encrypted` says whether resume tokens are encrypted.
 ///
 /// # Errors
-/// In words: the place, what is wrong there, and what would be right.
-pub(super) fn read(bytes: &[u8], sealed: bool) -> Result<Vec<Rule>, String> {
+/// The place, the problem and the correct form.
+pub(super) fn read(bytes: &[u8], tokens_encrypted: bool) -> Result<Vec<Rule>, String> {
     let text = std::str::from_utf8(bytes).map_err(|error| format!("is not UTF-8: {error}"))?;
     let budget = serde_saphyr::budget! {
         max_anchors: 0,
@@ -104,63 +106,68 @@ pub(super) fn read(bytes: &[u8], sealed: bool) -> Result<Vec<Rule>, String> {
         strict_booleans: true,
         with_snippet: false,
     };
-    let file: File =
+    let file: PolicyFile =
         serde_saphyr::from_str_with_options(text, options).map_err(|error| error.to_string())?;
     if file.version != VERSION {
         return Err(format!(
-            "version: is {}; this version of the server reads {VERSION}",
+            "version: is {}: this server reads {VERSION}",
             file.version
         ));
     }
-    bounded("rules", file.rules.len(), 0, MAX_RULES)?;
+    check_count("rules", (file.rules.len(), "rules"), 0, MAX_RULES)?;
     let mut names = BTreeSet::new();
     let mut rules = Vec::with_capacity(file.rules.len());
-    for (index, text) in file.rules.into_iter().enumerate() {
+    for (index, config) in file.rules.into_iter().enumerate() {
         let at = format!("rules[{index}]");
-        if !names.insert(text.name.clone()) {
+        if !names.insert(config.name.clone()) {
             return Err(format!(
-                "{at}.name: {:?} names an earlier rule too; each has a name of its own",
-                text.name
+                "{at}.name: {:?} is the name of an earlier rule: give each rule its own name",
+                config.name
             ));
         }
-        rules.push(text.read(&at, sealed)?);
+        rules.push(config.into_rule(&at, tokens_encrypted)?);
     }
     Ok(rules)
 }
 
-impl RuleText {
-    fn read(self, at: &str, sealed: bool) -> Result<Rule, String> {
+impl RuleConfig {
+    fn into_rule(self, at: &str, tokens_encrypted: bool) -> Result<Rule, String> {
         let name_bytes = self.name.len();
-        bounded(&format!("{at}.name"), name_bytes, 1, MAX_NAME_BYTES)?;
+        check_count(
+            &format!("{at}.name"),
+            (name_bytes, "bytes"),
+            1,
+            MAX_NAME_BYTES,
+        )?;
         let principals = self.principals.as_deref();
-        let principals =
-            principals.map(|it| list(&format!("{at}.principals"), it, PrincipalPattern::parse));
-        let namespaces = list(
+        let principals = principals
+            .map(|it| parse_list(&format!("{at}.principals"), it, PrincipalPattern::parse));
+        let namespaces = parse_list(
             &format!("{at}.namespaces"),
             &self.namespaces,
             NamespacePattern::parse,
         )?;
         let filter = self.filter.as_ref();
         let filter = filter
-            .map(|it| Condition::parse(&format!("{at}.filter"), it))
+            .map(|it| FilterTemplate::parse(&format!("{at}.filter"), it))
             .transpose()?;
-        if filter.is_some() && !sealed {
+        if filter.is_some() && !tokens_encrypted {
             return Err(format!(
-                "{at}.filter: needs --token-key-file, as MongoDB's resume tokens hold document keys, those of documents that the filter does not show too"
+                "{at}.filter: requires --token-key-file, because MongoDB's resume tokens contain document keys, also of documents that the filter excludes"
             ));
         }
-        let hidden = hidden(&format!("{at}.hide"), self.hide, sealed)?;
+        let hidden = parse_hidden(&format!("{at}.hide"), self.hide, tokens_encrypted)?;
         Ok(Rule {
             principals: principals.transpose()?,
-            claims: claims(&format!("{at}.claims"), self.claims)?,
+            claims: parse_claims(&format!("{at}.claims"), self.claims)?,
             namespaces,
-            operations: operations(
+            operations: parse_operations(
                 &format!("{at}.operations"),
                 self.operations.as_deref(),
                 &hidden,
                 filter.is_some(),
             )?,
-            full_document: full_document(
+            full_document: parse_full_document(
                 &format!("{at}.full_document"),
                 self.full_document.as_deref(),
                 filter.is_some(),
@@ -170,82 +177,99 @@ impl RuleText {
             hidden,
             limits: self
                 .limits
-                .map(|it| it.read(&format!("{at}.limits"), &self.name))
+                .map(|it| it.into_limits(&format!("{at}.limits"), &self.name))
                 .transpose()?,
             name: self.name,
         })
     }
 }
 
-fn bounded(at: &str, count: usize, min: usize, max: usize) -> Result<(), String> {
+fn check_count(
+    at: &str,
+    (count, unit): (usize, &str),
+    min: usize,
+    max: usize,
+) -> Result<(), String> {
     if (min..=max).contains(&count) {
         return Ok(());
     }
-    Err(format!("{at}: has {count}; right are {min} to {max}"))
+    Err(format!("{at}: has {count} {unit}: use {min} to {max}"))
 }
 
-/// Reads each of a list, which is not empty.
-fn list<T>(
+fn check_limit(at: &str, limit: usize, max: usize) -> Result<(), String> {
+    if limit <= max {
+        return Ok(());
+    }
+    Err(format!(
+        "{at}: is {limit}: use 0 for no limit, or up to {max}"
+    ))
+}
+
+/// Parses each entry of a list, which must not be empty.
+fn parse_list<T>(
     at: &str,
-    texts: &[String],
+    entries: &[String],
     read: impl Fn(&str) -> Result<T, String>,
 ) -> Result<Vec<T>, String> {
-    bounded(at, texts.len(), 1, MAX_ITEMS)?;
-    let each = texts.iter().enumerate();
+    check_count(at, (entries.len(), "entries"), 1, MAX_ITEMS)?;
+    let each = entries.iter().enumerate();
     each.map(|(index, text)| read(text).map_err(|problem| format!("{at}[{index}]: {problem}")))
         .collect()
 }
 
-fn claims(at: &str, texts: Option<Map<String, Value>>) -> Result<Vec<(String, Claimed)>, String> {
-    let Some(texts) = texts else {
+fn parse_claims(
+    at: &str,
+    entries: Option<Map<String, Value>>,
+) -> Result<Vec<(String, ClaimRequirement)>, String> {
+    let Some(entries) = entries else {
         return Ok(Vec::new());
     };
-    bounded(at, texts.len(), 1, MAX_ITEMS)?;
+    check_count(at, (entries.len(), "entries"), 1, MAX_ITEMS)?;
     let any = Value::String("*".to_owned());
-    let mut claims = Vec::with_capacity(texts.len());
-    for (name, value) in texts {
+    let mut claims = Vec::with_capacity(entries.len());
+    for (name, value) in entries {
         let at = format!("{at}.{name}");
         if value == any {
-            claims.push((name, Claimed::Anything));
+            claims.push((name, ClaimRequirement::Present));
             continue;
         }
         let values = match value {
             Value::Array(values) => values,
             value => vec![value],
         };
-        bounded(&at, values.len(), 1, MAX_ITEMS)?;
+        check_count(&at, (values.len(), "values"), 1, MAX_ITEMS)?;
         for value in &values {
             let problem = match value {
                 Value::Bool(_) | Value::Number(_) => continue,
-                Value::String(text) if text.is_empty() => "is empty, which no claim that counts is",
-                // It is no pattern, and who writes one would take it for one.
+                Value::String(text) if text.is_empty() => "is empty: empty claims never match",
+                // Wildcards are not supported here, but would look as if they were.
                 Value::String(text) if text.contains('*') => {
-                    "holds *, which stands for any value alone, and in no list"
+                    "contains *, which is not a wildcard here: use \"*\" alone to match any value"
                 }
                 Value::String(_) => continue,
                 Value::Null | Value::Array(_) | Value::Object(_) => {
-                    "is no text, number, true or false, nor a list of those"
+                    "is not a string, number or boolean, nor a list of them"
                 }
             };
             return Err(format!("{at}: {problem}"));
         }
-        claims.push((name, Claimed::OneOf(values)));
+        claims.push((name, ClaimRequirement::OneOf(values)));
     }
     Ok(claims)
 }
 
-fn operations(
+fn parse_operations(
     at: &str,
     names: Option<&[String]>,
     hidden: &FieldMask,
-    filtered: bool,
+    has_filter: bool,
 ) -> Result<BTreeSet<Operation>, String> {
     let Some(names) = names else {
         return Ok(Operation::DOCUMENT.into());
     };
-    let granted = list(at, names, |name| {
+    let granted = parse_list(at, names, |name| {
         if name == "all" {
-            return Ok(ALL.to_vec());
+            return Ok(GRANTED_BY_ALL.to_vec());
         }
         let mut known = Operation::ALL.into_iter();
         let known = known.find(|it| it.name() == name && *it != Operation::Invalidate);
@@ -253,17 +277,17 @@ fn operations(
             let names = Operation::ALL.map(Operation::name).join(", ");
             let names = names.replace("invalidate, ", "");
             return Err(format!(
-                "{name:?} is no operation; there are {names}, and all"
+                "unknown operation {name:?}: use one of {names}, or all"
             ));
         };
-        if describes(operation) && !hidden.is_empty() {
+        if may_name_fields(operation) && !hidden.is_empty() {
             return Err(format!(
-                "{name} comes with a description that may name hidden fields; a rule that hides fields can't grant it"
+                "{name} events carry a description that may name hidden fields: a rule with hide can't grant them"
             ));
         }
-        if operation == Operation::Other && filtered {
+        if operation == Operation::Other && has_filter {
             return Err(format!(
-                "{name} is whatever MongoDB adds, which may hold a document in a place that is not known; a rule with a filter can't grant it"
+                "{name} stands for operations that this version does not know, whose documents a filter can't check: a rule with a filter can't grant it"
             ));
         }
         Ok(vec![operation])
@@ -271,65 +295,67 @@ fn operations(
     Ok(granted.into_iter().flatten().collect())
 }
 
-/// Whether an operation's events may name fields elsewhere than in documents.
-fn describes(operation: Operation) -> bool {
+/// Returns whether events of an operation may name fields outside of documents.
+fn may_name_fields(operation: Operation) -> bool {
     operation.needs_expanded() || operation == Operation::Other
 }
 
-/// The ways to ask for documents. A document that is looked up is of now, and what it shows of the event's
-/// time a filter can't judge: with one, it is granted by name only.
-fn full_document(
+/// Parses the granted values of `full_document`. An update lookup returns the current document, but a filter
+/// must judge the event by the document of its own time. So a rule with a filter grants lookups only by name.
+fn parse_full_document(
     at: &str,
     names: Option<&[String]>,
-    filtered: bool,
+    has_filter: bool,
 ) -> Result<Vec<FullDocument>, String> {
     let Some(names) = names else {
         let granted = FULL_DOCUMENTS.into_iter().map(|(it, _)| it);
         return Ok(granted
-            .filter(|it| !filtered || *it != FullDocument::UpdateLookup)
+            .filter(|it| !has_filter || *it != FullDocument::UpdateLookup)
             .collect());
     };
-    list(at, names, |name| {
+    parse_list(at, names, |name| {
         let known = FULL_DOCUMENTS.into_iter().find(|(_, it)| *it == name);
         let names = FULL_DOCUMENTS.map(|(_, it)| it).join(", ");
         known
             .map(|(it, _)| it)
-            .ok_or_else(|| format!("{name:?} is none of {names}"))
+            .ok_or_else(|| format!("unknown value {name:?}: use one of {names}"))
     })
 }
 
-fn hidden(at: &str, paths: Option<Vec<String>>, sealed: bool) -> Result<FieldMask, String> {
+fn parse_hidden(
+    at: &str,
+    paths: Option<Vec<String>>,
+    tokens_encrypted: bool,
+) -> Result<FieldMask, String> {
     let Some(paths) = paths else {
         return Ok(FieldMask::default());
     };
-    bounded(at, paths.len(), 1, MAX_ITEMS)?;
-    if !sealed {
+    check_count(at, (paths.len(), "paths"), 1, MAX_ITEMS)?;
+    if !tokens_encrypted {
         return Err(format!(
-            "{at}: needs --token-key-file, as MongoDB's resume tokens hold document keys, which may hold hidden fields"
+            "{at}: requires --token-key-file, because MongoDB's resume tokens contain document keys, which may contain hidden fields"
         ));
     }
     FieldMask::new(paths).map_err(|problem| format!("{at}: {problem}"))
 }
 
-impl LimitsText {
-    fn read(self, at: &str, rule: &str) -> Result<Limits, String> {
+impl LimitsConfig {
+    fn into_limits(self, at: &str, rule: &str) -> Result<Limits, String> {
         let count = |count: u32| usize::try_from(count).unwrap_or(usize::MAX);
-        bounded(
+        check_limit(
             &format!("{at}.watches"),
             self.watches.unwrap_or(0),
-            0,
             1_000_000,
         )?;
-        bounded(
+        check_limit(
             &format!("{at}.watch_rate"),
             count(self.watch_rate.unwrap_or(0)),
-            0,
             100_000,
         )?;
         let bytes = self.byte_rate.unwrap_or_default();
         if bytes.as_u64() > 0 && !(ByteSize::kib(64)..=ByteSize::tib(1)).contains(&bytes) {
             return Err(format!(
-                "{at}.byte_rate: is {bytes}; right are 0, and 64KiB to 1TiB"
+                "{at}.byte_rate: is {bytes}: use 0 for no limit, or 64KiB to 1TiB"
             ));
         }
         Ok(Limits {

@@ -1,12 +1,12 @@
-//! Who may watch what: from a [`Principal`] and what it asks for, to a [`View`].
+//! Authorization: from a [`Principal`] and its request to a [`View`].
 //!
-//! Reading order: a [`file`] is read into [`rule`]s; each has [`names`] with wildcards for those whom it is
-//! for and what it covers, and a [`condition`] that is filled in with the caller's claims. [`Policy`] finds
-//! the rule that decides, and keeps those in force.
+//! Reading order: a [`file`] is parsed into [`rule`]s. Each rule has [`patterns`] for principals and
+//! namespaces, and may have a [`filter_template`] that is filled in with the caller's claims. [`Policy`]
+//! holds the rules in force and finds the one that decides.
 
-mod condition;
 mod file;
-mod names;
+mod filter_template;
+mod patterns;
 mod rule;
 
 use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
@@ -24,8 +24,8 @@ use crate::{
 
 use rule::Rule;
 
-/// What whoever is refused is told, so that it learns nothing about what is there.
-const NOT_ALLOWED: &str = "nothing on this server lets it watch that";
+/// The denial without details, so that callers learn nothing about what exists.
+const DEFAULT_DENIAL: &str = "no rule of the policy allows this watch";
 
 /// The policy in force.
 #[derive(Debug, Clone)]
@@ -33,18 +33,18 @@ pub struct Policy(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    /// `None` lets everybody watch everything.
+    /// `None` allows everything.
     rules: ArcSwapOption<Vec<Rule>>,
     /// Whether resume tokens are encrypted.
-    sealed: bool,
-    moved: watch::Sender<u64>,
+    tokens_encrypted: bool,
+    changes: watch::Sender<u64>,
 }
 
-/// What of a watch a policy judges.
+/// The parts of a watch that a policy checks.
 #[derive(Debug, Clone, Copy)]
-pub struct Ask<'w> {
+pub struct AccessRequest<'w> {
     scope: &'w Scope,
-    /// `None` is all that may be watched.
+    /// `None` requests all allowed operations.
     operations: Option<&'w BTreeSet<Operation>>,
     expanded: bool,
     full_document: FullDocument,
@@ -52,33 +52,34 @@ pub struct Ask<'w> {
     filter: Option<&'w Predicate>,
 }
 
-/// What one caller may see of what it asks for.
+/// The access that a policy grants to a watch.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Verdict {
-    /// What of documents and tokens.
+pub struct Decision {
+    /// The visible parts of documents, and the tokens that are accepted.
     pub view: Arc<View>,
     /// The operations to deliver; `None` is all.
     pub operations: Option<BTreeSet<Operation>>,
-    /// What it may take, where that differs from what the server lets everybody take.
+    /// The limits of the deciding rule, if it sets any.
     pub limits: Option<Limits>,
 }
 
-/// What one principal may take.
+/// The limits of a principal.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Limits {
-    /// The rule that says so: what a principal has open under it is counted by itself. Empty for the
-    /// server's own limits.
+    /// The rule that sets them. Usage is counted separately for each rule. Empty for the server's default
+    /// limits.
     pub rule: Arc<str>,
-    /// How many watches it may have open at once.
+    /// The maximum number of open watches.
     pub watches: Option<usize>,
-    /// How many watches it may open a second.
+    /// The maximum number of new watches per second.
     pub watch_rate: Option<u32>,
-    /// How many bytes a second it is sent.
+    /// The maximum number of bytes per second.
     pub byte_rate: Option<u64>,
 }
 
-impl<'w> Ask<'w> {
-    /// What a watch asks for, but for `operations`, which a verdict may have narrowed since.
+impl<'w> AccessRequest<'w> {
+    /// Creates the request of a watch. `operations` are the requested ones, because those in `watch` may be
+    /// narrowed already.
     #[must_use]
     pub fn of(watch: &'w Watch, operations: Option<&'w BTreeSet<Operation>>) -> Self {
         Self {
@@ -92,44 +93,48 @@ impl<'w> Ask<'w> {
     }
 }
 
-impl Verdict {
-    /// Whether a watch goes on the same under either.
+impl Decision {
+    /// Returns whether a watch delivers the same under both decisions.
     #[must_use]
-    pub fn shows_the_same(&self, other: &Self) -> bool {
+    pub fn same_access(&self, other: &Self) -> bool {
         self.view == other.view && self.operations == other.operations
     }
 }
 
 impl Policy {
-    /// Lets everybody watch everything.
+    /// Creates a policy that allows everything to everybody.
     #[must_use]
-    pub fn open() -> Self {
-        Self::of(None, false)
+    pub fn allow_all() -> Self {
+        Self::with_rules(None, false)
     }
 
-    fn of(rules: Option<Vec<Rule>>, sealed: bool) -> Self {
+    fn with_rules(rules: Option<Vec<Rule>>, tokens_encrypted: bool) -> Self {
         Self(Arc::new(Inner {
             rules: ArcSwapOption::from_pointee(rules),
-            sealed,
-            moved: watch::Sender::new(0),
+            tokens_encrypted,
+            changes: watch::Sender::new(0),
         }))
     }
 
-    /// Reads the policy of a file. `sealed` says whether resume tokens are encrypted, without which no rule
-    /// may hide a field or a document.
+    /// Reads the policy from a file. `tokens_encrypted` says whether resume tokens are encrypted; rules may
+    /// hide fields or documents only if they are.
     ///
     /// # Errors
-    /// In words, which name the file, or the place in it and what would be right there.
-    pub async fn read(path: PathBuf, sealed: bool) -> Result<(Self, ReloadedFiles), String> {
+    /// When the file can't be read or is not valid. The error names the place and the correct form.
+    pub async fn read(
+        path: PathBuf,
+        tokens_encrypted: bool,
+    ) -> Result<(Self, ReloadedFiles), String> {
         let (files, contents) = ReloadedFiles::read("policy", vec![path]).await?;
-        let rules = file::read(&contents[0], sealed)?;
-        Ok((Self::of(Some(rules), sealed), files))
+        let rules = file::read(&contents[0], tokens_encrypted)?;
+        Ok((Self::with_rules(Some(rules), tokens_encrypted), files))
     }
 
-    /// Reads it again whenever it changes. What can't be used leaves the old one in force. Never ends.
+    /// Reloads the file whenever it changes. An invalid file leaves the previous policy in force. Never
+    /// returns.
     pub async fn follow(self, files: ReloadedFiles, interval: Duration, metrics: &Metrics) {
         let apply = |contents: &[Vec<u8>]| {
-            self.replace(file::read(&contents[0], self.0.sealed)?);
+            self.replace(file::read(&contents[0], self.0.tokens_encrypted)?);
             Ok(())
         };
         files.follow(interval, metrics, apply).await;
@@ -137,105 +142,104 @@ impl Policy {
 
     fn replace(&self, rules: Vec<Rule>) {
         self.0.rules.store(Some(Arc::new(rules)));
-        // After the rules: who sees that they have changed sees the new ones.
-        self.0.moved.send_modify(|count| *count += 1);
+        // After the rules are stored, so that whoever is notified sees the new ones.
+        self.0.changes.send_modify(|count| *count += 1);
     }
 
-    /// The policy of a text.
+    /// Parses a policy.
     #[cfg(test)]
-    pub(crate) fn of_text(yaml: &str) -> Self {
+    pub(crate) fn from_text(yaml: &str) -> Self {
         let rules = file::read(yaml.as_bytes(), true).expect("a policy");
-        Self::of(Some(rules), true)
+        Self::with_rules(Some(rules), true)
     }
 
-    /// Puts that of a text in force.
+    /// Puts the policy in a text in force.
     #[cfg(test)]
-    pub(crate) fn replace_by_text(&self, yaml: &str) {
+    pub(crate) fn replace_with_text(&self, yaml: &str) {
         self.replace(file::read(yaml.as_bytes(), true).expect("a policy"));
     }
 
-    /// Whether any rule is for this principal. Whoever none is for is told nothing at all.
+    /// Checks that any rule applies to this principal.
     ///
     /// # Errors
-    /// [`Error::AccessDenied`] when none is.
+    /// [`Error::AccessDenied`] when none does.
     pub fn admit(&self, principal: &Principal) -> Result<(), Error> {
-        if self.knows(principal) {
+        if self.has_rule_for(principal) {
             return Ok(());
         }
         let name = principal.for_logs();
         tracing::debug!(
             principal = name,
-            "no rule of the policy is for this principal"
+            "no rule of the policy applies to this principal"
         );
         Err(denied(None))
     }
 
-    /// Whether any rule is for this principal.
+    /// Returns whether any rule applies to this principal.
     #[must_use]
-    pub fn knows(&self, principal: &Principal) -> bool {
+    pub fn has_rule_for(&self, principal: &Principal) -> bool {
         let rules = self.0.rules.load();
         let rules = rules.as_ref();
         rules.is_none_or(|rules| rules.iter().any(|rule| rule.is_for(principal)))
     }
 
-    /// What a principal sees of what it asks for. The first rule that is for it and covers any of the
-    /// namespaces decides, and covers them all or refuses: nobody gets round a rule by asking for more.
+    /// Decides what a principal may see of its request. The first rule that applies to the principal and
+    /// overlaps the requested namespaces decides. It must cover all of them: otherwise a caller could bypass
+    /// it with a broader request.
     ///
     /// # Errors
-    /// [`Error::AccessDenied`] when it may not watch that. Nothing is told of the namespace.
-    pub fn judge(&self, principal: &Principal, ask: &Ask<'_>) -> Result<Verdict, Error> {
+    /// [`Error::AccessDenied`] when the request is denied. The error reveals nothing about the namespace.
+    pub fn authorize(
+        &self,
+        principal: &Principal,
+        request: &AccessRequest<'_>,
+    ) -> Result<Decision, Error> {
         let rules = self.0.rules.load();
         let Some(rules) = rules.as_ref() else {
-            return Ok(Verdict {
+            return Ok(Decision {
                 view: Arc::new(View::unrestricted()),
-                operations: ask.operations.cloned(),
+                operations: request.operations.cloned(),
                 limits: None,
             });
         };
         let mut rules = rules.iter();
-        let decides = rules.find(|rule| rule.is_for(principal) && rule.touches(ask));
+        let deciding_rule = rules.find(|rule| rule.is_for(principal) && rule.overlaps(request));
         let name = principal.for_logs();
-        let scope = ask.scope.to_string();
-        let Some(rule) = decides else {
+        let scope = request.scope.to_string();
+        let Some(rule) = deciding_rule else {
             tracing::info!(
                 principal = name,
                 ?scope,
-                "no rule of the policy lets this principal watch this"
+                "denied: no rule of the policy allows this principal to watch this scope"
             );
             return Err(denied(None));
         };
-        if !rule.covers(ask) {
+        if !rule.covers(request) {
             let rule = &rule.name;
             tracing::info!(
                 principal = name,
                 ?scope,
                 rule,
-                "the policy refuses a watch: the rule that decides covers a part of it alone"
+                "denied: the deciding rule of the policy covers only a part of the scope"
             );
             return Err(denied(None));
         }
-        rule.verdict(principal, ask).map_err(|refusal| {
-            let (rule, why) = (&rule.name, refusal.logged);
-            tracing::info!(
-                principal = name,
-                ?scope,
-                rule,
-                why,
-                "the policy refuses a watch"
-            );
-            denied(refusal.told)
+        rule.decide(principal, request).map_err(|refusal| {
+            let (rule, why) = (&rule.name, refusal.logged_reason);
+            tracing::info!(principal = name, ?scope, rule, why, "denied by the policy");
+            denied(refusal.message)
         })
     }
 
-    /// Moves whenever [`judge`](Self::judge) may answer otherwise than before.
+    /// Returns a receiver that is notified whenever [`authorize`](Self::authorize) may return another result.
     #[must_use]
     pub fn changes(&self) -> watch::Receiver<u64> {
-        self.0.moved.subscribe()
+        self.0.changes.subscribe()
     }
 }
 
-fn denied(told: Option<String>) -> Error {
-    Error::AccessDenied(told.unwrap_or_else(|| NOT_ALLOWED.to_owned()))
+fn denied(message: Option<String>) -> Error {
+    Error::AccessDenied(message.unwrap_or_else(|| DEFAULT_DENIAL.to_owned()))
 }
 
 #[cfg(test)]

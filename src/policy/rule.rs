@@ -1,4 +1,4 @@
-//! One rule: whom it is for, what it covers, and what it lets them see of that.
+//! One rule: the callers it applies to, what it covers, and what it grants.
 
 use std::collections::BTreeSet;
 
@@ -6,116 +6,123 @@ use serde_json::{Map, Value};
 use sha2::{Digest as _, Sha256};
 
 use super::{
-    Ask, Limits, Verdict,
-    condition::{Condition, scalars_of},
-    names::{NamespacePattern, PrincipalPattern, covers, touches},
+    AccessRequest, Decision, Limits,
+    filter_template::{FilterTemplate, scalars_of},
+    patterns::{NamespacePattern, PrincipalPattern, covers, overlaps},
 };
 use crate::{
     auth::Principal,
     plan::{BeforeChange, FieldMask, FullDocument, Operation, TokenAudience, View},
 };
 
-/// One rule of a policy.
+/// A rule of a policy.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Rule {
     pub(super) name: String,
-    /// `None`: whoever it is.
+    /// `None`: everybody.
     pub(super) principals: Option<Vec<PrincipalPattern>>,
-    pub(super) claims: Vec<(String, Claimed)>,
+    pub(super) claims: Vec<(String, ClaimRequirement)>,
     pub(super) namespaces: Vec<NamespacePattern>,
     pub(super) operations: BTreeSet<Operation>,
     pub(super) full_document: Vec<FullDocument>,
     pub(super) pre_images: bool,
-    pub(super) filter: Option<Condition>,
+    pub(super) filter: Option<FilterTemplate>,
     pub(super) hidden: FieldMask,
-    /// In place of the server's own, where the rule has any.
+    /// Replace the server's default limits, if set.
     pub(super) limits: Option<Limits>,
 }
 
-/// What a claim must be.
+/// A required claim.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum Claimed {
-    /// There at all.
-    Anything,
-    /// One of these, or a list that holds one of them.
+pub(super) enum ClaimRequirement {
+    /// The claim is present.
+    Present,
+    /// The claim is one of these values, or a list that contains one of them.
     OneOf(Vec<Value>),
 }
 
-/// Why a rule does not let a caller do what it asks for: what the caller is told, if it is more than that,
-/// and what the log is.
+/// The reason why a rule denies a request: the message for the caller (`None` for the default message), and the
+/// reason for the log.
 pub(super) struct Refusal {
-    pub(super) told: Option<String>,
-    pub(super) logged: &'static str,
+    pub(super) message: Option<String>,
+    pub(super) logged_reason: &'static str,
 }
 
 impl Rule {
-    /// Whether it is for this caller.
+    /// Returns whether the rule applies to a caller.
     pub(super) fn is_for(&self, principal: &Principal) -> bool {
-        let named = match &self.principals {
+        let principal_matches = match &self.principals {
             None => true,
             Some(patterns) => patterns.iter().any(|it| it.matches(principal)),
         };
-        named
+        principal_matches
             && self
                 .claims
                 .iter()
-                .all(|(name, claimed)| claimed.holds(principal.claims.get(name)))
+                .all(|(name, requirement)| requirement.matches(principal.claims.get(name)))
     }
 
-    /// Whether it covers all that is asked for.
-    pub(super) fn covers(&self, ask: &Ask<'_>) -> bool {
-        covers(&self.namespaces, ask.scope)
+    /// Returns whether the rule covers the whole requested scope.
+    pub(super) fn covers(&self, request: &AccessRequest<'_>) -> bool {
+        covers(&self.namespaces, request.scope)
     }
 
-    /// Whether it covers any of what is asked for.
-    pub(super) fn touches(&self, ask: &Ask<'_>) -> bool {
-        touches(&self.namespaces, ask.scope)
+    /// Returns whether the rule covers any part of the requested scope.
+    pub(super) fn overlaps(&self, request: &AccessRequest<'_>) -> bool {
+        overlaps(&self.namespaces, request.scope)
     }
 
-    /// What it lets a caller that it is for see of what it covers.
-    pub(super) fn verdict(&self, principal: &Principal, ask: &Ask<'_>) -> Result<Verdict, Refusal> {
-        let refused = |told: String, logged| Refusal {
-            told: Some(told),
-            logged,
+    /// Decides what a caller sees. The rule must apply to the caller and cover the request.
+    pub(super) fn decide(
+        &self,
+        principal: &Principal,
+        request: &AccessRequest<'_>,
+    ) -> Result<Decision, Refusal> {
+        let refused = |message: String, logged_reason| Refusal {
+            message: Some(message),
+            logged_reason,
         };
-        let operations = self.operations(ask)?;
-        if !self.full_document.contains(&ask.full_document) {
-            let told = "full_document: it may not ask for documents in this way";
+        let operations = self.allowed_operations(request)?;
+        if !self.full_document.contains(&request.full_document) {
+            let message = "full_document: this value is not granted";
             return Err(refused(
-                told.to_owned(),
-                "the rule does not grant such a full_document",
+                message.to_owned(),
+                "the rule does not grant this full_document",
             ));
         }
-        if ask.before_change != BeforeChange::Off && !self.pre_images {
-            let told = "full_document_before_change: it may not see documents as they were";
-            return Err(refused(told.to_owned(), "the rule grants no pre-images"));
+        if request.before_change != BeforeChange::Off && !self.pre_images {
+            let message = "full_document_before_change: pre-images are not granted";
+            return Err(refused(message.to_owned(), "the rule grants no pre-images"));
         }
-        let paths = ask.filter.map(|filter| filter.paths()).unwrap_or_default();
+        let paths = request
+            .filter
+            .map(|filter| filter.paths())
+            .unwrap_or_default();
         if let Some(path) = paths.into_iter().find(|path| self.hidden.overlaps(path)) {
-            // Whether an event comes would tell what it does not show.
-            let told = format!("filters: it may not see all of {path:?}");
+            // The events that arrive would reveal the hidden values.
+            let message = format!("filters: {path:?} is hidden, or contains hidden fields");
             return Err(refused(
-                told,
-                "a filter touches a field that the rule hides",
+                message,
+                "a filter uses a field that the rule hides",
             ));
         }
-        let guard = match &self.filter {
+        let row_filter = match &self.filter {
             None => None,
-            Some(condition) => match condition.fill(&principal.claims) {
-                Some(guard) => Some(guard),
+            Some(template) => match template.resolve(&principal.claims) {
+                Some(row_filter) => Some(row_filter),
                 None => {
                     return Err(Refusal {
-                        told: None,
-                        logged: "a claim that the rule's filter names is not there, is empty, or is of a kind that has no place there",
+                        message: None,
+                        logged_reason: "a claim that the rule's filter needs is missing, empty or of an unsuitable type",
                     });
                 }
             },
         };
-        Ok(Verdict {
+        Ok(Decision {
             view: View {
-                row_filter: guard,
+                row_filter,
                 field_mask: self.hidden.clone(),
-                token_audience: self.audience(&principal.claims),
+                token_audience: self.token_audience(&principal.claims),
             }
             .into(),
             operations,
@@ -123,18 +130,21 @@ impl Rule {
         })
     }
 
-    /// The operations to deliver, of those that can come at all; `None` is all of them.
-    fn operations(&self, ask: &Ask<'_>) -> Result<Option<BTreeSet<Operation>>, Refusal> {
+    /// Returns the operations to deliver, of those that can occur; `None` is all of them.
+    fn allowed_operations(
+        &self,
+        request: &AccessRequest<'_>,
+    ) -> Result<Option<BTreeSet<Operation>>, Refusal> {
         let possible = |operation: &Operation| {
-            *operation != Operation::Invalidate && (ask.expanded || !operation.needs_expanded())
+            *operation != Operation::Invalidate && (request.expanded || !operation.needs_expanded())
         };
-        if let Some(asked) = ask.operations {
-            let beyond = asked.difference(&self.operations).next();
-            return match beyond {
-                None => Ok(Some(asked.clone())),
+        if let Some(requested) = request.operations {
+            let not_granted = requested.difference(&self.operations).next();
+            return match not_granted {
+                None => Ok(Some(requested.clone())),
                 Some(operation) => Err(Refusal {
-                    told: Some(format!("operations: it may not watch {}", operation.name())),
-                    logged: "the rule does not grant such an operation",
+                    message: Some(format!("operations: {} is not granted", operation.name())),
+                    logged_reason: "the rule does not grant this operation",
                 }),
             };
         }
@@ -142,20 +152,19 @@ impl Rule {
         let granted: BTreeSet<Operation> = all.intersection(&self.operations).copied().collect();
         if granted.is_empty() {
             return Err(Refusal {
-                told: Some(
-                    "operations: it may watch none that come without show_expanded_events"
-                        .to_owned(),
+                message: Some(
+                    "operations: all granted operations require show_expanded_events".to_owned(),
                 ),
-                logged: "the rule grants only operations that come with show_expanded_events",
+                logged_reason: "the rule grants only operations that require show_expanded_events",
             });
         }
         Ok((granted != all).then_some(granted))
     }
 
-    /// Who may go on from the tokens of a caller: those whose claims, where the filter names any, are the
-    /// same, or else those whom the same rule is for. The filter itself is not part of it, so that tokens
-    /// outlive a change of it.
-    fn audience(&self, claims: &Map<String, Value>) -> Option<TokenAudience> {
+    /// Returns the audience of a caller's tokens: callers with the same values of the claims in the filter, or,
+    /// if the filter has no claims, callers of the same rule. The filter itself is not included, so that tokens
+    /// stay valid when it changes.
+    fn token_audience(&self, claims: &Map<String, Value>) -> Option<TokenAudience> {
         let named = self.filter.as_ref()?.claims();
         let mut hash = Sha256::new();
         let mut add = |text: &str| {
@@ -180,13 +189,13 @@ impl Rule {
     }
 }
 
-impl Claimed {
-    fn holds(&self, claim: Option<&Value>) -> bool {
+impl ClaimRequirement {
+    fn matches(&self, claim: Option<&Value>) -> bool {
         let Some(values) = claim.and_then(scalars_of) else {
             return false;
         };
         match self {
-            Self::Anything => true,
+            Self::Present => true,
             Self::OneOf(right) => values.into_values().any(|value| right.contains(value)),
         }
     }

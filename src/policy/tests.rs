@@ -1,8 +1,8 @@
-//! What a policy's file may say, and what that lets whom see.
+//! The policy file, and the decisions that it leads to.
 
 mod claims;
-mod judging;
-mod reading;
+mod decisions;
+mod parsing;
 
 use super::{file, *};
 use crate::{
@@ -16,13 +16,13 @@ fn read(yaml: &str) -> Result<Vec<Rule>, String> {
 }
 
 fn policy(yaml: &str) -> Policy {
-    Policy::of(
+    Policy::with_rules(
         Some(read(yaml).unwrap_or_else(|problem| panic!("{problem}\n{yaml}"))),
         true,
     )
 }
 
-/// A policy of one rule for everybody, of which these are further lines.
+/// Returns a policy of one rule for everybody, with further lines.
 fn rule(lines: &str) -> String {
     let lines: String = lines.lines().map(|line| format!("    {line}\n")).collect();
     format!("version: 1\nrules:\n  - name: it\n    namespaces: [shop.orders]\n{lines}")
@@ -57,26 +57,29 @@ fn orders() -> pb::WatchRequest {
     }
 }
 
-fn judge(
+fn decide(
     policy: &Policy,
     principal: &Principal,
     request: pb::WatchRequest,
-) -> Result<Verdict, Error> {
+) -> Result<Decision, Error> {
     let limits = RequestLimits {
         allow_deployment: true,
         ..RequestLimits::default()
     };
     let watch = Watch::from_request(request, &limits).expect("a valid request");
-    policy.judge(principal, &Ask::of(&watch, watch.operations.as_ref()))
+    policy.authorize(
+        principal,
+        &AccessRequest::of(&watch, watch.operations.as_ref()),
+    )
 }
 
-/// The guard for a caller with these claims; `None` when it is denied.
-fn guard(filter: &str, claims: serde_json::Value) -> Option<Predicate> {
+/// Returns the row filter of a caller with these claims; `None` when access is denied.
+fn row_filter(filter: &str, claims: serde_json::Value) -> Option<Predicate> {
     let policy = policy(&rule(&format!("filter: {filter}")));
-    let verdict = judge(&policy, &principal("jwt:a", claims), orders());
-    verdict
+    let decision = decide(&policy, &principal("jwt:a", claims), orders());
+    decision
         .ok()
-        .map(|verdict| verdict.view.row_filter.clone().expect("a guard"))
+        .map(|decision| decision.view.row_filter.clone().expect("a row filter"))
 }
 
 fn eq(path: &str, value: impl Into<bson::Bson>) -> Predicate {

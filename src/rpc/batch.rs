@@ -12,8 +12,8 @@ use crate::{
     wire::{Changes, EncodedEvent, Frame},
 };
 
-/// A batch is closed once it holds this many bytes. Larger batches save little, and a client waits
-/// for the whole of one.
+/// The size at which a batch is closed, in bytes. Larger batches save little, and a client waits for the
+/// whole of one.
 const BATCH_BYTES: usize = 64 << 10;
 
 /// A message of changes that is being filled.
@@ -26,24 +26,24 @@ pub(super) struct Batch {
     token: Bytes,
 }
 
-/// How far a batch got with a run.
+/// The result of adding a selection of events to a batch.
 #[derive(Debug)]
-pub(super) struct Filled {
-    /// How many of the run's events are in the batch.
+pub(super) struct FillResult {
+    /// The number of events that were added.
     pub count: usize,
-    /// Why the next one is not. `None`: there is none.
-    pub full: Option<Full>,
+    /// The reason why the next event was not added; `None` when all were added.
+    pub stopped: Option<StopReason>,
 }
 
-/// Why an event is not in the batch.
+/// The reason why an event was not added to a batch.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Full {
-    /// It goes into the next one.
-    Batch,
-    /// It is larger than any message may be, and next to go.
+pub(super) enum StopReason {
+    /// It goes into the next batch.
+    BatchFull,
+    /// It is larger than any message may be. Nothing stands before it in this batch.
     Oversize,
-    /// It is later than the client wants any.
-    End,
+    /// It is later than the end time that the client asked for.
+    PastEnd,
 }
 
 impl Batch {
@@ -57,25 +57,28 @@ impl Batch {
         }
     }
 
-    /// Takes events of a run as they look in a view, as many as fit; `token` becomes that of the last one
-    /// taken.
+    /// Adds as many events as fit, as `view` shows them. Sets `token` to the token of the last event added.
     pub(super) fn fill(
         &mut self,
-        run: &EventSelection,
+        selection: &EventSelection,
         view: &Arc<View>,
         token: &mut Vec<u8>,
-    ) -> Result<Filled, EventError> {
-        let encoded = run.encoded(self.format, view)?;
+    ) -> Result<FillResult, EventError> {
+        let encoded = selection.encoded(self.format, view)?;
         let mut count = 0;
-        let mut full = None;
-        while count < run.len() {
+        let mut stopped = None;
+        while count < selection.len() {
             let event = encoded.event(count);
-            let told = run.transition(count).to_pb();
-            full = self.refuses(event, told, run.event(count).cluster_time.seconds);
-            if full.is_some() {
+            let filter_match = selection.transition(count).to_pb();
+            stopped = self.stop_reason(
+                event,
+                filter_match,
+                selection.event(count).cluster_time.seconds,
+            );
+            if stopped.is_some() {
                 break;
             }
-            self.changes.push(event, told);
+            self.changes.push(event, filter_match);
             count += 1;
         }
         if count > 0 {
@@ -83,23 +86,32 @@ impl Batch {
             token.clear();
             token.extend_from_slice(&self.token);
         }
-        Ok(Filled { count, full })
+        Ok(FillResult { count, stopped })
     }
 
-    /// Why an event can't be taken, if it can't.
-    fn refuses(&self, event: &EncodedEvent, told: FilterMatch, second: u32) -> Option<Full> {
-        let size = self.changes.size() + Changes::encoded_size(event, told);
+    /// Returns the reason why an event can't be added, if there is one.
+    fn stop_reason(
+        &self,
+        event: &EncodedEvent,
+        filter_match: FilterMatch,
+        second: u32,
+    ) -> Option<StopReason> {
+        let size = self.changes.size() + Changes::encoded_size(event, filter_match);
         let empty = self.changes.is_empty();
         if self.end_time.is_some_and(|end| second > end) {
-            return Some(Full::End);
+            return Some(StopReason::PastEnd);
         }
         if Frame::encoded_len_of(event.token_len(), size) > self.limit {
-            return Some(if empty { Full::Oversize } else { Full::Batch });
+            return Some(if empty {
+                StopReason::Oversize
+            } else {
+                StopReason::BatchFull
+            });
         }
-        (size > BATCH_BYTES && !empty).then_some(Full::Batch)
+        (size > BATCH_BYTES && !empty).then_some(StopReason::BatchFull)
     }
 
-    /// The message, if anything is in it.
+    /// Returns the message, or `None` if it holds no event.
     pub(super) fn into_frame(self) -> Option<Frame> {
         (!self.changes.is_empty()).then(|| Frame::changes(self.token, self.changes))
     }

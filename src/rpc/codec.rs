@@ -1,5 +1,5 @@
-//! The codecs of the service: requests as prost reads them, less what it would pass over in silence;
-//! `Watch`'s responses as bytes that are ready.
+//! The codecs of the service. Requests are decoded by prost after a check for unknown fields; the responses
+//! of `Watch` are bytes that are already encoded.
 
 use std::marker::PhantomData;
 
@@ -14,16 +14,16 @@ use tonic_prost::ProstEncoder;
 use crate::{
     error::Error,
     pb,
-    rpc::strict::{check, violation},
+    rpc::unknown_fields::{check, violation},
     wire::Frame,
 };
 
-/// An idle watch holds one buffer of the first size; a busy one writes once it has the second.
-fn buffers() -> BufferSettings {
+/// The buffer of a stream: 4 KiB while it is idle, written out once it holds 64 KiB.
+fn stream_buffers() -> BufferSettings {
     BufferSettings::new(4 << 10, 64 << 10)
 }
 
-/// Writes [`Frame`]s and reads [`pb::WatchRequest`]s.
+/// Encodes [`Frame`]s and decodes [`pb::WatchRequest`]s.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct FrameCodec;
 
@@ -31,33 +31,33 @@ impl Codec for FrameCodec {
     type Encode = Frame;
     type Decode = pb::WatchRequest;
     type Encoder = Self;
-    type Decoder = StrictDecoder<pb::WatchRequest>;
+    type Decoder = RequestDecoder<pb::WatchRequest>;
 
     fn encoder(&mut self) -> Self {
         Self
     }
 
     fn decoder(&mut self) -> Self::Decoder {
-        StrictDecoder::new("WatchRequest")
+        RequestDecoder::new("WatchRequest")
     }
 }
 
 /// The codec of `GetServerInfo`.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct InfoCodec;
+pub struct ServerInfoCodec;
 
-impl Codec for InfoCodec {
+impl Codec for ServerInfoCodec {
     type Encode = pb::GetServerInfoResponse;
     type Decode = pb::GetServerInfoRequest;
     type Encoder = ProstEncoder<pb::GetServerInfoResponse>;
-    type Decoder = StrictDecoder<pb::GetServerInfoRequest>;
+    type Decoder = RequestDecoder<pb::GetServerInfoRequest>;
 
     fn encoder(&mut self) -> Self::Encoder {
-        ProstEncoder::new(buffers())
+        ProstEncoder::new(stream_buffers())
     }
 
     fn decoder(&mut self) -> Self::Decoder {
-        StrictDecoder::new("GetServerInfoRequest")
+        RequestDecoder::new("GetServerInfoRequest")
     }
 }
 
@@ -72,53 +72,57 @@ impl Encoder for FrameCodec {
     }
 
     fn buffer_settings(&self) -> BufferSettings {
-        buffers()
+        stream_buffers()
     }
 }
 
-/// Reads the one request of a call whole, or refuses it.
+/// Decodes the single request of a call, and rejects unknown fields.
 #[derive(Debug)]
-pub struct StrictDecoder<T> {
-    message: &'static str,
+pub struct RequestDecoder<T> {
+    message_name: &'static str,
     has_read: bool,
-    reads: PhantomData<fn() -> T>,
+    message_type: PhantomData<fn() -> T>,
 }
 
-impl<T> StrictDecoder<T> {
-    fn new(message: &'static str) -> Self {
+impl<T> RequestDecoder<T> {
+    fn new(message_name: &'static str) -> Self {
         Self {
-            message,
+            message_name,
             has_read: false,
-            reads: PhantomData,
+            message_type: PhantomData,
         }
     }
 }
 
-impl<T: Message + Default> StrictDecoder<T> {
-    fn read(&mut self, bytes: Bytes) -> Result<T, Error> {
-        let refused = |problem: String| violation(self.message.to_owned(), problem);
+impl<T: Message + Default> RequestDecoder<T> {
+    fn decode_request(&mut self, bytes: Bytes) -> Result<T, Error> {
+        let refused = |problem: String| violation(self.message_name.to_owned(), problem);
         if self.has_read {
-            return Err(refused("came twice; a call has one".to_owned()));
+            return Err(refused(
+                "was sent twice: send one request per call".to_owned(),
+            ));
         }
-        check(self.message, &bytes)?;
-        let read = T::decode(bytes).map_err(|error| refused(format!("malformed: {error}")))?;
+        check(self.message_name, &bytes)?;
+        let message = T::decode(bytes).map_err(|error| refused(format!("malformed: {error}")))?;
         self.has_read = true;
-        Ok(read)
+        Ok(message)
     }
 }
 
-impl<T: Message + Default> Decoder for StrictDecoder<T> {
+impl<T: Message + Default> Decoder for RequestDecoder<T> {
     type Item = T;
     type Error = Status;
 
     fn decode(&mut self, bytes: &mut DecodeBuf<'_>) -> Result<Option<T>, Status> {
         let bytes = bytes.copy_to_bytes(bytes.remaining());
-        let request = self.read(bytes).map_err(|error| error.into_status(""))?;
+        let request = self
+            .decode_request(bytes)
+            .map_err(|error| error.into_status(""))?;
         Ok(Some(request))
     }
 
     fn buffer_settings(&self) -> BufferSettings {
-        buffers()
+        stream_buffers()
     }
 }
 
@@ -128,11 +132,11 @@ mod tests {
 
     use super::*;
 
-    fn read(bytes: Bytes) -> Result<pb::WatchRequest, Error> {
-        StrictDecoder::new("WatchRequest").read(bytes)
+    fn decode_request(bytes: Bytes) -> Result<pb::WatchRequest, Error> {
+        RequestDecoder::new("WatchRequest").decode_request(bytes)
     }
 
-    /// A request as a later version might write it: one more field, a varint.
+    /// A request from a later version: one more field, a varint.
     fn with_field(number: u32) -> Bytes {
         let mut bytes = request().encode_to_vec();
         prost::encoding::uint32::encode(number, &1, &mut bytes);
@@ -149,19 +153,19 @@ mod tests {
     }
 
     #[test]
-    fn a_request_of_known_fields_is_read() {
+    fn a_request_with_known_fields_is_decoded() {
         let bytes = request().encode_to_vec().into();
-        assert_eq!(read(bytes).expect("it is well-formed"), request());
+        assert_eq!(decode_request(bytes).expect("it is well-formed"), request());
         assert_eq!(
-            read(Bytes::new()).expect("it is well-formed"),
+            decode_request(Bytes::new()).expect("it is well-formed"),
             pb::WatchRequest::default()
         );
     }
 
     #[test]
-    fn a_field_of_a_later_version_is_refused_with_its_number() {
+    fn an_unknown_field_is_rejected_by_number() {
         for number in [7, 11, 20, 21, 22, 5000] {
-            let refused = read(with_field(number)).expect_err("it is not known");
+            let refused = decode_request(with_field(number)).expect_err("it is not known");
             assert_eq!(refused.code(), Code::Unimplemented);
             assert_eq!(refused.reason(), "NOT_IMPLEMENTED");
             assert!(refused.to_string().contains(&format!("field {number} ")));
@@ -169,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_that_are_no_request_are_refused() {
+    fn malformed_bytes_are_rejected() {
         for bytes in [
             &b"\x0a\x05ab"[..],
             b"\xff",
@@ -177,17 +181,21 @@ mod tests {
             b"\x0f",
             b"\x28\x01",
         ] {
-            let refused = read(Bytes::from_static(bytes)).expect_err("it is malformed");
+            let refused = decode_request(Bytes::from_static(bytes)).expect_err("it is malformed");
             assert_eq!(refused.code(), Code::InvalidArgument, "{bytes:?}");
         }
     }
 
     #[test]
-    fn a_call_has_one_request() {
-        let mut decoder = StrictDecoder::<pb::WatchRequest>::new("WatchRequest");
+    fn a_second_request_in_a_call_is_rejected() {
+        let mut decoder = RequestDecoder::<pb::WatchRequest>::new("WatchRequest");
         let bytes = Bytes::from(request().encode_to_vec());
-        decoder.read(bytes.clone()).expect("it is well-formed");
-        let refused = decoder.read(bytes).expect_err("it is one too many");
+        decoder
+            .decode_request(bytes.clone())
+            .expect("it is well-formed");
+        let refused = decoder
+            .decode_request(bytes)
+            .expect_err("it is one too many");
         assert_eq!(refused.code(), Code::InvalidArgument);
         assert!(refused.to_string().contains("twice"), "{refused}");
     }

@@ -1,18 +1,18 @@
-//! The client's own deadline. tonic enforces it only up to the response headers; a stream has to
-//! do so itself.
+//! The client's deadline. tonic enforces it only up to the response headers, so a stream must enforce it
+//! itself.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 use tonic::metadata::MetadataMap;
 
-/// When the call must have ended, by its `grpc-timeout` header.
-pub(super) fn of(metadata: &MetadataMap) -> Option<Instant> {
+/// Returns the time at which the call must end, from its `grpc-timeout` header.
+pub(super) fn from_metadata(metadata: &MetadataMap) -> Option<Instant> {
     let timeout = parse(metadata.get("grpc-timeout")?.to_str().ok()?)?;
     Instant::now().checked_add(timeout)
 }
 
-/// Reads a timeout as the gRPC specification writes it: up to eight digits and a unit.
+/// Parses a timeout as the gRPC specification defines it: up to eight digits and a unit.
 fn parse(text: &str) -> Option<Duration> {
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
     if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|digit| digit.is_ascii_digit())
@@ -36,7 +36,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn timeouts_are_read_as_the_specification_writes_them() {
+    fn timeouts_follow_the_grpc_specification() {
         for (text, expected) in [
             ("1S", Some(Duration::from_secs(1))),
             ("250m", Some(Duration::from_millis(250))),

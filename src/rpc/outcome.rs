@@ -1,4 +1,4 @@
-//! What became of a watch: recorded when its stream is dropped, `cancelled` unless said otherwise.
+//! The outcome of a watch, recorded when its stream is dropped; `cancelled` unless it was set.
 
 use std::{
     net::SocketAddr,
@@ -19,7 +19,7 @@ use crate::{
     spans::{Caller, SpanEnd, Spans, WatchSpan},
 };
 
-/// Counts, times and logs one watch, whichever way it ends.
+/// Counts, measures and logs one watch, however it ends.
 #[derive(Debug)]
 pub(super) struct Outcome {
     metrics: Arc<Metrics>,
@@ -30,7 +30,7 @@ pub(super) struct Outcome {
     code: Code,
     reason: &'static str,
     class: Option<Class>,
-    /// Events handed over so far.
+    /// The number of events delivered so far.
     events: u64,
 }
 
@@ -53,7 +53,7 @@ impl Outcome {
                 principal: &principal,
             },
         );
-        // An error's, so that whatever is logged about the watch has it at any level.
+        // At error level, so that log lines of the watch carry the span at every log level.
         let span = tracing::error_span!("watch", id, peer, principal, trace_id = traced.trace_id());
         Self {
             span,
@@ -68,17 +68,17 @@ impl Outcome {
         }
     }
 
-    /// The span that everything about this watch is logged in.
+    /// Returns the span for all log lines of this watch.
     pub(super) fn span(&self) -> &Span {
         &self.span
     }
 
-    /// The span that is sent to a collector.
+    /// Returns the OpenTelemetry span.
     pub(super) fn traced(&mut self) -> &mut WatchSpan {
         &mut self.traced
     }
 
-    /// Names the watch in the log.
+    /// Returns the identifier of the watch in the log.
     pub(super) fn id(&self) -> &str {
         &self.id
     }
@@ -91,7 +91,8 @@ impl Outcome {
         };
         let mut rest = events.peekable();
         while let Some(event) = rest.next() {
-            // Mostly all are of one kind, and a counter that all watches move is dear.
+            // One increment per group of equal operations: all watches share the counter, which makes each
+            // increment expensive.
             let operation = event.operation;
             let mut same = 1;
             while rest.next_if(|next| next.operation == operation).is_some() {
@@ -99,11 +100,11 @@ impl Outcome {
             }
             self.metrics.events_sent(operation).increment(same);
         }
-        // One sample a message, as the histogram keeps every sample until its next upkeep.
+        // One sample per message: the histogram keeps every sample until its next upkeep.
         let wall_time = first.wall_time;
         if let Some(millis) = wall_time.and_then(|millis| u64::try_from(millis).ok()) {
             let written = UNIX_EPOCH + Duration::from_millis(millis);
-            // The clocks of two machines may disagree; less than nothing is no lag.
+            // The clocks of two machines may differ; a negative lag counts as none.
             let lag = SystemTime::now().duration_since(written);
             let lag = seconds(lag.unwrap_or_default());
             self.metrics.delivery_lag.record(lag);
@@ -111,13 +112,13 @@ impl Outcome {
         self.events += count as u64;
     }
 
-    /// The watch has ended as it should.
+    /// Records that the watch reached its end time.
     pub(super) fn finish(&mut self) {
         self.code = Code::Ok;
         self.reason = "end_time";
     }
 
-    /// The watch has failed; gives what the client is told.
+    /// Records that the watch failed. Returns the status for the client.
     pub(super) fn fail(&mut self, error: Error) -> Status {
         self.code = error.code();
         self.reason = error.reason();
@@ -140,7 +141,7 @@ impl Drop for Outcome {
         self.traced.end(SpanEnd {
             code: self.code.into(),
             reason: self.reason,
-            // As OpenTelemetry has it for a server: what the client did wrong is none.
+            // OpenTelemetry's convention for servers: client errors are not faults.
             is_fault: matches!(
                 self.code,
                 Code::Unknown

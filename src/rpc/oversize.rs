@@ -1,4 +1,4 @@
-//! What becomes of an event that no message of its watch can hold, by the client's policy.
+//! Delivery of an event that no message of its watch can hold, as the client's oversize policy says.
 
 use bytes::Bytes;
 
@@ -11,68 +11,68 @@ use crate::{
     wire::{self, Changes, Chunk, Frame, RenderOptions},
 };
 
-/// What a chunk's message takes beyond its data and its token.
+/// The bytes of a chunk message beyond its data and its token.
 const CHUNK_OVERHEAD: usize = 64;
 
-/// How it goes out.
-pub(super) enum Sent {
-    /// It does not: the watch ends.
+/// The way in which an oversized event is delivered.
+pub(super) enum Delivery {
+    /// Not at all: the watch ends with this error.
     Refused(Error),
-    /// A stub stands for it.
+    /// As a stub without its documents.
     Stub(Frame),
-    /// In pieces.
-    Pieces(Pieces),
+    /// In chunks.
+    Chunks(ChunkedEvent),
 }
 
-/// An event that goes out piece by piece. What is left of it is lent, so that it does not lie here for
-/// a client that does not read when memory is short; the event is read again then, and goes on where
-/// it was if it is still the same.
-pub(super) struct Pieces {
-    /// What is told of the event when all of it is sent.
+/// An event that is being sent in chunks. Its bytes are in a revocable buffer, so that a client that does not
+/// read can't hold them when memory is short. After an eviction the event is read again, and continues where
+/// it stopped if it is unchanged.
+pub(super) struct ChunkedEvent {
+    /// The event's metadata, for the accounting when all chunks are sent.
     pub event: Event,
-    loan: RevocableBuffer,
+    buffer: RevocableBuffer,
     token: Bytes,
-    told: FilterMatch,
-    /// The size of the whole, with its `match`.
+    filter_match: FilterMatch,
+    /// The size of the whole event with its `match` field, in bytes.
     size: usize,
     id: u64,
     index: u32,
-    /// How many bytes have been sent.
+    /// The number of bytes sent so far.
     sent: usize,
-    called_in: Option<Evicted>,
+    evicted: Option<Evicted>,
 }
 
-/// What comes next of an event in pieces.
-pub(super) enum Next {
-    Piece(Frame),
+/// The next step of an event in chunks.
+pub(super) enum NextChunk {
+    Chunk(Frame),
     Last(Frame),
-    /// It was called in: it has to be read again.
-    CalledIn,
+    /// The buffer was evicted: the event must be read again.
+    Evicted,
 }
 
-/// Sends the event at a place of a run. `begun` is one that was called in half-way, and `id` names
-/// this one among those that go out in pieces if it is another.
-pub(super) fn send(
+/// Decides how to deliver the event at index `at` of a selection. `interrupted` is an event that was evicted
+/// before all chunks were sent; `id` identifies this event among the chunked ones if it is a different one.
+pub(super) fn deliver(
     watch: &Watch,
     watcher: &Watcher,
-    run: &EventSelection,
+    selection: &EventSelection,
     at: usize,
-    begun: Option<Pieces>,
+    interrupted: Option<ChunkedEvent>,
     id: u64,
-) -> Result<Sent, EventError> {
+) -> Result<Delivery, EventError> {
     let limit = watch.max_message_bytes;
-    let encoded = run.encoded(watch.format, &watch.view)?;
+    let encoded = selection.encoded(watch.format, &watch.view)?;
     let event = encoded.event(at);
     let message = event.message();
-    let told = run.transition(at).to_pb();
-    let size = message.len() + tail(told).len();
+    let filter_match = selection.transition(at).to_pb();
+    let size = message.len() + match_suffix(filter_match).len();
     Ok(match watch.oversize {
-        Oversize::Fail => Sent::Refused(Error::EventTooLarge {
+        Oversize::Fail => Delivery::Refused(Error::EventTooLarge {
             event_bytes: size as u64,
             limit,
         }),
         Oversize::Omit => {
-            let segment = run.segment();
+            let segment = selection.segment();
             let options = RenderOptions {
                 format: watch.format,
                 view: &watch.view,
@@ -80,10 +80,10 @@ pub(super) fn send(
             let stub = |with_key| {
                 wire::encode_omitted(
                     segment.buffer(),
-                    run.event(at),
+                    selection.event(at),
                     segment.token_context(),
                     options,
-                    told,
+                    filter_match,
                     (size as u64, limit),
                     with_key,
                 )
@@ -93,49 +93,50 @@ pub(super) fn send(
             if Frame::encoded_len_of(token.len(), changes.len()) > limit as usize {
                 changes = stub(false)?;
             }
-            Sent::Stub(Frame::changes(token, Changes::from_field(changes)))
+            Delivery::Stub(Frame::changes(token, Changes::from_field(changes)))
         }
         Oversize::Chunk => {
-            let begun = begun.filter(|begun| begun.is_of(&event.token(), &message, told));
-            Sent::Pieces(match begun {
-                Some(begun) => Pieces {
-                    loan: watcher.hold(message),
-                    ..begun
+            let interrupted = interrupted
+                .filter(|interrupted| interrupted.matches(&event.token(), &message, filter_match));
+            Delivery::Chunks(match interrupted {
+                Some(interrupted) => ChunkedEvent {
+                    buffer: watcher.hold(message),
+                    ..interrupted
                 },
-                None => Pieces {
-                    event: run.event(at).clone(),
-                    loan: watcher.hold(message),
-                    // A copy: a slice would keep alive all that was encoded with it.
+                None => ChunkedEvent {
+                    event: selection.event(at).clone(),
+                    buffer: watcher.hold(message),
+                    // A copy: a slice would keep the whole encoded segment alive.
                     token: Bytes::copy_from_slice(&event.token()),
-                    told,
+                    filter_match,
                     size,
                     id,
                     index: 0,
                     sent: 0,
-                    called_in: None,
+                    evicted: None,
                 },
             })
         }
     })
 }
 
-/// What comes behind an event's bytes to tell its `match`.
-fn tail(told: FilterMatch) -> Bytes {
-    if told == FilterMatch::Unspecified {
+/// Returns the encoded `match` field, which follows the event's own bytes.
+fn match_suffix(filter_match: FilterMatch) -> Bytes {
+    if filter_match == FilterMatch::Unspecified {
         return Bytes::new();
     }
-    Bytes::copy_from_slice(&wire::match_field(told))
+    Bytes::copy_from_slice(&wire::match_field(filter_match))
 }
 
-impl Pieces {
-    /// The next piece. Its token moves on only with the last one: before that, the event has not been
-    /// delivered.
-    pub(super) fn next(&mut self, before: &[u8], limit: u32) -> Next {
-        let message = match self.loan.bytes() {
+impl ChunkedEvent {
+    /// Returns the next chunk. Only the last chunk carries the event's own token: before it, the event has
+    /// not been delivered.
+    pub(super) fn next(&mut self, before: &[u8], limit: u32) -> NextChunk {
+        let message = match self.buffer.bytes() {
             Ok(message) => message,
-            Err(called_in) => {
-                self.called_in = Some(called_in);
-                return Next::CalledIn;
+            Err(evicted) => {
+                self.evicted = Some(evicted);
+                return NextChunk::Evicted;
             }
         };
         let room = limit as usize - CHUNK_OVERHEAD - self.token.len().max(before.len());
@@ -154,26 +155,26 @@ impl Pieces {
         };
         self.index = self.index.saturating_add(1);
         self.sent = end;
-        let tail = tail(self.told).slice(beyond(start)..beyond(end));
+        let match_bytes = match_suffix(self.filter_match).slice(beyond(start)..beyond(end));
         let chunk = Chunk {
             head,
             data,
-            match_bytes: tail,
+            match_bytes,
         };
         if last {
-            Next::Last(Frame::chunk(self.token.clone(), chunk))
+            NextChunk::Last(Frame::chunk(self.token.clone(), chunk))
         } else {
-            Next::Piece(Frame::chunk(Bytes::copy_from_slice(before), chunk))
+            NextChunk::Chunk(Frame::chunk(Bytes::copy_from_slice(before), chunk))
         }
     }
 
-    /// Whether an event that was read again is the one that these pieces are of. Where documents are
-    /// looked up, it may have another one now.
-    fn is_of(&self, token: &[u8], message: &[u8], told: FilterMatch) -> bool {
+    /// Returns whether an event that was read again is identical to this one. A document that was looked up
+    /// may have changed.
+    fn matches(&self, token: &[u8], message: &[u8], filter_match: FilterMatch) -> bool {
         self.token == token
-            && self.told == told
-            && self.size == message.len() + tail(told).len()
-            && self.called_in.is_some_and(|it| it.matches(message))
+            && self.filter_match == filter_match
+            && self.size == message.len() + match_suffix(filter_match).len()
+            && self.evicted.is_some_and(|it| it.matches(message))
     }
 }
 

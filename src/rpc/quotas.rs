@@ -1,10 +1,11 @@
-//! What each principal may take, and all together: watches at once, watches a second, bytes a second.
+//! Limits per principal and for all principals together: open watches, new watches per second and bytes per
+//! second.
 //!
-//! A rate is a bucket that fills as time passes. An opening takes from it what is there, or is refused.
-//! Bytes are taken whether they are there or not, and the stream that took them waits until what it owes
-//! has come in: so each of a principal's streams waits for its own turn, and none is starved by others. Nor
-//! is an opening: while others take what comes in there is never nothing owed, so it is not refused for
-//! bytes, but waits its turn as those that are open do.
+//! Each rate is a token bucket. Opening a watch takes a token, or is rejected if there is none. Sent bytes are
+//! always taken, so the bucket may go below zero; the stream that took them then waits until the bucket is
+//! back at zero. Each stream waits only for its own bytes, so none is starved by the others. A new watch is
+//! never rejected because of bytes: under constant load the bucket is always below zero, so the new watch
+//! waits like the open ones.
 
 use std::{
     collections::HashMap,
@@ -16,47 +17,47 @@ use tokio::time::Instant;
 
 use crate::{auth::Principal, error::Error, metrics::Metrics, policy::Limits};
 
-/// For how long a bucket fills, in seconds: so many seconds' worth may be opened at once.
-const OPENINGS_FOR: f64 = 10.0;
-/// The same of bytes.
-const BYTES_FOR: f64 = 1.0;
+/// The capacity of the bucket for new watches, in seconds of its rate: the size of a burst.
+const OPENING_BURST_SECONDS: f64 = 10.0;
+/// The capacity of the bucket for bytes, in seconds of its rate.
+const BYTE_BURST_SECONDS: f64 = 1.0;
 
-/// How many principals are kept in mind at once. Those without watches are forgotten when what they took
-/// has come in again; names are the callers' own choice with some issuers.
+/// The maximum number of accounts. Accounts without open watches are removed once their buckets are full
+/// again. The bound is needed because some issuers let callers choose their names.
 const MAX_ACCOUNTS: usize = 100_000;
-/// How many there are before it is looked for those that can be forgotten.
-const SWEEP_FROM: usize = 1_000;
+/// The number of accounts from which idle accounts are removed.
+const MIN_ACCOUNTS_TO_SWEEP: usize = 1_000;
 
-/// How often it is looked for them at most: all openings wait while it is.
-const SWEEP_EVERY: Duration = Duration::from_secs(1);
+/// The minimum interval between removals: all openings wait during one.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
-/// What a catch-up, with all that it has read, is not kept for while its watch waits.
+/// The wait from which a catch-up is given up, with all events that it has read.
 const LONG_WAIT: Duration = Duration::from_secs(10);
-/// How many bytes a watch is sent before it waits for so long: as much as a catch-up reads ahead, or each of
-/// its cursors would be opened for the sake of one message.
-const BEFORE_LONG_WAIT: u64 = 1 << 20;
+/// The minimum number of bytes that a watch is sent between long waits: as much as a catch-up reads ahead.
+/// With less, a cursor would be opened for each message.
+const MIN_BYTES_BEFORE_LONG_WAIT: u64 = 1 << 20;
 
-/// When to try again where nobody knows when there will be room.
+/// The retry delay where no better estimate exists.
 const RETRY_LATER: Duration = Duration::from_secs(5);
 
-/// What all principals have taken.
+/// The usage of all principals.
 #[derive(Debug)]
 pub(super) struct Quotas {
-    /// What each may take, unless its rule says otherwise.
-    each: Limits,
-    /// What all may take together.
-    together: Arc<Mutex<Buckets>>,
+    /// The limits of each principal, unless its rule sets others.
+    per_principal: Limits,
+    /// The rates of all principals together.
+    global: Arc<Mutex<Buckets>>,
     accounts: Mutex<Accounts>,
     metrics: Arc<Metrics>,
 }
 
 #[derive(Debug, Default)]
 struct Accounts {
-    /// By rule and name.
-    of: HashMap<(Arc<str>, String), Arc<Account>>,
-    /// How many there were when it was last looked for those that can be forgotten.
-    kept: usize,
-    swept: Option<Instant>,
+    /// The accounts by rule name and principal.
+    by_key: HashMap<(Arc<str>, String), Arc<Account>>,
+    /// The number of accounts after the last removal of idle ones.
+    count_after_sweep: usize,
+    last_sweep: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -70,60 +71,69 @@ struct State {
 
 #[derive(Debug)]
 struct Buckets {
-    openings: Option<Bucket>,
-    bytes: Option<Bucket>,
+    openings: Option<TokenBucket>,
+    bytes: Option<TokenBucket>,
 }
 
-/// What one open watch has of its principal's account; dropped, it gives back its place.
+/// The share of one open watch in its principal's account. Dropping it ends the count of the watch.
 #[derive(Debug)]
-pub(super) struct Quota {
+pub(super) struct WatchQuota {
     account: Option<Arc<Account>>,
-    together: Option<Arc<Mutex<Buckets>>>,
-    /// How many bytes its watch was sent since it waited last.
+    global: Option<Arc<Mutex<Buckets>>>,
+    /// The bytes sent to the watch since its last wait.
     sent: u64,
 }
 
-/// Tokens that come in at a rate, up to a bound. There may be less than none.
+/// A bucket that fills at a rate, up to its capacity. Its level may be below zero.
 #[derive(Debug)]
-struct Bucket {
+struct TokenBucket {
     rate: f64,
-    bound: f64,
+    capacity: f64,
     level: f64,
-    at: Instant,
+    updated: Instant,
 }
 
 impl Quotas {
-    /// `each` is what a principal may take, `together` what all may.
-    pub(super) fn new(each: Limits, together: &Limits, metrics: Arc<Metrics>) -> Self {
+    /// Creates the accounting. `per_principal` limits each principal, `global` all of them together.
+    pub(super) fn new(per_principal: Limits, global: &Limits, metrics: Arc<Metrics>) -> Self {
         Self {
-            each,
-            together: Arc::new(Mutex::new(Buckets::of(together, Instant::now()))),
+            per_principal,
+            global: Arc::new(Mutex::new(Buckets::new(global, Instant::now()))),
             accounts: Mutex::default(),
             metrics,
         }
     }
 
-    /// Lets a principal open a watch, or says when to try again. `own` are limits of its rule.
-    pub(super) fn open(&self, principal: &Principal, own: Option<&Limits>) -> Result<Quota, Error> {
-        let opened = self.try_open(principal, own);
+    /// Counts a new watch of a principal, or returns an error with the retry delay. `rule_limits` are the
+    /// limits of the policy rule that applies.
+    pub(super) fn open(
+        &self,
+        principal: &Principal,
+        rule_limits: Option<&Limits>,
+    ) -> Result<WatchQuota, Error> {
+        let opened = self.try_open(principal, rule_limits);
         if let Err(Error::Quota { limit, .. }) = &opened {
             self.metrics.count_limit_rejection(limit);
         }
         opened
     }
 
-    fn try_open(&self, principal: &Principal, own: Option<&Limits>) -> Result<Quota, Error> {
-        let limits = self.limits(own);
+    fn try_open(
+        &self,
+        principal: &Principal,
+        rule_limits: Option<&Limits>,
+    ) -> Result<WatchQuota, Error> {
+        let limits = self.effective_limits(rule_limits);
         let now = Instant::now();
         let any =
             limits.watches.is_some() || limits.watch_rate.is_some() || limits.byte_rate.is_some();
         let account = any.then(|| self.account(principal, &limits, now));
         let account = account.transpose()?;
-        // In this order everywhere: the account, then what is common to all.
+        // Lock order everywhere: the account, then the global buckets.
         let mut state = account.as_ref().map(|it| lock(&it.0));
-        let mut together = lock(&self.together);
+        let mut global = lock(&self.global);
         if let Some(state) = &mut state {
-            state.buckets.follow(&limits, now);
+            state.buckets.set_limits(&limits, now);
             if let Some(max) = limits.watches.filter(|max| state.open >= *max) {
                 return Err(Error::Quota {
                     owner: "this principal",
@@ -134,31 +144,37 @@ impl Quotas {
             }
             state
                 .buckets
-                .have_room("this principal", "principal_watch_rate", now)?;
+                .check_opening("this principal", "principal_watch_rate", now)?;
         }
-        together.have_room("the server", "watch_rate", now)?;
+        global.check_opening("the server", "watch_rate", now)?;
         if let Some(state) = &mut state {
             state.open += 1;
             state.buckets.take_opening();
         }
-        together.take_opening();
-        let counts_bytes = together.bytes.is_some();
-        drop((state, together));
-        Ok(Quota {
+        global.take_opening();
+        let counts_bytes = global.bytes.is_some();
+        drop((state, global));
+        Ok(WatchQuota {
             account,
-            together: counts_bytes.then(|| Arc::clone(&self.together)),
+            global: counts_bytes.then(|| Arc::clone(&self.global)),
             sent: 0,
         })
     }
 
-    /// A rule's own limits, with the server's where it has none; 0 is none.
-    fn limits(&self, own: Option<&Limits>) -> Limits {
-        let own = own.cloned().unwrap_or_default();
-        let each = &self.each;
+    /// Returns the limits of a rule, completed by the server's defaults; 0 means no limit.
+    fn effective_limits(&self, rule_limits: Option<&Limits>) -> Limits {
+        let own = rule_limits.cloned().unwrap_or_default();
+        let per_principal = &self.per_principal;
         Limits {
-            watches: own.watches.or(each.watches).filter(|it| *it > 0),
-            watch_rate: own.watch_rate.or(each.watch_rate).filter(|it| *it > 0),
-            byte_rate: own.byte_rate.or(each.byte_rate).filter(|it| *it > 0),
+            watches: own.watches.or(per_principal.watches).filter(|it| *it > 0),
+            watch_rate: own
+                .watch_rate
+                .or(per_principal.watch_rate)
+                .filter(|it| *it > 0),
+            byte_rate: own
+                .byte_rate
+                .or(per_principal.byte_rate)
+                .filter(|it| *it > 0),
             rule: own.rule,
         }
     }
@@ -171,18 +187,23 @@ impl Quotas {
     ) -> Result<Arc<Account>, Error> {
         let mut accounts = lock(&self.accounts);
         let key = (Arc::clone(&limits.rule), principal.to_string());
-        if let Some(account) = accounts.of.get(&key) {
+        if let Some(account) = accounts.by_key.get(&key) {
             return Ok(Arc::clone(account));
         }
-        let may_sweep = accounts.swept.is_none_or(|at| at + SWEEP_EVERY <= now);
-        if may_sweep && accounts.of.len() >= SWEEP_FROM.max(2 * accounts.kept).min(MAX_ACCOUNTS) {
-            accounts.swept = Some(now);
-            accounts
-                .of
-                .retain(|_, account| !account.can_be_forgotten(now));
-            accounts.kept = accounts.of.len();
+        let may_sweep = accounts
+            .last_sweep
+            .is_none_or(|at| at + SWEEP_INTERVAL <= now);
+        if may_sweep
+            && accounts.by_key.len()
+                >= MIN_ACCOUNTS_TO_SWEEP
+                    .max(2 * accounts.count_after_sweep)
+                    .min(MAX_ACCOUNTS)
+        {
+            accounts.last_sweep = Some(now);
+            accounts.by_key.retain(|_, account| !account.is_idle(now));
+            accounts.count_after_sweep = accounts.by_key.len();
         }
-        if accounts.of.len() >= MAX_ACCOUNTS {
+        if accounts.by_key.len() >= MAX_ACCOUNTS {
             return Err(Error::Quota {
                 owner: "the server",
                 limit: "principals",
@@ -192,52 +213,53 @@ impl Quotas {
         }
         let account = Arc::new(Account(Mutex::new(State {
             open: 0,
-            buckets: Buckets::of(limits, now),
+            buckets: Buckets::new(limits, now),
         })));
-        accounts.of.insert(key, Arc::clone(&account));
+        accounts.by_key.insert(key, Arc::clone(&account));
         Ok(account)
     }
 }
 
 impl Account {
-    /// Whether a new one would be the same. Nobody has it now but the table, which is locked.
-    fn can_be_forgotten(self: &Arc<Self>, now: Instant) -> bool {
+    /// Returns whether a new account would be the same. The table is locked, so nobody else can get a
+    /// reference now.
+    fn is_idle(self: &Arc<Self>, now: Instant) -> bool {
         let mut state = lock(&self.0);
         Arc::strong_count(self) == 1 && state.open == 0 && state.buckets.are_full(now)
     }
 }
 
-impl Quota {
-    /// Takes the bytes of a message that is sent. Gives how long the watch is to wait before its next one.
+impl WatchQuota {
+    /// Takes the bytes of a sent message. Returns how long the watch must wait before the next message.
     pub(super) fn charge(&mut self, bytes: u64) -> Option<Duration> {
-        let wait = self.take(bytes)?;
+        let wait = self.charge_buckets(bytes)?;
         self.sent = self.sent.saturating_add(bytes);
-        if wait > LONG_WAIT && self.sent < BEFORE_LONG_WAIT {
+        if wait > LONG_WAIT && self.sent < MIN_BYTES_BEFORE_LONG_WAIT {
             return None;
         }
         self.sent = 0;
         Some(wait)
     }
 
-    /// How long a watch that is opened now is to wait, behind those that were sent too much.
-    pub(super) fn wait_at_opening(&self) -> Option<Duration> {
-        self.take(0)
+    /// Returns how long a new watch must wait, behind watches that were sent too much.
+    pub(super) fn initial_wait(&self) -> Option<Duration> {
+        self.charge_buckets(0)
     }
 
-    fn take(&self, bytes: u64) -> Option<Duration> {
-        if self.account.is_none() && self.together.is_none() {
+    fn charge_buckets(&self, bytes: u64) -> Option<Duration> {
+        if self.account.is_none() && self.global.is_none() {
             return None;
         }
         let now = Instant::now();
         let own = self.account.as_ref();
         let own = own.and_then(|it| lock(&it.0).buckets.charge(bytes, now));
-        let all = self.together.as_ref();
+        let all = self.global.as_ref();
         let all = all.and_then(|it| lock(it).charge(bytes, now));
         own.max(all)
     }
 }
 
-impl Drop for Quota {
+impl Drop for WatchQuota {
     fn drop(&mut self) {
         if let Some(account) = &self.account {
             lock(&account.0).open -= 1;
@@ -246,27 +268,26 @@ impl Drop for Quota {
 }
 
 impl Buckets {
-    fn of(limits: &Limits, now: Instant) -> Self {
+    fn new(limits: &Limits, now: Instant) -> Self {
         let mut buckets = Self {
             openings: None,
             bytes: None,
         };
-        buckets.follow(limits, now);
+        buckets.set_limits(limits, now);
         buckets
     }
 
-    /// Takes on other limits; 0 is none.
-    fn follow(&mut self, limits: &Limits, now: Instant) {
+    /// Applies other limits; 0 means no limit.
+    fn set_limits(&mut self, limits: &Limits, now: Instant) {
         let openings = limits.watch_rate.map(f64::from).filter(|it| *it > 0.0);
         let bytes = limits.byte_rate.map(|rate| rate as f64);
         let bytes = bytes.filter(|it| *it > 0.0);
-        Bucket::follow(&mut self.openings, openings, OPENINGS_FOR, now);
-        Bucket::follow(&mut self.bytes, bytes, BYTES_FOR, now);
+        TokenBucket::set_rate(&mut self.openings, openings, OPENING_BURST_SECONDS, now);
+        TokenBucket::set_rate(&mut self.bytes, bytes, BYTE_BURST_SECONDS, now);
     }
 
-    /// Whether a watch may be opened now, without taking anything. `limit` names what is limited, as the
-    /// metric does.
-    fn have_room(
+    /// Checks that a watch may be opened now, without taking a token. `limit` is the label of the metric.
+    fn check_opening(
         &mut self,
         owner: &'static str,
         limit: &'static str,
@@ -300,55 +321,55 @@ impl Buckets {
     }
 
     fn are_full(&mut self, now: Instant) -> bool {
-        let full = |bucket: &mut Option<Bucket>| {
+        let full = |bucket: &mut Option<TokenBucket>| {
             bucket.as_mut().is_none_or(|bucket| {
                 bucket.fill(now);
-                bucket.level >= bucket.bound
+                bucket.level >= bucket.capacity
             })
         };
         full(&mut self.openings) && full(&mut self.bytes)
     }
 }
 
-impl Bucket {
-    fn follow(bucket: &mut Option<Self>, rate: Option<f64>, seconds: f64, now: Instant) {
+impl TokenBucket {
+    fn set_rate(bucket: &mut Option<Self>, rate: Option<f64>, seconds: f64, now: Instant) {
         let Some(rate) = rate else {
             *bucket = None;
             return;
         };
-        let bound = rate * seconds;
+        let capacity = rate * seconds;
         match bucket {
             Some(known) => {
                 known.fill(now);
                 known.rate = rate;
-                known.bound = bound;
-                known.level = known.level.min(bound);
+                known.capacity = capacity;
+                known.level = known.level.min(capacity);
             }
             None => {
                 *bucket = Some(Self {
                     rate,
-                    bound,
-                    level: bound,
-                    at: now,
+                    capacity,
+                    level: capacity,
+                    updated: now,
                 });
             }
         }
     }
 
     fn fill(&mut self, now: Instant) {
-        let passed = now.saturating_duration_since(self.at).as_secs_f64();
-        self.level = (self.level + passed * self.rate).min(self.bound);
-        self.at = self.at.max(now);
+        let passed = now.saturating_duration_since(self.updated).as_secs_f64();
+        self.level = (self.level + passed * self.rate).min(self.capacity);
+        self.updated = self.updated.max(now);
     }
 
-    /// How long until there is this much; `None` if there is. In whole milliseconds, rounded up, so that
-    /// who comes back then is not too early.
+    /// Returns the time until the bucket reaches `level`, or `None` if it has. Rounded up to whole
+    /// milliseconds, so that a client that retries then is not too early.
     fn wait_for(&mut self, level: f64, now: Instant) -> Option<Duration> {
         self.fill(now);
-        // What is as good as there is there: sums of fractions do not come out even.
+        // Tolerates the rounding errors of floating-point sums.
         let missing = level - self.level - 1e-6;
         let millis = (missing / self.rate * 1000.0).ceil();
-        // A float's cast to an integer stays within it.
+        // Casts from float to integer saturate.
         (missing > 0.0).then(|| Duration::from_millis(millis as u64))
     }
 }

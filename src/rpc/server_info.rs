@@ -1,4 +1,4 @@
-//! What MongoDB tells about itself, for many who ask.
+//! MongoDB's status for `GetServerInfo`, cached for many callers.
 
 use std::time::Duration;
 
@@ -6,41 +6,41 @@ use tokio::time::Instant;
 
 use crate::source::{ClusterTime, ServerFacts, Source, SourceError};
 
-/// For how long an answer holds: long enough that a crowd of askers costs MongoDB next to nothing.
-const HOLDS: Duration = Duration::from_secs(1);
+/// The time that an answer is cached: long enough that many callers cost MongoDB next to nothing.
+const CACHE_TTL: Duration = Duration::from_secs(1);
 
-/// What one look at MongoDB told.
+/// The status that one query of MongoDB returned.
 #[derive(Debug, Clone)]
-pub(super) struct Told {
+pub(super) struct UpstreamStatus {
     pub(super) facts: ServerFacts,
     pub(super) oldest: Option<ClusterTime>,
 }
 
-/// Asks MongoDB at most once a second, a failure included.
+/// Queries MongoDB at most once a second; failures are cached too.
 #[derive(Debug, Default)]
-pub(super) struct ServerInfo {
-    last: tokio::sync::Mutex<Option<(Instant, Result<Told, SourceError>)>>,
+pub(super) struct ServerInfoCache {
+    last: tokio::sync::Mutex<Option<(Instant, Result<UpstreamStatus, SourceError>)>>,
 }
 
-impl ServerInfo {
-    pub(super) async fn ask(&self, source: &dyn Source) -> Result<Told, SourceError> {
+impl ServerInfoCache {
+    pub(super) async fn get(&self, source: &dyn Source) -> Result<UpstreamStatus, SourceError> {
         let mut last = self.last.lock().await;
-        if let Some((at, told)) = &*last
-            && at.elapsed() < HOLDS
+        if let Some((at, status)) = &*last
+            && at.elapsed() < CACHE_TTL
         {
-            return told.clone();
+            return status.clone();
         }
-        let told = look(source).await;
-        // Its age counts from the answer: those who wait here while MongoDB is away share one failure.
-        *last = Some((Instant::now(), told.clone()));
-        told
+        let status = fetch(source).await;
+        // Stamped after the query, so that callers that waited for an unreachable MongoDB share one failure.
+        *last = Some((Instant::now(), status.clone()));
+        status
     }
 }
 
-async fn look(source: &dyn Source) -> Result<Told, SourceError> {
+async fn fetch(source: &dyn Source) -> Result<UpstreamStatus, SourceError> {
     let facts = source.facts().await?;
     let oldest = source.oldest_time().await?;
-    Ok(Told { facts, oldest })
+    Ok(UpstreamStatus { facts, oldest })
 }
 
 #[cfg(test)]
@@ -51,21 +51,24 @@ mod tests {
     use crate::source::scripted::ScriptedSource;
 
     #[tokio::test(start_paused = true)]
-    async fn a_crowd_of_askers_shares_an_answer_for_a_second_and_a_failure_too() {
+    async fn concurrent_callers_share_one_answer_or_failure_for_a_second() {
         let source = Arc::new(ScriptedSource {
             failing_facts_requests: 1,
             ..ScriptedSource::of([])
         });
-        let info = Arc::new(ServerInfo::default());
-        let ask = || {
+        let info = Arc::new(ServerInfoCache::default());
+        let get = || {
             let (info, source) = (Arc::clone(&info), Arc::clone(&source));
-            async move { info.ask(&*source).await }
+            async move { info.get(&*source).await }
         };
-        let first = futures::future::join_all((0..100).map(|_| ask())).await;
-        assert!(first.iter().all(Result::is_err), "MongoDB is away at first");
+        let first = futures::future::join_all((0..100).map(|_| get())).await;
+        assert!(
+            first.iter().all(Result::is_err),
+            "MongoDB does not answer at first"
+        );
         assert_eq!(source.facts_requests(), 1);
-        tokio::time::advance(HOLDS).await;
-        let then = futures::future::join_all((0..100).map(|_| ask())).await;
+        tokio::time::advance(CACHE_TTL).await;
+        let then = futures::future::join_all((0..100).map(|_| get())).await;
         assert!(then.iter().all(Result::is_ok));
         assert_eq!(source.facts_requests(), 2);
     }

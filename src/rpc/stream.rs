@@ -1,5 +1,5 @@
-//! One watch's stream of messages: what the hub has for it, in the form and at the pace the client
-//! asked for.
+//! The response stream of one watch: it turns what the hub delivers into messages, at the pace and in the
+//! format that the client asked for.
 
 use std::{
     collections::VecDeque,
@@ -23,35 +23,35 @@ use crate::{
     pb::{self, watch_response::Kind},
     plan::Watch,
     rpc::{
-        batch::{Batch, Filled, Full},
-        kinds,
+        authorization_lease::AuthorizationLease,
+        batch::{Batch, FillResult, StopReason},
+        messages,
         outcome::Outcome,
-        oversize::{self, Next, Pieces, Sent},
-        quotas::Quota,
-        tenure::Tenure,
+        oversize::{self, ChunkedEvent, Delivery, NextChunk},
+        quotas::WatchQuota,
         to_pb,
     },
     source::{ClusterTime, Event, EventError},
     wire::Frame,
 };
 
-/// How often a watch with an end looks whether its feed has passed it.
+/// The interval at which a watch with an end time checks whether its feed has passed it.
 const END_CHECK: Duration = Duration::from_millis(250);
 
-/// How often a watch that waits for bytes of its quota looks whether it has to end.
+/// The interval at which a watch that waits for its byte quota checks whether it must end.
 const PAUSE_CHECK: Duration = Duration::from_millis(250);
 
-/// The least time that a timer is set for.
+/// The minimum time that a timer is set for.
 const TICK: Duration = Duration::from_millis(1);
 
-/// What a watch holds for as long as its stream lives.
-pub(super) struct Hold {
-    pub(super) tenure: Tenure,
-    pub(super) quota: Quota,
+/// Everything that a watch holds until its stream ends.
+pub(super) struct WatchPermits {
+    pub(super) lease: AuthorizationLease,
+    pub(super) quota: WatchQuota,
     pub(super) _permits: [OwnedSemaphorePermit; 2],
 }
 
-/// A watch, from its opening to its end.
+/// The response stream of one watch.
 pub(super) struct WatchStream {
     watch: Arc<Watch>,
     watcher: Watcher,
@@ -59,35 +59,34 @@ pub(super) struct WatchStream {
     deadline: Option<Instant>,
     outcome: Outcome,
     gauge: StageGuard,
-    hold: Hold,
+    permits: WatchPermits,
 
-    /// The place after what was queued last. A copy: a slice would keep alive what it lies in.
+    /// The token of the last queued message. A copy: a slice would keep its whole buffer alive.
     token: Vec<u8>,
-    /// The place after what was handed over last.
-    handed_over: Vec<u8>,
+    /// The token of the last delivered message.
+    delivered_token: Vec<u8>,
     last_sent: Instant,
-    /// Until when nothing more is read, as its principal has been sent more than its share.
-    paused: Option<Instant>,
-    /// Wakes the stream when something may be due. It is not moved by every message, so it may come
-    /// early.
+    /// The time until which nothing more is read, because the byte quota is used up.
+    paused_until: Option<Instant>,
+    /// Wakes the stream when something may be due. Not every message moves it, so it may fire early.
     timer: Pin<Box<Sleep>>,
-    /// Messages that are ready, to go out before anything else.
+    /// Encoded messages, to be delivered before anything else.
     ready: VecDeque<Frame>,
-    /// What was read while a batch was being filled, and has to come after it.
-    next: Option<WatcherRead>,
-    /// The event that goes out in pieces: from here while it can, else it is read again.
-    pieces: Option<Pieces>,
-    reading_again: bool,
-    /// Set once nothing but `ready` is left to send.
+    /// The item that was read while a batch was filled; handled after the batch.
+    pending_read: Option<WatcherRead>,
+    /// The event that is being sent in chunks; read again if its buffer was evicted.
+    chunked_event: Option<ChunkedEvent>,
+    rereading: bool,
+    /// Set once only the messages in `ready` are left to send.
     ending: Option<Ending>,
     chunked_events: u64,
     opened: bool,
-    /// The times that the last `Progress` told: what was reached, and MongoDB's own. Clocks may jump,
-    /// what was said stands.
-    told: (ClusterTime, Option<ClusterTime>),
+    /// The times in the last `Progress`: the reached time and MongoDB's own time. Neither may go back, even
+    /// if a clock does.
+    reported: (ClusterTime, Option<ClusterTime>),
     /// Whether a `Progress` is due.
-    due: bool,
-    /// Whether it is time to look for the watch's end.
+    progress_due: bool,
+    /// Whether to check whether the end time has passed.
     check_end: bool,
 }
 
@@ -104,43 +103,43 @@ impl WatchStream {
         metrics: Arc<Metrics>,
         deadline: Option<Instant>,
         outcome: Outcome,
-        (hold, gauge): (Hold, StageGuard),
+        (permits, gauge): (WatchPermits, StageGuard),
     ) -> Self {
         let token = watcher.start_position().token.to_vec();
         let now = Instant::now();
         let mut stream = Self {
-            handed_over: token.clone(),
+            delivered_token: token.clone(),
             token,
             watcher,
             metrics,
             deadline,
             outcome,
             gauge,
-            paused: hold.quota.wait_at_opening().map(|wait| now + wait),
-            hold,
+            paused_until: permits.quota.initial_wait().map(|wait| now + wait),
+            permits,
             last_sent: now,
             timer: Box::pin(sleep_until(now)),
             ready: VecDeque::new(),
-            next: None,
-            pieces: None,
-            reading_again: false,
+            pending_read: None,
+            chunked_event: None,
+            rereading: false,
             ending: None,
             chunked_events: 0,
             opened: false,
-            told: (ClusterTime::default(), None),
-            due: false,
+            reported: (ClusterTime::default(), None),
+            progress_due: false,
             check_end: false,
             watch,
         };
         stream.set_timer(now);
         let id = stream.outcome.id().to_owned();
-        stream.queue(kinds::opened(id, &stream.watch, &stream.watcher));
+        stream.queue(messages::opened(id, &stream.watch, &stream.watcher));
         stream
     }
 
-    fn take(&mut self, read: WatcherRead, context: &mut Context<'_>) {
+    fn handle(&mut self, read: WatcherRead, context: &mut Context<'_>) {
         match read {
-            WatcherRead::Events(run) => self.send_events(run, context),
+            WatcherRead::Events(selection) => self.send_events(selection, context),
             WatcherRead::Stage(stage, reason) => {
                 self.gauge.move_to(stage);
                 let state = match stage {
@@ -149,61 +148,61 @@ impl WatchStream {
                     Stage::Live => pb::WatchState::Live,
                     Stage::Reconnecting => pb::WatchState::UpstreamReconnecting,
                 };
-                self.queue(kinds::state_change(state, reason));
+                self.queue(messages::state_change(state, reason));
             }
-            // What happened after the last second asked for is no concern of this watch.
+            // After the end time that the client asked for, so not part of this watch.
             WatcherRead::Invalidated(invalidation, _)
                 if self.is_past_end(invalidation.position.time()) =>
             {
                 self.ending = Some(Ending::Finished);
             }
             WatcherRead::Invalidated(invalidation, token) => {
-                self.pieces = None;
+                self.chunked_event = None;
                 self.token = token.to_vec();
-                self.queue(kinds::invalidated(&self.watch.scope, &invalidation));
+                self.queue(messages::invalidated(&self.watch.scope, &invalidation));
             }
             WatcherRead::Ended(error) => self.ending = Some(Ending::Failed(error)),
         }
     }
 
-    /// Whether a time is after the last second that the client asked for.
+    /// Returns whether a time is after the end time that the client asked for.
     fn is_past_end(&self, time: ClusterTime) -> bool {
         self.watch.end_time.is_some_and(|end| time.seconds > end)
     }
 
-    /// Ends the watch if its caller may not watch any longer, or it has become too old.
-    fn look_at_tenure(&mut self) {
+    /// Ends the watch if its lease has ended.
+    fn check_lease(&mut self) {
         if matches!(self.ending, Some(Ending::Done)) {
             return;
         }
-        if let Some(error) = self.hold.tenure.look(&self.watch) {
-            self.cut_in(error);
-        } else if self.hold.tenure.was_renewed() {
-            // It may end sooner than the timer knows.
+        if let Some(error) = self.permits.lease.revalidate(&self.watch) {
+            self.terminate(error);
+        } else if self.permits.lease.take_renewed() {
+            // The lease may now end sooner than the timer is set for.
             self.set_timer(Instant::now());
         }
     }
 
-    /// Whether its principal has been sent more than its share, so that nothing is to be read for now: what
-    /// is not read waits in the hub, or is read again later.
+    /// Returns whether the byte quota is used up, so that nothing may be read now. Unread events wait in the
+    /// hub, or are read again later.
     fn is_paused(&mut self) -> bool {
-        let Some(until) = self.paused else {
+        let Some(until) = self.paused_until else {
             return false;
         };
         let now = Instant::now();
         if until <= now {
-            self.paused = None;
+            self.paused_until = None;
         } else if self.timer.deadline() > until.min(now + PAUSE_CHECK) {
             self.set_timer(now);
         }
-        self.paused.is_some()
+        self.paused_until.is_some()
     }
 
-    /// Looks whether the time has come for anything; tells when it will otherwise.
-    fn look_at_timer(&mut self, context: &mut Context<'_>) {
+    /// Notes what has become due, and sets the timer for the next time.
+    fn poll_timer(&mut self, context: &mut Context<'_>) {
         while self.timer.as_mut().poll(context).is_ready() {
             let now = Instant::now();
-            self.look_at_tenure();
+            self.check_lease();
             if self.ending.is_some() {
                 return;
             }
@@ -211,7 +210,7 @@ impl WatchStream {
                 self.ending = Some(Ending::Failed(Error::DeadlineExceeded));
                 return;
             }
-            self.due |= self.last_sent + self.watch.progress_interval <= now;
+            self.progress_due |= self.last_sent + self.watch.progress_interval <= now;
             self.check_end |= self.watch.end_time.is_some();
             self.set_timer(now);
         }
@@ -220,16 +219,16 @@ impl WatchStream {
     fn set_timer(&mut self, now: Instant) {
         let mut wake = self.last_sent + self.watch.progress_interval;
         if wake <= now {
-            // It is due already, and is sent once nothing else is left to send.
+            // It is already due, and is sent once nothing else is left to send.
             wake = now + self.watch.progress_interval;
         }
         if self.watch.end_time.is_some() {
             wake = wake.min(now + END_CHECK);
         }
-        if let Some(until) = self.paused {
+        if let Some(until) = self.paused_until {
             wake = wake.min(until.min(now + PAUSE_CHECK).max(now + TICK));
         }
-        if let Some(look) = self.hold.tenure.next_look(now) {
+        if let Some(look) = self.permits.lease.next_check(now) {
             wake = wake.min(look.max(now + TICK));
         }
         if let Some(deadline) = self.deadline {
@@ -238,10 +237,10 @@ impl WatchStream {
         self.timer.as_mut().reset(wake);
     }
 
-    /// Says how far the watch is, if that is due or the end has been passed. Everything that there was
-    /// has been taken and sent.
-    fn progress(&mut self) {
-        let due = std::mem::take(&mut self.due);
+    /// Sends a `Progress` if one is due, and ends the watch if its end time has passed. Called when all
+    /// available events have been sent.
+    fn send_due_progress(&mut self) {
+        let due = std::mem::take(&mut self.progress_due);
         if !due && !std::mem::take(&mut self.check_end) {
             return;
         }
@@ -256,63 +255,64 @@ impl WatchStream {
         if let Some((tail, token)) = reached {
             let time = tail.position.time();
             self.watcher.set_reached_second(time.seconds);
-            let (reached, upstream) = &mut self.told;
+            let (reached, upstream) = &mut self.reported;
             *reached = time.max(*reached);
             *upstream = tail.upstream_time.max(*upstream);
             progress.cluster_time = Some(*reached).filter(|time| time.seconds > 0).map(to_pb);
             progress.upstream_time = upstream.map(to_pb);
             self.token.clear();
             self.token.extend_from_slice(&token);
-            // All was read again, and an event half sent was not among it: its filter no longer
-            // passes the document that was looked up.
-            self.pieces = None;
+            // All events were read again, and the partly sent one was not among them: the document that was
+            // looked up no longer matches the filter.
+            self.chunked_event = None;
         }
-        self.tell_progress(progress);
+        self.queue_progress(progress);
         if ended {
             self.ending = Some(Ending::Finished);
         }
     }
 
-    /// Says that the watch is alive, if that is due, at the place that was reached before.
-    fn sign_of_life(&mut self) {
-        if std::mem::take(&mut self.due) {
-            self.tell_progress(pb::Progress::default());
+    /// Sends a `Progress` if one is due, at the position that was reported before.
+    fn send_heartbeat(&mut self) {
+        if std::mem::take(&mut self.progress_due) {
+            self.queue_progress(pb::Progress::default());
         }
     }
 
-    fn tell_progress(&mut self, progress: pb::Progress) {
+    fn queue_progress(&mut self, progress: pb::Progress) {
         self.metrics.progress_sent.increment(1);
         self.last_sent = Instant::now();
         self.queue(Kind::Progress(progress));
     }
 
-    /// Sends as many events as one message may hold: those of a run, and more if there are more. What
-    /// does not fit is given back, so that a client that stops reading pins nothing.
-    fn send_events(&mut self, run: EventSelection, context: &mut Context<'_>) {
-        // One that was begun goes on only if it comes first.
-        let mut begun = self.pieces.take();
+    /// Sends as many events as fit into one message. Puts the rest back, so that a client that stops reading
+    /// keeps no events in memory.
+    fn send_events(&mut self, selection: EventSelection, context: &mut Context<'_>) {
+        // An interrupted event continues only if it comes first again.
+        let mut interrupted = self.chunked_event.take();
         let mut batch = Batch::new(&self.watch);
-        let mut next = Some(run);
-        while let Some(run) = next.take() {
-            let Filled { count, full } = match batch.fill(&run, &self.watch.view, &mut self.token) {
-                Ok(filled) => filled,
-                Err(error) => return self.malformed(&error),
-            };
-            self.account((0..count).map(|at| run.event(at)));
-            match full {
+        let mut next = Some(selection);
+        while let Some(selection) = next.take() {
+            let FillResult { count, stopped } =
+                match batch.fill(&selection, &self.watch.view, &mut self.token) {
+                    Ok(filled) => filled,
+                    Err(error) => return self.fail_malformed(&error),
+                };
+            self.record_sent((0..count).map(|at| selection.event(at)));
+            match stopped {
                 None => match self.watcher.poll_read(context, &self.token) {
-                    Poll::Ready(WatcherRead::Events(run)) => next = Some(run),
-                    Poll::Ready(read) => self.next = Some(read),
+                    Poll::Ready(WatcherRead::Events(selection)) => next = Some(selection),
+                    Poll::Ready(read) => self.pending_read = Some(read),
                     Poll::Pending => {}
                 },
-                Some(Full::End) => self.ending = Some(Ending::Finished),
-                Some(Full::Batch) => self.watcher.put_back(run, count),
-                Some(Full::Oversize) => {
-                    if let Err(error) = self.send_oversize(&run, count, begun.take()) {
-                        return self.malformed(&error);
+                Some(StopReason::PastEnd) => self.ending = Some(Ending::Finished),
+                Some(StopReason::BatchFull) => self.watcher.put_back(selection, count),
+                Some(StopReason::Oversize) => {
+                    if let Err(error) = self.send_oversize(&selection, count, interrupted.take()) {
+                        return self.fail_malformed(&error);
                     }
-                    if count + 1 < run.len() {
-                        self.watcher.put_back(run, count + 1);
+                    if count + 1 < selection.len() {
+                        self.watcher.put_back(selection, count + 1);
                     }
                 }
             }
@@ -322,47 +322,46 @@ impl WatchStream {
         }
     }
 
-    /// Sends an event that no message can hold, by the client's policy. Nothing stands before it.
+    /// Sends an event that no message can hold, as the client's oversize policy says. It is always first.
     fn send_oversize(
         &mut self,
-        run: &EventSelection,
+        selection: &EventSelection,
         at: usize,
-        begun: Option<Pieces>,
+        interrupted: Option<ChunkedEvent>,
     ) -> Result<(), EventError> {
         let id = self.chunked_events + 1;
-        match oversize::send(&self.watch, &self.watcher, run, at, begun, id)? {
-            Sent::Refused(error) => self.ending = Some(Ending::Failed(error)),
-            Sent::Stub(frame) => {
+        match oversize::deliver(&self.watch, &self.watcher, selection, at, interrupted, id)? {
+            Delivery::Refused(error) => self.ending = Some(Ending::Failed(error)),
+            Delivery::Stub(frame) => {
                 self.token = frame.token().to_vec();
                 self.ready.push_back(frame);
-                self.account(std::iter::once(run.event(at)));
+                self.record_sent(std::iter::once(selection.event(at)));
             }
-            Sent::Pieces(pieces) => {
+            Delivery::Chunks(chunks) => {
                 self.chunked_events = id;
-                self.pieces = Some(pieces);
-                self.reading_again = false;
+                self.chunked_event = Some(chunks);
+                self.rereading = false;
             }
         }
         Ok(())
     }
 
-    /// Sends the next piece of an event that has begun to go out. Gives false where there is none to
-    /// send now.
-    fn send_piece(&mut self) -> bool {
-        let Some(pieces) = self.pieces.as_mut().filter(|_| !self.reading_again) else {
+    /// Queues the next chunk of the event that is being sent. Returns false if there is none to send now.
+    fn send_chunk(&mut self) -> bool {
+        let Some(chunks) = self.chunked_event.as_mut().filter(|_| !self.rereading) else {
             return false;
         };
-        match pieces.next(&self.token, self.watch.max_message_bytes) {
-            Next::Piece(frame) => self.ready.push_back(frame),
-            Next::Last(frame) => {
+        match chunks.next(&self.token, self.watch.max_message_bytes) {
+            NextChunk::Chunk(frame) => self.ready.push_back(frame),
+            NextChunk::Last(frame) => {
                 self.token = frame.token().to_vec();
                 self.ready.push_back(frame);
-                if let Some(pieces) = self.pieces.take() {
-                    self.account(std::iter::once(&pieces.event));
+                if let Some(chunks) = self.chunked_event.take() {
+                    self.record_sent(std::iter::once(&chunks.event));
                 }
             }
-            Next::CalledIn => {
-                self.reading_again = true;
+            NextChunk::Evicted => {
+                self.rereading = true;
                 self.watcher.rewind();
                 return false;
             }
@@ -370,7 +369,7 @@ impl WatchStream {
         true
     }
 
-    fn account<'e>(
+    fn record_sent<'e>(
         &mut self,
         events: impl DoubleEndedIterator<Item = &'e Event> + ExactSizeIterator + Clone,
     ) {
@@ -380,19 +379,19 @@ impl WatchStream {
         self.outcome.count(events);
     }
 
-    fn malformed(&mut self, error: &EventError) {
+    fn fail_malformed(&mut self, error: &EventError) {
         let span = self.outcome.span();
         span.in_scope(|| tracing::error!(%error, "an event can't be encoded"));
         self.ending = Some(Ending::Failed(Error::Internal));
     }
 
-    /// Ends the watch before anything that waits to be sent.
-    fn cut_in(&mut self, mut error: Error) {
-        // What is thrown away here has to come again after a resume.
+    /// Ends the watch and discards what waits to be sent.
+    fn terminate(&mut self, mut error: Error) {
+        // The discarded messages must come again after a resume.
         self.ready.clear();
-        self.next = None;
-        self.pieces = None;
-        self.token.clone_from(&self.handed_over);
+        self.pending_read = None;
+        self.chunked_event = None;
+        self.token.clone_from(&self.delivered_token);
         if let Error::AccessChanged { after: Some(time) } = &mut error {
             *time = self.watcher.token_time(&self.token).unwrap_or_default();
         }
@@ -402,26 +401,26 @@ impl WatchStream {
             _ => None,
         };
         if let Some(reason) = reason.filter(|_| self.opened) {
-            self.queue(kinds::state_change(pb::WatchState::Draining, reason));
+            self.queue(messages::state_change(pb::WatchState::Draining, reason));
         }
         self.ending = Some(Ending::Failed(error));
     }
 
-    /// Queues a message of this watch's own, with the place that has been reached.
+    /// Queues a message without events, with the token of the reached position.
     fn queue(&mut self, kind: Kind) {
         let token = self.token.clone().into();
         self.ready.push_back(Frame::message(token, kind));
     }
 
-    fn hand_over(&mut self, frame: Frame) -> Frame {
+    fn deliver(&mut self, frame: Frame) -> Frame {
         self.opened = true;
-        self.handed_over.clear();
-        self.handed_over.extend_from_slice(frame.token());
+        self.delivered_token.clear();
+        self.delivered_token.extend_from_slice(frame.token());
         self.last_sent = Instant::now();
         let bytes = frame.encoded_len() as u64;
         self.metrics.bytes_sent.increment(bytes);
-        if let Some(wait) = self.hold.quota.charge(bytes) {
-            self.paused = Some(self.last_sent + wait);
+        if let Some(wait) = self.permits.quota.charge(bytes) {
+            self.paused_until = Some(self.last_sent + wait);
         }
         frame
     }
@@ -433,15 +432,15 @@ impl Stream for WatchStream {
     fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let stream = self.get_mut();
         loop {
-            // Nothing is sent to who may no longer watch, not even what was ready before.
-            stream.look_at_tenure();
-            // Draining cuts in front of what is waiting, but not of `Opened`.
+            // Nothing is sent after the lease has ended, not even messages that are ready.
+            stream.check_lease();
+            // Draining discards messages that are ready, but not `Opened`.
             let draining = stream.opened && stream.ending.is_none();
             if draining && stream.watcher.is_draining() {
-                stream.cut_in(Error::Draining);
+                stream.terminate(Error::Draining);
             }
             if let Some(frame) = stream.ready.pop_front() {
-                return Poll::Ready(Some(Ok(stream.hand_over(frame))));
+                return Poll::Ready(Some(Ok(stream.deliver(frame))));
             }
             match stream.ending.take() {
                 Some(Ending::Failed(error)) => {
@@ -460,31 +459,31 @@ impl Stream for WatchStream {
                 None => {}
             }
             let paused = stream.is_paused();
-            // The timer comes first: a stream that is never idle has a deadline too.
-            stream.look_at_timer(context);
+            // The timer is polled first, because a stream that is never idle has a deadline too.
+            stream.poll_timer(context);
             if stream.ending.is_some() {
                 continue;
             }
             if paused {
-                stream.sign_of_life();
-                if stream.ready.is_empty() && !stream.hold.tenure.has_moved(context) {
+                stream.send_heartbeat();
+                if stream.ready.is_empty() && !stream.permits.lease.poll_changed(context) {
                     return Poll::Pending;
                 }
                 continue;
             }
-            if stream.send_piece() {
+            if stream.send_chunk() {
                 continue;
             }
-            if let Some(read) = stream.next.take() {
-                stream.take(read, context);
+            if let Some(read) = stream.pending_read.take() {
+                stream.handle(read, context);
             } else {
                 match stream.watcher.poll_read(context, &stream.token) {
-                    Poll::Ready(read) => stream.take(read, context),
-                    // Draining that began before the waker was in its place has woken nobody.
+                    Poll::Ready(read) => stream.handle(read, context),
+                    // Draining that began before the waker was registered has woken nobody.
                     Poll::Pending if stream.watcher.is_draining() => {}
                     Poll::Pending => {
-                        stream.progress();
-                        if stream.ready.is_empty() && !stream.hold.tenure.has_moved(context) {
+                        stream.send_due_progress();
+                        if stream.ready.is_empty() && !stream.permits.lease.poll_changed(context) {
                             return Poll::Pending;
                         }
                     }

@@ -53,7 +53,7 @@ async fn unusable_files_end_the_start_with_64() {
         ("empty", "tls.key", "", "--tls-cert-file", "no certificate"),
         ("tls.crt", "empty", "", "--tls-key-file", "no private key"),
         ("tls.crt", "tls.crt", "", "--tls-key-file", "no private key"),
-        ("broken", "tls.key", "", "--tls-cert-file", "broken PEM"),
+        ("broken", "tls.key", "", "--tls-cert-file", "invalid PEM"),
         (
             "tls.crt",
             "other.key",

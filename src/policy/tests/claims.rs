@@ -1,40 +1,43 @@
-//! Filters that a caller's claims fill in, and whose tokens are for whom.
+//! Filters with claims, and the audiences of tokens.
 
 use serde_json::json;
 
 use super::*;
 
 #[test]
-fn claims_fill_in_as_values() {
+fn claims_are_inserted_as_values() {
     let tenant = "{tenant: {$claim: tenant}}";
     assert_eq!(
-        guard(tenant, json!({"tenant": "a"})),
+        row_filter(tenant, json!({"tenant": "a"})),
         Some(eq("tenant", "a"))
     );
     assert_eq!(
-        guard(tenant, json!({"tenant": ["a"]})),
+        row_filter(tenant, json!({"tenant": ["a"]})),
         Some(eq("tenant", "a"))
     );
-    assert_eq!(guard(tenant, json!({"tenant": 7})), Some(eq("tenant", 7)));
     assert_eq!(
-        guard(tenant, json!({"tenant": 1.5})),
+        row_filter(tenant, json!({"tenant": 7})),
+        Some(eq("tenant", 7))
+    );
+    assert_eq!(
+        row_filter(tenant, json!({"tenant": 1.5})),
         Some(eq("tenant", 1.5))
     );
     assert_eq!(
-        guard(tenant, json!({"tenant": true})),
+        row_filter(tenant, json!({"tenant": true})),
         Some(eq("tenant", true))
     );
-    // No rounding on the way.
+    // Not rounded.
     let large = 9_007_199_254_740_993_i64;
     assert_eq!(
-        guard(tenant, json!({"tenant": large})),
+        row_filter(tenant, json!({"tenant": large})),
         Some(eq("tenant", large))
     );
     assert_eq!(
-        guard(tenant, json!({"tenant": -large})),
+        row_filter(tenant, json!({"tenant": -large})),
         Some(eq("tenant", -large))
     );
-    // Whatever the text is, it is no more than that.
+    // Text is never interpreted.
     for text in [
         "*",
         "$ne",
@@ -47,7 +50,7 @@ fn claims_fill_in_as_values() {
         "null",
     ] {
         assert_eq!(
-            guard(tenant, json!({"tenant": text})),
+            row_filter(tenant, json!({"tenant": text})),
             Some(eq("tenant", text)),
             "{text:?}"
         );
@@ -58,25 +61,31 @@ fn claims_fill_in_as_values() {
         op: crate::plan::Condition::In(values.iter().map(|&it| it.into()).collect()),
     };
     assert_eq!(
-        guard(list, json!({"tenants": ["b", "a", "b"]})),
+        row_filter(list, json!({"tenants": ["b", "a", "b"]})),
         Some(within(&["a", "b"]))
     );
-    assert_eq!(guard(list, json!({"tenants": "a"})), Some(within(&["a"])));
+    assert_eq!(
+        row_filter(list, json!({"tenants": "a"})),
+        Some(within(&["a"]))
+    );
     let shared = "{tenant: {$in: [{$claim: tenant}, shared]}}";
     assert_eq!(
-        guard(shared, json!({"tenant": "a"})),
+        row_filter(shared, json!({"tenant": "a"})),
         Some(within(&["a", "shared"]))
     );
-    // A name is a name, and no path.
+    // The name of a claim is not a path.
     let named = "{tenant: {$claim: 'https://shop.example/tenant'}}";
     let claims = json!({"https://shop.example/tenant": "a"});
-    assert_eq!(guard(named, claims), Some(eq("tenant", "a")));
-    assert_eq!(guard("{t: {$claim: a.b}}", json!({"a": {"b": "x"}})), None);
+    assert_eq!(row_filter(named, claims), Some(eq("tenant", "a")));
+    assert_eq!(
+        row_filter("{t: {$claim: a.b}}", json!({"a": {"b": "x"}})),
+        None
+    );
 }
 
-/// T38. Nobody knows what such a caller may see.
+/// It is unknown what such a caller may see.
 #[test]
-fn a_claim_that_is_missing_or_of_no_use_denies() {
+fn a_missing_or_unusable_claim_denies_access() {
     for filter in [
         "{tenant: {$claim: tenant}}",
         "{tenant: {$ne: {$claim: tenant}}}",
@@ -103,33 +112,40 @@ fn a_claim_that_is_missing_or_of_no_use_denies() {
             json!({"Tenant": "a"}),
         ] {
             assert_eq!(
-                guard(filter, claims.clone()),
+                row_filter(filter, claims.clone()),
                 None,
                 "{filter} with {claims}"
             );
         }
     }
-    // Several values where there is a place for one.
+    // Several values where only one fits.
     for filter in [
         "{t: {$claim: t}}",
         "{t: {$ne: {$claim: t}}}",
         "{t: {$in: [{$claim: t}]}}",
     ] {
-        assert_eq!(guard(filter, json!({"t": ["a", "b"]})), None, "{filter}");
+        assert_eq!(
+            row_filter(filter, json!({"t": ["a", "b"]})),
+            None,
+            "{filter}"
+        );
     }
     let many: Vec<String> = (0..1_001).map(|it| it.to_string()).collect();
-    assert_eq!(guard("{t: {$in: {$claim: t}}}", json!({"t": many})), None);
+    assert_eq!(
+        row_filter("{t: {$in: {$claim: t}}}", json!({"t": many})),
+        None
+    );
 }
 
 #[test]
-fn conditions_are_read_as_mongodb_has_them() {
+fn filters_are_written_as_in_mongodb() {
     use crate::plan::Condition as Op;
     let field = |path: &str, op: Op| Predicate::Field {
         path: path.to_owned(),
         op,
     };
     let is = |filter: &str, expected: Predicate| {
-        assert_eq!(guard(filter, json!({})), Some(expected), "{filter}");
+        assert_eq!(row_filter(filter, json!({})), Some(expected), "{filter}");
     };
     is("{a: x}", eq("a", "x"));
     is("{a.b: {$eq: 1}}", eq("a.b", 1));
@@ -160,13 +176,13 @@ fn conditions_are_read_as_mongodb_has_them() {
 }
 
 fn audience(yaml: &str, who: &str, claims: serde_json::Value) -> Option<TokenAudience> {
-    let verdict = judge(&policy(yaml), &principal(who, claims), orders());
-    verdict.expect("allowed").view.token_audience
+    let decision = decide(&policy(yaml), &principal(who, claims), orders());
+    decision.expect("allowed").view.token_audience
 }
 
-/// T38. Who may go on from whose tokens.
+/// Callers with the same claims may continue from each other's tokens.
 #[test]
-fn tokens_are_for_those_with_the_same_claims() {
+fn resume_tokens_belong_to_callers_with_the_same_claims() {
     let tenant = rule("filter: {tenant: {$claim: tenant}}");
     let of = |claims: serde_json::Value| audience(&tenant, "key:a", claims).expect("an audience");
     let a = of(json!({"tenant": "a"}));
@@ -178,10 +194,10 @@ fn tokens_are_for_those_with_the_same_claims() {
     assert_ne!(a, of(json!({"tenant": "b"})));
     assert_ne!(of(json!({"tenant": 1})), of(json!({"tenant": "1"})));
     assert_ne!(of(json!({"tenant": true})), of(json!({"tenant": "true"})));
-    // A change of the filter leaves tokens as good as they were.
+    // A change of the filter does not invalidate tokens.
     let changed = rule("filter: {tenant: {$claim: tenant}, draft: false}");
     assert_eq!(Some(a), audience(&changed, "key:a", json!({"tenant": "a"})));
-    // Lists are sets.
+    // The order of a list does not matter.
     let list = rule("filter: {tenant: {$in: {$claim: t}}}");
     let of_list = |claims| audience(&list, "key:a", claims).expect("an audience");
     assert_eq!(
@@ -196,16 +212,16 @@ fn tokens_are_for_those_with_the_same_claims() {
         of_list(json!({"t": ["a", "b"]})),
         of_list(json!({"t": ["ab"]}))
     );
-    // Names and values do not run into one another.
+    // Names and values are separated.
     let two = rule("filter: {x: {$claim: x}, y: {$claim: y}}");
     let of_two = |claims| audience(&two, "key:a", claims).expect("an audience");
     assert_ne!(
         of_two(json!({"x": "a", "y": "b"})),
         of_two(json!({"x": "b", "y": "a"}))
     );
-    // Whoever sees everything is nobody's tenant.
+    // Without a filter there is no audience.
     assert_eq!(audience(&rule(""), "key:a", json!({"tenant": "a"})), None);
-    // Where the filter names no claim, the rule is what tells.
+    // Without claims in the filter, the rule's name is the audience.
     let fixed = |name: &str| {
         format!(
             "version: 1\nrules: [{{name: {name}, namespaces: [shop.orders], filter: {{tenant: {name}}}}}]"

@@ -1,4 +1,4 @@
-//! An event that no message holds, as it looks in a view.
+//! Oversized events under a view that hides fields.
 
 use std::{future::poll_fn, sync::Arc, time::Duration};
 
@@ -21,7 +21,7 @@ use crate::{
 const SECRET: &str = "5ec7e7";
 const LIMIT: u32 = 64 << 10;
 
-/// A watch of one insert with 1 MiB that is hidden and `shown` bytes that are not, and that event.
+/// Returns a watch of one insert, with 1 MiB of hidden and `shown` bytes of visible data, and that event.
 async fn watching(oversize: Oversize, shown: usize) -> (Watch, Watcher, EventSelection) {
     let document = doc! { "_id": 1, "ssn": SECRET.repeat((1 << 20) / SECRET.len()), "text": "x".repeat(shown) };
     let key = doc! { "_id": 1, "ssn": SECRET };
@@ -57,8 +57,8 @@ async fn watching(oversize: Oversize, shown: usize) -> (Watch, Watcher, EventSel
     loop {
         let read = poll_fn(|context| watcher.poll_read(context, &token));
         let read = tokio::time::timeout(Duration::from_secs(60), read).await;
-        if let WatcherRead::Events(run) = read.expect("the event comes") {
-            return (watch, watcher, run);
+        if let WatcherRead::Events(selection) = read.expect("the event comes") {
+            return (watch, watcher, selection);
         }
     }
 }
@@ -76,20 +76,20 @@ fn response(frame: Frame) -> (pb::WatchResponse, Bytes) {
     (pb::WatchResponse::decode(bytes.clone()).unwrap(), bytes)
 }
 
-/// T38: an event in pieces is what its client may see of it, and so are the sizes that are told.
+/// Chunks contain only what the client may see, and so do the reported sizes.
 #[tokio::test(start_paused = true)]
-async fn pieces_and_their_sizes_are_of_what_a_view_shows() {
+async fn chunks_and_their_sizes_exclude_hidden_fields() {
     let shown = 200 << 10;
-    let (watch, watcher, run) = watching(Oversize::Chunk, shown).await;
-    let Ok(Sent::Pieces(mut pieces)) = send(&watch, &watcher, &run, 0, None, 1) else {
-        panic!("it does not go out in pieces");
+    let (watch, watcher, selection) = watching(Oversize::Chunk, shown).await;
+    let Ok(Delivery::Chunks(mut chunks)) = deliver(&watch, &watcher, &selection, 0, None, 1) else {
+        panic!("it is not sent in chunks");
     };
     let mut data = BytesMut::new();
     loop {
-        let (frame, last) = match pieces.next(b"before", LIMIT) {
-            Next::Piece(frame) => (frame, false),
-            Next::Last(frame) => (frame, true),
-            Next::CalledIn => panic!("nobody was short of memory"),
+        let (frame, last) = match chunks.next(b"before", LIMIT) {
+            NextChunk::Chunk(frame) => (frame, false),
+            NextChunk::Last(frame) => (frame, true),
+            NextChunk::Evicted => panic!("memory was not short"),
         };
         let (response, bytes) = response(frame);
         assert!(!has_secret(&bytes));
@@ -114,10 +114,10 @@ async fn pieces_and_their_sizes_are_of_what_a_view_shows() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stub_and_its_sizes_are_of_what_a_view_shows() {
+async fn stubs_and_their_sizes_exclude_hidden_fields() {
     let shown = 200 << 10;
-    let (watch, watcher, run) = watching(Oversize::Omit, shown).await;
-    let Ok(Sent::Stub(frame)) = send(&watch, &watcher, &run, 0, None, 1) else {
+    let (watch, watcher, selection) = watching(Oversize::Omit, shown).await;
+    let Ok(Delivery::Stub(frame)) = deliver(&watch, &watcher, &selection, 0, None, 1) else {
         panic!("there is no stub");
     };
     let (response, bytes) = response(frame);
@@ -132,23 +132,23 @@ async fn a_stub_and_its_sizes_are_of_what_a_view_shows() {
     let token = ResumeToken::decode(&response.resume_token, None).unwrap();
     assert_eq!(token.audience(), watch.view.token_audience);
 
-    let (watch, watcher, run) = watching(Oversize::Fail, shown).await;
-    let Ok(Sent::Refused(Error::EventTooLarge { event_bytes, .. })) =
-        send(&watch, &watcher, &run, 0, None, 1)
+    let (watch, watcher, selection) = watching(Oversize::Fail, shown).await;
+    let Ok(Delivery::Refused(Error::EventTooLarge { event_bytes, .. })) =
+        deliver(&watch, &watcher, &selection, 0, None, 1)
     else {
-        panic!("it is not refused");
+        panic!("it is not rejected");
     };
     assert!((shown..shown + 1_000).contains(&(event_bytes as usize)));
 }
 
-/// What is hidden does not make an event too large.
+/// Hidden fields do not count towards the size of an event.
 #[tokio::test(start_paused = true)]
-async fn an_event_fits_when_what_is_shown_of_it_does() {
-    let (watch, _watcher, run) = watching(Oversize::Fail, 100).await;
+async fn an_event_that_fits_without_its_hidden_fields_is_sent_whole() {
+    let (watch, _watcher, selection) = watching(Oversize::Fail, 100).await;
     let mut batch = crate::rpc::batch::Batch::new(&watch);
     let mut token = Vec::new();
-    let filled = batch.fill(&run, &watch.view, &mut token).unwrap();
-    assert_eq!((filled.count, filled.full), (1, None));
+    let filled = batch.fill(&selection, &watch.view, &mut token).unwrap();
+    assert_eq!((filled.count, filled.stopped), (1, None));
     let (_, bytes) = response(batch.into_frame().unwrap());
     assert!(bytes.len() < 1_000 && !has_secret(&bytes));
     assert_eq!(

@@ -1,13 +1,13 @@
-//! What buckets give and owe, and whose places are counted.
+//! Token buckets, limits of rules, and the accounts of principals.
 
 use super::*;
 use crate::auth::Method;
 
-fn quotas(each: Limits, together: &Limits) -> Quotas {
-    Quotas::new(each, together, Arc::new(Metrics::new()))
+fn quotas(per_principal: Limits, global: &Limits) -> Quotas {
+    Quotas::new(per_principal, global, Arc::new(Metrics::new()))
 }
 
-fn named(name: &str) -> Principal {
+fn principal(name: &str) -> Principal {
     Principal {
         method: Method::Key,
         name: name.to_owned(),
@@ -15,33 +15,33 @@ fn named(name: &str) -> Principal {
     }
 }
 
-fn retry(opened: Result<Quota, Error>) -> (&'static str, Duration) {
+fn retry(opened: Result<WatchQuota, Error>) -> (&'static str, Duration) {
     match opened {
         Err(Error::Quota { limit, retry, .. }) => (limit, retry),
-        other => panic!("this was to be refused: {other:?}"),
+        other => panic!("expected a rejection: {other:?}"),
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_place_is_given_back_when_its_watch_ends() {
-    let each = Limits {
+async fn a_watch_is_no_longer_counted_when_it_ends() {
+    let per_principal = Limits {
         watches: Some(2),
         ..Limits::default()
     };
-    let quotas = quotas(each, &Limits::default());
-    let (a, b) = (named("a"), named("b"));
+    let quotas = quotas(per_principal, &Limits::default());
+    let (a, b) = (principal("a"), principal("b"));
     let first = quotas.open(&a, None).expect("the first");
     let _second = quotas.open(&a, None).expect("the second");
     assert_eq!(retry(quotas.open(&a, None)).0, "principal_watches");
     let _others = quotas.open(&b, None).expect("another principal");
     drop(first);
-    let _third = quotas.open(&a, None).expect("there is room again");
+    let _third = quotas.open(&a, None).expect("one watch has ended");
     assert_eq!(retry(quotas.open(&a, None)).0, "principal_watches");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_rule_s_limits_stand_in_place_of_the_server_s_and_are_counted_by_themselves() {
-    let each = Limits {
+async fn limits_of_a_rule_replace_the_server_limits_and_count_separately() {
+    let per_principal = Limits {
         watches: Some(1),
         ..Limits::default()
     };
@@ -55,29 +55,29 @@ async fn a_rule_s_limits_stand_in_place_of_the_server_s_and_are_counted_by_thems
         watches: Some(0),
         ..Limits::default()
     };
-    let quotas = quotas(each, &Limits::default());
-    let a = named("a");
+    let quotas = quotas(per_principal, &Limits::default());
+    let a = principal("a");
     let open = |own: Option<&Limits>| quotas.open(&a, own);
-    let mut held = vec![open(None).expect("the server's one")];
+    let mut held = vec![open(None).expect("one by the server's limit")];
     assert!(open(None).is_err());
-    held.extend((0..3).map(|_| open(Some(&own)).expect("three of the rule's")));
+    held.extend((0..3).map(|_| open(Some(&own)).expect("three by the rule's limit")));
     assert!(open(Some(&own)).is_err());
     held.extend((0..10).map(|_| open(Some(&unbounded)).expect("no limit")));
     drop(held);
     assert!(open(None).is_ok());
 }
 
-/// The delay that is told is true: not earlier, not later.
+/// The reported retry delay is exact.
 #[tokio::test(start_paused = true)]
-async fn openings_come_in_bursts_and_then_at_their_rate() {
-    let each = Limits {
+async fn watches_open_in_a_burst_and_then_at_the_rate() {
+    let per_principal = Limits {
         watch_rate: Some(2),
         ..Limits::default()
     };
-    let quotas = quotas(each, &Limits::default());
-    let a = named("a");
+    let quotas = quotas(per_principal, &Limits::default());
+    let a = principal("a");
     for _ in 0..20 {
-        quotas.open(&a, None).expect("ten seconds' worth");
+        quotas.open(&a, None).expect("a burst of ten seconds");
     }
     for _ in 0..5 {
         let (limit, wait) = retry(quotas.open(&a, None));
@@ -90,26 +90,28 @@ async fn openings_come_in_bursts_and_then_at_their_rate() {
         tokio::time::advance(Duration::from_millis(1)).await;
         quotas.open(&a, None).expect("one more");
     }
-    quotas.open(&named("b"), None).expect("another principal");
+    quotas
+        .open(&principal("b"), None)
+        .expect("another principal");
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_the_server_refuses_costs_a_principal_nothing() {
-    let each = Limits {
+async fn a_rejection_by_the_global_rate_does_not_charge_the_principal() {
+    let per_principal = Limits {
         watches: Some(5),
         watch_rate: Some(1),
         ..Limits::default()
     };
-    let together = Limits {
+    let global = Limits {
         watch_rate: Some(1),
         ..Limits::default()
     };
-    let quotas = quotas(each, &together);
-    let a = named("a");
+    let quotas = quotas(per_principal, &global);
+    let a = principal("a");
     for number in 0..10 {
         quotas
-            .open(&named(&number.to_string()), None)
-            .expect("ten of all");
+            .open(&principal(&number.to_string()), None)
+            .expect("a burst of ten");
     }
     for _ in 0..20 {
         assert_eq!(retry(quotas.open(&a, None)).0, "watch_rate");
@@ -119,18 +121,17 @@ async fn what_the_server_refuses_costs_a_principal_nothing() {
     assert!(held.iter().all(Result::is_ok), "{held:?}");
 }
 
-/// Whoever takes waits until what it owes has come in: on the whole no more is sent than may be, and
-/// nobody is starved.
+/// In total no more is sent than the rate allows, and no stream is starved.
 #[tokio::test(start_paused = true)]
-async fn bytes_are_sent_at_their_rate_by_turns() {
+async fn streams_share_the_byte_rate_fairly() {
     const RATE: u64 = 100_000;
     const MESSAGE: u64 = 64_000;
-    let each = Limits {
+    let per_principal = Limits {
         byte_rate: Some(RATE),
         ..Limits::default()
     };
-    let quotas = quotas(each, &Limits::default());
-    let a = named("a");
+    let quotas = quotas(per_principal, &Limits::default());
+    let a = principal("a");
     let mut streams: Vec<_> = (0..10)
         .map(|_| quotas.open(&a, None).expect("a watch"))
         .collect();
@@ -148,7 +149,7 @@ async fn bytes_are_sent_at_their_rate_by_turns() {
         tokio::time::advance(Duration::from_millis(10)).await;
     }
     let total: u64 = sent.iter().sum();
-    // A second's worth was there, and each stream may be ahead by one message.
+    // The bucket starts full, with one second of the rate, and each stream may be ahead by one message.
     let most = RATE * 121 + MESSAGE * 10;
     assert!((RATE * 115..=most).contains(&total), "{total}");
     let (least, most) = (
@@ -158,27 +159,27 @@ async fn bytes_are_sent_at_their_rate_by_turns() {
     assert!(most - least <= 2 * MESSAGE, "{sent:?}");
 }
 
-/// As long as two take what comes in there is never nothing owed: whoever was told to come back then never
-/// came in, while its place fell off the oplog.
+/// While two streams use up the rate, the bucket is always below zero. A watch that was rejected for this
+/// reason would never get in, until its resume position fell off the oplog.
 #[tokio::test(start_paused = true)]
-async fn a_watch_that_comes_back_gets_its_turn_though_others_always_owe() {
+async fn a_returning_watch_is_admitted_while_others_owe_bytes() {
     const RATE: u64 = 64 << 10;
     let limits = || Limits {
         byte_rate: Some(RATE),
         ..Limits::default()
     };
-    for (each, together, name) in [
+    for (per_principal, global, name) in [
         (limits(), Limits::default(), "busy"),
         (Limits::default(), limits(), "other"),
     ] {
-        let quotas = quotas(each, &together);
+        let quotas = quotas(per_principal, &global);
         let mut busy: Vec<_> = (0..2)
-            .map(|_| quotas.open(&named("busy"), None).expect("a watch"))
+            .map(|_| quotas.open(&principal("busy"), None).expect("a watch"))
             .map(|quota| (quota, Instant::now()))
             .collect();
-        // It comes back after a minute, and has its turn in that of one more of them.
-        let (back, mut turns) = (Instant::now() + Duration::from_secs(60), 0);
-        let mut third: Option<(Quota, Instant)> = None;
+        // The third watch returns after a minute and shares the rate with the other two.
+        let (back, mut messages) = (Instant::now() + Duration::from_secs(60), 0);
+        let mut third: Option<(WatchQuota, Instant)> = None;
         while back + Duration::from_secs(30) > Instant::now() {
             let now = Instant::now();
             for (quota, ready) in &mut busy {
@@ -187,32 +188,35 @@ async fn a_watch_that_comes_back_gets_its_turn_though_others_always_owe() {
                 }
             }
             if third.is_none() && back <= now {
-                let quota = quotas.open(&named(name), None).expect("it is let in");
-                let wait = quota.wait_at_opening().expect("others owe");
+                let quota = quotas.open(&principal(name), None).expect("it is admitted");
+                let wait = quota.initial_wait().expect("others owe bytes");
                 assert!(wait <= Duration::from_secs(2), "{wait:?}");
                 third = Some((quota, now + wait));
             }
             if let Some((quota, ready)) = third.as_mut().filter(|(_, ready)| *ready <= now) {
                 *ready = now + quota.charge(RATE).unwrap_or_default();
-                turns += 1;
+                messages += 1;
             }
             tokio::time::advance(Duration::from_millis(10)).await;
         }
-        assert!((8..=12).contains(&turns), "{turns} turns of some 30");
+        assert!(
+            (8..=12).contains(&messages),
+            "{messages} messages of about 30"
+        );
     }
 }
 
-/// A catch-up is given up, and its cursor closed, when its watch takes nothing for ten seconds.
+/// A catch-up ends, and its cursor is closed, when its watch takes nothing for ten seconds.
 #[tokio::test(start_paused = true)]
-async fn a_watch_that_will_wait_long_is_sent_what_a_cursor_was_opened_for() {
+async fn a_watch_is_sent_a_minimum_of_bytes_before_a_long_wait() {
     const RATE: u64 = 64 << 10;
-    let each = Limits {
+    let per_principal = Limits {
         byte_rate: Some(RATE),
         ..Limits::default()
     };
-    let quotas = quotas(each, &Limits::default());
+    let quotas = quotas(per_principal, &Limits::default());
     let mut streams: Vec<_> = (0..40)
-        .map(|_| quotas.open(&named("a"), None).expect("a watch"))
+        .map(|_| quotas.open(&principal("a"), None).expect("a watch"))
         .map(|quota| (quota, Instant::now(), 0_u64))
         .collect();
     let (begin, mut total, mut long) = (Instant::now(), 0, 0);
@@ -227,7 +231,10 @@ async fn a_watch_that_will_wait_long_is_sent_what_a_cursor_was_opened_for() {
                 };
                 if wait > LONG_WAIT {
                     long += 1;
-                    assert!(*sent >= BEFORE_LONG_WAIT, "{sent} bytes before {wait:?}");
+                    assert!(
+                        *sent >= MIN_BYTES_BEFORE_LONG_WAIT,
+                        "{sent} bytes before {wait:?}"
+                    );
                 }
                 *ready = now + wait;
                 *sent = 0;
@@ -236,59 +243,59 @@ async fn a_watch_that_will_wait_long_is_sent_what_a_cursor_was_opened_for() {
         tokio::time::advance(Duration::from_millis(500)).await;
     }
     assert!(long > 40, "{long}");
-    // On the whole it is the rate, but for what each is ahead.
-    let most = RATE * 3_601 + 40 * BEFORE_LONG_WAIT;
+    // In total the rate holds, apart from what each stream is ahead.
+    let most = RATE * 3_601 + 40 * MIN_BYTES_BEFORE_LONG_WAIT;
     assert!((RATE * 3_500..=most).contains(&total), "{total}");
 }
 
-/// Names are the callers' own choice with some issuers.
+/// Some issuers let callers choose their names, so the number of names has no bound.
 #[tokio::test(start_paused = true)]
-async fn principals_that_have_nothing_are_forgotten() {
-    let each = Limits {
+async fn idle_principals_are_removed() {
+    let per_principal = Limits {
         watches: Some(1),
         watch_rate: Some(1),
         ..Limits::default()
     };
-    let quotas = quotas(each, &Limits::default());
-    let kept = quotas.open(&named("kept"), None).expect("a watch");
+    let quotas = quotas(per_principal, &Limits::default());
+    let kept = quotas.open(&principal("kept"), None).expect("a watch");
     for round in 0..50 {
         for number in 0..1_000 {
             quotas
-                .open(&named(&format!("{round}-{number}")), None)
+                .open(&principal(&format!("{round}-{number}")), None)
                 .expect("a watch");
         }
         tokio::time::advance(Duration::from_secs(2)).await;
     }
-    let count = lock(&quotas.accounts).of.len();
-    assert!(count < 10_000, "{count} are kept in mind");
+    let count = lock(&quotas.accounts).by_key.len();
+    assert!(count < 10_000, "{count} accounts are kept");
     assert!(
-        quotas.open(&named("kept"), None).is_err(),
+        quotas.open(&principal("kept"), None).is_err(),
         "its watch is still open"
     );
     drop(kept);
 }
 
 #[tokio::test(start_paused = true)]
-async fn there_are_no_more_principals_than_may_be() {
-    let each = Limits {
+async fn the_number_of_principals_is_bounded() {
+    let per_principal = Limits {
         watches: Some(1),
         ..Limits::default()
     };
-    let quotas = quotas(each, &Limits::default());
-    let open = |number: usize| quotas.open(&named(&number.to_string()), None);
+    let quotas = quotas(per_principal, &Limits::default());
+    let open = |number: usize| quotas.open(&principal(&number.to_string()), None);
     let mut held: Vec<_> = (0..MAX_ACCOUNTS)
         .map(|it| open(it).expect("a watch"))
         .collect();
     assert_eq!(retry(open(MAX_ACCOUNTS)).0, "principals");
     held.clear();
-    // To look through all of them at each opening would keep everybody waiting.
+    // Idle accounts are not removed on each opening, which would delay everybody.
     assert_eq!(retry(open(MAX_ACCOUNTS)).0, "principals");
-    tokio::time::advance(SWEEP_EVERY).await;
-    open(MAX_ACCOUNTS).expect("the others are forgotten");
+    tokio::time::advance(SWEEP_INTERVAL).await;
+    open(MAX_ACCOUNTS).expect("idle accounts are removed");
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_limits_nobody_is_kept_in_mind() {
+async fn without_limits_no_accounts_are_kept() {
     let none = Limits {
         watches: Some(0),
         watch_rate: Some(0),
@@ -296,7 +303,7 @@ async fn without_limits_nobody_is_kept_in_mind() {
         ..Limits::default()
     };
     let quotas = quotas(none.clone(), &none);
-    let mut quota = quotas.open(&named("a"), None).expect("a watch");
+    let mut quota = quotas.open(&principal("a"), None).expect("a watch");
     assert_eq!(quota.charge(u64::MAX), None);
-    assert!(lock(&quotas.accounts).of.is_empty());
+    assert!(lock(&quotas.accounts).by_key.is_empty());
 }

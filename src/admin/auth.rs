@@ -1,4 +1,4 @@
-//! Who may use the admin port for more than asking whether the server is well.
+//! Access control of the admin port, for everything beyond health checks.
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
@@ -17,13 +17,13 @@ use sha2::{Digest as _, Sha256};
 
 use tokio::sync::Mutex;
 
-use crate::{listen::Port, metrics::Metrics, reload::ReloadedFiles};
+use crate::{listen::Listener, metrics::Metrics, reload::ReloadedFiles};
 
-/// The shortest token that is taken, in bytes: what is shorter can be guessed.
-const MIN_TOKEN: usize = 16;
+/// The minimum length of a token, in bytes. Shorter ones could be guessed.
+const MIN_TOKEN_BYTES: usize = 16;
 
-/// What a proxy adds to a request that it passes on.
-const OF_PROXIES: [&str; 5] = [
+/// The headers that proxies add to forwarded requests.
+const PROXY_HEADERS: [&str; 5] = [
     "forwarded",
     "x-forwarded-for",
     "x-forwarded-proto",
@@ -31,127 +31,130 @@ const OF_PROXIES: [&str; 5] = [
     "via",
 ];
 
-/// Where a request on the admin port comes from.
+/// The client address of a request on the admin port.
 #[derive(Debug, Clone, Copy)]
 pub struct AdminPeer(pub Option<SocketAddr>);
 
-impl Connected<IncomingStream<'_, Port>> for AdminPeer {
-    fn connect_info(stream: IncomingStream<'_, Port>) -> Self {
+impl Connected<IncomingStream<'_, Listener>> for AdminPeer {
+    fn connect_info(stream: IncomingStream<'_, Listener>) -> Self {
         Self(*stream.remote_addr())
     }
 }
 
-/// Lets in who has the token of `--admin-token-file`; without one, who is on this machine.
+/// Requires the token of `--admin-token-file`; without one, accepts direct callers on this machine.
 #[derive(Debug, Default)]
-pub struct Gate {
-    /// The token's SHA-256.
+pub struct AdminAuth {
+    /// The SHA-256 of the token.
     token: ArcSwapOption<[u8; 32]>,
-    /// The file that holds it, until it is followed.
+    /// The token file, until [`follow`](Self::follow) takes it.
     file: Mutex<Option<ReloadedFiles>>,
 }
 
-impl Gate {
-    /// The gate that a file of `--admin-token-file` asks for.
+impl AdminAuth {
+    /// Reads the file of `--admin-token-file`, if there is one.
     ///
     /// # Errors
-    /// In words: the file can't be read, or holds no token.
+    /// When the file can't be read, or has no valid token.
     pub async fn read(path: Option<PathBuf>) -> Result<Self, String> {
-        let mut gate = Self::default();
+        let mut auth = Self::default();
         let Some(path) = path else {
-            return Ok(gate);
+            return Ok(auth);
         };
         let name = path.display().to_string();
         let (file, contents) = ReloadedFiles::read("admin_token", vec![path]).await?;
-        gate.demand(&contents[0])
+        auth.set_token(&contents[0])
             .map_err(|why| format!("{name}: {why}"))?;
-        gate.file.get_mut().replace(file);
-        Ok(gate)
+        auth.file.get_mut().replace(file);
+        Ok(auth)
     }
 
-    /// Looks every `interval` whether its file has changed. Ends where it has none, or is followed already.
+    /// Checks the file for changes every `interval`. Returns at once if there is no file, or if it is already
+    /// followed.
     pub async fn follow(&self, interval: Duration, metrics: &Metrics) {
         let file = self.file.lock().await.take();
         if let Some(file) = file {
-            file.follow(interval, metrics, |it| self.demand(&it[0]))
+            file.follow(interval, metrics, |it| self.set_token(&it[0]))
                 .await;
         }
     }
 
-    /// Has a token demanded from now on, as a file holds it.
+    /// Requires the token in the contents of a file from now on.
     ///
     /// # Errors
-    /// In words that do not tell what it holds.
-    pub fn demand(&self, file: &[u8]) -> Result<(), String> {
+    /// When the token is not valid. The error does not quote it.
+    pub fn set_token(&self, file: &[u8]) -> Result<(), String> {
         let token = file.trim_ascii();
-        if token.len() < MIN_TOKEN {
-            return Err(format!("the token has fewer than {MIN_TOKEN} bytes"));
+        if token.len() < MIN_TOKEN_BYTES {
+            return Err(format!(
+                "the token has fewer than {MIN_TOKEN_BYTES} bytes: use a longer one"
+            ));
         }
         if !token.iter().all(u8::is_ascii_graphic) {
-            return Err("the token holds what no header can: one line of letters, digits and signs is right".to_owned());
+            return Err("the token has characters that no header can carry: use one line of letters, digits and signs".to_owned());
         }
         self.token.store(Some(digest(token).into()));
         Ok(())
     }
 
-    /// Whether a request may read the metrics: anybody's, unless a token is demanded.
+    /// Authorizes a request to read the metrics. Without a token, everybody may.
     ///
     /// # Errors
-    /// How it is refused.
-    pub fn admit_reader(&self, headers: &HeaderMap) -> Result<(), Refusal> {
+    /// The response that rejects the request.
+    pub fn authorize_read(&self, headers: &HeaderMap) -> Result<(), Refusal> {
         match self.token.load().as_deref() {
-            Some(token) => check(token, headers),
+            Some(token) => check_bearer(token, headers),
             None => Ok(()),
         }
     }
 
-    /// Whether a request may change something.
+    /// Authorizes a request to read or change the log level.
     ///
     /// # Errors
-    /// How it is refused.
-    pub fn admit_operator(&self, peer: AdminPeer, headers: &HeaderMap) -> Result<(), Refusal> {
+    /// The response that rejects the request.
+    pub fn authorize_change(&self, peer: AdminPeer, headers: &HeaderMap) -> Result<(), Refusal> {
         match self.token.load().as_deref() {
-            Some(token) => check(token, headers),
+            Some(token) => check_bearer(token, headers),
             None if is_local(peer) && is_direct(headers) => Ok(()),
             None => Err(FORBIDDEN),
         }
     }
 }
 
-/// The status and the words of a refusal.
+/// The status and body of a rejection.
 pub type Refusal = (StatusCode, &'static str);
 
 const UNAUTHORIZED: Refusal = (
     StatusCode::UNAUTHORIZED,
-    "the token of --admin-token-file is needed: Authorization: Bearer ...\n",
+    "the token of --admin-token-file is required: send Authorization: Bearer TOKEN\n",
 );
 
 const FORBIDDEN: Refusal = (
     StatusCode::FORBIDDEN,
-    "only for callers on this machine that come directly, unless --admin-token-file is set\n",
+    "only direct callers on this machine are allowed, unless --admin-token-file is set\n",
 );
 
-fn check(token: &[u8; 32], headers: &HeaderMap) -> Result<(), Refusal> {
-    let mut shown = headers.get_all(header::AUTHORIZATION).iter();
-    let (Some(shown), None) = (shown.next(), shown.next()) else {
+fn check_bearer(token: &[u8; 32], headers: &HeaderMap) -> Result<(), Refusal> {
+    let mut values = headers.get_all(header::AUTHORIZATION).iter();
+    let (Some(value), None) = (values.next(), values.next()) else {
         return Err(UNAUTHORIZED);
     };
-    let (scheme, shown) = shown
+    let (scheme, bearer) = value
         .as_bytes()
         .split_at_checked("Bearer ".len())
         .ok_or(UNAUTHORIZED)?;
     if !scheme.eq_ignore_ascii_case(b"Bearer ") {
         return Err(UNAUTHORIZED);
     }
-    // Of equal length whatever is shown, and so compared in equal time.
-    verify_slices_are_equal(token, &digest(shown.trim_ascii())).map_err(|_| UNAUTHORIZED)
+    // Both are hashes of equal length, compared in constant time.
+    verify_slices_are_equal(token, &digest(bearer.trim_ascii())).map_err(|_| UNAUTHORIZED)
 }
 
 fn digest(bytes: &[u8]) -> [u8; 32] {
     Sha256::digest(bytes).into()
 }
 
-/// The machine's own address alone: a mesh's sidecar passes on what comes from outside from others of
-/// 127.0.0.0/8.
+/// Returns whether the client address is exactly 127.0.0.1 or ::1. The sidecar of a mesh forwards outside
+/// requests from other addresses of 127.0.0.0/8.
 fn is_local(peer: AdminPeer) -> bool {
     peer.0
         .is_some_and(|address| match address.ip().to_canonical() {
@@ -160,8 +163,8 @@ fn is_local(peer: AdminPeer) -> bool {
         })
 }
 
-/// Whether nothing tells of a proxy or of a web page in between. A page whose name is made to lead to this
-/// machine sends that name as its host; any other page sends its origin.
+/// Returns whether a request shows no sign of a proxy or web page. A page whose DNS name points to this
+/// machine sends that name as its host; other pages send their origin.
 fn is_direct(headers: &HeaderMap) -> bool {
     let mut hosts = headers.get_all(header::HOST).iter();
     let host = match (hosts.next(), hosts.next()) {
@@ -176,9 +179,12 @@ fn is_direct(headers: &HeaderMap) -> bool {
         .strip_prefix('[')
         .and_then(|it| it.strip_suffix(']'))
         .unwrap_or(name);
-    let is_here = name.eq_ignore_ascii_case("localhost") || address.parse::<IpAddr>().is_ok();
-    let is_of_page = headers.contains_key(header::ORIGIN);
-    is_here && !is_of_page && !OF_PROXIES.iter().any(|name| headers.contains_key(*name))
+    let names_this_machine =
+        name.eq_ignore_ascii_case("localhost") || address.parse::<IpAddr>().is_ok();
+    let is_from_page = headers.contains_key(header::ORIGIN);
+    names_this_machine
+        && !is_from_page
+        && !PROXY_HEADERS.iter().any(|name| headers.contains_key(*name))
 }
 
 #[cfg(test)]
@@ -198,26 +204,26 @@ mod tests {
     }
 
     #[test]
-    fn without_a_token_only_callers_on_this_machine_that_come_directly_are_let_in() {
-        let gate = Gate::default();
+    fn without_a_token_only_direct_local_callers_are_allowed() {
+        let auth = AdminAuth::default();
         let direct = headers(&[("host", "localhost:9090")]);
         for address in ["127.0.0.1:5", "[::1]:5", "[::ffff:127.0.0.1]:5"] {
             assert_eq!(
-                gate.admit_operator(from(address), &direct),
+                auth.authorize_change(from(address), &direct),
                 Ok(()),
                 "{address}"
             );
         }
-        // The last is where Istio's sidecar passes on from.
+        // Istio's sidecar forwards from the last address.
         for address in ["10.0.0.7:5", "[2001:db8::1]:5", "127.0.0.6:5"] {
             assert_eq!(
-                gate.admit_operator(from(address), &direct),
+                auth.authorize_change(from(address), &direct),
                 Err(FORBIDDEN),
                 "{address}"
             );
         }
         assert_eq!(
-            gate.admit_operator(AdminPeer(None), &direct),
+            auth.authorize_change(AdminPeer(None), &direct),
             Err(FORBIDDEN)
         );
         for good in ["127.0.0.1:9090", "[::1]:9090", "localhost", "127.0.0.1"] {
@@ -234,38 +240,38 @@ mod tests {
         ] {
             assert!(!is_direct(&headers(bad)), "{bad:?}");
         }
-        assert_eq!(gate.admit_reader(&headers(&[])), Ok(()));
+        assert_eq!(auth.authorize_read(&headers(&[])), Ok(()));
     }
 
     #[test]
-    fn with_a_token_nothing_else_will_do() {
-        let gate = Gate::default();
-        gate.demand(b"correct-horse-battery\n").expect("a token");
-        let shown = |value| headers(&[("host", "localhost"), ("authorization", value)]);
-        let right = shown("Bearer correct-horse-battery");
-        assert_eq!(gate.admit_reader(&right), Ok(()));
-        assert_eq!(gate.admit_operator(from("10.0.0.7:5"), &right), Ok(()));
+    fn with_a_token_only_the_token_is_accepted() {
+        let auth = AdminAuth::default();
+        auth.set_token(b"correct-horse-battery\n").expect("a token");
+        let with_header = |value| headers(&[("host", "localhost"), ("authorization", value)]);
+        let right = with_header("Bearer correct-horse-battery");
+        assert_eq!(auth.authorize_read(&right), Ok(()));
+        assert_eq!(auth.authorize_change(from("10.0.0.7:5"), &right), Ok(()));
         for wrong in [
             headers(&[("host", "localhost")]),
-            shown("Bearer correct-horse-batter"),
-            shown("Bearer correct-horse-battery2"),
-            shown("Basic correct-horse-battery"),
-            shown("Bearer"),
-            shown("Bearer "),
-            shown("correct-horse-battery"),
+            with_header("Bearer correct-horse-batter"),
+            with_header("Bearer correct-horse-battery2"),
+            with_header("Basic correct-horse-battery"),
+            with_header("Bearer"),
+            with_header("Bearer "),
+            with_header("correct-horse-battery"),
             headers(&[
                 ("authorization", "Bearer correct-horse-battery"),
                 ("authorization", "Bearer correct-horse-battery"),
             ]),
         ] {
-            assert_eq!(gate.admit_reader(&wrong), Err(UNAUTHORIZED), "{wrong:?}");
+            assert_eq!(auth.authorize_read(&wrong), Err(UNAUTHORIZED), "{wrong:?}");
             assert_eq!(
-                gate.admit_operator(from("127.0.0.1:5"), &wrong),
+                auth.authorize_change(from("127.0.0.1:5"), &wrong),
                 Err(UNAUTHORIZED),
                 "{wrong:?}"
             );
         }
-        // What can't be used leaves the old one in force.
+        // An invalid file leaves the previous token in force.
         for bad in [
             &b""[..],
             b"\n",
@@ -273,8 +279,8 @@ mod tests {
             b"two words that are long enough",
             &[0xff; 20],
         ] {
-            assert!(gate.demand(bad).is_err(), "{bad:?}");
+            assert!(auth.set_token(bad).is_err(), "{bad:?}");
         }
-        assert_eq!(gate.admit_reader(&right), Ok(()));
+        assert_eq!(auth.authorize_read(&right), Ok(()));
     }
 }

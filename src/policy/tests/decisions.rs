@@ -1,27 +1,27 @@
-//! Which rule decides, and what it lets whom watch.
+//! The rule that decides, and what it grants.
 
 use serde_json::json;
 
 use super::*;
 
 #[test]
-fn whoever_has_no_policy_may_watch_everything() {
-    let policy = Policy::open();
-    assert!(policy.knows(&nobody()));
-    let verdict = judge(&policy, &nobody(), orders()).expect("allowed");
-    assert_eq!(*verdict.view, View::unrestricted());
-    assert_eq!(verdict.operations, None);
+fn without_a_policy_everything_is_allowed() {
+    let policy = Policy::allow_all();
+    assert!(policy.has_rule_for(&nobody()));
+    let decision = decide(&policy, &nobody(), orders()).expect("allowed");
+    assert_eq!(*decision.view, View::unrestricted());
+    assert_eq!(decision.operations, None);
 }
 
 #[test]
-fn a_policy_without_rules_lets_nobody_watch_anything() {
+fn a_policy_without_rules_denies_everything() {
     let policy = policy("version: 1\nrules: []");
-    assert!(!policy.knows(&nobody()));
-    assert!(judge(&policy, &nobody(), orders()).is_err());
+    assert!(!policy.has_rule_for(&nobody()));
+    assert!(decide(&policy, &nobody(), orders()).is_err());
 }
 
 #[test]
-fn the_first_rule_that_covers_any_of_what_is_asked_for_decides() {
+fn the_first_rule_that_overlaps_the_request_decides() {
     let policy = policy(
         r"
 version: 1
@@ -37,24 +37,24 @@ rules:
         collections: collections.iter().map(|&it| it.to_owned()).collect(),
         ..pb::WatchRequest::default()
     };
-    let granted = |request| judge(&policy, &a, request).expect("allowed").operations;
+    let granted = |request| decide(&policy, &a, request).expect("allowed").operations;
     assert_eq!(granted(asks(&["orders"])), Some([Operation::Insert].into()));
     let four = Some(BTreeSet::from(Operation::DOCUMENT));
     assert_eq!(granted(asks(&["invoices"])), four);
-    // No union of rules: what the first that decides does not grant is not granted.
+    // Rules are not merged: later rules grant nothing more.
     let mut deletes = asks(&["orders"]);
     deletes.operations = vec![pb::OperationType::Delete.into()];
-    assert!(judge(&policy, &a, deletes).is_err());
-    // A rule for others is none.
+    assert!(decide(&policy, &a, deletes).is_err());
+    // Rules for other principals are skipped.
     let b = principal("key:b", json!({}));
-    assert!(judge(&policy, &b, asks(&[])).is_ok());
+    assert!(decide(&policy, &b, asks(&[])).is_ok());
     let c = principal("key:c", json!({}));
-    assert!(!policy.knows(&c) && judge(&policy, &c, asks(&[])).is_err());
+    assert!(!policy.has_rule_for(&c) && decide(&policy, &c, asks(&[])).is_err());
 }
 
-/// Nobody gets round a narrow rule by asking for more than it covers, which a later rule would grant.
+/// A caller can't bypass a narrow rule with a broader request that a later rule would grant.
 #[test]
-fn who_asks_for_more_than_an_earlier_rule_covers_is_refused() {
+fn a_request_beyond_the_deciding_rule_is_denied() {
     let sees = |narrow: &str, database: &str, collections: &[&str]| {
         let policy = policy(&format!(
             "
@@ -69,8 +69,8 @@ rules:
             collections: collections.iter().map(|&it| it.to_owned()).collect(),
             ..pb::WatchRequest::default()
         };
-        let verdict = judge(&policy, &nobody(), request);
-        verdict.ok().map(|it| it.view.row_filter.is_some())
+        let decision = decide(&policy, &nobody(), request);
+        decision.ok().map(|it| it.view.row_filter.is_some())
     };
     let (filtered, all, refused) = (Some(true), Some(false), None);
     for (narrow, database, collections, expected) in [
@@ -103,7 +103,7 @@ rules:
 }
 
 #[test]
-fn a_scope_is_covered_only_as_a_whole() {
+fn a_scope_must_be_covered_completely() {
     let covered = |namespaces: &str, database: &str, collections: &[&str]| {
         let policy = policy(&format!(
             "version: 1\nrules: [{{name: a, namespaces: {namespaces}}}]"
@@ -113,7 +113,7 @@ fn a_scope_is_covered_only_as_a_whole() {
             collections: collections.iter().map(|&it| it.to_owned()).collect(),
             ..pb::WatchRequest::default()
         };
-        judge(&policy, &nobody(), request).is_ok()
+        decide(&policy, &nobody(), request).is_ok()
     };
     assert!(covered("['*']", "", &[]));
     assert!(covered("['*']", "shop", &[]));
@@ -131,16 +131,16 @@ fn a_scope_is_covered_only_as_a_whole() {
     assert!(!covered("['shop.a*', 'shop.b']", "shop", &["a1", "b1"]));
     assert!(!covered("['shop.a']", "shop", &["A"]));
     assert!(!covered("['shop.a']", "shop2", &["a"]));
-    // A collection's name may hold dots, a database's none.
+    // Names of collections may contain dots, those of databases may not.
     assert!(covered("['shop.a.b']", "shop", &["a.b"]));
     assert!(covered("['shop.a.*']", "shop", &["a.b.c"]));
     assert!(!covered("['shop.a.*']", "shop", &["a"]));
 }
 
 #[test]
-fn rules_are_for_those_whom_principals_and_claims_name() {
+fn a_rule_applies_by_principals_and_claims() {
     let is_for = |lines: &str, who: &str, claims: serde_json::Value| {
-        policy(&rule(lines)).knows(&principal(who, claims))
+        policy(&rule(lines)).has_rule_for(&principal(who, claims))
     };
     assert!(is_for("", "anonymous", json!({})));
     assert!(is_for("principals: [anonymous]", "anonymous", json!({})));
@@ -225,7 +225,7 @@ fn rules_are_for_those_whom_principals_and_claims_name() {
             "{nothing}"
         );
     }
-    // All must hold.
+    // All claims are required.
     let both = "claims: {role: admin, tenant: '*'}";
     assert!(is_for(
         both,
@@ -236,48 +236,48 @@ fn rules_are_for_those_whom_principals_and_claims_name() {
 }
 
 #[test]
-fn operations_are_narrowed_to_what_is_granted() {
-    let verdict = |lines: &str, operations: &[pb::OperationType], expanded: bool| {
+fn operations_are_narrowed_to_the_granted_ones() {
+    let decision = |lines: &str, operations: &[pb::OperationType], expanded: bool| {
         let request = pb::WatchRequest {
             operations: operations.iter().map(|&it| it.into()).collect(),
             show_expanded_events: expanded,
             ..orders()
         };
-        judge(&policy(&rule(lines)), &nobody(), request).map(|it| it.operations)
+        decide(&policy(&rule(lines)), &nobody(), request).map(|it| it.operations)
     };
     use pb::OperationType as Pb;
     let four = BTreeSet::from(Operation::DOCUMENT);
     assert_eq!(
-        verdict("", &[], false).expect("granted"),
+        decision("", &[], false).expect("granted"),
         Some(four.clone())
     );
-    assert_eq!(verdict("", &[], true).expect("granted"), Some(four));
-    let asked = verdict("", &[Pb::Insert], false).expect("granted");
+    assert_eq!(decision("", &[], true).expect("granted"), Some(four));
+    let asked = decision("", &[Pb::Insert], false).expect("granted");
     assert_eq!(asked, Some([Operation::Insert].into()));
     for beyond in [Pb::Drop, Pb::Rename, Pb::DropDatabase, Pb::Other] {
-        let error = verdict("", &[Pb::Insert, beyond], false).expect_err("not granted");
+        let error = decision("", &[Pb::Insert, beyond], false).expect_err("not granted");
         assert!(error.to_string().contains("operations"), "{error}");
     }
-    assert!(verdict("", &[Pb::Create], true).is_err());
-    // Those that may name other namespaces, or hold whatever MongoDB adds, only by their names.
+    assert!(decision("", &[Pb::Create], true).is_err());
+    // Operations that may name other namespaces or unknown fields are granted only by name.
     for named in [Pb::Rename, Pb::Other] {
-        assert!(verdict("operations: [all]", &[named], false).is_err());
+        assert!(decision("operations: [all]", &[named], false).is_err());
     }
-    assert!(verdict("operations: [all, rename]", &[Pb::Rename], false).is_ok());
-    assert!(verdict("operations: [all]", &[Pb::Create], true).is_err());
-    // Everything there is.
+    assert!(decision("operations: [all, rename]", &[Pb::Rename], false).is_ok());
+    assert!(decision("operations: [all]", &[Pb::Create], true).is_err());
+    // All operations.
     let every = "operations: [all, rename, other]";
-    assert_eq!(verdict(every, &[], false).expect("granted"), None);
-    assert!(verdict(every, &[], true).expect("granted").is_some());
+    assert_eq!(decision(every, &[], false).expect("granted"), None);
+    assert!(decision(every, &[], true).expect("granted").is_some());
     let names = Operation::ALL
         .map(Operation::name)
         .join(", ")
         .replace("invalidate, ", "");
     let every = format!("operations: [{names}]");
-    assert_eq!(verdict(&every, &[], true).expect("granted"), None);
-    // Nothing that could ever come.
-    assert!(verdict("operations: [create]", &[], false).is_err());
-    assert!(verdict("operations: [create]", &[], true).is_ok());
+    assert_eq!(decision(&every, &[], true).expect("granted"), None);
+    // No operation that could occur.
+    assert!(decision("operations: [create]", &[], false).is_err());
+    assert!(decision("operations: [create]", &[], true).is_ok());
 }
 
 #[test]
@@ -288,7 +288,7 @@ fn images_are_granted_by_name() {
             full_document: full_document.into(),
             ..orders()
         };
-        judge(&policy(&rule(lines)), &nobody(), request).is_ok()
+        decide(&policy(&rule(lines)), &nobody(), request).is_ok()
     };
     for it in [
         Pb::Default,
@@ -313,7 +313,7 @@ fn images_are_granted_by_name() {
             full_document_before_change: it.into(),
             ..orders()
         };
-        judge(&policy(&rule(lines)), &nobody(), request).is_ok()
+        decide(&policy(&rule(lines)), &nobody(), request).is_ok()
     };
     assert!(before("", Before::Off));
     for it in [Before::WhenAvailable, Before::Required] {
@@ -323,9 +323,9 @@ fn images_are_granted_by_name() {
     }
 }
 
-/// What a filter says of a field, the events that come tell.
+/// The events that arrive would reveal the values of the filtered field.
 #[test]
-fn filters_may_not_touch_what_is_hidden() {
+fn filters_on_hidden_fields_are_denied() {
     let with = |path: &str, operator: Operator| {
         let field = pb::FieldFilter {
             path: path.to_owned(),
@@ -345,7 +345,7 @@ fn filters_may_not_touch_what_is_hidden() {
             ..orders()
         };
         let policy = policy(&rule("hide: [ssn, address.street]"));
-        judge(&policy, &nobody(), request).map(drop)
+        decide(&policy, &nobody(), request).map(drop)
     };
     use pb::field_filter::Operator;
     for touching in [
@@ -367,14 +367,14 @@ fn filters_may_not_touch_what_is_hidden() {
 }
 
 #[test]
-fn a_refusal_tells_nothing_of_what_is_there() {
+fn a_denial_does_not_reveal_what_exists() {
     let policy = policy(&rule("filter: {tenant: {$claim: tenant}}"));
     let words = |who: &Principal, database: &str| {
         let request = pb::WatchRequest {
             database: database.to_owned(),
             ..orders()
         };
-        judge(&policy, who, request)
+        decide(&policy, who, request)
             .expect_err("refused")
             .to_string()
     };
@@ -391,11 +391,11 @@ fn a_refusal_tells_nothing_of_what_is_there() {
 }
 
 #[test]
-fn whoever_waits_is_told_of_other_rules_once_they_hold() {
+fn a_policy_change_is_announced_once_it_is_in_force() {
     let policy = policy("version: 1\nrules: []");
     let changes = policy.changes();
     assert!(!changes.has_changed().expect("it is there"));
     policy.replace(read(&rule("")).expect("a policy"));
     assert!(changes.has_changed().expect("it is there"));
-    assert!(policy.knows(&nobody()));
+    assert!(policy.has_rule_for(&nobody()));
 }

@@ -1,17 +1,17 @@
-//! Names with wildcards: whom a rule is for, and what it covers.
+//! Patterns with wildcards: the principals that a rule applies to, and the namespaces that it covers.
 
 use crate::{
     auth::{Method, Principal},
     plan::Scope,
 };
 
-/// The longest name that a policy may hold, in bytes.
+/// The maximum length of a pattern, in bytes.
 const MAX_NAME_BYTES: usize = 512;
 
-/// The ways to be known, as a pattern names them.
+/// The authentication methods, as patterns name them.
 const METHODS: [Method; 3] = [Method::Jwt, Method::Key, Method::Certificate];
 
-/// A text in which `*` stands for any number of characters.
+/// A text in which `*` matches any number of characters.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Glob(String);
 
@@ -20,7 +20,8 @@ impl Glob {
         self.0 == "*"
     }
 
-    /// Linear in the text for each `*`: there is nothing to go back to but the last one.
+    /// Returns whether a text matches. Backtracks only to the last `*`, so the time is bounded by the product
+    /// of both lengths.
     fn matches(&self, text: &str) -> bool {
         let (pattern, text) = (self.0.as_bytes(), text.as_bytes());
         let (mut at, mut read) = (0, 0);
@@ -35,7 +36,7 @@ impl Glob {
                     at += 1;
                     read += 1;
                 }
-                // The last `*` takes one more.
+                // The last `*` matches one more character.
                 _ => match last {
                     Some((star, from)) => {
                         last = Some((star, from + 1));
@@ -50,7 +51,7 @@ impl Glob {
     }
 }
 
-/// Whom a rule is for: `jwt:*@shop.example`, `anonymous`.
+/// A pattern of principals: `jwt:*@shop.example`, `anonymous`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct PrincipalPattern {
     method: Method,
@@ -58,7 +59,7 @@ pub(super) struct PrincipalPattern {
 }
 
 impl PrincipalPattern {
-    /// Reads one. The error says what is wrong and what would be right.
+    /// Parses a pattern. Errors name the problem and the correct form.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         check_length(text)?;
         if text == Method::None.name() {
@@ -75,7 +76,7 @@ impl PrincipalPattern {
                 name: Glob(name.to_owned()),
             }),
             _ => Err(format!(
-                "{text:?} is none of jwt:NAME, key:NAME, cert:NAME and anonymous; * in a name stands for any characters"
+                "{text:?} is not a principal: use jwt:NAME, key:NAME, cert:NAME or anonymous; * in a name matches any characters"
             )),
         }
     }
@@ -85,43 +86,44 @@ impl PrincipalPattern {
     }
 }
 
-/// What a rule covers: `shop.orders`, `shop.invoices_*`, `crm.*`, `*`.
+/// A pattern of namespaces: `shop.orders`, `shop.invoices_*`, `crm.*`, `*`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum NamespacePattern {
-    /// The deployment as a whole, and so all that is in it.
+    /// The whole deployment, including everything in it.
     Deployment,
-    /// Collections of databases, by name; where any collection's name will do, the databases as a whole
-    /// too, with what they will hold tomorrow.
+    /// Collections by database and name. If the name is `*`, also the databases as a whole, with collections
+    /// that are created later.
     Collections {
-        database: Pattern,
-        collection: Pattern,
+        database: NamePattern,
+        collection: NamePattern,
     },
 }
 
-/// One part of a namespace.
+/// A pattern of one part of a namespace.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Pattern(Glob);
+pub(super) struct NamePattern(Glob);
 
 impl NamespacePattern {
-    /// Reads one. The error says what is wrong and what would be right.
+    /// Parses a pattern. Errors name the problem and the correct form.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         check_length(text)?;
         if text == "*" {
             return Ok(Self::Deployment);
         }
-        let right = "right are database.collection, database.* for all of a database, and * for the deployment";
+        let right =
+            "use database.collection, database.* for a whole database, or * for the deployment";
         let Some((database, collection)) = text.split_once('.') else {
-            return Err(format!("{text:?} names no collection; {right}"));
+            return Err(format!("{text:?} names no collection: {right}"));
         };
         if database.is_empty() || collection.is_empty() {
-            return Err(format!("{text:?} has an empty part; {right}"));
+            return Err(format!("{text:?} has an empty part: {right}"));
         }
         if let Some(bad) = text.chars().find(|it| matches!(it, '$' | '\0')) {
             return Err(format!(
-                "{text:?} holds {bad:?}, which no namespace does; {right}"
+                "{text:?} holds {bad:?}, which no namespace may contain: {right}"
             ));
         }
-        let pattern = |part: &str| Pattern(Glob(part.to_owned()));
+        let pattern = |part: &str| NamePattern(Glob(part.to_owned()));
         Ok(Self::Collections {
             database: pattern(database),
             collection: pattern(collection),
@@ -138,7 +140,7 @@ impl NamespacePattern {
         }
     }
 
-    fn touches_database(&self, name: &str) -> bool {
+    fn overlaps_database(&self, name: &str) -> bool {
         match self {
             Self::Deployment => true,
             Self::Collections { database, .. } => database.0.matches(name),
@@ -156,7 +158,7 @@ impl NamespacePattern {
     }
 }
 
-/// Whether all of a scope is covered, each part by one pattern at least.
+/// Returns whether a scope is covered completely, each part by at least one pattern.
 pub(super) fn covers(patterns: &[NamespacePattern], scope: &Scope) -> bool {
     let any = |covers: &dyn Fn(&NamespacePattern) -> bool| patterns.iter().any(covers);
     match scope {
@@ -175,12 +177,12 @@ pub(super) fn covers(patterns: &[NamespacePattern], scope: &Scope) -> bool {
     }
 }
 
-/// Whether any part of a scope is covered, or may be one day: all that a pattern could name counts as there.
-pub(super) fn touches(patterns: &[NamespacePattern], scope: &Scope) -> bool {
-    let any = |touches: &dyn Fn(&NamespacePattern) -> bool| patterns.iter().any(touches);
+/// Returns whether a pattern matches any part of a scope, including collections that do not exist yet.
+pub(super) fn overlaps(patterns: &[NamespacePattern], scope: &Scope) -> bool {
+    let any = |overlaps: &dyn Fn(&NamespacePattern) -> bool| patterns.iter().any(overlaps);
     match scope {
         Scope::Deployment => !patterns.is_empty(),
-        Scope::Database { database } => any(&|it| it.touches_database(database)),
+        Scope::Database { database } => any(&|it| it.overlaps_database(database)),
         Scope::Collection {
             database,
             collection,
@@ -199,7 +201,7 @@ fn check_length(text: &str) -> Result<(), String> {
         return Ok(());
     }
     Err(format!(
-        "is {} bytes long; names here have 1 to {MAX_NAME_BYTES}",
+        "is {} bytes long: use 1 to {MAX_NAME_BYTES} bytes",
         text.len()
     ))
 }
@@ -209,7 +211,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_star_stands_for_any_characters_and_nothing_else_does() {
+    fn a_star_matches_any_characters_and_nothing_else_is_special() {
         for (pattern, text, expected) in [
             ("orders", "orders", true),
             ("orders", "orders_2", false),
@@ -232,16 +234,16 @@ mod tests {
         }
     }
 
-    /// What would take a back-tracking matcher for ever.
+    /// Naive backtracking would take exponential time.
     #[test]
-    fn a_pattern_of_many_stars_costs_little() {
+    fn a_pattern_with_many_stars_matches_quickly() {
         let glob = Glob("*a".repeat(255) + "b");
         assert!(!glob.matches(&"a".repeat(8_000)));
     }
 
     proptest::proptest! {
         #[test]
-        fn a_glob_agrees_with_a_plain_model(pattern in "[ab*]{0,8}", text in "[ab]{0,8}") {
+        fn glob_matching_agrees_with_a_recursive_model(pattern in "[ab*]{0,8}", text in "[ab]{0,8}") {
             fn model(pattern: &[u8], text: &[u8]) -> bool {
                 match pattern.split_first() {
                     None => text.is_empty(),

@@ -1,4 +1,4 @@
-//! Messages of a watch's own, beside those that hold events.
+//! The messages of a watch that carry no events.
 
 use crate::{
     hub::{Invalidation, Watcher},
@@ -7,16 +7,16 @@ use crate::{
     rpc::to_pb,
 };
 
-/// The first message.
+/// Returns the first message of a watch.
 pub(super) fn opened(id: String, watch: &Watch, watcher: &Watcher) -> Kind {
-    let beginning = watcher.start_position();
-    let start_mode = match (&watch.start, beginning.opened_by_time) {
+    let start = watcher.start_position();
+    let start_mode = match (&watch.start, start.opened_by_time) {
         (Start::Now, _) => pb::StartMode::Now,
         (Start::Token(_), false) => pb::StartMode::Token,
         (Start::Token(_), true) => pb::StartMode::TokenTime,
         (Start::Time(_), _) => pb::StartMode::Time,
     };
-    let start_time = Some(beginning.position.time()).filter(|time| time.seconds > 0);
+    let start_time = Some(start.position.time()).filter(|time| time.seconds > 0);
     Kind::Opened(pb::Opened {
         watch_id: id,
         start_mode: start_mode.into(),
@@ -27,7 +27,7 @@ pub(super) fn opened(id: String, watch: &Watch, watcher: &Watcher) -> Kind {
     })
 }
 
-/// The watched collection or database is gone.
+/// Returns the message that the watched collection or database is gone.
 pub(super) fn invalidated(scope: &Scope, invalidation: &Invalidation) -> Kind {
     let (database, collection) = match scope {
         Scope::Collection {
@@ -50,7 +50,7 @@ pub(super) fn invalidated(scope: &Scope, invalidation: &Invalidation) -> Kind {
     })
 }
 
-/// The watch goes on in another state.
+/// Returns the message that the watch has changed its state.
 pub(super) fn state_change(state: pb::WatchState, reason: &str) -> Kind {
     Kind::StateChange(pb::StateChange {
         state: state.into(),

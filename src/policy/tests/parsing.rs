@@ -1,9 +1,9 @@
-//! What a policy's file may say.
+//! Valid and invalid policy files.
 
 use super::*;
 
 #[test]
-fn the_example_of_the_documentation_is_read() {
+fn the_documented_examples_are_valid() {
     let page = include_str!("../../../docs/policy.md");
     let mut blocks = page
         .split("\n```")
@@ -19,7 +19,7 @@ fn the_example_of_the_documentation_is_read() {
 }
 
 #[test]
-fn what_can_not_be_used_is_named_by_its_place() {
+fn errors_name_the_place_and_the_problem() {
     let with = |line: &str| rule(line);
     let mut wrong = Vec::new();
     for (yaml, place, words) in [
@@ -60,7 +60,7 @@ fn what_can_not_be_used_is_named_by_its_place() {
         ),
         (with("namespace: [a.b]"), "line 5", "unknown field"),
         (with("principals: []"), "rules[0].principals", "1 to"),
-        // Whoever comments all of a list out has not meant everybody.
+        // A list that is commented out must not apply to everybody.
         (with("principals:"), "line 5", ""),
         (with("claims:"), "line 5", ""),
         (with("filter:"), "rules[0].filter", "mapping"),
@@ -94,12 +94,12 @@ fn what_can_not_be_used_is_named_by_its_place() {
         (
             with("claims: {role: null}"),
             "rules[0].claims.role",
-            "no text",
+            "not a string",
         ),
         (
             with("claims: {role: {a: b}}"),
             "rules[0].claims.role",
-            "no text",
+            "not a string",
         ),
         (with("operations: []"), "rules[0].operations", "1 to"),
         (
@@ -110,12 +110,12 @@ fn what_can_not_be_used_is_named_by_its_place() {
         (
             with("operations: [inserts]"),
             "rules[0].operations[0]",
-            "there are insert, update",
+            "use one of insert, update",
         ),
         (
             with("operations: [invalidate]"),
             "rules[0].operations[0]",
-            "no operation",
+            "unknown operation",
         ),
         (
             with("full_document: [lookup]"),
@@ -160,22 +160,22 @@ fn what_can_not_be_used_is_named_by_its_place() {
         (
             with("filter: {a: {$regex: x}}"),
             "rules[0].filter.a",
-            "operators here",
+            "supported operators",
         ),
         (
             with("filter: {a: {$gt: 1, $foo: 2}}"),
             "rules[0].filter.a.$foo",
-            "no operator",
+            "unknown operator",
         ),
         (
             with("filter: {a: {$gt: 1, b: 2}}"),
             "rules[0].filter.a.b",
-            "no operator",
+            "unknown operator",
         ),
         (
             with("filter: {a: {$exists: 1}}"),
             "rules[0].filter.a.$exists",
-            "true nor false",
+            "true or false",
         ),
         (
             with("filter: {a: {$in: []}}"),
@@ -215,7 +215,7 @@ fn what_can_not_be_used_is_named_by_its_place() {
         (
             with("filter: {a: {$exists: {$claim: b}}}"),
             "rules[0].filter.a.$exists",
-            "true nor false",
+            "true or false",
         ),
         (
             with("filter: {a: {$oid: xyz}}"),
@@ -226,7 +226,7 @@ fn what_can_not_be_used_is_named_by_its_place() {
         (
             with("filter: {$or: {a: 1}}"),
             "rules[0].filter.$or",
-            "no list",
+            "not a list",
         ),
         (
             with("filter: {$or: [{a: 1}, {}]}"),
@@ -260,7 +260,7 @@ fn what_can_not_be_used_is_named_by_its_place() {
         ),
     ] {
         let problem = match read(&yaml) {
-            Ok(_) => "it is taken".to_owned(),
+            Ok(_) => "it is accepted".to_owned(),
             Err(problem) => problem,
         };
         let says = |it: &str| problem.to_lowercase().contains(&it.to_lowercase());
@@ -277,14 +277,14 @@ fn what_can_not_be_used_is_named_by_its_place() {
         ("shop.$cmd", "holds"),
     ] {
         let yaml = format!("version: 1\nrules: [{{name: a, namespaces: ['a.b', '{namespace}']}}]");
-        let problem = read(&yaml).expect_err("it is no namespace");
+        let problem = read(&yaml).expect_err("not a namespace");
         assert!(problem.starts_with("rules[0].namespaces[1]: "), "{problem}");
         assert!(problem.contains(words), "{problem}");
     }
 }
 
 #[test]
-fn what_is_larger_than_its_bound_is_refused() {
+fn policies_beyond_the_bounds_are_rejected() {
     let namespaces = "a.b, ".repeat(1_001);
     let yaml = format!("version: 1\nrules: [{{name: a, namespaces: [{namespaces}]}}]");
     assert!(read(&yaml).is_err_and(|it| it.contains("rules[0].namespaces")));
@@ -294,7 +294,7 @@ fn what_is_larger_than_its_bound_is_refused() {
     assert!(read(&format!("version: 1\nrules: [{rules}]")).is_err_and(|it| it.contains("1000")));
     let deep = "{$and: [".repeat(11) + "{a: 1}" + &"]}".repeat(11);
     assert!(read(&rule(&format!("filter: {deep}"))).is_err());
-    // What would take a reader that recurses without bound its stack.
+    // Would overflow the stack of a parser with unbounded recursion.
     let abyss = "[".repeat(100_000);
     assert!(read(&rule(&format!("filter: {abyss}"))).is_err());
     let many = (0..201).map(|it| format!("a{it}: 1, ")).collect::<String>();
@@ -302,16 +302,16 @@ fn what_is_larger_than_its_bound_is_refused() {
     assert!(file::read(b"version: 1\nrules: []\n# \xff", true).is_err());
 }
 
-/// MongoDB's own tokens hold document keys.
+/// MongoDB's own tokens contain document keys.
 #[test]
-fn nothing_is_kept_from_anybody_unless_tokens_are_encrypted() {
+fn filters_and_hidden_fields_require_encrypted_tokens() {
     for (line, place) in [
         ("hide: [ssn]", "rules[0].hide"),
         ("filter: {tenant: a}", "rules[0].filter"),
     ] {
         let yaml = rule(line);
         assert!(file::read(yaml.as_bytes(), true).is_ok());
-        let problem = file::read(yaml.as_bytes(), false).expect_err("tokens would tell");
+        let problem = file::read(yaml.as_bytes(), false).expect_err("tokens would reveal keys");
         assert!(problem.starts_with(place), "{problem}");
         assert!(problem.contains("--token-key-file"), "{problem}");
     }

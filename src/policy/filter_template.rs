@@ -1,7 +1,7 @@
-//! A rule's mandatory filter: a condition in MongoDB's words, with places for the caller's claims.
+//! The mandatory filter of a rule: a condition in MongoDB's syntax with placeholders for the caller's claims.
 //!
-//! It becomes a [`Predicate`] by way of the messages that clients send their filters in, so that the same
-//! bounds hold for both. A claim is put into a message as a value, and so is never read as anything else.
+//! It is converted to a [`Predicate`] through the protobuf messages of clients' filters, so that the same
+//! bounds apply. A claim is inserted as a value, so it can never be read as an operator.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,31 +13,31 @@ use crate::{
     plan::Predicate,
 };
 
-/// The deepest that groups may stand in one another; the same as in clients' filters.
+/// The maximum nesting depth of groups, as in clients' filters.
 const MAX_DEPTH: usize = 10;
 
-/// The integers that a double holds exactly, as filters send numbers.
-const MAX_EXACT: i64 = 1 << 53;
+/// The largest integer that a double holds exactly; filters send numbers as doubles.
+const MAX_EXACT_INTEGER: i64 = 1 << 53;
 
-/// A place for a claim.
-const CLAIM: &str = "$claim";
+/// The key of a placeholder for a claim.
+const CLAIM_KEY: &str = "$claim";
 
 const OPERATORS: &str = "$eq, $ne, $gt, $gte, $lt, $lte, $in, $nin and $exists";
 
-/// A condition with places for claims.
+/// A condition with placeholders for claims.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum Condition {
-    Field { path: String, test: Test },
-    All(Vec<Condition>),
-    Any(Vec<Condition>),
-    None(Vec<Condition>),
+pub(super) enum FilterTemplate {
+    Field { path: String, test: FieldTest },
+    All(Vec<FilterTemplate>),
+    Any(Vec<FilterTemplate>),
+    None(Vec<FilterTemplate>),
 }
 
 /// A condition on the value of one field.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum Test {
+pub(super) enum FieldTest {
     Compare(Comparison, Operand),
-    /// Equal to one of these, or to none of them.
+    /// Whether the value is (`true`) or is not (`false`) one of these.
     In(bool, Operands),
     Exists(bool),
 }
@@ -65,20 +65,19 @@ pub(super) enum Operands {
     Claim(String),
 }
 
-impl Condition {
-    /// Reads a condition as it stands in the file. The error names the place below `at`, and says what
-    /// would be right.
+impl FilterTemplate {
+    /// Parses a condition of the policy file. Errors name the place below `at` and the correct form.
     pub(super) fn parse(at: &str, value: &Value) -> Result<Self, String> {
-        let condition = parse_document(at, value, 1)?;
-        // The bounds on the whole, with something in the claims' places.
+        let template = parse_document(at, value, 1)?;
+        // Checks the bounds on the whole filter, with any value for the claims.
         let anything = |_: &str| Some(vec![Kind::StringValue("x".to_owned()).into_literal()]);
-        condition
+        template
             .predicate(&anything)
             .map_err(|problem| format!("{at}: {problem}"))?;
-        Ok(condition)
+        Ok(template)
     }
 
-    /// The claims that it has places for.
+    /// Returns the claims that it has placeholders for.
     pub(super) fn claims(&self) -> BTreeSet<&str> {
         let mut claims = BTreeSet::new();
         self.collect_claims(&mut claims);
@@ -93,28 +92,29 @@ impl Condition {
                 }
             }
             Self::Field { test, .. } => match test {
-                Test::Compare(_, Operand::Claim(name)) | Test::In(_, Operands::Claim(name)) => {
+                FieldTest::Compare(_, Operand::Claim(name))
+                | FieldTest::In(_, Operands::Claim(name)) => {
                     claims.insert(name);
                 }
-                Test::In(_, Operands::Each(operands)) => {
+                FieldTest::In(_, Operands::Each(operands)) => {
                     claims.extend(operands.iter().filter_map(|it| match it {
                         Operand::Claim(name) => Some(name.as_str()),
                         Operand::Literal(_) => None,
                     }));
                 }
-                Test::Compare(_, Operand::Literal(_)) | Test::Exists(_) => {}
+                FieldTest::Compare(_, Operand::Literal(_)) | FieldTest::Exists(_) => {}
             },
         }
     }
 
-    /// The condition for a caller with these claims. `None` when one that it names is not there, is empty,
-    /// or is of a kind that its place has no use for: then nobody knows what the caller may see.
-    pub(super) fn fill(&self, claims: &Map<String, Value>) -> Option<Predicate> {
+    /// Returns the filter for a caller with these claims, or `None` when a claim is missing, empty, or of a
+    /// type that its placeholder can't take. Then access must be denied.
+    pub(super) fn resolve(&self, claims: &Map<String, Value>) -> Option<Predicate> {
         self.predicate(&|name| values_of(claims.get(name)?)).ok()
     }
 
     fn predicate(&self, claim: &dyn Fn(&str) -> Option<Vec<Literal>>) -> Result<Predicate, String> {
-        let filter = self.filter(claim).ok_or("a claim is not there")?;
+        let filter = self.filter(claim).ok_or("a claim is missing")?;
         Predicate::from_filters(vec![filter]).map_err(|violations| {
             let words = violations.into_iter().map(|it| it.description);
             words.collect::<Vec<_>>().join("; ")
@@ -141,7 +141,7 @@ impl Condition {
     }
 }
 
-impl Test {
+impl FieldTest {
     fn operator(&self, claim: &dyn Fn(&str) -> Option<Vec<Literal>>) -> Option<Operator> {
         let one = |operand: &Operand| match operand {
             Operand::Literal(literal) => Some(literal.clone()),
@@ -182,15 +182,14 @@ impl Comparison {
     }
 }
 
-/// The values of a claim: one, or those of a list, each once, in an order of their own, so that equal
-/// lists are equal however their issuer sorts them. `None` where there are none, or none that can be told
-/// apart from something else.
+/// Returns the distinct values of a claim, sorted, so that lists with the same values in another order are
+/// equal. Returns `None` when there is no value, or one that is not a scalar.
 fn values_of(claim: &Value) -> Option<Vec<Literal>> {
     let scalars = scalars_of(claim)?;
     scalars.into_values().map(scalar).collect()
 }
 
-/// The same as what they say, by which they are sorted and compared.
+/// Returns the distinct values of a claim by their JSON text, which sorts and compares them.
 pub(super) fn scalars_of(claim: &Value) -> Option<BTreeMap<String, &Value>> {
     let values = match claim {
         Value::Array(values) => values.as_slice(),
@@ -218,14 +217,14 @@ fn scalar(value: &Value) -> Option<Literal> {
     Some(kind.into_literal())
 }
 
-/// A number that means the same when it has been a double on its way.
+/// Converts a number without loss, although filters send numbers as doubles.
 fn number_literal(number: &Number) -> Option<Literal> {
     let Some(whole) = number.as_i64() else {
-        // Beyond 64 bits with a sign there is no type that holds it.
+        // No BSON type holds an integer beyond signed 64 bits.
         let double = number.as_f64().filter(|_| !number.is_u64())?;
         return Some(Kind::NumberValue(double).into_literal());
     };
-    if whole.abs() <= MAX_EXACT {
+    if whole.abs() <= MAX_EXACT_INTEGER {
         return Some(Kind::NumberValue(whole as f64).into_literal());
     }
     let long = Kind::StringValue(whole.to_string()).into_literal();
@@ -243,56 +242,56 @@ impl IntoLiteral for Kind {
     }
 }
 
-fn parse_document(at: &str, value: &Value, depth: usize) -> Result<Condition, String> {
+fn parse_document(at: &str, value: &Value, depth: usize) -> Result<FilterTemplate, String> {
     if depth > MAX_DEPTH {
         return Err(format!("{at}: is nested deeper than {MAX_DEPTH} levels"));
     }
     let Value::Object(fields) = value else {
         return Err(format!(
-            "{at}: is no mapping; write conditions as {{status: paid}} or {{total: {{\"$gt\": 5}}}}"
+            "{at}: is not a mapping: write conditions as {{status: paid}} or {{total: {{\"$gt\": 5}}}}"
         ));
     };
     let mut parts = Vec::with_capacity(fields.len());
     for (key, value) in fields {
         let at = format!("{at}.{key}");
         parts.push(match key.as_str() {
-            "$and" => Condition::All(parse_group(&at, value, depth)?),
-            "$or" => Condition::Any(parse_group(&at, value, depth)?),
-            "$nor" => Condition::None(parse_group(&at, value, depth)?),
+            "$and" => FilterTemplate::All(parse_group(&at, value, depth)?),
+            "$or" => FilterTemplate::Any(parse_group(&at, value, depth)?),
+            "$nor" => FilterTemplate::None(parse_group(&at, value, depth)?),
             _ if key.starts_with('$') => {
                 return Err(format!(
-                    "{at}: is no operator of policies here; $and, $or and $nor are, and the paths of fields"
+                    "{at}: is not an operator here: use $and, $or and $nor, or paths of fields"
                 ));
             }
             _ => parse_field(&at, key, value)?,
         });
     }
-    all_of(parts).ok_or_else(|| format!("{at}: is empty; leave filter out to have none"))
+    all_of(parts).ok_or_else(|| format!("{at}: is empty: remove filter to have none"))
 }
 
-fn parse_group(at: &str, value: &Value, depth: usize) -> Result<Vec<Condition>, String> {
+fn parse_group(at: &str, value: &Value, depth: usize) -> Result<Vec<FilterTemplate>, String> {
     let items = value.as_array().filter(|items| !items.is_empty());
-    let items = items.ok_or_else(|| format!("{at}: is no list of conditions, or an empty one"))?;
+    let items = items.ok_or_else(|| format!("{at}: is not a list of conditions, or is empty"))?;
     let parse = |(index, item)| parse_document(&format!("{at}[{index}]"), item, depth + 1);
     items.iter().enumerate().map(parse).collect()
 }
 
-fn all_of(mut parts: Vec<Condition>) -> Option<Condition> {
+fn all_of(mut parts: Vec<FilterTemplate>) -> Option<FilterTemplate> {
     match parts.len() {
         0 => None,
         1 => parts.pop(),
-        _ => Some(Condition::All(parts)),
+        _ => Some(FilterTemplate::All(parts)),
     }
 }
 
-fn parse_field(at: &str, path: &str, value: &Value) -> Result<Condition, String> {
-    let field = |test: Test| {
+fn parse_field(at: &str, path: &str, value: &Value) -> Result<FilterTemplate, String> {
+    let field = |test: FieldTest| {
         let path = path.to_owned();
-        let condition = Condition::Field { path, test };
-        // Each by itself, so that what is wrong with it is told with its place.
+        let template = FilterTemplate::Field { path, test };
+        // Each field by itself, so that errors name its place.
         let anything = |_: &str| Some(vec![Kind::StringValue("x".to_owned()).into_literal()]);
-        match condition.predicate(&anything) {
-            Ok(_) => Ok(condition),
+        match template.predicate(&anything) {
+            Ok(_) => Ok(template),
             Err(problem) => Err(format!("{at}: {problem}")),
         }
     };
@@ -305,11 +304,14 @@ fn parse_field(at: &str, path: &str, value: &Value) -> Result<Condition, String>
                 parse_test(&format!("{at}.{name}"), name, value).and_then(field)
             };
             let tests = fields.iter().map(test).collect::<Result<Vec<_>, _>>()?;
-            all_of(tests).ok_or_else(|| format!("{at}: is empty; there are {OPERATORS}"))
+            all_of(tests).ok_or_else(|| format!("{at}: is empty: use {OPERATORS}"))
         }
-        Value::Array(_) => Err(format!("{at}: is a list; write {{\"$in\": [...]}}")),
-        value => field(Test::Compare(Comparison::Eq, parse_operand(at, value)?))
-            .map_err(|problem| format!("{problem}; the operators here are {OPERATORS}")),
+        Value::Array(_) => Err(format!("{at}: is a list: write {{\"$in\": [...]}}")),
+        value => field(FieldTest::Compare(
+            Comparison::Eq,
+            parse_operand(at, value)?,
+        ))
+        .map_err(|problem| format!("{problem}; the supported operators are {OPERATORS}")),
     }
 }
 
@@ -329,53 +331,51 @@ fn comparison(name: &str) -> Option<Comparison> {
     })
 }
 
-fn parse_test(at: &str, name: &str, value: &Value) -> Result<Test, String> {
+fn parse_test(at: &str, name: &str, value: &Value) -> Result<FieldTest, String> {
     if let Some(comparison) = comparison(name) {
-        return Ok(Test::Compare(comparison, parse_operand(at, value)?));
+        return Ok(FieldTest::Compare(comparison, parse_operand(at, value)?));
     }
     match (name, value) {
-        ("$exists", Value::Bool(exists)) => Ok(Test::Exists(*exists)),
-        ("$exists", _) => Err(format!("{at}: is neither true nor false")),
+        ("$exists", Value::Bool(exists)) => Ok(FieldTest::Exists(*exists)),
+        ("$exists", _) => Err(format!("{at}: must be true or false")),
         ("$in" | "$nin", Value::Array(items)) => {
             let parse = |(index, item)| parse_operand(&format!("{at}[{index}]"), item);
             let operands = items.iter().enumerate().map(parse);
             let operands = Operands::Each(operands.collect::<Result<_, _>>()?);
-            Ok(Test::In(name == "$in", operands))
+            Ok(FieldTest::In(name == "$in", operands))
         }
         ("$in" | "$nin", value) => match parse_operand(at, value)? {
-            Operand::Claim(claim) => Ok(Test::In(name == "$in", Operands::Claim(claim))),
+            Operand::Claim(claim) => Ok(FieldTest::In(name == "$in", Operands::Claim(claim))),
             Operand::Literal(_) => Err(format!(
-                "{at}: is no list; right are [a, b] and {{\"{CLAIM}\": NAME}}"
+                "{at}: is not a list: use [a, b] or {{\"{CLAIM_KEY}\": NAME}}"
             )),
         },
-        _ => Err(format!("{at}: is no operator here; there are {OPERATORS}")),
+        _ => Err(format!("{at}: unknown operator: use {OPERATORS}")),
     }
 }
 
 fn parse_operand(at: &str, value: &Value) -> Result<Operand, String> {
     let Value::Object(fields) = value else {
         if value.is_array() {
-            return Err(format!(
-                "{at}: is a list, which no condition here compares with"
-            ));
+            return Err(format!("{at}: is a list, which can't be compared: use $in"));
         }
         return extended_json(at, value).map(Operand::Literal);
     };
     let mut keys = fields.keys();
-    match (fields.get(CLAIM), fields.len()) {
+    match (fields.get(CLAIM_KEY), fields.len()) {
         (Some(Value::String(name)), 1) if !name.is_empty() => Ok(Operand::Claim(name.clone())),
         (Some(_), _) => Err(format!(
-            "{at}: has {CLAIM} with something else; right is {{\"{CLAIM}\": NAME}}"
+            "{at}: {CLAIM_KEY} needs a name and no other keys: write {{\"{CLAIM_KEY}\": NAME}}"
         )),
         (None, _) if fields.is_empty() || !keys.all(|key| key.starts_with('$')) => Err(format!(
-            "{at}: is a document; name the fields in it by their paths, as in \"address.city\""
+            "{at}: is a document: name its fields by their paths, such as \"address.city\""
         )),
-        // A value of Extended JSON, such as {"$oid": ...}; what is none is refused with the whole.
+        // An Extended JSON value, such as {"$oid": ...}; invalid ones are rejected with the whole filter.
         (None, _) => extended_json(at, value).map(Operand::Literal),
     }
 }
 
-/// A value as protobuf's JSON holds it.
+/// Converts a value to the corresponding protobuf value.
 fn extended_json(at: &str, value: &Value) -> Result<Literal, String> {
     let kind = match value {
         Value::Null => Kind::NullValue(0),
@@ -396,7 +396,7 @@ fn extended_json(at: &str, value: &Value) -> Result<Literal, String> {
         }
         Value::String(text) => Kind::StringValue(text.clone()),
         value => {
-            let too_large = || format!("{at}: is a number that 64 bits with a sign do not hold");
+            let too_large = || format!("{at}: is a number that does not fit into signed 64 bits");
             return scalar(value).ok_or_else(too_large);
         }
     };

@@ -1,0 +1,395 @@
+//! A layer that bounds every call before a service sees it: the number of concurrent calls and the time
+//! to send the request. It also adds error details to rejections that tonic made itself.
+//!
+//! tonic reads the request before it calls the service and waits for it without limit, so a call that is
+//! opened and never sends anything would stay open for ever.
+
+use std::{
+    convert::Infallible,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, Request, Response, StatusCode, header};
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::{Instant, Sleep},
+};
+use tonic::{Code, Status, body::Body};
+use tower::{Layer, Service};
+
+use crate::{error::Error, metrics::Metrics, rpc::unknown_fields::violation};
+
+/// Calls beyond the open watches: watches that are being opened, and `GetServerInfo`.
+pub const EXTRA_CALLS: usize = 1_000;
+
+/// The maximum number of open streams of the health service, and of the reflection service. Health needs
+/// no credentials and its streams have no end, so they must not use up the calls of watches or of health
+/// checks.
+const MAX_AUXILIARY_STREAMS: usize = 500;
+
+/// The maximum number of open health checks. They are cheap, and probes must get through while strangers
+/// call too.
+const MAX_HEALTH_CHECKS: usize = 5_000;
+
+/// The time to send the request of a health check, which has a few bytes. It bounds how long a stranger
+/// can hold a call open by not sending it.
+const HEALTH_CHECK_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// The path of a single health check.
+const HEALTH_CHECK_PATH: &str = "/grpc.health.v1.Health/Check";
+
+/// The prefix of all versions and methods of the health service.
+const HEALTH_PREFIX: &str = "/grpc.health.";
+
+/// The prefix of all versions of the reflection service.
+const REFLECTION_PREFIX: &str = "/grpc.reflection.";
+
+/// Limits concurrent calls and the time to send a request.
+#[derive(Debug, Clone)]
+pub struct ConcurrencyLayer {
+    weir_calls: Limiter,
+    health_checks: Limiter,
+    health_streams: Limiter,
+    reflection: Limiter,
+    request_timeout: Duration,
+    metrics: Arc<Metrics>,
+}
+
+/// The limit on concurrent calls of one kind.
+#[derive(Debug, Clone)]
+struct Limiter {
+    permits: Arc<Semaphore>,
+    max: usize,
+}
+
+impl Limiter {
+    fn new(max: usize) -> Self {
+        Self {
+            permits: Arc::new(Semaphore::new(max)),
+            max,
+        }
+    }
+}
+
+impl ConcurrencyLayer {
+    /// Creates a layer that allows `max` concurrent calls of Weir's own service. The request of each call
+    /// must arrive within `request_timeout`.
+    #[must_use]
+    pub fn new(max: usize, request_timeout: Duration, metrics: Arc<Metrics>) -> Self {
+        Self {
+            weir_calls: Limiter::new(max),
+            health_checks: Limiter::new(MAX_HEALTH_CHECKS),
+            health_streams: Limiter::new(MAX_AUXILIARY_STREAMS),
+            reflection: Limiter::new(MAX_AUXILIARY_STREAMS),
+            request_timeout,
+            metrics,
+        }
+    }
+
+    /// Returns the permit of a call, or the response that rejects it.
+    fn admit(
+        &self,
+        path: &str,
+        headers: &HeaderMap,
+    ) -> Result<OwnedSemaphorePermit, Box<Response<Body>>> {
+        let content_type = headers.get(header::CONTENT_TYPE);
+        if !content_type.is_some_and(|it| it.as_bytes().starts_with(b"application/grpc")) {
+            // The gRPC specification requires this: such a client would not understand a gRPC status.
+            let mut refusal = Response::new(Body::empty());
+            *refusal.status_mut() = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+            return Err(Box::new(refusal));
+        }
+        let limiter = match path {
+            HEALTH_CHECK_PATH => &self.health_checks,
+            path if path.starts_with(HEALTH_PREFIX) => &self.health_streams,
+            path if path.starts_with(REFLECTION_PREFIX) => &self.reflection,
+            _ => &self.weir_calls,
+        };
+        Arc::clone(&limiter.permits)
+            .try_acquire_owned()
+            .map_err(|_| {
+                self.metrics.count_limit_rejection("calls");
+                let limit = Error::LimitExceeded {
+                    limit: "calls",
+                    max: limiter.max,
+                };
+                Box::new(limit.into_status("").into_http())
+            })
+    }
+}
+
+impl<S> Layer<S> for ConcurrencyLayer {
+    type Service = ConcurrencyService<S>;
+
+    fn layer(&self, inner: S) -> ConcurrencyService<S> {
+        ConcurrencyService {
+            inner,
+            layer: self.clone(),
+        }
+    }
+}
+
+/// A service behind a [`ConcurrencyLayer`].
+#[derive(Debug, Clone)]
+pub struct ConcurrencyService<S> {
+    inner: S,
+    layer: ConcurrencyLayer,
+}
+
+impl<S> Service<Request<Body>> for ConcurrencyService<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
+    S::Future: Send + 'static,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let permit = match self.layer.admit(request.uri().path(), request.headers()) {
+            Ok(permit) => permit,
+            Err(refusal) => return Box::pin(std::future::ready(Ok(*refusal))),
+        };
+        let path = request.uri().path();
+        let limit = if path == HEALTH_CHECK_PATH {
+            HEALTH_CHECK_TIMEOUT.min(self.layer.request_timeout)
+        } else {
+            self.layer.request_timeout
+        };
+        // Reflection is a bidirectional stream: the time applies to each request message.
+        let per_frame = path.starts_with(REFLECTION_PREFIX);
+        let metrics = Arc::clone(&self.layer.metrics);
+        let request =
+            request.map(|body| Body::new(BodyTimeout::new(body, limit, per_frame, metrics)));
+        let response = self.inner.call(request);
+        Box::pin(async move {
+            let mut response = response.await?;
+            add_error_details(&mut response);
+            Ok(response.map(|body| {
+                Body::new(PermitBody {
+                    body,
+                    _permit: permit,
+                })
+            }))
+        })
+    }
+}
+
+/// Adds error details to a rejection that tonic made itself, and corrects its code: tonic reports a
+/// request that can't be decoded as an internal error.
+fn add_error_details(response: &mut Response<Body>) {
+    let Some(status) = Status::from_header_map(response.headers()) else {
+        return;
+    };
+    if !status.details().is_empty() {
+        return;
+    }
+    let message = status.message();
+    let error = match status.code() {
+        Code::Internal | Code::OutOfRange => violation("request".to_owned(), message.to_owned()),
+        Code::Unimplemented if message.is_empty() => Error::Unimplemented(
+            "this server has no such method: check the service and method name".to_owned(),
+        ),
+        Code::Unimplemented => Error::Unimplemented(message.to_owned()),
+        _ => return,
+    };
+    // Fails only for text that is no valid header value, which tonic has already left out of its status.
+    let _ = error.into_status("").add_header(response.headers_mut());
+}
+
+/// A request body that must end within a time limit.
+struct BodyTimeout {
+    body: Body,
+    limit: Duration,
+    /// Whether the limit applies to each frame instead of the whole body.
+    per_frame: bool,
+    deadline: Pin<Box<Sleep>>,
+    metrics: Arc<Metrics>,
+}
+
+impl BodyTimeout {
+    fn new(body: Body, limit: Duration, per_frame: bool, metrics: Arc<Metrics>) -> Self {
+        Self {
+            body,
+            limit,
+            per_frame,
+            deadline: Box::pin(tokio::time::sleep(limit)),
+            metrics,
+        }
+    }
+}
+
+impl HttpBody for BodyTimeout {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        // Polled first, so that a steady flow of frames can't postpone it.
+        if self.deadline.as_mut().poll(cx).is_ready() {
+            self.metrics.count_limit_rejection("request_timeout");
+            let error = Error::RequestTimeout(self.limit);
+            return Poll::Ready(Some(Err(error.into_status(""))));
+        }
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        if self.per_frame {
+            let next = Instant::now() + self.limit;
+            self.deadline.as_mut().reset(next);
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// A response body that holds the permit of its call until it is dropped.
+struct PermitBody {
+    body: Body,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl HttpBody for PermitBody {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::StreamExt as _;
+    use http_body_util::{BodyExt as _, StreamBody};
+
+    use super::*;
+
+    const TIMEOUT: Duration = Duration::from_secs(10);
+    const HEALTH_WATCH_PATH: &str = "/grpc.health.v1.Health/Watch";
+    const REFLECTION_PATH: &str = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
+
+    fn layer() -> ConcurrencyLayer {
+        ConcurrencyLayer::new(10, TIMEOUT, Arc::new(Metrics::new()))
+    }
+
+    fn request(path: &str, body: Body) -> Request<Body> {
+        Request::post(path)
+            .header(header::CONTENT_TYPE, "application/grpc")
+            .body(body)
+            .unwrap()
+    }
+
+    /// Returns the time until a request times out that sends `frames` frames, one each `pause`, and then
+    /// nothing.
+    async fn time_until_timeout(path: &str, frames: u32, pause: Duration) -> Duration {
+        let frames = tokio_stream::iter(0..frames).then(move |_| async move {
+            tokio::time::sleep(pause).await;
+            Ok::<_, Status>(Frame::data(Bytes::from_static(b"x")))
+        });
+        let body = StreamBody::new(frames.chain(futures::stream::pending()));
+        let service = tower::service_fn(|request: Request<Body>| async move {
+            let mut body = request.into_body();
+            let status = loop {
+                match body.frame().await {
+                    Some(Ok(_)) => {}
+                    Some(Err(status)) => break status,
+                    None => panic!("the body ended"),
+                }
+            };
+            Ok::<_, Infallible>(status.into_http())
+        });
+        let started = Instant::now();
+        let response = layer().layer(service).call(request(path, Body::new(body)));
+        let response = tokio::time::timeout(TIMEOUT * 10, response).await;
+        let status = Status::from_header_map(response.unwrap().unwrap().headers()).unwrap();
+        assert_eq!(status.code(), Code::DeadlineExceeded);
+        started.elapsed()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_health_check_request_times_out_within_a_second() {
+        let time_until_timeout = time_until_timeout(HEALTH_CHECK_PATH, 0, TIMEOUT).await;
+        assert!(
+            time_until_timeout <= Duration::from_secs(2),
+            "{time_until_timeout:?}"
+        );
+    }
+
+    /// A client may pause between two requests, but not without limit.
+    #[tokio::test(start_paused = true)]
+    async fn reflection_times_out_when_no_request_follows() {
+        let pause = TIMEOUT - Duration::from_secs(1);
+        let time_until_timeout = time_until_timeout(REFLECTION_PATH, 3, pause).await;
+        assert!(
+            time_until_timeout >= pause * 3 + TIMEOUT,
+            "{time_until_timeout:?}"
+        );
+        assert!(
+            time_until_timeout <= pause * 3 + TIMEOUT * 2,
+            "{time_until_timeout:?}"
+        );
+    }
+
+    /// Opens calls of one path until one is rejected, and checks that the other paths still accept calls.
+    #[tokio::test]
+    async fn health_checks_health_watches_and_reflection_have_separate_limits() {
+        for (exhausted, max) in [
+            (HEALTH_CHECK_PATH, 5_000),
+            (HEALTH_WATCH_PATH, 500),
+            (REFLECTION_PATH, 500),
+        ] {
+            let service = tower::service_fn(|_: Request<Body>| async {
+                let frames = futures::stream::pending::<Result<Frame<Bytes>, Status>>();
+                Ok::<_, Infallible>(Response::new(Body::new(StreamBody::new(frames))))
+            });
+            let mut service = layer().layer(service);
+            let mut open = Vec::new();
+            for _ in 0..max {
+                let response = service
+                    .call(request(exhausted, Body::empty()))
+                    .await
+                    .unwrap();
+                assert!(Status::from_header_map(response.headers()).is_none());
+                open.push(response);
+            }
+            for path in [
+                HEALTH_CHECK_PATH,
+                HEALTH_WATCH_PATH,
+                REFLECTION_PATH,
+                "/weir.v1.WatchService/Watch",
+            ] {
+                let response = service.call(request(path, Body::empty())).await.unwrap();
+                let refused = Status::from_header_map(response.headers()).is_some();
+                assert_eq!(refused, path == exhausted, "{path}, {exhausted}");
+            }
+        }
+    }
+}

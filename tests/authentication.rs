@@ -30,7 +30,7 @@ use weir::config::{ClientAuth, ServeConfig};
 use weir::pb;
 use weir::pb::watch_service_client::WatchServiceClient;
 
-/// The API key of Alice on the server of [`with_keys`].
+/// The API key of Alice on the server of [`start_with_api_key`].
 const KEY: &str = "weir_the-key-of-alice-in-these-tests";
 
 /// How long the Python client may take for each step on a busy machine.
@@ -44,7 +44,7 @@ fn keys_file(folder: &TempDir) -> PathBuf {
 }
 
 /// A server that knows one key, Alice's.
-async fn with_keys(database: &Database) -> (Weir, TempDir) {
+async fn start_with_api_key(database: &Database) -> (Weir, TempDir) {
     let folder = TempDir::new().expect("a folder");
     let path = keys_file(&folder);
     let weir = Weir::with(database, |config| config.auth.api_keys_file = Some(path)).await;
@@ -52,7 +52,7 @@ async fn with_keys(database: &Database) -> (Weir, TempDir) {
 }
 
 /// Accepts tokens that are signed by a key at this URL.
-fn take_tokens(config: &mut ServeConfig, url: String) {
+fn accept_tokens(config: &mut ServeConfig, url: String) {
     config.auth.jwks_url = Some(url);
     config.auth.jwt_issuer = Some(ISSUER.to_owned());
     config.auth.jwt_audience = vec![AUDIENCE.to_owned()];
@@ -99,7 +99,7 @@ fn encoded(request: &pb::WatchRequest) -> Bytes {
 #[tokio::test]
 async fn without_credentials_a_caller_learns_nothing() {
     let database = Database::start().await;
-    let (weir, _folder) = with_keys(&database).await;
+    let (weir, _folder) = start_with_api_key(&database).await;
     let channel = weir.channel().await;
     let good = database.watch_request(&[ORDERS]);
     let token = {
@@ -115,7 +115,7 @@ async fn without_credentials_a_caller_learns_nothing() {
     broken[3] ^= 1;
     let watch = "/weir.v1.WatchService/Watch";
     let reflection = Bytes::from_static(b"\x3a\x00");
-    let mut told = Vec::new();
+    let mut reported = Vec::new();
     for (what, path, message) in [
         ("a good request", watch, encoded(&good)),
         ("a good token", watch, encoded(&with_token(&token))),
@@ -191,10 +191,10 @@ async fn without_credentials_a_caller_learns_nothing() {
             .unwrap_or_else(|| panic!("{what} was answered"));
         assert_eq!(status.code(), Code::Unauthenticated, "{what}: {status:?}");
         assert_eq!(error_info(&status).reason, "CREDENTIALS_MISSING", "{what}");
-        told.push((status.message().to_owned(), status.details().to_vec()));
+        reported.push((status.message().to_owned(), status.details().to_vec()));
     }
-    told.dedup();
-    assert_eq!(told.len(), 1, "{told:?}");
+    reported.dedup();
+    assert_eq!(reported.len(), 1, "{reported:?}");
     // None of the other calls became a watch.
     assert_eq!(weir.metrics().await.sum("weir_watches_started_total"), 1.0);
 }
@@ -222,7 +222,7 @@ async fn a_call_without_credentials_is_refused_before_its_request_arrives() {
 #[tokio::test]
 async fn every_method_refuses_bad_credentials() {
     let database = Database::start().await;
-    let (weir, _folder) = with_keys(&database).await;
+    let (weir, _folder) = start_with_api_key(&database).await;
     let channel = weir.channel().await;
     let (bearer, long) = (format!("Bearer {KEY}"), "a".repeat(9 << 10));
     for path in [
@@ -254,7 +254,7 @@ async fn every_method_refuses_bad_credentials() {
 #[tokio::test]
 async fn the_health_service_alone_needs_no_credentials() {
     let database = Database::start().await;
-    let (weir, _folder) = with_keys(&database).await;
+    let (weir, _folder) = start_with_api_key(&database).await;
     let channel = weir.channel().await;
     let mut health = HealthClient::new(channel.clone());
     let request = HealthCheckRequest {
@@ -297,7 +297,7 @@ async fn the_health_service_alone_needs_no_credentials() {
 async fn health_streams_without_credentials_do_not_use_up_the_limit_of_calls() {
     const ROOM: usize = 500;
     let database = Database::start().await;
-    let (weir, _folder) = with_keys(&database).await;
+    let (weir, _folder) = start_with_api_key(&database).await;
     let mut health = HealthClient::new(weir.channel().await);
     let mut streams = Vec::new();
     for _ in 0..ROOM {
@@ -346,7 +346,7 @@ async fn a_key_or_a_token_gives_access_to_every_method() {
     let issuer = KeyServer::start(Answer::Keys(key_set(&[&signing]))).await;
     let weir = Weir::with(&database, |config| {
         config.auth.api_keys_file = Some(path);
-        take_tokens(config, issuer.url());
+        accept_tokens(config, issuer.url());
     })
     .await;
     let token = format!("Bearer {}", signing.token(&claims("bob")));
@@ -392,7 +392,7 @@ async fn a_key_or_a_token_gives_access_to_every_method() {
 #[tokio::test]
 async fn a_flood_of_bad_credentials_does_not_delay_other_callers() {
     let database = Database::start().await;
-    let (weir, _folder) = with_keys(&database).await;
+    let (weir, _folder) = start_with_api_key(&database).await;
     let request = with_header(database.watch_request(&[ORDERS]), "x-api-key", KEY);
     let watching = WatchStream::open(&mut weir.client().await, request).await;
     let mut watching = watching.expect("a watch");
@@ -596,7 +596,7 @@ async fn a_python_client_authenticates_with_call_credentials() {
     let clients = Authority::new("clients");
     let (weir, servers, _folder) = with_certificates(&database, &clients, |config| {
         config.auth.api_keys_file = Some(path);
-        take_tokens(config, issuer.url());
+        accept_tokens(config, issuer.url());
     })
     .await;
     let ca_file = folder.path().join("ca.pem");

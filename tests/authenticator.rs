@@ -63,11 +63,14 @@ impl TestAuthenticator {
         })
     }
 
-    async fn ask(&self, headers: &[(&'static str, &str)]) -> Result<Arc<Principal>, Error> {
-        self.ask_peer(headers, &Peer::default()).await
+    async fn authenticate(
+        &self,
+        headers: &[(&'static str, &str)],
+    ) -> Result<Arc<Principal>, Error> {
+        self.authenticate_peer(headers, &Peer::default()).await
     }
 
-    async fn ask_peer(
+    async fn authenticate_peer(
         &self,
         headers: &[(&'static str, &str)],
         peer: &Peer,
@@ -80,14 +83,14 @@ impl TestAuthenticator {
     }
 
     async fn bearer(&self, token: &str) -> Result<Arc<Principal>, Error> {
-        self.ask(&[("authorization", &format!("Bearer {token}"))])
+        self.authenticate(&[("authorization", &format!("Bearer {token}"))])
             .await
     }
 
     /// The reason with which a bearer token is refused.
     async fn refusal(&self, token: &str) -> &'static str {
         match self.bearer(token).await {
-            Ok(principal) => panic!("{principal} was let in"),
+            Ok(principal) => panic!("{principal} was accepted"),
             Err(error) => error.reason(),
         }
     }
@@ -375,8 +378,8 @@ async fn every_bad_token_is_refused() {
         assert_eq!(error.reason(), "CREDENTIALS_INVALID", "{what}");
         // The error repeats nothing of the token.
         let words = error.to_string();
-        for told in ["alice", "mallory", ISSUER] {
-            assert!(!words.contains(told), "{what}: {words}");
+        for reported in ["alice", "mallory", ISSUER] {
+            assert!(!words.contains(reported), "{what}: {words}");
         }
     }
     let expired = signed(json!({"exp": seconds_from_now(-60)}));
@@ -651,7 +654,7 @@ async fn an_unknown_key_is_fetched_when_a_token_names_it() {
         .bearer(&new.token(&claims("bob")))
         .await
         .expect("the new one");
-    within("the change is told", changes.changed())
+    within("the change is reported", changes.changed())
         .await
         .expect("a change");
     assert!(authenticator.authenticator.revalidate(&held).is_err());
@@ -900,15 +903,19 @@ async fn an_api_key_is_accepted_in_either_header_and_in_no_other() {
         let headers = headers
             .each_ref()
             .map(|(name, value)| (*name, value.as_str()));
-        let principal = authenticator.ask(&headers).await.expect("a good key");
+        let principal = authenticator
+            .authenticate(&headers)
+            .await
+            .expect("a good key");
         assert_eq!(principal.to_string(), "key:alice");
         assert_eq!(principal.claims["team"], "orders");
         assert_eq!(principal.expires, None);
     }
-    let reason = async |headers: &[(&'static str, &str)]| match authenticator.ask(headers).await {
-        Ok(principal) => panic!("{principal} was let in by {headers:?}"),
-        Err(error) => error.reason(),
-    };
+    let reason =
+        async |headers: &[(&'static str, &str)]| match authenticator.authenticate(headers).await {
+            Ok(principal) => panic!("{principal} was accepted with {headers:?}"),
+            Err(error) => error.reason(),
+        };
     assert_eq!(reason(&[("x-api-key", bob)]).await, "CREDENTIALS_EXPIRED");
     assert_eq!(reason(&[]).await, "CREDENTIALS_MISSING");
     for headers in [
@@ -946,10 +953,13 @@ async fn a_key_removed_or_changed_in_the_file_affects_open_calls() {
     let authenticator = TestAuthenticator::start(api_keys(&file.path)).await;
     let mut changes = authenticator.authenticator.changes();
     let held = authenticator
-        .ask(&[("x-api-key", alice)])
+        .authenticate(&[("x-api-key", alice)])
         .await
         .expect("Alice");
-    let other = authenticator.ask(&[("x-api-key", bob)]).await.expect("Bob");
+    let other = authenticator
+        .authenticate(&[("x-api-key", bob)])
+        .await
+        .expect("Bob");
 
     // Changed claims apply at once; unchanged entries stay the very same.
     let changed = format!(
@@ -987,7 +997,10 @@ async fn a_key_removed_or_changed_in_the_file_affects_open_calls() {
             .expect_err("withdrawn");
         assert_eq!(ended.reason(), "CREDENTIALS_EXPIRED");
     }
-    let refused = authenticator.ask(&[("x-api-key", alice)]).await.err();
+    let refused = authenticator
+        .authenticate(&[("x-api-key", alice)])
+        .await
+        .err();
     assert_eq!(refused.map(|it| it.reason()), Some("CREDENTIALS_INVALID"));
 }
 
@@ -1069,7 +1082,7 @@ async fn at_most_ten_thousand_api_keys_are_accepted_and_told_apart() {
     let authenticator = TestAuthenticator::start(api_keys(&file.path)).await;
     for at in [0, 4_999, 9_999] {
         let principal = authenticator
-            .ask(&[("x-api-key", &format!("key-{at}"))])
+            .authenticate(&[("x-api-key", &format!("key-{at}"))])
             .await;
         assert_eq!(principal.expect("a good key").name, format!("k{at}"));
     }
@@ -1119,7 +1132,10 @@ async fn a_certificate_identifies_by_its_first_alternative_name_and_never_by_the
         (vec![uri("urn:a"), uri("urn:b")], "urn:a"),
     ] {
         let peer = certificate(&names, |_| {});
-        let principal = authenticator.ask_peer(&[], &peer).await.expect(expected);
+        let principal = authenticator
+            .authenticate_peer(&[], &peer)
+            .await
+            .expect(expected);
         assert_eq!(principal.to_string(), format!("cert:{expected}"));
         assert!(principal.expires.expect("an end") > SystemTime::now());
         authenticator
@@ -1128,7 +1144,10 @@ async fn a_certificate_identifies_by_its_first_alternative_name_and_never_by_the
             .expect("still good");
     }
     let peer = certificate(&[dns("B.example"), dns("a.example"), uri("urn:x")], |_| {});
-    let principal = authenticator.ask_peer(&[], &peer).await.expect("a name");
+    let principal = authenticator
+        .authenticate_peer(&[], &peer)
+        .await
+        .expect("a name");
     let expected = json!({"san_uri": ["urn:x"], "san_dns": ["b.example", "a.example"]});
     assert_eq!(Value::Object(principal.claims.clone()), expected);
 
@@ -1160,7 +1179,7 @@ async fn a_certificate_identifies_by_its_first_alternative_name_and_never_by_the
         ),
     ] {
         let refused = authenticator
-            .ask_peer(&[], &certificate(&names, |_| {}))
+            .authenticate_peer(&[], &certificate(&names, |_| {}))
             .await;
         let error = refused.err().unwrap_or_else(|| panic!("{what}: was taken"));
         assert_eq!(error.reason(), "CREDENTIALS_INVALID", "{what}");
@@ -1170,7 +1189,7 @@ async fn a_certificate_identifies_by_its_first_alternative_name_and_never_by_the
         params.not_after = date_time_ymd(2020, 1, 1);
     });
     let error = authenticator
-        .ask_peer(&[], &old)
+        .authenticate_peer(&[], &old)
         .await
         .expect_err("it has expired");
     assert_eq!(error.reason(), "CREDENTIALS_EXPIRED");
@@ -1179,11 +1198,14 @@ async fn a_certificate_identifies_by_its_first_alternative_name_and_never_by_the
         certificate: Some(b"garbage".as_slice().into()),
     };
     let error = authenticator
-        .ask_peer(&[], &garbage)
+        .authenticate_peer(&[], &garbage)
         .await
         .expect_err("no certificate");
     assert_eq!(error.reason(), "CREDENTIALS_INVALID");
-    let error = authenticator.ask(&[]).await.expect_err("nothing shown");
+    let error = authenticator
+        .authenticate(&[])
+        .await
+        .expect_err("nothing shown");
     assert_eq!(error.reason(), "CREDENTIALS_MISSING");
 }
 
@@ -1203,10 +1225,10 @@ async fn bad_credentials_are_refused_even_beside_good_ones() {
     let authenticator = TestAuthenticator::start(jwts_and_certificates).await;
     let token = format!("Bearer {}", key.token(&claims("alice")));
     let by_token = authenticator
-        .ask_peer(&[("authorization", &token)], &peer)
+        .authenticate_peer(&[("authorization", &token)], &peer)
         .await;
     assert_eq!(by_token.expect("the token").to_string(), "jwt:alice");
-    let by_certificate = authenticator.ask_peer(&[], &peer).await;
+    let by_certificate = authenticator.authenticate_peer(&[], &peer).await;
     assert_eq!(
         by_certificate.expect("the certificate").to_string(),
         "cert:a.example"
@@ -1220,7 +1242,7 @@ async fn bad_credentials_are_refused_even_beside_good_ones() {
         ("authorization", "Basic YTpi"),
         ("x-api-key", "abc"),
     ] {
-        let refused = authenticator.ask_peer(&[headers], &peer).await;
+        let refused = authenticator.authenticate_peer(&[headers], &peer).await;
         let error = refused
             .err()
             .unwrap_or_else(|| panic!("{headers:?} was passed over"));
@@ -1229,7 +1251,7 @@ async fn bad_credentials_are_refused_even_beside_good_ones() {
     // Where certificates do not identify callers, a certificate counts for nothing.
     let authenticator = TestAuthenticator::start(jwts(JwtKeys::File(set.path.clone()))).await;
     let error = authenticator
-        .ask_peer(&[], &peer)
+        .authenticate_peer(&[], &peer)
         .await
         .expect_err("nothing shown");
     assert_eq!(error.reason(), "CREDENTIALS_MISSING");

@@ -20,7 +20,7 @@ use weir::pb::watch_request::Start;
 use weir::pb::watch_response::Kind;
 
 /// How long a stream may continue after a change, on a busy machine.
-const SOON: Duration = Duration::from_secs(30);
+const END_LIMIT: Duration = Duration::from_secs(30);
 
 fn is(status: &Status, code: Code, reason: &str) {
     assert_eq!(status.code(), code, "{status:?}");
@@ -28,7 +28,7 @@ fn is(status: &Status, code: Code, reason: &str) {
 }
 
 /// The delay after which the client should come back, which differs between clients.
-fn retry(status: &Status) -> Duration {
+fn retry_delay(status: &Status) -> Duration {
     let retry = status
         .get_details_retry_info()
         .and_then(|it| it.retry_delay);
@@ -39,7 +39,7 @@ fn retry(status: &Status) -> Duration {
 }
 
 /// The request with which the client continues when its tokens are no longer valid for it.
-fn from_after_time(status: &Status, request: &pb::WatchRequest) -> pb::WatchRequest {
+fn resume_at_reported_time(status: &Status, request: &pb::WatchRequest) -> pb::WatchRequest {
     is(status, Code::Unavailable, "ACCESS_CHANGED");
     from_time(&error_info(status).metadata["after_time"], request)
 }
@@ -81,7 +81,7 @@ async fn read_to_the_end(watch: &mut WatchStream) -> (Vec<i32>, bool, Status) {
             }
         }
     };
-    let status = tokio::time::timeout(SOON, whole)
+    let status = tokio::time::timeout(END_LIMIT, whole)
         .await
         .expect("it ends in time");
     (numbers, drains, status)
@@ -129,7 +129,7 @@ rules:
     // None of them sees what is written from here on.
     insert(&database, 2).await;
     let ends = join_all(lost.iter_mut().map(read_to_the_end)).await;
-    assert!(begin.elapsed() < SOON, "{:?}", begin.elapsed());
+    assert!(begin.elapsed() < END_LIMIT, "{:?}", begin.elapsed());
     for (numbers, _, status) in ends {
         assert!(numbers.is_empty(), "{numbers:?} came after the end");
         is(&status, Code::PermissionDenied, "NAMESPACE_ACCESS_DENIED");
@@ -226,14 +226,14 @@ async fn a_watch_whose_view_changes_ends_and_resumes_with_the_new_view() {
         is(&status, Code::Unavailable, "ACCESS_CHANGED");
         // Its token stays valid, and the status contains nothing else.
         assert_eq!(error_info(&status).metadata.len(), 0, "{status:?}");
-        retry(&status);
+        retry_delay(&status);
         put(round * 10, true).await;
         put(round * 10 + 1, false).await;
         watch = server.watch("a", after(&watch, &request)).await;
         let change = watch.next_change().await;
         assert_eq!(id(&change), round * 10 + 1, "the draft is not for it");
-        let tells = format!("{change:?}").contains("secret");
-        assert_eq!(tells, round == 1, "{change:?}");
+        let leaks = format!("{change:?}").contains("secret");
+        assert_eq!(leaks, round == 1, "{change:?}");
     }
     // A change of the policy that means the same for this client.
     let same = "filter: {draft: {$eq: false}, tenant: {$eq: {$claim: tenant}}}, hide: [note], operations: [insert], limits: {watches: 7}";
@@ -269,16 +269,16 @@ async fn a_watch_whose_tokens_become_invalid_gets_the_time_from_which_to_continu
         let stored = after(&watch, &request);
         server.put_policy(&rules);
         let (_, _, status) = read_to_the_end(&mut watch).await;
-        retry(&status);
+        retry_delay(&status);
         put(other, "y").await;
         put(mine, "x").await;
         let refused = server.open("a", stored).await.err();
         let refused = refused.expect("it is refused");
         is(&refused, Code::InvalidArgument, "RESUME_TOKEN_MISMATCH");
-        let told = &error_info(&refused).metadata["token_time"];
+        let reported = &error_info(&refused).metadata["token_time"];
         for start in [
-            from_time(told, &request),
-            from_after_time(&status, &request),
+            from_time(reported, &request),
+            resume_at_reported_time(&status, &request),
         ] {
             watch = server.watch("a", start).await;
             let mut seen = Vec::new();
@@ -305,7 +305,7 @@ async fn a_client_whose_claims_change_sees_what_its_new_claims_allow() {
         ("b", json!({"tenant": "x", "more": 1})),
     ]);
     let (_, _, status) = read_to_the_end(&mut changed).await;
-    let onward = from_after_time(&status, &request);
+    let onward = resume_at_reported_time(&status, &request);
     // The token was for tenant x.
     let refused = server.open("a", after(&changed, &request)).await.err();
     is(
@@ -318,8 +318,8 @@ async fn a_client_whose_claims_change_sees_what_its_new_claims_allow() {
         let order = doc! { "_id": number, "tenant": tenant };
         orders.insert_one(order).await.expect("an insert");
     }
-    let mut anew = server.watch("a", onward).await;
-    assert_eq!(id(&anew.next_change().await), 2);
+    let mut restarted = server.watch("a", onward).await;
+    assert_eq!(id(&restarted.next_change().await), 2);
     assert_eq!(id(&same.next_change().await), 1);
 }
 
@@ -375,7 +375,7 @@ async fn a_watch_at_its_maximum_age_resumes_elsewhere_without_loss() {
                 ends.push(begin.elapsed());
                 assert!(drains, "it was not warned: {status:?}");
                 is(&status, Code::Unavailable, "WATCH_MAX_AGE");
-                retries.push(retry(&status));
+                retries.push(retry_delay(&status));
                 watch = weir.watch(after(&watch, &request)).await;
             }
         }
@@ -383,8 +383,8 @@ async fn a_watch_at_its_maximum_age_resumes_elsewhere_without_loss() {
     };
     let (_, followed) = tokio::join!(writing, join_all(open.into_iter().map(follow)));
     let (mut first_ends, mut retries) = (Vec::new(), Vec::new());
-    for (numbers, ends, told) in followed {
-        retries.extend(told);
+    for (numbers, ends, reported) in followed {
+        retries.extend(reported);
         assert_eq!(numbers, (0..40).collect::<Vec<_>>());
         first_ends.extend(ends.first().copied());
     }

@@ -207,7 +207,7 @@ async fn a_request_with_every_field_wrong_gets_a_short_answer() {
 }
 
 /// A length-delimited field with these bytes.
-fn around(number: u32, inner: &[u8]) -> Vec<u8> {
+fn length_delimited(number: u32, inner: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
     encode_key(number, WireType::LengthDelimited, &mut out);
     encode_varint(inner.len() as u64, &mut out);
@@ -269,9 +269,9 @@ async fn a_field_of_a_later_version_is_refused_at_every_depth() {
         &[0x9a, 0x06, 2, 1, 2],
         &[0x9b, 0x06, 0x9c, 0x06],
     ];
-    let in_filter = |inner: &[u8]| around(4, inner);
-    let path = around(1, b"status");
-    let in_field = |inner: &[u8]| in_filter(&around(1, &[&path[..], inner].concat()));
+    let in_filter = |inner: &[u8]| length_delimited(4, inner);
+    let path = length_delimited(1, b"status");
+    let in_field = |inner: &[u8]| in_filter(&length_delimited(1, &[&path[..], inner].concat()));
     type Wrap<'a> = Box<dyn Fn(&[u8]) -> Vec<u8> + 'a>;
     let places: Vec<(&str, Wrap<'_>)> = vec![
         ("WatchRequest", Box::new(<[u8]>::to_vec)),
@@ -279,29 +279,35 @@ async fn a_field_of_a_later_version_is_refused_at_every_depth() {
         ("filters[0].field", Box::new(in_field)),
         (
             "filters[0].any_of",
-            Box::new(move |inner| in_filter(&around(3, inner))),
+            Box::new(move |inner| in_filter(&length_delimited(3, inner))),
         ),
         (
             "filters[0].none_of.filters[1]",
             Box::new(move |inner| {
-                in_filter(&around(4, &[around(1, b""), around(1, inner)].concat()))
+                in_filter(&length_delimited(
+                    4,
+                    &[length_delimited(1, b""), length_delimited(1, inner)].concat(),
+                ))
             }),
         ),
         (
             "filters[0].field.regex",
-            Box::new(|inner| in_field(&around(12, inner))),
+            Box::new(|inner| in_field(&length_delimited(12, inner))),
         ),
         (
             "filters[0].field.eq",
-            Box::new(|inner| in_field(&around(2, inner))),
+            Box::new(|inner| in_field(&length_delimited(2, inner))),
         ),
         (
             "filters[0].field.in.values[0]",
-            Box::new(|inner| in_field(&around(8, &around(1, inner)))),
+            Box::new(|inner| in_field(&length_delimited(8, &length_delimited(1, inner)))),
         ),
-        ("start_time", Box::new(|inner| around(6, inner))),
-        ("end_time", Box::new(|inner| around(8, inner))),
-        ("progress_interval", Box::new(|inner| around(14, inner))),
+        ("start_time", Box::new(|inner| length_delimited(6, inner))),
+        ("end_time", Box::new(|inner| length_delimited(8, inner))),
+        (
+            "progress_interval",
+            Box::new(|inner| length_delimited(14, inner)),
+        ),
     ];
     for (place, wrap) in &places {
         for later in later {
@@ -325,21 +331,29 @@ async fn a_oneof_that_is_set_twice_is_refused() {
     let weir = Weir::start(&database).await;
     let channel = weir.channel().await;
     let scope = database.watch_request(&["orders"]).encode_to_vec();
-    let value = around(3, b"x");
-    let two_operators = [around(1, b"a"), around(2, &value), around(4, &value)].concat();
+    let value = length_delimited(3, b"x");
+    let two_operators = [
+        length_delimited(1, b"a"),
+        length_delimited(2, &value),
+        length_delimited(4, &value),
+    ]
+    .concat();
     let cases = [
         (
-            vec![around(5, b"token"), around(6, b"")],
+            vec![length_delimited(5, b"token"), length_delimited(6, b"")],
             "WatchRequest",
             "resume_token and start_time",
         ),
         (
-            vec![around(4, &[around(1, b""), around(3, b"")].concat())],
+            vec![length_delimited(
+                4,
+                &[length_delimited(1, b""), length_delimited(3, b"")].concat(),
+            )],
             "filters[0]",
             "field and any_of",
         ),
         (
-            vec![around(4, &around(1, &two_operators))],
+            vec![length_delimited(4, &length_delimited(1, &two_operators))],
             "filters[0].field",
             "eq and gt",
         ),
@@ -365,19 +379,34 @@ async fn bytes_that_are_no_request_are_refused_with_a_reason() {
     let scope = database.watch_request(&["orders"]).encode_to_vec();
     let groups = |depth| {
         (0..depth).fold(eq("a", json!(1)).encode_to_vec(), |inner, _| {
-            around(2, &around(1, &inner))
+            length_delimited(2, &length_delimited(1, &inner))
         })
     };
-    let lists = |depth| (0..depth).fold(Vec::new(), |inner, _| around(6, &around(1, &inner)));
+    let lists = |depth| {
+        (0..depth).fold(Vec::new(), |inner, _| {
+            length_delimited(6, &length_delimited(1, &inner))
+        })
+    };
     let structs = |depth| {
         (0..depth).fold(Vec::new(), |inner, _| {
-            around(
+            length_delimited(
                 5,
-                &around(1, &[around(1, b"k"), around(2, &inner)].concat()),
+                &length_delimited(
+                    1,
+                    &[length_delimited(1, b"k"), length_delimited(2, &inner)].concat(),
+                ),
             )
         })
     };
-    let in_eq = |value: &[u8]| around(4, &around(1, &[around(1, b"a"), around(2, value)].concat()));
+    let in_eq = |value: &[u8]| {
+        length_delimited(
+            4,
+            &length_delimited(
+                1,
+                &[length_delimited(1, b"a"), length_delimited(2, value)].concat(),
+            ),
+        )
+    };
     let mut inputs: Vec<Vec<u8>> = vec![
         // A field number of 0, or of more than 29 bits; a varint of 11 bytes.
         vec![0],
@@ -386,23 +415,23 @@ async fn bytes_that_are_no_request_are_refused_with_a_reason() {
             0x18, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1,
         ],
         // Broken UTF-8 in a name, in a path, in a value.
-        around(1, &[0xff]),
-        around(4, &around(1, &around(1, &[0xc3, 0x28]))),
-        in_eq(&around(3, &[0xff])),
+        length_delimited(1, &[0xff]),
+        length_delimited(4, &length_delimited(1, &length_delimited(1, &[0xc3, 0x28]))),
+        in_eq(&length_delimited(3, &[0xff])),
         // Lengths beyond the end, and beyond all memory.
         vec![0x0a, 5, b'a'],
         vec![
             0x0a, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f, 1,
         ],
-        around(4, &[0x0a, 100, 0x0a]),
+        length_delimited(4, &[0x0a, 100, 0x0a]),
         // Groups: opened, closed, opened a thousand times, of a known field.
         vec![0x0b],
         vec![0x0c],
         [0x23].repeat(1000),
         [[0x23].repeat(10_000), [0x24].repeat(10_000)].concat(),
         // Filters and values nested deeper than any parser accepts.
-        around(4, &groups(60)),
-        around(4, &groups(10_000)),
+        length_delimited(4, &groups(60)),
+        length_delimited(4, &groups(10_000)),
         in_eq(&lists(60)),
         in_eq(&lists(10_000)),
         in_eq(&structs(40)),
@@ -410,7 +439,7 @@ async fn bytes_that_are_no_request_are_refused_with_a_reason() {
         // Large: a MiB of zeros, of ones, of empty filters.
         vec![0; 1 << 20],
         vec![0xff; 1 << 20],
-        around(4, b"").repeat(500_000),
+        length_delimited(4, b"").repeat(500_000),
     ];
     // A wrong wire type for every field of the request.
     for number in (1..=19).filter(|it| ![7, 11].contains(it)) {
@@ -427,7 +456,7 @@ async fn bytes_that_are_no_request_are_refused_with_a_reason() {
     }
     // A whole request, cut everywhere except between its fields.
     let filter = eq("status", json!({"a": [1, "x", null]})).encode_to_vec();
-    let whole = around(4, &filter);
+    let whole = length_delimited(4, &filter);
     inputs.extend((1..whole.len()).map(|at| whole[..at].to_vec()));
     for input in &inputs {
         let bytes = [&scope[..], input].concat();
@@ -443,7 +472,7 @@ async fn bytes_that_are_no_request_are_refused_with_a_reason() {
             );
         } else {
             assert_refused(&status);
-            let expected = if input.starts_with(&around(4, b"").repeat(16)) {
+            let expected = if input.starts_with(&length_delimited(4, b"").repeat(16)) {
                 16
             } else {
                 1
@@ -477,7 +506,10 @@ async fn calls_that_violate_grpcs_rules_are_refused_with_a_reason() {
         ("two messages", two),
         ("only a compression flag", framed(1, &good)),
         ("an unknown flag", framed(7, &good)),
-        ("over a MiB", framed(0, &around(1, &vec![b'x'; 1 << 20]))),
+        (
+            "over a MiB",
+            framed(0, &length_delimited(1, &vec![b'x'; 1 << 20])),
+        ),
         ("over 4 MiB", framed(0, &vec![b'x'; 5 << 20])),
         (
             "a length of 4 GiB",

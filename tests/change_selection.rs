@@ -21,7 +21,7 @@ use weir::pb::{FullDocument, FullDocumentBeforeChange, MissingImagePolicy, Opera
 /// | 9, 10 | delete | new, paid | |
 ///
 /// Returns the ids of the changes that pass.
-async fn passing(
+async fn passing_ids(
     weir: &Weir,
     database: &Database,
     images_kept: bool,
@@ -136,7 +136,7 @@ async fn the_missing_image_policy_decides_about_missing_documents() {
             vec![1, 3, 5, 7, 8, 9],
         ),
         (
-            "no pre-image although asked for",
+            "no pre-image although requested",
             new(),
             lookup,
             pre_images,
@@ -194,7 +194,7 @@ async fn the_missing_image_policy_decides_about_missing_documents() {
             (MissingImagePolicy::Unspecified, &delivered),
             (MissingImagePolicy::Drop, &dropped),
         ] {
-            let passed = passing(&weir, &database, images_kept, |request| {
+            let passed = passing_ids(&weir, &database, images_kept, |request| {
                 // The last insert passes in any case.
                 request.filters = vec![any(vec![filter.clone(), is(11)])];
                 request.missing_image_policy = policy.into();

@@ -56,12 +56,12 @@ enum Failing {
 }
 
 impl Fault {
-    fn any(random: &mut fastrand::Rng, clients: usize) -> Self {
+    fn random(random: &mut fastrand::Rng, clients: usize) -> Self {
         let server = random.usize(..SERVERS);
         match random.u32(..20) {
-            0..6 => Self::Network(None, Break::any(random)),
-            6..11 => Self::Network(Some(server), Break::any(random)),
-            11..13 => Self::Command(Failing::any(random)),
+            0..6 => Self::Network(None, Break::random(random)),
+            6..11 => Self::Network(Some(server), Break::random(random)),
+            11..13 => Self::Command(Failing::random(random)),
             13 => Self::KillCursors,
             14 => Self::KillMongodb,
             15 => Self::EndWeir(server, "KILL"),
@@ -74,7 +74,7 @@ impl Fault {
 }
 
 impl Break {
-    fn any(random: &mut fastrand::Rng) -> Self {
+    fn random(random: &mut fastrand::Rng) -> Self {
         let direction = [Direction::Up, Direction::Down][random.usize(..2)];
         let slow = Duration::from_millis(random.u64(1..40));
         match random.u32(..8) {
@@ -95,7 +95,7 @@ impl Break {
 }
 
 impl Failing {
-    fn any(random: &mut fastrand::Rng) -> Self {
+    fn random(random: &mut fastrand::Rng) -> Self {
         let command = ["getMore", "aggregate", "ping", "find", "hello"][random.usize(..5)];
         match random.u32(..4) {
             0 => Self::Close(command),
@@ -182,7 +182,7 @@ async fn any_faults_in_any_order_lose_nothing() {
         let clients = replicas.clients.len();
         let several = random.usize(1..=3);
         let these: Vec<Fault> = (0..several)
-            .map(|_| Fault::any(&mut random, clients))
+            .map(|_| Fault::random(&mut random, clients))
             .collect();
         let long = random.u32(..5) == 0;
         let most = if long { LONGEST } else { SHORT };

@@ -125,7 +125,7 @@ fn ordered(time: &pb::ClusterTime) -> (u32, u32) {
 }
 
 /// Checks that every gauge about time is a number and not negative.
-async fn gauges_make_sense(weir: &Weir) {
+async fn assert_gauges_are_valid(weir: &Weir) {
     let (_, metrics) = weir.admin("/metrics").await;
     for line in metrics.lines().filter(|line| !line.starts_with('#')) {
         if GAUGES.iter().any(|name| line.starts_with(name)) {
@@ -155,13 +155,13 @@ async fn progress_never_goes_back_and_no_gauge_is_negative_when_clocks_jump() {
         }
         log.push(tick.event(number));
         reader.until_change(number).await;
-        gauges_make_sense(&weir).await;
+        assert_gauges_are_valid(&weir).await;
         reader.until_progress().await;
         if number == 2 {
             // Twice, as a progress has the time of the previous reply.
             reader.until_progress().await;
         }
-        gauges_make_sense(&weir).await;
+        assert_gauges_are_valid(&weir).await;
     }
     let ids: Vec<i32> = reader.changes.iter().map(|(id, _)| *id).collect();
     assert_eq!(ids, Vec::from_iter(0..ids.len() as i32));

@@ -87,7 +87,7 @@ async fn restarting_weir_loses_and_repeats_nothing() {
     };
     let drained = replicas.clients.iter().filter(drained).count();
     // One that is behind may be cut off before it has read that far.
-    assert!(drained + 1 >= replicas.clients.len(), "{drained} were told");
+    assert!(drained + 1 >= replicas.clients.len(), "{drained} got it");
     replicas.check_delivery(3).await;
 }
 

@@ -27,7 +27,7 @@ const ALICE: &str = "weir_the-key-of-alice-in-these-tests";
 const BOB: &str = "weir_the-key-of-bob-in-these-tests-x";
 
 /// How long an open watch may continue without valid credentials.
-const SOON: Duration = Duration::from_secs(30);
+const END_LIMIT: Duration = Duration::from_secs(30);
 
 /// A file that a server reloads when it changes.
 struct TestFile {
@@ -157,7 +157,7 @@ async fn a_watch_ends_soon_after_its_token_expires_and_resumes_with_a_new_token(
     };
     let (last, (numbers, lasted)) = tokio::join!(writing, ending);
     assert!(
-        lasted >= Duration::from_secs(2) && lasted < SOON,
+        lasted >= Duration::from_secs(2) && lasted < END_LIMIT,
         "{lasted:?}"
     );
     assert!(!numbers.is_empty(), "nothing came before the end");
@@ -251,7 +251,7 @@ async fn removing_a_key_ends_only_the_watches_of_its_tokens() {
     let begin = Instant::now();
     keys.put(&key_set(&[&new]).to_string());
     has_expired(&by_old.end().await);
-    assert!(begin.elapsed() < SOON);
+    assert!(begin.elapsed() < END_LIMIT);
     insert(&database, 2).await;
     assert_eq!(id(&by_new.next_change().await), 2);
 }
@@ -297,7 +297,7 @@ async fn removing_or_expiring_an_api_key_ends_only_its_watches() {
     let begin = Instant::now();
     file.put(&file_of_keys(&[entry("bob", BOB, "")]));
     has_expired(&alice.end().await);
-    assert!(begin.elapsed() < SOON);
+    assert!(begin.elapsed() < END_LIMIT);
     insert(&database, 2).await;
     assert_eq!(id(&bob.next_change().await), 2);
 
@@ -309,7 +309,7 @@ async fn removing_or_expiring_an_api_key_ends_only_its_watches() {
         &format!("  expires: {end}\n"),
     )]));
     has_expired(&bob.end().await);
-    assert!(begin.elapsed() < SOON);
+    assert!(begin.elapsed() < END_LIMIT);
 }
 
 #[tokio::test]
@@ -348,7 +348,7 @@ async fn a_watch_ends_when_its_certificate_expires() {
     insert(&database, 1).await;
     assert_eq!(id(&watch.next_change().await), 1);
     has_expired(&watch.end().await);
-    assert!(begin.elapsed() < SOON, "{:?}", begin.elapsed());
+    assert!(begin.elapsed() < END_LIMIT, "{:?}", begin.elapsed());
     // The connection is still open, but its certificate is no longer valid.
     let again = WatchStream::open(&mut client, database.watch_request(&[ORDERS])).await;
     has_expired(&again.err().expect("it has expired"));

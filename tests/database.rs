@@ -25,7 +25,7 @@ async fn next(
 ) -> ChangeStreamEvent<Document> {
     let event = within("the next event", stream.next()).await;
     event
-        .expect("the stream goes on")
+        .expect("the stream continues")
         .expect("the stream lives")
 }
 
@@ -41,7 +41,7 @@ async fn every_test_has_a_database_name_of_its_own() {
         database
             .name()
             .starts_with("every_test_has_a_database_name_of_its_ow_"),
-        "{} does not tell the test",
+        "{} does not name the test",
         database.name()
     );
     assert_eq!(count(&database).await, 0);

@@ -164,11 +164,11 @@ fn the_documents_name_no_metric_that_does_not_exist() {
 
 /// The value that a function of `src/error.rs` maps each variant of `weir::error::Error` to. The
 /// variants hold data, so a test can enumerate them only in the text.
-fn arms(source: &str, function: &str, value: &str) -> BTreeMap<String, String> {
+fn match_arms(source: &str, function: &str, value: &str) -> BTreeMap<String, String> {
     let start = source.find(function).expect("the function is there");
     let body = &source[start..];
     let body = &body[..body.find("\n    }\n").expect("it ends")];
-    let mut arms = BTreeMap::new();
+    let mut match_arms = BTreeMap::new();
     let mut variants = Vec::new();
     for word in body.split_inclusive(|it: char| !(it.is_alphanumeric() || "_:\"".contains(it))) {
         let word = word.trim_end_matches(|it: char| !(it.is_alphanumeric() || "_\"".contains(it)));
@@ -176,17 +176,17 @@ fn arms(source: &str, function: &str, value: &str) -> BTreeMap<String, String> {
             variants.push(variant.to_owned());
         } else if let Some(value) = word.strip_prefix(value) {
             let value = value.trim_end_matches('"');
-            arms.extend(variants.drain(..).map(|it| (it, value.to_owned())));
+            match_arms.extend(variants.drain(..).map(|it| (it, value.to_owned())));
         }
     }
-    arms
+    match_arms
 }
 
 #[test]
 fn errors_lists_every_reason_with_its_code() {
     let source = read("src/error.rs");
-    let reasons = arms(&source, "pub fn reason(", "\"");
-    let codes = arms(&source, "pub fn code(", "Code::");
+    let reasons = match_arms(&source, "pub fn reason(", "\"");
+    let codes = match_arms(&source, "pub fn code(", "Code::");
     assert!(reasons.len() > 15, "{reasons:?}");
     assert_eq!(
         reasons.keys().collect::<Vec<_>>(),
@@ -197,7 +197,7 @@ fn errors_lists_every_reason_with_its_code() {
         .map(|(variant, reason)| (reason.clone(), codes[variant].to_ascii_lowercase()))
         .collect();
 
-    let told: BTreeSet<(String, String)> = rows(&read("docs/errors.md"))
+    let reported: BTreeSet<(String, String)> = rows(&read("docs/errors.md"))
         .into_iter()
         .filter(|row| {
             row[2]
@@ -210,7 +210,7 @@ fn errors_lists_every_reason_with_its_code() {
         })
         .collect();
 
-    assert_eq!(told, expected);
+    assert_eq!(reported, expected);
 }
 
 #[test]
@@ -314,7 +314,7 @@ fn the_programs_in_the_readme_are_the_examples() {
 
 /// Runs an example twice: it watches a collection until the collection is dropped, which ends it,
 /// and then resumes with what was created meanwhile. `arguments` are those of `env`.
-async fn goes_on_where_it_was(name: &str, arguments: Vec<OsString>) {
+async fn assert_resumes(name: &str, arguments: Vec<OsString>) {
     let database = Database::start().await;
     let weir = Weir::start(&database).await;
     let folder = tempfile::tempdir().expect("a folder for the token");
@@ -373,7 +373,7 @@ async fn the_python_example_resumes() {
     let mut path = OsString::from("PYTHONPATH=");
     path.push(generated.path());
     let arguments = vec![path, python().into(), example("watch.py")];
-    goes_on_where_it_was("the Python example", arguments).await;
+    assert_resumes("the Python example", arguments).await;
 }
 
 #[tokio::test]
@@ -381,7 +381,7 @@ async fn the_node_example_resumes() {
     let mut path = OsString::from("NODE_PATH=");
     path.push(repository().join("tests/interop/node/node_modules"));
     let arguments = vec![path, node().into(), example("watch.js")];
-    goes_on_where_it_was("the Node example", arguments).await;
+    assert_resumes("the Node example", arguments).await;
 }
 
 fn example(name: &str) -> OsString {

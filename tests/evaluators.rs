@@ -15,7 +15,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use mongodb::bson::{Bson, Document, doc};
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
-use random::{Asked, Change, Scenario};
+use random::{Change, FilterCase, Scenario};
 use streams::{Streams, name_of, operation_of};
 use support::Database;
 use weir::plan::{
@@ -24,7 +24,7 @@ use weir::plan::{
 };
 
 /// The number of filters per scenario.
-const ASKED_IN_A_SCENARIO: usize = 12;
+const FILTERS_PER_SCENARIO: usize = 12;
 
 /// The events that passed: the event's token, and the API's number of the match transition.
 type Passed = BTreeSet<(String, i32)>;
@@ -78,8 +78,8 @@ async fn disagreement(database: &Database, scenario: &Scenario) -> Result<(), St
     let mut index = FilterIndex::new();
     let mut one_by_one = Vec::new();
     let mut shared: Option<Vec<Document>> = None;
-    for (number, asked) in scenario.asked.iter().enumerate() {
-        let watch: Watch = asked.watch(database.name(), &name, scenario);
+    for (number, case) in scenario.case.iter().enumerate() {
+        let watch: Watch = case.watch(database.name(), &name, scenario);
         let dedicated = streams.events(&Plan::dedicated(&watch)).await;
         if shared.is_none() {
             shared = Some(streams.events(&Plan::shared(&watch)).await);
@@ -89,12 +89,12 @@ async fn disagreement(database: &Database, scenario: &Scenario) -> Result<(), St
         let judged = passed(&residual, shared);
 
         let explain = |what: &str, theirs: &Passed, ours: &Passed| {
-            let mut said = format!("{what}\n{asked:?}\n");
+            let mut said = format!("{what}\n{case:?}\n");
             for event in shared {
                 let name = name_of(event);
                 let here = |passed: &Passed| {
                     let found = passed.iter().find(|(passed, _)| *passed == name);
-                    found.map_or("-".into(), |(_, told)| told.to_string())
+                    found.map_or("-".into(), |(_, reported)| reported.to_string())
                 };
                 let mut shown = event.clone();
                 for field in ["_id", "clusterTime", "collectionUUID", "wallTime", "ns"] {
@@ -108,13 +108,13 @@ async fn disagreement(database: &Database, scenario: &Scenario) -> Result<(), St
             .iter()
             .filter(|event| {
                 let name = name_of(event);
-                !asked.is_beyond_a_pipeline(event) || judged.iter().any(|(it, _)| *it == name)
+                !case.is_beyond_a_pipeline(event) || judged.iter().any(|(it, _)| *it == name)
             })
             .map(|event| (name_of(event), 0))
             .collect();
         // A pipeline passes what it can't express.
-        let guard_uses_changed = asked.guard.as_ref().is_some_and(Predicate::uses_changed);
-        let exact = !asked.filter.uses_changed() && !guard_uses_changed;
+        let guard_uses_changed = case.guard.as_ref().is_some_and(Predicate::uses_changed);
+        let exact = !case.filter.uses_changed() && !guard_uses_changed;
         if exact && names(&delivered) != names(&judged) {
             let what = "MongoDB / the judge differ in what passes:";
             return Err(explain(what, &delivered, &judged));
@@ -154,12 +154,12 @@ fn mongodb_delivers_what_the_evaluator_passes() {
     let cases = std::env::var("WEIR_EVALUATOR_CASES")
         .map_or(5_000, |cases| cases.parse().expect("a number of cases"));
     let mut runner = TestRunner::new(Config {
-        cases: u32::div_ceil(cases, ASKED_IN_A_SCENARIO as u32),
+        cases: u32::div_ceil(cases, FILTERS_PER_SCENARIO as u32),
         failure_persistence: None,
         max_shrink_iters: 2_000,
         ..Config::default()
     });
-    let result = runner.run(&random::scenarios(ASKED_IN_A_SCENARIO), |scenario| {
+    let result = runner.run(&random::scenarios(FILTERS_PER_SCENARIO), |scenario| {
         runtime
             .block_on(disagreement(&database, &scenario))
             .map_err(TestCaseError::fail)
@@ -173,15 +173,15 @@ fn mongodb_delivers_what_the_evaluator_passes() {
 #[test]
 fn random_filters_pass_some_events_and_not_others() {
     let mut runner = TestRunner::deterministic();
-    let strategy = random::scenarios(ASKED_IN_A_SCENARIO);
+    let strategy = random::scenarios(FILTERS_PER_SCENARIO);
     let (mut passing, mut all) = (0_u32, 0_u32);
     for _ in 0..200 {
         let scenario = proptest::strategy::Strategy::new_tree(&strategy, &mut runner)
             .map(|tree| proptest::strategy::ValueTree::current(&tree))
             .expect("a scenario");
-        for asked in &scenario.asked {
-            let watch = asked.watch("d", "c", &scenario);
-            let judge = Evaluator::new(&Residual::full(&watch));
+        for case in &scenario.case {
+            let watch = case.watch("d", "c", &scenario);
+            let judge = Judge::new(&Residual::of(&watch));
             for change in &scenario.changes {
                 if let Change::Insert(document) = change {
                     let id = document.get("_id").cloned().unwrap_or(Bson::Null);
@@ -198,7 +198,7 @@ fn random_filters_pass_some_events_and_not_others() {
     assert!((0.1..0.9).contains(&share), "{share} of {all} pass");
 }
 
-impl Asked {
+impl FilterCase {
     /// Returns whether the row filter needs more from an event than a pipeline can evaluate: where
     /// an update shows only the pre-image, whether it touched a field of the filter.
     fn is_beyond_a_pipeline(&self, event: &Document) -> bool {

@@ -73,7 +73,7 @@ async fn watch_all(
 }
 
 /// Checks that each watch gets the `originals` in its scope, complete and in order.
-async fn each_gets_its_part(watches: &mut [(Scope, WatchStream)], originals: &[Document]) {
+async fn assert_each_gets_its_part(watches: &mut [(Scope, WatchStream)], originals: &[Document]) {
     for (scope, watching) in watches {
         let expected: Vec<&Document> = originals
             .iter()
@@ -120,7 +120,7 @@ async fn document_changes_come_in_every_scope_that_contains_them() {
         .map(|event| event.get_str("operationType").unwrap())
         .collect();
     assert_eq!(names, ["insert", "update", "replace", "delete"]);
-    each_gets_its_part(&mut watches, &originals).await;
+    assert_each_gets_its_part(&mut watches, &originals).await;
 }
 
 /// `nsType`, and the operations that the driver's event type does not know.
@@ -175,7 +175,7 @@ async fn expanded_events_come_in_every_scope_when_requested() {
     let paths = originals[5].get_document("updateDescription").unwrap();
     assert!(paths.contains_key("disambiguatedPaths"), "{paths}");
 
-    each_gets_its_part(&mut expanded, &originals).await;
+    assert_each_gets_its_part(&mut expanded, &originals).await;
     // Without the option only changes of documents come, without the additional fields.
     for (scope, watching) in &mut plain {
         let changes = watching.changes(2).await;
@@ -225,7 +225,7 @@ async fn renames_and_drops_come_in_every_scope_that_survives_them() {
         assert_eq!(names, ["drop", "rename", "rename", "rename"]);
         let description = originals[1].get_document("operationDescription");
         assert_eq!(description.is_ok(), expanded);
-        each_gets_its_part(&mut watches, &originals).await;
+        assert_each_gets_its_part(&mut watches, &originals).await;
 
         database
             .collection("elsewhere")
@@ -289,9 +289,9 @@ async fn a_watch_of_an_empty_database_opens_and_is_live_at_once() {
     let database = Database::options().start().await;
     let weir = deployment_weir(&database).await;
     for (scope, mut watching) in watch_all(&weir, &database, |_| {}).await {
-        let live = watching.try_next().await.expect("the watch goes on");
+        let live = watching.try_next().await.expect("the watch continues");
         let Some(pb::watch_response::Kind::StateChange(state)) = live.and_then(|it| it.kind) else {
-            panic!("{scope:?}: the second message tells no state");
+            panic!("{scope:?}: the second message is no state change");
         };
         assert_eq!(state.state(), pb::WatchState::Live, "{scope:?}");
         assert!(watching.opened.start_time.is_some(), "{scope:?}");

@@ -17,7 +17,7 @@ use weir::pb::watch_request::Start;
 use weir::pb::watch_response::Kind;
 
 /// A database with a short oplog. It is pruned only every 1,000 entries.
-async fn forgetful_database() -> Database {
+async fn short_oplog_database() -> Database {
     Database::options().oplog_max_entries(50).start().await
 }
 
@@ -44,7 +44,7 @@ async fn insert(database: &Database, document: Document) {
 }
 
 /// A time in the form of an error's details.
-fn in_words(time: Option<pb::ClusterTime>) -> String {
+fn as_text(time: Option<pb::ClusterTime>) -> String {
     let time = time.expect("a time");
     format!("{}.{}", time.seconds, time.increment)
 }
@@ -111,7 +111,7 @@ fn in_order(time: Option<pb::ClusterTime>) -> (u32, u32) {
 /// A quiet collection in a busy database.
 #[tokio::test]
 async fn a_progress_token_of_a_quiet_collection_outlives_the_oplog() {
-    let database = forgetful_database().await;
+    let database = short_oplog_database().await;
     let weir = Weir::start(&database).await;
     let replica = Weir::without_linger(&database).await;
     let mut quiet = weir.watch(orders(&database)).await;
@@ -135,7 +135,7 @@ async fn a_progress_token_of_a_quiet_collection_outlives_the_oplog() {
 /// A busy collection in which nothing passes the filter.
 #[tokio::test]
 async fn a_progress_token_outlives_the_oplog_when_only_filtered_documents_change() {
-    let database = forgetful_database().await;
+    let database = short_oplog_database().await;
     let weir = Weir::start(&database).await;
     let replica = Weir::without_linger(&database).await;
     let mine = || pb::WatchRequest {
@@ -168,7 +168,7 @@ async fn a_progress_token_outlives_the_oplog_when_only_filtered_documents_change
 /// By token, and by the token's time when the filter differs.
 #[tokio::test]
 async fn a_token_that_has_left_the_oplog_is_refused_as_expired() {
-    let database = forgetful_database().await;
+    let database = short_oplog_database().await;
     let weir = Weir::start(&database).await;
     let mut watch = weir.watch(orders(&database)).await;
     insert(&database, doc! {"_id": 1}).await;
@@ -190,8 +190,8 @@ async fn a_token_that_has_left_the_oplog_is_refused_as_expired() {
         ..request.clone()
     };
     for (request, time) in [
-        (request, in_words(event.cluster_time)),
-        (other_filter, in_words(event.cluster_time)),
+        (request, as_text(event.cluster_time)),
+        (other_filter, as_text(event.cluster_time)),
         (
             by_time,
             format!("{}.1", event.cluster_time.expect("a time").seconds),
@@ -260,7 +260,7 @@ async fn the_headroom_shrinks_before_a_position_leaves_the_oplog() {
         insert(&database, doc! {"_id": id, "text": "x".repeat(100_000)}).await;
         reader.next_change().await;
     }
-    eventually("the headroom is told", async || headroom().await > 1.0).await;
+    eventually("the headroom is reported", async || headroom().await > 1.0).await;
     let first = headroom().await;
 
     // The oplog approaches that position in steps, and the metric shows each of them.

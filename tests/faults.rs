@@ -36,7 +36,7 @@ const LABELLED: [i32; 16] = [
 /// operations, locks, changing deployments. Errors with which MongoDB restarts a stream internally
 /// (346, 348, 351) and a stale database version (249) belong to them too, but no failpoint can make
 /// those.
-const PASSING: [i32; 11] = [11601, 237, 279, 290, 50, 202, 24, 112, 365, 211, 70];
+const TEMPORARY: [i32; 11] = [11601, 237, 279, 290, 50, 202, 24, 112, 365, 211, 70];
 
 /// The errors that end a reading stream, whatever labels they carry.
 const TERMINAL: [(i32, Code, &str); 6] = [
@@ -72,12 +72,17 @@ const TOKENS: [(i32, Code, &str); 6] = [
 ];
 
 /// A failure of Weir's commands only.
-fn weirs(commands: &[&str], code: i32) -> FailCommand {
+fn weir_command_failure(commands: &[&str], code: i32) -> FailCommand {
     FailCommand::on(commands).code(code).app_name("weir")
 }
 
 /// Fails the next `getMore` of a watch and checks that it continues without loss or repeats.
-async fn goes_on_after(database: &Database, weir: &Weir, failure: FailCommand, ids: [i32; 2]) {
+async fn assert_continues_after(
+    database: &Database,
+    weir: &Weir,
+    failure: FailCommand,
+    ids: [i32; 2],
+) {
     let mut watch = weir.watch(database.watch_request(&[ORDERS])).await;
     let mut received = Received::default();
     database.fail(failure).await;
@@ -99,8 +104,8 @@ async fn a_watch_continues_after_every_resumable_error_without_a_label() {
     let database = Database::options().start().await;
     let weir = Weir::without_linger(&database).await;
     for (id, code) in (0..).step_by(2).zip(TRANSIENT) {
-        let failure = weirs(&["getMore"], code).times(1);
-        goes_on_after(&database, &weir, failure, [id, id + 1]).await;
+        let failure = weir_command_failure(&["getMore"], code).times(1);
+        assert_continues_after(&database, &weir, failure, [id, id + 1]).await;
     }
     let restarts = weir.metrics().await.sum("weir_feed_restarts_total");
     assert!(restarts >= TRANSIENT.len() as f64, "{restarts} restarts");
@@ -112,13 +117,15 @@ async fn a_watch_continues_after_every_error_that_mongodb_labels() {
     let database = Database::options().start().await;
     let weir = Weir::without_linger(&database).await;
     for (id, code) in (0..).step_by(2).zip(LABELLED) {
-        let failure = weirs(&["getMore"], code).times(1);
-        goes_on_after(&database, &weir, failure, [id, id + 1]).await;
+        let failure = weir_command_failure(&["getMore"], code).times(1);
+        assert_continues_after(&database, &weir, failure, [id, id + 1]).await;
     }
     // An overloaded server allows retries by labels.
     for (id, label) in [(100, RETRYABLE), (102, OVERLOADED)] {
-        let failure = weirs(&["getMore"], 4242).label(label).times(1);
-        goes_on_after(&database, &weir, failure, [id, id + 1]).await;
+        let failure = weir_command_failure(&["getMore"], 4242)
+            .label(label)
+            .times(1);
+        assert_continues_after(&database, &weir, failure, [id, id + 1]).await;
     }
     tally(Figure::Faults, LABELLED.len() as u64 + 2);
 }
@@ -128,11 +135,11 @@ async fn a_watch_continues_after_every_error_that_mongodb_labels() {
 async fn a_watch_continues_after_every_temporary_error() {
     let database = Database::options().start().await;
     let weir = Weir::without_linger(&database).await;
-    for (id, code) in (0..).step_by(2).zip(PASSING) {
-        let failure = weirs(&["getMore"], code).times(1);
-        goes_on_after(&database, &weir, failure, [id, id + 1]).await;
+    for (id, code) in (0..).step_by(2).zip(TEMPORARY) {
+        let failure = weir_command_failure(&["getMore"], code).times(1);
+        assert_continues_after(&database, &weir, failure, [id, id + 1]).await;
     }
-    tally(Figure::Faults, PASSING.len() as u64);
+    tally(Figure::Faults, TEMPORARY.len() as u64);
 }
 
 /// An error that no list names is resumable when its label says so.
@@ -142,8 +149,10 @@ async fn a_watch_continues_after_any_error_with_the_resumable_label() {
     let weir = Weir::without_linger(&database).await;
     let codes = TRANSIENT.into_iter().chain([4242, 20]);
     for (id, code) in (0..).step_by(2).zip(codes) {
-        let failure = weirs(&["getMore"], code).label(RESUMABLE).times(1);
-        goes_on_after(&database, &weir, failure, [id, id + 1]).await;
+        let failure = weir_command_failure(&["getMore"], code)
+            .label(RESUMABLE)
+            .times(1);
+        assert_continues_after(&database, &weir, failure, [id, id + 1]).await;
     }
 }
 
@@ -153,7 +162,7 @@ async fn insert_any(database: &Database) {
 }
 
 /// Fails every `getMore` of a watch and returns its status.
-async fn ends_after(database: &Database, weir: &Weir, failure: FailCommand) -> Status {
+async fn status_after(database: &Database, weir: &Weir, failure: FailCommand) -> Status {
     let mut watch = weir.watch(database.watch_request(&[ORDERS])).await;
     database.fail(failure).await;
     // Ends the getMore in progress; the next one fails.
@@ -172,7 +181,7 @@ async fn a_terminal_error_ends_a_watch_with_its_reason_after_one_attempt() {
     let internal = BROKEN.map(|code| (code, Code::Internal, "INTERNAL"));
     let mut of_one_event = 0;
     for (code, expected, reason) in TERMINAL.into_iter().chain(internal) {
-        let plain = weirs(&["getMore"], code);
+        let plain = weir_command_failure(&["getMore"], code);
         let mut failures = vec![plain.clone(), plain.clone().label(NOT_RESUMABLE)];
         if expected != Code::Internal {
             failures.push(plain.label(RESUMABLE));
@@ -181,7 +190,7 @@ async fn a_terminal_error_ends_a_watch_with_its_reason_after_one_attempt() {
             of_one_event += failures.len();
         }
         for failure in failures {
-            let status = ends_after(&database, &weir, failure.clone()).await;
+            let status = status_after(&database, &weir, failure.clone()).await;
             assert_eq!(status.code(), expected, "{failure:?}: {status:?}");
             assert_eq!(error_reason(&status), reason, "{failure:?}");
             assert!(
@@ -207,7 +216,9 @@ async fn a_token_that_is_not_found_gets_one_attempt_by_time() {
         let mut received = Received::default();
         insert(&database, id).await;
         received.until_id(&mut watch, id).await;
-        database.fail(weirs(&["getMore"], code).times(1)).await;
+        database
+            .fail(weir_command_failure(&["getMore"], code).times(1))
+            .await;
         insert(&database, id + 1).await;
         eventually("the stream is opened again", async || {
             let restarts = weir.metrics().await;
@@ -218,8 +229,8 @@ async fn a_token_that_is_not_found_gets_one_attempt_by_time() {
         received.until_id(&mut watch, id + 2).await;
         assert_eq!(received.ids, [id, id + 1, id + 2], "{code}");
 
-        let failure = weirs(&["getMore", "aggregate"], code);
-        let status = ends_after(&database, &weir, failure).await;
+        let failure = weir_command_failure(&["getMore", "aggregate"], code);
+        let status = status_after(&database, &weir, failure).await;
         let expected = match code {
             280 => (Code::OutOfRange, "RESUME_TOKEN_EXPIRED"),
             _ => (Code::InvalidArgument, "RESUME_TOKEN_MALFORMED"),
@@ -249,7 +260,7 @@ async fn a_transient_error_at_the_opening_reaches_the_client_at_once() {
     let weir = Weir::without_linger(&database).await;
     for code in TRANSIENT {
         let attempts = 1 + i32::from(RETRIED_BY_THE_DRIVER.contains(&code));
-        let failure = weirs(&["aggregate"], code).label(RESUMABLE);
+        let failure = weir_command_failure(&["aggregate"], code).label(RESUMABLE);
         database.fail(failure.times(attempts)).await;
         let status = refused(&database, &weir).await;
         assert_eq!(status.code(), Code::Unavailable, "{code}: {status:?}");
@@ -269,7 +280,9 @@ async fn a_terminal_error_at_the_opening_has_its_own_reason() {
     let internal = BROKEN.map(|code| (code, Code::Internal, "INTERNAL"));
     let all = TERMINAL.into_iter().chain(LOGIN).chain(TOKENS);
     for (code, expected, reason) in all.chain(internal) {
-        database.fail(weirs(&["aggregate"], code).times(1)).await;
+        database
+            .fail(weir_command_failure(&["aggregate"], code).times(1))
+            .await;
         let status = refused(&database, &weir).await;
         assert_eq!(status.code(), expected, "{code}: {status:?}");
         assert_eq!(error_reason(&status), reason, "{code}");
@@ -302,7 +315,7 @@ async fn reopening_is_retried_after_every_temporary_error() {
     let weir = Weir::without_linger_at(&proxy.mongodb_uri()).await;
     let codes = [43, 91, 189, 262, 133, 211, 462];
     for (id, code) in (0..).zip(codes) {
-        let failure = weirs(&["aggregate"], code).times(2);
+        let failure = weir_command_failure(&["aggregate"], code).times(2);
         let mut watch = watch_and_cut(&database, &weir, &proxy, failure).await;
         let mut received = Received::default();
         received.until_reconnected(&mut watch, 1).await;
@@ -335,7 +348,7 @@ async fn reopening_stops_after_one_attempt_when_the_error_is_final() {
         let singly = matches!(code, 47 | 10334);
         let attempts = if by_time || singly { 2 } else { 1 };
         // One more attempt would succeed, and the watch would continue.
-        let failure = weirs(&["aggregate"], code).times(attempts);
+        let failure = weir_command_failure(&["aggregate"], code).times(attempts);
         let mut watch = watch_and_cut(&database, &weir, &proxy, failure).await;
         let status = watch.end().await;
         assert_eq!(status.code(), expected, "{code}: {status:?}");
@@ -357,15 +370,15 @@ async fn a_stream_that_opens_and_fails_for_longer_than_the_grace_ends() {
     for code in [43, 91, 280] {
         let before = restarts().await;
         let begin = Instant::now();
-        let status = ends_after(&database, &weir, weirs(&["getMore"], code)).await;
+        let status = status_after(&database, &weir, weir_command_failure(&["getMore"], code)).await;
         let opened = restarts().await - before;
         let expected = match code {
             // By its time.
             280 => (Code::OutOfRange, "RESUME_TOKEN_EXPIRED", 1.0..=1.0),
             _ => (Code::Unavailable, "UPSTREAM_UNAVAILABLE", 3.0..=7.0),
         };
-        let told = (status.code(), &*error_reason(&status));
-        assert_eq!(told, (expected.0, expected.1), "{code}: {status:?}");
+        let reported = (status.code(), &*error_reason(&status));
+        assert_eq!(reported, (expected.0, expected.1), "{code}: {status:?}");
         assert!(
             expected.2.contains(&opened),
             "{code}: opened {opened} times"
@@ -386,7 +399,7 @@ async fn a_login_that_fails_while_reconnecting_is_retried() {
     let weir = Weir::without_linger_at(&uri).await;
     let codes = [91, 11600, 211, 18, 8000];
     for (id, code) in (0..).zip(codes) {
-        let failure = weirs(&["saslStart", "saslContinue"], code).times(3);
+        let failure = weir_command_failure(&["saslStart", "saslContinue"], code).times(3);
         let mut watch = watch_and_cut(&database, &weir, &proxy, failure).await;
         let mut received = Received::default();
         received.until_reconnected(&mut watch, 1).await;
@@ -429,14 +442,14 @@ async fn a_login_that_fails_at_the_opening_is_reported_with_its_cause() {
             .uri()
             .replace("://", &format!("://weir:{password}@"));
         if let Some(code) = code {
-            let failure = weirs(&["saslStart", "saslContinue"], code);
+            let failure = weir_command_failure(&["saslStart", "saslContinue"], code);
             database.fail(failure).await;
         }
         let weir = Weir::at(&uri, |_| {}).await;
         let status = refused(&database, &weir).await;
         database.clear_failures().await;
-        let told = (status.code(), &*error_reason(&status));
-        assert_eq!(told, expected, "{code:?}: {status:?}");
+        let reported = (status.code(), &*error_reason(&status));
+        assert_eq!(reported, expected, "{code:?}: {status:?}");
         assert!(!status.message().contains("weir"), "{status:?}");
     }
 }
@@ -446,7 +459,9 @@ async fn a_login_that_fails_at_the_opening_is_reported_with_its_cause() {
 async fn a_view_is_refused_as_not_watchable() {
     let database = Database::options().start().await;
     let weir = Weir::without_linger(&database).await;
-    database.fail(weirs(&["aggregate"], 166).times(1)).await;
+    database
+        .fail(weir_command_failure(&["aggregate"], 166).times(1))
+        .await;
     let status = refused(&database, &weir).await;
     assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");
     assert_eq!(error_reason(&status), "INVALID_REQUEST");

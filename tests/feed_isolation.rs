@@ -18,7 +18,7 @@ async fn insert(database: &Database, collection: &str) {
 }
 
 /// Checks that the next change comes without a state change before it.
-async fn gets_a_change_and_nothing_else(database: &Database, watch: &mut WatchStream) {
+async fn assert_gets_only_a_change(database: &Database, watch: &mut WatchStream) {
     insert(database, OTHER).await;
     loop {
         match watch.next().await.kind {
@@ -81,7 +81,7 @@ async fn an_error_on_one_feed_does_not_affect_another() {
                 one.next_change().await;
             }
         }
-        gets_a_change_and_nothing_else(&database, &mut other).await;
+        assert_gets_only_a_change(&database, &mut other).await;
         database.clear_failures().await;
         tally(Figure::Faults, 2);
     }
@@ -119,7 +119,7 @@ async fn a_missing_required_image_does_not_affect_another_watch() {
         other.next_change().await.operation(),
         pb::OperationType::Update
     );
-    gets_a_change_and_nothing_else(&database, &mut other).await;
+    assert_gets_only_a_change(&database, &mut other).await;
     // The failed feed was opened once more, for the events before that one.
     assert_eq!(weir.metrics().await.sum("weir_feed_restarts_total"), 1.0);
 }

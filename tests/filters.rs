@@ -22,20 +22,20 @@ const OID: &str = "5f0123456789abcdef012345";
 
 /// A filter in a form for both Weir and MongoDB.
 #[derive(Debug, Clone)]
-enum Ask {
+enum Query {
     /// A path, an operator of the API, and its argument in Extended JSON.
     If(&'static str, &'static str, Value),
-    All(Vec<Ask>),
-    Any(Vec<Ask>),
-    None(Vec<Ask>),
+    All(Vec<Query>),
+    Any(Vec<Query>),
+    None(Vec<Query>),
 }
 
-use Ask::{All, Any, If, None as Neither};
+use Query::{All, Any, If, None as Neither};
 
-impl Ask {
+impl Query {
     fn to_pb(&self) -> pb::Filter {
-        let group = |all: &[Ask]| pb::FilterGroup {
-            filters: all.iter().map(Ask::to_pb).collect(),
+        let group = |all: &[Query]| pb::FilterGroup {
+            filters: all.iter().map(Query::to_pb).collect(),
         };
         let kind = match self {
             If(path, operator, argument) => return condition(path, operator, argument.clone()),
@@ -47,7 +47,7 @@ impl Ask {
     }
 
     fn to_query(&self) -> Document {
-        let queries = |all: &[Ask]| all.iter().map(Ask::to_query).collect::<Vec<_>>();
+        let queries = |all: &[Query]| all.iter().map(Query::to_query).collect::<Vec<_>>();
         match self {
             If(path, "regex", argument) => {
                 let text = |index: usize| argument[index].as_str().expect("a text");
@@ -140,7 +140,7 @@ fn documents() -> Vec<Document> {
 }
 
 /// At least one filter for every operator and every type of literal.
-fn questions() -> Vec<Ask> {
+fn queries() -> Vec<Query> {
     let conditions: Vec<(&str, &str, Value)> = vec![
         ("n", "eq", json!(2)),
         ("n", "eq", json!(1)),
@@ -209,7 +209,7 @@ fn questions() -> Vec<Ask> {
         ("_id", "exists", json!(true)),
     ];
     let asks = conditions.into_iter();
-    let mut all: Vec<Ask> = asks
+    let mut all: Vec<Query> = asks
         .map(|(path, operator, json)| If(path, operator, json))
         .collect();
     let new = If("status", "eq", json!("new"));
@@ -281,26 +281,26 @@ async fn a_filter_passes_what_find_finds() {
     let orders = database.collection("orders");
     let documents = documents();
     let everything = documents.len();
-    for questions in questions().chunks(AT_ONCE) {
-        let filters = questions.iter().map(Ask::to_pb);
+    for queries in queries().chunks(AT_ONCE) {
+        let filters = queries.iter().map(Query::to_pb);
         let mut watches = watch_each(&weir, &database, filters).await;
         orders.insert_many(&documents).await.unwrap();
         let mut expected = Vec::new();
-        for question in questions {
-            let found = orders.find(question.to_query()).await.unwrap();
+        for query in queries {
+            let found = orders.find(query.to_query()).await.unwrap();
             let found: Vec<Document> = futures::TryStreamExt::try_collect(found).await.unwrap();
             expected.push(ids(found
                 .into_iter()
                 .map(|mut it| it.remove("_id").unwrap())));
         }
         orders.drop().await.unwrap();
-        for ((question, watch), expected) in questions.iter().zip(&mut watches).zip(expected) {
+        for ((query, watch), expected) in queries.iter().zip(&mut watches).zip(expected) {
             let passed = ids(until_dropped(watch).await.iter().map(id));
-            assert_eq!(passed, expected, "{question:?}");
+            assert_eq!(passed, expected, "{query:?}");
             // A filter that passes all or none shows little.
-            let telling = !passed.is_empty() && passed.len() < everything;
-            let exempt = matches!(question, If("_id", "exists", _));
-            assert!(telling || exempt, "{question:?} tells nothing: {passed:?}");
+            let selective = !passed.is_empty() && passed.len() < everything;
+            let exempt = matches!(query, If("_id", "exists", _));
+            assert!(selective || exempt, "{query:?} shows nothing: {passed:?}");
         }
     }
 }

@@ -230,7 +230,7 @@ fn json_of_struct(fields: prost_types::Struct) -> Value {
 
 /// Relaxed JSON as a Struct holds it: every number is a double, except for integers beyond 2^53,
 /// which a double cannot always hold.
-fn as_struct_holds_it(json: Value) -> Value {
+fn as_struct(json: Value) -> Value {
     match json {
         Value::Number(number) => match number.as_i64() {
             Some(whole) if whole.unsigned_abs() > 1 << 53 => {
@@ -238,12 +238,12 @@ fn as_struct_holds_it(json: Value) -> Value {
             }
             _ => json!(number.as_f64()),
         },
-        Value::Array(items) => items.into_iter().map(as_struct_holds_it).collect(),
+        Value::Array(items) => items.into_iter().map(as_struct).collect(),
         Value::Object(fields) => {
             let fields = fields.into_iter();
             Value::Object(
                 fields
-                    .map(|(name, value)| (name, as_struct_holds_it(value)))
+                    .map(|(name, value)| (name, as_struct(value)))
                     .collect(),
             )
         }
@@ -283,11 +283,7 @@ async fn every_type_arrives_in_every_format() {
         let Held::Struct(fields) = structure else {
             panic!("{name}: expected a Struct, got {structure:?}");
         };
-        assert_eq!(
-            json_of_struct(fields),
-            as_struct_holds_it(relaxed),
-            "{name}"
-        );
+        assert_eq!(json_of_struct(fields), as_struct(relaxed), "{name}");
     }
 }
 

@@ -16,7 +16,7 @@ type Run = fn(&[u8]);
 type Seeds = fn() -> Vec<(&'static str, Vec<u8>)>;
 
 /// The prefix of corpus files that code generates; the others were found by fuzzing.
-const MADE: &str = "seed-";
+const SEED_PREFIX: &str = "seed-";
 
 fn corpus(target: &str) -> PathBuf {
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR"));

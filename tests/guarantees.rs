@@ -78,7 +78,7 @@ fn has_test(source: &str, name: &str) -> bool {
 
 #[test]
 fn every_test_in_the_guarantees_exists() {
-    exist(&named(&guarantees()));
+    assert_exist(&named(&guarantees()));
 }
 
 /// Each protection has a test, and each gap has a description.
@@ -87,7 +87,7 @@ fn every_test_in_the_security_page_exists() {
     let text = read("docs/security.md").expect("docs/security.md");
     let named = named(&text);
     assert!(named.len() > 50, "{named:?}");
-    exist(&named);
+    assert_exist(&named);
     for row in rows(&text) {
         let [.., stops, shown, left] = row[..] else {
             panic!("a row with too few cells: {row:?}");
@@ -98,7 +98,7 @@ fn every_test_in_the_security_page_exists() {
     }
 }
 
-fn exist(tests: &BTreeSet<&str>) {
+fn assert_exist(tests: &BTreeSet<&str>) {
     let mut sources: BTreeMap<String, Option<String>> = BTreeMap::new();
     let mut missing = Vec::new();
     for test in tests {
@@ -130,13 +130,13 @@ fn every_promise_of_the_contract_has_tests() {
 fn every_reason_of_an_error_has_tests() {
     let text = guarantees();
     let rows = rows(section(&text, "Every failure has a reason"));
-    let told: BTreeSet<&str> = rows.iter().map(|row| row[0].trim_matches('`')).collect();
+    let reported: BTreeSet<&str> = rows.iter().map(|row| row[0].trim_matches('`')).collect();
     let errors = read("docs/errors.md").expect("docs/errors.md");
     let expected: BTreeSet<&str> = self::rows(&errors)
         .iter()
         .map(|row| row[2].trim_matches('`'))
         .collect();
-    assert_eq!(told, expected);
+    assert_eq!(reported, expected);
     for row in rows {
         assert!(!named(row[1]).is_empty(), "no test stands behind {row:?}");
     }
@@ -155,10 +155,10 @@ fn every_trap_is_tested_or_has_a_reason() {
     for row in &untested {
         assert!(row[1].len() > 20, "no reason is given: {row:?}");
     }
-    let mut told: Vec<&str> = tested.iter().chain(&untested).map(|row| row[0]).collect();
-    told.sort_by_key(|trap| trap.trim_start_matches('T').parse().unwrap_or(0_u32));
+    let mut reported: Vec<&str> = tested.iter().chain(&untested).map(|row| row[0]).collect();
+    reported.sort_by_key(|trap| trap.trim_start_matches('T').parse().unwrap_or(0_u32));
     let expected: Vec<String> = (1..=TRAPS).map(|number| format!("T{number}")).collect();
-    assert_eq!(told, expected);
+    assert_eq!(reported, expected);
 }
 
 #[test]

@@ -29,12 +29,12 @@ use tonic::Code;
 const MEMORY: u64 = 128 << 20;
 
 /// Weir as a separate process, with low limits.
-struct Attacked {
+struct ServerUnderAttack {
     database: Database,
     weir: ServeProcess,
 }
 
-impl Attacked {
+impl ServerUnderAttack {
     async fn start(arguments: &[&str]) -> Self {
         let database = Database::options().start().await;
         let common = [
@@ -53,22 +53,22 @@ impl Attacked {
         self.database.watch_request(&[ORDERS]).encode_to_vec()
     }
 
-    async fn honest(&self) -> WatchStream {
+    async fn valid_watch(&self) -> WatchStream {
         let request = self.database.watch_request(&[ORDERS]);
         let watch = WatchStream::open(&mut self.weir.client().await, request).await;
         watch.unwrap_or_else(|status| panic!("a valid client was refused: {status:?}"))
     }
 
     /// Checks that a valid client is served and that nothing is left of the attack.
-    async fn survives(&self, attack: &str) {
+    async fn assert_survives(&self, attack: &str) {
         let begin = Instant::now();
-        let mut watch = self.honest().await;
+        let mut watch = self.valid_watch().await;
         let number = fastrand::i32(..);
         insert(&self.database, number).await;
         assert_eq!(id(&watch.next_change().await), number, "after {attack}");
         let served = begin.elapsed();
         drop(watch);
-        self.is_quiet(attack).await;
+        self.wait_until_quiet(attack).await;
         let peak = self.weir.process.peak_resident();
         assert!(
             served < Duration::from_secs(5),
@@ -82,7 +82,7 @@ impl Attacked {
         tally(Figure::PeakBytes, peak);
     }
 
-    async fn is_quiet(&self, attack: &str) {
+    async fn wait_until_quiet(&self, attack: &str) {
         eventually(&format!("nothing is left of {attack}"), async || {
             let metrics = self.weir.metrics().await;
             [
@@ -108,8 +108,8 @@ impl Attacked {
 /// A call's request has a time limit. tonic alone would wait for ever.
 #[tokio::test]
 async fn a_call_that_never_sends_its_request_times_out() {
-    let attacked = Attacked::start(&[]).await;
-    let whole = attacked.request();
+    let server = ServerUnderAttack::start(&[]).await;
+    let whole = server.request();
     let head = |length: u32| [&[0], &length.to_be_bytes()[..]].concat();
     let parts: [(&str, Vec<u8>); 5] = [
         ("nothing", Vec::new()),
@@ -125,7 +125,7 @@ async fn a_call_that_never_sends_its_request_times_out() {
     let rounds = 200;
     let begin = Instant::now();
     for (what, part) in parts {
-        let mut raw = RawConnection::greeted(attacked.weir.grpc).await;
+        let mut raw = RawConnection::greeted(server.weir.grpc).await;
         for stream in streams(rounds) {
             raw.send(&frame(HEADERS, END_HEADERS, stream, &opening(WATCH)))
                 .await;
@@ -147,10 +147,10 @@ async fn a_call_that_never_sends_its_request_times_out() {
         );
     }
     tally(Figure::BadInputs, 5 * u64::from(rounds));
-    assert_eq!(attacked.rejected("request_timeout").await, 1000.0);
+    assert_eq!(server.rejected("request_timeout").await, 1000.0);
 
     // The reason in machine-readable form.
-    let mut grpc = tonic::client::Grpc::new(attacked.weir.channel().await);
+    let mut grpc = tonic::client::Grpc::new(server.weir.channel().await);
     grpc.ready().await.expect("the connection is ready");
     let silence = futures::stream::pending::<weir::pb::WatchRequest>();
     let codec = tonic_prost::ProstCodec::<_, weir::pb::WatchResponse>::default();
@@ -162,13 +162,13 @@ async fn a_call_that_never_sends_its_request_times_out() {
     assert_eq!(status.code(), Code::DeadlineExceeded, "{status:?}");
     assert_eq!(error_reason(&status), "REQUEST_TIMEOUT");
     drop(grpc);
-    attacked.survives("calls without a request").await;
+    server.assert_survives("calls without a request").await;
 }
 
 /// Slow and silent connections, at every stage of a connection.
 #[tokio::test]
 async fn an_idle_connection_times_out_at_every_stage() {
-    let attacked = Attacked::start(&[]).await;
+    let server = ServerUnderAttack::start(&[]).await;
     let settings = frame(SETTINGS, 0, 0, &[]);
     let begun = |more: &[u8]| [PREFACE, &settings, more].concat();
     let open = frame(HEADERS, END_HEADERS, 1, &opening(WATCH));
@@ -186,7 +186,7 @@ async fn an_idle_connection_times_out_at_every_stage() {
         ),
     ];
     let attacks = steps.into_iter().map(|(what, at_once, slowly)| {
-        let address = attacked.weir.grpc;
+        let address = server.weir.grpc;
         async move {
             let begin = Instant::now();
             let mut raw = RawConnection::connect(address).await;
@@ -208,12 +208,12 @@ async fn an_idle_connection_times_out_at_every_stage() {
     });
     tally(Figure::BadInputs, 7);
     join_all(attacks).await;
-    attacked.survives("slow connections").await;
+    server.assert_survives("slow connections").await;
 }
 
 #[tokio::test]
 async fn other_protocols_on_the_grpc_port_are_refused() {
-    let attacked = Attacked::start(&[]).await;
+    let server = ServerUnderAttack::start(&[]).await;
     // The start of a TLS 1.2 record with a ClientHello.
     let hello = [&[0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3][..], &[7; 501]].concat();
     let inputs = [
@@ -234,20 +234,20 @@ async fn other_protocols_on_the_grpc_port_are_refused() {
         b"SSH-2.0-OpenSSH_9.2\r\n".to_vec(),
     ];
     for input in &inputs {
-        let mut raw = RawConnection::connect(attacked.weir.grpc).await;
+        let mut raw = RawConnection::connect(server.weir.grpc).await;
         raw.send(input).await;
         raw.rest().await;
     }
     tally(Figure::BadInputs, inputs.len() as u64);
-    attacked.survives("other protocols").await;
+    server.assert_survives("other protocols").await;
 }
 
 /// Frames that no client may send. Their connection ends, and no other is affected.
 #[tokio::test]
 async fn frames_that_violate_the_protocol_end_only_their_connection() {
-    let attacked = Attacked::start(&[]).await;
-    let mut bystander = attacked.honest().await;
-    let open = call(1, &attacked.request());
+    let server = ServerUnderAttack::start(&[]).await;
+    let mut other_watch = server.valid_watch().await;
+    let open = call(1, &server.request());
     let most = 0x7fff_ffff_u32.to_be_bytes();
     let wide = frame(WINDOW_UPDATE, 0, 0, &most);
     let cases: [(&str, Vec<u8>); 21] = [
@@ -318,7 +318,7 @@ async fn frames_that_violate_the_protocol_end_only_their_connection() {
         ),
     ];
     for (what, bytes) in &cases {
-        let mut raw = RawConnection::greeted(attacked.weir.grpc).await;
+        let mut raw = RawConnection::greeted(server.weir.grpc).await;
         raw.send(&open).await;
         assert!(
             raw.until(|it| it.kind == DATA && it.stream == 1).await,
@@ -332,27 +332,27 @@ async fn frames_that_violate_the_protocol_end_only_their_connection() {
     }
     // A stream id that is reused, and one below the last, each after a watch.
     for stream in [1, 3] {
-        let mut raw = RawConnection::greeted(attacked.weir.grpc).await;
-        raw.send(&call(5, &attacked.request())).await;
+        let mut raw = RawConnection::greeted(server.weir.grpc).await;
+        raw.send(&call(5, &server.request())).await;
         assert!(raw.until(|it| it.kind == DATA && it.stream == 5).await);
-        raw.send(&call(stream, &attacked.request())).await;
+        raw.send(&call(stream, &server.request())).await;
         assert!(
             raw.until(|it| it.kind == GOAWAY || it.kind == RST_STREAM)
                 .await
         );
     }
     tally(Figure::BadInputs, cases.len() as u64 + 2);
-    insert(&attacked.database, 1).await;
-    assert_eq!(id(&bystander.next_change().await), 1);
-    drop(bystander);
-    attacked.survives("broken frames").await;
+    insert(&server.database, 1).await;
+    assert_eq!(id(&other_watch.next_change().await), 1);
+    drop(other_watch);
+    server.assert_survives("broken frames").await;
 }
 
 /// Header lists are bounded in every form: large, many, in endless pieces, or small on the wire and
 /// large when decoded.
 #[tokio::test]
 async fn header_lists_are_bounded() {
-    let attacked = Attacked::start(&[]).await;
+    let server = ServerUnderAttack::start(&[]).await;
     let long = "x".repeat(20_000);
     let huge = "x".repeat(1 << 20);
     let many: Vec<String> = (0..5_000).map(|number| format!("x-{number}")).collect();
@@ -373,7 +373,7 @@ async fn header_lists_are_bounded() {
         ),
     ];
     for block in &blocks {
-        let mut raw = RawConnection::greeted(attacked.weir.grpc).await;
+        let mut raw = RawConnection::greeted(server.weir.grpc).await;
         let mut pieces = block.chunks(16 << 10).peekable();
         let mut kind = HEADERS;
         while let Some(piece) = pieces.next() {
@@ -396,7 +396,7 @@ async fn header_lists_are_bounded() {
         frame(CONTINUATION, 0, 1, b""),
         frame(CONTINUATION, 0, 1, &literals([("x", "y")]).repeat(2000)),
     ] {
-        let mut raw = RawConnection::greeted(attacked.weir.grpc).await;
+        let mut raw = RawConnection::greeted(server.weir.grpc).await;
         raw.send(&frame(HEADERS, 0, 1, &opening(WATCH))).await;
         let mut sent = 0_u32;
         while sent < 20_000 && raw.send(&piece).await {
@@ -406,19 +406,19 @@ async fn header_lists_are_bounded() {
         assert!(sent < 20_000, "continuations are accepted without end");
     }
     tally(Figure::BadInputs, blocks.len() as u64 + 2);
-    attacked.survives("giant headers").await;
+    server.assert_survives("giant headers").await;
 }
 
 /// CVE-2023-44487, with requests that are being opened and with open watches.
 #[tokio::test]
 async fn rapidly_reset_streams_cost_little() {
-    let attacked = Attacked::start(&["--max-watches=200"]).await;
-    let mut bystander = attacked.honest().await;
-    let before = attacked.database.getmore_count().await;
-    let request = attacked.request();
+    let server = ServerUnderAttack::start(&["--max-watches=200"]).await;
+    let mut other_watch = server.valid_watch().await;
+    let before = server.database.getmore_count().await;
+    let request = server.request();
     let mut resets = 0_u64;
     for _ in 0..5 {
-        let mut raw = RawConnection::greeted(attacked.weir.grpc).await;
+        let mut raw = RawConnection::greeted(server.weir.grpc).await;
         for stream in streams(2_000) {
             let at_once = [
                 call(stream, &request),
@@ -433,11 +433,11 @@ async fn rapidly_reset_streams_cost_little() {
     // While the server is busy with a flood, its keepalive would give up a client that answers no
     // pings.
     eventually("the flood is over", async || {
-        attacked.weir.metrics().await.sum("weir_watches") == 1.0
+        server.weir.metrics().await.sum("weir_watches") == 1.0
     })
     .await;
     // Open watches: each is answered before it is reset.
-    let mut raw = RawConnection::greeted(attacked.weir.grpc).await;
+    let mut raw = RawConnection::greeted(server.weir.grpc).await;
     raw.send(&frame(WINDOW_UPDATE, 0, 0, &(1_u32 << 30).to_be_bytes()))
         .await;
     for stream in streams(100) {
@@ -451,19 +451,19 @@ async fn rapidly_reset_streams_cost_little() {
     drop(raw);
     println!("{resets} streams were reset at once");
     tally(Figure::BadInputs, resets + 100);
-    insert(&attacked.database, 1).await;
-    assert_eq!(id(&bystander.next_change().await), 1);
-    let getmores = attacked.database.getmore_count().await - before;
+    insert(&server.database, 1).await;
+    assert_eq!(id(&other_watch.next_change().await), 1);
+    let getmores = server.database.getmore_count().await - before;
     assert!(getmores < 500, "MongoDB got {getmores} getMore commands");
-    drop(bystander);
-    attacked.survives("rapid resets").await;
+    drop(other_watch);
+    server.assert_survives("rapid resets").await;
 }
 
 /// More streams and calls than allowed: the surplus is refused, and all others continue.
 #[tokio::test]
 async fn streams_beyond_the_limit_are_refused_and_the_rest_are_served() {
-    let attacked = Attacked::start(&["--max-watches=50"]).await;
-    let mut raw = RawConnection::greeted(attacked.weir.grpc).await;
+    let server = ServerUnderAttack::start(&["--max-watches=50"]).await;
+    let mut raw = RawConnection::greeted(server.weir.grpc).await;
     for stream in streams(500) {
         raw.send(&frame(HEADERS, END_HEADERS, stream, &opening(WATCH)))
             .await;
@@ -479,7 +479,7 @@ async fn streams_beyond_the_limit_are_refused_and_the_rest_are_served() {
     // Calls that never send anything, over many connections: 1,050 are accepted.
     let mut connections = Vec::new();
     for _ in 0..30 {
-        let mut raw = RawConnection::greeted(attacked.weir.grpc).await;
+        let mut raw = RawConnection::greeted(server.weir.grpc).await;
         for stream in streams(50) {
             raw.send(&frame(HEADERS, END_HEADERS, stream, &opening(WATCH)))
                 .await;
@@ -487,53 +487,53 @@ async fn streams_beyond_the_limit_are_refused_and_the_rest_are_served() {
         connections.push(raw);
     }
     eventually("calls are refused", async || {
-        attacked.rejected("calls").await >= 400.0
+        server.rejected("calls").await >= 400.0
     })
     .await;
     tally(Figure::BadInputs, 450 + 1500);
     drop(connections);
     // Until they end, a valid call is refused too.
-    attacked.is_quiet("calls that never speak").await;
-    attacked.survives("too many streams").await;
+    server.wait_until_quiet("calls that never speak").await;
+    server.assert_survives("too many streams").await;
 }
 
 /// Windows that are closed or tiny, while there is much to deliver.
 #[tokio::test]
 async fn clients_with_closed_windows_do_not_affect_others() {
-    let attacked = Attacked::start(&[]).await;
-    let mut bystander = attacked.honest().await;
-    let request = attacked.request();
+    let server = ServerUnderAttack::start(&[]).await;
+    let mut other_watch = server.valid_watch().await;
+    let request = server.request();
     let mut shut = Vec::new();
     for window in [0, 1, 100] {
-        let mut raw = RawConnection::greeted_with(attacked.weir.grpc, &setting(4, window)).await;
+        let mut raw = RawConnection::greeted_with(server.weir.grpc, &setting(4, window)).await;
         for stream in streams(100) {
             raw.send(&call(stream, &request)).await;
         }
         shut.push(raw);
     }
     eventually("all are open", async || {
-        attacked.weir.metrics().await.sum("weir_watches") == 301.0
+        server.weir.metrics().await.sum("weir_watches") == 301.0
     })
     .await;
-    let orders = attacked.database.collection(ORDERS);
+    let orders = server.database.collection(ORDERS);
     for number in 0..100 {
         let large = doc! { "_id": number, "text": "x".repeat(100_000) };
         orders.insert_one(large).await.expect("an insert");
-        assert_eq!(id(&bystander.next_change().await), number);
+        assert_eq!(id(&other_watch.next_change().await), number);
     }
     tally(Figure::BadInputs, 300);
     tally(Figure::WatchesHeld, 301);
     drop(shut);
-    drop(bystander);
-    attacked.survives("shut windows").await;
+    drop(other_watch);
+    server.assert_survives("shut windows").await;
 }
 
 /// Floods that request an answer each, from clients that read none; and a client that sends GOAWAY
 /// and stays.
 #[tokio::test]
 async fn floods_of_small_frames_are_survived() {
-    let attacked = Attacked::start(&[]).await;
-    let mut bystander = attacked.honest().await;
+    let server = ServerUnderAttack::start(&[]).await;
+    let mut other_watch = server.valid_watch().await;
     let floods = [
         frame(PING, 0, 0, &[7; 8]),
         frame(SETTINGS, 0, 0, &setting(3, 100)),
@@ -546,8 +546,8 @@ async fn floods_of_small_frames_are_survived() {
     ];
     let limit = Duration::from_secs(1);
     let attacks = floods.iter().map(|flood| {
-        let request = attacked.request();
-        let address = attacked.weir.grpc;
+        let request = server.request();
+        let address = server.weir.grpc;
         async move {
             let mut raw = RawConnection::greeted(address).await;
             // Opened and not half-closed.
@@ -559,54 +559,54 @@ async fn floods_of_small_frames_are_survived() {
         }
     });
     let mut connections = join_all(attacks).await;
-    insert(&attacked.database, 1).await;
-    assert_eq!(id(&bystander.next_change().await), 1);
+    insert(&server.database, 1).await;
+    assert_eq!(id(&other_watch.next_change().await), 1);
     connections.clear();
 
     // A client that sent GOAWAY and answers no pings is treated as gone.
-    let mut leaving = RawConnection::greeted(attacked.weir.grpc).await;
-    leaving.send(&call(1, &attacked.request())).await;
+    let mut leaving = RawConnection::greeted(server.weir.grpc).await;
+    leaving.send(&call(1, &server.request())).await;
     assert!(leaving.until(|it| it.kind == DATA).await);
     leaving.send(&frame(GOAWAY, 0, 0, &[0; 8])).await;
     leaving.rest().await;
     tally(Figure::BadInputs, floods.len() as u64 * 50_000);
-    drop(bystander);
-    attacked.survives("floods").await;
+    drop(other_watch);
+    server.assert_survives("floods").await;
 }
 
 /// The number of connections is bounded; surplus ones are reset and counted.
 #[tokio::test]
 async fn connections_beyond_the_limit_are_reset_and_the_rest_continue() {
-    let attacked = Attacked::start(&["--max-connections=20"]).await;
-    let mut bystander = attacked.honest().await;
+    let server = ServerUnderAttack::start(&["--max-connections=20"]).await;
+    let mut other_watch = server.valid_watch().await;
     let mut connections = Vec::new();
     for _ in 0..19 {
-        let mut raw = RawConnection::greeted(attacked.weir.grpc).await;
+        let mut raw = RawConnection::greeted(server.weir.grpc).await;
         assert!(raw.is_alive().await, "there is room");
         connections.push(raw);
     }
     for _ in 0..100 {
-        if let Ok(mut raw) = RawConnection::try_connect(attacked.weir.grpc).await {
+        if let Ok(mut raw) = RawConnection::try_connect(server.weir.grpc).await {
             raw.greet(&[]).await;
             assert!(!raw.is_alive().await, "there was no room");
         }
     }
-    assert_eq!(attacked.rejected("connections").await, 100.0);
-    assert_eq!(attacked.weir.metrics().await.sum("weir_connections"), 20.0);
-    insert(&attacked.database, 1).await;
-    assert_eq!(id(&bystander.next_change().await), 1);
+    assert_eq!(server.rejected("connections").await, 100.0);
+    assert_eq!(server.weir.metrics().await.sum("weir_connections"), 20.0);
+    insert(&server.database, 1).await;
+    assert_eq!(id(&other_watch.next_change().await), 1);
     tally(Figure::BadInputs, 100);
     drop(connections);
-    drop(bystander);
-    attacked.is_quiet("many connections").await;
-    attacked.survives("too many connections").await;
+    drop(other_watch);
+    server.wait_until_quiet("many connections").await;
+    server.assert_survives("too many connections").await;
 }
 
 /// The admin port serves everyone who reaches it, in bounded time and memory.
 #[tokio::test]
 async fn the_admin_port_survives_hostile_clients() {
-    let attacked = Attacked::start(&[]).await;
-    let address = attacked.weir.admin;
+    let server = ServerUnderAttack::start(&[]).await;
+    let address = server.weir.admin;
     let long = "x".repeat(4 << 20);
     let inputs = [
         ("silence", Vec::new()),
@@ -689,9 +689,11 @@ async fn the_admin_port_survives_hostile_clients() {
     assert_eq!(&answer, b"HTTP/1.1 200");
     drop(connections);
     eventually("the admin port answers", async || {
-        attacked.weir.admin_status("/livez").await == Some(200)
+        server.weir.admin_status("/livez").await == Some(200)
     })
     .await;
     tally(Figure::BadInputs, inputs.len() as u64 + 301);
-    attacked.survives("bad clients of the admin port").await;
+    server
+        .assert_survives("bad clients of the admin port")
+        .await;
 }

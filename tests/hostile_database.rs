@@ -123,7 +123,7 @@ async fn an_odd_event_arrives_unchanged_between_valid_events() {
         }
         // Every field is found: in its place, or among the unknown fields.
         for name in ["clusterTime", "wallTime", "ns", "documentKey", "txnNumber"] {
-            let told = match name {
+            let reported = match name {
                 "clusterTime" => change.cluster_time.is_some(),
                 "wallTime" => change.wall_time.is_some(),
                 "ns" => change.namespace.is_some(),
@@ -131,10 +131,10 @@ async fn an_odd_event_arrives_unchanged_between_valid_events() {
                 _ => change.transaction.is_some(),
             };
             let Some(value) = field(&odd, name) else {
-                assert!(!told, "{what}: {name} is made up");
+                assert!(!reported, "{what}: {name} is made up");
                 continue;
             };
-            if !told && !matches!(change.change, Some(Change::Other(_))) {
+            if !reported && !matches!(change.change, Some(Change::Other(_))) {
                 let rest = bson(change.unknown_fields.as_ref());
                 assert_eq!(field(rest, name), Some(value), "{what}: {name} is lost");
             }

@@ -189,7 +189,7 @@ async fn a_missing_required_image_ends_the_watch() {
         assert_eq!(status.code(), Code::FailedPrecondition, "{status:?}");
         assert_eq!(error_reason(&status), "IMAGE_UNAVAILABLE");
         let time = support::error_info(&status).metadata.remove("after_time");
-        assert!(time.is_some(), "the status tells no time: {status:?}");
+        assert!(time.is_some(), "the status has no time: {status:?}");
 
         // From before the event it fails again, at the opening or right after it.
         let again = pb::WatchRequest {

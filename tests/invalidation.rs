@@ -15,15 +15,15 @@ use weir::pb::watch_response::Kind;
 
 /// The way in which a watched namespace goes away.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Fate {
+enum Removal {
     Dropped,
     RenamedAway,
     RenamedOver,
     DatabaseDropped,
 }
 
-impl Fate {
-    async fn befalls(self, database: &Database, collection: &str) {
+impl Removal {
+    async fn apply(self, database: &Database, collection: &str) {
         let rename = |from: &str, to: &str| {
             let namespace = |name: &str| format!("{}.{name}", database.name());
             doc! {
@@ -59,14 +59,14 @@ impl Fate {
 }
 
 /// The ways in which a scope of one collection, or of a database, ends.
-const ENDS: [(&[&str], Fate); 7] = [
-    (&["orders"], Fate::Dropped),
-    (&["orders"], Fate::RenamedAway),
-    (&["orders"], Fate::RenamedOver),
-    (&["orders"], Fate::DatabaseDropped),
-    (&["orders", "items"], Fate::DatabaseDropped),
-    (&[], Fate::DatabaseDropped),
-    (&["orders", "absent"], Fate::DatabaseDropped),
+const ENDS: [(&[&str], Removal); 7] = [
+    (&["orders"], Removal::Dropped),
+    (&["orders"], Removal::RenamedAway),
+    (&["orders"], Removal::RenamedOver),
+    (&["orders"], Removal::DatabaseDropped),
+    (&["orders", "items"], Removal::DatabaseDropped),
+    (&[], Removal::DatabaseDropped),
+    (&["orders", "absent"], Removal::DatabaseDropped),
 ];
 
 async fn insert(database: &Database, collection: &str, id: i32) {
@@ -90,10 +90,10 @@ async fn until_invalidated(watch: &mut WatchStream) -> (Vec<pb::ChangeEvent>, pb
     }
 }
 
-fn is_about(invalidated: &pb::Invalidated, database: &Database, scope: &[&str], fate: Fate) {
+fn is_about(invalidated: &pb::Invalidated, database: &Database, scope: &[&str], removal: Removal) {
     assert!(
-        fate.causes().contains(&invalidated.cause()),
-        "{fate:?} was told as {:?}",
+        removal.causes().contains(&invalidated.cause()),
+        "{removal:?} was reported as {:?}",
         invalidated.cause()
     );
     let collection = match scope {
@@ -115,8 +115,8 @@ async fn a_watch_ends_with_its_namespace_and_reports_the_cause() {
     let database = Database::options().start().await;
     let weir = Weir::start(&database).await;
     for operations in [vec![], vec![pb::OperationType::Insert.into()]] {
-        for (scope, fate) in ENDS {
-            let what = format!("{scope:?} {fate:?}, operations {operations:?}");
+        for (scope, removal) in ENDS {
+            let what = format!("{scope:?} {removal:?}, operations {operations:?}");
             database.database().drop().await.unwrap();
             insert(&database, "orders", 0).await;
             insert(&database, "items", 0).await;
@@ -127,15 +127,15 @@ async fn a_watch_ends_with_its_namespace_and_reports_the_cause() {
                 })
                 .await;
             insert(&database, "orders", 1).await;
-            fate.befalls(&database, "orders").await;
+            removal.apply(&database, "orders").await;
 
             let (changes, invalidated) = until_invalidated(&mut watch).await;
-            is_about(&invalidated, &database, scope, fate);
+            is_about(&invalidated, &database, scope, removal);
             assert_eq!(operation(&changes[0]), "insert", "{what}");
-            let told = changes
+            let reported = changes
                 .iter()
-                .any(|it| fate.causes().contains(&it.operation()));
-            assert_eq!(told, operations.is_empty(), "{what}: {changes:?}");
+                .any(|it| removal.causes().contains(&it.operation()));
+            assert_eq!(reported, operations.is_empty(), "{what}: {changes:?}");
 
             let token = watch.token();
             let status = watch.end().await;
@@ -180,8 +180,8 @@ fn operation_name(operation: pb::OperationType) -> String {
 async fn a_continuing_watch_gets_what_is_created_under_the_same_name() {
     let database = Database::options().start().await;
     let weir = Weir::start(&database).await;
-    for (scope, fate) in ENDS {
-        let what = format!("{scope:?} {fate:?}");
+    for (scope, removal) in ENDS {
+        let what = format!("{scope:?} {removal:?}");
         database.database().drop().await.unwrap();
         insert(&database, "orders", 0).await;
         let mut watch = weir
@@ -195,10 +195,10 @@ async fn a_continuing_watch_gets_what_is_created_under_the_same_name() {
             insert(&database, "orders", round).await;
             let insert = watch.next_change().await;
             assert_eq!(after(&insert), Some(bson!({"_id": round})), "{what}");
-            fate.befalls(&database, "orders").await;
+            removal.apply(&database, "orders").await;
             let invalidated = watch.next_invalidated().await;
-            is_about(&invalidated, &database, scope, fate);
-            if fate == Fate::RenamedOver {
+            is_about(&invalidated, &database, scope, removal);
+            if removal == Removal::RenamedOver {
                 continue;
             }
             // It reports no outage, as there was none.
@@ -235,10 +235,10 @@ async fn a_watch_of_more_than_one_collection_survives_the_end_of_one() {
         database.watch_request(&[]),
         deployment.clone(),
     ] {
-        for fate in [Fate::Dropped, Fate::RenamedAway, Fate::RenamedOver] {
+        for removal in [Removal::Dropped, Removal::RenamedAway, Removal::RenamedOver] {
             insert(&database, "orders", 0).await;
             let mut watch = weir.watch(request.clone()).await;
-            fate.befalls(&database, "orders").await;
+            removal.apply(&database, "orders").await;
             insert(&database, "orders", 1).await;
             let last = bson!({"_id": 1});
             let mut seen = Vec::new();
@@ -249,8 +249,8 @@ async fn a_watch_of_more_than_one_collection_survives_the_end_of_one() {
                 }
                 seen.push(change.operation());
             }
-            let told = seen.iter().any(|it| fate.causes().contains(it));
-            assert!(told, "{fate:?} was not told: {seen:?}");
+            let reported = seen.iter().any(|it| removal.causes().contains(it));
+            assert!(reported, "{removal:?} was not reported: {seen:?}");
             database.database().drop().await.unwrap();
         }
     }
@@ -258,13 +258,28 @@ async fn a_watch_of_more_than_one_collection_survives_the_end_of_one() {
     // A deployment outlives its databases too.
     insert(&database, "orders", 0).await;
     let mut watch = weir.watch(deployment).await;
-    Fate::DatabaseDropped.befalls(&database, "").await;
+    Removal::DatabaseDropped.apply(&database, "").await;
     insert(&database, "orders", 1).await;
     let changes = watch.changes(3).await;
     assert_eq!(
         conversions::operations(&changes),
         ["drop", "dropDatabase", "insert"]
     );
+}
+
+/// The CPU time used by this process.
+fn cpu_time() -> Duration {
+    let stat = std::fs::read_to_string("/proc/self/stat").expect("the kernel reports it");
+    // The name in parentheses may contain spaces; user and system time are fields 14 and 15.
+    let (_, fields) = stat.rsplit_once(") ").expect("a name in parentheses");
+    let ticks: u64 = fields
+        .split(' ')
+        .skip(11)
+        .take(2)
+        .map(|ticks| ticks.parse::<u64>().expect("a number of ticks"))
+        .sum();
+    // Linux counts a hundred ticks a second on every platform on which these tests run.
+    Duration::from_millis(ticks * 10)
 }
 
 /// Drivers have looped on a cursor that an invalidation had closed. A watch of something that is

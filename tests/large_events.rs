@@ -373,7 +373,7 @@ async fn an_event_that_mongodb_splits_arrives_whole() {
     let description = update
         .update_description
         .as_ref()
-        .expect("an update tells what changed");
+        .expect("an update says what changed");
     let fields = conversions::bson(description.updated_fields.as_ref());
     assert_eq!(
         fields,

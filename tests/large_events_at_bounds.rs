@@ -121,8 +121,8 @@ async fn an_event_at_the_limit_is_sent_whole_and_one_byte_more_follows_the_polic
     let weir = Weir::start(&database).await;
     let replica = Weir::start(&database).await;
     for mode in [pb::FeedMode::Shared, pb::FeedMode::Dedicated] {
-        for told in [false, true] {
-            let name = format!("{mode:?}_{told}");
+        for reported in [false, true] {
+            let name = format!("{mode:?}_{reported}");
             let create = doc! {
                 "create": &name, "changeStreamPreAndPostImages": {"enabled": true},
             };
@@ -131,7 +131,7 @@ async fn an_event_at_the_limit_is_sent_whole_and_one_byte_more_follows_the_polic
                 feed_mode: mode.into(),
                 ..database.watch_request(&[&name])
             };
-            if told {
+            if reported {
                 let images = pb::FullDocumentBeforeChange::WhenAvailable;
                 request.full_document = pb::FullDocument::WhenAvailable.into();
                 request.full_document_before_change = images.into();
@@ -152,7 +152,7 @@ async fn an_event_at_the_limit_is_sent_whole_and_one_byte_more_follows_the_polic
             let collection = database.collection(&name);
             collection.insert_many(documents).await.unwrap();
             let events = whole.changes(24).await;
-            let expected = if told {
+            let expected = if reported {
                 pb::FilterMatch::Entered
             } else {
                 pb::FilterMatch::Unspecified

@@ -27,11 +27,11 @@ const MIB: u64 = 1 << 20;
 async fn next_piece(watch: &mut WatchStream) -> (Bytes, pb::EventChunk) {
     // One limit for all of it: with a limit for each message, progress alone would keep this
     // waiting for ever.
-    within("a piece", piece_some_time(watch)).await
+    within("a piece", next_piece_without_limit(watch)).await
 }
 
 /// The same without a limit, where so much is sent that it may take long.
-async fn piece_some_time(watch: &mut WatchStream) -> (Bytes, pb::EventChunk) {
+async fn next_piece_without_limit(watch: &mut WatchStream) -> (Bytes, pb::EventChunk) {
     loop {
         let message = watch.next().await;
         match message.kind {
@@ -48,7 +48,7 @@ fn what(kind: Option<&Kind>) -> String {
 }
 
 /// The rest of an event of which some pieces have come, joined with them.
-async fn rest_of(watch: &mut WatchStream, mut pieces: Vec<pb::EventChunk>) -> Whole {
+async fn rest_of(watch: &mut WatchStream, mut pieces: Vec<pb::EventChunk>) -> WholeEvent {
     let mut beginnings = 1;
     let before = watch.token();
     loop {
@@ -71,13 +71,13 @@ async fn rest_of(watch: &mut WatchStream, mut pieces: Vec<pb::EventChunk>) -> Wh
             let data: Vec<u8> = pieces.into_iter().flat_map(|piece| piece.data).collect();
             let event = pb::ChangeEvent::decode(&data[..]).expect("the pieces are an event");
             assert_eq!(event.resume_token, token);
-            return Whole { event, beginnings };
+            return WholeEvent { event, beginnings };
         }
     }
 }
 
 /// An event that came in pieces.
-struct Whole {
+struct WholeEvent {
     event: pb::ChangeEvent,
     /// How often it began.
     beginnings: u32,
@@ -169,7 +169,7 @@ async fn a_hundred_watches_of_large_events_share_their_memory() {
         let reading = watches.into_iter().map(async |(class, mut watch)| {
             let mut data = Vec::new();
             loop {
-                let (_, piece) = piece_some_time(&mut watch).await;
+                let (_, piece) = next_piece_without_limit(&mut watch).await;
                 if piece.index == 0 {
                     data.clear();
                 }
@@ -191,11 +191,11 @@ async fn a_hundred_watches_of_large_events_share_their_memory() {
     for (class, first) in firsts.iter().enumerate() {
         let data = first.get().expect("there are watches of each class");
         let event = pb::ChangeEvent::decode(&data[..]).expect("an event");
-        let told = match class {
+        let reported = match class {
             0..4 => pb::FilterMatch::Unspecified,
             _ => pb::FilterMatch::Entered,
         };
-        assert_eq!(event.r#match(), told);
+        assert_eq!(event.r#match(), reported);
         if class % 4 == 0 {
             assert!(
                 after(&event) == Some(document.clone().into()),
@@ -221,8 +221,8 @@ async fn a_hundred_watches_of_large_events_share_their_memory() {
     assert!(grown <= bound, "{grown} bytes of {bound}");
     tally(Figure::WatchesHeld, WATCHES as u64);
     tally(Figure::PeakBytes, grown);
-    let parks = weir.metrics().await.sum("weir_watches_fell_behind_total");
-    println!("peak: {peak} in the budget, {grown} resident; {parks} read again");
+    let fell_behind = weir.metrics().await.sum("weir_watches_fell_behind_total");
+    println!("peak: {peak} in the budget, {grown} resident; {fell_behind} read again");
 }
 
 /// Together the events exceed the memory limit: unread ones are evicted, and read again when their
@@ -280,8 +280,11 @@ async fn clients_that_stop_in_the_middle_of_events_hold_up_nobody_and_get_the_re
             watch
         });
     let mut watches = join_all(rest).await;
-    let parks = weir.metrics().await.sum("weir_watches_fell_behind_total");
-    assert!(parks > 0.0, "nothing was evicted: nothing is tested here");
+    let fell_behind = weir.metrics().await.sum("weir_watches_fell_behind_total");
+    assert!(
+        fell_behind > 0.0,
+        "nothing was evicted: nothing is tested here"
+    );
     // They are live again and get new events.
     orders.delete_many(doc! {}).await.unwrap();
     for (number, watch) in (0..).zip(&mut watches) {

@@ -71,7 +71,7 @@ impl Case {
         self.checker.token(&name, (1, at + 1), true)
     }
 
-    fn finds(&self, found: Result<(), String>, words: &str) {
+    fn assert_finds(&self, found: Result<(), String>, words: &str) {
         let problem = found.expect_err("an incorrect sequence");
         assert!(problem.contains(words), "{problem}");
     }
@@ -107,11 +107,11 @@ fn a_missing_change_is_found_at_the_writers_next_change_and_at_the_end() {
     let mut case = Case::new(false);
     case.changes([0, 1, 2, 4]);
     let found = case.change(5);
-    case.finds(found, "writer 1's write 1");
+    case.assert_finds(found, "writer 1's write 1");
 
     let mut filtered = Case::new(true);
     let unasked = filtered.change(0);
-    filtered.finds(unasked, "was not asked for");
+    filtered.assert_finds(unasked, "does not match the request");
 
     let mut case = Case::new(false);
     case.changes(0..7);
@@ -125,7 +125,7 @@ fn a_swap_is_found_even_between_writers() {
     let mut case = Case::new(false);
     case.changes([0, 1, 3]);
     let found = case.change(2);
-    case.finds(found, "was passed");
+    case.assert_finds(found, "was passed");
 }
 
 #[test]
@@ -145,7 +145,7 @@ fn a_time_that_differs_between_clients_is_found() {
         collection: "orders".to_owned(),
         time: (1, 1),
     });
-    other.finds(found, "others saw");
+    other.assert_finds(found, "others saw");
 }
 
 #[test]
@@ -153,7 +153,7 @@ fn a_repeat_is_found_unless_the_client_resumed_before_it() {
     let mut case = Case::new(false);
     case.changes(0..4);
     let found = case.change(2);
-    case.finds(found, "comes again");
+    case.assert_finds(found, "comes again");
 
     let mut case = Case::new(false);
     case.changes(0..4);
@@ -165,7 +165,7 @@ fn a_repeat_is_found_unless_the_client_resumed_before_it() {
     case.changes(4..6);
     assert_eq!((case.checker.got, case.checker.repeats), (6, 3));
     let found = case.change(3);
-    case.finds(found, "comes again");
+    case.assert_finds(found, "comes again");
     case.changes(6..8);
     assert_eq!(case.checker.missing(), None);
 
@@ -174,7 +174,7 @@ fn a_repeat_is_found_unless_the_client_resumed_before_it() {
     case.token(3).expect("a token");
     case.checker.resume();
     let found = case.change(2);
-    case.finds(found, "comes again");
+    case.assert_finds(found, "comes again");
 }
 
 #[test]
@@ -185,7 +185,7 @@ fn a_missing_change_after_a_resume_is_found_although_it_came_before() {
     case.changes(2..6);
     case.checker.resume();
     let found = case.change(4);
-    case.finds(found, "writer 0's write 1");
+    case.assert_finds(found, "writer 0's write 1");
 }
 
 #[test]
@@ -194,9 +194,9 @@ fn a_token_or_progress_that_goes_back_is_found() {
     case.changes(0..4);
     case.token(3).expect("a token");
     let found = case.token(2);
-    case.finds(found, "goes back");
+    case.assert_finds(found, "goes back");
     let found = case.checker.progress((1, 3));
-    case.finds(found, "goes back");
+    case.assert_finds(found, "goes back");
 }
 
 #[test]
@@ -205,7 +205,7 @@ fn a_progress_ahead_of_a_later_change_is_found_even_after_a_resume() {
     case.changes(0..4);
     case.checker.progress((1, 5)).expect("progress");
     let found = case.change(4);
-    case.finds(found, "was passed");
+    case.assert_finds(found, "was passed");
 
     let mut case = Case::new(false);
     case.changes(0..4);
@@ -213,7 +213,7 @@ fn a_progress_ahead_of_a_later_change_is_found_even_after_a_resume() {
     case.token(4).expect("a token");
     case.checker.resume();
     let found = case.change(4);
-    case.finds(found, "was passed");
+    case.assert_finds(found, "was passed");
 }
 
 #[test]
@@ -231,13 +231,13 @@ fn a_watch_opened_during_writes_may_start_at_any_of_them_and_misses_none_after()
     };
     assert!(begins(0).is_err(), "it was over");
     for first in [2, 4, 6] {
-        begins(first).expect("nobody can tell");
+        begins(first).expect("it is known");
     }
     let mut case = Case::new(false);
     let expects = Arc::new(|_: &Write| true);
     case.checker = DeliveryChecker::new(&case.ledger, expects, &[1, 0], &[2, 4]);
     let found = case.change(6);
-    case.finds(found, "writer 0's write 2");
+    case.assert_finds(found, "writer 0's write 2");
 }
 
 /// Over a network that is cut again and again, on both sides of Weir.

@@ -17,7 +17,7 @@ const GAUGES: [&str; 3] = ["weir_watches", "weir_feeds", "weir_ring_bytes"];
 /// Closes a feed with its last watch, so that leaks are visible.
 const NO_LINGER: [&str; 2] = ["--feed-linger", "0s"];
 
-async fn nothing_is_left(database: &Database, metrics: impl AsyncFn() -> Samples) {
+async fn wait_for_release(database: &Database, metrics: impl AsyncFn() -> Samples) {
     eventually("the cursors are closed", async || {
         database.open_cursors().await == 0
     })
@@ -90,7 +90,7 @@ async fn cancelled_watches_leave_nothing_behind() {
         let early: Vec<_> = ended.into_iter().flatten().collect();
         assert!(early.is_empty(), "watches ended by themselves: {early:?}");
     }
-    nothing_is_left(&database, async || weir.metrics().await).await;
+    wait_for_release(&database, async || weir.metrics().await).await;
     let metrics = weir.metrics().await;
     let started = metrics.sum("weir_watches_started_total");
     assert!(started > 0.0);
@@ -143,7 +143,7 @@ async fn a_watch_that_is_cancelled_during_its_opening_leaves_no_cursor() {
         aggregates(&database).await > answered
     })
     .await;
-    nothing_is_left(&database, async || weir.metrics().await).await;
+    wait_for_release(&database, async || weir.metrics().await).await;
 }
 
 /// A process's resident kilobytes, threads and open files, as the kernel reports them.

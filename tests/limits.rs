@@ -55,7 +55,7 @@ async fn a_deadline_ends_the_stream_with_a_usable_last_token() {
 }
 
 /// Opens as many watches as allowed, and checks that the next one is refused until one ends.
-async fn is_limited(
+async fn assert_limited(
     database: &Database,
     weir: &Weir,
     max: usize,
@@ -107,7 +107,7 @@ async fn the_limit_of_watches_holds_while_streams_are_open() {
     let database = Database::start().await;
     let weir = Weir::with(&database, |config| config.max_watches = 2).await;
     // All of them share one feed.
-    is_limited(&database, &weir, 2, "watches", |_| ORDERS.to_owned()).await;
+    assert_limited(&database, &weir, 2, "watches", |_| ORDERS.to_owned()).await;
 }
 
 /// Equal watches share a feed; another collection needs another feed.
@@ -115,7 +115,7 @@ async fn the_limit_of_watches_holds_while_streams_are_open() {
 async fn the_limit_of_feeds_holds_while_streams_are_open() {
     let database = Database::start().await;
     let weir = Weir::with(&database, |config| config.max_feeds = 3).await;
-    is_limited(&database, &weir, 3, "feeds", |number| {
+    assert_limited(&database, &weir, 3, "feeds", |number| {
         format!("{ORDERS}_{number}")
     })
     .await;

@@ -11,7 +11,12 @@ use support::{Database, FailCommand, ServeProcess, WatchStream, eventually, requ
 const TOKEN: &str = "correct-horse-battery-staple";
 
 /// Sends a request to `/log-level` from this machine and returns the status and the body.
-async fn ask(admin: SocketAddr, method: &str, headers: &str, body: &str) -> (u16, String) {
+async fn request_log_level(
+    admin: SocketAddr,
+    method: &str,
+    headers: &str,
+    body: &str,
+) -> (u16, String) {
     let length = body.len();
     let head = format!("{method} /log-level HTTP/1.1\r\nContent-Length: {length}\r\n{headers}\r\n");
     let answer = within("the admin port", request(admin, &format!("{head}{body}"))).await;
@@ -38,13 +43,14 @@ async fn the_log_level_changes_while_the_server_runs() {
         opened.expect("the watch opens")
     };
     assert_eq!(
-        ask(weir.admin, "GET", LOCAL, "").await,
+        request_log_level(weir.admin, "GET", LOCAL, "").await,
         (200, "info\n".to_owned())
     );
     drop(watch().await);
     assert!(!opening(&weir.process.stderr()), "{}", weir.process);
 
-    let (status, said) = ask(weir.admin, "PUT", LOCAL, "info,weir::rpc=debug\n").await;
+    let (status, said) =
+        request_log_level(weir.admin, "PUT", LOCAL, "info,weir::rpc=debug\n").await;
     assert_eq!((status, said.as_str()), (200, "info,weir::rpc=debug\n"));
     drop(watch().await);
     eventually("a line of the new level", async || {
@@ -53,13 +59,16 @@ async fn the_log_level_changes_while_the_server_runs() {
     .await;
 
     for (bad, status) in [("", 400), ("degub", 400), ("weir=loud", 400)] {
-        let (got, said) = ask(weir.admin, "PUT", LOCAL, bad).await;
+        let (got, said) = request_log_level(weir.admin, "PUT", LOCAL, bad).await;
         assert_eq!(got, status, "{bad}: {said}");
         assert!(said.len() > 5, "{bad}: {said}");
     }
     let long = "weir=debug,".repeat(1_000);
-    assert_eq!(ask(weir.admin, "PUT", LOCAL, &long).await.0, 413);
-    let in_force = ask(weir.admin, "GET", LOCAL, "").await;
+    assert_eq!(
+        request_log_level(weir.admin, "PUT", LOCAL, &long).await.0,
+        413
+    );
+    let in_force = request_log_level(weir.admin, "GET", LOCAL, "").await;
     assert_eq!(in_force, (200, "info,weir::rpc=debug\n".to_owned()));
 }
 
@@ -74,11 +83,14 @@ async fn without_a_token_only_direct_local_callers_may_change_the_log_level() {
         "Host: localhost:9090\r\nX-Forwarded-For: 10.0.0.7\r\n",
     ] {
         for method in ["GET", "PUT"] {
-            let (status, said) = ask(weir.admin, method, headers, "debug").await;
+            let (status, said) = request_log_level(weir.admin, method, headers, "debug").await;
             assert_eq!(status, 403, "{method} {headers}: {said}");
         }
     }
-    assert_eq!(ask(weir.admin, "GET", LOCAL, "").await.1, "info\n");
+    assert_eq!(
+        request_log_level(weir.admin, "GET", LOCAL, "").await.1,
+        "info\n"
+    );
 }
 
 #[tokio::test]
@@ -91,12 +103,22 @@ async fn with_a_token_metrics_and_log_level_require_it_and_probes_do_not() {
     let arguments = ["--admin-token-file", file, "--reload-interval", "100ms"];
     let weir = ServeProcess::start(database.uri(), &arguments).await;
     let shown = |token: &str| format!("{LOCAL}Authorization: Bearer {token}\r\n");
-    assert_eq!(ask(weir.admin, "PUT", LOCAL, "debug").await.0, 401);
     assert_eq!(
-        ask(weir.admin, "PUT", &shown("wrong"), "debug").await.0,
+        request_log_level(weir.admin, "PUT", LOCAL, "debug").await.0,
         401
     );
-    assert_eq!(ask(weir.admin, "PUT", &shown(TOKEN), "warn").await.0, 200);
+    assert_eq!(
+        request_log_level(weir.admin, "PUT", &shown("wrong"), "debug")
+            .await
+            .0,
+        401
+    );
+    assert_eq!(
+        request_log_level(weir.admin, "PUT", &shown(TOKEN), "warn")
+            .await
+            .0,
+        200
+    );
     assert_eq!(weir.admin_status("/metrics").await, Some(401));
     assert_eq!(weir.admin_status("/livez").await, Some(200));
     let ready = async || weir.admin_status("/readyz").await == Some(200);
@@ -105,10 +127,18 @@ async fn with_a_token_metrics_and_log_level_require_it_and_probes_do_not() {
     let other = "another-token-that-is-long";
     fs::write(&path, other).expect("a token");
     eventually("the new token is valid", async || {
-        ask(weir.admin, "GET", &shown(other), "").await.0 == 200
+        request_log_level(weir.admin, "GET", &shown(other), "")
+            .await
+            .0
+            == 200
     })
     .await;
-    assert_eq!(ask(weir.admin, "GET", &shown(TOKEN), "").await.0, 401);
+    assert_eq!(
+        request_log_level(weir.admin, "GET", &shown(TOKEN), "")
+            .await
+            .0,
+        401
+    );
     assert!(!weir.process.stderr().contains(other), "{}", weir.process);
 }
 

@@ -27,7 +27,7 @@ const TOKEN: usize = 30;
 const CHECKSUM: usize = 4;
 
 /// The versions of a token with an audience, and of an encrypted token.
-const FOR_SOME: u8 = 2;
+const WITH_AUDIENCE: u8 = 2;
 const ENCRYPTED: u8 = 3;
 
 const EVENT: u8 = 0;
@@ -36,7 +36,7 @@ const INVALIDATE: u8 = 2;
 const TIME: u8 = 3;
 const ANCHORED: u8 = 4;
 
-struct Attempts {
+struct TokenTester {
     database: Database,
     weir: Weir,
     client: WatchServiceClient<Channel>,
@@ -44,7 +44,7 @@ struct Attempts {
     good: Bytes,
 }
 
-impl Attempts {
+impl TokenTester {
     async fn start() -> Self {
         Self::with(|_| {}).await
     }
@@ -106,7 +106,7 @@ impl Attempts {
     }
 
     /// The envelope with another token of MongoDB's.
-    fn around(&self, kind: u8, inner: &[u8]) -> Vec<u8> {
+    fn with_inner_token(&self, kind: u8, inner: &[u8]) -> Vec<u8> {
         self.forged(|body| {
             body[KIND] = kind;
             body.truncate(TOKEN);
@@ -132,7 +132,7 @@ fn reason(status: &Status, what: &str) -> String {
 
 #[tokio::test]
 async fn every_truncation_and_every_flipped_bit_of_a_token_is_detected() {
-    no_change_is_taken(Attempts::start().await).await;
+    assert_every_change_is_refused(TokenTester::start().await).await;
 }
 
 /// No altered encrypted token is ever accepted, whoever made it.
@@ -142,18 +142,18 @@ async fn every_truncation_and_every_flipped_bit_of_an_encrypted_token_is_detecte
     let file = folder.path().join("keys");
     let key = |byte: u8| STANDARD.encode([byte; 32]);
     std::fs::write(&file, format!("# two\n{}\n{}\n", key(7), key(8))).expect("a file");
-    let attempts = Attempts::with(|config| config.auth.token_key_file = Some(file)).await;
-    assert_eq!(attempts.good[VERSION], ENCRYPTED);
-    no_change_is_taken(attempts).await;
+    let tester = TokenTester::with(|config| config.auth.token_key_file = Some(file)).await;
+    assert_eq!(tester.good[VERSION], ENCRYPTED);
+    assert_every_change_is_refused(tester).await;
 }
 
-async fn no_change_is_taken(mut attempts: Attempts) {
-    let good = attempts.good.to_vec();
-    let before = attempts.commands().await;
+async fn assert_every_change_is_refused(mut tester: TokenTester) {
+    let good = tester.good.to_vec();
+    let before = tester.commands().await;
     let mut tried = 0_u32;
     for length in 0..good.len() {
         let what = format!("cut to {length} bytes");
-        let reason = attempts.refused(good[..length].to_vec(), &what).await;
+        let reason = tester.refused(good[..length].to_vec(), &what).await;
         assert_eq!(reason, "RESUME_TOKEN_MALFORMED", "{what}");
         tried += 1;
     }
@@ -162,7 +162,7 @@ async fn no_change_is_taken(mut attempts: Attempts) {
         flipped[bit / 8] ^= 1 << (bit % 8);
         let what = format!("bit {bit} flipped");
         assert_eq!(
-            attempts.refused(flipped, &what).await,
+            tester.refused(flipped, &what).await,
             "RESUME_TOKEN_MALFORMED",
             "{what}"
         );
@@ -171,43 +171,43 @@ async fn no_change_is_taken(mut attempts: Attempts) {
     for length in [16 << 10, (16 << 10) + 1, 1 << 19] {
         for byte in [0, 1, 0xff] {
             let what = format!("{length} bytes of {byte}");
-            let reason = attempts.refused(vec![byte; length], &what).await;
+            let reason = tester.refused(vec![byte; length], &what).await;
             assert_eq!(reason, "RESUME_TOKEN_MALFORMED", "{what}");
             tried += 1;
         }
     }
     tally(Figure::BadInputs, tried.into());
-    let commands = attempts.commands().await - before;
+    let commands = tester.commands().await - before;
     println!("{tried} tokens, {commands} commands");
     assert!(
         commands < i64::from(tried) / 10,
         "MongoDB got {commands} commands for {tried} tokens"
     );
-    attempts.open(good).await.expect("the token itself is good");
+    tester.open(good).await.expect("the token itself is good");
 }
 
 /// A checksum does not protect against forgery.
 #[tokio::test]
 async fn a_forged_envelope_is_refused_or_read_literally() {
-    let mut attempts = Attempts::start().await;
-    let current = attempts.good[VERSION];
+    let mut tester = TokenTester::start().await;
+    let current = tester.good[VERSION];
     for version in (0..=255).filter(|version| *version != current) {
-        let token = attempts.forged(|body| body[VERSION] = version);
+        let token = tester.forged(|body| body[VERSION] = version);
         let what = format!("version {version}");
         // A token with an audience is refused, as this watch is not in it.
-        let expected = if version == FOR_SOME {
+        let expected = if version == WITH_AUDIENCE {
             "RESUME_TOKEN_MISMATCH"
         } else {
             "RESUME_TOKEN_MALFORMED"
         };
-        assert_eq!(attempts.refused(token, &what).await, expected, "{what}");
+        assert_eq!(tester.refused(token, &what).await, expected, "{what}");
     }
     // As MongoDB's token is an event's, the position right after it is resumed from the event's own
     // token.
     for kind in 0..=255 {
-        let token = attempts.forged(|body| body[KIND] = kind);
+        let token = tester.forged(|body| body[KIND] = kind);
         let what = format!("kind {kind}");
-        match attempts.open(token).await {
+        match tester.open(token).await {
             Ok(mut watch) if kind <= INVALIDATE => {
                 assert_eq!(support::orders::id(&watch.next_change().await), 2, "{what}");
             }
@@ -219,9 +219,9 @@ async fn a_forged_envelope_is_refused_or_read_literally() {
     }
     for (part, at) in [("deployment", DEPLOYMENT), ("scope", SCOPE)] {
         for byte in [at, at + 3] {
-            let token = attempts.forged(|body| body[byte] ^= 0x10);
+            let token = tester.forged(|body| body[byte] ^= 0x10);
             assert_eq!(
-                attempts.refused(token, part).await,
+                tester.refused(token, part).await,
                 "RESUME_TOKEN_MISMATCH",
                 "{part}"
             );
@@ -229,18 +229,18 @@ async fn a_forged_envelope_is_refused_or_read_literally() {
     }
     // Another plan's token, and times that do not belong to the event: MongoDB's token decides.
     let forgeries: Vec<(&str, Vec<u8>)> = vec![
-        ("another plan", attempts.forged(|body| body[PLAN] ^= 0x10)),
+        ("another plan", tester.forged(|body| body[PLAN] ^= 0x10)),
         (
             "the time 0",
-            attempts.forged(|body| body[SECONDS..TOKEN].fill(0)),
+            tester.forged(|body| body[SECONDS..TOKEN].fill(0)),
         ),
         (
             "the last time",
-            attempts.forged(|body| body[SECONDS..TOKEN].fill(0xff)),
+            tester.forged(|body| body[SECONDS..TOKEN].fill(0xff)),
         ),
     ];
     for (what, token) in forgeries {
-        match attempts.open(token).await {
+        match tester.open(token).await {
             Ok(mut watch) => {
                 assert_eq!(support::orders::id(&watch.next_change().await), 2, "{what}");
             }
@@ -250,20 +250,20 @@ async fn a_forged_envelope_is_refused_or_read_literally() {
         }
     }
     // A position by time alone, at the start of time.
-    let token = attempts.forged(|body| {
+    let token = tester.forged(|body| {
         body[KIND] = TIME;
         body[SECONDS..].fill(0);
         body.truncate(TOKEN);
     });
     assert_eq!(
-        attempts.refused(token, "the time 0 alone").await,
+        tester.refused(token, "the time 0 alone").await,
         "RESUME_TOKEN_EXPIRED"
     );
     tally(Figure::BadInputs, 255 + 253 + 4 + 3 + 1);
 }
 
 /// Nested documents, as deep as a token's length allows at 8 bytes each.
-fn bottomless() -> Vec<u8> {
+fn deeply_nested() -> Vec<u8> {
     let levels = 15 * 128;
     let mut bytes = Vec::new();
     for level in 0..levels {
@@ -280,10 +280,10 @@ fn bottomless() -> Vec<u8> {
 /// These reach MongoDB, which decides: one attempt each.
 #[tokio::test]
 async fn a_token_with_a_broken_inner_token_is_refused_after_one_attempt() {
-    let mut attempts = Attempts::start().await;
+    let mut tester = TokenTester::start().await;
     let bson = |document: Document| document.to_vec().expect("it is BSON");
-    let end = attempts.good.len() - CHECKSUM;
-    let real = Document::from_reader(&attempts.good[TOKEN..end]).expect("MongoDB's token is BSON");
+    let end = tester.good.len() - CHECKSUM;
+    let real = Document::from_reader(&tester.good[TOKEN..end]).expect("MongoDB's token is BSON");
     let data = real.get_str("_data").expect("it holds text").to_owned();
     let deep = (0..150).fold(Bson::Int32(1), |inner, _| doc! { "a": inner }.into());
     let whole = bson(real.clone());
@@ -323,7 +323,7 @@ async fn a_token_with_a_broken_inner_token_is_refused_after_one_attempt() {
             bson(doc! { "_data": "z".repeat(15 << 10) }),
         ),
         ("depth", bson(doc! { "_data": deep })),
-        ("depth without end", bottomless()),
+        ("depth without end", deeply_nested()),
         (
             "a name of NUL",
             vec![13, 0, 0, 0, 2, 0, 1, 0, 0, 0, 0, 0, 0],
@@ -341,12 +341,12 @@ async fn a_token_with_a_broken_inner_token_is_refused_after_one_attempt() {
         }),
     ];
     let mut tried = 0_u32;
-    let before = attempts.commands().await;
+    let before = tester.commands().await;
     for (what, inside) in &insides {
         for kind in [EVENT, HIGH_WATER, INVALIDATE, ANCHORED] {
             let what = format!("{what} in kind {kind}");
-            let token = attempts.around(kind, inside);
-            let reason = attempts.refused(token, &what).await;
+            let token = tester.with_inner_token(kind, inside);
+            let reason = tester.refused(token, &what).await;
             assert!(
                 ["RESUME_TOKEN_MALFORMED", "RESUME_TOKEN_EXPIRED"].contains(&&*reason),
                 "{what}: {reason}"
@@ -354,7 +354,7 @@ async fn a_token_with_a_broken_inner_token_is_refused_after_one_attempt() {
             tried += 1;
         }
     }
-    let commands = attempts.commands().await - before;
+    let commands = tester.commands().await - before;
     println!("{tried} tokens, {commands} commands");
     // An opening asks for MongoDB's time and a few more things, once.
     assert!(
@@ -369,9 +369,9 @@ async fn a_token_with_a_broken_inner_token_is_refused_after_one_attempt() {
         let mut digits = data.clone().into_bytes();
         digits[at] = if digits[at] == b'7' { b'8' } else { b'7' };
         let changed = String::from_utf8(digits).expect("digits are text");
-        let token = attempts.around(EVENT, &bson(doc! { "_data": changed }));
+        let token = tester.with_inner_token(EVENT, &bson(doc! { "_data": changed }));
         let what = format!("digit {at} changed");
-        match attempts.open(token).await {
+        match tester.open(token).await {
             Ok(watch) => {
                 assert_ne!(watch.opened.start_mode(), pb::StartMode::Now, "{what}");
                 taken += 1;
@@ -387,11 +387,8 @@ async fn a_token_with_a_broken_inner_token_is_refused_after_one_attempt() {
     println!("{taken} of {} changed digits were taken", data.len());
     tally(Figure::BadInputs, data.len() as u64);
     // The server works as before.
-    attempts.weir.wait_for_no_feeds().await;
-    let token = attempts.good.to_vec();
-    let mut watch = attempts
-        .open(token)
-        .await
-        .expect("the token itself is good");
+    tester.weir.wait_for_no_feeds().await;
+    let token = tester.good.to_vec();
+    let mut watch = tester.open(token).await.expect("the token itself is good");
     assert_eq!(support::orders::id(&watch.next_change().await), 2);
 }

@@ -28,20 +28,23 @@ fn or_mark(filter: pb::Filter) -> pb::Filter {
 
 /// The changes before the mark, all of which have then been read and looked up. (The stand-in for
 /// MongoDB looks post-images up when it reads an event, where MongoDB stores them.)
-async fn told(database: &Database, watch: &mut WatchStream) -> Vec<(String, pb::FilterMatch)> {
+async fn transitions(
+    database: &Database,
+    watch: &mut WatchStream,
+) -> Vec<(String, pb::FilterMatch)> {
     let orders = database.collection("orders");
     orders.insert_one(doc! {"_id": MARK}).await.unwrap();
-    let mut told = Vec::new();
+    let mut transitions = Vec::new();
     loop {
         let change = watch.next_change().await;
         if id(&change) == Bson::from(MARK) {
             break;
         }
-        told.push((operation(&change), change.r#match()));
+        transitions.push((operation(&change), change.r#match()));
     }
     orders.delete_one(doc! {"_id": MARK}).await.unwrap();
     while id(&watch.next_change().await) != Bson::from(MARK) {}
-    told
+    transitions
 }
 
 async fn with_images(database: &Database, kept: bool) -> mongodb::Collection<Document> {
@@ -71,46 +74,46 @@ async fn match_says_whether_a_document_entered_stayed_or_left() {
             let update = orders.update_one(one(), doc! {"$set": change});
             update.await.unwrap();
         };
-        let mut told = async || told(&database, &mut watch).await;
-        let one_told = |operation: &str, told| vec![(operation.to_owned(), told)];
+        let mut transitions = async || transitions(&database, &mut watch).await;
+        let one = |operation: &str, transitions| vec![(operation.to_owned(), transitions)];
 
         orders
             .insert_one(doc! {"_id": 1, "status": "new"})
             .await
             .unwrap();
-        assert_eq!(told().await, one_told("insert", Entered));
+        assert_eq!(transitions().await, one("insert", Entered));
         set(doc! {"total": 5}).await;
-        assert_eq!(told().await, one_told("update", Stayed));
+        assert_eq!(transitions().await, one("update", Stayed));
         set(doc! {"status": "paid"}).await;
-        assert_eq!(told().await, one_told("update", Left));
+        assert_eq!(transitions().await, one("update", Left));
         set(doc! {"total": 6}).await;
-        assert_eq!(told().await, []);
+        assert_eq!(transitions().await, []);
         set(doc! {"status": "new"}).await;
-        assert_eq!(told().await, one_told("update", Entered));
+        assert_eq!(transitions().await, one("update", Entered));
         orders
             .replace_one(one(), doc! {"status": "new"})
             .await
             .unwrap();
-        assert_eq!(told().await, one_told("replace", Stayed));
+        assert_eq!(transitions().await, one("replace", Stayed));
         orders
             .replace_one(one(), doc! {"status": "paid"})
             .await
             .unwrap();
-        assert_eq!(told().await, one_told("replace", Left));
+        assert_eq!(transitions().await, one("replace", Left));
         orders.delete_one(one()).await.unwrap();
-        assert_eq!(told().await, []);
+        assert_eq!(transitions().await, []);
         orders
             .insert_one(doc! {"_id": 1, "status": "paid"})
             .await
             .unwrap();
-        assert_eq!(told().await, []);
+        assert_eq!(transitions().await, []);
         orders
             .replace_one(one(), doc! {"status": "new"})
             .await
             .unwrap();
-        assert_eq!(told().await, one_told("replace", Entered));
+        assert_eq!(transitions().await, one("replace", Entered));
         orders.delete_one(one()).await.unwrap();
-        assert_eq!(told().await, one_told("delete", Left));
+        assert_eq!(transitions().await, one("delete", Left));
         orders.drop().await.unwrap();
     }
 }
@@ -151,10 +154,10 @@ async fn match_is_unset_when_it_is_unknown() {
                 .insert_one(doc! {"_id": 1, "status": "new"})
                 .await
                 .unwrap();
-            let inserted = told(&database, &mut watch).await;
+            let inserted = transitions(&database, &mut watch).await;
             let set = doc! {"$set": {"total": 5}};
             orders.update_one(doc! {"_id": 1}, set).await.unwrap();
-            let updated = told(&database, &mut watch).await;
+            let updated = transitions(&database, &mut watch).await;
             assert_eq!(
                 updated,
                 [("update".to_owned(), Unspecified)],
@@ -197,7 +200,7 @@ async fn changed_distinguishes_paths_in_both_modes() {
             assert_eq!(watch.opened.feed_mode(), mode);
             let start = doc! {"_id": 1, "a": {"b": {"c": 1}, "bc": 1}, "ab": 1};
             orders.insert_one(start).await.unwrap();
-            let mut touched = told(&database, &mut watch).await.is_empty() != wanted;
+            let mut touched = transitions(&database, &mut watch).await.is_empty() != wanted;
             assert!(!touched, "an insert touches no path");
             for (update, expected) in [
                 (doc! {"$set": {"a.b.c": 2}}, true),
@@ -215,17 +218,17 @@ async fn changed_distinguishes_paths_in_both_modes() {
                     .update_one(doc! {"_id": 1}, update.clone())
                     .await
                     .unwrap();
-                touched = told(&database, &mut watch).await.is_empty() != wanted;
+                touched = transitions(&database, &mut watch).await.is_empty() != wanted;
                 assert_eq!(touched, expected, "{update}, {wanted}, {mode:?}");
             }
             orders
                 .replace_one(doc! {"_id": 1}, doc! {"b": 2})
                 .await
                 .unwrap();
-            touched = told(&database, &mut watch).await.is_empty() != wanted;
+            touched = transitions(&database, &mut watch).await.is_empty() != wanted;
             assert!(touched, "a replacement touches every path");
             orders.delete_one(doc! {"_id": 1}).await.unwrap();
-            touched = told(&database, &mut watch).await.is_empty() != wanted;
+            touched = transitions(&database, &mut watch).await.is_empty() != wanted;
             assert!(!touched, "a deletion touches no path");
         }
     }

@@ -223,8 +223,8 @@ async fn bytes_sent_match_the_messages() {
     loop {
         let message = within("a change", stream.message())
             .await
-            .expect("it goes on");
-        let message = message.expect("it goes on");
+            .expect("it continues");
+        let message = message.expect("it continues");
         bytes += message.encoded_len();
         if matches!(message.kind, Some(Kind::Changes(_))) {
             break;
@@ -355,7 +355,7 @@ fn each_second(request: pb::WatchRequest) -> pb::WatchRequest {
 }
 
 /// Waits for two progress messages, each in time.
-async fn progresses(watch: &mut WatchStream) {
+async fn read_two_progresses(watch: &mut WatchStream) {
     for _ in 0..2 {
         let begin = Instant::now();
         watch.next_progress().await;
@@ -394,7 +394,7 @@ async fn progress_comes_when_nothing_happens_or_nothing_matches() {
         }
     };
     tokio::select! {
-        _ = futures::future::join(progresses(&mut quiet), progresses(&mut filtered)) => {}
+        _ = futures::future::join(read_two_progresses(&mut quiet), read_two_progresses(&mut filtered)) => {}
         () = writing => {}
     }
     assert_ne!(
@@ -415,7 +415,7 @@ async fn progress_comes_while_mongodb_is_away() {
         .await;
     proxy.set(Mode::Refuse);
     watch.next_state(pb::WatchState::UpstreamReconnecting).await;
-    progresses(&mut watch).await;
+    read_two_progresses(&mut watch).await;
     // A progress beyond what was read would be a lie.
     let token = watch.token();
     insert(&database, 1).await;
@@ -437,7 +437,7 @@ async fn the_progress_interval_is_clamped_and_reported_to_the_client() {
             ..database.watch_request(&[ORDERS])
         };
         let opened = weir.watch(request).await.opened;
-        let interval = opened.progress_interval.expect("the interval is told");
+        let interval = opened.progress_interval.expect("the interval is reported");
         Duration::try_from(interval).expect("it is positive")
     };
     let asked = |seconds, nanos| Some(prost_types::Duration { seconds, nanos });

@@ -13,7 +13,7 @@ use support::{program, python, repository};
 use weir::metrics::{CATALOGUE, WATCH_ENDS};
 
 /// Labels that Prometheus adds or derives.
-const OF_TARGETS: [&str; 6] = [
+const TARGET_LABELS: [&str; 6] = [
     "job",
     "namespace",
     "instance",
@@ -168,15 +168,15 @@ fn named(expr: &str) -> (Vec<Named>, BTreeSet<String>) {
 
 /// The labels of a metric of Weir's or of its process; panics for any other.
 fn labels_of(metric: &str) -> BTreeSet<&'static str> {
-    const OF_PROCESS: [&str; 5] = [
+    const PROCESS_METRICS: [&str; 5] = [
         "process_start_time_seconds",
         "process_open_fds",
         "process_max_fds",
         "process_resident_memory_bytes",
         "process_cpu_seconds_total",
     ];
-    let mut labels: BTreeSet<&str> = OF_TARGETS.into();
-    if !OF_PROCESS.contains(&metric) {
+    let mut labels: BTreeSet<&str> = TARGET_LABELS.into();
+    if !PROCESS_METRICS.contains(&metric) {
         let base = metric.trim_end_matches("_bucket");
         let known = CATALOGUE.iter().find(|it| it.name == base);
         let known = known.unwrap_or_else(|| panic!("Weir has no {metric}"));
@@ -195,7 +195,7 @@ fn rules_and_dashboard_name_only_existing_metrics_and_labels() {
     let mut seen = 0;
     for expr in &exprs {
         let (metrics, grouped) = named(expr);
-        let mut all: BTreeSet<&str> = OF_TARGETS.into();
+        let mut all: BTreeSet<&str> = TARGET_LABELS.into();
         for (metric, selected) in &metrics {
             let labels = labels_of(metric);
             for label in selected {

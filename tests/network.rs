@@ -179,8 +179,8 @@ async fn a_client_detects_a_dead_server_by_its_silence() {
     testbed.wait_for_every_client().await;
     let clients = testbed.clients.len();
     let outcome = testbed.check_delivery(1).await;
-    let told = outcome.count_ends("nothing for 2s");
-    assert!(told >= clients, "{:?}", outcome.ends);
+    let reported = outcome.count_ends("nothing for 2s");
+    assert!(reported >= clients, "{:?}", outcome.ends);
 }
 
 /// HTTP/2 pings detect a client that has become unreachable, and everything held for it is
@@ -338,13 +338,13 @@ async fn clients_learn_of_a_cut_longer_than_the_grace_and_resume_after_it() {
     .await;
     testbed.wait_for_every_client().await;
     testbed.upstream_proxy.set(Mode::Refuse);
-    let told = |it: &ResumingClient| {
+    let reported = |it: &ResumingClient| {
         it.end_reasons()
             .iter()
             .any(|end| end == "UPSTREAM_UNAVAILABLE")
     };
-    eventually("everybody is told", async || {
-        testbed.clients.iter().all(told)
+    eventually("every client gets the reason", async || {
+        testbed.clients.iter().all(reported)
     })
     .await;
     testbed.upstream_proxy.set(Mode::Pass);

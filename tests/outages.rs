@@ -21,7 +21,7 @@ use weir::pb::WatchState;
 const REPLY_TIMEOUT: Duration = Duration::from_secs(2);
 const SELECTION_TIMEOUT: Duration = Duration::from_millis(300);
 
-fn impatient(config: &mut ServeConfig) {
+fn short_timeouts(config: &mut ServeConfig) {
     config.upstream_reply_timeout = REPLY_TIMEOUT;
     config.server_selection_timeout = SELECTION_TIMEOUT;
 }
@@ -45,7 +45,7 @@ fn assert_unavailable(status: &Status) {
 async fn a_watch_survives_a_killed_database_during_writes() {
     const WRITES: i32 = 300;
     let mut database = Database::options().on_disk().start().await;
-    let weir = Weir::with(&database, impatient).await;
+    let weir = Weir::with(&database, short_timeouts).await;
     let mut watch = weir.watch(database.watch_request(&[ORDERS])).await;
 
     let orders = database.collection(ORDERS);
@@ -78,7 +78,7 @@ async fn a_watch_survives_a_killed_database_during_writes() {
 async fn a_watch_survives_resets_refusals_and_closed_connections() {
     let database = Database::options().start().await;
     let proxy = Proxy::to(database.address()).await;
-    let weir = Weir::at(&proxy.mongodb_uri(), impatient).await;
+    let weir = Weir::at(&proxy.mongodb_uri(), short_timeouts).await;
     let mut watch = weir.watch(database.watch_request(&[ORDERS])).await;
     let mut received = Received::default();
     insert(&database, 0).await;
@@ -114,7 +114,7 @@ async fn a_watch_survives_resets_refusals_and_closed_connections() {
 async fn a_watch_survives_a_network_that_drops_everything() {
     let database = Database::options().start().await;
     let proxy = Proxy::to(database.address()).await;
-    let weir = Weir::at(&proxy.mongodb_uri(), impatient).await;
+    let weir = Weir::at(&proxy.mongodb_uri(), short_timeouts).await;
     let mut watch = weir.watch(database.watch_request(&[ORDERS])).await;
     let mut received = Received::default();
     insert(&database, 0).await;
@@ -145,7 +145,7 @@ async fn a_watch_survives_a_network_that_drops_everything() {
 async fn a_watch_survives_a_half_open_connection_while_mongodb_is_reachable() {
     let database = Database::options().start().await;
     let proxy = Proxy::to(database.address()).await;
-    let weir = Weir::at(&proxy.mongodb_uri(), impatient).await;
+    let weir = Weir::at(&proxy.mongodb_uri(), short_timeouts).await;
     let mut watch = weir.watch(database.watch_request(&[ORDERS])).await;
     let mut received = Received::default();
     insert(&database, 0).await;
@@ -165,7 +165,7 @@ async fn an_opening_survives_a_half_open_connection_while_mongodb_is_reachable()
     let database = Database::options().start().await;
     let proxy = Proxy::to(database.address()).await;
     let weir = Weir::at(&proxy.mongodb_uri(), |config| {
-        impatient(config);
+        short_timeouts(config);
         config.feed_linger = Duration::ZERO;
     })
     .await;
@@ -196,7 +196,7 @@ async fn an_opening_survives_a_half_open_connection_while_mongodb_is_reachable()
 #[tokio::test]
 async fn a_slow_answer_is_awaited_while_mongodb_is_reachable() {
     let database = Database::options().start().await;
-    let weir = Weir::with(&database, impatient).await;
+    let weir = Weir::with(&database, short_timeouts).await;
     let mut watch = weir.watch(database.watch_request(&[ORDERS])).await;
     let delay = REPLY_TIMEOUT * 2;
     let slow = FailCommand::on(&["getMore"]).block(delay).times(1);
@@ -293,7 +293,7 @@ async fn a_watch_ends_when_mongodb_stays_away_and_can_be_resumed_later() {
     let mut database = Database::options().on_disk().start().await;
     let grace = Duration::from_secs(1);
     let weir = Weir::with(&database, |config| {
-        impatient(config);
+        short_timeouts(config);
         config.upstream_grace = grace;
     })
     .await;
@@ -323,7 +323,7 @@ async fn a_watch_ends_when_mongodb_stays_away_and_can_be_resumed_later() {
 
 /// Checks that a watch is refused in time when MongoDB does not open it, so that the client can go
 /// elsewhere.
-async fn is_refused(database: &Database, weir: &Weir) {
+async fn assert_refused_in_time(database: &Database, weir: &Weir) {
     let begin = Instant::now();
     let refused = weir.try_watch(database.watch_request(&[ORDERS])).await;
     assert_unavailable(&refused.err().expect("MongoDB does not answer"));
@@ -336,8 +336,8 @@ async fn a_watch_is_refused_in_time_before_mongodb_ever_answered() {
     let proxy = Proxy::to(database.address()).await;
     for mode in [Mode::Blackhole, Mode::Refuse] {
         proxy.set(mode);
-        let weir = Weir::at(&proxy.mongodb_uri(), impatient).await;
-        is_refused(&database, &weir).await;
+        let weir = Weir::at(&proxy.mongodb_uri(), short_timeouts).await;
+        assert_refused_in_time(&database, &weir).await;
     }
 }
 
@@ -346,14 +346,14 @@ async fn a_watch_is_refused_in_time_before_mongodb_ever_answered() {
 async fn a_watch_is_refused_in_time_when_mongodb_stops_answering() {
     let database = Database::options().start().await;
     let proxy = Proxy::to(database.address()).await;
-    let weir = Weir::at(&proxy.mongodb_uri(), impatient).await;
+    let weir = Weir::at(&proxy.mongodb_uri(), short_timeouts).await;
     let ready = async || weir.admin("/readyz").await.0 == 200;
     eventually("Weir is ready", ready).await;
     proxy.set(Mode::Blackhole);
     let mut client = weir.client().await;
     let info = client.get_server_info(pb::GetServerInfoRequest {});
     let info = within("an answer about the server", info);
-    let ((), info) = tokio::join!(is_refused(&database, &weir), info);
+    let ((), info) = tokio::join!(assert_refused_in_time(&database, &weir), info);
     assert_unavailable(&info.expect_err("MongoDB does not answer"));
 }
 
@@ -362,10 +362,10 @@ async fn a_watch_is_refused_in_time_when_mongodb_stops_answering() {
 async fn a_later_watch_is_refused_in_time_while_mongodb_is_away() {
     let database = Database::options().start().await;
     let proxy = Proxy::to(database.address()).await;
-    let weir = Weir::at(&proxy.mongodb_uri(), impatient).await;
+    let weir = Weir::at(&proxy.mongodb_uri(), short_timeouts).await;
     drop(weir.watch(database.watch_request(&[ORDERS])).await);
     for mode in [Mode::Blackhole, Mode::Refuse] {
         proxy.set(mode);
-        is_refused(&database, &weir).await;
+        assert_refused_in_time(&database, &weir).await;
     }
 }

@@ -136,7 +136,7 @@ struct Cell {
 }
 
 /// The model: the meaning of the policy above, written by hand without Weir's code.
-fn may(cell: &Cell) -> bool {
+fn is_allowed(cell: &Cell) -> bool {
     let (database, collections) = cell.scope;
     let own_database = database == "$db";
     let only = |names: &[&str]| {
@@ -181,7 +181,7 @@ fn may(cell: &Cell) -> bool {
 
 /// The expected result: a reason, or `None` when the watch opens.
 fn expected(cell: &Cell) -> Option<&'static str> {
-    if !may(cell) {
+    if !is_allowed(cell) {
         return Some("NAMESPACE_ACCESS_DENIED");
     }
     match cell.from {
@@ -248,17 +248,17 @@ impl Matrix {
 /// Fails when a combination opens that must not, or does not open that must.
 #[tokio::test]
 async fn every_combination_of_caller_and_request_follows_the_policy() {
-    judge_all(&CLIENTS[1..], 200).await;
+    check_all(&CLIENTS[1..], 200).await;
 }
 
 /// The same for callers with full access; separate, as most of their combinations open.
 #[tokio::test]
 async fn a_caller_with_full_access_is_refused_only_tenants_tokens() {
-    judge_all(&CLIENTS[..1], 400).await;
+    check_all(&CLIENTS[..1], 400).await;
 }
 
 /// Tries every combination for these clients, of which more than `least` have to open.
-async fn judge_all(asking: &[&'static str], least: usize) {
+async fn check_all(clients: &[&'static str], least: usize) {
     let database = Database::start().await;
     let server = PolicyServer::with(&database, &clients(), POLICY, |config| {
         config.allow_deployment_watch = true;
@@ -283,14 +283,14 @@ async fn judge_all(asking: &[&'static str], least: usize) {
                 images: IMAGES[0],
                 from: From::Now,
             };
-            if may(&cell) {
+            if is_allowed(&cell) {
                 let opened = matrix.server.watch(client, matrix.request(&cell)).await;
                 matrix.tokens.insert((client, at), opened.token());
             }
         }
     }
     let mut cells = Vec::new();
-    for &client in asking {
+    for &client in clients {
         for scope in SCOPES {
             for operations in OPERATIONS {
                 for images in IMAGES {

@@ -48,12 +48,12 @@ async fn write(database: &Database) {
 
 /// What a watch has sent: the ids of its changes, and the number of changes before each progress.
 #[derive(Debug, Default)]
-struct Told {
+struct Received {
     ids: Vec<i32>,
     progresses: Vec<(Bytes, usize)>,
 }
 
-impl Told {
+impl Received {
     async fn until_progressed(&mut self, watch: &mut WatchStream, times: usize) {
         while self.progresses.len() < times {
             self.take(watch).await;
@@ -112,10 +112,10 @@ async fn progress_never_overtakes_data_under_concurrent_writes() {
         let filter = either(vec![all, eq("_id", json!(LAST))]);
         let asked = request(&database, *mode, &[filter]);
         let watch = weir.watch(asked.clone()).await;
-        watches.push((asked, watch, Told::default()));
+        watches.push((asked, watch, Received::default()));
     }
-    let progressing = watches.iter_mut().map(async |(_, watch, told)| {
-        told.until_progressed(watch, 5).await;
+    let progressing = watches.iter_mut().map(async |(_, watch, reported)| {
+        reported.until_progressed(watch, 5).await;
     });
     tokio::select! {
         _ = within("progress", join_all(progressing)) => {}
@@ -126,27 +126,27 @@ async fn progress_never_overtakes_data_under_concurrent_writes() {
     orders.insert_one(last).await.expect("an insert");
     let replica = Weir::start(&database).await;
     let mut checked = 0;
-    for (asked, watch, told) in &mut watches {
-        told.until_id(watch, LAST).await;
-        for (token, delivered) in &told.progresses {
+    for (asked, watch, reported) in &mut watches {
+        reported.until_id(watch, LAST).await;
+        for (token, delivered) in &reported.progresses {
             let resumed = pb::WatchRequest {
                 start: Some(pb::watch_request::Start::ResumeToken(token.clone())),
                 ..asked.clone()
             };
-            let rest = &told.ids[*delivered..];
+            let rest = &reported.ids[*delivered..];
             if rest.is_empty() {
                 // It came after the last document.
                 continue;
             }
             let mut resumed = replica.watch(resumed).await;
-            let mut again = Told::default();
+            let mut again = Received::default();
             again.until_id(&mut resumed, LAST).await;
             assert_eq!(
                 again.ids,
                 rest,
                 "{:?}, which got {:?}",
                 asked.feed_mode(),
-                told.ids
+                reported.ids
             );
             checked += 1;
         }

@@ -71,7 +71,7 @@ struct Dropped {
 }
 
 /// Inserts 1 and 2, drops the collection, and recreates it with 3.
-async fn dropped_and_made_again(weir: &Weir, database: &Database) -> Dropped {
+async fn drop_and_recreate(weir: &Weir, database: &Database) -> Dropped {
     let mut watch = weir.watch(database.watch_request(&["orders"])).await;
     insert(database, 1).await;
     let before = watch.next_change().await.resume_token;
@@ -122,7 +122,7 @@ async fn inserts_before_the_end(watch: &mut WatchStream) -> Vec<i32> {
 async fn the_token_of_invalidated_resumes_with_the_recreated_collection() {
     let database = Database::start().await;
     let weir = Weir::start(&database).await;
-    let tokens = dropped_and_made_again(&weir, &database).await;
+    let tokens = drop_and_recreate(&weir, &database).await;
     for request in requests(&database) {
         let mut resumed = weir.watch(after(&tokens.invalidate, request)).await;
         assert_eq!(resumed.opened.start_mode(), pb::StartMode::Token);
@@ -138,7 +138,7 @@ async fn the_token_of_invalidated_resumes_with_the_recreated_collection() {
 async fn a_token_from_before_the_drop_delivers_the_end_first() {
     let database = Database::start().await;
     let weir = Weir::start(&database).await;
-    let tokens = dropped_and_made_again(&weir, &database).await;
+    let tokens = drop_and_recreate(&weir, &database).await;
     for request in requests(&database) {
         let continues = request.invalidate_policy() == pb::InvalidatePolicy::Continue;
         let mut resumed = weir.watch(after(&tokens.before, request.clone())).await;
@@ -160,7 +160,7 @@ async fn a_token_from_before_the_drop_delivers_the_end_first() {
 async fn the_token_of_the_drop_misses_nothing_that_comes_after() {
     let database = Database::start().await;
     let weir = Weir::start(&database).await;
-    let tokens = dropped_and_made_again(&weir, &database).await;
+    let tokens = drop_and_recreate(&weir, &database).await;
     let request = pb::WatchRequest {
         invalidate_policy: pb::InvalidatePolicy::Continue.into(),
         ..database.watch_request(&["orders"])

@@ -75,7 +75,11 @@ async fn ids(watch: &mut WatchStream, count: usize) -> Vec<i32> {
 }
 
 /// Five inserts, as a watch with this request delivers them.
-async fn five(weir: &Weir, database: &Database, request: pb::WatchRequest) -> Vec<pb::ChangeEvent> {
+async fn five_inserts(
+    weir: &Weir,
+    database: &Database,
+    request: pb::WatchRequest,
+) -> Vec<pb::ChangeEvent> {
     let mut watch = weir.watch(request).await;
     for id in 1..=5 {
         insert(database, doc! {"_id": id}).await;
@@ -91,7 +95,7 @@ async fn the_same_request_resumes_exactly() {
         database.watch_request(&["orders"]),
         filtered(&database, from_id(1)),
     ] {
-        let changes = five(&weir, &database, request.clone()).await;
+        let changes = five_inserts(&weir, &database, request.clone()).await;
         for (index, change) in changes.iter().enumerate() {
             let mut resumed = weir
                 .watch(after(&change.resume_token, request.clone()))
@@ -111,7 +115,7 @@ async fn a_narrower_filter_resumes_exactly() {
     let database = Database::start().await;
     let weir = Weir::start(&database).await;
     let replica = Weir::start(&database).await;
-    let changes = five(&weir, &database, database.watch_request(&["orders"])).await;
+    let changes = five_inserts(&weir, &database, database.watch_request(&["orders"])).await;
     let token = &changes[1].resume_token;
 
     let mut both = Vec::new();
@@ -161,7 +165,7 @@ async fn a_wider_filter_resumes_exactly_and_repeats_nothing() {
 async fn the_token_of_an_opening_by_time_is_the_one_it_was_opened_with() {
     let database = Database::options().start().await;
     let weir = Weir::start(&database).await;
-    let changes = five(&weir, &database, database.watch_request(&["orders"])).await;
+    let changes = five_inserts(&weir, &database, database.watch_request(&["orders"])).await;
     let token = &changes[1].resume_token;
     // With its feed already open, only the opening after the token meets the failure.
     let replica = Weir::start(&database).await;
@@ -183,7 +187,7 @@ async fn the_token_of_an_opening_is_the_one_it_was_opened_with_whatever_the_filt
     let database = Database::start().await;
     let weir = Weir::start(&database).await;
     let replica = Weir::start(&database).await;
-    let changes = five(&weir, &database, database.watch_request(&["orders"])).await;
+    let changes = five_inserts(&weir, &database, database.watch_request(&["orders"])).await;
     let token = &changes[1].resume_token;
     for weir in [&weir, &replica, &weir, &replica] {
         let narrower = after(token, filtered(&database, from_id(4)));

@@ -43,7 +43,7 @@ impl Writer {
                 let set = doc! {"$set": {"touched": true}};
                 let updated = self.collection.update_one(doc! {"_id": id}, set).await;
                 updated.expect("an update");
-                self.note(Update, id);
+                self.record(Update, id);
             }
             2..=3 if !self.alive.is_empty() => {
                 let index = self.rng.usize(..self.alive.len());
@@ -51,7 +51,7 @@ impl Writer {
                 self.fresh.retain(|&fresh| fresh != id);
                 let deleted = self.collection.delete_one(doc! {"_id": id}).await;
                 deleted.expect("a deletion");
-                self.note(Delete, id);
+                self.record(Delete, id);
             }
             4..=7 => {
                 let mut session = self
@@ -83,28 +83,28 @@ impl Writer {
         self.next_id += 1;
         self.fresh.push(id);
         self.alive.push(id);
-        self.note(Insert, id);
+        self.record(Insert, id);
         doc! {"_id": id}
     }
 
-    fn note(&mut self, operation: pb::OperationType, id: i32) {
+    fn record(&mut self, operation: pb::OperationType, id: i32) {
         self.done.push(Write { operation, id });
     }
 }
 
 /// A request in the terms of both sides.
 #[derive(Debug, Clone, PartialEq)]
-struct Asking {
+struct RequestSpec {
     operations: Vec<pb::OperationType>,
     /// Ids from the first up to, but not including, the second.
     ids: Option<(i32, i32)>,
     lookup: bool,
 }
 
-impl Asking {
+impl RequestSpec {
     /// Often hides the change that was received last, with `last_id`, and shows the next one of its
     /// transaction.
-    fn at_random(rng: &mut Rng, ids: i32, last_id: i32) -> Self {
+    fn random(rng: &mut Rng, ids: i32, last_id: i32) -> Self {
         if rng.bool() {
             return Self {
                 operations: Vec::new(),
@@ -121,7 +121,7 @@ impl Asking {
         }
     }
 
-    fn wants(&self, write: &Write) -> bool {
+    fn matches(&self, write: &Write) -> bool {
         (self.operations.is_empty() || self.operations.contains(&write.operation))
             && self
                 .ids
@@ -176,7 +176,7 @@ fn id(change: &pb::ChangeEvent) -> i32 {
 }
 
 /// Over any chain of resumes nothing is missing, out of order or repeated.
-async fn any_chain_of_resumes_is_whole(seed: u64) {
+async fn check_chain_of_resumes(seed: u64) {
     println!("seed {seed}");
     let database = Database::start().await;
     let replicas = [Weir::start(&database).await, Weir::start(&database).await];
@@ -197,14 +197,14 @@ async fn any_chain_of_resumes_is_whole(seed: u64) {
         .await
         .token();
     let mut place = writer.done.len();
-    let mut asking = Asking::at_random(&mut rng, 10, 0);
+    let mut spec = RequestSpec::random(&mut rng, 10, 0);
     let mut may_change = true;
     for segment in 0..SEGMENTS {
         if may_change && rng.u8(..3) > 0 {
-            asking = Asking::at_random(&mut rng, writer.next_id, writer.done[place - 1].id);
+            spec = RequestSpec::random(&mut rng, writer.next_id, writer.done[place - 1].id);
         }
         println!(
-            "segment {segment} after {place} of {}: {asking:?}",
+            "segment {segment} after {place} of {}: {spec:?}",
             writer.done.len()
         );
         // Some writes are history when the watch opens, and some come live.
@@ -213,7 +213,7 @@ async fn any_chain_of_resumes_is_whole(seed: u64) {
             writer.write().await;
         }
         let replica = &replicas[rng.usize(..replicas.len())];
-        let mut watch = replica.watch(asking.request(&database, &token)).await;
+        let mut watch = replica.watch(spec.request(&database, &token)).await;
         for _ in 0..live {
             writer.write().await;
         }
@@ -221,7 +221,7 @@ async fn any_chain_of_resumes_is_whole(seed: u64) {
         assert_eq!(watch.opened.start_mode(), pb::StartMode::Token);
 
         let due: Vec<usize> = (place..writer.done.len())
-            .filter(|&index| asking.wants(&writer.done[index]))
+            .filter(|&index| spec.matches(&writer.done[index]))
             .collect();
         // The client dies after any of them, or before the first.
         let cut = rng.usize(..=due.len());
@@ -254,10 +254,10 @@ async fn progress(watch: &mut WatchStream) -> Bytes {
 
 #[tokio::test]
 async fn a_chain_of_resumes_is_complete() {
-    any_chain_of_resumes_is_whole(fastrand::u64(..)).await;
+    check_chain_of_resumes(fastrand::u64(..)).await;
 }
 
 #[tokio::test]
 async fn another_chain_of_resumes_is_complete() {
-    any_chain_of_resumes_is_whole(fastrand::u64(..)).await;
+    check_chain_of_resumes(fastrand::u64(..)).await;
 }

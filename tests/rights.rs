@@ -143,13 +143,13 @@ async fn refused(weir: &Weir, request: pb::WatchRequest) -> Status {
 }
 
 fn assert_denied(status: &Status) {
-    let told = (status.code(), &*error_reason(status));
+    let reported = (status.code(), &*error_reason(status));
     let expected = (Code::FailedPrecondition, "UPSTREAM_ACCESS_DENIED");
-    assert_eq!(told, expected, "{status:?}");
+    assert_eq!(reported, expected, "{status:?}");
     // MongoDB's message contains the command, and so the filter.
     let whole = format!("{status:?}");
     for leak in [SECRET, "not authorized", "aggregate", "pipeline", PASSWORD] {
-        assert!(!whole.contains(leak), "{leak} is told: {status:?}");
+        assert!(!whole.contains(leak), "{leak} is revealed: {status:?}");
     }
 }
 
@@ -163,7 +163,11 @@ async fn oldest_resumable(weir: &Weir) -> Option<pb::ClusterTime> {
 
 /// Watches of every kind: from now, with look-ups and images, with and without a filter, from a
 /// token of the same and of another filter, from a time, and to the end of a quiet stream.
-async fn everything_works(database: &RestrictedDatabase, weir: &Weir, scope: pb::WatchRequest) {
+async fn assert_everything_works(
+    database: &RestrictedDatabase,
+    weir: &Weir,
+    scope: pb::WatchRequest,
+) {
     let with_images = pb::WatchRequest {
         full_document: pb::FullDocument::WhenAvailable.into(),
         full_document_before_change: pb::FullDocumentBeforeChange::Required.into(),
@@ -171,7 +175,7 @@ async fn everything_works(database: &RestrictedDatabase, weir: &Weir, scope: pb:
     };
     let orders = database.orders();
     let start = weir.watch(scope.clone()).await;
-    let first = start.opened.start_time.expect("MongoDB tells its time");
+    let first = start.opened.start_time.expect("MongoDB reports its time");
     let mut watch = weir.watch(with_images.clone()).await;
     database.insert(1).await;
     let raise = doc! { "$set": { "stock": 2 } };
@@ -235,15 +239,15 @@ async fn everything_works(database: &RestrictedDatabase, weir: &Weir, scope: pb:
 }
 
 /// The role is sufficient, every right in it was used, and no other was requested.
-async fn suffices(heading: &str, scopes: Vec<pb::WatchRequest>) {
+async fn assert_sufficient(heading: &str, scopes: Vec<pb::WatchRequest>) {
     let database = RestrictedDatabase::start(heading).await;
     let weir = database.weir().await;
     for scope in scopes {
-        everything_works(&database, &weir, scope).await;
+        assert_everything_works(&database, &weir, scope).await;
     }
     assert!(oldest_resumable(&weir).await.is_some());
     let open = weir.watch(request(&["orders"])).await;
-    eventually("the oplog's headroom is told", async || {
+    eventually("the oplog's headroom is reported", async || {
         weir.metrics().await.has("weir_oplog_headroom_seconds")
     })
     .await;
@@ -251,7 +255,7 @@ async fn suffices(heading: &str, scopes: Vec<pb::WatchRequest>) {
     weir.shutdown().await;
 
     let proxy = &database.proxy;
-    assert_eq!(proxy.strange(), BTreeSet::new());
+    assert_eq!(proxy.unknown_commands(), BTreeSet::new());
     assert_eq!(
         (proxy.refused("find"), proxy.refused("changeStream")),
         (0, 0)
@@ -266,12 +270,12 @@ async fn the_role_for_one_database_is_sufficient_and_minimal() {
         request(&["orders", "invoices"]),
         request(&[]),
     ];
-    suffices("One database", scopes).await;
+    assert_sufficient("One database", scopes).await;
 }
 
 #[tokio::test]
 async fn the_role_for_the_deployment_is_sufficient_and_minimal() {
-    suffices("The whole deployment", vec![deployment()]).await;
+    assert_sufficient("The whole deployment", vec![deployment()]).await;
 }
 
 /// The user may watch each collection but not both at once, which is a stream of the database.
@@ -279,7 +283,7 @@ async fn the_role_for_the_deployment_is_sufficient_and_minimal() {
 async fn the_role_for_some_collections_is_sufficient_for_each_alone() {
     let database = RestrictedDatabase::start("Some collections").await;
     let weir = database.weir().await;
-    everything_works(&database, &weir, request(&["orders"])).await;
+    assert_everything_works(&database, &weir, request(&["orders"])).await;
     drop(weir.watch(request(&["invoices"])).await);
     assert!(oldest_resumable(&weir).await.is_some());
     assert_eq!(database.proxy.used(), database.role.rights());
@@ -293,33 +297,33 @@ async fn the_role_for_some_collections_is_sufficient_for_each_alone() {
         assert_denied(&refused(&weir, filtered(&beyond)).await);
     }
     assert_eq!(database.proxy.refused("changeStream"), 4);
-    assert_eq!(database.proxy.strange(), BTreeSet::new());
+    assert_eq!(database.proxy.unknown_commands(), BTreeSet::new());
 }
 
 #[tokio::test]
 async fn each_missing_right_on_a_database_fails_what_the_page_says() {
-    without_each("One database", &request(&["orders", "invoices"])).await;
+    check_each_missing_right("One database", &request(&["orders", "invoices"])).await;
 }
 
 #[tokio::test]
 async fn each_missing_right_on_a_collection_fails_what_the_page_says() {
-    without_each("Some collections", &request(&["invoices"])).await;
+    check_each_missing_right("Some collections", &request(&["invoices"])).await;
 }
 
 #[tokio::test]
 async fn each_missing_right_on_the_deployment_fails_what_the_page_says() {
-    without_each("The whole deployment", &deployment()).await;
+    check_each_missing_right("The whole deployment", &deployment()).await;
 }
 
 /// Without each right of a role, what the page names fails and the rest works.
-async fn without_each(heading: &str, scope: &pb::WatchRequest) {
+async fn check_each_missing_right(heading: &str, scope: &pb::WatchRequest) {
     let database = RestrictedDatabase::start(heading).await;
     for right in database.role.rights() {
         database.proxy.grant(database.role.without(&right));
         let weir = database.weir().await;
         let scope = match right.1.as_str() {
             "local.oplog.rs" => {
-                everything_but_the_oplog_works(&database, &weir, scope.clone()).await;
+                assert_everything_but_the_oplog_works(&database, &weir, scope.clone()).await;
                 continue;
             }
             "shop.orders" => request(&["orders"]),
@@ -330,10 +334,10 @@ async fn without_each(heading: &str, scope: &pb::WatchRequest) {
         assert!(database.proxy.refused(&right.0) > before, "{right:?}");
         assert!(oldest_resumable(&weir).await.is_some(), "{right:?}");
     }
-    assert_eq!(database.proxy.strange(), BTreeSet::new());
+    assert_eq!(database.proxy.unknown_commands(), BTreeSet::new());
 }
 
-async fn everything_but_the_oplog_works(
+async fn assert_everything_but_the_oplog_works(
     database: &RestrictedDatabase,
     weir: &Weir,
     scope: pb::WatchRequest,
@@ -341,7 +345,7 @@ async fn everything_but_the_oplog_works(
     if scope.collections == ["invoices"] {
         drop(weir.watch(scope).await);
     } else {
-        everything_works(database, weir, scope).await;
+        assert_everything_works(database, weir, scope).await;
     }
     assert_eq!(oldest_resumable(weir).await, None);
     assert!(database.proxy.refused("find") > 0);
@@ -406,8 +410,8 @@ async fn the_password_is_never_logged() {
     );
 
     for process in [&server.process, &locked_out.process, &refused] {
-        let told = process.stderr() + &process.stdout();
-        assert!(!told.is_empty());
-        assert!(!told.contains(PASSWORD), "the password is in the log");
+        let reported = process.stderr() + &process.stdout();
+        assert!(!reported.is_empty());
+        assert!(!reported.contains(PASSWORD), "the password is in the log");
     }
 }

@@ -15,7 +15,7 @@ use weir::pb;
 const URI: &str = "mongodb://127.0.0.1:1/?directConnection=true";
 
 /// Runs `weir serve` until it exits. Returns the exit code and stderr.
-async fn ended(variables: &[(&str, &str)], arguments: &[&str]) -> (Option<i32>, String) {
+async fn run_to_exit(variables: &[(&str, &str)], arguments: &[&str]) -> (Option<i32>, String) {
     let arguments: Vec<&str> = ["serve"].iter().chain(arguments).copied().collect();
     let mut process = weir(variables, &arguments);
     let status = process.wait_for_exit(WAIT_LIMIT).await;
@@ -40,11 +40,11 @@ async fn an_unusable_setting_exits_with_64_and_names_its_flag() {
         ("--log-level", "weir=loud"),
     ] {
         let arguments: Vec<&str> = with_uri.iter().copied().chain([flag, value]).collect();
-        let (code, said) = ended(&[], &arguments).await;
+        let (code, said) = run_to_exit(&[], &arguments).await;
         assert_eq!(code, Some(64), "{flag} {value}: {said}");
         assert!(said.contains(flag), "{flag} {value}: {said}");
     }
-    let (code, said) = ended(&[], &["--mongodb-uri", "http://somewhere"]).await;
+    let (code, said) = run_to_exit(&[], &["--mongodb-uri", "http://somewhere"]).await;
     assert_eq!(code, Some(64), "{said}");
     assert!(said.contains("--mongodb-uri"), "{said}");
 }
@@ -57,7 +57,7 @@ async fn an_invalid_command_line_exits_with_64() {
         &["--mongodb-uri", URI, "--max-watches", "many"],
         &["--mongodb-uri", URI, "--no-such-flag"],
     ] {
-        let (code, said) = ended(&[], arguments).await;
+        let (code, said) = run_to_exit(&[], arguments).await;
         assert_eq!(code, Some(64), "{arguments:?}: {said}");
         assert!(said.contains("--"), "{arguments:?}: {said}");
     }
@@ -73,7 +73,7 @@ async fn a_port_in_use_exits_with_1_and_names_the_address() {
         ("--admin-listen", "--listen"),
     ] {
         let arguments = ["--mongodb-uri", URI, flag, &address, other, "127.0.0.1:0"];
-        let (code, said) = ended(&[], &arguments).await;
+        let (code, said) = run_to_exit(&[], &arguments).await;
         assert_eq!(code, Some(1), "{flag}: {said}");
         assert!(said.contains(&address), "{flag}: {said}");
     }
@@ -87,7 +87,7 @@ async fn settings_can_be_checked_without_serving() {
             .chain(arguments)
             .copied()
             .collect();
-        ended(variables, &arguments).await
+        run_to_exit(variables, &arguments).await
     };
     let (code, said) = checked(&[], &["--mongodb-uri", URI]).await;
     assert_eq!(code, Some(0), "{said}");
@@ -112,20 +112,20 @@ async fn settings_can_be_checked_without_serving() {
 #[tokio::test]
 async fn settings_can_come_from_the_environment() {
     let good = [("MONGODB_URI", URI), ("WEIR_MAX_WATCHES", "7")];
-    assert_eq!(ended(&good, &["--check-config"]).await.0, Some(0));
+    assert_eq!(run_to_exit(&good, &["--check-config"]).await.0, Some(0));
     let bad = [("MONGODB_URI", URI), ("WEIR_RING_BYTES", "1B")];
-    let (code, said) = ended(&bad, &["--check-config"]).await;
+    let (code, said) = run_to_exit(&bad, &["--check-config"]).await;
     assert_eq!(code, Some(64), "{said}");
     assert!(said.contains("--ring-bytes"), "{said}");
     // The command line has priority.
     let flag = ["--check-config", "--ring-bytes", "1MiB"];
-    assert_eq!(ended(&bad, &flag).await.0, Some(0));
+    assert_eq!(run_to_exit(&bad, &flag).await.0, Some(0));
     let insecure = [
         ("MONGODB_URI", URI),
         ("WEIR_LISTEN", "0.0.0.0:0"),
         ("WEIR_ALLOW_INSECURE", "true"),
     ];
-    assert_eq!(ended(&insecure, &["--check-config"]).await.0, Some(0));
+    assert_eq!(run_to_exit(&insecure, &["--check-config"]).await.0, Some(0));
 }
 
 /// A URI contains a password, and many people read errors and logs.
@@ -142,7 +142,7 @@ async fn the_password_in_the_uri_is_never_shown() {
         format!("mongodb://user:{SECRET}/x@127.0.0.1:1/"),
     ];
     for uri in &uris[1..] {
-        let (_, said) = ended(&[("MONGODB_URI", uri)], &["--check-config"]).await;
+        let (_, said) = run_to_exit(&[("MONGODB_URI", uri)], &["--check-config"]).await;
         assert!(!said.contains(SECRET), "{uri}: {said}");
     }
     let help = weir(&[("MONGODB_URI", &uris[0])], &["serve", "--help"]);
@@ -268,7 +268,7 @@ async fn the_server_describes_itself() {
             .starts_with(|c: char| c.is_ascii_digit())
     );
     let oldest = info.oldest_resumable_time.expect("the oplog can be read");
-    let now = info.upstream_time.expect("MongoDB tells the time");
+    let now = info.upstream_time.expect("MongoDB reports the time");
     assert!(oldest.seconds > 1_500_000_000 && now.seconds >= oldest.seconds);
     let seconds = |seconds| Some(prost_types::Duration { seconds, nanos: 0 });
     let expected = pb::Limits {

@@ -17,11 +17,11 @@ use tonic_types::StatusExt as _;
 use weir::pb;
 use weir::pb::watch_service_client::WatchServiceClient;
 
-/// Passes every filter made by [`only`].
+/// Passes every filter made by [`only_id`].
 const LAST: i32 = 1000;
 
 /// A filter for the document with this number, and the last one.
-fn only(number: i32) -> pb::Filter {
+fn only_id(number: i32) -> pb::Filter {
     let list = json!([number, LAST]);
     let Some(prost_types::value::Kind::ListValue(list)) = value(list).kind else {
         unreachable!("an array is a list");
@@ -95,22 +95,22 @@ async fn distinct_filters_cost_mongodb_a_bounded_number_of_cursors() {
     let database = Database::options().start().await;
     let few = ["--feeds-per-scope", "3"];
     let weir = ServeProcess::start(database.uri(), &few).await;
-    let requests = (0..WATCHES).map(|number| filtered(&database, Auto, only(number)));
+    let requests = (0..WATCHES).map(|number| filtered(&database, Auto, only_id(number)));
     let mut watches = open_all(&weir.client().await, requests).await;
     assert_eq!(database.open_cursors().await, 4);
     let metrics = weir.metrics().await;
     let feeds = |mode| metrics.sum_where("weir_feeds", &[("mode", mode)]);
     assert_eq!((feeds("dedicated"), feeds("shared")), (3.0, 1.0));
-    let told = |mode| {
+    let reported = |mode| {
         let of_mode = watches.iter().filter(|it| it.opened.feed_mode() == mode);
         of_mode.count()
     };
-    assert_eq!((told(Dedicated), told(Shared)), (3, 37));
+    assert_eq!((reported(Dedicated), reported(Shared)), (3, 37));
 
     // Another collection has its own few streams.
     let elsewhere = pb::WatchRequest {
         collections: vec!["bills".to_owned()],
-        ..filtered(&database, Auto, only(1))
+        ..filtered(&database, Auto, only_id(1))
     };
     let elsewhere = WatchStream::open(&mut weir.client().await, elsewhere).await;
     let elsewhere = elsewhere.expect("it opens");
@@ -159,7 +159,7 @@ async fn each_watch_of_a_shared_feed_gets_exactly_its_own_events() {
         (vec![Delete], vec![below(5)], |it, id| {
             it == Delete && id < 5
         }),
-        (vec![], vec![only(7)], |_, id| id == 7),
+        (vec![], vec![only_id(7)], |_, id| id == 7),
         (vec![Insert], vec![below(-5)], |_, _| false),
     ];
     let client = weir.client().await;
@@ -240,10 +240,10 @@ async fn a_watch_that_fits_an_open_feed_is_admitted_at_the_limit_of_feeds() {
     let database = Database::options().start().await;
     let weir = Weir::with(&database, |config| config.max_feeds = 2).await;
     let _shared = weir.watch(in_mode(&database, Shared)).await;
-    let dedicated = filtered(&database, Dedicated, only(1));
+    let dedicated = filtered(&database, Dedicated, only_id(1));
     let _dedicated = weir.watch(dedicated.clone()).await;
     for another in [
-        filtered(&database, Dedicated, only(2)),
+        filtered(&database, Dedicated, only_id(2)),
         database.watch_request(&["bills"]),
     ] {
         let refused = weir.try_watch(another).await.err();
@@ -255,7 +255,7 @@ async fn a_watch_that_fits_an_open_feed_is_admitted_at_the_limit_of_feeds() {
     }
     weir.watch(dedicated).await;
     // In automatic mode a new filter uses an open feed.
-    let another = weir.watch(filtered(&database, Auto, only(3))).await;
+    let another = weir.watch(filtered(&database, Auto, only_id(3))).await;
     assert_eq!(another.opened.feed_mode(), Shared);
     assert_eq!(database.open_cursors().await, 2);
 }
@@ -368,7 +368,7 @@ async fn a_shared_feed_shows_no_watch_another_scope() {
                 .await;
             match resumed {
                 Ok(mut watch) => {
-                    assert_eq!(scope, origin, "a token is of its own scope only");
+                    assert_eq!(scope, origin, "a token works only in its own scope");
                     let rest = &expected[scope][1..];
                     assert_eq!(ids(&mut watch, rest.len()).await, rest);
                 }

@@ -228,7 +228,7 @@ async fn health_and_readiness_follow_mongodbs_first_answer_and_the_shutdown() {
     let mut next = async || {
         within("the health", watched.message())
             .await
-            .expect("it is told")
+            .expect("it is reported")
     };
     let serving = next().await.expect("a first status");
     assert_eq!(serving.status(), ServingStatus::Serving);

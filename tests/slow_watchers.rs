@@ -38,13 +38,13 @@ async fn write_and_read(
 
 #[tokio::test]
 async fn clients_that_never_read_cost_the_others_nothing() {
-    const DEAF: usize = 24;
+    const UNREAD: usize = 24;
     const WRITES: i32 = 80;
     let database = Database::options().start().await;
     let limits = ["--ring-bytes", "1MiB", "--memory-limit", "32MiB"];
     let weir = ServeProcess::start(database.uri(), &limits).await;
     let request = || database.watch_request(&[ORDERS]);
-    let opening = (0..DEAF).map(|_| WatchStream::narrow(weir.grpc, request()));
+    let opening = (0..UNREAD).map(|_| WatchStream::narrow(weir.grpc, request()));
     let mut unread = join_all(opening).await;
     let reader = WatchStream::open(&mut weir.client().await, request()).await;
     let mut reader = reader.expect("it opens");
@@ -60,7 +60,7 @@ async fn clients_that_never_read_cost_the_others_nothing() {
     // One message per client waits in Weir, plus what HTTP/2 buffers.
     let grown = weir.process.resident().saturating_sub(before);
     assert!(
-        grown < (48 << 20) + (DEAF as u64) * (2 << 20),
+        grown < (48 << 20) + (UNREAD as u64) * (2 << 20),
         "{grown} bytes"
     );
     // A client that does not read causes no query.
@@ -68,14 +68,17 @@ async fn clients_that_never_read_cost_the_others_nothing() {
         database.open_cursors().await == 1
     })
     .await;
-    let parks = weir.metrics().await.sum("weir_watches_fell_behind_total");
+    let fell_behind = weir.metrics().await.sum("weir_watches_fell_behind_total");
 
     // It has lost nothing when it reads again.
     let mut received = Received::default();
     received.until_id(&mut unread[0], WRITES - 1).await;
     assert_eq!(received.ids, (0..WRITES).collect::<Vec<_>>());
-    let parks = weir.metrics().await.sum("weir_watches_fell_behind_total") - parks;
-    assert!((1.0..=2.0).contains(&parks), "parked {parks} times");
+    let fell_behind = weir.metrics().await.sum("weir_watches_fell_behind_total") - fell_behind;
+    assert!(
+        (1.0..=2.0).contains(&fell_behind),
+        "fell behind {fell_behind} times"
+    );
 }
 
 /// Messages that idle clients have taken and not sent must not use up the memory of all.

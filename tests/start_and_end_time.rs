@@ -156,7 +156,7 @@ async fn no_change_lies_before_the_reported_start_position() {
             ..database.watch_request(&[])
         };
         let mut watch = weir.watch(request).await;
-        let began = watch.opened.start_time.expect("MongoDB tells the time");
+        let began = watch.opened.start_time.expect("MongoDB reports the time");
         let first = watch.next_change().await;
         let first = first.cluster_time.expect("a change has a time");
         let time = |it: pb::ClusterTime| (it.seconds, it.increment);

@@ -97,7 +97,7 @@ impl Shop {
     }
 
     /// The writes of two tenants. Order 1 moves from one to the other in between.
-    async fn trade(&self) {
+    async fn write_orders(&self) {
         for (id, tenant) in [(1, "a"), (2, "b")] {
             self.insert(id, tenant).await;
         }
@@ -137,7 +137,7 @@ fn order(id: i32, tenant: &str, version: i32) -> Document {
     }
 }
 
-/// The changes of [`Shop::trade`] that each of them sees.
+/// The changes of [`Shop::write_orders`] that each of them sees.
 fn seen_by(tenant: &str) -> Vec<(Op, i32)> {
     use Op::{Delete, Insert, Replace, Update};
     match tenant {
@@ -188,7 +188,7 @@ fn number(change: &pb::ChangeEvent) -> i32 {
 }
 
 /// Fails when a message to a tenant reveals another tenant's documents or hidden fields.
-fn tells_nothing(bytes: &[u8], tenant: &str, format: Format) {
+fn assert_reveals_nothing(bytes: &[u8], tenant: &str, format: Format) {
     let other = if tenant == "a" { "b" } else { "a" };
     let foreign = [format!("note-{other}-"), format!("again-{other}")];
     // The moved order belongs to b from then on, and b may see it as the pre-image of its next
@@ -201,13 +201,13 @@ fn tells_nothing(bytes: &[u8], tenant: &str, format: Format) {
         let text = String::from_utf8_lossy(bytes).replace("$numberInt", "");
         assert!(
             !text.contains(secret),
-            "{tenant} is told {secret} as {format:?}: {text}"
+            "{tenant} sees {secret} as {format:?}: {text}"
         );
     }
 }
 
 /// Reads until an order has come, and compares each change with the expected ones.
-async fn follow(
+async fn read_and_check(
     watch: &mut WatchStream,
     tenant: &str,
     format: Format,
@@ -217,7 +217,7 @@ async fn follow(
     let whole = async {
         while !seen.iter().any(|(_, id)| *id == until) {
             let message = watch.next().await;
-            tells_nothing(&message.encode_to_vec(), tenant, format);
+            assert_reveals_nothing(&message.encode_to_vec(), tenant, format);
             if let Some(Kind::Changes(batch)) = message.kind {
                 seen.extend(batch.changes.iter().map(|it| (it.operation(), number(it))));
             }
@@ -247,9 +247,9 @@ async fn tenants_on_one_feed_see_only_their_own_documents_and_no_hidden_fields_i
     }
     let metrics = shop.server.weir.metrics().await;
     assert_eq!(metrics.sum("weir_feeds"), 1.0, "they are to share a feed");
-    shop.trade().await;
+    shop.write_orders().await;
     for (watch, tenant, format) in &mut open {
-        let seen = follow(watch, tenant, *format, last_of(tenant)).await;
+        let seen = read_and_check(watch, tenant, *format, last_of(tenant)).await;
         assert_eq!(seen, seen_by(tenant), "{tenant} as {format:?}");
     }
     for mut admin in admins {
@@ -279,7 +279,7 @@ async fn a_tenant_that_catches_up_sees_the_same() {
     }
     let start = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     let seconds = start.expect("a time").as_secs() as i64;
-    shop.trade().await;
+    shop.write_orders().await;
     for (tenant, token) in tokens {
         for mode in [pb::FeedMode::Shared, pb::FeedMode::Dedicated] {
             let time = prost_types::Timestamp { seconds, nanos: 0 };
@@ -291,7 +291,7 @@ async fn a_tenant_that_catches_up_sees_the_same() {
                         ..shop.request(format)
                     };
                     let mut watch = shop.server.watch(tenant, request).await;
-                    let seen = follow(&mut watch, tenant, format, last_of(tenant)).await;
+                    let seen = read_and_check(&mut watch, tenant, format, last_of(tenant)).await;
                     assert_eq!(
                         seen,
                         seen_by(tenant),
@@ -326,9 +326,9 @@ async fn without_images_a_tenant_sees_only_events_with_its_document() {
             }
         }
     }
-    shop.trade().await;
+    shop.write_orders().await;
     for (watch, tenant) in &mut open {
-        let seen = follow(watch, tenant, Format::Bson, last_of(tenant)).await;
+        let seen = read_and_check(watch, tenant, Format::Bson, last_of(tenant)).await;
         let mut expected = seen_by(tenant);
         expected.retain(|(operation, _)| matches!(operation, Op::Insert | Op::Replace));
         assert_eq!(seen, expected, "{tenant}");
@@ -364,7 +364,7 @@ async fn a_token_of_one_tenant_is_refused_for_another() {
             let opened = shop.server.open(client, request).await.map(drop);
             let same = client.trim_end_matches('2') == from;
             match opened {
-                Ok(()) => assert!(same, "{client} goes on from a token of {from}"),
+                Ok(()) => assert!(same, "{client} resumes from a token of {from}"),
                 Err(status) => {
                     assert!(!same, "{client} is refused its own token: {status:?}");
                     assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");
@@ -414,7 +414,7 @@ async fn the_size_limit_applies_to_the_visible_part_of_an_event() {
         let whole = async {
             loop {
                 let message = match watch.try_next().await {
-                    Ok(message) => message.expect("it goes on"),
+                    Ok(message) => message.expect("it continues"),
                     Err(status) => {
                         assert_eq!(error_info(&status).reason, "EVENT_TOO_LARGE");
                         assert_eq!(*policy, pb::OversizePolicy::Fail);
@@ -423,14 +423,14 @@ async fn the_size_limit_applies_to_the_visible_part_of_an_event() {
                 };
                 match message.kind {
                     Some(Kind::Changes(batch)) => {
-                        tells_nothing(&batch.encode_to_vec(), tenant, Format::Bson);
+                        assert_reveals_nothing(&batch.encode_to_vec(), tenant, Format::Bson);
                         seen.extend(batch.changes.iter().map(number));
                     }
                     Some(Kind::EventChunk(chunk)) => {
                         chunks.extend_from_slice(&chunk.data);
                         if chunk.last {
                             assert_eq!(chunk.total_bytes, chunks.len() as u64);
-                            tells_nothing(&chunks, tenant, Format::Bson);
+                            assert_reveals_nothing(&chunks, tenant, Format::Bson);
                             let event = pb::ChangeEvent::decode(&chunks[..]);
                             seen.push(number(&event.expect("an event")));
                         }

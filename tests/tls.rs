@@ -17,7 +17,7 @@ mod start;
 
 use mongodb::bson::doc;
 use rustls::version::{TLS12, TLS13};
-use setup::{Secured, alpn, connect, handshakes, trusting};
+use setup::{TlsServer, alpn, connect, handshakes, trusting};
 use support::certificates::{Authority, expired};
 use support::orders::{ORDERS, id, insert};
 use support::{Database, eventually, within};
@@ -27,7 +27,7 @@ use weir::config::ClientAuth;
 #[tokio::test]
 async fn a_watch_works_over_tls() {
     let database = Database::start().await;
-    let secured = Secured::start(&database, |_| {}).await;
+    let secured = TlsServer::start(&database, |_| {}).await;
     let mut watch = secured.watch(&database, secured.authority.trusted()).await;
     insert(&database, 1).await;
     assert_eq!(id(&watch.next_change().await), 1);
@@ -58,7 +58,7 @@ async fn without_tls_no_certificate_expires() {
 #[tokio::test]
 async fn tls_1_2_and_1_3_are_supported() {
     let database = Database::start().await;
-    let secured = Secured::start(&database, |_| {}).await;
+    let secured = TlsServer::start(&database, |_| {}).await;
     for version in [&TLS12, &TLS13] {
         let config = alpn(trusting(&secured.authority, &[version], None), &["h2"]);
         let stream = connect(secured.weir.grpc_addr(), config).await;
@@ -73,7 +73,7 @@ async fn tls_1_2_and_1_3_are_supported() {
 #[tokio::test]
 async fn a_certificate_that_clients_do_not_trust_is_counted() {
     let database = Database::start().await;
-    let secured = Secured::start(&database, |_| {}).await;
+    let secured = TlsServer::start(&database, |_| {}).await;
     let stranger = Authority::new("another");
     let why = secured.refusal(stranger.trusted()).await;
     assert!(why.contains("UnknownIssuer"), "{why}");
@@ -93,7 +93,7 @@ async fn a_certificate_that_clients_do_not_trust_is_counted() {
 #[tokio::test]
 async fn a_server_starts_with_an_expired_certificate_that_clients_refuse() {
     let database = Database::start().await;
-    let secured = Secured::of(&database, |authority| {
+    let secured = TlsServer::with_certificate(&database, |authority| {
         authority.issue(&["localhost"], expired)
     })
     .await;
@@ -102,7 +102,7 @@ async fn a_server_starts_with_an_expired_certificate_that_clients_refuse() {
 
     secured.replace(&secured.authority.local());
     eventually("the new certificate is in force", async || {
-        secured.is_reached(secured.authority.trusted()).await
+        secured.is_reachable(secured.authority.trusted()).await
     })
     .await;
 }
@@ -111,7 +111,7 @@ async fn a_server_starts_with_an_expired_certificate_that_clients_refuse() {
 async fn mutual_tls_admits_only_clients_with_a_certificate_of_its_authority() {
     let database = Database::start().await;
     let clients = Authority::new("clients");
-    let secured = Secured::mutual(&database, &clients, ClientAuth::Required).await;
+    let secured = TlsServer::mutual(&database, &clients, ClientAuth::Required).await;
     let known = clients.client("orders-reader");
     let trusted = || secured.authority.trusted();
     let mut watch = secured
@@ -149,7 +149,7 @@ async fn mutual_tls_admits_only_clients_with_a_certificate_of_its_authority() {
 async fn a_refused_client_reads_the_reason_although_it_is_still_sending() {
     let database = Database::start().await;
     let clients = Authority::new("clients");
-    let secured = Secured::mutual(&database, &clients, ClientAuth::Required).await;
+    let secured = TlsServer::mutual(&database, &clients, ClientAuth::Required).await;
     for _ in 0..20 {
         let config = alpn(trusting(&secured.authority, &[&TLS13], None), &["h2"]);
         let stream = connect(secured.weir.grpc_addr(), config).await;
@@ -172,7 +172,7 @@ async fn a_refused_client_reads_the_reason_although_it_is_still_sending() {
 async fn where_certificates_are_optional_a_wrong_one_is_still_refused() {
     let database = Database::start().await;
     let clients = Authority::new("clients");
-    let secured = Secured::mutual(&database, &clients, ClientAuth::Optional).await;
+    let secured = TlsServer::mutual(&database, &clients, ClientAuth::Optional).await;
     let trusted = || secured.authority.trusted();
     secured.watch(&database, trusted()).await;
     let known = clients.client("orders-reader");
@@ -190,7 +190,7 @@ async fn where_certificates_are_optional_a_wrong_one_is_still_refused() {
 #[tokio::test]
 async fn a_shutdown_gives_streams_over_tls_their_last_token() {
     let database = Database::start().await;
-    let secured = Secured::start(&database, |_| {}).await;
+    let secured = TlsServer::start(&database, |_| {}).await;
     let mut watch = secured.watch(&database, secured.authority.trusted()).await;
     database
         .collection(ORDERS)
@@ -203,7 +203,7 @@ async fn a_shutdown_gives_streams_over_tls_their_last_token() {
         secured.weir.metrics().await.sum("weir_connections") == 2.0
     })
     .await;
-    let Secured { weir, .. } = secured;
+    let TlsServer { weir, .. } = secured;
     let (status, ()) = tokio::join!(watch.end(), weir.shutdown());
     assert_eq!(support::error_reason(&status), "SERVER_DRAINING");
     assert!(!watch.token().is_empty());

@@ -67,7 +67,7 @@ fn changed(message: &pb::WatchResponse) -> Vec<(String, Bytes)> {
 }
 
 /// Everything that a watch delivers up to its end, or up to the last change.
-async fn all_news(watch: &mut WatchStream) -> Vec<String> {
+async fn all_changes(watch: &mut WatchStream) -> Vec<String> {
     let mut all = Vec::new();
     while let Ok(Some(message)) = watch.try_next().await {
         all.extend(changed(&message).into_iter().map(|(what, _)| what));
@@ -95,7 +95,7 @@ async fn every_message_carries_a_token_that_is_followed_by_exactly_the_rest() {
     let mut watch = weir.watch(request()).await;
     // Each message's kind and token, and the number of changes before it.
     let mut tokens = vec![("Opened", watch.token(), 0)];
-    let mut told: Vec<String> = Vec::new();
+    let mut reported: Vec<String> = Vec::new();
 
     let mut step = 0;
     loop {
@@ -107,8 +107,8 @@ async fn every_message_carries_a_token_that_is_followed_by_exactly_the_rest() {
             }
         };
         for (what, token) in changed(&message) {
-            told.push(what);
-            tokens.push(("an event", token, told.len()));
+            reported.push(what);
+            tokens.push(("an event", token, reported.len()));
         }
         let kind = match &message.kind {
             Some(Kind::StateChange(_)) => "StateChange",
@@ -118,10 +118,10 @@ async fn every_message_carries_a_token_that_is_followed_by_exactly_the_rest() {
             Some(Kind::Invalidated(_)) => "Invalidated",
             other => panic!("unexpected {other:?}"),
         };
-        tokens.push((kind, message.resume_token.clone(), told.len()));
+        tokens.push((kind, message.resume_token.clone(), reported.len()));
         // The next step follows once the one before it was delivered.
         step += 1;
-        match (kind, told.len()) {
+        match (kind, reported.len()) {
             ("StateChange", 0) => insert(&database, 1).await,
             ("Changes", 1) => {
                 let many = (2..5).map(|id| doc! {"_id": id});
@@ -133,12 +133,12 @@ async fn every_message_carries_a_token_that_is_followed_by_exactly_the_rest() {
             }
             ("Progress", 5) => insert(&database, 6).await,
             ("Changes", 6) => orders.drop().await.expect("a drop"),
-            _ => assert!(step < 100, "{told:?}"),
+            _ => assert!(step < 100, "{reported:?}"),
         }
     }
     let whole = ["1", "2", "3", "4", "large", "6"];
     let gone = ["OPERATION_TYPE_DROP", "invalidated"];
-    assert_eq!(told, [&whole[..], &gone].concat());
+    assert_eq!(reported, [&whole[..], &gone].concat());
     for kind in [
         "Opened",
         "StateChange",
@@ -155,8 +155,8 @@ async fn every_message_carries_a_token_that_is_followed_by_exactly_the_rest() {
         let mut resumed = weir.watch(after(&token, request())).await;
         assert_eq!(resumed.opened.start_mode(), pb::StartMode::Token);
         assert_eq!(resumed.token(), token, "a place has one token");
-        let rest = within("the rest", all_news(&mut resumed)).await;
-        let expected = match &told[seen..] {
+        let rest = within("the rest", all_changes(&mut resumed)).await;
+        let expected = match &reported[seen..] {
             [] => vec!["7".to_owned()],
             // Between the drop and the invalidate: MongoDB sends the invalidate again. The stand-in
             // continues with what comes later.
@@ -278,7 +278,7 @@ fn filters() -> Vec<pb::Filter> {
 }
 
 /// Every option that may differ between a watch and its resume.
-fn ways_to_ask(request: &pb::WatchRequest) -> Vec<pb::WatchRequest> {
+fn request_variants(request: &pb::WatchRequest) -> Vec<pb::WatchRequest> {
     let request = || request.clone();
     let insert = pb::OperationType::Insert.into();
     let mut ways = vec![
@@ -318,7 +318,7 @@ fn ways_to_ask(request: &pb::WatchRequest) -> Vec<pb::WatchRequest> {
 
 /// The changes after the token come, for each scope and each request; a watch that silently started
 /// from now would miss them.
-async fn a_token_is_honoured(scope: impl Fn(&Database) -> pb::WatchRequest) {
+async fn check_that_a_token_works(scope: impl Fn(&Database) -> pb::WatchRequest) {
     let database = Database::start().await;
     let weir = Weir::with(&database, |config| config.allow_deployment_watch = true).await;
     let orders = database.collection("orders");
@@ -345,7 +345,7 @@ async fn a_token_is_honoured(scope: impl Fn(&Database) -> pb::WatchRequest) {
 
     let mut client = weir.client().await;
     for (made_with, token) in &tokens {
-        for ask in ways_to_ask(&request) {
+        for ask in request_variants(&request) {
             println!("the token of {made_with} for {ask:?}");
             let resumed = WatchStream::open(&mut client, after(token, ask.clone())).await;
             let mut resumed = resumed.expect("the token is taken");
@@ -360,20 +360,20 @@ async fn a_token_is_honoured(scope: impl Fn(&Database) -> pb::WatchRequest) {
 
 #[tokio::test]
 async fn a_token_of_a_collection_works_with_every_request() {
-    a_token_is_honoured(|database| database.watch_request(&["orders"])).await;
+    check_that_a_token_works(|database| database.watch_request(&["orders"])).await;
 }
 
 #[tokio::test]
 async fn a_token_of_several_collections_works_with_every_request() {
-    a_token_is_honoured(|database| database.watch_request(&["orders", "items"])).await;
+    check_that_a_token_works(|database| database.watch_request(&["orders", "items"])).await;
 }
 
 #[tokio::test]
 async fn a_token_of_a_database_works_with_every_request() {
-    a_token_is_honoured(|database| database.watch_request(&[])).await;
+    check_that_a_token_works(|database| database.watch_request(&[])).await;
 }
 
 #[tokio::test]
 async fn a_token_of_the_deployment_works_with_every_request() {
-    a_token_is_honoured(|_| pb::WatchRequest::default()).await;
+    check_that_a_token_works(|_| pb::WatchRequest::default()).await;
 }

@@ -57,7 +57,7 @@ fn assert_refused(status: &Status, reason: &str) {
 }
 
 /// The envelope with a changed body and a matching checksum.
-fn sealed_again(token: &Bytes, change: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+fn resealed(token: &Bytes, change: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
     let mut body = token[..token.len() - 4].to_vec();
     change(&mut body);
     let checksum = crc32fast::hash(&body);
@@ -86,14 +86,8 @@ async fn a_malformed_token_is_refused_before_the_stream_begins() {
         ("cut short", good[..good.len() - 1].to_vec()),
         ("longer", [&good[..], b"x"].concat()),
         ("twice over", [&good[..], &good[..]].concat()),
-        (
-            "of a later version",
-            sealed_again(&good, |body| body[0] = 200),
-        ),
-        (
-            "of an unknown kind",
-            sealed_again(&good, |body| body[1] = 200),
-        ),
+        ("of a later version", resealed(&good, |body| body[0] = 200)),
+        ("of an unknown kind", resealed(&good, |body| body[1] = 200)),
         ("MongoDB's own", mongodb_own.to_vec().expect("BSON")),
         ("text", b"eyJ0b2tlbiI6ICI4MjY1QUIwMDAwMDAwMTJCIn0=".to_vec()),
         ("over 16 KiB", vec![1; (16 << 10) + 1]),

@@ -126,9 +126,9 @@ async fn a_watch_ends_right_before_a_missing_image_and_resumes_right_after_it() 
             assert_eq!(ids.iter().cloned().chain(rest).collect::<Vec<_>>(), all);
 
             // The next token lies right after the event, for the same request.
-            let told = info.metadata.get("next_token");
-            assert!(told.is_some() || ids.len() < 5, "{info:?}");
-            if let Some(next) = told {
+            let reported = info.metadata.get("next_token");
+            assert!(reported.is_some() || ids.len() < 5, "{info:?}");
+            if let Some(next) = reported {
                 assert_eq!(info.metadata["event_time"], poison);
                 let next = Bytes::from(STANDARD.decode(next).expect("base64"));
                 let mut after = replica.watch(from(&next, &request)).await;
@@ -153,7 +153,7 @@ async fn the_status_stays_small_whatever_the_key() {
         full_document_before_change: pb::FullDocumentBeforeChange::Required.into(),
         ..database.watch_request(&[ORDERS])
     };
-    let mut told = 0;
+    let mut reported = 0;
     for length in [10, 700, 1_200, 2_400, 10_000, 1_000_000] {
         let key = "k".repeat(length);
         orders.insert_one(doc! {"_id": &key}).await.unwrap();
@@ -166,13 +166,16 @@ async fn the_status_stays_small_whatever_the_key() {
         assert!(size < 7 << 10, "{size} bytes with a key of {length}");
         let info = error_info(&status);
         assert!(info.metadata.contains_key("event_time"), "{length}");
-        told += usize::from(info.metadata.contains_key("next_token"));
+        reported += usize::from(info.metadata.contains_key("next_token"));
     }
-    assert!((1..6).contains(&told), "{told} of 6 tokens told");
+    assert!(
+        (1..6).contains(&reported),
+        "{reported} of 6 tokens reported"
+    );
 }
 
 /// A failure of Weir's commands only.
-fn weirs(commands: &[&str], code: i32) -> FailCommand {
+fn weir_command_failure(commands: &[&str], code: i32) -> FailCommand {
     FailCommand::on(commands).code(code).app_name("weir")
 }
 
@@ -185,7 +188,9 @@ async fn a_failure_that_does_not_recur_loses_nothing() {
     for (first, (code, _)) in (0..).step_by(10).zip(CODES) {
         let mut watch = weir.watch(database.watch_request(&[ORDERS])).await;
         let before = restarts().await;
-        database.fail(weirs(&["getMore"], code).times(1)).await;
+        database
+            .fail(weir_command_failure(&["getMore"], code).times(1))
+            .await;
         for number in first..first + 5 {
             insert(&database, number).await;
         }
@@ -211,7 +216,7 @@ async fn a_failure_that_persists_ends_the_watch_once() {
         for (number, commands) in (first..).zip([&["getMore"][..], &["getMore", "aggregate"]]) {
             let mut watch = weir.watch(database.watch_request(&[ORDERS])).await;
             let before = restarts().await;
-            database.fail(weirs(commands, code)).await;
+            database.fail(weir_command_failure(commands, code)).await;
             let status = watch.end().await;
             let info = error_info(&status);
             assert_eq!(info.reason, reason, "{commands:?}");
@@ -249,7 +254,9 @@ async fn a_failing_catch_up_ends_only_its_own_watch() {
     let mut other = replica.watch(request.clone()).await;
     for (number, (code, reason)) in (1..).zip(CODES) {
         // The first attempt fails, and so does the second, event by event.
-        database.fail(weirs(&["aggregate"], code).times(2)).await;
+        database
+            .fail(weir_command_failure(&["aggregate"], code).times(2))
+            .await;
         let (ids, _, status) = to_the_end(&replica, from(&start, &request)).await;
         assert_eq!(ids, []);
         let info = error_info(&status);
@@ -261,7 +268,9 @@ async fn a_failing_catch_up_ends_only_its_own_watch() {
         );
 
         // It fails only once: then nothing is lost.
-        database.fail(weirs(&["aggregate"], code).times(1)).await;
+        database
+            .fail(weir_command_failure(&["aggregate"], code).times(1))
+            .await;
         let mut again = replica.watch(from(&start, &request)).await;
         assert_eq!(id(&again.next_change().await), Bson::Int32(0));
 

@@ -105,15 +105,15 @@ async fn every_update_operator_reports_what_it_changed() {
     }
 
     for (operator, updated, removed) in operators {
-        let told = original.next(1).await.remove(0);
+        let reported = original.next(1).await.remove(0);
         let change = watch.next_change().await;
-        assert_eq!(as_mongodb_event(&change), told, "{operator}");
+        assert_eq!(as_mongodb_event(&change), reported, "{operator}");
         let Some(pb::change_event::Change::Update(update)) = change.change else {
             panic!("{operator} came as {change:?}");
         };
         let description = update
             .update_description
-            .expect("an update tells what changed");
+            .expect("an update says what changed");
         let fields = conversions::bson(description.updated_fields.as_ref());
         assert_eq!(fields, Some(updated.into()), "{operator}");
         assert_eq!(description.removed_fields, removed, "{operator}");
@@ -144,9 +144,9 @@ async fn a_truncated_array_reports_its_size_or_its_contents() {
     orders.update_one(doc! {}, push).await.unwrap();
 
     let mut tells_sizes = false;
-    for told in original.next(3).await {
+    for reported in original.next(3).await {
         let change = watch.next_change().await;
-        assert_eq!(as_mongodb_event(&change), told);
+        assert_eq!(as_mongodb_event(&change), reported);
         if let Some(pb::change_event::Change::Update(update)) = change.change {
             let description = update.update_description.unwrap_or_default();
             tells_sizes |= !description.truncated_arrays.is_empty();

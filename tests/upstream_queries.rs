@@ -15,17 +15,17 @@ use tonic::Code;
 use weir::config::ServeConfig;
 use weir::pb;
 
-const QUESTIONS: [&str; 5] = ["find", "ping", "hello", "buildInfo", "serverStatus"];
+const QUERIES: [&str; 5] = ["find", "ping", "hello", "buildInfo", "serverStatus"];
 const REPLY_TIMEOUT: Duration = Duration::from_secs(2);
 
-fn impatient(config: &mut ServeConfig) {
+fn short_timeouts(config: &mut ServeConfig) {
     config.upstream_reply_timeout = REPLY_TIMEOUT;
     config.server_selection_timeout = Duration::from_millis(300);
 }
 
 /// Ways in which every query fails.
 fn failures() -> Vec<FailCommand> {
-    let fail = || FailCommand::on(&QUESTIONS).app_name("weir");
+    let fail = || FailCommand::on(&QUERIES).app_name("weir");
     let mut failures: Vec<FailCommand> = [13, 20, 43, 91, 4242]
         .into_iter()
         .map(|code| fail().code(code))
@@ -36,7 +36,12 @@ fn failures() -> Vec<FailCommand> {
     failures
 }
 
-async fn goes_on(received: &mut Received, watch: &mut WatchStream, database: &Database, id: i32) {
+async fn assert_continues(
+    received: &mut Received,
+    watch: &mut WatchStream,
+    database: &Database,
+    id: i32,
+) {
     insert(database, id).await;
     received.until_id(watch, id).await;
 }
@@ -45,18 +50,18 @@ async fn goes_on(received: &mut Received, watch: &mut WatchStream, database: &Da
 #[tokio::test]
 async fn an_open_watch_continues_whatever_its_queries_return() {
     let database = Database::options().start().await;
-    let weir = Weir::with(&database, impatient).await;
+    let weir = Weir::with(&database, short_timeouts).await;
     let mut watch = weir.watch(database.watch_request(&[ORDERS])).await;
     let mut received = Received::default();
     for (id, failure) in (0..).step_by(2).zip(failures()) {
         database.fail(failure).await;
-        goes_on(&mut received, &mut watch, &database, id).await;
+        assert_continues(&mut received, &mut watch, &database, id).await;
         // A watch that opens meanwhile queries, and may fail by itself.
         let begin = Instant::now();
         let another = weir.try_watch(database.watch_request(&[ORDERS])).await;
         assert!(begin.elapsed() < WAIT_LIMIT / 2, "{:?}", begin.elapsed());
         drop(another);
-        goes_on(&mut received, &mut watch, &database, id + 1).await;
+        assert_continues(&mut received, &mut watch, &database, id + 1).await;
         database.clear_failures().await;
         tally(Figure::Faults, 1);
     }
@@ -70,7 +75,7 @@ async fn a_new_watch_is_answered_in_time_whatever_its_queries_return() {
     let database = Database::options().start().await;
     for failure in failures() {
         // A server that knows nothing about MongoDB yet.
-        let weir = Weir::with(&database, impatient).await;
+        let weir = Weir::with(&database, short_timeouts).await;
         database.fail(failure.clone()).await;
         let begin = Instant::now();
         let refused = weir.try_watch(database.watch_request(&[ORDERS])).await;
@@ -85,8 +90,8 @@ async fn a_new_watch_is_answered_in_time_whatever_its_queries_return() {
                 (Code::FailedPrecondition, "UPSTREAM_ACCESS_DENIED"),
                 (Code::Internal, "INTERNAL"),
             ];
-            let told = (status.code(), &*error_reason(&status));
-            assert!(expected.contains(&told), "{failure:?}: {status:?}");
+            let reported = (status.code(), &*error_reason(&status));
+            assert!(expected.contains(&reported), "{failure:?}: {status:?}");
         }
         let mut client = weir.client().await;
         let info = client.get_server_info(pb::GetServerInfoRequest {});
@@ -108,7 +113,7 @@ async fn a_new_watch_is_answered_in_time_whatever_its_queries_return() {
 #[tokio::test]
 async fn a_catch_up_survives_failing_queries() {
     let database = Database::options().start().await;
-    let weir = Weir::with(&database, impatient).await;
+    let weir = Weir::with(&database, short_timeouts).await;
     let mut first = weir.watch(database.watch_request(&[ORDERS])).await;
     insert(&database, 0).await;
     let token = first.next_change().await.resume_token;
@@ -117,7 +122,7 @@ async fn a_catch_up_survives_failing_queries() {
     }
     for (more, failure) in (20..).zip(failures()) {
         // A server without a ring: every query is needed.
-        let replica = Weir::with(&database, impatient).await;
+        let replica = Weir::with(&database, short_timeouts).await;
         let mut live = replica.watch(database.watch_request(&[ORDERS])).await;
         database.fail(failure.times(3)).await;
         // It is refused three times at most.

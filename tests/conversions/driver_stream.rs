@@ -26,7 +26,7 @@ impl DriverStream {
         let mut events = Vec::new();
         for _ in 0..count {
             let event = within("the next event of the driver", self.0.next()).await;
-            let event = event.expect("the stream goes on").expect("an event");
+            let event = event.expect("the stream continues").expect("an event");
             let mut event = Document::try_from(event).expect("an event is BSON");
             event.remove("_id");
             // MongoDB documents empty and missing as the same.

@@ -2,7 +2,7 @@
 #![allow(
     dead_code,
     unused_imports,
-    reason = "each integration test is a crate of its own and uses a part of this"
+    reason = "each integration test is its own crate and uses only a part of this"
 )]
 
 mod driver_stream;
@@ -75,10 +75,10 @@ pub fn operations(changes: &[pb::ChangeEvent]) -> Vec<String> {
 /// The event in MongoDB's form, rebuilt from a message in BSON format, without the token and
 /// without fields that MongoDB omits when they are empty.
 pub fn as_mongodb_event(change: &pb::ChangeEvent) -> Document {
-    let mut told = doc! { "operationType": operation(change) };
+    let mut event = doc! { "operationType": operation(change) };
     let mut put = |key: &str, value: Option<Bson>| {
         if let Some(value) = value {
-            told.insert(key, value);
+            event.insert(key, value);
         }
     };
     put("ns", change.namespace.as_ref().map(namespace));
@@ -136,17 +136,17 @@ pub fn as_mongodb_event(change: &pb::ChangeEvent) -> Document {
     };
     put("operationDescription", bson(description));
     if let Some(Bson::Document(unknown)) = bson(change.unknown_fields.as_ref()) {
-        told.extend(unknown);
+        event.extend(unknown);
     }
-    told
+    event
 }
 
 fn namespace(namespace: &pb::Namespace) -> Bson {
-    let mut told = doc! { "db": &namespace.database };
+    let mut event = doc! { "db": &namespace.database };
     if !namespace.collection.is_empty() {
-        told.insert("coll", &namespace.collection);
+        event.insert("coll", &namespace.collection);
     }
-    told.into()
+    event.into()
 }
 
 fn uuid(bytes: &[u8]) -> Binary {
@@ -161,7 +161,7 @@ fn update_description(description: &pb::UpdateDescription) -> Document {
         let new_size = i32::try_from(array.new_size).expect("arrays are small");
         Bson::Document(doc! { "field": &array.field, "newSize": new_size })
     });
-    let mut told = doc! {
+    let mut event = doc! {
         "updatedFields": bson(description.updated_fields.as_ref()).unwrap_or(Bson::Null),
         "removedFields": &description.removed_fields,
         "truncatedArrays": truncated.collect::<Vec<_>>(),
@@ -171,9 +171,9 @@ fn update_description(description: &pb::UpdateDescription) -> Document {
             let components: Vec<Bson> = path.components.iter().map(component).collect();
             (path.path.clone(), Bson::Array(components))
         });
-        told.insert("disambiguatedPaths", paths.collect::<Document>());
+        event.insert("disambiguatedPaths", paths.collect::<Document>());
     }
-    told
+    event
 }
 
 fn component(component: &pb::PathComponent) -> Bson {

@@ -15,7 +15,7 @@ pub struct Scenario {
     pub lookup: bool,
     pub pre_images: bool,
     pub changes: Vec<Change>,
-    pub asked: Vec<Asked>,
+    pub asked: Vec<FilterCase>,
 }
 
 #[derive(Clone)]
@@ -39,7 +39,7 @@ impl fmt::Debug for Change {
 }
 
 #[derive(Clone, Debug)]
-pub struct Asked {
+pub struct FilterCase {
     pub guard: Option<Predicate>,
     pub filter: Predicate,
     pub operations: Option<BTreeSet<Operation>>,
@@ -49,11 +49,11 @@ pub struct Asked {
 /// Known differences between the stand-in for MongoDB and MongoDB: such filters are sent only to a
 /// real MongoDB (`WEIR_TEST_MONGODB_URI`). Each has the reason, and the conditions that would show
 /// it.
-const LEFT_OUT: &[Difference] = &[
+const KNOWN_DIFFERENCES: &[Difference] = &[
     Difference {
         reason: "it takes a place that an array does not have for null; MongoDB finds nothing there \
                  to compare",
-        shows: |path, op| has_index(path) && meets_missing(op),
+        shows: |path, op| has_index(path) && matches_missing(op),
     },
     Difference {
         reason: "its classes of characters go beyond ASCII",
@@ -68,9 +68,12 @@ struct Difference {
     shows: fn(&str, &Condition) -> bool,
 }
 
-fn is_left_out(path: &str, op: &Condition) -> bool {
+fn is_known_difference(path: &str, op: &Condition) -> bool {
     let real = std::env::var("WEIR_TEST_MONGODB_URI").is_ok_and(|uri| !uri.is_empty());
-    !real && LEFT_OUT.iter().any(|known| (known.shows)(path, op))
+    !real
+        && KNOWN_DIFFERENCES
+            .iter()
+            .any(|known| (known.shows)(path, op))
 }
 
 fn has_index(path: &str) -> bool {
@@ -78,7 +81,7 @@ fn has_index(path: &str) -> bool {
 }
 
 /// Returns whether a missing field satisfies the condition.
-fn meets_missing(op: &Condition) -> bool {
+fn matches_missing(op: &Condition) -> bool {
     match op {
         Condition::Eq(value) | Condition::Ne(value) => *value == Bson::Null,
         Condition::In(values) | Condition::NotIn(values) => values.contains(&Bson::Null),
@@ -95,7 +98,7 @@ pub fn scenarios(asked: usize) -> impl Strategy<Value = Scenario> {
         any::<bool>(),
         any::<bool>(),
         prop::collection::vec(changes(), 1..16),
-        prop::collection::vec(asks(), 1..=asked),
+        prop::collection::vec(filter_cases(), 1..=asked),
     )
         .prop_map(|(lookup, pre_images, changes, asked)| Scenario {
             lookup,
@@ -259,7 +262,9 @@ fn conditions() -> impl Strategy<Value = Predicate> {
         2 => any::<bool>().prop_map(Condition::Changed),
     ];
     (path, ops)
-        .prop_filter("the stand-in differs", |(path, op)| !is_left_out(path, op))
+        .prop_filter("the stand-in differs", |(path, op)| {
+            !is_known_difference(path, op)
+        })
         .prop_map(|(path, op)| Predicate::Field {
             path: path.to_owned(),
             op,
@@ -277,7 +282,7 @@ fn filters() -> impl Strategy<Value = Predicate> {
     })
 }
 
-fn asks() -> impl Strategy<Value = Asked> {
+fn filter_cases() -> impl Strategy<Value = FilterCase> {
     let operations = prop::option::weighted(
         0.3,
         prop::collection::btree_set(select(Operation::DOCUMENT.to_vec()), 1..4),
@@ -285,7 +290,7 @@ fn asks() -> impl Strategy<Value = Asked> {
     let missing_image = select(vec![MissingImage::Deliver, MissingImage::Drop]);
     let guard = prop::option::weighted(0.4, filters());
     (guard, filters(), operations, missing_image).prop_map(
-        |(guard, filter, operations, missing_image)| Asked {
+        |(guard, filter, operations, missing_image)| FilterCase {
             guard,
             filter,
             operations: operations.map(|mut operations| {

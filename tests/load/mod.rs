@@ -151,7 +151,7 @@ async fn mark(database: &Database) -> Time {
     let insert = doc! { "insert": "marks", "documents": [{ "mark": true }] };
     let answer = marks.run_command(insert).await.expect("a mark");
     let time = answer.get_timestamp("operationTime");
-    let time = time.expect("a replica set tells the time");
+    let time = time.expect("a replica set reports the time");
     (time.time, time.increment)
 }
 

@@ -81,10 +81,7 @@ impl Table {
             "watches given up after silence",
             counters.silent_timeouts.get(),
         );
-        self.row(
-            "watches told that MongoDB is away",
-            counters.reconnecting.get(),
-        );
+        self.row("watches that lost MongoDB", counters.reconnecting.get());
         for (name, count) in counters.end_reasons() {
             self.row(format!("watches ended: {name}"), count);
         }
@@ -114,22 +111,22 @@ impl Table {
     /// Adds the state of the idle servers.
     pub fn idle(&mut self, idle: &IdleState) {
         for (usage, which) in idle.usage.iter().zip(["first", "second"]) {
-            let mut told = mebibytes(usage.resident);
+            let mut reported = mebibytes(usage.resident);
             // Writing to a string does not fail.
             let _ = write!(
-                told,
+                reported,
                 ", {} tasks, {} descriptors, {} connections to MongoDB",
                 usage.tasks, usage.descriptors, usage.upstream
             );
-            self.row(format!("{}: {which} server, at rest", idle.name), told);
+            self.row(format!("{}: {which} server, at rest", idle.name), reported);
         }
-        let told = format!(
+        let reported = format!(
             "{:.1} s, {:.1} s; {} cursors",
             idle.complete_after.as_secs_f64(),
             idle.empty_after.as_secs_f64(),
             idle.cursors
         );
-        self.row(format!("{}: complete, empty after", idle.name), told);
+        self.row(format!("{}: complete, empty after", idle.name), reported);
     }
 }
 

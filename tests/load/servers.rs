@@ -108,7 +108,7 @@ impl Replica {
     pub async fn usage(&self) -> Result<ResourceUsage, String> {
         let metrics = self.process.lock().await.metrics().await;
         if let Some((series, value)) = metrics.iter().find(|(_, value)| *value < 0.0) {
-            return Err(format!("{} tells {series} {value}", self.name));
+            return Err(format!("{} reports {series} {value}", self.name));
         }
         let [watches, feeds, catch_ups, ring, memory] = IDLE_GAUGES.map(|name| metrics.sum(name));
         let upstream = self.upstream.open() as f64;
@@ -128,7 +128,7 @@ impl Replica {
     /// Describes what its watches and feeds do.
     pub async fn describe_state(&self) -> String {
         let metrics = self.process.lock().await.metrics().await;
-        let told = metrics.iter().filter(|(series, value)| {
+        let reported = metrics.iter().filter(|(series, value)| {
             let of_states = [
                 "weir_watches{",
                 "weir_feeds{",
@@ -137,10 +137,10 @@ impl Replica {
             ];
             *value > 0.0 && of_states.iter().any(|name| series.starts_with(name))
         });
-        let told: Vec<String> = told
+        let reported: Vec<String> = reported
             .map(|(series, value)| format!("{series} {value}"))
             .collect();
-        format!("the {} server reports {}", self.name, told.join(", "))
+        format!("the {} server reports {}", self.name, reported.join(", "))
     }
 
     /// Lets all traffic pass again.

@@ -207,8 +207,8 @@ pub fn observed(event: &pb::ChangeEvent) -> Result<ObservedChange, String> {
         Some(Change::Delete(_)) => (None, false),
         _ => return Err(broken("a change that no writer makes")),
     };
-    let told = number(document, &["n"]).and_then(|it| u32::try_from(it).ok());
-    if told.is_none() && event.operation() != OperationType::Delete {
+    let reported = number(document, &["n"]).and_then(|it| u32::try_from(it).ok());
+    if reported.is_none() && event.operation() != OperationType::Delete {
         return Err(broken("no number"));
     }
     if whole
@@ -217,7 +217,7 @@ pub fn observed(event: &pb::ChangeEvent) -> Result<ObservedChange, String> {
         let document = RawDocument::from_bytes(bytes).ok();
         let padding = document.and_then(|it| it.get_binary("padding").ok());
         let as_written = padding.is_some_and(|it| {
-            let filler = filler(told.unwrap_or_default());
+            let filler = filler(reported.unwrap_or_default());
             it.bytes.len() == written.padding() && it.bytes.iter().all(|byte| *byte == filler)
         });
         if !as_written {
@@ -236,7 +236,7 @@ pub fn observed(event: &pb::ChangeEvent) -> Result<ObservedChange, String> {
         .clone();
     Ok(ObservedChange {
         writer,
-        number: told,
+        number: reported,
         document: insert,
         operation: event.operation(),
         collection,

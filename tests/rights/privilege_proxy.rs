@@ -160,7 +160,7 @@ struct State {
     /// How often an action was refused.
     refused: BTreeMap<&'static str, usize>,
     /// Unknown commands.
-    strange: BTreeSet<String>,
+    unknown_commands: BTreeSet<String>,
 }
 
 impl PrivilegeProxy {
@@ -174,7 +174,7 @@ impl PrivilegeProxy {
             cursors: HashMap::new(),
             used: BTreeSet::new(),
             refused: BTreeMap::new(),
-            strange: BTreeSet::new(),
+            unknown_commands: BTreeSet::new(),
         }));
         let accepting = tokio::spawn(accept(listener, upstream, Arc::clone(&state)));
         Self {
@@ -204,8 +204,8 @@ impl PrivilegeProxy {
     }
 
     /// The commands that it does not know.
-    pub fn strange(&self) -> BTreeSet<String> {
-        lock(&self.state).strange.clone()
+    pub fn unknown_commands(&self) -> BTreeSet<String> {
+        lock(&self.state).unknown_commands.clone()
     }
 }
 
@@ -215,11 +215,11 @@ fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
 
 impl State {
     /// The rights that a command needs, or the answer that refuses it.
-    fn judge(&mut self, command: &Document, is_in: bool) -> Result<Vec<Need>, Document> {
+    fn check(&mut self, command: &Document, is_in: bool) -> Result<Vec<Need>, Document> {
         let needs = match self.needs(command, is_in) {
             Ok(needs) => needs,
             Err(problem) => {
-                self.strange.insert(problem.clone());
+                self.unknown_commands.insert(problem.clone());
                 return Err(unauthorized(&problem));
             }
         };
@@ -305,12 +305,12 @@ async fn accept(listener: TcpListener, upstream: SocketAddr, state: Arc<Mutex<St
     while let Ok((client, _)) = listener.accept().await {
         while connections.try_join_next().is_some() {}
         let state = Arc::clone(&state);
-        connections.spawn(async move { carry(client, upstream, &state).await });
+        connections.spawn(async move { forward(client, upstream, &state).await });
     }
 }
 
 /// Forwards one connection: a command, its answer, and so on.
-async fn carry(
+async fn forward(
     mut client: TcpStream,
     upstream: SocketAddr,
     state: &Mutex<State>,
@@ -322,7 +322,7 @@ async fn carry(
     loop {
         let message = receive(&mut client).await?;
         let command = document(&message)?;
-        let verdict = lock(state).judge(&command, is_in);
+        let verdict = lock(state).check(&command, is_in);
         let needs = match verdict {
             Ok(needs) => needs,
             Err(refusal) => {

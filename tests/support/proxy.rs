@@ -234,7 +234,7 @@ async fn accept(listener: TcpListener, upstream: SocketAddr, controls: Controls)
             continue;
         }
         let open = Open::new(Arc::clone(&controls.counts));
-        connections.spawn(async move { carry(client, upstream, controls, &open).await });
+        connections.spawn(async move { forward(client, upstream, controls, &open).await });
     }
 }
 
@@ -275,7 +275,7 @@ impl Drop for Open {
 }
 
 /// Forwards one connection until either side closes it or it is broken.
-async fn carry(client: TcpStream, upstream: SocketAddr, controls: Controls, open: &Open) {
+async fn forward(client: TcpStream, upstream: SocketAddr, controls: Controls, open: &Open) {
     let Ok(server) = TcpStream::connect(upstream).await else {
         reset(&client);
         return;

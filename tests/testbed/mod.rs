@@ -3,7 +3,7 @@
 #![allow(
     dead_code,
     unused_imports,
-    reason = "each integration test is a crate of its own and uses a part of this"
+    reason = "each integration test is its own crate and uses only a part of this"
 )]
 
 mod replicas;

@@ -2,7 +2,7 @@
 
 use weir::config::ClientAuth;
 
-use crate::setup::Secured;
+use crate::setup::TlsServer;
 use crate::support::certificates::Authority;
 use crate::support::orders::{ORDERS, insert};
 use crate::support::{ChildProcess, Database, WAIT_LIMIT, Weir, weir};
@@ -31,7 +31,7 @@ fn watch_in(
     weir(variables, &arguments)
 }
 
-async fn gets_an_event(database: &Database, mut process: ChildProcess) {
+async fn assert_gets_an_event(database: &Database, mut process: ChildProcess) {
     let opened = |output: &str| output.contains(r#""type":"opened""#);
     process.wait_for_output("opened", WAIT_LIMIT, opened).await;
     insert(database, fastrand::i32(..)).await;
@@ -43,15 +43,15 @@ async fn gets_an_event(database: &Database, mut process: ChildProcess) {
 }
 
 /// Checks that it ends at once, without a second attempt.
-async fn is_told(process: ChildProcess, code: i32, words: &str) {
-    let said = is_told_in_the_end(process, code, words).await;
+async fn assert_error(process: ChildProcess, code: i32, words: &str) {
+    let said = assert_eventual_error(process, code, words).await;
     assert!(!said.contains("trying again"), "{said}");
 }
 
 /// Checks that it ends, perhaps after some attempts: the alert by which a server refuses a
 /// certificate comes after the handshake, and is lost if the connection is closed before the call
 /// is under way.
-async fn is_told_in_the_end(mut process: ChildProcess, code: i32, words: &str) -> String {
+async fn assert_eventual_error(mut process: ChildProcess, code: i32, words: &str) -> String {
     let status = process.wait_for_exit(WAIT_LIMIT).await;
     assert_eq!(status.code(), Some(code), "{process}");
     let said = process.stderr();
@@ -76,44 +76,45 @@ impl Paths {
 #[tokio::test]
 async fn the_command_watches_over_tls_and_reports_why_it_cannot() {
     let database = Database::start().await;
-    let secured = Secured::of(&database, |authority| authority.server(&["localhost"])).await;
+    let secured =
+        TlsServer::with_certificate(&database, |authority| authority.server(&["localhost"])).await;
     let port = secured.weir.grpc_addr().port();
     let server = format!("https://localhost:{port}");
     let paths = Paths(tempfile::tempdir().expect("a folder"));
     let ca = paths.write("ca.pem", &secured.authority.pem);
     let trusting = ["--tls-ca-file", &ca];
 
-    gets_an_event(&database, watch(&database, &server, &trusting)).await;
+    assert_gets_an_event(&database, watch(&database, &server, &trusting)).await;
     // The system's authorities, and settings from the environment.
     let system = [("SSL_CERT_FILE", ca.as_str())];
-    gets_an_event(&database, watch_in(&system, &database, &server, &[])).await;
+    assert_gets_an_event(&database, watch_in(&system, &database, &server, &[])).await;
     let variable = [("WEIR_WATCH_TLS_CA_FILE", ca.as_str())];
-    gets_an_event(&database, watch_in(&variable, &database, &server, &[])).await;
+    assert_gets_an_event(&database, watch_in(&variable, &database, &server, &[])).await;
 
     let by_address = format!("https://127.0.0.1:{port}");
     let words = "--tls-server-name";
-    is_told(watch(&database, &by_address, &trusting), 1, words).await;
+    assert_error(watch(&database, &by_address, &trusting), 1, words).await;
     let named = [&trusting[..], &["--tls-server-name=localhost"]].concat();
-    gets_an_event(&database, watch(&database, &by_address, &named)).await;
+    assert_gets_an_event(&database, watch(&database, &by_address, &named)).await;
 
     let stranger = paths.write("stranger.pem", &Authority::new("another").pem);
     let words = "an authority that is not trusted here: name its authority with --tls-ca-file";
     let stranger = ["--tls-ca-file", stranger.as_str()];
-    is_told(watch(&database, &server, &stranger), 1, words).await;
+    assert_error(watch(&database, &server, &stranger), 1, words).await;
 
     // One side without TLS where the other uses it.
     let plain = format!("http://localhost:{port}");
-    is_told(watch(&database, &plain, &["--no-reconnect"]), 1, "https://").await;
+    assert_error(watch(&database, &plain, &["--no-reconnect"]), 1, "https://").await;
     let weir = Weir::start(&database).await;
     let without = format!("https://localhost:{}", weir.grpc_addr().port());
-    is_told(watch(&database, &without, &trusting), 1, "does not use TLS").await;
+    assert_error(watch(&database, &without, &trusting), 1, "does not use TLS").await;
 }
 
 #[tokio::test]
 async fn the_command_presents_its_certificate() {
     let database = Database::start().await;
     let clients = Authority::new("clients");
-    let secured = Secured::mutual(&database, &clients, ClientAuth::Required).await;
+    let secured = TlsServer::mutual(&database, &clients, ClientAuth::Required).await;
     let server = format!("https://localhost:{}", secured.weir.grpc_addr().port());
     let paths = Paths(tempfile::tempdir().expect("a folder"));
     let ca = paths.write("ca.pem", &secured.authority.pem);
@@ -133,21 +134,21 @@ async fn the_command_presents_its_certificate() {
     };
     let known = show("known", &clients);
     let known: Vec<&str> = known.iter().map(String::as_str).collect();
-    gets_an_event(&database, watch(&database, &server, &known)).await;
+    assert_gets_an_event(&database, watch(&database, &server, &known)).await;
 
     let words = "requires a client certificate: use --tls-cert-file and --tls-key-file";
-    is_told_in_the_end(watch(&database, &server, &known[..1]), 1, words).await;
+    assert_eventual_error(watch(&database, &server, &known[..1]), 1, words).await;
     let stranger = show("stranger", &Authority::new("another"));
     let stranger: Vec<&str> = stranger.iter().map(String::as_str).collect();
     let words = "does not accept the certificate of --tls-cert-file";
-    is_told_in_the_end(watch(&database, &server, &stranger), 1, words).await;
+    assert_eventual_error(watch(&database, &server, &stranger), 1, words).await;
 }
 
 /// An interrupted rotation is no reason to end a watch that has been running for days.
 #[tokio::test]
 async fn the_command_keeps_retrying_a_server_that_admitted_it_before() {
     let database = Database::start().await;
-    let secured = Secured::start(&database, |_| {}).await;
+    let secured = TlsServer::start(&database, |_| {}).await;
     let address = secured.weir.grpc_addr();
     let server = format!("https://localhost:{}", address.port());
     let paths = Paths(tempfile::tempdir().expect("a folder"));
@@ -169,7 +170,7 @@ async fn the_command_keeps_retrying_a_server_that_admitted_it_before() {
     process.wait_for_output("opened", WAIT_LIMIT, opened).await;
 
     // The server restarts with a certificate that the command does not trust yet.
-    let Secured { weir, folder, .. } = secured;
+    let TlsServer { weir, folder, .. } = secured;
     weir.shutdown().await;
     let renewed = Authority::new("renewed");
     renewed.local().write(folder.path());
@@ -179,7 +180,7 @@ async fn the_command_keeps_retrying_a_server_that_admitted_it_before() {
         config.tls.tls_key_file = Some(folder.path().join("tls.key"));
     })
     .await;
-    crate::support::eventually("the command is told why", async || {
+    crate::support::eventually("the command gets the reason", async || {
         process.stderr().contains("not trusted here")
     })
     .await;
@@ -214,8 +215,8 @@ async fn contradictory_tls_flags_exit_with_2() {
         (server, ["--tls-ca-file", &empty], "no certificate"),
         (server, ["--tls-cert-file", &empty], "--tls-key-file"),
     ] {
-        is_told(watch(&database, server, &arguments), 2, words).await;
+        assert_error(watch(&database, server, &arguments), 2, words).await;
     }
     let identity = ["--tls-cert-file", empty.as_str(), "--tls-key-file", &empty];
-    is_told(watch(&database, server, &identity), 2, "--tls-cert-file").await;
+    assert_error(watch(&database, server, &identity), 2, "--tls-cert-file").await;
 }

@@ -8,13 +8,13 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use crate::setup::{Secured, alpn, connect, handshakes, trusting};
+use crate::setup::{TlsServer, alpn, connect, handshakes, trusting};
 use crate::support::certificates::{Authority, Issued};
 use crate::support::orders::{id, insert};
 use crate::support::{Database, ServeProcess, eventually, within};
 
 /// Type, version and length of a handshake record, without its contents.
-const BEGUN: [u8; 5] = [0x16, 3, 1, 2, 0];
+const RECORD_HEADER: [u8; 5] = [0x16, 3, 1, 2, 0];
 
 /// Waits until the server has closed a connection. Returns what it sent before.
 async fn closed(mut stream: TcpStream) -> Vec<u8> {
@@ -24,7 +24,7 @@ async fn closed(mut stream: TcpStream) -> Vec<u8> {
     said
 }
 
-async fn dial(address: SocketAddr, bytes: &[u8]) -> TcpStream {
+async fn connect_and_send(address: SocketAddr, bytes: &[u8]) -> TcpStream {
     let mut stream = TcpStream::connect(address).await.expect("a connection");
     stream.write_all(bytes).await.expect("it can be written to");
     stream
@@ -34,14 +34,14 @@ async fn dial(address: SocketAddr, bytes: &[u8]) -> TcpStream {
 #[tokio::test]
 async fn silent_connections_occupy_no_handshake_slot() {
     let database = Database::start().await;
-    let secured = Secured::start(&database, |config| {
+    let secured = TlsServer::start(&database, |config| {
         config.tls.max_handshakes = 1;
         config.request_timeout = Duration::from_secs(3600);
     })
     .await;
     let mut silent = Vec::new();
     for _ in 0..50 {
-        silent.push(dial(secured.weir.grpc_addr(), &[]).await);
+        silent.push(connect_and_send(secured.weir.grpc_addr(), &[]).await);
     }
     let mut watch = secured.watch(&database, secured.authority.trusted()).await;
     insert(&database, 1).await;
@@ -54,7 +54,7 @@ async fn silent_connections_occupy_no_handshake_slot() {
 async fn stalled_handshakes_delay_nobody_and_time_out() {
     const LIMIT: Duration = Duration::from_secs(5);
     let database = Database::start().await;
-    let secured = Secured::start(&database, |config| {
+    let secured = TlsServer::start(&database, |config| {
         config.tls.max_handshakes = 2;
         config.request_timeout = LIMIT;
     })
@@ -64,13 +64,13 @@ async fn stalled_handshakes_delay_nobody_and_time_out() {
     let begin = Instant::now();
     let mut stalled = Vec::new();
     for _ in 0..6 {
-        stalled.push(dial(secured.weir.grpc_addr(), &BEGUN).await);
+        stalled.push(connect_and_send(secured.weir.grpc_addr(), &RECORD_HEADER).await);
     }
     insert(&database, 1).await;
     assert_eq!(id(&watch.next_change().await), 1);
 
     eventually("a later client is admitted", async || {
-        secured.is_reached(secured.authority.trusted()).await
+        secured.is_reachable(secured.authority.trusted()).await
     })
     .await;
     let waited = begin.elapsed();
@@ -94,13 +94,16 @@ async fn stalled_handshakes_delay_nobody_and_time_out() {
 #[tokio::test]
 async fn a_partial_client_hello_occupies_no_handshake_slot() {
     let database = Database::start().await;
-    let secured = Secured::start(&database, |config| {
+    let secured = TlsServer::start(&database, |config| {
         config.tls.max_handshakes = 1;
         config.request_timeout = Duration::from_secs(3600);
     })
     .await;
     let address = secured.weir.grpc_addr();
-    let stalled = [dial(address, &BEGUN).await, dial(address, &BEGUN).await];
+    let stalled = [
+        connect_and_send(address, &RECORD_HEADER).await,
+        connect_and_send(address, &RECORD_HEADER).await,
+    ];
     secured.watch(&database, secured.authority.trusted()).await;
     drop(stalled);
     eventually("those who left are counted", async || {
@@ -114,7 +117,7 @@ async fn a_partial_client_hello_occupies_no_handshake_slot() {
 async fn the_handshake_and_the_greeting_share_one_deadline() {
     const LIMIT: Duration = Duration::from_secs(2);
     let database = Database::start().await;
-    let secured = Secured::start(&database, |config| config.request_timeout = LIMIT).await;
+    let secured = TlsServer::start(&database, |config| config.request_timeout = LIMIT).await;
     let begin = Instant::now();
     let mut tcp = TcpStream::connect(secured.weir.grpc_addr())
         .await
@@ -140,22 +143,22 @@ async fn the_handshake_and_the_greeting_share_one_deadline() {
 #[tokio::test]
 async fn connections_count_during_their_handshake() {
     let database = Database::start().await;
-    let secured = Secured::start(&database, |config| {
+    let secured = TlsServer::start(&database, |config| {
         config.max_connections = 3;
         config.request_timeout = Duration::from_secs(1);
     })
     .await;
     let address = secured.weir.grpc_addr();
     let begun = [
-        dial(address, &[]).await,
-        dial(address, &BEGUN).await,
-        dial(address, &BEGUN).await,
+        connect_and_send(address, &[]).await,
+        connect_and_send(address, &RECORD_HEADER).await,
+        connect_and_send(address, &RECORD_HEADER).await,
     ];
     eventually("all three are counted", async || {
         secured.weir.metrics().await.sum("weir_connections") == 3.0
     })
     .await;
-    assert!(!secured.is_reached(secured.authority.trusted()).await);
+    assert!(!secured.is_reachable(secured.authority.trusted()).await);
     let limit = [("limit", "connections")];
     let rejected = secured.weir.metrics().await;
     assert!(rejected.sum_where("weir_limit_rejections_total", &limit) >= 1.0);
@@ -181,10 +184,10 @@ fn hello_of_tls_1_1() -> Vec<u8> {
 #[tokio::test]
 async fn anything_but_http2_over_tls_is_refused() {
     let database = Database::start().await;
-    let secured = Secured::start(&database, |_| {}).await;
+    let secured = TlsServer::start(&database, |_| {}).await;
     let address = secured.weir.grpc_addr();
 
-    let said = closed(dial(address, &hello_of_tls_1_1()).await).await;
+    let said = closed(connect_and_send(address, &hello_of_tls_1_1()).await).await;
     // A fatal alert.
     assert_eq!(said[0], 0x15, "{said:?}");
     assert_eq!(said[5], 2, "{said:?}");
@@ -194,7 +197,7 @@ async fn anything_but_http2_over_tls_is_refused() {
         b"SSH-2.0-OpenSSH_9.2\r\n",
         &[0xff; 64],
     ] {
-        let said = closed(dial(address, plain).await).await;
+        let said = closed(connect_and_send(address, plain).await).await;
         assert!(said.is_empty() || said[0] == 0x15, "{said:?}");
     }
     let base = trusting(&secured.authority, &[&TLS12, &TLS13], None);
@@ -257,11 +260,11 @@ async fn failed_handshakes_are_not_logged() {
             &[0x15, 3, 3, 0, 2, 1, 90],
             b"GET / HTTP/1.1\r\n\r\n",
         ] {
-            let mut stream = dial(weir.grpc, bytes).await;
+            let mut stream = connect_and_send(weir.grpc, bytes).await;
             let _ = stream.shutdown().await;
             closed(stream).await;
         }
-        dial(weir.grpc, &BEGUN).await;
+        connect_and_send(weir.grpc, &RECORD_HEADER).await;
         for config in [config(None), config(Some(&strange)), untrusting.clone()] {
             if let Ok(mut stream) = connect(weir.grpc, config).await {
                 let _ = within("why", stream.read_to_end(&mut Vec::new())).await;
@@ -299,7 +302,7 @@ fn hello_with_an_address_for_a_name() -> Vec<u8> {
 #[tokio::test]
 async fn a_client_that_answers_no_ping_over_tls_is_given_up() {
     let database = Database::start().await;
-    let secured = Secured::start(&database, |config| {
+    let secured = TlsServer::start(&database, |config| {
         config.http2_keepalive_interval = Duration::from_secs(1);
         config.http2_keepalive_timeout = Duration::from_secs(1);
     })

@@ -13,7 +13,7 @@ use crate::support::{Database, ServeProcess, eventually};
 const CONNECTIONS: usize = 400;
 
 /// The start of HTTP/2: the preface and empty SETTINGS.
-const GREETING: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 
 async fn connected(weir: &ServeProcess, count: usize) {
     eventually("all are connected", async || {
@@ -43,7 +43,10 @@ async fn an_idle_connection_over_tls_takes_little_more_than_a_plain_one() {
     let before = plain.process.resident();
     let plainly = (0..CONNECTIONS).map(|_| async {
         let mut stream = TcpStream::connect(plain.grpc).await.expect("a connection");
-        stream.write_all(GREETING).await.expect("it is greeted");
+        stream
+            .write_all(HTTP2_PREFACE)
+            .await
+            .expect("it is greeted");
         stream
     });
     let held = join_all(plainly).await;
@@ -55,7 +58,10 @@ async fn an_idle_connection_over_tls_takes_little_more_than_a_plain_one() {
     let secretly = (0..CONNECTIONS).map(|_| async {
         let stream = connect(encrypted.grpc, config.clone()).await;
         let mut stream = stream.expect("a handshake");
-        stream.write_all(GREETING).await.expect("it is greeted");
+        stream
+            .write_all(HTTP2_PREFACE)
+            .await
+            .expect("it is greeted");
         stream.flush().await.expect("it is greeted");
         stream
     });

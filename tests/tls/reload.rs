@@ -14,7 +14,7 @@ use weir::config::ClientAuth;
 use weir::pb;
 use weir::pb::watch_service_client::WatchServiceClient;
 
-use crate::setup::{Secured, alpn, connect, trusting};
+use crate::setup::{TlsServer, alpn, connect, trusting};
 use crate::support::certificates::{Authority, Issued, expired};
 use crate::support::orders::{id, insert};
 use crate::support::{Database, Weir, eventually};
@@ -29,9 +29,9 @@ async fn reloads(weir: &Weir) -> (f64, f64) {
     (count("ok"), count("failed"))
 }
 
-impl Secured {
+impl TlsServer {
     /// The certificate that the server presents to a new connection, in DER.
-    async fn shown(&self) -> Vec<u8> {
+    async fn presented_certificate(&self) -> Vec<u8> {
         let config = alpn(trusting(&self.authority, &[&TLS13], None), &["h2"]);
         let stream = connect(self.weir.grpc_addr(), config).await;
         let stream = stream.expect("a handshake");
@@ -39,9 +39,9 @@ impl Secured {
         chain.expect("a certificate")[0].to_vec()
     }
 
-    async fn shows(&self, issued: &Issued) {
+    async fn assert_presents(&self, issued: &Issued) {
         eventually("the new certificate is shown", async || {
-            self.shown().await == issued.der
+            self.presented_certificate().await == issued.der
         })
         .await;
     }
@@ -53,7 +53,7 @@ async fn certificates_rotate_under_a_hundred_open_watches() {
     const WATCHES: usize = 100;
     const ROTATIONS: i32 = 3;
     let database = Database::start().await;
-    let secured = Secured::start(&database, |_| {}).await;
+    let secured = TlsServer::start(&database, |_| {}).await;
     let trusted = || secured.authority.trusted();
     let opening = (0..WATCHES).map(|_| secured.watch(&database, trusted()));
     let mut watches = join_all(opening).await;
@@ -62,7 +62,7 @@ async fn certificates_rotate_under_a_hundred_open_watches() {
         insert(&database, rotation * 10).await;
         secured.replace(&next);
         insert(&database, rotation * 10 + 1).await;
-        secured.shows(&next).await;
+        secured.assert_presents(&next).await;
         insert(&database, rotation * 10 + 2).await;
     }
     let expected: Vec<_> = (0..ROTATIONS)
@@ -122,14 +122,14 @@ impl Volume {
     }
 
     /// A server with the mounted certificates.
-    async fn secured(&self, database: &Database, authority: Authority) -> Secured {
+    async fn secured(&self, database: &Database, authority: Authority) -> TlsServer {
         let weir = Weir::with(database, |config| {
             config.tls.tls_cert_file = Some(self.path("tls.crt"));
             config.tls.tls_key_file = Some(self.path("tls.key"));
             config.reload_interval = Duration::from_millis(100);
         })
         .await;
-        Secured {
+        TlsServer {
             weir,
             authority,
             folder: tempfile::tempdir().expect("a folder"),
@@ -146,11 +146,11 @@ async fn a_rotation_by_kubernetes_is_noticed() {
     let first = authority.local();
     let mut volume = Volume::new(&first);
     let secured = volume.secured(&database, authority).await;
-    assert_eq!(secured.shown().await, first.der);
+    assert_eq!(secured.presented_certificate().await, first.der);
     for _ in 0..ROTATIONS {
         let next = secured.authority.local();
         volume.swap(Some(next.certificate.as_bytes()), Some(next.key.as_bytes()));
-        secured.shows(&next).await;
+        secured.assert_presents(&next).await;
     }
     // No check has taken half a rotation for a change.
     assert_eq!(reloads(&secured.weir).await, (f64::from(ROTATIONS), 0.0));
@@ -207,14 +207,14 @@ async fn an_unusable_certificate_leaves_the_old_one_in_force() {
             reloads(&secured.weir).await == (0.0, f64::from(number))
         })
         .await;
-        assert_eq!(secured.shown().await, old.der, "{case}");
+        assert_eq!(secured.presented_certificate().await, old.der, "{case}");
     }
     let expires = secured.weir.metrics().await;
     let expires = expires.sum("weir_tls_certificate_expiry_timestamp_seconds");
     assert_eq!(expires, 67_090_118_400.0, "it is that of the one in force");
 
     volume.swap(Some(certificate), Some(key));
-    secured.shows(&next).await;
+    secured.assert_presents(&next).await;
     insert(&database, 1).await;
     assert_eq!(id(&watch.next_change().await), 1);
 }
@@ -249,7 +249,7 @@ async fn an_authority_can_be_removed_beside_an_expired_certificate() {
 #[tokio::test]
 async fn the_expiry_of_a_new_certificate_is_reported() {
     let database = Database::start().await;
-    let secured = Secured::start(&database, |_| {}).await;
+    let secured = TlsServer::start(&database, |_| {}).await;
     let next = secured.authority.issue(&["localhost"], |params| {
         params.not_after = rcgen::date_time_ymd(2099, 1, 1);
     });
@@ -266,7 +266,7 @@ async fn the_expiry_of_a_new_certificate_is_reported() {
 async fn a_removed_authority_admits_nobody_any_more() {
     let database = Database::start().await;
     let (old, new) = (Authority::new("old"), Authority::new("new"));
-    let secured = Secured::mutual(&database, &old, ClientAuth::Required).await;
+    let secured = TlsServer::mutual(&database, &old, ClientAuth::Required).await;
     let bundle = secured.folder.path().join("clients.crt");
     let (of_old, of_new) = (old.client("a"), new.client("b"));
     let identified = |issued: &Issued| secured.authority.trusted().identity(issued.identity());
@@ -283,7 +283,7 @@ async fn a_removed_authority_admits_nobody_any_more() {
         for config in &remembering {
             let mut stream = connect(secured.weir.grpc_addr(), config.clone())
                 .await
-                .expect("it is let in");
+                .expect("it is admitted");
             // A ticket would come with the first bytes that the server sends.
             let mut byte = [0];
             let read = tokio::io::AsyncReadExt::read(&mut stream, &mut byte).await;
@@ -298,10 +298,10 @@ async fn a_removed_authority_admits_nobody_any_more() {
     // Both for a while, as in the rotation of an authority; then only the new one.
     fs::write(&bundle, format!("{}{}", old.pem, new.pem)).expect("it is written");
     eventually("the new authority is trusted", async || {
-        secured.is_reached(identified(&of_new)).await
+        secured.is_reachable(identified(&of_new)).await
     })
     .await;
-    assert!(secured.is_reached(identified(&of_old)).await);
+    assert!(secured.is_reachable(identified(&of_old)).await);
     // No authority was removed, and no watch ended.
     let mut other = secured.watch(&database, identified(&of_new)).await;
     insert(&database, 1).await;
@@ -312,12 +312,12 @@ async fn a_removed_authority_admits_nobody_any_more() {
     kept.get_server_info(request).await.expect("an answer");
     fs::write(&bundle, &new.pem).expect("it is written");
     eventually("the old authority is trusted no more", async || {
-        !secured.is_reached(identified(&of_old)).await
+        !secured.is_reachable(identified(&of_old)).await
     })
     .await;
     let why = secured.refusal(identified(&of_old)).await;
     assert!(why.contains("UnknownCA"), "{why}");
-    assert!(secured.is_reached(identified(&of_new)).await);
+    assert!(secured.is_reachable(identified(&of_new)).await);
 
     // A broken file is not trusted; the previous one stays valid.
     fs::write(&bundle, "garbage").expect("it is written");
@@ -325,7 +325,7 @@ async fn a_removed_authority_admits_nobody_any_more() {
         reloads(&secured.weir).await.1 == 1.0
     })
     .await;
-    assert!(secured.is_reached(identified(&of_new)).await);
+    assert!(secured.is_reachable(identified(&of_new)).await);
     secured.refusal(identified(&of_old)).await;
     secured.refusal(secured.authority.trusted()).await;
 

@@ -20,7 +20,7 @@ use crate::support::orders::ORDERS;
 use crate::support::{Database, Samples, WatchStream, Weir, within};
 
 /// A server with a certificate of the test's own authority.
-pub struct Secured {
+pub struct TlsServer {
     pub weir: Weir,
     /// The authority of the server's certificate.
     pub authority: Authority,
@@ -28,14 +28,17 @@ pub struct Secured {
     pub folder: TempDir,
 }
 
-impl Secured {
+impl TlsServer {
     /// Serves over TLS with a valid certificate; files are checked ten times a second.
     pub async fn start(database: &Database, change: impl FnOnce(&mut ServeConfig)) -> Self {
         Self::with(database, Authority::local, change).await
     }
 
     /// Serves with a certificate chosen by the test.
-    pub async fn of(database: &Database, issue: impl FnOnce(&Authority) -> Issued) -> Self {
+    pub async fn with_certificate(
+        database: &Database,
+        issue: impl FnOnce(&Authority) -> Issued,
+    ) -> Self {
         Self::with(database, issue, |_| {}).await
     }
 
@@ -115,7 +118,7 @@ impl Secured {
     }
 
     /// Makes a call on its own connection.
-    async fn ask(&self, tls: ClientTlsConfig) -> Result<(), String> {
+    async fn call(&self, tls: ClientTlsConfig) -> Result<(), String> {
         let channel = self.channel(tls).await.map_err(|error| refusal(&error))?;
         let mut client = WatchServiceClient::new(channel);
         let asked = client.get_server_info(pb::GetServerInfoRequest {});
@@ -126,13 +129,13 @@ impl Secured {
     /// The reason why a call fails. With TLS 1.3 a client may learn only when it reads that the
     /// server has refused its certificate.
     pub async fn refusal(&self, tls: ClientTlsConfig) -> String {
-        let asked = self.ask(tls).await;
+        let asked = self.call(tls).await;
         asked.expect_err("it is refused")
     }
 
     /// Returns whether a call succeeds.
-    pub async fn is_reached(&self, tls: ClientTlsConfig) -> bool {
-        self.ask(tls).await.is_ok()
+    pub async fn is_reachable(&self, tls: ClientTlsConfig) -> bool {
+        self.call(tls).await.is_ok()
     }
 }
 

@@ -94,10 +94,13 @@ async fn unusable_files_end_the_start_with_64() {
                 "{certificate} {key} {clients}{process}"
             );
             let said = process.stderr();
-            let told = said.lines().last().unwrap_or_default();
-            assert!(told.starts_with(&format!("weir serve: {flag}: ")), "{said}");
-            assert!(told.contains(&at("")), "{said}");
-            assert!(told.contains(words), "{said}");
+            let reported = said.lines().last().unwrap_or_default();
+            assert!(
+                reported.starts_with(&format!("weir serve: {flag}: ")),
+                "{said}"
+            );
+            assert!(reported.contains(&at("")), "{said}");
+            assert!(reported.contains(words), "{said}");
         }
     }
     let (certificate, key) = (at("tls.crt"), at("tls.key"));

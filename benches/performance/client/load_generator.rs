@@ -106,7 +106,7 @@ impl LoadGenerator {
             let number = number.parse();
             number.expect("the load generator reports numbers")
         });
-        let mut next = || numbers.next().expect("it tells four");
+        let mut next = || numbers.next().expect("it reports four");
         Ok(Latencies {
             p50: next(),
             p99: next(),

@@ -81,7 +81,7 @@ impl Task {
         let done = child.line_after("done");
         let weir = weir.cpu_times().since(&before);
         let mut numbers = done.split(' ').map(|number| {
-            let nanos = number.parse().expect("the reader tells numbers");
+            let nanos = number.parse().expect("the reader reports numbers");
             Duration::from_nanos(nanos)
         });
         let mut next = || numbers.next().expect("the reader reports two numbers");
@@ -132,7 +132,7 @@ async fn with_driver(client: &Client, task: &Task, commands: &mut Commands) {
     let opening = async { watch.await.expect("the collection can be watched") };
     let (mut stream, meter) = Meter::around(opening, task, commands).await;
     for expected in 0..task.events.cast_signed() {
-        let event = stream.next().await.expect("the stream goes on");
+        let event = stream.next().await.expect("the stream continues");
         let id = document_id(&event.expect("the stream holds"));
         assert_eq!(id, expected, "an event is missing or came twice");
     }
@@ -151,7 +151,7 @@ async fn through_weir(
     let mut expected = 0;
     while expected < task.events.cast_signed() {
         let message = watch.message().await.expect("the watch holds");
-        let message = message.expect("the watch goes on");
+        let message = message.expect("the watch continues");
         let Some(Kind::Changes(batch)) = message.kind else {
             continue;
         };

@@ -197,7 +197,7 @@ async fn with_driver(task: &Task, total: u64, ready: &mpsc::Sender<()>) -> Vec<I
         let event = stream
             .next()
             .await
-            .expect("the stream goes on")
+            .expect("the stream continues")
             .expect("the stream holds");
         received.push(Instant::now());
         assert_eq!(
@@ -224,7 +224,7 @@ async fn through_weir(task: &Task, total: u64, ready: &mpsc::Sender<()>) -> Vec<
             .message()
             .await
             .expect("the watch holds")
-            .expect("the watch goes on");
+            .expect("the watch continues");
         let now = Instant::now();
         let Some(Kind::Changes(batch)) = message.kind else {
             continue;

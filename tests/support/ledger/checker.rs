@@ -113,7 +113,7 @@ impl DeliveryChecker {
         }
         if !(self.expects)(&write) {
             return Err(format!(
-                "{} was not asked for",
+                "{} does not match the request",
                 describe(writer, number, &write)
             ));
         }

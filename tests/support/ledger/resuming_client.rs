@@ -255,7 +255,7 @@ impl Client {
                     tokio::time::sleep(longest.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
                     self.pause = (longest * 2).min(LONGEST_PAUSE);
                 }
-                End::Requested => self.record_end("told to".to_owned()),
+                End::Requested => self.record_end("disconnected by the test".to_owned()),
                 End::Failed(problem) => {
                     self.lock().problem = Some(problem);
                     return;

@@ -145,7 +145,7 @@ fn a_time_that_differs_between_clients_is_found() {
         collection: "orders".to_owned(),
         time: (1, 1),
     });
-    other.assert_finds(found, "others saw");
+    other.assert_finds(found, "other clients saw");
 }
 
 #[test]

@@ -130,7 +130,7 @@ async fn a_watch_is_a_span_in_its_callers_trace_with_its_outcome() {
     assert_eq!(hex(&span.trace_id), TRACE);
     assert_eq!(hex(&span.parent_span_id), PARENT);
     assert!(span.end_time_unix_nano > span.start_time_unix_nano);
-    let attributes = attributes(&span.attributes);
+    let found = attributes(&span.attributes);
     let scope = format!("{}.{ORDERS}", database.name());
     for (key, value) in [
         ("weir.watch.id", id.as_str()),
@@ -141,15 +141,11 @@ async fn a_watch_is_a_span_in_its_callers_trace_with_its_outcome() {
         ("weir.events", "1"),
         ("enduser.id", "anonymous"),
     ] {
-        assert_eq!(
-            attributes.get(key).map(String::as_str),
-            Some(value),
-            "{attributes:?}"
-        );
+        assert_eq!(found.get(key).map(String::as_str), Some(value), "{found:?}");
     }
     assert!(
-        attributes["client.address"].starts_with("127.0.0.1:"),
-        "{attributes:?}"
+        found["client.address"].starts_with("127.0.0.1:"),
+        "{found:?}"
     );
     let (_, opening) = collector.named("open watch").remove(0);
     assert_eq!(opening.trace_id, span.trace_id);
@@ -174,8 +170,8 @@ async fn a_refused_watch_is_a_span_and_an_unsampled_one_is_not() {
     weir.shutdown().await;
     let spans = collector.named(WATCH);
     assert_eq!(spans.len(), 1, "{spans:?}");
-    let attributes = attributes(&spans[0].1.attributes);
-    assert_eq!(attributes["weir.reason"], "RESUME_TOKEN_MALFORMED");
+    let found = attributes(&spans[0].1.attributes);
+    assert_eq!(found["weir.reason"], "RESUME_TOKEN_MALFORMED");
     assert_ne!(hex(&spans[0].1.trace_id), TRACE);
     // A client's mistake is not an error of the server.
     let status = spans[0].1.status.clone().unwrap_or_default();
@@ -208,10 +204,10 @@ async fn an_unavailable_collector_affects_no_watch_and_no_shutdown() {
     let status = weir.process.wait_for_exit(WAIT_LIMIT).await;
     assert!(status.success(), "{}", weir.process);
     let log = weir.process.stderr();
-    let attributes = log
+    let warnings = log
         .matches("spans could not be sent; they are lost")
         .count();
-    assert_eq!(attributes, 1, "{log}");
+    assert_eq!(warnings, 1, "{log}");
 }
 
 #[tokio::test]
@@ -235,8 +231,8 @@ async fn spans_that_end_at_a_shutdown_are_sent_before_the_process_ends() {
     // The process has ended: nothing can come any more.
     let spans = collector.named(WATCH);
     assert_eq!(spans.len(), 1, "{spans:?}{}", weir.process);
-    let attributes = attributes(&spans[0].1.attributes);
-    assert_eq!(attributes["weir.reason"], "SERVER_DRAINING");
+    let found = attributes(&spans[0].1.attributes);
+    assert_eq!(found["weir.reason"], "SERVER_DRAINING");
     let status = spans[0].1.status.clone().unwrap_or_default();
     assert_eq!(status.code, StatusCode::Error as i32);
 }

@@ -78,7 +78,7 @@ async fn disagreement(database: &Database, scenario: &Scenario) -> Result<(), St
     let mut index = FilterIndex::new();
     let mut one_by_one = Vec::new();
     let mut shared: Option<Vec<Document>> = None;
-    for (number, case) in scenario.case.iter().enumerate() {
+    for (number, case) in scenario.cases.iter().enumerate() {
         let watch: Watch = case.watch(database.name(), &name, scenario);
         let dedicated = streams.events(&Plan::dedicated(&watch)).await;
         if shared.is_none() {
@@ -179,7 +179,7 @@ fn random_filters_pass_some_events_and_not_others() {
         let scenario = proptest::strategy::Strategy::new_tree(&strategy, &mut runner)
             .map(|tree| proptest::strategy::ValueTree::current(&tree))
             .expect("a scenario");
-        for case in &scenario.case {
+        for case in &scenario.cases {
             let watch = case.watch("d", "c", &scenario);
             let judge = Judge::new(&Residual::of(&watch));
             for change in &scenario.changes {

@@ -171,7 +171,7 @@ fn the_seed_files_of_the_corpus_are_up_to_date() {
             fs::create_dir_all(&folder).expect("a folder can be made");
         }
         for (name, bytes) in seeds() {
-            let path = folder.join(format!("{MADE}{name}"));
+            let path = folder.join(format!("{SEED_PREFIX}{name}"));
             if write {
                 fs::write(&path, &bytes).expect("a seed can be written");
             }

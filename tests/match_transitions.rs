@@ -28,7 +28,7 @@ fn or_mark(filter: pb::Filter) -> pb::Filter {
 
 /// The changes before the mark, all of which have then been read and looked up. (The stand-in for
 /// MongoDB looks post-images up when it reads an event, where MongoDB stores them.)
-async fn transitions(
+async fn read_transitions(
     database: &Database,
     watch: &mut WatchStream,
 ) -> Vec<(String, pb::FilterMatch)> {
@@ -74,32 +74,32 @@ async fn match_says_whether_a_document_entered_stayed_or_left() {
             let update = orders.update_one(one(), doc! {"$set": change});
             update.await.unwrap();
         };
-        let mut transitions = async || transitions(&database, &mut watch).await;
-        let one = |operation: &str, transitions| vec![(operation.to_owned(), transitions)];
+        let mut transitions = async || read_transitions(&database, &mut watch).await;
+        let only = |operation: &str, matched| vec![(operation.to_owned(), matched)];
 
         orders
             .insert_one(doc! {"_id": 1, "status": "new"})
             .await
             .unwrap();
-        assert_eq!(transitions().await, one("insert", Entered));
+        assert_eq!(transitions().await, only("insert", Entered));
         set(doc! {"total": 5}).await;
-        assert_eq!(transitions().await, one("update", Stayed));
+        assert_eq!(transitions().await, only("update", Stayed));
         set(doc! {"status": "paid"}).await;
-        assert_eq!(transitions().await, one("update", Left));
+        assert_eq!(transitions().await, only("update", Left));
         set(doc! {"total": 6}).await;
         assert_eq!(transitions().await, []);
         set(doc! {"status": "new"}).await;
-        assert_eq!(transitions().await, one("update", Entered));
+        assert_eq!(transitions().await, only("update", Entered));
         orders
             .replace_one(one(), doc! {"status": "new"})
             .await
             .unwrap();
-        assert_eq!(transitions().await, one("replace", Stayed));
+        assert_eq!(transitions().await, only("replace", Stayed));
         orders
             .replace_one(one(), doc! {"status": "paid"})
             .await
             .unwrap();
-        assert_eq!(transitions().await, one("replace", Left));
+        assert_eq!(transitions().await, only("replace", Left));
         orders.delete_one(one()).await.unwrap();
         assert_eq!(transitions().await, []);
         orders
@@ -111,9 +111,9 @@ async fn match_says_whether_a_document_entered_stayed_or_left() {
             .replace_one(one(), doc! {"status": "new"})
             .await
             .unwrap();
-        assert_eq!(transitions().await, one("replace", Entered));
+        assert_eq!(transitions().await, only("replace", Entered));
         orders.delete_one(one()).await.unwrap();
-        assert_eq!(transitions().await, one("delete", Left));
+        assert_eq!(transitions().await, only("delete", Left));
         orders.drop().await.unwrap();
     }
 }
@@ -154,10 +154,10 @@ async fn match_is_unset_when_it_is_unknown() {
                 .insert_one(doc! {"_id": 1, "status": "new"})
                 .await
                 .unwrap();
-            let inserted = transitions(&database, &mut watch).await;
+            let inserted = read_transitions(&database, &mut watch).await;
             let set = doc! {"$set": {"total": 5}};
             orders.update_one(doc! {"_id": 1}, set).await.unwrap();
-            let updated = transitions(&database, &mut watch).await;
+            let updated = read_transitions(&database, &mut watch).await;
             assert_eq!(
                 updated,
                 [("update".to_owned(), Unspecified)],
@@ -200,7 +200,7 @@ async fn changed_distinguishes_paths_in_both_modes() {
             assert_eq!(watch.opened.feed_mode(), mode);
             let start = doc! {"_id": 1, "a": {"b": {"c": 1}, "bc": 1}, "ab": 1};
             orders.insert_one(start).await.unwrap();
-            let mut touched = transitions(&database, &mut watch).await.is_empty() != wanted;
+            let mut touched = read_transitions(&database, &mut watch).await.is_empty() != wanted;
             assert!(!touched, "an insert touches no path");
             for (update, expected) in [
                 (doc! {"$set": {"a.b.c": 2}}, true),
@@ -218,17 +218,17 @@ async fn changed_distinguishes_paths_in_both_modes() {
                     .update_one(doc! {"_id": 1}, update.clone())
                     .await
                     .unwrap();
-                touched = transitions(&database, &mut watch).await.is_empty() != wanted;
+                touched = read_transitions(&database, &mut watch).await.is_empty() != wanted;
                 assert_eq!(touched, expected, "{update}, {wanted}, {mode:?}");
             }
             orders
                 .replace_one(doc! {"_id": 1}, doc! {"b": 2})
                 .await
                 .unwrap();
-            touched = transitions(&database, &mut watch).await.is_empty() != wanted;
+            touched = read_transitions(&database, &mut watch).await.is_empty() != wanted;
             assert!(touched, "a replacement touches every path");
             orders.delete_one(doc! {"_id": 1}).await.unwrap();
-            touched = transitions(&database, &mut watch).await.is_empty() != wanted;
+            touched = read_transitions(&database, &mut watch).await.is_empty() != wanted;
             assert!(!touched, "a deletion touches no path");
         }
     }

@@ -258,7 +258,7 @@ async fn a_caller_with_full_access_is_refused_only_tenants_tokens() {
 }
 
 /// Tries every combination for these clients, of which more than `least` have to open.
-async fn check_all(clients: &[&'static str], least: usize) {
+async fn check_all(callers: &[&'static str], least: usize) {
     let database = Database::start().await;
     let server = PolicyServer::with(&database, &clients(), POLICY, |config| {
         config.allow_deployment_watch = true;
@@ -290,7 +290,7 @@ async fn check_all(clients: &[&'static str], least: usize) {
         }
     }
     let mut cells = Vec::new();
-    for &client in clients {
+    for &client in callers {
         for scope in SCOPES {
             for operations in OPERATIONS {
                 for images in IMAGES {

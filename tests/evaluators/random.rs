@@ -15,7 +15,7 @@ pub struct Scenario {
     pub lookup: bool,
     pub pre_images: bool,
     pub changes: Vec<Change>,
-    pub asked: Vec<FilterCase>,
+    pub cases: Vec<FilterCase>,
 }
 
 #[derive(Clone)]
@@ -93,18 +93,18 @@ fn matches_missing(op: &Condition) -> bool {
     }
 }
 
-pub fn scenarios(asked: usize) -> impl Strategy<Value = Scenario> {
+pub fn scenarios(cases: usize) -> impl Strategy<Value = Scenario> {
     (
         any::<bool>(),
         any::<bool>(),
         prop::collection::vec(changes(), 1..16),
-        prop::collection::vec(filter_cases(), 1..=asked),
+        prop::collection::vec(filter_cases(), 1..=cases),
     )
-        .prop_map(|(lookup, pre_images, changes, asked)| Scenario {
+        .prop_map(|(lookup, pre_images, changes, cases)| Scenario {
             lookup,
             pre_images,
             changes,
-            asked,
+            cases,
         })
 }
 

@@ -30,12 +30,12 @@ const FILTERS_PER_SCENARIO: usize = 12;
 type Passed = BTreeSet<(String, i32)>;
 
 fn passed(residual: &Residual, events: &[Document]) -> Passed {
-    let judge = Evaluator::new(residual);
+    let evaluator = Evaluator::new(residual);
     let mut passed = Passed::new();
     for event in events {
         let bytes = event.to_vec().expect("an event is BSON");
         let subject = EventFields::read(operation_of(event), &bytes);
-        if let Some(crossing) = judge.evaluate(&subject) {
+        if let Some(crossing) = evaluator.evaluate(&subject) {
             passed.insert((name_of(event), crossing.to_pb() as i32));
         }
     }
@@ -86,7 +86,7 @@ async fn disagreement(database: &Database, scenario: &Scenario) -> Result<(), St
         }
         let shared = shared.as_deref().unwrap_or_default();
         let residual = Residual::full(&watch);
-        let judged = passed(&residual, shared);
+        let evaluated = passed(&residual, shared);
 
         let explain = |what: &str, theirs: &Passed, ours: &Passed| {
             let mut said = format!("{what}\n{case:?}\n");
@@ -108,22 +108,22 @@ async fn disagreement(database: &Database, scenario: &Scenario) -> Result<(), St
             .iter()
             .filter(|event| {
                 let name = name_of(event);
-                !case.is_beyond_a_pipeline(event) || judged.iter().any(|(it, _)| *it == name)
+                !case.is_beyond_a_pipeline(event) || evaluated.iter().any(|(it, _)| *it == name)
             })
             .map(|event| (name_of(event), 0))
             .collect();
         // A pipeline passes what it can't express.
         let guard_uses_changed = case.guard.as_ref().is_some_and(Predicate::uses_changed);
         let exact = !case.filter.uses_changed() && !guard_uses_changed;
-        if exact && names(&delivered) != names(&judged) {
-            let what = "MongoDB / the judge differ in what passes:";
-            return Err(explain(what, &delivered, &judged));
+        if exact && names(&delivered) != names(&evaluated) {
+            let what = "MongoDB / the evaluator differ in what passes:";
+            return Err(explain(what, &delivered, &evaluated));
         }
         let beyond = Residual::for_dedicated(&watch);
         let rest = passed(&beyond, &dedicated);
-        if names(&rest) != names(&judged) || (!beyond.passes_everything() && rest != judged) {
+        if names(&rest) != names(&evaluated) || (!beyond.passes_everything() && rest != evaluated) {
             let what = "the rest on a dedicated feed / the whole on a shared one differ:";
-            return Err(explain(what, &rest, &judged));
+            return Err(explain(what, &rest, &evaluated));
         }
         index.insert(number, &residual);
         one_by_one.push(Evaluator::new(&residual));
@@ -136,11 +136,11 @@ async fn disagreement(database: &Database, scenario: &Scenario) -> Result<(), St
         found.sort_by_key(|(key, _)| *key);
         let expected: Vec<(usize, MatchTransition)> = (0..)
             .zip(&one_by_one)
-            .filter_map(|(key, judge)| Some((key, judge.evaluate(&subject)?)))
+            .filter_map(|(key, evaluator)| Some((key, evaluator.evaluate(&subject)?)))
             .collect();
         if found != expected {
             return Err(format!(
-                "the index and its judges differ on {event}: {found:?} and {expected:?}"
+                "the index and its evaluators differ on {event}: {found:?} and {expected:?}"
             ));
         }
     }
@@ -181,7 +181,7 @@ fn random_filters_pass_some_events_and_not_others() {
             .expect("a scenario");
         for case in &scenario.cases {
             let watch = case.watch("d", "c", &scenario);
-            let judge = Judge::new(&Residual::of(&watch));
+            let evaluator = Evaluator::new(&Residual::full(&watch));
             for change in &scenario.changes {
                 if let Change::Insert(document) = change {
                     let id = document.get("_id").cloned().unwrap_or(Bson::Null);
@@ -189,7 +189,7 @@ fn random_filters_pass_some_events_and_not_others() {
                     let bytes = event.to_vec().expect("BSON");
                     let subject = EventFields::read(Operation::Insert, &bytes);
                     all += 1;
-                    passing += u32::from(judge.evaluate(&subject).is_some());
+                    passing += u32::from(evaluator.evaluate(&subject).is_some());
                 }
             }
         }

@@ -267,21 +267,6 @@ async fn a_watch_of_more_than_one_collection_survives_the_end_of_one() {
     );
 }
 
-/// The CPU time used by this process.
-fn cpu_time() -> Duration {
-    let stat = std::fs::read_to_string("/proc/self/stat").expect("the kernel reports it");
-    // The name in parentheses may contain spaces; user and system time are fields 14 and 15.
-    let (_, fields) = stat.rsplit_once(") ").expect("a name in parentheses");
-    let ticks: u64 = fields
-        .split(' ')
-        .skip(11)
-        .take(2)
-        .map(|ticks| ticks.parse::<u64>().expect("a number of ticks"))
-        .sum();
-    // Linux counts a hundred ticks a second on every platform on which these tests run.
-    Duration::from_millis(ticks * 10)
-}
-
 /// Drivers have looped on a cursor that an invalidation had closed. A watch of something that is
 /// gone asks MongoDB about once a second, and costs almost nothing.
 #[cfg(target_os = "linux")]

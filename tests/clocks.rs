@@ -147,8 +147,8 @@ async fn progress_never_goes_back_and_no_gauge_is_negative_when_clocks_jump() {
     for (number, tick) in (0..).zip(&ticks) {
         stand_in.set_clock(tick.operation);
         // With a position between events, and with only the last event's.
-        let without_place = number == 3;
-        if without_place {
+        let without_position = number == 3;
+        if without_position {
             log.alter(|reply| reply.post_batch_token = None);
         } else {
             log.restore_replies();

@@ -169,7 +169,7 @@ async fn an_odd_event_arrives_in_every_format() {
         tally(Figure::BadInputs, cases.len() as u64);
         let log = stand_in.log(&name);
         let events = cases.iter().enumerate();
-        log.push_all(events.map(|(place, case)| Event::Raw((case.event)(place))));
+        log.push_all(events.map(|(position, case)| Event::Raw((case.event)(position))));
         let mut tokens = Vec::new();
         for case in &cases {
             let change = watch.next_change().await;
@@ -326,15 +326,17 @@ async fn broken_fragments_end_a_watch_after_the_valid_events_before_them() {
 async fn odd_replies_lose_nothing() {
     type Alter = fn(&mut Reply);
     let cases: [(&str, Alter); 6] = [
-        ("no place after the batch", |it| it.post_batch_token = None),
-        ("an empty place", |it| {
+        ("no position after the batch", |it| {
+            it.post_batch_token = None
+        }),
+        ("an empty position", |it| {
             it.post_batch_token = Some(Document::new().to_vec().expect("it is BSON"));
         }),
-        ("a place larger than a token may be", |it| {
-            let place = doc! { "_data": "P".repeat(40_000) };
-            it.post_batch_token = Some(place.to_vec().expect("it is BSON"));
+        ("a position larger than a token may be", |it| {
+            let position = doc! { "_data": "P".repeat(40_000) };
+            it.post_batch_token = Some(position.to_vec().expect("it is BSON"));
         }),
-        ("a place that is broken inside", |it| {
+        ("a position that is broken inside", |it| {
             it.post_batch_token = Some(b"\x08\0\0\0\x14a\0\0".to_vec());
         }),
         ("no time", |it| it.operation_time = None),

@@ -85,14 +85,14 @@ async fn a_watch_survives_a_stall_longer_than_the_reply_timeout() {
 async fn a_watch_survives_a_reset_in_the_middle_of_a_mongodb_reply() {
     let testbed = Testbed::start().await;
     // In a header, in a small event, in the middle of a large one that comes in several reads.
-    let places = [1, 15, 700, 40_000, 160_000];
-    for place in places {
+    let offsets = [1, 15, 700, 40_000, 160_000];
+    for offset in offsets {
         let before = testbed.feed_restarts().await;
         let lost = async {
             // The reset may hit a connection without a stream.
             while testbed.feed_restarts().await <= before {
                 let resets = testbed.upstream_proxy.resets();
-                testbed.upstream_proxy.cut_after(Direction::Down, place);
+                testbed.upstream_proxy.cut_after(Direction::Down, offset);
                 eventually("a connection breaks", async || {
                     testbed.upstream_proxy.resets() > resets
                 })
@@ -103,7 +103,7 @@ async fn a_watch_survives_a_reset_in_the_middle_of_a_mongodb_reply() {
         within("a stream is lost", lost).await;
         testbed.wait_for_every_client().await;
     }
-    let outcome = testbed.check_delivery(places.len() as u64).await;
+    let outcome = testbed.check_delivery(offsets.len() as u64).await;
     assert_eq!(outcome.totals.reconnects, 0, "{:?}", outcome.ends);
 }
 
@@ -111,18 +111,18 @@ async fn a_watch_survives_a_reset_in_the_middle_of_a_mongodb_reply() {
 #[tokio::test]
 async fn clients_resume_after_a_reset_in_the_middle_of_a_message() {
     let testbed = Testbed::start().await;
-    let places = [1, 15, 700, 40_000, 160_000];
-    for place in places {
+    let offsets = [1, 15, 700, 40_000, 160_000];
+    for offset in offsets {
         let reconnects = || testbed.clients.iter().map(ResumingClient::reconnects).sum();
         let before: u64 = reconnects();
-        testbed.client_proxy.cut_after(Direction::Down, place);
+        testbed.client_proxy.cut_after(Direction::Down, offset);
         eventually("a client is cut off", async || reconnects() > before).await;
         testbed.wait_for_every_client().await;
     }
     // Then every client at once.
     testbed.client_proxy.cut();
     testbed.wait_for_every_client().await;
-    let outcome = testbed.check_delivery(places.len() as u64 + 1).await;
+    let outcome = testbed.check_delivery(offsets.len() as u64 + 1).await;
     assert!(outcome.totals.reconnects >= 12, "{:?}", outcome.totals);
     outcome.wait_for_release().await;
 }

@@ -144,7 +144,7 @@ async fn the_deployment_can_be_watched_only_where_allowed() {
         .next_change()
         .await
         .namespace
-        .expect("an insert has a place");
+        .expect("an insert has a position");
     assert_eq!(
         (namespace.database.as_str(), namespace.collection.as_str()),
         ("another", "one")

@@ -196,15 +196,15 @@ async fn check_chain_of_resumes(seed: u64) {
         .watch(database.watch_request(&["orders"]))
         .await
         .token();
-    let mut place = writer.done.len();
+    let mut position = writer.done.len();
     let mut spec = RequestSpec::random(&mut rng, 10, 0);
     let mut may_change = true;
     for segment in 0..SEGMENTS {
         if may_change && rng.u8(..3) > 0 {
-            spec = RequestSpec::random(&mut rng, writer.next_id, writer.done[place - 1].id);
+            spec = RequestSpec::random(&mut rng, writer.next_id, writer.done[position - 1].id);
         }
         println!(
-            "segment {segment} after {place} of {}: {spec:?}",
+            "segment {segment} after {position} of {}: {spec:?}",
             writer.done.len()
         );
         // Some writes are history when the watch opens, and some come live.
@@ -220,7 +220,7 @@ async fn check_chain_of_resumes(seed: u64) {
         // Whatever the filter and the server that issued it.
         assert_eq!(watch.opened.start_mode(), pb::StartMode::Token);
 
-        let due: Vec<usize> = (place..writer.done.len())
+        let due: Vec<usize> = (position..writer.done.len())
             .filter(|&index| spec.matches(&writer.done[index]))
             .collect();
         // The client dies after any of them, or before the first.
@@ -231,7 +231,7 @@ async fn check_chain_of_resumes(seed: u64) {
             let got = (change.operation(), id(&change));
             assert_eq!(got, (expected.operation, expected.id), "of {due:?}");
             token = change.resume_token;
-            place = index + 1;
+            position = index + 1;
             may_change = true;
         }
         // With nothing left to come, a progress may be the last thing that the client stores. It

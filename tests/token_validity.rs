@@ -154,7 +154,7 @@ async fn every_message_carries_a_token_that_is_followed_by_exactly_the_rest() {
     for (kind, token, seen) in tokens {
         let mut resumed = weir.watch(after(&token, request())).await;
         assert_eq!(resumed.opened.start_mode(), pb::StartMode::Token);
-        assert_eq!(resumed.token(), token, "a place has one token");
+        assert_eq!(resumed.token(), token, "a position has one token");
         let rest = within("the rest", all_changes(&mut resumed)).await;
         let expected = match &reported[seen..] {
             [] => vec!["7".to_owned()],

@@ -95,7 +95,7 @@ async fn a_killed_watch_resumes_from_its_file_without_loss() {
         insert(&database, id).await;
     }
     until_id(&mut process, 9).await;
-    eventually("the place is kept", async || {
+    eventually("the token is stored", async || {
         std::fs::metadata(file).is_ok()
     })
     .await;

@@ -33,12 +33,12 @@ fn bytes(document: &Document) -> Vec<u8> {
 }
 
 /// An insert, without the fields that a case brings itself.
-fn head(place: usize, without: &[&str]) -> RawWriter {
+fn head(position: usize, without: &[&str]) -> RawWriter {
     let mut event = RawWriter::new();
-    let seconds = FIRST_SECOND + u32::try_from(place).expect("a place is small");
+    let seconds = FIRST_SECOND + u32::try_from(position).expect("a position is small");
     let time = u64::from(seconds) << 32 | 1;
     let fields: [(u8, &str, Vec<u8>); 5] = [
-        (DOCUMENT, "_id", bytes(&event_token(place))),
+        (DOCUMENT, "_id", bytes(&event_token(position))),
         (STRING, "operationType", string_value("insert")),
         (TIMESTAMP, "clusterTime", time.to_le_bytes().to_vec()),
         (
@@ -58,8 +58,8 @@ fn head(place: usize, without: &[&str]) -> RawWriter {
 
 /// An insert of a document with these bytes.
 fn of_document(what: &'static str, document: Vec<u8>) -> Case {
-    case(what, move |place| {
-        let mut event = head(place, &[]);
+    case(what, move |position| {
+        let mut event = head(position, &[]);
         event.put(DOCUMENT, "fullDocument", &document);
         event.finish()
     })
@@ -74,8 +74,8 @@ fn with(
     value: &[u8],
 ) -> Case {
     let value = value.to_vec();
-    case(what, move |place| {
-        let mut event = head(place, &[without]);
+    case(what, move |position| {
+        let mut event = head(position, &[without]);
         event.put(DOCUMENT, "fullDocument", &bytes(&doc! { "_id": 7 }));
         event.put(kind, name, &value);
         event.finish()
@@ -312,24 +312,24 @@ pub fn odd() -> Vec<Case> {
             &string_value("1/1"),
         ),
     ];
-    cases.push(case("50,000 fields at the top", |place| {
-        let mut event = head(place, &[]);
+    cases.push(case("50,000 fields at the top", |position| {
+        let mut event = head(position, &[]);
         event.put(DOCUMENT, "fullDocument", &bytes(&doc! { "_id": 7 }));
         for number in 0..50_000 {
             event.put(NULL, format!("field{number}"), b"");
         }
         event.finish()
     }));
-    cases.push(case("nothing but a token", |place| {
-        of_fields(&[(DOCUMENT, b"_id", &bytes(&event_token(place)))])
+    cases.push(case("nothing but a token", |position| {
+        of_fields(&[(DOCUMENT, b"_id", &bytes(&event_token(position)))])
     }));
-    cases.push(case("a document that is null", |place| {
-        let mut event = head(place, &[]);
+    cases.push(case("a document that is null", |position| {
+        let mut event = head(position, &[]);
         event.put(NULL, "fullDocument", b"");
         event.finish()
     }));
-    cases.push(case("a document that is a string", |place| {
-        let mut event = head(place, &[]);
+    cases.push(case("a document that is a string", |position| {
+        let mut event = head(position, &[]);
         event.put(STRING, "fullDocument", &string_value("text"));
         event.finish()
     }));
@@ -338,8 +338,8 @@ pub fn odd() -> Vec<Case> {
 
 /// Broken events, of which a client cannot use even the position.
 pub fn broken() -> Vec<Case> {
-    fn whole(place: usize) -> Vec<u8> {
-        let mut event = head(place, &[]);
+    fn whole(position: usize) -> Vec<u8> {
+        let mut event = head(position, &[]);
         event.put(
             DOCUMENT,
             "fullDocument",
@@ -348,8 +348,8 @@ pub fn broken() -> Vec<Case> {
         event.finish()
     }
     fn of_length(change: impl Fn(i32) -> i32 + 'static) -> Box<dyn Fn(usize) -> Vec<u8>> {
-        Box::new(move |place| {
-            let mut event = whole(place);
+        Box::new(move |position| {
+            let mut event = whole(position);
             let length = i32::try_from(event.len()).expect("it is small");
             event[..4].copy_from_slice(&change(length).to_le_bytes());
             event
@@ -357,33 +357,33 @@ pub fn broken() -> Vec<Case> {
     }
     let mut cases = vec![
         case("an event that is empty", |_| bytes(&doc! {})),
-        case("no token", |place| {
-            let mut event = head(place, &["_id"]);
+        case("no token", |position| {
+            let mut event = head(position, &["_id"]);
             event.put(DOCUMENT, "fullDocument", &bytes(&doc! { "_id": 7 }));
             event.finish()
         }),
-        case("a token that is a string", |place| {
-            let mut event = head(place, &["_id"]);
+        case("a token that is a string", |position| {
+            let mut event = head(position, &["_id"]);
             event.put(STRING, "_id", &string_value("82AA"));
             event.finish()
         }),
-        case("a token that is null", |place| {
-            let mut event = head(place, &["_id"]);
+        case("a token that is null", |position| {
+            let mut event = head(position, &["_id"]);
             event.put(NULL, "_id", b"");
             event.finish()
         }),
-        case("an unknown type at the top", |place| {
-            let mut event = head(place, &[]);
+        case("an unknown type at the top", |position| {
+            let mut event = head(position, &[]);
             event.put(UNKNOWN, "extra", &[1, 2, 3, 4]);
             event.finish()
         }),
-        case("a field that is cut off", |place| {
-            let mut event = head(place, &[]);
+        case("a field that is cut off", |position| {
+            let mut event = head(position, &[]);
             event.put(DOUBLE, "extra", &[1, 2, 3]);
             event.finish()
         }),
-        case("a name without a terminator", |place| {
-            let mut event = whole(place);
+        case("a name without a terminator", |position| {
+            let mut event = whole(position);
             let end = event.len() - 1;
             event[end] = INT32;
             event.extend(b"name");
@@ -391,13 +391,13 @@ pub fn broken() -> Vec<Case> {
             event[..4].copy_from_slice(&length.to_le_bytes());
             event
         }),
-        case("a terminator in the middle", |place| {
-            let mut event = head(place, &[]);
+        case("a terminator in the middle", |position| {
+            let mut event = head(position, &[]);
             event.put(0, "", b"");
             event.finish()
         }),
-        case("no end", |place| {
-            let mut event = whole(place);
+        case("no end", |position| {
+            let mut event = whole(position);
             *event.last_mut().expect("it is not empty") = 1;
             event
         }),

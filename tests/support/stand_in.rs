@@ -148,18 +148,18 @@ struct Entry {
 }
 
 impl Entry {
-    fn new(place: usize, event: Event, seconds: u32) -> Self {
+    fn new(position: usize, event: Event, seconds: u32) -> Self {
         let event = match event {
             Event::Document(event) => event,
             Event::Raw(bytes) => {
                 return Self {
                     bytes,
-                    token: Some(event_token(place)),
+                    token: Some(event_token(position)),
                     time: time(seconds, 1),
                 };
             }
         };
-        let mut whole = doc! { "_id": event_token(place) };
+        let mut whole = doc! { "_id": event_token(position) };
         whole.extend(event);
         let time = whole
             .get_timestamp("clusterTime")
@@ -181,7 +181,7 @@ impl Entry {
 
 struct Cursor {
     log: String,
-    place: usize,
+    position: usize,
 }
 
 /// An oplog timestamp.
@@ -439,13 +439,13 @@ pub fn string_value(text: impl AsRef<[u8]>) -> Vec<u8> {
 }
 
 /// The default token of the event at a position, counted from 0.
-pub fn event_token(place: usize) -> Document {
-    doc! { "_data": format!("E{place:08}") }
+pub fn event_token(position: usize) -> Document {
+    doc! { "_data": format!("E{position:08}") }
 }
 
 /// The token of the position before an event.
-fn place_token(place: usize) -> Document {
-    doc! { "_data": format!("P{place:08}") }
+fn position_token(position: usize) -> Document {
+    doc! { "_data": format!("P{position:08}") }
 }
 
 fn bytes_of(document: &Document) -> Vec<u8> {
@@ -501,12 +501,12 @@ impl Server {
             "aggregate" => {
                 let log = subject.as_str().unwrap_or_default().to_owned();
                 state.count(&log, name);
-                let place = match state.place_asked_for(&log, command) {
-                    Ok(place) => place,
+                let position = match state.place_asked_for(&log, command) {
+                    Ok(position) => position,
                     Err(code) => return Answer::Error { code, labels: &[] },
                 };
                 let id = fastrand::i64(1..);
-                state.cursors.insert(id, Cursor { log, place });
+                state.cursors.insert(id, Cursor { log, position });
                 state.reply(id, true)
             }
             "getMore" => {
@@ -551,7 +551,7 @@ impl State {
         let cursor = self.cursors.get(&id);
         let log = cursor.and_then(|cursor| Some((cursor, self.logs.get(&cursor.log)?)));
         log.is_some_and(|(cursor, log)| {
-            let nothing = log.answers.is_empty() && log.entries.len() <= cursor.place;
+            let nothing = log.answers.is_empty() && log.entries.len() <= cursor.position;
             nothing && !log.answer_at_once
         })
     }
@@ -580,17 +580,17 @@ impl State {
         };
         let log = self.logs.entry(cursor.log.clone()).or_default();
         let count = if first { 0 } else { log.batch.unwrap_or(BATCH) };
-        let events: Vec<Vec<u8>> = log.entries[cursor.place..]
+        let events: Vec<Vec<u8>> = log.entries[cursor.position..]
             .iter()
             .take(count)
             .map(|entry| entry.bytes.clone())
             .collect();
-        cursor.place += events.len();
+        cursor.position += events.len();
         let mut reply = Reply {
             first,
             cursor: id,
             events,
-            post_batch_token: Some(bytes_of(&place_token(cursor.place))),
+            post_batch_token: Some(bytes_of(&position_token(cursor.position))),
             operation_time,
         };
         if let Some(alter) = &log.alter {
@@ -621,8 +621,10 @@ impl State {
                 return Ok(event + 1);
             }
             let data = token.get_str("_data").unwrap_or_default();
-            let place = data.strip_prefix('P').and_then(|place| place.parse().ok());
-            return place.ok_or(INVALID_RESUME_TOKEN);
+            let position = data
+                .strip_prefix('P')
+                .and_then(|position| position.parse().ok());
+            return position.ok_or(INVALID_RESUME_TOKEN);
         }
         Ok(match options.get_timestamp("startAtOperationTime") {
             Ok(from) => {

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use mongodb::bson::{Bson, Document};
 
-use super::reply::{place_of_time, place_of_token};
+use super::reply::{position_of_time, position_of_token};
 use crate::upstream::document::{Stamp, group_of};
 
 /// All events, in order. A position is the number of events before it.
@@ -54,12 +54,12 @@ impl Log {
 pub struct Batch {
     pub events: Vec<Stamp>,
     /// The position up to which the cursor has seen everything.
-    pub place: u64,
+    pub position: u64,
 }
 
 #[derive(Debug)]
 struct Cursor {
-    place: u64,
+    position: u64,
     /// The only group to return.
     group: Option<i64>,
 }
@@ -72,10 +72,10 @@ impl Cursor {
             Some(group) if log.groups <= 1 && group != 0 => Vec::new(),
             Some(group) if log.groups > 1 => {
                 let ids = log.by_group.get(&group).map_or(&[][..], Vec::as_slice);
-                let from = ids.partition_point(|&id| id < self.place);
+                let from = ids.partition_point(|&id| id < self.position);
                 ids[from..].iter().take(limit).copied().collect()
             }
-            _ => (self.place..log.len()).take(limit).collect(),
+            _ => (self.position..log.len()).take(limit).collect(),
         }
     }
 }
@@ -93,11 +93,11 @@ impl Cursors {
     pub fn open(&mut self, aggregate: &Document, log: &Log, from_start: bool) -> (i64, u64) {
         let pipeline = aggregate.get("pipeline").unwrap_or(&Bson::Null);
         let from_now = if from_start { 0 } else { log.len() };
-        let place = requested_position(pipeline).unwrap_or(from_now);
+        let position = requested_position(pipeline).unwrap_or(from_now);
         let group = requested_group(pipeline);
         let id = fastrand::i64(1..);
-        self.0.insert(id, Cursor { place, group });
-        (id, place)
+        self.0.insert(id, Cursor { position, group });
+        (id, position)
     }
 
     pub fn close(&mut self, id: i64) {
@@ -115,13 +115,13 @@ impl Cursors {
     pub fn advance(&mut self, id: i64, log: &Log, limit: usize) -> Option<Batch> {
         let cursor = self.0.get_mut(&id)?;
         let ids = cursor.ahead(log, limit);
-        cursor.place = match ids.last() {
+        cursor.position = match ids.last() {
             Some(last) if ids.len() == limit => last + 1,
-            _ => log.len().max(cursor.place),
+            _ => log.len().max(cursor.position),
         };
         Some(Batch {
             events: ids.into_iter().map(|id| log.stamp(id)).collect(),
-            place: cursor.place,
+            position: cursor.position,
         })
     }
 }
@@ -132,12 +132,12 @@ fn requested_position(pipeline: &Bson) -> Option<u64> {
     let options = stage.get_document("$changeStream").ok()?;
     for option in ["resumeAfter", "startAfter"] {
         if let Ok(token) = options.get_document(option) {
-            return place_of_token(token.get_str("_data").ok()?);
+            return position_of_token(token.get_str("_data").ok()?);
         }
     }
     let time = options.get_timestamp("startAtOperationTime").ok()?;
     // The event at that time is included.
-    Some(place_of_time(time).saturating_sub(1))
+    Some(position_of_time(time).saturating_sub(1))
 }
 
 /// The group that a pipeline selects, anywhere in it: every event is an insert with a document, so

@@ -197,10 +197,10 @@ impl Server {
             }
             "aggregate" => {
                 let State { log, cursors } = &mut *self.state();
-                let (id, place) = cursors.open(command, log, self.from_start);
+                let (id, position) = cursors.open(command, log, self.from_start);
                 doc! { "cursor": {
                     "firstBatch": [],
-                    "postBatchResumeToken": { "_data": token(place) },
+                    "postBatchResumeToken": { "_data": token(position) },
                     "id": id,
                     "ns": format!("{DATABASE}.{COLLECTION}"),
                 } }

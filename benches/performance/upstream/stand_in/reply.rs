@@ -48,12 +48,12 @@ impl Template {
             "documentKey": { "_id": ID_MARK },
         };
         let event = event.to_vec().expect("the event is valid BSON");
-        let ids = places(&event, &ID_MARK.to_le_bytes());
+        let ids = positions(&event, &ID_MARK.to_le_bytes());
         let time = u64::from(TIME_MARK.time) << 32 | u64::from(TIME_MARK.increment);
         Self {
-            token: places(&event, mark().as_bytes())[0],
-            time: places(&event, &time.to_le_bytes())[0],
-            wall_time: places(&event, &WALL_TIME_MARK.to_le_bytes())[0],
+            token: positions(&event, mark().as_bytes())[0],
+            time: positions(&event, &time.to_le_bytes())[0],
+            wall_time: positions(&event, &WALL_TIME_MARK.to_le_bytes())[0],
             // Its length, and the type and name of its id, come before that.
             document: ids[0] - 9,
             key: ids[1],
@@ -75,7 +75,7 @@ impl Template {
                     }
                 });
                 element(out, ElementType::EmbeddedDocument, "postBatchResumeToken");
-                in_frame(out, |out| string(out, "_data", &token(batch.place)));
+                in_frame(out, |out| string(out, "_data", &token(batch.position)));
                 element(out, ElementType::Int64, "id");
                 out.extend(cursor.to_le_bytes());
                 string(out, "ns", &format!("{DATABASE}.{COLLECTION}"));
@@ -83,7 +83,7 @@ impl Template {
             element(out, ElementType::Double, "ok");
             out.extend(1.0_f64.to_le_bytes());
             element(out, ElementType::Timestamp, "operationTime");
-            out.extend(time_bytes(batch.place));
+            out.extend(time_bytes(batch.position));
         });
     }
 
@@ -94,9 +94,9 @@ impl Template {
         let mut put = |at: usize, bytes: &[u8]| {
             event[at..at + bytes.len()].copy_from_slice(bytes);
         };
-        let place = stamp.id.cast_unsigned() + 1;
-        put(self.token, token(place).as_bytes());
-        put(self.time, &time_bytes(place));
+        let position = stamp.id.cast_unsigned() + 1;
+        put(self.token, token(position).as_bytes());
+        put(self.time, &time_bytes(position));
         put(self.wall_time, &wall_time);
         put(self.key, &stamp.id.to_le_bytes());
         stamp.write(&mut event[self.document..]);
@@ -133,8 +133,8 @@ fn mark() -> String {
 }
 
 /// The token of a position: rising hexadecimal digits.
-pub fn token(place: u64) -> String {
-    let Timestamp { time, increment } = time(place);
+pub fn token(position: u64) -> String {
+    let Timestamp { time, increment } = time(position);
     format!(
         "82{time:08x}{increment:08x}{:0<110}",
         "2b042c0100296e5a1004"
@@ -142,35 +142,35 @@ pub fn token(place: u64) -> String {
 }
 
 /// The position of a token.
-pub fn place_of_token(token: &str) -> Option<u64> {
+pub fn position_of_token(token: &str) -> Option<u64> {
     let number = |digits| u32::from_str_radix(token.get(digits)?, 16).ok();
-    Some(place_of_time(Timestamp {
+    Some(position_of_time(Timestamp {
         time: number(2..10)?,
         increment: number(10..18)?,
     }))
 }
 
 /// The time of a position.
-pub fn time(place: u64) -> Timestamp {
-    let second = u32::try_from(place / EVENTS_A_SECOND).unwrap_or(u32::MAX);
+pub fn time(position: u64) -> Timestamp {
+    let second = u32::try_from(position / EVENTS_A_SECOND).unwrap_or(u32::MAX);
     Timestamp {
         time: FIRST_SECOND.saturating_add(second),
-        increment: (place % EVENTS_A_SECOND) as u32 + 1,
+        increment: (position % EVENTS_A_SECOND) as u32 + 1,
     }
 }
 
 /// The position of a time.
-pub fn place_of_time(time: Timestamp) -> u64 {
+pub fn position_of_time(time: Timestamp) -> u64 {
     let seconds = u64::from(time.time.saturating_sub(FIRST_SECOND));
     seconds * EVENTS_A_SECOND + u64::from(time.increment.saturating_sub(1))
 }
 
-fn time_bytes(place: u64) -> [u8; 8] {
-    let Timestamp { time, increment } = time(place);
+fn time_bytes(position: u64) -> [u8; 8] {
+    let Timestamp { time, increment } = time(position);
     (u64::from(time) << 32 | u64::from(increment)).to_le_bytes()
 }
 
-fn places(bytes: &[u8], mark: &[u8]) -> Vec<usize> {
+fn positions(bytes: &[u8], mark: &[u8]) -> Vec<usize> {
     let windows = bytes.windows(mark.len()).enumerate();
     let found = windows.filter(|(_, window)| *window == mark);
     found.map(|(at, _)| at).collect()

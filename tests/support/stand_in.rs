@@ -501,7 +501,7 @@ impl Server {
             "aggregate" => {
                 let log = subject.as_str().unwrap_or_default().to_owned();
                 state.count(&log, name);
-                let position = match state.place_asked_for(&log, command) {
+                let position = match state.requested_position(&log, command) {
                     Ok(position) => position,
                     Err(code) => return Answer::Error { code, labels: &[] },
                 };
@@ -600,7 +600,7 @@ impl State {
     }
 
     /// The number of events before the position at which an `aggregate` asks to start.
-    fn place_asked_for(&self, log: &str, aggregate: &Document) -> Result<usize, i32> {
+    fn requested_position(&self, log: &str, aggregate: &Document) -> Result<usize, i32> {
         let entries = self.logs.get(log).map_or(&[][..], |log| &log.entries);
         let options = aggregate.get_array("pipeline").ok().and_then(|stages| {
             stages

@@ -5,12 +5,11 @@
 //! comes; then the catch-up asks MongoDB whether there is any event up to the time of a recent end of
 //! the ring (a [`Barrier`](super::ring::Barrier)).
 
+mod start;
+
 use std::{sync::Arc, time::Duration};
 
-use tokio::{
-    task::JoinHandle,
-    time::{Instant, timeout},
-};
+use tokio::time::{Instant, timeout};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument as _;
 
@@ -21,7 +20,7 @@ use crate::{
         catch_up_permits::CatchUpPermit,
         catch_up_queue::{CatchUpOutcome, CatchUpQueue, QueueItem},
         feed::BatchSegmenter,
-        open::{OpenedStream, open},
+        open::OpenedStream,
         registry::OpenFeed,
         ring::{FeedPosition, Invalidation, JoinEvidence, JoinPoint, RingCursor},
         segment::EventSelection,
@@ -29,10 +28,12 @@ use crate::{
         subscriber::Subscriber,
     },
     metrics::Stage,
-    plan::{Evaluator, EventFields, Plan, Residual},
+    plan::{Evaluator, EventFields, Residual},
     source::{Batch, BatchSize, ClusterTime, Position, SourceError},
     wire::{Anchor, TokenContext},
 };
+
+pub(super) use start::{CatchUpSpec, CatchUpStart, PendingOpen};
 
 /// The time without a read by the client after which a catch-up gives up its permit.
 const STALL_TIMEOUT: Duration = Duration::from_secs(10);
@@ -42,64 +43,6 @@ const MAX_REPLIES_SCANNED: usize = 8;
 
 /// The time after which a catch-up whose client reads slowly gives up its permit if others wait for one.
 const SLOW_CLIENT_LIMIT: Duration = Duration::from_secs(30);
-
-/// The parameters of a catch-up.
-#[derive(Debug)]
-pub(super) struct CatchUpSpec {
-    /// The plan of the stream to read: the feed's, or the scope's shared one.
-    pub plan: Arc<Plan>,
-    /// The context that seals the tokens of that stream.
-    pub token_context: TokenContext,
-    /// The residual filter for the events of that stream.
-    pub residual: Residual,
-    /// The position to start after.
-    pub from: Position,
-    /// The last event before it, where known and part of the feed's stream.
-    pub anchor: Option<Anchor>,
-    /// The scope's shared plan.
-    pub shared_plan: Arc<Plan>,
-    /// The residual filter of the watch for the shared stream.
-    pub watch_residual: Residual,
-}
-
-/// The state in which a catch-up starts.
-pub(super) enum CatchUpStart {
-    /// It has a permit, and its stream is open.
-    Open(CatchUpPermit, Box<OpenedStream>),
-    /// It has a permit, and MongoDB is still opening the stream. This can take long, as MongoDB may scan
-    /// much of the oplog for the first event.
-    Opening(PendingOpen),
-    /// It waits for a permit.
-    WaitingForPermit,
-}
-
-/// A task that opens a stream and holds the permit. It keeps the permit until MongoDB has answered, even if
-/// the watch is cancelled, because MongoDB still runs the scan on a connection of Weir.
-pub(super) struct PendingOpen(JoinHandle<(CatchUpPermit, Result<OpenedStream, Error>)>);
-
-impl PendingOpen {
-    /// Starts to open the stream.
-    pub(super) fn begin(hub: &Inner, permit: CatchUpPermit, spec: &CatchUpSpec) -> Self {
-        let source = Arc::clone(&hub.source);
-        let (plan, token_context) = (Arc::clone(&spec.plan), spec.token_context.clone());
-        let from = spec.from.clone();
-        let open = async move {
-            (
-                permit,
-                open(&*source, &plan, &token_context, Some(&from)).await,
-            )
-        };
-        Self(hub.runtime.spawn(open.in_current_span()))
-    }
-
-    /// Waits for MongoDB's answer and returns it with the permit. Cancel safe.
-    pub(super) async fn answer(
-        &mut self,
-    ) -> Result<(CatchUpPermit, Result<OpenedStream, Error>), Error> {
-        // The task panicked, or the runtime shuts down.
-        (&mut self.0).await.map_err(|_| Error::Internal)
-    }
-}
 
 /// A running catch-up. Dropping it stops it.
 #[derive(Debug)]
@@ -164,11 +107,11 @@ impl RunningCatchUp {
         residual: Residual,
         subscriber: &Arc<Subscriber>,
         spec: CatchUpSpec,
-        ready: CatchUpStart,
+        start: CatchUpStart,
     ) -> Self {
         let queue = Arc::new(CatchUpQueue::new(Arc::clone(subscriber)));
         let token_context = spec.token_context.clone();
-        let reason = match ready {
+        let reason = match start {
             CatchUpStart::Open(..) => None,
             CatchUpStart::Opening(..) => Some("waiting for MongoDB to find the position"),
             CatchUpStart::WaitingForPermit => {
@@ -195,7 +138,7 @@ impl RunningCatchUp {
         };
         let stop = hub.stop.clone();
         let task = async move {
-            stop.run_until_cancelled(catch_up.run(ready)).await;
+            stop.run_until_cancelled(catch_up.run(start)).await;
         };
         let task = hub.tasks.spawn(task.instrument(subscriber.span.clone()));
         Self {
@@ -207,13 +150,13 @@ impl RunningCatchUp {
 }
 
 impl CatchUp {
-    async fn run(mut self, ready: CatchUpStart) {
+    async fn run(mut self, start: CatchUpStart) {
         let queue = EndOnPanic(Arc::clone(&self.queue));
-        let end = match self.run_to_end(ready).await {
-            Ok(end) => end,
+        let outcome = match self.run_to_end(start).await {
+            Ok(outcome) => outcome,
             Err(error) => CatchUpOutcome::Failed(error),
         };
-        queue.0.end(end);
+        queue.0.end(outcome);
         // Unread events must not stay in memory without a permit.
         if timeout(STALL_TIMEOUT, queue.0.wait_drained())
             .await
@@ -223,13 +166,13 @@ impl CatchUp {
         }
     }
 
-    async fn run_to_end(&mut self, ready: CatchUpStart) -> Result<CatchUpOutcome, Error> {
-        let (permit, opened) = match ready {
+    async fn run_to_end(&mut self, start: CatchUpStart) -> Result<CatchUpOutcome, Error> {
+        let (permit, opened) = match start {
             CatchUpStart::Open(permit, opened) => (permit, Some(*opened)),
             CatchUpStart::Opening(opening) => self.finish_open(opening).await?,
             CatchUpStart::WaitingForPermit => {
                 let permit = self.hub.catch_up_permits.acquire().await;
-                // Meanwhile another catch-up may have told the ring what came before it.
+                // Meanwhile another catch-up may have added facts to the ring's history.
                 if let Some(cursor) = self.join() {
                     return Ok(CatchUpOutcome::Joined(cursor));
                 }

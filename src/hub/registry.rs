@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// The time that a call waits for a feed to open; MongoDB opens a stream from now at once. After a timeout
-/// the feed goes on opening, for the next call.
+/// the feed continues to open, for later calls.
 const FEED_OPEN_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// An open feed.

@@ -9,8 +9,8 @@ use crate::{
 /// Decodes a client's token and checks that it belongs to the same view, deployment and scope as the watch.
 ///
 /// # Errors
-/// The token is malformed or does not match. For a token of another view the error tells nothing but the
-/// token's time, which is not secret and at which a watch with the new view may start.
+/// The token is malformed or does not match. For a token of another view the error contains only
+/// the token's time, which is not secret and at which a watch with the new view may start.
 pub(super) fn check_resume_token(
     token: &[u8],
     token_context: &TokenContext,

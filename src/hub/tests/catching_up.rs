@@ -34,7 +34,6 @@ fn named(names: &[&str]) -> Vec<Seen> {
     names.iter().map(|name| event_named(name)).collect()
 }
 
-/// A token whose event the ring holds.
 #[tokio::test(start_paused = true)]
 async fn a_token_in_the_ring_joins_the_ring_without_a_catch_up() {
     let source = ScriptedSource::new([cursor(vec![
@@ -79,7 +78,7 @@ async fn a_progress_token_joins_after_its_anchor_event() {
     assert_eq!(source.requested_positions(), [None]);
 }
 
-/// By its own place, never silently from now.
+/// It resumes from the token's position, never silently from now.
 #[tokio::test(start_paused = true)]
 async fn an_older_token_catches_up_and_joins_at_the_same_event() {
     let source = ScriptedSource::new([
@@ -106,7 +105,7 @@ async fn an_older_token_catches_up_and_joins_at_the_same_event() {
     );
 }
 
-/// A token of another plan resumes exactly, on the stream that leaves no event out.
+/// A token of another plan resumes exactly, on the stream that contains every event.
 #[tokio::test(start_paused = true)]
 async fn a_token_of_another_filter_resumes_right_after_its_event() {
     let update = event("u", "update", 3, doc! { "documentKey": { "_id": 1 } });
@@ -227,7 +226,7 @@ async fn a_catch_up_that_gave_up_resumes_from_the_position_it_reached() {
     assert_eq!(events(seen), named(&["b"]));
 }
 
-/// What is parked is a place, and nothing else.
+/// A watch that fell behind holds nothing but its token.
 #[tokio::test(start_paused = true)]
 async fn a_catch_up_whose_client_does_not_read_returns_its_permit_and_starts_over() {
     let bigs = || {
@@ -254,7 +253,6 @@ async fn a_catch_up_whose_client_does_not_read_returns_its_permit_and_starts_ove
     assert_eq!(events(seen), named(&names));
 }
 
-/// A watch that falls behind the others reads on by itself and comes back, without a hole.
 #[tokio::test(start_paused = true)]
 async fn a_slow_watch_falls_behind_catches_up_and_rejoins_while_another_reads_on() {
     let names: Vec<String> = (1..=9).map(|n| format!("e{n}")).collect();

@@ -36,11 +36,11 @@ async fn a_quiet_stream_is_opened_again_at_its_newest_position() {
     let hub = hub(&source);
     let mut client = Client::open(&hub, &watch(request())).await;
     client.see(3).await;
-    let place = Position::HighWater {
+    let position = Position::HighWater {
         token: token("t1"),
         time: at(5),
     };
-    assert_eq!(source.requested_positions(), [None, Some(place)]);
+    assert_eq!(source.requested_positions(), [None, Some(position)]);
 }
 
 /// Attempts are spaced out, and their number is bounded by the grace period.
@@ -131,7 +131,6 @@ async fn a_position_that_is_lost_by_token_and_by_time_ends_the_watch_at_once() {
     );
 }
 
-/// History that is gone is said once.
 #[tokio::test(start_paused = true)]
 async fn lost_history_ends_the_watch_without_another_attempt() {
     let source = ScriptedSource::new([cursor_that_fails(
@@ -162,7 +161,6 @@ async fn permanent_failures_end_the_watch_with_their_own_reason() {
     }
 }
 
-/// An opening that fails is not tried again.
 #[tokio::test(start_paused = true)]
 async fn a_failure_to_open_is_reported_to_the_client_at_once() {
     let source = ScriptedSource::new([Opening::Fail(Failure::Transient)]);
@@ -215,7 +213,7 @@ async fn an_invalidation_names_its_cause_even_if_the_watch_did_not_ask_for_that_
     );
 }
 
-/// MongoDB refuses `resumeAfter` with the token of an invalidate.
+/// MongoDB rejects `resumeAfter` with the token of an `invalidate`.
 #[tokio::test(start_paused = true)]
 async fn a_watch_that_continues_starts_after_the_invalidate() {
     let source = ScriptedSource::new([
@@ -237,11 +235,11 @@ async fn a_watch_that_continues_starts_after_the_invalidate() {
             event_named("new"),
         ]
     );
-    let place = Position::Invalidate {
+    let position = Position::Invalidate {
         token: token("gone"),
         time: at(8),
     };
-    assert_eq!(source.requested_positions(), [None, Some(place)]);
+    assert_eq!(source.requested_positions(), [None, Some(position)]);
 }
 
 /// A resume by the time of an `invalidate` would return the same `invalidate` again.

@@ -165,8 +165,7 @@ fn readers_lose_no_event_and_are_always_woken() {
     );
 }
 
-/// Reads the past from the oplog, joins the ring where both meet, falls off and starts over:
-/// the whole is the exact sequence.
+/// A client reads from the oplog, joins the ring, falls behind and starts over. It gets the exact sequence.
 #[test]
 fn a_catch_up_joins_the_ring_without_a_lost_or_repeated_event() {
     const EVENTS: u32 = 6;

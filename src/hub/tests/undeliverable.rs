@@ -42,8 +42,8 @@ fn is_outline(plan: &crate::plan::Plan) -> bool {
     last.is_some_and(|stage| stage.contains_key("$project"))
 }
 
-/// Mongod throws away a reply that fails at its third event; going on after that by time
-/// would be a hole of two.
+/// When the third event of a reply fails, mongod discards the whole reply. To resume after that event would
+/// lose the first two.
 #[tokio::test(start_paused = true)]
 async fn events_before_an_undeliverable_event_are_delivered() {
     for (failure, reason) in BOTH {

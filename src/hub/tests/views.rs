@@ -154,7 +154,7 @@ fn views() -> Vec<(u32, View)> {
     views
 }
 
-/// Views share a stream, and nothing that was encoded for one is ever another's.
+/// An event that was encoded for one view is never sent to another view.
 #[tokio::test(start_paused = true)]
 async fn no_two_views_mix_on_a_shared_stream() {
     let source = ScriptedSource::new([cursor(vec![
@@ -181,7 +181,7 @@ async fn no_two_views_mix_on_a_shared_stream() {
     assert_eq!(source.requested_positions(), [None], "one stream for all");
 }
 
-/// The same while they catch up, each from its own place, and when they join the ring.
+/// During catch-ups, each with its own stream, and when they join the ring.
 #[tokio::test(start_paused = true)]
 async fn no_two_views_mix_during_catch_ups() {
     let catching_up = || cursor(vec![inserts(2..300), inserts(300..401)]);
@@ -289,7 +289,7 @@ async fn refused(
     }
 }
 
-/// A token from tenant A replayed by tenant B is refused, and nothing is said of A.
+/// A token of tenant A that tenant B uses is rejected, and the error reveals nothing about A.
 #[tokio::test(start_paused = true)]
 async fn a_token_of_another_audience_is_rejected_in_both_directions() {
     let views = [View::unrestricted(), of_tenant(1, &[]), of_tenant(2, &[])];

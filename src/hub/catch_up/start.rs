@@ -1,0 +1,76 @@
+//! The parameters of a catch-up, and the opening of its stream.
+
+use std::sync::Arc;
+
+use tokio::task::JoinHandle;
+use tracing::Instrument as _;
+
+use crate::{
+    error::Error,
+    hub::{
+        Inner,
+        catch_up_permits::CatchUpPermit,
+        open::{OpenedStream, open},
+    },
+    plan::{Plan, Residual},
+    source::Position,
+    wire::{Anchor, TokenContext},
+};
+
+/// The parameters of a catch-up.
+#[derive(Debug)]
+pub(in crate::hub) struct CatchUpSpec {
+    /// The plan of the stream to read: the feed's, or the scope's shared one.
+    pub plan: Arc<Plan>,
+    /// The context that seals the tokens of that stream.
+    pub token_context: TokenContext,
+    /// The residual filter for the events of that stream.
+    pub residual: Residual,
+    /// The position to start after.
+    pub from: Position,
+    /// The last event before it, where known and part of the feed's stream.
+    pub anchor: Option<Anchor>,
+    /// The scope's shared plan.
+    pub shared_plan: Arc<Plan>,
+    /// The residual filter of the watch for the shared stream.
+    pub watch_residual: Residual,
+}
+
+/// The state in which a catch-up starts.
+pub(in crate::hub) enum CatchUpStart {
+    /// It has a permit, and its stream is open.
+    Open(CatchUpPermit, Box<OpenedStream>),
+    /// It has a permit, and MongoDB is still opening the stream. This can take long, as MongoDB may scan
+    /// much of the oplog for the first event.
+    Opening(PendingOpen),
+    /// It waits for a permit.
+    WaitingForPermit,
+}
+
+/// A task that opens a stream and holds the permit. It keeps the permit until MongoDB has answered, even if
+/// the watch is cancelled, because MongoDB still runs the scan on a connection of Weir.
+pub(in crate::hub) struct PendingOpen(JoinHandle<(CatchUpPermit, Result<OpenedStream, Error>)>);
+
+impl PendingOpen {
+    /// Starts to open the stream.
+    pub(in crate::hub) fn begin(hub: &Inner, permit: CatchUpPermit, spec: &CatchUpSpec) -> Self {
+        let source = Arc::clone(&hub.source);
+        let (plan, token_context) = (Arc::clone(&spec.plan), spec.token_context.clone());
+        let from = spec.from.clone();
+        let open = async move {
+            (
+                permit,
+                open(&*source, &plan, &token_context, Some(&from)).await,
+            )
+        };
+        Self(hub.runtime.spawn(open.in_current_span()))
+    }
+
+    /// Waits for MongoDB's answer and returns it with the permit. Cancel safe.
+    pub(in crate::hub) async fn answer(
+        &mut self,
+    ) -> Result<(CatchUpPermit, Result<OpenedStream, Error>), Error> {
+        // The task panicked, or the runtime shuts down.
+        (&mut self.0).await.map_err(|_| Error::Internal)
+    }
+}

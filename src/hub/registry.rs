@@ -51,7 +51,7 @@ pub(super) struct FeedHandle {
 pub(super) struct JoinedFeed {
     pub feed: Arc<OpenFeed>,
     pub mode: Mode,
-    /// Whether the feed was opened for this watcher.
+    /// `true` if the feed was opened for this watcher.
     pub is_new: bool,
     _guard: FeedGuard,
 }

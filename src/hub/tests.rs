@@ -149,10 +149,10 @@ impl Client {
 
     fn take(&mut self, read: WatcherRead, seen: &mut Vec<Seen>) {
         match read {
-            WatcherRead::Events(run) => {
-                let encoded = run.encoded(Format::Bson, &self.view).unwrap();
-                for index in 0..run.len() {
-                    let token = &run.segment().buffer()[run.event(index).token.clone()];
+            WatcherRead::Events(selection) => {
+                let encoded = selection.encoded(Format::Bson, &self.view).unwrap();
+                for index in 0..selection.len() {
+                    let token = &selection.segment().buffer()[selection.event(index).token.clone()];
                     let token = bson::Document::from_reader(token).unwrap();
                     seen.push(event_named(token.get_str("_data").unwrap()));
                     self.token = encoded.event(index).token().to_vec();

@@ -75,7 +75,7 @@ pub struct StartPosition {
     pub position: Position,
     /// The token of the position: the client's own if it sent one.
     pub token: Bytes,
-    /// Whether the stream was opened by time because MongoDB did not find the token.
+    /// `true` if the stream was opened by time because MongoDB did not find the token.
     pub opened_by_time: bool,
 }
 
@@ -242,7 +242,7 @@ impl Watcher {
         Some(token.position.time())
     }
 
-    /// Whether the feed is dedicated, with a filter in MongoDB, or shared by its scope.
+    /// The mode of the feed: dedicated, with a filter in MongoDB, or shared by the scope.
     #[must_use]
     pub fn mode(&self) -> Mode {
         self.joined.mode

@@ -41,13 +41,13 @@ pub(super) struct State {
     /// The items that were in the ring when watchers joined at them. A joining watcher needs them even if
     /// no watcher matched them when they came.
     joined_range: Range<Seq>,
-    /// Whether the writer waits for space.
+    /// `true` while the writer waits for space.
     pub writer_waits: bool,
     history: RingHistory,
     position: Position,
     pub upstream_time: Option<ClusterTime>,
     anchor: Option<Anchor>,
-    /// Whether the feed had read everything at the last reply.
+    /// `true` if the feed had read everything at the last reply.
     pub caught_up: bool,
     /// The local time of the last reply.
     last_reply: Instant,
@@ -57,7 +57,7 @@ pub(super) struct State {
 pub(super) struct Item {
     pub first: Seq,
     pub content: Content,
-    /// Whether any watcher matched any of it when it was added.
+    /// `true` if any watcher matched any of it when it was added.
     matched: bool,
     /// Counts its memory in `weir_ring_bytes`.
     _gauge: GaugeGuard,

@@ -88,22 +88,22 @@ async fn read_own_events(client: &mut Client, tenant: u32) -> Vec<String> {
                 Poll::Pending => None,
             })
         });
-        let run = match next.await {
-            Some(WatcherRead::Events(run)) => run,
+        let selection = match next.await {
+            Some(WatcherRead::Events(selection)) => selection,
             Some(_) => continue,
             None => return names,
         };
         for format in FORMATS {
-            let encoded = run.encoded(format, &client.view).unwrap();
-            for at in 0..run.len() {
+            let encoded = selection.encoded(format, &client.view).unwrap();
+            for at in 0..selection.len() {
                 assert_matches_view(&encoded.event(at).message(), tenant, client);
             }
         }
-        let encoded = run.encoded(Format::Bson, &client.view).unwrap();
-        for at in 0..run.len() {
+        let encoded = selection.encoded(Format::Bson, &client.view).unwrap();
+        for at in 0..selection.len() {
             let change = pb::ChangeEvent::decode(encoded.event(at).message()).unwrap();
             client.token = change.resume_token.to_vec();
-            names.push(run.event(at).cluster_time.increment.to_string());
+            names.push(selection.event(at).cluster_time.increment.to_string());
         }
     }
 }
@@ -299,7 +299,7 @@ async fn a_token_of_another_audience_is_rejected_in_both_directions() {
                 let token = token_of(made_by, keys.as_ref());
                 let refused = refused(token, used_by, keys.as_ref()).await;
                 let expected = (of != by).then_some(
-                    "RESUME_TOKEN_MISMATCH: resume_token is of another principal's view, or of one \
+                    "RESUME_TOKEN_MISMATCH: resume_token belongs to another principal's view, or to one \
                      that has changed",
                 );
                 assert_eq!(refused.as_deref(), expected, "{of} by {by}");
@@ -373,7 +373,7 @@ async fn keys_can_be_rotated_one_replica_after_another() {
         .await
         .unwrap();
     assert!(words.starts_with("RESUME_TOKEN_MALFORMED"), "{words}");
-    assert!(words.contains("no key"), "{words}");
+    assert!(words.contains("no token keys"), "{words}");
 }
 
 /// The tokens of the start, of events and of progress, also after the watch has fallen behind.

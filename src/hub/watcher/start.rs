@@ -35,7 +35,7 @@ pub(super) struct ResumeTarget {
     anchor: Option<Anchor>,
     /// The token that the position was read from. Identifies the stream that made it.
     made_by: Option<ResumeToken>,
-    /// Whether the watch starts now and MongoDB does not report its time.
+    /// `true` if the watch starts now and MongoDB does not report its time.
     now_unknown: bool,
 }
 

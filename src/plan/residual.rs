@@ -128,10 +128,13 @@ impl Hash for Residual {
 
 /// A set of operations, as a bit set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) struct OperationSet(u16);
+pub(super) struct OperationSet(u32);
+
+// A shift beyond the last bit wraps in a release build: one operation would count as another.
+const _: () = assert!(Operation::ALL.len() <= u32::BITS as usize);
 
 impl OperationSet {
-    pub(super) const ALL: OperationSet = OperationSet(u16::MAX);
+    pub(super) const ALL: OperationSet = OperationSet(u32::MAX);
 
     pub(super) const fn contains(self, operation: Operation) -> bool {
         self.0 & OperationSet::bit(operation) != 0
@@ -146,8 +149,8 @@ impl OperationSet {
         self.0 == 0
     }
 
-    const fn bit(operation: Operation) -> u16 {
-        1 << operation as u16
+    const fn bit(operation: Operation) -> u32 {
+        1 << operation as u32
     }
 }
 

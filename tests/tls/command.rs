@@ -204,12 +204,12 @@ async fn contradictory_tls_flags_exit_with_2() {
         (
             "http://localhost:1",
             ["--tls-ca-file", &empty],
-            "--tls-ca-file is for",
+            "--tls-ca-file needs",
         ),
         (
             "localhost:1",
             ["--tls-server-name", "a"],
-            "--tls-server-name is for",
+            "--tls-server-name needs",
         ),
         (server, ["--tls-ca-file", &missing], "--tls-ca-file: "),
         (server, ["--tls-ca-file", &empty], "no certificate"),

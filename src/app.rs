@@ -118,7 +118,7 @@ impl App {
     /// once MongoDB has answered. Does not touch the process's log.
     ///
     /// # Errors
-    /// If a setting can't be used or a port is taken.
+    /// Fails if a setting can't be used or a port is taken.
     pub async fn start(config: ServeConfig) -> Result<Self, StartError> {
         Self::start_with(config, LogLevel::unmanaged()).await
     }
@@ -127,7 +127,7 @@ impl App {
     /// `log_level`.
     ///
     /// # Errors
-    /// If a setting can't be used or a port is taken.
+    /// Fails if a setting can't be used or a port is taken.
     pub async fn start_with(config: ServeConfig, log_level: LogLevel) -> Result<Self, StartError> {
         config.validate()?;
         tls::install_provider();
@@ -332,7 +332,7 @@ impl App {
 /// Checks the settings and the files that they name, without serving.
 ///
 /// # Errors
-/// If a setting or the content of its file can't be used.
+/// Fails if a setting or the content of its file can't be used.
 pub async fn check_config(config: &ServeConfig) -> Result<(), StartError> {
     config.validate()?;
     tls::install_provider();

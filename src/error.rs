@@ -76,10 +76,10 @@ pub enum Error {
         time: Option<ClusterTime>,
     },
     /// The requested or reached position is no longer in the oplog.
-    #[error("{}", token_expired(*asked, *oldest))]
+    #[error("{}", token_expired(*time, *oldest))]
     TokenExpired {
         /// The time of the position.
-        asked: Option<ClusterTime>,
+        time: Option<ClusterTime>,
         /// The oldest time that can be resumed from, if known.
         oldest: Option<ClusterTime>,
     },
@@ -328,8 +328,8 @@ impl Error {
                 facts.insert("field".to_owned(), number.to_string());
                 facts.insert("message".to_owned(), message.clone());
             }
-            Self::TokenExpired { asked, oldest } => {
-                put_time(&mut facts, "token_time", *asked);
+            Self::TokenExpired { time, oldest } => {
+                put_time(&mut facts, "token_time", *time);
                 put_time(&mut facts, "oldest_time", *oldest);
             }
             Self::Invalidated { scope, cause } => {
@@ -415,7 +415,7 @@ impl From<&SourceError> for Error {
         match error.failure {
             Failure::Transient => Self::UpstreamUnavailable,
             Failure::HistoryLost | Failure::TokenNotFound => Self::TokenExpired {
-                asked: None,
+                time: None,
                 oldest: None,
             },
             Failure::TokenInvalid => {

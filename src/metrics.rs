@@ -259,7 +259,7 @@ impl Metrics {
 
     /// `weir_event_encodings_total`
     pub fn encodings(&self, format: Format) -> &Counter {
-        let index = FORMATS.iter().position(|(known, _)| *known == format);
+        let index = FORMATS.iter().position(|(other, _)| *other == format);
         &self.encodings[index.expect("every format is in the table")]
     }
 

@@ -45,7 +45,7 @@ pub struct TlsSettings {
 pub struct ClientCertificates {
     /// The authorities, PEM.
     pub ca_file: PathBuf,
-    /// Whether clients without a certificate are rejected.
+    /// True if clients without a certificate are rejected.
     pub required: bool,
 }
 
@@ -116,7 +116,7 @@ impl Tls {
     /// Reads and checks the files. Also returns the files, to [`follow`](Self::follow) their changes.
     ///
     /// # Errors
-    /// When a file can't be read or has invalid contents, or when the key does not belong to the certificate.
+    /// Fails if a file can't be read or has invalid contents, or when the key does not belong to the certificate.
     /// The error names the flag and the file.
     pub async fn read(settings: TlsSettings) -> Result<(Self, ReloadedFiles), String> {
         let paths = settings.files().into_iter().map(|(_, path)| path.clone());

@@ -102,7 +102,7 @@ fn jwts(keys: JwtKeys) -> AuthSettings {
         jwt: Some(JwtSettings {
             keys,
             issuer: ISSUER.to_owned(),
-            audience: vec![AUDIENCE.to_owned(), "weir-too".to_owned()],
+            audiences: vec![AUDIENCE.to_owned(), "weir-too".to_owned()],
             algorithms: vec![Algorithm::RS256, Algorithm::ES256, Algorithm::EdDSA],
             leeway: Duration::from_secs(10),
             name_claim: "sub".to_owned(),

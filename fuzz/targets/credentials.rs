@@ -51,7 +51,7 @@ impl TestAuthenticator {
             jwt: Some(JwtSettings {
                 keys: JwtKeys::File(file("set", set)),
                 issuer: ISSUER.to_owned(),
-                audience: vec![AUDIENCE.to_owned()],
+                audiences: vec![AUDIENCE.to_owned()],
                 algorithms: vec![jsonwebtoken::Algorithm::EdDSA],
                 leeway: Duration::ZERO,
                 name_claim: "sub".to_owned(),

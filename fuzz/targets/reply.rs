@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use weir::{
     raw::Elements,
-    source::{ClusterTime, Event, Position, ReplyReader},
+    source::{ClusterTime, Event, Position, ReplyDecoder},
 };
 
 use super::{
@@ -27,12 +27,12 @@ pub fn run(data: &[u8]) {
 fn read(replies: impl IntoIterator<Item = Vec<u8>>, from_now: bool) -> (Vec<Bytes>, bool) {
     let start = Position::Time(ClusterTime::default());
     let at = (!from_now).then_some(&start);
-    let mut reader = ReplyReader::new(at, at.map(Position::time));
+    let mut decoder = ReplyDecoder::new(at, at.map(Position::time));
     let mut read = Vec::new();
     let mut reached = ClusterTime::default();
     for (index, reply) in replies.into_iter().enumerate() {
         let size = reply.len();
-        let contents = reader.read(reply.into(), index % 2 == 1);
+        let contents = decoder.decode(reply.into(), index % 2 == 1);
         for batch in &contents.batches {
             for event in &batch.events {
                 let bytes = batch.buffer.slice(event.bytes.clone());

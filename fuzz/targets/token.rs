@@ -25,7 +25,7 @@ static KEYS: LazyLock<Arc<TokenKeys>> = LazyLock::new(|| {
 /// The audience of a token, and whether it is encrypted.
 #[derive(Clone, Copy)]
 struct TokenOptions {
-    audience: Option<TokenAudience>,
+    token_audience: Option<TokenAudience>,
     encrypted: bool,
 }
 
@@ -42,7 +42,7 @@ pub fn run(data: &[u8]) {
         assert!(data.len() <= MAX_TOKEN);
         // A decoded token can be encoded again.
         let options = TokenOptions {
-            audience: token.audience(),
+            token_audience: token.token_audience(),
             encrypted: token.was_encrypted(),
         };
         encode_and_decode(&token.position, token.anchor.as_ref(), options);
@@ -63,7 +63,7 @@ pub fn run(data: &[u8]) {
     });
     let (at, flips) = (input.number() as usize, input.number());
     let options = TokenOptions {
-        audience: (kind & 16 != 0).then_some(TokenAudience(at.to_le_bytes())),
+        token_audience: (kind & 16 != 0).then_some(TokenAudience(at.to_le_bytes())),
         encrypted: kind & 32 != 0,
     };
     let mut token = input.0.to_vec();
@@ -98,14 +98,14 @@ pub fn run(data: &[u8]) {
 /// Encodes a position, and checks that decoding returns the same.
 fn encode_and_decode(position: &Position, anchor: Option<&Anchor>, options: TokenOptions) -> Bytes {
     let token_context = options.token_context();
-    let encoded = token_context.encode(position, anchor, options.audience);
+    let encoded = token_context.encode(position, anchor, options.token_audience);
     assert!(
         encoded.len() <= MAX_TOKEN,
         "a token that no request accepts"
     );
     assert_eq!(
         encoded,
-        token_context.encode(position, anchor, options.audience)
+        token_context.encode(position, anchor, options.token_audience)
     );
     let read = ResumeToken::decode(&encoded, token_context.keys())
         .expect("an encoded token can be decoded");
@@ -114,7 +114,7 @@ fn encode_and_decode(position: &Position, anchor: Option<&Anchor>, options: Toke
             && read.is_same_scope(&token_context)
             && read.is_same_plan(&token_context)
     );
-    assert_eq!(read.audience(), options.audience);
+    assert_eq!(read.token_audience(), options.token_audience);
     assert_eq!(read.was_encrypted(), options.encrypted);
     if options.encrypted {
         assert!(ResumeToken::decode(&encoded, None).is_err());
@@ -156,15 +156,15 @@ pub fn seeds() -> Vec<(&'static str, Vec<u8>)> {
     put_part(&mut position_input, b"a place");
     let mut encrypted_position_input = position_input.clone();
     encrypted_position_input[0] = 5 | 16 | 32;
-    let options = |audience, encrypted| TokenOptions {
-        audience,
+    let options = |token_audience, encrypted| TokenOptions {
+        token_audience,
         encrypted,
     };
     let (all, some) = (
         options(None, false),
         options(Some(TokenAudience([9; 8])), false),
     );
-    let (all_encrypted, some_encrypted) = (options(None, true), options(some.audience, true));
+    let (all_encrypted, some_encrypted) = (options(None, true), options(some.token_audience, true));
     let encoded = |position, anchor, options| encode_and_decode(position, anchor, options).to_vec();
     vec![
         ("event", encoded(&event, None, all)),

@@ -54,7 +54,7 @@ impl AdminAuth {
     /// Reads the file of `--admin-token-file`, if there is one.
     ///
     /// # Errors
-    /// When the file can't be read, or has no valid token.
+    /// Fails if the file can't be read, or has no valid token.
     pub async fn read(path: Option<PathBuf>) -> Result<Self, String> {
         let mut auth = Self::default();
         let Some(path) = path else {
@@ -81,7 +81,7 @@ impl AdminAuth {
     /// Requires the token in the contents of a file from now on.
     ///
     /// # Errors
-    /// When the token is not valid. The error does not quote it.
+    /// Fails if the token is not valid. The error does not quote it.
     pub fn set_token(&self, file: &[u8]) -> Result<(), String> {
         let token = file.trim_ascii();
         if token.len() < MIN_TOKEN_BYTES {

@@ -27,7 +27,7 @@ struct Managed {
 /// Parses directives such as `info,weir::hub=debug`.
 ///
 /// # Errors
-/// When the directives are not valid. A single word that is not a level is rejected too: the filter would
+/// Fails if the directives are not valid. A single word that is not a level is rejected too: the filter would
 /// take it for a module, but it is most often a misspelled level.
 pub fn parse_directives(directives: &str) -> Result<EnvFilter, String> {
     const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
@@ -58,7 +58,7 @@ impl LogLevel {
     /// Returns a filter layer that follows the log level, and the log level.
     ///
     /// # Errors
-    /// When the directives are not valid.
+    /// Fails if the directives are not valid.
     pub fn new(directives: &str) -> Result<(reload::Layer<EnvFilter, Registry>, Self), String> {
         let (layer, handle) = reload::Layer::new(parse_directives(directives)?);
         let managed = Managed {
@@ -83,7 +83,7 @@ impl LogLevel {
     /// Puts directives in force until the next change or the end of the process.
     ///
     /// # Errors
-    /// When the directives are not valid, or the log is not managed.
+    /// Fails if the directives are not valid, or the log is not managed.
     pub fn set(&self, directives: &str) -> Result<(), String> {
         let managed = self
             .0

@@ -33,7 +33,7 @@ pub struct Admin {
     pub hub: Hub,
     /// The metrics of the process.
     pub metrics: Arc<Metrics>,
-    /// Whether the server is ready for clients.
+    /// True once the server is ready for clients.
     pub ready: Arc<AtomicBool>,
     /// The log level of the process.
     pub log_level: LogLevel,

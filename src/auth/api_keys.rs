@@ -39,7 +39,7 @@ impl ApiKey {
     /// Creates a new random key.
     ///
     /// # Errors
-    /// When the system provides no randomness.
+    /// Fails if the system provides no randomness.
     pub fn random() -> Result<Self, aws_lc_rs::error::Unspecified> {
         use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
         let mut bytes = [0; RANDOM_BYTES];
@@ -160,8 +160,8 @@ impl ApiKeys {
     pub(super) fn verify(&self, key: &str) -> Result<Principal, Error> {
         let hash = hash(key);
         let mut found = None;
-        for (known, principal) in &self.entries {
-            if verify_slices_are_equal(known, &hash).is_ok() {
+        for (stored, principal) in &self.entries {
+            if verify_slices_are_equal(stored, &hash).is_ok() {
                 found = Some(principal);
             }
         }

@@ -76,7 +76,7 @@ impl Authenticator {
     /// Reads the files. Keys at a URL are fetched later, by [`AuthReloader::run`].
     ///
     /// # Errors
-    /// When a file can't be read or contains no valid keys.
+    /// Fails if a file can't be read or contains no valid keys.
     pub async fn new(
         settings: AuthSettings,
         metrics: Arc<Metrics>,

@@ -43,7 +43,7 @@ pub(super) struct JwtVerifier {
 struct Header {
     alg: String,
     kid: Option<String>,
-    /// Whether the token has critical extensions, none of which is supported.
+    /// True if the token has critical extensions, none of which is supported.
     #[serde(default, deserialize_with = "is_present")]
     crit: bool,
 }
@@ -150,7 +150,7 @@ impl JwtVerifier {
         let mut validation = Validation::new(algorithm);
         validation.set_required_spec_claims(&["exp", "iss", "aud"]);
         validation.set_issuer(&[&self.settings.issuer]);
-        validation.set_audience(&self.settings.audience);
+        validation.set_audience(&self.settings.audiences);
         validation.leeway = self.settings.leeway.as_secs();
         validation.validate_nbf = true;
         validation

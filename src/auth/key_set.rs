@@ -79,7 +79,7 @@ impl KeySet {
     /// Parses a set. Skips keys that can't verify signatures.
     ///
     /// # Errors
-    /// When the JSON is not a JWK set, or has too many keys.
+    /// Fails if the JSON is not a JWK set, or has too many keys.
     pub(super) fn parse(json: &[u8]) -> Result<Self, String> {
         // serde_json's own messages may quote the input.
         let set: JwkSet = serde_json::from_slice(json).map_err(|error| {

@@ -155,7 +155,7 @@ pub struct JwtSettings {
     /// The required issuer (`iss`).
     pub issuer: String,
     /// The accepted audiences (`aud`); a token needs one of them.
-    pub audience: Vec<String>,
+    pub audiences: Vec<String>,
     /// The accepted signature algorithms. Symmetric algorithms must not be among them.
     pub algorithms: Vec<jsonwebtoken::Algorithm>,
     /// The accepted clock difference: tokens are accepted for this long before and after their validity.

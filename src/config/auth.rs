@@ -151,7 +151,7 @@ impl AuthConfig {
             jwt: keys.map(|keys| JwtSettings {
                 keys,
                 issuer: self.jwt_issuer.clone().unwrap_or_default(),
-                audience: self.jwt_audience.clone(),
+                audiences: self.jwt_audience.clone(),
                 algorithms: self
                     .jwt_algorithms
                     .iter()

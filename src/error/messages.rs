@@ -42,13 +42,13 @@ pub(super) fn join_violations(violations: &[FieldViolation]) -> String {
     texts.join("; ")
 }
 
-pub(super) fn token_expired(asked: Option<ClusterTime>, oldest: Option<ClusterTime>) -> String {
-    let asked = asked.map(|time| format!(" (time {})", time.seconds));
+pub(super) fn token_expired(time: Option<ClusterTime>, oldest: Option<ClusterTime>) -> String {
+    let time = time.map(|time| format!(" (time {})", time.seconds));
     let oldest = oldest.map(|time| format!(", whose oldest entry is of time {}", time.seconds));
     format!(
         "the position to resume from{} is no longer in MongoDB's oplog{}: read the data again and \
          watch from now",
-        asked.unwrap_or_default(),
+        time.unwrap_or_default(),
         oldest.unwrap_or_default()
     )
 }

@@ -138,7 +138,7 @@ pub(super) async fn final_error(
     };
     match Error::from(error) {
         Error::TokenExpired { .. } => Error::TokenExpired {
-            asked: at.map(Position::time),
+            time: at.map(Position::time),
             oldest: source.oldest_time().await.ok().flatten(),
         },
         Error::ImageUnavailable(_) => Error::ImageUnavailable(describe().await),

@@ -28,7 +28,7 @@ pub(super) fn check_resume_token(
             "a server that does not encrypt its tokens, or to another view",
         ));
     }
-    if token.audience() != view.token_audience {
+    if token.token_audience() != view.token_audience {
         return Err(other_view(
             "another principal's view, or to one that has changed",
         ));

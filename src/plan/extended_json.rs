@@ -45,7 +45,7 @@ const REFERENCE_KEYS: [&str; 3] = ["$ref", "$id", "$db"];
 /// # Errors
 /// A description of the problem and, inside nested values, its path.
 pub(super) fn literal(value: prost_types::Value) -> Result<Bson, String> {
-    let mut reader = Reader { path: Vec::new() };
+    let mut reader = LiteralReader { path: Vec::new() };
     reader.value(value).map_err(|problem| {
         if reader.path.is_empty() {
             problem
@@ -55,12 +55,12 @@ pub(super) fn literal(value: prost_types::Value) -> Result<Bson, String> {
     })
 }
 
-struct Reader {
+struct LiteralReader {
     /// The keys and indexes of the value being read. After an error they point to the problem.
     path: Vec<String>,
 }
 
-impl Reader {
+impl LiteralReader {
     fn value(&mut self, value: prost_types::Value) -> Result<Bson, String> {
         if self.path.len() > MAX_NESTING {
             return Err(format!(
@@ -184,8 +184,8 @@ fn wrapped(wrapper: &str, fields: prost_types::Struct) -> Result<Bson, String> {
 
 /// Truncates the parser's message, which may quote the client's text at length.
 fn short(reason: &str) -> String {
-    const SHOWN: usize = 120;
-    match reason.char_indices().nth(SHOWN) {
+    const MAX_CHARS: usize = 120;
+    match reason.char_indices().nth(MAX_CHARS) {
         Some((end, _)) => format!("{}...", &reason[..end]),
         None => reason.into(),
     }

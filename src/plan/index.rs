@@ -100,7 +100,7 @@ impl<K: Copy + Eq + Hash> FilterIndex<K> {
     /// Inserts a residual with the evaluator compiled from it, for callers that share an evaluator.
     pub fn insert_with(&mut self, key: K, residual: &Residual, evaluator: Arc<Evaluator>) {
         self.remove(key);
-        let entry = IndexedResidual {
+        let indexed = IndexedResidual {
             key,
             evaluator,
             operations: residual.operation_set(),
@@ -111,14 +111,14 @@ impl<K: Copy + Eq + Hash> FilterIndex<K> {
             self.slots.push(None);
             Slot::try_from(self.slots.len() - 1).expect("fewer than 2^32 watches are open at once")
         });
-        let named = entry.operations.and(non_document_operations());
+        let named = indexed.operations.and(non_document_operations());
         if !named.is_empty() {
             self.by_other_operations
                 .entry(named)
                 .or_default()
                 .insert(slot);
         }
-        let documents = entry.operations.and(document_operations());
+        let documents = indexed.operations.and(document_operations());
         if !documents.is_empty() {
             let partition = match self
                 .partitions
@@ -131,9 +131,11 @@ impl<K: Copy + Eq + Hash> FilterIndex<K> {
                     self.partitions.len() - 1
                 }
             };
-            self.partitions[partition].1.insert(slot, &entry.index_keys);
+            self.partitions[partition]
+                .1
+                .insert(slot, &indexed.index_keys);
         }
-        self.slots[slot as usize] = Some(entry);
+        self.slots[slot as usize] = Some(indexed);
         self.slots_by_key.insert(key, slot);
     }
 
@@ -142,25 +144,25 @@ impl<K: Copy + Eq + Hash> FilterIndex<K> {
         let Some(slot) = self.slots_by_key.remove(&key) else {
             return;
         };
-        let Some(entry) = self.slots.get_mut(slot as usize).and_then(Option::take) else {
+        let Some(indexed) = self.slots.get_mut(slot as usize).and_then(Option::take) else {
             return;
         };
         self.free.push(slot);
-        let named = entry.operations.and(non_document_operations());
+        let named = indexed.operations.and(non_document_operations());
         if let Some(slots) = self.by_other_operations.get_mut(&named) {
             slots.remove(slot);
             if slots.is_empty() {
                 self.by_other_operations.remove(&named);
             }
         }
-        let documents = entry.operations.and(document_operations());
+        let documents = indexed.operations.and(document_operations());
         // There are at most 15 partitions, so an empty one may stay.
         if let Some((_, partition)) = self
             .partitions
             .iter_mut()
             .find(|(operations, _)| *operations == documents)
         {
-            partition.remove(slot, &entry.index_keys);
+            partition.remove(slot, &indexed.index_keys);
         }
     }
 
@@ -174,15 +176,15 @@ impl<K: Copy + Eq + Hash> FilterIndex<K> {
         let event_number = self.events;
         let slots = &mut self.slots;
         let mut visit = |slot: Slot| {
-            let Some(Some(entry)) = slots.get_mut(slot as usize) else {
+            let Some(Some(indexed)) = slots.get_mut(slot as usize) else {
                 return;
             };
-            if entry.last_event == event_number {
+            if indexed.last_event == event_number {
                 return;
             }
-            entry.last_event = event_number;
-            if let Some(transition) = entry.evaluator.evaluate(event) {
-                on_match(entry.key, transition);
+            indexed.last_event = event_number;
+            if let Some(transition) = indexed.evaluator.evaluate(event) {
+                on_match(indexed.key, transition);
             }
         };
         if !event.operation.is_document() {

@@ -301,13 +301,13 @@ fn row_filter_conditions(row_filter: &Predicate) -> Vec<Document> {
             Clause::When(holds) => all.push(any_of(vec![absent(image), holds])),
         }
     }
-    let mut shown = vec![present(AFTER), present(BEFORE)];
+    let mut alternatives = vec![present(AFTER), present(BEFORE)];
     match certain_match(row_filter) {
         Clause::Always => {}
-        Clause::Never => all.push(any_of(shown)),
+        Clause::Never => all.push(any_of(alternatives)),
         Clause::When(key) => {
-            shown.push(key);
-            all.push(any_of(shown));
+            alternatives.push(key);
+            all.push(any_of(alternatives));
         }
     }
     if !all.is_empty() {

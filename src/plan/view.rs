@@ -153,7 +153,7 @@ impl MaskNode {
 
     fn find(&self, name: &[u8]) -> Result<usize, usize> {
         self.children
-            .binary_search_by(|(known, _)| (**known).cmp(name))
+            .binary_search_by(|(child, _)| (**child).cmp(name))
     }
 
     /// Matches a field name, or a dotted path, below this node.

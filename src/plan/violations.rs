@@ -65,8 +65,8 @@ impl Findings {
 /// Quotes, escapes and truncates a client's text to 40 characters, so that 16 violations fit into
 /// trailers.
 pub(super) fn quoted(text: &str) -> String {
-    const SHOWN: usize = 40;
-    match text.char_indices().nth(SHOWN) {
+    const MAX_QUOTED_CHARS: usize = 40;
+    match text.char_indices().nth(MAX_QUOTED_CHARS) {
         Some((end, _)) => format!("{:?}...", &text[..end]),
         None => format!("{text:?}"),
     }

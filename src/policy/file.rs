@@ -92,7 +92,7 @@ fn non_null<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
 /// Parses a policy. `tokens_encrypted` says whether resume tokens are encrypted.
 ///
 /// # Errors
-/// The place, the problem and the correct form.
+/// Names the location, the problem and the correct form.
 pub(super) fn read(bytes: &[u8], tokens_encrypted: bool) -> Result<Vec<Rule>, String> {
     let text = std::str::from_utf8(bytes).map_err(|error| format!("is not UTF-8: {error}"))?;
     let budget = serde_saphyr::budget! {
@@ -156,7 +156,7 @@ impl RuleConfig {
                 "{at}.filter: requires --token-key-file, because MongoDB's resume tokens contain document keys, also of documents that the filter excludes"
             ));
         }
-        let hidden = parse_hidden(&format!("{at}.hide"), self.hide, tokens_encrypted)?;
+        let field_mask = parse_field_mask(&format!("{at}.hide"), self.hide, tokens_encrypted)?;
         Ok(Rule {
             principals: principals.transpose()?,
             claims: parse_claims(&format!("{at}.claims"), self.claims)?,
@@ -164,7 +164,7 @@ impl RuleConfig {
             operations: parse_operations(
                 &format!("{at}.operations"),
                 self.operations.as_deref(),
-                &hidden,
+                &field_mask,
                 filter.is_some(),
             )?,
             full_document: parse_full_document(
@@ -174,7 +174,7 @@ impl RuleConfig {
             )?,
             pre_images: self.pre_images,
             filter,
-            hidden,
+            field_mask,
             limits: self
                 .limits
                 .map(|it| it.into_limits(&format!("{at}.limits"), &self.name))
@@ -261,7 +261,7 @@ fn parse_claims(
 fn parse_operations(
     at: &str,
     names: Option<&[String]>,
-    hidden: &FieldMask,
+    field_mask: &FieldMask,
     has_filter: bool,
 ) -> Result<BTreeSet<Operation>, String> {
     let Some(names) = names else {
@@ -271,16 +271,16 @@ fn parse_operations(
         if name == "all" {
             return Ok(GRANTED_BY_ALL.to_vec());
         }
-        let mut known = Operation::ALL.into_iter();
-        let known = known.find(|it| it.name() == name && *it != Operation::Invalidate);
-        let Some(operation) = known else {
+        let mut operations = Operation::ALL.into_iter();
+        let found = operations.find(|it| it.name() == name && *it != Operation::Invalidate);
+        let Some(operation) = found else {
             let names = Operation::ALL.map(Operation::name).join(", ");
             let names = names.replace("invalidate, ", "");
             return Err(format!(
                 "unknown operation {name:?}: use one of {names}, or all"
             ));
         };
-        if may_name_fields(operation) && !hidden.is_empty() {
+        if may_name_fields(operation) && !field_mask.is_empty() {
             return Err(format!(
                 "{name} events carry a description that may name hidden fields: a rule with hide can't grant them"
             ));
@@ -301,7 +301,7 @@ fn may_name_fields(operation: Operation) -> bool {
 }
 
 /// Parses the granted values of `full_document`. An update lookup returns the current document, but a filter
-/// must judge the event by the document of its own time. So a rule with a filter grants lookups only by name.
+/// must evaluate the event with the document of its own time. So a rule with a filter grants lookups only by name.
 fn parse_full_document(
     at: &str,
     names: Option<&[String]>,
@@ -322,7 +322,7 @@ fn parse_full_document(
     })
 }
 
-fn parse_hidden(
+fn parse_field_mask(
     at: &str,
     paths: Option<Vec<String>>,
     tokens_encrypted: bool,

@@ -37,7 +37,7 @@ pub(super) enum FilterTemplate {
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum FieldTest {
     Compare(Comparison, Operand),
-    /// Whether the value is (`true`) or is not (`false`) one of these.
+    /// The value is (`true`), or is not (`false`), one of these.
     In(bool, Operands),
     Exists(bool),
 }
@@ -66,7 +66,7 @@ pub(super) enum Operands {
 }
 
 impl FilterTemplate {
-    /// Parses a condition of the policy file. Errors name the place below `at` and the correct form.
+    /// Parses a condition of the policy file. Errors name the location below `at` and the correct form.
     pub(super) fn parse(at: &str, value: &Value) -> Result<Self, String> {
         let template = parse_document(at, value, 1)?;
         // Checks the bounds on the whole filter, with any value for the claims.
@@ -203,8 +203,8 @@ pub(super) fn scalars_of(claim: &Value) -> Option<BTreeMap<String, &Value>> {
     if values.is_empty() || !values.iter().all(is_scalar) {
         return None;
     }
-    let said = values.iter().map(|value| (value.to_string(), value));
-    Some(said.collect())
+    let texts = values.iter().map(|value| (value.to_string(), value));
+    Some(texts.collect())
 }
 
 fn scalar(value: &Value) -> Option<Literal> {
@@ -288,7 +288,7 @@ fn parse_field(at: &str, path: &str, value: &Value) -> Result<FilterTemplate, St
     let field = |test: FieldTest| {
         let path = path.to_owned();
         let template = FilterTemplate::Field { path, test };
-        // Each field by itself, so that errors name its place.
+        // Each field by itself, so that errors name it.
         let anything = |_: &str| Some(vec![Kind::StringValue("x".to_owned()).into_literal()]);
         match template.predicate(&anything) {
             Ok(_) => Ok(template),

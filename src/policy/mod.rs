@@ -35,7 +35,7 @@ pub struct Policy(Arc<Inner>);
 struct Inner {
     /// `None` allows everything.
     rules: ArcSwapOption<Vec<Rule>>,
-    /// Whether resume tokens are encrypted.
+    /// True if resume tokens are encrypted.
     tokens_encrypted: bool,
     changes: watch::Sender<u64>,
 }
@@ -120,7 +120,7 @@ impl Policy {
     /// hide fields or documents only if they are.
     ///
     /// # Errors
-    /// When the file can't be read or is not valid. The error names the place and the correct form.
+    /// Fails if the file can't be read or is not valid. The error names the location and the correct form.
     pub async fn read(
         path: PathBuf,
         tokens_encrypted: bool,

@@ -27,7 +27,7 @@ pub(super) struct Rule {
     pub(super) full_document: Vec<FullDocument>,
     pub(super) pre_images: bool,
     pub(super) filter: Option<FilterTemplate>,
-    pub(super) hidden: FieldMask,
+    pub(super) field_mask: FieldMask,
     /// Replace the server's default limits, if set.
     pub(super) limits: Option<Limits>,
 }
@@ -98,7 +98,10 @@ impl Rule {
             .filter
             .map(|filter| filter.paths())
             .unwrap_or_default();
-        if let Some(path) = paths.into_iter().find(|path| self.hidden.overlaps(path)) {
+        if let Some(path) = paths
+            .into_iter()
+            .find(|path| self.field_mask.overlaps(path))
+        {
             // The events that arrive would reveal the hidden values.
             let message = format!("filters: {path:?} is hidden, or contains hidden fields");
             return Err(refused(
@@ -121,7 +124,7 @@ impl Rule {
         Ok(Decision {
             view: View {
                 row_filter,
-                field_mask: self.hidden.clone(),
+                field_mask: self.field_mask.clone(),
                 token_audience: self.token_audience(&principal.claims),
             }
             .into(),
@@ -161,7 +164,7 @@ impl Rule {
         Ok((granted != all).then_some(granted))
     }
 
-    /// Returns the audience of a caller's tokens: callers with the same values of the claims in the filter, or,
+    /// Returns the token audience of a caller: callers with the same values of the claims in the filter, or,
     /// if the filter has no claims, callers of the same rule. The filter itself is not included, so that tokens
     /// stay valid when it changes.
     fn token_audience(&self, claims: &Map<String, Value>) -> Option<TokenAudience> {
@@ -183,9 +186,9 @@ impl Rule {
                 values.keys().for_each(|value| add(value));
             }
         }
-        let mut audience = TokenAudience([0; 8]);
-        audience.0.copy_from_slice(&hash.finalize()[..8]);
-        Some(audience)
+        let mut token_audience = TokenAudience([0; 8]);
+        token_audience.0.copy_from_slice(&hash.finalize()[..8]);
+        Some(token_audience)
     }
 }
 

@@ -91,7 +91,7 @@ impl std::iter::FusedIterator for Elements<'_> {}
 /// Builds a document of `elements`, in their order.
 ///
 /// # Panics
-/// When they add up to 4 GiB or more, which is far more than MongoDB sends.
+/// Panics if they add up to 4 GiB or more, which is far more than MongoDB sends.
 pub fn document<'a>(elements: impl IntoIterator<Item = Element<'a>>) -> Bytes {
     let mut document = BytesMut::new();
     document.put_u32_le(0);

@@ -61,7 +61,7 @@ impl AuthorizationLease {
     /// Starts the lease of a caller that has just been authenticated.
     ///
     /// # Errors
-    /// When the credentials are no longer valid, or no rule of the policy applies to the caller.
+    /// Fails if the credentials are no longer valid, or no rule of the policy applies to the caller.
     pub(super) fn begin(
         access: &Access,
         principal: &Arc<Principal>,
@@ -96,11 +96,11 @@ impl AuthorizationLease {
     /// Authorizes a watch and narrows it to what the caller may see.
     ///
     /// # Errors
-    /// When the policy denies the watch.
+    /// Fails if the policy denies the watch.
     pub(super) fn authorize(&mut self, watch: &mut Watch) -> Result<&Decision, Error> {
         self.requested_operations = watch.operations.take();
-        let ask = AccessRequest::of(watch, self.requested_operations.as_ref());
-        let decision = self.access.policy.authorize(&self.principal, &ask)?;
+        let request = AccessRequest::of(watch, self.requested_operations.as_ref());
+        let decision = self.access.policy.authorize(&self.principal, &request)?;
         watch.operations.clone_from(&decision.operations);
         watch.view = Arc::clone(&decision.view);
         Ok(self.decision.insert(decision))
@@ -122,16 +122,16 @@ impl AuthorizationLease {
             self.change_future = None;
             self.principal = self.access.authenticator.revalidate(&self.principal)?;
             self.renewed = true;
-            let ask = AccessRequest::of(watch, self.requested_operations.as_ref());
-            let decision = self.access.policy.authorize(&self.principal, &ask)?;
+            let request = AccessRequest::of(watch, self.requested_operations.as_ref());
+            let decision = self.access.policy.authorize(&self.principal, &request)?;
             let previous = self.decision.replace(decision);
             let both = previous.as_ref().zip(self.decision.as_ref());
             if !both.is_some_and(|(previous, now)| previous.same_access(now)) {
-                let goes_on = both.is_some_and(|(previous, now)| {
+                let tokens_stay_valid = both.is_some_and(|(previous, now)| {
                     previous.view.token_audience == now.view.token_audience
                 });
                 // The old tokens are not valid for the new view; the stream fills in the time to resume at.
-                let after = (!goes_on).then(ClusterTime::default);
+                let after = (!tokens_stay_valid).then(ClusterTime::default);
                 return Err(Error::AccessChanged { after });
             }
         }

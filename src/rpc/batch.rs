@@ -17,7 +17,7 @@ use crate::{
 const BATCH_BYTES: usize = 64 << 10;
 
 /// A message of changes that is being filled.
-pub(super) struct Batch {
+pub(super) struct BatchBuilder {
     format: Format,
     limit: usize,
     end_time: Option<u32>,
@@ -46,7 +46,7 @@ pub(super) enum StopReason {
     PastEnd,
 }
 
-impl Batch {
+impl BatchBuilder {
     pub(super) fn new(watch: &Watch) -> Self {
         Self {
             format: watch.format,

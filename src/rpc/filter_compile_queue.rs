@@ -49,12 +49,12 @@ struct PrincipalQueue {
 #[derive(Debug)]
 pub(super) struct CompileSlot {
     _permits: [OwnedSemaphorePermit; 4],
-    _entry: PrincipalEntry,
+    _guard: PrincipalQueueGuard,
 }
 
 /// Keeps the queue of a principal while it has requests, and removes it with the last one.
 #[derive(Debug)]
-struct PrincipalEntry {
+struct PrincipalQueueGuard {
     shared: Arc<Shared>,
     name: String,
 }
@@ -71,7 +71,7 @@ impl FilterCompileQueue {
     /// Waits for a slot for a request of `bytes` bytes. Returns `None` when too many bytes are queued
     /// already, or when no slot was free within [`MAX_WAIT`].
     pub(super) async fn acquire(&self, principal: &Principal, bytes: usize) -> Option<CompileSlot> {
-        let (entry, own) = self.join(principal.to_string());
+        let (guard, own) = self.join(principal.to_string());
         let size = u32::try_from(bytes.div_ceil(1024).max(1)).ok()?;
         let reserve = |limit: Arc<Semaphore>| limit.try_acquire_many_owned(size).ok();
         let (own_kib, kib) = (
@@ -87,11 +87,11 @@ impl FilterCompileQueue {
         let (own_slot, slot) = timeout(MAX_WAIT, slots).await.ok()??;
         Some(CompileSlot {
             _permits: [own_slot, slot, own_kib, kib],
-            _entry: entry,
+            _guard: guard,
         })
     }
 
-    fn join(&self, name: String) -> (PrincipalEntry, PrincipalQueue) {
+    fn join(&self, name: String) -> (PrincipalQueueGuard, PrincipalQueue) {
         let mut all = self.0.lock();
         let (own, users) = all.entry(name.clone()).or_insert_with(|| {
             let own = PrincipalQueue {
@@ -104,7 +104,7 @@ impl FilterCompileQueue {
         let own = own.clone();
         drop(all);
         let shared = Arc::clone(&self.0);
-        (PrincipalEntry { shared, name }, own)
+        (PrincipalQueueGuard { shared, name }, own)
     }
 }
 
@@ -116,7 +116,7 @@ impl Shared {
     }
 }
 
-impl Drop for PrincipalEntry {
+impl Drop for PrincipalQueueGuard {
     fn drop(&mut self) {
         let mut all = self.shared.lock();
         if let Some((_, users)) = all.get_mut(&self.name) {

@@ -339,11 +339,11 @@ impl TokenBucket {
         };
         let capacity = rate * seconds;
         match bucket {
-            Some(known) => {
-                known.fill(now);
-                known.rate = rate;
-                known.capacity = capacity;
-                known.level = known.level.min(capacity);
+            Some(bucket) => {
+                bucket.fill(now);
+                bucket.rate = rate;
+                bucket.capacity = capacity;
+                bucket.level = bucket.level.min(capacity);
             }
             None => {
                 *bucket = Some(Self {

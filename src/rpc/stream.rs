@@ -24,7 +24,7 @@ use crate::{
     plan::Watch,
     rpc::{
         authorization_lease::AuthorizationLease,
-        batch::{Batch, FillResult, StopReason},
+        batch::{BatchBuilder, FillResult, StopReason},
         messages,
         outcome::Outcome,
         oversize::{self, ChunkedEvent, Delivery, NextChunk},
@@ -84,9 +84,9 @@ pub(super) struct WatchStream {
     /// The times in the last `Progress`: the reached time and MongoDB's own time. Neither may go back, even
     /// if a clock does.
     reported: (ClusterTime, Option<ClusterTime>),
-    /// Whether a `Progress` is due.
+    /// True if a `Progress` is due.
     progress_due: bool,
-    /// Whether to check whether the end time has passed.
+    /// True if it is time to check whether the end time has passed.
     check_end: bool,
 }
 
@@ -228,8 +228,8 @@ impl WatchStream {
         if let Some(until) = self.paused_until {
             wake = wake.min(until.min(now + PAUSE_CHECK).max(now + TICK));
         }
-        if let Some(look) = self.permits.lease.next_check(now) {
-            wake = wake.min(look.max(now + TICK));
+        if let Some(check) = self.permits.lease.next_check(now) {
+            wake = wake.min(check.max(now + TICK));
         }
         if let Some(deadline) = self.deadline {
             wake = wake.min(deadline);
@@ -290,7 +290,7 @@ impl WatchStream {
     fn send_events(&mut self, selection: EventSelection, context: &mut Context<'_>) {
         // An interrupted event continues only if it comes first again.
         let mut interrupted = self.chunked_event.take();
-        let mut batch = Batch::new(&self.watch);
+        let mut batch = BatchBuilder::new(&self.watch);
         let mut next = Some(selection);
         while let Some(selection) = next.take() {
             let FillResult { count, stopped } =

@@ -244,7 +244,7 @@ mod tests {
         let value = |operator: u32, inner: &[u8]| {
             length_delimited(4, &length_delimited(1, &length_delimited(operator, inner)))
         };
-        for (bytes, place) in [
+        for (bytes, path) in [
             (UNKNOWN.to_vec(), "WatchRequest"),
             (length_delimited(4, UNKNOWN), "filters[0]"),
             (
@@ -283,7 +283,7 @@ mod tests {
             (length_delimited(8, UNKNOWN), "end_time"),
             (length_delimited(14, UNKNOWN), "progress_interval"),
         ] {
-            assert_eq!(unknown_field(&bytes), (place.to_owned(), 99));
+            assert_eq!(unknown_field(&bytes), (path.to_owned(), 99));
         }
     }
 
@@ -312,7 +312,7 @@ mod tests {
         let deep = (0..45).fold(UNKNOWN.to_vec(), |inner, _| {
             length_delimited(1, &length_delimited(2, &inner))
         });
-        let (place, _) = unknown_field(&length_delimited(4, &length_delimited(2, &deep)));
-        assert!(place.len() < 300, "{} bytes", place.len());
+        let (path, _) = unknown_field(&length_delimited(4, &length_delimited(2, &deep)));
+        assert!(path.len() < 300, "{} bytes", path.len());
     }
 }

@@ -1,7 +1,7 @@
 //! Sources of raw change events, in order, behind a trait.
 //!
 //! A [`Source`] opens a [`Plan`] at a [`Position`] and returns a [`Cursor`], which yields [`Batch`]es.
-//! [`mongo`] implements it over the driver and decodes its replies with a [`ReplyReader`]; the hub's
+//! [`mongo`] implements it over the driver and decodes its replies with a [`ReplyDecoder`]; the hub's
 //! tests use a scripted source. Nothing here reconnects: a failure is classified ([`Failure`]) and
 //! returned, and the hub decides.
 
@@ -22,7 +22,7 @@ use crate::plan::Plan;
 
 pub use event::{Batch, Event, EventError};
 pub use failure::{Failure, SourceError};
-pub use reply::{ReplyContents, ReplyReader};
+pub use reply::{ReplyContents, ReplyDecoder};
 
 /// A MongoDB cluster time: whole seconds since 1970, and a counter within the second.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]

@@ -24,7 +24,7 @@ use tokio::time::timeout;
 use crate::{
     plan::{Plan, Scope},
     source::{
-        BatchSize, ClusterTime, Cursor, Position, ReplyReader, ServerFacts, Source, SourceError,
+        BatchSize, ClusterTime, Cursor, Position, ReplyDecoder, ServerFacts, Source, SourceError,
         failure::Failure,
     },
 };
@@ -70,7 +70,7 @@ impl MongoSource {
     /// the DNS.
     ///
     /// # Errors
-    /// When the URI is invalid. The message is the driver's and contains no password.
+    /// Fails if the URI is invalid. The message is the driver's and contains no password.
     pub async fn new(settings: &MongoSettings) -> Result<Self, SourceError> {
         let mut options = ClientOptions::parse(&settings.uri).await?;
         options.app_name.get_or_insert_with(|| "weir".to_owned());
@@ -170,7 +170,7 @@ impl MongoSource {
         Ok(MongoCursor::new(
             cursor,
             reply_timeout,
-            ReplyReader::new(at, reached),
+            ReplyDecoder::new(at, reached),
         ))
     }
 

@@ -15,7 +15,7 @@ use crate::{
 
 /// A decoder of the replies to the `aggregate` and the `getMore`s of one change stream, in order.
 #[derive(Debug)]
-pub struct ReplyReader {
+pub struct ReplyDecoder {
     /// A time that the stream's position has certainly reached.
     reached: Option<ClusterTime>,
     /// The time of the last event; zero when none is known.
@@ -39,7 +39,7 @@ pub struct ReplyContents {
     pub error: Option<SourceError>,
 }
 
-impl ReplyReader {
+impl ReplyDecoder {
     /// Returns a decoder for a stream that was opened at a position, or from now. `reached` is a time
     /// that the position has certainly reached, if one is known.
     #[must_use]
@@ -67,7 +67,7 @@ impl ReplyReader {
 
     /// Decodes the next reply. `waited` is `true` when MongoDB held the request open because it had no
     /// event.
-    pub fn read(&mut self, buffer: Bytes, waited: bool) -> ReplyContents {
+    pub fn decode(&mut self, buffer: Bytes, waited: bool) -> ReplyContents {
         let parts = match ReplyParts::parse(&buffer) {
             Ok(parts) => parts,
             // Transient, as drivers treat every unreadable reply: MongoDB did not send it.

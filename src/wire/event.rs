@@ -119,7 +119,7 @@ impl EncodedEvent {
 /// Encodes `events`, whose ranges are in `buffer`, one after the other into one shared buffer, which
 /// `wrap` may replace, for example to count its memory.
 ///
-/// When a view hides fields, everything else that may reveal them is left out too: descriptions of
+/// A view that hides fields also leaves out everything else that may reveal them: descriptions of
 /// indexes and of collection options, and unknown fields. An update of only hidden fields becomes an
 /// update without fields.
 ///
@@ -219,11 +219,11 @@ fn put_resume_token(
     token_context: &TokenContext,
     options: RenderOptions<'_>,
 ) {
-    let audience = options.view.token_audience;
-    let length = token_context.encoded_len(&buffer[event.token.clone()], audience);
+    let token_audience = options.view.token_audience;
+    let length = token_context.encoded_len(&buffer[event.token.clone()], token_audience);
     put_tag(out, field::RESUME_TOKEN, WireType::Len);
     put_varint(out, length as u64);
-    token_context.put_event(out, buffer, event, audience);
+    token_context.put_event(out, buffer, event, token_audience);
 }
 
 fn put_change(

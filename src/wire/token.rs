@@ -13,7 +13,7 @@
 //! A position between events (high water) also names the last event before it, its [`Anchor`]. A stream
 //! that has this event knows exactly which event follows the position.
 //!
-//! Version 2 is for a view with an audience, and names that audience. Version 3 is an encrypted envelope
+//! Version 2 is for a view with a token audience, and contains it. Version 3 is an encrypted envelope
 //! of version 1 or 2 ([`keys`]).
 
 mod keys;
@@ -30,8 +30,8 @@ use crate::{
 
 pub use keys::TokenKeys;
 
-const VERSION_WITHOUT_AUDIENCE: u8 = 1;
-const VERSION_WITH_AUDIENCE: u8 = 2;
+const VERSION_WITHOUT_TOKEN_AUDIENCE: u8 = 1;
+const VERSION_WITH_TOKEN_AUDIENCE: u8 = 2;
 const KIND_EVENT: u8 = 0;
 const KIND_HIGH_WATER: u8 = 1;
 const KIND_INVALIDATE: u8 = 2;
@@ -41,7 +41,7 @@ const KIND_ANCHORED_HIGH_WATER: u8 = 4;
 const PREFIX_LEN: usize = 1 + 1 + 4 + 8 + 8 + 4 + 4;
 const CHECKSUM_LEN: usize = 4;
 const ANCHOR_LEN: usize = 4 + 4 + 16;
-const AUDIENCE_LEN: usize = 8;
+const TOKEN_AUDIENCE_LEN: usize = 8;
 
 /// The last event before a position in a stream, by its time and a hash of MongoDB's token.
 ///
@@ -90,7 +90,7 @@ struct Origin {
 struct Envelope<'a> {
     kind: u8,
     time: ClusterTime,
-    audience: Option<TokenAudience>,
+    token_audience: Option<TokenAudience>,
     anchor: Option<&'a Anchor>,
     token: &'a [u8],
 }
@@ -127,13 +127,13 @@ impl TokenContext {
     }
 
     /// Returns the token for a position. `anchor` is the last event before a high-water position, if
-    /// known; `audience` is who may resume from the token, if not everyone.
+    /// known; `token_audience` limits who may resume from it.
     #[must_use]
     pub fn encode(
         &self,
         position: &Position,
         anchor: Option<&Anchor>,
-        audience: Option<TokenAudience>,
+        token_audience: Option<TokenAudience>,
     ) -> Bytes {
         let (kind, anchor, token) = match (position, anchor) {
             (Position::Event { token, .. }, _) => (KIND_EVENT, None, token.as_ref()),
@@ -144,13 +144,13 @@ impl TokenContext {
             (Position::Invalidate { token, .. }, _) => (KIND_INVALIDATE, None, token.as_ref()),
             (Position::Time(_), _) => (KIND_TIME, None, [].as_slice()),
         };
-        let mut out = BytesMut::with_capacity(self.encoded_len(token, audience) + ANCHOR_LEN);
+        let mut out = BytesMut::with_capacity(self.encoded_len(token, token_audience) + ANCHOR_LEN);
         self.put(
             &mut out,
             Envelope {
                 kind,
                 time: position.time(),
-                audience,
+                token_audience,
                 anchor,
                 token,
             },
@@ -164,7 +164,7 @@ impl TokenContext {
         out: &mut BytesMut,
         buffer: &[u8],
         event: &Event,
-        audience: Option<TokenAudience>,
+        token_audience: Option<TokenAudience>,
     ) {
         let kind = if event.operation == Operation::Invalidate {
             KIND_INVALIDATE
@@ -176,7 +176,7 @@ impl TokenContext {
             Envelope {
                 kind,
                 time: event.cluster_time,
-                audience,
+                token_audience,
                 anchor: None,
                 token: &buffer[event.token.clone()],
             },
@@ -184,8 +184,8 @@ impl TokenContext {
     }
 
     /// Returns the size of the envelope of MongoDB's `token` in bytes, without an anchor.
-    pub(super) fn encoded_len(&self, token: &[u8], audience: Option<TokenAudience>) -> usize {
-        let overhead = self.overhead(audience);
+    pub(super) fn encoded_len(&self, token: &[u8], token_audience: Option<TokenAudience>) -> usize {
+        let overhead = self.overhead(token_audience);
         let token = if fits(token, overhead) {
             token.len()
         } else {
@@ -195,14 +195,14 @@ impl TokenContext {
     }
 
     /// Returns the number of bytes in addition to MongoDB's token, without an anchor.
-    fn overhead(&self, audience: Option<TokenAudience>) -> usize {
-        let audience = audience.map_or(0, |_| AUDIENCE_LEN);
+    fn overhead(&self, token_audience: Option<TokenAudience>) -> usize {
+        let token_audience = token_audience.map_or(0, |_| TOKEN_AUDIENCE_LEN);
         let keys = self.keys.as_ref().map_or(0, |_| keys::OVERHEAD);
-        PREFIX_LEN + audience + CHECKSUM_LEN + keys
+        PREFIX_LEN + token_audience + CHECKSUM_LEN + keys
     }
 
     fn put(&self, out: &mut BytesMut, mut envelope: Envelope<'_>) {
-        if !fits(envelope.token, self.overhead(envelope.audience)) {
+        if !fits(envelope.token, self.overhead(envelope.token_audience)) {
             envelope = Envelope {
                 kind: KIND_TIME,
                 anchor: None,
@@ -222,8 +222,10 @@ impl Origin {
         let start = out.len();
         out.put_u8(
             envelope
-                .audience
-                .map_or(VERSION_WITHOUT_AUDIENCE, |_| VERSION_WITH_AUDIENCE),
+                .token_audience
+                .map_or(VERSION_WITHOUT_TOKEN_AUDIENCE, |_| {
+                    VERSION_WITH_TOKEN_AUDIENCE
+                }),
         );
         out.put_u8(envelope.kind);
         out.put_slice(&self.deployment);
@@ -231,8 +233,8 @@ impl Origin {
         out.put_slice(&self.plan);
         out.put_u32(envelope.time.seconds);
         out.put_u32(envelope.time.increment);
-        if let Some(audience) = envelope.audience {
-            out.put_slice(&audience.0);
+        if let Some(token_audience) = envelope.token_audience {
+            out.put_slice(&token_audience.0);
         }
         if let Some(anchor) = envelope.anchor {
             out.put_u32(anchor.time.seconds);
@@ -249,7 +251,7 @@ impl Origin {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ResumeToken {
     origin: Origin,
-    audience: Option<TokenAudience>,
+    token_audience: Option<TokenAudience>,
     encrypted: bool,
     /// The position.
     pub position: Position,
@@ -309,7 +311,10 @@ impl ResumeToken {
         }
         let mut rest = body;
         let [version] = take::<1>(&mut rest);
-        if !matches!(version, VERSION_WITHOUT_AUDIENCE | VERSION_WITH_AUDIENCE) {
+        if !matches!(
+            version,
+            VERSION_WITHOUT_TOKEN_AUDIENCE | VERSION_WITH_TOKEN_AUDIENCE
+        ) {
             return Err(MalformedToken("has a version that this server can't read"));
         }
         let [kind] = take::<1>(&mut rest);
@@ -322,12 +327,12 @@ impl ResumeToken {
             seconds: u32::from_be_bytes(take(&mut rest)),
             increment: u32::from_be_bytes(take(&mut rest)),
         };
-        let mut audience = None;
-        if version == VERSION_WITH_AUDIENCE {
-            if rest.len() < AUDIENCE_LEN {
+        let mut token_audience = None;
+        if version == VERSION_WITH_TOKEN_AUDIENCE {
+            if rest.len() < TOKEN_AUDIENCE_LEN {
                 return Err(MalformedToken("is too short for its version"));
             }
-            audience = Some(TokenAudience(take(&mut rest)));
+            token_audience = Some(TokenAudience(take(&mut rest)));
         }
         let mut anchor = None;
         if kind == KIND_ANCHORED_HIGH_WATER {
@@ -353,7 +358,7 @@ impl ResumeToken {
         };
         Ok(Self {
             origin,
-            audience,
+            token_audience,
             encrypted: false,
             position,
             anchor,
@@ -364,17 +369,17 @@ impl ResumeToken {
     #[must_use]
     pub fn encode_for(
         &self,
-        audience: Option<TokenAudience>,
+        token_audience: Option<TokenAudience>,
         keys: Option<Arc<TokenKeys>>,
     ) -> Bytes {
         let origin = self.origin;
-        TokenContext { origin, keys }.encode(&self.position, self.anchor.as_ref(), audience)
+        TokenContext { origin, keys }.encode(&self.position, self.anchor.as_ref(), token_audience)
     }
 
     /// Returns the audience that may resume from this token; `None` for a view without an audience.
     #[must_use]
-    pub fn audience(&self) -> Option<TokenAudience> {
-        self.audience
+    pub fn token_audience(&self) -> Option<TokenAudience> {
+        self.token_audience
     }
 
     /// Returns whether it was encrypted, which proves that Weir made it.

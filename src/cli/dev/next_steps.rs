@@ -113,7 +113,7 @@ mod tests {
             r#"http://127.0.0.1:9090/metrics"#,
         ] {
             assert!(
-                text.lines().any(|shown| shown.trim() == line),
+                text.lines().any(|printed| printed.trim() == line),
                 "{line}\n{text}"
             );
         }

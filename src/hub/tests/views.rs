@@ -125,7 +125,7 @@ fn assert_matches_view(message: &[u8], tenant: u32, client: &Client) {
     }
     let change = pb::ChangeEvent::decode(message).unwrap();
     let token = ResumeToken::decode(&change.resume_token, None).unwrap();
-    assert_eq!(token.audience(), client.view.token_audience);
+    assert_eq!(token.token_audience(), client.view.token_audience);
 }
 
 /// Views of the same events, in pairs with one difference.
@@ -393,7 +393,7 @@ async fn every_token_of_a_watch_is_encrypted_and_for_its_audience() {
     let right = |token: &[u8]| {
         let token = ResumeToken::decode(token, Some(&keys)).unwrap();
         assert!(token.was_encrypted());
-        assert_eq!(token.audience(), audience(1));
+        assert_eq!(token.token_audience(), audience(1));
     };
     right(&client.token);
     let seen = client.see_all().await;
@@ -458,7 +458,7 @@ async fn an_undeliverable_event_is_not_described_to_clients_that_may_not_see_it(
             if let Some(token) = undeliverable.next_token {
                 let token = ResumeToken::decode(&token, keys.as_deref()).unwrap();
                 assert_eq!(token.was_encrypted(), encrypts);
-                assert_eq!(token.audience(), view.token_audience);
+                assert_eq!(token.token_audience(), view.token_audience);
                 assert_eq!(token.position, after("4", 4));
             }
         }

@@ -86,8 +86,8 @@ fn required_values(filter: &Predicate) -> BTreeMap<&str, Vec<&Bson>> {
         Predicate::AllOf(parts) => {
             let mut all: BTreeMap<&str, Vec<&Bson>> = BTreeMap::new();
             for (path, values) in parts.iter().flat_map(required_values) {
-                let known = all.get(path);
-                if known.is_none_or(|known| values.len() < known.len()) {
+                let shortest = all.get(path);
+                if shortest.is_none_or(|shortest| values.len() < shortest.len()) {
                     all.insert(path, values);
                 }
             }

@@ -44,10 +44,10 @@ fn matching_keys(index: &mut FilterIndex<u32>, operation: Operation, event: &Doc
 /// Returns the number of residuals that an event is evaluated against, whether they pass it or not.
 fn visited(index: &mut FilterIndex<u32>, operation: Operation, event: &Document) -> usize {
     let _ = matching_keys(index, operation, event);
-    let was_visited = |entry: &&Option<IndexedResidual<u32>>| {
-        entry
+    let was_visited = |indexed: &&Option<IndexedResidual<u32>>| {
+        indexed
             .as_ref()
-            .is_some_and(|entry| entry.last_event == index.events)
+            .is_some_and(|indexed| indexed.last_event == index.events)
     };
     index.slots.iter().filter(was_visited).count()
 }

@@ -1,4 +1,4 @@
-//! Filters with claims, and the audiences of tokens.
+//! Filters with claims, and token audiences.
 
 use serde_json::json;
 
@@ -175,7 +175,7 @@ fn filters_are_written_as_in_mongodb() {
     );
 }
 
-fn audience(yaml: &str, who: &str, claims: serde_json::Value) -> Option<TokenAudience> {
+fn token_audience(yaml: &str, who: &str, claims: serde_json::Value) -> Option<TokenAudience> {
     let decision = decide(&policy(yaml), &principal(who, claims), orders());
     decision.expect("allowed").view.token_audience
 }
@@ -184,22 +184,27 @@ fn audience(yaml: &str, who: &str, claims: serde_json::Value) -> Option<TokenAud
 #[test]
 fn resume_tokens_belong_to_callers_with_the_same_claims() {
     let tenant = rule("filter: {tenant: {$claim: tenant}}");
-    let of = |claims: serde_json::Value| audience(&tenant, "key:a", claims).expect("an audience");
+    let of = |claims: serde_json::Value| {
+        token_audience(&tenant, "key:a", claims).expect("a token audience")
+    };
     let a = of(json!({"tenant": "a"}));
     assert_eq!(a, of(json!({"tenant": "a", "other": 1})));
     assert_eq!(
         a,
-        audience(&tenant, "jwt:b", json!({"tenant": "a"})).expect("an audience")
+        token_audience(&tenant, "jwt:b", json!({"tenant": "a"})).expect("a token audience")
     );
     assert_ne!(a, of(json!({"tenant": "b"})));
     assert_ne!(of(json!({"tenant": 1})), of(json!({"tenant": "1"})));
     assert_ne!(of(json!({"tenant": true})), of(json!({"tenant": "true"})));
     // A change of the filter does not invalidate tokens.
     let changed = rule("filter: {tenant: {$claim: tenant}, draft: false}");
-    assert_eq!(Some(a), audience(&changed, "key:a", json!({"tenant": "a"})));
+    assert_eq!(
+        Some(a),
+        token_audience(&changed, "key:a", json!({"tenant": "a"}))
+    );
     // The order of a list does not matter.
     let list = rule("filter: {tenant: {$in: {$claim: t}}}");
-    let of_list = |claims| audience(&list, "key:a", claims).expect("an audience");
+    let of_list = |claims| token_audience(&list, "key:a", claims).expect("a token audience");
     assert_eq!(
         of_list(json!({"t": ["a", "b"]})),
         of_list(json!({"t": ["b", "a", "b"]}))
@@ -214,20 +219,24 @@ fn resume_tokens_belong_to_callers_with_the_same_claims() {
     );
     // Names and values are separated.
     let two = rule("filter: {x: {$claim: x}, y: {$claim: y}}");
-    let of_two = |claims| audience(&two, "key:a", claims).expect("an audience");
+    let of_two = |claims| token_audience(&two, "key:a", claims).expect("a token audience");
     assert_ne!(
         of_two(json!({"x": "a", "y": "b"})),
         of_two(json!({"x": "b", "y": "a"}))
     );
-    // Without a filter there is no audience.
-    assert_eq!(audience(&rule(""), "key:a", json!({"tenant": "a"})), None);
-    // Without claims in the filter, the rule's name is the audience.
+    // Without a filter there is no token audience.
+    assert_eq!(
+        token_audience(&rule(""), "key:a", json!({"tenant": "a"})),
+        None
+    );
+    // Without claims in the filter, the token audience depends on the rule's name.
     let fixed = |name: &str| {
         format!(
             "version: 1\nrules: [{{name: {name}, namespaces: [shop.orders], filter: {{tenant: {name}}}}}]"
         )
     };
-    let of_fixed = |name: &str| audience(&fixed(name), "key:a", json!({})).expect("an audience");
+    let of_fixed =
+        |name: &str| token_audience(&fixed(name), "key:a", json!({})).expect("a token audience");
     assert_eq!(of_fixed("a"), of_fixed("a"));
     assert_ne!(of_fixed("a"), of_fixed("b"));
     assert_ne!(of_fixed("a"), a);

@@ -32,24 +32,27 @@ rules:
 ",
     );
     let a = principal("key:a", json!({}));
-    let asks = |collections: &[&str]| pb::WatchRequest {
+    let request_for = |collections: &[&str]| pb::WatchRequest {
         database: "shop".to_owned(),
         collections: collections.iter().map(|&it| it.to_owned()).collect(),
         ..pb::WatchRequest::default()
     };
     let granted = |request| decide(&policy, &a, request).expect("allowed").operations;
-    assert_eq!(granted(asks(&["orders"])), Some([Operation::Insert].into()));
+    assert_eq!(
+        granted(request_for(&["orders"])),
+        Some([Operation::Insert].into())
+    );
     let four = Some(BTreeSet::from(Operation::DOCUMENT));
-    assert_eq!(granted(asks(&["invoices"])), four);
+    assert_eq!(granted(request_for(&["invoices"])), four);
     // Rules are not merged: later rules grant nothing more.
-    let mut deletes = asks(&["orders"]);
+    let mut deletes = request_for(&["orders"]);
     deletes.operations = vec![pb::OperationType::Delete.into()];
     assert!(decide(&policy, &a, deletes).is_err());
     // Rules for other principals are skipped.
     let b = principal("key:b", json!({}));
-    assert!(decide(&policy, &b, asks(&[])).is_ok());
+    assert!(decide(&policy, &b, request_for(&[])).is_ok());
     let c = principal("key:c", json!({}));
-    assert!(!policy.has_rule_for(&c) && decide(&policy, &c, asks(&[])).is_err());
+    assert!(!policy.has_rule_for(&c) && decide(&policy, &c, request_for(&[])).is_err());
 }
 
 /// A caller can't bypass a narrow rule with a broader request that a later rule would grant.
@@ -252,8 +255,8 @@ fn operations_are_narrowed_to_the_granted_ones() {
         Some(four.clone())
     );
     assert_eq!(decision("", &[], true).expect("granted"), Some(four));
-    let asked = decision("", &[Pb::Insert], false).expect("granted");
-    assert_eq!(asked, Some([Operation::Insert].into()));
+    let selected = decision("", &[Pb::Insert], false).expect("granted");
+    assert_eq!(selected, Some([Operation::Insert].into()));
     for beyond in [Pb::Drop, Pb::Rename, Pb::DropDatabase, Pb::Other] {
         let error = decision("", &[Pb::Insert, beyond], false).expect_err("not granted");
         assert!(error.to_string().contains("operations"), "{error}");

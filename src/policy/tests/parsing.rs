@@ -22,7 +22,7 @@ fn the_documented_examples_are_valid() {
 fn errors_name_the_place_and_the_problem() {
     let with = |line: &str| rule(line);
     let mut wrong = Vec::new();
-    for (yaml, place, words) in [
+    for (yaml, location, words) in [
         (String::new(), "line 1", "unexpected end"),
         ("version: 2\nrules: []".to_owned(), "version", "reads 1"),
         ("version: 1".to_owned(), "", "rules"),
@@ -264,8 +264,8 @@ fn errors_name_the_place_and_the_problem() {
             Err(problem) => problem,
         };
         let says = |it: &str| problem.to_lowercase().contains(&it.to_lowercase());
-        if !says(place) || !says(words) {
-            wrong.push(format!("{place:?}, {words:?}: {problem}\n{yaml}"));
+        if !says(location) || !says(words) {
+            wrong.push(format!("{location:?}, {words:?}: {problem}\n{yaml}"));
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
@@ -295,8 +295,8 @@ fn policies_beyond_the_bounds_are_rejected() {
     let deep = "{$and: [".repeat(11) + "{a: 1}" + &"]}".repeat(11);
     assert!(read(&rule(&format!("filter: {deep}"))).is_err());
     // Would overflow the stack of a parser with unbounded recursion.
-    let abyss = "[".repeat(100_000);
-    assert!(read(&rule(&format!("filter: {abyss}"))).is_err());
+    let nested = "[".repeat(100_000);
+    assert!(read(&rule(&format!("filter: {nested}"))).is_err());
     let many = (0..201).map(|it| format!("a{it}: 1, ")).collect::<String>();
     assert!(read(&rule(&format!("filter: {{{many}}}"))).is_err_and(|it| it.contains("200")));
     assert!(file::read(b"version: 1\nrules: []\n# \xff", true).is_err());
@@ -305,14 +305,14 @@ fn policies_beyond_the_bounds_are_rejected() {
 /// MongoDB's own tokens contain document keys.
 #[test]
 fn filters_and_hidden_fields_require_encrypted_tokens() {
-    for (line, place) in [
+    for (line, location) in [
         ("hide: [ssn]", "rules[0].hide"),
         ("filter: {tenant: a}", "rules[0].filter"),
     ] {
         let yaml = rule(line);
         assert!(file::read(yaml.as_bytes(), true).is_ok());
         let problem = file::read(yaml.as_bytes(), false).expect_err("tokens would reveal keys");
-        assert!(problem.starts_with(place), "{problem}");
+        assert!(problem.starts_with(location), "{problem}");
         assert!(problem.contains("--token-key-file"), "{problem}");
     }
 }

@@ -21,9 +21,9 @@ use crate::{
 const SECRET: &str = "5ec7e7";
 const LIMIT: u32 = 64 << 10;
 
-/// Returns a watch of one insert, with 1 MiB of hidden and `shown` bytes of visible data, and that event.
-async fn watching(oversize: Oversize, shown: usize) -> (Watch, Watcher, EventSelection) {
-    let document = doc! { "_id": 1, "ssn": SECRET.repeat((1 << 20) / SECRET.len()), "text": "x".repeat(shown) };
+/// Returns a watch of one insert, with 1 MiB of hidden and `visible_bytes` bytes of visible data, and that event.
+async fn watching(oversize: Oversize, visible_bytes: usize) -> (Watch, Watcher, EventSelection) {
+    let document = doc! { "_id": 1, "ssn": SECRET.repeat((1 << 20) / SECRET.len()), "text": "x".repeat(visible_bytes) };
     let key = doc! { "_id": 1, "ssn": SECRET };
     let insert = event(
         "a",
@@ -79,8 +79,8 @@ fn response(frame: Frame) -> (pb::WatchResponse, Bytes) {
 /// Chunks contain only what the client may see, and so do the reported sizes.
 #[tokio::test(start_paused = true)]
 async fn chunks_and_their_sizes_exclude_hidden_fields() {
-    let shown = 200 << 10;
-    let (watch, watcher, selection) = watching(Oversize::Chunk, shown).await;
+    let visible_bytes = 200 << 10;
+    let (watch, watcher, selection) = watching(Oversize::Chunk, visible_bytes).await;
     let Ok(Delivery::Chunks(mut chunks)) = deliver(&watch, &watcher, &selection, 0, None, 1) else {
         panic!("it is not sent in chunks");
     };
@@ -97,7 +97,7 @@ async fn chunks_and_their_sizes_exclude_hidden_fields() {
             panic!("{response:?}");
         };
         assert!(
-            (shown..shown + 1_000).contains(&(chunk.total_bytes as usize)),
+            (visible_bytes..visible_bytes + 1_000).contains(&(chunk.total_bytes as usize)),
             "{}",
             chunk.total_bytes
         );
@@ -107,7 +107,7 @@ async fn chunks_and_their_sizes_exclude_hidden_fields() {
             let change = pb::ChangeEvent::decode(data.freeze()).unwrap();
             assert_eq!(change.resume_token, response.resume_token);
             let token = ResumeToken::decode(&change.resume_token, None).unwrap();
-            assert_eq!(token.audience(), watch.view.token_audience);
+            assert_eq!(token.token_audience(), watch.view.token_audience);
             return;
         }
     }
@@ -115,8 +115,8 @@ async fn chunks_and_their_sizes_exclude_hidden_fields() {
 
 #[tokio::test(start_paused = true)]
 async fn stubs_and_their_sizes_exclude_hidden_fields() {
-    let shown = 200 << 10;
-    let (watch, watcher, selection) = watching(Oversize::Omit, shown).await;
+    let visible_bytes = 200 << 10;
+    let (watch, watcher, selection) = watching(Oversize::Omit, visible_bytes).await;
     let Ok(Delivery::Stub(frame)) = deliver(&watch, &watcher, &selection, 0, None, 1) else {
         panic!("there is no stub");
     };
@@ -128,17 +128,17 @@ async fn stubs_and_their_sizes_exclude_hidden_fields() {
     let Some(pb::change_event::Change::Omitted(omitted)) = &changes.changes[0].change else {
         panic!("{changes:?}");
     };
-    assert!((shown..shown + 1_000).contains(&(omitted.event_bytes as usize)));
+    assert!((visible_bytes..visible_bytes + 1_000).contains(&(omitted.event_bytes as usize)));
     let token = ResumeToken::decode(&response.resume_token, None).unwrap();
-    assert_eq!(token.audience(), watch.view.token_audience);
+    assert_eq!(token.token_audience(), watch.view.token_audience);
 
-    let (watch, watcher, selection) = watching(Oversize::Fail, shown).await;
+    let (watch, watcher, selection) = watching(Oversize::Fail, visible_bytes).await;
     let Ok(Delivery::Refused(Error::EventTooLarge { event_bytes, .. })) =
         deliver(&watch, &watcher, &selection, 0, None, 1)
     else {
         panic!("it is not rejected");
     };
-    assert!((shown..shown + 1_000).contains(&(event_bytes as usize)));
+    assert!((visible_bytes..visible_bytes + 1_000).contains(&(event_bytes as usize)));
 }
 
 /// Hidden fields do not count towards the size of an event.
@@ -152,7 +152,7 @@ async fn an_event_that_fits_without_its_hidden_fields_is_sent_whole() {
     let (_, bytes) = response(batch.into_frame().unwrap());
     assert!(bytes.len() < 1_000 && !has_secret(&bytes));
     assert_eq!(
-        ResumeToken::decode(&token, None).unwrap().audience(),
+        ResumeToken::decode(&token, None).unwrap().token_audience(),
         watch.view.token_audience
     );
 }

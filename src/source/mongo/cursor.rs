@@ -8,7 +8,7 @@ use tokio::time::{Duration, Instant, sleep_until};
 use crate::source::{
     Batch, Cursor, SourceError,
     failure::Failure,
-    reply::{ReplyContents, ReplyReader},
+    reply::{ReplyContents, ReplyDecoder},
 };
 
 use super::{MAX_AWAIT, reply_timeout::ReplyTimeout};
@@ -24,7 +24,7 @@ const EARLY_EMPTY_REPLY_PAUSE: Duration = Duration::from_millis(10);
 pub(super) struct MongoCursor {
     cursor: RawBatchCursor,
     reply_timeout: ReplyTimeout,
-    replies: ReplyReader,
+    decoder: ReplyDecoder,
     /// The time at which the awaited reply was requested.
     requested_at: Option<Instant>,
     /// The number of early empty replies in a row.
@@ -57,7 +57,7 @@ impl Cursor for MongoCursor {
                 self.requested_at = None;
                 let waited = requested_at.elapsed() >= MAX_AWAIT / 2;
                 let reply = Bytes::from_owner(Reply(reply));
-                let ReplyContents { batches, error } = self.replies.read(reply, waited);
+                let ReplyContents { batches, error } = self.decoder.decode(reply, waited);
                 self.pause_after(&batches, waited);
                 self.ready = batches;
                 self.ready.reverse();
@@ -68,16 +68,16 @@ impl Cursor for MongoCursor {
 }
 
 impl MongoCursor {
-    /// Returns the stream of `cursor`. `replies` decodes its replies, from the position where it was opened.
+    /// Returns the stream of `cursor`. `decoder` decodes its replies, from the position where it was opened.
     pub(super) fn new(
         cursor: RawBatchCursor,
         reply_timeout: ReplyTimeout,
-        replies: ReplyReader,
+        decoder: ReplyDecoder,
     ) -> Self {
         Self {
             cursor,
             reply_timeout,
-            replies,
+            decoder,
             requested_at: None,
             early_empty_replies: 0,
             pause_until: None,
@@ -102,7 +102,7 @@ impl MongoCursor {
     async fn reply(&mut self) -> Result<RawBatch, SourceError> {
         match self
             .reply_timeout
-            .wait(self.cursor.next(), self.replies.reached_time())
+            .wait(self.cursor.next(), self.decoder.reached_time())
             .await?
         {
             Some(reply) => Ok(reply?),

@@ -17,10 +17,10 @@ fn reply(events: &[Document], post_batch_token: &str) -> Bytes {
 
 /// Returns the position after the last of these replies to a stream that was opened at `from`.
 fn position_after(from: &Position, replies: &[Bytes]) -> Option<Position> {
-    let mut reader = ReplyReader::new(Some(from), Some(from.time()));
+    let mut decoder = ReplyDecoder::new(Some(from), Some(from.time()));
     let mut position = None;
     for reply in replies {
-        let contents = reader.read(reply.clone(), true);
+        let contents = decoder.decode(reply.clone(), true);
         assert!(contents.error.is_none(), "{:?}", contents.error);
         position = contents
             .batches

@@ -12,7 +12,7 @@ use crate::{
 pub struct RenderOptions<'v> {
     /// The format of documents.
     pub format: Format,
-    /// The view, with the hidden fields and the audience of the tokens.
+    /// The view, with the field mask and the token audience.
     pub view: &'v View,
 }
 

@@ -41,7 +41,7 @@ fn keys(lines: &[&str]) -> Arc<TokenKeys> {
     Arc::new(TokenKeys::parse(&lines.join("\n")).unwrap())
 }
 
-/// Returns all combinations of with and without an audience, encrypted and not.
+/// Returns all combinations of with and without a token audience, encrypted and not.
 fn every_context() -> [(TokenContext, Option<TokenAudience>); 4] {
     let encrypting = || token_context().with_keys(Some(keys(&[KEY])));
     let some = Some(TokenAudience([7; 8]));
@@ -99,16 +99,16 @@ fn forged(change: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
 #[test]
 fn every_kind_of_position_survives_encoding_and_decoding() {
     let anchor = Anchor::new(b"before", AT);
-    for (token_context, audience) in every_context() {
+    for (token_context, token_audience) in every_context() {
         for position in every_position() {
             let anchored = matches!(position, Position::HighWater { .. });
             for anchor in [None, Some(&anchor).filter(|_| anchored)] {
-                let encoded = token_context.encode(&position, anchor, audience);
+                let encoded = token_context.encode(&position, anchor, token_audience);
                 let read = ResumeToken::decode(&encoded, token_context.keys()).unwrap();
                 assert_eq!(read.position, position);
                 assert_eq!(read.anchor.as_ref(), anchor);
                 assert_eq!(read.origin, token_context.origin);
-                assert_eq!(read.audience(), audience);
+                assert_eq!(read.token_audience(), token_audience);
                 assert_eq!(read.was_encrypted(), token_context.keys().is_some());
             }
         }
@@ -192,15 +192,15 @@ fn an_encrypted_envelope_must_contain_a_plain_one() {
 
 #[test]
 fn a_token_is_encoded_again_for_another_audience() {
-    for (token_context, audience) in every_context() {
+    for (token_context, token_audience) in every_context() {
         let token = ResumeToken::decode(
             &token_context.encode(&event("8265"), None, None),
             token_context.keys(),
         )
         .unwrap();
         assert_eq!(
-            token.encode_for(audience, token_context.keys.clone()),
-            token_context.encode(&event("8265"), None, audience)
+            token.encode_for(token_audience, token_context.keys.clone()),
+            token_context.encode(&event("8265"), None, token_audience)
         );
     }
 }
@@ -239,10 +239,10 @@ fn a_bad_key_is_reported_by_line_and_never_shown() {
             "{problem}"
         );
     }
-    let shown = format!("{:?}", keys(&[KEY]));
+    let debug = format!("{:?}", keys(&[KEY]));
     assert!(
-        !shown.contains("AAAA") && !shown.contains("65, 65"),
-        "{shown}"
+        !debug.contains("AAAA") && !debug.contains("65, 65"),
+        "{debug}"
     );
 }
 
@@ -260,12 +260,12 @@ fn the_token_of_an_event_equals_that_of_the_position_after_it() {
         ),
     ] {
         let parsed = Event::for_tests(0..token.len(), operation, AT);
-        for (token_context, audience) in every_context() {
+        for (token_context, token_audience) in every_context() {
             let mut put = BytesMut::from(&b"before"[..]);
-            token_context.put_event(&mut put, &token, &parsed, audience);
+            token_context.put_event(&mut put, &token, &parsed, token_audience);
             let put = put.split_off(6);
-            assert_eq!(put, token_context.encode(&kind, None, audience));
-            assert_eq!(put.len(), token_context.encoded_len(&token, audience));
+            assert_eq!(put, token_context.encode(&kind, None, token_audience));
+            assert_eq!(put.len(), token_context.encoded_len(&token, token_audience));
         }
     }
 }
@@ -281,7 +281,7 @@ fn the_bytes_of_a_token_never_change() {
     );
 }
 
-/// The same holds for tokens with an audience and for encrypted tokens, which are equal on every replica.
+/// The same holds for tokens with a token audience and for encrypted tokens, which are equal on every replica.
 #[test]
 fn the_bytes_of_a_token_with_an_audience_and_of_an_encrypted_token_never_change() {
     let hex = |encoded: Bytes| -> String { encoded.iter().map(|it| format!("{it:02x}")).collect() };
@@ -332,13 +332,13 @@ fn a_token_longer_than_a_request_allows_is_refused() {
 /// A document key may have any size, and MongoDB's token contains it.
 #[test]
 fn the_token_of_an_event_with_a_huge_key_contains_its_time_instead() {
-    for (token_context, audience) in every_context() {
-        contains_its_time_if_huge(&token_context, audience);
+    for (token_context, token_audience) in every_context() {
+        contains_its_time_if_huge(&token_context, token_audience);
     }
 }
 
-fn contains_its_time_if_huge(token_context: &TokenContext, audience: Option<TokenAudience>) {
-    let largest_that_fits = MAX_ENVELOPE_LEN - token_context.overhead(audience) - ANCHOR_LEN;
+fn contains_its_time_if_huge(token_context: &TokenContext, token_audience: Option<TokenAudience>) {
+    let largest_that_fits = MAX_ENVELOPE_LEN - token_context.overhead(token_audience) - ANCHOR_LEN;
     for (length, fits) in [
         (largest_that_fits, true),
         (largest_that_fits + 1, false),
@@ -349,8 +349,11 @@ fn contains_its_time_if_huge(token_context: &TokenContext, audience: Option<Toke
             token: token.clone(),
             time: AT,
         };
-        let encoded = token_context.encode(&position, None, audience);
-        assert_eq!(encoded.len(), token_context.encoded_len(&token, audience));
+        let encoded = token_context.encode(&position, None, token_audience);
+        assert_eq!(
+            encoded.len(),
+            token_context.encoded_len(&token, token_audience)
+        );
         assert!(encoded.len() <= MAX_ENVELOPE_LEN);
         let expected = if fits { position } else { Position::Time(AT) };
         assert_eq!(
@@ -430,8 +433,8 @@ proptest! {
         at: prop::sample::Index,
         flip in 1..=255u8,
     ) {
-        let (token_context, audience) = &every_context()[context];
-        let mut bytes = token_context.encode(&every_position()[kind], None, *audience).to_vec();
+        let (token_context, token_audience) = &every_context()[context];
+        let mut bytes = token_context.encode(&every_position()[kind], None, *token_audience).to_vec();
         let at = at.index(bytes.len());
         bytes[at] ^= flip;
         prop_assert!(ResumeToken::decode(&bytes, token_context.keys()).is_err());
@@ -443,8 +446,8 @@ proptest! {
         context in 0..4usize,
         at: prop::sample::Index,
     ) {
-        let (token_context, audience) = &every_context()[context];
-        let encoded = token_context.encode(&every_position()[kind], None, *audience);
+        let (token_context, token_audience) = &every_context()[context];
+        let encoded = token_context.encode(&every_position()[kind], None, *token_audience);
         let cut = encoded.slice(..at.index(encoded.len()));
         prop_assert!(ResumeToken::decode(&cut, token_context.keys()).is_err());
     }
@@ -455,8 +458,8 @@ proptest! {
         context in 0..4usize,
         added in proptest::collection::vec(any::<u8>(), 1..40),
     ) {
-        let (token_context, audience) = &every_context()[context];
-        let encoded = token_context.encode(&every_position()[kind], None, *audience);
+        let (token_context, token_audience) = &every_context()[context];
+        let encoded = token_context.encode(&every_position()[kind], None, *token_audience);
         let behind = [&encoded[..], &added].concat();
         prop_assert!(ResumeToken::decode(&behind, token_context.keys()).is_err());
         let in_front = [&added, &encoded[..]].concat();

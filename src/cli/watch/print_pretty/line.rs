@@ -52,13 +52,13 @@ impl Line {
         };
         let cut = columns_left != usize::MAX;
         for (style, text) in &parts {
-            let shown = fit(text, &mut columns_left);
+            let visible = fit(text, &mut columns_left);
             if color && *style != PLAIN {
-                let _ = write!(out, "{style}{shown}{style:#}");
+                let _ = write!(out, "{style}{visible}{style:#}");
             } else {
-                out.push_str(shown);
+                out.push_str(visible);
             }
-            if shown.len() < text.len() {
+            if visible.len() < text.len() {
                 break;
             }
         }

@@ -21,7 +21,7 @@ fn has_before() -> Document {
     doc! { "fullDocumentBeforeChange": { "$ne": Bson::Null } }
 }
 
-fn not_a_judged_delete() -> Document {
+fn not_a_delete_with_pre_image() -> Document {
     doc! { "$or": [
         { "operationType": { "$ne": "delete" } },
         { "fullDocumentBeforeChange": { "$eq": Bson::Null } },
@@ -248,7 +248,7 @@ fn with_pre_images_either_document_may_match_and_a_delete_is_decided_by_its_pre_
             [documents_by(vec![
                 after.clone(),
                 old.clone(),
-                doc! { "$and": [no_after(), not_a_judged_delete()] },
+                doc! { "$and": [no_after(), not_a_delete_with_pre_image()] },
             ])]
         );
         let drop = pb::WatchRequest {
@@ -279,7 +279,7 @@ fn with_pre_images_the_id_is_still_read_from_the_key() {
                     key.clone(),
                     { "fullDocumentBeforeChange.a": { "$eq": 1 } },
                 ] }] },
-                doc! { "$and": [no_after(), not_a_judged_delete(), key] },
+                doc! { "$and": [no_after(), not_a_delete_with_pre_image(), key] },
             ]),
         ]
     );

@@ -268,9 +268,9 @@ fn the_common_fields_of_an_event_are_never_hidden() {
 
 #[test]
 fn a_token_has_the_audience_of_the_view_and_the_announced_length() {
-    let audience = Some(TokenAudience([7; 8]));
+    let token_audience = Some(TokenAudience([7; 8]));
     let view = View {
-        token_audience: audience,
+        token_audience: token_audience,
         ..View::unrestricted()
     };
     let keys = crate::wire::TokenKeys::parse(&format!("{}=", "Q".repeat(43))).unwrap();
@@ -289,8 +289,8 @@ fn a_token_has_the_audience_of_the_view_and_the_announced_length() {
         let token =
             crate::wire::ResumeToken::decode(&change.resume_token, token_context.keys()).unwrap();
         assert_eq!(
-            (token.audience(), token.was_encrypted()),
-            (audience, keys.is_some())
+            (token.token_audience(), token.was_encrypted()),
+            (token_audience, keys.is_some())
         );
     }
 }

@@ -45,7 +45,7 @@ pub struct TlsSettings {
 pub struct ClientCertificates {
     /// The authorities, PEM.
     pub ca_file: PathBuf,
-    /// True if clients without a certificate are rejected.
+    /// `true` if clients without a certificate are rejected.
     pub required: bool,
 }
 
@@ -116,8 +116,8 @@ impl Tls {
     /// Reads and checks the files. Also returns the files, to [`follow`](Self::follow) their changes.
     ///
     /// # Errors
-    /// Fails if a file can't be read or has invalid contents, or when the key does not belong to the certificate.
-    /// The error names the flag and the file.
+    /// Fails if a file can't be read or has invalid contents, or when the key does not belong to the
+    /// certificate. The error names the flag and the file.
     pub async fn read(settings: TlsSettings) -> Result<(Self, ReloadedFiles), String> {
         let paths = settings.files().into_iter().map(|(_, path)| path.clone());
         let (files, contents) = match ReloadedFiles::read(RELOAD_LABEL, paths.collect()).await {
@@ -152,8 +152,8 @@ impl Tls {
     }
 
     /// Checks the files for changes every `interval`. New contents apply to new handshakes and to the
-    /// [`ClientTrust`] of open connections. If any file is invalid, or a new certificate is not valid now, all
-    /// previous contents stay in force. Never returns.
+    /// [`ClientTrust`] of open connections. If any file is invalid, or a new certificate is not valid now,
+    /// all previous contents stay in force. Never returns.
     pub async fn follow(&self, files: ReloadedFiles, interval: Duration, metrics: &Metrics) {
         let apply = |contents: &[Vec<u8>]| {
             let loaded = load(&self.settings, contents)?;

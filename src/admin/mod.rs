@@ -33,7 +33,7 @@ pub struct Admin {
     pub hub: Hub,
     /// The metrics of the process.
     pub metrics: Arc<Metrics>,
-    /// True once the server is ready for clients.
+    /// `true` once the server is ready for clients.
     pub ready: Arc<AtomicBool>,
     /// The log level of the process.
     pub log_level: LogLevel,

@@ -43,7 +43,7 @@ pub(super) struct JwtVerifier {
 struct Header {
     alg: String,
     kid: Option<String>,
-    /// True if the token has critical extensions, none of which is supported.
+    /// `true` if the token has critical extensions, none of which is supported.
     #[serde(default, deserialize_with = "is_present")]
     crit: bool,
 }

@@ -40,7 +40,7 @@ struct FetchState {
     is_running: bool,
     /// The number of completed fetches.
     completed: u64,
-    /// True if the last fetch succeeded.
+    /// `true` if the last fetch succeeded.
     succeeded: bool,
 }
 

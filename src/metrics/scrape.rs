@@ -7,7 +7,7 @@ use super::{CATALOGUE, FEED_LAG, MEMORY_LIMIT, MEMORY_USED, OPLOG_HEADROOM, READ
 /// Gauge values measured at a scrape.
 #[derive(Debug, Clone, Default)]
 pub struct ScrapedGauges {
-    /// True if the instance is ready for clients.
+    /// `true` if the instance is ready for clients.
     pub ready: bool,
     /// The lag of each feed in seconds, with its scope.
     pub feed_lags: Vec<(String, f64)>,

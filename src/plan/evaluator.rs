@@ -130,10 +130,10 @@ fn transition(before: Option<bool>, now: Option<bool>) -> MatchTransition {
 enum Node {
     Field {
         path: Path,
-        /// True if the path is in the document key, which is known without a document.
+        /// `true` if the path is in the document key, which is known without a document.
         on_key: bool,
         test: ValueTest,
-        /// True if the condition is that no value passes `test`.
+        /// `true` if the condition is that no value passes `test`.
         negated: bool,
     },
     Changed(ChangedCondition),

@@ -19,7 +19,7 @@ pub struct Residual {
     pub filter: Option<Predicate>,
     /// The result of the filter where it is unknown for lack of a document.
     pub missing_image: MissingImage,
-    /// True if the filter also applies to the document before the change.
+    /// `true` if the filter also applies to the document before the change.
     pub pre_images: bool,
 }
 

@@ -32,7 +32,7 @@ pub struct RequestLimits {
     pub min_max_message_bytes: u32,
     /// The largest `max_message_bytes` of a request.
     pub max_max_message_bytes: u32,
-    /// True if a request may watch the whole deployment.
+    /// `true` if a request may watch the whole deployment.
     pub allow_deployment: bool,
 }
 
@@ -71,7 +71,7 @@ pub struct Watch {
     pub full_document: FullDocument,
     /// The document before the change in events.
     pub before_change: BeforeChange,
-    /// True if expanded events are delivered.
+    /// `true` if expanded events are delivered.
     pub expanded: bool,
     /// The encoding of documents.
     pub format: Format,

@@ -301,7 +301,8 @@ fn may_name_fields(operation: Operation) -> bool {
 }
 
 /// Parses the granted values of `full_document`. An update lookup returns the current document, but a filter
-/// must evaluate the event with the document of its own time. So a rule with a filter grants lookups only by name.
+/// must evaluate the event with the document of its own time. So a rule with a filter grants lookups only by
+/// name.
 fn parse_full_document(
     at: &str,
     names: Option<&[String]>,

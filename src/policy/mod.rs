@@ -35,7 +35,7 @@ pub struct Policy(Arc<Inner>);
 struct Inner {
     /// `None` allows everything.
     rules: ArcSwapOption<Vec<Rule>>,
-    /// True if resume tokens are encrypted.
+    /// `true` if resume tokens are encrypted.
     tokens_encrypted: bool,
     changes: watch::Sender<u64>,
 }

@@ -41,8 +41,8 @@ pub(super) enum ClaimRequirement {
     OneOf(Vec<Value>),
 }
 
-/// The reason why a rule denies a request: the message for the caller (`None` for the default message), and the
-/// reason for the log.
+/// The reason why a rule denies a request: the message for the caller (`None` for the default message), and
+/// the reason for the log.
 pub(super) struct Refusal {
     pub(super) message: Option<String>,
     pub(super) logged_reason: &'static str,
@@ -165,8 +165,8 @@ impl Rule {
     }
 
     /// Returns the token audience of a caller: callers with the same values of the claims in the filter, or,
-    /// if the filter has no claims, callers of the same rule. The filter itself is not included, so that tokens
-    /// stay valid when it changes.
+    /// if the filter has no claims, callers of the same rule. The filter itself is not included, so that
+    /// tokens stay valid when it changes.
     fn token_audience(&self, claims: &Map<String, Value>) -> Option<TokenAudience> {
         let named = self.filter.as_ref()?.claims();
         let mut hash = Sha256::new();

@@ -210,7 +210,7 @@ fn add_error_details(response: &mut Response<Body>) {
 struct BodyTimeout {
     body: Body,
     limit: Duration,
-    /// True if the limit applies to each frame instead of the whole body.
+    /// `true` if the limit applies to each frame instead of the whole body.
     per_frame: bool,
     deadline: Pin<Box<Sleep>>,
     metrics: Arc<Metrics>,

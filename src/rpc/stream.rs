@@ -84,9 +84,9 @@ pub(super) struct WatchStream {
     /// The times in the last `Progress`: the reached time and MongoDB's own time. Neither may go back, even
     /// if a clock does.
     reported: (ClusterTime, Option<ClusterTime>),
-    /// True if a `Progress` is due.
+    /// `true` if a `Progress` is due.
     progress_due: bool,
-    /// True if it is time to check whether the end time has passed.
+    /// `true` if it is time to check whether the end time has passed.
     check_end: bool,
 }
 

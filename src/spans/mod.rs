@@ -93,7 +93,7 @@ pub struct SpanEnd {
     pub code: i32,
     /// The reason of its end.
     pub reason: &'static str,
-    /// True if the server or MongoDB is at fault.
+    /// `true` if the server or MongoDB is at fault.
     pub is_fault: bool,
     /// The number of events sent.
     pub events: u64,

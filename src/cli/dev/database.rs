@@ -106,7 +106,7 @@ impl Database {
 struct NotStarted {
     why: String,
     log: String,
-    /// True if the server exited by itself.
+    /// `true` if the server exited by itself.
     ended: bool,
 }
 

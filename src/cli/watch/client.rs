@@ -81,7 +81,7 @@ pub(super) struct Watcher {
     token: Option<Bytes>,
     /// The number of changes printed so far.
     printed: u64,
-    /// True once the watch has been open on any connection.
+    /// `true` once the watch has been open on any connection.
     was_open: bool,
 }
 

@@ -40,8 +40,8 @@ impl CredentialArgs {
     /// Adds the current content of the files to a request.
     ///
     /// # Errors
-    /// A message without secrets, if a file can't be used, or if the credentials would be sent to another machine
-    /// without TLS.
+    /// A message without secrets, if a file can't be used, or if the credentials would be sent to another
+    /// machine without TLS.
     pub fn attach<T>(&self, server: &Server, request: &mut Request<T>) -> Result<(), String> {
         if self.are_given() && !self.allow_insecure && !is_private(&server.0) {
             return Err(format!(

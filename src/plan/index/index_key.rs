@@ -28,9 +28,9 @@ pub(super) struct IndexKey<F> {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct LookupField {
     pub(super) path: String,
-    /// True if the filter also applies to the document before the change.
+    /// `true` if the filter also applies to the document before the change.
     pub(super) pre_images: bool,
-    /// True if an event passes when the value is unknown.
+    /// `true` if an event passes when the value is unknown.
     pub(super) passes_unknown: bool,
 }
 

@@ -50,7 +50,7 @@ struct FilterGroup {
 #[derive(Debug)]
 struct IndexedField {
     path: Path,
-    /// True if the path is part of the document key.
+    /// `true` if the path is part of the document key.
     on_key: bool,
 }
 

@@ -21,7 +21,8 @@ use crate::{
 const SECRET: &str = "5ec7e7";
 const LIMIT: u32 = 64 << 10;
 
-/// Returns a watch of one insert, with 1 MiB of hidden and `visible_bytes` bytes of visible data, and that event.
+/// Returns a watch of one insert, with 1 MiB of hidden and `visible_bytes` bytes of visible data, and that
+/// event.
 async fn watching(oversize: Oversize, visible_bytes: usize) -> (Watch, Watcher, EventSelection) {
     let document = doc! { "_id": 1, "ssn": SECRET.repeat((1 << 20) / SECRET.len()), "text": "x".repeat(visible_bytes) };
     let key = doc! { "_id": 1, "ssn": SECRET };
@@ -145,7 +146,7 @@ async fn stubs_and_their_sizes_exclude_hidden_fields() {
 #[tokio::test(start_paused = true)]
 async fn an_event_that_fits_without_its_hidden_fields_is_sent_whole() {
     let (watch, _watcher, selection) = watching(Oversize::Fail, 100).await;
-    let mut batch = crate::rpc::batch::Batch::new(&watch);
+    let mut batch = crate::rpc::batch::BatchBuilder::new(&watch);
     let mut token = Vec::new();
     let filled = batch.fill(&selection, &watch.view, &mut token).unwrap();
     assert_eq!((filled.count, filled.stopped), (1, None));

@@ -58,8 +58,8 @@ fn measure(events: &[Vec<u8>], mut pass: impl FnMut(&EventFields<'_>) -> u64) ->
         let (mut seen, mut passed) = (0_u64, 0_u64);
         while start.elapsed() < LONG_ENOUGH {
             for event in events {
-                let subject = EventFields::read(Operation::Insert, black_box(event));
-                passed += pass(&subject);
+                let event_fields = EventFields::read(Operation::Insert, black_box(event));
+                passed += pass(&event_fields);
                 seen += 1;
             }
         }
@@ -85,20 +85,20 @@ fn main() {
         for (number, residual) in residuals.iter().enumerate() {
             index.insert(number, residual);
         }
-        let indexed = measure(&events, |subject| {
+        let indexed = measure(&events, |event_fields| {
             let mut passed = 0;
-            index.matches(subject, |number, crossing| {
-                black_box((number, crossing));
+            index.matches(event_fields, |number, transition| {
+                black_box((number, transition));
                 passed += 1;
             });
             passed
         });
 
-        let judges: Vec<Evaluator> = residuals.iter().map(Evaluator::new).collect();
-        let each = measure(&events, |subject| {
-            judges
+        let evaluators: Vec<Evaluator> = residuals.iter().map(Evaluator::new).collect();
+        let each = measure(&events, |event_fields| {
+            evaluators
                 .iter()
-                .filter(|judge| black_box(judge.evaluate(subject)).is_some())
+                .filter(|evaluator| black_box(evaluator.evaluate(event_fields)).is_some())
                 .count() as u64
         });
         println!("{count:>8} {indexed:>16.0} {each:>16.0}");

@@ -212,14 +212,14 @@ fn groups_in_braces_are_expanded() {
 #[test]
 fn no_module_imports_a_later_one() {
     let modules = modules();
-    let place = |name: &str| modules.iter().position(|module| module == name);
+    let position_of = |name: &str| modules.iter().position(|module| module == name);
     let mut breaches = Vec::new();
     for source in sources() {
-        let own = place(source.module());
+        let own = position_of(source.module());
         assert!(own.is_some(), "{} is of no module of lib.rs", source.path);
         for path in source.paths() {
             let segments: Vec<&str> = path.split("::").collect();
-            if segments[0] == "crate" && place(segments[1]) > own {
+            if segments[0] == "crate" && position_of(segments[1]) > own {
                 breaches.push(format!("{} names {path}", source.path));
             }
             // Otherwise the rule could be bypassed.

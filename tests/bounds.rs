@@ -273,7 +273,7 @@ async fn a_field_of_a_later_version_is_refused_at_every_depth() {
     let path = length_delimited(1, b"status");
     let in_field = |inner: &[u8]| in_filter(&length_delimited(1, &[&path[..], inner].concat()));
     type Wrap<'a> = Box<dyn Fn(&[u8]) -> Vec<u8> + 'a>;
-    let places: Vec<(&str, Wrap<'_>)> = vec![
+    let paths: Vec<(&str, Wrap<'_>)> = vec![
         ("WatchRequest", Box::new(<[u8]>::to_vec)),
         ("filters[0]", Box::new(in_filter)),
         ("filters[0].field", Box::new(in_field)),
@@ -309,19 +309,19 @@ async fn a_field_of_a_later_version_is_refused_at_every_depth() {
             Box::new(|inner| length_delimited(14, inner)),
         ),
     ];
-    for (place, wrap) in &places {
+    for (path, wrap) in &paths {
         for later in later {
             let bytes = [&scope[..], &wrap(later)].concat();
             let (_, status) = answer(&channel, post(WATCH), framed(0, &bytes)).await;
-            let status = status.unwrap_or_else(|| panic!("{place}: a watch was opened"));
-            assert_eq!(status.code(), Code::Unimplemented, "{place}: {status:?}");
+            let status = status.unwrap_or_else(|| panic!("{path}: a watch was opened"));
+            assert_eq!(status.code(), Code::Unimplemented, "{path}: {status:?}");
             let info = error_info(&status);
             assert_eq!(info.reason, "NOT_IMPLEMENTED");
             assert_eq!(info.metadata["field"], "99");
-            assert_eq!(info.metadata["message"], *place);
+            assert_eq!(info.metadata["message"], *path);
         }
     }
-    tally(Figure::BadInputs, (places.len() * later.len()) as u64);
+    tally(Figure::BadInputs, (paths.len() * later.len()) as u64);
 }
 
 /// Of two starts, or two operators of one condition, protobuf parsers take the later one.

@@ -266,12 +266,12 @@ async fn a_network_can_be_cut_held_back_and_refused() {
 fn samples_of_metrics_are_summed_by_name_and_labels() {
     let samples = support::Samples::parse(
         "# HELP weir_watches Watches.\n# TYPE weir_watches gauge\nweir_watches{state=\"live\"} \
-         2\nweir_watches{state=\"parked\",x=\"a b\"} 1\nweir_watches_started_total 7\n\n",
+         2\nweir_watches{state=\"opening\",x=\"a b\"} 1\nweir_watches_started_total 7\n\n",
     );
     assert_eq!(samples.sum("weir_watches"), 3.0);
     assert_eq!(samples.sum_where("weir_watches", &[("state", "live")]), 2.0);
     assert_eq!(
-        samples.sum_where("weir_watches", &[("x", "a b"), ("state", "parked")]),
+        samples.sum_where("weir_watches", &[("x", "a b"), ("state", "opening")]),
         1.0
     );
     assert_eq!(samples.sum("weir_watches_started_total"), 7.0);

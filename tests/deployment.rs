@@ -165,7 +165,11 @@ async fn systemd_accepts_the_unit() {
     assert!(status.success() && verify.stderr().is_empty(), "{verify}");
 
     let arguments = ["security", "--offline=true", "--threshold=20", path];
-    let mut judge = support::ChildProcess::start("security", "systemd-analyze", arguments);
-    let status = within("systemd's judgement", judge.wait_for_exit(WAIT_LIMIT)).await;
-    assert!(status.success(), "an exposure above 2.0: {judge}");
+    let mut security = support::ChildProcess::start("security", "systemd-analyze", arguments);
+    let status = within(
+        "systemd's security check",
+        security.wait_for_exit(WAIT_LIMIT),
+    )
+    .await;
+    assert!(status.success(), "an exposure above 2.0: {security}");
 }

@@ -34,9 +34,9 @@ fn passed(residual: &Residual, events: &[Document]) -> Passed {
     let mut passed = Passed::new();
     for event in events {
         let bytes = event.to_vec().expect("an event is BSON");
-        let subject = EventFields::read(operation_of(event), &bytes);
-        if let Some(crossing) = evaluator.evaluate(&subject) {
-            passed.insert((name_of(event), crossing.to_pb() as i32));
+        let event_fields = EventFields::read(operation_of(event), &bytes);
+        if let Some(transition) = evaluator.evaluate(&event_fields) {
+            passed.insert((name_of(event), transition.to_pb() as i32));
         }
     }
     passed
@@ -85,7 +85,7 @@ async fn disagreement(database: &Database, scenario: &Scenario) -> Result<(), St
             shared = Some(streams.events(&Plan::shared(&watch)).await);
         }
         let shared = shared.as_deref().unwrap_or_default();
-        let residual = Residual::full(&watch);
+        let residual = Residual::for_shared(&watch);
         let evaluated = passed(&residual, shared);
 
         let explain = |what: &str, theirs: &Passed, ours: &Passed| {
@@ -130,13 +130,15 @@ async fn disagreement(database: &Database, scenario: &Scenario) -> Result<(), St
     }
     for event in shared.iter().flatten() {
         let bytes = event.to_vec().expect("an event is BSON");
-        let subject = EventFields::read(operation_of(event), &bytes);
+        let event_fields = EventFields::read(operation_of(event), &bytes);
         let mut found: Vec<(usize, MatchTransition)> = Vec::new();
-        index.matches(&subject, |key, crossing| found.push((key, crossing)));
+        index.matches(&event_fields, |key, transition| {
+            found.push((key, transition))
+        });
         found.sort_by_key(|(key, _)| *key);
         let expected: Vec<(usize, MatchTransition)> = (0..)
             .zip(&one_by_one)
-            .filter_map(|(key, evaluator)| Some((key, evaluator.evaluate(&subject)?)))
+            .filter_map(|(key, evaluator)| Some((key, evaluator.evaluate(&event_fields)?)))
             .collect();
         if found != expected {
             return Err(format!(
@@ -181,15 +183,15 @@ fn random_filters_pass_some_events_and_not_others() {
             .expect("a scenario");
         for case in &scenario.cases {
             let watch = case.watch("d", "c", &scenario);
-            let evaluator = Evaluator::new(&Residual::full(&watch));
+            let evaluator = Evaluator::new(&Residual::for_shared(&watch));
             for change in &scenario.changes {
                 if let Change::Insert(document) = change {
                     let id = document.get("_id").cloned().unwrap_or(Bson::Null);
                     let event = doc! {"documentKey": {"_id": id}, "fullDocument": document};
                     let bytes = event.to_vec().expect("BSON");
-                    let subject = EventFields::read(Operation::Insert, &bytes);
+                    let event_fields = EventFields::read(Operation::Insert, &bytes);
                     all += 1;
-                    passing += u32::from(evaluator.evaluate(&subject).is_some());
+                    passing += u32::from(evaluator.evaluate(&event_fields).is_some());
                 }
             }
         }

@@ -53,7 +53,7 @@ async fn deployment_weir(database: &Database) -> Weir {
 
 /// The collections that an event names; none where it concerns a whole database.
 fn collections_of(event: &Document) -> Vec<&str> {
-    let names = ["ns", "to"].map(|place| event.get_document(place).ok()?.get_str("coll").ok());
+    let names = ["ns", "to"].map(|field| event.get_document(field).ok()?.get_str("coll").ok());
     names.into_iter().flatten().collect()
 }
 

@@ -33,29 +33,29 @@ async fn wait_for_release(database: &Database, metrics: impl AsyncFn() -> Sample
 /// ends, so that clients which come and go cannot start any number of them.
 #[tokio::test]
 async fn cancelled_openings_count_until_mongodb_answers() {
-    const TURNS: usize = 2;
+    const MAX_CATCH_UPS: usize = 2;
     let database = Database::options().start().await;
     let first = Weir::start(&database).await;
     let token = first.watch(database.watch_request(&[ORDERS])).await.token();
     insert(&database, 0).await;
-    let weir = Weir::with(&database, |config| config.max_catch_ups = TURNS).await;
+    let weir = Weir::with(&database, |config| config.max_catch_ups = MAX_CATCH_UPS).await;
     let mut live = weir.watch(database.watch_request(&[ORDERS])).await;
     let catch_ups = async || weir.metrics().await.sum("weir_catch_ups");
 
     let slow = FailCommand::on(&["aggregate"]).block(Duration::from_secs(4));
     database.fail(slow.app_name("weir")).await;
-    for _ in 0..3 * TURNS {
+    for _ in 0..3 * MAX_CATCH_UPS {
         let request = resume(&database, token.clone());
         let mut client = weir.client().await;
         let given_up = timeout(Duration::from_millis(50), client.watch(request));
         drop(given_up.await);
     }
-    eventually("the turns are taken", async || catch_ups().await >= 2.0).await;
+    eventually("the permits are taken", async || catch_ups().await >= 2.0).await;
     database.clear_failures().await;
     insert(&database, 1).await;
     live.next_change().await;
     assert_eq!(catch_ups().await, 2.0, "before MongoDB has answered");
-    eventually("the turns are free", async || catch_ups().await == 0.0).await;
+    eventually("the permits are free", async || catch_ups().await == 0.0).await;
     eventually("one cursor is open", async || {
         database.open_cursors().await == 2
     })

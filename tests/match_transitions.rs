@@ -164,8 +164,12 @@ async fn match_is_unset_when_it_is_unknown() {
                 "{kept} {before:?}"
             );
             // Before an insert there is no document, which is always known if it is asked for.
-            let asked = filtered && before != pb::FullDocumentBeforeChange::Off;
-            let entered = if asked { Entered } else { Unspecified };
+            let transition_expected = filtered && before != pb::FullDocumentBeforeChange::Off;
+            let entered = if transition_expected {
+                Entered
+            } else {
+                Unspecified
+            };
             assert_eq!(
                 inserted,
                 [("insert".to_owned(), entered)],

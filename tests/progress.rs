@@ -110,9 +110,9 @@ async fn progress_never_overtakes_data_under_concurrent_writes() {
             })),
         };
         let filter = either(vec![all, eq("_id", json!(LAST))]);
-        let asked = request(&database, *mode, &[filter]);
-        let watch = weir.watch(asked.clone()).await;
-        watches.push((asked, watch, Received::default()));
+        let watch_request = request(&database, *mode, &[filter]);
+        let watch = weir.watch(watch_request.clone()).await;
+        watches.push((watch_request, watch, Received::default()));
     }
     let progressing = watches.iter_mut().map(async |(_, watch, reported)| {
         reported.until_progressed(watch, 5).await;
@@ -126,12 +126,12 @@ async fn progress_never_overtakes_data_under_concurrent_writes() {
     orders.insert_one(last).await.expect("an insert");
     let replica = Weir::start(&database).await;
     let mut checked = 0;
-    for (asked, watch, reported) in &mut watches {
+    for (watch_request, watch, reported) in &mut watches {
         reported.until_id(watch, LAST).await;
         for (token, delivered) in &reported.progresses {
             let resumed = pb::WatchRequest {
                 start: Some(pb::watch_request::Start::ResumeToken(token.clone())),
-                ..asked.clone()
+                ..watch_request.clone()
             };
             let rest = &reported.ids[*delivered..];
             if rest.is_empty() {
@@ -145,7 +145,7 @@ async fn progress_never_overtakes_data_under_concurrent_writes() {
                 again.ids,
                 rest,
                 "{:?}, which got {:?}",
-                asked.feed_mode(),
+                watch_request.feed_mode(),
                 reported.ids
             );
             checked += 1;

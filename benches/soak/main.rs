@@ -68,8 +68,8 @@ async fn main() -> ExitCode {
         fault_pause: options.fault_every,
         fault_length: Duration::from_secs(4),
         longest_pause: Duration::from_secs(10),
-        // Two thousand clients that resume at once have to take turns, and half-open connections
-        // hold up some of the turns.
+        // Two thousand clients that resume at once wait for catch-up permits, and half-open
+        // connections keep some of the permits for long.
         calm: Duration::from_secs(300),
         empty: Duration::from_secs(60),
         growth: options.growth.as_u64() as f64,

@@ -86,7 +86,7 @@ fn residuals(request: &pb::WatchRequest) -> Vec<Residual> {
     requests
         .filter_map(|(request, &(missing_image, before_change))| {
             let watch = Watch::from_request(request, &limits).ok()?;
-            Some(Residual::full(&Watch {
+            Some(Residual::for_shared(&Watch {
                 missing_image,
                 before_change,
                 ..watch

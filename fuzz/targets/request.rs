@@ -45,7 +45,10 @@ pub fn run(data: &[u8]) {
         }
         let _ = plan.unfiltered();
     }
-    for residual in [Residual::full(&watch), Residual::for_dedicated(&watch)] {
+    for residual in [
+        Residual::for_shared(&watch),
+        Residual::for_dedicated(&watch),
+    ] {
         assert_eq!(residual.key(), residual.clone().key());
         let _ = Evaluator::new(&residual);
         let mut index = FilterIndex::new();

@@ -22,7 +22,7 @@ use crate::{
         feed::BatchSegmenter,
         open::OpenedStream,
         registry::OpenFeed,
-        ring::{FeedPosition, Invalidation, JoinEvidence, JoinPoint, RingCursor},
+        ring::{FeedPosition, Invalidation, JoinEvidence, JoinPoint, RingReader},
         segment::EventSelection,
         stream::{ReconnectingStream, StageObserver, detach, next_time},
         subscriber::Subscriber,
@@ -173,8 +173,8 @@ impl CatchUp {
             CatchUpStart::WaitingForPermit => {
                 let permit = self.hub.catch_up_permits.acquire().await;
                 // Meanwhile another catch-up may have added facts to the ring's history.
-                if let Some(cursor) = self.join() {
-                    return Ok(CatchUpOutcome::Joined(cursor));
+                if let Some(reader) = self.join() {
+                    return Ok(CatchUpOutcome::Joined(reader));
                 }
                 self.finish_open(PendingOpen::begin(&self.hub, permit, &self.spec))
                     .await?
@@ -225,8 +225,8 @@ impl CatchUp {
             if joined.is_none() && quiet {
                 joined = self.join_at_barrier(stream.position().clone()).await;
             }
-            if let Some(cursor) = joined {
-                return Ok(CatchUpOutcome::Joined(cursor));
+            if let Some(reader) = joined {
+                return Ok(CatchUpOutcome::Joined(reader));
             }
             if let Some(last) = &self.last {
                 self.feed.ring.mark_read_elsewhere(last.time());
@@ -331,7 +331,7 @@ impl CatchUp {
     }
 
     /// Joins the ring, if it holds what follows the last event.
-    fn join(&self) -> Option<RingCursor> {
+    fn join(&self) -> Option<RingReader> {
         let point = |position| JoinPoint::After(position, self.spec.anchor.as_ref());
         let join = |point: JoinPoint<'_>| {
             self.feed
@@ -347,7 +347,7 @@ impl CatchUp {
     }
 
     /// Joins the ring at its current end, if MongoDB confirms that no matching event is left before it.
-    async fn join_at_barrier(&self, at: Position) -> Option<RingCursor> {
+    async fn join_at_barrier(&self, at: Position) -> Option<RingReader> {
         let barrier = self.feed.ring.barrier()?;
         // The ring must have passed the position: the events that it adds later, from before the position,
         // would be delivered twice.

@@ -7,7 +7,7 @@ use tokio::{sync::Notify, time::timeout};
 use crate::{
     error::Error,
     hub::{
-        ring::{FeedPosition, Invalidation, RingCursor},
+        ring::{FeedPosition, Invalidation, RingReader},
         segment::EventSelection,
         subscriber::Subscriber,
         sync::{Mutex, lock},
@@ -47,7 +47,7 @@ pub(super) enum QueueItem {
 #[derive(Debug)]
 pub(super) enum CatchUpOutcome {
     /// The watcher has joined the ring right after the last item.
-    Joined(RingCursor),
+    Joined(RingReader),
     /// The client did not read, and the catch-up gave its permit back. The watcher must start another one
     /// from its last token.
     GivenUp,

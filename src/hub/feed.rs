@@ -178,9 +178,9 @@ impl BatchSegmenter {
             buffer, mut events, ..
         } = batch;
         let invalidation = self.split_at_invalidation(&buffer, &mut events);
-        if let Some(asked) = &self.plan.operations {
+        if let Some(operations) = &self.plan.operations {
             // The pipeline also returns the operations that can cause an invalidation.
-            events.retain(|event| asked.contains(&event.operation));
+            events.retain(|event| operations.contains(&event.operation));
         }
         let segments = if events.is_empty() {
             Vec::new()

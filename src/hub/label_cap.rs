@@ -15,7 +15,7 @@ const OVERFLOW_LABEL: &str = "(others)";
 /// The scopes with a label of their own. Stores hashes, as names may be long.
 #[derive(Debug, Default)]
 pub(super) struct LabelCap {
-    known: HashSet<u64>,
+    labelled: HashSet<u64>,
     hasher: RandomState,
 }
 
@@ -23,13 +23,13 @@ impl LabelCap {
     /// Returns the label for the scope with this name.
     pub(super) fn label(&mut self, name: String) -> String {
         let hash = self.hasher.hash_one(&name);
-        if self.known.contains(&hash) {
+        if self.labelled.contains(&hash) {
             return name;
         }
-        if self.known.len() == MAX_LABELS {
+        if self.labelled.len() == MAX_LABELS {
             return OVERFLOW_LABEL.to_owned();
         }
-        self.known.insert(hash);
+        self.labelled.insert(hash);
         name
     }
 }

@@ -12,10 +12,10 @@
 //! No event is lost: everything that is dropped can be read again from MongoDB.
 //!
 //! The memory of the process with the defaults: 1 GiB of budget (rings of 8 MiB and their last
-//! replies, catch-ups of 1 MiB and their last replies, encodings, events being sent in pieces) + 16 MiB for each of
-//! 64 feeds and 16 catch-ups that reads a large reply at that moment + for each watch 10 KiB idle, up to
-//! 250 KiB in gRPC's and HTTP/2's buffers while its client does not read + 6 KiB of match list for each group
-//! of equal filters. docs/memory.md has the sum row by row.
+//! replies, catch-ups of 1 MiB and their last replies, encodings, events being sent in pieces) + 16 MiB for
+//! each of 64 feeds and 16 catch-ups that reads a large reply at that moment + for each watch 10 KiB idle, up
+//! to 250 KiB in gRPC's and HTTP/2's buffers while its client does not read + 6 KiB of match list for each
+//! group of equal filters. docs/memory.md has the sum row by row.
 
 use std::{
     sync::{Arc, Weak},

@@ -186,7 +186,7 @@ impl Hub {
         self.0.subscribe(watch).await
     }
 
-    /// Takes the measurements that are made on request.
+    /// Measures the gauges that are read at a scrape.
     #[must_use]
     pub fn scraped_gauges(&self) -> ScrapedGauges {
         ScrapedGauges {
@@ -229,7 +229,7 @@ impl Hub {
         }
     }
 
-    /// Tells every watcher that the server is shutting down.
+    /// Notifies every watcher that the server is shutting down.
     pub fn drain(&self) {
         self.0.draining.store(true, Ordering::SeqCst);
         let subscribers: Vec<_> = lock(&self.0.subscribers)

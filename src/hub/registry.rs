@@ -181,8 +181,8 @@ impl Inner {
         // A separate task, since other watches may wait for the feed after this one is cancelled.
         self.tasks.spawn(
             async move {
-                let entry = RemoveOnDrop(Arc::clone(&hub), running);
-                let feed = hub.serve(&plan, mode, &entry.1, sender);
+                let removed_on_drop = RemoveOnDrop(Arc::clone(&hub), running);
+                let feed = hub.serve(&plan, mode, &removed_on_drop.1, sender);
                 if stop.run_until_cancelled(feed).await.is_none()
                     && let Some(Ok(feed)) = &*answer.borrow()
                 {

@@ -8,8 +8,8 @@
 //! There are two locks, taken in this order: `subscribers` and `state`. A reader takes only `state`, for
 //! the time it takes to find its position and clone an `Arc`. Neither is held across an await.
 
-mod cursor;
 mod history;
+mod reader;
 mod state;
 
 use std::sync::Arc;
@@ -33,8 +33,8 @@ use crate::{
 use super::subscriber::Subscriber;
 use state::{Content, Item, State};
 
-pub(super) use cursor::{RingCursor, RingRead};
 pub(super) use history::RingHistory;
+pub(super) use reader::{RingRead, RingReader};
 
 /// The sequence number of an item: counts all events and invalidations of a ring, from 0.
 pub(super) type Seq = u64;
@@ -104,7 +104,7 @@ pub(super) struct Ring {
     state: Mutex<State>,
     space_freed: Notify,
     capacity: usize,
-    /// The context that seals the tokens of the feed.
+    /// The context that encodes the tokens of the feed.
     pub token_context: TokenContext,
     metrics: Arc<Metrics>,
 }
@@ -259,7 +259,7 @@ impl Ring {
         residual: &Residual,
         subscriber: &Arc<Subscriber>,
         point: &JoinPoint<'_>,
-    ) -> Option<RingCursor> {
+    ) -> Option<RingReader> {
         let evaluator = self.evaluator_for(residual);
         let mut subscribers = lock(&self.subscribers);
         let mut state = lock(&self.state);
@@ -276,7 +276,7 @@ impl Ring {
         self.wake_writer(&mut state);
         drop(state);
         drop(subscribers);
-        Some(RingCursor::new(
+        Some(RingReader::new(
             Arc::clone(self),
             subscriber_key,
             evaluator,
@@ -291,8 +291,8 @@ impl Ring {
         if residual.passes_everything() {
             return None;
         }
-        let known = lock(&self.subscribers).evaluator_for(&residual.key());
-        Some(known.unwrap_or_else(|| Arc::new(Evaluator::new(residual))))
+        let existing = lock(&self.subscribers).evaluator_for(&residual.key());
+        Some(existing.unwrap_or_else(|| Arc::new(Evaluator::new(residual))))
     }
 
     /// Returns a barrier at the current end, if MongoDB's time is known and the feed had started by then.

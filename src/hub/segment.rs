@@ -98,7 +98,7 @@ pub struct EncodedSelection<'a> {
 }
 
 impl Segment {
-    /// Splits `events`, whose bytes are in `buffer`, into segments. `token_context` seals their tokens.
+    /// Splits `events`, whose bytes are in `buffer`, into segments. `token_context` encodes their tokens.
     pub(super) fn split(
         buffer: &Bytes,
         events: Vec<Event>,
@@ -143,7 +143,7 @@ impl Segment {
         &self.buffer
     }
 
-    /// The context that seals the events' tokens.
+    /// The context that encodes the events' tokens.
     #[must_use]
     pub fn token_context(&self) -> &TokenContext {
         &self.token_context

@@ -34,7 +34,7 @@ pub(super) trait StageObserver: Send {
 pub(super) struct ReconnectingStream {
     source: Arc<dyn Source>,
     plan: Arc<Plan>,
-    /// The context that seals its tokens.
+    /// The context that encodes its tokens.
     token_context: TokenContext,
     metrics: Arc<Metrics>,
     /// The longest outage of MongoDB that the stream survives.

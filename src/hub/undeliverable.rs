@@ -91,8 +91,8 @@ async fn locate(
     }
     let outline = plan.identity_only();
     let Some((_, after)) = first_matching(source, &outline, &before, |operation| {
-        let asked = plan.operations.as_ref();
-        asked.is_none_or(|asked| asked.contains(&operation))
+        let operations = plan.operations.as_ref();
+        operations.is_none_or(|all| all.contains(&operation))
     })
     .await?
     .filter(|(operation, _)| can_fail(failure, plan, *operation)) else {

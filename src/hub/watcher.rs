@@ -17,7 +17,7 @@ use crate::{
         catch_up_queue::{CatchUpOutcome, QueueItem, QueueRead},
         registry::JoinedFeed,
         revocable_buffer::RevocableBuffer,
-        ring::{FeedPosition, Invalidation, RingCursor, RingRead},
+        ring::{FeedPosition, Invalidation, RingRead, RingReader},
         segment::EventSelection,
         subscriber::Subscriber,
         sync::lock,
@@ -60,7 +60,7 @@ struct SharedStream {
 /// The source that a watcher reads from.
 #[derive(Debug)]
 enum WatcherState {
-    Live(RingCursor),
+    Live(RingReader),
     CatchingUp(RunningCatchUp),
     /// Fell behind, or its catch-up gave up. Holds no events; the next read starts a catch-up from the last
     /// token.
@@ -101,7 +101,7 @@ impl Watcher {
         let audience = self.watch.view.token_audience;
         loop {
             let read = match &mut self.state {
-                WatcherState::Live(cursor) => match cursor.read() {
+                WatcherState::Live(reader) => match reader.read() {
                     RingRead::Events(selection) => WatcherRead::Events(selection),
                     RingRead::Stage(stage, reason) => WatcherRead::Stage(stage, reason),
                     RingRead::Invalidated(it) => {
@@ -145,9 +145,9 @@ impl Watcher {
                         self.state = WatcherState::Behind;
                         continue;
                     }
-                    QueueRead::End(CatchUpOutcome::Joined(mut cursor)) => {
-                        cursor.set_last_reported(self.last_stage, self.last_progress_time);
-                        self.state = WatcherState::Live(cursor);
+                    QueueRead::End(CatchUpOutcome::Joined(mut reader)) => {
+                        reader.set_last_reported(self.last_stage, self.last_progress_time);
+                        self.state = WatcherState::Live(reader);
                         continue;
                     }
                 },
@@ -190,17 +190,17 @@ impl Watcher {
     /// client does not read holds no events.
     pub fn put_back(&mut self, selection: EventSelection, at: usize) {
         match &mut self.state {
-            WatcherState::Live(cursor) => cursor.put_back(&selection, at),
+            WatcherState::Live(reader) => reader.put_back(&selection, at),
             WatcherState::CatchingUp(running) => running.queue.put_back(selection.starting_at(at)),
             // The next read starts from the last token.
             WatcherState::Behind | WatcherState::Ended(_) => {}
         }
     }
 
-    /// Keeps the encoding of an event in memory while it is sent in pieces. It may be evicted when memory
+    /// Returns a buffer with the encoding of an event that is sent in pieces. It may be evicted when memory
     /// is short.
     #[must_use]
-    pub fn hold(&self, bytes: Bytes) -> RevocableBuffer {
+    pub fn revocable_buffer(&self, bytes: Bytes) -> RevocableBuffer {
         self.hub.memory.buffers.insert(bytes)
     }
 
@@ -213,8 +213,8 @@ impl Watcher {
     /// Returns the position of the stream and its token, if everything before it was read.
     pub fn progress(&mut self) -> Option<(FeedPosition, Bytes)> {
         let (position, token_context) = match &mut self.state {
-            WatcherState::Live(cursor) => (
-                cursor.position_if_caught_up()?,
+            WatcherState::Live(reader) => (
+                reader.position_if_caught_up()?,
                 &self.joined.feed.ring.token_context,
             ),
             WatcherState::CatchingUp(running) => (

@@ -218,15 +218,15 @@ fn combine(
     (document, budget): (Option<&[u8]>, &WorkBudget),
     decisive: bool,
 ) -> Option<bool> {
-    let mut whole = Some(!decisive);
+    let mut result = Some(!decisive);
     for node in nodes {
         match node.holds(event, document, budget) {
             Some(value) if value == decisive => return Some(decisive),
             Some(_) => {}
-            None => whole = None,
+            None => result = None,
         }
     }
-    whole
+    result
 }
 
 #[cfg(test)]

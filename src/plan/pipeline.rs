@@ -58,7 +58,8 @@ impl Plan {
     }
 
     /// Returns the plan that all watches of this scope with these image options share. It selects
-    /// namespaces only; operations and documents are left to [`Residual::full`](super::Residual::full).
+    /// namespaces only; operations and documents are left to
+    /// [`Residual::for_shared`](super::Residual::for_shared).
     pub fn shared(watch: &Watch) -> Plan {
         Plan::new(watch, envelope_condition(&watch.scope, None), None)
     }

@@ -36,7 +36,7 @@ impl Residual {
     }
 
     /// Returns all conditions of the watch, for a feed of [`Plan::shared`](super::Plan::shared).
-    pub fn full(watch: &Watch) -> Residual {
+    pub fn for_shared(watch: &Watch) -> Residual {
         let operations = watch.operations.clone();
         let on_documents = operations
             .as_ref()
@@ -65,11 +65,11 @@ impl Residual {
     /// pre-images allow a match transition. The row filter always is, so that access does not depend on
     /// the pipeline alone.
     pub fn for_dedicated(watch: &Watch) -> Residual {
-        let whole = Residual::full(watch);
-        match &whole.filter {
-            Some(filter) if whole.pre_images || filter.uses_changed() => whole,
+        let all_conditions = Residual::for_shared(watch);
+        match &all_conditions.filter {
+            Some(filter) if all_conditions.pre_images || filter.uses_changed() => all_conditions,
             _ => Residual {
-                row_filter: whole.row_filter,
+                row_filter: all_conditions.row_filter,
                 ..Residual::pass_all()
             },
         }

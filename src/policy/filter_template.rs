@@ -219,15 +219,15 @@ fn scalar(value: &Value) -> Option<Literal> {
 
 /// Converts a number without loss, although filters send numbers as doubles.
 fn number_literal(number: &Number) -> Option<Literal> {
-    let Some(whole) = number.as_i64() else {
+    let Some(integer) = number.as_i64() else {
         // No BSON type holds an integer beyond signed 64 bits.
         let double = number.as_f64().filter(|_| !number.is_u64())?;
         return Some(Kind::NumberValue(double).into_literal());
     };
-    if whole.abs() <= MAX_EXACT_INTEGER {
-        return Some(Kind::NumberValue(whole as f64).into_literal());
+    if integer.abs() <= MAX_EXACT_INTEGER {
+        return Some(Kind::NumberValue(integer as f64).into_literal());
     }
-    let long = Kind::StringValue(whole.to_string()).into_literal();
+    let long = Kind::StringValue(integer.to_string()).into_literal();
     let fields = BTreeMap::from([("$numberLong".to_owned(), long)]);
     Some(Kind::StructValue(Struct { fields }).into_literal())
 }

@@ -197,9 +197,9 @@ impl WatchApi {
         }
         let (mut watch, quota) = self.authorize_without_filters(&mut lease, &request)?;
         if !request.filters.is_empty() {
-            let mut whole = self.compile_filters(lease.principal(), request).await?;
-            lease.authorize(&mut whole)?;
-            watch = Ok(whole);
+            let mut with_filters = self.compile_filters(lease.principal(), request).await?;
+            lease.authorize(&mut with_filters)?;
+            watch = Ok(with_filters);
         }
         let watch = watch?;
         let permit = Arc::clone(&self.watches).try_acquire_owned();

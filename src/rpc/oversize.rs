@@ -100,12 +100,12 @@ pub(super) fn deliver(
                 .filter(|interrupted| interrupted.matches(&event.token(), &message, filter_match));
             Delivery::Chunks(match interrupted {
                 Some(interrupted) => ChunkedEvent {
-                    buffer: watcher.hold(message),
+                    buffer: watcher.revocable_buffer(message),
                     ..interrupted
                 },
                 None => ChunkedEvent {
                     event: selection.event(at).clone(),
-                    buffer: watcher.hold(message),
+                    buffer: watcher.revocable_buffer(message),
                     // A copy: a slice would keep the whole encoded segment alive.
                     token: Bytes::copy_from_slice(&event.token()),
                     filter_match,
@@ -139,9 +139,9 @@ impl ChunkedEvent {
                 return NextChunk::Evicted;
             }
         };
-        let room = limit as usize - CHUNK_OVERHEAD - self.token.len().max(before.len());
+        let max_data = limit as usize - CHUNK_OVERHEAD - self.token.len().max(before.len());
         let start = self.sent;
-        let end = self.size.min(start + room);
+        let end = self.size.min(start + max_data);
         let within = |at: usize| at.min(message.len());
         let beyond = |at: usize| at.saturating_sub(message.len());
         let data = message.slice(within(start)..within(end));

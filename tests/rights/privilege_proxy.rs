@@ -322,8 +322,8 @@ async fn forward(
     loop {
         let message = receive(&mut client).await?;
         let command = document(&message)?;
-        let verdict = lock(state).check(&command, is_in);
-        let needs = match verdict {
+        let decision = lock(state).check(&command, is_in);
+        let needs = match decision {
             Ok(needs) => needs,
             Err(refusal) => {
                 client.write_all(&answer_to(&message, &refusal)?).await?;

@@ -22,7 +22,7 @@ use crate::{
 pub(in crate::hub) struct CatchUpSpec {
     /// The plan of the stream to read: the feed's, or the scope's shared one.
     pub plan: Arc<Plan>,
-    /// The context that seals the tokens of that stream.
+    /// The context that encodes the tokens of that stream.
     pub token_context: TokenContext,
     /// The residual filter for the events of that stream.
     pub residual: Residual,

@@ -15,7 +15,7 @@ impl Hasher for Collide {
     }
 }
 
-fn plan(collection: &str, asked: Option<Operation>) -> Arc<Plan> {
+fn plan(collection: &str, operation: Option<Operation>) -> Arc<Plan> {
     Arc::new(Plan {
         scope: Scope::Collection {
             database: "shop".to_owned(),
@@ -23,7 +23,7 @@ fn plan(collection: &str, asked: Option<Operation>) -> Arc<Plan> {
         },
         change_stream: bson::Document::new(),
         stages: Vec::new(),
-        operations: asked.map(|operation| [operation].into()),
+        operations: operation.map(|it| [it].into()),
     })
 }
 

@@ -51,7 +51,7 @@ impl RingHistory {
             self.last = anchor.copied();
         }
         if let Some(time) = quiet_from {
-            self.complete_from = Some(self.complete_from.map_or(time, |known| known.min(time)));
+            self.complete_from = Some(self.complete_from.map_or(time, |earlier| earlier.min(time)));
         }
     }
 

@@ -146,8 +146,8 @@ async fn a_token_that_no_stream_finds_is_resumed_by_its_time() {
     let mut back = Client::open(&hub, &resumed(request(), token)).await;
     assert!(back.watcher.start_position().opened_by_time);
     assert_eq!(events(back.see_all().await), named(&["b"]));
-    let asked = [None, Some(after("a", 1)), Some(Position::Time(at(1)))];
-    assert_eq!(source.requested_positions(), asked);
+    let requested = [None, Some(after("a", 1)), Some(Position::Time(at(1)))];
+    assert_eq!(source.requested_positions(), requested);
 }
 
 /// On a quiet collection no event comes at which the catch-up could join.
@@ -192,7 +192,7 @@ async fn catch_ups_beyond_the_limit_wait_and_are_served_in_order() {
     assert_eq!(events(three.see_all().await), named(&["b"]));
 }
 
-/// Else catch-ups that take turns on a quiet collection would read the same unmatched events forever.
+/// Otherwise catch-ups that alternate on a quiet collection would read the same unmatched events forever.
 #[tokio::test(start_paused = true)]
 async fn a_catch_up_that_gave_up_resumes_from_the_position_it_reached() {
     let passing = || cursor(vec![quiet("q1", 5), quiet("q2", 6)]);
@@ -220,9 +220,9 @@ async fn a_catch_up_that_gave_up_resumes_from_the_position_it_reached() {
         token: super::token("q2"),
         time: at(6),
     };
-    let asked = source.requested_positions();
-    assert_eq!(asked[1..3], [Some(after("a", 1)), Some(after("a", 1))]);
-    assert_eq!(asked[3], Some(further));
+    let requested = source.requested_positions();
+    assert_eq!(requested[1..3], [Some(after("a", 1)), Some(after("a", 1))]);
+    assert_eq!(requested[3], Some(further));
     assert_eq!(events(seen), named(&["b"]));
 }
 

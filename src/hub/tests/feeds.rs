@@ -220,12 +220,12 @@ async fn a_watch_that_continues_starts_after_the_invalidate() {
         cursor(vec![dropped()]),
         cursor(vec![batch(&[insert("new", 9)])]),
     ]);
-    let on = pb::WatchRequest {
+    let continue_request = pb::WatchRequest {
         invalidate_policy: pb::InvalidatePolicy::Continue.into(),
         ..request()
     };
     let hub = hub(&source);
-    let mut client = Client::open(&hub, &watch(on)).await;
+    let mut client = Client::open(&hub, &watch(continue_request)).await;
     assert_eq!(
         client.see(4).await,
         [
@@ -249,12 +249,12 @@ async fn an_invalidate_that_is_not_found_again_ends_the_watch_at_once() {
         cursor(vec![dropped()]),
         Opening::Fail(Failure::TokenNotFound),
     ]);
-    let on = pb::WatchRequest {
+    let continue_request = pb::WatchRequest {
         invalidate_policy: pb::InvalidatePolicy::Continue.into(),
         ..request()
     };
     let hub = hub(&source);
-    let mut client = Client::open(&hub, &watch(on)).await;
+    let mut client = Client::open(&hub, &watch(continue_request)).await;
     let seen = client.see(9).await;
     assert_eq!(seen.last(), Some(&Seen::Ended("RESUME_TOKEN_EXPIRED")));
     assert_eq!(source.requested_positions().len(), 2);
@@ -267,19 +267,19 @@ async fn a_watch_that_ends_with_its_collection_does_not_end_the_feed_for_others(
         cursor(vec![batch(&[insert("new", 9)])]),
     ]);
     let hub = hub(&source);
-    let on = pb::WatchRequest {
+    let continue_request = pb::WatchRequest {
         invalidate_policy: pb::InvalidatePolicy::Continue.into(),
         ..request()
     };
     let mut ends = Client::open(&hub, &watch(request())).await;
-    let mut goes_on = Client::open(&hub, &watch(on)).await;
+    let mut continuing = Client::open(&hub, &watch(continue_request)).await;
     let gone = Seen::Invalidated(Some(Operation::Drop));
     let seen = ends.see(9).await;
     assert_eq!(
         seen[seen.len() - 2..],
         [gone, Seen::Ended("WATCH_INVALIDATED")]
     );
-    assert_eq!(goes_on.see(4).await.last(), Some(&event_named("new")));
+    assert_eq!(continuing.see(4).await.last(), Some(&event_named("new")));
 }
 
 #[tokio::test(start_paused = true)]
@@ -292,8 +292,8 @@ async fn a_lone_watch_that_does_not_read_pauses_its_feed_and_loses_nothing() {
     let mut client = Client::open(&hub, &watch(request())).await;
     // The clock is paused, so this returns once nothing else can run.
     tokio::time::sleep(Duration::from_secs(1)).await;
-    let held = metric(&hub, "weir_ring_bytes");
-    assert!(held > 1e6 && held < 3e6, "{held} bytes held");
+    let bytes = metric(&hub, "weir_ring_bytes");
+    assert!(bytes > 1e6 && bytes < 3e6, "{bytes} bytes held");
     let seen = client.see(9).await;
     let events = seen.iter().filter(|it| matches!(it, Seen::Event(_)));
     assert_eq!(events.count(), 8, "and nothing is lost: {seen:?}");

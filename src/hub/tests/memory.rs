@@ -18,8 +18,8 @@ async fn rings_without_subscribers_are_emptied_first_and_then_the_largest_are_sh
     drop(deserted);
     let mut slow = Client::open(&hub, &watch(of("b"))).await;
     tokio::time::sleep(Duration::from_secs(1)).await;
-    let held = hub.scraped_gauges().memory_used_bytes;
-    assert!(held <= 11 << 20, "{held} bytes are held");
+    let bytes = hub.scraped_gauges().memory_used_bytes;
+    assert!(bytes <= 11 << 20, "{bytes} bytes are held");
     let rings: Vec<usize> = {
         let feed_table = lock(&hub.0.feed_table);
         let cost = |collection: &str| {

@@ -11,7 +11,7 @@ use shuttle::{future::block_on, sync::Mutex, thread};
 
 use super::super::{
     budget::MemoryBudget,
-    ring::{FeedUpdate, JoinPoint, Ring, RingCursor, RingHistory, RingRead},
+    ring::{FeedUpdate, JoinPoint, Ring, RingHistory, RingRead, RingReader},
     segment::Segment,
     subscriber::Subscriber,
 };
@@ -86,7 +86,7 @@ fn updates() -> Residual {
 /// Reads until event `last` was seen, or until the ring no longer holds the next event. Only a wake-up ends
 /// the wait.
 fn read_until(
-    cursor: &mut RingCursor,
+    reader: &mut RingReader,
     subscriber: &Subscriber,
     last: u32,
     seen: &mut Vec<u32>,
@@ -94,7 +94,7 @@ fn read_until(
     block_on(poll_fn(|context| {
         loop {
             subscriber.register_waker(context);
-            match cursor.read() {
+            match reader.read() {
                 RingRead::Events(selection) => {
                     let event = |index: usize| selection.event(index).cluster_time.increment;
                     seen.extend((0..selection.len()).map(event));
@@ -134,14 +134,17 @@ fn readers_lose_no_event_and_are_always_woken() {
             };
             let reader = |residual: Residual| {
                 let subscriber = Arc::new(Subscriber::default());
-                let mut cursor = join(&residual, &subscriber);
+                let mut reader = join(&residual, &subscriber);
                 thread::spawn(move || {
                     let mut seen = Vec::new();
-                    let end = read_until(&mut cursor, &subscriber, EVENTS, &mut seen);
-                    let whole = expected(0, EVENTS, &residual);
+                    let end = read_until(&mut reader, &subscriber, EVENTS, &mut seen);
+                    let all_matching = expected(0, EVENTS, &residual);
                     match end {
-                        RingRead::Empty => assert_eq!(seen, whole),
-                        _ => assert!(whole.starts_with(&seen), "{seen:?} of {whole:?}"),
+                        RingRead::Empty => assert_eq!(seen, all_matching),
+                        _ => assert!(
+                            all_matching.starts_with(&seen),
+                            "{seen:?} of {all_matching:?}"
+                        ),
                     }
                 })
             };
@@ -188,8 +191,8 @@ fn a_catch_up_joins_the_ring_without_a_lost_or_repeated_event() {
                             if seen.last() == Some(&EVENTS) {
                                 break;
                             }
-                            if let Some(mut cursor) = ring.join(&residual, &subscriber, &point) {
-                                match read_until(&mut cursor, &subscriber, EVENTS, &mut seen) {
+                            if let Some(mut reader) = ring.join(&residual, &subscriber, &point) {
+                                match read_until(&mut reader, &subscriber, EVENTS, &mut seen) {
                                     RingRead::Empty => break,
                                     // Back to the oplog, after the last event seen.
                                     _ => last = seen.last().copied().unwrap_or(last),
@@ -227,12 +230,12 @@ fn a_lone_reader_never_falls_behind() {
             let ring = ring(1_000);
             let subscriber = Arc::new(Subscriber::default());
             let point = JoinPoint::Now;
-            let mut cursor = ring
+            let mut reader = ring
                 .join(&everything(), &subscriber, &point)
                 .expect("a watch can always join now");
             let reader = thread::spawn(move || {
                 let mut seen = Vec::new();
-                let end = read_until(&mut cursor, &subscriber, EVENTS, &mut seen);
+                let end = read_until(&mut reader, &subscriber, EVENTS, &mut seen);
                 assert!(matches!(end, RingRead::Empty), "{end:?}");
                 assert_eq!(seen, expected(0, EVENTS, &everything()));
             });

@@ -115,11 +115,11 @@ async fn feed_mode_auto_shares_once_a_scope_has_enough_dedicated_feeds() {
         "two dedicated feeds and a shared one"
     );
     // A feed mode other than AUTO is always granted.
-    let asked = watch(only(OperationType::Drop, FeedMode::Dedicated));
-    let dedicated = Client::open(&hub, &asked).await;
+    let requested = watch(only(OperationType::Drop, FeedMode::Dedicated));
+    let dedicated = Client::open(&hub, &requested).await;
     assert_eq!(dedicated.watcher.mode(), Mode::Dedicated);
-    let asked = watch(only(OperationType::Insert, FeedMode::Shared));
-    let shared = Client::open(&hub, &asked).await;
+    let requested = watch(only(OperationType::Insert, FeedMode::Shared));
+    let shared = Client::open(&hub, &requested).await;
     assert_eq!(shared.watcher.mode(), Mode::Shared);
     assert_eq!(source.requested_positions().len(), 4);
     // Another scope has its own count.

@@ -42,7 +42,7 @@ fn is_outline(plan: &crate::plan::Plan) -> bool {
     last.is_some_and(|stage| stage.contains_key("$project"))
 }
 
-/// When the third event of a reply fails, mongod discards the whole reply. To resume after that event would
+/// If the third event of a reply fails, mongod discards the whole reply. To resume after that event would
 /// lose the first two.
 #[tokio::test(start_paused = true)]
 async fn events_before_an_undeliverable_event_are_delivered() {
@@ -122,13 +122,13 @@ async fn an_undeliverable_event_is_not_described_unless_it_is_certain() {
             Opening::Fail(Failure::Transient),
         ],
     ];
-    for look in may_be_another {
+    for description_attempts in may_be_another {
         let failing = [
             cursor_that_fails(vec![quiet("t", 0)], Failure::ImageMissing),
             Opening::Fail(Failure::ImageMissing),
         ];
-        let expected = failing.len() + look.len();
-        let source = ScriptedSource::new(failing.into_iter().chain(look));
+        let expected = failing.len() + description_attempts.len();
+        let source = ScriptedSource::new(failing.into_iter().chain(description_attempts));
         let hub = hub(&source);
         let mut client = Client::open(&hub, &watch(request())).await;
         read_to_end(&mut client).await;
@@ -140,7 +140,7 @@ async fn an_undeliverable_event_is_not_described_unless_it_is_certain() {
 
 #[tokio::test(start_paused = true)]
 async fn an_undeliverable_event_that_cannot_be_read_is_reported_without_details() {
-    for look in [
+    for description_attempts in [
         Opening::Fail(Failure::Unexpected),
         // MongoDB does not answer.
         cursor(Vec::new()),
@@ -149,7 +149,7 @@ async fn an_undeliverable_event_that_cannot_be_read_is_reported_without_details(
         let source = ScriptedSource::new([
             cursor_that_fails(vec![batch(&[insert("a", 1)])], Failure::EventTooLarge),
             Opening::Fail(Failure::EventTooLarge),
-            look,
+            description_attempts,
         ]);
         let hub = hub(&source);
         let mut client = Client::open(&hub, &watch(request())).await;
@@ -274,9 +274,9 @@ async fn events_before_an_undeliverable_event_in_the_first_reply_are_delivered()
         [event_named("b"), Seen::Ended("UPSTREAM_EVENT_TOO_LARGE")]
     );
     assert_eq!(undeliverable(end_of(&mut client).await).time, Some(at(3)));
-    let asked = source.requested_positions();
+    let requested = source.requested_positions();
     assert_eq!(
-        asked[1..],
+        requested[1..],
         [
             Some(after("a", 1)),
             Some(after("a", 1)),

@@ -18,11 +18,11 @@ const FORMATS: [Format; 4] = [
 
 const TENANTS: u32 = 5;
 
-fn audience(number: u32) -> Option<TokenAudience> {
+fn token_audience(number: u32) -> Option<TokenAudience> {
     Some(TokenAudience(u64::from(number).to_be_bytes()))
 }
 
-fn guard(tenant: u32) -> Predicate {
+fn row_filter(tenant: u32) -> Predicate {
     Predicate::Field {
         path: "tenant".to_owned(),
         op: Condition::Eq(name(tenant).into()),
@@ -38,9 +38,9 @@ fn name(tenant: u32) -> String {
 fn of_tenant(tenant: u32, hidden: &[&str]) -> View {
     let hidden = hidden.iter().map(|&path| path.to_owned());
     View {
-        row_filter: Some(guard(tenant)),
+        row_filter: Some(row_filter(tenant)),
         field_mask: FieldMask::new(hidden).unwrap(),
-        token_audience: audience(tenant),
+        token_audience: token_audience(tenant),
     }
 }
 
@@ -120,8 +120,8 @@ fn assert_matches_view(message: &[u8], tenant: u32, client: &Client) {
         ("orders.price", format!("price{}", name(tenant))),
         ("orders.name", format!("name{}", name(tenant))),
     ] {
-        let shown = !hidden.iter().any(|it| it == path);
-        assert_eq!(has(&value), shown, "{path}, where {hidden:?} are hidden");
+        let visible = !hidden.iter().any(|it| it == path);
+        assert_eq!(has(&value), visible, "{path}, where {hidden:?} are hidden");
     }
     let change = pb::ChangeEvent::decode(message).unwrap();
     let token = ResumeToken::decode(&change.resume_token, None).unwrap();
@@ -141,11 +141,11 @@ fn views() -> Vec<(u32, View)> {
             views.push((tenant, of_tenant(tenant, hidden)));
             // With another token audience.
             let view = of_tenant(tenant, hidden);
-            let audience = audience(tenant + 100);
+            let token_audience = token_audience(tenant + 100);
             views.push((
                 tenant,
                 View {
-                    token_audience: audience,
+                    token_audience,
                     ..view
                 },
             ));
@@ -243,8 +243,11 @@ async fn a_dedicated_feed_applies_the_row_filter_in_mongodb_and_in_weir() {
     assert_eq!(client.watcher.mode(), Mode::Dedicated);
     assert_eq!(read_own_events(&mut client, 1).await, ["1", "6"]);
     let plans = source.plans.lock().unwrap();
-    let said = format!("{:?}", plans[0].0.stages);
-    assert!(said.contains("<1>") && !said.contains("<2>"), "{said}");
+    let stages = format!("{:?}", plans[0].0.stages);
+    assert!(
+        stages.contains("<1>") && !stages.contains("<2>"),
+        "{stages}"
+    );
 }
 
 /// A token of a watch in `view`.
@@ -328,15 +331,15 @@ async fn with_keys_an_unencrypted_token_is_accepted_only_for_an_unrestricted_vie
         field_mask: FieldMask::new(["a".to_owned()]).unwrap(),
         ..View::unrestricted()
     };
-    let guarded = View {
-        row_filter: Some(guard(1)),
+    let filtered = View {
+        row_filter: Some(row_filter(1)),
         ..View::unrestricted()
     };
     for (view, taken) in [
         (View::unrestricted(), true),
         (of_tenant(1, &[]), false),
         (hiding, false),
-        (guarded, false),
+        (filtered, false),
     ] {
         let refused = refused(token_of(&view, None), &view, Some(&keys)).await;
         assert_eq!(refused.is_none(), taken, "{refused:?}");
@@ -345,8 +348,8 @@ async fn with_keys_an_unencrypted_token_is_accepted_only_for_an_unrestricted_vie
             taken || reason.starts_with("RESUME_TOKEN_MISMATCH"),
             "{reason}"
         );
-        let sealed = token_of(&view, Some(&keys));
-        assert_eq!(self::refused(sealed, &view, Some(&keys)).await, None);
+        let encrypted = token_of(&view, Some(&keys));
+        assert_eq!(self::refused(encrypted, &view, Some(&keys)).await, None);
     }
 }
 
@@ -393,7 +396,7 @@ async fn every_token_of_a_watch_is_encrypted_and_for_its_audience() {
     let right = |token: &[u8]| {
         let token = ResumeToken::decode(token, Some(&keys)).unwrap();
         assert!(token.was_encrypted());
-        assert_eq!(token.token_audience(), audience(1));
+        assert_eq!(token.token_audience(), token_audience(1));
     };
     right(&client.token);
     let seen = client.see_all().await;
@@ -425,7 +428,7 @@ fn undeliverable(error: Error) -> UndeliverableEvent {
 async fn an_undeliverable_event_is_not_described_to_clients_that_may_not_see_it() {
     let hiding = View {
         field_mask: FieldMask::new(["a".to_owned()]).unwrap(),
-        token_audience: audience(9),
+        token_audience: token_audience(9),
         ..View::unrestricted()
     };
     for encrypts in [false, true] {

@@ -131,8 +131,8 @@ impl Inner {
         } else {
             JoinPoint::After(&spec.from, spec.anchor.as_ref())
         };
-        if let Some(cursor) = joined.feed.ring.join(&residual, subscriber, &point) {
-            return Ok((WatcherState::Live(cursor), start));
+        if let Some(reader) = joined.feed.ring.join(&residual, subscriber, &point) {
+            return Ok((WatcherState::Live(reader), start));
         }
         let ready = self.try_open(&spec, watch.progress_interval).await?;
         start.opened_by_time =
@@ -213,7 +213,7 @@ impl Inner {
 pub(super) fn residual(watch: &Watch, mode: Mode) -> Residual {
     match mode {
         Mode::Dedicated => Residual::for_dedicated(watch),
-        Mode::Shared => Residual::full(watch),
+        Mode::Shared => Residual::for_shared(watch),
     }
 }
 
@@ -249,17 +249,17 @@ pub(super) fn catch_up_spec(
             from,
             anchor,
             shared_plan: Arc::clone(&shared.plan),
-            watch_residual: Residual::full(watch),
+            watch_residual: Residual::for_shared(watch),
         }
     } else {
         CatchUpSpec {
             plan: Arc::clone(&shared.plan),
             token_context: shared.token_context.clone(),
-            residual: Residual::full(watch),
+            residual: Residual::for_shared(watch),
             from,
             anchor,
             shared_plan: Arc::clone(&shared.plan),
-            watch_residual: Residual::full(watch),
+            watch_residual: Residual::for_shared(watch),
         }
     }
 }

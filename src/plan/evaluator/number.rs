@@ -99,10 +99,10 @@ fn compare_integer_to_double(integer: i64, double: f64) -> Ordering {
     if double < -LIMIT {
         return Ordering::Greater;
     }
-    let whole = double.trunc();
+    let truncated = double.trunc();
     integer
-        .cmp(&(whole as i64))
-        .then_with(|| whole.partial_cmp(&double).unwrap_or(Ordering::Equal))
+        .cmp(&(truncated as i64))
+        .then_with(|| truncated.partial_cmp(&double).unwrap_or(Ordering::Equal))
 }
 
 /// A Decimal128 value.

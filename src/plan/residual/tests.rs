@@ -25,13 +25,13 @@ fn the_full_residual_holds_all_conditions_of_the_request() {
         missing_image_policy: pb::MissingImagePolicy::Drop.into(),
         ..with_images(vec![eq("a", 1)])
     });
-    let residual = Residual::full(&requested);
+    let residual = Residual::for_shared(&requested);
     assert_eq!(residual.operations, requested.operations);
     assert_eq!(residual.filter, requested.filter);
     assert_eq!(residual.missing_image, MissingImage::Drop);
     assert!(residual.pre_images);
     assert!(!residual.passes_everything());
-    assert!(Residual::full(&watch(request())).passes_everything());
+    assert!(Residual::for_shared(&watch(request())).passes_everything());
 }
 
 #[test]
@@ -40,8 +40,8 @@ fn a_watch_without_document_operations_has_no_filter_to_evaluate() {
         operations: vec![pb::OperationType::Drop.into()],
         ..filtered(vec![eq("a", 1)])
     });
-    assert_eq!(Residual::full(&drops).filter, None);
-    assert!(!Residual::full(&drops).passes_everything());
+    assert_eq!(Residual::for_shared(&drops).filter, None);
+    assert!(!Residual::for_shared(&drops).passes_everything());
     assert!(Residual::for_dedicated(&drops).passes_everything());
 }
 
@@ -57,7 +57,7 @@ fn a_dedicated_feed_leaves_only_what_a_pipeline_cannot_express() {
     ] {
         let watch = watch(request);
         let expected = if whole {
-            Residual::full(&watch)
+            Residual::for_shared(&watch)
         } else {
             Residual::pass_all()
         };
@@ -69,7 +69,10 @@ fn a_dedicated_feed_leaves_only_what_a_pipeline_cannot_express() {
 fn equal_residuals_have_equal_keys_and_different_ones_different_keys() {
     let same = |request: fn() -> pb::WatchRequest| {
         let (left, right) = (watch(request()), watch(request()));
-        assert_eq!(Residual::full(&left).key(), Residual::full(&right).key());
+        assert_eq!(
+            Residual::for_shared(&left).key(),
+            Residual::for_shared(&right).key()
+        );
     };
     same(request);
     same(|| with_images(vec![eq("a", 1), changed(), regex("b", "x", "i")]));
@@ -112,7 +115,7 @@ fn equal_residuals_have_equal_keys_and_different_ones_different_keys() {
     ];
     let mut seen = HashMap::new();
     let mut note = |request: pb::WatchRequest| {
-        let residual = Residual::full(&watch(request));
+        let residual = Residual::for_shared(&watch(request));
         if let Some(other) = seen.insert(residual.key(), residual.clone()) {
             panic!("{residual:?} has the key of {other:?}");
         }
@@ -144,8 +147,8 @@ fn equal_residuals_have_equal_keys_and_different_ones_different_keys() {
 /// Watches that differ only in such options share an evaluator.
 #[test]
 fn options_without_effect_are_not_part_of_the_key() {
-    let plain = Residual::full(&watch(request()));
-    let dropping = Residual::full(&watch(pb::WatchRequest {
+    let plain = Residual::for_shared(&watch(request()));
+    let dropping = Residual::for_shared(&watch(pb::WatchRequest {
         missing_image_policy: pb::MissingImagePolicy::Drop.into(),
         ..with_images(vec![])
     }));

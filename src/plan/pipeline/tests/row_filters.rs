@@ -116,7 +116,7 @@ fn row_filters_change_dedicated_plans_and_residuals_but_not_the_shared_plan() {
         with_row_filter(request(), is("tenant", "b")),
     );
     let plans = [&open, &a, &b].map(Plan::dedicated);
-    let residuals = [&open, &a, &b].map(Residual::full);
+    let residuals = [&open, &a, &b].map(Residual::for_shared);
     for (i, j) in [(0, 1), (0, 2), (1, 2)] {
         assert_ne!(plans[i].fingerprint(), plans[j].fingerprint());
         assert_ne!(residuals[i], residuals[j]);
@@ -124,13 +124,13 @@ fn row_filters_change_dedicated_plans_and_residuals_but_not_the_shared_plan() {
     assert_eq!(Plan::shared(&a), Plan::shared(&open));
     // A row filter differs from a filter with the same condition.
     let filtered = watch(filtered(vec![eq("tenant", "a")]));
-    assert_ne!(Residual::full(&filtered), Residual::full(&a));
+    assert_ne!(Residual::for_shared(&filtered), Residual::for_shared(&a));
     // MongoDB applies the row filter, and the evaluator applies it again.
     for watch in [&a, &b] {
-        assert_eq!(Residual::for_dedicated(watch), Residual::full(watch));
+        assert_eq!(Residual::for_dedicated(watch), Residual::for_shared(watch));
     }
     assert!(Residual::for_dedicated(&open).passes_everything());
-    assert!(!Residual::full(&a).passes_everything());
+    assert!(!Residual::for_shared(&a).passes_everything());
 }
 
 #[test]
@@ -144,5 +144,5 @@ fn a_row_filter_is_ignored_if_no_document_operation_is_selected() {
         with_row_filter(request, is("tenant", "a")),
     );
     assert_eq!(Plan::dedicated(&filtered), Plan::dedicated(&open));
-    assert_eq!(Residual::full(&filtered), Residual::full(&open));
+    assert_eq!(Residual::for_shared(&filtered), Residual::for_shared(&open));
 }

@@ -1,4 +1,4 @@
-//! A watcher's read position in a ring.
+//! Reading of a ring by one watcher, at its own position.
 
 use std::{ops::Range, sync::Arc};
 
@@ -20,9 +20,10 @@ use super::{FeedPosition, Invalidation, Ring, Seq, state::Content, state::State}
 /// The number of segments that one read evaluates before it yields to other tasks.
 const MAX_SCANS_PER_READ: usize = 8;
 
-/// A watcher's read position. Dropping it removes the watcher from the ring's subscribers.
+/// Reads a ring for one watcher, from its own position on. Dropping it removes the watcher from the ring's
+/// subscribers.
 #[derive(Debug)]
-pub(in crate::hub) struct RingCursor {
+pub(in crate::hub) struct RingReader {
     ring: Arc<Ring>,
     subscriber_key: SubscriberKey,
     evaluator: Option<Arc<Evaluator>>,
@@ -58,15 +59,15 @@ pub(in crate::hub) enum RingRead {
     Ended(Error),
 }
 
-/// The result of a lookup under the lock.
-enum Lookup {
+/// The result of a search under the lock.
+enum FindResult {
     Done(RingRead),
     /// The match list does not cover these events of a segment: evaluate them outside of the lock. With
     /// the sequence number of the segment's first event.
     Scan(Arc<Segment>, Seq, Range<usize>),
 }
 
-impl RingCursor {
+impl RingReader {
     pub(super) fn new(
         ring: Arc<Ring>,
         subscriber_key: SubscriberKey,
@@ -101,8 +102,8 @@ impl RingCursor {
     pub(in crate::hub) fn read(&mut self) -> RingRead {
         for _ in 0..MAX_SCANS_PER_READ {
             let read = match self.find() {
-                Lookup::Done(read) => read,
-                Lookup::Scan(segment, first_seq, range) => {
+                FindResult::Done(read) => read,
+                FindResult::Scan(segment, first_seq, range) => {
                     let Some(evaluator) = &self.evaluator else {
                         return RingRead::Ended(Error::Internal);
                     };
@@ -158,7 +159,7 @@ impl RingCursor {
         Some(position)
     }
 
-    fn find(&mut self) -> Lookup {
+    fn find(&mut self) -> FindResult {
         let ring = Arc::clone(&self.ring);
         let mut state = lock(&ring.state);
         self.record_progress(&ring, &mut state);
@@ -168,7 +169,7 @@ impl RingCursor {
         let stage_changed = last_stage != Some(stage) && stage != Stage::Opening;
         if stage_changed && stage == Stage::CatchingUp {
             self.last_stage = Some(stage);
-            return Lookup::Done(RingRead::Stage(stage, reason));
+            return FindResult::Done(RingRead::Stage(stage, reason));
         }
         let found = match self.subscriber_key.group {
             None => self.find_any(&state),
@@ -178,17 +179,17 @@ impl RingCursor {
                 self.find_match(&mut state, group)
             }
         };
-        if let Lookup::Done(RingRead::Empty) = found {
+        if let FindResult::Done(RingRead::Empty) = found {
             self.at = state.next;
             self.record_progress(&ring, &mut state);
             self.idle = Some(state.enter_idle(self.subscriber_key.group, self.idle));
             ring.wake_writer(&mut state);
             if stage_changed {
                 self.last_stage = Some(stage);
-                return Lookup::Done(RingRead::Stage(stage, reason));
+                return FindResult::Done(RingRead::Stage(stage, reason));
             }
             if let Some(why) = &state.ended {
-                return Lookup::Done(RingRead::Ended(why.clone()));
+                return FindResult::Done(RingRead::Ended(why.clone()));
             }
         }
         found
@@ -204,16 +205,16 @@ impl RingCursor {
     }
 
     /// Finds the next item, for a watcher that receives every event.
-    fn find_any(&mut self, state: &State) -> Lookup {
+    fn find_any(&mut self, state: &State) -> FindResult {
         if self.at < state.head() {
-            return Lookup::Done(RingRead::FellBehind);
+            return FindResult::Done(RingRead::FellBehind);
         }
         let Some(item) = state.item_at(self.at).filter(|item| self.at < item.end()) else {
-            return Lookup::Done(RingRead::Empty);
+            return FindResult::Done(RingRead::Empty);
         };
         let from = (self.at - item.first) as usize;
         self.at = item.end();
-        Lookup::Done(match &item.content {
+        FindResult::Done(match &item.content {
             Content::Events(segment) => {
                 let events = segment.events().len();
                 RingRead::Events(EventSelection::range(
@@ -228,11 +229,11 @@ impl RingCursor {
     }
 
     /// Finds the next events that the watcher's group matches.
-    fn find_match(&mut self, state: &mut State, group: usize) -> Lookup {
+    fn find_match(&mut self, state: &mut State, group: usize) -> FindResult {
         let at = match state.match_list_mut(group).next(self.at) {
-            NextMatch::Nothing => return Lookup::Done(RingRead::Empty),
+            NextMatch::Nothing => return FindResult::Done(RingRead::Empty),
             NextMatch::Unknown(_) if self.at < state.head() => {
-                return Lookup::Done(RingRead::FellBehind);
+                return FindResult::Done(RingRead::FellBehind);
             }
             NextMatch::Unknown(floor) => return self.scan(state, floor),
             NextMatch::From(at) => at,
@@ -241,7 +242,7 @@ impl RingCursor {
         let ranges = || state.match_list(group).ranges_from(at);
         let first = ranges().next().map_or(from, |range| range.first.max(from));
         let Some(item) = state.item_at(first) else {
-            return Lookup::Done(RingRead::FellBehind);
+            return FindResult::Done(RingRead::FellBehind);
         };
         let read = match &item.content {
             Content::Invalidated(invalidation) => {
@@ -264,30 +265,30 @@ impl RingCursor {
                 ))
             }
         };
-        Lookup::Done(read)
+        FindResult::Done(read)
     }
 
     /// Finds the next events before the start of the group's match list.
-    fn scan(&mut self, state: &State, floor: Seq) -> Lookup {
+    fn scan(&mut self, state: &State, floor: Seq) -> FindResult {
         let Some(item) = state.item_at(self.at) else {
-            return Lookup::Done(RingRead::FellBehind);
+            return FindResult::Done(RingRead::FellBehind);
         };
         let from = self.at;
         match &item.content {
             Content::Events(segment) => {
                 self.at = item.end().min(floor);
                 let range = (from - item.first) as usize..(self.at - item.first) as usize;
-                Lookup::Scan(Arc::clone(segment), item.first, range)
+                FindResult::Scan(Arc::clone(segment), item.first, range)
             }
             Content::Invalidated(invalidation) => {
                 self.at = item.end();
-                Lookup::Done(RingRead::Invalidated(invalidation.clone()))
+                FindResult::Done(RingRead::Invalidated(invalidation.clone()))
             }
         }
     }
 }
 
-impl Drop for RingCursor {
+impl Drop for RingReader {
     fn drop(&mut self) {
         let mut subscribers = lock(&self.ring.subscribers);
         let removed_group = subscribers.remove(self.subscriber_key);

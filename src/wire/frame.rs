@@ -54,12 +54,12 @@ pub struct Chunk {
 /// The fields of a `ChangeBatch`: encoded events in order, not copied.
 #[derive(Debug, Clone, Default)]
 pub struct Changes {
-    pieces: Vec<Piece>,
+    parts: Vec<ChangesPart>,
     size: usize,
 }
 
 #[derive(Debug, Clone)]
-enum Piece {
+enum ChangesPart {
     /// Consecutive events in the buffer that they were encoded into.
     Shared { buffer: Bytes, range: Range<usize> },
     /// An event, followed by its `match`.
@@ -83,7 +83,7 @@ impl Changes {
         let range = 0..field.len();
         Self {
             size: field.len(),
-            pieces: vec![Piece::Shared {
+            parts: vec![ChangesPart::Shared {
                 buffer: field,
                 range,
             }],
@@ -94,23 +94,23 @@ impl Changes {
     pub fn push(&mut self, event: &EncodedEvent, filter_match: FilterMatch) {
         self.size += Self::encoded_size(event, filter_match);
         if filter_match != FilterMatch::Unspecified {
-            return self.pieces.push(Piece::WithMatch {
+            return self.parts.push(ChangesPart::WithMatch {
                 message: event.message(),
                 filter_match,
             });
         }
         let (buffer, range) = event.buffer_range();
-        if let Some(Piece::Shared {
+        if let Some(ChangesPart::Shared {
             buffer: last,
             range: before,
-        }) = self.pieces.last_mut()
+        }) = self.parts.last_mut()
             && before.end == range.start
             && std::ptr::eq(last.as_ptr(), buffer.as_ptr())
         {
             before.end = range.end;
             return;
         }
-        self.pieces.push(Piece::Shared {
+        self.parts.push(ChangesPart::Shared {
             buffer: buffer.clone(),
             range,
         });
@@ -135,14 +135,14 @@ impl Changes {
     /// Returns whether there are no events.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.pieces.is_empty()
+        self.parts.is_empty()
     }
 
     fn put(&self, out: &mut impl BufMut) {
-        for piece in &self.pieces {
-            match piece {
-                Piece::Shared { buffer, range } => out.put_slice(&buffer[range.clone()]),
-                Piece::WithMatch {
+        for part in &self.parts {
+            match part {
+                ChangesPart::Shared { buffer, range } => out.put_slice(&buffer[range.clone()]),
+                ChangesPart::WithMatch {
                     message,
                     filter_match,
                 } => {

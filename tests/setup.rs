@@ -1,11 +1,12 @@
 //! `scripts/setup` on machines that lack something: it installs what it may, and otherwise names the
-//! one line to type.
+//! one line to type. And what the demo builds, the tests reuse.
 //!
-//! Each test gives it a PATH of its own: the tools that every Debian has, and stand-ins for those that
-//! would change this machine. They write down what they were called with.
+//! Each test of the script gives it a PATH of its own: the tools that every Debian has, and stand-ins
+//! for those that would change this machine. They write down what they were called with.
 
 mod support;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::PathBuf;
@@ -224,4 +225,39 @@ fn a_failed_installation_tells_the_reason_and_the_line() {
         errors.contains("apt-get could not install gcc libc6-dev"),
         "{errors}"
     );
+}
+
+/// The packages that `cargo` compiles, each with its features: "tokio v1.2.3 fs,net,test-util".
+fn packages_with_features(arguments: &[&str]) -> BTreeSet<String> {
+    let output = Command::new(env!("CARGO"))
+        .current_dir(repository())
+        .args(["tree", "--locked", "--prefix", "none", "--no-dedupe"])
+        .args(["--format", "{p} {f}"])
+        .args(arguments)
+        .output()
+        .expect("cargo runs");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "cargo tree failed: {errors}");
+    let text = String::from_utf8(output.stdout).expect("cargo prints UTF-8");
+    let packages = text.lines().map(str::to_owned);
+    packages.filter(|it| !it.starts_with("weir ")).collect()
+}
+
+/// Cargo compiles a package anew for each set of features.
+#[test]
+fn the_tests_reuse_every_dependency_that_the_demo_compiles() {
+    let demo = fs::read_to_string(repository().join("scripts/demo")).expect("scripts/demo");
+    let features = demo.split("--no-default-features --features ").nth(1);
+    let features = features.and_then(|rest| rest.split(' ').next());
+    let features = features.expect("the demo names its features");
+    let demo = packages_with_features(&[
+        "--edges=normal,build",
+        "--no-default-features",
+        "--features",
+        features,
+    ]);
+    let tests = packages_with_features(&["--edges=normal,build,dev"]);
+    let compiled_twice: Vec<_> = demo.difference(&tests).collect();
+    assert!(demo.len() > 300, "only {} packages", demo.len());
+    assert!(compiled_twice.is_empty(), "{compiled_twice:#?}");
 }

@@ -7,7 +7,7 @@
 .DELETE_ON_ERROR:
 
 .PHONY: help
-help: ## List what can be made
+help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
 
 .PHONY: demo
@@ -15,17 +15,17 @@ demo: ## Start a database and Weir, and watch the change-stream tutorial (ONCE=1
 	@scripts/demo $(if $(ONCE),--once)
 
 .PHONY: test
-test: test-setup ## Run all tests, and name at the end those that failed (TESTS="--test resume": only these)
+test: test-setup ## Run all tests, and list those that failed at the end (TESTS="--test resume": only these)
 	@scripts/test $(TESTS)
 
 .PHONY: test-setup
-test-setup: ## Install what the tests start: the database, foreign clients, Prometheus, Helm's engine
+test-setup: ## Install what the tests need: the database, clients in other languages, Prometheus, Helm's engine
 	@scripts/setup cargo cc python3 prometheus
 	@scripts/python-packages requirements.txt requirements-test.txt requirements-chart.txt
 	@scripts/node-packages
 
 .PHONY: model
-model: ## Run the hub's ring and hand-over under a model checker, in thousands of orders of steps
+model: ## Run the hub's ring and catch-up under a model checker, in thousands of orders of steps
 	@scripts/setup cargo cc
 	@echo "running the hub's models"
 	@cargo test --features shuttle --lib hub::tests::model
@@ -33,36 +33,36 @@ model: ## Run the hub's ring and hand-over under a model checker, in thousands o
 .PHONY: chart
 chart: chart-packages ## Test the Helm chart and lint the image's Dockerfile
 	@scripts/setup cargo cc
-	@echo "building weir, which the chart's tests ask"
+	@echo "building weir, which the chart's tests run"
 	@cargo build --quiet --bin weir
 	@.venv/bin/python -m pytest tests/chart
 
 .PHONY: fuzz
-fuzz: ## Fuzz what reads bytes from outside, led by coverage (FUZZ_SECONDS=60 for each, FUZZ_TARGETS=event)
+fuzz: ## Fuzz the parsers of external input, guided by coverage (FUZZ_SECONDS=60 for each, FUZZ_TARGETS=event)
 	@scripts/setup cargo cc cargo-fuzz
 	@scripts/fuzz
 
 .PHONY: soak
-soak: database ## Hold thousands of watches through faults, and check each for loss (5 minutes; SOAK="--for 2h")
+soak: database ## Keep thousands of watches open through faults, and check that none loses events (5 minutes; SOAK="--for 2h")
 	@scripts/setup cargo cc
 	@echo "building weir and the soak"
 	@cargo bench --bench soak -- $(SOAK)
 
 .PHONY: guarantees
-guarantees: ## Run all tests and a soak, and write what they did into docs/guarantees.md (half an hour)
+guarantees: ## Run all tests and a soak, and write their figures into docs/guarantees.md (half an hour)
 	@mkdir -p target/tally && rm -f target/tally/*
 	@WEIR_TALLY=$(CURDIR)/target/tally/tests $(MAKE) test
 	@WEIR_TALLY=$(CURDIR)/target/tally/soak $(MAKE) soak
 	@scripts/write-figures target/tally/tests target/tally/soak
 
 .PHONY: bench
-bench: database ## Measure Weir beside what it replaces (a quarter of an hour; BENCH="--only fan-out" for a part)
+bench: database ## Measure Weir against what it replaces (a quarter of an hour; BENCH="--only fan-out" for a part)
 	@scripts/setup cargo cc
 	@echo "building weir and the benchmark"
 	@cargo bench --bench performance -- $(BENCH)
 
 .PHONY: monitoring
-monitoring: test-packages ## Write the Prometheus rules and the Grafana dashboard from monitoring/signals.yaml
+monitoring: test-packages ## Generate the Prometheus rules and the Grafana dashboard from monitoring/signals.yaml
 	@.venv/bin/python scripts/monitoring
 
 .PHONY: lint

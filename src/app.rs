@@ -83,15 +83,17 @@ pub enum StartError {
     #[error(transparent)]
     Auth(#[from] SetupError),
     /// A port can't be bound.
-    #[error("can't listen on {address}: {error}")]
+    #[error("--{flag}: can't listen on {address}: {error}")]
     Listen {
+        /// The flag of the address, without dashes.
+        flag: &'static str,
         /// The address.
         address: SocketAddr,
         /// The system's error.
         error: std::io::Error,
     },
     /// The reflection service can't be built.
-    #[error("reflection: {0}")]
+    #[error("can't build the reflection service: {0}")]
     Reflection(#[from] tonic_reflection::server::Error),
 }
 
@@ -150,8 +152,8 @@ impl App {
         .await
         .map_err(StartError::Uri)?;
         let admin_auth = Arc::new(loaded.admin_auth);
-        let (grpc_listener, grpc_addr) = bind(config.listen).await?;
-        let (admin_listener, admin_addr) = bind(config.admin_listen).await?;
+        let (grpc_listener, grpc_addr) = bind("listen", config.listen).await?;
+        let (admin_listener, admin_addr) = bind("admin-listen", config.admin_listen).await?;
 
         let hub = Hub::new(
             Arc::new(source.clone()),
@@ -308,7 +310,7 @@ impl App {
         let drained = timeout(self.shutdown_grace, &mut self.grpc).await.is_ok();
         if !drained {
             tracing::warn!(
-                "clients did not read the end of their streams in time; closing their connections"
+                "clients did not read the end of their streams within --shutdown-grace; closing their connections"
             );
             self.grpc.abort();
         }
@@ -339,8 +341,15 @@ pub async fn check_config(config: &ServeConfig) -> Result<(), StartError> {
     LoadedFiles::read(config, Arc::default()).await.map(drop)
 }
 
-async fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
-    let failed = |error| StartError::Listen { address, error };
+async fn bind(
+    flag: &'static str,
+    address: SocketAddr,
+) -> Result<(TcpListener, SocketAddr), StartError> {
+    let failed = |error| StartError::Listen {
+        flag,
+        address,
+        error,
+    };
     let listener = TcpListener::bind(address).await.map_err(failed)?;
     let bound = listener.local_addr().map_err(failed)?;
     Ok((listener, bound))
@@ -419,7 +428,7 @@ async fn await_first_contact(
                 Err(error) => {
                     let message = error.to_string();
                     if last_logged.as_ref() != Some(&message) {
-                        tracing::warn!(code = error.code, %error, "mongodb does not answer yet");
+                        tracing::warn!(code = error.code, %error, "mongodb does not answer yet; trying again");
                         last_logged = Some(message);
                     }
                 }

@@ -14,7 +14,10 @@ use crate::{
     source::{ClusterTime, Failure, SourceError},
 };
 
-use messages::{join_violations, limit_reached, resume_from, token_expired, undeliverable_event};
+use messages::{
+    join_violations, limit_reached, resume_from, token_expired, token_replacement,
+    undeliverable_event,
+};
 
 /// The `domain` of every `google.rpc.ErrorInfo`.
 pub const DOMAIN: &str = "weir";
@@ -68,7 +71,7 @@ pub enum Error {
     #[error("resume_token {0}")]
     TokenMalformed(String),
     /// The resume token belongs to another deployment, scope or view.
-    #[error("resume_token belongs to {belongs_to}")]
+    #[error("resume_token belongs to {belongs_to}: {}", token_replacement(*time))]
     TokenMismatch {
         /// The owner of the token, in words.
         belongs_to: &'static str,
@@ -84,7 +87,10 @@ pub enum Error {
         oldest: Option<ClusterTime>,
     },
     /// The watched collection or database no longer exists.
-    #[error("{scope} no longer exists{}", cause.map(|it| format!(" ({})", it.name())).unwrap_or_default())]
+    #[error(
+        "{scope} no longer exists{}: resume from the last token to watch its successor, or use INVALIDATE_POLICY_CONTINUE",
+        cause.map(|it| format!(" ({})", it.name())).unwrap_or_default()
+    )]
     Invalidated {
         /// The watched scope.
         scope: Scope,
@@ -173,7 +179,9 @@ pub enum Error {
     #[error("the call's deadline has passed: resume from the last token")]
     DeadlineExceeded,
     /// A defect. The log has the details, with the watch's id.
-    #[error("an internal error ended the watch: search the server's log for its id")]
+    #[error(
+        "an internal error ended the watch: report it with the server's log lines of the watch_id in the details"
+    )]
     Internal,
 }
 
@@ -419,7 +427,7 @@ impl From<&SourceError> for Error {
                 oldest: None,
             },
             Failure::TokenInvalid => {
-                Self::TokenMalformed("holds a token that MongoDB can't read".to_owned())
+                Self::TokenMalformed("contains a token that MongoDB can't read: start without a token".to_owned())
             }
             Failure::ImageMissing => Self::ImageUnavailable(UndeliverableEvent::default()),
             Failure::EventTooLarge => Self::UpstreamEventTooLarge(UndeliverableEvent::default()),
@@ -427,7 +435,7 @@ impl From<&SourceError> for Error {
             Failure::AccessDenied | Failure::LoginFailed => Self::UpstreamAccessDenied,
             Failure::NotACollection => Self::InvalidRequest(vec![FieldViolation {
                 field: "collections".to_owned(),
-                description: "names a view or a time-series collection, which has no change stream"
+                description: "names a view or a time-series collection, which has no change stream; name another collection"
                     .to_owned(),
             }]),
             Failure::Unexpected => Self::Internal,

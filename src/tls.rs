@@ -228,7 +228,10 @@ fn load(settings: &TlsSettings, contents: &[Vec<u8>]) -> Result<Loaded, String> 
             TlsError::InconsistentKeys(InconsistentKeys::KeyMismatch) => file_problem(
                 "tls-key-file",
                 &settings.key_file,
-                format!("not the key of {}", settings.cert_file.display()),
+                format!(
+                    "not the key of the certificate in {}",
+                    settings.cert_file.display()
+                ),
             ),
             TlsError::InvalidCertificate(_) => of_certificate(error.to_string()),
             error => file_problem("tls-key-file", &settings.key_file, error),

@@ -792,7 +792,7 @@ async fn authentication_settings_are_checked_at_the_start() {
             with_names(&["--jwks-url", "file:///etc/keys"]),
         ),
         (
-            "--jwks-url",
+            "--jwks-ca-file",
             with_names(&[
                 "--jwks-url",
                 "https://issuer.example",

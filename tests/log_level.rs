@@ -173,7 +173,7 @@ async fn every_line_about_a_watch_has_its_id_its_peer_and_its_principal() {
     let end = ended(&log).expect("the end");
     assert_eq!(end["span"]["id"], id.as_str(), "{end}");
     assert_eq!(end["reason"], "cancelled", "{end}");
-    let of_watches = ["opening", "watch ended", "watch fails"];
+    let of_watches = ["opening the watch", "watch ended", "watch failed"];
     let mut seen = 0;
     for line in lines(&log) {
         let message = line["message"].as_str().unwrap_or_default();

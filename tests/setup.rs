@@ -211,7 +211,7 @@ fn a_machine_without_apt_get_is_told_what_it_lacks() {
         "{errors}"
     );
     let errors = Machine::bare().fails(&["prometheus"]);
-    assert!(errors.contains("no prometheus"), "{errors}");
+    assert!(errors.contains("prometheus is missing"), "{errors}");
 }
 
 #[test]

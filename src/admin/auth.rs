@@ -90,7 +90,7 @@ impl AdminAuth {
             ));
         }
         if !token.iter().all(u8::is_ascii_graphic) {
-            return Err("the token has characters that no header can carry: use one line of letters, digits and signs".to_owned());
+            return Err("the token has spaces or non-ASCII characters: use one line of letters, digits and punctuation".to_owned());
         }
         self.token.store(Some(digest(token).into()));
         Ok(())
@@ -130,7 +130,7 @@ const UNAUTHORIZED: Refusal = (
 
 const FORBIDDEN: Refusal = (
     StatusCode::FORBIDDEN,
-    "only direct callers on this machine are allowed, unless --admin-token-file is set\n",
+    "only direct callers on this machine are allowed: call from there, or set --admin-token-file\n",
 );
 
 fn check_bearer(token: &[u8; 32], headers: &HeaderMap) -> Result<(), Refusal> {

@@ -33,19 +33,22 @@ pub fn parse_directives(directives: &str) -> Result<EnvFilter, String> {
     const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
     let is_level = |word: &str| LEVELS.iter().any(|level| level.eq_ignore_ascii_case(word));
     if directives.trim().is_empty() {
-        return Err("the directives are empty: use a level or module=level".to_owned());
+        return Err(
+            "the directives are empty: use a level, such as info, or MODULE=LEVEL".to_owned(),
+        );
     }
     for directive in directives.split(',').map(str::trim) {
         // The value of a field may contain a comma; the filter itself checks what is in brackets.
         if !directive.contains(['=', '[', ']', '{', '}']) && !is_level(directive) {
             return Err(format!(
-                "{directive:?} is neither a level ({}) nor module=level",
+                "unknown level {directive:?}: use one of {}, or MODULE=LEVEL such as weir::hub=debug",
                 LEVELS.join(", ")
             ));
         }
     }
     let directives = format!("{DEFAULT_DIRECTIVES},{directives}");
-    EnvFilter::try_new(directives).map_err(|error| error.to_string())
+    EnvFilter::try_new(directives)
+        .map_err(|error| format!("{error}: use a level, or MODULE=LEVEL such as weir::hub=debug"))
 }
 
 impl LogLevel {
@@ -88,7 +91,7 @@ impl LogLevel {
         let managed = self
             .0
             .as_ref()
-            .ok_or("this server does not manage the log")?;
+            .ok_or("this server does not manage the log of its process: only weir serve does")?;
         let directives = directives.trim();
         let filter = parse_directives(directives)?;
         // Locked until the end, so that text and filter agree.
@@ -97,7 +100,7 @@ impl LogLevel {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         // Logged if the previous or the new filter lets it pass.
-        tracing::info!(from = *in_force, to = directives, "log level changes");
+        tracing::info!(from = *in_force, to = directives, "changing the log level");
         managed
             .handle
             .reload(filter)

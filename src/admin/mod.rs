@@ -107,7 +107,9 @@ async fn set_log_level(
     }
     let set = match str::from_utf8(&body) {
         Ok(directives) => admin.log_level.set(directives),
-        Err(_) => Err("the directives are not UTF-8".to_owned()),
+        Err(_) => {
+            Err("the body is not UTF-8: send directives such as info,weir::hub=debug".to_owned())
+        }
     };
     set.map_err(|why| (StatusCode::BAD_REQUEST, format!("{why}\n")).into_response())?;
     let directives = admin.log_level.get().unwrap_or_default();
@@ -126,6 +128,6 @@ fn refusal_response((status, words): Refusal) -> Response {
 }
 
 fn unmanaged_log() -> Response {
-    let words = "this server does not manage the log of its process\n";
+    let words = "this server does not manage the log of its process: only weir serve does\n";
     (StatusCode::NOT_FOUND, words).into_response()
 }

@@ -31,5 +31,7 @@ impl TokenKeyFile {
 
 fn text(contents: &[Vec<u8>]) -> Result<&str, String> {
     let bytes = contents.first().map_or(&[][..], Vec::as_slice);
-    std::str::from_utf8(bytes).map_err(|_| "the file is not UTF-8 text".to_owned())
+    std::str::from_utf8(bytes).map_err(|_| {
+        "the file is not UTF-8: write one key per line, each 32 bytes in base64".to_owned()
+    })
 }

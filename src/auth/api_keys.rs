@@ -14,8 +14,8 @@ use serde_json::{Map, Value};
 use sha2::{Digest as _, Sha256};
 
 use super::{
-    CredentialFingerprint, Method, Principal, check_expiry, claims_within_bounds, credentials,
-    is_valid_principal_name,
+    CredentialFingerprint, MAX_CLAIM_DEPTH, MAX_CLAIM_VALUES, MAX_NAME_BYTES, Method, Principal,
+    check_expiry, claims_within_bounds, credentials, is_valid_principal_name,
 };
 use crate::error::Error;
 
@@ -134,7 +134,9 @@ impl ApiKeys {
             // Without the snippet, which must not reach the log.
             .map_err(|error| error.without_snippet().to_string())?;
         if file.keys.len() > MAX_KEYS {
-            return Err(format!("has more than {MAX_KEYS} keys"));
+            return Err(format!(
+                "keys: has more than {MAX_KEYS} entries: remove those that are no longer used"
+            ));
         }
         let mut names = HashSet::new();
         let mut index_by_hash = HashMap::new();
@@ -143,10 +145,14 @@ impl ApiKeys {
             let failed = |why: &str| format!("keys[{at}]: {why}");
             let (hash, principal) = entry.into_principal().map_err(|why| failed(&why))?;
             if !names.insert(principal.name.clone()) {
-                return Err(failed("another key has the same name"));
+                return Err(failed(
+                    "another key has the same name: give each key its own name",
+                ));
             }
             if index_by_hash.insert(hash, at).is_some() {
-                return Err(failed("another entry has the same sha256"));
+                return Err(failed(
+                    "another key has the same sha256: remove one of them",
+                ));
             }
             entries.push((hash, principal));
         }
@@ -180,14 +186,17 @@ impl ApiKeys {
 impl KeyEntry {
     fn into_principal(self) -> Result<([u8; 32], Principal), String> {
         if !is_valid_principal_name(&self.name) {
-            return Err(
-                "the name is empty or too long, or has white space around it or control characters"
-                    .to_owned(),
-            );
+            return Err(format!(
+                "name must have 1 to {MAX_NAME_BYTES} bytes, no white space at its ends, and no control characters"
+            ));
         }
-        let hash = parse_sha256(&self.sha256).ok_or("sha256 is not 64 hexadecimal digits")?;
+        let hash = parse_sha256(&self.sha256).ok_or(
+            "sha256 is not 64 hexadecimal digits: take it from the output of weir hash-key",
+        )?;
         if !claims_within_bounds(&self.claims) {
-            return Err("the claims are nested too deeply or too many".to_owned());
+            return Err(format!(
+                "claims has too many values or levels: use at most {MAX_CLAIM_VALUES} values in {MAX_CLAIM_DEPTH} levels"
+            ));
         }
         let expires = match &self.expires {
             None => None,

@@ -22,8 +22,8 @@ const API_KEYS: &str = "api_keys";
 const JWKS: &str = "jwks";
 
 /// The error for callers without credentials.
-const MISSING_CREDENTIALS: &str = "credentials are required: send `authorization: Bearer TOKEN`, `x-api-key` or \
-                                   a client certificate, as this server accepts";
+const MISSING_CREDENTIALS: &str = "credentials are required: send `authorization: Bearer TOKEN`, `x-api-key: KEY` \
+                                   or a client certificate, whichever this server accepts";
 
 /// Why authentication could not be set up.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -219,11 +219,13 @@ async fn load_jwt_verifier(
             Ok((JwtVerifier::new(settings, Some(keys), None), Some(file)))
         }
         JwtKeys::Url(remote) => {
-            let failed = |problem| SetupError {
-                flag: "jwks-url",
-                problem,
+            // Of the settings, only the file can fail here.
+            let flag = match &remote.ca_file {
+                Some(_) => "jwks-ca-file",
+                None => "jwks-url",
             };
-            let fetcher = KeyFetcher::new(remote).await.map_err(failed)?;
+            let fetcher = KeyFetcher::new(remote).await;
+            let fetcher = fetcher.map_err(|problem| SetupError { flag, problem })?;
             Ok((JwtVerifier::new(settings, None, Some(fetcher)), None))
         }
     }
@@ -234,7 +236,7 @@ fn log_skipped_keys(keys: &KeySet) {
     let skipped = keys.skipped();
     if keys.is_empty() {
         // A valid set without usable keys withdraws all keys, so it is put in force.
-        tracing::error!(left_out = ?skipped, "no key of the JWK set can verify bearer tokens");
+        tracing::error!(left_out = ?skipped, "no key of the JWK set can verify bearer tokens, so all of them are rejected");
     } else if !skipped.is_empty() {
         tracing::warn!(left_out = ?skipped, "keys of the JWK set are skipped");
     }
@@ -260,11 +262,16 @@ impl Verifiers {
             }
             (Ok(Credentials::Bearer(_)), None, None) => (
                 Method::None,
-                Err(refused("this server accepts no bearer tokens")),
+                Err(refused(
+                    "this server accepts no bearer tokens: send other credentials",
+                )),
             ),
-            (Ok(Credentials::ApiKey(_)), _, None) => {
-                (Method::Key, Err(refused("this server accepts no API keys")))
-            }
+            (Ok(Credentials::ApiKey(_)), _, None) => (
+                Method::Key,
+                Err(refused(
+                    "this server accepts no API keys: send other credentials",
+                )),
+            ),
             (Ok(Credentials::None), _, _) => match &peer.certificate {
                 Some(der) if self.certificates => {
                     (Method::Certificate, certificate::principal(der))

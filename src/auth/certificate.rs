@@ -27,7 +27,7 @@ pub(super) fn principal(der: &[u8]) -> Result<Principal, Error> {
         .map(|extension| &extension.value.general_names);
     let names = names.map(Vec::as_slice).unwrap_or_default();
     if names.len() > MAX_ALTERNATIVE_NAMES {
-        return Err(refused("the certificate has too many names"));
+        return Err(refused("the certificate has more than 100 names"));
     }
     let (mut uris, mut hosts, mut emails) = (Vec::new(), Vec::new(), Vec::new());
     for name in names {
@@ -49,7 +49,9 @@ pub(super) fn principal(der: &[u8]) -> Result<Principal, Error> {
     }
     // SPIFFE requires exactly one URI.
     if uris.len() > 1 && uris.iter().any(|uri| uri.starts_with("spiffe:")) {
-        return Err(refused("the certificate has a SPIFFE ID and more URIs"));
+        return Err(refused(
+            "the certificate has a SPIFFE ID and other URIs: SPIFFE allows only one URI",
+        ));
     }
     let name = uris.first().or(hosts.first()).or(emails.first());
     let Some(name) = name.cloned() else {

@@ -44,7 +44,10 @@ pub(super) fn extract(headers: &HeaderMap) -> Result<Credentials<'_>, (Method, E
     if let Some(key) = key {
         return match key.to_str() {
             Ok(key) if is_token(key) => Ok(Credentials::ApiKey(key)),
-            _ => refused(Method::Key, "the x-api-key header is not a valid key"),
+            _ => refused(
+                Method::Key,
+                "the x-api-key header is not a valid key: send only letters, digits and -._~+/=",
+            ),
         };
     }
     let bearer = bearer.and_then(|it| it.to_str().ok()).unwrap_or_default();
@@ -54,7 +57,10 @@ pub(super) fn extract(headers: &HeaderMap) -> Result<Credentials<'_>, (Method, E
             if is_token(token) {
                 Ok(Credentials::Bearer(token))
             } else {
-                refused(Method::None, "the authorization header has no valid token")
+                refused(
+                    Method::None,
+                    "the authorization header has no valid token: send only letters, digits and -._~+/=",
+                )
             }
         }
         _ => refused(

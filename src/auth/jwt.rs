@@ -25,8 +25,8 @@ const MAX_KEY_ID_BYTES: usize = 256;
 const BAD_TOKEN: &str = "the bearer token can't be read as a JWT";
 /// Does not reveal which check has failed.
 const BAD_SIGNATURE: &str = "the bearer token is not signed by a trusted key";
-const BAD_ISSUER: &str = "the bearer token is from another issuer";
-const BAD_NAME: &str = "the bearer token has no valid name of a principal";
+const BAD_ISSUER: &str = "the bearer token is from another issuer (iss) than this server accepts";
+const BAD_NAME: &str = "the bearer token lacks a valid claim with the name of its principal";
 
 /// Verifies tokens with the keys in force.
 #[derive(Debug)]
@@ -188,8 +188,10 @@ fn rejection(error: &jsonwebtoken::errors::Error) -> Error {
     invalid(match error.kind() {
         ErrorKind::ExpiredSignature => return Error::CredentialsExpired,
         ErrorKind::InvalidIssuer => BAD_ISSUER,
-        ErrorKind::InvalidAudience => "the bearer token is for another audience",
-        ErrorKind::ImmatureSignature => "the bearer token is not valid yet",
+        ErrorKind::InvalidAudience => {
+            "the bearer token is for another audience (aud) than this server"
+        }
+        ErrorKind::ImmatureSignature => "the bearer token is not valid yet (nbf)",
         ErrorKind::MissingRequiredClaim(_) | ErrorKind::InvalidClaimFormat(_) => {
             "the bearer token lacks a usable exp, iss or aud"
         }

@@ -139,7 +139,7 @@ impl KeyFetcher {
                         tracing::error!(
                             what,
                             problem,
-                            "the keys of bearer tokens can't be fetched; the previous ones stay in force"
+                            "can't get valid keys from --jwks-url; the previous ones stay in force"
                         );
                         last_logged = Some(problem);
                     }
@@ -198,10 +198,10 @@ impl KeyFetcher {
         if let Some(path) = &self.settings.ca_file {
             let failed = |error: io::Error| format!("{}: {error}", path.display());
             let pem = tokio::fs::read(path).await.map_err(failed)?;
-            let failed = |_| format!("{} contains no PEM certificates", path.display());
+            let failed = |_| format!("{} contains no certificate (PEM)", path.display());
             let certificates = reqwest::Certificate::from_pem_bundle(&pem).map_err(failed)?;
             if certificates.is_empty() {
-                return Err(format!("{} contains no PEM certificates", path.display()));
+                return Err(format!("{} contains no certificate (PEM)", path.display()));
             }
             builder = builder.tls_certs_only(certificates);
         }

@@ -84,10 +84,12 @@ impl KeySet {
         // serde_json's own messages may quote the input.
         let set: JwkSet = serde_json::from_slice(json).map_err(|error| {
             let (line, column) = (error.line(), error.column());
-            format!("not a JWK set, {{\"keys\": [...]}}: line {line}, column {column}")
+            format!("not a JWK set at line {line}, column {column}: it must be {{\"keys\": [...]}}")
         })?;
         if set.keys.len() > MAX_KEYS {
-            return Err(format!("the JWK set has more than {MAX_KEYS} keys"));
+            return Err(format!(
+                "the JWK set has more than {MAX_KEYS} keys: remove those that are no longer used"
+            ));
         }
         let mut keys = Vec::new();
         let mut skipped = Vec::new();
@@ -148,7 +150,9 @@ impl Key {
     fn read(key: Value) -> Result<Self, &'static str> {
         let jwk: Jwk = serde_json::from_value(key).map_err(|_| "is not a JWK")?;
         if jwk.d.is_some() {
-            return Err("holds a private key: whoever can read the set can sign with it");
+            return Err(
+                "contains a private key: publish only its public part, as whoever reads the set could sign with it",
+            );
         }
         if jwk.usage.as_ref().is_some_and(|it| it != "sig") {
             return Err("is not for signatures (use)");
@@ -218,7 +222,9 @@ impl Jwk {
                 let (n, e) = (part(&self.n)?, part(&self.e)?);
                 let n = strip_leading_zeros(&n);
                 if !RSA_BYTES.contains(&n.len()) {
-                    return Err("is an RSA key of less than 2048 or more than 8192 bits");
+                    return Err(
+                        "is an RSA key of less than 2048 or more than 8192 bits: use 2048 to 8192 bits",
+                    );
                 }
                 let decoding_key = DecodingKey::from_rsa_raw_components(n, &e);
                 (KeyType::Rsa, decoding_key, [n.to_vec(), e])
@@ -247,9 +253,15 @@ impl Jwk {
                 )
             }
             ("oct", _) => {
-                return Err("is a shared secret: whoever verifies with it could also sign with it");
+                return Err(
+                    "is a shared secret, and whoever can verify with it can also sign with it: use a public key",
+                );
             }
-            _ => return Err("has an unknown type (kty, crv)"),
+            _ => {
+                return Err(
+                    "has an unknown type (kty, crv): use RSA, EC with P-256 or P-384, or OKP with Ed25519",
+                );
+            }
         };
         let mut material = format!("{key_type:?}").into_bytes();
         for part in parts {

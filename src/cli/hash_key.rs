@@ -7,7 +7,7 @@ use std::{
 
 use clap::Args;
 
-use crate::auth::{ApiKey, is_valid_principal_name};
+use crate::auth::{ApiKey, MAX_NAME_BYTES, is_valid_principal_name};
 
 /// The longest key read from standard input, in bytes.
 const MAX_BYTES: u64 = 16 << 10;
@@ -38,10 +38,9 @@ pub fn run(args: &HashKeyArgs) -> ExitCode {
 
 fn write(args: &HashKeyArgs) -> Result<(), String> {
     if !is_valid_principal_name(&args.name) {
-        return Err(
-            "NAME must not be empty or too long, start or end with a space, or have control characters"
-                .to_owned(),
-        );
+        return Err(format!(
+            "NAME must have 1 to {MAX_NAME_BYTES} bytes, no white space at its ends, and no control characters"
+        ));
     }
     let entry = |key: &ApiKey| {
         // A JSON string is also a valid YAML string.
@@ -51,8 +50,9 @@ fn write(args: &HashKeyArgs) -> Result<(), String> {
     let text = if args.stdin {
         entry(&read_key()?)
     } else {
-        let key = ApiKey::random()
-            .map_err(|_| "the system's random number generator failed".to_owned())?;
+        let key = ApiKey::random().map_err(|_| {
+            "can't create a key: the system's random number generator failed".to_owned()
+        })?;
         eprintln!("The key, which is shown only once, and its entry for --api-keys-file:");
         format!("{}\n{}", key.secret(), entry(&key))
     };

@@ -48,9 +48,12 @@ pub async fn run(args: ServeArgs) -> ExitCode {
         signal(SignalKind::terminate()),
         signal(SignalKind::interrupt()),
     );
-    let (Ok(mut terminate), Ok(mut interrupt)) = signals else {
-        eprintln!("weir serve: can't register signal handlers");
-        return ExitCode::FAILURE;
+    let (mut terminate, mut interrupt) = match signals {
+        (Ok(terminate), Ok(interrupt)) => (terminate, interrupt),
+        (Err(error), _) | (_, Err(error)) => {
+            eprintln!("weir serve: can't register signal handlers: {error}");
+            return ExitCode::FAILURE;
+        }
     };
     let app = match App::start_with(args.serve, log_level).await {
         Ok(app) => app,

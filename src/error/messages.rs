@@ -21,12 +21,23 @@ pub(super) fn undeliverable_event(event: &UndeliverableEvent) -> String {
     }
 }
 
+/// Returns the advice for a token that belongs to another watch. `time` is set if the watch may start there.
+pub(super) fn token_replacement(time: Option<ClusterTime>) -> String {
+    time.map_or_else(
+        || "send it with the request that it came from, or start without a token".to_owned(),
+        |time| format!("continue with start_time {}", time.seconds),
+    )
+}
+
 pub(super) fn limit_reached(limit: &str, max: usize) -> String {
+    if limit == "checks" {
+        return "too many requests wait until their filters are compiled: try again later"
+            .to_owned();
+    }
     let what = match limit {
         "watches" => format!("{max} open watches (--max-watches)"),
         "feeds" => format!("{max} feeds (--max-feeds)"),
         "calls" => format!("{max} concurrent calls"),
-        "checks" => format!("{max} requests that wait until their filters are compiled"),
         "KiB of patterns" => format!("{} MiB of compiled regular expressions", max / 1024),
         other => format!("{max} {other}"),
     };

@@ -118,7 +118,10 @@ impl Handshakes {
             let revocation = trust.revoked(chain.to_vec());
             Box::pin(async move {
                 revocation.await;
-                tracing::info!(?address, "the client's certificate is no longer trusted");
+                tracing::info!(
+                    ?address,
+                    "the client's certificate is no longer trusted; closing its connection"
+                );
             })
         });
         Some(Connection {

@@ -124,7 +124,7 @@ impl Listener {
                 // The client closed before it was accepted.
                 Some(Err(error)) if is_connection_error(&error) => {}
                 Some(Err(error)) => {
-                    tracing::warn!(%error, "a connection can't be accepted");
+                    tracing::warn!(%error, "a connection can't be accepted; trying again");
                     tokio::time::sleep(ACCEPT_RETRY_PAUSE).await;
                 }
                 // A listener never ends.

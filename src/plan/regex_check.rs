@@ -43,7 +43,7 @@ pub(super) fn check_pattern(pattern: &str, verbose: bool) -> Result<(), String> 
         return Err(problem_at(
             pattern,
             &comment.span,
-            "comments are not supported; remove it",
+            "comments are not supported; remove the comment",
         ));
     }
     let verbose = verbose || turns_on_verbose(&parsed.ast);
@@ -92,7 +92,7 @@ pub(super) fn syntax_problem(pattern: &str, kind: &ast::ErrorKind, span: &ast::S
             "look-around is not supported, because its cost is unbounded; remove it".into()
         }
         ast::ErrorKind::UnsupportedBackreference => {
-            "back-references are not supported, because their cost is unbounded; remove it".into()
+            "back-references are not supported, because their cost is unbounded; remove them".into()
         }
         kind => kind.to_string(),
     };

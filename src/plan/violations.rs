@@ -20,7 +20,7 @@ pub enum RequestError {
     #[error("{}", describe(.0))]
     Invalid(Vec<FieldViolation>),
     /// The request asks for the whole deployment, which this server does not allow.
-    #[error("watching a whole deployment is not allowed on this server; name a database")]
+    #[error("this server does not allow watching the whole deployment: name a database")]
     DeploymentNotAllowed,
 }
 

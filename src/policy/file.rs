@@ -110,7 +110,7 @@ pub(super) fn read(bytes: &[u8], tokens_encrypted: bool) -> Result<Vec<Rule>, St
         serde_saphyr::from_str_with_options(text, options).map_err(|error| error.to_string())?;
     if file.version != VERSION {
         return Err(format!(
-            "version: is {}: this server reads {VERSION}",
+            "version: is {}: use {VERSION}, the only version that this server reads",
             file.version
         ));
     }
@@ -241,14 +241,16 @@ fn parse_claims(
         for value in &values {
             let problem = match value {
                 Value::Bool(_) | Value::Number(_) => continue,
-                Value::String(text) if text.is_empty() => "is empty: empty claims never match",
+                Value::String(text) if text.is_empty() => {
+                    "is empty, and empty claims never match: name a value, or use \"*\" for any"
+                }
                 // Wildcards are not supported here, but would look as if they were.
                 Value::String(text) if text.contains('*') => {
                     "contains *, which is not a wildcard here: use \"*\" alone to match any value"
                 }
                 Value::String(_) => continue,
                 Value::Null | Value::Array(_) | Value::Object(_) => {
-                    "is not a string, number or boolean, nor a list of them"
+                    "is not a string, number or boolean: use one, or a list of them"
                 }
             };
             return Err(format!("{at}: {problem}"));

@@ -244,7 +244,9 @@ impl IntoLiteral for Kind {
 
 fn parse_document(at: &str, value: &Value, depth: usize) -> Result<FilterTemplate, String> {
     if depth > MAX_DEPTH {
-        return Err(format!("{at}: is nested deeper than {MAX_DEPTH} levels"));
+        return Err(format!(
+            "{at}: is nested deeper than {MAX_DEPTH} levels: use fewer groups"
+        ));
     }
     let Value::Object(fields) = value else {
         return Err(format!(
@@ -266,12 +268,14 @@ fn parse_document(at: &str, value: &Value, depth: usize) -> Result<FilterTemplat
             _ => parse_field(&at, key, value)?,
         });
     }
-    all_of(parts).ok_or_else(|| format!("{at}: is empty: remove filter to have none"))
+    all_of(parts).ok_or_else(|| format!("{at}: is empty: add a condition, or remove filter"))
 }
 
 fn parse_group(at: &str, value: &Value, depth: usize) -> Result<Vec<FilterTemplate>, String> {
     let items = value.as_array().filter(|items| !items.is_empty());
-    let items = items.ok_or_else(|| format!("{at}: is not a list of conditions, or is empty"))?;
+    let items = items.ok_or_else(|| {
+        format!("{at}: is empty or not a list: write one or more conditions, as [{{status: paid}}]")
+    })?;
     let parse = |(index, item)| parse_document(&format!("{at}[{index}]"), item, depth + 1);
     items.iter().enumerate().map(parse).collect()
 }

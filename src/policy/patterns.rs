@@ -120,7 +120,7 @@ impl NamespacePattern {
         }
         if let Some(bad) = text.chars().find(|it| matches!(it, '$' | '\0')) {
             return Err(format!(
-                "{text:?} holds {bad:?}, which no namespace may contain: {right}"
+                "{text:?} contains {bad:?}, which no namespace may have: {right}"
             ));
         }
         let pattern = |part: &str| NamePattern(Glob(part.to_owned()));

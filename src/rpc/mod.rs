@@ -161,7 +161,7 @@ impl WatchApi {
             Err(error) => return Err((error, outcome)),
         };
         outcome.traced().set_scope(&watch.scope);
-        tracing::debug!(scope = %watch.scope, "opening");
+        tracing::debug!(scope = %watch.scope, "opening the watch");
         let subscribed = self.drain.run_until_cancelled(self.hub.subscribe(&watch));
         match subscribed.await {
             Some(Ok(watcher)) => {

@@ -125,7 +125,7 @@ impl Outcome {
         self.class = Some(error.class());
         if error.class() != Class::Client {
             self.span
-                .in_scope(|| tracing::debug!(%error, "watch fails"));
+                .in_scope(|| tracing::debug!(%error, "watch failed"));
         }
         error.into_status(&self.id)
     }

@@ -110,7 +110,10 @@ impl MongoSource {
             Ok(answer) => Ok(answer?),
             Err(_) => Err(SourceError::new(
                 Failure::Transient,
-                "no reply in time to a command",
+                format!(
+                    "no reply to a command within --upstream-reply-timeout, {} s",
+                    self.reply_timeout.as_secs_f64()
+                ),
             )),
         }
     }

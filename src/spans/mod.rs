@@ -47,7 +47,7 @@ impl Spans {
     #[cfg(not(feature = "otlp"))]
     pub fn new(settings: Option<&SpanSettings>) -> Result<Self, String> {
         match settings {
-            Some(_) => Err("this program was built without the feature otlp".to_owned()),
+            Some(_) => Err("this program was built without the feature otlp: build it with --features otlp, or remove the flag".to_owned()),
             None => Ok(Self::default()),
         }
     }

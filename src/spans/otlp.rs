@@ -130,7 +130,7 @@ impl SpanPipeline {
         let provider = self.provider.clone();
         let closing = tokio::task::spawn_blocking(move || provider.shutdown_with_timeout(limit));
         if !matches!(closing.await, Ok(Ok(()))) {
-            tracing::warn!("the last spans could not be sent");
+            tracing::warn!("the last spans could not be sent; they are lost");
         }
     }
 }

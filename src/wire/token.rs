@@ -264,6 +264,11 @@ pub struct ResumeToken {
 #[error("{0}")]
 pub struct MalformedToken(&'static str);
 
+const TOO_SHORT: &str =
+    "is too short for a token of Weir: store tokens as bytes, and send them unchanged";
+const CHANGED: &str = "was truncated or changed, or is not a token of Weir: store tokens as bytes, and send \
+                       them unchanged";
+
 /// The maximum size of an envelope, the limit of `WatchRequest.resume_token`.
 const MAX_ENVELOPE_LEN: usize = 16 << 10;
 
@@ -282,14 +287,16 @@ impl ResumeToken {
     /// `keys`.
     pub fn decode(bytes: &[u8], keys: Option<&TokenKeys>) -> Result<Self, MalformedToken> {
         if bytes.len() > MAX_ENVELOPE_LEN {
-            return Err(MalformedToken("is too long for a token of Weir"));
+            return Err(MalformedToken(
+                "is too long for a token of Weir: store tokens as bytes, and send them unchanged",
+            ));
         }
         if bytes.first() != Some(&keys::VERSION) {
             return Self::decode_plain(bytes);
         }
         let Some(keys) = keys else {
             return Err(MalformedToken(
-                "is encrypted, and this server has no token keys: set `--token-key-file`",
+                "is encrypted, and this server has no token keys: set --token-key-file, or start without a token",
             ));
         };
         Ok(Self {
@@ -301,12 +308,12 @@ impl ResumeToken {
     /// Decodes an envelope that is not encrypted.
     fn decode_plain(bytes: &[u8]) -> Result<Self, MalformedToken> {
         if bytes.len() < PREFIX_LEN + CHECKSUM_LEN {
-            return Err(MalformedToken("is too short for a token of Weir"));
+            return Err(MalformedToken(TOO_SHORT));
         }
         let (body, checksum) = bytes.split_at(bytes.len() - CHECKSUM_LEN);
         if crc32fast::hash(body).to_be_bytes() != checksum {
             return Err(MalformedToken(
-                "has a wrong checksum: it was truncated or changed, or is not a token of Weir",
+                "has a wrong checksum: it was truncated or changed, or is not a token of Weir; store tokens as bytes, and send them unchanged",
             ));
         }
         let mut rest = body;
@@ -315,7 +322,9 @@ impl ResumeToken {
             version,
             VERSION_WITHOUT_TOKEN_AUDIENCE | VERSION_WITH_TOKEN_AUDIENCE
         ) {
-            return Err(MalformedToken("has a version that this server can't read"));
+            return Err(MalformedToken(
+                "has a version that this server can't read: use a later server, or start without a token",
+            ));
         }
         let [kind] = take::<1>(&mut rest);
         let origin = Origin {
@@ -330,14 +339,18 @@ impl ResumeToken {
         let mut token_audience = None;
         if version == VERSION_WITH_TOKEN_AUDIENCE {
             if rest.len() < TOKEN_AUDIENCE_LEN {
-                return Err(MalformedToken("is too short for its version"));
+                return Err(MalformedToken(
+                    "is too short for its version: store tokens as bytes, and send them unchanged",
+                ));
             }
             token_audience = Some(TokenAudience(take(&mut rest)));
         }
         let mut anchor = None;
         if kind == KIND_ANCHORED_HIGH_WATER {
             if rest.len() < ANCHOR_LEN {
-                return Err(MalformedToken("is too short for its kind"));
+                return Err(MalformedToken(
+                    "is too short for its kind: store tokens as bytes, and send them unchanged",
+                ));
             }
             anchor = Some(Anchor {
                 time: ClusterTime {
@@ -354,7 +367,11 @@ impl ResumeToken {
             KIND_EVENT => Position::Event { token, time },
             KIND_HIGH_WATER | KIND_ANCHORED_HIGH_WATER => Position::HighWater { token, time },
             KIND_INVALIDATE => Position::Invalidate { token, time },
-            _ => return Err(MalformedToken("has a kind that this server can't read")),
+            _ => {
+                return Err(MalformedToken(
+                    "has a kind that this server can't read: use a later server, or start without a token",
+                ));
+            }
         };
         Ok(Self {
             origin,

@@ -104,7 +104,8 @@ impl Replicas {
         let status = process.process.wait_for_exit(WAIT_LIMIT).await;
         if signal == "TERM" {
             let log = process.process.stderr();
-            let cut = log.contains("clients did not read the end of their streams in time");
+            let cut = log
+                .contains("clients did not read the end of their streams within --shutdown-grace");
             let expected = Some(i32::from(cut));
             assert_eq!(status.code(), expected, "{}", process.process);
         }

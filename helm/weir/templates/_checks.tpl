@@ -69,7 +69,7 @@ counts as authentication. */}}
 {{- $wrong = append $wrong "auth.jwt: issuer or audiences are set, but no keys; set jwksUrl or jwksSecret" -}}
 {{- end -}}
 {{- if and .caSecret (not .jwksUrl) -}}
-{{- $wrong = append $wrong "auth.jwt.caSecret: applies to jwksUrl, which is not set" -}}
+{{- $wrong = append $wrong "auth.jwt.caSecret: applies only to jwksUrl, which is not set; set jwksUrl, or remove caSecret" -}}
 {{- end -}}
 {{- end -}}
 {{- if and $v.auth.apiKeys.keys $v.auth.apiKeys.existingSecret -}}
@@ -80,7 +80,7 @@ counts as authentication. */}}
 {{- end -}}
 
 {{- if and $v.tls.enabled (eq $v.probes.readiness.kind "grpc") -}}
-{{- $wrong = append $wrong "probes.readiness.kind: Kubernetes' grpc probe speaks no TLS; use auto or http" -}}
+{{- $wrong = append $wrong "probes.readiness.kind: Kubernetes' grpc probe does not support TLS; use auto or http" -}}
 {{- end -}}
 {{- with $v.podDisruptionBudget -}}
 {{- if .enabled -}}
@@ -90,29 +90,29 @@ counts as authentication. */}}
 {{- $fewest := ternary $v.autoscaling.minReplicas $v.replicas $v.autoscaling.enabled -}}
 {{- if and (not (kindIs "string" .minAvailable)) (not (kindIs "invalid" .minAvailable)) -}}
 {{- if ge (int .minAvailable) (int $fewest) -}}
-{{- $wrong = append $wrong (printf "podDisruptionBudget.minAvailable: %d of %d pods would let no node be drained; set maxUnavailable: 1 instead" (int .minAvailable) (int $fewest)) -}}
+{{- $wrong = append $wrong (printf "podDisruptionBudget.minAvailable: %d of %d pods would block every node drain; set it to null, and maxUnavailable to 1" (int .minAvailable) (int $fewest)) -}}
 {{- end -}}
 {{- end -}}
 {{- if or (eq (toString .minAvailable) "100%") (eq (toString .maxUnavailable) "0%") (eq (toString .maxUnavailable) "0") -}}
-{{- $wrong = append $wrong "podDisruptionBudget: would let no node be drained; set maxUnavailable: 1" -}}
+{{- $wrong = append $wrong "podDisruptionBudget: would block every node drain; set maxUnavailable to 1" -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
 {{- with $v.autoscaling -}}
 {{- if .enabled -}}
 {{- if gt (int .minReplicas) (int .maxReplicas) -}}
-{{- $wrong = append $wrong "autoscaling: minReplicas is over maxReplicas; lower it" -}}
+{{- $wrong = append $wrong "autoscaling.minReplicas: is greater than maxReplicas; lower it, or raise maxReplicas" -}}
 {{- end -}}
 {{- if not (or .cpu .watches) -}}
-{{- $wrong = append $wrong "autoscaling: choose by what to scale; set cpu or watches" -}}
+{{- $wrong = append $wrong "autoscaling: has no metric to scale by; set cpu or watches" -}}
 {{- end -}}
 {{- if and .cpu (not (dig "requests" "cpu" "" $v.resources)) -}}
-{{- $wrong = append $wrong "autoscaling.cpu: is a percentage of resources.requests.cpu, which is not set" -}}
+{{- $wrong = append $wrong "autoscaling.cpu: is a percentage of resources.requests.cpu, which is not set; set it, or set cpu to 0" -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
 {{- if and $v.networkPolicy.enabled (not $v.networkPolicy.grpcFrom) -}}
-{{- $wrong = append $wrong "networkPolicy.grpcFrom: names nobody, so no client could connect; [{podSelector: {}}] is every pod of the namespace" -}}
+{{- $wrong = append $wrong "networkPolicy.grpcFrom: is empty, so no client could connect; name the clients, or use [{podSelector: {}}] for every pod of the namespace" -}}
 {{- end -}}
 {{- if and $v.networkPolicy.enabled (get $v.settings "otlp-endpoint") (not $v.networkPolicy.egress.otlp.ports) -}}
 {{- $wrong = append $wrong "networkPolicy.egress.otlp.ports: is empty, so settings.otlp-endpoint could not be reached; add its port" -}}
@@ -120,7 +120,7 @@ counts as authentication. */}}
 {{- $limit := include "weir.bytes" (dig "limits" "memory" "0" $v.resources | include "weir.setting") | int64 -}}
 {{- $held := include "weir.bytes" (default "1GiB" (get $v.settings "memory-limit")) | int64 -}}
 {{- if and $limit (gt $held (div (mul $limit 3) 4)) -}}
-{{- $wrong = append $wrong (printf "settings.memory-limit: bounds only what is read from MongoDB; in a container of %s it may be at most 3/4 of that, otherwise the kernel may kill Weir" (toString $v.resources.limits.memory)) -}}
+{{- $wrong = append $wrong (printf "settings.memory-limit: is more than 3/4 of resources.limits.memory (%s), so the kernel may kill Weir, which also uses memory outside of this limit; lower it, or raise resources.limits.memory" (toString $v.resources.limits.memory)) -}}
 {{- end -}}
 {{- $strategy := $v.strategy.rollingUpdate | default dict -}}
 {{- if and (eq $v.strategy.type "Recreate") $v.strategy.rollingUpdate -}}
@@ -130,7 +130,7 @@ counts as authentication. */}}
 {{- $named := dict -}}
 {{- range include "weir.env" . | fromYamlArray -}}
 {{- if hasKey $named .name -}}
-{{- $wrong = append $wrong (printf "extraEnv: %s is set by the chart; use the chart's value for it" .name) -}}
+{{- $wrong = append $wrong (printf "extraEnv: %s is set by the chart; remove it, and use the chart's value" .name) -}}
 {{- end -}}
 {{- $_ := set $named .name true -}}
 {{- end -}}

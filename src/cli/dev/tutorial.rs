@@ -36,7 +36,7 @@ pub(super) enum TutorialError {
     Database(#[from] mongodb::error::Error),
     #[error("{}", explain(.0, &AdviceContext::default()))]
     Weir(Box<Status>),
-    #[error("{what} did not come within {} s", limit.as_secs())]
+    #[error("timed out after {} s: {what}", limit.as_secs())]
     TimedOut { what: String, limit: Duration },
     #[error("{0}")]
     Unexpected(#[from] Mismatch),
@@ -69,7 +69,7 @@ pub(super) async fn run(weir: SocketAddr, mongodb_uri: &str) -> Result<(), Tutor
         watch.opened().await?;
         Ok::<_, TutorialError>(watch)
     };
-    let mut watch = with_timeout(STEP_TIMEOUT, "the opening of the watch", opening).await??;
+    let mut watch = with_timeout(STEP_TIMEOUT, "opening the watch", opening).await??;
 
     let inserted = doc! { "_id": 1, "item": "weir", "stock": 3 };
     let updated = doc! { "_id": 1, "item": "weir", "stock": 2 };
@@ -120,7 +120,12 @@ pub(super) async fn run(weir: SocketAddr, mongodb_uri: &str) -> Result<(), Tutor
         ExpectedEvent::of(pb::OperationType::Drop),
     )
     .await?;
-    with_timeout(STEP_TIMEOUT, "the watch's end", watch.invalidated()).await??;
+    with_timeout(
+        STEP_TIMEOUT,
+        "waiting for the end of the watch",
+        watch.invalidated(),
+    )
+    .await??;
     print_line(
         "The collection is gone, and so the watch has ended: every event came as expected.\n",
     );
@@ -138,7 +143,7 @@ where
     C: IntoFuture<Output = mongodb::error::Result<T>>,
 {
     print_line(&format!("-> {step}"));
-    let what = format!("the event of {step}");
+    let what = format!("waiting for the event of {step}");
     let change_and_event = async {
         change.await?;
         watch.change().await
@@ -170,7 +175,7 @@ async fn ready_client(weir: SocketAddr) -> Result<WatchServiceClient<Channel>, T
     loop {
         let answer = with_timeout(
             READY_TIMEOUT,
-            "Weir's answer",
+            "waiting for Weir's answer",
             client.get_server_info(pb::GetServerInfoRequest {}),
         )
         .await?;
@@ -198,7 +203,7 @@ async fn fresh_collection(uri: &str) -> Result<Collection<Document>, TutorialErr
         .collection_with_options(COLLECTION, majority);
     with_timeout(
         STEP_TIMEOUT,
-        "MongoDB's answer",
+        "waiting for MongoDB's answer",
         collection.drop().into_future(),
     )
     .await??;

@@ -207,7 +207,7 @@ fn advice(status: &Status, context: &AdviceContext) -> Option<String> {
             "{} has no weir.v1.WatchService: name another server with --server.",
             context.server
         ),
-        (_, Code::Unimplemented) => "This version of the server does not support that.".to_owned(),
+        (_, Code::Unimplemented) => "This version of the server does not support the request: use a later version of the server.".to_owned(),
         (None, Code::OutOfRange | Code::ResourceExhausted) => {
             "A message was larger than a limit on the network path; use a smaller --max-message-bytes."
                 .to_owned()

@@ -88,7 +88,10 @@ fn read(flag: &str, path: &Path) -> Result<String, String> {
         .map_err(failed)?;
     let text = text.trim();
     if text.is_empty() {
-        return Err(format!("{flag}: {} is empty", path.display()));
+        return Err(format!(
+            "{flag}: {} is empty: it must contain the token or the key",
+            path.display()
+        ));
     }
     Ok(text.to_owned())
 }

@@ -26,7 +26,9 @@ pub enum Message {
 
 /// The chunks of an event do not fit together.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("the server sent chunks of a large event that do not fit together: {0}")]
+#[error(
+    "the server sent chunks of a large event that do not fit together ({0}): use --oversize omit to receive only their keys"
+)]
 pub struct ChunkError(&'static str);
 
 /// The largest event that is joined, in bytes. MongoDB's events are at most 16 MiB, or a few times that if

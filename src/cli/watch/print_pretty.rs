@@ -113,7 +113,7 @@ impl PrettyPrinter {
             line.push(DIM, format!(" transaction {}", transaction.number));
         }
         if let Some(fields) = &event.unknown_fields {
-            line.labelled("further", &to_json(fields));
+            line.labelled("unknown fields", &to_json(fields));
         }
         line.finish(self.color, self.width, out);
     }
@@ -215,7 +215,10 @@ fn update_description(description: &pb::UpdateDescription, line: &mut Line) {
         line.labelled("removed", &description.removed_fields.join(", "));
     }
     for array in &description.truncated_arrays {
-        line.labelled("cut", &format!("{} to {}", array.field, array.new_size));
+        line.labelled(
+            "truncated",
+            &format!("{} to {}", array.field, array.new_size),
+        );
     }
 }
 

@@ -149,7 +149,9 @@ fn server_problem(error: &rustls::Error) -> Option<&'static str> {
                 "the server's certificate has other names: use one of them in --server or \
                  --tls-server-name"
             }
-            Bad::Expired | Bad::ExpiredContext { .. } => "the server's certificate has expired",
+            Bad::Expired | Bad::ExpiredContext { .. } => {
+                "the server's certificate has expired: its operator must renew it"
+            }
             _ => "the server's certificate is invalid",
         },
         rustls::Error::InvalidMessage(_) => "the server does not use TLS on that port: use http://",
@@ -174,7 +176,9 @@ fn client_problem(text: &str) -> Option<&'static str> {
         | "CertificateUnknown"
         | "UnsupportedCertificate"
         | "AccessDenied"
-        | "DecryptError" => Some("the server does not accept the certificate of --tls-cert-file"),
+        | "DecryptError" => Some(
+            "the server does not accept the certificate of --tls-cert-file: use a valid one of an authority that it trusts",
+        ),
         _ => None,
     }
 }

@@ -24,7 +24,7 @@ fn errors_name_the_place_and_the_problem() {
     let mut wrong = Vec::new();
     for (yaml, location, words) in [
         (String::new(), "line 1", "unexpected end"),
-        ("version: 2\nrules: []".to_owned(), "version", "reads 1"),
+        ("version: 2\nrules: []".to_owned(), "version", "use 1,"),
         ("version: 1".to_owned(), "", "rules"),
         (
             "version: 1\nrules: []\nrule: []".to_owned(),
@@ -274,7 +274,7 @@ fn errors_name_the_place_and_the_problem() {
         ("shop", "names no collection"),
         ("shop.", "empty part"),
         (".orders", "empty part"),
-        ("shop.$cmd", "holds"),
+        ("shop.$cmd", "contains"),
     ] {
         let yaml = format!("version: 1\nrules: [{{name: a, namespaces: ['a.b', '{namespace}']}}]");
         let problem = read(&yaml).expect_err("not a namespace");

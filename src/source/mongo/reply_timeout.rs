@@ -53,7 +53,7 @@ impl ReplyTimeout {
             Ok(Err(error)) => Err(SourceError::new(Failure::Transient, error.to_string())),
             Err(_) => Err(SourceError::new(
                 Failure::Transient,
-                "no reply in time, and none to a ping",
+                "no reply within --upstream-reply-timeout, and none to a ping",
             )),
         }
     }

@@ -14,7 +14,7 @@ use aws_lc_rs::aead::{AES_256_GCM_SIV, Aad, LessSafeKey, NONCE_LEN, Nonce, Unbou
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::{BufMut as _, BytesMut};
 
-use super::{MalformedToken, hash};
+use super::{CHANGED, MalformedToken, TOO_SHORT, hash};
 
 /// The version of an encrypted envelope.
 pub(super) const VERSION: u8 = 3;
@@ -90,19 +90,19 @@ impl TokenKeys {
     /// Decrypts an envelope.
     pub(super) fn decrypt(&self, sealed: &[u8]) -> Result<Vec<u8>, MalformedToken> {
         let Some((start, body)) = sealed.split_first_chunk::<HEADER_LEN>() else {
-            return Err(MalformedToken("is too short for a token of Weir"));
+            return Err(MalformedToken(TOO_SHORT));
         };
         let keys = self.0.load();
         let Some(key) = keys.all().find(|key| header(key.id) == *start) else {
             return Err(MalformedToken(
-                "is encrypted with a key that this server does not have",
+                "is encrypted with a key that this server does not have: add the key to --token-key-file, or start without a token",
             ));
         };
         let mut body = body.to_vec();
         let opened = key
             .cipher
             .open_in_place(nonce(), Aad::from(*start), &mut body)
-            .map_err(|_| MalformedToken("was truncated or changed, or is not a token of Weir"))?;
+            .map_err(|_| MalformedToken(CHANGED))?;
         let length = opened.len();
         body.truncate(length);
         Ok(body)
@@ -118,24 +118,28 @@ impl Keys {
             if content.is_empty() {
                 continue;
             }
-            let bytes = STANDARD
-                .decode(content)
-                .map_err(|_| format!("line {line} is not base64"))?;
+            let bytes = STANDARD.decode(content).map_err(|_| {
+                format!("line {line} is not base64: write {KEY_LEN} bytes in base64")
+            })?;
             if bytes.len() != KEY_LEN {
                 let length = bytes.len();
                 return Err(format!(
-                    "line {line} has {length} bytes; a key has {KEY_LEN}"
+                    "line {line} has {length} bytes: write {KEY_LEN} bytes in base64"
                 ));
             }
             let key =
                 Key::new(&bytes).ok_or_else(|| format!("the key on line {line} can't be used"))?;
             if let Some(before) = lines.insert(key.id, line) {
-                return Err(format!("line {line} has the same key as line {before}"));
+                return Err(format!(
+                    "line {line} has the same key as line {before}: remove one of them"
+                ));
             }
             keys.push(key);
         }
         if keys.is_empty() {
-            return Err("it contains no key: it needs 32 bytes in base64 on a line".to_owned());
+            return Err(format!(
+                "the file has no key: write one per line, each {KEY_LEN} bytes in base64"
+            ));
         }
         Ok(Self {
             first: keys.remove(0),

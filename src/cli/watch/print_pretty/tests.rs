@@ -28,7 +28,7 @@ fn document_changes_show_the_key_and_the_change() {
         ),
         (
             fixtures::update(),
-            r#"12:00:00.250 update   shop.orders {"_id": 1} set {"total": 5} removed note, a"b cut items to 2 now null was {"_id": 1, "total": 4}"#,
+            r#"12:00:00.250 update   shop.orders {"_id": 1} set {"total": 5} removed note, a"b truncated items to 2 now null was {"_id": 1, "total": 4}"#,
         ),
         (
             fixtures::replace(),
@@ -36,7 +36,7 @@ fn document_changes_show_the_key_and_the_change() {
         ),
         (
             fixtures::in_transaction(),
-            r#"12:00:00.250 delete   shop.orders {"_id": 1} was {"_id": 1} entered the filter transaction 12 further {"new": 1}"#,
+            r#"12:00:00.250 delete   shop.orders {"_id": 1} was {"_id": 1} entered the filter transaction 12 unknown fields {"new": 1}"#,
         ),
         (
             fixtures::omitted(),

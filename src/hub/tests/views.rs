@@ -303,7 +303,7 @@ async fn a_token_of_another_audience_is_rejected_in_both_directions() {
                 let refused = refused(token, used_by, keys.as_ref()).await;
                 let expected = (of != by).then_some(
                     "RESUME_TOKEN_MISMATCH: resume_token belongs to another principal's view, or to one \
-                     that has changed",
+                     that has changed: continue with start_time 100",
                 );
                 assert_eq!(refused.as_deref(), expected, "{of} by {by}");
             }

@@ -36,7 +36,7 @@ fn lines(log: &str) -> Vec<Value> {
 async fn the_log_level_changes_while_the_server_runs() {
     let database = Database::start().await;
     let weir = ServeProcess::start(database.uri(), &[]).await;
-    let opening = |log: &str| log.contains("\"message\":\"opening\"");
+    let opening = |log: &str| log.contains("\"message\":\"opening the watch\"");
     let watch = async || {
         let request = database.watch_request(&[ORDERS]);
         let opened = WatchStream::open(&mut weir.client().await, request).await;

@@ -132,7 +132,7 @@ fn readers_lose_no_event_and_are_always_woken() {
                 ring.join(residual, subscriber, &point)
                     .expect("a watch can always join now")
             };
-            let reader = |residual: Residual| {
+            let start_reader = |residual: Residual| {
                 let subscriber = Arc::new(Subscriber::default());
                 let mut reader = join(&residual, &subscriber);
                 thread::spawn(move || {
@@ -148,7 +148,7 @@ fn readers_lose_no_event_and_are_always_woken() {
                     }
                 })
             };
-            let readers = [everything(), updates(), everything()].map(reader);
+            let readers = [everything(), updates(), everything()].map(start_reader);
             let guest = {
                 let ring = Arc::clone(&ring);
                 thread::spawn(move || {
@@ -233,7 +233,7 @@ fn a_lone_reader_never_falls_behind() {
             let mut reader = ring
                 .join(&everything(), &subscriber, &point)
                 .expect("a watch can always join now");
-            let reader = thread::spawn(move || {
+            let reader_thread = thread::spawn(move || {
                 let mut seen = Vec::new();
                 let end = read_until(&mut reader, &subscriber, EVENTS, &mut seen);
                 assert!(matches!(end, RingRead::Empty), "{end:?}");
@@ -243,7 +243,7 @@ fn a_lone_reader_never_falls_behind() {
                 block_on(ring.wait_writable());
                 publish(&ring, n);
             }
-            reader.join().unwrap();
+            reader_thread.join().unwrap();
         },
         INTERLEAVINGS,
     );

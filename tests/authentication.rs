@@ -33,7 +33,7 @@ use weir::pb::watch_service_client::WatchServiceClient;
 /// The API key of Alice on the server of [`start_with_api_key`].
 const KEY: &str = "weir_the-key-of-alice-in-these-tests";
 
-/// How long the Python client may take for each step on a busy machine.
+/// The time that the Python client may take for each step on a busy machine.
 const CLIENT_LIMIT: Duration = Duration::from_secs(90);
 
 fn keys_file(folder: &TempDir) -> PathBuf {

@@ -1,5 +1,5 @@
-//! How long an open watch stays authorized: the policy and the keys are reloaded while it is open,
-//! and it has a maximum age.
+//! The end of a watch's authorization: the policy and the keys are reloaded while it is open, and
+//! it has a maximum age.
 
 mod support;
 
@@ -19,7 +19,7 @@ use weir::pb;
 use weir::pb::watch_request::Start;
 use weir::pb::watch_response::Kind;
 
-/// How long a stream may continue after a change, on a busy machine.
+/// The time that a stream may continue after a change, on a busy machine.
 const END_LIMIT: Duration = Duration::from_secs(30);
 
 fn is(status: &Status, code: Code, reason: &str) {

@@ -1,4 +1,4 @@
-//! Which changes a watch delivers: by operation, and by filter where the document is unknown.
+//! The changes that a watch delivers: by operation, and by filter where the document is unknown.
 
 mod conversions;
 mod support;

@@ -225,7 +225,7 @@ async fn every_token_resumes_exactly_when_clocks_jump() {
     tally(Figure::BadInputs, tokens.len() as u64);
 }
 
-/// When the oplog no longer reaches back to the position, the headroom is zero and not negative.
+/// The headroom is zero, not negative, when the oplog no longer reaches back to the position.
 #[tokio::test]
 async fn the_oplog_headroom_is_zero_when_its_oldest_entry_is_ahead() {
     let stand_in = StandIn::start();

@@ -1,4 +1,4 @@
-//! How the costliest filter that is allowed affects other watches.
+//! The effect of the costliest allowed filter on other watches.
 
 mod conversions;
 mod support;

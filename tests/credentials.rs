@@ -26,7 +26,7 @@ use weir::pb::watch_service_client::WatchServiceClient;
 const ALICE: &str = "weir_the-key-of-alice-in-these-tests";
 const BOB: &str = "weir_the-key-of-bob-in-these-tests-x";
 
-/// How long an open watch may continue without valid credentials.
+/// The time that an open watch may continue without valid credentials.
 const END_LIMIT: Duration = Duration::from_secs(30);
 
 /// A file that a server reloads when it changes.

@@ -15,7 +15,7 @@ use mongodb::bson::doc;
 use support::{ChildProcess, Database, Weir, node, python, repository};
 use weir::{cli::Cli, metrics::CATALOGUE};
 
-/// How long a foreign client may take to start on a busy machine.
+/// The time that a foreign client may take to start on a busy machine.
 const CLIENT_LIMIT: Duration = Duration::from_secs(90);
 
 fn read(path: &str) -> String {

@@ -235,8 +235,8 @@ async fn renames_and_drops_come_in_every_scope_that_survives_them() {
     }
 }
 
-/// Whether a write is an update or a replace is up to the server, so a client that wants both must
-/// select both.
+/// The server decides if a write is an update or a replace, so a client that wants both must select
+/// both.
 #[tokio::test]
 async fn updates_and_replacements_are_selected_separately() {
     let database = Database::start().await;

@@ -14,7 +14,7 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
-/// How long a foreign client may take for each step: it starts an interpreter, and the Python
+/// The time that a foreign client may take for each step: it starts an interpreter, and the Python
 /// client generates code, on a machine that may be busy.
 const CLIENT_LIMIT: Duration = Duration::from_secs(90);
 

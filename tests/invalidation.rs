@@ -1,4 +1,4 @@
-//! What happens to a watch when its collection or database goes away.
+//! The end of a watch whose collection or database is dropped or renamed.
 
 mod conversions;
 mod support;

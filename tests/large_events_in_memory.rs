@@ -79,7 +79,7 @@ async fn rest_of(watch: &mut WatchStream, mut pieces: Vec<pb::EventChunk>) -> Wh
 /// An event that came in pieces.
 struct WholeEvent {
     event: pb::ChangeEvent,
-    /// How often it began.
+    /// The number of times that it began.
     beginnings: u32,
 }
 

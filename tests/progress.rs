@@ -46,7 +46,7 @@ async fn write(database: &Database) {
     }
 }
 
-/// What a watch has sent: the ids of its changes, and the number of changes before each progress.
+/// The ids of the changes that a watch has sent, and the number of changes before each progress.
 #[derive(Debug, Default)]
 struct Received {
     ids: Vec<i32>,

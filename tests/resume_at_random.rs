@@ -23,7 +23,7 @@ struct Write {
     id: i32,
 }
 
-/// What was written and in which order, known without a change stream.
+/// The writer, which knows all writes and their order without a change stream.
 struct Writer {
     rng: Rng,
     collection: mongodb::Collection<Document>,

@@ -15,7 +15,7 @@ use std::process::{Command, Output};
 use support::{on_path, repository};
 use tempfile::TempDir;
 
-/// What a Debian without anything installed has of what the script calls.
+/// The programs that the script calls and that a bare Debian has.
 const BASE: [&str; 14] = [
     "bash", "cat", "chmod", "cut", "dirname", "env", "head", "mkdir", "mktemp", "mv", "rm", "sed",
     "sort", "touch",

@@ -1,4 +1,4 @@
-//! Which resume tokens are refused and how, and which are accepted.
+//! The resume tokens that are refused, with their errors, and those that are accepted.
 
 mod support;
 

@@ -1,4 +1,4 @@
-//! What to measure, and how much of it.
+//! The parts to measure, and their sizes.
 
 use std::path::PathBuf;
 
@@ -16,7 +16,7 @@ pub struct Options {
     /// Small sizes, to check that everything works; the page goes to target/performance
     #[arg(long)]
     pub quick: bool,
-    /// Where the page goes [default: docs]
+    /// The folder of the page [default: docs]
     #[arg(long, env = "WEIR_BENCH_OUTPUT", value_name = "FOLDER")]
     pub output: Option<PathBuf>,
     /// A flag for every Weir that is started; may be repeated

@@ -25,7 +25,7 @@ struct Options {
     /// one
     #[arg(long = "for", default_value = "5m", value_parser = parse_duration)]
     whole: Duration,
-    /// How long the load of one cycle lasts
+    /// The duration of the load of one cycle
     #[arg(long, default_value = "20s", value_parser = parse_duration)]
     cycle: Duration,
     /// The number of concurrent watches
@@ -37,10 +37,10 @@ struct Options {
     /// Large documents, of up to 3.4 MB, written per second
     #[arg(long, default_value_t = 2.0)]
     large_rate: f64,
-    /// The mean pause between two faults, of networks and of processes each
+    /// The mean pause between two network faults, and between two process faults
     #[arg(long, default_value = "3s", value_parser = parse_duration)]
     fault_every: Duration,
-    /// How many more bytes an idle server may hold in the last cycle than in the first
+    /// The size by which an idle server may grow from the first cycle to the last
     #[arg(long, default_value = "32MiB")]
     growth: ByteSize,
     /// The seed of all choices [default: random]

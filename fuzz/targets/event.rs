@@ -325,11 +325,11 @@ fn value_json(value: &prost_types::Value) -> Json {
 #[derive(Debug)]
 struct Shape {
     depth: usize,
-    /// Whether one of its documents has a repeated name.
+    /// True if one of its documents has a repeated name.
     repeats: bool,
-    /// Whether the indexes of its arrays are UTF-8.
+    /// True if the indexes of its arrays are UTF-8.
     utf8_indexes: bool,
-    /// Whether every value is valid for its type.
+    /// True if every value is valid for its type.
     well_formed: bool,
 }
 

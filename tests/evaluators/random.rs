@@ -64,7 +64,7 @@ const KNOWN_DIFFERENCES: &[Difference] = &[
 struct Difference {
     #[expect(dead_code, reason = "for who reads the list")]
     reason: &'static str,
-    /// Whether a condition would show it.
+    /// Returns true if a condition would show it.
     shows: fn(&str, &Condition) -> bool,
 }
 

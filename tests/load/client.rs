@@ -1,5 +1,5 @@
-//! A client that watches, stores its token and resumes, and now and then pauses, stops reading or
-//! starts anew; and one that only ever opens watches.
+//! A client that watches, stores its token and resumes, and sometimes pauses, stops reading or
+//! starts over; and one that only opens watches.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -20,11 +20,11 @@ use super::counters::Counters;
 use super::watch_spec::WatchSpec;
 use super::workload::observed;
 
-/// How long an opening may take before the client gives it up.
+/// The time that an opening may take before the client gives up.
 const OPEN_LIMIT: Duration = Duration::from_secs(10);
-/// How long a stream may be silent, beyond three of its intervals, before the client gives it up.
+/// The time beyond three of its intervals that a stream may be silent before the client gives up.
 const SILENCE_LIMIT: Duration = Duration::from_secs(3);
-/// What all clients do.
+/// The activity of all clients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
     /// They connect, leave, stall and resume.
@@ -36,13 +36,13 @@ pub enum Phase {
     Empty,
 }
 
-/// What all clients share.
+/// The state that all clients share.
 pub struct Shared {
     pub database: String,
     pub ledger: Arc<Ledger>,
     pub connections: Connections,
     pub counters: Arc<Counters>,
-    /// How many have received everything in [`Phase::Calm`].
+    /// The number that have received everything in [`Phase::Calm`].
     pub complete: AtomicU32,
     /// The longest pause of a client, away or not reading, in milliseconds.
     pub longest_pause: u64,
@@ -54,13 +54,13 @@ pub struct LoadClient {
     /// Set once its first watch has opened.
     checker: Option<DeliveryChecker>,
     handled: u32,
-    /// How its last watch began.
+    /// The first message of its last watch.
     opened: pb::Opened,
-    /// Whether it has received everything in this cycle.
+    /// True once it has received everything in this cycle.
     complete: bool,
 }
 
-/// Why a client stopped reading.
+/// The reason why a client stopped reading.
 enum Stop {
     /// It leaves for this long.
     Leave(Duration),
@@ -87,7 +87,7 @@ impl LoadClient {
     /// Watches until all clients leave.
     ///
     /// # Errors
-    /// What it must not have received, or did not receive.
+    /// The change that it must not have received, or did not receive.
     pub async fn run(
         mut self,
         shared: Arc<Shared>,
@@ -124,7 +124,7 @@ impl LoadClient {
                     Duration::from_millis(rng.u64(..50 << failures.min(6)))
                 }
             };
-            // A client that is away when everything is to be read returns at once.
+            // A client that is away when the calm begins returns at once.
             let _ = timeout(pause, phase.wait_for(|it| *it != Phase::Load)).await;
         }
     }
@@ -223,7 +223,7 @@ impl LoadClient {
                         3 => return Ok(Stop::Retire),
                         _ => {}
                     }
-                    // It stays and reads nothing.
+                    // It stays connected and reads nothing.
                     shared.counters.stalls.add(1);
                     let pause = a_while(rng);
                     let _ = timeout(pause, phase.wait_for(|it| *it != Phase::Load)).await;
@@ -277,7 +277,7 @@ impl LoadClient {
                     && time.is_some_and(|time| time >= last)
                     && !self.complete
                 {
-                    // It states that every change has come.
+                    // This progress means that every change has been sent.
                     if let Some(missing) = self.checker().missing() {
                         shared.counters.lost.add(self.checker().lost());
                         return Err(missing);
@@ -308,7 +308,7 @@ impl LoadClient {
         if stores {
             self.handled = 0;
         }
-        // The token of any event will do, even in the middle of a message.
+        // The token of any event can be stored, even in the middle of a message.
         self.store(&event.resume_token, stores)
     }
 
@@ -331,7 +331,7 @@ fn recent_start(ledger: &Ledger, rng: &mut Rng) -> Option<(u32, Vec<u32>)> {
     first.iter().any(|it| *it > 0).then_some((second, first))
 }
 
-/// Decides whether a watch with this end is resumed.
+/// Decides whether a watch that ended with this status is resumed.
 fn lost(status: &Status, shared: &Shared) -> Result<Stop, String> {
     let why = may_resume(status)?;
     let why = why.split(':').next().unwrap_or_default();

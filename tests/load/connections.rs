@@ -9,7 +9,7 @@ use weir::pb::watch_service_client::WatchServiceClient;
 
 /// The HTTP/2 window of a narrow connection.
 const NARROW: u32 = 16 << 10;
-/// The interval of keepalive pings, and how long a client waits for the answer.
+/// The interval of keepalive pings, and the time that a client waits for the answer.
 const KEEPALIVE: Duration = Duration::from_secs(2);
 
 /// Connections with wide and narrow windows.

@@ -50,7 +50,7 @@ impl Drop for GaugeGuard<'_> {
     }
 }
 
-/// What clients saw, and which faults were injected.
+/// The observations of clients, and the injected faults.
 #[derive(Default)]
 pub struct Counters {
     /// Changes received.
@@ -65,13 +65,13 @@ pub struct Counters {
     pub resumed: Counter,
     /// Watches given up before they were open.
     pub abandoned: Counter,
-    /// How often a client stopped reading for a while.
+    /// The number of times that a client stopped reading.
     pub stalls: Counter,
-    /// Watches given up after too long a silence.
+    /// Watches given up because they were silent for too long.
     pub silent_timeouts: Counter,
-    /// How often a watch was told that MongoDB is away.
+    /// The number of times that a watch reported that it lost MongoDB.
     pub reconnecting: Counter,
-    /// How often each fault was injected.
+    /// The number of injections of each fault.
     faults: Mutex<BTreeMap<String, u64>>,
     /// The reasons why watches ended early.
     ends: Mutex<BTreeMap<String, u64>>,

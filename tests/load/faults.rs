@@ -21,7 +21,7 @@ const PASSING: [i32; 14] = [
 pub struct Faults {
     pub replicas: Arc<[Replica; 2]>,
     pub counters: Arc<Counters>,
-    /// The mean pause between two faults, of networks and of processes each.
+    /// The mean pause between two network faults, and between two process faults.
     pub pause: Duration,
     /// The longest duration of a fault.
     pub longest: Duration,
@@ -88,7 +88,7 @@ impl Faults {
                 }
                 4 => {
                     self.counters.fault("server shut down");
-                    // 1 means that a client which did not read was cut off.
+                    // 1 means that a client that did not read was disconnected.
                     match self.replicas[1].restart("TERM").await {
                         Some(0 | 1) => {}
                         other => return Err(format!("SIGTERM ended a server with {other:?}")),

@@ -1,6 +1,6 @@
 //! Weir under load: clients of all kinds connect, leave, stall and resume while writers write and
-//! everything that can break breaks. Checks that each client receives everything it asked for, once
-//! and in order, and that the servers release everything.
+//! networks and processes fail. Checks that each client receives everything it asked for, once and
+//! in order, and that the servers release everything.
 //!
 //! In reading order: the writes ([`workload`]), the requests ([`watch_spec`]), the clients
 //! ([`client`], [`connections`]), the servers ([`servers`]), the faults ([`faults`]), the counters
@@ -40,10 +40,10 @@ use servers::{Replica, ResourceUsage};
 use watch_spec::WatchSpec;
 use workload::{COLLECTIONS, ORDER_WRITERS, ORDERS, WRITERS, write};
 
-/// How long writers may take to finish, and clients to leave.
+/// The time that writers may take to finish, and clients to leave.
 const END_LIMIT: Duration = Duration::from_secs(60);
-/// How many more tasks and descriptors than at first an idle server may have: some come and go by
-/// themselves.
+/// The number of tasks and descriptors that an idle server may have beyond those at first: a few
+/// come and go without clients.
 const SLACK: f64 = 8.0;
 /// The number of failures shown.
 const MAX_FAILURES_SHOWN: usize = 8;
@@ -61,26 +61,26 @@ pub struct Settings {
     pub large_rate: f64,
     /// The approximate duration of the whole run: at least one cycle.
     pub whole: Duration,
-    /// How long a cycle is under load.
+    /// The duration of the load of a cycle.
     pub load: Duration,
     /// The duration of the first cycle, without faults, after which the servers have allocated what
     /// they keep.
     pub warm_up: Duration,
-    /// The mean pause between two faults, of networks and of processes each.
+    /// The mean pause between two network faults, and between two process faults.
     pub fault_pause: Duration,
-    /// How long a fault of the network lasts, about.
+    /// The approximate duration of a network fault.
     pub fault_length: Duration,
-    /// How long a client stays away or stops reading at most.
+    /// The longest time that a client stays away or stops reading.
     pub longest_pause: Duration,
-    /// How long it may take in calm until every client has everything.
+    /// The limit for every client to receive everything in calm.
     pub calm: Duration,
-    /// How long it may take until everything is released after the clients have left.
+    /// The limit for the release of everything after the clients have left.
     pub empty: Duration,
-    /// How many more bytes the first server may hold when idle than after the first cycle.
+    /// The number of bytes by which the idle first server may grow after the first cycle.
     pub growth: f64,
-    /// How often a status line is printed.
+    /// The interval of status lines.
     pub status_interval: Duration,
-    /// The seed of all choices; timing differs in each run all the same.
+    /// The seed of all choices; the timing still differs in each run.
     pub seed: u64,
 }
 
@@ -155,7 +155,7 @@ async fn mark(database: &Database) -> Time {
     (time.time, time.increment)
 }
 
-/// Returns whether no cursor is read for longer than MongoDB holds back a reply.
+/// Returns whether no cursor is read for longer than MongoDB may delay a reply.
 async fn is_idle(database: &Database) -> bool {
     let before = database.getmore_count().await;
     sleep(Duration::from_secs(2)).await;

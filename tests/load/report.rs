@@ -1,4 +1,4 @@
-//! What a run found.
+//! The results of a run.
 
 use std::fmt::{self, Write as _};
 use std::time::Duration;

@@ -14,7 +14,7 @@ pub struct Replica {
     /// Between it and its clients.
     pub client_proxies: Vec<Proxy>,
     process: Mutex<ServeProcess>,
-    /// What its log says that needs an explanation, and how often.
+    /// The lines of its log that need an explanation.
     log: Mutex<LogFindings>,
 }
 
@@ -25,7 +25,7 @@ pub struct LogFindings {
     pub warnings: BTreeMap<String, u64>,
     /// Errors, panics, and lines that are no log lines.
     pub errors: Vec<String>,
-    /// How much of this process's log was read.
+    /// The number of bytes read of this process's log.
     read: usize,
 }
 
@@ -33,7 +33,7 @@ pub struct LogFindings {
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct ResourceUsage {
     pub resident: f64,
-    /// Without the connections to MongoDB, which the driver keeps for later.
+    /// Without the connections to MongoDB, which the driver keeps for reuse.
     pub descriptors: f64,
     pub tasks: f64,
     pub watches: f64,
@@ -104,7 +104,7 @@ impl Replica {
         status.code()
     }
 
-    /// The resources held now; an error where a metric is below 0.
+    /// The resources held now, or an error if a metric is below 0.
     pub async fn usage(&self) -> Result<ResourceUsage, String> {
         let metrics = self.process.lock().await.metrics().await;
         if let Some((series, value)) = metrics.iter().find(|(_, value)| *value < 0.0) {

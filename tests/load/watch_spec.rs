@@ -1,4 +1,4 @@
-//! What watches ask for, and which writes they have to receive.
+//! The requests of watches, and the writes that they have to receive.
 
 use fastrand::Rng;
 use serde_json::json;
@@ -11,7 +11,7 @@ use crate::support::ledger::Write;
 
 use super::workload::{COLLECTIONS, FILES, GROUPS, ORDERS};
 
-/// What one watch asks for.
+/// The request of one watch, and the behaviour of its client.
 #[derive(Debug, Clone)]
 pub struct WatchSpec {
     scope: Scope,

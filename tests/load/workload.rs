@@ -48,7 +48,7 @@ struct TestDocument {
 }
 
 impl TestDocument {
-    /// Consecutive documents fall into different groups, so that a group's changes come evenly.
+    /// Consecutive documents have different groups, so that a group's changes are evenly spread.
     fn group(self) -> u32 {
         (self.insert.wrapping_mul(2_654_435_761) >> 16) % GROUPS
     }
@@ -83,8 +83,8 @@ impl TestDocument {
     }
 
     /// Makes the write with this number and returns whether it is done. It may have been done
-    /// although its answer was lost; the document, which holds the number of the last write, then
-    /// tells.
+    /// although its answer was lost; the number of the last write, which the document holds, then
+    /// shows it.
     async fn attempt(
         self,
         number: u32,
@@ -170,7 +170,7 @@ pub async fn write(
                 after: group.filter(|_| LIFE[step] != OperationType::Delete),
             },
         );
-        // The database may be away for any length of time.
+        // The database may be unavailable for any length of time.
         while !matches!(written.attempt(number, &documents).await, Ok(true)) {
             tokio::time::sleep(PAUSE).await;
         }
@@ -181,7 +181,7 @@ pub async fn write(
 /// Converts a change to the ledger's terms.
 ///
 /// # Errors
-/// When no writer can have made it.
+/// If no writer can have made it.
 pub fn observed(event: &pb::ChangeEvent) -> Result<ObservedChange, String> {
     let broken = |what: &str| {
         let short: String = format!("{event:?}").chars().take(400).collect();

@@ -157,7 +157,7 @@ struct State {
     /// The rights needed by the cursors that were opened through it.
     cursors: HashMap<i64, Vec<Need>>,
     used: BTreeSet<Right>,
-    /// How often an action was refused.
+    /// The number of refusals of each action.
     refused: BTreeMap<&'static str, usize>,
     /// Unknown commands.
     unknown_commands: BTreeSet<String>,
@@ -198,7 +198,7 @@ impl PrivilegeProxy {
         lock(&self.state).used.clone()
     }
 
-    /// How often commands were refused because this action was missing.
+    /// The number of commands refused because this action was missing.
     pub fn refused(&self, action: &str) -> usize {
         *lock(&self.state).refused.get(action).unwrap_or(&0)
     }

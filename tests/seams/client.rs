@@ -44,7 +44,7 @@ struct World<'a> {
     /// The names of the two collections.
     names: [String; 2],
     written: Vec<Change>,
-    /// Whether each of the documents that are inserted and deleted exists.
+    /// True for each document that exists, of those that are inserted and deleted.
     existing: [[bool; 8]; 2],
     next_id: i32,
 }
@@ -53,7 +53,7 @@ struct Client {
     spec: WatchSpec,
     /// The index of the first write that belongs to the client.
     from: usize,
-    /// How many of its changes it has received.
+    /// The number of its changes that it has received.
     taken: usize,
     /// Tokens, each with the number of changes before it.
     positions: Vec<(Bytes, usize)>,

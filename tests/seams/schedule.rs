@@ -20,7 +20,7 @@ pub struct Schedule {
     pub steps: Vec<Step>,
 }
 
-/// What a client asks for.
+/// The request of a client.
 #[derive(Clone, Debug)]
 pub struct WatchSpec {
     pub collections: &'static [&'static str],

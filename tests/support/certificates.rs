@@ -96,7 +96,7 @@ impl Issued {
     }
 }
 
-/// Makes a certificate an expired one.
+/// Makes a certificate expired.
 pub fn expired(params: &mut CertificateParams) {
     params.not_before = date_time_ymd(2020, 1, 1);
     params.not_after = date_time_ymd(2021, 1, 1);

@@ -13,7 +13,7 @@ use weir::pb;
 use super::database_process::{DatabaseOptions, OwnProcess};
 use super::{FailCommand, WAIT_LIMIT};
 
-/// How often a start is attempted: another test may take the port before the server does.
+/// The number of attempts to start: another test may take the port before the server does.
 const START_ATTEMPTS: u32 = 5;
 
 /// A database server, and a database name that only this test uses.

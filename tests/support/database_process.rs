@@ -10,9 +10,9 @@ use tokio::time::Instant;
 
 use super::{Database, process, tools};
 
-/// How long a server may take to answer its first ping.
+/// The time that a server may take to answer its first ping.
 const START_LIMIT: Duration = Duration::from_secs(60);
-/// How many lines of the server's log a failing test shows.
+/// The number of lines of the server's log that a failing test shows.
 const LOG_TAIL_LINES: usize = 60;
 
 /// The options of a database process.
@@ -178,7 +178,7 @@ impl OwnProcess {
 impl Drop for OwnProcess {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            // A server that exited by itself, or was killed by something else, explains much.
+            // A server that exited by itself or was killed often explains the failure.
             let child = self.child.as_mut().map(Child::try_wait);
             if let Some(Ok(Some(status))) = child {
                 eprintln!("the database had ended before the test did: {status}");

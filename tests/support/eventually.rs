@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// How long a test waits for anything before it fails. Generous, because machines that run tests
-/// are often busy; a passing test never waits this long.
+/// The time that a test waits for anything before it fails. Generous, because machines that run
+/// tests are often busy; a passing test never waits this long.
 pub const WAIT_LIMIT: Duration = Duration::from_secs(20);
 
-/// How often [`eventually`] checks its condition.
+/// The interval at which [`eventually`] checks its condition.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Waits until `condition` holds; panics with `what` when it doesn't within [`WAIT_LIMIT`].

@@ -17,7 +17,7 @@ pub struct Sample {
     pub value: f64,
 }
 
-/// Parses a page; panics at whatever a scraper may refuse.
+/// Parses a page; panics at anything that a scraper may refuse.
 pub fn read(page: &str) -> BTreeMap<String, Family> {
     let mut families: BTreeMap<String, Family> = BTreeMap::new();
     let mut seen = BTreeSet::new();

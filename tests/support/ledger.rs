@@ -3,8 +3,8 @@
 //! [`Writers`] write into a database that may be unavailable, and record each write here before they
 //! make it. A [`ResumingClient`] watches and resumes after every end that allows it. Its
 //! [`DeliveryChecker`] compares each change with the records as it comes, and reports a missing,
-//! reordered or repeated change at once, with its place. No client keeps a log: a checker holds one
-//! number for each writer, so that a test can have thousands of clients.
+//! reordered or repeated change at once, with its number. No client keeps a log: a checker holds
+//! one number for each writer, so that a test can have thousands of clients.
 //!
 //! ```ignore
 //! let writers = Writers::start(&database.database(), &WriteOptions::default()).await;
@@ -41,7 +41,7 @@ pub type WriteFilter = Arc<dyn Fn(&Write) -> bool + Send + Sync>;
 /// One write, as it was intended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Write {
-    /// Which of the ledger's collections.
+    /// The index in the ledger's collections.
     pub collection: usize,
     pub operation: pb::OperationType,
     /// The number of the insert that created the document. No document is created twice.
@@ -67,7 +67,7 @@ struct WriterLog {
     times: Vec<Option<Time>>,
     /// The number of each document's deletion, which its event does not carry.
     deletions: HashMap<u32, u32>,
-    /// How many of the writes are known to be done.
+    /// The number of writes that are known to be done.
     done: u32,
 }
 

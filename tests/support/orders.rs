@@ -54,7 +54,7 @@ pub fn resume(database: &Database, token: Bytes) -> pb::WatchRequest {
     }
 }
 
-/// What a watch has received so far: the ids of its changes and its states.
+/// The ids of the changes that a watch has received so far, and its states.
 #[derive(Debug, Default)]
 pub struct Received {
     pub ids: Vec<i32>,

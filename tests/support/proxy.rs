@@ -13,7 +13,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
-/// How the proxy treats the bytes of every connection, present and future.
+/// The treatment of the bytes of every connection, present and future.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
     /// They pass.
@@ -67,8 +67,8 @@ struct Counts {
     down: ByteLimit,
 }
 
-/// How many more bytes may pass before a connection breaks; practically unlimited unless a test
-/// sets it.
+/// The number of bytes that may pass before a connection breaks; practically unlimited unless a
+/// test sets it.
 struct ByteLimit(AtomicI64);
 
 impl Default for ByteLimit {
@@ -91,7 +91,7 @@ impl ByteLimit {
     }
 }
 
-/// What was done to open connections, as counters.
+/// The number of times that open connections were broken, by kind.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Breaks {
     cuts: u64,
@@ -101,7 +101,7 @@ struct Breaks {
     kept: Option<Side>,
 }
 
-/// What each connection observes.
+/// The state that each connection observes.
 #[derive(Clone)]
 struct Controls {
     up: watch::Receiver<Mode>,
@@ -198,8 +198,8 @@ impl Proxy {
         });
     }
 
-    /// Blocks for ever the connections on which an answer is awaited, and tells neither side: both
-    /// are half-open. Other connections, and new ones, are not affected.
+    /// Blocks forever the connections on which an answer is awaited, and notifies neither side:
+    /// both are half-open. Other connections, and new ones, are not affected.
     pub fn lose_answers(&self) {
         self.breaks.send_modify(|breaks| breaks.losses += 1);
     }
@@ -241,7 +241,7 @@ async fn accept(listener: TcpListener, upstream: SocketAddr, controls: Controls)
 /// Counts one open connection while it lives.
 struct Open {
     counts: Arc<Counts>,
-    /// Whether the client was the last to send.
+    /// True if the client was the last to send.
     awaits: AtomicBool,
 }
 

@@ -1,5 +1,5 @@
-//! A stand-in for MongoDB that sends exactly the bytes that a test gives it, also such as no real
-//! server sends.
+//! A stand-in for MongoDB that sends exactly the bytes that a test gives it, even those that no
+//! real server sends.
 //!
 //! It speaks as much of the wire protocol as Weir needs. Each collection has a [`Log`] of events with
 //! any bytes, and every cursor reads the log from the position of its token or its time: a broken
@@ -60,7 +60,7 @@ pub enum Event {
     /// A document. Missing `_id`, `clusterTime` and `wallTime` are filled in: tokens that tell
     /// events apart, and times that rise by a second from [`FIRST_SECOND`].
     Document(Document),
-    /// These bytes, whatever they are. Their resume token is [`event_token`] of their position.
+    /// These bytes, unchecked. Their resume token is [`event_token`] of their position.
     Raw(Vec<u8>),
 }
 
@@ -90,7 +90,7 @@ pub enum Answer {
 /// A reply to an `aggregate` or a `getMore`, before it is encoded.
 #[derive(Debug, Clone)]
 pub struct Reply {
-    /// Whether it answers an `aggregate`.
+    /// True if it answers an `aggregate`.
     pub first: bool,
     /// The cursor id; 0 means that the cursor is exhausted.
     pub cursor: i64,
@@ -116,7 +116,7 @@ struct Server {
 struct State {
     logs: HashMap<String, LogState>,
     cursors: HashMap<i64, Cursor>,
-    /// How often each command came.
+    /// The count of each command.
     command_count: HashMap<String, u64>,
     /// The operation time that a test has set.
     clock: Option<Timestamp>,
@@ -132,11 +132,11 @@ struct LogState {
     answers: VecDeque<Answer>,
     alter: Option<Alter>,
     batch: Option<usize>,
-    /// Whether the first batch contains events.
+    /// True if the first batch contains events.
     events_in_first_batch: bool,
-    /// Whether it answers at once, even with an empty batch.
+    /// True if it answers at once, even with an empty batch.
     answer_at_once: bool,
-    /// How often each command came for this log.
+    /// The count of each command for this log.
     command_count: HashMap<String, u64>,
 }
 
@@ -264,7 +264,7 @@ impl StandIn {
         self.server.state().oldest = Some(oldest);
     }
 
-    /// How often this command came, in all.
+    /// The number of times that this command came.
     pub fn command_count(&self, command: &str) -> u64 {
         let state = self.server.state();
         state
@@ -358,7 +358,7 @@ impl Log {
         self.server.changed.notify_all();
     }
 
-    /// How often this command came for this log.
+    /// The number of times that this command came for this log.
     pub fn command_count(&self, command: &str) -> u64 {
         self.with(|log| log.command_count.get(command).copied().unwrap_or_default())
     }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-/// What to do when a program is missing.
+/// The advice when a program is missing.
 const INSTRUCTIONS: &str = "run `make test`, which puts it in place, or `make test-setup` once and \
                             the test runner of your choice after that";
 

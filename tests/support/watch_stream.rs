@@ -99,7 +99,7 @@ impl WatchStream {
     /// large event.
     pub async fn next_change(&mut self) -> pb::ChangeEvent {
         // One limit for all of it: with a limit for each message, progress alone would keep this
-        // waiting for ever.
+        // waiting forever.
         let whole = async {
             loop {
                 if let Some(change) = self.changes.pop_front() {

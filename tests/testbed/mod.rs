@@ -237,7 +237,7 @@ impl Testbed {
         wait_for_every_client(&self.clients).await;
     }
 
-    /// How often Weir reopened a change stream.
+    /// The number of times that Weir reopened a change stream.
     pub async fn feed_restarts(&self) -> f64 {
         self.weir.metrics().await.sum("weir_feed_restarts_total")
     }

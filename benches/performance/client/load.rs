@@ -38,7 +38,7 @@ use crate::{
 /// buffers little.
 const STALLED_WINDOW: u32 = 65_535;
 
-/// What to read, and how.
+/// The task of the load generator.
 #[derive(Debug, Args)]
 pub struct Task {
     /// The URL of the gateway
@@ -57,10 +57,10 @@ pub struct Task {
     /// The number of groups of documents
     #[arg(long)]
     groups: i64,
-    /// How many watches share a group, each with a filter for one group; 0: no filters
+    /// The number of watches that share a group, each with a filter for one group; 0: no filters
     #[arg(long)]
     matches: u64,
-    /// How many more watches to open, with a connection each, and never read
+    /// The number of additional watches that have a connection each and are never read
     #[arg(long)]
     stalled: u64,
 }

@@ -12,7 +12,7 @@ use crate::{
     },
 };
 
-/// How many watches share a connection.
+/// The number of watches that share a connection.
 const WATCHES_A_CONNECTION: u64 = 100;
 
 /// The watches to open.
@@ -24,9 +24,9 @@ pub struct Plan {
     pub watchers: u64,
     /// The number of groups of documents.
     pub groups: i64,
-    /// How many watchers select the same group; 0: no filters.
+    /// The number of watchers that select the same group; 0: no filters.
     pub matches: u64,
-    /// How many more watchers open a watch and never read.
+    /// The number of additional watchers that open a watch and never read.
     pub stalled: u64,
 }
 
@@ -45,7 +45,7 @@ impl Plan {
 #[derive(Debug)]
 pub struct LoadGenerator {
     process: Process,
-    /// How long it took to open them.
+    /// The time that it took to open them.
     pub opening: Duration,
 }
 

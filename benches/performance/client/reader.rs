@@ -22,7 +22,7 @@ use crate::{
     system::{commands::Commands, cpu::CpuTimes, process::Process, runtime},
 };
 
-/// What to read, and how.
+/// The task of the reader.
 #[derive(Debug, Args)]
 pub struct Task {
     #[arg(long)]
@@ -40,7 +40,7 @@ pub struct Task {
     /// The token to start from, in hexadecimal digits; empty for now
     #[arg(long)]
     pub token: String,
-    /// How many events to read; their `_id`s count from 0
+    /// The number of events to read; their `_id`s count from 0
     #[arg(long)]
     pub events: u64,
     /// Open the stream before the start command, since events are written from then on

@@ -23,7 +23,7 @@ use super::{
 };
 use crate::system::process::Process;
 
-/// How many messages may wait for a client.
+/// The number of messages that may wait for a client.
 const CHANNEL: usize = 128;
 
 /// The source of the gateway.

@@ -53,7 +53,7 @@ impl Gateway {
         Some(self.metric("weir_feeds")? + catch_ups)
     }
 
-    /// How often a watch fell behind the ring, for a server with metrics.
+    /// The number of times a watch fell behind the ring, for a server with metrics.
     pub fn fell_behind(&self) -> Option<u64> {
         self.metric("weir_watches_fell_behind_total")
     }

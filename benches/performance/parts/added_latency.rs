@@ -1,4 +1,4 @@
-//! How much later an event arrives through Weir than directly from the database.
+//! The delay of an event through Weir, compared with one directly from the database.
 //!
 //! A writer at a steady rate waits for each acknowledgement; a reader records when each event
 //! arrives; both are threads of one process with one clock. The readers alternate slice by slice,

@@ -28,7 +28,7 @@ struct Cell {
     server_kind: ServerKind,
     watchers: u64,
     runs: Vec<Run>,
-    /// Why there are no more runs.
+    /// The reason why there are no more runs.
     failure: Option<String>,
 }
 

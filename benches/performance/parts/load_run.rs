@@ -68,7 +68,7 @@ impl ServerKind {
     }
 }
 
-/// What to send, and how much.
+/// The events to send.
 #[derive(Debug, Clone, Copy)]
 pub struct Workload {
     pub content: Content,
@@ -95,7 +95,7 @@ pub struct Run {
     pub change_streams: Option<u64>,
     /// The change streams that Weir reports.
     pub feeds: Option<u64>,
-    /// How long it took to open all watches.
+    /// The time that it took to open all watches.
     pub opening: Duration,
 }
 

@@ -19,7 +19,7 @@ use crate::{
 
 /// The duration of the warm-up, which does not count.
 const WARM_UP_SECONDS: u64 = 1;
-/// How long a rate is tried.
+/// The duration of the trial of a rate.
 const TRIAL_SECONDS: u64 = 3;
 /// The maximum time from the last event to the last delivery for a rate that is sustained.
 const LONGEST_TAIL: Duration = Duration::from_millis(500);
@@ -42,7 +42,7 @@ pub struct Outcome {
     pub reached: f64,
     /// The time from the last event to the last delivery.
     pub tail: Duration,
-    /// How often a watch fell behind Weir's ring.
+    /// The number of times a watch fell behind Weir's ring.
     pub fell_behind: Option<u64>,
 }
 

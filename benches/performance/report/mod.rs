@@ -188,7 +188,7 @@ impl Measured {
         table.markdown().trim_end().to_owned()
     }
 
-    /// When and where each part was measured.
+    /// The date, command and machine of each part's measurement.
     fn runs(&self, parts: &[&str]) -> String {
         let mut runs: Vec<(&str, &str, Vec<&str>)> = Vec::new();
         for (part, results) in self.of(parts) {

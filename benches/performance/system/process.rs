@@ -9,13 +9,13 @@ use std::{
 
 use tokio::time::Instant;
 
-/// How long to wait for a line of a child when no other limit is given.
+/// The time to wait for a line of a child when no other limit is given.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(180);
 
 /// The first word of a child that cannot continue; the reason follows.
 pub const FAILED: &str = "failed ";
 
-/// Why a child did not answer.
+/// The reason why a child did not answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ChildError {
     /// It did not answer within the limit.
@@ -85,7 +85,7 @@ impl Process {
         &self.id
     }
 
-    /// Whether the process has ended.
+    /// Returns true if the process has ended.
     pub fn has_ended(&mut self) -> bool {
         !matches!(self.child.try_wait(), Ok(None))
     }

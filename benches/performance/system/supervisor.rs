@@ -9,7 +9,7 @@ use clap::Args;
 
 use super::{commands::Commands, runtime};
 
-/// What to run.
+/// The task of the supervisor.
 #[derive(Debug, Args)]
 pub struct Task {
     /// The program and its arguments

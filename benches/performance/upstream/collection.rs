@@ -10,7 +10,7 @@ use crate::{
     system::runtime,
 };
 
-/// How many documents are inserted with one command.
+/// The number of documents inserted with one command.
 const INSERT_BATCH: u64 = 1_000;
 
 /// A collection that nothing else uses.
@@ -20,7 +20,7 @@ pub struct Collection {
     client: Client,
     database: String,
     name: &'static str,
-    /// Whether to drop it at the end.
+    /// True if it is dropped at the end.
     fresh: bool,
 }
 

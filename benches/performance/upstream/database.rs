@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::system::{cpu::Usage, process::Process, runtime};
 
-/// How long a database may take to start.
+/// The time that a database may take to start.
 const START_LIMIT: Duration = Duration::from_secs(60);
 
 /// A database to read from.

@@ -16,7 +16,7 @@ pub fn document(id: i64) -> Document {
 pub struct Stamp {
     /// Rises by one from document to document.
     pub id: i64,
-    /// When it was sent, in microseconds since 1970.
+    /// The time at which it was sent, in microseconds since 1970.
     pub sent: i64,
     /// The value that filters select.
     pub group: i64,

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::system::{commands::Commands, now_micros, process::FAILED, runtime};
 
-/// What to write where.
+/// The task of the writer.
 #[derive(Debug, Args)]
 pub struct Task {
     #[arg(long)]

@@ -63,7 +63,7 @@ struct Stored {
 }
 
 impl DeliveryChecker {
-    /// For a client that starts after the writes `done` and at some point before `begun`.
+    /// A checker for a client that starts after the writes `done` and at some point before `begun`.
     pub fn new(ledger: &Arc<Ledger>, expects: WriteFilter, done: &[u32], begun: &[u32]) -> Self {
         let positions = done
             .iter()
@@ -178,7 +178,7 @@ impl DeliveryChecker {
     /// Checks a progress: no later change may have its time or an earlier one.
     ///
     /// # Errors
-    /// When it lies before a change that has come already.
+    /// If it lies before a change that has come already.
     pub fn progress(&mut self, time: Time) -> Result<(), String> {
         if time < self.min_time {
             let min_time = self.min_time;
@@ -191,7 +191,7 @@ impl DeliveryChecker {
     /// Checks the token of a message after all its changes, and stores it if `store`.
     ///
     /// # Errors
-    /// When its time is before that of the previous token.
+    /// If its time is before that of the previous token.
     pub fn token(&mut self, token: &Bytes, time: Time, store: bool) -> Result<(), String> {
         // Before the first change, a token has MongoDB's time at the opening. The stand-in's time
         // may be ahead of a write that is not done yet, and so of the first change.
@@ -239,7 +239,7 @@ impl DeliveryChecker {
             let end = self.end(writer);
             let required_from = self.positions[writer].required_from;
             if let Some((number, write)) = self.first_wanted(writer, required_from, end) {
-                // What was checked once need not be checked again.
+                // Writes that were checked once need not be checked again.
                 self.positions[writer].required_from = number;
                 return Some(format!("{} is missing", describe(writer, number, &write)));
             }

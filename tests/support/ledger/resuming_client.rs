@@ -24,16 +24,16 @@ use weir::wire::ResumeToken;
 use super::{DeliveryChecker, Ledger, ObservedChange, Time, Write, WriteFilter, writers};
 use crate::support::eventually;
 
-/// How long a connection, and the opening of a watch, may take.
+/// The limits for a connection, and for the opening of a watch.
 const CONNECT_LIMIT: Duration = Duration::from_secs(2);
 const OPEN_LIMIT: Duration = Duration::from_secs(10);
 /// Pauses between attempts double from the first to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
-/// How much larger than `max_message_bytes` a message may be, besides the default limit.
+/// The number of bytes that a message may have beyond `max_message_bytes` and the default limit.
 const HEADROOM: usize = 1 << 20;
 
-/// What a client asks for, and how it behaves.
+/// The request of a client, and its behaviour.
 #[derive(Clone)]
 pub struct ClientOptions {
     /// The name in failure messages.
@@ -45,7 +45,7 @@ pub struct ClientOptions {
     pub store_every: u32,
     /// The HTTP/2 window, in bytes, of a stream and of the connection.
     pub window: Option<u32>,
-    /// The number of silent progress intervals after which it gives the watch up.
+    /// The number of silent progress intervals after which it gives up the watch.
     pub silent_intervals: u32,
 }
 
@@ -87,7 +87,7 @@ struct State {
     checker: Option<DeliveryChecker>,
     /// The problem that stopped it.
     problem: Option<String>,
-    /// Why each watch ended.
+    /// The reason for the end of each watch.
     ends: Vec<String>,
 }
 
@@ -177,7 +177,7 @@ impl ResumingClient {
         self.lock().checker.as_ref().map_or(0, |it| it.reconnects)
     }
 
-    /// Why each of its watches ended: a reason of docs/errors.md, or what it did or saw itself.
+    /// The end of each of its watches: a reason of docs/errors.md, or what it did or saw itself.
     pub fn end_reasons(&self) -> Vec<String> {
         self.lock().ends.clone()
     }
@@ -211,7 +211,7 @@ impl ResumingClient {
     }
 }
 
-/// Why a watch is over.
+/// The end of a watch.
 enum End {
     /// It can be resumed, after a pause when something failed.
     Again(String),

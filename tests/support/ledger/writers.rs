@@ -19,10 +19,10 @@ use crate::support::{WAIT_LIMIT, within};
 const DOCUMENTS_OF_A_WRITER: i64 = 10_000_000;
 /// Another document has this `_id` already.
 const DUPLICATE_KEY: i32 = 11000;
-/// How long to wait before a write is tried again.
+/// The pause before a write is tried again.
 const RETRY_PAUSE: Duration = Duration::from_millis(20);
 
-/// What the writers write, and how much.
+/// The options of the writers.
 #[derive(Debug, Clone)]
 pub struct WriteOptions {
     pub writers: usize,
@@ -30,13 +30,13 @@ pub struct WriteOptions {
     /// The number of groups. Documents belong to a group and move between groups; filters select by
     /// group.
     pub groups: i32,
-    /// Whether MongoDB keeps pre- and post-images, without which no filter on a group is exact.
+    /// True if MongoDB keeps pre- and post-images, without which no filter on a group is exact.
     pub images: bool,
-    /// How long each writer waits between two writes.
+    /// The pause of each writer between two writes.
     pub pause: Duration,
-    /// How many documents each writer keeps.
+    /// The number of documents that each writer keeps.
     pub documents: usize,
-    /// One write in this many is large, and by how many bytes.
+    /// One write in this many is large, with a text of this many bytes.
     pub large: Option<(u32, usize)>,
     /// The seed of the writers' random choices.
     pub seed: u64,
@@ -226,7 +226,7 @@ impl Writer {
         let documents = &self.collections[write.collection];
         let id = i64::try_from(self.number).expect("few writers") * DOCUMENTS_OF_A_WRITER
             + i64::from(write.document);
-        // An attempt that was done after all is not repeated.
+        // A write that was done although its attempt failed is not repeated.
         let as_it_was = || doc! {"_id": id, "n": before.map(|before| i64::from(before.last))};
         let matched = match write.operation {
             Insert => {

@@ -35,7 +35,7 @@ const CURSOR_NOT_FOUND: i32 = 43;
 /// The contents of the stand-in.
 #[derive(Debug, Args)]
 pub struct Task {
-    /// How many events exist from the start; a cursor without a start position begins with them
+    /// The number of events at the start; a cursor without a start position begins with them
     #[arg(long)]
     pub events: u64,
     /// The maximum number of events in one reply

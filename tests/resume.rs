@@ -159,8 +159,8 @@ async fn a_wider_filter_resumes_exactly_and_repeats_nothing() {
     }
 }
 
-/// Until a message of the new watch advances the position, its token is the one it was opened with,
-/// as its filter did not make it.
+/// Until a message advances the position of the new watch, its token stays the one that it was opened
+/// with, which was made for another filter.
 #[tokio::test]
 async fn the_token_of_an_opening_by_time_is_the_one_it_was_opened_with() {
     let database = Database::options().start().await;

@@ -133,7 +133,7 @@ async fn disagreement(database: &Database, scenario: &Scenario) -> Result<(), St
         let event_fields = EventFields::read(operation_of(event), &bytes);
         let mut found: Vec<(usize, MatchTransition)> = Vec::new();
         index.matches(&event_fields, |key, transition| {
-            found.push((key, transition))
+            found.push((key, transition));
         });
         found.sort_by_key(|(key, _)| *key);
         let expected: Vec<(usize, MatchTransition)> = (0..)

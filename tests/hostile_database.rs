@@ -327,7 +327,7 @@ async fn odd_replies_lose_nothing() {
     type Alter = fn(&mut Reply);
     let cases: [(&str, Alter); 6] = [
         ("no position after the batch", |it| {
-            it.post_batch_token = None
+            it.post_batch_token = None;
         }),
         ("an empty position", |it| {
             it.post_batch_token = Some(Document::new().to_vec().expect("it is BSON"));

@@ -76,7 +76,7 @@ impl Machine {
         )
     }
 
-    fn as_root(self) -> Self {
+    fn run_by_root(self) -> Self {
         self.with("id", "echo 0")
     }
 
@@ -123,7 +123,7 @@ fn a_user_without_rights_gets_the_one_line_that_installs_all_that_is_missing() {
 
 #[test]
 fn root_and_a_user_with_sudo_get_the_missing_packages_installed() {
-    let root = Machine::bare().as_root().with_apt_get(&["cc"]);
+    let root = Machine::bare().run_by_root().with_apt_get(&["cc"]);
     let user = Machine::bare()
         .with_apt_get(&["cc"])
         .with("sudo", "[ \"$1\" = -n ] && shift; \"$@\"");
@@ -139,7 +139,7 @@ fn root_and_a_user_with_sudo_get_the_missing_packages_installed() {
 #[test]
 fn nothing_is_installed_where_nothing_is_missing() {
     let machine = Machine::bare()
-        .as_root()
+        .run_by_root()
         .with_apt_get(&[])
         .with("cargo", "echo cargo 1.999.0")
         .with("cc", "")
@@ -179,7 +179,7 @@ fn prometheus_without_package_lists_gets_them_or_names_the_line() {
     let machine = machine.with("apt-get", &apt_get);
     let errors = machine.fails(&["prometheus"]);
     assert!(errors.ends_with("Type: sudo apt-get update\n"), "{errors}");
-    let calls = machine.as_root().installs(&["prometheus"]);
+    let calls = machine.run_by_root().installs(&["prometheus"]);
     assert!(
         calls.iter().any(|call| call.ends_with(" update")),
         "{calls:?}"
@@ -205,7 +205,7 @@ fn a_missing_or_old_rust_is_named_with_the_line_that_brings_it() {
 
 #[test]
 fn a_machine_without_apt_get_is_told_what_it_lacks() {
-    let errors = Machine::bare().as_root().fails(&["cc"]);
+    let errors = Machine::bare().run_by_root().fails(&["cc"]);
     assert!(
         errors.contains("gcc libc6-dev") && errors.contains("no apt-get"),
         "{errors}"
@@ -217,7 +217,7 @@ fn a_machine_without_apt_get_is_told_what_it_lacks() {
 #[test]
 fn a_failed_installation_tells_the_reason_and_the_line() {
     let machine = Machine::bare()
-        .as_root()
+        .run_by_root()
         .with("apt-get", "echo 'E: no space left' >&2; exit 100");
     let errors = machine.fails(&["cc"]);
     assert!(errors.contains("E: no space left"), "{errors}");

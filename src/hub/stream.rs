@@ -223,7 +223,7 @@ impl ReconnectingStream {
                 match error.failure {
                     // The credentials were accepted when the stream was opened, so this may be temporary.
                     Failure::Transient | Failure::LoginFailed => {
-                        self.back_off(&error, observer).await?
+                        self.back_off(&error, observer).await?;
                     }
                     // The events before it in the failed reply have not been delivered yet.
                     Failure::ImageMissing | Failure::EventTooLarge

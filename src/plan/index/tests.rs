@@ -35,7 +35,7 @@ fn matching_keys(index: &mut FilterIndex<u32>, operation: Operation, event: &Doc
     let event = event.to_vec().unwrap();
     let mut found = Vec::new();
     index.matches(&EventFields::read(operation, &event), |key, _| {
-        found.push(key)
+        found.push(key);
     });
     found.sort_unstable();
     found

@@ -270,7 +270,7 @@ fn the_common_fields_of_an_event_are_never_hidden() {
 fn a_token_has_the_audience_of_the_view_and_the_announced_length() {
     let token_audience = Some(TokenAudience([7; 8]));
     let view = View {
-        token_audience: token_audience,
+        token_audience,
         ..View::unrestricted()
     };
     let keys = crate::wire::TokenKeys::parse(&format!("{}=", "Q".repeat(43))).unwrap();

@@ -39,7 +39,7 @@ chart: chart-packages ## Test the Helm chart and lint the image's Dockerfile
 
 .PHONY: fuzz
 fuzz: ## Fuzz the parsers of external input, guided by coverage (FUZZ_SECONDS=60 for each, FUZZ_TARGETS=event)
-	@scripts/setup cargo cc cargo-fuzz
+	@scripts/setup cargo cc c++ cargo-fuzz
 	@scripts/fuzz
 
 .PHONY: soak

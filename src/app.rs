@@ -14,19 +14,25 @@ use std::{
 
 use tokio::{net::TcpListener, task::JoinHandle, time::timeout};
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Server;
-use tonic_health::{ServingStatus, server::HealthReporter};
+use tonic::service::Routes;
+use tonic_health::pb::health_server::HealthServer;
+use tonic_reflection::pb::{
+    v1::{self, server_reflection_server::ServerReflectionServer as ReflectionV1},
+    v1alpha::{self, server_reflection_server::ServerReflectionServer as ReflectionV1Alpha},
+};
+use tower::Layer as _;
 
 use crate::{
     admin::{Admin, AdminPeer, LogLevel},
     auth::SetupError,
     config::{ConfigError, ServeConfig},
     hub::{Hub, HubSettings},
-    listen::{ConnectionDeadline, Handshakes, Listener},
+    listen::{self, ConnectionDeadline, Handshakes, Http2Settings, Listener},
     metrics::Metrics,
     pb,
     rpc::{
-        Access, AuthLayer, ConcurrencyLayer, EXTRA_CALLS, MAX_REQUEST_BYTES, WatchApi,
+        Access, AuthLayer, ConcurrencyLayer, EXTRA_CALLS, HealthApi, HealthReporter,
+        MAX_HEADER_LIST_BYTES, MAX_REQUEST_BYTES, ReflectionApi, ReflectionIndex, WatchApi,
         WatchServiceServer,
     },
     source::{
@@ -37,9 +43,6 @@ use crate::{
     tls,
 };
 use loaded_files::LoadedFiles;
-
-/// The service name in health checks.
-const SERVICE: &str = "weir.v1.WatchService";
 
 /// The interval at which the histograms' buffers are drained.
 const METRICS_UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
@@ -94,7 +97,7 @@ pub enum StartError {
     },
     /// The reflection service can't be built.
     #[error("can't build the reflection service: {0}")]
-    Reflection(#[from] tonic_reflection::server::Error),
+    Reflection(#[from] prost::DecodeError),
 }
 
 /// A running server.
@@ -174,8 +177,7 @@ impl App {
             log_level,
             auth: Arc::clone(&admin_auth),
         };
-        let (health, health_service) = tonic_health::server::health_reporter();
-        set_serving(&health, ServingStatus::NotServing).await;
+        let (health, health_api) = HealthApi::new(drain.clone());
         let access = Access {
             authenticator: loaded.authenticator,
             policy: loaded.policy.clone(),
@@ -195,16 +197,20 @@ impl App {
         );
         let watch_service =
             WatchServiceServer::new(api).max_decoding_message_size(MAX_REQUEST_BYTES);
-        let health_service = health_service.max_decoding_message_size(MAX_AUXILIARY_REQUEST_BYTES);
-        let v1 = reflection().build_v1()?;
-        let v1alpha = reflection().build_v1alpha()?;
-        let router = server(&config)
-            .layer(concurrency_layer)
-            .layer(AuthLayer::new(access, Arc::clone(&metrics)))
-            .add_service(watch_service)
-            .add_service(health_service)
-            .add_service(v1.max_decoding_message_size(MAX_AUXILIARY_REQUEST_BYTES))
-            .add_service(v1alpha.max_decoding_message_size(MAX_AUXILIARY_REQUEST_BYTES));
+        let health_service = HealthServer::new(health_api);
+        let reflection = reflection()?;
+        let (v1, v1alpha) = (
+            ReflectionV1::new(reflection.clone()),
+            ReflectionV1Alpha::new(reflection),
+        );
+        let most = MAX_AUXILIARY_REQUEST_BYTES;
+        let routes = Routes::new(watch_service)
+            .add_service(health_service.max_decoding_message_size(most))
+            .add_service(v1.max_decoding_message_size(most))
+            .add_service(v1alpha.max_decoding_message_size(most))
+            .prepare();
+        let auth_layer = AuthLayer::new(access, Arc::clone(&metrics));
+        let service = concurrency_layer.layer(auth_layer.layer(routes));
         let port = |listener, max, deadline| {
             let deadline = (deadline, config.request_timeout);
             let keepalive = config.http2_keepalive_interval;
@@ -256,12 +262,8 @@ impl App {
             Arc::clone(&ready),
             drain.clone(),
         ));
-        let drained = drain.clone().cancelled_owned();
-        let grpc = tokio::spawn(async move {
-            if let Err(error) = router.serve_with_incoming_shutdown(incoming, drained).await {
-                tracing::error!(%error, "the gRPC server failed");
-            }
-        });
+        let settings = http2_settings(&config);
+        let grpc = tokio::spawn(listen::serve(incoming, service, settings, drain.clone()));
         if let Some(missing) = config.missing_protection() {
             tracing::warn!(
                 address = %grpc_addr,
@@ -302,11 +304,10 @@ impl App {
     pub async fn shutdown(mut self) -> bool {
         tracing::info!("shutting down");
         self.ready.store(false, Ordering::Release);
-        set_serving(&self.health, ServingStatus::NotServing).await;
+        self.health.set_serving(false);
         self.drain.cancel();
         self.hub.drain();
-        end_health_watches(&mut self.health).await;
-        // tonic's own graceful shutdown waits without limit for connections to close.
+        // A connection closes once the client has read the end of its streams, which may be never.
         let drained = timeout(self.shutdown_grace, &mut self.grpc).await.is_ok();
         if !drained {
             tracing::warn!(
@@ -355,37 +356,28 @@ async fn bind(
     Ok((listener, bound))
 }
 
-fn server(config: &ServeConfig) -> Server {
-    Server::builder()
-        .http2_keepalive_interval(Some(config.http2_keepalive_interval))
-        .http2_keepalive_timeout(Some(config.http2_keepalive_timeout))
-        // With the default of 200, the 201st watch of a connection would wait silently; the limit on
+fn http2_settings(config: &ServeConfig) -> Http2Settings {
+    Http2Settings {
+        keepalive_interval: config.http2_keepalive_interval,
+        keepalive_timeout: config.http2_keepalive_timeout,
+        // With hyper's default of 200, the 201st watch of a connection would wait silently; the limit on
         // watches returns an error instead.
-        .max_concurrent_streams(Some(u32::try_from(config.max_watches).unwrap_or(u32::MAX)))
-        .http2_max_pending_accept_reset_streams(Some(MAX_PENDING_RESETS))
+        max_concurrent_streams: u32::try_from(config.max_watches).unwrap_or(u32::MAX),
+        max_pending_resets: MAX_PENDING_RESETS,
+        max_header_list_bytes: MAX_HEADER_LIST_BYTES,
+        idle_timeout: config.idle_connection_timeout,
+    }
 }
 
-/// The builder of the reflection services. Old versions of grpcurl use only v1alpha, new ones v1.
-fn reflection() -> tonic_reflection::server::Builder<'static> {
-    tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(pb::FILE_DESCRIPTOR_SET)
-        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-}
-
-/// Sets the status of the service and of "", which most probes ask for and which tonic-health starts as
-/// SERVING.
-async fn set_serving(health: &HealthReporter, status: ServingStatus) {
-    health.set_service_status("", status).await;
-    health.set_service_status(SERVICE, status).await;
-}
-
-/// Ends the `Health.Watch` streams after they have received the last status. Nothing else ends them, so they
-/// would delay the shutdown.
-async fn end_health_watches(health: &mut HealthReporter) {
-    health.clear_service_status("").await;
-    health.clear_service_status(SERVICE).await;
-    // Later calls of `Health.Check` still get an answer.
-    set_serving(health, ServingStatus::NotServing).await;
+/// The service that describes every service of the port, itself included.
+fn reflection() -> Result<ReflectionApi, prost::DecodeError> {
+    let index = ReflectionIndex::new(&[
+        pb::FILE_DESCRIPTOR_SET,
+        tonic_health::pb::FILE_DESCRIPTOR_SET,
+        v1::FILE_DESCRIPTOR_SET,
+        v1alpha::FILE_DESCRIPTOR_SET,
+    ])?;
+    Ok(ReflectionApi::new(index))
 }
 
 async fn serve_admin(port: Listener, admin: Admin, stop: CancellationToken) {
@@ -443,11 +435,11 @@ async fn await_first_contact(
             "mongodb answers"
         );
         ready.store(true, Ordering::Release);
-        set_serving(&health, ServingStatus::Serving).await;
+        health.set_serving(true);
     }
     // A shutdown may have begun meanwhile; its status must win.
     if drain.is_cancelled() {
         ready.store(false, Ordering::Release);
-        set_serving(&health, ServingStatus::NotServing).await;
+        health.set_serving(false);
     }
 }

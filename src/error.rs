@@ -56,6 +56,11 @@ pub enum Error {
     /// This version does not know the method or the encoding of the call.
     #[error("{0}")]
     Unimplemented(String),
+    /// The health of a service was asked for that this server does not have.
+    #[error(
+        "this server has no service {0:?}: ask for weir.v1.WatchService, or for the empty name of the whole server"
+    )]
+    ServiceUnknown(String),
     /// The request did not arrive in time.
     #[error(
         "the request did not arrive within {}: send the message and half-close the call at once",
@@ -218,6 +223,7 @@ impl Error {
                 Code::InvalidArgument
             }
             Self::UnknownField { .. } | Self::Unimplemented(_) => Code::Unimplemented,
+            Self::ServiceUnknown(_) => Code::NotFound,
             Self::CredentialsMissing(_)
             | Self::CredentialsInvalid(_)
             | Self::CredentialsExpired => Code::Unauthenticated,
@@ -246,6 +252,7 @@ impl Error {
         match self {
             Self::InvalidRequest(_) => "INVALID_REQUEST",
             Self::UnknownField { .. } | Self::Unimplemented(_) => "NOT_IMPLEMENTED",
+            Self::ServiceUnknown(_) => "SERVICE_UNKNOWN",
             Self::RequestTimeout(_) => "REQUEST_TIMEOUT",
             Self::DeploymentNotAllowed => "NAMESPACE_ACCESS_DENIED",
             Self::TokenMalformed(_) => "RESUME_TOKEN_MALFORMED",
@@ -279,6 +286,7 @@ impl Error {
             Self::InvalidRequest(_)
             | Self::UnknownField { .. }
             | Self::Unimplemented(_)
+            | Self::ServiceUnknown(_)
             | Self::RequestTimeout(_)
             | Self::DeploymentNotAllowed
             | Self::TokenMalformed(_)
@@ -400,6 +408,7 @@ impl Error {
             | Self::UpstreamAccessDenied
             | Self::DeadlineExceeded
             | Self::RequestTimeout(_)
+            | Self::ServiceUnknown(_)
             | Self::Unimplemented(_) => {}
         }
         details.set_error_info(self.reason(), DOMAIN, facts);

@@ -34,6 +34,8 @@ async fn an_unusable_setting_exits_with_64_and_names_its_flag() {
         ("--upstream-reply-timeout", "1s"),
         ("--server-selection-timeout", "1ms"),
         ("--shutdown-grace", "2h"),
+        ("--idle-connection-timeout", "999ms"),
+        ("--idle-connection-timeout", "25h"),
         ("--http2-keepalive-interval", "0s"),
         ("--http2-keepalive-timeout", "0s"),
         ("--listen", "0.0.0.0:0"),

@@ -125,7 +125,7 @@ impl std::fmt::Display for Principal {
     }
 }
 
-/// The other end of a connection. tonic puts it into the extensions of each request.
+/// The other end of a connection. The server puts it into the extensions of each request.
 #[derive(Debug, Clone, Default)]
 pub struct Peer {
     /// The address of the client.

@@ -187,6 +187,11 @@ pub struct ServeConfig {
     #[arg(long, env = "WEIR_HTTP2_KEEPALIVE_TIMEOUT", value_name = "DURATION", default_value = "20s", value_parser = humantime::parse_duration)]
     pub http2_keepalive_timeout: Duration,
 
+    /// The time after which a client connection without an open call is closed, 1s to 24h; 0s: never. Its
+    /// client is told to connect again for its next call
+    #[arg(long, env = "WEIR_IDLE_CONNECTION_TIMEOUT", value_name = "DURATION", default_value = "5m", value_parser = humantime::parse_duration)]
+    pub idle_connection_timeout: Duration,
+
     /// Encryption of client connections.
     #[command(flatten, next_help_heading = "TLS")]
     pub tls: TlsConfig,
@@ -295,6 +300,10 @@ impl ServeConfig {
         let timeout = self.http2_keepalive_timeout;
         check_duration("http2-keepalive-timeout", timeout, seconds(1), hour)?;
         check_duration("reload-interval", self.reload_interval, tenth, hour)?;
+        if !self.idle_connection_timeout.is_zero() {
+            let idle = self.idle_connection_timeout;
+            check_duration("idle-connection-timeout", idle, seconds(1), 24 * hour)?;
+        }
         self.tls.validate()?;
         self.auth.validate()?;
         self.limits.validate()?;

@@ -1,6 +1,7 @@
 //! Listening ports: limits on connections, TLS, and the deadlines of connections.
 
 mod handshake;
+mod http2;
 mod permits;
 
 use std::{
@@ -20,7 +21,7 @@ use tokio::{
 };
 use tokio_rustls::server::TlsStream;
 use tokio_util::{either::Either, task::AbortOnDropHandle};
-use tonic::transport::server::{Connected, TcpIncoming};
+use tonic::transport::server::TcpIncoming;
 
 use crate::{
     auth::Peer,
@@ -28,6 +29,7 @@ use crate::{
 };
 
 pub use handshake::Handshakes;
+pub use http2::{Http2Settings, serve};
 use permits::{ConnectionPermit, ConnectionPermits};
 
 /// The pause after the system could not accept a connection.
@@ -88,16 +90,13 @@ impl Listener {
 
     /// Returns the accepted connections as an endless stream. With `handshakes`, connections appear when
     /// their handshake completes, in any order, so a slow one delays no other.
-    pub fn connections(
-        self,
-        handshakes: Option<Handshakes>,
-    ) -> impl Stream<Item = io::Result<Connection>> {
+    pub fn connections(self, handshakes: Option<Handshakes>) -> impl Stream<Item = Connection> {
         let accepted = stream::unfold(self, |mut listener| async move {
             let accepted = listener.next().await;
             Some((accepted, listener))
         });
         let Some(handshakes) = handshakes else {
-            return accepted.map(|it| Ok(it.into_plaintext())).left_stream();
+            return accepted.map(Accepted::into_plaintext).left_stream();
         };
         let encrypted = accepted.map(move |accepted| {
             // One task each, because a signature takes a large part of a millisecond.
@@ -106,7 +105,7 @@ impl Listener {
         });
         // The number of connections is bounded by the permits.
         let encrypted = encrypted.buffer_unordered(usize::MAX);
-        let done = |ended: Result<Option<Connection>, _>| async { ended.ok().flatten().map(Ok) };
+        let done = |ended: Result<Option<Connection>, _>| async { ended.ok().flatten() };
         encrypted.filter_map(done).right_stream()
     }
 
@@ -311,14 +310,6 @@ impl AsyncWrite for Connection {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-}
-
-impl Connected for Connection {
-    type ConnectInfo = Peer;
-
-    fn connect_info(&self) -> Peer {
-        self.peer.clone()
     }
 }
 

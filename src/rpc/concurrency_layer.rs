@@ -1,5 +1,6 @@
-//! A layer that bounds every call before a service sees it: the number of concurrent calls and the time
-//! to send the request. It also adds error details to rejections that tonic made itself.
+//! A layer that bounds every call before a service sees it: the number of concurrent calls, the size of its
+//! metadata, the time to send the request, and the client's own deadline. It also adds error details to
+//! rejections that tonic made itself.
 //!
 //! tonic reads the request before it calls the service and waits for it without limit, so a call that is
 //! opened and never sends anything would stay open for ever.
@@ -13,16 +14,24 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, Request, Response, StatusCode, header};
+use http::{HeaderMap, Request, Response};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
-    time::{Instant, Sleep},
+    time::{Instant, Sleep, sleep_until, timeout_at},
 };
 use tonic::{Code, Status, body::Body};
 use tower::{Layer, Service};
 
-use crate::{error::Error, metrics::Metrics, rpc::unknown_fields::violation};
+use crate::{
+    error::Error,
+    metrics::Metrics,
+    rpc::{
+        deadline::Deadline,
+        protocol::{check_metadata, refuse_other_protocols},
+        unknown_fields::violation,
+    },
+};
 
 /// Calls beyond the open watches: watches that are being opened, and `GetServerInfo`.
 pub const EXTRA_CALLS: usize = 1_000;
@@ -91,35 +100,32 @@ impl ConcurrencyLayer {
         }
     }
 
-    /// Returns the permit of a call, or the response that rejects it.
+    /// Returns the permit of a call and its deadline.
+    ///
+    /// # Errors
+    /// The metadata breaks a rule, or too many calls are open.
     fn admit(
         &self,
         path: &str,
         headers: &HeaderMap,
-    ) -> Result<OwnedSemaphorePermit, Box<Response<Body>>> {
-        let content_type = headers.get(header::CONTENT_TYPE);
-        if !content_type.is_some_and(|it| it.as_bytes().starts_with(b"application/grpc")) {
-            // The gRPC specification requires this: such a client would not understand a gRPC status.
-            let mut refusal = Response::new(Body::empty());
-            *refusal.status_mut() = StatusCode::UNSUPPORTED_MEDIA_TYPE;
-            return Err(Box::new(refusal));
-        }
+    ) -> Result<(OwnedSemaphorePermit, Option<Deadline>), Error> {
+        check_metadata(headers)?;
+        let deadline = Deadline::from_headers(headers, Instant::now())?;
         let limiter = match path {
             HEALTH_CHECK_PATH => &self.health_checks,
             path if path.starts_with(HEALTH_PREFIX) => &self.health_streams,
             path if path.starts_with(REFLECTION_PREFIX) => &self.reflection,
             _ => &self.weir_calls,
         };
-        Arc::clone(&limiter.permits)
-            .try_acquire_owned()
-            .map_err(|_| {
-                self.metrics.count_limit_rejection("calls");
-                let limit = Error::LimitExceeded {
-                    limit: "calls",
-                    max: limiter.max,
-                };
-                Box::new(limit.into_status("").into_http())
-            })
+        let permit = Arc::clone(&limiter.permits).try_acquire_owned();
+        let permit = permit.map_err(|_| {
+            self.metrics.count_limit_rejection("calls");
+            Error::LimitExceeded {
+                limit: "calls",
+                max: limiter.max,
+            }
+        })?;
+        Ok((permit, deadline))
     }
 }
 
@@ -154,11 +160,21 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let permit = match self.layer.admit(request.uri().path(), request.headers()) {
-            Ok(permit) => permit,
-            Err(refusal) => return Box::pin(std::future::ready(Ok(*refusal))),
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
+        if let Some(refusal) = refuse_other_protocols(&request) {
+            return Box::pin(std::future::ready(Ok(refusal)));
+        }
+        let admitted = self.layer.admit(request.uri().path(), request.headers());
+        let (permit, deadline) = match admitted {
+            Ok(admitted) => admitted,
+            Err(error) => {
+                let refusal = error.into_status("").into_http();
+                return Box::pin(std::future::ready(Ok(refusal)));
+            }
         };
+        if let Some(deadline) = deadline {
+            request.extensions_mut().insert(deadline);
+        }
         let path = request.uri().path();
         let limit = if path == HEALTH_CHECK_PATH {
             HEALTH_CHECK_TIMEOUT.min(self.layer.request_timeout)
@@ -172,11 +188,21 @@ where
             request.map(|body| Body::new(BodyTimeout::new(body, limit, per_frame, metrics)));
         let response = self.inner.call(request);
         Box::pin(async move {
-            let mut response = response.await?;
+            let mut response = match deadline {
+                None => response.await?,
+                Some(deadline) => {
+                    match timeout_at(deadline.answer_for_service_by(), response).await {
+                        Ok(response) => response?,
+                        Err(_) => return Ok(Error::DeadlineExceeded.into_status("").into_http()),
+                    }
+                }
+            };
             add_error_details(&mut response);
+            let end = deadline.map(|it| Box::pin(sleep_until(it.end_for_service_at())));
             Ok(response.map(|body| {
-                Body::new(PermitBody {
-                    body,
+                Body::new(CallBody {
+                    body: Some(body),
+                    end,
                     _permit: permit,
                 })
             }))
@@ -259,13 +285,16 @@ impl HttpBody for BodyTimeout {
     }
 }
 
-/// A response body that holds the permit of its call until it is dropped.
-struct PermitBody {
-    body: Body,
+/// A response body that ends at the call's deadline, and holds the permit of its call until it is dropped.
+struct CallBody {
+    /// `None` once the deadline has ended it.
+    body: Option<Body>,
+    /// The deadline, if there is one.
+    end: Option<Pin<Box<Sleep>>>,
     _permit: OwnedSemaphorePermit,
 }
 
-impl HttpBody for PermitBody {
+impl HttpBody for CallBody {
     type Data = Bytes;
     type Error = Status;
 
@@ -273,15 +302,34 @@ impl HttpBody for PermitBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
+        let Some(body) = &mut self.body else {
+            return Poll::Ready(None);
+        };
+        if let ready @ Poll::Ready(_) = Pin::new(body).poll_frame(cx) {
+            return ready;
+        }
+        let Some(end) = &mut self.end else {
+            return Poll::Pending;
+        };
+        ready!(end.as_mut().poll(cx));
+        self.body = None;
+        let mut trailers = HeaderMap::new();
+        // Fails only for text that is no valid header value, and this text is.
+        let _ = Error::DeadlineExceeded
+            .into_status("")
+            .add_header(&mut trailers);
+        Poll::Ready(Some(Ok(Frame::trailers(trailers))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.body.as_ref().is_none_or(HttpBody::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        self.body
+            .as_ref()
+            .map(HttpBody::size_hint)
+            .unwrap_or_default()
     }
 }
 
@@ -302,7 +350,7 @@ mod tests {
 
     fn request(path: &str, body: Body) -> Request<Body> {
         Request::post(path)
-            .header(header::CONTENT_TYPE, "application/grpc")
+            .header(http::header::CONTENT_TYPE, "application/grpc")
             .body(body)
             .unwrap()
     }

@@ -1,0 +1,243 @@
+//! HTTP/2 on accepted connections: a task for each, which ends with its connection, and closes it once it
+//! was idle for too long.
+//!
+//! tonic's own server has one age for all connections and closes them whether calls are open or not. It
+//! also ends calls at their deadline with CANCELLED and no details.
+
+use std::{
+    convert::Infallible,
+    pin::{Pin, pin},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures::{Stream, StreamExt as _};
+use http::{Request, Response};
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use hyper::{body::Incoming, server::conn::http2};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::{task::JoinSet, time::Instant};
+use tokio_util::sync::CancellationToken;
+use tonic::body::Body;
+use tower::{Service, ServiceExt as _};
+
+use super::Connection;
+use crate::auth::Peer;
+
+/// The time for which a connection without a limit waits before it looks again.
+const FOREVER: Duration = Duration::from_secs(86_400);
+
+/// The settings of every connection.
+#[derive(Debug, Clone)]
+pub struct Http2Settings {
+    /// The interval between pings on a connection.
+    pub keepalive_interval: Duration,
+    /// The time that a client may take to answer a ping.
+    pub keepalive_timeout: Duration,
+    /// The maximum number of calls on a connection at once; further ones are refused.
+    pub max_concurrent_streams: u32,
+    /// The maximum number of calls that a client may cancel before they were accepted.
+    pub max_pending_resets: usize,
+    /// The largest header list that is decoded, in bytes.
+    pub max_header_list_bytes: u32,
+    /// The time after which a connection without an open call is closed; zero means never.
+    pub idle_timeout: Duration,
+}
+
+/// Serves each connection until it ends. Once `drain` is cancelled, takes no more connections, tells each
+/// client to open no more calls, and returns when the last connection has ended. Connections that are still
+/// open when the future is dropped are closed.
+pub async fn serve<S>(
+    connections: impl Stream<Item = Connection>,
+    service: S,
+    settings: Http2Settings,
+    drain: CancellationToken,
+) where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
+    S: Clone + Send + Sync + 'static,
+    S::Future: Send,
+{
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder
+        .timer(TokioTimer::new())
+        .keep_alive_interval(settings.keepalive_interval)
+        .keep_alive_timeout(settings.keepalive_timeout)
+        .max_concurrent_streams(settings.max_concurrent_streams)
+        .max_pending_accept_reset_streams(settings.max_pending_resets)
+        // Streams that this server reset count for the whole life of a connection, and so do those that
+        // a client was refused for opening too many.
+        .max_local_error_reset_streams(None)
+        .max_header_list_size(settings.max_header_list_bytes);
+    let mut tasks = JoinSet::new();
+    {
+        // Dropped before the connections are waited for, so that the port refuses new ones at once.
+        let mut connections = pin!(connections);
+        loop {
+            tokio::select! {
+                () = drain.cancelled() => break,
+                Some(_) = tasks.join_next() => {}
+                connection = connections.next() => {
+                    let Some(connection) = connection else { break };
+                    let service = CallService {
+                        inner: service.clone(),
+                        peer: connection.peer.clone(),
+                        calls: OpenCalls::new(),
+                    };
+                    let drain = drain.clone();
+                    tasks.spawn(serve_one(builder.clone(), connection, service, settings.idle_timeout, drain));
+                }
+            }
+        }
+    }
+    while tasks.join_next().await.is_some() {}
+}
+
+async fn serve_one<S>(
+    builder: http2::Builder<TokioExecutor>,
+    connection: Connection,
+    service: CallService<S>,
+    idle_timeout: Duration,
+    drain: CancellationToken,
+) where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
+    S: Clone + Send + Sync + 'static,
+    S::Future: Send,
+{
+    let calls = Arc::clone(&service.calls);
+    let mut served = pin!(builder.serve_connection(TokioIo::new(connection), service));
+    let limit = if idle_timeout.is_zero() {
+        FOREVER
+    } else {
+        idle_timeout
+    };
+    let mut idle = pin!(tokio::time::sleep(limit));
+    let mut is_closing = false;
+    loop {
+        tokio::select! {
+            ended = served.as_mut() => {
+                if let Err(error) = ended {
+                    tracing::debug!(%error, "a connection ended with an error");
+                }
+                return;
+            }
+            () = drain.cancelled(), if !is_closing => {
+                served.as_mut().graceful_shutdown();
+                is_closing = true;
+            }
+            () = idle.as_mut(), if !is_closing => {
+                // Looked at only now and then, so that a call costs no timer.
+                let until = calls.idle_since().unwrap_or_else(Instant::now) + limit;
+                if until <= Instant::now() && !idle_timeout.is_zero() {
+                    // The client is told to open no more calls. One that is on its way is still served.
+                    served.as_mut().graceful_shutdown();
+                    is_closing = true;
+                } else {
+                    idle.as_mut().reset(until.max(Instant::now() + Duration::from_millis(1)));
+                }
+            }
+        }
+    }
+}
+
+/// The open calls of one connection.
+#[derive(Debug)]
+struct OpenCalls(Mutex<CallCount>);
+
+#[derive(Debug)]
+struct CallCount {
+    open: usize,
+    /// The time at which the last open call ended.
+    idle_since: Instant,
+}
+
+impl OpenCalls {
+    fn new() -> Arc<Self> {
+        Arc::new(Self(Mutex::new(CallCount {
+            open: 0,
+            idle_since: Instant::now(),
+        })))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, CallCount> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn begin(self: &Arc<Self>) -> OpenCall {
+        self.lock().open += 1;
+        OpenCall(Arc::clone(self))
+    }
+
+    /// Returns the time since which no call is open; `None` if one is.
+    fn idle_since(&self) -> Option<Instant> {
+        let calls = self.lock();
+        (calls.open == 0).then_some(calls.idle_since)
+    }
+}
+
+/// Counts as an open call until it is dropped.
+#[derive(Debug)]
+struct OpenCall(Arc<OpenCalls>);
+
+impl Drop for OpenCall {
+    fn drop(&mut self) {
+        let mut calls = self.0.lock();
+        calls.open -= 1;
+        calls.idle_since = Instant::now();
+    }
+}
+
+/// The service of one connection.
+struct CallService<S> {
+    inner: S,
+    peer: Peer,
+    calls: Arc<OpenCalls>,
+}
+
+impl<S> hyper::service::Service<Request<Incoming>> for CallService<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
+    S: Clone + Send + 'static,
+    S::Future: Send,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
+        let open = self.calls.begin();
+        request.extensions_mut().insert(self.peer.clone());
+        let response = self.inner.clone().oneshot(request.map(Body::new));
+        Box::pin(async move {
+            let response = response.await?;
+            Ok(response.map(|body| Body::new(OpenCallBody { body, _open: open })))
+        })
+    }
+}
+
+/// The response body of an open call.
+struct OpenCallBody {
+    body: Body,
+    _open: OpenCall,
+}
+
+impl HttpBody for OpenCallBody {
+    type Data = Bytes;
+    type Error = <Body as HttpBody>::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

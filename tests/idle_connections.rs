@@ -1,0 +1,131 @@
+//! Connections without an open call are closed after a time, and no other connection is.
+
+#[path = "hostile_clients/raw_http2.rs"]
+mod raw_http2;
+mod support;
+
+use std::time::Duration;
+
+use prost::Message as _;
+use raw_http2::{
+    DATA, END_STREAM, GOAWAY, HEADERS, RST_STREAM, RawConnection, WINDOW_UPDATE, call, frame,
+    setting,
+};
+use support::orders::{ORDERS, id, insert};
+use support::{Database, Weir, eventually, within};
+use tokio::time::Instant;
+use weir::pb::GetServerInfoRequest;
+
+const IDLE: Duration = Duration::from_secs(1);
+
+async fn weir(database: &Database) -> Weir {
+    Weir::with(database, |config| config.idle_connection_timeout = IDLE).await
+}
+
+/// Waits for a GOAWAY without an error and the end of the connection. Returns when the GOAWAY came.
+async fn closed(raw: &mut RawConnection) -> Instant {
+    let graceful = raw.until(|it| {
+        assert!(it.kind != GOAWAY || it.payload[4..8] == [0; 4], "{it:?}");
+        it.kind == GOAWAY
+    });
+    assert!(graceful.await, "the connection was cut");
+    let at = Instant::now();
+    assert!(!raw.until(|_| false).await);
+    at
+}
+
+/// Such a client answers every ping, so that nothing else closes its connection.
+#[tokio::test]
+async fn a_connection_without_a_call_is_closed_after_the_idle_time() {
+    let database = Database::options().start().await;
+    let weir = weir(&database).await;
+    let begin = Instant::now();
+    let mut raw = RawConnection::greeted(weir.grpc_addr()).await;
+    let took = closed(&mut raw).await - begin;
+    assert!(took >= IDLE, "{took:?}");
+    assert!(took < IDLE * 5, "{took:?}");
+    eventually("the connection is gone", async || {
+        weir.metrics().await.sum("weir_connections") == 0.0
+    })
+    .await;
+}
+
+/// However long a call is open, and however little it says.
+#[tokio::test]
+async fn a_connection_with_an_open_call_stays_open_and_its_idle_time_begins_when_the_call_ends() {
+    let database = Database::options().start().await;
+    let weir = weir(&database).await;
+    let request = database.watch_request(&[ORDERS]).encode_to_vec();
+    // Windows that all messages fit in.
+    let wide = setting(4, 1 << 30);
+    let mut raw = RawConnection::greeted_with(weir.grpc_addr(), &wide).await;
+    let wide = (1_u32 << 30).to_be_bytes();
+    raw.send(&frame(WINDOW_UPDATE, 0, 0, &wide)).await;
+    let begin = Instant::now();
+    for stream in [1, 3] {
+        raw.send(&call(stream, &request)).await;
+        let opened = |it: &raw_http2::Reply| it.kind == DATA && it.stream == stream;
+        assert!(raw.until(opened).await, "no watch");
+    }
+    // One of two calls ends.
+    raw.send(&frame(RST_STREAM, 0, 1, &[0, 0, 0, 8])).await;
+    let mut number = 0;
+    while begin.elapsed() < IDLE * 3 {
+        insert(&database, number).await;
+        number += 1;
+        let delivered = raw.until(|it| {
+            assert_ne!(it.kind, GOAWAY, "a connection with an open call was closed");
+            it.kind == DATA && it.stream == 3
+        });
+        assert!(delivered.await, "the connection was cut");
+    }
+    raw.send(&frame(RST_STREAM, 0, 3, &[0, 0, 0, 8])).await;
+    let ended = Instant::now();
+    let took = closed(&mut raw).await - ended;
+    assert!(took >= IDLE * 9 / 10, "{took:?}");
+    assert!(took < IDLE * 5, "{took:?}");
+}
+
+/// Each short call begins the idle time anew.
+#[tokio::test]
+async fn a_connection_in_use_now_and_then_stays_open() {
+    let database = Database::options().start().await;
+    let weir = weir(&database).await;
+    let mut raw = RawConnection::greeted(weir.grpc_addr()).await;
+    let begin = Instant::now();
+    let mut streams = raw_http2::streams(1000);
+    while begin.elapsed() < IDLE * 3 {
+        let stream = streams.next().expect("a stream");
+        let health = raw_http2::opening("/grpc.health.v1.Health/Check");
+        raw.send(&frame(HEADERS, raw_http2::END_HEADERS, stream, &health))
+            .await;
+        raw.send(&frame(DATA, END_STREAM, stream, &raw_http2::message(b"")))
+            .await;
+        let answered = raw.until(|it| {
+            assert_ne!(it.kind, GOAWAY, "a connection in use was closed");
+            it.stream == stream && it.flags & END_STREAM != 0
+        });
+        assert!(answered.await, "the connection was cut");
+        // An event through another connection takes some time and is no call on this one.
+        let mut watch = weir.watch(database.watch_request(&[ORDERS])).await;
+        let number = fastrand::i32(..);
+        insert(&database, number).await;
+        assert_eq!(id(&watch.next_change().await), number);
+    }
+}
+
+/// gRPC's clients open a new connection for the next call by themselves.
+#[tokio::test]
+async fn the_next_call_of_a_client_whose_connection_was_idle_succeeds() {
+    let database = Database::options().start().await;
+    let weir = weir(&database).await;
+    let mut client = weir.client().await;
+    for _ in 0..3 {
+        let answer = client.get_server_info(GetServerInfoRequest {});
+        within("an answer", answer).await.expect("an answer");
+        eventually("the connection is closed", async || {
+            weir.metrics().await.sum("weir_connections") == 0.0
+        })
+        .await;
+    }
+}

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use weir::cli::Cli;
+use weir::cli::{Cli, say};
 
 fn main() -> ExitCode {
     let cli = match Cli::read() {
@@ -13,9 +13,14 @@ fn main() -> ExitCode {
         .enable_all()
         .build()
     {
-        Ok(runtime) => runtime.block_on(cli.run()),
+        Ok(runtime) => {
+            let code = runtime.block_on(cli.run());
+            // Dropping it would wait for a name that is still being looked up, which may take half a minute.
+            runtime.shutdown_background();
+            code
+        }
         Err(error) => {
-            eprintln!("weir: can't start the async runtime: {error}");
+            say(format_args!("weir: can't start the async runtime: {error}"));
             ExitCode::FAILURE
         }
     }

@@ -295,6 +295,22 @@ fn no_code_unwraps() {
     none(&breaches);
 }
 
+/// These macros panic when stdout or stderr is closed or its disk is full, and then hide the exit code.
+#[test]
+fn no_code_prints_with_macros_that_panic() {
+    let breaches: Vec<String> = sources()
+        .iter()
+        .filter(|it| {
+            let words = it.code.split(|c: char| !c.is_alphanumeric() && c != '!');
+            words
+                .into_iter()
+                .any(|word| matches!(word, "print!" | "println!" | "eprint!" | "eprintln!"))
+        })
+        .map(|it| it.path.clone())
+        .collect();
+    none(&breaches);
+}
+
 #[test]
 fn log_messages_are_lower_case_without_a_full_stop() {
     let mut seen = 0;

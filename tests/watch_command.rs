@@ -242,6 +242,357 @@ async fn errors_give_advice() {
     );
 }
 
+/// Runs a script of a shell, which finds the binary, the scope of the orders and the server as `$weir`,
+/// `$scope` and `$server`.
+fn shell(database: &Database, server: &str, script: &str) -> ChildProcess {
+    let line = [
+        "-u",
+        "WEIR_SERVER",
+        &format!("weir={}", env!("CARGO_BIN_EXE_weir")),
+        &format!("scope={}.{ORDERS}", database.name()),
+        &format!("server={server}"),
+        "sh",
+        "-c",
+        script,
+    ]
+    .map(str::to_owned);
+    ChildProcess::start("a shell", "env", line)
+}
+
+/// `head` has what it wants and ends. Nothing happens in the collection afterwards, so that no write can fail.
+#[tokio::test]
+async fn a_watch_ends_when_the_reader_of_its_output_has_gone_also_if_nothing_happens() {
+    let database = Database::start().await;
+    let weir = Weir::start(&database).await;
+    let server = weir.grpc_addr().to_string();
+    // It prints "opened" and "live".
+    let script =
+        r#"{ "$weir" watch "$scope" --server "$server"; echo "exit code $?" >&2; } | head -n 2"#;
+    let mut process = shell(&database, &server, script);
+    let status = process.wait_for_exit(WAIT_LIMIT).await;
+    assert_eq!(status.code(), Some(0), "{process}");
+    assert_eq!(process.stdout().lines().count(), 2, "{process}");
+    assert_eq!(process.stderr(), "exit code 0\n", "{process}");
+
+    // Also while it waits for a server that does not answer.
+    let script = r#"{ "$weir" watch "$scope" --server 127.0.0.1:1 2>/dev/null; echo "exit code $?" >&2; } | true"#;
+    let mut process = shell(&database, &server, script);
+    process.wait_for_exit(WAIT_LIMIT).await;
+    assert_eq!(process.stderr(), "exit code 0\n", "{process}");
+}
+
+/// A file, a device and a full disk as stdout.
+#[tokio::test]
+async fn a_watch_writes_into_a_file_and_ends_at_a_full_disk() {
+    let database = Database::start().await;
+    let weir = Weir::start(&database).await;
+    let server = weir.grpc_addr().to_string();
+    let folder = tempfile::TempDir::new().expect("a temporary folder");
+    let file = folder.path().join("output");
+    let script = format!(
+        r#""$weir" watch "$scope" --server "$server" --limit 1 > {}"#,
+        file.display()
+    );
+    let mut process = shell(&database, &server, &script);
+    eventually("it is open", async || {
+        std::fs::read_to_string(&file).is_ok_and(|text| text.contains(r#""state":"live""#))
+    })
+    .await;
+    insert(&database, 1).await;
+    let status = process.wait_for_exit(WAIT_LIMIT).await;
+    assert_eq!(status.code(), Some(0), "{process}");
+    let text = std::fs::read_to_string(&file).expect("the output");
+    assert_eq!(ids(&text), [1]);
+
+    let script = r#""$weir" watch "$scope" --server "$server" > /dev/full"#;
+    let mut process = shell(&database, &server, script);
+    let status = process.wait_for_exit(WAIT_LIMIT).await;
+    assert_eq!(status.code(), Some(1), "{process}");
+    let said = process.stderr();
+    assert_eq!(said.lines().count(), 1, "{process}");
+    assert!(said.contains("can't write stdout: No space left"), "{said}");
+}
+
+/// Neither a full disk under stderr nor a closed one changes what a command does.
+#[tokio::test]
+async fn an_exit_code_does_not_depend_on_stderr_and_a_key_never_goes_nowhere() {
+    let database = Database::start().await;
+    for (arguments, code) in [
+        ("hash-key alice > /dev/full 2> /dev/full", 1),
+        ("hash-key '' 2> /dev/full", 1),
+        ("hash-key alice >&-", 1),
+        ("hash-key alice > /dev/null", 1),
+        ("hash-key alice 2> /dev/full", 0),
+        ("hash-key alice 2>&-", 0),
+        ("hash-key alice --stdin < /dev/null", 1),
+        ("hash-key alice --stdin <&-", 1),
+        // Longer than what it reads, which must not be hashed in part.
+        ("hash-key alice --stdin < \"$long\"", 1),
+        ("serve --mongodb-uri x --check-config 2> /dev/full", 64),
+        (
+            "serve --mongodb-uri mongodb://localhost --check-config > /dev/full",
+            0,
+        ),
+        (
+            "serve --mongodb-uri mongodb://localhost --check-config | true",
+            0,
+        ),
+        (
+            "watch shop --server 127.0.0.1:1 --no-reconnect 2> /dev/full",
+            1,
+        ),
+        ("--help > /dev/full", 1),
+        ("watch --help | true", 0),
+    ] {
+        let long = tempfile::NamedTempFile::new().expect("a temporary file");
+        std::fs::write(long.path(), "k".repeat(20_000)).expect("a long key");
+        let long = long.path().display();
+        // The exit code of the command and not that of `true`.
+        let (command, reader) = arguments.split_once(" | ").unwrap_or((arguments, "cat"));
+        let code_file = tempfile::NamedTempFile::new().expect("a temporary file");
+        let script = format!(
+            r#"long={long}; {{ "$weir" {command}; echo $? > {}; }} | {reader}"#,
+            code_file.path().display()
+        );
+        let mut process = shell(&database, "", &script);
+        process.wait_for_exit(WAIT_LIMIT).await;
+        let seen = std::fs::read_to_string(code_file.path()).expect("an exit code");
+        assert_eq!(seen.trim(), code.to_string(), "{arguments}{process}");
+        assert!(!process.stderr().contains("panicked"), "{process}");
+        if code == 1 && arguments.contains("hash-key") {
+            assert_eq!(process.stdout(), "", "{arguments}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_resume_file_that_cannot_be_written_ends_the_command_before_the_watch_opens() {
+    let database = Database::start().await;
+    let weir = Weir::start(&database).await;
+    let server = weir.grpc_addr().to_string();
+    let folder = tempfile::TempDir::new().expect("a temporary folder");
+    let missing = folder.path().join("missing").join("token");
+    let missing = missing.to_str().expect("a path of letters");
+    for (file, word) in [
+        (missing, "there is no folder"),
+        ("/dev/full", "is a device"),
+    ] {
+        let mut process = watch(&database, &server, &["--resume-file", file]);
+        let status = process.wait_for_exit(WAIT_LIMIT).await;
+        assert_eq!(status.code(), Some(2), "{process}");
+        assert_eq!(process.stdout(), "", "{process}");
+        let said = process.stderr();
+        assert_eq!(said.matches("--resume-file").count(), 1, "{process}");
+        assert!(said.contains(word), "{process}");
+    }
+}
+
+/// A file that is mounted by itself can't be replaced. Where this machine does not let a test mount anything,
+/// a file with a second name stands for it; the unit tests stand for the errors of a mount.
+#[tokio::test]
+async fn a_resume_file_that_is_mounted_by_itself_is_written_in_place() {
+    let database = Database::start().await;
+    let weir = Weir::start(&database).await;
+    let server = weir.grpc_addr().to_string();
+    let folder = tempfile::TempDir::new().expect("a temporary folder");
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let (outside, inside) = (path("outside"), path("inside"));
+    let may_mount = std::process::Command::new("unshare")
+        .args(["-rm", "true"])
+        .output()
+        .is_ok_and(|output| output.status.success());
+
+    let mut seen = Vec::new();
+    for round in 0..3 {
+        let watching = r#"exec "$weir" watch "$scope" --server "$server" --limit 1"#;
+        let script = if may_mount {
+            // Both are made before, as for a container: the file begins empty.
+            format!(
+                "touch {outside} {inside}; exec unshare -rm sh -c 'mount --bind {outside} {inside}; \
+                 {watching} --resume-file {inside}'"
+            )
+        } else {
+            format!("test {round} = 1 && ln {outside} {inside}; {watching} --resume-file {outside}")
+        };
+        let mut process = shell(&database, &server, &script);
+        if round == 0 {
+            opened(&mut process).await;
+        }
+        insert(&database, round).await;
+        let status = process.wait_for_exit(WAIT_LIMIT).await;
+        assert_eq!(status.code(), Some(0), "{process}");
+        seen.extend(ids(&process.stdout()));
+        let said = process.stderr().matches("is written in place").count();
+        assert_eq!(said, usize::from(may_mount || round > 0), "{process}");
+        let stored = std::fs::read_to_string(&outside).expect("the file of the mount");
+        assert_eq!(stored.lines().count(), 1, "{stored}");
+    }
+    assert_eq!(seen, [0, 1, 2], "each once");
+}
+
+#[tokio::test]
+async fn a_resume_file_may_be_a_symbolic_link() {
+    let database = Database::start().await;
+    let weir = Weir::start(&database).await;
+    let server = weir.grpc_addr().to_string();
+    let folder = tempfile::TempDir::new().expect("a temporary folder");
+    let data = folder.path().join("data");
+    std::fs::create_dir(&data).expect("a folder");
+    let link = folder.path().join("token");
+    std::os::unix::fs::symlink("data/token", &link).expect("a link");
+    let file = link.to_str().expect("a path of letters");
+    let arguments = ["--resume-file", file, "--limit", "1"];
+    let mut process = watch(&database, &server, &arguments);
+    opened(&mut process).await;
+    for id in 0..2 {
+        insert(&database, id).await;
+    }
+    process.wait_for_exit(WAIT_LIMIT).await;
+    assert_eq!(ids(&process.stdout()), [0], "{process}");
+    let mut process = watch(&database, &server, &arguments);
+    process.wait_for_exit(WAIT_LIMIT).await;
+    assert_eq!(ids(&process.stdout()), [1], "{process}");
+    assert!(link.symlink_metadata().expect("it is there").is_symlink());
+    assert!(data.join("token").is_file());
+}
+
+#[tokio::test]
+async fn text_that_looks_like_another_type_is_said_once_and_the_typed_form_matches() {
+    let database = Database::start().await;
+    let weir = Weir::start(&database).await;
+    let server = weir.grpc_addr().to_string();
+    let mut process = watch(
+        &database,
+        &server,
+        &["--where", "by=507f1f77bcf86cd799439011"],
+    );
+    opened(&mut process).await;
+    let said = process.stderr();
+    assert_eq!(said.matches("compares with text").count(), 1, "{process}");
+    process.signal("INT");
+    process.wait_for_exit(WAIT_LIMIT).await;
+
+    // The condition that it shows finds the document, and is not warned of.
+    let typed = said
+        .lines()
+        .find_map(|line| line.strip_prefix("  --where "));
+    let typed = typed.expect("the typed form").trim_matches('\'');
+    let dated = r#"when>{"$date":"2024-01-01T00:00:00Z"}"#;
+    let arguments = ["--where", typed, "--where", dated, "--limit", "1"];
+    let mut process = watch(&database, &server, &arguments);
+    opened(&mut process).await;
+    let id = bson::oid::ObjectId::parse_str("507f1f77bcf86cd799439011").expect("an id");
+    let orders = database.collection(ORDERS);
+    let time = |text| bson::DateTime::parse_rfc3339_str(text).expect("a time");
+    let (before, after) = (time("2023-12-31T00:00:00Z"), time("2024-01-02T00:00:00Z"));
+    for document in [
+        doc! { "_id": 1, "by": id, "when": before },
+        doc! { "_id": 2, "by": id.to_hex(), "when": after },
+        doc! { "_id": 3, "by": id, "when": after },
+    ] {
+        orders.insert_one(document).await.expect("an insert");
+    }
+    process.wait_for_exit(WAIT_LIMIT).await;
+    assert_eq!(ids(&process.stdout()), [3], "{process}");
+    assert_eq!(process.stderr(), "", "{process}");
+}
+
+#[tokio::test]
+async fn changed_selects_updates_by_what_they_touch() {
+    let database = Database::start().await;
+    let weir = Weir::start(&database).await;
+    let server = weir.grpc_addr().to_string();
+    let orders = database.collection(ORDERS);
+    for id in 1..=3 {
+        let order = doc! { "_id": id, "status": "new", "total": 1 };
+        orders.insert_one(order).await.expect("an insert");
+    }
+    let touching = ["--where", "changed(status)", "--limit", "1"];
+    let mut touching = watch(&database, &server, &touching);
+    let arguments = [
+        "--op",
+        "update",
+        "--where",
+        "not changed(status)",
+        "--limit",
+        "1",
+    ];
+    let mut others = watch(&database, &server, &arguments);
+    opened(&mut touching).await;
+    opened(&mut others).await;
+    for (id, change) in [
+        (1, doc! { "$set": { "total": 2 } }),
+        (2, doc! { "$set": { "status": "paid" } }),
+        (3, doc! { "$set": { "total": 3 } }),
+    ] {
+        let updated = orders.update_one(doc! { "_id": id }, change).await;
+        updated.expect("an update");
+    }
+    for (process, expected) in [(&mut touching, 2), (&mut others, 1)] {
+        let status = process.wait_for_exit(WAIT_LIMIT).await;
+        assert_eq!(status.code(), Some(0), "{process}");
+        assert_eq!(ids(&process.stdout()), [expected], "{process}");
+    }
+
+    let mut process = watch(&database, &server, &["--where", "status changed"]);
+    let status = process.wait_for_exit(WAIT_LIMIT).await;
+    assert_eq!(status.code(), Some(2), "{process}");
+    assert!(process.stderr().contains("changed(status)"), "{process}");
+}
+
+#[tokio::test]
+async fn a_password_in_the_url_is_refused_and_not_printed() {
+    for url in [
+        "http://alice:hunter2@127.0.0.1:1",
+        "alice:hunter2@127.0.0.1:1",
+    ] {
+        for (variables, flags) in [
+            (vec![], vec!["--server", url]),
+            (vec![("WEIR_SERVER", url)], vec![]),
+            (vec![("WEIR_SERVER", url)], vec!["--help"]),
+        ] {
+            let help = flags.contains(&"--help");
+            let arguments: Vec<&str> = ["watch", "shop"].iter().chain(&flags).copied().collect();
+            let mut process = weir(&variables, &arguments);
+            let status = process.wait_for_exit(WAIT_LIMIT).await;
+            let code = if help { 0 } else { 2 };
+            assert_eq!(status.code(), Some(code), "{process}");
+            let said = process.stderr() + &process.stdout();
+            assert!(!said.contains("hunter2"), "{process}");
+            assert!(said.contains("--token-file"), "{process}");
+        }
+    }
+}
+
+/// Nobody listens on a port that was just free.
+fn unused_address() -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    listener.local_addr().expect("its address").to_string()
+}
+
+#[tokio::test]
+async fn the_demo_says_what_it_waits_for_and_ends_at_a_signal() {
+    let address = unused_address();
+    let uri = format!("mongodb://alice:hunter2@{address}/?directConnection=true");
+    let any_port = ["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"];
+    for (signal, once, code) in [("INT", false, 0), ("TERM", true, 1)] {
+        let mut arguments = vec!["dev"];
+        arguments.extend(any_port);
+        arguments.extend(once.then_some("--once"));
+        let mut process = weir(&[("MONGODB_URI", &uri)], &arguments);
+        let waiting = format!("waiting for MongoDB at mongodb://{address} since ");
+        eventually("it says so", async || process.stderr().contains(&waiting)).await;
+        process.signal(signal);
+        let status = process.wait_for_exit(WAIT_LIMIT).await;
+        assert_eq!(status.code(), Some(code), "{process}");
+        let said = process.stderr();
+        assert!(!said.contains("hunter2"), "{process}");
+        for words in ["MONGODB_URI", "30 s", "refused", "Ctrl-C", "Start it"] {
+            assert!(said.contains(words), "{words}{process}");
+        }
+    }
+}
+
 /// The processes whose command line contains this text.
 fn processes_naming(text: &str) -> Vec<String> {
     let Ok(entries) = std::fs::read_dir("/proc") else {

@@ -1,12 +1,14 @@
 //! `weir hash-key`: creates an API key and its entry for the server's `--api-keys-file`.
 
 use std::{
+    fs::File,
     io::{self, BufRead as _, Read as _, Write as _},
     process::ExitCode,
 };
 
 use clap::Args;
 
+use super::say;
 use crate::auth::{ApiKey, MAX_NAME_BYTES, is_valid_principal_name};
 
 /// The longest key read from standard input, in bytes.
@@ -30,7 +32,7 @@ pub fn run(args: &HashKeyArgs) -> ExitCode {
     match write(args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(problem) => {
-            eprintln!("weir hash-key: {problem}");
+            say(format_args!("weir hash-key: {problem}"));
             ExitCode::FAILURE
         }
     }
@@ -50,10 +52,16 @@ fn write(args: &HashKeyArgs) -> Result<(), String> {
     let text = if args.stdin {
         entry(&read_key()?)
     } else {
+        if goes_nowhere(&io::stdout()) {
+            return Err(
+                "standard output is closed or /dev/null, where the key would be lost: it is shown only once"
+                    .to_owned(),
+            );
+        }
         let key = ApiKey::random().map_err(|_| {
             "can't create a key: the system's random number generator failed".to_owned()
         })?;
-        eprintln!("The key, which is shown only once, and its entry for --api-keys-file:");
+        say("The key, which is shown only once, and its entry for --api-keys-file:");
         format!("{}\n{}", key.secret(), entry(&key))
     };
     let mut stdout = io::stdout().lock();
@@ -63,10 +71,39 @@ fn write(args: &HashKeyArgs) -> Result<(), String> {
     written.map_err(|error| format!("can't write standard output: {error}"))
 }
 
+/// Returns whether nobody can ever read what is written to `stream`. The standard library opens `/dev/null`
+/// for a standard output that was closed before the start.
+#[cfg(unix)]
+fn goes_nowhere(stream: &impl std::os::fd::AsFd) -> bool {
+    use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
+    let stream = stream.as_fd().try_clone_to_owned().map(File::from);
+    let (Ok(stream), Ok(null)) = (
+        stream.and_then(|it| it.metadata()),
+        std::fs::metadata("/dev/null"),
+    ) else {
+        return false;
+    };
+    stream.file_type().is_char_device() && stream.rdev() == null.rdev()
+}
+
+#[cfg(not(unix))]
+fn goes_nowhere<T>(_: &T) -> bool {
+    false
+}
+
 fn read_key() -> Result<ApiKey, String> {
     let mut line = String::new();
-    let mut stdin = io::stdin().lock().take(MAX_BYTES);
+    let mut stdin = io::stdin().lock().take(MAX_BYTES + 1);
     let read = stdin.read_line(&mut line);
-    read.map_err(|error| format!("can't read standard input: {error}"))?;
-    line.trim_end_matches(['\r', '\n']).parse()
+    let length = read.map_err(|error| format!("can't read standard input: {error}"))?;
+    if length as u64 > MAX_BYTES {
+        return Err(format!(
+            "the first line of standard input is longer than {MAX_BYTES} bytes, the longest key"
+        ));
+    }
+    let line = line.trim_end_matches(['\r', '\n']);
+    if line.is_empty() {
+        return Err("the first line of standard input is empty: it must be the key".to_owned());
+    }
+    line.parse()
 }

@@ -12,6 +12,8 @@ pub mod watch;
 
 pub mod dev;
 
+use std::fmt::Display;
+use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -46,11 +48,17 @@ impl Cli {
     /// The exit code, if there is nothing to run: help or an error has been printed.
     pub fn read() -> Result<Self, ExitCode> {
         Self::try_parse().map_err(|error| {
-            // Ignored: there is no other place to report that the terminal is gone.
-            let _ = error.print();
+            let printed = error.print();
             let serve = std::env::args_os().nth(1).is_some_and(|it| it == "serve");
             match error.exit_code() {
-                0 => ExitCode::SUCCESS,
+                // A reader such as `head` has seen what it wanted.
+                0 => match printed {
+                    Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+                        say(format_args!("weir: can't write stdout: {error}"));
+                        ExitCode::FAILURE
+                    }
+                    _ => ExitCode::SUCCESS,
+                },
                 // With this code, a service manager does not restart the server.
                 _ if serve => ExitCode::from(EXIT_USAGE),
                 _ => ExitCode::from(watch::EXIT_USAGE),
@@ -67,4 +75,10 @@ impl Cli {
             Command::Dev(args) => dev::run(*args).await,
         }
     }
+}
+
+/// Prints a line to stderr. Errors are ignored, as there is no other place to report them; `eprintln!` would
+/// panic, and hide the exit code, when stderr is closed or its disk is full.
+pub fn say(line: impl Display) {
+    let _ = writeln!(io::stderr().lock(), "{line}");
 }

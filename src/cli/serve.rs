@@ -1,5 +1,6 @@
 //! `weir serve`: runs the server until SIGTERM or SIGINT.
 
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::Args;
@@ -8,7 +9,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
     app::{self, App, StartError},
-    cli::{EXIT_USAGE, log},
+    cli::{EXIT_USAGE, log, say},
     config::{LogConfig, ServeConfig},
     source::mongo::{MongoSettings, MongoSource},
 };
@@ -35,7 +36,7 @@ pub async fn run(args: ServeArgs) -> ExitCode {
     let log_level = match log::init(&args.log) {
         Ok(log_level) => log_level,
         Err(error) => {
-            eprintln!("weir serve: --log-level: {error}");
+            say(format_args!("weir serve: --log-level: {error}"));
             return ExitCode::from(EXIT_USAGE);
         }
     };
@@ -51,7 +52,9 @@ pub async fn run(args: ServeArgs) -> ExitCode {
     let (mut terminate, mut interrupt) = match signals {
         (Ok(terminate), Ok(interrupt)) => (terminate, interrupt),
         (Err(error), _) | (_, Err(error)) => {
-            eprintln!("weir serve: can't register signal handlers: {error}");
+            say(format_args!(
+                "weir serve: can't register signal handlers: {error}"
+            ));
             return ExitCode::FAILURE;
         }
     };
@@ -108,7 +111,8 @@ async fn check(config: &ServeConfig) -> ExitCode {
     };
     match result {
         Ok(_) => {
-            println!("the settings can be used");
+            // The exit code says it too, whoever reads the words.
+            let _ = writeln!(std::io::stdout().lock(), "the settings can be used");
             ExitCode::SUCCESS
         }
         Err(error) => report_start_error(&error),
@@ -116,7 +120,7 @@ async fn check(config: &ServeConfig) -> ExitCode {
 }
 
 fn report_start_error(error: &StartError) -> ExitCode {
-    eprintln!("weir serve: {error}");
+    say(format_args!("weir serve: {error}"));
     match error {
         StartError::Config(_)
         | StartError::Uri(_)

@@ -2,21 +2,30 @@
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use mongodb::Client;
 use mongodb::bson::{Document, doc};
+use mongodb::error::{Error, ErrorKind};
+use mongodb::event::{EventHandler, sdam::SdamEvent};
 use mongodb::options::ClientOptions;
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
 use super::DevArgs;
 use super::process::{Process, find_on_path, is_program};
+use super::waiting::{Waiting, without_secrets};
 use crate::cli::watch::print_notice;
 
 /// The time until a database must accept writes.
 const READY_TIMEOUT: Duration = Duration::from_secs(30);
 /// The time for one probe of it.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
+/// The time that a server takes to start, before the user is told that it is waited for.
+const START_PATIENCE: Duration = Duration::from_secs(5);
+/// What to do about a given database that does not answer.
+const GIVEN_ADVICE: &str = ". Start it or correct the connection string, or omit --mongodb-uri and unset \
+                            MONGODB_URI to start a database here";
 /// The pause between two probes.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 /// The maximum number of attempts to start a server: another process may take the free port first.
@@ -63,8 +72,13 @@ impl Database {
     /// the PATH or in `./.venv/bin`. Returns once the database accepts writes.
     pub async fn find_or_start(args: &DevArgs) -> Result<Database, DatabaseError> {
         if let Some(uri) = &args.mongodb_uri {
-            print_notice("using --mongodb-uri; only its database `weir_dev` is changed");
-            wait_until_ready(uri, None)
+            let shown = without_secrets(uri);
+            print_notice(&format!(
+                "using {shown} (--mongodb-uri or MONGODB_URI); only its database `weir_dev` is changed"
+            ));
+            let what = format!("MongoDB at {shown}");
+            let waiting = Waiting::new(what, GIVEN_ADVICE, READY_TIMEOUT, Duration::ZERO);
+            wait_until_ready(uri, waiting, None)
                 .await
                 .map_err(DatabaseError::Given)?;
             return Ok(Database {
@@ -134,7 +148,9 @@ impl Server {
         print_notice(&format!("starting {name} on port {port}"));
         let uri = format!("mongodb://127.0.0.1:{port}/?directConnection=true");
         let initiate = matches!(self, Server::Mongod(_)).then_some(port);
-        match wait_until_ready(&uri, Some((&mut process, initiate))).await {
+        let what = format!("{name} on port {port}");
+        let waiting = Waiting::new(what, "", READY_TIMEOUT, START_PATIENCE);
+        match wait_until_ready(&uri, waiting, Some((&mut process, initiate))).await {
             Ok(()) => Ok(Database {
                 uri,
                 process: Some(process),
@@ -217,18 +233,18 @@ fn choose_server(
 /// with a port, it is made a replica set of one. The error is the last problem seen.
 async fn wait_until_ready(
     uri: &str,
+    mut waiting: Waiting,
     mut started: Option<(&mut Process, Option<u16>)>,
 ) -> Result<(), String> {
-    let mut options = ClientOptions::parse(uri)
-        .await
-        .map_err(|error| error.to_string())?;
+    let mut options = parse(uri, &mut waiting).await?;
     options.server_selection_timeout = Some(PROBE_TIMEOUT);
     options.connect_timeout = Some(PROBE_TIMEOUT);
     options
         .app_name
         .get_or_insert_with(|| "weir dev".to_owned());
+    let unreachable = Unreachable::default();
+    options.sdam_event_handler = Some(unreachable.handler());
     let client = Client::with_options(options).map_err(|error| error.to_string())?;
-    let deadline = Instant::now() + READY_TIMEOUT;
     loop {
         let result = probe(&client, started.as_ref().and_then(|(_, port)| *port)).await;
         // If the started server has exited, another process answered on its port.
@@ -239,24 +255,81 @@ async fn wait_until_ready(
         }
         match result {
             Ok(()) => break,
-            Err(why) if Instant::now() >= deadline => {
-                let seconds = READY_TIMEOUT.as_secs();
-                return Err(format!("it was not ready within {seconds} s: {why}"));
-            }
-            Err(_) => sleep(POLL_INTERVAL).await,
+            Err(problem) => waiting.not_ready(&unreachable.describe(problem))?,
         }
+        sleep(POLL_INTERVAL).await;
     }
     client.shutdown().await;
     Ok(())
 }
 
+/// Parses a connection string. One of the form `mongodb+srv` asks DNS, which may not answer yet.
+async fn parse(uri: &str, waiting: &mut Waiting) -> Result<ClientOptions, String> {
+    loop {
+        match ClientOptions::parse(uri).await {
+            Ok(options) => return Ok(options),
+            Err(error) if matches!(*error.kind, ErrorKind::DnsResolve { .. }) => {
+                waiting.not_ready(&error.kind.to_string())?;
+            }
+            Err(error) => return Err(error.kind.to_string()),
+        }
+        sleep(POLL_INTERVAL).await;
+    }
+}
+
+/// Why the driver reaches no server. It tells that only to those who listen; the error of an operation
+/// describes the whole deployment in the terms of the driver.
+#[derive(Clone, Default)]
+struct Unreachable(Arc<Mutex<Option<String>>>);
+
+impl Unreachable {
+    /// Returns what notes the latest failure.
+    fn handler(&self) -> EventHandler<SdamEvent> {
+        let latest = Arc::clone(&self.0);
+        EventHandler::callback(move |event| {
+            let why = match event {
+                SdamEvent::ServerHeartbeatFailed(failed) => {
+                    let why = match &*failed.failure.kind {
+                        ErrorKind::Io(error) => error.to_string(),
+                        other => other.to_string(),
+                    };
+                    Some(format!("{} does not answer ({why})", failed.server_address))
+                }
+                SdamEvent::ServerHeartbeatSucceeded(_) => None,
+                _ => return,
+            };
+            *latest.lock().unwrap_or_else(PoisonError::into_inner) = why;
+        })
+    }
+
+    /// Returns the problem in words.
+    fn describe(&self, problem: Problem) -> String {
+        match problem {
+            Problem::Known(text) => text.to_owned(),
+            Problem::Driver(error) if matches!(*error.kind, ErrorKind::ServerSelection { .. }) => {
+                let latest = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+                latest
+                    .clone()
+                    .unwrap_or_else(|| "no primary has been found".to_owned())
+            }
+            Problem::Driver(error) => error.kind.to_string(),
+        }
+    }
+}
+
+/// The reason why a database does not accept writes.
+enum Problem {
+    Known(&'static str),
+    Driver(Error),
+}
+
 /// Checks once whether the database accepts writes. Initiates the replica set of a new mongod.
-async fn probe(client: &Client, initiate_at: Option<u16>) -> Result<(), String> {
+async fn probe(client: &Client, initiate_at: Option<u16>) -> Result<(), Problem> {
     let admin = client.database("admin");
     let hello: Document = admin
         .run_command(doc! { "hello": 1 })
         .await
-        .map_err(|error| error.kind.to_string())?;
+        .map_err(Problem::Driver)?;
     if hello.get_bool("isWritablePrimary").unwrap_or(false) && hello.contains_key("setName") {
         return Ok(());
     }
@@ -268,17 +341,17 @@ async fn probe(client: &Client, initiate_at: Option<u16>) -> Result<(), String> 
         let config = doc! { "_id": REPLICA_SET, "members": members.as_slice() };
         // Fails while an earlier attempt is in progress; the next probe sees the result.
         let _ = admin.run_command(doc! { "replSetInitiate": config }).await;
-        return Err("it is not a replica set yet".to_owned());
+        return Err(Problem::Known("it is not a replica set yet"));
     }
     // A mongos has no set name, and serves change streams too.
     if hello.get_str("msg").is_ok_and(|msg| msg == "isdbgrid") {
         return Ok(());
     }
-    Err(if hello.contains_key("setName") {
-        "it is not a primary".to_owned()
+    Err(Problem::Known(if hello.contains_key("setName") {
+        "it is not a primary"
     } else {
-        "it is not part of a replica set, which change streams need".to_owned()
-    })
+        "it is not part of a replica set, which change streams need"
+    }))
 }
 
 #[cfg(test)]

@@ -1,12 +1,14 @@
 //! `weir dev`: starts a database and Weir, and runs a tutorial on both.
 //!
-//! [`database`] finds or starts a database, as a [`process`] that never outlives this one. Weir then runs in
+//! [`database`] finds or starts a database, as a [`process`] that never outlives this one, and [`waiting`] says
+//! what it waits for meanwhile. Weir then runs in
 //! this process, [`tutorial`] runs, and [`next_steps`] prints commands to try.
 
 mod database;
 mod next_steps;
 mod process;
 mod tutorial;
+mod waiting;
 
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -16,7 +18,7 @@ use std::process::ExitCode;
 use tokio_util::sync::CancellationToken;
 
 use super::watch::args::Color;
-use super::watch::{cancel_on_signal, print_notice};
+use super::watch::{EXIT_INTERRUPTED, cancel_on_signal, print_notice};
 use crate::app::App;
 use crate::config::ServeConfig;
 use database::Database;
@@ -66,24 +68,32 @@ enum Outcome {
 }
 
 /// Runs the tutorial and then serves until Ctrl-C or SIGTERM. The exit code is 1, with the reason on stderr,
-/// if something does not start or an event is not as expected.
+/// if something does not start or an event is not as expected. A second signal ends it without waiting for
+/// clients, with 130.
 pub async fn run(args: DevArgs) -> ExitCode {
     args.color.apply_everywhere();
     let shutdown = CancellationToken::new();
-    cancel_on_signal(shutdown.clone());
+    let at_once = CancellationToken::new();
+    let again = at_once.clone();
+    cancel_on_signal(shutdown.clone(), move || again.cancel());
+    tokio::select! {
+        biased;
+        // Dropping the demo kills the database that it started, and deletes its folder.
+        () = at_once.cancelled() => ExitCode::from(EXIT_INTERRUPTED),
+        outcome = run_demo(&args, &shutdown) => exit_code(&args, outcome),
+    }
+}
 
+async fn run_demo(args: &DevArgs, shutdown: &CancellationToken) -> Result<Outcome, String> {
     let found = tokio::select! {
         biased;
-        () = shutdown.cancelled() => return exit_code(&args, Ok(Outcome::Interrupted)),
-        found = Database::find_or_start(&args) => found,
+        () = shutdown.cancelled() => return Ok(Outcome::Interrupted),
+        found = Database::find_or_start(args) => found,
     };
-    let database = match found {
-        Ok(database) => database,
-        Err(error) => return exit_code(&args, Err(error.to_string())),
-    };
-    let outcome = serve_and_run_tutorial(&args, &database, &shutdown).await;
+    let database = found.map_err(|error| error.to_string())?;
+    let outcome = serve_and_run_tutorial(args, &database, shutdown).await;
     database.stop().await;
-    exit_code(&args, outcome)
+    outcome
 }
 
 fn exit_code(args: &DevArgs, outcome: Result<Outcome, String>) -> ExitCode {

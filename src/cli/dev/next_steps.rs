@@ -2,7 +2,7 @@
 
 use std::{env, net::SocketAddr, path::Path};
 
-use crate::cli::watch::args::DEFAULT_SERVER;
+use crate::cli::watch::server::DEFAULT_SERVER;
 
 /// The addresses and programs in the commands.
 #[derive(Debug, Clone)]

@@ -8,13 +8,11 @@ use clap::{ValueEnum, builder::PossibleValue};
 
 use super::credentials::CredentialArgs;
 use super::scope::Scope;
+use super::server::{DEFAULT_SERVER, Server, ServerParser};
 use super::tls::TlsArgs;
 use super::token::Token;
 use super::where_clause::WhereClause;
 use crate::plan::Operation;
-
-/// The default address of `weir serve`.
-pub const DEFAULT_SERVER: &str = "http://127.0.0.1:50051";
 
 /// Watch changes as they happen and print them
 #[derive(Debug, Clone, clap::Args)]
@@ -36,8 +34,15 @@ pub struct WatchArgs {
     #[arg(long)]
     pub all: bool,
 
-    /// The server: https://HOST:PORT, or http://HOST:PORT without TLS
-    #[arg(long, env = "WEIR_SERVER", value_name = "URL", default_value = DEFAULT_SERVER)]
+    /// The server: https://HOST:PORT, or http://HOST:PORT without TLS. Credentials do not belong in it
+    #[arg(
+        long,
+        env = "WEIR_SERVER",
+        hide_env_values = true,
+        value_name = "URL",
+        default_value = DEFAULT_SERVER,
+        value_parser = ServerParser
+    )]
     pub server: Server,
 
     /// TLS to the server.
@@ -59,7 +64,8 @@ pub struct WatchArgs {
     pub operations: Vec<Operation>,
 
     /// Only documents that match this condition, such as 'status=paid', 'total>100', 'qty in [1, 2]',
-    /// 'note exists', 'sku ^= A-' or 'name ~ /^jo/i'. Repeat it for several; all must match
+    /// 'note exists', 'sku ^= A-', 'name ~ /^jo/i', 'changed(status)' or 'not changed(status)'. Repeat it for
+    /// several; all must match
     #[arg(long = "where", value_name = "EXPR")]
     pub conditions: Vec<WhereClause>,
 
@@ -128,7 +134,8 @@ pub struct WatchArgs {
     pub limit: Option<u64>,
 
     /// Store the resume token in this file, and resume from it if the file exists; --resume-token and --since
-    /// are then ignored
+    /// are then ignored. The file is replaced, or written in place if it can't be, as a file that is mounted
+    /// into a container
     #[arg(long, value_name = "FILE")]
     pub resume_file: Option<PathBuf>,
 
@@ -145,8 +152,13 @@ Examples:
   weir watch shop.orders --server https://weir.example:443 --tls-ca-file ca.pem
 
 A value in --where is JSON or Extended JSON if it is valid JSON (5, true, null, \"5\",
-{\"$oid\": \"...\"}) and text otherwise. Exit code: 0 at --limit, at --until, on Ctrl-C and when
-stdout is closed; 1 if the watch can't continue; 2 for an invalid command line.";
+{\"$oid\": \"...\"}, {\"$date\": \"2025-01-31T12:00:00Z\"}) and text otherwise. Text that looks like an
+ObjectId, a date, a UUID or a number gets a warning; quotes around it silence that.
+
+Exit code: 0 at --limit, at --until, on Ctrl-C or SIGTERM, and when nobody reads stdout any more;
+1 if the watch can't continue; 2 for an invalid command line or a resume file that can't be used.
+With --resume-file, end a watch by --limit rather than by `| head`: what stdout's reader left
+unread is printed again.";
 
 impl WatchArgs {
     /// Returns the scope of SCOPE and each `--collection`.
@@ -154,30 +166,6 @@ impl WatchArgs {
         let mut scope = self.scope.clone().unwrap_or_default();
         scope.collections.extend(self.collections.iter().cloned());
         scope
-    }
-}
-
-/// The URL of a server, always with a scheme.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Server(pub String);
-
-impl std::str::FromStr for Server {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Server, String> {
-        let url = if text.contains("://") {
-            text.to_owned()
-        } else {
-            format!("http://{text}")
-        };
-        match url.parse::<http::Uri>() {
-            Ok(uri)
-                if matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some() =>
-            {
-                Ok(Server(url))
-            }
-            _ => Err(format!("not a URL: write it as {DEFAULT_SERVER}")),
-        }
     }
 }
 

@@ -52,7 +52,7 @@ pub(super) enum WatchEnd {
     TimeReached,
     /// Ctrl-C or SIGTERM was received.
     Interrupted,
-    /// Stdout was closed.
+    /// The reader of stdout has gone.
     OutputClosed,
 }
 
@@ -118,12 +118,19 @@ impl Watcher {
 
     /// Watches until the end. The error is the message for the user. In both cases, the resume file contains
     /// the last handled token.
+    ///
+    /// Except after the reader of stdout has gone: it may have left without reading the last messages, so
+    /// that nothing more is stored, and the next watch repeats them.
     pub async fn run(&mut self, shutdown: &CancellationToken) -> Result<WatchEnd, String> {
         let outcome = self.watch_across_connections(shutdown).await;
+        if outcome == Ok(WatchEnd::OutputClosed) {
+            return outcome;
+        }
         match (outcome, self.save()) {
             (Ok(_), Err(error)) => Err(error.to_string()),
-            (Err(why), Err(error)) => Err(format!("{why}\n{error}")),
-            (outcome, Ok(())) => outcome,
+            // Not twice, if this is what ended the watch.
+            (Err(why), Err(error)) if why != error.to_string() => Err(format!("{why}\n{error}")),
+            (outcome, _) => outcome,
         }
     }
 
@@ -131,10 +138,12 @@ impl Watcher {
         &mut self,
         shutdown: &CancellationToken,
     ) -> Result<WatchEnd, String> {
+        let reader_gone = self.output.reader_gone();
         loop {
             let end = tokio::select! {
                 biased;
                 () = shutdown.cancelled() => return Ok(WatchEnd::Interrupted),
+                () = reader_gone.cancelled() => return Ok(WatchEnd::OutputClosed),
                 end = self.watch_once() => end,
             };
             let (why, retry_after) = match end {
@@ -153,6 +162,7 @@ impl Watcher {
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => return Ok(WatchEnd::Interrupted),
+                () = reader_gone.cancelled() => return Ok(WatchEnd::OutputClosed),
                 () = sleep(wait) => {}
             }
         }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use tonic::{Request, metadata::AsciiMetadataValue};
 
-use super::args::Server;
+use super::server::Server;
 use crate::auth::API_KEY_HEADER;
 
 /// The maximum number of bytes read of a file.
@@ -83,9 +83,16 @@ fn read(flag: &str, path: &Path) -> Result<String, String> {
     let failed = |error: std::io::Error| format!("{flag}: {}: {error}", path.display());
     let file = std::fs::File::open(path).map_err(failed)?;
     let mut text = String::new();
-    file.take(MAX_BYTES)
+    let length = file
+        .take(MAX_BYTES + 1)
         .read_to_string(&mut text)
         .map_err(failed)?;
+    if length as u64 > MAX_BYTES {
+        return Err(format!(
+            "{flag}: {} is longer than {MAX_BYTES} bytes: it must contain only the token or the key",
+            path.display()
+        ));
+    }
     let text = text.trim();
     if text.is_empty() {
         return Err(format!(
@@ -169,7 +176,8 @@ mod tests {
         };
         let attach = || args.attach(&server, &mut Request::new(()));
         assert!(attach().unwrap_err().contains("--api-key-file"));
-        for text in ["", " \n", "secret\nsecret"] {
+        let long = "secret".repeat(20_000);
+        for text in ["", " \n", "secret\nsecret", &long] {
             std::fs::write(&path, text).unwrap();
             let why = attach().unwrap_err();
             assert!(

@@ -23,6 +23,7 @@ pub mod printer;
 mod request;
 mod resume_file;
 pub mod scope;
+pub mod server;
 mod text;
 mod tls;
 pub mod token;
@@ -38,10 +39,14 @@ pub use message::Message;
 
 use client::{WatchEnd, Watcher};
 use resume_file::ResumeFile;
-pub(in crate::cli) use text::print_notice;
+pub(in crate::cli) use text::{escape_controls, print_notice};
+use where_clause::WhereClause;
 
 /// The exit code for an invalid command line, which is also clap's.
 pub(in crate::cli) const EXIT_USAGE: u8 = 2;
+
+/// The exit code after a second Ctrl-C: that of a process which the signal ends (128 and SIGINT).
+pub(in crate::cli) const EXIT_INTERRUPTED: u8 = 130;
 
 /// Watches until the limit, the end time, Ctrl-C, SIGTERM or a closed stdout; the exit code is then 0. It is
 /// 1 for a watch that can't continue and 2 for an invalid request; both print the reason on stderr.
@@ -51,6 +56,9 @@ pub async fn run(args: WatchArgs) -> ExitCode {
         Ok(request) => request,
         Err(why) => return usage_error(&why),
     };
+    for warning in args.conditions.iter().filter_map(WhereClause::warning) {
+        print_notice(warning);
+    }
     if let Err(why) = client::endpoint(&args) {
         return usage_error(&why);
     }
@@ -67,9 +75,13 @@ pub async fn run(args: WatchArgs) -> ExitCode {
     };
 
     let shutdown = CancellationToken::new();
-    cancel_on_signal(shutdown.clone());
+    // The first signal ends the watch; a second one must do so even where the resume file can't be written
+    // because its disk does not answer.
+    cancel_on_signal(shutdown.clone(), || {
+        std::process::exit(EXIT_INTERRUPTED.into());
+    });
     let printer = printer::Printer::for_stdout(&args);
-    let output = output::Output::to(std::io::stdout());
+    let output = output::Output::to_stdout();
     let mut watcher = Watcher::new(args, request, resume_file, printer, output);
     match watcher.run(&shutdown).await {
         Ok(
@@ -90,9 +102,10 @@ fn usage_error(problem: &str) -> ExitCode {
     ExitCode::from(EXIT_USAGE)
 }
 
-/// Cancels `shutdown` on Ctrl-C or SIGTERM. If the handlers can't be registered, the signals keep their
+/// Cancels `shutdown` on Ctrl-C or SIGTERM, and calls `again` at the second of them: somebody does not want to
+/// wait for the end that the first one began. If the handlers can't be registered, the signals keep their
 /// default effect, which also ends the process.
-pub(super) fn cancel_on_signal(shutdown: CancellationToken) {
+pub(super) fn cancel_on_signal(shutdown: CancellationToken, again: impl FnOnce() + Send + 'static) {
     tokio::spawn(async move {
         #[cfg(unix)]
         {
@@ -103,15 +116,23 @@ pub(super) fn cancel_on_signal(shutdown: CancellationToken) {
             ) else {
                 return;
             };
-            tokio::select! {
-                _ = interrupt.recv() => {}
-                _ = terminate.recv() => {}
-            }
+            let mut next = async || {
+                tokio::select! {
+                    _ = interrupt.recv() => {}
+                    _ = terminate.recv() => {}
+                }
+            };
+            next().await;
+            shutdown.cancel();
+            next().await;
+            again();
         }
         #[cfg(not(unix))]
-        if tokio::signal::ctrl_c().await.is_err() {
-            return;
+        if tokio::signal::ctrl_c().await.is_ok() {
+            shutdown.cancel();
+            if tokio::signal::ctrl_c().await.is_ok() {
+                again();
+            }
         }
-        shutdown.cancel();
     });
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use rustls::CertificateError;
 use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
 
-use super::args::Server;
+use super::server::Server;
 use super::text::root_causes;
 use crate::tls::{certificates, private_key};
 

@@ -4,18 +4,25 @@
 //! path=value  path!=value  path>value  path>=value  path<value  path<=value
 //! path in [a,b]  path not in [a,b]  path exists  path missing
 //! path ^= prefix  path ~ /regex/opts  path ~ regex
+//! changed(path)  not changed(path)
 //! ```
 //!
 //! A value that is valid JSON or Extended JSON is parsed as such; other text is a string. Text that starts
-//! like JSON but is invalid is refused, because as a string it would silently match nothing.
+//! like JSON but is invalid is refused, because as a string it would silently match nothing. Text that looks
+//! like an ObjectId, a date or another type is accepted with a warning, for the same reason.
 
+mod changed;
+mod typed_form;
 mod value;
 
 #[cfg(test)]
 mod tests;
 
+use std::ops::Range;
+
 use crate::pb;
 use crate::pb::field_filter::Operator;
+use typed_form::TypedForm;
 
 /// A condition as written and as sent to the server.
 #[derive(Debug, Clone, PartialEq)]
@@ -24,6 +31,16 @@ pub struct WhereClause {
     pub text: String,
     /// The parsed condition.
     pub filter: pb::Filter,
+    /// What the user probably did not mean.
+    warning: Option<String>,
+}
+
+impl WhereClause {
+    /// Returns a warning about text that looks like a value of another type, with the typed form; `None` if
+    /// the condition means what it looks like.
+    pub fn warning(&self) -> Option<&str> {
+        self.warning.as_deref()
+    }
 }
 
 /// A syntax error in a condition: its position, the problem, and what to write instead.
@@ -59,9 +76,15 @@ impl std::str::FromStr for WhereClause {
     type Err = WhereError;
 
     fn from_str(text: &str) -> Result<WhereClause, WhereError> {
-        let (path, operator) = Parser { text, at: 0 }.condition()?;
+        let mut parser = Parser {
+            text,
+            at: 0,
+            untyped: Vec::new(),
+        };
+        let (path, operator) = parser.condition()?;
         Ok(WhereClause {
             text: text.to_owned(),
+            warning: untyped_warning(text, &parser.untyped),
             filter: pb::Filter {
                 kind: Some(pb::filter::Kind::Field(pb::FieldFilter {
                     path,
@@ -74,7 +97,7 @@ impl std::str::FromStr for WhereClause {
 
 const OPERATORS: &str = "write one of: path=value, !=, >, >=, <, <=, path in [a,b], \
                          path not in [a,b], path exists, path missing, path ^= prefix, \
-                         path ~ /regex/";
+                         path ~ /regex/, changed(path), not changed(path)";
 
 /// Operators of other languages, with advice.
 const UNSUPPORTED_OPERATORS: [(&str, &str); 5] = [
@@ -88,18 +111,66 @@ const UNSUPPORTED_OPERATORS: [(&str, &str); 5] = [
     ),
 ];
 
+/// Returns the warning about values that look like another type: what happens, and both other ways to write
+/// the condition.
+fn untyped_warning(text: &str, untyped: &[(Range<usize>, TypedForm)]) -> Option<String> {
+    let (first, form) = untyped.first()?;
+    let rewritten = |write: &dyn Fn(&str, &TypedForm) -> String| {
+        let mut whole = String::new();
+        let mut at = 0;
+        for (range, form) in untyped {
+            whole.push_str(&text[at..range.start]);
+            whole.push_str(&write(&text[range.clone()], form));
+            at = range.end;
+        }
+        whole.push_str(&text[at..]);
+        shell_quoted(&whole)
+    };
+    let typed = rewritten(&|_, form| form.value.to_string());
+    let quoted = rewritten(&|text, _| serde_json::Value::from(text).to_string());
+    // 24 decimal digits are an ObjectId and a number.
+    let number = text[first.clone()].parse::<f64>().is_ok() && form.what == "an ObjectId";
+    let kind = if number { "a number" } else { "text" };
+    let what = form.what;
+    Some(format!(
+        "--where {} compares with {kind}, and {what} never equals that; for {what} write\n  \
+         --where {typed}\nand for text, without this warning, write\n  --where {quoted}",
+        shell_quoted(text)
+    ))
+}
+
+/// Returns text as one word of a shell's command line.
+fn shell_quoted(text: &str) -> String {
+    let text = super::text::escape_controls(text);
+    format!("'{}'", text.replace('\'', "'\\''"))
+}
+
+/// Returns the form of `exists(path)` that is meant, if `path` is that.
+fn postfix_form(path: &str) -> Option<String> {
+    let (word, inner) = path.strip_suffix(')')?.split_once('(')?;
+    let word = word.to_ascii_lowercase();
+    ["exists", "missing"]
+        .contains(&word.as_str())
+        .then(|| format!("write {inner} {word}"))
+}
+
 /// Parses a condition from left to right.
 struct Parser<'a> {
     text: &'a str,
     at: usize,
+    /// The values without quotes that look like another type, with their places.
+    untyped: Vec<(Range<usize>, TypedForm)>,
 }
 
 impl Parser<'_> {
     fn condition(&mut self) -> Result<(String, Operator), WhereError> {
         self.skip_space();
+        if let Some(changed) = self.changed()? {
+            return Ok(changed);
+        }
         let path = self.path()?;
         self.skip_space();
-        let operator = self.operator()?;
+        let operator = self.operator(&path)?;
         Ok((path, operator))
     }
 
@@ -163,6 +234,13 @@ impl Parser<'_> {
             .rest()
             .find(|c: char| c.is_whitespace() || "=!<>^~".contains(c))
             .unwrap_or(self.rest().len());
+        if end == 0 && self.rest().starts_with('!') {
+            return Err(self.error(
+                start,
+                "a condition can't begin with `!`",
+                "write path!=value, path not in [a,b], path missing or not changed(path)",
+            ));
+        }
         if end == 0 {
             return Err(self.error(
                 start,
@@ -175,7 +253,7 @@ impl Parser<'_> {
         Ok(path)
     }
 
-    fn operator(&mut self) -> Result<Operator, WhereError> {
+    fn operator(&mut self, path: &str) -> Result<Operator, WhereError> {
         let start = self.at;
         if let Some((_, advice)) = UNSUPPORTED_OPERATORS
             .iter()
@@ -222,11 +300,20 @@ impl Parser<'_> {
             if self.take_word("in") {
                 return self.list().map(Operator::NotIn);
             }
+            if self.take_word("changed") {
+                return Err(self.changed_after_path(start, path, "not changed"));
+            }
             return Err(self.error(
                 self.at,
                 "`in` is missing after `not`",
                 "write path not in [a,b], or path!=value",
             ));
+        }
+        if self.take_word("changed") {
+            return Err(self.changed_after_path(start, path, "changed"));
+        }
+        if let Some(advice) = postfix_form(path) {
+            return Err(self.error(start, "an operator is missing", &advice));
         }
         Err(self.error(start, "an operator is missing", OPERATORS))
     }
@@ -244,14 +331,17 @@ impl Parser<'_> {
     }
 
     fn value(&mut self) -> Result<prost_types::Value, WhereError> {
-        let json =
-            value::read(self.text, self.at..self.text.len()).map_err(|e| self.value_error(e))?;
+        let range = self.at..self.text.len();
+        let json = value::read(self.text, range.clone()).map_err(|e| self.value_error(e))?;
+        self.untyped.extend(value::untyped(self.text, range));
         Ok(value::to_protobuf(json))
     }
 
     fn list(&mut self) -> Result<prost_types::ListValue, WhereError> {
         self.skip_space();
         let values = value::read_list(self.text, self.at).map_err(|e| self.value_error(e))?;
+        self.untyped
+            .extend(value::untyped_items(self.text, self.at));
         Ok(prost_types::ListValue {
             values: values.into_iter().map(value::to_protobuf).collect(),
         })

@@ -206,6 +206,35 @@ async fn a_closed_stdout_ends_the_watch_successfully_without_storing_a_token() {
     assert!(!path.exists());
 }
 
+/// The reader may have left without reading what was printed last, so that the next watch repeats it.
+#[tokio::test]
+async fn once_the_reader_has_gone_no_token_is_stored() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("token");
+    let flag = format!("--resume-file={}", path.display());
+    let server = ScriptedServer::start(vec![Script::open([opened("t0")])]).await;
+    let mut watcher = watcher(&server.url, &[&flag], &Sink::default());
+    let file = watcher.resume_file.as_mut().unwrap();
+    file.set_token(Bytes::from_static(b"printed and not read"));
+    watcher.output.reader_gone().cancel();
+    assert_eq!(run(watcher).await, Ok(WatchEnd::OutputClosed));
+    assert!(!path.exists());
+}
+
+#[tokio::test]
+async fn a_resume_file_that_can_no_longer_be_written_ends_the_watch_and_is_said_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let inner = folder.path().join("folder");
+    std::fs::create_dir(&inner).unwrap();
+    let flag = format!("--resume-file={}", inner.join("token").display());
+    let server = ScriptedServer::start(vec![Script::open([opened("t0"), inserts(&["t1"])])]).await;
+    let watcher = watcher(&server.url, &[&flag], &Sink::default());
+    std::fs::remove_dir(&inner).unwrap();
+    let why = run(watcher).await.unwrap_err();
+    assert_eq!(why.matches("--resume-file").count(), 1, "{why}");
+    assert!(why.contains("there is no folder"), "{why}");
+}
+
 #[tokio::test]
 async fn a_permanent_error_ends_the_watch_with_advice() {
     let server = ScriptedServer::start(vec![Script::failing(weir_status(

@@ -151,6 +151,139 @@ fn regular_expressions_are_plain_or_between_slashes() {
 }
 
 #[test]
+fn changed_is_written_like_a_function_and_can_be_negated() {
+    for (text, path, changed) in [
+        ("changed(status)", "status", true),
+        (" CHANGED ( address.city ) ", "address.city", true),
+        ("not changed(status)", "status", false),
+        ("Not  Changed(items.0.sku)", "items.0.sku", false),
+        ("changed(\"two words\")", "two words", true),
+        ("changed(\"f(x)\")", "f(x)", true),
+        ("changed(not)", "not", true),
+        ("changed(changed)", "changed", true),
+    ] {
+        let expected = (path.to_owned(), Operator::Changed(changed));
+        assert_eq!(parsed(text), expected, "{text}");
+    }
+    // Fields of these names remain fields.
+    for (text, path, operator) in [
+        ("changed=5", "changed", Operator::Eq(value(json!(5)))),
+        ("changed exists", "changed", Operator::Exists(true)),
+        ("changed in [5]", "changed", Operator::In(list(&[json!(5)]))),
+        ("not=5", "not", Operator::Eq(value(json!(5)))),
+        ("not in [5]", "not", Operator::In(list(&[json!(5)]))),
+        ("not not in [5]", "not", Operator::NotIn(list(&[json!(5)]))),
+        ("changedAt=5", "changedAt", Operator::Eq(value(json!(5)))),
+        ("changed.by=5", "changed.by", Operator::Eq(value(json!(5)))),
+        (
+            "\"changed(a)\"=5",
+            "changed(a)",
+            Operator::Eq(value(json!(5))),
+        ),
+    ] {
+        assert_eq!(parsed(text), (path.to_owned(), operator), "{text}");
+    }
+}
+
+#[test]
+fn other_ways_to_write_changed_are_refused_with_the_right_one() {
+    for (text, column, advice) in [
+        ("changed()", 9, "changed(status)"),
+        ("changed(", 9, "changed(status)"),
+        ("changed(status", 15, "changed(path)"),
+        ("changed(status=paid)", 15, "changed(path)"),
+        (
+            "changed(a, b)",
+            10,
+            "--where 'changed(a)' --where 'changed(b)'",
+        ),
+        ("changed(a b)", 11, "changed(path)"),
+        ("changed(status)=true", 16, "not changed(path)"),
+        ("changed(status) = paid", 17, "--where 'status=paid'"),
+        ("changed(status) && total>5", 17, "another --where"),
+        ("changed(a) and changed(b)", 12, "another --where"),
+        ("changed status", 9, "changed(path)"),
+        ("status changed", 8, "changed(status)"),
+        ("status not changed", 8, "not changed(status)"),
+        ("\"a b\" changed", 7, "changed(\"a b\")"),
+        ("!changed(status)", 1, "not changed(path)"),
+        ("exists(status)", 15, "write status exists"),
+        ("missing(a.b)", 13, "write a.b missing"),
+    ] {
+        let error = refused(text);
+        assert_eq!(error.column(), column, "{text}: {error}");
+        assert!(error.advice.contains(advice), "{text}: {error}");
+    }
+}
+
+fn warning(text: &str) -> Option<String> {
+    let clause: WhereClause = text.parse().unwrap();
+    clause.warning().map(str::to_owned)
+}
+
+#[test]
+fn text_that_looks_like_another_type_warns_with_the_typed_form() {
+    for (text, typed, quoted) in [
+        (
+            "_id=507f1f77bcf86cd799439011",
+            r#"'_id={"$oid":"507f1f77bcf86cd799439011"}'"#,
+            r#"'_id="507f1f77bcf86cd799439011"'"#,
+        ),
+        (
+            "when>2024-01-01",
+            r#"'when>{"$date":"2024-01-01T00:00:00Z"}'"#,
+            r#"'when>"2024-01-01"'"#,
+        ),
+        (
+            " _id not in [ 507f1f77bcf86cd799439011 , 'x', NaN ] ",
+            r#"' _id not in [ {"$oid":"507f1f77bcf86cd799439011"} , '\''x'\'', {"$numberDouble":"NaN"} ] '"#,
+            r#"' _id not in [ "507f1f77bcf86cd799439011" , '\''x'\'', "NaN" ] '"#,
+        ),
+        (
+            "by=ObjectId(\"507f1f77bcf86cd799439011\")",
+            r#"'by={"$oid":"507f1f77bcf86cd799439011"}'"#,
+            r#"'by="ObjectId(\"507f1f77bcf86cd799439011\")"'"#,
+        ),
+        ("total >= +5", "'total >= 5'", r#"'total >= "+5"'"#),
+    ] {
+        let said = warning(text).unwrap_or_else(|| panic!("{text}: no warning"));
+        assert!(said.contains("compares with text"), "{said}");
+        assert!(said.contains(&format!("--where {typed}\n")), "{said}");
+        assert!(said.ends_with(&format!("--where {quoted}")), "{said}");
+        // Neither of the forms that it shows warns again.
+        for form in [typed, quoted] {
+            let form = form.trim_matches('\'').replace("'\\''", "'");
+            assert_eq!(warning(&form), None, "{form}");
+        }
+    }
+    let digits = warning("_id=507177869900123943901112").unwrap();
+    assert!(digits.contains("compares with a number"), "{digits}");
+}
+
+#[test]
+fn typed_quoted_and_ordinary_values_do_not_warn() {
+    for text in [
+        r#"_id={"$oid":"507f1f77bcf86cd799439011"}"#,
+        r#"_id="507f1f77bcf86cd799439011""#,
+        "_id='507f1f77bcf86cd799439011'",
+        r#"_id in ["507f1f77bcf86cd799439011"]"#,
+        r#"when>{"$date":"2024-01-01T00:00:00Z"}"#,
+        "when>'2024-01-01'",
+        "a in []",
+        "a in [1,2]",
+        "status=paid",
+        "zip=00123",
+        "_id ^= 507f1f77bcf86cd799439011",
+        "_id ~ 507f1f77bcf86cd799439011",
+        "507f1f77bcf86cd799439011 exists",
+        "507f1f77bcf86cd799439011=5",
+        "changed(507f1f77bcf86cd799439011)",
+    ] {
+        assert_eq!(warning(text), None, "{text}");
+    }
+}
+
+#[test]
 fn syntax_errors_have_a_column() {
     for (text, column, problem) in [
         ("", 1, "the path of a field is missing"),

@@ -5,6 +5,8 @@ use std::ops::Range;
 use prost_types::value::Kind;
 use serde_json::Value;
 
+use super::typed_form::{TypedForm, typed_form};
+
 /// A syntax error in a value. `at` is the byte offset in the whole condition.
 pub(super) struct ValueError {
     pub at: usize,
@@ -81,6 +83,27 @@ pub(super) fn read_list(text: &str, start: usize) -> Result<Vec<Value>, ValueErr
         .into_iter()
         .map(|item| read(text, item))
         .collect()
+}
+
+/// Returns the value in `range`, if it has no quotes and looks like another type, with its place.
+pub(super) fn untyped(text: &str, range: Range<usize>) -> Option<(Range<usize>, TypedForm)> {
+    let slice = &text[range.clone()];
+    let start = range.start + slice.len() - slice.trim_start().len();
+    let slice = slice.trim();
+    if slice.starts_with(['"', '\'', '{', '[']) {
+        return None;
+    }
+    typed_form(slice).map(|form| (start..start + slice.len(), form))
+}
+
+/// Returns the same for each item of the list that starts at `start`.
+pub(super) fn untyped_items(text: &str, start: usize) -> Vec<(Range<usize>, TypedForm)> {
+    let end = start + text[start..].trim_end().len();
+    if end < start + 2 {
+        return Vec::new();
+    }
+    let items = split_at_commas(text, start + 1..end - 1).into_iter();
+    items.filter_map(|item| untyped(text, item)).collect()
 }
 
 /// Returns the ranges of the items. Commas inside quotes, brackets and braces do not separate items.

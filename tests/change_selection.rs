@@ -212,7 +212,7 @@ async fn the_missing_image_policy_decides_about_missing_documents() {
 async fn an_operations_list_selects_exactly_what_it_names() {
     let database = Database::options().start().await;
     let weir = Weir::start(&database).await;
-    let lists: Vec<Vec<OperationType>> = (1..=15)
+    let lists: Vec<Vec<OperationType>> = (1..=16)
         .map(|number| vec![OperationType::try_from(number).expect("an operation")])
         .chain([
             vec![

@@ -348,16 +348,17 @@ async fn events_of_a_transaction_carry_its_session_and_number() {
     let changes = watching.changes(5).await;
     let ids: Vec<Bson> = changes.iter().map(id).collect();
     assert_eq!(ids, [1, 1, 3, 3, 4].map(Bson::Int32));
-    let transactions: Vec<_> = changes.iter().map(|it| it.transaction.clone()).collect();
+    let id_of = |change: &pb::ChangeEvent| {
+        let transaction = change.transaction.clone()?;
+        Some((transaction.session_id, transaction.number))
+    };
+    let transactions: Vec<_> = changes.iter().map(id_of).collect();
     assert!(transactions[0].is_some() && transactions[2].is_some());
     assert_eq!(transactions[0], transactions[1]);
     assert_eq!(transactions[2], transactions[3]);
     assert_ne!(transactions[0], transactions[2]);
     assert_eq!(transactions[4], None);
-    let first = transactions[0].clone().unwrap_or_default();
-    assert_eq!(first.session_id.len(), 16);
-    assert_eq!(
-        transactions[2].clone().unwrap_or_default().session_id,
-        first.session_id
-    );
+    let (session, _) = transactions[0].clone().unwrap_or_default();
+    assert_eq!(session.len(), 16);
+    assert_eq!(transactions[2].clone().unwrap_or_default().0, session);
 }

@@ -78,7 +78,20 @@ fn is_in_its_field(field: &Element<'_>, change: &pb::ChangeEvent) -> bool {
             millis.is_some() && field.as_datetime_millis() == millis
         }
         b"documentKey" => has_document(change.document_key.as_ref()),
-        b"lsid" | b"txnNumber" => change.transaction.is_some(),
+        b"lsid" => {
+            let only_id = field.as_document().map(|lsid| elements(lsid).count()) == Some(1);
+            only_id && change.transaction.is_some()
+        }
+        b"txnNumber" => {
+            let number = change.transaction.as_ref().map(|it| it.number);
+            number.is_some() && field.as_int() == number
+        }
+        b"commitTimestamp" => {
+            let transaction = change.transaction.as_ref();
+            let time = transaction.and_then(|it| it.commit_timestamp);
+            let time = time.map(|it| (it.seconds, it.increment));
+            time.is_some() && field.as_timestamp() == time
+        }
         b"collectionUUID" => field
             .as_binary()
             .is_some_and(|(_, uuid)| uuid == change.collection_uuid),
@@ -98,6 +111,7 @@ fn is_in_its_field(field: &Element<'_>, change: &pb::ChangeEvent) -> bool {
             Some(Change::ShardCollection(it)) => it.operation_description.as_ref(),
             Some(Change::RefineCollectionShardKey(it)) => it.operation_description.as_ref(),
             Some(Change::ReshardCollection(it)) => it.operation_description.as_ref(),
+            Some(Change::EndOfTransaction(it)) => it.operation_description.as_ref(),
             _ => None,
         }),
         b"stateBeforeChange" => match kind {

@@ -134,6 +134,12 @@ pub fn events() -> Vec<(&'static str, Vec<u8>)> {
                     "operationDescription": { "index": { "name": "a_1" } },
                     "stateBeforeChange": { "collectionOptions": {} },
                 },
+                Operation::EndOfTransaction => doc! {
+                    "lsid": { "id": Uuid::from_bytes([7; 16]) },
+                    "txnNumber": 5_i64,
+                    "commitTimestamp": Timestamp { time: 1_700_000_000, increment: 6 },
+                    "operationDescription": { "txnNumber": 5_i64 },
+                },
                 Operation::Other => doc! { "addedLater": { "a": 1 }, "splitEvent": { "of": 1 } },
                 _ => doc! { "operationDescription": { "shardKey": { "a": "hashed" } } },
             };

@@ -178,6 +178,7 @@ impl BatchSegmenter {
             buffer, mut events, ..
         } = batch;
         let invalidation = self.split_at_invalidation(&buffer, &mut events);
+        events.retain(|event| !event.is_internal);
         if let Some(operations) = &self.plan.operations {
             // The pipeline also returns the operations that can cause an invalidation.
             events.retain(|event| operations.contains(&event.operation));
@@ -208,11 +209,15 @@ impl BatchSegmenter {
     ) -> Option<Invalidation> {
         for (index, event) in events.iter().enumerate() {
             self.metrics.events_received(event.operation).increment(1);
+            if event.is_internal {
+                continue;
+            }
             match event.operation {
                 Operation::Invalidate => {
                     let invalidation = Invalidation {
                         cause: self.cause.take(),
                         position: detach(&event.position(buffer)),
+                        wall_time: event.wall_time,
                     };
                     events.truncate(index);
                     return Some(invalidation);

@@ -46,6 +46,8 @@ pub struct Invalidation {
     pub cause: Option<Operation>,
     /// The position right after the event.
     pub position: Position,
+    /// The `wallTime` of the event in milliseconds since 1970.
+    pub wall_time: Option<i64>,
 }
 
 /// The progress of a feed or a catch-up.

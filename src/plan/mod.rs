@@ -10,7 +10,7 @@
 mod operation;
 pub use operation::Operation;
 mod scope;
-pub use scope::Scope;
+pub use scope::{INTERNAL_DATABASES, Scope};
 mod options;
 pub use options::{
     BeforeChange, FeedMode, Format, FullDocument, Invalidate, MissingImage, Oversize, Start,

@@ -31,8 +31,10 @@ pub enum Operation {
     ShardCollection,
     /// A shard key was refined.
     RefineCollectionShardKey,
-    /// A collection was resharded.
+    /// A collection was resharded, moved or unsharded.
     ReshardCollection,
+    /// A transaction has ended.
+    EndOfTransaction,
     /// The end of the stream of a collection or database. Clients cannot select it, and receive it as the
     /// message `Invalidated`, not as a change.
     Invalidate,
@@ -41,8 +43,9 @@ pub enum Operation {
 }
 
 impl Operation {
-    /// Every operation, in the order of the API's numbers, then `Invalidate` and `Other`.
-    pub const ALL: [Operation; 16] = [
+    /// Every operation: those with names that the API has numbers for, in their order, then `Invalidate`
+    /// and `Other`.
+    pub const ALL: [Operation; 17] = [
         Operation::Insert,
         Operation::Update,
         Operation::Replace,
@@ -57,6 +60,7 @@ impl Operation {
         Operation::ShardCollection,
         Operation::RefineCollectionShardKey,
         Operation::ReshardCollection,
+        Operation::EndOfTransaction,
         Operation::Invalidate,
         Operation::Other,
     ];
@@ -86,6 +90,7 @@ impl Operation {
             Operation::ShardCollection => "shardCollection",
             Operation::RefineCollectionShardKey => "refineCollectionShardKey",
             Operation::ReshardCollection => "reshardCollection",
+            Operation::EndOfTransaction => "endOfTransaction",
             Operation::Invalidate => "invalidate",
             Operation::Other => "other",
         }
@@ -108,7 +113,8 @@ impl Operation {
         )
     }
 
-    /// Returns whether MongoDB sends the operation only with `showExpandedEvents`.
+    /// Returns whether MongoDB sends the operation only with `showExpandedEvents`. It sends
+    /// `endOfTransaction` only with a feature flag too (MongoDB 7.1 to 9.0, SERVER-78269).
     pub const fn needs_expanded(self) -> bool {
         matches!(
             self,
@@ -119,6 +125,7 @@ impl Operation {
                 | Operation::ShardCollection
                 | Operation::RefineCollectionShardKey
                 | Operation::ReshardCollection
+                | Operation::EndOfTransaction
         )
     }
 
@@ -139,6 +146,7 @@ impl Operation {
             Operation::ShardCollection => pb::OperationType::ShardCollection,
             Operation::RefineCollectionShardKey => pb::OperationType::RefineCollectionShardKey,
             Operation::ReshardCollection => pb::OperationType::ReshardCollection,
+            Operation::EndOfTransaction => pb::OperationType::EndOfTransaction,
             Operation::Other => pb::OperationType::Other,
             Operation::Invalidate => pb::OperationType::Unspecified,
         }
@@ -169,7 +177,7 @@ mod tests {
 
     #[test]
     fn every_api_value_except_unspecified_has_an_operation() {
-        for number in 0..=15 {
+        for number in 0..=16 {
             let number = pb::OperationType::try_from(number).unwrap();
             let operation = Operation::from_pb(number);
             if number == pb::OperationType::Unspecified {
@@ -179,7 +187,7 @@ mod tests {
             }
         }
         assert!(
-            pb::OperationType::try_from(16).is_err(),
+            pb::OperationType::try_from(17).is_err(),
             "a new number: add its operation"
         );
     }

@@ -6,7 +6,7 @@ use bson::{Bson, Document, doc};
 use sha2::{Digest as _, Sha256};
 
 use super::match_stage::{Clause, all_of, any_of, certain_match, possible_match, with_document};
-use super::{BeforeChange, MissingImage, Operation, Predicate, Scope, Watch};
+use super::{BeforeChange, INTERNAL_DATABASES, MissingImage, Operation, Predicate, Scope, Watch};
 
 const AFTER: &str = "fullDocument";
 const BEFORE: &str = "fullDocumentBeforeChange";
@@ -51,7 +51,7 @@ impl Plan {
             }
         }
         on_documents.sort_by_key(uses_images);
-        let conditions = envelope_condition(&watch.scope, watch.operations.as_ref())
+        let conditions = envelope_condition(watch, watch.operations.as_ref())
             .into_iter()
             .chain(on_documents);
         Plan::new(watch, conditions, watch.operations.clone())
@@ -61,7 +61,7 @@ impl Plan {
     /// namespaces only; operations and documents are left to
     /// [`Residual::for_shared`](super::Residual::for_shared).
     pub fn shared(watch: &Watch) -> Plan {
-        Plan::new(watch, envelope_condition(&watch.scope, None), None)
+        Plan::new(watch, envelope_condition(watch, None), None)
     }
 
     fn new(
@@ -171,7 +171,8 @@ fn change_stream(watch: &Watch) -> Document {
     options
 }
 
-/// Returns the operations that end a stream. Their events pass whatever operations are selected.
+/// Returns the operations that end a stream. Their events pass whatever operations are selected. They name no
+/// collection of the scope, except in the stream of a single collection.
 fn control_operations(scope: &Scope) -> &'static [Operation] {
     match scope {
         Scope::Collection { .. } => &[
@@ -193,28 +194,43 @@ fn selects_documents(operations: Option<&BTreeSet<Operation>>) -> bool {
 }
 
 /// Returns the condition on namespace and operation, if there is any.
-fn envelope_condition(scope: &Scope, operations: Option<&BTreeSet<Operation>>) -> Option<Document> {
-    let mut condition = Document::new();
-    if let Scope::Collections { collections, .. } = scope {
-        let names: Vec<&str> = collections.iter().map(String::as_str).collect();
-        // The stream is limited to the database already, and mongod scans far faster for a collection
-        // name than for a pair of names. `to` selects the rename of another collection to a watched name.
-        // The control events name no collection.
-        condition.insert(
-            "$or",
-            vec![
-                doc! { "ns.coll": { "$in": &names } },
-                doc! { "to.coll": { "$in": &names } },
-                operation_in(control_operations(scope).iter().copied()),
-            ],
-        );
-    }
+fn envelope_condition(watch: &Watch, operations: Option<&BTreeSet<Operation>>) -> Option<Document> {
+    let mut condition = namespace_condition(watch);
     condition.extend(
         operations
-            .and_then(|operations| operation_condition(scope, operations))
+            .and_then(|operations| operation_condition(&watch.scope, operations))
             .unwrap_or_default(),
     );
     (!condition.is_empty()).then_some(condition)
+}
+
+/// Returns the condition on the namespace, empty where the stream has no other namespaces. `to`, the new
+/// name of a rename, may be in the scope although the old one is not.
+fn namespace_condition(watch: &Watch) -> Document {
+    match &watch.scope {
+        Scope::Collection { .. } | Scope::Database { .. } => Document::new(),
+        // The stream is limited to the database already, and mongod scans far faster for a collection
+        // name than for a pair of names.
+        Scope::Collections { collections, .. } => {
+            let names: Vec<&str> = collections.iter().map(String::as_str).collect();
+            // MongoDB limits the ends of transactions to those that wrote to the database.
+            let nameless = control_operations(&watch.scope).iter().copied();
+            let nameless = nameless.chain(watch.expanded.then_some(Operation::EndOfTransaction));
+            doc! { "$or": [
+                { "ns.coll": { "$in": &names } },
+                { "to.coll": { "$in": &names } },
+                operation_in(nameless),
+            ] }
+        }
+        // MongoDB leaves its own databases out by itself; other servers send what happens there.
+        Scope::Deployment => {
+            let internal = INTERNAL_DATABASES.to_vec();
+            doc! { "$or": [
+                { "ns.db": { "$nin": &internal } },
+                { "to.db": { "$exists": true, "$nin": &internal } },
+            ] }
+        }
+    }
 }
 
 fn operation_condition(scope: &Scope, operations: &BTreeSet<Operation>) -> Option<Document> {

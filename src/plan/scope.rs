@@ -14,6 +14,9 @@ const FORBIDDEN_IN_DATABASE: &[char] = &[
     '/', '\\', '.', ' ', '"', '$', '*', '<', '>', ':', '|', '?', '\0',
 ];
 
+/// MongoDB's own databases, which have no change streams.
+pub const INTERNAL_DATABASES: [&str; 3] = ["admin", "config", "local"];
+
 /// The part of a deployment that a watch covers.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Scope {
@@ -163,7 +166,7 @@ fn database_problem(name: &str) -> Option<String> {
             "contains {bad:?}; a database name must not contain / \\ . \" $ * < > : | ?, a space or NUL"
         ));
     }
-    if matches!(name, "admin" | "config" | "local") {
+    if INTERNAL_DATABASES.contains(&name) {
         return Some(format!(
             "{name:?} is a system database, which has no change streams; use another database"
         ));

@@ -299,7 +299,8 @@ fn parse_operations(
 
 /// Returns whether events of an operation may name fields outside of documents.
 fn may_name_fields(operation: Operation) -> bool {
-    operation.needs_expanded() || operation == Operation::Other
+    (operation.needs_expanded() && operation != Operation::EndOfTransaction)
+        || operation == Operation::Other
 }
 
 /// Parses the granted values of `full_document`. An update lookup returns the current document, but a filter

@@ -5,6 +5,7 @@ use crate::{
     pb::{self, watch_response::Kind},
     plan::{Operation, Scope, Start, Watch},
     rpc::to_pb,
+    wire::TIMESTAMP_MILLIS,
 };
 
 /// Returns the first message of a watch.
@@ -47,7 +48,19 @@ pub(super) fn invalidated(scope: &Scope, invalidation: &Invalidation) -> Kind {
             collection,
         }),
         cluster_time: Some(to_pb(invalidation.position.time())),
+        wall_time: invalidation.wall_time.and_then(timestamp),
     })
+}
+
+/// Returns the timestamp of milliseconds since 1970, `None` beyond the years 1 to 9999 of the type.
+fn timestamp(millis: i64) -> Option<prost_types::Timestamp> {
+    TIMESTAMP_MILLIS
+        .contains(&millis)
+        .then(|| prost_types::Timestamp {
+            seconds: millis.div_euclid(1000),
+            // Below a thousand million.
+            nanos: i32::try_from(millis.rem_euclid(1000) * 1_000_000).unwrap_or_default(),
+        })
 }
 
 /// Returns the message that the watch has changed its state.

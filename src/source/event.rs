@@ -5,9 +5,9 @@ use std::ops::Range;
 use bytes::Bytes;
 
 use crate::{
-    plan::Operation,
-    raw::{self, Elements},
-    source::{ClusterTime, Position},
+    plan::{INTERNAL_DATABASES, Operation},
+    raw::{self, Element, Elements},
+    source::{ClusterTime, Position, transaction::TransactionId},
 };
 
 /// The events of one reply of MongoDB.
@@ -44,6 +44,14 @@ pub struct Event {
     pub cluster_time: ClusterTime,
     /// Its `wallTime` in milliseconds since 1970.
     pub wall_time: Option<i64>,
+    /// `true` if it is known to be the last change of its transaction in the stream; see
+    /// [`mark_last_events`](super::transaction::mark_last_events).
+    pub is_last_of_transaction: bool,
+    /// `true` if it is about one of MongoDB's own databases or collections, which have no change streams.
+    /// MongoDB leaves such events out, other servers may not.
+    pub is_internal: bool,
+    /// Its transaction.
+    pub(super) transaction: TransactionId,
     /// Its index among the fragments of a split event; `None` for a whole event.
     pub(super) fragment: Option<Fragment>,
 }
@@ -78,6 +86,8 @@ impl Event {
         let mut cluster_time = None;
         let mut wall_time = None;
         let mut fragment = None;
+        let (mut lsid, mut transaction_number) = (None, None);
+        let (mut namespace, mut new_namespace) = (None, None);
         for field in Elements::new(&buffer[bytes.clone()])? {
             let field = field?;
             match field.key {
@@ -88,6 +98,10 @@ impl Event {
                 }
                 b"wallTime" if wall_time.is_none() => wall_time = Some(field.as_datetime_millis()),
                 b"splitEvent" if fragment.is_none() => fragment = Some(field.as_document()),
+                b"lsid" if lsid.is_none() => lsid = Some(field),
+                b"txnNumber" if transaction_number.is_none() => transaction_number = Some(field),
+                b"ns" if namespace.is_none() => namespace = Some(is_internal(&field)),
+                b"to" if new_namespace.is_none() => new_namespace = Some(is_internal(&field)),
                 _ => {}
             }
         }
@@ -103,6 +117,10 @@ impl Event {
                 .map(|(seconds, increment)| ClusterTime { seconds, increment })
                 .unwrap_or_default(),
             wall_time: wall_time.flatten(),
+            is_last_of_transaction: false,
+            // MongoDB shows a rename that has either name in a visible place.
+            is_internal: namespace == Some(true) && new_namespace != Some(false),
+            transaction: TransactionId::read(lsid, transaction_number),
             fragment: fragment.flatten().and_then(Fragment::parse),
         })
     }
@@ -120,6 +138,9 @@ impl Event {
             operation,
             cluster_time,
             wall_time: None,
+            is_last_of_transaction: false,
+            is_internal: false,
+            transaction: TransactionId::None,
             fragment: None,
         }
     }
@@ -153,6 +174,20 @@ impl Fragment {
         let (index, of) = (index?, of?);
         (of > 1).then_some(Self { index, of })
     }
+}
+
+/// Returns whether a namespace `{db, coll}` is one of MongoDB's own: everything in admin, config and local,
+/// and names that start with "system." or "$" (`DocumentSourceChangeStream::getNsRegexForChangeStream`).
+fn is_internal(namespace: &Element<'_>) -> bool {
+    let fields = namespace
+        .as_document()
+        .and_then(|document| Elements::new(document).ok());
+    let mut fields = fields.into_iter().flatten().map_while(Result::ok);
+    fields.any(|field| match (field.key, field.as_str_bytes()) {
+        (b"db", Some(name)) => INTERNAL_DATABASES.iter().any(|it| it.as_bytes() == name),
+        (b"coll", Some(name)) => name.starts_with(b"system.") || name.starts_with(b"$"),
+        _ => false,
+    })
 }
 
 /// Returns the range of `part`, a subslice of `whole`, in `whole`.

@@ -12,6 +12,7 @@ mod reply;
 #[cfg(test)]
 pub(crate) mod scripted;
 mod split_events;
+mod transaction;
 
 use std::fmt;
 

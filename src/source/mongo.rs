@@ -140,6 +140,8 @@ impl MongoSource {
             Some(at) => Some(at.time()),
             None => self.operation_time().await?,
         };
+        // Not worth failing for: without the answer less is said of where transactions end.
+        let contiguous_transactions = matches!(self.is_sharded().await, Ok(false));
         let (database, collection) = stream_target(&plan.scope);
         let database = self.client.database(database);
         let collection = collection.map(|name| database.collection::<RawDocumentBuf>(name));
@@ -173,7 +175,7 @@ impl MongoSource {
         Ok(MongoCursor::new(
             cursor,
             reply_timeout,
-            ReplyDecoder::new(at, reached),
+            ReplyDecoder::new(at, reached).with_contiguous_transactions(contiguous_transactions),
         ))
     }
 

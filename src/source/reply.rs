@@ -10,6 +10,7 @@ use crate::{
         event::{Batch, Event, EventError, range_in},
         failure::Failure,
         split_events::FragmentMerger,
+        transaction::mark_last_events,
     },
 };
 
@@ -27,6 +28,8 @@ pub struct ReplyDecoder {
     opened_after_invalidate: Option<Position>,
     /// `true` before the first reply of a stream from now, which has no earlier events.
     from_now: bool,
+    /// `true` if the events of a transaction follow each other directly, as on a replica set.
+    contiguous_transactions: bool,
     merger: FragmentMerger,
 }
 
@@ -55,7 +58,18 @@ impl ReplyDecoder {
                 .filter(|at| matches!(at, Position::Invalidate { .. }))
                 .cloned(),
             from_now: at.is_none(),
+            contiguous_transactions: false,
             merger: FragmentMerger::default(),
+        }
+    }
+
+    /// Sets whether the events of a transaction follow each other directly, as on a replica set. It is
+    /// `false` by default: less is known then of where a transaction ends.
+    #[must_use]
+    pub fn with_contiguous_transactions(self, contiguous_transactions: bool) -> Self {
+        Self {
+            contiguous_transactions,
+            ..self
         }
     }
 
@@ -103,6 +117,9 @@ impl ReplyDecoder {
             buffer,
         };
         let mut contents = self.merger.merge_batch(batch);
+        // After the merge, since the first fragment of an event may lack the transaction.
+        let events = contents.batches.iter_mut().flat_map(|it| &mut it.events);
+        mark_last_events(events, self.contiguous_transactions);
         if contents.error.is_none() {
             contents.error = event_error.map(SourceError::from);
         }

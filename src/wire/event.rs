@@ -53,7 +53,7 @@ mod field {
 }
 
 /// The range of `google.protobuf.Timestamp`, the years 1 to 9999, in milliseconds since 1970.
-const TIMESTAMP_MILLIS: RangeInclusive<i64> = -62_135_596_800_000..=253_402_300_799_999;
+pub const TIMESTAMP_MILLIS: RangeInclusive<i64> = -62_135_596_800_000..=253_402_300_799_999;
 
 /// An encoded event: its ranges in a buffer that it shares with the events encoded with it.
 #[derive(Debug, Clone)]
@@ -281,7 +281,8 @@ fn put_change(
         }
         Operation::ShardCollection
         | Operation::RefineCollectionShardKey
-        | Operation::ReshardCollection => {
+        | Operation::ReshardCollection
+        | Operation::EndOfTransaction => {
             put_slot(out, 1, &mut slots, Slot::OperationDescription, options);
         }
         Operation::Drop | Operation::DropDatabase => {}
@@ -319,6 +320,7 @@ fn change_field(operation: Operation) -> u32 {
         Operation::ShardCollection => 31,
         Operation::RefineCollectionShardKey => 32,
         Operation::ReshardCollection => 33,
+        Operation::EndOfTransaction => 36,
         Operation::Other | Operation::Invalidate => 34,
     }
 }
@@ -333,16 +335,7 @@ fn put_common_fields(
     let operation = event.operation.to_pb() as i32;
     put_number(out, field::OPERATION, u64::from(operation.unsigned_abs()));
     put_namespace(out, field::NAMESPACE, slots.take(Slot::Ns), slots);
-    let cluster_time = slots
-        .get(Slot::ClusterTime)
-        .and_then(|it| it.as_timestamp());
-    if let Some((seconds, increment)) = cluster_time {
-        slots.take(Slot::ClusterTime);
-        put_message(out, field::CLUSTER_TIME, |out| {
-            put_number(out, 1, seconds.into());
-            put_number(out, 2, increment.into());
-        });
-    }
+    put_time(out, field::CLUSTER_TIME, slots, Slot::ClusterTime);
     let wall_time = slots
         .get(Slot::WallTime)
         .and_then(|it| it.as_datetime_millis())
@@ -360,7 +353,7 @@ fn put_common_fields(
         });
     }
     put_slot(out, field::DOCUMENT_KEY, slots, Slot::DocumentKey, options);
-    put_transaction(out, slots);
+    put_transaction(out, event, slots);
     if let Some((_, uuid)) = slots
         .get(Slot::CollectionUuid)
         .and_then(|it| it.as_binary())
@@ -427,18 +420,36 @@ fn put_namespace<'a>(
     }
 }
 
-fn put_transaction(out: &mut BytesMut, slots: &mut Slots<'_>) {
-    let session = slots
-        .get_document(Slot::Lsid)
-        .and_then(|lsid| find(lsid, b"id"))
-        .and_then(|id| id.as_binary());
+/// Appends the time of a slot, unless the event does not have it.
+fn put_time(out: &mut BytesMut, number: u32, slots: &mut Slots<'_>, slot: Slot) {
+    let time = slots.get(slot).and_then(|it| it.as_timestamp());
+    if let Some((seconds, increment)) = time {
+        slots.take(slot);
+        put_message(out, number, |out| {
+            put_number(out, 1, seconds.into());
+            put_number(out, 2, increment.into());
+        });
+    }
+}
+
+/// Appends the transaction. A session id `lsid` with other fields than `id` is also kept whole as an
+/// unknown field: MongoDB adds `uid`, the digest of the user.
+fn put_transaction(out: &mut BytesMut, event: &Event, slots: &mut Slots<'_>) {
+    let lsid = slots.get_document(Slot::Lsid).unwrap_or_default();
+    let session = find(lsid, b"id").and_then(|id| id.as_binary());
     let number = slots.get(Slot::TxnNumber).and_then(|it| it.as_int());
     if let (Some((_, session)), Some(number)) = (session, number) {
-        slots.take(Slot::Lsid);
+        let element = slots.take(Slot::Lsid);
+        // A malformed rest counts as well.
+        if Elements::new(lsid).into_iter().flatten().count() > 1 {
+            slots.unknown.extend(element);
+        }
         slots.take(Slot::TxnNumber);
         put_message(out, field::TRANSACTION, |out| {
             put_bytes_field(out, 1, session);
             put_number(out, 2, number.cast_unsigned());
+            put_number(out, 3, event.is_last_of_transaction.into());
+            put_time(out, 4, slots, Slot::CommitTimestamp);
         });
     }
 }

@@ -10,6 +10,6 @@ mod frame;
 mod redact;
 mod token;
 
-pub use event::{EncodedEvent, RenderOptions, encode, encode_omitted};
+pub use event::{EncodedEvent, RenderOptions, TIMESTAMP_MILLIS, encode, encode_omitted};
 pub use frame::{Changes, Chunk, Frame, match_field};
 pub use token::{Anchor, MalformedToken, ResumeToken, TokenContext, TokenKeys};

@@ -149,7 +149,7 @@ impl Table {
             show_expanded_events: expanded,
             ..valid.clone()
         };
-        self.good("every operation", asking((1..=15).collect(), true));
+        self.good("every operation", asking((1..=16).collect(), true));
         self.good(
             "every operation that is not expanded",
             asking(vec![1, 2, 3, 4, 5, 6, 7, 15], false),
@@ -160,10 +160,10 @@ impl Table {
         );
         let second = "operations[1]";
         self.bad(second, "name an operation", asking(vec![1, 0], true));
-        for number in [16, -1, i32::MAX, i32::MIN] {
-            self.bad(second, "use 0 to 15", asking(vec![1, number], true));
+        for number in [17, -1, i32::MAX, i32::MIN] {
+            self.bad(second, "use 0 to 16", asking(vec![1, number], true));
         }
-        for expanded in 8..=14 {
+        for expanded in (8..=14).chain([16]) {
             self.bad(
                 second,
                 "show_expanded_events",

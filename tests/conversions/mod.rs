@@ -82,13 +82,7 @@ pub fn as_mongodb_event(change: &pb::ChangeEvent) -> Document {
         }
     };
     put("ns", change.namespace.as_ref().map(namespace));
-    let time = change.cluster_time.map(|time| {
-        Bson::Timestamp(Timestamp {
-            time: time.seconds,
-            increment: time.increment,
-        })
-    });
-    put("clusterTime", time);
+    put("clusterTime", change.cluster_time.map(timestamp));
     let wall_time = change.wall_time.as_ref().map(|time| {
         let millis = time.seconds * 1000 + i64::from(time.nanos) / 1_000_000;
         Bson::DateTime(DateTime::from_millis(millis))
@@ -99,6 +93,10 @@ pub fn as_mongodb_event(change: &pb::ChangeEvent) -> Document {
         let session = uuid(&transaction.session_id);
         put("lsid", Some(doc! { "id": session }.into()));
         put("txnNumber", Some(transaction.number.into()));
+        put(
+            "commitTimestamp",
+            transaction.commit_timestamp.map(timestamp),
+        );
     }
     if !change.collection_uuid.is_empty() {
         put("collectionUUID", Some(uuid(&change.collection_uuid).into()));
@@ -132,6 +130,10 @@ pub fn as_mongodb_event(change: &pb::ChangeEvent) -> Document {
             );
             modify.operation_description.as_ref()
         }
+        Change::ShardCollection(shard) => shard.operation_description.as_ref(),
+        Change::RefineCollectionShardKey(refine) => refine.operation_description.as_ref(),
+        Change::ReshardCollection(reshard) => reshard.operation_description.as_ref(),
+        Change::EndOfTransaction(end) => end.operation_description.as_ref(),
         _ => None,
     };
     put("operationDescription", bson(description));
@@ -139,6 +141,13 @@ pub fn as_mongodb_event(change: &pb::ChangeEvent) -> Document {
         event.extend(unknown);
     }
     event
+}
+
+fn timestamp(time: pb::ClusterTime) -> Bson {
+    Bson::Timestamp(Timestamp {
+        time: time.seconds,
+        increment: time.increment,
+    })
 }
 
 fn namespace(namespace: &pb::Namespace) -> Bson {

@@ -211,7 +211,7 @@ impl ValueEnum for Operation {
 }
 
 /// Every value of `--op`, in the order of `--help`.
-const REQUESTABLE_OPERATIONS: [Operation; 15] = [
+const REQUESTABLE_OPERATIONS: [Operation; 16] = [
     Operation::Insert,
     Operation::Update,
     Operation::Replace,
@@ -226,6 +226,7 @@ const REQUESTABLE_OPERATIONS: [Operation; 15] = [
     Operation::ShardCollection,
     Operation::RefineCollectionShardKey,
     Operation::ReshardCollection,
+    Operation::EndOfTransaction,
     Operation::Other,
 ];
 

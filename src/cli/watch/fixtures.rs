@@ -132,6 +132,10 @@ pub fn invalidated() -> Message {
         cause: pb::OperationType::Drop.into(),
         namespace: orders(),
         cluster_time: second(1_738_324_800, 9),
+        wall_time: Some(prost_types::Timestamp {
+            seconds: 1_738_324_800,
+            nanos: 500_000_000,
+        }),
     })
 }
 
@@ -212,16 +216,44 @@ pub fn collection_events() -> Vec<pb::ChangeEvent> {
     ]
 }
 
+/// Returns the event that a transaction has ended, which has no namespace.
+pub fn end_of_transaction() -> pb::ChangeEvent {
+    let end = pb::EndOfTransaction {
+        operation_description: json(r#"{"d": 1}"#),
+    };
+    pb::ChangeEvent {
+        namespace: None,
+        transaction: Some(pb::Transaction {
+            last: true,
+            ..transaction()
+        }),
+        ..event_without_key(
+            pb::OperationType::EndOfTransaction,
+            Change::EndOfTransaction(end),
+        )
+    }
+}
+
+fn transaction() -> pb::Transaction {
+    pb::Transaction {
+        session_id: Bytes::from_static(b"0123456789abcdef"),
+        number: 12,
+        last: false,
+        commit_timestamp: None,
+    }
+}
+
 /// Returns an event with all rare fields.
 pub fn in_transaction() -> pb::ChangeEvent {
     pb::ChangeEvent {
         transaction: Some(pb::Transaction {
-            session_id: Bytes::from_static(b"0123456789abcdef"),
-            number: 12,
+            last: true,
+            commit_timestamp: second(1_738_324_799, 4),
+            ..transaction()
         }),
         collection_uuid: Bytes::from_static(b"fedcba9876543210"),
         r#match: pb::FilterMatch::Entered.into(),
-        unknown_fields: json(r#"{"new": 1}"#),
+        unknown_fields: json(r#"{"lsid": {"id": 1, "uid": 2}, "new": 1}"#),
         ..event(
             pb::OperationType::Delete,
             Change::Delete(pb::Delete {

@@ -55,6 +55,7 @@ pub fn print(message: &Message, resume_token: &[u8], show_progress: bool, out: &
             );
             line.namespace("ns", invalidated.namespace.as_ref());
             line.time("clusterTime", invalidated.cluster_time.as_ref());
+            line.wall_time(invalidated.wall_time.as_ref());
             line.end(resume_token);
         }
         Message::NoContent => {}
@@ -70,13 +71,15 @@ fn change(event: &pb::ChangeEvent, out: &mut String) {
         details(change, &mut line);
     }
     line.time("clusterTime", event.cluster_time.as_ref());
-    if let Some(time) = &event.wall_time {
-        line.raw("wallTime", &format!(r#"{{"$date":"{}"}}"#, rfc3339(time)));
-    }
+    line.wall_time(event.wall_time.as_ref());
     if let Some(transaction) = &event.transaction {
         let session = uuid(&transaction.session_id);
         line.raw("lsid", &format!(r#"{{"id":{{"$uuid":"{session}"}}}}"#));
         line.raw("txnNumber", &transaction.number.to_string());
+        if transaction.last {
+            line.raw("lastOfTransaction", "true");
+        }
+        line.time("commitTimestamp", transaction.commit_timestamp.as_ref());
     }
     if !event.collection_uuid.is_empty() {
         let collection = uuid(&event.collection_uuid);
@@ -133,6 +136,7 @@ fn details(change: &Change, line: &mut Line<'_>) {
         Change::ReshardCollection(reshard) => {
             line.description(reshard.operation_description.as_ref());
         }
+        Change::EndOfTransaction(end) => line.description(end.operation_description.as_ref()),
         Change::Other(other) => line.document("event", other.event.as_ref()),
         Change::Omitted(omitted) => line.raw(
             "omitted",
@@ -229,6 +233,12 @@ impl<'a> Line<'a> {
         if let Some(time) = time {
             let (t, i) = (time.seconds, time.increment);
             self.raw(name, &format!(r#"{{"$timestamp":{{"t":{t},"i":{i}}}}}"#));
+        }
+    }
+
+    fn wall_time(&mut self, time: Option<&prost_types::Timestamp>) {
+        if let Some(time) = time {
+            self.raw("wallTime", &format!(r#"{{"$date":"{}"}}"#, rfc3339(time)));
         }
     }
 

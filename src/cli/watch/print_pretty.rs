@@ -2,6 +2,8 @@
 
 mod line;
 
+use std::borrow::Cow;
+
 use anstyle::{AnsiColor, Style};
 
 use line::Line;
@@ -95,11 +97,15 @@ impl PrettyPrinter {
             line.push(DIM, format!("{} ", clock.trim_end_matches('Z')));
         }
         let operation = display_names::operation_of(event);
-        line.push(color_of(event), format!("{operation:<OPERATION_WIDTH$} "));
-        line.push(
-            Style::new().bold(),
-            display_names::namespace(event.namespace.as_ref()),
-        );
+        if event.namespace.is_some() {
+            line.push(color_of(event), format!("{operation:<OPERATION_WIDTH$} "));
+            line.push(
+                Style::new().bold(),
+                display_names::namespace(event.namespace.as_ref()),
+            );
+        } else {
+            line.push(color_of(event), operation.to_owned());
+        }
         if let Some(key) = &event.document_key {
             line.push(AnsiColor::Cyan.on_default(), format!(" {}", to_json(key)));
         }
@@ -110,13 +116,32 @@ impl PrettyPrinter {
             line.push(DIM, format!(" {transition} the filter"));
         }
         if let Some(transaction) = &event.transaction {
-            line.push(DIM, format!(" transaction {}", transaction.number));
+            let is_end = matches!(event.change, Some(Change::EndOfTransaction(_)));
+            let last = if transaction.last && !is_end {
+                ", its last change"
+            } else {
+                ""
+            };
+            line.push(DIM, format!(" transaction {}{last}", transaction.number));
         }
-        if let Some(fields) = &event.unknown_fields {
-            line.labelled("unknown fields", &to_json(fields));
+        if let Some(fields) = event.unknown_fields.as_ref().and_then(noteworthy_fields) {
+            line.labelled("unknown fields", &fields);
         }
         line.finish(self.color, self.width, out);
     }
+}
+
+/// Returns the unknown fields without the session id, which every event of a transaction repeats with the
+/// digest of its user. `None` if nothing is left.
+fn noteworthy_fields(fields: &pb::Document) -> Option<Cow<'_, str>> {
+    let json = to_json(fields);
+    let parsed = serde_json::from_str(&json);
+    if let Ok(serde_json::Value::Object(mut fields)) = parsed
+        && fields.remove("lsid").is_some()
+    {
+        return (!fields.is_empty()).then(|| serde_json::Value::Object(fields).to_string().into());
+    }
+    Some(json)
 }
 
 /// Returns the wall time with milliseconds; before MongoDB 6.0, the second of the cluster time.
@@ -192,6 +217,8 @@ fn details(change: &Change, line: &mut Line) {
         Change::ReshardCollection(reshard) => {
             line.document("", reshard.operation_description.as_ref());
         }
+        // Its description repeats the transaction.
+        Change::EndOfTransaction(_) => {}
         Change::Other(other) => line.document("", other.event.as_ref()),
         Change::Omitted(omitted) => line.push(
             DIM,

@@ -155,7 +155,13 @@ fn selected_operations_also_pass_the_events_that_end_a_stream() {
         at("shop", &[]),
         operations(&["insert", "delete", "dropDatabase", "invalidate"])
     );
-    assert_eq!(at("", &[]), operations(&["insert", "delete"]));
+    let deployment = at("", &[]);
+    assert_eq!(deployment.len(), 1);
+    let condition = deployment[0].get_document("$match").unwrap();
+    assert_eq!(
+        condition.get_document("operationType").unwrap(),
+        &doc! { "$in": ["insert", "delete"] }
+    );
 }
 
 #[test]
@@ -171,7 +177,7 @@ fn other_excludes_the_known_operations_that_are_not_selected() {
         matches(request),
         [doc! { "operationType": { "$nin": [
             "update", "replace", "delete", "create", "createIndexes", "dropIndexes", "modify",
-            "shardCollection", "refineCollectionShardKey", "reshardCollection",
+            "shardCollection", "refineCollectionShardKey", "reshardCollection", "endOfTransaction",
         ] } }]
     );
 }
@@ -179,12 +185,58 @@ fn other_excludes_the_known_operations_that_are_not_selected() {
 #[test]
 fn selecting_every_operation_adds_no_condition() {
     let request = pb::WatchRequest {
-        operations: (1..=15).collect(),
+        operations: (1..=16).collect(),
         show_expanded_events: true,
         ..request()
     };
     assert_eq!(plan(request.clone()).stages, Vec::<Document>::new());
-    assert_eq!(plan(request).operations.unwrap().len(), 15);
+    assert_eq!(plan(request).operations.unwrap().len(), 16);
+}
+
+/// MongoDB leaves its own databases out, other servers may not. A rename counts by both of its names.
+#[test]
+fn a_deployment_watch_leaves_out_mongodbs_own_databases() {
+    let deployment = pb::WatchRequest::default();
+    let internal = ["admin", "config", "local"].to_vec();
+    let expected = doc! { "$or": [
+        { "ns.db": { "$nin": &internal } },
+        { "to.db": { "$exists": true, "$nin": &internal } },
+    ] };
+    assert_eq!(matches(deployment.clone()), std::slice::from_ref(&expected));
+    let shared = Plan::shared(&watch(deployment));
+    assert_eq!(shared.stages, [doc! { "$match": expected }]);
+}
+
+/// The event has no namespace (SERVER-78269). MongoDB sends it only with `showExpandedEvents`.
+#[test]
+fn the_end_of_a_transaction_passes_the_condition_on_several_collections() {
+    let end = pb::OperationType::EndOfTransaction as i32;
+    let insert = pb::OperationType::Insert as i32;
+    for (operations, passes) in [(vec![], true), (vec![end], true), (vec![insert], false)] {
+        let request = pb::WatchRequest {
+            collections: vec!["orders".into(), "items".into()],
+            show_expanded_events: true,
+            operations,
+            ..request()
+        };
+        for plan in [plan(request.clone()), Plan::shared(&watch(request))] {
+            let [stage] = plan.stages.as_slice() else {
+                panic!("{:?}", plan.stages);
+            };
+            let condition = stage.get_document("$match").unwrap();
+            let nameless = doc! {
+                "operationType": { "$in": ["dropDatabase", "invalidate", "endOfTransaction"] },
+            };
+            assert_eq!(condition.get_array("$or").unwrap()[2], nameless.into());
+            let is_dedicated = plan.operations.is_some();
+            if let Ok(selected) = condition.get_document("operationType") {
+                let names = selected.get_array("$in").unwrap();
+                assert_eq!(names.contains(&"endOfTransaction".into()), passes);
+            } else {
+                assert!(passes || !is_dedicated);
+            }
+        }
+    }
 }
 
 #[test]

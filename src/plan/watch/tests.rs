@@ -97,8 +97,8 @@ fn unknown_enum_numbers_are_refused_with_the_known_range() {
     let enums: [(&str, i32, &str, Set); 8] = [
         (
             "operations[0]",
-            16,
-            "0 to 15 (OPERATION_TYPE_OTHER)",
+            17,
+            "0 to 16 (OPERATION_TYPE_END_OF_TRANSACTION)",
             |r, n| r.operations = vec![n],
         ),
         (

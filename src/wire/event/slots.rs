@@ -31,10 +31,11 @@ pub(super) enum Slot {
     TxnNumber,
     CollectionUuid,
     NsType,
+    CommitTimestamp,
 }
 
 impl Slot {
-    const COUNT: usize = Self::NsType as usize + 1;
+    const COUNT: usize = Self::CommitTimestamp as usize + 1;
 
     fn of(key: &[u8]) -> Option<Self> {
         Some(match key {
@@ -53,6 +54,7 @@ impl Slot {
             b"txnNumber" => Self::TxnNumber,
             b"collectionUUID" => Self::CollectionUuid,
             b"nsType" => Self::NsType,
+            b"commitTimestamp" => Self::CommitTimestamp,
             _ => return None,
         })
     }

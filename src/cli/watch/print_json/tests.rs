@@ -66,8 +66,21 @@ fn rare_fields_are_extended_json() {
         concat!(
             r#"{"type":"change","operation":"delete","ns":{"db":"shop","coll":"orders"},"documentKey":{"_id": 1},"fullDocumentBeforeChange":{"_id": 1},"#,
             r#""clusterTime":{"$timestamp":{"t":1738324800,"i":3}},"wallTime":{"$date":"2025-01-31T12:00:00.250Z"},"#,
-            r#""lsid":{"id":{"$uuid":"30313233-3435-3637-3839-616263646566"}},"txnNumber":12,"#,
-            r#""collectionUUID":{"$uuid":"66656463-6261-3938-3736-353433323130"},"match":"entered","unknownFields":{"new": 1},"resumeToken":"ZXZlbnQ"}"#,
+            r#""lsid":{"id":{"$uuid":"30313233-3435-3637-3839-616263646566"}},"txnNumber":12,"lastOfTransaction":true,"commitTimestamp":{"$timestamp":{"t":1738324799,"i":4}},"#,
+            r#""collectionUUID":{"$uuid":"66656463-6261-3938-3736-353433323130"},"match":"entered","unknownFields":{"lsid": {"id": 1, "uid": 2}, "new": 1},"resumeToken":"ZXZlbnQ"}"#,
+            "\n"
+        )
+    );
+}
+
+#[test]
+fn the_end_of_a_transaction_shows_which_one_it_is() {
+    assert_eq!(
+        printed_change(fixtures::end_of_transaction()),
+        concat!(
+            r#"{"type":"change","operation":"endOfTransaction","operationDescription":{"d": 1},"#,
+            r#""clusterTime":{"$timestamp":{"t":1738324800,"i":3}},"wallTime":{"$date":"2025-01-31T12:00:00.250Z"},"#,
+            r#""lsid":{"id":{"$uuid":"30313233-3435-3637-3839-616263646566"}},"txnNumber":12,"lastOfTransaction":true,"resumeToken":"ZXZlbnQ"}"#,
             "\n"
         )
     );
@@ -129,7 +142,7 @@ fn other_messages_have_their_own_lines() {
         ),
         (
             fixtures::invalidated(),
-            r#"{"type":"invalidated","cause":"drop","ns":{"db":"shop","coll":"orders"},"clusterTime":{"$timestamp":{"t":1738324800,"i":9}},"resumeToken":"YmF0Y2g"}"#,
+            r#"{"type":"invalidated","cause":"drop","ns":{"db":"shop","coll":"orders"},"clusterTime":{"$timestamp":{"t":1738324800,"i":9}},"wallTime":{"$date":"2025-01-31T12:00:00.500Z"},"resumeToken":"YmF0Y2g"}"#,
         ),
     ] {
         assert_eq!(printed(&message), format!("{expected}\n"));

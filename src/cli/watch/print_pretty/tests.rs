@@ -36,7 +36,11 @@ fn document_changes_show_the_key_and_the_change() {
         ),
         (
             fixtures::in_transaction(),
-            r#"12:00:00.250 delete   shop.orders {"_id": 1} was {"_id": 1} entered the filter transaction 12 unknown fields {"new": 1}"#,
+            r#"12:00:00.250 delete   shop.orders {"_id": 1} was {"_id": 1} entered the filter transaction 12, its last change unknown fields {"new":1}"#,
+        ),
+        (
+            fixtures::end_of_transaction(),
+            "12:00:00.250 endOfTransaction transaction 12",
         ),
         (
             fixtures::omitted(),

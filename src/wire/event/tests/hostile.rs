@@ -25,6 +25,7 @@ fn events() -> Vec<Document> {
             "uid": Binary { subtype: BinarySubtype::BinaryOld, bytes: vec![1] },
         },
         "txnNumber": 1_i64,
+        "commitTimestamp": Timestamp { time: 1, increment: 2 },
         "collectionUUID": Uuid::from_bytes([9; 16]),
         "nsType": "collection",
         "splitEvent": { "fragment": 1, "of": 1 },

@@ -251,6 +251,7 @@ fn sharding_events_have_their_descriptions() {
         "unique": false,
         "numInitialChunks": 1_i64 << 40,
         "presplitHashedZones": true,
+        "provenance": "moveCollection",
     };
     let fields = doc! { "operationDescription": description.clone() };
     assert_encodes_as(
@@ -285,22 +286,115 @@ fn sharding_events_have_their_descriptions() {
     );
 }
 
+fn transaction(session: Uuid, number: i64) -> pb::Transaction {
+    pb::Transaction {
+        session_id: session.bytes().to_vec().into(),
+        number,
+        last: false,
+        commit_timestamp: None,
+    }
+}
+
 #[test]
 fn events_of_a_transaction_have_its_id() {
     let session = Uuid::new();
     for number in [0, 1, i64::MAX, -1] {
-        let fields = doc! {
-            "lsid": { "id": session, "uid": Binary { subtype: BinarySubtype::Generic, bytes: vec![7; 32] } },
-            "txnNumber": number,
-        };
+        let fields = doc! { "lsid": { "id": session }, "txnNumber": number };
         let change = change(&event("delete", fields), Format::Bson);
-        let expected = pb::Transaction {
-            session_id: session.bytes().to_vec().into(),
-            number,
-        };
-        assert_eq!(change.transaction, Some(expected));
+        assert_eq!(change.transaction, Some(transaction(session, number)));
         assert_eq!(change.unknown_fields, None);
     }
+}
+
+/// MongoDB adds the digest of the user to the session's id. The message has no field for it.
+#[test]
+fn the_digest_of_a_sessions_user_is_kept() {
+    let session = Uuid::new();
+    let digest = Binary {
+        subtype: BinarySubtype::Generic,
+        bytes: vec![7; 32],
+    };
+    let lsid = doc! { "id": session, "uid": digest };
+    for_all_formats(|format| {
+        let fields = doc! { "lsid": lsid.clone(), "txnNumber": 3_i64 };
+        let change = change(&event("delete", fields), format);
+        assert_eq!(change.transaction, Some(transaction(session, 3)));
+        let unknown = formatted(doc! { "lsid": lsid.clone() }, format);
+        assert_eq!(change.unknown_fields, unknown);
+    });
+}
+
+/// SERVER-101553: on events of transactions that wrote to several shards.
+#[test]
+fn a_commit_timestamp_belongs_to_the_transaction() {
+    let session = Uuid::new();
+    let time = Timestamp {
+        time: 1_700_000_001,
+        increment: 9,
+    };
+    let fields = doc! { "lsid": { "id": session }, "txnNumber": 3_i64, "commitTimestamp": time };
+    let with = change(&event("insert", fields.clone()), Format::Bson);
+    let expected = pb::Transaction {
+        commit_timestamp: Some(pb::ClusterTime {
+            seconds: 1_700_000_001,
+            increment: 9,
+        }),
+        ..transaction(session, 3)
+    };
+    assert_eq!(with.transaction, Some(expected));
+    assert_eq!(with.unknown_fields, None);
+
+    // Of another type, or outside of a transaction.
+    let mut odd = fields;
+    odd.insert("commitTimestamp", 5);
+    let odd = change(&event("insert", odd), Format::Bson);
+    assert_eq!(odd.transaction, Some(transaction(session, 3)));
+    assert_eq!(
+        odd.unknown_fields,
+        formatted(doc! { "commitTimestamp": 5 }, Format::Bson)
+    );
+    let alone = doc! { "commitTimestamp": time };
+    let outside = change(&event("insert", alone.clone()), Format::Bson);
+    assert_eq!(outside.transaction, None);
+    assert_eq!(outside.unknown_fields, formatted(alone, Format::Bson));
+}
+
+/// The event has no namespace and no key (SERVER-78269).
+#[test]
+fn an_end_of_transaction_has_its_transaction_and_description() {
+    let session = Uuid::new();
+    let description = doc! { "lsid": { "id": session }, "txnNumber": 3_i64 };
+    let mut fields = description.clone();
+    fields.insert("operationDescription", description.clone());
+    let mut end = event("endOfTransaction", fields);
+    end.remove("ns");
+    for_all_formats(|format| {
+        let expected = pb::ChangeEvent {
+            operation: pb::OperationType::EndOfTransaction.into(),
+            namespace: None,
+            transaction: Some(transaction(session, 3)),
+            change: Some(Change::EndOfTransaction(pb::EndOfTransaction {
+                operation_description: formatted(description.clone(), format),
+            })),
+            ..common()
+        };
+        assert_eq!(change(&end, format), expected);
+    });
+}
+
+#[test]
+fn the_last_change_of_a_transaction_is_marked() {
+    let session = Uuid::new();
+    let fields = doc! { "lsid": { "id": session }, "txnNumber": 0_i64 };
+    let (buffer, mut events) = parsed(&[raw_document(&event("drop", fields))]).unwrap();
+    events[0].is_last_of_transaction = true;
+    let options = all_fields(Format::Bson);
+    let encoded = encode(&buffer, &events, &token_context(), options, |chunk| chunk).unwrap();
+    let expected = pb::Transaction {
+        last: true,
+        ..transaction(session, 0)
+    };
+    assert_eq!(batch(encoded[0].field())[0].transaction, Some(expected));
 }
 
 #[test]

@@ -110,6 +110,8 @@ fn fields_of_an_unexpected_type_are_kept_as_unknown_fields() {
         ("modify", "operationDescription"),
         ("modify", "stateBeforeChange"),
         ("shardCollection", "operationDescription"),
+        ("endOfTransaction", "operationDescription"),
+        ("insert", "commitTimestamp"),
     ] {
         for odd in [bson::bson!([1, "two"]), Bson::Boolean(true)] {
             let mut raw = doc! { "_id": mongo_token("82AA"), "operationType": operation };

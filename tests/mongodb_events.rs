@@ -8,7 +8,7 @@ mod support;
 
 use conversions::{as_mongodb_event, eq, operations};
 use mongodb::bson::{Binary, Bson, Document, Timestamp, Uuid, bson, doc, spec::BinarySubtype};
-use support::stand_in::{DATABASE, Event, FIRST_SECOND, StandIn, insert, time};
+use support::stand_in::{DATABASE, Event, FIRST_SECOND, StandIn, Version, insert, time};
 use support::{Database, WatchStream, Weir};
 use weir::pb;
 use weir::pb::change_event::Change;
@@ -306,6 +306,49 @@ async fn no_change_is_marked_where_each_comes_in_a_reply_of_its_own() {
     }
 }
 
+/// MongoDB 8.2 as a mongod, and 9.0.1 as a mongos: a mongos merges its shards, so that a change of a
+/// transaction may come after those of others, unless the transaction's end came
+/// (jstests/change_streams/end_of_transaction.js: "may interleave", TOOLS-3416).
+#[tokio::test]
+async fn behind_a_mongos_a_last_change_is_known_only_from_the_end_of_the_transaction() {
+    for (version, is_sharded) in [
+        (Version::mongod([8, 2, 11]), false),
+        (Version::mongos([9, 0, 1]), true),
+    ] {
+        let stand_in = StandIn::start_as(version);
+        let weir = weir_at(&stand_in).await;
+        let mut all = watches(&weir, |request| request.show_expanded_events = true).await;
+        // One transaction on two shards, another one between its changes, and a third.
+        let orders = stand_in.log("orders");
+        let whole_database = stand_in.log("");
+        orders.push_all([
+            in_transaction(insert(1), 1, 1).into(),
+            in_transaction(insert(2), 2, 1).into(),
+            in_transaction(insert(3), 1, 1).into(),
+            at_second(insert(4), 2).into(),
+        ]);
+        whole_database.push_for(&["orders", "items"], end_of_transaction(1, 3));
+        orders.push(in_transaction(insert(5), 3, 4));
+        orders.push(at_second(insert(6), 5));
+        for (name, watch) in &mut all {
+            let changes = watch.changes(7).await;
+            let names = operations(&changes);
+            assert_eq!(names[4], "endOfTransaction", "{name}");
+            let transactions = transactions(&changes);
+            assert_eq!(transactions[4], Some((1, true)), "{name}");
+            assert_last_is_last(&changes);
+            if is_sharded {
+                // Only what the end proves, if it came with the change.
+                let others = [0, 1, 3, 5, 6].map(|at| transactions[at]);
+                assert!(
+                    !others.into_iter().flatten().any(|(_, last)| last),
+                    "{name}"
+                );
+            }
+        }
+    }
+}
+
 /// Random transactions on a real server, live and read again from the start: no change follows the one that
 /// is marked as the last, and those that were read with later events are marked.
 #[tokio::test]
@@ -394,7 +437,10 @@ fn assert_last_is_last(changes: &[pb::ChangeEvent]) {
         Some((transaction.session_id.clone(), transaction.number))
     };
     for (at, change) in changes.iter().enumerate().filter(|(_, it)| is_last(it)) {
-        let follows = changes[at + 1..].iter().any(|it| key(it) == key(change));
+        let is_end = |it: &pb::ChangeEvent| it.operation() == OperationType::EndOfTransaction;
+        let follows = changes[at + 1..]
+            .iter()
+            .any(|it| key(it) == key(change) && !is_end(it));
         assert!(!follows, "{change:?} is not the last of its transaction");
     }
 }

@@ -217,6 +217,51 @@ fn a_progress_ahead_of_a_later_change_is_found_even_after_a_resume() {
 }
 
 #[test]
+fn only_the_writes_of_a_transaction_have_one_time_and_none_comes_after_its_progress() {
+    let begin = |of_transaction: bool| {
+        let ledger = Ledger::new(&["orders"], 1);
+        for number in 0..3 {
+            let write = Write {
+                collection: 0,
+                operation: Insert,
+                document: number,
+                before: None,
+                after: Some(1),
+            };
+            if of_transaction && number > 0 {
+                ledger.record_with_last(0, write);
+            } else {
+                ledger.record(0, write);
+            }
+        }
+        let expects = Arc::new(|_: &Write| true);
+        let mut checker = DeliveryChecker::new(&ledger, expects, &[0], &[0]);
+        let change = |checker: &mut DeliveryChecker, number: u32| {
+            checker.change(&ObservedChange {
+                writer: 0,
+                number: Some(number),
+                document: number,
+                operation: Insert,
+                collection: "orders".to_owned(),
+                time: (1, 1),
+            })
+        };
+        change(&mut checker, 0).expect("it is the first");
+        (checker, change)
+    };
+    let (mut checker, change) = begin(true);
+    change(&mut checker, 1).expect("it has the time of the one before");
+    checker.other((1, 1)).expect("so has the transaction's end");
+    checker.progress((1, 1)).expect("it may be the last");
+    assert!(change(&mut checker, 2).is_err(), "it came after progress");
+    assert!(checker.other((1, 1)).is_err(), "it came after progress");
+    let (mut checker, change) = begin(false);
+    assert!(change(&mut checker, 1).is_err(), "it is no transaction");
+    let (mut checker, change) = begin(true);
+    assert!(change(&mut checker, 2).is_err(), "one is missing");
+}
+
+#[test]
 fn a_watch_opened_during_writes_may_start_at_any_of_them_and_misses_none_after() {
     let begins = |first: u32| {
         let case = Case::new(false);

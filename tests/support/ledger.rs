@@ -21,10 +21,12 @@ mod resuming_client;
 mod writers;
 
 pub use checker::{DeliveryChecker, ObservedChange};
-pub use resuming_client::{ClientOptions, Pieces, ResumingClient, may_resume, number, time_of};
+pub use resuming_client::{
+    ClientOptions, OtherEvent, Pieces, ResumingClient, may_resume, number, time_of,
+};
 pub use writers::{WriteOptions, Writers};
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::time::Instant;
@@ -67,6 +69,8 @@ struct WriterLog {
     times: Vec<Option<Time>>,
     /// The number of each document's deletion, which its event does not carry.
     deletions: HashMap<u32, u32>,
+    /// The writes that have the cluster time of the write before them, as in a transaction.
+    same_time: HashSet<u32>,
     /// The number of writes that are known to be done.
     done: u32,
 }
@@ -89,6 +93,14 @@ impl Ledger {
         }
         writer_log.writes.push(write);
         writer_log.times.push(None);
+        number
+    }
+
+    /// Records a write of the same transaction as the writer's last one, so that both have the same
+    /// cluster time.
+    pub fn record_with_last(&self, writer: usize, write: Write) -> u32 {
+        let number = self.record(writer, write);
+        self.writer_log(writer).same_time.insert(number);
         number
     }
 

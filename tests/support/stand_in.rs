@@ -151,6 +151,12 @@ impl StandIn {
         }
     }
 
+    /// Appends entries that no stream shows, as the oplog has many. Only on a server with a version.
+    pub fn push_noops(&self, count: usize) {
+        let noop = || Event::from(doc! { "operationType": event::NOOP });
+        self.log("").push_all((0..count).map(|_| noop()));
+    }
+
     /// Puts a rule in force, after those that are. The first that matches a command answers it; for a
     /// `getMore` it does so at once.
     pub fn play(&self, rule: Rule) -> Played {

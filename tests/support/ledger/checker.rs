@@ -28,8 +28,11 @@ pub struct DeliveryChecker {
     positions: Vec<WriterPosition>,
     /// The first write of each writer that it has never received.
     first_never_seen: Vec<u32>,
-    /// Every further change has to be later than this: the time of the last change or progress.
+    /// Every further change has to be later than this: the time of the last change or progress. Only
+    /// writes of one transaction share a time.
     min_time: Time,
+    /// The time of the last progress, after which not even the rest of a transaction may come.
+    progress_time: Time,
     /// The time in the last message's token.
     token_time: Time,
     /// The last message's token.
@@ -59,6 +62,7 @@ struct Stored {
     token: Bytes,
     positions: Vec<WriterPosition>,
     min_time: Time,
+    progress_time: Time,
     token_time: Time,
 }
 
@@ -78,6 +82,7 @@ impl DeliveryChecker {
             positions: positions.collect(),
             first_never_seen: done.to_vec(),
             min_time: (0, 0),
+            progress_time: (0, 0),
             token_time: (0, 0),
             last_token: None,
             stored: None,
@@ -117,7 +122,10 @@ impl DeliveryChecker {
                 describe(writer, number, &write)
             ));
         }
-        if observed.time <= self.min_time {
+        let of_transaction = observed.time == self.min_time
+            && observed.time > self.progress_time
+            && self.ledger.writer_log(writer).same_time.contains(&number);
+        if observed.time <= self.min_time && !of_transaction {
             let min_time = self.min_time;
             return Err(format!(
                 "{observed:?} comes after the time {min_time:?} was passed"
@@ -175,6 +183,32 @@ impl DeliveryChecker {
         wanted.next()
     }
 
+    /// Checks an event that no writer of the ledger made: it must not lie before what has come.
+    ///
+    /// # Errors
+    /// If it does.
+    pub fn other(&mut self, time: Time) -> Result<(), String> {
+        if time < self.min_time || time <= self.progress_time {
+            let min_time = self.min_time;
+            return Err(format!(
+                "an event of {time:?} comes after the time {min_time:?} was passed"
+            ));
+        }
+        self.min_time = time;
+        Ok(())
+    }
+
+    /// Stores a token that stands right after an event that can't be sent.
+    pub fn skip_to(&mut self, token: Bytes) {
+        self.stored = Some(Stored {
+            token,
+            positions: self.positions.clone(),
+            min_time: self.min_time,
+            progress_time: self.progress_time,
+            token_time: self.token_time,
+        });
+    }
+
     /// Checks a progress: no later change may have its time or an earlier one.
     ///
     /// # Errors
@@ -185,6 +219,7 @@ impl DeliveryChecker {
             return Err(format!("progress goes back to {time:?}, from {min_time:?}"));
         }
         self.min_time = time;
+        self.progress_time = time;
         Ok(())
     }
 
@@ -211,6 +246,7 @@ impl DeliveryChecker {
                 token: token.clone(),
                 positions: self.positions.clone(),
                 min_time: self.min_time,
+                progress_time: self.progress_time,
                 token_time: time,
             });
         }
@@ -227,6 +263,7 @@ impl DeliveryChecker {
         let stored = self.stored.clone()?;
         self.positions = stored.positions;
         self.min_time = stored.min_time;
+        self.progress_time = stored.progress_time;
         self.token_time = stored.token_time;
         self.resumed = true;
         self.reconnects += 1;

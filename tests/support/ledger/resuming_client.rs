@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use bytes::{Bytes, BytesMut};
 use mongodb::bson::RawDocument;
 use prost::Message as _;
@@ -47,6 +48,12 @@ pub struct ClientOptions {
     pub window: Option<u32>,
     /// The number of silent progress intervals after which it gives up the watch.
     pub silent_intervals: u32,
+    /// Takes events about no document too, see [`ResumingClient::others`]. They are a problem
+    /// otherwise.
+    pub takes_others: bool,
+    /// Continues after an event that MongoDB cannot send, as docs/errors.md says: with the token in
+    /// the error. `expects` must leave that write out.
+    pub skips_undeliverable: bool,
 }
 
 impl ClientOptions {
@@ -63,6 +70,8 @@ impl ClientOptions {
             store_every: 1,
             window: None,
             silent_intervals: 2,
+            takes_others: false,
+            skips_undeliverable: false,
         }
     }
 
@@ -89,6 +98,16 @@ struct State {
     problem: Option<String>,
     /// The reason for the end of each watch.
     ends: Vec<String>,
+    /// The events about no document, without repeats.
+    others: Vec<OtherEvent>,
+}
+
+/// An event about no document.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OtherEvent {
+    /// MongoDB's name of the operation.
+    pub operation: String,
+    pub time: Time,
 }
 
 /// A client that runs until it is dropped.
@@ -126,6 +145,7 @@ impl ResumingClient {
             checker: None,
             problem: None,
             ends: Vec::new(),
+            others: Vec::new(),
         }));
         let name = options.name.clone();
         let client = Client {
@@ -180,6 +200,11 @@ impl ResumingClient {
     /// The end of each of its watches: a reason of docs/errors.md, or what it did or saw itself.
     pub fn end_reasons(&self) -> Vec<String> {
         self.lock().ends.clone()
+    }
+
+    /// The events about no document that it received, in order and without repeats.
+    pub fn others(&self) -> Vec<OtherEvent> {
+        self.lock().others.clone()
     }
 
     /// The problem that stopped it, if there is one.
@@ -304,7 +329,7 @@ impl Client {
         let (stream, first) = match timeout(OPEN_LIMIT, opening).await {
             Ok(Ok((stream, Some(first)))) => (stream, first),
             Ok(Ok((_, None))) => return End::Failed("a watch without a message".to_owned()),
-            Ok(Err(status)) => return over(&status),
+            Ok(Err(status)) => return self.over(&status),
             Err(_) => return End::Again("not opened in time".to_owned()),
         };
         let Some(Kind::Opened(opened)) = &first.kind else {
@@ -340,7 +365,7 @@ impl Client {
             let message = match timeout(silence, stream.message()).await {
                 Ok(Ok(Some(message))) => message,
                 Ok(Ok(None)) => return End::Failed("the watch ended with OK".to_owned()),
-                Ok(Err(status)) => return over(&status),
+                Ok(Err(status)) => return self.over(&status),
                 Err(_) => return End::Again(format!("nothing for {silence:?}")),
             };
             self.pause = FIRST_PAUSE;
@@ -356,7 +381,8 @@ impl Client {
         let store = self.messages.is_multiple_of(self.options.store_every);
         let token = message.resume_token;
         let token_time = time_of(&token)?;
-        let mut state = self.lock();
+        let mut guard = self.lock();
+        let state = &mut *guard;
         let checker = state.checker.as_mut().expect("it has begun");
         match message.kind {
             Some(Kind::Changes(batch)) => {
@@ -364,7 +390,16 @@ impl Client {
                     return Err("a batch without a change".to_owned());
                 }
                 for change in &batch.changes {
-                    checker.change(&observed(change)?)?;
+                    if self.options.takes_others
+                        && let Some(other) = other_event(change)
+                    {
+                        checker.other(other.time)?;
+                        if !state.others.contains(&other) {
+                            state.others.push(other);
+                        }
+                    } else {
+                        checker.change(&observed(change)?)?;
+                    }
                 }
             }
             Some(Kind::EventChunk(piece)) => {
@@ -390,6 +425,20 @@ impl Client {
         checker.token(&token, token_time, store)
     }
 
+    fn over(&self, status: &Status) -> End {
+        if self.options.skips_undeliverable
+            && let Some((reason, token)) = position_after_undeliverable(status)
+            && let Some(checker) = &mut self.lock().checker
+        {
+            checker.skip_to(token);
+            return End::Again(reason);
+        }
+        match may_resume(status) {
+            Ok(why) => End::Again(why),
+            Err(problem) => End::Failed(problem),
+        }
+    }
+
     fn record_end(&self, why: String) {
         self.lock().ends.push(why);
     }
@@ -399,11 +448,12 @@ impl Client {
     }
 }
 
-fn over(status: &Status) -> End {
-    match may_resume(status) {
-        Ok(why) => End::Again(why),
-        Err(problem) => End::Failed(problem),
-    }
+/// The reason of an end at an event that MongoDB cannot send, and the position after the event.
+fn position_after_undeliverable(status: &Status) -> Option<(String, Bytes)> {
+    let info = status.get_details_error_info()?;
+    let token = info.metadata.get("next_token")?;
+    let token = BASE64.decode(token).ok()?;
+    Some((info.reason, token.into()))
 }
 
 /// Decides what docs/errors.md says about an end: `Ok` with the reason if the client may resume,
@@ -471,6 +521,33 @@ pub fn time_of(token: &Bytes) -> Result<Time, String> {
     let token = ResumeToken::decode(token, None).map_err(|error| format!("the token {error}"))?;
     let time = token.position.time();
     Ok((time.seconds, time.increment))
+}
+
+/// The event, if it is about no document.
+fn other_event(change: &pb::ChangeEvent) -> Option<OtherEvent> {
+    let operation = match change.change.as_ref()? {
+        Change::Insert(_) | Change::Update(_) | Change::Replace(_) | Change::Delete(_) => {
+            return None;
+        }
+        Change::Other(other) => other.operation_type.clone(),
+        _ => name_of(change.operation()),
+    };
+    let time = change.cluster_time?;
+    Some(OtherEvent {
+        operation,
+        time: (time.seconds, time.increment),
+    })
+}
+
+/// MongoDB's name of an operation.
+fn name_of(operation: pb::OperationType) -> String {
+    let words = operation.as_str_name().to_lowercase();
+    let mut words = words.trim_start_matches("operation_type_").split('_');
+    let first = words.next().unwrap_or_default().to_owned();
+    words.fold(first, |name, word| {
+        let (head, tail) = word.split_at(1);
+        name + &head.to_uppercase() + tail
+    })
 }
 
 /// Converts a change to the ledger's terms.

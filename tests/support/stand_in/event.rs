@@ -6,6 +6,9 @@ use super::reply::bytes_of;
 use super::token::Place;
 use super::{DATABASE, ServerError, event_token, time};
 
+/// The operation of an entry that no stream shows.
+pub(super) const NOOP: &str = "n";
+
 /// An event to append to a log.
 pub enum Event {
     /// A document. Missing `_id`, `clusterTime` and `wallTime` are filled in: tokens that tell

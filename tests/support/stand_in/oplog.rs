@@ -137,14 +137,14 @@ impl State {
 
     /// The second of the next event.
     fn next_second(&self) -> u32 {
-        let count = u32::try_from(self.entries.len()).expect("a test writes few events");
-        let next = FIRST_SECOND + count;
         if self.version.is_none() {
-            return next;
+            let count = u32::try_from(self.entries.len()).expect("a test writes few events");
+            return FIRST_SECOND + count;
         }
         let last = self.entries.last().map(|entry| entry.time().time + 1);
         let clock = self.clock.map(|clock| clock.time + 1);
-        next.max(last.unwrap_or(0)).max(clock.unwrap_or(0))
+        let known = last.max(clock);
+        known.unwrap_or_default().max(FIRST_SECOND)
     }
 
     /// The operation time: right before the next event, unless a test has set it. The time of a

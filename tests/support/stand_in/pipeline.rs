@@ -3,7 +3,7 @@
 
 use mongodb::bson::{Bson, Document};
 
-use super::event::{Enrichment, Entry};
+use super::event::{Enrichment, Entry, NOOP};
 use super::{ServerError, Version, condition};
 
 /// The operations that only `showExpandedEvents` shows.
@@ -126,7 +126,9 @@ impl Pipeline {
     /// Returns whether the scan passes an entry of the oplog on, to be enriched.
     pub fn scans(&self, entry: &Entry) -> Result<bool, ServerError> {
         let expanded = self.options.get_bool("showExpandedEvents").unwrap_or(false);
-        if !self.covers(entry) || EXPANDED.contains(&entry.operation()) && !expanded {
+        let hidden =
+            entry.operation() == NOOP || EXPANDED.contains(&entry.operation()) && !expanded;
+        if hidden || !self.covers(entry) {
             return Ok(false);
         }
         let Some(event) = &entry.event else {

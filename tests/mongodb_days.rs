@@ -1,0 +1,242 @@
+//! A day of odd events on a mongod 8.2 and a mongod 9.0, as a scripted server plays them, with ten
+//! watches of all kinds. Every watch gets exactly what it asked for, in order, and again only what
+//! came after the token that it resumed from.
+
+mod conversions;
+#[path = "mongodb_days/day.rs"]
+mod day;
+mod support;
+#[path = "mongodb_days/watchers.rs"]
+mod watchers;
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use day::{COLLECTIONS, Day};
+use mongodb::bson::{Binary, Document, Timestamp, doc, spec::BinarySubtype};
+use pb::OperationType::Update;
+use support::eventually;
+use support::ledger::{DeliveryTotals, ResumingClient};
+use support::stand_in::{Answer, Rule, ServerError, Version};
+use weir::pb;
+
+/// The codes that pass by themselves, as a server sends them on a `getMore`.
+fn passing_errors() -> Vec<ServerError> {
+    let resumable = "ResumableChangeStreamError";
+    let error = |code, name: &str, label: Option<&str>| {
+        let error = ServerError::new(code).named(name).message("it will pass");
+        match label {
+            Some(label) => error.label(label),
+            None => error,
+        }
+    };
+    vec![
+        // Elections and step-downs, with the label of a mongod and without, as a proxy passes them on.
+        ServerError::stepped_down(),
+        error(10107, "NotWritablePrimary", Some(resumable)),
+        error(11602, "InterruptedDueToReplStateChange", None),
+        error(13435, "NotPrimaryNoSecondaryOk", None),
+        error(91, "ShutdownInProgress", Some(resumable)),
+        error(43, "CursorNotFound", None),
+        error(63, "StaleShardVersion", Some(resumable)),
+        error(234, "RetryChangeStream", Some(resumable)),
+        error(133, "FailedToSatisfyReadPreference", Some(resumable)),
+        error(6, "HostUnreachable", Some(resumable)),
+        error(202, "NetworkInterfaceExceededTimeLimit", None),
+        // An overloaded server.
+        error(
+            462,
+            "IngressRequestRateLimitExceeded",
+            Some("SystemOverloadedError"),
+        ),
+    ]
+}
+
+/// What happened to a watch that the test did not ask for.
+fn unasked_ends(client: &ResumingClient) -> BTreeSet<String> {
+    let asked = "disconnected by the test";
+    let ends = client.end_reasons().into_iter();
+    ends.filter(|end| end != asked).collect()
+}
+
+/// Plays the day on a server of this version.
+async fn play(version: Version) {
+    let mut day = Day::begin(version).await;
+    for options in watchers::ten() {
+        let address = day.weir.grpc_addr();
+        let client = ResumingClient::start(&day.ledger, address, options).await;
+        day.clients.push(client);
+    }
+    assert_eq!(day.clients.len(), 10);
+
+    ordinary(&day).await;
+    transactions(&mut day).await;
+    odd_fields(&day).await;
+    resharding(&day).await;
+    long_scans(&day).await;
+    errors_that_pass(&day).await;
+    connections_that_die(&day).await;
+    a_reply_that_never_comes(&day).await;
+    at_the_end(&day).await;
+}
+
+/// Ordinary writes, and a resume of the watches that resume, after which a mongos 9.0.1 answers
+/// with a token that lies before the given one (SERVER-135099).
+async fn ordinary(day: &Day) {
+    for _ in 0..3 {
+        day.ordinary_writes();
+        day.catch_up("ordinary writes").await;
+        for name in watchers::RESUMING {
+            day.resume(name).await;
+        }
+        day.catch_up("resumed").await;
+    }
+}
+
+/// Transactions: one cluster time, `endOfTransaction` for the streams on what they touched, and
+/// `commitTimestamp` where several shards took part (SERVER-101553).
+async fn transactions(day: &mut Day) {
+    day.transaction(5, |_| {});
+    let mut end = doc! {
+        "operationType": "endOfTransaction",
+        "operationDescription": day.session(),
+        "clusterTime": day.stand_in.now(),
+    };
+    end.extend(day.session());
+    day.stand_in.log("").push_for(&["orders"], end);
+    day.transaction(3, |event| {
+        let time = Timestamp {
+            time: 1_600_000_000,
+            increment: 7,
+        };
+        event.insert("commitTimestamp", time);
+    });
+    day.catch_up("transactions").await;
+}
+
+/// Fields that 8.2.0 always sends (SERVER-86688), and those of chunk migrations.
+async fn odd_fields(day: &Day) {
+    let uuid = Binary {
+        subtype: BinarySubtype::Uuid,
+        bytes: vec![3; 16],
+    };
+    for collection in 0..COLLECTIONS.len() {
+        let known = day.insert_as(collection, 1, |mut event| {
+            event.insert("collectionUUID", uuid.clone());
+            event.insert("fromMigrate", true);
+            event.into()
+        });
+        day.change_as(known, Update, 2, |mut event| {
+            event.insert("collectionUUID", uuid.clone());
+            let paths = doc! { "a.0": ["a", "0"] };
+            let update = event.get_document_mut("updateDescription");
+            let update = update.expect("an update has a description");
+            update.insert("disambiguatedPaths", paths);
+            event.into()
+        });
+    }
+    day.catch_up("odd fields").await;
+}
+
+/// moveCollection and unshardCollection come as reshardCollection with a provenance.
+async fn resharding(day: &Day) {
+    for provenance in ["moveCollection", "unshardCollection"] {
+        let description = doc! { "provenance": provenance, "shardKey": { "_id": 1 } };
+        day.push_other("orders", "reshardCollection", description);
+        day.ordinary_writes();
+    }
+    day.push_other("elsewhere", "create", Document::new());
+    day.push_other("elsewhere", "drop", Document::new());
+    day.catch_up("resharding").await;
+}
+
+/// Scans that answer in their midst, empty, with a token that has risen
+/// (jstests/change_streams/change_stream_response_deadline.js).
+async fn long_scans(day: &Day) {
+    day.stand_in.set_scan_limit(Some(2));
+    for _ in 0..5 {
+        day.stand_in.push_noops(9);
+        day.ordinary_writes();
+    }
+    day.catch_up("long scans").await;
+    day.resume(watchers::RESUMING[0]).await;
+    day.ordinary_writes();
+    day.catch_up("resumed in a long scan").await;
+    day.stand_in.set_scan_limit(None);
+}
+
+/// Errors that pass, one at a time and many, on replies and on the openings after them.
+async fn errors_that_pass(day: &Day) {
+    for error in passing_errors() {
+        day.fail("getMore", 3, error).await;
+    }
+    day.catch_up("errors that pass").await;
+    let opening = Rule::on("aggregate").when(|request| request.resumes());
+    let refused = day
+        .stand_in
+        .play(opening.times(4).answer(ServerError::stepped_down()));
+    day.fail("getMore", 10, ServerError::stepped_down()).await;
+    eventually("openings were refused", async || refused.count() == 4).await;
+    day.catch_up("an election").await;
+    day.stand_in.forget_cursors();
+    day.ordinary_writes();
+    day.catch_up("a restart").await;
+}
+
+/// Connections that are closed: all, and those that nothing uses.
+async fn connections_that_die(day: &Day) {
+    day.ordinary_writes();
+    day.stand_in.cut();
+    day.ordinary_writes();
+    day.catch_up("all connections are cut").await;
+    for name in watchers::RESUMING {
+        day.stand_in.cut_idle();
+        day.resume(name).await;
+    }
+    day.ordinary_writes();
+    day.catch_up("idle connections are cut").await;
+}
+
+/// A `getMore` that hangs beyond its time (SERVER-136788), and one that is late.
+async fn a_reply_that_never_comes(day: &Day) {
+    let late = Answer::Usual.after(Duration::from_millis(500));
+    day.answer_once(late).await;
+    day.ordinary_writes();
+    day.catch_up("a late reply").await;
+    day.answer_once(Answer::Hang).await;
+    day.ordinary_writes();
+    day.catch_up("a reply that never comes").await;
+}
+
+/// Nothing ended a watch but the test and the events that could not be sent, and every watch got
+/// exactly the events about no document that it asked for.
+async fn at_the_end(day: &Day) {
+    for client in &day.clients {
+        let unasked = unasked_ends(client);
+        assert!(unasked.is_empty(), "{}: {unasked:?}", client.name());
+        let operations: Vec<String> = client.others().into_iter().map(|it| it.operation).collect();
+        let expected: &[&str] = match client.name() {
+            "expanded" | "deployment" => &[
+                "endOfTransaction",
+                "reshardCollection",
+                "reshardCollection",
+                "create",
+                "drop",
+            ],
+            "both images" | "group 1" | "group 2 by images" => &["drop"],
+            _ => &[],
+        };
+        assert_eq!(operations, expected, "{}", client.name());
+    }
+    DeliveryTotals::of(&day.ledger, &day.clients).await.tally();
+}
+
+#[tokio::test]
+async fn a_day_on_a_mongod_8_2_loses_nothing() {
+    play(Version::mongod([8, 2, 0])).await;
+}
+
+#[tokio::test]
+async fn a_day_on_a_mongod_9_0_loses_nothing() {
+    play(Version::mongod([9, 0, 0])).await;
+}

@@ -3,9 +3,12 @@
 //!
 //! A stand-in plays what the database of the tests cannot send; each test names the version and its source.
 
+#[path = "mongodb_events/consumer.rs"]
+mod consumer;
 mod conversions;
 mod support;
 
+use consumer::{Consumer, Store};
 use conversions::{as_mongodb_event, eq, operations};
 use mongodb::bson::{Binary, Bson, Document, Timestamp, Uuid, bson, doc, spec::BinarySubtype};
 use support::stand_in::{DATABASE, Event, FIRST_SECOND, StandIn, Version, insert, time};
@@ -424,6 +427,61 @@ async fn no_change_of_a_transaction_follows_its_last_one() {
             marked >= 10,
             "{marked} of 20 transactions have a known last change"
         );
+    }
+}
+
+/// The rules of docs/transactions.md: a consumer that is stopped at any message, and continues with its own
+/// token, applies every transaction once and whole.
+#[tokio::test]
+async fn a_consumer_that_follows_the_documented_rules_applies_whole_transactions() {
+    let database = Database::start().await;
+    let weir = Weir::start(&database).await;
+    for name in ["orders", "items"] {
+        database.database().create_collection(name).await.unwrap();
+    }
+    let start = weir.watch(database.watch_request(&["orders"])).await;
+    let mut store = Store::at(start.token());
+    let mut session = database.client().start_session().await.unwrap();
+    let orders = database.collection("orders");
+    let mut written: Vec<Vec<i32>> = Vec::new();
+    let mut next_id = 0;
+    for round in 0..15 {
+        // Several transactions at a time, so that some come in one reply and some alone.
+        for _ in 0..fastrand::usize(1..4) {
+            let ids: Vec<i32> = (next_id..next_id + fastrand::i32(1..5)).collect();
+            next_id += ids.len() as i32;
+            if fastrand::bool() {
+                session.start_transaction().await.unwrap();
+                for id in &ids {
+                    let insert = orders.insert_one(doc! { "_id": id });
+                    insert.session(&mut session).await.unwrap();
+                }
+                session.commit_transaction().await.unwrap();
+                written.push(ids);
+            } else {
+                for id in ids {
+                    orders.insert_one(doc! { "_id": id }).await.unwrap();
+                    written.push(vec![id]);
+                }
+            }
+        }
+        // Something else happens, so that MongoDB's time goes on.
+        let document = doc! { "_id": round };
+        database
+            .collection("items")
+            .insert_one(document)
+            .await
+            .unwrap();
+        let mut consumer = Consumer::open(&weir, &database, &store).await;
+        for _ in 0..fastrand::usize(0..4) {
+            consumer.step(&mut store).await;
+        }
+        assert!(written.starts_with(&store.applied), "{:?}", store.applied);
+    }
+    let mut consumer = Consumer::open(&weir, &database, &store).await;
+    while store.applied.len() < written.len() {
+        consumer.step(&mut store).await;
+        assert!(written.starts_with(&store.applied), "{:?}", store.applied);
     }
 }
 

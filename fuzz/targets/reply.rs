@@ -27,7 +27,8 @@ pub fn run(data: &[u8]) {
 fn read(replies: impl IntoIterator<Item = Vec<u8>>, from_now: bool) -> (Vec<Bytes>, bool) {
     let start = Position::Time(ClusterTime::default());
     let at = (!from_now).then_some(&start);
-    let mut decoder = ReplyDecoder::new(at, at.map(Position::time));
+    let decoder = ReplyDecoder::new(at, at.map(Position::time));
+    let mut decoder = decoder.with_contiguous_transactions(true);
     let mut read = Vec::new();
     let mut reached = ClusterTime::default();
     for (index, reply) in replies.into_iter().enumerate() {

@@ -25,7 +25,9 @@ const MAX_EVENTS: usize = 512;
 /// within its limit.
 const OVERHEAD: usize = 512;
 /// The memory of each event in bytes beyond its content.
-const EVENT_OVERHEAD: usize = 160;
+const EVENT_OVERHEAD: usize = 192;
+
+const _: () = assert!(size_of::<Event>() + size_of::<(u32, EncodedEvent)>() <= EVENT_OVERHEAD);
 
 /// Events of one MongoDB reply, in order.
 #[derive(Debug)]

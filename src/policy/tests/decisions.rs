@@ -263,8 +263,15 @@ fn operations_are_narrowed_to_the_granted_ones() {
     }
     assert!(decision("", &[Pb::Create], true).is_err());
     // Operations that may name other namespaces or unknown fields are granted only by name.
-    for named in [Pb::Rename, Pb::Other] {
-        assert!(decision("operations: [all]", &[named], false).is_err());
+    for named in [Pb::Rename, Pb::Other, Pb::EndOfTransaction] {
+        assert!(decision("operations: [all]", &[named], true).is_err());
+    }
+    // The end of a transaction names no field and has no document, so it can be granted beside both.
+    for more in ["", "\nhide: [ssn]", "\nfilter: {tenant: a}"] {
+        let lines = format!("operations: [insert, endOfTransaction]{more}");
+        let granted = decision(&lines, &[], true).expect("granted");
+        let expected = [Operation::Insert, Operation::EndOfTransaction].into();
+        assert_eq!(granted, Some(expected), "{more}");
     }
     assert!(decision("operations: [all, rename]", &[Pb::Rename], false).is_ok());
     assert!(decision("operations: [all]", &[Pb::Create], true).is_err());

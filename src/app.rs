@@ -151,6 +151,7 @@ impl App {
             min_pool_capacity: config.pool_capacity(),
             server_selection_timeout: config.server_selection_timeout,
             reply_timeout: config.upstream_reply_timeout,
+            ignore_removed_shards: config.ignore_removed_shards,
         })
         .await
         .map_err(StartError::Uri)?;

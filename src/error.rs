@@ -1,23 +1,27 @@
 //! Every error that a call can end with, and the gRPC status that the client receives for it.
 
+mod code_name;
 mod messages;
+mod upstream;
 
 use std::{collections::HashMap, time::Duration};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use bytes::Bytes;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
 use crate::{
-    plan::{FieldViolation, Operation, RequestError, Scope},
-    source::{ClusterTime, Failure, SourceError},
+    plan::{FieldViolation, MAX_VIOLATIONS, Operation, RequestError, Scope},
+    source::{ClusterTime, Refusal},
 };
 
+pub use code_name::code_name;
 use messages::{
-    join_violations, limit_reached, resume_from, token_expired, token_replacement,
-    undeliverable_event,
+    join_violations, limit_reached, no_change_streams, resume_from, token_expired,
+    token_replacement, undeliverable_event, words,
 };
+pub use upstream::UndeliverableEvent;
+use upstream::{put_refusal, put_time};
 
 /// The `domain` of every `google.rpc.ErrorInfo`.
 pub const DOMAIN: &str = "weir";
@@ -105,11 +109,42 @@ pub enum Error {
     /// MongoDB does not answer.
     #[error("MongoDB does not answer: try again from the last token")]
     UpstreamUnavailable,
-    /// The deployment has no change streams.
+    /// MongoDB lacks memory, or limits the rate.
+    #[error("MongoDB is overloaded, {}: try again later, from the last token", words(.refusal.as_ref()))]
+    UpstreamOverloaded {
+        /// MongoDB's error.
+        refusal: Option<Refusal>,
+        /// The delay before a retry that MongoDB asks for.
+        retry: Option<Duration>,
+    },
+    /// The deployment has no change streams, or does not know something that Weir asks for.
+    #[error("{}", no_change_streams(.0.as_ref()))]
+    ChangeStreamsUnsupported(Option<Refusal>),
+    /// MongoDB refuses to open the stream or to go on with it, and no retry is known to help.
     #[error(
-        "this MongoDB deployment has no change streams: run it as a replica set or a sharded cluster"
+        "MongoDB refuses the change stream with {}: the server's log has its message",
+        words(.refusal.as_ref())
     )]
-    ChangeStreamsUnsupported,
+    UpstreamRefused {
+        /// MongoDB's error.
+        refusal: Option<Refusal>,
+        /// The time of the position, if there is one.
+        time: Option<ClusterTime>,
+    },
+    /// A shard that has events after the position was removed from the cluster.
+    #[error(
+        "a shard that the position needs was removed from the cluster: read the data again and watch from now, or ask the operator to set --ignore-removed-shards (MongoDB 9.0)"
+    )]
+    ShardRemoved {
+        /// The time of the position, if there is one.
+        time: Option<ClusterTime>,
+    },
+    /// MongoDB does not compile a regular expression of the filter.
+    #[error("MongoDB refuses a regular expression of the filter: use a simpler one")]
+    PatternRefused {
+        /// The paths of the regular expressions in the request, as far as they are known.
+        fields: Vec<String>,
+    },
     /// Weir's MongoDB user lacks a right.
     #[error(
         "Weir's MongoDB user lacks a right: the operator must grant it find and changeStream on the watched namespace"
@@ -131,6 +166,9 @@ pub enum Error {
     /// An event is larger than MongoDB can send.
     #[error("an event is larger than MongoDB can send{}: request fewer pre- and post-images", undeliverable_event(.0))]
     UpstreamEventTooLarge(UndeliverableEvent),
+    /// A look-up found several documents with the key of an event.
+    #[error("several shards have a document with the key of an event{}, so that MongoDB can't look it up: request no look-up, or delete all but one", undeliverable_event(.0))]
+    LookupAmbiguous(UndeliverableEvent),
     /// A limit of the server is reached.
     #[error("{}", limit_reached(limit, *max))]
     LimitExceeded {
@@ -190,17 +228,6 @@ pub enum Error {
     Internal,
 }
 
-/// The known facts of an event that MongoDB can't send.
-#[derive(Debug, Clone, Default)]
-pub struct UndeliverableEvent {
-    /// The time of the last position before it.
-    pub after: Option<ClusterTime>,
-    /// Its own time.
-    pub time: Option<ClusterTime>,
-    /// The token of the position right after it, valid for the same request.
-    pub next_token: Option<Bytes>,
-}
-
 /// The party that can fix an error. It decides the log level.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Class {
@@ -219,9 +246,10 @@ impl Error {
     #[must_use]
     pub fn code(&self) -> Code {
         match self {
-            Self::InvalidRequest(_) | Self::TokenMalformed(_) | Self::TokenMismatch { .. } => {
-                Code::InvalidArgument
-            }
+            Self::InvalidRequest(_)
+            | Self::PatternRefused { .. }
+            | Self::TokenMalformed(_)
+            | Self::TokenMismatch { .. } => Code::InvalidArgument,
             Self::UnknownField { .. } | Self::Unimplemented(_) => Code::Unimplemented,
             Self::ServiceUnknown(_) => Code::NotFound,
             Self::CredentialsMissing(_)
@@ -231,11 +259,15 @@ impl Error {
             Self::TokenExpired { .. } => Code::OutOfRange,
             Self::Invalidated { .. } => Code::Aborted,
             Self::UpstreamUnavailable
+            | Self::UpstreamOverloaded { .. }
             | Self::KeysUnavailable
             | Self::AccessChanged { .. }
             | Self::MaxAge
             | Self::Draining => Code::Unavailable,
-            Self::ChangeStreamsUnsupported
+            Self::ChangeStreamsUnsupported(_)
+            | Self::UpstreamRefused { .. }
+            | Self::ShardRemoved { .. }
+            | Self::LookupAmbiguous(_)
             | Self::UpstreamAccessDenied
             | Self::ImageUnavailable(_)
             | Self::EventTooLarge { .. }
@@ -250,7 +282,7 @@ impl Error {
     #[must_use]
     pub fn reason(&self) -> &'static str {
         match self {
-            Self::InvalidRequest(_) => "INVALID_REQUEST",
+            Self::InvalidRequest(_) | Self::PatternRefused { .. } => "INVALID_REQUEST",
             Self::UnknownField { .. } | Self::Unimplemented(_) => "NOT_IMPLEMENTED",
             Self::ServiceUnknown(_) => "SERVICE_UNKNOWN",
             Self::RequestTimeout(_) => "REQUEST_TIMEOUT",
@@ -260,11 +292,15 @@ impl Error {
             Self::TokenExpired { .. } => "RESUME_TOKEN_EXPIRED",
             Self::Invalidated { .. } => "WATCH_INVALIDATED",
             Self::UpstreamUnavailable => "UPSTREAM_UNAVAILABLE",
-            Self::ChangeStreamsUnsupported => "CHANGE_STREAMS_UNSUPPORTED",
+            Self::UpstreamOverloaded { .. } => "UPSTREAM_OVERLOADED",
+            Self::ChangeStreamsUnsupported(_) => "CHANGE_STREAMS_UNSUPPORTED",
+            Self::UpstreamRefused { .. } => "UPSTREAM_REFUSED",
+            Self::ShardRemoved { .. } => "SHARD_REMOVED",
             Self::UpstreamAccessDenied => "UPSTREAM_ACCESS_DENIED",
             Self::ImageUnavailable(_) => "IMAGE_UNAVAILABLE",
             Self::EventTooLarge { .. } => "EVENT_TOO_LARGE",
             Self::UpstreamEventTooLarge(_) => "UPSTREAM_EVENT_TOO_LARGE",
+            Self::LookupAmbiguous(_) => "LOOKUP_AMBIGUOUS",
             Self::LimitExceeded { .. } | Self::Quota { .. } => "WATCH_LIMIT_EXCEEDED",
             Self::CredentialsMissing(_) => "CREDENTIALS_MISSING",
             Self::CredentialsInvalid(_) => "CREDENTIALS_INVALID",
@@ -284,6 +320,7 @@ impl Error {
     pub fn class(&self) -> Class {
         match self {
             Self::InvalidRequest(_)
+            | Self::PatternRefused { .. }
             | Self::UnknownField { .. }
             | Self::Unimplemented(_)
             | Self::ServiceUnknown(_)
@@ -301,14 +338,18 @@ impl Error {
             | Self::AccessDenied(_)
             | Self::DeadlineExceeded => Class::Client,
             Self::UpstreamUnavailable
+            | Self::UpstreamOverloaded { .. }
             | Self::KeysUnavailable
             | Self::LimitExceeded { .. }
             | Self::Quota { .. }
             | Self::AccessChanged { .. }
             | Self::MaxAge
             | Self::Draining => Class::Transient,
-            Self::ChangeStreamsUnsupported
+            Self::ChangeStreamsUnsupported(_)
+            | Self::UpstreamRefused { .. }
+            | Self::ShardRemoved { .. }
             | Self::UpstreamAccessDenied
+            | Self::LookupAmbiguous(_)
             | Self::UpstreamEventTooLarge(_) => Class::Operator,
             Self::Internal => Class::Bug,
         }
@@ -331,6 +372,15 @@ impl Error {
                         break;
                     }
                     details.add_bad_request_violation(field, description);
+                }
+            }
+            Self::PatternRefused { fields } => {
+                let description = "MongoDB refuses this regular expression; use a simpler one";
+                for field in fields.iter().take(MAX_VIOLATIONS) {
+                    details.add_bad_request_violation(field, description);
+                }
+                if fields.is_empty() {
+                    details.add_bad_request_violation("filters", self.to_string());
                 }
             }
             Self::TokenMalformed(_) => {
@@ -359,20 +409,29 @@ impl Error {
             Self::UpstreamUnavailable | Self::KeysUnavailable => {
                 details.set_retry_info(Some(RETRY_SOON));
             }
+            Self::UpstreamOverloaded { refusal, retry } => {
+                put_refusal(&mut facts, refusal.as_ref());
+                details.set_retry_info(Some(retry.unwrap_or(RETRY_LATER).max(RETRY_SOON)));
+            }
+            Self::UpstreamRefused { refusal, time } => {
+                put_refusal(&mut facts, refusal.as_ref());
+                put_time(&mut facts, "token_time", *time);
+            }
+            Self::ShardRemoved { time } => put_time(&mut facts, "token_time", *time),
             Self::AccessChanged { .. } | Self::MaxAge | Self::Draining => {
                 if let Self::AccessChanged { after } = &self {
                     put_time(&mut facts, "after_time", *after);
                 }
                 details.set_retry_info(Some(RETRY_SOON + RETRY_JITTER.mul_f64(fastrand::f64())));
             }
-            Self::ChangeStreamsUnsupported => {
-                details.add_precondition_failure_violation(
-                    "TOPOLOGY",
-                    "mongodb",
-                    "MongoDB must run as a replica set or a sharded cluster",
-                );
+            Self::ChangeStreamsUnsupported(refusal) => {
+                put_refusal(&mut facts, refusal.as_ref());
+                let (kind, description) = upstream::requirement(refusal.as_ref());
+                details.add_precondition_failure_violation(kind, "mongodb", description);
             }
-            Self::ImageUnavailable(event) | Self::UpstreamEventTooLarge(event) => {
+            Self::ImageUnavailable(event)
+            | Self::UpstreamEventTooLarge(event)
+            | Self::LookupAmbiguous(event) => {
                 put_time(&mut facts, "after_time", event.after);
                 put_time(&mut facts, "event_time", event.time);
                 if let Some(token) = &event.next_token {
@@ -423,62 +482,6 @@ impl From<RequestError> for Error {
             RequestError::Invalid(violations) => Self::InvalidRequest(violations),
             RequestError::DeploymentNotAllowed => Self::DeploymentNotAllowed,
         }
-    }
-}
-
-/// Returns the client's error for a source failure that is not retried.
-impl From<&SourceError> for Error {
-    fn from(error: &SourceError) -> Self {
-        match error.failure {
-            Failure::Transient => Self::UpstreamUnavailable,
-            Failure::HistoryLost | Failure::TokenNotFound => Self::TokenExpired {
-                time: None,
-                oldest: None,
-            },
-            Failure::TokenInvalid => {
-                Self::TokenMalformed("contains a token that MongoDB can't read: start without a token".to_owned())
-            }
-            Failure::ImageMissing => Self::ImageUnavailable(UndeliverableEvent::default()),
-            Failure::EventTooLarge => Self::UpstreamEventTooLarge(UndeliverableEvent::default()),
-            Failure::Unsupported => Self::ChangeStreamsUnsupported,
-            Failure::AccessDenied | Failure::LoginFailed => Self::UpstreamAccessDenied,
-            Failure::NotACollection => Self::InvalidRequest(vec![FieldViolation {
-                field: "collections".to_owned(),
-                description: "names a view or a time-series collection, which has no change stream; name another collection"
-                    .to_owned(),
-            }]),
-            Failure::Unexpected => Self::Internal,
-        }
-    }
-}
-
-/// Returns the name of a gRPC code, as the gRPC specification has it.
-#[must_use]
-pub fn code_name(code: Code) -> &'static str {
-    match code {
-        Code::Ok => "OK",
-        Code::Cancelled => "CANCELLED",
-        Code::Unknown => "UNKNOWN",
-        Code::InvalidArgument => "INVALID_ARGUMENT",
-        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
-        Code::NotFound => "NOT_FOUND",
-        Code::AlreadyExists => "ALREADY_EXISTS",
-        Code::PermissionDenied => "PERMISSION_DENIED",
-        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
-        Code::FailedPrecondition => "FAILED_PRECONDITION",
-        Code::Aborted => "ABORTED",
-        Code::OutOfRange => "OUT_OF_RANGE",
-        Code::Unimplemented => "UNIMPLEMENTED",
-        Code::Internal => "INTERNAL",
-        Code::Unavailable => "UNAVAILABLE",
-        Code::DataLoss => "DATA_LOSS",
-        Code::Unauthenticated => "UNAUTHENTICATED",
-    }
-}
-
-fn put_time(facts: &mut HashMap<String, String>, key: &str, time: Option<ClusterTime>) {
-    if let Some(time) = time {
-        facts.insert(key.to_owned(), time.to_string());
     }
 }
 

@@ -39,7 +39,7 @@ const LABELLED: [i32; 16] = [
 const TEMPORARY: [i32; 11] = [11601, 237, 279, 290, 50, 202, 24, 112, 365, 211, 70];
 
 /// The errors that end a reading stream, whatever labels they carry.
-const TERMINAL: [(i32, Code, &str); 6] = [
+const TERMINAL: [(i32, Code, &str); 8] = [
     (286, Code::OutOfRange, "RESUME_TOKEN_EXPIRED"),
     (136, Code::OutOfRange, "RESUME_TOKEN_EXPIRED"),
     (47, Code::FailedPrecondition, "IMAGE_UNAVAILABLE"),
@@ -49,6 +49,8 @@ const TERMINAL: [(i32, Code, &str); 6] = [
         Code::FailedPrecondition,
         "CHANGE_STREAMS_UNSUPPORTED",
     ),
+    (376, Code::FailedPrecondition, "CHANGE_STREAMS_UNSUPPORTED"),
+    (464, Code::FailedPrecondition, "SHARD_REMOVED"),
     (13, Code::FailedPrecondition, "UPSTREAM_ACCESS_DENIED"),
 ];
 
@@ -58,8 +60,25 @@ const LOGIN: [(i32, Code, &str); 2] = [
     (8000, Code::FailedPrecondition, "UPSTREAM_ACCESS_DENIED"),
 ];
 
-/// Errors of a malformed request of Weir's.
-const BROKEN: [i32; 12] = [20, 26, 73, 72, 9, 14, 2, 40415, 50865, 40674, 376, 464];
+/// Errors with which MongoDB refuses a command, by their documented codes. At the opening most mean that
+/// the deployment does not know what Weir asks for.
+const REFUSED: [(i32, Code, &str); 8] = [
+    (20, Code::FailedPrecondition, "CHANGE_STREAMS_UNSUPPORTED"),
+    (26, Code::FailedPrecondition, "UPSTREAM_REFUSED"),
+    (73, Code::InvalidArgument, "INVALID_REQUEST"),
+    (72, Code::FailedPrecondition, "CHANGE_STREAMS_UNSUPPORTED"),
+    (9, Code::FailedPrecondition, "CHANGE_STREAMS_UNSUPPORTED"),
+    (14, Code::FailedPrecondition, "CHANGE_STREAMS_UNSUPPORTED"),
+    (2, Code::FailedPrecondition, "CHANGE_STREAMS_UNSUPPORTED"),
+    (
+        40415,
+        Code::FailedPrecondition,
+        "CHANGE_STREAMS_UNSUPPORTED",
+    ),
+];
+
+/// Errors of a malformed request of Weir's, which MongoDB does not document.
+const BROKEN: [i32; 2] = [50865, 40674];
 
 /// Errors about a token, which are final only at the opening.
 const TOKENS: [(i32, Code, &str); 6] = [
@@ -68,7 +87,7 @@ const TOKENS: [(i32, Code, &str); 6] = [
     (40576, Code::InvalidArgument, "RESUME_TOKEN_MALFORMED"),
     (40585, Code::InvalidArgument, "RESUME_TOKEN_MALFORMED"),
     (40615, Code::InvalidArgument, "RESUME_TOKEN_MALFORMED"),
-    (280, Code::OutOfRange, "RESUME_TOKEN_EXPIRED"),
+    (280, Code::FailedPrecondition, "UPSTREAM_REFUSED"),
 ];
 
 /// A failure of Weir's commands only.
@@ -179,11 +198,13 @@ async fn a_terminal_error_ends_a_watch_with_its_reason_after_one_attempt() {
     let database = Database::options().start().await;
     let weir = Weir::start(&database).await;
     let internal = BROKEN.map(|code| (code, Code::Internal, "INTERNAL"));
+    let refused = REFUSED.map(|(code, ..)| (code, Code::FailedPrecondition, "UPSTREAM_REFUSED"));
     let mut of_one_event = 0;
-    for (code, expected, reason) in TERMINAL.into_iter().chain(internal) {
+    let final_ones = TERMINAL.map(|(code, ..)| code);
+    for (code, expected, reason) in TERMINAL.into_iter().chain(refused).chain(internal) {
         let plain = weir_command_failure(&["getMore"], code);
         let mut failures = vec![plain.clone(), plain.clone().label(NOT_RESUMABLE)];
-        if expected != Code::Internal {
+        if final_ones.contains(&code) {
             failures.push(plain.label(RESUMABLE));
         }
         if matches!(code, 47 | 10334) {
@@ -231,8 +252,9 @@ async fn a_token_that_is_not_found_gets_one_attempt_by_time() {
 
         let failure = weir_command_failure(&["getMore", "aggregate"], code);
         let status = status_after(&database, &weir, failure).await;
+        // The oplog has the position: it has not expired.
         let expected = match code {
-            280 => (Code::OutOfRange, "RESUME_TOKEN_EXPIRED"),
+            280 => (Code::FailedPrecondition, "UPSTREAM_REFUSED"),
             _ => (Code::InvalidArgument, "RESUME_TOKEN_MALFORMED"),
         };
         assert_eq!((status.code(), &*error_reason(&status)), expected);
@@ -279,7 +301,7 @@ async fn a_terminal_error_at_the_opening_has_its_own_reason() {
     let weir = Weir::without_linger(&database).await;
     let internal = BROKEN.map(|code| (code, Code::Internal, "INTERNAL"));
     let all = TERMINAL.into_iter().chain(LOGIN).chain(TOKENS);
-    for (code, expected, reason) in all.chain(internal) {
+    for (code, expected, reason) in all.chain(REFUSED).chain(internal) {
         database
             .fail(weir_command_failure(&["aggregate"], code).times(1))
             .await;
@@ -287,7 +309,8 @@ async fn a_terminal_error_at_the_opening_has_its_own_reason() {
         assert_eq!(status.code(), expected, "{code}: {status:?}");
         assert_eq!(error_reason(&status), reason, "{code}");
         let topology = status.get_details_precondition_failure();
-        assert_eq!(topology.is_some(), code == 40573, "{code}: {status:?}");
+        let unsupported = reason == "CHANGE_STREAMS_UNSUPPORTED";
+        assert_eq!(topology.is_some(), unsupported, "{code}: {status:?}");
         // There was one attempt, so the failpoint is used up.
         weir.watch(database.watch_request(&[ORDERS])).await;
         weir.wait_for_no_feeds().await;
@@ -340,10 +363,19 @@ async fn reopening_stops_after_one_attempt_when_the_error_is_final() {
     let database = Database::options().start().await;
     let proxy = Proxy::to(database.address()).await;
     let weir = Weir::without_linger_at(&proxy.mongodb_uri()).await;
-    let internal = [20, 40415, 464].map(|code| (code, Code::Internal, "INTERNAL"));
-    let all = TERMINAL.into_iter().chain(TOKENS).chain(internal);
+    let internal = BROKEN.map(|code| (code, Code::Internal, "INTERNAL"));
+    // Those that mean the token where there is one have tests of their own.
+    let refused = REFUSED
+        .into_iter()
+        .filter(|(code, ..)| !matches!(code, 2 | 9 | 14));
+    let all = TERMINAL
+        .into_iter()
+        .chain(TOKENS)
+        .chain(refused)
+        .chain(internal);
     for (code, expected, reason) in all {
-        let by_time = TOKENS.iter().any(|(token, ..)| *token == code);
+        // A denial (13) may be the token's too.
+        let by_time = code == 13 || TOKENS.iter().any(|(token, ..)| *token == code);
         // Or with one event per reply, for the events before the one that can't be sent.
         let singly = matches!(code, 47 | 10334);
         let attempts = if by_time || singly { 2 } else { 1 };
@@ -357,7 +389,7 @@ async fn reopening_stops_after_one_attempt_when_the_error_is_final() {
         drop(weir.watch(database.watch_request(&[ORDERS])).await);
         weir.wait_for_no_feeds().await;
     }
-    tally(Figure::Faults, 15);
+    tally(Figure::Faults, 21);
 }
 
 /// Streams that open and fail for ever: no tight loop, and an end after the grace period.
@@ -374,7 +406,7 @@ async fn a_stream_that_opens_and_fails_for_longer_than_the_grace_ends() {
         let opened = restarts().await - before;
         let expected = match code {
             // By its time.
-            280 => (Code::OutOfRange, "RESUME_TOKEN_EXPIRED", 1.0..=1.0),
+            280 => (Code::FailedPrecondition, "UPSTREAM_REFUSED", 1.0..=1.0),
             _ => (Code::Unavailable, "UPSTREAM_UNAVAILABLE", 3.0..=7.0),
         };
         let reported = (status.code(), &*error_reason(&status));

@@ -104,6 +104,7 @@ async fn check(config: &ServeConfig) -> ExitCode {
         min_pool_capacity: config.pool_capacity(),
         server_selection_timeout: config.server_selection_timeout,
         reply_timeout: config.upstream_reply_timeout,
+        ignore_removed_shards: config.ignore_removed_shards,
     };
     let result = match app::check_config(config).await {
         Ok(()) => MongoSource::new(&settings).await.map_err(StartError::Uri),

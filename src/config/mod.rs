@@ -66,6 +66,11 @@ pub struct ServeConfig {
     #[arg(long, env = "WEIR_ALLOW_DEPLOYMENT_WATCH")]
     pub allow_deployment_watch: bool,
 
+    /// On a sharded cluster, read streams on without the events of shards that were removed, which are lost,
+    /// instead of ending watches with SHARD_REMOVED. Needs MongoDB 9.0
+    #[arg(long, env = "WEIR_IGNORE_REMOVED_SHARDS")]
+    pub ignore_removed_shards: bool,
+
     /// The name of this MongoDB deployment in resume tokens; a token with another name is refused. Must be
     /// the same on all replicas of Weir [default: the name of the replica set]
     #[arg(long, env = "WEIR_DEPLOYMENT_NAME", value_name = "NAME")]

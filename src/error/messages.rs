@@ -1,7 +1,7 @@
 //! Error messages whose text depends on the known facts.
 
-use super::{FieldViolation, UndeliverableEvent};
-use crate::source::ClusterTime;
+use super::{FieldViolation, UndeliverableEvent, upstream::remedy};
+use crate::source::{ClusterTime, Refusal};
 
 pub(super) fn resume_from(after: Option<ClusterTime>) -> String {
     after.map_or_else(
@@ -27,6 +27,22 @@ pub(super) fn token_replacement(time: Option<ClusterTime>) -> String {
         || "send it with the request that it came from, or start without a token".to_owned(),
         |time| format!("continue with start_time {}", time.seconds),
     )
+}
+
+/// Returns MongoDB's error in words.
+pub(super) fn words(refusal: Option<&Refusal>) -> String {
+    refusal.map_or_else(|| "an unnamed error".to_owned(), Refusal::to_string)
+}
+
+pub(super) fn no_change_streams(refusal: Option<&Refusal>) -> String {
+    match refusal {
+        Some(refusal) if refusal.code != 40573 => format!(
+            "this MongoDB deployment does not support this change stream: it refuses with {refusal}{}",
+            remedy(refusal)
+        ),
+        _ => "this MongoDB deployment has no change streams: run it as a replica set or a sharded cluster"
+            .to_owned(),
+    }
 }
 
 pub(super) fn limit_reached(limit: &str, max: usize) -> String {

@@ -255,7 +255,11 @@ impl CatchUp {
         match opened {
             Ok(opened) => Ok((permit, Some(opened))),
             // A failed login may be temporary. If access is denied permanently, the next attempt fails too.
-            Err(Error::UpstreamUnavailable | Error::UpstreamAccessDenied) => Ok((permit, None)),
+            Err(
+                Error::UpstreamUnavailable
+                | Error::UpstreamOverloaded { .. }
+                | Error::UpstreamAccessDenied,
+            ) => Ok((permit, None)),
             Err(error) => Err(error),
         }
     }

@@ -270,7 +270,7 @@ impl Inner {
         // A replica set gets its name when it is initiated. Tokens with an empty name would match any
         // other set that is not initiated.
         if facts.set_name.is_empty() {
-            return Err(Error::ChangeStreamsUnsupported);
+            return Err(Error::ChangeStreamsUnsupported(None));
         }
         Ok(self.deployment.get_or_init(|| facts.set_name))
     }

@@ -21,7 +21,7 @@ pub(super) struct OpenedStream {
 }
 
 /// Opens `plan`'s stream for a watch: one attempt by token, and one by the token's time when
-/// MongoDB does not find the token with this pipeline. If the first reply contains an event that
+/// MongoDB does not find the token with this pipeline, or denies access to it. If the first reply contains an event that
 /// MongoDB cannot send, opens the stream again with one event per reply, to get the events before it.
 ///
 /// `plan` is the plan that made the token, or the scope's shared one, which contains every event.
@@ -48,7 +48,7 @@ async fn open_with_fallback(
     batch_size: BatchSize,
 ) -> Result<OpenedStream, SourceError> {
     match open_at(source, plan, at, batch_size).await {
-        Err(error) if error.failure == Failure::TokenNotFound => match at {
+        Err(error) if may_mean_the_token(error.failure) => match at {
             Some(at) if can_resume_by_time(at) => open_by_time(source, plan, at, batch_size).await,
             _ => Err(error),
         },
@@ -89,6 +89,13 @@ pub(super) async fn open_at(
 /// of an `invalidate` would return the same `invalidate` again.
 pub(super) fn can_resume_by_time(at: &Position) -> bool {
     matches!(at, Position::Event { .. } | Position::HighWater { .. })
+}
+
+/// Returns whether the failure of an opening with a token may be the token's alone. Some compatible servers
+/// deny access (13) for a token that names a collection of the server's own, such as `db.$cmd`; without a
+/// token the denial is about the rights of Weir's user.
+pub(super) fn may_mean_the_token(failure: Failure) -> bool {
+    matches!(failure, Failure::TokenNotFound | Failure::AccessDenied)
 }
 
 /// Opens `plan`'s stream at the time of a position whose token MongoDB rejects.
@@ -136,13 +143,15 @@ pub(super) async fn final_error(
         Some(at) => undeliverable::describe(source, plan, token_context, error.failure, at).await,
         None => UndeliverableEvent::default(),
     };
-    match Error::from(error) {
-        Error::TokenExpired { .. } => Error::TokenExpired {
-            time: at.map(Position::time),
-            oldest: source.oldest_time().await.ok().flatten(),
-        },
+    let oldest = match error.failure {
+        Failure::HistoryLost | Failure::TokenNotFound => source.oldest_time().await.ok().flatten(),
+        _ => None,
+    };
+    match Error::of_stream(error, &plan.scope, at.map(Position::time), oldest) {
+        expired @ Error::TokenExpired { .. } => expired,
         Error::ImageUnavailable(_) => Error::ImageUnavailable(describe().await),
         Error::UpstreamEventTooLarge(_) => Error::UpstreamEventTooLarge(describe().await),
+        Error::LookupAmbiguous(_) => Error::LookupAmbiguous(describe().await),
         other => {
             tracing::warn!(code = error.code, failure = ?error.failure, %error, "change stream failed");
             other

@@ -8,7 +8,10 @@ use crate::{
     error::Error,
     hub::{
         backoff::Backoff,
-        open::{OpenedStream, can_resume_by_time, final_error, open_at, open_by_time},
+        open::{
+            OpenedStream, can_resume_by_time, final_error, may_mean_the_token, open_at,
+            open_by_time,
+        },
         resume_deduplicator::ResumeDeduplicator,
     },
     metrics::{Metrics, Stage},
@@ -218,23 +221,28 @@ impl ReconnectingStream {
         self.cursor = None;
         // Do not try a token again that MongoDB did not find: this failure has another cause.
         let mut by_time = self.by_time.as_ref() == Some(&self.position);
+        // An open stream was not refused for its token.
+        let mut at_opening = false;
         loop {
             if let Some(error) = failed {
                 match error.failure {
                     // The credentials were accepted when the stream was opened, so this may be temporary.
-                    Failure::Transient | Failure::LoginFailed => {
+                    Failure::Transient | Failure::Overloaded | Failure::LoginFailed => {
                         self.back_off(&error, observer).await?;
                     }
                     // The events before it in the failed reply have not been delivered yet.
-                    Failure::ImageMissing | Failure::EventTooLarge
-                        if self.batch_size == BatchSize::Default
+                    failure
+                        if failure.concerns_one_event()
+                            && self.batch_size == BatchSize::Default
                             && self.single_events_from.as_ref() != Some(&self.position) =>
                     {
                         tracing::info!(code = error.code, %error, "a reply failed because of one event; reading one event per reply");
                         self.start_single_events();
                     }
-                    Failure::TokenNotFound | Failure::TokenInvalid
-                        if can_resume_by_time(&self.position)
+                    failure
+                        if (matches!(failure, Failure::TokenNotFound | Failure::TokenInvalid)
+                            || at_opening && may_mean_the_token(failure))
+                            && can_resume_by_time(&self.position)
                             && self.by_time.as_ref() != Some(&self.position) =>
                     {
                         // A filter on a looked-up document may pass an event once and not again, and then
@@ -271,6 +279,7 @@ impl ReconnectingStream {
                 }
                 Err(error) => failed = Some(error),
             }
+            at_opening = true;
         }
     }
 
@@ -289,10 +298,14 @@ impl ReconnectingStream {
             self.set_stage(Stage::Reconnecting, "the change stream was lost", observer);
         }
         let left = self.upstream_grace.saturating_sub(since.elapsed());
-        let delay = self.backoff.next_delay();
+        let asked_for = error.retry_after().unwrap_or_default();
+        let delay = self.backoff.next_delay().max(asked_for);
         sleep(delay.min(left)).await;
         if delay >= left {
-            return Err(Error::UpstreamUnavailable);
+            return Err(match error.failure {
+                Failure::Overloaded => Error::from(error),
+                _ => Error::UpstreamUnavailable,
+            });
         }
         Ok(())
     }

@@ -66,6 +66,7 @@ pub(super) fn redact(error: Error, view: &View, keys: Option<&Arc<TokenKeys>>) -
         Error::UpstreamEventTooLarge(undeliverable) => {
             Error::UpstreamEventTooLarge(redact(undeliverable))
         }
+        Error::LookupAmbiguous(undeliverable) => Error::LookupAmbiguous(redact(undeliverable)),
         other => other,
     }
 }
@@ -173,6 +174,7 @@ fn can_fail(failure: Failure, plan: &Plan, operation: Operation) -> bool {
             Operation::Replace | Operation::Delete => plan.requires_pre_image(),
             _ => false,
         },
+        Failure::LookupAmbiguous => operation == Operation::Update,
         _ => operation.is_document(),
     }
 }

@@ -19,6 +19,7 @@ mod value_test;
 use changed::ChangedCondition;
 pub use event_fields::EventFields;
 pub(super) use number::Number;
+pub(crate) use number::equal_numbers;
 pub(super) use path::Path;
 use row_filter::RowFilter;
 pub(super) use value::{Literal, TypeClass, fields};

@@ -24,34 +24,42 @@ const MAX_PREFIX_BYTES: usize = 1024;
 /// The most memory of all compiled patterns together. An ordinary pattern takes about 10 KiB.
 const MAX_COMPILED_BYTES: usize = 8 * 1024 * 1024;
 
-/// Converts filters that must all hold to one predicate, and returns the memory of its compiled patterns
-/// in bytes. The predicate is `None` if there are no filters, or none that is valid; violations are noted
+/// The regular expressions of the filters of a request.
+#[derive(Debug, Default)]
+pub(super) struct Patterns {
+    /// The memory that they take when they are compiled, in bytes.
+    pub compiled_bytes: usize,
+    /// Their paths in the request, in order.
+    pub fields: Vec<String>,
+}
+
+/// Converts filters that must all hold to one predicate, and returns its regular expressions. The predicate is `None` if there are no filters, or none that is valid; violations are noted
 /// in `findings`.
 pub(super) fn predicate(
     filters: Vec<pb::Filter>,
     findings: &mut Findings,
-) -> (Option<Predicate>, usize) {
+) -> (Option<Predicate>, Patterns) {
     let mut checker = Checker {
         findings,
         conditions: 0,
         literal_bytes: 0,
-        compiled_bytes: 0,
+        patterns: Patterns::default(),
     };
     let mut predicates = checker.filters("filters", filters, 1);
-    let pattern_bytes = checker.compiled_bytes;
+    let patterns = checker.patterns;
     let predicate = match predicates.len() {
         0 => None,
         1 => predicates.pop(),
         _ => Some(Predicate::AllOf(predicates)),
     };
-    (predicate, pattern_bytes)
+    (predicate, patterns)
 }
 
 struct Checker<'a> {
     findings: &'a mut Findings,
     conditions: usize,
     literal_bytes: usize,
-    compiled_bytes: usize,
+    patterns: Patterns,
 }
 
 impl Checker<'_> {
@@ -61,7 +69,7 @@ impl Checker<'_> {
         self.findings.is_full()
             || self.conditions > MAX_CONDITIONS
             || self.literal_bytes > MAX_LITERAL_BYTES
-            || self.compiled_bytes > MAX_COMPILED_BYTES
+            || self.patterns.compiled_bytes > MAX_COMPILED_BYTES
     }
 
     fn filters(&mut self, list: &str, filters: Vec<pb::Filter>, depth: usize) -> Vec<Predicate> {
@@ -228,10 +236,11 @@ impl Checker<'_> {
         let compiled = Pattern::new(&regex.pattern, &options)
             .map_err(|problem| self.findings.invalid(format!("{at}.pattern"), problem))
             .ok()?;
-        self.compiled_bytes = self
+        self.patterns.compiled_bytes = self
+            .patterns
             .compiled_bytes
             .saturating_add(compiled.compiled_bytes());
-        if self.compiled_bytes > MAX_COMPILED_BYTES {
+        if self.patterns.compiled_bytes > MAX_COMPILED_BYTES {
             self.findings.invalid(
                 format!("{at}.pattern"),
                 format!(
@@ -241,6 +250,7 @@ impl Checker<'_> {
             );
             return None;
         }
+        self.patterns.fields.push(format!("{at}.pattern"));
         Some(Condition::Regex {
             pattern: regex.pattern,
             options,

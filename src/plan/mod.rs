@@ -35,6 +35,7 @@ pub use pipeline::Plan;
 mod residual;
 pub use residual::Residual;
 mod evaluator;
+pub(crate) use evaluator::equal_numbers;
 pub use evaluator::{Evaluator, EventFields, MatchTransition};
 mod index;
 pub use index::FilterIndex;

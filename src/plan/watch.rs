@@ -61,6 +61,8 @@ pub struct Watch {
     pub filter: Option<Predicate>,
     /// The memory that the compiled patterns of the filter take, in bytes.
     pub pattern_bytes: usize,
+    /// The paths of the regular expressions in the request's filters, in order.
+    pub pattern_fields: Vec<String>,
     /// The result of the filter where it is unknown for lack of a document.
     pub missing_image: MissingImage,
     /// The start position.
@@ -110,7 +112,7 @@ impl Watch {
         let expanded = request.show_expanded_events;
         let scope = Scope::from_names(request.database, request.collections, f);
         let operations = operations(&request.operations, expanded, f);
-        let (filter, pattern_bytes) = filters::predicate(request.filters, f);
+        let (filter, patterns) = filters::predicate(request.filters, f);
         let start = start(request.start, f);
         let end_time = request
             .end_time
@@ -128,7 +130,8 @@ impl Watch {
             scope: scope.unwrap_or(Scope::Deployment),
             operations,
             filter,
-            pattern_bytes,
+            pattern_bytes: patterns.compiled_bytes,
+            pattern_fields: patterns.fields,
             missing_image: missing_image(request.missing_image_policy, f),
             start,
             end_time,

@@ -184,7 +184,7 @@ impl WatchApi {
                     (permits, gauge),
                 ))
             }
-            Err(error) => Err((error, outcome)),
+            Err(error) => Err((error.with_patterns(&watch.pattern_fields), outcome)),
         }
     }
 

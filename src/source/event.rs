@@ -7,7 +7,7 @@ use bytes::Bytes;
 use crate::{
     plan::{INTERNAL_DATABASES, Operation},
     raw::{self, Element, Elements},
-    source::{ClusterTime, Position, transaction::TransactionId},
+    source::{ClusterTime, Position, looked_up::is_foreign, transaction::TransactionId},
 };
 
 /// The events of one reply of MongoDB.
@@ -54,6 +54,9 @@ pub struct Event {
     pub(super) transaction: TransactionId,
     /// Its index among the fragments of a split event; `None` for a whole event.
     pub(super) fragment: Option<Fragment>,
+    /// `true` when its `fullDocument` is another document than the changed one; see
+    /// [`looked_up`](super::looked_up).
+    pub(super) has_foreign_document: bool,
 }
 
 /// The `splitEvent` field: this is fragment `index` of `of`, counted from 1.
@@ -88,6 +91,7 @@ impl Event {
         let mut fragment = None;
         let (mut lsid, mut transaction_number) = (None, None);
         let (mut namespace, mut new_namespace) = (None, None);
+        let (mut document_key, mut full_document) = (None, None);
         for field in Elements::new(&buffer[bytes.clone()])? {
             let field = field?;
             match field.key {
@@ -97,6 +101,8 @@ impl Event {
                     cluster_time = Some(field.as_timestamp());
                 }
                 b"wallTime" if wall_time.is_none() => wall_time = Some(field.as_datetime_millis()),
+                b"documentKey" if document_key.is_none() => document_key = field.as_document(),
+                b"fullDocument" if full_document.is_none() => full_document = field.as_document(),
                 b"splitEvent" if fragment.is_none() => fragment = Some(field.as_document()),
                 b"lsid" if lsid.is_none() => lsid = Some(field),
                 b"txnNumber" if transaction_number.is_none() => transaction_number = Some(field),
@@ -107,12 +113,17 @@ impl Event {
         }
         let token = token.flatten().ok_or(EventError::NoToken)?;
         let cluster_time = cluster_time.flatten();
+        let operation = operation
+            .flatten()
+            .map_or(Operation::Other, Operation::from_name);
+        let has_foreign_document = operation == Operation::Update
+            && document_key
+                .zip(full_document)
+                .is_some_and(|(key, document)| is_foreign(key, document));
         Ok(Self {
             bytes,
             token: range_in(buffer, token),
-            operation: operation
-                .flatten()
-                .map_or(Operation::Other, Operation::from_name),
+            operation,
             cluster_time: cluster_time
                 .map(|(seconds, increment)| ClusterTime { seconds, increment })
                 .unwrap_or_default(),
@@ -122,6 +133,7 @@ impl Event {
             is_internal: namespace == Some(true) && new_namespace != Some(false),
             transaction: TransactionId::read(lsid, transaction_number),
             fragment: fragment.flatten().and_then(Fragment::parse),
+            has_foreign_document,
         })
     }
 
@@ -142,6 +154,7 @@ impl Event {
             is_internal: false,
             transaction: TransactionId::None,
             fragment: None,
+            has_foreign_document: false,
         }
     }
 

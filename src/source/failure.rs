@@ -3,15 +3,25 @@
 //! Codes and labels follow "Resumable Error" in the drivers' change streams specification, and
 //! `error_codes.yml` of the server.
 
+mod codes;
+mod refusal;
+
+use std::time::Duration;
+
 use mongodb::error::{Error as DriverError, ErrorKind};
 
 use crate::source::{EventError, Position};
+
+use codes::{ErrorReply, classify, reclassify_opening};
+pub use refusal::Refusal;
 
 /// The meaning of a failure for the stream that it happened to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Failure {
     /// MongoDB or this cursor is unavailable: open again at the same position after a pause.
     Transient,
+    /// MongoDB lacks memory or limits the rate (146, 16500): the same, after a longer pause.
+    Overloaded,
     /// The position is no longer in the oplog (286, 136).
     HistoryLost,
     /// This pipeline did not find the token (280); the position itself may still be in the oplog.
@@ -22,16 +32,26 @@ pub enum Failure {
     ImageMissing,
     /// An event is larger than MongoDB can send (10334).
     EventTooLarge,
-    /// The deployment has no change streams (40573).
+    /// A look-up found several documents with the event's key, on several shards (280, 170).
+    LookupAmbiguous,
+    /// A shard that the position needs was removed from the cluster (464).
+    ShardRemoved,
+    /// The deployment has no change streams (40573), or not with these options (40415).
     Unsupported,
     /// Weir's MongoDB user lacks a privilege.
     AccessDenied,
     /// Weir's MongoDB user could not log in. The password may be wrong, or MongoDB may be temporarily
     /// unable to check it, as in an election or while its users change.
     LoginFailed,
-    /// The namespace is a view or a time-series collection, which has no change stream (166).
+    /// The namespace is a view or a time-series collection, which has no change stream (166, 115).
     NotACollection,
-    /// Anything else: MongoDB rejected a command that Weir should not have sent.
+    /// The namespace is MongoDB's own, or its name is invalid (73).
+    InvalidName,
+    /// MongoDB does not compile a regular expression of the pipeline (51091).
+    PatternRefused,
+    /// MongoDB refuses with another code that it documents, or fails by itself: no retry is known to help.
+    Refused,
+    /// Anything else: a code that MongoDB does not document, or a reply that it should never send.
     Unexpected,
 }
 
@@ -39,7 +59,16 @@ impl Failure {
     /// Returns `true` when the failure concerns one event, so that the events before it can be read.
     #[must_use]
     pub fn concerns_one_event(self) -> bool {
-        matches!(self, Self::ImageMissing | Self::EventTooLarge)
+        matches!(
+            self,
+            Self::ImageMissing | Self::EventTooLarge | Self::LookupAmbiguous
+        )
+    }
+
+    /// Returns `true` when the failure passes by itself, so that the stream can be opened again.
+    #[must_use]
+    pub fn is_passing(self) -> bool {
+        matches!(self, Self::Transient | Self::Overloaded)
     }
 }
 
@@ -51,6 +80,12 @@ pub struct SourceError {
     pub failure: Failure,
     /// MongoDB's error code, if it sent one.
     pub code: Option<i32>,
+    /// MongoDB's name of that code; empty if it sent none.
+    code_name: String,
+    /// The pause that the server asks for before the next attempt.
+    retry_after: Option<Duration>,
+    /// MongoDB's message alone; empty if it sent no code.
+    said: String,
     /// The message of the driver or the server. Only for logs: it may quote data.
     pub message: String,
 }
@@ -61,6 +96,9 @@ impl SourceError {
         Self {
             failure,
             code: None,
+            code_name: String::new(),
+            retry_after: None,
+            said: String::new(),
             message: message.into(),
         }
     }
@@ -70,16 +108,44 @@ impl SourceError {
         Self::new(Failure::Unexpected, message)
     }
 
-    /// Reclassifies a failure to open a stream at a position. MongoDB has codes for tokens that it can't
-    /// use, but reports a token of another format with the codes of a malformed command. The rest of the
-    /// command is Weir's and is valid in every other call, so these codes mean the token.
+    /// Reclassifies a failure to open a stream at a position: a code may mean the token, an option or the
+    /// namespace then. `one_collection` is `true` if the stream is of a single collection.
     #[must_use]
-    pub(super) fn when_opening_at(mut self, at: Option<&Position>) -> Self {
+    pub(super) fn when_opening_at(mut self, at: Option<&Position>, one_collection: bool) -> Self {
         let has_token = at.is_some_and(|at| !matches!(at, Position::Time(_)));
-        if has_token && matches!(self.code, Some(2 | 9 | 14 | 40414)) {
-            self.failure = Failure::TokenInvalid;
+        if let Some(code) = self.code {
+            let reply = ErrorReply {
+                code,
+                name: &self.code_name,
+                message: &self.said,
+                ..ErrorReply::default()
+            };
+            self.failure = reclassify_opening(reply, self.failure, has_token, one_collection);
         }
         self
+    }
+
+    /// Returns MongoDB's error in words that may be shown to a client; `None` if MongoDB sent no code.
+    #[must_use]
+    pub fn refusal(&self) -> Option<Refusal> {
+        let code = self.code?;
+        Some(Refusal::new(code, &self.code_name, &self.said))
+    }
+
+    /// Returns whether the failure of an opening may be about an option of `$changeStream`: MongoDB names it,
+    /// or names no other part of the command as unknown.
+    pub(super) fn may_refuse(&self, option: &str) -> bool {
+        let about = self.refusal().and_then(|it| it.about);
+        match about {
+            Some(about) if about != "$changeStream" => about == option,
+            _ => self.code == Some(40415),
+        }
+    }
+
+    /// Returns the pause that the server asks for before the next attempt, at most a minute.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        self.retry_after
     }
 
     /// Returns the reason as the value of a metric label, one of a closed set.
@@ -87,19 +153,28 @@ impl SourceError {
     pub fn label(&self) -> &'static str {
         match (self.failure, self.code) {
             (Failure::Transient, Some(43)) => "cursor_not_found",
-            (Failure::Transient, Some(189 | 10107 | 13435 | 11602)) => "election",
+            (
+                Failure::Transient,
+                Some(95 | 135 | 189 | 216 | 281 | 10058 | 10107 | 11602 | 13435 | 13436),
+            ) => "election",
             (Failure::Transient, Some(91 | 11600)) => "shutdown",
             (Failure::Transient, Some(_)) => "server",
             (Failure::Transient, None) => "network",
+            (Failure::Overloaded, _) => "overload",
             (Failure::HistoryLost, _) => "history_lost",
             (Failure::TokenNotFound | Failure::TokenInvalid, _) => "token",
             (Failure::ImageMissing, _) => "image_missing",
             (Failure::EventTooLarge, _) => "event_too_large",
+            (Failure::LookupAmbiguous, _) => "lookup_ambiguous",
             (Failure::LoginFailed, _) => "login",
             (
-                Failure::Unsupported
+                Failure::ShardRemoved
+                | Failure::Unsupported
                 | Failure::AccessDenied
                 | Failure::NotACollection
+                | Failure::InvalidName
+                | Failure::PatternRefused
+                | Failure::Refused
                 | Failure::Unexpected,
                 _,
             ) => "other",
@@ -115,21 +190,44 @@ impl From<EventError> for SourceError {
 
 impl From<DriverError> for SourceError {
     fn from(error: DriverError) -> Self {
-        let (code, message) = match &*error.kind {
+        let command = match &*error.kind {
+            ErrorKind::Command(command) => Some(command),
+            _ => None,
+        };
+        let (code, message) = match (&*error.kind, command) {
             // The driver's message would contain the whole reply in hexadecimal.
-            ErrorKind::Command(command) => (Some(command.code), command.to_string()),
+            (_, Some(command)) => (Some(command.code), command.to_string()),
             // The driver wraps every error that happens during authentication.
-            kind @ ErrorKind::Authentication { .. } => {
+            (kind @ ErrorKind::Authentication { .. }, _) => {
                 (command_code_behind(&error), kind.to_string())
             }
             _ => (None, error.to_string()),
         };
+        let code_name = command.map_or(String::new(), |it| it.code_name.clone());
+        let said = command.map_or(String::new(), |it| it.message.clone());
         Self {
-            failure: classify(&error, code),
+            failure: classify_error(&error, code, &code_name, &said),
             code,
+            code_name,
+            retry_after: command
+                .and_then(|it| it.base_backoff.or_else(|| wait_in(&it.message)))
+                .map(|wait| wait.min(LONGEST_WAIT)),
+            said,
             message,
         }
     }
+}
+
+/// The longest wait before the next attempt that a server may ask for.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
+
+/// Returns the wait that the message of an error 16500 of Azure Cosmos DB asks for.
+fn wait_in(message: &str) -> Option<Duration> {
+    let (_, rest) = message.split_once("RetryAfterMs=")?;
+    let digits = rest
+        .find(|it: char| !it.is_ascii_digit())
+        .map_or(rest, |end| &rest[..end]);
+    digits.parse().ok().map(Duration::from_millis)
 }
 
 /// Returns the error code of the command that caused another error.
@@ -143,135 +241,36 @@ fn command_code_behind(error: &DriverError) -> Option<i32> {
     }
 }
 
-fn classify(error: &DriverError, code: Option<i32>) -> Failure {
+fn classify_error(error: &DriverError, code: Option<i32>, name: &str, message: &str) -> Failure {
+    let with_code = |code| ErrorReply {
+        code,
+        name,
+        message,
+        ..ErrorReply::default()
+    };
     if matches!(&*error.kind, ErrorKind::Authentication { .. }) {
-        let cause = code.map(|code| classify_code(code, false, false));
+        let cause = code.map(|code| classify(with_code(code)));
         return cause
-            .filter(|it| *it == Failure::Transient)
+            .filter(|cause| cause.is_passing())
             .unwrap_or(Failure::LoginFailed);
     }
     if let Some(code) = code {
-        // An overloaded server uses the last two to ask for a later retry.
-        let resumable_labels = [
-            "ResumableChangeStreamError",
-            "RetryableError",
-            "SystemOverloadedError",
-        ];
-        return classify_code(
-            code,
-            resumable_labels
-                .iter()
-                .any(|label| error.contains_label(label)),
-            error.contains_label("NonResumableChangeStreamError"),
-        );
+        let has = |label| error.contains_label(label);
+        return classify(ErrorReply {
+            resumable: has("ResumableChangeStreamError") || has("RetryableError"),
+            not_resumable: has("NonResumableChangeStreamError"),
+            overloaded: has("SystemOverloadedError"),
+            ..with_code(code)
+        });
     }
     match &*error.kind {
         ErrorKind::BsonSerialization(_)
         | ErrorKind::InvalidTlsConfig { .. }
-        | ErrorKind::IncompatibleServer { .. }
         | ErrorKind::SessionsNotSupported => Failure::Unexpected,
+        ErrorKind::IncompatibleServer { .. } => Failure::Unsupported,
         // Server selection, pools, sockets, DNS, truncated or unreadable replies (which the driver calls
         // an invalid argument): by the specification, every error that did not come from the server is
         // resumable.
         _ => Failure::Transient,
-    }
-}
-
-/// Classifies MongoDB's error code, given the labels that came with it.
-pub(super) fn classify_code(code: i32, resumable: bool, not_resumable: bool) -> Failure {
-    match code {
-        286 | 136 => Failure::HistoryLost,
-        280 => Failure::TokenNotFound,
-        260 | 50811 | 40576 | 40585 | 40615 | 40647 | 40648 | 40649 => Failure::TokenInvalid,
-        47 => Failure::ImageMissing,
-        10334 => Failure::EventTooLarge,
-        40573 => Failure::Unsupported,
-        13 => Failure::AccessDenied,
-        18 | 8000 => Failure::LoginFailed,
-        166 => Failure::NotACollection,
-        // CursorNotFound, then the specification's list for servers that send no labels.
-        43 | 6 | 7 | 89 | 91 | 189 | 262 | 9001 | 10107 | 11600 | 11602 | 13435 | 13436 | 63
-        | 150 | 13388 | 234 | 133 => Failure::Transient,
-        // Codes that mongod 8.2 labels as resumable or overload beyond that list. It labels only the
-        // errors of change streams, but Weir sends other commands too.
-        134 | 175 | 317 | 358 | 384 | 401 | 402 | 406 | 407 | 412 | 433 | 449 | 450 | 453 | 462
-        | 50915 => Failure::Transient,
-        // Temporary failures of any operation that no driver retries, so that no list has them: it was
-        // interrupted or timed out (11601, 237, 279, 290, 50, 202), met a lock, a conflict or a shortage
-        // (24, 112, 365), or the deployment was changing: keys not there yet (211), a removed shard (70),
-        // a stale database version (249).
-        11601 | 237 | 279 | 290 | 50 | 202 | 24 | 112 | 365 | 211 | 70 | 249 => Failure::Transient,
-        // MongoDB's internal signals to restart a stream: after an invalidation or a change of shards,
-        // and past the invalidation that it was started after. If one ever leaks, the position is still
-        // valid.
-        346 | 348 | 351 => Failure::Transient,
-        _ if resumable && !not_resumable => Failure::Transient,
-        _ => Failure::Unexpected,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Every code of the drivers' specification, and some that it does not list.
-    #[test]
-    fn codes_are_classified_as_the_specification_requires() {
-        let transient = [
-            43, 6, 7, 89, 91, 189, 262, 9001, 10107, 11600, 11602, 13435, 13436, 63, 150, 13388,
-            234, 133,
-        ];
-        for code in transient {
-            assert_eq!(
-                classify_code(code, false, false),
-                Failure::Transient,
-                "{code}"
-            );
-            assert_eq!(
-                classify_code(code, true, false),
-                Failure::Transient,
-                "{code}"
-            );
-        }
-        for (code, failure) in [
-            (286, Failure::HistoryLost),
-            (136, Failure::HistoryLost),
-            (280, Failure::TokenNotFound),
-            (260, Failure::TokenInvalid),
-            (50811, Failure::TokenInvalid),
-            (47, Failure::ImageMissing),
-            (10334, Failure::EventTooLarge),
-            (40573, Failure::Unsupported),
-            (13, Failure::AccessDenied),
-            (18, Failure::LoginFailed),
-            (8000, Failure::LoginFailed),
-            (166, Failure::NotACollection),
-            (20, Failure::Unexpected),
-            (40415, Failure::Unexpected),
-            (464, Failure::Unexpected),
-            (401, Failure::Transient),
-            (462, Failure::Transient),
-            (348, Failure::Transient),
-        ] {
-            assert_eq!(classify_code(code, false, false), failure, "{code}");
-        }
-    }
-
-    #[test]
-    fn an_unknown_code_is_transient_only_with_a_resumable_label() {
-        assert_eq!(classify_code(4242, false, false), Failure::Unexpected);
-        assert_eq!(classify_code(4242, true, false), Failure::Transient);
-        assert_eq!(classify_code(4242, true, true), Failure::Unexpected);
-    }
-
-    #[test]
-    fn a_resumable_label_does_not_override_a_lost_position() {
-        for code in [280, 286, 136, 47, 10334] {
-            assert_ne!(
-                classify_code(code, true, false),
-                Failure::Transient,
-                "{code}"
-            );
-        }
     }
 }

@@ -7,6 +7,7 @@
 
 mod event;
 mod failure;
+mod looked_up;
 pub mod mongo;
 mod reply;
 #[cfg(test)]
@@ -22,7 +23,7 @@ use futures::future::BoxFuture;
 use crate::plan::Plan;
 
 pub use event::{Batch, Event, EventError};
-pub use failure::{Failure, SourceError};
+pub use failure::{Failure, Refusal, SourceError};
 pub use reply::{ReplyContents, ReplyDecoder};
 
 /// A MongoDB cluster time: whole seconds since 1970, and a counter within the second.

@@ -6,6 +6,7 @@
 //! batch.
 
 mod cursor;
+mod options;
 mod reply_timeout;
 
 use std::{
@@ -30,6 +31,7 @@ use crate::{
 };
 
 use cursor::MongoCursor;
+use options::{OptionSupport, StreamOptions};
 use reply_timeout::ReplyTimeout;
 
 /// The time for which MongoDB holds a `getMore` open on a quiet stream. An idle stream costs one round
@@ -54,6 +56,8 @@ pub struct MongoSettings {
     /// The time to wait for a reply before MongoDB is pinged on another connection; the ping may take
     /// half of this. More than a second, because MongoDB holds the `getMore` of a quiet stream that long.
     pub reply_timeout: Duration,
+    /// `true` to read streams of a sharded cluster on although a shard was removed (MongoDB 9.0).
+    pub ignore_removed_shards: bool,
 }
 
 /// A MongoDB deployment that change streams are opened on.
@@ -62,6 +66,7 @@ pub struct MongoSource {
     client: Client,
     reply_timeout: Duration,
     can_split: Arc<OnceLock<bool>>,
+    options: Arc<OptionSupport>,
     sharded: Arc<OnceLock<bool>>,
 }
 
@@ -87,6 +92,7 @@ impl MongoSource {
             client: Client::with_options(options)?,
             reply_timeout: settings.reply_timeout,
             can_split: Arc::default(),
+            options: Arc::new(OptionSupport::new(settings.ignore_removed_shards)),
             sharded: Arc::default(),
         })
     }
@@ -133,7 +139,23 @@ impl MongoSource {
         at: Option<&Position>,
         batch_size: BatchSize,
     ) -> Result<MongoCursor, SourceError> {
-        let pipeline = pipeline(plan, at, self.can_split().await?)?;
+        let mut options = self.options.of(plan, self.can_split().await?);
+        loop {
+            match self.try_open(plan, at, batch_size, options).await {
+                Err(error) if self.options.can_do_without(&error, &mut options) => {}
+                opened => return opened,
+            }
+        }
+    }
+
+    async fn try_open(
+        &self,
+        plan: &Plan,
+        at: Option<&Position>,
+        batch_size: BatchSize,
+        options: StreamOptions,
+    ) -> Result<MongoCursor, SourceError> {
+        let pipeline = pipeline(plan, at, options)?;
         // A stream from now starts at some time between the request and the reply, so the operation time
         // of the reply may be later than the first events.
         let reached = match at {
@@ -171,7 +193,10 @@ impl MongoSource {
             .map_err(|error| {
                 SourceError::unexpected(format!("the task that opens the stream failed: {error}"))
             })?
-            .map_err(|error| error.when_opening_at(at))?;
+            .map_err(|error| {
+                let one_collection = matches!(plan.scope, Scope::Collection { .. });
+                error.when_opening_at(at, one_collection)
+            })?;
         Ok(MongoCursor::new(
             cursor,
             reply_timeout,
@@ -196,7 +221,12 @@ impl MongoSource {
         if self.is_sharded().await? {
             return Ok(false);
         }
-        let pipeline = pipeline(plan, Some(at), self.can_split().await?)?;
+        // Documents that are looked up do not matter here.
+        let options = StreamOptions {
+            match_collection_uuid: false,
+            ..self.options.of(plan, self.can_split().await?)
+        };
+        let pipeline = pipeline(plan, Some(at), options)?;
         let (database, collection) = stream_target(&plan.scope);
         let collection = collection.map_or(Bson::Int32(1), Bson::from);
         let database = self.client.database(database);
@@ -251,7 +281,7 @@ impl MongoSource {
         match self.with_timeout(oldest).await {
             Ok(entry) => Ok(entry.and_then(|entry| entry.get_timestamp("ts").ok().map(time_of))),
             // No right to read it, or no oplog here, as behind a mongos.
-            Err(error) if error.failure != Failure::Transient => Ok(None),
+            Err(error) if !error.failure.is_passing() => Ok(None),
             Err(error) => Err(error),
         }
     }
@@ -381,9 +411,10 @@ fn has_split_stage(version: &[i64]) -> bool {
 fn pipeline(
     plan: &Plan,
     at: Option<&Position>,
-    can_split: bool,
+    asked: StreamOptions,
 ) -> Result<Vec<Document>, SourceError> {
     let mut options = plan.change_stream.clone();
+    asked.add_to(&mut options);
     match at {
         None => {}
         Some(Position::Event { token, .. } | Position::HighWater { token, .. }) => {
@@ -398,7 +429,7 @@ fn pipeline(
     }
     let mut stages = vec![doc! { "$changeStream": options }];
     stages.extend(plan.stages.iter().cloned());
-    if can_split {
+    if asked.split {
         stages.push(doc! { "$changeStreamSplitLargeEvent": {} });
     }
     Ok(stages)

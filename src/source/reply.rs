@@ -9,6 +9,7 @@ use crate::{
         ClusterTime, Position, SourceError,
         event::{Batch, Event, EventError, range_in},
         failure::Failure,
+        looked_up::leave_out_foreign_documents,
         split_events::FragmentMerger,
         transaction::mark_last_events,
     },
@@ -117,6 +118,9 @@ impl ReplyDecoder {
             buffer,
         };
         let mut contents = self.merger.merge_batch(batch);
+        for batch in &mut contents.batches {
+            leave_out_foreign_documents(batch);
+        }
         // After the merge, since the first fragment of an event may lack the transaction.
         let events = contents.batches.iter_mut().flat_map(|it| &mut it.events);
         mark_last_events(events, self.contiguous_transactions);

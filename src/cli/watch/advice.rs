@@ -173,8 +173,21 @@ fn advice(status: &Status, context: &AdviceContext) -> Option<String> {
                         after it with --since.";
             text.to_owned() + &skip_event_advice(status, file.as_deref())
         }
+        (Some("LOOKUP_AMBIGUOUS"), _) => {
+            let text = "Two shards have a document with that key. Omit --full-document lookup, or delete \
+                        the one that should not exist.";
+            text.to_owned() + &skip_event_advice(status, file.as_deref())
+        }
         (Some("CHANGE_STREAMS_UNSUPPORTED"), _) => {
             "Change streams need a replica set; a single mongod can be a replica set of one.".to_owned()
+        }
+        (Some("UPSTREAM_REFUSED"), _) => {
+            "The server's log has MongoDB's message. Your last token stays valid.".to_owned()
+        }
+        (Some("SHARD_REMOVED"), _) => {
+            "Events of that shard are lost to this watch. Start without a token, or ask the operator of \
+             the server for --ignore-removed-shards."
+                .to_owned()
         }
         (Some("UPSTREAM_ACCESS_DENIED"), _) => {
             "The MongoDB user of the server needs `find` and `changeStream` on that namespace; the \

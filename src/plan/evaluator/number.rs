@@ -18,6 +18,14 @@ pub(in crate::plan) enum Number {
     Decimal(Decimal),
 }
 
+/// Returns whether both values are numbers that MongoDB holds equal, whatever their types.
+pub(crate) fn equal_numbers(left: &Element<'_>, right: &Element<'_>) -> bool {
+    match (Number::of(left), Number::of(right)) {
+        (Some(left), Some(right)) => left.compare(right) == Ordering::Equal,
+        _ => false,
+    }
+}
+
 impl Number {
     /// Returns the number in the element, `None` for an element of another type.
     pub(in crate::plan) fn of(element: &Element<'_>) -> Option<Number> {

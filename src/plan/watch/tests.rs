@@ -42,6 +42,7 @@ fn an_empty_request_uses_every_default() {
             operations: None,
             filter: None,
             pattern_bytes: 0,
+            pattern_fields: Vec::new(),
             missing_image: MissingImage::Deliver,
             start: Start::Now,
             end_time: None,

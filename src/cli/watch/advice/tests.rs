@@ -58,7 +58,11 @@ fn an_expired_token_is_explained_with_the_file_to_delete() {
 
 #[test]
 fn the_token_after_an_undeliverable_event_is_shown() {
-    for reason in ["IMAGE_UNAVAILABLE", "UPSTREAM_EVENT_TOO_LARGE"] {
+    for reason in [
+        "IMAGE_UNAVAILABLE",
+        "UPSTREAM_EVENT_TOO_LARGE",
+        "LOOKUP_AMBIGUOUS",
+    ] {
         let mut details = ErrorDetails::new();
         let metadata = [("next_token".to_owned(), "bmV4dA==".to_owned())];
         details.set_error_info(reason, "weir", metadata);
@@ -108,6 +112,9 @@ fn every_reason_that_ends_a_watch_has_advice() {
         "WATCH_INVALIDATED",
         "CHANGE_STREAMS_UNSUPPORTED",
         "UPSTREAM_ACCESS_DENIED",
+        "UPSTREAM_REFUSED",
+        "SHARD_REMOVED",
+        "LOOKUP_AMBIGUOUS",
         "IMAGE_UNAVAILABLE",
         "EVENT_TOO_LARGE",
         "UPSTREAM_EVENT_TOO_LARGE",

@@ -306,13 +306,14 @@ async fn a_position_within_a_transaction_resumes_exactly() {
     let mut watch = weir.watch(database.watch_request(&["orders"])).await;
     a_transaction(&database, 1).await;
     let changes = watch.changes(4).await;
-    assert!(
-        changes[..3]
-            .iter()
-            .all(|change| change.transaction.is_some()
-                && change.transaction == changes[0].transaction
-                && change.cluster_time == changes[0].cluster_time)
-    );
+    let transaction = |change: &pb::ChangeEvent| {
+        let transaction = change.transaction.clone().expect("it is in a transaction");
+        (transaction.session_id, transaction.number)
+    };
+    for change in &changes[..3] {
+        assert_eq!(transaction(change), transaction(&changes[0]));
+        assert_eq!(change.cluster_time, changes[0].cluster_time);
+    }
     assert_ne!(changes[3].cluster_time, changes[0].cluster_time);
 
     let replica = Weir::start(&database).await;

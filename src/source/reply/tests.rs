@@ -71,3 +71,41 @@ fn the_position_after_a_split_event_is_not_earlier_than_the_event() {
         assert_eq!(position, Some(expected));
     }
 }
+
+/// Only one of the fragments has the transaction, and it may be the second.
+#[test]
+fn a_split_event_counts_with_the_transaction_that_its_fragments_have() {
+    let in_transaction = |event: Document| {
+        let mut event = event;
+        let lsid = doc! { "id": bson::Uuid::from_bytes([7; 16]) };
+        event.extend(doc! { "lsid": lsid, "txnNumber": 1_i64 });
+        event
+    };
+    let whole = in_transaction(event("a", "insert", 5, doc! {}));
+    let part = |index: i32| doc! { "splitEvent": { "fragment": index, "of": 2 } };
+    let first = event("f1", "update", 5, part(1));
+    let mut second = doc! { "_id": { "_data": "f2" } };
+    second.extend(in_transaction(part(2)));
+    let other = event("n", "insert", 6, doc! {});
+    let events = [whole, first, second, other];
+    for cut in 0..=events.len() {
+        let mut decoder = ReplyDecoder::new(None, None).with_contiguous_transactions(true);
+        let (before, after) = events.split_at(cut);
+        let mut read = Vec::new();
+        for part in [before, after] {
+            let contents = decoder.decode(reply(part, "p"), false);
+            assert!(contents.error.is_none(), "{:?}", contents.error);
+            for batch in contents.batches {
+                let of = |it: &Event| (it.operation, it.is_last_of_transaction);
+                read.extend(batch.events.iter().map(of));
+            }
+        }
+        let known = cut != 3;
+        let expected = [
+            (Operation::Insert, false),
+            (Operation::Update, known),
+            (Operation::Insert, false),
+        ];
+        assert_eq!(read, expected, "cut at {cut}");
+    }
+}

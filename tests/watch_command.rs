@@ -540,6 +540,61 @@ async fn changed_selects_updates_by_what_they_touch() {
     assert!(process.stderr().contains("changed(status)"), "{process}");
 }
 
+/// Runs a program on a terminal of 40 columns, and makes it wider once it has printed an insert.
+const TERMINAL: &str = r#"
+import fcntl, os, pty, struct, sys, termios
+def resize(terminal, columns):
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+process, terminal = pty.fork()
+if process == 0:
+    resize(1, 40)
+    os.execvp(sys.argv[1], sys.argv[1:])
+output, resized = b"", False
+while True:
+    try:
+        read = os.read(terminal, 4096)
+    except OSError:
+        break
+    output += read
+    sys.stdout.write(read.decode().replace("\r", ""))
+    if b"insert" in output and not resized:
+        resize(terminal, 200)
+        resized = True
+        print("resized")
+    sys.stdout.flush()
+"#;
+
+#[tokio::test]
+async fn lines_are_cut_to_the_terminal_also_after_it_has_been_resized() {
+    let database = Database::start().await;
+    let weir = Weir::start(&database).await;
+    let scope = format!("{}.{ORDERS}", database.name());
+    let server = weir.grpc_addr().to_string();
+    let line = ["-c", TERMINAL, env!("CARGO_BIN_EXE_weir"), "watch"];
+    let flags = [&scope, "--server", &server, "--limit", "2", "--color=never"];
+    let arguments = line.iter().chain(&flags).copied();
+    let mut process = ChildProcess::start("a terminal", support::python(), arguments);
+    let live = |output: &str| output.contains("-- live");
+    process.wait_for_output("live", WAIT_LIMIT, live).await;
+    let orders = database.collection(ORDERS);
+    let note = "x".repeat(60);
+    for (id, until) in [(1, "resized"), (2, &note)] {
+        let inserted = orders.insert_one(doc! { "_id": id, "note": &note }).await;
+        inserted.expect("an insert");
+        let printed = |output: &str| output.contains(until);
+        process.wait_for_output(until, WAIT_LIMIT, printed).await;
+    }
+    process.wait_for_exit(WAIT_LIMIT).await;
+    let output = process.stdout();
+    let inserts: Vec<&str> = output
+        .lines()
+        .filter(|it| it.contains(" insert "))
+        .collect();
+    assert_eq!(inserts.len(), 2, "{process}");
+    assert_eq!(inserts[0].chars().count(), 40, "{process}");
+    assert!(inserts[1].ends_with("\"}"), "{process}");
+}
+
 #[tokio::test]
 async fn a_password_in_the_url_is_refused_and_not_printed() {
     for url in [
@@ -617,6 +672,33 @@ async fn the_demo_plays_once_and_leaves_no_process_behind() {
     assert_eq!(status.code(), Some(0), "{process}");
     assert!(process.stdout().contains("insert"), "{process}");
     // Its data and log are in that folder, which its command line names.
+    eventually("the database is gone", async || {
+        processes_naming(temporary).is_empty()
+    })
+    .await;
+    let left: Vec<_> = folder.path().read_dir().expect("it is there").collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+/// A client that does not read its end delays the first Ctrl-C, and must not delay the second one. Two
+/// signals of one kind may arrive as one.
+#[tokio::test]
+async fn a_second_signal_ends_the_demo_without_waiting_for_clients() {
+    let folder = tempfile::TempDir::with_prefix("weir-demo-").expect("a temporary folder");
+    let temporary = folder.path().to_str().expect("a path of letters");
+    let address = unused_address();
+    let arguments = ["dev", "--listen", &address, "--admin-listen", "127.0.0.1:0"];
+    let mut process = weir(&[("TMPDIR", temporary)], &arguments);
+    let serves = |output: &str| output.contains("every event came as expected");
+    let limit = Duration::from_secs(60);
+    process.wait_for_output("its end", limit, serves).await;
+    let mut client = weir(&[], &["watch", "weir_dev", "--server", &address]);
+    opened(&mut client).await;
+    client.signal("STOP");
+    process.signal("INT");
+    process.signal("TERM");
+    let status = process.wait_for_exit(WAIT_LIMIT).await;
+    assert_eq!(status.code(), Some(130), "{process}");
     eventually("the database is gone", async || {
         processes_naming(temporary).is_empty()
     })

@@ -1,5 +1,6 @@
 //! `weir watch` over TLS: it connects where it may, and reports the reason where it may not.
 
+use rcgen::{BasicConstraints, IsCa};
 use weir::config::ClientAuth;
 
 use crate::setup::TlsServer;
@@ -101,6 +102,19 @@ async fn the_command_watches_over_tls_and_reports_why_it_cannot() {
     let words = "an authority that is not trusted here: name its authority with --tls-ca-file";
     let stranger = ["--tls-ca-file", stranger.as_str()];
     assert_error(watch(&database, &server, &stranger), 1, words).await;
+
+    // A self-signed certificate as openssl makes it.
+    let own = TlsServer::with_certificate(&database, |authority| {
+        authority.issue(&["localhost"], |params| {
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        })
+    })
+    .await;
+    let address = format!("https://localhost:{}", own.weir.grpc_addr().port());
+    let ca = paths.write("own.pem", &own.authority.pem);
+    let trusting_own = ["--tls-ca-file", &ca];
+    let words = "basicConstraints=CA:FALSE";
+    assert_error(watch(&database, &address, &trusting_own), 1, words).await;
 
     // One side without TLS where the other uses it.
     let plain = format!("http://localhost:{port}");

@@ -85,7 +85,8 @@ pub struct WatchArgs {
     #[arg(long, value_name = "TOKEN", conflicts_with = "since")]
     pub resume_token: Option<Token>,
 
-    /// Start at this time: a time in UTC such as 2025-01-31T12:00:00Z, an age such as 10m, or now
+    /// Start at this time: a time such as 2025-01-31T12:00:00Z (in UTC) or 2025-01-31T13:00:00+01:00, an age
+    /// such as 10m, or now
     #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
     pub since: Option<Moment>,
 
@@ -185,6 +186,10 @@ impl std::str::FromStr for Moment {
         if let Ok(time) = humantime::parse_rfc3339_weak(text) {
             return Ok(Moment(time));
         }
+        // With an offset.
+        if let Ok(time) = bson::DateTime::parse_rfc3339_str(text) {
+            return Ok(Moment(time.to_system_time()));
+        }
         let age = text.strip_prefix('-').unwrap_or(text);
         let age = age.strip_suffix("ago").unwrap_or(age).trim();
         humantime::parse_duration(age)
@@ -192,8 +197,8 @@ impl std::str::FromStr for Moment {
             .and_then(|age| now.checked_sub(age))
             .map(Moment)
             .ok_or_else(|| {
-                "not a time: write 2025-01-31T12:00:00Z (in UTC), an age such as 90s, 10m, 2h or \
-                 1day, or now"
+                "not a time: write 2025-01-31T12:00:00Z (in UTC), 2025-01-31T13:00:00+01:00, an age such \
+                 as 90s, 10m, 2h or 1day, or now"
                     .to_owned()
             })
     }

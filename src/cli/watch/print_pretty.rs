@@ -40,6 +40,11 @@ impl PrettyPrinter {
         }
     }
 
+    /// Cuts the next lines to another width, as of a terminal that has been resized.
+    pub fn set_width(&mut self, width: Option<usize>) {
+        self.width = width;
+    }
+
     /// Appends `message` to `out`. Prints progress only with `show_progress`.
     pub fn print(&mut self, message: &Message, show_progress: bool, out: &mut String) {
         match message {

@@ -12,6 +12,8 @@ use super::print_pretty::PrettyPrinter;
 pub struct Printer {
     format: Format,
     show_progress: bool,
+    /// Whether lines are whole, whatever the width of the terminal is.
+    wide: bool,
 }
 
 #[derive(Debug)]
@@ -33,6 +35,7 @@ impl Printer {
         Printer {
             format,
             show_progress: args.show_progress,
+            wide: args.wide,
         }
     }
 
@@ -41,13 +44,18 @@ impl Printer {
         Printer {
             format: Format::Json,
             show_progress,
+            wide: true,
         }
     }
 
     /// Appends the text of `message` to `out`; `resume_token` is its token.
     pub fn print(&mut self, message: &Message, resume_token: &[u8], out: &mut String) {
         match &mut self.format {
-            Format::Pretty(printer) => printer.print(message, self.show_progress, out),
+            Format::Pretty(printer) => {
+                // Again each time, as the terminal may have been resized.
+                printer.set_width(width_of_stdout(self.wide));
+                printer.print(message, self.show_progress, out);
+            }
             Format::Json => print_json::print(message, resume_token, self.show_progress, out),
         }
     }
@@ -58,10 +66,14 @@ impl Printer {
 pub fn pretty_for_stdout(wide: bool) -> PrettyPrinter {
     let stdout = std::io::stdout();
     let color = anstream::AutoStream::choice(&stdout) != anstream::ColorChoice::Never;
-    let width = if wide {
-        None
-    } else {
-        terminal_size::terminal_size_of(&stdout).map(|(width, _)| usize::from(width.0))
-    };
-    PrettyPrinter::new(color, width)
+    PrettyPrinter::new(color, width_of_stdout(wide))
+}
+
+/// Returns the columns of the terminal; `None` for whole lines.
+fn width_of_stdout(wide: bool) -> Option<usize> {
+    let width = || terminal_size::terminal_size_of(std::io::stdout());
+    if wide {
+        return None;
+    }
+    width().map(|(width, _)| usize::from(width.0))
 }

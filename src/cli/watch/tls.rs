@@ -152,6 +152,11 @@ fn server_problem(error: &rustls::Error) -> Option<&'static str> {
             Bad::Expired | Bad::ExpiredContext { .. } => {
                 "the server's certificate has expired: its operator must renew it"
             }
+            // `openssl req -x509` makes such a certificate unless told otherwise.
+            Bad::Other(why) if why.to_string().contains("CaUsedAsEndEntity") => {
+                "the server presents the certificate of an authority as its own: its operator must make \
+                 one with basicConstraints=CA:FALSE"
+            }
             _ => "the server's certificate is invalid",
         },
         rustls::Error::InvalidMessage(_) => "the server does not use TLS on that port: use http://",

@@ -88,6 +88,7 @@ fn a_start_may_be_a_time_or_an_age() {
     };
     assert_eq!(start("2025-01-31T12:00:00.5Z"), 1_738_324_800);
     assert_eq!(start("2025-01-31 12:00:00"), 1_738_324_800);
+    assert_eq!(start("2025-01-31T13:00:00+01:00"), 1_738_324_800);
     let ten_minutes_ago = SystemTime::now() - Duration::from_secs(600);
     let expected = timestamp(ten_minutes_ago).unwrap().seconds;
     for text in ["10m", "-10m", "10m ago", "600s"] {

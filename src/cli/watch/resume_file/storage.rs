@@ -70,6 +70,14 @@ impl Storage {
 
     /// Returns what the path leads to, if that is not a regular file: reading a pipe or a device may never end.
     pub fn not_a_file(&self) -> Option<&'static str> {
+        // `x/` is a folder, also before it exists.
+        let path = self.path.as_os_str().as_encoded_bytes();
+        if path
+            .last()
+            .is_some_and(|&byte| std::path::is_separator(byte.into()))
+        {
+            return Some("is a folder");
+        }
         let metadata = std::fs::metadata(&self.path).ok()?;
         match (metadata.is_file(), metadata.is_dir()) {
             (true, _) => None,
@@ -166,6 +174,7 @@ impl Storage {
             Ok(()) => {
                 // There is nothing left to delete under its first name.
                 let _ = file.into_temp_path().keep();
+                sync_folder(folder);
                 Ok(Replaced::Done)
             }
             Err(error) if exists && may_work_in_place(&error) => {
@@ -197,6 +206,14 @@ impl Storage {
             }
         }
         Err(io::Error::other("it is a symbolic link to itself"))
+    }
+}
+
+/// Makes a new name durable: a first token whose file is gone after a power failure would let the next watch
+/// start from now. Errors are ignored, as some file systems can't do it.
+fn sync_folder(folder: &Path) {
+    if let Ok(folder) = File::open(folder) {
+        let _ = folder.sync_all();
     }
 }
 

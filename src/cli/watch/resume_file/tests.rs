@@ -347,6 +347,10 @@ fn what_is_not_a_regular_file_is_refused_without_reading_it() {
     let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
     for (path, why) in [
         (folder.path(), "is a folder: name a regular file"),
+        (
+            folder.path().join("new/").as_path(),
+            "is a folder: name a regular file",
+        ),
         (socket.as_path(), "is a device, a pipe or a socket"),
         (Path::new("/dev/null"), "is a device"),
         // It never ends.

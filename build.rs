@@ -1,9 +1,7 @@
-//! Compiles `proto/` without protoc: prost generates the messages and the client, and the server's
-//! service definition is built here.
+//! Compiles `proto/` without protoc: prost generates the messages and the client.
 //!
-//! `Watch` responds with `weir::wire::Frame`, whose bytes are encoded once and shared by many
-//! watchers, so the server uses Weir's own codec. Clients use prost's codec; the bytes on the wire are
-//! the same.
+//! The server half is written by hand, in `weir::rpc`: `Watch` responds with bytes that are encoded, and
+//! perhaps compressed, once and shared by many watchers. The bytes on the wire are those of prost's codec.
 
 use std::path::PathBuf;
 
@@ -25,30 +23,5 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .bytes(".")
         .build_server(false)
         .compile_fds(descriptors)?;
-
-    let watch = tonic_build::manual::Method::builder()
-        .name("watch")
-        .route_name("Watch")
-        .input_type("crate::pb::WatchRequest")
-        .output_type("crate::wire::Frame")
-        .codec_path("crate::rpc::FrameCodec")
-        .server_streaming()
-        .build();
-    let get_server_info = tonic_build::manual::Method::builder()
-        .name("get_server_info")
-        .route_name("GetServerInfo")
-        .input_type("crate::pb::GetServerInfoRequest")
-        .output_type("crate::pb::GetServerInfoResponse")
-        .codec_path("crate::rpc::ServerInfoCodec")
-        .build();
-    let service = tonic_build::manual::Service::builder()
-        .name("WatchService")
-        .package("weir.v1")
-        .method(watch)
-        .method(get_server_info)
-        .build();
-    tonic_build::manual::Builder::new()
-        .build_client(false)
-        .compile(&[service]);
     Ok(())
 }

@@ -32,8 +32,7 @@ use crate::{
     pb,
     rpc::{
         Access, AuthLayer, ConcurrencyLayer, EXTRA_CALLS, HealthApi, HealthReporter,
-        MAX_HEADER_LIST_BYTES, MAX_REQUEST_BYTES, ReflectionApi, ReflectionIndex, WatchApi,
-        WatchServiceServer,
+        MAX_HEADER_LIST_BYTES, ReflectionApi, ReflectionIndex, WatchApi, WatchServer,
     },
     source::{
         Source as _, SourceError,
@@ -196,19 +195,23 @@ impl App {
             config.request_timeout,
             Arc::clone(&metrics),
         );
-        let watch_service =
-            WatchServiceServer::new(api).max_decoding_message_size(MAX_REQUEST_BYTES);
-        let health_service = HealthServer::new(health_api);
+        let watch_service = WatchServer::new(api, &config.compression);
         let reflection = reflection()?;
-        let (v1, v1alpha) = (
-            ReflectionV1::new(reflection.clone()),
-            ReflectionV1Alpha::new(reflection),
-        );
         let most = MAX_AUXILIARY_REQUEST_BYTES;
+        let mut health_service = HealthServer::new(health_api).max_decoding_message_size(most);
+        let mut v1 = ReflectionV1::new(reflection.clone()).max_decoding_message_size(most);
+        let mut v1alpha = ReflectionV1Alpha::new(reflection).max_decoding_message_size(most);
+        // A client that compresses compresses every request. The answers are small.
+        for compression in &config.compression {
+            let encoding = compression.encoding();
+            health_service = health_service.accept_compressed(encoding);
+            v1 = v1.accept_compressed(encoding);
+            v1alpha = v1alpha.accept_compressed(encoding);
+        }
         let routes = Routes::new(watch_service)
-            .add_service(health_service.max_decoding_message_size(most))
-            .add_service(v1.max_decoding_message_size(most))
-            .add_service(v1alpha.max_decoding_message_size(most))
+            .add_service(health_service)
+            .add_service(v1)
+            .add_service(v1alpha)
             .prepare();
         let auth_layer = AuthLayer::new(access, Arc::clone(&metrics));
         let service = concurrency_layer.layer(auth_layer.layer(routes));

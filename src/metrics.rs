@@ -16,7 +16,10 @@ use metrics_exporter_prometheus::{
     Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder,
 };
 
-use crate::plan::{Format, Operation};
+use crate::{
+    plan::{Format, Operation},
+    wire::Compression,
+};
 
 use handles::{Handles, describe};
 
@@ -87,6 +90,8 @@ catalogue! {
         "Events read from MongoDB that matched no watch of their feed.";
     EVENT_ENCODINGS: "counter", "weir_event_encodings_total", ["format"],
         "Events encoded, by document format.";
+    COMPRESSIONS: "counter", "weir_message_compressions_total", ["encoding"],
+        "Messages compressed, once for all watches that send them, by encoding: gzip, zstd.";
     BYTES_SENT: "counter", "weir_bytes_sent_total", [],
         "Bytes of messages handed to clients' connections, before HTTP/2 framing.";
     PROGRESS_SENT: "counter", "weir_progress_sent_total", [],
@@ -137,6 +142,7 @@ pub struct Metrics {
     events_received: [Counter; Operation::ALL.len()],
     events_sent: [Counter; Operation::ALL.len()],
     encodings: [Counter; FORMATS.len()],
+    compressions: [Counter; Compression::ALL.len()],
     restarts: Mutex<HashMap<&'static str, Counter>>,
     ended: Mutex<HashMap<(&'static str, &'static str), Counter>>,
     rejections: Mutex<HashMap<&'static str, Counter>>,
@@ -206,6 +212,7 @@ impl Metrics {
             events_received: built.events_received,
             events_sent: built.events_sent,
             encodings: built.encodings,
+            compressions: built.compressions,
             restarts: Mutex::default(),
             ended: Mutex::default(),
             rejections: Mutex::default(),
@@ -261,6 +268,12 @@ impl Metrics {
     pub fn encodings(&self, format: Format) -> &Counter {
         let index = FORMATS.iter().position(|(other, _)| *other == format);
         &self.encodings[index.expect("every format is in the table")]
+    }
+
+    /// `weir_message_compressions_total`
+    pub fn compressions(&self, compression: Compression) -> &Counter {
+        let index = Compression::ALL.iter().position(|it| *it == compression);
+        &self.compressions[index.expect("every way to compress is in the table")]
     }
 
     /// Counts in `weir_feed_restarts_total`; `reason` is from a closed set.

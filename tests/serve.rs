@@ -34,6 +34,7 @@ async fn an_unusable_setting_exits_with_64_and_names_its_flag() {
         ("--upstream-reply-timeout", "1s"),
         ("--server-selection-timeout", "1ms"),
         ("--shutdown-grace", "2h"),
+        ("--compression", "brotli"),
         ("--idle-connection-timeout", "999ms"),
         ("--idle-connection-timeout", "25h"),
         ("--http2-keepalive-interval", "0s"),

@@ -14,6 +14,7 @@ use weir::pb::{
     self, DocumentFormat as Format, FullDocument, FullDocumentBeforeChange as Before,
     OperationType as Op, watch_request::Start, watch_response::Kind,
 };
+use weir::wire::Compression;
 
 const POLICY: &str = "
 version: 1
@@ -57,12 +58,16 @@ struct Shop {
 
 impl Shop {
     async fn start() -> Self {
+        Self::with(|_| {}).await
+    }
+
+    async fn with(configure: impl FnOnce(&mut weir::config::ServeConfig)) -> Self {
         let database = Database::start().await;
         let images = doc! { "enabled": true };
         let create = doc! { "create": ORDERS, "changeStreamPreAndPostImages": images };
         let created = database.database().run_command(create).await;
         created.expect("a collection");
-        let server = PolicyServer::start(&database, &clients(), POLICY).await;
+        let server = PolicyServer::with(&database, &clients(), POLICY, configure).await;
         Self { database, server }
     }
 
@@ -235,7 +240,19 @@ fn last_of(tenant: &str) -> i32 {
 /// view.
 #[tokio::test]
 async fn tenants_on_one_feed_see_only_their_own_documents_and_no_hidden_fields_in_any_format() {
-    let shop = Shop::start().await;
+    assert_tenants_are_apart(&Shop::start().await).await;
+}
+
+/// Compressed messages too are shared only within a view.
+#[tokio::test]
+async fn tenants_whose_messages_are_compressed_see_only_their_own_documents() {
+    let shop = Shop::with(|config| config.compression = vec![Compression::Gzip]).await;
+    assert_tenants_are_apart(&shop).await;
+    let metrics = shop.server.weir.metrics().await;
+    assert!(metrics.sum("weir_message_compressions_total") > 0.0);
+}
+
+async fn assert_tenants_are_apart(shop: &Shop) {
     let mut open = Vec::new();
     let mut admins = Vec::new();
     for format in FORMATS {

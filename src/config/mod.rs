@@ -11,7 +11,7 @@ use std::{net::SocketAddr, time::Duration};
 use bytesize::ByteSize;
 use clap::{Args, Parser, ValueEnum};
 
-use crate::{hub::HubSettings, plan::RequestLimits, rpc::ServiceLimits};
+use crate::{hub::HubSettings, plan::RequestLimits, rpc::ServiceLimits, wire::Compression};
 
 pub use auth::{AuthConfig, JwtAlgorithm};
 pub use limits::LimitsConfig;
@@ -191,6 +191,18 @@ pub struct ServeConfig {
     /// The time that a client may take to answer an HTTP/2 ping before its connection is closed, 1s to 1h
     #[arg(long, env = "WEIR_HTTP2_KEEPALIVE_TIMEOUT", value_name = "DURATION", default_value = "20s", value_parser = humantime::parse_duration)]
     pub http2_keepalive_timeout: Duration,
+
+    /// How messages may be compressed for clients that accept it, the preferred way first: gzip, zstd or both,
+    /// separated by a comma. Clients may compress their requests in the same ways [default: not at all]
+    #[arg(
+        long,
+        env = "WEIR_COMPRESSION",
+        value_name = "LIST",
+        value_enum,
+        value_delimiter = ',',
+        hide_possible_values = true
+    )]
+    pub compression: Vec<Compression>,
 
     /// The time after which a client connection without an open call is closed, 1s to 24h; 0s: never. Its
     /// client is told to connect again for its next call

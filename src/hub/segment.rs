@@ -1,5 +1,7 @@
 //! A group of events that the hub handles as a unit, with a cache of their encodings.
 
+mod compressed;
+
 use std::{
     ops::Range,
     sync::{Arc, PoisonError, RwLock, RwLockReadGuard},
@@ -12,8 +14,10 @@ use crate::{
     metrics::Metrics,
     plan::{Evaluator, EventFields, Format, MatchTransition, View},
     source::{ClusterTime, Event, EventError, Position},
-    wire::{self, EncodedEvent, RenderOptions, TokenContext},
+    wire::{self, Compression, EncodedEvent, Frame, RenderOptions, TokenContext},
 };
+
+use compressed::{CompressedMessages, MessageKey, Run};
 
 /// The maximum bytes of events in a segment; a single larger event makes a segment alone. Bounds the
 /// time for which encoding a segment blocks a thread.
@@ -37,6 +41,7 @@ pub struct Segment {
     cost: usize,
     token_context: TokenContext,
     encodings: RwLock<Vec<Encoding>>,
+    compressed: CompressedMessages,
     budget: Arc<MemoryBudget>,
     metrics: Arc<Metrics>,
 }
@@ -126,6 +131,7 @@ impl Segment {
                 events: chunk,
                 token_context: token_context.clone(),
                 encodings: RwLock::default(),
+                compressed: CompressedMessages::default(),
                 budget: Arc::clone(budget),
                 metrics: Arc::clone(metrics),
             }));
@@ -333,6 +339,43 @@ impl EventSelection {
             }
             drop(encodings);
             self.segment.encode(format, view, indices.clone())?;
+        }
+    }
+
+    /// Returns `message` compressed, which holds the first `count` events in a format and view and nothing
+    /// else, not even another token. Compresses it if no watch with the same events has done so. `None` if it
+    /// is not worth it.
+    #[must_use]
+    pub fn compressed(
+        &self,
+        (format, view): (Format, &Arc<View>),
+        count: usize,
+        compression: Compression,
+        message: &Frame,
+    ) -> Option<Bytes> {
+        let encodings = self.segment.read_encodings();
+        let encoding = encodings.iter().position(|it| it.is_for(format, view));
+        drop(encodings);
+        let key = MessageKey {
+            encoding: encoding?,
+            compression,
+            run: self.run(count),
+        };
+        let segment = &self.segment;
+        // What watches share should not take more than the events themselves.
+        segment.compressed.get(key, segment.cost, || {
+            segment.metrics.compressions(compression).increment(1);
+            let message = message.compress(compression)?;
+            Some(segment.budget.charge(message))
+        })
+    }
+
+    /// Returns the identity of the first `count` events among the runs of the segment.
+    fn run(&self, count: usize) -> Run {
+        match &self.indices {
+            // A segment has at most `MAX_EVENTS` events, so the casts do not truncate.
+            SelectedIndices::Range { from, .. } => Run::Range(*from as u32, (from + count) as u32),
+            SelectedIndices::List(indices) => Run::List(indices[..count].into()),
         }
     }
 

@@ -10,6 +10,7 @@ pub(super) struct Handles {
     pub(super) events_received: [Counter; Operation::ALL.len()],
     pub(super) events_sent: [Counter; Operation::ALL.len()],
     pub(super) encodings: [Counter; FORMATS.len()],
+    pub(super) compressions: [Counter; Compression::ALL.len()],
     pub(super) watches_started: Counter,
     pub(super) watch_duration: Histogram,
     pub(super) delivery_lag: Histogram,
@@ -43,6 +44,8 @@ impl Handles {
             events_sent: by_operation(EVENTS_SENT),
             encodings: FORMATS
                 .map(|(_, name)| metrics::counter!(EVENT_ENCODINGS, "format" => name)),
+            compressions: Compression::ALL
+                .map(|it| metrics::counter!(COMPRESSIONS, "encoding" => it.name())),
             watches_started: metrics::counter!(WATCHES_STARTED),
             watch_duration: metrics::histogram!(WATCH_DURATION),
             delivery_lag: metrics::histogram!(DELIVERY_LAG),

@@ -9,7 +9,7 @@ use crate::{
     pb::FilterMatch,
     plan::{Format, View, Watch},
     source::EventError,
-    wire::{Changes, EncodedEvent, Frame},
+    wire::{Changes, Compression, EncodedEvent, Frame},
 };
 
 /// The size at which a batch is closed, in bytes. Larger batches save little, and a client waits for the
@@ -24,6 +24,10 @@ pub(super) struct BatchBuilder {
     changes: Changes,
     /// The token of the last event.
     token: Bytes,
+    view: Arc<View>,
+    compression: Option<Compression>,
+    /// The selection whose first events the message holds, and their number, if it is to be compressed.
+    shared: Option<(EventSelection, usize)>,
 }
 
 /// The result of adding a selection of events to a batch.
@@ -47,8 +51,13 @@ pub(super) enum StopReason {
 }
 
 impl BatchBuilder {
-    pub(super) fn new(watch: &Watch) -> Self {
+    /// Creates an empty batch. One that is compressed takes events of one selection only, since the watches
+    /// that share it have the selection in common.
+    pub(super) fn new(watch: &Watch, compression: Option<Compression>) -> Self {
         Self {
+            view: Arc::clone(&watch.view),
+            compression,
+            shared: None,
             format: watch.format,
             limit: watch.max_message_bytes as usize,
             end_time: watch.end_time,
@@ -57,14 +66,13 @@ impl BatchBuilder {
         }
     }
 
-    /// Adds as many events as fit, as `view` shows them. Sets `token` to the token of the last event added.
+    /// Adds as many events as fit, as the watch's view shows them. Sets `token` to the token of the last event added.
     pub(super) fn fill(
         &mut self,
         selection: &EventSelection,
-        view: &Arc<View>,
         token: &mut Vec<u8>,
     ) -> Result<FillResult, EventError> {
-        let encoded = selection.encoded(self.format, view)?;
+        let encoded = selection.encoded(self.format, &self.view)?;
         let mut count = 0;
         let mut stopped = None;
         while count < selection.len() {
@@ -82,6 +90,9 @@ impl BatchBuilder {
             count += 1;
         }
         if count > 0 {
+            if self.compression.is_some() {
+                self.shared = Some((selection.clone(), count));
+            }
             self.token = encoded.event(count - 1).token();
             token.clear();
             token.extend_from_slice(&self.token);
@@ -113,6 +124,18 @@ impl BatchBuilder {
 
     /// Returns the message, or `None` if it holds no event.
     pub(super) fn into_frame(self) -> Option<Frame> {
-        (!self.changes.is_empty()).then(|| Frame::changes(self.token, self.changes))
+        if self.changes.is_empty() {
+            return None;
+        }
+        let frame = Frame::changes(self.token, self.changes);
+        let Some((compression, (selection, count))) = self.compression.zip(self.shared) else {
+            return Some(frame);
+        };
+        let rendering = (self.format, &self.view);
+        let message = selection.compressed(rendering, count, compression, &frame);
+        Some(match message {
+            Some(message) => Frame::compressed(frame.token().clone(), message),
+            None => frame,
+        })
     }
 }

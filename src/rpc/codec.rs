@@ -1,5 +1,4 @@
-//! The codecs of the service. Requests are decoded by prost after a check for unknown fields; the responses
-//! of `Watch` are bytes that are already encoded.
+//! The codecs of the service. Requests are decoded by prost after a check for unknown fields.
 
 use std::marker::PhantomData;
 
@@ -7,7 +6,7 @@ use bytes::{Buf as _, Bytes};
 use prost::Message;
 use tonic::{
     Status,
-    codec::{BufferSettings, Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
+    codec::{BufferSettings, Codec, DecodeBuf, Decoder},
 };
 use tonic_prost::ProstEncoder;
 
@@ -15,7 +14,6 @@ use crate::{
     error::Error,
     pb,
     rpc::unknown_fields::{check, violation},
-    wire::Frame,
 };
 
 /// The buffer of a stream: 4 KiB while it is idle, written out once it holds 64 KiB.
@@ -23,28 +21,9 @@ fn stream_buffers() -> BufferSettings {
     BufferSettings::new(4 << 10, 64 << 10)
 }
 
-/// Encodes [`Frame`]s and decodes [`pb::WatchRequest`]s.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct FrameCodec;
-
-impl Codec for FrameCodec {
-    type Encode = Frame;
-    type Decode = pb::WatchRequest;
-    type Encoder = Self;
-    type Decoder = RequestDecoder<pb::WatchRequest>;
-
-    fn encoder(&mut self) -> Self {
-        Self
-    }
-
-    fn decoder(&mut self) -> Self::Decoder {
-        RequestDecoder::new("WatchRequest")
-    }
-}
-
 /// The codec of `GetServerInfo`.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct ServerInfoCodec;
+pub(super) struct ServerInfoCodec;
 
 impl Codec for ServerInfoCodec {
     type Encode = pb::GetServerInfoResponse;
@@ -61,31 +40,16 @@ impl Codec for ServerInfoCodec {
     }
 }
 
-impl Encoder for FrameCodec {
-    type Item = Frame;
-    type Error = Status;
-
-    fn encode(&mut self, frame: Frame, out: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        out.reserve(frame.encoded_len());
-        frame.encode(out);
-        Ok(())
-    }
-
-    fn buffer_settings(&self) -> BufferSettings {
-        stream_buffers()
-    }
-}
-
 /// Decodes the single request of a call, and rejects unknown fields.
 #[derive(Debug)]
-pub struct RequestDecoder<T> {
+pub(super) struct RequestDecoder<T> {
     message_name: &'static str,
     has_read: bool,
     message_type: PhantomData<fn() -> T>,
 }
 
 impl<T> RequestDecoder<T> {
-    fn new(message_name: &'static str) -> Self {
+    pub(super) fn new(message_name: &'static str) -> Self {
         Self {
             message_name,
             has_read: false,

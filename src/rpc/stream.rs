@@ -32,7 +32,7 @@ use crate::{
         to_pb,
     },
     source::{ClusterTime, Event, EventError},
-    wire::Frame,
+    wire::{Compression, Frame},
 };
 
 /// The interval at which a watch with an end time checks whether its feed has passed it.
@@ -57,6 +57,7 @@ pub(super) struct WatchStream {
     watcher: Watcher,
     metrics: Arc<Metrics>,
     deadline: Option<Instant>,
+    compression: Option<Compression>,
     outcome: Outcome,
     gauge: StageGuard,
     permits: WatchPermits,
@@ -101,7 +102,7 @@ impl WatchStream {
         watch: Arc<Watch>,
         watcher: Watcher,
         metrics: Arc<Metrics>,
-        deadline: Option<Instant>,
+        (deadline, compression): (Option<Instant>, Option<Compression>),
         outcome: Outcome,
         (permits, gauge): (WatchPermits, StageGuard),
     ) -> Self {
@@ -113,6 +114,7 @@ impl WatchStream {
             watcher,
             metrics,
             deadline,
+            compression,
             outcome,
             gauge,
             paused_until: permits.quota.initial_wait().map(|wait| now + wait),
@@ -287,19 +289,22 @@ impl WatchStream {
 
     /// Sends as many events as fit into one message. Puts the rest back, so that a client that stops reading
     /// keeps no events in memory.
+    ///
+    /// A message that is compressed ends with its selection, and so with its segment: watches that read the
+    /// same events then send the same messages, however fast each of them is.
     fn send_events(&mut self, selection: EventSelection, context: &mut Context<'_>) {
         // An interrupted event continues only if it comes first again.
         let mut interrupted = self.chunked_event.take();
-        let mut batch = BatchBuilder::new(&self.watch);
+        let mut batch = BatchBuilder::new(&self.watch, self.compression);
         let mut next = Some(selection);
         while let Some(selection) = next.take() {
-            let FillResult { count, stopped } =
-                match batch.fill(&selection, &self.watch.view, &mut self.token) {
-                    Ok(filled) => filled,
-                    Err(error) => return self.fail_malformed(&error),
-                };
+            let FillResult { count, stopped } = match batch.fill(&selection, &mut self.token) {
+                Ok(filled) => filled,
+                Err(error) => return self.fail_malformed(&error),
+            };
             self.record_sent((0..count).map(|at| selection.event(at)));
             match stopped {
+                None if self.compression.is_some() => {}
                 None => match self.watcher.poll_read(context, &self.token) {
                     Poll::Ready(WatcherRead::Events(selection)) => next = Some(selection),
                     Poll::Ready(read) => self.pending_read = Some(read),

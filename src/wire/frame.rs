@@ -7,7 +7,11 @@ use prost::Message as _;
 
 use crate::{
     pb::{self, FilterMatch, watch_response::Kind},
-    wire::{event::EncodedEvent, format::protobuf::varint_len},
+    wire::{
+        compression::{Compression, PREFIX_BYTES},
+        event::EncodedEvent,
+        format::protobuf::varint_len,
+    },
 };
 
 /// The tag of `WatchResponse.resume_token`: field 1, length-delimited.
@@ -38,6 +42,8 @@ enum Body {
     Changes(Changes),
     Chunk(Chunk),
     Message(Kind),
+    /// The whole message with gRPC's prefix, compressed.
+    Compressed(Bytes),
 }
 
 /// A piece of an event: a slice of its shared encoding.
@@ -184,6 +190,34 @@ impl Frame {
         }
     }
 
+    /// Returns a message that is compressed and has gRPC's prefix.
+    #[must_use]
+    pub fn compressed(token: Bytes, message: Bytes) -> Self {
+        Self {
+            token,
+            body: Body::Compressed(message),
+        }
+    }
+
+    /// Returns the message compressed, with gRPC's prefix; `None` if it is not worth it.
+    #[must_use]
+    pub fn compress(&self, compression: Compression) -> Option<Bytes> {
+        let mut message = Vec::with_capacity(self.encoded_len());
+        self.clone().encode(&mut message);
+        compression.compress(&message)
+    }
+
+    /// Returns the message with gRPC's prefix if it is compressed.
+    ///
+    /// # Errors
+    /// It is not: returns it for [`encode`](Self::encode).
+    pub fn into_compressed(self) -> Result<Bytes, Self> {
+        match self.body {
+            Body::Compressed(message) => Ok(message),
+            _ => Err(self),
+        }
+    }
+
     /// Returns the resume token for the position after this message.
     #[must_use]
     pub fn token(&self) -> &Bytes {
@@ -197,7 +231,7 @@ impl Frame {
         field(token) + field(changes)
     }
 
-    /// Returns the size of the message in bytes.
+    /// Returns the size of the message on the wire in bytes, without gRPC's prefix.
     #[must_use]
     pub fn encoded_len(&self) -> usize {
         let token = self.token.len();
@@ -205,10 +239,11 @@ impl Frame {
             Body::Changes(changes) => Self::encoded_len_of(token, changes.size()),
             Body::Chunk(chunk) => Self::encoded_len_of(token, chunk.encoded_len()),
             Body::Message(kind) => 1 + varint_len(token as u64) + token + kind.encoded_len(),
+            Body::Compressed(message) => message.len() - PREFIX_BYTES,
         }
     }
 
-    /// Appends the message to `out`, with one copy of the shared bytes.
+    /// Appends the message to `out`, with one copy of the shared bytes and without gRPC's prefix.
     pub fn encode(self, out: &mut impl BufMut) {
         match self.body {
             Body::Changes(changes) => {
@@ -229,6 +264,7 @@ impl Frame {
             }
             .encode(out)
             .expect("a growing buffer takes any message"),
+            Body::Compressed(message) => out.put_slice(&message[PREFIX_BYTES..]),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use tonic::codec::CompressionEncoding;
 use tonic::transport::{Channel, Endpoint};
 use weir::app::App;
 use weir::config::ServeConfig;
@@ -79,9 +80,12 @@ impl Weir {
             .expect("Weir accepts connections")
     }
 
-    /// A client on a connection of its own, with tonic's default limits.
+    /// A client on a connection of its own, with tonic's default limits. It accepts compressed messages, as
+    /// gRPC's clients in other languages do.
     pub async fn client(&self) -> WatchServiceClient<Channel> {
         WatchServiceClient::new(self.channel().await)
+            .accept_compressed(CompressionEncoding::Gzip)
+            .accept_compressed(CompressionEncoding::Zstd)
     }
 
     /// Opens a watch on a connection of its own; the test fails when it is refused.

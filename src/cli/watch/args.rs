@@ -13,6 +13,7 @@ use super::tls::TlsArgs;
 use super::token::Token;
 use super::where_clause::WhereClause;
 use crate::plan::Operation;
+use crate::wire::Compression;
 
 /// Watch changes as they happen and print them
 #[derive(Debug, Clone, clap::Args)]
@@ -109,6 +110,10 @@ pub struct WatchArgs {
     /// The largest message, in bytes, 65536 to 67108864 [default: 3145728 (3 MiB), set by the server]
     #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(65_536..=67_108_864))]
     pub max_message_bytes: Option<u32>,
+
+    /// Accept messages that the server compresses in this way, if it allows that with its --compression
+    #[arg(long, value_name = "NAME", value_enum)]
+    pub compression: Option<Compression>,
 
     /// The longest time without a message, 1s to 60s [default: 15s, set by the server]
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]

@@ -240,7 +240,11 @@ impl Watcher {
             bytes => bytes,
         };
         let limit = usize::try_from(max_message_bytes).unwrap_or(usize::MAX) + SPARE_MESSAGE_BYTES;
-        Ok(WatchServiceClient::new(channel).max_decoding_message_size(limit))
+        let client = WatchServiceClient::new(channel).max_decoding_message_size(limit);
+        Ok(match self.args.compression {
+            Some(compression) => client.accept_compressed(compression.encoding()),
+            None => client,
+        })
     }
 
     async fn read(&mut self, mut stream: Streaming<pb::WatchResponse>) -> ConnectionEnd {

@@ -146,9 +146,9 @@ async fn stubs_and_their_sizes_exclude_hidden_fields() {
 #[tokio::test(start_paused = true)]
 async fn an_event_that_fits_without_its_hidden_fields_is_sent_whole() {
     let (watch, _watcher, selection) = watching(Oversize::Fail, 100).await;
-    let mut batch = crate::rpc::batch::BatchBuilder::new(&watch);
+    let mut batch = crate::rpc::batch::BatchBuilder::new(&watch, None);
     let mut token = Vec::new();
-    let filled = batch.fill(&selection, &watch.view, &mut token).unwrap();
+    let filled = batch.fill(&selection, &mut token).unwrap();
     assert_eq!((filled.count, filled.stopped), (1, None));
     let (_, bytes) = response(batch.into_frame().unwrap());
     assert!(bytes.len() < 1_000 && !has_secret(&bytes));

@@ -1,0 +1,124 @@
+//! The methods of `weir.v1.WatchService` as HTTP calls.
+//!
+//! It stands in place of tonic's generated server, whose responses are compressed by tonic, for each stream
+//! anew.
+
+use std::{
+    convert::Infallible,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use http::{Request, Response, header};
+use tonic::{
+    Code, Status, Streaming,
+    body::Body,
+    metadata::{GRPC_CONTENT_TYPE, MetadataMap},
+    server::{Grpc, NamedService},
+};
+use tower::Service;
+
+use crate::{
+    pb,
+    rpc::{
+        MAX_REQUEST_BYTES, WatchApi,
+        codec::{RequestDecoder, ServerInfoCodec},
+        compression::AllowedCompression,
+        frame_body::FrameBody,
+    },
+    wire::Compression,
+};
+
+/// Serves [`WatchApi`] over HTTP.
+#[derive(Debug, Clone)]
+pub struct WatchServer {
+    api: Arc<WatchApi>,
+    compression: AllowedCompression,
+}
+
+impl WatchServer {
+    /// Creates a service whose clients may use these ways to compress, the preferred one first.
+    #[must_use]
+    pub fn new(api: WatchApi, compression: &[Compression]) -> Self {
+        Self {
+            api: Arc::new(api),
+            compression: AllowedCompression::new(compression),
+        }
+    }
+
+    async fn watch(self, request: Request<Body>) -> Response<Body> {
+        let encoding = match self.compression.of_request(request.headers()) {
+            Ok(encoding) => encoding,
+            Err(refusal) => return *refusal,
+        };
+        let compression = self.compression.of_response(request.headers());
+        let (parts, body) = request.into_parts();
+        let decoder = RequestDecoder::new("WatchRequest");
+        let most = Some(MAX_REQUEST_BYTES);
+        let requests = Streaming::new_request(decoder, body, encoding, most);
+        let request = match read_one(requests).await {
+            Ok(message) => {
+                let metadata = MetadataMap::from_headers(parts.headers);
+                tonic::Request::from_parts(metadata, parts.extensions, message)
+            }
+            Err(status) => return status.into_http(),
+        };
+        let messages = match self.api.watch(request, compression).await {
+            Ok(messages) => messages,
+            Err(status) => return status.into_http(),
+        };
+        let mut response = Response::new(Body::new(FrameBody::new(messages)));
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, GRPC_CONTENT_TYPE);
+        self.compression.put(compression, headers);
+        response
+    }
+
+    async fn get_server_info(self, request: Request<Body>) -> Response<Body> {
+        let method = tower::service_fn(move |request| {
+            let api = Arc::clone(&self.api);
+            async move { api.get_server_info(request).await }
+        });
+        let mut grpc = Grpc::new(ServerInfoCodec).max_decoding_message_size(MAX_REQUEST_BYTES);
+        for encoding in self.compression.iter() {
+            grpc = grpc.accept_compressed(encoding);
+        }
+        grpc.unary(method, request).await
+    }
+}
+
+/// Reads the only message of a request, and waits for the request's end.
+async fn read_one(mut requests: Streaming<pb::WatchRequest>) -> Result<pb::WatchRequest, Status> {
+    let missing = || Status::internal("Missing request message.");
+    let request = requests.message().await?.ok_or_else(missing)?;
+    // Its decoder refuses a second message.
+    while requests.message().await?.is_some() {}
+    Ok(request)
+}
+
+impl NamedService for WatchServer {
+    const NAME: &'static str = "weir.v1.WatchService";
+}
+
+impl Service<Request<Body>> for WatchServer {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let server = self.clone();
+        Box::pin(async move {
+            Ok(match request.uri().path() {
+                "/weir.v1.WatchService/Watch" => server.watch(request).await,
+                "/weir.v1.WatchService/GetServerInfo" => server.get_server_info(request).await,
+                // The layer in front says what is wrong.
+                _ => Status::new(Code::Unimplemented, "").into_http(),
+            })
+        })
+    }
+}

@@ -208,6 +208,13 @@ async fn a_message_that_many_watches_share_is_compressed_once() {
         for messages in &all {
             assert_eq!(messages, &all[0], "the messages of two watches differ");
         }
+        let sent: usize = all[0].iter().map(Bytes::len).sum();
+        let plain = all[0]
+            .iter()
+            .map(|it| decompressed_by(compression, it).len());
+        let share = sent as f64 / plain.sum::<usize>() as f64;
+        println!("{name} leaves {:.0} % of a stream of orders", 100.0 * share);
+        assert!(share < 0.6, "{name} leaves {share}");
         assert_eq!(
             made,
             all[0].len() as f64,

@@ -13,6 +13,7 @@ use support::{ChildProcess, Database, Weir, node, python, virtual_environment_to
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
+use weir::wire::Compression;
 
 /// The time that a foreign client may take for each step: it starts an interpreter, and the Python
 /// client generates code, on a machine that may be busy.
@@ -81,6 +82,43 @@ async fn a_node_client_reads_the_tutorial_and_resumes() {
     let arguments = client_arguments("tests/interop/node/client.mjs", &weir, &database);
     let client = ChildProcess::start("the Node client", node(), arguments);
     reads_the_tutorial(client, &database).await;
+}
+
+/// Weir that compresses, and how many messages it has compressed.
+async fn compressing(database: &Database) -> Weir {
+    Weir::with(database, |config| {
+        config.compression = vec![Compression::Zstd, Compression::Gzip];
+    })
+    .await
+}
+
+async fn assert_compressed(weir: &Weir) {
+    let by_gzip = [("encoding", "gzip")];
+    let metrics = weir.metrics().await;
+    let compressed = metrics.sum_where("weir_message_compressions_total", &by_gzip);
+    assert!(compressed > 0.0, "nothing was compressed");
+}
+
+/// The client compresses its requests, and decodes what gRPC's core takes for a message in gzip.
+#[tokio::test]
+async fn a_python_client_reads_and_sends_compressed_messages() {
+    let database = Database::start().await;
+    let weir = compressing(&database).await;
+    let arguments = client_arguments("tests/interop/python/client.py", &weir, &database);
+    let arguments = arguments.into_iter().chain(["--gzip".to_owned()]);
+    let client = ChildProcess::start("the Python client", python(), arguments);
+    reads_the_tutorial(client, &database).await;
+    assert_compressed(&weir).await;
+}
+
+#[tokio::test]
+async fn a_node_client_reads_compressed_messages() {
+    let database = Database::start().await;
+    let weir = compressing(&database).await;
+    let arguments = client_arguments("tests/interop/node/client.mjs", &weir, &database);
+    let client = ChildProcess::start("the Node client", node(), arguments);
+    reads_the_tutorial(client, &database).await;
+    assert_compressed(&weir).await;
 }
 
 /// Weir with mutual TLS, and the files that a client needs: authority, certificate and key.

@@ -4,6 +4,7 @@ mod support;
 
 use std::time::Duration;
 
+use ::weir::wire::Compression;
 use mongodb::bson::doc;
 use serde_json::Value;
 use support::orders::{ORDERS, insert};
@@ -41,6 +42,34 @@ async fn until_id(process: &mut ChildProcess, id: i64) {
     process
         .wait_for_output(&format!("document {id}"), WAIT_LIMIT, seen)
         .await;
+}
+
+/// The server compresses only what it allows, and the output is the same either way.
+#[tokio::test]
+async fn a_watch_prints_compressed_changes_as_it_prints_others() {
+    let database = Database::start().await;
+    for (allowed, asked) in [(true, "zstd"), (true, "gzip"), (false, "gzip")] {
+        let weir = Weir::with(&database, |config| {
+            if allowed {
+                config.compression = Compression::ALL.to_vec();
+            }
+        })
+        .await;
+        let server = weir.grpc_addr().to_string();
+        let mut process = watch(&database, &server, &["--compression", asked]);
+        opened(&mut process).await;
+        let orders = database.collection(ORDERS);
+        let many = (0..50).map(|id| doc! { "_id": id, "status": "paid" });
+        orders.insert_many(many).await.expect("the inserts");
+        until_id(&mut process, 49).await;
+        assert_eq!(ids(&process.stdout()), (0..50).collect::<Vec<_>>());
+        let by = [("encoding", asked)];
+        let metrics = weir.metrics().await;
+        let compressed = metrics.sum_where("weir_message_compressions_total", &by);
+        assert_eq!(compressed > 0.0, allowed, "{asked}");
+        drop(process);
+        orders.delete_many(doc! {}).await.expect("the deletes");
+    }
 }
 
 #[tokio::test]

@@ -46,7 +46,9 @@ def generate(proto_folder):
 
 
 def connect(address, tls):
-    """A channel without encryption, or over mutual TLS."""
+    """A channel without encryption, with compressed requests, or over mutual TLS."""
+    if tls == ["--gzip"]:
+        return grpc.insecure_channel(address, compression=grpc.Compression.Gzip)
     if not tls:
         return grpc.insecure_channel(address)
     authority, certificate, key = (pathlib.Path(path).read_bytes() for path in tls)
@@ -92,7 +94,7 @@ def main(proto_folder, address, database, collection, *tls):
         assert invalidated.cause == pb.OPERATION_TYPE_DROP, invalidated
         return events
 
-    with connect(address, tls) as channel:
+    with connect(address, list(tls)) as channel:
         stub = stubs.WatchServiceStub(channel)
 
         events = read_to_the_end(stub)

@@ -1,5 +1,5 @@
 //! `docs/guarantees.md` names the tests behind what Weir promises: each of them exists, and every
-//! promise, reason and trap has one.
+//! promise, reason and trap has one. The same for `docs/security.md` and `docs/mongodb-versions.md`.
 
 mod support;
 
@@ -95,6 +95,23 @@ fn every_test_in_the_security_page_exists() {
         let shown = !self::named(shown).is_empty();
         assert!(shown || stops.is_empty(), "no test shows {row:?}");
         assert!(shown || !left.is_empty(), "no gap is described: {row:?}");
+    }
+}
+
+/// Each difference has a source and an answer, and tests that exist.
+#[test]
+fn every_difference_between_mongodbs_versions_has_a_source_and_tests() {
+    let text = read("docs/mongodb-versions.md").expect("docs/mongodb-versions.md");
+    assert_exist(&named(&text));
+    let rows = rows(&text);
+    assert!(rows.len() > 10, "{rows:?}");
+    for row in rows {
+        let [version, differs, source, does, tests] = row[..] else {
+            panic!("a row with another number of cells: {row:?}");
+        };
+        let all = [version, differs, source, does];
+        assert!(all.iter().all(|cell| !cell.is_empty()), "{row:?}");
+        assert!(!named(tests).is_empty(), "no test shows {row:?}");
     }
 }
 

@@ -23,6 +23,9 @@ const WRITER: usize = 0;
 pub const TOO_LARGE: i32 = 90;
 pub const WITHOUT_PRE_IMAGE: i32 = 91;
 pub const WITHOUT_POST_IMAGE: i32 = 92;
+pub const AMBIGUOUS: i32 = 93;
+/// Fails without any image too.
+pub const UNSENDABLE: i32 = 94;
 
 /// A document of the ledger.
 #[derive(Debug, Clone, Copy)]

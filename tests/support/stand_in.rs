@@ -40,7 +40,7 @@ mod wire;
 pub use event::{Enrichment, Event, about, change, insert};
 pub use reply::{RawWriter, Reply, string_value};
 pub use script::{Alteration, Answer, Request, Rule, ServerError};
-pub use token::high_water_token;
+pub use token::{high_water_token, is_of_an_event};
 pub use version::Version;
 
 use std::net::{Ipv4Addr, TcpListener, TcpStream};

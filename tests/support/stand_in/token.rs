@@ -147,3 +147,8 @@ impl Place {
 pub fn high_water_token(time: Timestamp) -> Document {
     Place::high_water(time).high_water_token()
 }
+
+/// Returns whether a token is that of an event, which a stream that resumes after it must find again.
+pub fn is_of_an_event(token: &Document) -> bool {
+    Place::parse(token).is_some_and(Place::is_event)
+}

@@ -122,7 +122,7 @@ pub enum Error {
     ChangeStreamsUnsupported(Option<Refusal>),
     /// MongoDB refuses to open the stream or to go on with it, and no retry is known to help.
     #[error(
-        "MongoDB refuses the change stream with {}: the server's log has its message",
+        "MongoDB refuses with {}, for which no retry is known to help: the server's log has its message",
         words(.refusal.as_ref())
     )]
     UpstreamRefused {

@@ -58,7 +58,9 @@ async fn an_error_on_one_feed_does_not_affect_another() {
     for (failure, ends) in [
         (fail().code(286), Some(Code::OutOfRange)),
         (fail().code(13), Some(Code::FailedPrecondition)),
-        (fail().code(20), Some(Code::Internal)),
+        (fail().code(20), Some(Code::FailedPrecondition)),
+        // An assertion of the server, which it does not document.
+        (fail().code(50865), Some(Code::Internal)),
         (fail().code(43).times(2), None),
         // These make the driver drop its pooled connections.
         (fail().code(91).times(3), None),

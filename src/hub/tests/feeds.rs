@@ -151,6 +151,8 @@ async fn permanent_failures_end_the_watch_with_their_own_reason() {
     for (failure, reason) in [
         (Failure::AccessDenied, "UPSTREAM_ACCESS_DENIED"),
         (Failure::Unsupported, "CHANGE_STREAMS_UNSUPPORTED"),
+        (Failure::ShardRemoved, "SHARD_REMOVED"),
+        (Failure::Refused, "UPSTREAM_REFUSED"),
         (Failure::Unexpected, "INTERNAL"),
     ] {
         let source = ScriptedSource::new([cursor_that_fails(vec![quiet("t", 0)], failure)]);
@@ -324,6 +326,57 @@ async fn a_position_that_is_lost_again_after_a_resume_by_time_ends_the_watch() {
     assert_eq!(seen.last(), Some(&Seen::Ended("RESUME_TOKEN_EXPIRED")));
     let attempts = source.requested_positions().len();
     assert!(attempts < 6, "{attempts} attempts");
+}
+
+/// The denial of an opening with a token may be the token's alone. That of an open stream is not, and neither
+/// is one without a token.
+#[tokio::test(start_paused = true)]
+async fn a_denied_token_gets_one_attempt_by_time() {
+    let source = ScriptedSource::new([
+        cursor_that_fails(vec![batch(&[insert("a", 1)])], Failure::Transient),
+        Opening::Fail(Failure::AccessDenied),
+        cursor(vec![batch(&[insert("a", 1), insert("b", 2)])]),
+    ]);
+    let hub = hub(&source);
+    let mut client = Client::open(&hub, &watch(request())).await;
+    let seen = client.see(5).await;
+    assert!(seen.contains(&event_named("b")), "{seen:?}");
+    let by_time = Some(Position::Time(at(1)));
+    assert_eq!(
+        source.requested_positions(),
+        [None, Some(after("a", 1)), by_time.clone()]
+    );
+
+    let source = ScriptedSource::new([
+        cursor_that_fails(vec![batch(&[insert("a", 1)])], Failure::Transient),
+        Opening::Fail(Failure::AccessDenied),
+        Opening::Fail(Failure::AccessDenied),
+    ]);
+    let hub = super::hub(&source);
+    let mut client = Client::open(&hub, &watch(request())).await;
+    let seen = client.see(9).await;
+    assert_eq!(seen.last(), Some(&Seen::Ended("UPSTREAM_ACCESS_DENIED")));
+    assert_eq!(source.requested_positions().last(), Some(&by_time));
+}
+
+/// An overload passes, and is the reason of the end if it does not.
+#[tokio::test(start_paused = true)]
+async fn an_overload_is_waited_for_as_long_as_an_outage() {
+    let overloaded = |count| (0..count).map(|_| Opening::Fail(Failure::Overloaded));
+    let lost = || cursor_that_fails(vec![batch(&[insert("a", 1)])], Failure::Overloaded);
+    let back = cursor(vec![batch(&[insert("b", 2)])]);
+    let openings = [lost()].into_iter().chain(overloaded(5)).chain([back]);
+    let source = ScriptedSource::new(openings);
+    let hub = hub(&source);
+    let mut client = Client::open(&hub, &watch(request())).await;
+    let seen = client.see(5).await;
+    assert!(seen.contains(&event_named("b")), "{seen:?}");
+
+    let source = ScriptedSource::new([lost()].into_iter().chain(overloaded(500)));
+    let hub = super::hub(&source);
+    let mut client = Client::open(&hub, &watch(request())).await;
+    let seen = client.see(9).await;
+    assert_eq!(seen.last(), Some(&Seen::Ended("UPSTREAM_OVERLOADED")));
 }
 
 /// A temporary failure says nothing about the position, so the stream is opened by time again.

@@ -3,9 +3,10 @@
 use super::*;
 use crate::{error::UndeliverableEvent, wire::ResumeToken};
 
-const BOTH: [(Failure, &str); 2] = [
+const ALL: [(Failure, &str); 3] = [
     (Failure::ImageMissing, "IMAGE_UNAVAILABLE"),
     (Failure::EventTooLarge, "UPSTREAM_EVENT_TOO_LARGE"),
+    (Failure::LookupAmbiguous, "LOOKUP_AMBIGUOUS"),
 ];
 
 fn update(name: &str, increment: u32) -> bson::Document {
@@ -19,9 +20,9 @@ fn update(name: &str, increment: u32) -> bson::Document {
 
 fn undeliverable(error: Error) -> UndeliverableEvent {
     match error {
-        Error::ImageUnavailable(undeliverable) | Error::UpstreamEventTooLarge(undeliverable) => {
-            undeliverable
-        }
+        Error::ImageUnavailable(undeliverable)
+        | Error::UpstreamEventTooLarge(undeliverable)
+        | Error::LookupAmbiguous(undeliverable) => undeliverable,
         other => panic!("awaited an event that can't be sent, got {other:?}"),
     }
 }
@@ -46,7 +47,7 @@ fn is_outline(plan: &crate::plan::Plan) -> bool {
 /// lose the first two.
 #[tokio::test(start_paused = true)]
 async fn events_before_an_undeliverable_event_are_delivered() {
-    for (failure, reason) in BOTH {
+    for (failure, reason) in ALL {
         let source = ScriptedSource::new([
             cursor_that_fails(vec![batch(&[insert("a", 1)])], failure),
             cursor_that_fails(
@@ -219,7 +220,7 @@ async fn the_undeliverable_event_is_found_after_events_that_a_filter_rejects() {
 /// A failure that does not repeat was not caused by an event.
 #[tokio::test(start_paused = true)]
 async fn a_stream_that_passed_a_failure_returns_to_default_batches() {
-    for (failure, _) in BOTH {
+    for (failure, _) in ALL {
         let source = ScriptedSource::new([
             cursor_that_fails(vec![batch(&[insert("a", 1)])], failure),
             cursor(vec![batch(&[insert("b", 2)]), quiet("t", 3)]),

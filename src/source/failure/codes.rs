@@ -98,27 +98,30 @@ const UNKNOWN_TO_THE_DEPLOYMENT: [i32; 18] = [
     2, 9, 12, 14, 17, 20, 72, 168, 224, 322, 323, 324, 347, 352, 40413, 40414, 40415, 4_662_500,
 ];
 
-/// The server is short of memory, files, locks or sessions, or limits the rate: TooManyLocks,
+/// The server is short of memory, disk, files, locks or sessions, or limits the rate: TooManyLocks,
 /// TooManyLogicalSessions, TooManyFilesOpen, ExceededMemoryLimit, QueryExceededMemoryLimitNoDiskUseAllowed,
 /// ResourceExhausted, AdmissionQueueOverflow, RateLimitExceeded,
-/// PooledConnectionAcquisitionRejected, IngressRequestRateLimitExceeded; 16500 is how Azure Cosmos DB
+/// PooledConnectionAcquisitionRejected, IngressRequestRateLimitExceeded, OutOfDiskSpace; 16500 is how Azure Cosmos DB
 /// limits the rate.
-const OVERLOADED: [i32; 11] = [146, 292, 208, 261, 264, 402, 433, 449, 450, 462, 16500];
+const OVERLOADED: [i32; 12] = [
+    146, 292, 208, 261, 264, 402, 433, 449, 450, 462, 14031, 16500,
+];
 
 /// The codes that pass by themselves, so that the stream can be opened again at its position.
-const PASSING: [i32; 117] = [
+const PASSING: [i32; 123] = [
     // CursorNotFound, then the drivers' list for servers that send no labels.
     43, 6, 7, 89, 91, 189, 262, 9001, 10107, 11600, 11602, 13435, 13436, 63, 150, 13388, 234, 133,
     // The codes that mongod 8.2 labels as resumable beyond that list. It labels only the errors of change
     // streams, but Weir sends other commands too.
     134, 175, 317, 358, 384, 401, 406, 407, 412, 453, 50915, 91331, 10_045_600,
-    // The cursor is gone: OperationFailed, ObjectIsBusy.
-    96, 314,
+    // The cursor or its session is gone: OperationFailed, ObjectIsBusy, NoSuchSession.
+    96, 314, 206,
     // An operation was interrupted or timed out: Interrupted, CursorKilled, ClientDisconnect,
     // TransactionExceededLifetimeLimitSeconds, MaxTimeMSExpired, NetworkInterfaceExceededTimeLimit,
     // CallbackCanceled, BalancerInterrupted, PeriodicJobIsStopped, OperationIsKilledAndDelisted,
-    // InterruptedDueToStorageChange, ClientMarkedKilled, and four of a transaction's coordinator.
-    11601, 237, 279, 290, 50, 202, 90, 194, 310, 312, 355, 46841, 281, 282, 287, 311,
+    // InterruptedDueToStorageChange, ClientMarkedKilled, BrokenPromise, KeyedExecutorRetry,
+    // WaitForMajorityServiceEarlierOpTimeAvailable, and four of a transaction's coordinator.
+    11601, 237, 279, 290, 50, 202, 90, 194, 310, 312, 355, 46841, 245, 259, 289, 281, 282, 287, 311,
     // A lock, a conflict or a shortage: LockTimeout, LockBusy, LockFailed, LockNotFound,
     // LockStateChangeFailed, WriteConflict, ConflictingOperationInProgress, TemporarilyUnavailable,
     // BackgroundOperationInProgressForDatabase and -ForNamespace, CursorInUse.
@@ -130,9 +133,9 @@ const PASSING: [i32; 117] = [
     216, 10058, 95, 135, 94, 93, 109, 164, 74, 71, 308, 303, 92, 113,
     // A connection is closed or can't be opened: ServiceExecutorInShutdown,
     // CloseConnectionForShutdownCommand, StreamTerminated, LoadBalancerSupportMismatch,
-    // PooledConnectionsDropped, TransportSessionClosed, MasterSlaveConnectionFailure, DNSHostNotFound,
+    // PooledConnectionsDropped, TransportSessionClosed, -NotFound, -Unknown, MasterSlaveConnectionFailure, DNSHostNotFound,
     // DNSProtocolError.
-    333, 372, 398, 354, 145, 172, 190, 230, 231,
+    333, 372, 398, 354, 145, 172, 173, 174, 190, 230, 231,
     // The deployment is changing: keys not there yet, a removed shard, stale versions and caches,
     // migrations, resharding: KeyNotFound, ShardNotFound, StaleDbVersion, NoConfigPrimary,
     // ReplicaSetMonitorRemoved, ShardingStateNotInitialized, DatabaseDropPending, StaleChunkHistory,

@@ -89,6 +89,7 @@ async fn a_new_watch_is_answered_in_time_whatever_its_queries_return() {
                 (Code::Unavailable, "UPSTREAM_UNAVAILABLE"),
                 (Code::FailedPrecondition, "UPSTREAM_ACCESS_DENIED"),
                 (Code::FailedPrecondition, "UPSTREAM_REFUSED"),
+                (Code::Internal, "INTERNAL"),
             ];
             let reported = (status.code(), &*error_reason(&status));
             assert!(expected.contains(&reported), "{failure:?}: {status:?}");
@@ -135,7 +136,8 @@ async fn a_catch_up_survives_failing_queries() {
                         [
                             "UPSTREAM_UNAVAILABLE",
                             "UPSTREAM_ACCESS_DENIED",
-                            "UPSTREAM_REFUSED"
+                            "UPSTREAM_REFUSED",
+                            "INTERNAL"
                         ]
                         .contains(&&*reason),
                         "{status:?}"

@@ -478,6 +478,14 @@ async fn a_consumer_that_follows_the_documented_rules_applies_whole_transactions
         }
         assert!(written.starts_with(&store.applied), "{:?}", store.applied);
     }
+    // Nothing in the stream follows this one: only `Progress` shows that it is complete.
+    session.start_transaction().await.unwrap();
+    let insert = orders.insert_one(doc! { "_id": next_id });
+    insert.session(&mut session).await.unwrap();
+    session.commit_transaction().await.unwrap();
+    written.push(vec![next_id]);
+    let items = database.collection("items");
+    items.insert_one(doc! { "_id": "last" }).await.unwrap();
     let mut consumer = Consumer::open(&weir, &database, &store).await;
     while store.applied.len() < written.len() {
         consumer.step(&mut store).await;
@@ -696,6 +704,46 @@ async fn a_watch_of_the_deployment_leaves_out_mongodbs_own_databases() {
             assert_eq!(namespace.collection, "orders", "{mode:?}: {change:?}");
         }
         assert_eq!(changes[count - 1].operation(), OperationType::Insert);
+    }
+}
+
+/// The position after such an event is one like any other: it resumes on the same server and on another one.
+#[tokio::test]
+async fn a_position_after_an_event_that_is_left_out_resumes() {
+    let database = Database::start().await;
+    let allow = |config: &mut weir::config::ServeConfig| config.allow_deployment_watch = true;
+    let weir = Weir::with(&database, allow).await;
+    let other = Weir::with(&database, allow).await;
+    let second = Some(prost_types::Duration {
+        seconds: 1,
+        nanos: 0,
+    });
+    let orders = database.collection("orders");
+    for (number, of) in [database.watch_request(&[]), pb::WatchRequest::default()]
+        .into_iter()
+        .enumerate()
+    {
+        let mut request = of;
+        request.progress_interval = second;
+        let mut watch = weir.watch(request.clone()).await;
+        let id = |which: usize| (number * 10 + which) as i32;
+        orders.insert_one(doc! { "_id": id(1) }).await.unwrap();
+        let first = watch.next_change().await;
+        assert_eq!(conversions::id(&first), Bson::Int32(id(1)));
+        let own = database.collection("system.js");
+        for which in [2, 3] {
+            own.insert_one(doc! { "_id": id(which) }).await.unwrap();
+        }
+        let time = |time: Option<pb::ClusterTime>| time.map(|it| (it.seconds, it.increment));
+        while time(watch.next_progress().await.cluster_time) <= time(first.cluster_time) {}
+        request.start = Some(pb::watch_request::Start::ResumeToken(watch.token()));
+        orders.insert_one(doc! { "_id": id(4) }).await.unwrap();
+        for weir in [&weir, &other] {
+            let mut resumed = weir.watch(request.clone()).await;
+            assert_eq!(resumed.opened.start_mode(), pb::StartMode::Token);
+            let change = resumed.next_change().await;
+            assert_eq!(conversions::id(&change), Bson::Int32(id(4)));
+        }
     }
 }
 

@@ -107,8 +107,8 @@ pub struct WatchArgs {
     #[arg(long, value_name = "POLICY", value_enum, default_value = "chunk")]
     pub oversize: Oversize,
 
-    /// The largest message, in bytes, 65536 to 67108864 [default: 3145728 (3 MiB), set by the server]
-    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(65_536..=67_108_864))]
+    /// The largest message, such as 4MiB or 4194304 bytes: 64KiB to 64MiB [default: 3MiB, set by the server]
+    #[arg(long, value_name = "BYTES", value_parser = message_bytes)]
     pub max_message_bytes: Option<u32>,
 
     /// Accept messages that the server compresses in this way, if it allows that with its --compression
@@ -173,6 +173,15 @@ impl WatchArgs {
         scope.collections.extend(self.collections.iter().cloned());
         scope
     }
+}
+
+/// Parses a number of bytes, with or without a unit.
+fn message_bytes(text: &str) -> Result<u32, &'static str> {
+    let bytes = text.parse::<bytesize::ByteSize>().ok();
+    bytes
+        .and_then(|it| u32::try_from(it.as_u64()).ok())
+        .filter(|it| (65_536..=67_108_864).contains(it))
+        .ok_or("write a size of 64KiB to 64MiB, or its number of bytes")
 }
 
 /// A time given directly or as an age, resolved when the command line is parsed.

@@ -100,6 +100,20 @@ fn a_start_may_be_a_time_or_an_age() {
 }
 
 #[test]
+fn the_largest_message_may_have_a_unit() {
+    for (text, bytes) in [
+        ("65536", 65_536),
+        ("64KiB", 65_536),
+        ("4MiB", 4_194_304),
+        ("4 MB", 4_000_000),
+        ("64MiB", 67_108_864),
+    ] {
+        let request = built(&["shop", "--max-message-bytes", text]);
+        assert_eq!(request.max_message_bytes, bytes, "{text}");
+    }
+}
+
+#[test]
 fn the_whole_deployment_is_an_empty_database() {
     let request = built(&["--all"]);
     assert_eq!(request.database, "");
@@ -117,6 +131,10 @@ fn invalid_command_lines_are_refused() {
         &["shop", "--since=yesterday"],
         &["shop", "--since=1h", "--resume-token=aa"],
         &["shop", "--max-message-bytes=1000"],
+        &["shop", "--max-message-bytes=65MiB"],
+        &["shop", "--max-message-bytes=5GiB"],
+        &["shop", "--max-message-bytes=-1"],
+        &["shop", "--max-message-bytes=many"],
         &["shop", "--limit=0"],
         &[
             "shop",

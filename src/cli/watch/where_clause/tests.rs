@@ -1,3 +1,4 @@
+use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::value::to_protobuf;
@@ -330,4 +331,101 @@ fn an_error_points_at_the_column_and_says_what_to_write() {
          \x20     ^\n\
          use `>=` for greater or equal"
     );
+}
+
+/// Parts of conditions, and what may stand in their place.
+const PARTS: &[&str] = &[
+    "a",
+    "_id",
+    "changed",
+    "not",
+    "in",
+    "exists",
+    "missing",
+    "(",
+    ")",
+    "[",
+    "]",
+    "{",
+    "}",
+    "\"",
+    "'",
+    "=",
+    "==",
+    "!=",
+    "<",
+    "<=",
+    ">",
+    ">=",
+    "^=",
+    "~",
+    "/",
+    "!",
+    ",",
+    " ",
+    "\\",
+    "&&",
+    "ż",
+    "e\u{301}",
+    "\n",
+    "507f1f77bcf86cd799439011",
+    "507177869900123943901112",
+    "2024-01-01",
+    "T12:30",
+    "+01",
+    ":00",
+    "Z",
+    "3b241101-e2bb-4255-8caf-4136c566a962",
+    "ObjectId",
+    "ISODate",
+    "NumberLong",
+    "-",
+    ".5",
+    "1_000",
+    "NaN",
+];
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+    /// Any text is a condition or an error that can be shown, and what a warning shows warns of nothing.
+    #[test]
+    fn any_text_is_a_condition_or_an_error_with_a_place(
+        parts in prop::collection::vec(prop::sample::select(PARTS), 0..12),
+        other in any::<String>(),
+        end in any::<bool>(),
+    ) {
+        let mut text = parts.concat();
+        if end {
+            text.push_str(&other);
+        }
+        match text.parse::<WhereClause>() {
+            Err(error) => {
+                prop_assert!(error.column() <= text.chars().count() + 1);
+                prop_assert!(!error.to_string().is_empty());
+            }
+            Ok(clause) => {
+                let Some(warning) = clause.warning() else {
+                    return Ok(());
+                };
+                let shown: Vec<&str> = warning
+                    .lines()
+                    .filter_map(|line| line.strip_prefix("  --where "))
+                    .collect();
+                prop_assert_eq!(shown.len(), 2, "{}", warning);
+                // Escaped control characters do not read back.
+                if text.chars().any(char::is_control) {
+                    return Ok(());
+                }
+                for form in shown {
+                    let form = form.strip_prefix('\'').and_then(|it| it.strip_suffix('\''));
+                    let form = form.unwrap().replace("'\\''", "'");
+                    let again = form.parse::<WhereClause>();
+                    prop_assert!(again.is_ok(), "{}: {:?}", form, again);
+                    let again = again.unwrap();
+                    prop_assert_eq!(again.warning(), None, "{}", form);
+                }
+            }
+        }
+    }
 }

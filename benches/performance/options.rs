@@ -87,6 +87,15 @@ pub struct Options {
     #[arg(long, env = "WEIR_BENCH_DOCUMENT_BYTES", default_value_t = 1_024)]
     pub document_bytes: usize,
 
+    /// The numbers of watchers of the compression part
+    #[arg(
+        long,
+        env = "WEIR_BENCH_COMPRESSION_WATCHERS",
+        value_delimiter = ',',
+        default_value = "1,100,1000"
+    )]
+    pub compression_watchers: Vec<u64>,
+
     /// The numbers of watchers of the filter part
     #[arg(
         long,
@@ -147,6 +156,8 @@ pub enum Part {
     /// Many watchers with one filter
     #[value(alias = "fanout")]
     FanOut,
+    /// Many watchers with one filter, whose messages are compressed
+    Compression,
     /// Many watchers, each with its own filter
     Filters,
     /// Many watchers, latencies under a steady writer
@@ -157,12 +168,13 @@ pub enum Part {
 
 impl Part {
     /// All parts, in the order in which they are measured and reported.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Database,
         Self::StandIn,
         Self::Live,
         Self::AddedLatency,
         Self::FanOut,
+        Self::Compression,
         Self::Filters,
         Self::Steady,
         Self::Stalled,
@@ -176,6 +188,7 @@ impl Part {
             Self::Live => "live",
             Self::AddedLatency => "added-latency",
             Self::FanOut => "fan-out",
+            Self::Compression => "compression",
             Self::Filters => "filters",
             Self::Steady => "steady",
             Self::Stalled => "stalled",
@@ -204,6 +217,7 @@ impl Options {
             deliveries: 10_000,
             database_deliveries: 4_000,
             fan_out_rounds: 2,
+            compression_watchers: vec![1, 50],
             filters: vec![10, 100],
             filter_events: 2_000,
             filter_database_events: 1_000,

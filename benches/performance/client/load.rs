@@ -26,7 +26,10 @@ use tonic::{
     codegen::http::uri::PathAndQuery,
     transport::{Channel, Endpoint},
 };
-use weir::pb::{self, field_filter::Operator, filter};
+use weir::{
+    pb::{self, field_filter::Operator, filter},
+    wire::Compression,
+};
 
 use super::delivery::{self, Message, RawCodec};
 use crate::{
@@ -63,6 +66,9 @@ pub struct Task {
     /// The number of additional watches that have a connection each and are never read
     #[arg(long)]
     stalled: u64,
+    /// The only encoding of compressed messages that is accepted
+    #[arg(long)]
+    accept: Option<Compression>,
 }
 
 /// The process of the load generator.
@@ -201,6 +207,9 @@ async fn open_all(
 /// Opens a watch and waits for its first message.
 async fn open(task: &Task, channel: Channel, group: Option<i64>) -> Streaming<Bytes> {
     let mut grpc = Grpc::new(channel);
+    if let Some(accepted) = task.accept {
+        grpc = grpc.accept_compressed(accepted.encoding());
+    }
     if let Err(error) = grpc.ready().await {
         fail(&format!("no connection: {error}"));
     }

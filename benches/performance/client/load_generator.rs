@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use tokio::time::Instant;
+use weir::wire::Compression;
 
 use crate::{
     gateway::Gateway,
@@ -28,6 +29,8 @@ pub struct Plan {
     pub matches: u64,
     /// The number of additional watchers that open a watch and never read.
     pub stalled: u64,
+    /// The only encoding of compressed messages that they accept.
+    pub accept: Option<Compression>,
 }
 
 impl Plan {
@@ -63,20 +66,19 @@ impl LoadGenerator {
     pub fn open(gateway: &Gateway, plan: &Plan, limit: Duration) -> Result<Self, ChildError> {
         let started = Instant::now();
         let connections = plan.watchers.div_ceil(WATCHES_A_CONNECTION).max(10);
-        let process = Process::start_role(
-            "the load generator",
-            &[
-                "load".to_owned(),
-                format!("--url={}", gateway.url()),
-                format!("--database={}", plan.database),
-                format!("--collection={}", plan.collection),
-                format!("--watches={}", plan.watchers),
-                format!("--connections={connections}"),
-                format!("--groups={}", plan.groups),
-                format!("--matches={}", plan.matches),
-                format!("--stalled={}", plan.stalled),
-            ],
-        );
+        let mut arguments = vec![
+            "load".to_owned(),
+            format!("--url={}", gateway.url()),
+            format!("--database={}", plan.database),
+            format!("--collection={}", plan.collection),
+            format!("--watches={}", plan.watchers),
+            format!("--connections={connections}"),
+            format!("--groups={}", plan.groups),
+            format!("--matches={}", plan.matches),
+            format!("--stalled={}", plan.stalled),
+        ];
+        arguments.extend(plan.accept.map(|it| format!("--accept={}", it.name())));
+        let process = Process::start_role("the load generator", &arguments);
         process.answer("open", limit)?;
         Ok(Self {
             process,

@@ -15,7 +15,7 @@ use tokio::net::TcpListener;
 use tonic::{
     Request, Response, Status,
     body::Body,
-    codec::Codec,
+    codec::{Codec, CompressionEncoding},
     codegen::http,
     server::{Grpc, NamedService, ServerStreamingService},
     transport::{Server, server::TcpIncoming},
@@ -84,7 +84,10 @@ impl<W: Watch> tower::Service<http::Request<Body>> for WatchServer<W> {
             if !request.uri().path().ends_with("/Watch") {
                 return Ok(Status::unimplemented("Watch alone").into_http());
             }
-            let mut grpc = Grpc::new(W::Codec::default());
+            // Only where the client accepts it.
+            let mut grpc = Grpc::new(W::Codec::default())
+                .send_compressed(CompressionEncoding::Gzip)
+                .send_compressed(CompressionEncoding::Zstd);
             Ok(grpc.server_streaming(method, request).await)
         })
     }

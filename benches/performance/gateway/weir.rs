@@ -53,6 +53,11 @@ impl Gateway {
         Some(self.metric("weir_feeds")? + catch_ups)
     }
 
+    /// The bytes of messages that it has sent, for a server with metrics.
+    pub fn bytes_sent(&self) -> Option<u64> {
+        self.metric("weir_bytes_sent_total")
+    }
+
     /// The number of times a watch fell behind the ring, for a server with metrics.
     pub fn fell_behind(&self) -> Option<u64> {
         self.metric("weir_watches_fell_behind_total")

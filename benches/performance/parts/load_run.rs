@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use ::weir::wire::Compression;
 use tokio::time::Instant;
 
 use crate::{
@@ -31,6 +32,10 @@ pub enum ServerKind {
     Ready,
     /// Ready bytes, one burst per message.
     ReadyBursts,
+    /// Weir, for clients that accept this encoding.
+    WeirCompressing(Compression),
+    /// Ready bytes, one burst per message, compressed by tonic for each watcher.
+    ReadyCompressing(Compression),
 }
 
 impl ServerKind {
@@ -41,6 +46,20 @@ impl ServerKind {
             Self::Naive => "naive gateway",
             Self::Ready => "ready bytes, an event a message",
             Self::ReadyBursts => "ready bytes, a burst a message",
+            Self::WeirCompressing(Compression::Gzip) => "Weir, gzip",
+            Self::WeirCompressing(Compression::Zstd) => "Weir, zstd",
+            Self::ReadyCompressing(Compression::Gzip) => "ready bytes, gzip for each watcher",
+            Self::ReadyCompressing(Compression::Zstd) => "ready bytes, zstd for each watcher",
+        }
+    }
+
+    /// The encoding that its clients accept.
+    fn compression(self) -> Option<Compression> {
+        match self {
+            Self::WeirCompressing(compression) | Self::ReadyCompressing(compression) => {
+                Some(compression)
+            }
+            Self::Weir | Self::Naive | Self::Ready | Self::ReadyBursts => None,
         }
     }
 
@@ -54,16 +73,22 @@ impl ServerKind {
     ) -> Gateway {
         let uri = source.map_or("", Source::uri);
         match self {
-            Self::Weir => {
+            Self::Weir | Self::WeirCompressing(_) => {
                 // Enough for stalled watches too, and no less than the default.
                 let most = (watchers + 10).max(10_000);
                 let mut flags = vec![format!("--max-watches={most}")];
+                flags.extend(
+                    self.compression()
+                        .map(|it| format!("--compression={}", it.name())),
+                );
                 flags.extend_from_slice(weir_flags);
                 weir::start(uri, &flags)
             }
             Self::Naive => naive::start(uri, watchers),
             Self::Ready => ready::start(load.content.bytes, 1),
-            Self::ReadyBursts => ready::start(load.content.bytes, load.burst),
+            Self::ReadyBursts | Self::ReadyCompressing(_) => {
+                ready::start(load.content.bytes, load.burst)
+            }
         }
     }
 }
@@ -80,6 +105,7 @@ pub struct Workload {
 #[derive(Debug, Clone, Copy)]
 pub struct Run {
     pub events: u64,
+    pub burst: u64,
     pub deliveries: u64,
     pub wall: Duration,
     pub gateway: Spent,
@@ -97,6 +123,8 @@ pub struct Run {
     pub feeds: Option<u64>,
     /// The time that it took to open all watches.
     pub opening: Duration,
+    /// The bytes of messages that the gateway reports, from before the warm-up.
+    pub bytes: Option<u64>,
 }
 
 impl Run {
@@ -115,6 +143,13 @@ impl Run {
         Some(self.database?.each(self.deliveries))
     }
 
+    /// The gateway's bytes per delivery.
+    pub fn bytes_each(&self) -> Option<f64> {
+        let sent = self.events + WARM_UP * self.burst;
+        let deliveries = self.deliveries as f64 / self.events as f64 * sent as f64;
+        Some(self.bytes? as f64 / deliveries)
+    }
+
     /// The gateway's microseconds per event.
     pub fn event_cost(&self) -> f64 {
         self.gateway.each(self.events)
@@ -131,10 +166,14 @@ pub fn run(
     limit: Duration,
     weir_flags: &[String],
 ) -> Result<Run, ChildError> {
-    let needs_source = matches!(server_kind, ServerKind::Weir | ServerKind::Naive);
+    let needs_source = matches!(
+        server_kind,
+        ServerKind::Weir | ServerKind::WeirCompressing(_) | ServerKind::Naive
+    );
     let mut source = needs_source.then(|| Source::start(kind, load.content));
     let mut gateway = server_kind.start(source.as_ref(), watchers, load, weir_flags);
     let plan = Plan {
+        accept: server_kind.compression(),
         database: source.as_ref().map_or("", Source::database).to_owned(),
         collection: source.as_ref().map_or("", Source::collection).to_owned(),
         watchers,
@@ -161,6 +200,7 @@ pub fn run(
     let idle = gateway.resident();
     let change_streams = source.as_ref().and_then(Source::open_cursors);
     let feeds = gateway.feeds();
+    let bytes_before = gateway.bytes_sent().unwrap_or(0);
 
     let mut line = EventPipeline {
         plan: &plan,
@@ -187,6 +227,7 @@ pub fn run(
     let each = |bytes: u64| bytes.saturating_sub(before) as f64 / watchers as f64;
     Ok(Run {
         events: load.events,
+        burst: load.burst,
         deliveries: load.events * plan.deliveries_an_event(),
         wall,
         gateway: spent(now.gateway, earlier.gateway).ok_or_else(gone)?,
@@ -197,6 +238,7 @@ pub fn run(
         change_streams,
         feeds,
         opening: load_generator.opening,
+        bytes: gateway.bytes_sent().map(|bytes| bytes - bytes_before),
     })
 }
 

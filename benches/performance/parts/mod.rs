@@ -1,6 +1,7 @@
 //! The measurements, one file per part.
 
 pub mod added_latency;
+pub mod compression;
 pub mod fan_out;
 pub mod filters;
 pub mod load_run;

@@ -74,6 +74,7 @@ pub fn run(
     let mut source = Source::start(kind, content);
     let gateway = server_kind.start(Some(&source), pace.watchers, load, &options.weir_flags);
     let plan = Plan {
+        accept: None,
         database: source.database().to_owned(),
         collection: source.collection().to_owned(),
         watchers: pace.watchers,

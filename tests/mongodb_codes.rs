@@ -670,6 +670,37 @@ async fn look_ups_are_bound_to_the_changed_collection_where_mongodb_can() {
     }
 }
 
+/// Compatible servers refuse an option that they do not know with other codes, and some do not name it.
+#[tokio::test]
+async fn look_ups_work_on_a_server_that_does_not_say_what_it_refuses() {
+    const OPTION: &str = "matchCollectionUUIDForUpdateLookup";
+    for error in [
+        ServerError::new(40415),
+        ServerError::new(2).named("BadValue"),
+        ServerError::new(9)
+            .named("FailedToParse")
+            .message("$changeStream is malformed"),
+        ServerError::new(303).message(format!("Feature not supported: {OPTION}")),
+    ] {
+        let stand_in = StandIn::start();
+        let weir = weir_at(&stand_in).await;
+        let orders = stand_in.log("orders");
+        let refusing = Rule::on("aggregate").when(|request| request.has(OPTION));
+        let refusing = stand_in.play(refusing.answer(error));
+        let request = with_look_up(stand_in.watch_request(&["orders"]));
+        let mut watch = weir.watch(request.clone()).await;
+        orders.push(change("update", "orders", 1));
+        assert_eq!(id(&watch.next_change().await), 1);
+        let token = watch.token();
+        drop(watch);
+        weir.wait_for_no_feeds().await;
+        orders.push(change("update", "orders", 2));
+        let mut resumed = weir.watch(resume(&token, &request)).await;
+        assert_eq!(id(&resumed.next_change().await), 2);
+        assert_eq!(refusing.count(), 1);
+    }
+}
+
 fn full_document(event: &pb::ChangeEvent) -> Option<Value> {
     match &event.change {
         Some(Change::Update(update)) => update.full_document.as_ref()?.value.clone(),

@@ -132,13 +132,18 @@ impl SourceError {
         Some(Refusal::new(code, &self.code_name, &self.said))
     }
 
-    /// Returns whether the failure of an opening may be about an option of `$changeStream`: MongoDB names it,
-    /// or names no other part of the command as unknown.
+    /// Returns whether the failure of an opening may be about an option of `$changeStream`: the server names
+    /// it, or does not say what it refuses.
     pub(super) fn may_refuse(&self, option: &str) -> bool {
         let about = self.refusal().and_then(|it| it.about);
         match about {
             Some(about) if about != "$changeStream" => about == option,
-            _ => self.code == Some(40415),
+            // Not every server has a code for unknown options. A standalone one has no change streams at all.
+            _ => {
+                self.failure == Failure::Unsupported && self.code != Some(40573)
+                    || matches!(self.code, Some(2 | 9 | 14 | 40414))
+                        && self.failure == Failure::TokenInvalid
+            }
         }
     }
 
@@ -162,7 +167,8 @@ impl SourceError {
             (Failure::Transient, None) => "network",
             (Failure::Overloaded, _) => "overload",
             (Failure::HistoryLost, _) => "history_lost",
-            (Failure::TokenNotFound | Failure::TokenInvalid, _) => "token",
+            // A stream is opened again after a denial only if the token may be its cause.
+            (Failure::TokenNotFound | Failure::TokenInvalid | Failure::AccessDenied, _) => "token",
             (Failure::ImageMissing, _) => "image_missing",
             (Failure::EventTooLarge, _) => "event_too_large",
             (Failure::LookupAmbiguous, _) => "lookup_ambiguous",
@@ -170,7 +176,6 @@ impl SourceError {
             (
                 Failure::ShardRemoved
                 | Failure::Unsupported
-                | Failure::AccessDenied
                 | Failure::NotACollection
                 | Failure::InvalidName
                 | Failure::PatternRefused

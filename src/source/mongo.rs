@@ -139,13 +139,17 @@ impl MongoSource {
         at: Option<&Position>,
         batch_size: BatchSize,
     ) -> Result<MongoCursor, SourceError> {
-        let mut options = self.options.of(plan, self.can_split().await?);
-        loop {
-            match self.try_open(plan, at, batch_size, options).await {
-                Err(error) if self.options.can_do_without(&error, &mut options) => {}
-                opened => return opened,
-            }
-        }
+        let options = self.options.of(plan, self.can_split().await?);
+        let error = match self.try_open(plan, at, batch_size, options).await {
+            Ok(opened) => return Ok(opened),
+            Err(error) => error,
+        };
+        let Some(fewer) = options.without_refused(&error) else {
+            return Err(error);
+        };
+        let opened = self.try_open(plan, at, batch_size, fewer).await?;
+        self.options.refused_match_uuid();
+        Ok(opened)
     }
 
     async fn try_open(

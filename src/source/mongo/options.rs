@@ -24,6 +24,15 @@ pub(super) struct StreamOptions {
 }
 
 impl StreamOptions {
+    /// Returns the options without one that is not needed, if the opening may have failed because of it.
+    pub(super) fn without_refused(self, error: &SourceError) -> Option<Self> {
+        let refused = self.match_collection_uuid && error.may_refuse(MATCH_UUID);
+        refused.then_some(Self {
+            match_collection_uuid: false,
+            ..self
+        })
+    }
+
     /// Adds the options to those of the `$changeStream` stage.
     pub(super) fn add_to(self, options: &mut Document) {
         if self.match_collection_uuid {
@@ -64,23 +73,12 @@ impl OptionSupport {
         }
     }
 
-    /// Returns `true`, and takes an option out, if the opening failed because of one that is not needed.
-    /// A deployment that names the option when it refuses is not asked for it again.
-    pub(super) fn can_do_without(&self, error: &SourceError, options: &mut StreamOptions) -> bool {
-        if !options.match_collection_uuid || !error.may_refuse(MATCH_UUID) {
-            return false;
-        }
-        options.match_collection_uuid = false;
-        let named = error
-            .refusal()
-            .is_some_and(|it| it.about == Some(MATCH_UUID));
-        if named {
+    /// Records that the deployment opened a stream only without `matchCollectionUUIDForUpdateLookup`.
+    pub(super) fn refused_match_uuid(&self) {
+        if !self.refuses_match_uuid.swap(true, Ordering::Relaxed) {
             tracing::info!(
-                code = error.code,
-                "this mongodb does not know {MATCH_UUID}; looking up without it"
+                "this mongodb does not know {MATCH_UUID}; looking documents up without it"
             );
-            self.refuses_match_uuid.store(true, Ordering::Relaxed);
         }
-        true
     }
 }

@@ -16,6 +16,9 @@ const MAX_BYTES: u64 = 16 << 10;
 
 /// Create an API key and its entry for --api-keys-file
 #[derive(Debug, Clone, Args)]
+#[command(after_help = "\
+Exit code: 0 with the entry on stdout; 1 without one: the name or the key can't be used, or stdout
+can't be written or is /dev/null; 2 for an invalid command line.")]
 pub struct HashKeyArgs {
     /// The principal of the key, as policies and logs name it
     #[arg(value_name = "NAME")]

@@ -1,8 +1,8 @@
 //! `weir dev`: starts a database and Weir, and runs a tutorial on both.
 //!
 //! [`database`] finds or starts a database, as a [`process`] that never outlives this one, and [`waiting`] says
-//! what it waits for meanwhile. Weir then runs in
-//! this process, [`tutorial`] runs, and [`next_steps`] prints commands to try.
+//! what it waits for meanwhile. Weir then runs in this process, [`tutorial`] runs, and [`next_steps`] prints
+//! commands to try.
 
 mod database;
 mod next_steps;
@@ -31,6 +31,10 @@ const DEFAULT_ADMIN_LISTEN: SocketAddr =
 
 /// Start a database and Weir, and run a change-stream tutorial
 #[derive(Debug, Clone, clap::Args)]
+#[command(after_help = "\
+Exit code: 0 on Ctrl-C or SIGTERM, and with --once after the tutorial; 1 if something does not
+start, an event is not as expected, or a signal comes before the end under --once; 2 for an invalid
+command line; 130 at a second signal, which does not wait for clients.")]
 pub struct DevArgs {
     /// Exit after the tutorial, with 0 if every event came as expected and 1 otherwise
     #[arg(long)]

@@ -1,16 +1,10 @@
 //! The wiring of the server: the order in which its parts start and stop.
 
+mod first_contact;
 mod loaded_files;
 mod token_key_file;
 
-use std::{
-    net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::{net::TcpListener, task::JoinHandle, time::timeout};
 use tokio_util::sync::CancellationToken;
@@ -23,7 +17,7 @@ use tonic_reflection::pb::{
 use tower::Layer as _;
 
 use crate::{
-    admin::{Admin, AdminPeer, LogLevel},
+    admin::{Admin, AdminPeer, LogLevel, Readiness},
     auth::SetupError,
     config::{ConfigError, ServeConfig},
     hub::{Hub, HubSettings},
@@ -34,10 +28,7 @@ use crate::{
         Access, AuthLayer, ConcurrencyLayer, EXTRA_CALLS, HealthApi, HealthReporter,
         MAX_HEADER_LIST_BYTES, ReflectionApi, ReflectionIndex, WatchApi, WatchServer,
     },
-    source::{
-        Source as _, SourceError,
-        mongo::{MongoSettings, MongoSource},
-    },
+    source::mongo::{MongoSettings, MongoSource, check_uri},
     spans::Spans,
     tls,
 };
@@ -45,9 +36,6 @@ use loaded_files::LoadedFiles;
 
 /// The interval at which the histograms' buffers are drained.
 const METRICS_UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
-
-/// The pause between attempts to reach MongoDB for the first time.
-const FIRST_CONTACT_INTERVAL: Duration = Duration::from_millis(500);
 
 /// The time that MongoDB gets to kill the cursors at shutdown, and the collector to take the last spans.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -77,7 +65,7 @@ pub enum StartError {
     TokenKeys(String),
     /// The connection string can't be used.
     #[error("--mongodb-uri: {0}")]
-    Uri(SourceError),
+    Uri(String),
     /// Certificates can't be used.
     #[error("{0}")]
     Tls(String),
@@ -106,7 +94,7 @@ pub struct App {
     admin_addr: SocketAddr,
     hub: Hub,
     source: MongoSource,
-    ready: Arc<AtomicBool>,
+    readiness: Arc<Readiness>,
     health: HealthReporter,
     /// Ends every stream.
     drain: CancellationToken,
@@ -133,18 +121,11 @@ impl App {
     /// # Errors
     /// Fails if a setting can't be used or a port is taken.
     pub async fn start_with(config: ServeConfig, log_level: LogLevel) -> Result<Self, StartError> {
-        config.validate()?;
-        tls::install_provider();
         let metrics = Arc::new(Metrics::new());
         for (limit, max) in config.limit_metrics() {
             metrics.set_limit(limit, max);
         }
-        let spans =
-            Spans::new(config.spans.settings().as_ref()).map_err(|problem| ConfigError {
-                flag: "otlp-endpoint",
-                problem,
-            })?;
-        let loaded = LoadedFiles::read(&config, Arc::clone(&metrics)).await?;
+        let Checked { loaded, spans } = check(&config, Arc::clone(&metrics)).await?;
         let source = MongoSource::new(&MongoSettings {
             uri: config.mongodb_uri.clone(),
             min_pool_capacity: config.pool_capacity(),
@@ -168,12 +149,12 @@ impl App {
         );
         let drain = CancellationToken::new();
         let stop = CancellationToken::new();
-        let ready = Arc::new(AtomicBool::new(false));
+        let readiness = Arc::new(Readiness::not_ready(first_contact::NO_ANSWER));
 
         let admin = Admin {
             hub: hub.clone(),
             metrics: Arc::clone(&metrics),
-            ready: Arc::clone(&ready),
+            readiness: Arc::clone(&readiness),
             log_level,
             auth: Arc::clone(&admin_auth),
         };
@@ -260,10 +241,10 @@ impl App {
             stop.clone()
                 .run_until_cancelled_owned(loaded.auth_reloader.run()),
         );
-        tokio::spawn(await_first_contact(
+        tokio::spawn(first_contact::wait(
             source.clone(),
             health.clone(),
-            Arc::clone(&ready),
+            Arc::clone(&readiness),
             drain.clone(),
         ));
         let settings = http2_settings(&config);
@@ -281,7 +262,7 @@ impl App {
             admin_addr,
             hub,
             source,
-            ready,
+            readiness,
             health,
             drain,
             stop,
@@ -307,7 +288,7 @@ impl App {
     /// read it, then closes the connections to MongoDB. Returns whether every stream ended in time.
     pub async fn shutdown(mut self) -> bool {
         tracing::info!("shutting down");
-        self.ready.store(false, Ordering::Release);
+        self.readiness.set_not_ready(first_contact::SHUTTING_DOWN);
         self.health.set_serving(false);
         self.drain.cancel();
         self.hub.drain();
@@ -336,14 +317,34 @@ impl App {
     }
 }
 
-/// Checks the settings and the files that they name, without serving.
+/// Checks the settings and the files that they name, without serving: neither binds a port nor connects.
 ///
 /// # Errors
-/// Fails if a setting or the content of its file can't be used.
+/// The same as the start, if a setting or the content of its file can't be used.
 pub async fn check_config(config: &ServeConfig) -> Result<(), StartError> {
+    let Checked { spans, .. } = check(config, Arc::default()).await?;
+    spans.close(Duration::ZERO).await;
+    Ok(())
+}
+
+/// What the checks made of the settings.
+struct Checked {
+    loaded: LoadedFiles,
+    spans: Spans,
+}
+
+async fn check(config: &ServeConfig, metrics: Arc<Metrics>) -> Result<Checked, StartError> {
     config.validate()?;
+    check_uri(&config.mongodb_uri)
+        .await
+        .map_err(StartError::Uri)?;
     tls::install_provider();
-    LoadedFiles::read(config, Arc::default()).await.map(drop)
+    let loaded = LoadedFiles::read(config, metrics).await?;
+    let spans = Spans::new(config.spans.settings().as_ref()).map_err(|problem| ConfigError {
+        flag: "otlp-endpoint",
+        problem,
+    })?;
+    Ok(Checked { loaded, spans })
 }
 
 async fn bind(
@@ -407,43 +408,4 @@ async fn run_metrics_upkeep(metrics: Arc<Metrics>, stop: CancellationToken) {
 
 async fn monitor_oplog(hub: Hub, stop: CancellationToken) {
     stop.run_until_cancelled(hub.monitor_oplog()).await;
-}
-
-/// Calls MongoDB until it answers once, then marks the server as ready.
-async fn await_first_contact(
-    source: MongoSource,
-    health: HealthReporter,
-    ready: Arc<AtomicBool>,
-    drain: CancellationToken,
-) {
-    let contact = async {
-        let mut last_logged = None;
-        loop {
-            match source.facts().await {
-                Ok(facts) => return facts,
-                Err(error) => {
-                    let message = error.to_string();
-                    if last_logged.as_ref() != Some(&message) {
-                        tracing::warn!(code = error.code, %error, "mongodb does not answer yet; trying again");
-                        last_logged = Some(message);
-                    }
-                }
-            }
-            tokio::time::sleep(FIRST_CONTACT_INTERVAL).await;
-        }
-    };
-    if let Some(facts) = drain.run_until_cancelled(contact).await {
-        tracing::info!(
-            version = facts.version,
-            set = facts.set_name,
-            "mongodb answers"
-        );
-        ready.store(true, Ordering::Release);
-        health.set_serving(true);
-    }
-    // A shutdown may have begun meanwhile; its status must win.
-    if drain.is_cancelled() {
-        ready.store(false, Ordering::Release);
-        health.set_serving(false);
-    }
 }

@@ -109,6 +109,9 @@ pub enum Error {
     /// MongoDB does not answer.
     #[error("MongoDB does not answer: try again from the last token")]
     UpstreamUnavailable,
+    /// MongoDB answers, but no server matches the read preference of `--mongodb-uri`.
+    #[error("no server matches the readPreference of --mongodb-uri: the operator must change it")]
+    ReadPreferenceUnmet,
     /// MongoDB lacks memory, or limits the rate.
     #[error("MongoDB is overloaded, {}: try again later, from the last token", words(.refusal.as_ref()))]
     UpstreamOverloaded {
@@ -259,6 +262,7 @@ impl Error {
             Self::TokenExpired { .. } => Code::OutOfRange,
             Self::Invalidated { .. } => Code::Aborted,
             Self::UpstreamUnavailable
+            | Self::ReadPreferenceUnmet
             | Self::UpstreamOverloaded { .. }
             | Self::KeysUnavailable
             | Self::AccessChanged { .. }
@@ -291,7 +295,7 @@ impl Error {
             Self::TokenMismatch { .. } => "RESUME_TOKEN_MISMATCH",
             Self::TokenExpired { .. } => "RESUME_TOKEN_EXPIRED",
             Self::Invalidated { .. } => "WATCH_INVALIDATED",
-            Self::UpstreamUnavailable => "UPSTREAM_UNAVAILABLE",
+            Self::UpstreamUnavailable | Self::ReadPreferenceUnmet => "UPSTREAM_UNAVAILABLE",
             Self::UpstreamOverloaded { .. } => "UPSTREAM_OVERLOADED",
             Self::ChangeStreamsUnsupported(_) => "CHANGE_STREAMS_UNSUPPORTED",
             Self::UpstreamRefused { .. } => "UPSTREAM_REFUSED",
@@ -346,6 +350,7 @@ impl Error {
             | Self::MaxAge
             | Self::Draining => Class::Transient,
             Self::ChangeStreamsUnsupported(_)
+            | Self::ReadPreferenceUnmet
             | Self::UpstreamRefused { .. }
             | Self::ShardRemoved { .. }
             | Self::UpstreamAccessDenied
@@ -406,7 +411,7 @@ impl Error {
                     truncate(&scope.to_string(), MAX_DETAIL_BYTES),
                 );
             }
-            Self::UpstreamUnavailable | Self::KeysUnavailable => {
+            Self::UpstreamUnavailable | Self::ReadPreferenceUnmet | Self::KeysUnavailable => {
                 details.set_retry_info(Some(RETRY_SOON));
             }
             Self::UpstreamOverloaded { refusal, retry } => {

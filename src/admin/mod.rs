@@ -2,14 +2,9 @@
 
 mod auth;
 mod log_level;
+mod readiness;
 
-use std::{
-    str,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-};
+use std::{str, sync::Arc};
 
 use axum::{
     Router,
@@ -25,6 +20,7 @@ use crate::{hub::Hub, metrics::Metrics};
 
 pub use auth::{AdminAuth, AdminPeer, Refusal};
 pub use log_level::{LogLevel, MAX_DIRECTIVES, parse_directives};
+pub use readiness::Readiness;
 
 /// The state of the admin port.
 #[derive(Debug, Clone)]
@@ -33,8 +29,8 @@ pub struct Admin {
     pub hub: Hub,
     /// The metrics of the process.
     pub metrics: Arc<Metrics>,
-    /// `true` once the server is ready for clients.
-    pub ready: Arc<AtomicBool>,
+    /// Whether the server is ready for clients.
+    pub readiness: Arc<Readiness>,
     /// The log level of the process.
     pub log_level: LogLevel,
     /// The access control of `/metrics` and `/log-level`.
@@ -66,20 +62,19 @@ async fn metrics(State(admin): State<Admin>, headers: HeaderMap) -> Result<Respo
         .authorize_read(&headers)
         .map_err(refusal_response)?;
     let mut readings = admin.hub.scraped_gauges();
-    readings.ready = admin.ready.load(Ordering::Acquire);
+    readings.ready = admin.readiness.is_ready();
     let page = admin.metrics.render(&readings);
     let content_type = "text/plain; version=0.0.4; charset=utf-8";
     Ok(([(header::CONTENT_TYPE, content_type)], page).into_response())
 }
 
-async fn ready(State(admin): State<Admin>) -> (StatusCode, &'static str) {
-    if admin.ready.load(Ordering::Acquire) {
-        (StatusCode::OK, "ok\n")
-    } else {
-        (
-            StatusCode::SERVICE_UNAVAILABLE,
-            "not ready: MongoDB has not answered yet, or the server is shutting down\n",
-        )
+async fn ready(State(admin): State<Admin>) -> (StatusCode, String) {
+    match admin.readiness.reason() {
+        None => (StatusCode::OK, "ok\n".to_owned()),
+        Some(reason) => {
+            let words = format!("not ready: {reason}\n");
+            (StatusCode::SERVICE_UNAVAILABLE, words)
+        }
     }
 }
 

@@ -16,7 +16,9 @@ use std::fmt::Display;
 use std::io::{self, Write as _};
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+
+use crate::config;
 
 /// The exit code for settings that can't be used: `EX_USAGE` of sysexits(3).
 pub const EXIT_USAGE: u8 = 64;
@@ -47,9 +49,25 @@ impl Cli {
     /// # Errors
     /// The exit code, if there is nothing to run: help or an error has been printed.
     pub fn read() -> Result<Self, ExitCode> {
-        Self::try_parse().map_err(|error| {
+        let mut arguments: Vec<_> = std::env::args_os().collect();
+        let serves = arguments.get(1).is_some_and(|it| it == "serve");
+        if serves {
+            arguments = config::trimmed(arguments);
+        }
+        // The help shows the variables as they are.
+        let helps = arguments.iter().any(|it| it == "--help" || it == "-h");
+        let command = Self::command();
+        let mut command = if helps {
+            command
+        } else {
+            config::normalize(command)
+        };
+        let cli = command
+            .try_get_matches_from_mut(arguments)
+            .and_then(|matches| Self::from_arg_matches(&matches))
+            .map_err(|error| error.format(&mut command));
+        cli.map_err(|error| {
             let printed = error.print();
-            let serve = std::env::args_os().nth(1).is_some_and(|it| it == "serve");
             match error.exit_code() {
                 // A reader such as `head` has seen what it wanted.
                 0 => match printed {
@@ -60,7 +78,7 @@ impl Cli {
                     _ => ExitCode::SUCCESS,
                 },
                 // With this code, a service manager does not restart the server.
-                _ if serve => ExitCode::from(EXIT_USAGE),
+                _ if serves => ExitCode::from(EXIT_USAGE),
                 _ => ExitCode::from(watch::EXIT_USAGE),
             }
         })

@@ -3,15 +3,14 @@
 use std::io::Write as _;
 use std::process::ExitCode;
 
-use clap::Args;
+use clap::{Args, CommandFactory as _};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
     app::{self, App, StartError},
-    cli::{EXIT_USAGE, log, say},
-    config::{LogConfig, ServeConfig},
-    source::mongo::{MongoSettings, MongoSource},
+    cli::{Cli, EXIT_USAGE, log, say},
+    config::{LogConfig, ServeConfig, UnknownVariable, unknown_variables},
 };
 
 /// The files that the server has open besides client and MongoDB connections: connections of the admin port,
@@ -40,6 +39,7 @@ pub async fn run(args: ServeArgs) -> ExitCode {
             return ExitCode::from(EXIT_USAGE);
         }
     };
+    warn_of_unknown_variables();
     if args.check_config {
         return check(&args.serve).await;
     }
@@ -73,6 +73,18 @@ pub async fn run(args: ServeArgs) -> ExitCode {
     }
 }
 
+/// Warns of variables that begin like Weir's and that nothing reads: the setting that they were meant for has
+/// its default. Their values may be secret.
+fn warn_of_unknown_variables() {
+    for UnknownVariable { name, nearest } in unknown_variables(&Cli::command()) {
+        tracing::warn!(
+            variable = name,
+            nearest,
+            "this variable begins like those of weir, but weir does not read it"
+        );
+    }
+}
+
 /// Raises the soft limit of open files to the hard limit, because each connection needs one. The soft limit
 /// is often only 1,024, for programs that can't handle more.
 fn allow_open_files(config: &ServeConfig) {
@@ -99,19 +111,8 @@ fn allow_open_files(config: &ServeConfig) {
 }
 
 async fn check(config: &ServeConfig) -> ExitCode {
-    let settings = MongoSettings {
-        uri: config.mongodb_uri.clone(),
-        min_pool_capacity: config.pool_capacity(),
-        server_selection_timeout: config.server_selection_timeout,
-        reply_timeout: config.upstream_reply_timeout,
-        ignore_removed_shards: config.ignore_removed_shards,
-    };
-    let result = match app::check_config(config).await {
-        Ok(()) => MongoSource::new(&settings).await.map_err(StartError::Uri),
-        Err(error) => Err(error),
-    };
-    match result {
-        Ok(_) => {
+    match app::check_config(config).await {
+        Ok(()) => {
             // The exit code says it too, whoever reads the words.
             let _ = writeln!(std::io::stdout().lock(), "the settings can be used");
             ExitCode::SUCCESS

@@ -2,13 +2,26 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use clap::{Args, ValueEnum};
+use clap::{Args, ValueEnum, builder::NonEmptyStringValueParser};
 
-use super::{ConfigError, check_duration};
+use super::{ConfigError, TlsConfig, check_duration};
 use crate::auth::{AuthSettings, JwtKeys, JwtSettings, RemoteKeys};
 
 /// The shortest time between two fetches of the key set that tokens with unknown keys cause.
 const JWKS_COOLDOWN: Duration = Duration::from_secs(10);
+
+/// The default of `--jwt-name-claim`.
+const DEFAULT_NAME_CLAIM: &str = "sub";
+/// The default of `--jwt-leeway`.
+const DEFAULT_LEEWAY: Duration = Duration::from_secs(10);
+/// The default of `--jwks-refresh-interval`.
+const DEFAULT_REFRESH_INTERVAL: Duration = Duration::from_secs(300);
+/// The default of `--jwt-algorithms`.
+const DEFAULT_ALGORITHMS: [JwtAlgorithm; 3] = [
+    JwtAlgorithm::RS256,
+    JwtAlgorithm::ES256,
+    JwtAlgorithm::EdDSA,
+];
 
 /// The accepted credentials, the policy, and the keys of resume tokens.
 #[derive(Debug, Clone, Args)]
@@ -19,7 +32,8 @@ pub struct AuthConfig {
         long,
         env = "WEIR_JWKS_URL",
         value_name = "URL",
-        conflicts_with = "jwks_file"
+        conflicts_with = "jwks_file",
+        value_parser = NonEmptyStringValueParser::new()
     )]
     pub jwks_url: Option<String>,
 
@@ -41,7 +55,7 @@ pub struct AuthConfig {
     pub jwks_refresh_interval: Duration,
 
     /// The required issuer (iss) of bearer tokens. Required with --jwks-url and --jwks-file
-    #[arg(long, env = "WEIR_JWT_ISSUER", value_name = "NAME")]
+    #[arg(long, env = "WEIR_JWT_ISSUER", value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
     pub jwt_issuer: Option<String>,
 
     /// The accepted audiences (aud) of bearer tokens, separated by commas; a token must have one of them.
@@ -50,7 +64,8 @@ pub struct AuthConfig {
         long,
         env = "WEIR_JWT_AUDIENCE",
         value_name = "NAME",
-        value_delimiter = ','
+        value_delimiter = ',',
+        value_parser = NonEmptyStringValueParser::new()
     )]
     pub jwt_audience: Vec<String>,
 
@@ -74,7 +89,8 @@ pub struct AuthConfig {
         long,
         env = "WEIR_JWT_NAME_CLAIM",
         value_name = "CLAIM",
-        default_value = "sub"
+        default_value = DEFAULT_NAME_CLAIM,
+        value_parser = NonEmptyStringValueParser::new()
     )]
     pub jwt_name_claim: String,
 
@@ -166,11 +182,67 @@ impl AuthConfig {
         }
     }
 
-    pub(super) fn validate(&self) -> Result<(), ConfigError> {
+    /// Returns the first flag about bearer tokens that has no effect, with the flag that it needs.
+    fn without_effect(&self) -> Option<(&'static str, &'static str)> {
+        const KEY_SET: &str = "--jwks-url or --jwks-file";
+        let without_keys = !self.accepts_jwts();
+        let without_url = self.jwks_url.is_none();
+        let refreshes = self.jwks_refresh_interval == DEFAULT_REFRESH_INTERVAL;
+        [
+            (
+                "jwt-issuer",
+                without_keys && self.jwt_issuer.is_some(),
+                KEY_SET,
+            ),
+            (
+                "jwt-audience",
+                without_keys && !self.jwt_audience.is_empty(),
+                KEY_SET,
+            ),
+            (
+                "jwt-algorithms",
+                without_keys && self.jwt_algorithms != DEFAULT_ALGORITHMS,
+                KEY_SET,
+            ),
+            (
+                "jwt-leeway",
+                without_keys && self.jwt_leeway != DEFAULT_LEEWAY,
+                KEY_SET,
+            ),
+            (
+                "jwt-name-claim",
+                without_keys && self.jwt_name_claim != DEFAULT_NAME_CLAIM,
+                KEY_SET,
+            ),
+            (
+                "jwks-ca-file",
+                without_url && self.jwks_ca_file.is_some(),
+                "--jwks-url",
+            ),
+            (
+                "jwks-refresh-interval",
+                without_url && !refreshes,
+                "--jwks-url",
+            ),
+        ]
+        .into_iter()
+        .find_map(|(flag, is_idle, needed)| is_idle.then_some((flag, needed)))
+    }
+
+    pub(super) fn validate(&self, tls: &TlsConfig) -> Result<(), ConfigError> {
         let second = Duration::from_secs(1);
         let refresh = self.jwks_refresh_interval;
         check_duration("jwks-refresh-interval", refresh, second, 86_400 * second)?;
         check_duration("jwt-leeway", self.jwt_leeway, Duration::ZERO, 25 * second)?;
+        if let Some((flag, needed)) = self.without_effect() {
+            return Err(ConfigError::without_effect(flag, needed));
+        }
+        if self.auth_certificates && tls.tls_client_ca_file.is_none() {
+            return Err(ConfigError::without_effect(
+                "auth-certificates",
+                "--tls-client-ca-file",
+            ));
+        }
         let given = |values: &[&str]| !values.is_empty() && values.iter().all(|it| !it.is_empty());
         let audience: Vec<&str> = self.jwt_audience.iter().map(String::as_str).collect();
         let issuer: Vec<&str> = self.jwt_issuer.iter().map(String::as_str).collect();

@@ -2,6 +2,8 @@
 //! and default. `weir serve --help` is generated from it.
 
 mod auth;
+mod checks;
+mod environment;
 mod limits;
 mod spans;
 mod tls;
@@ -9,11 +11,17 @@ mod tls;
 use std::{net::SocketAddr, time::Duration};
 
 use bytesize::ByteSize;
-use clap::{Args, Parser, ValueEnum};
+use clap::{
+    Args, CommandFactory as _, FromArgMatches as _, Parser, ValueEnum,
+    builder::NonEmptyStringValueParser,
+};
 
 use crate::{hub::HubSettings, plan::RequestLimits, rpc::ServiceLimits, wire::Compression};
 
+use checks::{check_addresses, check_bytes, check_count, check_duration};
+
 pub use auth::{AuthConfig, JwtAlgorithm};
+pub use environment::{UnknownVariable, normalize, trimmed, unknown_variables};
 pub use limits::LimitsConfig;
 pub use spans::SpanConfig;
 pub use tls::{ClientAuth, TlsConfig};
@@ -34,7 +42,13 @@ const NO_ENCRYPTION_AND_AUTHENTICATION: &str = "encryption (--tls-cert-file) and
 #[derive(Debug, Clone, Args)]
 pub struct ServeConfig {
     /// MongoDB connection string. The deployment must be a replica set or a sharded cluster
-    #[arg(long, env = "MONGODB_URI", hide_env_values = true, value_name = "URI")]
+    #[arg(
+        long,
+        env = "MONGODB_URI",
+        hide_env_values = true,
+        value_name = "URI",
+        value_parser = NonEmptyStringValueParser::new()
+    )]
     pub mongodb_uri: String,
 
     /// Address and port of the gRPC server. An address that is not loopback needs TLS and authentication, or
@@ -73,7 +87,7 @@ pub struct ServeConfig {
 
     /// The name of this MongoDB deployment in resume tokens; a token with another name is refused. Must be
     /// the same on all replicas of Weir [default: the name of the replica set]
-    #[arg(long, env = "WEIR_DEPLOYMENT_NAME", value_name = "NAME")]
+    #[arg(long, env = "WEIR_DEPLOYMENT_NAME", value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
     pub deployment_name: Option<String>,
 
     /// Maximum number of open watches, 1 to 1000000
@@ -255,7 +269,8 @@ pub struct LogConfig {
         long,
         env = "WEIR_LOG_LEVEL",
         value_name = "DIRECTIVES",
-        default_value = "info"
+        default_value = "info",
+        value_parser = NonEmptyStringValueParser::new()
     )]
     pub log_level: String,
 }
@@ -270,6 +285,17 @@ pub struct ConfigError {
     pub problem: String,
 }
 
+impl ConfigError {
+    /// Returns the error for a flag that has no effect without another one. Whoever sets it believes in a
+    /// protection that is not there.
+    fn without_effect(flag: &'static str, needed: &str) -> Self {
+        Self {
+            flag,
+            problem: format!("has no effect without {needed}: add that, or remove this setting"),
+        }
+    }
+}
+
 impl ServeConfig {
     /// Returns the default settings for a MongoDB deployment.
     ///
@@ -282,7 +308,12 @@ impl ServeConfig {
             #[command(flatten)]
             serve: ServeConfig,
         }
-        Defaults::parse_from(["weir", "--mongodb-uri", uri]).serve
+        let command = normalize(Defaults::command());
+        let matches = command.get_matches_from(["weir", "--mongodb-uri", uri]);
+        match Defaults::from_arg_matches(&matches) {
+            Ok(defaults) => defaults.serve,
+            Err(error) => error.exit(),
+        }
     }
 
     /// Checks the bounds and combinations that types can't express.
@@ -321,8 +352,9 @@ impl ServeConfig {
             let idle = self.idle_connection_timeout;
             check_duration("idle-connection-timeout", idle, seconds(1), 24 * hour)?;
         }
+        check_addresses(self.listen, self.admin_listen)?;
         self.tls.validate()?;
-        self.auth.validate()?;
+        self.auth.validate(&self.tls)?;
         self.limits.validate()?;
         self.spans.validate()?;
         match self.missing_protection() {
@@ -420,54 +452,4 @@ impl ServeConfig {
             .try_into()
             .unwrap_or(u32::MAX)
     }
-}
-
-fn check_count(
-    flag: &'static str,
-    value: usize,
-    min: usize,
-    max: usize,
-) -> Result<(), ConfigError> {
-    if (min..=max).contains(&value) {
-        return Ok(());
-    }
-    Err(ConfigError {
-        flag,
-        problem: format!("{value} is out of range: use {min} to {max}"),
-    })
-}
-
-fn check_bytes(
-    flag: &'static str,
-    value: ByteSize,
-    min: ByteSize,
-    max: ByteSize,
-) -> Result<(), ConfigError> {
-    if (min..=max).contains(&value) {
-        return Ok(());
-    }
-    Err(ConfigError {
-        flag,
-        problem: format!("{value} is out of range: use {min} to {max}"),
-    })
-}
-
-fn check_duration(
-    flag: &'static str,
-    value: Duration,
-    min: Duration,
-    max: Duration,
-) -> Result<(), ConfigError> {
-    if (min..=max).contains(&value) {
-        return Ok(());
-    }
-    Err(ConfigError {
-        flag,
-        problem: format!(
-            "{} is out of range: use {} to {}",
-            humantime::format_duration(value),
-            humantime::format_duration(min),
-            humantime::format_duration(max)
-        ),
-    })
 }

@@ -1,6 +1,6 @@
 //! Settings of tracing.
 
-use clap::Args;
+use clap::{Args, builder::NonEmptyStringValueParser};
 
 use super::ConfigError;
 use crate::spans::SpanSettings;
@@ -10,7 +10,7 @@ use crate::spans::SpanSettings;
 pub struct SpanConfig {
     /// Send a span for each traced watch to the OpenTelemetry collector at this URL, such as
     /// http://localhost:4317, as OTLP over gRPC: see docs/tracing.md
-    #[arg(long, env = "WEIR_OTLP_ENDPOINT", value_name = "URL")]
+    #[arg(long, env = "WEIR_OTLP_ENDPOINT", value_name = "URL", value_parser = NonEmptyStringValueParser::new())]
     pub otlp_endpoint: Option<String>,
 
     /// The share of watches to trace, 0 to 1. Applies to calls without a traceparent header; with one, the

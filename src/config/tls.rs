@@ -7,6 +7,9 @@ use clap::{Args, ValueEnum};
 use super::{ConfigError, check_count};
 use crate::tls::{ClientCertificates, TlsSettings};
 
+/// The default of `--max-handshakes`.
+const DEFAULT_MAX_HANDSHAKES: usize = 256;
+
 /// The server's certificate, and the client certificates that it accepts.
 #[derive(Debug, Clone, Args)]
 pub struct TlsConfig {
@@ -56,7 +59,7 @@ pub struct TlsConfig {
         long,
         env = "WEIR_MAX_HANDSHAKES",
         value_name = "COUNT",
-        default_value_t = 256
+        default_value_t = DEFAULT_MAX_HANDSHAKES
     )]
     pub max_handshakes: usize,
 }
@@ -114,6 +117,19 @@ impl TlsConfig {
                 problem: "requires --tls-cert-file".to_owned(),
             });
         }
-        check_count("max-handshakes", self.max_handshakes, 1, 10_000)
+        if self.tls_client_auth != ClientAuth::Required && self.tls_client_ca_file.is_none() {
+            return Err(ConfigError::without_effect(
+                "tls-client-auth",
+                "--tls-client-ca-file",
+            ));
+        }
+        check_count("max-handshakes", self.max_handshakes, 1, 10_000)?;
+        if self.max_handshakes != DEFAULT_MAX_HANDSHAKES && !self.is_enabled() {
+            return Err(ConfigError::without_effect(
+                "max-handshakes",
+                "--tls-cert-file",
+            ));
+        }
+        Ok(())
     }
 }

@@ -28,6 +28,7 @@ pub struct UndeliverableEvent {
 impl From<&SourceError> for Error {
     fn from(error: &SourceError) -> Self {
         match error.failure {
+            Failure::Transient if error.is_read_preference_unmet() => Self::ReadPreferenceUnmet,
             Failure::Transient => Self::UpstreamUnavailable,
             Failure::Overloaded => Self::UpstreamOverloaded {
                 refusal: error.refusal(),

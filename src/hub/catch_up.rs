@@ -257,6 +257,7 @@ impl CatchUp {
             // A failed login may be temporary. If access is denied permanently, the next attempt fails too.
             Err(
                 Error::UpstreamUnavailable
+                | Error::ReadPreferenceUnmet
                 | Error::UpstreamOverloaded { .. }
                 | Error::UpstreamAccessDenied,
             ) => Ok((permit, None)),

@@ -72,6 +72,22 @@ impl Failure {
     }
 }
 
+/// The point at which a call to MongoDB failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum FailedAt {
+    /// The DNS did not resolve the name in the connection string.
+    Dns,
+    /// No server could be selected.
+    ServerSelection,
+    /// The same, and for the read preference alone: MongoDB's primary answers.
+    ReadPreference,
+    /// The connection broke, or the driver had just given it up.
+    Connection,
+    /// Anything else, above all the server's reply.
+    #[default]
+    Reply,
+}
+
 /// A failure of a source, for the log and for the decision about the next step.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{message}")]
@@ -86,6 +102,8 @@ pub struct SourceError {
     retry_after: Option<Duration>,
     /// MongoDB's message alone; empty if it sent no code.
     said: String,
+    /// The point at which the call failed.
+    pub(super) failed_at: FailedAt,
     /// The message of the driver or the server. Only for logs: it may quote data.
     pub message: String,
 }
@@ -99,6 +117,7 @@ impl SourceError {
             code_name: String::new(),
             retry_after: None,
             said: String::new(),
+            failed_at: FailedAt::default(),
             message: message.into(),
         }
     }
@@ -106,6 +125,25 @@ impl SourceError {
     /// Returns a failure for a reply or an error that MongoDB should never send.
     pub(super) fn unexpected(message: impl Into<String>) -> Self {
         Self::new(Failure::Unexpected, message)
+    }
+
+    /// Returns the failure with the point at which the call failed.
+    #[must_use]
+    pub(super) fn at(self, failed_at: FailedAt) -> Self {
+        Self { failed_at, ..self }
+    }
+
+    /// Returns whether MongoDB answers, but no server matches the read preference of the connection string.
+    #[must_use]
+    pub fn is_read_preference_unmet(&self) -> bool {
+        self.failed_at == FailedAt::ReadPreference
+    }
+
+    /// Returns whether the connection string is the reason: the DNS does not resolve its name, or no server
+    /// matches its read preference. The message is Weir's then, and may be shown to anyone.
+    #[must_use]
+    pub fn is_about_the_uri(&self) -> bool {
+        self.code.is_none() && matches!(self.failed_at, FailedAt::Dns | FailedAt::ReadPreference)
     }
 
     /// Reclassifies a failure to open a stream at a position: a code may mean the token, an option or the
@@ -218,6 +256,7 @@ impl From<DriverError> for SourceError {
                 .and_then(|it| it.base_backoff.or_else(|| wait_in(&it.message)))
                 .map(|wait| wait.min(LONGEST_WAIT)),
             said,
+            failed_at: failed_at(&error),
             message,
         }
     }
@@ -233,6 +272,14 @@ fn wait_in(message: &str) -> Option<Duration> {
         .find(|it: char| !it.is_ascii_digit())
         .map_or(rest, |end| &rest[..end]);
     digits.parse().ok().map(Duration::from_millis)
+}
+
+fn failed_at(error: &DriverError) -> FailedAt {
+    match &*error.kind {
+        ErrorKind::ServerSelection { .. } => FailedAt::ServerSelection,
+        ErrorKind::Io(_) | ErrorKind::ConnectionPoolCleared { .. } => FailedAt::Connection,
+        _ => FailedAt::Reply,
+    }
 }
 
 /// Returns the error code of the command that caused another error.

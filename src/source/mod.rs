@@ -2,8 +2,8 @@
 //!
 //! A [`Source`] opens a [`Plan`] at a [`Position`] and returns a [`Cursor`], which yields [`Batch`]es.
 //! [`mongo`] implements it over the driver and decodes its replies with a [`ReplyDecoder`]; the hub's
-//! tests use a scripted source. Nothing here reconnects: a failure is classified ([`Failure`]) and
-//! returned, and the hub decides.
+//! tests use a scripted source. Nothing here reconnects a stream: a failure is classified ([`Failure`])
+//! and returned, and the hub decides. Only a call that met a dead connection is made again at once.
 
 mod event;
 mod failure;
@@ -128,8 +128,8 @@ pub struct ServerFacts {
 
 /// A deployment that change streams can be opened on.
 pub trait Source: Send + Sync + 'static {
-    /// Opens `plan`'s change stream at `at`, or at the current time when that is `None`. Makes one
-    /// attempt.
+    /// Opens `plan`'s change stream at `at`, or at the current time when that is `None`. A dead connection
+    /// is replaced, as in every call; beyond that, it makes one attempt.
     fn open<'a>(
         &'a self,
         plan: &'a Plan,

@@ -5,21 +5,19 @@
 //! stream is no alternative: it resumes without pause or limit, and it hides the token of an empty
 //! batch.
 
+mod connect;
+mod connected;
 mod cursor;
 mod options;
 mod reply_timeout;
+mod retry;
+mod uri;
 
-use std::{
-    sync::{Arc, OnceLock},
-    time::Duration,
-};
+use std::{sync::OnceLock, time::Duration};
 
 use bson::{Bson, Document, RawDocument, RawDocumentBuf, doc, spec::ElementType};
 use futures::future::BoxFuture;
-use mongodb::{
-    Client,
-    options::{ClientOptions, ReadConcern},
-};
+use mongodb::options::ReadConcern;
 use tokio::time::timeout;
 
 use crate::{
@@ -30,8 +28,10 @@ use crate::{
     },
 };
 
+pub use connect::{MongoSettings, MongoSource, check_uri};
+use connected::Connected;
 use cursor::MongoCursor;
-use options::{OptionSupport, StreamOptions};
+use options::StreamOptions;
 use reply_timeout::ReplyTimeout;
 
 /// The time for which MongoDB holds a `getMore` open on a quiet stream. An idle stream costs one round
@@ -43,68 +43,18 @@ const MAX_AWAIT: Duration = Duration::from_secs(1);
 /// much as the events.
 const BATCH_EVENTS: u32 = 1_000;
 
-/// The settings of the connection to MongoDB.
-#[derive(Debug, Clone)]
-pub struct MongoSettings {
-    /// A MongoDB connection string.
-    pub uri: String,
-    /// The minimum capacity of the connection pool, in connections.
-    pub min_pool_capacity: u32,
-    /// The time to look for a usable server before an operation fails. `serverSelectionTimeoutMS` in the
-    /// URI takes precedence.
-    pub server_selection_timeout: Duration,
-    /// The time to wait for a reply before MongoDB is pinged on another connection; the ping may take
-    /// half of this. More than a second, because MongoDB holds the `getMore` of a quiet stream that long.
-    pub reply_timeout: Duration,
-    /// `true` to read streams of a sharded cluster on although a shard was removed (MongoDB 9.0).
-    pub ignore_removed_shards: bool,
-}
-
-/// A MongoDB deployment that change streams are opened on.
-#[derive(Debug, Clone)]
-pub struct MongoSource {
-    client: Client,
-    reply_timeout: Duration,
-    can_split: Arc<OnceLock<bool>>,
-    options: Arc<OptionSupport>,
-    sharded: Arc<OnceLock<bool>>,
-}
-
-impl MongoSource {
-    /// Parses the settings and prepares a client, without connecting. A `mongodb+srv` URI is resolved in
-    /// the DNS.
-    ///
-    /// # Errors
-    /// Fails if the URI is invalid. The message is the driver's and contains no password.
-    pub async fn new(settings: &MongoSettings) -> Result<Self, SourceError> {
-        let mut options = ClientOptions::parse(&settings.uri).await?;
-        options.app_name.get_or_insert_with(|| "weir".to_owned());
-        options
-            .server_selection_timeout
-            .get_or_insert(settings.server_selection_timeout);
-        let pool = options.max_pool_size.unwrap_or(0);
-        options.max_pool_size = Some(pool.max(settings.min_pool_capacity));
-        tracing::info!(
-            max_pool_size = options.max_pool_size,
-            "mongodb connection pool sized"
-        );
-        Ok(Self {
-            client: Client::with_options(options)?,
-            reply_timeout: settings.reply_timeout,
-            can_split: Arc::default(),
-            options: Arc::new(OptionSupport::new(settings.ignore_removed_shards)),
-            sharded: Arc::default(),
-        })
-    }
-
-    /// Closes every connection, after all cursors are killed.
-    pub async fn close(self) {
-        self.client.shutdown().await;
-    }
-
+impl Connected {
     async fn command(&self, command: Document) -> Result<Document, SourceError> {
-        let admin = self.client.database("admin");
-        self.with_timeout(admin.run_command(command)).await
+        self.run(&self.client.database("admin"), command).await
+    }
+
+    async fn run(
+        &self,
+        database: &mongodb::Database,
+        command: Document,
+    ) -> Result<Document, SourceError> {
+        let run = || self.with_timeout(database.run_command(command.clone()));
+        retry::on_another_server(run).await
     }
 
     /// Waits for the reply to a command that MongoDB executes at once.
@@ -171,7 +121,8 @@ impl MongoSource {
         let (database, collection) = stream_target(&plan.scope);
         let database = self.client.database(database);
         let collection = collection.map(|name| database.collection::<RawDocumentBuf>(name));
-        let reply_timeout = ReplyTimeout::new(self.client.clone(), self.reply_timeout);
+        let reply_timeout =
+            ReplyTimeout::new(self.client.clone(), self.reply_timeout, self.retry_limit);
         let events = match batch_size {
             BatchSize::Default => BATCH_EVENTS,
             BatchSize::One => 1,
@@ -240,7 +191,7 @@ impl MongoSource {
             "cursor": { "batchSize": 1 },
             "readConcern": { "level": "majority", "afterClusterTime": timestamp(until) },
         };
-        let answer = self.with_timeout(database.run_command(aggregate)).await?;
+        let answer = self.run(&database, aggregate).await?;
         let no_cursor =
             |_| SourceError::unexpected("the reply to an aggregate has no usable cursor");
         let cursor = answer.get_document("cursor").map_err(no_cursor)?;
@@ -306,6 +257,19 @@ impl MongoSource {
     }
 }
 
+impl MongoSource {
+    /// Checks that the deployment answers, and that change streams can be opened with the read preference of
+    /// the connection string. Returns its facts.
+    ///
+    /// # Errors
+    /// The reason, as of any call.
+    pub async fn check(&self) -> Result<ServerFacts, SourceError> {
+        let facts = self.facts().await?;
+        self.connected().await?.check_read_preference().await?;
+        Ok(facts)
+    }
+}
+
 impl Source for MongoSource {
     fn open<'a>(
         &'a self,
@@ -314,17 +278,25 @@ impl Source for MongoSource {
         batch_size: BatchSize,
     ) -> BoxFuture<'a, Result<Box<dyn Cursor>, SourceError>> {
         Box::pin(async move {
-            let cursor = self.open_cursor(plan, at, batch_size).await?;
+            let source = self.connected().await?;
+            let open = || source.open_cursor(plan, at, batch_size);
+            let cursor = source.retried(open).await?;
             Ok(Box::new(cursor) as Box<dyn Cursor>)
         })
     }
 
     fn oldest_time(&self) -> BoxFuture<'_, Result<Option<ClusterTime>, SourceError>> {
-        Box::pin(self.oldest_oplog_time())
+        Box::pin(async move {
+            let source = self.connected().await?;
+            source.retried(|| source.oldest_oplog_time()).await
+        })
     }
 
     fn current_time(&self) -> BoxFuture<'_, Result<Option<ClusterTime>, SourceError>> {
-        Box::pin(self.operation_time())
+        Box::pin(async move {
+            let source = self.connected().await?;
+            source.retried(|| source.operation_time()).await
+        })
     }
 
     fn has_no_events<'a>(
@@ -334,9 +306,13 @@ impl Source for MongoSource {
         until: ClusterTime,
     ) -> BoxFuture<'a, Result<bool, SourceError>> {
         Box::pin(async move {
-            let (source, plan, at) = (self.clone(), plan.clone(), at.clone());
+            let source = self.connected().await?;
+            let (plan, at) = (plan.clone(), at.clone());
             // In its own task: dropped midway, it would leave its cursor open on the server.
-            let task = tokio::spawn(async move { source.finds_no_events(&plan, &at, until).await });
+            let task = tokio::spawn(async move {
+                let look = || source.finds_no_events(&plan, &at, until);
+                source.retried(look).await
+            });
             task.await.map_err(|error| {
                 SourceError::unexpected(format!("the task that looks for events failed: {error}"))
             })?
@@ -344,7 +320,10 @@ impl Source for MongoSource {
     }
 
     fn facts(&self) -> BoxFuture<'_, Result<ServerFacts, SourceError>> {
-        Box::pin(self.server_facts())
+        Box::pin(async move {
+            let source = self.connected().await?;
+            source.retried(|| source.server_facts()).await
+        })
     }
 }
 

@@ -62,6 +62,8 @@ struct Counts {
     accepted: AtomicUsize,
     open: AtomicUsize,
     awaited: AtomicUsize,
+    idle: AtomicUsize,
+    busy: AtomicUsize,
     resets: AtomicUsize,
     up: ByteLimit,
     down: ByteLimit,
@@ -97,6 +99,7 @@ struct Breaks {
     cuts: u64,
     half_opens: u64,
     losses: u64,
+    idle_closes: u64,
     /// The side that is not told of the last half-open break.
     kept: Option<Side>,
 }
@@ -204,6 +207,22 @@ impl Proxy {
         self.breaks.send_modify(|breaks| breaks.losses += 1);
     }
 
+    /// Closes in order the connections on which no answer is awaited, as load balancers do with
+    /// connections that were idle for long. Those on which a driver monitors the server stay open.
+    pub fn close_idle(&self) {
+        self.breaks.send_modify(|breaks| breaks.idle_closes += 1);
+    }
+
+    /// The number of connections that [`Proxy::close_idle`] would close.
+    pub fn idle(&self) -> usize {
+        self.counts.idle.load(Ordering::SeqCst)
+    }
+
+    /// The number of connections on which the answer to a command is awaited.
+    pub fn busy(&self) -> usize {
+        self.counts.busy.load(Ordering::SeqCst)
+    }
+
     /// The number of connections on which an answer is awaited.
     pub fn awaited(&self) -> usize {
         self.counts.awaited.load(Ordering::SeqCst)
@@ -243,15 +262,56 @@ struct Open {
     counts: Arc<Counts>,
     /// True if the client was the last to send.
     awaits: AtomicBool,
+    /// True if a driver monitors the server on it.
+    is_monitor: AtomicBool,
 }
 
 impl Open {
     fn new(counts: Arc<Counts>) -> Self {
         counts.open.fetch_add(1, Ordering::SeqCst);
+        counts.idle.fetch_add(1, Ordering::SeqCst);
         Self {
             counts,
             awaits: AtomicBool::new(false),
+            is_monitor: AtomicBool::new(false),
         }
+    }
+
+    fn is_idle(&self) -> bool {
+        !self.is_monitor.load(Ordering::SeqCst) && !self.awaits()
+    }
+
+    /// The client has sent these bytes. Only monitors tell the server the state that they know of.
+    fn asked(&self, bytes: &[u8]) {
+        self.change(|| {
+            if bytes.windows(15).any(|name| name == b"topologyVersion") {
+                self.is_monitor.store(true, Ordering::SeqCst);
+            }
+            self.set_awaits(true);
+        });
+    }
+
+    /// The server has sent something.
+    fn answered(&self) {
+        self.change(|| self.set_awaits(false));
+    }
+
+    fn is_busy(&self) -> bool {
+        !self.is_monitor.load(Ordering::SeqCst) && self.awaits()
+    }
+
+    /// Applies a change and counts this connection as idle or busy if it is so now. The two directions
+    /// of a connection belong to one task.
+    fn change(&self, change: impl FnOnce()) {
+        let before = (self.is_idle(), self.is_busy());
+        change();
+        let counted = |count: &AtomicUsize, before: bool, now: bool| match (before, now) {
+            (false, true) => count.fetch_add(1, Ordering::SeqCst),
+            (true, false) => count.fetch_sub(1, Ordering::SeqCst),
+            _ => 0,
+        };
+        counted(&self.counts.idle, before.0, self.is_idle());
+        counted(&self.counts.busy, before.1, self.is_busy());
     }
 
     fn awaits(&self) -> bool {
@@ -269,7 +329,11 @@ impl Open {
 
 impl Drop for Open {
     fn drop(&mut self) {
-        self.set_awaits(false);
+        // No longer idle, whatever it was.
+        self.change(|| {
+            self.set_awaits(false);
+            self.is_monitor.store(true, Ordering::SeqCst);
+        });
         self.counts.open.fetch_sub(1, Ordering::SeqCst);
     }
 }
@@ -290,13 +354,14 @@ async fn forward(client: TcpStream, upstream: SocketAddr, controls: Controls, op
         counts,
     } = controls;
     let before = *breaks.borrow();
+    let mut seen = before;
     let (mut client_reads, client_writes) = client.into_split();
     let (mut server_reads, server_writes) = server.into_split();
     let mut client_writes = ResetUnlessClosed(Some(client_writes));
     let mut server_writes = ResetUnlessClosed(Some(server_writes));
     {
         let mut both = pin!(async {
-            let (asked, answered) = (|| open.set_awaits(true), || open.set_awaits(false));
+            let (asked, answered) = (|bytes: &[u8]| open.asked(bytes), |_: &[u8]| open.answered());
             let resets = &counts.resets;
             let up = pump(
                 &mut client_reads,
@@ -324,7 +389,13 @@ async fn forward(client: TcpStream, upstream: SocketAddr, controls: Controls, op
             if (now.cuts, now.half_opens) != (before.cuts, before.half_opens) {
                 break;
             }
-            if open.awaits() {
+            let is_loss = now.losses != seen.losses;
+            let closes_idle = now.idle_closes != seen.idle_closes;
+            seen = now;
+            if closes_idle && open.is_idle() {
+                break;
+            }
+            if is_loss && open.awaits() {
                 // Both ends stay open until a cut.
                 let _ = breaks.wait_for(|breaks| breaks.cuts != before.cuts).await;
                 return;
@@ -332,7 +403,10 @@ async fn forward(client: TcpStream, upstream: SocketAddr, controls: Controls, op
         }
     }
     let now = *breaks.borrow();
-    if now.cuts == before.cuts {
+    if now.idle_closes != before.idle_closes && now.half_opens == before.half_opens {
+        // Either may have closed it already.
+        let _ = tokio::join!(client_writes.close(), server_writes.close());
+    } else if now.cuts == before.cuts {
         match now.kept {
             Some(Side::Client) => {
                 drop((server_reads, server_writes));
@@ -365,12 +439,12 @@ async fn pump(
     sink: &mut ResetUnlessClosed,
     mut mode: watch::Receiver<Mode>,
     (limit, resets): (&ByteLimit, &AtomicUsize),
-    spoke: impl Fn(),
+    spoke: impl Fn(&[u8]),
 ) -> io::Result<()> {
     let mut buffer = vec![0; 16 * 1024];
     loop {
         let read = source.read(&mut buffer).await?;
-        spoke();
+        spoke(&buffer[..read]);
         if read == 0 {
             passing(&mut mode).await?;
             return sink.close().await;

@@ -8,7 +8,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::source::{ClusterTime, SourceError, failure::Failure};
 
-use super::operation_time;
+use super::{operation_time, retry};
 
 /// The time limit for a reply while MongoDB responds to pings, as a multiple of the reply timeout; the
 /// time for an oplog scan comes on top. After that the reply counts as lost.
@@ -24,13 +24,16 @@ const UNKNOWN_SCAN_LIMIT: Duration = Duration::from_secs(600);
 pub(super) struct ReplyTimeout {
     client: Client,
     reply_timeout: Duration,
+    /// The time after which no further attempt of a ping begins.
+    retry_limit: Duration,
 }
 
 impl ReplyTimeout {
-    pub(super) fn new(client: Client, reply_timeout: Duration) -> Self {
+    pub(super) fn new(client: Client, reply_timeout: Duration, retry_limit: Duration) -> Self {
         Self {
             client,
             reply_timeout,
+            retry_limit,
         }
     }
 
@@ -47,10 +50,12 @@ impl ReplyTimeout {
     /// Pings MongoDB on another connection. Returns its operation time, if it reports one.
     async fn probe(&self) -> Result<Option<ClusterTime>, SourceError> {
         let admin = self.client.database("admin");
-        let answer = admin.run_command(doc! { "ping": 1 });
-        match timeout(self.reply_timeout / 2, answer.into_future()).await {
+        let ping = || async { Ok(admin.run_command(doc! { "ping": 1 }).await?) };
+        // The connection of the ping may have died while it was idle, which says nothing about MongoDB.
+        let answer = retry::on_fresh_connection(self.retry_limit, ping);
+        match timeout(self.reply_timeout / 2, answer).await {
             Ok(Ok(pong)) => Ok(operation_time(&pong)),
-            Ok(Err(error)) => Err(SourceError::new(Failure::Transient, error.to_string())),
+            Ok(Err(error)) => Err(SourceError::new(Failure::Transient, error.message)),
             Err(_) => Err(SourceError::new(
                 Failure::Transient,
                 "no reply within --upstream-reply-timeout, and none to a ping",

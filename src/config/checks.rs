@@ -1,0 +1,76 @@
+//! Checks of single values, with the error for one that can't be used.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
+
+use bytesize::ByteSize;
+
+use super::ConfigError;
+
+/// Checks that both ports can be bound.
+pub(super) fn check_addresses(listen: SocketAddr, admin: SocketAddr) -> Result<(), ConfigError> {
+    let (one, other) = (listen.ip().to_canonical(), admin.ip().to_canonical());
+    // Linux accepts IPv4 connections too on the address of all IPv6 interfaces.
+    let covers =
+        |all: IpAddr, one: IpAddr| all.is_unspecified() && (all.is_ipv6() || one.is_ipv4());
+    let overlap = one == other || covers(one, other) || covers(other, one);
+    if listen.port() == 0 || listen.port() != admin.port() || !overlap {
+        return Ok(());
+    }
+    Err(ConfigError {
+        flag: "admin-listen",
+        problem: format!("{admin} is also the address of --listen, {listen}: use another port"),
+    })
+}
+
+pub(super) fn check_count(
+    flag: &'static str,
+    value: usize,
+    min: usize,
+    max: usize,
+) -> Result<(), ConfigError> {
+    if (min..=max).contains(&value) {
+        return Ok(());
+    }
+    Err(ConfigError {
+        flag,
+        problem: format!("{value} is out of range: use {min} to {max}"),
+    })
+}
+
+pub(super) fn check_bytes(
+    flag: &'static str,
+    value: ByteSize,
+    min: ByteSize,
+    max: ByteSize,
+) -> Result<(), ConfigError> {
+    if (min..=max).contains(&value) {
+        return Ok(());
+    }
+    Err(ConfigError {
+        flag,
+        problem: format!("{value} is out of range: use {min} to {max}"),
+    })
+}
+
+pub(super) fn check_duration(
+    flag: &'static str,
+    value: Duration,
+    min: Duration,
+    max: Duration,
+) -> Result<(), ConfigError> {
+    if (min..=max).contains(&value) {
+        return Ok(());
+    }
+    Err(ConfigError {
+        flag,
+        problem: format!(
+            "{} is out of range: use {} to {}",
+            humantime::format_duration(value),
+            humantime::format_duration(min),
+            humantime::format_duration(max)
+        ),
+    })
+}

@@ -1,0 +1,211 @@
+//! The way to a deployment: the connection string is checked at once, and a name in the DNS is asked for
+//! until it is there.
+
+use std::{sync::Arc, time::Duration};
+
+use futures::future::BoxFuture;
+use tokio::{
+    sync::watch,
+    time::{sleep, timeout},
+};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::{
+    connected::Connected,
+    uri::{CheckedUri, words},
+};
+use crate::source::{Failure, SourceError, failure::FailedAt};
+
+/// The pause before the DNS is asked for the second time; it doubles up to [`MAX_PAUSE`].
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+/// The longest pause between two questions.
+const MAX_PAUSE: Duration = Duration::from_secs(10);
+
+/// The settings of the connection to MongoDB.
+#[derive(Debug, Clone)]
+pub struct MongoSettings {
+    /// A MongoDB connection string.
+    pub uri: String,
+    /// The minimum capacity of the connection pool, in connections.
+    pub min_pool_capacity: u32,
+    /// The time to look for a usable server before an operation fails. `serverSelectionTimeoutMS` in the
+    /// URI takes precedence.
+    pub server_selection_timeout: Duration,
+    /// The time to wait for a reply before MongoDB is pinged on another connection; the ping may take
+    /// half of this. More than a second, because MongoDB holds the `getMore` of a quiet stream that long.
+    pub reply_timeout: Duration,
+    /// `true` to read streams of a sharded cluster on although a shard was removed (MongoDB 9.0).
+    pub ignore_removed_shards: bool,
+}
+
+/// Checks a connection string and the files that it names, without a network.
+///
+/// # Errors
+/// A message with the problem and the right form. It contains no password.
+pub async fn check_uri(uri: &str) -> Result<(), String> {
+    CheckedUri::parse(uri).await.map(drop)
+}
+
+/// A MongoDB deployment that change streams are opened on. While the DNS does not resolve the name of a
+/// `mongodb+srv` URI, every call fails as it does while MongoDB is unreachable.
+#[derive(Debug, Clone)]
+pub struct MongoSource {
+    state: watch::Receiver<State>,
+    /// The time that a call waits for the DNS.
+    wait: Duration,
+    _resolving: Option<Arc<AbortOnDropHandle<()>>>,
+}
+
+#[derive(Debug, Clone)]
+enum State {
+    /// The DNS has not resolved the name, with the reason in words that may be shown to anybody.
+    Unresolved(String),
+    Connected(Connected),
+}
+
+impl MongoSource {
+    /// Checks the settings and prepares a client, without connecting. The name of a `mongodb+srv` URI is
+    /// resolved in the background, and again until the DNS answers.
+    ///
+    /// # Errors
+    /// Fails if the URI is invalid. The message contains no password.
+    pub async fn new(settings: &MongoSettings) -> Result<Self, String> {
+        let uri = CheckedUri::parse(&settings.uri).await?;
+        let wait = uri
+            .server_selection_timeout()
+            .unwrap_or(settings.server_selection_timeout);
+        let Some(name) = uri.srv_name() else {
+            let connected = connect(&uri, settings).await?;
+            let (_, state) = watch::channel(State::Connected(connected));
+            return Ok(Self {
+                state,
+                wait,
+                _resolving: None,
+            });
+        };
+        let reason = format!("the DNS has not resolved the SRV record of {name} yet");
+        let (sender, state) = watch::channel(State::Unresolved(reason));
+        let settings = settings.clone();
+        let resolving = tokio::spawn(async move {
+            let connected = until_connected(|| Box::pin(connect(&uri, &settings))).await;
+            sender.send_replace(State::Connected(connected));
+        });
+        Ok(Self {
+            state,
+            wait,
+            _resolving: Some(Arc::new(AbortOnDropHandle::new(resolving))),
+        })
+    }
+
+    /// Closes every connection, after all cursors are killed.
+    pub async fn close(self) {
+        let state = self.state.borrow().clone();
+        if let State::Connected(connected) = state {
+            connected.close().await;
+        }
+    }
+
+    /// Returns the deployment. Waits for the DNS as long as for a server.
+    pub(super) async fn connected(&self) -> Result<Connected, SourceError> {
+        let mut state = self.state.clone();
+        let resolved = state.wait_for(|state| matches!(state, State::Connected(_)));
+        // Ignored: the reason is in the state.
+        let _ = timeout(self.wait, resolved).await;
+        match &*self.state.borrow() {
+            State::Connected(connected) => Ok(connected.clone()),
+            State::Unresolved(reason) => {
+                Err(SourceError::new(Failure::Transient, reason.clone()).at(FailedAt::Dns))
+            }
+        }
+    }
+}
+
+async fn connect(uri: &CheckedUri, settings: &MongoSettings) -> Result<Connected, String> {
+    let options = uri.client_options().await.map_err(|error| words(&error))?;
+    let read_preference = uri.read_preference.clone();
+    Connected::new(options, read_preference, settings).map_err(|error| words(&error))
+}
+
+/// Connects again until it succeeds: a name server may be away for a while, as a host may, and what the
+/// records say may be corrected.
+async fn until_connected<'a, T>(connect: impl Fn() -> BoxFuture<'a, Result<T, String>>) -> T {
+    let mut pause = FIRST_PAUSE;
+    let mut last_logged = String::new();
+    loop {
+        match connect().await {
+            Ok(connected) => return connected,
+            Err(error) => {
+                if last_logged != error {
+                    tracing::warn!(%error, "the DNS does not resolve the name in --mongodb-uri yet; trying again");
+                    last_logged = error;
+                }
+            }
+        }
+        sleep(pause).await;
+        pause = (pause * 2).min(MAX_PAUSE);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use tokio::time::Instant;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_dns_is_asked_again_until_it_answers_with_growing_pauses() {
+        const FAILURES: u32 = 20;
+        let attempts = AtomicU32::new(0);
+        let begin = Instant::now();
+        let connect = || -> BoxFuture<'_, Result<u32, String>> {
+            Box::pin(async {
+                let attempt = attempts.fetch_add(1, Ordering::Relaxed);
+                (attempt >= FAILURES)
+                    .then_some(attempt)
+                    .ok_or("no answer".to_owned())
+            })
+        };
+        assert_eq!(until_connected(connect).await, FAILURES);
+        let elapsed = begin.elapsed();
+        assert!(elapsed > MAX_PAUSE * (FAILURES - 6), "{elapsed:?}");
+        assert!(elapsed < MAX_PAUSE * FAILURES, "{elapsed:?}");
+    }
+
+    /// A call that waits for the DNS is served as soon as it answers.
+    #[tokio::test]
+    async fn a_waiting_call_is_served_once_the_name_is_resolved() {
+        let settings = MongoSettings {
+            uri: "mongodb://127.0.0.1:1/?directConnection=true".to_owned(),
+            min_pool_capacity: 1,
+            server_selection_timeout: Duration::from_secs(60),
+            reply_timeout: Duration::from_secs(10),
+            ignore_removed_shards: false,
+        };
+        let source = MongoSource::new(&settings).await;
+        let connected = source.expect("the URI is valid").connected().await;
+        let connected = connected.expect("no name has to be resolved");
+        let (sender, state) = watch::channel(State::Unresolved("not yet".to_owned()));
+        let waiting = MongoSource {
+            state,
+            wait: settings.server_selection_timeout,
+            _resolving: None,
+        };
+        let call = waiting.clone();
+        let call = tokio::spawn(async move { call.connected().await.map(drop) });
+        tokio::task::yield_now().await;
+        sender.send_replace(State::Connected(connected));
+        assert!(call.await.expect("it runs").is_ok());
+
+        let (_sender, state) = watch::channel(State::Unresolved("not yet".to_owned()));
+        let waiting = MongoSource {
+            state,
+            wait: Duration::ZERO,
+            _resolving: None,
+        };
+        let error = waiting.connected().await.expect_err("there is no answer");
+        assert_eq!(error.failure, Failure::Transient);
+        assert_eq!(error.message, "not yet");
+    }
+}

@@ -1,0 +1,109 @@
+//! A deployment whose hosts are known: the driver's client, and calls that survive a dead connection.
+
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use bson::doc;
+use mongodb::{Client, options::ClientOptions};
+
+use super::{connect::MongoSettings, options::OptionSupport, retry};
+use crate::source::{Failure, SourceError, failure::FailedAt};
+
+/// The time after which an idle connection is not used any more, unless the URI sets another. Shorter than
+/// the idle timeouts of load balancers and firewalls, which are minutes: behind one that drops packets
+/// silently, a call on such a connection would wait for the whole reply timeout.
+const MAX_IDLE_TIME: Duration = Duration::from_secs(60);
+
+/// A MongoDB deployment whose hosts are known.
+#[derive(Debug, Clone)]
+pub(super) struct Connected {
+    pub(super) client: Client,
+    pub(super) reply_timeout: Duration,
+    /// The time after which no further attempt of a call begins.
+    pub(super) retry_limit: Duration,
+    /// The read preference as the connection string spells it, unless it is `primary`.
+    read_preference: Option<String>,
+    pub(super) can_split: Arc<OnceLock<bool>>,
+    pub(super) options: Arc<OptionSupport>,
+    pub(super) sharded: Arc<OnceLock<bool>>,
+}
+
+impl Connected {
+    /// Prepares a client, without connecting.
+    pub(super) fn new(
+        mut options: ClientOptions,
+        read_preference: Option<String>,
+        settings: &MongoSettings,
+    ) -> Result<Self, mongodb::error::Error> {
+        options.app_name.get_or_insert_with(|| "weir".to_owned());
+        let retry_limit = *options
+            .server_selection_timeout
+            .get_or_insert(settings.server_selection_timeout);
+        options.max_idle_time.get_or_insert(MAX_IDLE_TIME);
+        let pool = options.max_pool_size.unwrap_or(0);
+        options.max_pool_size = Some(pool.max(settings.min_pool_capacity));
+        tracing::info!(
+            max_pool_size = options.max_pool_size,
+            "mongodb connection pool sized"
+        );
+        Ok(Self {
+            client: Client::with_options(options)?,
+            reply_timeout: settings.reply_timeout,
+            retry_limit,
+            read_preference,
+            can_split: Arc::default(),
+            options: Arc::new(OptionSupport::new(settings.ignore_removed_shards)),
+            sharded: Arc::default(),
+        })
+    }
+
+    pub(super) async fn close(self) {
+        self.client.shutdown().await;
+    }
+
+    /// Makes a call, and again if its connection turns out to be dead.
+    pub(super) async fn retried<T, F>(&self, call: impl Fn() -> F) -> Result<T, SourceError>
+    where
+        F: Future<Output = Result<T, SourceError>>,
+    {
+        let result = retry::on_fresh_connection(self.retry_limit, call).await;
+        match result {
+            Err(error) if error.failed_at == FailedAt::ServerSelection => {
+                Err(self.blame_read_preference(error).await)
+            }
+            result => result,
+        }
+    }
+
+    /// Returns the error for a failed selection of a server. If the primary answers, only the read preference
+    /// can be the reason.
+    async fn blame_read_preference(&self, error: SourceError) -> SourceError {
+        let Some(read_preference) = &self.read_preference else {
+            return error;
+        };
+        match self.command(doc! { "ping": 1 }).await {
+            Err(_) => error,
+            Ok(_) => {
+                let message = format!("no server matches {read_preference} of --mongodb-uri");
+                SourceError::new(Failure::Transient, message).at(FailedAt::ReadPreference)
+            }
+        }
+    }
+
+    /// Checks that a server matches the read preference of the connection string. Commands go to the
+    /// primary, while change streams follow the read preference.
+    pub(super) async fn check_read_preference(&self) -> Result<(), SourceError> {
+        let Some(criteria) = self.client.selection_criteria() else {
+            return Ok(());
+        };
+        let admin = self.client.database("admin");
+        let ping = || async {
+            let ping = admin.run_command(doc! { "ping": 1 });
+            let ping = ping.selection_criteria(criteria.clone());
+            self.with_timeout(ping).await.map(drop)
+        };
+        self.retried(ping).await
+    }
+}

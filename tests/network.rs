@@ -14,6 +14,7 @@ use testbed::{
     write_options,
 };
 use tokio::time::Instant;
+use weir::wire::Compression;
 
 /// Long enough for twice a client's interval.
 const TOO_LONG_FOR_CLIENTS: Duration = Duration::from_secs(3);
@@ -105,6 +106,50 @@ async fn a_watch_survives_a_reset_in_the_middle_of_a_mongodb_reply() {
     }
     let outcome = testbed.check_delivery(offsets.len() as u64).await;
     assert_eq!(outcome.totals.reconnects, 0, "{:?}", outcome.ends);
+}
+
+/// The same for compressed messages, which end with their segment, on both sides.
+#[tokio::test]
+async fn watches_whose_messages_are_compressed_survive_resets_on_both_sides() {
+    let database = Database::options().start().await;
+    let compressing = |config: &mut weir::config::ServeConfig| {
+        short_limits(config);
+        config.compression = vec![Compression::Zstd];
+    };
+    let testbed = Testbed::with(
+        database,
+        write_options(),
+        compressing,
+        one_client_of_each_kind,
+    )
+    .await;
+    testbed.wait_for_every_client().await;
+    let offsets = [1, 700, 40_000];
+    for offset in offsets {
+        let before = testbed.feed_restarts().await;
+        let lost = async {
+            // The reset may hit a connection without a stream.
+            while testbed.feed_restarts().await <= before {
+                let resets = testbed.upstream_proxy.resets();
+                testbed.upstream_proxy.cut_after(Direction::Down, offset);
+                eventually("a connection breaks", async || {
+                    testbed.upstream_proxy.resets() > resets
+                })
+                .await;
+                testbed.wait_for_writes(5).await;
+            }
+        };
+        within("a stream is lost", lost).await;
+        testbed.wait_for_every_client().await;
+        let reconnects = || testbed.clients.iter().map(ResumingClient::reconnects).sum();
+        let before: u64 = reconnects();
+        testbed.client_proxy.cut_after(Direction::Down, offset);
+        eventually("a client is cut off", async || reconnects() > before).await;
+        testbed.wait_for_every_client().await;
+    }
+    let metrics = testbed.weir.metrics().await;
+    assert!(metrics.sum("weir_message_compressions_total") > 0.0);
+    testbed.check_delivery(2 * offsets.len() as u64).await;
 }
 
 /// Resets in the middle of a message to a client, among them a piece of an event.

@@ -13,6 +13,7 @@ use prost_types::value::Kind as Value;
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
+use tonic::codec::CompressionEncoding;
 use tonic::transport::Endpoint;
 use tonic::{Code, Status, Streaming};
 use tonic_types::StatusExt as _;
@@ -310,8 +311,10 @@ impl Client {
                 nanos: 0,
             });
         let limit = usize::try_from(request.max_message_bytes).expect("it fits") + (3 << 20);
-        let mut client =
-            WatchServiceClient::new(channel).max_decoding_message_size(limit + HEADROOM);
+        let mut client = WatchServiceClient::new(channel)
+            .max_decoding_message_size(limit + HEADROOM)
+            // Where Weir allows it.
+            .accept_compressed(CompressionEncoding::Zstd);
         let done = self.ledger.all_done();
         let came_back = match &mut self.lock().checker {
             Some(checker) => {

@@ -167,11 +167,12 @@ async fn the_token_of_an_opening_by_time_is_the_one_it_was_opened_with() {
     let weir = Weir::start(&database).await;
     let changes = five_inserts(&weir, &database, database.watch_request(&["orders"])).await;
     let token = &changes[1].resume_token;
-    // With its feed already open, only the opening after the token meets the failure.
+    // With its feed already open, only the openings after the token meet the failure: on the watch's own
+    // stream and on the shared one.
     let replica = Weir::start(&database).await;
     let _open = replica.watch(filtered(&database, from_id(4))).await;
     for _ in 0..3 {
-        let not_found = FailCommand::on(&["aggregate"]).code(280).times(1);
+        let not_found = FailCommand::on(&["aggregate"]).code(280).times(2);
         database.fail(not_found.app_name("weir")).await;
         let narrower = after(token, filtered(&database, from_id(4)));
         let mut resumed = replica.watch(narrower).await;

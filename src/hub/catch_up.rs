@@ -28,9 +28,9 @@ use crate::{
         subscriber::Subscriber,
     },
     metrics::Stage,
-    plan::{Evaluator, EventFields, Residual},
-    source::{Batch, BatchSize, ClusterTime, Position, SourceError},
-    wire::{Anchor, TokenContext},
+    plan::{Evaluator, EventFields, Plan, Residual},
+    source::{Anchor, Batch, BatchSize, ClusterTime, Position, SourceError},
+    wire::TokenContext,
 };
 
 pub(super) use start::{CatchUpSpec, CatchUpStart, PendingOpen};
@@ -61,7 +61,7 @@ struct CatchUp {
     subscriber: Arc<Subscriber>,
     queue: Arc<CatchUpQueue>,
     spec: CatchUpSpec,
-    /// Evaluates `spec.residual`. `None`: every event matches.
+    /// Evaluates the residual filter for the stream that is read. `None`: every event matches.
     evaluator: Option<Evaluator>,
     /// The position after the last event.
     last: Option<Position>,
@@ -121,8 +121,7 @@ impl RunningCatchUp {
         if let Some(reason) = reason {
             queue.push(QueueItem::Stage(Stage::CatchingUp, reason));
         }
-        let evaluator =
-            (!spec.residual.passes_everything()).then(|| Evaluator::new(&spec.residual));
+        let evaluator = evaluator_of(&spec.residual);
         let catch_up = CatchUp {
             hub: Arc::clone(hub),
             feed: Arc::clone(feed),
@@ -184,7 +183,7 @@ impl CatchUp {
         let queue = Arc::clone(&self.queue);
         let mut stream = ReconnectingStream::new(
             Arc::clone(&self.hub.source),
-            (Arc::clone(&self.spec.plan), self.spec.token_context.clone()),
+            (self.spec.plans(), self.spec.token_context.clone()),
             Arc::clone(&self.hub.metrics),
             self.hub.settings.upstream_grace,
             self.spec.from.clone(),
@@ -193,18 +192,19 @@ impl CatchUp {
             Some(opened) => stream.adopt(opened),
             None => stream.open(&mut QueueStageObserver(&queue)).await?,
         }
-        let mut segmenter = BatchSegmenter::new(
-            Arc::clone(&self.spec.plan),
-            self.spec.token_context.clone(),
-            Arc::clone(&self.hub.memory.budget),
-            Arc::clone(&self.hub.metrics),
-        );
+        let mut plan = Arc::clone(&self.spec.plan);
+        let mut segmenter = self.segmenter(&plan);
         let mut quiet_replies = 0;
         loop {
             if self.wait_for_memory().await.is_err() {
                 return Ok(CatchUpOutcome::GivenUp);
             }
             let batch = stream.next(&mut QueueStageObserver(&queue)).await?;
+            if !Arc::ptr_eq(&plan, stream.plan()) {
+                plan = Arc::clone(stream.plan());
+                segmenter = self.segmenter(&plan);
+                self.evaluator = evaluator_of(&self.spec.watch_residual);
+            }
             self.start_upper_bound = self.start_upper_bound.or(batch.operation_time);
             let (quiet, idle) = (batch.events.is_empty(), batch.idle);
             let position = stream.position().clone();
@@ -243,6 +243,15 @@ impl CatchUp {
                 return Ok(CatchUpOutcome::GivenUp);
             }
         }
+    }
+
+    fn segmenter(&self, plan: &Arc<Plan>) -> BatchSegmenter {
+        BatchSegmenter::new(
+            Arc::clone(plan),
+            self.spec.token_context.clone(),
+            Arc::clone(&self.hub.memory.budget),
+            Arc::clone(&self.hub.metrics),
+        )
     }
 
     /// Waits until the stream is open. Returns the permit, and `None` for the stream if it is to be opened
@@ -330,6 +339,7 @@ impl CatchUp {
                 Position::Event { token, time } | Position::Invalidate { token, time } => {
                     Some(Anchor::new(token, *time))
                 }
+                Position::EventDigest(event) => Some(*event),
                 Position::HighWater { .. } | Position::Time(_) => self.spec.anchor,
             },
         }
@@ -436,12 +446,15 @@ impl CatchUp {
         match (&self.last, &self.spec.from) {
             (Some(last), _) => Some(next_time(last.time())),
             (None, Position::Time(time)) => Some(*time),
-            (None, Position::Event { time, .. } | Position::Invalidate { time, .. }) => {
-                Some(next_time(*time))
-            }
             (None, Position::HighWater { .. }) => None,
+            (None, from) => Some(next_time(from.time())),
         }
     }
+}
+
+/// Returns the evaluator of a residual. `None` if every event passes it.
+fn evaluator_of(residual: &Residual) -> Option<Evaluator> {
+    (!residual.passes_everything()).then(|| Evaluator::new(residual))
 }
 
 /// Reports the stages of the stream to the watcher.

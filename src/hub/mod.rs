@@ -20,6 +20,7 @@ mod catch_up;
 mod catch_up_permits;
 mod catch_up_queue;
 mod clock;
+mod event_lookup;
 mod feed;
 mod feed_table;
 mod label_cap;

@@ -1,8 +1,10 @@
 //! Opens a change stream at a position: by MongoDB's token, or by time when MongoDB rejects the token.
 
+use std::sync::Arc;
+
 use crate::{
     error::{Error, UndeliverableEvent},
-    hub::{resume_deduplicator::ResumeDeduplicator, undeliverable},
+    hub::{event_lookup::find_event, resume_deduplicator::ResumeDeduplicator, undeliverable},
     plan::Plan,
     source::{Batch, BatchSize, Cursor, Failure, Position, Source, SourceError},
     wire::TokenContext,
@@ -18,42 +20,113 @@ pub(super) struct OpenedStream {
     pub batch_size: BatchSize,
     /// Set when the stream was opened by time instead of by token: skips the events before the token.
     pub deduplicator: Option<ResumeDeduplicator>,
+    /// `true` if events of the position's time may come that are before it.
+    pub by_time: bool,
+    /// `true` if this is the stream of [`StreamPlans::shared`].
+    pub is_shared: bool,
 }
 
-/// Opens `plan`'s stream for a watch: one attempt by token, and one by the token's time when
-/// MongoDB does not find the token with this pipeline, or denies access to it. If the first reply contains an event that
-/// MongoDB cannot send, opens the stream again with one event per reply, to get the events before it.
+/// The plans with which a stream can be opened.
+#[derive(Debug, Clone)]
+pub(super) struct StreamPlans {
+    /// The stream's own plan.
+    pub own: Arc<Plan>,
+    /// The scope's shared plan, for a token that the own stream does not contain. `None` if its stream is
+    /// the own one.
+    pub shared: Option<Arc<Plan>>,
+}
+
+impl StreamPlans {
+    /// Returns a plan that has no alternative.
+    pub(super) fn only(plan: &Arc<Plan>) -> Self {
+        Self {
+            own: Arc::clone(plan),
+            shared: None,
+        }
+    }
+
+    /// Returns the plan of the widest stream.
+    pub(super) fn widest(&self) -> &Arc<Plan> {
+        self.shared.as_ref().unwrap_or(&self.own)
+    }
+}
+
+/// Opens a stream for a watch. If the first reply contains an event that MongoDB cannot send, opens the
+/// stream again with one event per reply, to get the events before it.
 ///
-/// `plan` is the plan that made the token, or the scope's shared one, which contains every event.
+/// A token does not say which stream it is from, and MongoDB runs a stream's filter before it looks for
+/// the token's event. So there are up to three attempts: on the own stream; on the scope's shared stream,
+/// which contains every event; and by the token's time. The last one also if MongoDB denies access.
 pub(super) async fn open(
     source: &dyn Source,
-    plan: &Plan,
+    plans: &StreamPlans,
     token_context: &TokenContext,
     at: Option<&Position>,
 ) -> Result<OpenedStream, Error> {
-    let mut opened = open_with_fallback(source, plan, at, BatchSize::Default).await;
-    if at.is_some() && matches!(&opened, Err(error) if error.failure.concerns_one_event()) {
-        opened = open_with_fallback(source, plan, at, BatchSize::One).await;
+    let found;
+    let mut is_lost = false;
+    let at = match at {
+        Some(at @ Position::EventDigest(event)) => {
+            let plan = plans.widest();
+            found = match find_event(source, plan, event).await {
+                Ok(found) => found,
+                Err(error) => {
+                    return Err(final_error(source, plan, token_context, &error, Some(at)).await);
+                }
+            };
+            is_lost = found.token().is_none();
+            Some(&found)
+        }
+        at => at,
+    };
+    let mut opened = open_with_fallback(source, plans, at, BatchSize::Default).await;
+    if at.is_some() && matches!(&opened, Err((_, error)) if error.failure.concerns_one_event()) {
+        opened = open_with_fallback(source, plans, at, BatchSize::One).await;
     }
     match opened {
-        Ok(opened) => Ok(opened),
-        Err(error) => Err(final_error(source, plan, token_context, &error, at).await),
+        Ok(opened) => Ok(OpenedStream {
+            by_time: opened.by_time || is_lost,
+            ..opened
+        }),
+        Err((plan, error)) => Err(final_error(source, plan, token_context, &error, at).await),
     }
 }
 
-async fn open_with_fallback(
+/// Makes up to three attempts; see [`open`]. Returns an error with the plan that failed.
+async fn open_with_fallback<'a>(
     source: &dyn Source,
-    plan: &Plan,
+    plans: &'a StreamPlans,
     at: Option<&Position>,
     batch_size: BatchSize,
-) -> Result<OpenedStream, SourceError> {
-    match open_at(source, plan, at, batch_size).await {
-        Err(error) if may_mean_the_token(error.failure) => match at {
-            Some(at) if can_resume_by_time(at) => open_by_time(source, plan, at, batch_size).await,
-            _ => Err(error),
-        },
-        opened => opened,
+) -> Result<OpenedStream, (&'a Plan, SourceError)> {
+    let mut plan = &*plans.own;
+    let mut opened = open_at(source, plan, at, batch_size).await;
+    let Some(at) = at else {
+        return opened.map_err(|error| (plan, error));
+    };
+    if failed_with(&opened, |failure| failure == Failure::TokenNotFound)
+        && let Some(shared) = &plans.shared
+    {
+        plan = shared;
+        opened = open_at(source, plan, Some(at), batch_size).await;
     }
+    if failed_with(&opened, may_mean_the_token) && can_resume_by_time(at) {
+        opened = open_by_time(source, plan, at, batch_size).await;
+    }
+    let is_shared = !std::ptr::eq(plan, &*plans.own);
+    opened
+        .map(|opened| OpenedStream {
+            is_shared,
+            ..opened
+        })
+        .map_err(|error| (plan, error))
+}
+
+fn failed_with(
+    opened: &Result<OpenedStream, SourceError>,
+    is_it: impl FnOnce(Failure) -> bool,
+) -> bool {
+    matches!(opened, Err(error) if is_it(error.failure))
 }
 
 /// Opens `plan`'s stream at a position, or from now. One attempt.
@@ -82,6 +155,8 @@ pub(super) async fn open_at(
         start,
         batch_size,
         deduplicator: None,
+        by_time: false,
+        is_shared: false,
     })
 }
 
@@ -111,6 +186,7 @@ pub(super) async fn open_by_time(
         deduplicator: at
             .token()
             .map(|token| ResumeDeduplicator::new(token.clone(), at.time())),
+        by_time: true,
         ..opened
     })
 }

@@ -12,7 +12,7 @@ use crate::{
         Inner,
         feed::{BatchSegmenter, Feed},
         feed_table::FeedId,
-        open::{OpenedStream, open},
+        open::{OpenedStream, StreamPlans, open},
         ring::{Ring, RingHistory},
         stream::{ReconnectingStream, detach},
         sync::lock,
@@ -213,9 +213,14 @@ impl Inner {
             Ok(name) => {
                 let keys = self.settings.token_keys.clone();
                 let token_context = TokenContext::new(name, plan).with_keys(keys);
-                open(&*self.source, plan, &token_context, None)
-                    .await
-                    .map(|opened| (token_context, opened))
+                open(
+                    &*self.source,
+                    &StreamPlans::only(plan),
+                    &token_context,
+                    None,
+                )
+                .await
+                .map(|opened| (token_context, opened))
             }
             Err(error) => Err(error),
         };
@@ -266,7 +271,7 @@ impl Inner {
         self.memory.register(&ring);
         let mut stream = ReconnectingStream::new(
             Arc::clone(&self.source),
-            (Arc::clone(plan), token_context.clone()),
+            (StreamPlans::only(plan), token_context.clone()),
             Arc::clone(&self.metrics),
             self.settings.upstream_grace,
             opened.start.clone(),

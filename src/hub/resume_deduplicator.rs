@@ -9,16 +9,31 @@ use bytes::Bytes;
 
 use crate::source::{Batch, ClusterTime};
 
-/// Holds batches back until the token's event is found or cannot come any more.
+/// Holds batches back until the token's event is found or cannot come any more. Of a time with more
+/// events than may be held back it discards them, and they are read again if they are needed.
 #[derive(Debug)]
 pub(super) struct ResumeDeduplicator {
     token: Bytes,
     time: ClusterTime,
     held_back: Vec<Batch>,
     held_back_bytes: usize,
+    /// `true` once events were discarded.
+    discarded: bool,
 }
 
-/// The maximum bytes of events held back. The events of a larger transaction are delivered again.
+/// The state of the search after a batch. The deduplicator is done unless it continues.
+#[derive(Debug)]
+pub(super) enum Search {
+    /// The token's event may still come.
+    Continues,
+    /// The search has ended: these batches are to be delivered.
+    Ended(Vec<Batch>),
+    /// The event did not come, and events were discarded that are to be delivered: the stream must be
+    /// opened again, without a search.
+    Failed,
+}
+
+/// The maximum bytes of events held back.
 const MAX_HELD_BACK_BYTES: usize = 16 << 20;
 
 impl ResumeDeduplicator {
@@ -29,30 +44,45 @@ impl ResumeDeduplicator {
             time,
             held_back: Vec::new(),
             held_back_bytes: 0,
+            discarded: false,
         }
     }
 
-    /// Adds a batch. Returns the batches to deliver once the search has ended, and `None` before that; the
-    /// deduplicator is done after it returns `Some`.
-    pub(super) fn filter(&mut self, mut batch: Batch) -> Option<Vec<Batch>> {
+    /// Adds a batch.
+    pub(super) fn filter(&mut self, mut batch: Batch) -> Search {
         let index = batch
             .events
             .iter()
             .position(|event| batch.buffer[event.token.clone()] == self.token);
         if let Some(index) = index {
             batch.events.drain(..=index);
-            return Some(vec![batch]);
+            return Search::Ended(vec![batch]);
         }
-        self.held_back_bytes += batch.buffer.len();
-        let search_ended = batch.closed
-            || batch.idle
-            || self.held_back_bytes > MAX_HELD_BACK_BYTES
-            || batch
+        let may_still_come = !batch.closed
+            && !batch.idle
+            && batch
                 .events
                 .last()
-                .is_some_and(|event| event.cluster_time > self.time);
+                .is_none_or(|event| event.cluster_time <= self.time);
+        if may_still_come {
+            self.hold_back(batch);
+            return Search::Continues;
+        }
+        if self.discarded {
+            return Search::Failed;
+        }
         self.held_back.push(batch);
-        search_ended.then(|| std::mem::take(&mut self.held_back))
+        Search::Ended(std::mem::take(&mut self.held_back))
+    }
+
+    fn hold_back(&mut self, batch: Batch) {
+        self.held_back_bytes += batch.buffer.len();
+        self.discarded |= self.held_back_bytes > MAX_HELD_BACK_BYTES;
+        if self.discarded {
+            self.held_back.clear();
+        } else {
+            self.held_back.push(batch);
+        }
     }
 }
 
@@ -89,8 +119,23 @@ mod tests {
         }
     }
 
-    fn tokens(batches: Option<Vec<Batch>>) -> Option<Vec<u8>> {
-        let batches = batches?;
+    /// A batch of more than half of what may be held back.
+    fn large(events: &[(u8, u32)]) -> Batch {
+        let mut buffer: Vec<u8> = events.iter().map(|(token, _)| *token).collect();
+        buffer.resize(MAX_HELD_BACK_BYTES / 2 + 1, b'-');
+        Batch {
+            buffer: buffer.into(),
+            ..batch(events)
+        }
+    }
+
+    /// The tokens of the events to deliver. `None` while the search continues.
+    fn tokens(search: Search) -> Option<Vec<u8>> {
+        let batches = match search {
+            Search::Continues => return None,
+            Search::Ended(batches) => batches,
+            Search::Failed => panic!("the search failed"),
+        };
         let tokens = batches
             .iter()
             .flat_map(|it| it.events.iter().map(|event| it.buffer[event.token.start]));
@@ -138,13 +183,26 @@ mod tests {
     }
 
     #[test]
-    fn a_transaction_too_large_to_hold_back_is_delivered_again() {
-        let large = || Batch {
-            buffer: vec![b'v'; MAX_HELD_BACK_BYTES / 2 + 1].into(),
-            ..batch(&[(b'v', 3)])
-        };
+    fn the_tokens_event_is_found_after_more_than_can_be_held_back() {
         let mut deduplicator = deduplicator();
-        assert_eq!(tokens(deduplicator.filter(large())), None);
-        assert_eq!(tokens(deduplicator.filter(large())), Some(b"vv".to_vec()));
+        for _ in 0..5 {
+            assert_eq!(tokens(deduplicator.filter(large(&[(b'v', 3)]))), None);
+        }
+        assert!(deduplicator.held_back.is_empty());
+        assert_eq!(
+            tokens(deduplicator.filter(large(&[(b'x', 3), (b'y', 3)]))),
+            Some(b"y".to_vec())
+        );
+    }
+
+    #[test]
+    fn discarded_events_are_read_again_without_the_tokens_event() {
+        for last in [batch(&[(b'z', 4)]), batch(&[])] {
+            let mut deduplicator = deduplicator();
+            for _ in 0..2 {
+                assert_eq!(tokens(deduplicator.filter(large(&[(b'v', 3)]))), None);
+            }
+            assert!(matches!(deduplicator.filter(last), Search::Failed));
+        }
     }
 }

@@ -26,8 +26,8 @@ use crate::{
     },
     metrics::{Metrics, Stage},
     plan::{Evaluator, MatchTransition, Operation, Residual},
-    source::{ClusterTime, Position},
-    wire::{Anchor, TokenContext},
+    source::{Anchor, ClusterTime, Position},
+    wire::TokenContext,
 };
 
 use super::subscriber::Subscriber;

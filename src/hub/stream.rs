@@ -8,11 +8,12 @@ use crate::{
     error::Error,
     hub::{
         backoff::Backoff,
+        event_lookup::find_event,
         open::{
-            OpenedStream, can_resume_by_time, final_error, may_mean_the_token, open_at,
-            open_by_time,
+            OpenedStream, StreamPlans, can_resume_by_time, final_error, may_mean_the_token,
+            open_at, open_by_time,
         },
-        resume_deduplicator::ResumeDeduplicator,
+        resume_deduplicator::{ResumeDeduplicator, Search},
     },
     metrics::{Metrics, Stage},
     plan::Plan,
@@ -37,6 +38,8 @@ pub(super) trait StageObserver: Send {
 pub(super) struct ReconnectingStream {
     source: Arc<dyn Source>,
     plan: Arc<Plan>,
+    /// The scope's shared plan, while it is not known that the own stream contains the start token.
+    shared_plan: Option<Arc<Plan>>,
     /// The context that encodes its tokens.
     token_context: TokenContext,
     metrics: Arc<Metrics>,
@@ -46,6 +49,8 @@ pub(super) struct ReconnectingStream {
     position: Position,
     cursor: Option<Box<dyn Cursor>>,
     deduplicator: Option<ResumeDeduplicator>,
+    /// The last position by time at which the search for the token's event failed.
+    repeats_from: Option<Position>,
     batch_size: BatchSize,
     /// The position at which the stream last switched to one event per reply.
     single_events_from: Option<Position>,
@@ -66,20 +71,22 @@ impl ReconnectingStream {
     /// [`adopt`](Self::adopt) to continue one that is open.
     pub(super) fn new(
         source: Arc<dyn Source>,
-        (plan, token_context): (Arc<Plan>, TokenContext),
+        (plans, token_context): (StreamPlans, TokenContext),
         metrics: Arc<Metrics>,
         upstream_grace: Duration,
         position: Position,
     ) -> Self {
         Self {
             source,
-            plan,
+            plan: plans.own,
+            shared_plan: plans.shared,
             token_context,
             metrics,
             upstream_grace,
             position,
             cursor: None,
             deduplicator: None,
+            repeats_from: None,
             batch_size: BatchSize::Default,
             single_events_from: None,
             single_events_left: 0,
@@ -104,6 +111,11 @@ impl ReconnectingStream {
         &self.position
     }
 
+    /// The plan in use: the stream's own, or the scope's shared one, where all further events are then.
+    pub(super) fn plan(&self) -> &Arc<Plan> {
+        &self.plan
+    }
+
     pub(super) fn stage(&self) -> Stage {
         self.stage
     }
@@ -120,6 +132,10 @@ impl ReconnectingStream {
             }
             if self.batch_size == BatchSize::One && self.single_events_left == 0 {
                 self.batch_size = BatchSize::Default;
+                self.reopen(None, observer).await?;
+                continue;
+            }
+            if self.search_failed() {
                 self.reopen(None, observer).await?;
                 continue;
             }
@@ -155,6 +171,13 @@ impl ReconnectingStream {
     /// Continues with a stream that was opened elsewhere.
     pub(super) fn adopt(&mut self, opened: OpenedStream) {
         self.backoff.opened();
+        if opened.is_shared {
+            self.use_shared_plan();
+        }
+        self.position = opened.start;
+        if opened.by_time {
+            self.by_time = Some(self.position.clone());
+        }
         // A successful open alone does not end an outage: a server can open a stream and then fail every
         // read of it.
         if !opened.first.events.is_empty() {
@@ -166,6 +189,21 @@ impl ReconnectingStream {
         self.cursor = Some(opened.cursor);
         self.deduplicator = opened.deduplicator;
         self.receive(opened.first);
+    }
+
+    /// Continues on the scope's shared stream. Returns `false` if there is no other stream.
+    fn use_shared_plan(&mut self) -> bool {
+        match self.shared_plan.take() {
+            Some(shared) => self.plan = shared,
+            None => return false,
+        }
+        true
+    }
+
+    /// Returns whether the search for the token's event has just failed, so that the stream must be opened
+    /// again.
+    fn search_failed(&self) -> bool {
+        self.deduplicator.is_some() && self.repeats_from.as_ref() == Some(&self.position)
     }
 
     /// Switches to one event per reply.
@@ -186,13 +224,15 @@ impl ReconnectingStream {
             self.cursor = None;
         }
         match &mut self.deduplicator {
-            Some(deduplicator) => {
-                if let Some(mut batches) = deduplicator.filter(batch) {
+            Some(deduplicator) => match deduplicator.filter(batch) {
+                Search::Continues => {}
+                Search::Ended(mut batches) => {
                     self.deduplicator = None;
                     batches.reverse();
                     self.ready = batches;
                 }
-            }
+                Search::Failed => self.repeats_from = Some(self.position.clone()),
+            },
             None => self.ready.push(batch),
         }
     }
@@ -200,6 +240,10 @@ impl ReconnectingStream {
     fn deliver(&mut self, batch: Batch, observer: &mut impl StageObserver) -> Batch {
         if let Some(position) = &batch.position {
             self.position = detach(position);
+        }
+        if !batch.events.is_empty() {
+            // MongoDB returns events only once it has found the token.
+            self.shared_plan = None;
         }
         let current = !batch.events.is_empty() && lag(&batch) <= LIVE_WITHIN_SECONDS;
         if batch.idle || current {
@@ -226,6 +270,8 @@ impl ReconnectingStream {
         loop {
             if let Some(error) = failed {
                 match error.failure {
+                    // The token may be one of another filter, of an event that this stream leaves out.
+                    Failure::TokenNotFound if self.use_shared_plan() => by_time = false,
                     // The credentials were accepted when the stream was opened, so this may be temporary.
                     Failure::Transient | Failure::Overloaded | Failure::LoginFailed => {
                         self.back_off(&error, observer).await?;
@@ -261,6 +307,16 @@ impl ReconnectingStream {
                 }
                 self.metrics.count_feed_restart(error.label());
             }
+            if let Position::EventDigest(event) = &self.position {
+                let plan = self.shared_plan.as_ref().unwrap_or(&self.plan);
+                match find_event(&*self.source, plan, event).await {
+                    Ok(found) => self.position = found,
+                    Err(error) => {
+                        failed = Some(error);
+                        continue;
+                    }
+                }
+            }
             let opened = if by_time {
                 open_by_time(&*self.source, &self.plan, &self.position, self.batch_size).await
             } else {
@@ -273,7 +329,10 @@ impl ReconnectingStream {
                 .await
             };
             match opened {
-                Ok(opened) => {
+                Ok(mut opened) => {
+                    if self.repeats_from.as_ref() == Some(&self.position) {
+                        opened.deduplicator = None;
+                    }
                     self.adopt(opened);
                     return Ok(());
                 }

@@ -7,6 +7,7 @@ mod memory;
 #[cfg(feature = "shuttle")]
 mod model;
 mod sharing;
+mod token_lookup;
 mod undeliverable;
 mod views;
 

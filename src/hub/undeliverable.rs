@@ -16,10 +16,6 @@ use crate::{
 /// The time limit for reading the details. After it, the error is sent without them.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The maximum bytes of a MongoDB token in an error. An error is sent in HTTP/2 trailers, which many peers
-/// limit to 8 KiB, and base64 is applied to the token twice.
-const MAX_TOKEN_BYTES: usize = 3 << 10;
-
 /// Describes the event after a position at which `plan`'s stream fails.
 pub(super) async fn describe(
     source: &dyn Source,
@@ -36,14 +32,10 @@ pub(super) async fn describe(
         }
         Err(_) => None,
     };
-    let token = |event: &Position| {
-        let small = event.token().is_some_and(|it| it.len() <= MAX_TOKEN_BYTES);
-        small.then(|| token_context.encode(event, None, None))
-    };
     UndeliverableEvent {
         after: Some(at.time()),
         time: found.as_ref().map(Position::time),
-        next_token: found.as_ref().and_then(token),
+        next_token: found.map(|event| token_context.encode(&event, None, None)),
     }
 }
 

@@ -150,7 +150,7 @@ impl SourceError {
     /// namespace then. `one_collection` is `true` if the stream is of a single collection.
     #[must_use]
     pub(super) fn when_opening_at(mut self, at: Option<&Position>, one_collection: bool) -> Self {
-        let has_token = at.is_some_and(|at| !matches!(at, Position::Time(_)));
+        let has_token = at.is_some_and(|at| at.token().is_some());
         if let Some(code) = self.code {
             let reply = ErrorReply {
                 code,

@@ -5,6 +5,7 @@
 //! tests use a scripted source. Nothing here reconnects a stream: a failure is classified ([`Failure`])
 //! and returned, and the hub decides. Only a call that met a dead connection is made again at once.
 
+mod anchor;
 mod event;
 mod failure;
 mod looked_up;
@@ -22,6 +23,7 @@ use futures::future::BoxFuture;
 
 use crate::plan::Plan;
 
+pub use anchor::Anchor;
 pub use event::{Batch, Event, EventError};
 pub use failure::{Failure, Refusal, SourceError};
 pub use reply::{ReplyContents, ReplyDecoder};
@@ -77,6 +79,9 @@ pub enum Position {
         /// The event's cluster time.
         time: ClusterTime,
     },
+    /// The position right after the event with this anchor, whose token is too large to be kept. A
+    /// [`Source`] starts at the event's time; to start after the event, its token has to be found first.
+    EventDigest(Anchor),
     /// A time, inclusive: events of exactly that time come again.
     Time(ClusterTime),
 }
@@ -89,6 +94,7 @@ impl Position {
             Self::Event { time, .. }
             | Self::HighWater { time, .. }
             | Self::Invalidate { time, .. }
+            | Self::EventDigest(Anchor { time, .. })
             | Self::Time(time) => *time,
         }
     }
@@ -100,7 +106,7 @@ impl Position {
             Self::Event { token, .. }
             | Self::HighWater { token, .. }
             | Self::Invalidate { token, .. } => Some(token),
-            Self::Time(_) => None,
+            Self::EventDigest(_) | Self::Time(_) => None,
         }
     }
 }

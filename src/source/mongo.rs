@@ -406,8 +406,8 @@ fn pipeline(
         Some(Position::Invalidate { token, .. }) => {
             options.insert("startAfter", token_document(token)?);
         }
-        Some(Position::Time(time)) => {
-            options.insert("startAtOperationTime", timestamp(*time));
+        Some(at @ (Position::EventDigest(_) | Position::Time(_))) => {
+            options.insert("startAtOperationTime", timestamp(at.time()));
         }
     }
     let mut stages = vec![doc! { "$changeStream": options }];

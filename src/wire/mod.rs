@@ -14,4 +14,4 @@ mod token;
 pub use compression::{Compression, PREFIX_BYTES};
 pub use event::{EncodedEvent, RenderOptions, TIMESTAMP_MILLIS, encode, encode_omitted};
 pub use frame::{Changes, Chunk, Frame, match_field};
-pub use token::{Anchor, MalformedToken, ResumeToken, TokenContext, TokenKeys};
+pub use token::{MalformedToken, ResumeToken, TokenContext, TokenKeys};

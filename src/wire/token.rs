@@ -6,12 +6,19 @@
 //! ```
 //!
 //! It contains MongoDB's token unchanged. From the other fields Weir can tell a token of another
-//! deployment or scope from a malformed one, knows whether the same pipeline made the token, and can
-//! fall back to a time when MongoDB no longer accepts the token. Numbers are big-endian; hashes are
-//! truncated SHA-256.
+//! deployment or scope from a malformed one, and can fall back to a time when MongoDB no longer accepts
+//! the token. Numbers are big-endian; hashes are truncated SHA-256.
+//!
+//! The token of an event is its identity for clients, so nothing in it depends on the stream that
+//! delivered the event: `plan` is zero. Versions of Weir up to 0.2 wrote a hash of the plan, which is no
+//! longer needed.
 //!
 //! A position between events (high water) also names the last event before it, its [`Anchor`]. A stream
-//! that has this event knows exactly which event follows the position.
+//! that has this event knows exactly which event follows the position. Since another stream may have
+//! further events between the two, such a token names its plan.
+//!
+//! MongoDB's token contains the document key, which may have any size. In place of a token over
+//! [`MAX_MONGODB_TOKEN_LEN`] the envelope has 16 bytes: its digest, as in an anchor.
 //!
 //! Version 2 is for a view with a token audience, and contains it. Version 3 is an encrypted envelope
 //! of version 1 or 2 ([`keys`]).
@@ -25,7 +32,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::{
     plan::{Operation, Plan, Scope, TokenAudience},
-    source::{ClusterTime, Event, Position},
+    source::{Anchor, ClusterTime, Event, Position},
 };
 
 pub use keys::TokenKeys;
@@ -37,39 +44,13 @@ const KIND_HIGH_WATER: u8 = 1;
 const KIND_INVALIDATE: u8 = 2;
 const KIND_TIME: u8 = 3;
 const KIND_ANCHORED_HIGH_WATER: u8 = 4;
+const KIND_EVENT_DIGEST: u8 = 5;
 
 const PREFIX_LEN: usize = 1 + 1 + 4 + 8 + 8 + 4 + 4;
 const CHECKSUM_LEN: usize = 4;
-const ANCHOR_LEN: usize = 4 + 4 + 16;
+const DIGEST_LEN: usize = 16;
+const ANCHOR_LEN: usize = 4 + 4 + DIGEST_LEN;
 const TOKEN_AUDIENCE_LEN: usize = 8;
-
-/// The last event before a position in a stream, by its time and a hash of MongoDB's token.
-///
-/// Two positions of one stream with equal anchors have no event between them. A stream that started
-/// between events and has had none since uses its start token as the anchor.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Anchor {
-    /// The event's cluster time.
-    pub time: ClusterTime,
-    digest: [u8; 16],
-}
-
-impl Anchor {
-    /// Returns the anchor of the event with MongoDB's `token` and `time`.
-    #[must_use]
-    pub fn new(token: &[u8], time: ClusterTime) -> Self {
-        Self {
-            time,
-            digest: hash(b"anchor", token),
-        }
-    }
-
-    /// Returns whether this is the anchor of the event with this token.
-    #[must_use]
-    pub fn matches(&self, token: &[u8]) -> bool {
-        self.digest == hash::<16>(b"anchor", token)
-    }
-}
 
 /// The common part of all tokens of one feed: their origin and their encryption keys, if any.
 #[derive(Debug, Clone)]
@@ -78,7 +59,8 @@ pub struct TokenContext {
     keys: Option<Arc<TokenKeys>>,
 }
 
-/// The origin of a token: hashes of the deployment's name, the scope and the plan.
+/// The origin of a token: hashes of the deployment's name, the scope and the plan. Which plan it was
+/// is of use only to an anchor, so the plan is zero in a token without one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Origin {
     deployment: [u8; 4],
@@ -142,6 +124,7 @@ impl TokenContext {
                 (KIND_ANCHORED_HIGH_WATER, anchor, token.as_ref())
             }
             (Position::Invalidate { token, .. }, _) => (KIND_INVALIDATE, None, token.as_ref()),
+            (Position::EventDigest(event), _) => (KIND_EVENT_DIGEST, None, event.digest.as_slice()),
             (Position::Time(_), _) => (KIND_TIME, None, [].as_slice()),
         };
         let mut out = BytesMut::with_capacity(self.encoded_len(token, token_audience) + ANCHOR_LEN);
@@ -185,13 +168,8 @@ impl TokenContext {
 
     /// Returns the size of the envelope of MongoDB's `token` in bytes, without an anchor.
     pub(super) fn encoded_len(&self, token: &[u8], token_audience: Option<TokenAudience>) -> usize {
-        let overhead = self.overhead(token_audience);
-        let token = if fits(token, overhead) {
-            token.len()
-        } else {
-            0
-        };
-        overhead + token
+        let token = if fits(token) { token.len() } else { DIGEST_LEN };
+        self.overhead(token_audience) + token
     }
 
     /// Returns the number of bytes in addition to MongoDB's token, without an anchor.
@@ -201,15 +179,20 @@ impl TokenContext {
         PREFIX_LEN + token_audience + CHECKSUM_LEN + keys
     }
 
-    fn put(&self, out: &mut BytesMut, mut envelope: Envelope<'_>) {
-        if !fits(envelope.token, self.overhead(envelope.token_audience)) {
-            envelope = Envelope {
-                kind: KIND_TIME,
+    fn put(&self, out: &mut BytesMut, envelope: Envelope<'_>) {
+        let digest;
+        let envelope = if fits(envelope.token) {
+            envelope
+        } else {
+            // Only events have long tokens, so the token of a high-water position is an event's too.
+            digest = Anchor::new(envelope.token, envelope.time).digest;
+            Envelope {
+                kind: KIND_EVENT_DIGEST,
                 anchor: None,
-                token: &[],
+                token: &digest,
                 ..envelope
-            };
-        }
+            }
+        };
         match &self.keys {
             None => self.origin.put(out, &envelope),
             Some(keys) => keys.encrypt(out, |out| self.origin.put(out, &envelope)),
@@ -230,7 +213,7 @@ impl Origin {
         out.put_u8(envelope.kind);
         out.put_slice(&self.deployment);
         out.put_slice(&self.scope);
-        out.put_slice(&self.plan);
+        out.put_slice(envelope.anchor.map_or(&[0; 8], |_| &self.plan));
         out.put_u32(envelope.time.seconds);
         out.put_u32(envelope.time.increment);
         if let Some(token_audience) = envelope.token_audience {
@@ -272,11 +255,14 @@ const CHANGED: &str = "was truncated or changed, or is not a token of Weir: stor
 /// The maximum size of an envelope, the limit of `WatchRequest.resume_token`.
 const MAX_ENVELOPE_LEN: usize = 16 << 10;
 
-/// Returns whether MongoDB's token fits in an envelope with `overhead` other bytes. The token contains
-/// the document key in hexadecimal, and a key may have any size. A token that does not fit is replaced
-/// by its time, so that the event is sent again after a resume.
-fn fits(token: &[u8], overhead: usize) -> bool {
-    token.len() <= MAX_ENVELOPE_LEN - overhead - ANCHOR_LEN
+/// The maximum size of MongoDB's token in an envelope. An envelope must fit into the details of an error
+/// too: those are HTTP/2 trailers, which many peers limit to 8 KiB, and base64 is applied to them twice.
+/// The bound is the same for all tokens, so that an event has the same token in every place.
+const MAX_MONGODB_TOKEN_LEN: usize = 3 << 10;
+
+/// Returns whether an envelope contains MongoDB's token itself.
+fn fits(token: &[u8]) -> bool {
+    token.len() <= MAX_MONGODB_TOKEN_LEN
 }
 
 impl ResumeToken {
@@ -364,6 +350,13 @@ impl ResumeToken {
         let token = Bytes::copy_from_slice(rest);
         let position = match kind {
             KIND_TIME if token.is_empty() => Position::Time(time),
+            KIND_EVENT_DIGEST if token.len() == DIGEST_LEN => {
+                let mut token = &token[..];
+                Position::EventDigest(Anchor {
+                    time,
+                    digest: take(&mut token),
+                })
+            }
             KIND_EVENT => Position::Event { token, time },
             KIND_HIGH_WATER | KIND_ANCHORED_HIGH_WATER => Position::HighWater { token, time },
             KIND_INVALIDATE => Position::Invalidate { token, time },
@@ -417,7 +410,8 @@ impl ResumeToken {
         self.origin.scope == token_context.origin.scope
     }
 
-    /// Returns whether the pipeline of `token_context` made the token.
+    /// Returns whether the pipeline of `token_context` made the token. `false` also if the token does not
+    /// say which one did.
     #[must_use]
     pub fn is_same_plan(&self, token_context: &TokenContext) -> bool {
         self.origin.plan == token_context.origin.plan

@@ -10,21 +10,21 @@ use crate::{
     hub::{
         Inner,
         catch_up_permits::CatchUpPermit,
-        open::{OpenedStream, open},
+        open::{OpenedStream, StreamPlans, open},
     },
     plan::{Plan, Residual},
-    source::Position,
-    wire::{Anchor, TokenContext},
+    source::{Anchor, Position},
+    wire::TokenContext,
 };
 
 /// The parameters of a catch-up.
 #[derive(Debug)]
 pub(in crate::hub) struct CatchUpSpec {
-    /// The plan of the stream to read: the feed's, or the scope's shared one.
+    /// The feed's plan. Its stream is read if it contains the position, else the scope's shared one.
     pub plan: Arc<Plan>,
-    /// The context that encodes the tokens of that stream.
+    /// The context that encodes the tokens of either stream.
     pub token_context: TokenContext,
-    /// The residual filter for the events of that stream.
+    /// The residual filter for the events of the feed's stream.
     pub residual: Residual,
     /// The position to start after.
     pub from: Position,
@@ -34,6 +34,17 @@ pub(in crate::hub) struct CatchUpSpec {
     pub shared_plan: Arc<Plan>,
     /// The residual filter of the watch for the shared stream.
     pub watch_residual: Residual,
+}
+
+impl CatchUpSpec {
+    /// The plans with which its stream can be opened.
+    pub(in crate::hub) fn plans(&self) -> StreamPlans {
+        let is_shared = self.plan.fingerprint() == self.shared_plan.fingerprint();
+        StreamPlans {
+            own: Arc::clone(&self.plan),
+            shared: (!is_shared).then(|| Arc::clone(&self.shared_plan)),
+        }
+    }
 }
 
 /// The state in which a catch-up starts.
@@ -55,12 +66,12 @@ impl PendingOpen {
     /// Starts to open the stream.
     pub(in crate::hub) fn begin(hub: &Inner, permit: CatchUpPermit, spec: &CatchUpSpec) -> Self {
         let source = Arc::clone(&hub.source);
-        let (plan, token_context) = (Arc::clone(&spec.plan), spec.token_context.clone());
+        let (plans, token_context) = (spec.plans(), spec.token_context.clone());
         let from = spec.from.clone();
         let open = async move {
             (
                 permit,
-                open(&*source, &plan, &token_context, Some(&from)).await,
+                open(&*source, &plans, &token_context, Some(&from)).await,
             )
         };
         Self(hub.runtime.spawn(open.in_current_span()))

@@ -2,8 +2,7 @@
 
 use crate::{
     hub::stream::next_time,
-    source::{ClusterTime, Position},
-    wire::Anchor,
+    source::{Anchor, ClusterTime, Position},
 };
 
 /// Decides whether a position is right before the oldest event of a ring, or after it.

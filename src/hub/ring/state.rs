@@ -13,8 +13,7 @@ use crate::{
         subscriber_index::GroupId,
     },
     metrics::{GaugeGuard, Metrics, Stage},
-    source::{ClusterTime, Position},
-    wire::Anchor,
+    source::{Anchor, ClusterTime, Position},
 };
 
 use super::{Barrier, FeedPosition, Invalidation, JoinEvidence, JoinPoint, RingHistory, Seq};
@@ -261,11 +260,9 @@ impl State {
             JoinPoint::After(Position::Time(time), _) => self.find_time(*time),
             JoinPoint::After(Position::HighWater { .. }, None) => None,
             JoinPoint::After(Position::HighWater { .. }, Some(anchor)) => {
-                if self.history.is_anchored(anchor) {
-                    return exactly(self.head());
-                }
-                exactly(self.find_event(anchor.time, |token| anchor.matches(token))?)
+                exactly(self.find_anchor(anchor)?)
             }
+            JoinPoint::After(Position::EventDigest(event), _) => exactly(self.find_anchor(event)?),
             JoinPoint::After(
                 Position::Event { token, time } | Position::Invalidate { token, time },
                 _,
@@ -293,6 +290,14 @@ impl State {
     pub(super) fn mark_read_elsewhere(&mut self, time: ClusterTime) -> bool {
         self.read_elsewhere_until = self.read_elsewhere_until.max(Some(time));
         self.position.time() < time
+    }
+
+    /// Finds the item after the event with this anchor.
+    fn find_anchor(&self, anchor: &Anchor) -> Option<Seq> {
+        if self.history.is_anchored(anchor) {
+            return Some(self.head());
+        }
+        self.find_event(anchor.time, |token| anchor.matches(token))
     }
 
     /// Finds the item after the last event with this time and a token that `is_it` accepts.

@@ -7,8 +7,7 @@ use crate::{
         segment::Segment,
     },
     plan::Residual,
-    source::ClusterTime,
-    wire::Anchor,
+    source::{Anchor, ClusterTime},
 };
 
 /// A ring whose feed started when MongoDB's time was `now`.

@@ -20,8 +20,8 @@ use crate::{
     },
     metrics::Mode,
     plan::{FeedMode, Plan, Residual, Start, Watch},
-    source::{ClusterTime, Position},
-    wire::{Anchor, ResumeToken, TokenContext},
+    source::{Anchor, ClusterTime, Position},
+    wire::{ResumeToken, TokenContext},
 };
 
 /// The maximum time that a call waits for MongoDB to open the catch-up stream of a new watch.
@@ -135,8 +135,7 @@ impl Inner {
             return Ok((WatcherState::Live(reader), start));
         }
         let ready = self.try_open(&spec, watch.progress_interval).await?;
-        start.opened_by_time =
-            matches!(&ready, CatchUpStart::Open(_, opened) if opened.deduplicator.is_some());
+        start.opened_by_time = matches!(&ready, CatchUpStart::Open(_, opened) if opened.by_time);
         let running = RunningCatchUp::start(self, &joined.feed, residual, subscriber, spec, ready);
         Ok((WatcherState::CatchingUp(running), start))
     }
@@ -217,8 +216,7 @@ pub(super) fn residual(watch: &Watch, mode: Mode) -> Residual {
     }
 }
 
-/// Chooses the stream for a catch-up: the feed's own if that made the token, else the scope's shared one,
-/// which contains every event and so finds any token.
+/// Returns the parameters of a catch-up to the feed.
 pub(super) fn catch_up_spec(
     joined: &JoinedFeed,
     shared: &SharedStream,
@@ -237,29 +235,17 @@ pub(super) fn catch_up_spec(
             .as_ref()
             .is_none_or(|token| token.is_same_plan(token_context))
     };
-    let is_of_feed = made_by(&feed.ring.token_context);
     // Only for these two streams is it certain that the feed's stream has no event between the anchor and
     // the position.
-    let anchor = anchor.filter(|_| is_of_feed || made_by(&shared.token_context));
-    if is_of_feed {
-        CatchUpSpec {
-            plan: Arc::clone(&feed.plan),
-            token_context: feed.ring.token_context.clone(),
-            residual: residual(watch, joined.mode),
-            from,
-            anchor,
-            shared_plan: Arc::clone(&shared.plan),
-            watch_residual: Residual::for_shared(watch),
-        }
-    } else {
-        CatchUpSpec {
-            plan: Arc::clone(&shared.plan),
-            token_context: shared.token_context.clone(),
-            residual: Residual::for_shared(watch),
-            from,
-            anchor,
-            shared_plan: Arc::clone(&shared.plan),
-            watch_residual: Residual::for_shared(watch),
-        }
+    let anchor =
+        anchor.filter(|_| made_by(&feed.ring.token_context) || made_by(&shared.token_context));
+    CatchUpSpec {
+        plan: Arc::clone(&feed.plan),
+        token_context: feed.ring.token_context.clone(),
+        residual: residual(watch, joined.mode),
+        from,
+        anchor,
+        shared_plan: Arc::clone(&shared.plan),
+        watch_residual: Residual::for_shared(watch),
     }
 }

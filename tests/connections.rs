@@ -43,11 +43,11 @@ async fn leave_idle_connections(weir: &Weir, database: &Database, proxy: &Proxy)
         opened.expect("the watch opens");
     }
     weir.wait_for_no_feeds().await;
+    proxy.set(Mode::Pass);
     eventually("connections are idle", async || {
         proxy.idle() > 2 && proxy.busy() == 0
     })
     .await;
-    proxy.set(Mode::Pass);
 }
 
 /// Again for those on which an answer was still awaited.

@@ -361,21 +361,22 @@ async fn forward(client: TcpStream, upstream: SocketAddr, controls: Controls, op
     let mut server_writes = ResetUnlessClosed(Some(server_writes));
     {
         let mut both = pin!(async {
-            let (asked, answered) = (|bytes: &[u8]| open.asked(bytes), |_: &[u8]| open.answered());
+            let asked = |bytes: &[u8]| open.asked(bytes);
             let resets = &counts.resets;
             let up = pump(
                 &mut client_reads,
                 &mut server_writes,
                 up,
                 (&counts.up, resets),
-                asked,
+                (asked, || ()),
             );
             let down = pump(
                 &mut server_reads,
                 &mut client_writes,
                 down,
                 (&counts.down, resets),
-                answered,
+                // Only once the client has it: a connection on which a reply waits is not idle.
+                (|_: &[u8]| (), || open.answered()),
             );
             // A broken direction breaks the other.
             let _ = tokio::try_join!(up, down);
@@ -439,12 +440,12 @@ async fn pump(
     sink: &mut ResetUnlessClosed,
     mut mode: watch::Receiver<Mode>,
     (limit, resets): (&ByteLimit, &AtomicUsize),
-    spoke: impl Fn(&[u8]),
+    (before, after): (impl Fn(&[u8]), impl Fn()),
 ) -> io::Result<()> {
     let mut buffer = vec![0; 16 * 1024];
     loop {
         let read = source.read(&mut buffer).await?;
-        spoke(&buffer[..read]);
+        before(&buffer[..read]);
         if read == 0 {
             passing(&mut mode).await?;
             return sink.close().await;
@@ -452,10 +453,11 @@ async fn pump(
         let (may_pass, breaks) = limit.consume(read);
         let mut rest = &buffer[..may_pass];
         while !rest.is_empty() {
-            let (now, after) = rest.split_at(passing(&mut mode).await?.min(rest.len()));
+            let (now, later) = rest.split_at(passing(&mut mode).await?.min(rest.len()));
             sink.write(now).await?;
-            rest = after;
+            rest = later;
         }
+        after();
         if breaks {
             resets.fetch_add(1, Ordering::SeqCst);
             return Err(io::ErrorKind::ConnectionReset.into());

@@ -44,7 +44,7 @@ const KNOWN: [&str; 39] = [
 ];
 
 /// Options that MongoDB's manual has and Weir can't follow, each with what to do instead.
-const UNSUPPORTED: [(&str, &str); 11] = [
+const UNSUPPORTED: [(&str, &str); 10] = [
     (
         "timeoutMS",
         "remove it; --upstream-reply-timeout bounds the wait for a reply",
@@ -73,7 +73,6 @@ const UNSUPPORTED: [(&str, &str); 11] = [
     ("proxyPort", PROXY),
     ("proxyUsername", PROXY),
     ("proxyPassword", PROXY),
-    ("maxIdleTimeSeconds", "write maxIdleTimeMS"),
 ];
 
 const PROXY: &str = "remove it and connect directly; Weir has no SOCKS5 client";

@@ -2,7 +2,7 @@
 
 mod support;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use mongodb::bson::{Bson, Document, Timestamp, doc};
 use mongodb::error::ErrorKind;
@@ -12,6 +12,7 @@ use support::stand_in::{
     change, high_water_token, insert, time,
 };
 use support::{eventually, within};
+use tokio::time::Instant;
 
 /// A cursor whose replies are read one by one.
 struct Cursor {

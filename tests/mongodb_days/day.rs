@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use mongodb::bson::{Binary, Document, Timestamp, doc, spec::BinarySubtype};
 use pb::OperationType::{Delete, Insert, Replace, Update};
+use tokio::time::Instant;
 use weir::pb;
 
 use crate::support::ledger::{DeliveryTotals, Ledger, ResumingClient, Write};
@@ -47,6 +48,7 @@ pub struct Day {
     pub version: Version,
     /// The number of transactions.
     transactions: i64,
+    began: Instant,
 }
 
 impl Day {
@@ -66,6 +68,7 @@ impl Day {
             clients: Vec::new(),
             version,
             transactions: 0,
+            began: Instant::now(),
         }
     }
 
@@ -204,8 +207,9 @@ impl Day {
 
     /// Waits until every client has what it has to get.
     pub async fn catch_up(&self, hour: &str) {
-        println!("{hour}, {:?}", self.version);
         DeliveryTotals::of(&self.ledger, &self.clients).await;
+        let version = self.version.text();
+        println!("{version} after {:?}: {hour}", self.began.elapsed());
     }
 
     /// Disconnects a client, and waits until it has resumed.

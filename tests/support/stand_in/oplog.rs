@@ -314,7 +314,7 @@ impl State {
     /// Advances a cursor and returns the events that it passed.
     pub fn reply(&mut self, id: i64, request: &Request) -> Result<Reply, ServerError> {
         let first = request.name() == "aggregate";
-        let operation_time = Some(self.now());
+        let now = self.now();
         let Some(cursor) = self.cursors.get_mut(&id) else {
             return Err(cursor_not_found());
         };
@@ -324,7 +324,7 @@ impl State {
             cursor: id,
             events: Vec::new(),
             post_batch_token: None,
-            operation_time,
+            operation_time: Some(now),
         };
         match &mut cursor.stream {
             None => {
@@ -349,7 +349,6 @@ impl State {
                 let usual = if first { FIRST_BATCH } else { usize::MAX };
                 let limit = asked.unwrap_or(usual).min(log.batch.unwrap_or(usize::MAX));
                 let limits = (limit, self.scan_limit.unwrap_or(usize::MAX));
-                let now = operation_time.unwrap_or(time(0, 0));
                 stream.read(&self.entries, &mut cursor.position, limits, now, &mut reply)?;
             }
         }

@@ -376,9 +376,13 @@ async fn reopening_stops_after_one_attempt_when_the_error_is_final() {
     for (code, expected, reason) in all {
         // A denial (13) may be the token's too.
         let by_time = code == 13 || TOKENS.iter().any(|(token, ..)| *token == code);
-        // Or with one event per reply, for the events before the one that can't be sent.
-        let singly = matches!(code, 47 | 10334);
-        let attempts = if by_time || singly { 2 } else { 1 };
+        let attempts = match code {
+            // With one event per reply, for the events before the one that can't be sent, and without
+            // images, to list them.
+            47 | 10334 => 3,
+            _ if by_time => 2,
+            _ => 1,
+        };
         // One more attempt would succeed, and the watch would continue.
         let failure = weir_command_failure(&["aggregate"], code).times(attempts);
         let mut watch = watch_and_cut(&database, &weir, &proxy, failure).await;

@@ -55,6 +55,9 @@ async fn search(
         if passed || batch.idle || batch.closed {
             return Ok(None);
         }
-        batch = cursor.next().await?;
+        match cursor.next().await? {
+            Some(next) => batch = next,
+            None => return Ok(None),
+        }
     }
 }

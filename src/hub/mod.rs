@@ -4,8 +4,8 @@
 //! 1. A client's token is validated ([`resume_token`]). The watch's [`Plan`](crate::plan::Plan) is looked
 //!    up in the [`feed_table`]; the [`registry`] opens a feed if there is none ([`open`]).
 //! 2. A [`feed`] reads one change [`stream`], which reconnects by itself ([`backoff`],
-//!    [`resume_deduplicator`]) and reports events that MongoDB cannot send ([`undeliverable`]). It
-//!    publishes [`segment`]s of events into its [`ring`].
+//!    [`resume_deduplicator`]), reads up to an event that MongoDB cannot send ([`isolation`]) and reports
+//!    it ([`undeliverable`]). It publishes [`segment`]s of events into its [`ring`].
 //! 3. The ring's [`subscriber_index`] finds the groups of watchers that an event matches, records it in
 //!    their [`match_list`]s and wakes each [`subscriber`].
 //! 4. A [`watcher`] reads the ring. When the ring does not hold its position, a [`catch_up`] with one of
@@ -23,6 +23,7 @@ mod clock;
 mod event_lookup;
 mod feed;
 mod feed_table;
+mod isolation;
 mod label_cap;
 mod match_list;
 mod memory;

@@ -4,7 +4,12 @@ use std::sync::Arc;
 
 use crate::{
     error::{Error, UndeliverableEvent},
-    hub::{event_lookup::find_event, resume_deduplicator::ResumeDeduplicator, undeliverable},
+    hub::{
+        event_lookup::find_event,
+        isolation::Isolation,
+        resume_deduplicator::ResumeDeduplicator,
+        undeliverable::{self, Found},
+    },
     plan::Plan,
     source::{Batch, BatchSize, Cursor, Failure, Position, Source, SourceError},
     wire::TokenContext,
@@ -12,7 +17,7 @@ use crate::{
 
 /// An open stream with its first reply.
 pub(super) struct OpenedStream {
-    pub cursor: Box<dyn Cursor>,
+    pub cursor: Reader,
     pub first: Batch,
     /// The position that the stream starts at.
     pub start: Position,
@@ -24,6 +29,23 @@ pub(super) struct OpenedStream {
     pub by_time: bool,
     /// `true` if this is the stream of [`StreamPlans::shared`].
     pub is_shared: bool,
+}
+
+/// A reader of an open stream.
+pub(super) enum Reader {
+    Cursor(Box<dyn Cursor>),
+    /// Reads up to an event that fails.
+    Isolation(Box<Isolation>),
+}
+
+impl Reader {
+    /// Returns the next batch. `None` if the stream is to be opened again at the position after the last one.
+    pub(super) async fn next(&mut self) -> Result<Option<Batch>, SourceError> {
+        match self {
+            Self::Cursor(cursor) => cursor.next().await.map(Some),
+            Self::Isolation(isolation) => isolation.next().await,
+        }
+    }
 }
 
 /// The plans with which a stream can be opened.
@@ -52,13 +74,14 @@ impl StreamPlans {
 }
 
 /// Opens a stream for a watch. If the first reply contains an event that MongoDB cannot send, opens the
-/// stream again with one event per reply, to get the events before it.
+/// stream again with one event per reply, to get the events before it, and isolates the event if that fails
+/// too.
 ///
 /// A token does not say which stream it is from, and MongoDB runs a stream's filter before it looks for
 /// the token's event. So there are up to three attempts: on the own stream; on the scope's shared stream,
 /// which contains every event; and by the token's time. The last one also if MongoDB denies access.
 pub(super) async fn open(
-    source: &dyn Source,
+    source: &Arc<dyn Source>,
     plans: &StreamPlans,
     token_context: &TokenContext,
     at: Option<&Position>,
@@ -68,10 +91,11 @@ pub(super) async fn open(
     let at = match at {
         Some(at @ Position::EventDigest(event)) => {
             let plan = plans.widest();
-            found = match find_event(source, plan, event).await {
+            found = match find_event(&**source, plan, event).await {
                 Ok(found) => found,
                 Err(error) => {
-                    return Err(final_error(source, plan, token_context, &error, Some(at)).await);
+                    let (source, at) = (&**source, Some(at));
+                    return Err(final_error(source, plan, token_context, &error, at, None).await);
                 }
             };
             is_lost = found.token().is_none();
@@ -79,17 +103,53 @@ pub(super) async fn open(
         }
         at => at,
     };
-    let mut opened = open_with_fallback(source, plans, at, BatchSize::Default).await;
+    let mut opened = open_with_fallback(&**source, plans, at, BatchSize::Default).await;
     if at.is_some() && matches!(&opened, Err((_, error)) if error.failure.concerns_one_event()) {
-        opened = open_with_fallback(source, plans, at, BatchSize::One).await;
+        opened = open_with_fallback(&**source, plans, at, BatchSize::One).await;
     }
-    match opened {
-        Ok(opened) => Ok(OpenedStream {
-            by_time: opened.by_time || is_lost,
-            ..opened
-        }),
-        Err((plan, error)) => Err(final_error(source, plan, token_context, &error, at).await),
-    }
+    let (plan, error) = match opened {
+        Ok(opened) => {
+            return Ok(OpenedStream {
+                by_time: opened.by_time || is_lost,
+                ..opened
+            });
+        }
+        Err(failed) => failed,
+    };
+    let mut found = None;
+    let error = match at {
+        Some(at) if error.failure.concerns_one_event() => {
+            let is_shared = !std::ptr::eq(plan, &*plans.own);
+            let plan = if is_shared {
+                plans.widest()
+            } else {
+                &plans.own
+            };
+            let mut isolation =
+                Isolation::new(Arc::clone(source), Arc::clone(plan), error, at.clone());
+            match isolation.next().await {
+                Ok(Some(first)) => {
+                    return Ok(OpenedStream {
+                        cursor: Reader::Isolation(Box::new(isolation)),
+                        first,
+                        start: at.clone(),
+                        batch_size: BatchSize::One,
+                        deduplicator: None,
+                        by_time: is_lost,
+                        is_shared,
+                    });
+                }
+                // The failure has passed, or its event was not found.
+                Ok(None) => isolation.into_error(),
+                Err(error) => {
+                    found = isolation.found().cloned();
+                    error
+                }
+            }
+        }
+        _ => error,
+    };
+    Err(final_error(&**source, plan, token_context, &error, at, found.as_ref()).await)
 }
 
 /// Makes up to three attempts; see [`open`]. Returns an error with the plan that failed.
@@ -150,7 +210,7 @@ pub(super) async fn open_at(
         (None, None, None) => Position::Time(first.operation_time.unwrap_or_default()),
     };
     Ok(OpenedStream {
-        cursor,
+        cursor: Reader::Cursor(cursor),
         first,
         start,
         batch_size,
@@ -208,15 +268,17 @@ async fn ensure_in_oplog(source: &dyn Source, at: &Position) -> Result<(), Sourc
 }
 
 /// Returns the error for the client when no further attempt is made, with details read from MongoDB.
+/// `found` is the event that MongoDB cannot send after `at`.
 pub(super) async fn final_error(
     source: &dyn Source,
     plan: &Plan,
     token_context: &TokenContext,
     error: &SourceError,
     at: Option<&Position>,
+    found: Option<&Found>,
 ) -> Error {
-    let describe = async || match at {
-        Some(at) => undeliverable::describe(source, plan, token_context, error.failure, at).await,
+    let describe = || match at {
+        Some(at) => undeliverable::describe(token_context, at, found),
         None => UndeliverableEvent::default(),
     };
     let oldest = match error.failure {
@@ -225,9 +287,9 @@ pub(super) async fn final_error(
     };
     match Error::of_stream(error, &plan.scope, at.map(Position::time), oldest) {
         expired @ Error::TokenExpired { .. } => expired,
-        Error::ImageUnavailable(_) => Error::ImageUnavailable(describe().await),
-        Error::UpstreamEventTooLarge(_) => Error::UpstreamEventTooLarge(describe().await),
-        Error::LookupAmbiguous(_) => Error::LookupAmbiguous(describe().await),
+        Error::ImageUnavailable(_) => Error::ImageUnavailable(describe()),
+        Error::UpstreamEventTooLarge(_) => Error::UpstreamEventTooLarge(describe()),
+        Error::LookupAmbiguous(_) => Error::LookupAmbiguous(describe()),
         other => {
             tracing::warn!(code = error.code, failure = ?error.failure, %error, "change stream failed");
             other

@@ -9,15 +9,16 @@ use crate::{
     hub::{
         backoff::Backoff,
         event_lookup::find_event,
+        isolation::Isolation,
         open::{
-            OpenedStream, StreamPlans, can_resume_by_time, final_error, may_mean_the_token,
+            OpenedStream, Reader, StreamPlans, can_resume_by_time, final_error, may_mean_the_token,
             open_at, open_by_time,
         },
         resume_deduplicator::{ResumeDeduplicator, Search},
     },
     metrics::{Metrics, Stage},
     plan::Plan,
-    source::{Batch, BatchSize, ClusterTime, Cursor, Failure, Position, Source, SourceError},
+    source::{Batch, BatchSize, ClusterTime, Failure, Position, Source, SourceError},
     wire::TokenContext,
 };
 
@@ -47,7 +48,7 @@ pub(super) struct ReconnectingStream {
     upstream_grace: Duration,
     /// The position after the last batch that was returned.
     position: Position,
-    cursor: Option<Box<dyn Cursor>>,
+    cursor: Option<Reader>,
     deduplicator: Option<ResumeDeduplicator>,
     /// The last position by time at which the search for the token's event failed.
     repeats_from: Option<Position>,
@@ -56,6 +57,8 @@ pub(super) struct ReconnectingStream {
     single_events_from: Option<Position>,
     /// The number of events that are still to be read one per reply.
     single_events_left: usize,
+    /// The position after which the stream last began to isolate an event.
+    isolated_from: Option<Position>,
     /// Batches to return before the cursor is read again, in reverse order.
     ready: Vec<Batch>,
     stage: Stage,
@@ -90,6 +93,7 @@ impl ReconnectingStream {
             batch_size: BatchSize::Default,
             single_events_from: None,
             single_events_left: 0,
+            isolated_from: None,
             ready: Vec::new(),
             stage: Stage::Opening,
             by_time: None,
@@ -142,9 +146,14 @@ impl ReconnectingStream {
             let failed = match &mut self.cursor {
                 None => SourceError::new(Failure::Transient, "MongoDB closed the cursor"),
                 Some(cursor) => match cursor.next().await {
-                    Ok(batch) => {
+                    Ok(Some(batch)) => {
                         self.outage_since = None;
                         self.receive(batch);
+                        continue;
+                    }
+                    Ok(None) => {
+                        self.batch_size = BatchSize::Default;
+                        self.reopen(None, observer).await?;
                         continue;
                     }
                     Err(error) => error,
@@ -185,6 +194,9 @@ impl ReconnectingStream {
         }
         if opened.batch_size == BatchSize::One && self.batch_size == BatchSize::Default {
             self.start_single_events();
+        }
+        if matches!(opened.cursor, Reader::Isolation(_)) {
+            self.isolated_from = Some(self.position.clone());
         }
         self.cursor = Some(opened.cursor);
         self.deduplicator = opened.deduplicator;
@@ -262,7 +274,10 @@ impl ReconnectingStream {
         mut failed: Option<SourceError>,
         observer: &mut impl StageObserver,
     ) -> Result<(), Error> {
-        self.cursor = None;
+        let isolation = match self.cursor.take() {
+            Some(Reader::Isolation(isolation)) => Some(isolation),
+            _ => None,
+        };
         // Do not try a token again that MongoDB did not find: this failure has another cause.
         let mut by_time = self.by_time.as_ref() == Some(&self.position);
         // An open stream was not refused for its token.
@@ -286,6 +301,14 @@ impl ReconnectingStream {
                         self.start_single_events();
                     }
                     failure
+                        if failure.concerns_one_event()
+                            && isolation.is_none()
+                            && self.isolated_from.as_ref() != Some(&self.position) =>
+                    {
+                        self.isolate(error);
+                        return Ok(());
+                    }
+                    failure
                         if (matches!(failure, Failure::TokenNotFound | Failure::TokenInvalid)
                             || at_opening && may_mean_the_token(failure))
                             && can_resume_by_time(&self.position)
@@ -298,11 +321,17 @@ impl ReconnectingStream {
                         by_time = true;
                     }
                     _ => {
-                        let at = Some(&self.position);
-                        let (source, plan) = (&*self.source, &self.plan);
-                        return Err(
-                            final_error(source, plan, &self.token_context, &error, at).await
-                        );
+                        let found = isolation.and_then(|it| it.found().cloned());
+                        let (source, at) = (&*self.source, Some(&self.position));
+                        return Err(final_error(
+                            source,
+                            &self.plan,
+                            &self.token_context,
+                            &error,
+                            at,
+                            found.as_ref(),
+                        )
+                        .await);
                     }
                 }
                 self.metrics.count_feed_restart(error.label());
@@ -340,6 +369,19 @@ impl ReconnectingStream {
             }
             at_opening = true;
         }
+    }
+
+    /// Continues with the events before the one that fails.
+    fn isolate(&mut self, error: SourceError) {
+        self.isolated_from = Some(self.position.clone());
+        self.start_single_events();
+        self.deduplicator = None;
+        self.cursor = Some(Reader::Isolation(Box::new(Isolation::new(
+            Arc::clone(&self.source),
+            Arc::clone(&self.plan),
+            error,
+            self.position.clone(),
+        ))));
     }
 
     /// Waits before the next attempt.

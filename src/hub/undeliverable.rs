@@ -7,35 +7,33 @@ use tokio::time::timeout;
 
 use crate::{
     error::{Error, UndeliverableEvent},
-    hub::stream::detach,
+    hub::stream::{detach, next_time},
     plan::{Operation, Plan, View},
-    source::{BatchSize, Failure, Position, Source, SourceError},
+    source::{BatchSize, ClusterTime, Failure, Position, Source, SourceError},
     wire::{ResumeToken, TokenContext, TokenKeys},
 };
 
-/// The time limit for reading the details. After it, the error is sent without them.
-const TIMEOUT: Duration = Duration::from_secs(5);
+/// The time limit for the check that a stream can be read from a position.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Describes the event after a position at which `plan`'s stream fails.
-pub(super) async fn describe(
-    source: &dyn Source,
-    plan: &Plan,
+/// An undeliverable event that was determined.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Found {
+    pub time: ClusterTime,
+    /// The position right after it.
+    pub next: Position,
+}
+
+/// Describes an undeliverable event for the client. `at` is the position right before it.
+pub(super) fn describe(
     token_context: &TokenContext,
-    failure: Failure,
     at: &Position,
+    found: Option<&Found>,
 ) -> UndeliverableEvent {
-    let found = match timeout(TIMEOUT, locate(source, plan, failure, at)).await {
-        Ok(Ok(found)) => found,
-        Ok(Err(error)) => {
-            tracing::debug!(code = error.code, %error, "could not read details of the undeliverable event");
-            None
-        }
-        Err(_) => None,
-    };
     UndeliverableEvent {
         after: Some(at.time()),
-        time: found.as_ref().map(Position::time),
-        next_token: found.map(|event| token_context.encode(&event, None, None)),
+        time: found.map(|found| found.time),
+        next_token: found.map(|found| token_context.encode(&found.next, None, None)),
     }
 }
 
@@ -63,16 +61,16 @@ pub(super) fn redact(error: Error, view: &View, keys: Option<&Arc<TokenKeys>>) -
     }
 }
 
-/// Finds the position right after the undeliverable event, if it is certain which event that is. A server may
-/// read ahead of what it sends, and fail at an event while earlier ones are not sent yet. To resume after
-/// an earlier one would lose the events between. So the event must be one that can fail, and the stream
-/// must be readable after it.
-async fn locate(
+/// Finds the undeliverable event after a position on a server that looks up the documents of every event
+/// that it reads, also of those that it does not send. It may read ahead of what it sends, and fail at an
+/// event while earlier ones are not sent yet. To resume after an earlier one would lose the events between.
+/// So the event must be one that can fail, and the stream must be readable after it.
+pub(super) async fn locate(
     source: &dyn Source,
     plan: &Plan,
     failure: Failure,
     at: &Position,
-) -> Result<Option<Position>, SourceError> {
+) -> Result<Option<Found>, SourceError> {
     let lookup_plan = plan.without_document_stages();
     let mut before = at.clone();
     if lookup_plan != *plan {
@@ -91,10 +89,27 @@ async fn locate(
     .filter(|(operation, _)| can_fail(failure, plan, *operation)) else {
         return Ok(None);
     };
-    match check_readable_from(source, plan, &after).await {
-        Ok(()) => Ok(Some(after)),
+    let time = after.time();
+    let follower = first_matching(source, &outline, &after, |_| true).await?;
+    let next = match follower {
+        // No stream can start between two events of one time but after the event itself.
+        Some((_, follower)) if follower.time() <= time => after,
+        _ => Position::Time(next_time(time)),
+    };
+    match check_readable_from(source, plan, &next).await {
+        Ok(()) => Ok(Some(Found { time, next })),
         Err(error) if error.failure == failure => Ok(None),
         Err(error) => Err(error),
+    }
+}
+
+/// Returns whether `plan`'s stream can be opened at a position. It may fail there because of a later event.
+pub(super) async fn is_readable_from(source: &dyn Source, plan: &Plan, at: &Position) -> bool {
+    match timeout(CHECK_TIMEOUT, check_readable_from(source, plan, at)).await {
+        Ok(Ok(())) => true,
+        Ok(Err(error)) => error.failure.concerns_one_event(),
+        // MongoDB has accepted the position, and scans for an event.
+        Err(_) => true,
     }
 }
 

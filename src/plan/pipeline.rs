@@ -126,6 +126,25 @@ impl Plan {
         plan
     }
 
+    /// Returns the plan of those events among its own that meet a condition, which uses no document.
+    ///
+    /// MongoDB applies such a condition before it looks up documents: it moves a `$match` before the stages
+    /// that add them, and rewrites conditions on `clusterTime` for oplog entries
+    /// (`change_stream_pipeline_helpers.cpp` and `change_stream_rewrite_helpers.cpp` in its repository). So
+    /// an event that is left out cannot fail.
+    #[must_use]
+    pub fn narrowed_to(&self, condition: Document) -> Plan {
+        let mut plan = self.clone();
+        plan.stages.insert(0, doc! { "$match": condition });
+        plan
+    }
+
+    /// Returns whether documents decide which events the stream contains.
+    #[must_use]
+    pub fn filters_documents(&self) -> bool {
+        self.stages.iter().any(uses_images)
+    }
+
     /// Returns a hash that identifies the events of this plan's stream. It is the same in every process
     /// and version, so a resume token can record the stream that it came from. `operations` is left out,
     /// because it selects from the stream.

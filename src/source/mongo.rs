@@ -8,6 +8,7 @@
 mod connect;
 mod connected;
 mod cursor;
+mod no_events;
 mod options;
 mod reply_timeout;
 mod retry;
@@ -37,6 +38,11 @@ use reply_timeout::ReplyTimeout;
 /// The time for which MongoDB holds a `getMore` open on a quiet stream. An idle stream costs one round
 /// trip in this time, and its position moves once in this time.
 const MAX_AWAIT: Duration = Duration::from_secs(1);
+
+/// The time after which an empty reply counts as held back. MongoDB replies earlier, and in the midst of
+/// a scan, where `internalOperationResponseMaxMS` is set (9.0, change_stream_response_deadline.js in
+/// MongoDB's repository); such a reply does not show that there is nothing more to read.
+const HELD_BACK: Duration = Duration::from_millis(900);
 
 /// The maximum number of events in one reply. MongoDB never waits to fill a reply. Without a number,
 /// mongod sends up to 16 MiB, while other servers send 100 events, so few that the round trip costs as
@@ -162,58 +168,6 @@ impl Connected {
     async fn operation_time(&self) -> Result<Option<ClusterTime>, SourceError> {
         let pong = self.command(doc! { "ping": 1 }).await?;
         Ok(operation_time(&pong))
-    }
-
-    /// Opens the stream at a position, reads at least up to the time `until`, and returns `true` when
-    /// there is no event. On a replica set an empty first batch proves that, as long as no stage filters
-    /// events. Behind a mongos it may come before every shard has replied, so the result is `false`.
-    async fn finds_no_events(
-        &self,
-        plan: &Plan,
-        at: &Position,
-        until: ClusterTime,
-    ) -> Result<bool, SourceError> {
-        if self.is_sharded().await? {
-            return Ok(false);
-        }
-        // Documents that are looked up do not matter here.
-        let options = StreamOptions {
-            match_collection_uuid: false,
-            ..self.options.of(plan, self.can_split().await?)
-        };
-        let pipeline = pipeline(plan, Some(at), options)?;
-        let (database, collection) = stream_target(&plan.scope);
-        let collection = collection.map_or(Bson::Int32(1), Bson::from);
-        let database = self.client.database(database);
-        let aggregate = doc! {
-            "aggregate": collection,
-            "pipeline": pipeline,
-            "cursor": { "batchSize": 1 },
-            "readConcern": { "level": "majority", "afterClusterTime": timestamp(until) },
-        };
-        let answer = self.run(&database, aggregate).await?;
-        let no_cursor =
-            |_| SourceError::unexpected("the reply to an aggregate has no usable cursor");
-        let cursor = answer.get_document("cursor").map_err(no_cursor)?;
-        let first = cursor.get_array("firstBatch").map_err(no_cursor)?;
-        let id = cursor.get_i64("id").unwrap_or_default();
-        let mut empty = first.is_empty();
-        if id != 0 {
-            let namespace = cursor.get_str("ns").unwrap_or_default();
-            let collection = namespace.split_once('.').map_or("", |(_, name)| name);
-            if empty {
-                // Some servers always leave the first batch empty.
-                let get_more = doc! {
-                    "getMore": id, "collection": collection, "batchSize": 1, "maxTimeMS": 1,
-                };
-                let answer = self.with_timeout(database.run_command(get_more)).await?;
-                let cursor = answer.get_document("cursor").map_err(no_cursor)?;
-                empty = cursor.get_array("nextBatch").map_err(no_cursor)?.is_empty();
-            }
-            let kill = doc! { "killCursors": collection, "cursors": [id] };
-            self.with_timeout(database.run_command(kill)).await?;
-        }
-        Ok(empty)
     }
 
     async fn is_sharded(&self) -> Result<bool, SourceError> {
@@ -420,7 +374,7 @@ fn pipeline(
 
 /// Converts a resume token to the document that is sent. It must be a flat document, as MongoDB's tokens
 /// are: one nested as deeply as 16 KiB allow would overflow the stack.
-fn token_document(token: &[u8]) -> Result<Document, SourceError> {
+pub(crate) fn token_document(token: &[u8]) -> Result<Document, SourceError> {
     let refused = || {
         SourceError::new(
             Failure::TokenInvalid,

@@ -31,7 +31,23 @@ pub struct ReplyDecoder {
     from_now: bool,
     /// `true` if the events of a transaction follow each other directly, as on a replica set.
     contiguous_transactions: bool,
+    given: GivenPosition,
     merger: FragmentMerger,
+}
+
+/// The position that a stream was opened at, while it is not certain that the stream is past it.
+///
+/// A mongos 9.0.0 or 9.0.1 makes of the token of an event a token of the event's time, which lies before
+/// the event, and sends that with an empty first reply (SERVER-134795, SERVER-135099). Tokens are opaque,
+/// so it cannot be seen whether a token lies before another.
+#[derive(Debug)]
+enum GivenPosition {
+    /// Before the first reply.
+    Unconfirmed(Position),
+    /// The first reply was empty, and its token was not the one given.
+    Doubted { given: Position, token: Bytes },
+    /// The stream's own tokens count.
+    Passed,
 }
 
 /// The decoded contents of a reply.
@@ -60,6 +76,10 @@ impl ReplyDecoder {
                 .cloned(),
             from_now: at.is_none(),
             contiguous_transactions: false,
+            given: match at {
+                Some(at) if at.token().is_some() => GivenPosition::Unconfirmed(at.clone()),
+                _ => GivenPosition::Passed,
+            },
             merger: FragmentMerger::default(),
         }
     }
@@ -105,8 +125,11 @@ impl ReplyDecoder {
         };
         self.reached = self.reached.max(reached);
         self.previous_operation_time = parts.operation_time;
+        let is_empty = events.is_empty() && event_error.is_none();
+        let in_force = self.given_position(is_empty, idle, parts.post_batch_token);
         let batch = Batch {
             position: match &event_error {
+                None if in_force.is_some() => in_force,
                 None => self.position(&buffer, events.last(), parts.post_batch_token),
                 // The post-batch token is after the malformed event.
                 Some(_) => events.last().map(|event| event.position(&buffer)),
@@ -150,6 +173,52 @@ impl ReplyDecoder {
             events.push(event);
         }
         Ok(())
+    }
+
+    /// Returns the position that the stream was opened at, if it stays in force after a reply: while the
+    /// replies are empty and their tokens may lie before it. A reply with events ends that. So does a reply
+    /// that MongoDB held back, unless it repeats the doubtful token.
+    fn given_position(
+        &mut self,
+        is_empty: bool,
+        idle: bool,
+        post_batch_token: Option<&[u8]>,
+    ) -> Option<Position> {
+        let token = post_batch_token.filter(|_| is_empty);
+        self.given = match (
+            std::mem::replace(&mut self.given, GivenPosition::Passed),
+            token,
+        ) {
+            (GivenPosition::Unconfirmed(given), Some(token))
+                if given.token().is_none_or(|it| it != token) =>
+            {
+                let token = Bytes::copy_from_slice(token);
+                GivenPosition::Doubted { given, token }
+            }
+            (
+                GivenPosition::Doubted {
+                    given,
+                    token: doubted,
+                },
+                Some(token),
+            ) if !idle || doubted == token => GivenPosition::Doubted {
+                given,
+                token: doubted,
+            },
+            _ => GivenPosition::Passed,
+        };
+        let GivenPosition::Doubted { given, .. } = &self.given else {
+            return None;
+        };
+        Some(match given {
+            Position::Event { token, time } | Position::HighWater { token, time } if idle => {
+                Position::HighWater {
+                    token: token.clone(),
+                    time: self.reached.map_or(*time, |reached| reached.max(*time)),
+                }
+            }
+            given => given.clone(),
+        })
     }
 
     /// Returns the position after a batch.

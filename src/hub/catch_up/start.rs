@@ -71,7 +71,7 @@ impl PendingOpen {
         let open = async move {
             (
                 permit,
-                open(&*source, &plans, &token_context, Some(&from)).await,
+                open(&source, &plans, &token_context, Some(&from)).await,
             )
         };
         Self(hub.runtime.spawn(open.in_current_span()))

@@ -43,8 +43,30 @@ fn is_outline(plan: &crate::plan::Plan) -> bool {
     last.is_some_and(|stage| stage.contains_key("$project"))
 }
 
+/// The plans of the openings, as tokens of which events they select; `None` for a plan that is not narrowed.
+fn selected(source: &ScriptedSource) -> Vec<Option<Vec<String>>> {
+    let plans = source.plans.lock().unwrap();
+    let selected = |(plan, _): &(crate::plan::Plan, BatchSize)| {
+        let condition = plan.stages.first()?.get_document("$match").ok()?;
+        let tokens = condition.get_document("_id").ok()?.get_array("$in").ok()?;
+        let name =
+            |token: &bson::Bson| Some(token.as_document()?.get_str("_data").ok()?.to_owned());
+        tokens.iter().map(name).collect()
+    };
+    plans.iter().map(selected).collect()
+}
+
+fn names(names: &[&str]) -> Option<Vec<String>> {
+    Some(names.iter().map(|&name| name.to_owned()).collect())
+}
+
+/// The positions after the first ones, which fail and are opened again with one event per reply.
+fn positions_after_failing(source: &ScriptedSource) -> Vec<Option<Position>> {
+    source.requested_positions().split_off(2)
+}
+
 /// If the third event of a reply fails, mongod discards the whole reply. To resume after that event would
-/// lose the first two.
+/// lose the first two, and does not work, since mongod looks up its documents again.
 #[tokio::test(start_paused = true)]
 async fn events_before_an_undeliverable_event_are_delivered() {
     for (failure, reason) in ALL {
@@ -55,6 +77,8 @@ async fn events_before_an_undeliverable_event_are_delivered() {
                 failure,
             ),
             cursor(vec![batch(&[update("poison", 4), insert("d", 5)])]),
+            Opening::Fail(failure),
+            cursor(vec![batch(&[insert("d", 5)])]),
             cursor(vec![batch(&[insert("d", 5)])]),
         ]);
         let hub = hub(&source);
@@ -68,60 +92,156 @@ async fn events_before_an_undeliverable_event_are_delivered() {
                 Seen::Ended(reason),
             ]
         );
-        // The last position is right before the event, and was described once. The stream is readable after
-        // the event.
+        // The events after the last position are listed, the first of them fails by itself, the stream does
+        // not fail without it, and can be read from the time after it.
         assert_eq!(
             source.requested_positions(),
             [
                 None,
                 Some(after("a", 1)),
                 Some(after("c", 3)),
-                Some(after("poison", 4)),
+                Some(Position::Time(at(4))),
+                Some(Position::Time(at(4))),
+                Some(Position::Time(at(5))),
             ]
         );
-        assert_eq!(
-            source.batch_sizes(),
-            [
-                BatchSize::Default,
-                BatchSize::One,
-                BatchSize::Default,
-                BatchSize::One
-            ]
-        );
+        assert_eq!(source.batch_sizes()[1..], [BatchSize::One; 5]);
         let outlines: Vec<bool> = {
             let plans = source.plans.lock().unwrap();
             plans.iter().map(|(plan, _)| is_outline(plan)).collect()
         };
-        assert_eq!(outlines, [false, false, true, false]);
+        assert_eq!(outlines, [false, false, true, false, false, false]);
+        assert_eq!(selected(&source)[3], names(&["poison"]));
 
         let undeliverable = undeliverable(end_of(&mut client).await);
         assert_eq!(
             (undeliverable.after, undeliverable.time),
             (Some(at(3)), Some(at(4)))
         );
-        let next = ResumeToken::decode(&undeliverable.next_token.expect("a token"), None)
-            .expect("the token is valid");
-        assert_eq!(next.position, after("poison", 4));
+        assert_eq!(next_position(undeliverable), Position::Time(at(5)));
     }
 }
 
-/// The client skips the event that the error names. A server that reads ahead fails at an event before it has
-/// sent earlier ones: those must not be named.
+fn next_position(undeliverable: UndeliverableEvent) -> Position {
+    let token = undeliverable.next_token.expect("a token");
+    let token = ResumeToken::decode(&token, None).expect("the token is valid");
+    token.position
+}
+
+/// A mongos does not pass the batch size on: its shards fail before they send what stands in front.
+#[tokio::test(start_paused = true)]
+async fn events_before_an_undeliverable_event_are_read_in_windows() {
+    let failure = Failure::EventTooLarge;
+    let source = ScriptedSource::new([
+        cursor_that_fails(vec![batch(&[insert("a", 1)])], failure),
+        Opening::Fail(failure),
+        cursor(vec![
+            batch(&[insert("b", 2)]),
+            batch(&[insert("c", 3), update("poison", 4)]),
+            batch(&[insert("d", 5)]),
+        ]),
+        cursor(vec![batch(&[]), batch(&[insert("b", 2)])]),
+        cursor_that_fails(vec![batch(&[])], failure),
+        cursor(vec![batch(&[insert("c", 3)])]),
+        Opening::Fail(failure),
+        cursor_that_fails(vec![batch(&[])], failure),
+        cursor(vec![batch(&[]), batch(&[insert("d", 5)])]),
+        cursor(vec![quiet("t", 5)]),
+    ]);
+    let hub = hub(&source);
+    let mut client = Client::open(&hub, &watch(request())).await;
+    assert_eq!(
+        read_to_end(&mut client).await,
+        [
+            event_named("a"),
+            event_named("b"),
+            event_named("c"),
+            Seen::Ended("UPSTREAM_EVENT_TOO_LARGE"),
+        ]
+    );
+    assert_eq!(
+        selected(&source)[3..],
+        [
+            names(&["b"]),
+            names(&["c", "poison"]),
+            names(&["c"]),
+            names(&["poison", "d"]),
+            names(&["poison"]),
+            None,
+            None,
+        ]
+    );
+    let undeliverable = undeliverable(end_of(&mut client).await);
+    assert_eq!(undeliverable.after, Some(at(3)));
+    assert_eq!(next_position(undeliverable), Position::Time(at(5)));
+}
+
+/// The event after it may fail too: it ends the next watch.
+#[tokio::test(start_paused = true)]
+async fn the_first_of_several_undeliverable_events_is_described() {
+    let failure = Failure::ImageMissing;
+    let source = ScriptedSource::new([
+        cursor_that_fails(vec![quiet("t", 0)], failure),
+        Opening::Fail(failure),
+        cursor(vec![batch(&[update("a", 1), update("b", 2)])]),
+        Opening::Fail(failure),
+        Opening::Fail(failure),
+        cursor(vec![quiet("t", 9)]),
+        Opening::Fail(failure),
+    ]);
+    let hub = hub(&source);
+    let mut client = Client::open(&hub, &watch(request())).await;
+    read_to_end(&mut client).await;
+    let undeliverable = undeliverable(end_of(&mut client).await);
+    assert_eq!(undeliverable.time, Some(at(1)));
+    assert_eq!(next_position(undeliverable), Position::Time(at(2)));
+}
+
+/// The client skips the event that the error names. A server that looks documents up ahead of what it
+/// selects and sends fails at an event before it has sent earlier ones: those must not be named.
 #[tokio::test(start_paused = true)]
 async fn an_undeliverable_event_is_not_described_unless_it_is_certain() {
+    let fails = || Opening::Fail(Failure::ImageMissing);
+    let a_and_b = || cursor(vec![batch(&[update("a", 1), update("b", 2)])]);
     let may_be_another = [
         // An event that needs no image comes before it.
-        vec![cursor(vec![batch(&[insert("a", 1), update("b", 2)])])],
+        vec![
+            cursor(vec![batch(&[insert("a", 1), update("b", 2)])]),
+            fails(),
+            fails(),
+            fails(),
+            cursor(vec![batch(&[insert("a", 1), update("b", 2)])]),
+        ],
         // Another such event follows it: either of them may have failed, or both.
         vec![
-            cursor(vec![batch(&[update("a", 1), update("b", 2)])]),
-            Opening::Fail(Failure::ImageMissing),
+            a_and_b(),
+            fails(),
+            fails(),
+            fails(),
+            a_and_b(),
+            cursor(vec![batch(&[update("b", 2)])]),
+            fails(),
+        ],
+        // Another one has its time, and is not told apart.
+        vec![
+            cursor(vec![batch(&[update("a", 1), update("b", 1)])]),
+            fails(),
+            cursor(vec![quiet("t", 9)]),
+            fails(),
+            a_and_b(),
+            cursor(vec![batch(&[update("b", 2)])]),
+            fails(),
         ],
         // The position after it is not known to be readable.
         vec![
-            cursor(vec![batch(&[update("a", 1)])]),
+            cursor(vec![batch(&[update("a", 1)]), quiet("t", 9)]),
+            fails(),
+            cursor(vec![quiet("t", 9)]),
             Opening::Fail(Failure::Transient),
         ],
+        // The server does not select.
+        vec![a_and_b(), cursor(vec![batch(&[update("b", 2)])])],
+        vec![a_and_b(), cursor(vec![quiet("t", 9)])],
     ];
     for description_attempts in may_be_another {
         let failing = [
@@ -139,18 +259,47 @@ async fn an_undeliverable_event_is_not_described_unless_it_is_certain() {
     }
 }
 
+/// Servers that look documents up before they select, but do not read ahead of what they send.
+#[tokio::test(start_paused = true)]
+async fn an_undeliverable_event_is_found_without_selection() {
+    let fails = || Opening::Fail(Failure::ImageMissing);
+    let source = ScriptedSource::new([
+        cursor_that_fails(vec![quiet("t", 0)], Failure::ImageMissing),
+        fails(),
+        cursor(vec![batch(&[update("a", 1), insert("b", 2)])]),
+        fails(),
+        fails(),
+        fails(),
+        cursor(vec![batch(&[update("a", 1), insert("b", 2)])]),
+        cursor(vec![batch(&[insert("b", 2)])]),
+        cursor(vec![batch(&[insert("b", 2)])]),
+    ]);
+    let hub = hub(&source);
+    let mut client = Client::open(&hub, &watch(request())).await;
+    read_to_end(&mut client).await;
+    let undeliverable = undeliverable(end_of(&mut client).await);
+    assert_eq!(undeliverable.time, Some(at(1)));
+    assert_eq!(next_position(undeliverable), Position::Time(at(2)));
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_undeliverable_event_that_cannot_be_read_is_reported_without_details() {
-    for description_attempts in [
-        Opening::Fail(Failure::Unexpected),
+    let closed = Batch {
+        closed: true,
+        ..batch(&[])
+    };
+    for (description_attempts, openings) in [
+        (Opening::Fail(Failure::Unexpected), 3),
         // MongoDB does not answer.
-        cursor(Vec::new()),
-        cursor(vec![quiet("t", 9)]),
+        (cursor(Vec::new()), 3),
+        // The list ends, and the stream fails once more.
+        (cursor(vec![closed]), 4),
     ] {
         let source = ScriptedSource::new([
             cursor_that_fails(vec![batch(&[insert("a", 1)])], Failure::EventTooLarge),
             Opening::Fail(Failure::EventTooLarge),
             description_attempts,
+            Opening::Fail(Failure::EventTooLarge),
         ]);
         let hub = hub(&source);
         let mut client = Client::open(&hub, &watch(request())).await;
@@ -160,33 +309,57 @@ async fn an_undeliverable_event_that_cannot_be_read_is_reported_without_details(
         let undeliverable = undeliverable(end_of(&mut client).await);
         assert_eq!(undeliverable.after, Some(at(1)));
         assert!(undeliverable.time.is_none() && undeliverable.next_token.is_none());
-        assert_eq!(source.requested_positions().len(), 3);
+        assert_eq!(source.requested_positions().len(), openings);
     }
 }
 
-/// A token in an error must fit into the trailers.
+/// If nothing follows, what fails is the event of the position itself, which was delivered.
 #[tokio::test(start_paused = true)]
-async fn the_token_in_an_error_is_small_whatever_the_key() {
-    let name = "k".repeat(4 << 10);
+async fn a_stream_goes_on_after_its_own_event_if_that_fails() {
     let source = ScriptedSource::new([
-        cursor_that_fails(vec![quiet("t", 0)], Failure::EventTooLarge),
-        Opening::Fail(Failure::EventTooLarge),
-        cursor(vec![batch(&[insert(&name, 2)])]),
-        cursor(vec![quiet("t", 3)]),
+        cursor_that_fails(vec![batch(&[update("a", 1)])], Failure::ImageMissing),
+        Opening::Fail(Failure::ImageMissing),
+        cursor(vec![quiet("t", 9)]),
+        cursor(vec![batch(&[insert("b", 2)])]),
     ]);
     let hub = hub(&source);
     let mut client = Client::open(&hub, &watch(request())).await;
-    read_to_end(&mut client).await;
-    let undeliverable = undeliverable(end_of(&mut client).await);
-    assert_eq!(undeliverable.time, Some(at(2)));
-    let next_token = undeliverable.next_token.unwrap();
-    assert!(next_token.len() < 100);
-    // The token that the event has everywhere.
-    let token_context = any_token_context_of(&request());
+    let seen = without_stages(client.see(3).await);
+    assert_eq!(seen, [event_named("a"), event_named("b")]);
     assert_eq!(
-        next_token,
-        token_context.encode(&after(&name, 2), None, None)
+        positions_after_failing(&source),
+        [Some(after("a", 1)), Some(Position::Time(at(2)))]
     );
+    assert_eq!(source.batch_sizes()[3], BatchSize::Default);
+}
+
+/// No stream can start between events of one time but by token, and a token in an error must fit into the
+/// trailers. It is the token that the event has everywhere.
+#[tokio::test(start_paused = true)]
+async fn the_token_in_an_error_is_small_whatever_the_key() {
+    for length in [1, 4 << 10] {
+        let name = "k".repeat(length);
+        let source = ScriptedSource::new([
+            cursor_that_fails(vec![quiet("t", 0)], Failure::EventTooLarge),
+            Opening::Fail(Failure::EventTooLarge),
+            cursor(vec![batch(&[insert(&name, 2), insert("b", 2)])]),
+            Opening::Fail(Failure::EventTooLarge),
+            cursor(vec![quiet("t", 3)]),
+            cursor(vec![quiet("t", 3)]),
+        ]);
+        let hub = hub(&source);
+        let mut client = Client::open(&hub, &watch(request())).await;
+        read_to_end(&mut client).await;
+        let undeliverable = undeliverable(end_of(&mut client).await);
+        assert_eq!(undeliverable.time, Some(at(2)));
+        let next_token = undeliverable.next_token.unwrap();
+        assert!(next_token.len() < 150, "{length}");
+        let token_context = any_token_context_of(&request());
+        assert_eq!(
+            next_token,
+            token_context.encode(&after(&name, 2), None, None)
+        );
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -201,27 +374,56 @@ async fn the_undeliverable_event_is_found_after_events_that_a_filter_rejects() {
         }],
         ..request()
     };
-    let source = ScriptedSource::new([
-        cursor_that_fails(vec![quiet("t", 0)], Failure::ImageMissing),
-        Opening::Fail(Failure::ImageMissing),
-        cursor_that_fails(
-            vec![batch(&[update("a", 1)]), batch(&[update("b", 2)])],
-            Failure::ImageMissing,
-        ),
-        cursor(vec![batch(&[update("poison", 3)])]),
-        cursor(vec![quiet("t", 4)]),
-    ]);
-    let hub = hub(&source);
-    let mut client = Client::open(&hub, &watch(filtered)).await;
-    read_to_end(&mut client).await;
-    assert_eq!(undeliverable(end_of(&mut client).await).time, Some(at(3)));
-    let plans = source.plans.lock().unwrap();
-    let stages: Vec<usize> = plans.iter().map(|(plan, _)| plan.stages.len()).collect();
-    assert_eq!(stages, [1, 1, 0, 1, 1], "{plans:?}");
-    assert_eq!(plans[4].0, plans[0].0);
-    assert_eq!(plans[2].0.change_stream, plans[0].0.change_stream);
-    assert!(plans[3].0.change_stream.is_empty());
-    assert_eq!(source.requested_positions()[3], Some(after("b", 2)));
+    for (set_name, found) in [("rs", Some(at(3))), ("sharded", None)] {
+        let fails = || Opening::Fail(Failure::ImageMissing);
+        let source = ScriptedSource::of([
+            cursor_that_fails(vec![quiet("t", 0)], Failure::ImageMissing),
+            fails(),
+            cursor(vec![
+                batch(&[update("a", 1), update("b", 2), update("poison", 3)]),
+                quiet("t", 9),
+            ]),
+            cursor(vec![quiet("t", 9)]),
+            fails(),
+            cursor(vec![quiet("t", 9)]),
+            fails(),
+            cursor(vec![quiet("t", 9)]),
+            cursor(vec![quiet("t", 9)]),
+        ]);
+        source.set_names.lock().unwrap().push_back(set_name);
+        let source = Arc::new(source);
+        let hub = hub(&source);
+        let mut client = Client::open(&hub, &watch(filtered.clone())).await;
+        read_to_end(&mut client).await;
+        let undeliverable = undeliverable(end_of(&mut client).await);
+        // Behind a mongos an empty reply does not prove that the filter rejects what stands in front.
+        assert_eq!(undeliverable.time, found);
+        assert_eq!(undeliverable.next_token.is_some(), found.is_some());
+        let plans = source.plans.lock().unwrap();
+        let stages = plans.iter().map(|(plan, _)| plan.stages.len());
+        let with_condition = [1, 1, 1, 2, 2, 2, 2, 2, 1];
+        assert!(
+            stages.eq(with_condition[..plans.len()].iter().copied()),
+            "{plans:?}"
+        );
+        assert_eq!(
+            plans[2].0.stages.len(),
+            1,
+            "the list has no condition on documents"
+        );
+        assert!(is_outline(&plans[2].0));
+        assert_eq!(plans[3].0.change_stream, plans[0].0.change_stream);
+        drop(plans);
+        assert_eq!(
+            selected(&source)[3..7],
+            [
+                names(&["a"]),
+                names(&["b", "poison"]),
+                names(&["b"]),
+                names(&["poison"])
+            ]
+        );
+    }
 }
 
 /// A failure that does not repeat was not caused by an event.
@@ -271,7 +473,9 @@ async fn events_before_an_undeliverable_event_in_the_first_reply_are_delivered()
         cursor(vec![quiet("t", 50)]),
         Opening::Fail(Failure::EventTooLarge),
         cursor_that_fails(vec![batch(&[insert("b", 2)])], Failure::EventTooLarge),
-        cursor(vec![batch(&[insert("poison", 3)])]),
+        cursor(vec![batch(&[insert("poison", 3)]), quiet("t", 4)]),
+        Opening::Fail(Failure::EventTooLarge),
+        cursor(vec![quiet("t", 4)]),
         cursor(vec![quiet("t", 4)]),
     ]);
     let hub = hub(&source);
@@ -289,7 +493,9 @@ async fn events_before_an_undeliverable_event_in_the_first_reply_are_delivered()
             Some(after("a", 1)),
             Some(after("a", 1)),
             Some(after("b", 2)),
-            Some(after("poison", 3)),
+            Some(Position::Time(at(3))),
+            Some(Position::Time(at(3))),
+            Some(Position::Time(at(4))),
         ]
     );
 }

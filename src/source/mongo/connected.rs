@@ -28,6 +28,7 @@ pub(super) struct Connected {
     pub(super) can_split: Arc<OnceLock<bool>>,
     pub(super) options: Arc<OptionSupport>,
     pub(super) sharded: Arc<OnceLock<bool>>,
+    pub(super) may_reply_midway: Arc<OnceLock<bool>>,
 }
 
 impl Connected {
@@ -56,6 +57,7 @@ impl Connected {
             can_split: Arc::default(),
             options: Arc::new(OptionSupport::new(settings.ignore_removed_shards)),
             sharded: Arc::default(),
+            may_reply_midway: Arc::default(),
         })
     }
 

@@ -11,7 +11,7 @@ use crate::source::{
     reply::{ReplyContents, ReplyDecoder},
 };
 
-use super::{MAX_AWAIT, reply_timeout::ReplyTimeout};
+use super::{HELD_BACK, reply_timeout::ReplyTimeout};
 
 /// The number of early empty replies in a row after which the cursor pauses before the next `getMore`. A
 /// server may reply before the await time and without an event while it scans oplog entries that are
@@ -55,7 +55,7 @@ impl Cursor for MongoCursor {
                 let requested_at = *self.requested_at.get_or_insert_with(Instant::now);
                 let reply = self.reply().await?;
                 self.requested_at = None;
-                let waited = requested_at.elapsed() >= MAX_AWAIT / 2;
+                let waited = requested_at.elapsed() >= HELD_BACK;
                 let reply = Bytes::from_owner(Reply(reply));
                 let ReplyContents { batches, error } = self.decoder.decode(reply, waited);
                 self.pause_after(&batches, waited);

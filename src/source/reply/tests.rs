@@ -109,3 +109,87 @@ fn a_split_event_counts_with_the_transaction_that_its_fragments_have() {
         assert_eq!(read, expected, "cut at {cut}");
     }
 }
+/// The reply to an opening or a `getMore`, and whether MongoDB held it back.
+fn positions(from: &Position, replies: &[(Bytes, bool)]) -> Vec<Option<Position>> {
+    let mut decoder = ReplyDecoder::new(Some(from), Some(from.time()));
+    let position = |(reply, waited): &(Bytes, bool)| {
+        let contents = decoder.decode(reply.clone(), *waited);
+        contents
+            .batches
+            .into_iter()
+            .filter_map(|it| it.position)
+            .last()
+    };
+    replies.iter().map(position).collect()
+}
+
+fn high_water(name: &str, increment: u32) -> Position {
+    Position::HighWater {
+        token: token(name),
+        time: at(increment),
+    }
+}
+
+/// A mongos 9.0.0 or 9.0.1 sends a token that lies before the one given (SERVER-135099), and repeats it
+/// until a shard has read something later.
+#[test]
+fn the_given_position_stays_while_the_token_of_an_empty_first_reply_may_lie_before_it() {
+    let given = after("given", 8);
+    let empty = |token, waited| (reply(&[], token), waited);
+    let replies = [
+        empty("before", false),
+        empty("before", false),
+        empty("midway", false),
+        empty("before", true),
+        empty("later", true),
+        empty("latest", false),
+    ];
+    assert_eq!(
+        positions(&given, &replies),
+        [
+            Some(given.clone()),
+            Some(given.clone()),
+            Some(given.clone()),
+            Some(high_water("given", 50)),
+            Some(high_water("later", 50)),
+            Some(high_water("latest", 50)),
+        ]
+    );
+    // With events the stream is past it.
+    let with_event = (reply(&[insert_event()], "after"), false);
+    let replies = [empty("before", false), with_event, empty("quiet", false)];
+    assert_eq!(
+        positions(&given, &replies),
+        [
+            Some(given.clone()),
+            Some(high_water("after", 9)),
+            Some(high_water("quiet", 9)),
+        ]
+    );
+    // The token of an invalidation stays one.
+    let invalidate = Position::Invalidate {
+        token: token("gone"),
+        time: at(8),
+    };
+    let replies = [empty("before", false), empty("before", true)];
+    let stays = Some(invalidate.clone());
+    assert_eq!(positions(&invalidate, &replies), [stays.clone(), stays]);
+}
+
+fn insert_event() -> Document {
+    event("e", "insert", 9, doc! {})
+}
+
+/// A first reply that repeats the token shows that the later ones count.
+#[test]
+fn a_first_reply_with_the_given_token_casts_no_doubt_on_the_next_ones() {
+    let given = after("given", 8);
+    let replies = [(reply(&[], "given"), false), (reply(&[], "midway"), false)];
+    assert_eq!(
+        positions(&given, &replies),
+        [Some(high_water("given", 8)), Some(high_water("midway", 8))]
+    );
+    let replies = [(reply(&[], "later"), false)];
+    let time = Position::Time(at(8));
+    assert_eq!(positions(&time, &replies), [Some(high_water("later", 8))]);
+}

@@ -7,9 +7,17 @@ use regex_automata::meta::Regex;
 
 use super::ServerError;
 
-/// The fields on which MongoDB rewrites a condition for the oplog, so that it holds before an event
-/// is enriched; `clusterTime` becomes the oplog's `ts`.
-const FIELDS_OF_THE_OPLOG: [&str; 5] = ["clusterTime", "operationType", "ns", "documentKey", "to"];
+/// The fields on which a condition holds before an event is enriched. MongoDB rewrites those on
+/// `clusterTime` (the oplog's `ts`), `operationType`, `ns`, `documentKey` and `to` for the oplog, and moves
+/// any that names no image before the stages that look up images, as that on the token, `_id`.
+const FIELDS_OF_THE_OPLOG: [&str; 6] = [
+    "clusterTime",
+    "operationType",
+    "ns",
+    "documentKey",
+    "to",
+    "_id",
+];
 
 /// Splits a condition into the parts that hold before an event is enriched, and the rest.
 pub(super) fn split(condition: &Document) -> (Vec<Document>, Vec<Document>) {

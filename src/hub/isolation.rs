@@ -1,0 +1,454 @@
+//! Isolation of the event that MongoDB cannot send, after everything before it.
+//!
+//! MongoDB discards a whole reply when one of its events fails. With one event in each reply the others
+//! come all the same, but a mongos does not pass the batch size on to its shards. And the position right
+//! after the event is no way around it, since MongoDB looks up the documents of the event whose token it
+//! resumes from before it passes over it (change_stream_large_event_resumption.js in MongoDB's
+//! repository).
+//!
+//! So the events are listed in a stream without documents, and then read in windows: streams with the
+//! plan's own options that start by time and select events of the list by their tokens. MongoDB selects
+//! before it looks up documents, so a window fails only because of an event in it. Windows grow while they
+//! succeed and shrink when they fail. A window of one event that fails is the event.
+
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+
+use bson::{Document, doc};
+use bytes::Bytes;
+use tokio::time::timeout;
+
+use crate::{
+    hub::{
+        stream::{detach, next_time},
+        undeliverable::{Found, is_readable_from, locate},
+    },
+    plan::{Operation, Plan},
+    source::{
+        Batch, BatchSize, ClusterTime, Cursor, Event, Failure, Position, Source, SourceError,
+        mongo::token_document,
+    },
+};
+
+/// The time limit for each reply to the list, and for each check of the event that was found.
+const TIMEOUT: Duration = Duration::from_secs(5);
+/// The time limit for all these checks. After it, the error is sent without details.
+const DESCRIBE_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// The maximum number of events in a window.
+const MAX_WINDOW: usize = 256;
+
+/// The bytes of listed tokens after which no more are listed. A window selects by tokens, and a command
+/// may have 16 MiB.
+const MAX_LISTED_BYTES: usize = 1 << 20;
+
+/// A token that no event has.
+const NO_TOKEN: &str = "00";
+
+/// A reader of the events before the one at which a stream fails.
+pub(super) struct Isolation {
+    source: Arc<dyn Source>,
+    plan: Arc<Plan>,
+    /// The error of the stream.
+    error: SourceError,
+    /// The position after the last event that was returned.
+    at: Position,
+    /// `true` once an event was returned.
+    has_returned: bool,
+    /// The stream of the list, once it is open.
+    list: Option<Box<dyn Cursor>>,
+    /// Events after the ones that were returned, in order.
+    listed: VecDeque<Listed>,
+    listed_bytes: usize,
+    end: ListEnd,
+    window: Option<Window>,
+    /// The number of events for the next window.
+    window_size: usize,
+    found: Option<Found>,
+}
+
+/// An event of the list.
+#[derive(Debug, Clone)]
+struct Listed {
+    token: Bytes,
+    time: ClusterTime,
+    operation: Operation,
+}
+
+/// The knowledge of what follows the listed events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum ListEnd {
+    /// There may be more.
+    Open,
+    /// There was no further event.
+    NoEvents,
+    /// The stream ends there.
+    Closed,
+}
+
+/// A stream of some of the listed events.
+struct Window {
+    cursor: Box<dyn Cursor>,
+    /// The events that have not come yet.
+    expected: VecDeque<Listed>,
+    /// The number of events that have come or were rejected since the last call of `take_passed`.
+    passed: usize,
+    /// `true` if every one of them must come.
+    is_complete: bool,
+}
+
+impl Isolation {
+    /// Starts after a position from which the plan's stream fails with `error`.
+    pub(super) fn new(
+        source: Arc<dyn Source>,
+        plan: Arc<Plan>,
+        error: SourceError,
+        at: Position,
+    ) -> Self {
+        Self {
+            source,
+            plan,
+            error,
+            at,
+            has_returned: false,
+            list: None,
+            listed: VecDeque::new(),
+            listed_bytes: 0,
+            end: ListEnd::Open,
+            window: None,
+            window_size: 1,
+            found: None,
+        }
+    }
+
+    /// Returns the next events before the one that fails. `None` if there is none: then the stream can be
+    /// opened again at the position after the last batch.
+    ///
+    /// # Errors
+    /// The error of the stream: the event that fails comes next, or it cannot be determined.
+    pub(super) async fn next(&mut self) -> Result<Option<Batch>, SourceError> {
+        match self.advance().await {
+            Ok(batch) => Ok(batch),
+            Err(error) => {
+                if error.failure != self.error.failure {
+                    tracing::debug!(code = error.code, %error, "could not isolate the undeliverable event");
+                }
+                Err(self.error.clone())
+            }
+        }
+    }
+
+    /// The error of the stream.
+    pub(super) fn into_error(self) -> SourceError {
+        self.error
+    }
+
+    /// The event that fails, if it was determined.
+    pub(super) fn found(&self) -> Option<&Found> {
+        self.found.as_ref()
+    }
+
+    async fn advance(&mut self) -> Result<Option<Batch>, SourceError> {
+        loop {
+            let mut window = match self.window.take() {
+                Some(window) => window,
+                None => {
+                    self.list(self.window_size).await?;
+                    if self.listed.is_empty() {
+                        return Ok(self.position_after_nothing());
+                    }
+                    let count = self.window_size.min(self.listed.len());
+                    match self.open_window(count).await {
+                        Ok(window) => window,
+                        Err(error) => {
+                            self.shrink(count, error).await?;
+                            continue;
+                        }
+                    }
+                }
+            };
+            let read = window.next().await;
+            for listed in self.listed.drain(..window.take_passed()) {
+                self.listed_bytes -= listed.token.len();
+            }
+            match read {
+                Ok(Some(batch)) => {
+                    self.window = Some(window);
+                    self.at = batch
+                        .position
+                        .as_ref()
+                        .map_or_else(|| self.at.clone(), detach);
+                    self.has_returned = true;
+                    return Ok(Some(batch));
+                }
+                Ok(None) => self.window_size = (self.window_size * 2).min(MAX_WINDOW),
+                Err(error) => self.shrink(window.expected.len(), error).await?,
+            }
+        }
+    }
+
+    /// Chooses a smaller window after one failed with `left` events left.
+    ///
+    /// # Errors
+    /// The event that fails is found, or the failure is another one.
+    async fn shrink(&mut self, left: usize, error: SourceError) -> Result<(), SourceError> {
+        if error.failure != self.error.failure {
+            return Err(error);
+        }
+        if left <= 1 {
+            let described = timeout(DESCRIBE_TIMEOUT, self.describe()).await;
+            self.found = described.unwrap_or_else(|_| Err(too_late()))?;
+            return Err(error);
+        }
+        self.window_size = left / 2;
+        Ok(())
+    }
+
+    /// Lists up to `count` events, or to the end.
+    async fn list(&mut self, count: usize) -> Result<(), SourceError> {
+        while self.listed.len() < count
+            && self.listed_bytes < MAX_LISTED_BYTES
+            && self.end == ListEnd::Open
+        {
+            let batch = match timeout(TIMEOUT, self.next_of_list()).await {
+                Ok(batch) => batch?,
+                Err(_) => return Err(too_late()),
+            };
+            for event in &batch.events {
+                if event.operation == Operation::Invalidate {
+                    self.end = ListEnd::Closed;
+                    break;
+                }
+                let token = Bytes::copy_from_slice(&batch.buffer[event.token.clone()]);
+                self.listed_bytes += token.len();
+                self.listed.push_back(Listed {
+                    token,
+                    time: event.cluster_time,
+                    operation: event.operation,
+                });
+            }
+            if batch.closed {
+                self.end = ListEnd::Closed;
+            } else if batch.idle {
+                self.end = ListEnd::NoEvents;
+            }
+        }
+        Ok(())
+    }
+
+    async fn next_of_list(&mut self) -> Result<Batch, SourceError> {
+        if self.list.is_none() {
+            let plan = self.plan.identity_only();
+            let list = self.source.open(&plan, Some(&self.at), BatchSize::One);
+            self.list = Some(list.await?);
+        }
+        match &mut self.list {
+            Some(list) => list.next().await,
+            None => Err(too_late()),
+        }
+    }
+
+    /// Opens a stream of the first listed events.
+    async fn open_window(&mut self, count: usize) -> Result<Window, SourceError> {
+        let events: VecDeque<Listed> = self.listed.iter().take(count).cloned().collect();
+        let tokens = events.iter().map(|it| token_document(&it.token));
+        let tokens = tokens.collect::<Result<Vec<_>, SourceError>>()?;
+        let (first, last) = match (events.front(), events.back()) {
+            (Some(first), Some(last)) => (first.time, last.time),
+            _ => return Err(too_late()),
+        };
+        let plan = self.plan.narrowed_to(doc! {
+            "clusterTime": { "$gte": timestamp(first), "$lte": timestamp(last) },
+            "_id": { "$in": tokens },
+        });
+        let at = Position::Time(first);
+        Ok(Window {
+            cursor: self.source.open(&plan, Some(&at), BatchSize::One).await?,
+            expected: events,
+            passed: 0,
+            is_complete: !self.plan.filters_documents(),
+        })
+    }
+
+    /// The batch that moves the stream past the event of its own position, if that is what fails: no event
+    /// follows, so the next one has a later time.
+    fn position_after_nothing(&self) -> Option<Batch> {
+        match &self.at {
+            Position::Event { time, .. } if self.end == ListEnd::NoEvents && !self.has_returned => {
+                Some(Batch {
+                    buffer: Bytes::new(),
+                    events: Vec::new(),
+                    position: Some(Position::Time(next_time(*time))),
+                    operation_time: None,
+                    closed: false,
+                    idle: true,
+                })
+            }
+            _ => None,
+        }
+    }
+
+    /// Describes the first listed event, which fails in a window of its own.
+    async fn describe(&mut self) -> Result<Option<Found>, SourceError> {
+        if !self.selects_before_look_ups().await? {
+            return locate(&*self.source, &self.plan, self.error.failure, &self.at).await;
+        }
+        if self.plan.filters_documents() && self.is_sharded().await? {
+            // An empty reply of a mongos does not prove that a filter rejected the events before it.
+            return Ok(None);
+        }
+        self.list(2).await?;
+        let Some(event) = self.listed.front().cloned() else {
+            return Ok(None);
+        };
+        let after_event = Position::Event {
+            token: event.token.clone(),
+            time: event.time,
+        };
+        let next = match (self.listed.get(1), self.end) {
+            // No stream can start between two events of one time. From the event's own token this server
+            // isolates those that follow it.
+            (Some(follower), _) if follower.time <= event.time => after_event,
+            (Some(_), _) | (None, ListEnd::NoEvents) => {
+                let next = Position::Time(next_time(event.time));
+                if !is_readable_from(&*self.source, &self.plan, &next).await {
+                    return Ok(None);
+                }
+                next
+            }
+            (None, ListEnd::Open | ListEnd::Closed) => return Ok(None),
+        };
+        Ok(Some(Found {
+            time: event.time,
+            next: detach(&next),
+        }))
+    }
+
+    /// Returns whether the server selects events before it looks up their documents: a stream that starts
+    /// at the event and leaves it out does not fail. Other servers fail at any event that they read.
+    async fn selects_before_look_ups(&mut self) -> Result<bool, SourceError> {
+        self.list(2).await?;
+        let Some(time) = self.listed.front().map(|event| event.time) else {
+            return Ok(false);
+        };
+        let at = timestamp(time);
+        // The next event shows it soonest, unless that fails too.
+        let later = doc! { "clusterTime": { "$gt": at } };
+        let nothing = doc! { "clusterTime": { "$gt": at, "$lt": timestamp(next_time(time)) } };
+        if !self.can_read(later, time).await? && !self.can_read(nothing, time).await? {
+            return Ok(false);
+        }
+        // Events of one time are told apart by their tokens only.
+        let is_alone = self.at.time() < time && self.listed.get(1).is_none_or(|it| it.time > time);
+        if is_alone {
+            return Ok(true);
+        }
+        let none = doc! {
+            "clusterTime": { "$gte": at, "$lte": at },
+            "_id": { "$in": [{ "_data": NO_TOKEN }] },
+        };
+        self.can_read(none, time).await
+    }
+
+    /// Returns whether the stream of the events that meet a condition reads one, or that there is none,
+    /// without the failure. One that takes long has passed the first event.
+    async fn can_read(
+        &mut self,
+        condition: Document,
+        from: ClusterTime,
+    ) -> Result<bool, SourceError> {
+        let plan = self.plan.narrowed_to(condition);
+        let read = async {
+            let from = Position::Time(from);
+            let source = Arc::clone(&self.source);
+            let mut cursor = source.open(&plan, Some(&from), BatchSize::One).await?;
+            loop {
+                let batch = cursor.next().await?;
+                if !batch.events.is_empty() || batch.idle || batch.closed {
+                    return Ok::<_, SourceError>(());
+                }
+            }
+        };
+        match timeout(TIMEOUT, read).await {
+            Ok(Err(error)) if error.failure == self.error.failure => Ok(false),
+            Ok(Err(error)) => Err(error),
+            Ok(Ok(())) | Err(_) => Ok(true),
+        }
+    }
+
+    async fn is_sharded(&mut self) -> Result<bool, SourceError> {
+        Ok(self.source.facts().await?.set_name == "sharded")
+    }
+}
+
+impl Window {
+    /// Returns the next events, or `None` at the end of the window.
+    async fn next(&mut self) -> Result<Option<Batch>, SourceError> {
+        while !self.expected.is_empty() {
+            let batch = self.cursor.next().await?;
+            if batch.events.is_empty() {
+                match (batch.idle, batch.closed) {
+                    (true, _) if !self.is_complete => {
+                        self.passed += self.expected.len();
+                        self.expected.clear();
+                    }
+                    (true, _) | (_, true) => {
+                        return Err(other("an event of the list did not come"));
+                    }
+                    (false, false) => {}
+                }
+                continue;
+            }
+            for event in &batch.events {
+                self.expect(&batch.buffer, event)?;
+            }
+            return Ok(Some(Batch {
+                // The reply's own position may be after events that the window leaves out.
+                position: batch.events.last().map(|it| it.position(&batch.buffer)),
+                closed: false,
+                idle: false,
+                ..batch
+            }));
+        }
+        Ok(None)
+    }
+
+    fn take_passed(&mut self) -> usize {
+        std::mem::take(&mut self.passed)
+    }
+
+    /// Removes an event from the expected ones. A server that does not select sends others.
+    fn expect(&mut self, buffer: &[u8], event: &Event) -> Result<(), SourceError> {
+        while let Some(expected) = self.expected.pop_front() {
+            self.passed += 1;
+            // A split event has the token of its last fragment.
+            let is_split = expected.time == event.cluster_time
+                && expected.operation == event.operation
+                && !self
+                    .expected
+                    .iter()
+                    .any(|it| it.token == buffer[event.token.clone()]);
+            if expected.token == buffer[event.token.clone()] || is_split {
+                return Ok(());
+            }
+            if self.is_complete {
+                break;
+            }
+        }
+        Err(other("an event came that was not selected"))
+    }
+}
+
+fn timestamp(time: ClusterTime) -> bson::Timestamp {
+    bson::Timestamp {
+        time: time.seconds,
+        increment: time.increment,
+    }
+}
+
+fn other(message: &str) -> SourceError {
+    SourceError::new(Failure::Unexpected, message)
+}
+
+fn too_late() -> SourceError {
+    other("no reply in time")
+}

@@ -1,6 +1,6 @@
-//! A day of odd events on a mongod 8.2 and a mongod 9.0, as a scripted server plays them, with ten
-//! watches of all kinds. Every watch gets exactly what it asked for, in order, and again only what
-//! came after the token that it resumed from.
+//! A day of odd events on a mongod 8.2, a mongod 9.0 and a mongos 9.0.1, as a scripted server plays
+//! them, with ten watches of all kinds. Every watch gets exactly what it asked for, in order, and
+//! again only what came after the token that it resumed from.
 //!
 //! docs/mongodb-versions.md lists what differs between the versions, with sources.
 
@@ -14,12 +14,14 @@ mod watchers;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use day::{COLLECTIONS, Day};
+use day::{
+    AMBIGUOUS, COLLECTIONS, Day, TOO_LARGE, UNSENDABLE, WITHOUT_POST_IMAGE, WITHOUT_PRE_IMAGE,
+};
 use mongodb::bson::{Binary, Document, Timestamp, doc, spec::BinarySubtype};
 use pb::OperationType::Update;
 use support::eventually;
 use support::ledger::{DeliveryTotals, ResumingClient};
-use support::stand_in::{Answer, Rule, ServerError, Version, change, is_of_an_event};
+use support::stand_in::{Answer, Event, Rule, ServerError, Version, change, is_of_an_event};
 use weir::pb;
 
 /// The codes that pass by themselves, as a server sends them on a `getMore`.
@@ -85,6 +87,7 @@ async fn play(version: Version) {
     tokens_that_are_refused(&day).await;
     connections_that_die(&day).await;
     a_reply_that_never_comes(&day).await;
+    events_that_cannot_be_sent(&day).await;
     other_databases(&day).await;
     at_the_end(&day).await;
 }
@@ -247,6 +250,62 @@ async fn a_reply_that_never_comes(day: &Day) {
     day.catch_up("a reply that never comes").await;
 }
 
+/// Events that fail while they are enriched, with small ones right in front of and after them. They
+/// end the watches that ask for what makes them fail, each once and at that event, and come to all
+/// others.
+async fn events_that_cannot_be_sent(day: &Day) {
+    let before = |name: &str| day.client(name).end_reasons().len();
+    let failing = ["looking up", "both images", "group 1", "group 2 by images"];
+    let ends = failing.map(before);
+    day.ordinary_writes();
+    let known = day.insert(0, 1);
+    day.change_as(known, Update, TOO_LARGE, Event::too_large);
+    day.ordinary_writes();
+    day.catch_up("an event that is too large").await;
+    for (name, before) in failing.into_iter().zip(ends) {
+        let ends = day.client(name).end_reasons().split_off(before);
+        assert_eq!(ends, ["UPSTREAM_EVENT_TOO_LARGE"], "{name}");
+    }
+
+    // One that is too large by itself, and can't be split (SERVER-91313), ends all that watch its
+    // collection.
+    let watching = day.clients.iter().map(ResumingClient::name);
+    let watching: Vec<&str> = watching.filter(|it| *it != "pre-images").collect();
+    let ends: Vec<usize> = watching.iter().map(|name| before(name)).collect();
+    day.insert_as(0, UNSENDABLE, Event::too_large_to_split);
+    day.ordinary_writes();
+    day.catch_up("an event that can't be split").await;
+    for (name, before) in watching.into_iter().zip(ends) {
+        let ends = day.client(name).end_reasons().split_off(before);
+        assert_eq!(ends, ["UPSTREAM_EVENT_TOO_LARGE"], "{name}");
+    }
+
+    let ends = ["pre-images", "group 2 by images"].map(before);
+    let known = day.insert(1, 1);
+    day.change_as(known, Update, WITHOUT_PRE_IMAGE, Event::without_pre_image);
+    day.ordinary_writes();
+    let known = day.insert(0, 2);
+    day.change_as(known, Update, WITHOUT_POST_IMAGE, Event::without_post_image);
+    day.ordinary_writes();
+    day.catch_up("images that are gone").await;
+    for (name, before) in ["pre-images", "group 2 by images"].into_iter().zip(ends) {
+        let ends = day.client(name).end_reasons().split_off(before);
+        assert_eq!(ends, ["IMAGE_UNAVAILABLE"], "{name}");
+    }
+
+    // Two documents with one `_id` on two shards (SERVER-55179).
+    let looking_up = ["looking up", "group 1"];
+    let ends = looking_up.map(before);
+    let known = day.insert(0, 2);
+    day.change_as(known, Update, AMBIGUOUS, Event::ambiguous);
+    day.ordinary_writes();
+    day.catch_up("an ambiguous look-up").await;
+    for (name, before) in looking_up.into_iter().zip(ends) {
+        let ends = day.client(name).end_reasons().split_off(before);
+        assert_eq!(ends, ["LOOKUP_AMBIGUOUS"], "{name}");
+    }
+}
+
 /// Writes in MongoDB's own databases, which belong to no watch, and in another one.
 async fn other_databases(day: &Day) {
     for database in ["config", "admin", "local"] {
@@ -301,4 +360,9 @@ async fn a_day_on_a_mongod_8_2_loses_nothing() {
 #[tokio::test]
 async fn a_day_on_a_mongod_9_0_loses_nothing() {
     play(Version::mongod([9, 0, 0])).await;
+}
+
+#[tokio::test]
+async fn a_day_on_a_mongos_9_0_1_loses_nothing() {
+    play(Version::mongos([9, 0, 1])).await;
 }

@@ -32,7 +32,7 @@ async fn weir_at(stand_in: &StandIn) -> Weir {
     // The events are later: no watch from now begins after one.
     stand_in.set_clock(time(FIRST_SECOND - 1, 1));
     Weir::at(stand_in.uri(), |config| {
-        config.allow_deployment_watch = true
+        config.allow_deployment_watch = true;
     })
     .await
 }

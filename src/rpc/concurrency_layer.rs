@@ -222,7 +222,9 @@ fn add_error_details(response: &mut Response<Body>) {
     let message = status.message();
     let error = match status.code() {
         // The last is what tonic says of a message that is too large once it is decompressed.
-        Code::Internal | Code::OutOfRange | Code::ResourceExhausted => violation("request".to_owned(), message.to_owned()),
+        Code::Internal | Code::OutOfRange | Code::ResourceExhausted => {
+            violation("request".to_owned(), message.to_owned())
+        }
         Code::Unimplemented if message.is_empty() => Error::Unimplemented(
             "this server has no such method: check the service and method name".to_owned(),
         ),

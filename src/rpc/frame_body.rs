@@ -66,11 +66,11 @@ impl<S> FrameBody<S> {
         Some(BodyFrame::trailers(trailers))
     }
 
-    fn gather(&mut self, frame: Frame) {
-        match frame.into_compressed() {
-            Ok(message) if message.len() >= SHARE_BYTES => self.shared = Some(message),
-            Ok(message) => self.gathered.extend_from_slice(&message),
-            Err(frame) => {
+    fn gather(&mut self, frame: &Frame) {
+        match frame.as_compressed() {
+            Some(message) if message.len() >= SHARE_BYTES => self.shared = Some(message.clone()),
+            Some(message) => self.gathered.extend_from_slice(message),
+            None => {
                 let length = frame.encoded_len();
                 self.gathered.reserve(PREFIX_BYTES + length);
                 self.gathered.put_u8(0);
@@ -99,7 +99,7 @@ where
                 return Poll::Ready(None);
             }
             match Pin::new(&mut body.messages).poll_next(context) {
-                Poll::Ready(Some(Ok(frame))) => body.gather(frame),
+                Poll::Ready(Some(Ok(frame))) => body.gather(&frame),
                 Poll::Ready(Some(Err(status))) => body.end = Some(status),
                 Poll::Ready(None) => body.end = Some(Status::new(tonic::Code::Ok, "")),
                 Poll::Pending if body.gathered.is_empty() => return Poll::Pending,

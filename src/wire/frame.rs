@@ -203,18 +203,16 @@ impl Frame {
     #[must_use]
     pub fn compress(&self, compression: Compression) -> Option<Bytes> {
         let mut message = Vec::with_capacity(self.encoded_len());
-        self.clone().encode(&mut message);
+        self.encode(&mut message);
         compression.compress(&message)
     }
 
-    /// Returns the message with gRPC's prefix if it is compressed.
-    ///
-    /// # Errors
-    /// It is not: returns it for [`encode`](Self::encode).
-    pub fn into_compressed(self) -> Result<Bytes, Self> {
-        match self.body {
-            Body::Compressed(message) => Ok(message),
-            _ => Err(self),
+    /// Returns the message with gRPC's prefix if it is compressed; `None` if [`encode`](Self::encode) writes it.
+    #[must_use]
+    pub fn as_compressed(&self) -> Option<&Bytes> {
+        match &self.body {
+            Body::Compressed(message) => Some(message),
+            _ => None,
         }
     }
 
@@ -244,8 +242,8 @@ impl Frame {
     }
 
     /// Appends the message to `out`, with one copy of the shared bytes and without gRPC's prefix.
-    pub fn encode(self, out: &mut impl BufMut) {
-        match self.body {
+    pub fn encode(&self, out: &mut impl BufMut) {
+        match &self.body {
             Body::Changes(changes) => {
                 put_tag_and_length(out, TAG_RESUME_TOKEN, self.token.len());
                 out.put_slice(&self.token);
@@ -259,8 +257,8 @@ impl Frame {
                 chunk.put(out);
             }
             Body::Message(kind) => pb::WatchResponse {
-                resume_token: self.token,
-                kind: Some(kind),
+                resume_token: self.token.clone(),
+                kind: Some(kind.clone()),
             }
             .encode(out)
             .expect("a growing buffer takes any message"),

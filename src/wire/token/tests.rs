@@ -347,7 +347,10 @@ fn the_bytes_of_a_token_with_an_audience_and_of_an_encrypted_token_never_change(
         "02006e620f8a0625d3c72f0c14f900000000000000006553f1000000000761756469656e636515000000025f6461746100050000003832363500003709eca8"
     );
     let encrypting = token_context().with_keys(Some(keys(&[KEY])));
-    assert_eq!(hex(&encrypting.encode(&event("8265"), None, some)), "034ac7d5393d32d9bb3ab82871f70bc3e7b310d69e6dc0087259d266503c12957fad4b2cccabcc2a443c1e7ab1b7e28a6c24fcb621b4405852d7ed38ad25e02afa5c53d00522e99fcb03684def81c4dab9dfd202");
+    assert_eq!(
+        hex(&encrypting.encode(&event("8265"), None, some)),
+        "034ac7d5393d32d9bb3ab82871f70bc3e7b310d69e6dc0087259d266503c12957fad4b2cccabcc2a443c1e7ab1b7e28a6c24fcb621b4405852d7ed38ad25e02afa5c53d00522e99fcb03684def81c4dab9dfd202"
+    );
 }
 
 /// Tokens that Weir 0.2 made, for [`every_position`] but the last, with and without an audience, and

@@ -2,7 +2,8 @@
 //!
 //! Reading order:
 //! 1. A client's token is validated ([`resume_token`]). The watch's [`Plan`](crate::plan::Plan) is looked
-//!    up in the [`feed_table`]; the [`registry`] opens a feed if there is none ([`open`]).
+//!    up in the [`feed_table`]; the [`registry`] opens a feed if there is none ([`open`]). The event of a
+//!    token that holds only its digest is found by [`event_lookup`].
 //! 2. A [`feed`] reads one change [`stream`], which reconnects by itself ([`backoff`],
 //!    [`resume_deduplicator`]), reads up to an event that MongoDB cannot send ([`isolation`]) and reports
 //!    it ([`undeliverable`]). It publishes [`segment`]s of events into its [`ring`].

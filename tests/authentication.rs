@@ -508,7 +508,7 @@ async fn with_certificates(
         config.tls.tls_cert_file = Some(certificate);
         config.tls.tls_key_file = Some(key);
         config.tls.tls_client_ca_file = Some(bundle);
-        config.tls.tls_client_auth = ClientAuth::Optional;
+        config.tls.tls_client_auth = Some(ClientAuth::Optional);
         config.auth.auth_certificates = true;
         change(config);
     })

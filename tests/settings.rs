@@ -93,10 +93,78 @@ async fn variables() -> Vec<(String, Option<String>)> {
     variables
 }
 
+/// The variables without which a protection is missing.
+const PROTECTIONS: [&str; 19] = [
+    "WEIR_TLS_CERT_FILE",
+    "WEIR_TLS_KEY_FILE",
+    "WEIR_TLS_CLIENT_CA_FILE",
+    "WEIR_JWKS_URL",
+    "WEIR_JWKS_FILE",
+    "WEIR_JWKS_CA_FILE",
+    "WEIR_JWT_ISSUER",
+    "WEIR_JWT_AUDIENCE",
+    "WEIR_JWT_ALGORITHMS",
+    "WEIR_API_KEYS_FILE",
+    "WEIR_AUTH_CERTIFICATES",
+    "WEIR_POLICY_FILE",
+    "WEIR_TOKEN_KEY_FILE",
+    "WEIR_ADMIN_TOKEN_FILE",
+    "WEIR_MAX_WATCHES_PER_PRINCIPAL",
+    "WEIR_WATCH_RATE_PER_PRINCIPAL",
+    "WEIR_WATCH_RATE",
+    "WEIR_BYTE_RATE_PER_PRINCIPAL",
+    "WEIR_BYTE_RATE",
+];
+
+/// A secret or a template that is left empty must not open the port to everybody.
 #[tokio::test]
-async fn an_empty_variable_counts_as_unset() {
+async fn an_empty_variable_of_a_protection_is_refused() {
     let all = variables().await;
-    let mut empty: Vec<(&str, &str)> = all.iter().map(|(name, _)| (name.as_str(), "")).collect();
+    for name in PROTECTIONS {
+        assert!(all.iter().any(|it| it.0 == name), "no variable {name}");
+        for value in ["", "\n", "\r\n"] {
+            let variables = [(name, value)];
+            let (code, said) = check(&variables, &["--mongodb-uri", URI]).await;
+            assert_eq!(code, Some(64), "{name}={value:?}: {said}");
+            for word in [name, "is empty", "unset it"] {
+                assert!(said.contains(word), "{name}={value:?}: no {word}: {said}");
+            }
+        }
+        let ports = ["--listen=127.0.0.1:0", "--admin-listen=127.0.0.1:0"];
+        let arguments = [&["--mongodb-uri", URI], &ports[..]].concat();
+        let (code, said) = run_to_exit(&[(name, "")], &arguments).await;
+        assert_eq!(code, Some(64), "the start with an empty {name}: {said}");
+        assert!(said.contains(name), "{said}");
+    }
+    // The flag takes precedence, whatever the variable says.
+    let arguments = ["--mongodb-uri", URI, "--watch-rate=7"];
+    let (code, said) = check(&[("WEIR_WATCH_RATE", "")], &arguments).await;
+    assert_eq!(code, Some(0), "{said}");
+    let (code, said) = check(&[("WEIR_AUTH_CERTIFICATES", "false")], &arguments).await;
+    assert_eq!(code, Some(0), "{said}");
+}
+
+/// Not even when its default, which would apply without it, is spelled out.
+#[tokio::test]
+async fn required_client_certificates_without_an_authority_are_refused() {
+    for value in ["required", "required\n", "optional", "optional\n"] {
+        let (code, said) = check(&[("WEIR_TLS_CLIENT_AUTH", value)], &["--mongodb-uri", URI]).await;
+        assert_eq!(code, Some(64), "{value:?}: {said}");
+        assert!(said.contains("--tls-client-ca-file"), "{value:?}: {said}");
+    }
+    let said = refused(&["--mongodb-uri", URI, "--tls-client-auth=required"]).await;
+    assert!(said.contains("--tls-client-ca-file"), "{said}");
+}
+
+#[tokio::test]
+async fn any_other_empty_variable_counts_as_unset() {
+    let all = variables().await;
+    let mut empty: Vec<(&str, &str)> = all
+        .iter()
+        .filter(|(name, _)| !PROTECTIONS.contains(&name.as_str()))
+        .map(|(name, _)| (name.as_str(), ""))
+        .collect();
+    assert!(empty.iter().any(|it| it.0 == "WEIR_DEPLOYMENT_NAME"));
     let (code, said) = check(&empty, &[]).await;
     assert_eq!(code, Some(64), "{said}");
     assert!(said.contains("--mongodb-uri"), "{said}");

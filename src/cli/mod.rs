@@ -57,13 +57,17 @@ impl Cli {
         // The help shows the variables as they are.
         let helps = arguments.iter().any(|it| it == "--help" || it == "-h");
         let command = Self::command();
+        let checked = match command.find_subcommand("serve") {
+            Some(serve) if serves && !helps => config::check_protections(serve, &arguments),
+            _ => Ok(()),
+        };
         let mut command = if helps {
             command
         } else {
             config::normalize(command)
         };
-        let cli = command
-            .try_get_matches_from_mut(arguments)
+        let cli = checked
+            .and_then(|()| command.try_get_matches_from_mut(arguments))
             .and_then(|matches| Self::from_arg_matches(&matches))
             .map_err(|error| error.format(&mut command));
         cli.map_err(|error| {

@@ -7,7 +7,7 @@ use std::{
     os::unix::ffi::{OsStrExt as _, OsStringExt as _},
 };
 
-use clap::{Arg, Command};
+use clap::{Arg, Command, error::ErrorKind};
 
 /// The beginning of the names of Weir's variables.
 const PREFIX: &str = "WEIR_";
@@ -17,6 +17,30 @@ const TEST_PREFIX: &str = "WEIR_TEST_";
 
 /// The similarity from which on a name counts as misspelled, from 0 to 1.
 const MIN_SIMILARITY: f64 = 0.85;
+
+/// The variables of `weir serve` without which a protection is missing or weaker. A template or a secret that
+/// leaves one of them empty must not start a server without the protection.
+const PROTECTIONS: [&str; 19] = [
+    "WEIR_TLS_CERT_FILE",
+    "WEIR_TLS_KEY_FILE",
+    "WEIR_TLS_CLIENT_CA_FILE",
+    "WEIR_JWKS_URL",
+    "WEIR_JWKS_FILE",
+    "WEIR_JWKS_CA_FILE",
+    "WEIR_JWT_ISSUER",
+    "WEIR_JWT_AUDIENCE",
+    "WEIR_JWT_ALGORITHMS",
+    "WEIR_API_KEYS_FILE",
+    "WEIR_AUTH_CERTIFICATES",
+    "WEIR_POLICY_FILE",
+    "WEIR_TOKEN_KEY_FILE",
+    "WEIR_ADMIN_TOKEN_FILE",
+    "WEIR_MAX_WATCHES_PER_PRINCIPAL",
+    "WEIR_WATCH_RATE_PER_PRINCIPAL",
+    "WEIR_WATCH_RATE",
+    "WEIR_BYTE_RATE_PER_PRINCIPAL",
+    "WEIR_BYTE_RATE",
+];
 
 /// A variable that begins like Weir's and that no command reads.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,7 +53,7 @@ pub struct UnknownVariable {
 
 /// Returns the command with the variables as they are meant: an empty variable is unset, line breaks at the
 /// end of a value don't count, and a default that is spelled out is the default. So it does not count as
-/// given, and needs no other setting beside it.
+/// given, and needs no other setting beside it. [`check_protections`] refuses some empty variables before.
 #[must_use]
 pub fn normalize(command: Command) -> Command {
     let with_arguments = command.mut_args(normalize_variable);
@@ -39,6 +63,38 @@ pub fn normalize(command: Command) -> Command {
         .collect();
     names.into_iter().fold(with_arguments, |command, name| {
         command.mut_subcommand(name, normalize)
+    })
+}
+
+/// Checks that no variable of a protection is empty, unless `arguments` give its flag.
+///
+/// # Errors
+/// The first such variable, with what to do.
+pub fn check_protections(command: &Command, arguments: &[OsString]) -> Result<(), clap::Error> {
+    let is_empty = |variable: &OsStr| {
+        env::var_os(variable).is_some_and(|value| trim_line_breaks(&value).is_empty())
+    };
+    for arg in command.get_arguments() {
+        let (Some(variable), Some(flag)) = (arg.get_env(), arg.get_long()) else {
+            continue;
+        };
+        let is_protection = PROTECTIONS.iter().any(|it| variable == *it);
+        if is_protection && is_empty(variable) && !is_given(flag, arguments) {
+            let variable = variable.display();
+            let problem = format!(
+                "the variable {variable} is empty: unset it, or give the value of --{flag}\n"
+            );
+            return Err(clap::Error::raw(ErrorKind::InvalidValue, problem));
+        }
+    }
+    Ok(())
+}
+
+fn is_given(flag: &str, arguments: &[OsString]) -> bool {
+    arguments.iter().any(|argument| {
+        let name = argument.as_bytes().strip_prefix(b"--");
+        let rest = name.and_then(|it| it.strip_prefix(flag.as_bytes()));
+        rest.is_some_and(|it| it.is_empty() || it[0] == b'=')
     })
 }
 
@@ -246,6 +302,21 @@ mod tests {
             ("WEIR_LISTEN_ADDR", "0.0.0.0:50051"),
         ] {
             assert_eq!(names(&["WEIR_X"], &[variable]).len(), 1, "{variable:?}");
+        }
+    }
+
+    #[test]
+    fn a_given_flag_is_found_among_the_arguments() {
+        for (argument, expected) in [
+            ("--policy-file", true),
+            ("--policy-file=a", true),
+            ("--policy-files", false),
+            ("--policy", false),
+            ("policy-file", false),
+            ("", false),
+        ] {
+            let arguments = [OsString::from("serve"), OsString::from(argument)];
+            assert_eq!(is_given("policy-file", &arguments), expected, "{argument}");
         }
     }
 

@@ -21,7 +21,7 @@ use crate::{hub::HubSettings, plan::RequestLimits, rpc::ServiceLimits, wire::Com
 use checks::{check_addresses, check_bytes, check_count, check_duration};
 
 pub use auth::{AuthConfig, JwtAlgorithm};
-pub use environment::{UnknownVariable, normalize, trimmed, unknown_variables};
+pub use environment::{UnknownVariable, check_protections, normalize, trimmed, unknown_variables};
 pub use limits::LimitsConfig;
 pub use spans::SpanConfig;
 pub use tls::{ClientAuth, TlsConfig};
@@ -300,13 +300,16 @@ impl ServeConfig {
     /// Returns the default settings for a MongoDB deployment.
     ///
     /// # Panics
-    /// If a `WEIR_…` environment variable holds an invalid value.
+    /// If a `WEIR_…` environment variable holds an invalid value, or one of a protection is empty.
     #[must_use]
     pub fn for_uri(uri: &str) -> Self {
         #[derive(Parser)]
         struct Defaults {
             #[command(flatten)]
             serve: ServeConfig,
+        }
+        if let Err(error) = check_protections(&Defaults::command(), &[]) {
+            error.exit();
         }
         let command = normalize(Defaults::command());
         let matches = command.get_matches_from(["weir", "--mongodb-uri", uri]);

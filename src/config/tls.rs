@@ -43,15 +43,14 @@ pub struct TlsConfig {
     pub tls_client_ca_file: Option<PathBuf>,
 
     /// The rule for client certificates with --tls-client-ca-file. Use optional if some clients
-    /// authenticate with tokens or API keys
+    /// authenticate with tokens or API keys [default: required]
     #[arg(
         long,
         env = "WEIR_TLS_CLIENT_AUTH",
         value_name = "WHEN",
-        default_value = "required",
         requires = "tls_client_ca_file"
     )]
-    pub tls_client_auth: ClientAuth,
+    pub tls_client_auth: Option<ClientAuth>,
 
     /// Maximum number of TLS handshakes in progress, 1 to 10000; further ones wait. Each ends within
     /// --request-timeout
@@ -83,7 +82,7 @@ impl TlsConfig {
     /// Returns whether every client must present a certificate of a trusted authority.
     #[must_use]
     pub fn requires_certificates(&self) -> bool {
-        self.tls_client_ca_file.is_some() && self.tls_client_auth == ClientAuth::Required
+        self.tls_client_ca_file.is_some() && self.tls_client_auth != Some(ClientAuth::Optional)
     }
 
     /// Returns the settings of TLS, or `None` if it is off.
@@ -94,7 +93,7 @@ impl TlsConfig {
             .as_ref()
             .map(|file| ClientCertificates {
                 ca_file: file.clone(),
-                required: self.tls_client_auth == ClientAuth::Required,
+                required: self.requires_certificates(),
             });
         Some(TlsSettings {
             cert_file: self.tls_cert_file.clone()?,
@@ -117,7 +116,8 @@ impl TlsConfig {
                 problem: "requires --tls-cert-file".to_owned(),
             });
         }
-        if self.tls_client_auth != ClientAuth::Required && self.tls_client_ca_file.is_none() {
+        // Whoever writes `required` must not get a server that asks for no certificate.
+        if self.tls_client_auth.is_some() && self.tls_client_ca_file.is_none() {
             return Err(ConfigError::without_effect(
                 "tls-client-auth",
                 "--tls-client-ca-file",

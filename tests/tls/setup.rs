@@ -49,7 +49,7 @@ impl TlsServer {
         std::fs::write(&bundle, &clients.pem).expect("an authority is written");
         let change = |config: &mut ServeConfig| {
             config.tls.tls_client_ca_file = Some(bundle);
-            config.tls.tls_client_auth = when;
+            config.tls.tls_client_auth = Some(when);
         };
         Self::within(folder, database, Authority::local, change).await
     }

@@ -162,7 +162,7 @@ fn beyond_loopback_both_encryption_and_authentication_are_needed() {
     fn clients(config: &mut ServeConfig, when: ClientAuth) {
         encrypt(config);
         config.tls.tls_client_ca_file = Some("c".into());
-        config.tls.tls_client_auth = when;
+        config.tls.tls_client_auth = Some(when);
     }
     let missing = |change: fn(&mut ServeConfig)| {
         let strict = config(change);

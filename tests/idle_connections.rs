@@ -12,7 +12,7 @@ use raw_http2::{
     setting,
 };
 use support::orders::{ORDERS, id, insert};
-use support::{Database, Weir, eventually, within};
+use support::{Database, ServeProcess, WAIT_LIMIT, Weir, eventually, within};
 use tokio::time::Instant;
 use weir::pb::GetServerInfoRequest;
 
@@ -128,4 +128,30 @@ async fn the_next_call_of_a_client_whose_connection_was_idle_succeeds() {
         })
         .await;
     }
+}
+
+/// Such a client is frozen, or its machine is gone. It has no call whose end it would have to read.
+#[tokio::test]
+async fn a_silent_client_without_a_call_does_not_hold_up_the_shutdown() {
+    let database = Database::options().start().await;
+    let mut weir = ServeProcess::start(database.uri(), &["--idle-connection-timeout=1s"]).await;
+    // A call long ago: its connection was told to close, and the client says nothing to it.
+    let mut used = RawConnection::greeted(weir.grpc).await;
+    let health = raw_http2::opening("/grpc.health.v1.Health/Check");
+    used.send(&frame(HEADERS, raw_http2::END_HEADERS, 1, &health))
+        .await;
+    used.send(&frame(DATA, END_STREAM, 1, &raw_http2::message(b"")))
+        .await;
+    while used.reply().await.expect("it is told to close").kind != GOAWAY {}
+    let unused = RawConnection::connect(weir.grpc).await;
+    let mut greeted = RawConnection::greeted(weir.grpc).await;
+    assert!(greeted.reply().await.is_some(), "the server greets");
+
+    let begin = Instant::now();
+    weir.process.signal("TERM");
+    let exit = weir.process.wait_for_exit(WAIT_LIMIT).await;
+    assert_eq!(exit.code(), Some(0), "{}", weir.process);
+    let took = begin.elapsed();
+    assert!(took < Duration::from_secs(5), "{took:?}");
+    drop((used, unused, greeted));
 }

@@ -29,6 +29,11 @@ use crate::auth::Peer;
 /// The time for which a connection without a limit waits before it looks again.
 const FOREVER: Duration = Duration::from_secs(86_400);
 
+/// The time after which a shutdown closes a connection that has nothing to send, and for which it must have had
+/// nothing to send before. Its client was told to open no more calls; one that does not answer that would hold
+/// up the shutdown to the end of its grace.
+const QUIET: Duration = Duration::from_secs(1);
+
 /// The settings of every connection.
 #[derive(Debug, Clone)]
 pub struct Http2Settings {
@@ -114,6 +119,8 @@ async fn serve_one<S>(
     };
     let mut idle = pin!(tokio::time::sleep(limit));
     let mut is_closing = false;
+    let mut drain_began = None;
+    let mut quiet = pin!(tokio::time::sleep(FOREVER));
     loop {
         tokio::select! {
             ended = served.as_mut() => {
@@ -122,9 +129,19 @@ async fn serve_one<S>(
                 }
                 return;
             }
-            () = drain.cancelled(), if !is_closing => {
+            () = drain.cancelled(), if drain_began.is_none() => {
                 served.as_mut().graceful_shutdown();
                 is_closing = true;
+                let now = Instant::now();
+                drain_began = Some(now);
+                quiet.as_mut().reset(now + QUIET);
+            }
+            () = quiet.as_mut(), if drain_began.is_some() => {
+                if drain_began.is_some_and(|began| calls.is_quiet(began)) {
+                    tracing::debug!("closing a connection whose client does not answer");
+                    return;
+                }
+                quiet.as_mut().reset(Instant::now() + FOREVER);
             }
             () = idle.as_mut(), if !is_closing => {
                 // Looked at only now and then, so that a call costs no timer.
@@ -148,6 +165,8 @@ struct OpenCalls(Mutex<CallCount>);
 #[derive(Debug)]
 struct CallCount {
     open: usize,
+    /// `true` once a call was opened.
+    any: bool,
     /// The time at which the last open call ended.
     idle_since: Instant,
 }
@@ -156,6 +175,7 @@ impl OpenCalls {
     fn new() -> Arc<Self> {
         Arc::new(Self(Mutex::new(CallCount {
             open: 0,
+            any: false,
             idle_since: Instant::now(),
         })))
     }
@@ -165,7 +185,10 @@ impl OpenCalls {
     }
 
     fn begin(self: &Arc<Self>) -> OpenCall {
-        self.lock().open += 1;
+        let mut calls = self.lock();
+        calls.open += 1;
+        calls.any = true;
+        drop(calls);
         OpenCall(Arc::clone(self))
     }
 
@@ -173,6 +196,13 @@ impl OpenCalls {
     fn idle_since(&self) -> Option<Instant> {
         let calls = self.lock();
         (calls.open == 0).then_some(calls.idle_since)
+    }
+
+    /// Returns whether nothing can wait to be sent at a drain that began at this time. The last messages of a
+    /// call that ended shortly before or during it may.
+    fn is_quiet(&self, began: Instant) -> bool {
+        let calls = self.lock();
+        calls.open == 0 && (!calls.any || calls.idle_since + QUIET <= began)
     }
 }
 

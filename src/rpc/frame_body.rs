@@ -8,7 +8,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use bytes::{BufMut as _, Bytes, BytesMut};
+use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use futures::Stream;
 use http::HeaderMap;
 use http_body::{Body as HttpBody, Frame as BodyFrame};
@@ -18,6 +18,10 @@ use crate::wire::{Frame, PREFIX_BYTES};
 
 /// The size at which gathered messages are handed over to HTTP/2, in bytes.
 const FLUSH_BYTES: usize = 64 << 10;
+
+/// The size from which gathered messages are handed over in pieces of [`FLUSH_BYTES`], in bytes. hyper and h2
+/// hold what they were handed over as a whole until the client has read it, beside the messages gathered next.
+const CUT_BYTES: usize = 2 * FLUSH_BYTES;
 
 /// The size from which a compressed message is handed over as it is, in bytes. A smaller one is copied, since
 /// a frame of HTTP/2 for each would cost more.
@@ -29,6 +33,8 @@ pub(super) struct FrameBody<S> {
     messages: S,
     /// Messages to be handed over next. Empty, and without memory, while the stream is idle.
     gathered: BytesMut,
+    /// `true` while `gathered` is handed over in pieces.
+    is_cut: bool,
     /// A shared message that follows them.
     shared: Option<Bytes>,
     /// The status that follows all messages.
@@ -41,6 +47,7 @@ impl<S> FrameBody<S> {
         Self {
             messages,
             gathered: BytesMut::new(),
+            is_cut: false,
             shared: None,
             end: None,
             is_done: false,
@@ -50,7 +57,7 @@ impl<S> FrameBody<S> {
     /// Returns what is handed over next of what is there.
     fn take(&mut self) -> Option<BodyFrame<Bytes>> {
         if !self.gathered.is_empty() {
-            return Some(BodyFrame::data(mem::take(&mut self.gathered).freeze()));
+            return Some(BodyFrame::data(self.take_gathered()));
         }
         if let Some(shared) = self.shared.take() {
             return Some(BodyFrame::data(shared));
@@ -64,6 +71,23 @@ impl<S> FrameBody<S> {
             let _ = Status::new(status.code(), "").add_header(&mut trailers);
         }
         Some(BodyFrame::trailers(trailers))
+    }
+
+    /// Returns all gathered messages, or the next piece of many bytes.
+    fn take_gathered(&mut self) -> Bytes {
+        self.is_cut |= self.gathered.len() >= CUT_BYTES;
+        if !self.is_cut {
+            return mem::take(&mut self.gathered).freeze();
+        }
+        // Copied, because a slice would keep the memory of all until the client has read it.
+        let length = self.gathered.len().min(FLUSH_BYTES);
+        let piece = Bytes::copy_from_slice(&self.gathered[..length]);
+        self.gathered.advance(length);
+        if self.gathered.is_empty() {
+            self.gathered = BytesMut::new();
+            self.is_cut = false;
+        }
+        piece
     }
 
     fn gather(&mut self, frame: &Frame) {
@@ -94,7 +118,11 @@ where
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<BodyFrame<Bytes>, Status>>> {
         let body = self.get_mut();
-        while body.gathered.len() < FLUSH_BYTES && body.shared.is_none() && body.end.is_none() {
+        while body.gathered.len() < FLUSH_BYTES
+            && !body.is_cut
+            && body.shared.is_none()
+            && body.end.is_none()
+        {
             if body.is_done {
                 return Poll::Ready(None);
             }
@@ -168,6 +196,43 @@ mod tests {
         assert_eq!(trailers["grpc-status"], "0");
         assert!(next().await.is_none());
         assert!(body.is_end_stream());
+    }
+
+    /// An unread stream holds one large message, and not a second one in hyper and h2.
+    #[tokio::test]
+    async fn a_large_message_is_handed_over_in_pieces_that_do_not_hold_it() {
+        let large = small(&"x".repeat(1 << 20));
+        let length = PREFIX_BYTES + large.encoded_len();
+        let polled = std::cell::Cell::new(0);
+        let frames = [large, small("a"), small("b")].map(Ok);
+        let messages = stream::iter(frames).inspect(|_| polled.set(polled.get() + 1));
+        let mut body = FrameBody::new(messages);
+        let mut received = Vec::new();
+        while received.len() < length {
+            let piece = body.frame().await.unwrap().unwrap().into_data().unwrap();
+            assert!(piece.len() < CUT_BYTES, "{}", piece.len());
+            assert!(piece.is_unique(), "the piece holds the whole message");
+            received.extend_from_slice(&piece);
+            assert_eq!(polled.get(), 1, "a second message beside the first");
+        }
+        assert_eq!(received.len(), length);
+        assert_eq!(body.gathered.capacity(), 0);
+        let message = pb::WatchResponse::decode(&received[PREFIX_BYTES..]).unwrap();
+        assert_eq!(message.resume_token, "token");
+        let rest = body.frame().await.unwrap().unwrap().into_data().unwrap();
+        assert_eq!(rest.len(), 2 * (PREFIX_BYTES + small("a").encoded_len()));
+        assert!(body.frame().await.unwrap().unwrap().is_trailers());
+    }
+
+    /// Copies would cost throughput.
+    #[tokio::test]
+    async fn small_messages_are_gathered_up_to_the_limit_and_not_copied() {
+        let messages = stream::iter((0..1_000).map(|_| Ok(small(&"x".repeat(1_000)))));
+        let mut body = FrameBody::new(messages);
+        let one = PREFIX_BYTES + small(&"x".repeat(1_000)).encoded_len();
+        let first = body.frame().await.unwrap().unwrap().into_data().unwrap();
+        assert_eq!(first.len(), FLUSH_BYTES.div_ceil(one) * one);
+        assert!(body.gathered.is_empty());
     }
 
     #[tokio::test]

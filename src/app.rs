@@ -291,6 +291,9 @@ impl App {
         self.readiness.set_not_ready(first_contact::SHUTTING_DOWN);
         self.health.set_serving(false);
         self.drain.cancel();
+        // Again: MongoDB's first answer may have come in between. From now on it checks the drain afterwards.
+        self.readiness.set_not_ready(first_contact::SHUTTING_DOWN);
+        self.health.set_serving(false);
         self.hub.drain();
         // A connection closes once the client has read the end of its streams, which may be never.
         let drained = timeout(self.shutdown_grace, &mut self.grpc).await.is_ok();

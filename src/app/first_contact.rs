@@ -16,6 +16,9 @@ pub(super) const NO_ANSWER: &str = "MongoDB has not answered yet";
 /// The reason for not being ready at the end.
 pub(super) const SHUTTING_DOWN: &str = "the server is shutting down";
 
+/// The reason for not being ready while no server may be read from. The log names the tags.
+const READ_PREFERENCE_UNMET: &str = "no server matches readPreference of --mongodb-uri";
+
 /// The pause between attempts to reach MongoDB for the first time.
 const INTERVAL: Duration = Duration::from_millis(500);
 
@@ -61,6 +64,9 @@ pub(super) async fn wait(
 
 /// Returns the reason in words that anyone may read. The driver's own words name hosts.
 fn reason(error: &SourceError) -> String {
+    if error.is_read_preference_unmet() {
+        return READ_PREFERENCE_UNMET.to_owned();
+    }
     if error.is_about_the_uri() {
         return error.message.clone();
     }

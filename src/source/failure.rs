@@ -140,7 +140,8 @@ impl SourceError {
     }
 
     /// Returns whether the connection string is the reason: the DNS does not resolve its name, or no server
-    /// matches its read preference. The message is Weir's then, and may be shown to anyone.
+    /// matches its read preference. The message is Weir's then. It may be shown to anyone, unless it names the
+    /// tags of the read preference.
     #[must_use]
     pub fn is_about_the_uri(&self) -> bool {
         self.code.is_none() && matches!(self.failed_at, FailedAt::Dns | FailedAt::ReadPreference)

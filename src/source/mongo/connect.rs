@@ -4,6 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use futures::future::BoxFuture;
+use mongodb::error::{Error as DriverError, ErrorKind};
 use tokio::{
     sync::watch,
     time::{sleep, timeout},
@@ -20,6 +21,11 @@ use crate::source::{Failure, SourceError, failure::FailedAt};
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 /// The longest pause between two questions.
 const MAX_PAUSE: Duration = Duration::from_secs(10);
+
+/// The reason for no connection while the DNS does not answer. Anyone may read it, so that it names no host.
+const UNRESOLVED: &str = "the DNS has not resolved the name in --mongodb-uri yet";
+/// The reason for no connection if the DNS has answered.
+const UNUSABLE_RECORDS: &str = "can't connect as --mongodb-uri and its DNS records say";
 
 /// The settings of the connection to MongoDB.
 #[derive(Debug, Clone)]
@@ -58,8 +64,8 @@ pub struct MongoSource {
 
 #[derive(Debug, Clone)]
 enum State {
-    /// The DNS has not resolved the name, with the reason in words that may be shown to anybody.
-    Unresolved(String),
+    /// The hosts are not known, with the reason in words that may be shown to anybody.
+    Unresolved(&'static str),
     Connected(Connected),
 }
 
@@ -74,20 +80,20 @@ impl MongoSource {
         let wait = uri
             .server_selection_timeout()
             .unwrap_or(settings.server_selection_timeout);
-        let Some(name) = uri.srv_name() else {
-            let connected = connect(&uri, settings).await?;
+        if uri.srv_name().is_none() {
+            let connected = connect(&uri, settings).await.map_err(|it| it.words)?;
             let (_, state) = watch::channel(State::Connected(connected));
             return Ok(Self {
                 state,
                 wait,
                 _resolving: None,
             });
-        };
-        let reason = format!("the DNS has not resolved the SRV record of {name} yet");
-        let (sender, state) = watch::channel(State::Unresolved(reason));
+        }
+        let (sender, state) = watch::channel(State::Unresolved(UNRESOLVED));
         let settings = settings.clone();
         let resolving = tokio::spawn(async move {
-            let connected = until_connected(|| Box::pin(connect(&uri, &settings))).await;
+            let report = |reason| drop(sender.send_replace(State::Unresolved(reason)));
+            let connected = until_connected(|| Box::pin(connect(&uri, &settings)), report).await;
             sender.send_replace(State::Connected(connected));
         });
         Ok(Self {
@@ -114,30 +120,65 @@ impl MongoSource {
         match &*self.state.borrow() {
             State::Connected(connected) => Ok(connected.clone()),
             State::Unresolved(reason) => {
-                Err(SourceError::new(Failure::Transient, reason.clone()).at(FailedAt::Dns))
+                Err(SourceError::new(Failure::Transient, *reason).at(FailedAt::Dns))
             }
         }
     }
 }
 
-async fn connect(uri: &CheckedUri, settings: &MongoSettings) -> Result<Connected, String> {
-    let options = uri.client_options().await.map_err(|error| words(&error))?;
+/// A problem of a connection string and of what the DNS says about it.
+#[derive(Debug, PartialEq, Eq)]
+struct ConnectError {
+    /// The problem in words that may be shown to anybody.
+    reason: &'static str,
+    /// The driver's words, which name hosts.
+    words: String,
+}
+
+impl From<DriverError> for ConnectError {
+    fn from(error: DriverError) -> Self {
+        // The driver has one kind for a missing answer and for one that can't be used. Where its words change,
+        // only the reason is less exact.
+        let is_unresolved = match &*error.kind {
+            ErrorKind::DnsResolve { message, .. } => {
+                !message.starts_with("TXT ") && !message.contains("does not match domain name")
+            }
+            _ => false,
+        };
+        Self {
+            reason: if is_unresolved {
+                UNRESOLVED
+            } else {
+                UNUSABLE_RECORDS
+            },
+            words: words(&error),
+        }
+    }
+}
+
+async fn connect(uri: &CheckedUri, settings: &MongoSettings) -> Result<Connected, ConnectError> {
+    let options = uri.client_options().await?;
     let read_preference = uri.read_preference.clone();
-    Connected::new(options, read_preference, settings).map_err(|error| words(&error))
+    Ok(Connected::new(options, read_preference, settings)?)
 }
 
 /// Connects again until it succeeds: a name server may be away for a while, as a host may, and what the
-/// records say may be corrected.
-async fn until_connected<'a, T>(connect: impl Fn() -> BoxFuture<'a, Result<T, String>>) -> T {
+/// records say may be corrected. Passes the reason of each failure to `report`.
+async fn until_connected<'a, T>(
+    connect: impl Fn() -> BoxFuture<'a, Result<T, ConnectError>>,
+    report: impl Fn(&'static str),
+) -> T {
     let mut pause = FIRST_PAUSE;
-    let mut last_logged = String::new();
+    let mut last_logged = None;
     loop {
         match connect().await {
             Ok(connected) => return connected,
             Err(error) => {
-                if last_logged != error {
-                    tracing::warn!(%error, "the DNS does not resolve the name in --mongodb-uri yet; trying again");
-                    last_logged = error;
+                report(error.reason);
+                if last_logged.as_ref() != Some(&error) {
+                    let ConnectError { reason, words } = &error;
+                    tracing::warn!(error = words, "{reason}; trying again");
+                    last_logged = Some(error);
                 }
             }
         }
@@ -159,18 +200,34 @@ mod tests {
         const FAILURES: u32 = 20;
         let attempts = AtomicU32::new(0);
         let begin = Instant::now();
-        let connect = || -> BoxFuture<'_, Result<u32, String>> {
+        let connect = || -> BoxFuture<'_, Result<u32, ConnectError>> {
             Box::pin(async {
                 let attempt = attempts.fetch_add(1, Ordering::Relaxed);
                 (attempt >= FAILURES)
                     .then_some(attempt)
-                    .ok_or("no answer".to_owned())
+                    .ok_or(ConnectError {
+                        reason: UNRESOLVED,
+                        words: "no answer".to_owned(),
+                    })
             })
         };
-        assert_eq!(until_connected(connect).await, FAILURES);
+        let reports = AtomicU32::new(0);
+        let report = |reason| {
+            assert_eq!(reason, UNRESOLVED);
+            reports.fetch_add(1, Ordering::Relaxed);
+        };
+        assert_eq!(until_connected(connect, report).await, FAILURES);
+        assert_eq!(reports.into_inner(), FAILURES);
         let elapsed = begin.elapsed();
         assert!(elapsed > MAX_PAUSE * (FAILURES - 6), "{elapsed:?}");
         assert!(elapsed < MAX_PAUSE * FAILURES, "{elapsed:?}");
+    }
+
+    #[test]
+    fn an_answer_of_the_dns_that_cannot_be_used_is_not_reported_as_a_missing_one() {
+        let reason = |error: DriverError| ConnectError::from(error).reason;
+        let unusable = DriverError::custom("srvMaxHosts and replicaSet");
+        assert_eq!(reason(unusable), UNUSABLE_RECORDS);
     }
 
     /// A call that waits for the DNS is served as soon as it answers.
@@ -186,7 +243,7 @@ mod tests {
         let source = MongoSource::new(&settings).await;
         let connected = source.expect("the URI is valid").connected().await;
         let connected = connected.expect("no name has to be resolved");
-        let (sender, state) = watch::channel(State::Unresolved("not yet".to_owned()));
+        let (sender, state) = watch::channel(State::Unresolved("not yet"));
         let waiting = MongoSource {
             state,
             wait: settings.server_selection_timeout,
@@ -198,7 +255,7 @@ mod tests {
         sender.send_replace(State::Connected(connected));
         assert!(call.await.expect("it runs").is_ok());
 
-        let (_sender, state) = watch::channel(State::Unresolved("not yet".to_owned()));
+        let (_sender, state) = watch::channel(State::Unresolved("not yet"));
         let waiting = MongoSource {
             state,
             wait: Duration::ZERO,

@@ -7,6 +7,7 @@ use std::{
 
 use bson::doc;
 use mongodb::{Client, options::ClientOptions};
+use tokio::time::timeout;
 
 use super::{connect::MongoSettings, options::OptionSupport, retry};
 use crate::source::{Failure, SourceError, failure::FailedAt};
@@ -15,6 +16,10 @@ use crate::source::{Failure, SourceError, failure::FailedAt};
 /// the idle timeouts of load balancers and firewalls, which are minutes: behind one that drops packets
 /// silently, a call on such a connection would wait for the whole reply timeout.
 const MAX_IDLE_TIME: Duration = Duration::from_secs(60);
+
+/// The time that the primary may take to answer whether only the read preference is the reason of a failure. The
+/// failed call has taken its whole time already.
+const BLAME_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A MongoDB deployment whose hosts are known.
 #[derive(Debug, Clone)]
@@ -85,9 +90,9 @@ impl Connected {
         let Some(read_preference) = &self.read_preference else {
             return error;
         };
-        match self.command(doc! { "ping": 1 }).await {
-            Err(_) => error,
-            Ok(_) => {
+        match timeout(BLAME_TIMEOUT, self.command(doc! { "ping": 1 })).await {
+            Err(_) | Ok(Err(_)) => error,
+            Ok(Ok(_)) => {
                 let message = format!("no server matches {read_preference} of --mongodb-uri");
                 SourceError::new(Failure::Transient, message).at(FailedAt::ReadPreference)
             }

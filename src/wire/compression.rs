@@ -12,9 +12,9 @@ use tonic::codec::CompressionEncoding;
 pub const PREFIX_BYTES: usize = 5;
 
 /// The smallest and the largest message that is compressed, in bytes. Less saves nothing, and more would
-/// block a thread for tens of milliseconds.
+/// block a thread, and all watches on it, for tens of milliseconds. Only a message of one event is as large.
 const MIN_BYTES: usize = 256;
-const MAX_BYTES: usize = 1 << 20;
+const MAX_BYTES: usize = 256 << 10;
 
 /// The share of a message that compression must save, as a divisor.
 const MIN_SAVING_DIVISOR: usize = 10;

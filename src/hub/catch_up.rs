@@ -319,7 +319,7 @@ impl CatchUp {
             self.last_matched = selection.last_position();
             // Before each segment, so that the queue does not exceed its capacity by a whole reply.
             self.wait_writable().await?;
-            self.queue.push(QueueItem::Events(selection));
+            self.queue.push(QueueItem::Events(selection.unshared()));
         }
         if segmented.invalidation.is_none() {
             self.queue.set_position(FeedPosition {

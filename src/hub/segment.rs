@@ -84,6 +84,8 @@ pub struct EventSelection {
     segment: Arc<Segment>,
     /// The sequence number of the segment's first event in its ring; 0 outside a ring.
     first_seq: Seq,
+    /// `false` if no other watch reads the segment.
+    is_shared: bool,
     indices: SelectedIndices,
 }
 
@@ -233,6 +235,7 @@ impl EventSelection {
         Self {
             segment,
             first_seq,
+            is_shared: true,
             indices: SelectedIndices::Range { from, to },
         }
     }
@@ -246,6 +249,7 @@ impl EventSelection {
         Self {
             segment,
             first_seq,
+            is_shared: true,
             indices: SelectedIndices::List(indices),
         }
     }
@@ -264,6 +268,14 @@ impl EventSelection {
             })
             .collect();
         (!indices.is_empty()).then(|| Self::list(Arc::clone(segment), first_seq, indices))
+    }
+
+    /// The same selection of a segment that no other watch reads: its compressed messages are not kept.
+    pub(super) fn unshared(self) -> Self {
+        Self {
+            is_shared: false,
+            ..self
+        }
     }
 
     /// The number of events.
@@ -353,7 +365,16 @@ impl EventSelection {
         compression: Compression,
         message: &Frame,
     ) -> Option<Bytes> {
-        let encodings = self.segment.read_encodings();
+        let segment = &self.segment;
+        let compress = || {
+            segment.metrics.compressions(compression).increment(1);
+            let message = message.compress(compression)?;
+            Some(segment.budget.charge(message))
+        };
+        if !self.is_shared {
+            return compress();
+        }
+        let encodings = segment.read_encodings();
         let encoding = encodings.iter().position(|it| it.is_for(format, view));
         drop(encodings);
         let key = MessageKey {
@@ -361,13 +382,8 @@ impl EventSelection {
             compression,
             run: self.run(count),
         };
-        let segment = &self.segment;
         // What watches share should not take more than the events themselves.
-        segment.compressed.get(key, segment.cost, || {
-            segment.metrics.compressions(compression).increment(1);
-            let message = message.compress(compression)?;
-            Some(segment.budget.charge(message))
-        })
+        segment.compressed.get(key, segment.cost, compress)
     }
 
     /// Returns the identity of the first `count` events among the runs of the segment.

@@ -1,6 +1,12 @@
 //! Tests of what is dropped when memory is short.
 
+use bytes::Bytes;
+
 use super::{sharing::of, *};
+use crate::{
+    hub::{budget::MemoryBudget, segment::Segment},
+    wire::{Compression, Frame},
+};
 
 #[tokio::test(start_paused = true)]
 async fn rings_without_subscribers_are_emptied_first_and_then_the_largest_are_shrunk() {
@@ -110,4 +116,31 @@ async fn a_catch_up_that_waits_for_memory_drops_what_its_client_leaves_unread() 
         "{:?}",
         began.elapsed()
     );
+}
+
+/// Nobody else can ask for it: a catch-up has its own segments.
+#[test]
+fn a_compressed_message_that_no_watch_shares_is_not_kept() {
+    let batch = batch(&[insert("a", 1)]);
+    let budget = MemoryBudget::new(usize::MAX);
+    let metrics = Arc::new(Metrics::new());
+    let (buffer, context) = (batch.buffer, any_token_context());
+    let segments = Segment::split(&buffer, batch.events, &context, &budget, &metrics);
+    let view = Arc::new(View::unrestricted());
+    let kind = pb::watch_response::Kind::StateChange(pb::StateChange {
+        state: 0,
+        reason: "x".repeat(1_000),
+    });
+    let message = Frame::message(Bytes::from_static(b"token"), kind);
+    let shared = EventSelection::range(Arc::clone(&segments[0]), 0, 0, 1);
+    drop(shared.encoded(Format::Bson, &view).expect("it is valid"));
+    let before = budget.used();
+    let compress = |selection: &EventSelection| {
+        let made = selection.compressed((Format::Bson, &view), 1, Compression::Gzip, &message);
+        assert!(made.is_some());
+    };
+    compress(&shared.clone().unshared());
+    assert_eq!(budget.used(), before);
+    compress(&shared);
+    assert!(budget.used() > before, "the message is not shared");
 }

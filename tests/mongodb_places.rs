@@ -23,6 +23,9 @@ use support::{WatchStream, Weir, error_info, eventually};
 use tonic::Status;
 use weir::pb;
 use weir::pb::watch_request::Start;
+use weir::plan::{Plan, RequestLimits, Watch};
+use weir::source::mongo::{MongoSettings, MongoSource};
+use weir::source::{ClusterTime, Position, Source as _};
 
 const ORDERS: &str = "orders";
 
@@ -477,4 +480,37 @@ async fn an_early_empty_reply_is_no_proof_of_being_live() {
         }
         assert!(early.iter().any(|it| it.count() > 0));
     }
+}
+
+/// The cursor of a proof is closed also when a reply failed, and a failure to close it takes nothing from
+/// what was proven.
+#[tokio::test]
+async fn the_cursor_of_a_proof_is_closed_and_its_closing_decides_nothing() {
+    let stand_in = StandIn::start_as(Version::mongod([8, 2, 11]));
+    let settings = MongoSettings {
+        uri: stand_in.uri().to_owned(),
+        min_pool_capacity: 1,
+        server_selection_timeout: Duration::from_secs(10),
+        reply_timeout: Duration::from_secs(10),
+        ignore_removed_shards: false,
+    };
+    let source = MongoSource::new(&settings).await.expect("a valid URI");
+    let request = stand_in.watch_request(&[ORDERS]);
+    let watch = Watch::from_request(request, &RequestLimits::default()).expect("it is valid");
+    let plan = Plan::dedicated(&watch);
+    let start = ClusterTime {
+        seconds: FIRST_SECOND,
+        increment: 1,
+    };
+    let at = Position::Time(start);
+    let closing = Rule::on("killCursors").answer(ServerError::new(1).named("InternalError"));
+    let closing = stand_in.play(closing);
+    assert!(source.has_no_events(&plan, &at, start).await.expect("read"));
+    assert_eq!(closing.count(), 1);
+    let failing = Rule::on("getMore").answer(ServerError::new(1).named("InternalError"));
+    let failing = stand_in.play(failing);
+    let error = source.has_no_events(&plan, &at, start).await;
+    assert_eq!(error.map_err(|it| it.code), Err(Some(1)));
+    assert_eq!((failing.count(), closing.count()), (1, 2));
+    source.close().await;
 }

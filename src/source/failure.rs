@@ -14,6 +14,7 @@ use crate::source::{EventError, Position};
 
 use codes::{ErrorReply, classify, reclassify_opening};
 pub use refusal::Refusal;
+use refusal::names_option;
 
 /// The meaning of a failure for the stream that it happened to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -122,6 +123,16 @@ impl SourceError {
         }
     }
 
+    /// Returns a failure with MongoDB's code and message.
+    #[cfg(test)]
+    pub(super) fn with_reply(failure: Failure, code: i32, said: &str) -> Self {
+        Self {
+            code: Some(code),
+            said: said.to_owned(),
+            ..Self::new(failure, said)
+        }
+    }
+
     /// Returns a failure for a reply or an error that MongoDB should never send.
     pub(super) fn unexpected(message: impl Into<String>) -> Self {
         Self::new(Failure::Unexpected, message)
@@ -171,17 +182,24 @@ impl SourceError {
         Some(Refusal::new(code, &self.code_name, &self.said))
     }
 
-    /// Returns whether the failure of an opening may be about an option of `$changeStream`: the server names
-    /// it, or does not say what it refuses.
+    /// Returns whether the failure of an opening may be the refusal of an option of `$changeStream`: the
+    /// server refuses something, and names the option or does not say what.
     pub(super) fn may_refuse(&self, option: &str) -> bool {
-        let about = self.refusal().and_then(|it| it.about);
-        match about {
-            Some(about) if about != "$changeStream" => about == option,
-            // Not every server has a code for unknown options. A standalone one has no change streams at all.
-            _ => {
-                self.failure == Failure::Unsupported && self.code != Some(40573)
-                    || matches!(self.code, Some(2 | 9 | 14 | 40414))
-                        && self.failure == Failure::TokenInvalid
+        // Not every server has a code for unknown options. A standalone one has no change streams at all.
+        let refuses = match self.failure {
+            Failure::Unsupported => self.code != Some(40573),
+            Failure::TokenInvalid => matches!(self.code, Some(2 | 9 | 14 | 40414)),
+            _ => false,
+        };
+        match self.refusal().and_then(|it| it.about) {
+            None | Some("$changeStream") => refuses,
+            Some(about) => {
+                let refuses = refuses
+                    || matches!(
+                        self.failure,
+                        Failure::Refused | Failure::NotACollection | Failure::Unexpected
+                    );
+                refuses && about == option && names_option(&self.said, option)
             }
         }
     }

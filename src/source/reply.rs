@@ -117,16 +117,17 @@ impl ReplyDecoder {
         let event_error = self.read_events(&buffer, parts.batch, &mut events).err();
         let from_now = std::mem::take(&mut self.from_now);
         let idle = events.is_empty() && event_error.is_none() && (waited || from_now);
-        // An idle reply has read everything that was committed at the time of the previous reply.
+        let is_empty = events.is_empty() && event_error.is_none();
+        let in_force = self.given_position(is_empty, idle, parts.post_batch_token);
+        // An idle reply has read everything that was committed at the time of the previous reply, unless it
+        // leaves the given position in force: then it promises nothing.
         let reached = match events.last() {
             Some(event) => Some(event.cluster_time),
-            None if !idle => None,
+            None if !idle || in_force.is_some() => None,
             None => self.previous_operation_time,
         };
         self.reached = self.reached.max(reached);
         self.previous_operation_time = parts.operation_time;
-        let is_empty = events.is_empty() && event_error.is_none();
-        let in_force = self.given_position(is_empty, idle, parts.post_batch_token);
         let batch = Batch {
             position: match &event_error {
                 None if in_force.is_some() => in_force,
@@ -207,18 +208,10 @@ impl ReplyDecoder {
             },
             _ => GivenPosition::Passed,
         };
-        let GivenPosition::Doubted { given, .. } = &self.given else {
-            return None;
-        };
-        Some(match given {
-            Position::Event { token, time } | Position::HighWater { token, time } if idle => {
-                Position::HighWater {
-                    token: token.clone(),
-                    time: self.reached.map_or(*time, |reached| reached.max(*time)),
-                }
-            }
-            given => given.clone(),
-        })
+        match &self.given {
+            GivenPosition::Doubted { given, .. } => Some(given.clone()),
+            GivenPosition::Unconfirmed(_) | GivenPosition::Passed => None,
+        }
     }
 
     /// Returns the position after a batch.

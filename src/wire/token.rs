@@ -180,16 +180,22 @@ impl TokenContext {
     }
 
     fn put(&self, out: &mut BytesMut, envelope: Envelope<'_>) {
-        let digest;
+        let event;
         let envelope = if fits(envelope.token) {
             envelope
         } else {
-            // Only events have long tokens, so the token of a high-water position is an event's too.
-            digest = Anchor::new(envelope.token, envelope.time).digest;
+            // Only events have long tokens, so the token of a high-water position is an event's too. Its
+            // time may be later than the event's, and the event is looked up at its own.
+            event = envelope
+                .anchor
+                .filter(|anchor| anchor.matches(envelope.token))
+                .copied()
+                .unwrap_or_else(|| Anchor::new(envelope.token, envelope.time));
             Envelope {
                 kind: KIND_EVENT_DIGEST,
+                time: event.time,
                 anchor: None,
-                token: &digest,
+                token: &event.digest,
                 ..envelope
             }
         };

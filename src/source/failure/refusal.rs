@@ -62,9 +62,49 @@ impl fmt::Display for Refusal {
     }
 }
 
+/// Returns whether a message names an option by itself or as a field of `$changeStream`. A namespace may
+/// contain the option's name too: there, letters or a dot with more of the namespace precede or follow it.
+pub(super) fn names_option(message: &str, option: &str) -> bool {
+    let in_word = |it: char| it.is_alphanumeric() || matches!(it, '_' | '-' | '$');
+    message.match_indices(option).any(|(start, _)| {
+        let (before, after) = (&message[..start], &message[start + option.len()..]);
+        let starts = before.ends_with("$changeStream.")
+            || !before.ends_with(|it: char| it == '.' || in_word(it));
+        let ends = !after
+            .strip_prefix('.')
+            .unwrap_or(after)
+            .starts_with(in_word);
+        starts && ends
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_option_is_told_from_a_namespace_that_contains_its_name() {
+        const OPTION: &str = "matchCollectionUUIDForUpdateLookup";
+        for (message, named) in [
+            (
+                "BSON field '$changeStream.OPTION' is an unknown field.",
+                true,
+            ),
+            ("unrecognized option to $changeStream stage: OPTION", true),
+            ("OPTION: true is not supported", true),
+            ("there is no \"OPTION\".", true),
+            ("the server has no OPTION.", true),
+            ("collection x.OPTION is not there", false),
+            ("collection OPTION.x is not there", false),
+            ("collection x.OPTIONs is not there", false),
+            ("x.myOPTION and 'my-OPTION'", false),
+            ("x.OPTION: '$changeStream.OPTION' is unknown", true),
+            ("", false),
+        ] {
+            let message = message.replace("OPTION", OPTION);
+            assert_eq!(names_option(&message, OPTION), named, "{message}");
+        }
+    }
 
     #[test]
     fn nothing_of_the_message_is_kept_but_words_of_the_command() {

@@ -53,38 +53,45 @@ impl Connected {
         let no_cursor =
             |_| SourceError::unexpected("the reply to an aggregate has no usable cursor");
         let cursor = answer.get_document("cursor").map_err(no_cursor)?;
-        let mut empty = cursor
-            .get_array("firstBatch")
-            .map_err(no_cursor)?
-            .is_empty();
         let id = cursor.get_i64("id").unwrap_or_default();
         let namespace = cursor.get_str("ns").unwrap_or_default();
         let collection = namespace.split_once('.').map_or("", |(_, name)| name);
-        let wait = if may_reply_midway {
-            i64::try_from(MAX_AWAIT.as_millis()).unwrap_or(i64::MAX)
-        } else {
-            1
-        };
-        // Some servers always leave the first batch empty.
-        let mut proven = id == 0;
-        for _ in 0..MAX_MIDWAY_REPLIES {
-            if proven || !empty {
-                break;
-            }
-            let asked = Instant::now();
-            let get_more = doc! {
-                "getMore": id, "collection": collection, "batchSize": 1, "maxTimeMS": wait,
+        let read = async {
+            let mut empty = cursor
+                .get_array("firstBatch")
+                .map_err(no_cursor)?
+                .is_empty();
+            let wait = if may_reply_midway {
+                i64::try_from(MAX_AWAIT.as_millis()).unwrap_or(i64::MAX)
+            } else {
+                1
             };
-            let answer = self.with_timeout(database.run_command(get_more)).await?;
-            let cursor = answer.get_document("cursor").map_err(no_cursor)?;
-            empty = cursor.get_array("nextBatch").map_err(no_cursor)?.is_empty();
-            proven = !may_reply_midway || asked.elapsed() >= HELD_BACK;
-        }
+            // Some servers always leave the first batch empty.
+            let mut proven = id == 0;
+            for _ in 0..MAX_MIDWAY_REPLIES {
+                if proven || !empty {
+                    break;
+                }
+                let asked = Instant::now();
+                let get_more = doc! {
+                    "getMore": id, "collection": collection, "batchSize": 1, "maxTimeMS": wait,
+                };
+                let answer = self.with_timeout(database.run_command(get_more)).await?;
+                let cursor = answer.get_document("cursor").map_err(no_cursor)?;
+                empty = cursor.get_array("nextBatch").map_err(no_cursor)?.is_empty();
+                proven = !may_reply_midway || asked.elapsed() >= HELD_BACK;
+            }
+            Ok(empty && proven)
+        };
+        let found = read.await;
         if id != 0 {
+            // After a failure too. Its own failure takes nothing from what was read.
             let kill = doc! { "killCursors": collection, "cursors": [id] };
-            self.with_timeout(database.run_command(kill)).await?;
+            if let Err(error) = self.with_timeout(database.run_command(kill)).await {
+                tracing::debug!(code = error.code, %error, "could not close a cursor of mongodb");
+            }
         }
-        Ok(empty && proven)
+        found
     }
 
     /// Returns whether the server's version may reply to a `getMore` in the midst of a scan. Asks until it

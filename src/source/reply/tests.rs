@@ -150,12 +150,28 @@ fn the_given_position_stays_while_the_token_of_an_empty_first_reply_may_lie_befo
             Some(given.clone()),
             Some(given.clone()),
             Some(given.clone()),
-            Some(high_water("given", 50)),
+            Some(given.clone()),
             Some(high_water("later", 50)),
             Some(high_water("latest", 50)),
         ]
     );
-    // With events the stream is past it.
+    // Nor does the time of a given place between events move.
+    let between = high_water("given", 8);
+    assert_eq!(
+        positions(&between, &replies[..4]),
+        vec![Some(between.clone()); 4]
+    );
+    // With events the stream is past it, and at their time.
+    let with_event = (reply(&[insert_event()], "after"), false);
+    let replies = [empty("before", false), empty("before", true), with_event];
+    assert_eq!(
+        positions(&given, &replies),
+        [
+            Some(given.clone()),
+            Some(given.clone()),
+            Some(high_water("after", 9)),
+        ]
+    );
     let with_event = (reply(&[insert_event()], "after"), false);
     let replies = [empty("before", false), with_event, empty("quiet", false)];
     assert_eq!(

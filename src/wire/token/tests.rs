@@ -453,6 +453,36 @@ fn the_token_of_an_event_with_a_huge_key_contains_its_digest() {
     }
 }
 
+/// MongoDB may repeat the token of the last event as that of a later high-water position. Its digest is
+/// looked up at the event's time, so the envelope is the event's.
+#[test]
+fn a_later_high_water_position_with_the_huge_token_of_an_event_has_the_token_of_the_event() {
+    let token = Bytes::from(vec![b'x'; MAX_MONGODB_TOKEN_LEN + 1]);
+    let event = Anchor::new(&token, AT);
+    let later = Position::HighWater {
+        token: token.clone(),
+        time: ClusterTime {
+            increment: AT.increment + 5,
+            ..AT
+        },
+    };
+    let of_event = Position::Event { token, time: AT };
+    for (token_context, token_audience) in every_context() {
+        let encoded = token_context.encode(&later, Some(&event), token_audience);
+        let read = ResumeToken::decode(&encoded, token_context.keys()).unwrap();
+        assert_eq!(read.position, Position::EventDigest(event));
+        assert_eq!(
+            encoded,
+            token_context.encode(&of_event, None, token_audience)
+        );
+        // The anchor of another event says nothing of this one.
+        let other = Anchor::new(b"other", AT);
+        let encoded = token_context.encode(&later, Some(&other), token_audience);
+        let read = ResumeToken::decode(&encoded, token_context.keys()).unwrap();
+        assert_eq!(read.position.time(), later.time());
+    }
+}
+
 fn contains_its_digest_if_huge(
     token_context: &TokenContext,
     token_audience: Option<TokenAudience>,

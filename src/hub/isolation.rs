@@ -11,6 +11,8 @@
 //! before it looks up documents, so a window fails only because of an event in it. Windows grow while they
 //! succeed and shrink when they fail. A window of one event that fails is the event.
 
+mod window;
+
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use bson::{Document, doc};
@@ -24,21 +26,32 @@ use crate::{
     },
     plan::{Operation, Plan},
     source::{
-        Batch, BatchSize, ClusterTime, Cursor, Event, Failure, Position, Source, SourceError,
+        Batch, BatchSize, ClusterTime, Cursor, Failure, Position, Source, SourceError,
         mongo::token_document,
     },
 };
 
-/// The time limit for each reply to the list, and for each check of the event that was found.
-const TIMEOUT: Duration = Duration::from_secs(5);
+use window::Window;
+
+/// The time limit for each reply to the list. MongoDB may scan much of the oplog for the next event.
+const LIST_TIMEOUT: Duration = Duration::from_secs(60);
+/// The time limit for each check of the event that was found.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
 /// The time limit for all these checks. After it, the error is sent without details.
-const DESCRIBE_TIMEOUT: Duration = Duration::from_secs(15);
+const DESCRIBE_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// The number of empty replies of a mongos, about one a second, after which no proof is waited for any more.
+/// A shard without writes moves its position every ten seconds (`periodicNoopIntervalSecs`).
+const MAX_QUIET_REPLIES: u32 = 12;
+
+/// The maximum number of windows from which no event came, because a filter on documents rejects them all.
+const MAX_BARREN_WINDOWS: u32 = 1_000;
 
 /// The maximum number of events in a window.
 const MAX_WINDOW: usize = 256;
 
-/// The bytes of listed tokens after which no more are listed. A window selects by tokens, and a command
-/// may have 16 MiB.
+/// The bytes of listed tokens after which no further reply is listed. A window selects by tokens, and a
+/// command may have 16 MiB.
 const MAX_LISTED_BYTES: usize = 1 << 20;
 
 /// A token that no event has.
@@ -60,9 +73,18 @@ pub(super) struct Isolation {
     listed: VecDeque<Listed>,
     listed_bytes: usize,
     end: ListEnd,
+    /// The token of the last event of the list, or of the position that it starts at.
+    last_token: Option<Bytes>,
+    /// A position after that and before every other event, where MongoDB has told one.
+    after_listed: Option<Position>,
+    /// Whether MongoDB is a mongos, once that is known. Its empty replies prove nothing: a shard may not have
+    /// replied yet. Its tokens do.
+    is_sharded: Option<bool>,
     window: Option<Window>,
     /// The number of events for the next window.
     window_size: usize,
+    /// The number of windows without an event since the last one.
+    barren_windows: u32,
     found: Option<Found>,
 }
 
@@ -81,19 +103,10 @@ enum ListEnd {
     Open,
     /// There was no further event.
     NoEvents,
+    /// No further event came, which proves nothing.
+    Unproven,
     /// The stream ends there.
     Closed,
-}
-
-/// A stream of some of the listed events.
-struct Window {
-    cursor: Box<dyn Cursor>,
-    /// The events that have not come yet.
-    expected: VecDeque<Listed>,
-    /// The number of events that have come or were rejected since the last call of `take_passed`.
-    passed: usize,
-    /// `true` if every one of them must come.
-    is_complete: bool,
 }
 
 impl Isolation {
@@ -104,6 +117,7 @@ impl Isolation {
         error: SourceError,
         at: Position,
     ) -> Self {
+        let last_token = at.token().cloned();
         Self {
             source,
             plan,
@@ -114,8 +128,12 @@ impl Isolation {
             listed: VecDeque::new(),
             listed_bytes: 0,
             end: ListEnd::Open,
+            last_token,
+            after_listed: None,
+            is_sharded: None,
             window: None,
             window_size: 1,
+            barren_windows: 0,
             found: None,
         }
     }
@@ -124,10 +142,12 @@ impl Isolation {
     /// opened again at the position after the last batch.
     ///
     /// # Errors
-    /// The error of the stream: the event that fails comes next, or it cannot be determined.
+    /// The error of the stream: the event that fails comes next, or it cannot be determined. Or one that
+    /// passes by itself.
     pub(super) async fn next(&mut self) -> Result<Option<Batch>, SourceError> {
         match self.advance().await {
             Ok(batch) => Ok(batch),
+            Err(error) if error.failure.is_passing() => Err(error),
             Err(error) => {
                 if error.failure != self.error.failure {
                     tracing::debug!(code = error.code, %error, "could not isolate the undeliverable event");
@@ -135,11 +155,6 @@ impl Isolation {
                 Err(self.error.clone())
             }
         }
-    }
-
-    /// The error of the stream.
-    pub(super) fn into_error(self) -> SourceError {
-        self.error
     }
 
     /// The event that fails, if it was determined.
@@ -178,9 +193,16 @@ impl Isolation {
                         .as_ref()
                         .map_or_else(|| self.at.clone(), detach);
                     self.has_returned = true;
+                    self.barren_windows = 0;
                     return Ok(Some(batch));
                 }
-                Ok(None) => self.window_size = (self.window_size * 2).min(MAX_WINDOW),
+                Ok(None) => {
+                    self.window_size = (self.window_size * 2).min(MAX_WINDOW);
+                    self.barren_windows += 1;
+                    if self.barren_windows > MAX_BARREN_WINDOWS {
+                        return Ok(None);
+                    }
+                }
                 Err(error) => self.shrink(window.expected.len(), error).await?,
             }
         }
@@ -203,13 +225,15 @@ impl Isolation {
         Ok(())
     }
 
-    /// Lists up to `count` events, or to the end.
+    /// Lists at least `count` events, or to the end.
     async fn list(&mut self, count: usize) -> Result<(), SourceError> {
+        let is_sharded = self.is_sharded().await?;
+        let mut quiet_replies = 0;
         while self.listed.len() < count
             && self.listed_bytes < MAX_LISTED_BYTES
             && self.end == ListEnd::Open
         {
-            let batch = match timeout(TIMEOUT, self.next_of_list()).await {
+            let batch = match timeout(LIST_TIMEOUT, self.next_of_list()).await {
                 Ok(batch) => batch?,
                 Err(_) => return Err(too_late()),
             };
@@ -220,6 +244,8 @@ impl Isolation {
                 }
                 let token = Bytes::copy_from_slice(&batch.buffer[event.token.clone()]);
                 self.listed_bytes += token.len();
+                self.last_token = Some(token.clone());
+                self.after_listed = None;
                 self.listed.push_back(Listed {
                     token,
                     time: event.cluster_time,
@@ -228,27 +254,48 @@ impl Isolation {
             }
             if batch.closed {
                 self.end = ListEnd::Closed;
-            } else if batch.idle {
-                self.end = ListEnd::NoEvents;
+            } else if batch.events.is_empty() {
+                self.note_position(batch.position.as_ref());
+                quiet_replies += u32::from(batch.idle);
+                if batch.idle && (!is_sharded || self.after_listed.is_some()) {
+                    self.end = ListEnd::NoEvents;
+                } else if quiet_replies >= MAX_QUIET_REPLIES {
+                    self.end = ListEnd::Unproven;
+                }
             }
         }
         Ok(())
     }
 
+    /// Keeps the position of an empty reply to the list if it is after the listed events. A mongos merges its
+    /// shards in order, so a token that differs from that of the last event stands for a later time, and for
+    /// every shard.
+    fn note_position(&mut self, position: Option<&Position>) {
+        if let Some(position @ Position::HighWater { token, .. }) = position
+            && self.last_token.as_ref() != Some(token)
+        {
+            self.after_listed = Some(detach(position));
+        }
+    }
+
     async fn next_of_list(&mut self) -> Result<Batch, SourceError> {
-        if self.list.is_none() {
-            let plan = self.plan.identity_only();
-            let list = self.source.open(&plan, Some(&self.at), BatchSize::One);
-            self.list = Some(list.await?);
+        if let Some(list) = &mut self.list {
+            return list.next().await;
         }
-        match &mut self.list {
-            Some(list) => list.next().await,
-            None => Err(too_late()),
-        }
+        let plan = self.plan.identity_only();
+        let list = self.source.open(&plan, Some(&self.at), BatchSize::Default);
+        self.list.insert(list.await?).next().await
     }
 
     /// Opens a stream of the first listed events.
     async fn open_window(&mut self, count: usize) -> Result<Window, SourceError> {
+        let is_sharded = self.is_sharded().await?;
+        let is_complete = !self.plan.filters_documents();
+        if is_sharded && !is_complete {
+            return Err(other(
+                "a mongos does not prove which events a filter rejects",
+            ));
+        }
         let events: VecDeque<Listed> = self.listed.iter().take(count).cloned().collect();
         let tokens = events.iter().map(|it| token_document(&it.token));
         let tokens = tokens.collect::<Result<Vec<_>, SourceError>>()?;
@@ -265,7 +312,8 @@ impl Isolation {
             cursor: self.source.open(&plan, Some(&at), BatchSize::One).await?,
             expected: events,
             passed: 0,
-            is_complete: !self.plan.filters_documents(),
+            is_complete,
+            quiet_replies_left: if is_sharded { MAX_QUIET_REPLIES } else { 0 },
         })
     }
 
@@ -277,7 +325,7 @@ impl Isolation {
                 Some(Batch {
                     buffer: Bytes::new(),
                     events: Vec::new(),
-                    position: Some(Position::Time(next_time(*time))),
+                    position: Some(self.position_after(*time)),
                     operation_time: None,
                     closed: false,
                     idle: true,
@@ -287,14 +335,18 @@ impl Isolation {
         }
     }
 
+    /// The position after an event of this time that no listed event follows, once the list has ended there.
+    fn position_after(&self, time: ClusterTime) -> Position {
+        match &self.after_listed {
+            Some(position) if self.is_sharded == Some(true) => position.clone(),
+            _ => Position::Time(next_time(time)),
+        }
+    }
+
     /// Describes the first listed event, which fails in a window of its own.
     async fn describe(&mut self) -> Result<Option<Found>, SourceError> {
-        if !self.selects_before_look_ups().await? {
+        if !self.is_sharded().await? && !self.selects_before_look_ups().await? {
             return locate(&*self.source, &self.plan, self.error.failure, &self.at).await;
-        }
-        if self.plan.filters_documents() && self.is_sharded().await? {
-            // An empty reply of a mongos does not prove that a filter rejected the events before it.
-            return Ok(None);
         }
         self.list(2).await?;
         let Some(event) = self.listed.front().cloned() else {
@@ -309,13 +361,16 @@ impl Isolation {
             // isolates those that follow it.
             (Some(follower), _) if follower.time <= event.time => after_event,
             (Some(_), _) | (None, ListEnd::NoEvents) => {
-                let next = Position::Time(next_time(event.time));
+                let next = match self.listed.get(1) {
+                    Some(_) => Position::Time(next_time(event.time)),
+                    None => self.position_after(event.time),
+                };
                 if !is_readable_from(&*self.source, &self.plan, &next).await {
                     return Ok(None);
                 }
                 next
             }
-            (None, ListEnd::Open | ListEnd::Closed) => return Ok(None),
+            (None, ListEnd::Open | ListEnd::Unproven | ListEnd::Closed) => return Ok(None),
         };
         Ok(Some(Found {
             time: event.time,
@@ -350,7 +405,7 @@ impl Isolation {
     }
 
     /// Returns whether the stream of the events that meet a condition reads one, or that there is none,
-    /// without the failure. One that takes long has passed the first event.
+    /// without the failure.
     async fn can_read(
         &mut self,
         condition: Document,
@@ -368,73 +423,18 @@ impl Isolation {
                 }
             }
         };
-        match timeout(TIMEOUT, read).await {
-            Ok(Err(error)) if error.failure == self.error.failure => Ok(false),
-            Ok(Err(error)) => Err(error),
-            Ok(Ok(())) | Err(_) => Ok(true),
+        match timeout(CHECK_TIMEOUT, read).await {
+            Ok(Ok(())) => Ok(true),
+            Ok(Err(error)) if error.failure != self.error.failure => Err(error),
+            Ok(Err(_)) | Err(_) => Ok(false),
         }
     }
 
     async fn is_sharded(&mut self) -> Result<bool, SourceError> {
-        Ok(self.source.facts().await?.set_name == "sharded")
-    }
-}
-
-impl Window {
-    /// Returns the next events, or `None` at the end of the window.
-    async fn next(&mut self) -> Result<Option<Batch>, SourceError> {
-        while !self.expected.is_empty() {
-            let batch = self.cursor.next().await?;
-            if batch.events.is_empty() {
-                match (batch.idle, batch.closed) {
-                    (true, _) if !self.is_complete => {
-                        self.passed += self.expected.len();
-                        self.expected.clear();
-                    }
-                    (true, _) | (_, true) => {
-                        return Err(other("an event of the list did not come"));
-                    }
-                    (false, false) => {}
-                }
-                continue;
-            }
-            for event in &batch.events {
-                self.expect(&batch.buffer, event)?;
-            }
-            return Ok(Some(Batch {
-                // The reply's own position may be after events that the window leaves out.
-                position: batch.events.last().map(|it| it.position(&batch.buffer)),
-                closed: false,
-                idle: false,
-                ..batch
-            }));
-        }
-        Ok(None)
-    }
-
-    fn take_passed(&mut self) -> usize {
-        std::mem::take(&mut self.passed)
-    }
-
-    /// Removes an event from the expected ones. A server that does not select sends others.
-    fn expect(&mut self, buffer: &[u8], event: &Event) -> Result<(), SourceError> {
-        while let Some(expected) = self.expected.pop_front() {
-            self.passed += 1;
-            // A split event has the token of its last fragment.
-            let is_split = expected.time == event.cluster_time
-                && expected.operation == event.operation
-                && !self
-                    .expected
-                    .iter()
-                    .any(|it| it.token == buffer[event.token.clone()]);
-            if expected.token == buffer[event.token.clone()] || is_split {
-                return Ok(());
-            }
-            if self.is_complete {
-                break;
-            }
-        }
-        Err(other("an event came that was not selected"))
+        Ok(match self.is_sharded {
+            Some(known) => known,
+            None => *self.is_sharded.insert(self.source.is_sharded().await?),
+        })
     }
 }
 

@@ -140,7 +140,18 @@ pub(super) async fn open(
                     });
                 }
                 // The failure has passed, or its event was not found.
-                Ok(None) => isolation.into_error(),
+                Ok(None) => {
+                    let again = open_with_fallback(&**source, plans, Some(at), BatchSize::Default);
+                    match again.await {
+                        Ok(opened) => {
+                            return Ok(OpenedStream {
+                                by_time: opened.by_time || is_lost,
+                                ..opened
+                            });
+                        }
+                        Err((_, error)) => error,
+                    }
+                }
                 Err(error) => {
                     found = isolation.found().cloned();
                     error

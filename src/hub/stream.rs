@@ -274,7 +274,7 @@ impl ReconnectingStream {
         mut failed: Option<SourceError>,
         observer: &mut impl StageObserver,
     ) -> Result<(), Error> {
-        let isolation = match self.cursor.take() {
+        let mut isolation = match self.cursor.take() {
             Some(Reader::Isolation(isolation)) => Some(isolation),
             _ => None,
         };
@@ -289,6 +289,10 @@ impl ReconnectingStream {
                     Failure::TokenNotFound if self.use_shared_plan() => by_time = false,
                     // The credentials were accepted when the stream was opened, so this may be temporary.
                     Failure::Transient | Failure::Overloaded | Failure::LoginFailed => {
+                        if isolation.take().is_some() {
+                            // It was interrupted, and has proved nothing about the event.
+                            self.isolated_from = None;
+                        }
                         self.back_off(&error, observer).await?;
                     }
                     // The events before it in the failed reply have not been delivered yet.

@@ -3,6 +3,7 @@
 mod barriers;
 mod catching_up;
 mod feeds;
+mod isolation;
 mod memory;
 #[cfg(feature = "shuttle")]
 mod model;

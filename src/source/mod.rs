@@ -159,6 +159,9 @@ pub trait Source: Send + Sync + 'static {
         until: ClusterTime,
     ) -> BoxFuture<'a, Result<bool, SourceError>>;
 
+    /// Returns whether MongoDB is a mongos. Asked once.
+    fn is_sharded(&self) -> BoxFuture<'_, Result<bool, SourceError>>;
+
     /// Asks the deployment for its facts. This also shows that the deployment responds.
     fn facts(&self) -> BoxFuture<'_, Result<ServerFacts, SourceError>>;
 }

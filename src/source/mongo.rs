@@ -273,6 +273,13 @@ impl Source for MongoSource {
         })
     }
 
+    fn is_sharded(&self) -> BoxFuture<'_, Result<bool, SourceError>> {
+        Box::pin(async move {
+            let source = self.connected().await?;
+            source.retried(|| source.is_sharded()).await
+        })
+    }
+
     fn facts(&self) -> BoxFuture<'_, Result<ServerFacts, SourceError>> {
         Box::pin(async move {
             let source = self.connected().await?;

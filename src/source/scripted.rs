@@ -58,6 +58,8 @@ pub(crate) struct ScriptedSource {
     pub(crate) failing_facts_requests: u32,
     /// The result of `has_no_events`.
     pub(crate) has_no_events: bool,
+    /// The result of `is_sharded`.
+    pub(crate) is_sharded: bool,
 }
 
 impl ScriptedSource {
@@ -138,6 +140,10 @@ impl Source for ScriptedSource {
         _until: ClusterTime,
     ) -> BoxFuture<'a, Result<bool, SourceError>> {
         Box::pin(async { Ok(self.has_no_events) })
+    }
+
+    fn is_sharded(&self) -> BoxFuture<'_, Result<bool, SourceError>> {
+        Box::pin(async { Ok(self.is_sharded) })
     }
 
     fn facts(&self) -> BoxFuture<'_, Result<ServerFacts, SourceError>> {

@@ -1,0 +1,70 @@
+//! Tests of the proofs that the isolation of an undeliverable event needs, and of errors during it.
+
+use super::{
+    undeliverable::{next_position, read_to_end, undeliverable, update, without_stages},
+    *,
+};
+
+/// A shard may not have replied when a mongos sends an empty reply, so only a token proves that nothing
+/// follows: one of a later time than the event's.
+#[tokio::test(start_paused = true)]
+async fn behind_a_mongos_only_a_later_token_proves_that_nothing_follows() {
+    for is_proven in [false, true] {
+        let mut list = vec![batch(&[update("poison", 2)])];
+        list.extend((0..20).map(|_| quiet("poison", 9)));
+        if is_proven {
+            list[3] = quiet("later", 9);
+        }
+        let mut source = ScriptedSource::of([
+            cursor_that_fails(vec![quiet("t", 0)], Failure::EventTooLarge),
+            Opening::Fail(Failure::EventTooLarge),
+            cursor(list),
+            Opening::Fail(Failure::EventTooLarge),
+            cursor(vec![quiet("later", 9)]),
+        ]);
+        source.is_sharded = true;
+        let source = Arc::new(source);
+        let hub = hub(&source);
+        let mut client = Client::open(&hub, &watch(request())).await;
+        read_to_end(&mut client).await;
+        let undeliverable = undeliverable(end_of(&mut client).await);
+        if is_proven {
+            assert_eq!(undeliverable.time, Some(at(2)));
+            let next = next_position(undeliverable);
+            assert!(matches!(&next, Position::HighWater { .. }), "{next:?}");
+        } else {
+            assert!(undeliverable.next_token.is_none());
+        }
+    }
+}
+
+/// An election while the event is isolated proves nothing about the event.
+#[tokio::test(start_paused = true)]
+async fn a_passing_error_does_not_end_the_isolation_of_an_event() {
+    let fails = || Opening::Fail(Failure::EventTooLarge);
+    let source = ScriptedSource::new([
+        cursor_that_fails(vec![batch(&[insert("a", 1)])], Failure::EventTooLarge),
+        fails(),
+        Opening::Fail(Failure::Transient),
+        // Opened again, it fails as before, and the events in front of the undeliverable one come.
+        fails(),
+        cursor(vec![batch(&[
+            insert("b", 2),
+            update("poison", 3),
+            insert("c", 4),
+        ])]),
+        cursor(vec![batch(&[insert("b", 2)])]),
+        fails(),
+        fails(),
+        cursor(vec![batch(&[insert("c", 4)])]),
+        cursor(vec![batch(&[insert("c", 4)])]),
+    ]);
+    let hub = hub(&source);
+    let mut client = Client::open(&hub, &watch(request())).await;
+    let seen = without_stages(read_to_end(&mut client).await);
+    assert_eq!(seen[..2], [event_named("a"), event_named("b")]);
+    assert_eq!(seen.len(), 3, "{seen:?}");
+    let undeliverable = undeliverable(end_of(&mut client).await);
+    assert_eq!(undeliverable.time, Some(at(3)));
+    assert_eq!(next_position(undeliverable), Position::Time(at(4)));
+}

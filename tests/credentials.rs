@@ -63,8 +63,13 @@ fn file_of_keys(entries: &[String]) -> String {
     format!("keys:\n{}", entries.concat())
 }
 
-fn configure(config: &mut ServeConfig) {
+fn reload_often(config: &mut ServeConfig) {
     config.reload_interval = Duration::from_millis(100);
+}
+
+/// For servers with a key set.
+fn configure(config: &mut ServeConfig) {
+    reload_often(config);
     config.auth.jwt_issuer = Some(ISSUER.to_owned());
     config.auth.jwt_audience = vec![AUDIENCE.to_owned()];
     config.auth.jwt_leeway = Duration::from_secs(1);
@@ -264,7 +269,7 @@ async fn removing_or_expiring_an_api_key_ends_only_its_watches() {
         entry("bob", BOB, ""),
     ]));
     let weir = Weir::with(&database, |config| {
-        configure(config);
+        reload_often(config);
         config.auth.api_keys_file = Some(file.path.clone());
     })
     .await;
@@ -320,7 +325,7 @@ async fn a_watch_ends_when_its_certificate_expires() {
     let (certificate, key) = servers.local().write(folder.path());
     let bundle = TestFile::new(&clients.pem);
     let weir = Weir::with(&database, |config| {
-        configure(config);
+        reload_often(config);
         config.tls.tls_cert_file = Some(certificate);
         config.tls.tls_key_file = Some(key);
         config.tls.tls_client_ca_file = Some(bundle.path.clone());

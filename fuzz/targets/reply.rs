@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use weir::{
-    raw::Elements,
+    raw::{ElementType, Elements},
     source::{ClusterTime, Event, Position, ReplyDecoder},
 };
 
@@ -107,12 +107,21 @@ fn events(mut input: Input<'_>, options: u8) {
         decoded.len()
     );
     for (decoded, part) in decoded.iter().zip(&parts[..good]) {
-        assert_eq!(decoded, part);
+        // An update loses a looked-up document whose `_id` is not that of its key.
+        assert!(
+            decoded == part || lacks_its_document(decoded),
+            "{decoded:?} {part:?}"
+        );
     }
     if good == parts.len() {
         assert_eq!(decoded.len(), good);
         assert!(!broken, "no event was malformed");
     }
+}
+
+fn lacks_its_document(event: &[u8]) -> bool {
+    let mut elements = Elements::new(event).into_iter().flatten();
+    elements.any(|it| it.is_ok_and(|it| it.key == b"fullDocument" && it.kind == ElementType::Null))
 }
 
 fn has_fragment(event: &[u8]) -> bool {
@@ -203,7 +212,8 @@ fn fragments(mut input: Input<'_>, options: u8) {
         let kept = merged
             .iter()
             .any(|it| it.key == field.key && it.kind == field.kind && it.value == field.value);
-        assert!(kept, "{:?} is lost", field.key);
+        let is_left_out = field.key == b"fullDocument" && lacks_its_document(whole);
+        assert!(kept || is_left_out, "{:?} is lost", field.key);
     }
     let token = merged.iter().find(|it| it.key == b"_id");
     let last = format!("{of:02}");

@@ -47,8 +47,22 @@ function errorInfo(error) {
   return root.lookupType("ErrorInfo").decode(detail.value);
 }
 
-// Reads one watch to its end and returns the events.
+// Reads a watch until it has seen its end, and returns the events. When a call fails, grpc-js drops the
+// messages that it has not handed over yet (so also in its version 1.14); decompression makes it slow
+// enough for that. What was dropped comes again after the last token.
 async function readToTheEnd(client, start) {
+  const events = [];
+  let from = start;
+  for (let calls = 0; calls < 20; calls += 1) {
+    const { token, sawTheEnd } = await readOnce(client, from, events);
+    if (sawTheEnd) return events;
+    from = { resume_token: token };
+  }
+  throw new Error("the watch never showed its end");
+}
+
+// Reads one call, adds its events, and returns its last token and whether it was read to its end.
+async function readOnce(client, start, events) {
   const request = {
     database,
     collections: [collection],
@@ -56,8 +70,8 @@ async function readToTheEnd(client, start) {
     ...start,
   };
   const call = client.Watch(request, { deadline: Date.now() + CALL_LIMIT_MS });
-  const events = [];
   const kinds = [];
+  let token;
   let error;
   try {
     for await (const message of call) {
@@ -67,6 +81,7 @@ async function readToTheEnd(client, start) {
         if (!start) console.log("READY");
       }
       kinds.push(message.kind);
+      token = message.resume_token;
       for (const event of message.changes?.changes ?? []) {
         console.log("EVENT", event.operation);
         events.push(event);
@@ -80,10 +95,9 @@ async function readToTheEnd(client, start) {
   }
   assert.ok(error, "a watch of a dropped collection ended with OK");
   assert.equal(error.code, grpc.status.ABORTED, error.stack);
-  assert.equal(kinds.at(-1), "invalidated");
   const { domain, reason } = errorInfo(error);
   assert.deepEqual({ domain, reason }, { domain: "weir", reason: "WATCH_INVALIDATED" });
-  return events;
+  return { token, sawTheEnd: kinds.at(-1) === "invalidated" };
 }
 
 // Checks the five events of the tutorial with their contents.

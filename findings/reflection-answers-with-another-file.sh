@@ -49,7 +49,11 @@ const packages = ['grpc-node-server-reflection', 'grpc-js-reflection-client'];
 console.log('version:', packages
   .map((name) => `${name} ${JSON.parse(readFileSync(`node_modules/${name}/package.json`)).version}`)
   .join(', '));
-const services = { 'shop.v1.Orders': 'orders.proto', 'shop.v1.Users': 'users.proto', 'shop.v1beta1.Orders': 'beta.proto' };
+const services = {
+  'shop.v1.Orders': 'orders.proto',
+  'shop.v1.Users': 'users.proto',
+  'shop.v1beta1.Orders': 'beta.proto',
+};
 
 // A server with the services, each loaded with the files that filesOf gives.
 const start = async (filesOf) => {

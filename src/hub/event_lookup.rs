@@ -2,7 +2,7 @@
 //! Weir's tokens.
 
 use crate::{
-    hub::{open::open_at, stream::detach},
+    hub::{open::ensure_in_oplog, scan::Scan, stream::detach},
     plan::Plan,
     source::{Anchor, BatchSize, Position, Source, SourceError},
 };
@@ -38,26 +38,17 @@ async fn search(
     anchor: &Anchor,
 ) -> Result<Option<Position>, SourceError> {
     let from = Position::Time(anchor.time);
-    let opened = open_at(source, plan, Some(&from), BatchSize::Default).await?;
-    let (mut cursor, mut batch) = (opened.cursor, opened.first);
-    loop {
-        let found = batch
-            .events
-            .iter()
-            .find(|event| anchor.matches(&batch.buffer[event.token.clone()]));
-        if let Some(event) = found {
-            return Ok(Some(detach(&event.position(&batch.buffer))));
-        }
-        let passed = batch
-            .events
-            .last()
-            .is_some_and(|last| last.cluster_time > anchor.time);
-        if passed || batch.idle || batch.closed {
-            return Ok(None);
-        }
-        match cursor.next().await? {
-            Some(next) => batch = next,
-            None => return Ok(None),
+    ensure_in_oplog(source, &from).await?;
+    let mut scan = Scan::open(source, plan, &from, BatchSize::Default).await?;
+    while let Some(batch) = scan.next().await? {
+        for event in &batch.events {
+            if anchor.matches(&batch.buffer[event.token.clone()]) {
+                return Ok(Some(detach(&event.position(&batch.buffer))));
+            }
+            if event.cluster_time > anchor.time {
+                return Ok(None);
+            }
         }
     }
+    Ok(None)
 }

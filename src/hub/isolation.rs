@@ -21,28 +21,25 @@ use tokio::time::timeout;
 
 use crate::{
     hub::{
+        scan::{MAX_QUIET_REPLIES, Scan, ScanEnd},
         stream::{detach, next_time},
         undeliverable::{Found, is_readable_from, locate},
     },
     plan::{Operation, Plan},
     source::{
-        Batch, BatchSize, ClusterTime, Cursor, Failure, Position, Source, SourceError,
-        mongo::token_document,
+        Batch, BatchSize, ClusterTime, Event, Failure, Position, Source, SourceError,
+        mongo::{timestamp, token_document},
     },
 };
 
 use window::Window;
 
-/// The time limit for each reply to the list. MongoDB may scan much of the oplog for the next event.
+/// The time limit for each reading of the list. MongoDB may scan much of the oplog for the next event.
 const LIST_TIMEOUT: Duration = Duration::from_secs(60);
 /// The time limit for each check of the event that was found.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
 /// The time limit for all these checks. After it, the error is sent without details.
 const DESCRIBE_TIMEOUT: Duration = Duration::from_secs(20);
-
-/// The number of empty replies of a mongos, about one a second, after which no proof is waited for any more.
-/// A shard without writes moves its position every ten seconds (`periodicNoopIntervalSecs`).
-const MAX_QUIET_REPLIES: u32 = 12;
 
 /// The maximum number of windows from which no event came, because a filter on documents rejects them all.
 const MAX_BARREN_WINDOWS: u32 = 1_000;
@@ -67,19 +64,11 @@ pub(super) struct Isolation {
     at: Position,
     /// `true` once an event was returned.
     has_returned: bool,
-    /// The stream of the list, once it is open.
-    list: Option<Box<dyn Cursor>>,
+    /// The scan of the list, once it is open.
+    list: Option<Scan>,
     /// Events after the ones that were returned, in order.
     listed: VecDeque<Listed>,
     listed_bytes: usize,
-    end: ListEnd,
-    /// The token of the last event of the list, or of the position that it starts at.
-    last_token: Option<Bytes>,
-    /// A position after that and before every other event, where MongoDB has told one.
-    after_listed: Option<Position>,
-    /// Whether MongoDB is a mongos, once that is known. Its empty replies prove nothing: a shard may not have
-    /// replied yet. Its tokens do.
-    is_sharded: Option<bool>,
     window: Option<Window>,
     /// The number of events for the next window.
     window_size: usize,
@@ -96,19 +85,6 @@ struct Listed {
     operation: Operation,
 }
 
-/// The knowledge of what follows the listed events.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum ListEnd {
-    /// There may be more.
-    Open,
-    /// There was no further event.
-    NoEvents,
-    /// No further event came, which proves nothing.
-    Unproven,
-    /// The stream ends there.
-    Closed,
-}
-
 impl Isolation {
     /// Starts after a position from which the plan's stream fails with `error`.
     pub(super) fn new(
@@ -117,7 +93,6 @@ impl Isolation {
         error: SourceError,
         at: Position,
     ) -> Self {
-        let last_token = at.token().cloned();
         Self {
             source,
             plan,
@@ -127,10 +102,6 @@ impl Isolation {
             list: None,
             listed: VecDeque::new(),
             listed_bytes: 0,
-            end: ListEnd::Open,
-            last_token,
-            after_listed: None,
-            is_sharded: None,
             window: None,
             window_size: 1,
             barren_windows: 0,
@@ -227,69 +198,37 @@ impl Isolation {
 
     /// Lists at least `count` events, or to the end.
     async fn list(&mut self, count: usize) -> Result<(), SourceError> {
-        let is_sharded = self.is_sharded().await?;
-        let mut quiet_replies = 0;
-        while self.listed.len() < count
-            && self.listed_bytes < MAX_LISTED_BYTES
-            && self.end == ListEnd::Open
-        {
-            let batch = match timeout(LIST_TIMEOUT, self.next_of_list()).await {
-                Ok(batch) => batch?,
-                Err(_) => return Err(too_late()),
+        while self.listed.len() < count && self.listed_bytes < MAX_LISTED_BYTES {
+            let read = timeout(LIST_TIMEOUT, self.next_of_list()).await;
+            let Some(batch) = read.unwrap_or_else(|_| Err(too_late()))? else {
+                break;
             };
-            for event in &batch.events {
-                if event.operation == Operation::Invalidate {
-                    self.end = ListEnd::Closed;
-                    break;
-                }
+            let is_listed = |event: &&Event| event.operation != Operation::Invalidate;
+            for event in batch.events.iter().take_while(is_listed) {
                 let token = Bytes::copy_from_slice(&batch.buffer[event.token.clone()]);
                 self.listed_bytes += token.len();
-                self.last_token = Some(token.clone());
-                self.after_listed = None;
                 self.listed.push_back(Listed {
                     token,
                     time: event.cluster_time,
                     operation: event.operation,
                 });
             }
-            if batch.closed {
-                self.end = ListEnd::Closed;
-            } else if batch.events.is_empty() {
-                self.note_position(batch.position.as_ref());
-                quiet_replies += u32::from(batch.idle);
-                if batch.idle && (!is_sharded || self.after_listed.is_some()) {
-                    self.end = ListEnd::NoEvents;
-                } else if quiet_replies >= MAX_QUIET_REPLIES {
-                    self.end = ListEnd::Unproven;
-                }
-            }
         }
         Ok(())
     }
 
-    /// Keeps the position of an empty reply to the list if it is after the listed events. A mongos merges its
-    /// shards in order, so a token that differs from that of the last event stands for a later time, and for
-    /// every shard.
-    fn note_position(&mut self, position: Option<&Position>) {
-        if let Some(position @ Position::HighWater { token, .. }) = position
-            && self.last_token.as_ref() != Some(token)
-        {
-            self.after_listed = Some(detach(position));
-        }
-    }
-
-    async fn next_of_list(&mut self) -> Result<Batch, SourceError> {
+    async fn next_of_list(&mut self) -> Result<Option<Batch>, SourceError> {
         if let Some(list) = &mut self.list {
             return list.next().await;
         }
         let plan = self.plan.identity_only();
-        let list = self.source.open(&plan, Some(&self.at), BatchSize::Default);
-        self.list.insert(list.await?).next().await
+        let list = Scan::open(&*self.source, &plan, &self.at, BatchSize::Default).await?;
+        self.list.insert(list).next().await
     }
 
     /// Opens a stream of the first listed events.
     async fn open_window(&mut self, count: usize) -> Result<Window, SourceError> {
-        let is_sharded = self.is_sharded().await?;
+        let is_sharded = self.source.is_sharded().await?;
         let is_complete = !self.plan.filters_documents();
         if is_sharded && !is_complete {
             return Err(other(
@@ -320,12 +259,15 @@ impl Isolation {
     /// The batch that moves the stream past the event of its own position, if that is what fails: no event
     /// follows, so the next one has a later time.
     fn position_after_nothing(&self) -> Option<Batch> {
+        let list = self.list.as_ref()?;
         match &self.at {
-            Position::Event { time, .. } if self.end == ListEnd::NoEvents && !self.has_returned => {
+            Position::Event { time, .. }
+                if list.end() == Some(ScanEnd::NoEvents) && !self.has_returned =>
+            {
                 Some(Batch {
                     buffer: Bytes::new(),
                     events: Vec::new(),
-                    position: Some(self.position_after(*time)),
+                    position: Some(position_after(*time, list)),
                     operation_time: None,
                     closed: false,
                     idle: true,
@@ -335,47 +277,38 @@ impl Isolation {
         }
     }
 
-    /// The position after an event of this time that no listed event follows, once the list has ended there.
-    fn position_after(&self, time: ClusterTime) -> Position {
-        match &self.after_listed {
-            Some(position) if self.is_sharded == Some(true) => position.clone(),
-            _ => Position::Time(next_time(time)),
-        }
-    }
-
     /// Describes the first listed event, which fails in a window of its own.
     async fn describe(&mut self) -> Result<Option<Found>, SourceError> {
-        if !self.is_sharded().await? && !self.selects_before_look_ups().await? {
+        if !self.source.is_sharded().await? && !self.selects_before_look_ups().await? {
             return locate(&*self.source, &self.plan, self.error.failure, &self.at).await;
         }
         self.list(2).await?;
         let Some(event) = self.listed.front().cloned() else {
             return Ok(None);
         };
-        let after_event = Position::Event {
-            token: event.token.clone(),
-            time: event.time,
+        let found = |next| {
+            Some(Found {
+                time: event.time,
+                next,
+            })
         };
-        let next = match (self.listed.get(1), self.end) {
+        let next = match (self.listed.get(1), &self.list) {
             // No stream can start between two events of one time. From the event's own token this server
             // isolates those that follow it.
-            (Some(follower), _) if follower.time <= event.time => after_event,
-            (Some(_), _) | (None, ListEnd::NoEvents) => {
-                let next = match self.listed.get(1) {
-                    Some(_) => Position::Time(next_time(event.time)),
-                    None => self.position_after(event.time),
-                };
-                if !is_readable_from(&*self.source, &self.plan, &next).await {
-                    return Ok(None);
-                }
-                next
+            (Some(follower), _) if follower.time <= event.time => {
+                return Ok(found(Position::Event {
+                    token: event.token,
+                    time: event.time,
+                }));
             }
-            (None, ListEnd::Open | ListEnd::Unproven | ListEnd::Closed) => return Ok(None),
+            (Some(_), _) => Position::Time(next_time(event.time)),
+            (None, Some(list)) if list.end() == Some(ScanEnd::NoEvents) => {
+                position_after(event.time, list)
+            }
+            (None, _) => return Ok(None),
         };
-        Ok(Some(Found {
-            time: event.time,
-            next: detach(&next),
-        }))
+        let is_readable = is_readable_from(&*self.source, &self.plan, &next).await;
+        Ok(found(next).filter(|_| is_readable))
     }
 
     /// Returns whether the server selects events before it looks up their documents: a stream that starts
@@ -414,35 +347,21 @@ impl Isolation {
         let plan = self.plan.narrowed_to(condition);
         let read = async {
             let from = Position::Time(from);
-            let source = Arc::clone(&self.source);
-            let mut cursor = source.open(&plan, Some(&from), BatchSize::One).await?;
-            loop {
-                let batch = cursor.next().await?;
-                if !batch.events.is_empty() || batch.idle || batch.closed {
-                    return Ok::<_, SourceError>(());
-                }
-            }
+            let mut scan = Scan::open(&*self.source, &plan, &from, BatchSize::One).await?;
+            scan.next().await
         };
         match timeout(CHECK_TIMEOUT, read).await {
-            Ok(Ok(())) => Ok(true),
+            Ok(Ok(_)) => Ok(true),
             Ok(Err(error)) if error.failure != self.error.failure => Err(error),
             Ok(Err(_)) | Err(_) => Ok(false),
         }
     }
-
-    async fn is_sharded(&mut self) -> Result<bool, SourceError> {
-        Ok(match self.is_sharded {
-            Some(known) => known,
-            None => *self.is_sharded.insert(self.source.is_sharded().await?),
-        })
-    }
 }
 
-fn timestamp(time: ClusterTime) -> bson::Timestamp {
-    bson::Timestamp {
-        time: time.seconds,
-        increment: time.increment,
-    }
+/// The position after an event of this time that no event of the list follows, once the list has ended there.
+fn position_after(time: ClusterTime, list: &Scan) -> Position {
+    let told = list.position_after_last().cloned();
+    told.unwrap_or(Position::Time(next_time(time)))
 }
 
 fn other(message: &str) -> SourceError {

@@ -6,7 +6,8 @@
 //!    token that holds only its digest is found by [`event_lookup`].
 //! 2. A [`feed`] reads one change [`stream`], which reconnects by itself ([`backoff`],
 //!    [`resume_deduplicator`]), reads up to an event that MongoDB cannot send ([`isolation`]) and reports
-//!    it ([`undeliverable`]). It publishes [`segment`]s of events into its [`ring`].
+//!    it ([`undeliverable`]). It publishes [`segment`]s of events into its [`ring`]. What must be read ahead
+//!    for that is read by a [`scan`].
 //! 3. The ring's [`subscriber_index`] finds the groups of watchers that an event matches, records it in
 //!    their [`match_list`]s and wakes each [`subscriber`].
 //! 4. A [`watcher`] reads the ring. When the ring does not hold its position, a [`catch_up`] with one of
@@ -34,6 +35,7 @@ mod resume_deduplicator;
 mod resume_token;
 mod revocable_buffer;
 mod ring;
+mod scan;
 mod segment;
 mod single_flight;
 mod stream;

@@ -265,7 +265,7 @@ pub(super) async fn open_by_time(
 /// Checks that the oplog still holds a time. MongoDB rejects a time before the oplog's oldest entry, but
 /// some compatible servers start at their oldest entry instead, which would lose events. Where the oplog
 /// cannot be read, the server is trusted.
-async fn ensure_in_oplog(source: &dyn Source, at: &Position) -> Result<(), SourceError> {
+pub(super) async fn ensure_in_oplog(source: &dyn Source, at: &Position) -> Result<(), SourceError> {
     match source.oldest_time().await? {
         Some(oldest) if at.time() < oldest => Err(SourceError::new(
             Failure::HistoryLost,

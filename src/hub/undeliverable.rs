@@ -7,7 +7,10 @@ use tokio::time::timeout;
 
 use crate::{
     error::{Error, UndeliverableEvent},
-    hub::stream::{detach, next_time},
+    hub::{
+        scan::Scan,
+        stream::{detach, next_time},
+    },
     plan::{Operation, Plan, View},
     source::{BatchSize, ClusterTime, Failure, Position, Source, SourceError},
     wire::{ResumeToken, TokenContext, TokenKeys},
@@ -121,17 +124,14 @@ async fn first_matching(
     at: &Position,
     wanted: impl Fn(Operation) -> bool,
 ) -> Result<Option<(Operation, Position)>, SourceError> {
-    let mut cursor = source.open(plan, Some(at), BatchSize::Default).await?;
-    loop {
-        let batch = cursor.next().await?;
+    let mut scan = Scan::open(source, plan, at, BatchSize::Default).await?;
+    while let Some(batch) = scan.next().await? {
         if let Some(event) = batch.events.iter().find(|event| wanted(event.operation)) {
             let position = detach(&event.position(&batch.buffer));
             return Ok(Some((event.operation, position)));
         }
-        if batch.idle || batch.closed {
-            return Ok(None);
-        }
     }
+    Ok(None)
 }
 
 /// Checks that a stream can be read from a position on.
@@ -152,23 +152,19 @@ async fn last_position_before_failure(
     at: &Position,
 ) -> Result<Option<Position>, SourceError> {
     let mut last = at.clone();
-    let mut cursor = match source.open(plan, Some(at), BatchSize::One).await {
-        Err(error) if error.failure == failure => return Ok(Some(last)),
-        opened => opened?,
-    };
-    loop {
-        match cursor.next().await {
-            Err(error) if error.failure == failure => return Ok(Some(last)),
-            batch => {
-                let batch = batch?;
-                if batch.idle || batch.closed {
-                    return Ok(None);
-                }
-                if let Some(position) = &batch.position {
-                    last = detach(position);
-                }
+    let read_to_end = async {
+        let mut scan = Scan::open(source, plan, at, BatchSize::One).await?;
+        while let Some(batch) = scan.next().await? {
+            if let Some(position) = &batch.position {
+                last = detach(position);
             }
         }
+        Ok::<_, SourceError>(())
+    };
+    match read_to_end.await {
+        Ok(()) => Ok(None),
+        Err(error) if error.failure == failure => Ok(Some(last)),
+        Err(error) => Err(error),
     }
 }
 

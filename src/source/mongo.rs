@@ -311,11 +311,12 @@ fn time_of(timestamp: bson::Timestamp) -> ClusterTime {
     }
 }
 
-fn timestamp(time: ClusterTime) -> Bson {
-    Bson::Timestamp(bson::Timestamp {
+/// Converts a time to the BSON value that MongoDB takes for it.
+pub(crate) fn timestamp(time: ClusterTime) -> bson::Timestamp {
+    bson::Timestamp {
         time: time.seconds,
         increment: time.increment,
-    })
+    }
 }
 
 /// Returns the cached value, or asks MongoDB for it and caches it. Concurrent callers ask separately, so

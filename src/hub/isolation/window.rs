@@ -7,6 +7,9 @@ use crate::source::{Batch, Cursor, Event, SourceError};
 use super::{Listed, other};
 
 /// A stream of some of the listed events.
+///
+/// It is no [`Scan`](crate::hub::scan::Scan): it knows which events must come, so a token that stands for a
+/// time between them proves nothing, and it ends with the last of them.
 pub(super) struct Window {
     pub(super) cursor: Box<dyn Cursor>,
     /// The events that have not come yet.

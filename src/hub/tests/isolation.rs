@@ -1,7 +1,9 @@
 //! Tests of the proofs that the isolation of an undeliverable event needs, and of errors during it.
 
 use super::{
-    undeliverable::{next_position, read_to_end, undeliverable, update, without_stages},
+    undeliverable::{
+        any_token_context_of, next_position, read_to_end, undeliverable, update, without_stages,
+    },
     *,
 };
 
@@ -36,6 +38,34 @@ async fn behind_a_mongos_only_a_later_token_proves_that_nothing_follows() {
             assert!(undeliverable.next_token.is_none());
         }
     }
+}
+
+/// The first token after a start by time is that of the start: then no shard need have replied.
+#[tokio::test(start_paused = true)]
+async fn behind_a_mongos_the_first_token_after_a_start_by_time_proves_nothing() {
+    let fails = || Opening::Fail(Failure::EventTooLarge);
+    let mut source = ScriptedSource::of([
+        cursor(vec![quiet("t", 50)]),
+        fails(),
+        fails(),
+        cursor(vec![
+            quiet("start", 1),
+            quiet("start", 1),
+            batch(&[update("poison", 2)]),
+            quiet("later", 9),
+        ]),
+        fails(),
+        cursor(vec![quiet("later", 9)]),
+    ]);
+    source.is_sharded = true;
+    let source = Arc::new(source);
+    let hub = hub(&source);
+    let token = any_token_context_of(&request()).encode(&Position::Time(at(1)), None, None);
+    let error = hub.subscribe(&resumed(request(), token)).await;
+    let undeliverable = undeliverable(error.expect_err("the first event fails"));
+    assert_eq!(undeliverable.time, Some(at(2)));
+    let next = next_position(undeliverable);
+    assert!(matches!(&next, Position::HighWater { .. }), "{next:?}");
 }
 
 /// An election while the event is isolated proves nothing about the event.

@@ -221,6 +221,31 @@ async fn a_token_of_a_huge_key_is_found_by_its_digest() {
     assert_eq!(plans[2], Plan::dedicated(&wanted));
 }
 
+/// A mongos replies without events while one of its shards has not replied.
+#[tokio::test(start_paused = true)]
+async fn behind_a_mongos_the_event_of_a_digest_is_waited_for() {
+    let a = long("a");
+    let mut source = ScriptedSource::of([
+        cursor(vec![quiet("t0", 3)]),
+        cursor(vec![
+            nothing_yet(),
+            quiet("start", 1),
+            quiet("start", 1),
+            batch(&[insert(&a, 1), insert("b", 2)]),
+        ]),
+        cursor(vec![batch(&[insert("b", 2)])]),
+    ]);
+    source.is_sharded = true;
+    let source = Arc::new(source);
+    let hub = hub(&source);
+    let wanted = resumed(request(), token_of(&after(&a, 1)));
+    let mut back = Client::open(&hub, &wanted).await;
+    assert!(!back.watcher.start_position().opened_by_time);
+    assert_eq!(events(back.see_all().await), named(&["b"]));
+    let requested = source.requested_positions();
+    assert_eq!(requested[2..], [Some(after(&a, 1))]);
+}
+
 /// The token of a split event is that of its last fragment, and fragments depend on the documents.
 #[tokio::test(start_paused = true)]
 async fn a_split_event_is_found_by_its_digest() {

@@ -293,6 +293,8 @@ async fn an_undeliverable_event_that_cannot_be_read_is_reported_without_details(
         (Opening::Fail(Failure::Unexpected), 3, 10),
         // MongoDB does not answer.
         (cursor(Vec::new()), 3, 70),
+        // MongoDB answers, but is never done with the oplog.
+        (cursor(vec![batch(&[]); 100_000]), 3, 70),
         // The list ends, and the stream fails once more.
         (cursor(vec![closed]), 4, 10),
     ] {
@@ -505,7 +507,7 @@ async fn events_before_an_undeliverable_event_in_the_first_reply_are_delivered()
     );
 }
 
-fn any_token_context_of(request: &pb::WatchRequest) -> crate::wire::TokenContext {
+pub(super) fn any_token_context_of(request: &pb::WatchRequest) -> crate::wire::TokenContext {
     let plan = crate::plan::Plan::dedicated(&watch(request.clone()));
     crate::wire::TokenContext::new("rs", &plan)
 }

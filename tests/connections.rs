@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use mongodb::bson::doc;
-use support::orders::{ORDERS, insert};
+use support::orders::{ORDERS, id, insert};
 use support::{
     Database, FailCommand, Mode, Proxy, WAIT_LIMIT, Weir, error_reason, eventually, within,
 };
@@ -218,4 +218,29 @@ async fn the_deadline_of_the_call_bounds_the_attempts() {
         "{:?}",
         begin.elapsed()
     );
+}
+
+/// The driver takes one abandoned request for a connection at a time from its queue, at times one in half
+/// a second (mongodb 3.9.1). The calls that follow would wait for all of them.
+#[tokio::test]
+async fn calls_that_are_given_up_hold_up_no_later_call() {
+    let database = Database::options().start().await;
+    let proxy = Proxy::to(database.address()).await;
+    let weir = Weir::without_linger_at(&uri(&proxy)).await;
+    let mut kept = weir.watch(database.watch_request(&[ORDERS])).await;
+    // Each call waits for a connection, and its client not for long.
+    proxy.set(Mode::Blackhole);
+    let mut client = weir.client().await;
+    for _ in 0..100 {
+        let mut request = tonic::Request::new(database.watch_request(&[ORDERS]));
+        request.set_timeout(Duration::from_millis(20));
+        let opened = support::WatchStream::open(&mut client, request).await;
+        assert!(opened.is_err(), "MongoDB gets no byte");
+    }
+    proxy.set(Mode::Pass);
+    let mut watch = weir.watch(database.watch_request(&[ORDERS])).await;
+    insert(&database, 1).await;
+    for watch in [&mut kept, &mut watch] {
+        assert_eq!(id(&watch.next_change().await), 1);
+    }
 }

@@ -19,7 +19,6 @@ use std::{sync::OnceLock, time::Duration};
 use bson::{Bson, Document, RawDocument, RawDocumentBuf, doc, spec::ElementType};
 use futures::future::BoxFuture;
 use mongodb::options::ReadConcern;
-use tokio::time::timeout;
 
 use crate::{
     plan::{Plan, Scope},
@@ -59,25 +58,8 @@ impl Connected {
         database: &mongodb::Database,
         command: Document,
     ) -> Result<Document, SourceError> {
-        let run = || self.with_timeout(database.run_command(command.clone()));
+        let run = || self.run_once(database, command.clone());
         retry::on_another_server(run).await
-    }
-
-    /// Waits for the reply to a command that MongoDB executes at once.
-    async fn with_timeout<T>(
-        &self,
-        answer: impl IntoFuture<Output = Result<T, mongodb::error::Error>>,
-    ) -> Result<T, SourceError> {
-        match timeout(self.reply_timeout, answer.into_future()).await {
-            Ok(answer) => Ok(answer?),
-            Err(_) => Err(SourceError::new(
-                Failure::Transient,
-                format!(
-                    "no reply to a command within --upstream-reply-timeout, {} s",
-                    self.reply_timeout.as_secs_f64()
-                ),
-            )),
-        }
     }
 
     /// Returns whether the server has `$changeStreamSplitLargeEvent` (6.0.9, 7.0). Asks until it is known.
@@ -127,8 +109,7 @@ impl Connected {
         let (database, collection) = stream_target(&plan.scope);
         let database = self.client.database(database);
         let collection = collection.map(|name| database.collection::<RawDocumentBuf>(name));
-        let reply_timeout =
-            ReplyTimeout::new(self.client.clone(), self.reply_timeout, self.retry_limit);
+        let reply_timeout = ReplyTimeout::new(self.clone());
         let events = match batch_size {
             BatchSize::Default => BATCH_EVENTS,
             BatchSize::One => 1,
@@ -183,11 +164,11 @@ impl Connected {
             .client
             .database("local")
             .collection::<RawDocumentBuf>("oplog.rs");
-        let oldest = oplog
-            .find_one(doc! {})
-            .sort(doc! { "$natural": 1 })
-            .projection(doc! { "ts": 1 });
-        match self.with_timeout(oldest).await {
+        let oldest = async move {
+            let oldest = oplog.find_one(doc! {}).sort(doc! { "$natural": 1 });
+            oldest.projection(doc! { "ts": 1 }).await
+        };
+        match self.reply_to(oldest).await {
             Ok(entry) => Ok(entry.and_then(|entry| entry.get_timestamp("ts").ok().map(time_of))),
             // No right to read it, or no oplog here, as behind a mongos.
             Err(error) if !error.failure.is_passing() => Ok(None),

@@ -5,9 +5,12 @@ use std::{
     time::Duration,
 };
 
-use bson::doc;
+use bson::{Document, doc};
 use mongodb::{Client, options::ClientOptions};
-use tokio::time::timeout;
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, timeout, timeout_at},
+};
 
 use super::{connect::MongoSettings, options::OptionSupport, retry};
 use crate::source::{Failure, SourceError, failure::FailedAt};
@@ -16,6 +19,9 @@ use crate::source::{Failure, SourceError, failure::FailedAt};
 /// the idle timeouts of load balancers and firewalls, which are minutes: behind one that drops packets
 /// silently, a call on such a connection would wait for the whole reply timeout.
 const MAX_IDLE_TIME: Duration = Duration::from_secs(60);
+
+/// The maximum number of commands at a time. Streams, which have connections of their own, do not count.
+const MAX_COMMANDS: usize = 32;
 
 /// The time that the primary may take to answer whether only the read preference is the reason of a failure. The
 /// failed call has taken its whole time already.
@@ -30,6 +36,8 @@ pub(super) struct Connected {
     pub(super) retry_limit: Duration,
     /// The read preference as the connection string spells it, unless it is `primary`.
     read_preference: Option<String>,
+    /// A permit for each command that may run.
+    commands: Arc<Semaphore>,
     pub(super) can_split: Arc<OnceLock<bool>>,
     pub(super) options: Arc<OptionSupport>,
     pub(super) sharded: Arc<OnceLock<bool>>,
@@ -59,6 +67,7 @@ impl Connected {
             reply_timeout: settings.reply_timeout,
             retry_limit,
             read_preference,
+            commands: Arc::new(Semaphore::new(MAX_COMMANDS)),
             can_split: Arc::default(),
             options: Arc::new(OptionSupport::new(settings.ignore_removed_shards)),
             sharded: Arc::default(),
@@ -84,6 +93,53 @@ impl Connected {
         }
     }
 
+    /// Runs a command once.
+    pub(super) async fn run_once(
+        &self,
+        database: &mongodb::Database,
+        command: Document,
+    ) -> Result<Document, SourceError> {
+        let database = database.clone();
+        self.reply_to(async move { database.run_command(command).await })
+            .await
+    }
+
+    /// Waits for the reply to a command that MongoDB executes at once, for the reply timeout.
+    ///
+    /// The command runs in a task of its own, which a caller that goes away does not stop: the driver
+    /// (mongodb 3.9.1, `cmap/worker.rs`) keeps a request for a connection in its queue when nobody waits
+    /// for it any more, and removes one such request at a time, at worst one in half a second. A client
+    /// that opens and cancels watches quickly would hold up all other commands for minutes. The permits
+    /// bound the number of these tasks.
+    pub(super) async fn reply_to<T: Send + 'static>(
+        &self,
+        command: impl Future<Output = Result<T, mongodb::error::Error>> + Send + 'static,
+    ) -> Result<T, SourceError> {
+        let deadline = Instant::now() + self.reply_timeout;
+        let commands = Arc::clone(&self.commands);
+        let running = async move {
+            let permit = commands.acquire_owned().await;
+            let running = tokio::spawn(async move {
+                let _permit = permit;
+                timeout_at(deadline, command).await
+            });
+            running.await
+        };
+        match timeout_at(deadline, running).await {
+            Ok(Ok(Ok(reply))) => Ok(reply?),
+            Ok(Err(error)) => Err(SourceError::unexpected(format!(
+                "the task that runs a command failed: {error}"
+            ))),
+            Ok(Ok(Err(_))) | Err(_) => Err(SourceError::new(
+                Failure::Transient,
+                format!(
+                    "no reply to a command within --upstream-reply-timeout, {} s",
+                    self.reply_timeout.as_secs_f64()
+                ),
+            )),
+        }
+    }
+
     /// Returns the error for a failed selection of a server. If the primary answers, only the read preference
     /// can be the reason.
     async fn blame_read_preference(&self, error: SourceError) -> SourceError {
@@ -106,11 +162,13 @@ impl Connected {
             return Ok(());
         };
         let admin = self.client.database("admin");
-        let ping = || async {
-            let ping = admin.run_command(doc! { "ping": 1 });
-            let ping = ping.selection_criteria(criteria.clone());
-            self.with_timeout(ping).await.map(drop)
+        let ping = || {
+            let (admin, criteria) = (admin.clone(), criteria.clone());
+            self.reply_to(async move {
+                let ping = admin.run_command(doc! { "ping": 1 });
+                ping.selection_criteria(criteria).await
+            })
         };
-        self.retried(ping).await
+        self.retried(ping).await.map(drop)
     }
 }

@@ -76,7 +76,7 @@ impl Connected {
                 let get_more = doc! {
                     "getMore": id, "collection": collection, "batchSize": 1, "maxTimeMS": wait,
                 };
-                let answer = self.with_timeout(database.run_command(get_more)).await?;
+                let answer = self.run_once(&database, get_more).await?;
                 let cursor = answer.get_document("cursor").map_err(no_cursor)?;
                 empty = cursor.get_array("nextBatch").map_err(no_cursor)?.is_empty();
                 proven = !may_reply_midway || asked.elapsed() >= HELD_BACK;
@@ -87,7 +87,7 @@ impl Connected {
         if id != 0 {
             // After a failure too. Its own failure takes nothing from what was read.
             let kill = doc! { "killCursors": collection, "cursors": [id] };
-            if let Err(error) = self.with_timeout(database.run_command(kill)).await {
+            if let Err(error) = self.run_once(&database, kill).await {
                 tracing::debug!(code = error.code, %error, "could not close a cursor of mongodb");
             }
         }

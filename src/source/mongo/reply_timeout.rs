@@ -3,12 +3,11 @@
 use std::{pin::pin, time::Duration};
 
 use bson::doc;
-use mongodb::Client;
 use tokio::time::{Instant, timeout};
 
 use crate::source::{ClusterTime, SourceError, failure::Failure};
 
-use super::{operation_time, retry};
+use super::{connected::Connected, operation_time, retry};
 
 /// The time limit for a reply while MongoDB responds to pings, as a multiple of the reply timeout; the
 /// time for an oplog scan comes on top. After that the reply counts as lost.
@@ -22,19 +21,12 @@ const UNKNOWN_SCAN_LIMIT: Duration = Duration::from_secs(600);
 /// The driver has no timeout for a reply, so a silently dead connection would block the stream forever.
 /// A long scan of the oplog looks the same from here; a ping on another connection tells them apart.
 pub(super) struct ReplyTimeout {
-    client: Client,
-    reply_timeout: Duration,
-    /// The time after which no further attempt of a ping begins.
-    retry_limit: Duration,
+    deployment: Connected,
 }
 
 impl ReplyTimeout {
-    pub(super) fn new(client: Client, reply_timeout: Duration, retry_limit: Duration) -> Self {
-        Self {
-            client,
-            reply_timeout,
-            retry_limit,
-        }
+    pub(super) fn new(deployment: Connected) -> Self {
+        Self { deployment }
     }
 
     /// Waits for the reply to a request for which MongoDB scans the oplog from the time `from`, or from
@@ -44,16 +36,17 @@ impl ReplyTimeout {
         answer: impl Future<Output = T>,
         from: Option<ClusterTime>,
     ) -> Result<T, SourceError> {
-        wait(answer, self.reply_timeout, from, || self.probe()).await
+        let reply_timeout = self.deployment.reply_timeout;
+        wait(answer, reply_timeout, from, || self.probe()).await
     }
 
     /// Pings MongoDB on another connection. Returns its operation time, if it reports one.
     async fn probe(&self) -> Result<Option<ClusterTime>, SourceError> {
-        let admin = self.client.database("admin");
-        let ping = || async { Ok(admin.run_command(doc! { "ping": 1 }).await?) };
+        let deployment = &self.deployment;
+        let ping = || deployment.command(doc! { "ping": 1 });
         // The connection of the ping may have died while it was idle, which says nothing about MongoDB.
-        let answer = retry::on_fresh_connection(self.retry_limit, ping);
-        match timeout(self.reply_timeout / 2, answer).await {
+        let answer = retry::on_fresh_connection(deployment.retry_limit, ping);
+        match timeout(deployment.reply_timeout / 2, answer).await {
             Ok(Ok(pong)) => Ok(operation_time(&pong)),
             Ok(Err(error)) => Err(SourceError::new(Failure::Transient, error.message)),
             Err(_) => Err(SourceError::new(

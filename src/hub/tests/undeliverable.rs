@@ -1,5 +1,7 @@
 //! Tests of events that MongoDB cannot send: earlier events are delivered, and the error describes the event.
 
+mod passed;
+
 use super::*;
 use crate::{error::UndeliverableEvent, wire::ResumeToken};
 
@@ -58,11 +60,6 @@ fn selected(source: &ScriptedSource) -> Vec<Option<Vec<String>>> {
 
 fn names(names: &[&str]) -> Option<Vec<String>> {
     Some(names.iter().map(|&name| name.to_owned()).collect())
-}
-
-/// The positions after the first ones, which fail and are opened again with one event per reply.
-fn positions_after_failing(source: &ScriptedSource) -> Vec<Option<Position>> {
-    source.requested_positions().split_off(2)
 }
 
 /// If the third event of a reply fails, mongod discards the whole reply. To resume after that event would
@@ -316,26 +313,6 @@ async fn an_undeliverable_event_that_cannot_be_read_is_reported_without_details(
     }
 }
 
-/// If nothing follows, what fails is the event of the position itself, which was delivered.
-#[tokio::test(start_paused = true)]
-async fn a_stream_goes_on_after_its_own_event_if_that_fails() {
-    let source = ScriptedSource::new([
-        cursor_that_fails(vec![batch(&[update("a", 1)])], Failure::ImageMissing),
-        Opening::Fail(Failure::ImageMissing),
-        cursor(vec![quiet("t", 9)]),
-        cursor(vec![batch(&[insert("b", 2)])]),
-    ]);
-    let hub = hub(&source);
-    let mut client = Client::open(&hub, &watch(request())).await;
-    let seen = without_stages(client.see(3).await);
-    assert_eq!(seen, [event_named("a"), event_named("b")]);
-    assert_eq!(
-        positions_after_failing(&source),
-        [Some(after("a", 1)), Some(Position::Time(at(2)))]
-    );
-    assert_eq!(source.batch_sizes()[3], BatchSize::Default);
-}
-
 /// No stream can start between events of one time but by token, and a token in an error must fit into the
 /// trailers. It is the token that the event has everywhere.
 #[tokio::test(start_paused = true)]
@@ -431,46 +408,6 @@ async fn the_undeliverable_event_is_found_after_events_that_a_filter_rejects() {
             ]
         );
     }
-}
-
-/// A failure that does not repeat was not caused by an event.
-#[tokio::test(start_paused = true)]
-async fn a_stream_that_passed_a_failure_returns_to_default_batches() {
-    for (failure, _) in ALL {
-        let source = ScriptedSource::new([
-            cursor_that_fails(vec![batch(&[insert("a", 1)])], failure),
-            cursor(vec![batch(&[insert("b", 2)]), quiet("t", 3)]),
-            cursor(vec![batch(&[insert("c", 4)])]),
-        ]);
-        let hub = hub(&source);
-        let mut client = Client::open(&hub, &watch(request())).await;
-        let seen = without_stages(client.see(4).await);
-        assert_eq!(seen, [event_named("a"), event_named("b"), event_named("c")]);
-        assert_eq!(
-            source.batch_sizes(),
-            [BatchSize::Default, BatchSize::One, BatchSize::Default]
-        );
-    }
-}
-
-/// On a stream that is never idle, the number of events shows that the failed reply is passed.
-#[tokio::test(start_paused = true)]
-async fn a_busy_stream_that_passed_a_failure_returns_to_default_batches() {
-    let singles = (2..1002)
-        .map(|number| batch(&[insert("x", number)]))
-        .collect();
-    let source = ScriptedSource::new([
-        cursor_that_fails(vec![batch(&[insert("a", 1)])], Failure::EventTooLarge),
-        cursor(singles),
-        cursor(vec![batch(&[insert("c", 1002)])]),
-    ]);
-    let hub = hub(&source);
-    let mut client = Client::open(&hub, &watch(request())).await;
-    client.see(1003).await;
-    assert_eq!(
-        source.batch_sizes(),
-        [BatchSize::Default, BatchSize::One, BatchSize::Default]
-    );
 }
 
 /// The first reply of a catch-up may be the one that fails.

@@ -381,6 +381,21 @@ async fn a_pattern_that_mongodb_refuses_is_named() {
         }
         opening.end();
     }
+    // Another server of the deployment may refuse it later.
+    for command in ["getMore", "aggregate"] {
+        let mut watch = weir.watch(request.clone()).await;
+        let error = ServerError::new(51091).message("Regular expression is invalid: bad data");
+        let refusing = stand_in.play(Rule::on(command).answer(error));
+        stand_in.forget_cursors();
+        let status = watch.end().await;
+        assert!(
+            is(&status, Code::InvalidArgument, "INVALID_REQUEST"),
+            "{status:?}"
+        );
+        assert_eq!(violation(&status).0, "filters[1].field.regex.pattern");
+        refusing.end();
+        weir.wait_for_no_feeds().await;
+    }
 }
 
 /// SERVER-55179, sharded clusters of every version: `_id` is unique on each shard only, so a look-up may
@@ -467,6 +482,86 @@ async fn a_persistent_280_is_an_expired_token_only_when_the_history_is_gone() {
     failing.end();
 }
 
+/// Whether the history is gone is asked of MongoDB, which may be in an election just then. That says nothing
+/// about the history.
+#[tokio::test]
+async fn a_280_is_no_expired_token_while_mongodb_does_not_say_what_the_oplog_holds() {
+    let stand_in = StandIn::start();
+    let weir = weir_at(&stand_in).await;
+    let orders = stand_in.log("orders");
+    let request = stand_in.watch_request(&["orders"]);
+    let mut watch = weir.watch(request.clone()).await;
+    orders.push(insert(1));
+    assert_eq!(id(&watch.next_change().await), 1);
+    let token = watch.token();
+    let fatal = || ServerError::new(280).named("ChangeStreamFatalError");
+    stand_in.play(
+        Rule::on("aggregate")
+            .when(|request| request.resumes() || request.has("startAtOperationTime"))
+            .answer(fatal()),
+    );
+    let election = || {
+        // The first is asked before the attempt by time.
+        stand_in.play(Rule::on("find").once().answer(Answer::Usual));
+        let election = ServerError::new(216).named("ElectionInProgress");
+        stand_in.play(Rule::on("find").once().answer(election))
+    };
+    let asked = election();
+    stand_in.play(Rule::on("getMore").once().answer(fatal()));
+    let status = watch.end().await;
+    assert_eq!(asked.count(), 1);
+    assert!(
+        is(&status, Code::FailedPrecondition, "UPSTREAM_REFUSED"),
+        "{status:?}"
+    );
+    let asked = election();
+    let status = refused(&weir, resume(&token, &request)).await;
+    assert_eq!(asked.count(), 1);
+    assert!(
+        is(&status, Code::Unavailable, "UPSTREAM_UNAVAILABLE"),
+        "{status:?}"
+    );
+}
+
+/// The rest of an opening with a token is not about the token where MongoDB names another option.
+#[tokio::test]
+async fn an_unknown_option_is_not_taken_for_an_unreadable_token() {
+    let stand_in = StandIn::start();
+    let weir = weir_at(&stand_in).await;
+    let request = pb::WatchRequest {
+        show_expanded_events: true,
+        ..stand_in.watch_request(&["orders"])
+    };
+    let mut watch = weir.watch(request.clone()).await;
+    let orders = stand_in.log("orders");
+    orders.push(insert(1));
+    assert_eq!(id(&watch.next_change().await), 1);
+    let token = watch.token();
+    orders.push(insert(2));
+    drop(watch);
+    weir.wait_for_no_feeds().await;
+    for (message, reason) in [
+        (
+            "unrecognized option to $changeStream stage: showExpandedEvents",
+            "CHANGE_STREAMS_UNSUPPORTED",
+        ),
+        ("invalid resumeAfter token", "RESUME_TOKEN_MALFORMED"),
+        (
+            "Expected type object but found string",
+            "RESUME_TOKEN_MALFORMED",
+        ),
+        ("in shop.showExpandedEvents", "RESUME_TOKEN_MALFORMED"),
+    ] {
+        for code in [2, 9, 14, 40414] {
+            let refusing = Rule::on("aggregate").when(Request::resumes);
+            let refusing = stand_in.play(refusing.answer(ServerError::new(code).message(message)));
+            let status = refused(&weir, resume(&token, &request)).await;
+            assert_eq!(error_reason(&status), reason, "{code} {message}");
+            refusing.end();
+        }
+    }
+}
+
 /// The denial of an opening may be the token's alone: see the next test. Then the token's time works, and
 /// the operator is told about missing rights only if an opening without a token is denied too.
 #[tokio::test]
@@ -503,6 +598,12 @@ async fn a_denial_that_only_the_token_causes_falls_back_to_its_time() {
     let mut resumed = weir.watch(resume(&token, &request)).await;
     until(&mut resumed, 2).await;
     assert!(tokens.count() > 1, "{}", tokens.count());
+    // The question whether anything is left to read is denied too, and asked by time.
+    stand_in.set_clock(time(stand_in::FIRST_SECOND + 100, 1));
+    eventually("the watch has caught up", async || {
+        weir.metrics().await.sum("weir_catch_ups") == 0.0
+    })
+    .await;
     drop(resumed);
     weir.wait_for_no_feeds().await;
 

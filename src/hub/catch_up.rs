@@ -20,7 +20,7 @@ use crate::{
         catch_up_permits::CatchUpPermit,
         catch_up_queue::{CatchUpOutcome, CatchUpQueue, QueueItem},
         feed::BatchSegmenter,
-        open::OpenedStream,
+        open::{OpenedStream, can_resume_by_time, may_mean_the_token},
         registry::OpenFeed,
         ring::{FeedPosition, Invalidation, JoinEvidence, JoinPoint, RingReader},
         segment::EventSelection,
@@ -399,7 +399,17 @@ impl CatchUp {
     async fn remaining(&self, at: &Position, until: ClusterTime) -> Result<Remaining, SourceError> {
         let source = &self.hub.source;
         let unfiltered = self.spec.shared_plan.unfiltered();
-        if source.has_no_events(&unfiltered, at, until).await? {
+        let by_time = Position::Time(at.time());
+        let mut at = at;
+        let mut nothing = source.has_no_events(&unfiltered, at, until).await;
+        if matches!(&nothing, Err(error) if may_mean_the_token(error.failure))
+            && can_resume_by_time(at)
+        {
+            // Earlier events may come again: then the answer is that there is something.
+            at = &by_time;
+            nothing = source.has_no_events(&unfiltered, at, until).await;
+        }
+        if nothing? {
             return Ok(Remaining::Nothing);
         }
         if *self.feed.plan == unfiltered {

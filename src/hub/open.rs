@@ -95,7 +95,8 @@ pub(super) async fn open(
                 Ok(found) => found,
                 Err(error) => {
                     let (source, at) = (&**source, Some(at));
-                    return Err(final_error(source, plan, token_context, &error, at, None).await);
+                    let error = final_error(source, plan, token_context, &error, at, None);
+                    return Err(error.await.unwrap_or_else(|passing| Error::from(&passing)));
                 }
             };
             is_lost = found.token().is_none();
@@ -160,7 +161,8 @@ pub(super) async fn open(
         }
         _ => error,
     };
-    Err(final_error(&**source, plan, token_context, &error, at, found.as_ref()).await)
+    let error = final_error(&**source, plan, token_context, &error, at, found.as_ref());
+    Err(error.await.unwrap_or_else(|passing| Error::from(&passing)))
 }
 
 /// Makes up to three attempts; see [`open`]. Returns an error with the plan that failed.
@@ -280,6 +282,10 @@ pub(super) async fn ensure_in_oplog(source: &dyn Source, at: &Position) -> Resul
 
 /// Returns the error for the client when no further attempt is made, with details read from MongoDB.
 /// `found` is the event that MongoDB cannot send after `at`.
+///
+/// # Errors
+/// MongoDB does not say at present whether the oplog still holds the position, on which the meaning of the
+/// error depends.
 pub(super) async fn final_error(
     source: &dyn Source,
     plan: &Plan,
@@ -287,23 +293,29 @@ pub(super) async fn final_error(
     error: &SourceError,
     at: Option<&Position>,
     found: Option<&Found>,
-) -> Error {
+) -> Result<Error, SourceError> {
     let describe = || match at {
         Some(at) => undeliverable::describe(token_context, at, found),
         None => UndeliverableEvent::default(),
     };
     let oldest = match error.failure {
-        Failure::HistoryLost | Failure::TokenNotFound => source.oldest_time().await.ok().flatten(),
+        Failure::HistoryLost => source.oldest_time().await.ok().flatten(),
+        Failure::TokenNotFound => match source.oldest_time().await {
+            Err(passing) if passing.failure.is_passing() => return Err(passing),
+            oldest => oldest.ok().flatten(),
+        },
         _ => None,
     };
-    match Error::of_stream(error, &plan.scope, at.map(Position::time), oldest) {
-        expired @ Error::TokenExpired { .. } => expired,
-        Error::ImageUnavailable(_) => Error::ImageUnavailable(describe()),
-        Error::UpstreamEventTooLarge(_) => Error::UpstreamEventTooLarge(describe()),
-        Error::LookupAmbiguous(_) => Error::LookupAmbiguous(describe()),
-        other => {
-            tracing::warn!(code = error.code, failure = ?error.failure, %error, "change stream failed");
-            other
-        }
-    }
+    Ok(
+        match Error::of_stream(error, &plan.scope, at.map(Position::time), oldest) {
+            expired @ Error::TokenExpired { .. } => expired,
+            Error::ImageUnavailable(_) => Error::ImageUnavailable(describe()),
+            Error::UpstreamEventTooLarge(_) => Error::UpstreamEventTooLarge(describe()),
+            Error::LookupAmbiguous(_) => Error::LookupAmbiguous(describe()),
+            other => {
+                tracing::warn!(code = error.code, failure = ?error.failure, %error, "change stream failed");
+                other
+            }
+        },
+    )
 }

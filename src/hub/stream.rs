@@ -325,17 +325,20 @@ impl ReconnectingStream {
                         by_time = true;
                     }
                     _ => {
-                        let found = isolation.and_then(|it| it.found().cloned());
+                        let found = isolation.take().and_then(|it| it.found().cloned());
                         let (source, at) = (&*self.source, Some(&self.position));
-                        return Err(final_error(
+                        let ended = final_error(
                             source,
                             &self.plan,
                             &self.token_context,
                             &error,
                             at,
                             found.as_ref(),
-                        )
-                        .await);
+                        );
+                        match ended.await {
+                            Ok(ended) => return Err(ended),
+                            Err(passing) => self.back_off(&passing, observer).await?,
+                        }
                     }
                 }
                 self.metrics.count_feed_restart(error.label());
@@ -408,8 +411,9 @@ impl ReconnectingStream {
         sleep(delay.min(left)).await;
         if delay >= left {
             return Err(match error.failure {
-                Failure::Overloaded => Error::from(error),
-                _ => Error::UpstreamUnavailable,
+                // The credentials were accepted before.
+                Failure::LoginFailed => Error::UpstreamUnavailable,
+                _ => Error::from(error),
             });
         }
         Ok(())

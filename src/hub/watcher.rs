@@ -162,6 +162,7 @@ impl Watcher {
             };
             let read = match read {
                 WatcherRead::Ended(error) => {
+                    let error = error.with_patterns(&self.watch.pattern_fields);
                     let keys = self.hub.settings.token_keys.as_ref();
                     WatcherRead::Ended(undeliverable::redact(error, &self.watch.view, keys))
                 }

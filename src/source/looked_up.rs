@@ -13,15 +13,42 @@ use crate::{
     source::event::{Batch, Event},
 };
 
+/// The maximum number of nested levels that are compared field by field. MongoDB stores no more.
+const MAX_LEVELS: usize = 180;
+
 /// Returns whether the `_id` of a looked-up document differs from that of the event's key. Without one of
 /// them there is nothing to compare.
 pub(super) fn is_foreign(document_key: &[u8], full_document: &[u8]) -> bool {
     match (id_of(document_key), id_of(full_document)) {
-        (Some(key), Some(found)) => {
-            // The document may have been deleted and inserted again with an equal number of another type.
-            (key.kind != found.kind || key.value != found.value) && !equal_numbers(&key, &found)
-        }
+        (Some(key), Some(found)) => !are_equal(&key, &found, MAX_LEVELS),
         _ => false,
+    }
+}
+
+/// Returns whether MongoDB finds one value by the other. The document may have been deleted and inserted again
+/// with an equal number of another type, also inside of its key. The order of fields counts.
+fn are_equal(left: &Element<'_>, right: &Element<'_>, levels: usize) -> bool {
+    if left.kind == right.kind && left.value == right.value {
+        return true;
+    }
+    let is_nested = matches!(
+        left.kind,
+        ElementType::EmbeddedDocument | ElementType::Array
+    );
+    if !is_nested || left.kind != right.kind || levels == 0 {
+        return equal_numbers(left, right);
+    }
+    let (Ok(mut left), Ok(mut right)) = (Elements::new(left.value), Elements::new(right.value))
+    else {
+        return false;
+    };
+    loop {
+        match (left.next(), right.next()) {
+            (None, None) => return true,
+            (Some(Ok(left)), Some(Ok(right)))
+                if left.key == right.key && are_equal(&left, &right, levels - 1) => {}
+            _ => return false,
+        }
     }
 }
 
@@ -128,6 +155,19 @@ mod tests {
             update("s", "a", doc! { "a": 1, "_id": "A" }),
             update("n", 1, doc! { "_id": "1" }),
             update("d", doc! { "x": 1 }, doc! { "_id": { "x": 2 } }),
+            update(
+                "k",
+                doc! { "x": 1, "y": 2 },
+                doc! { "_id": { "y": 2, "x": 1 } },
+            ),
+            update("l", doc! { "x": 1 }, doc! { "_id": { "x": 1, "y": 2 } }),
+            update("m", doc! { "x": 1 }, doc! { "_id": { "y": 1 } }),
+            update("o", doc! { "x": 1 }, doc! { "_id": { "x": "1" } }),
+            update(
+                "q",
+                doc! { "x": [1, 2] },
+                doc! { "_id": { "x": { "0": 1, "1": 2 } } },
+            ),
         ];
         for update in foreign {
             assert_eq!(document_after(&update), Some(Bson::Null), "{update}");
@@ -135,6 +175,14 @@ mod tests {
         let own = [
             update("r", pattern.clone(), doc! { "_id": pattern, "a": 1 }),
             update("n", 1, doc! { "_id": 1.0, "a": 1 }),
+            update("i", 1, doc! { "_id": 1_i64 }),
+            update("f", 0.0, doc! { "_id": -0.0 }),
+            update("d", doc! { "x": 1 }, doc! { "_id": { "x": 1_i64 } }),
+            update(
+                "a",
+                doc! { "x": [{ "y": 1 }], "z": 2 },
+                doc! { "_id": { "x": [{ "y": 1.0 }], "z": 2 } },
+            ),
             update("z", Bson::Null, doc! { "_id": null }),
             update("w", 1, doc! { "without": "an id" }),
             update("e", 1, Bson::Null),

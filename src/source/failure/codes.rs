@@ -3,7 +3,10 @@
 //! Names are those of `src/mongo/base/error_codes.yml` of mongodb/mongo; numbers without a name there are
 //! assertions of the server, of which the manual and bug reports name a few.
 
-use super::Failure;
+use super::{
+    Failure,
+    refusal::{NEWER_OPTIONS, names_option},
+};
 
 /// The parts of an error reply that decide its meaning.
 #[derive(Debug, Clone, Copy, Default)]
@@ -51,8 +54,8 @@ pub(super) fn classify(reply: ErrorReply<'_>) -> Failure {
         303 if reply.name != "SplitHorizonChange" && !says("horizon") => Failure::Unsupported,
         code if UNSUPPORTED.contains(&code) => Failure::Unsupported,
         code if OVERLOADED.contains(&code) => Failure::Overloaded,
-        code if PASSING.contains(&code) => Failure::Transient,
         _ if reply.overloaded && !reply.not_resumable => Failure::Overloaded,
+        code if PASSING.contains(&code) => Failure::Transient,
         _ if reply.resumable && !reply.not_resumable => Failure::Transient,
         code if is_documented(code) => Failure::Refused,
         _ => Failure::Unexpected,
@@ -70,8 +73,12 @@ pub(super) fn reclassify_opening(
     match (failure, reply.code) {
         // MongoDB has codes for tokens that it can't use, but reports a token of another format with the
         // codes of a malformed command. The rest of the command is Weir's and is valid in every other
-        // call, so these codes mean the token.
-        (Failure::Refused, 2 | 9 | 14 | 40414) if has_token => Failure::TokenInvalid,
+        // call, so these codes mean the token, unless the message names an option that not every server has.
+        (Failure::Refused, 2 | 9 | 14 | 40414)
+            if has_token && !names_newer_option(reply.message) =>
+        {
+            Failure::TokenInvalid
+        }
         // The name is one of MongoDB's own namespaces, or none at all.
         (Failure::Refused, 73) => Failure::InvalidName,
         // CommandNotSupported, since 8.3 also for time-series collections (SERVER-116464). Other servers
@@ -164,7 +171,12 @@ fn is_documented(code: i32) -> bool {
         10003, 11000, 13104, 13113, 13297, 14031, 17280, 28769, 31082, 40413, 40414, 40415, 50768,
         57986, 1_003_141, 4_662_500, 4_938_500, 9_737_301, 10_171_600,
     ];
-    matches!(code, 1..4000 | 9000..10_000 | 9_751_901..=9_751_903) || BEYOND.contains(&code)
+    matches!(code, 0..4000 | 9000..10_000 | 9_751_901..=9_751_903) || BEYOND.contains(&code)
+}
+
+fn names_newer_option(message: &str) -> bool {
+    let mut options = NEWER_OPTIONS.iter();
+    options.any(|option| names_option(message, option))
 }
 
 fn says_time_series(message: &str) -> bool {

@@ -25,6 +25,14 @@ const ASKED_FOR: [&str; 16] = [
     "$match",
 ];
 
+/// Those of them that came after change streams themselves (4.0): a server may know none of them.
+pub(super) const NEWER_OPTIONS: [&str; 4] = [
+    "ignoreRemovedShards",
+    "matchCollectionUUIDForUpdateLookup",
+    "showExpandedEvents",
+    "fullDocumentBeforeChange",
+];
+
 /// An error code of MongoDB with its name, and with the part of Weir's command that MongoDB's message names.
 ///
 /// The message itself may quote data, so nothing else of it is kept.

@@ -116,6 +116,12 @@ fn an_unknown_code_is_transient_only_with_a_resumable_label() {
         ..labelled
     };
     assert_eq!(classify(overloaded), Failure::Overloaded);
+    // Of a code that passes anyway, it says why and for how long.
+    let election = ErrorReply {
+        code: 11602,
+        ..overloaded
+    };
+    assert_eq!(classify(election), Failure::Overloaded);
     let contradicted = ErrorReply {
         not_resumable: true,
         ..overloaded

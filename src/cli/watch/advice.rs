@@ -179,7 +179,9 @@ fn advice(status: &Status, context: &AdviceContext) -> Option<String> {
             text.to_owned() + &skip_event_advice(status, file.as_deref())
         }
         (Some("CHANGE_STREAMS_UNSUPPORTED"), _) => {
-            "Change streams need a replica set; a single mongod can be a replica set of one.".to_owned()
+            "Change streams need a replica set, of which one mongod is enough, or a sharded cluster. If the \
+             message names something else, a later version of MongoDB may have it."
+                .to_owned()
         }
         (Some("UPSTREAM_REFUSED"), _) => {
             "The server's log has MongoDB's message. Your last token stays valid.".to_owned()

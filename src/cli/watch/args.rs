@@ -78,7 +78,7 @@ pub struct WatchArgs {
     #[arg(long, value_name = "MODE", value_enum, default_value = "off")]
     pub before: BeforeImage,
 
-    /// Also print create, createIndexes, dropIndexes, modify and sharding events
+    /// Also print create, createIndexes, dropIndexes, modify, sharding and endOfTransaction events
     #[arg(long)]
     pub expanded: bool,
 

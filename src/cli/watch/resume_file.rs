@@ -104,6 +104,7 @@ impl ResumeFile {
             path: path.clone(),
             why,
         };
+        file.check(|file| file.storage.check_links())?;
         if let Some(what) = file.storage.not_a_file() {
             return Err(ResumeFileError::NotAFile { path, what });
         }

@@ -17,7 +17,7 @@ impl std::str::FromStr for Server {
 
     fn from_str(text: &str) -> Result<Server, &'static str> {
         // Also in what is no URL: somebody meant a name and a password.
-        if text.contains('@') {
+        if has_credentials(text) {
             return Err(
                 "credentials in the URL are not sent to the server: write only https://HOST:PORT, and \
                  put a token or an API key into a file for --token-file or --api-key-file",
@@ -39,8 +39,34 @@ impl std::str::FromStr for Server {
                 "a path, a query or a fragment is not sent to the server: write only https://HOST:PORT",
             );
         }
+        // Without a host, `http://NAME:PASSWORD` looks the same.
+        let authority = uri.authority().map_or("", |it| it.as_str());
+        let port = authority.rsplit_once(':').filter(|(host, port)| {
+            !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0)
+        });
+        let without_port = !authority.contains(':') || authority.ends_with(']');
+        if port.is_none() && !without_port {
+            return Err(
+                "the port is no number of 1 to 65535, or the host is missing: write https://HOST:PORT",
+            );
+        }
         Ok(Server(url))
     }
+}
+
+fn has_credentials(text: &str) -> bool {
+    text.contains('@') || text.contains("%40")
+}
+
+/// Returns the part of an unusable URL that can't be secret: the scheme, the host and the port; `None` if the
+/// port may be a password.
+fn without_secrets(text: &str) -> Option<&str> {
+    let start = text.find("://").map_or(0, |at| at + 3);
+    let end = text[start..].find(['/', '?', '#']);
+    let shown = &text[..end.map_or(text.len(), |end| start + end)];
+    let port = shown[start..].rsplit_once(':').map_or("", |(_, port)| port);
+    let is_port = port.bytes().all(|byte| byte.is_ascii_digit()) || port.ends_with(']');
+    (is_port && !has_credentials(text)).then_some(shown)
 }
 
 /// Parses `--server` and its variable. clap's own error would repeat the value, with a password in it.
@@ -58,10 +84,9 @@ impl TypedValueParser for ServerParser {
     ) -> Result<Server, clap::Error> {
         let text = value.to_string_lossy();
         text.parse().map_err(|why| {
-            let shown = match text.contains('@') {
-                true => String::new(),
-                false => format!(" {:?}", super::text::escape_controls(&text)),
-            };
+            let shown = without_secrets(&text)
+                .map(|url| format!(" {:?}", super::text::escape_controls(url)))
+                .unwrap_or_default();
             let message = format!("--server (or WEIR_SERVER){shown}: {why}\n");
             clap::Error::raw(ErrorKind::ValueValidation, message).with_cmd(command)
         })
@@ -106,11 +131,42 @@ mod tests {
             "http://user:hunter2@",
             "http://user:p/hunter2@host",
             "http://user:hunter2@host\n",
+            "http://user:hunter2%40host:1",
         ] {
             let error = refused(text);
             assert!(error.contains("--token-file"), "{error}");
             assert!(!error.contains("hunter2"), "{error}");
         }
+    }
+
+    #[test]
+    fn a_port_is_a_number_and_what_else_stands_there_is_not_repeated() {
+        for text in [
+            "http://user:hunter2",
+            "user:hunter2",
+            "http://host:",
+            "http://host:0",
+            "http://host:65536",
+            "http://:50051",
+            "http://[::1]:hunter2",
+            "https:127.0.0.1",
+        ] {
+            let error = refused(text);
+            assert!(error.contains("the port is no number"), "{text}: {error}");
+            assert!(!error.contains("hunter2"), "{error}");
+        }
+        for text in [
+            "http://user:hunter2/path",
+            "http://user:hunter2\u{ff20}host",
+            "http://host:1/hunter2",
+            "http://host:1/?token=hunter2",
+            "host#hunter2",
+        ] {
+            let error = refused(text);
+            assert!(!error.contains("hunter2"), "{error}");
+        }
+        assert!(refused("http://host:1/?token=x").contains(" \"http://host:1\": "));
+        assert!(refused("grpc://host:1").contains(" \"grpc://host:1\": "));
     }
 
     #[test]

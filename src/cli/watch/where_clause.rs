@@ -216,6 +216,14 @@ impl Parser<'_> {
     /// Parses a dotted path, in double quotes if it contains spaces or operators.
     fn path(&mut self) -> Result<String, WhereError> {
         let start = self.at;
+        if self.rest().starts_with('\'') {
+            return Err(self.error(
+                start,
+                "a path can't begin with a single quote",
+                "write the path without quotes, or in double quotes if it contains spaces or operators: \
+                 status=paid, \"two words\"=5",
+            ));
+        }
         if self.rest().starts_with('"') {
             let mut strings = serde_json::Deserializer::from_str(self.rest()).into_iter::<String>();
             return match strings.next() {

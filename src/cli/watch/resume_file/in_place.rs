@@ -17,6 +17,8 @@ use std::path::Path;
 /// Replaces the content of an existing file by `line`, which ends with a newline.
 pub(super) fn write(path: &Path, line: &[u8]) -> io::Result<()> {
     let mut file = File::options().read(true).write(true).open(path)?;
+    // Two watches with one file would mix their lines. Not every file system has locks.
+    let _ = file.lock();
     write_line(&mut file, line)
 }
 
@@ -209,6 +211,26 @@ mod tests {
             let error = write_line(&mut disk, &line("new")).unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::StorageFull);
             assert_eq!(disk.now, line("old"), "{space}");
+        }
+    }
+
+    #[test]
+    fn two_writers_leave_the_line_of_one() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let texts = [line("short"), line("a line that is longer")];
+        for round in 0..50 {
+            let start = std::sync::Barrier::new(2);
+            std::thread::scope(|threads| {
+                for text in &texts {
+                    threads.spawn(|| {
+                        start.wait();
+                        write(file.path(), text).unwrap();
+                    });
+                }
+            });
+            let written = std::fs::read(file.path()).unwrap();
+            let shown = String::from_utf8_lossy(&written);
+            assert!(texts.contains(&written), "round {round}: {shown:?}");
         }
     }
 

@@ -194,13 +194,21 @@ impl Storage {
         }
     }
 
+    /// Checks that every symbolic link may be followed.
+    pub fn check_links(&self) -> io::Result<()> {
+        self.target().map(drop)
+    }
+
     /// Returns the path behind all symbolic links, also if there is no file yet. Followed at each write, since
     /// a link may be pointed elsewhere.
     fn target(&self) -> io::Result<PathBuf> {
         let mut path = self.path.clone();
         for _ in 0..MAX_LINKS {
             match std::fs::read_link(&path) {
-                Ok(target) => path = folder_of(&path).join(target),
+                Ok(target) => {
+                    check_link(&path)?;
+                    path = folder_of(&path).join(target);
+                }
                 // Not a link, or nothing at all.
                 Err(_) => return Ok(path),
             }
@@ -244,6 +252,40 @@ fn cant_create(folder: &Path, error: &io::Error) -> io::Error {
         _ => format!("can't create files in the folder {folder}: {kind}"),
     };
     io::Error::new(kind, text)
+}
+
+/// Refuses a symbolic link with which another user could choose the file that this one writes. Linux does not
+/// follow those either where `fs.protected_symlinks` is set (proc_sys_fs(5)), but reading a link is no following.
+#[cfg(unix)]
+fn check_link(link: &Path) -> io::Result<()> {
+    use std::os::unix::fs::MetadataExt as _;
+    let folder = folder_of(link);
+    let (of_link, of_folder) = (std::fs::symlink_metadata(link)?, std::fs::metadata(folder)?);
+    let me = rustix::process::geteuid().as_raw();
+    if may_be_planted(of_folder.mode(), of_folder.uid(), of_link.uid(), me) {
+        let text = format!(
+            "it leads through a symbolic link that another user made in {}, where everyone can create files: \
+             name the file behind it, or use a folder of your own",
+            folder.display()
+        );
+        return Err(io::Error::new(ErrorKind::PermissionDenied, text));
+    }
+    Ok(())
+}
+
+#[cfg(not(unix))]
+fn check_link(_: &Path) -> io::Result<()> {
+    Ok(())
+}
+
+/// Returns whether a link in a sticky folder that everyone can write to, such as /tmp, is neither the user's
+/// own nor that of the folder's owner.
+#[cfg(unix)]
+pub(super) fn may_be_planted(folder_mode: u32, folder_owner: u32, owner: u32, me: u32) -> bool {
+    const STICKY_AND_WRITABLE_BY_ALL: u32 = 0o1002;
+    folder_mode & STICKY_AND_WRITABLE_BY_ALL == STICKY_AND_WRITABLE_BY_ALL
+        && owner != me
+        && owner != folder_owner
 }
 
 #[cfg(unix)]

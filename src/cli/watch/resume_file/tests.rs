@@ -261,6 +261,55 @@ fn a_symbolic_link_stays_one_and_its_target_is_written() {
     assert!(error.to_string().contains("symbolic link"), "{error}");
 }
 
+/// In a folder like /tmp another user could let root write any file.
+#[cfg(unix)]
+#[test]
+fn a_symbolic_link_that_another_user_made_in_a_shared_folder_is_not_followed() {
+    use std::os::unix::fs::{PermissionsExt as _, lchown, symlink};
+    let folder = tempfile::tempdir().unwrap();
+    let shared = folder.path().join("shared");
+    std::fs::create_dir(&shared).unwrap();
+    let victim = folder.path().join("victim");
+    let link = shared.join("token");
+    symlink(&victim, &link).unwrap();
+    let own = folder.path().join("own");
+    symlink(&link, &own).unwrap();
+    // Only root may give links away; those of others are their own.
+    let given_away = lchown(&link, Some(4711), None).is_ok();
+    for (mode, followed) in [(0o1777, !given_away), (0o1775, true), (0o755, true)] {
+        std::fs::set_permissions(&shared, std::fs::Permissions::from_mode(mode)).unwrap();
+        for path in [&link, &own] {
+            let opened = ResumeFile::open(path.clone(), &orders());
+            assert_eq!(opened.is_ok(), followed, "{mode:o}");
+            if let Err(error) = opened {
+                let text = error.to_string();
+                assert!(text.contains("another user made in"), "{text}");
+                assert_eq!(text.lines().count(), 1, "{text}");
+            }
+            assert!(!victim.exists());
+        }
+    }
+
+    // A link that turns up while the watch runs.
+    let mut file = ResumeFile::open(link.clone(), &orders()).unwrap();
+    std::fs::set_permissions(&shared, std::fs::Permissions::from_mode(0o1777)).unwrap();
+    file.set_token(Bytes::from_static(b"one"));
+    assert_eq!(file.write().is_err(), given_away);
+    assert_eq!(victim.exists(), !given_away);
+
+    for (mode, folder_owner, owner, planted) in [
+        (0o1777, 0, 1000, true),
+        (0o1777, 0, 0, false),
+        (0o1777, 1000, 1000, false),
+        (0o1777, 0, 7, false),
+        (0o777, 0, 1000, false),
+        (0o1755, 0, 1000, false),
+    ] {
+        let found = storage::may_be_planted(mode, folder_owner, owner, 7);
+        assert_eq!(found, planted, "{mode:o} {folder_owner} {owner}");
+    }
+}
+
 #[cfg(unix)]
 #[test]
 fn an_existing_file_keeps_its_permissions_its_owner_and_its_names() {

@@ -45,7 +45,7 @@ impl Parser<'_> {
     }
 
     fn path_in_parentheses(&mut self) -> Result<String, WhereError> {
-        if self.rest().starts_with('"') {
+        if self.rest().starts_with(['"', '\'']) {
             return self.path();
         }
         let rest = self.rest();

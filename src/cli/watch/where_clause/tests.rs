@@ -287,6 +287,22 @@ fn typed_quoted_and_ordinary_values_do_not_warn() {
 #[test]
 fn syntax_errors_have_a_column() {
     for (text, column, problem) in [
+        ("'status'=paid", 1, "a path can't begin with a single quote"),
+        (
+            " 'two words'=5",
+            2,
+            "a path can't begin with a single quote",
+        ),
+        (
+            "changed('status')",
+            9,
+            "a path can't begin with a single quote",
+        ),
+        (
+            "not changed( 'a' )",
+            14,
+            "a path can't begin with a single quote",
+        ),
         ("", 1, "the path of a field is missing"),
         ("  =5", 3, "the path of a field is missing"),
         ("status", 7, "an operator is missing"),

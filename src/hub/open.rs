@@ -253,12 +253,13 @@ pub(super) async fn open_by_time(
     at: &Position,
     batch_size: BatchSize,
 ) -> Result<OpenedStream, SourceError> {
+    let is_sharded = source.is_sharded().await?;
     let opened = open_at(source, plan, Some(&Position::Time(at.time())), batch_size).await?;
     Ok(OpenedStream {
         start: at.clone(),
         deduplicator: at
             .token()
-            .map(|token| ResumeDeduplicator::new(token.clone(), at.time())),
+            .map(|token| ResumeDeduplicator::new(token.clone(), at.time(), is_sharded)),
         by_time: true,
         ..opened
     })

@@ -7,7 +7,10 @@
 
 use bytes::Bytes;
 
-use crate::source::{Batch, ClusterTime};
+use crate::{
+    hub::scan::EndProof,
+    source::{Batch, ClusterTime, Position},
+};
 
 /// Holds batches back until the token's event is found or cannot come any more. Of a time with more
 /// events than may be held back it discards them, and they are read again if they are needed.
@@ -15,6 +18,8 @@ use crate::source::{Batch, ClusterTime};
 pub(super) struct ResumeDeduplicator {
     token: Bytes,
     time: ClusterTime,
+    /// What the replies prove. Behind a mongos events of the time may come after an empty one.
+    proof: EndProof,
     held_back: Vec<Batch>,
     held_back_bytes: usize,
     /// `true` once events were discarded.
@@ -37,11 +42,12 @@ pub(super) enum Search {
 const MAX_HELD_BACK_BYTES: usize = 16 << 20;
 
 impl ResumeDeduplicator {
-    /// Creates a deduplicator for the event with `token` and `time`.
-    pub(super) fn new(token: Bytes, time: ClusterTime) -> Self {
+    /// Creates a deduplicator for the event with `token` and `time`. `is_sharded`: MongoDB is a mongos.
+    pub(super) fn new(token: Bytes, time: ClusterTime, is_sharded: bool) -> Self {
         Self {
             token,
             time,
+            proof: EndProof::new(is_sharded, &Position::Time(time)),
             held_back: Vec::new(),
             held_back_bytes: 0,
             discarded: false,
@@ -58,8 +64,7 @@ impl ResumeDeduplicator {
             batch.events.drain(..=index);
             return Search::Ended(vec![batch]);
         }
-        let may_still_come = !batch.closed
-            && !batch.idle
+        let may_still_come = self.proof.after(&batch).is_none()
             && batch
                 .events
                 .last()
@@ -143,7 +148,7 @@ mod tests {
     }
 
     fn deduplicator() -> ResumeDeduplicator {
-        ResumeDeduplicator::new(Bytes::from_static(b"x"), AT)
+        ResumeDeduplicator::new(Bytes::from_static(b"x"), AT, false)
     }
 
     #[test]

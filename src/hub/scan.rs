@@ -22,16 +22,23 @@ pub(super) const MAX_QUIET_REPLIES: u32 = 12;
 /// A reader of a stream up to its current end. It keeps one reply at a time.
 pub(super) struct Scan {
     cursor: Box<dyn Cursor>,
+    proof: EndProof,
+    end: Option<ScanEnd>,
+}
+
+/// What the replies of a stream prove about the events that follow them.
+#[derive(Debug)]
+pub(super) struct EndProof {
     is_sharded: bool,
     /// The token of the last event, or of the position that the stream starts at. `None` until a mongos has
     /// told the token of a start by time.
     last_token: Option<Bytes>,
-    proof: Option<Position>,
+    /// A position after that and before every other event.
+    later: Option<Position>,
     quiet_replies: u32,
-    end: Option<ScanEnd>,
 }
 
-/// The knowledge of what follows the last event of a scan.
+/// The knowledge of what follows the last event of a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ScanEnd {
     /// There was no further event.
@@ -56,10 +63,7 @@ impl Scan {
         let is_sharded = source.is_sharded().await?;
         Ok(Self {
             cursor: source.open(plan, Some(at), batch_size).await?,
-            is_sharded,
-            last_token: at.token().cloned(),
-            proof: None,
-            quiet_replies: 0,
+            proof: EndProof::new(is_sharded, at),
             end: None,
         })
     }
@@ -76,19 +80,9 @@ impl Scan {
     pub(super) async fn next(&mut self) -> Result<Option<Batch>, SourceError> {
         while self.end.is_none() {
             let batch = self.cursor.next().await?;
-            let is_last = |event: &Event| event.operation == Operation::Invalidate;
-            if batch.closed || batch.events.iter().any(is_last) {
-                self.end = Some(ScanEnd::Closed);
-            }
-            if let Some(last) = batch.events.last() {
-                let token = &batch.buffer[last.token.clone()];
-                self.last_token = Some(Bytes::copy_from_slice(token));
-                self.proof = None;
-                self.quiet_replies = 0;
+            self.end = self.proof.after(&batch);
+            if !batch.events.is_empty() {
                 return Ok(Some(batch));
-            }
-            if self.end.is_none() {
-                self.end = self.end_after_empty(&batch);
             }
         }
         Ok(None)
@@ -101,18 +95,47 @@ impl Scan {
 
     /// A position after the last event and before every other one, if a mongos has told one.
     pub(super) fn position_after_last(&self) -> Option<&Position> {
-        self.proof.as_ref()
+        self.proof.later.as_ref()
+    }
+}
+
+impl EndProof {
+    /// Begins with a stream that is opened at a position.
+    pub(super) fn new(is_sharded: bool, at: &Position) -> Self {
+        Self {
+            is_sharded,
+            last_token: at.token().cloned(),
+            later: None,
+            quiet_replies: 0,
+        }
     }
 
-    fn end_after_empty(&mut self, batch: &Batch) -> Option<ScanEnd> {
-        if !self.is_sharded {
-            return batch.idle.then_some(ScanEnd::NoEvents);
+    /// Returns what is known after the next reply; `None` if there may be more events.
+    pub(super) fn after(&mut self, batch: &Batch) -> Option<ScanEnd> {
+        if let Some(last) = batch.events.last() {
+            let token = &batch.buffer[last.token.clone()];
+            self.last_token = Some(Bytes::copy_from_slice(token));
+            self.later = None;
+            self.quiet_replies = 0;
         }
+        let ends = |event: &Event| event.operation == Operation::Invalidate;
+        if batch.closed || batch.events.iter().any(ends) {
+            Some(ScanEnd::Closed)
+        } else if !batch.events.is_empty() {
+            None
+        } else if self.is_sharded {
+            self.after_empty_of_mongos(batch)
+        } else {
+            batch.idle.then_some(ScanEnd::NoEvents)
+        }
+    }
+
+    fn after_empty_of_mongos(&mut self, batch: &Batch) -> Option<ScanEnd> {
         if let Some(position @ Position::HighWater { token, .. }) = &batch.position {
             match &self.last_token {
                 // No shard may have read anything beyond the start.
                 None => self.last_token = Some(Bytes::copy_from_slice(token)),
-                Some(last) if last != token => self.proof = Some(detach(position)),
+                Some(last) if last != token => self.later = Some(detach(position)),
                 Some(_) => {}
             }
         }
@@ -120,7 +143,7 @@ impl Scan {
             return None;
         }
         self.quiet_replies += 1;
-        if self.proof.is_some() {
+        if self.later.is_some() {
             Some(ScanEnd::NoEvents)
         } else if self.quiet_replies >= MAX_QUIET_REPLIES {
             Some(ScanEnd::Unproven)

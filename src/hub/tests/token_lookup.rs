@@ -194,6 +194,29 @@ async fn a_resume_by_time_is_exact_however_many_events_share_the_time() {
     }
 }
 
+/// A mongos replies without events while one of its shards has not replied.
+#[tokio::test(start_paused = true)]
+async fn behind_a_mongos_a_resume_by_time_waits_for_the_event_of_its_token() {
+    let mut source = ScriptedSource::of([
+        cursor(vec![quiet("t0", 3)]),
+        Opening::Fail(Failure::TokenNotFound),
+        cursor(vec![
+            nothing_yet(),
+            quiet("start", 1),
+            quiet("start", 1),
+            batch(&[insert("z", 1)]),
+            quiet("z", 1),
+            batch(&[insert("a", 1), insert("b", 1)]),
+        ]),
+    ]);
+    source.is_sharded = true;
+    let source = Arc::new(source);
+    let hub = hub(&source);
+    let mut back = Client::open(&hub, &resumed(request(), token_of(&after("a", 1)))).await;
+    assert!(back.watcher.start_position().opened_by_time);
+    assert_eq!(events(back.see_all().await), named(&["b"]));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_token_of_a_huge_key_is_found_by_its_digest() {
     let (a, b) = (long("a"), long("b"));

@@ -34,8 +34,18 @@ const TABLE: &str = include_str!("mongodb_codes/error_codes.txt");
 /// The lines of the table that are tested at once, each with servers of their own.
 const SHARDS: usize = 6;
 
-async fn weir_at(stand_in: &StandIn) -> Weir {
-    Weir::without_linger_at(stand_in.uri()).await
+/// Starts a scripted server of the usual version with Weir in front of it.
+async fn start() -> (StandIn, Weir) {
+    with_weir(StandIn::start()).await
+}
+
+async fn start_as(version: Version) -> (StandIn, Weir) {
+    with_weir(StandIn::start_as(version)).await
+}
+
+async fn with_weir(stand_in: StandIn) -> (StandIn, Weir) {
+    let weir = Weir::without_linger_at(stand_in.uri()).await;
+    (stand_in, weir)
 }
 
 fn resume(token: &Bytes, request: &pb::WatchRequest) -> pb::WatchRequest {
@@ -110,8 +120,7 @@ async fn every_documented_code_has_a_reason_or_passes() {
     tally(Figure::Faults, 2 * lines.len() as u64);
     let shards = lines.chunks(lines.len().div_ceil(SHARDS));
     join_all(shards.map(async |lines| {
-        let stand_in = StandIn::start();
-        let weir = weir_at(&stand_in).await;
+        let (stand_in, weir) = start().await;
         for line in lines {
             let [code, name, _, at_opening, at_get_more] = line[..] else {
                 panic!("{line:?}");
@@ -154,8 +163,7 @@ async fn every_documented_code_has_a_reason_or_passes() {
 /// operation (146; release notes of 9.0).
 #[tokio::test]
 async fn one_passing_error_ends_no_watch_of_a_shared_feed() {
-    let stand_in = StandIn::start();
-    let weir = weir_at(&stand_in).await;
+    let (stand_in, weir) = start().await;
     let orders = stand_in.log("orders");
     let request = stand_in.watch_request(&["orders"]);
     let mut watches = Vec::new();
@@ -198,8 +206,7 @@ async fn one_passing_error_ends_no_watch_of_a_shared_feed() {
 /// 16500; without it a few seconds.
 #[tokio::test]
 async fn an_overloaded_server_is_reported_with_the_time_of_a_retry() {
-    let stand_in = StandIn::start();
-    let weir = weir_at(&stand_in).await;
+    let (stand_in, weir) = start().await;
     let throttled = ServerError::new(16500).message(
         "Error=16500, RetryAfterMs=7034, Details='Response status code does not indicate success'",
     );
@@ -248,8 +255,7 @@ async fn a_server_that_stays_overloaded_ends_a_watch_with_that_reason() {
 /// DRIVERS-3458), earlier ones and every version for a view with 166.
 #[tokio::test]
 async fn a_time_series_collection_is_refused_by_its_name() {
-    let stand_in = StandIn::start_as(Version::mongod([9, 0, 0]));
-    let weir = weir_at(&stand_in).await;
+    let (stand_in, weir) = start_as(Version::mongod([9, 0, 0])).await;
     for error in [
         ServerError::new(115)
             .named("CommandNotSupported")
@@ -276,8 +282,7 @@ async fn a_time_series_collection_is_refused_by_its_name() {
 /// reads; Amazon DocumentDB's "Feature not supported" is 303.
 #[tokio::test]
 async fn what_a_deployment_does_not_know_is_said() {
-    let stand_in = StandIn::start();
-    let weir = weir_at(&stand_in).await;
+    let (stand_in, weir) = start().await;
     let cases = [
         (
             ServerError::new(40324).message("Unrecognized pipeline stage name: '$changeStream'"),
@@ -345,8 +350,7 @@ async fn what_a_deployment_does_not_know_is_said() {
 /// PCRE of MongoDB and the check before it differ in rare cases; the code is 51091, and 2 before.
 #[tokio::test]
 async fn a_pattern_that_mongodb_refuses_is_named() {
-    let stand_in = StandIn::start();
-    let weir = weir_at(&stand_in).await;
+    let (stand_in, weir) = start().await;
     let regex = |pattern: &str| {
         Operator::Regex(pb::RegexFilter {
             pattern: pattern.to_owned(),
@@ -402,8 +406,7 @@ async fn a_pattern_that_mongodb_refuses_is_named() {
 /// find two documents. It is not about the token.
 #[tokio::test]
 async fn an_ambiguous_look_up_ends_a_watch_with_its_own_reason() {
-    let stand_in = StandIn::start_as(Version::mongod([8, 2, 11]));
-    let weir = weir_at(&stand_in).await;
+    let (stand_in, weir) = start_as(Version::mongod([8, 2, 11])).await;
     let request = with_look_up(stand_in.watch_request(&["orders"]));
     let mut watch = weir.watch(request.clone()).await;
     let orders = stand_in.log("orders");
@@ -441,8 +444,7 @@ async fn an_ambiguous_look_up_ends_a_watch_with_its_own_reason() {
 /// position failed for another reason, and nothing has expired.
 #[tokio::test]
 async fn a_persistent_280_is_an_expired_token_only_when_the_history_is_gone() {
-    let stand_in = StandIn::start();
-    let weir = weir_at(&stand_in).await;
+    let (stand_in, weir) = start().await;
     let orders = stand_in.log("orders");
     let request = stand_in.watch_request(&["orders"]);
     let mut watch = weir.watch(request.clone()).await;
@@ -486,8 +488,7 @@ async fn a_persistent_280_is_an_expired_token_only_when_the_history_is_gone() {
 /// about the history.
 #[tokio::test]
 async fn a_280_is_no_expired_token_while_mongodb_does_not_say_what_the_oplog_holds() {
-    let stand_in = StandIn::start();
-    let weir = weir_at(&stand_in).await;
+    let (stand_in, weir) = start().await;
     let orders = stand_in.log("orders");
     let request = stand_in.watch_request(&["orders"]);
     let mut watch = weir.watch(request.clone()).await;
@@ -526,8 +527,7 @@ async fn a_280_is_no_expired_token_while_mongodb_does_not_say_what_the_oplog_hol
 /// The rest of an opening with a token is not about the token where MongoDB names another option.
 #[tokio::test]
 async fn an_unknown_option_is_not_taken_for_an_unreadable_token() {
-    let stand_in = StandIn::start();
-    let weir = weir_at(&stand_in).await;
+    let (stand_in, weir) = start().await;
     let request = pb::WatchRequest {
         show_expanded_events: true,
         ..stand_in.watch_request(&["orders"])
@@ -566,8 +566,7 @@ async fn an_unknown_option_is_not_taken_for_an_unreadable_token() {
 /// the operator is told about missing rights only if an opening without a token is denied too.
 #[tokio::test]
 async fn a_denial_that_only_the_token_causes_falls_back_to_its_time() {
-    let stand_in = StandIn::start();
-    let weir = weir_at(&stand_in).await;
+    let (stand_in, weir) = start().await;
     let orders = stand_in.log("orders");
     let request = stand_in.watch_request(&["orders"]);
     let mut watch = weir.watch(request.clone()).await;
@@ -665,8 +664,7 @@ async fn a_token_after_a_command_on_another_collection_resumes() {
 /// 464 of MongoDB 9.0 (manual, "ignoreRemovedShards").
 #[tokio::test]
 async fn a_removed_shard_ends_a_watch_with_its_own_reason() {
-    let stand_in = StandIn::start_as(Version::mongos([9, 0, 0]));
-    let weir = weir_at(&stand_in).await;
+    let (stand_in, weir) = start_as(Version::mongos([9, 0, 0])).await;
     let request = stand_in.watch_request(&["orders"]);
     let mut watch = weir.watch(request.clone()).await;
     let token = watch.token();
@@ -747,8 +745,7 @@ async fn look_ups_are_bound_to_the_changed_collection_where_mongodb_can() {
         (Version::mongod([9, 0, 0]), true),
         (Version::mongod([8, 0, 0]).lacking(OPTION), false),
     ] {
-        let stand_in = StandIn::start_as(version);
-        let weir = weir_at(&stand_in).await;
+        let (stand_in, weir) = start_as(version).await;
         let asked = stand_in.play(
             Rule::on("aggregate")
                 .when(|request| request.has(OPTION))
@@ -784,8 +781,7 @@ async fn look_ups_work_on_a_server_that_does_not_say_what_it_refuses() {
             .message("$changeStream is malformed"),
         ServerError::new(303).message(format!("Feature not supported: {OPTION}")),
     ] {
-        let stand_in = StandIn::start();
-        let weir = weir_at(&stand_in).await;
+        let (stand_in, weir) = start().await;
         let orders = stand_in.log("orders");
         let refusing = Rule::on("aggregate").when(|request| request.has(OPTION));
         let refusing = stand_in.play(refusing.answer(error));
@@ -813,8 +809,7 @@ fn full_document(event: &pb::ChangeEvent) -> Option<Value> {
 /// SERVER-137213: where the key is a regular expression, the look-up may answer with another document.
 #[tokio::test]
 async fn a_looked_up_document_with_another_id_is_null() {
-    let stand_in = StandIn::start();
-    let weir = weir_at(&stand_in).await;
+    let (stand_in, weir) = start().await;
     let orders = stand_in.log("orders");
     let update = |key: Bson, document: Document| {
         let mut event = change("update", "orders", 0);

@@ -16,6 +16,9 @@ use tokio::time::Instant;
 use tonic::Status;
 use weir::pb;
 
+/// The default of `--upstream-reply-timeout`.
+const REPLY_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// The number of calls at once.
 const AT_ONCE: usize = 8;
 
@@ -127,6 +130,70 @@ async fn calls_at_once_succeed_although_the_idle_connections_are_closed() {
         let failed: Vec<_> = opened.into_iter().filter_map(Result::err).collect();
         assert!(failed.is_empty(), "round {round}: {failed:?}");
     }
+}
+
+/// A firewall that forgets an idle connection tells nobody: what Weir sends is lost, and no error comes.
+#[tokio::test]
+async fn a_call_succeeds_although_the_idle_connections_swallow_what_is_sent() {
+    let database = Database::options().start().await;
+    let proxy = Proxy::to(database.address()).await;
+    let weir = Weir::without_linger_at(&uri(&proxy)).await;
+    let mut first = weir.watch(database.watch_request(&[ORDERS])).await;
+    insert(&database, 1).await;
+    let token = first.next_change().await.resume_token;
+    drop(first);
+    let from_now = database.watch_request(&[ORDERS]);
+    let resumed = pb::WatchRequest {
+        start: Some(pb::watch_request::Start::ResumeToken(token)),
+        ..from_now.clone()
+    };
+    let info = server_info(&weir).await.expect("MongoDB is there");
+    let oldest = info.oldest_resumable_time.expect("it is known");
+    let from_time = pb::WatchRequest {
+        start: Some(pb::watch_request::Start::StartTime(
+            prost_types::Timestamp {
+                seconds: oldest.seconds.into(),
+                nanos: 0,
+            },
+        )),
+        ..from_now.clone()
+    };
+    for (name, request) in [
+        ("from now", Some(from_now)),
+        ("resumed", Some(resumed)),
+        ("from a time", Some(from_time)),
+        ("GetServerInfo", None),
+    ] {
+        leave_idle_connections(&weir, &database, &proxy).await;
+        proxy.lose_idle();
+        let begin = Instant::now();
+        match request {
+            Some(request) => {
+                let opened = weir.try_watch(request).await;
+                assert!(opened.is_ok(), "{name}: {:?}", opened.err());
+            }
+            None => {
+                let info = server_info(&weir).await.map(drop);
+                assert!(info.is_ok(), "{name}: {info:?}");
+            }
+        }
+        assert!(
+            begin.elapsed() < REPLY_TIMEOUT,
+            "{name}: {:?}",
+            begin.elapsed()
+        );
+    }
+    leave_idle_connections(&weir, &database, &proxy).await;
+    proxy.lose_idle();
+    let begin = Instant::now();
+    let opened = open_at_once(&weir, &database, AT_ONCE).await;
+    let failed: Vec<_> = opened.into_iter().filter_map(Result::err).collect();
+    assert!(failed.is_empty(), "at once: {failed:?}");
+    assert!(
+        begin.elapsed() < REPLY_TIMEOUT,
+        "at once: {:?}",
+        begin.elapsed()
+    );
 }
 
 /// MongoDB is back, and the driver may still believe in what was before.

@@ -144,14 +144,39 @@ async fn an_empty_variable_of_a_protection_is_refused() {
     assert_eq!(code, Some(0), "{said}");
 }
 
-/// Not even when its default, which would apply without it, is spelled out.
+/// Not even when its default, which would apply without it, is spelled out. A template may spell it out for
+/// servers without TLS, which have no certificates at all.
 #[tokio::test]
 async fn required_client_certificates_without_an_authority_are_refused() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (cert, key) = Authority::new("servers").local().write(folder.path());
+    let with_tls = [
+        format!("--tls-cert-file={}", cert.display()),
+        format!("--tls-key-file={}", key.display()),
+    ];
+    let with_tls = [with_tls[0].as_str(), &with_tls[1], "--mongodb-uri", URI];
     for value in ["required", "required\n", "optional", "optional\n"] {
-        let (code, said) = check(&[("WEIR_TLS_CLIENT_AUTH", value)], &["--mongodb-uri", URI]).await;
+        let variables = [("WEIR_TLS_CLIENT_AUTH", value)];
+        let (code, said) = check(&variables, &with_tls).await;
         assert_eq!(code, Some(64), "{value:?}: {said}");
         assert!(said.contains("--tls-client-ca-file"), "{value:?}: {said}");
+        let (code, said) = check(&variables, &["--mongodb-uri", URI]).await;
+        if value.starts_with("required") {
+            assert_eq!(code, Some(0), "{value:?}: {said}");
+            assert!(said.contains("TLS is off"), "{value:?}: {said}");
+        } else {
+            assert_eq!(code, Some(64), "{value:?}: {said}");
+        }
     }
+    // From the environment too.
+    let variables = [
+        ("WEIR_TLS_CLIENT_AUTH", "required"),
+        ("WEIR_TLS_CERT_FILE", cert.to_str().expect("UTF-8")),
+        ("WEIR_TLS_KEY_FILE", key.to_str().expect("UTF-8")),
+    ];
+    let (code, said) = check(&variables, &["--mongodb-uri", URI]).await;
+    assert_eq!(code, Some(64), "{said}");
+    assert!(said.contains("WEIR_TLS_CLIENT_AUTH"), "{said}");
     let said = refused(&["--mongodb-uri", URI, "--tls-client-auth=required"]).await;
     assert!(said.contains("--tls-client-ca-file"), "{said}");
 }
@@ -381,6 +406,7 @@ async fn an_unacknowledged_write_concern_is_refused() {
 /// In words for the operator, who does not know the driver and its features.
 #[tokio::test]
 async fn options_that_this_build_lacks_are_refused_with_what_to_do() {
+    let too_long = format!("appName={}", "a".repeat(129));
     for (option, words) in [
         (
             "timeoutMS=1000",
@@ -420,6 +446,24 @@ async fn options_that_this_build_lacks_are_refused_with_what_to_do() {
         ),
         ("replcaSet=rs0", &["replcaSet", "replicaSet"]),
         ("directConnection=True", &["directConnection", "true"]),
+        ("compressors=", &["compressors", "empty", "zstd"]),
+        ("compressors=zstd,", &["compressors", "empty", "remove"]),
+        ("tls=true&ssl=false", &["tls", "ssl", "remove"]),
+        ("appName=a&replicaSet=b&APPNAME=c", &["appName", "twice"]),
+        ("replicaSet=", &["replicaSet", "empty"]),
+        (
+            "serverSelectionTimeoutMS=0",
+            &["serverSelectionTimeoutMS", "at least 1 ms"],
+        ),
+        (
+            "heartbeatFrequencyMS=10",
+            &["heartbeatFrequencyMS", "500 ms"],
+        ),
+        (
+            "readPreference=secondary&maxStalenessSeconds=10",
+            &["maxStalenessSeconds", "90"],
+        ),
+        (&*too_long, &["appName", "128"]),
     ] {
         let said = refused_uri(option).await;
         for word in words {

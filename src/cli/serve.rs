@@ -10,7 +10,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::{
     app::{self, App, StartError},
     cli::{Cli, EXIT_USAGE, log, say},
-    config::{LogConfig, ServeConfig, UnknownVariable, unknown_variables},
+    config::{LogConfig, ServeConfig, UnknownVariable, names_client_auth, unknown_variables},
 };
 
 /// The files that the server has open besides client and MongoDB connections: connections of the admin port,
@@ -40,6 +40,11 @@ pub async fn run(args: ServeArgs) -> ExitCode {
         }
     };
     warn_of_unknown_variables();
+    if names_client_auth() && !args.serve.tls.is_enabled() {
+        tracing::warn!(
+            "WEIR_TLS_CLIENT_AUTH has no effect, as TLS is off: no client certificate is asked for"
+        );
+    }
     if args.check_config {
         return check(&args.serve).await;
     }

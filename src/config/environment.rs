@@ -42,6 +42,10 @@ const PROTECTIONS: [&str; 19] = [
     "WEIR_BYTE_RATE",
 ];
 
+/// The variable of the rule for client certificates, with the value that holds without it. A template may
+/// spell it out for servers without TLS.
+const CLIENT_AUTH: (&str, &str) = ("WEIR_TLS_CLIENT_AUTH", "required");
+
 /// A variable that begins like Weir's and that no command reads.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UnknownVariable {
@@ -66,7 +70,8 @@ pub fn normalize(command: Command) -> Command {
     })
 }
 
-/// Checks that no variable of a protection is empty, unless `arguments` give its flag.
+/// Checks that no variable of a protection is empty, unless `arguments` give its flag, and that a server with
+/// TLS does not get the rule for client certificates without their authority.
 ///
 /// # Errors
 /// The first such variable, with what to do.
@@ -87,7 +92,25 @@ pub fn check_protections(command: &Command, arguments: &[OsString]) -> Result<()
             return Err(clap::Error::raw(ErrorKind::InvalidValue, problem));
         }
     }
+    let has = |variable: &str, flag| env::var_os(variable).is_some() || is_given(flag, arguments);
+    let encrypts = has("WEIR_TLS_CERT_FILE", "tls-cert-file");
+    if names_client_auth() && encrypts && !has("WEIR_TLS_CLIENT_CA_FILE", "tls-client-ca-file") {
+        let variable = CLIENT_AUTH.0;
+        let problem = format!(
+            "the variable {variable} has no effect without --tls-client-ca-file: add that, or unset it\n"
+        );
+        return Err(clap::Error::raw(
+            ErrorKind::MissingRequiredArgument,
+            problem,
+        ));
+    }
     Ok(())
+}
+
+/// Returns whether the environment has a rule for client certificates.
+#[must_use]
+pub fn names_client_auth() -> bool {
+    env::var_os(CLIENT_AUTH.0).is_some_and(|value| !trim_line_breaks(&value).is_empty())
 }
 
 fn is_given(flag: &str, arguments: &[OsString]) -> bool {
@@ -119,7 +142,9 @@ fn normalize_variable(arg: Arg) -> Arg {
 }
 
 fn is_default(arg: &Arg, value: &OsStr) -> bool {
-    matches!(arg.get_default_values(), [default] if default.as_os_str() == value)
+    let (variable, rule) = CLIENT_AUTH;
+    let is_rule = arg.get_env().is_some_and(|it| it == variable) && value == rule;
+    is_rule || matches!(arg.get_default_values(), [default] if default.as_os_str() == value)
 }
 
 /// Returns the value without the line breaks at its end.

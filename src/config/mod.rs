@@ -21,7 +21,9 @@ use crate::{hub::HubSettings, plan::RequestLimits, rpc::ServiceLimits, wire::Com
 use checks::{check_addresses, check_bytes, check_count, check_duration};
 
 pub use auth::{AuthConfig, JwtAlgorithm};
-pub use environment::{UnknownVariable, check_protections, normalize, trimmed, unknown_variables};
+pub use environment::{
+    UnknownVariable, check_protections, names_client_auth, normalize, trimmed, unknown_variables,
+};
 pub use limits::LimitsConfig;
 pub use spans::SpanConfig;
 pub use tls::{ClientAuth, TlsConfig};

@@ -8,6 +8,7 @@
 mod connect;
 mod connected;
 mod cursor;
+mod idle;
 mod no_events;
 mod options;
 mod reply_timeout;
@@ -50,7 +51,14 @@ const BATCH_EVENTS: u32 = 1_000;
 
 impl Connected {
     async fn command(&self, command: Document) -> Result<Document, SourceError> {
-        self.run(&self.client.database("admin"), command).await
+        let admin = self.client.database("admin");
+        let run = || {
+            self.answered(|| {
+                let (admin, command) = (admin.clone(), command.clone());
+                async move { admin.run_command(command).await }
+            })
+        };
+        retry::on_another_server(run).await
     }
 
     async fn run(
@@ -104,6 +112,11 @@ impl Connected {
             Some(at) => Some(at.time()),
             None => self.operation_time().await?,
         };
+        // Each of these commands may be the first on a connection that died silently while it was idle. The
+        // stream itself is no command to send twice.
+        if at.is_some() || self.client.selection_criteria().is_some() {
+            self.check_connection().await?;
+        }
         // Not worth failing for: without the answer less is said of where transactions end.
         let contiguous_transactions = matches!(self.is_sharded().await, Ok(false));
         let (database, collection) = stream_target(&plan.scope);
@@ -164,11 +177,14 @@ impl Connected {
             .client
             .database("local")
             .collection::<RawDocumentBuf>("oplog.rs");
-        let oldest = async move {
-            let oldest = oplog.find_one(doc! {}).sort(doc! { "$natural": 1 });
-            oldest.projection(doc! { "ts": 1 }).await
+        let oldest = || {
+            let oplog = oplog.clone();
+            async move {
+                let oldest = oplog.find_one(doc! {}).sort(doc! { "$natural": 1 });
+                oldest.projection(doc! { "ts": 1 }).await
+            }
         };
-        match self.reply_to(oldest).await {
+        match self.answered(oldest).await {
             Ok(entry) => Ok(entry.and_then(|entry| entry.get_timestamp("ts").ok().map(time_of))),
             // No right to read it, or no oplog here, as behind a mongos.
             Err(error) if !error.failure.is_passing() => Ok(None),

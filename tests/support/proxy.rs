@@ -100,6 +100,7 @@ struct Breaks {
     half_opens: u64,
     losses: u64,
     idle_closes: u64,
+    idle_losses: u64,
     /// The side that is not told of the last half-open break.
     kept: Option<Side>,
 }
@@ -211,6 +212,13 @@ impl Proxy {
     /// connections that were idle for long. Those on which a driver monitors the server stay open.
     pub fn close_idle(&self) {
         self.breaks.send_modify(|breaks| breaks.idle_closes += 1);
+    }
+
+    /// Makes the connections half-open that [`Proxy::close_idle`] would close, as firewalls do which forget
+    /// them: what either side sends is lost, and neither is told. Other connections, and new ones, are not
+    /// affected.
+    pub fn lose_idle(&self) {
+        self.breaks.send_modify(|breaks| breaks.idle_losses += 1);
     }
 
     /// The number of connections that [`Proxy::close_idle`] would close.
@@ -392,11 +400,12 @@ async fn forward(client: TcpStream, upstream: SocketAddr, controls: Controls, op
             }
             let is_loss = now.losses != seen.losses;
             let closes_idle = now.idle_closes != seen.idle_closes;
+            let loses_idle = now.idle_losses != seen.idle_losses && open.is_idle();
             seen = now;
             if closes_idle && open.is_idle() {
                 break;
             }
-            if is_loss && open.awaits() {
+            if is_loss && open.awaits() || loses_idle {
                 // Both ends stay open until a cut.
                 let _ = breaks.wait_for(|breaks| breaks.cuts != before.cuts).await;
                 return;

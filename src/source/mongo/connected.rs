@@ -1,18 +1,26 @@
 //! A deployment whose hosts are known: the driver's client, and calls that survive a dead connection.
 
 use std::{
+    future::pending,
+    pin::pin,
     sync::{Arc, OnceLock},
     time::Duration,
 };
 
 use bson::{Document, doc};
-use mongodb::{Client, options::ClientOptions};
+use futures::future::BoxFuture;
+use mongodb::{
+    Client,
+    error::Error as DriverError,
+    event::EventHandler,
+    options::{ClientOptions, SelectionCriteria},
+};
 use tokio::{
     sync::Semaphore,
     time::{Instant, timeout, timeout_at},
 };
 
-use super::{connect::MongoSettings, options::OptionSupport, retry};
+use super::{connect::MongoSettings, idle::IdleConnections, options::OptionSupport, retry};
 use crate::source::{Failure, SourceError, failure::FailedAt};
 
 /// The time after which an idle connection is not used any more, unless the URI sets another. Shorter than
@@ -27,6 +35,9 @@ const MAX_COMMANDS: usize = 32;
 /// failed call has taken its whole time already.
 const BLAME_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// The upper bound of [`Connected::patience`].
+const MAX_PATIENCE: Duration = Duration::from_secs(2);
+
 /// A MongoDB deployment whose hosts are known.
 #[derive(Debug, Clone)]
 pub(super) struct Connected {
@@ -38,6 +49,7 @@ pub(super) struct Connected {
     read_preference: Option<String>,
     /// A permit for each command that may run.
     commands: Arc<Semaphore>,
+    idle: Arc<IdleConnections>,
     pub(super) can_split: Arc<OnceLock<bool>>,
     pub(super) options: Arc<OptionSupport>,
     pub(super) sharded: Arc<OnceLock<bool>>,
@@ -58,6 +70,11 @@ impl Connected {
         options.max_idle_time.get_or_insert(MAX_IDLE_TIME);
         let pool = options.max_pool_size.unwrap_or(0);
         options.max_pool_size = Some(pool.max(settings.min_pool_capacity));
+        let idle = Arc::<IdleConnections>::default();
+        let observer = Arc::clone(&idle);
+        options.cmap_event_handler = Some(EventHandler::callback(move |event| {
+            observer.observe(&event)
+        }));
         tracing::info!(
             max_pool_size = options.max_pool_size,
             "mongodb connection pool sized"
@@ -68,6 +85,7 @@ impl Connected {
             retry_limit,
             read_preference,
             commands: Arc::new(Semaphore::new(MAX_COMMANDS)),
+            idle,
             can_split: Arc::default(),
             options: Arc::new(OptionSupport::new(settings.ignore_removed_shards)),
             sharded: Arc::default(),
@@ -113,7 +131,7 @@ impl Connected {
     /// bound the number of these tasks.
     pub(super) async fn reply_to<T: Send + 'static>(
         &self,
-        command: impl Future<Output = Result<T, mongodb::error::Error>> + Send + 'static,
+        command: impl Future<Output = Result<T, DriverError>> + Send + 'static,
     ) -> Result<T, SourceError> {
         let deadline = Instant::now() + self.reply_timeout;
         let commands = Arc::clone(&self.commands);
@@ -158,17 +176,101 @@ impl Connected {
     /// Checks that a server matches the read preference of the connection string. Commands go to the
     /// primary, while change streams follow the read preference.
     pub(super) async fn check_read_preference(&self) -> Result<(), SourceError> {
-        let Some(criteria) = self.client.selection_criteria() else {
+        if self.client.selection_criteria().is_none() {
             return Ok(());
+        }
+        let ping = || self.ping(self.client.selection_criteria());
+        self.retried(|| retry::on_another_server(ping)).await
+    }
+
+    /// Pings the server that a stream would be opened on. The driver then has a connection to it that is
+    /// alive, and prefers the one that was used last.
+    ///
+    /// # Errors
+    /// Only if MongoDB can't be reached. What it says to a ping, and a late answer, are no reasons not to open a
+    /// stream.
+    pub(super) async fn check_connection(&self) -> Result<(), SourceError> {
+        let ping = || self.ping(self.client.selection_criteria());
+        let ping = retry::on_another_server(ping);
+        match timeout(self.patience() * 3, ping).await {
+            Ok(Err(error)) if error.failed_at != FailedAt::Reply => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Returns the time that a command may take which MongoDB executes at once, before its connection is
+    /// suspected to be dead.
+    fn patience(&self) -> Duration {
+        (self.reply_timeout / 8).min(MAX_PATIENCE)
+    }
+
+    async fn ping(&self, criteria: Option<&SelectionCriteria>) -> Result<(), SourceError> {
+        let pong = self.answered(|| self.sent_ping(criteria)).await;
+        pong.map(drop)
+    }
+
+    fn sent_ping(
+        &self,
+        criteria: Option<&SelectionCriteria>,
+    ) -> BoxFuture<'static, Result<Document, DriverError>> {
+        let (admin, criteria) = (self.client.database("admin"), criteria.cloned());
+        Box::pin(async move {
+            let ping = admin.run_command(doc! { "ping": 1 });
+            match criteria {
+                Some(criteria) => ping.selection_criteria(criteria).await,
+                None => ping.await,
+            }
+        })
+    }
+
+    /// Waits for the reply to a command that MongoDB executes at once, and that may be sent twice. If none
+    /// comes soon, its connection may have died silently: the idle connections are checked, and it is sent on
+    /// another one too. The first reply counts.
+    pub(super) async fn answered<T, F>(&self, command: impl Fn() -> F) -> Result<T, SourceError>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, DriverError>> + Send + 'static,
+    {
+        let sent_at = Instant::now();
+        let mut first = pin!(self.reply_to(command()));
+        if let Ok(answer) = timeout(self.patience(), &mut first).await {
+            return answer;
+        }
+        let second = async {
+            if self.check_idle_connections(sent_at).await.is_err() {
+                // MongoDB itself may be the reason.
+                pending::<()>().await;
+            }
+            self.reply_to(command()).await
         };
-        let admin = self.client.database("admin");
-        let ping = || {
-            let (admin, criteria) = (admin.clone(), criteria.clone());
-            self.reply_to(async move {
-                let ping = admin.run_command(doc! { "ping": 1 });
-                ping.selection_criteria(criteria).await
-            })
-        };
-        self.retried(ping).await.map(drop)
+        tokio::select! {
+            answer = first => answer,
+            answer = second => answer,
+        }
+    }
+
+    async fn check_idle_connections(&self, since: Instant) -> Result<(), SourceError> {
+        let connected = self.clone();
+        // In its own task: dropped midway with its call, it would close connections that are only slow.
+        let check = tokio::spawn(async move {
+            let ping = || connected.ping_each_kind();
+            let limit = connected.reply_timeout;
+            connected.idle.check(since, limit, ping).await
+        });
+        check.await.map_err(|error| {
+            SourceError::unexpected(format!("the task that checks connections failed: {error}"))
+        })?
+    }
+
+    /// Pings the primary, and the server that streams are opened on where that is another one.
+    async fn ping_each_kind(&self) -> Result<(), SourceError> {
+        if let Some(criteria) = self.client.selection_criteria() {
+            let (one, other) = tokio::join!(self.sent_ping(Some(criteria)), self.sent_ping(None));
+            one?;
+            other?;
+        } else {
+            self.sent_ping(None).await?;
+        }
+        Ok(())
     }
 }

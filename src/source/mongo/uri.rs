@@ -1,6 +1,7 @@
 //! Checks of the connection string that need no network, in words for those who wrote it. The driver
 //! names its own build features, and finds some problems only at the first command.
 
+mod hosts;
 mod options;
 mod tls_files;
 
@@ -11,7 +12,8 @@ use mongodb::{
     },
 };
 
-use options::{UriOption, check_credentials, check_option, is_ignored};
+use hosts::check_hosts;
+use options::{UriOption, check_credentials, check_option, check_together, is_ignored};
 
 /// A connection string that Weir can use.
 #[derive(Debug, Clone)]
@@ -31,9 +33,11 @@ impl CheckedUri {
         let uri = uri.trim_end_matches(['\r', '\n']);
         check_characters(uri)?;
         let (base, options) = split_options(uri)?;
+        check_hosts(base)?;
         for option in &options {
             check_option(option)?;
         }
+        check_together(&options)?;
         check_credentials(&options)?;
         let used: Vec<_> = options.iter().filter(|it| !is_ignored(it)).collect();
         let mut cleaned = base.to_owned();
@@ -82,9 +86,23 @@ impl CheckedUri {
 /// Returns the driver's error in its own words, without labels and the kind of the error.
 pub(super) fn words(error: &DriverError) -> String {
     match &*error.kind {
-        ErrorKind::InvalidArgument { message, .. } => message.clone(),
+        ErrorKind::InvalidArgument { message, .. } => in_other_words(message),
         kind => kind.to_string(),
     }
+}
+
+/// Returns a message of the driver with what to do, where it leaves that to the reader. It must quote no host,
+/// as a password may be in the place of one.
+fn in_other_words(message: &str) -> String {
+    const ENCODED: &str = "write %40 for @, %3A for :, %2F for /, %23 for # and %25 for %";
+    if message.contains("URL encoded") || message.contains("unescaped %") {
+        let part = message.split_whitespace().next().unwrap_or_default();
+        return format!("the {part} contains a character that must be encoded: {ENCODED}");
+    }
+    if message.starts_with("invalid server address") {
+        return "contains a host that is not written as HOST or HOST:PORT".to_owned();
+    }
+    message.to_owned()
 }
 
 fn check_characters(uri: &str) -> Result<(), String> {
@@ -184,6 +202,16 @@ mod tests {
             format!("mongodb://user:{SECRET}@host/?proxyPassword={SECRET}"),
             format!("mongodb://user:{SECRET}/@host/"),
             format!("mongodb://user:{SECRET}%@host/"),
+            format!("mongodb://user:{SECRET}"),
+            format!("mongodb://user:{SECRET}/"),
+            format!("mongodb://user:{SECRET}%40host/"),
+            format!("mongodb://[user:{SECRET}"),
+            format!("mongodb://[::1]{SECRET}/"),
+            format!("mongodb+srv://user:{SECRET}"),
+            format!("user:{SECRET}://host/"),
+            format!("user:{SECRET}@host"),
+            format!("mongodb://user:{SECRET}@word@host/"),
+            format!("mongodb://host/?appName=a&appName={SECRET}"),
         ] {
             let said = refused(&uri).await;
             assert!(!said.contains(SECRET), "{uri}: {said}");
@@ -197,10 +225,10 @@ mod tests {
             ("loadBalanced=true&replicaSet=a", "loadBalanced"),
             (
                 "readPreference=secondary&maxStalenessSeconds=1",
-                "max_staleness",
+                "maxStalenessSeconds",
             ),
             ("maxPoolSize=0", "maxPoolSize"),
-            ("heartbeatFrequencyMS=1", "heartbeat"),
+            ("heartbeatFrequencyMS=1", "heartbeatFrequencyMS"),
         ] {
             let said = refused(&format!("mongodb+srv://cluster.example.net/?{options}")).await;
             assert!(said.contains(words), "{options}: {said}");

@@ -77,6 +77,13 @@ const UNSUPPORTED: [(&str, &str); 10] = [
 
 const PROXY: &str = "remove it and connect directly; Weir has no SOCKS5 client";
 
+/// The most bytes of `appName` that MongoDB accepts from a client, which it refuses otherwise (code 184,
+/// `ClientMetadataAppNameTooLarge`).
+const MAX_APP_NAME_BYTES: usize = 128;
+
+/// The least `serverSelectionTimeoutMS`, in milliseconds: with 0, the driver finds no server that it does not know yet.
+const MIN_SERVER_SELECTION_MS: i64 = 1;
+
 /// The options whose value is `true` or `false`.
 const SWITCHES: [&str; 9] = [
     "directConnection",
@@ -173,10 +180,49 @@ pub(super) fn check_option(option: &UriOption<'_>) -> Result<(), String> {
     if SWITCHES.contains(name) && !matches!(value, "true" | "false") {
         return Err(format!("{name} has another value than true and false"));
     }
+    let at_least = |least: i64, unit: &str| match value.parse::<i64>() {
+        Ok(number) if number < least => {
+            Err(format!("{name} is too small: use at least {least}{unit}"))
+        }
+        // The driver says what else is no number.
+        _ => Ok(()),
+    };
     match *name {
+        "appName" if decoded_length(value) > MAX_APP_NAME_BYTES => Err(format!(
+            "appName is longer than {MAX_APP_NAME_BYTES} bytes, which MongoDB refuses: use a shorter one"
+        )),
         "authMechanism" => check_mechanism(value),
+        "replicaSet" if value.is_empty() => {
+            Err("replicaSet is empty: name the replica set, or remove the option".to_owned())
+        }
+        "serverSelectionTimeoutMS" => at_least(MIN_SERVER_SELECTION_MS, " ms"),
+        "heartbeatFrequencyMS" => at_least(500, " ms"),
+        "maxStalenessSeconds" if value != "-1" => at_least(90, ", or -1 for no limit"),
         "compressors" => value.split(',').try_for_each(check_compressor),
         "zlibCompressionLevel" if !HAS_COMPRESSION => Err(no_compression()),
+        _ => Ok(()),
+    }
+}
+
+/// Checks options that may not be combined.
+///
+/// # Errors
+/// A message that names the options and says what to do.
+pub(super) fn check_together(options: &[UriOption<'_>]) -> Result<(), String> {
+    let name = |option: &UriOption<'_>| KNOWN.iter().find(|name| option.is(name)).copied();
+    for (index, option) in options.iter().enumerate() {
+        let again = options[..index].iter().any(|it| it.key == option.key);
+        // Each of these is a further choice.
+        if again && !option.is("readPreferenceTags") {
+            let name = name(option).unwrap_or("an option");
+            return Err(format!("{name} is given twice: remove one"));
+        }
+    }
+    let value = |name: &str| options.iter().find(|it| it.is(name)).map(|it| it.value);
+    match (value("tls"), value("ssl")) {
+        (Some(tls), Some(ssl)) if tls != ssl => {
+            Err("tls and ssl are the same option and have different values: remove ssl".to_owned())
+        }
         _ => Ok(()),
     }
 }
@@ -208,6 +254,11 @@ fn unknown(option: &UriOption<'_>) -> String {
     }
 }
 
+/// Returns the length of a value in bytes, each escape such as `%20` being one.
+fn decoded_length(value: &str) -> usize {
+    value.len().saturating_sub(2 * value.matches('%').count())
+}
+
 fn check_mechanism(mechanism: &str) -> Result<(), String> {
     const USE: &str = "use SCRAM-SHA-256, SCRAM-SHA-1, MONGODB-X509 or PLAIN";
     match mechanism {
@@ -221,6 +272,12 @@ fn check_mechanism(mechanism: &str) -> Result<(), String> {
 
 fn check_compressor(name: &str) -> Result<(), String> {
     if !COMPRESSORS.iter().any(|it| name.eq_ignore_ascii_case(it)) {
+        if name.is_empty() {
+            return Err(
+                "compressors has an empty name: use zstd, snappy or zlib, or remove the option"
+                    .to_owned(),
+            );
+        }
         let plain: String = name
             .chars()
             .filter(char::is_ascii_alphanumeric)

@@ -1,0 +1,212 @@
+//! Idle connections that died without notice: a firewall has forgotten them, or a host has lost its power.
+//! What is sent on one is lost, and no error comes.
+
+use std::{
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
+};
+
+use futures::{StreamExt as _, stream::FuturesUnordered};
+use mongodb::event::cmap::CmapEvent;
+use tokio::{
+    sync::Mutex,
+    time::{Instant, timeout},
+};
+
+use crate::source::{Failure, SourceError};
+
+/// The least time that the other connections get once one has answered.
+const MIN_GRACE: Duration = Duration::from_millis(250);
+
+/// The connections of the driver's pools that no command uses. The driver tells of their number and offers no
+/// way to close them.
+#[derive(Debug, Default)]
+pub(super) struct IdleConnections {
+    created: AtomicUsize,
+    closed: AtomicUsize,
+    checked_out: AtomicUsize,
+    checked_in: AtomicUsize,
+    last: Mutex<Option<Check>>,
+}
+
+/// A check that has ended.
+#[derive(Debug, Clone, Copy)]
+struct Check {
+    ended_at: Instant,
+    /// `true` if a ping was answered.
+    answered: bool,
+}
+
+impl IdleConnections {
+    /// Takes note of an event of a pool.
+    pub fn observe(&self, event: &CmapEvent) {
+        let counter = match event {
+            CmapEvent::ConnectionCreated(_) => &self.created,
+            CmapEvent::ConnectionClosed(_) => &self.closed,
+            CmapEvent::ConnectionCheckedOut(_) => &self.checked_out,
+            CmapEvent::ConnectionCheckedIn(_) => &self.checked_in,
+            _ => return,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Returns the number of idle connections, and of those that are being made.
+    fn count(&self) -> usize {
+        let get = |counter: &AtomicUsize| counter.load(Ordering::Relaxed);
+        let idle = get(&self.created) + get(&self.checked_in);
+        idle.saturating_sub(get(&self.closed) + get(&self.checked_out))
+    }
+
+    /// Pings on each idle connection at once, and on a new one. Once one has answered, those that stay silent
+    /// are closed, as the driver does with a connection whose command is dropped. While none answers, MongoDB
+    /// may be slow, and none is closed before `limit`. A check that has ended after `since` serves this call
+    /// too, and for the time `limit` after a failed one there is no other, so that a slow MongoDB is not asked
+    /// more and more.
+    ///
+    /// # Errors
+    /// If no ping succeeds within `limit`.
+    pub async fn check<F>(
+        &self,
+        since: Instant,
+        limit: Duration,
+        ping: impl Fn() -> F,
+    ) -> Result<(), SourceError>
+    where
+        F: Future<Output = Result<(), SourceError>>,
+    {
+        let mut last = self.last.lock().await;
+        match *last {
+            Some(Check {
+                ended_at,
+                answered: true,
+            }) if ended_at > since => return Ok(()),
+            Some(Check {
+                ended_at,
+                answered: false,
+            }) if ended_at.elapsed() < limit => {
+                return Err(no_answer());
+            }
+            _ => {}
+        }
+        let answered = self.ping_all(limit, ping).await;
+        *last = Some(Check {
+            ended_at: Instant::now(),
+            answered,
+        });
+        if answered { Ok(()) } else { Err(no_answer()) }
+    }
+
+    /// Returns whether a ping was answered.
+    async fn ping_all<F>(&self, limit: Duration, ping: impl Fn() -> F) -> bool
+    where
+        F: Future<Output = Result<(), SourceError>>,
+    {
+        let begin = Instant::now();
+        let idle = self.count();
+        let mut pings: FuturesUnordered<F> = (0..=idle).map(|_| ping()).collect();
+        let first = async {
+            while let Some(answer) = pings.next().await {
+                if answer.is_ok() {
+                    return true;
+                }
+            }
+            false
+        };
+        if !timeout(limit, first).await.unwrap_or(false) {
+            return false;
+        }
+        let grace = begin.elapsed() * 2 + MIN_GRACE;
+        // Ignored: those that are left are dead.
+        let _ = timeout(grace, async { while pings.next().await.is_some() {} }).await;
+        let silent = pings.len();
+        if silent > 0 {
+            tracing::info!(silent, "closing connections to mongodb that died silently");
+        }
+        true
+    }
+}
+
+fn no_answer() -> SourceError {
+    SourceError::new(
+        Failure::Transient,
+        "no connection to mongodb answers a ping",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{cell::Cell, future::pending};
+
+    use tokio::time::sleep;
+
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_secs(10);
+    const ROUND_TRIP: Duration = Duration::from_millis(20);
+
+    fn with_idle(count: usize) -> IdleConnections {
+        IdleConnections {
+            created: AtomicUsize::new(count + 3),
+            closed: AtomicUsize::new(1),
+            checked_out: AtomicUsize::new(7),
+            checked_in: AtomicUsize::new(5),
+            ..IdleConnections::default()
+        }
+    }
+
+    /// Of these idle connections and a new one, the first `dead` stay silent. Returns the number of pings.
+    async fn check(idle: &IdleConnections, dead: usize, since: Instant) -> usize {
+        let pings = Cell::new(0);
+        let ping = || {
+            let number = pings.replace(pings.get() + 1);
+            async move {
+                if number < dead {
+                    pending::<()>().await;
+                }
+                sleep(ROUND_TRIP).await;
+                Ok(())
+            }
+        };
+        let checked = idle.check(since, LIMIT, ping).await;
+        assert!(checked.is_ok());
+        pings.get()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn each_idle_connection_is_pinged_and_a_new_one() {
+        for count in [0, 1, 8] {
+            let idle = with_idle(count);
+            let begin = Instant::now();
+            assert_eq!(check(&idle, count, begin).await, count + 1);
+            assert!(begin.elapsed() <= ROUND_TRIP * 3 + MIN_GRACE);
+        }
+    }
+
+    /// Of many calls that meet dead connections, one does the work.
+    #[tokio::test(start_paused = true)]
+    async fn a_check_serves_all_that_began_before_its_end() {
+        let idle = with_idle(4);
+        let begin = Instant::now();
+        let (one, other) = tokio::join!(check(&idle, 2, begin), check(&idle, 0, begin));
+        assert_eq!((one, other), (5, 0));
+        sleep(ROUND_TRIP).await;
+        assert_eq!(check(&idle, 0, Instant::now()).await, 5);
+    }
+
+    /// Nothing is known then, and nothing is closed; and it is not asked again at once.
+    #[tokio::test(start_paused = true)]
+    async fn a_mongodb_that_does_not_answer_is_asked_once_in_a_while() {
+        let idle = with_idle(2);
+        let begin = Instant::now();
+        let silent = || pending::<Result<(), SourceError>>();
+        assert!(idle.check(begin, LIMIT, silent).await.is_err());
+        assert_eq!(begin.elapsed(), LIMIT);
+        let never = || async { unreachable!("a check has just failed") };
+        assert!(idle.check(Instant::now(), LIMIT, never).await.is_err());
+        sleep(LIMIT).await;
+        let failing = || async { Err(SourceError::new(Failure::Transient, "away")) };
+        assert!(idle.check(Instant::now(), LIMIT, failing).await.is_err());
+        sleep(LIMIT).await;
+        assert_eq!(check(&idle, 0, Instant::now()).await, 3);
+    }
+}

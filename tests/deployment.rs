@@ -6,7 +6,7 @@ mod support;
 use std::{collections::BTreeMap, fs, time::Duration};
 
 use clap::{CommandFactory as _, Parser as _};
-use support::{WAIT_LIMIT, repository, weir, within};
+use support::{ChildProcess, WAIT_LIMIT, repository, weir, within};
 use weir::cli::Cli;
 use weir::config::ServeConfig;
 
@@ -14,14 +14,17 @@ fn read(path: &str) -> String {
     fs::read_to_string(repository().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
-/// `NAME=value` of each line that is neither empty nor a comment.
+/// `NAME=value` or `NAME='value'` of each line that is neither empty nor a comment.
 fn assignments(text: &str) -> Vec<(String, String)> {
     let lines = text.lines().map(str::trim);
     let lines = lines.filter(|line| !line.is_empty() && !line.starts_with(['#', '[', ';']));
     lines
         .map(|line| {
             let (name, value) = line.split_once('=').expect("an assignment");
-            (name.to_owned(), value.to_owned())
+            let quoted = value
+                .strip_prefix('\'')
+                .and_then(|it| it.strip_suffix('\''));
+            (name.to_owned(), quoted.unwrap_or(value).to_owned())
         })
         .collect()
 }
@@ -84,6 +87,19 @@ async fn the_environment_file_is_valid_once_its_files_exist() {
         .map(|(name, value)| (name.as_str(), value.as_str()))
         .collect();
     let mut check = weir(&variables, &["serve", "--check-config"]);
+    let status = within("the check", check.wait_for_exit(WAIT_LIMIT)).await;
+    assert!(status.success(), "{check}");
+
+    // As a shell reads it: a connection string has characters that end a command.
+    let file = folder.path().join("weir.env");
+    let text = read("examples/deploy/weir.env").replace("/etc/weir", here);
+    fs::write(&file, text).expect("a file");
+    let script = format!(
+        "set -a; . '{}'; set +a; exec '{}' serve --check-config",
+        file.display(),
+        env!("CARGO_BIN_EXE_weir")
+    );
+    let mut check = ChildProcess::start("weir", "sh", ["-c".to_owned(), script]);
     let status = within("the check", check.wait_for_exit(WAIT_LIMIT)).await;
     assert!(status.success(), "{check}");
 }

@@ -41,9 +41,7 @@ pub async fn run(args: ServeArgs) -> ExitCode {
     };
     warn_of_unknown_variables();
     if names_client_auth() && !args.serve.tls.is_enabled() {
-        tracing::warn!(
-            "WEIR_TLS_CLIENT_AUTH has no effect, as TLS is off: no client certificate is asked for"
-        );
+        tracing::warn!("tls is off, so that WEIR_TLS_CLIENT_AUTH has no effect");
     }
     if args.check_config {
         return check(&args.serve).await;

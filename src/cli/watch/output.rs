@@ -25,10 +25,14 @@ pub struct Output {
 impl Output {
     /// Starts the threads that write to stdout and wait for the end of its reader.
     pub fn to_stdout() -> Output {
-        let output = Output::to(io::stdout());
         #[cfg(unix)]
-        cancel_on_hang_up(io::stdout(), output.reader_gone.clone());
-        output
+        {
+            let output = Output::to(Polled(io::stdout()));
+            cancel_on_hang_up(io::stdout(), output.reader_gone.clone());
+            output
+        }
+        #[cfg(not(unix))]
+        Output::to(io::stdout())
     }
 
     /// Starts the thread that writes to `sink`. It ends after this value has been dropped.
@@ -63,6 +67,50 @@ impl Output {
     /// come to that.
     pub fn reader_gone(&self) -> CancellationToken {
         self.reader_gone.clone()
+    }
+}
+
+/// A stream that waits for space where another process that shares it has made it non-blocking, and whose
+/// error is [`io::ErrorKind::BrokenPipe`] for every kind of reader that has gone: a socket may give ECONNRESET and
+/// a terminal EIO.
+#[cfg(unix)]
+struct Polled<S>(S);
+
+#[cfg(unix)]
+impl<S: Write + std::os::fd::AsFd> Polled<S> {
+    fn call<T>(&mut self, mut call: impl FnMut(&mut S) -> io::Result<T>) -> io::Result<T> {
+        use rustix::event::{PollFd, PollFlags, Timespec, poll};
+        let space = PollFlags::OUT;
+        let ends = PollFlags::ERR | PollFlags::HUP;
+        loop {
+            let error = match call(&mut self.0) {
+                Err(error) if error.kind() != io::ErrorKind::Interrupted => error,
+                result => return result,
+            };
+            let blocks = error.kind() == io::ErrorKind::WouldBlock;
+            let mut polled = [PollFd::new(&self.0, space)];
+            let at_once = Timespec::default();
+            match poll(&mut polled, (!blocks).then_some(&at_once)) {
+                Err(rustix::io::Errno::INTR) if blocks => {}
+                Err(_) => return Err(error),
+                Ok(_) if polled[0].revents().intersects(ends) => {
+                    return Err(io::ErrorKind::BrokenPipe.into());
+                }
+                Ok(_) if blocks => {}
+                Ok(_) => return Err(error),
+            }
+        }
+    }
+}
+
+#[cfg(unix)]
+impl<S: Write + std::os::fd::AsFd> Write for Polled<S> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.call(|stream| stream.write(bytes))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.call(Write::flush)
     }
 }
 
@@ -120,6 +168,45 @@ mod tests {
         cancel_on_hang_up(ours, gone.clone());
         drop(theirs);
         assert!(is_cancelled(&gone).await, "a socket");
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_somebody_made_non_blocking_is_written_whole() {
+        use std::io::Read as _;
+        let (mut theirs, ours) = std::os::unix::net::UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        let output = Output::to(Polled(ours));
+        let text = "0123456789\n".repeat(200_000);
+        let reader = std::thread::spawn(move || {
+            let mut read = String::new();
+            theirs.read_to_string(&mut read).map(|_| read)
+        });
+        output.write(text.clone()).await.unwrap();
+        drop(output);
+        assert!(reader.join().unwrap().unwrap() == text);
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_was_reset_is_a_reader_that_has_gone() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let ours = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (theirs, _) = listener.accept().unwrap();
+        let gone = CancellationToken::new();
+        cancel_on_hang_up(ours.try_clone().unwrap(), gone.clone());
+        let output = Output::to(Polled(ours));
+        output.write("unread".to_owned()).await.unwrap();
+        // Something unread makes it a reset.
+        while theirs.peek(&mut [0]).unwrap() == 0 {}
+        drop(theirs);
+        assert!(is_cancelled(&gone).await);
+        let error = output.write("lost".to_owned()).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
+
+        // A full disk is no reader.
+        let full = std::fs::File::options().write(true).open("/dev/full");
+        let output = Output::to(Polled(full.unwrap()));
+        let error = output.write("lost".to_owned()).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::StorageFull);
     }
 
     /// Whatever else a stream has to tell does not end a watch: unread input, a full buffer, the end of a

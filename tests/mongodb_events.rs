@@ -15,7 +15,8 @@ use support::stand_in::{DATABASE, Event, FIRST_SECOND, StandIn, Version, insert,
 use support::{Database, WatchStream, Weir};
 use weir::pb;
 use weir::pb::change_event::Change;
-use weir::pb::{FeedMode, OperationType};
+use weir::pb::document::Value;
+use weir::pb::{DocumentFormat, FeedMode, OperationType};
 use weir::plan::{Plan, RequestLimits, Watch};
 
 const MODES: [FeedMode; 3] = [FeedMode::Auto, FeedMode::Shared, FeedMode::Dedicated];
@@ -544,6 +545,47 @@ async fn the_commit_timestamp_and_the_digest_of_the_user_are_delivered() {
             "{name}"
         );
     }
+}
+
+/// The digest of the user is passed on in every format, as all fields without a place of their own are.
+#[tokio::test]
+async fn the_digest_of_the_user_is_delivered_in_every_format() {
+    let stand_in = StandIn::start();
+    let weir = weir_at(&stand_in).await;
+    let format = |format: DocumentFormat| {
+        weir.watch(pb::WatchRequest {
+            document_format: format.into(),
+            ..request(&["orders"], false)
+        })
+    };
+    let mut bson = format(DocumentFormat::Bson).await;
+    let mut texts = vec![
+        format(DocumentFormat::Json).await,
+        format(DocumentFormat::CanonicalJson).await,
+    ];
+    let mut fields = format(DocumentFormat::Struct).await;
+    push(&stand_in, &[in_transaction(insert(1), 5, 3)]);
+    let expected = bson!({ "lsid": lsid() });
+    let change = bson.next_change().await;
+    let unknown = conversions::bson(change.unknown_fields.as_ref());
+    assert_eq!(unknown, Some(expected.clone()));
+    for watch in &mut texts {
+        let unknown = watch.next_change().await.unknown_fields;
+        let Some(Value::Json(text)) = unknown.and_then(|it| it.value) else {
+            panic!("no JSON");
+        };
+        let json: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(Bson::try_from(json).unwrap(), expected);
+    }
+    let unknown = fields.next_change().await.unknown_fields;
+    let Some(Value::Struct(fields)) = unknown.and_then(|it| it.value) else {
+        panic!("no struct");
+    };
+    let lsid = match &fields.fields["lsid"].kind {
+        Some(prost_types::value::Kind::StructValue(lsid)) => lsid,
+        other => panic!("{other:?}"),
+    };
+    assert!(lsid.fields.contains_key("uid"), "{lsid:?}");
 }
 
 /// MongoDB 8.2.0 (SERVER-86688), undone in 8.2.1 (SERVER-109626): some fields come although expanded events

@@ -1,9 +1,15 @@
 //! Details about an event that MongoDB cannot send. They are read from the same position with a plan that
 //! does not fail.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::{
     error::{Error, UndeliverableEvent},
@@ -18,6 +24,8 @@ use crate::{
 
 /// The time limit for the check that a stream can be read from a position.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
+/// The pause before the check is repeated.
+const CHECK_PAUSE: Duration = Duration::from_millis(250);
 
 /// An undeliverable event that was determined.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -107,12 +115,25 @@ pub(super) async fn locate(
 }
 
 /// Returns whether `plan`'s stream can be opened at a position. It may fail there because of a later event.
+/// While MongoDB fails with an error that passes by itself, it is asked again.
 pub(super) async fn is_readable_from(source: &dyn Source, plan: &Plan, at: &Position) -> bool {
-    match timeout(CHECK_TIMEOUT, check_readable_from(source, plan, at)).await {
+    let is_unavailable = AtomicBool::new(false);
+    let check = async {
+        loop {
+            is_unavailable.store(false, Ordering::Relaxed);
+            match check_readable_from(source, plan, at).await {
+                Err(error) if error.failure.is_passing() => {}
+                checked => return checked,
+            }
+            is_unavailable.store(true, Ordering::Relaxed);
+            sleep(CHECK_PAUSE).await;
+        }
+    };
+    match timeout(CHECK_TIMEOUT, check).await {
         Ok(Ok(())) => true,
         Ok(Err(error)) => error.failure.concerns_one_event(),
         // MongoDB has accepted the position, and scans for an event.
-        Err(_) => true,
+        Err(_) => !is_unavailable.load(Ordering::Relaxed),
     }
 }
 

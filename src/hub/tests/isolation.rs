@@ -6,6 +6,7 @@ use super::{
     },
     *,
 };
+use crate::{hub::undeliverable::is_readable_from, plan::Plan};
 
 /// A shard may not have replied when a mongos sends an empty reply, so only a token proves that nothing
 /// follows: one of a later time than the event's.
@@ -97,4 +98,30 @@ async fn a_passing_error_does_not_end_the_isolation_of_an_event() {
     let undeliverable = undeliverable(end_of(&mut client).await);
     assert_eq!(undeliverable.time, Some(at(3)));
     assert_eq!(next_position(undeliverable), Position::Time(at(4)));
+}
+
+/// An election while a position is checked says nothing about the position.
+#[tokio::test(start_paused = true)]
+async fn a_position_is_checked_again_after_a_passing_error() {
+    let plan = Plan::shared(&watch(request()));
+    let passing = || Opening::Fail(Failure::Transient);
+    for (openings, readable) in [
+        (vec![cursor(vec![quiet("t0", 1)])], true),
+        (
+            vec![passing(), passing(), cursor(vec![quiet("t0", 1)])],
+            true,
+        ),
+        (vec![passing(), Opening::Fail(Failure::TokenInvalid)], false),
+        (vec![passing(), Opening::Fail(Failure::EventTooLarge)], true),
+        // MongoDB scans for an event.
+        (vec![passing(), cursor(vec![])], true),
+        // It stays unavailable.
+        (vec![], false),
+    ] {
+        let source = ScriptedSource::new(openings);
+        let result = is_readable_from(&*source, &plan, &after("a", 1)).await;
+        let requests = source.requested_positions().len();
+        assert_eq!(result, readable, "{requests} requests");
+        assert!(requests < 30, "{requests} requests");
+    }
 }

@@ -235,7 +235,7 @@ async fn an_undeliverable_event_is_not_described_unless_it_is_certain() {
             cursor(vec![batch(&[update("a", 1)]), quiet("t", 9)]),
             fails(),
             cursor(vec![quiet("t", 9)]),
-            Opening::Fail(Failure::Transient),
+            Opening::Fail(Failure::Refused),
         ],
         // The server does not select.
         vec![a_and_b(), cursor(vec![batch(&[update("b", 2)])])],

@@ -644,6 +644,7 @@ async fn a_password_in_the_url_is_refused_and_not_printed() {
             let said = process.stderr() + &process.stdout();
             assert!(!said.contains("hunter2"), "{process}");
             assert!(said.contains("--token-file"), "{process}");
+            assert!(said.contains("weir watch [OPTIONS]"), "{process}");
         }
     }
 }

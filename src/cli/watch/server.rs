@@ -88,7 +88,7 @@ impl TypedValueParser for ServerParser {
                 .map(|url| format!(" {:?}", super::text::escape_controls(url)))
                 .unwrap_or_default();
             let message = format!("--server (or WEIR_SERVER){shown}: {why}\n");
-            clap::Error::raw(ErrorKind::ValueValidation, message).with_cmd(command)
+            clap::Error::raw(ErrorKind::ValueValidation, message).format(&mut command.clone())
         })
     }
 }

@@ -44,19 +44,15 @@ fn uuid(text: &str) -> Option<TypedForm> {
     is_uuid.then(|| form("a UUID", json!({"$uuid": text.to_ascii_lowercase()})))
 }
 
-/// `2024-01-31`, or with a time and an offset as in RFC 3339; either may be shortened as ISO 8601 allows.
-/// Without an offset it is in UTC, as for `--since`.
+/// `2024-01-31`, also `2024-1-31` and `2024/01/31`, or with a time and an offset as in RFC 3339; either may be
+/// shortened as ISO 8601 allows. Without an offset it is in UTC, as for `--since`.
 fn date(text: &str) -> Option<TypedForm> {
     let (day, time) = match text.split_once(['T', 't', ' ']) {
         Some((day, time)) => (day, time.trim_start()),
         None => (text, "00:00:00Z"),
     };
-    let day_shape = day.len() == 10
-        && day.bytes().enumerate().all(|(at, byte)| match at {
-            4 | 7 => byte == b'-',
-            _ => byte.is_ascii_digit(),
-        });
-    if !day_shape || !time.is_ascii() {
+    let day = calendar_day(day)?;
+    if !time.is_ascii() {
         return None;
     }
     let (clock, offset) = match time.find(['Z', 'z', '+', '-']) {
@@ -79,6 +75,24 @@ fn date(text: &str) -> Option<TypedForm> {
     let time = DateTime::parse_rfc3339_str(format!("{day}T{clock}{seconds}{offset}")).ok()?;
     let text = time.try_to_rfc3339_string().ok()?;
     Some(form("a date", json!({"$date": text})))
+}
+
+/// Returns year, month and day with all their digits.
+fn calendar_day(text: &str) -> Option<String> {
+    let separator = if text.contains('/') { '/' } else { '-' };
+    let parts: Vec<&str> = text.split(separator).collect();
+    let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+    match parts[..] {
+        [year, month, day]
+            if year.len() == 4
+                && (1..=2).contains(&month.len())
+                && (1..=2).contains(&day.len())
+                && [year, month, day].into_iter().all(digits) =>
+        {
+            Some(format!("{year}-{month:0>2}-{day:0>2}"))
+        }
+        _ => None,
+    }
 }
 
 /// Numbers that JSON does not know: `+5`, `.5`, `5.`, `1_000`, `1,000`, `0x1F`, `NaN` and `Infinity`. Leading
@@ -229,6 +243,9 @@ mod tests {
                 date("2024-01-01T10:30:00Z"),
             ),
             ("1969-07-20", "a date", date("1969-07-20T00:00:00Z")),
+            ("2024-1-9", "a date", date("2024-01-09T00:00:00Z")),
+            ("2024/01/01", "a date", date("2024-01-01T00:00:00Z")),
+            ("2024/1/1 12:30", "a date", date("2024-01-01T12:30:00Z")),
             ("+5", "a number", json!(5)),
             (".5", "a number", json!(0.5)),
             ("-.5", "a number", json!(-0.5)),
@@ -308,6 +325,12 @@ mod tests {
             "2024",
             "2024-01",
             "2024-13-01",
+            "2024-001-01",
+            "2024/13/1",
+            "2024/1-1",
+            "2024--1",
+            "24-1-1",
+            "1/2/2024",
             "2024-01-99",
             "2024-01-01x",
             "2024-01-01T",

@@ -89,6 +89,8 @@ pub(super) fn reclassify_opening(
         (Failure::Refused, code) if UNKNOWN_TO_THE_DEPLOYMENT.contains(&code) => {
             Failure::Unsupported
         }
+        // An assertion, as 51771 of MongoDB 4.4 behind a mongos.
+        (Failure::Unexpected, _) if names_newer_option(reply.message) => Failure::Unsupported,
         _ => failure,
     }
 }

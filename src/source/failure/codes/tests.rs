@@ -177,6 +177,18 @@ fn a_refused_pattern_is_told_from_other_bad_values() {
     assert_eq!(opening(other, true, false), Failure::TokenInvalid);
 }
 
+/// 51771 of MongoDB 4.4 (`document_source_change_stream.cpp`): an assertion without a name that names an option.
+#[test]
+fn an_opening_that_fails_by_an_option_is_told_from_a_defect() {
+    let message = "the 'fullDocumentBeforeChange' option is not supported in a sharded cluster";
+    for has_token in [false, true] {
+        let failure = opening(with_message(51771, message), has_token, true);
+        assert_eq!(failure, Failure::Unsupported);
+        let failure = opening(with_message(51771, "assertion"), has_token, true);
+        assert_eq!(failure, Failure::Unexpected);
+    }
+}
+
 /// A time-series collection has no change stream since 8.3 (SERVER-116464); other servers use the same code
 /// for commands and stages that they lack.
 #[test]

@@ -489,13 +489,17 @@ async fn requests_are_decompressed_where_that_is_allowed_and_within_the_bound_of
     let only_gzip = weir(&database, &[Compression::Gzip]).await;
     let none = weir(&database, &[]).await;
     for (weir, accepted) in [(&only_gzip, "gzip,identity"), (&none, "identity")] {
-        let body = framed(1, &compressed_by(Compression::Zstd, &watch));
-        let request = call(WATCH, &[("grpc-encoding", "zstd")], body);
-        let (status, headers) = answer(&weir.channel().await, request).await;
-        let status = status.expect("it is not allowed");
-        assert_eq!(status.code(), Code::Unimplemented, "{status:?}");
-        assert_eq!(error_reason(&status), "NOT_IMPLEMENTED");
-        assert_eq!(headers["grpc-accept-encoding"], accepted);
+        for (path, message) in good {
+            let body = framed(1, &compressed_by(Compression::Zstd, message));
+            let request = call(path, &[("grpc-encoding", "zstd")], body);
+            let (status, headers) = answer(&weir.channel().await, request).await;
+            let status = status.expect("it is not allowed");
+            assert_eq!(status.code(), Code::Unimplemented, "{path}: {status:?}");
+            assert_eq!(error_reason(&status), "NOT_IMPLEMENTED", "{path}");
+            assert_eq!(headers["grpc-accept-encoding"], accepted, "{path}");
+            let hint = format!("use {}", accepted.replace(',', " or "));
+            assert!(status.message().contains(&hint), "{path}: {status:?}");
+        }
     }
 }
 

@@ -1,6 +1,8 @@
 //! The rules of gRPC that are not Weir's own: content types, metadata, and the health and reflection
 //! protocols.
 
+#[path = "hostile_clients/raw_http2.rs"]
+mod raw_http2;
 mod support;
 
 use std::time::Duration;
@@ -8,8 +10,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
 use prost::Message as _;
+use raw_http2::{
+    ACK, DATA, END_HEADERS, END_STREAM, HEADERS, PING, RST_STREAM, RawConnection, frame, literals,
+};
 use support::orders::ORDERS;
-use support::{Database, Weir, error_reason, within};
+use support::{Database, Weir, error_reason, eventually, within};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Status, body::Body, transport::Channel};
 use tonic_health::pb::{
@@ -90,6 +95,14 @@ async fn calls_in_another_encoding_than_protobuf_get_415_that_names_the_right_on
             );
         }
     }
+    // Which of the two would hold?
+    let head = http::Request::post(format!("http://weir{WATCH}"))
+        .header("content-type", "application/grpc")
+        .header("content-type", "application/json");
+    let twice = head.body(message(&request)).expect("a request");
+    let (status, _, text) = answer(&channel, twice).await;
+    assert_eq!(status, 415);
+    assert!(text.contains("twice"), "{text:?}");
     for content_type in [
         "application/grpc",
         "application/grpc+proto",
@@ -107,6 +120,126 @@ async fn calls_in_another_encoding_than_protobuf_get_415_that_names_the_right_on
             !headers.contains_key("grpc-status"),
             "{content_type}: {headers:?}"
         );
+    }
+}
+
+/// What a browser, a probe or `curl` without options speaks. HTTP/2's frames would only puzzle its user.
+#[tokio::test]
+async fn calls_over_http_1_get_an_answer_for_people() {
+    let database = Database::options().start().await;
+    let weir = Weir::start(&database).await;
+    let post = |content_type: &str, more: &str, body: &str| {
+        format!(
+            "POST {WATCH} HTTP/1.1\r\nHost: weir\r\nContent-Type: {content_type}\r\n{more}\r\n{body}"
+        )
+    };
+    let get = |more: &str| format!("GET / HTTP/1.1\r\nHost: weir\r\n{more}\r\n");
+    let upgrade =
+        "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n";
+    let chunked = "Transfer-Encoding: chunked\r\n";
+    let expects = "Content-Length: 5\r\nExpect: 100-continue\r\n";
+    for (request, status, text) in [
+        (get(""), 415, "use POST"),
+        (get(upgrade), 415, "use POST"),
+        (get("").replace("1.1", "1.0"), 415, "use POST"),
+        (get("").replace("GET", "PUT"), 415, "use POST"),
+        (
+            post("application/grpc-web+proto", "Content-Length: 2\r\n", "ab"),
+            415,
+            "application/grpc-web+proto",
+        ),
+        (
+            post("application/json", chunked, "2\r\n{}\r\n0\r\n\r\n"),
+            415,
+            "application/json",
+        ),
+        (
+            post("application/grpc", "Content-Length: 0\r\n", ""),
+            505,
+            "HTTP/2",
+        ),
+        (post("application/grpc", expects, "12345"), 505, "HTTP/2"),
+        ("GET nonsense\r\n\r\n".to_owned(), 400, ""),
+    ] {
+        let mut raw = RawConnection::connect(weir.grpc_addr()).await;
+        // However the bytes come.
+        let (first, rest) = request.split_at(1 + fastrand::usize(..request.len() - 1));
+        raw.send(first.as_bytes()).await;
+        raw.send(rest.as_bytes()).await;
+        let answer = raw.rest().await;
+        let answer = String::from_utf8_lossy(&answer).to_ascii_lowercase();
+        let last = answer.trim_start_matches("http/1.1 100 continue\r\n\r\n");
+        let version = if request.contains("HTTP/1.0") {
+            "http/1.0"
+        } else {
+            "http/1.1"
+        };
+        let head = format!("{version} {status} ");
+        assert!(last.starts_with(&head), "{request:?}: {answer:?}");
+        assert!(
+            last.contains(&text.to_ascii_lowercase()),
+            "{request:?}: {answer:?}"
+        );
+    }
+    eventually("the connections are gone", async || {
+        weir.metrics().await.sum("weir_connections") == 0.0
+    })
+    .await;
+    // Letters alone are no request.
+    let mut raw = RawConnection::connect(weir.grpc_addr()).await;
+    raw.send(b"PRICE").await;
+    raw.send(b"LESS\r\n\r\n").await;
+    raw.rest().await;
+}
+
+/// `curl` fails where a stream is reset while it still sends, though the answer is there.
+#[tokio::test]
+async fn a_refusal_waits_for_the_end_of_the_request_that_is_on_its_way() {
+    let database = Database::options().start().await;
+    let weir = Weir::start(&database).await;
+    let path = (":path", WATCH);
+    let grpc = ("content-type", "application/grpc");
+    for (what, headers) in [
+        (
+            "another protocol",
+            [path, ("content-type", "application/json"), ("x", "y")],
+        ),
+        (
+            "a malformed timeout",
+            [path, grpc, ("grpc-timeout", "soon")],
+        ),
+        ("an unknown encoding", [path, grpc, ("grpc-encoding", "br")]),
+        (
+            "an unknown method",
+            [(":path", "/shop.Orders/Get"), grpc, ("x", "y")],
+        ),
+    ] {
+        let mut raw = RawConnection::greeted(weir.grpc_addr()).await;
+        let common = [
+            (":method", "POST"),
+            (":scheme", "http"),
+            (":authority", "weir"),
+        ];
+        let block = literals(common.into_iter().chain(headers));
+        raw.send(&frame(HEADERS, END_HEADERS, 1, &block)).await;
+        assert!(raw.is_alive().await, "{what}");
+        let body = raw_http2::message(b"");
+        raw.send(&frame(DATA, END_STREAM, 1, &body)).await;
+        let ended = |it: &raw_http2::Reply| {
+            assert_ne!(it.kind, RST_STREAM, "{what}: {it:?}");
+            it.stream == 1 && it.flags & END_STREAM != 0
+        };
+        assert!(raw.until(ended).await, "{what}: no answer");
+        raw.send(&frame(PING, 0, 0, b"the end?")).await;
+        let answered = |it: &raw_http2::Reply| {
+            assert_ne!(it.kind, RST_STREAM, "{what}: {it:?}");
+            it.kind == PING && it.flags & ACK != 0
+        };
+        assert!(raw.until(answered).await, "{what}");
+        // Without the end there is an answer too.
+        raw.send(&frame(HEADERS, END_HEADERS, 3, &block)).await;
+        let answered = |it: &raw_http2::Reply| it.stream == 3 && it.flags & END_STREAM != 0;
+        assert!(raw.until(answered).await, "{what}: no answer");
     }
 }
 
@@ -167,7 +300,7 @@ async fn metadata_beyond_its_limit_is_refused_with_a_reason() {
             .expect("a request")
     };
     for path in METHODS {
-        for bytes in [17 << 10, 40 << 10, 60 << 10] {
+        for bytes in [17 << 10, 64 << 10, 100 << 10] {
             let (http, headers, _) = answer(&channel, call(path, "x-baggage", bytes)).await;
             let status = Status::from_header_map(&headers);
             let status = status.unwrap_or_else(|| panic!("{path}: HTTP {http} without a status"));
@@ -366,4 +499,36 @@ async fn reflection_of_something_unknown_keeps_the_stream_open() {
     let weir = Weir::start(&database).await;
     reflection_goes_on!(weir.channel().await, v1);
     reflection_goes_on!(weir.channel().await, v1alpha);
+}
+
+/// Its stream is open by then, so that the status comes as trailers.
+#[tokio::test]
+async fn a_reflection_request_that_cannot_be_read_is_the_clients_error() {
+    let database = Database::options().start().await;
+    let weir = Weir::start(&database).await;
+    let channel = weir.channel().await;
+    for version in ["v1", "v1alpha"] {
+        let path = format!("/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo");
+        for (what, body) in [
+            ("noise", &b"\0\0\0\0\x02\xff\xff"[..]),
+            ("a flag without an encoding", b"\x01\0\0\0\0"),
+            ("an unknown flag", b"\x02\0\0\0\0"),
+            ("half a message", b"\0\0\0\0\x05ab"),
+            ("too large", b"\0\xff\xff\xff\xffab"),
+        ] {
+            let request = http::Request::post(format!("http://weir{path}"))
+                .header("content-type", "application/grpc")
+                .header("te", "trailers")
+                .body(Body::new(Full::new(Bytes::from_static(body))));
+            let request = request.expect("a request");
+            let response = within("an answer", channel.clone().oneshot(request)).await;
+            let (head, body) = response.expect("the connection holds").into_parts();
+            let collected = within("the end", body.collect()).await;
+            let trailers = collected.expect("a whole response").trailers().cloned();
+            let status = Status::from_header_map(&trailers.unwrap_or(head.headers));
+            let status = status.expect("a status");
+            assert_eq!(status.code(), Code::InvalidArgument, "{what}: {status:?}");
+            assert_eq!(error_reason(&status), "INVALID_REQUEST", "{what}");
+        }
+    }
 }

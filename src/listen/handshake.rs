@@ -12,7 +12,7 @@ use tokio::{
 use tokio_rustls::{LazyConfigAcceptor, server::TlsStream};
 use tokio_util::either::Either;
 
-use super::{Accepted, CertificateRevoked, Connection};
+use super::{Accepted, CertificateRevoked, Connection, protocol::FirstBytes};
 use crate::{
     auth::Peer,
     metrics::{HandshakeResult, Metrics},
@@ -130,6 +130,7 @@ impl Handshakes {
                 certificate,
             },
             revoked,
+            first_bytes: FirstBytes::default(),
             stream: Either::Right(Box::new(stream)),
             timer: Some(timer),
             metrics,

@@ -16,15 +16,18 @@ use bytes::Bytes;
 use futures::{Stream, StreamExt as _};
 use http::{Request, Response};
 use http_body::{Body as HttpBody, Frame, SizeHint};
-use hyper::{body::Incoming, server::conn::http2};
+use hyper::{
+    body::Incoming,
+    server::conn::{http1, http2},
+};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::{task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
 use tower::{Service, ServiceExt as _};
 
-use super::Connection;
-use crate::auth::Peer;
+use super::{Connection, protocol::Protocol};
+use crate::{auth::Peer, rpc::Arrival};
 
 /// The time for which a connection without a limit waits before it looks again.
 const FOREVER: Duration = Duration::from_secs(86_400);
@@ -33,6 +36,9 @@ const FOREVER: Duration = Duration::from_secs(86_400);
 /// nothing to send before. Its client was told to open no more calls; one that does not answer that would hold
 /// up the shutdown to the end of its grace.
 const QUIET: Duration = Duration::from_secs(1);
+
+/// The largest head of a request of HTTP/1, in bytes, and the most that is read of its body at once.
+const HTTP1_BYTES: usize = 16 << 10;
 
 /// The settings of every connection.
 #[derive(Debug, Clone)]
@@ -101,7 +107,7 @@ pub async fn serve<S>(
 
 async fn serve_one<S>(
     builder: http2::Builder<TokioExecutor>,
-    connection: Connection,
+    mut connection: Connection,
     service: CallService<S>,
     idle_timeout: Duration,
     drain: CancellationToken,
@@ -110,6 +116,23 @@ async fn serve_one<S>(
     S: Clone + Send + Sync + 'static,
     S::Future: Send,
 {
+    let protocol = tokio::select! {
+        protocol = connection.protocol() => protocol,
+        // HTTP/2 tells the client.
+        () = drain.cancelled() => Ok(Protocol::Http2),
+    };
+    match protocol {
+        Ok(Protocol::Http2) => {}
+        Ok(Protocol::Http1) => {
+            let refused = refuse_http1(connection, service);
+            drain.run_until_cancelled(refused).await;
+            return;
+        }
+        Err(error) => {
+            tracing::debug!(%error, "a connection ended before its first call");
+            return;
+        }
+    }
     let calls = Arc::clone(&service.calls);
     let mut served = pin!(builder.serve_connection(TokioIo::new(connection), service));
     let limit = if idle_timeout.is_zero() {
@@ -155,6 +178,22 @@ async fn serve_one<S>(
                 }
             }
         }
+    }
+}
+
+/// Gives the service one request of HTTP/1, which it refuses, and closes the connection.
+async fn refuse_http1<S>(mut connection: Connection, service: CallService<S>)
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
+    S: Clone + Send + Sync + 'static,
+    S::Future: Send,
+{
+    connection.must_close_in_time();
+    let mut builder = http1::Builder::new();
+    builder.keep_alive(false).max_buf_size(HTTP1_BYTES);
+    let served = builder.serve_connection(TokioIo::new(connection), service);
+    if let Err(error) = served.await {
+        tracing::debug!(%error, "a connection of http/1 ended with an error");
     }
 }
 
@@ -238,6 +277,7 @@ where
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         let open = self.calls.begin();
         request.extensions_mut().insert(self.peer.clone());
+        request.extensions_mut().insert(Arrival(Instant::now()));
         let response = self.inner.clone().oneshot(request.map(Body::new));
         Box::pin(async move {
             let response = response.await?;

@@ -3,6 +3,7 @@
 mod handshake;
 mod http2;
 mod permits;
+mod protocol;
 
 use std::{
     io,
@@ -31,6 +32,7 @@ use crate::{
 pub use handshake::Handshakes;
 pub use http2::{Http2Settings, serve};
 use permits::{ConnectionPermit, ConnectionPermits};
+use protocol::FirstBytes;
 
 /// The pause after the system could not accept a connection.
 const ACCEPT_RETRY_PAUSE: Duration = Duration::from_millis(100);
@@ -172,6 +174,7 @@ impl Accepted {
                 certificate: None,
             },
             revoked: None,
+            first_bytes: FirstBytes::default(),
             timer: Some(self.timer),
             metrics: self.metrics,
             _permit: self.permit,
@@ -213,6 +216,8 @@ pub struct Connection {
     peer: Peer,
     /// `None` without a client certificate.
     revoked: Option<CertificateRevoked>,
+    /// What was read to tell the protocol, until it is read again.
+    first_bytes: FirstBytes,
     /// `None` once the deadline is met.
     timer: Option<DeadlineTimer>,
     metrics: Arc<Metrics>,
@@ -274,6 +279,9 @@ impl AsyncRead for Connection {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         self.check_alive(cx)?;
+        if self.first_bytes.read_again(buffer) {
+            return Poll::Ready(Ok(()));
+        }
         let before = buffer.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
         self.count_greeting(buffer.filled().len() - before);

@@ -10,7 +10,7 @@ use crate::{error::Error, wire::Compression};
 /// The header that names the encoding of a side's messages.
 const ENCODING: &str = "grpc-encoding";
 /// The header that lists the encodings that a side can decode.
-const ACCEPT_ENCODING: &str = "grpc-accept-encoding";
+pub(super) const ACCEPT_ENCODING: &str = "grpc-accept-encoding";
 
 /// The ways to compress that the operator allows, the preferred one first.
 #[derive(Debug, Clone)]

@@ -1,6 +1,6 @@
 //! A layer that bounds every call before a service sees it: the number of concurrent calls, the size of its
 //! metadata, the time to send the request, and the client's own deadline. It also adds error details to
-//! rejections that tonic made itself.
+//! rejections that tonic made itself, before a stream is open or after.
 //!
 //! tonic reads the request before it calls the service and waits for it without limit, so a call that is
 //! opened and never sends anything would stay open for ever.
@@ -27,8 +27,10 @@ use crate::{
     error::Error,
     metrics::Metrics,
     rpc::{
-        deadline::Deadline,
+        compression,
+        deadline::{Arrival, Deadline},
         protocol::{check_metadata, refuse_other_protocols},
+        request_body::{BodyTimeout, UnreadBody, read_rest},
         unknown_fields::violation,
     },
 };
@@ -108,9 +110,11 @@ impl ConcurrencyLayer {
         &self,
         path: &str,
         headers: &HeaderMap,
+        arrival: Option<Arrival>,
     ) -> Result<(OwnedSemaphorePermit, Option<Deadline>), Error> {
         check_metadata(headers)?;
-        let deadline = Deadline::from_headers(headers, Instant::now())?;
+        let now = Instant::now();
+        let deadline = Deadline::from_headers(headers, arrival.map_or(now, |it| it.0), now)?;
         let limiter = match path {
             HEALTH_CHECK_PATH => &self.health_checks,
             path if path.starts_with(HEALTH_PREFIX) => &self.health_streams,
@@ -162,14 +166,16 @@ where
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         if let Some(refusal) = refuse_other_protocols(&request) {
-            return Box::pin(std::future::ready(Ok(refusal)));
+            return Box::pin(refuse(refusal, request.into_body()));
         }
-        let admitted = self.layer.admit(request.uri().path(), request.headers());
+        let arrival = request.extensions().get::<Arrival>().copied();
+        let path = request.uri().path();
+        let admitted = self.layer.admit(path, request.headers(), arrival);
         let (permit, deadline) = match admitted {
             Ok(admitted) => admitted,
             Err(error) => {
                 let refusal = error.into_status("").into_http();
-                return Box::pin(std::future::ready(Ok(refusal)));
+                return Box::pin(refuse(refusal, request.into_body()));
             }
         };
         if let Some(deadline) = deadline {
@@ -184,8 +190,11 @@ where
         // Reflection is a bidirectional stream: the time applies to each request message.
         let per_frame = path.starts_with(REFLECTION_PREFIX);
         let metrics = Arc::clone(&self.layer.metrics);
-        let request =
-            request.map(|body| Body::new(BodyTimeout::new(body, limit, per_frame, metrics)));
+        let unread = UnreadBody::default();
+        let request = request.map(|body| {
+            let limit = (limit, per_frame);
+            Body::new(BodyTimeout::new(body, limit, metrics, unread.clone()))
+        });
         let response = self.inner.call(request);
         Box::pin(async move {
             let mut response = match deadline {
@@ -197,7 +206,12 @@ where
                     }
                 }
             };
-            add_error_details(&mut response);
+            add_error_details(response.headers_mut());
+            if let Some(body) = unread.take()
+                && response.headers().contains_key(Status::GRPC_STATUS)
+            {
+                read_rest(body, deadline.map(|it| it.answer_by)).await;
+            }
             let end = deadline.map(|it| Box::pin(sleep_until(it.end_for_service_at())));
             Ok(response.map(|body| {
                 Body::new(CallBody {
@@ -212,8 +226,8 @@ where
 
 /// Adds error details to a rejection that tonic made itself, and corrects its code: tonic reports a
 /// request that can't be decoded as an internal error.
-fn add_error_details(response: &mut Response<Body>) {
-    let Some(status) = Status::from_header_map(response.headers()) else {
+fn add_error_details(headers: &mut HeaderMap) {
+    let Some(status) = Status::from_header_map(headers) else {
         return;
     };
     if !status.details().is_empty() {
@@ -228,64 +242,22 @@ fn add_error_details(response: &mut Response<Body>) {
         Code::Unimplemented if message.is_empty() => Error::Unimplemented(
             "this server has no such method: check the service and method name".to_owned(),
         ),
-        Code::Unimplemented => Error::Unimplemented(message.to_owned()),
+        Code::Unimplemented => {
+            let accepted = headers.get(compression::ACCEPT_ENCODING);
+            let accepted = accepted.and_then(|list| list.to_str().ok());
+            let hint = accepted.map(|list| format!(": use {}", list.replace(',', " or ")));
+            Error::Unimplemented(format!("{message}{}", hint.unwrap_or_default()))
+        }
         _ => return,
     };
     // Fails only for text that is no valid header value, which tonic has already left out of its status.
-    let _ = error.into_status("").add_header(response.headers_mut());
+    let _ = error.into_status("").add_header(headers);
 }
 
-/// A request body that must end within a time limit.
-struct BodyTimeout {
-    body: Body,
-    limit: Duration,
-    /// `true` if the limit applies to each frame instead of the whole body.
-    per_frame: bool,
-    deadline: Pin<Box<Sleep>>,
-    metrics: Arc<Metrics>,
-}
-
-impl BodyTimeout {
-    fn new(body: Body, limit: Duration, per_frame: bool, metrics: Arc<Metrics>) -> Self {
-        Self {
-            body,
-            limit,
-            per_frame,
-            deadline: Box::pin(tokio::time::sleep(limit)),
-            metrics,
-        }
-    }
-}
-
-impl HttpBody for BodyTimeout {
-    type Data = Bytes;
-    type Error = Status;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        // Polled first, so that a steady flow of frames can't postpone it.
-        if self.deadline.as_mut().poll(cx).is_ready() {
-            self.metrics.count_limit_rejection("request_timeout");
-            let error = Error::RequestTimeout(self.limit);
-            return Poll::Ready(Some(Err(error.into_status(""))));
-        }
-        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
-        if self.per_frame {
-            let next = Instant::now() + self.limit;
-            self.deadline.as_mut().reset(next);
-        }
-        Poll::Ready(frame)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
+/// Answers a call that no service sees.
+async fn refuse(refusal: Response<Body>, request: Body) -> Result<Response<Body>, Infallible> {
+    read_rest(request, None).await;
+    Ok(refusal)
 }
 
 /// A response body that ends at the call's deadline, and holds the permit of its call until it is dropped.
@@ -308,8 +280,13 @@ impl HttpBody for CallBody {
         let Some(body) = &mut self.body else {
             return Poll::Ready(None);
         };
-        if let ready @ Poll::Ready(_) = Pin::new(body).poll_frame(cx) {
-            return ready;
+        if let Poll::Ready(mut frame) = Pin::new(body).poll_frame(cx) {
+            if let Some(Ok(frame)) = &mut frame
+                && let Some(trailers) = frame.trailers_mut()
+            {
+                add_error_details(trailers);
+            }
+            return Poll::Ready(frame);
         }
         let Some(end) = &mut self.end else {
             return Poll::Pending;
@@ -353,6 +330,7 @@ mod tests {
 
     fn request(path: &str, body: Body) -> Request<Body> {
         Request::post(path)
+            .version(http::Version::HTTP_2)
             .header(http::header::CONTENT_TYPE, "application/grpc")
             .body(body)
             .unwrap()

@@ -11,16 +11,24 @@ use crate::{error::Error, rpc::unknown_fields::violation};
 const HEADER: &str = "grpc-timeout";
 
 /// The share of a call's time by which its failure is sent before the deadline, as a divisor, and the
-/// longest such time. A client gives a call up by its own clock, which began earlier than the server's:
+/// longest such time on an idle machine. A client gives a call up by its own clock, which began earlier than the server's:
 /// without a head start the client's own words win most of the time, and tonic's client says CANCELLED
 /// (`TimeoutExpired` in tonic 0.14). Once a stream is open, clients with a clock say DEADLINE_EXCEEDED
 /// themselves, so streams use all of their time.
-const HEAD_START_DIVISOR: u32 = 4;
+const HEAD_START_DIVISOR: u32 = 3;
 const MAX_HEAD_START: Duration = Duration::from_millis(100);
+
+/// The largest head start as a share of a call's time, as a divisor.
+const MOST_HEAD_START_DIVISOR: u32 = 2;
 
 /// The time by which a service's own answer to a deadline comes before that of the layer in front of it.
 /// The service records how its call ended; the layer only stands in for services that know no deadline.
 const PRECEDENCE: Duration = Duration::from_millis(5);
+
+/// The time at which a call was read from its connection, in the extensions of its request. On a busy machine
+/// the service begins with it later.
+#[derive(Debug, Clone, Copy)]
+pub struct Arrival(pub Instant);
 
 /// The deadline of a call.
 #[derive(Debug, Clone, Copy)]
@@ -32,11 +40,17 @@ pub(super) struct Deadline {
 }
 
 impl Deadline {
-    /// Returns the deadline of a call that began at `now`; `None` if it has none, or one beyond all clocks.
+    /// Returns the deadline of a call that arrived at one time and is begun with `now`; `None` if it has none,
+    /// or one beyond all clocks. On a busy machine the answer waits as the call did, so that its head start
+    /// grows by that time.
     ///
     /// # Errors
     /// The header is malformed, or it was sent twice.
-    pub(super) fn from_headers(headers: &HeaderMap, now: Instant) -> Result<Option<Self>, Error> {
+    pub(super) fn from_headers(
+        headers: &HeaderMap,
+        arrival: Instant,
+        now: Instant,
+    ) -> Result<Option<Self>, Error> {
         let mut values = headers.get_all(HEADER).iter();
         let Some(value) = values.next() else {
             return Ok(None);
@@ -52,7 +66,9 @@ impl Deadline {
             ))
         })?;
         let head_start = cmp::min(timeout / HEAD_START_DIVISOR, MAX_HEAD_START);
-        let deadline = now.checked_add(timeout).map(|at| Self {
+        let waited = now.saturating_duration_since(arrival);
+        let head_start = cmp::min(head_start + waited, timeout / MOST_HEAD_START_DIVISOR);
+        let deadline = arrival.checked_add(timeout).map(|at| Self {
             at,
             answer_by: at - head_start,
         });
@@ -133,12 +149,13 @@ mod tests {
         for value in values {
             headers.append(HEADER, value.parse().unwrap());
         }
-        Deadline::from_headers(&headers, Instant::now())
+        let now = Instant::now();
+        Deadline::from_headers(&headers, now, now)
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_failure_is_due_before_the_deadline_and_at_most_100_ms() {
-        for (timeout, at, answer_by) in [("160m", 160, 120), ("10S", 10_000, 9_900), ("0S", 0, 0)] {
+        for (timeout, at, answer_by) in [("150m", 150, 100), ("10S", 10_000, 9_900), ("0S", 0, 0)] {
             let deadline = of(&[timeout]).unwrap().unwrap();
             let after = |time: Instant| time.duration_since(Instant::now()).as_millis();
             assert_eq!(after(deadline.at), at, "{timeout}");
@@ -147,6 +164,24 @@ mod tests {
             assert!(deadline.answer_for_service_by() <= deadline.at);
         }
         assert!(of(&[]).unwrap().is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_that_waited_to_be_begun_with_is_answered_earlier() {
+        let headers = HeaderMap::from_iter([(
+            http::HeaderName::from_static(HEADER),
+            http::HeaderValue::from_static("150m"),
+        )]);
+        let arrival = Instant::now();
+        for (waited, answer_by) in [(0, 100), (10, 90), (20, 80), (60, 75)] {
+            let now = arrival + Duration::from_millis(waited);
+            let deadline = Deadline::from_headers(&headers, arrival, now)
+                .unwrap()
+                .unwrap();
+            let after = |time: Instant| time.duration_since(arrival).as_millis();
+            assert_eq!(after(deadline.at), 150, "{waited}");
+            assert_eq!(after(deadline.answer_by), answer_by, "{waited}");
+        }
     }
 
     #[tokio::test]

@@ -16,6 +16,7 @@ mod oversize;
 mod protocol;
 mod quotas;
 mod reflection;
+mod request_body;
 mod server_info;
 mod service;
 mod stream;
@@ -52,6 +53,7 @@ use stream::{WatchPermits, WatchStream};
 
 pub use auth_layer::{AuthLayer, AuthService};
 pub use concurrency_layer::{ConcurrencyLayer, ConcurrencyService, EXTRA_CALLS};
+pub use deadline::Arrival;
 pub use health::{HealthApi, HealthReporter};
 pub use protocol::MAX_HEADER_LIST_BYTES;
 pub use reflection::{ReflectionApi, ReflectionIndex};

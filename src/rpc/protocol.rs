@@ -1,6 +1,6 @@
 //! The rules of gRPC over HTTP/2 for the head of a call, checked before anything else sees it.
 
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use tonic::body::Body;
 
 use crate::{error::Error, rpc::unknown_fields::violation};
@@ -11,7 +11,7 @@ const MAX_METADATA_BYTES: usize = 16 << 10;
 
 /// The largest header list that HTTP/2 decodes, in bytes. It is larger than [`MAX_METADATA_BYTES`], so that
 /// metadata beyond that gets a status with a reason: HTTP/2 itself answers with 431 alone.
-pub const MAX_HEADER_LIST_BYTES: u32 = 64 << 10;
+pub const MAX_HEADER_LIST_BYTES: u32 = 128 << 10;
 
 /// The bytes that HTTP/2 counts for each header beyond its name and value.
 const HEADER_OVERHEAD: usize = 32;
@@ -22,20 +22,30 @@ const CONTENT_TYPE: &str = "application/grpc+proto";
 /// Returns the response to a call that is no gRPC call with protobuf messages. Its client would not
 /// understand a gRPC status, so the specification requires an HTTP status.
 pub(super) fn refuse_other_protocols<B>(request: &Request<B>) -> Option<Response<Body>> {
-    let problem = if request.method() != Method::POST {
-        format!("{} is no gRPC call: use POST", request.method())
+    let mut content_types = request.headers().get_all(header::CONTENT_TYPE).iter();
+    let (status, problem) = if request.method() != Method::POST {
+        let problem = format!("{} is no gRPC call: use POST", request.method());
+        (StatusCode::UNSUPPORTED_MEDIA_TYPE, problem)
+    } else if let Some(problem) = match (content_types.next(), content_types.next()) {
+        (Some(content_type), None) if is_protobuf(content_type) => None,
+        (Some(content_type), None) => Some(format!(
+            "the content type {content_type:?} is not supported"
+        )),
+        (Some(_), Some(_)) => Some("the content type was sent twice".to_owned()),
+        (None, _) => Some("the content type is missing".to_owned()),
+    } {
+        (StatusCode::UNSUPPORTED_MEDIA_TYPE, problem)
+    } else if request.version() < Version::HTTP_2 {
+        let problem = format!("{:?} is too old", request.version());
+        (StatusCode::HTTP_VERSION_NOT_SUPPORTED, problem)
     } else {
-        match request.headers().get(header::CONTENT_TYPE) {
-            Some(content_type) if is_protobuf(content_type) => return None,
-            Some(content_type) => format!("the content type {content_type:?} is not supported"),
-            None => "the content type is missing".to_owned(),
-        }
+        return None;
     };
     let text = format!(
         "{problem}. This port speaks gRPC over HTTP/2: POST with content-type {CONTENT_TYPE}\n"
     );
     let mut refusal = Response::new(Body::new(text));
-    *refusal.status_mut() = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+    *refusal.status_mut() = status;
     let headers = refusal.headers_mut();
     let plain = HeaderValue::from_static("text/plain; charset=utf-8");
     headers.insert(header::CONTENT_TYPE, plain);

@@ -3,6 +3,8 @@
 //! watch, and an early empty reply proves nothing.
 
 mod conversions;
+#[path = "mongodb_places/isolated.rs"]
+mod isolated;
 mod support;
 
 use std::sync::{Arc, Mutex};
@@ -13,7 +15,7 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use conversions::id;
 use futures::future::join_all;
-use mongodb::bson::{Bson, Document};
+use mongodb::bson::{Bson, Document, doc};
 use pb::watch_response::Kind;
 use support::stand_in::{
     Answer, Event, FIRST_SECOND, Log, Played, Request, Rule, ServerError, StandIn, Version, change,

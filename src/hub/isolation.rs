@@ -10,10 +10,17 @@
 //! plan's own options that start by time and select events of the list by their tokens. MongoDB selects
 //! before it looks up documents, so a window fails only because of an event in it. Windows grow while they
 //! succeed and shrink when they fail. A window of one event that fails is the event.
+//!
+//! Behind a mongos an empty reply does not prove that a filter on documents rejects the rest of a window. There
+//! a second stream reads the events that it rejects, so that every event of the window comes in one of the two.
 
 mod window;
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{
+    collections::{HashSet, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
 
 use bson::{Document, doc};
 use bytes::Bytes;
@@ -21,6 +28,7 @@ use tokio::time::timeout;
 
 use crate::{
     hub::{
+        open::may_mean_the_token,
         scan::{MAX_QUIET_REPLIES, Scan, ScanEnd},
         stream::{detach, next_time},
         undeliverable::{Found, is_readable_from, locate},
@@ -39,7 +47,7 @@ const LIST_TIMEOUT: Duration = Duration::from_secs(60);
 /// The time limit for each check of the event that was found.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
 /// The time limit for all these checks. After it, the error is sent without details.
-const DESCRIBE_TIMEOUT: Duration = Duration::from_secs(20);
+const DESCRIBE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The maximum number of windows from which no event came, because a filter on documents rejects them all.
 const MAX_BARREN_WINDOWS: u32 = 1_000;
@@ -64,6 +72,13 @@ pub(super) struct Isolation {
     at: Position,
     /// `true` once an event was returned.
     has_returned: bool,
+    /// `true` if MongoDB does not find the token of the start, so that the list starts at its time.
+    by_time: bool,
+    /// The token of the start in a list that starts at its time, until its event has come: those up to it were
+    /// delivered before.
+    sought: Option<Bytes>,
+    /// `true` if MongoDB refused the token of the start.
+    is_token_refused: bool,
     /// The scan of the list, once it is open.
     list: Option<Scan>,
     /// Events after the ones that were returned, in order.
@@ -86,19 +101,24 @@ struct Listed {
 }
 
 impl Isolation {
-    /// Starts after a position from which the plan's stream fails with `error`.
+    /// Starts after a position from which the plan's stream fails with `error`. `by_time`: MongoDB does not
+    /// find the position's token, and the stream was opened at its time.
     pub(super) fn new(
         source: Arc<dyn Source>,
         plan: Arc<Plan>,
         error: SourceError,
         at: Position,
+        by_time: bool,
     ) -> Self {
         Self {
             source,
             plan,
             error,
+            sought: at.token().filter(|_| by_time).cloned(),
             at,
             has_returned: false,
+            by_time,
+            is_token_refused: false,
             list: None,
             listed: VecDeque::new(),
             listed_bytes: 0,
@@ -114,11 +134,11 @@ impl Isolation {
     ///
     /// # Errors
     /// The error of the stream: the event that fails comes next, or it cannot be determined. Or one that
-    /// passes by itself.
+    /// passes by itself, or the refusal of the position's token.
     pub(super) async fn next(&mut self) -> Result<Option<Batch>, SourceError> {
         match self.advance().await {
             Ok(batch) => Ok(batch),
-            Err(error) if error.failure.is_passing() => Err(error),
+            Err(error) if error.failure.is_passing() || self.is_token_refused => Err(error),
             Err(error) => {
                 if error.failure != self.error.failure {
                     tracing::debug!(code = error.code, %error, "could not isolate the undeliverable event");
@@ -198,7 +218,9 @@ impl Isolation {
 
     /// Lists at least `count` events, or to the end.
     async fn list(&mut self, count: usize) -> Result<(), SourceError> {
-        while self.listed.len() < count && self.listed_bytes < MAX_LISTED_BYTES {
+        while (self.listed.len() < count || self.sought.is_some())
+            && self.listed_bytes < MAX_LISTED_BYTES
+        {
             let read = timeout(LIST_TIMEOUT, self.next_of_list()).await;
             let Some(batch) = read.unwrap_or_else(|_| Err(too_late()))? else {
                 break;
@@ -206,6 +228,15 @@ impl Isolation {
             let is_listed = |event: &&Event| event.operation != Operation::Invalidate;
             for event in batch.events.iter().take_while(is_listed) {
                 let token = Bytes::copy_from_slice(&batch.buffer[event.token.clone()]);
+                if self.sought.as_ref() == Some(&token) {
+                    self.sought = None;
+                    self.listed.clear();
+                    self.listed_bytes = 0;
+                    continue;
+                }
+                if event.cluster_time > self.at.time() {
+                    self.sought = None;
+                }
                 self.listed_bytes += token.len();
                 self.listed.push_back(Listed {
                     token,
@@ -214,15 +245,32 @@ impl Isolation {
                 });
             }
         }
+        // It did not come, so that events of its time may be delivered again.
+        self.sought = None;
         Ok(())
     }
 
     async fn next_of_list(&mut self) -> Result<Option<Batch>, SourceError> {
+        let read = self.read_list().await;
+        // MongoDB looks for the token's event before it sends one.
+        let may_be_refused = !self.by_time && self.listed.is_empty() && !self.has_returned;
+        self.is_token_refused = may_be_refused
+            && matches!(&read, Err(error) if may_mean_the_token(error.failure))
+            && self.at.token().is_some();
+        read
+    }
+
+    async fn read_list(&mut self) -> Result<Option<Batch>, SourceError> {
         if let Some(list) = &mut self.list {
             return list.next().await;
         }
         let plan = self.plan.identity_only();
-        let list = Scan::open(&*self.source, &plan, &self.at, BatchSize::Default).await?;
+        let start = if self.by_time {
+            Position::Time(self.at.time())
+        } else {
+            self.at.clone()
+        };
+        let list = Scan::open(&*self.source, &plan, &start, BatchSize::Default).await?;
         self.list.insert(list).next().await
     }
 
@@ -230,11 +278,6 @@ impl Isolation {
     async fn open_window(&mut self, count: usize) -> Result<Window, SourceError> {
         let is_sharded = self.source.is_sharded().await?;
         let is_complete = !self.plan.filters_documents();
-        if is_sharded && !is_complete {
-            return Err(other(
-                "a mongos does not prove which events a filter rejects",
-            ));
-        }
         let events: VecDeque<Listed> = self.listed.iter().take(count).cloned().collect();
         let tokens = events.iter().map(|it| token_document(&it.token));
         let tokens = tokens.collect::<Result<Vec<_>, SourceError>>()?;
@@ -247,12 +290,22 @@ impl Isolation {
             "_id": { "$in": tokens },
         });
         let at = Position::Time(first);
+        let rejects = if is_sharded && !is_complete {
+            let plan = plan.rejected_by_documents();
+            let opening = self.source.open(&plan, Some(&at), BatchSize::One);
+            Some(opening.await?)
+        } else {
+            None
+        };
         Ok(Window {
             cursor: self.source.open(&plan, Some(&at), BatchSize::One).await?,
+            rejects,
+            rejected: HashSet::new(),
             expected: events,
             passed: 0,
             is_complete,
-            quiet_replies_left: if is_sharded { MAX_QUIET_REPLIES } else { 0 },
+            is_sharded,
+            quiet_replies_left: MAX_QUIET_REPLIES,
         })
     }
 
@@ -279,36 +332,50 @@ impl Isolation {
 
     /// Describes the first listed event, which fails in a window of its own.
     async fn describe(&mut self) -> Result<Option<Found>, SourceError> {
-        if !self.source.is_sharded().await? && !self.selects_before_look_ups().await? {
+        let is_sharded = self.source.is_sharded().await?;
+        if !is_sharded && !self.selects_before_look_ups().await? {
             return locate(&*self.source, &self.plan, self.error.failure, &self.at).await;
         }
         self.list(2).await?;
         let Some(event) = self.listed.front().cloned() else {
             return Ok(None);
         };
-        let found = |next| {
-            Some(Found {
-                time: event.time,
-                next,
-            })
-        };
         let next = match (self.listed.get(1), &self.list) {
             // No stream can start between two events of one time. From the event's own token this server
             // isolates those that follow it.
-            (Some(follower), _) if follower.time <= event.time => {
-                return Ok(found(Position::Event {
-                    token: event.token,
-                    time: event.time,
-                }));
-            }
+            (Some(follower), _) if follower.time <= event.time => Position::Event {
+                token: event.token,
+                time: event.time,
+            },
             (Some(_), _) => Position::Time(next_time(event.time)),
             (None, Some(list)) if list.end() == Some(ScanEnd::NoEvents) => {
                 position_after(event.time, list)
             }
             (None, _) => return Ok(None),
         };
-        let is_readable = is_readable_from(&*self.source, &self.plan, &next).await;
-        Ok(found(next).filter(|_| is_readable))
+        let is_proven = match &next {
+            _ if is_sharded => self.is_proven_behind_a_mongos(&next).await?,
+            Position::Event { .. } => true,
+            next => is_readable_from(&*self.source, &self.plan, next).await,
+        };
+        Ok(is_proven.then_some(Found {
+            time: event.time,
+            next,
+        }))
+    }
+
+    /// Returns whether it is certain that the event which fails in a window of its own is the one, and not a
+    /// later one that a server which looks up before it selects fails at. `next` is the position after it.
+    async fn is_proven_behind_a_mongos(&mut self, next: &Position) -> Result<bool, SourceError> {
+        let read = read_from(&*self.source, &self.plan, next);
+        match timeout(CHECK_TIMEOUT, read).await {
+            Ok(Err(error)) if error.failure.concerns_one_event() => {
+                self.selects_before_look_ups().await
+            }
+            Ok(Err(_)) => Ok(false),
+            // MongoDB has accepted the position, and reads or scans on.
+            Ok(Ok(())) | Err(_) => Ok(true),
+        }
     }
 
     /// Returns whether the server selects events before it looks up their documents: a stream that starts
@@ -337,23 +404,30 @@ impl Isolation {
         self.can_read(none, time).await
     }
 
-    /// Returns whether the stream of the events that meet a condition reads one, or that there is none,
-    /// without the failure.
+    /// Returns whether the stream of the events that meet a condition is read without the failure.
     async fn can_read(
         &mut self,
         condition: Document,
         from: ClusterTime,
     ) -> Result<bool, SourceError> {
         let plan = self.plan.narrowed_to(condition);
-        let read = async {
-            let from = Position::Time(from);
-            let mut scan = Scan::open(&*self.source, &plan, &from, BatchSize::One).await?;
-            scan.next().await
-        };
+        let from = Position::Time(from);
+        let read = read_from(&*self.source, &plan, &from);
         match timeout(CHECK_TIMEOUT, read).await {
-            Ok(Ok(_)) => Ok(true),
+            Ok(Ok(())) => Ok(true),
             Ok(Err(error)) if error.failure != self.error.failure => Err(error),
             Ok(Err(_)) | Err(_) => Ok(false),
+        }
+    }
+}
+
+/// Reads a stream up to its first event or to a reply that MongoDB held back.
+async fn read_from(source: &dyn Source, plan: &Plan, at: &Position) -> Result<(), SourceError> {
+    let mut cursor = source.open(plan, Some(at), BatchSize::One).await?;
+    loop {
+        let batch = cursor.next().await?;
+        if !batch.events.is_empty() || batch.idle || batch.closed {
+            return Ok(());
         }
     }
 }

@@ -8,7 +8,7 @@ use crate::{
         event_lookup::find_event,
         isolation::Isolation,
         resume_deduplicator::ResumeDeduplicator,
-        undeliverable::{self, Found},
+        undeliverable::{self, Found, has_history_since},
     },
     plan::Plan,
     source::{Batch, BatchSize, Cursor, Failure, Position, Source, SourceError},
@@ -71,6 +71,11 @@ impl StreamPlans {
     pub(super) fn widest(&self) -> &Arc<Plan> {
         self.shared.as_ref().unwrap_or(&self.own)
     }
+
+    /// Returns the scope's shared plan, or the stream's own.
+    fn plan(&self, is_shared: bool) -> &Arc<Plan> {
+        if is_shared { self.widest() } else { &self.own }
+    }
 }
 
 /// Opens a stream for a watch. If the first reply contains an event that MongoDB cannot send, opens the
@@ -105,10 +110,10 @@ pub(super) async fn open(
         at => at,
     };
     let mut opened = open_with_fallback(&**source, plans, at, BatchSize::Default).await;
-    if at.is_some() && matches!(&opened, Err((_, error)) if error.failure.concerns_one_event()) {
+    if at.is_some() && matches!(&opened, Err(failed) if failed.error.failure.concerns_one_event()) {
         opened = open_with_fallback(&**source, plans, at, BatchSize::One).await;
     }
-    let (plan, error) = match opened {
+    let mut failed = match opened {
         Ok(opened) => {
             return Ok(OpenedStream {
                 by_time: opened.by_time || is_lost,
@@ -118,81 +123,108 @@ pub(super) async fn open(
         Err(failed) => failed,
     };
     let mut found = None;
-    let error = match at {
-        Some(at) if error.failure.concerns_one_event() => {
-            let is_shared = !std::ptr::eq(plan, &*plans.own);
-            let plan = if is_shared {
-                plans.widest()
-            } else {
-                &plans.own
-            };
-            let mut isolation =
-                Isolation::new(Arc::clone(source), Arc::clone(plan), error, at.clone());
-            match isolation.next().await {
-                Ok(Some(first)) => {
-                    return Ok(OpenedStream {
-                        cursor: Reader::Isolation(Box::new(isolation)),
-                        first,
-                        start: at.clone(),
-                        batch_size: BatchSize::One,
-                        deduplicator: None,
-                        by_time: is_lost,
-                        is_shared,
-                    });
-                }
-                // The failure has passed, or its event was not found.
-                Ok(None) => {
-                    let again = open_with_fallback(&**source, plans, Some(at), BatchSize::Default);
-                    match again.await {
-                        Ok(opened) => {
-                            return Ok(OpenedStream {
-                                by_time: opened.by_time || is_lost,
-                                ..opened
-                            });
-                        }
-                        Err((_, error)) => error,
+    while let Some(at) = at
+        && failed.error.failure.concerns_one_event()
+    {
+        let mut isolation = Isolation::new(
+            Arc::clone(source),
+            Arc::clone(plans.plan(failed.is_shared)),
+            failed.error.clone(),
+            at.clone(),
+            failed.by_time,
+        );
+        match isolation.next().await {
+            Ok(Some(first)) => {
+                return Ok(OpenedStream {
+                    cursor: Reader::Isolation(Box::new(isolation)),
+                    first,
+                    start: at.clone(),
+                    batch_size: BatchSize::One,
+                    deduplicator: None,
+                    by_time: failed.by_time || is_lost,
+                    is_shared: failed.is_shared,
+                });
+            }
+            // The failure has passed, or its event was not found.
+            Ok(None) => {
+                let again = open_with_fallback(&**source, plans, Some(at), BatchSize::Default);
+                match again.await {
+                    Ok(opened) => {
+                        return Ok(OpenedStream {
+                            by_time: opened.by_time || is_lost,
+                            ..opened
+                        });
                     }
+                    Err(again) => failed = again,
                 }
-                Err(error) => {
-                    found = isolation.found().cloned();
-                    error
-                }
+                break;
+            }
+            // The stream failed before MongoDB had looked for the token.
+            Err(error)
+                if error.failure == Failure::TokenNotFound
+                    && plans.shared.is_some()
+                    && !failed.is_shared =>
+            {
+                failed.is_shared = true;
+            }
+            Err(error)
+                if may_mean_the_token(error.failure)
+                    && can_resume_by_time(at)
+                    && !failed.by_time =>
+            {
+                failed.by_time = true;
+            }
+            Err(error) => {
+                found = isolation.found().cloned();
+                failed.error = error;
+                break;
             }
         }
-        _ => error,
-    };
-    let error = final_error(&**source, plan, token_context, &error, at, found.as_ref());
+    }
+    let plan = plans.plan(failed.is_shared);
+    let error = &failed.error;
+    let error = final_error(&**source, plan, token_context, error, at, found.as_ref());
     Err(error.await.unwrap_or_else(|passing| Error::from(&passing)))
 }
 
-/// Makes up to three attempts; see [`open`]. Returns an error with the plan that failed.
-async fn open_with_fallback<'a>(
+/// A failure to open a stream, and the attempt that failed.
+struct FailedOpening {
+    error: SourceError,
+    is_shared: bool,
+    by_time: bool,
+}
+
+/// Makes up to three attempts; see [`open`].
+async fn open_with_fallback(
     source: &dyn Source,
-    plans: &'a StreamPlans,
+    plans: &StreamPlans,
     at: Option<&Position>,
     batch_size: BatchSize,
-) -> Result<OpenedStream, (&'a Plan, SourceError)> {
-    let mut plan = &*plans.own;
-    let mut opened = open_at(source, plan, at, batch_size).await;
-    let Some(at) = at else {
-        return opened.map_err(|error| (plan, error));
-    };
-    if failed_with(&opened, |failure| failure == Failure::TokenNotFound)
-        && let Some(shared) = &plans.shared
-    {
-        plan = shared;
-        opened = open_at(source, plan, Some(at), batch_size).await;
+) -> Result<OpenedStream, FailedOpening> {
+    let (mut is_shared, mut by_time) = (false, false);
+    let mut opened = open_at(source, &plans.own, at, batch_size).await;
+    if let Some(at) = at {
+        if failed_with(&opened, |failure| failure == Failure::TokenNotFound)
+            && let Some(shared) = &plans.shared
+        {
+            is_shared = true;
+            opened = open_at(source, shared, Some(at), batch_size).await;
+        }
+        if failed_with(&opened, may_mean_the_token) && can_resume_by_time(at) {
+            by_time = true;
+            opened = open_by_time(source, plans.plan(is_shared), at, batch_size).await;
+        }
     }
-    if failed_with(&opened, may_mean_the_token) && can_resume_by_time(at) {
-        opened = open_by_time(source, plan, at, batch_size).await;
-    }
-    let is_shared = !std::ptr::eq(plan, &*plans.own);
     opened
         .map(|opened| OpenedStream {
             is_shared,
             ..opened
         })
-        .map_err(|error| (plan, error))
+        .map_err(|error| FailedOpening {
+            error,
+            is_shared,
+            by_time,
+        })
 }
 
 fn failed_with(
@@ -303,7 +335,13 @@ pub(super) async fn final_error(
         Failure::HistoryLost => source.oldest_time().await.ok().flatten(),
         Failure::TokenNotFound => match source.oldest_time().await {
             Err(passing) if passing.failure.is_passing() => return Err(passing),
-            oldest => oldest.ok().flatten(),
+            oldest => match (oldest.ok().flatten(), at) {
+                // A mongos does not show the oplog.
+                (None, Some(at)) if has_history_since(source, plan, at.time()).await? => {
+                    Some(at.time())
+                }
+                (oldest, _) => oldest,
+            },
         },
         _ => None,
     };

@@ -286,7 +286,11 @@ impl ReconnectingStream {
             if let Some(error) = failed {
                 match error.failure {
                     // The token may be one of another filter, of an event that this stream leaves out.
-                    Failure::TokenNotFound if self.use_shared_plan() => by_time = false,
+                    Failure::TokenNotFound if self.use_shared_plan() => {
+                        by_time = false;
+                        isolation = None;
+                        self.isolated_from = None;
+                    }
                     // The credentials were accepted when the stream was opened, so this may be temporary.
                     Failure::Transient | Failure::Overloaded | Failure::LoginFailed => {
                         if isolation.take().is_some() {
@@ -309,12 +313,13 @@ impl ReconnectingStream {
                             && isolation.is_none()
                             && self.isolated_from.as_ref() != Some(&self.position) =>
                     {
-                        self.isolate(error);
+                        self.isolate(error, by_time);
                         return Ok(());
                     }
                     failure
                         if (matches!(failure, Failure::TokenNotFound | Failure::TokenInvalid)
-                            || at_opening && may_mean_the_token(failure))
+                            || (at_opening || isolation.is_some())
+                                && may_mean_the_token(failure))
                             && can_resume_by_time(&self.position)
                             && self.by_time.as_ref() != Some(&self.position) =>
                     {
@@ -323,6 +328,8 @@ impl ReconnectingStream {
                         tracing::info!(%error, "resuming by time because the token was not found");
                         self.by_time = Some(self.position.clone());
                         by_time = true;
+                        isolation = None;
+                        self.isolated_from = None;
                     }
                     _ => {
                         let found = isolation.take().and_then(|it| it.found().cloned());
@@ -379,7 +386,7 @@ impl ReconnectingStream {
     }
 
     /// Continues with the events before the one that fails.
-    fn isolate(&mut self, error: SourceError) {
+    fn isolate(&mut self, error: SourceError, by_time: bool) {
         self.isolated_from = Some(self.position.clone());
         self.start_single_events();
         self.deduplicator = None;
@@ -388,6 +395,7 @@ impl ReconnectingStream {
             Arc::clone(&self.plan),
             error,
             self.position.clone(),
+            by_time,
         ))));
     }
 

@@ -137,6 +137,30 @@ pub(super) async fn is_readable_from(source: &dyn Source, plan: &Plan, at: &Posi
     }
 }
 
+/// Returns whether MongoDB still has the history since a time: a stream of `plan`'s events without documents
+/// can be read from it on.
+///
+/// # Errors
+/// One that passes by itself.
+pub(super) async fn has_history_since(
+    source: &dyn Source,
+    plan: &Plan,
+    time: ClusterTime,
+) -> Result<bool, SourceError> {
+    let plan = plan.identity_only();
+    let at = Position::Time(time);
+    let read = async {
+        let mut scan = Scan::open(source, &plan, &at, BatchSize::One).await?;
+        scan.next().await
+    };
+    match timeout(CHECK_TIMEOUT, read).await {
+        Ok(Err(error)) if error.failure.is_passing() => Err(error),
+        Ok(Err(_)) => Ok(false),
+        // Without an answer, MongoDB scans what it has.
+        Ok(Ok(_)) | Err(_) => Ok(true),
+    }
+}
+
 /// Finds the first event with a wanted operation after a position. Returns the operation and the position
 /// after the event.
 async fn first_matching(

@@ -139,6 +139,20 @@ impl Plan {
         plan
     }
 
+    /// Returns the plan of the events that the stages that use documents reject, and all others pass: together
+    /// with those of this plan they are the events of
+    /// [`without_document_stages`](Self::without_document_stages).
+    #[must_use]
+    pub fn rejected_by_documents(&self) -> Plan {
+        let on_documents = self.stages.iter().filter(|stage| uses_images(stage));
+        let conditions = on_documents.filter_map(|stage| stage.get_document("$match").ok());
+        let mut plan = self.without_document_stages();
+        plan.stages.push(doc! {
+            "$match": { "$nor": [all_of(conditions.cloned().collect())] },
+        });
+        plan
+    }
+
     /// Returns whether documents decide which events the stream contains.
     #[must_use]
     pub fn filters_documents(&self) -> bool {

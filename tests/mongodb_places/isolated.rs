@@ -104,7 +104,9 @@ async fn a_filter_on_documents_loses_nothing_before_an_event_that_cannot_be_sent
 /// sent before it misses the token.
 #[tokio::test]
 async fn after_the_token_of_another_filter_nothing_is_lost_before_an_event_that_cannot_be_sent() {
-    let plays = VERSIONS.into_iter().flat_map(|it| [(it, false), (it, true)]);
+    let plays = VERSIONS
+        .into_iter()
+        .flat_map(|it| [(it, false), (it, true)]);
     join_all(plays.map(async |(version, at_once)| {
         let what = format!("{:?} {at_once}", version());
         let stand_in = StandIn::start_as(version());
@@ -235,7 +237,11 @@ async fn a_server_that_fails_whatever_is_selected_loses_nothing() {
             let next = info.metadata.get("next_token");
             let next = next.map_or(last, |it| STANDARD.decode(it).expect("base64").into());
             let mut resumed = weir.watch(from(&next, &request)).await;
-            assert_eq!(ids(&mut resumed, 3).await, numbers(2..5), "{what}: {info:?}");
+            assert_eq!(
+                ids(&mut resumed, 3).await,
+                numbers(2..5),
+                "{what}: {info:?}"
+            );
         }
     }))
     .await;
@@ -308,13 +314,21 @@ fn long(id: &str, operation: &str, collection: &str) -> Document {
 
 /// The events of a transaction over two collections, with long and short keys.
 fn transaction(name: &str) -> Vec<(&'static str, Document)> {
-    let key = |number: usize| format!("{}{name}{number}", "k".repeat([9_000, 1, 1_450][number % 3]));
+    let key = |number: usize| {
+        format!(
+            "{}{name}{number}",
+            "k".repeat([9_000, 1, 1_450][number % 3])
+        )
+    };
     let collection = |number: usize| if number % 4 == 3 { "items" } else { ORDERS };
     let operation = |number: usize| ["insert", "update", "replace", "delete"][number % 4];
     (0..8)
         .map(|number| {
             let collection = collection(number);
-            (collection, long(&key(number), operation(number), collection))
+            (
+                collection,
+                long(&key(number), operation(number), collection),
+            )
         })
         .collect()
 }

@@ -1,6 +1,8 @@
 //! A stream of some events that are known beforehand.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
+
+use bytes::Bytes;
 
 use crate::source::{Batch, Cursor, Event, SourceError};
 
@@ -12,13 +14,20 @@ use super::{Listed, other};
 /// time between them proves nothing, and it ends with the last of them.
 pub(super) struct Window {
     pub(super) cursor: Box<dyn Cursor>,
+    /// Behind a mongos, a stream of those among them that the plan's filter on documents rejects. `None` once
+    /// it is closed.
+    pub(super) rejects: Option<Box<dyn Cursor>>,
+    /// The tokens of the events that have come in it.
+    pub(super) rejected: HashSet<Bytes>,
     /// The events that have not come yet.
     pub(super) expected: VecDeque<Listed>,
     /// The number of events that have come or were rejected since the last call of `take_passed`.
     pub(super) passed: usize,
-    /// `true` if every one of them must come.
+    /// `true` if every one of them must come in the plan's own stream.
     pub(super) is_complete: bool,
-    /// The number of empty replies at the end that are still waited through.
+    /// Whether MongoDB is a mongos, whose empty replies prove nothing.
+    pub(super) is_sharded: bool,
+    /// The number of empty replies of a mongos that are still waited through.
     pub(super) quiet_replies_left: u32,
 }
 
@@ -26,24 +35,24 @@ impl Window {
     /// Returns the next events, or `None` at the end of the window.
     pub(super) async fn next(&mut self) -> Result<Option<Batch>, SourceError> {
         while !self.expected.is_empty() {
-            let batch = self.cursor.next().await?;
+            let batch = match &mut self.rejects {
+                None => self.cursor.next().await?,
+                Some(rejects) => tokio::select! {
+                    batch = self.cursor.next() => batch?,
+                    batch = rejects.next() => {
+                        self.reject(&batch?);
+                        continue;
+                    }
+                },
+            };
             if batch.events.is_empty() {
-                match (batch.idle, batch.closed) {
-                    (true, false) if self.quiet_replies_left > 0 => self.quiet_replies_left -= 1,
-                    (true, _) if !self.is_complete => {
-                        self.passed += self.expected.len();
-                        self.expected.clear();
-                    }
-                    (true, _) | (_, true) => {
-                        return Err(other("an event of the list did not come"));
-                    }
-                    (false, false) => {}
-                }
+                self.end_after_empty(&batch)?;
                 continue;
             }
             for event in &batch.events {
                 self.expect(&batch.buffer, event)?;
             }
+            self.pass_rejected();
             return Ok(Some(Batch {
                 // The reply's own position may be after events that the window leaves out.
                 position: batch.events.last().map(|it| it.position(&batch.buffer)),
@@ -55,22 +64,74 @@ impl Window {
         Ok(None)
     }
 
+    /// Notes what an empty reply of the plan's own stream shows.
+    fn end_after_empty(&mut self, batch: &Batch) -> Result<(), SourceError> {
+        if !batch.closed && !batch.idle {
+            return Ok(());
+        }
+        // Behind a mongos only a stream that is closed has certainly read everything.
+        let is_at_end = batch.closed || !self.is_sharded;
+        if is_at_end && !self.is_complete {
+            self.passed += self.expected.len();
+            self.expected.clear();
+        } else if is_at_end || self.quiet_replies_left == 0 {
+            return Err(other("an event of the list did not come"));
+        } else {
+            self.quiet_replies_left -= 1;
+        }
+        Ok(())
+    }
+
+    /// Notes the events that the filter rejects.
+    fn reject(&mut self, batch: &Batch) {
+        for event in &batch.events {
+            let token = &batch.buffer[event.token.clone()];
+            let exact = |it: &&Listed| it.token == token;
+            let split = |it: &&Listed| it.time == event.cluster_time;
+            let mut expected = self.expected.iter();
+            let listed = expected
+                .clone()
+                .find(exact)
+                .or_else(|| expected.find(split));
+            // Its document may have changed after the other stream had looked it up, and sent it.
+            if let Some(listed) = listed {
+                self.rejected.insert(listed.token.clone());
+            }
+        }
+        self.pass_rejected();
+        if batch.closed {
+            self.rejects = None;
+        }
+    }
+
+    /// Passes the next events as far as they are known to be rejected.
+    fn pass_rejected(&mut self) {
+        while let Some(next) = self.expected.front()
+            && self.rejected.contains(&next.token)
+        {
+            self.expected.pop_front();
+            self.passed += 1;
+        }
+    }
+
     pub(super) fn take_passed(&mut self) -> usize {
         std::mem::take(&mut self.passed)
     }
 
     /// Removes an event from the expected ones. A server that does not select sends others.
     fn expect(&mut self, buffer: &[u8], event: &Event) -> Result<(), SourceError> {
+        let token = &buffer[event.token.clone()];
+        // The filter passes it now, because its document has changed.
+        if self.rejected.contains(token) && self.expected.iter().all(|it| it.token != token) {
+            return Ok(());
+        }
         while let Some(expected) = self.expected.pop_front() {
             self.passed += 1;
             // A split event has the token of its last fragment.
             let is_split = expected.time == event.cluster_time
                 && expected.operation == event.operation
-                && !self
-                    .expected
-                    .iter()
-                    .any(|it| it.token == buffer[event.token.clone()]);
-            if expected.token == buffer[event.token.clone()] || is_split {
+                && !self.expected.iter().any(|it| it.token == token);
+            if expected.token == token || is_split {
                 return Ok(());
             }
             if self.is_complete {

@@ -278,10 +278,10 @@ impl Isolation {
     async fn open_window(&mut self, count: usize) -> Result<Window, SourceError> {
         let is_sharded = self.source.is_sharded().await?;
         let is_complete = !self.plan.filters_documents();
-        let events: VecDeque<Listed> = self.listed.iter().take(count).cloned().collect();
+        let events: Vec<Listed> = self.listed.iter().take(count).cloned().collect();
         let tokens = events.iter().map(|it| token_document(&it.token));
         let tokens = tokens.collect::<Result<Vec<_>, SourceError>>()?;
-        let (first, last) = match (events.front(), events.back()) {
+        let (first, last) = match (events.first(), events.last()) {
             (Some(first), Some(last)) => (first.time, last.time),
             _ => return Err(too_late()),
         };
@@ -301,7 +301,8 @@ impl Isolation {
             cursor: self.source.open(&plan, Some(&at), BatchSize::One).await?,
             rejects,
             rejected: HashSet::new(),
-            expected: events,
+            expected: events.iter().cloned().collect(),
+            events,
             passed: 0,
             is_complete,
             is_sharded,
@@ -372,6 +373,7 @@ impl Isolation {
             Ok(Err(error)) if error.failure.concerns_one_event() => {
                 self.selects_before_look_ups().await
             }
+            Ok(Err(error)) if error.failure.is_passing() => Err(error),
             Ok(Err(_)) => Ok(false),
             // MongoDB has accepted the position, and reads or scans on.
             Ok(Ok(())) | Err(_) => Ok(true),

@@ -19,7 +19,9 @@ pub(super) struct Window {
     pub(super) rejects: Option<Box<dyn Cursor>>,
     /// The tokens of the events that have come in it.
     pub(super) rejected: HashSet<Bytes>,
-    /// The events that have not come yet.
+    /// All events of the window.
+    pub(super) events: Vec<Listed>,
+    /// Those that have not come yet.
     pub(super) expected: VecDeque<Listed>,
     /// The number of events that have come or were rejected since the last call of `take_passed`.
     pub(super) passed: usize,
@@ -86,15 +88,15 @@ impl Window {
     fn reject(&mut self, batch: &Batch) {
         for event in &batch.events {
             let token = &batch.buffer[event.token.clone()];
-            let exact = |it: &&Listed| it.token == token;
-            let split = |it: &&Listed| it.time == event.cluster_time;
-            let mut expected = self.expected.iter();
-            let listed = expected
-                .clone()
-                .find(exact)
-                .or_else(|| expected.find(split));
-            // Its document may have changed after the other stream had looked it up, and sent it.
-            if let Some(listed) = listed {
+            let same_time =
+                |it: &&Listed| it.time == event.cluster_time && it.operation == event.operation;
+            let mut may_be_split = self.events.iter().filter(same_time);
+            let is_listed = self.events.iter().find(|it| it.token == token);
+            // A split event has the token of its last fragment. Of several it is not known which one it is.
+            let is_split = may_be_split
+                .next()
+                .filter(|_| may_be_split.next().is_none());
+            if let Some(listed) = is_listed.or(is_split) {
                 self.rejected.insert(listed.token.clone());
             }
         }

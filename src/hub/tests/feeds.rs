@@ -119,6 +119,7 @@ async fn a_position_that_is_lost_by_token_and_by_time_ends_the_watch_at_once() {
     let source = ScriptedSource::new([
         cursor_that_fails(vec![batch(&[insert("a", 1)])], Failure::TokenNotFound),
         Opening::Fail(Failure::TokenNotFound),
+        Opening::Fail(Failure::HistoryLost),
     ]);
     let hub = hub(&source);
     let mut client = Client::open(&hub, &watch(request())).await;
@@ -126,8 +127,8 @@ async fn a_position_that_is_lost_by_token_and_by_time_ends_the_watch_at_once() {
     assert_eq!(seen.last(), Some(&Seen::Ended("RESUME_TOKEN_EXPIRED")));
     assert_eq!(
         source.requested_positions().len(),
-        2,
-        "one attempt by time, never a loop"
+        3,
+        "one attempt by time and a look for the history, never a loop"
     );
 }
 
@@ -250,6 +251,7 @@ async fn an_invalidate_that_is_not_found_again_ends_the_watch_at_once() {
     let source = ScriptedSource::new([
         cursor(vec![dropped()]),
         Opening::Fail(Failure::TokenNotFound),
+        Opening::Fail(Failure::HistoryLost),
     ]);
     let continue_request = pb::WatchRequest {
         invalidate_policy: pb::InvalidatePolicy::Continue.into(),
@@ -259,7 +261,8 @@ async fn an_invalidate_that_is_not_found_again_ends_the_watch_at_once() {
     let mut client = Client::open(&hub, &watch(continue_request)).await;
     let seen = client.see(9).await;
     assert_eq!(seen.last(), Some(&Seen::Ended("RESUME_TOKEN_EXPIRED")));
-    assert_eq!(source.requested_positions().len(), 2);
+    // The last one looks for the history.
+    assert_eq!(source.requested_positions().len(), 3);
 }
 
 #[tokio::test(start_paused = true)]

@@ -2,7 +2,8 @@
 
 use super::{
     undeliverable::{
-        any_token_context_of, next_position, read_to_end, undeliverable, update, without_stages,
+        any_token_context_of, filtered, names, next_position, read_to_end, selected, undeliverable,
+        update, without_stages,
     },
     *,
 };
@@ -123,5 +124,55 @@ async fn a_position_is_checked_again_after_a_passing_error() {
         let requests = source.requested_positions().len();
         assert_eq!(result, readable, "{requests} requests");
         assert!(requests < 30, "{requests} requests");
+    }
+}
+
+/// Behind a mongos an empty reply does not prove that a filter rejects an event. A stream of what it rejects
+/// does.
+#[tokio::test(start_paused = true)]
+async fn behind_a_mongos_the_events_that_a_filter_rejects_are_read_too() {
+    for is_rejected in [true, false] {
+        let fails = || Opening::Fail(Failure::ImageMissing);
+        let nothing = || cursor(vec![quiet("t", 9); 20]);
+        let rejects = |name, increment| cursor(vec![batch(&[update(name, increment)])]);
+        let first = if is_rejected {
+            rejects("a", 1)
+        } else {
+            nothing()
+        };
+        let mut source = ScriptedSource::of([
+            cursor_that_fails(vec![quiet("t", 0)], Failure::ImageMissing),
+            fails(),
+            cursor(vec![
+                batch(&[update("a", 1), update("b", 2), update("poison", 3)]),
+                quiet("t", 9),
+            ]),
+            first,
+            nothing(),
+            nothing(),
+            fails(),
+            rejects("b", 2),
+            nothing(),
+            nothing(),
+            fails(),
+            nothing(),
+        ]);
+        source.is_sharded = true;
+        let source = Arc::new(source);
+        let hub = hub(&source);
+        let mut client = Client::open(&hub, &watch(filtered())).await;
+        read_to_end(&mut client).await;
+        let undeliverable = undeliverable(end_of(&mut client).await);
+        assert_eq!(undeliverable.next_token.is_some(), is_rejected);
+        let selected = selected(&source).split_off(3);
+        if is_rejected {
+            assert_eq!(undeliverable.time, Some(at(3)));
+            let windows = [&["a"][..], &["b", "poison"], &["b"], &["poison"]];
+            let twice = windows.iter().flat_map(|it| [names(it), names(it)]);
+            assert!(selected[..8].iter().cloned().eq(twice), "{selected:?}");
+        } else {
+            assert_eq!(undeliverable.time, None);
+            assert_eq!(selected.len(), 2, "no event is taken for rejected");
+        }
     }
 }

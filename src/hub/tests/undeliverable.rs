@@ -46,7 +46,7 @@ fn is_outline(plan: &crate::plan::Plan) -> bool {
 }
 
 /// The plans of the openings, as tokens of which events they select; `None` for a plan that is not narrowed.
-fn selected(source: &ScriptedSource) -> Vec<Option<Vec<String>>> {
+pub(super) fn selected(source: &ScriptedSource) -> Vec<Option<Vec<String>>> {
     let plans = source.plans.lock().unwrap();
     let selected = |(plan, _): &(crate::plan::Plan, BatchSize)| {
         let condition = plan.stages.first()?.get_document("$match").ok()?;
@@ -58,7 +58,7 @@ fn selected(source: &ScriptedSource) -> Vec<Option<Vec<String>>> {
     plans.iter().map(selected).collect()
 }
 
-fn names(names: &[&str]) -> Option<Vec<String>> {
+pub(super) fn names(names: &[&str]) -> Option<Vec<String>> {
     Some(names.iter().map(|&name| name.to_owned()).collect())
 }
 
@@ -342,9 +342,9 @@ async fn the_token_in_an_error_is_small_whatever_the_key() {
     }
 }
 
-#[tokio::test(start_paused = true)]
-async fn the_undeliverable_event_is_found_after_events_that_a_filter_rejects() {
-    let filtered = pb::WatchRequest {
+/// A request with a filter that uses documents.
+pub(super) fn filtered() -> pb::WatchRequest {
+    pb::WatchRequest {
         full_document: pb::FullDocument::Required.into(),
         filters: vec![pb::Filter {
             kind: Some(pb::filter::Kind::Field(pb::FieldFilter {
@@ -353,61 +353,50 @@ async fn the_undeliverable_event_is_found_after_events_that_a_filter_rejects() {
             })),
         }],
         ..request()
-    };
-    for (is_sharded, found) in [(false, Some(at(3))), (true, None)] {
-        let fails = || Opening::Fail(Failure::ImageMissing);
-        let mut source = ScriptedSource::of([
-            cursor_that_fails(vec![quiet("t", 0)], Failure::ImageMissing),
-            fails(),
-            cursor(vec![
-                batch(&[update("a", 1), update("b", 2), update("poison", 3)]),
-                quiet("t", 9),
-            ]),
-            cursor(vec![quiet("t", 9)]),
-            fails(),
-            cursor(vec![quiet("t", 9)]),
-            fails(),
-            cursor(vec![quiet("t", 9)]),
-            cursor(vec![quiet("t", 9)]),
-        ]);
-        source.is_sharded = is_sharded;
-        let source = Arc::new(source);
-        let hub = hub(&source);
-        let mut client = Client::open(&hub, &watch(filtered.clone())).await;
-        read_to_end(&mut client).await;
-        let undeliverable = undeliverable(end_of(&mut client).await);
-        // Behind a mongos an empty reply does not prove that the filter rejects what stands in front.
-        assert_eq!(undeliverable.time, found);
-        assert_eq!(undeliverable.next_token.is_some(), found.is_some());
-        let plans = source.plans.lock().unwrap();
-        let stages = plans.iter().map(|(plan, _)| plan.stages.len());
-        let with_condition = [1, 1, 1, 2, 2, 2, 2, 2, 1];
-        assert!(
-            stages.eq(with_condition[..plans.len()].iter().copied()),
-            "{plans:?}"
-        );
-        assert_eq!(
-            plans[2].0.stages.len(),
-            1,
-            "the list has no condition on documents"
-        );
-        assert!(is_outline(&plans[2].0));
-        if is_sharded {
-            assert_eq!(plans.len(), 3, "no event is taken for rejected");
-            continue;
-        }
-        assert_eq!(plans[3].0.change_stream, plans[0].0.change_stream);
-        drop(plans);
-        assert_eq!(
-            selected(&source)[3..7],
-            [
-                names(&["a"]),
-                names(&["b", "poison"]),
-                names(&["b"]),
-                names(&["poison"])
-            ]
-        );
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_undeliverable_event_is_found_after_events_that_a_filter_rejects() {
+    let fails = || Opening::Fail(Failure::ImageMissing);
+    let source = ScriptedSource::new([
+        cursor_that_fails(vec![quiet("t", 0)], Failure::ImageMissing),
+        fails(),
+        cursor(vec![
+            batch(&[update("a", 1), update("b", 2), update("poison", 3)]),
+            quiet("t", 9),
+        ]),
+        cursor(vec![quiet("t", 9)]),
+        fails(),
+        cursor(vec![quiet("t", 9)]),
+        fails(),
+        cursor(vec![quiet("t", 9)]),
+        cursor(vec![quiet("t", 9)]),
+    ]);
+    let hub = hub(&source);
+    let mut client = Client::open(&hub, &watch(filtered())).await;
+    read_to_end(&mut client).await;
+    let undeliverable = undeliverable(end_of(&mut client).await);
+    assert_eq!(undeliverable.time, Some(at(3)));
+    assert!(undeliverable.next_token.is_some());
+    let plans = source.plans.lock().unwrap();
+    let stages = plans.iter().map(|(plan, _)| plan.stages.len());
+    assert!(stages.eq([1, 1, 1, 2, 2, 2, 2, 2, 1]), "{plans:?}");
+    assert!(
+        is_outline(&plans[2].0),
+        "the list has no condition on documents"
+    );
+    assert_eq!(plans[3].0.change_stream, plans[0].0.change_stream);
+    drop(plans);
+    assert_eq!(
+        selected(&source)[3..7],
+        [
+            names(&["a"]),
+            names(&["b", "poison"]),
+            names(&["b"]),
+            names(&["poison"])
+        ]
+    );
 }
 
 /// The first reply of a catch-up may be the one that fails.

@@ -200,6 +200,40 @@ async fn two_events_of_one_time_that_cannot_be_sent_end_a_watch_once_each() {
     .await;
 }
 
+/// The collection is dropped right after the event, or after one more.
+#[tokio::test]
+async fn an_event_that_cannot_be_sent_may_stand_in_front_of_a_drop() {
+    let plays = VERSIONS.into_iter().flat_map(|it| [(it, 3..3), (it, 3..4)]);
+    join_all(plays.map(async |(version, after)| {
+        for filters in [Vec::new(), vec![eq("kind", "odd".into())]] {
+            let what = format!("{:?} {after:?} {filters:?}", version());
+            let stand_in = StandIn::start_as(version());
+            let orders = stand_in.log(ORDERS);
+            let weir = Weir::at(stand_in.uri(), |_| {}).await;
+            let request = dedicated(pb::WatchRequest {
+                filters,
+                ..looked_up(stand_in.watch_request(&[ORDERS]))
+            });
+            let mut watch = weir.watch(request.clone()).await;
+            let mut events = odd_and_even([1]);
+            events.push(Event::too_large(of_kind(2, "even")));
+            events.extend(odd_and_even(after.clone()));
+            events.push(about("drop", ORDERS).into());
+            orders.push_all(events);
+            stand_in.push_noops(1);
+            let (got, status) = rest(&mut watch).await;
+            assert_eq!(got, numbers([1]), "{what}: {status:?}");
+            let mut resumed = weir.watch(from(&next_token(&status), &request)).await;
+            let expected = odd(after.clone());
+            assert_eq!(ids(&mut resumed, expected.len()).await, expected, "{what}");
+            let drop = resumed.next_change().await;
+            assert_eq!(drop.operation(), pb::OperationType::Drop, "{what}");
+            resumed.next_invalidated().await;
+        }
+    }))
+    .await;
+}
+
 /// A server that looks up documents before it selects shows nothing by a selection that fails. The event in
 /// front of the one that can't be sent must not be taken for it.
 #[tokio::test]

@@ -47,6 +47,9 @@ const MAX_AUXILIARY_STREAMS: usize = 500;
 /// call too.
 const MAX_HEALTH_CHECKS: usize = 5_000;
 
+/// The maximum number of refusals that wait for the end of their request: those of calls that no limit counts.
+const MAX_WAITING_REFUSALS: usize = 1_000;
+
 /// The time to send the request of a health check, which has a few bytes. It bounds how long a stranger
 /// can hold a call open by not sending it.
 const HEALTH_CHECK_TIMEOUT: Duration = Duration::from_secs(1);
@@ -67,6 +70,7 @@ pub struct ConcurrencyLayer {
     health_checks: Limiter,
     health_streams: Limiter,
     reflection: Limiter,
+    waiting_refusals: Arc<Semaphore>,
     request_timeout: Duration,
     metrics: Arc<Metrics>,
 }
@@ -97,6 +101,7 @@ impl ConcurrencyLayer {
             health_checks: Limiter::new(MAX_HEALTH_CHECKS),
             health_streams: Limiter::new(MAX_AUXILIARY_STREAMS),
             reflection: Limiter::new(MAX_AUXILIARY_STREAMS),
+            waiting_refusals: Arc::new(Semaphore::new(MAX_WAITING_REFUSALS)),
             request_timeout,
             metrics,
         }
@@ -130,6 +135,21 @@ impl ConcurrencyLayer {
             }
         })?;
         Ok((permit, deadline))
+    }
+
+    /// Answers a call that no service sees: once its request has ended, or at once where many wait for that.
+    fn refuse(
+        &self,
+        refusal: Response<Body>,
+        request: Body,
+    ) -> impl Future<Output = Result<Response<Body>, Infallible>> + Send + 'static {
+        let permit = Arc::clone(&self.waiting_refusals).try_acquire_owned();
+        async move {
+            if let Ok(_permit) = permit {
+                read_rest(request, None).await;
+            }
+            Ok(refusal)
+        }
     }
 }
 
@@ -166,7 +186,7 @@ where
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         if let Some(refusal) = refuse_other_protocols(&request) {
-            return Box::pin(refuse(refusal, request.into_body()));
+            return Box::pin(self.layer.refuse(refusal, request.into_body()));
         }
         let arrival = request.extensions().get::<Arrival>().copied();
         let path = request.uri().path();
@@ -175,7 +195,7 @@ where
             Ok(admitted) => admitted,
             Err(error) => {
                 let refusal = error.into_status("").into_http();
-                return Box::pin(refuse(refusal, request.into_body()));
+                return Box::pin(self.layer.refuse(refusal, request.into_body()));
             }
         };
         if let Some(deadline) = deadline {
@@ -252,12 +272,6 @@ fn add_error_details(headers: &mut HeaderMap) {
     };
     // Fails only for text that is no valid header value, which tonic has already left out of its status.
     let _ = error.into_status("").add_header(headers);
-}
-
-/// Answers a call that no service sees.
-async fn refuse(refusal: Response<Body>, request: Body) -> Result<Response<Body>, Infallible> {
-    read_rest(request, None).await;
-    Ok(refusal)
 }
 
 /// A response body that ends at the call's deadline, and holds the permit of its call until it is dropped.
@@ -385,6 +399,36 @@ mod tests {
             time_until_timeout <= pause * 3 + TIMEOUT * 2,
             "{time_until_timeout:?}"
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_refusal_waits_for_its_request_unless_many_do() {
+        let service = tower::service_fn(|_: Request<Body>| async {
+            Ok::<_, Infallible>(Response::new(Body::empty()))
+        });
+        let mut service = layer().layer(service);
+        let endless = || {
+            let frames = futures::stream::pending::<Result<Frame<Bytes>, Status>>();
+            let mut request = request(HEALTH_CHECK_PATH, Body::new(StreamBody::new(frames)));
+            let soon = http::HeaderValue::from_static("soon");
+            request.headers_mut().insert("grpc-timeout", soon);
+            request
+        };
+        let begin = Instant::now();
+        service.call(endless()).await.unwrap();
+        assert!(begin.elapsed() > Duration::from_millis(50));
+        let waiting: Vec<_> = (0..MAX_WAITING_REFUSALS)
+            .map(|_| service.call(endless()))
+            .collect();
+        let begin = Instant::now();
+        let refused = service.call(endless()).await.unwrap();
+        assert_eq!(begin.elapsed(), Duration::ZERO);
+        let status = Status::from_header_map(refused.headers()).unwrap();
+        assert_eq!(status.code(), Code::InvalidArgument);
+        drop(waiting);
+        let begin = Instant::now();
+        service.call(endless()).await.unwrap();
+        assert!(begin.elapsed() > Duration::from_millis(50));
     }
 
     /// Opens calls of one path until one is rejected, and checks that the other paths still accept calls.

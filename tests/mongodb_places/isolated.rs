@@ -281,11 +281,14 @@ async fn a_server_that_fails_whatever_is_selected_loses_nothing() {
     .await;
 }
 
-/// A mongos does not show its oplog, but a stream from the position's time does.
+/// A mongos does not show its oplog, and a mongod shows it to those with the right alone, but a stream from the
+/// position's time shows whether it reaches back so far.
 #[tokio::test]
-async fn a_persistent_280_behind_a_mongos_is_an_expired_token_only_when_the_history_is_gone() {
-    for (is_gone, reason) in [(false, "UPSTREAM_REFUSED"), (true, "RESUME_TOKEN_EXPIRED")] {
-        let stand_in = StandIn::start_as(Version::mongos([9, 0, 1]));
+async fn a_persistent_280_without_the_oplog_is_an_expired_token_only_when_the_history_is_gone() {
+    let versions = [Version::mongos([9, 0, 1]), Version::mongod([9, 0, 0])];
+    let plays = versions.iter().flat_map(|it| [(it, false), (it, true)]);
+    join_all(plays.map(async |(version, is_gone)| {
+        let stand_in = StandIn::start_as(version.clone());
         let orders = stand_in.log(ORDERS);
         let weir = Weir::at(stand_in.uri(), |_| {}).await;
         let request = looked_up(stand_in.watch_request(&[ORDERS]));
@@ -295,14 +298,21 @@ async fn a_persistent_280_behind_a_mongos_is_an_expired_token_only_when_the_hist
         if is_gone {
             stand_in.set_oldest(time(FIRST_SECOND + 1_000, 1));
         }
-        let fails = Rule::on("getMore").when(Request::has_images);
-        let _fails = stand_in.play(fails.answer(ServerError::token_not_found()));
-        let opening = Rule::on("aggregate").when(Request::has_images);
-        let _opening = stand_in.play(opening.answer(ServerError::token_not_found()));
+        stand_in.play(Rule::on("find").answer(ServerError::new(13).named("Unauthorized")));
+        for command in ["getMore", "aggregate"] {
+            let fails = Rule::on(command).when(Request::has_images);
+            stand_in.play(fails.answer(ServerError::token_not_found()));
+        }
         let (got, status) = rest(&mut watch).await;
         assert_eq!(got, []);
-        assert_eq!(error_info(&status).reason, reason, "{status:?}");
-    }
+        let reason = if is_gone {
+            "RESUME_TOKEN_EXPIRED"
+        } else {
+            "UPSTREAM_REFUSED"
+        };
+        assert_eq!(error_info(&status).reason, reason, "{version:?} {status:?}");
+    }))
+    .await;
 }
 
 /// The place that `Progress` names while the first replies after a resume are empty.

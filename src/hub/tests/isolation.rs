@@ -176,3 +176,37 @@ async fn behind_a_mongos_the_events_that_a_filter_rejects_are_read_too() {
         }
     }
 }
+
+/// A document may change between the look-ups of the two streams. Then both have the event, and it comes, as do
+/// the others of its time.
+#[tokio::test(start_paused = true)]
+async fn an_event_that_a_filter_passes_and_rejects_is_delivered() {
+    // Whichever of the two replies comes first.
+    for _ in 0..20 {
+        let fails = || Opening::Fail(Failure::ImageMissing);
+        let nothing = || cursor(vec![quiet("t", 9); 20]);
+        let mut source = ScriptedSource::of([
+            cursor_that_fails(vec![quiet("t", 0)], Failure::ImageMissing),
+            fails(),
+            cursor(vec![
+                batch(&[update("x", 1), update("a", 2), update("b", 2)]),
+                batch(&[update("poison", 3)]),
+                quiet("t", 9),
+            ]),
+            nothing(),
+            cursor(vec![batch(&[update("x", 1)])]),
+            cursor(vec![batch(&[update("a", 2)])]),
+            cursor(vec![batch(&[update("a", 2)]), batch(&[update("b", 2)])]),
+            nothing(),
+            fails(),
+            nothing(),
+        ]);
+        source.is_sharded = true;
+        let hub = hub(&Arc::new(source));
+        let mut client = Client::open(&hub, &watch(filtered())).await;
+        let seen = read_to_end(&mut client).await;
+        let expected = ["x", "a", "b"].map(event_named);
+        assert_eq!(seen[..3], expected, "{seen:?}");
+        assert_eq!(undeliverable(end_of(&mut client).await).time, Some(at(3)));
+    }
+}

@@ -6,6 +6,7 @@ mod support;
 use std::time::Duration;
 
 use support::orders::{ORDERS, Received, insert, resume};
+use support::stand_in::{Answer, FIRST_SECOND, Request, Rule, StandIn, Version, time};
 use support::{
     Database, FailCommand, Figure, WAIT_LIMIT, WatchStream, Weir, error_reason, eventually, tally,
     within,
@@ -158,4 +159,42 @@ async fn a_catch_up_survives_failing_queries() {
         live.next_change().await;
         resumed.next_change().await;
     }
+}
+
+/// Before it joins a feed, a catch-up has MongoDB look for events in between, which may take long.
+#[tokio::test]
+async fn slow_looks_for_events_hold_up_no_other_query() {
+    let stand_in = StandIn::start_as(Version::mongod([8, 2, 11]));
+    stand_in.set_clock(time(FIRST_SECOND + 60, 1));
+    let weir = Weir::at(stand_in.uri(), |config| {
+        config.upstream_reply_timeout = 30 * WAIT_LIMIT;
+        config.max_catch_ups = 40;
+    })
+    .await;
+    let looks_for_events = |request: &Request| {
+        let concern = request.command().get_document("readConcern");
+        concern.is_ok_and(|it| it.contains_key("afterClusterTime"))
+    };
+    let rule = Rule::on("aggregate").when(looks_for_events);
+    let looks = stand_in.play(rule.answer(Answer::Hang));
+    let from_now = stand_in.watch_request(&[ORDERS]);
+    let mut watches = vec![weir.watch(from_now.clone()).await];
+    let start = prost_types::Timestamp {
+        seconds: FIRST_SECOND.into(),
+        nanos: 0,
+    };
+    for _ in 0..36 {
+        let request = pb::WatchRequest {
+            start: Some(pb::watch_request::Start::StartTime(start)),
+            ..from_now.clone()
+        };
+        watches.push(weir.watch(request).await);
+    }
+    eventually("many look for events", async || looks.count() >= 32).await;
+    let other = weir.watch(stand_in.watch_request(&["customers"]));
+    watches.push(within("another watch opens", other).await);
+    let mut client = weir.client().await;
+    let info = client.get_server_info(pb::GetServerInfoRequest {});
+    let info = within("an answer about the server", info).await;
+    assert!(info.is_ok(), "{info:?}");
 }

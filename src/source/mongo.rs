@@ -257,10 +257,11 @@ impl Source for MongoSource {
         until: ClusterTime,
     ) -> BoxFuture<'a, Result<bool, SourceError>> {
         Box::pin(async move {
-            let source = self.connected().await?;
+            let (source, permit) = self.connected().await?.for_look().await?;
             let (plan, at) = (plan.clone(), at.clone());
             // In its own task: dropped midway, it would leave its cursor open on the server.
             let task = tokio::spawn(async move {
+                let _permit = permit;
                 let look = || source.finds_no_events(&plan, &at, until);
                 source.retried(look).await
             });

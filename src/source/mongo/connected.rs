@@ -16,7 +16,7 @@ use mongodb::{
     options::{ClientOptions, SelectionCriteria},
 };
 use tokio::{
-    sync::Semaphore,
+    sync::{OwnedSemaphorePermit, Semaphore},
     time::{Instant, timeout, timeout_at},
 };
 
@@ -30,6 +30,9 @@ const MAX_IDLE_TIME: Duration = Duration::from_secs(60);
 
 /// The maximum number of commands at a time. Streams, which have connections of their own, do not count.
 const MAX_COMMANDS: usize = 32;
+
+/// The maximum number of looks for events at a time, each of which runs one command after the other.
+const MAX_LOOKS: usize = 32;
 
 /// The time that the primary may take to answer whether only the read preference is the reason of a failure. The
 /// failed call has taken its whole time already.
@@ -49,6 +52,8 @@ pub(super) struct Connected {
     read_preference: Option<String>,
     /// A permit for each command that may run.
     commands: Arc<Semaphore>,
+    /// A permit for each look for events that may run.
+    looks: Arc<Semaphore>,
     idle: Arc<IdleConnections>,
     pub(super) can_split: Arc<OnceLock<bool>>,
     pub(super) options: Arc<OptionSupport>,
@@ -85,6 +90,7 @@ impl Connected {
             retry_limit,
             read_preference,
             commands: Arc::new(Semaphore::new(MAX_COMMANDS)),
+            looks: Arc::new(Semaphore::new(MAX_LOOKS)),
             idle,
             can_split: Arc::default(),
             options: Arc::new(OptionSupport::new(settings.ignore_removed_shards)),
@@ -156,6 +162,26 @@ impl Connected {
                 ),
             )),
         }
+    }
+
+    /// Returns the deployment for a look for events, and the permit that the look holds. Its commands take no
+    /// permits of others: MongoDB scans the oplog for them, so that many looks at once would hold up every
+    /// other command.
+    ///
+    /// # Errors
+    /// Other looks have held all permits for the whole reply timeout.
+    pub(super) async fn for_look(&self) -> Result<(Self, OwnedSemaphorePermit), SourceError> {
+        let permit = timeout(self.reply_timeout, Arc::clone(&self.looks).acquire_owned()).await;
+        let Ok(Ok(permit)) = permit else {
+            let message = "too many looks for events take long";
+            return Err(SourceError::new(Failure::Transient, message));
+        };
+        let commands = Arc::new(Semaphore::new(MAX_COMMANDS));
+        let own = Self {
+            commands,
+            ..self.clone()
+        };
+        Ok((own, permit))
     }
 
     /// Returns the error for a failed selection of a server. If the primary answers, only the read preference

@@ -2,6 +2,7 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
+    ops::RangeInclusive,
     time::Duration,
 };
 
@@ -31,13 +32,7 @@ pub(super) fn check_count(
     min: usize,
     max: usize,
 ) -> Result<(), ConfigError> {
-    if (min..=max).contains(&value) {
-        return Ok(());
-    }
-    Err(ConfigError {
-        flag,
-        problem: format!("{value} is out of range: use {min} to {max}"),
-    })
+    check_range(flag, value, min..=max, usize::to_string)
 }
 
 pub(super) fn check_bytes(
@@ -46,13 +41,7 @@ pub(super) fn check_bytes(
     min: ByteSize,
     max: ByteSize,
 ) -> Result<(), ConfigError> {
-    if (min..=max).contains(&value) {
-        return Ok(());
-    }
-    Err(ConfigError {
-        flag,
-        problem: format!("{value} is out of range: use {min} to {max}"),
-    })
+    check_range(flag, value, min..=max, ByteSize::to_string)
 }
 
 pub(super) fn check_duration(
@@ -61,16 +50,22 @@ pub(super) fn check_duration(
     min: Duration,
     max: Duration,
 ) -> Result<(), ConfigError> {
-    if (min..=max).contains(&value) {
+    let text = |it: &Duration| humantime::format_duration(*it).to_string();
+    check_range(flag, value, min..=max, text)
+}
+
+fn check_range<T: PartialOrd>(
+    flag: &'static str,
+    value: T,
+    range: RangeInclusive<T>,
+    text: impl Fn(&T) -> String,
+) -> Result<(), ConfigError> {
+    if range.contains(&value) {
         return Ok(());
     }
+    let (value, min, max) = (text(&value), text(range.start()), text(range.end()));
     Err(ConfigError {
         flag,
-        problem: format!(
-            "{} is out of range: use {} to {}",
-            humantime::format_duration(value),
-            humantime::format_duration(min),
-            humantime::format_duration(max)
-        ),
+        problem: format!("{value} is out of range: use {min} to {max}"),
     })
 }

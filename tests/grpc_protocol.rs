@@ -368,7 +368,7 @@ async fn the_health_of_an_unknown_service_is_service_unknown() {
     assert_eq!(known.message().await.expect("it ends with OK"), None);
     assert_eq!(end.expect("it ends with OK"), None);
     assert!(
-        begin.elapsed() < Duration::from_secs(5),
+        begin.elapsed() < Duration::from_secs(10),
         "{:?}",
         begin.elapsed()
     );

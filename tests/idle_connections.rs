@@ -19,7 +19,11 @@ use weir::pb::GetServerInfoRequest;
 const IDLE: Duration = Duration::from_secs(1);
 
 async fn weir(database: &Database) -> Weir {
-    Weir::with(database, |config| config.idle_connection_timeout = IDLE).await
+    weir_with(database, IDLE).await
+}
+
+async fn weir_with(database: &Database, idle: Duration) -> Weir {
+    Weir::with(database, |config| config.idle_connection_timeout = idle).await
 }
 
 /// Waits for a GOAWAY without an error and the end of the connection. Returns when the GOAWAY came.
@@ -43,7 +47,7 @@ async fn a_connection_without_a_call_is_closed_after_the_idle_time() {
     let mut raw = RawConnection::greeted(weir.grpc_addr()).await;
     let took = closed(&mut raw).await - begin;
     assert!(took >= IDLE, "{took:?}");
-    assert!(took < IDLE * 5, "{took:?}");
+    assert!(took < WAIT_LIMIT / 2, "{took:?}");
     eventually("the connection is gone", async || {
         weir.metrics().await.sum("weir_connections") == 0.0
     })
@@ -83,18 +87,20 @@ async fn a_connection_with_an_open_call_stays_open_and_its_idle_time_begins_when
     let ended = Instant::now();
     let took = closed(&mut raw).await - ended;
     assert!(took >= IDLE * 9 / 10, "{took:?}");
-    assert!(took < IDLE * 5, "{took:?}");
+    assert!(took < WAIT_LIMIT / 2, "{took:?}");
 }
 
 /// Each short call begins the idle time anew.
 #[tokio::test]
 async fn a_connection_in_use_now_and_then_stays_open() {
     let database = Database::options().start().await;
-    let weir = weir(&database).await;
+    // Longer than anything between two calls takes on a busy machine.
+    let idle = IDLE * 4;
+    let weir = weir_with(&database, idle).await;
     let mut raw = RawConnection::greeted(weir.grpc_addr()).await;
     let begin = Instant::now();
     let mut streams = raw_http2::streams(1000);
-    while begin.elapsed() < IDLE * 3 {
+    while begin.elapsed() < idle * 2 {
         let stream = streams.next().expect("a stream");
         let health = raw_http2::opening("/grpc.health.v1.Health/Check");
         raw.send(&frame(HEADERS, raw_http2::END_HEADERS, stream, &health))
@@ -134,7 +140,8 @@ async fn the_next_call_of_a_client_whose_connection_was_idle_succeeds() {
 #[tokio::test]
 async fn a_silent_client_without_a_call_does_not_hold_up_the_shutdown() {
     let database = Database::options().start().await;
-    let mut weir = ServeProcess::start(database.uri(), &["--idle-connection-timeout=1s"]).await;
+    let flags = ["--idle-connection-timeout=1s", "--shutdown-grace=60s"];
+    let mut weir = ServeProcess::start(database.uri(), &flags).await;
     // A call long ago: its connection was told to close, and the client says nothing to it.
     let mut used = RawConnection::greeted(weir.grpc).await;
     let health = raw_http2::opening("/grpc.health.v1.Health/Check");
@@ -147,11 +154,9 @@ async fn a_silent_client_without_a_call_does_not_hold_up_the_shutdown() {
     let mut greeted = RawConnection::greeted(weir.grpc).await;
     assert!(greeted.reply().await.is_some(), "the server greets");
 
-    let begin = Instant::now();
     weir.process.signal("TERM");
+    // Long before the grace is over.
     let exit = weir.process.wait_for_exit(WAIT_LIMIT).await;
     assert_eq!(exit.code(), Some(0), "{}", weir.process);
-    let took = begin.elapsed();
-    assert!(took < Duration::from_secs(5), "{took:?}");
     drop((used, unused, greeted));
 }

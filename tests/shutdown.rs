@@ -20,6 +20,9 @@ use weir::pb;
 use weir::pb::watch_request::Start;
 use weir::pb::watch_response::Kind;
 
+/// The default of `--shutdown-grace`. A shutdown that nothing holds up takes less.
+const GRACE: Duration = Duration::from_secs(10);
+
 /// Reads a watch to its end as a client should. Returns its states and the status.
 async fn read_to_end(mut watch: WatchStream) -> (Received, tonic::Status, bytes::Bytes) {
     let mut received = Received::default();
@@ -82,11 +85,7 @@ async fn sigterm_gives_every_client_its_last_token_and_ends_with_0() {
     let ended = within("every stream ends", join_all(clients)).await;
     let exit = weir.process.wait_for_exit(WAIT_LIMIT).await;
     assert_eq!(exit.code(), Some(0), "{}", weir.process);
-    assert!(
-        begin.elapsed() < Duration::from_secs(5),
-        "{:?}",
-        begin.elapsed()
-    );
+    assert!(begin.elapsed() < GRACE, "{:?}", begin.elapsed());
 
     insert(&database, BEFORE).await;
     let another = Weir::without_linger(&database).await;
@@ -123,7 +122,7 @@ async fn fill_the_windows(database: &Database) {
 #[tokio::test]
 async fn a_client_that_never_reads_is_cut_off_after_the_grace_and_the_exit_code_is_1() {
     let database = Database::options().start().await;
-    let grace = ["--shutdown-grace", "2s"];
+    let grace = ["--shutdown-grace", "5s"];
     let mut weir = ServeProcess::start(database.uri(), &grace).await;
     let request = database.watch_request(&[ORDERS]);
     let unread = WatchStream::open(&mut weir.client().await, request.clone()).await;
@@ -144,7 +143,7 @@ async fn a_client_that_never_reads_is_cut_off_after_the_grace_and_the_exit_code_
     assert_draining(&status);
     assert_eq!(received.states.last(), Some(&pb::WatchState::Draining));
     assert!(
-        begin.elapsed() < Duration::from_secs(2),
+        begin.elapsed() < Duration::from_secs(5),
         "{:?}",
         begin.elapsed()
     );
@@ -155,19 +154,19 @@ async fn a_client_that_never_reads_is_cut_off_after_the_grace_and_the_exit_code_
         Some(Code::Unavailable)
     );
     assert!(
-        begin.elapsed() < Duration::from_secs(2),
+        begin.elapsed() < Duration::from_secs(5),
         "that was not during the drain"
     );
 
     let exit = weir.process.wait_for_exit(WAIT_LIMIT).await;
     assert_eq!(exit.code(), Some(1), "{}", weir.process);
     assert!(
-        begin.elapsed() >= Duration::from_secs(2),
+        begin.elapsed() >= Duration::from_secs(5),
         "{:?}",
         begin.elapsed()
     );
     assert!(
-        begin.elapsed() < Duration::from_secs(6),
+        begin.elapsed() < Duration::from_secs(15),
         "{:?}",
         begin.elapsed()
     );
@@ -258,11 +257,7 @@ async fn a_health_stream_does_not_delay_the_shutdown() {
     let _watched = watched.expect("health can be watched").into_inner();
     let begin = Instant::now();
     weir.shutdown().await;
-    assert!(
-        begin.elapsed() < Duration::from_secs(5),
-        "{:?}",
-        begin.elapsed()
-    );
+    assert!(begin.elapsed() < GRACE, "{:?}", begin.elapsed());
 }
 
 /// With pieces of an event waiting for a slow reader, the last token must not cover pieces that

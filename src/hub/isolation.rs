@@ -44,6 +44,8 @@ use window::Window;
 
 /// The time limit for each reading of the list. MongoDB may scan much of the oplog for the next event.
 const LIST_TIMEOUT: Duration = Duration::from_secs(60);
+/// The time for which listed events wait for more in their window.
+const WINDOW_PATIENCE: Duration = Duration::from_millis(100);
 /// The time limit for each check of the event that was found.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
 /// The time limit for all these checks. After it, the error is sent without details.
@@ -158,7 +160,7 @@ impl Isolation {
             let mut window = match self.window.take() {
                 Some(window) => window,
                 None => {
-                    self.list(self.window_size).await?;
+                    self.list_for_window().await?;
                     if self.listed.is_empty() {
                         return Ok(self.position_after_nothing());
                     }
@@ -216,7 +218,15 @@ impl Isolation {
         Ok(())
     }
 
-    /// Lists at least `count` events, or to the end.
+    /// Lists at least one event, or to the end. Further ones for the next window are not waited for: they may
+    /// be far away in the oplog, or not written yet.
+    async fn list_for_window(&mut self) -> Result<(), SourceError> {
+        self.list(1).await?;
+        let more = timeout(WINDOW_PATIENCE, self.list(self.window_size)).await;
+        more.unwrap_or(Ok(()))
+    }
+
+    /// Lists at least `count` events, or to the end. Cancel safe.
     async fn list(&mut self, count: usize) -> Result<(), SourceError> {
         while (self.listed.len() < count || self.sought.is_some())
             && self.listed_bytes < MAX_LISTED_BYTES

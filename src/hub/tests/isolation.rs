@@ -70,6 +70,33 @@ async fn behind_a_mongos_the_first_token_after_a_start_by_time_proves_nothing() 
     assert!(matches!(&next, Position::HighWater { .. }), "{next:?}");
 }
 
+/// The next event may be far away in the oplog.
+#[tokio::test(start_paused = true)]
+async fn a_listed_event_does_not_wait_for_those_that_are_not_listed_yet() {
+    let source = ScriptedSource::new([
+        cursor_that_fails(vec![quiet("t", 0)], Failure::ImageMissing),
+        Opening::Fail(Failure::ImageMissing),
+        cursor(vec![batch(&[
+            insert("a", 1),
+            insert("b", 2),
+            insert("c", 3),
+            insert("d", 4),
+        ])]),
+        cursor(vec![batch(&[insert("a", 1)])]),
+        cursor(vec![batch(&[insert("b", 2)]), batch(&[insert("c", 3)])]),
+        cursor(vec![batch(&[insert("d", 4)])]),
+    ]);
+    let hub = hub(&source);
+    let mut client = Client::open(&hub, &watch(request())).await;
+    let began = Instant::now();
+    let seen = without_stages(client.see(5).await);
+    let expected = ["a", "b", "c", "d"].map(event_named);
+    assert_eq!(seen, expected);
+    assert!(began.elapsed() < Duration::from_secs(1));
+    let ended = without_stages(client.see(1).await);
+    assert_eq!(ended, [Seen::Ended("IMAGE_UNAVAILABLE")]);
+}
+
 /// An election while the event is isolated proves nothing about the event.
 #[tokio::test(start_paused = true)]
 async fn a_passing_error_does_not_end_the_isolation_of_an_event() {

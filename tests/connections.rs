@@ -21,6 +21,8 @@ const REPLY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The number of calls at once.
 const AT_ONCE: usize = 8;
+/// The number of calls at once after which most need a new connection.
+const MANY_AT_ONCE: usize = 50;
 
 /// Options of a URI with which the driver learns of a broken connection only from its use: it monitors
 /// the server on another connection, which stays.
@@ -123,10 +125,13 @@ async fn calls_at_once_succeed_although_the_idle_connections_are_closed() {
     let database = Database::options().start().await;
     let proxy = Proxy::to(database.address()).await;
     let weir = Weir::without_linger_at(&uri(&proxy)).await;
-    for round in 0..5 {
+    for (round, count) in [AT_ONCE, AT_ONCE, AT_ONCE, AT_ONCE, MANY_AT_ONCE]
+        .into_iter()
+        .enumerate()
+    {
         leave_idle_connections(&weir, &database, &proxy).await;
         close_idle_connections(&proxy).await;
-        let opened = open_at_once(&weir, &database, AT_ONCE).await;
+        let opened = open_at_once(&weir, &database, count).await;
         let failed: Vec<_> = opened.into_iter().filter_map(Result::err).collect();
         assert!(failed.is_empty(), "round {round}: {failed:?}");
     }
@@ -204,10 +209,10 @@ async fn calls_at_once_succeed_right_after_a_restart_of_mongodb() {
     // In this mode the driver asks the server only every 10 s whether it is there.
     let polling = format!("{}&serverMonitoringMode=poll", uri(&proxy));
     let weir = Weir::without_linger_at(&polling).await;
-    for round in 0..3 {
+    for (round, count) in [AT_ONCE, AT_ONCE, MANY_AT_ONCE].into_iter().enumerate() {
         leave_idle_connections(&weir, &database, &proxy).await;
         database.restart().await;
-        let opened = open_at_once(&weir, &database, AT_ONCE).await;
+        let opened = open_at_once(&weir, &database, count).await;
         let failed: Vec<_> = opened.into_iter().filter_map(Result::err).collect();
         assert!(failed.is_empty(), "round {round}: {failed:?}");
         let info = server_info(&weir).await.map(drop);

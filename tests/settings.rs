@@ -391,6 +391,32 @@ async fn an_unknown_variable_is_named_with_the_nearest_known_one() {
     assert_eq!(warnings.len(), 4, "{warnings:?}");
 }
 
+/// The misspelled variable may be what the command line lacks.
+#[tokio::test]
+async fn an_unknown_variable_is_named_beside_the_error_that_it_causes() {
+    for (variables, meant) in [
+        (
+            &[("WEIR_MONGODB_URI", URI)][..],
+            "did you mean MONGODB_URI?",
+        ),
+        (
+            &[
+                ("MONGODB_URI", URI),
+                ("WEIR_TLS_CERT", "/etc/tls.crt"),
+                ("WEIR_TLS_KEY_FILE", "/etc/tls.key"),
+            ],
+            "did you mean WEIR_TLS_CERT_FILE?",
+        ),
+    ] {
+        let (code, said) = check(variables, &[]).await;
+        assert_eq!(code, Some(64), "{said}");
+        assert!(said.contains(meant), "{said}");
+        let (code, said) = run_to_exit(variables, &[]).await;
+        assert_eq!(code, Some(64), "{said}");
+        assert!(said.contains(meant), "{said}");
+    }
+}
+
 /// Weir only reads, so that the option has no sense; the driver refuses every command with it.
 #[tokio::test]
 async fn an_unacknowledged_write_concern_is_refused() {
@@ -673,17 +699,22 @@ async fn a_name_that_the_dns_does_not_resolve_yet_is_waited_for() {
     let uri = format!("mongodb+srv://user:hunter2secret@{HOST}/?retryWrites=true");
     let (code, said) = check(&[], &["--mongodb-uri", &uri]).await;
     assert_eq!(code, Some(0), "{said}");
+    // At once, and not only after the time for a call.
+    let slow = ["--server-selection-timeout", "1h"];
+    for arguments in [&slow, &["--server-selection-timeout", "300ms"]] {
+        let weir = ServeProcess::start(&uri, arguments).await;
+        eventually("/readyz says why", async || {
+            let answer = get(weir.admin, "/readyz").await;
+            answer.is_ok_and(|(status, body)| {
+                // Anyone who reaches the port may read it.
+                assert!(!body.contains(HOST), "it names the host: {body}");
+                status == 503 && body.contains("DNS")
+            })
+        })
+        .await;
+    }
     let fast = ["--server-selection-timeout", "300ms"];
     let mut weir = ServeProcess::start(&uri, &fast).await;
-    eventually("/readyz says why", async || {
-        let answer = get(weir.admin, "/readyz").await;
-        answer.is_ok_and(|(status, body)| {
-            // Anyone who reaches the port may read it.
-            assert!(!body.contains(HOST), "it names the host: {body}");
-            status == 503 && body.contains("DNS")
-        })
-    })
-    .await;
     let mut client = weir.client().await;
     let info = client.get_server_info(weir::pb::GetServerInfoRequest {});
     let status = within("an answer", info)

@@ -30,6 +30,10 @@ pub(super) async fn wait(
     drain: CancellationToken,
 ) {
     let contact = async {
+        // Its failures are logged where they happen.
+        source
+            .resolved(|reason| readiness.set_not_ready(reason))
+            .await;
         let mut last_logged = None;
         loop {
             match source.check().await {

@@ -72,6 +72,10 @@ impl Cli {
             .map_err(|error| error.format(&mut command));
         cli.map_err(|error| {
             let printed = error.print();
+            if serves && error.exit_code() != 0 {
+                // There is no log yet, and one of them may be the reason.
+                serve::name_unknown_variables();
+            }
             match error.exit_code() {
                 // A reader such as `head` has seen what it wanted.
                 0 => match printed {

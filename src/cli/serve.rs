@@ -88,6 +88,17 @@ fn warn_of_unknown_variables() {
     }
 }
 
+/// Names the variables on stderr that begin like Weir's and that nothing reads.
+pub(super) fn name_unknown_variables() {
+    for UnknownVariable { name, nearest } in unknown_variables(&Cli::command()) {
+        let meant = nearest.map(|it| format!(": did you mean {it}?"));
+        let meant = meant.unwrap_or_default();
+        say(format_args!(
+            "weir serve: there is no variable {name}{meant}"
+        ));
+    }
+}
+
 /// Raises the soft limit of open files to the hard limit, because each connection needs one. The soft limit
 /// is often only 1,024, for programs that can't handle more.
 fn allow_open_files(config: &ServeConfig) {

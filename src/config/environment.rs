@@ -213,7 +213,6 @@ fn nearest<'a>(known: &'a BTreeSet<String>, name: &str) -> Option<&'a str> {
     let similarity = |known: &str| strsim::normalized_damerau_levenshtein(&rest(known), &written);
     known
         .iter()
-        .filter(|it| it.starts_with(PREFIX))
         .map(|it| {
             (
                 similarity(it).max(strsim::jaro_winkler(&rest(it), &written)),
@@ -286,6 +285,8 @@ mod tests {
             "WEIR_TLS_KEY_FILE",
         ];
         for (written, meant) in [
+            ("WEIR_MONGODB_URI", Some("MONGODB_URI")),
+            ("WEIR_MONGODB_URL", Some("MONGODB_URI")),
             ("WEIR_MAX_WATCHS", Some("WEIR_MAX_WATCHES")),
             ("WEIR_LISTENS", Some("WEIR_LISTEN")),
             ("WEIR_TLSCERTFILE", Some("WEIR_TLS_CERT_FILE")),

@@ -111,6 +111,20 @@ impl MongoSource {
         }
     }
 
+    /// Waits until the hosts are known. Passes the reason why they are not to `report`, now and at each change.
+    pub async fn resolved(&self, report: impl Fn(&'static str)) {
+        let mut state = self.state.clone();
+        loop {
+            match *state.borrow_and_update() {
+                State::Connected(_) => return,
+                State::Unresolved(reason) => report(reason),
+            }
+            if state.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
     /// Returns the deployment. Waits for the DNS as long as for a server.
     pub(super) async fn connected(&self) -> Result<Connected, SourceError> {
         let mut state = self.state.clone();

@@ -438,15 +438,15 @@ async fn long_keys_have_exact_tokens_on_every_scope_of_mongod_and_mongos() {
                     ..whole(scope.clone())
                 },
             ];
-            for variant in &variants {
-                let mut token = start;
-                for (number, (_, own)) in all.iter().enumerate() {
-                    let mut one = weir.watch(from(token, variant)).await;
-                    assert_eq!(one.opened.start_mode(), pb::StartMode::Token, "{what}");
-                    let change = one.next_change().await;
-                    assert_eq!(change.resume_token, own, "{what} {number}");
-                    token = own;
-                }
+            // In turn, and every event in another turn on every scope.
+            let mut token = start;
+            for (number, (_, own)) in all.iter().enumerate() {
+                let variant = &variants[(number + scope.collections.len()) % variants.len()];
+                let mut one = weir.watch(from(token, variant)).await;
+                assert_eq!(one.opened.start_mode(), pb::StartMode::Token, "{what}");
+                let change = one.next_change().await;
+                assert_eq!(change.resume_token, own, "{what} {number}");
+                token = own;
             }
         }
     }))
@@ -479,5 +479,84 @@ async fn a_slow_shard_does_not_hide_the_event_of_a_long_key() {
         let next = resumed.next_change().await;
         assert_eq!(next.resume_token, changes[number + 1].resume_token);
         assert_eq!(slow.count(), 2);
+    }
+}
+
+/// SERVER-91313 in a transaction: the place after the event is its own token, which is too long to be kept.
+#[tokio::test]
+async fn the_place_after_an_event_with_a_long_key_that_cannot_be_sent_is_exact() {
+    join_all(VERSIONS.map(async |version| {
+        for at_once in [false, true] {
+            let what = format!("{:?} {at_once}", version());
+            let stand_in = StandIn::start_as(version());
+            let orders = stand_in.log(ORDERS);
+            let weir = Weir::at(stand_in.uri(), |_| {}).await;
+            let request = stand_in.watch_request(&[ORDERS]);
+            let mut watch = weir.watch(request.clone()).await;
+            let key = |name: &str| format!("{}{name}", "k".repeat(9_000));
+            let insert = |name: &str| long(&key(name), "insert", ORDERS);
+            let events = [
+                insert("a").into(),
+                Event::too_large_to_split(insert("b")),
+                insert("c").into(),
+            ];
+            if at_once {
+                orders.push_at_once(events);
+            } else {
+                orders.push_all(events);
+            }
+            stand_in.push_noops(1);
+            let (got, status) = rest(&mut watch).await;
+            assert_eq!(got, [key("a").into()], "{what}: {status:?}");
+            let next = next_token(&status);
+            assert!(next.len() < 100, "{what}: {} bytes", next.len());
+            let replica = Weir::at(stand_in.uri(), |_| {}).await;
+            for weir in [&weir, &replica] {
+                let mut resumed = weir.watch(from(&next, &request)).await;
+                assert_eq!(ids(&mut resumed, 1).await, [key("c").into()], "{what}");
+            }
+        }
+    }))
+    .await;
+}
+
+/// A place between events is kept like that of an event.
+#[tokio::test]
+async fn a_place_between_events_never_moves_back() {
+    for version in REGRESSING {
+        let (stand_in, orders, _weir, watch) = with_two_events(version).await;
+        drop(watch);
+        let request = pb::WatchRequest {
+            progress_interval: Some(prost_types::Duration {
+                seconds: 1,
+                nanos: 0,
+            }),
+            feed_mode: pb::FeedMode::Shared.into(),
+            ..stand_in.watch_request(&[ORDERS])
+        };
+        let replica = Weir::at(stand_in.uri(), |_| {}).await;
+        let mut watch = replica.watch(request).await;
+        stand_in.push_noops(3);
+        let place = high_water_token(stand_in.now());
+        let tokens = record_tokens(&stand_in);
+        while tokens.lock().expect("no panic").last() != Some(&place) {
+            watch.next_progress().await;
+            stand_in.play(
+                Rule::on("getMore")
+                    .once()
+                    .answer(ServerError::stepped_down()),
+            );
+        }
+        // It is lost again and again after the empty reply that lies before it.
+        for _ in 0..3 {
+            let lost = lose(&stand_in, true);
+            eventually("the feed was lost", async || lost.count() == 1).await;
+        }
+        orders.push(update(3));
+        assert_eq!(ids(&mut watch, 1).await, numbers([3]));
+        let resumed_from = tokens.lock().expect("no panic").clone();
+        let first = resumed_from.iter().position(|token| *token == place);
+        let since = &resumed_from[first.expect("it was reached")..];
+        assert!(since.iter().all(|token| *token == place), "{since:?}");
     }
 }

@@ -176,12 +176,12 @@ async fn systemd_accepts_the_unit() {
     fs::write(&path, unit).expect("a file");
     let path = path.to_str().expect("a path in UTF-8");
 
-    let mut verify = support::ChildProcess::start("verify", "systemd-analyze", ["verify", path]);
+    let mut verify = ChildProcess::start("verify", "systemd-analyze", ["verify", path]);
     let status = within("systemd's check", verify.wait_for_exit(WAIT_LIMIT)).await;
     assert!(status.success() && verify.stderr().is_empty(), "{verify}");
 
     let arguments = ["security", "--offline=true", "--threshold=20", path];
-    let mut security = support::ChildProcess::start("security", "systemd-analyze", arguments);
+    let mut security = ChildProcess::start("security", "systemd-analyze", arguments);
     let status = within(
         "systemd's security check",
         security.wait_for_exit(WAIT_LIMIT),

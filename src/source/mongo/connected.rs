@@ -78,7 +78,7 @@ impl Connected {
         let idle = Arc::<IdleConnections>::default();
         let observer = Arc::clone(&idle);
         options.cmap_event_handler = Some(EventHandler::callback(move |event| {
-            observer.observe(&event)
+            observer.observe(&event);
         }));
         tracing::info!(
             max_pool_size = options.max_pool_size,

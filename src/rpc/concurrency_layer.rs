@@ -47,7 +47,8 @@ const MAX_AUXILIARY_STREAMS: usize = 500;
 /// call too.
 const MAX_HEALTH_CHECKS: usize = 5_000;
 
-/// The maximum number of refusals that wait for the end of their request: those of calls that no limit counts.
+/// The maximum number of refusals that wait for the end of their request, or for their client to read their text:
+/// no other limit counts those calls.
 const MAX_WAITING_REFUSALS: usize = 1_000;
 
 /// The time to send the request of a health check, which has a few bytes. It bounds how long a stranger
@@ -137,18 +138,27 @@ impl ConcurrencyLayer {
         Ok((permit, deadline))
     }
 
-    /// Answers a call that no service sees: once its request has ended, or at once where many wait for that.
+    /// Answers a call that is refused: once its request has ended, and at the latest at a time. Where many wait
+    /// for that, or to send a text to a client that does not read it, it is answered at once and without a text.
     fn refuse(
         &self,
         refusal: Response<Body>,
         request: Body,
+        until: Option<Instant>,
     ) -> impl Future<Output = Result<Response<Body>, Infallible>> + Send + 'static {
         let permit = Arc::clone(&self.waiting_refusals).try_acquire_owned();
         async move {
-            if let Ok(_permit) = permit {
-                read_rest(request, None).await;
-            }
-            Ok(refusal)
+            let Ok(permit) = permit else {
+                return Ok(refusal.map(|_| Body::empty()));
+            };
+            read_rest(request, until).await;
+            Ok(refusal.map(|body| {
+                Body::new(CallBody {
+                    body: Some(body),
+                    end: None,
+                    _permit: permit,
+                })
+            }))
         }
     }
 }
@@ -186,7 +196,7 @@ where
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         if let Some(refusal) = refuse_other_protocols(&request) {
-            return Box::pin(self.layer.refuse(refusal, request.into_body()));
+            return Box::pin(self.layer.refuse(refusal, request.into_body(), None));
         }
         let arrival = request.extensions().get::<Arrival>().copied();
         let path = request.uri().path();
@@ -195,7 +205,7 @@ where
             Ok(admitted) => admitted,
             Err(error) => {
                 let refusal = error.into_status("").into_http();
-                return Box::pin(self.layer.refuse(refusal, request.into_body()));
+                return Box::pin(self.layer.refuse(refusal, request.into_body(), None));
             }
         };
         if let Some(deadline) = deadline {
@@ -216,6 +226,7 @@ where
             Body::new(BodyTimeout::new(body, limit, metrics, unread.clone()))
         });
         let response = self.inner.call(request);
+        let layer = self.layer.clone();
         Box::pin(async move {
             let mut response = match deadline {
                 None => response.await?,
@@ -230,7 +241,10 @@ where
             if let Some(body) = unread.take()
                 && response.headers().contains_key(Status::GRPC_STATUS)
             {
-                read_rest(body, deadline.map(|it| it.answer_by)).await;
+                // Strangers are refused too. Their requests must not keep the calls of others from being served.
+                drop(permit);
+                let until = deadline.map(|it| it.answer_by);
+                return layer.refuse(response, body, until).await;
             }
             let end = deadline.map(|it| Box::pin(sleep_until(it.end_for_service_at())));
             Ok(response.map(|body| {
@@ -328,141 +342,4 @@ impl HttpBody for CallBody {
 }
 
 #[cfg(test)]
-mod tests {
-    use futures::StreamExt as _;
-    use http_body_util::{BodyExt as _, StreamBody};
-
-    use super::*;
-
-    const TIMEOUT: Duration = Duration::from_secs(10);
-    const HEALTH_WATCH_PATH: &str = "/grpc.health.v1.Health/Watch";
-    const REFLECTION_PATH: &str = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
-
-    fn layer() -> ConcurrencyLayer {
-        ConcurrencyLayer::new(10, TIMEOUT, Arc::new(Metrics::new()))
-    }
-
-    fn request(path: &str, body: Body) -> Request<Body> {
-        Request::post(path)
-            .version(http::Version::HTTP_2)
-            .header(http::header::CONTENT_TYPE, "application/grpc")
-            .body(body)
-            .unwrap()
-    }
-
-    /// Returns the time until a request times out that sends `frames` frames, one each `pause`, and then
-    /// nothing.
-    async fn time_until_timeout(path: &str, frames: u32, pause: Duration) -> Duration {
-        let frames = tokio_stream::iter(0..frames).then(move |_| async move {
-            tokio::time::sleep(pause).await;
-            Ok::<_, Status>(Frame::data(Bytes::from_static(b"x")))
-        });
-        let body = StreamBody::new(frames.chain(futures::stream::pending()));
-        let service = tower::service_fn(|request: Request<Body>| async move {
-            let mut body = request.into_body();
-            let status = loop {
-                match body.frame().await {
-                    Some(Ok(_)) => {}
-                    Some(Err(status)) => break status,
-                    None => panic!("the body ended"),
-                }
-            };
-            Ok::<_, Infallible>(status.into_http())
-        });
-        let started = Instant::now();
-        let response = layer().layer(service).call(request(path, Body::new(body)));
-        let response = tokio::time::timeout(TIMEOUT * 10, response).await;
-        let status = Status::from_header_map(response.unwrap().unwrap().headers()).unwrap();
-        assert_eq!(status.code(), Code::DeadlineExceeded);
-        started.elapsed()
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_health_check_request_times_out_within_a_second() {
-        let time_until_timeout = time_until_timeout(HEALTH_CHECK_PATH, 0, TIMEOUT).await;
-        assert!(
-            time_until_timeout <= Duration::from_secs(2),
-            "{time_until_timeout:?}"
-        );
-    }
-
-    /// A client may pause between two requests, but not without limit.
-    #[tokio::test(start_paused = true)]
-    async fn reflection_times_out_when_no_request_follows() {
-        let pause = TIMEOUT - Duration::from_secs(1);
-        let time_until_timeout = time_until_timeout(REFLECTION_PATH, 3, pause).await;
-        assert!(
-            time_until_timeout >= pause * 3 + TIMEOUT,
-            "{time_until_timeout:?}"
-        );
-        assert!(
-            time_until_timeout <= pause * 3 + TIMEOUT * 2,
-            "{time_until_timeout:?}"
-        );
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_refusal_waits_for_its_request_unless_many_do() {
-        let service = tower::service_fn(|_: Request<Body>| async {
-            Ok::<_, Infallible>(Response::new(Body::empty()))
-        });
-        let mut service = layer().layer(service);
-        let endless = || {
-            let frames = futures::stream::pending::<Result<Frame<Bytes>, Status>>();
-            let mut request = request(HEALTH_CHECK_PATH, Body::new(StreamBody::new(frames)));
-            let soon = http::HeaderValue::from_static("soon");
-            request.headers_mut().insert("grpc-timeout", soon);
-            request
-        };
-        let begin = Instant::now();
-        service.call(endless()).await.unwrap();
-        assert!(begin.elapsed() > Duration::from_millis(50));
-        let waiting: Vec<_> = (0..MAX_WAITING_REFUSALS)
-            .map(|_| service.call(endless()))
-            .collect();
-        let begin = Instant::now();
-        let refused = service.call(endless()).await.unwrap();
-        assert_eq!(begin.elapsed(), Duration::ZERO);
-        let status = Status::from_header_map(refused.headers()).unwrap();
-        assert_eq!(status.code(), Code::InvalidArgument);
-        drop(waiting);
-        let begin = Instant::now();
-        service.call(endless()).await.unwrap();
-        assert!(begin.elapsed() > Duration::from_millis(50));
-    }
-
-    /// Opens calls of one path until one is rejected, and checks that the other paths still accept calls.
-    #[tokio::test]
-    async fn health_checks_health_watches_and_reflection_have_separate_limits() {
-        for (exhausted, max) in [
-            (HEALTH_CHECK_PATH, 5_000),
-            (HEALTH_WATCH_PATH, 500),
-            (REFLECTION_PATH, 500),
-        ] {
-            let service = tower::service_fn(|_: Request<Body>| async {
-                let frames = futures::stream::pending::<Result<Frame<Bytes>, Status>>();
-                Ok::<_, Infallible>(Response::new(Body::new(StreamBody::new(frames))))
-            });
-            let mut service = layer().layer(service);
-            let mut open = Vec::new();
-            for _ in 0..max {
-                let response = service
-                    .call(request(exhausted, Body::empty()))
-                    .await
-                    .unwrap();
-                assert!(Status::from_header_map(response.headers()).is_none());
-                open.push(response);
-            }
-            for path in [
-                HEALTH_CHECK_PATH,
-                HEALTH_WATCH_PATH,
-                REFLECTION_PATH,
-                "/weir.v1.WatchService/Watch",
-            ] {
-                let response = service.call(request(path, Body::empty())).await.unwrap();
-                let refused = Status::from_header_map(response.headers()).is_some();
-                assert_eq!(refused, path == exhausted, "{path}, {exhausted}");
-            }
-        }
-    }
-}
+mod tests;

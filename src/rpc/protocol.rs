@@ -3,7 +3,10 @@
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use tonic::body::Body;
 
-use crate::{error::Error, rpc::unknown_fields::violation};
+use crate::{
+    error::{Error, truncate},
+    rpc::unknown_fields::violation,
+};
 
 /// The largest metadata of a call in bytes, counted as HTTP/2 counts a header list: name, value and 32
 /// bytes for each entry (RFC 9113, section 6.5.2). Twice what gRPC's own implementations accept by default.
@@ -16,6 +19,10 @@ pub const MAX_HEADER_LIST_BYTES: u32 = 128 << 10;
 /// The bytes that HTTP/2 counts for each header beyond its name and value.
 const HEADER_OVERHEAD: usize = 32;
 
+/// The most that a refusal repeats of a request, in bytes. HTTP/2 lets a client send a long value again with a
+/// single byte.
+const MAX_SHOWN_BYTES: usize = 200;
+
 /// The one content type of a protobuf message, as the answer to others names it.
 const CONTENT_TYPE: &str = "application/grpc+proto";
 
@@ -24,13 +31,15 @@ const CONTENT_TYPE: &str = "application/grpc+proto";
 pub(super) fn refuse_other_protocols<B>(request: &Request<B>) -> Option<Response<Body>> {
     let mut content_types = request.headers().get_all(header::CONTENT_TYPE).iter();
     let (status, problem) = if request.method() != Method::POST {
-        let problem = format!("{} is no gRPC call: use POST", request.method());
+        let method = truncate(request.method().as_str(), MAX_SHOWN_BYTES);
+        let problem = format!("{method} is no gRPC call: use POST");
         (StatusCode::UNSUPPORTED_MEDIA_TYPE, problem)
     } else if let Some(problem) = match (content_types.next(), content_types.next()) {
         (Some(content_type), None) if is_protobuf(content_type) => None,
-        (Some(content_type), None) => Some(format!(
-            "the content type {content_type:?} is not supported"
-        )),
+        (Some(content_type), None) => {
+            let shown = truncate(&format!("{content_type:?}"), MAX_SHOWN_BYTES);
+            Some(format!("the content type {shown} is not supported"))
+        }
         (Some(_), Some(_)) => Some("the content type was sent twice".to_owned()),
         (None, _) => Some("the content type is missing".to_owned()),
     } {
@@ -87,6 +96,8 @@ pub(super) fn check_metadata(headers: &HeaderMap) -> Result<(), Error> {
 
 #[cfg(test)]
 mod tests {
+    use http_body_util::BodyExt as _;
+
     use super::*;
 
     #[test]
@@ -104,6 +115,19 @@ mod tests {
         ] {
             let value = HeaderValue::from_static(content_type);
             assert_eq!(is_protobuf(&value), expected, "{content_type}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_refusal_repeats_little_of_a_long_request() {
+        let long = "X".repeat(60_000);
+        let post = Request::post("/").header(header::CONTENT_TYPE, &long);
+        let method = Method::from_bytes(long.as_bytes()).unwrap();
+        let other = Request::builder().method(method).uri("/");
+        for request in [post, other] {
+            let refusal = refuse_other_protocols(&request.body(()).unwrap()).unwrap();
+            let text = refusal.into_body().collect().await.unwrap().to_bytes();
+            assert!(text.len() < 1_000, "{}", text.len());
         }
     }
 

@@ -10,16 +10,34 @@
 //! new\n              after
 //! ```
 
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::Path;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// The longest wait for another watch that writes the file. A write takes milliseconds, on a busy disk seconds.
+const MAX_LOCK_WAIT: Duration = Duration::from_secs(5);
+/// The pause between two attempts to lock the file.
+const LOCK_INTERVAL: Duration = Duration::from_millis(2);
 
 /// Replaces the content of an existing file by `line`, which ends with a newline.
 pub(super) fn write(path: &Path, line: &[u8]) -> io::Result<()> {
     let mut file = File::options().read(true).write(true).open(path)?;
-    // Two watches with one file would mix their lines. Not every file system has locks.
-    let _ = file.lock();
+    wait_for_lock(&file);
     write_line(&mut file, line)
+}
+
+/// Waits until no other watch writes the file: two would mix their lines. Not every file system has locks, and
+/// everyone who may read a file can hold its lock for ever, so that the write goes on without it then.
+fn wait_for_lock(file: &File) {
+    let begin = Instant::now();
+    while let Err(TryLockError::WouldBlock) = file.try_lock()
+        && begin.elapsed() < MAX_LOCK_WAIT
+    {
+        std::thread::park_timeout(LOCK_INTERVAL);
+    }
 }
 
 /// The parts of a file that the order of writes needs.
@@ -212,6 +230,20 @@ mod tests {
             assert_eq!(error.kind(), io::ErrorKind::StorageFull);
             assert_eq!(disk.now, line("old"), "{space}");
         }
+    }
+
+    /// Everyone who may read a file can lock it, for as long as they like.
+    #[test]
+    fn a_lock_of_another_program_does_not_hold_up_a_write_for_ever() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let reader = File::open(file.path()).unwrap();
+        reader.lock().unwrap();
+        let path = file.path().to_owned();
+        let (written, result) = std::sync::mpsc::channel();
+        std::thread::spawn(move || written.send(write(&path, &line("token"))));
+        let result = result.recv_timeout(MAX_LOCK_WAIT * 10);
+        result.expect("it ends").unwrap();
+        assert_eq!(std::fs::read(file.path()).unwrap(), line("token"));
     }
 
     #[test]

@@ -19,6 +19,7 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::{Instant, timeout, timeout_at},
 };
+use tokio_util::sync::CancellationToken;
 
 use super::{connect::MongoSettings, idle::IdleConnections, options::OptionSupport, retry};
 use crate::source::{Failure, SourceError, failure::FailedAt};
@@ -52,6 +53,9 @@ pub(super) struct Connected {
     read_preference: Option<String>,
     /// A permit for each command that may run.
     commands: Arc<Semaphore>,
+    /// A permit for each command that may be sent again: the first ones may hold all others on connections that
+    /// are dead.
+    repeated_commands: Arc<Semaphore>,
     /// A permit for each look for events that may run.
     looks: Arc<Semaphore>,
     idle: Arc<IdleConnections>,
@@ -90,6 +94,7 @@ impl Connected {
             retry_limit,
             read_preference,
             commands: Arc::new(Semaphore::new(MAX_COMMANDS)),
+            repeated_commands: Arc::new(Semaphore::new(MAX_COMMANDS)),
             looks: Arc::new(Semaphore::new(MAX_LOOKS)),
             idle,
             can_split: Arc::default(),
@@ -139,22 +144,35 @@ impl Connected {
         &self,
         command: impl Future<Output = Result<T, DriverError>> + Send + 'static,
     ) -> Result<T, SourceError> {
+        let never = CancellationToken::new();
+        self.reply_unless(never, &self.commands, command).await
+    }
+
+    /// Does what [`reply_to`](Self::reply_to) does with one of these permits, until `is_lost`: then the command
+    /// is dropped, and the driver closes its connection.
+    async fn reply_unless<T: Send + 'static>(
+        &self,
+        is_lost: CancellationToken,
+        permits: &Arc<Semaphore>,
+        command: impl Future<Output = Result<T, DriverError>> + Send + 'static,
+    ) -> Result<T, SourceError> {
         let deadline = Instant::now() + self.reply_timeout;
-        let commands = Arc::clone(&self.commands);
+        let permits = Arc::clone(permits);
         let running = async move {
-            let permit = commands.acquire_owned().await;
+            let permit = permits.acquire_owned().await;
             let running = tokio::spawn(async move {
                 let _permit = permit;
-                timeout_at(deadline, command).await
+                let answer = timeout_at(deadline, command);
+                is_lost.run_until_cancelled_owned(answer).await
             });
             running.await
         };
         match timeout_at(deadline, running).await {
-            Ok(Ok(Ok(reply))) => Ok(reply?),
+            Ok(Ok(Some(Ok(reply)))) => Ok(reply?),
             Ok(Err(error)) => Err(SourceError::unexpected(format!(
                 "the task that runs a command failed: {error}"
             ))),
-            Ok(Ok(Err(_))) | Err(_) => Err(SourceError::new(
+            Ok(Ok(Some(Err(_)) | None)) | Err(_) => Err(SourceError::new(
                 Failure::Transient,
                 format!(
                     "no reply to a command within --upstream-reply-timeout, {} s",
@@ -176,9 +194,9 @@ impl Connected {
             let message = "too many looks for events take long";
             return Err(SourceError::new(Failure::Transient, message));
         };
-        let commands = Arc::new(Semaphore::new(MAX_COMMANDS));
         let own = Self {
-            commands,
+            commands: Arc::new(Semaphore::new(MAX_COMMANDS)),
+            repeated_commands: Arc::new(Semaphore::new(MAX_COMMANDS)),
             ..self.clone()
         };
         Ok((own, permit))
@@ -258,20 +276,41 @@ impl Connected {
         F: Future<Output = Result<T, DriverError>> + Send + 'static,
     {
         let sent_at = Instant::now();
-        let mut first = pin!(self.reply_to(command()));
+        self.answered_or_repeated(command, self.check_idle_connections(sent_at))
+            .await
+    }
+
+    /// Sends a command, and again if no reply comes soon and `check` succeeds then. The first reply counts.
+    async fn answered_or_repeated<T, F>(
+        &self,
+        command: impl Fn() -> F,
+        check: impl Future<Output = Result<(), SourceError>>,
+    ) -> Result<T, SourceError>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, DriverError>> + Send + 'static,
+    {
+        let is_lost = CancellationToken::new();
+        let mut first = pin!(self.reply_unless(is_lost.clone(), &self.commands, command()));
         if let Ok(answer) = timeout(self.patience(), &mut first).await {
             return answer;
         }
         let second = async {
-            if self.check_idle_connections(sent_at).await.is_err() {
+            if check.await.is_err() {
                 // MongoDB itself may be the reason.
                 pending::<()>().await;
             }
-            self.reply_to(command()).await
+            let never = CancellationToken::new();
+            self.reply_unless(never, &self.repeated_commands, command())
+                .await
         };
         tokio::select! {
             answer = first => answer,
-            answer = second => answer,
+            answer = second => {
+                // It holds a permit for as long as it waits.
+                is_lost.cancel();
+                answer
+            }
         }
     }
 
@@ -298,5 +337,92 @@ impl Connected {
             self.sent_ping(None).await?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use futures::future::join_all;
+
+    use super::*;
+
+    /// A deployment that nothing is asked of.
+    async fn unused() -> Connected {
+        let settings = MongoSettings {
+            uri: "mongodb://127.0.0.1:1/?directConnection=true".to_owned(),
+            min_pool_capacity: 1,
+            server_selection_timeout: Duration::from_secs(1),
+            reply_timeout: Duration::from_secs(10),
+            ignore_removed_shards: false,
+        };
+        let options = ClientOptions::parse(&settings.uri).await;
+        Connected::new(options.expect("a URI"), None, &settings).expect("a client")
+    }
+
+    /// A command whose first `lost` attempts get no reply. Counts those that are still awaited.
+    fn command(
+        lost: usize,
+        attempts: &AtomicUsize,
+        awaited: &Arc<()>,
+    ) -> BoxFuture<'static, Result<(), DriverError>> {
+        let is_lost = attempts.fetch_add(1, Ordering::Relaxed) < lost;
+        let awaited = Arc::clone(awaited);
+        Box::pin(async move {
+            let _awaited = awaited;
+            if is_lost {
+                pending::<()>().await;
+            }
+            Ok(())
+        })
+    }
+
+    /// Each of more calls than commands may run at a time meets a dead connection, and is sent again once that
+    /// is known. Nothing waits on a dead connection then.
+    #[tokio::test(start_paused = true)]
+    async fn commands_on_dead_connections_hold_up_no_repetition() {
+        let deployment = unused().await;
+        let awaited = Arc::new(());
+        let begin = Instant::now();
+        let calls = (0..MAX_COMMANDS * 2).map(|_| async {
+            let attempts = AtomicUsize::new(0);
+            let sent = || command(1, &attempts, &awaited);
+            let answer = deployment.answered_or_repeated(sent, async { Ok(()) });
+            answer.await.is_ok()
+        });
+        assert!(join_all(calls).await.into_iter().all(|answered| answered));
+        assert!(begin.elapsed() < deployment.patience() * 2);
+        // The tasks end by themselves.
+        while Arc::strong_count(&awaited) > 1 {
+            tokio::task::yield_now().await;
+        }
+        assert!(begin.elapsed() < deployment.patience() * 2);
+    }
+
+    /// The reply may only be late: it is not given up for a second one that does not come.
+    #[tokio::test(start_paused = true)]
+    async fn a_late_reply_counts_unless_another_one_comes() {
+        let deployment = unused().await;
+        for is_alive in [false, true] {
+            let attempts = AtomicUsize::new(0);
+            let sent = || {
+                let number = attempts.fetch_add(1, Ordering::Relaxed);
+                async move {
+                    if number > 0 {
+                        pending::<()>().await;
+                    }
+                    tokio::time::sleep(MAX_PATIENCE * 2).await;
+                    Ok::<_, DriverError>("late")
+                }
+            };
+            let check = async move {
+                let failed = || SourceError::new(Failure::Transient, "no ping is answered");
+                is_alive.then_some(()).ok_or_else(failed)
+            };
+            let answer = deployment.answered_or_repeated(sent, check).await;
+            assert_eq!(answer.ok(), Some("late"));
+            assert_eq!(attempts.into_inner(), 1 + usize::from(is_alive));
+        }
     }
 }

@@ -2,31 +2,29 @@
 //! What is sent on one is lost, and no error comes.
 
 use std::{
-    sync::atomic::{AtomicUsize, Ordering},
+    collections::HashSet,
+    sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use futures::{StreamExt as _, stream::FuturesUnordered};
-use mongodb::event::cmap::CmapEvent;
-use tokio::{
-    sync::Mutex,
-    time::{Instant, timeout},
-};
+use mongodb::{event::cmap::CmapEvent, options::ServerAddress};
+use tokio::time::{Instant, timeout};
 
 use crate::source::{Failure, SourceError};
 
 /// The least time that the other connections get once one has answered.
 const MIN_GRACE: Duration = Duration::from_millis(250);
 
-/// The connections of the driver's pools that no command uses. The driver tells of their number and offers no
-/// way to close them.
+/// The connections of the driver's pools that no command uses. The driver tells of them and offers no way to
+/// close them.
 #[derive(Debug, Default)]
 pub(super) struct IdleConnections {
-    created: AtomicUsize,
-    closed: AtomicUsize,
-    checked_out: AtomicUsize,
-    checked_in: AtomicUsize,
-    last: Mutex<Option<Check>>,
+    /// Each of them, and each that is being made, by its host and its number. No count of events would do: where
+    /// the caller goes away while its connection is made, the driver (mongodb 3.9.1, `cmap.rs`) tells of the
+    /// check-in alone.
+    idle: Mutex<HashSet<(ServerAddress, u32)>>,
+    last: tokio::sync::Mutex<Option<Check>>,
 }
 
 /// A check that has ended.
@@ -40,21 +38,27 @@ struct Check {
 impl IdleConnections {
     /// Takes note of an event of a pool.
     pub fn observe(&self, event: &CmapEvent) {
-        let counter = match event {
-            CmapEvent::ConnectionCreated(_) => &self.created,
-            CmapEvent::ConnectionClosed(_) => &self.closed,
-            CmapEvent::ConnectionCheckedOut(_) => &self.checked_out,
-            CmapEvent::ConnectionCheckedIn(_) => &self.checked_in,
+        let (address, number, is_idle) = match event {
+            CmapEvent::ConnectionCreated(it) => (&it.address, it.connection_id, true),
+            CmapEvent::ConnectionCheckedIn(it) => (&it.address, it.connection_id, true),
+            CmapEvent::ConnectionCheckedOut(it) => (&it.address, it.connection_id, false),
+            CmapEvent::ConnectionClosed(it) => (&it.address, it.connection_id, false),
+            CmapEvent::PoolClosed(it) => {
+                self.set().retain(|(address, _)| *address != it.address);
+                return;
+            }
             _ => return,
         };
-        counter.fetch_add(1, Ordering::Relaxed);
+        let connection = (address.clone(), number);
+        if is_idle {
+            self.set().insert(connection);
+        } else {
+            self.set().remove(&connection);
+        }
     }
 
-    /// Returns the number of idle connections, and of those that are being made.
-    fn count(&self) -> usize {
-        let get = |counter: &AtomicUsize| counter.load(Ordering::Relaxed);
-        let idle = get(&self.created) + get(&self.checked_in);
-        idle.saturating_sub(get(&self.closed) + get(&self.checked_out))
+    fn set(&self) -> MutexGuard<'_, HashSet<(ServerAddress, u32)>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Pings on each idle connection at once, and on a new one. Once one has answered, those that stay silent
@@ -102,7 +106,7 @@ impl IdleConnections {
         F: Future<Output = Result<(), SourceError>>,
     {
         let begin = Instant::now();
-        let idle = self.count();
+        let idle = self.set().len();
         let mut pings: FuturesUnordered<F> = (0..=idle).map(|_| ping()).collect();
         let first = async {
             while let Some(answer) = pings.next().await {
@@ -137,6 +141,7 @@ fn no_answer() -> SourceError {
 mod tests {
     use std::{cell::Cell, future::pending};
 
+    use serde_json::{from_value, json};
     use tokio::time::sleep;
 
     use super::*;
@@ -144,14 +149,32 @@ mod tests {
     const LIMIT: Duration = Duration::from_secs(10);
     const ROUND_TRIP: Duration = Duration::from_millis(20);
 
-    fn with_idle(count: usize) -> IdleConnections {
-        IdleConnections {
-            created: AtomicUsize::new(count + 3),
-            closed: AtomicUsize::new(1),
-            checked_out: AtomicUsize::new(7),
-            checked_in: AtomicUsize::new(5),
-            ..IdleConnections::default()
+    /// Returns the event of a connection as the driver tells it.
+    fn event(name: &str, number: u32) -> CmapEvent {
+        let fields = json!({ "connectionId": number, "reason": "dropped" });
+        let built = match name {
+            "created" => from_value(fields).map(CmapEvent::ConnectionCreated),
+            "checked out" => from_value(fields).map(CmapEvent::ConnectionCheckedOut),
+            "checked in" => from_value(fields).map(CmapEvent::ConnectionCheckedIn),
+            _ => from_value(fields).map(CmapEvent::ConnectionClosed),
+        };
+        built.expect("an event of the driver")
+    }
+
+    fn tell(idle: &IdleConnections, number: u32, names: &[&str]) {
+        for name in names {
+            idle.observe(&event(name, number));
         }
+    }
+
+    fn with_idle(count: usize) -> IdleConnections {
+        let idle = IdleConnections::default();
+        for number in (1..).take(count) {
+            tell(&idle, number, &["created", "checked out", "checked in"]);
+        }
+        tell(&idle, 1001, &["created", "checked out"]);
+        tell(&idle, 1002, &["created", "closed"]);
+        idle
     }
 
     /// Of these idle connections and a new one, the first `dead` stay silent. Returns the number of pings.
@@ -179,6 +202,19 @@ mod tests {
             let begin = Instant::now();
             assert_eq!(check(&idle, count, begin).await, count + 1);
             assert!(begin.elapsed() <= ROUND_TRIP * 3 + MIN_GRACE);
+        }
+    }
+
+    /// What the driver tells of a connection whose caller goes away while it is made, and of one that is
+    /// closed because its command was dropped.
+    #[test]
+    fn connections_of_callers_that_went_away_are_counted_once() {
+        let idle = with_idle(0);
+        for number in (1..).take(100) {
+            tell(&idle, number, &["created", "checked in"]);
+            assert_eq!(idle.set().len(), 1);
+            tell(&idle, number, &["checked out", "checked in", "closed"]);
+            assert_eq!(idle.set().len(), 0);
         }
     }
 

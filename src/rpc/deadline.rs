@@ -11,8 +11,8 @@ use crate::{error::Error, rpc::unknown_fields::violation};
 const HEADER: &str = "grpc-timeout";
 
 /// The share of a call's time by which its failure is sent before the deadline, as a divisor, and the
-/// longest such time on an idle machine. A client gives a call up by its own clock, which began earlier than the server's:
-/// without a head start the client's own words win most of the time, and tonic's client says CANCELLED
+/// longest such time on an idle machine. A client gives a call up by its own clock, which began earlier than the
+/// server's: without a head start the client's own words win most of the time, and tonic's client says CANCELLED
 /// (`TimeoutExpired` in tonic 0.14). Once a stream is open, clients with a clock say DEADLINE_EXCEEDED
 /// themselves, so streams use all of their time.
 const HEAD_START_DIVISOR: u32 = 3;

@@ -528,6 +528,34 @@ async fn clients_with_closed_windows_do_not_affect_others() {
     server.assert_survives("shut windows").await;
 }
 
+/// The text of a refusal waits for its client's window, and no limit on calls counts it.
+#[tokio::test]
+async fn refusals_that_no_client_reads_are_bounded() {
+    let server = ServerUnderAttack::start(&[]).await;
+    let mut raw = RawConnection::greeted_with(server.weir.grpc, &setting(4, 0)).await;
+    let long = "x".repeat(1_000);
+    let block = literals([
+        (":method", "POST"),
+        (":scheme", "http"),
+        (":authority", "weir"),
+        (":path", WATCH),
+        ("content-type", &long),
+    ]);
+    for stream in streams(1_300) {
+        raw.send(&frame(HEADERS, END_HEADERS | END_STREAM, stream, &block))
+            .await;
+    }
+    let mut ended = 0;
+    let all = raw.until(|it| {
+        ended += u32::from(it.kind == HEADERS && it.flags & END_STREAM != 0);
+        ended == 300
+    });
+    assert!(all.await, "{ended} ended");
+    tally(Figure::BadInputs, 1_000);
+    drop(raw);
+    server.assert_survives("refusals without a reader").await;
+}
+
 /// Floods that request an answer each, from clients that read none; and a client that sends GOAWAY
 /// and stays.
 #[tokio::test]

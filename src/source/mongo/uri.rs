@@ -13,7 +13,7 @@ use mongodb::{
 };
 
 use hosts::check_hosts;
-use options::{UriOption, check_credentials, check_option, check_together, is_ignored};
+use options::{UriOption, check_credentials, check_option, check_together, is_ignored, is_known};
 
 /// A connection string that Weir can use.
 #[derive(Debug, Clone)]
@@ -121,14 +121,18 @@ fn check_characters(uri: &str) -> Result<(), String> {
 /// Splits a connection string into the part before the options, and the options.
 fn split_options(uri: &str) -> Result<(&str, Vec<UriOption<'_>>), String> {
     let (base, options) = uri.split_once('?').unwrap_or((uri, ""));
+    let is_split = "contains a ? before the @: write %3F for a ? in a user name or a password";
     if options.contains('@') && !base.contains('@') {
-        return Err(
-            "contains a ? before the @: write %3F for a ? in a user name or a password".to_owned(),
-        );
+        return Err(is_split.to_owned());
     }
     let options = options.split('&').filter(|it| !it.is_empty());
     let options: Option<Vec<_>> = options.map(UriOption::parse).collect();
     let options = options.ok_or("contains an option that is not written as name=value")?;
+    // A user name may contain an @ too. Then what no option is may be part of the password.
+    let mut from_unknown = options.iter().skip_while(|it| is_known(it));
+    if from_unknown.any(|it| it.text.contains('@')) {
+        return Err(is_split.to_owned());
+    }
     Ok((base, options))
 }
 
@@ -212,6 +216,9 @@ mod tests {
             format!("user:{SECRET}@host"),
             format!("mongodb://user:{SECRET}@word@host/"),
             format!("mongodb://host/?appName=a&appName={SECRET}"),
+            format!("mongodb://user@word:1?{SECRET}=b@host/"),
+            format!("mongodb://user@word:1?tls=true&{SECRET}=b@host/"),
+            format!("mongodb://host/?authMechanismProperties=SERVICE_NAME:a,{SECRET}"),
         ] {
             let said = refused(&uri).await;
             assert!(!said.contains(SECRET), "{uri}: {said}");

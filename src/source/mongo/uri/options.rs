@@ -147,6 +147,12 @@ pub(super) fn is_ignored(option: &UriOption<'_>) -> bool {
     option.is("uuidRepresentation")
 }
 
+/// Returns whether there is such an option, also where Weir refuses it.
+pub(super) fn is_known(option: &UriOption<'_>) -> bool {
+    let mut unsupported = UNSUPPORTED.iter().map(|(name, _)| name);
+    KNOWN.iter().any(|name| option.is(name)) || unsupported.any(|name| option.is(name))
+}
+
 /// Checks that the program can get the credentials that the mechanism needs.
 ///
 /// # Errors
@@ -192,6 +198,10 @@ pub(super) fn check_option(option: &UriOption<'_>) -> Result<(), String> {
             "appName is longer than {MAX_APP_NAME_BYTES} bytes, which MongoDB refuses: use a shorter one"
         )),
         "authMechanism" => check_mechanism(value),
+        // The driver quotes the entry, which may be a secret.
+        "authMechanismProperties" if !value.split(',').all(is_named) => {
+            Err("authMechanismProperties has an entry that is not written as NAME:VALUE".to_owned())
+        }
         "replicaSet" if value.is_empty() => {
             Err("replicaSet is empty: name the replica set, or remove the option".to_owned())
         }
@@ -257,6 +267,11 @@ fn unknown(option: &UriOption<'_>) -> String {
 /// Returns the length of a value in bytes, each escape such as `%20` being one.
 fn decoded_length(value: &str) -> usize {
     value.len().saturating_sub(2 * value.matches('%').count())
+}
+
+/// Returns whether a property has a name. The colon may be written as an escape.
+fn is_named(property: &str) -> bool {
+    property.contains(':') || property.to_ascii_uppercase().contains("%3A")
 }
 
 fn check_mechanism(mechanism: &str) -> Result<(), String> {

@@ -92,7 +92,11 @@ impl IdleConnections {
             }
             _ => {}
         }
-        let answered = self.ping_all(limit, ping).await;
+        let silent = self.ping_all(limit, ping).await;
+        let answered = silent.is_some();
+        if let Some(silent @ 1..) = silent {
+            tracing::info!(silent, "closing connections to mongodb that died silently");
+        }
         *last = Some(Check {
             ended_at: Instant::now(),
             answered,
@@ -100,33 +104,41 @@ impl IdleConnections {
         if answered { Ok(()) } else { Err(no_answer()) }
     }
 
-    /// Returns whether a ping was answered.
-    async fn ping_all<F>(&self, limit: Duration, ping: impl Fn() -> F) -> bool
+    /// Returns the number of idle connections that stay silent; `None` if no ping is answered.
+    async fn ping_all<F>(&self, limit: Duration, ping: impl Fn() -> F) -> Option<usize>
     where
         F: Future<Output = Result<(), SourceError>>,
     {
         let begin = Instant::now();
         let idle = self.set().len();
-        let mut pings: FuturesUnordered<F> = (0..=idle).map(|_| ping()).collect();
+        // The driver serves them in order, and those in front by the idle connections.
+        let ping = |number| {
+            let ping = ping();
+            async move { (number < idle, ping.await.is_ok()) }
+        };
+        let mut pings: FuturesUnordered<_> = (0..=idle).map(ping).collect();
+        let mut silent = idle;
         let first = async {
-            while let Some(answer) = pings.next().await {
-                if answer.is_ok() {
+            while let Some((is_idle, is_answered)) = pings.next().await {
+                silent -= usize::from(is_idle);
+                if is_answered {
                     return true;
                 }
             }
             false
         };
         if !timeout(limit, first).await.unwrap_or(false) {
-            return false;
+            return None;
         }
         let grace = begin.elapsed() * 2 + MIN_GRACE;
-        // Ignored: those that are left are dead.
-        let _ = timeout(grace, async { while pings.next().await.is_some() {} }).await;
-        let silent = pings.len();
-        if silent > 0 {
-            tracing::info!(silent, "closing connections to mongodb that died silently");
-        }
-        true
+        let others = async {
+            while let Some((is_idle, _)) = pings.next().await {
+                silent -= usize::from(is_idle);
+            }
+        };
+        // Ignored: those that are left are dead, or a new one takes long to be made.
+        let _ = timeout(grace, others).await;
+        Some(silent)
     }
 }
 
@@ -215,6 +227,32 @@ mod tests {
             assert_eq!(idle.set().len(), 1);
             tell(&idle, number, &["checked out", "checked in", "closed"]);
             assert_eq!(idle.set().len(), 0);
+        }
+    }
+
+    /// A new connection may take long to be made, which says nothing about the idle ones.
+    #[tokio::test(start_paused = true)]
+    async fn only_idle_connections_count_as_silent() {
+        for (dead, handshake) in [(0, 0), (0, 3), (2, 0), (2, 3)] {
+            let idle = with_idle(4);
+            let pings = Cell::new(0);
+            let ping = || {
+                let number = pings.replace(pings.get() + 1);
+                async move {
+                    if number < dead {
+                        pending::<()>().await;
+                    }
+                    let is_new = number == 4;
+                    sleep(if is_new {
+                        LIMIT * handshake
+                    } else {
+                        ROUND_TRIP
+                    })
+                    .await;
+                    Ok(())
+                }
+            };
+            assert_eq!(idle.ping_all(LIMIT, ping).await, Some(dead));
         }
     }
 

@@ -15,7 +15,11 @@ use raw_http2::{
 };
 use support::orders::ORDERS;
 use support::{Database, Weir, error_reason, eventually, within};
-use tokio::time::Instant;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    time::Instant,
+};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Status, body::Body, transport::Channel};
 use tonic_health::pb::{
@@ -186,6 +190,24 @@ async fn calls_over_http_1_get_an_answer_for_people() {
         weir.metrics().await.sum("weir_connections") == 0.0
     })
     .await;
+    // Some clients close their direction behind the request, as `nc -N` does.
+    for _ in 0..50 {
+        let client = TcpStream::connect(weir.grpc_addr()).await;
+        let mut client = client.expect("a connection");
+        let head = post("application/grpc", expects, "");
+        client.write_all(head.as_bytes()).await.expect("a head");
+        let mut go_on = [0; 25];
+        let read = within("a reply", client.read_exact(&mut go_on)).await;
+        read.expect("100 Continue");
+        client.write_all(b"12345").await.expect("a body");
+        client.shutdown().await.expect("an end");
+        let mut answer = String::new();
+        let read = within("an answer", client.read_to_string(&mut answer)).await;
+        assert!(
+            read.is_ok() && answer.starts_with("HTTP/1.1 505 "),
+            "{answer:?}"
+        );
+    }
     // Letters alone are no request.
     let mut raw = RawConnection::connect(weir.grpc_addr()).await;
     raw.send(b"PRICE").await;

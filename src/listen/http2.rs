@@ -190,7 +190,11 @@ where
 {
     connection.must_close_in_time();
     let mut builder = http1::Builder::new();
-    builder.keep_alive(false).max_buf_size(HTTP1_BYTES);
+    builder
+        .keep_alive(false)
+        .max_buf_size(HTTP1_BYTES)
+        // A client may close its direction behind the request.
+        .half_close(true);
     let served = builder.serve_connection(TokioIo::new(connection), service);
     if let Err(error) = served.await {
         tracing::debug!(%error, "a connection of http/1 ended with an error");

@@ -39,11 +39,7 @@ async fn a_deadline_ends_the_stream_with_a_usable_last_token() {
     assert_eq!(status.code(), Code::DeadlineExceeded, "{status:?}");
     assert_eq!(error_reason(&status), "DEADLINE_EXCEEDED");
     assert!(begin.elapsed() >= limit, "{:?}", begin.elapsed());
-    assert!(
-        begin.elapsed() < Duration::from_secs(10),
-        "{:?}",
-        begin.elapsed()
-    );
+    assert!(begin.elapsed() < limit * 3, "{:?}", begin.elapsed());
 
     insert(&database, 2).await;
     let mut resumed = weir.watch(resume(&database, token)).await;

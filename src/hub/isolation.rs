@@ -317,6 +317,7 @@ impl Isolation {
             is_complete,
             is_sharded,
             quiet_replies_left: MAX_QUIET_REPLIES,
+            replies_missed: 0,
         })
     }
 

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use crate::source::{Batch, Cursor, Event, SourceError};
 
-use super::{Listed, other};
+use super::{Listed, MAX_QUIET_REPLIES, other};
 
 /// A stream of some of the listed events.
 ///
@@ -31,7 +31,13 @@ pub(super) struct Window {
     pub(super) is_sharded: bool,
     /// The number of empty replies of a mongos that are still waited through.
     pub(super) quiet_replies_left: u32,
+    /// The number of empty replies to `rejects` since the last reply to `cursor`.
+    pub(super) replies_missed: u32,
 }
+
+/// The maximum number of empty replies to one of the two streams without any to the other, whose connection
+/// then counts as dead: its own time limit begins anew with each of them. A mongos replies once a second.
+const MAX_REPLIES_MISSED: u32 = 2 * MAX_QUIET_REPLIES;
 
 impl Window {
     /// Returns the next events, or `None` at the end of the window.
@@ -40,9 +46,12 @@ impl Window {
             let batch = match &mut self.rejects {
                 None => self.cursor.next().await?,
                 Some(rejects) => tokio::select! {
-                    batch = self.cursor.next() => batch?,
+                    batch = self.cursor.next() => {
+                        self.replies_missed = 0;
+                        batch?
+                    }
                     batch = rejects.next() => {
-                        self.reject(&batch?);
+                        self.reject(&batch?)?;
                         continue;
                     }
                 },
@@ -85,7 +94,16 @@ impl Window {
     }
 
     /// Notes the events that the filter rejects.
-    fn reject(&mut self, batch: &Batch) {
+    ///
+    /// # Errors
+    /// The plan's own stream does not reply any more.
+    fn reject(&mut self, batch: &Batch) -> Result<(), SourceError> {
+        if batch.idle {
+            self.replies_missed += 1;
+        }
+        if self.replies_missed > MAX_REPLIES_MISSED {
+            return Err(other("no reply to one of two streams"));
+        }
         for event in &batch.events {
             let token = &batch.buffer[event.token.clone()];
             let same_time =
@@ -104,6 +122,7 @@ impl Window {
         if batch.closed {
             self.rejects = None;
         }
+        Ok(())
     }
 
     /// Passes the next events as far as they are known to be rejected.

@@ -204,6 +204,36 @@ async fn behind_a_mongos_the_events_that_a_filter_rejects_are_read_too() {
     }
 }
 
+/// The connection of one of the two streams may have died. The replies of the other do not go on forever.
+#[tokio::test(start_paused = true)]
+async fn behind_a_mongos_neither_stream_of_a_window_is_waited_for_while_only_the_other_replies() {
+    for is_own_dead in [true, false] {
+        let dead = || cursor(vec![]);
+        let quiet_for_ever = || cursor(vec![quiet("t", 9); 1000]);
+        let (rejects, own) = if is_own_dead {
+            (quiet_for_ever(), dead())
+        } else {
+            (dead(), quiet_for_ever())
+        };
+        let mut source = ScriptedSource::of([
+            cursor_that_fails(vec![quiet("t", 0)], Failure::ImageMissing),
+            Opening::Fail(Failure::ImageMissing),
+            cursor(vec![
+                batch(&[update("a", 1), update("poison", 3)]),
+                quiet("t", 9),
+            ]),
+            rejects,
+            own,
+        ]);
+        source.is_sharded = true;
+        let hub = hub(&Arc::new(source));
+        let mut client = Client::open(&hub, &watch(filtered())).await;
+        read_to_end(&mut client).await;
+        let undeliverable = undeliverable(end_of(&mut client).await);
+        assert!(undeliverable.next_token.is_none());
+    }
+}
+
 /// A document may change between the look-ups of the two streams. Then both have the event, and it comes, as do
 /// the others of its time.
 #[tokio::test(start_paused = true)]

@@ -70,49 +70,54 @@ async fn server_info(weir: &Weir) -> Result<pb::GetServerInfoResponse, Status> {
     Ok(within("an answer", info).await?.into_inner())
 }
 
-/// Every call that asks MongoDB something.
-#[tokio::test]
-async fn a_call_succeeds_although_the_idle_connections_are_closed() {
-    let database = Database::options().start().await;
-    let proxy = Proxy::to(database.address()).await;
-    let weir = Weir::without_linger_at(&uri(&proxy)).await;
-    let mut first = weir.watch(database.watch_request(&[ORDERS])).await;
-    insert(&database, 1).await;
-    let token = first.next_change().await.resume_token;
-    drop(first);
-
+/// Every call that asks MongoDB something, by its name: a watch, or `None` for GetServerInfo.
+async fn calls(weir: &Weir, database: &Database) -> [(&'static str, Option<pb::WatchRequest>); 4] {
     let from_now = database.watch_request(&[ORDERS]);
-    let resumed = pb::WatchRequest {
-        start: Some(pb::watch_request::Start::ResumeToken(token)),
-        ..from_now.clone()
-    };
-    let info = server_info(&weir).await.expect("MongoDB is there");
+    let mut first = weir.watch(from_now.clone()).await;
+    insert(database, 1).await;
+    let token = first.next_change().await.resume_token;
+    let info = server_info(weir).await.expect("MongoDB is there");
     let oldest = info.oldest_resumable_time.expect("it is known");
     let oldest = prost_types::Timestamp {
         seconds: oldest.seconds.into(),
         nanos: 0,
     };
-    let from_time = pb::WatchRequest {
-        start: Some(pb::watch_request::Start::StartTime(oldest)),
+    let starting = |start| pb::WatchRequest {
+        start: Some(start),
         ..from_now.clone()
     };
-    for (name, request) in [
-        ("from now", Some(from_now.clone())),
+    let resumed = starting(pb::watch_request::Start::ResumeToken(token));
+    let from_time = starting(pb::watch_request::Start::StartTime(oldest));
+    [
+        ("from now", Some(from_now)),
         ("resumed", Some(resumed)),
         ("from a time", Some(from_time)),
         ("GetServerInfo", None),
-    ] {
+    ]
+}
+
+async fn make(weir: &Weir, call: Option<pb::WatchRequest>) -> Result<(), Status> {
+    match call {
+        Some(request) => weir.try_watch(request).await.map(drop),
+        None => server_info(weir).await.map(drop),
+    }
+}
+
+#[tokio::test]
+async fn a_call_succeeds_although_the_idle_connections_are_closed() {
+    let database = Database::options().start().await;
+    let proxy = Proxy::to(database.address()).await;
+    let weir = Weir::without_linger_at(&uri(&proxy)).await;
+    for (name, call) in calls(&weir, &database).await {
         leave_idle_connections(&weir, &database, &proxy).await;
         close_idle_connections(&proxy).await;
-        let result = match request {
-            Some(request) => weir.try_watch(request).await.map(drop),
-            None => server_info(&weir).await.map(drop),
-        };
+        let result = make(&weir, call).await;
         assert!(result.is_ok(), "{name}: {result:?}");
     }
 
     // A feed that is open: the next watch only asks for the time.
     leave_idle_connections(&weir, &database, &proxy).await;
+    let from_now = database.watch_request(&[ORDERS]);
     let _open = weir.watch(from_now.clone()).await;
     close_idle_connections(&proxy).await;
     let joined = weir.try_watch(from_now).await.map(drop);
@@ -143,45 +148,12 @@ async fn a_call_succeeds_although_the_idle_connections_swallow_what_is_sent() {
     let database = Database::options().start().await;
     let proxy = Proxy::to(database.address()).await;
     let weir = Weir::without_linger_at(&uri(&proxy)).await;
-    let mut first = weir.watch(database.watch_request(&[ORDERS])).await;
-    insert(&database, 1).await;
-    let token = first.next_change().await.resume_token;
-    drop(first);
-    let from_now = database.watch_request(&[ORDERS]);
-    let resumed = pb::WatchRequest {
-        start: Some(pb::watch_request::Start::ResumeToken(token)),
-        ..from_now.clone()
-    };
-    let info = server_info(&weir).await.expect("MongoDB is there");
-    let oldest = info.oldest_resumable_time.expect("it is known");
-    let from_time = pb::WatchRequest {
-        start: Some(pb::watch_request::Start::StartTime(
-            prost_types::Timestamp {
-                seconds: oldest.seconds.into(),
-                nanos: 0,
-            },
-        )),
-        ..from_now.clone()
-    };
-    for (name, request) in [
-        ("from now", Some(from_now)),
-        ("resumed", Some(resumed)),
-        ("from a time", Some(from_time)),
-        ("GetServerInfo", None),
-    ] {
+    for (name, call) in calls(&weir, &database).await {
         leave_idle_connections(&weir, &database, &proxy).await;
         proxy.lose_idle();
         let begin = Instant::now();
-        match request {
-            Some(request) => {
-                let opened = weir.try_watch(request).await;
-                assert!(opened.is_ok(), "{name}: {:?}", opened.err());
-            }
-            None => {
-                let info = server_info(&weir).await.map(drop);
-                assert!(info.is_ok(), "{name}: {info:?}");
-            }
-        }
+        let result = make(&weir, call).await;
+        assert!(result.is_ok(), "{name}: {result:?}");
         assert!(
             begin.elapsed() < REPLY_TIMEOUT,
             "{name}: {:?}",

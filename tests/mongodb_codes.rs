@@ -48,6 +48,19 @@ async fn with_weir(stand_in: StandIn) -> (StandIn, Weir) {
     (stand_in, weir)
 }
 
+/// Opens a watch and waits for its first event, 1. Returns the watch, and the token of the event.
+async fn watch_one(
+    weir: &Weir,
+    orders: &stand_in::Log,
+    request: &pb::WatchRequest,
+) -> (WatchStream, Bytes) {
+    let mut watch = weir.watch(request.clone()).await;
+    orders.push(insert(1));
+    assert_eq!(id(&watch.next_change().await), 1);
+    let token = watch.token();
+    (watch, token)
+}
+
 fn resume(token: &Bytes, request: &pb::WatchRequest) -> pb::WatchRequest {
     pb::WatchRequest {
         start: Some(Start::ResumeToken(token.clone())),
@@ -447,10 +460,7 @@ async fn a_persistent_280_is_an_expired_token_only_when_the_history_is_gone() {
     let (stand_in, weir) = start().await;
     let orders = stand_in.log("orders");
     let request = stand_in.watch_request(&["orders"]);
-    let mut watch = weir.watch(request.clone()).await;
-    orders.push(insert(1));
-    assert_eq!(id(&watch.next_change().await), 1);
-    let token = watch.token();
+    let (mut watch, token) = watch_one(&weir, &orders, &request).await;
     let fatal = || {
         ServerError::new(280)
             .named("ChangeStreamFatalError")
@@ -491,10 +501,7 @@ async fn a_280_is_no_expired_token_while_mongodb_does_not_say_what_the_oplog_hol
     let (stand_in, weir) = start().await;
     let orders = stand_in.log("orders");
     let request = stand_in.watch_request(&["orders"]);
-    let mut watch = weir.watch(request.clone()).await;
-    orders.push(insert(1));
-    assert_eq!(id(&watch.next_change().await), 1);
-    let token = watch.token();
+    let (mut watch, token) = watch_one(&weir, &orders, &request).await;
     let fatal = || ServerError::new(280).named("ChangeStreamFatalError");
     stand_in.play(
         Rule::on("aggregate")
@@ -532,11 +539,8 @@ async fn an_unknown_option_is_not_taken_for_an_unreadable_token() {
         show_expanded_events: true,
         ..stand_in.watch_request(&["orders"])
     };
-    let mut watch = weir.watch(request.clone()).await;
     let orders = stand_in.log("orders");
-    orders.push(insert(1));
-    assert_eq!(id(&watch.next_change().await), 1);
-    let token = watch.token();
+    let (watch, token) = watch_one(&weir, &orders, &request).await;
     orders.push(insert(2));
     drop(watch);
     weir.wait_for_no_feeds().await;
@@ -569,10 +573,7 @@ async fn a_denial_that_only_the_token_causes_falls_back_to_its_time() {
     let (stand_in, weir) = start().await;
     let orders = stand_in.log("orders");
     let request = stand_in.watch_request(&["orders"]);
-    let mut watch = weir.watch(request.clone()).await;
-    orders.push(insert(1));
-    assert_eq!(id(&watch.next_change().await), 1);
-    let token = watch.token();
+    let (mut watch, token) = watch_one(&weir, &orders, &request).await;
     let denied = || ServerError::new(13).named("Unauthorized");
     let tokens = stand_in.play(
         Rule::on("aggregate")

@@ -21,6 +21,8 @@ pub struct Store {
 pub struct Consumer {
     watch: WatchStream,
     open: Option<Open>,
+    /// The token of the last message or change. The store's is older while a transaction is open.
+    last_token: Bytes,
 }
 
 /// The changes of a transaction that is not complete yet.
@@ -60,6 +62,7 @@ impl Consumer {
         Self {
             watch: weir.watch(request).await,
             open: None,
+            last_token: store.token.clone(),
         }
     }
 
@@ -80,10 +83,9 @@ impl Consumer {
             }
             _ => {}
         }
-        store.token = match &self.open {
-            Some(open) => open.before.clone(),
-            None => message.resume_token,
-        };
+        self.last_token = message.resume_token;
+        let open = self.open.as_ref();
+        store.token = open.map_or_else(|| self.last_token.clone(), |it| it.before.clone());
     }
 
     fn take(&mut self, change: pb::ChangeEvent, store: &mut Store) {
@@ -96,7 +98,7 @@ impl Consumer {
             store.applied.push(open.ids);
         }
         let number = id(&change).as_i32().expect("the test's ids are numbers");
-        let before = std::mem::replace(&mut store.token, change.resume_token.clone());
+        let before = std::mem::replace(&mut self.last_token, change.resume_token.clone());
         let Some(name) = name else {
             return store.applied.push(vec![number]);
         };

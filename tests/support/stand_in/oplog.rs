@@ -247,7 +247,13 @@ impl State {
                 first_since(Place::high_water(from)),
                 Place::high_water(from),
             ),
-            Err(_) => (self.entries.len(), Place::high_water(self.now())),
+            // One tick past the last operation, as MongoDB starts (document_source_change_stream.cpp), so
+            // that a resume from the first token does not return that operation.
+            Err(_) => {
+                let now = self.now();
+                let start = time(now.time, now.increment + 1);
+                (self.entries.len(), Place::high_water(start))
+            }
         };
         stream(position, place, place.high_water_token(), None, false)
     }

@@ -225,12 +225,7 @@ impl Hub {
                 }
             }
             let headroom = self.0.oplog_headroom().map(Duration::from_secs);
-            pause = headroom
-                .map_or(OPLOG_CHECK_INTERVAL, |headroom| {
-                    headroom / OPLOG_CHECKS_PER_HEADROOM
-                })
-                .clamp(OPLOG_MIN_CHECK_INTERVAL, OPLOG_CHECK_INTERVAL)
-                .max(began.elapsed() * OPLOG_CHECK_COST_FACTOR);
+            pause = oplog_check_pause(headroom, began.elapsed());
         }
     }
 
@@ -250,6 +245,16 @@ impl Hub {
         self.0.tasks.close();
         self.0.tasks.wait().await;
     }
+}
+
+/// Returns the pause after a check of the oplog that found `headroom` and took `took`.
+fn oplog_check_pause(headroom: Option<Duration>, took: Duration) -> Duration {
+    headroom
+        .map_or(OPLOG_CHECK_INTERVAL, |headroom| {
+            headroom / OPLOG_CHECKS_PER_HEADROOM
+        })
+        .clamp(OPLOG_MIN_CHECK_INTERVAL, OPLOG_CHECK_INTERVAL)
+        .max(took * OPLOG_CHECK_COST_FACTOR)
 }
 
 impl Inner {

@@ -70,6 +70,14 @@ async fn server_info(weir: &Weir) -> Result<pb::GetServerInfoResponse, Status> {
     Ok(within("an answer", info).await?.into_inner())
 }
 
+/// A database and a server with a network between them that can be broken.
+async fn behind_a_proxy() -> (Database, Proxy, Weir) {
+    let database = Database::options().start().await;
+    let proxy = Proxy::to(database.address()).await;
+    let weir = Weir::without_linger_at(&uri(&proxy)).await;
+    (database, proxy, weir)
+}
+
 /// Every call that asks MongoDB something, by its name: a watch, or `None` for GetServerInfo.
 async fn calls(weir: &Weir, database: &Database) -> [(&'static str, Option<pb::WatchRequest>); 4] {
     let from_now = database.watch_request(&[ORDERS]);
@@ -105,9 +113,7 @@ async fn make(weir: &Weir, call: Option<pb::WatchRequest>) -> Result<(), Status>
 
 #[tokio::test]
 async fn a_call_succeeds_although_the_idle_connections_are_closed() {
-    let database = Database::options().start().await;
-    let proxy = Proxy::to(database.address()).await;
-    let weir = Weir::without_linger_at(&uri(&proxy)).await;
+    let (database, proxy, weir) = behind_a_proxy().await;
     for (name, call) in calls(&weir, &database).await {
         leave_idle_connections(&weir, &database, &proxy).await;
         close_idle_connections(&proxy).await;
@@ -127,9 +133,7 @@ async fn a_call_succeeds_although_the_idle_connections_are_closed() {
 /// Each call may meet another dead connection, or the pool while the driver clears it.
 #[tokio::test]
 async fn calls_at_once_succeed_although_the_idle_connections_are_closed() {
-    let database = Database::options().start().await;
-    let proxy = Proxy::to(database.address()).await;
-    let weir = Weir::without_linger_at(&uri(&proxy)).await;
+    let (database, proxy, weir) = behind_a_proxy().await;
     for (round, count) in [AT_ONCE, AT_ONCE, AT_ONCE, AT_ONCE, MANY_AT_ONCE]
         .into_iter()
         .enumerate()
@@ -145,9 +149,7 @@ async fn calls_at_once_succeed_although_the_idle_connections_are_closed() {
 /// A firewall that forgets an idle connection tells nobody: what Weir sends is lost, and no error comes.
 #[tokio::test]
 async fn a_call_succeeds_although_the_idle_connections_swallow_what_is_sent() {
-    let database = Database::options().start().await;
-    let proxy = Proxy::to(database.address()).await;
-    let weir = Weir::without_linger_at(&uri(&proxy)).await;
+    let (database, proxy, weir) = behind_a_proxy().await;
     for (name, call) in calls(&weir, &database).await {
         leave_idle_connections(&weir, &database, &proxy).await;
         proxy.lose_idle();
@@ -268,9 +270,7 @@ async fn the_deadline_of_the_call_bounds_the_attempts() {
 /// a second (mongodb 3.9.1). The calls that follow would wait for all of them.
 #[tokio::test]
 async fn calls_that_are_given_up_hold_up_no_later_call() {
-    let database = Database::options().start().await;
-    let proxy = Proxy::to(database.address()).await;
-    let weir = Weir::without_linger_at(&uri(&proxy)).await;
+    let (database, proxy, weir) = behind_a_proxy().await;
     let mut kept = weir.watch(database.watch_request(&[ORDERS])).await;
     // Each call waits for a connection, and its client not for long.
     proxy.set(Mode::Blackhole);

@@ -88,8 +88,9 @@ fn has_index(path: &str) -> bool {
 /// Returns whether a missing field satisfies the condition.
 fn matches_missing(op: &Condition) -> bool {
     match op {
-        Condition::Eq(value) | Condition::Ne(value) => *value == Bson::Null,
-        Condition::In(values) | Condition::NotIn(values) => values.contains(&Bson::Null),
+        Condition::Eq(_) | Condition::Ne(_) | Condition::In(_) | Condition::NotIn(_) => {
+            literals_in(op).contains(&Bson::Null)
+        }
         Condition::Gte(value)
         | Condition::Lte(value)
         | Condition::Gt(value)
@@ -111,7 +112,7 @@ fn literals_in(op: &Condition) -> &[Bson] {
     }
 }
 
-/// Returns whether a value is or holds 0.1, the only number of [`literals`] that no double equals.
+/// Returns whether a value is or holds 0.1, which [`literals`] has as a double and as a decimal.
 fn has_a_tenth(value: &Bson) -> bool {
     match value {
         Bson::Double(number) => *number == 0.1,
@@ -202,12 +203,14 @@ fn literals() -> BoxedStrategy<Bson> {
         Bson::Double(1.0),
         Bson::Double(1.5),
         Bson::Double(0.1),
+        Bson::Double(0.3),
         Bson::Double(9_007_199_254_740_992.0),
         Bson::Double(f64::NAN),
         Bson::Double(f64::INFINITY),
         decimal("1"),
         decimal("1.50"),
         decimal("0.1"),
+        decimal("0.7"),
         decimal("9007199254740993"),
         decimal("NaN"),
         decimal("-Infinity"),

@@ -62,7 +62,18 @@ const KNOWN_DIFFERENCES: &[Difference] = &[
     Difference {
         reason: "it takes the double 0.1 for equal to the decimal 0.1; MongoDB compares their exact \
                  values (`compareDecimalToDouble` in its compare_numbers.h)",
-        shows: |_, op| literals_in(op).iter().any(has_a_tenth),
+        shows: |_, op| literals_in(op).iter().any(|it| holds(it, is_a_tenth)),
+    },
+    Difference {
+        reason: "it orders binaries by their bytes; MongoDB by length and subtype first",
+        shows: |_, op| {
+            let is_order = matches!(
+                op,
+                Condition::Gt(_) | Condition::Gte(_) | Condition::Lt(_) | Condition::Lte(_)
+            );
+            let is_binary = |value: &Bson| matches!(value, Bson::Binary(_));
+            is_order && literals_in(op).iter().any(|it| holds(it, is_binary))
+        },
     },
 ];
 
@@ -112,15 +123,23 @@ fn literals_in(op: &Condition) -> &[Bson] {
     }
 }
 
-/// Returns whether a value is or holds 0.1, which [`literals`] has as a double and as a decimal.
-fn has_a_tenth(value: &Bson) -> bool {
+/// 0.1, which [`literals`] has as a double and as a decimal.
+fn is_a_tenth(value: &Bson) -> bool {
     match value {
         Bson::Double(number) => *number == 0.1,
         Bson::Decimal128(number) => number.to_string() == "0.1",
-        Bson::Array(values) => values.iter().any(has_a_tenth),
-        Bson::Document(document) => document.values().any(has_a_tenth),
         _ => false,
     }
+}
+
+/// Returns whether a value or one inside of it is such a one.
+fn holds(value: &Bson, is: fn(&Bson) -> bool) -> bool {
+    is(value)
+        || match value {
+            Bson::Array(values) => values.iter().any(|it| holds(it, is)),
+            Bson::Document(document) => document.values().any(|it| holds(it, is)),
+            _ => false,
+        }
 }
 
 pub fn scenarios(cases: usize) -> impl Strategy<Value = Scenario> {

@@ -15,7 +15,7 @@ demo: ## Start a database and Weir, and watch the change-stream tutorial (ONCE=1
 	@scripts/demo $(if $(ONCE),--once)
 
 .PHONY: test
-test: test-setup ## Run all tests, and list those that failed at the end (TESTS="--test resume": only these)
+test: test-setup ## Run all tests, and list those that failed at the end (TESTS="--test it resume::": only these)
 	@scripts/test $(TESTS)
 
 .PHONY: test-setup

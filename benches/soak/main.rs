@@ -2,14 +2,14 @@
 //! seconds. `make soak SOAK="--for 2h"`.
 //!
 //! Ends with a table of figures, and with exit code 1 and the reasons if anything was lost,
-//! repeated, out of order or not released. The code is in `tests/load`; `tests/load_and_faults.rs`
+//! repeated, out of order or not released. The code is in `tests/it/load`; `tests/it/load_and_faults.rs`
 //! runs it for some seconds.
 
-#[path = "../../tests/conversions/mod.rs"]
+#[path = "../../tests/it/conversions/mod.rs"]
 mod conversions;
-#[path = "../../tests/load/mod.rs"]
+#[path = "../../tests/it/load/mod.rs"]
 mod load;
-#[path = "../../tests/support/mod.rs"]
+#[path = "../../tests/it/support/mod.rs"]
 mod support;
 
 use std::process::ExitCode;

@@ -1,6 +1,6 @@
 //! Fuzz targets: one function of bytes for each kind of untrusted input, and its seeds.
 //!
-//! The fuzzer (`make fuzz`) and the tests (`tests/fuzzing.rs`) run the same functions. Each panics when
+//! The fuzzer (`make fuzz`) and the tests (`tests/it/fuzzing.rs`) run the same functions. Each panics when
 //! one of its properties is violated.
 #![allow(
     dead_code,

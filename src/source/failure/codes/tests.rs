@@ -3,7 +3,7 @@ use std::collections::HashSet;
 use super::*;
 
 /// Every code that MongoDB documents, with what it becomes.
-const TABLE: &str = include_str!("../../../../tests/mongodb_codes/error_codes.txt");
+const TABLE: &str = include_str!("../../../../tests/it/mongodb_codes/error_codes.txt");
 
 fn reply(code: i32) -> ErrorReply<'static> {
     ErrorReply {

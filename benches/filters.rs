@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use bson::{Bson, doc};
 use tokio::time::Instant;
-use weir::plan::EventFields;
-use weir::plan::{Condition, Evaluator, FilterIndex, MissingImage, Operation, Predicate, Residual};
+use weir::filter::EventFields;
+use weir::filter::{Condition, Evaluator, FilterIndex, Predicate, Residual};
+use weir::model::{MissingImage, Operation};
 
 /// The minimum duration of each measurement.
 const LONG_ENOUGH: Duration = Duration::from_millis(500);

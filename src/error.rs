@@ -11,7 +11,7 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
 use crate::{
-    plan::{FieldViolation, MAX_VIOLATIONS, Operation, RequestError, Scope},
+    model::{FieldViolation, MAX_VIOLATIONS, Operation, RequestError, Scope},
     source::{ClusterTime, Refusal},
 };
 

@@ -3,7 +3,7 @@
 //!
 //! # Path of an event
 //!
-//! [`plan`] turns a request into a change-stream pipeline. [`source`] opens the change stream and reads
+//! [`pipeline`] turns a request into a change-stream pipeline, its filters by [`filter`]. [`source`] opens the change stream and reads
 //! raw batches. [`wire`] encodes an event's raw BSON as protobuf. [`hub`] keeps the events of each stream
 //! in a ring with a byte limit, reopens the stream after an outage, and hands events to watchers. [`rpc`]
 //! serves gRPC. [`app`] wires everything together.
@@ -14,7 +14,11 @@ pub mod pb;
 
 pub mod raw;
 
-pub mod plan;
+pub mod model;
+
+pub mod filter;
+
+pub mod pipeline;
 
 pub mod source;
 

@@ -17,7 +17,7 @@ use metrics_exporter_prometheus::{
 };
 
 use crate::{
-    plan::{Format, Operation},
+    model::{Format, Operation},
     wire::Compression,
 };
 

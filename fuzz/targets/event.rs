@@ -5,8 +5,9 @@ use bytes::Bytes;
 use prost::Message as _;
 use serde_json::Value as Json;
 use weir::{
+    model::{FieldMask, Format, Operation, TokenAudience},
     pb,
-    plan::{FieldMask, Format, Operation, TokenAudience, View},
+    pipeline::View,
     raw::{ElementType, Elements},
     source::Event,
     wire::{self, RenderOptions},

@@ -4,11 +4,10 @@ use std::collections::BTreeMap;
 
 use prost::Message as _;
 use weir::{
+    filter::{Evaluator, EventFields, FilterIndex, MatchTransition, Residual},
+    model::{BeforeChange, MissingImage, Operation},
     pb,
-    plan::{
-        BeforeChange, Evaluator, EventFields, FilterIndex, MatchTransition, MissingImage,
-        Operation, RequestLimits, Residual, Watch,
-    },
+    pipeline::{RequestLimits, Watch},
 };
 
 use super::{

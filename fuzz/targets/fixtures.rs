@@ -6,8 +6,9 @@ use bson::{
 };
 use prost_types::{ListValue, Value, value::Kind};
 use weir::{
+    model::{Operation, Scope},
     pb::{self, FieldFilter, Filter, FilterGroup, RegexFilter, field_filter::Operator},
-    plan::{Operation, Plan, Scope},
+    pipeline::Plan,
     wire::TokenContext,
 };
 

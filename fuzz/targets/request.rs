@@ -6,11 +6,10 @@ use prost::Message as _;
 use prost_types::{DescriptorProto, FileDescriptorSet, field_descriptor_proto::Label};
 use weir::{
     error::Error,
+    filter::{Evaluator, FilterIndex, Residual},
+    model::{FieldViolation, MAX_VIOLATIONS, RequestError},
     pb,
-    plan::{
-        Evaluator, FieldViolation, FilterIndex, MAX_VIOLATIONS, Plan, RequestError, RequestLimits,
-        Residual, Watch,
-    },
+    pipeline::{Plan, RequestLimits, Watch},
 };
 
 use super::fixtures;

@@ -4,7 +4,7 @@ use std::sync::{Arc, LazyLock};
 
 use bytes::Bytes;
 use weir::{
-    plan::TokenAudience,
+    model::TokenAudience,
     source::{Anchor, ClusterTime, Position},
     wire::{ResumeToken, TokenContext, TokenKeys},
 };

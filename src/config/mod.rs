@@ -16,7 +16,7 @@ use clap::{
     builder::NonEmptyStringValueParser,
 };
 
-use crate::{hub::HubSettings, plan::RequestLimits, rpc::ServiceLimits, wire::Compression};
+use crate::{hub::HubSettings, pipeline::RequestLimits, rpc::ServiceLimits, wire::Compression};
 
 use checks::{check_addresses, check_bytes, check_count, check_duration};
 

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use crate::{
     error::Error,
-    plan::{FieldViolation, Scope},
+    model::{FieldViolation, Scope},
     source::{ClusterTime, Failure, Refusal, SourceError},
 };
 

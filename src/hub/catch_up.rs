@@ -15,6 +15,7 @@ use tracing::Instrument as _;
 
 use crate::{
     error::Error,
+    filter::{Evaluator, EventFields, Residual},
     hub::{
         Inner,
         catch_up_permits::CatchUpPermit,
@@ -28,7 +29,7 @@ use crate::{
         subscriber::Subscriber,
     },
     metrics::Stage,
-    plan::{Evaluator, EventFields, Plan, Residual},
+    pipeline::Plan,
     source::{Anchor, Batch, BatchSize, ClusterTime, Position, SourceError},
     wire::TokenContext,
 };

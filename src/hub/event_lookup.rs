@@ -3,7 +3,7 @@
 
 use crate::{
     hub::{open::ensure_in_oplog, scan::Scan, stream::detach},
-    plan::Plan,
+    pipeline::Plan,
     source::{Anchor, BatchSize, Position, Source, SourceError},
 };
 

@@ -14,7 +14,8 @@ use crate::{
         stream::{ReconnectingStream, StageObserver, detach},
     },
     metrics::{Metrics, Stage, StageGuard},
-    plan::{Operation, Plan},
+    model::Operation,
+    pipeline::Plan,
     source::{Batch, Event},
     wire::TokenContext,
 };

@@ -12,7 +12,8 @@ use tokio::time::Instant;
 
 use crate::{
     metrics::Mode,
-    plan::{FeedMode, Plan, Scope},
+    model::{FeedMode, Scope},
+    pipeline::Plan,
 };
 
 /// Feeds by their plan. Plans are compared by value, so a hash collision cannot make two plans share a feed.

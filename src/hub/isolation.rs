@@ -33,7 +33,8 @@ use crate::{
         stream::{detach, next_time},
         undeliverable::{Found, is_readable_from, locate},
     },
-    plan::{Operation, Plan},
+    model::Operation,
+    pipeline::Plan,
     source::{
         Batch, BatchSize, ClusterTime, Event, Failure, Position, Source, SourceError,
         mongo::{timestamp, token_document},

@@ -7,7 +7,7 @@
 
 use std::collections::VecDeque;
 
-use crate::{hub::ring::Seq, plan::MatchTransition};
+use crate::{filter::MatchTransition, hub::ring::Seq};
 
 /// The maximum number of ranges per group, of 24 bytes each.
 const MAX_RANGES: usize = 256;

@@ -1,7 +1,7 @@
 //! Feeds and their watchers: few change streams on MongoDB serve many watches.
 //!
 //! Reading order:
-//! 1. A client's token is validated ([`resume_token`]). The watch's [`Plan`](crate::plan::Plan) is looked
+//! 1. A client's token is validated ([`resume_token`]). The watch's [`Plan`](crate::pipeline::Plan) is looked
 //!    up in the [`feed_table`]; the [`registry`] opens a feed if there is none ([`open`]). The event of a
 //!    token that holds only its digest is found by [`event_lookup`].
 //! 2. A [`feed`] reads one change [`stream`], which reconnects by itself ([`backoff`],
@@ -61,7 +61,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     error::Error,
     metrics::{Metrics, ScrapedGauges},
-    plan::Watch,
+    pipeline::Watch,
     source::{ServerFacts, Source},
     wire::TokenKeys,
 };

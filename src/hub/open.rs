@@ -10,7 +10,7 @@ use crate::{
         resume_deduplicator::ResumeDeduplicator,
         undeliverable::{self, Found, has_history_since},
     },
-    plan::Plan,
+    pipeline::Plan,
     source::{Batch, BatchSize, Cursor, Failure, Position, Source, SourceError},
     wire::TokenContext,
 };

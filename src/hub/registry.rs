@@ -18,7 +18,8 @@ use crate::{
         sync::lock,
     },
     metrics::{Mode, Stage, StageGuard},
-    plan::{FeedMode, Plan},
+    model::FeedMode,
+    pipeline::Plan,
     source::{ClusterTime, Position},
     wire::TokenContext,
 };

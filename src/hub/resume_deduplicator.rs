@@ -94,7 +94,7 @@ impl ResumeDeduplicator {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{plan::Operation, source::Event};
+    use crate::{model::Operation, source::Event};
 
     const AT: ClusterTime = ClusterTime {
         seconds: 10,

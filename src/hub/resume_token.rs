@@ -2,7 +2,7 @@
 
 use crate::{
     error::Error,
-    plan::View,
+    pipeline::View,
     wire::{ResumeToken, TokenContext},
 };
 

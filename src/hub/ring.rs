@@ -18,6 +18,7 @@ use tokio::sync::Notify;
 
 use crate::{
     error::Error,
+    filter::{Evaluator, MatchTransition, Residual},
     hub::{
         match_list::{MatchList, MatchRange},
         segment::Segment,
@@ -25,7 +26,7 @@ use crate::{
         sync::{Mutex, lock},
     },
     metrics::{Metrics, Stage},
-    plan::{Evaluator, MatchTransition, Operation, Residual},
+    model::Operation,
     source::{Anchor, ClusterTime, Position},
     wire::TokenContext,
 };

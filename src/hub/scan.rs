@@ -10,7 +10,8 @@ use bytes::Bytes;
 
 use crate::{
     hub::stream::detach,
-    plan::{Operation, Plan},
+    model::Operation,
+    pipeline::Plan,
     source::{Batch, BatchSize, Cursor, Event, Position, Source, SourceError},
 };
 
@@ -188,7 +189,7 @@ mod tests {
             ..ScriptedSource::of([Opening::Cursor(steps)])
         };
         let plan = Plan {
-            scope: crate::plan::Scope::Deployment,
+            scope: crate::model::Scope::Deployment,
             change_stream: bson::Document::new(),
             stages: Vec::new(),
             operations: None,

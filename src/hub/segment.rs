@@ -10,9 +10,11 @@ use std::{
 use bytes::Bytes;
 
 use crate::{
+    filter::{Evaluator, EventFields, MatchTransition},
     hub::{budget::MemoryBudget, ring::Seq, stream::detach},
     metrics::Metrics,
-    plan::{Evaluator, EventFields, Format, MatchTransition, View},
+    model::Format,
+    pipeline::View,
     source::{ClusterTime, Event, EventError, Position},
     wire::{self, Compression, EncodedEvent, Frame, RenderOptions, TokenContext},
 };

@@ -17,7 +17,7 @@ use crate::{
         resume_deduplicator::{ResumeDeduplicator, Search},
     },
     metrics::{Metrics, Stage},
-    plan::Plan,
+    pipeline::Plan,
     source::{Batch, BatchSize, ClusterTime, Failure, Position, Source, SourceError},
     wire::TokenContext,
 };

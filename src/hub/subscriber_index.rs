@@ -6,8 +6,8 @@ use std::{collections::HashMap, sync::Arc};
 use slab::Slab;
 
 use crate::{
+    filter::{Evaluator, FilterIndex, Residual},
     hub::{match_list::MatchRange, ring::Seq, segment::Segment, subscriber::Subscriber},
-    plan::{Evaluator, FilterIndex, Residual},
 };
 
 /// Identifies a group of subscribers with equal residuals: an event is evaluated once per group.

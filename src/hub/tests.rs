@@ -20,8 +20,9 @@ use tokio::time::{Instant, timeout};
 use super::*;
 use crate::{
     metrics::{Mode, Stage},
+    model::{Format, Operation},
     pb,
-    plan::{Format, Operation, View},
+    pipeline::View,
     source::{
         Batch, BatchSize, Failure, Position,
         scripted::{Opening, ScriptedSource, Step, after, at, batch, event, insert, quiet, token},
@@ -194,8 +195,8 @@ fn big(name: &str, increment: u32) -> bson::Document {
 
 /// A token context for tests in which it does not matter.
 fn any_token_context() -> crate::wire::TokenContext {
-    let plan = crate::plan::Plan {
-        scope: crate::plan::Scope::Deployment,
+    let plan = crate::pipeline::Plan {
+        scope: crate::model::Scope::Deployment,
         change_stream: bson::Document::new(),
         stages: Vec::new(),
         operations: None,

@@ -17,7 +17,8 @@ use crate::{
         scan::Scan,
         stream::{detach, next_time},
     },
-    plan::{Operation, Plan, View},
+    model::Operation,
+    pipeline::{Plan, View},
     source::{BatchSize, ClusterTime, Failure, Position, Source, SourceError},
     wire::{ResumeToken, TokenContext, TokenKeys},
 };

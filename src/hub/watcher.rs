@@ -24,7 +24,8 @@ use crate::{
         undeliverable,
     },
     metrics::{Mode, Stage},
-    plan::{Invalidate, Plan, Watch},
+    model::Invalidate,
+    pipeline::{Plan, Watch},
     source::{ClusterTime, Position},
     wire::{ResumeToken, TokenContext},
 };

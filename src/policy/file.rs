@@ -12,7 +12,7 @@ use super::{
     patterns::{NamespacePattern, PrincipalPattern},
     rule::{ClaimRequirement, Rule},
 };
-use crate::plan::{FieldMask, FullDocument, Operation};
+use crate::model::{FieldMask, FullDocument, Operation};
 
 /// The supported version of the file.
 const VERSION: u64 = 1;

@@ -9,8 +9,8 @@ use prost_types::{ListValue, Struct, Value as Literal, value::Kind};
 use serde_json::{Map, Number, Value};
 
 use crate::{
+    filter::Predicate,
     pb::{self, field_filter::Operator},
-    plan::Predicate,
 };
 
 /// The maximum nesting depth of groups, as in clients' filters.

@@ -17,8 +17,10 @@ use tokio::sync::watch;
 use crate::{
     auth::Principal,
     error::Error,
+    filter::Predicate,
     metrics::Metrics,
-    plan::{BeforeChange, FullDocument, Operation, Predicate, Scope, View, Watch},
+    model::{BeforeChange, FullDocument, Operation, Scope},
+    pipeline::{View, Watch},
     reload::ReloadedFiles,
 };
 

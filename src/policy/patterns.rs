@@ -2,7 +2,7 @@
 
 use crate::{
     auth::{Method, Principal},
-    plan::Scope,
+    model::Scope,
 };
 
 /// The maximum length of a pattern, in bytes.

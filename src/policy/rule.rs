@@ -12,7 +12,8 @@ use super::{
 };
 use crate::{
     auth::Principal,
-    plan::{BeforeChange, FieldMask, FullDocument, Operation, TokenAudience, View},
+    model::{BeforeChange, FieldMask, FullDocument, Operation, TokenAudience},
+    pipeline::View,
 };
 
 /// A rule of a policy.

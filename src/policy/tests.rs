@@ -5,11 +5,7 @@ mod decisions;
 mod parsing;
 
 use super::{file, *};
-use crate::{
-    auth::Method,
-    pb,
-    plan::{RequestLimits, TokenAudience},
-};
+use crate::{auth::Method, model::TokenAudience, pb, pipeline::RequestLimits};
 
 fn read(yaml: &str) -> Result<Vec<Rule>, String> {
     file::read(yaml.as_bytes(), true)
@@ -85,6 +81,6 @@ fn row_filter(filter: &str, claims: serde_json::Value) -> Option<Predicate> {
 fn eq(path: &str, value: impl Into<bson::Bson>) -> Predicate {
     Predicate::Field {
         path: path.to_owned(),
-        op: crate::plan::Condition::Eq(value.into()),
+        op: crate::filter::Condition::Eq(value.into()),
     }
 }

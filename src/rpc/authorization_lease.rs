@@ -18,7 +18,8 @@ use tokio::{sync::watch, time::Instant};
 use crate::{
     auth::Principal,
     error::Error,
-    plan::{Operation, Watch},
+    model::Operation,
+    pipeline::Watch,
     policy::{AccessRequest, Decision},
     rpc::Access,
     source::ClusterTime,
@@ -214,7 +215,7 @@ mod tests {
     use std::task::Waker;
 
     use super::*;
-    use crate::{auth::Authenticator, pb, plan::RequestLimits, policy::Policy};
+    use crate::{auth::Authenticator, pb, pipeline::RequestLimits, policy::Policy};
 
     const OPEN: &str = "version: 1\nrules: [{name: a, namespaces: [shop.orders]}]";
     const FILTERED: &str =

@@ -6,8 +6,9 @@ use bytes::Bytes;
 
 use crate::{
     hub::EventSelection,
+    model::Format,
     pb::FilterMatch,
-    plan::{Format, View, Watch},
+    pipeline::{View, Watch},
     source::EventError,
     wire::{Changes, Compression, EncodedEvent, Frame},
 };

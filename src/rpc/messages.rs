@@ -2,8 +2,9 @@
 
 use crate::{
     hub::{Invalidation, Watcher},
+    model::{Operation, Scope, Start},
     pb::{self, watch_response::Kind},
-    plan::{Operation, Scope, Start, Watch},
+    pipeline::Watch,
     rpc::to_pb,
     wire::TIMESTAMP_MILLIS,
 };

@@ -5,8 +5,9 @@ use bytes::Bytes;
 use crate::{
     error::Error,
     hub::{EventSelection, Evicted, RevocableBuffer, Watcher},
+    model::Oversize,
     pb::{self, FilterMatch},
-    plan::{Oversize, Watch},
+    pipeline::Watch,
     source::{Event, EventError},
     wire::{self, Changes, Chunk, Frame, RenderOptions},
 };

@@ -21,7 +21,7 @@ use crate::{
     hub::{EventSelection, Watcher, WatcherRead},
     metrics::{Metrics, Stage, StageGuard},
     pb::{self, watch_response::Kind},
-    plan::Watch,
+    pipeline::Watch,
     rpc::{
         authorization_lease::AuthorizationLease,
         batch::{BatchBuilder, FillResult, StopReason},

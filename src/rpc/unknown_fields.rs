@@ -14,8 +14,8 @@ use prost::{
 
 use crate::{
     error::{Error, truncate},
+    model::FieldViolation,
     pb,
-    plan::FieldViolation,
 };
 
 /// The maximum nesting depth that prost decodes; prost itself rejects deeper messages.

@@ -5,7 +5,7 @@ use std::ops::Range;
 use bytes::Bytes;
 
 use crate::{
-    plan::{INTERNAL_DATABASES, Operation},
+    model::{INTERNAL_DATABASES, Operation},
     raw::{self, Element, Elements},
     source::{ClusterTime, Position, looked_up::is_foreign, transaction::TransactionId},
 };

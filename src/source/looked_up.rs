@@ -8,7 +8,7 @@
 use bytes::Bytes;
 
 use crate::{
-    plan::equal_numbers,
+    filter::equal_numbers,
     raw::{self, Element, ElementType, Elements},
     source::event::{Batch, Event},
 };

@@ -21,7 +21,7 @@ use std::fmt;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 
-use crate::plan::Plan;
+use crate::pipeline::Plan;
 
 pub use anchor::Anchor;
 pub use event::{Batch, Event, EventError};

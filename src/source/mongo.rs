@@ -22,7 +22,8 @@ use futures::future::BoxFuture;
 use mongodb::options::ReadConcern;
 
 use crate::{
-    plan::{Plan, Scope},
+    model::Scope,
+    pipeline::Plan,
     source::{
         BatchSize, ClusterTime, Cursor, Position, ReplyDecoder, ServerFacts, Source, SourceError,
         failure::Failure,

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use crate::{
-    plan::Operation,
+    model::Operation,
     raw::{self, Elements},
     source::{
         ClusterTime, Position, SourceError,

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 
 use crate::{
-    plan::Plan,
+    pipeline::Plan,
     source::{
         Batch, BatchSize, ClusterTime, Cursor, Event, Failure, Position, ServerFacts, Source,
         SourceError,

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use crate::{
-    plan::Operation,
+    model::Operation,
     raw::{Element, Elements},
     source::{ClusterTime, event::Event},
 };

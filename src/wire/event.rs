@@ -16,8 +16,8 @@ use std::{
 use bytes::{BufMut as _, Bytes, BytesMut};
 
 use crate::{
+    model::Operation,
     pb::FilterMatch,
-    plan::Operation,
     raw::{Element, ElementType, Elements},
     source::{Event, EventError},
     wire::{

@@ -6,7 +6,7 @@
 use bytes::{BufMut as _, BytesMut};
 
 use crate::{
-    plan::{MaskNode, PathMatch},
+    model::{MaskNode, PathMatch},
     raw::{Element, ElementType, Elements},
 };
 

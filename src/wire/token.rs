@@ -31,7 +31,8 @@ use bytes::{BufMut, Bytes, BytesMut};
 use sha2::{Digest as _, Sha256};
 
 use crate::{
-    plan::{Operation, Plan, Scope, TokenAudience},
+    model::{Operation, Scope, TokenAudience},
+    pipeline::Plan,
     source::{Anchor, ClusterTime, Event, Position},
 };
 

@@ -4,10 +4,6 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use bytes::Bytes;
-use prost::Message as _;
-use serde_json::Value;
-use sha2::{Digest as _, Sha256};
 use crate::support::certificates::Authority;
 use crate::support::issuer::{Answer, KeyServer};
 use crate::support::orders::{ORDERS, id, insert};
@@ -16,6 +12,10 @@ use crate::support::{
     ChildProcess, Database, RawCodec, ServeProcess, WAIT_LIMIT, WatchStream, Weir, error_info,
     eventually, python, weir, within,
 };
+use bytes::Bytes;
+use prost::Message as _;
+use serde_json::Value;
+use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
 use tonic::metadata::AsciiMetadataValue;
 use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
@@ -304,7 +304,10 @@ async fn health_streams_without_credentials_do_not_use_up_the_limit_of_calls() {
     }
     let refused = health.watch(HealthCheckRequest::default()).await;
     let refused = refused.expect_err("the limit is reached");
-    assert_eq!(crate::support::error_reason(&refused), "WATCH_LIMIT_EXCEEDED");
+    assert_eq!(
+        crate::support::error_reason(&refused),
+        "WATCH_LIMIT_EXCEEDED"
+    );
 
     let checked = health.check(HealthCheckRequest::default()).await;
     checked.expect("a check is answered");

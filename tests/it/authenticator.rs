@@ -7,12 +7,6 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use http::{HeaderMap, HeaderValue};
-use jsonwebtoken::Algorithm;
-use rcgen::{CertificateParams, KeyPair, SanType, date_time_ymd};
-use serde_json::{Value, json};
-use sha2::{Digest as _, Sha256};
 use crate::support::{
     certificates::Authority,
     eventually,
@@ -20,6 +14,12 @@ use crate::support::{
     tokens::{AUDIENCE, ISSUER, SigningKey, claims, key_set, message, seconds_from_now},
     within,
 };
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use http::{HeaderMap, HeaderValue};
+use jsonwebtoken::Algorithm;
+use rcgen::{CertificateParams, KeyPair, SanType, date_time_ymd};
+use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
 use weir::{
     auth::{

@@ -4,12 +4,12 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use futures::future::join_all;
-use mongodb::bson::doc;
-use serde_json::json;
 use crate::support::orders::{ORDERS, Received, id, insert};
 use crate::support::policy_server::by;
 use crate::support::{Database, PolicyServer, WatchStream, Weir, error_info, eventually};
+use futures::future::join_all;
+use mongodb::bson::doc;
+use serde_json::json;
 use tokio::time::Instant;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;

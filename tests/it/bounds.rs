@@ -3,14 +3,16 @@
 
 mod table;
 
-use bytes::{BufMut as _, Bytes, BytesMut};
 use crate::conversions::{eq, field};
+use crate::support::{
+    Database, Figure, WatchStream, Weir, error_info, error_reason, tally, within,
+};
+use bytes::{BufMut as _, Bytes, BytesMut};
 use http_body_util::{BodyExt as _, Full};
 use mongodb::bson::doc;
 use prost::Message as _;
 use prost::encoding::{WireType, encode_key, encode_varint};
 use serde_json::json;
-use crate::support::{Database, Figure, WatchStream, Weir, error_info, error_reason, tally, within};
 use table::{Bad, Table};
 use tonic::transport::Channel;
 use tonic::{Code, Status, body::Body};

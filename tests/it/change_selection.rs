@@ -1,9 +1,9 @@
 //! The changes that a watch delivers: by operation, and by filter where the document is unknown.
 
 use crate::conversions::{eq, id};
+use crate::support::{Database, Weir};
 use mongodb::bson::doc;
 use serde_json::json;
-use crate::support::{Database, Weir};
 use weir::pb;
 use weir::pb::filter::Kind;
 use weir::pb::{FullDocument, FullDocumentBeforeChange, MissingImagePolicy, OperationType};

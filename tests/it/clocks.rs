@@ -1,10 +1,10 @@
 //! Clocks that jump: MongoDB's operation time, and the cluster and wall times of events. Positions,
 //! progress and gauges are not affected.
 
-use mongodb::bson::{DateTime, Document, Timestamp};
 use crate::support::orders::id;
 use crate::support::stand_in::{FIRST_SECOND, StandIn, insert, time};
 use crate::support::{Figure, WatchStream, Weir, eventually, tally, within};
+use mongodb::bson::{DateTime, Document, Timestamp};
 use weir::pb;
 use weir::pb::watch_response::Kind;
 

@@ -4,13 +4,13 @@
 use std::io::{Read as _, Write as _};
 use std::time::Duration;
 
+use crate::support::orders::ORDERS;
+use crate::support::{Database, Weir, error_reason, eventually, within};
 use bytes::{Buf as _, Bytes, BytesMut};
 use futures::future::join_all;
 use http_body_util::{BodyExt as _, Full};
 use mongodb::bson::{Document, doc};
 use prost::Message as _;
-use crate::support::orders::ORDERS;
-use crate::support::{Database, Weir, error_reason, eventually, within};
 use tonic::{Code, Status, body::Body, codec::CompressionEncoding, transport::Channel};
 use tower::ServiceExt as _;
 use weir::pb::{self, watch_response::Kind, watch_service_client::WatchServiceClient};
@@ -362,7 +362,10 @@ async fn compressed_watches_deliver_what_uncompressed_ones_do() {
         ..database.watch_request(&[ORDERS])
     };
     let mut watch = weir.watch(resumed).await;
-    assert_eq!(crate::support::orders::id(&watch.next_change().await), 2_000);
+    assert_eq!(
+        crate::support::orders::id(&watch.next_change().await),
+        2_000
+    );
 }
 
 /// Most clients accept gzip whether they were told to or not.

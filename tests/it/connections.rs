@@ -4,12 +4,12 @@
 
 use std::time::Duration;
 
-use futures::future::join_all;
-use mongodb::bson::doc;
 use crate::support::orders::{ORDERS, id, insert};
 use crate::support::{
     Database, FailCommand, Mode, Proxy, WAIT_LIMIT, Weir, error_reason, eventually, within,
 };
+use futures::future::join_all;
+use mongodb::bson::doc;
 use tokio::time::Instant;
 use tonic::Status;
 use weir::pb;

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use crate::conversions::{eq, field};
+use crate::support::orders::{ORDERS, id};
+use crate::support::{Database, Figure, WatchStream, Weir, error_reason, eventually, tally};
 use futures::future::join_all;
 use mongodb::bson::doc;
 use serde_json::json;
-use crate::support::orders::{ORDERS, id};
-use crate::support::{Database, Figure, WatchStream, Weir, error_reason, eventually, tally};
 use tokio::time::Instant;
 use tonic::Code;
 use weir::pb::{self, field_filter::Operator, filter::Kind};

@@ -4,12 +4,14 @@
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
-use serde_json::json;
 use crate::support::certificates::Authority;
 use crate::support::issuer::{Answer, KeyServer};
 use crate::support::orders::{ORDERS, id, insert};
 use crate::support::tokens::{AUDIENCE, ISSUER, SigningKey, claims, key_set, seconds_from_now};
-use crate::support::{Database, WAIT_LIMIT, WatchStream, Weir, error_info, eventually, weir, within};
+use crate::support::{
+    Database, WAIT_LIMIT, WatchStream, Weir, error_info, eventually, weir, within,
+};
+use serde_json::json;
 use tempfile::TempDir;
 use tokio::time::Instant;
 use tonic::transport::{ClientTlsConfig, Endpoint};

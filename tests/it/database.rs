@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
+use crate::support::{Database, FailCommand, Mode, Proxy, eventually, within};
 use futures::StreamExt as _;
 use mongodb::bson::{Document, doc};
 use mongodb::change_stream::ChangeStream;
 use mongodb::change_stream::event::ChangeStreamEvent;
 use mongodb::error::ErrorKind;
-use crate::support::{Database, FailCommand, Mode, Proxy, eventually, within};
 use tokio::time::Instant;
 
 /// The code of an error that the server returned.

@@ -3,12 +3,12 @@
 
 use std::time::Duration;
 
+use crate::support::orders::ORDERS;
+use crate::support::{Database, FailCommand, Weir, error_reason, eventually, within};
 use futures::{StreamExt as _, future::join_all};
 use http::{HeaderMap, Request};
 use http_body_util::BodyExt as _;
 use mongodb::bson::doc;
-use crate::support::orders::ORDERS;
-use crate::support::{Database, FailCommand, Weir, error_reason, eventually, within};
 use tokio::time::Instant;
 use tonic::{Code, Status, transport::Channel};
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};

@@ -3,8 +3,8 @@
 
 use std::{collections::BTreeMap, fs, time::Duration};
 
-use clap::{CommandFactory as _, Parser as _};
 use crate::support::{ChildProcess, WAIT_LIMIT, repository, weir, within};
+use clap::{CommandFactory as _, Parser as _};
 use weir::cli::Cli;
 use weir::config::ServeConfig;
 

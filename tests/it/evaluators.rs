@@ -10,15 +10,14 @@ mod streams;
 
 use std::{collections::BTreeSet, sync::Arc};
 
+use crate::support::Database;
 use mongodb::bson::{Bson, Document, doc};
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
 use random::{Change, FilterCase, Scenario};
 use streams::{Streams, name_of, operation_of};
-use crate::support::Database;
-use weir::plan::{
-    Evaluator, EventFields, FilterIndex, MatchTransition, Operation, Plan, Predicate, Residual,
-    View, Watch,
-};
+use weir::filter::{Evaluator, EventFields, FilterIndex, MatchTransition, Predicate, Residual};
+use weir::model::Operation;
+use weir::pipeline::{Plan, View, Watch};
 
 /// The number of filters per scenario.
 const FILTERS_PER_SCENARIO: usize = 12;
@@ -227,7 +226,7 @@ impl FilterCase {
             },
             ..weir::pb::WatchRequest::default()
         };
-        let mut watch = Watch::from_request(request, &weir::plan::RequestLimits::default())
+        let mut watch = Watch::from_request(request, &weir::pipeline::RequestLimits::default())
             .expect("a valid request");
         watch.operations = self.operations.clone();
         watch.missing_image = self.missing_image;

@@ -4,8 +4,8 @@
 //! driver.
 
 use crate::conversions::{DriverStream, after, as_mongodb_event, id, operations};
-use mongodb::bson::{Bson, Document, bson, doc};
 use crate::support::{Database, WatchStream, Weir};
+use mongodb::bson::{Bson, Document, bson, doc};
 use weir::pb;
 
 /// The four scopes of a watch.

@@ -5,10 +5,10 @@
 
 use std::time::Duration;
 
+use crate::support::{Database, FailCommand, WatchStream, Weir, error_info, eventually};
 use bytes::Bytes;
 use bytesize::ByteSize;
 use mongodb::bson::{Document, doc};
-use crate::support::{Database, FailCommand, WatchStream, Weir, error_info, eventually};
 use tonic::{Code, Status};
 use weir::pb;
 use weir::pb::watch_request::Start;

@@ -3,12 +3,12 @@
 
 use std::time::Duration;
 
-use mongodb::bson::doc;
 use crate::support::orders::{ORDERS, Received, insert};
 use crate::support::{
     Database, FailCommand, Figure, Proxy, WatchStream, Weir, error_reason, eventually, tally,
     within,
 };
+use mongodb::bson::doc;
 use tokio::time::Instant;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;

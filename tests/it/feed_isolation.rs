@@ -1,8 +1,8 @@
 //! Watches are isolated: a feed that fails does not affect other feeds of the same server and
 //! database.
 
-use mongodb::bson::doc;
 use crate::support::{Database, FailCommand, Figure, WatchStream, Weir, error_reason, tally};
+use mongodb::bson::doc;
 use tonic::Code;
 use weir::pb;
 use weir::pb::watch_response::Kind;

@@ -6,10 +6,10 @@
 use std::collections::BTreeSet;
 
 use crate::conversions::{field, id, value};
+use crate::support::{Database, WatchStream, Weir};
 use mongodb::bson::oid::ObjectId;
 use mongodb::bson::{Bson, DateTime, Document, doc};
 use serde_json::{Value, json};
-use crate::support::{Database, WatchStream, Weir};
 use weir::pb;
 use weir::pb::OperationType;
 use weir::pb::field_filter::Operator;

@@ -4,6 +4,7 @@
 //! Values that the tests' database does not store unchanged (duplicate names, broken UTF-8, the
 //! types undefined, symbol and DBPointer, years after 9999) are tested in `wire::format`.
 
+use crate::support::{Database, WatchStream, Weir};
 use mongodb::bson::oid::ObjectId;
 use mongodb::bson::spec::BinarySubtype;
 use mongodb::bson::{
@@ -11,7 +12,6 @@ use mongodb::bson::{
 };
 use prost_types::value::Kind as ValueKind;
 use serde_json::{Value, json};
-use crate::support::{Database, WatchStream, Weir};
 use weir::pb;
 use weir::pb::document::Value as Held;
 

@@ -3,14 +3,14 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
-use http_body_util::{BodyExt as _, Full};
-use prost::Message as _;
 use crate::raw_http2::{
     ACK, DATA, END_HEADERS, END_STREAM, HEADERS, PING, RST_STREAM, RawConnection, frame, literals,
 };
 use crate::support::orders::ORDERS;
 use crate::support::{Database, Weir, error_reason, eventually, within};
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Full};
+use prost::Message as _;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,

@@ -3,9 +3,6 @@
 
 use std::time::Duration;
 
-use futures::future::join_all;
-use mongodb::bson::doc;
-use prost::Message as _;
 use crate::raw_http2::{
     ACK, CONTINUATION, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PADDED, PING, PREFACE,
     PRIORITY, PUSH_PROMISE, RST_STREAM, RawConnection, SETTINGS, WATCH, WINDOW_UPDATE, call, frame,
@@ -15,6 +12,9 @@ use crate::support::orders::{ORDERS, id, insert};
 use crate::support::{
     Database, Figure, Samples, ServeProcess, WatchStream, error_reason, eventually, tally, within,
 };
+use futures::future::join_all;
+use mongodb::bson::doc;
+use prost::Message as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::Instant;
@@ -384,7 +384,8 @@ async fn header_lists_are_bounded() {
             kind = CONTINUATION;
         }
         // 431, or the end of the stream or of the connection; never a watch.
-        let refused = |it: &crate::raw_http2::Reply| matches!(it.kind, HEADERS | RST_STREAM | GOAWAY);
+        let refused =
+            |it: &crate::raw_http2::Reply| matches!(it.kind, HEADERS | RST_STREAM | GOAWAY);
         raw.until(refused).await;
     }
     // Endless pieces, empty and full.

@@ -8,11 +8,13 @@ mod events;
 
 use std::time::Duration;
 
-use events::{Case, broken, odd};
-use mongodb::bson::{Document, doc};
 use crate::support::orders::id;
 use crate::support::stand_in::{self, Answer, Event, Reply, StandIn, insert, time};
-use crate::support::{Figure, WatchStream, Weir, error_info, error_reason, eventually, tally, within};
+use crate::support::{
+    Figure, WatchStream, Weir, error_info, error_reason, eventually, tally, within,
+};
+use events::{Case, broken, odd};
+use mongodb::bson::{Document, doc};
 use tonic::{Code, Status};
 use weir::pb;
 use weir::pb::change_event::Change;

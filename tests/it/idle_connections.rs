@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use prost::Message as _;
 use crate::raw_http2::{
     DATA, END_STREAM, GOAWAY, HEADERS, RST_STREAM, RawConnection, WINDOW_UPDATE, call, frame,
     setting,
 };
 use crate::support::orders::{ORDERS, id, insert};
 use crate::support::{Database, ServeProcess, WAIT_LIMIT, Weir, eventually, within};
+use prost::Message as _;
 use tokio::time::Instant;
 use weir::pb::GetServerInfoRequest;
 
@@ -99,10 +99,20 @@ async fn a_connection_in_use_now_and_then_stays_open() {
     while begin.elapsed() < idle * 2 {
         let stream = streams.next().expect("a stream");
         let health = crate::raw_http2::opening("/grpc.health.v1.Health/Check");
-        raw.send(&frame(HEADERS, crate::raw_http2::END_HEADERS, stream, &health))
-            .await;
-        raw.send(&frame(DATA, END_STREAM, stream, &crate::raw_http2::message(b"")))
-            .await;
+        raw.send(&frame(
+            HEADERS,
+            crate::raw_http2::END_HEADERS,
+            stream,
+            &health,
+        ))
+        .await;
+        raw.send(&frame(
+            DATA,
+            END_STREAM,
+            stream,
+            &crate::raw_http2::message(b""),
+        ))
+        .await;
         let answered = raw.until(|it| {
             assert_ne!(it.kind, GOAWAY, "a connection in use was closed");
             it.stream == stream && it.flags & END_STREAM != 0

@@ -1,8 +1,8 @@
 //! Pre- and post-images of documents, in every mode that a watch may request.
 
 use crate::conversions::{after, before, operation};
-use mongodb::bson::{Bson, bson, doc};
 use crate::support::{Database, Weir, error_reason};
+use mongodb::bson::{Bson, bson, doc};
 use tonic::Code;
 use weir::pb;
 use weir::pb::FullDocument as After;
@@ -185,7 +185,9 @@ async fn a_missing_required_image_ends_the_watch() {
         let status = watch.end().await;
         assert_eq!(status.code(), Code::FailedPrecondition, "{status:?}");
         assert_eq!(error_reason(&status), "IMAGE_UNAVAILABLE");
-        let time = crate::support::error_info(&status).metadata.remove("after_time");
+        let time = crate::support::error_info(&status)
+            .metadata
+            .remove("after_time");
         assert!(time.is_some(), "the status has no time: {status:?}");
 
         // From before the event it fails again, at the opening or right after it.

@@ -4,10 +4,10 @@
 
 use std::time::Duration;
 
-use mongodb::bson::doc;
-use serde_json::{Value, json};
 use crate::support::certificates::Authority;
 use crate::support::{ChildProcess, Database, Weir, node, python, virtual_environment_tool};
+use mongodb::bson::doc;
+use serde_json::{Value, json};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use crate::conversions::{after, operation};
-use mongodb::bson::{bson, doc};
 use crate::support::{Database, ServeProcess, WatchStream, Weir, error_info};
+use mongodb::bson::{bson, doc};
 use tokio::time::{Instant, sleep};
 use tonic::Code;
 use weir::pb;

@@ -1,10 +1,10 @@
 //! Events that are larger than a message, or than what MongoDB sends in one piece.
 
-use bytes::Bytes;
 use crate::conversions::{after, before, id};
+use crate::support::{Database, WatchStream, Weir, error_info};
+use bytes::Bytes;
 use mongodb::bson::{Bson, Document, doc};
 use prost::Message as _;
-use crate::support::{Database, WatchStream, Weir, error_info};
 use tonic::Code;
 use weir::pb;
 use weir::pb::watch_response::Kind;

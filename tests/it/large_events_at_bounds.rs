@@ -1,13 +1,13 @@
 //! Events of exactly the size limit and of one byte more, under every policy.
 
-use bytes::Bytes;
 use crate::conversions::eq;
+use crate::support::{Database, WatchStream, Weir, error_info};
+use bytes::Bytes;
 use mongodb::bson::doc;
 use pb::change_event::Change;
 use pb::watch_response::Kind;
 use prost::Message as _;
 use serde_json::json;
-use crate::support::{Database, WatchStream, Weir, error_info};
 use weir::pb;
 use weir::pb::OversizePolicy as Policy;
 use weir::pb::watch_request::Start;

@@ -5,15 +5,17 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use crate::conversions::{after, eq, id};
+use crate::support::{
+    Database, Figure, ServeProcess, WatchStream, Weir, eventually, tally, within,
+};
 use bytes::Bytes;
 use bytesize::ByteSize;
-use crate::conversions::{after, eq, id};
 use futures::future::join_all;
 use mongodb::bson::{Bson, doc};
 use pb::watch_response::Kind;
 use prost::Message as _;
 use serde_json::json;
-use crate::support::{Database, Figure, ServeProcess, WatchStream, Weir, eventually, tally, within};
 use tonic::transport::Endpoint;
 use weir::pb;
 use weir::pb::watch_service_client::WatchServiceClient;

@@ -3,13 +3,13 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-use pb::OperationType::{self, Delete, Insert, Update};
 use crate::support::ledger::{
     ClientOptions, DeliveryChecker, DeliveryTotals, Ledger, ObservedChange, ResumingClient, Write,
     WriteOptions, Writers,
 };
 use crate::support::{Database, Proxy, Weir, eventually};
+use bytes::Bytes;
+use pb::OperationType::{self, Delete, Insert, Update};
 use weir::pb;
 
 /// Two writers alternate: each inserts a document, updates it twice and deletes it.

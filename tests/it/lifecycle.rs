@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use futures::future::join_all;
 use crate::support::orders::{ORDERS, aggregates, insert, resume};
 use crate::support::{
     ChildProcess, Database, FailCommand, Samples, ServeProcess, WatchStream, Weir, eventually,
 };
+use futures::future::join_all;
 use tokio::time::{Instant, timeout};
 
 /// The gauges of what is open now.

@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
-use mongodb::bson::doc;
-use prost::Message as _;
 use crate::support::orders::{ORDERS, Received, insert, resume};
 use crate::support::{
     Database, RawCodec, WatchStream, Weir, error_info, error_reason, eventually, within,
 };
+use bytes::Bytes;
+use mongodb::bson::doc;
+use prost::Message as _;
 use tokio::time::Instant;
 use tonic::{Code, Request, Status};
 use tonic_types::StatusExt as _;

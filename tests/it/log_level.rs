@@ -2,9 +2,11 @@
 
 use std::{fs, net::SocketAddr};
 
-use serde_json::Value;
 use crate::support::orders::{ORDERS, insert};
-use crate::support::{Database, FailCommand, ServeProcess, WatchStream, eventually, request, within};
+use crate::support::{
+    Database, FailCommand, ServeProcess, WatchStream, eventually, request, within,
+};
+use serde_json::Value;
 
 const TOKEN: &str = "correct-horse-battery-staple";
 

@@ -4,8 +4,10 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
 use crate::conversions::{eq, field, id};
+use crate::support::orders::ORDERS;
+use crate::support::{Database, PolicyServer, WatchStream, Weir};
+use bytes::{Bytes, BytesMut};
 use futures::future::join_all;
 use mongodb::bson::{Bson, Document, doc};
 use pb::field_filter::Operator;
@@ -13,8 +15,6 @@ use pb::watch_request::Start;
 use pb::watch_response::Kind;
 use prost::Message as _;
 use serde_json::json;
-use crate::support::orders::ORDERS;
-use crate::support::{Database, PolicyServer, WatchStream, Weir};
 use weir::pb;
 
 /// A key of this many bytes that ends with a number.

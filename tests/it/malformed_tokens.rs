@@ -3,11 +3,11 @@
 
 use std::time::Duration;
 
+use crate::support::orders::{ORDERS, insert, resume};
+use crate::support::{Database, Figure, WatchStream, Weir, error_reason, tally};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use mongodb::bson::{Bson, Document, doc};
-use crate::support::orders::{ORDERS, insert, resume};
-use crate::support::{Database, Figure, WatchStream, Weir, error_reason, tally};
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 use weir::config::ServeConfig;
@@ -207,7 +207,11 @@ async fn a_forged_envelope_is_refused_or_read_literally() {
         let what = format!("kind {kind}");
         match tester.open(token).await {
             Ok(mut watch) if kind <= INVALIDATE => {
-                assert_eq!(crate::support::orders::id(&watch.next_change().await), 2, "{what}");
+                assert_eq!(
+                    crate::support::orders::id(&watch.next_change().await),
+                    2,
+                    "{what}"
+                );
             }
             Ok(watch) => panic!("{what}: {:?}", watch.opened),
             Err(status) => {
@@ -240,7 +244,11 @@ async fn a_forged_envelope_is_refused_or_read_literally() {
     for (what, token) in forgeries {
         match tester.open(token).await {
             Ok(mut watch) => {
-                assert_eq!(crate::support::orders::id(&watch.next_change().await), 2, "{what}");
+                assert_eq!(
+                    crate::support::orders::id(&watch.next_change().await),
+                    2,
+                    "{what}"
+                );
             }
             Err(status) => {
                 reason(&status, what);

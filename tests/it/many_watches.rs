@@ -1,8 +1,8 @@
 //! Ten thousand watches at once.
 
-use futures::{StreamExt as _, TryStreamExt as _, stream};
 use crate::support::orders::{ORDERS, id, insert};
 use crate::support::{Database, Figure, ServeProcess, WatchStream, eventually, tally};
+use futures::{StreamExt as _, TryStreamExt as _, stream};
 use tonic::transport::Channel;
 use weir::pb::watch_service_client::WatchServiceClient;
 

@@ -2,11 +2,11 @@
 //! filters.
 
 use crate::conversions::{eq, field, id, operation};
+use crate::support::{Database, WatchStream, Weir};
 use mongodb::bson::{Bson, Document, doc};
 use pb::FilterMatch::{Entered, Left, Stayed, Unspecified};
 use pb::field_filter::Operator;
 use serde_json::json;
-use crate::support::{Database, WatchStream, Weir};
 use weir::pb;
 
 const MODES: [pb::FeedMode; 2] = [pb::FeedMode::Shared, pb::FeedMode::Dedicated];

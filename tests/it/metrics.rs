@@ -3,11 +3,11 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use mongodb::bson::doc;
 use crate::support::certificates::Authority;
 use crate::support::exposition::{self, Family};
 use crate::support::orders::{ORDERS, Received, insert};
 use crate::support::{Database, FailCommand, Mode, Proxy, WatchStream, Weir, eventually, within};
+use mongodb::bson::doc;
 use tokio::time::Instant;
 use weir::metrics::CATALOGUE;
 use weir::pb;
@@ -420,7 +420,9 @@ async fn progress_comes_while_mongodb_is_away() {
     proxy.set(Mode::Pass);
     let mut resumed = Received::default();
     resumed.until_id(&mut watch, 1).await;
-    let mut again = weir.watch(crate::support::orders::resume(&database, token)).await;
+    let mut again = weir
+        .watch(crate::support::orders::resume(&database, token))
+        .await;
     assert_eq!(crate::support::orders::id(&again.next_change().await), 1);
 }
 

@@ -4,12 +4,7 @@
 
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-use bytes::Bytes;
 use crate::conversions::field;
-use futures::future::join_all;
-use mongodb::bson::{Bson, Document, Regex, doc};
 use crate::support::orders::{ORDERS, id, insert as insert_order};
 use crate::support::stand_in::{
     self, Answer, Event, Request, Rule, ServerError, StandIn, Version, change, insert, time,
@@ -17,6 +12,11 @@ use crate::support::stand_in::{
 use crate::support::{
     Database, Figure, WatchStream, Weir, error_info, error_reason, eventually, tally, within,
 };
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use futures::future::join_all;
+use mongodb::bson::{Bson, Document, Regex, doc};
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 use weir::pb;

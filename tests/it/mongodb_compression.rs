@@ -8,10 +8,10 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use flate2::{Compression, read::ZlibDecoder, write::ZlibEncoder};
-use mongodb::bson::{Bson, Document, doc};
 use crate::support::orders::{ORDERS, id};
 use crate::support::{Database, Weir};
+use flate2::{Compression, read::ZlibDecoder, write::ZlibEncoder};
+use mongodb::bson::{Bson, Document, doc};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};

@@ -10,14 +10,14 @@ mod watchers;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use crate::support::eventually;
+use crate::support::ledger::{DeliveryTotals, ResumingClient};
+use crate::support::stand_in::{Answer, Event, Rule, ServerError, Version, change, is_of_an_event};
 use day::{
     AMBIGUOUS, COLLECTIONS, Day, TOO_LARGE, UNSENDABLE, WITHOUT_POST_IMAGE, WITHOUT_PRE_IMAGE,
 };
 use mongodb::bson::{Binary, Document, Timestamp, doc, spec::BinarySubtype};
 use pb::OperationType::Update;
-use crate::support::eventually;
-use crate::support::ledger::{DeliveryTotals, ResumingClient};
-use crate::support::stand_in::{Answer, Event, Rule, ServerError, Version, change, is_of_an_event};
 use weir::pb;
 
 /// The codes that pass by themselves, as a server sends them on a `getMore`.

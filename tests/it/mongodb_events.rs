@@ -5,16 +5,16 @@
 
 mod consumer;
 
-use consumer::{Consumer, Store};
 use crate::conversions::{as_mongodb_event, eq, operations};
-use mongodb::bson::{Binary, Bson, Document, Timestamp, Uuid, bson, doc, spec::BinarySubtype};
 use crate::support::stand_in::{DATABASE, Event, FIRST_SECOND, StandIn, Version, insert, time};
 use crate::support::{Database, WatchStream, Weir};
+use consumer::{Consumer, Store};
+use mongodb::bson::{Binary, Bson, Document, Timestamp, Uuid, bson, doc, spec::BinarySubtype};
 use weir::pb;
 use weir::pb::change_event::Change;
 use weir::pb::document::Value;
 use weir::pb::{DocumentFormat, FeedMode, OperationType};
-use weir::plan::{Plan, RequestLimits, Watch};
+use weir::pipeline::{Plan, RequestLimits, Watch};
 
 const MODES: [FeedMode; 3] = [FeedMode::Auto, FeedMode::Shared, FeedMode::Dedicated];
 

@@ -7,22 +7,22 @@ mod isolated;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-use bytes::Bytes;
 use crate::conversions::id;
-use futures::future::join_all;
-use mongodb::bson::{Bson, Document, doc};
-use pb::watch_response::Kind;
 use crate::support::stand_in::{
     Answer, Event, FIRST_SECOND, Log, Played, Request, Rule, ServerError, StandIn, Version, change,
     high_water_token, time,
 };
 use crate::support::{WatchStream, Weir, error_info, eventually};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use futures::future::join_all;
+use mongodb::bson::{Bson, Document, doc};
+use pb::watch_response::Kind;
 use tonic::Status;
 use weir::pb;
 use weir::pb::watch_request::Start;
-use weir::plan::{Plan, RequestLimits, Watch};
+use weir::pipeline::{Plan, RequestLimits, Watch};
 use weir::source::mongo::{MongoSettings, MongoSource};
 use weir::source::{ClusterTime, Position, Source as _};
 

@@ -6,8 +6,8 @@ use std::{
     process::{Command, Output},
 };
 
-use serde_json::Value;
 use crate::support::{program, python, repository};
+use serde_json::Value;
 use weir::metrics::{CATALOGUE, WATCH_ENDS};
 
 /// Labels that Prometheus adds or derives.

@@ -3,11 +3,11 @@
 
 use std::time::Duration;
 
-use mongodb::bson::doc;
 use crate::support::orders::{ORDERS, Received, aggregates, insert};
 use crate::support::{
     Database, FailCommand, Mode, Proxy, WAIT_LIMIT, Weir, error_reason, eventually, within,
 };
+use mongodb::bson::doc;
 use tokio::time::Instant;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
@@ -313,7 +313,9 @@ async fn a_watch_ends_when_mongodb_stays_away_and_can_be_resumed_later() {
 
     database.restart().await;
     insert(&database, 1).await;
-    let mut resumed = weir.watch(crate::support::orders::resume(&database, token)).await;
+    let mut resumed = weir
+        .watch(crate::support::orders::resume(&database, token))
+        .await;
     let mut received = Received::default();
     received.until_id(&mut resumed, 1).await;
     assert_eq!(received.ids, [1]);

@@ -3,13 +3,13 @@
 
 use std::collections::HashMap;
 
+use crate::support::orders::{ORDERS, id, insert};
+use crate::support::policy_server::by;
+use crate::support::{Database, PolicyServer, WatchStream, error_info, eventually, within};
 use bytes::Bytes;
 use futures::stream::{self, StreamExt as _};
 use mongodb::bson::doc;
 use serde_json::{Value, json};
-use crate::support::orders::{ORDERS, id, insert};
-use crate::support::policy_server::by;
-use crate::support::{Database, PolicyServer, WatchStream, error_info, eventually, within};
 use tonic::{Code, Status};
 use weir::pb::{
     self, FullDocument, FullDocumentBeforeChange as Before, OperationType as Op,

@@ -3,11 +3,11 @@
 
 use std::time::Duration;
 
-use mongodb::bson::doc;
-use serde_json::{Value, json};
 use crate::support::orders::{ORDERS, id, insert};
 use crate::support::policy_server::by;
 use crate::support::{Database, PolicyServer, WatchStream, error_info, eventually};
+use mongodb::bson::doc;
+use serde_json::{Value, json};
 use tokio::time::Instant;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;

@@ -2,16 +2,16 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use crate::conversions::{eq, field};
+use crate::support::orders::{ORDERS, id};
+use crate::support::{Database, WatchStream, Weir, eventually, within};
+use bytes::Bytes;
 use futures::future::join_all;
 use mongodb::bson::doc;
 use pb::FeedMode::{Auto, Dedicated, Shared};
 use pb::field_filter::Operator;
 use pb::watch_response::Kind;
 use serde_json::json;
-use crate::support::orders::{ORDERS, id};
-use crate::support::{Database, WatchStream, Weir, eventually, within};
 use tokio::time::Instant;
 use weir::pb;
 

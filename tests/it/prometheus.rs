@@ -2,9 +2,9 @@
 
 use std::{fs, net::TcpListener, path::Path};
 
-use serde_json::Value;
 use crate::support::orders::{ORDERS, insert};
 use crate::support::{ChildProcess, Database, Weir, eventually, get, program, repository, within};
+use serde_json::Value;
 
 /// The number of open watches.
 const OPEN: usize = 3;

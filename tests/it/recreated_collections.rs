@@ -1,8 +1,8 @@
 //! Resuming across the end of a collection: the tokens around a drop.
 
+use crate::support::{Database, WatchStream, Weir, error_reason, within};
 use bytes::Bytes;
 use mongodb::bson::{Document, doc};
-use crate::support::{Database, WatchStream, Weir, error_reason, within};
 use weir::pb;
 use weir::pb::watch_request::Start;
 use weir::pb::watch_response::Kind;

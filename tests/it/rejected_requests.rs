@@ -1,8 +1,8 @@
 //! Refused requests, and the machine-readable reason.
 
 use crate::conversions::eq;
-use serde_json::json;
 use crate::support::{Database, Weir, error_info};
+use serde_json::json;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 use weir::pb;

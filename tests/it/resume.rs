@@ -3,12 +3,12 @@
 //! Each position is tried on two replicas: one whose feeds may hold what follows it, and one that
 //! has to ask MongoDB.
 
+use crate::support::{Database, FailCommand, WatchStream, Weir};
 use bytes::Bytes;
 use mongodb::bson::{Document, doc};
 use pb::StartMode::{Token, TokenTime};
 use pb::field_filter::Operator;
 use prost_types::value::Kind as ValueKind;
-use crate::support::{Database, FailCommand, WatchStream, Weir};
 use weir::pb;
 use weir::pb::watch_request::Start;
 

@@ -1,9 +1,9 @@
 //! Random writes, cut at random, with a random request at each resume.
 
+use crate::support::{Database, WatchStream, Weir};
 use bytes::Bytes;
 use fastrand::Rng;
 use mongodb::bson::{Document, doc};
-use crate::support::{Database, WatchStream, Weir};
 use weir::pb;
 use weir::pb::OperationType::{Delete, Insert, Update};
 use weir::pb::watch_request::Start;

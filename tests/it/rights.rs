@@ -5,13 +5,13 @@ mod privilege_proxy;
 
 use std::{collections::BTreeSet, time::Duration};
 
-use bytes::Bytes;
 use crate::conversions::{after, before, eq};
-use mongodb::bson::{Document, doc};
-use privilege_proxy::{PrivilegeProxy, Role};
 use crate::support::{
     Database, ServeProcess, WatchStream, Weir, error_reason, eventually, repository, within,
 };
+use bytes::Bytes;
+use mongodb::bson::{Document, doc};
+use privilege_proxy::{PrivilegeProxy, Role};
 use tonic::{Code, Status};
 use weir::config::ServeConfig;
 use weir::pb::{self, watch_request::Start};

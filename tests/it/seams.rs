@@ -6,14 +6,14 @@ mod schedule;
 
 use std::cell::Cell;
 
+use crate::conversions::eq;
+use crate::support::orders::{ORDERS, id, insert, resume};
+use crate::support::{Database, FailCommand, WatchStream, Weir};
 use bytes::Bytes;
 use bytesize::ByteSize;
-use crate::conversions::eq;
 use mongodb::bson::doc;
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
 use serde_json::json;
-use crate::support::orders::{ORDERS, id, insert, resume};
-use crate::support::{Database, FailCommand, WatchStream, Weir};
 use weir::pb;
 
 /// A server whose ring holds a few of the documents of [`write`].

@@ -5,7 +5,9 @@
 use std::fs;
 
 use crate::support::certificates::Authority;
-use crate::support::{ChildProcess, Database, ServeProcess, WAIT_LIMIT, eventually, get, weir, within};
+use crate::support::{
+    ChildProcess, Database, ServeProcess, WAIT_LIMIT, eventually, get, weir, within,
+};
 
 const URI: &str = "mongodb://127.0.0.1:1/?directConnection=true";
 
@@ -684,7 +686,10 @@ async fn a_read_preference_that_no_server_meets_is_reported_as_such() {
         .await;
         let status = opened.err().expect("no server may be asked");
         assert!(status.message().contains("readPreference"), "{status:?}");
-        assert_eq!(crate::support::error_reason(&status), "UPSTREAM_UNAVAILABLE");
+        assert_eq!(
+            crate::support::error_reason(&status),
+            "UPSTREAM_UNAVAILABLE"
+        );
     }
 }
 
@@ -718,7 +723,10 @@ async fn a_name_that_the_dns_does_not_resolve_yet_is_waited_for() {
     let status = within("an answer", info)
         .await
         .expect_err("there is no MongoDB");
-    assert_eq!(crate::support::error_reason(&status), "UPSTREAM_UNAVAILABLE");
+    assert_eq!(
+        crate::support::error_reason(&status),
+        "UPSTREAM_UNAVAILABLE"
+    );
     weir.process.signal("TERM");
     let status = weir.process.wait_for_exit(WAIT_LIMIT).await;
     assert_eq!(status.code(), Some(0), "{}", weir.process);

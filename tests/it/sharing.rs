@@ -1,13 +1,13 @@
 //! Few change streams on MongoDB serve many watches: what each watch gets, and what they cost.
 
 use crate::conversions::{eq, field, value};
+use crate::support::orders::{ORDERS, id, insert};
+use crate::support::{Database, ServeProcess, WatchStream, Weir, error_reason, eventually, within};
 use futures::future::join_all;
 use mongodb::bson::doc;
 use pb::FeedMode::{Auto, Dedicated, Shared};
 use pb::field_filter::Operator;
 use serde_json::json;
-use crate::support::orders::{ORDERS, id, insert};
-use crate::support::{Database, ServeProcess, WatchStream, Weir, error_reason, eventually, within};
 use tonic::Code;
 use tonic::transport::Channel;
 use tonic_types::StatusExt as _;

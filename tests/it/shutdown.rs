@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use futures::future::join_all;
-use mongodb::bson::doc;
 use crate::support::orders::{ORDERS, Received, insert, resume};
 use crate::support::{
     Database, ServeProcess, WAIT_LIMIT, WatchStream, Weir, error_reason, eventually, within,
 };
+use futures::future::join_all;
+use mongodb::bson::doc;
 use tokio::time::Instant;
 use tonic::Code;
 use tonic_health::pb::HealthCheckRequest;

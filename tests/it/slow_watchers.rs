@@ -1,13 +1,13 @@
 //! Clients that read slowly, or not at all, harm nobody and lose nothing.
 
-use bytesize::ByteSize;
 use crate::conversions::eq;
+use crate::support::orders::{ORDERS, Received, id, insert, resume};
+use crate::support::{Database, ServeProcess, WatchStream, Weir, eventually, within};
+use bytesize::ByteSize;
 use futures::future::join_all;
 use mongodb::bson::doc;
 use pb::watch_response::Kind;
 use serde_json::json;
-use crate::support::orders::{ORDERS, Received, id, insert, resume};
-use crate::support::{Database, ServeProcess, WatchStream, Weir, eventually, within};
 use weir::pb;
 
 async fn insert_large(database: &Database, id: i32, kilobytes: usize) {

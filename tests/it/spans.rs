@@ -7,6 +7,8 @@ use std::{
     sync::{Arc, Mutex},
 };
 
+use crate::support::orders::{ORDERS, insert};
+use crate::support::{Database, ServeProcess, WAIT_LIMIT, WatchStream, Weir, eventually, within};
 use opentelemetry_proto::tonic::{
     collector::trace::v1::{
         ExportTraceServiceRequest, ExportTraceServiceResponse,
@@ -15,8 +17,6 @@ use opentelemetry_proto::tonic::{
     common::v1::{KeyValue, any_value::Value},
     trace::v1::{Span, status::StatusCode},
 };
-use crate::support::orders::{ORDERS, insert};
-use crate::support::{Database, ServeProcess, WAIT_LIMIT, WatchStream, Weir, eventually, within};
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Request, Response, Status};

@@ -1,8 +1,8 @@
 //! Events that MongoDB sends in fragments, with faults between the fragments.
 
 use crate::conversions::{after, before};
-use mongodb::bson::{Bson, doc};
 use crate::support::{Database, FailCommand, Figure, Weir, tally};
+use mongodb::bson::{Bson, doc};
 use weir::pb;
 
 /// A pre-image, a post-image and the change together are more than MongoDB puts into a reply.
@@ -41,7 +41,8 @@ async fn a_fault_between_two_fragments_neither_loses_nor_repeats_the_event() {
             "before, {code} {skipped}"
         );
         assert!(after(&event) == document(number), "after, {code} {skipped}");
-        crate::support::eventually("it was opened again", async || restarts().await > before_it).await;
+        crate::support::eventually("it was opened again", async || restarts().await > before_it)
+            .await;
         tally(Figure::Faults, 1);
     }
     // Nothing came twice.

@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use mongodb::bson::{Bson, Document, Timestamp, doc};
-use mongodb::error::ErrorKind;
-use mongodb::{Client, Database};
 use crate::support::stand_in::{
     Answer, DATABASE, Event, FIRST_SECOND, Request, Rule, ServerError, StandIn, Version, about,
     change, high_water_token, insert, time,
 };
 use crate::support::{eventually, within};
+use mongodb::bson::{Bson, Document, Timestamp, doc};
+use mongodb::error::ErrorKind;
+use mongodb::{Client, Database};
 use tokio::time::Instant;
 
 /// A cursor whose replies are read one by one.

@@ -1,8 +1,8 @@
 //! Watches that start or end at a time.
 
+use crate::support::{Database, WatchStream, Weir, error_info, eventually, within};
 use bytes::Bytes;
 use mongodb::bson::{Document, doc};
-use crate::support::{Database, WatchStream, Weir, error_info, eventually, within};
 use tokio_util::task::AbortOnDropHandle;
 use tonic::Code;
 use weir::pb;

@@ -1,12 +1,12 @@
 //! Tenants share a collection and a feed: each sees only its own documents, without hidden fields,
 //! in every format and by every path.
 
+use crate::support::orders::ORDERS;
+use crate::support::{Database, PolicyServer, WatchStream, error_info, within};
 use bytes::Bytes;
 use mongodb::bson::{Document, doc};
 use prost::Message as _;
 use serde_json::{Value, json};
-use crate::support::orders::ORDERS;
-use crate::support::{Database, PolicyServer, WatchStream, error_info, within};
 use tonic::Code;
 use weir::pb::{
     self, DocumentFormat as Format, FullDocument, FullDocumentBeforeChange as Before,

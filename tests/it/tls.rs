@@ -7,12 +7,12 @@ mod reload;
 mod setup;
 mod start;
 
-use mongodb::bson::doc;
-use rustls::version::{TLS12, TLS13};
-use setup::{TlsServer, alpn, connect, handshakes, trusting};
 use crate::support::certificates::{Authority, expired};
 use crate::support::orders::{ORDERS, id, insert};
 use crate::support::{Database, eventually, within};
+use mongodb::bson::doc;
+use rustls::version::{TLS12, TLS13};
+use setup::{TlsServer, alpn, connect, handshakes, trusting};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use weir::config::ClientAuth;
 

@@ -3,8 +3,9 @@
 
 use std::collections::HashMap;
 
-use bytes::{Bytes, BytesMut};
 use crate::conversions::{eq, field, id, value};
+use crate::support::{Database, WatchStream, Weir};
+use bytes::{Bytes, BytesMut};
 use fastrand::Rng;
 use mongodb::bson::{Bson, doc};
 use pb::field_filter::Operator;
@@ -12,7 +13,6 @@ use pb::watch_request::Start;
 use pb::watch_response::Kind;
 use prost::Message as _;
 use serde_json::json;
-use crate::support::{Database, WatchStream, Weir};
 use weir::pb;
 
 /// The number of the last document that a test writes. Every request passes its insert.

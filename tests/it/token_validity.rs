@@ -1,11 +1,11 @@
 //! Every token that Weir hands out works, whichever message it came with and whatever the next
 //! request is.
 
+use crate::support::{Database, WatchStream, Weir, error_reason, within};
 use bytes::Bytes;
 use mongodb::bson::{Document, doc};
 use pb::field_filter::Operator;
 use prost_types::value::Kind as ValueKind;
-use crate::support::{Database, WatchStream, Weir, error_reason, within};
 use weir::pb;
 use weir::pb::watch_request::Start;
 use weir::pb::watch_response::Kind;

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
+use crate::support::{Database, Weir, error_reason, eventually, within};
 use bytes::Bytes;
 use mongodb::bson::{Document, doc};
-use crate::support::{Database, Weir, error_reason, eventually, within};
 use tempfile::TempDir;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;

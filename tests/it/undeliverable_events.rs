@@ -1,14 +1,14 @@
 //! Events that MongoDB can't send: everything before them comes, the watch ends once, and the
 //! client can resume after them.
 
+use crate::conversions::{field, id};
+use crate::support::orders::{ORDERS, insert};
+use crate::support::{Database, FailCommand, Figure, Weir, error_info, eventually, tally};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use crate::conversions::{field, id};
 use mongodb::bson::{Bson, doc};
 use pb::watch_response::Kind;
-use crate::support::orders::{ORDERS, insert};
-use crate::support::{Database, FailCommand, Figure, Weir, error_info, eventually, tally};
 use tonic::Status;
 use weir::pb;
 use weir::pb::field_filter::Operator;

@@ -1,8 +1,8 @@
 //! The description of an update, for every operator.
 
 use crate::conversions::{DriverStream, as_mongodb_event};
-use mongodb::bson::{Bson, Document, bson, doc};
 use crate::support::{Database, Weir};
+use mongodb::bson::{Bson, Document, bson, doc};
 use weir::pb;
 
 /// The results of the update operators: `(operator, updatedFields, removedFields)`.

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
+use crate::support::orders::{ORDERS, insert};
+use crate::support::{ChildProcess, Database, ServeProcess, WAIT_LIMIT, Weir, eventually, weir};
 use ::weir::wire::Compression;
 use mongodb::bson::doc;
 use serde_json::Value;
-use crate::support::orders::{ORDERS, insert};
-use crate::support::{ChildProcess, Database, ServeProcess, WAIT_LIMIT, Weir, eventually, weir};
 
 /// Starts `weir watch` on the collection of orders.
 fn watch(database: &Database, server: &str, arguments: &[&str]) -> ChildProcess {

@@ -6,10 +6,10 @@
 use std::collections::BTreeSet;
 use std::process::Command;
 
+use crate::support::repository;
 use semver::{Version, VersionReq};
 use serde::Deserialize;
 use spdx::{Expression, ParseMode};
-use crate::support::repository;
 
 /// The part of `deny.toml` that these tests check.
 #[derive(Deserialize)]

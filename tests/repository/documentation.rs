@@ -8,9 +8,9 @@ use std::{
     time::Duration,
 };
 
+use crate::support::{ChildProcess, Database, Weir, node, python, repository};
 use clap::CommandFactory as _;
 use mongodb::bson::doc;
-use crate::support::{ChildProcess, Database, Weir, node, python, repository};
 use weir::{cli::Cli, metrics::CATALOGUE};
 
 /// The time that a foreign client may take to start on a busy machine.
@@ -230,7 +230,7 @@ fn links_lead_to_files() {
     assert!(seen > 5, "only {seen} links were found");
 }
 
-/// Paths in backticks such as `src/plan/predicate.rs`, unless they hold a wildcard or a placeholder.
+/// Paths in backticks such as `src/filter/predicate.rs`, unless they hold a wildcard or a placeholder.
 #[test]
 fn the_documents_name_only_files_that_exist() {
     const FOLDERS: [&str; 10] = [

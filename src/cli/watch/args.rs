@@ -12,7 +12,7 @@ use super::server::{DEFAULT_SERVER, Server, ServerParser};
 use super::tls::TlsArgs;
 use super::token::Token;
 use super::where_clause::WhereClause;
-use crate::plan::Operation;
+use crate::model::Operation;
 use crate::wire::Compression;
 
 /// Watch changes as they happen and print them

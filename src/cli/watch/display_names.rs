@@ -1,9 +1,9 @@
 //! The names of the API's enum values in the output. An unknown number becomes "unknown", so that this client
 //! can print messages of a newer server.
 
+use crate::model::Operation;
 use crate::pb;
 use crate::pb::change_event::Change;
-use crate::plan::Operation;
 
 pub(super) const UNKNOWN: &str = "unknown";
 

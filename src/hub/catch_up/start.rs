@@ -7,12 +7,13 @@ use tracing::Instrument as _;
 
 use crate::{
     error::Error,
+    filter::Residual,
     hub::{
         Inner,
         catch_up_permits::CatchUpPermit,
         open::{OpenedStream, StreamPlans, open},
     },
-    plan::{Plan, Residual},
+    pipeline::Plan,
     source::{Anchor, Position},
     wire::TokenContext,
 };

@@ -1,7 +1,7 @@
 use std::hash::{BuildHasherDefault, Hasher};
 
 use super::*;
-use crate::plan::Operation;
+use crate::model::Operation;
 
 /// A hasher that gives every key the same hash.
 #[derive(Default)]

@@ -4,6 +4,7 @@ use std::{ops::Range, sync::Arc};
 
 use crate::{
     error::Error,
+    filter::Evaluator,
     hub::{
         match_list::NextMatch,
         segment::{EventSelection, Segment},
@@ -11,7 +12,6 @@ use crate::{
         sync::lock,
     },
     metrics::Stage,
-    plan::Evaluator,
     source::ClusterTime,
 };
 

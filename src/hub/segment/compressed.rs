@@ -7,7 +7,7 @@ use std::{
 
 use bytes::Bytes;
 
-use crate::{plan::MatchTransition, wire::Compression};
+use crate::{filter::MatchTransition, wire::Compression};
 
 /// The memory of an entry in bytes beyond its message.
 const OVERHEAD: usize = 200;

@@ -2,11 +2,11 @@
 
 use super::*;
 use crate::{
+    filter::Residual,
     hub::{
         ring::{FeedUpdate, JoinEvidence, JoinPoint, Ring, RingHistory},
         segment::Segment,
     },
-    plan::Residual,
     source::{Anchor, ClusterTime},
 };
 

@@ -1,7 +1,7 @@
 //! Tests of watches that resume from a token: in the ring, or through a catch-up.
 
 use super::*;
-use crate::{plan::Plan, source::Anchor, wire::TokenContext};
+use crate::{pipeline::Plan, source::Anchor, wire::TokenContext};
 
 fn token_context(of: &Watch) -> TokenContext {
     TokenContext::new("rs", &Plan::dedicated(of))

@@ -100,7 +100,7 @@ async fn a_catch_up_that_waits_for_memory_drops_what_its_client_leaves_unread() 
     let hub = hub_with(&source, settings);
     let _live = Client::open(&hub, &watch(of("a"))).await;
     let token_context = {
-        let plan = crate::plan::Plan::dedicated(&watch(of("a")));
+        let plan = crate::pipeline::Plan::dedicated(&watch(of("a")));
         crate::wire::TokenContext::new("rs", &plan)
     };
     let old = token_context.encode(&after("a", 1), None, None);

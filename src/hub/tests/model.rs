@@ -17,8 +17,9 @@ use super::super::{
 };
 use super::any_token_context;
 use crate::{
+    filter::Residual,
     metrics::Metrics,
-    plan::{MissingImage, Operation, Residual},
+    model::{MissingImage, Operation},
     source::{
         Position,
         scripted::{after, at, batch, event, insert},

@@ -247,7 +247,7 @@ async fn a_deployment_without_a_name_is_rejected_until_it_has_one() {
     assert_eq!(refused.reason(), "CHANGE_STREAMS_UNSUPPORTED");
     let client = Client::open(&hub, &watch(request())).await;
     let token = crate::wire::ResumeToken::decode(&client.token, None).unwrap();
-    let plan = crate::plan::Plan::shared(&watch(request()));
+    let plan = crate::pipeline::Plan::shared(&watch(request()));
     assert!(token.is_same_deployment(&crate::wire::TokenContext::new("rs", &plan)));
 }
 

@@ -1,7 +1,7 @@
 //! Tests of how the stream that a token belongs to is found, and the event of a token without one.
 
 use super::*;
-use crate::{plan::Plan, source::Anchor, wire::TokenContext};
+use crate::{pipeline::Plan, source::Anchor, wire::TokenContext};
 
 /// The name of an event whose token is replaced by its digest.
 fn long(name: &str) -> String {

@@ -40,7 +40,7 @@ pub(super) fn without_stages(mut seen: Vec<Seen>) -> Vec<Seen> {
     seen
 }
 
-fn is_outline(plan: &crate::plan::Plan) -> bool {
+fn is_outline(plan: &crate::pipeline::Plan) -> bool {
     let last = plan.stages.last();
     last.is_some_and(|stage| stage.contains_key("$project"))
 }
@@ -48,7 +48,7 @@ fn is_outline(plan: &crate::plan::Plan) -> bool {
 /// The plans of the openings, as tokens of which events they select; `None` for a plan that is not narrowed.
 pub(super) fn selected(source: &ScriptedSource) -> Vec<Option<Vec<String>>> {
     let plans = source.plans.lock().unwrap();
-    let selected = |(plan, _): &(crate::plan::Plan, BatchSize)| {
+    let selected = |(plan, _): &(crate::pipeline::Plan, BatchSize)| {
         let condition = plan.stages.first()?.get_document("$match").ok()?;
         let tokens = condition.get_document("_id").ok()?.get_array("$in").ok()?;
         let name =
@@ -434,6 +434,6 @@ async fn events_before_an_undeliverable_event_in_the_first_reply_are_delivered()
 }
 
 pub(super) fn any_token_context_of(request: &pb::WatchRequest) -> crate::wire::TokenContext {
-    let plan = crate::plan::Plan::dedicated(&watch(request.clone()));
+    let plan = crate::pipeline::Plan::dedicated(&watch(request.clone()));
     crate::wire::TokenContext::new("rs", &plan)
 }

@@ -5,7 +5,9 @@ use prost::Message as _;
 use super::*;
 use crate::{
     error::UndeliverableEvent,
-    plan::{Condition, FieldMask, Plan, Predicate, TokenAudience},
+    filter::{Condition, Predicate},
+    model::{FieldMask, TokenAudience},
+    pipeline::Plan,
     wire::{ResumeToken, TokenContext, TokenKeys},
 };
 

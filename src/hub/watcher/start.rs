@@ -7,6 +7,7 @@ use tokio::time::timeout;
 use super::{SharedStream, StartPosition, Watcher, WatcherState};
 use crate::{
     error::Error,
+    filter::Residual,
     hub::{
         Inner,
         catch_up::{CatchUpSpec, CatchUpStart, PendingOpen, RunningCatchUp},
@@ -19,7 +20,8 @@ use crate::{
         undeliverable,
     },
     metrics::Mode,
-    plan::{FeedMode, Plan, Residual, Start, Watch},
+    model::{FeedMode, Start},
+    pipeline::{Plan, Watch},
     source::{Anchor, ClusterTime, Position},
     wire::{ResumeToken, TokenContext},
 };

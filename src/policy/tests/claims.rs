@@ -58,7 +58,7 @@ fn claims_are_inserted_as_values() {
     let list = "{tenant: {$in: {$claim: tenants}}}";
     let within = |values: &[&str]| Predicate::Field {
         path: "tenant".to_owned(),
-        op: crate::plan::Condition::In(values.iter().map(|&it| it.into()).collect()),
+        op: crate::filter::Condition::In(values.iter().map(|&it| it.into()).collect()),
     };
     assert_eq!(
         row_filter(list, json!({"tenants": ["b", "a", "b"]})),
@@ -139,7 +139,7 @@ fn a_missing_or_unusable_claim_denies_access() {
 
 #[test]
 fn filters_are_written_as_in_mongodb() {
-    use crate::plan::Condition as Op;
+    use crate::filter::Condition as Op;
     let field = |path: &str, op: Op| Predicate::Field {
         path: path.to_owned(),
         op,

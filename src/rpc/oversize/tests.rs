@@ -10,7 +10,8 @@ use super::*;
 use crate::{
     hub::{Hub, WatcherRead},
     metrics::Metrics,
-    plan::{FieldMask, TokenAudience, View},
+    model::{FieldMask, TokenAudience},
+    pipeline::View,
     source::{
         Source,
         scripted::{Opening, ScriptedSource, Step, batch, event, quiet},

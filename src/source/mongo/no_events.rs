@@ -4,7 +4,7 @@ use bson::{Bson, doc};
 use tokio::time::Instant;
 
 use crate::{
-    plan::Plan,
+    pipeline::Plan,
     source::{ClusterTime, Position, SourceError},
 };
 

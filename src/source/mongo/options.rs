@@ -8,7 +8,7 @@ use std::{
 use bson::Document;
 use tokio::time::Instant;
 
-use crate::{plan::Plan, source::SourceError};
+use crate::{pipeline::Plan, source::SourceError};
 
 /// Makes an update look-up find nothing rather than a document of a later collection of the same name
 /// (SERVER-95976: 8.1, and later patches of 6.0, 7.0 and 8.0).
@@ -109,7 +109,7 @@ mod tests {
     use super::*;
     use crate::{
         pb,
-        plan::{RequestLimits, Watch},
+        pipeline::{RequestLimits, Watch},
         source::Failure,
     };
 

@@ -3,7 +3,8 @@
 use bytes::BytesMut;
 
 use crate::{
-    plan::{Format, MaskNode, PathMatch, View},
+    model::{Format, MaskNode, PathMatch},
+    pipeline::View,
     wire::{format::put_document, redact},
 };
 

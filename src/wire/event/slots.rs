@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use bytes::BytesMut;
 
 use crate::{
-    plan::Format,
+    model::Format,
     raw::{self, Element, Elements},
     source::EventError,
     wire::format::put_document,

@@ -4,7 +4,7 @@ use bytes::BytesMut;
 
 use super::{RenderOptions, elements, is_array, is_text, put_number, text};
 use crate::{
-    plan::{MaskNode, PathMatch},
+    model::{MaskNode, PathMatch},
     raw::{Element, Elements},
     wire::format::protobuf::{WireType, put_message, put_string_field, put_tag, put_varint},
 };

@@ -14,7 +14,7 @@ mod text;
 
 use bytes::BytesMut;
 
-use crate::{plan::Format, raw};
+use crate::{model::Format, raw};
 
 use json::Style;
 use protobuf::{

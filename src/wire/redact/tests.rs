@@ -3,7 +3,7 @@ use proptest::{collection::vec, prelude::*, sample::select};
 
 use super::*;
 use crate::{
-    plan::FieldMask,
+    model::FieldMask,
     raw::{self, Element, ElementType},
 };
 

@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     pb,
-    plan::{RequestLimits, Watch},
+    pipeline::{RequestLimits, Watch},
 };
 
 const AT: ClusterTime = ClusterTime {

@@ -7,7 +7,8 @@ use mongodb::bson::spec::BinarySubtype;
 use mongodb::bson::{Binary, Bson, DateTime, Document, Regex, Timestamp, doc, oid::ObjectId};
 use proptest::prelude::*;
 use proptest::sample::select;
-use weir::plan::{Condition, MissingImage, Operation, Predicate};
+use weir::filter::{Condition, Predicate};
+use weir::model::{MissingImage, Operation};
 
 /// Changes of one collection, and the filters to evaluate on them.
 #[derive(Clone, Debug)]

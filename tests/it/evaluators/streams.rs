@@ -1,7 +1,8 @@
 //! Reads the same events through one pipeline after another.
 
 use mongodb::bson::{Bson, Document, doc};
-use weir::plan::{Operation, Plan};
+use weir::model::Operation;
+use weir::pipeline::Plan;
 
 use crate::support::Database;
 

@@ -4,8 +4,8 @@
 
 use std::collections::HashSet;
 
-use crate::conversions::{eq, field, value};
 use super::*;
+use crate::conversions::{eq, field, value};
 use crate::support::stand_in::about;
 
 fn dedicated(request: pb::WatchRequest) -> pb::WatchRequest {

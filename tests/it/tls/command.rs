@@ -3,10 +3,10 @@
 use rcgen::{BasicConstraints, IsCa};
 use weir::config::ClientAuth;
 
-use crate::tls::setup::TlsServer;
 use crate::support::certificates::Authority;
 use crate::support::orders::{ORDERS, insert};
 use crate::support::{ChildProcess, Database, WAIT_LIMIT, Weir, weir};
+use crate::tls::setup::TlsServer;
 
 /// Runs `weir watch` on the orders until one event has come.
 fn watch(database: &Database, server: &str, arguments: &[&str]) -> ChildProcess {

@@ -8,10 +8,10 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use crate::tls::setup::{TlsServer, alpn, connect, handshakes, trusting};
 use crate::support::certificates::{Authority, Issued};
 use crate::support::orders::{id, insert};
 use crate::support::{Database, ServeProcess, eventually, within};
+use crate::tls::setup::{TlsServer, alpn, connect, handshakes, trusting};
 
 /// Type, version and length of a handshake record, without its contents.
 const RECORD_HEADER: [u8; 5] = [0x16, 3, 1, 2, 0];

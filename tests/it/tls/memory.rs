@@ -5,9 +5,9 @@ use rustls::version::TLS13;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 
-use crate::tls::setup::{alpn, connect, trusting};
 use crate::support::certificates::Authority;
 use crate::support::{Database, ServeProcess, eventually};
+use crate::tls::setup::{alpn, connect, trusting};
 
 /// Enough to separate the connections' memory from the process's own.
 const CONNECTIONS: usize = 400;

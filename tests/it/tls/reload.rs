@@ -14,10 +14,10 @@ use weir::config::ClientAuth;
 use weir::pb;
 use weir::pb::watch_service_client::WatchServiceClient;
 
-use crate::tls::setup::{TlsServer, alpn, connect, trusting};
 use crate::support::certificates::{Authority, Issued, expired};
 use crate::support::orders::{id, insert};
 use crate::support::{Database, Weir, eventually};
+use crate::tls::setup::{TlsServer, alpn, connect, trusting};
 
 /// The numbers of successful and failed certificate reloads.
 async fn reloads(weir: &Weir) -> (f64, f64) {

@@ -5,7 +5,7 @@ use proptest::{collection::vec, prelude::*, sample::select};
 
 use super::*;
 use crate::{
-    plan::{FieldMask, TokenAudience},
+    model::{FieldMask, TokenAudience},
     wire::redact::tests::{documents, field_mask, is_hidden, paths, reference_redacted},
 };
 

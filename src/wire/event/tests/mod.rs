@@ -14,8 +14,9 @@ use prost::Message as _;
 
 use super::*;
 use crate::{
+    model::{Format, Scope},
     pb::{self, change_event::Change},
-    plan::{Format, Plan, Scope, View},
+    pipeline::{Plan, View},
     source::{ClusterTime, Position},
     wire::format::put_document,
 };

@@ -1,0 +1,213 @@
+//! An index over many residuals that finds the ones an event passes.
+//!
+//! A filter that requires a field to equal one of some values is indexed by those values
+//! (`index_key`): the event's own values at that path select the filters to evaluate. Other filters
+//! (ranges, prefixes, patterns, negations, `changed`) are evaluated one by one. Row filters are indexed
+//! in the same way and are looked up first, so an event of one tenant costs nothing for the others.
+//!
+//! If an event lacks the document that a filter needs, all filters that deliver such events are
+//! evaluated. Most of them pass the event, so little of that work is wasted.
+
+mod bucket;
+mod index_key;
+mod partition;
+mod slot_set;
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::sync::Arc;
+
+use index_key::IndexKeys;
+use partition::Partition;
+use slot_set::SlotSet;
+
+use super::Residual;
+use super::evaluator::{Evaluator, EventFields, MatchTransition};
+use crate::model::{Operation, OperationSet};
+
+/// An index into [`FilterIndex::slots`].
+type Slot = u32;
+
+/// An index of residuals, each under a key that the caller chooses.
+///
+/// The cost of inserting or removing a residual depends on the number of its values, not on the size
+/// of the index.
+#[derive(Debug)]
+pub struct FilterIndex<K> {
+    slots: Vec<Option<IndexedResidual<K>>>,
+    free: Vec<Slot>,
+    slots_by_key: HashMap<K, Slot>,
+    /// Residuals by the document operations that they select. An event of another operation skips the
+    /// whole partition.
+    partitions: Vec<(OperationSet, Partition)>,
+    /// Residuals by the other operations that they select; filters do not apply to those.
+    by_other_operations: HashMap<OperationSet, SlotSet>,
+    hasher: bucket::BucketHasher,
+    /// The number of events so far; it numbers them, so that no residual sees an event twice.
+    events: u64,
+}
+
+#[derive(Debug)]
+struct IndexedResidual<K> {
+    key: K,
+    evaluator: Arc<Evaluator>,
+    operations: OperationSet,
+    index_keys: IndexKeys,
+    /// The number of the last event that was evaluated.
+    last_event: u64,
+}
+
+fn document_operations() -> OperationSet {
+    Operation::DOCUMENT.into_iter().collect()
+}
+
+fn non_document_operations() -> OperationSet {
+    Operation::ALL
+        .into_iter()
+        .filter(|operation| !operation.is_document())
+        .collect()
+}
+
+impl<K: Copy + Eq + Hash> FilterIndex<K> {
+    /// Creates an empty index.
+    pub fn new() -> Self {
+        FilterIndex {
+            slots: Vec::new(),
+            free: Vec::new(),
+            slots_by_key: HashMap::new(),
+            partitions: Vec::new(),
+            by_other_operations: HashMap::new(),
+            hasher: bucket::BucketHasher::default(),
+            events: 0,
+        }
+    }
+
+    /// Returns the number of residuals.
+    pub fn len(&self) -> usize {
+        self.slots_by_key.len()
+    }
+
+    /// Returns whether the index holds no residual.
+    pub fn is_empty(&self) -> bool {
+        self.slots_by_key.is_empty()
+    }
+
+    /// Inserts a residual; it replaces the one with this key, if any.
+    pub fn insert(&mut self, key: K, residual: &Residual) {
+        self.insert_with(key, residual, Arc::new(Evaluator::new(residual)));
+    }
+
+    /// Inserts a residual with the evaluator compiled from it, for callers that share an evaluator.
+    pub fn insert_with(&mut self, key: K, residual: &Residual, evaluator: Arc<Evaluator>) {
+        self.remove(key);
+        let indexed = IndexedResidual {
+            key,
+            evaluator,
+            operations: residual.operation_set(),
+            index_keys: IndexKeys::new(residual, &self.hasher),
+            last_event: 0,
+        };
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(None);
+            Slot::try_from(self.slots.len() - 1).expect("fewer than 2^32 watches are open at once")
+        });
+        let named = indexed.operations.and(non_document_operations());
+        if !named.is_empty() {
+            self.by_other_operations
+                .entry(named)
+                .or_default()
+                .insert(slot);
+        }
+        let documents = indexed.operations.and(document_operations());
+        if !documents.is_empty() {
+            let partition = match self
+                .partitions
+                .iter()
+                .position(|(operations, _)| *operations == documents)
+            {
+                Some(partition) => partition,
+                None => {
+                    self.partitions.push((documents, Partition::default()));
+                    self.partitions.len() - 1
+                }
+            };
+            self.partitions[partition]
+                .1
+                .insert(slot, &indexed.index_keys);
+        }
+        self.slots[slot as usize] = Some(indexed);
+        self.slots_by_key.insert(key, slot);
+    }
+
+    /// Removes the residual with this key, if any.
+    pub fn remove(&mut self, key: K) {
+        let Some(slot) = self.slots_by_key.remove(&key) else {
+            return;
+        };
+        let Some(indexed) = self.slots.get_mut(slot as usize).and_then(Option::take) else {
+            return;
+        };
+        self.free.push(slot);
+        let named = indexed.operations.and(non_document_operations());
+        if let Some(slots) = self.by_other_operations.get_mut(&named) {
+            slots.remove(slot);
+            if slots.is_empty() {
+                self.by_other_operations.remove(&named);
+            }
+        }
+        let documents = indexed.operations.and(document_operations());
+        // There are at most 15 partitions, so an empty one may stay.
+        if let Some((_, partition)) = self
+            .partitions
+            .iter_mut()
+            .find(|(operations, _)| *operations == documents)
+        {
+            partition.remove(slot, &indexed.index_keys);
+        }
+    }
+
+    /// Calls `on_match` once for each residual that passes the event, in no particular order.
+    pub fn matches(
+        &mut self,
+        event: &EventFields<'_>,
+        mut on_match: impl FnMut(K, MatchTransition),
+    ) {
+        self.events += 1;
+        let event_number = self.events;
+        let slots = &mut self.slots;
+        let mut visit = |slot: Slot| {
+            let Some(Some(indexed)) = slots.get_mut(slot as usize) else {
+                return;
+            };
+            if indexed.last_event == event_number {
+                return;
+            }
+            indexed.last_event = event_number;
+            if let Some(transition) = indexed.evaluator.evaluate(event) {
+                on_match(indexed.key, transition);
+            }
+        };
+        if !event.operation.is_document() {
+            for (operations, slots) in &self.by_other_operations {
+                if operations.contains(event.operation) {
+                    slots.iter().for_each(&mut visit);
+                }
+            }
+            return;
+        }
+        for (operations, partition) in &self.partitions {
+            if operations.contains(event.operation) {
+                partition.candidates(event, &self.hasher, &mut visit);
+            }
+        }
+    }
+}
+
+impl<K: Copy + Eq + Hash> Default for FilterIndex<K> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,129 @@
+//! Validated conditions on documents, independent of protobuf.
+
+use bson::Bson;
+
+use super::parse;
+use crate::model::{FieldViolation, Findings, RequestError};
+use crate::pb;
+
+/// A condition on a document, with the same meaning as in MongoDB.
+///
+/// Groups hold at least one predicate. [`Watch::from_request`](crate::pipeline::Watch::from_request)
+/// bounds depth, count and size.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Predicate {
+    /// A condition on one field, by its dotted path in the document.
+    Field {
+        /// The dotted path.
+        path: String,
+        /// The condition.
+        op: Condition,
+    },
+    /// Every part holds.
+    AllOf(Vec<Predicate>),
+    /// At least one part holds.
+    AnyOf(Vec<Predicate>),
+    /// No part holds.
+    NoneOf(Vec<Predicate>),
+}
+
+/// A condition on the value of one field.
+///
+/// The fields of a literal document are sorted by name, because a protobuf map keeps no order. MongoDB
+/// compares documents field by field in order, so equality with such a literal holds only if the stored
+/// fields are sorted by name too. Conditions on dotted paths do not have this limit.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Condition {
+    /// Equal to the value; null also equals a missing field.
+    Eq(Bson),
+    /// Not equal to the value, or missing.
+    Ne(Bson),
+    /// Greater, within the value's type.
+    Gt(Bson),
+    /// Greater or equal, within the value's type.
+    Gte(Bson),
+    /// Less, within the value's type.
+    Lt(Bson),
+    /// Less or equal, within the value's type.
+    Lte(Bson),
+    /// Equal to one of 1 to 1,000 values.
+    In(Vec<Bson>),
+    /// Equal to none of 1 to 1,000 values, or missing.
+    NotIn(Vec<Bson>),
+    /// The field is present, null included (`true`), or missing (`false`).
+    Exists(bool),
+    /// A string that starts with this text.
+    Prefix(String),
+    /// A string that matches a pattern. `options` are letters of "imsx", sorted.
+    Regex {
+        /// The pattern.
+        pattern: String,
+        /// The options.
+        options: String,
+    },
+    /// The change touched this path, one above it or one below it (`true`), or did not (`false`). A
+    /// replace touches every path, an insert and a delete none.
+    Changed(bool),
+}
+
+impl Predicate {
+    /// Converts filters that must all hold, within the same bounds as those of a request.
+    ///
+    /// # Errors
+    /// The violations. An empty list of filters is one too.
+    pub fn from_filters(filters: Vec<pb::Filter>) -> Result<Predicate, Vec<FieldViolation>> {
+        let mut findings = Findings::default();
+        let (predicate, _) = parse::predicate(filters, &mut findings);
+        match (predicate, findings.into_result()) {
+            (Some(predicate), Ok(())) => Ok(predicate),
+            (_, Err(RequestError::Invalid(violations))) => Err(violations),
+            (_, Ok(()) | Err(RequestError::DeploymentNotAllowed)) => Err(vec![FieldViolation {
+                field: "filters".to_owned(),
+                description: "contain no condition; add at least one".to_owned(),
+            }]),
+        }
+    }
+
+    /// Returns the paths of all conditions, including `changed`, possibly with duplicates.
+    pub fn paths(&self) -> Vec<&str> {
+        match self {
+            Predicate::Field { path, .. } => vec![path],
+            Predicate::AllOf(parts) | Predicate::AnyOf(parts) | Predicate::NoneOf(parts) => {
+                parts.iter().flat_map(Predicate::paths).collect()
+            }
+        }
+    }
+
+    /// Returns whether the document key alone decides: every condition is on a value at or below `_id`.
+    pub fn is_about_id_only(&self) -> bool {
+        match self {
+            Predicate::Field { path, op } => is_id_path(path) && !op.is_about_the_change(),
+            Predicate::AllOf(parts) | Predicate::AnyOf(parts) | Predicate::NoneOf(parts) => {
+                parts.iter().all(Predicate::is_about_id_only)
+            }
+        }
+    }
+
+    /// Returns whether any condition is `changed`, which MongoDB's query language cannot express.
+    pub fn uses_changed(&self) -> bool {
+        match self {
+            Predicate::Field { op, .. } => op.is_about_the_change(),
+            Predicate::AllOf(parts) | Predicate::AnyOf(parts) | Predicate::NoneOf(parts) => {
+                parts.iter().any(Predicate::uses_changed)
+            }
+        }
+    }
+}
+
+impl Condition {
+    /// Returns whether the condition is about the change, not about a value.
+    pub(crate) const fn is_about_the_change(&self) -> bool {
+        matches!(self, Condition::Changed(_))
+    }
+}
+
+/// Returns whether the path is at or below `_id`. Such a field is known without the document and never
+/// changes.
+pub(crate) fn is_id_path(path: &str) -> bool {
+    path == "_id" || path.starts_with("_id.")
+}

@@ -1,0 +1,250 @@
+//! Checks the regular expressions of filters.
+//!
+//! MongoDB runs them with PCRE, a backtracking engine. Weir parses a pattern first with the grammar of a
+//! linear-time engine, for two reasons: syntax without bounded cost (look-around, back-references,
+//! recursion) never reaches the database, and every accepted pattern can also run in process. This
+//! protects only if both engines read the pattern alike, so syntax that they read differently is refused
+//! too: nested classes and class operations, comments, white space in classes under "x", possessive
+//! quantifiers, and a few escapes and flags. Small differences in meaning remain, which
+//! [`pattern`](super::pattern) translates.
+
+use regex_syntax::ast::{self, Ast};
+use regex_syntax::hir::translate::TranslatorBuilder;
+
+use crate::model::quoted;
+
+const MAX_PATTERN_BYTES: usize = 1024;
+
+/// The deepest nesting of groups and repetitions, far above what people write.
+pub(crate) const MAX_NESTING: u32 = 50;
+
+/// Checks a pattern; `verbose` says that the option "x" is set.
+///
+/// # Errors
+/// A description of the first problem.
+pub(crate) fn check_pattern(pattern: &str, verbose: bool) -> Result<(), String> {
+    if pattern.is_empty() || pattern.len() > MAX_PATTERN_BYTES {
+        return Err(format!(
+            "is {} bytes long; a pattern must have 1 to {MAX_PATTERN_BYTES} bytes",
+            pattern.len()
+        ));
+    }
+    if pattern.contains('\0') {
+        return Err(r"contains NUL, which BSON cannot store in a pattern; write \x00".into());
+    }
+
+    let parsed = ast::parse::ParserBuilder::new()
+        .nest_limit(MAX_NESTING)
+        .ignore_whitespace(verbose)
+        .build()
+        .parse_with_comments(pattern)
+        .map_err(|error| syntax_problem(pattern, error.kind(), error.span()))?;
+    if let Some(comment) = parsed.comments.first() {
+        return Err(problem_at(
+            pattern,
+            &comment.span,
+            "comments are not supported; remove the comment",
+        ));
+    }
+    let verbose = verbose || turns_on_verbose(&parsed.ast);
+    // The two engines skip different sets of such characters.
+    if verbose && pattern.contains(is_exotic_white_space) {
+        return Err(
+            "contains non-ASCII white space together with the option x; write \\x{...}".into(),
+        );
+    }
+    ast::visit(&parsed.ast, PortabilityCheck { pattern, verbose })?;
+    // Only translation checks that a Unicode class exists and that a range is in order.
+    TranslatorBuilder::new()
+        .build()
+        .translate(pattern, &parsed.ast)
+        .map_err(|error| problem_at(pattern, error.span(), &error.kind().to_string()))?;
+    Ok(())
+}
+
+/// Checks the options and returns them sorted, as BSON requires.
+///
+/// # Errors
+/// A description of the first problem.
+pub(crate) fn check_options(options: &str) -> Result<String, String> {
+    let mut letters: Vec<char> = Vec::new();
+    for letter in options.chars() {
+        if !matches!(letter, 'i' | 'm' | 's' | 'x') {
+            return Err(format!("contains {letter:?}; use letters of \"imsx\""));
+        }
+        if letters.contains(&letter) {
+            return Err(format!("repeats {letter:?}; give each option once"));
+        }
+        letters.push(letter);
+    }
+    letters.sort_unstable();
+    Ok(letters.into_iter().collect())
+}
+
+fn is_exotic_white_space(character: char) -> bool {
+    matches!(character, '\u{200e}' | '\u{200f}')
+        || (character.is_whitespace() && !character.is_ascii())
+}
+
+pub(crate) fn syntax_problem(pattern: &str, kind: &ast::ErrorKind, span: &ast::Span) -> String {
+    let reason = match kind {
+        ast::ErrorKind::UnsupportedLookAround => {
+            "look-around is not supported, because its cost is unbounded; remove it".into()
+        }
+        ast::ErrorKind::UnsupportedBackreference => {
+            "back-references are not supported, because their cost is unbounded; remove them".into()
+        }
+        kind => kind.to_string(),
+    };
+    problem_at(pattern, span, &reason)
+}
+
+fn problem_at(pattern: &str, span: &ast::Span, reason: &str) -> String {
+    let part = pattern
+        .get(span.start.offset..span.end.offset)
+        .unwrap_or_default();
+    format!("{} at byte {}: {reason}", quoted(part), span.start.offset)
+}
+
+/// Returns whether any flag group sets "x", wherever it applies.
+fn turns_on_verbose(pattern: &Ast) -> bool {
+    struct Verbose(bool);
+    impl ast::Visitor for Verbose {
+        type Output = bool;
+        type Err = std::convert::Infallible;
+
+        fn finish(self) -> Result<bool, Self::Err> {
+            Ok(self.0)
+        }
+
+        fn visit_pre(&mut self, part: &Ast) -> Result<(), Self::Err> {
+            self.0 |= flags_of(part).is_some_and(|flags| names(flags, ast::Flag::IgnoreWhitespace));
+            Ok(())
+        }
+    }
+    let Ok(found) = ast::visit(pattern, Verbose(false));
+    found
+}
+
+fn flags_of(part: &Ast) -> Option<&ast::Flags> {
+    match part {
+        Ast::Flags(set) => Some(&set.flags),
+        Ast::Group(group) => match &group.kind {
+            ast::GroupKind::NonCapturing(flags) => Some(flags),
+            ast::GroupKind::CaptureIndex(_) | ast::GroupKind::CaptureName { .. } => None,
+        },
+        _ => None,
+    }
+}
+
+fn names(flags: &ast::Flags, flag: ast::Flag) -> bool {
+    flags
+        .items
+        .iter()
+        .any(|item| item.kind == ast::FlagsItemKind::Flag(flag))
+}
+
+/// Refuses syntax that PCRE reads differently.
+struct PortabilityCheck<'a> {
+    pattern: &'a str,
+    verbose: bool,
+}
+
+impl PortabilityCheck<'_> {
+    fn refuse(&self, span: &ast::Span, reason: &str) -> Result<(), String> {
+        Err(problem_at(self.pattern, span, reason))
+    }
+
+    fn literal(&self, literal: &ast::Literal) -> Result<(), String> {
+        use ast::{HexLiteralKind, LiteralKind};
+        match literal.kind {
+            LiteralKind::HexFixed(HexLiteralKind::UnicodeShort | HexLiteralKind::UnicodeLong)
+            | LiteralKind::HexBrace(HexLiteralKind::UnicodeShort | HexLiteralKind::UnicodeLong) => {
+                self.refuse(&literal.span, r"MongoDB does not know \u; write \x{...}")
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl ast::Visitor for PortabilityCheck<'_> {
+    type Output = ();
+    type Err = String;
+
+    fn finish(self) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn visit_pre(&mut self, part: &Ast) -> Result<(), String> {
+        if let Some(flags) = flags_of(part) {
+            // In PCRE, (?R) is recursion into the whole pattern.
+            if names(flags, ast::Flag::CRLF) || names(flags, ast::Flag::Unicode) {
+                return self.refuse(
+                    &flags.span,
+                    "flags within a pattern must be of i, m, s, x and U",
+                );
+            }
+        }
+        match part {
+            Ast::Literal(literal) => self.literal(literal),
+            Ast::Assertion(assertion) => match assertion.kind {
+                ast::AssertionKind::StartLine
+                | ast::AssertionKind::EndLine
+                | ast::AssertionKind::StartText
+                | ast::AssertionKind::EndText
+                | ast::AssertionKind::WordBoundary
+                | ast::AssertionKind::NotWordBoundary => Ok(()),
+                _ => self.refuse(
+                    &assertion.span,
+                    r"this word boundary is not supported; write \b",
+                ),
+            },
+            Ast::Repetition(outer) => match outer.ast.as_ref() {
+                Ast::Repetition(_) => self.refuse(
+                    &outer.span,
+                    "a quantifier on a quantifier is not supported; put the inner part in (?:...)",
+                ),
+                _ => Ok(()),
+            },
+            Ast::ClassBracketed(class) => {
+                let text = &self.pattern[class.span.start.offset..class.span.end.offset];
+                if self.verbose && text.contains(char::is_whitespace) {
+                    return self.refuse(
+                        &class.span,
+                        r"white space in a class is not supported with the option x; write \x20",
+                    );
+                }
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn visit_class_set_item_pre(&mut self, item: &ast::ClassSetItem) -> Result<(), String> {
+        match item {
+            ast::ClassSetItem::Bracketed(class) => self.refuse(
+                &class.span,
+                r"a class within a class is not supported; write \[ for the bracket",
+            ),
+            ast::ClassSetItem::Literal(literal) => self.literal(literal),
+            ast::ClassSetItem::Range(range) => {
+                self.literal(&range.start)?;
+                self.literal(&range.end)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn visit_class_set_binary_op_pre(
+        &mut self,
+        operation: &ast::ClassSetBinaryOp,
+    ) -> Result<(), String> {
+        self.refuse(
+            &operation.span,
+            "class operations (&&, --, ~~) are not supported; write the class without them",
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests;

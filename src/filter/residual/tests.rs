@@ -1,0 +1,174 @@
+use std::collections::HashMap;
+
+use bson::Bson;
+
+use super::*;
+use crate::pb;
+use crate::pb::field_filter::Operator;
+use crate::pipeline::fixtures::*;
+
+fn with_images(filters: Vec<pb::Filter>) -> pb::WatchRequest {
+    pb::WatchRequest {
+        full_document_before_change: pb::FullDocumentBeforeChange::WhenAvailable.into(),
+        ..filtered(filters)
+    }
+}
+
+fn changed() -> pb::Filter {
+    field("a", Operator::Changed(true))
+}
+
+#[test]
+fn the_full_residual_holds_all_conditions_of_the_request() {
+    let requested = watch(pb::WatchRequest {
+        operations: vec![pb::OperationType::Insert.into()],
+        missing_image_policy: pb::MissingImagePolicy::Drop.into(),
+        ..with_images(vec![eq("a", 1)])
+    });
+    let residual = Residual::for_shared(&requested);
+    assert_eq!(residual.operations, requested.operations);
+    assert_eq!(residual.filter, requested.filter);
+    assert_eq!(residual.missing_image, MissingImage::Drop);
+    assert!(residual.pre_images);
+    assert!(!residual.passes_everything());
+    assert!(Residual::for_shared(&watch(request())).passes_everything());
+}
+
+#[test]
+fn a_watch_without_document_operations_has_no_filter_to_evaluate() {
+    let drops = watch(pb::WatchRequest {
+        operations: vec![pb::OperationType::Drop.into()],
+        ..filtered(vec![eq("a", 1)])
+    });
+    assert_eq!(Residual::for_shared(&drops).filter, None);
+    assert!(!Residual::for_shared(&drops).passes_everything());
+    assert!(Residual::for_dedicated(&drops).passes_everything());
+}
+
+#[test]
+fn a_dedicated_feed_leaves_only_what_a_pipeline_cannot_express() {
+    for (request, whole) in [
+        (request(), false),
+        (filtered(vec![eq("a", 1)]), false),
+        (filtered(vec![any_of(vec![eq("a", 1), changed()])]), true),
+        (with_images(vec![]), false),
+        (with_images(vec![eq("a", 1)]), true),
+        (with_images(vec![eq("_id", 1)]), true),
+    ] {
+        let watch = watch(request);
+        let expected = if whole {
+            Residual::for_shared(&watch)
+        } else {
+            Residual::pass_all()
+        };
+        assert_eq!(Residual::for_dedicated(&watch), expected, "{watch:?}");
+    }
+}
+
+#[test]
+fn equal_residuals_have_equal_keys_and_different_ones_different_keys() {
+    let same = |request: fn() -> pb::WatchRequest| {
+        let (left, right) = (watch(request()), watch(request()));
+        assert_eq!(
+            Residual::for_shared(&left).key(),
+            Residual::for_shared(&right).key()
+        );
+    };
+    same(request);
+    same(|| with_images(vec![eq("a", 1), changed(), regex("b", "x", "i")]));
+
+    let exists = |value| field("a", Operator::Exists(value));
+    let list =
+        |operator: fn(prost_types::ListValue) -> Operator, json| field("a", operator(list(json)));
+    use serde_json::json;
+    let filters = vec![
+        vec![],
+        vec![eq("a", 1)],
+        vec![eq("a", "1")],
+        vec![eq("a", 1.5)],
+        vec![eq("a", json!({"$numberLong": "1"}))],
+        vec![eq("b", 1)],
+        vec![eq("a.b", 1)],
+        vec![eq("a", json!([1]))],
+        vec![eq("a", json!({"x": 1}))],
+        vec![field("a", Operator::Ne(value(json!(1))))],
+        vec![field("a", Operator::Gt(value(json!(1))))],
+        vec![field("a", Operator::Gte(value(json!(1))))],
+        vec![field("a", Operator::Lt(value(json!(1))))],
+        vec![field("a", Operator::Lte(value(json!(1))))],
+        vec![list(Operator::In, json!([1]))],
+        vec![list(Operator::In, json!([1, 2]))],
+        vec![list(Operator::NotIn, json!([1]))],
+        vec![exists(true)],
+        vec![exists(false)],
+        vec![changed()],
+        vec![field("a", Operator::Changed(false))],
+        vec![field("a", Operator::Prefix("x".into()))],
+        vec![field("a", Operator::Prefix("xi".into()))],
+        vec![regex("a", "x", "")],
+        vec![regex("a", "x", "i")],
+        vec![eq("a", 1), eq("b", 1)],
+        vec![any_of(vec![eq("a", 1), eq("b", 1)])],
+        vec![none_of(vec![eq("a", 1), eq("b", 1)])],
+        vec![all_of(vec![eq("a", 1), any_of(vec![eq("b", 1)])])],
+        vec![all_of(vec![any_of(vec![eq("a", 1), eq("b", 1)])])],
+    ];
+    let mut seen = HashMap::new();
+    let mut note = |request: pb::WatchRequest| {
+        let residual = Residual::for_shared(&watch(request));
+        if let Some(other) = seen.insert(residual.key(), residual.clone()) {
+            panic!("{residual:?} has the key of {other:?}");
+        }
+    };
+    for filters in filters {
+        let unfiltered = filters.is_empty();
+        note(filtered(filters.clone()));
+        note(pb::WatchRequest {
+            operations: vec![pb::OperationType::Insert.into()],
+            ..filtered(filters.clone())
+        });
+        note(pb::WatchRequest {
+            operations: vec![
+                pb::OperationType::Insert.into(),
+                pb::OperationType::Drop.into(),
+            ],
+            ..filtered(filters.clone())
+        });
+        if !unfiltered {
+            note(with_images(filters.clone()));
+            note(pb::WatchRequest {
+                missing_image_policy: pb::MissingImagePolicy::Drop.into(),
+                ..filtered(filters)
+            });
+        }
+    }
+}
+
+/// Watches that differ only in such options share an evaluator.
+#[test]
+fn options_without_effect_are_not_part_of_the_key() {
+    let plain = Residual::for_shared(&watch(request()));
+    let dropping = Residual::for_shared(&watch(pb::WatchRequest {
+        missing_image_policy: pb::MissingImagePolicy::Drop.into(),
+        ..with_images(vec![])
+    }));
+    assert_eq!(plain, dropping);
+    let all_the_same = Residual {
+        pre_images: true,
+        missing_image: MissingImage::Drop,
+        ..Residual::pass_all()
+    };
+    assert_eq!(all_the_same, Residual::pass_all());
+}
+
+#[test]
+fn a_residual_with_nan_equals_itself() {
+    let nan = Residual {
+        filter: Some(Predicate::Field {
+            path: "a".into(),
+            op: Condition::Eq(Bson::Double(f64::NAN)),
+        }),
+        ..Residual::pass_all()
+    };
+    assert_eq!(nan, nan.clone());
+}

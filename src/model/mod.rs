@@ -1,0 +1,21 @@
+//! The vocabulary of a watch: what is watched, which operations, the options, the fields shown, and what is
+//! wrong with a request.
+
+mod operation;
+pub use operation::Operation;
+pub(crate) use operation::OperationSet;
+
+mod scope;
+pub use scope::{INTERNAL_DATABASES, Scope};
+
+mod options;
+pub use options::{
+    BeforeChange, FeedMode, Format, FullDocument, Invalidate, MissingImage, Oversize, Start,
+};
+
+mod mask;
+pub use mask::{FieldMask, MaskNode, PathMatch, TokenAudience};
+
+mod violations;
+pub use violations::{FieldViolation, MAX_VIOLATIONS, RequestError};
+pub(crate) use violations::{Findings, quoted};

@@ -2,6 +2,7 @@
 
 mod first_contact;
 mod loaded_files;
+mod start_error;
 mod token_key_file;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
@@ -18,7 +19,6 @@ use tower::Layer as _;
 
 use crate::{
     admin::{Admin, AdminPeer, LogLevel, Readiness},
-    auth::SetupError,
     config::{ConfigError, ServeConfig},
     hub::{Hub, HubSettings},
     listen::{self, ConnectionDeadline, Handshakes, Http2Settings, Listener},
@@ -33,6 +33,8 @@ use crate::{
     tls,
 };
 use loaded_files::LoadedFiles;
+
+pub use start_error::StartError;
 
 /// The interval at which the histograms' buffers are drained.
 const METRICS_UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
@@ -53,39 +55,6 @@ const MAX_ADMIN_CONNECTIONS: usize = 256;
 
 /// The maximum number of them from one address, so that one peer can't block the kubelet's probes.
 const MAX_ADMIN_CONNECTIONS_PER_ADDRESS: usize = 16;
-
-/// The reasons why the server does not start.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// A setting can't be used.
-    #[error(transparent)]
-    Config(#[from] ConfigError),
-    /// The keys for tokens can't be used.
-    #[error("--token-key-file: {0}")]
-    TokenKeys(String),
-    /// The connection string can't be used.
-    #[error("--mongodb-uri: {0}")]
-    Uri(String),
-    /// Certificates can't be used.
-    #[error("{0}")]
-    Tls(String),
-    /// Authentication can't be set up.
-    #[error(transparent)]
-    Auth(#[from] SetupError),
-    /// A port can't be bound.
-    #[error("--{flag}: can't listen on {address}: {error}")]
-    Listen {
-        /// The flag of the address, without dashes.
-        flag: &'static str,
-        /// The address.
-        address: SocketAddr,
-        /// The system's error.
-        error: std::io::Error,
-    },
-    /// The reflection service can't be built.
-    #[error("can't build the reflection service: {0}")]
-    Reflection(#[from] prost::DecodeError),
-}
 
 /// A running server.
 #[derive(Debug)]

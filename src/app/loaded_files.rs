@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{StartError, token_key_file::TokenKeyFile};
+use super::{start_error::StartError, token_key_file::TokenKeyFile};
 use crate::{
     admin::AdminAuth,
     auth::{AuthReloader, Authenticator},

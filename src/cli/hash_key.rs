@@ -8,7 +8,7 @@ use std::{
 
 use clap::Args;
 
-use super::say;
+use super::stderr::say;
 use crate::auth::{ApiKey, MAX_NAME_BYTES, is_valid_principal_name};
 
 /// The longest key read from standard input, in bytes.

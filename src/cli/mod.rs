@@ -12,16 +12,16 @@ pub mod watch;
 
 pub mod dev;
 
-use std::fmt::Display;
-use std::io::{self, Write as _};
+mod stderr;
+
+use std::io;
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use crate::config;
 
-/// The exit code for settings that can't be used: `EX_USAGE` of sysexits(3).
-pub const EXIT_USAGE: u8 = 64;
+pub use stderr::say;
 
 /// Typed, ordered, resumable streams of MongoDB changes over gRPC.
 #[derive(Debug, Parser)]
@@ -74,7 +74,7 @@ impl Cli {
             let printed = error.print();
             if serves && error.exit_code() != 0 {
                 // There is no log yet, and one of them may be the reason.
-                serve::name_unknown_variables();
+                serve::name_unknown_variables(&Self::command());
             }
             match error.exit_code() {
                 // A reader such as `head` has seen what it wanted.
@@ -86,7 +86,7 @@ impl Cli {
                     _ => ExitCode::SUCCESS,
                 },
                 // With this code, a service manager does not restart the server.
-                _ if serves => ExitCode::from(EXIT_USAGE),
+                _ if serves => ExitCode::from(serve::EXIT_USAGE),
                 _ => ExitCode::from(watch::EXIT_USAGE),
             }
         })
@@ -95,16 +95,10 @@ impl Cli {
     /// Runs the command and returns its exit code.
     pub async fn run(self) -> ExitCode {
         match self.command {
-            Command::Serve(args) => serve::run(*args).await,
+            Command::Serve(args) => serve::run(*args, &Self::command()).await,
             Command::Watch(args) => watch::run(*args).await,
             Command::HashKey(args) => hash_key::run(&args),
             Command::Dev(args) => dev::run(*args).await,
         }
     }
-}
-
-/// Prints a line to stderr. Errors are ignored, as there is no other place to report them; `eprintln!` would
-/// panic, and hide the exit code, when stderr is closed or its disk is full.
-pub fn say(line: impl Display) {
-    let _ = writeln!(io::stderr().lock(), "{line}");
 }

@@ -3,15 +3,18 @@
 use std::io::Write as _;
 use std::process::ExitCode;
 
-use clap::{Args, CommandFactory as _};
+use clap::{Args, Command};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
     app::{self, App, StartError},
-    cli::{Cli, EXIT_USAGE, log, say},
+    cli::{log, stderr::say},
     config::{LogConfig, ServeConfig, UnknownVariable, names_client_auth, unknown_variables},
 };
+
+/// The exit code for settings that can't be used: `EX_USAGE` of sysexits(3).
+pub(super) const EXIT_USAGE: u8 = 64;
 
 /// The files that the server has open besides client and MongoDB connections: connections of the admin port,
 /// logs, and files being reloaded.
@@ -29,9 +32,10 @@ pub struct ServeArgs {
     check_config: bool,
 }
 
-/// Runs the server. The exit code is 0 after a clean shutdown, 64 for invalid settings, and 1 if the start
+/// Runs the server. `command` is the whole command line, whose flags have the variables that may be set. The
+/// exit code is 0 after a clean shutdown, 64 for invalid settings, and 1 if the start
 /// failed or streams did not end within `--shutdown-grace`.
-pub async fn run(args: ServeArgs) -> ExitCode {
+pub async fn run(args: ServeArgs, command: &Command) -> ExitCode {
     let log_level = match log::init(&args.log) {
         Ok(log_level) => log_level,
         Err(error) => {
@@ -39,7 +43,7 @@ pub async fn run(args: ServeArgs) -> ExitCode {
             return ExitCode::from(EXIT_USAGE);
         }
     };
-    warn_of_unknown_variables();
+    warn_of_unknown_variables(command);
     if names_client_auth() && !args.serve.tls.is_enabled() {
         tracing::warn!("tls is off, so that WEIR_TLS_CLIENT_AUTH has no effect");
     }
@@ -78,8 +82,8 @@ pub async fn run(args: ServeArgs) -> ExitCode {
 
 /// Warns of variables that begin like Weir's and that nothing reads: the setting that they were meant for has
 /// its default. Their values may be secret.
-fn warn_of_unknown_variables() {
-    for UnknownVariable { name, nearest } in unknown_variables(&Cli::command()) {
+fn warn_of_unknown_variables(command: &Command) {
+    for UnknownVariable { name, nearest } in unknown_variables(command) {
         tracing::warn!(
             variable = name,
             nearest,
@@ -89,8 +93,8 @@ fn warn_of_unknown_variables() {
 }
 
 /// Names the variables on stderr that begin like Weir's and that nothing reads.
-pub(super) fn name_unknown_variables() {
-    for UnknownVariable { name, nearest } in unknown_variables(&Cli::command()) {
+pub(super) fn name_unknown_variables(command: &Command) {
+    for UnknownVariable { name, nearest } in unknown_variables(command) {
         let meant = nearest.map(|it| format!(": did you mean {it}?"));
         let meant = meant.unwrap_or_default();
         say(format_args!(

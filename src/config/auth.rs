@@ -4,7 +4,10 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, ValueEnum, builder::NonEmptyStringValueParser};
 
-use super::{ConfigError, TlsConfig, check_duration};
+use super::{
+    TlsConfig,
+    checks::{ConfigError, check_duration},
+};
 use crate::auth::{AuthSettings, JwtKeys, JwtSettings, RemoteKeys};
 
 /// The shortest time between two fetches of the key set that tokens with unknown keys cause.

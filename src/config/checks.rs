@@ -8,7 +8,26 @@ use std::{
 
 use bytesize::ByteSize;
 
-use super::ConfigError;
+/// A setting that can't be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("--{flag}: {problem}")]
+pub struct ConfigError {
+    /// The flag's name, without dashes.
+    pub flag: &'static str,
+    /// The problem and the right form.
+    pub problem: String,
+}
+
+impl ConfigError {
+    /// Returns the error for a flag that has no effect without another one. Whoever sets it believes in a
+    /// protection that is not there.
+    pub(super) fn without_effect(flag: &'static str, needed: &str) -> Self {
+        Self {
+            flag,
+            problem: format!("has no effect without {needed}: add that, or remove this setting"),
+        }
+    }
+}
 
 /// Checks that both ports can be bound.
 pub(super) fn check_addresses(listen: SocketAddr, admin: SocketAddr) -> Result<(), ConfigError> {

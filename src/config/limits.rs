@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use clap::Args;
 
-use super::{ConfigError, check_bytes, check_count, check_duration};
+use super::checks::{ConfigError, check_bytes, check_count, check_duration};
 use crate::policy::Limits;
 
 /// Limits for each principal and for the server; 0 means no limit. A rule of the policy may set limits for

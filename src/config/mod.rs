@@ -21,6 +21,7 @@ use crate::{hub::HubSettings, pipeline::RequestLimits, rpc::ServiceLimits, wire:
 use checks::{check_addresses, check_bytes, check_count, check_duration};
 
 pub use auth::{AuthConfig, JwtAlgorithm};
+pub use checks::ConfigError;
 pub use environment::{
     UnknownVariable, check_protections, names_client_auth, normalize, trimmed, unknown_variables,
 };
@@ -275,27 +276,6 @@ pub struct LogConfig {
         value_parser = NonEmptyStringValueParser::new()
     )]
     pub log_level: String,
-}
-
-/// A setting that can't be used.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("--{flag}: {problem}")]
-pub struct ConfigError {
-    /// The flag's name, without dashes.
-    pub flag: &'static str,
-    /// The problem and the right form.
-    pub problem: String,
-}
-
-impl ConfigError {
-    /// Returns the error for a flag that has no effect without another one. Whoever sets it believes in a
-    /// protection that is not there.
-    fn without_effect(flag: &'static str, needed: &str) -> Self {
-        Self {
-            flag,
-            problem: format!("has no effect without {needed}: add that, or remove this setting"),
-        }
-    }
 }
 
 impl ServeConfig {

@@ -2,7 +2,7 @@
 
 use clap::{Args, builder::NonEmptyStringValueParser};
 
-use super::ConfigError;
+use super::checks::ConfigError;
 use crate::spans::SpanSettings;
 
 /// The collector of spans and the sampling ratio.

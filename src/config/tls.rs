@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use super::{ConfigError, check_count};
+use super::checks::{ConfigError, check_count};
 use crate::tls::{ClientCertificates, TlsSettings};
 
 /// The default of `--max-handshakes`.

@@ -12,7 +12,6 @@ use mongodb::event::{EventHandler, sdam::SdamEvent};
 use mongodb::options::ClientOptions;
 use tokio::time::sleep;
 
-use super::DevArgs;
 use super::process::{Process, find_on_path, is_program};
 use super::waiting::{Waiting, without_secrets};
 use crate::cli::watch::print_notice;
@@ -70,8 +69,11 @@ enum Server {
 impl Database {
     /// Uses the first that exists of `--mongodb-uri`, `--secantusd`, mongod on the PATH, and SecantusDB on
     /// the PATH or in `./.venv/bin`. Returns once the database accepts writes.
-    pub async fn find_or_start(args: &DevArgs) -> Result<Database, DatabaseError> {
-        if let Some(uri) = &args.mongodb_uri {
+    pub async fn find_or_start(
+        mongodb_uri: Option<&str>,
+        secantusd: Option<&Path>,
+    ) -> Result<Database, DatabaseError> {
+        if let Some(uri) = mongodb_uri {
             let shown = without_secrets(uri);
             print_notice(&format!(
                 "using {shown} (--mongodb-uri or MONGODB_URI); only its database `weir_dev` is changed"
@@ -82,12 +84,12 @@ impl Database {
                 .await
                 .map_err(DatabaseError::Given)?;
             return Ok(Database {
-                uri: uri.clone(),
+                uri: uri.to_owned(),
                 process: None,
             });
         }
         let venv = Path::new(".venv").join("bin").join("secantusd-py");
-        let server = choose_server(args.secantusd.as_deref(), &venv, find_on_path)?;
+        let server = choose_server(secantusd, &venv, find_on_path)?;
         let mut attempt = 1;
         loop {
             match server.start().await {

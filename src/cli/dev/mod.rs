@@ -89,10 +89,11 @@ pub async fn run(args: DevArgs) -> ExitCode {
 }
 
 async fn run_demo(args: &DevArgs, shutdown: &CancellationToken) -> Result<Outcome, String> {
+    let (given_uri, secantusd) = (args.mongodb_uri.as_deref(), args.secantusd.as_deref());
     let found = tokio::select! {
         biased;
         () = shutdown.cancelled() => return Ok(Outcome::Interrupted),
-        found = Database::find_or_start(args) => found,
+        found = Database::find_or_start(given_uri, secantusd) => found,
     };
     let database = found.map_err(|error| error.to_string())?;
     let outcome = serve_and_run_tutorial(args, &database, shutdown).await;

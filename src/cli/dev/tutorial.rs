@@ -1,6 +1,7 @@
 //! The tutorial: five changes of its own collection, each with the event that it causes.
 
 mod expected_event;
+mod failure;
 mod tutorial_watch;
 
 use std::future::IntoFuture;
@@ -12,13 +13,12 @@ use mongodb::bson::{Document, doc};
 use mongodb::options::{ClientOptions, CollectionOptions, WriteConcern};
 use mongodb::{Client, Collection};
 use tokio::time::{Instant, sleep, timeout};
-use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
 
-use crate::cli::watch::advice::{AdviceContext, explain};
 use crate::pb;
 use crate::pb::watch_service_client::WatchServiceClient;
-use expected_event::{ExpectedEvent, Mismatch};
+use expected_event::ExpectedEvent;
+use failure::TutorialError;
 use tutorial_watch::TutorialWatch;
 
 const DATABASE: &str = "weir_dev";
@@ -28,25 +28,6 @@ const READY_TIMEOUT: Duration = Duration::from_secs(30);
 /// The time from a change to its event.
 const STEP_TIMEOUT: Duration = Duration::from_secs(15);
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
-
-/// The reasons why the tutorial failed.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum TutorialError {
-    #[error("MongoDB refused a step of the tutorial: {0}")]
-    Database(#[from] mongodb::error::Error),
-    #[error("{}", explain(.0, &AdviceContext::default()))]
-    Weir(Box<Status>),
-    #[error("timed out after {} s: {what}", limit.as_secs())]
-    TimedOut { what: String, limit: Duration },
-    #[error("{0}")]
-    Unexpected(#[from] Mismatch),
-}
-
-impl From<Status> for TutorialError {
-    fn from(status: Status) -> TutorialError {
-        TutorialError::Weir(Box::new(status))
-    }
-}
 
 /// Runs the tutorial on the collection `weir_dev.tutorial`, which it drops before and at the end. Fails at
 /// the first event that is not as expected.

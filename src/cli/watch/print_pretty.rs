@@ -6,16 +6,13 @@ use std::borrow::Cow;
 
 use anstyle::{AnsiColor, Style};
 
-use line::Line;
+use line::{DIM, Line, PLAIN};
 
 use super::display_names;
 use super::documents::{rfc3339, to_json};
 use super::message::Message;
 use crate::pb;
 use crate::pb::change_event::Change;
-
-const DIM: Style = Style::new().dimmed();
-const PLAIN: Style = Style::new();
 
 /// The width of the operation column, which fits the common operations.
 const OPERATION_WIDTH: usize = 8;

@@ -5,8 +5,8 @@ use std::io::Write as _;
 
 use tonic::{Status, Streaming};
 
-use super::TutorialError;
 use super::expected_event::Mismatch;
+use super::failure::TutorialError;
 use crate::cli::watch::Message;
 use crate::cli::watch::advice::reason;
 use crate::cli::watch::message::ChunkJoiner;

@@ -5,10 +5,12 @@ use std::fmt::Write as _;
 use anstyle::Style;
 use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
 
-use super::{DIM, PLAIN};
 use crate::cli::watch::documents::to_json;
 use crate::cli::watch::text::escape_controls;
 use crate::pb;
+
+pub(super) const DIM: Style = Style::new().dimmed();
+pub(super) const PLAIN: Style = Style::new();
 
 /// The mark at the end of a cut line.
 const ELLIPSIS: &str = "…";

@@ -8,8 +8,8 @@
 //!    [`resume_deduplicator`]), reads up to an event that MongoDB cannot send ([`isolation`]) and reports
 //!    it ([`undeliverable`]). It publishes [`segment`]s of events into its [`ring`]. What must be read ahead
 //!    for that is read by a [`scan`].
-//! 3. The ring's [`subscriber_index`] finds the groups of watchers that an event matches, records it in
-//!    their [`match_list`]s and wakes each [`subscriber`].
+//! 3. The ring's index of its subscribers finds the groups of watchers that an event matches, records it in
+//!    their match lists and wakes each [`subscriber`].
 //! 4. A [`watcher`] reads the ring. When the ring does not hold its position, a [`catch_up`] with one of
 //!    the [`catch_up_permits`] reads MongoDB for it into a [`catch_up_queue`], until the ring holds what
 //!    follows.
@@ -27,7 +27,6 @@ mod feed;
 mod feed_table;
 mod isolation;
 mod label_cap;
-mod match_list;
 mod memory;
 mod open;
 mod registry;
@@ -40,7 +39,6 @@ mod segment;
 mod single_flight;
 mod stream;
 mod subscriber;
-mod subscriber_index;
 mod sync;
 mod undeliverable;
 mod watcher;

@@ -9,8 +9,12 @@
 //! the time it takes to find its position and clone an `Arc`. Neither is held across an await.
 
 mod history;
+mod join_point;
+mod match_list;
+mod position;
 mod reader;
 mod state;
+mod subscriber_index;
 
 use std::sync::Arc;
 
@@ -20,47 +24,23 @@ use crate::{
     error::Error,
     filter::{Evaluator, MatchTransition, Residual},
     hub::{
-        match_list::{MatchList, MatchRange},
         segment::Segment,
-        subscriber_index::{SegmentMatches, SubscriberIndex},
         sync::{Mutex, lock},
     },
     metrics::{Metrics, Stage},
-    model::Operation,
-    source::{Anchor, ClusterTime, Position},
+    source::{ClusterTime, Position},
     wire::TokenContext,
 };
 
-use super::subscriber::Subscriber;
-use state::{Content, Item, State};
+use match_list::MatchRange;
+use state::{Content, State};
+use subscriber_index::{SegmentMatches, SubscriberIndex};
 
 pub(super) use history::RingHistory;
+pub(super) use join_point::{Barrier, JoinEvidence, JoinPoint};
+pub(super) use position::Seq;
+pub use position::{FeedPosition, Invalidation};
 pub(super) use reader::{RingRead, RingReader};
-
-/// The sequence number of an item: counts all events and invalidations of a ring, from 0.
-pub(super) type Seq = u64;
-
-/// An `invalidate` event with its cause.
-#[derive(Debug, Clone)]
-pub struct Invalidation {
-    /// The operation that caused it, where MongoDB reported one.
-    pub cause: Option<Operation>,
-    /// The position right after the event.
-    pub position: Position,
-    /// The `wallTime` of the event in milliseconds since 1970.
-    pub wall_time: Option<i64>,
-}
-
-/// The progress of a feed or a catch-up.
-#[derive(Debug, Clone)]
-pub struct FeedPosition {
-    /// The position after everything that was published.
-    pub position: Position,
-    /// MongoDB's time in its latest reply.
-    pub upstream_time: Option<ClusterTime>,
-    /// The last event before the position.
-    pub anchor: Option<Anchor>,
-}
 
 /// Changes that a feed publishes atomically, so that no watcher sees a position before the events that
 /// lead to it.
@@ -71,34 +51,6 @@ pub(super) struct FeedUpdate {
     pub invalidation: Option<Invalidation>,
     /// The stream's position, MongoDB's time, and whether the stream has read everything.
     pub position: Option<(Position, Option<ClusterTime>, bool)>,
-}
-
-/// The point at which a watcher joins a ring.
-#[derive(Debug)]
-pub(super) enum JoinPoint<'a> {
-    /// After all events of the ring. For deployments that do not report their time.
-    Now,
-    /// After a position, with the last event before it where that is known.
-    After(&'a Position, Option<&'a Anchor>),
-    /// At a barrier up to which the watcher has read everything.
-    Barrier(&'a Barrier, JoinEvidence<'a>),
-}
-
-/// The end of a ring at one moment.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Barrier {
-    at: Seq,
-    /// MongoDB's time at that moment: no event of the ring before the barrier is later.
-    pub time: ClusterTime,
-}
-
-/// Facts about the stream before a barrier, from a catch-up that has read up to it.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct JoinEvidence<'a> {
-    /// The last event before the barrier.
-    pub anchor: Option<&'a Anchor>,
-    /// A time at or after which there was no event.
-    pub quiet_from: Option<ClusterTime>,
 }
 
 #[derive(Debug)]
@@ -256,38 +208,6 @@ impl Ring {
         self.wake_writer(&mut state);
     }
 
-    /// Adds a watcher at a join point. `None` unless the ring certainly holds everything that follows it.
-    pub(super) fn join(
-        self: &Arc<Self>,
-        residual: &Residual,
-        subscriber: &Arc<Subscriber>,
-        point: &JoinPoint<'_>,
-    ) -> Option<RingReader> {
-        let evaluator = self.evaluator_for(residual);
-        let mut subscribers = lock(&self.subscribers);
-        let mut state = lock(&self.state);
-        let (at, not_before) = state.find(point)?;
-        let (subscriber_key, new_group) =
-            subscribers.insert(residual, evaluator.as_ref(), Arc::clone(subscriber));
-        if let Some(group) = subscriber_key.group
-            && new_group
-        {
-            let floor = state.next;
-            state.insert_match_list(group, MatchList::new(floor));
-        }
-        state.record_join(at);
-        self.wake_writer(&mut state);
-        drop(state);
-        drop(subscribers);
-        Some(RingReader::new(
-            Arc::clone(self),
-            subscriber_key,
-            evaluator,
-            at,
-            not_before,
-        ))
-    }
-
     /// Returns the evaluator of a residual: that of an equal group, or a new one. Building one takes
     /// long, so it is done outside of the locks. `None` if the residual passes every event.
     fn evaluator_for(&self, residual: &Residual) -> Option<Arc<Evaluator>> {
@@ -336,15 +256,6 @@ impl Ring {
     fn wake_writer(&self, state: &mut State) {
         if std::mem::take(&mut state.writer_waits) {
             self.space_freed.notify_one();
-        }
-    }
-}
-
-impl Item {
-    fn end(&self) -> Seq {
-        match &self.content {
-            Content::Events(segment) => self.first + segment.events().len() as Seq,
-            Content::Invalidated(_) => self.first + 1,
         }
     }
 }

@@ -4,18 +4,24 @@ use std::{ops::Range, sync::Arc};
 
 use crate::{
     error::Error,
-    filter::Evaluator,
+    filter::{Evaluator, Residual},
     hub::{
-        match_list::NextMatch,
         segment::{EventSelection, Segment},
-        subscriber_index::SubscriberKey,
+        subscriber::Subscriber,
         sync::lock,
     },
     metrics::Stage,
     source::ClusterTime,
 };
 
-use super::{FeedPosition, Invalidation, Ring, Seq, state::Content, state::State};
+use super::{
+    Ring,
+    join_point::JoinPoint,
+    match_list::{MatchList, NextMatch},
+    position::{FeedPosition, Invalidation, Seq},
+    state::{Content, State},
+    subscriber_index::{GroupId, SubscriberKey},
+};
 
 /// The number of segments that one read evaluates before it yields to other tasks.
 const MAX_SCANS_PER_READ: usize = 8;
@@ -36,7 +42,7 @@ pub(in crate::hub) struct RingReader {
     /// The time of the last progress reported before the watcher joined.
     last_progress_time: Option<ClusterTime>,
     /// The round in which this watcher is counted as idle (see
-    /// [`IdleReaders`](crate::hub::match_list::IdleReaders)).
+    /// [`IdleReaders`](super::match_list::IdleReaders)).
     idle: Option<u64>,
 }
 
@@ -67,16 +73,32 @@ enum FindResult {
     Scan(Arc<Segment>, Seq, Range<usize>),
 }
 
-impl RingReader {
-    pub(super) fn new(
-        ring: Arc<Ring>,
-        subscriber_key: SubscriberKey,
-        evaluator: Option<Arc<Evaluator>>,
-        at: Seq,
-        not_before: Option<ClusterTime>,
-    ) -> Self {
-        Self {
-            ring,
+impl Ring {
+    /// Adds a watcher at a join point. `None` unless the ring certainly holds everything that follows it.
+    pub(in crate::hub) fn join(
+        self: &Arc<Self>,
+        residual: &Residual,
+        subscriber: &Arc<Subscriber>,
+        point: &JoinPoint<'_>,
+    ) -> Option<RingReader> {
+        let evaluator = self.evaluator_for(residual);
+        let mut subscribers = lock(&self.subscribers);
+        let mut state = lock(&self.state);
+        let (at, not_before) = state.find(point)?;
+        let (subscriber_key, new_group) =
+            subscribers.insert(residual, evaluator.as_ref(), Arc::clone(subscriber));
+        if let Some(group) = subscriber_key.group
+            && new_group
+        {
+            let floor = state.next;
+            state.insert_match_list(group, MatchList::new(floor));
+        }
+        state.record_join(at);
+        self.wake_writer(&mut state);
+        drop(state);
+        drop(subscribers);
+        Some(RingReader {
+            ring: Arc::clone(self),
             subscriber_key,
             evaluator,
             at,
@@ -84,9 +106,11 @@ impl RingReader {
             last_stage: None,
             last_progress_time: None,
             idle: None,
-        }
+        })
     }
+}
 
+impl RingReader {
     /// Records the stage and the progress time reported to the watcher before it joined, so that neither
     /// is repeated or goes backwards.
     pub(in crate::hub) fn set_last_reported(
@@ -229,7 +253,7 @@ impl RingReader {
     }
 
     /// Finds the next events that the watcher's group matches.
-    fn find_match(&mut self, state: &mut State, group: usize) -> FindResult {
+    fn find_match(&mut self, state: &mut State, group: GroupId) -> FindResult {
         let at = match state.match_list_mut(group).next(self.at) {
             NextMatch::Nothing => return FindResult::Done(RingRead::Empty),
             NextMatch::Unknown(_) if self.at < state.head() => {

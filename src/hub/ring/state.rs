@@ -6,17 +6,18 @@ use tokio::time::Instant;
 
 use crate::{
     error::Error,
-    hub::{
-        match_list::{IdleReaders, MatchList, MatchRange},
-        segment::Segment,
-        stream::next_time,
-        subscriber_index::GroupId,
-    },
+    hub::{segment::Segment, stream::next_time},
     metrics::{GaugeGuard, Metrics, Stage},
     source::{Anchor, ClusterTime, Position},
 };
 
-use super::{Barrier, FeedPosition, Invalidation, JoinEvidence, JoinPoint, RingHistory, Seq};
+use super::{
+    history::RingHistory,
+    join_point::{Barrier, JoinEvidence, JoinPoint},
+    match_list::{IdleReaders, MatchList, MatchRange},
+    position::{FeedPosition, Invalidation, Seq},
+    subscriber_index::GroupId,
+};
 
 #[derive(Debug)]
 pub(super) struct State {
@@ -379,6 +380,16 @@ impl State {
             }
         }
         Some((barrier.at, Some(next_time(barrier.time))))
+    }
+}
+
+impl Item {
+    /// The sequence number of the next item.
+    pub(super) fn end(&self) -> Seq {
+        match &self.content {
+            Content::Events(segment) => self.first + segment.events().len() as Seq,
+            Content::Invalidated(_) => self.first + 1,
+        }
     }
 }
 

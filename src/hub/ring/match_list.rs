@@ -7,7 +7,9 @@
 
 use std::collections::VecDeque;
 
-use crate::{filter::MatchTransition, hub::ring::Seq};
+use crate::filter::MatchTransition;
+
+use super::position::Seq;
 
 /// The maximum number of ranges per group, of 24 bytes each.
 const MAX_RANGES: usize = 256;

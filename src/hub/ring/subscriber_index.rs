@@ -7,8 +7,10 @@ use slab::Slab;
 
 use crate::{
     filter::{Evaluator, FilterIndex, Residual},
-    hub::{match_list::MatchRange, ring::Seq, segment::Segment, subscriber::Subscriber},
+    hub::{segment::Segment, subscriber::Subscriber},
 };
+
+use super::{match_list::MatchRange, position::Seq};
 
 /// Identifies a group of subscribers with equal residuals: an event is evaluated once per group.
 pub(super) type GroupId = usize;

@@ -27,7 +27,7 @@ use crate::{
     client::{load, reader},
     gateway::{naive, ready},
     options::{Options, Part},
-    parts::{added_latency, compression, fan_out, filters, one_watcher, stalled, steady},
+    parts::{added_latency, builds, compression, fan_out, filters, one_watcher, stalled, steady},
     report::{Measured, Results},
     system::{commands::Commands, machine::Machine, supervisor},
     upstream::{stand_in, writer},
@@ -94,6 +94,9 @@ fn main() {
 }
 
 fn measure(options: &Options) {
+    if let Some(program) = &options.beside {
+        return builds::compare(program, options);
+    }
     let machine = Machine::here();
     let command = command();
     let folder = options.folder();

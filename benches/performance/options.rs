@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
+use crate::gateway::weir::Build;
+
 /// The sizes of every part.
 #[derive(Debug, Clone, Args)]
 pub struct Options {
@@ -22,6 +24,13 @@ pub struct Options {
     /// A flag for every Weir that is started; may be repeated
     #[arg(long = "weir-flag", value_name = "FLAG", allow_hyphen_values = true)]
     pub weir_flags: Vec<String>,
+    /// Another build of weir: measures what this one costs beside it, in turn, and nothing else; the table
+    /// goes to the terminal
+    #[arg(long, value_name = "PROGRAM")]
+    pub beside: Option<PathBuf>,
+    /// The number of rounds in which both builds take their turn
+    #[arg(long, env = "WEIR_BENCH_BESIDE_ROUNDS", default_value_t = 5)]
+    pub beside_rounds: u32,
     /// Seconds after which a step counts as not finished
     #[arg(long, env = "WEIR_BENCH_LIMIT", default_value_t = 60)]
     pub limit: u64,
@@ -210,6 +219,7 @@ impl Options {
             live_events: 1_000,
             stand_in_events: 20_000,
             rounds: 2,
+            beside_rounds: 2,
             writes: 200,
             watchers: vec![1, 10, 100],
             database_watchers: vec![1, 10, 50],
@@ -229,6 +239,11 @@ impl Options {
             stalled_rounds: 2,
             ..self
         }
+    }
+
+    /// The build to measure.
+    pub fn build(&self) -> Build {
+        Build::own(self.weir_flags.clone())
     }
 
     /// The folder of the page.

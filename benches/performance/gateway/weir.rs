@@ -3,13 +3,31 @@
 use std::{
     io::{Read as _, Write as _},
     net::TcpStream,
+    path::PathBuf,
 };
 
 use super::Gateway;
 use crate::system::{cpu::CpuTimes, process::Process};
 
-/// Starts a server with default settings except for these flags, on ports chosen by the kernel.
-pub fn start(mongodb_uri: &str, flags: &[String]) -> Gateway {
+/// A build of Weir, and the flags with which it runs.
+#[derive(Debug, Clone)]
+pub struct Build {
+    pub program: PathBuf,
+    pub flags: Vec<String>,
+}
+
+impl Build {
+    /// The build that belongs to this benchmark.
+    pub fn own(flags: Vec<String>) -> Self {
+        Self {
+            program: env!("CARGO_BIN_EXE_weir").into(),
+            flags,
+        }
+    }
+}
+
+/// Starts a server with default settings except for the build's flags, on ports chosen by the kernel.
+pub fn start(mongodb_uri: &str, build: &Build) -> Gateway {
     let mut arguments: Vec<String> = [
         "serve",
         "--mongodb-uri",
@@ -23,8 +41,9 @@ pub fn start(mongodb_uri: &str, flags: &[String]) -> Gateway {
     ]
     .map(str::to_owned)
     .into();
-    arguments.extend_from_slice(flags);
-    let process = Process::start_supervised("weir", env!("CARGO_BIN_EXE_weir"), &arguments);
+    arguments.extend_from_slice(&build.flags);
+    let program = build.program.to_str().expect("a path in UTF-8");
+    let process = Process::start_supervised("weir", program, &arguments);
     loop {
         let line = process.line();
         let entry: serde_json::Value =

@@ -97,7 +97,7 @@ fn measure_slice(
     options: &Options,
     into: &mut Histogram<u64>,
 ) {
-    let weir = weir::start(uri, &options.weir_flags);
+    let weir = weir::start(uri, &options.build());
     let collection = Collection::fresh(uri);
     let child = Process::start_role(
         "the latency slice",

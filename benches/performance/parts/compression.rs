@@ -96,7 +96,7 @@ fn run(
         (watchers, 0),
         load,
         limit,
-        &options.weir_flags,
+        &options.build(),
     )?;
     eprintln!(
         "{}, {watchers} watchers: {} deliveries/s, {:.2} µs each",

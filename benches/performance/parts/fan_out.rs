@@ -142,14 +142,7 @@ impl Cell {
         let limit = Duration::from_secs(options.limit);
         let watchers = (self.watchers, 0);
         let (server_kind, kind) = (self.server_kind, self.kind);
-        match load_run::run(
-            server_kind,
-            kind,
-            watchers,
-            load,
-            limit,
-            &options.weir_flags,
-        ) {
+        match load_run::run(server_kind, kind, watchers, load, limit, &options.build()) {
             Ok(run) => {
                 eprintln!(
                     "{}, {}, {} watchers: {} deliveries/s, {:.2} µs each; load generator {:.2} µs",

@@ -116,7 +116,7 @@ impl Cell {
             watchers,
             load,
             limit,
-            &options.weir_flags,
+            &options.build(),
         ) {
             Ok(run) => {
                 eprintln!(

@@ -7,7 +7,10 @@ use tokio::time::Instant;
 
 use crate::{
     client::load_generator::{LoadGenerator, Plan},
-    gateway::{Gateway, naive, ready, weir},
+    gateway::{
+        Gateway, naive, ready,
+        weir::{self, Build},
+    },
     system::{
         cpu::{Spent, Usage},
         pause,
@@ -63,13 +66,13 @@ impl ServerKind {
         }
     }
 
-    /// Starts it in front of a source; `weir_flags` are only for Weir.
+    /// Starts it in front of a source; `build` is only for Weir.
     pub fn start(
         self,
         source: Option<&Source>,
         watchers: u64,
         load: Workload,
-        weir_flags: &[String],
+        build: &Build,
     ) -> Gateway {
         let uri = source.map_or("", Source::uri);
         match self {
@@ -81,8 +84,9 @@ impl ServerKind {
                     self.compression()
                         .map(|it| format!("--compression={}", it.name())),
                 );
-                flags.extend_from_slice(weir_flags);
-                weir::start(uri, &flags)
+                flags.extend_from_slice(&build.flags);
+                let program = build.program.clone();
+                weir::start(uri, &Build { program, flags })
             }
             Self::Naive => naive::start(uri, watchers),
             Self::Ready => ready::start(load.content.bytes, 1),
@@ -164,14 +168,14 @@ pub fn run(
     (watchers, matches): (u64, u64),
     load: Workload,
     limit: Duration,
-    weir_flags: &[String],
+    build: &Build,
 ) -> Result<Run, ChildError> {
     let needs_source = matches!(
         server_kind,
         ServerKind::Weir | ServerKind::WeirCompressing(_) | ServerKind::Naive
     );
     let mut source = needs_source.then(|| Source::start(kind, load.content));
-    let mut gateway = server_kind.start(source.as_ref(), watchers, load, weir_flags);
+    let mut gateway = server_kind.start(source.as_ref(), watchers, load, build);
     let plan = Plan {
         accept: server_kind.compression(),
         database: source.as_ref().map_or("", Source::database).to_owned(),

@@ -1,6 +1,7 @@
 //! The measurements, one file per part.
 
 pub mod added_latency;
+pub mod builds;
 pub mod compression;
 pub mod fan_out;
 pub mod filters;

@@ -15,7 +15,7 @@ use crate::{
 /// The same inserts, read from right before the first of them.
 pub fn from_database(options: &Options, results: &mut Results) {
     let database = database::start();
-    let weir = weir::start(database.uri(), &options.weir_flags);
+    let weir = weir::start(database.uri(), &options.build());
     let collection = Collection::fresh(database.uri());
     let start = collection.start_tokens(weir.url());
     collection.insert(0, options.events);
@@ -53,7 +53,7 @@ pub fn from_stand_in(options: &Options, results: &mut Results) {
         groups: 1,
         bytes: document::BYTES,
     });
-    let weir = weir::start(stand_in.uri(), &options.weir_flags);
+    let weir = weir::start(stand_in.uri(), &options.build());
     let collection = Collection::existing(stand_in.uri(), stand_in::DATABASE, stand_in::COLLECTION);
     let start = collection.start_tokens(weir.url());
     let mut samples = Samples::default();
@@ -87,7 +87,7 @@ pub fn live(options: &Options, results: &mut Results) {
     let mut samples = Samples::default();
     for round in 0..options.rounds {
         for reader_kind in ReaderKind::rotated(round) {
-            let weir = weir::start(database.uri(), &options.weir_flags);
+            let weir = weir::start(database.uri(), &options.build());
             let collection = Collection::fresh(database.uri());
             let task = Task {
                 reader_kind,

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::load_run::{ServerKind, Workload};
 use crate::{
     client::load_generator::{Latencies, LoadGenerator, Plan},
+    gateway::weir::Build,
     options::Options,
     report::{
         Results,
@@ -61,6 +62,18 @@ pub fn run(
     seconds: u64,
     options: &Options,
 ) -> Result<Outcome, ChildError> {
+    run_build(server_kind, kind, pace, seconds, options, &options.build())
+}
+
+/// The same with this build of Weir.
+pub fn run_build(
+    server_kind: ServerKind,
+    kind: Kind,
+    pace: Pace,
+    seconds: u64,
+    options: &Options,
+    build: &Build,
+) -> Result<Outcome, ChildError> {
     let content = Content {
         groups: 1,
         bytes: options.small_document_bytes,
@@ -72,7 +85,7 @@ pub fn run(
     };
     let limit = Duration::from_secs(options.limit);
     let mut source = Source::start(kind, content);
-    let gateway = server_kind.start(Some(&source), pace.watchers, load, &options.weir_flags);
+    let gateway = server_kind.start(Some(&source), pace.watchers, load, build);
     let plan = Plan {
         accept: None,
         database: source.database().to_owned(),

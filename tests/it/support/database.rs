@@ -232,8 +232,9 @@ async fn connect(uri: &str) -> mongodb::Client {
 /// A database name that no other test uses and that names this test: at most 63 bytes.
 fn unique_name() -> String {
     let thread = std::thread::current();
-    let test: String = thread
-        .name()
+    // "module::test": the test alone, so that much of its name fits.
+    let test = thread.name().and_then(|it| it.rsplit("::").next());
+    let test: String = test
         .unwrap_or("test")
         .chars()
         .map(|c| if c.is_ascii_alphanumeric() { c } else { '_' })

@@ -13,7 +13,7 @@ use http::{HeaderMap, Request, Response, header};
 use tonic::body::Body;
 use tower::{Layer, Service};
 
-use crate::{auth::Peer, error::Error, metrics::Metrics, rpc::Access};
+use crate::{auth::Peer, error::Error, metrics::Metrics, rpc::access::Access};
 
 /// The path of the health service, which needs no credentials: probes have none, and learn only whether
 /// Weir serves.

@@ -21,7 +21,7 @@ use crate::{
     model::Operation,
     pipeline::Watch,
     policy::{AccessRequest, Decision},
-    rpc::Access,
+    rpc::access::Access,
     source::ClusterTime,
 };
 

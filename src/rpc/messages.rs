@@ -5,7 +5,7 @@ use crate::{
     model::{Operation, Scope, Start},
     pb::{self, watch_response::Kind},
     pipeline::Watch,
-    rpc::to_pb,
+    source::ClusterTime,
     wire::TIMESTAMP_MILLIS,
 };
 
@@ -22,7 +22,7 @@ pub(super) fn opened(id: String, watch: &Watch, watcher: &Watcher) -> Kind {
     Kind::Opened(pb::Opened {
         watch_id: id,
         start_mode: start_mode.into(),
-        start_time: start_time.map(to_pb),
+        start_time: start_time.map(cluster_time),
         progress_interval: watch.progress_interval.try_into().ok(),
         max_message_bytes: watch.max_message_bytes,
         feed_mode: watcher.mode().to_pb().into(),
@@ -48,7 +48,7 @@ pub(super) fn invalidated(scope: &Scope, invalidation: &Invalidation) -> Kind {
             database,
             collection,
         }),
-        cluster_time: Some(to_pb(invalidation.position.time())),
+        cluster_time: Some(cluster_time(invalidation.position.time())),
         wall_time: invalidation.wall_time.and_then(timestamp),
     })
 }
@@ -70,4 +70,12 @@ pub(super) fn state_change(state: pb::WatchState, reason: &str) -> Kind {
         state: state.into(),
         reason: reason.to_owned(),
     })
+}
+
+/// Returns a cluster time as it is sent.
+pub(super) fn cluster_time(time: ClusterTime) -> pb::ClusterTime {
+    pb::ClusterTime {
+        seconds: time.seconds,
+        increment: time.increment,
+    }
 }

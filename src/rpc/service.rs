@@ -22,13 +22,17 @@ use tower::Service;
 use crate::{
     pb,
     rpc::{
-        MAX_REQUEST_BYTES, WatchApi,
         codec::{RequestDecoder, ServerInfoCodec},
         compression::AllowedCompression,
         frame_body::FrameBody,
+        watch_api::WatchApi,
     },
     wire::Compression,
 };
+
+/// The largest request that is decoded, in bytes. The bounds on a request's fields add up to less.
+/// For a larger request, only the length prefix is read.
+pub const MAX_REQUEST_BYTES: usize = 1 << 20;
 
 /// Serves [`WatchApi`] over HTTP.
 #[derive(Debug, Clone)]

@@ -2,7 +2,6 @@
 //! format that the client asked for.
 
 use std::{
-    collections::VecDeque,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -26,10 +25,10 @@ use crate::{
         authorization_lease::AuthorizationLease,
         batch::{BatchBuilder, FillResult, StopReason},
         messages,
+        outbox::Outbox,
         outcome::Outcome,
         oversize::{self, ChunkedEvent, Delivery, NextChunk},
         quotas::WatchQuota,
-        to_pb,
     },
     source::{ClusterTime, Event, EventError},
     wire::{Compression, Frame},
@@ -62,26 +61,21 @@ pub(super) struct WatchStream {
     gauge: StageGuard,
     permits: WatchPermits,
 
-    /// The token of the last queued message. A copy: a slice would keep its whole buffer alive.
-    token: Vec<u8>,
-    /// The token of the last delivered message.
-    delivered_token: Vec<u8>,
+    /// Encoded messages, to be delivered before anything else.
+    outbox: Outbox,
     last_sent: Instant,
     /// The time until which nothing more is read, because the byte quota is used up.
     paused_until: Option<Instant>,
     /// Wakes the stream when something may be due. Not every message moves it, so it may fire early.
     timer: Pin<Box<Sleep>>,
-    /// Encoded messages, to be delivered before anything else.
-    ready: VecDeque<Frame>,
     /// The item that was read while a batch was filled; handled after the batch.
     pending_read: Option<WatcherRead>,
     /// The event that is being sent in chunks; read again if its buffer was evicted.
     chunked_event: Option<ChunkedEvent>,
     rereading: bool,
-    /// Set once only the messages in `ready` are left to send.
-    ending: Option<Ending>,
     chunked_events: u64,
-    opened: bool,
+    /// Set once only the messages in the outbox are left to send.
+    ending: Option<Ending>,
     /// The times in the last `Progress`: the reached time and MongoDB's own time. Neither may go back, even
     /// if a clock does.
     reported: (ClusterTime, Option<ClusterTime>),
@@ -106,11 +100,9 @@ impl WatchStream {
         outcome: Outcome,
         (permits, gauge): (WatchPermits, StageGuard),
     ) -> Self {
-        let token = watcher.start_position().token.to_vec();
         let now = Instant::now();
         let mut stream = Self {
-            delivered_token: token.clone(),
-            token,
+            outbox: Outbox::new(&watcher.start_position().token),
             watcher,
             metrics,
             deadline,
@@ -121,13 +113,11 @@ impl WatchStream {
             permits,
             last_sent: now,
             timer: Box::pin(sleep_until(now)),
-            ready: VecDeque::new(),
             pending_read: None,
             chunked_event: None,
             rereading: false,
-            ending: None,
             chunked_events: 0,
-            opened: false,
+            ending: None,
             reported: (ClusterTime::default(), None),
             progress_due: false,
             check_end: false,
@@ -135,7 +125,9 @@ impl WatchStream {
         };
         stream.set_timer(now);
         let id = stream.outcome.id().to_owned();
-        stream.queue(messages::opened(id, &stream.watch, &stream.watcher));
+        stream
+            .outbox
+            .queue(messages::opened(id, &stream.watch, &stream.watcher));
         stream
     }
 
@@ -150,7 +142,7 @@ impl WatchStream {
                     Stage::Live => pb::WatchState::Live,
                     Stage::Reconnecting => pb::WatchState::UpstreamReconnecting,
                 };
-                self.queue(messages::state_change(state, reason));
+                self.outbox.queue(messages::state_change(state, reason));
             }
             // After the end time that the client asked for, so not part of this watch.
             WatcherRead::Invalidated(invalidation, _)
@@ -160,8 +152,9 @@ impl WatchStream {
             }
             WatcherRead::Invalidated(invalidation, token) => {
                 self.chunked_event = None;
-                self.token = token.to_vec();
-                self.queue(messages::invalidated(&self.watch.scope, &invalidation));
+                self.outbox.set_token(&token);
+                self.outbox
+                    .queue(messages::invalidated(&self.watch.scope, &invalidation));
             }
             WatcherRead::Ended(error) => self.ending = Some(Ending::Failed(error)),
         }
@@ -260,10 +253,11 @@ impl WatchStream {
             let (reached, upstream) = &mut self.reported;
             *reached = time.max(*reached);
             *upstream = tail.upstream_time.max(*upstream);
-            progress.cluster_time = Some(*reached).filter(|time| time.seconds > 0).map(to_pb);
-            progress.upstream_time = upstream.map(to_pb);
-            self.token.clear();
-            self.token.extend_from_slice(&token);
+            progress.cluster_time = Some(*reached)
+                .filter(|time| time.seconds > 0)
+                .map(messages::cluster_time);
+            progress.upstream_time = upstream.map(messages::cluster_time);
+            self.outbox.set_token(&token);
             // All events were read again, and the partly sent one was not among them: the document that was
             // looked up no longer matches the filter.
             self.chunked_event = None;
@@ -284,7 +278,7 @@ impl WatchStream {
     fn queue_progress(&mut self, progress: pb::Progress) {
         self.metrics.progress_sent.increment(1);
         self.last_sent = Instant::now();
-        self.queue(Kind::Progress(progress));
+        self.outbox.queue(Kind::Progress(progress));
     }
 
     /// Sends as many events as fit into one message. Puts the rest back, so that a client that stops reading
@@ -298,14 +292,15 @@ impl WatchStream {
         let mut batch = BatchBuilder::new(&self.watch, self.compression);
         let mut next = Some(selection);
         while let Some(selection) = next.take() {
-            let FillResult { count, stopped } = match batch.fill(&selection, &mut self.token) {
+            let FillResult { count, stopped } = match batch.fill(&selection, &mut self.outbox.token)
+            {
                 Ok(filled) => filled,
                 Err(error) => return self.fail_malformed(&error),
             };
             self.record_sent((0..count).map(|at| selection.event(at)));
             match stopped {
                 None if self.compression.is_some() => {}
-                None => match self.watcher.poll_read(context, &self.token) {
+                None => match self.watcher.poll_read(context, &self.outbox.token) {
                     Poll::Ready(WatcherRead::Events(selection)) => next = Some(selection),
                     Poll::Ready(read) => self.pending_read = Some(read),
                     Poll::Pending => {}
@@ -323,7 +318,7 @@ impl WatchStream {
             }
         }
         if let Some(frame) = batch.into_frame() {
-            self.ready.push_back(frame);
+            self.outbox.push(frame);
         }
     }
 
@@ -338,8 +333,7 @@ impl WatchStream {
         match oversize::deliver(&self.watch, &self.watcher, selection, at, interrupted, id)? {
             Delivery::Refused(error) => self.ending = Some(Ending::Failed(error)),
             Delivery::Stub(frame) => {
-                self.token = frame.token().to_vec();
-                self.ready.push_back(frame);
+                self.outbox.push_event(frame);
                 self.record_sent(std::iter::once(selection.event(at)));
             }
             Delivery::Chunks(chunks) => {
@@ -356,11 +350,10 @@ impl WatchStream {
         let Some(chunks) = self.chunked_event.as_mut().filter(|_| !self.rereading) else {
             return false;
         };
-        match chunks.next(&self.token, self.watch.max_message_bytes) {
-            NextChunk::Chunk(frame) => self.ready.push_back(frame),
+        match chunks.next(&self.outbox.token, self.watch.max_message_bytes) {
+            NextChunk::Chunk(frame) => self.outbox.push(frame),
             NextChunk::Last(frame) => {
-                self.token = frame.token().to_vec();
-                self.ready.push_back(frame);
+                self.outbox.push_event(frame);
                 if let Some(chunks) = self.chunked_event.take() {
                     self.record_sent(std::iter::once(&chunks.event));
                 }
@@ -393,34 +386,28 @@ impl WatchStream {
     /// Ends the watch and discards what waits to be sent.
     fn terminate(&mut self, mut error: Error) {
         // The discarded messages must come again after a resume.
-        self.ready.clear();
+        self.outbox.discard();
         self.pending_read = None;
         self.chunked_event = None;
-        self.token.clone_from(&self.delivered_token);
         if let Error::AccessChanged { after: Some(time) } = &mut error {
-            *time = self.watcher.token_time(&self.token).unwrap_or_default();
+            *time = self
+                .watcher
+                .token_time(&self.outbox.token)
+                .unwrap_or_default();
         }
         let reason = match error {
             Error::Draining => Some("the server is shutting down"),
             Error::MaxAge => Some("the watch has reached its maximum age"),
             _ => None,
         };
-        if let Some(reason) = reason.filter(|_| self.opened) {
-            self.queue(messages::state_change(pb::WatchState::Draining, reason));
+        if let Some(reason) = reason.filter(|_| self.outbox.has_delivered()) {
+            self.outbox
+                .queue(messages::state_change(pb::WatchState::Draining, reason));
         }
         self.ending = Some(Ending::Failed(error));
     }
 
-    /// Queues a message without events, with the token of the reached position.
-    fn queue(&mut self, kind: Kind) {
-        let token = self.token.clone().into();
-        self.ready.push_back(Frame::message(token, kind));
-    }
-
     fn deliver(&mut self, frame: Frame) -> Frame {
-        self.opened = true;
-        self.delivered_token.clear();
-        self.delivered_token.extend_from_slice(frame.token());
         self.last_sent = Instant::now();
         let bytes = frame.encoded_len() as u64;
         self.metrics.bytes_sent.increment(bytes);
@@ -440,11 +427,11 @@ impl Stream for WatchStream {
             // Nothing is sent after the lease has ended, not even messages that are ready.
             stream.check_lease();
             // Draining discards messages that are ready, but not `Opened`.
-            let draining = stream.opened && stream.ending.is_none();
+            let draining = stream.outbox.has_delivered() && stream.ending.is_none();
             if draining && stream.watcher.is_draining() {
                 stream.terminate(Error::Draining);
             }
-            if let Some(frame) = stream.ready.pop_front() {
+            if let Some(frame) = stream.outbox.pop() {
                 return Poll::Ready(Some(Ok(stream.deliver(frame))));
             }
             match stream.ending.take() {
@@ -471,7 +458,7 @@ impl Stream for WatchStream {
             }
             if paused {
                 stream.send_heartbeat();
-                if stream.ready.is_empty() && !stream.permits.lease.poll_changed(context) {
+                if stream.outbox.is_empty() && !stream.permits.lease.poll_changed(context) {
                     return Poll::Pending;
                 }
                 continue;
@@ -482,13 +469,13 @@ impl Stream for WatchStream {
             if let Some(read) = stream.pending_read.take() {
                 stream.handle(read, context);
             } else {
-                match stream.watcher.poll_read(context, &stream.token) {
+                match stream.watcher.poll_read(context, &stream.outbox.token) {
                     Poll::Ready(read) => stream.handle(read, context),
                     // Draining that began before the waker was registered has woken nobody.
                     Poll::Pending if stream.watcher.is_draining() => {}
                     Poll::Pending => {
                         stream.send_due_progress();
-                        if stream.ready.is_empty() && !stream.permits.lease.poll_changed(context) {
+                        if stream.outbox.is_empty() && !stream.permits.lease.poll_changed(context) {
                             return Poll::Pending;
                         }
                     }

@@ -1,0 +1,324 @@
+//! The methods of `weir.v1.WatchService`: validates a request, subscribes to a feed and streams its events.
+
+use std::{sync::Arc, time::Duration};
+
+use prost::Message as _;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status};
+use tracing::Instrument as _;
+
+use crate::{
+    auth::{Peer, Principal},
+    error::Error,
+    hub::Hub,
+    metrics::{Metrics, Stage},
+    model::RequestError,
+    pb,
+    pipeline::{RequestLimits, Watch},
+    policy::Limits,
+    rpc::{
+        access::Access,
+        authorization_lease::AuthorizationLease,
+        deadline::{Deadline, answer_in_time},
+        filter_compile_queue::{FilterCompileQueue, MAX_CONCURRENT_COMPILES},
+        messages,
+        outcome::Outcome,
+        quotas::{Quotas, WatchQuota},
+        server_info::{ServerInfoCache, UpstreamStatus},
+        stream::{WatchPermits, WatchStream},
+    },
+    source::SourceError,
+    spans::Spans,
+    wire::Compression,
+};
+
+/// The memory for the compiled patterns of all open watches, in KiB. A common pattern takes a few KiB.
+const MAX_PATTERN_KIB: usize = 256 << 10;
+
+/// The limits of the service.
+#[derive(Debug, Clone)]
+pub struct ServiceLimits {
+    /// The bounds on a request's fields.
+    pub request: RequestLimits,
+    /// The maximum number of open watches.
+    pub max_watches: usize,
+    /// The maximum number of feeds, as reported to clients.
+    pub max_feeds: usize,
+    /// The number of dedicated feeds per scope before AUTO shares, as reported to clients.
+    pub feeds_per_scope: usize,
+    /// The maximum number of concurrent catch-ups, as reported to clients.
+    pub max_catch_ups: usize,
+    /// The limits of each principal, unless its policy rule sets others.
+    pub each_principal: Limits,
+    /// The limits of all principals together, in addition to `max_watches`.
+    pub all_principals: Limits,
+    /// The maximum age of a watch; zero means no maximum.
+    pub max_age: Duration,
+}
+
+/// The implementation of `weir.v1.WatchService`.
+#[derive(Debug)]
+pub struct WatchApi {
+    access: Access,
+    hub: Hub,
+    metrics: Arc<Metrics>,
+    limits: ServiceLimits,
+    watches: Arc<Semaphore>,
+    /// The usage of each principal.
+    quotas: Quotas,
+    /// Limits how many requests compile their filters at once.
+    compile_queue: FilterCompileQueue,
+    /// The memory for the patterns of open watches, in KiB.
+    pattern_memory: Arc<Semaphore>,
+    server_info: ServerInfoCache,
+    drain: CancellationToken,
+    spans: Spans,
+}
+
+impl WatchApi {
+    /// Creates the service on top of a hub. Once `drain` is cancelled, every stream receives its last
+    /// token and ends, and no new stream opens.
+    #[must_use]
+    pub fn new(
+        hub: Hub,
+        access: Access,
+        metrics: Arc<Metrics>,
+        limits: ServiceLimits,
+        drain: CancellationToken,
+        spans: Spans,
+    ) -> Self {
+        let (each, together) = (limits.each_principal.clone(), &limits.all_principals);
+        Self {
+            access,
+            hub,
+            quotas: Quotas::new(each, together, Arc::clone(&metrics)),
+            metrics,
+            watches: Arc::new(Semaphore::new(limits.max_watches)),
+            compile_queue: FilterCompileQueue::new(),
+            pattern_memory: Arc::new(Semaphore::new(MAX_PATTERN_KIB)),
+            limits,
+            server_info: ServerInfoCache::default(),
+            drain,
+            spans,
+        }
+    }
+
+    async fn open(
+        &self,
+        principal: Arc<Principal>,
+        request: pb::WatchRequest,
+        (deadline, compression): (Option<Deadline>, Option<Compression>),
+        mut outcome: Outcome,
+    ) -> Result<WatchStream, (Error, Outcome)> {
+        let gauge = self.metrics.count_watch(Stage::Opening);
+        let admitted = answer_in_time(deadline, self.admit(&principal, request));
+        let (watch, permits) = match admitted.await {
+            Ok(admitted) => admitted,
+            Err(error) => return Err((error, outcome)),
+        };
+        outcome.traced().set_scope(&watch.scope);
+        tracing::debug!(scope = %watch.scope, "opening the watch");
+        let subscribed = async {
+            let subscribed = self.hub.subscribe(&watch);
+            let subscribed = self.drain.run_until_cancelled(subscribed);
+            subscribed.await.unwrap_or(Err(Error::Draining))
+        };
+        match answer_in_time(deadline, subscribed).await {
+            Ok(watcher) => {
+                outcome.traced().opened(watcher.mode().name());
+                Ok(WatchStream::new(
+                    watch,
+                    watcher,
+                    Arc::clone(&self.metrics),
+                    (deadline.map(|deadline| deadline.at), compression),
+                    outcome,
+                    (permits, gauge),
+                ))
+            }
+            Err(error) => Err((error.with_patterns(&watch.pattern_fields), outcome)),
+        }
+    }
+
+    /// Validates and authorizes a request and reserves what its watch needs. The stream holds the permits
+    /// until it ends: permits held by the response future would be released when the headers are sent.
+    ///
+    /// A caller without any policy rule learns only that, and MongoDB is not contacted here. The limits of
+    /// the caller come first, so a caller that has used them up costs others nothing.
+    async fn admit(
+        &self,
+        principal: &Arc<Principal>,
+        request: pb::WatchRequest,
+    ) -> Result<(Arc<Watch>, WatchPermits), Error> {
+        let mut lease = AuthorizationLease::begin(&self.access, principal, self.limits.max_age)?;
+        // Checked early to fail fast; the permit is taken below, after the last wait.
+        if self.watches.available_permits() == 0 {
+            return Err(self.watch_limit_error());
+        }
+        let (mut watch, quota) = self.authorize_without_filters(&mut lease, &request)?;
+        if !request.filters.is_empty() {
+            let mut with_filters = self.compile_filters(lease.principal(), request).await?;
+            lease.authorize(&mut with_filters)?;
+            watch = Ok(with_filters);
+        }
+        let watch = watch?;
+        let permit = Arc::clone(&self.watches).try_acquire_owned();
+        let permit = permit.map_err(|_| self.watch_limit_error())?;
+        let patterns = self.reserve_pattern_memory(&watch)?;
+        let permits = WatchPermits {
+            lease,
+            quota,
+            _permits: [permit, patterns],
+        };
+        Ok((Arc::new(watch), permits))
+    }
+}
+
+impl WatchApi {
+    /// Authorizes a request without its filters and takes its quota; both are cheap. If the request is
+    /// invalid, the error is reported later, together with errors in its filters; until then the server's
+    /// default limits apply.
+    fn authorize_without_filters(
+        &self,
+        lease: &mut AuthorizationLease,
+        request: &pb::WatchRequest,
+    ) -> Result<(Result<Watch, RequestError>, WatchQuota), Error> {
+        let rest = pb::WatchRequest {
+            filters: Vec::new(),
+            database: request.database.clone(),
+            collections: request.collections.clone(),
+            start: request.start.clone(),
+            operations: request.operations.clone(),
+            ..*request
+        };
+        let mut watch = Watch::from_request(rest, &self.limits.request);
+        let limits = match &mut watch {
+            Ok(watch) => lease.authorize(watch)?.limits.clone(),
+            Err(RequestError::DeploymentNotAllowed) => return Err(Error::DeploymentNotAllowed),
+            Err(_) => None,
+        };
+        let quota = self.quotas.open(lease.principal(), limits.as_ref())?;
+        Ok((watch, quota))
+    }
+
+    /// Validates a request with its filters once the queue grants a slot. Runs on a blocking thread:
+    /// compiling patterns may take a large part of a second.
+    async fn compile_filters(
+        &self,
+        principal: &Principal,
+        request: pb::WatchRequest,
+    ) -> Result<Watch, Error> {
+        let limits = self.limits.request.clone();
+        let slot = self
+            .compile_queue
+            .acquire(principal, request.encoded_len())
+            .await;
+        let slot = slot.ok_or_else(|| {
+            self.metrics.count_limit_rejection("checks");
+            Error::LimitExceeded {
+                limit: "checks",
+                max: MAX_CONCURRENT_COMPILES,
+            }
+        })?;
+        let checked = tokio::task::spawn_blocking(move || {
+            // Held until compilation ends, even if the client has left.
+            let _slot = slot;
+            Watch::from_request(request, &limits)
+        });
+        match checked.await {
+            Ok(watch) => Ok(watch?),
+            Err(error) => {
+                tracing::error!(%error, "compiling the filters of a request failed");
+                Err(Error::Internal)
+            }
+        }
+    }
+
+    fn watch_limit_error(&self) -> Error {
+        self.metrics.count_limit_rejection("watches");
+        Error::LimitExceeded {
+            limit: "watches",
+            max: self.limits.max_watches,
+        }
+    }
+
+    /// Reserves the memory for the patterns of a watch.
+    fn reserve_pattern_memory(&self, watch: &Watch) -> Result<OwnedSemaphorePermit, Error> {
+        let kib = u32::try_from(watch.pattern_bytes.div_ceil(1024)).unwrap_or(u32::MAX);
+        let permit = Arc::clone(&self.pattern_memory).try_acquire_many_owned(kib);
+        permit.map_err(|_| {
+            self.metrics.count_limit_rejection("patterns");
+            Error::LimitExceeded {
+                limit: "KiB of patterns",
+                max: MAX_PATTERN_KIB,
+            }
+        })
+    }
+}
+
+impl WatchApi {
+    /// Opens a watch, whose messages are compressed where that is worth it.
+    pub(super) async fn watch(
+        &self,
+        request: Request<pb::WatchRequest>,
+        compression: Option<Compression>,
+    ) -> Result<WatchStream, Status> {
+        let deadline = request.extensions().get::<Deadline>().copied();
+        let peer = request.extensions().get::<Peer>();
+        let peer = peer.and_then(|peer| peer.address);
+        let principal = principal_of(&request)?;
+        let tracing = (&self.spans, request.metadata().as_ref());
+        let outcome = Outcome::begin(Arc::clone(&self.metrics), peer, &principal, tracing);
+        let span = outcome.span().clone();
+        let opened = self
+            .open(
+                principal,
+                request.into_inner(),
+                (deadline, compression),
+                outcome,
+            )
+            .instrument(span);
+        opened
+            .await
+            .map_err(|(error, mut outcome)| outcome.fail(error))
+    }
+
+    pub(super) async fn get_server_info(
+        &self,
+        _request: Request<pb::GetServerInfoRequest>,
+    ) -> Result<Response<pb::GetServerInfoResponse>, Status> {
+        let failed = |error: SourceError| {
+            tracing::warn!(code = error.code, %error, "mongodb did not answer the server info queries");
+            Error::from(&error).into_status("")
+        };
+        let status = self.server_info.get(self.hub.source()).await;
+        let UpstreamStatus { facts, oldest } = status.map_err(failed)?;
+        let limits = &self.limits.request;
+        let count = |count: usize| count.try_into().unwrap_or(u32::MAX);
+        Ok(Response::new(pb::GetServerInfoResponse {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            mongodb_version: facts.version,
+            oldest_resumable_time: oldest.map(messages::cluster_time),
+            upstream_time: facts.now.map(messages::cluster_time),
+            limits: Some(pb::Limits {
+                max_watches: count(self.limits.max_watches),
+                max_feeds: count(self.limits.max_feeds),
+                feeds_per_scope: count(self.limits.feeds_per_scope),
+                max_catch_ups: count(self.limits.max_catch_ups),
+                default_progress_interval: limits.default_progress_interval.try_into().ok(),
+                min_progress_interval: limits.min_progress_interval.try_into().ok(),
+                max_progress_interval: limits.max_progress_interval.try_into().ok(),
+                default_max_message_bytes: limits.default_max_message_bytes,
+                max_max_message_bytes: limits.max_max_message_bytes,
+                deployment_watch_allowed: limits.allow_deployment,
+            }),
+        }))
+    }
+}
+
+/// Returns the caller, which the authentication layer put into the request's extensions. Fails without
+/// that layer, so that no request is served unauthenticated by mistake.
+fn principal_of<T>(request: &Request<T>) -> Result<Arc<Principal>, Status> {
+    let principal = request.extensions().get::<Arc<Principal>>().cloned();
+    principal.ok_or_else(|| Error::Internal.into_status(""))
+}

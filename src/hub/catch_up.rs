@@ -17,12 +17,12 @@ use crate::{
     error::Error,
     filter::{Evaluator, EventFields, Residual},
     hub::{
-        Inner,
         catch_up_permits::CatchUpPermit,
         catch_up_queue::{CatchUpOutcome, CatchUpQueue, QueueItem},
+        catch_ups::CatchUps,
         feed::BatchSegmenter,
+        feeds::OpenFeed,
         open::{OpenedStream, can_resume_by_time, may_mean_the_token},
-        registry::OpenFeed,
         ring::{FeedPosition, Invalidation, JoinEvidence, JoinPoint, RingReader},
         segment::EventSelection,
         stream::{ReconnectingStream, StageObserver, detach, next_time},
@@ -55,7 +55,7 @@ pub(super) struct RunningCatchUp {
 
 /// The task of a catch-up.
 struct CatchUp {
-    hub: Arc<Inner>,
+    catch_ups: Arc<CatchUps>,
     feed: Arc<OpenFeed>,
     /// The residual filter for the events of the ring.
     residual: Residual,
@@ -103,7 +103,7 @@ struct ClientStalled;
 impl RunningCatchUp {
     /// Starts a catch-up in a task.
     pub(super) fn start(
-        hub: &Arc<Inner>,
+        catch_ups: &Arc<CatchUps>,
         feed: &Arc<OpenFeed>,
         residual: Residual,
         subscriber: &Arc<Subscriber>,
@@ -124,7 +124,7 @@ impl RunningCatchUp {
         }
         let evaluator = evaluator_of(&spec.residual);
         let catch_up = CatchUp {
-            hub: Arc::clone(hub),
+            catch_ups: Arc::clone(catch_ups),
             feed: Arc::clone(feed),
             residual,
             subscriber: Arc::clone(subscriber),
@@ -136,11 +136,12 @@ impl RunningCatchUp {
             start_upper_bound: None,
             permit: None,
         };
-        let stop = hub.stop.clone();
+        let stop = catch_ups.tasks.stop_token();
         let task = async move {
             stop.run_until_cancelled(catch_up.run(start)).await;
         };
-        let task = hub.tasks.spawn(task.instrument(subscriber.span.clone()));
+        let task = task.instrument(subscriber.span.clone());
+        let task = catch_ups.tasks.spawn(task);
         Self {
             queue,
             token_context,
@@ -171,22 +172,22 @@ impl CatchUp {
             CatchUpStart::Open(permit, opened) => (permit, Some(*opened)),
             CatchUpStart::Opening(opening) => self.finish_open(opening).await?,
             CatchUpStart::WaitingForPermit => {
-                let permit = self.hub.catch_up_permits.acquire().await;
+                let permit = self.catch_ups.permits.acquire().await;
                 // Meanwhile another catch-up may have added facts to the ring's history.
                 if let Some(reader) = self.join() {
                     return Ok(CatchUpOutcome::Joined(reader));
                 }
-                self.finish_open(PendingOpen::begin(&self.hub, permit, &self.spec))
+                self.finish_open(PendingOpen::begin(&self.catch_ups, permit, &self.spec))
                     .await?
             }
         };
         self.permit = Some((permit, Instant::now()));
         let queue = Arc::clone(&self.queue);
         let mut stream = ReconnectingStream::new(
-            Arc::clone(&self.hub.source),
+            Arc::clone(&self.catch_ups.source),
             (self.spec.plans(), self.spec.token_context.clone()),
-            Arc::clone(&self.hub.metrics),
-            self.hub.settings.upstream_grace,
+            Arc::clone(&self.catch_ups.metrics),
+            self.catch_ups.upstream_grace,
             self.spec.from.clone(),
         );
         match opened {
@@ -240,7 +241,7 @@ impl CatchUp {
                 queue.push(QueueItem::Stage(Stage::Live, ""));
             }
             quiet_replies += usize::from(idle);
-            if quiet_replies > 1 && self.hub.catch_up_permits.has_waiters() {
+            if quiet_replies > 1 && self.catch_ups.permits.has_waiters() {
                 return Ok(CatchUpOutcome::GivenUp);
             }
         }
@@ -250,8 +251,8 @@ impl CatchUp {
         BatchSegmenter::new(
             Arc::clone(plan),
             self.spec.token_context.clone(),
-            Arc::clone(&self.hub.memory.budget),
-            Arc::clone(&self.hub.metrics),
+            Arc::clone(&self.catch_ups.memory.budget),
+            Arc::clone(&self.catch_ups.metrics),
         )
     }
 
@@ -279,7 +280,7 @@ impl CatchUp {
     /// their memory is freed.
     async fn wait_for_memory(&self) -> Result<(), ClientStalled> {
         tokio::select! {
-            () = self.hub.memory.wait_available() => Ok(()),
+            () = self.catch_ups.memory.wait_available() => Ok(()),
             () = self.queue.wait_stalled(STALL_TIMEOUT) => Err(ClientStalled),
         }
     }
@@ -292,7 +293,7 @@ impl CatchUp {
         }
         let held_long =
             |(_, acquired): &(CatchUpPermit, Instant)| acquired.elapsed() > SLOW_CLIENT_LIMIT;
-        if self.permit.as_ref().is_some_and(held_long) && self.hub.catch_up_permits.has_waiters() {
+        if self.permit.as_ref().is_some_and(held_long) && self.catch_ups.permits.has_waiters() {
             return Err(ClientStalled);
         }
         let space = timeout(STALL_TIMEOUT, self.queue.wait_writable());
@@ -398,7 +399,7 @@ impl CatchUp {
 
     /// Asks MongoDB for the events between a position and a time.
     async fn remaining(&self, at: &Position, until: ClusterTime) -> Result<Remaining, SourceError> {
-        let source = &self.hub.source;
+        let source = &self.catch_ups.source;
         let unfiltered = self.spec.shared_plan.unfiltered();
         let by_time = Position::Time(at.time());
         let mut at = at;

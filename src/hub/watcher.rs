@@ -1,6 +1,7 @@
 //! A watcher delivers the events of one watch: live from a ring, or from a catch-up to the ring.
 
 mod start;
+mod streams;
 
 use std::{
     sync::Arc,
@@ -12,34 +13,34 @@ use bytes::Bytes;
 use crate::{
     error::Error,
     hub::{
-        Inner,
         catch_up::{CatchUpStart, RunningCatchUp},
         catch_up_queue::{CatchUpOutcome, QueueItem, QueueRead},
-        registry::JoinedFeed,
+        catch_ups::CatchUps,
+        memory::MemoryManager,
         revocable_buffer::RevocableBuffer,
         ring::{FeedPosition, Invalidation, RingRead, RingReader},
         segment::EventSelection,
         subscriber::Subscriber,
-        sync::lock,
+        subscribers::Subscription,
         undeliverable,
     },
-    metrics::{Mode, Stage},
-    model::Invalidate,
-    pipeline::{Plan, Watch},
+    metrics::{Metrics, Mode, Stage},
+    model::{Invalidate, TokenAudience},
+    pipeline::Watch,
     source::{ClusterTime, Position},
-    wire::{ResumeToken, TokenContext},
+    wire::{ResumeToken, TokenContext, TokenKeys},
 };
-use start::{ResumeTarget, catch_up_spec, residual};
+use streams::{ResumeTarget, WatchStreams};
+
+pub(super) use start::WatchStarter;
 
 /// The reader of one watch.
 #[derive(Debug)]
 pub struct Watcher {
-    hub: Arc<Inner>,
     watch: Arc<Watch>,
-    joined: JoinedFeed,
-    shared: SharedStream,
+    streams: WatchStreams,
     subscriber: Arc<Subscriber>,
-    subscriber_slot: usize,
+    subscription: Subscription,
     state: WatcherState,
     /// The stage last reported to the client.
     last_stage: Option<Stage>,
@@ -49,13 +50,10 @@ pub struct Watcher {
     /// A shortcut for the next catch-up: two tokens with no matching event between them. A catch-up from
     /// the first one can start from the second one.
     skip_ahead: Option<(Bytes, Bytes)>,
-}
-
-/// The scope's shared stream. It can be resumed with a token of any plan.
-#[derive(Debug)]
-struct SharedStream {
-    plan: Arc<Plan>,
-    token_context: TokenContext,
+    token_keys: Option<Arc<TokenKeys>>,
+    catch_ups: Arc<CatchUps>,
+    memory: Arc<MemoryManager>,
+    metrics: Arc<Metrics>,
 }
 
 /// The source that a watcher reads from.
@@ -67,6 +65,21 @@ enum WatcherState {
     /// token.
     Behind,
     Ended(Error),
+}
+
+/// What a ring or a catch-up has next for its watcher.
+enum Next {
+    Read(WatcherRead),
+    /// Nothing now.
+    Nothing,
+    /// More is left to evaluate, after other tasks have run.
+    Yield,
+    /// The ring no longer holds what follows.
+    FellBehind,
+    /// The catch-up has joined the ring.
+    Joined(RingReader),
+    /// The catch-up has given up. With the token of its position, if everything before that was read.
+    GivenUp(Option<Bytes>),
 }
 
 /// The position at which a watch starts.
@@ -101,90 +114,59 @@ impl Watcher {
         self.subscriber.register_waker(context);
         let audience = self.watch.view.token_audience;
         loop {
-            let read = match &mut self.state {
-                WatcherState::Live(reader) => match reader.read() {
-                    RingRead::Events(selection) => WatcherRead::Events(selection),
-                    RingRead::Stage(stage, reason) => WatcherRead::Stage(stage, reason),
-                    RingRead::Invalidated(it) => {
-                        let token = self.joined.feed.ring.token_context.encode(
-                            &it.position,
-                            None,
-                            audience,
-                        );
-                        WatcherRead::Invalidated(it, token)
-                    }
-                    RingRead::Ended(error) => WatcherRead::Ended(error),
-                    RingRead::Empty => return Poll::Pending,
-                    RingRead::Yield => {
-                        context.waker().wake_by_ref();
-                        return Poll::Pending;
-                    }
-                    RingRead::FellBehind => {
-                        self.hub.metrics.count_fell_behind();
-                        self.state = WatcherState::Behind;
-                        continue;
-                    }
-                },
-                WatcherState::CatchingUp(running) => match running.queue.read() {
-                    QueueRead::Item(QueueItem::Events(selection)) => WatcherRead::Events(selection),
-                    QueueRead::Item(QueueItem::Stage(stage, reason)) => {
-                        WatcherRead::Stage(stage, reason)
-                    }
-                    QueueRead::Item(QueueItem::Invalidated(it)) => {
-                        let token = running.token_context.encode(&it.position, None, audience);
-                        WatcherRead::Invalidated(it, token)
-                    }
-                    QueueRead::Empty => return Poll::Pending,
-                    QueueRead::End(CatchUpOutcome::Failed(error)) => WatcherRead::Ended(error),
-                    QueueRead::End(CatchUpOutcome::GivenUp) => {
-                        let position = running.queue.take_position();
-                        self.skip_ahead = position.map(|position| {
-                            let (at, anchor) = (&position.position, position.anchor.as_ref());
-                            let ahead = running.token_context.encode(at, anchor, audience);
-                            (Bytes::copy_from_slice(token), ahead)
-                        });
-                        self.state = WatcherState::Behind;
-                        continue;
-                    }
-                    QueueRead::End(CatchUpOutcome::Joined(mut reader)) => {
-                        reader.set_last_reported(self.last_stage, self.last_progress_time);
-                        self.state = WatcherState::Live(reader);
-                        continue;
-                    }
-                },
-                WatcherState::Behind => match self.catch_up(token) {
-                    Ok(()) => WatcherRead::Stage(
-                        Stage::CatchingUp,
-                        "reading the missed events again after falling behind",
-                    ),
-                    Err(error) => WatcherRead::Ended(error),
-                },
-                WatcherState::Ended(error) => WatcherRead::Ended(error.clone()),
-            };
-            let read = match read {
-                WatcherRead::Ended(error) => {
-                    let error = error.with_patterns(&self.watch.pattern_fields);
-                    let keys = self.hub.settings.token_keys.as_ref();
-                    WatcherRead::Ended(undeliverable::redact(error, &self.watch.view, keys))
+            let next = match &mut self.state {
+                WatcherState::Live(reader) => {
+                    next_of_ring(reader, self.streams.token_context(), audience)
                 }
-                read => read,
+                WatcherState::CatchingUp(running) => next_of_catch_up(running, audience),
+                WatcherState::Behind => self.catch_up_again(token),
+                WatcherState::Ended(error) => Next::Read(WatcherRead::Ended(error.clone())),
             };
-            match &read {
-                WatcherRead::Stage(stage, _) if self.last_stage.replace(*stage) == Some(*stage) => {
-                    continue;
+            match next {
+                Next::Read(read) => {
+                    if let Some(read) = self.report(read) {
+                        return Poll::Ready(read);
+                    }
                 }
-                WatcherRead::Invalidated(invalidation, _)
-                    if self.watch.invalidate == Invalidate::End =>
-                {
+                Next::Nothing => return Poll::Pending,
+                Next::Yield => {
+                    context.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
+                Next::FellBehind => self.rewind(),
+                Next::Joined(mut reader) => {
+                    reader.set_last_reported(self.last_stage, self.last_progress_time);
+                    self.state = WatcherState::Live(reader);
+                }
+                Next::GivenUp(ahead) => {
+                    self.skip_ahead = ahead.map(|ahead| (Bytes::copy_from_slice(token), ahead));
+                    self.state = WatcherState::Behind;
+                }
+            }
+        }
+    }
+
+    /// Adapts what was read to what the watch may see, and notes it. `None` if there is nothing to report.
+    fn report(&mut self, read: WatcherRead) -> Option<WatcherRead> {
+        match read {
+            WatcherRead::Stage(stage, _) if self.last_stage.replace(stage) == Some(stage) => None,
+            WatcherRead::Ended(error) => {
+                let error = error.with_patterns(&self.watch.pattern_fields);
+                let keys = self.token_keys.as_ref();
+                let error = undeliverable::redact(error, &self.watch.view, keys);
+                self.state = WatcherState::Ended(error.clone());
+                Some(WatcherRead::Ended(error))
+            }
+            WatcherRead::Invalidated(invalidation, token) => {
+                if self.watch.invalidate == Invalidate::End {
                     self.state = WatcherState::Ended(Error::Invalidated {
                         scope: self.watch.scope.clone(),
                         cause: invalidation.cause,
                     });
                 }
-                WatcherRead::Ended(error) => self.state = WatcherState::Ended(error.clone()),
-                _ => {}
+                Some(WatcherRead::Invalidated(invalidation, token))
             }
-            return Poll::Ready(read);
+            read => Some(read),
         }
     }
 
@@ -203,12 +185,12 @@ impl Watcher {
     /// is short.
     #[must_use]
     pub fn revocable_buffer(&self, bytes: Bytes) -> RevocableBuffer {
-        self.hub.memory.buffers.insert(bytes)
+        self.memory.buffers.insert(bytes)
     }
 
     /// Reads again everything after the token that is passed to the next read.
     pub fn rewind(&mut self) {
-        self.hub.metrics.count_fell_behind();
+        self.metrics.count_fell_behind();
         self.state = WatcherState::Behind;
     }
 
@@ -217,7 +199,7 @@ impl Watcher {
         let (position, token_context) = match &mut self.state {
             WatcherState::Live(reader) => (
                 reader.position_if_caught_up()?,
-                &self.joined.feed.ring.token_context,
+                self.streams.token_context(),
             ),
             WatcherState::CatchingUp(running) => (
                 running.queue.position_if_caught_up()?,
@@ -240,14 +222,14 @@ impl Watcher {
     /// The time of the position of one of this watch's tokens. `None` if the token cannot be decoded.
     #[must_use]
     pub fn token_time(&self, token: &[u8]) -> Option<ClusterTime> {
-        let token = ResumeToken::decode(token, self.shared.token_context.keys()).ok()?;
+        let token = ResumeToken::decode(token, self.streams.shared.token_context.keys()).ok()?;
         Some(token.position.time())
     }
 
     /// The mode of the feed: dedicated, with a filter in MongoDB, or shared by the scope.
     #[must_use]
     pub fn mode(&self) -> Mode {
-        self.joined.mode
+        self.streams.joined.mode
     }
 
     /// Records the time up to which the client has been served, in seconds since 1970.
@@ -258,7 +240,7 @@ impl Watcher {
     /// Returns whether the server is shutting down. Waiting watchers are woken when the shutdown begins.
     #[must_use]
     pub fn is_draining(&self) -> bool {
-        self.hub.is_draining()
+        self.subscription.is_draining()
     }
 
     /// Starts a catch-up from a token.
@@ -266,15 +248,15 @@ impl Watcher {
         let skip_ahead = self.skip_ahead.take().filter(|(after, _)| after == token);
         let token = skip_ahead.as_ref().map_or(token, |(_, ahead)| ahead);
         // The token was decoded or made by this server before, but its key may have been removed.
-        let keys = self.shared.token_context.keys();
+        let keys = self.streams.shared.token_context.keys();
         let token = ResumeToken::decode(token, keys)
             .map_err(|problem| Error::TokenMalformed(problem.to_string()))?;
         let target = ResumeTarget::from(token);
-        let spec = catch_up_spec(&self.joined, &self.shared, &self.watch, target);
-        let residual = residual(&self.watch, self.joined.mode);
+        let spec = self.streams.catch_up_spec(&self.watch, target);
+        let residual = self.streams.residual(&self.watch);
         let running = RunningCatchUp::start(
-            &self.hub,
-            &self.joined.feed,
+            &self.catch_ups,
+            &self.streams.joined.feed,
             residual,
             &self.subscriber,
             spec,
@@ -283,10 +265,58 @@ impl Watcher {
         self.state = WatcherState::CatchingUp(running);
         Ok(())
     }
+
+    /// Starts a catch-up from a token, for a watch that was live or catching up before.
+    fn catch_up_again(&mut self, token: &[u8]) -> Next {
+        Next::Read(match self.catch_up(token) {
+            Ok(()) => WatcherRead::Stage(
+                Stage::CatchingUp,
+                "reading the missed events again after falling behind",
+            ),
+            Err(error) => WatcherRead::Ended(error),
+        })
+    }
 }
 
-impl Drop for Watcher {
-    fn drop(&mut self) {
-        lock(&self.hub.subscribers).remove(self.subscriber_slot);
-    }
+/// Reads what comes next in the ring.
+fn next_of_ring(
+    reader: &mut RingReader,
+    token_context: &TokenContext,
+    audience: Option<TokenAudience>,
+) -> Next {
+    Next::Read(match reader.read() {
+        RingRead::Events(selection) => WatcherRead::Events(selection),
+        RingRead::Stage(stage, reason) => WatcherRead::Stage(stage, reason),
+        RingRead::Invalidated(it) => {
+            let token = token_context.encode(&it.position, None, audience);
+            WatcherRead::Invalidated(it, token)
+        }
+        RingRead::Ended(error) => WatcherRead::Ended(error),
+        RingRead::Empty => return Next::Nothing,
+        RingRead::Yield => return Next::Yield,
+        RingRead::FellBehind => return Next::FellBehind,
+    })
+}
+
+/// Reads what comes next from the catch-up.
+fn next_of_catch_up(running: &RunningCatchUp, audience: Option<TokenAudience>) -> Next {
+    let token_context = &running.token_context;
+    Next::Read(match running.queue.read() {
+        QueueRead::Item(QueueItem::Events(selection)) => WatcherRead::Events(selection),
+        QueueRead::Item(QueueItem::Stage(stage, reason)) => WatcherRead::Stage(stage, reason),
+        QueueRead::Item(QueueItem::Invalidated(it)) => {
+            let token = token_context.encode(&it.position, None, audience);
+            WatcherRead::Invalidated(it, token)
+        }
+        QueueRead::End(CatchUpOutcome::Failed(error)) => WatcherRead::Ended(error),
+        QueueRead::End(CatchUpOutcome::GivenUp) => {
+            let ahead = running
+                .queue
+                .take_position()
+                .map(|at| token_context.encode(&at.position, at.anchor.as_ref(), audience));
+            return Next::GivenUp(ahead);
+        }
+        QueueRead::End(CatchUpOutcome::Joined(reader)) => return Next::Joined(reader),
+        QueueRead::Empty => return Next::Nothing,
+    })
 }

@@ -1,22 +1,25 @@
 //! The parameters of a catch-up, and the opening of its stream.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use tokio::task::JoinHandle;
+use tokio::{task::JoinHandle, time::timeout};
 use tracing::Instrument as _;
 
 use crate::{
     error::Error,
     filter::Residual,
     hub::{
-        Inner,
         catch_up_permits::CatchUpPermit,
+        catch_ups::CatchUps,
         open::{OpenedStream, StreamPlans, open},
     },
     pipeline::Plan,
     source::{Anchor, Position},
     wire::TokenContext,
 };
+
+/// The maximum time that a call waits for MongoDB to open the catch-up stream of a new watch.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The parameters of a catch-up.
 #[derive(Debug)]
@@ -59,14 +62,41 @@ pub(in crate::hub) enum CatchUpStart {
     WaitingForPermit,
 }
 
+impl CatchUpStart {
+    /// Opens the catch-up stream of a new watch, if a permit is free. Returns MongoDB's error if it answers
+    /// within `max_wait`. After that the watch starts anyway, because a client cannot tell a waiting call from
+    /// a dead one.
+    pub(in crate::hub) async fn try_open(
+        catch_ups: &CatchUps,
+        spec: &CatchUpSpec,
+        max_wait: Duration,
+    ) -> Result<Self, Error> {
+        let Some(permit) = catch_ups.permits.try_acquire() else {
+            return Ok(Self::WaitingForPermit);
+        };
+        let mut opening = PendingOpen::begin(catch_ups, permit, spec);
+        match timeout(max_wait.min(OPEN_TIMEOUT), opening.answer()).await {
+            Ok(answer) => {
+                let (permit, opened) = answer?;
+                Ok(Self::Open(permit, Box::new(opened?)))
+            }
+            Err(_) => Ok(Self::Opening(opening)),
+        }
+    }
+}
+
 /// A task that opens a stream and holds the permit. It keeps the permit until MongoDB has answered, even if
 /// the watch is cancelled, because MongoDB still runs the scan on a connection of Weir.
 pub(in crate::hub) struct PendingOpen(JoinHandle<(CatchUpPermit, Result<OpenedStream, Error>)>);
 
 impl PendingOpen {
     /// Starts to open the stream.
-    pub(in crate::hub) fn begin(hub: &Inner, permit: CatchUpPermit, spec: &CatchUpSpec) -> Self {
-        let source = Arc::clone(&hub.source);
+    pub(in crate::hub) fn begin(
+        catch_ups: &CatchUps,
+        permit: CatchUpPermit,
+        spec: &CatchUpSpec,
+    ) -> Self {
+        let source = Arc::clone(&catch_ups.source);
         let (plans, token_context) = (spec.plans(), spec.token_context.clone());
         let from = spec.from.clone();
         let open = async move {
@@ -75,7 +105,7 @@ impl PendingOpen {
                 open(&source, &plans, &token_context, Some(&from)).await,
             )
         };
-        Self(hub.runtime.spawn(open.in_current_span()))
+        Self(catch_ups.tasks.spawn_detached(open.in_current_span()))
     }
 
     /// Waits for MongoDB's answer and returns it with the permit. Cancel safe.

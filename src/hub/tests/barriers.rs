@@ -6,6 +6,7 @@ use crate::{
     hub::{
         ring::{FeedUpdate, JoinEvidence, JoinPoint, Ring, RingHistory},
         segment::Segment,
+        subscriber::Subscriber,
     },
     source::{Anchor, ClusterTime},
 };

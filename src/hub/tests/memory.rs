@@ -26,19 +26,10 @@ async fn rings_without_subscribers_are_emptied_first_and_then_the_largest_are_sh
     tokio::time::sleep(Duration::from_secs(1)).await;
     let bytes = hub.scraped_gauges().memory_used_bytes;
     assert!(bytes <= 11 << 20, "{bytes} bytes are held");
-    let rings: Vec<usize> = {
-        let feed_table = lock(&hub.0.feed_table);
-        let cost = |collection: &str| {
-            let feeds = feed_table
-                .feeds()
-                .filter(|(plan, _)| plan.scope.to_string() == format!("shop.{collection}"));
-            feeds
-                .filter_map(|(_, handle)| handle.ring())
-                .map(|ring| ring.cost())
-                .sum()
-        };
-        ["a", "b"].map(cost).to_vec()
-    };
+    let rings = ["shop.a", "shop.b"].map(|scope| -> usize {
+        let rings = hub.feeds.rings_of(scope);
+        rings.iter().map(|ring| ring.cost()).sum()
+    });
     assert_eq!(rings[0], 0, "the first ring has no subscribers");
     assert!(rings[1] > 0, "emptying the first ring was enough");
     let seen = slow.see(13).await;

@@ -1,6 +1,6 @@
 //! Opens feeds, shares them, and closes them some time after their last watcher has left.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use tokio::{sync::watch, time::timeout};
 use tokio_util::sync::CancellationToken;
@@ -9,24 +9,46 @@ use tracing::Instrument as _;
 use crate::{
     error::Error,
     hub::{
-        Inner,
+        deployment::Deployment,
         feed::{BatchSegmenter, Feed},
-        feed_table::FeedId,
+        feed_table::{FeedId, FeedTable},
+        label_cap::LabelCap,
+        memory::MemoryManager,
         open::{OpenedStream, StreamPlans, open},
         ring::{Ring, RingHistory},
+        settings::HubSettings,
         stream::{ReconnectingStream, detach},
-        sync::lock,
+        sync::{Mutex, lock},
+        tasks::Tasks,
     },
-    metrics::{Mode, Stage, StageGuard},
+    metrics::{Metrics, Mode, Stage, StageGuard},
     model::FeedMode,
     pipeline::Plan,
-    source::{ClusterTime, Position},
+    source::{ClusterTime, Position, Source},
     wire::TokenContext,
 };
 
 /// The time that a call waits for a feed to open; MongoDB opens a stream from now at once. After a timeout
 /// the feed continues to open, for later calls.
 const FEED_OPEN_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// All feeds.
+pub(super) struct Feeds {
+    source: Arc<dyn Source>,
+    deployment: Arc<Deployment>,
+    memory: Arc<MemoryManager>,
+    tasks: Tasks,
+    metrics: Arc<Metrics>,
+    table: Mutex<FeedTable<FeedHandle>>,
+    scope_labels: Mutex<LabelCap>,
+    max_feeds: usize,
+    /// The bytes of events that a feed keeps.
+    ring_bytes: usize,
+    /// The time that a feed keeps running after its last watcher has left.
+    linger: Duration,
+    /// The longest outage of MongoDB that a feed survives.
+    upstream_grace: Duration,
+}
 
 /// An open feed.
 #[derive(Debug)]
@@ -40,9 +62,12 @@ pub(super) struct OpenFeed {
 /// Receives the result of opening a feed. `None`: still opening.
 type OpenOutcome = watch::Receiver<Option<Result<Arc<OpenFeed>, Error>>>;
 
+/// Sends the result of opening a feed.
+type OpenSender = watch::Sender<Option<Result<Arc<OpenFeed>, Error>>>;
+
 /// A feed in the feed table: open, opening, or failed to open.
 #[derive(Debug, Clone)]
-pub(super) struct FeedHandle {
+struct FeedHandle {
     opened: OpenOutcome,
     stop: CancellationToken,
 }
@@ -68,22 +93,28 @@ struct PendingFeed {
 /// Keeps a feed open for a watcher.
 #[derive(Debug)]
 struct FeedGuard {
-    hub: Arc<Inner>,
+    feeds: Arc<Feeds>,
     feed_id: FeedId,
 }
 
 /// Removes a feed from the feed table when its task ends in any way.
-struct RemoveOnDrop(Arc<Inner>, FeedId);
+struct RemoveOnDrop(Arc<Feeds>, FeedId);
 
 impl Drop for RemoveOnDrop {
     fn drop(&mut self) {
-        lock(&self.0.feed_table).remove(&self.1);
+        lock(&self.0.table).remove(&self.1);
+    }
+}
+
+impl std::fmt::Debug for Feeds {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Feeds").finish_non_exhaustive()
     }
 }
 
 impl FeedHandle {
     /// The ring, if the feed is open.
-    pub(super) fn ring(&self) -> Option<Arc<Ring>> {
+    fn ring(&self) -> Option<Arc<Ring>> {
         match &*self.opened.borrow() {
             Some(Ok(feed)) => Some(Arc::clone(&feed.ring)),
             _ => None,
@@ -95,9 +126,58 @@ impl FeedHandle {
     }
 }
 
-impl Inner {
+impl Feeds {
+    pub(super) fn new(
+        source: Arc<dyn Source>,
+        deployment: Arc<Deployment>,
+        memory: Arc<MemoryManager>,
+        tasks: Tasks,
+        metrics: Arc<Metrics>,
+        settings: &HubSettings,
+    ) -> Self {
+        let table = FeedTable::new(settings.max_feeds, settings.feeds_per_scope);
+        Self {
+            source,
+            deployment,
+            memory,
+            tasks,
+            metrics,
+            table: Mutex::new(table),
+            scope_labels: Mutex::default(),
+            max_feeds: settings.max_feeds,
+            ring_bytes: settings.ring_bytes,
+            linger: settings.feed_linger,
+            upstream_grace: settings.upstream_grace,
+        }
+    }
+
+    /// The lag in seconds by scope label; the largest one where several feeds have the same label.
+    pub(super) fn lags(&self) -> Vec<(String, f64)> {
+        let mut lags: HashMap<String, f64> = HashMap::new();
+        for (plan, handle) in lock(&self.table).feeds() {
+            if let Some(ring) = handle.ring() {
+                let scope = lock(&self.scope_labels).label(plan.scope.to_string());
+                let lag = lags.entry(scope).or_default();
+                *lag = lag.max(ring.lag_seconds());
+            }
+        }
+        let mut lags: Vec<_> = lags.into_iter().collect();
+        lags.sort_by(|a, b| a.0.cmp(&b.0));
+        lags
+    }
+
+    /// The rings of the open feeds of a scope.
+    #[cfg(test)]
+    pub(super) fn rings_of(&self, scope: &str) -> Vec<Arc<Ring>> {
+        let table = lock(&self.table);
+        let feeds = table
+            .feeds()
+            .filter(|(plan, _)| plan.scope.to_string() == scope);
+        feeds.filter_map(|(_, handle)| handle.ring()).collect()
+    }
+
     /// Joins a dedicated or a shared feed. Opens it if there is none, and waits until it is open.
-    pub(super) async fn join_feed(
+    pub(super) async fn join(
         self: &Arc<Self>,
         requested: FeedMode,
         dedicated: Plan,
@@ -136,18 +216,18 @@ impl Inner {
         shared: &Arc<Plan>,
     ) -> Result<PendingFeed, Error> {
         let guard = |feed_id| FeedGuard {
-            hub: Arc::clone(self),
+            feeds: Arc::clone(self),
             feed_id,
         };
         // The mode is chosen and the feed inserted under one lock, so that concurrent watches count each
         // other.
-        let mut feed_table = lock(&self.feed_table);
-        let mode = feed_table.choose_mode(requested, &dedicated, shared);
+        let mut table = lock(&self.table);
+        let mode = table.choose_mode(requested, &dedicated, shared);
         let plan = match mode {
             Mode::Dedicated => Arc::new(dedicated),
             Mode::Shared => Arc::clone(shared),
         };
-        if let Some((feed_id, handle)) = feed_table.join(&plan) {
+        if let Some((feed_id, handle)) = table.join(&plan) {
             return Ok(PendingFeed {
                 guard: guard(feed_id),
                 mode,
@@ -156,43 +236,25 @@ impl Inner {
             });
         }
         let (sender, opened) = watch::channel(None);
-        let stop = self.stop.child_token();
+        let stop = self.tasks.stop_token();
         let handle = FeedHandle {
             opened: opened.clone(),
             stop: stop.clone(),
         };
-        let Ok((feed_id, retired)) = feed_table.insert(&plan, mode, handle) else {
-            drop(feed_table);
+        let Ok((feed_id, retired)) = table.insert(&plan, mode, handle) else {
+            drop(table);
             self.metrics.count_limit_rejection("feeds");
             return Err(Error::LimitExceeded {
                 limit: "feeds",
-                max: self.settings.max_feeds,
+                max: self.max_feeds,
             });
         };
-        drop(feed_table);
+        drop(table);
         if let Some(retired) = retired {
             tracing::debug!("stopping an idle feed to make room for another");
             retired.stop();
         }
-        let span =
-            tracing::info_span!(parent: None, "feed", scope = %plan.scope, mode = mode.name());
-        let hub = Arc::clone(self);
-        let running = feed_id.clone();
-        let answer = opened.clone();
-        // A separate task, since other watches may wait for the feed after this one is cancelled.
-        self.tasks.spawn(
-            async move {
-                let removed_on_drop = RemoveOnDrop(Arc::clone(&hub), running);
-                let feed = hub.serve(&plan, mode, &removed_on_drop.1, sender);
-                if stop.run_until_cancelled(feed).await.is_none()
-                    && let Some(Ok(feed)) = &*answer.borrow()
-                {
-                    feed.ring.end(Error::Draining);
-                }
-                tracing::debug!("feed ended");
-            }
-            .instrument(span),
-        );
+        self.spawn(plan, mode, feed_id.clone(), stop, (sender, opened.clone()));
         Ok(PendingFeed {
             guard: guard(feed_id),
             mode,
@@ -201,60 +263,77 @@ impl Inner {
         })
     }
 
-    /// Opens a feed and runs it until it ends. Sends the result of opening it.
-    async fn serve(
+    /// Starts the task of a feed. A separate task, since other watches may wait for the feed after the one
+    /// that it is opened for is cancelled.
+    fn spawn(
         self: &Arc<Self>,
-        plan: &Arc<Plan>,
+        plan: Arc<Plan>,
         mode: Mode,
-        feed_id: &FeedId,
-        sender: watch::Sender<Option<Result<Arc<OpenFeed>, Error>>>,
+        feed_id: FeedId,
+        stop: CancellationToken,
+        (sender, opened): (OpenSender, OpenOutcome),
     ) {
-        let gauge = self.metrics.count_feed(mode, Stage::Opening);
-        let opened = match self.deployment().await {
-            Ok(name) => {
-                let keys = self.settings.token_keys.clone();
-                let token_context = TokenContext::new(name, plan).with_keys(keys);
-                open(&self.source, &StreamPlans::only(plan), &token_context, None)
-                    .await
-                    .map(|opened| (token_context, opened))
+        let span =
+            tracing::info_span!(parent: None, "feed", scope = %plan.scope, mode = mode.name());
+        let feeds = Arc::clone(self);
+        let task = async move {
+            let removed_on_drop = RemoveOnDrop(Arc::clone(&feeds), feed_id);
+            let feed = feeds.serve(&plan, mode, &removed_on_drop.1, sender);
+            if stop.run_until_cancelled(feed).await.is_none()
+                && let Some(Ok(feed)) = &*opened.borrow()
+            {
+                feed.ring.end(Error::Draining);
             }
-            Err(error) => Err(error),
+            tracing::debug!("feed ended");
         };
-        // Read after the stream was opened: see `RingHistory::starting_at`.
-        let opened = match opened {
-            Ok((token_context, opened)) => match self.source.current_time().await {
-                Ok(now) => Ok((token_context, opened, now)),
-                // The stream is open, and works without: it joins fewer catch-ups at first.
-                Err(error) if error.failure.is_passing() => {
-                    tracing::info!(code = error.code, %error, "could not read mongodb's time for a new feed");
-                    Ok((token_context, opened, None))
-                }
-                Err(error) => Err(Error::from(&error)),
-            },
-            Err(error) => Err(error),
-        };
-        let (token_context, opened, now) = match opened {
+        self.tasks.spawn(task.instrument(span));
+    }
+
+    /// Opens a feed and runs it until it ends. Sends the result of opening it.
+    async fn serve(&self, plan: &Arc<Plan>, mode: Mode, feed_id: &FeedId, sender: OpenSender) {
+        let gauge = self.metrics.count_feed(mode, Stage::Opening);
+        let (token_context, opened, now) = match self.open(plan).await {
             Ok(opened) => opened,
             Err(error) => {
                 // Before the result is sent, so that later watches open a new feed.
-                lock(&self.feed_table).remove(feed_id);
+                lock(&self.table).remove(feed_id);
                 sender.send_replace(Some(Err(error)));
                 return;
             }
         };
         let feed = self.feed(plan, token_context, opened, now, gauge);
-        let ring = Arc::clone(&feed.ring);
         sender.send_replace(Some(Ok(Arc::new(OpenFeed {
             plan: Arc::clone(plan),
-            ring,
+            ring: Arc::clone(&feed.ring),
             start: detach(feed.stream.position()),
         }))));
         let error = feed.run().await;
         tracing::debug!(%error, "feed failed");
     }
 
+    /// Opens the stream of a feed. Returns it with MongoDB's time after that, where MongoDB reports one.
+    async fn open(
+        &self,
+        plan: &Arc<Plan>,
+    ) -> Result<(TokenContext, OpenedStream, Option<ClusterTime>), Error> {
+        let token_context = self.deployment.token_context(plan).await?;
+        let plans = StreamPlans::only(plan);
+        let opened = open(&self.source, &plans, &token_context, None).await?;
+        // Read after the stream was opened: see `RingHistory::starting_at`.
+        let now = match self.source.current_time().await {
+            Ok(now) => now,
+            // The stream is open, and works without: it joins fewer catch-ups at first.
+            Err(error) if error.failure.is_passing() => {
+                tracing::info!(code = error.code, %error, "could not read mongodb's time for a new feed");
+                None
+            }
+            Err(error) => return Err(Error::from(&error)),
+        };
+        Ok((token_context, opened, now))
+    }
+
     fn feed(
-        self: &Arc<Self>,
+        &self,
         plan: &Arc<Plan>,
         token_context: TokenContext,
         opened: OpenedStream,
@@ -263,7 +342,7 @@ impl Inner {
     ) -> Feed {
         let history = RingHistory::starting_at(&opened.start, now);
         let ring = Arc::new(Ring::new(
-            self.settings.ring_bytes,
+            self.ring_bytes,
             token_context.clone(),
             Arc::clone(&self.metrics),
             detach(&opened.start),
@@ -274,7 +353,7 @@ impl Inner {
             Arc::clone(&self.source),
             (StreamPlans::only(plan), token_context.clone()),
             Arc::clone(&self.metrics),
-            self.settings.upstream_grace,
+            self.upstream_grace,
             opened.start.clone(),
         );
         stream.adopt(opened);
@@ -294,10 +373,8 @@ impl Inner {
 
     /// Stops a feed that is still idle after the linger time.
     async fn expire(self: Arc<Self>, feed_id: FeedId) {
-        let linger = self.settings.feed_linger;
-        let lingered = self.stop.run_until_cancelled(tokio::time::sleep(linger));
-        if lingered.await.is_some() {
-            let expired = lock(&self.feed_table).expire(&feed_id, linger);
+        if self.tasks.sleep(self.linger).await {
+            let expired = lock(&self.table).expire(&feed_id, self.linger);
             if let Some(expired) = expired {
                 expired.stop();
             }
@@ -307,11 +384,11 @@ impl Inner {
 
 impl Drop for FeedGuard {
     fn drop(&mut self) {
-        let last = lock(&self.hub.feed_table).leave(&self.feed_id);
+        let last = lock(&self.feeds.table).leave(&self.feed_id);
         if last {
-            let expire = Arc::clone(&self.hub).expire(self.feed_id.clone());
-            // Not tracked: shutdown would wait for the linger time.
-            self.hub.runtime.spawn(expire);
+            let expire = Arc::clone(&self.feeds).expire(self.feed_id.clone());
+            // Detached: shutdown would wait for the linger time.
+            self.feeds.tasks.spawn_detached(expire);
         }
     }
 }

@@ -91,7 +91,9 @@ impl CatchUpQueue {
 
     /// Records the position of the catch-up after all items.
     pub(super) fn set_position(&self, position: FeedPosition) {
+        let time = position.position.time();
         lock(&self.state).position = Some(position);
+        self.subscriber.wake_if_past_end(time);
     }
 
     /// Returns whether there is space for another item.

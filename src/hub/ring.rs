@@ -8,6 +8,7 @@
 //! There are two locks, taken in this order: `subscribers` and `state`. A reader takes only `state`, for
 //! the time it takes to find its position and clone an `Arc`. Neither is held across an await.
 
+mod end_waits;
 mod history;
 mod join_point;
 mod match_list;
@@ -88,6 +89,7 @@ impl Ring {
     /// update concerns. Only the feed calls this.
     pub(super) fn publish(&self, update: FeedUpdate) {
         let mut subscribers = lock(&self.subscribers);
+        let reached = update.position.as_ref().map(|(at, ..)| at.time());
         let first = lock(&self.state).next;
         let mut next = first;
         let mut segment_matches = Vec::with_capacity(update.segments.len());
@@ -131,6 +133,9 @@ impl Ring {
         }
         drop(state);
 
+        if let Some(reached) = reached {
+            subscribers.wake_at_end(reached);
+        }
         if concerns_all || (next > first && subscribers.has_unfiltered()) {
             subscribers.wake_unfiltered();
         }

@@ -8,6 +8,7 @@ use std::{
 use tracing::Span;
 
 use super::sync::{Mutex, lock};
+use crate::{model::EndTime, source::ClusterTime};
 
 /// A watcher as seen by the ring and the catch-up that serve it, and by the hub.
 #[derive(Debug)]
@@ -15,22 +16,30 @@ pub(super) struct Subscriber {
     waker: Mutex<Option<Waker>>,
     /// The time that the watcher has certainly reached, in seconds since 1970; 0 while unknown.
     reached_second: AtomicU32,
+    /// The end of the watch, which it is woken at.
+    pub end_time: Option<EndTime>,
     /// The span for log entries about the watch. Needed because the watch is polled outside of any span.
     pub span: Span,
 }
 
 impl Default for Subscriber {
-    /// A subscriber with the current span.
+    /// A subscriber without an end.
     fn default() -> Self {
-        Self {
-            waker: Mutex::default(),
-            reached_second: AtomicU32::default(),
-            span: Span::current(),
-        }
+        Self::until(None)
     }
 }
 
 impl Subscriber {
+    /// Creates a subscriber with the current span.
+    pub(super) fn until(end_time: Option<EndTime>) -> Self {
+        Self {
+            waker: Mutex::default(),
+            reached_second: AtomicU32::default(),
+            end_time,
+            span: Span::current(),
+        }
+    }
+
     /// Registers the context's waker. Call this before checking for events, so that no wake-up is lost.
     pub(super) fn register_waker(&self, context: &Context<'_>) {
         let mut waker = lock(&self.waker);
@@ -47,6 +56,16 @@ impl Subscriber {
         let waker = lock(&self.waker).take();
         if let Some(waker) = waker {
             waker.wake();
+        }
+    }
+
+    /// Wakes the watcher if this time, which its stream has reached, is past its end.
+    pub(super) fn wake_if_past_end(&self, reached: ClusterTime) {
+        if self
+            .end_time
+            .is_some_and(|end| end.is_past(reached.seconds))
+        {
+            self.wake();
         }
     }
 

@@ -196,6 +196,19 @@ impl Watcher {
 
     /// Returns the position of the stream and its token, if everything before it was read.
     pub fn progress(&mut self) -> Option<(FeedPosition, Bytes)> {
+        self.progress_if(|_| true)
+    }
+
+    /// Returns the same once the position is past the watch's end time. The watch is woken when it is.
+    pub fn end(&mut self) -> Option<(FeedPosition, Bytes)> {
+        let end = self.watch.end_time?;
+        self.progress_if(|reached| end.is_past(reached.seconds))
+    }
+
+    fn progress_if(
+        &mut self,
+        is_wanted: impl FnOnce(ClusterTime) -> bool,
+    ) -> Option<(FeedPosition, Bytes)> {
         let (position, token_context) = match &mut self.state {
             WatcherState::Live(reader) => (
                 reader.position_if_caught_up()?,
@@ -207,6 +220,9 @@ impl Watcher {
             ),
             WatcherState::Behind | WatcherState::Ended(_) => return None,
         };
+        if !is_wanted(position.position.time()) {
+            return None;
+        }
         let audience = self.watch.view.token_audience;
         let token = token_context.encode(&position.position, position.anchor.as_ref(), audience);
         self.last_progress_time = Some(position.position.time());

@@ -5,6 +5,9 @@ mod operation;
 pub use operation::Operation;
 pub(crate) use operation::OperationSet;
 
+mod end_time;
+pub use end_time::EndTime;
+
 mod scope;
 pub use scope::{INTERNAL_DATABASES, Scope};
 

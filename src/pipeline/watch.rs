@@ -9,7 +9,8 @@ use crate::filter::Predicate;
 use crate::filter::parse;
 use crate::model::Findings;
 use crate::model::{
-    BeforeChange, FeedMode, Format, FullDocument, Invalidate, MissingImage, Oversize, Start,
+    BeforeChange, EndTime, FeedMode, Format, FullDocument, Invalidate, MissingImage, Oversize,
+    Start,
 };
 use crate::model::{Operation, RequestError, Scope};
 use crate::pb;
@@ -68,8 +69,8 @@ pub struct Watch {
     pub missing_image: MissingImage,
     /// The start position.
     pub start: Start,
-    /// The last second to deliver, in seconds since 1970.
-    pub end_time: Option<u32>,
+    /// The end of the last second to deliver.
+    pub end_time: Option<EndTime>,
     /// The document after the change in update events.
     pub full_document: FullDocument,
     /// The document before the change in events.
@@ -119,7 +120,7 @@ impl Watch {
             .end_time
             .and_then(|time| seconds("end_time", &time, f));
         if let (Start::Time(start), Some(end)) = (&start, end_time)
-            && end < *start
+            && EndTime::after_second(end).is_past(*start)
         {
             f.invalid(
                 "end_time",
@@ -135,7 +136,7 @@ impl Watch {
             pattern_fields: patterns.fields,
             missing_image: missing_image(request.missing_image_policy, f),
             start,
-            end_time,
+            end_time: end_time.map(EndTime::after_second),
             full_document: full_document(request.full_document, f),
             before_change: before_change(request.full_document_before_change, f),
             expanded,

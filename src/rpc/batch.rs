@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use crate::{
     hub::EventSelection,
-    model::Format,
+    model::{EndTime, Format},
     pb::FilterMatch,
     pipeline::{View, Watch},
     source::EventError,
@@ -21,7 +21,7 @@ const BATCH_BYTES: usize = 64 << 10;
 pub(super) struct BatchBuilder {
     format: Format,
     limit: usize,
-    end_time: Option<u32>,
+    end_time: Option<EndTime>,
     changes: Changes,
     /// The token of the last event.
     token: Bytes,
@@ -110,7 +110,7 @@ impl BatchBuilder {
     ) -> Option<StopReason> {
         let size = self.changes.size() + Changes::encoded_size(event, filter_match);
         let empty = self.changes.is_empty();
-        if self.end_time.is_some_and(|end| second > end) {
+        if self.end_time.is_some_and(|end| end.is_past(second)) {
             return Some(StopReason::PastEnd);
         }
         if Frame::encoded_len_of(event.token_len(), size) > self.limit {

@@ -34,9 +34,6 @@ use crate::{
     wire::{Compression, Frame},
 };
 
-/// The interval at which a watch with an end time checks whether its feed has passed it.
-const END_CHECK: Duration = Duration::from_millis(250);
-
 /// The interval at which a watch that waits for its byte quota checks whether it must end.
 const PAUSE_CHECK: Duration = Duration::from_millis(250);
 
@@ -81,8 +78,6 @@ pub(super) struct WatchStream {
     reported: (ClusterTime, Option<ClusterTime>),
     /// `true` if a `Progress` is due.
     progress_due: bool,
-    /// `true` if it is time to check whether the end time has passed.
-    check_end: bool,
 }
 
 enum Ending {
@@ -120,7 +115,6 @@ impl WatchStream {
             ending: None,
             reported: (ClusterTime::default(), None),
             progress_due: false,
-            check_end: false,
             watch,
         };
         stream.set_timer(now);
@@ -162,7 +156,8 @@ impl WatchStream {
 
     /// Returns whether a time is after the end time that the client asked for.
     fn is_past_end(&self, time: ClusterTime) -> bool {
-        self.watch.end_time.is_some_and(|end| time.seconds > end)
+        let end = self.watch.end_time;
+        end.is_some_and(|end| end.is_past(time.seconds))
     }
 
     /// Ends the watch if its lease has ended.
@@ -206,7 +201,6 @@ impl WatchStream {
                 return;
             }
             self.progress_due |= self.last_sent + self.watch.progress_interval <= now;
-            self.check_end |= self.watch.end_time.is_some();
             self.set_timer(now);
         }
     }
@@ -216,9 +210,6 @@ impl WatchStream {
         if wake <= now {
             // It is already due, and is sent once nothing else is left to send.
             wake = now + self.watch.progress_interval;
-        }
-        if self.watch.end_time.is_some() {
-            wake = wake.min(now + END_CHECK);
         }
         if let Some(until) = self.paused_until {
             wake = wake.min(until.min(now + PAUSE_CHECK).max(now + TICK));
@@ -236,10 +227,11 @@ impl WatchStream {
     /// available events have been sent.
     fn send_due_progress(&mut self) {
         let due = std::mem::take(&mut self.progress_due);
-        if !due && !std::mem::take(&mut self.check_end) {
-            return;
-        }
-        let reached = self.watcher.progress();
+        let reached = if due {
+            self.watcher.progress()
+        } else {
+            self.watcher.end()
+        };
         let ended = reached
             .as_ref()
             .is_some_and(|(tail, _)| self.is_past_end(tail.position.time()));
@@ -484,3 +476,6 @@ impl Stream for WatchStream {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -85,8 +85,12 @@ impl Ring {
         let mut subscribers = lock(&self.subscribers);
         let mut state = lock(&self.state);
         let (at, not_before) = state.find(point)?;
-        let (subscriber_key, new_group) =
-            subscribers.insert(residual, evaluator.as_ref(), Arc::clone(subscriber));
+        let (subscriber_key, new_group) = subscribers.insert(
+            residual,
+            evaluator.as_ref(),
+            Arc::clone(subscriber),
+            not_before,
+        );
         if let Some(group) = subscriber_key.group
             && new_group
         {

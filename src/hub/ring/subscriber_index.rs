@@ -8,9 +8,14 @@ use slab::Slab;
 use crate::{
     filter::{Evaluator, FilterIndex, Residual},
     hub::{segment::Segment, subscriber::Subscriber},
+    source::ClusterTime,
 };
 
-use super::{match_list::MatchRange, position::Seq};
+use super::{
+    end_waits::{EndKey, EndWaits},
+    match_list::MatchRange,
+    position::Seq,
+};
 
 /// Identifies a group of subscribers with equal residuals: an event is evaluated once per group.
 pub(super) type GroupId = usize;
@@ -25,6 +30,7 @@ pub(super) struct SubscriberIndex {
     index: FilterIndex<GroupId>,
     /// By group, the index of its last entry in [`SegmentMatches::matches`]. Kept to reuse its memory.
     last_match: Vec<usize>,
+    end_waits: EndWaits,
 }
 
 #[derive(Debug)]
@@ -40,6 +46,8 @@ pub(super) struct SubscriberKey {
     /// `None`: the subscriber receives every event.
     pub group: Option<GroupId>,
     slot: usize,
+    /// Set while the subscriber waits for the end of its watch.
+    end: Option<EndKey>,
 }
 
 /// Consecutive events that a group matches.
@@ -65,16 +73,20 @@ impl SubscriberIndex {
     }
 
     /// Adds a subscriber. `evaluator` is that of `residual`, or `None` if the residual passes every
-    /// event. The second value returned is whether the subscriber's group is new.
+    /// event. `not_before` is the time up to which it skips events. The second value returned is whether the
+    /// subscriber's group is new.
     pub(super) fn insert(
         &mut self,
         residual: &Residual,
         evaluator: Option<&Arc<Evaluator>>,
         subscriber: Arc<Subscriber>,
+        not_before: Option<ClusterTime>,
     ) -> (SubscriberKey, bool) {
+        let end = self.wait_for_end(&subscriber, not_before);
         let Some(evaluator) = evaluator else {
             let slot = self.unfiltered.insert(subscriber);
-            return (SubscriberKey { group: None, slot }, false);
+            let group = None;
+            return (SubscriberKey { group, slot, end }, false);
         };
         let key: Arc<[u8]> = residual.key().into();
         // Keys are compared by value, so a hash collision cannot merge two groups.
@@ -94,12 +106,36 @@ impl SubscriberIndex {
         let key = SubscriberKey {
             group: Some(group),
             slot,
+            end,
         };
         (key, existing.is_none())
     }
 
+    /// Has a subscriber woken when the stream passes its end: a position before `not_before` says nothing about
+    /// what it reads.
+    fn wait_for_end(
+        &mut self,
+        subscriber: &Arc<Subscriber>,
+        not_before: Option<ClusterTime>,
+    ) -> Option<EndKey> {
+        let past = ClusterTime {
+            seconds: subscriber.end_time?.first_second_past()?,
+            increment: 0,
+        };
+        let due = not_before.map_or(past, |not_before| past.max(not_before));
+        Some(self.end_waits.insert(due, Arc::clone(subscriber)))
+    }
+
+    /// Wakes the subscribers whose end the stream has passed with a position of this time.
+    pub(super) fn wake_at_end(&mut self, reached: ClusterTime) {
+        self.end_waits.wake_due(reached);
+    }
+
     /// Removes a subscriber. Returns its group if that is now empty and was removed too.
     pub(super) fn remove(&mut self, key: SubscriberKey) -> Option<GroupId> {
+        if let Some(end) = key.end {
+            self.end_waits.remove(end);
+        }
         let Some(id) = key.group else {
             self.unfiltered.remove(key.slot);
             return None;

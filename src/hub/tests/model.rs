@@ -19,9 +19,9 @@ use super::any_token_context;
 use crate::{
     filter::Residual,
     metrics::Metrics,
-    model::{MissingImage, Operation},
+    model::{EndTime, MissingImage, Operation},
     source::{
-        Position,
+        ClusterTime, Position,
         scripted::{after, at, batch, event, insert},
     },
 };
@@ -245,6 +245,48 @@ fn a_lone_reader_never_falls_behind() {
                 publish(&ring, n);
             }
             reader_thread.join().unwrap();
+        },
+        INTERLEAVINGS,
+    );
+}
+
+/// A watch that waits for its end is woken by the position that passes it, whenever it joins.
+#[test]
+fn a_reader_is_woken_when_the_position_passes_its_end() {
+    const LAST_SECOND: u32 = 100;
+    shuttle::check_random(
+        || {
+            let ring = ring(2_000);
+            let start_reader = |residual: Residual| {
+                let ring = Arc::clone(&ring);
+                thread::spawn(move || {
+                    let end_time = EndTime::after_second(LAST_SECOND);
+                    let subscriber = Arc::new(Subscriber::until(Some(end_time)));
+                    let mut reader = ring
+                        .join(&residual, &subscriber, &JoinPoint::Now)
+                        .expect("a watch can always join now");
+                    block_on(poll_fn(|context| {
+                        subscriber.register_waker(context);
+                        while !matches!(reader.read(), RingRead::Empty) {}
+                        let reached = reader.position_if_caught_up();
+                        match reached.map(|it| it.position.time().seconds) {
+                            Some(second) if end_time.is_past(second) => Poll::Ready(()),
+                            _ => Poll::Pending,
+                        }
+                    }));
+                })
+            };
+            let readers = [everything(), updates()].map(start_reader);
+            publish(&ring, 1);
+            let past = Position::Time(ClusterTime {
+                seconds: LAST_SECOND + 1,
+                increment: 1,
+            });
+            ring.publish(FeedUpdate {
+                position: Some((past, None, true)),
+                ..FeedUpdate::default()
+            });
+            readers.into_iter().for_each(|it| it.join().unwrap());
         },
         INTERLEAVINGS,
     );

@@ -66,7 +66,7 @@ impl WatchStarter {
         let joined = self.feeds.join(requested, dedicated, &shared.plan).await?;
         let target = self.resume_target(watch, token, &joined).await?;
         let streams = WatchStreams { joined, shared };
-        let subscriber = Arc::new(Subscriber::default());
+        let subscriber = Arc::new(Subscriber::until(watch.end_time));
         let started = self.join_or_catch_up(watch, target, &streams, &subscriber);
         let keys = self.deployment.token_keys();
         let (state, start) = started

@@ -90,7 +90,7 @@ fn every_choice_is_read() {
     assert_eq!(watch.feed_mode, FeedMode::Dedicated);
     assert_eq!(watch.operations, Some([Operation::Create].into()));
     assert_eq!(watch.start, Start::Token(Bytes::from_static(b"t")));
-    assert_eq!(watch.end_time, Some(7));
+    assert_eq!(watch.end_time, Some(EndTime::after_second(7)));
 }
 
 #[test]

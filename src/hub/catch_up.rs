@@ -368,7 +368,8 @@ impl CatchUp {
         let barrier = self.feed.ring.barrier()?;
         // The ring must have passed the position: the events that it adds later, from before the position,
         // would be delivered twice.
-        if self.position_upper_bound()? > barrier.time {
+        let delivered_until = self.position_upper_bound()?;
+        if delivered_until > barrier.time {
             return None;
         }
         let remaining = match self.remaining(&at, barrier.time).await {
@@ -385,10 +386,12 @@ impl CatchUp {
             Remaining::NothingForWatch => JoinEvidence {
                 anchor: None,
                 quiet_from: None,
+                delivered_until,
             },
             Remaining::Nothing => JoinEvidence {
                 anchor: anchor.as_ref(),
                 quiet_from: self.quiet_from(),
+                delivered_until,
             },
         };
         let point = JoinPoint::Barrier(&barrier, evidence);

@@ -379,7 +379,7 @@ impl State {
                 self.anchor = self.history.anchor();
             }
         }
-        Some((barrier.at, Some(next_time(barrier.time))))
+        Some((barrier.at, Some(next_time(evidence.delivered_until))))
     }
 }
 

@@ -4,7 +4,7 @@ use super::*;
 use crate::{
     filter::Residual,
     hub::{
-        ring::{FeedUpdate, JoinEvidence, JoinPoint, Ring, RingHistory},
+        ring::{FeedUpdate, JoinEvidence, JoinPoint, Ring, RingHistory, RingRead},
         segment::Segment,
         subscriber::Subscriber,
     },
@@ -103,8 +103,47 @@ fn a_ring_learns_its_history_only_from_a_catch_up_that_knows_it() {
         let evidence = JoinEvidence {
             anchor,
             quiet_from: None,
+            delivered_until: at(5),
         };
         assert!(can_join(&ring, &JoinPoint::Barrier(&barrier, evidence)));
         assert_eq!(can_join(&ring, &point), learned);
     }
+}
+
+/// A server's time may count a write that is not visible yet: the event comes after the barrier, with an
+/// earlier time. Only what the catch-up has delivered is a repeat.
+#[test]
+fn an_event_from_before_the_barrier_that_comes_late_is_delivered_unless_it_is_a_repeat() {
+    let ring = ring(10);
+    publish_idle(&ring, at(20));
+    let barrier = ring.barrier().expect("the feed has started");
+    let evidence = JoinEvidence {
+        anchor: None,
+        quiet_from: None,
+        delivered_until: at(12),
+    };
+    let subscriber = Arc::new(Subscriber::default());
+    let mut reader = ring
+        .join(
+            &Residual::pass_all(),
+            &subscriber,
+            &JoinPoint::Barrier(&barrier, evidence),
+        )
+        .expect("the barrier is in the ring");
+    for (name, increment) in [("repeat", 12), ("late", 15), ("new", 25)] {
+        publish_event(&ring, name, increment);
+    }
+    let mut seen = Vec::new();
+    loop {
+        match reader.read() {
+            RingRead::Events(selection) => {
+                let time = |index| selection.event(index).cluster_time;
+                seen.extend((0..selection.len()).map(time));
+            }
+            RingRead::Stage(..) | RingRead::Yield => {}
+            RingRead::Empty => break,
+            end => panic!("{end:?}"),
+        }
+    }
+    assert_eq!(seen, [at(15), at(25)]);
 }

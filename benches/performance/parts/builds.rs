@@ -29,10 +29,13 @@ use crate::{
 /// What is measured of a build in one round, by name, with the unit in the name.
 type Figures = Vec<(&'static str, f64)>;
 
+/// Measures a build once.
+type Measure = Box<dyn Fn(&Build) -> Result<Figures, ChildError>>;
+
 /// Something to measure.
 struct Case {
     name: String,
-    measure: Box<dyn Fn(&Build) -> Result<Figures, ChildError>>,
+    measure: Measure,
 }
 
 /// Measures this build beside `other`, and prints a table: medians, minimum and maximum, and the ratio of

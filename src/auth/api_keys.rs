@@ -14,8 +14,11 @@ use serde_json::{Map, Value};
 use sha2::{Digest as _, Sha256};
 
 use super::{
-    CredentialFingerprint, MAX_CLAIM_DEPTH, MAX_CLAIM_VALUES, MAX_NAME_BYTES, Method, Principal,
-    check_expiry, claims_within_bounds, credentials, is_valid_principal_name,
+    credentials,
+    principal::{
+        CredentialFingerprint, MAX_CLAIM_DEPTH, MAX_CLAIM_VALUES, MAX_NAME_BYTES, Method,
+        Principal, check_expiry, claims_within_bounds, is_valid_principal_name,
+    },
 };
 use crate::error::Error;
 

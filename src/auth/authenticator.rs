@@ -7,13 +7,15 @@ use http::HeaderMap;
 use tokio::sync::watch;
 
 use super::{
-    AuthSettings, CredentialFingerprint, JwtKeys, JwtSettings, Method, Peer, Principal,
     api_keys::ApiKeys,
-    certificate, check_expiry,
+    certificate,
     credentials::{self, Credentials, looks_like_jwt},
     jwt::JwtVerifier,
     key_fetcher::KeyFetcher,
     key_set::KeySet,
+    peer::Peer,
+    principal::{CredentialFingerprint, Method, Principal, check_expiry},
+    settings::{AuthSettings, JwtKeys, JwtSettings},
 };
 use crate::{error::Error, metrics::Metrics, reload::ReloadedFiles};
 

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use serde_json::{Map, Value, json};
 use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
 
-use super::{CredentialFingerprint, MAX_NAME_BYTES, Method, Principal, check_expiry};
+use super::principal::{CredentialFingerprint, MAX_NAME_BYTES, Method, Principal, check_expiry};
 use crate::error::Error;
 
 /// The maximum number of names in a certificate.

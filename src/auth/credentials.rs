@@ -2,7 +2,7 @@
 
 use http::{HeaderMap, header::AUTHORIZATION};
 
-use super::Method;
+use super::principal::Method;
 use crate::error::Error;
 
 /// The header with an API key.

@@ -12,10 +12,13 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::{
-    CredentialFingerprint, JwtSettings, Method, Principal, check_expiry, claims_within_bounds,
-    is_valid_principal_name,
     key_fetcher::KeyFetcher,
     key_set::{KeyLookup, KeySet},
+    principal::{
+        CredentialFingerprint, Method, Principal, check_expiry, claims_within_bounds,
+        is_valid_principal_name,
+    },
+    settings::JwtSettings,
 };
 use crate::error::Error;
 

@@ -7,7 +7,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use super::RemoteKeys;
+use super::settings::RemoteKeys;
 use crate::metrics::Metrics;
 
 /// The time limit of a fetch.

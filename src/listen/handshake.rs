@@ -10,11 +10,9 @@ use tokio::{
     time::timeout,
 };
 use tokio_rustls::{LazyConfigAcceptor, server::TlsStream};
-use tokio_util::either::Either;
 
-use super::{Accepted, CertificateRevoked, Connection, protocol::FirstBytes};
+use super::connection::{Admission, CertificateRevoked, Connection};
 use crate::{
-    auth::Peer,
     metrics::{HandshakeResult, Metrics},
     tls::{ClientTrust, HTTP2, Tls},
 };
@@ -77,20 +75,16 @@ impl Handshakes {
     }
 
     /// Performs the handshake of a connection within its deadline. Returns `None` on failure.
-    pub(super) async fn perform(self, accepted: Accepted) -> Option<Connection> {
-        let Accepted {
-            stream,
-            address,
-            mut timer,
-            metrics,
-            permit,
-            gauge,
-        } = accepted;
+    pub(super) async fn perform(
+        self,
+        stream: TcpStream,
+        mut admission: Admission,
+    ) -> Option<Connection> {
+        let address = admission.address();
         let outcome = tokio::select! {
             biased;
             outcome = self.encrypt(stream) => outcome,
-            () = timer.sleep.as_mut() => {
-                metrics.count_limit_rejection("request_timeout");
+            () = admission.deadline_passed() => {
                 Err(HandshakeFailure::without_alert(HandshakeResult::Timeout, io::ErrorKind::TimedOut))
             }
         };
@@ -101,7 +95,7 @@ impl Handshakes {
                 error,
                 alerted,
             }) => {
-                metrics.handshakes(result).increment(1);
+                admission.metrics().handshakes(result).increment(1);
                 // Debug level only, because anyone can cause any number of failures.
                 tracing::debug!(?address, result = result.name(), %error, "a tls handshake failed");
                 if let Some(stream) = alerted {
@@ -110,7 +104,10 @@ impl Handshakes {
                 return None;
             }
         };
-        metrics.handshakes(HandshakeResult::Ok).increment(1);
+        admission
+            .metrics()
+            .handshakes(HandshakeResult::Ok)
+            .increment(1);
         let chain = stream.get_ref().1.peer_certificates();
         let certificate = chain.and_then(|chain| chain.first());
         let certificate = certificate.map(|it| Arc::from(it.as_ref()));
@@ -124,19 +121,12 @@ impl Handshakes {
                 );
             })
         });
-        Some(Connection {
-            peer: Peer {
-                address,
-                certificate,
-            },
+        Some(Connection::encrypted(
+            stream,
+            admission,
+            certificate,
             revoked,
-            first_bytes: FirstBytes::default(),
-            stream: Either::Right(Box::new(stream)),
-            timer: Some(timer),
-            metrics,
-            _permit: permit,
-            _gauge: gauge,
-        })
+        ))
     }
 
     async fn encrypt(

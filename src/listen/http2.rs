@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
 use tower::{Service, ServiceExt as _};
 
-use super::{Connection, protocol::Protocol};
+use super::{connection::Connection, protocol::Protocol};
 use crate::{auth::Peer, rpc::Arrival};
 
 /// The time for which a connection without a limit waits before it looks again.
@@ -93,7 +93,7 @@ pub async fn serve<S>(
                     let Some(connection) = connection else { break };
                     let service = CallService {
                         inner: service.clone(),
-                        peer: connection.peer.clone(),
+                        peer: connection.peer().clone(),
                         calls: OpenCalls::new(),
                     };
                     let drain = drain.clone();

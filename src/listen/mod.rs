@@ -1,53 +1,28 @@
 //! Listening ports: limits on connections, TLS, and the deadlines of connections.
 
+mod connection;
 mod handshake;
 mod http2;
 mod permits;
 mod protocol;
 
-use std::{
-    io,
-    net::SocketAddr,
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll, ready},
-    time::Duration,
-};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use futures::{Stream, StreamExt as _, stream};
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::{TcpListener, TcpStream},
-    time::Sleep,
-};
-use tokio_rustls::server::TlsStream;
-use tokio_util::{either::Either, task::AbortOnDropHandle};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::task::AbortOnDropHandle;
 use tonic::transport::server::TcpIncoming;
 
-use crate::{
-    auth::Peer,
-    metrics::{GaugeGuard, Metrics},
-};
+use crate::metrics::Metrics;
 
+use connection::Admission;
+pub use connection::{Connection, ConnectionDeadline};
 pub use handshake::Handshakes;
 pub use http2::{Http2Settings, serve};
-use permits::{ConnectionPermit, ConnectionPermits};
-use protocol::FirstBytes;
+use permits::ConnectionPermits;
 
 /// The pause after the system could not accept a connection.
 const ACCEPT_RETRY_PAUSE: Duration = Duration::from_millis(100);
-
-/// The bytes that an HTTP/2 client sends first: the preface and the frame header of its SETTINGS.
-const HTTP2_GREETING_BYTES: usize = 24 + 9;
-
-/// The event that must happen before a connection's timeout.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ConnectionDeadline {
-    /// The client has sent its HTTP/2 greeting. From then on HTTP/2 pings detect dead connections.
-    Greeting,
-    /// The connection is closed.
-    Close,
-}
 
 /// A listening port with a limit on its connections.
 #[derive(Debug)]
@@ -98,11 +73,12 @@ impl Listener {
             Some((accepted, listener))
         });
         let Some(handshakes) = handshakes else {
-            return accepted.map(Accepted::into_plaintext).left_stream();
+            let plaintext = |(stream, admission)| Connection::plaintext(stream, admission);
+            return accepted.map(plaintext).left_stream();
         };
-        let encrypted = accepted.map(move |accepted| {
+        let encrypted = accepted.map(move |(stream, admission)| {
             // One task each, because a signature takes a large part of a millisecond.
-            let task = tokio::spawn(handshakes.clone().perform(accepted));
+            let task = tokio::spawn(handshakes.clone().perform(stream, admission));
             AbortOnDropHandle::new(task)
         });
         // The number of connections is bounded by the permits.
@@ -111,12 +87,18 @@ impl Listener {
         encrypted.filter_map(done).right_stream()
     }
 
-    async fn next(&mut self) -> Accepted {
+    /// Returns the next connection, from which nothing has been read yet.
+    async fn next(&mut self) -> (TcpStream, Admission) {
         loop {
             match self.incoming.next().await {
                 Some(Ok(stream)) => {
-                    if let Some(permit) = self.permits.try_acquire(stream.peer_addr().ok()) {
-                        return self.accept_stream(stream, permit);
+                    let address = stream.peer_addr().ok();
+                    if let Some(permit) = self.permits.try_acquire(address) {
+                        let limit = (self.deadline, self.timeout);
+                        return (
+                            stream,
+                            Admission::new(address, limit, &self.metrics, permit),
+                        );
                     }
                     self.metrics.count_limit_rejection("connections");
                     // Reset instead of closed, so that a flood leaves no state in the kernel.
@@ -131,54 +113,6 @@ impl Listener {
                 // A listener never ends.
                 None => std::future::pending().await,
             }
-        }
-    }
-
-    fn accept_stream(&self, stream: TcpStream, permit: ConnectionPermit) -> Accepted {
-        Accepted {
-            address: stream.peer_addr().ok(),
-            stream,
-            timer: DeadlineTimer {
-                greeting: match self.deadline {
-                    ConnectionDeadline::Greeting => Some(HTTP2_GREETING_BYTES),
-                    ConnectionDeadline::Close => None,
-                },
-                sleep: Box::pin(tokio::time::sleep(self.timeout)),
-            },
-            metrics: Arc::clone(&self.metrics),
-            permit,
-            gauge: (self.deadline == ConnectionDeadline::Greeting)
-                .then(|| GaugeGuard::one(&self.metrics.connections)),
-        }
-    }
-}
-
-/// A connection from which nothing has been read yet.
-#[derive(Debug)]
-struct Accepted {
-    stream: TcpStream,
-    address: Option<SocketAddr>,
-    /// Starts when the connection is accepted, and continues in the [`Connection`].
-    timer: DeadlineTimer,
-    metrics: Arc<Metrics>,
-    permit: ConnectionPermit,
-    gauge: Option<GaugeGuard>,
-}
-
-impl Accepted {
-    fn into_plaintext(self) -> Connection {
-        Connection {
-            stream: Either::Left(self.stream),
-            peer: Peer {
-                address: self.address,
-                certificate: None,
-            },
-            revoked: None,
-            first_bytes: FirstBytes::default(),
-            timer: Some(self.timer),
-            metrics: self.metrics,
-            _permit: self.permit,
-            _gauge: self.gauge,
         }
     }
 }
@@ -196,128 +130,13 @@ impl axum::serve::Listener for Listener {
     type Addr = Option<SocketAddr>;
 
     async fn accept(&mut self) -> (Connection, Option<SocketAddr>) {
-        let accepted = self.next().await;
-        let peer = accepted.address;
-        (accepted.into_plaintext(), peer)
+        let (stream, admission) = self.next().await;
+        let peer = admission.address();
+        (Connection::plaintext(stream, admission), peer)
     }
 
     fn local_addr(&self) -> io::Result<Option<SocketAddr>> {
         self.incoming.local_addr().map(Some)
-    }
-}
-
-/// Completes when the client's certificate is no longer trusted.
-type CertificateRevoked = Pin<Box<dyn Future<Output = ()> + Send>>;
-
-/// A client's connection. Reads and writes fail after the deadline, and once the client's certificate is no
-/// longer trusted.
-pub struct Connection {
-    stream: Either<TcpStream, Box<TlsStream<TcpStream>>>,
-    peer: Peer,
-    /// `None` without a client certificate.
-    revoked: Option<CertificateRevoked>,
-    /// What was read to tell the protocol, until it is read again.
-    first_bytes: FirstBytes,
-    /// `None` once the deadline is met.
-    timer: Option<DeadlineTimer>,
-    metrics: Arc<Metrics>,
-    _permit: ConnectionPermit,
-    _gauge: Option<GaugeGuard>,
-}
-
-#[derive(Debug)]
-struct DeadlineTimer {
-    /// The remaining bytes of the greeting; `None` if the connection must close instead.
-    greeting: Option<usize>,
-    sleep: Pin<Box<Sleep>>,
-}
-
-impl std::fmt::Debug for Connection {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let mut debug = f.debug_struct("Connection");
-        debug.field("peer", &self.peer).finish_non_exhaustive()
-    }
-}
-
-impl Connection {
-    fn check_alive(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
-        if let Some(revoked) = &mut self.revoked
-            && revoked.as_mut().poll(cx).is_ready()
-        {
-            // A completed future must not be polled again, but this function may be called again.
-            self.revoked = Some(Box::pin(std::future::ready(())));
-            return Err(io::ErrorKind::PermissionDenied.into());
-        }
-        let Some(timer) = &mut self.timer else {
-            return Ok(());
-        };
-        if timer.sleep.as_mut().poll(cx).is_pending() {
-            return Ok(());
-        }
-        self.metrics.count_limit_rejection("request_timeout");
-        Err(io::ErrorKind::TimedOut.into())
-    }
-
-    fn count_greeting(&mut self, bytes: usize) {
-        if let Some(DeadlineTimer {
-            greeting: Some(left),
-            ..
-        }) = &mut self.timer
-        {
-            *left = left.saturating_sub(bytes);
-            if *left == 0 {
-                self.timer = None;
-            }
-        }
-    }
-}
-
-impl AsyncRead for Connection {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        self.check_alive(cx)?;
-        if self.first_bytes.read_again(buffer) {
-            return Poll::Ready(Ok(()));
-        }
-        let before = buffer.filled().len();
-        ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
-        self.count_greeting(buffer.filled().len() - before);
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl AsyncWrite for Connection {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        self.check_alive(cx)?;
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        self.check_alive(cx)?;
-        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
 

@@ -2,16 +2,7 @@
 //!
 //! A server of HTTP/2 alone greets a client of HTTP/1 with bytes that its user can't read.
 
-use std::{
-    io,
-    pin::Pin,
-    task::{Context, Poll, ready},
-};
-
-use tokio::io::{AsyncRead as _, ReadBuf};
-use tokio_util::either::Either;
-
-use super::Connection;
+use tokio::io::ReadBuf;
 
 /// The first bytes of every HTTP/2 client (RFC 9113, section 3.4).
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -44,8 +35,18 @@ impl FirstBytes {
         length > 0
     }
 
+    /// Returns the room for further bytes: none once the protocol is clear.
+    pub(super) fn room(&mut self) -> &mut [u8] {
+        &mut self.bytes[self.filled..]
+    }
+
+    /// Adds the first `length` bytes of the room.
+    pub(super) fn fill(&mut self, length: usize) {
+        self.filled += length;
+    }
+
     /// Returns the protocol, or `None` as long as more bytes are needed to tell.
-    fn protocol(&self) -> Option<Protocol> {
+    pub(super) fn protocol(&self) -> Option<Protocol> {
         let bytes = &self.bytes[..self.filled];
         if *bytes == PREFACE[..self.filled] {
             return (self.filled == PREFACE.len()).then_some(Protocol::Http2);
@@ -55,44 +56,6 @@ impl FirstBytes {
             Some(b' ') if bytes[0] != b' ' => Some(Protocol::Http1),
             None if self.filled < PREFACE.len() => None,
             _ => Some(Protocol::Http2),
-        }
-    }
-}
-
-impl Connection {
-    /// Reads until the protocol is clear. May be dropped before. A client of TLS has chosen it by ALPN.
-    ///
-    /// # Errors
-    /// Reading fails, or the deadline passes.
-    pub(super) async fn protocol(&mut self) -> io::Result<Protocol> {
-        if let Either::Right(_) = self.stream {
-            return Ok(Protocol::Http2);
-        }
-        std::future::poll_fn(|cx| self.poll_protocol(cx)).await
-    }
-
-    fn poll_protocol(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Protocol>> {
-        loop {
-            if let Some(protocol) = self.first_bytes.protocol() {
-                return Poll::Ready(Ok(protocol));
-            }
-            self.check_alive(cx)?;
-            let FirstBytes { bytes, filled, .. } = &mut self.first_bytes;
-            let mut buffer = ReadBuf::new(&mut bytes[*filled..]);
-            ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buffer))?;
-            let read = buffer.filled().len();
-            *filled += read;
-            self.count_greeting(read);
-            if read == 0 {
-                return Poll::Ready(Ok(Protocol::Http2));
-            }
-        }
-    }
-
-    /// Requires that the connection is closed before its deadline: the greeting alone does not meet it.
-    pub(super) fn must_close_in_time(&mut self) {
-        if let Some(timer) = &mut self.timer {
-            timer.greeting = None;
         }
     }
 }

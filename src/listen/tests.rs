@@ -99,7 +99,7 @@ async fn a_tls_connection_exposes_its_address_and_verified_certificate() {
         .await
         .unwrap();
         connected.unwrap();
-        let peer = accepted.unwrap().peer;
+        let peer = accepted.unwrap().peer().clone();
         assert_eq!(peer.address, Some(from));
         assert_eq!(peer.certificate.as_deref(), expected.as_deref());
     }
@@ -110,7 +110,7 @@ async fn a_plaintext_connection_exposes_only_its_address() {
     let (listener, address) = listening().await;
     let mut connections = Box::pin(listener.connections(None));
     let stream = TcpStream::connect(address).await.unwrap();
-    let peer = connections.next().await.unwrap().peer;
+    let peer = connections.next().await.unwrap().peer().clone();
     assert_eq!(peer.address, Some(stream.local_addr().unwrap()));
     assert_eq!(peer.certificate, None);
 }

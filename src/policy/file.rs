@@ -7,7 +7,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 
 use super::{
-    Limits,
+    access::Limits,
     filter_template::FilterTemplate,
     patterns::{NamespacePattern, PrincipalPattern},
     rule::{ClaimRequirement, Rule},

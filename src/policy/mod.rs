@@ -4,27 +4,24 @@
 //! namespaces, and may have a [`filter_template`] that is filled in with the caller's claims. [`Policy`]
 //! holds the rules in force and finds the one that decides.
 
+mod access;
 mod file;
 mod filter_template;
 mod patterns;
 mod rule;
 
-use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwapOption;
 use tokio::sync::watch;
 
 use crate::{
-    auth::Principal,
-    error::Error,
-    filter::Predicate,
-    metrics::Metrics,
-    model::{BeforeChange, FullDocument, Operation, Scope},
-    pipeline::{View, Watch},
-    reload::ReloadedFiles,
+    auth::Principal, error::Error, metrics::Metrics, pipeline::View, reload::ReloadedFiles,
 };
 
 use rule::Rule;
+
+pub use access::{AccessRequest, Decision, Limits};
 
 /// The denial without details, so that callers learn nothing about what exists.
 const DEFAULT_DENIAL: &str = "no rule of the policy allows this watch";
@@ -40,67 +37,6 @@ struct Inner {
     /// `true` if resume tokens are encrypted.
     tokens_encrypted: bool,
     changes: watch::Sender<u64>,
-}
-
-/// The parts of a watch that a policy checks.
-#[derive(Debug, Clone, Copy)]
-pub struct AccessRequest<'w> {
-    scope: &'w Scope,
-    /// `None` requests all allowed operations.
-    operations: Option<&'w BTreeSet<Operation>>,
-    expanded: bool,
-    full_document: FullDocument,
-    before_change: BeforeChange,
-    filter: Option<&'w Predicate>,
-}
-
-/// The access that a policy grants to a watch.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Decision {
-    /// The visible parts of documents, and the tokens that are accepted.
-    pub view: Arc<View>,
-    /// The operations to deliver; `None` is all.
-    pub operations: Option<BTreeSet<Operation>>,
-    /// The limits of the deciding rule, if it sets any.
-    pub limits: Option<Limits>,
-}
-
-/// The limits of a principal.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Limits {
-    /// The rule that sets them. Usage is counted separately for each rule. Empty for the server's default
-    /// limits.
-    pub rule: Arc<str>,
-    /// The maximum number of open watches.
-    pub watches: Option<usize>,
-    /// The maximum number of new watches per second.
-    pub watch_rate: Option<u32>,
-    /// The maximum number of bytes per second.
-    pub byte_rate: Option<u64>,
-}
-
-impl<'w> AccessRequest<'w> {
-    /// Creates the request of a watch. `operations` are the requested ones, because those in `watch` may be
-    /// narrowed already.
-    #[must_use]
-    pub fn of(watch: &'w Watch, operations: Option<&'w BTreeSet<Operation>>) -> Self {
-        Self {
-            scope: &watch.scope,
-            operations,
-            expanded: watch.expanded,
-            full_document: watch.full_document,
-            before_change: watch.before_change,
-            filter: watch.filter.as_ref(),
-        }
-    }
-}
-
-impl Decision {
-    /// Returns whether a watch delivers the same under both decisions.
-    #[must_use]
-    pub fn same_access(&self, other: &Self) -> bool {
-        self.view == other.view && self.operations == other.operations
-    }
 }
 
 impl Policy {

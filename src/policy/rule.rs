@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 use sha2::{Digest as _, Sha256};
 
 use super::{
-    AccessRequest, Decision, Limits,
+    access::{AccessRequest, Decision, Limits},
     filter_template::{FilterTemplate, scalars_of},
     patterns::{NamespacePattern, PrincipalPattern, covers, overlaps},
 };

@@ -4,8 +4,16 @@ mod claims;
 mod decisions;
 mod parsing;
 
+use std::collections::BTreeSet;
+
 use super::{file, *};
-use crate::{auth::Method, model::TokenAudience, pb, pipeline::RequestLimits};
+use crate::{
+    auth::Method,
+    filter::Predicate,
+    model::{Operation, TokenAudience},
+    pb,
+    pipeline::{RequestLimits, Watch},
+};
 
 fn read(yaml: &str) -> Result<Vec<Rule>, String> {
     file::read(yaml.as_bytes(), true)

@@ -6,110 +6,28 @@
 //! and returned, and the hub decides. Only a call that met a dead connection is made again at once.
 
 mod anchor;
+mod cluster_time;
 mod event;
 mod failure;
 mod looked_up;
 pub mod mongo;
+mod position;
 mod reply;
 #[cfg(test)]
 pub(crate) mod scripted;
 mod split_events;
 mod transaction;
 
-use std::fmt;
-
-use bytes::Bytes;
 use futures::future::BoxFuture;
 
 use crate::pipeline::Plan;
 
 pub use anchor::Anchor;
+pub use cluster_time::ClusterTime;
 pub use event::{Batch, Event, EventError};
 pub use failure::{Failure, Refusal, SourceError};
+pub use position::Position;
 pub use reply::{ReplyContents, ReplyDecoder};
-
-/// A MongoDB cluster time: whole seconds since 1970, and a counter within the second.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-pub struct ClusterTime {
-    /// Seconds since 1970.
-    pub seconds: u32,
-    /// The counter of operations within that second.
-    pub increment: u32,
-}
-
-impl ClusterTime {
-    /// Returns the whole seconds from `earlier` to `self`; 0 when `earlier` is not earlier.
-    #[must_use]
-    pub fn seconds_since(self, earlier: Self) -> u32 {
-        self.seconds.saturating_sub(earlier.seconds)
-    }
-}
-
-impl fmt::Display for ClusterTime {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{}", self.seconds, self.increment)
-    }
-}
-
-/// A position in a change stream at which the stream can be resumed, strictly after everything before
-/// it.
-///
-/// Tokens are MongoDB's resume tokens as raw BSON documents. They are opaque: they are compared for
-/// equality and never for order.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Position {
-    /// The position right after an event.
-    Event {
-        /// The event's `_id`.
-        token: Bytes,
-        /// The event's cluster time.
-        time: ClusterTime,
-    },
-    /// A post-batch resume token that stands for a point in time and not for an event.
-    HighWater {
-        /// MongoDB's `postBatchResumeToken`.
-        token: Bytes,
-        /// A time that the position has certainly reached.
-        time: ClusterTime,
-    },
-    /// The position right after an `invalidate` event, which MongoDB accepts only in `startAfter`.
-    Invalidate {
-        /// The event's `_id`.
-        token: Bytes,
-        /// The event's cluster time.
-        time: ClusterTime,
-    },
-    /// The position right after the event with this anchor, whose token is too large to be kept. A
-    /// [`Source`] starts at the event's time; to start after the event, its token has to be found first.
-    EventDigest(Anchor),
-    /// A time, inclusive: events of exactly that time come again.
-    Time(ClusterTime),
-}
-
-impl Position {
-    /// Returns a time that the position has certainly reached.
-    #[must_use]
-    pub fn time(&self) -> ClusterTime {
-        match self {
-            Self::Event { time, .. }
-            | Self::HighWater { time, .. }
-            | Self::Invalidate { time, .. }
-            | Self::EventDigest(Anchor { time, .. })
-            | Self::Time(time) => *time,
-        }
-    }
-
-    /// Returns MongoDB's resume token, if the position has one.
-    #[must_use]
-    pub fn token(&self) -> Option<&Bytes> {
-        match self {
-            Self::Event { token, .. }
-            | Self::HighWater { token, .. }
-            | Self::Invalidate { token, .. } => Some(token),
-            Self::EventDigest(_) | Self::Time(_) => None,
-        }
-    }
-}
 
 /// The maximum number of events in one reply of MongoDB.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

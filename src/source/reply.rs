@@ -1,5 +1,7 @@
 //! Zero-copy decoding of MongoDB's replies to one cursor: pure functions over the bytes.
 
+pub(super) mod contents;
+
 use bytes::Bytes;
 
 use crate::{
@@ -14,6 +16,8 @@ use crate::{
         transaction::mark_last_events,
     },
 };
+
+pub use contents::ReplyContents;
 
 /// A decoder of the replies to the `aggregate` and the `getMore`s of one change stream, in order.
 #[derive(Debug)]
@@ -48,15 +52,6 @@ enum GivenPosition {
     Doubted { given: Position, token: Bytes },
     /// The stream's own tokens count.
     Passed,
-}
-
-/// The decoded contents of a reply.
-#[derive(Debug, Default)]
-pub struct ReplyContents {
-    /// The batches that can be published, in order. Only a reply with fragments has several.
-    pub batches: Vec<Batch>,
-    /// The error that ends the stream after these batches, which stay valid.
-    pub error: Option<SourceError>,
 }
 
 impl ReplyDecoder {

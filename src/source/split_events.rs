@@ -14,7 +14,7 @@ use crate::{
         Position,
         event::{Batch, Event, EventError, Fragment},
         failure::{Failure, SourceError},
-        reply::ReplyContents,
+        reply::contents::ReplyContents,
     },
 };
 
@@ -35,92 +35,56 @@ impl FragmentMerger {
     ///
     /// This is nearly always the batch itself. A batch with fragments becomes several, since a merged
     /// event has its own buffer.
-    pub(super) fn merge_batch(&mut self, batch: Batch) -> ReplyContents {
+    pub(super) fn merge_batch(&mut self, mut batch: Batch) -> ReplyContents {
         if self.fragments.is_empty() && batch.events.iter().all(|event| event.fragment.is_none()) {
             return ReplyContents {
                 batches: vec![batch],
                 error: None,
             };
         }
-        let Batch {
-            buffer,
-            events,
-            position,
-            operation_time,
-            closed,
-            idle,
-        } = batch;
-        let part = |buffer: Bytes, events: Vec<Event>| Batch {
-            position: events.last().map(|event| event.position(&buffer)),
-            buffer,
-            events,
-            operation_time,
-            closed: false,
-            idle: false,
-        };
-        let mut parts: Vec<Batch> = Vec::new();
-        let mut whole: Vec<Event> = Vec::new();
-        let mut error = None;
+        let events = std::mem::take(&mut batch.events);
+        let mut batches = Vec::new();
+        let error = self.take_whole(&batch, events, &mut batches).err();
+        // After an error, the reply's position is after the invalid fragment.
+        if error.is_none() {
+            // It is valid only when no event is incomplete.
+            batch.position = batch.position.filter(|_| self.fragments.is_empty());
+            end_reply(&mut batches, batch);
+        }
+        ReplyContents { batches, error }
+    }
+
+    /// Appends the whole events among these events of `reply` to `batches`, up to the first error.
+    fn take_whole(
+        &mut self,
+        reply: &Batch,
+        events: Vec<Event>,
+        batches: &mut Vec<Batch>,
+    ) -> Result<(), SourceError> {
+        // Empty while fragments are kept, and so at each error.
+        let mut unsplit = Vec::new();
         for event in events {
             let Some(fragment) = event.fragment else {
-                if self.fragments.is_empty() {
-                    whole.push(event);
-                    continue;
+                if !self.fragments.is_empty() {
+                    return Err(SourceError::unexpected(
+                        "another event came before the last fragment of a split event",
+                    ));
                 }
-                error = Some(SourceError::unexpected(
-                    "another event came before the last fragment of a split event",
-                ));
-                break;
+                unsplit.push(event);
+                continue;
             };
-            if !whole.is_empty() {
-                parts.push(part(buffer.clone(), std::mem::take(&mut whole)));
+            if !unsplit.is_empty() {
+                let unsplit = std::mem::take(&mut unsplit);
+                batches.push(part_of(reply, reply.buffer.clone(), unsplit));
             }
-            match self.add(&buffer, &event, fragment) {
-                Ok(Some((buffer, event))) => parts.push(part(buffer, vec![event])),
-                Ok(None) => {}
-                Err(merge_error) => {
-                    error = Some(merge_error);
-                    break;
-                }
+            if let Some((buffer, event)) = self.add(&reply.buffer, &event, fragment)? {
+                batches.push(part_of(reply, buffer, vec![event]));
             }
         }
-        if !whole.is_empty() {
-            parts.push(part(buffer.clone(), whole));
+        if !unsplit.is_empty() {
+            batches.push(part_of(reply, reply.buffer.clone(), unsplit));
         }
-        if error.is_some() {
-            // The reply's position is after the invalid fragment.
-            return ReplyContents {
-                batches: parts,
-                error,
-            };
-        }
-        // The reply's position is valid only when no event is incomplete.
-        let last = Batch {
-            buffer,
-            events: Vec::new(),
-            position: position.filter(|_| self.fragments.is_empty()),
-            operation_time,
-            closed,
-            idle,
-        };
-        match parts.last_mut() {
-            Some(part) => {
-                part.closed = last.closed;
-                // Compared without the time: a fragment may lack it, the merged event has it.
-                let token_of = |position: &Option<Position>| {
-                    let token = position.as_ref().and_then(Position::token);
-                    token.cloned()
-                };
-                if last.position.is_some() && token_of(&last.position) != token_of(&part.position) {
-                    part.position = last.position;
-                }
-            }
-            None => parts.push(last),
-        }
-        ReplyContents {
-            batches: parts,
-            error: None,
-        }
+        Ok(())
     }
 
     fn add(
@@ -151,6 +115,37 @@ impl FragmentMerger {
         let mut whole = Event::parse(&merged, 0..merged.len())?;
         whole.cluster_time = whole.cluster_time.max(event.cluster_time);
         Ok(Some((merged, whole)))
+    }
+}
+
+/// Returns whole events of a reply as a batch.
+fn part_of(reply: &Batch, buffer: Bytes, events: Vec<Event>) -> Batch {
+    Batch {
+        position: events.last().map(|event| event.position(&buffer)),
+        buffer,
+        events,
+        operation_time: reply.operation_time,
+        closed: false,
+        idle: false,
+    }
+}
+
+/// Gives the last batch of a reply what the reply says of its end: the position behind it, and whether the
+/// cursor is closed.
+fn end_reply(batches: &mut Vec<Batch>, end: Batch) {
+    // Compared without the time: a fragment may lack it, the merged event has it.
+    fn token(position: Option<&Position>) -> Option<&Bytes> {
+        position.and_then(Position::token)
+    }
+    match batches.last_mut() {
+        Some(last) => {
+            last.closed = end.closed;
+            let is_later = token(end.position.as_ref()) != token(last.position.as_ref());
+            if end.position.is_some() && is_later {
+                last.position = end.position;
+            }
+        }
+        None => batches.push(end),
     }
 }
 

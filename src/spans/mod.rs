@@ -6,18 +6,15 @@
 #[cfg(feature = "otlp")]
 mod otlp;
 
+mod facts;
+mod settings;
+
 use std::time::Duration;
 
 use http::HeaderMap;
 
-/// The collector of spans and the sampling ratio.
-#[derive(Debug, Clone, PartialEq)]
-pub struct SpanSettings {
-    /// The URL of the collector, which receives OTLP over gRPC.
-    pub endpoint: String,
-    /// The share of watches to trace, 0 to 1, where the caller sends no `traceparent`.
-    pub sample_ratio: f64,
-}
+pub use facts::{Caller, SpanEnd};
+pub use settings::SpanSettings;
 
 /// Creates the spans of watches and exports them. Clones are cheap and share one exporter.
 #[derive(Debug, Clone, Default)]
@@ -73,30 +70,6 @@ impl Spans {
             pipeline.close(limit).await;
         }
     }
-}
-
-/// The caller of a watch.
-#[derive(Debug, Clone, Copy)]
-pub struct Caller<'a> {
-    /// The id of the watch, as in the log.
-    pub watch_id: &'a str,
-    /// The address of the client; empty if unknown.
-    pub peer: &'a str,
-    /// The name of the principal, as in the log.
-    pub principal: &'a str,
-}
-
-/// The outcome of a watch.
-#[derive(Debug, Clone, Copy)]
-pub struct SpanEnd {
-    /// The number of its gRPC code.
-    pub code: i32,
-    /// The reason of its end.
-    pub reason: &'static str,
-    /// `true` if the server or MongoDB is at fault.
-    pub is_fault: bool,
-    /// The number of events sent.
-    pub events: u64,
 }
 
 /// The span of one watch, or nothing if the watch is not traced.

@@ -24,7 +24,10 @@ use opentelemetry_sdk::{
 };
 use tokio::time::Instant;
 
-use super::{Caller, SpanEnd, SpanSettings};
+use super::{
+    facts::{Caller, SpanEnd},
+    settings::SpanSettings,
+};
 
 /// The maximum number of spans that wait to be sent; further ones are dropped.
 const MAX_QUEUED_SPANS: usize = 4_096;

@@ -4,7 +4,7 @@
 //! assertions of the server, of which the manual and bug reports name a few.
 
 use super::{
-    Failure,
+    kind::Failure,
     refusal::{NEWER_OPTIONS, names_option},
 };
 

@@ -12,7 +12,7 @@ use tokio::{
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{
-    connected::Connected,
+    connected::{Connected, MongoSettings},
     uri::{CheckedUri, words},
 };
 use crate::source::{Failure, SourceError, failure::FailedAt};
@@ -26,23 +26,6 @@ const MAX_PAUSE: Duration = Duration::from_secs(10);
 const UNRESOLVED: &str = "the DNS has not resolved the name in --mongodb-uri yet";
 /// The reason for no connection if the DNS has answered.
 const UNUSABLE_RECORDS: &str = "can't connect as --mongodb-uri and its DNS records say";
-
-/// The settings of the connection to MongoDB.
-#[derive(Debug, Clone)]
-pub struct MongoSettings {
-    /// A MongoDB connection string.
-    pub uri: String,
-    /// The minimum capacity of the connection pool, in connections.
-    pub min_pool_capacity: u32,
-    /// The time to look for a usable server before an operation fails. `serverSelectionTimeoutMS` in the
-    /// URI takes precedence.
-    pub server_selection_timeout: Duration,
-    /// The time to wait for a reply before MongoDB is pinged on another connection; the ping may take
-    /// half of this. More than a second, because MongoDB holds the `getMore` of a quiet stream that long.
-    pub reply_timeout: Duration,
-    /// `true` to read streams of a sharded cluster on although a shard was removed (MongoDB 9.0).
-    pub ignore_removed_shards: bool,
-}
 
 /// Checks a connection string and the files that it names, without a network.
 ///

@@ -21,7 +21,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{connect::MongoSettings, idle::IdleConnections, options::OptionSupport, retry};
+use super::{idle::IdleConnections, options::OptionSupport, retry};
 use crate::source::{Failure, SourceError, failure::FailedAt};
 
 /// The time after which an idle connection is not used any more, unless the URI sets another. Shorter than
@@ -41,6 +41,23 @@ const BLAME_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The upper bound of [`Connected::patience`].
 const MAX_PATIENCE: Duration = Duration::from_secs(2);
+
+/// The settings of the connection to MongoDB.
+#[derive(Debug, Clone)]
+pub struct MongoSettings {
+    /// A MongoDB connection string.
+    pub uri: String,
+    /// The minimum capacity of the connection pool, in connections.
+    pub min_pool_capacity: u32,
+    /// The time to look for a usable server before an operation fails. `serverSelectionTimeoutMS` in the
+    /// URI takes precedence.
+    pub server_selection_timeout: Duration,
+    /// The time to wait for a reply before MongoDB is pinged on another connection; the ping may take
+    /// half of this. More than a second, because MongoDB holds the `getMore` of a quiet stream that long.
+    pub reply_timeout: Duration,
+    /// `true` to read streams of a sharded cluster on although a shard was removed (MongoDB 9.0).
+    pub ignore_removed_shards: bool,
+}
 
 /// A MongoDB deployment whose hosts are known.
 #[derive(Debug, Clone)]
@@ -120,6 +137,28 @@ impl Connected {
             }
             result => result,
         }
+    }
+
+    /// Runs a command on the database `admin`, and on another server if the first one just stepped down.
+    pub(super) async fn command(&self, command: Document) -> Result<Document, SourceError> {
+        let admin = self.client.database("admin");
+        let run = || {
+            self.answered(|| {
+                let (admin, command) = (admin.clone(), command.clone());
+                async move { admin.run_command(command).await }
+            })
+        };
+        retry::on_another_server(run).await
+    }
+
+    /// Runs a command, and on another server if the first one just stepped down.
+    pub(super) async fn run(
+        &self,
+        database: &mongodb::Database,
+        command: Document,
+    ) -> Result<Document, SourceError> {
+        let run = || self.run_once(database, command.clone());
+        retry::on_another_server(run).await
     }
 
     /// Runs a command once.

@@ -11,7 +11,16 @@ use crate::source::{
     reply::{ReplyContents, ReplyDecoder},
 };
 
-use super::{HELD_BACK, reply_timeout::ReplyTimeout};
+use super::reply_timeout::ReplyTimeout;
+
+/// The time for which MongoDB holds a `getMore` open on a quiet stream. An idle stream costs one round
+/// trip in this time, and its position moves once in this time.
+pub(super) const MAX_AWAIT: Duration = Duration::from_secs(1);
+
+/// The time after which an empty reply counts as held back. MongoDB replies earlier, and in the midst of
+/// a scan, where `internalOperationResponseMaxMS` is set (9.0, change_stream_response_deadline.js in
+/// MongoDB's repository); such a reply does not show that there is nothing more to read.
+pub(super) const HELD_BACK: Duration = Duration::from_millis(900);
 
 /// The number of early empty replies in a row after which the cursor pauses before the next `getMore`. A
 /// server may reply before the await time and without an event while it scans oplog entries that are

@@ -9,15 +9,15 @@ use crate::{
 };
 
 use super::{
-    HELD_BACK, MAX_AWAIT, cached_or_ask, connected::Connected, options::StreamOptions, pipeline,
-    stream_target, timestamp, version_numbers,
+    connected::Connected,
+    cursor::{HELD_BACK, MAX_AWAIT},
+    opening::{pipeline, stream_target},
+    options::StreamOptions,
+    values::timestamp,
 };
 
 /// The maximum number of replies in the midst of a scan. The scan of a longer range is given up.
 const MAX_MIDWAY_REPLIES: usize = 8;
-
-/// The first version that may reply in the midst of a scan (`internalOperationResponseMaxMS`).
-const FIRST_MIDWAY_VERSION: i64 = 9;
 
 impl Connected {
     /// Opens the stream at a position, reads at least up to the time `until`, and returns `true` when
@@ -93,18 +93,5 @@ impl Connected {
             }
         }
         found
-    }
-
-    /// Returns whether the server's version may reply to a `getMore` in the midst of a scan. Asks until it
-    /// is known.
-    async fn may_reply_midway(&self) -> Result<bool, SourceError> {
-        let ask = async {
-            let build = self.command(doc! { "buildInfo": 1 }).await?;
-            let version = version_numbers(&build);
-            Ok(version
-                .first()
-                .is_some_and(|major| *major >= FIRST_MIDWAY_VERSION))
-        };
-        cached_or_ask(&self.may_reply_midway, ask).await
     }
 }

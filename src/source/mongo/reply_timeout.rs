@@ -7,7 +7,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::source::{ClusterTime, SourceError, failure::Failure};
 
-use super::{connected::Connected, operation_time, retry};
+use super::{connected::Connected, retry, values::operation_time};
 
 /// The time limit for a reply while MongoDB responds to pings, as a multiple of the reply timeout; the
 /// time for an oplog scan comes on top. After that the reply counts as lost.

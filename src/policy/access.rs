@@ -1,0 +1,70 @@
+//! What a watch asks of a policy, and what the policy grants it.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use crate::{
+    filter::Predicate,
+    model::{BeforeChange, FullDocument, Operation, Scope},
+    pipeline::{View, Watch},
+};
+
+/// The parts of a watch that a policy checks.
+#[derive(Debug, Clone, Copy)]
+pub struct AccessRequest<'w> {
+    pub(super) scope: &'w Scope,
+    /// `None` requests all allowed operations.
+    pub(super) operations: Option<&'w BTreeSet<Operation>>,
+    pub(super) expanded: bool,
+    pub(super) full_document: FullDocument,
+    pub(super) before_change: BeforeChange,
+    pub(super) filter: Option<&'w Predicate>,
+}
+
+/// The access that a policy grants to a watch.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Decision {
+    /// The visible parts of documents, and the tokens that are accepted.
+    pub view: Arc<View>,
+    /// The operations to deliver; `None` is all.
+    pub operations: Option<BTreeSet<Operation>>,
+    /// The limits of the deciding rule, if it sets any.
+    pub limits: Option<Limits>,
+}
+
+/// The limits of a principal.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// The rule that sets them. Usage is counted separately for each rule. Empty for the server's default
+    /// limits.
+    pub rule: Arc<str>,
+    /// The maximum number of open watches.
+    pub watches: Option<usize>,
+    /// The maximum number of new watches per second.
+    pub watch_rate: Option<u32>,
+    /// The maximum number of bytes per second.
+    pub byte_rate: Option<u64>,
+}
+
+impl<'w> AccessRequest<'w> {
+    /// Creates the request of a watch. `operations` are the requested ones, because those in `watch` may be
+    /// narrowed already.
+    #[must_use]
+    pub fn of(watch: &'w Watch, operations: Option<&'w BTreeSet<Operation>>) -> Self {
+        Self {
+            scope: &watch.scope,
+            operations,
+            expanded: watch.expanded,
+            full_document: watch.full_document,
+            before_change: watch.before_change,
+            filter: watch.filter.as_ref(),
+        }
+    }
+}
+
+impl Decision {
+    /// Returns whether a watch delivers the same under both decisions.
+    #[must_use]
+    pub fn same_access(&self, other: &Self) -> bool {
+        self.view == other.view && self.operations == other.operations
+    }
+}

@@ -92,7 +92,8 @@ impl App {
     pub async fn start_with(config: ServeConfig, log_level: LogLevel) -> Result<Self, StartError> {
         let metrics = Arc::new(Metrics::new());
         for (limit, max) in config.limit_metrics() {
-            metrics.set_limit(limit, max);
+            let max = u32::try_from(max).unwrap_or(u32::MAX);
+            metrics.limits.of(limit).set(max);
         }
         let Checked { loaded, spans } = check(&config, Arc::clone(&metrics)).await?;
         let source = MongoSource::new(&MongoSettings {

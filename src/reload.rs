@@ -53,10 +53,7 @@ impl ReloadedFiles {
         metrics: &Metrics,
         mut apply: impl FnMut(&[Vec<u8>]) -> Result<(), String>,
     ) {
-        for ok in [true, false] {
-            metrics.reload_counter(self.what, ok).increment(0);
-        }
-        metrics.set_last_reload(self.what, true);
+        metrics.expose_reloads(self.what);
         let mut last_problem = None;
         // The changed contents that the previous poll read.
         let mut candidate = None;

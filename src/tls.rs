@@ -148,7 +148,7 @@ impl Tls {
 
     /// Sets the metric of the certificate's expiry.
     pub fn publish_expiry(&self, metrics: &Metrics) {
-        metrics.set_certificate_expiry(self.in_force.borrow().not_after);
+        expose_expiry(metrics, self.in_force.borrow().not_after);
     }
 
     /// Checks the files for changes every `interval`. New contents apply to new handshakes and to the
@@ -163,12 +163,17 @@ impl Tls {
                 let valid = loaded.is_valid_now();
                 valid.map_err(|problem| file_problem("tls-cert-file", path, problem))?;
             }
-            metrics.set_certificate_expiry(loaded.not_after);
+            expose_expiry(metrics, loaded.not_after);
             self.in_force.send_replace(Arc::new(loaded));
             Ok(())
         };
         files.follow(interval, metrics, apply).await;
     }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "seconds are far below 2^53")]
+fn expose_expiry(metrics: &Metrics, seconds: i64) {
+    metrics.tls_certificate_expiry.of(()).set(seconds as f64);
 }
 
 /// The client authorities that apply to an open connection, including later changes.

@@ -110,7 +110,7 @@ impl Authenticator {
             }
         };
         if jwts.is_some() || keys.is_some() || settings.certificates {
-            metrics.register_authentications();
+            metrics.expose_authentications();
             authenticator.verifiers = Some(Arc::new(Verifiers {
                 jwts,
                 keys,
@@ -149,9 +149,8 @@ impl Authenticator {
             return Ok(Arc::clone(&self.anonymous));
         };
         let (method, outcome) = verifiers.authenticate(headers, peer).await;
-        verifiers
-            .metrics
-            .count_authentication(method_label(method), result_label(&outcome));
+        let labels = (method_label(method), result_label(&outcome));
+        verifiers.metrics.authentications.of(labels).increment(1);
         match outcome {
             Ok(principal) => Ok(Arc::new(principal)),
             Err(error) => {

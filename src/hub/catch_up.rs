@@ -28,7 +28,7 @@ use crate::{
         stream::{ReconnectingStream, StageObserver, detach, next_time},
         subscriber::Subscriber,
     },
-    metrics::Stage,
+    model::Stage,
     pipeline::Plan,
     source::{Anchor, Batch, BatchSize, ClusterTime, Position, SourceError},
     wire::TokenContext,

@@ -12,7 +12,7 @@ use crate::{
         subscriber::Subscriber,
         sync::{Mutex, lock},
     },
-    metrics::Stage,
+    model::Stage,
 };
 
 /// The capacity in bytes of events. The last item may exceed it.

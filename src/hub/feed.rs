@@ -13,8 +13,8 @@ use crate::{
         segment::Segment,
         stream::{ReconnectingStream, StageObserver, detach},
     },
-    metrics::{Metrics, Stage, StageGuard},
-    model::Operation,
+    metrics::{Metrics, StageGuard},
+    model::{Operation, Stage},
     pipeline::Plan,
     source::{Batch, Event},
     wire::TokenContext,
@@ -209,7 +209,10 @@ impl BatchSegmenter {
         events: &mut Vec<Event>,
     ) -> Option<Invalidation> {
         for (index, event) in events.iter().enumerate() {
-            self.metrics.events_received(event.operation).increment(1);
+            self.metrics
+                .events_received
+                .of(event.operation)
+                .increment(1);
             if event.is_internal {
                 continue;
             }

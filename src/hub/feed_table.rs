@@ -11,8 +11,7 @@ use std::{
 use tokio::time::Instant;
 
 use crate::{
-    metrics::Mode,
-    model::{FeedMode, Scope},
+    model::{FeedMode, Mode, Scope},
     pipeline::Plan,
 };
 

@@ -28,7 +28,8 @@ use crate::{
         segment::Segment,
         sync::{Mutex, lock},
     },
-    metrics::{Metrics, Stage},
+    metrics::Metrics,
+    model::Stage,
     source::{ClusterTime, Position},
     wire::TokenContext,
 };

@@ -218,7 +218,7 @@ impl Segment {
         if missing.is_empty() {
             return Ok(());
         }
-        let counter = self.metrics.encodings(format);
+        let counter = self.metrics.encodings.of(format);
         counter.increment(missing.len() as u64);
         let events = missing.iter().map(|index| &self.events[*index]);
         let charge = |chunk| self.budget.charge(chunk);
@@ -369,7 +369,7 @@ impl EventSelection {
     ) -> Option<Bytes> {
         let segment = &self.segment;
         let compress = || {
-            segment.metrics.compressions(compression).increment(1);
+            segment.metrics.compressions.of(compression).increment(1);
             let message = message.compress(compression)?;
             Some(segment.budget.charge(message))
         };

@@ -16,7 +16,8 @@ use crate::{
         },
         resume_deduplicator::{ResumeDeduplicator, Search},
     },
-    metrics::{Metrics, Stage},
+    metrics::Metrics,
+    model::Stage,
     pipeline::Plan,
     source::{Batch, BatchSize, ClusterTime, Failure, Position, Source, SourceError},
     wire::TokenContext,
@@ -348,7 +349,7 @@ impl ReconnectingStream {
                         }
                     }
                 }
-                self.metrics.count_feed_restart(error.label());
+                self.metrics.feed_restarts.of(error.label()).increment(1);
             }
             if let Position::EventDigest(event) = &self.position {
                 let plan = self.shared_plan.as_ref().unwrap_or(&self.plan);

@@ -19,8 +19,7 @@ use tokio::time::{Instant, timeout};
 
 use super::*;
 use crate::{
-    metrics::{Mode, Stage},
-    model::{Format, Operation},
+    model::{Format, Mode, Operation, Stage},
     pb,
     pipeline::View,
     source::{

@@ -13,7 +13,7 @@ use tokio_rustls::{LazyConfigAcceptor, server::TlsStream};
 
 use super::connection::{Admission, CertificateRevoked, Connection};
 use crate::{
-    metrics::{HandshakeResult, Metrics},
+    metrics::Metrics,
     tls::{ClientTrust, HTTP2, Tls},
 };
 
@@ -29,6 +29,51 @@ const ALERT_LINGER: Duration = Duration::from_secs(1);
 pub struct Handshakes {
     tls: Arc<Tls>,
     slots: Arc<Semaphore>,
+}
+
+/// The result of a TLS handshake.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum HandshakeResult {
+    /// The connection is established.
+    Ok,
+    /// It did not finish within `--request-timeout`.
+    Timeout,
+    /// The client sent an alert, most often because it does not trust the server's certificate.
+    RefusedByClient,
+    /// The client sent no certificate, though one is required.
+    CertificateMissing,
+    /// The client's certificate is not accepted.
+    CertificateRefused,
+    /// The client does not use TLS, a supported version of it, or HTTP/2.
+    Protocol,
+    /// The client closed the connection.
+    Closed,
+}
+
+impl HandshakeResult {
+    /// Every result.
+    const ALL: [Self; 7] = [
+        Self::Ok,
+        Self::Timeout,
+        Self::RefusedByClient,
+        Self::CertificateMissing,
+        Self::CertificateRefused,
+        Self::Protocol,
+        Self::Closed,
+    ];
+
+    /// Returns the name for logs and metrics.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Timeout => "timeout",
+            Self::RefusedByClient => "refused_by_client",
+            Self::CertificateMissing => "certificate_missing",
+            Self::CertificateRefused => "certificate_refused",
+            Self::Protocol => "protocol",
+            Self::Closed => "closed",
+        }
+    }
 }
 
 /// The reason why a handshake failed.
@@ -64,10 +109,8 @@ impl Handshakes {
     /// counted from its complete ClientHello.
     #[must_use]
     pub fn new(tls: Arc<Tls>, max: usize, metrics: &Metrics) -> Self {
-        // Rates miss the first increase of counters that are absent from the first scrape.
-        for result in HandshakeResult::ALL {
-            metrics.handshakes(result).increment(0);
-        }
+        let results = HandshakeResult::ALL.map(HandshakeResult::name);
+        metrics.tls_handshakes.expose(results);
         Self {
             tls,
             slots: Arc::new(Semaphore::new(max)),
@@ -95,7 +138,7 @@ impl Handshakes {
                 error,
                 alerted,
             }) => {
-                admission.metrics().handshakes(result).increment(1);
+                count(&admission, result);
                 // Debug level only, because anyone can cause any number of failures.
                 tracing::debug!(?address, result = result.name(), %error, "a tls handshake failed");
                 if let Some(stream) = alerted {
@@ -104,10 +147,7 @@ impl Handshakes {
                 return None;
             }
         };
-        admission
-            .metrics()
-            .handshakes(HandshakeResult::Ok)
-            .increment(1);
+        count(&admission, HandshakeResult::Ok);
         let chain = stream.get_ref().1.peer_certificates();
         let certificate = chain.and_then(|chain| chain.first());
         let certificate = certificate.map(|it| Arc::from(it.as_ref()));
@@ -174,7 +214,12 @@ async fn close_after_alert(mut stream: TcpStream) {
     }
 }
 
-/// Returns the metric label of a failure.
+fn count(admission: &Admission, result: HandshakeResult) {
+    let handshakes = &admission.metrics().tls_handshakes;
+    handshakes.of(result.name()).increment(1);
+}
+
+/// Returns the result that a failure counts as.
 fn result_of(error: &io::Error) -> HandshakeResult {
     let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
     match inner {

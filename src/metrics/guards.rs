@@ -2,7 +2,7 @@
 
 use metrics::Gauge;
 
-use super::Stage;
+use crate::model::Stage;
 
 /// Counts one watch or feed in the gauge of its stage until dropped.
 #[derive(Debug)]
@@ -12,12 +12,9 @@ pub struct StageGuard {
 }
 
 impl StageGuard {
-    pub(super) fn enter(gauges: &[Gauge; Stage::ALL.len()], stage: Stage) -> Self {
+    pub(super) fn enter(gauges: [Gauge; Stage::ALL.len()], stage: Stage) -> Self {
         gauges[stage as usize].increment(1);
-        Self {
-            gauges: gauges.clone(),
-            stage,
-        }
+        Self { gauges, stage }
     }
 
     /// The stage that it is counted in.

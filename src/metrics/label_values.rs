@@ -1,7 +1,5 @@
-//! The label values that are known at start. Their counters are created with 0: a counter that appears with
+//! The label values that are known at start, so that their counters begin with 0: a counter that appears with
 //! its first increment is missing from rates, and an alert on it would miss that increment.
-
-use super::Metrics;
 
 /// The gRPC code and the reason of every possible end of a watch.
 pub const WATCH_ENDS: &[(&str, &str)] = &[
@@ -38,7 +36,7 @@ pub const WATCH_ENDS: &[(&str, &str)] = &[
     ("INTERNAL", "INTERNAL"),
 ];
 
-const FEED_RESTART_REASONS: &[&str] = &[
+pub(super) const FEED_RESTART_REASONS: &[&str] = &[
     "cursor_not_found",
     "election",
     "shutdown",
@@ -52,7 +50,7 @@ const FEED_RESTART_REASONS: &[&str] = &[
     "lookup_ambiguous",
 ];
 
-const REJECTED_LIMITS: &[&str] = &[
+pub(super) const REJECTED_LIMITS: &[&str] = &[
     "watches",
     "feeds",
     "calls",
@@ -66,46 +64,19 @@ const REJECTED_LIMITS: &[&str] = &[
     "principals",
 ];
 
-const AUTHORIZATION_RESULTS: &[&str] = &["ok", "no_rule"];
+pub(super) const AUTHORIZATION_RESULTS: &[&str] = &["ok", "no_rule"];
 
-const AUTHENTICATION_RESULTS: &[(&str, &[&str])] = &[
+pub(super) const AUTHENTICATION_RESULTS: &[(&str, &[&str])] = &[
     ("none", &["missing"]),
     ("jwt", &["ok", "invalid", "expired", "unavailable"]),
     ("key", &["ok", "invalid"]),
     ("cert", &["ok", "invalid"]),
 ];
 
-impl Metrics {
-    /// Creates the counters of all label values that are known at start.
-    pub(super) fn register_known_label_values(&self) {
-        for (code, reason) in WATCH_ENDS {
-            self.watch_end_counter(code, reason).increment(0);
-        }
-        for reason in FEED_RESTART_REASONS {
-            self.feed_restart_counter(reason).increment(0);
-        }
-        for limit in REJECTED_LIMITS {
-            self.limit_rejection_counter(limit).increment(0);
-        }
-        for result in AUTHORIZATION_RESULTS {
-            self.authorization_counter(result).increment(0);
-        }
-    }
-
-    /// Creates the counters of authentication results; call this where authentication is on.
-    pub fn register_authentications(&self) {
-        for (method, results) in AUTHENTICATION_RESULTS {
-            for result in *results {
-                self.authentication_counter(method, result).increment(0);
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metrics::{CATALOGUE, ScrapedGauges};
+    use crate::metrics::{CATALOGUE, Metrics, ScrapedGauges};
 
     #[test]
     fn the_catalogue_lists_exactly_the_known_label_values() {

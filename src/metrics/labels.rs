@@ -1,31 +1,108 @@
-//! Label values that are closed sets.
+//! The values that labels of metrics have.
 
-use crate::pb;
+use std::hash::Hash;
 
-/// The stage of a watch or a feed: the label `state` of `weir_watches` and `weir_feeds`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stage {
-    /// MongoDB has not answered the opening yet.
-    Opening,
-    /// It reads past events.
-    CatchingUp,
-    /// It has read everything so far.
-    Live,
-    /// The connection to MongoDB is lost.
-    Reconnecting,
-}
+use crate::{
+    model::{Format, Mode, Operation, Stage},
+    wire::Compression,
+};
 
-impl Stage {
-    pub(super) const ALL: [Self; 4] = [
-        Self::Opening,
-        Self::CatchingUp,
-        Self::Live,
-        Self::Reconnecting,
-    ];
+/// A label whose values are a closed set that the compiler knows.
+pub trait Label: Copy + 'static {
+    /// Every value of the type, in the order of the enum.
+    const ALL: &'static [Self];
+
+    /// Returns its place in [`ALL`](Self::ALL).
+    fn index(self) -> usize;
 
     /// Returns the label value.
-    #[must_use]
-    pub fn name(self) -> &'static str {
+    fn value(self) -> &'static str;
+}
+
+/// The labels of one metric, in the order of the catalogue.
+pub trait Labels: Copy {
+    /// Returns the value of each label.
+    fn values(self) -> impl IntoIterator<Item = &'static str>;
+}
+
+/// Labels whose combinations are all known to the compiler.
+pub trait ClosedLabels: Labels + 'static {
+    /// Returns every combination, in the order of [`index`](Self::index).
+    fn all() -> impl Iterator<Item = Self>;
+
+    /// Returns the place of this combination among all.
+    fn index(self) -> usize;
+}
+
+/// Labels with values that come up while the server runs.
+pub trait OpenLabels: Labels + Eq + Hash {}
+
+impl Labels for () {
+    fn values(self) -> impl IntoIterator<Item = &'static str> {
+        []
+    }
+}
+
+impl OpenLabels for () {}
+
+impl Labels for &'static str {
+    fn values(self) -> impl IntoIterator<Item = &'static str> {
+        [self]
+    }
+}
+
+impl OpenLabels for &'static str {}
+
+impl Labels for (&'static str, &'static str) {
+    fn values(self) -> impl IntoIterator<Item = &'static str> {
+        [self.0, self.1]
+    }
+}
+
+impl OpenLabels for (&'static str, &'static str) {}
+
+impl<L: Label> Labels for L {
+    fn values(self) -> impl IntoIterator<Item = &'static str> {
+        [self.value()]
+    }
+}
+
+impl<L: Label> ClosedLabels for L {
+    fn all() -> impl Iterator<Item = Self> {
+        L::ALL.iter().copied()
+    }
+
+    fn index(self) -> usize {
+        Label::index(self)
+    }
+}
+
+impl<A: Label, B: Label> Labels for (A, B) {
+    fn values(self) -> impl IntoIterator<Item = &'static str> {
+        [self.0.value(), self.1.value()]
+    }
+}
+
+impl<A: Label, B: Label> ClosedLabels for (A, B) {
+    fn all() -> impl Iterator<Item = Self> {
+        A::ALL
+            .iter()
+            .flat_map(|&first| B::ALL.iter().map(move |&second| (first, second)))
+    }
+
+    fn index(self) -> usize {
+        self.0.index() * B::ALL.len() + self.1.index()
+    }
+}
+
+impl Label for Stage {
+    const ALL: &'static [Self] = &Stage::ALL;
+
+    fn index(self) -> usize {
+        self as usize
+    }
+
+    fn value(self) -> &'static str {
         match self {
             Self::Opening => "opening",
             Self::CatchingUp => "catching_up",
@@ -35,79 +112,78 @@ impl Stage {
     }
 }
 
-/// The mode of a feed: the label `mode` of `weir_feeds`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mode {
-    /// One change stream for all watches of a scope, filtered in Weir.
-    Shared,
-    /// One change stream for equal watches, filtered by MongoDB.
-    Dedicated,
-}
+impl Label for Mode {
+    const ALL: &'static [Self] = &[Self::Shared, Self::Dedicated];
 
-impl Mode {
-    pub(super) const ALL: [Self; 2] = [Self::Shared, Self::Dedicated];
-
-    /// Returns the mode as the API has it.
-    #[must_use]
-    pub fn to_pb(self) -> pb::FeedMode {
-        match self {
-            Self::Shared => pb::FeedMode::Shared,
-            Self::Dedicated => pb::FeedMode::Dedicated,
-        }
+    fn index(self) -> usize {
+        self as usize
     }
 
-    /// Returns the label value.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Shared => "shared",
-            Self::Dedicated => "dedicated",
-        }
+    fn value(self) -> &'static str {
+        self.name()
     }
 }
 
-/// The result of a TLS handshake: the label `result` of `weir_tls_handshakes_total`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum HandshakeResult {
-    /// The connection is established.
-    Ok,
-    /// It did not finish within `--request-timeout`.
-    Timeout,
-    /// The client sent an alert, most often because it does not trust the server's certificate.
-    RefusedByClient,
-    /// The client sent no certificate, though one is required.
-    CertificateMissing,
-    /// The client's certificate is not accepted.
-    CertificateRefused,
-    /// The client does not use TLS, a supported version of it, or HTTP/2.
-    Protocol,
-    /// The client closed the connection.
-    Closed,
+impl Label for Operation {
+    const ALL: &'static [Self] = &Operation::ALL;
+
+    fn index(self) -> usize {
+        self as usize
+    }
+
+    fn value(self) -> &'static str {
+        self.name()
+    }
 }
 
-impl HandshakeResult {
-    /// Every result.
-    pub const ALL: [Self; 7] = [
-        Self::Ok,
-        Self::Timeout,
-        Self::RefusedByClient,
-        Self::CertificateMissing,
-        Self::CertificateRefused,
-        Self::Protocol,
-        Self::Closed,
-    ];
+impl Label for Format {
+    const ALL: &'static [Self] = &[Self::Bson, Self::Json, Self::CanonicalJson, Self::Struct];
 
-    /// Returns the label value.
-    #[must_use]
-    pub fn name(self) -> &'static str {
+    fn index(self) -> usize {
+        self as usize
+    }
+
+    fn value(self) -> &'static str {
         match self {
-            Self::Ok => "ok",
-            Self::Timeout => "timeout",
-            Self::RefusedByClient => "refused_by_client",
-            Self::CertificateMissing => "certificate_missing",
-            Self::CertificateRefused => "certificate_refused",
-            Self::Protocol => "protocol",
-            Self::Closed => "closed",
+            Self::Bson => "bson",
+            Self::Json => "json",
+            Self::CanonicalJson => "canonical_json",
+            Self::Struct => "struct",
+        }
+    }
+}
+
+impl Label for Compression {
+    const ALL: &'static [Self] = &Compression::ALL;
+
+    fn index(self) -> usize {
+        self as usize
+    }
+
+    fn value(self) -> &'static str {
+        self.name()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn indices<L: ClosedLabels>() -> Vec<usize> {
+        L::all().map(ClosedLabels::index).collect()
+    }
+
+    #[test]
+    fn every_combination_of_labels_has_its_own_place() {
+        for indices in [
+            indices::<Stage>(),
+            indices::<Mode>(),
+            indices::<Operation>(),
+            indices::<Format>(),
+            indices::<Compression>(),
+            indices::<(Stage, Mode)>(),
+        ] {
+            assert_eq!(indices, (0..indices.len()).collect::<Vec<_>>());
         }
     }
 }

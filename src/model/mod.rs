@@ -16,6 +16,9 @@ pub use options::{
     BeforeChange, FeedMode, Format, FullDocument, Invalidate, MissingImage, Oversize, Start,
 };
 
+mod stage;
+pub use stage::{Mode, Stage};
+
 mod mask;
 pub use mask::{FieldMask, MaskNode, PathMatch, TokenAudience};
 

@@ -85,7 +85,8 @@ where
             let principal = access.authenticator.authenticate(&parts.headers, &peer);
             let authenticated = principal.await.and_then(|principal| {
                 let admitted = access.policy.admit(&principal);
-                metrics.count_authorization(admitted.is_ok());
+                let result = if admitted.is_ok() { "ok" } else { "no_rule" };
+                metrics.authorizations.of(result).increment(1);
                 admitted.map(|()| principal)
             });
             match authenticated {

@@ -98,7 +98,7 @@ impl Outcome {
             while rest.next_if(|next| next.operation == operation).is_some() {
                 same += 1;
             }
-            self.metrics.events_sent(operation).increment(same);
+            self.metrics.events_sent.of(operation).increment(same);
         }
         // One sample per message: the histogram keeps every sample until its next upkeep.
         let wall_time = first.wall_time;
@@ -135,9 +135,9 @@ impl Drop for Outcome {
     fn drop(&mut self) {
         let lasted = self.started.elapsed();
         self.metrics.watch_duration.record(seconds(lasted));
-        self.metrics
-            .count_watch_end(code_name(self.code), self.reason);
         let code = code_name(self.code);
+        let ended = &self.metrics.watches_ended;
+        ended.of((code, self.reason)).increment(1);
         self.traced.end(SpanEnd {
             code: self.code.into(),
             reason: self.reason,

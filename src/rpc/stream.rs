@@ -18,7 +18,8 @@ use tonic::Status;
 use crate::{
     error::Error,
     hub::{EventSelection, Watcher, WatcherRead},
-    metrics::{Metrics, Stage, StageGuard},
+    metrics::{Metrics, StageGuard},
+    model::Stage,
     pb::{self, watch_response::Kind},
     pipeline::Watch,
     rpc::{

@@ -10,7 +10,7 @@ use crate::{
         subscriber::Subscriber,
         sync::lock,
     },
-    metrics::Stage,
+    model::Stage,
     source::ClusterTime,
 };
 

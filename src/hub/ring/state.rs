@@ -7,7 +7,8 @@ use tokio::time::Instant;
 use crate::{
     error::Error,
     hub::{segment::Segment, stream::next_time},
-    metrics::{GaugeGuard, Metrics, Stage},
+    metrics::{GaugeGuard, Metrics},
+    model::Stage,
     source::{Anchor, ClusterTime, Position},
 };
 

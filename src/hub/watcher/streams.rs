@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::{
     filter::Residual,
     hub::{catch_up::CatchUpSpec, feeds::JoinedFeed},
-    metrics::Mode,
+    model::Mode,
     pipeline::{Plan, Watch},
     source::{Anchor, Position},
     wire::{ResumeToken, TokenContext},

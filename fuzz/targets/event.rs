@@ -5,12 +5,11 @@ use bytes::Bytes;
 use prost::Message as _;
 use serde_json::Value as Json;
 use weir::{
-    model::{FieldMask, Format, Operation, TokenAudience},
+    model::{FieldMask, Format, Operation, Rendering, TokenAudience},
     pb,
-    pipeline::View,
     raw::{ElementType, Elements},
     source::Event,
-    wire::{self, RenderOptions},
+    wire,
 };
 
 use super::{
@@ -99,13 +98,14 @@ pub fn check(raw: &[u8]) {
 /// Hides most names of the fixtures, and checks that no document of the event has one at its top level.
 fn check_field_mask(raw: &[u8], event: &Event, format: Format) {
     const NAMES: [&str; 5] = ["text", "document.a", "a", "_id", "x"];
-    let field_mask = FieldMask::new(NAMES.map(str::to_owned)).expect("they are paths");
-    let view = View {
-        field_mask,
-        token_audience: Some(TokenAudience([3; 8])),
-        row_filter: None,
+    let hiding = FieldMask::hiding(NAMES.map(str::to_owned)).expect("they are paths");
+    let rendering = Rendering {
+        format,
+        mask: hiding.clone(),
+        audience: Some(TokenAudience([3; 8])),
     };
-    let change = encoded_for(raw, event, format, &view);
+    let change = encoded_for(raw, event, &rendering);
+    check_included_fields(raw, event, format, &hiding);
     if format == Format::Bson {
         for (document, _) in document_pairs(&change, &change) {
             let names = Elements::new(&document).expect("what is left is BSON");
@@ -122,20 +122,51 @@ fn check_field_mask(raw: &[u8], event: &Event, format: Format) {
     }
 }
 
-fn encoded(raw: &[u8], event: &Event, format: Format) -> pb::ChangeEvent {
-    encoded_for(raw, event, format, &View::unrestricted())
+/// Includes some names of the fixtures, and checks that no document shows another one at its top level, nor
+/// a hidden one.
+fn check_included_fields(raw: &[u8], event: &Event, format: Format, hiding: &FieldMask) {
+    const NAMES: [&str; 3] = ["text", "document.b", "list"];
+    let including = FieldMask::including(NAMES.map(str::to_owned)).expect("they are paths");
+    for (mask, names) in [
+        (
+            including.with_hidden_fields_of(hiding),
+            &["document", "list"][..],
+        ),
+        (including, &["text", "document", "list", "_id"]),
+    ] {
+        let rendering = Rendering {
+            mask,
+            ..Rendering::unrestricted(format)
+        };
+        let change = encoded_for(raw, event, &rendering);
+        let Some(pb::change_event::Change::Insert(insert)) = change.change else {
+            continue;
+        };
+        let Some(pb::document::Value::Bson(document)) =
+            insert.full_document.and_then(|it| it.value)
+        else {
+            continue;
+        };
+        for field in Elements::new(&document).expect("what is left is BSON") {
+            let field = field.expect("what is left is BSON");
+            assert!(names.iter().any(|name| name.as_bytes() == field.key));
+        }
+    }
 }
 
-fn encoded_for(raw: &[u8], event: &Event, format: Format, view: &View) -> pb::ChangeEvent {
+fn encoded(raw: &[u8], event: &Event, format: Format) -> pb::ChangeEvent {
+    encoded_for(raw, event, &Rendering::unrestricted(format))
+}
+
+fn encoded_for(raw: &[u8], event: &Event, rendering: &Rendering) -> pb::ChangeEvent {
     let token_context = fixtures::token_context();
-    let options = RenderOptions { format, view };
-    let mut encoded = wire::encode(raw, [event], &token_context, options, |chunk| chunk)
+    let mut encoded = wire::encode(raw, [event], &token_context, rendering, |chunk| chunk)
         .expect("a parsed event can be encoded");
     let encoded = encoded.pop().expect("one event went in");
     let most = raw.len() * MAX_BYTES_PER_INPUT_BYTE + MAX_FIXED_BYTES;
     assert!(
         encoded.size() <= most,
-        "{} bytes became {} as {format:?}",
+        "{} bytes became {} as {rendering:?}",
         raw.len(),
         encoded.size()
     );
@@ -156,7 +187,7 @@ fn encoded_for(raw: &[u8], event: &Event, format: Format, view: &View) -> pb::Ch
             raw,
             event,
             &token_context,
-            options,
+            rendering,
             filter_match,
             sizes,
             with_key,

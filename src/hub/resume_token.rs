@@ -2,7 +2,7 @@
 
 use crate::{
     error::Error,
-    pipeline::View,
+    pipeline::Watch,
     wire::{ResumeToken, TokenContext},
 };
 
@@ -14,7 +14,7 @@ use crate::{
 pub(super) fn check_resume_token(
     token: &[u8],
     token_context: &TokenContext,
-    view: &View,
+    watch: &Watch,
 ) -> Result<ResumeToken, Error> {
     let token = ResumeToken::decode(token, token_context.keys())
         .map_err(|problem| Error::TokenMalformed(problem.to_string()))?;
@@ -23,12 +23,12 @@ pub(super) fn check_resume_token(
         time: Some(token.position.time()).filter(|_| token.is_same_deployment(token_context)),
     };
     // A client can forge an unencrypted token, also one of another view.
-    if token_context.keys().is_some() && view.is_restricted() && !token.was_encrypted() {
+    if token_context.keys().is_some() && watch.is_restricted() && !token.was_encrypted() {
         return Err(other_view(
             "a server that does not encrypt its tokens, or to another view",
         ));
     }
-    if token.token_audience() != view.token_audience {
+    if token.token_audience() != watch.rendering.audience {
         return Err(other_view(
             "another principal's view, or to one that has changed",
         ));

@@ -13,10 +13,9 @@ use crate::{
     filter::{Evaluator, EventFields, MatchTransition},
     hub::{budget::MemoryBudget, ring::Seq, stream::detach},
     metrics::Metrics,
-    model::Format,
-    pipeline::View,
+    model::Rendering,
     source::{ClusterTime, Event, EventError, Position},
-    wire::{self, Compression, EncodedEvent, Frame, RenderOptions, TokenContext},
+    wire::{self, Compression, EncodedEvent, Frame, TokenContext},
 };
 
 use compressed::{CompressedMessages, MessageKey, Run};
@@ -48,22 +47,17 @@ pub struct Segment {
     metrics: Arc<Metrics>,
 }
 
-/// A cache of a segment's events in one format and view. Each event is encoded on first use.
+/// A cache of a segment's events in one rendering. Each event is encoded on first use.
 #[derive(Debug)]
 struct Encoding {
-    format: Format,
-    view: Arc<View>,
-    /// Pairs of an event's index in the segment and its encoding, by index. Sparse, because most views
-    /// show few of a segment's events.
+    /// Compared by value: equal renderings share an encoding, and different ones never do.
+    rendering: Arc<Rendering>,
+    /// Pairs of an event's index in the segment and its encoding, by index. Sparse, because most watches
+    /// get few of a segment's events.
     events: Vec<(u32, EncodedEvent)>,
 }
 
 impl Encoding {
-    /// Compares views by value: equal views share an encoding, and different views never do.
-    fn is_for(&self, format: Format, view: &Arc<View>) -> bool {
-        self.format == format && (Arc::ptr_eq(&self.view, view) || self.view.renders_same_as(view))
-    }
-
     fn get(&self, index: usize) -> Option<&EncodedEvent> {
         let at = |entry: &(u32, EncodedEvent)| entry.0 as usize;
         // When every event is encoded, each is at its own index.
@@ -194,19 +188,17 @@ impl Segment {
     /// Encodes those of `indices` that are not encoded yet into one buffer.
     fn encode(
         &self,
-        format: Format,
-        view: &Arc<View>,
+        rendering: &Arc<Rendering>,
         indices: impl Iterator<Item = usize> + Clone,
     ) -> Result<(), EventError> {
         let mut encodings = self
             .encodings
             .write()
             .unwrap_or_else(PoisonError::into_inner);
-        let at = encodings.iter().position(|it| it.is_for(format, view));
+        let at = encodings.iter().position(|it| it.rendering == *rendering);
         let at = at.unwrap_or_else(|| {
             encodings.push(Encoding {
-                format,
-                view: Arc::clone(view),
+                rendering: Arc::clone(rendering),
                 events: Vec::new(),
             });
             encodings.len() - 1
@@ -218,12 +210,11 @@ impl Segment {
         if missing.is_empty() {
             return Ok(());
         }
-        let counter = self.metrics.encodings.of(format);
+        let counter = self.metrics.encodings.of(rendering.format);
         counter.increment(missing.len() as u64);
         let events = missing.iter().map(|index| &self.events[*index]);
         let charge = |chunk| self.budget.charge(chunk);
-        let options = RenderOptions { format, view };
-        let encoded = wire::encode(&self.buffer, events, &self.token_context, options, charge)?;
+        let encoded = wire::encode(&self.buffer, events, &self.token_context, rendering, charge)?;
         // A segment has at most `MAX_EVENTS` events, so the cast does not truncate.
         let indices = missing.iter().map(|index| *index as u32);
         encoding.insert(indices.zip(encoded));
@@ -325,18 +316,14 @@ impl EventSelection {
         }
     }
 
-    /// Returns the events in a format and view. Encodes those that no other watch has encoded yet.
+    /// Returns the events in a rendering. Encodes those that no other watch has encoded yet.
     ///
     /// # Errors
     /// An event is not well-formed BSON.
-    pub fn encoded(
-        &self,
-        format: Format,
-        view: &Arc<View>,
-    ) -> Result<EncodedSelection<'_>, EventError> {
+    pub fn encoded(&self, rendering: &Arc<Rendering>) -> Result<EncodedSelection<'_>, EventError> {
         let indices = (0..self.len()).map(|at| self.index(at));
         let complete = |encodings: &[Encoding]| {
-            let slot = encodings.iter().position(|it| it.is_for(format, view))?;
+            let slot = encodings.iter().position(|it| it.rendering == *rendering)?;
             indices
                 .clone()
                 .all(|index| encodings[slot].get(index).is_some())
@@ -352,17 +339,17 @@ impl EventSelection {
                 });
             }
             drop(encodings);
-            self.segment.encode(format, view, indices.clone())?;
+            self.segment.encode(rendering, indices.clone())?;
         }
     }
 
-    /// Returns `message` compressed, which holds the first `count` events in a format and view and nothing
+    /// Returns `message` compressed, which holds the first `count` events in a rendering and nothing
     /// else, not even another token. Compresses it if no watch with the same events has done so. `None` if it
     /// is not worth it.
     #[must_use]
     pub fn compressed(
         &self,
-        (format, view): (Format, &Arc<View>),
+        rendering: &Arc<Rendering>,
         count: usize,
         compression: Compression,
         message: &Frame,
@@ -377,7 +364,7 @@ impl EventSelection {
             return compress();
         }
         let encodings = segment.read_encodings();
-        let encoding = encodings.iter().position(|it| it.is_for(format, view));
+        let encoding = encodings.iter().position(|it| it.rendering == *rendering);
         drop(encodings);
         let key = MessageKey {
             encoding: encoding?,

@@ -19,9 +19,8 @@ use tokio::time::{Instant, timeout};
 
 use super::*;
 use crate::{
-    model::{Format, Mode, Operation, Stage},
+    model::{Format, Mode, Operation, Rendering, Stage},
     pb,
-    pipeline::View,
     source::{
         Batch, BatchSize, Failure, Position,
         scripted::{Opening, ScriptedSource, Step, after, at, batch, event, insert, quiet, token},
@@ -99,7 +98,7 @@ fn event_named(name: &str) -> Seen {
 /// A watcher with its last token, as a client would keep it.
 struct Client {
     watcher: Watcher,
-    view: Arc<View>,
+    rendering: Arc<Rendering>,
     token: Vec<u8>,
 }
 
@@ -109,7 +108,7 @@ impl Client {
         Self {
             token: watcher.start_position().token.to_vec(),
             watcher,
-            view: Arc::clone(&watch.view),
+            rendering: Arc::clone(&watch.rendering),
         }
     }
 
@@ -152,7 +151,7 @@ impl Client {
     fn take(&mut self, read: WatcherRead, seen: &mut Vec<Seen>) {
         match read {
             WatcherRead::Events(selection) => {
-                let encoded = selection.encoded(Format::Bson, &self.view).unwrap();
+                let encoded = selection.encoded(&self.rendering).unwrap();
                 for index in 0..selection.len() {
                     let token = &selection.segment().buffer()[selection.event(index).token.clone()];
                     let token = bson::Document::from_reader(token).unwrap();

@@ -18,7 +18,7 @@ use crate::{
         stream::{detach, next_time},
     },
     model::Operation,
-    pipeline::{Plan, View},
+    pipeline::{Plan, Watch},
     source::{BatchSize, ClusterTime, Failure, Position, Source, SourceError},
     wire::{ResumeToken, TokenContext, TokenKeys},
 };
@@ -51,15 +51,16 @@ pub(super) fn describe(
 
 /// Removes from an error what the watch may not see. An undeliverable event of the feed may be one that the
 /// watch's row filter rejects; then the error contains nothing of it but an encrypted token.
-pub(super) fn redact(error: Error, view: &View, keys: Option<&Arc<TokenKeys>>) -> Error {
+pub(super) fn redact(error: Error, watch: &Watch, keys: Option<&Arc<TokenKeys>>) -> Error {
     let redact = |undeliverable: UndeliverableEvent| {
-        let sees_all_rows = view.row_filter.is_none();
+        let sees_all_rows = watch.row_filter.is_none();
         let token = undeliverable.next_token.as_deref();
         let token = token.and_then(|it| ResumeToken::decode(it, keys.map(Arc::as_ref)).ok());
         let token = token.filter(|token| sees_all_rows || token.was_encrypted());
         UndeliverableEvent {
             time: undeliverable.time.filter(|_| sees_all_rows),
-            next_token: token.map(|token| token.encode_for(view.token_audience, keys.cloned())),
+            next_token: token
+                .map(|token| token.encode_for(watch.rendering.audience, keys.cloned())),
             ..undeliverable
         }
     };

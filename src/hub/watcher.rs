@@ -112,7 +112,7 @@ impl Watcher {
     /// was read before; a catch-up starts from it if the ring no longer holds what follows.
     pub fn poll_read(&mut self, context: &mut Context<'_>, token: &[u8]) -> Poll<WatcherRead> {
         self.subscriber.register_waker(context);
-        let audience = self.watch.view.token_audience;
+        let audience = self.watch.rendering.audience;
         loop {
             let next = match &mut self.state {
                 WatcherState::Live(reader) => {
@@ -153,7 +153,7 @@ impl Watcher {
             WatcherRead::Ended(error) => {
                 let error = error.with_patterns(&self.watch.pattern_fields);
                 let keys = self.token_keys.as_ref();
-                let error = undeliverable::redact(error, &self.watch.view, keys);
+                let error = undeliverable::redact(error, &self.watch, keys);
                 self.state = WatcherState::Ended(error.clone());
                 Some(WatcherRead::Ended(error))
             }
@@ -223,7 +223,7 @@ impl Watcher {
         if !is_wanted(position.position.time()) {
             return None;
         }
-        let audience = self.watch.view.token_audience;
+        let audience = self.watch.rendering.audience;
         let token = token_context.encode(&position.position, position.anchor.as_ref(), audience);
         self.last_progress_time = Some(position.position.time());
         Some((position, token))

@@ -1,5 +1,5 @@
-//! The vocabulary of a watch: what is watched, which operations, the options, the fields shown, and what is
-//! wrong with a request.
+//! The vocabulary of a watch: what is watched, which operations, the options, what is shown of an event,
+//! and what is wrong with a request.
 
 mod operation;
 pub use operation::Operation;
@@ -20,7 +20,10 @@ mod stage;
 pub use stage::{Mode, Stage};
 
 mod mask;
-pub use mask::{FieldMask, MaskNode, PathMatch, TokenAudience};
+pub use mask::{FieldMask, MaskNode, PathMatch};
+
+mod rendering;
+pub use rendering::{Rendering, TokenAudience};
 
 mod violations;
 pub use violations::{FieldViolation, MAX_VIOLATIONS, RequestError};

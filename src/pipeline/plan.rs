@@ -43,7 +43,7 @@ impl Plan {
     pub fn dedicated(watch: &Watch) -> Plan {
         let mut on_documents = Vec::new();
         if selects_documents(watch.operations.as_ref()) {
-            if let Some(row_filter) = &watch.view.row_filter {
+            if let Some(row_filter) = &watch.row_filter {
                 on_documents.extend(row_filter_conditions(row_filter));
             }
             if let Some(filter) = &watch.filter {

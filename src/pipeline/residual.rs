@@ -11,7 +11,7 @@ impl Residual {
         let on_documents = operations
             .as_ref()
             .is_none_or(|operations| operations.iter().any(|operation| operation.is_document()));
-        let row_filter = watch.view.row_filter.clone().filter(|_| on_documents);
+        let row_filter = watch.row_filter.clone().filter(|_| on_documents);
         match &watch.filter {
             Some(filter) if on_documents => Residual {
                 row_filter,

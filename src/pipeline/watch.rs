@@ -10,7 +10,7 @@ use crate::filter::parse;
 use crate::model::Findings;
 use crate::model::{
     BeforeChange, EndTime, FeedMode, Format, FullDocument, Invalidate, MissingImage, Oversize,
-    Start,
+    Rendering, Start,
 };
 use crate::model::{Operation, RequestError, Scope};
 use crate::pb;
@@ -59,6 +59,8 @@ pub struct Watch {
     pub scope: Scope,
     /// The operations to deliver, at least one; `None` means all.
     pub operations: Option<BTreeSet<Operation>>,
+    /// The policy's condition, which must certainly hold for every document that an event carries.
+    pub row_filter: Option<Predicate>,
     /// The condition on documents: all filters of the request combined.
     pub filter: Option<Predicate>,
     /// The memory that the compiled patterns of the filter take, in bytes.
@@ -77,8 +79,8 @@ pub struct Watch {
     pub before_change: BeforeChange,
     /// `true` if expanded events are delivered.
     pub expanded: bool,
-    /// The encoding of documents.
-    pub format: Format,
+    /// What is shown of an event.
+    pub rendering: Arc<Rendering>,
     /// The longest time without a message.
     pub progress_interval: Duration,
     /// The largest message, in bytes.
@@ -89,8 +91,6 @@ pub struct Watch {
     pub invalidate: Invalidate,
     /// The kind of feed that serves the watch.
     pub feed_mode: FeedMode,
-    /// The policy view: the part of the events that the client may see.
-    pub view: Arc<View>,
 }
 
 impl Watch {
@@ -131,6 +131,7 @@ impl Watch {
             // Without a scope there is a violation, and this watch is dropped below.
             scope: scope.unwrap_or(Scope::Deployment),
             operations,
+            row_filter: None,
             filter,
             pattern_bytes: patterns.compiled_bytes,
             pattern_fields: patterns.fields,
@@ -140,15 +141,32 @@ impl Watch {
             full_document: full_document(request.full_document, f),
             before_change: before_change(request.full_document_before_change, f),
             expanded,
-            format: format(request.document_format, f),
+            rendering: Arc::new(Rendering::unrestricted(format(request.document_format, f))),
             progress_interval: progress_interval(request.progress_interval, limits, f),
             max_message_bytes: max_message_bytes(request.max_message_bytes, limits, f),
             oversize: oversize(request.oversize_policy, f),
             invalidate: invalidate(request.invalidate_policy, f),
             feed_mode: feed_mode(request.feed_mode, f),
-            view: Arc::new(View::unrestricted()),
         };
         findings.into_result().map(|()| watch)
+    }
+
+    /// Restricts the watch to what a policy lets its client see, in place of what another view did.
+    pub fn restrict_to(&mut self, view: &View) {
+        self.row_filter.clone_from(&view.row_filter);
+        self.rendering = Arc::new(Rendering {
+            format: self.rendering.format,
+            mask: self.rendering.mask.with_hidden_fields_of(&view.field_mask),
+            audience: view.token_audience,
+        });
+    }
+
+    /// Returns whether a policy restricts what the client sees, or its tokens.
+    #[must_use]
+    pub fn is_restricted(&self) -> bool {
+        self.row_filter.is_some()
+            || self.rendering.audience.is_some()
+            || self.rendering.mask.hides_fields()
     }
 }
 

@@ -282,7 +282,7 @@ fn parse_operations(
                 "unknown operation {name:?}: use one of {names}, or all"
             ));
         };
-        if may_name_fields(operation) && !field_mask.is_empty() {
+        if may_name_fields(operation) && field_mask.hides_fields() {
             return Err(format!(
                 "{name} events carry a description that may name hidden fields: a rule with hide can't grant them"
             ));
@@ -340,7 +340,7 @@ fn parse_field_mask(
             "{at}: requires --token-key-file, because MongoDB's resume tokens contain document keys, which may contain hidden fields"
         ));
     }
-    FieldMask::new(paths).map_err(|problem| format!("{at}: {problem}"))
+    FieldMask::hiding(paths).map_err(|problem| format!("{at}: {problem}"))
 }
 
 impl LimitsConfig {

@@ -101,7 +101,7 @@ impl Rule {
             .unwrap_or_default();
         if let Some(path) = paths
             .into_iter()
-            .find(|path| self.field_mask.overlaps(path))
+            .find(|path| self.field_mask.hides_part_of(path))
         {
             // The events that arrive would reveal the hidden values.
             let message = format!("filters: {path:?} is hidden, or contains hidden fields");

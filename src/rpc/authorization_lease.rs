@@ -103,7 +103,7 @@ impl AuthorizationLease {
         let request = AccessRequest::of(watch, self.requested_operations.as_ref());
         let decision = self.access.policy.authorize(&self.principal, &request)?;
         watch.operations.clone_from(&decision.operations);
-        watch.view = Arc::clone(&decision.view);
+        watch.restrict_to(&decision.view);
         Ok(self.decision.insert(decision))
     }
 

@@ -6,9 +6,9 @@ use bytes::Bytes;
 
 use crate::{
     hub::EventSelection,
-    model::{EndTime, Format},
+    model::{EndTime, Rendering},
     pb::FilterMatch,
-    pipeline::{View, Watch},
+    pipeline::Watch,
     source::EventError,
     wire::{Changes, Compression, EncodedEvent, Frame},
 };
@@ -19,13 +19,12 @@ const BATCH_BYTES: usize = 64 << 10;
 
 /// A message of changes that is being filled.
 pub(super) struct BatchBuilder {
-    format: Format,
+    rendering: Arc<Rendering>,
     limit: usize,
     end_time: Option<EndTime>,
     changes: Changes,
     /// The token of the last event.
     token: Bytes,
-    view: Arc<View>,
     compression: Option<Compression>,
     /// The selection whose first events the message holds, and their number, if it is to be compressed.
     shared: Option<(EventSelection, usize)>,
@@ -56,10 +55,9 @@ impl BatchBuilder {
     /// that share it have the selection in common.
     pub(super) fn new(watch: &Watch, compression: Option<Compression>) -> Self {
         Self {
-            view: Arc::clone(&watch.view),
             compression,
             shared: None,
-            format: watch.format,
+            rendering: Arc::clone(&watch.rendering),
             limit: watch.max_message_bytes as usize,
             end_time: watch.end_time,
             changes: Changes::default(),
@@ -67,13 +65,13 @@ impl BatchBuilder {
         }
     }
 
-    /// Adds as many events as fit, as the watch's view shows them. Sets `token` to the token of the last event added.
+    /// Adds as many events as fit, as the watch is shown them. Sets `token` to the token of the last event added.
     pub(super) fn fill(
         &mut self,
         selection: &EventSelection,
         token: &mut Vec<u8>,
     ) -> Result<FillResult, EventError> {
-        let encoded = selection.encoded(self.format, &self.view)?;
+        let encoded = selection.encoded(&self.rendering)?;
         let mut count = 0;
         let mut stopped = None;
         while count < selection.len() {
@@ -132,8 +130,7 @@ impl BatchBuilder {
         let Some((compression, (selection, count))) = self.compression.zip(self.shared) else {
             return Some(frame);
         };
-        let rendering = (self.format, &self.view);
-        let message = selection.compressed(rendering, count, compression, &frame);
+        let message = selection.compressed(&self.rendering, count, compression, &frame);
         Some(match message {
             Some(message) => Frame::compressed(frame.token().clone(), message),
             None => frame,

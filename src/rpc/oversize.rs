@@ -9,7 +9,7 @@ use crate::{
     pb::{self, FilterMatch},
     pipeline::Watch,
     source::{Event, EventError},
-    wire::{self, Changes, Chunk, Frame, RenderOptions},
+    wire::{self, Changes, Chunk, Frame},
 };
 
 /// The bytes of a chunk message beyond its data and its token.
@@ -62,7 +62,7 @@ pub(super) fn deliver(
     id: u64,
 ) -> Result<Delivery, EventError> {
     let limit = watch.max_message_bytes;
-    let encoded = selection.encoded(watch.format, &watch.view)?;
+    let encoded = selection.encoded(&watch.rendering)?;
     let event = encoded.event(at);
     let message = event.message();
     let filter_match = selection.transition(at).to_pb();
@@ -74,16 +74,12 @@ pub(super) fn deliver(
         }),
         Oversize::Omit => {
             let segment = selection.segment();
-            let options = RenderOptions {
-                format: watch.format,
-                view: &watch.view,
-            };
             let stub = |with_key| {
                 wire::encode_omitted(
                     segment.buffer(),
                     selection.event(at),
                     segment.token_context(),
-                    options,
+                    &watch.rendering,
                     filter_match,
                     (size as u64, limit),
                     with_key,

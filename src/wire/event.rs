@@ -4,37 +4,35 @@
 //! takes the slots that it has fields for; all others go into `unknown_fields`, so that fields which
 //! MongoDB adds later are passed through.
 
-mod render_options;
+mod masked;
 mod slots;
 mod update;
+mod values;
 
-use std::{
-    borrow::Cow,
-    ops::{Range, RangeInclusive},
-};
+use std::{borrow::Cow, ops::RangeInclusive};
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 
 use crate::{
-    model::Operation,
+    model::{Operation, Rendering},
     pb::FilterMatch,
-    raw::{Element, ElementType, Elements},
+    raw::{Element, Elements},
     source::{Event, EventError},
     wire::{
+        encoded_event::{EncodedEvent, match_field},
         format::{
             protobuf::{
                 WireType, put_bytes_field, put_message, put_message_with_estimate,
-                put_string_field, put_tag, put_varint, varint_len,
+                put_string_field, put_tag, put_varint,
             },
-            put_null_document,
+            put_document, put_null_document,
         },
-        frame::match_field,
         token::TokenContext,
     },
 };
 
-pub use render_options::RenderOptions;
 use slots::{DocumentField, Slot, Slots};
+use values::{elements, find, is_array, is_text, put_number, text};
 
 /// Field numbers of `weir.v1` in `watch.proto`.
 mod field {
@@ -55,73 +53,12 @@ mod field {
 /// The range of `google.protobuf.Timestamp`, the years 1 to 9999, in milliseconds since 1970.
 pub const TIMESTAMP_MILLIS: RangeInclusive<i64> = -62_135_596_800_000..=253_402_300_799_999;
 
-/// An encoded event: its ranges in a buffer that it shares with the events encoded with it.
-#[derive(Debug, Clone)]
-pub struct EncodedEvent {
-    /// The shared buffer.
-    buffer: Bytes,
-    start: u32,
-    end: u32,
-    token_start: u32,
-    token_end: u32,
-}
-
-impl EncodedEvent {
-    /// Returns the `ChangeBatch.changes` field, including its tag.
-    #[must_use]
-    pub fn field(&self) -> Bytes {
-        self.buffer.slice(self.start as usize..self.end as usize)
-    }
-
-    /// Returns the size of the field in bytes.
-    #[must_use]
-    pub fn size(&self) -> usize {
-        (self.end - self.start) as usize
-    }
-
-    /// Returns the event's resume token.
-    #[must_use]
-    pub fn token(&self) -> Bytes {
-        self.buffer
-            .slice(self.token_start as usize..self.token_end as usize)
-    }
-
-    /// Returns the size of the token in bytes.
-    #[must_use]
-    pub fn token_len(&self) -> usize {
-        (self.token_end - self.token_start) as usize
-    }
-
-    /// Returns the event as a `ChangeEvent` message, without the tag of the batch.
-    #[must_use]
-    pub fn message(&self) -> Bytes {
-        self.buffer
-            .slice(self.message_start() as usize..self.end as usize)
-    }
-
-    /// Returns the size of the message in bytes.
-    pub(super) fn message_len(&self) -> usize {
-        (self.end - self.message_start()) as usize
-    }
-
-    /// Returns the shared buffer and the range of the field in it.
-    pub(super) fn buffer_range(&self) -> (&Bytes, Range<usize>) {
-        (&self.buffer, self.start as usize..self.end as usize)
-    }
-
-    fn message_start(&self) -> u32 {
-        // The token is the first field of the message, after its tag and its length.
-        let head = 1 + varint_len(u64::from(self.token_end - self.token_start));
-        self.token_start - u32::try_from(head).unwrap_or_default()
-    }
-}
-
 /// Encodes `events`, whose ranges are in `buffer`, one after the other into one shared buffer, which
 /// `wrap` may replace, for example to count its memory.
 ///
-/// A view that hides fields also leaves out everything else that may reveal them: descriptions of
+/// A mask that hides fields also leaves out everything else that may reveal them: descriptions of
 /// indexes and of collection options, and unknown fields. An update of only hidden fields becomes an
-/// update without fields.
+/// update without fields. A mask that only includes fields applies to documents and update descriptions.
 ///
 /// # Errors
 /// [`EventError`] when an event is not well-formed BSON on its top level.
@@ -129,7 +66,7 @@ pub fn encode<'a>(
     buffer: &[u8],
     events: impl IntoIterator<Item = &'a Event, IntoIter: Clone>,
     token_context: &TokenContext,
-    options: RenderOptions<'_>,
+    rendering: &Rendering,
     wrap: impl FnOnce(Bytes) -> Bytes,
 ) -> Result<Vec<EncodedEvent>, EventError> {
     let events = events.into_iter();
@@ -141,14 +78,13 @@ pub fn encode<'a>(
         let slots = Slots::read(&buffer[event.bytes.clone()])?;
         let mut token_from_end = 0;
         put_message_with_estimate(&mut out, field::CHANGES, event.bytes.len(), |out| {
-            put_resume_token(out, buffer, event, token_context, options);
+            put_resume_token(out, buffer, event, token_context, rendering);
             let token_end = out.len();
-            put_change(out, event, slots, &buffer[event.bytes.clone()], options);
+            put_change(out, event, slots, &buffer[event.bytes.clone()], rendering);
             token_from_end = out.len() - token_end;
         });
         let token_end = out.len() - token_from_end;
-        let token =
-            token_context.encoded_len(&buffer[event.token.clone()], options.view.token_audience);
+        let token = token_context.encoded_len(&buffer[event.token.clone()], rendering.audience);
         let [start, end, token_start, token_end] =
             [start, out.len(), token_end - token, token_end].map(offset);
         encoded.push(EncodedEvent {
@@ -159,8 +95,8 @@ pub fn encode<'a>(
             token_end,
         });
     }
-    // The copy frees the unused capacity for hidden fields, which the memory budget does not count.
-    let shared = if options.field_mask().is_some() {
+    // The copy frees the unused capacity for fields left out, which the memory budget does not count.
+    let shared = if rendering.mask.root().is_some() {
         Bytes::copy_from_slice(&out)
     } else {
         out.freeze()
@@ -188,7 +124,7 @@ pub fn encode_omitted(
     buffer: &[u8],
     event: &Event,
     token_context: &TokenContext,
-    options: RenderOptions<'_>,
+    rendering: &Rendering,
     filter_match: FilterMatch,
     sizes: (u64, u32),
     with_key: bool,
@@ -199,8 +135,8 @@ pub fn encode_omitted(
     }
     let mut out = BytesMut::new();
     put_message(&mut out, field::CHANGES, |out| {
-        put_resume_token(out, buffer, event, token_context, options);
-        put_common_fields(out, event, &mut slots, options);
+        put_resume_token(out, buffer, event, token_context, rendering);
+        put_common_fields(out, event, &mut slots, rendering);
         put_message(out, field::OMITTED, |out| {
             put_number(out, 1, sizes.0);
             put_number(out, 2, u64::from(sizes.1));
@@ -217,13 +153,13 @@ fn put_resume_token(
     buffer: &[u8],
     event: &Event,
     token_context: &TokenContext,
-    options: RenderOptions<'_>,
+    rendering: &Rendering,
 ) {
-    let token_audience = options.view.token_audience;
-    let length = token_context.encoded_len(&buffer[event.token.clone()], token_audience);
+    let audience = rendering.audience;
+    let length = token_context.encoded_len(&buffer[event.token.clone()], audience);
     put_tag(out, field::RESUME_TOKEN, WireType::Len);
     put_varint(out, length as u64);
-    token_context.put_event(out, buffer, event, token_audience);
+    token_context.put_event(out, buffer, event, audience);
 }
 
 fn put_change(
@@ -231,38 +167,57 @@ fn put_change(
     event: &Event,
     mut slots: Slots<'_>,
     raw: &[u8],
-    options: RenderOptions<'_>,
+    rendering: &Rendering,
 ) {
-    if options.field_mask().is_some() {
+    if rendering.mask.hides_fields() {
         slots.drop_descriptions();
     }
-    put_common_fields(out, event, &mut slots, options);
+    put_common_fields(out, event, &mut slots, rendering);
     let operation = event.operation;
     let number = change_field(operation);
     put_message_with_estimate(out, number, raw.len(), |out| match operation {
-        Operation::Insert => put_slot(out, 1, &mut slots, Slot::FullDocument, options),
+        Operation::Insert => put_slot(out, 1, &mut slots, Slot::FullDocument, rendering),
         Operation::Update => {
             if let Some(description) = slots.take_document(Slot::UpdateDescription)
-                && !update::put_description(out, description.value, options)
+                && !update::put_description(out, description.value, rendering)
+                && rendering.mask.root().is_none()
             {
                 slots.unknown.push(description);
             }
-            put_slot(out, 2, &mut slots, Slot::FullDocument, options);
-            put_slot(out, 3, &mut slots, Slot::FullDocumentBeforeChange, options);
+            put_slot(out, 2, &mut slots, Slot::FullDocument, rendering);
+            put_slot(
+                out,
+                3,
+                &mut slots,
+                Slot::FullDocumentBeforeChange,
+                rendering,
+            );
         }
         Operation::Replace => {
-            put_slot(out, 1, &mut slots, Slot::FullDocument, options);
-            put_slot(out, 2, &mut slots, Slot::FullDocumentBeforeChange, options);
+            put_slot(out, 1, &mut slots, Slot::FullDocument, rendering);
+            put_slot(
+                out,
+                2,
+                &mut slots,
+                Slot::FullDocumentBeforeChange,
+                rendering,
+            );
         }
         Operation::Delete => {
-            put_slot(out, 1, &mut slots, Slot::FullDocumentBeforeChange, options);
+            put_slot(
+                out,
+                1,
+                &mut slots,
+                Slot::FullDocumentBeforeChange,
+                rendering,
+            );
         }
         Operation::Rename => {
             put_namespace(out, 1, slots.take(Slot::To), &mut slots);
-            put_slot(out, 2, &mut slots, Slot::OperationDescription, options);
+            put_slot(out, 2, &mut slots, Slot::OperationDescription, rendering);
         }
         Operation::Create => {
-            put_slot(out, 1, &mut slots, Slot::OperationDescription, options);
+            put_slot(out, 1, &mut slots, Slot::OperationDescription, rendering);
             if let Some(kind) = slots.take_text(Slot::NsType) {
                 put_string_field(out, 2, &kind);
             }
@@ -270,36 +225,39 @@ fn put_change(
         Operation::CreateIndexes | Operation::DropIndexes => {
             if let Some(description) = slots.get_document(Slot::OperationDescription) {
                 for index in indexes(description) {
-                    options.put_document(out, 1, index);
+                    masked::put_included_document(out, 1, index, rendering);
                 }
             }
-            put_slot(out, 2, &mut slots, Slot::OperationDescription, options);
+            put_slot(out, 2, &mut slots, Slot::OperationDescription, rendering);
         }
         Operation::Modify => {
-            put_slot(out, 1, &mut slots, Slot::OperationDescription, options);
-            put_slot(out, 2, &mut slots, Slot::StateBeforeChange, options);
+            put_slot(out, 1, &mut slots, Slot::OperationDescription, rendering);
+            put_slot(out, 2, &mut slots, Slot::StateBeforeChange, rendering);
         }
         Operation::ShardCollection
         | Operation::RefineCollectionShardKey
         | Operation::ReshardCollection
         | Operation::EndOfTransaction => {
-            put_slot(out, 1, &mut slots, Slot::OperationDescription, options);
+            put_slot(out, 1, &mut slots, Slot::OperationDescription, rendering);
         }
         Operation::Drop | Operation::DropDatabase => {}
         Operation::Other | Operation::Invalidate => {
             if let Some(name) = slots.take_text(Slot::OperationType) {
                 put_string_field(out, 1, &name);
             }
-            if options.field_mask().is_none() {
-                options.put_document(out, 2, raw);
+            if !rendering.mask.hides_fields() {
+                put_document(out, 2, raw, rendering.format);
             }
             slots.clear();
         }
     });
     slots.take(Slot::OperationType);
+    if rendering.mask.root().is_some() {
+        slots.drop_documents();
+    }
     // Fields of an undocumented name, type or shape may reveal hidden fields.
-    if options.field_mask().is_none() {
-        slots.put_unclaimed(out, field::UNKNOWN_FIELDS, options.format);
+    if !rendering.mask.hides_fields() {
+        slots.put_unclaimed(out, field::UNKNOWN_FIELDS, rendering.format);
     }
 }
 
@@ -330,7 +288,7 @@ fn put_common_fields(
     out: &mut BytesMut,
     event: &Event,
     slots: &mut Slots<'_>,
-    options: RenderOptions<'_>,
+    rendering: &Rendering,
 ) {
     let operation = event.operation.to_pb() as i32;
     put_number(out, field::OPERATION, u64::from(operation.unsigned_abs()));
@@ -352,7 +310,13 @@ fn put_common_fields(
             );
         });
     }
-    put_slot(out, field::DOCUMENT_KEY, slots, Slot::DocumentKey, options);
+    put_slot(
+        out,
+        field::DOCUMENT_KEY,
+        slots,
+        Slot::DocumentKey,
+        rendering,
+    );
     put_transaction(out, event, slots);
     if let Some((_, uuid)) = slots
         .get(Slot::CollectionUuid)
@@ -363,25 +327,23 @@ fn put_common_fields(
     }
 }
 
-fn put_number(out: &mut BytesMut, number: u32, value: u64) {
-    if value != 0 {
-        put_tag(out, number, WireType::Varint);
-        put_varint(out, value);
-    }
-}
-
 /// Appends the document of a slot, unless the event does not have it.
 fn put_slot(
     out: &mut BytesMut,
     number: u32,
     slots: &mut Slots<'_>,
     slot: Slot,
-    options: RenderOptions<'_>,
+    rendering: &Rendering,
 ) {
     match slots.take_document_field(slot) {
         DocumentField::Absent => {}
         DocumentField::Null => put_null_document(out, number),
-        DocumentField::Present(document) => options.put_document(out, number, document),
+        DocumentField::Present(document) => match slot {
+            Slot::FullDocument | Slot::FullDocumentBeforeChange => {
+                masked::put_document(out, number, document, rendering);
+            }
+            _ => masked::put_included_document(out, number, document, rendering),
+        },
     }
 }
 
@@ -461,32 +423,6 @@ fn indexes(description: &[u8]) -> impl Iterator<Item = &[u8]> {
         .into_iter()
         .flat_map(|array| elements(array.value))
         .filter_map(|index| index.as_document())
-}
-
-/// Returns the elements of a document or an array, up to the first malformed one.
-fn elements(document: &[u8]) -> impl Iterator<Item = Element<'_>> {
-    Elements::new(document)
-        .ok()
-        .into_iter()
-        .flatten()
-        .map_while(Result::ok)
-}
-
-fn find<'a>(document: &'a [u8], key: &[u8]) -> Option<Element<'a>> {
-    elements(document).find(|element| element.key == key)
-}
-
-fn is_array(element: &Element<'_>) -> bool {
-    element.kind == ElementType::Array
-}
-
-fn is_text(element: &Element<'_>) -> bool {
-    element.kind == ElementType::String
-}
-
-/// Returns a string's text. Invalid UTF-8 becomes U+FFFD, since protobuf strings must be UTF-8.
-fn text<'a>(element: &Element<'a>) -> Cow<'a, str> {
-    String::from_utf8_lossy(element.as_str_bytes().unwrap_or_default())
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use crate::{
     pb::{self, FilterMatch, watch_response::Kind},
     wire::{
         compression::{Compression, PREFIX_BYTES},
-        event::EncodedEvent,
+        encoded_event::{EncodedEvent, match_field},
         format::protobuf::varint_len,
     },
 };
@@ -26,10 +26,6 @@ const TAG_DATA: u8 = (5 << 3) | 2;
 
 /// The tag of `ChangeBatch.changes`: field 1, length-delimited.
 const TAG_CHANGE: u8 = (1 << 3) | 2;
-/// The tag of `ChangeEvent.match`: field 9, a varint. It is the last field of an event, because it is
-/// the only one that differs between watchers.
-const TAG_MATCH: u8 = 9 << 3;
-
 /// A `WatchResponse`: shared encoded events, or a small message of one watch.
 #[derive(Debug, Clone)]
 pub struct Frame {
@@ -73,13 +69,6 @@ enum ChangesPart {
         message: Bytes,
         filter_match: FilterMatch,
     },
-}
-
-/// Encodes the field `match` of an event, which follows the bytes that all watchers share.
-#[must_use]
-pub fn match_field(filter_match: FilterMatch) -> [u8; 2] {
-    // All numbers of the enum are below 128, so that one byte is the whole varint.
-    [TAG_MATCH, filter_match as u8]
 }
 
 impl Changes {

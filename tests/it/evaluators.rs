@@ -8,7 +8,7 @@
 mod random;
 mod streams;
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::collections::BTreeSet;
 
 use crate::support::Database;
 use mongodb::bson::{Bson, Document, doc};
@@ -231,7 +231,7 @@ impl FilterCase {
         watch.operations = self.operations.clone();
         watch.missing_image = self.missing_image;
         watch.filter = Some(self.filter.clone());
-        watch.view = Arc::new(View {
+        watch.restrict_to(&View {
             row_filter: self.guard.clone(),
             ..View::unrestricted()
         });

@@ -13,7 +13,7 @@ use crate::{filter::MatchTransition, wire::Compression};
 const OVERHEAD: usize = 200;
 
 /// The identity of a message of changes: equal keys of a segment are equal bytes, since the rendering decides
-/// about the view, the format and the tokens.
+/// about the fields, the format and the tokens.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct MessageKey {
     /// The index of the rendering among the segment's encodings.

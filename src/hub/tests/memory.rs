@@ -117,17 +117,17 @@ fn a_compressed_message_that_no_watch_shares_is_not_kept() {
     let metrics = Arc::new(Metrics::new());
     let (buffer, context) = (batch.buffer, any_token_context());
     let segments = Segment::split(&buffer, batch.events, &context, &budget, &metrics);
-    let view = Arc::new(View::unrestricted());
+    let rendering = Arc::new(Rendering::unrestricted(Format::Bson));
     let kind = pb::watch_response::Kind::StateChange(pb::StateChange {
         state: 0,
         reason: "x".repeat(1_000),
     });
     let message = Frame::message(Bytes::from_static(b"token"), kind);
     let shared = EventSelection::range(Arc::clone(&segments[0]), 0, 0, 1);
-    drop(shared.encoded(Format::Bson, &view).expect("it is valid"));
+    drop(shared.encoded(&rendering).expect("it is valid"));
     let before = budget.used();
     let compress = |selection: &EventSelection| {
-        let made = selection.compressed((Format::Bson, &view), 1, Compression::Gzip, &message);
+        let made = selection.compressed(&rendering, 1, Compression::Gzip, &message);
         assert!(made.is_some());
     };
     compress(&shared.clone().unshared());

@@ -7,7 +7,7 @@ use crate::{
     error::UndeliverableEvent,
     filter::{Condition, Predicate},
     model::{FieldMask, TokenAudience},
-    pipeline::Plan,
+    pipeline::{Plan, View},
     wire::{ResumeToken, TokenContext, TokenKeys},
 };
 
@@ -41,14 +41,14 @@ fn of_tenant(tenant: u32, hidden: &[&str]) -> View {
     let hidden = hidden.iter().map(|&path| path.to_owned());
     View {
         row_filter: Some(row_filter(tenant)),
-        field_mask: FieldMask::new(hidden).unwrap(),
+        field_mask: FieldMask::hiding(hidden).unwrap(),
         token_audience: token_audience(tenant),
     }
 }
 
 fn watch_in(request: pb::WatchRequest, view: View) -> Arc<Watch> {
     let mut watch = Watch::clone(&watch(request));
-    watch.view = Arc::new(view);
+    watch.restrict_to(&view);
     Arc::new(watch)
 }
 
@@ -96,12 +96,16 @@ async fn read_own_events(client: &mut Client, tenant: u32) -> Vec<String> {
             None => return names,
         };
         for format in FORMATS {
-            let encoded = selection.encoded(format, &client.view).unwrap();
+            let rendering = Arc::new(Rendering {
+                format,
+                ..Rendering::clone(&client.rendering)
+            });
+            let encoded = selection.encoded(&rendering).unwrap();
             for at in 0..selection.len() {
                 assert_matches_view(&encoded.event(at).message(), tenant, client);
             }
         }
-        let encoded = selection.encoded(Format::Bson, &client.view).unwrap();
+        let encoded = selection.encoded(&client.rendering).unwrap();
         for at in 0..selection.len() {
             let change = pb::ChangeEvent::decode(encoded.event(at).message()).unwrap();
             client.token = change.resume_token.to_vec();
@@ -115,7 +119,7 @@ fn assert_matches_view(message: &[u8], tenant: u32, client: &Client) {
     for other in 0..TENANTS {
         assert_eq!(has(&name(other)), other == tenant, "{tenant} sees {other}");
     }
-    let hidden = client.view.field_mask.paths();
+    let hidden = client.rendering.mask.hidden_paths();
     for (path, value) in [
         ("tenant", name(tenant)),
         ("iban", format!("iban{}", name(tenant))),
@@ -127,7 +131,7 @@ fn assert_matches_view(message: &[u8], tenant: u32, client: &Client) {
     }
     let change = pb::ChangeEvent::decode(message).unwrap();
     let token = ResumeToken::decode(&change.resume_token, None).unwrap();
-    assert_eq!(token.token_audience(), client.view.token_audience);
+    assert_eq!(token.token_audience(), client.rendering.audience);
 }
 
 /// Views of the same events, in pairs with one difference.
@@ -330,7 +334,7 @@ async fn a_token_of_another_audience_is_rejected_in_both_directions() {
 async fn with_keys_an_unencrypted_token_is_accepted_only_for_an_unrestricted_view() {
     let keys = keys(&[KEY_A]);
     let hiding = View {
-        field_mask: FieldMask::new(["a".to_owned()]).unwrap(),
+        field_mask: FieldMask::hiding(["a".to_owned()]).unwrap(),
         ..View::unrestricted()
     };
     let filtered = View {
@@ -429,7 +433,7 @@ fn undeliverable(error: Error) -> UndeliverableEvent {
 #[tokio::test(start_paused = true)]
 async fn an_undeliverable_event_is_not_described_to_clients_that_may_not_see_it() {
     let hiding = View {
-        field_mask: FieldMask::new(["a".to_owned()]).unwrap(),
+        field_mask: FieldMask::hiding(["a".to_owned()]).unwrap(),
         token_audience: token_audience(9),
         ..View::unrestricted()
     };

@@ -49,11 +49,7 @@ impl WatchStarter {
             plan: shared_plan,
         };
         let token = match &watch.start {
-            Start::Token(token) => Some(check_resume_token(
-                token,
-                &shared.token_context,
-                &watch.view,
-            )?),
+            Start::Token(token) => Some(check_resume_token(token, &shared.token_context, watch)?),
             Start::Now | Start::Time(_) => None,
         };
         let dedicated = Plan::dedicated(watch);
@@ -71,7 +67,7 @@ impl WatchStarter {
         let keys = self.deployment.token_keys();
         let (state, start) = started
             .await
-            .map_err(|error| undeliverable::redact(error, &watch.view, keys))?;
+            .map_err(|error| undeliverable::redact(error, watch, keys))?;
         subscriber.set_reached_second(start.position.time().seconds);
         Ok(Watcher {
             watch: Arc::clone(watch),
@@ -108,7 +104,7 @@ impl WatchStarter {
                 Start::Now | Start::Time(_) => {
                     let anchor = spec.anchor.as_ref();
                     spec.token_context
-                        .encode(&spec.from, anchor, watch.view.token_audience)
+                        .encode(&spec.from, anchor, watch.rendering.audience)
                 }
             },
             position: spec.from.clone(),

@@ -4,17 +4,17 @@ use proptest::sample::select;
 use super::*;
 
 fn hidden(paths: &[&str]) -> FieldMask {
-    FieldMask::new(paths.iter().map(|&path| path.to_owned())).unwrap()
+    FieldMask::hiding(paths.iter().map(|&path| path.to_owned())).unwrap()
 }
 
 /// Returns the result of matching a path, as a word.
 fn match_result(paths: &[&str], path: &str) -> &'static str {
     match hidden(paths)
-        .tree()
+        .root()
         .map(|tree| tree.match_path(path.as_bytes()))
     {
         Some(PathMatch::Hidden) => "hidden",
-        Some(PathMatch::MayContainHidden(_)) => "may contain hidden",
+        Some(PathMatch::Partly(_)) => "may contain hidden",
         Some(PathMatch::Visible) | None => "visible",
     }
 }
@@ -22,17 +22,17 @@ fn match_result(paths: &[&str], path: &str) -> &'static str {
 #[test]
 fn paths_with_an_empty_component_or_a_number_are_refused() {
     for path in ["", ".", "a.", ".a", "a..b", "0", "a.0", "a.0.b", "a.01"] {
-        FieldMask::new([path.to_owned()]).expect_err(path);
+        FieldMask::hiding([path.to_owned()]).expect_err(path);
     }
     for path in ["a", "a.b", "a0", "a.b1", "a.-1", "$a", "a b", "é"] {
-        FieldMask::new([path.to_owned()]).expect(path);
+        FieldMask::hiding([path.to_owned()]).expect(path);
     }
 }
 
 #[test]
 fn paths_below_a_hidden_path_are_merged_into_it() {
     let hidden = hidden(&["b.c", "a.b", "a", "ab", "a.c.d", "b.c", "a-b"]);
-    assert_eq!(hidden.paths(), ["a", "a-b", "ab", "b.c"]);
+    assert_eq!(hidden.hidden_paths(), ["a", "a-b", "ab", "b.c"]);
 }
 
 #[test]
@@ -51,7 +51,7 @@ fn a_filter_path_overlaps_hidden_paths_at_below_and_above_it() {
         "0.ssn",
         "0",
     ] {
-        assert!(hidden.overlaps(path), "{path}");
+        assert!(hidden.hides_part_of(path), "{path}");
     }
     for path in [
         "ssnx",
@@ -64,10 +64,10 @@ fn a_filter_path_overlaps_hidden_paths_at_below_and_above_it() {
         "price",
         "",
     ] {
-        assert!(!hidden.overlaps(path), "{path}");
+        assert!(!hidden.hides_part_of(path), "{path}");
     }
-    assert!(!FieldMask::default().overlaps("a"));
-    assert!(!FieldMask::default().overlaps("0"));
+    assert!(!FieldMask::default().hides_part_of("a"));
+    assert!(!FieldMask::default().hides_part_of("0"));
 }
 
 #[test]
@@ -94,6 +94,120 @@ fn a_path_is_matched_through_dots_and_array_indexes() {
     assert_eq!(match_result(&[], "a"), "visible");
 }
 
+fn including(paths: &[&str]) -> Result<FieldMask, String> {
+    FieldMask::including(paths.iter().map(|&path| path.to_owned()))
+}
+
+/// Returns what a mask shows at a dotted path of an update description, as a word.
+fn shown(mask: &FieldMask, path: &str) -> &'static str {
+    match mask.root().map(|root| root.match_path(path.as_bytes())) {
+        Some(PathMatch::Hidden) => "hidden",
+        Some(PathMatch::Partly(_)) => "partly",
+        Some(PathMatch::Visible) | None => "visible",
+    }
+}
+
+#[test]
+fn an_included_path_shows_itself_what_is_below_it_and_what_is_above_it() {
+    let mask = including(&["items.price", "name", "name"]).unwrap();
+    for (path, expected) in [
+        ("name", "visible"),
+        ("name.first", "visible"),
+        ("name.0", "visible"),
+        ("items", "partly"),
+        ("items.3", "partly"),
+        ("items.price", "visible"),
+        ("items.3.price.x", "visible"),
+        ("items.3.name", "hidden"),
+        ("items.", "hidden"),
+        ("nam", "hidden"),
+        ("names", "hidden"),
+        ("price", "hidden"),
+        ("0", "hidden"),
+        ("0.name", "hidden"),
+        ("", "hidden"),
+        ("_id", "visible"),
+        ("_id.x", "visible"),
+    ] {
+        assert_eq!(shown(&mask, path), expected, "{path:?}");
+    }
+    // The name of a field is not a path.
+    let root = mask.root().unwrap();
+    for name in ["items.price", "name.first", "0", ""] {
+        assert_eq!(
+            root.match_name(name.as_bytes()),
+            PathMatch::Hidden,
+            "{name:?}"
+        );
+    }
+    assert_eq!(root.match_name(b"name"), PathMatch::Visible);
+    assert!(matches!(root.match_name(b"items"), PathMatch::Partly(_)));
+}
+
+#[test]
+fn included_paths_are_refused_if_one_is_below_another_or_is_no_path() {
+    for paths in [
+        &["a", "a.b"][..],
+        &["a.b.c", "x", "a.b"],
+        &["a-b", "a.b", "a"],
+        &["a..b"],
+        &[""],
+        &["a.0"],
+    ] {
+        including(paths).expect_err(&paths.join(" "));
+    }
+    for paths in [&["a", "ab", "a-b"][..], &["a.b", "a.c"], &["_id"]] {
+        including(paths).expect(&paths.join(" "));
+    }
+    assert_eq!(shown(&including(&["_id.x"]).unwrap(), "_id.y"), "visible");
+    let everything = including(&[]).unwrap();
+    assert_eq!(everything, FieldMask::default());
+    assert_eq!(everything.root(), None);
+}
+
+#[test]
+fn hidden_paths_win_over_included_ones() {
+    let policy = hidden(&["items.price", "ssn", "_id.secret"]);
+    let mask = including(&["items", "ssn.last", "name"]).unwrap();
+    let mask = mask.with_hidden_fields_of(&policy);
+    for (path, expected) in [
+        ("items", "partly"),
+        ("items.0.price", "hidden"),
+        ("items.0.name", "visible"),
+        ("ssn", "hidden"),
+        ("ssn.last", "hidden"),
+        ("name", "visible"),
+        ("other", "hidden"),
+        ("_id", "partly"),
+        ("_id.secret", "hidden"),
+    ] {
+        assert_eq!(shown(&mask, path), expected, "{path:?}");
+    }
+    assert_eq!(mask.hidden_paths(), policy.hidden_paths());
+    assert!(mask.hides_fields() && mask.hides_part_of("ssn.last"));
+    assert!(
+        !mask.hides_part_of("other"),
+        "it is not included, but no secret"
+    );
+    // What is always included has the hidden fields only.
+    assert_eq!(mask.hidden_root(), policy.root());
+    let open = mask.with_hidden_fields_of(&FieldMask::default());
+    assert_eq!(shown(&open, "ssn.last"), "visible");
+    assert!(!open.hides_fields() && open.hidden_root().is_none());
+}
+
+#[test]
+fn masks_are_equal_by_value() {
+    let (one, other) = (
+        including(&["a", "b"]).unwrap(),
+        including(&["b", "a"]).unwrap(),
+    );
+    assert_eq!(one, other);
+    assert_ne!(one, hidden(&["a", "b"]));
+    assert_ne!(one, one.with_hidden_fields_of(&hidden(&["a"])));
+    assert_ne!(one, including(&["a"]).unwrap());
+}
+
 fn parts() -> impl Strategy<Value = Vec<&'static str>> {
     prop::collection::vec(select(vec!["a", "b", "ab", "0", "12", ""]), 1..5)
 }
@@ -109,16 +223,16 @@ proptest! {
         path in parts(),
         paths in prop::collection::vec(named(), 0..4),
     ) {
-        let hidden = FieldMask::new(paths.clone()).unwrap();
+        let hidden = FieldMask::hiding(paths.clone()).unwrap();
         let named: Vec<&str> = path.iter().copied().filter(|part| !["0", "12"].contains(part)).collect();
         let shares = |hidden: &String| {
             let hidden: Vec<&str> = hidden.split('.').collect();
             hidden.starts_with(&named) || named.starts_with(&hidden)
         };
         let expected = paths.iter().any(shares);
-        prop_assert_eq!(hidden.overlaps(&path.join(".")), expected);
+        prop_assert_eq!(hidden.hides_part_of(&path.join(".")), expected);
         // A filter may not use exactly the paths that are not completely visible.
-        let matched = hidden.tree().map(|tree| tree.match_path(path.join(".").as_bytes()) != PathMatch::Visible);
+        let matched = hidden.root().map(|tree| tree.match_path(path.join(".").as_bytes()) != PathMatch::Visible);
         prop_assert_eq!(matched.unwrap_or(false), expected);
     }
 
@@ -127,14 +241,30 @@ proptest! {
         path in parts(),
         paths in prop::collection::vec(named(), 1..4),
     ) {
-        let hidden = FieldMask::new(paths).unwrap();
-        let tree = hidden.tree().unwrap();
-        let mut stepped = PathMatch::MayContainHidden(tree);
+        let hidden = FieldMask::hiding(paths).unwrap();
+        let tree = hidden.root().unwrap();
+        let mut stepped = PathMatch::Partly(tree);
         for part in &path {
-            if let PathMatch::MayContainHidden(branch) = stepped {
+            if let PathMatch::Partly(branch) = stepped {
                 stepped = branch.match_path(part.as_bytes());
             }
         }
         prop_assert_eq!(stepped, tree.match_path(path.join(".").as_bytes()));
+    }
+    /// The model: both masks must show a path.
+    #[test]
+    fn a_mask_shows_what_its_included_and_its_hidden_paths_show(
+        path in parts(),
+        included in select(vec!["a", "a.b", "b.ab", "ab.a.b"]),
+        paths in prop::collection::vec(named(), 1..4),
+    ) {
+        let (policy, fields) = (FieldMask::hiding(paths).unwrap(), including(&[included]).unwrap());
+        let path = path.join(".");
+        let expected = match (shown(&policy, &path), shown(&fields, &path)) {
+            ("hidden", _) | (_, "hidden") => "hidden",
+            ("visible", "visible") => "visible",
+            _ => "partly",
+        };
+        prop_assert_eq!(shown(&fields.with_hidden_fields_of(&policy), &path), expected);
     }
 }

@@ -41,6 +41,7 @@ fn an_empty_request_uses_every_default() {
         Watch {
             scope: Scope::Deployment,
             operations: None,
+            row_filter: None,
             filter: None,
             pattern_bytes: 0,
             pattern_fields: Vec::new(),
@@ -50,13 +51,12 @@ fn an_empty_request_uses_every_default() {
             full_document: FullDocument::Default,
             before_change: BeforeChange::Off,
             expanded: false,
-            format: Format::Bson,
+            rendering: Arc::default(),
             progress_interval: Duration::from_secs(15),
             max_message_bytes: 3 * 1024 * 1024,
             oversize: Oversize::Chunk,
             invalidate: Invalidate::End,
             feed_mode: FeedMode::Auto,
-            view: Arc::default(),
         }
     );
 }
@@ -83,7 +83,7 @@ fn every_choice_is_read() {
     assert_eq!(watch.full_document, FullDocument::WhenAvailable);
     assert_eq!(watch.before_change, BeforeChange::Required);
     assert!(watch.expanded);
-    assert_eq!(watch.format, Format::Struct);
+    assert_eq!(*watch.rendering, Rendering::unrestricted(Format::Struct));
     assert_eq!(watch.max_message_bytes, 65_536);
     assert_eq!(watch.oversize, Oversize::Omit);
     assert_eq!(watch.invalidate, Invalidate::Continue);

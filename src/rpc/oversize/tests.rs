@@ -44,8 +44,8 @@ async fn watching(oversize: Oversize, visible_bytes: usize) -> (Watch, Watcher, 
     };
     let mut watch = Watch::from_request(request, &config.request_limits()).unwrap();
     watch.oversize = oversize;
-    watch.view = Arc::new(View {
-        field_mask: FieldMask::new(["ssn".to_owned()]).unwrap(),
+    watch.restrict_to(&View {
+        field_mask: FieldMask::hiding(["ssn".to_owned()]).unwrap(),
         token_audience: Some(TokenAudience([7; 8])),
         row_filter: None,
     });
@@ -109,7 +109,7 @@ async fn chunks_and_their_sizes_exclude_hidden_fields() {
             let change = pb::ChangeEvent::decode(data.freeze()).unwrap();
             assert_eq!(change.resume_token, response.resume_token);
             let token = ResumeToken::decode(&change.resume_token, None).unwrap();
-            assert_eq!(token.token_audience(), watch.view.token_audience);
+            assert_eq!(token.token_audience(), watch.rendering.audience);
             return;
         }
     }
@@ -132,7 +132,7 @@ async fn stubs_and_their_sizes_exclude_hidden_fields() {
     };
     assert!((visible_bytes..visible_bytes + 1_000).contains(&(omitted.event_bytes as usize)));
     let token = ResumeToken::decode(&response.resume_token, None).unwrap();
-    assert_eq!(token.token_audience(), watch.view.token_audience);
+    assert_eq!(token.token_audience(), watch.rendering.audience);
 
     let (watch, watcher, selection) = watching(Oversize::Fail, visible_bytes).await;
     let Ok(Delivery::Refused(Error::EventTooLarge { event_bytes, .. })) =
@@ -155,6 +155,6 @@ async fn an_event_that_fits_without_its_hidden_fields_is_sent_whole() {
     assert!(bytes.len() < 1_000 && !has_secret(&bytes));
     assert_eq!(
         ResumeToken::decode(&token, None).unwrap().token_audience(),
-        watch.view.token_audience
+        watch.rendering.audience
     );
 }

@@ -11,7 +11,7 @@ use crate::{
     wire::format::put_document,
 };
 
-use super::{is_text, text};
+use super::values::{is_text, text};
 
 /// A documented field of change events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -147,6 +147,14 @@ impl<'a> Slots<'a> {
     pub(super) fn drop_descriptions(&mut self) {
         self.take(Slot::OperationDescription);
         self.take(Slot::StateBeforeChange);
+    }
+
+    /// Drops documents and descriptions of updates, which no message has taken as they have another type, so
+    /// that a mask can't be applied to them.
+    pub(super) fn drop_documents(&mut self) {
+        self.take(Slot::FullDocument);
+        self.take(Slot::FullDocumentBeforeChange);
+        self.take(Slot::UpdateDescription);
     }
 
     /// Appends the fields that no message has taken as one document.

@@ -2,35 +2,38 @@
 
 use bytes::BytesMut;
 
-use super::{RenderOptions, elements, is_array, is_text, put_number, text};
+use super::{
+    masked::{hides_path, put_updated_fields},
+    values::{elements, is_array, is_text, put_number, put_text},
+};
 use crate::{
-    model::{MaskNode, PathMatch},
+    model::{MaskNode, PathMatch, Rendering},
     raw::{Element, Elements},
     wire::format::protobuf::{WireType, put_message, put_string_field, put_tag, put_varint},
 };
 
 /// Appends `updateDescription` as field 1 of an update. Returns `false` when the description has
-/// something that could not be encoded; hidden fields do not count.
+/// something that could not be encoded; fields that are not shown do not count.
 pub(super) fn put_description(
     out: &mut BytesMut,
     description: &[u8],
-    options: RenderOptions<'_>,
+    rendering: &Rendering,
 ) -> bool {
     put_message(out, 1, |out| {
         all_elements(description, |field| match field.key {
             b"updatedFields" if field.as_document().is_some() => {
-                options.put_document(out, 1, field.value);
+                put_updated_fields(out, 1, field.value, rendering);
                 true
             }
             b"removedFields" if is_array(&field) => all_elements(field.value, |name| {
-                is_hidden(&name, options) || put_text(out, 2, &name)
+                is_hidden(&name, rendering) || put_text(out, 2, &name)
             }),
             b"truncatedArrays" if is_array(&field) => all_elements(field.value, |array| {
-                put_truncated_array(out, &array, options)
+                put_truncated_array(out, &array, rendering)
             }),
             b"disambiguatedPaths" if field.as_document().is_some() => {
                 all_elements(field.value, |path| {
-                    put_disambiguated_path(out, &path, options)
+                    put_disambiguated_path(out, &path, rendering)
                 })
             }
             _ => false,
@@ -38,21 +41,17 @@ pub(super) fn put_description(
     })
 }
 
-/// Returns whether an element is the path of a hidden field.
-fn is_hidden(path: &Element<'_>, options: RenderOptions<'_>) -> bool {
+/// Returns whether an element is a path at which nothing is shown.
+fn is_hidden(path: &Element<'_>, rendering: &Rendering) -> bool {
     path.as_str_bytes()
-        .is_some_and(|path| options.hides_path(path))
+        .is_some_and(|path| hides_path(rendering, path))
 }
 
-fn put_truncated_array(
-    out: &mut BytesMut,
-    array: &Element<'_>,
-    options: RenderOptions<'_>,
-) -> bool {
+fn put_truncated_array(out: &mut BytesMut, array: &Element<'_>, rendering: &Rendering) -> bool {
     let Some(array) = array.as_document() else {
         return false;
     };
-    if elements(array).any(|field| field.key == b"field" && is_hidden(&field, options)) {
+    if elements(array).any(|field| field.key == b"field" && is_hidden(&field, rendering)) {
         return true;
     }
     put_message(out, 3, |out| {
@@ -67,18 +66,14 @@ fn put_truncated_array(
     })
 }
 
-fn put_disambiguated_path(
-    out: &mut BytesMut,
-    path: &Element<'_>,
-    options: RenderOptions<'_>,
-) -> bool {
+fn put_disambiguated_path(out: &mut BytesMut, path: &Element<'_>, rendering: &Rendering) -> bool {
     if !is_array(path) {
         return false;
     }
-    if options.hides_path(path.key)
-        || options
-            .field_mask()
-            .is_some_and(|tree| reaches_hidden_field(path.value, tree))
+    // The components of an included path say how to read it, whatever they are.
+    let hidden = rendering.mask.hidden_root();
+    if hides_path(rendering, path.key)
+        || hidden.is_some_and(|hidden| reaches_hidden_field(path.value, hidden))
     {
         return true;
     }
@@ -100,23 +95,15 @@ fn put_disambiguated_path(
 }
 
 /// Returns whether the path with these components leads to a hidden field or is unreadable.
-fn reaches_hidden_field(parts: &[u8], tree: &MaskNode) -> bool {
-    let mut path_match = PathMatch::MayContainHidden(tree);
+fn reaches_hidden_field(parts: &[u8], hidden: MaskNode<'_>) -> bool {
+    let mut path_match = PathMatch::Partly(hidden);
     let readable = all_elements(parts, |part| {
-        if let (PathMatch::MayContainHidden(node), Some(name)) = (path_match, part.as_str_bytes()) {
-            path_match = node.match_path(name);
+        if let (PathMatch::Partly(node), Some(name)) = (path_match, part.as_str_bytes()) {
+            path_match = node.match_name(name);
         }
         is_text(&part) || part.as_int().is_some()
     });
     path_match == PathMatch::Hidden || !readable
-}
-
-/// Appends the element if it is a string, and returns whether it is one.
-fn put_text(out: &mut BytesMut, number: u32, element: &Element<'_>) -> bool {
-    if is_text(element) {
-        put_string_field(out, number, &text(element));
-    }
-    is_text(element)
 }
 
 /// Calls `put` for every element of a document or an array. Returns whether all were well-formed and

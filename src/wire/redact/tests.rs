@@ -47,12 +47,92 @@ pub(in crate::wire) fn is_hidden(path: &str, hidden: &[String]) -> bool {
     hidden.iter().any(|it| path.starts_with(&format!(".{it}.")))
 }
 
-pub(in crate::wire) fn field_mask(paths: &[&str]) -> FieldMask {
-    FieldMask::new(paths.iter().map(|&path| path.to_owned())).unwrap()
+pub(in crate::wire) fn hiding(paths: &[&str]) -> FieldMask {
+    FieldMask::hiding(paths.iter().map(|&path| path.to_owned())).unwrap()
+}
+
+pub(in crate::wire) fn including(paths: &[&str]) -> FieldMask {
+    FieldMask::including(paths.iter().map(|&path| path.to_owned())).unwrap()
+}
+
+/// A simple reference implementation of an inclusion projection, on decoded documents.
+pub(in crate::wire) fn reference_included(document: &Document, included: &[String]) -> Document {
+    let mut paths: Vec<Vec<&str>> = included.iter().map(|it| it.split('.').collect()).collect();
+    paths.push(vec!["_id"]);
+    included_fields(document, &paths)
+}
+
+fn included_fields(document: &Document, paths: &[Vec<&str>]) -> Document {
+    let kept = document.iter().filter_map(|(name, value)| {
+        let below = paths
+            .iter()
+            .filter_map(|path| path.strip_prefix(&[&**name]));
+        let below: Vec<Vec<&str>> = below.map(<[_]>::to_vec).collect();
+        Some((name.clone(), included_value(value, &below)?))
+    });
+    kept.collect()
+}
+
+/// Returns the part of a value at paths below it. An empty path is the value itself.
+fn included_value(value: &Bson, paths: &[Vec<&str>]) -> Option<Bson> {
+    match value {
+        _ if paths.is_empty() => None,
+        _ if paths.iter().any(Vec::is_empty) => Some(value.clone()),
+        Bson::Document(document) => Some(included_fields(document, paths).into()),
+        Bson::Array(values) => {
+            let values = values.iter().filter_map(|it| included_value(it, paths));
+            Some(Bson::Array(values.collect()))
+        }
+        _ => None,
+    }
+}
+
+/// A simple reference implementation for `updatedFields`, whose names are dotted paths.
+pub(in crate::wire) fn reference_included_updates(
+    fields: &Document,
+    included: &[String],
+) -> Document {
+    let kept = fields.iter().filter_map(|(name, value)| {
+        let paths = included_below(name, included)?;
+        let is_scalar = !matches!(value, Bson::Document(_) | Bson::Array(_));
+        let shown = if is_scalar {
+            value.clone()
+        } else {
+            included_value(value, &paths)?
+        };
+        Some((name.clone(), shown))
+    });
+    kept.collect()
+}
+
+/// Returns the included paths from a dotted path on, an empty one if it is at or below an included path; `None`
+/// if there are none. Numbers after the first component are indexes of arrays.
+pub(in crate::wire) fn included_below<'p>(
+    path: &str,
+    included: &'p [String],
+) -> Option<Vec<Vec<&'p str>>> {
+    let (first, rest) = path.split_once('.').unwrap_or((path, ""));
+    let is_index = |part: &&str| !part.is_empty() && part.bytes().all(|it| it.is_ascii_digit());
+    let rest = rest.split('.').filter(|part| !is_index(part));
+    let rest = rest.filter(|_| path.contains('.'));
+    let path: Vec<&str> = std::iter::once(first).chain(rest).collect();
+    let below = included.iter().filter_map(|it| {
+        let it: Vec<&str> = it.split('.').collect();
+        let common = it.iter().zip(&path).take_while(|(a, b)| a == b).count();
+        // One is at or below the other.
+        (common == it.len().min(path.len())).then(|| it[common..].to_vec())
+    });
+    let below: Vec<Vec<&str>> = below.collect();
+    (!below.is_empty()).then_some(below)
 }
 
 fn redacted(raw: &[u8], paths: &[&str]) -> Vec<u8> {
-    document(raw, field_mask(paths).tree().unwrap()).to_vec()
+    document(raw, hiding(paths).root().unwrap()).to_vec()
+}
+
+fn included_document(original: Document, mask: &FieldMask) -> Document {
+    let raw = document(&original.to_vec().unwrap(), mask.root().unwrap());
+    Document::from_reader(&raw[..]).unwrap()
 }
 
 fn redacted_document(original: Document, paths: &[&str]) -> Document {
@@ -79,6 +159,67 @@ fn a_hidden_field_is_removed_with_everything_below_it_and_nothing_else_is() {
         "price": 7,
     };
     assert_eq!(left, expected);
+}
+
+/// As `{ "name": 1, "address.city": 1, "items.price": 1 }` does in a projection of MongoDB.
+#[test]
+fn an_included_path_shows_itself_and_the_documents_and_arrays_above_it() {
+    let original = doc! {
+        "_id": { "x": 1 }, "name": { "first": "a" }, "names": 1, "a": { "name": 2 },
+        "address": { "street": "x", "city": "y", "address": { "city": "z" } },
+        "items": [
+            { "price": 1, "name": "n" }, 3, [{ "price": 2 }, 3], "price", { "0": { "price": 3 } }, [],
+        ],
+        "address.city": 8, "items.0.price": 9, "0": { "name": 1 }, "price": 7,
+    };
+    let mask = including(&["name", "address.city", "items.price"]);
+    let expected = doc! {
+        "_id": { "x": 1 }, "name": { "first": "a" },
+        "address": { "city": "y" },
+        "items": [{ "price": 1 }, [{ "price": 2 }], {}, []],
+    };
+    assert_eq!(included_document(original.clone(), &mask), expected);
+    // The indexes of what is left follow each other, as in an array that MongoDB sends.
+    let raw = document(&original.to_vec().unwrap(), mask.root().unwrap());
+    assert_eq!(raw, expected.to_vec().unwrap());
+    let scalars = doc! { "address": 1, "items": "x", "name": Bson::Null };
+    let left = included_document(scalars, &mask);
+    assert_eq!(left, doc! { "name": Bson::Null });
+}
+
+#[test]
+fn hidden_fields_of_included_ones_are_removed() {
+    let original = doc! {
+        "_id": 1, "ssn": 2, "name": "n", "other": 3,
+        "items": [{ "price": 1, "name": "n", "0": { "price": 2 } }, { "price": { "x": 1 } }],
+        "name.ssn": 4,
+    };
+    let mask = including(&["items", "ssn", "name"]);
+    let mask = mask.with_hidden_fields_of(&hiding(&["items.price", "ssn"]));
+    let expected = doc! { "_id": 1, "name": "n", "items": [{ "name": "n", "0": {} }, {}] };
+    assert_eq!(included_document(original, &mask), expected);
+}
+
+#[test]
+fn the_names_of_updated_fields_are_paths() {
+    let fields = doc! {
+        "name": 1, "other": 2, "address": "gone", "address.city": "y", "address.street": "x",
+        "items.3": { "price": 1, "name": "n" }, "items.4.price": 2, "items.4.name": "n",
+        "items": [{ "price": 1, "name": "n" }, 5], "0.name": 3, "0": 4,
+    };
+    let shown = |mask: &FieldMask| {
+        let raw = updated_fields(&fields.to_vec().unwrap(), mask.root().unwrap());
+        Document::from_reader(&raw[..]).unwrap()
+    };
+    let mask = including(&["name", "address.city", "items.price"]);
+    let expected = doc! {
+        "name": 1, "address": "gone", "address.city": "y",
+        "items.3": { "price": 1 }, "items.4.price": 2, "items": [{ "price": 1 }],
+    };
+    assert_eq!(shown(&mask), expected);
+    let mask = mask.with_hidden_fields_of(&hiding(&["items.price", "address"]));
+    let expected = doc! { "name": 1, "items.3": {}, "items": [{}] };
+    assert_eq!(shown(&mask), expected);
 }
 
 /// A name with a dot may stand for a hidden path.
@@ -224,26 +365,65 @@ pub(in crate::wire) fn paths() -> impl Strategy<Value = Vec<String>> {
     vec(path, 1..4)
 }
 
+/// Paths of which none is below another.
+pub(in crate::wire) fn included_paths() -> impl Strategy<Value = Vec<String>> {
+    paths().prop_map(|paths| {
+        let is_below = |path: &&String| paths.iter().any(|it| path.starts_with(&format!("{it}.")));
+        paths.iter().filter(|it| !is_below(it)).cloned().collect()
+    })
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: None, ..Default::default() })]
 
     #[test]
     fn redaction_equals_the_reference_implementation(original in documents(), paths in paths()) {
-        let mask = FieldMask::new(paths.clone()).unwrap();
-        let raw = document(&original.to_vec().unwrap(), mask.tree().unwrap());
+        let mask = FieldMask::hiding(paths.clone()).unwrap();
+        let raw = document(&original.to_vec().unwrap(), mask.root().unwrap());
         prop_assert_eq!(&raw[..], &reference_redacted(&original, &paths).to_vec().unwrap()[..]);
     }
 
     #[test]
     fn redaction_of_any_bytes_returns_a_valid_document(original in documents(), paths in paths(), damage in vec((any::<prop::sample::Index>(), any::<u8>()), 0..6)) {
-        let mask = FieldMask::new(paths).unwrap();
+        let hiding = FieldMask::hiding(paths).unwrap();
+        let including = including(&["a.b", "ab"]);
         let mut raw = original.to_vec().unwrap();
         for (at, byte) in damage {
             let at = at.index(raw.len());
             raw[at] = byte;
         }
-        let left = document(&raw, mask.tree().unwrap());
+        let left = document(&raw, hiding.root().unwrap());
         prop_assert!(left.len() <= raw.len().max(5));
         prop_assert!(Elements::new(&left).unwrap().all(|it| it.is_ok()));
+        for mask in [including.with_hidden_fields_of(&hiding), including] {
+            for left in [document(&raw, mask.root().unwrap()), updated_fields(&raw, mask.root().unwrap())] {
+                prop_assert!(Elements::new(&left).unwrap().all(|it| it.is_ok()));
+            }
+        }
+    }
+    #[test]
+    fn inclusion_equals_the_reference_implementation(original in documents(), paths in included_paths()) {
+        let mask = FieldMask::including(paths.clone()).unwrap();
+        let raw = original.to_vec().unwrap();
+        let left = document(&raw, mask.root().unwrap());
+        prop_assert_eq!(&left[..], &reference_included(&original, &paths).to_vec().unwrap()[..]);
+        let left = updated_fields(&raw, mask.root().unwrap());
+        let expected = reference_included_updates(&original, &paths).to_vec().unwrap();
+        prop_assert_eq!(&left[..], &expected[..]);
+    }
+
+    /// A field is shown if it is included and not hidden.
+    #[test]
+    fn a_mask_of_both_kinds_equals_one_after_the_other(
+        original in documents(), included in included_paths(), hidden in paths(),
+    ) {
+        let (fields, policy) = (FieldMask::including(included).unwrap(), FieldMask::hiding(hidden).unwrap());
+        let both = fields.with_hidden_fields_of(&policy);
+        let raw = original.to_vec().unwrap();
+        let one_by_one = document(&document(&raw, fields.root().unwrap()), policy.root().unwrap());
+        prop_assert_eq!(document(&raw, both.root().unwrap()), one_by_one);
+        let included = updated_fields(&raw, fields.root().unwrap());
+        let one_by_one = updated_fields(&included, policy.root().unwrap());
+        prop_assert_eq!(updated_fields(&raw, both.root().unwrap()), one_by_one);
     }
 }

@@ -1,7 +1,5 @@
 //! The conditions of row filters.
 
-use std::sync::Arc;
-
 use bson::{Bson, Document, doc};
 
 use super::documents_by;
@@ -19,7 +17,7 @@ fn is(path: &str, value: &str) -> Predicate {
 
 fn with_row_filter(request: pb::WatchRequest, row_filter: Predicate) -> Watch {
     let mut watch = watch(request);
-    watch.view = Arc::new(View {
+    watch.restrict_to(&View {
         row_filter: Some(row_filter),
         ..View::unrestricted()
     });

@@ -6,36 +6,43 @@ use proptest::{collection::vec, prelude::*, sample::select};
 use super::*;
 use crate::{
     model::{FieldMask, TokenAudience},
-    wire::redact::tests::{documents, field_mask, is_hidden, paths, reference_redacted},
+    wire::redact::tests::{documents, hiding, is_hidden, paths, reference_redacted},
 };
 
 /// A text that must not be visible.
-const SECRET: &str = "5ec7e7";
+pub(super) const SECRET: &str = "5ec7e7";
 
-pub(super) fn view_hiding(paths: &[&str]) -> View {
-    View {
-        field_mask: field_mask(paths),
-        ..View::unrestricted()
-    }
-}
-
-/// Encodes one event for a view. Returns it decoded, and its bytes.
-fn rendered(event: &Document, format: Format, view: &View) -> (pb::ChangeEvent, Bytes) {
+/// Encodes one event with a mask. Returns it decoded, and its bytes.
+pub(super) fn rendered(
+    event: &Document,
+    format: Format,
+    mask: &FieldMask,
+) -> (pb::ChangeEvent, Bytes) {
     let (buffer, events) = parsed(&[raw_document(event)]).unwrap();
-    let options = RenderOptions { format, view };
-    let encoded = encode(&buffer, &events, &token_context(), options, |chunk| chunk).unwrap();
+    let rendering = masked(format, mask);
+    let encoded = encode(&buffer, &events, &token_context(), &rendering, |chunk| {
+        chunk
+    })
+    .unwrap();
     let mut changes = batch(encoded[0].field());
     assert_eq!(changes.len(), 1);
     (changes.remove(0), encoded[0].field())
 }
 
-fn has(bytes: &[u8], text: &str) -> bool {
+pub(super) fn masked(format: Format, mask: &FieldMask) -> Rendering {
+    Rendering {
+        mask: mask.clone(),
+        ..all_fields(format)
+    }
+}
+
+pub(super) fn has(bytes: &[u8], text: &str) -> bool {
     bytes.windows(text.len()).any(|it| it == text.as_bytes())
 }
 
 /// Returns an event of every operation with every documented and some unknown fields, and with hidden
 /// names and values wherever they are possible.
-fn events_with_secrets() -> Vec<Document> {
+pub(super) fn events_with_secrets() -> Vec<Document> {
     let document = || {
         doc! {
             "_id": 1, "keep": "kept", "ssn": SECRET, "ssn.more": SECRET, "0": { "ssn": SECRET },
@@ -127,29 +134,25 @@ fn events_with_secrets() -> Vec<Document> {
 
 #[test]
 fn no_name_and_no_value_of_a_hidden_field_is_sent_in_any_format() {
-    let view = view_hiding(&["ssn", "items.price"]);
+    let mask = hiding(&["ssn", "items.price"]);
     for event in events_with_secrets() {
         for_all_formats(|format| {
-            let (_, bytes) = rendered(&event, format, &View::unrestricted());
+            let (_, bytes) = rendered(&event, format, &FieldMask::default());
             assert!(
                 has(&bytes, SECRET) && has(&bytes, "ssn"),
                 "the event has no secret to hide"
             );
-            let (change, bytes) = rendered(&event, format, &view);
+            let (change, bytes) = rendered(&event, format, &mask);
             for secret in [SECRET, "ssn", "price"] {
                 assert!(!has(&bytes, secret), "{secret}: {change:?}");
             }
             let raw = parsed(&[raw_document(&event)]).unwrap();
-            let options = RenderOptions {
-                format,
-                view: &view,
-            };
             let filter_match = FilterMatch::Unspecified;
             let stub = encode_omitted(
                 &raw.0,
                 &raw.1[0],
                 &token_context(),
-                options,
+                &masked(format, &mask),
                 filter_match,
                 (1, 1),
                 true,
@@ -162,11 +165,11 @@ fn no_name_and_no_value_of_a_hidden_field_is_sent_in_any_format() {
 
 #[test]
 fn an_update_keeps_all_visible_fields() {
-    let view = view_hiding(&["ssn", "items.price"]);
+    let mask = hiding(&["ssn", "items.price"]);
     let event = &events_with_secrets()[1];
     assert_eq!(event.get_str("operationType").unwrap(), "update");
     for_all_formats(|format| {
-        let (change, _) = rendered(event, format, &view);
+        let (change, _) = rendered(event, format, &mask);
         let document =
             doc! { "_id": 1, "keep": "kept", "0": {}, "items": [{ "name": "kept" }, [{}]] };
         let updated = doc! { "keep": "kept", "items.4": { "name": "kept" }, "items": [{}] };
@@ -201,13 +204,13 @@ fn an_update_keeps_all_visible_fields() {
 /// The fact of a change is not hidden, and its token is needed to resume.
 #[test]
 fn an_update_of_only_hidden_fields_becomes_an_update_without_fields() {
-    let view = view_hiding(&["ssn"]);
+    let mask = hiding(&["ssn"]);
     let fields = doc! {
         "documentKey": { "_id": 1 },
         "updateDescription": { "updatedFields": { "ssn": 1 }, "removedFields": ["ssn.a"], "truncatedArrays": [] },
     };
     for_all_formats(|format| {
-        let (change, _) = rendered(&event("update", fields.clone()), format, &view);
+        let (change, _) = rendered(&event("update", fields.clone()), format, &mask);
         let expected = pb::ChangeEvent {
             operation: pb::OperationType::Update.into(),
             document_key: formatted(doc! { "_id": 1 }, format),
@@ -226,12 +229,12 @@ fn an_update_of_only_hidden_fields_becomes_an_update_without_fields() {
 
 #[test]
 fn a_null_or_absent_document_stays_null_or_absent() {
-    let view = view_hiding(&["ssn"]);
+    let mask = hiding(&["ssn"]);
     for format in FORMATS {
         let (change, _) = rendered(
             &event("update", doc! { "fullDocument": Bson::Null }),
             format,
-            &view,
+            &mask,
         );
         let Some(Change::Update(update)) = change.change else {
             panic!("{change:?}");
@@ -246,10 +249,10 @@ fn a_null_or_absent_document_stays_null_or_absent() {
 /// They tell where and when the event happened and nothing about documents.
 #[test]
 fn the_common_fields_of_an_event_are_never_hidden() {
-    let view = view_hiding(&["ssn", "items.price"]);
+    let mask = hiding(&["ssn", "items.price"]);
     for event in events_with_secrets() {
-        let of = |view| rendered(&event, Format::Bson, view).0;
-        let (whole, restricted) = (of(&View::unrestricted()), of(&view));
+        let of = |mask| rendered(&event, Format::Bson, mask).0;
+        let (whole, restricted) = (of(&FieldMask::default()), of(&mask));
         assert_eq!(restricted.operation, whole.operation);
         assert_eq!(restricted.namespace, whole.namespace);
         assert_eq!(restricted.cluster_time, whole.cluster_time);
@@ -267,11 +270,11 @@ fn the_common_fields_of_an_event_are_never_hidden() {
 }
 
 #[test]
-fn a_token_has_the_audience_of_the_view_and_the_announced_length() {
+fn a_token_has_the_audience_of_the_rendering_and_the_announced_length() {
     let token_audience = Some(TokenAudience([7; 8]));
-    let view = View {
-        token_audience,
-        ..View::unrestricted()
+    let rendering = Rendering {
+        audience: token_audience,
+        ..all_fields(Format::Bson)
     };
     let keys = crate::wire::TokenKeys::parse(&format!("{}=", "Q".repeat(43))).unwrap();
     let keys = Some(std::sync::Arc::new(keys));
@@ -279,11 +282,7 @@ fn a_token_has_the_audience_of_the_view_and_the_announced_length() {
         let token_context = token_context().with_keys(keys.clone());
         let insert = event("insert", doc! { "fullDocument": { "a": 1 } });
         let (buffer, events) = parsed(&[raw_document(&insert)]).unwrap();
-        let options = RenderOptions {
-            format: Format::Bson,
-            view: &view,
-        };
-        let encoded = encode(&buffer, &events, &token_context, options, |chunk| chunk).unwrap();
+        let encoded = encode(&buffer, &events, &token_context, &rendering, |chunk| chunk).unwrap();
         let change = batch(encoded[0].field()).remove(0);
         assert_eq!(encoded[0].token(), change.resume_token);
         let token =
@@ -295,7 +294,7 @@ fn a_token_has_the_audience_of_the_view_and_the_announced_length() {
     }
 }
 
-fn descriptions() -> impl Strategy<Value = Document> {
+pub(super) fn descriptions() -> impl Strategy<Value = Document> {
     let name = || {
         let part = select(vec!["a", "b", "ab", "0", "12", ""]);
         vec(part, 1..4).prop_map(|parts| parts.join("."))
@@ -393,10 +392,10 @@ proptest! {
         let given = fields(&key, &after, &before, Some(&description));
         let plain = |document| reference_redacted(document, &paths);
         let left = fields(&plain(&key), &plain(&after), &plain(&before), Some(&reference_redacted_description(&description, &paths)));
-        let view = View { field_mask: FieldMask::new(paths.clone()).unwrap(), ..View::unrestricted() };
+        let mask = FieldMask::hiding(paths.clone()).unwrap();
         for format in FORMATS {
-            let (_, bytes) = rendered(&given, format, &view);
-            let (_, expected) = rendered(&left, format, &View::unrestricted());
+            let (_, bytes) = rendered(&given, format, &mask);
+            let (_, expected) = rendered(&left, format, &FieldMask::default());
             prop_assert_eq!(bytes, expected);
         }
     }

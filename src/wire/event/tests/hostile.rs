@@ -4,6 +4,10 @@ use bson::{Binary, Bson, Uuid, spec::BinarySubtype};
 use proptest::{collection::vec, prelude::*};
 
 use super::*;
+use crate::{
+    model::FieldMask,
+    wire::redact::tests::{hiding, including},
+};
 
 /// Returns an event of each operation with every documented field.
 fn events() -> Vec<Document> {
@@ -35,19 +39,23 @@ fn events() -> Vec<Document> {
     Operation::ALL.map(event).to_vec()
 }
 
-/// Encodes bytes in all formats, with and without hidden fields. The output must decode and have the
+/// Encodes bytes in all formats, with and without masks. The output must decode and have the
 /// announced length.
 fn encodes_without_panic(bytes: &[u8]) -> Result<(), TestCaseError> {
-    let hiding = field_mask::view_hiding(&["a.b", "items.price", "_id"]);
-    let all_options = FORMATS.into_iter().flat_map(|format| {
-        let view = &hiding;
-        [all_fields(format), RenderOptions { format, view }]
+    let hiding = hiding(&["a.b", "items.price", "_id"]);
+    let including = including(&["a.b", "items.price"]);
+    let both = including.with_hidden_fields_of(&hiding);
+    let renderings = FORMATS.into_iter().flat_map(|format| {
+        let masks = [&FieldMask::default(), &hiding, &including, &both];
+        masks.map(|mask| field_mask::masked(format, mask))
     });
-    for options in all_options {
+    for rendering in renderings {
         let Ok((buffer, parsed)) = parsed(&[bytes.to_vec()]) else {
             continue;
         };
-        if let Ok(encoded) = encode(&buffer, &parsed, &token_context(), options, |chunk| chunk) {
+        if let Ok(encoded) = encode(&buffer, &parsed, &token_context(), &rendering, |chunk| {
+            chunk
+        }) {
             let decoded = pb::ChangeBatch::decode(encoded[0].field());
             prop_assert!(decoded.is_ok(), "{decoded:?}");
             let event = pb::ChangeEvent::decode(encoded[0].message());
@@ -58,7 +66,7 @@ fn encodes_without_panic(bytes: &[u8]) -> Result<(), TestCaseError> {
             &buffer,
             &parsed[0],
             &token_context(),
-            options,
+            &rendering,
             FilterMatch::Left,
             sizes,
             true,

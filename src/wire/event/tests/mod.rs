@@ -2,11 +2,10 @@
 
 mod field_mask;
 mod hostile;
+mod included_fields;
 mod operations;
 mod unexpected_fields;
 mod updates;
-
-use std::sync::LazyLock;
 
 use bson::{Document, Timestamp, doc};
 use bytes::{Bytes, BytesMut};
@@ -16,9 +15,8 @@ use super::*;
 use crate::{
     model::{Format, Scope},
     pb::{self, change_event::Change},
-    pipeline::{Plan, View},
+    pipeline::Plan,
     source::{ClusterTime, Position},
-    wire::format::put_document,
 };
 
 const FORMATS: [Format; 4] = [
@@ -44,11 +42,9 @@ fn token_context() -> TokenContext {
     TokenContext::new("rs0", &plan)
 }
 
-/// Returns options without hidden fields.
-fn all_fields(format: Format) -> RenderOptions<'static> {
-    static WHOLE: LazyLock<View> = LazyLock::new(View::unrestricted);
-    let view = &*WHOLE;
-    RenderOptions { format, view }
+/// Returns the rendering without hidden fields.
+fn all_fields(format: Format) -> Rendering {
+    Rendering::unrestricted(format)
 }
 
 fn mongo_token(name: &str) -> Document {
@@ -140,7 +136,7 @@ fn encoded(raw: &[Vec<u8>], format: Format) -> Result<Vec<EncodedEvent>, EventEr
         &buffer,
         &events,
         &token_context(),
-        all_fields(format),
+        &all_fields(format),
         |chunk| chunk,
     )
 }
@@ -197,7 +193,7 @@ fn no_events_encode_to_nothing() {
         &[],
         &[],
         &token_context(),
-        all_fields(Format::Bson),
+        &all_fields(Format::Bson),
         |chunk| chunk,
     );
     assert!(encoded.expect("nothing is well-formed").is_empty());
@@ -218,7 +214,7 @@ fn a_stub_has_the_common_fields_of_the_event_and_its_sizes() {
                 &buffer,
                 &events[0],
                 &token_context(),
-                all_fields(format),
+                &all_fields(format),
                 FilterMatch::Left,
                 (5_000_000_000, 65_536),
                 with_key,

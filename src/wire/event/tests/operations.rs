@@ -388,8 +388,11 @@ fn the_last_change_of_a_transaction_is_marked() {
     let fields = doc! { "lsid": { "id": session }, "txnNumber": 0_i64 };
     let (buffer, mut events) = parsed(&[raw_document(&event("drop", fields))]).unwrap();
     events[0].is_last_of_transaction = true;
-    let options = all_fields(Format::Bson);
-    let encoded = encode(&buffer, &events, &token_context(), options, |chunk| chunk).unwrap();
+    let rendering = all_fields(Format::Bson);
+    let encoded = encode(&buffer, &events, &token_context(), &rendering, |chunk| {
+        chunk
+    })
+    .unwrap();
     let expected = pb::Transaction {
         last: true,
         ..transaction(session, 0)

@@ -437,7 +437,7 @@ impl CatchUp {
                     return Ok(Remaining::NothingForWatch);
                 }
                 let raw = &batch.buffer[event.bytes.clone()];
-                let fields = EventFields::read(event.operation, raw);
+                let fields = EventFields::new(event.operation, raw, &event.index);
                 if evaluator.evaluate(&fields).is_some() {
                     return Ok(Remaining::Something);
                 }

@@ -14,7 +14,7 @@ use crate::{
     hub::{budget::MemoryBudget, ring::Seq, stream::detach},
     metrics::Metrics,
     model::Rendering,
-    source::{ClusterTime, Event, EventError, Position},
+    source::{ClusterTime, Event, Position},
     wire::{self, Compression, EncodedEvent, Frame, TokenContext},
 };
 
@@ -30,7 +30,7 @@ const MAX_EVENTS: usize = 512;
 /// within its limit.
 const OVERHEAD: usize = 512;
 /// The memory of each event in bytes beyond its content.
-const EVENT_OVERHEAD: usize = 192;
+const EVENT_OVERHEAD: usize = 256;
 
 const _: () = assert!(size_of::<Event>() + size_of::<(u32, EncodedEvent)>() <= EVENT_OVERHEAD);
 
@@ -175,7 +175,11 @@ impl Segment {
     /// The fields of an event that filters read.
     pub(super) fn event_fields(&self, index: usize) -> EventFields<'_> {
         let event = &self.events[index];
-        EventFields::read(event.operation, &self.buffer[event.bytes.clone()])
+        EventFields::new(
+            event.operation,
+            &self.buffer[event.bytes.clone()],
+            &event.index,
+        )
     }
 
     fn read_encodings(&self) -> RwLockReadGuard<'_, Vec<Encoding>> {
@@ -186,11 +190,7 @@ impl Segment {
     }
 
     /// Encodes those of `indices` that are not encoded yet into one buffer.
-    fn encode(
-        &self,
-        rendering: &Arc<Rendering>,
-        indices: impl Iterator<Item = usize> + Clone,
-    ) -> Result<(), EventError> {
+    fn encode(&self, rendering: &Arc<Rendering>, indices: impl Iterator<Item = usize> + Clone) {
         let mut encodings = self
             .encodings
             .write()
@@ -208,17 +208,16 @@ impl Segment {
             .filter(|index| encoding.get(*index).is_none())
             .collect();
         if missing.is_empty() {
-            return Ok(());
+            return;
         }
         let counter = self.metrics.encodings.of(rendering.format);
         counter.increment(missing.len() as u64);
         let events = missing.iter().map(|index| &self.events[*index]);
         let charge = |chunk| self.budget.charge(chunk);
-        let encoded = wire::encode(&self.buffer, events, &self.token_context, rendering, charge)?;
+        let encoded = wire::encode(&self.buffer, events, &self.token_context, rendering, charge);
         // A segment has at most `MAX_EVENTS` events, so the cast does not truncate.
         let indices = missing.iter().map(|index| *index as u32);
         encoding.insert(indices.zip(encoded));
-        Ok(())
     }
 }
 
@@ -317,10 +316,8 @@ impl EventSelection {
     }
 
     /// Returns the events in a rendering. Encodes those that no other watch has encoded yet.
-    ///
-    /// # Errors
-    /// An event is not well-formed BSON.
-    pub fn encoded(&self, rendering: &Arc<Rendering>) -> Result<EncodedSelection<'_>, EventError> {
+    #[must_use]
+    pub fn encoded(&self, rendering: &Arc<Rendering>) -> EncodedSelection<'_> {
         let indices = (0..self.len()).map(|at| self.index(at));
         let complete = |encodings: &[Encoding]| {
             let slot = encodings.iter().position(|it| it.rendering == *rendering)?;
@@ -332,14 +329,14 @@ impl EventSelection {
         loop {
             let encodings = self.segment.read_encodings();
             if let Some(slot) = complete(&encodings) {
-                return Ok(EncodedSelection {
+                return EncodedSelection {
                     selection: self,
                     encodings,
                     slot,
-                });
+                };
             }
             drop(encodings);
-            self.segment.encode(rendering, indices.clone())?;
+            self.segment.encode(rendering, indices.clone());
         }
     }
 

@@ -151,7 +151,7 @@ impl Client {
     fn take(&mut self, read: WatcherRead, seen: &mut Vec<Seen>) {
         match read {
             WatcherRead::Events(selection) => {
-                let encoded = selection.encoded(&self.rendering).unwrap();
+                let encoded = selection.encoded(&self.rendering);
                 for index in 0..selection.len() {
                     let token = &selection.segment().buffer()[selection.event(index).token.clone()];
                     let token = bson::Document::from_reader(token).unwrap();

@@ -11,6 +11,9 @@ pub use end_time::EndTime;
 mod scope;
 pub use scope::{INTERNAL_DATABASES, Scope};
 
+mod event_index;
+pub use event_index::{EventField, EventIndex};
+
 mod options;
 pub use options::{
     BeforeChange, FeedMode, Format, FullDocument, Invalidate, MissingImage, Oversize, Start,

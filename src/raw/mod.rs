@@ -51,6 +51,11 @@ impl<'a> Elements<'a> {
         }
     }
 
+    /// Returns where the next element begins in `document`, which this was created for.
+    pub fn offset_in(&self, document: &[u8]) -> usize {
+        document.len().saturating_sub(self.rest.len() + 1)
+    }
+
     #[inline]
     fn read(&self) -> Result<(Element<'a>, &'a [u8]), Error> {
         let (&kind, rest) = self.rest.split_first().ok_or(Error::Terminator)?;
@@ -123,6 +128,19 @@ pub struct Element<'a> {
 }
 
 impl<'a> Element<'a> {
+    /// Reads the element that begins at `start` of `document` and has a name of `name_len` bytes, as a walk over
+    /// the document has found it. The name is not searched for its end.
+    #[inline]
+    pub fn at(document: &'a [u8], start: usize, name_len: usize) -> Option<Self> {
+        let body = document.split_last()?.1;
+        let (&kind, rest) = body.get(start..)?.split_first()?;
+        let kind = ElementType::from(kind)?;
+        let (key, rest) = rest.split_at_checked(name_len)?;
+        let rest = rest.get(1..)?;
+        let value = rest.get(..value_size(kind, rest)?)?;
+        Some(Self { kind, key, value })
+    }
+
     /// Returns the text of a string.
     pub fn as_str(&self) -> Option<&'a str> {
         std::str::from_utf8(self.as_str_bytes()?).ok()

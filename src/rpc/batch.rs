@@ -9,7 +9,6 @@ use crate::{
     model::{EndTime, Rendering},
     pb::FilterMatch,
     pipeline::Watch,
-    source::EventError,
     wire::{Changes, Compression, EncodedEvent, Frame},
 };
 
@@ -66,12 +65,8 @@ impl BatchBuilder {
     }
 
     /// Adds as many events as fit, as the watch is shown them. Sets `token` to the token of the last event added.
-    pub(super) fn fill(
-        &mut self,
-        selection: &EventSelection,
-        token: &mut Vec<u8>,
-    ) -> Result<FillResult, EventError> {
-        let encoded = selection.encoded(&self.rendering)?;
+    pub(super) fn fill(&mut self, selection: &EventSelection, token: &mut Vec<u8>) -> FillResult {
+        let encoded = selection.encoded(&self.rendering);
         let mut count = 0;
         let mut stopped = None;
         while count < selection.len() {
@@ -96,7 +91,7 @@ impl BatchBuilder {
             token.clear();
             token.extend_from_slice(&self.token);
         }
-        Ok(FillResult { count, stopped })
+        FillResult { count, stopped }
     }
 
     /// Returns the reason why an event can't be added, if there is one.

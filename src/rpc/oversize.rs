@@ -8,7 +8,7 @@ use crate::{
     model::Oversize,
     pb::{self, FilterMatch},
     pipeline::Watch,
-    source::{Event, EventError},
+    source::Event,
     wire::{self, Changes, Chunk, Frame},
 };
 
@@ -60,14 +60,14 @@ pub(super) fn deliver(
     at: usize,
     interrupted: Option<ChunkedEvent>,
     id: u64,
-) -> Result<Delivery, EventError> {
+) -> Delivery {
     let limit = watch.max_message_bytes;
-    let encoded = selection.encoded(&watch.rendering)?;
+    let encoded = selection.encoded(&watch.rendering);
     let event = encoded.event(at);
     let message = event.message();
     let filter_match = selection.transition(at).to_pb();
     let size = message.len() + match_suffix(filter_match).len();
-    Ok(match watch.oversize {
+    match watch.oversize {
         Oversize::Fail => Delivery::Refused(Error::EventTooLarge {
             event_bytes: size as u64,
             limit,
@@ -86,9 +86,9 @@ pub(super) fn deliver(
                 )
             };
             let token = event.token();
-            let mut changes = stub(true)?;
+            let mut changes = stub(true);
             if Frame::encoded_len_of(token.len(), changes.len()) > limit as usize {
-                changes = stub(false)?;
+                changes = stub(false);
             }
             Delivery::Stub(Frame::changes(token, Changes::from_field(changes)))
         }
@@ -114,7 +114,7 @@ pub(super) fn deliver(
                 },
             })
         }
-    })
+    }
 }
 
 /// Returns the encoded `match` field, which follows the event's own bytes.

@@ -31,7 +31,7 @@ use crate::{
         oversize::{self, ChunkedEvent, Delivery, NextChunk},
         quotas::WatchQuota,
     },
-    source::{ClusterTime, Event, EventError},
+    source::{ClusterTime, Event},
     wire::{Compression, Frame},
 };
 
@@ -285,11 +285,7 @@ impl WatchStream {
         let mut batch = BatchBuilder::new(&self.watch, self.compression);
         let mut next = Some(selection);
         while let Some(selection) = next.take() {
-            let FillResult { count, stopped } = match batch.fill(&selection, &mut self.outbox.token)
-            {
-                Ok(filled) => filled,
-                Err(error) => return self.fail_malformed(&error),
-            };
+            let FillResult { count, stopped } = batch.fill(&selection, &mut self.outbox.token);
             self.record_sent((0..count).map(|at| selection.event(at)));
             match stopped {
                 None if self.compression.is_some() => {}
@@ -301,9 +297,7 @@ impl WatchStream {
                 Some(StopReason::PastEnd) => self.ending = Some(Ending::Finished),
                 Some(StopReason::BatchFull) => self.watcher.put_back(selection, count),
                 Some(StopReason::Oversize) => {
-                    if let Err(error) = self.send_oversize(&selection, count, interrupted.take()) {
-                        return self.fail_malformed(&error);
-                    }
+                    self.send_oversize(&selection, count, interrupted.take());
                     if count + 1 < selection.len() {
                         self.watcher.put_back(selection, count + 1);
                     }
@@ -321,9 +315,9 @@ impl WatchStream {
         selection: &EventSelection,
         at: usize,
         interrupted: Option<ChunkedEvent>,
-    ) -> Result<(), EventError> {
+    ) {
         let id = self.chunked_events + 1;
-        match oversize::deliver(&self.watch, &self.watcher, selection, at, interrupted, id)? {
+        match oversize::deliver(&self.watch, &self.watcher, selection, at, interrupted, id) {
             Delivery::Refused(error) => self.ending = Some(Ending::Failed(error)),
             Delivery::Stub(frame) => {
                 self.outbox.push_event(frame);
@@ -335,7 +329,6 @@ impl WatchStream {
                 self.rereading = false;
             }
         }
-        Ok(())
     }
 
     /// Queues the next chunk of the event that is being sent. Returns false if there is none to send now.
@@ -368,12 +361,6 @@ impl WatchStream {
             self.watcher.set_reached_second(last.cluster_time.seconds);
         }
         self.outcome.count(events);
-    }
-
-    fn fail_malformed(&mut self, error: &EventError) {
-        let span = self.outcome.span();
-        span.in_scope(|| tracing::error!(%error, "an event can't be encoded"));
-        self.ending = Some(Ending::Failed(Error::Internal));
     }
 
     /// Ends the watch and discards what waits to be sent.

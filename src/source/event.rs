@@ -5,9 +5,9 @@ use std::ops::Range;
 use bytes::Bytes;
 
 use crate::{
-    model::{INTERNAL_DATABASES, Operation},
+    model::{EventField, EventIndex, INTERNAL_DATABASES, Operation},
     raw::{self, Element, Elements},
-    source::{ClusterTime, Position, looked_up::is_foreign, transaction::TransactionId},
+    source::{ClusterTime, Position, transaction::TransactionId},
 };
 
 /// The events of one reply of MongoDB.
@@ -45,7 +45,7 @@ pub struct Event {
     /// Its `wallTime` in milliseconds since 1970.
     pub wall_time: Option<i64>,
     /// `true` if it is known to be the last change of its transaction in the stream; see
-    /// [`mark_last_events`](super::transaction::mark_last_events).
+    /// `last_of_transaction`.
     pub is_last_of_transaction: bool,
     /// `true` if it is about one of MongoDB's own databases or collections, which have no change streams.
     /// MongoDB leaves such events out, other servers may not.
@@ -54,9 +54,8 @@ pub struct Event {
     pub(super) transaction: TransactionId,
     /// Its index among the fragments of a split event; `None` for a whole event.
     pub(super) fragment: Option<Fragment>,
-    /// `true` when its `fullDocument` is another document than the changed one; see
-    /// [`looked_up`](super::looked_up).
-    pub(super) has_foreign_document: bool,
+    /// Where its fields are, for everyone who reads it.
+    pub index: EventIndex,
 }
 
 /// The `splitEvent` field: this is fragment `index` of `of`, counted from 1.
@@ -78,62 +77,35 @@ pub enum EventError {
 }
 
 impl Event {
-    /// Reads the event at `bytes` of `buffer`. Of repeated fields, which MongoDB never sends, the first
+    /// Reads the event at `bytes` of `buffer` in one walk over its top level. Of repeated fields, which MongoDB never sends, the first
     /// counts. An unreadable operation becomes [`Operation::Other`].
     ///
     /// # Errors
     /// [`EventError`] when it is not well-formed or has no `_id`, without which it has no position.
     pub fn parse(buffer: &[u8], bytes: Range<usize>) -> Result<Self, EventError> {
-        let mut token = None;
-        let mut operation = None;
-        let mut cluster_time = None;
-        let mut wall_time = None;
-        let mut fragment = None;
-        let (mut lsid, mut transaction_number) = (None, None);
-        let (mut namespace, mut new_namespace) = (None, None);
-        let (mut document_key, mut full_document) = (None, None);
-        for field in Elements::new(&buffer[bytes.clone()])? {
-            let field = field?;
-            match field.key {
-                b"_id" if token.is_none() => token = Some(field.as_document()),
-                b"operationType" if operation.is_none() => operation = Some(field.as_str()),
-                b"clusterTime" if cluster_time.is_none() => {
-                    cluster_time = Some(field.as_timestamp());
-                }
-                b"wallTime" if wall_time.is_none() => wall_time = Some(field.as_datetime_millis()),
-                b"documentKey" if document_key.is_none() => document_key = field.as_document(),
-                b"fullDocument" if full_document.is_none() => full_document = field.as_document(),
-                b"splitEvent" if fragment.is_none() => fragment = Some(field.as_document()),
-                b"lsid" if lsid.is_none() => lsid = Some(field),
-                b"txnNumber" if transaction_number.is_none() => transaction_number = Some(field),
-                b"ns" if namespace.is_none() => namespace = Some(is_internal(&field)),
-                b"to" if new_namespace.is_none() => new_namespace = Some(is_internal(&field)),
-                _ => {}
-            }
-        }
-        let token = token.flatten().ok_or(EventError::NoToken)?;
-        let cluster_time = cluster_time.flatten();
-        let operation = operation
-            .flatten()
-            .map_or(Operation::Other, Operation::from_name);
-        let has_foreign_document = operation == Operation::Update
-            && document_key
-                .zip(full_document)
-                .is_some_and(|(key, document)| is_foreign(key, document));
+        let raw = &buffer[bytes.clone()];
+        let index = EventIndex::read(raw)?;
+        let get = |field| index.get(raw, field);
+        let get_document = |field| index.get_document(raw, field);
+        let token = get_document(EventField::Id).ok_or(EventError::NoToken)?;
+        let operation = get(EventField::OperationType).and_then(|it| it.as_str());
+        let cluster_time = get(EventField::ClusterTime).and_then(|it| it.as_timestamp());
+        let namespace_is_internal = get(EventField::Ns).is_some_and(|it| is_internal(&it));
+        let new_namespace = get(EventField::To);
         Ok(Self {
             bytes,
             token: range_in(buffer, token),
-            operation,
+            operation: operation.map_or(Operation::Other, Operation::from_name),
             cluster_time: cluster_time
                 .map(|(seconds, increment)| ClusterTime { seconds, increment })
                 .unwrap_or_default(),
-            wall_time: wall_time.flatten(),
+            wall_time: get(EventField::WallTime).and_then(|it| it.as_datetime_millis()),
             is_last_of_transaction: false,
             // MongoDB shows a rename that has either name in a visible place.
-            is_internal: namespace == Some(true) && new_namespace != Some(false),
-            transaction: TransactionId::read(lsid, transaction_number),
-            fragment: fragment.flatten().and_then(Fragment::parse),
-            has_foreign_document,
+            is_internal: namespace_is_internal && new_namespace.is_none_or(|it| is_internal(&it)),
+            transaction: TransactionId::read(get(EventField::Lsid), get(EventField::TxnNumber)),
+            fragment: get_document(EventField::SplitEvent).and_then(Fragment::parse),
+            index,
         })
     }
 
@@ -154,7 +126,7 @@ impl Event {
             is_internal: false,
             transaction: TransactionId::None,
             fragment: None,
-            has_foreign_document: false,
+            index: EventIndex::default(),
         }
     }
 

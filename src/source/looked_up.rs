@@ -9,6 +9,7 @@ use bytes::Bytes;
 
 use crate::{
     filter::equal_numbers,
+    model::{EventField, Operation},
     raw::{self, Element, ElementType, Elements},
     source::event::{Batch, Event},
 };
@@ -16,10 +17,21 @@ use crate::{
 /// The maximum number of nested levels that are compared field by field. MongoDB stores no more.
 const MAX_LEVELS: usize = 180;
 
-/// Returns whether the `_id` of a looked-up document differs from that of the event's key. Without one of
-/// them there is nothing to compare.
-pub(super) fn is_foreign(document_key: &[u8], full_document: &[u8]) -> bool {
-    match (id_of(document_key), id_of(full_document)) {
+/// Returns whether the `_id` of an update's document differs from that of its key. Without one of them there is nothing to compare.
+fn has_foreign_document(event: &Event, buffer: &[u8]) -> bool {
+    if event.operation != Operation::Update {
+        return false;
+    }
+    let id_in = |field| {
+        let document = event
+            .index
+            .get_document(&buffer[event.bytes.clone()], field)?;
+        id_of(document)
+    };
+    match (
+        id_in(EventField::DocumentKey),
+        id_in(EventField::FullDocument),
+    ) {
         (Some(key), Some(found)) => !are_equal(&key, &found, MAX_LEVELS),
         _ => false,
     }
@@ -60,14 +72,15 @@ fn id_of(document: &[u8]) -> Option<Element<'_>> {
 /// Sets `fullDocument` to null in the events of a batch that have another document. Such a batch gets a new
 /// buffer; any other stays as it is.
 pub(super) fn leave_out_foreign_documents(batch: &mut Batch) {
-    if !batch.events.iter().any(|event| event.has_foreign_document) {
+    let is_foreign = |event: &Event| has_foreign_document(event, &batch.buffer);
+    if !batch.events.iter().any(is_foreign) {
         return;
     }
     let mut buffer = Vec::with_capacity(batch.buffer.len());
     for event in &mut batch.events {
         let start = buffer.len();
         let whole = &batch.buffer[event.bytes.clone()];
-        if event.has_foreign_document {
+        if has_foreign_document(event, &batch.buffer) {
             tracing::debug!("a look-up returned another document than the changed one");
             buffer.extend_from_slice(&without_document(whole));
         } else {

@@ -9,6 +9,7 @@ mod anchor;
 mod cluster_time;
 mod event;
 mod failure;
+mod last_of_transaction;
 mod looked_up;
 pub mod mongo;
 mod position;

@@ -11,9 +11,9 @@ use crate::{
         ClusterTime, Position, SourceError,
         event::{Batch, Event, EventError, range_in},
         failure::Failure,
+        last_of_transaction::mark_last_events,
         looked_up::leave_out_foreign_documents,
         split_events::FragmentMerger,
-        transaction::mark_last_events,
     },
 };
 

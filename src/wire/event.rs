@@ -1,8 +1,8 @@
 //! Encoding of raw change events as the bytes of `ChangeBatch.changes`.
 //!
-//! One walk over an event's top-level fields puts each into its slot. The message of the operation
-//! takes the slots that it has fields for; all others go into `unknown_fields`, so that fields which
-//! MongoDB adds later are passed through.
+//! An event's index says where its top-level fields are. The message of the operation takes those that it
+//! has fields for; all others go into `unknown_fields`, so that fields which MongoDB adds later are passed
+//! through.
 
 mod masked;
 mod slots;
@@ -14,10 +14,10 @@ use std::{borrow::Cow, ops::RangeInclusive};
 use bytes::{BufMut as _, Bytes, BytesMut};
 
 use crate::{
-    model::{Operation, Rendering},
+    model::{EventField, Operation, Rendering},
     pb::FilterMatch,
     raw::{Element, Elements},
-    source::{Event, EventError},
+    source::Event,
     wire::{
         encoded_event::{EncodedEvent, match_field},
         format::{
@@ -31,7 +31,7 @@ use crate::{
     },
 };
 
-use slots::{DocumentField, Slot, Slots};
+use slots::{DocumentField, Slots};
 use values::{elements, find, is_array, is_text, put_number, text};
 
 /// Field numbers of `weir.v1` in `watch.proto`.
@@ -59,28 +59,25 @@ pub const TIMESTAMP_MILLIS: RangeInclusive<i64> = -62_135_596_800_000..=253_402_
 /// A mask that hides fields also leaves out everything else that may reveal them: descriptions of
 /// indexes and of collection options, and unknown fields. An update of only hidden fields becomes an
 /// update without fields. A mask that only includes fields applies to documents and update descriptions.
-///
-/// # Errors
-/// [`EventError`] when an event is not well-formed BSON on its top level.
 pub fn encode<'a>(
     buffer: &[u8],
     events: impl IntoIterator<Item = &'a Event, IntoIter: Clone>,
     token_context: &TokenContext,
     rendering: &Rendering,
     wrap: impl FnOnce(Bytes) -> Bytes,
-) -> Result<Vec<EncodedEvent>, EventError> {
+) -> Vec<EncodedEvent> {
     let events = events.into_iter();
     let payload: usize = events.clone().map(|event| event.bytes.len() + 256).sum();
     let mut out = BytesMut::with_capacity(payload);
     let mut encoded = Vec::with_capacity(events.size_hint().0);
     for event in events {
         let start = out.len();
-        let slots = Slots::read(&buffer[event.bytes.clone()])?;
+        let raw = &buffer[event.bytes.clone()];
         let mut token_from_end = 0;
         put_message_with_estimate(&mut out, field::CHANGES, event.bytes.len(), |out| {
             put_resume_token(out, buffer, event, token_context, rendering);
             let token_end = out.len();
-            put_change(out, event, slots, &buffer[event.bytes.clone()], rendering);
+            put_change(out, event, raw, rendering);
             token_from_end = out.len() - token_end;
         });
         let token_end = out.len() - token_from_end;
@@ -105,7 +102,7 @@ pub fn encode<'a>(
     for event in &mut encoded {
         event.buffer = shared.clone();
     }
-    Ok(encoded)
+    encoded
 }
 
 /// Converts an offset in the shared buffer.
@@ -117,9 +114,6 @@ fn offset(at: usize) -> u32 {
 /// Encodes the stub that replaces an event too large for its watcher: the common fields and an
 /// `Omitted` with `sizes`, the event's size and the limit in bytes. Without `with_key` the document key,
 /// which may itself be too large, is left out.
-///
-/// # Errors
-/// As [`encode`].
 pub fn encode_omitted(
     buffer: &[u8],
     event: &Event,
@@ -128,10 +122,10 @@ pub fn encode_omitted(
     filter_match: FilterMatch,
     sizes: (u64, u32),
     with_key: bool,
-) -> Result<Bytes, EventError> {
-    let mut slots = Slots::read(&buffer[event.bytes.clone()])?;
+) -> Bytes {
+    let mut slots = Slots::new(&buffer[event.bytes.clone()], &event.index);
     if !with_key {
-        slots.take(Slot::DocumentKey);
+        slots.drop(EventField::DocumentKey);
     }
     let mut out = BytesMut::new();
     put_message(&mut out, field::CHANGES, |out| {
@@ -145,7 +139,7 @@ pub fn encode_omitted(
             out.put_slice(&match_field(filter_match));
         }
     });
-    Ok(out.freeze())
+    out.freeze()
 }
 
 fn put_resume_token(
@@ -162,13 +156,12 @@ fn put_resume_token(
     token_context.put_event(out, buffer, event, audience);
 }
 
-fn put_change(
-    out: &mut BytesMut,
-    event: &Event,
-    mut slots: Slots<'_>,
-    raw: &[u8],
-    rendering: &Rendering,
-) {
+fn put_change(out: &mut BytesMut, event: &Event, raw: &[u8], rendering: &Rendering) {
+    use EventField::{
+        FullDocument, FullDocumentBeforeChange, NsType, OperationDescription, OperationType,
+        StateBeforeChange, To, UpdateDescription,
+    };
+    let mut slots = Slots::new(raw, &event.index);
     if rendering.mask.hides_fields() {
         slots.drop_descriptions();
     }
@@ -176,73 +169,55 @@ fn put_change(
     let operation = event.operation;
     let number = change_field(operation);
     put_message_with_estimate(out, number, raw.len(), |out| match operation {
-        Operation::Insert => put_slot(out, 1, &mut slots, Slot::FullDocument, rendering),
+        Operation::Insert => put_slot(out, 1, &mut slots, FullDocument, rendering),
         Operation::Update => {
-            if let Some(description) = slots.take_document(Slot::UpdateDescription)
+            if let Some(description) = slots.take_document(UpdateDescription)
                 && !update::put_description(out, description.value, rendering)
                 && rendering.mask.root().is_none()
             {
                 slots.unknown.push(description);
             }
-            put_slot(out, 2, &mut slots, Slot::FullDocument, rendering);
-            put_slot(
-                out,
-                3,
-                &mut slots,
-                Slot::FullDocumentBeforeChange,
-                rendering,
-            );
+            put_slot(out, 2, &mut slots, FullDocument, rendering);
+            put_slot(out, 3, &mut slots, FullDocumentBeforeChange, rendering);
         }
         Operation::Replace => {
-            put_slot(out, 1, &mut slots, Slot::FullDocument, rendering);
-            put_slot(
-                out,
-                2,
-                &mut slots,
-                Slot::FullDocumentBeforeChange,
-                rendering,
-            );
+            put_slot(out, 1, &mut slots, FullDocument, rendering);
+            put_slot(out, 2, &mut slots, FullDocumentBeforeChange, rendering);
         }
         Operation::Delete => {
-            put_slot(
-                out,
-                1,
-                &mut slots,
-                Slot::FullDocumentBeforeChange,
-                rendering,
-            );
+            put_slot(out, 1, &mut slots, FullDocumentBeforeChange, rendering);
         }
         Operation::Rename => {
-            put_namespace(out, 1, slots.take(Slot::To), &mut slots);
-            put_slot(out, 2, &mut slots, Slot::OperationDescription, rendering);
+            put_namespace(out, 1, slots.take(To), &mut slots);
+            put_slot(out, 2, &mut slots, OperationDescription, rendering);
         }
         Operation::Create => {
-            put_slot(out, 1, &mut slots, Slot::OperationDescription, rendering);
-            if let Some(kind) = slots.take_text(Slot::NsType) {
+            put_slot(out, 1, &mut slots, OperationDescription, rendering);
+            if let Some(kind) = slots.take_text(NsType) {
                 put_string_field(out, 2, &kind);
             }
         }
         Operation::CreateIndexes | Operation::DropIndexes => {
-            if let Some(description) = slots.get_document(Slot::OperationDescription) {
+            if let Some(description) = slots.get_document(OperationDescription) {
                 for index in indexes(description) {
                     masked::put_included_document(out, 1, index, rendering);
                 }
             }
-            put_slot(out, 2, &mut slots, Slot::OperationDescription, rendering);
+            put_slot(out, 2, &mut slots, OperationDescription, rendering);
         }
         Operation::Modify => {
-            put_slot(out, 1, &mut slots, Slot::OperationDescription, rendering);
-            put_slot(out, 2, &mut slots, Slot::StateBeforeChange, rendering);
+            put_slot(out, 1, &mut slots, OperationDescription, rendering);
+            put_slot(out, 2, &mut slots, StateBeforeChange, rendering);
         }
         Operation::ShardCollection
         | Operation::RefineCollectionShardKey
         | Operation::ReshardCollection
         | Operation::EndOfTransaction => {
-            put_slot(out, 1, &mut slots, Slot::OperationDescription, rendering);
+            put_slot(out, 1, &mut slots, OperationDescription, rendering);
         }
         Operation::Drop | Operation::DropDatabase => {}
         Operation::Other | Operation::Invalidate => {
-            if let Some(name) = slots.take_text(Slot::OperationType) {
+            if let Some(name) = slots.take_text(OperationType) {
                 put_string_field(out, 1, &name);
             }
             if !rendering.mask.hides_fields() {
@@ -251,7 +226,7 @@ fn put_change(
             slots.clear();
         }
     });
-    slots.take(Slot::OperationType);
+    slots.drop(OperationType);
     if rendering.mask.root().is_some() {
         slots.drop_documents();
     }
@@ -292,14 +267,14 @@ fn put_common_fields(
 ) {
     let operation = event.operation.to_pb() as i32;
     put_number(out, field::OPERATION, u64::from(operation.unsigned_abs()));
-    put_namespace(out, field::NAMESPACE, slots.take(Slot::Ns), slots);
-    put_time(out, field::CLUSTER_TIME, slots, Slot::ClusterTime);
+    put_namespace(out, field::NAMESPACE, slots.take(EventField::Ns), slots);
+    put_time(out, field::CLUSTER_TIME, slots, EventField::ClusterTime);
     let wall_time = slots
-        .get(Slot::WallTime)
+        .get(EventField::WallTime)
         .and_then(|it| it.as_datetime_millis())
         .filter(|millis| TIMESTAMP_MILLIS.contains(millis));
     if let Some(millis) = wall_time {
-        slots.take(Slot::WallTime);
+        slots.drop(EventField::WallTime);
         put_message(out, field::WALL_TIME, |out| {
             // Protobuf encodes a negative int64 as its two's complement.
             put_number(out, 1, millis.div_euclid(1000).cast_unsigned());
@@ -314,16 +289,16 @@ fn put_common_fields(
         out,
         field::DOCUMENT_KEY,
         slots,
-        Slot::DocumentKey,
+        EventField::DocumentKey,
         rendering,
     );
     put_transaction(out, event, slots);
     if let Some((_, uuid)) = slots
-        .get(Slot::CollectionUuid)
+        .get(EventField::CollectionUuid)
         .and_then(|it| it.as_binary())
     {
         put_bytes_field(out, field::COLLECTION_UUID, uuid);
-        slots.take(Slot::CollectionUuid);
+        slots.drop(EventField::CollectionUuid);
     }
 }
 
@@ -332,14 +307,14 @@ fn put_slot(
     out: &mut BytesMut,
     number: u32,
     slots: &mut Slots<'_>,
-    slot: Slot,
+    field: EventField,
     rendering: &Rendering,
 ) {
-    match slots.take_document_field(slot) {
+    match slots.take_document_field(field) {
         DocumentField::Absent => {}
         DocumentField::Null => put_null_document(out, number),
-        DocumentField::Present(document) => match slot {
-            Slot::FullDocument | Slot::FullDocumentBeforeChange => {
+        DocumentField::Present(document) => match field {
+            EventField::FullDocument | EventField::FullDocumentBeforeChange => {
                 masked::put_document(out, number, document, rendering);
             }
             _ => masked::put_included_document(out, number, document, rendering),
@@ -383,10 +358,10 @@ fn put_namespace<'a>(
 }
 
 /// Appends the time of a slot, unless the event does not have it.
-fn put_time(out: &mut BytesMut, number: u32, slots: &mut Slots<'_>, slot: Slot) {
-    let time = slots.get(slot).and_then(|it| it.as_timestamp());
+fn put_time(out: &mut BytesMut, number: u32, slots: &mut Slots<'_>, field: EventField) {
+    let time = slots.get(field).and_then(|it| it.as_timestamp());
     if let Some((seconds, increment)) = time {
-        slots.take(slot);
+        slots.drop(field);
         put_message(out, number, |out| {
             put_number(out, 1, seconds.into());
             put_number(out, 2, increment.into());
@@ -397,21 +372,21 @@ fn put_time(out: &mut BytesMut, number: u32, slots: &mut Slots<'_>, slot: Slot) 
 /// Appends the transaction. A session id `lsid` with other fields than `id` is also kept whole as an
 /// unknown field: MongoDB adds `uid`, the digest of the user.
 fn put_transaction(out: &mut BytesMut, event: &Event, slots: &mut Slots<'_>) {
-    let lsid = slots.get_document(Slot::Lsid).unwrap_or_default();
+    let lsid = slots.get_document(EventField::Lsid).unwrap_or_default();
     let session = find(lsid, b"id").and_then(|id| id.as_binary());
-    let number = slots.get(Slot::TxnNumber).and_then(|it| it.as_int());
+    let number = slots.get(EventField::TxnNumber).and_then(|it| it.as_int());
     if let (Some((_, session)), Some(number)) = (session, number) {
-        let element = slots.take(Slot::Lsid);
+        let element = slots.take(EventField::Lsid);
         // A malformed rest counts as well.
         if Elements::new(lsid).into_iter().flatten().count() > 1 {
             slots.unknown.extend(element);
         }
-        slots.take(Slot::TxnNumber);
+        slots.drop(EventField::TxnNumber);
         put_message(out, field::TRANSACTION, |out| {
             put_bytes_field(out, 1, session);
             put_number(out, 2, number.cast_unsigned());
             put_number(out, 3, event.is_last_of_transaction.into());
-            put_time(out, 4, slots, Slot::CommitTimestamp);
+            put_time(out, 4, slots, EventField::CommitTimestamp);
         });
     }
 }

@@ -1,11 +1,9 @@
 //! The fields of an event that filters use.
 
-use super::value::fields;
-use crate::model::Operation;
-use crate::raw::ElementType;
+use crate::model::{EventField, EventIndex, Operation};
 
-/// The fields of one event that filters use, found once for all evaluators. A malformed field counts
-/// as absent.
+/// The fields of one event that filters use, found once for all evaluators. A field of another type than a
+/// document counts as absent.
 #[derive(Clone, Copy, Debug)]
 pub struct EventFields<'a> {
     pub(in crate::filter) operation: Operation,
@@ -20,31 +18,28 @@ pub struct EventFields<'a> {
 }
 
 impl<'a> EventFields<'a> {
-    /// Finds the fields in `event`, a whole raw change event as MongoDB sends it.
-    pub fn read(operation: Operation, event: &'a [u8]) -> Self {
-        let mut found = EventFields {
-            operation,
-            key: None,
-            after: None,
-            before: None,
-            update_description: None,
-        };
+    /// Finds the fields in `event`, a whole raw change event as MongoDB sends it, by its index.
+    pub fn new(operation: Operation, event: &'a [u8], index: &EventIndex) -> Self {
         // Filters apply to document operations only.
-        if !operation.is_document() {
-            return found;
+        let get = |field| {
+            let document = index.get_document(event, field);
+            document.filter(|_| operation.is_document())
+        };
+        EventFields {
+            operation,
+            key: get(EventField::DocumentKey),
+            after: get(EventField::FullDocument),
+            before: get(EventField::FullDocumentBeforeChange),
+            update_description: get(EventField::UpdateDescription),
         }
-        for element in fields(event) {
-            let slot = match element.key {
-                b"documentKey" => &mut found.key,
-                b"fullDocument" => &mut found.after,
-                b"fullDocumentBeforeChange" => &mut found.before,
-                b"updateDescription" => &mut found.update_description,
-                _ => continue,
-            };
-            if element.kind == ElementType::EmbeddedDocument && slot.is_none() {
-                *slot = Some(element.value);
-            }
-        }
-        found
+    }
+
+    /// As [`new`](Self::new), for an event that has no index yet. A malformed event has no fields.
+    pub fn read(operation: Operation, event: &'a [u8]) -> Self {
+        Self::new(
+            operation,
+            event,
+            &EventIndex::read(event).unwrap_or_default(),
+        )
     }
 }

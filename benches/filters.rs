@@ -1,5 +1,6 @@
 //! The cost of matching an event against 10, 1,000 and 10,000 filters: through an index, and by
-//! evaluating one filter after another. Each event passes exactly one filter.
+//! evaluating one filter after another. Each event passes exactly one filter. Then the cost of one event on its
+//! way: reading it, evaluating one filter, and encoding it.
 //!
 //! `cargo bench --bench filters`
 
@@ -11,6 +12,9 @@ use tokio::time::Instant;
 use weir::filter::EventFields;
 use weir::filter::{Condition, Evaluator, FilterIndex, Predicate, Residual};
 use weir::model::{MissingImage, Operation};
+use weir::pipeline::{Plan, RequestLimits, Watch};
+use weir::source::Event;
+use weir::wire::{self, TokenContext};
 
 /// The minimum duration of each measurement.
 const LONG_ENOUGH: Duration = Duration::from_millis(500);
@@ -53,14 +57,20 @@ fn event(number: i32) -> Vec<u8> {
 
 /// Nanoseconds per event.
 fn measure(events: &[Vec<u8>], mut pass: impl FnMut(&EventFields<'_>) -> u64) -> f64 {
+    time(events, |event| {
+        pass(&EventFields::read(Operation::Insert, event))
+    })
+}
+
+/// Nanoseconds for each event. `pass` returns the number of filters that it passes, or 1.
+fn time(events: &[Vec<u8>], mut pass: impl FnMut(&[u8]) -> u64) -> f64 {
     let mut best = f64::INFINITY;
     for _ in 0..RUNS {
         let start = Instant::now();
         let (mut seen, mut passed) = (0_u64, 0_u64);
         while start.elapsed() < LONG_ENOUGH {
             for event in events {
-                let event_fields = EventFields::read(Operation::Insert, black_box(event));
-                passed += pass(&event_fields);
+                passed += pass(black_box(event));
                 seen += 1;
             }
         }
@@ -110,5 +120,38 @@ fn main() {
             "10,000 filters in an index cost {:.2} times what 10 do",
             many / few
         );
+    }
+    measure_steps();
+}
+
+/// Prints what the steps of one event cost, up to its encoding as BSON.
+fn measure_steps() {
+    let raw = event(0);
+    let parse = |raw: &[u8]| Event::parse(raw, 0..raw.len()).expect("it is an event");
+    let parsed = parse(&raw);
+    let evaluator = Evaluator::new(&residual(0));
+    let watch = Watch::from_request(weir::pb::WatchRequest::default(), &deployment_allowed())
+        .expect("it is valid");
+    let token_context = TokenContext::new("rs", &Plan::shared(&watch));
+    let events = [raw.clone()];
+    let read = time(&events, |raw| {
+        black_box(parse(raw));
+        1
+    });
+    let evaluated = time(&events, |raw| {
+        let fields = EventFields::new(parsed.operation, raw, &parsed.index);
+        u64::from(evaluator.evaluate(&fields).is_some())
+    });
+    let encoded = time(&events, |raw| {
+        let rendering = &watch.rendering;
+        wire::encode(raw, [&parsed], &token_context, rendering, |chunk| chunk).len() as u64
+    });
+    println!("one event: {read:.0} ns to read, {evaluated:.0} to evaluate, {encoded:.0} to encode");
+}
+
+fn deployment_allowed() -> RequestLimits {
+    RequestLimits {
+        allow_deployment: true,
+        ..RequestLimits::default()
     }
 }

@@ -81,8 +81,8 @@ event_fields! {
 pub struct EventIndex {
     /// By field; 0 if the event does not have it, since a document begins with its length.
     starts: [u32; EventField::ALL.len()],
-    /// `true` if the event has fields that are not documented, or repeated ones.
-    has_others: bool,
+    /// Where the first field begins that is not documented or repeated; 0 if there is none.
+    first_other: u32,
 }
 
 impl EventIndex {
@@ -91,6 +91,17 @@ impl EventIndex {
     /// # Errors
     /// It is not well-formed.
     pub fn read(event: &[u8]) -> Result<Self, raw::Error> {
+        Self::read_each(event, |_, _| {})
+    }
+
+    /// As [`read`](Self::read), and calls `found` with each documented field on the way.
+    ///
+    /// # Errors
+    /// It is not well-formed.
+    pub fn read_each<'a>(
+        event: &'a [u8],
+        mut found: impl FnMut(EventField, Element<'a>),
+    ) -> Result<Self, raw::Error> {
         let mut index = Self::default();
         let mut elements = Elements::new(event)?;
         loop {
@@ -98,11 +109,16 @@ impl EventIndex {
             let Some(element) = elements.next() else {
                 return Ok(index);
             };
-            let field = EventField::of(element?.key);
-            match field.map(|field| &mut index.starts[field as usize]) {
-                // BSON's lengths have 31 bits.
-                Some(at) if *at == 0 => *at = start as u32,
-                _ => index.has_others = true,
+            let element = element?;
+            // BSON's lengths have 31 bits.
+            let start = start as u32;
+            match EventField::of(element.key) {
+                Some(field) if index.starts[field as usize] == 0 => {
+                    index.starts[field as usize] = start;
+                    found(field, element);
+                }
+                _ if index.first_other == 0 => index.first_other = start,
+                _ => {}
             }
         }
     }
@@ -125,19 +141,20 @@ impl EventIndex {
     }
 
     /// Returns the fields that are not documented, and repetitions of documented ones, in their order. This
-    /// walks over the event again if there are any.
-    pub fn others<'a>(&self, event: &'a [u8]) -> impl Iterator<Item = Element<'a>> {
-        let elements = self.has_others.then(|| Elements::new(event).ok()).flatten();
-        let mut seen = 0_u32;
-        let elements = elements.into_iter().flatten().map_while(Result::ok);
-        elements.filter(move |element| match EventField::of(element.key) {
-            None => true,
-            Some(EventField::Id | EventField::SplitEvent) => false,
-            Some(field) => {
-                let bit = 1 << field as u32;
-                let is_repeated = seen & bit != 0;
-                seen |= bit;
-                is_repeated
+    /// walks over the event again, from the first of them.
+    pub fn others<'a>(&'a self, event: &'a [u8]) -> impl Iterator<Item = Element<'a>> {
+        let first = (self.first_other != 0).then_some(self.first_other as usize);
+        let mut elements = first.and_then(|start| Elements::starting_at(event, start));
+        std::iter::from_fn(move || {
+            loop {
+                let elements = elements.as_mut()?;
+                let start = elements.offset_in(event);
+                let element = elements.next()?.ok()?;
+                match EventField::of(element.key) {
+                    Some(EventField::Id | EventField::SplitEvent) => {}
+                    Some(field) if self.starts[field as usize] as usize == start => {}
+                    _ => return Some(element),
+                }
             }
         })
     }

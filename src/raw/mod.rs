@@ -51,6 +51,12 @@ impl<'a> Elements<'a> {
         }
     }
 
+    /// Starts to read `document` at the element that begins at `start`, as a walk over it has found it.
+    pub fn starting_at(document: &'a [u8], start: usize) -> Option<Self> {
+        let rest = document.split_last()?.1.get(start..)?;
+        Some(Self { rest })
+    }
+
     /// Returns where the next element begins in `document`, which this was created for.
     pub fn offset_in(&self, document: &[u8]) -> usize {
         document.len().saturating_sub(self.rest.len() + 1)

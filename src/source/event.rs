@@ -77,21 +77,30 @@ pub enum EventError {
 }
 
 impl Event {
-    /// Reads the event at `bytes` of `buffer` in one walk over its top level. Of repeated fields, which MongoDB never sends, the first
-    /// counts. An unreadable operation becomes [`Operation::Other`].
+    /// Reads the event at `bytes` of `buffer` in one walk over its top level. Of repeated fields, which MongoDB
+    /// never sends, the first counts. An unreadable operation becomes [`Operation::Other`].
     ///
     /// # Errors
     /// [`EventError`] when it is not well-formed or has no `_id`, without which it has no position.
     pub fn parse(buffer: &[u8], bytes: Range<usize>) -> Result<Self, EventError> {
-        let raw = &buffer[bytes.clone()];
-        let index = EventIndex::read(raw)?;
-        let get = |field| index.get(raw, field);
-        let get_document = |field| index.get_document(raw, field);
-        let token = get_document(EventField::Id).ok_or(EventError::NoToken)?;
-        let operation = get(EventField::OperationType).and_then(|it| it.as_str());
-        let cluster_time = get(EventField::ClusterTime).and_then(|it| it.as_timestamp());
-        let namespace_is_internal = get(EventField::Ns).is_some_and(|it| is_internal(&it));
-        let new_namespace = get(EventField::To);
+        let (mut token, mut operation) = (None, None);
+        let (mut cluster_time, mut wall_time) = (None, None);
+        let (mut lsid, mut transaction_number) = (None, None);
+        let (mut namespace_is_internal, mut new_namespace_is_internal) = (false, true);
+        let mut fragment = None;
+        let index = EventIndex::read_each(&buffer[bytes.clone()], |field, it| match field {
+            EventField::Id => token = it.as_document(),
+            EventField::OperationType => operation = it.as_str(),
+            EventField::ClusterTime => cluster_time = it.as_timestamp(),
+            EventField::WallTime => wall_time = it.as_datetime_millis(),
+            EventField::SplitEvent => fragment = it.as_document(),
+            EventField::Lsid => lsid = Some(it),
+            EventField::TxnNumber => transaction_number = Some(it),
+            EventField::Ns => namespace_is_internal = is_internal(&it),
+            EventField::To => new_namespace_is_internal = is_internal(&it),
+            _ => {}
+        })?;
+        let token = token.ok_or(EventError::NoToken)?;
         Ok(Self {
             bytes,
             token: range_in(buffer, token),
@@ -99,12 +108,12 @@ impl Event {
             cluster_time: cluster_time
                 .map(|(seconds, increment)| ClusterTime { seconds, increment })
                 .unwrap_or_default(),
-            wall_time: get(EventField::WallTime).and_then(|it| it.as_datetime_millis()),
+            wall_time,
             is_last_of_transaction: false,
             // MongoDB shows a rename that has either name in a visible place.
-            is_internal: namespace_is_internal && new_namespace.is_none_or(|it| is_internal(&it)),
-            transaction: TransactionId::read(get(EventField::Lsid), get(EventField::TxnNumber)),
-            fragment: get_document(EventField::SplitEvent).and_then(Fragment::parse),
+            is_internal: namespace_is_internal && new_namespace_is_internal,
+            transaction: TransactionId::read(lsid, transaction_number),
+            fragment: fragment.and_then(Fragment::parse),
             index,
         })
     }

@@ -115,7 +115,7 @@ fn put_code(out: &mut BytesMut, element: &Element<'_>, mask: MaskNode<'_>, depth
 
 fn put_whole(out: &mut BytesMut, element: &Element<'_>) {
     put_element(out, element.key, element, |out| {
-        out.put_slice(element.value)
+        out.put_slice(element.value);
     });
 }
 

@@ -196,8 +196,6 @@ const KNOWN_CIRCLES: &[&str] = &[
     "filter/index.rs filter/index/partition.rs filter/index/slot_set.rs",
     "filter/parse.rs filter/predicate.rs",
     "hub/event_lookup.rs hub/isolation.rs hub/isolation/window.rs hub/open.rs hub/resume_deduplicator.rs hub/scan.rs hub/stream.rs hub/undeliverable.rs",
-    "source/event.rs source/looked_up.rs source/transaction.rs",
-    "wire/event.rs wire/event/slots.rs wire/event/update.rs wire/frame.rs",
     "wire/format/json.rs wire/format/mod.rs wire/format/protobuf_struct.rs wire/format/text.rs",
     "wire/token.rs wire/token/keys.rs",
 ];

@@ -157,7 +157,7 @@ fn included_paths_are_refused_if_one_is_below_another_or_is_no_path() {
         including(paths).expect_err(&paths.join(" "));
     }
     for paths in [&["a", "ab", "a-b"][..], &["a.b", "a.c"], &["_id"]] {
-        including(paths).expect(&paths.join(" "));
+        assert!(including(paths).is_ok(), "{paths:?}");
     }
     assert_eq!(shown(&including(&["_id.x"]).unwrap(), "_id.y"), "visible");
     let everything = including(&[]).unwrap();

@@ -44,7 +44,7 @@ const REFERENCE_KEYS: [&str; 3] = ["$ref", "$id", "$db"];
 ///
 /// # Errors
 /// A description of the problem and, inside nested values, its path.
-pub(crate) fn literal(value: prost_types::Value) -> Result<Bson, String> {
+pub(super) fn literal(value: prost_types::Value) -> Result<Bson, String> {
     let mut reader = LiteralReader { path: Vec::new() };
     reader.value(value).map_err(|problem| {
         if reader.path.is_empty() {

@@ -20,7 +20,7 @@ const NEVER_MATCHES: &str = r"[^\x{0}-\x{10ffff}]";
 
 /// A compiled pattern.
 #[derive(Clone, Debug)]
-pub(crate) struct Pattern {
+pub(super) struct Pattern {
     whole: Engine,
     /// Runs on texts that end with a newline, without that newline, because `$` also matches before it.
     without_newline: Option<Engine>,
@@ -33,7 +33,7 @@ impl Pattern {
     ///
     /// # Errors
     /// A description of the problem, such as a compiled size above the limit.
-    pub(crate) fn new(pattern: &str, options: &str) -> Result<Pattern, String> {
+    pub(super) fn new(pattern: &str, options: &str) -> Result<Pattern, String> {
         let parsed = ParsedPattern::new(pattern, options)?;
         let (whole, seen) = parsed.compile(TextVariant::Whole)?;
         let other = |needed: bool, text| -> Result<Option<Engine>, String> {
@@ -51,7 +51,7 @@ impl Pattern {
     }
 
     /// Returns the memory that the compiled pattern takes, in bytes.
-    pub(crate) fn compiled_bytes(&self) -> usize {
+    pub(super) fn compiled_bytes(&self) -> usize {
         [&self.without_newline, &self.no_line_at_end]
             .into_iter()
             .flatten()
@@ -62,7 +62,7 @@ impl Pattern {
 
     /// Returns whether the text holds a match; `None` if that would take more work than is left of
     /// `budget`. Text that is not UTF-8 holds none.
-    pub(crate) fn is_match(&self, text: &[u8], budget: &WorkBudget) -> Option<bool> {
+    pub(super) fn is_match(&self, text: &[u8], budget: &WorkBudget) -> Option<bool> {
         let Ok(text) = std::str::from_utf8(text) else {
             return Some(false);
         };

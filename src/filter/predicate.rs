@@ -117,7 +117,7 @@ impl Predicate {
 
 impl Condition {
     /// Returns whether the condition is about the change, not about a value.
-    pub(crate) const fn is_about_the_change(&self) -> bool {
+    const fn is_about_the_change(&self) -> bool {
         matches!(self, Condition::Changed(_))
     }
 }

@@ -16,13 +16,13 @@ use crate::model::quoted;
 const MAX_PATTERN_BYTES: usize = 1024;
 
 /// The deepest nesting of groups and repetitions, far above what people write.
-pub(crate) const MAX_NESTING: u32 = 50;
+pub(super) const MAX_NESTING: u32 = 50;
 
 /// Checks a pattern; `verbose` says that the option "x" is set.
 ///
 /// # Errors
 /// A description of the first problem.
-pub(crate) fn check_pattern(pattern: &str, verbose: bool) -> Result<(), String> {
+pub(super) fn check_pattern(pattern: &str, verbose: bool) -> Result<(), String> {
     if pattern.is_empty() || pattern.len() > MAX_PATTERN_BYTES {
         return Err(format!(
             "is {} bytes long; a pattern must have 1 to {MAX_PATTERN_BYTES} bytes",
@@ -66,7 +66,7 @@ pub(crate) fn check_pattern(pattern: &str, verbose: bool) -> Result<(), String> 
 ///
 /// # Errors
 /// A description of the first problem.
-pub(crate) fn check_options(options: &str) -> Result<String, String> {
+pub(super) fn check_options(options: &str) -> Result<String, String> {
     let mut letters: Vec<char> = Vec::new();
     for letter in options.chars() {
         if !matches!(letter, 'i' | 'm' | 's' | 'x') {
@@ -86,7 +86,7 @@ fn is_exotic_white_space(character: char) -> bool {
         || (character.is_whitespace() && !character.is_ascii())
 }
 
-pub(crate) fn syntax_problem(pattern: &str, kind: &ast::ErrorKind, span: &ast::Span) -> String {
+pub(super) fn syntax_problem(pattern: &str, kind: &ast::ErrorKind, span: &ast::Span) -> String {
     let reason = match kind {
         ast::ErrorKind::UnsupportedLookAround => {
             "look-around is not supported, because its cost is unbounded; remove it".into()

@@ -14,7 +14,7 @@ use crate::filter::{Condition, Predicate, is_id_path, prefix_pattern};
 
 /// A translated predicate.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Clause {
+pub(super) enum Clause {
     /// True for every event.
     Always,
     /// False for every event.
@@ -27,7 +27,7 @@ pub(crate) enum Clause {
 /// `fullDocumentBeforeChange`). Conditions on `_id` read the document key instead, because MongoDB can
 /// check that in the oplog, before it looks up documents. The result is exact unless the predicate uses
 /// `changed`.
-pub(crate) fn with_document(predicate: &Predicate, root: &str) -> Clause {
+pub(super) fn with_document(predicate: &Predicate, root: &str) -> Clause {
     let translation = Translation {
         root: Some(root),
         unknown: true,
@@ -38,7 +38,7 @@ pub(crate) fn with_document(predicate: &Predicate, root: &str) -> Clause {
 
 /// Translates the predicate for events without a document: true where the document key alone makes it
 /// certainly true, apart from `changed`.
-pub(crate) fn certain_match(predicate: &Predicate) -> Clause {
+pub(super) fn certain_match(predicate: &Predicate) -> Clause {
     let translation = Translation {
         root: None,
         unknown: false,
@@ -49,7 +49,7 @@ pub(crate) fn certain_match(predicate: &Predicate) -> Clause {
 
 /// Translates the predicate for events without a document: true unless the document key alone makes it
 /// certainly false.
-pub(crate) fn possible_match(predicate: &Predicate) -> Clause {
+pub(super) fn possible_match(predicate: &Predicate) -> Clause {
     let translation = Translation {
         root: None,
         unknown: true,
@@ -148,12 +148,12 @@ fn none_holds(clauses: impl Iterator<Item = Clause>) -> Clause {
 }
 
 /// Combines conditions with `$and`; a single one is returned as it is.
-pub(crate) fn all_of(conditions: Vec<Document>) -> Document {
+pub(super) fn all_of(conditions: Vec<Document>) -> Document {
     join("$and", conditions)
 }
 
 /// Combines conditions with `$or`; a single one is returned as it is.
-pub(crate) fn any_of(conditions: Vec<Document>) -> Document {
+pub(super) fn any_of(conditions: Vec<Document>) -> Document {
     join("$or", conditions)
 }
 

@@ -23,12 +23,13 @@
 //! Version 2 is for a view with a token audience, and contains it. Version 3 is an encrypted envelope
 //! of version 1 or 2 ([`keys`]).
 
+mod hash;
 mod keys;
+mod malformed;
 
 use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use sha2::{Digest as _, Sha256};
 
 use crate::{
     model::{Operation, Scope, TokenAudience},
@@ -36,7 +37,11 @@ use crate::{
     source::{Anchor, ClusterTime, Event, Position},
 };
 
+use hash::hash;
+use malformed::TOO_SHORT;
+
 pub use keys::TokenKeys;
+pub use malformed::MalformedToken;
 
 const VERSION_WITHOUT_TOKEN_AUDIENCE: u8 = 1;
 const VERSION_WITH_TOKEN_AUDIENCE: u8 = 2;
@@ -249,16 +254,6 @@ pub struct ResumeToken {
     pub anchor: Option<Anchor>,
 }
 
-/// The reason why a token can't be decoded, as the predicate of a sentence about "the token".
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct MalformedToken(&'static str);
-
-const TOO_SHORT: &str =
-    "is too short for a token of Weir: store tokens as bytes, and send them unchanged";
-const CHANGED: &str = "was truncated or changed, or is not a token of Weir: store tokens as bytes, and send \
-                       them unchanged";
-
 /// The maximum size of an envelope, the limit of `WatchRequest.resume_token`.
 const MAX_ENVELOPE_LEN: usize = 16 << 10;
 
@@ -300,16 +295,7 @@ impl ResumeToken {
 
     /// Decodes an envelope that is not encrypted.
     fn decode_plain(bytes: &[u8]) -> Result<Self, MalformedToken> {
-        if bytes.len() < PREFIX_LEN + CHECKSUM_LEN {
-            return Err(MalformedToken(TOO_SHORT));
-        }
-        let (body, checksum) = bytes.split_at(bytes.len() - CHECKSUM_LEN);
-        if crc32fast::hash(body).to_be_bytes() != checksum {
-            return Err(MalformedToken(
-                "has a wrong checksum: it was truncated or changed, or is not a token of Weir; store tokens as bytes, and send them unchanged",
-            ));
-        }
-        let mut rest = body;
+        let mut rest = checked_body(bytes)?;
         let [version] = take::<1>(&mut rest);
         if !matches!(
             version,
@@ -325,10 +311,7 @@ impl ResumeToken {
             scope: take(&mut rest),
             plan: take(&mut rest),
         };
-        let time = ClusterTime {
-            seconds: u32::from_be_bytes(take(&mut rest)),
-            increment: u32::from_be_bytes(take(&mut rest)),
-        };
+        let time = take_time(&mut rest);
         let mut token_audience = None;
         if version == VERSION_WITH_TOKEN_AUDIENCE {
             if rest.len() < TOKEN_AUDIENCE_LEN {
@@ -346,38 +329,15 @@ impl ResumeToken {
                 ));
             }
             anchor = Some(Anchor {
-                time: ClusterTime {
-                    seconds: u32::from_be_bytes(take(&mut rest)),
-                    increment: u32::from_be_bytes(take(&mut rest)),
-                },
+                time: take_time(&mut rest),
                 digest: take(&mut rest),
             });
         }
-        // A copy, because the token outlives the request that contains it.
-        let token = Bytes::copy_from_slice(rest);
-        let position = match kind {
-            KIND_TIME if token.is_empty() => Position::Time(time),
-            KIND_EVENT_DIGEST if token.len() == DIGEST_LEN => {
-                let mut token = &token[..];
-                Position::EventDigest(Anchor {
-                    time,
-                    digest: take(&mut token),
-                })
-            }
-            KIND_EVENT => Position::Event { token, time },
-            KIND_HIGH_WATER | KIND_ANCHORED_HIGH_WATER => Position::HighWater { token, time },
-            KIND_INVALIDATE => Position::Invalidate { token, time },
-            _ => {
-                return Err(MalformedToken(
-                    "has a kind that this server can't read: use a later server, or start without a token",
-                ));
-            }
-        };
         Ok(Self {
             origin,
             token_audience,
             encrypted: false,
-            position,
+            position: position(kind, time, rest)?,
             anchor,
         })
     }
@@ -425,23 +385,65 @@ impl ResumeToken {
     }
 }
 
+/// Returns an envelope without its checksum, after checking that. It is at least as long as the fields that
+/// every envelope has.
+fn checked_body(bytes: &[u8]) -> Result<&[u8], MalformedToken> {
+    if bytes.len() < PREFIX_LEN + CHECKSUM_LEN {
+        return Err(MalformedToken(TOO_SHORT));
+    }
+    let (body, checksum) = bytes.split_at(bytes.len() - CHECKSUM_LEN);
+    if crc32fast::hash(body).to_be_bytes() != checksum {
+        return Err(MalformedToken(
+            "has a wrong checksum: it was truncated or changed, or is not a token of Weir; store tokens as bytes, and send them unchanged",
+        ));
+    }
+    Ok(body)
+}
+
+/// Returns the position that an envelope of `kind` describes by its time and by `token`, which is MongoDB's
+/// or its digest.
+fn position(kind: u8, time: ClusterTime, token: &[u8]) -> Result<Position, MalformedToken> {
+    // A copy, because the token outlives the request that contains it.
+    let copied = || Bytes::copy_from_slice(token);
+    Ok(match kind {
+        KIND_TIME if token.is_empty() => Position::Time(time),
+        KIND_EVENT_DIGEST if token.len() == DIGEST_LEN => Position::EventDigest(Anchor {
+            time,
+            digest: take(&mut &*token),
+        }),
+        KIND_EVENT => Position::Event {
+            token: copied(),
+            time,
+        },
+        KIND_HIGH_WATER | KIND_ANCHORED_HIGH_WATER => Position::HighWater {
+            token: copied(),
+            time,
+        },
+        KIND_INVALIDATE => Position::Invalidate {
+            token: copied(),
+            time,
+        },
+        _ => {
+            return Err(MalformedToken(
+                "has a kind that this server can't read: use a later server, or start without a token",
+            ));
+        }
+    })
+}
+
+fn take_time(rest: &mut &[u8]) -> ClusterTime {
+    ClusterTime {
+        seconds: u32::from_be_bytes(take(rest)),
+        increment: u32::from_be_bytes(take(rest)),
+    }
+}
+
 fn take<const N: usize>(rest: &mut &[u8]) -> [u8; N] {
     let (head, tail) = rest
         .split_first_chunk()
         .expect("the length was checked against the prefix");
     *rest = tail;
     *head
-}
-
-fn hash<const N: usize>(domain: &[u8], value: &[u8]) -> [u8; N] {
-    let digest = Sha256::new()
-        .chain_update(domain)
-        .chain_update([0])
-        .chain_update(value)
-        .finalize();
-    *digest
-        .first_chunk()
-        .expect("a SHA-256 digest is longer than any hash here")
 }
 
 #[cfg(test)]

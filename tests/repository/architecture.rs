@@ -185,8 +185,6 @@ const LONG_FUNCTIONS: &[&str] = &[
     "error.rs into_status",
     "hub/open.rs open",
     "hub/stream.rs reopen",
-    "wire/format/protobuf_struct.rs put_composite",
-    "wire/token.rs decode_plain",
 ];
 
 /// KNOWN: shrinks to nothing. The files of each circle.
@@ -196,6 +194,4 @@ const KNOWN_CIRCLES: &[&str] = &[
     "filter/index.rs filter/index/partition.rs filter/index/slot_set.rs",
     "filter/parse.rs filter/predicate.rs",
     "hub/event_lookup.rs hub/isolation.rs hub/isolation/window.rs hub/open.rs hub/resume_deduplicator.rs hub/scan.rs hub/stream.rs hub/undeliverable.rs",
-    "wire/format/json.rs wire/format/mod.rs wire/format/protobuf_struct.rs wire/format/text.rs",
-    "wire/token.rs wire/token/keys.rs",
 ];

@@ -3,10 +3,10 @@
 use bytes::{BufMut, BytesMut};
 
 use super::{
-    FormatError,
-    raw::{self, Element, ElementType, Elements},
+    error::{FormatError, well_formed},
     text,
 };
+use crate::raw::{self, Element, ElementType, Elements};
 
 /// The maximum nesting that is written, the document itself being level 1. MongoDB stores documents of
 /// about this depth at most; the limit is needed because the walk is recursive.
@@ -254,10 +254,4 @@ fn check_depth(depth: u32) -> Result<(), FormatError> {
     } else {
         Ok(())
     }
-}
-
-/// Returns the value of an element whose type is known, so that `None` means a malformed value.
-#[inline]
-pub(super) fn well_formed<T>(value: Option<T>) -> Result<T, FormatError> {
-    value.ok_or(FormatError::Malformed(raw::Error::Value))
 }

@@ -1,9 +1,10 @@
 //! Encoding of raw BSON documents as `weir.v1.Document`, in the format that a watch requested.
 //!
-//! Documents are never decoded: [`json`] and [`protobuf_struct`] write while [`raw`] walks over MongoDB's
+//! Documents are never decoded: [`json`] and [`protobuf_struct`] write while [`raw`](crate::raw) walks over MongoDB's
 //! bytes. A document that a format can't represent without loss falls back to another format, as
 //! `message Document` in the API describes; BSON can represent anything.
 
+mod error;
 mod json;
 pub mod protobuf;
 mod protobuf_struct;
@@ -14,32 +15,14 @@ mod text;
 
 use bytes::BytesMut;
 
-use crate::{model::Format, raw};
+use crate::model::Format;
 
+use error::FormatError;
 use json::Style;
 use protobuf::{
     WireType, len_field_len, put_bytes_field, put_message_with_estimate, put_message_with_len,
     put_tag, put_varint, put_varint_field,
 };
-
-/// The reason why a format can't represent a document.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum FormatError {
-    /// It is not well-formed BSON.
-    Malformed(raw::Error),
-    /// A field name or a string is not UTF-8.
-    NotUtf8,
-    /// It is nested too deeply.
-    TooDeep,
-    /// Two fields of one document have the same name.
-    RepeatedKey,
-}
-
-impl From<raw::Error> for FormatError {
-    fn from(error: raw::Error) -> Self {
-        Self::Malformed(error)
-    }
-}
 
 /// Field numbers of `weir.v1.Document`.
 mod field {

@@ -6,16 +6,15 @@
 use bytes::BytesMut;
 
 use super::{
-    FormatError,
-    json::well_formed,
+    error::{FormatError, well_formed},
     protobuf::{
         WireType, len_field_len, put_bytes_field, put_double_field, put_message_with_estimate,
         put_message_with_len, put_tag, put_varint, put_varint_field,
     },
-    raw::{self, Element, ElementType, Elements},
     repeated_keys::has_repeated_key,
     text,
 };
+use crate::raw::{self, Element, ElementType, Elements};
 
 /// The maximum nesting of messages that all usual protobuf parsers accept, including the outermost
 /// message. Some accept one more.
@@ -166,20 +165,7 @@ fn put_composite(out: &mut BytesMut, element: &Element<'_>, level: u32) -> Resul
             let id = text::object_id(well_formed(element.as_object_id())?);
             put_single_text(out, level, "$oid", id.as_str())
         }
-        ElementType::DateTime => {
-            let millis = well_formed(element.as_datetime_millis())?;
-            match text::iso_date(millis) {
-                Some(date) => put_single_text(out, level, "$date", date.as_str()),
-                None => put_single_value(out, level, "$date", |out, inner| {
-                    put_single_text(
-                        out,
-                        inner,
-                        "$numberLong",
-                        itoa::Buffer::new().format(millis),
-                    )
-                }),
-            }
-        }
+        ElementType::DateTime => put_date(out, element, level),
         ElementType::Int64 => {
             let mut digits = itoa::Buffer::new();
             let digits = digits.format(well_formed(element.as_i64())?);
@@ -193,86 +179,23 @@ fn put_composite(out: &mut BytesMut, element: &Element<'_>, level: u32) -> Resul
             let digits = text::decimal(well_formed(element.as_decimal128())?);
             put_single_text(out, level, "$numberDecimal", &digits)
         }
-        ElementType::Binary => {
-            let (subtype, bytes) = well_formed(element.as_binary())?;
-            put_single_value(out, level, "$binary", |out, inner| {
-                nested_level(inner, 3)?;
-                let len = text::base64_len(bytes.len());
-                put_object(out, len, |out| {
-                    put_entry(out, "base64", len, |out| {
-                        put_tag(out, field::STRING, WireType::Len);
-                        put_varint(out, len as u64);
-                        text::put_base64(out, bytes)
-                    })?;
-                    put_scalar_entry(
-                        out,
-                        "subType",
-                        Scalar::Text(text::subtype(subtype).as_str()),
-                    );
-                    Ok(())
-                })
-            })
-        }
-        ElementType::Timestamp => {
-            let (time, increment) = well_formed(element.as_timestamp())?;
-            put_single_value(out, level, "$timestamp", |out, inner| {
-                let members = [("t", time.into()), ("i", increment.into())];
-                put_scalar_members(
-                    out,
-                    inner,
-                    members.map(|(name, n)| (name, Scalar::Number(n))),
-                )
-            })
-        }
-        ElementType::RegularExpression => {
-            let (pattern, options) = well_formed(element.as_regex())?;
-            let (pattern, options) = (text::utf8(pattern)?, text::regex_options(options)?);
-            put_single_value(out, level, "$regularExpression", |out, inner| {
-                let members = [("pattern", pattern), ("options", &options)];
-                put_scalar_members(
-                    out,
-                    inner,
-                    members.map(|(name, text)| (name, Scalar::Text(text))),
-                )
-            })
-        }
+        ElementType::Binary => put_binary(out, element, level),
+        ElementType::Timestamp => put_timestamp(out, element, level),
+        ElementType::RegularExpression => put_regular_expression(out, element, level),
         ElementType::JavaScriptCode => put_single_text(
             out,
             level,
             "$code",
             text::utf8(well_formed(element.as_text_bytes())?)?,
         ),
-        ElementType::JavaScriptCodeWithScope => {
-            let (code, scope) = well_formed(element.as_code_with_scope())?;
-            let code = text::utf8(code)?;
-            let scope_value = nested_level(level, 3)?;
-            put_object(out, element.value.len(), |out| {
-                put_scalar_entry(out, "$code", Scalar::Text(code));
-                put_entry(out, "$scope", scope.len(), |out| {
-                    let scope_struct = nested_level(scope_value, 1)?;
-                    put_object(out, scope.len(), |out| put_struct(out, scope, scope_struct))
-                })
-            })
-        }
+        ElementType::JavaScriptCodeWithScope => put_code_with_scope(out, element, level),
         ElementType::Symbol => put_single_text(
             out,
             level,
             "$symbol",
             text::utf8(well_formed(element.as_text_bytes())?)?,
         ),
-        ElementType::DbPointer => {
-            let (namespace, id) = well_formed(element.as_db_pointer())?;
-            let (namespace, id) = (text::utf8(namespace)?, text::object_id(id));
-            put_single_value(out, level, "$dbPointer", |out, inner| {
-                let id_value = nested_level(inner, 3)?;
-                put_object(out, namespace.len(), |out| {
-                    put_scalar_entry(out, "$ref", Scalar::Text(namespace));
-                    put_entry(out, "$id", 0, |out| {
-                        put_single_text(out, id_value, "$oid", id.as_str())
-                    })
-                })
-            })
-        }
+        ElementType::DbPointer => put_db_pointer(out, element, level),
         ElementType::Undefined => {
             put_scalar_members(out, level, [("$undefined", Scalar::Bool(true))])
         }
@@ -283,6 +206,112 @@ fn put_composite(out: &mut BytesMut, element: &Element<'_>, level: u32) -> Resul
             Err(FormatError::Malformed(raw::Error::Kind(element.kind as u8)))
         }
     }
+}
+
+/// Appends the field of a `Value` at `level`: a date as `{"$date": …}`, with a text where it has one.
+fn put_date(out: &mut BytesMut, element: &Element<'_>, level: u32) -> Result<(), FormatError> {
+    let millis = well_formed(element.as_datetime_millis())?;
+    match text::iso_date(millis) {
+        Some(date) => put_single_text(out, level, "$date", date.as_str()),
+        None => put_single_value(out, level, "$date", |out, inner| {
+            put_single_text(
+                out,
+                inner,
+                "$numberLong",
+                itoa::Buffer::new().format(millis),
+            )
+        }),
+    }
+}
+
+/// Appends the field of a `Value` at `level`: bytes in base64 and their subtype.
+fn put_binary(out: &mut BytesMut, element: &Element<'_>, level: u32) -> Result<(), FormatError> {
+    let (subtype, bytes) = well_formed(element.as_binary())?;
+    put_single_value(out, level, "$binary", |out, inner| {
+        nested_level(inner, 3)?;
+        let len = text::base64_len(bytes.len());
+        put_object(out, len, |out| {
+            put_entry(out, "base64", len, |out| {
+                put_tag(out, field::STRING, WireType::Len);
+                put_varint(out, len as u64);
+                text::put_base64(out, bytes)
+            })?;
+            put_scalar_entry(
+                out,
+                "subType",
+                Scalar::Text(text::subtype(subtype).as_str()),
+            );
+            Ok(())
+        })
+    })
+}
+
+/// Appends the field of a `Value` at `level`: a timestamp of MongoDB.
+fn put_timestamp(out: &mut BytesMut, element: &Element<'_>, level: u32) -> Result<(), FormatError> {
+    let (time, increment) = well_formed(element.as_timestamp())?;
+    put_single_value(out, level, "$timestamp", |out, inner| {
+        let members = [("t", time.into()), ("i", increment.into())];
+        put_scalar_members(
+            out,
+            inner,
+            members.map(|(name, n)| (name, Scalar::Number(n))),
+        )
+    })
+}
+
+/// Appends the field of a `Value` at `level`: a pattern and its options.
+fn put_regular_expression(
+    out: &mut BytesMut,
+    element: &Element<'_>,
+    level: u32,
+) -> Result<(), FormatError> {
+    let (pattern, options) = well_formed(element.as_regex())?;
+    let (pattern, options) = (text::utf8(pattern)?, text::regex_options(options)?);
+    put_single_value(out, level, "$regularExpression", |out, inner| {
+        let members = [("pattern", pattern), ("options", &options)];
+        put_scalar_members(
+            out,
+            inner,
+            members.map(|(name, text)| (name, Scalar::Text(text))),
+        )
+    })
+}
+
+/// Appends the field of a `Value` at `level`: JavaScript code and the document of its variables.
+fn put_code_with_scope(
+    out: &mut BytesMut,
+    element: &Element<'_>,
+    level: u32,
+) -> Result<(), FormatError> {
+    let (code, scope) = well_formed(element.as_code_with_scope())?;
+    let code = text::utf8(code)?;
+    let scope_value = nested_level(level, 3)?;
+    put_object(out, element.value.len(), |out| {
+        put_scalar_entry(out, "$code", Scalar::Text(code));
+        put_entry(out, "$scope", scope.len(), |out| {
+            let scope_struct = nested_level(scope_value, 1)?;
+            put_object(out, scope.len(), |out| put_struct(out, scope, scope_struct))
+        })
+    })
+}
+
+/// Appends the field of a `Value` at `level`: a namespace and an ObjectId.
+fn put_db_pointer(
+    out: &mut BytesMut,
+    element: &Element<'_>,
+    level: u32,
+) -> Result<(), FormatError> {
+    let (namespace, id) = well_formed(element.as_db_pointer())?;
+    let (namespace, id) = (text::utf8(namespace)?, text::object_id(id));
+    put_single_value(out, level, "$dbPointer", |out, inner| {
+        let id_value = nested_level(inner, 3)?;
+        put_object(out, namespace.len(), |out| {
+            put_scalar_entry(out, "$ref", Scalar::Text(namespace));
+            put_entry(out, "$id", 0, |out| {
+                put_single_text(out, id_value, "$oid", id.as_str())
+            })
+        })
+    })
 }
 
 /// Appends the field of a `Value` that is a `Struct` of about `expected` bytes.

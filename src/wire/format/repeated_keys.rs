@@ -1,6 +1,6 @@
 //! Detection of repeated field names.
 
-use super::raw::{Elements, Error};
+use crate::raw::{Elements, Error};
 
 /// The maximum number of names that are compared without sorting.
 const FEW_KEYS: usize = 32;

@@ -2,12 +2,16 @@
 
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use bytes::{BufMut, BytesMut};
+use jiff::{Timestamp, tz::Offset};
 
-use super::FormatError;
+use super::error::FormatError;
 use crate::raw;
 
 /// 9999-12-31T23:59:59.999Z, the last time with a four-digit year.
 const LAST_ISO_MILLIS: i64 = 253_402_300_799_999;
+
+/// The calendar repeats after 400 years. A [`Timestamp`] ends a day before the year 9999 does.
+const MILLIS_OF_400_YEARS: i64 = 146_097 * 86_400_000;
 
 /// The block size in which bytes are checked, so that the compiler can use vector instructions.
 const BLOCK: usize = 16;
@@ -54,58 +58,32 @@ fn hex(byte: u8) -> [u8; 2] {
 /// Formats a date as ISO 8601 in UTC, with three fractional digits unless they are zero. `None` before
 /// 1970 and after 9999, where relaxed Extended JSON requires a number.
 pub(super) fn iso_date(millis: i64) -> Option<ShortText<24>> {
-    let millis = u64::try_from(millis)
-        .ok()
-        .filter(|_| millis <= LAST_ISO_MILLIS)?;
-    let (days, millis_of_day) = (millis / 86_400_000, millis % 86_400_000);
-    let (year, month, day) = civil_date(days);
-    let seconds = millis_of_day / 1_000;
-    let fraction = millis_of_day % 1_000;
+    if !(0..=LAST_ISO_MILLIS).contains(&millis) {
+        return None;
+    }
+    let earlier = Timestamp::from_millisecond(millis - MILLIS_OF_400_YEARS).ok()?;
+    let time = Offset::UTC.to_datetime(earlier);
 
     let mut bytes = *b"0000-00-00T00:00:00.000Z";
-    put_digits(&mut bytes[0..4], year);
-    put_digits(&mut bytes[5..7], month);
-    put_digits(&mut bytes[8..10], day);
-    put_digits(&mut bytes[11..13], seconds / 3_600);
-    put_digits(&mut bytes[14..16], seconds / 60 % 60);
-    put_digits(&mut bytes[17..19], seconds % 60);
-    if fraction == 0 {
+    put_digits(&mut bytes[0..4], time.year() + 400);
+    put_digits(&mut bytes[5..7], time.month().into());
+    put_digits(&mut bytes[8..10], time.day().into());
+    put_digits(&mut bytes[11..13], time.hour().into());
+    put_digits(&mut bytes[14..16], time.minute().into());
+    put_digits(&mut bytes[17..19], time.second().into());
+    if time.millisecond() == 0 {
         bytes[19] = b'Z';
         return Some(ShortText { bytes, len: 20 });
     }
-    put_digits(&mut bytes[20..23], fraction);
+    put_digits(&mut bytes[20..23], time.millisecond());
     Some(ShortText { bytes, len: 24 })
 }
 
-fn put_digits(digits: &mut [u8], mut value: u64) {
+fn put_digits(digits: &mut [u8], mut value: i16) {
     for digit in digits.iter_mut().rev() {
         *digit = b'0' + (value % 10) as u8;
         value /= 10;
     }
-}
-
-/// Converts a number of days since 1970-01-01 to year, month and day of the Gregorian calendar.
-///
-/// Years start on March 1, so that the leap day is a year's last day, and are counted in eras of 400
-/// years, which all have the same number of days.
-fn civil_date(days_since_1970: u64) -> (u64, u64, u64) {
-    const DAYS_FROM_MARCH_OF_YEAR_0: u64 = 719_468;
-    const DAYS_OF_ERA: u64 = 146_097;
-    let days = days_since_1970 + DAYS_FROM_MARCH_OF_YEAR_0;
-    let (era, day_of_era) = (days / DAYS_OF_ERA, days % DAYS_OF_ERA);
-    let year_of_era =
-        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    // From March on, the lengths 31, 30, 31, 30, 31 repeat: 153 days in five months.
-    let month_from_march = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 {
-        month_from_march + 3
-    } else {
-        month_from_march - 9
-    };
-    let year = era * 400 + year_of_era + u64::from(month <= 2);
-    (year, month, day)
 }
 
 /// Returns the name of a double that is not finite.

@@ -14,7 +14,10 @@ use aws_lc_rs::aead::{AES_256_GCM_SIV, Aad, LessSafeKey, NONCE_LEN, Nonce, Unbou
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::{BufMut as _, BytesMut};
 
-use super::{CHANGED, MalformedToken, TOO_SHORT, hash};
+use super::{
+    hash::hash,
+    malformed::{MalformedToken, TOO_SHORT},
+};
 
 /// The version of an encrypted envelope.
 pub(super) const VERSION: u8 = 3;
@@ -25,6 +28,9 @@ const TAG_LEN: usize = 16;
 
 /// The number of bytes that encryption adds to an envelope.
 pub(super) const OVERHEAD: usize = HEADER_LEN + TAG_LEN;
+
+const CHANGED: &str = "was truncated or changed, or is not a token of Weir: store tokens as bytes, and send \
+                       them unchanged";
 
 /// The length of a key, in bytes.
 const KEY_LEN: usize = 32;

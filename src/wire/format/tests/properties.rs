@@ -4,10 +4,7 @@ use bson::Bson;
 use proptest::{collection::vec, prelude::*};
 
 use super::{FORMATS, compare, json_text, raw_document, strategy, to_raw, write};
-use crate::{
-    pb::document::Value,
-    wire::format::{Format, raw::Elements},
-};
+use crate::{pb::document::Value, raw::Elements, wire::format::Format};
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..Default::default() })]

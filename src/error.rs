@@ -1,30 +1,32 @@
 //! Every error that a call can end with, and the gRPC status that the client receives for it.
+//!
+//! [`Error`] has the variants with their messages. The table below it has all that follows from a variant, with
+//! one row for each: without its row, a new variant does not compile.
 
 mod code_name;
+mod details;
 mod messages;
+mod undeliverable;
 mod upstream;
 
-use std::{collections::HashMap, time::Duration};
+use std::time::Duration;
 
-use base64::{Engine as _, engine::general_purpose::STANDARD};
 use tonic::{Code, Status};
-use tonic_types::{ErrorDetails, StatusExt as _};
 
 use crate::{
-    model::{FieldViolation, MAX_VIOLATIONS, Operation, RequestError, Scope},
+    model::{FieldViolation, Operation, RequestError, Scope},
     source::{ClusterTime, Refusal},
 };
 
 pub use code_name::code_name;
+pub use details::DOMAIN;
+use details::Details;
+pub(crate) use details::truncate;
 use messages::{
     join_violations, limit_reached, no_change_streams, resume_from, token_expired,
     token_replacement, undeliverable_event, words,
 };
-pub use upstream::UndeliverableEvent;
-use upstream::{put_refusal, put_time};
-
-/// The `domain` of every `google.rpc.ErrorInfo`.
-pub const DOMAIN: &str = "weir";
+pub use undeliverable::UndeliverableEvent;
 
 /// The retry delay after a transient error.
 const RETRY_SOON: Duration = Duration::from_secs(1);
@@ -32,14 +34,6 @@ const RETRY_SOON: Duration = Duration::from_secs(1);
 const RETRY_JITTER: Duration = Duration::from_secs(4);
 /// The retry delay after a limit was reached.
 const RETRY_LATER: Duration = Duration::from_secs(5);
-
-/// The longest message of a status, in bytes. With the limits below and the overhead of encoding, a status
-/// stays under the 8 KiB of trailers that every client accepts.
-const MAX_MESSAGE_BYTES: usize = 700;
-/// The longest text in the details, in bytes.
-const MAX_DETAIL_BYTES: usize = 600;
-/// The maximum number of bytes of all field violations together; further ones are left out.
-const MAX_VIOLATION_BYTES: usize = 3_000;
 
 /// The reason for which a call ended, unless it succeeded or the client cancelled it.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -231,253 +225,149 @@ pub enum Error {
     Internal,
 }
 
-/// The party that can fix an error. It decides the log level.
+/// The party that can fix an error. It decides the level at which the end of a watch is logged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Class {
-    /// The client.
+    /// The client: info.
     Client,
-    /// Nobody: it is transient.
+    /// Nobody, as it is transient: info.
     Transient,
-    /// The operator.
+    /// The operator: warn.
     Operator,
-    /// A developer: it is a defect.
+    /// A developer, as it is a defect: error.
     Bug,
+}
+
+/// What every error of one variant has in common.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Kind {
+    /// The gRPC code.
+    pub code: Code,
+    /// The stable reason for programs, which `ErrorInfo` carries. Several kinds may share one.
+    pub reason: &'static str,
+    /// The party that can fix it.
+    pub class: Class,
+}
+
+macro_rules! table {
+    ($($error:pat => $code:ident, $reason:literal, $class:ident, [$($details:tt)*];)*) => {
+        /// The kinds of all variants of [`Error`].
+        pub const KINDS: &[Kind] = &[
+            $(Kind { code: Code::$code, reason: $reason, class: Class::$class },)*
+        ];
+
+        impl Error {
+            /// Returns what the error has in common with all of its variant.
+            #[must_use]
+            #[allow(unused_variables, reason = "the values of a variant are for its details")]
+            pub fn kind(&self) -> Kind {
+                match self {
+                    $($error => Kind { code: Code::$code, reason: $reason, class: Class::$class },)*
+                }
+            }
+
+            /// Returns the details of the status, besides the reason. `watch_id` is the id of the watch in the log.
+            fn details<'w>(&self, watch_id: &'w str) -> Details<'w> {
+                let details = Details::new(self.to_string(), watch_id);
+                match self {
+                    $($error => details $($details)*,)*
+                }
+            }
+        }
+    };
+}
+
+// Each variant with its code, its reason, the party that can fix it, and its details, which are calls of `Details`.
+table! {
+    Self::InvalidRequest(violations) => InvalidArgument, "INVALID_REQUEST", Client,
+        [.violations(violations)];
+    Self::UnknownField { message, number } => Unimplemented, "NOT_IMPLEMENTED", Client,
+        [.fact("field", number).fact("message", message)];
+    Self::Unimplemented(_) => Unimplemented, "NOT_IMPLEMENTED", Client, [];
+    Self::ServiceUnknown(_) => NotFound, "SERVICE_UNKNOWN", Client, [];
+    Self::RequestTimeout(_) => DeadlineExceeded, "REQUEST_TIMEOUT", Client, [];
+    Self::DeploymentNotAllowed => PermissionDenied, "NAMESPACE_ACCESS_DENIED", Client, [];
+    Self::TokenMalformed(_) => InvalidArgument, "RESUME_TOKEN_MALFORMED", Client,
+        [.message_about("resume_token")];
+    Self::TokenMismatch { time, .. } => InvalidArgument, "RESUME_TOKEN_MISMATCH", Client,
+        [.message_about("resume_token").time("token_time", *time)];
+    Self::TokenExpired { time, oldest } => OutOfRange, "RESUME_TOKEN_EXPIRED", Client,
+        [.time("token_time", *time).time("oldest_time", *oldest)];
+    Self::Invalidated { scope, cause } => Aborted, "WATCH_INVALIDATED", Client,
+        [.fact("cause", cause.map_or("unknown", Operation::name)).cut_fact("namespace", scope)];
+    Self::UpstreamUnavailable => Unavailable, "UPSTREAM_UNAVAILABLE", Transient,
+        [.retry(RETRY_SOON)];
+    Self::ReadPreferenceUnmet => Unavailable, "UPSTREAM_UNAVAILABLE", Operator,
+        [.retry(RETRY_SOON)];
+    Self::UpstreamOverloaded { refusal, retry } => Unavailable, "UPSTREAM_OVERLOADED", Transient,
+        [.refusal(refusal.as_ref()).retry(retry.unwrap_or(RETRY_LATER).max(RETRY_SOON))];
+    Self::ChangeStreamsUnsupported(refusal) => FailedPrecondition, "CHANGE_STREAMS_UNSUPPORTED", Operator,
+        [.refusal(refusal.as_ref()).requirement(messages::requirement(refusal.as_ref()))];
+    Self::UpstreamRefused { refusal, time } => FailedPrecondition, "UPSTREAM_REFUSED", Operator,
+        [.refusal(refusal.as_ref()).time("token_time", *time)];
+    Self::ShardRemoved { time } => FailedPrecondition, "SHARD_REMOVED", Operator,
+        [.time("token_time", *time)];
+    Self::PatternRefused { fields } => InvalidArgument, "INVALID_REQUEST", Client,
+        [.patterns(fields)];
+    Self::UpstreamAccessDenied => FailedPrecondition, "UPSTREAM_ACCESS_DENIED", Operator, [];
+    Self::ImageUnavailable(event) => FailedPrecondition, "IMAGE_UNAVAILABLE", Client,
+        [.undeliverable(event)];
+    Self::EventTooLarge { event_bytes, limit } => FailedPrecondition, "EVENT_TOO_LARGE", Client,
+        [.fact("event_bytes", event_bytes).fact("max_message_bytes", limit)];
+    Self::UpstreamEventTooLarge(event) => FailedPrecondition, "UPSTREAM_EVENT_TOO_LARGE", Operator,
+        [.undeliverable(event)];
+    Self::LookupAmbiguous(event) => FailedPrecondition, "LOOKUP_AMBIGUOUS", Operator,
+        [.undeliverable(event)];
+    Self::LimitExceeded { limit, max } => ResourceExhausted, "WATCH_LIMIT_EXCEEDED", Transient,
+        [.quota(limit, format!("at most {max} at once")).retry(RETRY_LATER)];
+    Self::Quota { owner, limit, allowed, retry } => ResourceExhausted, "WATCH_LIMIT_EXCEEDED", Transient,
+        [.quota(limit, format!("{owner}: {allowed}")).retry(*retry)];
+    Self::CredentialsMissing(_) => Unauthenticated, "CREDENTIALS_MISSING", Client, [];
+    Self::CredentialsInvalid(_) => Unauthenticated, "CREDENTIALS_INVALID", Client, [];
+    Self::CredentialsExpired => Unauthenticated, "CREDENTIALS_EXPIRED", Client, [];
+    Self::KeysUnavailable => Unavailable, "CREDENTIALS_UNCHECKED", Transient,
+        [.retry(RETRY_SOON)];
+    Self::AccessDenied(_) => PermissionDenied, "NAMESPACE_ACCESS_DENIED", Client, [];
+    Self::AccessChanged { after } => Unavailable, "ACCESS_CHANGED", Transient,
+        [.time("after_time", *after).retry(soon_with_jitter())];
+    Self::MaxAge => Unavailable, "WATCH_MAX_AGE", Transient,
+        [.retry(soon_with_jitter())];
+    Self::Draining => Unavailable, "SERVER_DRAINING", Transient,
+        [.retry(soon_with_jitter())];
+    Self::DeadlineExceeded => DeadlineExceeded, "DEADLINE_EXCEEDED", Client, [];
+    Self::Internal => Internal, "INTERNAL", Bug,
+        [.watch_id()];
+}
+
+fn soon_with_jitter() -> Duration {
+    RETRY_SOON + RETRY_JITTER.mul_f64(fastrand::f64())
 }
 
 impl Error {
     /// Returns the gRPC code.
     #[must_use]
     pub fn code(&self) -> Code {
-        match self {
-            Self::InvalidRequest(_)
-            | Self::PatternRefused { .. }
-            | Self::TokenMalformed(_)
-            | Self::TokenMismatch { .. } => Code::InvalidArgument,
-            Self::UnknownField { .. } | Self::Unimplemented(_) => Code::Unimplemented,
-            Self::ServiceUnknown(_) => Code::NotFound,
-            Self::CredentialsMissing(_)
-            | Self::CredentialsInvalid(_)
-            | Self::CredentialsExpired => Code::Unauthenticated,
-            Self::DeploymentNotAllowed | Self::AccessDenied(_) => Code::PermissionDenied,
-            Self::TokenExpired { .. } => Code::OutOfRange,
-            Self::Invalidated { .. } => Code::Aborted,
-            Self::UpstreamUnavailable
-            | Self::ReadPreferenceUnmet
-            | Self::UpstreamOverloaded { .. }
-            | Self::KeysUnavailable
-            | Self::AccessChanged { .. }
-            | Self::MaxAge
-            | Self::Draining => Code::Unavailable,
-            Self::ChangeStreamsUnsupported(_)
-            | Self::UpstreamRefused { .. }
-            | Self::ShardRemoved { .. }
-            | Self::LookupAmbiguous(_)
-            | Self::UpstreamAccessDenied
-            | Self::ImageUnavailable(_)
-            | Self::EventTooLarge { .. }
-            | Self::UpstreamEventTooLarge(_) => Code::FailedPrecondition,
-            Self::LimitExceeded { .. } | Self::Quota { .. } => Code::ResourceExhausted,
-            Self::DeadlineExceeded | Self::RequestTimeout(_) => Code::DeadlineExceeded,
-            Self::Internal => Code::Internal,
-        }
+        self.kind().code
     }
 
     /// Returns the stable reason for programs, which `ErrorInfo` carries.
     #[must_use]
     pub fn reason(&self) -> &'static str {
-        match self {
-            Self::InvalidRequest(_) | Self::PatternRefused { .. } => "INVALID_REQUEST",
-            Self::UnknownField { .. } | Self::Unimplemented(_) => "NOT_IMPLEMENTED",
-            Self::ServiceUnknown(_) => "SERVICE_UNKNOWN",
-            Self::RequestTimeout(_) => "REQUEST_TIMEOUT",
-            Self::DeploymentNotAllowed => "NAMESPACE_ACCESS_DENIED",
-            Self::TokenMalformed(_) => "RESUME_TOKEN_MALFORMED",
-            Self::TokenMismatch { .. } => "RESUME_TOKEN_MISMATCH",
-            Self::TokenExpired { .. } => "RESUME_TOKEN_EXPIRED",
-            Self::Invalidated { .. } => "WATCH_INVALIDATED",
-            Self::UpstreamUnavailable | Self::ReadPreferenceUnmet => "UPSTREAM_UNAVAILABLE",
-            Self::UpstreamOverloaded { .. } => "UPSTREAM_OVERLOADED",
-            Self::ChangeStreamsUnsupported(_) => "CHANGE_STREAMS_UNSUPPORTED",
-            Self::UpstreamRefused { .. } => "UPSTREAM_REFUSED",
-            Self::ShardRemoved { .. } => "SHARD_REMOVED",
-            Self::UpstreamAccessDenied => "UPSTREAM_ACCESS_DENIED",
-            Self::ImageUnavailable(_) => "IMAGE_UNAVAILABLE",
-            Self::EventTooLarge { .. } => "EVENT_TOO_LARGE",
-            Self::UpstreamEventTooLarge(_) => "UPSTREAM_EVENT_TOO_LARGE",
-            Self::LookupAmbiguous(_) => "LOOKUP_AMBIGUOUS",
-            Self::LimitExceeded { .. } | Self::Quota { .. } => "WATCH_LIMIT_EXCEEDED",
-            Self::CredentialsMissing(_) => "CREDENTIALS_MISSING",
-            Self::CredentialsInvalid(_) => "CREDENTIALS_INVALID",
-            Self::CredentialsExpired => "CREDENTIALS_EXPIRED",
-            Self::KeysUnavailable => "CREDENTIALS_UNCHECKED",
-            Self::AccessDenied(_) => "NAMESPACE_ACCESS_DENIED",
-            Self::AccessChanged { .. } => "ACCESS_CHANGED",
-            Self::MaxAge => "WATCH_MAX_AGE",
-            Self::Draining => "SERVER_DRAINING",
-            Self::DeadlineExceeded => "DEADLINE_EXCEEDED",
-            Self::Internal => "INTERNAL",
-        }
+        self.kind().reason
     }
 
     /// Returns the party that can fix it.
     #[must_use]
     pub fn class(&self) -> Class {
-        match self {
-            Self::InvalidRequest(_)
-            | Self::PatternRefused { .. }
-            | Self::UnknownField { .. }
-            | Self::Unimplemented(_)
-            | Self::ServiceUnknown(_)
-            | Self::RequestTimeout(_)
-            | Self::DeploymentNotAllowed
-            | Self::TokenMalformed(_)
-            | Self::TokenMismatch { .. }
-            | Self::TokenExpired { .. }
-            | Self::Invalidated { .. }
-            | Self::ImageUnavailable(_)
-            | Self::EventTooLarge { .. }
-            | Self::CredentialsMissing(_)
-            | Self::CredentialsInvalid(_)
-            | Self::CredentialsExpired
-            | Self::AccessDenied(_)
-            | Self::DeadlineExceeded => Class::Client,
-            Self::UpstreamUnavailable
-            | Self::UpstreamOverloaded { .. }
-            | Self::KeysUnavailable
-            | Self::LimitExceeded { .. }
-            | Self::Quota { .. }
-            | Self::AccessChanged { .. }
-            | Self::MaxAge
-            | Self::Draining => Class::Transient,
-            Self::ChangeStreamsUnsupported(_)
-            | Self::ReadPreferenceUnmet
-            | Self::UpstreamRefused { .. }
-            | Self::ShardRemoved { .. }
-            | Self::UpstreamAccessDenied
-            | Self::LookupAmbiguous(_)
-            | Self::UpstreamEventTooLarge(_) => Class::Operator,
-            Self::Internal => Class::Bug,
-        }
+        self.kind().class
     }
 
     /// Returns the status for the client: code, message and details for programs. `watch_id` is the id of
     /// the watch in the log.
     #[must_use]
     pub fn into_status(self, watch_id: &str) -> Status {
-        let mut details = ErrorDetails::new();
-        let mut facts: HashMap<String, String> = HashMap::new();
-        match &self {
-            Self::InvalidRequest(violations) => {
-                let mut bytes = 0;
-                for violation in violations {
-                    let field = truncate(&violation.field, MAX_DETAIL_BYTES);
-                    let description = truncate(&violation.description, MAX_DETAIL_BYTES);
-                    bytes += field.len() + description.len();
-                    if bytes > MAX_VIOLATION_BYTES {
-                        break;
-                    }
-                    details.add_bad_request_violation(field, description);
-                }
-            }
-            Self::PatternRefused { fields } => {
-                let description = "MongoDB refuses this regular expression; use a simpler one";
-                for field in fields.iter().take(MAX_VIOLATIONS) {
-                    details.add_bad_request_violation(field, description);
-                }
-                if fields.is_empty() {
-                    details.add_bad_request_violation("filters", self.to_string());
-                }
-            }
-            Self::TokenMalformed(_) => {
-                details.add_bad_request_violation("resume_token", self.to_string());
-            }
-            Self::TokenMismatch { time, .. } => {
-                details.add_bad_request_violation("resume_token", self.to_string());
-                put_time(&mut facts, "token_time", *time);
-            }
-            Self::UnknownField { message, number } => {
-                facts.insert("field".to_owned(), number.to_string());
-                facts.insert("message".to_owned(), message.clone());
-            }
-            Self::TokenExpired { time, oldest } => {
-                put_time(&mut facts, "token_time", *time);
-                put_time(&mut facts, "oldest_time", *oldest);
-            }
-            Self::Invalidated { scope, cause } => {
-                let cause = cause.map_or("unknown", Operation::name);
-                facts.insert("cause".to_owned(), cause.to_owned());
-                facts.insert(
-                    "namespace".to_owned(),
-                    truncate(&scope.to_string(), MAX_DETAIL_BYTES),
-                );
-            }
-            Self::UpstreamUnavailable | Self::ReadPreferenceUnmet | Self::KeysUnavailable => {
-                details.set_retry_info(Some(RETRY_SOON));
-            }
-            Self::UpstreamOverloaded { refusal, retry } => {
-                put_refusal(&mut facts, refusal.as_ref());
-                details.set_retry_info(Some(retry.unwrap_or(RETRY_LATER).max(RETRY_SOON)));
-            }
-            Self::UpstreamRefused { refusal, time } => {
-                put_refusal(&mut facts, refusal.as_ref());
-                put_time(&mut facts, "token_time", *time);
-            }
-            Self::ShardRemoved { time } => put_time(&mut facts, "token_time", *time),
-            Self::AccessChanged { .. } | Self::MaxAge | Self::Draining => {
-                if let Self::AccessChanged { after } = &self {
-                    put_time(&mut facts, "after_time", *after);
-                }
-                details.set_retry_info(Some(RETRY_SOON + RETRY_JITTER.mul_f64(fastrand::f64())));
-            }
-            Self::ChangeStreamsUnsupported(refusal) => {
-                put_refusal(&mut facts, refusal.as_ref());
-                let (kind, description) = upstream::requirement(refusal.as_ref());
-                details.add_precondition_failure_violation(kind, "mongodb", description);
-            }
-            Self::ImageUnavailable(event)
-            | Self::UpstreamEventTooLarge(event)
-            | Self::LookupAmbiguous(event) => {
-                put_time(&mut facts, "after_time", event.after);
-                put_time(&mut facts, "event_time", event.time);
-                if let Some(token) = &event.next_token {
-                    facts.insert("next_token".to_owned(), STANDARD.encode(token));
-                }
-            }
-            Self::EventTooLarge { event_bytes, limit } => {
-                facts.insert("event_bytes".to_owned(), event_bytes.to_string());
-                facts.insert("max_message_bytes".to_owned(), limit.to_string());
-            }
-            Self::LimitExceeded { limit, max } => {
-                details.add_quota_failure_violation(*limit, format!("at most {max} at once"));
-                details.set_retry_info(Some(RETRY_LATER));
-            }
-            Self::Quota {
-                owner,
-                limit,
-                allowed,
-                retry,
-            } => {
-                let description = format!("{owner}: {allowed}");
-                details.add_quota_failure_violation(*limit, description);
-                details.set_retry_info(Some(*retry));
-            }
-            Self::Internal => {
-                facts.insert("watch_id".to_owned(), watch_id.to_owned());
-            }
-            Self::DeploymentNotAllowed
-            | Self::CredentialsMissing(_)
-            | Self::CredentialsInvalid(_)
-            | Self::CredentialsExpired
-            | Self::AccessDenied(_)
-            | Self::UpstreamAccessDenied
-            | Self::DeadlineExceeded
-            | Self::RequestTimeout(_)
-            | Self::ServiceUnknown(_)
-            | Self::Unimplemented(_) => {}
-        }
-        details.set_error_info(self.reason(), DOMAIN, facts);
-        let message = truncate(&self.to_string(), MAX_MESSAGE_BYTES);
-        Status::with_error_details(self.code(), message, details)
+        let Kind { code, reason, .. } = self.kind();
+        self.details(watch_id).into_status(code, reason)
     }
 }
 
@@ -490,10 +380,5 @@ impl From<RequestError> for Error {
     }
 }
 
-/// Returns `text` cut to at most `max` bytes, with "..." at the end if it was cut.
-pub(crate) fn truncate(text: &str, max: usize) -> String {
-    if text.len() <= max {
-        return text.to_owned();
-    }
-    format!("{}...", &text[..text.floor_char_boundary(max - 3)])
-}
+#[cfg(test)]
+mod tests;

@@ -18,7 +18,6 @@ use label_values::AUTHENTICATION_RESULTS;
 
 pub use catalogue::{CATALOGUE, MetricDescription, Metrics};
 pub use guards::{GaugeGuard, StageGuard};
-pub use label_values::WATCH_ENDS;
 pub use scrape::ScrapedGauges;
 pub use series::{Family, Scraped, Table};
 

@@ -1,7 +1,16 @@
 //! Error messages whose text depends on the known facts.
 
-use super::{FieldViolation, UndeliverableEvent, upstream::remedy};
-use crate::source::{ClusterTime, Refusal};
+use super::undeliverable::UndeliverableEvent;
+use crate::{
+    model::FieldViolation,
+    source::{ClusterTime, Refusal},
+};
+
+/// MongoDB's code for a deployment that is no replica set.
+const NO_REPLICA_SET: i32 = 40573;
+
+/// MongoDB's code for an unknown field of a stage.
+const UNKNOWN_FIELD: i32 = 40415;
 
 pub(super) fn resume_from(after: Option<ClusterTime>) -> String {
     after.map_or_else(
@@ -36,12 +45,40 @@ pub(super) fn words(refusal: Option<&Refusal>) -> String {
 
 pub(super) fn no_change_streams(refusal: Option<&Refusal>) -> String {
     match refusal {
-        Some(refusal) if refusal.code != 40573 => format!(
+        Some(refusal) if refusal.code != NO_REPLICA_SET => format!(
             "this MongoDB deployment does not support this change stream: it refuses with {refusal}{}",
             remedy(refusal)
         ),
         _ => "this MongoDB deployment has no change streams: run it as a replica set or a sharded cluster"
             .to_owned(),
+    }
+}
+
+/// Returns what a deployment without change streams lacks, as the type and the description of a violated
+/// precondition.
+pub(super) fn requirement(refusal: Option<&Refusal>) -> (&'static str, String) {
+    match refusal {
+        Some(refusal) if refusal.code != NO_REPLICA_SET => (
+            "FEATURE",
+            format!("MongoDB refuses with {refusal}{}", remedy(refusal)),
+        ),
+        _ => (
+            "TOPOLOGY",
+            "MongoDB must run as a replica set or a sharded cluster".to_owned(),
+        ),
+    }
+}
+
+/// Returns what to do about a refusal, as the end of a sentence.
+fn remedy(refusal: &Refusal) -> &'static str {
+    match (refusal.about, refusal.code) {
+        (Some("ignoreRemovedShards"), _) => {
+            "; this MongoDB does not know the option (9.0 and later do): start Weir without --ignore-removed-shards"
+        }
+        (_, 148) => "; turn on enableMajorityReadConcern",
+        (_, 376) => "; enable change streams in this deployment",
+        (_, UNKNOWN_FIELD) => "; this MongoDB is too old for the request",
+        _ => "",
     }
 }
 

@@ -1,28 +1,10 @@
 //! The errors that MongoDB's failures become.
 
-use std::collections::HashMap;
-
-use bytes::Bytes;
-
+use super::{Error, undeliverable::UndeliverableEvent};
 use crate::{
-    error::Error,
     model::{FieldViolation, Scope},
-    source::{ClusterTime, Failure, Refusal, SourceError},
+    source::{ClusterTime, Failure, SourceError},
 };
-
-/// MongoDB's code for an unknown field of a stage.
-const UNKNOWN_FIELD: i32 = 40415;
-
-/// The known facts of an event that MongoDB can't send.
-#[derive(Debug, Clone, Default)]
-pub struct UndeliverableEvent {
-    /// The time of the last position before it.
-    pub after: Option<ClusterTime>,
-    /// Its own time.
-    pub time: Option<ClusterTime>,
-    /// The token of the position right after it, valid for the same request.
-    pub next_token: Option<Bytes>,
-}
 
 /// Returns the client's error for a source failure that is not retried.
 impl From<&SourceError> for Error {
@@ -140,52 +122,5 @@ fn collection_of(scope: Option<&Scope>) -> Option<&str> {
     match scope? {
         Scope::Collection { collection, .. } => Some(collection),
         _ => None,
-    }
-}
-
-/// Returns what a deployment without change streams lacks, as the type and the description of a violated
-/// precondition.
-pub(super) fn requirement(refusal: Option<&Refusal>) -> (&'static str, String) {
-    match refusal {
-        Some(refusal) if refusal.code != 40573 => (
-            "FEATURE",
-            format!("MongoDB refuses with {refusal}{}", remedy(refusal)),
-        ),
-        _ => (
-            "TOPOLOGY",
-            "MongoDB must run as a replica set or a sharded cluster".to_owned(),
-        ),
-    }
-}
-
-/// Returns what to do about a refusal, as the end of a sentence.
-pub(super) fn remedy(refusal: &Refusal) -> &'static str {
-    match (refusal.about, refusal.code) {
-        (Some("ignoreRemovedShards"), _) => {
-            "; this MongoDB does not know the option (9.0 and later do): start Weir without --ignore-removed-shards"
-        }
-        (_, 148) => "; turn on enableMajorityReadConcern",
-        (_, 376) => "; enable change streams in this deployment",
-        (_, UNKNOWN_FIELD) => "; this MongoDB is too old for the request",
-        _ => "",
-    }
-}
-
-/// Adds what MongoDB refused with to the facts for programs.
-pub(super) fn put_refusal(facts: &mut HashMap<String, String>, refusal: Option<&Refusal>) {
-    let Some(refusal) = refusal else { return };
-    facts.insert("mongodb_code".to_owned(), refusal.code.to_string());
-    if !refusal.name.is_empty() {
-        facts.insert("mongodb_code_name".to_owned(), refusal.name.clone());
-    }
-    if let Some(about) = refusal.about {
-        facts.insert("mongodb_about".to_owned(), about.to_owned());
-    }
-}
-
-/// Adds a time to the facts for programs.
-pub(super) fn put_time(facts: &mut HashMap<String, String>, key: &str, time: Option<ClusterTime>) {
-    if let Some(time) = time {
-        facts.insert(key.to_owned(), time.to_string());
     }
 }

@@ -14,7 +14,7 @@ use crate::{
 };
 
 use super::{
-    label_values::{AUTHORIZATION_RESULTS, FEED_RESTART_REASONS, REJECTED_LIMITS, WATCH_ENDS},
+    label_values::{AUTHORIZATION_RESULTS, FEED_RESTART_REASONS, REJECTED_LIMITS, watch_ends},
     series::{Family, Handle, Names, Scraped, Table},
 };
 
@@ -112,7 +112,7 @@ catalogue! {
     pub watches_started: Counter = "weir_watches_started_total", [],
         "Watch calls received, including refused ones.";
     pub watches_ended: Family<Counter, (&'static str, &'static str)> = "weir_watches_ended_total", ["code", "reason"],
-        "Ended watches, by gRPC code and reason.", known: WATCH_ENDS;
+        "Ended watches, by gRPC code and reason.", known: watch_ends();
     pub watch_duration: Histogram = "weir_watch_duration_seconds", [],
         "Duration of watches, from the call to the end of the stream.", buckets: DURATION_BUCKETS;
     pub(super) feeds: Table<Gauge, (Stage, Mode)> = "weir_feeds", ["state", "mode"],

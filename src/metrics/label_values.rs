@@ -1,40 +1,14 @@
 //! The label values that are known at start, so that their counters begin with 0: a counter that appears with
 //! its first increment is missing from rates, and an alert on it would miss that increment.
 
-/// The gRPC code and the reason of every possible end of a watch.
-pub const WATCH_ENDS: &[(&str, &str)] = &[
-    ("OK", "end_time"),
-    ("CANCELLED", "cancelled"),
-    ("INVALID_ARGUMENT", "INVALID_REQUEST"),
-    ("INVALID_ARGUMENT", "RESUME_TOKEN_MALFORMED"),
-    ("INVALID_ARGUMENT", "RESUME_TOKEN_MISMATCH"),
-    ("UNIMPLEMENTED", "NOT_IMPLEMENTED"),
-    ("NOT_FOUND", "SERVICE_UNKNOWN"),
-    ("UNAUTHENTICATED", "CREDENTIALS_MISSING"),
-    ("UNAUTHENTICATED", "CREDENTIALS_INVALID"),
-    ("UNAUTHENTICATED", "CREDENTIALS_EXPIRED"),
-    ("PERMISSION_DENIED", "NAMESPACE_ACCESS_DENIED"),
-    ("OUT_OF_RANGE", "RESUME_TOKEN_EXPIRED"),
-    ("ABORTED", "WATCH_INVALIDATED"),
-    ("UNAVAILABLE", "UPSTREAM_UNAVAILABLE"),
-    ("UNAVAILABLE", "UPSTREAM_OVERLOADED"),
-    ("UNAVAILABLE", "CREDENTIALS_UNCHECKED"),
-    ("UNAVAILABLE", "ACCESS_CHANGED"),
-    ("UNAVAILABLE", "WATCH_MAX_AGE"),
-    ("UNAVAILABLE", "SERVER_DRAINING"),
-    ("FAILED_PRECONDITION", "CHANGE_STREAMS_UNSUPPORTED"),
-    ("FAILED_PRECONDITION", "UPSTREAM_ACCESS_DENIED"),
-    ("FAILED_PRECONDITION", "UPSTREAM_REFUSED"),
-    ("FAILED_PRECONDITION", "SHARD_REMOVED"),
-    ("FAILED_PRECONDITION", "LOOKUP_AMBIGUOUS"),
-    ("FAILED_PRECONDITION", "IMAGE_UNAVAILABLE"),
-    ("FAILED_PRECONDITION", "EVENT_TOO_LARGE"),
-    ("FAILED_PRECONDITION", "UPSTREAM_EVENT_TOO_LARGE"),
-    ("RESOURCE_EXHAUSTED", "WATCH_LIMIT_EXCEEDED"),
-    ("DEADLINE_EXCEEDED", "DEADLINE_EXCEEDED"),
-    ("DEADLINE_EXCEEDED", "REQUEST_TIMEOUT"),
-    ("INTERNAL", "INTERNAL"),
-];
+use crate::error::{KINDS, code_name};
+
+/// Returns the gRPC code and the reason of every possible end of a watch, some of them twice.
+pub(super) fn watch_ends() -> Vec<(&'static str, &'static str)> {
+    let mut ends = vec![("OK", "end_time"), ("CANCELLED", "cancelled")];
+    ends.extend(KINDS.iter().map(|it| (code_name(it.code), it.reason)));
+    ends
+}
 
 pub(super) const FEED_RESTART_REASONS: &[&str] = &[
     "cursor_not_found",

@@ -8,7 +8,10 @@ use std::{
 
 use crate::support::{program, python, repository};
 use serde_json::Value;
-use weir::metrics::{CATALOGUE, WATCH_ENDS};
+use weir::{
+    error::{KINDS, code_name},
+    metrics::{CATALOGUE, Metrics, ScrapedGauges},
+};
 
 /// Labels that Prometheus adds or derives.
 const TARGET_LABELS: [&str; 6] = [
@@ -310,8 +313,7 @@ fn the_runbook_has_an_entry_for_each_alert_and_reason_and_no_other() {
     }
     let of_reasons = entries(&runbook, "Reasons\n");
     let names: BTreeSet<String> = of_reasons.keys().cloned().collect();
-    let reasons = WATCH_ENDS.iter().map(|(_, reason)| (*reason).to_owned());
-    let reasons: BTreeSet<String> = reasons.filter(|it| it.to_uppercase() == *it).collect();
+    let reasons: BTreeSet<String> = KINDS.iter().map(|it| it.reason.to_owned()).collect();
     assert_eq!(names, reasons);
     for (name, text) in of_alerts.iter().chain(&of_reasons) {
         for word in ["**Do**", "**Escalate**"] {
@@ -329,18 +331,21 @@ fn the_runbook_has_an_entry_for_each_alert_and_reason_and_no_other() {
 /// The counters that exist from the start cover all reasons for which a watch may end.
 #[test]
 fn every_end_of_a_watch_is_counted_from_the_start() {
-    let source = read("src/error.rs");
-    let body = source.split("pub fn reason(").nth(1).expect("the function");
-    let body = body.split("\n    }\n").next().expect("its end");
-    let quoted = body.split('"').skip(1).step_by(2);
-    let mut reasons: BTreeSet<&str> = quoted.collect();
-    assert!(reasons.len() > 20, "{reasons:?}");
-    reasons.extend(["end_time", "cancelled"]);
-    let known: BTreeSet<&str> = WATCH_ENDS.iter().map(|(_, reason)| *reason).collect();
-    assert_eq!(known, reasons);
+    let page = Metrics::new().render(&ScrapedGauges::default());
+    let samples = page.lines().filter_map(|line| {
+        let labels = line.strip_prefix("weir_watches_ended_total{code=\"")?;
+        let (code, rest) = labels.split_once("\",reason=\"")?;
+        Some((code, rest.strip_suffix("\"} 0")?))
+    });
+    let counted: BTreeSet<(&str, &str)> = samples.collect();
+    let kinds = KINDS.iter().map(|it| (code_name(it.code), it.reason));
+    let mut ends: BTreeSet<(&str, &str)> = kinds.collect();
+    assert!(ends.len() > 20, "{ends:?}");
+    ends.extend([("OK", "end_time"), ("CANCELLED", "cancelled")]);
+    assert_eq!(counted, ends);
     let errors = read("docs/errors.md");
-    for (code, reason) in WATCH_ENDS {
-        let is_error = reason.to_uppercase() == *reason;
+    for (code, reason) in counted {
+        let is_error = reason.to_uppercase() == reason;
         let row = errors.lines().any(|line| {
             line.contains(&format!("`{reason}`")) && line.contains(&format!("`{code}`"))
         });

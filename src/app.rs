@@ -15,22 +15,25 @@ use tonic_reflection::pb::{
     v1::{self, server_reflection_server::ServerReflectionServer as ReflectionV1},
     v1alpha::{self, server_reflection_server::ServerReflectionServer as ReflectionV1Alpha},
 };
-use tower::Layer as _;
+use tower::Layer;
 
 use crate::{
-    admin::{Admin, AdminPeer, LogLevel, Readiness},
+    admin::{Admin, AdminAuth, AdminPeer, LogLevel, Readiness},
     config::{ConfigError, ServeConfig},
     hub::{Hub, HubSettings},
     listen::{self, ConnectionDeadline, Handshakes, Http2Settings, Listener},
     metrics::Metrics,
     pb,
+    policy::Policy,
+    reload::ReloadedFiles,
     rpc::{
         Access, AuthLayer, ConcurrencyLayer, EXTRA_CALLS, HealthApi, HealthReporter,
         MAX_HEADER_LIST_BYTES, ReflectionApi, ReflectionIndex, WatchApi, WatchServer,
     },
     source::mongo::{MongoSettings, MongoSource, check_uri},
     spans::Spans,
-    tls,
+    tls::{self, Tls},
+    wire::Compression,
 };
 use loaded_files::LoadedFiles;
 
@@ -55,6 +58,9 @@ const MAX_ADMIN_CONNECTIONS: usize = 256;
 
 /// The maximum number of them from one address, so that one peer can't block the kubelet's probes.
 const MAX_ADMIN_CONNECTIONS_PER_ADDRESS: usize = 16;
+
+/// The services of the gRPC port, inside of what limits and authenticates their calls.
+type GrpcService = <ConcurrencyLayer as Layer<<AuthLayer as Layer<Routes>>::Service>>::Service;
 
 /// A running server.
 #[derive(Debug)]
@@ -96,149 +102,69 @@ impl App {
             metrics.limits.of(limit).set(max);
         }
         let Checked { loaded, spans } = check(&config, Arc::clone(&metrics)).await?;
-        let source = MongoSource::new(&MongoSettings {
-            uri: config.mongodb_uri.clone(),
-            min_pool_capacity: config.pool_capacity(),
-            server_selection_timeout: config.server_selection_timeout,
-            reply_timeout: config.upstream_reply_timeout,
-            ignore_removed_shards: config.ignore_removed_shards,
-        })
-        .await
-        .map_err(StartError::Uri)?;
-        let admin_auth = Arc::new(loaded.admin_auth);
+        let source = connect(&config).await?;
         let (grpc_listener, grpc_addr) = bind("listen", config.listen).await?;
         let (admin_listener, admin_addr) = bind("admin-listen", config.admin_listen).await?;
 
+        let token_keys = loaded.token_keys.as_ref().map(|it| Arc::clone(&it.keys));
         let hub = Hub::new(
             Arc::new(source.clone()),
             HubSettings {
-                token_keys: loaded.token_keys.as_ref().map(|it| Arc::clone(&it.keys)),
+                token_keys,
                 ..config.hub_settings()
             },
             Arc::clone(&metrics),
         );
-        let drain = CancellationToken::new();
-        let stop = CancellationToken::new();
-        let readiness = Arc::new(Readiness::not_ready(first_contact::NO_ANSWER));
-
-        let admin = Admin {
-            hub: hub.clone(),
-            metrics: Arc::clone(&metrics),
-            readiness: Arc::clone(&readiness),
-            log_level,
-            auth: Arc::clone(&admin_auth),
+        let parts = Parts {
+            config,
+            metrics,
+            hub,
+            spans,
+            readiness: Arc::new(Readiness::not_ready(first_contact::NO_ANSWER)),
+            drain: CancellationToken::new(),
+            stop: CancellationToken::new(),
         };
-        let (health, health_api) = HealthApi::new(drain.clone());
+        let (health, health_api) = HealthApi::new(parts.drain.clone());
         let access = Access {
             authenticator: loaded.authenticator,
             policy: loaded.policy.clone(),
         };
-        let api = WatchApi::new(
-            hub.clone(),
-            access.clone(),
-            Arc::clone(&metrics),
-            config.service_limits(),
-            drain.clone(),
-            spans.clone(),
-        );
-        let concurrency_layer = ConcurrencyLayer::new(
-            config.max_watches + EXTRA_CALLS,
-            config.request_timeout,
-            Arc::clone(&metrics),
-        );
-        let watch_service = WatchServer::new(api, &config.compression);
-        let reflection = reflection()?;
-        let most = MAX_AUXILIARY_REQUEST_BYTES;
-        let mut health_service = HealthServer::new(health_api).max_decoding_message_size(most);
-        let mut v1 = ReflectionV1::new(reflection.clone()).max_decoding_message_size(most);
-        let mut v1alpha = ReflectionV1Alpha::new(reflection).max_decoding_message_size(most);
-        // A client that compresses compresses every request. The answers are small.
-        for compression in &config.compression {
-            let encoding = compression.encoding();
-            health_service = health_service.accept_compressed(encoding);
-            v1 = v1.accept_compressed(encoding);
-            v1alpha = v1alpha.accept_compressed(encoding);
-        }
-        let routes = Routes::new(watch_service)
-            .add_service(health_service)
-            .add_service(v1)
-            .add_service(v1alpha)
-            .prepare();
-        let auth_layer = AuthLayer::new(access, Arc::clone(&metrics));
-        let service = concurrency_layer.layer(auth_layer.layer(routes));
-        let port = |listener, max, deadline| {
-            let deadline = (deadline, config.request_timeout);
-            let keepalive = config.http2_keepalive_interval;
-            Listener::new(listener, max, deadline, keepalive, Arc::clone(&metrics))
-        };
-        let handshakes = loaded.tls.map(|(tls, files)| {
-            tls.publish_expiry(&metrics);
-            let handshakes = Handshakes::new(Arc::clone(&tls), config.tls.max_handshakes, &metrics);
-            let (interval, metrics) = (config.reload_interval, Arc::clone(&metrics));
-            let reloading = async move { tls.follow(files, interval, &metrics).await };
-            tokio::spawn(stop.clone().run_until_cancelled_owned(reloading));
-            handshakes
-        });
-        let grpc_port = port(
-            grpc_listener,
-            config.max_connections,
-            ConnectionDeadline::Greeting,
-        );
-        let incoming = grpc_port.connections(handshakes);
-        let admin_port = port(
-            admin_listener,
-            MAX_ADMIN_CONNECTIONS,
-            ConnectionDeadline::Close,
-        )
-        .with_max_per_address(MAX_ADMIN_CONNECTIONS_PER_ADDRESS);
+        let service = parts.grpc_service(&access, health_api)?;
+        let handshakes = loaded.tls.map(|(tls, files)| parts.handshakes(&tls, files));
+        let incoming = parts.grpc_port(grpc_listener).connections(handshakes);
 
-        tokio::spawn(serve_admin(admin_port, admin, stop.clone()));
-        tokio::spawn(run_metrics_upkeep(Arc::clone(&metrics), stop.clone()));
-        let (interval, admin_metrics) = (config.reload_interval, Arc::clone(&metrics));
-        let reloading = async move { admin_auth.follow(interval, &admin_metrics).await };
-        tokio::spawn(stop.clone().run_until_cancelled_owned(reloading));
+        let admin_auth = Arc::new(loaded.admin_auth);
+        parts.serve_admin(admin_listener, log_level, Arc::clone(&admin_auth));
+        parts.spawn_upkeep(admin_auth);
         if let Some(file) = loaded.token_keys {
-            let reloading = file.follow(config.reload_interval, Arc::clone(&metrics));
-            tokio::spawn(stop.clone().run_until_cancelled_owned(reloading));
+            parts.spawn(file.follow(parts.config.reload_interval, Arc::clone(&parts.metrics)));
         }
         if let Some(files) = loaded.policy_files {
-            let (policy, interval) = (loaded.policy, config.reload_interval);
-            let reloading = async move { policy.follow(files, interval, &metrics).await };
-            tokio::spawn(stop.clone().run_until_cancelled_owned(reloading));
+            parts.spawn_policy_reload(loaded.policy, files);
         }
-        tokio::spawn(monitor_oplog(hub.clone(), stop.clone()));
-        tokio::spawn(
-            stop.clone()
-                .run_until_cancelled_owned(loaded.auth_reloader.run()),
-        );
+        parts.spawn(loaded.auth_reloader.run());
         tokio::spawn(first_contact::wait(
             source.clone(),
             health.clone(),
-            Arc::clone(&readiness),
-            drain.clone(),
+            Arc::clone(&parts.readiness),
+            parts.drain.clone(),
         ));
-        let settings = http2_settings(&config);
-        let grpc = tokio::spawn(listen::serve(incoming, service, settings, drain.clone()));
-        if let Some(missing) = config.missing_protection() {
-            tracing::warn!(
-                address = %grpc_addr,
-                missing,
-                "serving beyond this machine without full protection, as --allow-insecure allows"
-            );
-        }
-        tracing::info!(grpc = %grpc_addr, admin = %admin_addr, "listening");
+        let settings = http2_settings(&parts.config);
+        let grpc = listen::serve(incoming, service, settings, parts.drain.clone());
+        let grpc = tokio::spawn(grpc);
+        log_addresses(&parts.config, grpc_addr, admin_addr);
         Ok(Self {
             grpc_addr,
             admin_addr,
-            hub,
+            hub: parts.hub,
             source,
-            readiness,
+            readiness: parts.readiness,
             health,
-            drain,
-            stop,
+            drain: parts.drain,
+            stop: parts.stop,
             grpc,
-            shutdown_grace: config.shutdown_grace,
-            spans,
+            shutdown_grace: parts.config.shutdown_grace,
+            spans: parts.spans,
         })
     }
 
@@ -290,6 +216,106 @@ impl App {
     }
 }
 
+/// What every step of the start needs.
+struct Parts {
+    config: ServeConfig,
+    metrics: Arc<Metrics>,
+    hub: Hub,
+    spans: Spans,
+    readiness: Arc<Readiness>,
+    /// Ends every stream.
+    drain: CancellationToken,
+    /// Stops everything else.
+    stop: CancellationToken,
+}
+
+impl Parts {
+    /// Runs a task until the end of the process.
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        tokio::spawn(self.stop.clone().run_until_cancelled_owned(task));
+    }
+
+    /// Returns the services of the gRPC port, inside of what limits and authenticates their calls.
+    fn grpc_service(&self, access: &Access, health: HealthApi) -> Result<GrpcService, StartError> {
+        let api = WatchApi::new(
+            self.hub.clone(),
+            access.clone(),
+            Arc::clone(&self.metrics),
+            self.config.service_limits(),
+            self.drain.clone(),
+            self.spans.clone(),
+        );
+        let routes = routes(api, health, &self.config.compression)?;
+        let authenticated = AuthLayer::new(access.clone(), Arc::clone(&self.metrics)).layer(routes);
+        let limits = ConcurrencyLayer::new(
+            self.config.max_watches + EXTRA_CALLS,
+            self.config.request_timeout,
+            Arc::clone(&self.metrics),
+        );
+        Ok(limits.layer(authenticated))
+    }
+
+    /// Returns the handshakes of the gRPC port, whose certificates are reloaded from now on.
+    fn handshakes(&self, tls: &Arc<Tls>, files: ReloadedFiles) -> Handshakes {
+        tls.publish_expiry(&self.metrics);
+        let handshakes = Handshakes::new(
+            Arc::clone(tls),
+            self.config.tls.max_handshakes,
+            &self.metrics,
+        );
+        let (tls, interval) = (Arc::clone(tls), self.config.reload_interval);
+        let metrics = Arc::clone(&self.metrics);
+        self.spawn(async move { tls.follow(files, interval, &metrics).await });
+        handshakes
+    }
+
+    fn grpc_port(&self, listener: TcpListener) -> Listener {
+        let max = self.config.max_connections;
+        self.port(listener, max, ConnectionDeadline::Greeting)
+    }
+
+    fn port(&self, listener: TcpListener, max: usize, deadline: ConnectionDeadline) -> Listener {
+        let deadline = (deadline, self.config.request_timeout);
+        let keepalive = self.config.http2_keepalive_interval;
+        Listener::new(
+            listener,
+            max,
+            deadline,
+            keepalive,
+            Arc::clone(&self.metrics),
+        )
+    }
+
+    /// Serves the admin port until the end of the process.
+    fn serve_admin(&self, listener: TcpListener, log_level: LogLevel, auth: Arc<AdminAuth>) {
+        let admin = Admin {
+            hub: self.hub.clone(),
+            metrics: Arc::clone(&self.metrics),
+            readiness: Arc::clone(&self.readiness),
+            log_level,
+            auth,
+        };
+        let port = self
+            .port(listener, MAX_ADMIN_CONNECTIONS, ConnectionDeadline::Close)
+            .with_max_per_address(MAX_ADMIN_CONNECTIONS_PER_ADDRESS);
+        tokio::spawn(serve_admin(port, admin, self.stop.clone()));
+    }
+
+    /// Keeps the metrics, the knowledge of the oplog and the admin port's token fresh.
+    fn spawn_upkeep(&self, admin_auth: Arc<AdminAuth>) {
+        self.spawn(run_metrics_upkeep(Arc::clone(&self.metrics)));
+        let (interval, metrics) = (self.config.reload_interval, Arc::clone(&self.metrics));
+        self.spawn(async move { admin_auth.follow(interval, &metrics).await });
+        let hub = self.hub.clone();
+        self.spawn(async move { hub.monitor_oplog().await });
+    }
+
+    fn spawn_policy_reload(&self, policy: Policy, files: ReloadedFiles) {
+        let (interval, metrics) = (self.config.reload_interval, Arc::clone(&self.metrics));
+        self.spawn(async move { policy.follow(files, interval, &metrics).await });
+    }
+}
+
 /// Checks the settings and the files that they name, without serving: neither binds a port nor connects.
 ///
 /// # Errors
@@ -320,6 +346,18 @@ async fn check(config: &ServeConfig, metrics: Arc<Metrics>) -> Result<Checked, S
     Ok(Checked { loaded, spans })
 }
 
+async fn connect(config: &ServeConfig) -> Result<MongoSource, StartError> {
+    MongoSource::new(&MongoSettings {
+        uri: config.mongodb_uri.clone(),
+        min_pool_capacity: config.pool_capacity(),
+        server_selection_timeout: config.server_selection_timeout,
+        reply_timeout: config.upstream_reply_timeout,
+        ignore_removed_shards: config.ignore_removed_shards,
+    })
+    .await
+    .map_err(StartError::Uri)
+}
+
 async fn bind(
     flag: &'static str,
     address: SocketAddr,
@@ -347,6 +385,31 @@ fn http2_settings(config: &ServeConfig) -> Http2Settings {
     }
 }
 
+/// Returns the services of the gRPC port.
+fn routes(
+    api: WatchApi,
+    health: HealthApi,
+    compressions: &[Compression],
+) -> Result<Routes, prost::DecodeError> {
+    let reflection = reflection()?;
+    let most = MAX_AUXILIARY_REQUEST_BYTES;
+    let mut health = HealthServer::new(health).max_decoding_message_size(most);
+    let mut v1 = ReflectionV1::new(reflection.clone()).max_decoding_message_size(most);
+    let mut v1alpha = ReflectionV1Alpha::new(reflection).max_decoding_message_size(most);
+    // A client that compresses compresses every request. The answers are small.
+    for compression in compressions {
+        let encoding = compression.encoding();
+        health = health.accept_compressed(encoding);
+        v1 = v1.accept_compressed(encoding);
+        v1alpha = v1alpha.accept_compressed(encoding);
+    }
+    Ok(Routes::new(WatchServer::new(api, compressions))
+        .add_service(health)
+        .add_service(v1)
+        .add_service(v1alpha)
+        .prepare())
+}
+
 /// The service that describes every service of the port, itself included.
 fn reflection() -> Result<ReflectionApi, prost::DecodeError> {
     let index = ReflectionIndex::new(&[
@@ -368,17 +431,22 @@ async fn serve_admin(port: Listener, admin: Admin, stop: CancellationToken) {
     }
 }
 
-async fn run_metrics_upkeep(metrics: Arc<Metrics>, stop: CancellationToken) {
+async fn run_metrics_upkeep(metrics: Arc<Metrics>) {
     let mut interval = tokio::time::interval(METRICS_UPKEEP_INTERVAL);
-    let upkeep = async {
-        loop {
-            interval.tick().await;
-            metrics.upkeep();
-        }
-    };
-    stop.run_until_cancelled(upkeep).await;
+    loop {
+        interval.tick().await;
+        metrics.upkeep();
+    }
 }
 
-async fn monitor_oplog(hub: Hub, stop: CancellationToken) {
-    stop.run_until_cancelled(hub.monitor_oplog()).await;
+/// Logs where the server listens, and the protection that it lacks there.
+fn log_addresses(config: &ServeConfig, grpc: SocketAddr, admin: SocketAddr) {
+    if let Some(missing) = config.missing_protection() {
+        tracing::warn!(
+            address = %grpc,
+            missing,
+            "serving beyond this machine without full protection, as --allow-insecure allows"
+        );
+    }
+    tracing::info!(%grpc, %admin, "listening");
 }

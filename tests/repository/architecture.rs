@@ -179,9 +179,6 @@ fn no_files_depend_on_each_other() {
 
 /// KNOWN: shrinks to nothing.
 const LONG_FUNCTIONS: &[&str] = &[
-    "app.rs start_with",
-    "cli/dev/tutorial.rs run",
-    "cli/watch/advice.rs advice",
     "hub/open.rs open",
     "hub/stream.rs reopen",
 ];

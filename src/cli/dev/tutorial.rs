@@ -34,6 +34,18 @@ const POLL_INTERVAL: Duration = Duration::from_millis(100);
 pub(super) async fn run(weir: SocketAddr, mongodb_uri: &str) -> Result<(), TutorialError> {
     let mut client = ready_client(weir).await?;
     let collection = fresh_collection(mongodb_uri).await?;
+    let mut watch = open(&mut client).await?;
+    change(&mut watch, &collection).await?;
+    let end = watch.invalidated();
+    with_timeout(STEP_TIMEOUT, "waiting for the end of the watch", end).await??;
+    print_line(
+        "The collection is gone, and so the watch has ended: every event came as expected.\n",
+    );
+    Ok(())
+}
+
+/// Opens the tutorial's watch.
+async fn open(client: &mut WatchServiceClient<Channel>) -> Result<TutorialWatch, TutorialError> {
     let request = pb::WatchRequest {
         database: DATABASE.to_owned(),
         collections: vec![COLLECTION.to_owned()],
@@ -50,8 +62,14 @@ pub(super) async fn run(weir: SocketAddr, mongodb_uri: &str) -> Result<(), Tutor
         watch.opened().await?;
         Ok::<_, TutorialError>(watch)
     };
-    let mut watch = with_timeout(STEP_TIMEOUT, "opening the watch", opening).await??;
+    with_timeout(STEP_TIMEOUT, "opening the watch", opening).await?
+}
 
+/// Makes the five changes, each of which must cause its event.
+async fn change(
+    watch: &mut TutorialWatch,
+    collection: &Collection<Document>,
+) -> Result<(), TutorialError> {
     let inserted = doc! { "_id": 1, "item": "weir", "stock": 3 };
     let updated = doc! { "_id": 1, "item": "weir", "stock": 2 };
     let replaced = doc! { "_id": 1, "item": "sluice", "stock": 7 };
@@ -60,7 +78,7 @@ pub(super) async fn run(weir: SocketAddr, mongodb_uri: &str) -> Result<(), Tutor
     let update = doc! { "$set": set.clone() };
 
     step(
-        &mut watch,
+        watch,
         format!("insertOne({inserted})"),
         collection.insert_one(&inserted),
         ExpectedEvent::of(pb::OperationType::Insert)
@@ -69,7 +87,7 @@ pub(super) async fn run(weir: SocketAddr, mongodb_uri: &str) -> Result<(), Tutor
     )
     .await?;
     step(
-        &mut watch,
+        watch,
         format!("updateOne({key}, {update})"),
         collection.update_one(key.clone(), update),
         ExpectedEvent::of(pb::OperationType::Update)
@@ -79,7 +97,7 @@ pub(super) async fn run(weir: SocketAddr, mongodb_uri: &str) -> Result<(), Tutor
     )
     .await?;
     step(
-        &mut watch,
+        watch,
         format!("replaceOne({key}, {replaced})"),
         collection.replace_one(key.clone(), &replaced),
         ExpectedEvent::of(pb::OperationType::Replace)
@@ -88,29 +106,19 @@ pub(super) async fn run(weir: SocketAddr, mongodb_uri: &str) -> Result<(), Tutor
     )
     .await?;
     step(
-        &mut watch,
+        watch,
         format!("deleteOne({key})"),
         collection.delete_one(key.clone()),
         ExpectedEvent::of(pb::OperationType::Delete).key(&key),
     )
     .await?;
     step(
-        &mut watch,
+        watch,
         "drop()".to_owned(),
         collection.drop(),
         ExpectedEvent::of(pb::OperationType::Drop),
     )
-    .await?;
-    with_timeout(
-        STEP_TIMEOUT,
-        "waiting for the end of the watch",
-        watch.invalidated(),
-    )
-    .await??;
-    print_line(
-        "The collection is gone, and so the watch has ended: every event came as expected.\n",
-    );
-    Ok(())
+    .await
 }
 
 /// Makes a change and waits for its event.

@@ -8,6 +8,27 @@ use super::args::{
 use crate::pb;
 use crate::pb::watch_request::Start;
 
+/// The flag of each field of the request that the server may refuse. That of a filter is its `--where`, and that
+/// of a token is where it came from.
+const FLAGS: [(&str, &str); 10] = [
+    ("database", "SCOPE"),
+    ("collections", "SCOPE"),
+    ("operations", "--op"),
+    ("start_time", "--since"),
+    ("end_time", "--until"),
+    ("full_document", "--full-document"),
+    ("full_document_before_change", "--before"),
+    ("show_expanded_events", "--expanded"),
+    ("progress_interval", "--progress-interval"),
+    ("max_message_bytes", "--max-message-bytes"),
+];
+
+/// Returns the flag that sets a field of the request.
+pub(super) fn flag_of(field: &str) -> Option<&'static str> {
+    let (_, flag) = FLAGS.iter().find(|(name, _)| *name == field)?;
+    Some(flag)
+}
+
 /// Returns the request for `args`, or an error for an invalid combination.
 pub(super) fn build(args: &WatchArgs) -> Result<pb::WatchRequest, String> {
     if let Some(operation) = args.operations.iter().find(|op| op.needs_expanded())
@@ -24,15 +45,6 @@ pub(super) fn build(args: &WatchArgs) -> Result<pb::WatchRequest, String> {
         return Err("--until is earlier than --since: use a later time".to_owned());
     }
     let scope = args.scope();
-    let start = match (&args.resume_token, args.since) {
-        (Some(token), _) => Some(Start::ResumeToken(token.0.clone())),
-        (None, Some(Moment(since))) => Some(Start::StartTime(timestamp(since)?)),
-        (None, None) => None,
-    };
-    let end_time = args
-        .until
-        .map(|Moment(until)| timestamp(until))
-        .transpose()?;
     Ok(pb::WatchRequest {
         database: scope.database,
         collections: scope.collections,
@@ -46,20 +58,8 @@ pub(super) fn build(args: &WatchArgs) -> Result<pb::WatchRequest, String> {
             .iter()
             .map(|condition| condition.filter.clone())
             .collect(),
-        end_time,
-        full_document: match args.full_document {
-            FullDocument::Default => pb::FullDocument::Default,
-            FullDocument::Lookup => pb::FullDocument::UpdateLookup,
-            FullDocument::WhenAvailable => pb::FullDocument::WhenAvailable,
-            FullDocument::Required => pb::FullDocument::Required,
-        }
-        .into(),
-        full_document_before_change: match args.before {
-            BeforeImage::Off => pb::FullDocumentBeforeChange::Off,
-            BeforeImage::WhenAvailable => pb::FullDocumentBeforeChange::WhenAvailable,
-            BeforeImage::Required => pb::FullDocumentBeforeChange::Required,
-        }
-        .into(),
+        full_document: pb::FullDocument::from(args.full_document).into(),
+        full_document_before_change: pb::FullDocumentBeforeChange::from(args.before).into(),
         // Both output formats insert the text unchanged.
         document_format: pb::DocumentFormat::Json.into(),
         show_expanded_events: args.expanded,
@@ -69,25 +69,74 @@ pub(super) fn build(args: &WatchArgs) -> Result<pb::WatchRequest, String> {
             .transpose()
             .map_err(|_| "--progress-interval is too long: use 1s to 60s".to_owned())?,
         max_message_bytes: args.max_message_bytes.unwrap_or(0),
-        oversize_policy: match args.oversize {
-            Oversize::Chunk => pb::OversizePolicy::Chunk,
-            Oversize::Omit => pb::OversizePolicy::Omit,
-            Oversize::Fail => pb::OversizePolicy::Fail,
-        }
-        .into(),
-        missing_image_policy: match args.missing_image {
-            MissingImage::Deliver => pb::MissingImagePolicy::Deliver,
-            MissingImage::Drop => pb::MissingImagePolicy::Drop,
-        }
-        .into(),
-        invalidate_policy: match args.on_invalidate {
-            OnInvalidate::End => pb::InvalidatePolicy::End,
-            OnInvalidate::Continue => pb::InvalidatePolicy::Continue,
-        }
-        .into(),
+        oversize_policy: pb::OversizePolicy::from(args.oversize).into(),
+        missing_image_policy: pb::MissingImagePolicy::from(args.missing_image).into(),
+        invalidate_policy: pb::InvalidatePolicy::from(args.on_invalidate).into(),
         feed_mode: pb::FeedMode::Auto.into(),
-        start,
+        start: start(args)?,
+        end_time: args
+            .until
+            .map(|Moment(until)| timestamp(until))
+            .transpose()?,
     })
+}
+
+/// Returns where the watch starts; `None` for now.
+fn start(args: &WatchArgs) -> Result<Option<Start>, String> {
+    Ok(match (&args.resume_token, args.since) {
+        (Some(token), _) => Some(Start::ResumeToken(token.0.clone())),
+        (None, Some(Moment(since))) => Some(Start::StartTime(timestamp(since)?)),
+        (None, None) => None,
+    })
+}
+
+impl From<FullDocument> for pb::FullDocument {
+    fn from(choice: FullDocument) -> Self {
+        match choice {
+            FullDocument::Default => Self::Default,
+            FullDocument::Lookup => Self::UpdateLookup,
+            FullDocument::WhenAvailable => Self::WhenAvailable,
+            FullDocument::Required => Self::Required,
+        }
+    }
+}
+
+impl From<BeforeImage> for pb::FullDocumentBeforeChange {
+    fn from(choice: BeforeImage) -> Self {
+        match choice {
+            BeforeImage::Off => Self::Off,
+            BeforeImage::WhenAvailable => Self::WhenAvailable,
+            BeforeImage::Required => Self::Required,
+        }
+    }
+}
+
+impl From<Oversize> for pb::OversizePolicy {
+    fn from(choice: Oversize) -> Self {
+        match choice {
+            Oversize::Chunk => Self::Chunk,
+            Oversize::Omit => Self::Omit,
+            Oversize::Fail => Self::Fail,
+        }
+    }
+}
+
+impl From<MissingImage> for pb::MissingImagePolicy {
+    fn from(choice: MissingImage) -> Self {
+        match choice {
+            MissingImage::Deliver => Self::Deliver,
+            MissingImage::Drop => Self::Drop,
+        }
+    }
+}
+
+impl From<OnInvalidate> for pb::InvalidatePolicy {
+    fn from(choice: OnInvalidate) -> Self {
+        match choice {
+            OnInvalidate::End => Self::End,
+            OnInvalidate::Continue => Self::Continue,
+        }
+    }
 }
 
 fn timestamp(time: SystemTime) -> Result<prost_types::Timestamp, String> {

@@ -14,6 +14,7 @@ use std::time::Duration;
 use tonic::{Code, Status};
 
 use crate::{
+    limit::Exceeded,
     model::{FieldViolation, Operation, RequestError, Scope},
     source::{ClusterTime, Refusal},
 };
@@ -167,13 +168,8 @@ pub enum Error {
     #[error("several shards have a document with the key of an event{}, so that MongoDB can't look it up: request no look-up, or delete all but one", undeliverable_event(.0))]
     LookupAmbiguous(UndeliverableEvent),
     /// A limit of the server is reached.
-    #[error("{}", limit_reached(limit, *max))]
-    LimitExceeded {
-        /// The limit: "watches", "feeds", "calls", "checks" or "KiB of patterns".
-        limit: &'static str,
-        /// Its value.
-        max: usize,
-    },
+    #[error("{}", limit_reached(.0))]
+    LimitExceeded(#[from] Exceeded),
     /// A limit of one principal, or a rate, is reached.
     #[error("{owner} is limited to {allowed}: try again in {}", humantime::format_duration(*retry))]
     Quota {
@@ -318,8 +314,8 @@ table! {
         [.undeliverable(event)];
     Self::LookupAmbiguous(event) => FailedPrecondition, "LOOKUP_AMBIGUOUS", Operator,
         [.undeliverable(event)];
-    Self::LimitExceeded { limit, max } => ResourceExhausted, "WATCH_LIMIT_EXCEEDED", Transient,
-        [.quota(limit, format!("at most {max} at once")).retry(RETRY_LATER)];
+    Self::LimitExceeded(Exceeded { unit, max }) => ResourceExhausted, "WATCH_LIMIT_EXCEEDED", Transient,
+        [.quota(unit, format!("at most {max} at once")).retry(RETRY_LATER)];
     Self::Quota { owner, limit, allowed, retry } => ResourceExhausted, "WATCH_LIMIT_EXCEEDED", Transient,
         [.quota(limit, format!("{owner}: {allowed}")).retry(*retry)];
     Self::CredentialsMissing(_) => Unauthenticated, "CREDENTIALS_MISSING", Client, [];

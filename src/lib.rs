@@ -20,6 +20,8 @@ pub mod filter;
 
 pub mod pipeline;
 
+pub mod limit;
+
 pub mod source;
 
 pub mod wire;

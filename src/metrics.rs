@@ -42,11 +42,6 @@ impl Metrics {
         self.parks.increment(1);
     }
 
-    /// Counts in `weir_limit_rejections_total`; `limit` is from a closed set.
-    pub fn count_limit_rejection(&self, limit: &'static str) {
-        self.limit_rejections.of(limit).increment(1);
-    }
-
     /// Exposes the counters of authentication results; call this where authentication is on.
     pub fn expose_authentications(&self) {
         for (method, results) in AUTHENTICATION_RESULTS {

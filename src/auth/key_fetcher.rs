@@ -3,12 +3,15 @@
 use std::{io, time::Duration};
 
 use tokio::{
-    sync::{Notify, Semaphore, watch},
+    sync::{Notify, watch},
     time::{Instant, timeout},
 };
 
 use super::settings::RemoteKeys;
-use crate::metrics::Metrics;
+use crate::{
+    limit::{Limit, Limiter},
+    metrics::Metrics,
+};
 
 /// The time limit of a fetch.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(10);
@@ -32,7 +35,7 @@ pub(super) struct KeyFetcher {
     fetch_requested: Notify,
     /// The time of the last fetch that a token caused.
     last_requested: std::sync::Mutex<Option<Instant>>,
-    waiters: Semaphore,
+    waiters: Limiter,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -56,7 +59,7 @@ impl KeyFetcher {
             }),
             fetch_requested: Notify::new(),
             last_requested: std::sync::Mutex::default(),
-            waiters: Semaphore::new(MAX_WAITERS),
+            waiters: Limiter::new(Limit::new("waiting calls", MAX_WAITERS)),
         };
         fetcher.client().await?;
         Ok(fetcher)

@@ -2,6 +2,7 @@
 
 use super::undeliverable::UndeliverableEvent;
 use crate::{
+    limit::Exceeded,
     model::FieldViolation,
     source::{ClusterTime, Refusal},
 };
@@ -82,12 +83,13 @@ fn remedy(refusal: &Refusal) -> &'static str {
     }
 }
 
-pub(super) fn limit_reached(limit: &str, max: usize) -> String {
-    if limit == "checks" {
+pub(super) fn limit_reached(exceeded: &Exceeded) -> String {
+    let Exceeded { unit, max } = *exceeded;
+    if unit == "checks" {
         return "too many requests wait until their filters are compiled: try again later"
             .to_owned();
     }
-    let what = match limit {
+    let what = match unit {
         "watches" => format!("{max} open watches (--max-watches)"),
         "feeds" => format!("{max} feeds (--max-feeds)"),
         "calls" => format!("{max} concurrent calls"),

@@ -49,8 +49,8 @@ fn event(after: Option<ClusterTime>, time: Option<ClusterTime>) -> Undeliverable
     }
 }
 
-fn limit(limit: &'static str) -> Error {
-    Error::LimitExceeded { limit, max: 4_096 }
+fn limit(unit: &'static str) -> Error {
+    Error::LimitExceeded(Exceeded { unit, max: 4_096 })
 }
 
 /// Every variant, and each of its forms that differ in the message or in the details.

@@ -5,14 +5,15 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-
-use crate::metrics::{GaugeGuard, Metrics};
+use crate::{
+    limit::{Limit, Limiter, Permit},
+    metrics::{GaugeGuard, Metrics},
+};
 
 /// Hands out catch-up permits.
 #[derive(Debug)]
 pub(super) struct CatchUpPermits {
-    semaphore: Arc<Semaphore>,
+    limiter: Limiter,
     waiting: AtomicUsize,
     metrics: Arc<Metrics>,
 }
@@ -20,7 +21,7 @@ pub(super) struct CatchUpPermits {
 /// A permit for one catch-up. Dropping it returns it.
 #[derive(Debug)]
 pub(super) struct CatchUpPermit {
-    _permit: OwnedSemaphorePermit,
+    _permit: Permit,
     _held: GaugeGuard,
 }
 
@@ -36,7 +37,7 @@ impl Drop for WaiterGuard<'_> {
 impl CatchUpPermits {
     pub(super) fn new(count: usize, metrics: Arc<Metrics>) -> Self {
         Self {
-            semaphore: Arc::new(Semaphore::new(count)),
+            limiter: Limiter::new(Limit::new("catch-ups", count)),
             waiting: AtomicUsize::new(0),
             metrics,
         }
@@ -47,7 +48,7 @@ impl CatchUpPermits {
         if self.waiting.load(Ordering::Relaxed) > 0 {
             return None;
         }
-        let permit = Arc::clone(&self.semaphore).try_acquire_owned().ok()?;
+        let permit = self.limiter.try_acquire().ok()?;
         Some(self.permit(permit))
     }
 
@@ -55,10 +56,7 @@ impl CatchUpPermits {
     pub(super) async fn acquire(&self) -> CatchUpPermit {
         self.waiting.fetch_add(1, Ordering::Relaxed);
         let _waiter = WaiterGuard(&self.waiting);
-        let permit = Arc::clone(&self.semaphore)
-            .acquire_owned()
-            .await
-            .expect("the semaphore is never closed");
+        let permit = self.limiter.acquire().await;
         self.permit(permit)
     }
 
@@ -67,7 +65,7 @@ impl CatchUpPermits {
         self.waiting.load(Ordering::Relaxed) > 0
     }
 
-    fn permit(&self, permit: OwnedSemaphorePermit) -> CatchUpPermit {
+    fn permit(&self, permit: Permit) -> CatchUpPermit {
         CatchUpPermit {
             _permit: permit,
             _held: GaugeGuard::one(&self.metrics.catch_ups),

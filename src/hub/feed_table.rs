@@ -11,6 +11,7 @@ use std::{
 use tokio::time::Instant;
 
 use crate::{
+    limit::{Exceeded, Limit},
     model::{FeedMode, Mode, Scope},
     pipeline::Plan,
 };
@@ -20,8 +21,8 @@ use crate::{
 pub(super) struct FeedTable<F, S = RandomState> {
     feeds: HashMap<Arc<Plan>, FeedEntry<F>, S>,
     next_id: u64,
-    /// The maximum number of feeds.
-    max_feeds: usize,
+    /// The limit on feeds.
+    limit: Limit,
     /// The maximum number of dedicated feeds per scope for feed mode AUTO.
     feeds_per_scope: usize,
 }
@@ -43,16 +44,12 @@ pub(super) struct FeedId {
     pub id: u64,
 }
 
-/// The maximum number of feeds is reached, and none of them is idle.
-#[derive(Debug)]
-pub(super) struct FeedLimitReached;
-
 impl<F: Clone, S: BuildHasher + Default> FeedTable<F, S> {
-    pub(super) fn new(max_feeds: usize, feeds_per_scope: usize) -> Self {
+    pub(super) fn new(limit: Limit, feeds_per_scope: usize) -> Self {
         Self {
             feeds: HashMap::default(),
             next_id: 0,
-            max_feeds,
+            limit,
             feeds_per_scope,
         }
     }
@@ -73,7 +70,7 @@ impl<F: Clone, S: BuildHasher + Default> FeedTable<F, S> {
                 // Reserve one for the shared feed that further watches of the scope will need.
                 let reserved = usize::from(!self.feeds.contains_key(shared));
                 let has_capacity =
-                    self.feeds.len() + reserved < self.max_feeds || self.longest_idle().is_some();
+                    self.feeds.len() + reserved < self.limit.max() || self.longest_idle().is_some();
                 if few && has_capacity && self.feeds_per_scope > 0 {
                     Mode::Dedicated
                 } else {
@@ -96,15 +93,18 @@ impl<F: Clone, S: BuildHasher + Default> FeedTable<F, S> {
 
     /// Adds a new feed with its first watcher. The second value returned is the idle feed that was removed
     /// to make room, if any; the caller must stop it.
+    ///
+    /// # Errors
+    /// The maximum number of feeds is reached, and none of them is idle.
     pub(super) fn insert(
         &mut self,
         plan: &Arc<Plan>,
         mode: Mode,
         feed: F,
-    ) -> Result<(FeedId, Option<F>), FeedLimitReached> {
+    ) -> Result<(FeedId, Option<F>), Exceeded> {
         let mut retired = None;
-        if self.feeds.len() >= self.max_feeds {
-            retired = Some(self.longest_idle().ok_or(FeedLimitReached)?);
+        if self.feeds.len() >= self.limit.max() {
+            retired = Some(self.longest_idle().ok_or_else(|| self.limit.reject())?);
         } else if mode == Mode::Dedicated {
             // An idle feed does not count against its scope, so it makes room.
             let (count, idle) = self.dedicated_feeds_of(&plan.scope);

@@ -21,6 +21,7 @@ use crate::{
         sync::{Mutex, lock},
         tasks::Tasks,
     },
+    limit::Limit,
     metrics::{Metrics, StageGuard},
     model::{FeedMode, Mode, Stage},
     pipeline::Plan,
@@ -41,7 +42,6 @@ pub(super) struct Feeds {
     metrics: Arc<Metrics>,
     table: Mutex<FeedTable<FeedHandle>>,
     scope_labels: Mutex<LabelCap>,
-    max_feeds: usize,
     /// The bytes of events that a feed keeps.
     ring_bytes: usize,
     /// The time that a feed keeps running after its last watcher has left.
@@ -135,7 +135,9 @@ impl Feeds {
         metrics: Arc<Metrics>,
         settings: &HubSettings,
     ) -> Self {
-        let table = FeedTable::new(settings.max_feeds, settings.feeds_per_scope);
+        let limit = Limit::new("feeds", settings.max_feeds)
+            .counted_by(metrics.limit_rejections.of("feeds"));
+        let table = FeedTable::new(limit, settings.feeds_per_scope);
         Self {
             source,
             deployment,
@@ -144,7 +146,6 @@ impl Feeds {
             metrics,
             table: Mutex::new(table),
             scope_labels: Mutex::default(),
-            max_feeds: settings.max_feeds,
             ring_bytes: settings.ring_bytes,
             linger: settings.feed_linger,
             upstream_grace: settings.upstream_grace,
@@ -241,14 +242,7 @@ impl Feeds {
             opened: opened.clone(),
             stop: stop.clone(),
         };
-        let Ok((feed_id, retired)) = table.insert(&plan, mode, handle) else {
-            drop(table);
-            self.metrics.count_limit_rejection("feeds");
-            return Err(Error::LimitExceeded {
-                limit: "feeds",
-                max: self.max_feeds,
-            });
-        };
+        let (feed_id, retired) = table.insert(&plan, mode, handle)?;
         drop(table);
         if let Some(retired) = retired {
             tracing::debug!("stopping an idle feed to make room for another");

@@ -95,7 +95,10 @@ impl Admission {
             Some(timer) => timer.sleep.as_mut().await,
             None => std::future::pending().await,
         }
-        self.metrics.count_limit_rejection("request_timeout");
+        self.metrics
+            .limit_rejections
+            .of("request_timeout")
+            .increment(1);
     }
 
     fn check_deadline(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
@@ -105,7 +108,10 @@ impl Admission {
         if timer.sleep.as_mut().poll(cx).is_pending() {
             return Ok(());
         }
-        self.metrics.count_limit_rejection("request_timeout");
+        self.metrics
+            .limit_rejections
+            .of("request_timeout")
+            .increment(1);
         Err(io::ErrorKind::TimedOut.into())
     }
 

@@ -6,13 +6,13 @@ use rustls::{Error as TlsError, server::Acceptor};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
-    sync::Semaphore,
     time::timeout,
 };
 use tokio_rustls::{LazyConfigAcceptor, server::TlsStream};
 
 use super::connection::{Admission, CertificateRevoked, Connection};
 use crate::{
+    limit::{Limit, Limiter},
     metrics::Metrics,
     tls::{ClientTrust, HTTP2, Tls},
 };
@@ -28,7 +28,7 @@ const ALERT_LINGER: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone)]
 pub struct Handshakes {
     tls: Arc<Tls>,
-    slots: Arc<Semaphore>,
+    slots: Limiter,
 }
 
 /// The result of a TLS handshake.
@@ -113,7 +113,7 @@ impl Handshakes {
         metrics.tls_handshakes.expose(results);
         Self {
             tls,
-            slots: Arc::new(Semaphore::new(max)),
+            slots: Limiter::new(Limit::new("handshakes", max)),
         }
     }
 

@@ -49,7 +49,7 @@ impl Listener {
             incoming: TcpIncoming::from(listener)
                 .with_nodelay(Some(true))
                 .with_keepalive(Some(keepalive)),
-            permits: ConnectionPermits::new(max),
+            permits: ConnectionPermits::new(max, metrics.limit_rejections.of("connections")),
             deadline,
             timeout,
             metrics,
@@ -93,14 +93,13 @@ impl Listener {
             match self.incoming.next().await {
                 Some(Ok(stream)) => {
                     let address = stream.peer_addr().ok();
-                    if let Some(permit) = self.permits.try_acquire(address) {
+                    if let Ok(permit) = self.permits.try_acquire(address) {
                         let limit = (self.deadline, self.timeout);
                         return (
                             stream,
                             Admission::new(address, limit, &self.metrics, permit),
                         );
                     }
-                    self.metrics.count_limit_rejection("connections");
                     // Reset instead of closed, so that a flood leaves no state in the kernel.
                     let _ = stream.set_zero_linger();
                 }

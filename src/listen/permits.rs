@@ -1,37 +1,33 @@
 //! Limits on the number of connections, in total and per address.
 
-use std::{
-    collections::HashMap,
-    net::{IpAddr, SocketAddr},
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::net::{IpAddr, SocketAddr};
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use metrics::Counter;
 
-type AddressCounts = Arc<Mutex<HashMap<IpAddr, usize>>>;
+use crate::limit::{Exceeded, Limit, Limiter, Member, PerKey, Permit};
 
 /// The limits of a listener.
 #[derive(Debug)]
 pub(super) struct ConnectionPermits {
-    total: Arc<Semaphore>,
-    /// The maximum number per address, if limited, and the current number of each address.
+    total: Limiter,
+    /// The maximum number per address, if limited.
     max_per_address: Option<usize>,
-    counts: AddressCounts,
+    by_address: PerKey<IpAddr, ()>,
 }
 
 /// Permission for one connection, until it is dropped.
 #[derive(Debug)]
 pub(super) struct ConnectionPermit {
-    _permit: OwnedSemaphorePermit,
-    address_count: Option<(IpAddr, AddressCounts)>,
+    _permit: Permit,
+    _of_address: Option<Member<IpAddr, ()>>,
 }
 
 impl ConnectionPermits {
-    pub(super) fn new(max: usize) -> Self {
+    pub(super) fn new(max: usize, rejections: Counter) -> Self {
         Self {
-            total: Arc::new(Semaphore::new(max)),
+            total: Limiter::new(Limit::new("connections", max).counted_by(rejections)),
             max_per_address: None,
-            counts: AddressCounts::default(),
+            by_address: PerKey::default(),
         }
     }
 
@@ -43,42 +39,28 @@ impl ConnectionPermits {
         }
     }
 
-    /// Returns a permit for a connection from an address, if the limits allow it.
-    pub(super) fn try_acquire(&self, from: Option<SocketAddr>) -> Option<ConnectionPermit> {
-        let permit = Arc::clone(&self.total).try_acquire_owned().ok()?;
-        let address_count = match self.max_per_address {
+    /// Returns a permit for a connection from an address.
+    ///
+    /// # Errors
+    /// A limit is reached, or a connection without an address is closed already.
+    pub(super) fn try_acquire(
+        &self,
+        from: Option<SocketAddr>,
+    ) -> Result<ConnectionPermit, Exceeded> {
+        let permit = self.total.try_acquire()?;
+        let of_address = match self.max_per_address {
             None => None,
             Some(max) => {
-                // A connection without an address is closed already.
-                let address = from?.ip().to_canonical();
-                let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
-                let count = counts.entry(address).or_default();
-                if *count >= max {
-                    return None;
-                }
-                *count += 1;
-                Some((address, Arc::clone(&self.counts)))
+                let address = from.map(|from| from.ip().to_canonical());
+                let member = address.and_then(|address| self.by_address.join(address, max, || ()));
+                let (member, ()) = member.ok_or_else(|| self.total.reject())?;
+                Some(member)
             }
         };
-        Some(ConnectionPermit {
+        Ok(ConnectionPermit {
             _permit: permit,
-            address_count,
+            _of_address: of_address,
         })
-    }
-}
-
-impl Drop for ConnectionPermit {
-    fn drop(&mut self) {
-        let Some((address, counts)) = &self.address_count else {
-            return;
-        };
-        let mut counts = counts.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = counts.get_mut(address) {
-            *count -= 1;
-            if *count == 0 {
-                counts.remove(address);
-            }
-        }
     }
 }
 
@@ -92,27 +74,27 @@ mod tests {
 
     #[test]
     fn the_limit_per_address_leaves_permits_for_others_and_is_released() {
-        let permits = ConnectionPermits::new(5).with_max_per_address(2);
+        let permits = ConnectionPermits::new(5, Counter::noop()).with_max_per_address(2);
         let first = [
             permits.try_acquire(from("10.0.0.1:1")),
             permits.try_acquire(from("10.0.0.1:2")),
         ];
-        assert!(first.iter().all(Option::is_some));
-        assert!(permits.try_acquire(from("10.0.0.1:3")).is_none());
+        assert!(first.iter().all(Result::is_ok));
+        assert!(permits.try_acquire(from("10.0.0.1:3")).is_err());
         // The same address, written differently.
-        assert!(permits.try_acquire(from("[::ffff:10.0.0.1]:3")).is_none());
+        assert!(permits.try_acquire(from("[::ffff:10.0.0.1]:3")).is_err());
         let other = permits.try_acquire(from("10.0.0.2:1"));
-        assert!(other.is_some());
+        assert!(other.is_ok());
         drop(first);
-        assert!(permits.try_acquire(from("10.0.0.1:4")).is_some());
+        assert!(permits.try_acquire(from("10.0.0.1:4")).is_ok());
         drop(other);
-        assert!(permits.counts.lock().unwrap().is_empty());
-        assert_eq!(permits.total.available_permits(), 5);
+        assert!(permits.by_address.is_empty());
+        assert_eq!(permits.total.in_use(), 0);
     }
 
     #[test]
     fn the_total_limit_applies_to_all_addresses_together() {
-        let permits = ConnectionPermits::new(3).with_max_per_address(2);
+        let permits = ConnectionPermits::new(3, Counter::noop()).with_max_per_address(2);
         let held: Vec<_> = (1..=4)
             .map(|last| permits.try_acquire(from(&format!("10.0.0.{last}:1"))))
             .collect();

@@ -16,15 +16,13 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
 use http_body::{Body as HttpBody, Frame, SizeHint};
-use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
-    time::{Instant, Sleep, sleep_until, timeout_at},
-};
+use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
 use tonic::{Code, Status, body::Body};
 use tower::{Layer, Service};
 
 use crate::{
     error::Error,
+    limit::{Limit, Limiter, Permit},
     metrics::Metrics,
     rpc::{
         compression,
@@ -71,25 +69,9 @@ pub struct ConcurrencyLayer {
     health_checks: Limiter,
     health_streams: Limiter,
     reflection: Limiter,
-    waiting_refusals: Arc<Semaphore>,
+    waiting_refusals: Limiter,
     request_timeout: Duration,
     metrics: Arc<Metrics>,
-}
-
-/// The limit on concurrent calls of one kind.
-#[derive(Debug, Clone)]
-struct Limiter {
-    permits: Arc<Semaphore>,
-    max: usize,
-}
-
-impl Limiter {
-    fn new(max: usize) -> Self {
-        Self {
-            permits: Arc::new(Semaphore::new(max)),
-            max,
-        }
-    }
 }
 
 impl ConcurrencyLayer {
@@ -97,12 +79,14 @@ impl ConcurrencyLayer {
     /// must arrive within `request_timeout`.
     #[must_use]
     pub fn new(max: usize, request_timeout: Duration, metrics: Arc<Metrics>) -> Self {
+        let rejections = metrics.limit_rejections.of("calls");
+        let calls = |max| Limiter::new(Limit::new("calls", max).counted_by(rejections.clone()));
         Self {
-            weir_calls: Limiter::new(max),
-            health_checks: Limiter::new(MAX_HEALTH_CHECKS),
-            health_streams: Limiter::new(MAX_AUXILIARY_STREAMS),
-            reflection: Limiter::new(MAX_AUXILIARY_STREAMS),
-            waiting_refusals: Arc::new(Semaphore::new(MAX_WAITING_REFUSALS)),
+            weir_calls: calls(max),
+            health_checks: calls(MAX_HEALTH_CHECKS),
+            health_streams: calls(MAX_AUXILIARY_STREAMS),
+            reflection: calls(MAX_AUXILIARY_STREAMS),
+            waiting_refusals: Limiter::new(Limit::new("waiting refusals", MAX_WAITING_REFUSALS)),
             request_timeout,
             metrics,
         }
@@ -117,7 +101,7 @@ impl ConcurrencyLayer {
         path: &str,
         headers: &HeaderMap,
         arrival: Option<Arrival>,
-    ) -> Result<(OwnedSemaphorePermit, Option<Deadline>), Error> {
+    ) -> Result<(Permit, Option<Deadline>), Error> {
         check_metadata(headers)?;
         let now = Instant::now();
         let deadline = Deadline::from_headers(headers, arrival.map_or(now, |it| it.0), now)?;
@@ -127,15 +111,7 @@ impl ConcurrencyLayer {
             path if path.starts_with(REFLECTION_PREFIX) => &self.reflection,
             _ => &self.weir_calls,
         };
-        let permit = Arc::clone(&limiter.permits).try_acquire_owned();
-        let permit = permit.map_err(|_| {
-            self.metrics.count_limit_rejection("calls");
-            Error::LimitExceeded {
-                limit: "calls",
-                max: limiter.max,
-            }
-        })?;
-        Ok((permit, deadline))
+        Ok((limiter.try_acquire()?, deadline))
     }
 
     /// Answers a call that is refused: once its request has ended, and at the latest at a time. Where many wait
@@ -146,7 +122,7 @@ impl ConcurrencyLayer {
         request: Body,
         until: Option<Instant>,
     ) -> impl Future<Output = Result<Response<Body>, Infallible>> + Send + 'static {
-        let permit = Arc::clone(&self.waiting_refusals).try_acquire_owned();
+        let permit = self.waiting_refusals.try_acquire();
         async move {
             let Ok(permit) = permit else {
                 return Ok(refusal.map(|_| Body::empty()));
@@ -294,7 +270,7 @@ struct CallBody {
     body: Option<Body>,
     /// The deadline, if there is one.
     end: Option<Pin<Box<Sleep>>>,
-    _permit: OwnedSemaphorePermit,
+    _permit: Permit,
 }
 
 impl HttpBody for CallBody {

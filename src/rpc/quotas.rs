@@ -113,7 +113,7 @@ impl Quotas {
     ) -> Result<WatchQuota, Error> {
         let opened = self.try_open(principal, rule_limits);
         if let Err(Error::Quota { limit, .. }) = &opened {
-            self.metrics.count_limit_rejection(limit);
+            self.metrics.limit_rejections.of(limit).increment(1);
         }
         opened
     }

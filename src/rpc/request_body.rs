@@ -107,7 +107,10 @@ impl HttpBody for BodyTimeout {
         // Polled first, so that a steady flow of frames can't postpone it.
         if self.body.is_some() && self.deadline.as_mut().poll(cx).is_ready() {
             self.body = None;
-            self.metrics.count_limit_rejection("request_timeout");
+            self.metrics
+                .limit_rejections
+                .of("request_timeout")
+                .increment(1);
             let error = Error::RequestTimeout(self.limit);
             return Poll::Ready(Some(Err(error.into_status(""))));
         }

@@ -9,15 +9,13 @@ use std::{
 };
 
 use futures::Stream;
-use tokio::{
-    sync::OwnedSemaphorePermit,
-    time::{Instant, Sleep, sleep_until},
-};
+use tokio::time::{Instant, Sleep, sleep_until};
 use tonic::Status;
 
 use crate::{
     error::Error,
     hub::{EventSelection, Watcher, WatcherRead},
+    limit::Permit,
     metrics::{Metrics, StageGuard},
     model::Stage,
     pb::{self, watch_response::Kind},
@@ -45,7 +43,7 @@ const TICK: Duration = Duration::from_millis(1);
 pub(super) struct WatchPermits {
     pub(super) lease: AuthorizationLease,
     pub(super) quota: WatchQuota,
-    pub(super) _permits: [OwnedSemaphorePermit; 2],
+    pub(super) _permits: [Permit; 2],
 }
 
 /// The response stream of one watch.

@@ -3,7 +3,6 @@
 use std::{sync::Arc, time::Duration};
 
 use prost::Message as _;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 use tracing::Instrument as _;
@@ -12,6 +11,7 @@ use crate::{
     auth::{Peer, Principal},
     error::Error,
     hub::Hub,
+    limit::{Exceeded, Limit, Limiter, Permit},
     metrics::Metrics,
     model::{RequestError, Stage},
     pb,
@@ -21,7 +21,7 @@ use crate::{
         access::Access,
         authorization_lease::AuthorizationLease,
         deadline::{Deadline, answer_in_time},
-        filter_compile_queue::{FilterCompileQueue, MAX_CONCURRENT_COMPILES},
+        filter_compile_queue::FilterCompileQueue,
         messages,
         outcome::Outcome,
         quotas::{Quotas, WatchQuota},
@@ -64,13 +64,13 @@ pub struct WatchApi {
     hub: Hub,
     metrics: Arc<Metrics>,
     limits: ServiceLimits,
-    watches: Arc<Semaphore>,
+    watches: Limiter,
     /// The usage of each principal.
     quotas: Quotas,
     /// Limits how many requests compile their filters at once.
     compile_queue: FilterCompileQueue,
     /// The memory for the patterns of open watches, in KiB.
-    pattern_memory: Arc<Semaphore>,
+    pattern_memory: Limiter,
     server_info: ServerInfoCache,
     drain: CancellationToken,
     spans: Spans,
@@ -89,14 +89,17 @@ impl WatchApi {
         spans: Spans,
     ) -> Self {
         let (each, together) = (limits.each_principal.clone(), &limits.all_principals);
+        let rejections = |limit| metrics.limit_rejections.of(limit);
+        let watches = Limit::new("watches", limits.max_watches);
+        let patterns = Limit::new("KiB of patterns", MAX_PATTERN_KIB);
         Self {
             access,
             hub,
+            watches: Limiter::new(watches.counted_by(rejections("watches"))),
+            compile_queue: FilterCompileQueue::new(rejections("checks")),
+            pattern_memory: Limiter::new(patterns.counted_by(rejections("patterns"))),
             quotas: Quotas::new(each, together, Arc::clone(&metrics)),
             metrics,
-            watches: Arc::new(Semaphore::new(limits.max_watches)),
-            compile_queue: FilterCompileQueue::new(),
-            pattern_memory: Arc::new(Semaphore::new(MAX_PATTERN_KIB)),
             limits,
             server_info: ServerInfoCache::default(),
             drain,
@@ -152,9 +155,7 @@ impl WatchApi {
     ) -> Result<(Arc<Watch>, WatchPermits), Error> {
         let mut lease = AuthorizationLease::begin(&self.access, principal, self.limits.max_age)?;
         // Checked early to fail fast; the permit is taken below, after the last wait.
-        if self.watches.available_permits() == 0 {
-            return Err(self.watch_limit_error());
-        }
+        self.watches.check()?;
         let (mut watch, quota) = self.authorize_without_filters(&mut lease, &request)?;
         if !request.filters.is_empty() {
             let mut with_filters = self.compile_filters(lease.principal(), request).await?;
@@ -162,8 +163,7 @@ impl WatchApi {
             watch = Ok(with_filters);
         }
         let watch = watch?;
-        let permit = Arc::clone(&self.watches).try_acquire_owned();
-        let permit = permit.map_err(|_| self.watch_limit_error())?;
+        let permit = self.watches.try_acquire()?;
         let patterns = self.reserve_pattern_memory(&watch)?;
         let permits = WatchPermits {
             lease,
@@ -212,14 +212,7 @@ impl WatchApi {
         let slot = self
             .compile_queue
             .acquire(principal, request.encoded_len())
-            .await;
-        let slot = slot.ok_or_else(|| {
-            self.metrics.count_limit_rejection("checks");
-            Error::LimitExceeded {
-                limit: "checks",
-                max: MAX_CONCURRENT_COMPILES,
-            }
-        })?;
+            .await?;
         let checked = tokio::task::spawn_blocking(move || {
             // Held until compilation ends, even if the client has left.
             let _slot = slot;
@@ -234,25 +227,10 @@ impl WatchApi {
         }
     }
 
-    fn watch_limit_error(&self) -> Error {
-        self.metrics.count_limit_rejection("watches");
-        Error::LimitExceeded {
-            limit: "watches",
-            max: self.limits.max_watches,
-        }
-    }
-
     /// Reserves the memory for the patterns of a watch.
-    fn reserve_pattern_memory(&self, watch: &Watch) -> Result<OwnedSemaphorePermit, Error> {
-        let kib = u32::try_from(watch.pattern_bytes.div_ceil(1024)).unwrap_or(u32::MAX);
-        let permit = Arc::clone(&self.pattern_memory).try_acquire_many_owned(kib);
-        permit.map_err(|_| {
-            self.metrics.count_limit_rejection("patterns");
-            Error::LimitExceeded {
-                limit: "KiB of patterns",
-                max: MAX_PATTERN_KIB,
-            }
-        })
+    fn reserve_pattern_memory(&self, watch: &Watch) -> Result<Permit, Exceeded> {
+        let kib = watch.pattern_bytes.div_ceil(1024);
+        self.pattern_memory.try_acquire_many(kib)
     }
 }
 

@@ -178,10 +178,7 @@ fn no_files_depend_on_each_other() {
 }
 
 /// KNOWN: shrinks to nothing.
-const LONG_FUNCTIONS: &[&str] = &[
-    "hub/open.rs open",
-    "hub/stream.rs reopen",
-];
+const LONG_FUNCTIONS: &[&str] = &["hub/open.rs open", "hub/stream.rs reopen"];
 
 /// KNOWN: shrinks to nothing. The files of each circle.
 const KNOWN_CIRCLES: &[&str] = &[

@@ -29,7 +29,8 @@ fn plan(collection: &str, operation: Option<Operation>) -> Arc<Plan> {
 
 #[tokio::test]
 async fn plans_whose_hashes_collide_never_share_a_feed() {
-    let mut table: FeedTable<&str, BuildHasherDefault<Collide>> = FeedTable::new(10, 4);
+    let mut table: FeedTable<&str, BuildHasherDefault<Collide>> =
+        FeedTable::new(Limit::new("feeds", 10), 4);
     let plans = [
         plan("a", None),
         plan("b", None),
@@ -52,7 +53,7 @@ async fn plans_whose_hashes_collide_never_share_a_feed() {
 
 #[tokio::test(start_paused = true)]
 async fn a_full_table_replaces_the_feed_that_has_been_idle_for_longest() {
-    let mut table: FeedTable<&str> = FeedTable::new(2, 4);
+    let mut table: FeedTable<&str> = FeedTable::new(Limit::new("feeds", 2), 4);
     let (a, _) = table
         .insert(&plan("a", None), Mode::Shared, "a")
         .expect("the table has capacity");
@@ -77,7 +78,7 @@ async fn a_full_table_replaces_the_feed_that_has_been_idle_for_longest() {
 
 #[tokio::test(start_paused = true)]
 async fn the_id_of_a_removed_feed_does_not_affect_its_successor() {
-    let mut table: FeedTable<&str> = FeedTable::new(2, 4);
+    let mut table: FeedTable<&str> = FeedTable::new(Limit::new("feeds", 2), 4);
     let (old, _) = table
         .insert(&plan("a", None), Mode::Shared, "old")
         .expect("the table has capacity");

@@ -15,14 +15,14 @@ use mongodb::{
     event::EventHandler,
     options::{ClientOptions, SelectionCriteria},
 };
-use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
-    time::{Instant, timeout, timeout_at},
-};
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::{idle::IdleConnections, options::OptionSupport, retry};
-use crate::source::{Failure, SourceError, failure::FailedAt};
+use crate::{
+    limit::{Limit, Limiter, Permit},
+    source::{Failure, SourceError, failure::FailedAt},
+};
 
 /// The time after which an idle connection is not used any more, unless the URI sets another. Shorter than
 /// the idle timeouts of load balancers and firewalls, which are minutes: behind one that drops packets
@@ -59,6 +59,10 @@ pub struct MongoSettings {
     pub ignore_removed_shards: bool,
 }
 
+fn commands_at_once() -> Limiter {
+    Limiter::new(Limit::new("commands", MAX_COMMANDS))
+}
+
 /// A MongoDB deployment whose hosts are known.
 #[derive(Debug, Clone)]
 pub(super) struct Connected {
@@ -68,13 +72,13 @@ pub(super) struct Connected {
     pub(super) retry_limit: Duration,
     /// The read preference as the connection string spells it, unless it is `primary`.
     read_preference: Option<String>,
-    /// A permit for each command that may run.
-    commands: Arc<Semaphore>,
-    /// A permit for each command that may be sent again: the first ones may hold all others on connections that
-    /// are dead.
-    repeated_commands: Arc<Semaphore>,
-    /// A permit for each look for events that may run.
-    looks: Arc<Semaphore>,
+    /// The commands that may run.
+    commands: Limiter,
+    /// The commands that may be sent again: the first ones may hold all other permits on connections that are
+    /// dead.
+    repeated_commands: Limiter,
+    /// The looks for events that may run.
+    looks: Limiter,
     idle: Arc<IdleConnections>,
     pub(super) can_split: Arc<OnceLock<bool>>,
     pub(super) options: Arc<OptionSupport>,
@@ -110,9 +114,9 @@ impl Connected {
             reply_timeout: settings.reply_timeout,
             retry_limit,
             read_preference,
-            commands: Arc::new(Semaphore::new(MAX_COMMANDS)),
-            repeated_commands: Arc::new(Semaphore::new(MAX_COMMANDS)),
-            looks: Arc::new(Semaphore::new(MAX_LOOKS)),
+            commands: commands_at_once(),
+            repeated_commands: commands_at_once(),
+            looks: Limiter::new(Limit::new("looks for events", MAX_LOOKS)),
             idle,
             can_split: Arc::default(),
             options: Arc::new(OptionSupport::new(settings.ignore_removed_shards)),
@@ -192,13 +196,12 @@ impl Connected {
     async fn reply_unless<T: Send + 'static>(
         &self,
         is_lost: CancellationToken,
-        permits: &Arc<Semaphore>,
+        permits: &Limiter,
         command: impl Future<Output = Result<T, DriverError>> + Send + 'static,
     ) -> Result<T, SourceError> {
         let deadline = Instant::now() + self.reply_timeout;
-        let permits = Arc::clone(permits);
-        let running = async move {
-            let permit = permits.acquire_owned().await;
+        let running = async {
+            let permit = permits.acquire().await;
             let running = tokio::spawn(async move {
                 let _permit = permit;
                 let answer = timeout_at(deadline, command);
@@ -227,15 +230,14 @@ impl Connected {
     ///
     /// # Errors
     /// Other looks have held all permits for the whole reply timeout.
-    pub(super) async fn for_look(&self) -> Result<(Self, OwnedSemaphorePermit), SourceError> {
-        let permit = timeout(self.reply_timeout, Arc::clone(&self.looks).acquire_owned()).await;
-        let Ok(Ok(permit)) = permit else {
-            let message = "too many looks for events take long";
-            return Err(SourceError::new(Failure::Transient, message));
-        };
+    pub(super) async fn for_look(&self) -> Result<(Self, Permit), SourceError> {
+        let permit = self.looks.acquire_within(self.reply_timeout).await;
+        let permit = permit.map_err(|_| {
+            SourceError::new(Failure::Transient, "too many looks for events take long")
+        })?;
         let own = Self {
-            commands: Arc::new(Semaphore::new(MAX_COMMANDS)),
-            repeated_commands: Arc::new(Semaphore::new(MAX_COMMANDS)),
+            commands: commands_at_once(),
+            repeated_commands: commands_at_once(),
             ..self.clone()
         };
         Ok((own, permit))

@@ -6,9 +6,9 @@ use bson::{
 };
 use prost_types::{ListValue, Value, value::Kind};
 use weir::{
-    model::{Operation, Scope},
+    model::Operation,
     pb::{self, FieldFilter, Filter, FilterGroup, RegexFilter, field_filter::Operator},
-    pipeline::Plan,
+    pipeline::{Plan, RequestLimits, Watch},
     wire::TokenContext,
 };
 
@@ -18,13 +18,12 @@ fn bytes(document: &Document) -> Vec<u8> {
 
 /// Returns the token context of a whole deployment.
 pub fn token_context() -> TokenContext {
-    let plan = Plan {
-        scope: Scope::Deployment,
-        change_stream: Document::new(),
-        stages: Vec::new(),
-        operations: None,
+    let limits = RequestLimits {
+        allow_deployment: true,
+        ..RequestLimits::default()
     };
-    TokenContext::new("rs0", &plan)
+    let watch = Watch::from_request(pb::WatchRequest::default(), &limits);
+    TokenContext::new("rs0", &Plan::shared(&watch.expect("a valid request")))
 }
 
 /// Returns a document with a value of every type.

@@ -34,11 +34,11 @@ pub fn run(data: &[u8]) {
         let again = pb::WatchRequest::decode(data).expect("it was read before");
         let again = Watch::from_request(again, &limits).expect("it was taken before");
         assert_eq!(watch, again, "one request, two meanings");
-        let database = plan.scope.database();
+        let database = plan.scope().database();
         assert_eq!(database, watch.scope.database(), "another database");
         assert!(plan.fingerprint() != [0; 16]);
         // MongoDB accepts documents of up to 16 MiB and 100 levels.
-        for stage in &plan.stages {
+        for stage in plan.stages() {
             let bytes = stage.to_vec().expect("a stage is BSON");
             assert!(bytes.len() < 16 << 20, "a stage of {} bytes", bytes.len());
         }

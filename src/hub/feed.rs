@@ -180,7 +180,7 @@ impl BatchSegmenter {
         } = batch;
         let invalidation = self.split_at_invalidation(&buffer, &mut events);
         events.retain(|event| !event.is_internal);
-        if let Some(operations) = &self.plan.operations {
+        if let Some(operations) = self.plan.operations() {
             // The pipeline also returns the operations that can cause an invalidation.
             events.retain(|event| operations.contains(&event.operation));
         }

@@ -65,7 +65,7 @@ impl<F: Clone, S: BuildHasher + Default> FeedTable<F, S> {
             FeedMode::Auto if dedicated == shared => Mode::Shared,
             FeedMode::Auto if self.feeds.contains_key(dedicated) => Mode::Dedicated,
             FeedMode::Auto => {
-                let (count, idle) = self.dedicated_feeds_of(&dedicated.scope);
+                let (count, idle) = self.dedicated_feeds_of(dedicated.scope());
                 let few = count < self.feeds_per_scope || idle.is_some();
                 // Reserve one for the shared feed that further watches of the scope will need.
                 let reserved = usize::from(!self.feeds.contains_key(shared));
@@ -107,7 +107,7 @@ impl<F: Clone, S: BuildHasher + Default> FeedTable<F, S> {
             retired = Some(self.longest_idle().ok_or_else(|| self.limit.reject())?);
         } else if mode == Mode::Dedicated {
             // An idle feed does not count against its scope, so it makes room.
-            let (count, idle) = self.dedicated_feeds_of(&plan.scope);
+            let (count, idle) = self.dedicated_feeds_of(plan.scope());
             retired = idle.filter(|_| count >= self.feeds_per_scope);
         }
         let retired = retired.and_then(|plan| self.feeds.remove(&plan));
@@ -168,7 +168,7 @@ impl<F: Clone, S: BuildHasher + Default> FeedTable<F, S> {
     fn dedicated_feeds_of(&self, scope: &Scope) -> (usize, Option<Arc<Plan>>) {
         let dedicated = || {
             let feeds = self.feeds.iter();
-            feeds.filter(|(plan, entry)| entry.mode == Mode::Dedicated && plan.scope == *scope)
+            feeds.filter(|(plan, entry)| entry.mode == Mode::Dedicated && plan.scope() == scope)
         };
         (dedicated().count(), longest_idle(dedicated()))
     }

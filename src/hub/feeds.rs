@@ -157,7 +157,7 @@ impl Feeds {
         let mut lags: HashMap<String, f64> = HashMap::new();
         for (plan, handle) in lock(&self.table).feeds() {
             if let Some(ring) = handle.ring() {
-                let scope = lock(&self.scope_labels).label(plan.scope.to_string());
+                let scope = lock(&self.scope_labels).label(plan.scope().to_string());
                 let lag = lags.entry(scope).or_default();
                 *lag = lag.max(ring.lag_seconds());
             }
@@ -173,7 +173,7 @@ impl Feeds {
         let table = lock(&self.table);
         let feeds = table
             .feeds()
-            .filter(|(plan, _)| plan.scope.to_string() == scope);
+            .filter(|(plan, _)| plan.scope().to_string() == scope);
         feeds.filter_map(|(_, handle)| handle.ring()).collect()
     }
 
@@ -268,7 +268,7 @@ impl Feeds {
         (sender, opened): (OpenSender, OpenOutcome),
     ) {
         let span =
-            tracing::info_span!(parent: None, "feed", scope = %plan.scope, mode = mode.name());
+            tracing::info_span!(parent: None, "feed", scope = %plan.scope(), mode = mode.name());
         let feeds = Arc::clone(self);
         let task = async move {
             let removed_on_drop = RemoveOnDrop(Arc::clone(&feeds), feed_id);

@@ -346,7 +346,7 @@ pub(super) async fn final_error(
         _ => None,
     };
     Ok(
-        match Error::of_stream(error, &plan.scope, at.map(Position::time), oldest) {
+        match Error::of_stream(error, plan.scope(), at.map(Position::time), oldest) {
             expired @ Error::TokenExpired { .. } => expired,
             Error::ImageUnavailable(_) => Error::ImageUnavailable(describe()),
             Error::UpstreamEventTooLarge(_) => Error::UpstreamEventTooLarge(describe()),

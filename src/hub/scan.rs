@@ -157,6 +157,8 @@ impl EndProof {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pb;
+    use crate::pipeline::fixtures::watch;
     use crate::source::scripted::{
         Opening, ScriptedSource, Step, after, at, batch, event, insert, quiet, token,
     };
@@ -188,12 +190,7 @@ mod tests {
             is_sharded,
             ..ScriptedSource::of([Opening::Cursor(steps)])
         };
-        let plan = Plan {
-            scope: crate::model::Scope::Deployment,
-            change_stream: bson::Document::new(),
-            stages: Vec::new(),
-            operations: None,
-        };
+        let plan = Plan::shared(&watch(pb::WatchRequest::default()));
         let scan = Scan::open(&source, &plan, start, BatchSize::Default);
         let mut scan = scan.await.expect("a scripted cursor");
         let mut events = 0;

@@ -95,7 +95,7 @@ pub(super) async fn locate(
     }
     let outline = plan.identity_only();
     let Some((_, after)) = first_matching(source, &outline, &before, |operation| {
-        let operations = plan.operations.as_ref();
+        let operations = plan.operations();
         operations.is_none_or(|all| all.contains(&operation))
     })
     .await?

@@ -13,6 +13,12 @@ pub use watch::{RequestLimits, Watch};
 
 mod match_stage;
 
+mod change_stream_options;
+pub use change_stream_options::ChangeStreamOptions;
+mod filter_stages;
+mod scope_stage;
+mod stage;
+
 mod plan;
 pub use plan::Plan;
 

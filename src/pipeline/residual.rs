@@ -8,9 +8,7 @@ impl Residual {
     /// Returns all conditions of the watch, for a feed of [`Plan::shared`](crate::pipeline::Plan::shared).
     pub fn for_shared(watch: &Watch) -> Residual {
         let operations = watch.operations.clone();
-        let on_documents = operations
-            .as_ref()
-            .is_none_or(|operations| operations.iter().any(|operation| operation.is_document()));
+        let on_documents = watch.selects_documents();
         let row_filter = watch.row_filter.clone().filter(|_| on_documents);
         match &watch.filter {
             Some(filter) if on_documents => Residual {

@@ -168,6 +168,12 @@ impl Watch {
             || self.rendering.audience.is_some()
             || self.rendering.mask.hides_fields()
     }
+
+    /// Returns whether any operation that changes a document is selected. Filters apply to these only.
+    pub(crate) fn selects_documents(&self) -> bool {
+        let operations = self.operations.as_ref();
+        operations.is_none_or(|operations| operations.iter().any(|it| it.is_document()))
+    }
 }
 
 fn operations(

@@ -91,7 +91,7 @@ impl TokenContext {
         Self {
             origin: Origin {
                 deployment: hash(b"deployment", deployment.as_bytes()),
-                scope: Self::scope_hash(&plan.scope),
+                scope: Self::scope_hash(plan.scope()),
                 plan: [a, b, c, d, e, f, g, h],
             },
             keys: None,

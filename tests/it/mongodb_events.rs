@@ -207,9 +207,9 @@ async fn the_pipeline_of_several_collections_passes_the_end_of_a_transaction() {
             ..pb::WatchRequest::default()
         };
         let watch = Watch::from_request(request, &RequestLimits::default()).unwrap();
-        let dedicated = passing(&database, Plan::dedicated(&watch).stages).await;
+        let dedicated = passing(&database, Plan::dedicated(&watch).stages()).await;
         assert_eq!(dedicated, expected, "{operations:?}");
-        let shared = passing(&database, Plan::shared(&watch).stages).await;
+        let shared = passing(&database, Plan::shared(&watch).stages()).await;
         assert_eq!(shared, ["end", "orders"], "{operations:?}");
     }
 }

@@ -43,7 +43,7 @@ pub(in crate::hub) struct CatchUpSpec {
 impl CatchUpSpec {
     /// The plans with which its stream can be opened.
     pub(in crate::hub) fn plans(&self) -> StreamPlans {
-        let is_shared = self.plan.fingerprint() == self.shared_plan.fingerprint();
+        let is_shared = self.plan.has_stream_of(&self.shared_plan);
         StreamPlans {
             own: Arc::clone(&self.plan),
             shared: (!is_shared).then(|| Arc::clone(&self.shared_plan)),

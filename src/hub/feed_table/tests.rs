@@ -1,7 +1,7 @@
 use std::hash::{BuildHasherDefault, Hasher};
 
 use super::*;
-use crate::model::Operation;
+use crate::{model::Operation, pb, pipeline::fixtures};
 
 /// A hasher that gives every key the same hash.
 #[derive(Default)]
@@ -16,36 +16,33 @@ impl Hasher for Collide {
 }
 
 fn plan(collection: &str, operation: Option<Operation>) -> Arc<Plan> {
-    Arc::new(Plan {
-        scope: Scope::Collection {
-            database: "shop".to_owned(),
-            collection: collection.to_owned(),
-        },
-        change_stream: bson::Document::new(),
-        stages: Vec::new(),
-        operations: operation.map(|it| [it].into()),
-    })
+    Arc::new(fixtures::plan(pb::WatchRequest {
+        collections: vec![collection.to_owned()],
+        operations: operation.iter().map(|it| it.to_pb().into()).collect(),
+        ..fixtures::request()
+    }))
 }
 
 #[tokio::test]
 async fn plans_whose_hashes_collide_never_share_a_feed() {
     let mut table: FeedTable<&str, BuildHasherDefault<Collide>> =
         FeedTable::new(Limit::new("feeds", 10), 4);
-    let plans = [
-        plan("a", None),
-        plan("b", None),
-        plan("a", Some(Operation::Insert)),
-    ];
-    for (plan, feed) in plans.iter().zip(["a", "b", "inserts"]) {
-        assert!(table.join(plan).is_none());
+    let plans = || {
+        [
+            (plan("a", None), "a"),
+            (plan("b", None), "b"),
+            (plan("a", Some(Operation::Insert)), "inserts"),
+        ]
+    };
+    for (plan, feed) in plans() {
+        assert!(table.join(&plan).is_none());
         let (_, retired) = table
-            .insert(plan, Mode::Dedicated, feed)
+            .insert(&plan, Mode::Dedicated, feed)
             .expect("the table has capacity");
         assert_eq!(retired, None);
     }
-    for (plan, feed) in plans.iter().zip(["a", "b", "inserts"]) {
-        // An equal plan in another allocation.
-        let equal = Plan::clone(plan);
+    // Equal plans in other allocations.
+    for (equal, feed) in plans() {
         let (_, found) = table.join(&equal).expect("the feed exists");
         assert_eq!(found, feed);
     }

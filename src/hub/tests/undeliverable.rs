@@ -41,7 +41,8 @@ pub(super) fn without_stages(mut seen: Vec<Seen>) -> Vec<Seen> {
 }
 
 fn is_outline(plan: &crate::pipeline::Plan) -> bool {
-    let last = plan.stages.last();
+    let stages = plan.stages();
+    let last = stages.last();
     last.is_some_and(|stage| stage.contains_key("$project"))
 }
 
@@ -49,7 +50,8 @@ fn is_outline(plan: &crate::pipeline::Plan) -> bool {
 pub(super) fn selected(source: &ScriptedSource) -> Vec<Option<Vec<String>>> {
     let plans = source.plans.lock().unwrap();
     let selected = |(plan, _): &(crate::pipeline::Plan, BatchSize)| {
-        let condition = plan.stages.first()?.get_document("$match").ok()?;
+        let stages = plan.stages();
+        let condition = stages.first()?.get_document("$match").ok()?;
         let tokens = condition.get_document("_id").ok()?.get_array("$in").ok()?;
         let name =
             |token: &bson::Bson| Some(token.as_document()?.get_str("_data").ok()?.to_owned());
@@ -380,13 +382,13 @@ async fn the_undeliverable_event_is_found_after_events_that_a_filter_rejects() {
     assert_eq!(undeliverable.time, Some(at(3)));
     assert!(undeliverable.next_token.is_some());
     let plans = source.plans.lock().unwrap();
-    let stages = plans.iter().map(|(plan, _)| plan.stages.len());
+    let stages = plans.iter().map(|(plan, _)| plan.stages().len());
     assert!(stages.eq([1, 1, 1, 2, 2, 2, 2, 2, 1]), "{plans:?}");
     assert!(
         is_outline(&plans[2].0),
         "the list has no condition on documents"
     );
-    assert_eq!(plans[3].0.change_stream, plans[0].0.change_stream);
+    assert_eq!(plans[3].0.options(), plans[0].0.options());
     drop(plans);
     assert_eq!(
         selected(&source)[3..7],

@@ -249,7 +249,7 @@ async fn a_dedicated_feed_applies_the_row_filter_in_mongodb_and_in_weir() {
     assert_eq!(client.watcher.mode(), Mode::Dedicated);
     assert_eq!(read_own_events(&mut client, 1).await, ["1", "6"]);
     let plans = source.plans.lock().unwrap();
-    let stages = format!("{:?}", plans[0].0.stages);
+    let stages = format!("{:?}", plans[0].0.stages());
     assert!(
         stages.contains("<1>") && !stages.contains("<2>"),
         "{stages}"

@@ -8,6 +8,7 @@ use crate::pipeline::fixtures::*;
 mod changed;
 mod filters;
 mod fingerprint;
+mod identity;
 mod row_filters;
 
 const OTHERS: [&str; 4] = ["insert", "update", "replace", "delete"];
@@ -15,7 +16,7 @@ const OTHERS: [&str; 4] = ["insert", "update", "replace", "delete"];
 /// Returns the conditions of the plan's `$match` stages.
 fn matches(request: pb::WatchRequest) -> Vec<Document> {
     plan(request)
-        .stages
+        .stages()
         .into_iter()
         .map(|stage| {
             assert_eq!(stage.len(), 1, "{stage}");
@@ -34,10 +35,10 @@ fn documents_by(alternatives: Vec<Document>) -> Document {
 #[test]
 fn a_watch_without_conditions_has_no_stage_and_no_option() {
     let plan = plan(request());
-    assert_eq!(plan.stages, Vec::<Document>::new());
-    assert_eq!(plan.change_stream, doc! {});
-    assert_eq!(plan.operations, None);
-    assert_eq!(plan.scope.to_string(), "shop.orders");
+    assert_eq!(plan.stages(), Vec::<Document>::new());
+    assert_eq!(plan.options().to_document(), doc! {});
+    assert_eq!(plan.operations(), None);
+    assert_eq!(plan.scope().to_string(), "shop.orders");
 }
 
 #[test]
@@ -90,7 +91,7 @@ fn options_that_differ_from_mongodbs_defaults_are_set() {
             doc! { "allChangesForCluster": true },
         ),
     ] {
-        assert_eq!(plan(request).change_stream, expected);
+        assert_eq!(plan(request).options().to_document(), expected);
     }
 }
 
@@ -134,10 +135,10 @@ fn selected_operations_also_pass_the_events_that_end_a_stream() {
             ..pb::WatchRequest::default()
         });
         assert_eq!(
-            plan.operations,
+            plan.operations().cloned(),
             Some([Operation::Insert, Operation::Delete].into())
         );
-        plan.stages
+        plan.stages()
     };
     let operations =
         |names: &[&str]| vec![doc! { "$match": { "operationType": { "$in": names.to_vec() } } }];
@@ -190,8 +191,8 @@ fn selecting_every_operation_adds_no_condition() {
         show_expanded_events: true,
         ..request()
     };
-    assert_eq!(plan(request.clone()).stages, Vec::<Document>::new());
-    assert_eq!(plan(request).operations.unwrap().len(), 16);
+    assert_eq!(plan(request.clone()).stages(), Vec::<Document>::new());
+    assert_eq!(plan(request).operations().unwrap().len(), 16);
 }
 
 /// MongoDB leaves its own databases out, other servers may not. A rename counts by both of its names.
@@ -205,7 +206,7 @@ fn a_deployment_watch_leaves_out_mongodbs_own_databases() {
     ] };
     assert_eq!(matches(deployment.clone()), std::slice::from_ref(&expected));
     let shared = Plan::shared(&watch(deployment));
-    assert_eq!(shared.stages, [doc! { "$match": expected }]);
+    assert_eq!(shared.stages(), [doc! { "$match": expected }]);
 }
 
 /// The event has no namespace (SERVER-78269). MongoDB sends it only with `showExpandedEvents`.
@@ -221,15 +222,16 @@ fn the_end_of_a_transaction_passes_the_condition_on_several_collections() {
             ..request()
         };
         for plan in [plan(request.clone()), Plan::shared(&watch(request))] {
-            let [stage] = plan.stages.as_slice() else {
-                panic!("{:?}", plan.stages);
+            let stages = plan.stages();
+            let [stage] = stages.as_slice() else {
+                panic!("{stages:?}");
             };
             let condition = stage.get_document("$match").unwrap();
             let nameless = doc! {
                 "operationType": { "$in": ["dropDatabase", "invalidate", "endOfTransaction"] },
             };
             assert_eq!(condition.get_array("$or").unwrap()[2], nameless.into());
-            let is_dedicated = plan.operations.is_some();
+            let is_dedicated = plan.operations().is_some();
             if let Ok(selected) = condition.get_document("operationType") {
                 let names = selected.get_array("$in").unwrap();
                 assert_eq!(names.contains(&"endOfTransaction".into()), passes);
@@ -291,13 +293,13 @@ fn a_shared_stream_contains_the_events_of_every_watch_of_its_scope() {
     };
     let shared = Plan::shared(&watch(picky.clone()));
     assert_eq!(shared, Plan::shared(&watch(plain.clone())));
-    assert_eq!(shared.operations, None);
+    assert_eq!(shared.operations(), None);
     assert_eq!(
-        shared.change_stream,
+        shared.options().to_document(),
         doc! { "fullDocument": "updateLookup" }
     );
     assert_eq!(
-        shared.stages,
+        shared.stages(),
         [doc! { "$match": { "$or": [
             { "ns.coll": { "$in": ["items", "orders"] } },
             { "to.coll": { "$in": ["items", "orders"] } },
@@ -308,7 +310,7 @@ fn a_shared_stream_contains_the_events_of_every_watch_of_its_scope() {
         collections: vec!["orders".into()],
         ..picky
     };
-    assert_eq!(Plan::shared(&watch(one)).stages, Vec::<Document>::new());
+    assert_eq!(Plan::shared(&watch(one)).stages(), Vec::<Document>::new());
 }
 
 #[test]

@@ -41,7 +41,7 @@ impl Connected {
         };
         let pipeline = pipeline(plan, Some(at), options)?;
         self.check_connection().await?;
-        let (database, collection) = stream_target(&plan.scope);
+        let (database, collection) = stream_target(plan.scope());
         let collection = collection.map_or(Bson::Int32(1), Bson::from);
         let database = self.client.database(database);
         let aggregate = doc! {

@@ -64,7 +64,7 @@ impl Connected {
         }
         // Not worth failing for: without the answer less is said of where transactions end.
         let contiguous_transactions = matches!(self.is_sharded().await, Ok(false));
-        let (database, collection) = stream_target(&plan.scope);
+        let (database, collection) = stream_target(plan.scope());
         let database = self.client.database(database);
         let collection = collection.map(|name| database.collection::<RawDocumentBuf>(name));
         let reply_timeout = ReplyTimeout::new(self.clone());
@@ -94,7 +94,7 @@ impl Connected {
                 SourceError::unexpected(format!("the task that opens the stream failed: {error}"))
             })?
             .map_err(|error| {
-                let one_collection = matches!(plan.scope, Scope::Collection { .. });
+                let one_collection = matches!(plan.scope(), Scope::Collection { .. });
                 error.when_opening_at(at, one_collection)
             })?;
         Ok(MongoCursor::new(
@@ -123,7 +123,7 @@ pub(super) fn pipeline(
     at: Option<&Position>,
     asked: StreamOptions,
 ) -> Result<Vec<Document>, SourceError> {
-    let mut options = plan.change_stream.clone();
+    let mut options = plan.options().to_document();
     asked.add_to(&mut options);
     match at {
         None => {}
@@ -138,7 +138,7 @@ pub(super) fn pipeline(
         }
     }
     let mut stages = vec![doc! { "$changeStream": options }];
-    stages.extend(plan.stages.iter().cloned());
+    stages.extend(plan.stages());
     if asked.split {
         stages.push(doc! { "$changeStreamSplitLargeEvent": {} });
     }

@@ -8,7 +8,7 @@ use std::{
 use bson::Document;
 use tokio::time::Instant;
 
-use crate::{pipeline::Plan, source::SourceError};
+use crate::{model::FullDocument, pipeline::Plan, source::SourceError};
 
 /// Makes an update look-up find nothing rather than a document of a later collection of the same name
 /// (SERVER-95976: 8.1, and later patches of 6.0, 7.0 and 8.0).
@@ -70,10 +70,7 @@ impl OptionSupport {
 
     /// Returns the options for `plan`'s stream. `split` says that the deployment splits large events.
     pub(super) fn of(&self, plan: &Plan, split: bool) -> StreamOptions {
-        let looks_up = matches!(
-            plan.change_stream.get_str("fullDocument"),
-            Ok("updateLookup")
-        );
+        let looks_up = plan.options().full_document == FullDocument::UpdateLookup;
         StreamOptions {
             split,
             match_collection_uuid: looks_up && !self.refuses_match_uuid(),

@@ -57,10 +57,10 @@ impl<'a> Streams<'a> {
 
     /// The document events that come through the pipeline of this plan.
     pub async fn events(&self, plan: &Plan) -> Vec<Document> {
-        let mut options = plan.change_stream.clone();
+        let mut options = plan.options().to_document();
         options.insert("resumeAfter", &self.start);
         let mut pipeline = vec![doc! {"$changeStream": options}];
-        pipeline.extend(plan.stages.iter().cloned());
+        pipeline.extend(plan.stages());
         let db = self.database.database();
         let mut reply = db
             .run_command(doc! {

@@ -25,7 +25,7 @@ fn with_row_filter(request: pb::WatchRequest, row_filter: Predicate) -> Watch {
 }
 
 fn matches(watch: &Watch) -> Vec<Document> {
-    let stages = Plan::dedicated(watch).stages;
+    let stages = Plan::dedicated(watch).stages();
     let condition = |stage: Document| stage.get_document("$match").unwrap().clone();
     stages.into_iter().map(condition).collect()
 }
@@ -104,7 +104,7 @@ fn conditions_on_the_key_come_before_conditions_on_documents() {
     let (operation, key, documents) = ((false, false), (true, false), (true, true));
     assert_eq!(about, [operation, key, key, documents, documents]);
     let before = Plan::dedicated(&watch).without_document_stages();
-    assert_eq!(before.stages.len(), 3);
+    assert_eq!(before.stages().len(), 3);
 }
 
 #[test]

@@ -13,9 +13,9 @@ use prost::Message as _;
 
 use super::*;
 use crate::{
-    model::{Format, Scope},
+    model::Format,
     pb::{self, change_event::Change},
-    pipeline::Plan,
+    pipeline::{Plan, fixtures::watch},
     source::{ClusterTime, EventError, Position},
 };
 
@@ -33,12 +33,7 @@ const TIME: ClusterTime = ClusterTime {
 };
 
 fn token_context() -> TokenContext {
-    let plan = Plan {
-        scope: Scope::Deployment,
-        change_stream: Document::new(),
-        stages: Vec::new(),
-        operations: None,
-    };
+    let plan = Plan::shared(&watch(pb::WatchRequest::default()));
     TokenContext::new("rs0", &plan)
 }
 

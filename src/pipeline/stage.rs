@@ -1,0 +1,63 @@
+//! The stages of a plan.
+
+use bson::{Document, doc};
+
+/// A stage of a pipeline, after `$changeStream`. The type says what the stage is for, and what it reads of an
+/// event. Two stages with equal BSON read the same.
+#[derive(Clone, Debug)]
+pub(super) enum Stage {
+    /// Passes the namespaces of the scope and the selected operations.
+    ScopeAndOperations(Document),
+    /// Passes the events that the row filter of the policy allows.
+    RowFilter(Reads, Document),
+    /// Passes the events that the filter of the client may match.
+    Filter(Reads, Document),
+    /// Passes some of the stream's events, by their time or token.
+    Part(Document),
+    /// Passes the events that the stages that read documents reject.
+    RejectedByDocuments(Document),
+    /// Removes all fields but those that identify an event.
+    IdentityFields,
+}
+
+/// What a condition reads of an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Reads {
+    /// The operation and the document key, which are in the oplog.
+    Key,
+    /// The document after the change or that before it too. MongoDB may have to look them up.
+    Documents,
+}
+
+impl Stage {
+    /// Returns whether the stage reads the document after the change, or that before it.
+    pub(super) fn reads_documents(&self) -> bool {
+        match self {
+            Stage::RowFilter(reads, _) | Stage::Filter(reads, _) => *reads == Reads::Documents,
+            Stage::RejectedByDocuments(_) => true,
+            Stage::ScopeAndOperations(_) | Stage::Part(_) | Stage::IdentityFields => false,
+        }
+    }
+
+    /// Returns the condition that the stage's events meet; `None` for a stage that passes every event.
+    pub(super) fn condition(&self) -> Option<&Document> {
+        match self {
+            Stage::ScopeAndOperations(condition)
+            | Stage::RowFilter(_, condition)
+            | Stage::Filter(_, condition)
+            | Stage::Part(condition)
+            | Stage::RejectedByDocuments(condition) => Some(condition),
+            Stage::IdentityFields => None,
+        }
+    }
+
+    /// Returns the stage for MongoDB.
+    pub(super) fn to_document(&self) -> Document {
+        match self.condition() {
+            Some(condition) => doc! { "$match": condition },
+            None => doc! {
+                "$project": { "_id": 1, "operationType": 1, "clusterTime": 1, "ns": 1 },
+            },
+        }
+    }
+}

@@ -10,7 +10,7 @@ use std::time::Duration;
 use bson::{Bson, doc};
 use tokio::time::Instant;
 use weir::filter::EventFields;
-use weir::filter::{Condition, Evaluator, FilterIndex, Predicate, Residual};
+use weir::filter::{Clauses, Condition, Evaluator, FilterIndex, Predicate};
 use weir::model::{MissingImage, Operation};
 use weir::pipeline::{Plan, RequestLimits, Watch};
 use weir::source::Event;
@@ -21,8 +21,8 @@ const LONG_ENOUGH: Duration = Duration::from_millis(500);
 /// The best of this many runs counts, as other programs run on this machine too.
 const RUNS: usize = 5;
 
-fn residual(number: i32) -> Residual {
-    Residual {
+fn residual(number: i32) -> Clauses {
+    Clauses {
         operations: None,
         filter: Some(Predicate::Field {
             path: "customer.id".into(),
@@ -88,7 +88,7 @@ fn main() {
     );
     let mut figures = Vec::new();
     for count in [10, 1_000, 10_000] {
-        let residuals: Vec<Residual> = (0..count).map(residual).collect();
+        let residuals: Vec<Clauses> = (0..count).map(residual).collect();
         // The same number of different events in each case, spread over all filters.
         let events: Vec<Vec<u8>> = (0..10).map(|part| event(part * count / 10)).collect();
 

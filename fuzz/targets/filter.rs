@@ -31,7 +31,8 @@ pub fn run(data: &[u8]) {
     for (key, residual) in residuals.iter().enumerate() {
         index.insert(key, residual);
     }
-    let evaluators: Vec<Evaluator> = residuals.iter().map(Evaluator::new).collect();
+    let evaluators = residuals.iter().map(|residual| Evaluator::new(residual));
+    let evaluators: Vec<Evaluator> = evaluators.collect();
     compare(&mut index, &evaluators, input.0);
     // The remaining filters are still found.
     for key in (0..evaluators.len()).step_by(2) {
@@ -85,11 +86,12 @@ fn residuals(request: &pb::WatchRequest) -> Vec<Residual> {
     requests
         .filter_map(|(request, &(missing_image, before_change))| {
             let watch = Watch::from_request(request, &limits).ok()?;
-            Some(Residual::for_shared(&Watch {
+            let watch = Watch {
                 missing_image,
                 before_change,
                 ..watch
-            }))
+            };
+            Some(watch.shared_residual())
         })
         .collect()
 }

@@ -6,7 +6,7 @@ use prost::Message as _;
 use prost_types::{DescriptorProto, FileDescriptorSet, field_descriptor_proto::Label};
 use weir::{
     error::Error,
-    filter::{Evaluator, FilterIndex, Residual},
+    filter::{Clauses, Evaluator, FilterIndex, Residual},
     model::{FieldViolation, MAX_VIOLATIONS, RequestError},
     pb,
     pipeline::{Plan, RequestLimits, Watch},
@@ -44,11 +44,9 @@ pub fn run(data: &[u8]) {
         }
         let _ = plan.unfiltered();
     }
-    for residual in [
-        Residual::for_shared(&watch),
-        Residual::for_dedicated(&watch),
-    ] {
-        assert_eq!(residual.key(), residual.clone().key());
+    for residual in [watch.shared_residual(), watch.dedicated_residual()] {
+        let again = Residual::new(Clauses::clone(&residual));
+        assert_eq!(residual.key(), again.key());
         let _ = Evaluator::new(&residual);
         let mut index = FilterIndex::new();
         index.insert(1, &residual);

@@ -19,14 +19,11 @@ use std::sync::Arc;
 
 use index_key::IndexKeys;
 use partition::Partition;
-use slot_set::SlotSet;
+use slot_set::{Slot, SlotSet};
 
-use super::Residual;
+use super::Clauses;
 use super::evaluator::{Evaluator, EventFields, MatchTransition};
 use crate::model::{Operation, OperationSet};
-
-/// An index into [`FilterIndex::slots`].
-type Slot = u32;
 
 /// An index of residuals, each under a key that the caller chooses.
 ///
@@ -93,12 +90,12 @@ impl<K: Copy + Eq + Hash> FilterIndex<K> {
     }
 
     /// Inserts a residual; it replaces the one with this key, if any.
-    pub fn insert(&mut self, key: K, residual: &Residual) {
+    pub fn insert(&mut self, key: K, residual: &Clauses) {
         self.insert_with(key, residual, Arc::new(Evaluator::new(residual)));
     }
 
     /// Inserts a residual with the evaluator compiled from it, for callers that share an evaluator.
-    pub fn insert_with(&mut self, key: K, residual: &Residual, evaluator: Arc<Evaluator>) {
+    pub fn insert_with(&mut self, key: K, residual: &Clauses, evaluator: Arc<Evaluator>) {
         self.remove(key);
         let indexed = IndexedResidual {
             key,

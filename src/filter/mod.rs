@@ -1,9 +1,12 @@
 //! Conditions on documents, and which events meet them.
 //!
-//! Reading order: a request's filters are parsed into a [`Predicate`] (`parse`, `pattern`,
-//! `extended_json`). A [`Residual`] is the conditions that remain to be evaluated in process for one
-//! watch; an [`Evaluator`] decides it over raw events, and a [`FilterIndex`] finds the residuals that an
-//! event passes.
+//! - `predicate`: a [`Predicate`] is a tree of validated [`Condition`]s, independent of protobuf.
+//! - `parse`: makes it from a request's filters, within their bounds. `extended_json` reads literals, `pattern`
+//!   and `regex_check` regular expressions.
+//! - `residual`: a [`Residual`] is the conditions of one watch that remain to be evaluated in process, with a key
+//!   that is equal for equal ones.
+//! - `evaluator`: an [`Evaluator`] decides a residual over raw events.
+//! - `index`: a [`FilterIndex`] finds the residuals that an event passes.
 
 mod predicate;
 pub(crate) use predicate::is_id_path;
@@ -16,7 +19,7 @@ pub(crate) use pattern::prefix_pattern;
 mod regex_check;
 
 mod residual;
-pub use residual::Residual;
+pub use residual::{Clauses, Residual};
 
 mod evaluator;
 pub(crate) use evaluator::equal_numbers;

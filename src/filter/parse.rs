@@ -7,7 +7,7 @@ use super::extended_json::literal;
 use super::pattern::Pattern;
 use super::predicate::{Condition, Predicate};
 use super::regex_check::{check_options, check_pattern};
-use crate::model::{Findings, quoted};
+use crate::model::{FieldViolation, Findings, RequestError, quoted};
 use crate::pb;
 use crate::pb::field_filter::Operator;
 use crate::pb::filter::Kind;
@@ -33,8 +33,8 @@ pub(crate) struct Patterns {
     pub fields: Vec<String>,
 }
 
-/// Converts filters that must all hold to one predicate, and returns its regular expressions. The predicate is `None` if there are no filters, or none that is valid; violations are noted
-/// in `findings`.
+/// Converts filters that must all hold to one predicate, and returns its regular expressions. The predicate is
+/// `None` if there are no filters, or none that is valid; violations are noted in `findings`.
 pub(crate) fn predicate(
     filters: Vec<pb::Filter>,
     findings: &mut Findings,
@@ -53,6 +53,25 @@ pub(crate) fn predicate(
         _ => Some(Predicate::AllOf(predicates)),
     };
     (predicate, patterns)
+}
+
+impl Predicate {
+    /// Converts filters that must all hold, within the same bounds as those of a request.
+    ///
+    /// # Errors
+    /// The violations. An empty list of filters is one too.
+    pub fn from_filters(filters: Vec<pb::Filter>) -> Result<Predicate, Vec<FieldViolation>> {
+        let mut findings = Findings::default();
+        let (predicate, _) = predicate(filters, &mut findings);
+        match (predicate, findings.into_result()) {
+            (Some(predicate), Ok(())) => Ok(predicate),
+            (_, Err(RequestError::Invalid(violations))) => Err(violations),
+            (_, Ok(()) | Err(RequestError::DeploymentNotAllowed)) => Err(vec![FieldViolation {
+                field: "filters".to_owned(),
+                description: "contain no condition; add at least one".to_owned(),
+            }]),
+        }
+    }
 }
 
 struct Checker<'a> {

@@ -2,10 +2,6 @@
 
 use bson::Bson;
 
-use super::parse;
-use crate::model::{FieldViolation, Findings, RequestError};
-use crate::pb;
-
 /// A condition on a document, with the same meaning as in MongoDB.
 ///
 /// Groups hold at least one predicate. [`Watch::from_request`](crate::pipeline::Watch::from_request)
@@ -67,23 +63,6 @@ pub enum Condition {
 }
 
 impl Predicate {
-    /// Converts filters that must all hold, within the same bounds as those of a request.
-    ///
-    /// # Errors
-    /// The violations. An empty list of filters is one too.
-    pub fn from_filters(filters: Vec<pb::Filter>) -> Result<Predicate, Vec<FieldViolation>> {
-        let mut findings = Findings::default();
-        let (predicate, _) = parse::predicate(filters, &mut findings);
-        match (predicate, findings.into_result()) {
-            (Some(predicate), Ok(())) => Ok(predicate),
-            (_, Err(RequestError::Invalid(violations))) => Err(violations),
-            (_, Ok(()) | Err(RequestError::DeploymentNotAllowed)) => Err(vec![FieldViolation {
-                field: "filters".to_owned(),
-                description: "contain no condition; add at least one".to_owned(),
-            }]),
-        }
-    }
-
     /// Returns the paths of all conditions, including `changed`, possibly with duplicates.
     pub fn paths(&self) -> Vec<&str> {
         match self {

@@ -1,7 +1,10 @@
 //! The part of a watch's request that is evaluated in process.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::hash::{Hash, Hasher};
+use std::ops::Deref;
+use std::sync::Arc;
 
 use super::evaluator::Literal;
 use super::{Condition, Predicate};
@@ -9,9 +12,16 @@ use crate::model::{MissingImage, Operation, OperationSet};
 
 /// The conditions that the events of a feed must still meet in process, for one watch.
 ///
-/// Two residuals are equal if their [keys](Residual::key) are.
-#[derive(Clone, Debug)]
+/// Its key is made of all clauses, and equality and hash are those of the key.
+#[derive(Clone)]
 pub struct Residual {
+    clauses: Clauses,
+    key: Arc<[u8]>,
+}
+
+/// The clauses of a residual. By default every event passes.
+#[derive(Clone, Debug, Default)]
+pub struct Clauses {
     /// The policy's condition, which must certainly hold for every document that an event carries.
     pub row_filter: Option<Predicate>,
     /// The operations that pass; `None` means all.
@@ -25,44 +35,28 @@ pub struct Residual {
 }
 
 impl Residual {
-    /// Returns the residual that every event passes.
-    pub fn pass_all() -> Residual {
-        Residual {
-            row_filter: None,
-            operations: None,
-            filter: None,
-            missing_image: MissingImage::default(),
-            pre_images: false,
-        }
+    /// Returns the residual of these clauses.
+    pub fn new(clauses: Clauses) -> Residual {
+        let key = clauses.key().into();
+        Residual { clauses, key }
     }
 
+    /// Returns the residual that every event passes.
+    pub fn pass_all() -> Residual {
+        Residual::new(Clauses::default())
+    }
+
+    /// Returns the encoding of the clauses, with different bytes for different residuals. Options that have no
+    /// effect without a filter are left out. The encoding is for use within this process only.
+    pub fn key(&self) -> &Arc<[u8]> {
+        &self.key
+    }
+}
+
+impl Clauses {
     /// Returns whether every event passes.
     pub fn passes_everything(&self) -> bool {
         self.row_filter.is_none() && self.operations.is_none() && self.filter.is_none()
-    }
-
-    /// Encodes the residual, with different bytes for different residuals. Options that have no effect
-    /// without a filter are left out. The encoding is for use within this process only.
-    pub fn key(&self) -> Vec<u8> {
-        let mut key = Vec::new();
-        match &self.operations {
-            None => key.push(0),
-            Some(_) => {
-                key.push(1);
-                key.extend_from_slice(&self.operation_set().bits().to_be_bytes());
-            }
-        }
-        if let Some(filter) = &self.filter {
-            key.push(u8::from(self.missing_image == MissingImage::Drop));
-            key.push(u8::from(self.pre_images));
-            push_predicate(&mut key, filter);
-        }
-        // The encoding of a filter never starts with this byte.
-        if let Some(row_filter) = &self.row_filter {
-            key.push(b'g');
-            push_predicate(&mut key, row_filter);
-        }
-        key
     }
 
     pub(crate) fn operation_set(&self) -> OperationSet {
@@ -71,11 +65,52 @@ impl Residual {
             Some(operations) => operations.iter().copied().collect(),
         }
     }
+
+    fn key(&self) -> Vec<u8> {
+        // A clause that is forgotten here does not compile.
+        let Clauses {
+            row_filter,
+            operations,
+            filter,
+            missing_image,
+            pre_images,
+        } = self;
+        let mut key = Vec::new();
+        key.push(u8::from(operations.is_some()));
+        if operations.is_some() {
+            key.extend_from_slice(&self.operation_set().bits().to_be_bytes());
+        }
+        if let Some(filter) = filter {
+            key.push(u8::from(*missing_image == MissingImage::Drop));
+            key.push(u8::from(*pre_images));
+            push_predicate(&mut key, filter);
+        }
+        // The encoding of a filter never starts with this byte.
+        if let Some(row_filter) = row_filter {
+            key.push(b'g');
+            push_predicate(&mut key, row_filter);
+        }
+        key
+    }
+}
+
+impl Deref for Residual {
+    type Target = Clauses;
+
+    fn deref(&self) -> &Clauses {
+        &self.clauses
+    }
+}
+
+impl fmt::Debug for Residual {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.clauses.fmt(f)
+    }
 }
 
 impl PartialEq for Residual {
     fn eq(&self, other: &Self) -> bool {
-        self.key() == other.key()
+        self.key == other.key
     }
 }
 
@@ -83,7 +118,7 @@ impl Eq for Residual {}
 
 impl Hash for Residual {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        self.key().hash(state);
+        self.key.hash(state);
     }
 }
 

@@ -193,7 +193,7 @@ fn big(name: &str, increment: u32) -> bson::Document {
 
 /// A token context for tests in which it does not matter.
 fn any_token_context() -> crate::wire::TokenContext {
-    let plan = crate::pipeline::Plan::shared(&watch(pb::WatchRequest::default()));
+    let plan = crate::pipeline::Plan::shared(&watch(request()));
     crate::wire::TokenContext::new("rs", &plan)
 }
 

@@ -1,5 +1,12 @@
-//! The vocabulary of a watch: what is watched, which operations, the options, what is shown of an event,
-//! and what is wrong with a request.
+//! The vocabulary of a watch and of events. Nothing here knows of filters or pipelines.
+//!
+//! - `operation`: the kinds of events, with their names in MongoDB and in the API.
+//! - `scope`: what is watched: a collection, several, a database, or the deployment.
+//! - `options`, `end_time`: the other options of a request.
+//! - `event_index`: where the fields of a raw event are.
+//! - `stage`: how far a watch has come, and the mode of its feed.
+//! - `rendering`, `mask`: what is shown of an event: format, fields, and the audience of its token.
+//! - `violations`: what is wrong with a request, field by field.
 
 mod operation;
 pub use operation::Operation;

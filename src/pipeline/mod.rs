@@ -1,9 +1,14 @@
-//! A request becomes a change-stream pipeline.
+//! A request becomes a change-stream pipeline for MongoDB, and conditions that are evaluated in process. The
+//! module has no I/O: it is pure functions over requests.
 //!
-//! Reading order: [`Watch::from_request`] validates every field and reports every problem;
-//! [`Plan::dedicated`] translates all of it into a pipeline for MongoDB. On a feed that many watches share
-//! ([`Plan::shared`]), a [`Residual`](crate::filter::Residual) holds the same conditions. The module has
-//! no I/O: it is pure functions over requests.
+//! - `watch`: [`Watch::from_request`] validates every field and reports every problem. `view` is what the policy
+//!   adds.
+//! - `plan`: the change stream of a feed. [`Plan::dedicated`] translates all of a watch for MongoDB;
+//!   [`Plan::shared`] only its scope, for a feed that many watches share.
+//! - `change_stream_options`, `stage`: what a plan consists of beside its scope, and which stages read documents.
+//!   `scope_stage` and `filter_stages` make the stages of a watch.
+//! - `match_stage`: writes a predicate in MongoDB's query language.
+//! - `residual`: the conditions that either plan leaves to a [`Residual`](crate::filter::Residual).
 
 mod view;
 pub use view::View;

@@ -72,7 +72,7 @@ impl Parts {
 
 impl Plan {
     /// Returns the plan of a watch that has its own change stream, where MongoDB does all the filtering
-    /// that a pipeline can express; see [`Residual::for_dedicated`](crate::filter::Residual::for_dedicated) for
+    /// that a pipeline can express; see [`Watch::dedicated_residual`](super::Watch::dedicated_residual) for
     /// the rest.
     ///
     /// The stages are `$match`, cheapest first: namespaces and operations, then conditions on the document
@@ -88,7 +88,7 @@ impl Plan {
 
     /// Returns the plan that all watches of this scope with these image options share. It selects
     /// namespaces only; operations and documents are left to
-    /// [`Residual::for_shared`](crate::filter::Residual::for_shared).
+    /// [`Watch::shared_residual`](super::Watch::shared_residual).
     pub fn shared(watch: &Watch) -> Plan {
         let stages = Vec::from_iter(scope_and_operations(watch, None));
         Plan::of_watch(watch, stages, None)

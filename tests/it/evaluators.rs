@@ -81,7 +81,7 @@ async fn disagreement(database: &Database, scenario: &Scenario) -> Result<(), St
             shared = Some(streams.events(&Plan::shared(&watch)).await);
         }
         let shared = shared.as_deref().unwrap_or_default();
-        let residual = Residual::for_shared(&watch);
+        let residual = watch.shared_residual();
         let evaluated = passed(&residual, shared);
 
         let explain = |what: &str, theirs: &Passed, ours: &Passed| {
@@ -115,7 +115,7 @@ async fn disagreement(database: &Database, scenario: &Scenario) -> Result<(), St
             let what = "MongoDB / the evaluator differ in what passes:";
             return Err(explain(what, &delivered, &evaluated));
         }
-        let beyond = Residual::for_dedicated(&watch);
+        let beyond = watch.dedicated_residual();
         let rest = passed(&beyond, &dedicated);
         if names(&rest) != names(&evaluated) || (!beyond.passes_everything() && rest != evaluated) {
             let what = "the rest on a dedicated feed / the whole on a shared one differ:";
@@ -179,7 +179,7 @@ fn random_filters_pass_some_events_and_not_others() {
             .expect("a scenario");
         for case in &scenario.cases {
             let watch = case.watch("d", "c", &scenario);
-            let evaluator = Evaluator::new(&Residual::for_shared(&watch));
+            let evaluator = Evaluator::new(&watch.shared_residual());
             for change in &scenario.changes {
                 if let Change::Insert(document) = change {
                     let id = document.get("_id").cloned().unwrap_or(Bson::Null);

@@ -182,8 +182,5 @@ const LONG_FUNCTIONS: &[&str] = &["hub/open.rs open", "hub/stream.rs reopen"];
 
 /// KNOWN: shrinks to nothing. The files of each circle.
 const KNOWN_CIRCLES: &[&str] = &[
-    "filter/evaluator.rs filter/evaluator/row_filter.rs",
-    "filter/index.rs filter/index/partition.rs filter/index/slot_set.rs",
-    "filter/parse.rs filter/predicate.rs",
     "hub/event_lookup.rs hub/isolation.rs hub/isolation/window.rs hub/open.rs hub/resume_deduplicator.rs hub/scan.rs hub/stream.rs hub/undeliverable.rs",
 ];

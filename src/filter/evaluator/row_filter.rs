@@ -1,8 +1,8 @@
 //! The policy's condition, which every document that an event carries must meet.
 
-use super::Node;
 use super::changed::ChangedCondition;
 use super::event_fields::EventFields;
+use super::node::Node;
 use crate::filter::Predicate;
 use crate::filter::is_id_path;
 use crate::filter::pattern::WorkBudget;

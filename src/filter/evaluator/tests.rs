@@ -3,7 +3,7 @@
 use bson::{Bson, Document, doc};
 
 use super::*;
-use crate::filter::Predicate;
+use crate::filter::{Condition, Predicate};
 
 mod changed;
 mod match_transition;
@@ -14,13 +14,13 @@ mod row_filter;
 mod values;
 
 /// A residual that passes only certain matches.
-fn residual(filter: Predicate) -> Residual {
-    Residual {
+fn residual(filter: Predicate) -> Clauses {
+    Clauses {
         operations: None,
         filter: Some(filter),
         missing_image: MissingImage::Drop,
         pre_images: false,
-        ..Residual::pass_all()
+        ..Clauses::default()
     }
 }
 
@@ -35,11 +35,7 @@ fn bytes(document: &Document) -> Vec<u8> {
     document.to_vec().unwrap()
 }
 
-fn evaluate(
-    residual: &Residual,
-    operation: Operation,
-    event: &Document,
-) -> Option<MatchTransition> {
+fn evaluate(residual: &Clauses, operation: Operation, event: &Document) -> Option<MatchTransition> {
     let event = bytes(event);
     Evaluator::new(residual).evaluate(&EventFields::read(operation, &event))
 }

@@ -7,7 +7,7 @@ use bson::Bson;
 use super::bucket::{Bucket, BucketHasher};
 use crate::filter::evaluator::Literal;
 use crate::filter::is_id_path;
-use crate::filter::{Condition, Predicate, Residual};
+use crate::filter::{Clauses, Condition, Predicate};
 use crate::model::MissingImage;
 
 /// The index keys of one residual; `None` for a part that requires no particular value.
@@ -36,7 +36,7 @@ pub(super) struct LookupField {
 }
 
 impl IndexKeys {
-    pub(super) fn new(residual: &Residual, hasher: &BucketHasher) -> IndexKeys {
+    pub(super) fn new(residual: &Clauses, hasher: &BucketHasher) -> IndexKeys {
         let row_filter = residual
             .row_filter
             .as_ref()

@@ -2,10 +2,9 @@
 
 use std::collections::HashMap;
 
-use super::Slot;
 use super::bucket::{Bucket, BucketHasher};
 use super::index_key::{IndexKey, IndexKeys, LookupField};
-use super::slot_set::SlotSet;
+use super::slot_set::{Slot, SlotSet};
 use crate::filter::evaluator::{EventFields, Path};
 use crate::filter::is_id_path;
 use crate::model::Operation;

@@ -2,7 +2,8 @@
 
 use std::collections::HashSet;
 
-use super::Slot;
+/// An index into the slots of a [`FilterIndex`](super::FilterIndex).
+pub(super) type Slot = u32;
 
 /// An unordered set of slots.
 #[derive(Debug, Default)]

@@ -15,18 +15,18 @@ fn eq(path: &str, value: impl Into<Bson>) -> Predicate {
     }
 }
 
-fn residual(filter: Predicate) -> Residual {
-    Residual {
+fn residual(filter: Predicate) -> Clauses {
+    Clauses {
         operations: None,
         filter: Some(filter),
         missing_image: MissingImage::Deliver,
         pre_images: false,
-        ..Residual::pass_all()
+        ..Clauses::default()
     }
 }
 
-fn only(operation: Operation, residual: Residual) -> Residual {
-    Residual {
+fn only(operation: Operation, residual: Clauses) -> Clauses {
+    Clauses {
         operations: Some([operation].into()),
         ..residual
     }
@@ -67,7 +67,7 @@ fn a_stopped_walk_selects_all_filters_that_deliver_possible_matches() {
     let path = format!("a{}", ".0".repeat(99));
     let mut index = FilterIndex::new();
     index.insert(1, &residual(eq(&path, "x")));
-    let certain = Residual {
+    let certain = Clauses {
         missing_image: MissingImage::Drop,
         ..residual(eq(&path, "x"))
     };
@@ -129,7 +129,7 @@ fn residuals_of_other_operations_are_not_visited() {
 fn residuals_that_drop_unknown_matches_are_not_visited_without_a_document() {
     let mut index = FilterIndex::new();
     for number in 0..1_000 {
-        let dropping = Residual {
+        let dropping = Clauses {
             missing_image: MissingImage::Drop,
             ..residual(eq("a", number))
         };
@@ -160,7 +160,7 @@ fn the_id_is_indexed_before_other_fields_and_needs_no_document() {
 fn with_pre_images_the_values_of_both_documents_are_looked_up() {
     let mut index = FilterIndex::new();
     for number in 0..100 {
-        let both = Residual {
+        let both = Clauses {
             pre_images: true,
             ..residual(eq("a", number))
         };
@@ -237,7 +237,7 @@ fn removed_residuals_leave_nothing_behind() {
         matching_keys(&mut index, Operation::Insert, &event),
         Vec::<u32>::new()
     );
-    index.insert(1, &Residual::pass_all());
+    index.insert(1, &Clauses::default());
     assert_eq!(matching_keys(&mut index, Operation::Insert, &event), [1]);
 }
 
@@ -247,7 +247,7 @@ fn other_operations_are_selected_by_name_and_not_by_filters() {
     index.insert(1, &residual(eq("a", 1)));
     index.insert(2, &only(Operation::Drop, residual(eq("a", 1))));
     index.insert(3, &only(Operation::Insert, residual(eq("a", 1))));
-    index.insert(4, &Residual::pass_all());
+    index.insert(4, &Clauses::default());
     assert_eq!(
         matching_keys(&mut index, Operation::Drop, &doc! {}),
         [1, 2, 4]
@@ -279,7 +279,7 @@ fn values() -> impl Strategy<Value = Bson> {
     })
 }
 
-fn residuals() -> impl Strategy<Value = Residual> {
+fn residuals() -> impl Strategy<Value = Clauses> {
     let path = select(vec!["a", "a.b", "a.0", "_id", "_id.b"]);
     let ops = prop_oneof![
         6 => values().prop_map(Condition::Eq),
@@ -310,7 +310,7 @@ fn residuals() -> impl Strategy<Value = Residual> {
         any::<bool>(),
     )
         .prop_map(
-            |(row_filter, filter, operations, drop, pre_images)| Residual {
+            |(row_filter, filter, operations, drop, pre_images)| Clauses {
                 row_filter,
                 operations,
                 filter,
@@ -337,11 +337,11 @@ fn an_event_of_one_tenant_visits_only_the_residuals_of_that_tenant() {
     for tenant in 0..1_000 {
         for (number, filter) in (0..).zip(&filters) {
             for (way, pre_images) in [(0, false), (1, true)] {
-                let residual = Residual {
+                let residual = Clauses {
                     row_filter: Some(eq("tenant", tenant)),
                     filter: filter.clone(),
                     pre_images,
-                    ..Residual::pass_all()
+                    ..Clauses::default()
                 };
                 index.insert(tenant * 6 + number * 2 + way, &residual);
             }
@@ -380,9 +380,9 @@ fn a_row_filter_on_several_values_is_found_by_each_and_matches_once() {
         path: "tenant".into(),
         op: Condition::In(vec!["a".into(), "b".into()]),
     };
-    let residual = Residual {
+    let residual = Clauses {
         row_filter: Some(row_filter),
-        ..Residual::pass_all()
+        ..Clauses::default()
     };
     index.insert(1, &residual);
     for (tenant, expected) in [

@@ -88,7 +88,7 @@ impl SubscriberIndex {
             let group = None;
             return (SubscriberKey { group, slot, end }, false);
         };
-        let key: Arc<[u8]> = residual.key().into();
+        let key = Arc::clone(residual.key());
         // Keys are compared by value, so a hash collision cannot merge two groups.
         let existing = self.by_key.get(&key).copied();
         let group = existing.unwrap_or_else(|| {

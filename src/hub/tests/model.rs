@@ -17,7 +17,7 @@ use super::super::{
 };
 use super::any_token_context;
 use crate::{
-    filter::Residual,
+    filter::{Clauses, Residual},
     metrics::Metrics,
     model::{EndTime, MissingImage, Operation},
     source::{
@@ -75,13 +75,13 @@ fn everything() -> Residual {
 }
 
 fn updates() -> Residual {
-    Residual {
+    Residual::new(Clauses {
         operations: Some([Operation::Update].into()),
         filter: None,
         missing_image: MissingImage::Deliver,
         pre_images: false,
-        ..Residual::pass_all()
-    }
+        ..Clauses::default()
+    })
 }
 
 /// Reads until event `last` was seen, or until the ring no longer holds the next event. Only a wake-up ends

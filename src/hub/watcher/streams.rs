@@ -58,8 +58,8 @@ impl WatchStreams {
     /// The residual filter of a watch for the events of its feed.
     pub(super) fn residual(&self, watch: &Watch) -> Residual {
         match self.joined.mode {
-            Mode::Dedicated => Residual::for_dedicated(watch),
-            Mode::Shared => Residual::for_shared(watch),
+            Mode::Dedicated => watch.dedicated_residual(),
+            Mode::Shared => watch.shared_residual(),
         }
     }
 
@@ -87,7 +87,7 @@ impl WatchStreams {
             from,
             anchor,
             shared_plan: Arc::clone(&self.shared.plan),
-            watch_residual: Residual::for_shared(watch),
+            watch_residual: watch.shared_residual(),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The paths that a change touched.
 
 use super::*;
+use crate::filter::evaluator::changed::ChangedCondition;
 
 fn changed(path: &str, operation: Operation, event: &Document) -> Option<bool> {
     let event = bytes(event);
@@ -140,7 +141,7 @@ fn an_update_without_a_readable_description_is_unknown() {
         assert_eq!(touched("a", broken.clone()), None, "{broken}");
     }
     let policy = |missing_image| {
-        let residual = Residual {
+        let residual = Clauses {
             missing_image,
             ..residual(field("a", Condition::Changed(true)))
         };
@@ -173,7 +174,7 @@ fn changed_is_known_without_a_document() {
         (Predicate::NoneOf(vec![changed("b")]), true, true),
     ] {
         let dropping = residual(filter);
-        let delivering = Residual {
+        let delivering = Clauses {
             missing_image: MissingImage::Deliver,
             ..dropping.clone()
         };

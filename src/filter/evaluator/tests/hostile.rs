@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-fn every_condition() -> Vec<Residual> {
+fn every_condition() -> Vec<Clauses> {
     let deep = (0..100).fold(Bson::Int32(1), |inner, _| Bson::Array(vec![inner]));
     let ops = [
         Condition::Eq(deep),
@@ -21,7 +21,7 @@ fn every_condition() -> Vec<Residual> {
     let paths = ["_id", "a", "a.b", "a.0.b", "a.0.0.0"];
     ops.iter()
         .flat_map(|op| paths.map(|path| field(path, op.clone())))
-        .map(|filter| Residual {
+        .map(|filter| Clauses {
             pre_images: true,
             ..residual(filter)
         })
@@ -160,9 +160,9 @@ fn a_value_that_a_stopped_walk_did_not_reach_is_not_missing() {
             none_of,
         ] {
             let description = format!("{row_filter:?}");
-            let residual = Residual {
+            let residual = Clauses {
                 row_filter: Some(row_filter),
-                ..Residual::pass_all()
+                ..Clauses::default()
             };
             let event = doc! {"fullDocument": &document, "documentKey": {"_id": 1}};
             let is_seen = evaluate(&residual, Operation::Insert, &event).is_some();

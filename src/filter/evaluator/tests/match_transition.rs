@@ -4,8 +4,8 @@ fn paid() -> Predicate {
     field("status", Condition::Eq("paid".into()))
 }
 
-fn with_images(missing_image: MissingImage) -> Residual {
-    Residual {
+fn with_images(missing_image: MissingImage) -> Clauses {
+    Clauses {
         missing_image,
         pre_images: true,
         ..residual(paid())
@@ -69,7 +69,7 @@ fn without_pre_images_or_without_a_filter_the_transition_is_unspecified() {
     let event = event(Some("new"), Some("paid"));
     let found = evaluate(&residual(paid()), Operation::Update, &event);
     assert_eq!(found, Some(MatchTransition::Unspecified));
-    let unfiltered = Residual {
+    let unfiltered = Clauses {
         filter: None,
         ..with_images(MissingImage::Drop)
     };
@@ -91,7 +91,7 @@ fn a_pre_image_is_ignored_by_a_watch_that_did_not_request_it() {
 #[test]
 fn the_id_is_known_before_and_after_every_change() {
     let transition_for = |value: i32, operation, event: &Document| {
-        let residual = Residual {
+        let residual = Clauses {
             pre_images: true,
             ..residual(field("_id", Condition::Eq(value.into())))
         };
@@ -116,7 +116,7 @@ fn the_id_is_known_before_and_after_every_change() {
 
 #[test]
 fn changed_has_the_same_value_before_and_after() {
-    let residual = Residual {
+    let residual = Clauses {
         filter: Some(Predicate::AllOf(vec![
             field("status", Condition::Changed(true)),
             paid(),
@@ -136,7 +136,7 @@ fn changed_has_the_same_value_before_and_after() {
 
 #[test]
 fn operations_are_checked_first_and_filters_apply_to_document_operations_only() {
-    let residual = Residual {
+    let residual = Clauses {
         operations: Some([Operation::Update, Operation::Drop].into()),
         ..residual(paid())
     };
@@ -146,5 +146,5 @@ fn operations_are_checked_first_and_filters_apply_to_document_operations_only() 
     assert!(!passes(Operation::Insert));
     assert!(passes(Operation::Drop));
     assert!(!passes(Operation::Rename));
-    assert!(evaluate(&Residual::pass_all(), Operation::Other, &doc! {}).is_some());
+    assert!(evaluate(&Clauses::default(), Operation::Other, &doc! {}).is_some());
 }

@@ -1,4 +1,6 @@
 use super::*;
+use crate::filter::evaluator::node::any_value_passes;
+use crate::filter::evaluator::value_test::ValueTest;
 
 /// Returns the values that MongoDB compares for the path, in order; `undefined` stands for a missing field.
 fn found(document: Document, path: &str) -> Vec<Bson> {

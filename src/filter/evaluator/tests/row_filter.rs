@@ -2,14 +2,14 @@
 
 use super::*;
 
-fn with_row_filter(row_filter: Predicate) -> Residual {
-    Residual {
+fn with_row_filter(row_filter: Predicate) -> Clauses {
+    Clauses {
         row_filter: Some(row_filter),
-        ..Residual::pass_all()
+        ..Clauses::default()
     }
 }
 
-fn of_a() -> Residual {
+fn of_a() -> Clauses {
     with_row_filter(field("tenant", Condition::Eq("a".into())))
 }
 
@@ -69,7 +69,7 @@ fn every_document_of_an_event_must_meet_the_row_filter() {
         for filter in [None, Some(field("x", Condition::Exists(false)))] {
             for missing_image in [MissingImage::Deliver, MissingImage::Drop] {
                 for pre_images in [false, true] {
-                    let residual = Residual {
+                    let residual = Clauses {
                         filter: filter.clone(),
                         missing_image,
                         pre_images,
@@ -197,7 +197,7 @@ fn a_negated_row_filter_is_unknown_without_a_document() {
 /// A transition compares both documents, so it is reported only if both meet the row filter.
 #[test]
 fn transitions_are_reported_only_for_documents_within_the_row_filter() {
-    let residual = Residual {
+    let residual = Clauses {
         filter: Some(field("status", Condition::Eq("paid".into()))),
         pre_images: true,
         ..of_a()

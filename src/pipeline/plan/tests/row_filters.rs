@@ -3,7 +3,7 @@
 use bson::{Bson, Document, doc};
 
 use super::documents_by;
-use crate::filter::{Condition, Predicate, Residual};
+use crate::filter::{Condition, Predicate};
 use crate::pb;
 use crate::pipeline::fixtures::*;
 use crate::pipeline::{Plan, View, Watch};
@@ -115,7 +115,7 @@ fn row_filters_change_dedicated_plans_and_residuals_but_not_the_shared_plan() {
         with_row_filter(request(), is("tenant", "b")),
     );
     let plans = [&open, &a, &b].map(Plan::dedicated);
-    let residuals = [&open, &a, &b].map(Residual::for_shared);
+    let residuals = [&open, &a, &b].map(Watch::shared_residual);
     for (i, j) in [(0, 1), (0, 2), (1, 2)] {
         assert_ne!(plans[i].fingerprint(), plans[j].fingerprint());
         assert_ne!(residuals[i], residuals[j]);
@@ -123,13 +123,13 @@ fn row_filters_change_dedicated_plans_and_residuals_but_not_the_shared_plan() {
     assert_eq!(Plan::shared(&a), Plan::shared(&open));
     // A row filter differs from a filter with the same condition.
     let filtered = watch(filtered(vec![eq("tenant", "a")]));
-    assert_ne!(Residual::for_shared(&filtered), Residual::for_shared(&a));
+    assert_ne!(filtered.shared_residual(), a.shared_residual());
     // MongoDB applies the row filter, and the evaluator applies it again.
     for watch in [&a, &b] {
-        assert_eq!(Residual::for_dedicated(watch), Residual::for_shared(watch));
+        assert_eq!(watch.dedicated_residual(), watch.shared_residual());
     }
-    assert!(Residual::for_dedicated(&open).passes_everything());
-    assert!(!Residual::for_shared(&a).passes_everything());
+    assert!(open.dedicated_residual().passes_everything());
+    assert!(!a.shared_residual().passes_everything());
 }
 
 #[test]
@@ -143,5 +143,5 @@ fn a_row_filter_is_ignored_if_no_document_operation_is_selected() {
         with_row_filter(request, is("tenant", "a")),
     );
     assert_eq!(Plan::dedicated(&filtered), Plan::dedicated(&open));
-    assert_eq!(Residual::for_shared(&filtered), Residual::for_shared(&open));
+    assert_eq!(filtered.shared_residual(), open.shared_residual());
 }

@@ -1,0 +1,63 @@
+use super::*;
+use crate::model::MissingImage;
+use crate::pb;
+use crate::pb::field_filter::Operator;
+use crate::pipeline::fixtures::*;
+
+fn with_images(filters: Vec<pb::Filter>) -> pb::WatchRequest {
+    pb::WatchRequest {
+        full_document_before_change: pb::FullDocumentBeforeChange::WhenAvailable.into(),
+        ..filtered(filters)
+    }
+}
+
+fn changed() -> pb::Filter {
+    field("a", Operator::Changed(true))
+}
+
+#[test]
+fn the_full_residual_holds_all_conditions_of_the_request() {
+    let requested = watch(pb::WatchRequest {
+        operations: vec![pb::OperationType::Insert.into()],
+        missing_image_policy: pb::MissingImagePolicy::Drop.into(),
+        ..with_images(vec![eq("a", 1)])
+    });
+    let residual = requested.shared_residual();
+    assert_eq!(residual.operations, requested.operations);
+    assert_eq!(residual.filter, requested.filter);
+    assert_eq!(residual.missing_image, MissingImage::Drop);
+    assert!(residual.pre_images);
+    assert!(!residual.passes_everything());
+    assert!(watch(request()).shared_residual().passes_everything());
+}
+
+#[test]
+fn a_watch_without_document_operations_has_no_filter_to_evaluate() {
+    let drops = watch(pb::WatchRequest {
+        operations: vec![pb::OperationType::Drop.into()],
+        ..filtered(vec![eq("a", 1)])
+    });
+    assert_eq!(drops.shared_residual().filter, None);
+    assert!(!drops.shared_residual().passes_everything());
+    assert!(drops.dedicated_residual().passes_everything());
+}
+
+#[test]
+fn a_dedicated_feed_leaves_only_what_a_pipeline_cannot_express() {
+    for (request, whole) in [
+        (request(), false),
+        (filtered(vec![eq("a", 1)]), false),
+        (filtered(vec![any_of(vec![eq("a", 1), changed()])]), true),
+        (with_images(vec![]), false),
+        (with_images(vec![eq("a", 1)]), true),
+        (with_images(vec![eq("_id", 1)]), true),
+    ] {
+        let watch = watch(request);
+        let expected = if whole {
+            watch.shared_residual()
+        } else {
+            Residual::pass_all()
+        };
+        assert_eq!(watch.dedicated_residual(), expected, "{watch:?}");
+    }
+}

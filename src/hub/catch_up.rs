@@ -22,10 +22,9 @@ use crate::{
         catch_ups::CatchUps,
         feed::BatchSegmenter,
         feeds::OpenFeed,
-        open::{OpenedStream, can_resume_by_time, may_mean_the_token},
         ring::{FeedPosition, Invalidation, JoinEvidence, JoinPoint, RingReader},
         segment::EventSelection,
-        stream::{ReconnectingStream, StageObserver, detach, next_time},
+        stream::{OpenedStream, ReconnectingStream, StageObserver},
         subscriber::Subscriber,
     },
     model::Stage,
@@ -182,7 +181,12 @@ impl CatchUp {
             }
         };
         self.permit = Some((permit, Instant::now()));
-        let queue = Arc::clone(&self.queue);
+        let stream = self.stream(opened).await?;
+        self.read_until_joined(stream).await
+    }
+
+    /// Returns the stream, which continues with one that was opened, or opens it.
+    async fn stream(&self, opened: Option<OpenedStream>) -> Result<ReconnectingStream, Error> {
         let mut stream = ReconnectingStream::new(
             Arc::clone(&self.catch_ups.source),
             (self.spec.plans(), self.spec.token_context.clone()),
@@ -192,8 +196,17 @@ impl CatchUp {
         );
         match opened {
             Some(opened) => stream.adopt(opened),
-            None => stream.open(&mut QueueStageObserver(&queue)).await?,
+            None => stream.open(&mut QueueStageObserver(&self.queue)).await?,
         }
+        Ok(stream)
+    }
+
+    /// Forwards the stream's events until the ring holds what follows.
+    async fn read_until_joined(
+        &mut self,
+        mut stream: ReconnectingStream,
+    ) -> Result<CatchUpOutcome, Error> {
+        let queue = Arc::clone(&self.queue);
         let mut plan = Arc::clone(&self.spec.plan);
         let mut segmenter = self.segmenter(&plan);
         let mut quiet_replies = 0;
@@ -214,7 +227,7 @@ impl CatchUp {
                 return Ok(CatchUpOutcome::GivenUp);
             };
             if let Some(invalidation) = invalidation {
-                let position = detach(&invalidation.position);
+                let position = invalidation.position.detached();
                 self.last = Some(position.clone());
                 self.last_matched = Some(position.clone());
                 queue.push(QueueItem::Invalidated(invalidation));
@@ -407,8 +420,8 @@ impl CatchUp {
         let by_time = Position::Time(at.time());
         let mut at = at;
         let mut nothing = source.has_no_events(&unfiltered, at, until).await;
-        if matches!(&nothing, Err(error) if may_mean_the_token(error.failure))
-            && can_resume_by_time(at)
+        if matches!(&nothing, Err(error) if error.failure.may_mean_the_token())
+            && at.can_resume_by_time()
         {
             // Earlier events may come again: then the answer is that there is something.
             at = &by_time;
@@ -459,10 +472,10 @@ impl CatchUp {
     /// A time at or after which the stream has had no event.
     fn quiet_from(&self) -> Option<ClusterTime> {
         match (&self.last, &self.spec.from) {
-            (Some(last), _) => Some(next_time(last.time())),
+            (Some(last), _) => Some(last.time().successor()),
             (None, Position::Time(time)) => Some(*time),
             (None, Position::HighWater { .. }) => None,
-            (None, from) => Some(next_time(from.time())),
+            (None, from) => Some(from.time().successor()),
         }
     }
 }

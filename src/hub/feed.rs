@@ -11,7 +11,7 @@ use crate::{
         memory::MemoryManager,
         ring::{FeedUpdate, Invalidation, Ring},
         segment::Segment,
-        stream::{ReconnectingStream, StageObserver, detach},
+        stream::{ReconnectingStream, StageObserver},
     },
     metrics::{Metrics, StageGuard},
     model::{Operation, Stage},
@@ -91,7 +91,7 @@ impl Feed {
                     ring: &self.ring,
                     gauge: &mut self.gauge,
                 };
-                let position = detach(&invalidation.position);
+                let position = invalidation.position.detached();
                 self.stream
                     .continue_after_invalidation(position, &mut observer)
                     .await?;
@@ -220,7 +220,7 @@ impl BatchSegmenter {
                 Operation::Invalidate => {
                     let invalidation = Invalidation {
                         cause: self.cause.take(),
-                        position: detach(&event.position(buffer)),
+                        position: event.position(buffer).detached(),
                         wall_time: event.wall_time,
                     };
                     events.truncate(index);

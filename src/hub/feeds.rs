@@ -14,10 +14,9 @@ use crate::{
         feed_table::{FeedId, FeedTable},
         label_cap::LabelCap,
         memory::MemoryManager,
-        open::{OpenedStream, StreamPlans, open},
         ring::{Ring, RingHistory},
         settings::HubSettings,
-        stream::{ReconnectingStream, detach},
+        stream::{OpenedStream, ReconnectingStream, StreamPlans, open},
         sync::{Mutex, lock},
         tasks::Tasks,
     },
@@ -299,7 +298,7 @@ impl Feeds {
         sender.send_replace(Some(Ok(Arc::new(OpenFeed {
             plan: Arc::clone(plan),
             ring: Arc::clone(&feed.ring),
-            start: detach(feed.stream.position()),
+            start: feed.stream.position().detached(),
         }))));
         let error = feed.run().await;
         tracing::debug!(%error, "feed failed");
@@ -339,7 +338,7 @@ impl Feeds {
             self.ring_bytes,
             token_context.clone(),
             Arc::clone(&self.metrics),
-            detach(&opened.start),
+            opened.start.detached(),
             history,
         ));
         self.memory.register(&ring);

@@ -3,11 +3,9 @@
 //! Reading order:
 //! 1. A client's token is validated ([`resume_token`]), with the name and the keys of the [`deployment`]. The
 //!    watch's [`Plan`](crate::pipeline::Plan) is looked up in the [`feed_table`]; [`feeds`] opens a feed if there
-//!    is none ([`open`]). The event of a token that holds only its digest is found by [`event_lookup`].
-//! 2. A [`feed`] reads one change [`stream`], which reconnects by itself ([`backoff`],
-//!    [`resume_deduplicator`]), reads up to an event that MongoDB cannot send ([`isolation`]) and reports
-//!    it ([`undeliverable`]). It publishes [`segment`]s of events into its [`ring`]. What must be read ahead
-//!    for that is read by a [`scan`].
+//!    is none.
+//! 2. A [`feed`] reads one change [`stream`], which reconnects by itself, reads up to an event that MongoDB
+//!    cannot send, and reports it. It publishes [`segment`]s of events into its [`ring`].
 //! 3. The ring's index of its subscribers finds the groups of watchers that an event matches, records it in
 //!    their match lists and wakes each [`subscriber`].
 //! 4. A [`watcher`] reads the ring. When the ring does not hold its position, a [`catch_up`] with one of
@@ -17,7 +15,6 @@
 //!    and [`memory`] decides what is dropped when it is exceeded. What concerns all [`subscribers`] is the end of
 //!    the server, and how close the oplog's oldest entry is to them ([`oplog_monitor`]).
 
-mod backoff;
 mod budget;
 mod catch_up;
 mod catch_up_permits;
@@ -25,20 +22,15 @@ mod catch_up_queue;
 mod catch_ups;
 mod clock;
 mod deployment;
-mod event_lookup;
 mod feed;
 mod feed_table;
 mod feeds;
-mod isolation;
 mod label_cap;
 mod memory;
-mod open;
 mod oplog_monitor;
-mod resume_deduplicator;
 mod resume_token;
 mod revocable_buffer;
 mod ring;
-mod scan;
 mod segment;
 mod settings;
 mod single_flight;
@@ -47,7 +39,6 @@ mod subscriber;
 mod subscribers;
 mod sync;
 mod tasks;
-mod undeliverable;
 mod watcher;
 
 use std::sync::Arc;

@@ -11,7 +11,7 @@ use bytes::Bytes;
 
 use crate::{
     filter::{Evaluator, EventFields, MatchTransition},
-    hub::{budget::MemoryBudget, ring::Seq, stream::detach},
+    hub::{budget::MemoryBudget, ring::Seq},
     metrics::Metrics,
     model::Rendering,
     source::{ClusterTime, Event, Position},
@@ -169,7 +169,7 @@ impl Segment {
     /// The position right after an event, with a copied token.
     pub(super) fn position(&self, index: usize) -> Option<Position> {
         let event = self.events.get(index)?;
-        Some(detach(&event.position(&self.buffer)))
+        Some(event.position(&self.buffer).detached())
     }
 
     /// The fields of an event that filters read.

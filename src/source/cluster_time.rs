@@ -17,6 +17,18 @@ impl ClusterTime {
     pub fn seconds_since(self, earlier: Self) -> u32 {
         self.seconds.saturating_sub(earlier.seconds)
     }
+
+    /// Returns the next possible time after `self`.
+    #[must_use]
+    pub fn successor(self) -> Self {
+        match self.increment.checked_add(1) {
+            Some(increment) => Self { increment, ..self },
+            None => Self {
+                seconds: self.seconds.saturating_add(1),
+                increment: 0,
+            },
+        }
+    }
 }
 
 impl fmt::Display for ClusterTime {

@@ -79,7 +79,7 @@ impl SourceError {
     }
 
     /// Returns a failure for a reply or an error that MongoDB should never send.
-    pub(super) fn unexpected(message: impl Into<String>) -> Self {
+    pub(crate) fn unexpected(message: impl Into<String>) -> Self {
         Self::new(Failure::Unexpected, message)
     }
 

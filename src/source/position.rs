@@ -62,4 +62,25 @@ impl Position {
             Self::EventDigest(_) | Self::Time(_) => None,
         }
     }
+
+    /// Returns whether the stream can be resumed by the position's time when MongoDB does not find its token.
+    /// The time of an `invalidate` would return the same `invalidate` again.
+    #[must_use]
+    pub fn can_resume_by_time(&self) -> bool {
+        matches!(self, Self::Event { .. } | Self::HighWater { .. })
+    }
+
+    /// Copies the position with its token. The token of a position that was read from a reply is a slice that
+    /// keeps the whole reply in memory.
+    #[must_use]
+    pub fn detached(&self) -> Self {
+        let mut position = self.clone();
+        if let Self::Event { token, .. }
+        | Self::HighWater { token, .. }
+        | Self::Invalidate { token, .. } = &mut position
+        {
+            *token = Bytes::copy_from_slice(token);
+        }
+        position
+    }
 }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use backon::{BackoffBuilder, ExponentialBuilder};
+
 /// The shortest delay.
 pub(super) const SHORTEST: Duration = Duration::from_millis(200);
 /// The longest delay, unless the server asks for more.
@@ -13,17 +15,24 @@ pub(super) const LONGEST_ON_REQUEST: Duration = Duration::from_secs(300);
 /// reconnect at once.
 #[derive(Debug, Default)]
 pub(super) struct Backoff {
-    attempts: u32,
+    /// `None` before the first attempt.
+    delays: Option<<ExponentialBuilder as BackoffBuilder>::Backoff>,
 }
 
 impl Backoff {
     /// Returns the next delay: a random value between half and all of a ceiling that doubles, or what the
     /// server asked for if that is longer, up to [`LONGEST_ON_REQUEST`].
     pub(super) fn next_wait(&mut self, asked_for: Option<Duration>) -> Duration {
-        let doublings = self.attempts.min(10);
-        self.attempts = self.attempts.saturating_add(1);
-        let ceiling = LONGEST.min(SHORTEST * 2 * 2_u32.pow(doublings));
-        let wait = ceiling.mul_f64(0.5 + fastrand::f64() / 2.0);
+        let delays = self.delays.get_or_insert_with(|| {
+            // Jitter adds up to the whole delay.
+            ExponentialBuilder::new()
+                .with_min_delay(SHORTEST)
+                .with_max_delay(LONGEST / 2)
+                .with_jitter()
+                .without_max_times()
+                .build()
+        });
+        let wait = delays.next().unwrap_or(LONGEST);
         match asked_for {
             Some(asked_for) => wait.max(asked_for.min(LONGEST_ON_REQUEST)),
             None => wait,
@@ -32,7 +41,7 @@ impl Backoff {
 
     /// Starts again from the shortest delay.
     pub(super) fn reset(&mut self) {
-        self.attempts = 0;
+        self.delays = None;
     }
 }
 

@@ -11,7 +11,7 @@ use crate::{
     hub::{
         catch_up_permits::CatchUpPermit,
         catch_ups::CatchUps,
-        open::{OpenedStream, StreamPlans, open},
+        stream::{OpenedStream, StreamPlans, open},
     },
     pipeline::Plan,
     source::{Anchor, Position},

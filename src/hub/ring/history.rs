@@ -1,9 +1,6 @@
 //! The known facts about a stream before the oldest event in a ring.
 
-use crate::{
-    hub::stream::next_time,
-    source::{Anchor, ClusterTime, Position},
-};
+use crate::source::{Anchor, ClusterTime, Position};
 
 /// Decides whether a position is right before the oldest event of a ring, or after it.
 #[derive(Debug, Clone, Default)]
@@ -31,7 +28,7 @@ impl RingHistory {
             origin,
             complete_from: match start {
                 Position::Time(time) => Some(*time),
-                _ => now.map(next_time),
+                _ => now.map(ClusterTime::successor),
             },
             start_upper_bound: now,
         }
@@ -41,7 +38,7 @@ impl RingHistory {
     pub(super) fn record_evicted(&mut self, token: &[u8], time: ClusterTime) {
         self.last = Some(Anchor::new(token, time));
         self.origin = None;
-        self.complete_from = Some(next_time(time));
+        self.complete_from = Some(time.successor());
     }
 
     /// Adds facts from a catch-up that has read up to the oldest event.

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use crate::{
     error::Error,
-    hub::{segment::Segment, stream::next_time},
+    hub::segment::Segment,
     metrics::{GaugeGuard, Metrics},
     model::Stage,
     source::{Anchor, ClusterTime, Position},
@@ -380,7 +380,7 @@ impl State {
                 self.anchor = self.history.anchor();
             }
         }
-        Some((barrier.at, Some(next_time(evidence.delivered_until))))
+        Some((barrier.at, Some(evidence.delivered_until.successor())))
     }
 }
 

@@ -7,7 +7,7 @@ use super::{
     },
     *,
 };
-use crate::{hub::undeliverable::is_readable_from, pipeline::Plan};
+use crate::{hub::stream::undeliverable::is_readable_from, pipeline::Plan};
 
 /// A shard may not have replied when a mongos sends an empty reply, so only a token proves that nothing
 /// follows: one of a later time than the event's.

@@ -17,10 +17,9 @@ use crate::{
         memory::MemoryManager,
         resume_token::check_resume_token,
         ring::JoinPoint,
-        stream::next_time,
+        stream::undeliverable,
         subscriber::Subscriber,
         subscribers::Subscribers,
-        undeliverable,
     },
     metrics::Metrics,
     model::{FeedMode, Start},
@@ -160,7 +159,7 @@ impl WatchStarter {
                 now_unknown = now.is_none();
                 // Not the current end of the ring: events that were added to it since then belong to the
                 // watch.
-                next_time(now.unwrap_or_default())
+                now.unwrap_or_default().successor()
             }
         };
         Ok(ResumeTarget {

@@ -55,4 +55,12 @@ impl Failure {
     pub fn is_passing(self) -> bool {
         matches!(self, Self::Transient | Self::Overloaded)
     }
+
+    /// Returns `true` when the failure of an opening with a token may be the token's alone. Some compatible
+    /// servers deny access (13) for a token that names a collection of the server's own, such as `db.$cmd`;
+    /// without a token the denial is about the rights of Weir's user.
+    #[must_use]
+    pub fn may_mean_the_token(self) -> bool {
+        matches!(self, Self::TokenNotFound | Self::AccessDenied)
+    }
 }

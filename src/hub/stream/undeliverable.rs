@@ -13,10 +13,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::{
     error::{Error, UndeliverableEvent},
-    hub::{
-        scan::Scan,
-        stream::{detach, next_time},
-    },
+    hub::stream::scan::Scan,
     model::Operation,
     pipeline::{Plan, Watch},
     source::{BatchSize, ClusterTime, Failure, Position, Source, SourceError},
@@ -51,7 +48,7 @@ pub(super) fn describe(
 
 /// Removes from an error what the watch may not see. An undeliverable event of the feed may be one that the
 /// watch's row filter rejects; then the error contains nothing of it but an encrypted token.
-pub(super) fn redact(error: Error, watch: &Watch, keys: Option<&Arc<TokenKeys>>) -> Error {
+pub(in crate::hub) fn redact(error: Error, watch: &Watch, keys: Option<&Arc<TokenKeys>>) -> Error {
     let redact = |undeliverable: UndeliverableEvent| {
         let sees_all_rows = watch.row_filter.is_none();
         let token = undeliverable.next_token.as_deref();
@@ -107,7 +104,7 @@ pub(super) async fn locate(
     let next = match follower {
         // No stream can start between two events of one time but after the event itself.
         Some((_, follower)) if follower.time() <= time => after,
-        _ => Position::Time(next_time(time)),
+        _ => Position::Time(time.successor()),
     };
     match check_readable_from(source, plan, &next).await {
         Ok(()) => Ok(Some(Found { time, next })),
@@ -118,7 +115,11 @@ pub(super) async fn locate(
 
 /// Returns whether `plan`'s stream can be opened at a position. It may fail there because of a later event.
 /// While MongoDB fails with an error that passes by itself, it is asked again.
-pub(super) async fn is_readable_from(source: &dyn Source, plan: &Plan, at: &Position) -> bool {
+pub(in crate::hub) async fn is_readable_from(
+    source: &dyn Source,
+    plan: &Plan,
+    at: &Position,
+) -> bool {
     let is_unavailable = AtomicBool::new(false);
     let check = async {
         loop {
@@ -139,30 +140,6 @@ pub(super) async fn is_readable_from(source: &dyn Source, plan: &Plan, at: &Posi
     }
 }
 
-/// Returns whether MongoDB still has the history since a time: a stream of `plan`'s events without documents
-/// can be read from it on.
-///
-/// # Errors
-/// One that passes by itself.
-pub(super) async fn has_history_since(
-    source: &dyn Source,
-    plan: &Plan,
-    time: ClusterTime,
-) -> Result<bool, SourceError> {
-    let plan = plan.identity_only();
-    let at = Position::Time(time);
-    let read = async {
-        let mut scan = Scan::open(source, &plan, &at, BatchSize::One).await?;
-        scan.next().await
-    };
-    match timeout(CHECK_TIMEOUT, read).await {
-        Ok(Err(error)) if error.failure.is_passing() => Err(error),
-        Ok(Err(_)) => Ok(false),
-        // Without an answer, MongoDB scans what it has.
-        Ok(Ok(_)) | Err(_) => Ok(true),
-    }
-}
-
 /// Finds the first event with a wanted operation after a position. Returns the operation and the position
 /// after the event.
 async fn first_matching(
@@ -174,7 +151,7 @@ async fn first_matching(
     let mut scan = Scan::open(source, plan, at, BatchSize::Default).await?;
     while let Some(batch) = scan.next().await? {
         if let Some(event) = batch.events.iter().find(|event| wanted(event.operation)) {
-            let position = detach(&event.position(&batch.buffer));
+            let position = event.position(&batch.buffer).detached();
             return Ok(Some((event.operation, position)));
         }
     }
@@ -203,7 +180,7 @@ async fn last_position_before_failure(
         let mut scan = Scan::open(source, plan, at, BatchSize::One).await?;
         while let Some(batch) = scan.next().await? {
             if let Some(position) = &batch.position {
-                last = detach(position);
+                last = position.detached();
             }
         }
         Ok::<_, SourceError>(())

@@ -2,37 +2,52 @@
 
 use std::collections::{HashSet, VecDeque};
 
+use bson::doc;
 use bytes::Bytes;
 
-use crate::source::{Batch, Cursor, Event, SourceError};
+use crate::{
+    hub::stream::scan::MAX_QUIET_REPLIES,
+    model::Operation,
+    pipeline::Plan,
+    source::{
+        Batch, BatchSize, ClusterTime, Cursor, Event, Position, Source, SourceError,
+        mongo::{timestamp, token_document},
+    },
+};
 
-use super::{Listed, MAX_QUIET_REPLIES, other};
+/// An event of the list.
+#[derive(Debug, Clone)]
+pub(super) struct Listed {
+    pub token: Bytes,
+    pub time: ClusterTime,
+    pub operation: Operation,
+}
 
 /// A stream of some of the listed events.
 ///
-/// It is no [`Scan`](crate::hub::scan::Scan): it knows which events must come, so a token that stands for a
-/// time between them proves nothing, and it ends with the last of them.
+/// It is no [`Scan`](crate::hub::stream::scan::Scan): it knows which events must come, so a token that stands
+/// for a time between them proves nothing, and it ends with the last of them.
 pub(super) struct Window {
-    pub(super) cursor: Box<dyn Cursor>,
+    cursor: Box<dyn Cursor>,
     /// Behind a mongos, a stream of those among them that the plan's filter on documents rejects. `None` once
     /// it is closed.
-    pub(super) rejects: Option<Box<dyn Cursor>>,
+    rejects: Option<Box<dyn Cursor>>,
     /// The tokens of the events that have come in it.
-    pub(super) rejected: HashSet<Bytes>,
+    rejected: HashSet<Bytes>,
     /// All events of the window.
-    pub(super) events: Vec<Listed>,
+    events: Vec<Listed>,
     /// Those that have not come yet.
-    pub(super) expected: VecDeque<Listed>,
+    expected: VecDeque<Listed>,
     /// The number of events that have come or were rejected since the last call of `take_passed`.
-    pub(super) passed: usize,
+    passed: usize,
     /// `true` if every one of them must come in the plan's own stream.
-    pub(super) is_complete: bool,
+    is_complete: bool,
     /// Whether MongoDB is a mongos, whose empty replies prove nothing.
-    pub(super) is_sharded: bool,
+    is_sharded: bool,
     /// The number of empty replies of a mongos that are still waited through.
-    pub(super) quiet_replies_left: u32,
+    quiet_replies_left: u32,
     /// The number of empty replies to `rejects` since the last reply to `cursor`.
-    pub(super) replies_missed: u32,
+    replies_missed: u32,
 }
 
 /// The maximum number of empty replies to one of the two streams without any to the other, whose connection
@@ -40,6 +55,53 @@ pub(super) struct Window {
 const MAX_REPLIES_MISSED: u32 = 2 * MAX_QUIET_REPLIES;
 
 impl Window {
+    /// Opens a stream of some events of `plan`'s stream, at least one.
+    ///
+    /// # Errors
+    /// Those of [`Source::open`].
+    pub(super) async fn open(
+        source: &dyn Source,
+        plan: &Plan,
+        events: Vec<Listed>,
+    ) -> Result<Self, SourceError> {
+        let is_sharded = source.is_sharded().await?;
+        let is_complete = !plan.filters_documents();
+        let (Some(first), Some(last)) = (events.first(), events.last()) else {
+            return Err(SourceError::unexpected("a window needs an event"));
+        };
+        let tokens = events.iter().map(|it| token_document(&it.token));
+        let tokens = tokens.collect::<Result<Vec<_>, SourceError>>()?;
+        let plan = plan.narrowed_to(doc! {
+            "clusterTime": { "$gte": timestamp(first.time), "$lte": timestamp(last.time) },
+            "_id": { "$in": tokens },
+        });
+        let at = Position::Time(first.time);
+        let rejects = if is_sharded && !is_complete {
+            let plan = plan.rejected_by_documents();
+            let opening = source.open(&plan, Some(&at), BatchSize::One);
+            Some(opening.await?)
+        } else {
+            None
+        };
+        Ok(Self {
+            cursor: source.open(&plan, Some(&at), BatchSize::One).await?,
+            rejects,
+            rejected: HashSet::new(),
+            expected: events.iter().cloned().collect(),
+            events,
+            passed: 0,
+            is_complete,
+            is_sharded,
+            quiet_replies_left: MAX_QUIET_REPLIES,
+            replies_missed: 0,
+        })
+    }
+
+    /// The number of events that have not come yet.
+    pub(super) fn left(&self) -> usize {
+        self.expected.len()
+    }
+
     /// Returns the next events, or `None` at the end of the window.
     pub(super) async fn next(&mut self) -> Result<Option<Batch>, SourceError> {
         while !self.expected.is_empty() {
@@ -86,7 +148,7 @@ impl Window {
             self.passed += self.expected.len();
             self.expected.clear();
         } else if is_at_end || self.quiet_replies_left == 0 {
-            return Err(other("an event of the list did not come"));
+            return Err(SourceError::unexpected("an event of the list did not come"));
         } else {
             self.quiet_replies_left -= 1;
         }
@@ -102,7 +164,7 @@ impl Window {
             self.replies_missed += 1;
         }
         if self.replies_missed > MAX_REPLIES_MISSED {
-            return Err(other("no reply to one of two streams"));
+            return Err(SourceError::unexpected("no reply to one of two streams"));
         }
         for event in &batch.events {
             let token = &batch.buffer[event.token.clone()];
@@ -159,6 +221,8 @@ impl Window {
                 break;
             }
         }
-        Err(other("an event came that was not selected"))
+        Err(SourceError::unexpected(
+            "an event came that was not selected",
+        ))
     }
 }

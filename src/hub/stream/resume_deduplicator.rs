@@ -8,7 +8,7 @@
 use bytes::Bytes;
 
 use crate::{
-    hub::scan::EndProof,
+    hub::stream::scan::EndProof,
     source::{Batch, ClusterTime, Position},
 };
 

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use backon::{BackoffBuilder, ExponentialBuilder};
 use tokio::time::Instant;
 
 /// The maximum of the first delay: short, so that a killed cursor causes almost no interruption.
@@ -14,14 +15,25 @@ const RESET_AFTER: Duration = Duration::from_secs(10);
 /// Exponential backoff with random jitter, so that many feeds do not reconnect at the same moment.
 #[derive(Debug)]
 pub(super) struct Backoff {
-    delay: Duration,
+    delays: <ExponentialBuilder as BackoffBuilder>::Backoff,
     last_opened: Option<Instant>,
+}
+
+/// Random delays between half a maximum and the maximum, which doubles. Jitter adds up to the whole delay, so
+/// the delays without it are half the maximums.
+fn delays() -> <ExponentialBuilder as BackoffBuilder>::Backoff {
+    ExponentialBuilder::new()
+        .with_min_delay(INITIAL_DELAY / 2)
+        .with_max_delay(MAX_DELAY / 2)
+        .with_jitter()
+        .without_max_times()
+        .build()
 }
 
 impl Backoff {
     pub(super) fn new() -> Self {
         Self {
-            delay: INITIAL_DELAY,
+            delays: delays(),
             last_opened: None,
         }
     }
@@ -40,11 +52,9 @@ impl Backoff {
             .take()
             .is_some_and(|at| at.elapsed() >= RESET_AFTER)
         {
-            self.delay = INITIAL_DELAY;
+            self.delays = delays();
         }
-        let delay = self.delay;
-        self.delay = (delay * 2).min(MAX_DELAY);
-        delay.mul_f64(0.5 + fastrand::f64() / 2.0)
+        self.delays.next().unwrap_or(MAX_DELAY)
     }
 }
 

@@ -16,32 +16,25 @@
 
 mod window;
 
-use std::{
-    collections::{HashSet, VecDeque},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use bson::{Document, doc};
 use bytes::Bytes;
 use tokio::time::timeout;
 
 use crate::{
-    hub::{
-        open::may_mean_the_token,
-        scan::{MAX_QUIET_REPLIES, Scan, ScanEnd},
-        stream::{detach, next_time},
+    hub::stream::{
+        scan::{Scan, ScanEnd},
         undeliverable::{Found, is_readable_from, locate},
     },
     model::Operation,
     pipeline::Plan,
     source::{
-        Batch, BatchSize, ClusterTime, Event, Failure, Position, Source, SourceError,
-        mongo::{timestamp, token_document},
+        Batch, BatchSize, ClusterTime, Event, Position, Source, SourceError, mongo::timestamp,
     },
 };
 
-use window::Window;
+use window::{Listed, Window};
 
 /// The time limit for each reading of the list. MongoDB may scan much of the oplog for the next event.
 const LIST_TIMEOUT: Duration = Duration::from_secs(60);
@@ -93,14 +86,6 @@ pub(super) struct Isolation {
     /// The number of windows without an event since the last one.
     barren_windows: u32,
     found: Option<Found>,
-}
-
-/// An event of the list.
-#[derive(Debug, Clone)]
-struct Listed {
-    token: Bytes,
-    time: ClusterTime,
-    operation: Operation,
 }
 
 impl Isolation {
@@ -166,7 +151,8 @@ impl Isolation {
                         return Ok(self.position_after_nothing());
                     }
                     let count = self.window_size.min(self.listed.len());
-                    match self.open_window(count).await {
+                    let events = self.listed.iter().take(count).cloned().collect();
+                    match Window::open(&*self.source, &self.plan, events).await {
                         Ok(window) => window,
                         Err(error) => {
                             self.shrink(count, error).await?;
@@ -185,7 +171,7 @@ impl Isolation {
                     self.at = batch
                         .position
                         .as_ref()
-                        .map_or_else(|| self.at.clone(), detach);
+                        .map_or_else(|| self.at.clone(), Position::detached);
                     self.has_returned = true;
                     self.barren_windows = 0;
                     return Ok(Some(batch));
@@ -197,7 +183,7 @@ impl Isolation {
                         return Ok(None);
                     }
                 }
-                Err(error) => self.shrink(window.expected.len(), error).await?,
+                Err(error) => self.shrink(window.left(), error).await?,
             }
         }
     }
@@ -266,7 +252,7 @@ impl Isolation {
         // MongoDB looks for the token's event before it sends one.
         let may_be_refused = !self.by_time && self.listed.is_empty() && !self.has_returned;
         self.is_token_refused = may_be_refused
-            && matches!(&read, Err(error) if may_mean_the_token(error.failure))
+            && matches!(&read, Err(error) if error.failure.may_mean_the_token())
             && self.at.token().is_some();
         read
     }
@@ -283,43 +269,6 @@ impl Isolation {
         };
         let list = Scan::open(&*self.source, &plan, &start, BatchSize::Default).await?;
         self.list.insert(list).next().await
-    }
-
-    /// Opens a stream of the first listed events.
-    async fn open_window(&mut self, count: usize) -> Result<Window, SourceError> {
-        let is_sharded = self.source.is_sharded().await?;
-        let is_complete = !self.plan.filters_documents();
-        let events: Vec<Listed> = self.listed.iter().take(count).cloned().collect();
-        let tokens = events.iter().map(|it| token_document(&it.token));
-        let tokens = tokens.collect::<Result<Vec<_>, SourceError>>()?;
-        let (first, last) = match (events.first(), events.last()) {
-            (Some(first), Some(last)) => (first.time, last.time),
-            _ => return Err(too_late()),
-        };
-        let plan = self.plan.narrowed_to(doc! {
-            "clusterTime": { "$gte": timestamp(first), "$lte": timestamp(last) },
-            "_id": { "$in": tokens },
-        });
-        let at = Position::Time(first);
-        let rejects = if is_sharded && !is_complete {
-            let plan = plan.rejected_by_documents();
-            let opening = self.source.open(&plan, Some(&at), BatchSize::One);
-            Some(opening.await?)
-        } else {
-            None
-        };
-        Ok(Window {
-            cursor: self.source.open(&plan, Some(&at), BatchSize::One).await?,
-            rejects,
-            rejected: HashSet::new(),
-            expected: events.iter().cloned().collect(),
-            events,
-            passed: 0,
-            is_complete,
-            is_sharded,
-            quiet_replies_left: MAX_QUIET_REPLIES,
-            replies_missed: 0,
-        })
     }
 
     /// The batch that moves the stream past the event of its own position, if that is what fails: no event
@@ -360,7 +309,7 @@ impl Isolation {
                 token: event.token,
                 time: event.time,
             },
-            (Some(_), _) => Position::Time(next_time(event.time)),
+            (Some(_), _) => Position::Time(event.time.successor()),
             (None, Some(list)) if list.end() == Some(ScanEnd::NoEvents) => {
                 position_after(event.time, list)
             }
@@ -402,7 +351,7 @@ impl Isolation {
         let at = timestamp(time);
         // The next event shows it soonest, unless that fails too.
         let later = doc! { "clusterTime": { "$gt": at } };
-        let nothing = doc! { "clusterTime": { "$gt": at, "$lt": timestamp(next_time(time)) } };
+        let nothing = doc! { "clusterTime": { "$gt": at, "$lt": timestamp(time.successor()) } };
         if !self.can_read(later, time).await? && !self.can_read(nothing, time).await? {
             return Ok(false);
         }
@@ -449,13 +398,9 @@ async fn read_from(source: &dyn Source, plan: &Plan, at: &Position) -> Result<()
 /// The position after an event of this time that no event of the list follows, once the list has ended there.
 fn position_after(time: ClusterTime, list: &Scan) -> Position {
     let told = list.position_after_last().cloned();
-    told.unwrap_or(Position::Time(next_time(time)))
-}
-
-fn other(message: &str) -> SourceError {
-    SourceError::new(Failure::Unexpected, message)
+    told.unwrap_or(Position::Time(time.successor()))
 }
 
 fn too_late() -> SourceError {
-    other("no reply in time")
+    SourceError::unexpected("no reply in time")
 }

@@ -9,7 +9,6 @@
 use bytes::Bytes;
 
 use crate::{
-    hub::stream::detach,
     model::Operation,
     pipeline::Plan,
     source::{Batch, BatchSize, Cursor, Event, Position, Source, SourceError},
@@ -136,7 +135,7 @@ impl EndProof {
             match &self.last_token {
                 // No shard may have read anything beyond the start.
                 None => self.last_token = Some(Bytes::copy_from_slice(token)),
-                Some(last) if last != token => self.later = Some(detach(position)),
+                Some(last) if last != token => self.later = Some(position.detached()),
                 Some(_) => {}
             }
         }

@@ -6,20 +6,20 @@ use tokio::time::{Instant, sleep};
 
 use crate::{
     error::Error,
-    hub::{
+    hub::stream::{
         backoff::Backoff,
         event_lookup::find_event,
+        final_error::final_error,
         isolation::Isolation,
-        open::{
-            OpenedStream, Reader, StreamPlans, can_resume_by_time, final_error, may_mean_the_token,
-            open_at, open_by_time,
-        },
+        open::{OpenedStream, Reader, StreamPlans, open_at, open_by_time},
+        remedy::{FailedStream, Remedy, TriedRemedies},
         resume_deduplicator::{ResumeDeduplicator, Search},
+        undeliverable::Found,
     },
     metrics::Metrics,
     model::Stage,
     pipeline::Plan,
-    source::{Batch, BatchSize, ClusterTime, Failure, Position, Source, SourceError},
+    source::{Batch, BatchSize, Failure, Position, Source, SourceError},
     wire::TokenContext,
 };
 
@@ -31,13 +31,13 @@ const LIVE_WITHIN_SECONDS: u32 = 1;
 const SINGLE_EVENT_COUNT: usize = 1_000;
 
 /// Receives the stages of a stream as they begin.
-pub(super) trait StageObserver: Send {
+pub(in crate::hub) trait StageObserver: Send {
     /// Called when the stream enters a stage; `reason` is text for the client.
     fn stage_changed(&mut self, stage: Stage, reason: &'static str);
 }
 
 /// A change stream that survives the failure of its cursor.
-pub(super) struct ReconnectingStream {
+pub(in crate::hub) struct ReconnectingStream {
     source: Arc<dyn Source>,
     plan: Arc<Plan>,
     /// The scope's shared plan, while it is not known that the own stream contains the start token.
@@ -54,26 +54,31 @@ pub(super) struct ReconnectingStream {
     /// The last position by time at which the search for the token's event failed.
     repeats_from: Option<Position>,
     batch_size: BatchSize,
-    /// The position at which the stream last switched to one event per reply.
-    single_events_from: Option<Position>,
     /// The number of events that are still to be read one per reply.
     single_events_left: usize,
-    /// The position after which the stream last began to isolate an event.
-    isolated_from: Option<Position>,
     /// Batches to return before the cursor is read again, in reverse order.
     ready: Vec<Batch>,
     stage: Stage,
-    /// The last position that was resumed by its time, because MongoDB did not find its token.
-    by_time: Option<Position>,
+    tried: TriedRemedies,
     /// The time of the first failure since the last successful `getMore`.
     outage_since: Option<Instant>,
     backoff: Backoff,
 }
 
+/// An attempt to open the stream again.
+struct Attempt {
+    /// The isolation that was the stream's reader, unless it was given up.
+    isolation: Option<Box<Isolation>>,
+    /// `true` if the stream is opened by its position's time.
+    by_time: bool,
+    /// `true` once an opening has failed.
+    at_opening: bool,
+}
+
 impl ReconnectingStream {
     /// Creates a stream at a position. Call [`open`](Self::open) to open it there, or
     /// [`adopt`](Self::adopt) to continue one that is open.
-    pub(super) fn new(
+    pub(in crate::hub) fn new(
         source: Arc<dyn Source>,
         (plans, token_context): (StreamPlans, TokenContext),
         metrics: Arc<Metrics>,
@@ -92,12 +97,10 @@ impl ReconnectingStream {
             deduplicator: None,
             repeats_from: None,
             batch_size: BatchSize::Default,
-            single_events_from: None,
             single_events_left: 0,
-            isolated_from: None,
             ready: Vec::new(),
             stage: Stage::Opening,
-            by_time: None,
+            tried: TriedRemedies::default(),
             outage_since: None,
             backoff: Backoff::new(),
         }
@@ -107,21 +110,24 @@ impl ReconnectingStream {
     ///
     /// # Errors
     /// As [`next`](Self::next).
-    pub(super) async fn open(&mut self, observer: &mut impl StageObserver) -> Result<(), Error> {
+    pub(in crate::hub) async fn open(
+        &mut self,
+        observer: &mut impl StageObserver,
+    ) -> Result<(), Error> {
         self.reopen(None, observer).await
     }
 
     /// The position after the last batch that was returned.
-    pub(super) fn position(&self) -> &Position {
+    pub(in crate::hub) fn position(&self) -> &Position {
         &self.position
     }
 
     /// The plan in use: the stream's own, or the scope's shared one, where all further events are then.
-    pub(super) fn plan(&self) -> &Arc<Plan> {
+    pub(in crate::hub) fn plan(&self) -> &Arc<Plan> {
         &self.plan
     }
 
-    pub(super) fn stage(&self) -> Stage {
+    pub(in crate::hub) fn stage(&self) -> Stage {
         self.stage
     }
 
@@ -130,7 +136,10 @@ impl ReconnectingStream {
     /// # Errors
     /// The failure is permanent, or MongoDB was unreachable for longer than the grace period. The stream
     /// has then ended.
-    pub(super) async fn next(&mut self, observer: &mut impl StageObserver) -> Result<Batch, Error> {
+    pub(in crate::hub) async fn next(
+        &mut self,
+        observer: &mut impl StageObserver,
+    ) -> Result<Batch, Error> {
         loop {
             if let Some(batch) = self.ready.pop() {
                 return Ok(self.deliver(batch, observer));
@@ -168,7 +177,7 @@ impl ReconnectingStream {
     ///
     /// # Errors
     /// As [`next`](Self::next).
-    pub(super) async fn continue_after_invalidation(
+    pub(in crate::hub) async fn continue_after_invalidation(
         &mut self,
         invalidation: Position,
         observer: &mut impl StageObserver,
@@ -179,14 +188,14 @@ impl ReconnectingStream {
     }
 
     /// Continues with a stream that was opened elsewhere.
-    pub(super) fn adopt(&mut self, opened: OpenedStream) {
+    pub(in crate::hub) fn adopt(&mut self, opened: OpenedStream) {
         self.backoff.opened();
         if opened.is_shared {
             self.use_shared_plan();
         }
         self.position = opened.start;
         if opened.by_time {
-            self.by_time = Some(self.position.clone());
+            self.tried.by_time = Some(self.position.clone());
         }
         // A successful open alone does not end an outage: a server can open a stream and then fail every
         // read of it.
@@ -197,20 +206,18 @@ impl ReconnectingStream {
             self.start_single_events();
         }
         if matches!(opened.cursor, Reader::Isolation(_)) {
-            self.isolated_from = Some(self.position.clone());
+            self.tried.isolation = Some(self.position.clone());
         }
         self.cursor = Some(opened.cursor);
         self.deduplicator = opened.deduplicator;
         self.receive(opened.first);
     }
 
-    /// Continues on the scope's shared stream. Returns `false` if there is no other stream.
-    fn use_shared_plan(&mut self) -> bool {
-        match self.shared_plan.take() {
-            Some(shared) => self.plan = shared,
-            None => return false,
+    /// Continues on the scope's shared stream, if it is another one.
+    fn use_shared_plan(&mut self) {
+        if let Some(shared) = self.shared_plan.take() {
+            self.plan = shared;
         }
-        true
     }
 
     /// Returns whether the search for the token's event has just failed, so that the stream must be opened
@@ -222,7 +229,7 @@ impl ReconnectingStream {
     /// Switches to one event per reply.
     fn start_single_events(&mut self) {
         self.batch_size = BatchSize::One;
-        self.single_events_from = Some(self.position.clone());
+        self.tried.single_events = Some(self.position.clone());
         self.single_events_left = SINGLE_EVENT_COUNT;
     }
 
@@ -252,7 +259,7 @@ impl ReconnectingStream {
 
     fn deliver(&mut self, batch: Batch, observer: &mut impl StageObserver) -> Batch {
         if let Some(position) = &batch.position {
-            self.position = detach(position);
+            self.position = position.detached();
         }
         if !batch.events.is_empty() {
             // MongoDB returns events only once it has found the token.
@@ -275,120 +282,129 @@ impl ReconnectingStream {
         mut failed: Option<SourceError>,
         observer: &mut impl StageObserver,
     ) -> Result<(), Error> {
-        let mut isolation = match self.cursor.take() {
-            Some(Reader::Isolation(isolation)) => Some(isolation),
-            _ => None,
+        let mut attempt = Attempt {
+            isolation: match self.cursor.take() {
+                Some(Reader::Isolation(isolation)) => Some(isolation),
+                _ => None,
+            },
+            // Do not try a token again that MongoDB did not find: this failure has another cause.
+            by_time: self.tried.by_time.as_ref() == Some(&self.position),
+            at_opening: false,
         };
-        // Do not try a token again that MongoDB did not find: this failure has another cause.
-        let mut by_time = self.by_time.as_ref() == Some(&self.position);
-        // An open stream was not refused for its token.
-        let mut at_opening = false;
         loop {
             if let Some(error) = failed {
-                match error.failure {
-                    // The token may be one of another filter, of an event that this stream leaves out.
-                    Failure::TokenNotFound if self.use_shared_plan() => {
-                        by_time = false;
-                        isolation = None;
-                        self.isolated_from = None;
-                    }
-                    // The credentials were accepted when the stream was opened, so this may be temporary.
-                    Failure::Transient | Failure::Overloaded | Failure::LoginFailed => {
-                        if isolation.take().is_some() {
-                            // It was interrupted, and has proved nothing about the event.
-                            self.isolated_from = None;
-                        }
-                        self.back_off(&error, observer).await?;
-                    }
-                    // The events before it in the failed reply have not been delivered yet.
-                    failure
-                        if failure.concerns_one_event()
-                            && self.batch_size == BatchSize::Default
-                            && self.single_events_from.as_ref() != Some(&self.position) =>
-                    {
-                        tracing::info!(code = error.code, %error, "a reply failed because of one event; reading one event per reply");
-                        self.start_single_events();
-                    }
-                    failure
-                        if failure.concerns_one_event()
-                            && isolation.is_none()
-                            && self.isolated_from.as_ref() != Some(&self.position) =>
-                    {
-                        self.isolate(error, by_time);
-                        return Ok(());
-                    }
-                    failure
-                        if (matches!(failure, Failure::TokenNotFound | Failure::TokenInvalid)
-                            || (at_opening || isolation.is_some())
-                                && may_mean_the_token(failure))
-                            && can_resume_by_time(&self.position)
-                            && self.by_time.as_ref() != Some(&self.position) =>
-                    {
-                        // A filter on a looked-up document may pass an event once and not again, and then
-                        // MongoDB does not find its token.
-                        tracing::info!(%error, "resuming by time because the token was not found");
-                        self.by_time = Some(self.position.clone());
-                        by_time = true;
-                        isolation = None;
-                        self.isolated_from = None;
-                    }
-                    _ => {
-                        let found = isolation.take().and_then(|it| it.found().cloned());
-                        let (source, at) = (&*self.source, Some(&self.position));
-                        let ended = final_error(
-                            source,
-                            &self.plan,
-                            &self.token_context,
-                            &error,
-                            at,
-                            found.as_ref(),
-                        );
-                        match ended.await {
-                            Ok(ended) => return Err(ended),
-                            Err(passing) => self.back_off(&passing, observer).await?,
-                        }
-                    }
+                let remedy = self.tried.choose(
+                    error.failure,
+                    &FailedStream {
+                        position: &self.position,
+                        batch_size: self.batch_size,
+                        has_shared_plan: self.shared_plan.is_some(),
+                        was_isolating: attempt.isolation.is_some(),
+                        at_opening: attempt.at_opening,
+                    },
+                );
+                if self.apply(remedy, &error, &mut attempt, observer).await? {
+                    return Ok(());
                 }
                 self.metrics.feed_restarts.of(error.label()).increment(1);
             }
-            if let Position::EventDigest(event) = &self.position {
-                let plan = self.shared_plan.as_ref().unwrap_or(&self.plan);
-                match find_event(&*self.source, plan, event).await {
-                    Ok(found) => self.position = found,
-                    Err(error) => {
-                        failed = Some(error);
-                        continue;
-                    }
-                }
-            }
-            let opened = if by_time {
-                open_by_time(&*self.source, &self.plan, &self.position, self.batch_size).await
-            } else {
-                open_at(
-                    &*self.source,
-                    &self.plan,
-                    Some(&self.position),
-                    self.batch_size,
-                )
-                .await
-            };
-            match opened {
-                Ok(mut opened) => {
-                    if self.repeats_from.as_ref() == Some(&self.position) {
-                        opened.deduplicator = None;
-                    }
+            match self.open_once(attempt.by_time).await {
+                Ok(opened) => {
                     self.adopt(opened);
                     return Ok(());
                 }
                 Err(error) => failed = Some(error),
             }
-            at_opening = true;
+            attempt.at_opening = true;
         }
+    }
+
+    /// Applies a remedy before the next attempt. Returns `true` if the stream goes on without one.
+    ///
+    /// # Errors
+    /// There is no remedy, or the outage has lasted for the grace period.
+    async fn apply(
+        &mut self,
+        remedy: Option<Remedy>,
+        error: &SourceError,
+        attempt: &mut Attempt,
+        observer: &mut impl StageObserver,
+    ) -> Result<bool, Error> {
+        match remedy {
+            Some(Remedy::SharedPlan) => {
+                self.use_shared_plan();
+                attempt.by_time = false;
+                attempt.isolation = None;
+                self.tried.isolation = None;
+            }
+            Some(Remedy::Wait) => {
+                if attempt.isolation.take().is_some() {
+                    // It was interrupted, and has proved nothing about the event.
+                    self.tried.isolation = None;
+                }
+                self.back_off(error, observer).await?;
+            }
+            Some(Remedy::SingleEvents) => {
+                tracing::info!(code = error.code, %error, "a reply failed because of one event; reading one event per reply");
+                self.start_single_events();
+            }
+            Some(Remedy::ResumeByTime) => {
+                tracing::info!(%error, "resuming by time because the token was not found");
+                self.tried.by_time = Some(self.position.clone());
+                attempt.by_time = true;
+                attempt.isolation = None;
+                self.tried.isolation = None;
+            }
+            Some(Remedy::Isolate) => {
+                self.isolate(error.clone(), attempt.by_time);
+                return Ok(true);
+            }
+            None => {
+                let isolation = attempt.isolation.take();
+                let found = isolation.and_then(|isolation| isolation.found().cloned());
+                self.end_unless_passing(error, found, observer).await?;
+            }
+        }
+        Ok(false)
+    }
+
+    /// Ends the stream with the error for the client, or waits if MongoDB does not say at present which
+    /// error it is.
+    async fn end_unless_passing(
+        &mut self,
+        error: &SourceError,
+        found: Option<Found>,
+        observer: &mut impl StageObserver,
+    ) -> Result<(), Error> {
+        let (source, at) = (&*self.source, Some(&self.position));
+        let (plan, token_context) = (&self.plan, &self.token_context);
+        let ended = final_error(source, plan, token_context, error, at, found.as_ref());
+        match ended.await {
+            Ok(ended) => Err(ended),
+            Err(passing) => self.back_off(&passing, observer).await,
+        }
+    }
+
+    /// Opens the stream at its position. One attempt.
+    async fn open_once(&mut self, by_time: bool) -> Result<OpenedStream, SourceError> {
+        if let Position::EventDigest(event) = &self.position {
+            let plan = self.shared_plan.as_ref().unwrap_or(&self.plan);
+            self.position = find_event(&*self.source, plan, event).await?;
+        }
+        let (source, plan, at) = (&*self.source, &self.plan, &self.position);
+        if !by_time {
+            return open_at(source, plan, Some(at), self.batch_size).await;
+        }
+        let mut opened = open_by_time(source, plan, at, self.batch_size).await?;
+        if self.repeats_from.as_ref() == Some(at) {
+            opened.deduplicator = None;
+        }
+        Ok(opened)
     }
 
     /// Continues with the events before the one that fails.
     fn isolate(&mut self, error: SourceError, by_time: bool) {
-        self.isolated_from = Some(self.position.clone());
+        self.tried.isolation = Some(self.position.clone());
         self.start_single_events();
         self.deduplicator = None;
         self.cursor = Some(Reader::Isolation(Box::new(Isolation::new(
@@ -439,28 +455,5 @@ fn lag(batch: &Batch) -> u32 {
     match (batch.operation_time, batch.events.last()) {
         (Some(now), Some(last)) => now.seconds_since(last.cluster_time),
         _ => 0,
-    }
-}
-
-/// Copies a position with its token. The original token is a slice that keeps its whole reply in memory.
-pub(super) fn detach(position: &Position) -> Position {
-    let mut position = position.clone();
-    if let Position::Event { token, .. }
-    | Position::HighWater { token, .. }
-    | Position::Invalidate { token, .. } = &mut position
-    {
-        *token = bytes::Bytes::copy_from_slice(token);
-    }
-    position
-}
-
-/// The next possible time after `time`.
-pub(super) fn next_time(time: ClusterTime) -> ClusterTime {
-    match time.increment.checked_add(1) {
-        Some(increment) => ClusterTime { increment, ..time },
-        None => ClusterTime {
-            seconds: time.seconds.saturating_add(1),
-            increment: 0,
-        },
     }
 }

@@ -2,7 +2,7 @@
 //! Weir's tokens.
 
 use crate::{
-    hub::{open::ensure_in_oplog, scan::Scan, stream::detach},
+    hub::stream::{history::ensure_in_oplog, scan::Scan},
     pipeline::Plan,
     source::{Anchor, BatchSize, Position, Source, SourceError},
 };
@@ -43,7 +43,7 @@ async fn search(
     while let Some(batch) = scan.next().await? {
         for event in &batch.events {
             if anchor.matches(&batch.buffer[event.token.clone()]) {
-                return Ok(Some(detach(&event.position(&batch.buffer))));
+                return Ok(Some(event.position(&batch.buffer).detached()));
             }
             if event.cluster_time > anchor.time {
                 return Ok(None);

@@ -1,0 +1,28 @@
+//! One change stream of MongoDB, opened at a position and kept open through failures.
+//!
+//! In reading order; a file names only those before it:
+//! 1. A [`scan`] reads ahead to where MongoDB has no further event, and holds the rule of what proves that.
+//!    [`history`] says whether MongoDB still has the events since a position.
+//! 2. What a position needs before its stream can go on there: [`event_lookup`] finds the event of a token that
+//!    holds only its digest, and the [`resume_deduplicator`] skips what was delivered before, where MongoDB
+//!    starts by time.
+//! 3. An event that MongoDB cannot send: [`undeliverable`] determines and describes it, and [`isolation`] reads
+//!    what comes before it.
+//! 4. [`open`] opens a stream, by whatever way is left. [`final_error`] is what the client is told if none is.
+//! 5. [`reconnecting`] opens it again after each failure, with another [`remedy`] or after the pauses of
+//!    [`backoff`].
+
+mod backoff;
+mod event_lookup;
+mod final_error;
+mod history;
+mod isolation;
+mod open;
+mod reconnecting;
+mod remedy;
+mod resume_deduplicator;
+mod scan;
+pub(super) mod undeliverable;
+
+pub(super) use open::{OpenedStream, StreamPlans, open};
+pub(super) use reconnecting::{ReconnectingStream, StageObserver};

@@ -1,6 +1,6 @@
 //! One change stream of MongoDB, opened at a position and kept open through failures.
 //!
-//! In reading order; a file names only those before it:
+//! In reading order; a file names only those of its own step and of the steps before it:
 //! 1. A [`scan`] reads ahead to where MongoDB has no further event, and holds the rule of what proves that.
 //!    [`history`] says whether MongoDB still has the events since a position.
 //! 2. What a position needs before its stream can go on there: [`event_lookup`] finds the event of a token that
@@ -8,8 +8,9 @@
 //!    starts by time.
 //! 3. An event that MongoDB cannot send: [`undeliverable`] determines and describes it, and [`isolation`] reads
 //!    what comes before it.
-//! 4. [`open`] opens a stream, by whatever way is left. [`final_error`] is what the client is told if none is.
-//! 5. [`reconnecting`] opens it again after each failure, with another [`remedy`] or after the pauses of
+//! 4. [`open`](mod@open) opens a stream by whatever way is left; without one, the client is told a
+//!    [`final_error`].
+//! 5. After each failure [`reconnecting`] opens it again, with another [`remedy`] or after the pauses of
 //!    [`backoff`].
 
 mod backoff;

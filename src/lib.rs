@@ -3,10 +3,10 @@
 //!
 //! # Path of an event
 //!
-//! [`pipeline`] turns a request into a change-stream pipeline, its filters by [`filter`]. [`source`] opens the change stream and reads
-//! raw batches. [`wire`] encodes an event's raw BSON as protobuf. [`hub`] keeps the events of each stream
-//! in a ring with a byte limit, reopens the stream after an outage, and hands events to watchers. [`rpc`]
-//! serves gRPC. [`app`] wires everything together.
+//! [`model`] has the vocabulary. [`pipeline`] turns a request into a change-stream pipeline, its filters by
+//! [`filter`]. [`source`] opens the change stream and reads raw batches. [`wire`] encodes an event's raw BSON as
+//! protobuf. [`hub`] keeps the events of each stream in a ring with a byte limit, reopens the stream after an
+//! outage, and hands events to watchers. [`rpc`] serves gRPC. [`app`] wires everything together.
 //!
 //! Modules are listed in reading order; no module imports a later one.
 

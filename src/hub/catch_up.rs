@@ -223,6 +223,10 @@ impl CatchUp {
             self.start_upper_bound = self.start_upper_bound.or(batch.operation_time);
             let (quiet, idle) = (batch.events.is_empty(), batch.idle);
             let position = stream.position().clone();
+            if quiet && idle && quiet_replies == 0 {
+                // Before the position, at which a watch may end.
+                queue.push(QueueItem::Stage(Stage::Live, ""));
+            }
             let Ok(invalidation) = self.forward(batch, &mut segmenter, position).await else {
                 return Ok(CatchUpOutcome::GivenUp);
             };
@@ -249,9 +253,6 @@ impl CatchUp {
             if !quiet {
                 quiet_replies = 0;
                 continue;
-            }
-            if idle && quiet_replies == 0 {
-                queue.push(QueueItem::Stage(Stage::Live, ""));
             }
             quiet_replies += usize::from(idle);
             if quiet_replies > 1 && self.catch_ups.permits.has_waiters() {
@@ -381,8 +382,7 @@ impl CatchUp {
         let barrier = self.feed.ring.barrier()?;
         // The ring must have passed the position: the events that it adds later, from before the position,
         // would be delivered twice.
-        let delivered_until = self.position_upper_bound()?;
-        if delivered_until > barrier.time {
+        if self.position_upper_bound()? > barrier.time {
             return None;
         }
         let remaining = match self.remaining(&at, barrier.time).await {
@@ -392,6 +392,7 @@ impl CatchUp {
                 return None;
             }
         };
+        let not_before = self.first_new_time()?;
         let anchor = self.anchor();
         let evidence = match remaining {
             Remaining::Something => return None,
@@ -399,12 +400,12 @@ impl CatchUp {
             Remaining::NothingForWatch => JoinEvidence {
                 anchor: None,
                 quiet_from: None,
-                delivered_until,
+                not_before,
             },
             Remaining::Nothing => JoinEvidence {
                 anchor: anchor.as_ref(),
                 quiet_from: self.quiet_from(),
-                delivered_until,
+                not_before,
             },
         };
         let point = JoinPoint::Barrier(&barrier, evidence);
@@ -466,6 +467,15 @@ impl CatchUp {
             // A high-water position may be later than its own time.
             (None, Position::HighWater { .. }) => self.start_upper_bound,
             (None, from) => Some(from.time()),
+        }
+    }
+
+    /// A time at or after which every event is new to the watch, and before which none is.
+    fn first_new_time(&self) -> Option<ClusterTime> {
+        match (&self.last, &self.spec.from) {
+            // Nothing was delivered, and a position by time includes the events of that time.
+            (None, Position::Time(time)) => Some(*time),
+            _ => Some(self.position_upper_bound()?.successor()),
         }
     }
 

@@ -14,6 +14,9 @@
 //! 5. An event that is sent in pieces lies in a [`revocable_buffer`]. All of this shares one [`budget`],
 //!    and [`memory`] decides what is dropped when it is exceeded. What concerns all [`subscribers`] is the end of
 //!    the server, and how close the oplog's oldest entry is to them ([`oplog_monitor`]).
+//!
+//! [`tasks`] starts and stops everything; [`single_flight`] asks MongoDB once for many, and [`label_cap`] bounds the
+//! values of a label.
 
 mod budget;
 mod catch_up;

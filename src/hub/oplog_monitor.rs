@@ -68,7 +68,7 @@ impl OplogMonitor {
         }
     }
 
-    /// The seconds between the oplog's oldest entry and the slowest watcher; 0 when the oplog no longer
+    /// Returns the seconds between the oplog's oldest entry and the slowest watcher; 0 when the oplog no longer
     /// holds the watcher's position. `None` while either is unknown.
     pub(super) fn headroom_seconds(&self) -> Option<u64> {
         let oldest = self.oldest_second.load(Ordering::Relaxed);

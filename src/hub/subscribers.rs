@@ -38,7 +38,7 @@ impl Subscribers {
         lock(&self.all).is_empty()
     }
 
-    /// The time that the slowest subscriber has reached, in seconds since 1970, if that of any is known.
+    /// Returns the time that the slowest subscriber has reached, in seconds since 1970, if that of any is known.
     pub(super) fn slowest_second(&self) -> Option<u32> {
         let all = lock(&self.all);
         let reached = all.iter().filter_map(|(_, it)| it.reached_second());

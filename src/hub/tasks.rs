@@ -42,13 +42,13 @@ impl Tasks {
         self.runtime.spawn(task)
     }
 
-    /// Waits for a time. Returns false if the tasks are stopped meanwhile.
+    /// Waits for a time. Returns `false` if the tasks are stopped meanwhile.
     pub(super) async fn sleep(&self, time: Duration) -> bool {
         let slept = self.stop.run_until_cancelled(tokio::time::sleep(time));
         slept.await.is_some()
     }
 
-    /// The number of live tasks of the whole runtime.
+    /// Returns the number of live tasks of the whole runtime.
     pub(super) fn alive(&self) -> usize {
         self.runtime.metrics().num_alive_tasks()
     }

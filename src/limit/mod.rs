@@ -51,7 +51,7 @@ impl Limit {
         Self { rejections, ..self }
     }
 
-    /// The maximum, in the limit's unit.
+    /// Returns the maximum, in the limit's unit.
     #[must_use]
     pub fn max(&self) -> usize {
         self.max
@@ -145,7 +145,7 @@ impl Limiter {
         self.limit.reject()
     }
 
-    /// The number of permits in use.
+    /// Returns the number of permits in use.
     #[cfg(test)]
     pub(crate) fn in_use(&self) -> usize {
         self.limit.max - self.free.available_permits()

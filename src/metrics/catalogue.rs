@@ -91,13 +91,13 @@ macro_rules! catalogue {
     };
 }
 
-/// In seconds, from 0.1 ms, which loopback reaches, to 5 minutes.
+/// The buckets of lags, in seconds: from 0.1 ms, which loopback reaches, to 5 minutes.
 const LAG_BUCKETS: &[f64] = &[
     0.0001, 0.000_25, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
     5.0, 10.0, 30.0, 60.0, 300.0,
 ];
 
-/// In seconds, from 1 second to 1 week.
+/// The buckets of durations, in seconds: from 1 second to 1 week.
 const DURATION_BUCKETS: &[f64] = &[
     1.0, 10.0, 60.0, 300.0, 900.0, 3600.0, 14_400.0, 86_400.0, 604_800.0,
 ];

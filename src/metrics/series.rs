@@ -13,7 +13,7 @@ use metrics_exporter_prometheus::PrometheusRecorder;
 
 use super::labels::{ClosedLabels, Labels, OpenLabels};
 
-/// Who registers a series. The recorder does not look at it.
+/// The metadata of every series. The recorder does not look at it.
 const METADATA: Metadata<'static> = Metadata::new("weir", Level::INFO, None);
 
 /// The names of one metric, as the catalogue has them.

@@ -8,7 +8,7 @@ pub struct EndTime {
 }
 
 impl EndTime {
-    /// The end after a second, counted since 1970.
+    /// Returns the end after a second, counted since 1970.
     #[must_use]
     pub fn after_second(last_second: u32) -> Self {
         Self { last_second }

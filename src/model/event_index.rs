@@ -79,9 +79,10 @@ event_fields! {
 /// find nothing, or fields that are none.
 #[derive(Clone, Debug, Default)]
 pub struct EventIndex {
-    /// By field; 0 if the event does not have it, since a document begins with its length.
+    /// The offset of each field in the event, in bytes; 0 if the event does not have it, since a document begins
+    /// with its length.
     starts: [u32; EventField::ALL.len()],
-    /// Where the first field begins that is not documented or repeated; 0 if there is none.
+    /// The offset of the first field that is undocumented or repeats another one, in bytes; 0 if there is none.
     first_other: u32,
 }
 

@@ -5,14 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::View;
-use crate::filter::Predicate;
-use crate::filter::parse;
-use crate::model::Findings;
+use crate::filter::{Predicate, parse};
 use crate::model::{
-    BeforeChange, EndTime, FeedMode, Format, FullDocument, Invalidate, MissingImage, Oversize,
-    Rendering, Start,
+    BeforeChange, EndTime, FeedMode, Findings, Format, FullDocument, Invalidate, MissingImage,
+    Operation, Oversize, Rendering, RequestError, Scope, Start,
 };
-use crate::model::{Operation, RequestError, Scope};
 use crate::pb;
 use crate::pb::watch_request;
 

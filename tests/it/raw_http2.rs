@@ -1,8 +1,4 @@
 //! A client without rules: bytes on TCP, and HTTP/2 frames made by hand.
-#![allow(
-    dead_code,
-    reason = "each integration test is its own crate and uses only a part of this"
-)]
 
 use std::io;
 use std::net::SocketAddr;

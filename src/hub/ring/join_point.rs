@@ -30,8 +30,8 @@ pub(in crate::hub) struct JoinEvidence<'a> {
     pub anchor: Option<&'a Anchor>,
     /// A time at or after which there was no event.
     pub quiet_from: Option<ClusterTime>,
-    /// A time at or after the position up to which the catch-up has delivered. Events up to it that the feed
-    /// reads later are repeats. It is not the barrier's time: a server whose time counts writes that are
-    /// not visible yet may still send an event from between the two.
-    pub delivered_until: ClusterTime,
+    /// The first time that may be new to the watch: the feed may still read earlier events, which the catch-up has
+    /// delivered. It is not the barrier's time: a server whose time counts writes that are not visible yet may
+    /// send an event from before the barrier later.
+    pub not_before: ClusterTime,
 }

@@ -182,7 +182,7 @@ impl RingReader {
         if is_before(self.not_before) || is_before(self.last_progress_time) {
             return None;
         }
-        self.not_before = None;
+        // `not_before` stays: the feed may still read a repeat.
         self.last_progress_time = None;
         Some(position)
     }

@@ -380,7 +380,7 @@ impl State {
                 self.anchor = self.history.anchor();
             }
         }
-        Some((barrier.at, Some(evidence.delivered_until.successor())))
+        Some((barrier.at, Some(evidence.not_before)))
     }
 }
 

@@ -103,7 +103,7 @@ fn a_ring_learns_its_history_only_from_a_catch_up_that_knows_it() {
         let evidence = JoinEvidence {
             anchor,
             quiet_from: None,
-            delivered_until: at(5),
+            not_before: at(6),
         };
         assert!(can_join(&ring, &JoinPoint::Barrier(&barrier, evidence)));
         assert_eq!(can_join(&ring, &point), learned);
@@ -120,7 +120,7 @@ fn an_event_from_before_the_barrier_that_comes_late_is_delivered_unless_it_is_a_
     let evidence = JoinEvidence {
         anchor: None,
         quiet_from: None,
-        delivered_until: at(12),
+        not_before: at(13),
     };
     let subscriber = Arc::new(Subscriber::default());
     let mut reader = ring
@@ -130,6 +130,7 @@ fn an_event_from_before_the_barrier_that_comes_late_is_delivered_unless_it_is_a_
             &JoinPoint::Barrier(&barrier, evidence),
         )
         .expect("the barrier is in the ring");
+    assert!(reader.position_if_caught_up().is_some(), "20 is passed");
     for (name, increment) in [("repeat", 12), ("late", 15), ("new", 25)] {
         publish_event(&ring, name, increment);
     }

@@ -49,7 +49,7 @@ pub struct MongoSource {
 enum State {
     /// The hosts are not known, with the reason in words that may be shown to anybody.
     Unresolved(&'static str),
-    Connected(Connected),
+    Connected(Box<Connected>),
 }
 
 impl MongoSource {
@@ -65,7 +65,7 @@ impl MongoSource {
             .unwrap_or(settings.server_selection_timeout);
         if uri.srv_name().is_none() {
             let connected = connect(&uri, settings).await.map_err(|it| it.words)?;
-            let (_, state) = watch::channel(State::Connected(connected));
+            let (_, state) = watch::channel(State::Connected(Box::new(connected)));
             return Ok(Self {
                 state,
                 wait,
@@ -77,7 +77,7 @@ impl MongoSource {
         let resolving = tokio::spawn(async move {
             let report = |reason| drop(sender.send_replace(State::Unresolved(reason)));
             let connected = until_connected(|| Box::pin(connect(&uri, &settings)), report).await;
-            sender.send_replace(State::Connected(connected));
+            sender.send_replace(State::Connected(Box::new(connected)));
         });
         Ok(Self {
             state,
@@ -115,7 +115,7 @@ impl MongoSource {
         // Ignored: the reason is in the state.
         let _ = timeout(self.wait, resolved).await;
         match &*self.state.borrow() {
-            State::Connected(connected) => Ok(connected.clone()),
+            State::Connected(connected) => Ok(connected.as_ref().clone()),
             State::Unresolved(reason) => {
                 Err(SourceError::new(Failure::Transient, *reason).at(FailedAt::Dns))
             }
@@ -249,7 +249,7 @@ mod tests {
         let call = waiting.clone();
         let call = tokio::spawn(async move { call.connected().await.map(drop) });
         tokio::task::yield_now().await;
-        sender.send_replace(State::Connected(connected));
+        sender.send_replace(State::Connected(Box::new(connected)));
         assert!(call.await.expect("it runs").is_ok());
 
         let (_sender, state) = watch::channel(State::Unresolved("not yet"));

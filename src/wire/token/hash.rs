@@ -2,7 +2,7 @@
 
 use sha2::{Digest as _, Sha256};
 
-/// The first `N` bytes, at most 32, of the hash of `value` in a domain of its own.
+/// Returns the first `N` bytes, at most 32, of the SHA-256 of a domain and a value.
 pub(super) fn hash<const N: usize>(domain: &[u8], value: &[u8]) -> [u8; N] {
     let digest = Sha256::new()
         .chain_update(domain)

@@ -2,7 +2,7 @@
 #![allow(
     dead_code,
     unused_imports,
-    reason = "each integration test is its own crate and uses only a part of this"
+    reason = "benches/soak uses only a part of this"
 )]
 
 mod driver_stream;

@@ -2,8 +2,7 @@
 //! break.
 //!
 //! ```ignore
-//! mod support;
-//! use support::{Database, Weir};
+//! use crate::support::{Database, Weir};
 //!
 //! let database = Database::start().await;
 //! let weir = Weir::start(&database).await;
@@ -17,7 +16,7 @@
 #![allow(
     dead_code,
     unused_imports,
-    reason = "each integration test is its own crate and uses only a part of this"
+    reason = "tests/repository and benches/soak use only a part of this"
 )]
 
 mod admin;

@@ -1,10 +1,5 @@
 //! A database, Weir and its clients, with a breakable network on both sides of Weir and a ledger of
 //! all writes.
-#![allow(
-    dead_code,
-    unused_imports,
-    reason = "each integration test is its own crate and uses only a part of this"
-)]
 
 mod replicas;
 

@@ -5,6 +5,7 @@
 //! comes; then the catch-up asks MongoDB whether there is any event up to the time of a recent end of
 //! the ring (a [`Barrier`](super::ring::Barrier)).
 
+mod remaining;
 mod start;
 
 use std::{sync::Arc, time::Duration};
@@ -15,7 +16,7 @@ use tracing::Instrument as _;
 
 use crate::{
     error::Error,
-    filter::{Evaluator, EventFields, Residual},
+    filter::{Evaluator, Residual},
     hub::{
         catch_up_permits::CatchUpPermit,
         catch_up_queue::{CatchUpOutcome, CatchUpQueue, QueueItem},
@@ -29,17 +30,15 @@ use crate::{
     },
     model::Stage,
     pipeline::Plan,
-    source::{Anchor, Batch, BatchSize, ClusterTime, Position, SourceError},
+    source::{Anchor, Batch, ClusterTime, Position},
     wire::TokenContext,
 };
 
+use remaining::{Remaining, RemainingSearch};
 pub(super) use start::{CatchUpSpec, CatchUpStart, PendingOpen};
 
 /// The time without a read by the client after which a catch-up gives up its permit.
 const STALL_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// The maximum number of replies that are searched for remaining events. A barrier is at most a second old.
-const MAX_REPLIES_SCANNED: usize = 8;
 
 /// The time after which a catch-up whose client reads slowly gives up its permit if others wait for one.
 const SLOW_CLIENT_LIMIT: Duration = Duration::from_secs(30);
@@ -83,17 +82,6 @@ impl Drop for EndOnPanic {
             self.0.end(CatchUpOutcome::Failed(Error::Internal));
         }
     }
-}
-
-/// The events between a position and a time, as far as they are known.
-#[derive(Debug, PartialEq, Eq)]
-enum Remaining {
-    /// There is no event.
-    Nothing,
-    /// There are events, but none that matches this watch.
-    NothingForWatch,
-    /// There may be a matching event.
-    Something,
 }
 
 /// The client does not read, or reads too slowly.
@@ -385,7 +373,13 @@ impl CatchUp {
         if self.position_upper_bound()? > barrier.time {
             return None;
         }
-        let remaining = match self.remaining(&at, barrier.time).await {
+        let search = RemainingSearch {
+            source: &*self.catch_ups.source,
+            feed_plan: &self.feed.plan,
+            shared_plan: &self.spec.shared_plan,
+            watch_residual: &self.spec.watch_residual,
+        };
+        let remaining = match search.run(&at, barrier.time).await {
             Ok(remaining) => remaining,
             Err(error) => {
                 tracing::debug!(code = error.code, %error, "could not check for events before the barrier");
@@ -412,52 +406,6 @@ impl CatchUp {
         self.feed
             .ring
             .join(&self.residual, &self.subscriber, &point)
-    }
-
-    /// Asks MongoDB for the events between a position and a time.
-    async fn remaining(&self, at: &Position, until: ClusterTime) -> Result<Remaining, SourceError> {
-        let source = &self.catch_ups.source;
-        let unfiltered = self.spec.shared_plan.unfiltered();
-        let by_time = Position::Time(at.time());
-        let mut at = at;
-        let mut nothing = source.has_no_events(&unfiltered, at, until).await;
-        if matches!(&nothing, Err(error) if error.failure.may_mean_the_token())
-            && at.can_resume_by_time()
-        {
-            // Earlier events may come again: then the answer is that there is something.
-            at = &by_time;
-            nothing = source.has_no_events(&unfiltered, at, until).await;
-        }
-        if nothing? {
-            return Ok(Remaining::Nothing);
-        }
-        if *self.feed.plan == unfiltered {
-            // There is an event, and the streams of the feed and of this catch-up will both return it.
-            return Ok(Remaining::Something);
-        }
-        // A stream with a filter may send an empty reply before it has passed all events. So this reads the
-        // unfiltered events, up to the first one later than `until`.
-        let evaluator = Evaluator::new(&self.spec.watch_residual);
-        let mut cursor = source
-            .open(&self.spec.shared_plan, Some(at), BatchSize::Default)
-            .await?;
-        for _ in 0..MAX_REPLIES_SCANNED {
-            let batch = cursor.next().await?;
-            if batch.events.is_empty() {
-                break;
-            }
-            for event in &batch.events {
-                if event.cluster_time > until {
-                    return Ok(Remaining::NothingForWatch);
-                }
-                let raw = &batch.buffer[event.bytes.clone()];
-                let fields = EventFields::new(event.operation, raw, &event.index);
-                if evaluator.evaluate(&fields).is_some() {
-                    return Ok(Remaining::Something);
-                }
-            }
-        }
-        Ok(Remaining::Something)
     }
 
     /// A time at or after the current position.

@@ -7,7 +7,7 @@ use std::{
     task::Poll,
 };
 
-use shuttle::{future::block_on, sync::Mutex, thread};
+use shuttle::{Config, Runner, future::block_on, scheduler::RandomScheduler, sync::Mutex, thread};
 
 use super::super::{
     budget::MemoryBudget,
@@ -29,7 +29,18 @@ use crate::{
 /// The number of interleavings that each test runs.
 const INTERLEAVINGS: usize = 3_000;
 
+/// The stack of each thread of a model, in bytes. What the checker gives by itself, 32 KiB, is too little for an
+/// unoptimized build that plans a watch.
+const STACK_BYTES: usize = 512 << 10;
+
 static METRICS: LazyLock<Arc<Metrics>> = LazyLock::new(|| Arc::new(Metrics::new()));
+
+/// Runs `model` in many random interleavings.
+fn check(model: impl Fn() + Send + Sync + 'static, interleavings: usize) {
+    let mut config = Config::new();
+    config.stack_size = STACK_BYTES;
+    Runner::new(RandomScheduler::new(interleavings), config).run(model);
+}
 
 fn ring(capacity: usize) -> Arc<Ring> {
     let start = Position::Time(at(0));
@@ -125,7 +136,7 @@ fn expected(after: u32, to: u32, residual: &Residual) -> Vec<u32> {
 #[test]
 fn readers_lose_no_event_and_are_always_woken() {
     const EVENTS: u32 = 6;
-    shuttle::check_random(
+    check(
         || {
             let ring = ring(2_000);
             let join = |residual: &Residual, subscriber: &Arc<Subscriber>| {
@@ -173,7 +184,7 @@ fn readers_lose_no_event_and_are_always_woken() {
 #[test]
 fn a_catch_up_joins_the_ring_without_a_lost_or_repeated_event() {
     const EVENTS: u32 = 6;
-    shuttle::check_random(
+    check(
         || {
             let ring = ring(1_400);
             // The oplog: it holds an event before the feed reads it.
@@ -226,7 +237,7 @@ fn a_catch_up_joins_the_ring_without_a_lost_or_repeated_event() {
 #[test]
 fn a_lone_reader_never_falls_behind() {
     const EVENTS: u32 = 6;
-    shuttle::check_random(
+    check(
         || {
             let ring = ring(1_000);
             let subscriber = Arc::new(Subscriber::default());
@@ -254,7 +265,7 @@ fn a_lone_reader_never_falls_behind() {
 #[test]
 fn a_reader_is_woken_when_the_position_passes_its_end() {
     const LAST_SECOND: u32 = 100;
-    shuttle::check_random(
+    check(
         || {
             let ring = ring(2_000);
             let start_reader = |residual: Residual| {

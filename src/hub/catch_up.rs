@@ -430,10 +430,9 @@ impl CatchUp {
     /// A time at or after which the stream has had no event.
     fn quiet_from(&self) -> Option<ClusterTime> {
         match (&self.last, &self.spec.from) {
-            (Some(last), _) => Some(last.time().successor()),
-            (None, Position::Time(time)) => Some(*time),
+            // The stream may have had events between the position and its upper bound.
             (None, Position::HighWater { .. }) => None,
-            (None, from) => Some(from.time().successor()),
+            _ => self.first_new_time(),
         }
     }
 }

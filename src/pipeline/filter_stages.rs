@@ -9,7 +9,7 @@ use bson::{Bson, Document, doc};
 
 use super::Watch;
 use super::match_stage::{Clause, all_of, any_of, certain_match, possible_match, with_document};
-use super::stage::{Reads, Stage};
+use super::stage::{PipelineStage, Reads};
 use crate::filter::Predicate;
 use crate::model::{BeforeChange, MissingImage, Operation};
 
@@ -18,20 +18,20 @@ const BEFORE: &str = "fullDocumentBeforeChange";
 
 /// Returns the stages of the row filter and of the client's filter, cheapest first: each has one for the
 /// document key and one for documents.
-pub(super) fn filter_stages(watch: &Watch) -> Vec<Stage> {
+pub(super) fn filter_stages(watch: &Watch) -> Vec<PipelineStage> {
     let mut stages = Vec::new();
     if let Some(row_filter) = &watch.row_filter {
         let conditions = row_filter_conditions(row_filter);
-        let stage = |(reads, condition)| Stage::RowFilter(reads, condition);
+        let stage = |(reads, condition)| PipelineStage::RowFilter(reads, condition);
         stages.extend(conditions.into_iter().map(stage));
     }
     if let Some(filter) = &watch.filter {
         let pre_images = watch.before_change != BeforeChange::Off;
         let conditions = document_conditions(filter, watch.missing_image, pre_images);
-        let stage = |(reads, condition)| Stage::Filter(reads, condition);
+        let stage = |(reads, condition)| PipelineStage::Filter(reads, condition);
         stages.extend(conditions.into_iter().map(stage));
     }
-    stages.sort_by_key(Stage::reads_documents);
+    stages.sort_by_key(PipelineStage::reads_documents);
     stages
 }
 

@@ -11,7 +11,7 @@ use sha2::{Digest as _, Sha256};
 use super::change_stream_options::ChangeStreamOptions;
 use super::filter_stages::filter_stages;
 use super::scope_stage::scope_and_operations;
-use super::stage::Stage;
+use super::stage::PipelineStage;
 use super::{Watch, match_stage::all_of};
 use crate::model::{BeforeChange, Operation, OperationSet, Scope};
 
@@ -32,7 +32,7 @@ struct Parts {
     scope: Scope,
     options: ChangeStreamOptions,
     /// The stages after `$changeStream`, without `$changeStreamSplitLargeEvent`.
-    stages: Vec<Stage>,
+    stages: Vec<PipelineStage>,
     operations: Option<BTreeSet<Operation>>,
 }
 
@@ -59,8 +59,8 @@ impl Parts {
         bytes.extend_from_slice(&(scope.len() as u64).to_be_bytes());
         bytes.extend_from_slice(&scope);
         // A BSON document starts with its length, so concatenation is unambiguous.
-        for document in
-            std::iter::once(options.to_document()).chain(stages.iter().map(Stage::to_document))
+        for document in std::iter::once(options.to_document())
+            .chain(stages.iter().map(PipelineStage::to_document))
         {
             document
                 .to_writer(&mut bytes)
@@ -96,7 +96,7 @@ impl Plan {
 
     fn of_watch(
         watch: &Watch,
-        stages: Vec<Stage>,
+        stages: Vec<PipelineStage>,
         operations: Option<BTreeSet<Operation>>,
     ) -> Plan {
         Plan::new(Parts {
@@ -134,7 +134,11 @@ impl Plan {
     /// Returns the stages for MongoDB after `$changeStream`, without `$changeStreamSplitLargeEvent`.
     #[must_use]
     pub fn stages(&self) -> Vec<Document> {
-        self.parts.stages.iter().map(Stage::to_document).collect()
+        self.parts
+            .stages
+            .iter()
+            .map(PipelineStage::to_document)
+            .collect()
     }
 
     /// Returns whether the stream fails if a pre-image is missing.
@@ -146,7 +150,7 @@ impl Plan {
     /// Returns whether documents decide which events the stream contains.
     #[must_use]
     pub fn filters_documents(&self) -> bool {
-        self.parts.stages.iter().any(Stage::reads_documents)
+        self.parts.stages.iter().any(PipelineStage::reads_documents)
     }
 
     /// Returns whether the streams of both plans are the same, whatever each selects from its own.
@@ -201,7 +205,7 @@ impl Plan {
     #[must_use]
     pub fn identity_only(&self) -> Plan {
         let mut stages = self.stages_without_documents();
-        stages.push(Stage::IdentityFields);
+        stages.push(PipelineStage::IdentityFields);
         self.with(self.parts.options.without_documents(), stages)
     }
 
@@ -214,7 +218,7 @@ impl Plan {
     #[must_use]
     pub fn narrowed_to(&self, condition: Document) -> Plan {
         let mut stages = self.parts.stages.clone();
-        stages.insert(0, Stage::Part(condition));
+        stages.insert(0, PipelineStage::Part(condition));
         self.with_stages(stages)
     }
 
@@ -228,15 +232,18 @@ impl Plan {
             .stages
             .iter()
             .filter(|stage| stage.reads_documents());
-        let conditions = on_documents.filter_map(Stage::condition).cloned().collect();
+        let conditions = on_documents
+            .filter_map(PipelineStage::condition)
+            .cloned()
+            .collect();
         let mut stages = self.stages_without_documents();
-        stages.push(Stage::RejectedByDocuments(
+        stages.push(PipelineStage::RejectedByDocuments(
             doc! { "$nor": [all_of(conditions)] },
         ));
         self.with_stages(stages)
     }
 
-    fn stages_without_documents(&self) -> Vec<Stage> {
+    fn stages_without_documents(&self) -> Vec<PipelineStage> {
         let stages = self.parts.stages.iter();
         stages
             .filter(|stage| !stage.reads_documents())
@@ -244,11 +251,11 @@ impl Plan {
             .collect()
     }
 
-    fn with_stages(&self, stages: Vec<Stage>) -> Plan {
+    fn with_stages(&self, stages: Vec<PipelineStage>) -> Plan {
         self.with(self.parts.options, stages)
     }
 
-    fn with(&self, options: ChangeStreamOptions, stages: Vec<Stage>) -> Plan {
+    fn with(&self, options: ChangeStreamOptions, stages: Vec<PipelineStage>) -> Plan {
         Plan::new(Parts {
             scope: self.parts.scope.clone(),
             options,

@@ -5,21 +5,21 @@ use std::collections::BTreeSet;
 use bson::{Document, doc};
 
 use super::Watch;
-use super::stage::Stage;
+use super::stage::PipelineStage;
 use crate::model::{INTERNAL_DATABASES, Operation, Scope};
 
 /// Returns the stage that selects the namespaces of the scope and these operations, if it is needed.
 pub(super) fn scope_and_operations(
     watch: &Watch,
     operations: Option<&BTreeSet<Operation>>,
-) -> Option<Stage> {
+) -> Option<PipelineStage> {
     let mut condition = namespace_condition(watch);
     condition.extend(
         operations
             .and_then(|operations| operation_condition(&watch.scope, operations))
             .unwrap_or_default(),
     );
-    (!condition.is_empty()).then_some(Stage::ScopeAndOperations(condition))
+    (!condition.is_empty()).then_some(PipelineStage::ScopeAndOperations(condition))
 }
 
 /// Returns the condition on the namespace, empty where the stream has no other namespaces. `to`, the new

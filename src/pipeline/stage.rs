@@ -5,7 +5,7 @@ use bson::{Document, doc};
 /// A stage of a pipeline, after `$changeStream`. The type says what the stage is for, and what it reads of an
 /// event. Two stages with equal BSON read the same.
 #[derive(Clone, Debug)]
-pub(super) enum Stage {
+pub(super) enum PipelineStage {
     /// Passes the namespaces of the scope and the selected operations.
     ScopeAndOperations(Document),
     /// Passes the events that the row filter of the policy allows.
@@ -29,25 +29,29 @@ pub(super) enum Reads {
     Documents,
 }
 
-impl Stage {
+impl PipelineStage {
     /// Returns whether the stage reads the document after the change, or that before it.
     pub(super) fn reads_documents(&self) -> bool {
         match self {
-            Stage::RowFilter(reads, _) | Stage::Filter(reads, _) => *reads == Reads::Documents,
-            Stage::RejectedByDocuments(_) => true,
-            Stage::ScopeAndOperations(_) | Stage::Part(_) | Stage::IdentityFields => false,
+            PipelineStage::RowFilter(reads, _) | PipelineStage::Filter(reads, _) => {
+                *reads == Reads::Documents
+            }
+            PipelineStage::RejectedByDocuments(_) => true,
+            PipelineStage::ScopeAndOperations(_)
+            | PipelineStage::Part(_)
+            | PipelineStage::IdentityFields => false,
         }
     }
 
     /// Returns the condition that the stage's events meet; `None` for a stage that passes every event.
     pub(super) fn condition(&self) -> Option<&Document> {
         match self {
-            Stage::ScopeAndOperations(condition)
-            | Stage::RowFilter(_, condition)
-            | Stage::Filter(_, condition)
-            | Stage::Part(condition)
-            | Stage::RejectedByDocuments(condition) => Some(condition),
-            Stage::IdentityFields => None,
+            PipelineStage::ScopeAndOperations(condition)
+            | PipelineStage::RowFilter(_, condition)
+            | PipelineStage::Filter(_, condition)
+            | PipelineStage::Part(condition)
+            | PipelineStage::RejectedByDocuments(condition) => Some(condition),
+            PipelineStage::IdentityFields => None,
         }
     }
 

@@ -156,12 +156,12 @@ async fn an_event_at_the_limit_is_sent_whole_and_one_byte_more_follows_the_polic
             };
             assert!(events.iter().all(|event| event.r#match() == expected));
             let sizes: Vec<usize> = events.iter().map(size_of).collect();
+            // Small ones may be a byte apart too: the length of a time depends on its milliseconds.
             let limit = sizes
                 .iter()
-                .filter(|size| sizes.contains(&(*size + 1)))
+                .filter(|size| **size >= 64 << 10 && sizes.contains(&(*size + 1)))
                 .min();
             let limit = *limit.expect("two sizes are a byte apart");
-            assert!(limit >= 64 << 10);
             let over = sizes
                 .iter()
                 .position(|size| *size > limit)

@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bson::Document;
+
 use super::View;
 use crate::filter::{Predicate, parse};
 use crate::model::{
@@ -88,6 +90,8 @@ pub struct Watch {
     pub invalidate: Invalidate,
     /// The kind of feed that serves the watch.
     pub feed_mode: FeedMode,
+    /// The client's own stages, valid, in order.
+    pub client_stages: Vec<Document>,
 }
 
 impl Watch {
@@ -144,6 +148,7 @@ impl Watch {
             oversize: oversize(request.oversize_policy, f),
             invalidate: invalidate(request.invalidate_policy, f),
             feed_mode: feed_mode(request.feed_mode, f),
+            client_stages: Vec::new(),
         };
         findings.into_result().map(|()| watch)
     }

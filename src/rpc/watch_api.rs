@@ -189,6 +189,8 @@ impl WatchApi {
             collections: request.collections.clone(),
             start: request.start.clone(),
             operations: request.operations.clone(),
+            fields: Vec::new(),
+            pipeline: Vec::new(),
             ..*request
         };
         let mut watch = Watch::from_request(rest, &self.limits.request);
@@ -289,6 +291,7 @@ impl WatchApi {
                 default_max_message_bytes: limits.default_max_message_bytes,
                 max_max_message_bytes: limits.max_max_message_bytes,
                 deployment_watch_allowed: limits.allow_deployment,
+                pipeline_allowed: false,
             }),
         }))
     }

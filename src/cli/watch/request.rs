@@ -73,6 +73,9 @@ pub(super) fn build(args: &WatchArgs) -> Result<pb::WatchRequest, String> {
         missing_image_policy: pb::MissingImagePolicy::from(args.missing_image).into(),
         invalidate_policy: pb::InvalidatePolicy::from(args.on_invalidate).into(),
         feed_mode: pb::FeedMode::Auto.into(),
+        fields: Vec::new(),
+        shard: None,
+        pipeline: Vec::new(),
         start: start(args)?,
         end_time: args
             .until

@@ -57,6 +57,7 @@ fn an_empty_request_uses_every_default() {
             oversize: Oversize::Chunk,
             invalidate: Invalidate::End,
             feed_mode: FeedMode::Auto,
+            client_stages: Vec::new(),
         }
     );
 }

@@ -283,6 +283,7 @@ async fn the_server_describes_itself() {
         default_max_message_bytes: 3 << 20,
         max_max_message_bytes: 64 << 20,
         deployment_watch_allowed: true,
+        pipeline_allowed: false,
     };
     assert_eq!(info.limits, Some(expected));
 }

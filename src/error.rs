@@ -24,8 +24,8 @@ pub use details::DOMAIN;
 use details::Details;
 pub(crate) use details::truncate;
 use messages::{
-    join_violations, limit_reached, no_change_streams, resume_from, token_expired,
-    token_replacement, undeliverable_event, words,
+    join_violations, limit_reached, no_change_streams, pipeline_not_allowed, resume_from,
+    token_expired, token_replacement, undeliverable_event, words,
 };
 pub use undeliverable::UndeliverableEvent;
 
@@ -71,6 +71,12 @@ pub enum Error {
         "this server does not allow watching the whole deployment: set database, or ask the operator to set --allow-deployment-watch"
     )]
     DeploymentNotAllowed,
+    /// A watch with stages of its own is not allowed.
+    #[error("{}", pipeline_not_allowed(*by_policy))]
+    PipelineNotAllowed {
+        /// `true` if the policy is the reason, `false` if it is the server's setting.
+        by_policy: bool,
+    },
     /// The resume token can't be read.
     #[error("resume_token {0}")]
     TokenMalformed(String),
@@ -283,6 +289,7 @@ table! {
     Self::ServiceUnknown(_) => NotFound, "SERVICE_UNKNOWN", Client, [];
     Self::RequestTimeout(_) => DeadlineExceeded, "REQUEST_TIMEOUT", Client, [];
     Self::DeploymentNotAllowed => PermissionDenied, "NAMESPACE_ACCESS_DENIED", Client, [];
+    Self::PipelineNotAllowed { .. } => PermissionDenied, "PIPELINE_NOT_ALLOWED", Client, [];
     Self::TokenMalformed(_) => InvalidArgument, "RESUME_TOKEN_MALFORMED", Client,
         [.message_about("resume_token")];
     Self::TokenMismatch { time, .. } => InvalidArgument, "RESUME_TOKEN_MISMATCH", Client,
@@ -372,6 +379,7 @@ impl From<RequestError> for Error {
         match error {
             RequestError::Invalid(violations) => Self::InvalidRequest(violations),
             RequestError::DeploymentNotAllowed => Self::DeploymentNotAllowed,
+            RequestError::PipelineNotAllowed => Self::PipelineNotAllowed { by_policy: false },
         }
     }
 }

@@ -83,6 +83,11 @@ pub struct ServeConfig {
     #[arg(long, env = "WEIR_ALLOW_DEPLOYMENT_WATCH")]
     pub allow_deployment_watch: bool,
 
+    /// Allow watches with stages of their own in pipeline. Each has a change stream of its own, and MongoDB
+    /// computes what its stages ask for on every event
+    #[arg(long, env = "WEIR_ALLOW_PIPELINE")]
+    pub allow_pipeline: bool,
+
     /// On a sharded cluster, read streams on without the events of shards that were removed, which are lost,
     /// instead of ending watches with SHARD_REMOVED. Needs MongoDB 9.0
     #[arg(long, env = "WEIR_IGNORE_REMOVED_SHARDS")]
@@ -382,6 +387,7 @@ impl ServeConfig {
             min_max_message_bytes: 64 << 10,
             max_max_message_bytes: 64 << 20,
             allow_deployment: self.allow_deployment_watch,
+            allow_pipeline: self.allow_pipeline,
         }
     }
 

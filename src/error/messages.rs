@@ -31,6 +31,14 @@ pub(super) fn undeliverable_event(event: &UndeliverableEvent) -> String {
     }
 }
 
+pub(super) fn pipeline_not_allowed(by_policy: bool) -> &'static str {
+    if by_policy {
+        "pipeline is not allowed for this principal, as the policy limits the documents or fields that it may see: leave pipeline out"
+    } else {
+        "this server does not allow pipeline: leave it out, or ask the operator to set --allow-pipeline"
+    }
+}
+
 /// Returns the advice for a token that belongs to another watch. `time` is set if the watch may start there.
 pub(super) fn token_replacement(time: Option<ClusterTime>) -> String {
     time.map_or_else(

@@ -81,6 +81,8 @@ fn errors() -> Vec<Error> {
         Error::ServiceUnknown("weir.v2.WatchService".to_owned()),
         Error::RequestTimeout(Duration::from_secs(10)),
         Error::DeploymentNotAllowed,
+        Error::PipelineNotAllowed { by_policy: false },
+        Error::PipelineNotAllowed { by_policy: true },
         Error::TokenMalformed("is not base64".to_owned()),
         Error::TokenMismatch {
             belongs_to: "another deployment",

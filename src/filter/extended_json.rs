@@ -7,14 +7,14 @@ use crate::model::quoted;
 
 /// MongoDB's own nesting limit: a deeper literal equals no stored value. prost has a lower recursion
 /// limit, but this module does not rely on it.
-const MAX_NESTING: usize = 100;
+pub(crate) const MAX_NESTING: usize = 100;
 
 /// The largest integer up to which a double is exact. The client may have rounded a larger number
 /// already, so it stays a double.
 const MAX_EXACT_INTEGER: f64 = 9_007_199_254_740_992.0;
 
 /// The keys that identify the type wrappers of Extended JSON v2.
-const WRAPPERS: [&str; 16] = [
+pub(crate) const WRAPPERS: [&str; 16] = [
     "$oid",
     "$symbol",
     "$regularExpression",
@@ -130,14 +130,15 @@ fn unknown_wrapper(key: &str) -> String {
 }
 
 /// Checks the number of a null; `NULL_VALUE` is the only member of its enum.
-fn null(number: i32) -> Result<(), String> {
+pub(crate) fn null(number: i32) -> Result<(), String> {
     if number == 0 {
         return Ok(());
     }
     Err(format!("is the null_value {number}; use 0 (NULL_VALUE)"))
 }
 
-fn number_literal(number: f64) -> Result<Bson, String> {
+/// Returns a number in the smallest type that holds it exactly.
+pub(crate) fn number_literal(number: f64) -> Result<Bson, String> {
     if !number.is_finite() {
         // google.protobuf.Value forbids these numbers, and its JSON form cannot represent them.
         return Err(format!(
@@ -183,7 +184,7 @@ fn wrapped(wrapper: &str, fields: prost_types::Struct) -> Result<Bson, String> {
 }
 
 /// Truncates the parser's message, which may quote the client's text at length.
-fn short(reason: &str) -> String {
+pub(crate) fn short(reason: &str) -> String {
     const MAX_CHARS: usize = 120;
     match reason.char_indices().nth(MAX_CHARS) {
         Some((end, _)) => format!("{}...", &reason[..end]),

@@ -12,7 +12,7 @@ mod predicate;
 pub(crate) use predicate::is_id_path;
 pub use predicate::{Condition, Predicate};
 
-mod extended_json;
+pub(crate) mod extended_json;
 pub(crate) mod parse;
 mod pattern;
 pub(crate) use pattern::prefix_pattern;

@@ -66,7 +66,10 @@ impl Predicate {
         match (predicate, findings.into_result()) {
             (Some(predicate), Ok(())) => Ok(predicate),
             (_, Err(RequestError::Invalid(violations))) => Err(violations),
-            (_, Ok(()) | Err(RequestError::DeploymentNotAllowed)) => Err(vec![FieldViolation {
+            (
+                _,
+                Ok(()) | Err(RequestError::DeploymentNotAllowed | RequestError::PipelineNotAllowed),
+            ) => Err(vec![FieldViolation {
                 field: "filters".to_owned(),
                 description: "contain no condition; add at least one".to_owned(),
             }]),

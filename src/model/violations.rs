@@ -22,6 +22,9 @@ pub enum RequestError {
     /// The request asks for the whole deployment, which this server does not allow.
     #[error("this server does not allow watching the whole deployment: name a database")]
     DeploymentNotAllowed,
+    /// The request has stages of its own, which this server does not allow.
+    #[error("this server does not allow pipeline: leave it out")]
+    PipelineNotAllowed,
 }
 
 fn describe(violations: &[FieldViolation]) -> String {

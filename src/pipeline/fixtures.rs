@@ -11,6 +11,7 @@ use crate::pb::filter::Kind;
 pub(crate) fn limits() -> RequestLimits {
     RequestLimits {
         allow_deployment: true,
+        allow_pipeline: true,
         ..RequestLimits::default()
     }
 }

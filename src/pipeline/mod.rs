@@ -3,6 +3,7 @@
 //!
 //! - `watch`: [`Watch::from_request`] validates every field and reports every problem. `view` is what the policy
 //!   adds.
+//! - `client_stages`: reads and checks the stages of a request.
 //! - `plan`: the change stream of a feed. [`Plan::dedicated`] translates all of a watch for MongoDB;
 //!   [`Plan::shared`] only its scope, for a feed that many watches share.
 //! - `change_stream_options`, `stage`: what a plan consists of beside its scope, and which stages read documents.
@@ -13,6 +14,7 @@
 mod view;
 pub use view::View;
 
+mod client_stages;
 mod watch;
 pub use watch::{RequestLimits, Watch};
 

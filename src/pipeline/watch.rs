@@ -7,6 +7,7 @@ use std::time::Duration;
 use bson::Document;
 
 use super::View;
+use super::client_stages::{check_combination, client_stages};
 use crate::filter::{Predicate, parse};
 use crate::model::{
     BeforeChange, EndTime, FeedMode, Findings, Format, FullDocument, Invalidate, MissingImage,
@@ -35,6 +36,8 @@ pub struct RequestLimits {
     pub max_max_message_bytes: u32,
     /// `true` if a request may watch the whole deployment.
     pub allow_deployment: bool,
+    /// `true` if a request may have stages of its own.
+    pub allow_pipeline: bool,
 }
 
 impl Default for RequestLimits {
@@ -47,7 +50,25 @@ impl Default for RequestLimits {
             min_max_message_bytes: 64 * 1024,
             max_max_message_bytes: 64 * 1024 * 1024,
             allow_deployment: false,
+            allow_pipeline: false,
         }
+    }
+}
+
+impl RequestLimits {
+    /// Checks that the server allows what the request asks for, whatever else is wrong with it.
+    ///
+    /// # Errors
+    /// `DeploymentNotAllowed` or `PipelineNotAllowed`.
+    pub fn permit(&self, request: &pb::WatchRequest) -> Result<(), RequestError> {
+        let deployment = request.database.is_empty() && request.collections.is_empty();
+        if deployment && !self.allow_deployment {
+            return Err(RequestError::DeploymentNotAllowed);
+        }
+        if !request.pipeline.is_empty() && !self.allow_pipeline {
+            return Err(RequestError::PipelineNotAllowed);
+        }
+        Ok(())
     }
 }
 
@@ -100,16 +121,14 @@ impl Watch {
     /// # Errors
     ///
     /// `Invalid` names every invalid field, up to [`MAX_VIOLATIONS`](crate::model::MAX_VIOLATIONS).
-    /// `DeploymentNotAllowed` comes first: a client that may not watch learns nothing more.
+    /// `DeploymentNotAllowed` and `PipelineNotAllowed` come first: a client that may not do this learns nothing
+    /// more.
     pub fn from_request(
         request: pb::WatchRequest,
         limits: &RequestLimits,
     ) -> Result<Watch, RequestError> {
-        if request.database.is_empty() && request.collections.is_empty() && !limits.allow_deployment
-        {
-            return Err(RequestError::DeploymentNotAllowed);
-        }
-
+        limits.permit(&request)?;
+        let has_pipeline = !request.pipeline.is_empty();
         let mut findings = Findings::default();
         let f = &mut findings;
         let expanded = request.show_expanded_events;
@@ -127,6 +146,10 @@ impl Watch {
                 "end_time",
                 format!("is {end} seconds since 1970, before start_time, which is {start}; use the same or a later second"),
             );
+        }
+        let feed_mode = feed_mode(request.feed_mode, f);
+        if has_pipeline {
+            check_combination(filter.as_ref(), feed_mode, f);
         }
         let watch = Watch {
             // Without a scope there is a violation, and this watch is dropped below.
@@ -147,8 +170,8 @@ impl Watch {
             max_message_bytes: max_message_bytes(request.max_message_bytes, limits, f),
             oversize: oversize(request.oversize_policy, f),
             invalidate: invalidate(request.invalidate_policy, f),
-            feed_mode: feed_mode(request.feed_mode, f),
-            client_stages: Vec::new(),
+            feed_mode,
+            client_stages: client_stages(request.pipeline, f),
         };
         findings.into_result().map(|()| watch)
     }

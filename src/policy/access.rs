@@ -18,6 +18,8 @@ pub struct AccessRequest<'w> {
     pub(super) full_document: FullDocument,
     pub(super) before_change: BeforeChange,
     pub(super) filter: Option<&'w Predicate>,
+    /// `true` if the watch has stages of its own.
+    pub pipeline: bool,
 }
 
 /// The access that a policy grants to a watch.
@@ -57,6 +59,7 @@ impl<'w> AccessRequest<'w> {
             full_document: watch.full_document,
             before_change: watch.before_change,
             filter: watch.filter.as_ref(),
+            pipeline: !watch.client_stages.is_empty(),
         }
     }
 }

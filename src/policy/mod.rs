@@ -127,6 +127,8 @@ impl Policy {
     ///
     /// # Errors
     /// [`Error::AccessDenied`] when the request is denied. The error reveals nothing about the namespace.
+    /// [`Error::PipelineNotAllowed`] when the request has stages of its own and the rule filters documents or
+    /// hides fields.
     pub fn authorize(
         &self,
         principal: &Principal,
@@ -161,6 +163,16 @@ impl Policy {
                 "denied: the deciding rule of the policy covers only a part of the scope"
             );
             return Err(denied(None));
+        }
+        if request.pipeline && rule.limits_what_is_shown() {
+            let rule = &rule.name;
+            tracing::info!(
+                principal = name,
+                ?scope,
+                rule,
+                "denied: the watch has stages of its own, which could show what the rule hides"
+            );
+            return Err(Error::PipelineNotAllowed { by_policy: true });
         }
         rule.decide(principal, request).map_err(|refusal| {
             let (rule, why) = (&rule.name, refusal.logged_reason);

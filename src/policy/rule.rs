@@ -73,6 +73,12 @@ impl Rule {
         overlaps(&self.namespaces, request.scope)
     }
 
+    /// Returns whether the rule filters documents or hides fields. A stage of the client could show them: it
+    /// could rename or copy what is hidden, or pass an event by its value.
+    pub(super) fn limits_what_is_shown(&self) -> bool {
+        self.filter.is_some() || self.field_mask.hides_fields()
+    }
+
     /// Decides what a caller sees. The rule must apply to the caller and cover the request.
     pub(super) fn decide(
         &self,

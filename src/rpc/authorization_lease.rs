@@ -40,6 +40,8 @@ pub(super) struct AuthorizationLease {
     changes: ChangeSignals,
     /// The requested operations, before they were narrowed to the allowed ones.
     requested_operations: Option<BTreeSet<Operation>>,
+    /// `true` if the watch has stages of its own, even while they are not part of it yet.
+    pipeline: bool,
     decision: Option<Decision>,
     /// The time at which the watch reaches its maximum age.
     max_age_at: Option<Instant>,
@@ -81,6 +83,7 @@ impl AuthorizationLease {
             principal,
             changes,
             requested_operations: None,
+            pipeline: false,
             decision: None,
             max_age_at: (!max_age.is_zero()).then(|| Instant::now() + age),
             change_future: None,
@@ -94,17 +97,27 @@ impl AuthorizationLease {
         &self.principal
     }
 
+    /// Requires that the policy allows the watch stages of its own, now and whenever it changes.
+    pub(super) fn require_pipeline(&mut self) {
+        self.pipeline = true;
+    }
+
     /// Authorizes a watch and narrows it to what the caller may see.
     ///
     /// # Errors
     /// Fails if the policy denies the watch.
     pub(super) fn authorize(&mut self, watch: &mut Watch) -> Result<&Decision, Error> {
         self.requested_operations = watch.operations.take();
-        let request = AccessRequest::of(watch, self.requested_operations.as_ref());
-        let decision = self.access.policy.authorize(&self.principal, &request)?;
+        let decision = self.decide(watch)?;
         watch.operations.clone_from(&decision.operations);
         watch.restrict_to(&decision.view);
         Ok(self.decision.insert(decision))
+    }
+
+    fn decide(&self, watch: &Watch) -> Result<Decision, Error> {
+        let mut request = AccessRequest::of(watch, self.requested_operations.as_ref());
+        request.pipeline |= self.pipeline;
+        self.access.policy.authorize(&self.principal, &request)
     }
 
     /// Returns why the watch must end now, if it must. Returns an error only once.
@@ -123,8 +136,7 @@ impl AuthorizationLease {
             self.change_future = None;
             self.principal = self.access.authenticator.revalidate(&self.principal)?;
             self.renewed = true;
-            let request = AccessRequest::of(watch, self.requested_operations.as_ref());
-            let decision = self.access.policy.authorize(&self.principal, &request)?;
+            let decision = self.decide(watch)?;
             let previous = self.decision.replace(decision);
             let both = previous.as_ref().zip(self.decision.as_ref());
             if !both.is_some_and(|(previous, now)| previous.same_access(now)) {

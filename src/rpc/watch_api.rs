@@ -151,16 +151,20 @@ impl WatchApi {
     async fn admit(
         &self,
         principal: &Arc<Principal>,
-        request: pb::WatchRequest,
+        mut request: pb::WatchRequest,
     ) -> Result<(Arc<Watch>, WatchPermits), Error> {
         let mut lease = AuthorizationLease::begin(&self.access, principal, self.limits.max_age)?;
         // Checked early to fail fast; the permit is taken below, after the last wait.
         self.watches.check()?;
         let (mut watch, quota) = self.authorize_without_filters(&mut lease, &request)?;
-        if !request.filters.is_empty() {
-            let mut with_filters = self.compile_filters(lease.principal(), request).await?;
-            lease.authorize(&mut with_filters)?;
-            watch = Ok(with_filters);
+        if watch.is_err() {
+            // The policy could not be asked whether the caller may have stages, so nothing is said about them.
+            request.pipeline.clear();
+        }
+        if !request.filters.is_empty() || !request.pipeline.is_empty() {
+            let mut complete = self.compile_filters(lease.principal(), request).await?;
+            lease.authorize(&mut complete)?;
+            watch = Ok(complete);
         }
         let watch = watch?;
         let permit = self.watches.try_acquire()?;
@@ -175,14 +179,18 @@ impl WatchApi {
 }
 
 impl WatchApi {
-    /// Authorizes a request without its filters and takes its quota; both are cheap. If the request is
-    /// invalid, the error is reported later, together with errors in its filters; until then the server's
-    /// default limits apply.
+    /// Authorizes a request without its filters and without looking at its stages, and takes its quota; both are
+    /// cheap. If the request is invalid, the error is reported later, together with errors in its filters; until
+    /// then the server's default limits apply.
     fn authorize_without_filters(
         &self,
         lease: &mut AuthorizationLease,
         request: &pb::WatchRequest,
     ) -> Result<(Result<Watch, RequestError>, WatchQuota), Error> {
+        self.limits.request.permit(request)?;
+        if !request.pipeline.is_empty() {
+            lease.require_pipeline();
+        }
         let rest = pb::WatchRequest {
             filters: Vec::new(),
             database: request.database.clone(),
@@ -196,14 +204,13 @@ impl WatchApi {
         let mut watch = Watch::from_request(rest, &self.limits.request);
         let limits = match &mut watch {
             Ok(watch) => lease.authorize(watch)?.limits.clone(),
-            Err(RequestError::DeploymentNotAllowed) => return Err(Error::DeploymentNotAllowed),
             Err(_) => None,
         };
         let quota = self.quotas.open(lease.principal(), limits.as_ref())?;
         Ok((watch, quota))
     }
 
-    /// Validates a request with its filters once the queue grants a slot. Runs on a blocking thread:
+    /// Validates a request with its filters and stages once the queue grants a slot. Runs on a blocking thread:
     /// compiling patterns may take a large part of a second.
     async fn compile_filters(
         &self,
@@ -291,7 +298,7 @@ impl WatchApi {
                 default_max_message_bytes: limits.default_max_message_bytes,
                 max_max_message_bytes: limits.max_max_message_bytes,
                 deployment_watch_allowed: limits.allow_deployment,
-                pipeline_allowed: false,
+                pipeline_allowed: limits.allow_pipeline,
             }),
         }))
     }

@@ -1,0 +1,125 @@
+//! The validation of a request's own stages, `WatchRequest.pipeline`.
+//!
+//! A stage arrives in one of three forms. `extended_json` and `raw_bson` read them, within the nesting that
+//! MongoDB allows, and `rules` says what a stage may contain. What is left to MongoDB is whether the stage's
+//! expressions make sense.
+
+mod extended_json;
+mod raw_bson;
+mod rules;
+
+use bson::Document;
+use prost::Message as _;
+
+use crate::filter::Predicate;
+use crate::model::{FeedMode, Findings};
+use crate::pb;
+use crate::pb::pipeline_stage::Kind;
+
+const FIELD: &str = "pipeline";
+/// The most stages of a request.
+const MAX_STAGES: usize = 20;
+/// The most bytes of all stages together, both as they were sent and in BSON.
+const MAX_BYTES: usize = 64 * 1024;
+
+/// Reads and checks the stages of a request. Violations are noted in `findings`; the stages that are left are
+/// of use only if there are none.
+pub(super) fn client_stages(
+    stages: Vec<pb::PipelineStage>,
+    findings: &mut Findings,
+) -> Vec<Document> {
+    if stages.len() > MAX_STAGES {
+        findings.invalid(
+            FIELD,
+            format!(
+                "has {} stages; use at most {MAX_STAGES}, and join what one $match or $project can do",
+                stages.len()
+            ),
+        );
+        return Vec::new();
+    }
+    // Checked before anything is parsed, so that a large request costs little.
+    if !fits(stages.iter().map(sent_bytes).sum(), findings) {
+        return Vec::new();
+    }
+    let mut documents = Vec::with_capacity(stages.len());
+    let mut bytes = 0;
+    for (index, stage) in stages.into_iter().enumerate() {
+        if findings.is_full() {
+            break;
+        }
+        let read = read(stage).and_then(|(document, size)| {
+            rules::check(&document)?;
+            Ok((document, size))
+        });
+        match read {
+            Ok((document, size)) => {
+                bytes += size;
+                documents.push(document);
+            }
+            Err(problem) => findings.invalid(format!("{FIELD}[{index}]"), problem),
+        }
+    }
+    fits(bytes, findings);
+    documents
+}
+
+/// Checks what can't be had together with stages.
+pub(super) fn check_combination(
+    filter: Option<&Predicate>,
+    feed_mode: FeedMode,
+    findings: &mut Findings,
+) {
+    if filter.is_some_and(Predicate::uses_changed) {
+        findings.invalid(
+            "filters",
+            "use changed, which can't be had with pipeline: it would be decided after the stages may have \
+             removed what it reads; match updateDescription in a $match stage, or leave pipeline out",
+        );
+    }
+    if feed_mode == FeedMode::Shared {
+        findings.invalid(
+            "feed_mode",
+            "is FEED_MODE_SHARED, but stages in pipeline need a change stream of their own; use \
+             FEED_MODE_AUTO, or leave pipeline out",
+        );
+    }
+}
+
+fn fits(bytes: usize, findings: &mut Findings) -> bool {
+    if bytes > MAX_BYTES {
+        findings.invalid(
+            FIELD,
+            format!("is {bytes} bytes long; use at most {MAX_BYTES}, as sent and as BSON"),
+        );
+    }
+    bytes <= MAX_BYTES
+}
+
+fn sent_bytes(stage: &pb::PipelineStage) -> usize {
+    match &stage.kind {
+        None => 0,
+        Some(Kind::Struct(fields)) => fields.encoded_len(),
+        Some(Kind::Json(text)) => text.len(),
+        Some(Kind::Bson(bytes)) => bytes.len(),
+    }
+}
+
+/// Reads a stage in any of its forms, and returns it with its size in BSON.
+fn read(stage: pb::PipelineStage) -> Result<(Document, usize), String> {
+    let document = match stage.kind {
+        None => {
+            return Err("sets no kind; set struct, json or bson".to_owned());
+        }
+        Some(Kind::Struct(fields)) => extended_json::from_struct(fields)?,
+        Some(Kind::Json(text)) => extended_json::from_text(&text)?,
+        Some(Kind::Bson(bytes)) => raw_bson::from_bytes(&bytes)?,
+    };
+    match document.to_vec() {
+        Ok(bytes) => Ok((document, bytes.len())),
+        Err(error) => Err(format!("can't be written as BSON: {error}")),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -296,7 +296,8 @@ impl Checker<'_> {
     }
 }
 
-fn path_problem(path: &str) -> Option<String> {
+/// Returns what is wrong with the path of a field, and what would be right.
+pub(crate) fn path_problem(path: &str) -> Option<String> {
     if path.is_empty() || path.len() > MAX_PATH_BYTES {
         return Some(format!(
             "is {} bytes long; a path must have 1 to {MAX_PATH_BYTES} bytes",

@@ -8,7 +8,8 @@ use std::sync::Arc;
 /// An included path keeps the documents and arrays above it, and leaves out all else in them, as an inclusion
 /// projection of MongoDB does; `_id` is always included. What is included is what a client asked for; what is
 /// hidden is what it may not see. So for hidden paths a field is hidden in doubt: a dot in a field's name
-/// counts as a separator, and a number in it as an array index. For included paths a name is only a name.
+/// counts as a separator, and a number in it as an array index. For included paths a name is only a name, and a
+/// number one as well; only a path of an update may have either, and is shown if one of its readings is.
 ///
 /// Clones share their paths, and masks that do are equal without a comparison of them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -30,7 +31,7 @@ struct PathSet {
 
 /// A node of a tree of paths: the names of one level, each with the node below it. A path of the set ends at a
 /// node without names.
-#[derive(Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 struct PathNode {
     /// Sorted by name.
     children: Vec<(Box<[u8]>, PathNode)>,
@@ -56,6 +57,30 @@ pub enum PathMatch<'m> {
     Visible,
 }
 
+/// A component of a path in an update description.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UpdatePathComponent<'p> {
+    /// The name of a field.
+    Field(&'p [u8]),
+    /// An index of an array.
+    Index,
+    /// A number, which is an index of an array or the name of a field.
+    Number(&'p [u8]),
+}
+
+/// The places of included paths that a path of an update leads to.
+enum IncludedPlaces<'m> {
+    /// No included path continues there.
+    Nowhere,
+    /// At or below the end of an included path.
+    Whole,
+    /// Above the ends of included paths: one node for each reading of the path.
+    Above(&'m PathNode, Vec<&'m PathNode>),
+}
+
+/// The most readings of a path with numbers that are followed. What has more is shown whole.
+const MAX_READINGS: usize = 16;
+
 impl FieldMask {
     /// Creates a mask that hides the fields at these paths; without paths it shows everything.
     ///
@@ -63,7 +88,13 @@ impl FieldMask {
     /// A description of a path that is empty, or has a component that is empty or a number, which might be
     /// an array index.
     pub fn hiding(paths: impl IntoIterator<Item = String>) -> Result<Self, String> {
-        let mut paths = PathSet::checked(paths, "hide the field above it")?;
+        let mut paths = PathSet::checked(paths)?;
+        let number = |path: &&String| path.split('.').any(is_number);
+        if let Some(path) = paths.iter().find(number) {
+            return Err(format!(
+                "{path:?} has a number as a component, which may be an array index; hide the field above it"
+            ));
+        }
         // The paths below a path follow directly after it.
         paths.dedup_by(|path, kept| is_at_or_below(path, kept));
         Ok(Self {
@@ -72,12 +103,13 @@ impl FieldMask {
         })
     }
 
-    /// Creates a mask that shows the fields at these paths and `_id`; without paths it shows everything.
+    /// Creates a mask that shows the fields at these paths and `_id`; without paths it shows everything. A number
+    /// in a path is the name of a field, never an array index.
     ///
     /// # Errors
-    /// As [`hiding`](Self::hiding), and a description of two paths of which one is below the other.
+    /// A description of a path with an empty component, or of two paths of which one is below the other.
     pub fn including(paths: impl IntoIterator<Item = String>) -> Result<Self, String> {
-        let mut paths = PathSet::checked(paths, "name the field above it")?;
+        let mut paths = PathSet::checked(paths)?;
         paths.dedup();
         if let Some([above, below]) = paths
             .array_windows()
@@ -149,23 +181,13 @@ impl FieldMask {
 }
 
 impl PathSet {
-    /// Returns valid paths, sorted. `advice` follows the description of a path with a number.
-    fn checked(
-        paths: impl IntoIterator<Item = String>,
-        advice: &str,
-    ) -> Result<Vec<String>, String> {
+    /// Returns paths without empty components, sorted.
+    fn checked(paths: impl IntoIterator<Item = String>) -> Result<Vec<String>, String> {
         let mut paths: Vec<String> = paths.into_iter().collect();
-        for path in &paths {
-            if path.split('.').any(str::is_empty) {
-                return Err(format!(
-                    "{path:?} has an empty component; separate components by single dots"
-                ));
-            }
-            if path.split('.').any(is_number) {
-                return Err(format!(
-                    "{path:?} has a number as a component, which may be an array index; {advice}"
-                ));
-            }
+        if let Some(path) = paths.iter().find(|path| path.split('.').any(str::is_empty)) {
+            return Err(format!(
+                "{path:?} has an empty component; separate components by single dots"
+            ));
         }
         Self::sort(&mut paths);
         Ok(paths)
@@ -221,6 +243,54 @@ impl PathNode {
         })
     }
 
+    /// Returns the nodes that a path of an update leads to.
+    fn places<'p>(
+        &self,
+        path: impl Iterator<Item = UpdatePathComponent<'p>>,
+    ) -> IncludedPlaces<'_> {
+        let (mut node, mut others) = (self, Vec::<&Self>::new());
+        for component in path {
+            match component {
+                UpdatePathComponent::Index => {}
+                UpdatePathComponent::Field(name) => {
+                    others.retain_mut(|it| it.child(name).map(|below| *it = below).is_some());
+                    match node.child(name).or_else(|| others.pop()) {
+                        Some(below) => node = below,
+                        None => return IncludedPlaces::Nowhere,
+                    }
+                }
+                UpdatePathComponent::Number(name) => {
+                    let nodes = std::iter::once(node).chain(others.iter().copied());
+                    let named: Vec<&Self> = nodes.filter_map(|it| it.child(name)).collect();
+                    for below in named {
+                        if !others.iter().any(|it| std::ptr::eq(*it, below)) {
+                            others.push(below);
+                        }
+                    }
+                }
+            }
+            let mut nodes = std::iter::once(&node).chain(&others);
+            if nodes.any(|it| it.is_end()) || others.len() >= MAX_READINGS {
+                return IncludedPlaces::Whole;
+            }
+        }
+        IncludedPlaces::Above(node, others)
+    }
+
+    /// Adds the paths of another tree. A path above others takes their place.
+    fn add(&mut self, other: &Self) {
+        if self.is_end() || other.is_end() {
+            self.children.clear();
+            return;
+        }
+        for (name, below) in &other.children {
+            match self.find(name) {
+                Ok(at) => self.children[at].1.add(below),
+                Err(at) => self.children.insert(at, (name.clone(), below.clone())),
+            }
+        }
+    }
+
     /// Returns whether a path of the set ends here.
     fn is_end(&self) -> bool {
         self.children.is_empty()
@@ -235,38 +305,54 @@ impl<'m> MaskNode<'m> {
     /// Matches the name of a field.
     #[must_use]
     pub fn match_name(self, name: &[u8]) -> PathMatch<'m> {
-        self.match_with(name, |included| included.child(name))
-    }
-
-    /// Matches a dotted path from the top of a document, as an update description has it: a number in it is
-    /// an array index.
-    #[must_use]
-    pub fn match_path(self, path: &[u8]) -> PathMatch<'m> {
-        self.match_with(path, |included| {
-            let mut names = path.split(|byte| *byte == b'.');
-            // The first one is the name of a field, whatever it looks like.
-            let first = included.child(names.next()?)?;
-            first.descend(names)
-        })
-    }
-
-    fn match_with(
-        self,
-        path: &[u8],
-        find_included: impl FnOnce(&'m PathNode) -> Option<&'m PathNode>,
-    ) -> PathMatch<'m> {
-        let hidden = self
-            .hidden
-            .and_then(|hidden| hidden.descend(path.split(|byte| *byte == b'.')));
+        let hidden = self.hidden_at(name);
         if hidden.is_some_and(PathNode::is_end) {
             return PathMatch::Hidden;
         }
-        let included = match self.included.map(find_included) {
+        let included = match self.included.map(|included| included.child(name)) {
             Some(None) => return PathMatch::Hidden,
             Some(Some(included)) => Some(included).filter(|it| !it.is_end()),
             None => None,
         };
         Self::new(included, hidden).map_or(PathMatch::Visible, PathMatch::Partly)
+    }
+
+    /// Matches a dotted path from the top of a document, as an update description has it, and passes the result
+    /// on. `components` are those of the path, if it is known how to read it; otherwise a number that is not
+    /// the first component may be an array index, and the path is shown if one of its readings is.
+    pub fn match_path<'p, R>(
+        self,
+        path: &[u8],
+        components: Option<impl Iterator<Item = UpdatePathComponent<'p>>>,
+        use_match: impl FnOnce(PathMatch<'_>) -> R,
+    ) -> R {
+        let hidden = self.hidden_at(path);
+        if hidden.is_some_and(PathNode::is_end) {
+            return use_match(PathMatch::Hidden);
+        }
+        let places = self.included.map(|included| match components {
+            Some(components) => included.places(components),
+            None => included.places(dotted(path)),
+        });
+        let merged;
+        let included = match places {
+            None | Some(IncludedPlaces::Whole) => None,
+            Some(IncludedPlaces::Nowhere) => return use_match(PathMatch::Hidden),
+            Some(IncludedPlaces::Above(node, others)) if others.is_empty() => Some(node),
+            Some(IncludedPlaces::Above(node, others)) => {
+                merged = others.iter().fold(node.clone(), |mut all, other| {
+                    all.add(other);
+                    all
+                });
+                Some(&merged)
+            }
+        };
+        use_match(MaskNode::new(included, hidden).map_or(PathMatch::Visible, PathMatch::Partly))
+    }
+
+    /// Returns what is hidden at a dotted path; an end hides it.
+    fn hidden_at(self, path: &[u8]) -> Option<&'m PathNode> {
+        self.hidden?.descend(path.split(|byte| *byte == b'.'))
     }
 
     /// Returns whether only what is below certain names is included: a value without fields is left out.
@@ -280,6 +366,18 @@ impl<'m> MaskNode<'m> {
     pub fn hidden_only(self) -> Option<Self> {
         Self::new(None, self.hidden)
     }
+}
+
+/// Returns the components of a dotted path. The first one is the name of a field, whatever it looks like.
+fn dotted(path: &[u8]) -> impl Iterator<Item = UpdatePathComponent<'_>> {
+    let names = path.split(|byte| *byte == b'.').enumerate();
+    names.map(|(at, name)| {
+        if at > 0 && is_number(name) {
+            UpdatePathComponent::Number(name)
+        } else {
+            UpdatePathComponent::Field(name)
+        }
+    })
 }
 
 fn is_number(part: impl AsRef<[u8]>) -> bool {

@@ -30,7 +30,7 @@ mod stage;
 pub use stage::{Mode, Stage};
 
 mod mask;
-pub use mask::{FieldMask, MaskNode, PathMatch};
+pub use mask::{FieldMask, MaskNode, PathMatch, UpdatePathComponent};
 
 mod rendering;
 pub use rendering::{Rendering, TokenAudience};

@@ -1,5 +1,7 @@
 //! The validation of a `WatchRequest`, field by field.
 
+mod fields;
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -165,7 +167,10 @@ impl Watch {
             full_document: full_document(request.full_document, f),
             before_change: before_change(request.full_document_before_change, f),
             expanded,
-            rendering: Arc::new(Rendering::unrestricted(format(request.document_format, f))),
+            rendering: Arc::new(Rendering {
+                mask: fields::field_mask(&request.fields, f),
+                ..Rendering::unrestricted(format(request.document_format, f))
+            }),
             progress_interval: progress_interval(request.progress_interval, limits, f),
             max_message_bytes: max_message_bytes(request.max_message_bytes, limits, f),
             oversize: oversize(request.oversize_policy, f),

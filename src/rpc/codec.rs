@@ -128,7 +128,7 @@ mod tests {
 
     #[test]
     fn an_unknown_field_is_rejected_by_number() {
-        for number in [7, 11, 20, 21, 22, 5000] {
+        for number in [7, 22, 5000] {
             let refused = decode_request(with_field(number)).expect_err("it is not known");
             assert_eq!(refused.code(), Code::Unimplemented);
             assert_eq!(refused.reason(), "NOT_IMPLEMENTED");

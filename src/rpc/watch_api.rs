@@ -197,7 +197,7 @@ impl WatchApi {
             collections: request.collections.clone(),
             start: request.start.clone(),
             operations: request.operations.clone(),
-            fields: Vec::new(),
+            fields: request.fields.clone(),
             pipeline: Vec::new(),
             ..*request
         };

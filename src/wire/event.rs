@@ -58,7 +58,8 @@ pub const TIMESTAMP_MILLIS: RangeInclusive<i64> = -62_135_596_800_000..=253_402_
 ///
 /// A mask that hides fields also leaves out everything else that may reveal them: descriptions of
 /// indexes and of collection options, and unknown fields. An update of only hidden fields becomes an
-/// update without fields. A mask that only includes fields applies to documents and update descriptions.
+/// update without fields. A mask that only includes fields applies to documents and update descriptions, and
+/// leaves out unknown fields.
 pub fn encode<'a>(
     buffer: &[u8],
     events: impl IntoIterator<Item = &'a Event, IntoIter: Clone>,
@@ -227,11 +228,9 @@ fn put_change(out: &mut BytesMut, event: &Event, raw: &[u8], rendering: &Renderi
         }
     });
     slots.drop(OperationType);
-    if rendering.mask.root().is_some() {
-        slots.drop_documents();
-    }
-    // Fields of an undocumented name, type or shape may reveal hidden fields.
-    if !rendering.mask.hides_fields() {
+    // Nothing says what fields of an undocumented name, type or shape hold: what is hidden, or what a
+    // projection leaves out.
+    if rendering.mask.root().is_none() {
         slots.put_unclaimed(out, field::UNKNOWN_FIELDS, rendering.format);
     }
 }

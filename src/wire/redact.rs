@@ -6,7 +6,7 @@
 use bytes::{BufMut as _, BytesMut};
 
 use crate::{
-    model::{MaskNode, PathMatch},
+    model::{MaskNode, PathMatch, UpdatePathComponent},
     raw::{Element, ElementType, Elements},
 };
 
@@ -14,36 +14,57 @@ use crate::{
 /// the text formats. Anything deeper that a mask may not show whole is left out.
 const MAX_DEPTH: u32 = 200;
 
-/// Returns the fields of a document that a mask shows.
-pub(super) fn document(document: &[u8], mask: MaskNode<'_>) -> BytesMut {
-    let mut out = BytesMut::with_capacity(document.len());
-    put_document(&mut out, document, mask, 1);
-    out
+/// Appends the fields of a document that a mask shows.
+pub(super) fn put_document(out: &mut BytesMut, document: &[u8], mask: MaskNode<'_>) {
+    put_fields(out, document, mask, 1);
 }
 
-/// Returns the part of `updatedFields` that a mask shows. Its names are dotted paths. A new value in the place
-/// of documents or arrays above an included path is kept, because it replaces what was at the path.
-pub(super) fn updated_fields(fields: &[u8], mask: MaskNode<'_>) -> BytesMut {
-    let mut out = BytesMut::with_capacity(fields.len());
-    put_elements(&mut out, fields, 1, |out, element| {
+/// Appends the part of `updatedFields` that a mask shows. Its names are dotted paths, of which `components` says
+/// how to read them where that is known. Returns the paths at which the projected document has nothing any
+/// more: a value without fields took the place of documents or arrays above an included path. If that may be
+/// an element of an array, the value is appended, since the elements after it keep their index.
+pub(super) fn put_updated_fields<'a, 'p, C: Iterator<Item = UpdatePathComponent<'p>>>(
+    out: &mut BytesMut,
+    fields: &'a [u8],
+    mask: MaskNode<'_>,
+    components: impl Fn(&[u8]) -> Option<C>,
+) -> Vec<&'a [u8]> {
+    let mut gone = Vec::new();
+    put_elements(out, fields, 1, |out, element| {
         let key = element.key;
-        match mask.match_path(key) {
+        mask.match_path(key, components(key), |path_match| match path_match {
             PathMatch::Hidden => {}
             PathMatch::Visible => put_whole(out, &element),
-            PathMatch::Partly(below) if has_fields(&element) => {
+            PathMatch::Partly(below) if !below.includes_only_fields() || has_fields(&element) => {
                 put_partly(out, key, &element, below, 1);
             }
-            PathMatch::Partly(below) => match below.hidden_only() {
-                Some(hidden) => put_partly(out, key, &element, hidden, 1),
-                None => put_whole(out, &element),
-            },
-        }
+            PathMatch::Partly(below) => {
+                let last = components(key).map(Iterator::last);
+                let is_field = match last {
+                    Some(last) => !matches!(last, Some(UpdatePathComponent::Index)),
+                    None => !may_be_index(key),
+                };
+                match below.hidden_only() {
+                    _ if is_field => gone.push(key),
+                    Some(hidden) => put_partly(out, key, &element, hidden, 1),
+                    None => put_whole(out, &element),
+                }
+            }
+        });
     });
-    out
+    gone
+}
+
+/// Returns whether a dotted path may lead to an element of an array.
+fn may_be_index(path: &[u8]) -> bool {
+    let last = path.rsplit(|byte| *byte == b'.').next();
+    last.is_some_and(|last| {
+        last.len() < path.len() && !last.is_empty() && last.iter().all(u8::is_ascii_digit)
+    })
 }
 
 /// Appends the fields of a document that a mask shows.
-fn put_document(out: &mut BytesMut, document: &[u8], mask: MaskNode<'_>, depth: u32) {
+fn put_fields(out: &mut BytesMut, document: &[u8], mask: MaskNode<'_>, depth: u32) {
     put_elements(out, document, depth, |out, element| {
         match mask.match_name(element.key) {
             PathMatch::Hidden => {}
@@ -89,7 +110,7 @@ fn put_partly(
         return;
     }
     put_element(out, key, element, |out| match element.kind {
-        ElementType::EmbeddedDocument => put_document(out, element.value, mask, depth + 1),
+        ElementType::EmbeddedDocument => put_fields(out, element.value, mask, depth + 1),
         ElementType::Array => put_array(out, element.value, mask, depth + 1),
         ElementType::JavaScriptCodeWithScope => put_code(out, element, mask, depth),
         // Other types have no fields.
@@ -109,7 +130,7 @@ fn put_code(out: &mut BytesMut, element: &Element<'_>, mask: MaskNode<'_>, depth
     out.put_u32_le(u32::try_from(code.len() + 1).unwrap_or_default());
     out.put_slice(code);
     out.put_u8(0);
-    put_document(out, scope, mask, depth + 1);
+    put_fields(out, scope, mask, depth + 1);
     put_length(out, start);
 }
 

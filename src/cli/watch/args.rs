@@ -70,6 +70,11 @@ pub struct WatchArgs {
     #[arg(long = "where", value_name = "EXPR")]
     pub conditions: Vec<WhereClause>,
 
+    /// Print only these fields of documents, as dotted paths such as status,address.city; _id always comes along.
+    /// Repeat it, or separate several by commas
+    #[arg(long, value_name = "PATHS", value_delimiter = ',')]
+    pub fields: Vec<String>,
+
     /// The document in update events
     #[arg(long, value_name = "MODE", value_enum, default_value = "default")]
     pub full_document: FullDocument,
@@ -153,6 +158,7 @@ pub struct WatchArgs {
 const EXAMPLES: &str = "\
 Examples:
   weir watch shop.orders --op insert --op update --where 'status=paid' --where 'total>100'
+  weir watch shop.orders --fields status,total
   weir watch shop --since 10m --until now --output json | jq .documentKey
   weir watch shop.orders --resume-file orders.token
   weir watch shop.orders --server https://weir.example:443 --tls-ca-file ca.pem

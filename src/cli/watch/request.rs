@@ -10,7 +10,7 @@ use crate::pb::watch_request::Start;
 
 /// The flag of each field of the request that the server may refuse. That of a filter is its `--where`, and that
 /// of a token is where it came from.
-const FLAGS: [(&str, &str); 10] = [
+const FLAGS: [(&str, &str); 11] = [
     ("database", "SCOPE"),
     ("collections", "SCOPE"),
     ("operations", "--op"),
@@ -18,6 +18,7 @@ const FLAGS: [(&str, &str); 10] = [
     ("end_time", "--until"),
     ("full_document", "--full-document"),
     ("full_document_before_change", "--before"),
+    ("fields", "--fields"),
     ("show_expanded_events", "--expanded"),
     ("progress_interval", "--progress-interval"),
     ("max_message_bytes", "--max-message-bytes"),
@@ -73,7 +74,7 @@ pub(super) fn build(args: &WatchArgs) -> Result<pb::WatchRequest, String> {
         missing_image_policy: pb::MissingImagePolicy::from(args.missing_image).into(),
         invalidate_policy: pb::InvalidatePolicy::from(args.on_invalidate).into(),
         feed_mode: pb::FeedMode::Auto.into(),
-        fields: Vec::new(),
+        fields: args.fields.clone(),
         shard: None,
         pipeline: Vec::new(),
         start: start(args)?,

@@ -9,23 +9,44 @@ fn hidden(paths: &[&str]) -> FieldMask {
 
 /// Returns the result of matching a path, as a word.
 fn match_result(paths: &[&str], path: &str) -> &'static str {
-    match hidden(paths)
-        .root()
-        .map(|tree| tree.match_path(path.as_bytes()))
-    {
-        Some(PathMatch::Hidden) => "hidden",
-        Some(PathMatch::Partly(_)) => "may contain hidden",
-        Some(PathMatch::Visible) | None => "visible",
+    match shown(&hidden(paths), path) {
+        "partly" => "may contain hidden",
+        shown => shown,
     }
 }
 
+/// Returns what a mask shows at a dotted path of an update description, as a word.
+fn shown(mask: &FieldMask, path: &str) -> &'static str {
+    let Some(root) = mask.root() else {
+        return "visible";
+    };
+    root.match_path(path.as_bytes(), UNKNOWN, word)
+}
+
+fn word(path_match: PathMatch<'_>) -> &'static str {
+    match path_match {
+        PathMatch::Hidden => "hidden",
+        PathMatch::Partly(_) => "partly",
+        PathMatch::Visible => "visible",
+    }
+}
+
+/// The components of a path that may be read in several ways.
+const UNKNOWN: Option<std::iter::Empty<UpdatePathComponent<'static>>> = None;
+
 #[test]
-fn paths_with_an_empty_component_or_a_number_are_refused() {
-    for path in ["", ".", "a.", ".a", "a..b", "0", "a.0", "a.0.b", "a.01"] {
+fn paths_with_an_empty_component_or_a_hidden_number_are_refused() {
+    for path in ["0", "a.0", "a.0.b", "a.01"] {
         FieldMask::hiding([path.to_owned()]).expect_err(path);
+        FieldMask::including([path.to_owned()]).expect(path);
+    }
+    for path in ["", ".", "a.", ".a", "a..b"] {
+        FieldMask::hiding([path.to_owned()]).expect_err(path);
+        FieldMask::including([path.to_owned()]).expect_err(path);
     }
     for path in ["a", "a.b", "a0", "a.b1", "a.-1", "$a", "a b", "é"] {
         FieldMask::hiding([path.to_owned()]).expect(path);
+        FieldMask::including([path.to_owned()]).expect(path);
     }
 }
 
@@ -98,15 +119,6 @@ fn including(paths: &[&str]) -> Result<FieldMask, String> {
     FieldMask::including(paths.iter().map(|&path| path.to_owned()))
 }
 
-/// Returns what a mask shows at a dotted path of an update description, as a word.
-fn shown(mask: &FieldMask, path: &str) -> &'static str {
-    match mask.root().map(|root| root.match_path(path.as_bytes())) {
-        Some(PathMatch::Hidden) => "hidden",
-        Some(PathMatch::Partly(_)) => "partly",
-        Some(PathMatch::Visible) | None => "visible",
-    }
-}
-
 #[test]
 fn an_included_path_shows_itself_what_is_below_it_and_what_is_above_it() {
     let mask = including(&["items.price", "name", "name"]).unwrap();
@@ -152,7 +164,7 @@ fn included_paths_are_refused_if_one_is_below_another_or_is_no_path() {
         &["a-b", "a.b", "a"],
         &["a..b"],
         &[""],
-        &["a.0"],
+        &["a.0", "a"],
     ] {
         including(paths).expect_err(&paths.join(" "));
     }
@@ -163,6 +175,77 @@ fn included_paths_are_refused_if_one_is_below_another_or_is_no_path() {
     let everything = including(&[]).unwrap();
     assert_eq!(everything, FieldMask::default());
     assert_eq!(everything.root(), None);
+}
+
+/// A number in an included path is the name of a field. That of an update may be an index too.
+#[test]
+fn a_number_in_the_path_of_an_update_is_read_in_both_ways() {
+    let mask = including(&["items.sku", "items.0.x.a", "items.0.0.y", "7"]).unwrap();
+    for (path, expected) in [
+        ("items.0.sku", "visible"),
+        ("items.5.sku.z", "visible"),
+        ("items.0.x.a", "visible"),
+        ("items.5.0.x.a", "visible"),
+        ("items.0.5.x.a", "visible"),
+        ("items.0.x", "partly"),
+        ("items.5.x", "hidden"),
+        ("items.0.0.0.y", "visible"),
+        ("items.0.z", "hidden"),
+        ("items.y", "hidden"),
+        ("7", "visible"),
+        ("7.1", "visible"),
+        ("8.7", "hidden"),
+        ("x.7", "hidden"),
+    ] {
+        assert_eq!(shown(&mask, path), expected, "{path:?}");
+    }
+    // All readings together.
+    let names = mask
+        .root()
+        .unwrap()
+        .match_path(b"items.0", UNKNOWN, |path_match| {
+            let PathMatch::Partly(node) = path_match else {
+                panic!("{path_match:?}");
+            };
+            ["sku", "0", "x", "y", "z"].map(|name| word(node.match_name(name.as_bytes())))
+        });
+    assert_eq!(names, ["visible", "partly", "partly", "hidden", "hidden"]);
+    // With so many readings that they are not followed, it is shown.
+    let many: Vec<String> = (1..=20)
+        .map(|depth| format!("a{}.x", ".0".repeat(depth)))
+        .collect();
+    let mask = FieldMask::including(many).unwrap();
+    assert_eq!(shown(&mask, &format!("a{}.z", ".0".repeat(10))), "hidden");
+    assert_eq!(shown(&mask, &format!("a{}.z", ".0".repeat(20))), "visible");
+}
+
+#[test]
+fn known_components_say_how_to_read_the_path_of_an_update() {
+    use UpdatePathComponent::{Field, Index};
+    let mask = including(&["items.sku", "items.0.x", "a.b"]).unwrap();
+    let both = mask.with_hidden_fields_of(&hidden(&["items.sku"]));
+    let shown = |mask: &FieldMask, components: &[UpdatePathComponent<'static>]| {
+        let path = b"items.0.sku";
+        let root = mask.root().unwrap();
+        root.match_path(path, Some(components.iter().copied()), word)
+    };
+    for (components, expected) in [
+        (&[Field(b"items"), Index, Field(b"sku")][..], "visible"),
+        (&[Field(b"items"), Field(b"0"), Field(b"sku")], "hidden"),
+        (
+            &[Field(b"items"), Field(b"0"), Index, Field(b"x")],
+            "visible",
+        ),
+        (&[Field(b"items"), Field(b"0"), Index], "partly"),
+        (&[Field(b"items"), Index, Field(b"x")], "hidden"),
+        (&[Field(b"items.0.sku")], "hidden"),
+        (&[Field(b"a.b")], "hidden"),
+        (&[Field(b"a"), Field(b"b")], "visible"),
+    ] {
+        assert_eq!(shown(&mask, components), expected, "{components:?}");
+        // What is hidden is hidden in doubt.
+        assert_eq!(shown(&both, components), "hidden", "{components:?}");
+    }
 }
 
 #[test]
@@ -232,8 +315,7 @@ proptest! {
         let expected = paths.iter().any(shares);
         prop_assert_eq!(hidden.hides_part_of(&path.join(".")), expected);
         // A filter may not use exactly the paths that are not completely visible.
-        let matched = hidden.root().map(|tree| tree.match_path(path.join(".").as_bytes()) != PathMatch::Visible);
-        prop_assert_eq!(matched.unwrap_or(false), expected);
+        prop_assert_eq!(shown(&hidden, &path.join(".")) != "visible", expected);
     }
 
     #[test]
@@ -246,11 +328,12 @@ proptest! {
         let mut stepped = PathMatch::Partly(tree);
         for part in &path {
             if let PathMatch::Partly(branch) = stepped {
-                stepped = branch.match_path(part.as_bytes());
+                stepped = branch.match_name(part.as_bytes());
             }
         }
-        prop_assert_eq!(stepped, tree.match_path(path.join(".").as_bytes()));
+        prop_assert_eq!(word(stepped), shown(&hidden, &path.join(".")));
     }
+
     /// The model: both masks must show a path.
     #[test]
     fn a_mask_shows_what_its_included_and_its_hidden_paths_show(

@@ -105,14 +105,6 @@ impl<'a> Slots<'a> {
         self.drop(EventField::StateBeforeChange);
     }
 
-    /// Drops documents and descriptions of updates, which no message has taken as they have another type, so
-    /// that a mask can't be applied to them.
-    pub(super) fn drop_documents(&mut self) {
-        self.drop(EventField::FullDocument);
-        self.drop(EventField::FullDocumentBeforeChange);
-        self.drop(EventField::UpdateDescription);
-    }
-
     /// Appends the fields that no message has taken as one document.
     pub(super) fn put_unclaimed(self, out: &mut BytesMut, number: u32, format: Format) {
         let known = EventField::ALL.into_iter().filter_map(|it| self.get(it));

@@ -3,7 +3,7 @@
 use bytes::BytesMut;
 
 use super::{
-    masked::{hides_path, put_updated_fields},
+    masked::DescriptionMask,
     values::{elements, is_array, is_text, put_number, put_text},
 };
 use crate::{
@@ -19,21 +19,24 @@ pub(super) fn put_description(
     description: &[u8],
     rendering: &Rendering,
 ) -> bool {
+    let mask = DescriptionMask::new(description, rendering);
     put_message(out, 1, |out| {
         all_elements(description, |field| match field.key {
             b"updatedFields" if field.as_document().is_some() => {
-                put_updated_fields(out, 1, field.value, rendering);
+                for path in mask.put_updated_fields(out, 1, field.value) {
+                    put_string_field(out, 2, &String::from_utf8_lossy(path));
+                }
                 true
             }
             b"removedFields" if is_array(&field) => all_elements(field.value, |name| {
-                is_hidden(&name, rendering) || put_text(out, 2, &name)
+                is_hidden(&name, &mask) || put_text(out, 2, &name)
             }),
-            b"truncatedArrays" if is_array(&field) => all_elements(field.value, |array| {
-                put_truncated_array(out, &array, rendering)
-            }),
+            b"truncatedArrays" if is_array(&field) => {
+                all_elements(field.value, |array| put_truncated_array(out, &array, &mask))
+            }
             b"disambiguatedPaths" if field.as_document().is_some() => {
                 all_elements(field.value, |path| {
-                    put_disambiguated_path(out, &path, rendering)
+                    put_disambiguated_path(out, &path, &mask, rendering)
                 })
             }
             _ => false,
@@ -42,16 +45,19 @@ pub(super) fn put_description(
 }
 
 /// Returns whether an element is a path at which nothing is shown.
-fn is_hidden(path: &Element<'_>, rendering: &Rendering) -> bool {
-    path.as_str_bytes()
-        .is_some_and(|path| hides_path(rendering, path))
+fn is_hidden(path: &Element<'_>, mask: &DescriptionMask<'_>) -> bool {
+    path.as_str_bytes().is_some_and(|path| mask.hides(path))
 }
 
-fn put_truncated_array(out: &mut BytesMut, array: &Element<'_>, rendering: &Rendering) -> bool {
+fn put_truncated_array(
+    out: &mut BytesMut,
+    array: &Element<'_>,
+    mask: &DescriptionMask<'_>,
+) -> bool {
     let Some(array) = array.as_document() else {
         return false;
     };
-    if elements(array).any(|field| field.key == b"field" && is_hidden(&field, rendering)) {
+    if elements(array).any(|field| field.key == b"field" && is_hidden(&field, mask)) {
         return true;
     }
     put_message(out, 3, |out| {
@@ -66,14 +72,17 @@ fn put_truncated_array(out: &mut BytesMut, array: &Element<'_>, rendering: &Rend
     })
 }
 
-fn put_disambiguated_path(out: &mut BytesMut, path: &Element<'_>, rendering: &Rendering) -> bool {
+fn put_disambiguated_path(
+    out: &mut BytesMut,
+    path: &Element<'_>,
+    mask: &DescriptionMask<'_>,
+    rendering: &Rendering,
+) -> bool {
     if !is_array(path) {
         return false;
     }
-    // The components of an included path say how to read it, whatever they are.
     let hidden = rendering.mask.hidden_root();
-    if hides_path(rendering, path.key)
-        || hidden.is_some_and(|hidden| reaches_hidden_field(path.value, hidden))
+    if mask.hides(path.key) || hidden.is_some_and(|hidden| reaches_hidden_field(path.value, hidden))
     {
         return true;
     }

@@ -63,6 +63,26 @@ pub fn put_document(out: &mut BytesMut, field: u32, document: &[u8], format: For
     }
 }
 
+/// As [`put_document`], of the raw BSON that `write` appends, of about `expected` bytes. In BSON it is written in
+/// place and not copied again.
+pub fn put_written_document<R>(
+    out: &mut BytesMut,
+    field: u32,
+    expected: usize,
+    format: Format,
+    write: impl FnOnce(&mut BytesMut) -> R,
+) -> R {
+    if format == Format::Bson {
+        return put_message_with_estimate(out, field, expected, |out| {
+            put_message_with_estimate(out, field::BSON, expected, write)
+        });
+    }
+    let mut document = BytesMut::with_capacity(expected);
+    let result = write(&mut document);
+    put_document(out, field, &document, format);
+    result
+}
+
 /// Appends message field `field`, with tag and length: a `weir.v1.Document` that is null, for a document
 /// that MongoDB looked for and did not find.
 pub fn put_null_document(out: &mut BytesMut, field: u32) {

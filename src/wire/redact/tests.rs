@@ -87,22 +87,30 @@ fn included_value(value: &Bson, paths: &[Vec<&str>]) -> Option<Bson> {
     }
 }
 
-/// A simple reference implementation for `updatedFields`, whose names are dotted paths.
+/// A simple reference implementation for `updatedFields`, whose names are dotted paths. Returns what is shown of
+/// them, and the paths at which nothing is left.
 pub(in crate::wire) fn reference_included_updates(
     fields: &Document,
     included: &[String],
-) -> Document {
-    let kept = fields.iter().filter_map(|(name, value)| {
-        let paths = included_below(name, included)?;
-        let is_scalar = !matches!(value, Bson::Document(_) | Bson::Array(_));
-        let shown = if is_scalar {
-            value.clone()
-        } else {
-            included_value(value, &paths)?
+) -> (Document, Vec<String>) {
+    let (mut shown, mut gone) = (Document::new(), Vec::new());
+    for (name, value) in fields {
+        let Some(paths) = included_below(name, included) else {
+            continue;
         };
-        Some((name.clone(), shown))
-    });
-    kept.collect()
+        let last = name.rsplit_once('.').map_or("", |(_, last)| last);
+        let may_be_index = !last.is_empty() && last.bytes().all(|it| it.is_ascii_digit());
+        match included_value(value, &paths) {
+            Some(value) => {
+                shown.insert(name.clone(), value);
+            }
+            None if may_be_index => {
+                shown.insert(name.clone(), value.clone());
+            }
+            None => gone.push(name.clone()),
+        }
+    }
+    (shown, gone)
 }
 
 /// Returns the included paths from a dotted path on, an empty one if it is at or below an included path; `None`
@@ -124,6 +132,20 @@ pub(in crate::wire) fn included_below<'p>(
     });
     let below: Vec<Vec<&str>> = below.collect();
     (!below.is_empty()).then_some(below)
+}
+
+fn document(raw: &[u8], mask: MaskNode<'_>) -> BytesMut {
+    let mut out = BytesMut::new();
+    put_document(&mut out, raw, mask);
+    out
+}
+
+/// Returns what is shown of updated fields, and the paths at which nothing is left.
+fn updated_fields<'a>(raw: &'a [u8], mask: MaskNode<'_>) -> (BytesMut, Vec<&'a [u8]>) {
+    let mut out = BytesMut::new();
+    let unknown = |_: &[u8]| None::<std::iter::Empty<UpdatePathComponent<'static>>>;
+    let gone = put_updated_fields(&mut out, raw, mask, unknown);
+    (out, gone)
 }
 
 fn redacted(raw: &[u8], paths: &[&str]) -> Vec<u8> {
@@ -204,22 +226,43 @@ fn hidden_fields_of_included_ones_are_removed() {
 fn the_names_of_updated_fields_are_paths() {
     let fields = doc! {
         "name": 1, "other": 2, "address": "gone", "address.city": "y", "address.street": "x",
-        "items.3": { "price": 1, "name": "n" }, "items.4.price": 2, "items.4.name": "n",
+        "items.3": { "price": 1, "name": "n" }, "items.4.price": 2, "items.4.name": "n", "items.6": 6,
         "items": [{ "price": 1, "name": "n" }, 5], "0.name": 3, "0": 4,
     };
+    let raw = fields.to_vec().unwrap();
     let shown = |mask: &FieldMask| {
-        let raw = updated_fields(&fields.to_vec().unwrap(), mask.root().unwrap());
-        Document::from_reader(&raw[..]).unwrap()
+        let (shown, gone) = updated_fields(&raw, mask.root().unwrap());
+        let gone: Vec<_> = gone
+            .iter()
+            .map(|it| String::from_utf8_lossy(it).into_owned())
+            .collect();
+        (Document::from_reader(&shown[..]).unwrap(), gone)
     };
     let mask = including(&["name", "address.city", "items.price"]);
     let expected = doc! {
-        "name": 1, "address": "gone", "address.city": "y",
-        "items.3": { "price": 1 }, "items.4.price": 2, "items": [{ "price": 1 }],
+        "name": 1, "address.city": "y",
+        "items.3": { "price": 1 }, "items.4.price": 2, "items.6": 6, "items": [{ "price": 1 }],
     };
-    assert_eq!(shown(&mask), expected);
+    assert_eq!(shown(&mask), (expected, vec!["address".to_owned()]));
     let mask = mask.with_hidden_fields_of(&hiding(&["items.price", "address"]));
-    let expected = doc! { "name": 1, "items.3": {}, "items": [{}] };
-    assert_eq!(shown(&mask), expected);
+    let expected = doc! { "name": 1, "items.3": {}, "items.6": 6, "items": [{}] };
+    assert_eq!(shown(&mask), (expected, vec![]));
+    // Code may have what is hidden in its scope.
+    let code = Bson::JavaScriptCodeWithScope(JavaScriptCodeWithScope {
+        code: "f()".to_owned(),
+        scope: doc! { "price": 1, "name": 2 },
+    });
+    let raw = doc! { "items.6": &code, "items": code }.to_vec().unwrap();
+    let mask = including(&["items.price", "items.x"]);
+    let mask = mask.with_hidden_fields_of(&hiding(&["items.price"]));
+    let (shown, gone) = updated_fields(&raw, mask.root().unwrap());
+    let shown = Document::from_reader(&shown[..]).unwrap();
+    let left = JavaScriptCodeWithScope {
+        code: "f()".to_owned(),
+        scope: doc! { "name": 2 },
+    };
+    assert_eq!(shown, doc! { "items.6": left });
+    assert_eq!(gone, [b"items"]);
 }
 
 /// A name with a dot may stand for a hidden path.
@@ -365,9 +408,19 @@ pub(in crate::wire) fn paths() -> impl Strategy<Value = Vec<String>> {
     vec(path, 1..4)
 }
 
-/// Paths of which none is below another.
+/// Paths of which none is below another, without numbers.
 pub(in crate::wire) fn included_paths() -> impl Strategy<Value = Vec<String>> {
-    paths().prop_map(|paths| {
+    independent(paths())
+}
+
+/// Paths of which none is below another, with numbers.
+fn numbered_paths() -> impl Strategy<Value = Vec<String>> {
+    let path = vec(select(vec!["a", "b", "0", "12"]), 1..4).prop_map(|parts| parts.join("."));
+    independent(vec(path, 1..4))
+}
+
+fn independent(paths: impl Strategy<Value = Vec<String>>) -> impl Strategy<Value = Vec<String>> {
+    paths.prop_map(|paths| {
         let is_below = |path: &&String| paths.iter().any(|it| path.starts_with(&format!("{it}.")));
         paths.iter().filter(|it| !is_below(it)).cloned().collect()
     })
@@ -396,7 +449,7 @@ proptest! {
         prop_assert!(left.len() <= raw.len().max(5));
         prop_assert!(Elements::new(&left).unwrap().all(|it| it.is_ok()));
         for mask in [including.with_hidden_fields_of(&hiding), including] {
-            for left in [document(&raw, mask.root().unwrap()), updated_fields(&raw, mask.root().unwrap())] {
+            for left in [document(&raw, mask.root().unwrap()), updated_fields(&raw, mask.root().unwrap()).0] {
                 prop_assert!(Elements::new(&left).unwrap().all(|it| it.is_ok()));
             }
         }
@@ -407,9 +460,17 @@ proptest! {
         let raw = original.to_vec().unwrap();
         let left = document(&raw, mask.root().unwrap());
         prop_assert_eq!(&left[..], &reference_included(&original, &paths).to_vec().unwrap()[..]);
-        let left = updated_fields(&raw, mask.root().unwrap());
-        let expected = reference_included_updates(&original, &paths).to_vec().unwrap();
-        prop_assert_eq!(&left[..], &expected[..]);
+        let (left, gone) = updated_fields(&raw, mask.root().unwrap());
+        let (expected, expected_gone) = reference_included_updates(&original, &paths);
+        prop_assert_eq!(&left[..], &expected.to_vec().unwrap()[..]);
+        prop_assert_eq!(gone, expected_gone.iter().map(|it| it.as_bytes()).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_number_in_an_included_path_is_the_name_of_a_field(original in documents(), paths in numbered_paths()) {
+        let mask = FieldMask::including(paths.clone()).unwrap();
+        let left = document(&original.to_vec().unwrap(), mask.root().unwrap());
+        prop_assert_eq!(&left[..], &reference_included(&original, &paths).to_vec().unwrap()[..]);
     }
 
     /// A field is shown if it is included and not hidden.
@@ -417,13 +478,16 @@ proptest! {
     fn a_mask_of_both_kinds_equals_one_after_the_other(
         original in documents(), included in included_paths(), hidden in paths(),
     ) {
-        let (fields, policy) = (FieldMask::including(included).unwrap(), FieldMask::hiding(hidden).unwrap());
+        let (fields, policy) = (FieldMask::including(included).unwrap(), FieldMask::hiding(hidden.clone()).unwrap());
         let both = fields.with_hidden_fields_of(&policy);
         let raw = original.to_vec().unwrap();
         let one_by_one = document(&document(&raw, fields.root().unwrap()), policy.root().unwrap());
         prop_assert_eq!(document(&raw, both.root().unwrap()), one_by_one);
-        let included = updated_fields(&raw, fields.root().unwrap());
-        let one_by_one = updated_fields(&included, policy.root().unwrap());
-        prop_assert_eq!(updated_fields(&raw, both.root().unwrap()), one_by_one);
+        let (included, gone) = updated_fields(&raw, fields.root().unwrap());
+        let (one_by_one, none) = updated_fields(&included, policy.root().unwrap());
+        prop_assert!(none.is_empty());
+        let is_visible = |path: &&[u8]| !is_hidden(&format!(".{}", String::from_utf8_lossy(path)), &hidden);
+        let gone: Vec<&[u8]> = gone.into_iter().filter(is_visible).collect();
+        prop_assert_eq!(updated_fields(&raw, both.root().unwrap()), (one_by_one, gone));
     }
 }

@@ -53,6 +53,7 @@ impl Table {
         table.enums(&valid);
         table.times(&valid);
         table.sizes(&valid);
+        table.fields(&valid);
         table.filters(&valid);
         table.values(&valid);
         table.patterns(&valid);
@@ -253,6 +254,36 @@ impl Table {
         }
         for bytes in [1, (64 << 10) - 1, (64 << 20) + 1, u32::MAX] {
             self.bad("max_message_bytes", "65536 to 67108864", limited(bytes));
+        }
+    }
+
+    fn fields(&mut self, valid: &pb::WatchRequest) {
+        let of = |fields: &[&str]| pb::WatchRequest {
+            fields: fields.iter().map(|&path| path.into()).collect(),
+            ..valid.clone()
+        };
+        let numbered: Vec<String> = (0..2_000).map(|number| format!("{number:0512}")).collect();
+        let numbered: Vec<&str> = numbered.iter().map(String::as_str).collect();
+        self.good("200 fields of 512 bytes", of(&numbered[..200]));
+        self.bad("fields", "at most 200", of(&numbered[..201]));
+        self.bad("fields", "at most 200", of(&numbered));
+        self.good("100 levels", of(&[&vec!["a"; 100].join(".")]));
+        for path in ["_id", "_id.a", "a.0", "0", "a.$id", "a b", "日本"] {
+            self.good(path, of(&["x", path]));
+        }
+        let (long, deep) = ("p".repeat(513), vec!["a"; 101].join("."));
+        for (path, words) in [
+            ("", "1 to 512"),
+            (&*long, "1 to 512"),
+            (&*deep, "at most 100"),
+            ("a..b", "single dots"),
+            (".a", "single dots"),
+            ("a\0", "NUL"),
+            ("a.$b", "only $id, $ref and $db"),
+            ("x", "name it once"),
+            ("x.y", "name one of them"),
+        ] {
+            self.bad("fields[1]", words, of(&["x", path]));
         }
     }
 

@@ -1,6 +1,7 @@
 //! The bounds of a request: the last value that is accepted and the first that is refused.
 
 use super::*;
+use crate::model::FieldMask;
 
 fn named(database: &str, collections: &[&str]) -> pb::WatchRequest {
     pb::WatchRequest {
@@ -299,4 +300,86 @@ fn patterns_are_bounded_by_their_compiled_size() {
     let (field, description) = violation(patterns(large, 200));
     assert!(field.ends_with("].field.regex.pattern"), "{field}");
     assert!(description.contains("above 8 MiB"), "{description}");
+}
+
+fn of_fields(fields: impl IntoIterator<Item = impl Into<String>>) -> pb::WatchRequest {
+    pb::WatchRequest {
+        fields: fields.into_iter().map(Into::into).collect(),
+        ..request()
+    }
+}
+
+#[test]
+fn fields_are_paths_of_which_none_is_below_another() {
+    for good in [
+        &["status"][..],
+        &["a", "ab", "a-b", "b.a"],
+        &["items.0.sku", "items.1"],
+        &["_id"],
+        &["_id.x"],
+        &["ref.$id", "ref.$ref", "ref.$db"],
+        &["a b", "ünï"],
+    ] {
+        let watch = watch(of_fields(good.iter().copied()));
+        let paths = good.iter().map(|&path| path.to_owned());
+        assert_eq!(watch.rendering.mask, FieldMask::including(paths).unwrap());
+    }
+    for (bad, part) in [
+        ("", "0 bytes"),
+        ("a..b", "empty component"),
+        ("a.", "empty component"),
+        ("a\0b", "NUL"),
+        ("a.$x", "\"$x\""),
+        ("$set", "\"$set\""),
+        ("a", "as fields[0] is"),
+        ("a.b", "is below fields[0], \"a\""),
+        ("a.b.0", "is below fields[0], \"a\""),
+    ] {
+        assert_refused(of_fields(["a", "x", bad]), "fields[2]", part);
+    }
+    // The path above comes later, and others of its paths follow it.
+    let violations = violations(of_fields(["a.b", "a-b", "a.c.d", "a", "a"]));
+    let fields: Vec<&str> = violations.iter().map(|it| &*it.0).collect();
+    assert_eq!(fields, ["fields[0]", "fields[2]", "fields[4]"]);
+    assert!(
+        violations[0].1.contains("below fields[3], \"a\""),
+        "{violations:?}"
+    );
+    assert!(
+        violations[2].1.contains("as fields[3] is"),
+        "{violations:?}"
+    );
+}
+
+#[test]
+fn at_most_200_fields_of_512_bytes_and_100_components_are_shown() {
+    let path = |at: usize| format!("{at:0512}");
+    watch(of_fields((0..200).map(path)));
+    assert_refused(of_fields((0..201).map(path)), "fields", "201 paths");
+    assert_refused(of_fields(["a".repeat(513)]), "fields[0]", "513 bytes");
+    watch(of_fields([vec!["a"; 100].join(".")]));
+    assert_refused(
+        of_fields([vec!["a"; 101].join(".")]),
+        "fields[0]",
+        "101 components",
+    );
+}
+
+/// A policy hides what it hides, whatever a client asks for, and another policy takes its place.
+#[test]
+fn a_policy_hides_fields_of_those_that_are_asked_for() {
+    let mut watch = watch(of_fields(["ssn", "items.sku"]));
+    let fields = watch.rendering.mask.clone();
+    for hidden in ["ssn", "items", "other"] {
+        let policy = FieldMask::hiding([hidden.to_owned()]).unwrap();
+        watch.restrict_to(&View {
+            field_mask: policy.clone(),
+            ..View::unrestricted()
+        });
+        assert_eq!(watch.rendering.mask, fields.with_hidden_fields_of(&policy));
+        assert!(watch.is_restricted());
+    }
+    watch.restrict_to(&View::unrestricted());
+    assert_eq!(watch.rendering.mask, fields);
+    assert!(!watch.is_restricted(), "fields are no restriction");
 }

@@ -31,6 +31,7 @@ fn residual(number: i32) -> Clauses {
         missing_image: MissingImage::Deliver,
         pre_images: false,
         row_filter: None,
+        shard: None,
     }
 }
 

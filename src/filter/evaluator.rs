@@ -6,8 +6,10 @@
 //! Reading order: [`EventFields`] are the parts of an event that filters use; an [`Evaluator`] is a
 //! compiled residual, and `node` a compiled predicate. `path` finds the values at a path, `value_test` tests
 //! one value, `value` and `number` compare values, `changed` reads update descriptions, and `row_filter` is
-//! the condition that a policy adds.
+//! the condition that a policy adds. `canonical` hashes an `_id`, which decides the shard of an event.
 
+mod canonical;
+pub use canonical::{canonical_bytes, id_hash};
 mod changed;
 mod event_fields;
 mod node;
@@ -27,7 +29,7 @@ pub(super) use value::{Literal, TypeClass, fields};
 
 use super::Clauses;
 use super::pattern::WorkBudget;
-use crate::model::{MissingImage, Operation, OperationSet};
+use crate::model::{MissingImage, Operation, OperationSet, Shard};
 use crate::pb;
 
 /// The change of a document's match with the filter, from before to after an event.
@@ -59,6 +61,7 @@ impl MatchTransition {
 #[derive(Clone, Debug)]
 pub struct Evaluator {
     operations: OperationSet,
+    shard: Option<Shard>,
     row_filter: Option<RowFilter>,
     filter: Option<Node>,
     /// The result of a filter whose value is unknown.
@@ -71,6 +74,7 @@ impl Evaluator {
     pub fn new(residual: &Clauses) -> Self {
         Evaluator {
             operations: residual.operation_set(),
+            shard: residual.shard,
             row_filter: residual.row_filter.as_ref().map(RowFilter::new),
             filter: residual.filter.as_ref().map(Node::new),
             passes_unknown: residual.missing_image == MissingImage::Deliver,
@@ -82,6 +86,11 @@ impl Evaluator {
     pub fn evaluate(&self, event: &EventFields<'_>) -> Option<MatchTransition> {
         let operation = event.operation;
         if !self.operations.contains(operation) {
+            return None;
+        }
+        if let Some(shard) = self.shard
+            && !event.id_hash().is_none_or(|hash| shard.contains(hash))
+        {
             return None;
         }
         if !operation.is_document() {

@@ -3,7 +3,8 @@
 //! A filter that requires a field to equal one of some values is indexed by those values
 //! (`index_key`): the event's own values at that path select the filters to evaluate. Other filters
 //! (ranges, prefixes, patterns, negations, `changed`) are evaluated one by one. Row filters are indexed
-//! in the same way and are looked up first, so an event of one tenant costs nothing for the others.
+//! in the same way and are looked up before, so an event of one tenant costs nothing for the others. A shard is
+//! looked up before both, by the hash of the event's `_id`, once for each number of consumers.
 //!
 //! If an event lacks the document that a filter needs, all filters that deliver such events are
 //! evaluated. Most of them pass the event, so little of that work is wasted.

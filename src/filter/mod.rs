@@ -24,6 +24,7 @@ pub use residual::{Clauses, Residual};
 mod evaluator;
 pub(crate) use evaluator::equal_numbers;
 pub use evaluator::{Evaluator, EventFields, MatchTransition};
+pub use evaluator::{canonical_bytes, id_hash};
 
 mod index;
 pub use index::FilterIndex;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::evaluator::Literal;
 use super::{Condition, Predicate};
-use crate::model::{MissingImage, Operation, OperationSet};
+use crate::model::{MissingImage, Operation, OperationSet, Shard};
 
 /// The conditions that the events of a feed must still meet in process, for one watch.
 ///
@@ -32,6 +32,8 @@ pub struct Clauses {
     pub missing_image: MissingImage,
     /// `true` if the filter also applies to the document before the change.
     pub pre_images: bool,
+    /// The share of the documents; `None` means all.
+    pub shard: Option<Shard>,
 }
 
 impl Residual {
@@ -56,7 +58,16 @@ impl Residual {
 impl Clauses {
     /// Returns whether every event passes.
     pub fn passes_everything(&self) -> bool {
-        self.row_filter.is_none() && self.operations.is_none() && self.filter.is_none()
+        let Clauses {
+            row_filter,
+            operations,
+            filter,
+            shard,
+            // These have no effect without a filter.
+            missing_image: _,
+            pre_images: _,
+        } = self;
+        row_filter.is_none() && operations.is_none() && filter.is_none() && shard.is_none()
     }
 
     pub(crate) fn operation_set(&self) -> OperationSet {
@@ -74,6 +85,7 @@ impl Clauses {
             filter,
             missing_image,
             pre_images,
+            shard,
         } = self;
         let mut key = Vec::new();
         key.push(u8::from(operations.is_some()));
@@ -85,7 +97,12 @@ impl Clauses {
             key.push(u8::from(*pre_images));
             push_predicate(&mut key, filter);
         }
-        // The encoding of a filter never starts with this byte.
+        // The encoding of a filter starts with 0 or 1, so with neither of these two bytes.
+        if let Some(shard) = shard {
+            key.push(b's');
+            key.extend_from_slice(&shard.index().to_be_bytes());
+            key.extend_from_slice(&shard.count().to_be_bytes());
+        }
         if let Some(row_filter) = row_filter {
             key.push(b'g');
             push_predicate(&mut key, row_filter);

@@ -4,6 +4,7 @@
 //! - `scope`: what is watched: a collection, several, a database, or the deployment.
 //! - `options`, `end_time`: the other options of a request.
 //! - `event_index`: where the fields of a raw event are.
+//! - `shard`: the share of the documents that one of several equal consumers watches.
 //! - `stage`: how far a watch has come, and the mode of its feed.
 //! - `rendering`, `mask`: what is shown of an event: format, fields, and the audience of its token.
 //! - `violations`: what is wrong with a request, field by field.
@@ -25,6 +26,9 @@ mod options;
 pub use options::{
     BeforeChange, FeedMode, Format, FullDocument, Invalidate, MissingImage, Oversize, Start,
 };
+
+mod shard;
+pub use shard::Shard;
 
 mod stage;
 pub use stage::{Mode, Stage};

@@ -2,7 +2,7 @@
 
 use super::Watch;
 use crate::filter::{Clauses, Residual};
-use crate::model::BeforeChange;
+use crate::model::{BeforeChange, Operation};
 
 impl Watch {
     /// Returns all conditions of the watch, for a feed of [`Plan::shared`](super::Plan::shared).
@@ -15,13 +15,14 @@ impl Watch {
     ///
     /// The whole filter is among them if it uses `changed`, which a pipeline cannot express, or if
     /// pre-images allow a match transition. The row filter always is, so that access does not depend on
-    /// the pipeline alone.
+    /// the pipeline alone, and the shard always is, as MongoDB has no function that computes it.
     pub fn dedicated_residual(&self) -> Residual {
         let clauses = self.clauses();
         Residual::new(match &clauses.filter {
             Some(filter) if clauses.pre_images || filter.uses_changed() => clauses,
             _ => Clauses {
                 row_filter: clauses.row_filter,
+                shard: clauses.shard,
                 ..Clauses::default()
             },
         })
@@ -30,8 +31,13 @@ impl Watch {
     fn clauses(&self) -> Clauses {
         let operations = self.operations.clone();
         if !self.selects_documents() {
+            // Only an unknown operation may still be about a document.
+            let any_key = operations
+                .as_ref()
+                .is_some_and(|it| it.contains(&Operation::Other));
             return Clauses {
                 operations,
+                shard: self.shard.filter(|_| any_key),
                 ..Clauses::default()
             };
         }
@@ -41,6 +47,7 @@ impl Watch {
             filter: self.filter.clone(),
             missing_image: self.missing_image,
             pre_images: self.before_change != BeforeChange::Off,
+            shard: self.shard,
         }
     }
 }

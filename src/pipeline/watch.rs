@@ -13,10 +13,12 @@ use super::client_stages::{check_combination, client_stages};
 use crate::filter::{Predicate, parse};
 use crate::model::{
     BeforeChange, EndTime, FeedMode, Findings, Format, FullDocument, Invalidate, MissingImage,
-    Operation, Oversize, Rendering, RequestError, Scope, Start,
+    Operation, Oversize, Rendering, RequestError, Scope, Shard, Start,
 };
 use crate::pb;
 use crate::pb::watch_request;
+
+mod shard;
 
 /// The largest `google.protobuf.Duration`, about 10,000 years.
 const MAX_DURATION_SECONDS: i64 = 315_576_000_000;
@@ -113,6 +115,8 @@ pub struct Watch {
     pub invalidate: Invalidate,
     /// The kind of feed that serves the watch.
     pub feed_mode: FeedMode,
+    /// The share of the documents to deliver; `None` means all.
+    pub shard: Option<Shard>,
     /// The client's own stages, valid, in order.
     pub client_stages: Vec<Document>,
 }
@@ -176,6 +180,7 @@ impl Watch {
             oversize: oversize(request.oversize_policy, f),
             invalidate: invalidate(request.invalidate_policy, f),
             feed_mode,
+            shard: shard::shard(request.shard, !request.pipeline.is_empty(), f),
             client_stages: client_stages(request.pipeline, f),
         };
         findings.into_result().map(|()| watch)

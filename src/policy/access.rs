@@ -20,6 +20,8 @@ pub struct AccessRequest<'w> {
     pub(super) filter: Option<&'w Predicate>,
     /// `true` if the watch has stages of its own.
     pub pipeline: bool,
+    /// `true` if the hash of the `_id` decides which events are delivered.
+    pub(super) sharded: bool,
 }
 
 /// The access that a policy grants to a watch.
@@ -60,6 +62,7 @@ impl<'w> AccessRequest<'w> {
             before_change: watch.before_change,
             filter: watch.filter.as_ref(),
             pipeline: !watch.client_stages.is_empty(),
+            sharded: watch.shard.is_some(),
         }
     }
 }

@@ -116,6 +116,14 @@ impl Rule {
                 "a filter uses a field that the rule hides",
             ));
         }
+        if request.sharded && self.field_mask.hides_part_of("_id") {
+            // The events of one shard tell a part of the hash, and many shards all of it.
+            let message = "shard: \"_id\" is hidden, or contains hidden fields";
+            return Err(refused(
+                message.to_owned(),
+                "a shard uses the _id, which the rule hides",
+            ));
+        }
         let row_filter = match &self.filter {
             None => None,
             Some(template) => match template.resolve(&principal.claims) {

@@ -9,6 +9,7 @@ use clap::{ValueEnum, builder::PossibleValue};
 use super::credentials::CredentialArgs;
 use super::scope::Scope;
 use super::server::{DEFAULT_SERVER, Server, ServerParser};
+use super::shard::ShardArg;
 use super::tls::TlsArgs;
 use super::token::Token;
 use super::where_clause::WhereClause;
@@ -74,6 +75,11 @@ pub struct WatchArgs {
     /// Repeat it, or separate several by commas
     #[arg(long, value_name = "PATHS", value_delimiter = ',')]
     pub fields: Vec<String>,
+
+    /// The share of the documents of one of several consumers, numbered from 0: 2/5 is the third of five. Each
+    /// document belongs to one of them; events about collections and databases come to all
+    #[arg(long, value_name = "INDEX/COUNT")]
+    pub shard: Option<ShardArg>,
 
     /// The document in update events
     #[arg(long, value_name = "MODE", value_enum, default_value = "default")]

@@ -24,6 +24,7 @@ mod request;
 mod resume_file;
 pub mod scope;
 pub mod server;
+pub mod shard;
 mod text;
 mod tls;
 pub mod token;

@@ -22,6 +22,7 @@ const FLAGS: [(&str, &str); 11] = [
     ("show_expanded_events", "--expanded"),
     ("progress_interval", "--progress-interval"),
     ("max_message_bytes", "--max-message-bytes"),
+    ("shard", "--shard"),
 ];
 
 /// Returns the flag that sets a field of the request.
@@ -75,7 +76,7 @@ pub(super) fn build(args: &WatchArgs) -> Result<pb::WatchRequest, String> {
         invalidate_policy: pb::InvalidatePolicy::from(args.on_invalidate).into(),
         feed_mode: pb::FeedMode::Auto.into(),
         fields: args.fields.clone(),
-        shard: None,
+        shard: args.shard.map(pb::ConsumerShard::from),
         pipeline: Vec::new(),
         start: start(args)?,
         end_time: args

@@ -9,6 +9,10 @@ use crate::raw::{Element, ElementType};
 const MAX_DIGITS: u32 = 34;
 const COEFFICIENT_LIMIT: u128 = 10_u128.pow(MAX_DIGITS);
 const EXPONENT_BIAS: i32 = 6176;
+/// The largest exponent of a Decimal128 that is encoded with its coefficient.
+const MAX_EXPONENT: i32 = 6111;
+/// 2^63, which is exactly a double and larger than every i64.
+const I64_LIMIT: f64 = 9_223_372_036_854_775_808.0;
 
 /// A BSON number.
 #[derive(Clone, Copy, Debug)]
@@ -17,6 +21,19 @@ pub(in crate::filter) enum Number {
     Double(f64),
     Decimal(Decimal),
 }
+
+/// The one form of all numbers that MongoDB holds equal: the first of these that has exactly their value.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum CanonicalNumber {
+    Integer(i64),
+    /// NaN is the one of [`CANONICAL_NAN`].
+    Double(f64),
+    /// The bytes of a Decimal128 whose coefficient does not end with a zero, unless its exponent is the largest.
+    Decimal([u8; 16]),
+}
+
+/// The NaN with a positive sign and no payload.
+const CANONICAL_NAN: f64 = f64::from_bits(0x7ff8_0000_0000_0000);
 
 /// Returns whether both values are numbers that MongoDB holds equal, whatever their types.
 pub(crate) fn equal_numbers(left: &Element<'_>, right: &Element<'_>) -> bool {
@@ -43,6 +60,16 @@ impl Number {
             Number::Integer(_) => false,
             Number::Double(double) => double.is_nan(),
             Number::Decimal(decimal) => matches!(decimal, Decimal::Nan),
+        }
+    }
+
+    /// Returns the form that the number shares with all equal ones.
+    pub(super) fn canonical(self) -> CanonicalNumber {
+        match self {
+            Number::Integer(integer) => CanonicalNumber::Integer(integer),
+            Number::Double(double) => canonical_double(double),
+            Number::Decimal(Decimal::Finite(finite)) => finite.canonical(),
+            Number::Decimal(decimal) => canonical_double(decimal.nearest_double()),
         }
     }
 
@@ -98,13 +125,21 @@ impl Number {
     }
 }
 
+fn canonical_double(double: f64) -> CanonicalNumber {
+    if double.is_nan() {
+        CanonicalNumber::Double(CANONICAL_NAN)
+    } else if double.fract() == 0.0 && (-I64_LIMIT..I64_LIMIT).contains(&double) {
+        CanonicalNumber::Integer(double as i64)
+    } else {
+        CanonicalNumber::Double(double)
+    }
+}
+
 fn compare_integer_to_double(integer: i64, double: f64) -> Ordering {
-    // 2^63 is exactly a double and larger than every i64.
-    const LIMIT: f64 = 9_223_372_036_854_775_808.0;
-    if double >= LIMIT {
+    if double >= I64_LIMIT {
         return Ordering::Less;
     }
-    if double < -LIMIT {
+    if double < -I64_LIMIT {
         return Ordering::Greater;
     }
     let truncated = double.trunc();
@@ -216,6 +251,27 @@ impl Finite {
         }
     }
 
+    fn canonical(self) -> CanonicalNumber {
+        let Finite {
+            negative,
+            mut coefficient,
+            mut exponent,
+        } = self;
+        while coefficient % 10 == 0 && coefficient != 0 && exponent < MAX_EXPONENT {
+            coefficient /= 10;
+            exponent += 1;
+        }
+        if let Some(integer) = exact_integer(negative, coefficient, exponent) {
+            return CanonicalNumber::Integer(integer);
+        }
+        if let Some(double) = exact_double(coefficient, exponent) {
+            return CanonicalNumber::Double(if negative { -double } else { double });
+        }
+        let exponent = u128::try_from(exponent + EXPONENT_BIAS).unwrap_or_default();
+        let bits = (u128::from(negative) << 127) | (exponent << 113) | coefficient;
+        CanonicalNumber::Decimal(bits.to_le_bytes())
+    }
+
     fn nearest_double(self) -> f64 {
         let mut text = StackText::<64>::default();
         let sign = if self.negative { "-" } else { "" };
@@ -228,6 +284,38 @@ impl Finite {
         let _ = write!(text, "{sign}{coefficient}e{exponent}");
         text.as_str().parse().unwrap_or(f64::NAN)
     }
+}
+
+/// Returns the integer with the value `coefficient * 10^exponent`, if there is one. The coefficient does not end with a
+/// zero, unless it is zero.
+fn exact_integer(negative: bool, coefficient: u128, exponent: i32) -> Option<i64> {
+    if coefficient == 0 {
+        return Some(0);
+    }
+    let power = 10_u128.checked_pow(u32::try_from(exponent).ok()?)?;
+    let magnitude = i128::try_from(coefficient.checked_mul(power)?).ok()?;
+    i64::try_from(if negative { -magnitude } else { magnitude }).ok()
+}
+
+/// Returns the double with the value `coefficient * 10^exponent`, if there is one. The coefficient is not zero.
+///
+/// It is `odd * 2^power` with an odd factor, and a double's significand has 53 bits. Ten brings powers of five into
+/// the factor or takes them from it, so the power is far from the limits of a double.
+fn exact_double(coefficient: u128, exponent: i32) -> Option<f64> {
+    let twos = coefficient.trailing_zeros();
+    let odd = coefficient >> twos;
+    let fives = 5_u128.checked_pow(exponent.unsigned_abs())?;
+    let odd = if exponent >= 0 {
+        odd.checked_mul(fives)?
+    } else {
+        (odd % fives == 0).then_some(odd / fives)?
+    };
+    if odd >= 1 << f64::MANTISSA_DIGITS {
+        return None;
+    }
+    let biased = i32::try_from(twos).ok()? + exponent + (f64::MAX_EXP - 1);
+    let power = f64::from_bits(u64::try_from(biased).ok()? << (f64::MANTISSA_DIGITS - 1));
+    Some(odd as f64 * power)
 }
 
 /// Compares a decimal with a double, neither of which is NaN.

@@ -131,8 +131,14 @@ fn compare_within(class: TypeClass, left: &Element<'_>, right: &Element<'_>) -> 
         TypeClass::Timestamp => left.as_timestamp().cmp(&right.as_timestamp()),
         TypeClass::Regex => left.as_regex().cmp(&right.as_regex()),
         TypeClass::ObjectId | TypeClass::Boolean => left.value.cmp(right.value),
-        // No literal has these types, so any fixed order will do.
-        TypeClass::DbPointer | TypeClass::CodeWithScope => left.value.cmp(right.value),
+        TypeClass::CodeWithScope => match (left.as_code_with_scope(), right.as_code_with_scope()) {
+            (Some((left_code, left_scope)), Some((right_code, right_scope))) => left_code
+                .cmp(right_code)
+                .then_with(|| compare_fields(left_scope, right_scope, true)),
+            _ => left.value.cmp(right.value),
+        },
+        // The encoded length is little-endian; no literal has this type, so any fixed order will do.
+        TypeClass::DbPointer => left.value.cmp(right.value),
     }
 }
 

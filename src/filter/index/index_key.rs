@@ -8,11 +8,12 @@ use super::bucket::{Bucket, BucketHasher};
 use crate::filter::evaluator::Literal;
 use crate::filter::is_id_path;
 use crate::filter::{Clauses, Condition, Predicate};
-use crate::model::MissingImage;
+use crate::model::{MissingImage, Shard};
 
 /// The index keys of one residual; `None` for a part that requires no particular value.
 #[derive(Debug, Default)]
 pub(super) struct IndexKeys {
+    pub(super) shard: Option<Shard>,
     pub(super) row_filter: Option<IndexKey<String>>,
     pub(super) filter: Option<IndexKey<LookupField>>,
 }
@@ -43,6 +44,7 @@ impl IndexKeys {
             .and_then(|row_filter| best_key(row_filter, hasher));
         let filter = residual.filter.as_ref().and_then(|it| best_key(it, hasher));
         IndexKeys {
+            shard: residual.shard,
             row_filter: row_filter.map(|(path, buckets)| IndexKey {
                 field: path.to_owned(),
                 buckets,

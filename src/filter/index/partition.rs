@@ -7,14 +7,25 @@ use super::index_key::{IndexKey, IndexKeys, LookupField};
 use super::slot_set::{Slot, SlotSet};
 use crate::filter::evaluator::{EventFields, Path};
 use crate::filter::is_id_path;
-use crate::model::Operation;
+use crate::model::{Operation, Shard};
 
-/// Residuals grouped by the index key of their row filter, then by the index key of their filter.
+/// Residuals grouped by their shard, then by the index key of their row filter, then by the index key of their
+/// filter.
 ///
-/// The row filter comes first, so an event of one tenant costs nothing for the other tenants, even if
-/// all of them use the same filters.
+/// The shard comes first, so an event costs one look-up for all shards of one count, whatever else they require.
 #[derive(Debug, Default)]
 pub(super) struct Partition {
+    without_shard: RowFilterGroups,
+    /// Residuals by the number of consumers, then by their index.
+    by_shard_count: HashMap<u16, HashMap<u16, RowFilterGroups>>,
+}
+
+/// Residuals by the index key of their row filter, then by the index key of their filter.
+///
+/// The row filter comes before the filter, so an event of one tenant costs nothing for the other tenants, even if all
+/// of them use the same filters.
+#[derive(Debug, Default)]
+struct RowFilterGroups {
     /// Residuals without a row filter, or with one that has no index key.
     without_row_key: FilterGroups,
     /// Residuals by the path of their row filter's index key.
@@ -55,6 +66,66 @@ struct IndexedField {
 
 impl Partition {
     pub(super) fn insert(&mut self, slot: Slot, keys: &IndexKeys) {
+        let groups = match keys.shard {
+            None => &mut self.without_shard,
+            Some(shard) => {
+                let shards = self.by_shard_count.entry(shard.count()).or_default();
+                shards.entry(shard.index()).or_default()
+            }
+        };
+        groups.insert(slot, keys);
+    }
+
+    pub(super) fn remove(&mut self, slot: Slot, keys: &IndexKeys) {
+        let Some(shard) = keys.shard else {
+            return self.without_shard.remove(slot, keys);
+        };
+        let Some(shards) = self.by_shard_count.get_mut(&shard.count()) else {
+            return;
+        };
+        if let Some(groups) = shards.get_mut(&shard.index()) {
+            groups.remove(slot, keys);
+            if groups.is_empty() {
+                shards.remove(&shard.index());
+            }
+        }
+        if shards.is_empty() {
+            self.by_shard_count.remove(&shard.count());
+        }
+    }
+
+    /// Returns whether the partition holds no residual.
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.without_shard.is_empty() && self.by_shard_count.is_empty()
+    }
+
+    /// Calls `visit` for every residual that may pass the event, for some of them more than once.
+    pub(super) fn candidates(
+        &self,
+        event: &EventFields<'_>,
+        hasher: &BucketHasher,
+        visit: &mut impl FnMut(Slot),
+    ) {
+        self.without_shard.candidates(event, hasher, visit);
+        for (count, shards) in &self.by_shard_count {
+            let Some(hash) = event.id_hash() else {
+                // An event without a document key belongs to every shard.
+                for groups in shards.values() {
+                    groups.candidates(event, hasher, visit);
+                }
+                continue;
+            };
+            let index = Shard::index_of(hash, *count);
+            if let Some(groups) = index.and_then(|index| shards.get(&index)) {
+                groups.candidates(event, hasher, visit);
+            }
+        }
+    }
+}
+
+impl RowFilterGroups {
+    fn insert(&mut self, slot: Slot, keys: &IndexKeys) {
         let filter_key = keys.filter.as_ref();
         let Some(row_key) = &keys.row_filter else {
             return self.without_row_key.insert(slot, filter_key);
@@ -70,7 +141,7 @@ impl Partition {
         }
     }
 
-    pub(super) fn remove(&mut self, slot: Slot, keys: &IndexKeys) {
+    fn remove(&mut self, slot: Slot, keys: &IndexKeys) {
         let filter_key = keys.filter.as_ref();
         let Some(row_key) = &keys.row_filter else {
             return self.without_row_key.remove(slot, filter_key);
@@ -91,14 +162,12 @@ impl Partition {
         }
     }
 
-    /// Returns whether the partition holds no residual.
-    #[cfg(test)]
-    pub(super) fn is_empty(&self) -> bool {
+    fn is_empty(&self) -> bool {
         self.without_row_key.is_empty() && self.by_row_filter.is_empty()
     }
 
-    /// Calls `visit` for every residual that may pass the event, for some of them more than once.
-    pub(super) fn candidates(
+    /// Calls `visit` for every residual that may pass the event.
+    fn candidates(
         &self,
         event: &EventFields<'_>,
         hasher: &BucketHasher,

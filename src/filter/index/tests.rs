@@ -6,7 +6,7 @@ use proptest::sample::select;
 
 use super::*;
 use crate::filter::{Condition, Predicate};
-use crate::model::MissingImage;
+use crate::model::{MissingImage, Shard};
 
 fn eq(path: &str, value: impl Into<Bson>) -> Predicate {
     Predicate::Field {
@@ -308,9 +308,10 @@ fn residuals() -> impl Strategy<Value = Clauses> {
         prop::option::weighted(0.4, operations),
         any::<bool>(),
         any::<bool>(),
+        prop::option::weighted(0.6, shards()),
     )
         .prop_map(
-            |(row_filter, filter, operations, drop, pre_images)| Clauses {
+            |(row_filter, filter, operations, drop, pre_images, shard)| Clauses {
                 row_filter,
                 operations,
                 filter,
@@ -320,8 +321,92 @@ fn residuals() -> impl Strategy<Value = Clauses> {
                     MissingImage::Deliver
                 },
                 pre_images,
+                shard,
             },
         )
+}
+
+fn shards() -> impl Strategy<Value = Shard> {
+    (2_u16..5, 0_u16..5).prop_map(|(count, index)| Shard::new(index % count, count).unwrap())
+}
+
+fn in_shard(index: u16, count: u16) -> Clauses {
+    Clauses {
+        shard: Shard::new(index, count),
+        ..Clauses::default()
+    }
+}
+
+#[test]
+fn an_event_visits_one_shard_of_each_count_whatever_else_they_require() {
+    let mut index = FilterIndex::new();
+    for number in 0..1_000_u16 {
+        index.insert(number.into(), &in_shard(number, 1_000));
+    }
+    for number in 0..7_u16 {
+        let filtered = Clauses {
+            filter: Some(Predicate::NoneOf(vec![eq("a", 1)])),
+            ..in_shard(number, 7)
+        };
+        index.insert(2_000 + u32::from(number), &filtered);
+        let of_tenant = Clauses {
+            row_filter: Some(eq("tenant", "x")),
+            ..in_shard(number, 7)
+        };
+        index.insert(3_000 + u32::from(number), &of_tenant);
+    }
+    let mut owners = std::collections::BTreeSet::new();
+    for id in 0..100 {
+        let event =
+            doc! {"documentKey": {"region": "eu", "_id": id}, "fullDocument": {"tenant": "x"}};
+        let hash = super::super::id_hash(&doc! {"_id": id}.to_vec().unwrap()).unwrap();
+        let (of_many, of_seven) = ((hash % 1_000) as u32, (hash % 7) as u32);
+        assert_eq!(
+            matching_keys(&mut index, Operation::Insert, &event),
+            [of_many, 2_000 + of_seven, 3_000 + of_seven]
+        );
+        assert_eq!(visited(&mut index, Operation::Insert, &event), 3);
+        owners.insert(of_many);
+    }
+    assert!(owners.len() > 80, "{owners:?}");
+    // Without a key, it is not known whose it is.
+    assert_eq!(
+        matching_keys(&mut index, Operation::Insert, &doc! {}).len(),
+        1_007
+    );
+    for key in 0..4_000 {
+        index.remove(key);
+    }
+    assert!(index.is_empty());
+    assert!(index.partitions.iter().all(|it| it.1.is_empty()));
+}
+
+#[test]
+fn events_about_no_document_belong_to_every_shard_and_unknown_ones_go_by_their_key() {
+    let mut index = FilterIndex::new();
+    for number in 0..5_u16 {
+        index.insert(number.into(), &in_shard(number, 5));
+    }
+    for operation in [
+        Operation::Drop,
+        Operation::Rename,
+        Operation::Create,
+        Operation::Invalidate,
+        Operation::EndOfTransaction,
+        Operation::Other,
+    ] {
+        let event = doc! {"ns": {"db": "shop"}};
+        assert_eq!(
+            matching_keys(&mut index, operation, &event),
+            [0, 1, 2, 3, 4]
+        );
+    }
+    let event = doc! {"documentKey": {"_id": 7}};
+    let owner = matching_keys(&mut index, Operation::Update, &event);
+    assert_eq!(owner.len(), 1);
+    for operation in [Operation::Delete, Operation::Replace, Operation::Other] {
+        assert_eq!(matching_keys(&mut index, operation, &event), owner);
+    }
 }
 
 /// The index looks up row filters before filters.

@@ -72,6 +72,12 @@ fn equal_residuals_have_equal_keys_and_different_ones_different_keys() {
     };
     for filters in filters {
         let unfiltered = filters.is_empty();
+        for (index, count) in [(0, 2), (1, 2), (0, 3), (0, 512)] {
+            note(pb::WatchRequest {
+                shard: Some(pb::ConsumerShard { index, count }),
+                ..filtered(filters.clone())
+            });
+        }
         note(filtered(filters.clone()));
         note(pb::WatchRequest {
             operations: vec![pb::OperationType::Insert.into()],

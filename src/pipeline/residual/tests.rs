@@ -1,7 +1,8 @@
 use super::*;
-use crate::model::MissingImage;
+use crate::model::{MissingImage, Shard};
 use crate::pb;
 use crate::pb::field_filter::Operator;
+use crate::pipeline::Plan;
 use crate::pipeline::fixtures::*;
 
 fn with_images(filters: Vec<pb::Filter>) -> pb::WatchRequest {
@@ -60,4 +61,32 @@ fn a_dedicated_feed_leaves_only_what_a_pipeline_cannot_express() {
         };
         assert_eq!(watch.dedicated_residual(), expected, "{watch:?}");
     }
+}
+
+#[test]
+fn the_shard_is_left_to_the_process_on_both_kinds_of_feed() {
+    let sharded = |index, operations: &[pb::OperationType], filters| {
+        watch(pb::WatchRequest {
+            shard: Some(pb::ConsumerShard { index, count: 3 }),
+            operations: operations.iter().map(|&it| it.into()).collect(),
+            ..filtered(filters)
+        })
+    };
+    let first = sharded(0, &[], vec![eq("a", 1)]);
+    let second = sharded(1, &[], vec![eq("a", 1)]);
+    for residual in [first.shared_residual(), first.dedicated_residual()] {
+        assert_eq!(residual.shard, Shard::new(0, 3));
+        assert!(!residual.passes_everything());
+    }
+    assert_ne!(first.dedicated_residual(), second.dedicated_residual());
+    // So the consumers share a change stream of either kind.
+    for plan in [Plan::dedicated, Plan::shared] {
+        assert_eq!(plan(&first), plan(&second));
+        assert_eq!(plan(&first).fingerprint(), plan(&second).fingerprint());
+    }
+    // Events of these operations are about no document, so every consumer gets them.
+    let drops = sharded(0, &[pb::OperationType::Drop], vec![]);
+    assert_eq!(drops.shared_residual().shard, None);
+    let others = sharded(0, &[pb::OperationType::Other], vec![]);
+    assert_eq!(others.shared_residual().shard, Shard::new(0, 3));
 }

@@ -8,6 +8,7 @@ use crate::pb::field_filter::Operator;
 use crate::pipeline::fixtures::*;
 
 mod bounds;
+mod shard;
 
 /// Returns the only violation of a request.
 fn violation(request: pb::WatchRequest) -> (String, String) {
@@ -57,6 +58,7 @@ fn an_empty_request_uses_every_default() {
             oversize: Oversize::Chunk,
             invalidate: Invalidate::End,
             feed_mode: FeedMode::Auto,
+            shard: None,
             client_stages: Vec::new(),
         }
     );

@@ -409,3 +409,29 @@ fn a_policy_change_is_announced_once_it_is_in_force() {
     assert!(changes.has_changed().expect("it is there"));
     assert!(policy.has_rule_for(&nobody()));
 }
+
+/// Which events a shard delivers tells bits of the hash of the `_id`.
+#[test]
+fn a_shard_is_refused_where_the_id_or_a_part_of_it_is_hidden() {
+    let sharded = |lines: &str, count| {
+        let request = pb::WatchRequest {
+            shard: Some(pb::ConsumerShard { index: 0, count }),
+            ..orders()
+        };
+        decide(&policy(&rule(lines)), &nobody(), request)
+    };
+    for granted in ["", "hide: [ssn]", "hide: [a._id]", "hide: [_idx]"] {
+        sharded(granted, 3).unwrap_or_else(|error| panic!("{granted}: {error}"));
+    }
+    for hidden in ["hide: [_id]", "hide: [_id.ssn]"] {
+        let error = sharded(hidden, 3).expect_err(hidden);
+        let filter = pb::WatchRequest {
+            filters: vec![crate::pipeline::fixtures::eq("_id", 1)],
+            ..orders()
+        };
+        let as_filter = decide(&policy(&rule(hidden)), &nobody(), filter).expect_err(hidden);
+        assert_eq!(error.reason(), as_filter.reason());
+        assert!(error.to_string().contains("shard: "), "{error}");
+        sharded(hidden, 1).expect("one consumer gets everything");
+    }
+}

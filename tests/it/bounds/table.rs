@@ -54,6 +54,7 @@ impl Table {
         table.times(&valid);
         table.sizes(&valid);
         table.fields(&valid);
+        table.shards(&valid);
         table.filters(&valid);
         table.values(&valid);
         table.patterns(&valid);
@@ -284,6 +285,24 @@ impl Table {
             ("x.y", "name one of them"),
         ] {
             self.bad("fields[1]", words, of(&["x", path]));
+        }
+    }
+
+    fn shards(&mut self, valid: &pb::WatchRequest) {
+        let shard = |index, count| pb::WatchRequest {
+            shard: Some(pb::ConsumerShard { index, count }),
+            ..valid.clone()
+        };
+        for (index, count) in [(0, 1), (1, 2), (0, 1_024), (1_023, 1_024)] {
+            self.good(format!("shard {index} of {count}"), shard(index, count));
+        }
+        for count in [0, 1_025, 1 << 16, u32::MAX] {
+            self.bad("shard.count", "1 to 1024", shard(0, count));
+            self.bad("shard.count", "1 to 1024", shard(count, count));
+        }
+        for (index, count) in [(1, 1), (2, 2), (1_024, 1_024), (1 << 16, 5), (u32::MAX, 5)] {
+            let words = format!("use 0 to {}", count - 1);
+            self.bad("shard.index", &words, shard(index, count));
         }
     }
 

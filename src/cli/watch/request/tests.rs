@@ -57,6 +57,7 @@ fn every_flag_sets_its_field() {
         "--oversize=omit",
         "--max-message-bytes=65536",
         "--progress-interval=1s 500ms",
+        "--shard=2/5",
     ]);
     assert_eq!(request.collections, ["a", "b,c"]);
     assert_eq!(request.operations, [1, 7, 9]);
@@ -76,6 +77,10 @@ fn every_flag_sets_its_field() {
     assert_eq!(request.invalidate_policy(), pb::InvalidatePolicy::Continue);
     assert_eq!(request.oversize_policy(), pb::OversizePolicy::Omit);
     assert_eq!(request.max_message_bytes, 65_536);
+    assert_eq!(
+        request.shard,
+        Some(pb::ConsumerShard { index: 2, count: 5 })
+    );
     let interval = request.progress_interval.unwrap();
     assert_eq!((interval.seconds, interval.nanos), (1, 500_000_000));
 }

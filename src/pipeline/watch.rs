@@ -180,7 +180,7 @@ impl Watch {
             oversize: oversize(request.oversize_policy, f),
             invalidate: invalidate(request.invalidate_policy, f),
             feed_mode,
-            shard: shard::shard(request.shard, !request.pipeline.is_empty(), f),
+            shard: shard::shard(request.shard, has_pipeline, f),
             client_stages: client_stages(request.pipeline, f),
         };
         findings.into_result().map(|()| watch)

@@ -10,7 +10,7 @@ use crate::pb::watch_request::Start;
 
 /// The flag of each field of the request that the server may refuse. That of a filter is its `--where`, and that
 /// of a token is where it came from.
-const FLAGS: [(&str, &str); 11] = [
+const FLAGS: [(&str, &str); 12] = [
     ("database", "SCOPE"),
     ("collections", "SCOPE"),
     ("operations", "--op"),

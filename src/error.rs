@@ -173,6 +173,14 @@ pub enum Error {
     /// A look-up found several documents with the key of an event.
     #[error("several shards have a document with the key of an event{}, so that MongoDB can't look it up: request no look-up, or delete all but one", undeliverable_event(.0))]
     LookupAmbiguous(UndeliverableEvent),
+    /// The stages of the client's pipeline have changed an event's `_id`.
+    #[error(
+        "a stage of pipeline has removed or changed the _id of an event, which is its resume token: keep _id as it is, and call again with the corrected stages from the last token"
+    )]
+    PipelineChangedToken,
+    /// MongoDB refuses the stages of the client's pipeline, or they fail on an event.
+    #[error("MongoDB refuses the stages of pipeline with {}: correct them", words(.0.as_ref()))]
+    StagesRefused(Option<Refusal>),
     /// A limit of the server is reached.
     #[error("{}", limit_reached(.0))]
     LimitExceeded(#[from] Exceeded),
@@ -321,6 +329,9 @@ table! {
         [.undeliverable(event)];
     Self::LookupAmbiguous(event) => FailedPrecondition, "LOOKUP_AMBIGUOUS", Operator,
         [.undeliverable(event)];
+    Self::PipelineChangedToken => FailedPrecondition, "PIPELINE_CHANGED_TOKEN", Client, [];
+    Self::StagesRefused(refusal) => InvalidArgument, "INVALID_REQUEST", Client,
+        [.message_about("pipeline").refusal(refusal.as_ref())];
     Self::LimitExceeded(Exceeded { unit, max }) => ResourceExhausted, "WATCH_LIMIT_EXCEEDED", Transient,
         [.quota(unit, format!("at most {max} at once")).retry(RETRY_LATER)];
     Self::Quota { owner, limit, allowed, retry } => ResourceExhausted, "WATCH_LIMIT_EXCEEDED", Transient,

@@ -32,6 +32,8 @@ impl From<&SourceError> for Error {
             Failure::NotACollection => not_a_collection(None),
             Failure::InvalidName => invalid_name(None),
             Failure::PatternRefused => Self::PatternRefused { fields: Vec::new() },
+            Failure::PipelineChangedToken => Self::PipelineChangedToken,
+            Failure::StagesRefused => Self::StagesRefused(error.refusal()),
             Failure::Refused => Self::UpstreamRefused {
                 refusal: error.refusal(),
                 time: None,

@@ -8,6 +8,7 @@
 //!   [`Plan::shared`] only its scope, for a feed that many watches share.
 //! - `change_stream_options`, `stage`: what a plan consists of beside its scope, and which stages read documents.
 //!   `scope_stage` and `filter_stages` make the stages of a watch.
+//! - `genuine`: what a client's own stages leave of an event as MongoDB made it.
 //! - `match_stage`: writes a predicate in MongoDB's query language.
 //! - `residual`: the conditions that either plan leaves to a [`Residual`](crate::filter::Residual).
 
@@ -23,6 +24,8 @@ mod match_stage;
 mod change_stream_options;
 pub use change_stream_options::ChangeStreamOptions;
 mod filter_stages;
+mod genuine;
+pub use genuine::Genuine;
 mod scope_stage;
 mod stage;
 

@@ -10,7 +10,8 @@ use sha2::{Digest as _, Sha256};
 
 use super::change_stream_options::ChangeStreamOptions;
 use super::filter_stages::filter_stages;
-use super::scope_stage::scope_and_operations;
+use super::genuine::Genuine;
+use super::scope_stage::{scope_and_operations, stages_before_client_stages};
 use super::stage::PipelineStage;
 use super::{Watch, match_stage::all_of};
 use crate::model::{BeforeChange, Operation, OperationSet, Scope};
@@ -36,9 +37,10 @@ struct Parts {
     operations: Option<BTreeSet<Operation>>,
 }
 
-/// The first bytes of an identity: whether operations are selected, and their set. They are of use within
-/// this process only; the bytes after them are the same in every process and version.
-const OPERATIONS_LEN: usize = 1 + size_of::<u32>();
+/// The first bytes of an identity: whether operations are selected, their set, and the number of stages that
+/// are a client's own. They are of use within this process only; the bytes after them are the same in every
+/// process and version.
+const LOCAL_LEN: usize = 1 + size_of::<u32>() + size_of::<u64>();
 
 impl Parts {
     /// Encodes the parts, with different bytes for different ones.
@@ -53,6 +55,9 @@ impl Parts {
         bytes.push(u8::from(operations.is_some()));
         let set: OperationSet = operations.iter().flatten().copied().collect();
         bytes.extend_from_slice(&set.bits().to_be_bytes());
+        // Two stages may be equal although one is Weir's and the other a client's.
+        let of_client = stages.iter().filter(|it| it.is_client()).count() as u64;
+        bytes.extend_from_slice(&of_client.to_be_bytes());
 
         bytes.extend_from_slice(b"weir plan 1\0");
         let scope = scope.canonical_bytes();
@@ -76,14 +81,33 @@ impl Plan {
     /// the rest.
     ///
     /// The stages are `$match`, cheapest first: namespaces and operations, then conditions on the document
-    /// key, then conditions on documents.
+    /// key, then conditions on documents. A client's own stages follow, in order.
     pub fn dedicated(watch: &Watch) -> Plan {
+        if !watch.client_stages.is_empty() {
+            return Plan::with_client_stages(watch);
+        }
         let operations = watch.operations.as_ref();
         let mut stages = Vec::from_iter(scope_and_operations(watch, operations));
         if watch.selects_documents() {
             stages.extend(filter_stages(watch));
         }
         Plan::of_watch(watch, stages, watch.operations.clone())
+    }
+
+    fn with_client_stages(watch: &Watch) -> Plan {
+        let mut stages = stages_before_client_stages(watch);
+        if watch.selects_documents() {
+            stages.extend(filter_stages(watch));
+        }
+        stages.extend(
+            watch
+                .client_stages
+                .iter()
+                .cloned()
+                .map(PipelineStage::Client),
+        );
+        // The stages have selected them exactly.
+        Plan::of_watch(watch, stages, None)
     }
 
     /// Returns the plan that all watches of this scope with these image options share. It selects
@@ -153,6 +177,22 @@ impl Plan {
         self.parts.stages.iter().any(PipelineStage::reads_documents)
     }
 
+    /// Returns whether the stream has stages of a client, which may remove events and change them.
+    #[must_use]
+    pub fn has_client_stages(&self) -> bool {
+        self.parts.stages.iter().any(PipelineStage::is_client)
+    }
+
+    /// Returns what of the stream's events is certainly as MongoDB made it.
+    #[must_use]
+    pub fn genuine(&self) -> Genuine {
+        let stages = self.parts.stages.iter();
+        Genuine::after(stages.filter_map(|stage| match stage {
+            PipelineStage::Client(stage) => Some(stage),
+            _ => None,
+        }))
+    }
+
     /// Returns whether the streams of both plans are the same, whatever each selects from its own.
     #[must_use]
     pub fn has_stream_of(&self, other: &Plan) -> bool {
@@ -169,7 +209,7 @@ impl Plan {
     }
 
     fn stream_identity(&self) -> &[u8] {
-        &self.identity[OPERATIONS_LEN..]
+        &self.identity[LOCAL_LEN..]
     }
 }
 
@@ -190,6 +230,27 @@ impl Plan {
             options: self.parts.options,
             stages: Vec::new(),
             operations: None,
+        })
+    }
+
+    /// Returns the plan of all events of the scope, with `invalidate`, and without their documents. They carry only
+    /// the fields that identify them.
+    #[must_use]
+    pub fn scope_outline(&self) -> Plan {
+        let is_of_scope = |stage: &&PipelineStage| matches!(stage, PipelineStage::Scope(_));
+        let mut stages: Vec<_> = self
+            .parts
+            .stages
+            .iter()
+            .filter(is_of_scope)
+            .cloned()
+            .collect();
+        stages.push(PipelineStage::IdentityFields);
+        Plan::new(Parts {
+            operations: None,
+            ..self
+                .with(self.parts.options.without_documents(), stages)
+                .parts
         })
     }
 
@@ -224,9 +285,13 @@ impl Plan {
 
     /// Returns the plan of the events that the stages that read documents reject, and all others pass: together
     /// with those of this plan they are the events of
-    /// [`without_document_stages`](Self::without_document_stages).
+    /// [`without_document_stages`](Self::without_document_stages). `None` if a client's own stages are among
+    /// them: those are no conditions that could be turned round.
     #[must_use]
-    pub fn rejected_by_documents(&self) -> Plan {
+    pub fn rejected_by_documents(&self) -> Option<Plan> {
+        if self.has_client_stages() {
+            return None;
+        }
         let on_documents = self
             .parts
             .stages
@@ -240,7 +305,7 @@ impl Plan {
         stages.push(PipelineStage::RejectedByDocuments(
             doc! { "$nor": [all_of(conditions)] },
         ));
-        self.with_stages(stages)
+        Some(self.with_stages(stages))
     }
 
     fn stages_without_documents(&self) -> Vec<PipelineStage> {

@@ -16,7 +16,13 @@ impl Watch {
     /// The whole filter is among them if it uses `changed`, which a pipeline cannot express, or if
     /// pre-images allow a match transition. The row filter always is, so that access does not depend on
     /// the pipeline alone, and the shard always is, as MongoDB has no function that computes it.
+    ///
+    /// Behind a client's own stages nothing is left to evaluate: an event may have no field that a condition
+    /// reads. Validation admits no such condition, and no row filter.
     pub fn dedicated_residual(&self) -> Residual {
+        if !self.client_stages.is_empty() {
+            return Residual::new(Clauses::default());
+        }
         let clauses = self.clauses();
         Residual::new(match &clauses.filter {
             Some(filter) if clauses.pre_images || filter.uses_changed() => clauses,

@@ -8,6 +8,10 @@ use bson::{Document, doc};
 pub(super) enum PipelineStage {
     /// Passes the namespaces of the scope and the selected operations.
     ScopeAndOperations(Document),
+    /// Passes the namespaces of the scope.
+    Scope(Document),
+    /// Passes the selected operations.
+    Operations(Document),
     /// Passes the events that the row filter of the policy allows.
     RowFilter(Reads, Document),
     /// Passes the events that the filter of the client may match.
@@ -18,6 +22,8 @@ pub(super) enum PipelineStage {
     RejectedByDocuments(Document),
     /// Removes all fields but those that identify an event.
     IdentityFields,
+    /// A client's own stage, which may remove events and change them.
+    Client(Document),
 }
 
 /// What a condition reads of an event.
@@ -30,36 +36,46 @@ pub(super) enum Reads {
 }
 
 impl PipelineStage {
-    /// Returns whether the stage reads the document after the change, or that before it.
+    /// Returns whether the stage may read the document after the change, or that before it.
     pub(super) fn reads_documents(&self) -> bool {
         match self {
             PipelineStage::RowFilter(reads, _) | PipelineStage::Filter(reads, _) => {
                 *reads == Reads::Documents
             }
-            PipelineStage::RejectedByDocuments(_) => true,
+            PipelineStage::RejectedByDocuments(_) | PipelineStage::Client(_) => true,
             PipelineStage::ScopeAndOperations(_)
+            | PipelineStage::Scope(_)
+            | PipelineStage::Operations(_)
             | PipelineStage::Part(_)
             | PipelineStage::IdentityFields => false,
         }
     }
 
-    /// Returns the condition that the stage's events meet; `None` for a stage that passes every event.
+    /// Returns whether the stage is a client's own.
+    pub(super) fn is_client(&self) -> bool {
+        matches!(self, PipelineStage::Client(_))
+    }
+
+    /// Returns the condition that the stage's events meet; `None` for a stage that is not a condition of Weir.
     pub(super) fn condition(&self) -> Option<&Document> {
         match self {
             PipelineStage::ScopeAndOperations(condition)
+            | PipelineStage::Scope(condition)
+            | PipelineStage::Operations(condition)
             | PipelineStage::RowFilter(_, condition)
             | PipelineStage::Filter(_, condition)
             | PipelineStage::Part(condition)
             | PipelineStage::RejectedByDocuments(condition) => Some(condition),
-            PipelineStage::IdentityFields => None,
+            PipelineStage::IdentityFields | PipelineStage::Client(_) => None,
         }
     }
 
     /// Returns the stage for MongoDB.
     pub(super) fn to_document(&self) -> Document {
-        match self.condition() {
-            Some(condition) => doc! { "$match": condition },
-            None => doc! {
+        match (self, self.condition()) {
+            (_, Some(condition)) => doc! { "$match": condition },
+            (PipelineStage::Client(stage), None) => stage.clone(),
+            (_, None) => doc! {
                 "$project": { "_id": 1, "operationType": 1, "clusterTime": 1, "ns": 1 },
             },
         }

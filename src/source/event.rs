@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use crate::{
     model::{EventField, EventIndex, INTERNAL_DATABASES, Operation},
+    pipeline::Genuine,
     raw::{self, Element, Elements},
     source::{ClusterTime, Position, transaction::TransactionId},
 };
@@ -40,7 +41,8 @@ pub struct Event {
     /// Its `operationType`, which fragments may lack.
     pub operation: Operation,
     /// Its `clusterTime`, or that of the event before it when that is later or MongoDB sent none; zero
-    /// when neither is known.
+    /// when neither is known. Where a client's stages may have changed it, a time that the stream had reached
+    /// before.
     pub cluster_time: ClusterTime,
     /// Its `wallTime` in milliseconds since 1970.
     pub wall_time: Option<i64>,
@@ -50,6 +52,8 @@ pub struct Event {
     /// `true` if it is about one of MongoDB's own databases or collections, which have no change streams.
     /// MongoDB leaves such events out, other servers may not.
     pub is_internal: bool,
+    /// `true` if it was put together from fragments. Its token is that of the last one.
+    pub is_merged: bool,
     /// Its transaction.
     pub(super) transaction: TransactionId,
     /// Its index among the fragments of a split event; `None` for a whole event.
@@ -74,6 +78,9 @@ pub enum EventError {
     /// It has no `_id`, or an `_id` that is not a document.
     #[error("the event has no resume token")]
     NoToken,
+    /// A client's stages have removed or replaced the `_id`, and MongoDB has not noticed it.
+    #[error("the stages of the pipeline have changed the _id of an event, its resume token")]
+    ChangedToken,
 }
 
 impl Event {
@@ -112,10 +119,46 @@ impl Event {
             is_last_of_transaction: false,
             // MongoDB shows a rename that has either name in a visible place.
             is_internal: namespace_is_internal && new_namespace_is_internal,
+            is_merged: false,
             transaction: TransactionId::read(lsid, transaction_number),
             fragment: fragment.and_then(Fragment::parse),
             index,
         })
+    }
+
+    /// Reads the event of a stream of which only some is `genuine`; see [`parse`](Self::parse). A
+    /// `clusterTime` that is not genuine counts as missing, and an `invalidate` is one that a stage has made.
+    ///
+    /// # Errors
+    /// Those of [`parse`](Self::parse); [`EventError::ChangedToken`] if the `_id` is not one that MongoDB makes.
+    pub(super) fn parse_genuine(
+        buffer: &[u8],
+        bytes: Range<usize>,
+        genuine: Genuine,
+    ) -> Result<Self, EventError> {
+        let parsed = Self::parse(buffer, bytes);
+        if genuine.everything {
+            return parsed;
+        }
+        let mut event = match parsed {
+            Err(EventError::NoToken) => return Err(EventError::ChangedToken),
+            parsed => parsed?,
+        };
+        if !is_token(&buffer[event.token.clone()]) {
+            return Err(EventError::ChangedToken);
+        }
+        if !genuine.time {
+            event.cluster_time = ClusterTime::default();
+        }
+        if !genuine.transaction {
+            event.transaction = TransactionId::Unreadable;
+        }
+        if event.operation == Operation::Invalidate {
+            event.operation = Operation::Other;
+        }
+        // The pipeline has left such events out, in front of the stages that may make up a namespace.
+        event.is_internal = false;
+        Ok(event)
     }
 
     /// Returns an event whose bytes and token are both `bytes`.
@@ -133,6 +176,7 @@ impl Event {
             wall_time: None,
             is_last_of_transaction: false,
             is_internal: false,
+            is_merged: false,
             transaction: TransactionId::None,
             fragment: None,
             index: EventIndex::default(),
@@ -168,6 +212,16 @@ impl Fragment {
         let (index, of) = (index?, of?);
         (of > 1).then_some(Self { index, of })
     }
+}
+
+/// Returns whether a document has the form of a resume token: its field `_data` is a text or, of old servers,
+/// binary.
+fn is_token(document: &[u8]) -> bool {
+    let mut fields = Elements::new(document)
+        .into_iter()
+        .flatten()
+        .map_while(Result::ok);
+    fields.any(|it| it.key == b"_data" && (it.as_str_bytes().is_some() || it.as_binary().is_some()))
 }
 
 /// Returns whether a namespace `{db, coll}` is one of MongoDB's own: everything in admin, config and local,

@@ -13,7 +13,7 @@ use mongodb::error::{Error as DriverError, ErrorKind};
 
 use crate::source::{EventError, Position};
 
-use codes::{ErrorReply, classify, reclassify_opening};
+use codes::{ErrorReply, classify, is_malformed_command, reclassify_opening, refuses_a_stage};
 pub use kind::Failure;
 pub use refusal::Refusal;
 use refusal::names_option;
@@ -120,6 +120,28 @@ impl SourceError {
         self
     }
 
+    /// Reclassifies a failure of a stream with stages of a client: what MongoDB refuses there is one of them, as
+    /// the rest of the command is valid in every other call.
+    #[must_use]
+    pub(super) fn of_client_stages(self) -> Self {
+        let is_about_weirs = || {
+            let about = self.refusal().and_then(|it| it.about);
+            about.is_some()
+        };
+        let is_refusal = match (self.failure, self.code) {
+            (Failure::Refused | Failure::PatternRefused | Failure::Unexpected, Some(_)) => true,
+            (Failure::TokenInvalid, Some(code)) => is_malformed_command(code),
+            (Failure::Unsupported, Some(code)) => refuses_a_stage(code) && !is_about_weirs(),
+            _ => false,
+        };
+        let failure = if is_refusal {
+            Failure::StagesRefused
+        } else {
+            self.failure
+        };
+        Self { failure, ..self }
+    }
+
     /// Returns MongoDB's error in words that may be shown to a client; `None` if MongoDB sent no code.
     #[must_use]
     pub fn refusal(&self) -> Option<Refusal> {
@@ -181,6 +203,8 @@ impl SourceError {
                 | Failure::NotACollection
                 | Failure::InvalidName
                 | Failure::PatternRefused
+                | Failure::PipelineChangedToken
+                | Failure::StagesRefused
                 | Failure::Refused
                 | Failure::Unexpected,
                 _,
@@ -191,7 +215,11 @@ impl SourceError {
 
 impl From<EventError> for SourceError {
     fn from(error: EventError) -> Self {
-        Self::unexpected(error.to_string())
+        let failure = match error {
+            EventError::Malformed(_) | EventError::NoToken => Failure::Unexpected,
+            EventError::ChangedToken => Failure::PipelineChangedToken,
+        };
+        Self::new(failure, error.to_string())
     }
 }
 

@@ -89,9 +89,10 @@ pub(super) fn leave_out_foreign_documents(batch: &mut Batch) {
         // The fields were read before, so they can be read again.
         if let Ok(moved) = Event::parse(&buffer, start..buffer.len()) {
             *event = Event {
-                cluster_time: event.cluster_time,
-                fragment: event.fragment,
-                ..moved
+                bytes: moved.bytes,
+                token: moved.token,
+                index: moved.index,
+                ..event.clone()
             };
         }
     }

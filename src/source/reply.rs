@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use crate::{
     model::Operation,
+    pipeline::Genuine,
     raw::{self, Elements},
     source::{
         ClusterTime, Position, SourceError,
@@ -36,6 +37,8 @@ pub struct ReplyDecoder {
     /// `true` if the events of a transaction follow each other directly, as on a replica set.
     contiguous_transactions: bool,
     given: GivenPosition,
+    /// What of the events is as MongoDB made it.
+    genuine: Genuine,
     merger: FragmentMerger,
 }
 
@@ -75,7 +78,18 @@ impl ReplyDecoder {
                 Some(at) if at.token().is_some() => GivenPosition::Unconfirmed(at.clone()),
                 _ => GivenPosition::Passed,
             },
-            merger: FragmentMerger::default(),
+            genuine: Genuine::EVERYTHING,
+            merger: FragmentMerger::new(Genuine::EVERYTHING),
+        }
+    }
+
+    /// Sets what of the events is as MongoDB made it; everything by default.
+    #[must_use]
+    pub fn with_genuine(self, genuine: Genuine) -> Self {
+        Self {
+            genuine,
+            merger: FragmentMerger::new(genuine),
+            ..self
         }
     }
 
@@ -109,7 +123,7 @@ impl ReplyDecoder {
             }
         };
         let mut events = Vec::new();
-        let event_error = self.read_events(&buffer, parts.batch, &mut events).err();
+        let event_error = self.read_events(&buffer, &parts, &mut events).err();
         let from_now = std::mem::take(&mut self.from_now);
         let idle = events.is_empty() && event_error.is_none() && (waited || from_now);
         let is_empty = events.is_empty() && event_error.is_none();
@@ -123,22 +137,29 @@ impl ReplyDecoder {
         };
         self.reached = self.reached.max(reached);
         self.previous_operation_time = parts.operation_time;
+        let closed = parts.cursor_id == Some(0);
         let batch = Batch {
             position: match &event_error {
+                // The token is that of the `invalidate`, which is in no event here.
+                None if closed && !self.genuine.everything => {
+                    events.last().map(|event| event.position(&buffer))
+                }
                 None if in_force.is_some() => in_force,
                 None => self.position(&buffer, events.last(), parts.post_batch_token),
                 // The post-batch token is after the malformed event.
                 Some(_) => events.last().map(|event| event.position(&buffer)),
             },
             operation_time: parts.operation_time,
-            closed: parts.cursor_id == Some(0),
+            closed,
             idle,
             events,
             buffer,
         };
         let mut contents = self.merger.merge_batch(batch);
-        for batch in &mut contents.batches {
-            leave_out_foreign_documents(batch);
+        if self.genuine.document {
+            for batch in &mut contents.batches {
+                leave_out_foreign_documents(batch);
+            }
         }
         // After the merge, since the first fragment of an event may lack the transaction.
         let events = contents.batches.iter_mut().flat_map(|it| &mut it.events);
@@ -153,12 +174,21 @@ impl ReplyDecoder {
     fn read_events(
         &mut self,
         buffer: &Bytes,
-        batch: &[u8],
+        reply: &ReplyParts<'_>,
         events: &mut Vec<Event>,
     ) -> Result<(), EventError> {
-        for element in Elements::new(batch)? {
+        for element in Elements::new(reply.batch)? {
             let document = element?.as_document().ok_or(raw::Error::Value)?;
-            let mut event = Event::parse(buffer, range_in(buffer, document))?;
+            let range = range_in(buffer, document);
+            let mut event = Event::parse_genuine(buffer, range, self.genuine)?;
+            // A stage may have done what Weir does not know.
+            if !self.genuine.everything
+                && reply
+                    .operation_time
+                    .is_some_and(|now| event.cluster_time > now)
+            {
+                event.cluster_time = ClusterTime::default();
+            }
             // Events come in order of time, so an event without a time or with an earlier one is not
             // earlier than the event before it.
             if event.cluster_time == ClusterTime::default() {

@@ -9,6 +9,7 @@ use std::collections::HashSet;
 use bytes::Bytes;
 
 use crate::{
+    pipeline::Genuine,
     raw::{self, Element, Elements},
     source::{
         Position,
@@ -23,13 +24,24 @@ use crate::{
 const MAX_MERGED_BYTES: usize = 64 << 20;
 
 /// A merger with the fragments of the current event.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct FragmentMerger {
     fragments: Vec<Bytes>,
     bytes: usize,
+    /// What of the events is as MongoDB made it.
+    genuine: Genuine,
 }
 
 impl FragmentMerger {
+    /// Returns a merger for a stream of which this much is genuine.
+    pub(super) fn new(genuine: Genuine) -> Self {
+        Self {
+            fragments: Vec::new(),
+            bytes: 0,
+            genuine,
+        }
+    }
+
     /// Returns the whole events of `batch`, in order, up to the first fragment that is out of order or too
     /// large, which ends the stream.
     ///
@@ -112,7 +124,8 @@ impl FragmentMerger {
         }
         self.bytes = 0;
         let merged = merge(&std::mem::take(&mut self.fragments))?;
-        let mut whole = Event::parse(&merged, 0..merged.len())?;
+        let mut whole = Event::parse_genuine(&merged, 0..merged.len(), self.genuine)?;
+        whole.is_merged = true;
         whole.cluster_time = whole.cluster_time.max(event.cluster_time);
         Ok(Some((merged, whole)))
     }
@@ -212,7 +225,7 @@ mod tests {
             fragment("f3", 3, 3, doc! { "fullDocumentBeforeChange": { "c": 3 } }),
         ];
         for cut in 0..=3 {
-            let mut merger = FragmentMerger::default();
+            let mut merger = FragmentMerger::new(Genuine::EVERYTHING);
             let mut out = Vec::new();
             for part in [&fragments[..cut], &fragments[cut..]] {
                 out.extend(whole(merger.merge_batch(batch(part))));
@@ -238,12 +251,12 @@ mod tests {
     /// A position between fragments would resume in the middle of an event.
     #[test]
     fn no_position_between_fragments_is_published() {
-        let mut merger = FragmentMerger::default();
+        let mut merger = FragmentMerger::new(Genuine::EVERYTHING);
         let events = [insert("a", 1), fragment("f1", 1, 2, doc! {})];
         let out = whole(merger.merge_batch(batch(&events)));
         assert_eq!(out.last().unwrap().position, Some(after("a", 1)));
 
-        let mut merger = FragmentMerger::default();
+        let mut merger = FragmentMerger::new(Genuine::EVERYTHING);
         let out = whole(merger.merge_batch(batch(&events[1..])));
         assert_eq!(out.last().unwrap().position, None);
 
@@ -261,14 +274,14 @@ mod tests {
             fragment("f2", 2, 2, fields(50_000).collect()),
         ];
         let begun = tokio::time::Instant::now();
-        let out = whole(FragmentMerger::default().merge_batch(batch(&fragments)));
+        let out = whole(FragmentMerger::new(Genuine::EVERYTHING).merge_batch(batch(&fragments)));
         assert_eq!(documents(&out[0])[0].len(), 100_000 + 4);
         assert!(begun.elapsed().as_secs() < 10, "{:?}", begun.elapsed());
     }
 
     #[test]
     fn an_event_marked_as_its_only_fragment_is_whole() {
-        let mut merger = FragmentMerger::default();
+        let mut merger = FragmentMerger::new(Genuine::EVERYTHING);
         let mut only = insert("a", 1);
         only.insert("splitEvent", doc! { "fragment": 1, "of": 1 });
         let out = whole(merger.merge_batch(batch(&[only])));
@@ -280,7 +293,7 @@ mod tests {
     #[test]
     fn fragments_of_more_than_64_mib_are_rejected_as_too_large() {
         let text = "x".repeat(13 << 20);
-        let mut merger = FragmentMerger::default();
+        let mut merger = FragmentMerger::new(Genuine::EVERYTHING);
         for index in 1..=4 {
             let part = fragment("f", index, 6, doc! { "fullDocument": { "a": &text } });
             let contents = merger.merge_batch(batch(&[part]));
@@ -300,7 +313,7 @@ mod tests {
         ] {
             let good = insert("g", 1);
             let all: Vec<Document> = std::iter::once(good).chain(events).collect();
-            let contents = FragmentMerger::default().merge_batch(batch(&all));
+            let contents = FragmentMerger::new(Genuine::EVERYTHING).merge_batch(batch(&all));
             assert_eq!(contents.error.unwrap().failure, Failure::Unexpected);
             let before: Vec<Option<Position>> =
                 contents.batches.into_iter().map(|it| it.position).collect();

@@ -190,6 +190,10 @@ const ADVICE: &[(When, Advice)] = &[
         }),
     ),
     (
+        When::Reason("PIPELINE_CHANGED_TOKEN"),
+        Advice::Text("Keep _id in every --stage: it is the event's resume token."),
+    ),
+    (
         When::Reason("CHANGE_STREAMS_UNSUPPORTED"),
         Advice::Text(
             "Change streams need a replica set, of which one mongod is enough, or a sharded cluster. If the \

@@ -36,6 +36,8 @@ pub(super) async fn final_error(
             Error::ImageUnavailable(_) => Error::ImageUnavailable(describe()),
             Error::UpstreamEventTooLarge(_) => Error::UpstreamEventTooLarge(describe()),
             Error::LookupAmbiguous(_) => Error::LookupAmbiguous(describe()),
+            // MongoDB's message quotes stages and documents.
+            stages @ (Error::PipelineChangedToken | Error::StagesRefused(_)) => stages,
             other => {
                 tracing::warn!(code = error.code, failure = ?error.failure, %error, "change stream failed");
                 other

@@ -53,6 +53,8 @@ impl WatchStarter {
         };
         let dedicated = Plan::dedicated(watch);
         let requested = match watch.feed_mode {
+            // The shared stream does not run the client's stages.
+            _ if dedicated.has_client_stages() => FeedMode::Dedicated,
             // A watch with an end time ends when an empty reply proves that nothing is left. That takes
             // the shared stream, where an empty reply means that there were no events at all.
             FeedMode::Auto if watch.end_time.is_some() => FeedMode::Shared,

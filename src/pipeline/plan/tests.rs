@@ -6,6 +6,7 @@ use crate::pipeline::Plan;
 use crate::pipeline::fixtures::*;
 
 mod changed;
+mod client_stages;
 mod filters;
 mod fingerprint;
 mod identity;

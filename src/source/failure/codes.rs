@@ -31,9 +31,12 @@ pub(super) fn classify(reply: ErrorReply<'_>) -> Failure {
     match reply.code {
         // ChangeStreamHistoryLost, CappedPositionLost.
         286 | 136 => Failure::HistoryLost,
+        280 if says_first(reply.message, CHANGED_TOKEN, SEVERAL_DOCUMENTS) => {
+            Failure::PipelineChangedToken
+        }
         // A look-up of a document whose `_id` two shards have (SERVER-55179): TooManyMatchingDocuments,
         // which the stage reports as ChangeStreamFatalError.
-        280 if says("more than one document") => Failure::LookupAmbiguous,
+        280 if says(SEVERAL_DOCUMENTS) => Failure::LookupAmbiguous,
         170 => Failure::LookupAmbiguous,
         280 => Failure::TokenNotFound,
         260 | 50811 | 40576 | 40585 | 40615 | 40647 | 40648 | 40649 => Failure::TokenInvalid,
@@ -74,8 +77,8 @@ pub(super) fn reclassify_opening(
         // MongoDB has codes for tokens that it can't use, but reports a token of another format with the
         // codes of a malformed command. The rest of the command is Weir's and is valid in every other
         // call, so these codes mean the token, unless the message names an option that not every server has.
-        (Failure::Refused, 2 | 9 | 14 | 40414)
-            if has_token && !names_newer_option(reply.message) =>
+        (Failure::Refused, code)
+            if is_malformed_command(code) && has_token && !names_newer_option(reply.message) =>
         {
             Failure::TokenInvalid
         }
@@ -95,10 +98,29 @@ pub(super) fn reclassify_opening(
     }
 }
 
+/// Returns whether a code is one of a malformed command: BadValue, FailedToParse, TypeMismatch, a missing field.
+pub(super) fn is_malformed_command(code: i32) -> bool {
+    matches!(code, 2 | 9 | 14 | 40414)
+}
+
+/// Returns whether the deployment refuses a stage, or a part of one.
+pub(super) fn refuses_a_stage(code: i32) -> bool {
+    code == UNKNOWN_STAGE || UNKNOWN_TO_THE_DEPLOYMENT.contains(&code)
+}
+
+const UNKNOWN_STAGE: i32 = 40324;
+
+/// What MongoDB says of an event whose `_id` the pipeline has changed (`plan_executor_pipeline.cpp`). The two
+/// values of the `_id` follow.
+const CHANGED_TOKEN: &str = "which contains the resume token, was modified by the pipeline";
+
+/// What MongoDB says of a look-up that found several documents. Their key follows.
+const SEVERAL_DOCUMENTS: &str = "more than one document";
+
 /// The deployment lacks change streams, a command or a stage: $changeStream on a standalone server (40573),
 /// ChangeStreamNotEnabled, ReadConcernMajorityNotEnabled, CommandNotFound, CommandNotSupported,
 /// NotImplemented, InternalErrorNotSupported, NotAReplicaSet, an unknown stage (40324).
-const UNSUPPORTED: [i32; 9] = [40573, 123, 376, 148, 59, 115, 238, 235, 40324];
+const UNSUPPORTED: [i32; 9] = [40573, 123, 376, 148, 59, 115, 238, 235, UNKNOWN_STAGE];
 
 /// The deployment refuses an option, a stage or the form of the command when a stream is opened: BadValue,
 /// FailedToParse, UnsupportedFormat, TypeMismatch, ProtocolError, IllegalOperation, InvalidOptions,
@@ -199,11 +221,24 @@ fn names_a_command(message: &str) -> bool {
     .any(|word| contains(message, word))
 }
 
+/// Returns whether `text` contains `first`, and not `second` before it: what MongoDB says itself comes before the
+/// data that it quotes, which may be anything.
+fn says_first(text: &str, first: &str, second: &str) -> bool {
+    match (find(text, first), find(text, second)) {
+        (Some(first), Some(second)) => first < second,
+        (first, _) => first.is_some(),
+    }
+}
+
 /// Returns whether `text` contains `word`, which is in lower case, in any case of ASCII.
 fn contains(text: &str, word: &str) -> bool {
+    find(text, word).is_some()
+}
+
+fn find(text: &str, word: &str) -> Option<usize> {
     text.as_bytes()
         .windows(word.len())
-        .any(|window| window.eq_ignore_ascii_case(word.as_bytes()))
+        .position(|window| window.eq_ignore_ascii_case(word.as_bytes()))
 }
 
 #[cfg(test)]

@@ -34,6 +34,11 @@ pub enum Failure {
     InvalidName,
     /// MongoDB does not compile a regular expression of the pipeline (51091).
     PatternRefused,
+    /// The stages of a client have changed the `_id` of an event, its token (280): the next attempt would meet the
+    /// same event.
+    PipelineChangedToken,
+    /// MongoDB refuses the stages of a client, or they fail on an event.
+    StagesRefused,
     /// MongoDB refuses with another code that it documents, or fails by itself: no retry is known to help.
     Refused,
     /// Anything else: a code that MongoDB does not document, or a reply that it should never send.

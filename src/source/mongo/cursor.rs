@@ -34,6 +34,8 @@ pub(super) struct MongoCursor {
     cursor: RawBatchCursor,
     reply_timeout: ReplyTimeout,
     decoder: ReplyDecoder,
+    /// `true` if the stream has stages of a client.
+    has_client_stages: bool,
     /// The time at which the awaited reply was requested.
     requested_at: Option<Instant>,
     /// The number of early empty replies in a row.
@@ -82,11 +84,13 @@ impl MongoCursor {
         cursor: RawBatchCursor,
         reply_timeout: ReplyTimeout,
         decoder: ReplyDecoder,
+        has_client_stages: bool,
     ) -> Self {
         Self {
             cursor,
             reply_timeout,
             decoder,
+            has_client_stages,
             requested_at: None,
             early_empty_replies: 0,
             pause_until: None,
@@ -114,7 +118,15 @@ impl MongoCursor {
             .wait(self.cursor.next(), self.decoder.reached_time())
             .await?
         {
-            Some(reply) => Ok(reply?),
+            Some(Ok(reply)) => Ok(reply),
+            Some(Err(error)) => {
+                let error = SourceError::from(error);
+                Err(if self.has_client_stages {
+                    error.of_client_stages()
+                } else {
+                    error
+                })
+            }
             None => Err(SourceError::new(
                 Failure::Transient,
                 "the cursor is exhausted",

@@ -95,12 +95,20 @@ impl Connected {
             })?
             .map_err(|error| {
                 let one_collection = matches!(plan.scope(), Scope::Collection { .. });
-                error.when_opening_at(at, one_collection)
+                let error = error.when_opening_at(at, one_collection);
+                if plan.has_client_stages() {
+                    error.of_client_stages()
+                } else {
+                    error
+                }
             })?;
         Ok(MongoCursor::new(
             cursor,
             reply_timeout,
-            ReplyDecoder::new(at, reached).with_contiguous_transactions(contiguous_transactions),
+            ReplyDecoder::new(at, reached)
+                .with_contiguous_transactions(contiguous_transactions)
+                .with_genuine(plan.genuine()),
+            plan.has_client_stages(),
         ))
     }
 }

@@ -115,6 +115,7 @@ fn every_reason_that_ends_a_watch_has_advice() {
         "UPSTREAM_REFUSED",
         "SHARD_REMOVED",
         "LOOKUP_AMBIGUOUS",
+        "PIPELINE_CHANGED_TOKEN",
         "IMAGE_UNAVAILABLE",
         "EVENT_TOO_LARGE",
         "UPSTREAM_EVENT_TOO_LARGE",

@@ -76,12 +76,12 @@ impl Window {
             "_id": { "$in": tokens },
         });
         let at = Position::Time(first.time);
-        let rejects = if is_sharded && !is_complete {
-            let plan = plan.rejected_by_documents();
-            let opening = source.open(&plan, Some(&at), BatchSize::One);
-            Some(opening.await?)
-        } else {
-            None
+        let rejects = match plan.rejected_by_documents() {
+            Some(plan) if is_sharded && !is_complete => {
+                let opening = source.open(&plan, Some(&at), BatchSize::One);
+                Some(opening.await?)
+            }
+            _ => None,
         };
         Ok(Self {
             cursor: source.open(&plan, Some(&at), BatchSize::One).await?,

@@ -156,7 +156,10 @@ fn plans_of_every_kind() -> Vec<(&'static str, Plan)> {
         ("without document stages", in_view.without_document_stages()),
         ("identity only", in_view.identity_only()),
         ("narrowed", narrowed.clone()),
-        ("rejected by documents", narrowed.rejected_by_documents()),
+        (
+            "rejected by documents",
+            narrowed.rejected_by_documents().unwrap(),
+        ),
     ]
 }
 

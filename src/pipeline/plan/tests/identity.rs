@@ -74,7 +74,8 @@ fn only_stages_that_read_documents_are_removed_with_them() {
     let without = on_documents.without_document_stages();
     assert_eq!(without.stages(), std::slice::from_ref(key));
     assert!(!without.filters_documents());
-    assert!(on_documents.rejected_by_documents().filters_documents());
+    let rejected = on_documents.rejected_by_documents();
+    assert!(rejected.is_some_and(|it| it.filters_documents()));
 }
 
 /// Watches of few different parts, so that two of them often have equal plans.
@@ -148,7 +149,9 @@ fn plans() -> impl Strategy<Value = Plan> {
             2 => dedicated.identity_only(),
             3 => dedicated.without_document_stages(),
             4 => dedicated.narrowed_to(doc! { "_id": 1 }),
-            5 if dedicated.filters_documents() => dedicated.rejected_by_documents(),
+            5 if dedicated.filters_documents() => dedicated
+                .rejected_by_documents()
+                .expect("no stages of a client"),
             _ => dedicated,
         }
     })

@@ -41,6 +41,8 @@ fn name(failure: Failure) -> &'static str {
         Failure::NotACollection => "not_a_collection",
         Failure::InvalidName => "invalid_name",
         Failure::PatternRefused => "pattern_refused",
+        Failure::PipelineChangedToken => "pipeline_changed_token",
+        Failure::StagesRefused => "stages_refused",
         Failure::Refused => "refused",
         Failure::Unexpected => "unexpected",
     }
@@ -228,4 +230,40 @@ fn an_unsupported_feature_is_told_from_a_change_of_horizons() {
         ..reply(303)
     };
     assert_eq!(classify(horizon), Failure::Transient);
+}
+
+/// MongoDB quotes what a stage has left of the `_id`, and the key of a document: either may say anything.
+#[test]
+fn a_changed_token_is_told_from_an_ambiguous_look_up_by_what_mongodb_says_first() {
+    const CHANGED: &str = "Executor error during getMore :: caused by :: Encountered an event whose _id \
+        field, which contains the resume token, was modified by the pipeline. Modifying the _id field of an \
+        event makes it impossible to resume the stream from that point. Only transformations that retain the \
+        unmodified _id field are allowed. Expected: { _id: { _data: \"82\" } } but found: ";
+    const SEVERAL: &str = "found more than one document with document key ";
+    for (message, expected) in [
+        (format!("{CHANGED}{{}}"), Failure::PipelineChangedToken),
+        (
+            format!("{CHANGED}{{ _id: \"{SEVERAL}\" }}"),
+            Failure::PipelineChangedToken,
+        ),
+        (
+            format!("{SEVERAL}{{ _id: \"{CHANGED}\" }}"),
+            Failure::LookupAmbiguous,
+        ),
+        (SEVERAL.to_owned(), Failure::LookupAmbiguous),
+        (
+            "cannot resume stream; the resume token was not found".to_owned(),
+            Failure::TokenNotFound,
+        ),
+    ] {
+        let reply = ErrorReply {
+            code: 280,
+            name: "ChangeStreamFatalError",
+            message: &message,
+            not_resumable: true,
+            ..ErrorReply::default()
+        };
+        assert_eq!(classify(reply), expected, "{message}");
+        assert_eq!(opening(reply, true, true), expected, "{message}");
+    }
 }

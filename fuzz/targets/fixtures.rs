@@ -7,7 +7,10 @@ use bson::{
 use prost_types::{ListValue, Value, value::Kind};
 use weir::{
     model::Operation,
-    pb::{self, FieldFilter, Filter, FilterGroup, RegexFilter, field_filter::Operator},
+    pb::{
+        self, FieldFilter, Filter, FilterGroup, RegexFilter, field_filter::Operator,
+        pipeline_stage::Kind as StageKind,
+    },
     pipeline::{Plan, RequestLimits, Watch},
     wire::TokenContext,
 };
@@ -185,6 +188,36 @@ fn group(filters: Vec<Filter>) -> FilterGroup {
     FilterGroup { filters }
 }
 
+fn stage(kind: StageKind) -> pb::PipelineStage {
+    pb::PipelineStage { kind: Some(kind) }
+}
+
+/// Stages of a client in every form.
+fn stages() -> Vec<pb::PipelineStage> {
+    let path = |path: &str| value(Kind::StringValue(path.to_owned()));
+    let unset = prost_types::Struct {
+        fields: [(
+            "$unset".to_owned(),
+            value(Kind::ListValue(list(vec![path("a"), path("b.c")]))),
+        )]
+        .into(),
+    };
+    vec![
+        stage(StageKind::Struct(unset)),
+        stage(StageKind::Json(
+            r#"{"$match": {"z": 1, "a": {"$date": {"$numberLong": "5"}}, "b": [1.5, null, {"$regex": "^a"}]}}"#
+                .to_owned(),
+        )),
+        stage(StageKind::Bson(
+            bytes(&doc! { "$replaceRoot": { "newRoot": { "_id": "$_id", "id": ObjectId::from_bytes([7; 12]), "d": DateTime::from_millis(5) } } }).into(),
+        )),
+        stage(StageKind::Bson(
+            bytes(&doc! { "$redact": { "$cond": [{ "$eq": ["$a", 5] }, "$$PRUNE", "$$DESCEND"] } })
+                .into(),
+        )),
+    ]
+}
+
 /// Returns requests that together set every field and use every operator.
 pub fn requests() -> Vec<(&'static str, pb::WatchRequest)> {
     let base = || pb::WatchRequest {
@@ -193,6 +226,7 @@ pub fn requests() -> Vec<(&'static str, pb::WatchRequest)> {
         ..pb::WatchRequest::default()
     };
     let with = |filters: Vec<Filter>| pb::WatchRequest { filters, ..base() };
+    let with_stages = |pipeline| pb::WatchRequest { pipeline, ..base() };
     let regex = RegexFilter {
         pattern: "^o(p|.)+n$".to_owned(),
         options: "im".to_owned(),
@@ -305,6 +339,18 @@ pub fn requests() -> Vec<(&'static str, pb::WatchRequest)> {
                 ],
                 ..base()
             },
+        ),
+        ("stages", with_stages(stages())),
+        (
+            "bad-stages",
+            with_stages(vec![
+                pb::PipelineStage { kind: None },
+                stage(StageKind::Json(r#"{"$match": {"$where": "1"}}"#.to_owned())),
+                stage(StageKind::Json(
+                    r#"{"$lookup": {}, "a": [[[{"$date": {}}]]]}"#.to_owned(),
+                )),
+                stage(StageKind::Bson(bytes(&doc! { "$out": "x" }).into())),
+            ]),
         ),
         (
             "eq",

@@ -24,6 +24,7 @@ pub fn run(data: &[u8]) {
     };
     let limits = RequestLimits {
         allow_deployment: data.len().is_multiple_of(2),
+        allow_pipeline: true,
         ..RequestLimits::default()
     };
     let watch = match Watch::from_request(request.clone(), &limits) {

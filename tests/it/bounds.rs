@@ -51,7 +51,7 @@ fn assert_refused(status: &Status) {
 #[tokio::test]
 async fn every_value_at_its_bound_is_accepted() {
     let database = Database::options().start().await;
-    let weir = Weir::start(&database).await;
+    let weir = Weir::with(&database, |config| config.allow_pipeline = true).await;
     let mut client = weir.client().await;
     let table = Table::of(database.name());
     assert!(table.good.len() > 100, "{} requests", table.good.len());
@@ -72,7 +72,7 @@ async fn every_value_at_its_bound_is_accepted() {
 #[tokio::test]
 async fn a_value_beyond_its_bound_is_refused_with_the_fields_path() {
     let database = Database::options().start().await;
-    let weir = Weir::start(&database).await;
+    let weir = Weir::with(&database, |config| config.allow_pipeline = true).await;
     let mut client = weir.client().await;
     let table = Table::of(database.name());
     assert!(table.bad.len() > 400, "{} requests", table.bad.len());

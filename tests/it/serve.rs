@@ -253,6 +253,7 @@ async fn the_server_describes_itself() {
         "--progress-interval",
         "7s",
         "--allow-deployment-watch",
+        "--allow-pipeline",
     ];
     let weir = ServeProcess::start(database.uri(), &settings).await;
     insert(&database, 1).await;
@@ -283,7 +284,7 @@ async fn the_server_describes_itself() {
         default_max_message_bytes: 3 << 20,
         max_max_message_bytes: 64 << 20,
         deployment_watch_allowed: true,
-        pipeline_allowed: false,
+        pipeline_allowed: true,
     };
     assert_eq!(info.limits, Some(expected));
 }

@@ -10,7 +10,10 @@ use tonic_types::StatusExt as _;
 use super::documents::rfc3339;
 use super::request;
 use super::text::{escape_controls, root_causes};
-use crate::error::code_name;
+use crate::error::{code_name, truncate};
+
+/// The longest text of a stage that is repeated, in bytes.
+const MAX_STAGE_BYTES: usize = 100;
 
 /// The parts of the command line that advice refers to.
 #[derive(Debug, Clone, Default)]
@@ -21,6 +24,8 @@ pub struct AdviceContext {
     pub resume_file: Option<PathBuf>,
     /// The texts of `--where`, in order.
     pub conditions: Vec<String>,
+    /// The texts of `--stage`, in order.
+    pub stages: Vec<String>,
 }
 
 /// The reaction to a status that ended a watch or refused it.
@@ -241,6 +246,20 @@ const ADVICE: &[(When, Advice)] = &[
         Advice::Text("Put new credentials into the file and run the same command again."),
     ),
     (
+        When::Reason("PIPELINE_NOT_ALLOWED"),
+        Advice::Text(
+            "Omit --stage, or ask the operator of the server for --allow-pipeline. Where the policy limits which \
+         documents or fields you may see, no stage is allowed; use --where.",
+        ),
+    ),
+    (
+        When::Reason("PIPELINE_CHANGED_TOKEN"),
+        Advice::Text(
+            "Keep _id in every --stage: {\"$project\": {\"fullDocument\": 1}} does, and a $replaceRoot or \
+         $replaceWith needs \"_id\": \"$_id\".",
+        ),
+    ),
+    (
         When::Code(Code::PermissionDenied),
         Advice::Text(
             "The server does not allow you this watch. For a whole deployment (--all), it must run with \
@@ -376,16 +395,23 @@ fn flag_of(field: &str, context: &AdviceContext) -> Option<String> {
         "resume_token" if context.resume_file.is_some() => "--resume-file",
         "resume_token" => "--resume-token",
         "filters" => {
-            let index = field
-                .strip_prefix("filters[")
-                .and_then(|rest| rest.split_once(']'))
-                .and_then(|(index, _)| index.parse::<usize>().ok());
-            let text = index.and_then(|index| context.conditions.get(index))?;
+            let text = context.conditions.get(index_in(field)?)?;
             return Some(format!("--where '{}'", escape_controls(text)));
+        }
+        "pipeline" if let Some(text) = index_in(field).and_then(|at| context.stages.get(at)) => {
+            let text = truncate(text, MAX_STAGE_BYTES);
+            return Some(format!("--stage '{}'", escape_controls(&text)));
         }
         name => request::flag_of(name)?,
     };
     Some(flag.to_owned())
+}
+
+/// Returns the first index in the path of a field.
+fn index_in(field: &str) -> Option<usize> {
+    let (_, rest) = field.split_once('[')?;
+    let (index, _) = rest.split_once(']')?;
+    index.parse().ok()
 }
 
 #[cfg(test)]

@@ -81,6 +81,12 @@ pub struct WatchArgs {
     #[arg(long, value_name = "INDEX/COUNT")]
     pub shard: Option<ShardArg>,
 
+    /// A stage of an aggregation pipeline that MongoDB runs on the events, in Extended JSON, such as
+    /// '{"$project": {"fullDocument.card": 0}}'. Repeat it for several, which run in their order. The server must
+    /// run with --allow-pipeline
+    #[arg(long = "stage", value_name = "JSON")]
+    pub stages: Vec<String>,
+
     /// The document in update events
     #[arg(long, value_name = "MODE", value_enum, default_value = "default")]
     pub full_document: FullDocument,

@@ -381,6 +381,7 @@ impl Watcher {
                 .iter()
                 .map(|condition| condition.text.clone())
                 .collect(),
+            stages: self.args.stages.clone(),
         }
     }
 

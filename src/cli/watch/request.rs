@@ -8,12 +8,13 @@ use super::args::{
 use crate::pb;
 use crate::pb::watch_request::Start;
 
-/// The flag of each field of the request that the server may refuse. That of a filter is its `--where`, and that
-/// of a token is where it came from.
-const FLAGS: [(&str, &str); 12] = [
+/// The flag of each field of the request that the server may refuse. That of a filter or a stage has its text
+/// too, and that of a token is where it came from.
+const FLAGS: [(&str, &str); 13] = [
     ("database", "SCOPE"),
     ("collections", "SCOPE"),
     ("operations", "--op"),
+    ("pipeline", "--stage"),
     ("start_time", "--since"),
     ("end_time", "--until"),
     ("full_document", "--full-document"),
@@ -77,7 +78,14 @@ pub(super) fn build(args: &WatchArgs) -> Result<pb::WatchRequest, String> {
         feed_mode: pb::FeedMode::Auto.into(),
         fields: args.fields.clone(),
         shard: args.shard.map(pb::ConsumerShard::from),
-        pipeline: Vec::new(),
+        pipeline: args
+            .stages
+            .iter()
+            .map(|stage| pb::PipelineStage {
+                // As text, so that keys keep their order.
+                kind: Some(pb::pipeline_stage::Kind::Json(stage.clone())),
+            })
+            .collect(),
         start: start(args)?,
         end_time: args
             .until

@@ -1,5 +1,7 @@
 //! Requests with every field at its bounds and beyond.
 
+use bytes::Bytes;
+use mongodb::bson::{Document, doc};
 use prost_types::{Duration, ListValue, Timestamp, Value, value::Kind as ValueKind};
 use serde_json::{Value as Json, json};
 use weir::pb::{self, field_filter::Operator, filter::Kind, watch_request::Start};
@@ -58,6 +60,7 @@ impl Table {
         table.filters(&valid);
         table.values(&valid);
         table.patterns(&valid);
+        table.stages(&valid);
         table
     }
 
@@ -564,6 +567,151 @@ impl Table {
                 self.bad(format!("filters[0].field.{name}.values[1]"), words, request);
             }
         }
+    }
+
+    /// Stages of the client at their bounds, in all three forms.
+    fn stages(&mut self, valid: &pb::WatchRequest) {
+        use pb::pipeline_stage::Kind as Form;
+        let with = |pipeline: Vec<pb::PipelineStage>| pb::WatchRequest {
+            pipeline,
+            ..valid.clone()
+        };
+        let of = |kind| pb::PipelineStage { kind: Some(kind) };
+        let text = |json: &str| of(Form::Json(json.into()));
+        let map = |json: Json| match value(json).kind {
+            Some(ValueKind::StructValue(fields)) => of(Form::Struct(fields)),
+            _ => panic!("a stage is an object"),
+        };
+        let bytes = |document: &Document| of(Form::Bson(document.to_vec().expect("BSON").into()));
+        let pass = || text(r#"{"$match": {}}"#);
+        let long = |bytes: usize| {
+            let frame = r#"{"$match": {"a": ""}}"#.len();
+            text(&format!(
+                r#"{{"$match": {{"a": "{}"}}}}"#,
+                "x".repeat(bytes - frame)
+            ))
+        };
+        self.good(
+            "a stage as a map",
+            with(vec![map(json!({"$match": {"a": 1}}))]),
+        );
+        self.good(
+            "a stage as BSON",
+            with(vec![bytes(&doc! {"$match": {"a": 1}})]),
+        );
+        self.good("20 stages", with(vec![pass(); 20]));
+        // In BSON the text takes less than the 100 bytes more.
+        self.good("64 KiB of stages", with(vec![long((64 << 10) - 100)]));
+        self.bad("pipeline", "at most 20", with(vec![pass(); 21]));
+        self.bad("pipeline", "at most 20", with(vec![pass(); 10_000]));
+        for pipeline in [
+            vec![long((64 << 10) + 1)],
+            vec![long(40 << 10), long(40 << 10)],
+            vec![text(&"[".repeat(1 << 19))],
+            vec![map(json!({"$match": {"a": "x".repeat(64 << 10)}}))],
+            vec![bytes(&doc! {"$match": {"a": "x".repeat(64 << 10)}})],
+            vec![text(&format!(
+                r#"{{"$match": {{"a": [{}1]}}}}"#,
+                "1,".repeat(30_000)
+            ))],
+        ] {
+            self.bad("pipeline", "at most 65536", with(pipeline));
+        }
+        let nested = |levels: usize, open: &str, close: &str| {
+            let levels = levels - 2;
+            text(&format!(
+                r#"{{"$match": {{"a": {}1{}}}}}"#,
+                open.repeat(levels),
+                close.repeat(levels)
+            ))
+        };
+        for bad in [
+            nested(101, "[", "]"),
+            nested(9_000, "[", "]"),
+            nested(101, "{\"a\":", "}"),
+            nested(9_000, "{\"a\":", "}"),
+        ] {
+            self.bad("pipeline[1]", "100 levels", with(vec![pass(), bad]));
+        }
+        for (stage, words) in [
+            (pb::PipelineStage { kind: None }, "sets no kind"),
+            (text(""), "Extended JSON"),
+            (text("[]"), "one field"),
+            (text("{}"), "has 0 fields"),
+            (text(r#"{"$match": {}, "$set": {}}"#), "has 2 fields"),
+            (text(r#"{"$match": {"a": 1, "a": 2}}"#), "stands twice"),
+            (text(r#"{"$match": {}} "#.repeat(2).as_str()), "trailing"),
+            (map(json!({})), "has 0 fields"),
+            (map(json!({"$match": {"a\0": 1}})), "NUL"),
+            (map(json!({"$match": {"a": {"$oid": 5}}})), "$oid"),
+            (of(Form::Bson(Bytes::new())), "BSON"),
+            (
+                of(Form::Bson(Bytes::from_static(&[5, 0, 0, 0, 0, 0]))),
+                "BSON",
+            ),
+            (of(Form::Bson(Bytes::from_static(&[0x7f; 100]))), "BSON"),
+            (bytes(&doc! {}), "has 0 fields"),
+        ] {
+            self.bad("pipeline[1]", words, with(vec![pass(), stage]));
+        }
+        for name in [
+            "$lookup",
+            "$out",
+            "$merge",
+            "$group",
+            "$limit",
+            "$unwind",
+            "$changeStream",
+            "$changeStreamSplitLargeEvent",
+            "match",
+            "",
+        ] {
+            for stage in [
+                text(&json!({name: {"a": 1}}).to_string()),
+                map(json!({name: {"a": 1}})),
+                bytes(&doc! {name: {"a": 1}}),
+            ] {
+                self.bad("pipeline[0]", "use $match, $project", with(vec![stage]));
+            }
+        }
+        for (name, words) in [
+            ("$where", "JavaScript"),
+            ("$function", "JavaScript"),
+            ("$accumulator", "JavaScript"),
+            ("$_internalJsEmit", "internal"),
+            ("$lookup", "not about the event alone"),
+            ("$unionWith", "not about the event alone"),
+            ("$near", "needs an index"),
+        ] {
+            for stage in [
+                text(&json!({"$match": {"$or": [{"a": {name: 1}}]}}).to_string()),
+                map(json!({"$match": {"$or": [{"a": {name: 1}}]}})),
+                bytes(&doc! {"$match": {"$or": [{"a": {name: 1}}]}}),
+            ] {
+                self.bad("pipeline[0]", words, with(vec![stage]));
+            }
+        }
+        for (stage, words) in [
+            (r#"{"$match": 1}"#, "write a query"),
+            (r#"{"$project": {}}"#, "at least one field"),
+            (r#"{"$set": []}"#, "write a document"),
+            (r#"{"$unset": [1]}"#, "write a path"),
+            (r#"{"$replaceRoot": "$a"}"#, "newRoot"),
+            (r#"{"$replaceWith": 1}"#, "write a document"),
+            (r#"{"$redact": 1}"#, "$$PRUNE"),
+        ] {
+            self.bad("pipeline[0]", words, with(vec![text(stage)]));
+        }
+        let shared = pb::WatchRequest {
+            feed_mode: pb::FeedMode::Shared.into(),
+            ..with(vec![pass()])
+        };
+        self.bad("feed_mode", "of their own", shared);
+        let changed = pb::WatchRequest {
+            filters: vec![field("a", Operator::Changed(true))],
+            ..with(vec![pass()])
+        };
+        self.bad("filters", "updateDescription", changed);
     }
 
     /// Regular expressions at their bounds, and those without a bounded cost.

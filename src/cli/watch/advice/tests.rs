@@ -89,9 +89,17 @@ fn a_bad_field_is_named_by_its_flag() {
     details.add_bad_request_violation("filters[1].field.regex.pattern", "has look-around");
     details.add_bad_request_violation("operations[0]", "is not known");
     details.add_bad_request_violation("filters[9]", "is not there");
+    details.add_bad_request_violation("pipeline[1]", "has $where");
+    details.add_bad_request_violation("pipeline[2]", "is too long");
+    details.add_bad_request_violation("pipeline", "has 21 stages");
     let status = Status::with_error_details(Code::InvalidArgument, "bad request", details);
     let context = AdviceContext {
         conditions: vec!["a=1".to_owned(), "b ~ (?=x)".to_owned()],
+        stages: vec![
+            "{}".to_owned(),
+            "{\"$match\": 1}".to_owned(),
+            "x".repeat(200),
+        ],
         ..AdviceContext::default()
     };
     assert_eq!(
@@ -99,7 +107,11 @@ fn a_bad_field_is_named_by_its_flag() {
         "the watch ended: INVALID_REQUEST: bad request\n  \
          --where 'b ~ (?=x)': has look-around\n  \
          --op: is not known\n  \
-         filters[9]: is not there"
+         filters[9]: is not there\n  \
+         --stage '{\"$match\": 1}': has $where\n  \
+         --stage 'XXX...': is too long\n  \
+         --stage: has 21 stages"
+            .replace("XXX", &"x".repeat(97))
     );
 }
 
@@ -113,6 +125,8 @@ fn every_reason_that_ends_a_watch_has_advice() {
         "CHANGE_STREAMS_UNSUPPORTED",
         "UPSTREAM_ACCESS_DENIED",
         "UPSTREAM_REFUSED",
+        "PIPELINE_NOT_ALLOWED",
+        "PIPELINE_CHANGED_TOKEN",
         "SHARD_REMOVED",
         "LOOKUP_AMBIGUOUS",
         "PIPELINE_CHANGED_TOKEN",

@@ -47,6 +47,9 @@ fn every_flag_sets_its_field() {
         "createIndexes",
         "--where=status=paid",
         "--where=total>100",
+        "--stage={\"$match\": {\"b\": 1, \"a\": 2}}",
+        "--stage",
+        "{\"$unset\": \"x\"}",
         "--full-document=lookup",
         "--before=required",
         "--expanded",
@@ -62,6 +65,11 @@ fn every_flag_sets_its_field() {
     assert_eq!(request.collections, ["a", "b,c"]);
     assert_eq!(request.operations, [1, 7, 9]);
     assert_eq!(request.filters.len(), 2);
+    let stages = ["{\"$match\": {\"b\": 1, \"a\": 2}}", "{\"$unset\": \"x\"}"];
+    let stages = stages.map(|text| pb::PipelineStage {
+        kind: Some(pb::pipeline_stage::Kind::Json(text.to_owned())),
+    });
+    assert_eq!(request.pipeline, stages);
     assert_eq!(request.full_document(), pb::FullDocument::UpdateLookup);
     assert_eq!(
         request.full_document_before_change(),

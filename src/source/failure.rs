@@ -126,7 +126,8 @@ impl SourceError {
     pub(super) fn of_client_stages(self) -> Self {
         let is_about_weirs = || {
             let about = self.refusal().and_then(|it| it.about);
-            about.is_some()
+            // The client may have a `$match` as well.
+            about.is_some_and(|about| about != "$match")
         };
         let is_refusal = match (self.failure, self.code) {
             (Failure::Refused | Failure::PatternRefused | Failure::Unexpected, Some(_)) => true,

@@ -60,6 +60,7 @@ mod mongodb_places;
 mod monitoring;
 mod network;
 mod outages;
+mod pipeline_examples;
 mod pipeline_permission;
 mod policy;
 mod principal_limits;

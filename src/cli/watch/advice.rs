@@ -195,10 +195,6 @@ const ADVICE: &[(When, Advice)] = &[
         }),
     ),
     (
-        When::Reason("PIPELINE_CHANGED_TOKEN"),
-        Advice::Text("Keep _id in every --stage: it is the event's resume token."),
-    ),
-    (
         When::Reason("CHANGE_STREAMS_UNSUPPORTED"),
         Advice::Text(
             "Change streams need a replica set, of which one mongod is enough, or a sharded cluster. If the \
@@ -255,8 +251,8 @@ const ADVICE: &[(When, Advice)] = &[
     (
         When::Reason("PIPELINE_CHANGED_TOKEN"),
         Advice::Text(
-            "Keep _id in every --stage: {\"$project\": {\"fullDocument\": 1}} does, and a $replaceRoot or \
-         $replaceWith needs \"_id\": \"$_id\".",
+            "Keep _id in every --stage: it is the event's resume token. A $replaceRoot or $replaceWith needs \
+         \"_id\": \"$_id\".",
         ),
     ),
     (

@@ -126,7 +126,6 @@ fn every_reason_that_ends_a_watch_has_advice() {
         "UPSTREAM_ACCESS_DENIED",
         "UPSTREAM_REFUSED",
         "PIPELINE_NOT_ALLOWED",
-        "PIPELINE_CHANGED_TOKEN",
         "SHARD_REMOVED",
         "LOOKUP_AMBIGUOUS",
         "PIPELINE_CHANGED_TOKEN",

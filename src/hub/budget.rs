@@ -20,6 +20,8 @@ pub(super) struct MemoryBudget {
 /// Bytes that count against a budget until their last slice is dropped.
 struct ChargedBytes {
     bytes: Bytes,
+    /// The bytes that are charged: these, and what belongs to them.
+    charged: usize,
     budget: Arc<MemoryBudget>,
 }
 
@@ -34,12 +36,19 @@ impl MemoryBudget {
 
     /// Charges bytes to the budget until they and all slices of them are dropped.
     pub(super) fn charge(self: &Arc<Self>, bytes: Bytes) -> Bytes {
+        self.charge_with(bytes, 0)
+    }
+
+    /// As [`charge`](Self::charge), with `more` bytes of memory that is kept as long.
+    pub(super) fn charge_with(self: &Arc<Self>, bytes: Bytes, more: usize) -> Bytes {
         if bytes.is_empty() {
             return bytes;
         }
-        self.used.fetch_add(bytes.len(), Ordering::Relaxed);
+        let charged = bytes.len() + more;
+        self.used.fetch_add(charged, Ordering::Relaxed);
         Bytes::from_owner(ChargedBytes {
             bytes,
+            charged,
             budget: Arc::clone(self),
         })
     }
@@ -69,10 +78,7 @@ impl AsRef<[u8]> for ChargedBytes {
 
 impl Drop for ChargedBytes {
     fn drop(&mut self) {
-        let before = self
-            .budget
-            .used
-            .fetch_sub(self.bytes.len(), Ordering::Relaxed);
+        let before = self.budget.used.fetch_sub(self.charged, Ordering::Relaxed);
         if before >= self.budget.limit {
             self.budget.freed.notify_waiters();
         }
@@ -94,6 +100,10 @@ mod tests {
         assert_eq!(slice[..], [7; 10]);
         drop(slice);
         assert_eq!((budget.used(), budget.excess()), (0, 0));
+        let charged = budget.charge_with(Bytes::from(vec![7; 150]), 10);
+        assert_eq!((budget.used(), charged.len()), (160, 150));
+        drop(charged);
+        assert_eq!(budget.used(), 0);
     }
 
     #[tokio::test]

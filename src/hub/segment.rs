@@ -1,6 +1,7 @@
 //! A group of events that the hub handles as a unit, with a cache of their encodings.
 
 mod compressed;
+mod encodings;
 
 use std::{
     ops::Range,
@@ -19,6 +20,7 @@ use crate::{
 };
 
 use compressed::{CompressedMessages, MessageKey, Run};
+use encodings::Encodings;
 
 /// The maximum bytes of events in a segment; a single larger event makes a segment alone. Bounds the
 /// time for which encoding a segment blocks a thread.
@@ -32,7 +34,10 @@ const OVERHEAD: usize = 512;
 /// The memory of each event in bytes beyond its content.
 const EVENT_OVERHEAD: usize = 256;
 
-const _: () = assert!(size_of::<Event>() + size_of::<(u32, EncodedEvent)>() <= EVENT_OVERHEAD);
+/// The memory of an encoded event in bytes beyond its content, in each rendering.
+const ENTRY_BYTES: usize = size_of::<(u32, EncodedEvent)>();
+
+const _: () = assert!(size_of::<Event>() + ENTRY_BYTES <= EVENT_OVERHEAD);
 
 /// Events of one MongoDB reply, in order.
 #[derive(Debug)]
@@ -41,37 +46,10 @@ pub struct Segment {
     events: Vec<Event>,
     cost: usize,
     token_context: TokenContext,
-    encodings: RwLock<Vec<Encoding>>,
+    encodings: RwLock<Encodings>,
     compressed: CompressedMessages,
     budget: Arc<MemoryBudget>,
     metrics: Arc<Metrics>,
-}
-
-/// A cache of a segment's events in one rendering. Each event is encoded on first use.
-#[derive(Debug)]
-struct Encoding {
-    /// Compared by value: equal renderings share an encoding, and different ones never do.
-    rendering: Arc<Rendering>,
-    /// Pairs of an event's index in the segment and its encoding, by index. Sparse, because most watches
-    /// get few of a segment's events.
-    events: Vec<(u32, EncodedEvent)>,
-}
-
-impl Encoding {
-    fn get(&self, index: usize) -> Option<&EncodedEvent> {
-        let at = |entry: &(u32, EncodedEvent)| entry.0 as usize;
-        // When every event is encoded, each is at its own index.
-        let found = match self.events.get(index).filter(|it| at(it) == index) {
-            Some(found) => found,
-            None => &self.events[self.events.binary_search_by_key(&index, at).ok()?],
-        };
-        Some(&found.1)
-    }
-
-    fn insert(&mut self, new: impl Iterator<Item = (u32, EncodedEvent)>) {
-        self.events.extend(new);
-        self.events.sort_unstable_by_key(|it| it.0);
-    }
 }
 
 /// Selected events of one segment, in order: the unit that a watcher reads.
@@ -98,7 +76,7 @@ enum SelectedIndices {
 #[derive(Debug)]
 pub struct EncodedSelection<'a> {
     selection: &'a EventSelection,
-    encodings: RwLockReadGuard<'a, Vec<Encoding>>,
+    encodings: RwLockReadGuard<'a, Encodings>,
     slot: usize,
 }
 
@@ -182,7 +160,7 @@ impl Segment {
         )
     }
 
-    fn read_encodings(&self) -> RwLockReadGuard<'_, Vec<Encoding>> {
+    fn read_encodings(&self) -> RwLockReadGuard<'_, Encodings> {
         // A panic while the lock is held leaves no incomplete encoding.
         self.encodings
             .read()
@@ -195,15 +173,8 @@ impl Segment {
             .encodings
             .write()
             .unwrap_or_else(PoisonError::into_inner);
-        let at = encodings.iter().position(|it| it.rendering == *rendering);
-        let at = at.unwrap_or_else(|| {
-            encodings.push(Encoding {
-                rendering: Arc::clone(rendering),
-                events: Vec::new(),
-            });
-            encodings.len() - 1
-        });
-        let encoding = &mut encodings[at];
+        let at = encodings.find_or_add(rendering);
+        let encoding = encodings.get_mut(at);
         let missing: Vec<usize> = indices
             .filter(|index| encoding.get(*index).is_none())
             .collect();
@@ -213,7 +184,9 @@ impl Segment {
         let counter = self.metrics.encodings.of(rendering.format);
         counter.increment(missing.len() as u64);
         let events = missing.iter().map(|index| &self.events[*index]);
-        let charge = |chunk| self.budget.charge(chunk);
+        // The overhead of an event has room for one rendering.
+        let entries = if at == 0 { 0 } else { missing.len() };
+        let charge = |chunk| self.budget.charge_with(chunk, entries * ENTRY_BYTES);
         let encoded = wire::encode(&self.buffer, events, &self.token_context, rendering, charge);
         // A segment has at most `MAX_EVENTS` events, so the cast does not truncate.
         let indices = missing.iter().map(|index| *index as u32);
@@ -319,11 +292,11 @@ impl EventSelection {
     #[must_use]
     pub fn encoded(&self, rendering: &Arc<Rendering>) -> EncodedSelection<'_> {
         let indices = (0..self.len()).map(|at| self.index(at));
-        let complete = |encodings: &[Encoding]| {
-            let slot = encodings.iter().position(|it| it.rendering == *rendering)?;
+        let complete = |encodings: &Encodings| {
+            let slot = encodings.find(rendering)?;
             indices
                 .clone()
-                .all(|index| encodings[slot].get(index).is_some())
+                .all(|index| encodings.get(slot).get(index).is_some())
                 .then_some(slot)
         };
         loop {
@@ -361,7 +334,7 @@ impl EventSelection {
             return compress();
         }
         let encodings = segment.read_encodings();
-        let encoding = encodings.iter().position(|it| it.rendering == *rendering);
+        let encoding = encodings.find(rendering);
         drop(encodings);
         let key = MessageKey {
             encoding: encoding?,
@@ -424,7 +397,8 @@ impl EncodedSelection<'_> {
     /// Panics if the index is out of range.
     #[must_use]
     pub fn event(&self, at: usize) -> &EncodedEvent {
-        self.encodings[self.slot]
+        self.encodings
+            .get(self.slot)
             .get(self.selection.index(at))
             .expect("`encoded` has encoded every event of the selection")
     }

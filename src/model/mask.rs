@@ -1,6 +1,9 @@
 //! The fields of a document that are shown.
 
-use std::sync::Arc;
+use std::{
+    hash::{BuildHasher as _, Hash, Hasher, RandomState},
+    sync::{Arc, LazyLock},
+};
 
 /// The fields of documents that are shown, by dotted paths: those that are included, without those that are
 /// hidden. Both apply to everything below a path and inside of arrays.
@@ -21,29 +24,31 @@ pub struct FieldMask {
 }
 
 /// A set of paths, at least one.
-#[derive(Debug, PartialEq, Eq, Hash)]
+#[derive(Debug)]
 struct PathSet {
     /// Sorted by components, none below another.
     paths: Vec<String>,
-    /// The same paths as a tree of names.
-    tree: PathNode,
+    /// The hash of the paths in this process, so that a set of many is looked up as fast as one of few.
+    hash: u64,
 }
 
-/// A node of a tree of paths: the names of one level, each with the node below it. A path of the set ends at a
-/// node without names.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-struct PathNode {
-    /// Sorted by name.
-    children: Vec<(Box<[u8]>, PathNode)>,
+/// A place in the tree of names that a set of paths is: the paths that lead on from there, each from the same
+/// byte on. A path of the set ends where nothing of it is left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct PathNode<'m> {
+    /// Sorted by components, equal before `at`; at least one.
+    paths: &'m [String],
+    /// Where the next component starts in each path; behind the end of a path that ends here.
+    at: usize,
 }
 
 /// A mask at one place of a document: what is shown of the fields there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MaskNode<'m> {
     /// The included paths from here; `None` includes everything.
-    included: Option<&'m PathNode>,
+    included: Option<PathNode<'m>>,
     /// The hidden paths from here; `None` hides nothing.
-    hidden: Option<&'m PathNode>,
+    hidden: Option<PathNode<'m>>,
 }
 
 /// What a mask shows of a field.
@@ -75,7 +80,7 @@ enum IncludedPlaces<'m> {
     /// At or below the end of an included path.
     Whole,
     /// Above the ends of included paths: one node for each reading of the path.
-    Above(&'m PathNode, Vec<&'m PathNode>),
+    Above(PathNode<'m>, Vec<PathNode<'m>>),
 }
 
 /// The most readings of a path with numbers that are followed. What has more is shown whole.
@@ -167,8 +172,8 @@ impl FieldMask {
     #[must_use]
     pub fn root(&self) -> Option<MaskNode<'_>> {
         MaskNode::new(
-            self.included.as_ref().map(|it| &it.tree),
-            self.hidden.as_ref().map(|it| &it.tree),
+            self.included.as_ref().map(|it| PathNode::root(&it.paths)),
+            self.hidden.as_ref().map(|it| PathNode::root(&it.paths)),
         )
     }
 
@@ -176,7 +181,10 @@ impl FieldMask {
     /// included, such as the document key, has this mask.
     #[must_use]
     pub fn hidden_root(&self) -> Option<MaskNode<'_>> {
-        MaskNode::new(None, self.hidden.as_ref().map(|it| &it.tree))
+        MaskNode::new(
+            None,
+            self.hidden.as_ref().map(|it| PathNode::root(&it.paths)),
+        )
     }
 }
 
@@ -200,40 +208,58 @@ impl PathSet {
 
     /// Creates a set of sorted paths, `None` if there are none.
     fn new(paths: Vec<String>) -> Option<Arc<Self>> {
-        let mut tree = PathNode::default();
-        for path in &paths {
-            path.split('.')
-                .fold(&mut tree, |node, name| node.child_mut(name.as_bytes()));
-        }
-        (!paths.is_empty()).then(|| Arc::new(Self { paths, tree }))
+        static HASHES: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+        let hash = HASHES.hash_one(&paths);
+        (!paths.is_empty()).then(|| Arc::new(Self { paths, hash }))
     }
 }
 
-impl PathNode {
-    fn child_mut(&mut self, name: &[u8]) -> &mut Self {
-        let at = match self.find(name) {
-            Ok(at) => at,
-            Err(at) => {
-                self.children.insert(at, (name.into(), Self::default()));
-                at
-            }
-        };
-        &mut self.children[at].1
+impl PartialEq for PathSet {
+    fn eq(&self, other: &Self) -> bool {
+        self.hash == other.hash && self.paths == other.paths
     }
+}
 
-    fn find(&self, name: &[u8]) -> Result<usize, usize> {
-        self.children
-            .binary_search_by(|(child, _)| (**child).cmp(name))
+impl Eq for PathSet {}
+
+impl Hash for PathSet {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.hash.hash(state);
+    }
+}
+
+impl<'m> PathNode<'m> {
+    fn root(paths: &'m [String]) -> Self {
+        Self { paths, at: 0 }
     }
 
     /// Returns the node of a name; `None` if no path continues with it.
-    fn child(&self, name: &[u8]) -> Option<&Self> {
-        Some(&self.children[self.find(name).ok()?].1)
+    fn child(self, name: &[u8]) -> Option<Self> {
+        let start = self
+            .paths
+            .partition_point(|path| self.component(path) < name);
+        let rest = &self.paths[start..];
+        // Most nodes have one path for a name.
+        let end = rest
+            .iter()
+            .take_while(|path| self.component(path) == name)
+            .count();
+        (end > 0).then(|| Self {
+            paths: &rest[..end],
+            at: self.at + name.len() + 1,
+        })
+    }
+
+    /// Returns the next component of one of the paths.
+    fn component(self, path: &str) -> &[u8] {
+        let rest = path.as_bytes().get(self.at..).unwrap_or_default();
+        let end = rest.iter().position(|byte| *byte == b'.');
+        &rest[..end.unwrap_or(rest.len())]
     }
 
     /// Returns the node at which names lead to the end of a path, or else the last one; `None` if no path
     /// continues with them. Numbers count as array indexes.
-    fn descend<'n>(&self, names: impl Iterator<Item = &'n [u8]>) -> Option<&Self> {
+    fn descend<'n>(self, names: impl Iterator<Item = &'n [u8]>) -> Option<Self> {
         let mut names = names.filter(|name| !is_number(name));
         names.try_fold(self, |node, name| {
             if node.is_end() {
@@ -244,11 +270,8 @@ impl PathNode {
     }
 
     /// Returns the nodes that a path of an update leads to.
-    fn places<'p>(
-        &self,
-        path: impl Iterator<Item = UpdatePathComponent<'p>>,
-    ) -> IncludedPlaces<'_> {
-        let (mut node, mut others) = (self, Vec::<&Self>::new());
+    fn places<'p>(self, path: impl Iterator<Item = UpdatePathComponent<'p>>) -> IncludedPlaces<'m> {
+        let (mut node, mut others) = (self, Vec::<Self>::new());
         for component in path {
             match component {
                 UpdatePathComponent::Index => {}
@@ -261,9 +284,9 @@ impl PathNode {
                 }
                 UpdatePathComponent::Number(name) => {
                     let nodes = std::iter::once(node).chain(others.iter().copied());
-                    let named: Vec<&Self> = nodes.filter_map(|it| it.child(name)).collect();
+                    let named: Vec<Self> = nodes.filter_map(|it| it.child(name)).collect();
                     for below in named {
-                        if !others.iter().any(|it| std::ptr::eq(*it, below)) {
+                        if !others.contains(&below) {
                             others.push(below);
                         }
                     }
@@ -277,28 +300,27 @@ impl PathNode {
         IncludedPlaces::Above(node, others)
     }
 
-    /// Adds the paths of another tree. A path above others takes their place.
-    fn add(&mut self, other: &Self) {
-        if self.is_end() || other.is_end() {
-            self.children.clear();
-            return;
-        }
-        for (name, below) in &other.children {
-            match self.find(name) {
-                Ok(at) => self.children[at].1.add(below),
-                Err(at) => self.children.insert(at, (name.clone(), below.clone())),
-            }
-        }
+    /// Returns what is left of the paths of several nodes, sorted, none below another.
+    fn merged(nodes: impl Iterator<Item = Self>) -> Vec<String> {
+        let rest = |node: Self| {
+            node.paths
+                .iter()
+                .map(move |path| path[node.at..].to_owned())
+        };
+        let mut paths: Vec<String> = nodes.flat_map(rest).collect();
+        PathSet::sort(&mut paths);
+        paths.dedup_by(|path, kept| is_at_or_below(path, kept));
+        paths
     }
 
     /// Returns whether a path of the set ends here.
-    fn is_end(&self) -> bool {
-        self.children.is_empty()
+    fn is_end(self) -> bool {
+        self.paths[0].len() < self.at
     }
 }
 
 impl<'m> MaskNode<'m> {
-    fn new(included: Option<&'m PathNode>, hidden: Option<&'m PathNode>) -> Option<Self> {
+    fn new(included: Option<PathNode<'m>>, hidden: Option<PathNode<'m>>) -> Option<Self> {
         (included.is_some() || hidden.is_some()).then_some(Self { included, hidden })
     }
 
@@ -340,18 +362,15 @@ impl<'m> MaskNode<'m> {
             Some(IncludedPlaces::Nowhere) => return use_match(PathMatch::Hidden),
             Some(IncludedPlaces::Above(node, others)) if others.is_empty() => Some(node),
             Some(IncludedPlaces::Above(node, others)) => {
-                merged = others.iter().fold(node.clone(), |mut all, other| {
-                    all.add(other);
-                    all
-                });
-                Some(&merged)
+                merged = PathNode::merged(others.into_iter().chain([node]));
+                Some(PathNode::root(&merged))
             }
         };
         use_match(MaskNode::new(included, hidden).map_or(PathMatch::Visible, PathMatch::Partly))
     }
 
     /// Returns what is hidden at a dotted path; an end hides it.
-    fn hidden_at(self, path: &[u8]) -> Option<&'m PathNode> {
+    fn hidden_at(self, path: &[u8]) -> Option<PathNode<'m>> {
         self.hidden?.descend(path.split(|byte| *byte == b'.'))
     }
 

@@ -27,7 +27,9 @@ use crate::{
     client::{load, reader},
     gateway::{naive, ready},
     options::{Options, Part},
-    parts::{added_latency, builds, compression, fan_out, filters, one_watcher, stalled, steady},
+    parts::{
+        added_latency, builds, compression, fan_out, fields, filters, one_watcher, stalled, steady,
+    },
     report::{Measured, Results},
     system::{commands::Commands, machine::Machine, supervisor},
     upstream::{stand_in, writer},
@@ -114,6 +116,7 @@ fn measure(options: &Options) {
             Part::AddedLatency => added_latency::measure(options, &mut results),
             Part::FanOut => fan_out::measure(options, &mut results),
             Part::Compression => compression::measure(options, &mut results),
+            Part::Fields => fields::measure(options, &mut results),
             Part::Filters => filters::measure(options, &mut results),
             Part::Steady => steady::measure(options, &mut results),
             Part::Stalled => stalled::measure(options, &mut results),

@@ -105,6 +105,15 @@ pub struct Options {
     )]
     pub compression_watchers: Vec<u64>,
 
+    /// The numbers of watchers of the fields part
+    #[arg(
+        long,
+        env = "WEIR_BENCH_FIELDS_WATCHERS",
+        value_delimiter = ',',
+        default_value = "1,100,1000"
+    )]
+    pub fields_watchers: Vec<u64>,
+
     /// The numbers of watchers of the filter part
     #[arg(
         long,
@@ -167,6 +176,8 @@ pub enum Part {
     FanOut,
     /// Many watchers with one filter, whose messages are compressed
     Compression,
+    /// Watchers that ask for two of thirty fields
+    Fields,
     /// Many watchers, each with its own filter
     Filters,
     /// Many watchers, latencies under a steady writer
@@ -177,13 +188,14 @@ pub enum Part {
 
 impl Part {
     /// All parts, in the order in which they are measured and reported.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Database,
         Self::StandIn,
         Self::Live,
         Self::AddedLatency,
         Self::FanOut,
         Self::Compression,
+        Self::Fields,
         Self::Filters,
         Self::Steady,
         Self::Stalled,
@@ -198,6 +210,7 @@ impl Part {
             Self::AddedLatency => "added-latency",
             Self::FanOut => "fan-out",
             Self::Compression => "compression",
+            Self::Fields => "fields",
             Self::Filters => "filters",
             Self::Steady => "steady",
             Self::Stalled => "stalled",
@@ -228,6 +241,7 @@ impl Options {
             database_deliveries: 4_000,
             fan_out_rounds: 2,
             compression_watchers: vec![1, 50],
+            fields_watchers: vec![1, 50],
             filters: vec![10, 100],
             filter_events: 2_000,
             filter_database_events: 1_000,

@@ -69,6 +69,9 @@ pub struct Task {
     /// The only encoding of compressed messages that is accepted
     #[arg(long)]
     accept: Option<Compression>,
+    /// A field to ask for; may be given again
+    #[arg(long = "field")]
+    fields: Vec<String>,
 }
 
 /// The process of the load generator.
@@ -255,6 +258,7 @@ impl Task {
             database: self.database.clone(),
             collections: vec![self.collection.clone()],
             filters: filter.into_iter().collect(),
+            fields: self.fields.clone(),
             ..pb::WatchRequest::default()
         }
     }

@@ -31,6 +31,8 @@ pub struct Plan {
     pub stalled: u64,
     /// The only encoding of compressed messages that they accept.
     pub accept: Option<Compression>,
+    /// The fields that they ask for; none for all.
+    pub fields: &'static [&'static str],
 }
 
 impl Plan {
@@ -78,6 +80,7 @@ impl LoadGenerator {
             format!("--stalled={}", plan.stalled),
         ];
         arguments.extend(plan.accept.map(|it| format!("--accept={}", it.name())));
+        arguments.extend(plan.fields.iter().map(|path| format!("--field={path}")));
         let process = Process::start_role("the load generator", &arguments);
         process.answer("open", limit)?;
         Ok(Self {

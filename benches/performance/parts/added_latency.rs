@@ -78,6 +78,7 @@ pub fn measure(options: &Options, results: &mut Results) {
             batch: 1_000,
             groups: 1,
             bytes: document::BYTES,
+            wide: false,
         });
         measure_slice(stand_in.uri(), reader_kind, writes, options, into);
     });

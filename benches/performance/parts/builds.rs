@@ -124,6 +124,7 @@ fn one_watcher(options: &Options) -> Case {
             batch,
             groups: 1,
             bytes: document::BYTES,
+            wide: false,
         });
         let weir = weir::start(stand_in.uri(), build);
         let collection =
@@ -158,6 +159,7 @@ fn fan_out(watchers: u64, server_kind: ServerKind, options: &Options) -> Case {
         content: Content {
             groups: 1,
             bytes: options.document_bytes,
+            wide: false,
         },
         events: events.next_multiple_of(options.burst),
         burst: options.burst,
@@ -185,6 +187,7 @@ fn filters(watchers: u64, options: &Options) -> Case {
         content: Content {
             groups: watchers.cast_signed(),
             bytes: options.document_bytes,
+            wide: false,
         },
         events: options.filter_events.next_multiple_of(options.filter_burst),
         burst: options.filter_burst,

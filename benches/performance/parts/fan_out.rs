@@ -135,6 +135,7 @@ impl Cell {
             content: Content {
                 groups: 1,
                 bytes: options.document_bytes,
+                wide: false,
             },
             events: events.next_multiple_of(options.burst),
             burst: options.burst,

@@ -104,6 +104,7 @@ impl Cell {
             content: Content {
                 groups: (self.watchers / self.matches).max(1).cast_signed(),
                 bytes: options.document_bytes,
+                wide: false,
             },
             events: events.next_multiple_of(options.filter_burst),
             burst: options.filter_burst,

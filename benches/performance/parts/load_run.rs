@@ -37,6 +37,8 @@ pub enum ServerKind {
     ReadyBursts,
     /// Weir, for clients that accept this encoding.
     WeirCompressing(Compression),
+    /// Weir, for clients that ask for two fields of each document.
+    WeirProjecting,
     /// Ready bytes, one burst per message, compressed by tonic for each watcher.
     ReadyCompressing(Compression),
 }
@@ -49,6 +51,7 @@ impl ServerKind {
             Self::Naive => "naive gateway",
             Self::Ready => "ready bytes, an event a message",
             Self::ReadyBursts => "ready bytes, a burst a message",
+            Self::WeirProjecting => "Weir, 2 fields",
             Self::WeirCompressing(Compression::Gzip) => "Weir, gzip",
             Self::WeirCompressing(Compression::Zstd) => "Weir, zstd",
             Self::ReadyCompressing(Compression::Gzip) => "ready bytes, gzip for each watcher",
@@ -62,7 +65,17 @@ impl ServerKind {
             Self::WeirCompressing(compression) | Self::ReadyCompressing(compression) => {
                 Some(compression)
             }
-            Self::Weir | Self::Naive | Self::Ready | Self::ReadyBursts => None,
+            Self::Weir | Self::WeirProjecting | Self::Naive | Self::Ready | Self::ReadyBursts => {
+                None
+            }
+        }
+    }
+
+    /// The fields that its clients ask for, beside `_id`; none for all. The load generator reads these.
+    fn fields(self) -> &'static [&'static str] {
+        match self {
+            Self::WeirProjecting => &["sent", "group"],
+            _ => &[],
         }
     }
 
@@ -76,7 +89,7 @@ impl ServerKind {
     ) -> Gateway {
         let uri = source.map_or("", Source::uri);
         match self {
-            Self::Weir | Self::WeirCompressing(_) => {
+            Self::Weir | Self::WeirProjecting | Self::WeirCompressing(_) => {
                 // Enough for stalled watches too, and no less than the default.
                 let most = (watchers + 10).max(10_000);
                 let mut flags = vec![format!("--max-watches={most}")];
@@ -172,12 +185,16 @@ pub fn run(
 ) -> Result<Run, ChildError> {
     let needs_source = matches!(
         server_kind,
-        ServerKind::Weir | ServerKind::WeirCompressing(_) | ServerKind::Naive
+        ServerKind::Weir
+            | ServerKind::WeirProjecting
+            | ServerKind::WeirCompressing(_)
+            | ServerKind::Naive
     );
     let mut source = needs_source.then(|| Source::start(kind, load.content));
     let mut gateway = server_kind.start(source.as_ref(), watchers, load, build);
     let plan = Plan {
         accept: server_kind.compression(),
+        fields: server_kind.fields(),
         database: source.as_ref().map_or("", Source::database).to_owned(),
         collection: source.as_ref().map_or("", Source::collection).to_owned(),
         watchers,

@@ -4,6 +4,7 @@ pub mod added_latency;
 pub mod builds;
 pub mod compression;
 pub mod fan_out;
+pub mod fields;
 pub mod filters;
 pub mod load_run;
 pub mod one_watcher;

@@ -52,6 +52,7 @@ pub fn from_stand_in(options: &Options, results: &mut Results) {
         batch: options.batch,
         groups: 1,
         bytes: document::BYTES,
+        wide: false,
     });
     let weir = weir::start(stand_in.uri(), &options.build());
     let collection = Collection::existing(stand_in.uri(), stand_in::DATABASE, stand_in::COLLECTION);

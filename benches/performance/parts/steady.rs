@@ -77,6 +77,7 @@ pub fn run_build(
     let content = Content {
         groups: 1,
         bytes: options.small_document_bytes,
+        wide: false,
     };
     let load = Workload {
         content,
@@ -88,6 +89,7 @@ pub fn run_build(
     let gateway = server_kind.start(Some(&source), pace.watchers, load, build);
     let plan = Plan {
         accept: None,
+        fields: &[],
         database: source.database().to_owned(),
         collection: source.collection().to_owned(),
         watchers: pace.watchers,

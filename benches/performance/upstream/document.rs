@@ -22,6 +22,9 @@ pub struct Stamp {
     pub group: i64,
 }
 
+/// The number of fields of a wide document.
+const FIELDS: usize = 30;
+
 impl Stamp {
     /// The offsets of the values in the document's bytes: after its length, each after its type and
     /// name.
@@ -38,6 +41,18 @@ impl Stamp {
         } else {
             padded(order(stamp), bytes)
         }
+    }
+
+    /// A document of thirty fields with this stamp, of about this many bytes.
+    pub fn wide_document(self, bytes: usize) -> Document {
+        let Self { id, sent, group } = self;
+        let mut document = doc! { "_id": id, "sent": sent, "group": group };
+        // Each has eleven bytes beside its text.
+        let text = (bytes / FIELDS).saturating_sub(11);
+        for number in document.len()..FIELDS {
+            document.insert(format!("f{number:02}"), "x".repeat(text));
+        }
+        document
     }
 
     /// The stamp of a document, read in place.

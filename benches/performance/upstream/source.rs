@@ -38,6 +38,8 @@ pub struct Content {
     pub groups: i64,
     /// The size of a document.
     pub bytes: usize,
+    /// `true` for documents of thirty fields of about the same size.
+    pub wide: bool,
 }
 
 /// A running source.
@@ -54,7 +56,11 @@ pub struct Source {
 impl Source {
     /// Starts a source with nothing sent yet.
     pub fn start(kind: Kind, content: Content) -> Self {
-        let Content { groups, bytes } = content;
+        let Content {
+            groups,
+            bytes,
+            wide,
+        } = content;
         match kind {
             Kind::StandIn => {
                 let (uri, sender) = stand_in::start(&stand_in::Task {
@@ -62,6 +68,7 @@ impl Source {
                     batch: 1_000,
                     groups,
                     bytes,
+                    wide,
                 })
                 .into_parts();
                 Self {
@@ -75,6 +82,7 @@ impl Source {
             }
             Kind::Database => {
                 let server = database::start();
+                assert!(!wide, "only the stand-in has wide documents");
                 let database = format!("weir_bench_{:016x}", fastrand::u64(..));
                 let collection = "orders".to_owned();
                 let sender = Process::start_role(

@@ -47,6 +47,9 @@ pub struct Task {
     /// The size of a document
     #[arg(long)]
     pub bytes: usize,
+    /// Documents of thirty fields
+    #[arg(long)]
+    pub wide: bool,
 }
 
 /// A running stand-in.
@@ -63,14 +66,16 @@ pub fn start(task: &Task) -> StandIn {
         batch,
         groups,
         bytes,
+        wide,
     } = task;
-    let arguments = [
+    let mut arguments = vec![
         "stand-in".to_owned(),
         format!("--events={events}"),
         format!("--batch={batch}"),
         format!("--groups={groups}"),
         format!("--bytes={bytes}"),
     ];
+    arguments.extend(wide.then(|| "--wide".to_owned()));
     let process = Process::start_role("the stand-in", &arguments);
     let address = process.line_after("listening");
     StandIn {
@@ -105,7 +110,7 @@ pub fn run(task: &Task, commands: &mut Commands) {
         batch: task.batch,
         // Events from the start are there to be read.
         from_start: task.events > 0,
-        template: Template::new(task.bytes),
+        template: Template::new(task.bytes, task.wide),
         state: Mutex::new(State {
             log,
             cursors: Cursors::default(),

@@ -31,19 +31,24 @@ pub struct Template {
 }
 
 impl Template {
-    /// For documents of this size.
-    pub fn new(bytes: usize) -> Self {
+    /// For documents of this size, and of thirty fields if `wide`.
+    pub fn new(bytes: usize, wide: bool) -> Self {
         let stamp = Stamp {
             id: ID_MARK,
             sent: 0,
             group: 0,
+        };
+        let document = if wide {
+            stamp.wide_document(bytes)
+        } else {
+            stamp.document(bytes)
         };
         let event = doc! {
             "_id": { "_data": mark() },
             "operationType": "insert",
             "clusterTime": TIME_MARK,
             "wallTime": DateTime::from_millis(WALL_TIME_MARK),
-            "fullDocument": stamp.document(bytes),
+            "fullDocument": document,
             "ns": { "db": DATABASE, "coll": COLLECTION },
             "documentKey": { "_id": ID_MARK },
         };

@@ -125,22 +125,28 @@ fn check_field_mask(raw: &[u8], event: &Event, format: Format) {
 /// Includes some names of the fixtures, and checks that no document shows another one at its top level, nor
 /// a hidden one.
 fn check_included_fields(raw: &[u8], event: &Event, format: Format, hiding: &FieldMask) {
-    const NAMES: [&str; 3] = ["text", "document.b", "list"];
+    const NAMES: [&str; 5] = ["text", "document.b", "document.0.a", "list", "0.x"];
     let including = FieldMask::including(NAMES.map(str::to_owned)).expect("they are paths");
     for (mask, names) in [
         (
             including.with_hidden_fields_of(hiding),
-            &["document", "list"][..],
+            &["document", "list", "0"][..],
         ),
-        (including, &["text", "document", "list", "_id"]),
+        (including, &["text", "document", "list", "0", "_id"]),
     ] {
         let rendering = Rendering {
             mask,
             ..Rendering::unrestricted(format)
         };
         let change = encoded_for(raw, event, &rendering);
-        let Some(pb::change_event::Change::Insert(insert)) = change.change else {
-            continue;
+        assert_eq!(change.unknown_fields, None, "nothing says what they hold");
+        let insert = match change.change {
+            Some(pb::change_event::Change::Insert(insert)) => insert,
+            Some(pb::change_event::Change::Update(update)) => {
+                assert_includes(update.update_description.unwrap_or_default(), names);
+                continue;
+            }
+            _ => continue,
         };
         let Some(pb::document::Value::Bson(document)) =
             insert.full_document.and_then(|it| it.value)
@@ -151,6 +157,22 @@ fn check_included_fields(raw: &[u8], event: &Event, format: Format, hiding: &Fie
             let field = field.expect("what is left is BSON");
             assert!(names.iter().any(|name| name.as_bytes() == field.key));
         }
+    }
+}
+
+/// Checks that a description names only paths that begin with one of these names, unless it says itself how to
+/// read a path.
+fn assert_includes(description: pb::UpdateDescription, names: &[&str]) {
+    let known = description.disambiguated_paths;
+    let truncated = description.truncated_arrays.into_iter();
+    let removed = description.removed_fields.into_iter();
+    for path in removed.chain(truncated.map(|array| array.field)) {
+        let first = path.split('.').next().unwrap_or_default();
+        let is_known = known.iter().any(|it| it.path == path);
+        assert!(
+            is_known || names.contains(&first),
+            "{path:?} is not included"
+        );
     }
 }
 

@@ -65,6 +65,7 @@ mod pipeline_permission;
 mod policy;
 mod principal_limits;
 mod progress;
+mod projection;
 mod prometheus;
 mod recreated_collections;
 mod rejected_requests;

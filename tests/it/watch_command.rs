@@ -6,7 +6,7 @@ use crate::support::orders::{ORDERS, insert};
 use crate::support::{ChildProcess, Database, ServeProcess, WAIT_LIMIT, Weir, eventually, weir};
 use ::weir::wire::Compression;
 use mongodb::bson::doc;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// Starts `weir watch` on the collection of orders.
 fn watch(database: &Database, server: &str, arguments: &[&str]) -> ChildProcess {
@@ -106,6 +106,43 @@ async fn changes_are_json_lines_that_match_the_conditions() {
 }
 
 /// A crash may repeat what was printed after the last write of the file, and loses nothing.
+#[tokio::test]
+async fn only_the_fields_that_are_asked_for_are_printed() {
+    let database = Database::start().await;
+    let weir = Weir::start(&database).await;
+    let server = weir.grpc_addr().to_string();
+    let fields = ["--fields", "status,address.city", "--fields", "total"];
+    let mut process = watch(&database, &server, &fields);
+    opened(&mut process).await;
+    let order = doc! {
+        "_id": 1, "status": "new", "note": "long", "address": { "city": "Bonn", "zip": "53111" }, "total": 5,
+    };
+    let orders = database.collection(ORDERS);
+    orders.insert_one(order).await.expect("an insert");
+    let update = doc! { "$set": { "note": "longer", "total": 6 }, "$unset": { "address": 1 } };
+    let updated = orders.update_one(doc! { "_id": 1 }, update).await;
+    updated.expect("an update");
+    let both = |output: &str| lines(output, "change").len() == 2;
+    process
+        .wait_for_output("both changes", WAIT_LIMIT, both)
+        .await;
+    let changes = lines(&process.stdout(), "change");
+    let shown = json!({ "_id": 1, "status": "new", "address": { "city": "Bonn" }, "total": 5 });
+    assert_eq!(changes[0]["fullDocument"], shown);
+    let description = &changes[1]["updateDescription"];
+    assert_eq!(description["updatedFields"], json!({ "total": 6 }));
+    assert_eq!(description["removedFields"], json!(["address"]));
+    // The server says what is wrong with a path, and the command by which flag it came.
+    let mut process = watch(&database, &server, &["--fields", "a,a.b"]);
+    let status = process.wait_for_exit(WAIT_LIMIT).await;
+    assert_eq!(status.code(), Some(1));
+    let text = process.stderr();
+    assert!(
+        text.contains("--fields: is \"a.b\", which is below fields[0], \"a\""),
+        "{text}"
+    );
+}
+
 #[tokio::test]
 async fn a_killed_watch_resumes_from_its_file_without_loss() {
     let database = Database::start().await;

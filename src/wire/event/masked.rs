@@ -81,6 +81,11 @@ impl<'a> DescriptionMask<'a> {
         }
     }
 
+    /// Returns whether nothing is left out.
+    pub(super) fn shows_everything(&self) -> bool {
+        self.mask.is_none()
+    }
+
     /// Returns whether nothing is shown at a dotted path.
     pub(super) fn hides(&self, path: &[u8]) -> bool {
         self.mask.is_some_and(|mask| {

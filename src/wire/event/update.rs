@@ -57,8 +57,12 @@ fn put_truncated_array(
     let Some(array) = array.as_document() else {
         return false;
     };
-    if elements(array).any(|field| field.key == b"field" && is_hidden(&field, mask)) {
-        return true;
+    if !mask.shows_everything() {
+        let mut paths = elements(array).filter(|field| field.key == b"field" && is_text(field));
+        // Without a path nothing says what it tells of.
+        if paths.clone().next().is_none() || paths.any(|path| is_hidden(&path, mask)) {
+            return true;
+        }
     }
     put_message(out, 3, |out| {
         all_elements(array, |field| match (field.key, field.as_int()) {

@@ -26,7 +26,7 @@ pub(super) fn put_text(out: &mut BytesMut, number: u32, element: &Element<'_>) -
 }
 
 /// Returns the elements of a document or an array, up to the first malformed one.
-pub(super) fn elements(document: &[u8]) -> impl Iterator<Item = Element<'_>> {
+pub(super) fn elements(document: &[u8]) -> impl Iterator<Item = Element<'_>> + Clone {
     Elements::new(document)
         .ok()
         .into_iter()

@@ -88,6 +88,7 @@ fn a_bad_field_is_named_by_its_flag() {
     details.set_error_info("INVALID_REQUEST", "weir", NO_METADATA);
     details.add_bad_request_violation("filters[1].field.regex.pattern", "has look-around");
     details.add_bad_request_violation("operations[0]", "is not known");
+    details.add_bad_request_violation("fields[1]", "is below fields[0], \"a\"; name one of them");
     details.add_bad_request_violation("filters[9]", "is not there");
     details.add_bad_request_violation("pipeline[1]", "has $where");
     details.add_bad_request_violation("pipeline[2]", "is too long");
@@ -107,6 +108,7 @@ fn a_bad_field_is_named_by_its_flag() {
         "the watch ended: INVALID_REQUEST: bad request\n  \
          --where 'b ~ (?=x)': has look-around\n  \
          --op: is not known\n  \
+         --fields: is below fields[0], \"a\"; name one of them\n  \
          filters[9]: is not there\n  \
          --stage '{\"$match\": 1}': has $where\n  \
          --stage 'XXX...': is too long\n  \

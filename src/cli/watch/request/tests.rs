@@ -50,6 +50,9 @@ fn every_flag_sets_its_field() {
         "--stage={\"$match\": {\"b\": 1, \"a\": 2}}",
         "--stage",
         "{\"$unset\": \"x\"}",
+        "--fields=status,address.city",
+        "--fields",
+        "total",
         "--full-document=lookup",
         "--before=required",
         "--expanded",
@@ -70,6 +73,7 @@ fn every_flag_sets_its_field() {
         kind: Some(pb::pipeline_stage::Kind::Json(text.to_owned())),
     });
     assert_eq!(request.pipeline, stages);
+    assert_eq!(request.fields, ["status", "address.city", "total"]);
     assert_eq!(request.full_document(), pb::FullDocument::UpdateLookup);
     assert_eq!(
         request.full_document_before_change(),

@@ -329,7 +329,7 @@ pub(super) fn descriptions() -> impl Strategy<Value = Document> {
 }
 
 /// A simple reference implementation: a description without hidden fields.
-fn reference_redacted_description(description: &Document, paths: &[String]) -> Document {
+pub(super) fn reference_redacted_description(description: &Document, paths: &[String]) -> Document {
     let hidden = |path: &str| is_hidden(&format!(".{path}"), paths);
     let mut left = description.clone();
     let updated = description.get_document("updatedFields").unwrap();

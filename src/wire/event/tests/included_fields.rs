@@ -4,14 +4,16 @@ use bson::Bson;
 use proptest::prelude::*;
 
 use super::{
-    field_mask::{SECRET, descriptions, events_with_secrets, has, rendered},
+    field_mask::{
+        SECRET, descriptions, events_with_secrets, has, reference_redacted_description, rendered,
+    },
     *,
 };
 use crate::{
     model::FieldMask,
     wire::redact::tests::{
-        documents, hiding, included_below, included_paths, including, reference_included,
-        reference_included_updates,
+        documents, hiding, included_below, included_paths, including, paths, reference_included,
+        reference_included_updates, reference_redacted,
     },
 };
 
@@ -96,6 +98,34 @@ fn an_update_shows_the_included_fields_and_what_changed_above_them() {
     });
 }
 
+/// By the hidden paths themselves, those above and below them, and numbers.
+#[test]
+fn no_projection_shows_a_hidden_field_of_any_event() {
+    let policy = hiding(&["ssn", "items.price"]);
+    for fields in [
+        &["ssn"][..],
+        &["ssn.more", "0"],
+        &["0.ssn", "items.0.price"],
+        &["items"],
+        &["items.price", "x", "y"],
+        &["items.3.price", "items.price.x", "items.4", "keep"],
+        &["addedLater", "addedAsText", "indexes", "validator"],
+    ] {
+        let mask = including(fields).with_hidden_fields_of(&policy);
+        for event in events_with_secrets() {
+            for_all_formats(|format| {
+                let (change, bytes) = rendered(&event, format, &mask);
+                for secret in [SECRET, "ssn", "price"] {
+                    assert!(
+                        !has(&bytes, secret),
+                        "{fields:?} shows {secret}: {change:?}"
+                    );
+                }
+            });
+        }
+    }
+}
+
 /// A projection applies to documents, and an index has no fields of them to leave out.
 #[test]
 fn a_projection_leaves_the_descriptions_of_indexes_and_options_whole() {
@@ -155,6 +185,33 @@ fn with_components_of_its_paths(mut description: Document) -> Document {
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 1_000, failure_persistence: None, ..Default::default() })]
+
+    /// Both masks together show of an event what the included fields are of one without the hidden fields.
+    #[test]
+    fn what_is_hidden_is_hidden_whatever_is_included(
+        key in documents(), after in documents(), before in documents(), description in descriptions(),
+        included in included_paths(), hidden in paths(),
+    ) {
+        let description = with_components_of_its_paths(description);
+        let fields = |key: Document, after: Document, before: Document, description: Document| {
+            event("update", doc! {
+                "documentKey": key, "fullDocument": after, "fullDocumentBeforeChange": before,
+                "updateDescription": description,
+            })
+        };
+        let visible = |document| reference_redacted(document, &hidden);
+        let left = fields(
+            visible(&key), visible(&after), visible(&before), reference_redacted_description(&description, &hidden),
+        );
+        let given = fields(key, after, before, description);
+        let mask = FieldMask::including(included.clone()).unwrap();
+        let both = mask.with_hidden_fields_of(&FieldMask::hiding(hidden.clone()).unwrap());
+        for format in FORMATS {
+            let (_, bytes) = rendered(&given, format, &both);
+            let (_, expected) = rendered(&left, format, &mask);
+            prop_assert_eq!(bytes, expected);
+        }
+    }
 
     /// Encoding with included fields equals encoding the event that the reference implementation leaves.
     #[test]

@@ -1,6 +1,6 @@
 //! The cost of matching an event against 10, 1,000 and 10,000 filters: through an index, and by
-//! evaluating one filter after another. Each event passes exactly one filter. Then the cost of one event on its
-//! way: reading it, evaluating one filter, and encoding it.
+//! evaluating one filter after another. Each event passes exactly one filter. Then the same for 1,000 consumer shards,
+//! and the cost of one event on its way: reading it, evaluating one filter, and encoding it.
 //!
 //! `cargo bench --bench filters`
 
@@ -11,7 +11,7 @@ use bson::{Bson, doc};
 use tokio::time::Instant;
 use weir::filter::EventFields;
 use weir::filter::{Clauses, Condition, Evaluator, FilterIndex, Predicate};
-use weir::model::{MissingImage, Operation};
+use weir::model::{MissingImage, Operation, Shard};
 use weir::pipeline::{Plan, RequestLimits, Watch};
 use weir::source::Event;
 use weir::wire::{self, TokenContext};
@@ -122,7 +122,61 @@ fn main() {
             many / few
         );
     }
+    measure_shards();
     measure_steps();
+}
+
+/// Prints what an event costs with consumer shards: one of them, and all 1,000, in an index and without it. The events are
+/// those of one shard. A filter that passes everything shows what the rest of the measurement costs.
+fn measure_shards() {
+    const COUNT: u16 = 1_000;
+    let of_shard = |index| Clauses {
+        shard: Shard::new(index, COUNT),
+        ..Clauses::default()
+    };
+    let own = Shard::new(7, COUNT).expect("there is such a shard");
+    let events: Vec<Vec<u8>> = (0..)
+        .filter(|number| {
+            let key = doc! {"_id": number}.to_vec().expect("a key is BSON");
+            weir::filter::id_hash(&key).is_some_and(|hash| own.contains(hash))
+        })
+        .take(10)
+        .map(event)
+        .collect();
+    let in_index = |residuals: &[Clauses]| {
+        let mut index = FilterIndex::new();
+        for (number, residual) in residuals.iter().enumerate() {
+            index.insert(number, residual);
+        }
+        measure(&events, |event_fields| {
+            let mut passed = 0;
+            index.matches(event_fields, |number, transition| {
+                black_box((number, transition));
+                passed += 1;
+            });
+            passed
+        })
+    };
+    let all: Vec<Clauses> = (0..COUNT).map(of_shard).collect();
+    let unsharded = in_index(&[Clauses::default()]);
+    let one = in_index(&[of_shard(own.index())]);
+    let thousand = in_index(&all);
+    let evaluators: Vec<Evaluator> = all.iter().map(Evaluator::new).collect();
+    let each = measure(&events, |event_fields| {
+        evaluators
+            .iter()
+            .filter(|evaluator| black_box(evaluator.evaluate(event_fields)).is_some())
+            .count() as u64
+    });
+    println!(
+        "shards: {unsharded:.0} ns/event without one, {one:.0} with one, {thousand:.0} with 1,000 in an index, {each:.0} \
+         with 1,000 evaluated one by one"
+    );
+    println!(
+        "1,000 shards in an index cost {:.2} times what one does, and {:.3} times what 1,000 evaluations do",
+        thousand / one,
+        thousand / each
+    );
 }
 
 /// Prints what the steps of one event cost, up to its encoding as BSON.

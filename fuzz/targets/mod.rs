@@ -12,6 +12,7 @@ pub mod event;
 pub mod filter;
 pub mod reply;
 pub mod request;
+pub mod shard;
 pub mod token;
 
 mod field_coverage;

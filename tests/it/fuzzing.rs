@@ -131,6 +131,12 @@ fn the_index_and_the_evaluators_agree_on_every_event() {
     holds("filter", targets::filter::run, 300);
 }
 
+/// No `_id` panics, and two have the same canonical form exactly if a filter holds them equal.
+#[test]
+fn equal_ids_have_one_canonical_form_and_no_id_panics() {
+    holds("shard", targets::shard::run, 10_000);
+}
+
 /// Every event with a position comes out in all formats with all its contents.
 #[test]
 fn no_event_panics_or_loses_a_field() {
@@ -149,12 +155,13 @@ fn no_credentials_panic_and_no_altered_ones_are_accepted() {
     holds("credentials", targets::credentials::run, 20_000);
 }
 
-fn seeds() -> [(&'static str, Seeds); 6] {
+fn seeds() -> [(&'static str, Seeds); 7] {
     [
         ("credentials", targets::credentials::seeds),
         ("token", targets::token::seeds),
         ("request", targets::request::seeds),
         ("filter", targets::filter::seeds),
+        ("shard", targets::shard::seeds),
         ("event", targets::event::seeds),
         ("reply", targets::reply::seeds),
     ]

@@ -75,6 +75,7 @@ mod rights;
 mod seams;
 mod serve;
 mod settings;
+mod shards;
 mod sharing;
 mod shutdown;
 mod slow_watchers;

@@ -125,7 +125,7 @@ fn shorter(text: &str, bytes: usize) -> &str {
 #[tokio::test]
 async fn a_request_with_every_field_wrong_gets_a_short_answer() {
     let database = Database::options().start().await;
-    let weir = Weir::start(&database).await;
+    let weir = Weir::with(&database, |config| config.allow_pipeline = true).await;
     let mut client = weir.client().await;
     let valid = database.watch_request(&["orders"]);
     let deep = |inner: pb::Filter| {
@@ -156,7 +156,25 @@ async fn a_request_with_every_field_wrong_gets_a_short_answer() {
             )
         })
         .collect();
+    let stages = |kind: pb::pipeline_stage::Kind| pb::WatchRequest {
+        pipeline: vec![pb::PipelineStage { kind: Some(kind) }; 20],
+        ..valid.clone()
+    };
+    let wide = shorter(&ugly, 400);
+    let deep_name = (0..5).fold(
+        doc! { "$where": 1 },
+        |inner, _| doc! { wide.replace('\0', "x"): inner },
+    );
+    let deep_name = doc! { "$match": deep_name }.to_vec().expect("BSON");
     let requests = [
+        stages(pb::pipeline_stage::Kind::Json(format!(
+            "{{{:?}: 1}}",
+            wide.replace('\0', "x")
+        ))),
+        stages(pb::pipeline_stage::Kind::Json(
+            json!({ wide: 1 }).to_string(),
+        )),
+        stages(pb::pipeline_stage::Kind::Bson(deep_name.into())),
         pb::WatchRequest {
             operations: vec![i32::MIN; 10_000],
             ..valid.clone()

@@ -205,6 +205,79 @@ async fn no_stage_is_allowed_to_a_caller_whose_view_is_narrowed() {
     assert_eq!(error_info(&status).reason, "NAMESPACE_ACCESS_DENIED");
 }
 
+/// A stage runs on what the rule grants and on nothing else, whatever it makes of an event's name and place.
+#[tokio::test]
+async fn stages_show_no_operation_and_no_collection_that_is_not_granted() {
+    let database = Database::start().await;
+    let policy = "
+version: 1
+rules:
+  - {name: inserts, principals: ['key:inserts'], namespaces: [$db.orders], operations: [insert]}
+  - {name: free, principals: ['key:free'], namespaces: [$db.orders]}
+";
+    let clients = ["inserts", "free"].map(|name| (name, json!({})));
+    let server = PolicyServer::with(&database, &clients, policy, |config| {
+        config.allow_pipeline = true;
+    })
+    .await;
+    let disguises = [
+        doc! { "$match": {} },
+        doc! { "$set": { "operationType": "insert" } },
+        doc! { "$set": { "ns": { "db": database.name(), "coll": ORDERS } } },
+        doc! { "$unset": "operationType" },
+        doc! { "$project": { "fullDocument": 1 } },
+        doc! { "$replaceWith": { "_id": "$_id", "operationType": "insert", "fullDocument": "$$ROOT" } },
+        doc! { "$redact": "$$KEEP" },
+    ];
+    let mut watches = Vec::new();
+    for (name, count) in [("inserts", 2), ("free", 4)] {
+        for (index, stage) in disguises.iter().enumerate() {
+            let request = pb::WatchRequest {
+                pipeline: vec![forms(stage)[index % 3].clone()],
+                ..database.watch_request(&[ORDERS])
+            };
+            watches.push((name, stage, count, server.watch(name, request).await));
+        }
+    }
+    let write = async |collection: &str, last: i32| {
+        let orders = database.collection(collection);
+        let note = format!("written to {collection}");
+        orders
+            .insert_one(doc! { "_id": 1, "note": &note })
+            .await
+            .expect("an insert");
+        let set = doc! { "$set": { "note": format!("{note} again") } };
+        orders
+            .update_one(doc! { "_id": 1 }, set)
+            .await
+            .expect("an update");
+        orders
+            .delete_one(doc! { "_id": 1 })
+            .await
+            .expect("a delete");
+        orders
+            .insert_one(doc! { "_id": last, "note": &note })
+            .await
+            .expect("an insert");
+    };
+    write("secrets", 1).await;
+    write(ORDERS, 2).await;
+    for (name, stage, count, watch) in &mut watches {
+        let changes = watch.changes(*count).await;
+        let text = format!("{changes:?}");
+        assert!(!text.contains("secrets"), "{name} {stage}: {text}");
+        // The last of them is the last insert: nothing came in between.
+        let shown = format!("{:?}", changes.last());
+        assert!(
+            shown.contains("written to orders"),
+            "{name} {stage}: {shown}"
+        );
+        if *name == "inserts" {
+            assert!(!text.contains("again"), "{stage}: {text}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_watch_ends_when_the_policy_begins_to_narrow_its_view() {
     let database = Database::start().await;

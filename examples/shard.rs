@@ -32,7 +32,7 @@ fn canonical_decimal(decimal: Decimal128) -> Bson {
     } else if digits == 0 || digits >= 10_u128.pow(34) || (bits >> 125) & 3 == 3 {
         return Bson::Int64(0);
     }
-    while digits % 10 == 0 && exponent < 6111 {
+    while digits.is_multiple_of(10) && exponent < 6111 {
         digits /= 10;
         exponent += 1;
     }
@@ -57,7 +57,7 @@ fn has_double(digits: u128, exponent: i32) -> bool {
         return false;
     };
     let odd = match exponent {
-        ..0 if digits % fives == 0 => Some(digits / fives),
+        ..0 if digits.is_multiple_of(fives) => Some(digits / fives),
         ..0 => None,
         _ => (digits >> digits.trailing_zeros()).checked_mul(fives),
     };

@@ -118,7 +118,7 @@ impl Buffer {
                 self.put_fields(value.value, value.kind == ElementType::Array, depth - 1);
             }
             TypeClass::CodeWithScope if depth > 0 => {
-                self.put_code_with_scope(name, value, depth - 1)
+                self.put_code_with_scope(name, value, depth - 1);
             }
             _ => self.put_unchanged(name, value.kind, value),
         }

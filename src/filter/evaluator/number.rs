@@ -257,7 +257,7 @@ impl Finite {
             mut coefficient,
             mut exponent,
         } = self;
-        while coefficient % 10 == 0 && coefficient != 0 && exponent < MAX_EXPONENT {
+        while coefficient.is_multiple_of(10) && coefficient != 0 && exponent < MAX_EXPONENT {
             coefficient /= 10;
             exponent += 1;
         }
@@ -308,7 +308,7 @@ fn exact_double(coefficient: u128, exponent: i32) -> Option<f64> {
     let odd = if exponent >= 0 {
         odd.checked_mul(fives)?
     } else {
-        (odd % fives == 0).then_some(odd / fives)?
+        odd.is_multiple_of(fives).then_some(odd / fives)?
     };
     if odd >= 1 << f64::MANTISSA_DIGITS {
         return None;

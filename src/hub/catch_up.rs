@@ -5,7 +5,9 @@
 //! comes; then the catch-up asks MongoDB whether there is any event up to the time of a recent end of
 //! the ring (a [`Barrier`](super::ring::Barrier)).
 
+mod held_barrier;
 mod remaining;
+mod stages;
 mod start;
 
 use std::{sync::Arc, time::Duration};
@@ -25,7 +27,7 @@ use crate::{
         feeds::OpenFeed,
         ring::{FeedPosition, Invalidation, JoinEvidence, JoinPoint, RingReader},
         segment::EventSelection,
-        stream::{OpenedStream, ReconnectingStream, StageObserver},
+        stream::{OpenedStream, ReconnectingStream},
         subscriber::Subscriber,
     },
     model::Stage,
@@ -34,7 +36,9 @@ use crate::{
     wire::TokenContext,
 };
 
+use held_barrier::{HeldBarrier, QuietReply};
 use remaining::{Remaining, RemainingSearch};
+use stages::QueueStageObserver;
 pub(super) use start::{CatchUpSpec, CatchUpStart, PendingOpen};
 
 /// The time without a read by the client after which a catch-up gives up its permit.
@@ -69,6 +73,9 @@ struct CatchUp {
     /// A time at or after the start position. Used if that is a high-water position, which may be later
     /// than its own time.
     start_upper_bound: Option<ClusterTime>,
+    /// The time of the reply with the last event, or of the first reply.
+    delivered_by: Option<ClusterTime>,
+    held_barrier: HeldBarrier,
     /// The permit, and the time at which it was acquired.
     permit: Option<(CatchUpPermit, Instant)>,
 }
@@ -121,6 +128,8 @@ impl RunningCatchUp {
             last: None,
             last_matched: None,
             start_upper_bound: None,
+            delivered_by: None,
+            held_barrier: HeldBarrier::default(),
             permit: None,
         };
         let stop = catch_ups.tasks.stop_token();
@@ -210,6 +219,9 @@ impl CatchUp {
             }
             self.start_upper_bound = self.start_upper_bound.or(batch.operation_time);
             let (quiet, idle) = (batch.events.is_empty(), batch.idle);
+            if !quiet || self.delivered_by.is_none() {
+                self.delivered_by = batch.operation_time;
+            }
             let position = stream.position().clone();
             if quiet && idle && quiet_replies == 0 {
                 // Before the position, at which a watch may end.
@@ -230,7 +242,12 @@ impl CatchUp {
             }
             let mut joined = self.join();
             if joined.is_none() && quiet {
-                joined = self.join_at_barrier(stream.position().clone()).await;
+                let at = stream.position().clone();
+                joined = if plan.has_client_stages() {
+                    self.join_at_held_barrier(at, idle).await
+                } else {
+                    self.join_at_barrier(at).await
+                };
             }
             if let Some(reader) = joined {
                 return Ok(CatchUpOutcome::Joined(reader));
@@ -408,6 +425,38 @@ impl CatchUp {
             .join(&self.residual, &self.subscriber, &point)
     }
 
+    /// Joins the ring at an earlier end that the stream has passed since. The ring learns nothing.
+    async fn join_at_held_barrier(&mut self, at: Position, is_idle: bool) -> Option<RingReader> {
+        let has_exact_times = self.feed.plan.genuine().every_time;
+        let (delivered_up_to, not_before) = if has_exact_times {
+            (self.position_upper_bound()?, self.first_new_time()?)
+        } else {
+            (self.delivered_by?, ClusterTime::default())
+        };
+        let reply = QuietReply {
+            at: &at,
+            is_idle,
+            delivered_up_to,
+        };
+        let mut held = std::mem::take(&mut self.held_barrier);
+        let (ring, source) = (&self.feed.ring, &*self.catch_ups.source);
+        let passed = held.passed(ring, &reply, source, &self.feed.plan).await;
+        // After an answer the barrier is used up: the ring has it, or has lost what followed it.
+        self.held_barrier = if passed.is_none() {
+            held
+        } else {
+            HeldBarrier::default()
+        };
+        let barrier = passed?;
+        let evidence = JoinEvidence {
+            anchor: None,
+            quiet_from: None,
+            not_before,
+        };
+        let point = JoinPoint::Barrier(&barrier, evidence);
+        ring.join(&self.residual, &self.subscriber, &point)
+    }
+
     /// A time at or after the current position.
     fn position_upper_bound(&self) -> Option<ClusterTime> {
         match (&self.last, &self.spec.from) {
@@ -418,7 +467,7 @@ impl CatchUp {
         }
     }
 
-    /// A time at or after which every event is new to the watch, and before which none is.
+    /// A time from which on every event is new to the watch, and before which none is.
     fn first_new_time(&self) -> Option<ClusterTime> {
         match (&self.last, &self.spec.from) {
             // Nothing was delivered, and a position by time includes the events of that time.
@@ -440,13 +489,4 @@ impl CatchUp {
 /// Returns the evaluator of a residual. `None` if every event passes it.
 fn evaluator_of(residual: &Residual) -> Option<Evaluator> {
     (!residual.passes_everything()).then(|| Evaluator::new(residual))
-}
-
-/// Reports the stages of the stream to the watcher.
-struct QueueStageObserver<'a>(&'a CatchUpQueue);
-
-impl StageObserver for QueueStageObserver<'_> {
-    fn stage_changed(&mut self, stage: Stage, reason: &'static str) {
-        self.0.push(QueueItem::Stage(stage, reason));
-    }
 }

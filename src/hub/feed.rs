@@ -178,7 +178,15 @@ impl BatchSegmenter {
         let Batch {
             buffer, mut events, ..
         } = batch;
+        if self.plan.has_client_stages() {
+            // A stage may call any event so.
+            self.cause = None;
+        }
         let invalidation = self.split_at_invalidation(&buffer, &mut events);
+        if invalidation.is_some() && self.plan.has_client_stages() {
+            // Its cause comes with it, whether the watch asks for that or not.
+            events.clear();
+        }
         events.retain(|event| !event.is_internal);
         if let Some(operations) = self.plan.operations() {
             // The pipeline also returns the operations that can cause an invalidation.

@@ -333,7 +333,8 @@ impl Feeds {
         now: Option<ClusterTime>,
         gauge: StageGuard,
     ) -> Feed {
-        let history = RingHistory::starting_at(&opened.start, now);
+        let history = RingHistory::starting_at(&opened.start, now)
+            .with_exact_times(plan.genuine().every_time);
         let ring = Arc::new(Ring::new(
             self.ring_bytes,
             token_context.clone(),

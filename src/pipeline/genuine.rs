@@ -8,8 +8,10 @@ use bson::{Bson, Document};
 pub struct Genuine {
     /// Everything is: no stage changes events.
     pub everything: bool,
-    /// `clusterTime` is.
+    /// `clusterTime` is, where an event has one.
     pub time: bool,
+    /// It is, and every event has one.
+    pub every_time: bool,
     /// The fields that name the transaction are.
     pub transaction: bool,
     /// The document key and the document after the change are.
@@ -21,6 +23,7 @@ impl Genuine {
     pub const EVERYTHING: Self = Self {
         everything: true,
         time: true,
+        every_time: true,
         transaction: true,
         document: true,
     };
@@ -35,6 +38,9 @@ impl Genuine {
         Self {
             everything: false,
             time: is_kept("clusterTime"),
+            every_time: stages
+                .clone()
+                .all(|stage| !may_set(stage, "clusterTime") && !may_remove(stage, "clusterTime")),
             transaction: are_kept(&["lsid", "txnNumber", "operationType"]),
             document: are_kept(&["documentKey", "fullDocument", "operationType"]),
         }
@@ -60,6 +66,41 @@ fn may_set(stage: &Document, field: &str) -> bool {
     })
 }
 
+/// Returns whether a stage may remove a top-level field that has no fields of its own.
+fn may_remove(stage: &Document, field: &str) -> bool {
+    let is_field = |path: &str| path.split('.').next() == Some(field);
+    stage
+        .iter()
+        .any(|(name, spec)| match (name.as_str(), spec) {
+            ("$match" | "$redact" | "$addFields" | "$set", _) => false,
+            ("$unset", Bson::String(path)) => is_field(path),
+            ("$unset", Bson::Array(paths)) => {
+                paths.iter().any(|path| path.as_str().is_none_or(is_field))
+            }
+            ("$project", Bson::Document(spec)) => {
+                // Without it, a projection that includes others removes it.
+                spec.get(field).map_or_else(
+                    || {
+                        let mut others = spec.iter().filter(|(path, _)| *path != "_id");
+                        others.any(|(path, value)| is_field(path) || !is_exclusion(value))
+                    },
+                    is_exclusion,
+                )
+            }
+            _ => true,
+        })
+}
+
+fn is_exclusion(value: &Bson) -> bool {
+    match value {
+        Bson::Boolean(value) => !value,
+        Bson::Int32(value) => *value == 0,
+        Bson::Int64(value) => *value == 0,
+        Bson::Double(value) => *value == 0.0,
+        _ => false,
+    }
+}
+
 fn is_inclusion_or_exclusion(value: &Bson) -> bool {
     matches!(
         value,
@@ -73,65 +114,73 @@ mod tests {
 
     use super::*;
 
-    fn genuine(stages: &[Document]) -> [bool; 4] {
+    fn genuine(stages: &[Document]) -> [bool; 5] {
         let Genuine {
             everything,
             time,
+            every_time,
             transaction,
             document,
         } = Genuine::after(stages.iter());
-        [everything, time, transaction, document]
+        [everything, time, every_time, transaction, document]
     }
 
     #[test]
     fn only_what_no_stage_can_set_is_genuine() {
-        let all = [false, true, true, true];
+        let all = [false, true, true, true, true];
+        let missing = [false, true, false, true, true];
+        let untimed = [false, false, false, true, true];
         for (stage, expected) in [
             (doc! { "$match": { "clusterTime": 1 } }, all),
             (doc! { "$redact": "$$KEEP" }, all),
-            (doc! { "$unset": ["clusterTime", "lsid"] }, all),
-            (doc! { "$project": { "fullDocument.a": 1, "ns": 1 } }, all),
+            (doc! { "$unset": ["clusterTime", "lsid"] }, missing),
+            (doc! { "$unset": "clusterTime" }, missing),
+            (doc! { "$unset": ["ns", "wallTime"] }, all),
             (
-                doc! { "$project": { "clusterTime": false, "lsid.id": 0_i64 } },
+                doc! { "$project": { "fullDocument.a": 1, "ns": 1 } },
+                missing,
+            ),
+            (
+                doc! { "$project": { "fullDocument.a": 1, "clusterTime": 1 } },
                 all,
             ),
             (
-                doc! { "$project": { "clusterTime": "$wallTime" } },
-                [false, false, true, true],
+                doc! { "$project": { "_id": 1, "fullDocument.a": 0, "ns": false } },
+                all,
             ),
             (
-                doc! { "$project": { "clusterTime": { "a": 1 } } },
-                [false, false, true, true],
+                doc! { "$project": { "fullDocument": { "a": 0 } } },
+                [false, true, false, true, false],
             ),
             (
-                doc! { "$set": { "clusterTime": 1 } },
-                [false, false, true, true],
+                doc! { "$project": { "clusterTime": false, "lsid.id": 0_i64 } },
+                missing,
             ),
-            (
-                doc! { "$addFields": { "clusterTime.t": 1 } },
-                [false, false, true, true],
-            ),
+            (doc! { "$project": { "clusterTime": "$wallTime" } }, untimed),
+            (doc! { "$project": { "clusterTime": { "a": 1 } } }, untimed),
+            (doc! { "$set": { "clusterTime": 1 } }, untimed),
+            (doc! { "$addFields": { "clusterTime.t": 1 } }, untimed),
             (
                 doc! { "$addFields": { "lsid.id": 1 } },
-                [false, true, false, true],
+                [false, true, true, false, true],
             ),
             (
                 doc! { "$set": { "operationType": "x" } },
-                [false, true, false, false],
+                [false, true, true, false, false],
             ),
             (
                 doc! { "$set": { "fullDocument._id": 1 } },
-                [false, true, true, false],
+                [false, true, true, true, false],
             ),
             (doc! { "$set": { "total": 1, "clusterTimes": 1 } }, all),
-            (doc! { "$replaceRoot": { "newRoot": "$$ROOT" } }, [false; 4]),
-            (doc! { "$replaceWith": "$$ROOT" }, [false; 4]),
-            (doc! { "$set": "odd" }, [false; 4]),
+            (doc! { "$replaceRoot": { "newRoot": "$$ROOT" } }, [false; 5]),
+            (doc! { "$replaceWith": "$$ROOT" }, [false; 5]),
+            (doc! { "$set": "odd" }, [false, false, false, false, false]),
         ] {
             assert_eq!(genuine(std::slice::from_ref(&stage)), expected, "{stage}");
         }
-        assert_eq!(genuine(&[]), [true; 4]);
+        assert_eq!(genuine(&[]), [true; 5]);
         let two = [doc! { "$match": {} }, doc! { "$set": { "clusterTime": 1 } }];
-        assert_eq!(genuine(&two), [false, false, true, true]);
+        assert_eq!(genuine(&two), untimed);
     }
 }

@@ -203,7 +203,8 @@ impl ReplyDecoder {
 
     /// Returns the position that the stream was opened at, if it stays in force after a reply: while the
     /// replies are empty and their tokens may lie before it. A reply with events ends that. So does a reply
-    /// that MongoDB held back, unless it repeats the doubtful token.
+    /// that MongoDB held back, unless it repeats the doubtful token; and on a replica set any other token, as only
+    /// a mongos goes back.
     fn given_position(
         &mut self,
         is_empty: bool,
@@ -227,10 +228,12 @@ impl ReplyDecoder {
                     token: doubted,
                 },
                 Some(token),
-            ) if !idle || doubted == token => GivenPosition::Doubted {
-                given,
-                token: doubted,
-            },
+            ) if doubted == token || !idle && !self.contiguous_transactions => {
+                GivenPosition::Doubted {
+                    given,
+                    token: doubted,
+                }
+            }
             _ => GivenPosition::Passed,
         };
         match &self.given {

@@ -15,6 +15,7 @@ mod authorization_lease;
 mod bounds;
 mod change_selection;
 mod chaos;
+mod client_stages;
 mod clocks;
 mod compression;
 mod connections;

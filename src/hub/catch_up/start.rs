@@ -43,6 +43,10 @@ pub(in crate::hub) struct CatchUpSpec {
 impl CatchUpSpec {
     /// The plans with which its stream can be opened.
     pub(in crate::hub) fn plans(&self) -> StreamPlans {
+        // The shared stream's events have not gone through the client's stages.
+        if self.plan.has_client_stages() {
+            return StreamPlans::only(&self.plan);
+        }
         let is_shared = self.plan.has_stream_of(&self.shared_plan);
         StreamPlans {
             own: Arc::clone(&self.plan),

@@ -3,7 +3,7 @@
 use crate::source::{Anchor, ClusterTime, Position};
 
 /// Decides whether a position is right before the oldest event of a ring, or after it.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(in crate::hub) struct RingHistory {
     /// The last event before the ring's oldest one, where known.
     last: Option<Anchor>,
@@ -13,6 +13,9 @@ pub(in crate::hub) struct RingHistory {
     complete_from: Option<ClusterTime>,
     /// The stream started at this time or earlier. `None`: unknown.
     start_upper_bound: Option<ClusterTime>,
+    /// `true` if the events have their own times. The others have one that is not later, and another stream may tell
+    /// another one.
+    has_exact_times: bool,
 }
 
 impl RingHistory {
@@ -31,7 +34,20 @@ impl RingHistory {
                 _ => now.map(ClusterTime::successor),
             },
             start_upper_bound: now,
+            has_exact_times: true,
         }
+    }
+
+    /// Sets whether the events have their own times, as they have by default.
+    pub(in crate::hub) fn with_exact_times(self, has_exact_times: bool) -> Self {
+        Self {
+            has_exact_times,
+            ..self
+        }
+    }
+
+    pub(super) fn has_exact_times(&self) -> bool {
+        self.has_exact_times
     }
 
     /// Records that the event with this token and time was evicted.
@@ -64,7 +80,10 @@ impl RingHistory {
 
     /// Returns whether a position with this anchor is right before the oldest event.
     pub(super) fn is_anchored(&self, anchor: &Anchor) -> bool {
-        self.last == Some(*anchor) || self.origin == Some(*anchor)
+        let is_same = |it: Anchor| {
+            it.digest == anchor.digest && (it.time == anchor.time || !self.has_exact_times)
+        };
+        self.last.is_some_and(is_same) || self.origin.is_some_and(is_same)
     }
 
     /// Returns whether the stream had certainly started at a time.
@@ -74,6 +93,6 @@ impl RingHistory {
 
     /// Returns whether the ring holds every event at or after a time.
     pub(super) fn is_complete_from(&self, time: ClusterTime) -> bool {
-        self.complete_from.is_some_and(|from| from <= time)
+        self.has_exact_times && self.complete_from.is_some_and(|from| from <= time)
     }
 }

@@ -21,6 +21,8 @@ pub(in crate::hub) struct Barrier {
     pub(super) at: Seq,
     /// MongoDB's time at that moment: no event of the ring before the barrier is later.
     pub time: ClusterTime,
+    /// A time that the stream had certainly passed.
+    pub passed: ClusterTime,
 }
 
 /// Facts about the stream before a barrier, from a catch-up that has read up to it.

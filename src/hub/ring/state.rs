@@ -284,6 +284,7 @@ impl State {
         self.history.had_started_by(time).then_some(Barrier {
             at: self.next,
             time,
+            passed: self.position.time(),
         })
     }
 
@@ -302,24 +303,27 @@ impl State {
         self.find_event(anchor.time, |token| anchor.matches(token))
     }
 
-    /// Finds the item after the last event with this time and a token that `is_it` accepts.
+    /// Finds the item after the last event with this time and a token that `is_it` accepts. Where events do not have
+    /// their own times, the token decides alone.
     fn find_event(&self, time: ClusterTime, is_it: impl Fn(&[u8]) -> bool) -> Option<Seq> {
+        let is_exact = self.history.has_exact_times();
+        let is_before = |item: &Item| item.content.last().is_some_and(|(_, last)| last < time);
         let from = self
             .items
-            .partition_point(|item| item.content.last().is_some_and(|(_, last)| last < time));
+            .partition_point(|item| is_exact && is_before(item));
         let mut found = None;
         for item in self.items.range(from..) {
             match &item.content {
                 Content::Events(segment) => {
                     let events = segment.events();
-                    if events.first().is_some_and(|it| it.cluster_time > time) {
+                    if is_exact && events.first().is_some_and(|it| it.cluster_time > time) {
                         break;
                     }
                     let here = events
                         .iter()
                         .enumerate()
                         .rev()
-                        .filter(|(_, event)| event.cluster_time == time)
+                        .filter(|(_, event)| event.cluster_time == time || !is_exact)
                         .find(|(index, _)| is_it(segment.token(*index)));
                     if let Some((index, _)) = here {
                         found = Some(item.first + index as Seq + 1);

@@ -98,6 +98,8 @@ impl Isolation {
         at: Position,
         by_time: bool,
     ) -> Self {
+        // The scope's outline, which is listed then, contains the token's event.
+        let by_time = by_time && !plan.has_client_stages();
         Self {
             source,
             plan,
@@ -161,7 +163,7 @@ impl Isolation {
                     }
                 }
             };
-            let read = window.next().await;
+            let read = window.next(&*self.source).await;
             for listed in self.listed.drain(..window.take_passed()) {
                 self.listed_bytes -= listed.token.len();
             }
@@ -248,20 +250,41 @@ impl Isolation {
     }
 
     async fn next_of_list(&mut self) -> Result<Option<Batch>, SourceError> {
-        let read = self.read_list().await;
+        let mut read = self.read_list().await;
         // MongoDB looks for the token's event before it sends one.
-        let may_be_refused = !self.by_time && self.listed.is_empty() && !self.has_returned;
+        let mut may_be_refused = !self.by_time && self.listed.is_empty() && !self.has_returned;
+        if may_be_refused
+            && self.plan.has_client_stages()
+            && self.at.can_resume_by_time()
+            && matches!(&read, Err(error) if error.failure.may_mean_the_token())
+        {
+            may_be_refused = false;
+            self.by_time = true;
+            self.sought = self.at.token().cloned();
+            self.list = None;
+            read = self.read_list().await;
+        }
         self.is_token_refused = may_be_refused
             && matches!(&read, Err(error) if error.failure.may_mean_the_token())
             && self.at.token().is_some();
         read
     }
 
+    /// The plan of the list. A client's stages leave out events of which it is not known which they are, and any of
+    /// the scope may be that of the start.
+    fn list_plan(&self) -> Plan {
+        if self.plan.has_client_stages() {
+            self.plan.scope_outline()
+        } else {
+            self.plan.identity_only()
+        }
+    }
+
     async fn read_list(&mut self) -> Result<Option<Batch>, SourceError> {
         if let Some(list) = &mut self.list {
             return list.next().await;
         }
-        let plan = self.plan.identity_only();
+        let plan = self.list_plan();
         let start = if self.by_time {
             Position::Time(self.at.time())
         } else {

@@ -5,7 +5,7 @@
 //!    [`history`] says whether MongoDB still has the events since a position.
 //! 2. What a position needs before its stream can go on there: [`event_lookup`] finds the event of a token that
 //!    holds only its digest, and the [`resume_deduplicator`] skips what was delivered before, where MongoDB
-//!    starts by time.
+//!    starts by time. [`passed_events`] does both for a stream whose events a client's stages leave out.
 //! 3. An event that MongoDB cannot send: [`undeliverable`] determines and describes it, and [`isolation`] reads
 //!    what comes before it.
 //! 4. [`open`](mod@open) opens a stream by whatever way is left; without one, the client is told a
@@ -19,6 +19,7 @@ mod final_error;
 mod history;
 mod isolation;
 mod open;
+mod passed_events;
 mod reconnecting;
 mod remedy;
 mod resume_deduplicator;
@@ -27,3 +28,4 @@ pub(super) mod undeliverable;
 
 pub(super) use open::{OpenedStream, StreamPlans, open};
 pub(super) use reconnecting::{ReconnectingStream, StageObserver};
+pub(super) use scan::has_passed;

@@ -5,8 +5,13 @@ use std::sync::Arc;
 use crate::{
     error::Error,
     hub::stream::{
-        event_lookup::find_event, final_error::final_error, history::ensure_in_oplog,
-        isolation::Isolation, resume_deduplicator::ResumeDeduplicator, undeliverable::Found,
+        event_lookup::find_event,
+        final_error::final_error,
+        history::ensure_in_oplog,
+        isolation::Isolation,
+        passed_events::{After, PassedEvents, find_event_in_scope},
+        resume_deduplicator::ResumeDeduplicator,
+        undeliverable::Found,
     },
     pipeline::Plan,
     source::{Anchor, Batch, BatchSize, Cursor, Failure, Position, Source, SourceError},
@@ -21,11 +26,19 @@ pub(in crate::hub) struct OpenedStream {
     pub start: Position,
     pub batch_size: BatchSize,
     /// Set when the stream was opened by time instead of by token: skips the events before the token.
-    pub(super) deduplicator: Option<ResumeDeduplicator>,
+    pub(super) deduplicator: Option<Deduplicator>,
     /// `true` if events of the position's time may come that are before it.
     pub by_time: bool,
     /// `true` if this is the stream of [`StreamPlans::shared`].
     pub is_shared: bool,
+}
+
+/// What skips the events before a token, in a stream that was opened by time.
+pub(super) enum Deduplicator {
+    /// By the token's own event, which is waited for.
+    UpToToken(ResumeDeduplicator),
+    /// By the tokens of all of them. The stream may not contain the token's event.
+    Passed(PassedEvents),
 }
 
 /// A reader of an open stream.
@@ -90,7 +103,8 @@ struct FailedOpening {
 ///
 /// A token does not say which stream it is from, and MongoDB runs a stream's filter before it looks for
 /// the token's event. So there are up to three attempts: on the own stream; on the scope's shared stream,
-/// which contains every event; and by the token's time. The last one also if MongoDB denies access.
+/// which contains every event; and by the token's time. The last one also if MongoDB denies access. With a client's
+/// stages, see [`open_with_client_stages`].
 pub(in crate::hub) async fn open(
     source: &Arc<dyn Source>,
     plans: &StreamPlans,
@@ -98,7 +112,9 @@ pub(in crate::hub) async fn open(
     at: Option<&Position>,
 ) -> Result<OpenedStream, Error> {
     let opened = match at {
-        Some(Position::EventDigest(event)) => open_after_digest(source, plans, event).await,
+        Some(Position::EventDigest(event)) if !plans.own.has_client_stages() => {
+            open_after_digest(source, plans, event).await
+        }
         at => open_or_isolate(source, plans, at).await,
     };
     let failed = match opened {
@@ -209,6 +225,15 @@ async fn open_with_fallback(
     at: Option<&Position>,
     batch_size: BatchSize,
 ) -> Result<OpenedStream, FailedOpening> {
+    if plans.own.has_client_stages() {
+        let opened = open_with_client_stages(source, &plans.own, at, batch_size, false).await;
+        return opened.map_err(|error| FailedOpening {
+            error,
+            is_shared: false,
+            by_time: false,
+            found: None,
+        });
+    }
     let (mut is_shared, mut by_time) = (false, false);
     let mut opened = open_at(source, &plans.own, at, batch_size).await;
     if let Some(at) = at {
@@ -287,8 +312,54 @@ pub(super) async fn open_by_time(
         start: at.clone(),
         deduplicator: at
             .token()
-            .map(|token| ResumeDeduplicator::new(token.clone(), at.time(), is_sharded)),
+            .map(|token| ResumeDeduplicator::new(token.clone(), at.time(), is_sharded))
+            .map(Deduplicator::UpToToken),
         by_time: true,
         ..opened
     })
+}
+
+/// Opens a stream with a client's stages at a position, or from now.
+///
+/// The scope's shared stream is no way out where the own stream does not contain the token's event: its events have
+/// not gone through the stages. So the event is looked up there, and the own stream opened after it. `is_refused`:
+/// MongoDB has not found the token in the own stream before. If nothing finds it, the stream starts by its time.
+pub(super) async fn open_with_client_stages(
+    source: &dyn Source,
+    plan: &Plan,
+    at: Option<&Position>,
+    batch_size: BatchSize,
+    is_refused: bool,
+) -> Result<OpenedStream, SourceError> {
+    let Some(at) = at else {
+        return open_at(source, plan, None, batch_size).await;
+    };
+    let found = match at {
+        Position::Time(_) => return open_at(source, plan, Some(at), batch_size).await,
+        // The stages may leave the `invalidate` out, as Weir's own do.
+        Position::Invalidate { time, .. } => Some(After::Invalidation(*time)),
+        _ => {
+            if at.token().is_some() && !is_refused {
+                let opened = open_at(source, plan, Some(at), batch_size).await;
+                if !failed_with(&opened, Failure::may_mean_the_token) {
+                    return opened;
+                }
+            }
+            let is_it = |token: &[u8]| match at {
+                Position::EventDigest(event) => event.matches(token),
+                at => at.token().is_some_and(|it| it == token),
+            };
+            find_event_in_scope(source, &plan.scope_outline(), at.time(), is_it).await?
+        }
+    };
+    let (from, passed, by_time) = match found {
+        Some(After::Events(passed)) => (passed.time(), Some(passed), false),
+        Some(After::Invalidation(time)) => (time.successor(), None, false),
+        None => (at.time(), None, true),
+    };
+    let mut opened = open_at(source, plan, Some(&Position::Time(from)), batch_size).await?;
+    opened.start = at.clone();
+    opened.deduplicator = passed.map(Deduplicator::Passed);
+    opened.by_time = by_time;
+    Ok(opened)
 }

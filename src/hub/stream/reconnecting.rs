@@ -11,9 +11,13 @@ use crate::{
         event_lookup::find_event,
         final_error::final_error,
         isolation::Isolation,
-        open::{OpenedStream, Reader, StreamPlans, open_at, open_by_time},
+        open::{
+            Deduplicator, OpenedStream, Reader, StreamPlans, open_at, open_by_time,
+            open_with_client_stages,
+        },
+        passed_events::find_invalidation,
         remedy::{FailedStream, Remedy, TriedRemedies},
-        resume_deduplicator::{ResumeDeduplicator, Search},
+        resume_deduplicator::Search,
         undeliverable::Found,
     },
     metrics::Metrics,
@@ -50,7 +54,10 @@ pub(in crate::hub) struct ReconnectingStream {
     /// The position after the last batch that was returned.
     position: Position,
     cursor: Option<Reader>,
-    deduplicator: Option<ResumeDeduplicator>,
+    /// `true` once MongoDB has closed the cursor of a stream with a client's stages, which may have left the
+    /// `invalidate` out.
+    may_be_invalidated: bool,
+    deduplicator: Option<Deduplicator>,
     /// The last position by time at which the search for the token's event failed.
     repeats_from: Option<Position>,
     batch_size: BatchSize,
@@ -94,6 +101,7 @@ impl ReconnectingStream {
             upstream_grace,
             position,
             cursor: None,
+            may_be_invalidated: false,
             deduplicator: None,
             repeats_from: None,
             batch_size: BatchSize::Default,
@@ -154,7 +162,14 @@ impl ReconnectingStream {
                 continue;
             }
             let failed = match &mut self.cursor {
-                None => SourceError::new(Failure::Transient, "MongoDB closed the cursor"),
+                None => match self.take_invalidation().await {
+                    Ok(Some(batch)) => {
+                        self.ready.push(batch);
+                        continue;
+                    }
+                    Ok(None) => SourceError::new(Failure::Transient, "MongoDB closed the cursor"),
+                    Err(error) => error,
+                },
                 Some(cursor) => match cursor.next().await {
                     Ok(Some(batch)) => {
                         self.outage_since = None;
@@ -209,6 +224,7 @@ impl ReconnectingStream {
             self.tried.isolation = Some(self.position.clone());
         }
         self.cursor = Some(opened.cursor);
+        self.may_be_invalidated = false;
         self.deduplicator = opened.deduplicator;
         self.receive(opened.first);
     }
@@ -233,7 +249,16 @@ impl ReconnectingStream {
         self.single_events_left = SINGLE_EVENT_COUNT;
     }
 
-    fn receive(&mut self, batch: Batch) {
+    /// Returns the invalidation because of which MongoDB has closed the cursor, where it is not among the stream's
+    /// own events.
+    async fn take_invalidation(&mut self) -> Result<Option<Batch>, SourceError> {
+        if !std::mem::take(&mut self.may_be_invalidated) {
+            return Ok(None);
+        }
+        find_invalidation(&*self.source, &self.plan.scope_outline(), &self.position).await
+    }
+
+    fn receive(&mut self, mut batch: Batch) {
         let passed = if batch.idle {
             SINGLE_EVENT_COUNT
         } else {
@@ -242,9 +267,16 @@ impl ReconnectingStream {
         self.single_events_left = self.single_events_left.saturating_sub(passed);
         if batch.closed {
             self.cursor = None;
+            self.may_be_invalidated = self.plan.has_client_stages();
         }
         match &mut self.deduplicator {
-            Some(deduplicator) => match deduplicator.filter(batch) {
+            Some(Deduplicator::Passed(passed)) => {
+                if passed.leave_out_of(&mut batch) {
+                    self.deduplicator = None;
+                }
+                self.ready.push(batch);
+            }
+            Some(Deduplicator::UpToToken(deduplicator)) => match deduplicator.filter(batch) {
                 Search::Continues => {}
                 Search::Ended(mut batches) => {
                     self.deduplicator = None;
@@ -387,6 +419,10 @@ impl ReconnectingStream {
 
     /// Opens the stream at its position. One attempt.
     async fn open_once(&mut self, by_time: bool) -> Result<OpenedStream, SourceError> {
+        if self.plan.has_client_stages() {
+            let (source, plan, at) = (&*self.source, &self.plan, Some(&self.position));
+            return open_with_client_stages(source, plan, at, self.batch_size, by_time).await;
+        }
         if let Position::EventDigest(event) = &self.position {
             let plan = self.shared_plan.as_ref().unwrap_or(&self.plan);
             self.position = find_event(&*self.source, plan, event).await?;

@@ -6,18 +6,24 @@
 //! that instead, if it differs from that of the last event or of the start: it stands for a later time, and
 //! for every shard.
 
+use std::time::Duration;
+
 use bytes::Bytes;
+use tokio::time::timeout;
 
 use crate::{
     model::Operation,
     pipeline::Plan,
-    source::{Batch, BatchSize, Cursor, Event, Position, Source, SourceError},
+    source::{Batch, BatchSize, ClusterTime, Cursor, Event, Position, Source, SourceError},
 };
 
 /// The number of empty replies of a mongos after one event, about one a second, after which no proof is
 /// waited for any more. A shard without writes moves its position every ten seconds
 /// (`periodicNoopIntervalSecs`).
 pub(super) const MAX_QUIET_REPLIES: u32 = 12;
+
+/// The time limit for the question what follows a position.
+const PASSED_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// A reader of a stream up to its current end. It keeps one reply at a time.
 pub(super) struct Scan {
@@ -97,6 +103,27 @@ impl Scan {
     pub(super) fn position_after_last(&self) -> Option<&Position> {
         self.proof.later.as_ref()
     }
+}
+
+/// Returns whether a stream's position lies behind a time: all events of the scope that follow it are later. `outline`
+/// is the plan of all of them. It waits for the next one, or for the proof that there is none.
+///
+/// # Errors
+/// Those of [`Source::open`] and [`Cursor::next`].
+pub(in crate::hub) async fn has_passed(
+    source: &dyn Source,
+    outline: &Plan,
+    at: &Position,
+    time: ClusterTime,
+) -> Result<bool, SourceError> {
+    let read = async {
+        let mut scan = Scan::open(source, outline, at, BatchSize::One).await?;
+        Ok(match scan.next().await? {
+            Some(next) => next.events.iter().all(|it| it.cluster_time > time),
+            None => scan.end() != Some(ScanEnd::Unproven),
+        })
+    };
+    timeout(PASSED_TIMEOUT, read).await.unwrap_or(Ok(false))
 }
 
 impl EndProof {

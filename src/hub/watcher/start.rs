@@ -152,6 +152,16 @@ impl WatchStarter {
                     now_unknown: false,
                 });
             }
+            // The feed's events do not tell their times, so only its position says which follow.
+            (Start::Now | Start::Token(_), None) if !joined.feed.plan.genuine().every_time => {
+                let end = joined.feed.ring.position();
+                return Ok(ResumeTarget {
+                    position: end.position,
+                    anchor: end.anchor,
+                    made_by: None,
+                    now_unknown: false,
+                });
+            }
             (Start::Now | Start::Token(_), None) => {
                 let now = self.clock.now().await.map_err(|error| {
                     tracing::warn!(code = error.code, %error, "could not read mongodb's time");

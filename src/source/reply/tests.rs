@@ -1,7 +1,7 @@
-use bson::{Document, doc};
+use bson::{Bson, Document, doc};
 
 use super::*;
-use crate::source::scripted::{after, at, event, token};
+use crate::source::scripted::{after, at, event, insert, token};
 
 fn reply(events: &[Document], post_batch_token: &str) -> Bytes {
     let reply = doc! {
@@ -208,4 +208,64 @@ fn a_first_reply_with_the_given_token_casts_no_doubt_on_the_next_ones() {
     let replies = [(reply(&[], "later"), false)];
     let time = Position::Time(at(8));
     assert_eq!(positions(&time, &replies), [Some(high_water("later", 8))]);
+}
+
+/// Only a mongos goes back. A mongod that never holds a reply back, because others write all the time, still says
+/// where it is.
+#[test]
+fn on_a_replica_set_a_second_token_ends_the_doubt() {
+    let given = after("given", 8);
+    let mut decoder =
+        ReplyDecoder::new(Some(&given), Some(at(8))).with_contiguous_transactions(true);
+    let names = ["first", "first", "midway", "later"];
+    let positions = names.map(|name| {
+        let contents = decoder.decode(reply(&[], name), false);
+        contents.batches[0].position.clone()
+    });
+    assert_eq!(
+        positions,
+        [
+            Some(given.clone()),
+            Some(given),
+            Some(high_water("midway", 8)),
+            Some(high_water("later", 8)),
+        ]
+    );
+}
+
+/// What a client's stages have made of an event is not believed, and a closed cursor has no position of its own.
+#[test]
+fn behind_a_clients_stages_times_are_those_that_the_stream_had_reached() {
+    let genuine = Genuine {
+        everything: false,
+        time: false,
+        every_time: false,
+        transaction: false,
+        document: false,
+    };
+    let mut decoder =
+        ReplyDecoder::new(Some(&after("given", 8)), Some(at(8))).with_genuine(genuine);
+    let made_up = event(
+        "a",
+        "invalidate",
+        99,
+        doc! { "ns": { "db": "admin", "coll": "x" } },
+    );
+    let contents = decoder.decode(reply(&[made_up], "a"), false);
+    let read = &contents.batches[0].events[0];
+    assert_eq!(
+        (read.operation, read.cluster_time),
+        (Operation::Other, at(8))
+    );
+    assert!(!read.is_internal);
+    assert_eq!(contents.batches[0].position, Some(after("a", 8)));
+    for token in [Bson::Null, "x".into(), doc! { "a": 1 }.into()] {
+        let mut changed = insert("b", 9);
+        changed.insert("_id", token);
+        let error = decoder.decode(reply(&[changed], "b"), false).error;
+        assert_eq!(
+            error.map(|it| it.failure),
+            Some(Failure::PipelineChangedToken)
+        );
+    }
 }

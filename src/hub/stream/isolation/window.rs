@@ -6,7 +6,7 @@ use bson::doc;
 use bytes::Bytes;
 
 use crate::{
-    hub::stream::scan::MAX_QUIET_REPLIES,
+    hub::stream::scan::{MAX_QUIET_REPLIES, has_passed},
     model::Operation,
     pipeline::Plan,
     source::{
@@ -44,6 +44,9 @@ pub(super) struct Window {
     is_complete: bool,
     /// Whether MongoDB is a mongos, whose empty replies prove nothing.
     is_sharded: bool,
+    /// The plan of all events of the scope, if the stream has a client's stages, and they can't be asked what they
+    /// reject.
+    outline: Option<Plan>,
     /// The number of empty replies of a mongos that are still waited through.
     quiet_replies_left: u32,
     /// The number of empty replies to `rejects` since the last reply to `cursor`.
@@ -71,6 +74,7 @@ impl Window {
         };
         let tokens = events.iter().map(|it| token_document(&it.token));
         let tokens = tokens.collect::<Result<Vec<_>, SourceError>>()?;
+        let outline = plan.has_client_stages().then(|| plan.scope_outline());
         let plan = plan.narrowed_to(doc! {
             "clusterTime": { "$gte": timestamp(first.time), "$lte": timestamp(last.time) },
             "_id": { "$in": tokens },
@@ -92,6 +96,7 @@ impl Window {
             passed: 0,
             is_complete,
             is_sharded,
+            outline,
             quiet_replies_left: MAX_QUIET_REPLIES,
             replies_missed: 0,
         })
@@ -103,7 +108,7 @@ impl Window {
     }
 
     /// Returns the next events, or `None` at the end of the window.
-    pub(super) async fn next(&mut self) -> Result<Option<Batch>, SourceError> {
+    pub(super) async fn next(&mut self, source: &dyn Source) -> Result<Option<Batch>, SourceError> {
         while !self.expected.is_empty() {
             let batch = match &mut self.rejects {
                 None => self.cursor.next().await?,
@@ -119,7 +124,7 @@ impl Window {
                 },
             };
             if batch.events.is_empty() {
-                self.end_after_empty(&batch)?;
+                self.end_after_empty(source, &batch).await?;
                 continue;
             }
             for event in &batch.events {
@@ -138,12 +143,16 @@ impl Window {
     }
 
     /// Notes what an empty reply of the plan's own stream shows.
-    fn end_after_empty(&mut self, batch: &Batch) -> Result<(), SourceError> {
+    async fn end_after_empty(
+        &mut self,
+        source: &dyn Source,
+        batch: &Batch,
+    ) -> Result<(), SourceError> {
         if !batch.closed && !batch.idle {
             return Ok(());
         }
         // Behind a mongos only a stream that is closed has certainly read everything.
-        let is_at_end = batch.closed || !self.is_sharded;
+        let is_at_end = batch.closed || !self.is_sharded || self.is_behind(source, batch).await?;
         if is_at_end && !self.is_complete {
             self.passed += self.expected.len();
             self.expected.clear();
@@ -153,6 +162,18 @@ impl Window {
             self.quiet_replies_left -= 1;
         }
         Ok(())
+    }
+
+    /// Returns whether the position of a reply to a stream with a client's stages lies behind the window: all events
+    /// of the scope that follow it are later. A mongos merges its shards in order, so that its position stands for
+    /// every shard.
+    async fn is_behind(&mut self, source: &dyn Source, batch: &Batch) -> Result<bool, SourceError> {
+        let (Some(outline), Some(at), Some(last)) =
+            (&self.outline, &batch.position, self.events.last())
+        else {
+            return Ok(false);
+        };
+        has_passed(source, outline, at, last.time).await
     }
 
     /// Notes the events that the filter rejects.
@@ -210,10 +231,14 @@ impl Window {
         }
         while let Some(expected) = self.expected.pop_front() {
             self.passed += 1;
-            // A split event has the token of its last fragment.
-            let is_split = expected.time == event.cluster_time
-                && expected.operation == event.operation
-                && !self.expected.iter().any(|it| it.token == token);
+            // A split event has the token of its last fragment. A client's stages may have changed what it is:
+            // then it counts as the first that it can be, so that none is lost.
+            let looks_same = if self.outline.is_some() {
+                event.is_merged
+            } else {
+                expected.time == event.cluster_time && expected.operation == event.operation
+            };
+            let is_split = looks_same && !self.expected.iter().any(|it| it.token == token);
             if expected.token == token || is_split {
                 return Ok(());
             }

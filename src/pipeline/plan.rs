@@ -10,7 +10,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::change_stream_options::ChangeStreamOptions;
 use super::filter_stages::filter_stages;
-use super::genuine::Genuine;
+use super::genuine::{Genuine, may_look_split};
 use super::scope_stage::{scope_and_operations, stages_before_client_stages};
 use super::stage::PipelineStage;
 use super::{Watch, match_stage::all_of};
@@ -106,6 +106,10 @@ impl Plan {
                 .cloned()
                 .map(PipelineStage::Client),
         );
+        if may_look_split(&watch.client_stages) {
+            let without = doc! { "$unset": "splitEvent" };
+            stages.push(PipelineStage::Client(without));
+        }
         // The stages have selected them exactly.
         Plan::of_watch(watch, stages, None)
     }

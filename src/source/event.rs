@@ -127,7 +127,7 @@ impl Event {
     }
 
     /// Reads the event of a stream of which only some is `genuine`; see [`parse`](Self::parse). A
-    /// `clusterTime` that is not genuine counts as missing, and an `invalidate` is one that a stage has made.
+    /// `clusterTime` or `wallTime` that is not genuine counts as missing, and an `invalidate` is one that a stage has made.
     ///
     /// # Errors
     /// Those of [`parse`](Self::parse); [`EventError::ChangedToken`] if the `_id` is not one that MongoDB makes.
@@ -149,6 +149,9 @@ impl Event {
         }
         if !genuine.time {
             event.cluster_time = ClusterTime::default();
+        }
+        if !genuine.wall_time {
+            event.wall_time = None;
         }
         if !genuine.transaction {
             event.transaction = TransactionId::Unreadable;

@@ -13,7 +13,10 @@ use mongodb::error::{Error as DriverError, ErrorKind};
 
 use crate::source::{EventError, Position};
 
-use codes::{ErrorReply, classify, is_malformed_command, reclassify_opening, refuses_a_stage};
+use codes::{
+    ErrorReply, classify, exceeds_memory_limit, is_malformed_command, reclassify_opening,
+    refuses_a_stage,
+};
 pub use kind::Failure;
 pub use refusal::Refusal;
 use refusal::names_option;
@@ -121,7 +124,8 @@ impl SourceError {
     }
 
     /// Reclassifies a failure of a stream with stages of a client: what MongoDB refuses there is one of them, as
-    /// the rest of the command is valid in every other call.
+    /// the rest of the command is valid in every other call. Its message then has only the code: MongoDB's may quote
+    /// what the stages have computed.
     #[must_use]
     pub(super) fn of_client_stages(self) -> Self {
         let is_about_weirs = || {
@@ -131,6 +135,7 @@ impl SourceError {
         };
         let is_refusal = match (self.failure, self.code) {
             (Failure::Refused | Failure::PatternRefused | Failure::Unexpected, Some(_)) => true,
+            (Failure::Overloaded, Some(code)) => exceeds_memory_limit(code),
             (Failure::TokenInvalid, Some(code)) => is_malformed_command(code),
             (Failure::Unsupported, Some(code)) => refuses_a_stage(code) && !is_about_weirs(),
             _ => false,
@@ -140,7 +145,16 @@ impl SourceError {
         } else {
             self.failure
         };
-        Self { failure, ..self }
+        let message = match self.code {
+            Some(code) if self.code_name.is_empty() => format!("mongodb's error {code}"),
+            Some(code) => format!("mongodb's error {code} ({})", self.code_name),
+            None => self.message,
+        };
+        Self {
+            failure,
+            message,
+            ..self
+        }
     }
 
     /// Returns MongoDB's error in words that may be shown to a client; `None` if MongoDB sent no code.

@@ -156,7 +156,7 @@ impl ReplyDecoder {
             buffer,
         };
         let mut contents = self.merger.merge_batch(batch);
-        if self.genuine.document {
+        if self.genuine.document_ids {
             for batch in &mut contents.batches {
                 leave_out_foreign_documents(batch);
             }

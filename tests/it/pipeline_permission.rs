@@ -231,12 +231,15 @@ rules:
     ];
     let mut watches = Vec::new();
     for (name, count) in [("inserts", 2), ("free", 4)] {
-        for (index, stage) in disguises.iter().enumerate() {
-            let request = pb::WatchRequest {
-                pipeline: vec![forms(stage)[index % 3].clone()],
-                ..database.watch_request(&[ORDERS])
-            };
-            watches.push((name, stage, count, server.watch(name, request).await));
+        for stage in &disguises {
+            // The second and the third join the stream of the first.
+            for form in forms(stage) {
+                let request = pb::WatchRequest {
+                    pipeline: vec![form],
+                    ..database.watch_request(&[ORDERS])
+                };
+                watches.push((name, stage, count, server.watch(name, request).await));
+            }
         }
     }
     let write = async |collection: &str, last: i32| {

@@ -179,7 +179,7 @@ impl Buffer {
     /// Fills in the length of what was put from `start` on.
     fn finish_length(&mut self, start: usize) {
         let length = self.as_slice().len() - start;
-        // An event has at most some 32 MiB, and canonical bytes are at most three times as many.
+        // An event has at most some 32 MiB, and canonical bytes are at most five times as many.
         let length = u32::try_from(length).unwrap_or(u32::MAX);
         self.patch(start, length.to_le_bytes());
     }

@@ -108,6 +108,12 @@ pub(super) fn refuses_a_stage(code: i32) -> bool {
     code == UNKNOWN_STAGE || UNKNOWN_TO_THE_DEPLOYMENT.contains(&code)
 }
 
+/// Returns whether an operation would need more memory than one may have: ExceededMemoryLimit,
+/// QueryExceededMemoryLimitNoDiskUseAllowed. Stages do for some documents, however little others need.
+pub(super) fn exceeds_memory_limit(code: i32) -> bool {
+    matches!(code, 146 | 292)
+}
+
 const UNKNOWN_STAGE: i32 = 40324;
 
 /// What MongoDB says of an event whose `_id` the pipeline has changed (`plan_executor_pipeline.cpp`). The two

@@ -86,6 +86,10 @@ enum IncludedPlaces<'m> {
 /// The most readings of a path with numbers that are followed. What has more is shown whole.
 const MAX_READINGS: usize = 16;
 
+/// The most paths of several readings that are brought together for a path of an update, so that an update of many
+/// paths costs no more than a walk. What has more is shown whole.
+const MAX_MERGED_PATHS: usize = 32;
+
 impl FieldMask {
     /// Creates a mask that hides the fields at these paths; without paths it shows everything.
     ///
@@ -361,6 +365,16 @@ impl<'m> MaskNode<'m> {
             None | Some(IncludedPlaces::Whole) => None,
             Some(IncludedPlaces::Nowhere) => return use_match(PathMatch::Hidden),
             Some(IncludedPlaces::Above(node, others)) if others.is_empty() => Some(node),
+            Some(IncludedPlaces::Above(node, others))
+                if others
+                    .iter()
+                    .chain([&node])
+                    .map(|it| it.paths.len())
+                    .sum::<usize>()
+                    > MAX_MERGED_PATHS =>
+            {
+                None
+            }
             Some(IncludedPlaces::Above(node, others)) => {
                 merged = PathNode::merged(others.into_iter().chain([node]));
                 Some(PathNode::root(&merged))

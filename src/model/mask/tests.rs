@@ -217,6 +217,13 @@ fn a_number_in_the_path_of_an_update_is_read_in_both_ways() {
     let mask = FieldMask::including(many).unwrap();
     assert_eq!(shown(&mask, &format!("a{}.z", ".0".repeat(10))), "hidden");
     assert_eq!(shown(&mask, &format!("a{}.z", ".0".repeat(20))), "visible");
+    // Neither are those with too many paths to bring together for each path of an update.
+    let wide = |count: usize| {
+        let below = (0..count).flat_map(|at| [format!("a.x{at}"), format!("a.0.y{at}")]);
+        FieldMask::including(below).unwrap()
+    };
+    assert_eq!(shown(&wide(8), "a.0"), "partly");
+    assert_eq!(shown(&wide(16), "a.0"), "visible");
 }
 
 #[test]

@@ -240,8 +240,9 @@ fn behind_a_clients_stages_times_are_those_that_the_stream_had_reached() {
         everything: false,
         time: false,
         every_time: false,
+        wall_time: false,
         transaction: false,
-        document: false,
+        document_ids: false,
     };
     let mut decoder =
         ReplyDecoder::new(Some(&after("given", 8)), Some(at(8))).with_genuine(genuine);

@@ -3,7 +3,7 @@
 use super::{ORDERS, insert, other, staged, weir};
 use crate::conversions::bson;
 use crate::support::{Database, error_info};
-use mongodb::bson::{Bson, Document, doc};
+use mongodb::bson::{Bson, DateTime, Document, doc};
 use pb::change_event::Change;
 use tonic::Code;
 use weir::pb;
@@ -92,7 +92,7 @@ async fn a_made_up_wall_time_is_shown_and_not_counted_as_a_lag() {
     let weir = weir(&database).await;
     let long_ago = Document::from_iter([(
         "wallTime".to_owned(),
-        Bson::DateTime(mongodb::bson::DateTime::from_millis(1_000)),
+        Bson::DateTime(DateTime::from_millis(1_000)),
     )]);
     let stage = doc! { "$set": long_ago };
     let mut watch = weir

@@ -3,6 +3,7 @@
 //! plays what the tests' database does otherwise than MongoDB.
 
 mod ends;
+mod large;
 mod misleading;
 mod scripted;
 mod tokens;

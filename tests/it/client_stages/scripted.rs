@@ -312,3 +312,28 @@ async fn a_catch_up_whose_stages_leave_everything_out_becomes_live_on_a_busy_col
     }))
     .await;
 }
+
+#[tokio::test]
+async fn cut_connections_neither_lose_nor_repeat_an_event() {
+    join_all(VERSIONS.map(|version| async move {
+        let stand_in = StandIn::start_as(version());
+        let weir = weir_at(stand_in.uri()).await;
+        let mut watches = Vec::new();
+        for (request, passes) in requests(&stand_in) {
+            watches.push((weir.watch(request).await, passes));
+        }
+        for id in 1..=8 {
+            stand_in.log(ORDERS).push_all(inserts(id..=id));
+            if id % 3 == 0 {
+                stand_in.cut();
+            }
+            stand_in.push_noops(1);
+            for (watch, passes) in &mut watches {
+                if passes(id) {
+                    assert_eq!(ids(watch, 1).await, [id], "{:?}", version());
+                }
+            }
+        }
+    }))
+    .await;
+}

@@ -179,7 +179,7 @@ pub enum Error {
     )]
     PipelineChangedToken,
     /// MongoDB refuses the stages of the client's pipeline, or they fail on an event.
-    #[error("MongoDB refuses the stages of pipeline with {}: correct them", words(.0.as_ref()))]
+    #[error("MongoDB refuses the stages of pipeline with {}: correct them; try them in mongosh, whose message says more", words(.0.as_ref()))]
     StagesRefused(Option<Refusal>),
     /// A limit of the server is reached.
     #[error("{}", limit_reached(.0))]

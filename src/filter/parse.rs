@@ -298,7 +298,12 @@ impl Checker<'_> {
 
 /// Returns what is wrong with the path of a field, and what would be right.
 pub(crate) fn path_problem(path: &str) -> Option<String> {
-    if path.is_empty() || path.len() > MAX_PATH_BYTES {
+    if path.is_empty() {
+        return Some(format!(
+            "is an empty path; a path must have 1 to {MAX_PATH_BYTES} bytes"
+        ));
+    }
+    if path.len() > MAX_PATH_BYTES {
         return Some(format!(
             "is {} bytes long; a path must have 1 to {MAX_PATH_BYTES} bytes",
             path.len()

@@ -85,10 +85,15 @@ impl Predicate {
 
     /// Returns whether any condition is `changed`, which MongoDB's query language cannot express.
     pub fn uses_changed(&self) -> bool {
+        self.changed_path().is_some()
+    }
+
+    /// Returns the path of the first condition that is `changed`.
+    pub fn changed_path(&self) -> Option<&str> {
         match self {
-            Predicate::Field { op, .. } => op.is_about_the_change(),
+            Predicate::Field { path, op } => op.is_about_the_change().then_some(path),
             Predicate::AllOf(parts) | Predicate::AnyOf(parts) | Predicate::NoneOf(parts) => {
-                parts.iter().any(Predicate::uses_changed)
+                parts.iter().find_map(Predicate::changed_path)
             }
         }
     }

@@ -12,7 +12,7 @@ use bson::Document;
 use prost::Message as _;
 
 use crate::filter::Predicate;
-use crate::model::{FeedMode, Findings};
+use crate::model::{FeedMode, Findings, quoted};
 use crate::pb;
 use crate::pb::pipeline_stage::Kind;
 
@@ -70,11 +70,14 @@ pub(super) fn check_combination(
     feed_mode: FeedMode,
     findings: &mut Findings,
 ) {
-    if filter.is_some_and(Predicate::uses_changed) {
+    if let Some(path) = filter.and_then(Predicate::changed_path) {
         findings.invalid(
             "filters",
-            "use changed, which can't be had with pipeline: it would be decided after the stages may have \
-             removed what it reads; match updateDescription in a $match stage, or leave pipeline out",
+            format!(
+                "`changed` of {} can't be combined with pipeline, whose stages may remove what `changed` \
+                 reads; match updateDescription in a $match stage instead, or leave pipeline out",
+                quoted(path)
+            ),
         );
     }
     if feed_mode == FeedMode::Shared {

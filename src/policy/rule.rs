@@ -118,7 +118,7 @@ impl Rule {
         }
         if request.sharded && self.field_mask.hides_part_of("_id") {
             // The events of one shard tell a part of the hash, and many shards all of it.
-            let message = "shard: \"_id\" is hidden, or contains hidden fields";
+            let message = "shard: \"_id\" is hidden, or contains hidden fields; leave shard out";
             return Err(refused(
                 message.to_owned(),
                 "a shard uses the _id, which the rule hides",

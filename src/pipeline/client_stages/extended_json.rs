@@ -10,7 +10,7 @@ use prost_types::value::Kind;
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::Value as Json;
 
-use crate::filter::extended_json::{MAX_NESTING, WRAPPERS, null, number_literal, short};
+use crate::filter::extended_json::{MAX_NESTING, WRAPPERS, null, number_literal};
 use crate::model::quoted;
 
 /// Reads a stage from text. Keys keep their order, and none may stand twice in one document. A number without
@@ -19,9 +19,8 @@ use crate::model::quoted;
 /// # Errors
 /// A description of the problem, with its line and column.
 pub(super) fn from_text(text: &str) -> Result<Document, String> {
-    let malformed = |error: serde_json::Error| {
-        format!("is not valid Extended JSON: {}", short(&error.to_string()))
-    };
+    // Neither this module's messages nor the parser's quote a long text.
+    let malformed = |error: serde_json::Error| format!("is not valid Extended JSON: {error}");
     let mut reader = serde_json::Deserializer::from_str(text);
     let stage = ValueReader { depth: 0 }
         .deserialize(&mut reader)
@@ -187,12 +186,34 @@ fn unwrapped(document: Document) -> Result<Bson, String> {
     let Some(wrapper) = WRAPPERS.into_iter().find(|key| document.contains_key(key)) else {
         return Ok(Bson::Document(document));
     };
-    let malformed = |reason: &str| {
-        format!("it has a {wrapper} that is not well-formed Extended JSON v2: {reason}")
+    let json = plain_json(Bson::Document(document));
+    // The library's own text shows its inner types.
+    json.and_then(|json| Bson::try_from(json).ok())
+        .ok_or_else(|| {
+            format!(
+                "it has a {wrapper} that can't be read; write {}",
+                example(wrapper)
+            )
+        })
+}
+
+/// Returns a well-formed value of each type wrapper.
+fn example(wrapper: &str) -> String {
+    let value = match wrapper {
+        "$oid" => r#""507f1f77bcf86cd799439011""#,
+        "$date" => r#""2024-01-31T12:00:00Z""#,
+        "$uuid" => r#""3b241101-e2bb-4255-8caf-4136c566a962""#,
+        "$numberInt" | "$numberLong" => r#""5""#,
+        "$numberDouble" | "$numberDecimal" => r#""0.5""#,
+        "$binary" => r#"{"base64": "AQID", "subType": "00"}"#,
+        "$timestamp" => r#"{"t": 1706702400, "i": 1}"#,
+        "$regularExpression" => r#"{"pattern": "^a", "options": ""}"#,
+        "$minKey" | "$maxKey" => "1",
+        "$undefined" => "true",
+        "$dbPointer" => r#"{"$ref": "shop.orders", "$id": {"$oid": "507f1f77bcf86cd799439011"}}"#,
+        _ => r#""text""#,
     };
-    let json = plain_json(Bson::Document(document))
-        .ok_or_else(|| malformed("it contains a value of another type"))?;
-    Bson::try_from(json).map_err(|error| malformed(&short(&error.to_string())))
+    format!("{{\"{wrapper}\": {value}}}")
 }
 
 /// Returns the content of a type wrapper as it was written, for bson's own reader; `None` if it has another

@@ -60,9 +60,10 @@ fn check_depth(depth: usize) -> Result<(), String> {
     ))
 }
 
-fn malformed(error: impl ToString) -> String {
-    format!(
-        "is not one well-formed BSON document: {}",
-        short(&error.to_string())
-    )
+fn malformed(error: bson::error::Error) -> String {
+    const PROBLEM: &str = "is not one well-formed BSON document";
+    match error.message {
+        Some(message) => format!("{PROBLEM}: {}", short(&message)),
+        None => PROBLEM.to_owned(),
+    }
 }

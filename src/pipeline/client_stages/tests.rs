@@ -291,20 +291,20 @@ fn a_stage_is_a_document_with_one_known_name() {
         (text(r#"{"$match": {"a": 1e999}}"#), "number out of range"),
         (
             text(r#"{"$match": {"a": {"$oid": "xyz"}}}"#),
-            "it has a $oid that is not well-formed",
+            "it has a $oid that can't be read; write {\"$oid\": \"507f1f77bcf86cd799439011\"}",
         ),
         (
             text(r#"{"$match": {"a": {"$date": 1, "b": 2}}}"#),
-            "it has a $date that is not well-formed",
+            "it has a $date that can't be read; write {\"$date\": \"2024-01-31T12:00:00Z\"}",
         ),
         (
             text(r#"{"$match": {"a": {"$date": [1]}}}"#),
-            "it contains a value of another type",
+            "it has a $date that can't be read",
         ),
         (map(json!({"$match": {"a\0": 1}})), "NUL"),
         (
             map(json!({"$match": {"a": {"$numberLong": "x"}}})),
-            "$numberLong that is not well-formed",
+            "it has a $numberLong that can't be read; write {\"$numberLong\": \"5\"}",
         ),
     ] {
         let problem = problem(stage);
@@ -494,7 +494,11 @@ fn stages_can_not_be_had_with_changed_or_a_shared_feed() {
     });
     let fields: Vec<&str> = found.iter().map(|(field, _)| &**field).collect();
     assert_eq!(fields, ["filters", "feed_mode"], "{found:?}");
-    assert!(found[0].1.contains("match updateDescription"), "{found:?}");
+    assert_eq!(
+        found[0].1,
+        "`changed` of \"status\" can't be combined with pipeline, whose stages may remove what `changed` reads; \
+         match updateDescription in a $match stage instead, or leave pipeline out"
+    );
     let allowed = watch(pb::WatchRequest {
         filters: vec![filter(Operator::Exists(true))],
         feed_mode: pb::FeedMode::Dedicated.into(),

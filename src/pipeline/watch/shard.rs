@@ -27,7 +27,10 @@ pub(super) fn shard(
     } else if index >= count {
         findings.invalid(
             "shard.index",
-            format!("is {index}; with {count} consumers, use 0 to {}", count - 1),
+            match count {
+                1 => format!("is {index}; with 1 consumer, use 0"),
+                _ => format!("is {index}; with {count} consumers, use 0 to {}", count - 1),
+            },
         );
     }
     Shard::new(u16::try_from(index).ok()?, u16::try_from(count).ok()?)

@@ -251,7 +251,7 @@ fn paths_are_dotted_field_names() {
         watch(filtered(vec![eq(good, 1)]));
     }
     for (bad, part) in [
-        ("", "0 bytes"),
+        ("", "is an empty path"),
         (&*"a".repeat(513), "513 bytes"),
         (".a", "empty component"),
         ("a.", "empty component"),
@@ -325,7 +325,7 @@ fn fields_are_paths_of_which_none_is_below_another() {
         assert_eq!(watch.rendering.mask, FieldMask::including(paths).unwrap());
     }
     for (bad, part) in [
-        ("", "0 bytes"),
+        ("", "is an empty path"),
         ("a..b", "empty component"),
         ("a.", "empty component"),
         ("a\0b", "NUL"),

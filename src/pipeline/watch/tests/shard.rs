@@ -18,11 +18,7 @@ fn a_shard_is_an_index_below_a_count_of_1_to_1024() {
     );
     assert_refused(sharded(0, 1_025), "shard.count", "is 1025");
     assert_refused(sharded(u32::MAX, u32::MAX), "shard.count", "1 to 1024");
-    assert_refused(
-        sharded(1, 1),
-        "shard.index",
-        "is 1; with 1 consumers, use 0 to 0",
-    );
+    assert_refused(sharded(1, 1), "shard.index", "is 1; with 1 consumer, use 0");
     assert_refused(
         sharded(5, 5),
         "shard.index",

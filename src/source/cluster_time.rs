@@ -18,6 +18,18 @@ impl ClusterTime {
         self.seconds.saturating_sub(earlier.seconds)
     }
 
+    /// Returns the last possible time before `self`.
+    #[must_use]
+    pub fn predecessor(self) -> Self {
+        match self.increment.checked_sub(1) {
+            Some(increment) => Self { increment, ..self },
+            None => Self {
+                seconds: self.seconds.saturating_sub(1),
+                increment: u32::MAX,
+            },
+        }
+    }
+
     /// Returns the next possible time after `self`.
     #[must_use]
     pub fn successor(self) -> Self {

@@ -31,6 +31,17 @@ pub struct Batch {
     pub idle: bool,
 }
 
+impl Batch {
+    /// Returns by how many seconds the last event is behind MongoDB's time; 0 without events.
+    #[must_use]
+    pub fn lag_seconds(&self) -> u32 {
+        match (self.operation_time, self.events.last()) {
+            (Some(now), Some(last)) => now.seconds_since(last.cluster_time),
+            _ => 0,
+        }
+    }
+}
+
 /// One event: its range in the batch's buffer, and the fields that routing needs.
 #[derive(Debug, Clone)]
 pub struct Event {

@@ -13,10 +13,7 @@ use mongodb::error::{Error as DriverError, ErrorKind};
 
 use crate::source::{EventError, Position};
 
-use codes::{
-    ErrorReply, classify, exceeds_memory_limit, is_malformed_command, reclassify_opening,
-    refuses_a_stage,
-};
+use codes::{ErrorReply, classify, exceeds_memory_limit, reclassify_opening, refuses_a_stage};
 pub use kind::Failure;
 pub use refusal::Refusal;
 use refusal::names_option;
@@ -136,7 +133,6 @@ impl SourceError {
         let is_refusal = match (self.failure, self.code) {
             (Failure::Refused | Failure::PatternRefused | Failure::Unexpected, Some(_)) => true,
             (Failure::Overloaded, Some(code)) => exceeds_memory_limit(code),
-            (Failure::TokenInvalid, Some(code)) => is_malformed_command(code),
             (Failure::Unsupported, Some(code)) => refuses_a_stage(code) && !is_about_weirs(),
             _ => false,
         };

@@ -2,6 +2,7 @@
 //! times, ends and errors whatever they do to an event. `tokens` holds that no position is lost, and `scripted`
 //! plays what the tests' database does otherwise than MongoDB.
 
+mod busy;
 mod ends;
 mod large;
 mod misleading;

@@ -7,13 +7,14 @@
 
 use std::{collections::HashSet, time::Duration};
 
+use bson::doc;
 use tokio::time::timeout;
 
 use crate::{
     hub::stream::{history::ensure_in_oplog, scan::Scan},
     model::Operation,
     pipeline::Plan,
-    source::{Anchor, Batch, BatchSize, ClusterTime, Position, Source, SourceError},
+    source::{Anchor, Batch, BatchSize, ClusterTime, Failure, Position, Source, SourceError},
 };
 
 /// The time for the search. A token may have an earlier time than its event, by as much as the stream had not
@@ -97,32 +98,48 @@ async fn search(
     }
 }
 
-/// Finds the `invalidate` that has ended a stream at some position: the scope's outline has it. Returns it in a batch
+/// Finds the `invalidate` that has ended a plan's stream at some position: the scope's outline has it. Returns it in a batch
 /// of its own, behind the event that caused it. `None` if there is none, so that the stream was closed for another
 /// reason.
 ///
 /// # Errors
-/// MongoDB does not answer, or no longer has the position.
+/// MongoDB does not answer in time, or no longer has the position.
 pub(super) async fn find_invalidation(
     source: &dyn Source,
-    outline: &Plan,
+    plan: &Plan,
     at: &Position,
 ) -> Result<Option<Batch>, SourceError> {
-    let search = async {
-        let read = read_to_invalidation(source, outline, at).await;
-        // Some servers do not repeat the `invalidate` of an event after its token.
-        let may_be_before = match &read {
-            Ok(found) => found.is_none(),
-            Err(error) => error.failure.may_mean_the_token(),
-        };
-        if !may_be_before || !at.can_resume_by_time() {
-            return read;
-        }
-        let by_time = Position::Time(at.time());
-        ensure_in_oplog(source, &by_time).await?;
-        read_to_invalidation(source, outline, &by_time).await
+    let outline = plan.scope_outline();
+    let from = match at {
+        // The one before.
+        Position::Invalidate { time, .. } => time.successor(),
+        at => at.time(),
     };
-    timeout(SEARCH_TIMEOUT, search).await.unwrap_or(Ok(None))
+    // By time, as MongoDB repeats only the `invalidate` after the token of its cause; and only these events, which are
+    // found without a look at all others.
+    let ends = [
+        Operation::Invalidate,
+        Operation::Drop,
+        Operation::Rename,
+        Operation::DropDatabase,
+    ];
+    let ends = doc! { "operationType": { "$in": ends.map(Operation::name).to_vec() } };
+    let search = async {
+        let by_time = Position::Time(from);
+        match ensure_in_oplog(source, &by_time).await {
+            // The position may be later than its time.
+            Err(error) if error.failure == Failure::HistoryLost && at.token().is_some() => {
+                read_to_invalidation(source, &outline, at).await
+            }
+            Err(error) => Err(error),
+            Ok(()) => read_to_invalidation(source, &outline.narrowed_to(ends), &by_time).await,
+        }
+    };
+    let found = timeout(SEARCH_TIMEOUT, search).await;
+    found.unwrap_or_else(|_| {
+        let message = "MongoDB has closed the cursor, and does not say in time why";
+        Err(SourceError::new(Failure::Transient, message))
+    })
 }
 
 async fn read_to_invalidation(

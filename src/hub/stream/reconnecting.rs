@@ -16,6 +16,7 @@ use crate::{
             open_with_client_stages,
         },
         passed_events::find_invalidation,
+        position_time::PositionTime,
         remedy::{FailedStream, Remedy, TriedRemedies},
         resume_deduplicator::Search,
         undeliverable::Found,
@@ -53,6 +54,7 @@ pub(in crate::hub) struct ReconnectingStream {
     upstream_grace: Duration,
     /// The position after the last batch that was returned.
     position: Position,
+    position_time: PositionTime,
     cursor: Option<Reader>,
     /// `true` once MongoDB has closed the cursor of a stream with a client's stages, which may have left the
     /// `invalidate` out.
@@ -100,6 +102,7 @@ impl ReconnectingStream {
             metrics,
             upstream_grace,
             position,
+            position_time: PositionTime::default(),
             cursor: None,
             may_be_invalidated: false,
             deduplicator: None,
@@ -171,8 +174,13 @@ impl ReconnectingStream {
                     Err(error) => error,
                 },
                 Some(cursor) => match cursor.next().await {
-                    Ok(Some(batch)) => {
-                        self.outage_since = None;
+                    Ok(Some(mut batch)) => {
+                        // That MongoDB closes the cursor is no success.
+                        if !batch.closed || !batch.events.is_empty() {
+                            self.outage_since = None;
+                        }
+                        let (source, plan) = (&*self.source, &*self.plan);
+                        self.position_time.raise(&mut batch, source, plan).await;
                         self.receive(batch);
                         continue;
                     }
@@ -255,7 +263,7 @@ impl ReconnectingStream {
         if !std::mem::take(&mut self.may_be_invalidated) {
             return Ok(None);
         }
-        find_invalidation(&*self.source, &self.plan.scope_outline(), &self.position).await
+        find_invalidation(&*self.source, &self.plan, &self.position).await
     }
 
     fn receive(&mut self, mut batch: Batch) {
@@ -297,7 +305,7 @@ impl ReconnectingStream {
             // MongoDB returns events only once it has found the token.
             self.shared_plan = None;
         }
-        let current = !batch.events.is_empty() && lag(&batch) <= LIVE_WITHIN_SECONDS;
+        let current = !batch.events.is_empty() && batch.lag_seconds() <= LIVE_WITHIN_SECONDS;
         if batch.idle || current {
             self.stage = Stage::Live;
         } else if !batch.events.is_empty()
@@ -483,13 +491,5 @@ impl ReconnectingStream {
     fn set_stage(&mut self, stage: Stage, reason: &'static str, observer: &mut impl StageObserver) {
         self.stage = stage;
         observer.stage_changed(stage, reason);
-    }
-}
-
-/// The lag of a batch behind MongoDB's time, in seconds.
-fn lag(batch: &Batch) -> u32 {
-    match (batch.operation_time, batch.events.last()) {
-        (Some(now), Some(last)) => now.seconds_since(last.cluster_time),
-        _ => 0,
     }
 }

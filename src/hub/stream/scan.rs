@@ -120,7 +120,7 @@ pub(in crate::hub) async fn has_passed(
         let mut scan = Scan::open(source, outline, at, BatchSize::One).await?;
         Ok(match scan.next().await? {
             Some(next) => next.events.iter().all(|it| it.cluster_time > time),
-            None => scan.end() != Some(ScanEnd::Unproven),
+            None => scan.end() == Some(ScanEnd::NoEvents),
         })
     };
     timeout(PASSED_TIMEOUT, read).await.unwrap_or(Ok(false))

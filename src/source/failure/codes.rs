@@ -99,7 +99,7 @@ pub(super) fn reclassify_opening(
 }
 
 /// Returns whether a code is one of a malformed command: BadValue, FailedToParse, TypeMismatch, a missing field.
-pub(super) fn is_malformed_command(code: i32) -> bool {
+fn is_malformed_command(code: i32) -> bool {
     matches!(code, 2 | 9 | 14 | 40414)
 }
 

@@ -209,7 +209,7 @@ async fn refused(weir: &Weir, bytes: impl Into<Bytes>) -> Status {
 async fn a_field_of_a_later_version_is_refused_with_its_number() {
     let database = Database::start().await;
     let weir = Weir::start(&database).await;
-    for number in [7, 11, 20, 21, 300] {
+    for number in [7, 300] {
         let mut bytes = database.watch_request(&[ORDERS]).encode_to_vec();
         prost::encoding::string::encode(number, &"status".to_owned(), &mut bytes);
         let status = refused(&weir, bytes).await;

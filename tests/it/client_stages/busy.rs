@@ -1,12 +1,13 @@
 //! Watches whose stages leave out what others write all the time: they reach the end of what there is all the same.
 
 use super::{ORDERS, insert, staged};
-use crate::support::{Database, Weir, eventually};
+use crate::support::{Database, Weir, eventually, within};
 use mongodb::bson::{Document, doc};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio_util::task::AbortOnDropHandle;
 use weir::pb;
 use weir::pb::watch_request::Start;
+use weir::pb::watch_response::Kind;
 
 /// Stages that leave every event out, with and without the events' times.
 fn nothing() -> [Vec<Document>; 2] {
@@ -77,11 +78,11 @@ async fn a_watch_ends_at_its_end_time_while_others_write_what_the_stages_leave_o
             ..staged(database.watch_request(&[ORDERS]), &stages)
         };
         let mut watch = weir.watch(request).await;
-        while let Some(message) = watch.try_next().await.expect("it ends well") {
-            assert!(!matches!(
-                message.kind,
-                Some(pb::watch_response::Kind::Changes(_))
-            ));
-        }
+        let end = async {
+            while let Some(message) = watch.try_next().await.expect("it ends well") {
+                assert!(!matches!(message.kind, Some(Kind::Changes(_))));
+            }
+        };
+        within("the end", end).await;
     }
 }

@@ -304,7 +304,10 @@ impl Table {
             self.bad("shard.count", "1 to 1024", shard(count, count));
         }
         for (index, count) in [(1, 1), (2, 2), (1_024, 1_024), (1 << 16, 5), (u32::MAX, 5)] {
-            let words = format!("use 0 to {}", count - 1);
+            let words = match count {
+                1 => "with 1 consumer, use 0".to_owned(),
+                _ => format!("use 0 to {}", count - 1),
+            };
             self.bad("shard.index", &words, shard(index, count));
         }
     }

@@ -52,7 +52,10 @@ async fn a_document_whose_id_was_cut_is_no_other_document() {
     ]) {
         let request = pb::WatchRequest {
             full_document: pb::FullDocument::UpdateLookup.into(),
-            ..staged(database.watch_request(&[ORDERS]), &[stage.clone()])
+            ..staged(
+                database.watch_request(&[ORDERS]),
+                std::slice::from_ref(&stage),
+            )
         };
         let mut watch = weir.watch(request).await;
         let set = doc! { "$set": { "t": t } };

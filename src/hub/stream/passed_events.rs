@@ -14,7 +14,9 @@ use crate::{
     hub::stream::{history::ensure_in_oplog, scan::Scan},
     model::Operation,
     pipeline::Plan,
-    source::{Anchor, Batch, BatchSize, ClusterTime, Failure, Position, Source, SourceError},
+    source::{
+        Anchor, Batch, BatchSize, ClusterTime, Event, Failure, Position, Source, SourceError,
+    },
 };
 
 /// The time for the search. A token may have an earlier time than its event, by as much as the stream had not
@@ -24,6 +26,14 @@ const SEARCH_TIMEOUT: Duration = Duration::from_secs(30);
 /// The maximum number of events of one time that are remembered, in less than 1 MiB. A transaction that makes more
 /// of them in one scope is delivered again.
 const MAX_EVENTS: usize = 28_000;
+
+/// The `invalidate` that ends a stream, and the operations that cause it.
+const ENDS: [Operation; 4] = [
+    Operation::Invalidate,
+    Operation::Drop,
+    Operation::Rename,
+    Operation::DropDatabase,
+];
 
 /// Where a stream goes on after an event.
 #[derive(Debug)]
@@ -117,13 +127,7 @@ pub(super) async fn find_invalidation(
     };
     // By time, as MongoDB repeats only the `invalidate` after the token of its cause; and only these events, which are
     // found without a look at all others.
-    let ends = [
-        Operation::Invalidate,
-        Operation::Drop,
-        Operation::Rename,
-        Operation::DropDatabase,
-    ];
-    let ends = doc! { "operationType": { "$in": ends.map(Operation::name).to_vec() } };
+    let ends = doc! { "operationType": { "$in": ENDS.map(Operation::name).to_vec() } };
     let search = async {
         let by_time = Position::Time(from);
         match ensure_in_oplog(source, &by_time).await {
@@ -149,18 +153,12 @@ async fn read_to_invalidation(
 ) -> Result<Option<Batch>, SourceError> {
     let mut scan = Scan::open(source, outline, at, BatchSize::Default).await?;
     while let Some(mut batch) = scan.next().await? {
-        let is_end = |operation| operation == Operation::Invalidate;
-        let Some(end) = batch.events.iter().position(|it| is_end(it.operation)) else {
+        let is_end = |event: &Event| event.operation == Operation::Invalidate;
+        let Some(end) = batch.events.iter().position(is_end) else {
             continue;
         };
         batch.events.truncate(end + 1);
-        batch.events.retain(|event| {
-            is_end(event.operation)
-                || matches!(
-                    event.operation,
-                    Operation::Drop | Operation::Rename | Operation::DropDatabase
-                )
-        });
+        batch.events.retain(|event| ENDS.contains(&event.operation));
         batch.position = batch.events.last().map(|it| it.position(&batch.buffer));
         batch.closed = false;
         return Ok(Some(batch));

@@ -65,6 +65,11 @@ bench: database ## Measure Weir against what it replaces (a quarter of an hour; 
 monitoring: test-packages ## Generate the Prometheus rules and the Grafana dashboard from monitoring/signals.yaml
 	@.venv/bin/python scripts/monitoring
 
+.PHONY: sbom
+sbom: ## Build weir with the list of its dependencies in it, and write that list to target/sbom (PROFILE=dev: unoptimized)
+	@scripts/setup cargo cc python3 cargo-auditable cargo-cyclonedx
+	@scripts/sbom $(or $(PROFILE),release)
+
 .PHONY: lint
 lint: lint-rust lint-proto lint-image ## Check the format, clippy, the documentation's links, the proto and the Dockerfile
 

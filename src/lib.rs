@@ -12,6 +12,8 @@
 
 pub mod pb;
 
+pub mod digest;
+
 pub mod raw;
 
 pub mod model;

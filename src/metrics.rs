@@ -7,6 +7,7 @@ mod catalogue;
 mod guards;
 mod label_values;
 mod labels;
+mod process;
 mod scrape;
 mod series;
 
@@ -30,8 +31,8 @@ impl Metrics {
     /// Returns the page that Prometheus scrapes, with `gauges` measured now.
     #[must_use]
     pub fn render(&self, gauges: &ScrapedGauges) -> String {
-        metrics::with_local_recorder(&*self.recorder, || self.process.collect());
         let mut page = self.page.render();
+        process::write(&mut page);
         gauges.write(self, &mut page);
         page
     }

@@ -13,11 +13,10 @@ use axum::{
     http::{HeaderMap, StatusCode, header},
     serve::IncomingStream,
 };
-use sha2::{Digest as _, Sha256};
 
 use tokio::sync::Mutex;
 
-use crate::{listen::Listener, metrics::Metrics, reload::ReloadedFiles};
+use crate::{digest::sha256, listen::Listener, metrics::Metrics, reload::ReloadedFiles};
 
 /// The minimum length of a token, in bytes. Shorter ones could be guessed.
 const MIN_TOKEN_BYTES: usize = 16;
@@ -92,7 +91,7 @@ impl AdminAuth {
         if !token.iter().all(u8::is_ascii_graphic) {
             return Err("the token has spaces or non-ASCII characters: use one line of letters, digits and punctuation".to_owned());
         }
-        self.token.store(Some(digest(token).into()));
+        self.token.store(Some(sha256(token).into()));
         Ok(())
     }
 
@@ -146,11 +145,7 @@ fn check_bearer(token: &[u8; 32], headers: &HeaderMap) -> Result<(), Refusal> {
         return Err(UNAUTHORIZED);
     }
     // Both are hashes of equal length, compared in constant time.
-    verify_slices_are_equal(token, &digest(bearer.trim_ascii())).map_err(|_| UNAUTHORIZED)
-}
-
-fn digest(bytes: &[u8]) -> [u8; 32] {
-    Sha256::digest(bytes).into()
+    verify_slices_are_equal(token, &sha256(bearer.trim_ascii())).map_err(|_| UNAUTHORIZED)
 }
 
 /// Returns whether the client address is exactly 127.0.0.1 or ::1. The sidecar of a mesh forwards outside

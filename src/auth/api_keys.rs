@@ -11,7 +11,6 @@ use std::{
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use serde::Deserialize;
 use serde_json::{Map, Value};
-use sha2::{Digest as _, Sha256};
 
 use super::{
     credentials,
@@ -20,7 +19,7 @@ use super::{
         Principal, check_expiry, claims_within_bounds, is_valid_principal_name,
     },
 };
-use crate::error::Error;
+use crate::{digest::sha256, error::Error};
 
 /// The maximum number of keys: each call is compared with all of them.
 const MAX_KEYS: usize = 10_000;
@@ -102,7 +101,7 @@ pub fn is_api_key(text: &str) -> bool {
 }
 
 fn hash(key: &str) -> [u8; 32] {
-    Sha256::digest(key.as_bytes()).into()
+    sha256(key.as_bytes())
 }
 
 #[derive(Deserialize)]

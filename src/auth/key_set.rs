@@ -4,7 +4,8 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use jsonwebtoken::{Algorithm, DecodingKey};
 use serde::Deserialize;
 use serde_json::Value;
-use sha2::{Digest as _, Sha256};
+
+use crate::digest::sha256;
 
 /// The maximum number of keys in a set.
 const MAX_KEYS: usize = 100;
@@ -174,7 +175,7 @@ impl Key {
             key_type,
             algorithm,
             decoding_key,
-            thumbprint: Sha256::digest(material).into(),
+            thumbprint: sha256(&material),
         };
         if algorithm.is_some_and(|algorithm| !key.supports(algorithm)) {
             return Err("has an algorithm that does not fit its type");

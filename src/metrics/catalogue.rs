@@ -50,9 +50,7 @@ macro_rules! catalogue {
 
         /// The handles of every metric, and the page that Prometheus scrapes.
         pub struct Metrics {
-            pub(super) recorder: Arc<PrometheusRecorder>,
             pub(super) page: PrometheusHandle,
-            pub(super) process: metrics_process::Collector,
             $(
                 #[doc = concat!("`", $name, "`")]
                 $visibility $handle: $type,
@@ -71,17 +69,13 @@ macro_rules! catalogue {
                         .expect("the buckets are not empty");
                 )?)*
                 let recorder = Arc::new(builder.build_recorder());
-                let process = metrics_process::Collector::default();
-                metrics::with_local_recorder(&*recorder, || process.describe());
                 CATALOGUE.iter().for_each(|metric| describe(&recorder, metric));
                 let metrics = Self {
                     page: recorder.handle(),
-                    process,
                     $($handle: {
                         let (labels, help) = (&[$($label),*], $help);
                         Handle::register(&recorder, Names { name: $name, labels, help })
                     },)*
-                    recorder,
                 };
                 $($(metrics.$handle.expose($known.iter().copied());)?)*
                 metrics.build_info.of(env!("CARGO_PKG_VERSION")).set(1);

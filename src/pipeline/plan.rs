@@ -6,7 +6,6 @@ use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use bson::{Document, doc};
-use sha2::{Digest as _, Sha256};
 
 use super::change_stream_options::ChangeStreamOptions;
 use super::filter_stages::filter_stages;
@@ -14,6 +13,7 @@ use super::genuine::{Genuine, may_look_split};
 use super::scope_stage::{scope_and_operations, stages_before_client_stages};
 use super::stage::PipelineStage;
 use super::{Watch, match_stage::all_of};
+use crate::digest::sha256;
 use crate::model::{BeforeChange, Operation, OperationSet, Scope};
 
 /// The change stream of one feed. Watches with equal plans can share it.
@@ -208,7 +208,7 @@ impl Plan {
     /// because they select from the stream.
     pub fn fingerprint(&self) -> [u8; 16] {
         let mut fingerprint = [0; 16];
-        fingerprint.copy_from_slice(&Sha256::digest(self.stream_identity())[..16]);
+        fingerprint.copy_from_slice(&sha256(self.stream_identity())[..16]);
         fingerprint
     }
 

@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 
 use serde_json::{Map, Value};
-use sha2::{Digest as _, Sha256};
 
 use super::{
     access::{AccessRequest, Decision, Limits},
@@ -12,6 +11,7 @@ use super::{
 };
 use crate::{
     auth::Principal,
+    digest::sha256,
     model::{BeforeChange, FieldMask, FullDocument, Operation, TokenAudience},
     pipeline::View,
 };
@@ -184,10 +184,10 @@ impl Rule {
     /// tokens stay valid when it changes.
     fn token_audience(&self, claims: &Map<String, Value>) -> Option<TokenAudience> {
         let named = self.filter.as_ref()?.claims();
-        let mut hash = Sha256::new();
+        let mut hashed = Vec::new();
         let mut add = |text: &str| {
-            hash.update((text.len() as u64).to_be_bytes());
-            hash.update(text);
+            hashed.extend((text.len() as u64).to_be_bytes());
+            hashed.extend(text.as_bytes());
         };
         if named.is_empty() {
             add("rule");
@@ -202,7 +202,7 @@ impl Rule {
             }
         }
         let mut token_audience = TokenAudience([0; 8]);
-        token_audience.0.copy_from_slice(&hash.finalize()[..8]);
+        token_audience.0.copy_from_slice(&sha256(&hashed)[..8]);
         Some(token_audience)
     }
 }

@@ -1,8 +1,6 @@
 //! An event by its time and a digest of its token.
 
-use sha2::{Digest as _, Sha256};
-
-use crate::source::ClusterTime;
+use crate::{digest::sha256_of_parts, source::ClusterTime};
 
 /// An event, by its time and a hash of MongoDB's token: 24 bytes, whatever the size of the token.
 ///
@@ -35,9 +33,6 @@ impl Anchor {
 
 /// The hash is part of resume tokens, so it never changes.
 fn digest(token: &[u8]) -> [u8; 16] {
-    let digest = Sha256::new()
-        .chain_update(b"anchor\0")
-        .chain_update(token)
-        .finalize();
+    let digest = sha256_of_parts(&[b"anchor\0", token]);
     *digest.first_chunk().expect("a SHA-256 digest has 32 bytes")
 }

@@ -15,7 +15,6 @@ use crate::support::{
 use bytes::Bytes;
 use prost::Message as _;
 use serde_json::Value;
-use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
 use tonic::metadata::AsciiMetadataValue;
 use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
@@ -636,10 +635,9 @@ async fn a_key_made_by_hash_key_opens_a_watch() {
     let mut again = weir(&[], &["hash-key", "alice"]);
     again.wait_for_exit(WAIT_LIMIT).await;
     assert_ne!(again.stdout().lines().next(), Some(key));
-    assert!(
-        entry.contains(&format!("{:x}", Sha256::digest(key.as_bytes()))),
-        "{making}"
-    );
+    let hash = weir::digest::sha256(key.as_bytes());
+    let hash = hash.map(|byte| format!("{byte:02x}")).concat();
+    assert!(entry.contains(&hash), "{making}");
 
     let command = format!(
         "echo {key} | {} hash-key 'alice: \"the\" 1st' --stdin",

@@ -19,7 +19,6 @@ use http::{HeaderMap, HeaderValue};
 use jsonwebtoken::Algorithm;
 use rcgen::{CertificateParams, KeyPair, SanType, date_time_ymd};
 use serde_json::{Value, json};
-use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
 use weir::{
     auth::{
@@ -870,8 +869,9 @@ async fn keys_are_fetched_only_from_servers_with_a_trusted_certificate() {
 }
 
 fn sha256(key: &str) -> String {
-    let hash = Sha256::digest(key.as_bytes());
-    hash.iter().map(|byte| format!("{byte:02x}")).collect()
+    weir::digest::sha256(key.as_bytes())
+        .map(|byte| format!("{byte:02x}"))
+        .concat()
 }
 
 fn api_keys(path: &Path) -> AuthSettings {

@@ -31,16 +31,31 @@ struct Licenses {
 }
 
 #[derive(Deserialize)]
+#[serde(rename_all = "kebab-case")]
 struct Bans {
-    deny: Vec<Ban>,
+    multiple_versions: String,
+    deny: Vec<Rule>,
+    skip: Vec<Rule>,
 }
 
 #[derive(Deserialize)]
-struct Ban {
+struct Rule {
     /// A name, or a name and a version requirement: "bson:<3".
     #[serde(rename = "crate")]
-    banned: String,
+    versions: String,
     reason: String,
+}
+
+impl Rule {
+    /// Returns whether the rule is about a package.
+    fn names(&self, package: &Package) -> bool {
+        let (name, versions) = self
+            .versions
+            .split_once(':')
+            .unwrap_or((&self.versions, "*"));
+        let versions = VersionReq::parse(versions).expect("a version requirement");
+        package.name == name && versions.matches(&package.version)
+    }
 }
 
 #[derive(Deserialize)]
@@ -137,17 +152,44 @@ fn every_dependency_has_an_allowed_licence_and_every_allowed_licence_is_used() {
 #[test]
 fn no_dependency_is_banned() {
     let packages = packages();
-    for Ban { banned, reason } in rules().bans.deny {
-        let (name, versions) = banned.split_once(':').unwrap_or((&banned, "*"));
-        let versions = VersionReq::parse(versions).expect("a version requirement");
-        let found = packages
-            .iter()
-            .find(|package| package.name == name && versions.matches(&package.version));
+    for ban in rules().bans.deny {
         assert!(
-            found.is_none(),
-            "{banned} is in the tree, and is banned: {reason}"
+            !packages.iter().any(|package| ban.names(package)),
+            "{} is in the tree, and is banned: {}",
+            ban.versions,
+            ban.reason
         );
     }
+}
+
+#[test]
+fn every_dependency_is_present_in_one_version_but_for_those_with_a_reason() {
+    let Bans {
+        multiple_versions,
+        skip,
+        ..
+    } = rules().bans;
+    assert_eq!(multiple_versions, "deny");
+    let packages = packages();
+    let mut faults = Vec::new();
+    for rule in &skip {
+        let is_one_of_several = packages.iter().any(|package| {
+            let others = packages.iter().filter(|it| it.name == package.name);
+            rule.names(package) && others.count() > 1
+        });
+        if !is_one_of_several {
+            faults.push(format!("deny.toml skips {} in vain", rule.versions));
+        }
+        assert!(!rule.reason.is_empty(), "{} has no reason", rule.versions);
+    }
+    let mut names = BTreeSet::new();
+    for package in &packages {
+        let is_skipped = skip.iter().any(|rule| rule.names(package));
+        if !is_skipped && !names.insert(&package.name) {
+            faults.push(format!("{} is present in several versions", package.name));
+        }
+    }
+    assert!(faults.is_empty(), "{faults:#?}");
 }
 
 #[test]

@@ -358,7 +358,7 @@ mod tests {
         let mut calls = waiting(&turns, &"a", 2);
         let mut others = waiting(&turns, &"b", 1);
         // One before it has its turn, and one after that.
-        calls.remove(0);
+        drop(calls.remove(0));
         drop(held);
         assert!(turn_of(&mut others).is_none());
         calls.clear();

@@ -1,10 +1,10 @@
 //! Callers, once their credentials are verified.
 
-use std::time::SystemTime;
+use std::{net::SocketAddr, time::SystemTime};
 
 use serde_json::{Map, Value};
 
-use crate::error::Error;
+use crate::{error::Error, model::Caller};
 
 /// The maximum length of a principal's name, in bytes.
 pub const MAX_NAME_BYTES: usize = 512;
@@ -81,6 +81,16 @@ impl Principal {
             claims: Map::new(),
             expires: None,
             fingerprint: CredentialFingerprint::None,
+        }
+    }
+
+    /// Returns whom its watches belong to. Without authentication all callers are one principal, so that their
+    /// addresses tell them apart.
+    #[must_use]
+    pub fn as_caller(&self, address: Option<SocketAddr>) -> Caller {
+        match self.method {
+            Method::None => Caller::Address(address.map(|it| it.ip())),
+            _ => Caller::Principal(self.to_string().into()),
         }
     }
 

@@ -1,10 +1,11 @@
 //! Limits on how much of something may be in use at once.
 //!
-//! A [`Limiter`] hands out permits, a [`Limit`] is for what its owner counts itself, and [`PerKey`] has values for
-//! each principal or address. Each limit counts what it refuses, and the error of a refused call is made of
-//! [`Exceeded`].
+//! A [`Limiter`] hands out permits in the order of asking, and [`Turns`] go round by keys. A [`Limit`] is for what
+//! its owner counts itself, and [`PerKey`] has values for each principal or address. Each limit counts what it
+//! refuses, and the error of a refused call is made of [`Exceeded`].
 
 mod per_key;
+mod turns;
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,6 +16,7 @@ use tokio::{
 };
 
 pub use per_key::{Member, PerKey};
+pub use turns::{Turn, Turns};
 
 /// A maximum, with the unit that it is counted in.
 #[derive(Debug, Clone)]

@@ -5,6 +5,7 @@
 //! - `options`, `end_time`: the other options of a request.
 //! - `event_index`: where the fields of a raw event are.
 //! - `shard`: the share of the documents that one of several equal consumers watches.
+//! - `caller`: whose watch it is, where shares go by callers.
 //! - `stage`: how far a watch has come, and the mode of its feed.
 //! - `rendering`, `mask`: what is shown of an event: format, fields, and the audience of its token.
 //! - `violations`: what is wrong with a request, field by field.
@@ -29,6 +30,9 @@ pub use options::{
 
 mod shard;
 pub use shard::Shard;
+
+mod caller;
+pub use caller::Caller;
 
 mod stage;
 pub use stage::{Mode, Stage};

@@ -12,8 +12,8 @@ use super::View;
 use super::client_stages::{check_combination, client_stages};
 use crate::filter::{Predicate, parse};
 use crate::model::{
-    BeforeChange, EndTime, FeedMode, Findings, Format, FullDocument, Invalidate, MissingImage,
-    Operation, Oversize, Rendering, RequestError, Scope, Shard, Start,
+    BeforeChange, Caller, EndTime, FeedMode, Findings, Format, FullDocument, Invalidate,
+    MissingImage, Operation, Oversize, Rendering, RequestError, Scope, Shard, Start,
 };
 use crate::pb;
 use crate::pb::watch_request;
@@ -119,6 +119,8 @@ pub struct Watch {
     pub shard: Option<Shard>,
     /// The client's own stages, valid, in order.
     pub client_stages: Vec<Document>,
+    /// Whose watch it is. A request does not say; the server sets it.
+    pub caller: Caller,
 }
 
 impl Watch {
@@ -182,6 +184,7 @@ impl Watch {
             feed_mode,
             shard: shard::shard(request.shard, has_pipeline, f),
             client_stages: client_stages(request.pipeline, f),
+            caller: Caller::default(),
         };
         findings.into_result().map(|()| watch)
     }

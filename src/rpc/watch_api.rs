@@ -13,7 +13,7 @@ use crate::{
     hub::Hub,
     limit::{Exceeded, Limit, Limiter, Permit},
     metrics::Metrics,
-    model::{RequestError, Stage},
+    model::{Caller, RequestError, Stage},
     pb,
     pipeline::{RequestLimits, Watch},
     policy::Limits,
@@ -109,17 +109,19 @@ impl WatchApi {
 
     async fn open(
         &self,
-        principal: Arc<Principal>,
+        (principal, caller): (Arc<Principal>, Caller),
         request: pb::WatchRequest,
         (deadline, compression): (Option<Deadline>, Option<Compression>),
         mut outcome: Outcome,
     ) -> Result<WatchStream, (Error, Outcome)> {
         let gauge = self.metrics.count_watch(Stage::Opening);
         let admitted = answer_in_time(deadline, self.admit(&principal, request));
-        let (watch, permits) = match admitted.await {
+        let (mut watch, permits) = match admitted.await {
             Ok(admitted) => admitted,
             Err(error) => return Err((error, outcome)),
         };
+        watch.caller = caller;
+        let watch = Arc::new(watch);
         outcome.traced().set_scope(&watch.scope);
         tracing::debug!(scope = %watch.scope, "opening the watch");
         let subscribed = async {
@@ -152,7 +154,7 @@ impl WatchApi {
         &self,
         principal: &Arc<Principal>,
         mut request: pb::WatchRequest,
-    ) -> Result<(Arc<Watch>, WatchPermits), Error> {
+    ) -> Result<(Watch, WatchPermits), Error> {
         let mut lease = AuthorizationLease::begin(&self.access, principal, self.limits.max_age)?;
         // Checked early to fail fast; the permit is taken below, after the last wait.
         self.watches.check()?;
@@ -174,7 +176,7 @@ impl WatchApi {
             quota,
             _permits: [permit, patterns],
         };
-        Ok((Arc::new(watch), permits))
+        Ok((watch, permits))
     }
 }
 
@@ -254,12 +256,13 @@ impl WatchApi {
         let peer = request.extensions().get::<Peer>();
         let peer = peer.and_then(|peer| peer.address);
         let principal = principal_of(&request)?;
+        let caller = principal.as_caller(peer);
         let tracing = (&self.spans, request.metadata().as_ref());
         let outcome = Outcome::begin(Arc::clone(&self.metrics), peer, &principal, tracing);
         let span = outcome.span().clone();
         let opened = self
             .open(
-                principal,
+                (principal, caller),
                 request.into_inner(),
                 (deadline, compression),
                 outcome,

@@ -60,6 +60,7 @@ fn an_empty_request_uses_every_default() {
             feed_mode: FeedMode::Auto,
             shard: None,
             client_stages: Vec::new(),
+            caller: Caller::default(),
         }
     );
 }

@@ -138,8 +138,9 @@ pub struct ServeConfig {
     )]
     pub feeds_per_scope: usize,
 
-    /// Maximum number of watches that catch up at once, 1 to 10000; further ones wait. A watch that catches
-    /// up reads events which its feed no longer holds, on its own change stream and connection to MongoDB
+    /// Maximum number of watches that catch up at once, 1 to 10000; further ones wait, by turns between
+    /// principals, of which one has at most three quarters. A watch that catches up reads events which its
+    /// feed no longer holds, on its own change stream and connection to MongoDB
     #[arg(
         long,
         env = "WEIR_MAX_CATCH_UPS",
@@ -148,7 +149,9 @@ pub struct ServeConfig {
     )]
     pub max_catch_ups: usize,
 
-    /// The time that a feed stays open after its last watch has left, for watches that reconnect, 0s to 1h
+    /// The time that a feed stays open after its last watch has left, for watches that reconnect, 0s to 1h.
+    /// The feeds that one principal has left share it: of n, the one left longest ago stays for an n-th. At
+    /// most a quarter of the feeds stay
     #[arg(long, env = "WEIR_FEED_LINGER", value_name = "DURATION", default_value = "30s", value_parser = humantime::parse_duration)]
     pub feed_linger: Duration,
 

@@ -6,13 +6,14 @@
 //! the ring (a [`Barrier`](super::ring::Barrier)).
 
 mod held_barrier;
+mod position_times;
 mod remaining;
 mod stages;
 mod start;
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::time::{Instant, timeout};
+use tokio::time::{sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument as _;
 
@@ -41,11 +42,14 @@ use remaining::{Remaining, RemainingSearch};
 use stages::QueueStageObserver;
 pub(super) use start::{CatchUpSpec, CatchUpStart, PendingOpen};
 
-/// The time without a read by the client after which a catch-up gives up its permit.
-const STALL_TIMEOUT: Duration = Duration::from_secs(10);
+/// The time that a client has to take what was read ahead once its catch-up has ended.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The time after which a catch-up whose client reads slowly gives up its permit if others wait for one.
-const SLOW_CLIENT_LIMIT: Duration = Duration::from_secs(30);
+/// The same, when its catch-up gives its permit to another although its client reads.
+const SHORT_DRAIN_TIMEOUT: Duration = Duration::from_millis(200);
+
+/// The interval at which it is checked whether others wait for a permit.
+const CHECK: Duration = Duration::from_millis(250);
 
 /// A running catch-up. Dropping it stops it.
 #[derive(Debug)]
@@ -76,8 +80,7 @@ struct CatchUp {
     /// The time of the reply with the last event, or of the first reply.
     delivered_by: Option<ClusterTime>,
     held_barrier: HeldBarrier,
-    /// The permit, and the time at which it was acquired.
-    permit: Option<(CatchUpPermit, Instant)>,
+    permit: Option<CatchUpPermit>,
 }
 
 /// Ends the queue of a catch-up that panics, so that its watcher does not wait forever.
@@ -91,8 +94,8 @@ impl Drop for EndOnPanic {
     }
 }
 
-/// The client does not read, or reads too slowly.
-struct ClientStalled;
+/// The permit is to be given to another watch.
+struct PermitWanted;
 
 impl RunningCatchUp {
     /// Starts a catch-up in a task.
@@ -155,10 +158,14 @@ impl CatchUp {
         };
         queue.0.end(outcome);
         // Unread events must not stay in memory without a permit.
-        if timeout(STALL_TIMEOUT, queue.0.wait_drained())
-            .await
-            .is_err()
-        {
+        let drained = tokio::select! {
+            biased;
+            () = queue.0.wait_drained() => true,
+            () = self.catch_ups.permits.client_stalled(&queue.0) => false,
+            () = permit_wanted(&mut self.permit) => false,
+            () = sleep(DRAIN_TIMEOUT) => false,
+        };
+        if !drained {
             queue.0.end(CatchUpOutcome::GivenUp);
         }
     }
@@ -168,7 +175,7 @@ impl CatchUp {
             CatchUpStart::Open(permit, opened) => (permit, Some(*opened)),
             CatchUpStart::Opening(opening) => self.finish_open(opening).await?,
             CatchUpStart::WaitingForPermit => {
-                let permit = self.catch_ups.permits.acquire().await;
+                let permit = self.catch_ups.permits.acquire(&self.spec.caller).await;
                 // Meanwhile another catch-up may have added facts to the ring's history.
                 if let Some(reader) = self.join() {
                     return Ok(CatchUpOutcome::Joined(reader));
@@ -177,9 +184,15 @@ impl CatchUp {
                     .await?
             }
         };
-        self.permit = Some((permit, Instant::now()));
+        self.permit = Some(permit);
         let stream = self.stream(opened).await?;
-        self.read_until_joined(stream).await
+        let (catch_ups, queue) = (Arc::clone(&self.catch_ups), Arc::clone(&self.queue));
+        tokio::select! {
+            biased;
+            outcome = self.read_until_joined(stream) => outcome,
+            // At any moment: who does not read loses nothing that it has read.
+            () = catch_ups.permits.client_stalled(&queue) => Ok(CatchUpOutcome::GivenUp),
+        }
     }
 
     /// Returns the stream, which continues with one that was opened, or opens it.
@@ -208,10 +221,11 @@ impl CatchUp {
         let mut segmenter = self.segmenter(&plan);
         let mut quiet_replies = 0;
         loop {
-            if self.wait_for_memory().await.is_err() {
-                return Ok(CatchUpOutcome::GivenUp);
-            }
+            self.catch_ups.memory.wait_available().await;
             let batch = stream.next(&mut QueueStageObserver(&queue)).await?;
+            if let Some(permit) = &mut self.permit {
+                permit.note_reply();
+            }
             if !Arc::ptr_eq(&plan, stream.plan()) {
                 plan = Arc::clone(stream.plan());
                 segmenter = self.segmenter(&plan);
@@ -255,12 +269,14 @@ impl CatchUp {
             if let Some(last) = &self.last {
                 self.feed.ring.mark_read_elsewhere(last.time());
             }
-            if !quiet {
-                quiet_replies = 0;
-                continue;
-            }
-            quiet_replies += usize::from(idle);
-            if quiet_replies > 1 && self.catch_ups.permits.has_waiters() {
+            quiet_replies = if quiet {
+                quiet_replies + usize::from(idle)
+            } else {
+                0
+            };
+            if self.is_permit_wanted(quiet_replies > 1, false) {
+                // A client that reads on has then taken what would have to be read again.
+                let _ = timeout(SHORT_DRAIN_TIMEOUT, queue.wait_drained()).await;
                 return Ok(CatchUpOutcome::GivenUp);
             }
         }
@@ -295,28 +311,23 @@ impl CatchUp {
         }
     }
 
-    /// Waits until there is memory for more. Gives up if the client leaves events unread meanwhile, so that
-    /// their memory is freed.
-    async fn wait_for_memory(&self) -> Result<(), ClientStalled> {
-        tokio::select! {
-            () = self.catch_ups.memory.wait_available() => Ok(()),
-            () = self.queue.wait_stalled(STALL_TIMEOUT) => Err(ClientStalled),
+    /// Waits until the queue has space for more. Fails if the permit is wanted meanwhile.
+    async fn wait_writable(&mut self) -> Result<(), PermitWanted> {
+        while !self.queue.is_writable() {
+            if self.is_permit_wanted(false, true) {
+                return Err(PermitWanted);
+            }
+            // Without space after that time, others may wait for the permit.
+            let _ = timeout(CHECK, self.queue.wait_writable()).await;
         }
+        Ok(())
     }
 
-    /// Waits until the queue has space for more. Gives up if the client does not read, or reads slowly
-    /// while others wait for a permit.
-    async fn wait_writable(&self) -> Result<(), ClientStalled> {
-        if self.queue.is_writable() {
-            return Ok(());
-        }
-        let held_long =
-            |(_, acquired): &(CatchUpPermit, Instant)| acquired.elapsed() > SLOW_CLIENT_LIMIT;
-        if self.permit.as_ref().is_some_and(held_long) && self.catch_ups.permits.has_waiters() {
-            return Err(ClientStalled);
-        }
-        let space = timeout(STALL_TIMEOUT, self.queue.wait_writable());
-        space.await.map_err(|_| ClientStalled)
+    /// Returns whether another watch is to have the permit.
+    fn is_permit_wanted(&mut self, is_quiet: bool, client_is_slow: bool) -> bool {
+        self.permit.as_mut().is_some_and(|permit| {
+            permit.is_wanted(client_is_slow) || is_quiet && permit.is_wanted_while_quiet()
+        })
     }
 
     /// Pushes the matching events of a batch to the queue as it has space for them. Returns the
@@ -326,7 +337,7 @@ impl CatchUp {
         batch: Batch,
         segmenter: &mut BatchSegmenter,
         position: Position,
-    ) -> Result<Option<Invalidation>, ClientStalled> {
+    ) -> Result<Option<Invalidation>, PermitWanted> {
         let upstream_time = batch.operation_time;
         let segmented = segmenter.segment(batch);
         for segment in segmented.segments {
@@ -456,33 +467,12 @@ impl CatchUp {
         let point = JoinPoint::Barrier(&barrier, evidence);
         ring.join(&self.residual, &self.subscriber, &point)
     }
+}
 
-    /// A time at or after the current position.
-    fn position_upper_bound(&self) -> Option<ClusterTime> {
-        match (&self.last, &self.spec.from) {
-            (Some(last), _) => Some(last.time()),
-            // A high-water position may be later than its own time.
-            (None, Position::HighWater { .. }) => self.start_upper_bound,
-            (None, from) => Some(from.time()),
-        }
-    }
-
-    /// A time from which on every event is new to the watch, and before which none is.
-    fn first_new_time(&self) -> Option<ClusterTime> {
-        match (&self.last, &self.spec.from) {
-            // Nothing was delivered, and a position by time includes the events of that time.
-            (None, Position::Time(time)) => Some(*time),
-            _ => Some(self.position_upper_bound()?.successor()),
-        }
-    }
-
-    /// A time at or after which the stream has had no event.
-    fn quiet_from(&self) -> Option<ClusterTime> {
-        match (&self.last, &self.spec.from) {
-            // The stream may have had events between the position and its upper bound.
-            (None, Position::HighWater { .. }) => None,
-            _ => self.first_new_time(),
-        }
+/// Waits until another watch is to have the permit of a catch-up whose client has not taken everything yet.
+async fn permit_wanted(permit: &mut Option<CatchUpPermit>) {
+    while !permit.as_mut().is_some_and(|permit| permit.is_wanted(true)) {
+        sleep(CHECK).await;
     }
 }
 

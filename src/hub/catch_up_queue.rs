@@ -1,8 +1,8 @@
 //! The queue from a catch-up to its watcher, bounded in bytes.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{collections::VecDeque, sync::Arc};
 
-use tokio::{sync::Notify, time::timeout};
+use tokio::{sync::Notify, time::Instant};
 
 use crate::{
     error::Error,
@@ -23,6 +23,8 @@ const CAPACITY: usize = 1 << 20;
 pub(super) struct CatchUpQueue {
     state: Mutex<State>,
     item_taken: Notify,
+    /// Notified when there is something to take, and nothing was before.
+    filled: Notify,
     subscriber: Arc<Subscriber>,
 }
 
@@ -30,6 +32,8 @@ pub(super) struct CatchUpQueue {
 struct State {
     items: VecDeque<QueueItem>,
     bytes: usize,
+    /// The time since which nothing was taken although there is something.
+    unread_since: Option<Instant>,
     /// The position of the catch-up after all items.
     position: Option<FeedPosition>,
     outcome: Option<CatchUpOutcome>,
@@ -67,24 +71,26 @@ impl CatchUpQueue {
         Self {
             state: Mutex::default(),
             item_taken: Notify::new(),
+            filled: Notify::new(),
             subscriber,
         }
     }
 
     pub(super) fn push(&self, item: QueueItem) {
         let mut state = lock(&self.state);
-        match &item {
-            QueueItem::Events(selection) => state.bytes += selection.segment().cost(),
-            QueueItem::Invalidated(_) => {}
-            QueueItem::Stage(..) => {
-                state.items.push_back(item);
-                drop(state);
-                return self.subscriber.wake();
-            }
+        if let QueueItem::Events(selection) = &item {
+            state.bytes += selection.segment().cost();
         }
-        // The position before this item must not be reported after it.
-        state.position = None;
+        if !matches!(item, QueueItem::Stage(..)) {
+            // The position before this item must not be reported after it.
+            state.position = None;
+        }
+        let was_empty = state.items.is_empty();
         state.items.push_back(item);
+        if was_empty {
+            state.unread_since = Some(Instant::now());
+            self.filled.notify_one();
+        }
         drop(state);
         self.subscriber.wake();
     }
@@ -123,15 +129,14 @@ impl CatchUpQueue {
         }
     }
 
-    /// Waits until the watcher has left items untaken for `limit`.
-    pub(super) async fn wait_stalled(&self, limit: Duration) {
+    /// Waits until there are items. Returns the time since which the watcher has taken none.
+    pub(super) async fn wait_unread(&self) -> Instant {
         loop {
-            let item_taken = self.item_taken.notified();
-            if lock(&self.state).items.is_empty() {
-                item_taken.await;
-            } else if timeout(limit, item_taken).await.is_err() {
-                return;
+            let filled = self.filled.notified();
+            if let Some(since) = lock(&self.state).unread_since {
+                return since;
             }
+            filled.await;
         }
     }
 
@@ -146,6 +151,7 @@ impl CatchUpQueue {
             }
             state.items.clear();
             state.bytes = 0;
+            state.unread_since = None;
         }
         state.outcome = Some(outcome);
         drop(state);
@@ -164,6 +170,7 @@ impl CatchUpQueue {
         if let QueueItem::Events(selection) = &item {
             state.bytes -= selection.segment().cost();
         }
+        state.unread_since = (!state.items.is_empty()).then(Instant::now);
         drop(state);
         self.item_taken.notify_one();
         QueueRead::Item(item)
@@ -178,6 +185,8 @@ impl CatchUpQueue {
         } else {
             state.bytes += rest.segment().cost();
             state.items.push_front(QueueItem::Events(rest));
+            state.unread_since = Some(Instant::now());
+            self.filled.notify_one();
         }
     }
 

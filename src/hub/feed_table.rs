@@ -2,7 +2,7 @@
 //! records; opening and stopping feeds is up to the caller.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     hash::{BuildHasher, RandomState},
     sync::Arc,
     time::Duration,
@@ -12,9 +12,15 @@ use tokio::time::Instant;
 
 use crate::{
     limit::{Exceeded, Limit},
-    model::{FeedMode, Mode, Scope},
+    model::{Caller, FeedMode, Mode, Scope},
     pipeline::Plan,
 };
+
+/// The share of all feeds that may be idle, as a divisor.
+const IDLE_SHARE: usize = 4;
+
+/// The time that an idle feed stays that was never read: all who waited for it left before it was open.
+const UNREAD_LINGER: Duration = Duration::from_secs(2);
 
 /// Feeds by their plan. Plans are compared by value, so a hash collision cannot make two plans share a feed.
 #[derive(Debug)]
@@ -25,6 +31,8 @@ pub(super) struct FeedTable<F, S = RandomState> {
     limit: Limit,
     /// The maximum number of dedicated feeds per scope for feed mode AUTO.
     feeds_per_scope: usize,
+    /// The time that a lone idle feed stays.
+    linger: Duration,
 }
 
 #[derive(Debug)]
@@ -34,6 +42,12 @@ struct FeedEntry<F> {
     watchers: usize,
     /// The time at which its last watcher left. `None` while it has watchers.
     idle_since: Option<Instant>,
+    /// Whose its last watcher was.
+    last_caller: Caller,
+    /// `false` while it opens.
+    is_open: bool,
+    /// Whether it has had a watcher since it is open.
+    was_read: bool,
     feed: F,
 }
 
@@ -45,12 +59,13 @@ pub(super) struct FeedId {
 }
 
 impl<F: Clone, S: BuildHasher + Default> FeedTable<F, S> {
-    pub(super) fn new(limit: Limit, feeds_per_scope: usize) -> Self {
+    pub(super) fn new(limit: Limit, feeds_per_scope: usize, linger: Duration) -> Self {
         Self {
             feeds: HashMap::default(),
             next_id: 0,
             limit,
             feeds_per_scope,
+            linger,
         }
     }
 
@@ -87,6 +102,7 @@ impl<F: Clone, S: BuildHasher + Default> FeedTable<F, S> {
         let entry = self.feeds.get_mut(&plan)?;
         entry.watchers += 1;
         entry.idle_since = None;
+        entry.was_read |= entry.is_open;
         let id = entry.id;
         Some((FeedId { plan, id }, entry.feed.clone()))
     }
@@ -119,6 +135,9 @@ impl<F: Clone, S: BuildHasher + Default> FeedTable<F, S> {
             mode,
             watchers: 1,
             idle_since: None,
+            last_caller: Caller::default(),
+            is_open: false,
+            was_read: false,
             feed,
         };
         self.feeds.insert(Arc::clone(plan), entry);
@@ -126,24 +145,94 @@ impl<F: Clone, S: BuildHasher + Default> FeedTable<F, S> {
         Ok((FeedId { plan, id }, retired))
     }
 
-    /// Removes a watcher. Returns whether it was the last one of its feed.
-    pub(super) fn leave(&mut self, feed_id: &FeedId) -> bool {
+    /// Notes that a feed is open. Returns whether nobody waits for it any more.
+    pub(super) fn opened(&mut self, feed_id: &FeedId) -> bool {
+        let Some(entry) = self.entry_mut(feed_id) else {
+            return false;
+        };
+        entry.is_open = true;
+        entry.was_read = entry.watchers > 0;
+        if !entry.was_read {
+            entry.idle_since = Some(Instant::now());
+        }
+        !entry.was_read
+    }
+
+    /// Removes a watcher of a caller. Returns whether it was the last one of its feed.
+    pub(super) fn leave(&mut self, feed_id: &FeedId, caller: &Caller) -> bool {
         let Some(entry) = self.entry_mut(feed_id) else {
             return false;
         };
         entry.watchers -= 1;
         let last = entry.watchers == 0;
         entry.idle_since = last.then(Instant::now);
+        entry.last_caller = caller.clone();
         last
     }
 
-    /// Removes a feed that has been idle for at least `linger`.
-    pub(super) fn expire(&mut self, feed_id: &FeedId, linger: Duration) -> Option<F> {
-        let idle = self.entry_mut(feed_id)?.idle_since?;
-        if idle.elapsed() < linger {
-            return None;
+    /// Removes the feeds that have been idle for too long. Returns them, and the time at which the next one will have
+    /// been.
+    ///
+    /// The idle feeds that a caller has left share the linger time: of n, the one that is idle for longest stays for
+    /// an n-th of it. Beyond a share of all feeds, the caller that has left the most loses the one that is idle for
+    /// longest. So each change stream that is kept for clients that may come back costs the others of its caller, and
+    /// none of another caller while that one has fewer.
+    pub(super) fn expire(&mut self) -> (Vec<F>, Option<Instant>) {
+        let now = Instant::now();
+        let mut expired = Vec::new();
+        let mut next: Option<Instant> = None;
+        let mut by_caller: HashMap<&Caller, Vec<(Instant, &Arc<Plan>)>> = HashMap::new();
+        for (plan, entry) in &self.feeds {
+            let Some(since) = entry.idle_since.filter(|_| entry.is_open) else {
+                continue;
+            };
+            let unread_until = since + self.linger.min(UNREAD_LINGER);
+            if !entry.was_read && unread_until <= now {
+                expired.push(Arc::clone(plan));
+                continue;
+            }
+            if !entry.was_read {
+                next = earlier(next, unread_until);
+            }
+            let idle = by_caller.entry(&entry.last_caller).or_default();
+            idle.push((since, plan));
         }
-        self.feeds.remove(&feed_id.plan).map(|entry| entry.feed)
+        let mut by_caller: Vec<VecDeque<_>> = by_caller
+            .into_values()
+            .map(|mut idle| {
+                idle.sort_by_key(|(since, _)| *since);
+                idle.into()
+            })
+            .collect();
+        for idle in &mut by_caller {
+            while let Some((since, plan)) = idle.front() {
+                // A feed table never has that many feeds.
+                let share = u32::try_from(idle.len()).unwrap_or(u32::MAX);
+                let until = *since + self.linger / share;
+                if until > now {
+                    next = earlier(next, until);
+                    break;
+                }
+                expired.push(Arc::clone(plan));
+                idle.pop_front();
+            }
+        }
+        let max_idle = (self.limit.max() / IDLE_SHARE).max(1);
+        let mut count: usize = by_caller.iter().map(VecDeque::len).sum();
+        while count > max_idle {
+            let longest = |idle: &VecDeque<(Instant, _)>| {
+                let since = idle.front().map(|(since, _)| *since);
+                (idle.len(), std::cmp::Reverse(since))
+            };
+            let most = by_caller.iter_mut().max_by_key(|idle| longest(idle));
+            let Some((_, plan)) = most.and_then(VecDeque::pop_front) else {
+                break;
+            };
+            expired.push(Arc::clone(plan));
+            count -= 1;
+        }
+        let removed = expired.iter().filter_map(|plan| self.feeds.remove(plan));
+        (removed.map(|entry| entry.feed).collect(), next)
     }
 
     /// Removes a feed that has ended.
@@ -176,6 +265,10 @@ impl<F: Clone, S: BuildHasher + Default> FeedTable<F, S> {
     fn longest_idle(&self) -> Option<Arc<Plan>> {
         longest_idle(self.feeds.iter())
     }
+}
+
+fn earlier(next: Option<Instant>, at: Instant) -> Option<Instant> {
+    Some(next.map_or(at, |next| next.min(at)))
 }
 
 fn longest_idle<'a, F: 'a>(

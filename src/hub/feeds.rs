@@ -1,8 +1,11 @@
 //! Opens feeds, shares them, and closes them some time after their last watcher has left.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{collections::HashMap, future::pending, sync::Arc, time::Duration};
 
-use tokio::{sync::watch, time::timeout};
+use tokio::{
+    sync::{Notify, watch},
+    time::{sleep_until, timeout},
+};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
@@ -22,7 +25,7 @@ use crate::{
     },
     limit::Limit,
     metrics::{Metrics, StageGuard},
-    model::{FeedMode, Mode, Stage},
+    model::{Caller, FeedMode, Mode, Stage},
     pipeline::Plan,
     source::{ClusterTime, Position, Source},
     wire::TokenContext,
@@ -43,8 +46,8 @@ pub(super) struct Feeds {
     scope_labels: Mutex<LabelCap>,
     /// The bytes of events that a feed keeps.
     ring_bytes: usize,
-    /// The time that a feed keeps running after its last watcher has left.
-    linger: Duration,
+    /// Notified when a feed becomes idle.
+    idle: Notify,
     /// The longest outage of MongoDB that a feed survives.
     upstream_grace: Duration,
 }
@@ -94,6 +97,7 @@ struct PendingFeed {
 struct FeedGuard {
     feeds: Arc<Feeds>,
     feed_id: FeedId,
+    caller: Caller,
 }
 
 /// Removes a feed from the feed table when its task ends in any way.
@@ -133,11 +137,11 @@ impl Feeds {
         tasks: Tasks,
         metrics: Arc<Metrics>,
         settings: &HubSettings,
-    ) -> Self {
+    ) -> Arc<Self> {
         let limit = Limit::new("feeds", settings.max_feeds)
             .counted_by(metrics.limit_rejections.of("feeds"));
-        let table = FeedTable::new(limit, settings.feeds_per_scope);
-        Self {
+        let table = FeedTable::new(limit, settings.feeds_per_scope, settings.feed_linger);
+        let feeds = Arc::new(Self {
             source,
             deployment,
             memory,
@@ -146,9 +150,14 @@ impl Feeds {
             table: Mutex::new(table),
             scope_labels: Mutex::default(),
             ring_bytes: settings.ring_bytes,
-            linger: settings.feed_linger,
+            idle: Notify::new(),
             upstream_grace: settings.upstream_grace,
-        }
+        });
+        let (stop, stop_idle) = (feeds.tasks.stop_token(), Arc::clone(&feeds).stop_idle());
+        feeds.tasks.spawn(async move {
+            stop.run_until_cancelled(stop_idle).await;
+        });
+        feeds
     }
 
     /// The lag in seconds by scope label; the largest one where several feeds have the same label.
@@ -182,13 +191,14 @@ impl Feeds {
         requested: FeedMode,
         dedicated: Plan,
         shared: &Arc<Plan>,
+        caller: &Caller,
     ) -> Result<JoinedFeed, Error> {
         let PendingFeed {
             guard,
             mode,
             mut opened,
             is_new,
-        } = self.join_or_open(requested, dedicated, shared)?;
+        } = self.join_or_open(requested, dedicated, shared, caller)?;
         let answer = timeout(FEED_OPEN_TIMEOUT, opened.wait_for(Option::is_some)).await;
         let Ok(answer) = answer else {
             tracing::warn!("timed out waiting for mongodb to open a change stream");
@@ -214,10 +224,12 @@ impl Feeds {
         requested: FeedMode,
         dedicated: Plan,
         shared: &Arc<Plan>,
+        caller: &Caller,
     ) -> Result<PendingFeed, Error> {
         let guard = |feed_id| FeedGuard {
             feeds: Arc::clone(self),
             feed_id,
+            caller: caller.clone(),
         };
         // The mode is chosen and the feed inserted under one lock, so that concurrent watches count each
         // other.
@@ -295,6 +307,9 @@ impl Feeds {
             }
         };
         let feed = self.feed(plan, token_context, opened, now, gauge);
+        if lock(&self.table).opened(feed_id) {
+            self.idle.notify_one();
+        }
         sender.send_replace(Some(Ok(Arc::new(OpenFeed {
             plan: Arc::clone(plan),
             ring: Arc::clone(&feed.ring),
@@ -365,12 +380,22 @@ impl Feeds {
         }
     }
 
-    /// Stops a feed that is still idle after the linger time.
-    async fn expire(self: Arc<Self>, feed_id: FeedId) {
-        if self.tasks.sleep(self.linger).await {
-            let expired = lock(&self.table).expire(&feed_id, self.linger);
-            if let Some(expired) = expired {
-                expired.stop();
+    /// Stops feeds that have been idle for too long. Never returns.
+    async fn stop_idle(self: Arc<Self>) {
+        loop {
+            let (expired, next) = lock(&self.table).expire();
+            for feed in expired {
+                feed.stop();
+            }
+            let next_expires = async {
+                match next {
+                    Some(at) => sleep_until(at).await,
+                    None => pending().await,
+                }
+            };
+            tokio::select! {
+                () = next_expires => {}
+                () = self.idle.notified() => {}
             }
         }
     }
@@ -378,11 +403,9 @@ impl Feeds {
 
 impl Drop for FeedGuard {
     fn drop(&mut self) {
-        let last = lock(&self.feeds.table).leave(&self.feed_id);
+        let last = lock(&self.feeds.table).leave(&self.feed_id, &self.caller);
         if last {
-            let expire = Arc::clone(&self.feeds).expire(self.feed_id.clone());
-            // Detached: shutdown would wait for the linger time.
-            self.feeds.tasks.spawn_detached(expire);
+            self.feeds.idle.notify_one();
         }
     }
 }

@@ -104,14 +104,14 @@ impl Hub {
             settings.deployment_name.clone(),
             settings.token_keys.clone(),
         ));
-        let feeds = Arc::new(Feeds::new(
+        let feeds = Feeds::new(
             Arc::clone(&source),
             Arc::clone(&deployment),
             Arc::clone(&memory),
             tasks.clone(),
             Arc::clone(&metrics),
             &settings,
-        ));
+        );
         let catch_ups = Arc::new(CatchUps {
             source: Arc::clone(&source),
             memory: Arc::clone(&memory),

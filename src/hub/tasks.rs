@@ -1,7 +1,5 @@
 //! The tasks of a hub, which end when it is closed.
 
-use std::time::Duration;
-
 use tokio::{runtime::Handle, task::JoinHandle};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -40,12 +38,6 @@ impl Tasks {
         task: impl Future<Output = T> + Send + 'static,
     ) -> JoinHandle<T> {
         self.runtime.spawn(task)
-    }
-
-    /// Waits for a time. Returns `false` if the tasks are stopped meanwhile.
-    pub(super) async fn sleep(&self, time: Duration) -> bool {
-        let slept = self.stop.run_until_cancelled(tokio::time::sleep(time));
-        slept.await.is_some()
     }
 
     /// Returns the number of live tasks of the whole runtime.

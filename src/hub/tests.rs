@@ -1,6 +1,7 @@
 //! Tests of the hub with a scripted source and paused time.
 
 mod barriers;
+mod catch_up_turns;
 mod catching_up;
 mod feeds;
 mod isolation;
@@ -19,7 +20,7 @@ use tokio::time::{Instant, timeout};
 
 use super::*;
 use crate::{
-    model::{Format, Mode, Operation, Rendering, Stage},
+    model::{Caller, Format, Mode, Operation, Rendering, Stage},
     pb,
     source::{
         Batch, BatchSize, Failure, Position,
@@ -63,6 +64,13 @@ fn request() -> pb::WatchRequest {
 fn watch(request: pb::WatchRequest) -> Arc<Watch> {
     let limits = crate::config::ServeConfig::for_uri("mongodb://x").request_limits();
     Arc::new(Watch::from_request(request, &limits).unwrap())
+}
+
+/// The watch of a principal.
+fn of_principal(name: &str, watch: &Arc<Watch>) -> Arc<Watch> {
+    let mut watch = Arc::clone(watch);
+    Arc::make_mut(&mut watch).caller = Caller::Principal(name.into());
+    watch
 }
 
 /// A watch that resumes from a token.

@@ -14,8 +14,8 @@ use tokio::{sync::oneshot, time::timeout};
 
 use super::{Exceeded, Limit};
 
-/// Hands out turns, up to a limit in all and one for each key. A free turn goes to the key whose last one is
-/// longest ago, and within a key to who has waited longest. Its clones share the turns. Those who wait and those
+/// Hands out turns, up to a limit in all and one for each key. A free turn goes to the key that has the fewest,
+/// among these to the one whose last turn is longest ago, and within a key to who has waited longest. Its clones share the turns. Those who wait and those
 /// who hold a turn bound the memory.
 #[derive(Debug)]
 pub struct Turns<K: Eq + Hash>(Arc<Shared<K>>);
@@ -41,8 +41,8 @@ struct Shared<K: Eq + Hash> {
 struct State<K> {
     free: usize,
     keys: HashMap<K, Queue>,
-    /// The keys of which someone waits and may have a turn, by their places.
-    round: BTreeMap<u64, K>,
+    /// The keys of which someone waits and may have a turn, by the turns that they have and their places.
+    round: BTreeMap<(usize, u64), K>,
     /// Numbers those who wait, and the places in the round.
     next_number: u64,
 }
@@ -138,6 +138,26 @@ impl<K: Eq + Hash + Clone> Turns<K> {
         turn.map_err(|_| self.0.limit.reject())
     }
 
+    /// Returns the number of those who wait for a turn.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.0.waiting.load(Ordering::Relaxed)
+    }
+
+    /// Returns how many turns more this key has than the other key with the fewest that waits and may have one.
+    /// `None` if no other key waits.
+    #[must_use]
+    pub fn lead(&self, key: &K) -> Option<usize> {
+        if !self.has_waiters() {
+            return None;
+        }
+        let state = self.0.lock();
+        // At most two are looked at: a key has one place.
+        let ((fewest, _), _) = state.round.iter().find(|(_, other)| *other != key)?;
+        let held = state.keys.get(key).map_or(0, |queue| queue.held);
+        Some(held.saturating_sub(*fewest))
+    }
+
     /// Returns whether anybody waits for a turn.
     #[must_use]
     pub fn has_waiters(&self) -> bool {
@@ -199,8 +219,13 @@ impl<K: Eq + Hash + Clone> Shared<K> {
     /// Takes a turn back from a key.
     fn release(&self, key: &K) {
         let mut state = self.lock();
-        if let Some(queue) = state.keys.get_mut(key) {
+        let State { keys, round, .. } = &mut *state;
+        if let Some(queue) = keys.get_mut(key) {
+            let moved = queue.place.and_then(|at| round.remove(&(queue.held, at)));
             queue.held -= 1;
+            if let Some((at, key)) = queue.place.zip(moved) {
+                round.insert((queue.held, at), key);
+            }
             state.free += 1;
             state.enter_round(key, self.max_per_key);
             state.forget_if_unused(key);
@@ -224,7 +249,7 @@ impl<K: Eq + Hash + Clone> State<K> {
             && !queue.waiting.is_empty()
         {
             queue.place = Some(place);
-            self.round.insert(place, key.clone());
+            self.round.insert((queue.held, place), key.clone());
         }
     }
 
@@ -245,7 +270,8 @@ impl<K: Eq + Hash + Clone> Drop for Waiting<'_, K> {
             return;
         }
         let mut state = self.shared.lock();
-        let Some(queue) = state.keys.get_mut(self.key) else {
+        let State { keys, round, .. } = &mut *state;
+        let Some(queue) = keys.get_mut(self.key) else {
             return;
         };
         if queue.waiting.remove(&self.number).is_none() {
@@ -257,7 +283,7 @@ impl<K: Eq + Hash + Clone> Drop for Waiting<'_, K> {
         if queue.waiting.is_empty()
             && let Some(place) = queue.place.take()
         {
-            state.round.remove(&place);
+            round.remove(&(queue.held, place));
         }
         state.forget_if_unused(self.key);
     }
@@ -349,6 +375,36 @@ mod tests {
         assert!(turn_of(&mut others).is_some());
         drop(held);
         assert!(turn_of(&mut own).is_some());
+    }
+
+    #[test]
+    fn a_free_turn_goes_to_the_key_with_the_fewest() {
+        let turns = turns(4, usize::MAX);
+        let acquire = |key: &'static str| turns.try_acquire(&key).expect("one is free");
+        let (mut held, other) = (vec![acquire("a"), acquire("a"), acquire("a")], acquire("b"));
+        assert_eq!(turns.lead(&"a"), None, "nobody waits");
+        let mut calls = waiting(&turns, &"a", 1);
+        assert_eq!(turns.lead(&"a"), None, "no other key waits");
+        assert_eq!(turns.lead(&"b"), Some(0));
+        calls.append(&mut waiting(&turns, &"b", 1));
+        calls.append(&mut waiting(&turns, &"c", 2));
+        assert_eq!(turns.lead(&"a"), Some(3));
+        assert_eq!(turns.waiting(), 4);
+        let mut names = vec!["a", "b", "c", "c"];
+        let mut granted = Vec::new();
+        while held.pop().is_some() {
+            let (at, turn) = turn_of(&mut calls).expect("a turn for one");
+            drop(calls.remove(at));
+            granted.push((names.remove(at), turn));
+        }
+        let order: Vec<_> = granted.iter().map(|(name, _)| *name).collect();
+        assert_eq!(
+            order,
+            ["c", "a", "b"],
+            "c had none, and a no more than b then"
+        );
+        drop((other, granted));
+        assert!(turn_of(&mut calls).is_some());
     }
 
     #[test]

@@ -115,6 +115,8 @@ catalogue! {
         "Open connections of gRPC clients.";
     pub catch_ups: Gauge = "weir_catch_ups", [],
         "Watches that read events which their feed no longer holds, each on its own change stream.";
+    pub catch_ups_waiting: Gauge = "weir_catch_ups_waiting", [],
+        "Watches that wait for their turn to read events which their feed no longer holds.";
     pub(super) watches_fell_behind: Counter = "weir_watches_fell_behind_total", [],
         "Times that a watch fell behind the events that its feed holds, or left a chunked event unread while memory was short, and had to catch up.";
     pub(super) parks: Counter = "weir_parks_total", [],

@@ -13,6 +13,7 @@ use crate::{
         catch_ups::CatchUps,
         stream::{OpenedStream, StreamPlans, open},
     },
+    model::Caller,
     pipeline::Plan,
     source::{Anchor, Position},
     wire::TokenContext,
@@ -38,6 +39,8 @@ pub(in crate::hub) struct CatchUpSpec {
     pub shared_plan: Arc<Plan>,
     /// The residual filter of the watch for the shared stream.
     pub watch_residual: Residual,
+    /// Whose watch it is.
+    pub caller: Caller,
 }
 
 impl CatchUpSpec {
@@ -75,7 +78,7 @@ impl CatchUpStart {
         spec: &CatchUpSpec,
         max_wait: Duration,
     ) -> Result<Self, Error> {
-        let Some(permit) = catch_ups.permits.try_acquire() else {
+        let Some(permit) = catch_ups.permits.try_acquire(&spec.caller) else {
             return Ok(Self::WaitingForPermit);
         };
         let mut opening = PendingOpen::begin(catch_ups, permit, spec);

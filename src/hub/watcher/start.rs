@@ -60,7 +60,10 @@ impl WatchStarter {
             FeedMode::Auto if watch.end_time.is_some() => FeedMode::Shared,
             mode => mode,
         };
-        let joined = self.feeds.join(requested, dedicated, &shared.plan).await?;
+        let joined = self
+            .feeds
+            .join(requested, dedicated, &shared.plan, &watch.caller)
+            .await?;
         let target = self.resume_target(watch, token, &joined).await?;
         let streams = WatchStreams { joined, shared };
         let subscriber = Arc::new(Subscriber::until(watch.end_time));

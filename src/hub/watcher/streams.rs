@@ -88,6 +88,7 @@ impl WatchStreams {
             anchor,
             shared_plan: Arc::clone(&self.shared.plan),
             watch_residual: watch.shared_residual(),
+            caller: watch.caller.clone(),
         }
     }
 }

@@ -1,0 +1,107 @@
+//! Tests of whose turn it is to catch up.
+
+use super::*;
+use crate::{pipeline::Plan, wire::TokenContext};
+
+const BOUND: Duration = Duration::from_millis(1_500);
+
+fn with_permits(max_catch_ups: usize) -> HubSettings {
+    HubSettings {
+        max_catch_ups,
+        ..settings()
+    }
+}
+
+/// A watch of a principal that must catch up.
+fn behind(principal: &str) -> Arc<Watch> {
+    let context = TokenContext::new("rs", &Plan::dedicated(&watch(request())));
+    let token = context.encode(&after("a", 1), None, None);
+    of_principal(principal, &resumed(request(), token))
+}
+
+fn events(seen: &[Seen]) -> Vec<&str> {
+    let names = seen.iter().filter_map(|it| match it {
+        Seen::Event(name) => Some(name.as_str()),
+        _ => None,
+    });
+    names.collect()
+}
+
+/// Waits for the first event of a watch that has to wait for the turn of another.
+async fn first_event_after(client: &mut Client) -> Duration {
+    let begin = Instant::now();
+    let seen = client.see(2).await;
+    assert_eq!(seen[0], Seen::Stage(Stage::CatchingUp));
+    assert_eq!(events(&seen), ["b"]);
+    begin.elapsed()
+}
+
+/// Whether it has left much or little unread, and whatever MongoDB does meanwhile.
+#[tokio::test(start_paused = true)]
+async fn a_client_that_does_not_read_gives_its_turn_to_another_within_a_second() {
+    let much = || -> Vec<Batch> {
+        let bigs = (2..=12).map(|n| batch(&[big(&format!("e{n}"), n)]));
+        bigs.collect()
+    };
+    let little = || vec![batch(&[insert("e2", 2)])];
+    for unread in [much(), little()] {
+        let names: Vec<String> = (2..2 + unread.len()).map(|n| format!("e{n}")).collect();
+        let source = ScriptedSource::new([
+            cursor(vec![quiet("t0", 50)]),
+            cursor(unread.clone()),
+            cursor(vec![batch(&[insert("b", 2)])]),
+            cursor(unread),
+        ]);
+        let hub = hub_with(&source, with_permits(1));
+        let mut deaf = Client::open(&hub, &behind("jwt:alice")).await;
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        let mut reader = Client::open(&hub, &behind("jwt:bob")).await;
+        let waited = first_event_after(&mut reader).await;
+        assert!(waited <= BOUND, "{waited:?}");
+        drop(reader);
+        // It reads everything when it reads again.
+        let seen = deaf.see(1 + names.len()).await;
+        assert_eq!(events(&seen), names);
+    }
+}
+
+/// The time begins when there is something to read.
+#[tokio::test(start_paused = true)]
+async fn a_client_with_nothing_to_read_keeps_its_turn() {
+    let source = ScriptedSource::new([
+        cursor(vec![quiet("t0", 50)]),
+        cursor(vec![batch(&[insert("b", 2)])]),
+        cursor(vec![batch(&[insert("b", 2)])]),
+    ]);
+    let hub = hub_with(&source, with_permits(1));
+    let mut reader = Client::open(&hub, &behind("jwt:alice")).await;
+    assert_eq!(events(&reader.see(1).await), ["b"]);
+    // MongoDB looks for the next event.
+    let mut waits = Client::open(&hub, &behind("jwt:bob")).await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(waits.see_all().await, [Seen::Stage(Stage::CatchingUp)]);
+    drop(reader);
+    assert_eq!(events(&waits.see_all().await), ["b"]);
+}
+
+/// One that never reads is passed over until it does, so it costs MongoDB nothing.
+#[tokio::test(start_paused = true)]
+async fn many_watches_that_never_read_are_not_started_over_and_over() {
+    const UNREAD: usize = 8;
+    let one = || cursor(vec![batch(&[insert("b", 2)])]);
+    let source = ScriptedSource::new(
+        std::iter::once(cursor(vec![quiet("t0", 50)])).chain((0..3 * UNREAD).map(|_| one())),
+    );
+    let hub = hub_with(&source, with_permits(2));
+    let mut deaf = Vec::new();
+    for _ in 0..UNREAD {
+        deaf.push(Client::open(&hub, &behind("jwt:alice")).await);
+    }
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    let opened = source.requested_positions().len();
+    assert!(opened <= 1 + UNREAD, "{opened} streams");
+    assert_eq!(metric(&hub, "weir_catch_ups_waiting"), 0.0);
+    for mut client in deaf {
+        assert_eq!(events(&client.see(2).await), ["b"]);
+    }
+}

@@ -24,11 +24,12 @@ mod upstream;
 use clap::{Parser, Subcommand};
 
 use crate::{
-    client::{load, reader},
+    client::{bystander, flood, load, reader},
     gateway::{naive, ready},
     options::{Options, Part},
     parts::{
-        added_latency, builds, compression, fan_out, fields, filters, one_watcher, stalled, steady,
+        added_latency, builds, compression, fan_out, fields, filters, neighbours, one_watcher,
+        stalled, steady,
     },
     report::{Measured, Results},
     system::{commands::Commands, machine::Machine, supervisor},
@@ -60,6 +61,10 @@ enum Role {
     Write(writer::Task),
     /// Opens many watches and counts events
     Load(load::Task),
+    /// Watches, and writes what is watched, beside a flood
+    Bystand(bystander::Task),
+    /// Floods the server with calls
+    Flood(flood::Task),
     /// Serves the Watch API in a straightforward way
     Naive(naive::Task),
     /// Serves encoded bytes
@@ -89,6 +94,8 @@ fn main() {
         Role::StandIn(task) => stand_in::run(task, &mut commands),
         Role::Write(task) => writer::run(task, &mut commands),
         Role::Load(task) => load::run(task, &mut commands),
+        Role::Bystand(task) => bystander::run(task, &mut commands),
+        Role::Flood(task) => flood::run(task, &mut commands),
         Role::Naive(task) => naive::run(task),
         Role::Ready(task) => ready::run(task, &mut commands),
         Role::Supervise(_) => unreachable!("it listens by itself"),
@@ -120,6 +127,7 @@ fn measure(options: &Options) {
             Part::Filters => filters::measure(options, &mut results),
             Part::Steady => steady::measure(options, &mut results),
             Part::Stalled => stalled::measure(options, &mut results),
+            Part::Neighbours => neighbours::measure(options, &mut results),
         }
         // After each part, so that an aborted run keeps its results.
         let mut measured = Measured::load(&folder);

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use crate::gateway::weir::Build;
+use crate::{client::flood::Flood, gateway::weir::Build};
 
 /// The sizes of every part.
 #[derive(Debug, Clone, Args)]
@@ -154,6 +154,18 @@ pub struct Options {
     /// The number of rounds of the stalled part, each without and with a stalled client
     #[arg(long, env = "WEIR_BENCH_STALLED_ROUNDS", default_value_t = 5)]
     pub stalled_rounds: u32,
+    /// Measure only this flood in the neighbours part; may be given again
+    #[arg(long = "flood", value_enum)]
+    pub floods: Vec<Flood>,
+    /// The number of rounds of each flood
+    #[arg(long, env = "WEIR_BENCH_NEIGHBOUR_ROUNDS", default_value_t = 3)]
+    pub neighbour_rounds: u32,
+    /// The number of writes per second in the neighbours part
+    #[arg(long, env = "WEIR_BENCH_NEIGHBOUR_RATE", default_value_t = 100)]
+    pub neighbour_rate: u32,
+    /// The duration of a round without the flood, and again with it, in seconds
+    #[arg(long, env = "WEIR_BENCH_NEIGHBOUR_SECONDS", default_value_t = 3.0)]
+    pub neighbour_seconds: f64,
     /// The size of a document in the steady and stalled parts
     #[arg(long, env = "WEIR_BENCH_SMALL_DOCUMENT_BYTES", default_value_t = 128)]
     pub small_document_bytes: usize,
@@ -184,11 +196,13 @@ pub enum Part {
     Steady,
     /// Many watchers, one of which stalls
     Stalled,
+    /// Watchers beside another principal that floods the server
+    Neighbours,
 }
 
 impl Part {
     /// All parts, in the order in which they are measured and reported.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Database,
         Self::StandIn,
         Self::Live,
@@ -199,6 +213,7 @@ impl Part {
         Self::Filters,
         Self::Steady,
         Self::Stalled,
+        Self::Neighbours,
     ];
 
     /// Its name.
@@ -214,6 +229,7 @@ impl Part {
             Self::Filters => "filters",
             Self::Steady => "steady",
             Self::Stalled => "stalled",
+            Self::Neighbours => "neighbours",
         }
     }
 }
@@ -251,6 +267,8 @@ impl Options {
             steady_watchers: 50,
             seconds: 2,
             stalled_rounds: 2,
+            neighbour_rounds: 1,
+            neighbour_seconds: 1.0,
             ..self
         }
     }

@@ -1,8 +1,12 @@
-//! The clients: one reader that is measured itself, and a load generator that costs as little as
-//! possible.
+//! The clients: one reader that is measured itself, a load generator that costs as little as possible, and a
+//! principal that floods the server beside others that do not.
 
+pub mod bystander;
 mod delivery;
+pub mod flood;
+mod frames;
 pub mod load;
 pub mod load_generator;
+mod raw_codec;
 pub mod reader;
 pub mod reader_kind;

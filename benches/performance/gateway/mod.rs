@@ -29,6 +29,11 @@ impl Gateway {
         Usage::of(self.process.id())
     }
 
+    /// Its process id, in the form of `/proc`.
+    pub fn process_id(&self) -> &str {
+        self.process.id()
+    }
+
     /// Its resident memory in bytes.
     pub fn resident(&self) -> u64 {
         memory::resident(self.process.id()).unwrap_or(0)

@@ -7,6 +7,7 @@ pub mod fan_out;
 pub mod fields;
 pub mod filters;
 pub mod load_run;
+pub mod neighbours;
 pub mod one_watcher;
 pub mod stalled;
 pub mod steady;

@@ -46,6 +46,17 @@ impl Process {
         Self::start(name, command)
     }
 
+    /// The same at the lowest priority, so that it takes only what others leave of the CPU.
+    pub fn start_role_at_low_priority<S: AsRef<str>>(name: &'static str, arguments: &[S]) -> Self {
+        let program = std::env::current_exe().expect("a program knows where it is");
+        let mut command = Command::new("nice");
+        command.args(["-n", "19"]).arg(program);
+        command
+            .args(arguments.iter().map(AsRef::as_ref))
+            .stdout(Stdio::piped());
+        Self::start(name, command)
+    }
+
     /// Starts another program under a supervisor; its standard error is read.
     pub fn start_supervised<S: AsRef<str>>(
         name: &'static str,

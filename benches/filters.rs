@@ -1,6 +1,7 @@
 //! The cost of matching an event against 10, 1,000 and 10,000 filters: through an index, and by
 //! evaluating one filter after another. Each event passes exactly one filter. Then the same for 1,000 consumer shards,
-//! and the cost of one event on its way: reading it, evaluating one filter, and encoding it.
+//! the look-up in a list of 1,000 values, and the cost of one event on its way: reading it, evaluating one filter, and
+//! encoding it.
 //!
 //! `cargo bench --bench filters`
 
@@ -123,7 +124,55 @@ fn main() {
         );
     }
     measure_shards();
+    measure_lists();
     measure_steps();
+}
+
+/// Prints what it costs to find the value of an event in a list of 1,000, by the kind of its values.
+fn measure_lists() {
+    use prost_types::value::Kind;
+    let number = |number: i32| Kind::NumberValue(f64::from(number) * 7.0);
+    let fraction = |number: i32| Kind::NumberValue(f64::from(number) + 0.25);
+    let text = |number: i32| Kind::StringValue(format!("customer-{number:06}"));
+    let makers: [(&str, fn(i32) -> Kind); 3] = [
+        ("integers", number),
+        ("doubles", fraction),
+        ("strings", text),
+    ];
+    for (name, make) in makers {
+        let values = (0..1_000).map(|number| prost_types::Value {
+            kind: Some(make(number)),
+        });
+        let list = prost_types::ListValue {
+            values: values.collect(),
+        };
+        let request = weir::pb::WatchRequest {
+            filters: vec![weir::pb::Filter {
+                kind: Some(weir::pb::filter::Kind::Field(weir::pb::FieldFilter {
+                    path: "value".to_owned(),
+                    operator: Some(weir::pb::field_filter::Operator::In(list)),
+                })),
+            }],
+            ..weir::pb::WatchRequest::default()
+        };
+        let watch = Watch::from_request(request, &deployment_allowed()).expect("it is valid");
+        let evaluator = Evaluator::new(&watch.shared_residual());
+        let events: Vec<Vec<u8>> = (0..1_000)
+            .map(|number| {
+                let value = match make(number) {
+                    Kind::NumberValue(number) => Bson::Double(number),
+                    Kind::StringValue(text) => Bson::String(text),
+                    _ => Bson::Null,
+                };
+                let event = doc! {"operationType": "insert", "fullDocument": {"value": value}};
+                event.to_vec().expect("an event is BSON")
+            })
+            .collect();
+        let found = measure(&events, |event_fields| {
+            u64::from(evaluator.evaluate(event_fields).is_some())
+        });
+        println!("a list of 1,000 {name}: {found:.0} ns/event");
+    }
 }
 
 /// Prints what an event costs with consumer shards: one of them, and all 1,000, in an index and without it. The events are

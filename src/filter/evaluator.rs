@@ -3,15 +3,17 @@
 //! The result agrees with the pipeline of [`Plan::dedicated`](crate::pipeline::Plan::dedicated). The evaluator
 //! also covers what a pipeline cannot express: `changed`, and match transitions.
 //!
-//! Reading order: [`EventFields`] are the parts of an event that filters use; an [`Evaluator`] is a
-//! compiled residual, and `node` a compiled predicate. `path` finds the values at a path, `value_test` tests
-//! one value, `value` and `number` compare values, `changed` reads update descriptions, and `row_filter` is
+//! Reading order: [`EventFields`] are the parts of an event that filters use; a [`Filter`] is a compiled predicate, a
+//! tree of `node`s, and an [`Evaluator`] decides a residual with it. `path` finds the values at a path, `value_test`
+//! tests one value against a `literal` or several, `value` and `number` compare values, `changed` reads update descriptions, and `row_filter` is
 //! the condition that a policy adds. `canonical` hashes an `_id`, which decides the shard of an event.
 
 mod canonical;
 pub use canonical::{canonical_bytes, id_hash};
 mod changed;
 mod event_fields;
+mod filter;
+mod literal;
 mod node;
 mod number;
 mod path;
@@ -20,12 +22,15 @@ mod value;
 mod value_test;
 
 pub use event_fields::EventFields;
-use node::Node;
+pub use filter::Filter;
+pub(super) use literal::{Literal, LiteralList};
+pub(super) use node::Node;
 pub(super) use number::Number;
 pub(crate) use number::equal_numbers;
 pub(super) use path::Path;
 use row_filter::RowFilter;
-pub(super) use value::{Literal, TypeClass, fields};
+pub(super) use value::{TypeClass, fields};
+pub(super) use value_test::ValueTest;
 
 use super::Clauses;
 use super::pattern::WorkBudget;
@@ -57,29 +62,53 @@ impl MatchTransition {
     }
 }
 
-/// A compiled residual that decides which events pass.
+/// A residual that decides which events pass. It shares its filters with the residual.
 #[derive(Clone, Debug)]
 pub struct Evaluator {
     operations: OperationSet,
     shard: Option<Shard>,
     row_filter: Option<RowFilter>,
-    filter: Option<Node>,
+    filter: Option<Filter>,
     /// The result of a filter whose value is unknown.
     passes_unknown: bool,
     pre_images: bool,
 }
 
 impl Evaluator {
-    /// Compiles a residual.
+    /// Creates the evaluator of a residual, whose filters are compiled already.
     pub fn new(residual: &Clauses) -> Self {
         Evaluator {
             operations: residual.operation_set(),
             shard: residual.shard,
             row_filter: residual.row_filter.as_ref().map(RowFilter::new),
-            filter: residual.filter.as_ref().map(Node::new),
+            filter: residual.filter.clone(),
             passes_unknown: residual.missing_image == MissingImage::Deliver,
             pre_images: residual.pre_images,
         }
+    }
+
+    pub(super) fn operations(&self) -> OperationSet {
+        self.operations
+    }
+
+    pub(super) fn shard(&self) -> Option<Shard> {
+        self.shard
+    }
+
+    pub(super) fn row_filter(&self) -> Option<&Filter> {
+        self.row_filter.as_ref().map(RowFilter::filter)
+    }
+
+    pub(super) fn filter(&self) -> Option<&Filter> {
+        self.filter.as_ref()
+    }
+
+    pub(super) fn passes_unknown(&self) -> bool {
+        self.passes_unknown
+    }
+
+    pub(super) fn pre_images(&self) -> bool {
+        self.pre_images
     }
 
     /// Returns the match transition of an event that passes, `None` for an event that does not.
@@ -105,7 +134,7 @@ impl Evaluator {
             return Some(MatchTransition::Unspecified);
         };
         let passes = |holds: Option<bool>| holds.unwrap_or(self.passes_unknown);
-        let budget = &WorkBudget::default();
+        let (filter, budget) = (filter.root(), &WorkBudget::default());
 
         if !self.pre_images {
             let now = filter.holds(event, event.after, budget);

@@ -10,6 +10,7 @@
 //! evaluated. Most of them pass the event, so little of that work is wasted.
 
 mod bucket;
+mod bucket_map;
 mod index_key;
 mod partition;
 mod slot_set;
@@ -19,6 +20,7 @@ use std::hash::Hash;
 use std::sync::Arc;
 
 use index_key::IndexKeys;
+pub use index_key::index_bytes;
 use partition::Partition;
 use slot_set::{Slot, SlotSet};
 
@@ -49,8 +51,6 @@ pub struct FilterIndex<K> {
 struct IndexedResidual<K> {
     key: K,
     evaluator: Arc<Evaluator>,
-    operations: OperationSet,
-    index_keys: IndexKeys,
     /// The number of the last event that was evaluated.
     last_event: u64,
 }
@@ -92,31 +92,31 @@ impl<K: Copy + Eq + Hash> FilterIndex<K> {
 
     /// Inserts a residual; it replaces the one with this key, if any.
     pub fn insert(&mut self, key: K, residual: &Clauses) {
-        self.insert_with(key, residual, Arc::new(Evaluator::new(residual)));
+        self.insert_with(key, Arc::new(Evaluator::new(residual)));
     }
 
-    /// Inserts a residual with the evaluator compiled from it, for callers that share an evaluator.
-    pub fn insert_with(&mut self, key: K, residual: &Clauses, evaluator: Arc<Evaluator>) {
+    /// Inserts the residual of an evaluator, for callers that share an evaluator.
+    pub fn insert_with(&mut self, key: K, evaluator: Arc<Evaluator>) {
         self.remove(key);
+        let index_keys = IndexKeys::new(&evaluator, &self.hasher);
+        let operations = evaluator.operations();
         let indexed = IndexedResidual {
             key,
             evaluator,
-            operations: residual.operation_set(),
-            index_keys: IndexKeys::new(residual, &self.hasher),
             last_event: 0,
         };
         let slot = self.free.pop().unwrap_or_else(|| {
             self.slots.push(None);
-            Slot::try_from(self.slots.len() - 1).expect("fewer than 2^32 watches are open at once")
+            Slot::try_from(self.slots.len() - 1).expect("fewer than 2^31 watches are open at once")
         });
-        let named = indexed.operations.and(non_document_operations());
+        let named = operations.and(non_document_operations());
         if !named.is_empty() {
             self.by_other_operations
                 .entry(named)
                 .or_default()
                 .insert(slot);
         }
-        let documents = indexed.operations.and(document_operations());
+        let documents = operations.and(document_operations());
         if !documents.is_empty() {
             let partition = match self
                 .partitions
@@ -129,9 +129,7 @@ impl<K: Copy + Eq + Hash> FilterIndex<K> {
                     self.partitions.len() - 1
                 }
             };
-            self.partitions[partition]
-                .1
-                .insert(slot, &indexed.index_keys);
+            self.partitions[partition].1.insert(slot, &index_keys);
         }
         self.slots[slot as usize] = Some(indexed);
         self.slots_by_key.insert(key, slot);
@@ -146,21 +144,24 @@ impl<K: Copy + Eq + Hash> FilterIndex<K> {
             return;
         };
         self.free.push(slot);
-        let named = indexed.operations.and(non_document_operations());
+        let operations = indexed.evaluator.operations();
+        let named = operations.and(non_document_operations());
         if let Some(slots) = self.by_other_operations.get_mut(&named) {
             slots.remove(slot);
             if slots.is_empty() {
                 self.by_other_operations.remove(&named);
             }
         }
-        let documents = indexed.operations.and(document_operations());
+        let documents = operations.and(document_operations());
         // There are at most 15 partitions, so an empty one may stay.
         if let Some((_, partition)) = self
             .partitions
             .iter_mut()
             .find(|(operations, _)| *operations == documents)
         {
-            partition.remove(slot, &indexed.index_keys);
+            // Not kept for this: they may take as much as the filter.
+            let index_keys = IndexKeys::new(&indexed.evaluator, &self.hasher);
+            partition.remove(slot, &index_keys);
         }
     }
 

@@ -3,9 +3,9 @@
 //! - `predicate`: a [`Predicate`] is a tree of validated [`Condition`]s, independent of protobuf.
 //! - `parse`: makes it from a request's filters, within their bounds. `extended_json` reads literals, `pattern`
 //!   and `regex_check` regular expressions.
-//! - `residual`: a [`Residual`] is the conditions of one watch that remain to be evaluated in process, with a key
-//!   that is equal for equal ones.
-//! - `evaluator`: an [`Evaluator`] decides a residual over raw events.
+//! - `evaluator`: a [`Filter`] is a predicate as it is kept, compiled and shared, and an [`Evaluator`] decides a
+//!   residual over raw events.
+//! - `residual`: a [`Residual`] is the conditions of one watch that remain to be evaluated in process.
 //! - `index`: a [`FilterIndex`] finds the residuals that an event passes.
 
 mod predicate;
@@ -23,8 +23,8 @@ pub use residual::{Clauses, Residual};
 
 mod evaluator;
 pub(crate) use evaluator::equal_numbers;
-pub use evaluator::{Evaluator, EventFields, MatchTransition};
+pub use evaluator::{Evaluator, EventFields, Filter, MatchTransition};
 pub use evaluator::{canonical_bytes, id_hash};
 
 mod index;
-pub use index::FilterIndex;
+pub use index::{FilterIndex, index_bytes};

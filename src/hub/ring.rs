@@ -220,7 +220,7 @@ impl Ring {
         if residual.passes_everything() {
             return None;
         }
-        let existing = lock(&self.subscribers).evaluator_for(residual.key());
+        let existing = lock(&self.subscribers).evaluator_for(residual);
         Some(existing.unwrap_or_else(|| Arc::new(Evaluator::new(residual))))
     }
 

@@ -93,6 +93,21 @@ impl Scope {
         bytes
     }
 
+    /// Returns the memory that its names take, in bytes.
+    #[must_use]
+    pub fn heap_bytes(&self) -> usize {
+        let collections = match self {
+            Scope::Collection { collection, .. } => collection.len(),
+            // A node of the set has room for 11 names, and may be half full.
+            Scope::Collections { collections, .. } => collections
+                .iter()
+                .map(|name| 2 * size_of::<String>() + 16 + name.len())
+                .sum(),
+            Scope::Database { .. } | Scope::Deployment => 0,
+        };
+        self.database().map_or(0, str::len) + collections
+    }
+
     /// Validates the names of a request and returns their scope; `None` if a violation was noted.
     pub(crate) fn from_names(
         database: String,

@@ -8,6 +8,8 @@ mod extended_json;
 mod raw_bson;
 mod rules;
 
+use std::sync::Arc;
+
 use bson::Document;
 use prost::Message as _;
 
@@ -15,6 +17,46 @@ use crate::filter::Predicate;
 use crate::model::{FeedMode, Findings, quoted};
 use crate::pb;
 use crate::pb::pipeline_stage::Kind;
+
+/// A request's own stages, valid, in order. Only their BSON is kept, and clones share it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct ClientStages(Arc<[u8]>);
+
+impl ClientStages {
+    /// Returns whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Decodes the stages.
+    #[must_use]
+    pub fn documents(&self) -> Vec<Document> {
+        let mut rest = &self.0[..];
+        // At the end there is none.
+        std::iter::from_fn(|| Document::from_reader(&mut rest).ok()).collect()
+    }
+
+    /// Returns the memory that they take, in bytes.
+    #[must_use]
+    pub fn heap_bytes(&self) -> usize {
+        self.0.len()
+    }
+}
+
+impl FromIterator<Document> for ClientStages {
+    /// # Panics
+    /// Panics if a field's name has a NUL, which validation keeps out.
+    fn from_iter<I: IntoIterator<Item = Document>>(stages: I) -> Self {
+        let mut bytes = Vec::new();
+        for stage in stages {
+            stage
+                .to_writer(&mut bytes)
+                .expect("validation keeps NUL out of every field name");
+        }
+        Self(bytes.into())
+    }
+}
 
 const FIELD: &str = "pipeline";
 /// The most stages of a request.
@@ -27,7 +69,7 @@ const MAX_BYTES: usize = 64 * 1024;
 pub(super) fn client_stages(
     stages: Vec<pb::PipelineStage>,
     findings: &mut Findings,
-) -> Vec<Document> {
+) -> ClientStages {
     if stages.len() > MAX_STAGES {
         findings.invalid(
             FIELD,
@@ -36,11 +78,11 @@ pub(super) fn client_stages(
                 stages.len()
             ),
         );
-        return Vec::new();
+        return ClientStages::default();
     }
     // Checked before anything is parsed, so that a large request costs little.
     if !fits(stages.iter().map(sent_bytes).sum(), findings) {
-        return Vec::new();
+        return ClientStages::default();
     }
     let mut documents = Vec::with_capacity(stages.len());
     let mut bytes = 0;
@@ -61,7 +103,7 @@ pub(super) fn client_stages(
         }
     }
     fits(bytes, findings);
-    documents
+    documents.into_iter().collect()
 }
 
 /// Checks what can't be had together with stages.

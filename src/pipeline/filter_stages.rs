@@ -21,13 +21,13 @@ const BEFORE: &str = "fullDocumentBeforeChange";
 pub(super) fn filter_stages(watch: &Watch) -> Vec<PipelineStage> {
     let mut stages = Vec::new();
     if let Some(row_filter) = &watch.row_filter {
-        let conditions = row_filter_conditions(row_filter);
+        let conditions = row_filter_conditions(&row_filter.predicate());
         let stage = |(reads, condition)| PipelineStage::RowFilter(reads, condition);
         stages.extend(conditions.into_iter().map(stage));
     }
     if let Some(filter) = &watch.filter {
         let pre_images = watch.before_change != BeforeChange::Off;
-        let conditions = document_conditions(filter, watch.missing_image, pre_images);
+        let conditions = document_conditions(&filter.predicate(), watch.missing_image, pre_images);
         let stage = |(reads, condition)| PipelineStage::Filter(reads, condition);
         stages.extend(conditions.into_iter().map(stage));
     }

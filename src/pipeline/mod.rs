@@ -16,6 +16,7 @@ mod view;
 pub use view::View;
 
 mod client_stages;
+pub use client_stages::ClientStages;
 mod watch;
 pub use watch::{RequestLimits, Watch};
 

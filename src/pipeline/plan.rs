@@ -20,15 +20,21 @@ use crate::model::{BeforeChange, Operation, OperationSet, Scope};
 ///
 /// Two plans are equal if their canonical bytes are: the scope, and the options and stages in BSON as MongoDB
 /// gets them. So the order of keys counts, as it does for MongoDB when it compares documents.
+///
+/// The stages are kept as those bytes only, and decoded where MongoDB is to get them.
 #[derive(Clone)]
 pub struct Plan {
-    parts: Parts,
+    scope: Scope,
+    options: ChangeStreamOptions,
+    /// The stages without their documents, each with the length of its bytes at the end of the identity.
+    stages: Box<[(PipelineStage<()>, usize)]>,
+    operations: Option<BTreeSet<Operation>>,
+    genuine: Genuine,
     /// The canonical bytes of the parts.
     identity: Arc<[u8]>,
 }
 
-/// What a plan consists of.
-#[derive(Clone, Debug)]
+/// What a plan consists of, decoded.
 struct Parts {
     scope: Scope,
     options: ChangeStreamOptions,
@@ -43,8 +49,9 @@ struct Parts {
 const LOCAL_LEN: usize = 1 + size_of::<u32>() + size_of::<u64>();
 
 impl Parts {
-    /// Encodes the parts, with different bytes for different ones.
-    fn canonical_bytes(&self) -> Vec<u8> {
+    /// Encodes the parts, with different bytes for different ones. Returns the length of each stage's bytes too,
+    /// which are the last.
+    fn canonical_bytes(&self) -> (Vec<u8>, Vec<usize>) {
         let Parts {
             scope,
             options,
@@ -64,14 +71,17 @@ impl Parts {
         bytes.extend_from_slice(&(scope.len() as u64).to_be_bytes());
         bytes.extend_from_slice(&scope);
         // A BSON document starts with its length, so concatenation is unambiguous.
-        for document in std::iter::once(options.to_document())
-            .chain(stages.iter().map(PipelineStage::to_document))
-        {
+        let mut push = |document: Document| {
+            let start = bytes.len();
             document
                 .to_writer(&mut bytes)
                 .expect("validation keeps NUL out of every field name");
-        }
-        bytes
+            bytes.len() - start
+        };
+        push(options.to_document());
+        let lengths = stages.iter().map(|stage| push(stage.to_document()));
+        let lengths = lengths.collect();
+        (bytes, lengths)
     }
 }
 
@@ -99,14 +109,10 @@ impl Plan {
         if watch.selects_documents() {
             stages.extend(filter_stages(watch));
         }
-        stages.extend(
-            watch
-                .client_stages
-                .iter()
-                .cloned()
-                .map(PipelineStage::Client),
-        );
-        if may_look_split(&watch.client_stages) {
+        let client_stages = watch.client_stages.documents();
+        let may_look_split = may_look_split(&client_stages);
+        stages.extend(client_stages.into_iter().map(PipelineStage::Client));
+        if may_look_split {
             let without = doc! { "$unset": "splitEvent" };
             stages.push(PipelineStage::Client(without));
         }
@@ -136,34 +142,76 @@ impl Plan {
     }
 
     fn new(parts: Parts) -> Plan {
-        let identity = parts.canonical_bytes().into();
-        Plan { parts, identity }
+        let (identity, lengths) = parts.canonical_bytes();
+        let genuine = Genuine::after(parts.stages.iter().filter_map(|stage| match stage {
+            PipelineStage::Client(stage) => Some(stage),
+            _ => None,
+        }));
+        Plan {
+            stages: parts
+                .stages
+                .iter()
+                .map(PipelineStage::kind)
+                .zip(lengths)
+                .collect(),
+            scope: parts.scope,
+            options: parts.options,
+            operations: parts.operations,
+            genuine,
+            identity: identity.into(),
+        }
+    }
+
+    /// Decodes the stages.
+    fn decoded(&self) -> Vec<PipelineStage> {
+        let total: usize = self.stages.iter().map(|(_, length)| length).sum();
+        let mut rest = self
+            .identity
+            .len()
+            .checked_sub(total)
+            .and_then(|start| self.identity.get(start..));
+        let decode = |(kind, length): &(PipelineStage<()>, usize)| {
+            let (bytes, after) = rest?.split_at_checked(*length)?;
+            rest = Some(after);
+            // It was encoded from one.
+            let document = Document::from_reader(bytes).ok()?;
+            Some(kind.with_document(document))
+        };
+        self.stages.iter().filter_map(decode).collect()
+    }
+
+    /// Returns the memory that the plan takes, in bytes.
+    #[must_use]
+    pub fn heap_bytes(&self) -> usize {
+        size_of::<Self>()
+            + size_of_val(&*self.stages)
+            + self.identity.len()
+            + self.scope.heap_bytes()
     }
 
     /// Returns the collection, database or deployment to open the stream on.
     #[must_use]
     pub fn scope(&self) -> &Scope {
-        &self.parts.scope
+        &self.scope
     }
 
     /// Returns the options of the `$changeStream` stage, except the start position.
     #[must_use]
     pub fn options(&self) -> ChangeStreamOptions {
-        self.parts.options
+        self.options
     }
 
     /// Returns the operations to deliver; `None` means all. The stream also contains the events that show why
     /// a watch was invalidated; the feed drops those after reading them.
     #[must_use]
     pub fn operations(&self) -> Option<&BTreeSet<Operation>> {
-        self.parts.operations.as_ref()
+        self.operations.as_ref()
     }
 
     /// Returns the stages for MongoDB after `$changeStream`, without `$changeStreamSplitLargeEvent`.
     #[must_use]
     pub fn stages(&self) -> Vec<Document> {
-        self.parts
-            .stages
+        self.decoded()
             .iter()
             .map(PipelineStage::to_document)
             .collect()
@@ -172,29 +220,25 @@ impl Plan {
     /// Returns whether the stream fails if a pre-image is missing.
     #[must_use]
     pub fn requires_pre_image(&self) -> bool {
-        self.parts.options.before_change == BeforeChange::Required
+        self.options.before_change == BeforeChange::Required
     }
 
     /// Returns whether documents decide which events the stream contains.
     #[must_use]
     pub fn filters_documents(&self) -> bool {
-        self.parts.stages.iter().any(PipelineStage::reads_documents)
+        self.stages.iter().any(|(it, _)| it.reads_documents())
     }
 
     /// Returns whether the stream has stages of a client, which may remove events and change them.
     #[must_use]
     pub fn has_client_stages(&self) -> bool {
-        self.parts.stages.iter().any(PipelineStage::is_client)
+        self.stages.iter().any(|(it, _)| it.is_client())
     }
 
     /// Returns what of the stream's events is certainly as MongoDB made it.
     #[must_use]
     pub fn genuine(&self) -> Genuine {
-        let stages = self.parts.stages.iter();
-        Genuine::after(stages.filter_map(|stage| match stage {
-            PipelineStage::Client(stage) => Some(stage),
-            _ => None,
-        }))
+        self.genuine
     }
 
     /// Returns whether the streams of both plans are the same, whatever each selects from its own.
@@ -231,7 +275,7 @@ impl Plan {
         };
         Plan::new(Parts {
             scope,
-            options: self.parts.options,
+            options: self.options,
             stages: Vec::new(),
             operations: None,
         })
@@ -241,20 +285,14 @@ impl Plan {
     /// the fields that identify them.
     #[must_use]
     pub fn scope_outline(&self) -> Plan {
-        let is_of_scope = |stage: &&PipelineStage| matches!(stage, PipelineStage::Scope(_));
-        let mut stages: Vec<_> = self
-            .parts
-            .stages
-            .iter()
-            .filter(is_of_scope)
-            .cloned()
-            .collect();
+        let mut stages = self.decoded();
+        stages.retain(|stage| matches!(stage, PipelineStage::Scope(_)));
         stages.push(PipelineStage::IdentityFields);
         Plan::new(Parts {
+            scope: self.scope.clone(),
+            options: self.options.without_documents(),
+            stages,
             operations: None,
-            ..self
-                .with(self.parts.options.without_documents(), stages)
-                .parts
         })
     }
 
@@ -271,7 +309,7 @@ impl Plan {
     pub fn identity_only(&self) -> Plan {
         let mut stages = self.stages_without_documents();
         stages.push(PipelineStage::IdentityFields);
-        self.with(self.parts.options.without_documents(), stages)
+        self.with(self.options.without_documents(), stages)
     }
 
     /// Returns the plan of those events among its own that meet a condition, which reads no document.
@@ -282,7 +320,7 @@ impl Plan {
     /// an event that is left out cannot fail.
     #[must_use]
     pub fn narrowed_to(&self, condition: Document) -> Plan {
-        let mut stages = self.parts.stages.clone();
+        let mut stages = self.decoded();
         stages.insert(0, PipelineStage::Part(condition));
         self.with_stages(stages)
     }
@@ -296,16 +334,15 @@ impl Plan {
         if self.has_client_stages() {
             return None;
         }
-        let on_documents = self
-            .parts
-            .stages
-            .iter()
-            .filter(|stage| stage.reads_documents());
+        let (on_documents, mut stages): (Vec<_>, Vec<_>) = self
+            .decoded()
+            .into_iter()
+            .partition(PipelineStage::reads_documents);
         let conditions = on_documents
+            .iter()
             .filter_map(PipelineStage::condition)
             .cloned()
             .collect();
-        let mut stages = self.stages_without_documents();
         stages.push(PipelineStage::RejectedByDocuments(
             doc! { "$nor": [all_of(conditions)] },
         ));
@@ -313,23 +350,21 @@ impl Plan {
     }
 
     fn stages_without_documents(&self) -> Vec<PipelineStage> {
-        let stages = self.parts.stages.iter();
+        let mut stages = self.decoded();
+        stages.retain(|stage| !stage.reads_documents());
         stages
-            .filter(|stage| !stage.reads_documents())
-            .cloned()
-            .collect()
     }
 
     fn with_stages(&self, stages: Vec<PipelineStage>) -> Plan {
-        self.with(self.parts.options, stages)
+        self.with(self.options, stages)
     }
 
     fn with(&self, options: ChangeStreamOptions, stages: Vec<PipelineStage>) -> Plan {
         Plan::new(Parts {
-            scope: self.parts.scope.clone(),
+            scope: self.scope.clone(),
             options,
             stages,
-            operations: self.parts.operations.clone(),
+            operations: self.operations.clone(),
         })
     }
 }
@@ -350,7 +385,12 @@ impl Hash for Plan {
 
 impl fmt::Debug for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.parts.fmt(f)
+        f.debug_struct("Plan")
+            .field("scope", &self.scope)
+            .field("options", &self.options)
+            .field("stages", &self.decoded())
+            .field("operations", &self.operations)
+            .finish()
     }
 }
 

@@ -4,26 +4,28 @@ use bson::{Document, doc};
 
 /// A stage of a pipeline, after `$changeStream`. The type says what the stage is for, and what it reads of an
 /// event. Two stages with equal BSON read the same.
-#[derive(Clone, Debug)]
-pub(super) enum PipelineStage {
+///
+/// `D` is the condition or the client's stage: decoded, or nothing where a plan keeps only its bytes.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum PipelineStage<D = Document> {
     /// Passes the namespaces of the scope and the selected operations.
-    ScopeAndOperations(Document),
+    ScopeAndOperations(D),
     /// Passes the namespaces of the scope.
-    Scope(Document),
+    Scope(D),
     /// Passes the selected operations.
-    Operations(Document),
+    Operations(D),
     /// Passes the events that the row filter of the policy allows.
-    RowFilter(Reads, Document),
+    RowFilter(Reads, D),
     /// Passes the events that the filter of the client may match.
-    Filter(Reads, Document),
+    Filter(Reads, D),
     /// Passes some of the stream's events, by their time or token.
-    Part(Document),
+    Part(D),
     /// Passes the events that the stages that read documents reject.
-    RejectedByDocuments(Document),
+    RejectedByDocuments(D),
     /// Removes all fields but those that identify an event.
     IdentityFields,
     /// A client's own stage, which may remove events and change them.
-    Client(Document),
+    Client(D),
 }
 
 /// What a condition reads of an event.
@@ -35,7 +37,7 @@ pub(super) enum Reads {
     Documents,
 }
 
-impl PipelineStage {
+impl<D> PipelineStage<D> {
     /// Returns whether the stage may read the document after the change, or that before it.
     pub(super) fn reads_documents(&self) -> bool {
         match self {
@@ -54,6 +56,39 @@ impl PipelineStage {
     /// Returns whether the stage is a client's own.
     pub(super) fn is_client(&self) -> bool {
         matches!(self, PipelineStage::Client(_))
+    }
+
+    /// Returns the same stage with what `with` makes of its condition or its client's stage.
+    fn map<E>(&self, with: impl FnOnce(&D) -> E) -> PipelineStage<E> {
+        match self {
+            PipelineStage::ScopeAndOperations(it) => PipelineStage::ScopeAndOperations(with(it)),
+            PipelineStage::Scope(it) => PipelineStage::Scope(with(it)),
+            PipelineStage::Operations(it) => PipelineStage::Operations(with(it)),
+            PipelineStage::RowFilter(reads, it) => PipelineStage::RowFilter(*reads, with(it)),
+            PipelineStage::Filter(reads, it) => PipelineStage::Filter(*reads, with(it)),
+            PipelineStage::Part(it) => PipelineStage::Part(with(it)),
+            PipelineStage::RejectedByDocuments(it) => PipelineStage::RejectedByDocuments(with(it)),
+            PipelineStage::IdentityFields => PipelineStage::IdentityFields,
+            PipelineStage::Client(it) => PipelineStage::Client(with(it)),
+        }
+    }
+}
+
+impl PipelineStage<()> {
+    /// Returns the stage with what it is for MongoDB, which [`to_document`](PipelineStage::to_document) made.
+    pub(super) fn with_document(self, mut stage: Document) -> PipelineStage {
+        let is_client = self.is_client();
+        self.map(|()| match stage.get_document_mut("$match") {
+            Ok(condition) if !is_client => std::mem::take(condition),
+            _ => stage,
+        })
+    }
+}
+
+impl PipelineStage {
+    /// Returns the stage without its document.
+    pub(super) fn kind(&self) -> PipelineStage<()> {
+        self.map(|_| ())
     }
 
     /// Returns the condition that the stage's events meet; `None` for a stage that is not a condition of Weir.

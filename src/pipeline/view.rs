@@ -1,6 +1,6 @@
 //! The policy view: the part of the events that one client may see, whatever it requests.
 
-use crate::filter::Predicate;
+use crate::filter::Filter;
 use crate::model::{FieldMask, TokenAudience};
 
 /// The policy view of one client: the documents it may see, the fields hidden from it, and the resume
@@ -12,7 +12,7 @@ use crate::model::{FieldMask, TokenAudience};
 pub struct View {
     /// The condition that must certainly hold for every document that an event carries. Unlike a filter, it
     /// never passes an event for which it is unknown.
-    pub row_filter: Option<Predicate>,
+    pub row_filter: Option<Filter>,
     /// The fields that are hidden in every document.
     pub field_mask: FieldMask,
     /// The clients that may resume from the tokens of this view; `None` if the policy does not separate

@@ -6,11 +6,9 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bson::Document;
-
 use super::View;
-use super::client_stages::{check_combination, client_stages};
-use crate::filter::{Predicate, parse};
+use super::client_stages::{ClientStages, check_combination, client_stages};
+use crate::filter::{Filter, parse};
 use crate::model::{
     BeforeChange, Caller, EndTime, FeedMode, Findings, Format, FullDocument, Invalidate,
     MissingImage, Operation, Oversize, Rendering, RequestError, Scope, Shard, Start,
@@ -84,9 +82,9 @@ pub struct Watch {
     /// The operations to deliver, at least one; `None` means all.
     pub operations: Option<BTreeSet<Operation>>,
     /// The policy's condition, which must certainly hold for every document that an event carries.
-    pub row_filter: Option<Predicate>,
+    pub row_filter: Option<Filter>,
     /// The condition on documents: all filters of the request combined.
-    pub filter: Option<Predicate>,
+    pub filter: Option<Filter>,
     /// The memory that the compiled patterns of the filter take, in bytes.
     pub pattern_bytes: usize,
     /// The paths of the regular expressions in the request's filters, in order.
@@ -118,7 +116,7 @@ pub struct Watch {
     /// The share of the documents to deliver; `None` means all.
     pub shard: Option<Shard>,
     /// The client's own stages, valid, in order.
-    pub client_stages: Vec<Document>,
+    pub client_stages: ClientStages,
     /// Whose watch it is. A request does not say; the server sets it.
     pub caller: Caller,
 }
@@ -159,6 +157,7 @@ impl Watch {
         if has_pipeline {
             check_combination(filter.as_ref(), feed_mode, f);
         }
+        let filter = filter.as_ref().map(Filter::new);
         let watch = Watch {
             // Without a scope there is a violation, and this watch is dropped below.
             scope: scope.unwrap_or(Scope::Deployment),

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use crate::{
-    filter::Predicate,
+    filter::Filter,
     model::{BeforeChange, FullDocument, Operation, Scope},
     pipeline::{View, Watch},
 };
@@ -17,7 +17,7 @@ pub struct AccessRequest<'w> {
     pub(super) expanded: bool,
     pub(super) full_document: FullDocument,
     pub(super) before_change: BeforeChange,
-    pub(super) filter: Option<&'w Predicate>,
+    pub(super) filter: Option<&'w Filter>,
     /// `true` if the watch has stages of its own.
     pub pipeline: bool,
     /// `true` if the hash of the `_id` decides which events are delivered.

@@ -127,7 +127,7 @@ impl Rule {
         let row_filter = match &self.filter {
             None => None,
             Some(template) => match template.resolve(&principal.claims) {
-                Some(row_filter) => Some(row_filter),
+                Some(row_filter) => Some(row_filter.into()),
                 None => {
                     return Err(Refusal {
                         message: None,

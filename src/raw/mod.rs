@@ -134,6 +134,19 @@ pub struct Element<'a> {
 }
 
 impl<'a> Element<'a> {
+    /// Reads a value without a name at the start of `bytes`: the number of its type, then its BSON bytes.
+    #[inline]
+    pub fn typed(bytes: &'a [u8]) -> Option<Self> {
+        let (&kind, rest) = bytes.split_first()?;
+        let kind = ElementType::from(kind)?;
+        let value = rest.get(..value_size(kind, rest)?)?;
+        Some(Self {
+            kind,
+            key: b"",
+            value,
+        })
+    }
+
     /// Reads the element that begins at `start` of `document` and has a name of `name_len` bytes, as a walk over
     /// the document has found it. The name is not searched for its end.
     #[inline]

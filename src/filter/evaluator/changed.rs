@@ -3,6 +3,7 @@
 use std::cell::Cell;
 
 use super::event_fields::EventFields;
+use super::literal::ALLOCATION;
 use super::value::fields;
 use crate::model::Operation;
 use crate::raw::{Element, ElementType, Elements};
@@ -12,18 +13,35 @@ use crate::raw::{Element, ElementType, Elements};
 const EXTRA_STEPS: usize = 1_000_000;
 
 /// The condition `changed` on one path.
-#[derive(Clone, Debug)]
-pub(super) struct ChangedCondition {
-    parts: Box<[Box<[u8]>]>,
+#[derive(Clone, Debug, PartialEq)]
+pub(in crate::filter) struct ChangedCondition {
+    path: Box<str>,
     wanted: bool,
 }
 
 impl ChangedCondition {
     pub(super) fn new(path: &str, wanted: bool) -> ChangedCondition {
         ChangedCondition {
-            parts: path.split('.').map(|part| part.as_bytes().into()).collect(),
+            path: path.into(),
             wanted,
         }
+    }
+
+    pub(super) fn path(&self) -> &str {
+        &self.path
+    }
+
+    pub(super) fn wanted(&self) -> bool {
+        self.wanted
+    }
+
+    /// Returns the memory that it takes beside itself, in bytes.
+    pub(super) fn heap_bytes(&self) -> usize {
+        self.path.len() + ALLOCATION
+    }
+
+    fn parts(&self) -> impl Iterator<Item = &[u8]> {
+        self.path.split('.').map(str::as_bytes)
     }
 
     /// Returns whether the condition holds; `None` if the event does not show it.
@@ -72,20 +90,20 @@ impl ChangedCondition {
     /// Returns whether a dotted path is this path, one above it or one below it.
     fn overlaps(&self, path: &[u8]) -> bool {
         path.split(|&byte| byte == b'.')
-            .zip(&self.parts)
-            .all(|(theirs, ours)| theirs == ours.as_ref())
+            .zip(self.parts())
+            .all(|(theirs, ours)| theirs == ours)
     }
 
     /// Like [`overlaps`](Self::overlaps), for a path given as an array of components.
     fn overlaps_parts(&self, entry: &Element<'_>) -> Option<bool> {
-        let mut ours = self.parts.iter();
+        let mut ours = self.parts();
         for part in walk(entry.as_array()?) {
             let part = part?;
             let Some(ours) = ours.next() else {
                 break;
             };
             let equal = match part.kind {
-                ElementType::String => part.as_str_bytes()? == ours.as_ref(),
+                ElementType::String => part.as_str_bytes()? == ours,
                 _ => is_number(ours, part.as_int()?),
             };
             if !equal {

@@ -1,15 +1,18 @@
 //! A compiled predicate, and whether it holds for a document.
 
+use std::hash::{Hash, Hasher};
+
 use super::changed::ChangedCondition;
 use super::event_fields::EventFields;
+use super::literal::ALLOCATION;
 use super::path::Path;
 use super::value_test::ValueTest;
 use crate::filter::pattern::WorkBudget;
 use crate::filter::{Condition, Predicate, is_id_path};
 
 /// A compiled predicate, with its literals as raw BSON.
-#[derive(Clone, Debug)]
-pub(super) enum Node {
+#[derive(Debug, PartialEq)]
+pub(in crate::filter) enum Node {
     Field {
         path: Path,
         /// `true` if the path is in the document key, which is known without a document.
@@ -46,6 +49,62 @@ impl Node {
             },
             // Not reached: every other condition has a test.
             (_, None) => Node::AnyOf(Box::default()),
+        }
+    }
+
+    /// Decodes the predicate.
+    pub(super) fn predicate(&self) -> Predicate {
+        let parts = |nodes: &[Node]| nodes.iter().map(Node::predicate).collect();
+        match self {
+            Node::Field {
+                path,
+                test,
+                negated,
+                ..
+            } => Predicate::Field {
+                path: path.text().to_owned(),
+                op: test.condition(*negated),
+            },
+            Node::Changed(changed) => Predicate::Field {
+                path: changed.path().to_owned(),
+                op: Condition::Changed(changed.wanted()),
+            },
+            Node::AllOf(nodes) => Predicate::AllOf(parts(nodes)),
+            Node::AnyOf(nodes) => Predicate::AnyOf(parts(nodes)),
+            Node::NoneOf(nodes) => Predicate::NoneOf(parts(nodes)),
+        }
+    }
+
+    /// Appends the path of each condition.
+    pub(super) fn push_paths<'n>(&'n self, paths: &mut Vec<&'n str>) {
+        match self {
+            Node::Field { path, .. } => paths.push(path.text()),
+            Node::Changed(changed) => paths.push(changed.path()),
+            Node::AllOf(nodes) | Node::AnyOf(nodes) | Node::NoneOf(nodes) => {
+                nodes.iter().for_each(|node| node.push_paths(paths));
+            }
+        }
+    }
+
+    pub(super) fn uses_changed(&self) -> bool {
+        match self {
+            Node::Field { .. } => false,
+            Node::Changed(_) => true,
+            Node::AllOf(nodes) | Node::AnyOf(nodes) | Node::NoneOf(nodes) => {
+                nodes.iter().any(Node::uses_changed)
+            }
+        }
+    }
+
+    /// Returns the memory that it takes beside itself, in bytes.
+    pub(super) fn heap_bytes(&self) -> usize {
+        match self {
+            Node::Field { path, test, .. } => path.heap_bytes() + test.heap_bytes(),
+            Node::Changed(changed) => changed.heap_bytes(),
+            Node::AllOf(nodes) | Node::AnyOf(nodes) | Node::NoneOf(nodes) => {
+                let inner: usize = nodes.iter().map(Node::heap_bytes).sum();
+                size_of_val(&**nodes) + ALLOCATION + inner
+            }
         }
     }
 
@@ -114,4 +173,24 @@ fn combine(
         }
     }
     result
+}
+
+impl Hash for Node {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        match self {
+            Node::Field {
+                path,
+                on_key: _,
+                test,
+                negated,
+            } => {
+                path.text().hash(state);
+                (test, negated).hash(state);
+            }
+            Node::Changed(changed) => (changed.path(), changed.wanted()).hash(state),
+            Node::AllOf(nodes) => (b'a', nodes).hash(state),
+            Node::AnyOf(nodes) => (b'o', nodes).hash(state),
+            Node::NoneOf(nodes) => (b'n', nodes).hash(state),
+        }
+    }
 }

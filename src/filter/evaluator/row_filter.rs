@@ -2,33 +2,39 @@
 
 use super::changed::ChangedCondition;
 use super::event_fields::EventFields;
-use super::node::Node;
-use crate::filter::Predicate;
+use super::filter::Filter;
 use crate::filter::is_id_path;
 use crate::filter::pattern::WorkBudget;
 use crate::model::Operation;
 
-/// A compiled row filter. An event for which it is unknown does not pass.
+/// A row filter. An event for which it is unknown does not pass.
 #[derive(Clone, Debug)]
 pub(super) struct RowFilter {
-    predicate: Node,
+    filter: Filter,
     /// Conditions that hold if an update touched a field that the row filter uses.
     touched: Box<[ChangedCondition]>,
 }
 
 impl RowFilter {
-    pub(super) fn new(predicate: &Predicate) -> RowFilter {
-        let mut fields = Vec::new();
-        push_fields(predicate, &mut fields);
+    pub(super) fn new(filter: &Filter) -> RowFilter {
+        // Whole top-level fields count, because an update description names what it touched below them with array
+        // indexes. The `_id` never changes.
+        let paths = filter.paths();
+        let fields = paths.iter().filter(|path| !is_id_path(path));
+        let mut fields: Vec<&str> = fields.filter_map(|path| path.split('.').next()).collect();
         fields.sort_unstable();
         fields.dedup();
         RowFilter {
-            predicate: Node::new(predicate),
+            filter: filter.clone(),
             touched: fields
                 .into_iter()
                 .map(|field| ChangedCondition::new(field, true))
                 .collect(),
         }
+    }
+
+    pub(super) fn filter(&self) -> &Filter {
+        &self.filter
     }
 
     /// Returns whether the row filter certainly holds for every document that the event carries; if it
@@ -52,20 +58,7 @@ impl RowFilter {
 
     fn certainly_holds(&self, event: &EventFields<'_>, document: Option<&[u8]>) -> bool {
         // A budget of its own, so that the client's filter cannot use it up.
-        self.predicate
-            .holds(event, document, &WorkBudget::default())
-            == Some(true)
-    }
-}
-
-/// Collects the top-level fields that the predicate uses and that can change. Whole fields count,
-/// because an update description names what it touched below them with array indexes.
-fn push_fields<'p>(predicate: &'p Predicate, fields: &mut Vec<&'p str>) {
-    match predicate {
-        Predicate::Field { path, .. } if is_id_path(path) => {}
-        Predicate::Field { path, .. } => fields.extend(path.split('.').next()),
-        Predicate::AllOf(parts) | Predicate::AnyOf(parts) | Predicate::NoneOf(parts) => {
-            parts.iter().for_each(|part| push_fields(part, fields));
-        }
+        let budget = &WorkBudget::default();
+        self.filter.root().holds(event, document, budget) == Some(true)
     }
 }

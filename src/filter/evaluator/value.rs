@@ -2,8 +2,6 @@
 
 use std::cmp::Ordering;
 
-use bson::{Bson, Document};
-
 use super::number::Number;
 use crate::raw::{Element, ElementType, Elements};
 
@@ -53,47 +51,6 @@ impl TypeClass {
             ElementType::JavaScriptCodeWithScope => TypeClass::CodeWithScope,
             ElementType::MaxKey => TypeClass::MaxKey,
         }
-    }
-}
-
-/// A literal of a filter, as raw BSON.
-#[derive(Clone, Debug)]
-pub(in crate::filter) struct Literal {
-    kind: ElementType,
-    value: Box<[u8]>,
-}
-
-impl Literal {
-    pub(in crate::filter) fn new(value: &Bson) -> Literal {
-        let mut document = Document::new();
-        document.insert("", value);
-        let bytes = document
-            .to_vec()
-            .expect("validation keeps NUL out of every field name");
-        let element = Elements::new(&bytes)
-            .ok()
-            .and_then(|mut elements| elements.next()?.ok())
-            .expect("a document of one field was just made");
-        Literal {
-            kind: element.kind,
-            value: element.value.into(),
-        }
-    }
-
-    pub(in crate::filter) fn as_element(&self) -> Element<'_> {
-        Element {
-            kind: self.kind,
-            key: b"",
-            value: &self.value,
-        }
-    }
-
-    pub(super) fn class(&self) -> TypeClass {
-        TypeClass::of(self.kind)
-    }
-
-    pub(super) fn kind(&self) -> ElementType {
-        self.kind
     }
 }
 

@@ -1,38 +1,36 @@
 //! Tests one value against one condition.
 
 use std::cmp::Ordering;
+use std::hash::{Hash, Hasher};
 
-use bson::Bson;
-
+use super::literal::{ALLOCATION, Literal, LiteralList};
 use super::number::Number;
-use super::value::{Literal, TypeClass, compare, text};
+use super::value::{TypeClass, compare, text};
 use crate::filter::Condition;
 use crate::filter::pattern::{Pattern, WorkBudget, prefix_pattern};
 use crate::raw::{Element, ElementType};
 
 /// A test of one value. A condition holds if any value at its path passes its test.
-#[derive(Clone, Debug)]
-pub(super) enum ValueTest {
+#[derive(Debug)]
+pub(in crate::filter) enum ValueTest {
     Equal(Literal),
     Order(Order, Literal),
-    /// Sorted in MongoDB's order, for binary search.
-    OneOf(Box<[Literal]>),
+    OneOf(LiteralList),
     Exists,
     Prefix {
-        text: Box<[u8]>,
-        pattern: Box<[u8]>,
+        text: Box<str>,
+        pattern: Box<str>,
     },
     Regex {
-        compiled: Pattern,
-        pattern: Box<[u8]>,
-        options: Box<[u8]>,
+        /// `None` passes no text: the pattern could not be compiled. Validation refuses such patterns.
+        compiled: Option<Pattern>,
+        pattern: Box<str>,
+        options: Box<str>,
     },
-    /// Passes nothing: the pattern could not be compiled. Validation refuses such patterns.
-    Nothing,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Order {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(in crate::filter) enum Order {
     Greater,
     GreaterOrEqual,
     Less,
@@ -51,13 +49,13 @@ impl ValueTest {
             Condition::Gte(value) => order(Order::GreaterOrEqual, value),
             Condition::Lt(value) => order(Order::Less, value),
             Condition::Lte(value) => order(Order::LessOrEqual, value),
-            Condition::In(values) => (one_of(values), false),
-            Condition::NotIn(values) => (one_of(values), true),
+            Condition::In(values) => (ValueTest::OneOf(LiteralList::new(values)), false),
+            Condition::NotIn(values) => (ValueTest::OneOf(LiteralList::new(values)), true),
             Condition::Exists(exists) => (ValueTest::Exists, !exists),
             Condition::Prefix(prefix) => (
                 ValueTest::Prefix {
-                    text: prefix.as_bytes().into(),
-                    pattern: prefix_pattern(prefix).into_bytes().into(),
+                    text: prefix.as_str().into(),
+                    pattern: prefix_pattern(prefix).into(),
                 },
                 false,
             ),
@@ -81,13 +79,13 @@ impl ValueTest {
                 !lengths_differ && compare(value, &literal.as_element()).is_eq()
             }
             ValueTest::Order(order, literal) => order.holds(value, literal),
-            ValueTest::OneOf(literals) => literals
-                .binary_search_by(|literal| compare(&literal.as_element(), value))
-                .is_ok(),
+            ValueTest::OneOf(literals) => literals.contains(value),
             ValueTest::Exists => true,
             ValueTest::Prefix { text, pattern } => match value.kind {
-                ElementType::String | ElementType::Symbol => starts_with(value, text),
-                ElementType::RegularExpression => value.as_regex() == Some((pattern, b"")),
+                ElementType::String | ElementType::Symbol => starts_with(value, text.as_bytes()),
+                ElementType::RegularExpression => {
+                    value.as_regex() == Some((pattern.as_bytes(), b""))
+                }
                 _ => false,
             },
             ValueTest::Regex {
@@ -95,32 +93,112 @@ impl ValueTest {
                 pattern,
                 options,
             } => match value.kind {
-                ElementType::String | ElementType::Symbol => {
-                    compiled.is_match(text(value), budget).unwrap_or(false)
+                ElementType::String | ElementType::Symbol => compiled
+                    .as_ref()
+                    .and_then(|compiled| compiled.is_match(text(value), budget))
+                    .unwrap_or(false),
+                ElementType::RegularExpression => {
+                    value.as_regex() == Some((pattern.as_bytes(), options.as_bytes()))
                 }
-                ElementType::RegularExpression => value.as_regex() == Some((pattern, options)),
                 _ => false,
             },
-            ValueTest::Nothing => false,
         }
     }
 
     fn passes_missing(&self) -> bool {
         match self {
             ValueTest::Equal(literal) => literal.class() == TypeClass::Null,
-            ValueTest::OneOf(literals) => literals
-                .iter()
-                .any(|literal| literal.class() == TypeClass::Null),
+            ValueTest::OneOf(literals) => literals.has_null(),
             ValueTest::Order(order, literal) => match literal.class() {
                 TypeClass::Null => order.includes_equal(),
                 TypeClass::MinKey => order.is_greater(),
                 TypeClass::MaxKey => !order.is_greater(),
                 _ => false,
             },
-            ValueTest::Exists
-            | ValueTest::Prefix { .. }
-            | ValueTest::Regex { .. }
-            | ValueTest::Nothing => false,
+            ValueTest::Exists | ValueTest::Prefix { .. } | ValueTest::Regex { .. } => false,
+        }
+    }
+
+    /// Decodes the condition that the test was made from.
+    pub(super) fn condition(&self, negated: bool) -> Condition {
+        match self {
+            ValueTest::Equal(literal) if negated => Condition::Ne(literal.to_bson()),
+            ValueTest::Equal(literal) => Condition::Eq(literal.to_bson()),
+            ValueTest::Order(Order::Greater, literal) => Condition::Gt(literal.to_bson()),
+            ValueTest::Order(Order::GreaterOrEqual, literal) => Condition::Gte(literal.to_bson()),
+            ValueTest::Order(Order::Less, literal) => Condition::Lt(literal.to_bson()),
+            ValueTest::Order(Order::LessOrEqual, literal) => Condition::Lte(literal.to_bson()),
+            ValueTest::OneOf(literals) if negated => Condition::NotIn(literals.to_bson()),
+            ValueTest::OneOf(literals) => Condition::In(literals.to_bson()),
+            ValueTest::Exists => Condition::Exists(!negated),
+            ValueTest::Prefix { text, .. } => Condition::Prefix(text.to_string()),
+            ValueTest::Regex {
+                pattern, options, ..
+            } => Condition::Regex {
+                pattern: pattern.to_string(),
+                options: options.to_string(),
+            },
+        }
+    }
+
+    /// Returns the memory that it takes beside itself, in bytes.
+    pub(super) fn heap_bytes(&self) -> usize {
+        match self {
+            ValueTest::Equal(literal) | ValueTest::Order(_, literal) => literal.heap_bytes(),
+            ValueTest::OneOf(literals) => literals.heap_bytes(),
+            ValueTest::Exists => 0,
+            ValueTest::Prefix { text, pattern } => text.len() + pattern.len() + 2 * ALLOCATION,
+            ValueTest::Regex {
+                compiled,
+                pattern,
+                options,
+            } => {
+                let compiled = compiled.as_ref().map_or(0, Pattern::compiled_bytes);
+                compiled + pattern.len() + options.len() + 2 * ALLOCATION
+            }
+        }
+    }
+}
+
+impl PartialEq for ValueTest {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (ValueTest::Equal(left), ValueTest::Equal(right)) => left == right,
+            (ValueTest::Order(left, literal), ValueTest::Order(right, other)) => {
+                left == right && literal == other
+            }
+            (ValueTest::OneOf(left), ValueTest::OneOf(right)) => left == right,
+            (ValueTest::Exists, ValueTest::Exists) => true,
+            (ValueTest::Prefix { text: left, .. }, ValueTest::Prefix { text: right, .. }) => {
+                left == right
+            }
+            (
+                ValueTest::Regex {
+                    pattern, options, ..
+                },
+                ValueTest::Regex {
+                    pattern: other_pattern,
+                    options: other_options,
+                    ..
+                },
+            ) => pattern == other_pattern && options == other_options,
+            _ => false,
+        }
+    }
+}
+
+impl Hash for ValueTest {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        std::mem::discriminant(self).hash(state);
+        match self {
+            ValueTest::Equal(literal) => literal.hash(state),
+            ValueTest::Order(order, literal) => (order, literal).hash(state),
+            ValueTest::OneOf(literals) => literals.hash(state),
+            ValueTest::Exists => {}
+            ValueTest::Prefix { text, .. } => text.hash(state),
+            ValueTest::Regex {
+                pattern, options, ..
+            } => (pattern, options).hash(state),
         }
     }
 }
@@ -160,20 +238,11 @@ impl Order {
     }
 }
 
-fn one_of(values: &[Bson]) -> ValueTest {
-    let mut literals: Vec<Literal> = values.iter().map(Literal::new).collect();
-    literals.sort_by(|left, right| compare(&left.as_element(), &right.as_element()));
-    ValueTest::OneOf(literals.into())
-}
-
 fn regex(pattern: &str, options: &str) -> ValueTest {
-    match Pattern::new(pattern, options) {
-        Ok(compiled) => ValueTest::Regex {
-            compiled,
-            pattern: pattern.as_bytes().into(),
-            options: options.as_bytes().into(),
-        },
-        Err(_) => ValueTest::Nothing,
+    ValueTest::Regex {
+        compiled: Pattern::new(pattern, options).ok(),
+        pattern: pattern.into(),
+        options: options.into(),
     }
 }
 

@@ -18,7 +18,7 @@ const NULL: Element<'static> = Element {
 
 /// The number of a bucket. Different values may share one, so the evaluator checks every residual
 /// found in it.
-pub(super) type Bucket = u64;
+pub(super) type Bucket = u32;
 
 /// Assigns values to buckets. The hash is random for each index, so no client can fill one bucket on
 /// purpose.
@@ -30,7 +30,8 @@ impl BucketHasher {
     pub(super) fn bucket(&self, value: Option<&Element<'_>>) -> Bucket {
         let mut state = self.0.build_hasher();
         push(&mut state, value.unwrap_or(&NULL), DEPTH);
-        std::hash::Hasher::finish(&state)
+        // Half of the hash is enough: two of ten million values share a bucket with one of 400 others.
+        (std::hash::Hasher::finish(&state) >> 32) as Bucket
     }
 }
 

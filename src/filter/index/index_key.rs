@@ -2,13 +2,18 @@
 
 use std::collections::BTreeMap;
 
-use bson::Bson;
-
 use super::bucket::{Bucket, BucketHasher};
-use crate::filter::evaluator::Literal;
-use crate::filter::is_id_path;
-use crate::filter::{Clauses, Condition, Predicate};
-use crate::model::{MissingImage, Shard};
+use crate::filter::evaluator::{Evaluator, Filter, Literal, LiteralList, Node, ValueTest};
+use crate::filter::{Clauses, is_id_path};
+use crate::model::Shard;
+
+/// The most values of a row filter times those of a filter that are indexed together: each value of the row filter
+/// has an index of the filter's values.
+const MAX_PAIRS: usize = 4_096;
+/// What a value takes in an index, in bytes, with the free room of its table.
+const VALUE_BYTES: usize = 20;
+/// What a value of a row filter takes, in bytes: it has an index of its own.
+const ROW_VALUE_BYTES: usize = 600;
 
 /// The index keys of one residual; `None` for a part that requires no particular value.
 #[derive(Debug, Default)]
@@ -37,73 +42,123 @@ pub(super) struct LookupField {
 }
 
 impl IndexKeys {
-    pub(super) fn new(residual: &Clauses, hasher: &BucketHasher) -> IndexKeys {
-        let row_filter = residual
-            .row_filter
-            .as_ref()
-            .and_then(|row_filter| best_key(row_filter, hasher));
-        let filter = residual.filter.as_ref().and_then(|it| best_key(it, hasher));
+    pub(super) fn new(evaluator: &Evaluator, hasher: &BucketHasher) -> IndexKeys {
+        let (row_filter, filter) = best_keys(evaluator.row_filter(), evaluator.filter());
         IndexKeys {
-            shard: residual.shard,
-            row_filter: row_filter.map(|(path, buckets)| IndexKey {
-                field: path.to_owned(),
-                buckets,
+            shard: evaluator.shard(),
+            row_filter: row_filter.map(|required| IndexKey {
+                field: required.path.to_owned(),
+                buckets: required.buckets(hasher),
             }),
-            filter: filter.map(|(path, buckets)| IndexKey {
+            filter: filter.map(|required| IndexKey {
                 field: LookupField {
-                    path: path.to_owned(),
-                    pre_images: residual.pre_images,
-                    passes_unknown: residual.missing_image == MissingImage::Deliver,
+                    path: required.path.to_owned(),
+                    pre_images: evaluator.pre_images(),
+                    passes_unknown: evaluator.passes_unknown(),
                 },
-                buckets,
+                buckets: required.buckets(hasher),
             }),
         }
     }
 }
 
-/// Returns a path and the buckets that a value there must be in one of; `None` if the predicate
-/// requires no particular value at any path.
-fn best_key<'p>(predicate: &'p Predicate, hasher: &BucketHasher) -> Option<(&'p str, Vec<Bucket>)> {
+/// Returns the memory that an index takes for a residual, in bytes.
+pub fn index_bytes(residual: &Clauses) -> usize {
+    let (row_filter, filter) = best_keys(residual.row_filter.as_ref(), residual.filter.as_ref());
+    let values = filter.map_or(0, |it| it.len) * VALUE_BYTES;
+    row_filter.map_or(values, |it| it.len * (ROW_VALUE_BYTES + values))
+}
+
+/// The values of which a predicate requires one at a path.
+struct Required<'f> {
+    path: &'f str,
+    values: Vec<Values<'f>>,
+    /// How many values there are.
+    len: usize,
+}
+
+/// The values of one condition.
+#[derive(Clone, Copy)]
+enum Values<'f> {
+    One(&'f Literal),
+    List(&'f LiteralList),
+}
+
+impl Required<'_> {
+    fn buckets(&self, hasher: &BucketHasher) -> Vec<Bucket> {
+        let mut buckets = Vec::with_capacity(self.len);
+        for values in &self.values {
+            match values {
+                Values::One(literal) => buckets.push(hasher.bucket(Some(&literal.as_element()))),
+                Values::List(list) => {
+                    buckets.extend(list.elements().map(|it| hasher.bucket(Some(&it))));
+                }
+            }
+        }
+        buckets.sort_unstable();
+        buckets.dedup();
+        buckets
+    }
+}
+
+/// Returns what a row filter and a filter are indexed by; `None` for one that requires no particular value at any
+/// path, or too many of them together with the other.
+fn best_keys<'f>(
+    row_filter: Option<&'f Filter>,
+    filter: Option<&'f Filter>,
+) -> (Option<Required<'f>>, Option<Required<'f>>) {
+    let row_filter = row_filter.and_then(|it| best_key(it.root()));
+    let rows = row_filter.as_ref().map_or(1, |it| it.len);
+    let filter = filter.and_then(|it| best_key(it.root()));
+    let filter = filter.filter(|it| rows == 1 || rows.saturating_mul(it.len) <= MAX_PAIRS);
+    (row_filter, filter)
+}
+
+fn best_key(root: &Node) -> Option<Required<'_>> {
     // The document key is in every event. Among other paths, fewer values select better.
-    let (path, values) = required_values(predicate)
-        .into_iter()
-        .min_by_key(|(path, values)| (!is_id_path(path), values.len()))?;
-    let mut buckets: Vec<Bucket> = values
-        .into_iter()
-        .map(|value| hasher.bucket(Some(&Literal::new(value).as_element())))
-        .collect();
-    buckets.sort_unstable();
-    buckets.dedup();
-    Some((path, buckets))
+    required_values(root)
+        .into_values()
+        .min_by_key(|it| (!is_id_path(it.path), it.len))
 }
 
 /// Returns the paths at which the filter requires one of a list of values, each with that list.
-fn required_values(filter: &Predicate) -> BTreeMap<&str, Vec<&Bson>> {
-    match filter {
-        Predicate::Field { path, op } => match op {
-            Condition::Eq(value) => [(path.as_str(), vec![value])].into(),
-            Condition::In(values) => [(path.as_str(), values.iter().collect())].into(),
-            _ => BTreeMap::new(),
-        },
+fn required_values(node: &Node) -> BTreeMap<&str, Required<'_>> {
+    match node {
+        Node::Field {
+            path,
+            test,
+            negated: false,
+            ..
+        } => {
+            let (values, len) = match test {
+                ValueTest::Equal(literal) => (Values::One(literal), 1),
+                ValueTest::OneOf(list) => (Values::List(list), list.len()),
+                _ => return BTreeMap::new(),
+            };
+            let path = path.text();
+            let values = vec![values];
+            [(path, Required { path, values, len })].into()
+        }
         // All parts must hold, so the shortest list for a path is enough.
-        Predicate::AllOf(parts) => {
-            let mut all: BTreeMap<&str, Vec<&Bson>> = BTreeMap::new();
-            for (path, values) in parts.iter().flat_map(required_values) {
+        Node::AllOf(parts) => {
+            let mut all: BTreeMap<&str, Required<'_>> = BTreeMap::new();
+            for (path, required) in parts.iter().flat_map(required_values) {
                 let shortest = all.get(path);
-                if shortest.is_none_or(|shortest| values.len() < shortest.len()) {
-                    all.insert(path, values);
+                if shortest.is_none_or(|shortest| required.len < shortest.len) {
+                    all.insert(path, required);
                 }
             }
             all
         }
         // Any part may hold, so a path counts only if every part requires a value there.
-        Predicate::AnyOf(parts) => {
+        Node::AnyOf(parts) => {
             let mut parts = parts.iter().map(required_values);
             let mut any = parts.next().unwrap_or_default();
             for mut part in parts {
-                any.retain(|path, values| match part.remove(path) {
+                any.retain(|path, required| match part.remove(path) {
                     Some(more) => {
-                        values.extend(more);
+                        required.values.extend(more.values);
+                        required.len += more.len;
                         true
                     }
                     None => false,
@@ -111,6 +166,6 @@ fn required_values(filter: &Predicate) -> BTreeMap<&str, Vec<&Bson>> {
             }
             any
         }
-        Predicate::NoneOf(_) => BTreeMap::new(),
+        Node::Field { .. } | Node::Changed(_) | Node::NoneOf(_) => BTreeMap::new(),
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use super::bucket::{Bucket, BucketHasher};
+use super::bucket_map::BucketMap;
 use super::index_key::{IndexKey, IndexKeys, LookupField};
 use super::slot_set::{Slot, SlotSet};
 use crate::filter::evaluator::{EventFields, Path};
@@ -53,7 +54,7 @@ struct FilterGroup {
     field: IndexedField,
     /// All residuals of the group, for events whose value is unknown.
     all: SlotSet,
-    buckets: HashMap<Bucket, SlotSet>,
+    buckets: BucketMap,
 }
 
 /// The path at which values are looked up.
@@ -204,11 +205,11 @@ impl FilterGroups {
         let group = group.or_insert_with(|| FilterGroup {
             field: IndexedField::new(&key.field.path),
             all: SlotSet::default(),
-            buckets: HashMap::new(),
+            buckets: BucketMap::default(),
         });
         group.all.insert(slot);
         for bucket in &key.buckets {
-            group.buckets.entry(*bucket).or_default().insert(slot);
+            group.buckets.insert(*bucket, slot);
         }
     }
 
@@ -222,12 +223,7 @@ impl FilterGroups {
         };
         group.all.remove(slot);
         for bucket in &key.buckets {
-            if let Some(slots) = group.buckets.get_mut(bucket) {
-                slots.remove(slot);
-                if slots.is_empty() {
-                    group.buckets.remove(bucket);
-                }
-            }
+            group.buckets.remove(*bucket, slot);
         }
         if group.all.is_empty() {
             self.groups.remove(&key.field);
@@ -282,9 +278,7 @@ impl FilterGroup {
         visit: &mut impl FnMut(Slot),
     ) -> bool {
         self.field.for_each_bucket(document, hasher, &mut |bucket| {
-            if let Some(slots) = self.buckets.get(&bucket) {
-                slots.iter().for_each(&mut *visit);
-            }
+            self.buckets.for_each(bucket, &mut *visit);
         })
     }
 }

@@ -26,7 +26,7 @@ pub(super) struct SubscriberIndex {
     /// Subscribers that receive every event.
     unfiltered: Slab<Arc<Subscriber>>,
     groups: Slab<Group>,
-    by_key: HashMap<Arc<[u8]>, GroupId>,
+    by_residual: HashMap<Residual, GroupId>,
     index: FilterIndex<GroupId>,
     /// By group, the index of its last entry in [`SegmentMatches::matches`]. Kept to reuse its memory.
     last_match: Vec<usize>,
@@ -35,7 +35,7 @@ pub(super) struct SubscriberIndex {
 
 #[derive(Debug)]
 struct Group {
-    key: Arc<[u8]>,
+    residual: Residual,
     evaluator: Arc<Evaluator>,
     subscribers: Slab<Arc<Subscriber>>,
 }
@@ -66,9 +66,9 @@ pub(super) struct SegmentMatches {
 }
 
 impl SubscriberIndex {
-    /// Returns the evaluator of the group with this residual key, if there is one.
-    pub(super) fn evaluator_for(&self, key: &[u8]) -> Option<Arc<Evaluator>> {
-        let group = self.by_key.get(key)?;
+    /// Returns the evaluator of the group with this residual, if there is one.
+    pub(super) fn evaluator_for(&self, residual: &Residual) -> Option<Arc<Evaluator>> {
+        let group = self.by_residual.get(residual)?;
         Some(Arc::clone(&self.groups[*group].evaluator))
     }
 
@@ -88,18 +88,16 @@ impl SubscriberIndex {
             let group = None;
             return (SubscriberKey { group, slot, end }, false);
         };
-        let key = Arc::clone(residual.key());
-        // Keys are compared by value, so a hash collision cannot merge two groups.
-        let existing = self.by_key.get(&key).copied();
+        // Residuals are compared by value, so a hash collision cannot merge two groups.
+        let existing = self.by_residual.get(residual).copied();
         let group = existing.unwrap_or_else(|| {
             let group = self.groups.insert(Group {
-                key: Arc::clone(&key),
+                residual: residual.clone(),
                 evaluator: Arc::clone(evaluator),
                 subscribers: Slab::new(),
             });
-            self.by_key.insert(key, group);
-            self.index
-                .insert_with(group, residual, Arc::clone(evaluator));
+            self.by_residual.insert(residual.clone(), group);
+            self.index.insert_with(group, Arc::clone(evaluator));
             group
         });
         let slot = self.groups[group].subscribers.insert(subscriber);
@@ -145,7 +143,7 @@ impl SubscriberIndex {
             return None;
         }
         let group = self.groups.remove(id);
-        self.by_key.remove(&group.key);
+        self.by_residual.remove(&group.residual);
         self.index.remove(id);
         Some(id)
     }

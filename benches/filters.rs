@@ -25,10 +25,13 @@ const RUNS: usize = 5;
 fn residual(number: i32) -> Clauses {
     Clauses {
         operations: None,
-        filter: Some(Predicate::Field {
-            path: "customer.id".into(),
-            op: Condition::Eq(Bson::String(format!("customer-{number:06}"))),
-        }),
+        filter: Some(
+            Predicate::Field {
+                path: "customer.id".into(),
+                op: Condition::Eq(Bson::String(format!("customer-{number:06}"))),
+            }
+            .into(),
+        ),
         missing_image: MissingImage::Deliver,
         pre_images: false,
         row_filter: None,

@@ -47,7 +47,7 @@ pub fn run(data: &[u8]) {
     }
     for residual in [watch.shared_residual(), watch.dedicated_residual()] {
         let again = Residual::new(Clauses::clone(&residual));
-        assert_eq!(residual.key(), again.key());
+        assert_eq!(residual, again);
         let _ = Evaluator::new(&residual);
         let mut index = FilterIndex::new();
         index.insert(1, &residual);

@@ -78,7 +78,7 @@ fn compare(left: &[u8], right: &[u8]) {
         op: Condition::Eq(value.clone()),
     };
     let evaluator = Evaluator::new(&Clauses {
-        filter: Some(filter),
+        filter: Some(filter.into()),
         ..Clauses::default()
     });
     let mut key = Vec::new();

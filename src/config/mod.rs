@@ -421,7 +421,9 @@ impl ServeConfig {
             max_feeds: self.max_feeds,
             feeds_per_scope: self.feeds_per_scope,
             max_catch_ups: self.max_catch_ups,
-            each_principal: self.limits.each_principal(),
+            each_principal: self
+                .limits
+                .each_principal(self.max_watches, self.auth.is_enabled()),
             all_principals: self.limits.all_principals(),
             max_age: self.limits.watch_max_age,
         }

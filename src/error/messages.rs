@@ -97,11 +97,17 @@ pub(super) fn limit_reached(exceeded: &Exceeded) -> String {
         return "too many requests wait until their filters are compiled: try again later"
             .to_owned();
     }
+    if unit == "KiB of filters" {
+        return format!(
+            "open watches use all of the {} MiB for filters, patterns, fields and stages (a quarter of --memory-limit): \
+             use smaller ones or the same in several watches, or try again later",
+            max / 1024
+        );
+    }
     let what = match unit {
         "watches" => format!("{max} open watches (--max-watches)"),
         "feeds" => format!("{max} feeds (--max-feeds)"),
         "calls" => format!("{max} concurrent calls"),
-        "KiB of patterns" => format!("{} MiB of compiled regular expressions", max / 1024),
         other => format!("{max} {other}"),
     };
     format!("the server's limit of {what} is reached: try again later")

@@ -162,7 +162,7 @@ fn errors() -> Vec<Error> {
         limit("feeds"),
         limit("calls"),
         limit("checks"),
-        limit("KiB of patterns"),
+        limit("KiB of filters"),
         limit("others"),
         Error::Quota {
             owner: "this principal",

@@ -1,4 +1,4 @@
-//! The memory budget of the process. The bytes that rings, catch-ups and encodings hold are charged to it
+//! The memory budget of the process. The bytes that rings, catch-ups, encodings and requests hold are charged to it
 //! until they are dropped.
 
 use std::sync::{
@@ -45,12 +45,25 @@ impl MemoryBudget {
             return bytes;
         }
         let charged = bytes.len() + more;
-        self.used.fetch_add(charged, Ordering::Relaxed);
+        self.take(charged);
         Bytes::from_owner(ChargedBytes {
             bytes,
             charged,
             budget: Arc::clone(self),
         })
+    }
+
+    /// Counts bytes as in use, until they are given back.
+    pub(super) fn take(&self, bytes: usize) {
+        self.used.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Counts bytes as no longer in use.
+    pub(super) fn give_back(&self, bytes: usize) {
+        let before = self.used.fetch_sub(bytes, Ordering::Relaxed);
+        if before >= self.limit {
+            self.freed.notify_waiters();
+        }
     }
 
     /// The number of bytes in use.
@@ -78,10 +91,7 @@ impl AsRef<[u8]> for ChargedBytes {
 
 impl Drop for ChargedBytes {
     fn drop(&mut self) {
-        let before = self.budget.used.fetch_sub(self.charged, Ordering::Relaxed);
-        if before >= self.budget.limit {
-            self.budget.freed.notify_waiters();
-        }
+        self.budget.give_back(self.charged);
     }
 }
 

@@ -95,6 +95,11 @@ impl<F: Clone, S: BuildHasher + Default> FeedTable<F, S> {
         }
     }
 
+    /// Returns whether there is a feed of a plan.
+    pub(super) fn contains(&self, plan: &Plan) -> bool {
+        self.feeds.contains_key(plan)
+    }
+
     /// Adds a watcher to the feed of a plan, if there is one.
     pub(super) fn join(&mut self, plan: &Plan) -> Option<(FeedId, F)> {
         let (plan, _) = self.feeds.get_key_value(plan)?;

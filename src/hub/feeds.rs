@@ -17,13 +17,14 @@ use crate::{
         feed_table::{FeedId, FeedTable},
         label_cap::LabelCap,
         memory::MemoryManager,
+        request_memory::{HeldPlan, RequestMemory},
         ring::{Ring, RingHistory},
         settings::HubSettings,
         stream::{OpenedStream, ReconnectingStream, StreamPlans, open},
         sync::{Mutex, lock},
         tasks::Tasks,
     },
-    limit::Limit,
+    limit::{Exceeded, Limit},
     metrics::{Metrics, StageGuard},
     model::{Caller, FeedMode, Mode, Stage},
     pipeline::Plan,
@@ -40,6 +41,7 @@ pub(super) struct Feeds {
     source: Arc<dyn Source>,
     deployment: Arc<Deployment>,
     memory: Arc<MemoryManager>,
+    requests: Arc<RequestMemory>,
     tasks: Tasks,
     metrics: Arc<Metrics>,
     table: Mutex<FeedTable<FeedHandle>>,
@@ -72,6 +74,8 @@ type OpenSender = watch::Sender<Option<Result<Arc<OpenFeed>, Error>>>;
 struct FeedHandle {
     opened: OpenOutcome,
     stop: CancellationToken,
+    /// The memory of its plan, if that has conditions of clients.
+    _plan: Option<Arc<HeldPlan>>,
 }
 
 /// An open feed that a watcher has joined.
@@ -133,7 +137,7 @@ impl Feeds {
     pub(super) fn new(
         source: Arc<dyn Source>,
         deployment: Arc<Deployment>,
-        memory: Arc<MemoryManager>,
+        (memory, requests): (Arc<MemoryManager>, Arc<RequestMemory>),
         tasks: Tasks,
         metrics: Arc<Metrics>,
         settings: &HubSettings,
@@ -145,6 +149,7 @@ impl Feeds {
             source,
             deployment,
             memory,
+            requests,
             tasks,
             metrics,
             table: Mutex::new(table),
@@ -235,6 +240,12 @@ impl Feeds {
         // other.
         let mut table = lock(&self.table);
         let mode = table.choose_mode(requested, &dedicated, shared);
+        let (mode, held_plan) = match self.hold_plan(&table, mode, &dedicated) {
+            Ok(held) => (mode, held),
+            // The shared feed needs no memory for conditions.
+            Err(_) if requested == FeedMode::Auto => (Mode::Shared, None),
+            Err(exceeded) => return Err(exceeded.into()),
+        };
         let plan = match mode {
             Mode::Dedicated => Arc::new(dedicated),
             Mode::Shared => Arc::clone(shared),
@@ -252,6 +263,7 @@ impl Feeds {
         let handle = FeedHandle {
             opened: opened.clone(),
             stop: stop.clone(),
+            _plan: held_plan.map(Arc::new),
         };
         let (feed_id, retired) = table.insert(&plan, mode, handle)?;
         drop(table);
@@ -266,6 +278,20 @@ impl Feeds {
             opened,
             is_new: true,
         })
+    }
+
+    /// Reserves the memory of the plan of a dedicated feed that is not there yet.
+    fn hold_plan(
+        &self,
+        table: &FeedTable<FeedHandle>,
+        mode: Mode,
+        dedicated: &Plan,
+    ) -> Result<Option<HeldPlan>, Exceeded> {
+        if mode == Mode::Shared || table.contains(dedicated) {
+            return Ok(None);
+        }
+        let held = self.requests.hold_plan(dedicated);
+        held.map(Some).ok_or_else(|| self.requests.reject())
     }
 
     /// Starts the task of a feed. A separate task, since other watches may wait for the feed after the one

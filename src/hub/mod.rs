@@ -11,8 +11,8 @@
 //! 4. A [`watcher`] reads the ring. When the ring does not hold its position, a [`catch_up`] with one of
 //!    the [`catch_up_permits`] reads MongoDB for it into a [`catch_up_queue`], until the ring holds what
 //!    follows. [`catch_ups`] is what all of them share.
-//! 5. An event that is sent in pieces lies in a [`revocable_buffer`]. All of this shares one [`budget`],
-//!    and [`memory`] decides what is dropped when it is exceeded. What concerns all [`subscribers`] is the end of
+//! 5. An event that is sent in pieces lies in a [`revocable_buffer`]. All of this shares one [`budget`] with what
+//!    open watches keep of their requests ([`request_memory`]), and [`memory`] decides what is dropped when it is exceeded. What concerns all [`subscribers`] is the end of
 //!    the server, and how close the oplog's oldest entry is to them ([`oplog_monitor`]).
 //!
 //! [`tasks`] starts and stops everything; [`single_flight`] asks MongoDB once for many, and [`label_cap`] bounds the
@@ -31,6 +31,7 @@ mod feeds;
 mod label_cap;
 mod memory;
 mod oplog_monitor;
+mod request_memory;
 mod resume_token;
 mod revocable_buffer;
 mod ring;
@@ -60,10 +61,12 @@ use deployment::Deployment;
 use feeds::Feeds;
 use memory::MemoryManager;
 use oplog_monitor::OplogMonitor;
+use request_memory::RequestMemory;
 use subscribers::Subscribers;
 use tasks::Tasks;
 use watcher::WatchStarter;
 
+pub use request_memory::HeldRequest;
 pub use revocable_buffer::{Evicted, RevocableBuffer};
 pub use ring::{FeedPosition, Invalidation};
 pub use segment::{EncodedSelection, EventSelection, Segment};
@@ -77,6 +80,7 @@ pub struct Hub {
     feeds: Arc<Feeds>,
     memory: Arc<MemoryManager>,
     memory_limit: usize,
+    requests: Arc<RequestMemory>,
     subscribers: Arc<Subscribers>,
     oplog_monitor: Arc<OplogMonitor>,
     starter: Arc<WatchStarter>,
@@ -98,6 +102,8 @@ impl Hub {
     pub fn new(source: Arc<dyn Source>, settings: HubSettings, metrics: Arc<Metrics>) -> Self {
         let tasks = Tasks::new();
         let memory = Arc::new(MemoryManager::new(settings.memory_limit));
+        let budget = Arc::clone(&memory.budget);
+        let requests = RequestMemory::new(settings.memory_limit, budget, &metrics);
         let subscribers = Arc::new(Subscribers::default());
         let deployment = Arc::new(Deployment::new(
             Arc::clone(&source),
@@ -107,7 +113,7 @@ impl Hub {
         let feeds = Feeds::new(
             Arc::clone(&source),
             Arc::clone(&deployment),
-            Arc::clone(&memory),
+            (Arc::clone(&memory), Arc::clone(&requests)),
             tasks.clone(),
             Arc::clone(&metrics),
             &settings,
@@ -138,6 +144,7 @@ impl Hub {
             feeds,
             memory,
             memory_limit: settings.memory_limit,
+            requests,
             subscribers,
             starter: Arc::new(starter),
             tasks,
@@ -148,6 +155,15 @@ impl Hub {
     #[must_use]
     pub fn source(&self) -> &dyn Source {
         &*self.source
+    }
+
+    /// Reserves the memory of what a watch keeps of its request, and has it share that with equal watches. The watch
+    /// must not change afterwards.
+    ///
+    /// # Errors
+    /// Too much is in use, by all or by the watch's principal.
+    pub fn hold_request(&self, watch: &mut Watch) -> Result<HeldRequest, Error> {
+        self.requests.hold(watch)
     }
 
     /// Starts a watch. Waits for MongoDB's first answer, so that errors at the start are returned here.

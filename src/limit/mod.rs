@@ -30,7 +30,7 @@ pub struct Limit {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("at most {max} {unit} at once")]
 pub struct Exceeded {
-    /// The unit of the limit, such as "watches" or "KiB of patterns".
+    /// The unit of the limit, such as "watches" or "KiB of filters".
     pub unit: &'static str,
     /// The maximum, in this unit.
     pub max: usize,

@@ -91,6 +91,16 @@ const MAX_READINGS: usize = 16;
 const MAX_MERGED_PATHS: usize = 32;
 
 impl FieldMask {
+    /// Returns the memory that its paths take, in bytes.
+    #[must_use]
+    pub fn heap_bytes(&self) -> usize {
+        let sets = [&self.included, &self.hidden].into_iter().flatten();
+        let paths = sets.flat_map(|set| &set.paths);
+        paths
+            .map(|path| size_of::<String>() + 16 + path.len())
+            .sum()
+    }
+
     /// Creates a mask that hides the fields at these paths; without paths it shows everything.
     ///
     /// # Errors

@@ -7,7 +7,7 @@ use crate::model::{BeforeChange, FullDocument, Scope};
 
 /// The options of the `$changeStream` stage that a request decides. The source adds those that the start
 /// position and the deployment decide.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct ChangeStreamOptions {
     /// The document after the change in update events.
     pub full_document: FullDocument,

@@ -11,6 +11,7 @@
 //! - `genuine`: what a client's own stages leave of an event as MongoDB made it.
 //! - `match_stage`: writes a predicate in MongoDB's query language.
 //! - `residual`: the conditions that either plan leaves to a [`Residual`](crate::filter::Residual).
+//! - `shape`: what a watch keeps of its request, which equal watches share.
 
 mod view;
 pub use view::View;
@@ -34,6 +35,8 @@ mod plan;
 pub use plan::Plan;
 
 mod residual;
+mod shape;
+pub use shape::Shape;
 
 #[cfg(test)]
 pub(crate) mod fixtures;

@@ -85,8 +85,6 @@ pub struct Watch {
     pub row_filter: Option<Filter>,
     /// The condition on documents: all filters of the request combined.
     pub filter: Option<Filter>,
-    /// The memory that the compiled patterns of the filter take, in bytes.
-    pub pattern_bytes: usize,
     /// The paths of the regular expressions in the request's filters, in order.
     pub pattern_fields: Vec<String>,
     /// The result of the filter where it is unknown for lack of a document.
@@ -164,7 +162,6 @@ impl Watch {
             operations,
             row_filter: None,
             filter,
-            pattern_bytes: patterns.compiled_bytes,
             pattern_fields: patterns.fields,
             missing_image: missing_image(request.missing_image_policy, f),
             start,

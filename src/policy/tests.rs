@@ -81,9 +81,14 @@ fn decide(
 fn row_filter(filter: &str, claims: serde_json::Value) -> Option<Predicate> {
     let policy = policy(&rule(&format!("filter: {filter}")));
     let decision = decide(&policy, &principal("jwt:a", claims), orders());
-    decision
-        .ok()
-        .map(|decision| decision.view.row_filter.clone().expect("a row filter"))
+    decision.ok().map(|decision| {
+        decision
+            .view
+            .row_filter
+            .as_ref()
+            .expect("a row filter")
+            .predicate()
+    })
 }
 
 fn eq(path: &str, value: impl Into<bson::Bson>) -> Predicate {

@@ -14,7 +14,7 @@ use tonic::Status;
 
 use crate::{
     error::Error,
-    hub::{EventSelection, Watcher, WatcherRead},
+    hub::{EventSelection, HeldRequest, Watcher, WatcherRead},
     limit::Permit,
     metrics::{Metrics, StageGuard},
     model::Stage,
@@ -43,7 +43,8 @@ const TICK: Duration = Duration::from_millis(1);
 pub(super) struct WatchPermits {
     pub(super) lease: AuthorizationLease,
     pub(super) quota: WatchQuota,
-    pub(super) _permits: [Permit; 2],
+    pub(super) _request: HeldRequest,
+    pub(super) _permit: Permit,
 }
 
 /// The response stream of one watch.

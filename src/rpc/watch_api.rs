@@ -11,7 +11,7 @@ use crate::{
     auth::{Peer, Principal},
     error::Error,
     hub::Hub,
-    limit::{Exceeded, Limit, Limiter, Permit},
+    limit::{Limit, Limiter},
     metrics::Metrics,
     model::{Caller, RequestError, Stage},
     pb,
@@ -32,9 +32,6 @@ use crate::{
     spans::Spans,
     wire::Compression,
 };
-
-/// The memory for the compiled patterns of all open watches, in KiB. A common pattern takes a few KiB.
-const MAX_PATTERN_KIB: usize = 256 << 10;
 
 /// The limits of the service.
 #[derive(Debug, Clone)]
@@ -69,8 +66,6 @@ pub struct WatchApi {
     quotas: Quotas,
     /// Limits how many requests compile their filters at once.
     compile_queue: FilterCompileQueue,
-    /// The memory for the patterns of open watches, in KiB.
-    pattern_memory: Limiter,
     server_info: ServerInfoCache,
     drain: CancellationToken,
     spans: Spans,
@@ -91,13 +86,11 @@ impl WatchApi {
         let (each, together) = (limits.each_principal.clone(), &limits.all_principals);
         let rejections = |limit| metrics.limit_rejections.of(limit);
         let watches = Limit::new("watches", limits.max_watches);
-        let patterns = Limit::new("KiB of patterns", MAX_PATTERN_KIB);
         Self {
             access,
             hub,
             watches: Limiter::new(watches.counted_by(rejections("watches"))),
             compile_queue: FilterCompileQueue::new(rejections("checks")),
-            pattern_memory: Limiter::new(patterns.counted_by(rejections("patterns"))),
             quotas: Quotas::new(each, together, Arc::clone(&metrics)),
             metrics,
             limits,
@@ -115,12 +108,11 @@ impl WatchApi {
         mut outcome: Outcome,
     ) -> Result<WatchStream, (Error, Outcome)> {
         let gauge = self.metrics.count_watch(Stage::Opening);
-        let admitted = answer_in_time(deadline, self.admit(&principal, request));
-        let (mut watch, permits) = match admitted.await {
+        let admitted = answer_in_time(deadline, self.admit(&principal, caller, request));
+        let (watch, permits) = match admitted.await {
             Ok(admitted) => admitted,
             Err(error) => return Err((error, outcome)),
         };
-        watch.caller = caller;
         let watch = Arc::new(watch);
         outcome.traced().set_scope(&watch.scope);
         tracing::debug!(scope = %watch.scope, "opening the watch");
@@ -153,6 +145,7 @@ impl WatchApi {
     async fn admit(
         &self,
         principal: &Arc<Principal>,
+        caller: Caller,
         mut request: pb::WatchRequest,
     ) -> Result<(Watch, WatchPermits), Error> {
         let mut lease = AuthorizationLease::begin(&self.access, principal, self.limits.max_age)?;
@@ -168,13 +161,15 @@ impl WatchApi {
             lease.authorize(&mut complete)?;
             watch = Ok(complete);
         }
-        let watch = watch?;
+        let mut watch = watch?;
         let permit = self.watches.try_acquire()?;
-        let patterns = self.reserve_pattern_memory(&watch)?;
+        watch.caller = caller;
+        let request = self.hub.hold_request(&mut watch)?;
         let permits = WatchPermits {
             lease,
             quota,
-            _permits: [permit, patterns],
+            _request: request,
+            _permit: permit,
         };
         Ok((watch, permits))
     }
@@ -236,12 +231,6 @@ impl WatchApi {
                 Err(Error::Internal)
             }
         }
-    }
-
-    /// Reserves the memory for the patterns of a watch.
-    fn reserve_pattern_memory(&self, watch: &Watch) -> Result<Permit, Exceeded> {
-        let kib = watch.pattern_bytes.div_ceil(1024);
-        self.pattern_memory.try_acquire_many(kib)
     }
 }
 

@@ -230,9 +230,9 @@ impl FilterCase {
             .expect("a valid request");
         watch.operations = self.operations.clone();
         watch.missing_image = self.missing_image;
-        watch.filter = Some(self.filter.clone());
+        watch.filter = Some(self.filter.clone().into());
         watch.restrict_to(&View {
-            row_filter: self.guard.clone(),
+            row_filter: self.guard.clone().map(Into::into),
             ..View::unrestricted()
         });
         watch

@@ -72,6 +72,7 @@ mod projection;
 mod prometheus;
 mod recreated_collections;
 mod rejected_requests;
+mod request_memory;
 mod resume;
 mod resume_at_random;
 mod rights;

@@ -41,7 +41,7 @@ fn refused(status: &Status, limit: &str) -> Duration {
 async fn a_principal_has_at_most_its_limit_of_open_watches() {
     let database = Database::start().await;
     let server = PolicyServer::with(&database, &clients(), POLICY, |config| {
-        config.limits.max_watches_per_principal = 2;
+        config.limits.max_watches_per_principal = Some(2);
     })
     .await;
     let request = || database.watch_request(&[ORDERS]);
@@ -94,7 +94,7 @@ async fn a_principal_has_at_most_its_limit_of_open_watches() {
 async fn a_principal_opens_watches_at_most_at_its_rate() {
     let database = Database::start().await;
     let server = PolicyServer::with(&database, &clients(), POLICY, |config| {
-        config.limits.watch_rate_per_principal = 1;
+        config.limits.watch_rate_per_principal = Some(1);
     })
     .await;
     let mut client = server.weir.client().await;
@@ -161,8 +161,8 @@ fn by_pattern(pattern: String) -> pb::Filter {
 async fn a_principals_limits_are_checked_before_its_filter() {
     let database = Database::start().await;
     let server = PolicyServer::with(&database, &clients(), POLICY, |config| {
-        config.limits.max_watches_per_principal = 1;
-        config.limits.watch_rate_per_principal = 1;
+        config.limits.max_watches_per_principal = Some(1);
+        config.limits.watch_rate_per_principal = Some(1);
     })
     .await;
     let request = || database.watch_request(&[ORDERS]);

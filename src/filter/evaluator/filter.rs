@@ -50,6 +50,12 @@ impl Filter {
         size_of::<Inner>() + ALLOCATION + self.0.root.heap_bytes()
     }
 
+    /// Returns where it is: the same for all clones, and for no other filter.
+    #[cfg(test)]
+    pub(crate) fn address(&self) -> usize {
+        Arc::as_ptr(&self.0) as usize
+    }
+
     pub(in crate::filter) fn root(&self) -> &Node {
         &self.0.root
     }

@@ -6,6 +6,7 @@ use super::*;
 use crate::filter::{Condition, Predicate};
 
 mod changed;
+mod compact;
 mod match_transition;
 
 mod hostile;
@@ -17,7 +18,7 @@ mod values;
 fn residual(filter: Predicate) -> Clauses {
     Clauses {
         operations: None,
-        filter: Some(filter),
+        filter: Some(filter.into()),
         missing_image: MissingImage::Drop,
         pre_images: false,
         ..Clauses::default()

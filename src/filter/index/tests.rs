@@ -18,7 +18,7 @@ fn eq(path: &str, value: impl Into<Bson>) -> Predicate {
 fn residual(filter: Predicate) -> Clauses {
     Clauses {
         operations: None,
-        filter: Some(filter),
+        filter: Some(filter.into()),
         missing_image: MissingImage::Deliver,
         pre_images: false,
         ..Clauses::default()
@@ -312,9 +312,9 @@ fn residuals() -> impl Strategy<Value = Clauses> {
     )
         .prop_map(
             |(row_filter, filter, operations, drop, pre_images, shard)| Clauses {
-                row_filter,
+                row_filter: row_filter.map(Into::into),
                 operations,
-                filter,
+                filter: filter.map(Into::into),
                 missing_image: if drop {
                     MissingImage::Drop
                 } else {
@@ -345,12 +345,12 @@ fn an_event_visits_one_shard_of_each_count_whatever_else_they_require() {
     }
     for number in 0..7_u16 {
         let filtered = Clauses {
-            filter: Some(Predicate::NoneOf(vec![eq("a", 1)])),
+            filter: Some(Predicate::NoneOf(vec![eq("a", 1)]).into()),
             ..in_shard(number, 7)
         };
         index.insert(2_000 + u32::from(number), &filtered);
         let of_tenant = Clauses {
-            row_filter: Some(eq("tenant", "x")),
+            row_filter: Some(eq("tenant", "x").into()),
             ..in_shard(number, 7)
         };
         index.insert(3_000 + u32::from(number), &of_tenant);
@@ -423,8 +423,8 @@ fn an_event_of_one_tenant_visits_only_the_residuals_of_that_tenant() {
         for (number, filter) in (0..).zip(&filters) {
             for (way, pre_images) in [(0, false), (1, true)] {
                 let residual = Clauses {
-                    row_filter: Some(eq("tenant", tenant)),
-                    filter: filter.clone(),
+                    row_filter: Some(eq("tenant", tenant).into()),
+                    filter: filter.clone().map(Into::into),
                     pre_images,
                     ..Clauses::default()
                 };
@@ -466,7 +466,7 @@ fn a_row_filter_on_several_values_is_found_by_each_and_matches_once() {
         op: Condition::In(vec!["a".into(), "b".into()]),
     };
     let residual = Clauses {
-        row_filter: Some(row_filter),
+        row_filter: Some(row_filter.into()),
         ..Clauses::default()
     };
     index.insert(1, &residual);

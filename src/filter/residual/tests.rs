@@ -3,6 +3,7 @@ use std::collections::HashMap;
 use bson::Bson;
 
 use super::*;
+use crate::filter::{Condition, Predicate};
 use crate::pb;
 use crate::pb::field_filter::Operator;
 use crate::pipeline::fixtures::*;
@@ -19,10 +20,10 @@ fn changed() -> pb::Filter {
 }
 
 #[test]
-fn equal_residuals_have_equal_keys_and_different_ones_different_keys() {
+fn residuals_are_equal_if_and_only_if_the_same_events_pass() {
     let same = |request: fn() -> pb::WatchRequest| {
         let (left, right) = (watch(request()), watch(request()));
-        assert_eq!(left.shared_residual().key(), right.shared_residual().key());
+        assert_eq!(left.shared_residual(), right.shared_residual());
     };
     same(request);
     same(|| with_images(vec![eq("a", 1), changed(), regex("b", "x", "i")]));
@@ -66,8 +67,8 @@ fn equal_residuals_have_equal_keys_and_different_ones_different_keys() {
     let mut seen = HashMap::new();
     let mut note = |request: pb::WatchRequest| {
         let residual = watch(request).shared_residual();
-        if let Some(other) = seen.insert(Arc::clone(residual.key()), residual.clone()) {
-            panic!("{residual:?} has the key of {other:?}");
+        if let Some(other) = seen.insert(residual.clone(), residual.clone()) {
+            panic!("{residual:?} equals {other:?}");
         }
     };
     for filters in filters {
@@ -102,7 +103,7 @@ fn equal_residuals_have_equal_keys_and_different_ones_different_keys() {
 
 /// Watches that differ only in such options share an evaluator.
 #[test]
-fn options_without_effect_are_not_part_of_the_key() {
+fn options_without_effect_make_no_difference() {
     let plain = watch(request()).shared_residual();
     let dropping = watch(pb::WatchRequest {
         missing_image_policy: pb::MissingImagePolicy::Drop.into(),
@@ -122,10 +123,13 @@ fn options_without_effect_are_not_part_of_the_key() {
 fn a_residual_with_nan_equals_itself() {
     let nan = || {
         Residual::new(Clauses {
-            filter: Some(Predicate::Field {
-                path: "a".into(),
-                op: Condition::Eq(Bson::Double(f64::NAN)),
-            }),
+            filter: Some(
+                Predicate::Field {
+                    path: "a".into(),
+                    op: Condition::Eq(Bson::Double(f64::NAN)),
+                }
+                .into(),
+            ),
             ..Clauses::default()
         })
     };

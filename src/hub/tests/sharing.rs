@@ -52,10 +52,13 @@ async fn watches_that_differ_only_in_the_order_of_keys_do_not_share_a_stream() {
             feed_mode: pb::FeedMode::Dedicated.into(),
             ..request()
         });
-        Arc::make_mut(&mut watch).filter = Some(Predicate::Field {
-            path: "a".to_owned(),
-            op: Condition::Eq(literal.into()),
-        });
+        Arc::make_mut(&mut watch).filter = Some(
+            Predicate::Field {
+                path: "a".to_owned(),
+                op: Condition::Eq(literal.into()),
+            }
+            .into(),
+        );
         watch
     };
     let _one = Client::open(&hub, &with(doc! { "x": 1, "y": 2 })).await;

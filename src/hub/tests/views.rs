@@ -40,7 +40,7 @@ fn name(tenant: u32) -> String {
 fn of_tenant(tenant: u32, hidden: &[&str]) -> View {
     let hidden = hidden.iter().map(|&path| path.to_owned());
     View {
-        row_filter: Some(row_filter(tenant)),
+        row_filter: Some(row_filter(tenant).into()),
         field_mask: FieldMask::hiding(hidden).unwrap(),
         token_audience: token_audience(tenant),
     }
@@ -338,7 +338,7 @@ async fn with_keys_an_unencrypted_token_is_accepted_only_for_an_unrestricted_vie
         ..View::unrestricted()
     };
     let filtered = View {
-        row_filter: Some(row_filter(1)),
+        row_filter: Some(row_filter(1).into()),
         ..View::unrestricted()
     };
     for (view, taken) in [

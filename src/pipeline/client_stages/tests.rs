@@ -34,7 +34,7 @@ fn with(pipeline: Vec<pb::PipelineStage>) -> pb::WatchRequest {
 }
 
 fn stages(pipeline: Vec<pb::PipelineStage>) -> Vec<Document> {
-    watch(with(pipeline)).client_stages
+    watch(with(pipeline)).client_stages.documents()
 }
 
 /// Returns the description of the only violation, which must be about the second stage.
@@ -504,7 +504,7 @@ fn stages_can_not_be_had_with_changed_or_a_shared_feed() {
         feed_mode: pb::FeedMode::Dedicated.into(),
         ..with(stage())
     });
-    assert_eq!(allowed.client_stages.len(), 1);
+    assert_eq!(allowed.client_stages.documents().len(), 1);
 }
 
 #[test]

@@ -2,9 +2,10 @@ use bytes::Bytes;
 use serde_json::json;
 
 use super::*;
-use crate::filter::Condition;
+use crate::filter::{Condition, Predicate};
 use crate::model::MAX_VIOLATIONS;
 use crate::pb::field_filter::Operator;
+use crate::pipeline::ClientStages;
 use crate::pipeline::fixtures::*;
 
 mod bounds;
@@ -44,7 +45,6 @@ fn an_empty_request_uses_every_default() {
             operations: None,
             row_filter: None,
             filter: None,
-            pattern_bytes: 0,
             pattern_fields: Vec::new(),
             missing_image: MissingImage::Deliver,
             start: Start::Now,
@@ -59,7 +59,7 @@ fn an_empty_request_uses_every_default() {
             invalidate: Invalidate::End,
             feed_mode: FeedMode::Auto,
             shard: None,
-            client_stages: Vec::new(),
+            client_stages: ClientStages::default(),
             caller: Caller::default(),
         }
     );
@@ -246,17 +246,14 @@ fn all_filters_together_become_one_predicate() {
         path: "b".into(),
         op: Condition::Exists(true),
     };
-    assert_eq!(watch(filtered(vec![eq("a", 1)])).filter, Some(a()));
+    assert_eq!(watch(filtered(vec![eq("a", 1)])).filter, Some(a().into()));
     assert_eq!(
         watch(filtered(vec![
             eq("a", 1),
             none_of(vec![field("b", Operator::Exists(true))]),
         ]))
         .filter,
-        Some(Predicate::AllOf(vec![
-            a(),
-            Predicate::NoneOf(vec![is_there]),
-        ]))
+        Some(Predicate::AllOf(vec![a(), Predicate::NoneOf(vec![is_there])]).into())
     );
 }
 

@@ -8,7 +8,8 @@ use proptest::prelude::*;
 use proptest::sample::select;
 
 use super::*;
-use crate::filter::evaluator::value::{Literal, compare};
+use crate::filter::evaluator::literal::Literal;
+use crate::filter::evaluator::value::compare;
 
 fn canonical(value: &Bson) -> Vec<u8> {
     canonical_bytes(&Literal::new(value).as_element())

@@ -161,7 +161,7 @@ fn a_value_that_a_stopped_walk_did_not_reach_is_not_missing() {
         ] {
             let description = format!("{row_filter:?}");
             let residual = Clauses {
-                row_filter: Some(row_filter),
+                row_filter: Some(row_filter.into()),
                 ..Clauses::default()
             };
             let event = doc! {"fullDocument": &document, "documentKey": {"_id": 1}};

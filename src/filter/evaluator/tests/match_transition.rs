@@ -117,10 +117,9 @@ fn the_id_is_known_before_and_after_every_change() {
 #[test]
 fn changed_has_the_same_value_before_and_after() {
     let residual = Clauses {
-        filter: Some(Predicate::AllOf(vec![
-            field("status", Condition::Changed(true)),
-            paid(),
-        ])),
+        filter: Some(
+            Predicate::AllOf(vec![field("status", Condition::Changed(true)), paid()]).into(),
+        ),
         ..with_images(MissingImage::Drop)
     };
     let mut event = event(Some("new"), Some("paid"));

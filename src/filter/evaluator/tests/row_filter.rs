@@ -4,7 +4,7 @@ use super::*;
 
 fn with_row_filter(row_filter: Predicate) -> Clauses {
     Clauses {
-        row_filter: Some(row_filter),
+        row_filter: Some(row_filter.into()),
         ..Clauses::default()
     }
 }
@@ -70,7 +70,7 @@ fn every_document_of_an_event_must_meet_the_row_filter() {
             for missing_image in [MissingImage::Deliver, MissingImage::Drop] {
                 for pre_images in [false, true] {
                     let residual = Clauses {
-                        filter: filter.clone(),
+                        filter: filter.clone().map(Into::into),
                         missing_image,
                         pre_images,
                         ..of_a()
@@ -198,7 +198,7 @@ fn a_negated_row_filter_is_unknown_without_a_document() {
 #[test]
 fn transitions_are_reported_only_for_documents_within_the_row_filter() {
     let residual = Clauses {
-        filter: Some(field("status", Condition::Eq("paid".into()))),
+        filter: Some(field("status", Condition::Eq("paid".into())).into()),
         pre_images: true,
         ..of_a()
     };

@@ -7,7 +7,7 @@ use crate::pipeline::Watch;
 /// A watch with stages of its own, as validation leaves them.
 fn staged(request: pb::WatchRequest, stages: &[Document]) -> Watch {
     Watch {
-        client_stages: stages.to_vec(),
+        client_stages: stages.iter().cloned().collect(),
         ..watch(request)
     }
 }

@@ -123,16 +123,19 @@ fn plans_of_every_kind() -> Vec<(&'static str, Plan)> {
     let everything = || images(inserts(filters(several())));
     let mut in_view = watch(everything());
     in_view.restrict_to(&View {
-        row_filter: Some(Predicate::AllOf(vec![
-            Predicate::Field {
-                path: "_id".into(),
-                op: Condition::Gt(3.into()),
-            },
-            Predicate::Field {
-                path: "tenant".into(),
-                op: Condition::Eq("t".into()),
-            },
-        ])),
+        row_filter: Some(
+            Predicate::AllOf(vec![
+                Predicate::Field {
+                    path: "_id".into(),
+                    op: Condition::Gt(3.into()),
+                },
+                Predicate::Field {
+                    path: "tenant".into(),
+                    op: Condition::Eq("t".into()),
+                },
+            ])
+            .into(),
+        ),
         ..View::unrestricted()
     });
     let in_view = Plan::dedicated(&in_view);

@@ -25,7 +25,7 @@ fn bytes(documents: &[Document]) -> Vec<Vec<u8>> {
 fn plans_that_differ_only_in_the_order_of_keys_are_different() {
     let with = |literal: Document| {
         let mut watch = watch(request());
-        watch.filter = Some(is("a", literal));
+        watch.filter = Some(is("a", literal).into());
         Plan::dedicated(&watch)
     };
     let one = with(doc! { "x": 1, "y": 2 });
@@ -134,8 +134,8 @@ fn watches() -> impl Strategy<Value = Watch> {
     };
     (requests, predicates(), predicates()).prop_map(|(request, filter, row_filter)| {
         let mut watch = watch(request);
-        watch.filter = filter;
-        watch.row_filter = row_filter;
+        watch.filter = filter.map(Into::into);
+        watch.row_filter = row_filter.map(Into::into);
         watch
     })
 }

@@ -18,7 +18,7 @@ fn is(path: &str, value: &str) -> Predicate {
 fn with_row_filter(request: pb::WatchRequest, row_filter: Predicate) -> Watch {
     let mut watch = watch(request);
     watch.restrict_to(&View {
-        row_filter: Some(row_filter),
+        row_filter: Some(row_filter.into()),
         ..View::unrestricted()
     });
     watch

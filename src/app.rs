@@ -4,6 +4,7 @@ mod first_contact;
 mod loaded_files;
 mod start_error;
 mod token_key_file;
+mod warnings;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -53,11 +54,9 @@ const MAX_PENDING_RESETS: usize = 1_000;
 /// The largest request to the health and reflection services, in bytes. Their requests hold only names.
 const MAX_AUXILIARY_REQUEST_BYTES: usize = 16 << 10;
 
-/// The maximum number of open connections on the admin port. Each ends within `--request-timeout`.
+/// The maximum number of open connections on the admin port. Each ends within `--request-timeout`, and earlier if
+/// it makes room for another one: a probe must be answered, whoever else connects, from its own address too.
 const MAX_ADMIN_CONNECTIONS: usize = 256;
-
-/// The maximum number of them from one address, so that one peer can't block the kubelet's probes.
-const MAX_ADMIN_CONNECTIONS_PER_ADDRESS: usize = 16;
 
 /// The services of the gRPC port, inside of what limits and authenticates their calls.
 type GrpcService = <ConcurrencyLayer as Layer<<AuthLayer as Layer<Routes>>::Service>>::Service;
@@ -297,7 +296,7 @@ impl Parts {
         };
         let port = self
             .port(listener, MAX_ADMIN_CONNECTIONS, ConnectionDeadline::Close)
-            .with_max_per_address(MAX_ADMIN_CONNECTIONS_PER_ADDRESS);
+            .with_newest_first();
         tokio::spawn(serve_admin(port, admin, self.stop.clone()));
     }
 
@@ -334,11 +333,12 @@ struct Checked {
 
 async fn check(config: &ServeConfig, metrics: Arc<Metrics>) -> Result<Checked, StartError> {
     config.validate()?;
-    check_uri(&config.mongodb_uri)
+    let uri_files = check_uri(&config.mongodb_uri)
         .await
         .map_err(StartError::Uri)?;
     tls::install_provider();
     let loaded = LoadedFiles::read(config, metrics).await?;
+    warnings::log_warnings(config, &loaded, uri_files).await;
     let spans = Spans::new(config.spans.settings().as_ref()).map_err(|problem| ConfigError {
         flag: "otlp-endpoint",
         problem,

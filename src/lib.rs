@@ -24,6 +24,8 @@ pub mod pipeline;
 
 pub mod limit;
 
+pub mod files;
+
 pub mod source;
 
 pub mod wire;

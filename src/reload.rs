@@ -5,21 +5,19 @@
 //! that sees it: until then the file may be only partly written, and half of a policy may allow more than the
 //! whole.
 
-use std::{io, path::PathBuf, time::Duration};
+use std::{path::PathBuf, time::Duration};
 
-use tokio::io::AsyncReadExt as _;
-
-use crate::metrics::Metrics;
-
-/// The largest allowed file, in bytes.
-const MAX_BYTES: u64 = 1 << 20;
+use crate::{
+    files::{BoundedFile, FileError},
+    metrics::Metrics,
+};
 
 /// Files that only work together, such as a certificate and its key.
 #[derive(Debug)]
 pub struct ReloadedFiles {
     /// The kind of content: the label `what` in logs and metrics.
     what: &'static str,
-    paths: Vec<PathBuf>,
+    files: Vec<BoundedFile>,
     applied: Vec<Vec<u8>>,
 }
 
@@ -27,17 +25,18 @@ impl ReloadedFiles {
     /// Reads the files for the first time. Also returns their contents, in the order of `paths`.
     ///
     /// # Errors
-    /// A message that names the file, if it can't be read or is larger than 1 MiB.
+    /// The first file that can't be read, as [`BoundedFile::read`] says.
     pub async fn read(
         what: &'static str,
         paths: Vec<PathBuf>,
-    ) -> Result<(Self, Vec<Vec<u8>>), String> {
-        let applied = read_all(&paths).await?;
+    ) -> Result<(Self, Vec<Vec<u8>>), FileError> {
+        let files: Vec<_> = paths.into_iter().map(BoundedFile::new).collect();
+        let applied = read_all(&files).await?;
         let contents = applied.clone();
         Ok((
             Self {
                 what,
-                paths,
+                files,
                 applied,
             },
             contents,
@@ -59,14 +58,15 @@ impl ReloadedFiles {
         let mut candidate = None;
         loop {
             tokio::time::sleep(interval).await;
-            let read = read_all(&self.paths).await;
+            let read = read_all(&self.files).await.map_err(String::from);
             if read
                 .as_ref()
                 .is_ok_and(|contents| *contents == self.applied)
             {
                 candidate = None;
                 if last_problem.take().is_some() {
-                    // The change was reverted.
+                    // The change was reverted, or the files can be read again.
+                    tracing::info!(what = self.what, "the files are as they were");
                     metrics.set_last_reload(self.what, true);
                 }
                 continue;
@@ -92,7 +92,7 @@ impl ReloadedFiles {
                     tracing::error!(
                         what = self.what,
                         problem,
-                        "a changed file can't be used; the previous content stays in force"
+                        "a file can't be read or used; the previous content stays in force"
                     );
                     metrics.count_reload(self.what, false);
                     last_problem = Some(problem);
@@ -107,18 +107,10 @@ impl ReloadedFiles {
     }
 }
 
-async fn read_all(paths: &[PathBuf]) -> Result<Vec<Vec<u8>>, String> {
-    let mut contents = Vec::with_capacity(paths.len());
-    for path in paths {
-        let failed = |error: io::Error| format!("{}: {error}", path.display());
-        let file = tokio::fs::File::open(path).await.map_err(failed)?;
-        let mut bytes = Vec::new();
-        let mut bounded = file.take(MAX_BYTES + 1);
-        bounded.read_to_end(&mut bytes).await.map_err(failed)?;
-        if bytes.len() as u64 > MAX_BYTES {
-            return Err(format!("{} is larger than 1 MiB", path.display()));
-        }
-        contents.push(bytes);
+async fn read_all(files: &[BoundedFile]) -> Result<Vec<Vec<u8>>, FileError> {
+    let mut contents = Vec::with_capacity(files.len());
+    for file in files {
+        contents.push(file.read().await?);
     }
     Ok(contents)
 }

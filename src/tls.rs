@@ -21,7 +21,7 @@ use rustls::{
 };
 use tokio::sync::watch;
 
-use crate::{metrics::Metrics, reload::ReloadedFiles};
+use crate::{files::FileError, metrics::Metrics, reload::ReloadedFiles};
 
 /// The name of the files' contents in logs and metrics.
 const RELOAD_LABEL: &str = "tls";
@@ -63,13 +63,12 @@ impl TlsSettings {
     }
 
     /// Prefixes a problem with the flag of the file that can't be read.
-    async fn name_flag(&self, problem: String) -> String {
-        for (flag, path) in self.files() {
-            if let Err(problem) = ReloadedFiles::read(RELOAD_LABEL, vec![path.clone()]).await {
-                return format!("--{flag}: {problem}");
-            }
+    fn name_flag(&self, error: &FileError) -> String {
+        let named = |(_, path): &(&str, &PathBuf)| **path == error.path;
+        match self.files().into_iter().find(named) {
+            Some((flag, _)) => format!("--{flag}: {error}"),
+            None => error.to_string(),
         }
-        problem
     }
 }
 
@@ -122,7 +121,7 @@ impl Tls {
         let paths = settings.files().into_iter().map(|(_, path)| path.clone());
         let (files, contents) = match ReloadedFiles::read(RELOAD_LABEL, paths.collect()).await {
             Ok(read) => read,
-            Err(problem) => return Err(settings.name_flag(problem).await),
+            Err(error) => return Err(settings.name_flag(&error)),
         };
         let loaded = load(&settings, &contents)?;
         if let Err(problem) = loaded.is_valid_now() {

@@ -10,12 +10,13 @@ use arc_swap::ArcSwapOption;
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use axum::{
     extract::connect_info::Connected,
-    http::{HeaderMap, StatusCode, header},
+    http::{HeaderMap, StatusCode, Uri, Version, header},
     serve::IncomingStream,
 };
 
 use tokio::sync::Mutex;
 
+use super::host::{self, AdminHost};
 use crate::{digest::sha256, listen::Listener, metrics::Metrics, reload::ReloadedFiles};
 
 /// The minimum length of a token, in bytes. Shorter ones could be guessed.
@@ -43,6 +44,8 @@ impl Connected<IncomingStream<'_, Listener>> for AdminPeer {
 /// Requires the token of `--admin-token-file`; without one, accepts direct callers on this machine.
 #[derive(Debug, Default)]
 pub struct AdminAuth {
+    /// The names by which the port may be called, besides those of this machine and of a cluster.
+    hosts: Vec<AdminHost>,
     /// The SHA-256 of the token.
     token: ArcSwapOption<[u8; 32]>,
     /// The token file, until [`follow`](Self::follow) takes it.
@@ -50,12 +53,15 @@ pub struct AdminAuth {
 }
 
 impl AdminAuth {
-    /// Reads the file of `--admin-token-file`, if there is one.
+    /// Reads the file of `--admin-token-file`, if there is one. `hosts` are the names of `--admin-host`.
     ///
     /// # Errors
     /// Fails if the file can't be read, or has no valid token.
-    pub async fn read(path: Option<PathBuf>) -> Result<Self, String> {
-        let mut auth = Self::default();
+    pub async fn read(path: Option<PathBuf>, hosts: Vec<AdminHost>) -> Result<Self, String> {
+        let mut auth = Self {
+            hosts,
+            ..Self::default()
+        };
         let Some(path) = path else {
             return Ok(auth);
         };
@@ -95,14 +101,21 @@ impl AdminAuth {
         Ok(())
     }
 
-    /// Authorizes a request to read the metrics. Without a token, everybody may.
+    /// Authorizes a request to read the metrics. Without a token, everybody may who calls the port by a name that
+    /// no web page can have. With one, the name does not matter, as no page has the token.
     ///
     /// # Errors
     /// The response that rejects the request.
-    pub fn authorize_read(&self, headers: &HeaderMap) -> Result<(), Refusal> {
+    pub fn authorize_read(
+        &self,
+        version: Version,
+        target: &Uri,
+        headers: &HeaderMap,
+    ) -> Result<(), Refusal> {
         match self.token.load().as_deref() {
             Some(token) => check_bearer(token, headers),
-            None => Ok(()),
+            None if host::is_accepted(version, target, headers, &self.hosts) => Ok(()),
+            None => Err(UNKNOWN_HOST),
         }
     }
 
@@ -119,18 +132,35 @@ impl AdminAuth {
     }
 }
 
-/// The status and body of a rejection.
-pub type Refusal = (StatusCode, &'static str);
+/// A rejection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Refusal {
+    /// The status of the response.
+    pub status: StatusCode,
+    /// The body of the response.
+    pub words: &'static str,
+    /// The reason, as a label of `weir_admin_refusals_total`.
+    pub reason: &'static str,
+}
 
-const UNAUTHORIZED: Refusal = (
-    StatusCode::UNAUTHORIZED,
-    "the token of --admin-token-file is required: send Authorization: Bearer TOKEN\n",
-);
+const UNAUTHORIZED: Refusal = Refusal {
+    status: StatusCode::UNAUTHORIZED,
+    words: "the token of --admin-token-file is required: send Authorization: Bearer TOKEN\n",
+    reason: "token",
+};
 
-const FORBIDDEN: Refusal = (
-    StatusCode::FORBIDDEN,
-    "only direct callers on this machine are allowed: call from there, or set --admin-token-file\n",
-);
+const FORBIDDEN: Refusal = Refusal {
+    status: StatusCode::FORBIDDEN,
+    words: "only direct callers on this machine are allowed: call from there, or set --admin-token-file\n",
+    reason: "not_local",
+};
+
+const UNKNOWN_HOST: Refusal = Refusal {
+    status: StatusCode::FORBIDDEN,
+    words: "the Host of the request is a name that a web page could have: call by an IP address, localhost, a \
+            name without a dot or NAME.NAMESPACE.svc, list the name in --admin-host, or set --admin-token-file\n",
+    reason: "host",
+};
 
 fn check_bearer(token: &[u8; 32], headers: &HeaderMap) -> Result<(), Refusal> {
     let mut values = headers.get_all(header::AUTHORIZATION).iter();
@@ -235,7 +265,12 @@ mod tests {
         ] {
             assert!(!is_direct(&headers(bad)), "{bad:?}");
         }
-        assert_eq!(auth.authorize_read(&headers(&[])), Ok(()));
+        let read = |host| {
+            let (version, target) = (Version::HTTP_11, Uri::from_static("/metrics"));
+            auth.authorize_read(version, &target, &headers(&[("host", host)]))
+        };
+        assert_eq!(read("10.0.0.7:9090"), Ok(()));
+        assert_eq!(read("evil.example:9090"), Err(UNKNOWN_HOST));
     }
 
     #[test]
@@ -243,8 +278,16 @@ mod tests {
         let auth = AdminAuth::default();
         auth.set_token(b"correct-horse-battery\n").expect("a token");
         let with_header = |value| headers(&[("host", "localhost"), ("authorization", value)]);
+        let read = |headers: &HeaderMap| {
+            auth.authorize_read(Version::HTTP_11, &Uri::from_static("/metrics"), headers)
+        };
         let right = with_header("Bearer correct-horse-battery");
-        assert_eq!(auth.authorize_read(&right), Ok(()));
+        assert_eq!(read(&right), Ok(()));
+        let elsewhere = headers(&[
+            ("host", "metrics.example"),
+            ("authorization", "Bearer correct-horse-battery"),
+        ]);
+        assert_eq!(read(&elsewhere), Ok(()));
         assert_eq!(auth.authorize_change(from("10.0.0.7:5"), &right), Ok(()));
         for wrong in [
             headers(&[("host", "localhost")]),
@@ -259,7 +302,7 @@ mod tests {
                 ("authorization", "Bearer correct-horse-battery"),
             ]),
         ] {
-            assert_eq!(auth.authorize_read(&wrong), Err(UNAUTHORIZED), "{wrong:?}");
+            assert_eq!(read(&wrong), Err(UNAUTHORIZED), "{wrong:?}");
             assert_eq!(
                 auth.authorize_change(from("127.0.0.1:5"), &wrong),
                 Err(UNAUTHORIZED),
@@ -276,6 +319,6 @@ mod tests {
         ] {
             assert!(auth.set_token(bad).is_err(), "{bad:?}");
         }
-        assert_eq!(auth.authorize_read(&right), Ok(()));
+        assert_eq!(read(&right), Ok(()));
     }
 }

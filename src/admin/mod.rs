@@ -1,6 +1,7 @@
 //! The admin port: `/metrics`, `/livez`, `/readyz`, `/log-level`.
 
 mod auth;
+mod host;
 mod log_level;
 mod readiness;
 
@@ -10,7 +11,7 @@ use axum::{
     Router,
     body::Bytes,
     extract::{ConnectInfo, DefaultBodyLimit, State},
-    http::{HeaderMap, HeaderValue, StatusCode, header},
+    http::{HeaderMap, HeaderValue, StatusCode, Uri, Version, header},
     middleware::map_response,
     response::{IntoResponse, Response},
     routing::get,
@@ -19,6 +20,7 @@ use axum::{
 use crate::{hub::Hub, metrics::Metrics};
 
 pub use auth::{AdminAuth, AdminPeer, Refusal};
+pub use host::AdminHost;
 pub use log_level::{LogLevel, MAX_DIRECTIVES, parse_directives};
 pub use readiness::Readiness;
 
@@ -54,13 +56,34 @@ impl Admin {
                 response
             }))
     }
+
+    /// Counts a refusal and returns its response.
+    fn refuse(&self, refusal: Refusal) -> Response {
+        let Refusal {
+            status,
+            words,
+            reason,
+        } = refusal;
+        self.metrics.admin_refusals.of(reason).increment(1);
+        let mut response = (status, words).into_response();
+        if status == StatusCode::UNAUTHORIZED {
+            let scheme = HeaderValue::from_static("Bearer");
+            response
+                .headers_mut()
+                .insert(header::WWW_AUTHENTICATE, scheme);
+        }
+        response
+    }
 }
 
-async fn metrics(State(admin): State<Admin>, headers: HeaderMap) -> Result<Response, Response> {
-    admin
-        .auth
-        .authorize_read(&headers)
-        .map_err(refusal_response)?;
+async fn metrics(
+    State(admin): State<Admin>,
+    version: Version,
+    target: Uri,
+    headers: HeaderMap,
+) -> Result<Response, Response> {
+    let admitted = admin.auth.authorize_read(version, &target, &headers);
+    admitted.map_err(|refusal| admin.refuse(refusal))?;
     let mut readings = admin.hub.scraped_gauges();
     readings.ready = admin.readiness.is_ready();
     let page = admin.metrics.render(&readings);
@@ -84,7 +107,7 @@ async fn log_level(
     headers: HeaderMap,
 ) -> Result<Response, Response> {
     let admitted = admin.auth.authorize_change(peer, &headers);
-    admitted.map_err(refusal_response)?;
+    admitted.map_err(|refusal| admin.refuse(refusal))?;
     let directives = admin.log_level.get().ok_or_else(unmanaged_log)?;
     Ok(format!("{directives}\n").into_response())
 }
@@ -96,7 +119,7 @@ async fn set_log_level(
     body: Bytes,
 ) -> Result<Response, Response> {
     let admitted = admin.auth.authorize_change(peer, &headers);
-    admitted.map_err(refusal_response)?;
+    admitted.map_err(|refusal| admin.refuse(refusal))?;
     if admin.log_level.get().is_none() {
         return Err(unmanaged_log());
     }
@@ -109,17 +132,6 @@ async fn set_log_level(
     set.map_err(|why| (StatusCode::BAD_REQUEST, format!("{why}\n")).into_response())?;
     let directives = admin.log_level.get().unwrap_or_default();
     Ok(format!("{directives}\n").into_response())
-}
-
-fn refusal_response((status, words): Refusal) -> Response {
-    let mut response = (status, words).into_response();
-    if status == StatusCode::UNAUTHORIZED {
-        let scheme = HeaderValue::from_static("Bearer");
-        response
-            .headers_mut()
-            .insert(header::WWW_AUTHENTICATE, scheme);
-    }
-    response
 }
 
 fn unmanaged_log() -> Response {

@@ -56,7 +56,11 @@ impl LoadedFiles {
                 (policy, Some(files))
             }
         };
-        let admin_auth = AdminAuth::read(config.auth.admin_token_file.clone()).await;
+        let admin_auth = AdminAuth::read(
+            config.auth.admin_token_file.clone(),
+            config.admin.admin_host.clone(),
+        )
+        .await;
         let auth = config.auth.settings(config.reload_interval);
         let (authenticator, auth_reloader) = Authenticator::new(auth, metrics).await?;
         Ok(Self {

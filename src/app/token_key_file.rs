@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use crate::{metrics::Metrics, reload::ReloadedFiles, wire::TokenKeys};
+use crate::{config::Warning, metrics::Metrics, reload::ReloadedFiles, wire::TokenKeys};
 
 /// The keys and the file that they are reloaded from.
 pub(super) struct TokenKeyFile {
@@ -24,7 +24,13 @@ impl TokenKeyFile {
     /// Replaces the keys, wherever they are in use, when the file changes. Never returns.
     pub async fn follow(self, interval: Duration, metrics: Arc<Metrics>) {
         let keys = self.keys;
-        let apply = |contents: &[Vec<u8>]| keys.replace(text(contents)?);
+        let apply = |contents: &[Vec<u8>]| {
+            keys.replace(text(contents)?)?;
+            if let Some(warning) = Warning::of_weak_token_keys(&keys.weak_lines()) {
+                warning.log();
+            }
+            Ok(())
+        };
         self.files.follow(interval, &metrics, apply).await;
     }
 }

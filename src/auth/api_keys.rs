@@ -164,6 +164,12 @@ impl ApiKeys {
         })
     }
 
+    /// Returns whether any key expires.
+    pub(super) fn any_expires(&self) -> bool {
+        let mut principals = self.entries.iter().map(|(_, principal)| principal);
+        principals.any(|principal| principal.expires.is_some())
+    }
+
     /// Returns the principal of a key. Takes the same time for every key.
     pub(super) fn verify(&self, key: &str) -> Result<Principal, Error> {
         let hash = hash(key);

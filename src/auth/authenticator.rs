@@ -102,7 +102,7 @@ impl Authenticator {
                 };
                 let name = path.display().to_string();
                 let read = ReloadedFiles::read(API_KEYS, vec![path]).await;
-                let (file, contents) = read.map_err(failed)?;
+                let (file, contents) = read.map_err(|error| failed(error.into()))?;
                 let keys = ApiKeys::parse(&contents[0]);
                 let keys = keys.map_err(|why| failed(format!("{name}: {why}")))?;
                 api_keys_file = Some(file);
@@ -131,6 +131,13 @@ impl Authenticator {
     #[must_use]
     pub fn is_on(&self) -> bool {
         self.verifiers.is_some()
+    }
+
+    /// Returns whether an API key expires.
+    #[must_use]
+    pub fn has_expiring_keys(&self) -> bool {
+        let keys = self.verifiers.as_ref().and_then(|it| it.keys.as_ref());
+        keys.is_some_and(|keys| keys.load().any_expires())
     }
 
     /// Authenticates a call by its headers, or by the client certificate if the headers have no credentials.
@@ -208,7 +215,7 @@ async fn load_jwt_verifier(
             };
             let name = path.display().to_string();
             let read = ReloadedFiles::read(JWKS, vec![path]).await;
-            let (file, contents) = read.map_err(failed)?;
+            let (file, contents) = read.map_err(|error| failed(error.into()))?;
             let keys = KeySet::parse(&contents[0]);
             let keys = keys.map_err(|why| failed(format!("{name}: {why}")))?;
             if keys.is_empty() {

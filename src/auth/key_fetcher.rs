@@ -1,6 +1,6 @@
 //! Fetches key sets from a URL: periodically, and when a token names an unknown key.
 
-use std::{io, time::Duration};
+use std::time::Duration;
 
 use tokio::{
     sync::{Notify, watch},
@@ -9,6 +9,7 @@ use tokio::{
 
 use super::settings::RemoteKeys;
 use crate::{
+    files::BoundedFile,
     limit::{Limit, Limiter},
     metrics::Metrics,
 };
@@ -31,6 +32,7 @@ const MAX_WAITERS: usize = 100;
 #[derive(Debug)]
 pub(super) struct KeyFetcher {
     settings: RemoteKeys,
+    ca_file: Option<BoundedFile>,
     state: watch::Sender<FetchState>,
     fetch_requested: Notify,
     /// The time of the last fetch that a token caused.
@@ -51,6 +53,7 @@ impl KeyFetcher {
     /// Creates a fetcher, and checks that its HTTP client can be built.
     pub(super) async fn new(settings: RemoteKeys) -> Result<Self, String> {
         let fetcher = Self {
+            ca_file: settings.ca_file.clone().map(BoundedFile::new),
             settings,
             // The first fetch starts with the server, without a request.
             state: watch::Sender::new(FetchState {
@@ -198,9 +201,8 @@ impl KeyFetcher {
             // not have.
             builder = builder.no_proxy().tls_certs_only([]);
         }
-        if let Some(path) = &self.settings.ca_file {
-            let failed = |error: io::Error| format!("{}: {error}", path.display());
-            let pem = tokio::fs::read(path).await.map_err(failed)?;
+        if let Some(file) = &self.ca_file {
+            let (path, pem) = (file.path(), file.read().await?);
             let failed = |_| format!("{} contains no certificate (PEM)", path.display());
             let certificates = reqwest::Certificate::from_pem_bundle(&pem).map_err(failed)?;
             if certificates.is_empty() {

@@ -1,12 +1,14 @@
 //! The settings of the server: the single definition of each flag, its environment variable, unit, bounds
 //! and default. `weir serve --help` is generated from it.
 
+mod admin;
 mod auth;
 mod checks;
 mod environment;
 mod limits;
 mod spans;
 mod tls;
+mod warnings;
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -20,6 +22,7 @@ use crate::{hub::HubSettings, pipeline::RequestLimits, rpc::ServiceLimits, wire:
 
 use checks::{check_addresses, check_bytes, check_count, check_duration};
 
+pub use admin::AdminConfig;
 pub use auth::{AuthConfig, JwtAlgorithm};
 pub use checks::ConfigError;
 pub use environment::{
@@ -28,6 +31,7 @@ pub use environment::{
 pub use limits::LimitsConfig;
 pub use spans::SpanConfig;
 pub use tls::{ClientAuth, TlsConfig};
+pub use warnings::{FileFacts, Warning};
 
 /// Connections to MongoDB beyond those of change streams: for pings, look-ups of the oldest oplog entry and
 /// killing cursors.
@@ -72,6 +76,10 @@ pub struct ServeConfig {
         default_value = "127.0.0.1:9090"
     )]
     pub admin_listen: SocketAddr,
+
+    /// Who may use the admin port.
+    #[command(flatten)]
+    pub admin: AdminConfig,
 
     /// Allow --listen on an address that is not loopback without TLS or without authentication. Without TLS,
     /// traffic can be read on the network; without authentication, anyone who reaches the port may watch

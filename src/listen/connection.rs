@@ -45,7 +45,7 @@ pub(super) struct Admission {
     /// `None` once the deadline is met.
     timer: Option<DeadlineTimer>,
     metrics: Arc<Metrics>,
-    _permit: ConnectionPermit,
+    permit: ConnectionPermit,
     /// Counts the connection, if clients of gRPC use it.
     _gauge: Option<GaugeGuard>,
 }
@@ -74,7 +74,7 @@ impl Admission {
                 sleep: Box::pin(tokio::time::sleep(timeout)),
             }),
             metrics: Arc::clone(metrics),
-            _permit: permit,
+            permit,
             _gauge: is_grpc.then(|| GaugeGuard::one(&metrics.connections)),
         }
     }
@@ -101,7 +101,10 @@ impl Admission {
             .increment(1);
     }
 
-    fn check_deadline(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+    fn check_open(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        if self.permit.poll_withdrawn(cx).is_ready() {
+            return Err(io::ErrorKind::ConnectionAborted.into());
+        }
         let Some(timer) = &mut self.timer else {
             return Ok(());
         };
@@ -132,8 +135,8 @@ impl Admission {
 /// Completes when the client's certificate is no longer trusted.
 pub(super) type CertificateRevoked = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// A client's connection. Reads and writes fail after the deadline, and once the client's certificate is no
-/// longer trusted.
+/// A client's connection. Reads and writes fail after the deadline, once the client's certificate is no
+/// longer trusted, and when the connection makes room for another one.
 pub struct Connection {
     stream: Either<TcpStream, Box<TlsStream<TcpStream>>>,
     peer: Peer,
@@ -235,7 +238,7 @@ impl Connection {
             self.revoked = Some(Box::pin(std::future::ready(())));
             return Err(io::ErrorKind::PermissionDenied.into());
         }
-        self.admission.check_deadline(cx)
+        self.admission.check_open(cx)
     }
 }
 

@@ -56,11 +56,11 @@ impl Listener {
         }
     }
 
-    /// Limits the connections from each address.
+    /// Closes old connections in favour of new ones beyond the limit, instead of refusing these.
     #[must_use]
-    pub fn with_max_per_address(self, max: usize) -> Self {
+    pub fn with_newest_first(self) -> Self {
         Self {
-            permits: self.permits.with_max_per_address(max),
+            permits: self.permits.with_newest_first(),
             ..self
         }
     }
@@ -93,7 +93,7 @@ impl Listener {
             match self.incoming.next().await {
                 Some(Ok(stream)) => {
                     let address = stream.peer_addr().ok();
-                    if let Ok(permit) = self.permits.try_acquire(address) {
+                    if let Ok(permit) = self.permits.acquire(address).await {
                         let limit = (self.deadline, self.timeout);
                         return (
                             stream,

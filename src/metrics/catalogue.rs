@@ -14,7 +14,9 @@ use crate::{
 };
 
 use super::{
-    label_values::{AUTHORIZATION_RESULTS, FEED_RESTART_REASONS, REJECTED_LIMITS, watch_ends},
+    label_values::{
+        ADMIN_REFUSALS, AUTHORIZATION_RESULTS, FEED_RESTART_REASONS, REJECTED_LIMITS, watch_ends,
+    },
     series::{Family, Handle, Names, Scraped, Table},
 };
 
@@ -163,6 +165,8 @@ catalogue! {
         "Authenticated and rejected calls, by method (jwt, key, cert, none) and result (ok, missing, invalid, expired, unavailable).";
     pub authorizations: Family<Counter, &'static str> = "weir_authorizations_total", ["result"],
         "Calls of authenticated callers, by whether any rule of the policy applies to the caller: ok, no_rule.", known: AUTHORIZATION_RESULTS;
+    pub admin_refusals: Family<Counter, &'static str> = "weir_admin_refusals_total", ["reason"],
+        "Requests that the admin port refused, by reason: host, token, not_local.", known: ADMIN_REFUSALS;
     pub(super) reloads: Family<Counter, (&'static str, &'static str)> = "weir_reloads_total", ["what", "result"],
         "Reloads of changed files, by content (tls, api_keys, jwks, policy, token_keys, admin_token) and result (ok, failed).";
     pub(super) last_reload: Family<Gauge, &'static str> = "weir_last_reload_successful", ["what"],

@@ -41,6 +41,8 @@ pub(super) const REJECTED_LIMITS: &[&str] = &[
 
 pub(super) const AUTHORIZATION_RESULTS: &[&str] = &["ok", "no_rule"];
 
+pub(super) const ADMIN_REFUSALS: &[&str] = &["host", "token", "not_local"];
+
 pub(super) const AUTHENTICATION_RESULTS: &[(&str, &[&str])] = &[
     ("none", &["missing"]),
     ("jwt", &["ok", "invalid", "expired", "unavailable"]),
@@ -58,6 +60,7 @@ mod tests {
         for (name, known) in [
             ("weir_limit_rejections_total", REJECTED_LIMITS),
             ("weir_authorizations_total", AUTHORIZATION_RESULTS),
+            ("weir_admin_refusals_total", ADMIN_REFUSALS),
         ] {
             let metric = CATALOGUE.iter().find(|it| it.name == name);
             let help = metric.expect("it is in the catalogue").help;

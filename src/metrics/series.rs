@@ -11,6 +11,8 @@ use std::{
 use metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder as _};
 use metrics_exporter_prometheus::PrometheusRecorder;
 
+use crate::model::escape_controls;
+
 use super::labels::{ClosedLabels, Labels, OpenLabels};
 
 /// The metadata of every series. The recorder does not look at it.
@@ -207,7 +209,7 @@ impl Handle for Scraped {
 }
 
 fn escaped(value: &str) -> String {
-    value
+    escape_controls(value)
         .replace('\\', "\\\\")
         .replace('"', "\\\"")
         .replace('\n', "\\n")

@@ -8,6 +8,7 @@
 //! - `caller`: whose watch it is, where shares go by callers.
 //! - `stage`: how far a watch has come, and the mode of its feed.
 //! - `rendering`, `mask`: what is shown of an event: format, fields, and the audience of its token.
+//! - `printable`: text from outside, for people to read.
 //! - `violations`: what is wrong with a request, field by field.
 
 mod operation;
@@ -42,6 +43,9 @@ pub use mask::{FieldMask, MaskNode, PathMatch, UpdatePathComponent};
 
 mod rendering;
 pub use rendering::{Rendering, TokenAudience};
+
+mod printable;
+pub use printable::{escape_controls, is_control};
 
 mod violations;
 pub use violations::{FieldViolation, MAX_VIOLATIONS, RequestError};

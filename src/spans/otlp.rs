@@ -24,6 +24,8 @@ use opentelemetry_sdk::{
 };
 use tokio::time::Instant;
 
+use crate::model::escape_controls;
+
 use super::{
     facts::{Caller, SpanEnd},
     settings::SpanSettings,
@@ -152,6 +154,7 @@ impl ActiveSpans {
 
     pub(super) fn set_scope(&mut self, scope: &dyn fmt::Display) {
         let scope = scope.to_string();
+        let scope = escape_controls(&scope).into_owned();
         for span in [Some(&mut self.span), self.opening.as_mut()]
             .into_iter()
             .flatten()

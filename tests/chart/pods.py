@@ -2,6 +2,7 @@
 
 import base64
 import datetime
+import hashlib
 import ipaddress
 import json
 import socket
@@ -82,7 +83,7 @@ def make_secrets():
         "weir-client-ca": {"ca.crt": authority.pem, "tls.key": "not for Weir"},
         "weir-jwks": {"jwks.json": authority.jwks()},
         "weir-api-keys": {"api-keys.yaml": api_keys},
-        "weir-token-keys": {"token-keys": base64.b64encode(bytes(range(32))).decode() + "\n"},
+        "weir-token-keys": {"token-keys": base64.b64encode(hashlib.sha256(b"a token key of the tests").digest()).decode() + "\n"},
         "weir-admin-token": {"token": ADMIN_TOKEN + "\n"},
         "weir-mongodb-tls": {"ca.crt": authority.pem},
         "weir-test-key": {"api-key": API_KEY + "\n"},

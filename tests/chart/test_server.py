@@ -38,6 +38,7 @@ def test_the_server_accepts_the_chart_s_settings(name, secrets, folder):
     ran = check(release(name), secrets, folder)
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout == "the settings can be used\n"
+    assert "probably not meant" not in ran.stderr, ran.stderr
 
 
 def test_the_server_refuses_errors_that_the_chart_cannot_detect(secrets, folder):

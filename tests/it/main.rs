@@ -9,6 +9,7 @@ mod support;
 mod testbed;
 
 // The behaviours.
+mod admin_port;
 mod authentication;
 mod authenticator;
 mod authorization_lease;
@@ -50,6 +51,7 @@ mod lifecycle;
 mod limits;
 mod load_and_faults;
 mod log_level;
+mod log_text;
 mod long_keys;
 mod malformed_tokens;
 mod many_watches;
@@ -93,6 +95,8 @@ mod token_identity;
 mod token_validity;
 mod tokens;
 mod undeliverable_events;
+mod unreadable_files;
 mod updates;
 mod upstream_queries;
+mod warnings;
 mod watch_command;

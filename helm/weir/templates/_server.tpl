@@ -134,6 +134,11 @@ would be formatted as 1e+06. */}}
 - name: WEIR_ALLOW_INSECURE
   value: "true"
 {{- end }}
+{{- if not .Values.admin.tokenSecret }}
+# Kubelets need the port, and networkPolicy.adminFrom says who else reaches it.
+- name: WEIR_ALLOW_OPEN_METRICS
+  value: "true"
+{{- end }}
 {{- range include "weir.folders" . | fromYamlArray }}
 {{- $folder := .name }}
 {{- range .files }}

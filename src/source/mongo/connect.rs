@@ -1,7 +1,7 @@
 //! The way to a deployment: the connection string is checked at once, and a name in the DNS is asked for
 //! until it is there.
 
-use std::{sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use futures::future::BoxFuture;
 use mongodb::error::{Error as DriverError, ErrorKind};
@@ -27,12 +27,12 @@ const UNRESOLVED: &str = "the DNS has not resolved the name in --mongodb-uri yet
 /// The reason for no connection if the DNS has answered.
 const UNUSABLE_RECORDS: &str = "can't connect as --mongodb-uri and its DNS records say";
 
-/// Checks a connection string and the files that it names, without a network.
+/// Checks a connection string and the files that it names, without a network. Returns these files.
 ///
 /// # Errors
 /// A message with the problem and the right form. It contains no password.
-pub async fn check_uri(uri: &str) -> Result<(), String> {
-    CheckedUri::parse(uri).await.map(drop)
+pub async fn check_uri(uri: &str) -> Result<Vec<PathBuf>, String> {
+    CheckedUri::parse(uri).await.map(|uri| uri.files())
 }
 
 /// A MongoDB deployment that change streams are opened on. While the DNS does not resolve the name of a

@@ -5,10 +5,13 @@ mod hosts;
 mod options;
 mod tls_files;
 
+use std::path::PathBuf;
+
 use mongodb::{
     error::{Error as DriverError, ErrorKind},
     options::{
         Acknowledgment, ClientOptions, ConnectionString, HostInfo, ReadPreference, ServerAddress,
+        Tls,
     },
 };
 
@@ -48,7 +51,7 @@ impl CheckedUri {
         let parsed = ConnectionString::parse(&cleaned).map_err(|error| words(&error))?;
         check_combinations(&parsed).await?;
         if let Some(tls) = &parsed.tls {
-            tls_files::check(tls)?;
+            tls_files::check(tls).await?;
         }
         let read_preference = match &parsed.read_preference {
             None | Some(ReadPreference::Primary) => None,
@@ -58,6 +61,18 @@ impl CheckedUri {
             parsed,
             read_preference,
         })
+    }
+
+    /// Returns the files that it names.
+    pub fn files(&self) -> Vec<PathBuf> {
+        match &self.parsed.tls {
+            Some(Tls::Enabled(tls)) => [&tls.ca_file_path, &tls.cert_key_file_path]
+                .into_iter()
+                .flatten()
+                .cloned()
+                .collect(),
+            _ => Vec::new(),
+        }
     }
 
     /// Returns the name whose SRV record lists the hosts, for a `mongodb+srv` URI.

@@ -43,6 +43,8 @@ pub struct TokenKeys(ArcSwap<Keys>);
 struct Keys {
     first: Key,
     others: Vec<Key>,
+    /// The lines of keys that are not random.
+    weak_lines: Vec<usize>,
 }
 
 struct Key {
@@ -76,6 +78,12 @@ impl TokenKeys {
     pub fn replace(&self, text: &str) -> Result<(), String> {
         self.0.store(Arc::new(Keys::parse(text)?));
         Ok(())
+    }
+
+    /// Returns the lines of the keys that can be guessed, since their bytes follow from the first ones.
+    #[must_use]
+    pub fn weak_lines(&self) -> Vec<usize> {
+        self.0.load().weak_lines.clone()
     }
 
     /// Appends the envelope that `put` appends, encrypted.
@@ -117,7 +125,7 @@ impl TokenKeys {
 
 impl Keys {
     fn parse(text: &str) -> Result<Self, String> {
-        let mut keys = Vec::new();
+        let (mut keys, mut weak_lines) = (Vec::new(), Vec::new());
         let mut lines: HashMap<[u8; KEY_ID_LEN], usize> = HashMap::new();
         for (line, content) in (1..).zip(text.lines()) {
             let content = content.split('#').next().unwrap_or_default().trim();
@@ -140,6 +148,9 @@ impl Keys {
                     "line {line} has the same key as line {before}: remove one of them"
                 ));
             }
+            if is_weak(&bytes) {
+                weak_lines.push(line);
+            }
             keys.push(key);
         }
         if keys.is_empty() {
@@ -150,6 +161,7 @@ impl Keys {
         Ok(Self {
             first: keys.remove(0),
             others: keys,
+            weak_lines,
         })
     }
 
@@ -165,6 +177,15 @@ impl Key {
             cipher: LessSafeKey::new(UnboundKey::new(&AES_256_GCM_SIV, bytes).ok()?),
         })
     }
+}
+
+/// Returns whether the bytes of a key repeat, as those of a key of zeros do, or count up or down. The chance that
+/// random ones do is below 2^-120.
+fn is_weak(bytes: &[u8]) -> bool {
+    let repeats = |period: usize| bytes.iter().skip(period).eq(&bytes[..bytes.len() - period]);
+    let mut steps = bytes.windows(2).map(|pair| pair[1].wrapping_sub(pair[0]));
+    let first_step = steps.next();
+    (1..=bytes.len() / 2).any(repeats) || steps.all(|step| Some(step) == first_step)
 }
 
 fn header(id: [u8; KEY_ID_LEN]) -> [u8; HEADER_LEN] {

@@ -96,9 +96,16 @@ impl ServeProcess {
     }
 }
 
-/// One of the addresses in the "listening" line of a JSON log.
+/// One of the addresses in the "listening" line of a log, which is JSON or text.
 fn address(log: &str, which: &str) -> Option<SocketAddr> {
-    let line = log.lines().find(|line| line.contains("\"listening\""))?;
-    let line: serde_json::Value = serde_json::from_str(line).ok()?;
-    line[which].as_str()?.parse().ok()
+    let words = ["\"listening\"", " listening grpc="];
+    let is_it = |line: &&str| words.iter().any(|words| line.contains(words));
+    let line = log.lines().find(is_it)?;
+    if let Ok(line) = serde_json::from_str::<serde_json::Value>(line) {
+        return line[which].as_str()?.parse().ok();
+    }
+    let named = line
+        .split(' ')
+        .find_map(|word| word.strip_prefix(which)?.strip_prefix('='));
+    named?.parse().ok()
 }

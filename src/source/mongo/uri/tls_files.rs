@@ -10,20 +10,22 @@ use rustls::{
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
 };
 
+use crate::files::BoundedFile;
+
 /// Reads and checks the files.
 ///
 /// # Errors
 /// A message with the option, the file and the problem, without the content.
-pub(super) fn check(tls: &Tls) -> Result<(), String> {
+pub(super) async fn check(tls: &Tls) -> Result<(), String> {
     let Tls::Enabled(options) = tls else {
         return Ok(());
     };
     if let Some(file) = &options.ca_file_path {
-        certificates("tlsCAFile", file, &read("tlsCAFile", file)?)?;
+        certificates("tlsCAFile", file, &read("tlsCAFile", file).await?)?;
     }
     if let Some(file) = &options.cert_key_file_path {
         const OPTION: &str = "tlsCertificateKeyFile";
-        let text = read(OPTION, file)?;
+        let text = read(OPTION, file).await?;
         let chain = certificates(OPTION, file, &text)?;
         let key = PrivateKeyDer::from_pem_slice(&text).map_err(|_| {
             let what = "has no private key, or an encrypted one, which is not supported";
@@ -38,8 +40,9 @@ pub(super) fn check(tls: &Tls) -> Result<(), String> {
     Ok(())
 }
 
-fn read(option: &str, file: &Path) -> Result<Vec<u8>, String> {
-    std::fs::read(file).map_err(|error| problem(option, file, &format!("can't be read: {error}")))
+async fn read(option: &str, file: &Path) -> Result<Vec<u8>, String> {
+    let read = BoundedFile::new(file.to_owned()).read().await;
+    read.map_err(|error| problem(option, file, &format!("can't be read: {}", error.problem)))
 }
 
 fn certificates(

@@ -11,14 +11,14 @@ pub(super) enum SlotSet {
     #[default]
     None,
     One(Slot),
-    Many(Box<HashSet<Slot>>),
+    Many(HashSet<Slot>),
 }
 
 impl SlotSet {
     pub(super) fn insert(&mut self, slot: Slot) {
         match self {
             SlotSet::None => *self = SlotSet::One(slot),
-            SlotSet::One(one) => *self = SlotSet::Many(Box::new([*one, slot].into())),
+            SlotSet::One(one) => *self = SlotSet::Many([*one, slot].into()),
             SlotSet::Many(many) => {
                 many.insert(slot);
             }
@@ -51,7 +51,7 @@ impl SlotSet {
         let (one, many) = match self {
             SlotSet::None => (None, None),
             SlotSet::One(one) => (Some(*one), None),
-            SlotSet::Many(many) => (None, Some(&**many)),
+            SlotSet::Many(many) => (None, Some(many)),
         };
         one.into_iter().chain(many.into_iter().flatten().copied())
     }

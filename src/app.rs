@@ -31,7 +31,7 @@ use crate::{
         Access, AuthLayer, ConcurrencyLayer, EXTRA_CALLS, HealthApi, HealthReporter,
         MAX_HEADER_LIST_BYTES, ReflectionApi, ReflectionIndex, WatchApi, WatchServer,
     },
-    source::mongo::{MongoSettings, MongoSource, check_uri},
+    source::mongo::{MongoSource, check_uri},
     spans::Spans,
     tls::{self, Tls},
     wire::Compression,
@@ -347,15 +347,9 @@ async fn check(config: &ServeConfig, metrics: Arc<Metrics>) -> Result<Checked, S
 }
 
 async fn connect(config: &ServeConfig) -> Result<MongoSource, StartError> {
-    MongoSource::new(&MongoSettings {
-        uri: config.mongodb_uri.clone(),
-        min_pool_capacity: config.pool_capacity(),
-        server_selection_timeout: config.server_selection_timeout,
-        reply_timeout: config.upstream_reply_timeout,
-        ignore_removed_shards: config.ignore_removed_shards,
-    })
-    .await
-    .map_err(StartError::Uri)
+    MongoSource::new(&config.mongo_settings())
+        .await
+        .map_err(StartError::Uri)
 }
 
 async fn bind(

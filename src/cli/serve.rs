@@ -118,7 +118,8 @@ fn allow_open_files(config: &ServeConfig) {
         tracing::warn!(%error, "can't raise the limit of open files");
     }
     let clients = u64::try_from(config.max_connections).unwrap_or(u64::MAX);
-    let needed = clients.saturating_add(u64::from(config.pool_capacity()) + OTHER_FILES);
+    let needed =
+        clients.saturating_add(u64::from(config.mongo_settings().connections()) + OTHER_FILES);
     if let Some(most) = most.filter(|most| *most < needed) {
         tracing::warn!(
             most,

@@ -18,7 +18,10 @@ use clap::{
     builder::NonEmptyStringValueParser,
 };
 
-use crate::{hub::HubSettings, pipeline::RequestLimits, rpc::ServiceLimits, wire::Compression};
+use crate::{
+    hub::HubSettings, pipeline::RequestLimits, rpc::ServiceLimits, source::mongo::MongoSettings,
+    wire::Compression,
+};
 
 use checks::{check_addresses, check_bytes, check_count, check_duration};
 
@@ -32,10 +35,6 @@ pub use limits::LimitsConfig;
 pub use spans::SpanConfig;
 pub use tls::{ClientAuth, TlsConfig};
 pub use warnings::{FileFacts, Warning};
-
-/// Connections to MongoDB beyond those of change streams: for pings, look-ups of the oldest oplog entry and
-/// killing cursors.
-const EXTRA_MONGODB_CONNECTIONS: usize = 10;
 
 /// The missing protection without authentication.
 const NO_AUTHENTICATION: &str = "authentication (--tls-client-ca-file, --jwks-url, --jwks-file or \
@@ -448,12 +447,17 @@ impl ServeConfig {
         ]
     }
 
-    /// Returns the least capacity of the pool of connections to MongoDB: one for each feed and each catch-up,
-    /// which nearly always have a `getMore` in flight, and some extra ones.
+    /// Returns the settings of the connection to MongoDB.
     #[must_use]
-    pub fn pool_capacity(&self) -> u32 {
-        (self.max_feeds + self.max_catch_ups + EXTRA_MONGODB_CONNECTIONS)
-            .try_into()
-            .unwrap_or(u32::MAX)
+    pub fn mongo_settings(&self) -> MongoSettings {
+        let count = |count: usize| count.try_into().unwrap_or(u32::MAX);
+        MongoSettings {
+            uri: self.mongodb_uri.clone(),
+            max_feeds: count(self.max_feeds),
+            max_catch_ups: count(self.max_catch_ups),
+            server_selection_timeout: self.server_selection_timeout,
+            reply_timeout: self.upstream_reply_timeout,
+            ignore_removed_shards: self.ignore_removed_shards,
+        }
     }
 }

@@ -108,6 +108,7 @@ pub(super) fn limit_reached(exceeded: &Exceeded) -> String {
         "watches" => format!("{max} open watches (--max-watches)"),
         "feeds" => format!("{max} feeds (--max-feeds)"),
         "calls" => format!("{max} concurrent calls"),
+        "openings" => format!("{max} change streams that MongoDB opens at once"),
         other => format!("{max} {other}"),
     };
     format!("the server's limit of {what} is reached: try again later")

@@ -160,6 +160,7 @@ fn errors() -> Vec<Error> {
         Error::StagesRefused(refusal(168, "InvalidPipelineOperator", None)),
         limit("watches"),
         limit("feeds"),
+        limit("openings"),
         limit("calls"),
         limit("checks"),
         limit("KiB of filters"),

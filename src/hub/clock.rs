@@ -24,7 +24,9 @@ impl Clock {
     /// Returns a time that MongoDB reached after this call began; writes after the answer have a later
     /// time. `None` where MongoDB does not report its time.
     pub(super) async fn now(&self) -> Result<Option<ClusterTime>, SourceError> {
-        self.calls.run(|| self.source.current_time()).await
+        let source = Arc::clone(&self.source);
+        let ask = || async move { source.current_time().await };
+        self.calls.run(ask).await
     }
 }
 
@@ -51,6 +53,23 @@ mod tests {
         assert!(answers.iter().all(|it| *it >= Some(at(1))));
         let later = ask().await;
         assert_eq!(later, Some(at(calls + 1)), "the time is a new one");
+    }
+
+    /// Each would leave a command behind.
+    #[tokio::test(start_paused = true)]
+    async fn callers_that_go_away_one_after_the_other_leave_one_call() {
+        let source = Arc::new(ScriptedSource {
+            time_delay: Duration::from_secs(10),
+            ..ScriptedSource::of([])
+        });
+        let clock = Clock::new(Arc::<ScriptedSource>::clone(&source));
+        for _ in 0..20 {
+            let caller = tokio::time::timeout(Duration::from_millis(1), clock.now());
+            assert!(caller.await.is_err());
+        }
+        assert_eq!(source.time_requests(), 1);
+        assert!(clock.now().await.is_ok());
+        assert_eq!(source.time_requests(), 2);
     }
 
     #[tokio::test(start_paused = true)]

@@ -56,7 +56,10 @@ impl Deployment {
         }
         let facts = self
             .facts
-            .run(|| self.source.facts())
+            .run(|| {
+                let source = Arc::clone(&self.source);
+                async move { source.facts().await }
+            })
             .await
             .map_err(|error| {
                 tracing::warn!(code = error.code, %error, "could not read the name of the mongodb deployment");

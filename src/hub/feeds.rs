@@ -1,10 +1,12 @@
 //! Opens feeds, shares them, and closes them some time after their last watcher has left.
 
+mod handle;
+
 use std::{collections::HashMap, future::pending, sync::Arc, time::Duration};
 
 use tokio::{
     sync::{Notify, watch},
-    time::{sleep_until, timeout},
+    time::{Instant, sleep_until, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
@@ -24,17 +26,29 @@ use crate::{
         sync::{Mutex, lock},
         tasks::Tasks,
     },
-    limit::{Exceeded, Limit},
+    limit::{Exceeded, Limit, Turn, Turns},
     metrics::{Metrics, StageGuard},
     model::{Caller, FeedMode, Mode, Stage},
     pipeline::Plan,
-    source::{ClusterTime, Position, Source},
+    source::{ClusterTime, Source},
     wire::TokenContext,
 };
+
+pub(super) use handle::OpenFeed;
+use handle::{FeedHandle, OpenOutcome, OpenSender};
 
 /// The time that a call waits for a feed to open; MongoDB opens a stream from now at once. After a timeout
 /// the feed continues to open, for later calls.
 const FEED_OPEN_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The part of that time after which a caller whose turn has not come is refused.
+const MAX_WAIT_FOR_TURN: Duration = Duration::from_secs(15);
+
+/// The maximum number of feeds that are being opened at once, so that MongoDB is asked for few streams at a time
+/// whatever clients do.
+const MAX_OPENINGS: usize = 8;
+/// The maximum number of them for the watches of one caller: with half of them, others always find some free.
+const MAX_OPENINGS_PER_CALLER: usize = 4;
 
 /// All feeds.
 pub(super) struct Feeds {
@@ -45,6 +59,8 @@ pub(super) struct Feeds {
     tasks: Tasks,
     metrics: Arc<Metrics>,
     table: Mutex<FeedTable<FeedHandle>>,
+    /// The feeds that are being opened, also those that nobody waits for any more.
+    openings: Turns<Caller>,
     scope_labels: Mutex<LabelCap>,
     /// The bytes of events that a feed keeps.
     ring_bytes: usize,
@@ -52,30 +68,6 @@ pub(super) struct Feeds {
     idle: Notify,
     /// The longest outage of MongoDB that a feed survives.
     upstream_grace: Duration,
-}
-
-/// An open feed.
-#[derive(Debug)]
-pub(super) struct OpenFeed {
-    pub plan: Arc<Plan>,
-    pub ring: Arc<Ring>,
-    /// The position that it started at.
-    pub start: Position,
-}
-
-/// Receives the result of opening a feed. `None`: still opening.
-type OpenOutcome = watch::Receiver<Option<Result<Arc<OpenFeed>, Error>>>;
-
-/// Sends the result of opening a feed.
-type OpenSender = watch::Sender<Option<Result<Arc<OpenFeed>, Error>>>;
-
-/// A feed in the feed table: open, opening, or failed to open.
-#[derive(Debug, Clone)]
-struct FeedHandle {
-    opened: OpenOutcome,
-    stop: CancellationToken,
-    /// The memory of its plan, if that has conditions of clients.
-    _plan: Option<Arc<HeldPlan>>,
 }
 
 /// An open feed that a watcher has joined.
@@ -86,6 +78,24 @@ pub(super) struct JoinedFeed {
     /// `true` if the feed was opened for this watcher.
     pub is_new: bool,
     _guard: FeedGuard,
+}
+
+/// What a watch asks for, and for whom.
+struct Wanted<'a> {
+    caller: &'a Caller,
+    requested: FeedMode,
+    dedicated: Arc<Plan>,
+    shared: &'a Arc<Plan>,
+}
+
+impl Wanted<'_> {
+    /// The plan of the feed of a mode.
+    fn plan(&self, mode: Mode) -> &Arc<Plan> {
+        match mode {
+            Mode::Dedicated => &self.dedicated,
+            Mode::Shared => self.shared,
+        }
+    }
 }
 
 /// A feed that a watcher has joined and that may still be opening.
@@ -119,20 +129,6 @@ impl std::fmt::Debug for Feeds {
     }
 }
 
-impl FeedHandle {
-    /// The ring, if the feed is open.
-    fn ring(&self) -> Option<Arc<Ring>> {
-        match &*self.opened.borrow() {
-            Some(Ok(feed)) => Some(Arc::clone(&feed.ring)),
-            _ => None,
-        }
-    }
-
-    fn stop(&self) {
-        self.stop.cancel();
-    }
-}
-
 impl Feeds {
     pub(super) fn new(
         source: Arc<dyn Source>,
@@ -145,8 +141,11 @@ impl Feeds {
         let limit = Limit::new("feeds", settings.max_feeds)
             .counted_by(metrics.limit_rejections.of("feeds"));
         let table = FeedTable::new(limit, settings.feeds_per_scope, settings.feed_linger);
+        let openings = Limit::new("openings", MAX_OPENINGS)
+            .counted_by(metrics.limit_rejections.of("openings"));
         let feeds = Arc::new(Self {
-            source,
+            source: source.for_feeds(),
+            openings: Turns::new(openings, MAX_OPENINGS_PER_CALLER),
             deployment,
             memory,
             requests,
@@ -191,20 +190,41 @@ impl Feeds {
     }
 
     /// Joins a dedicated or a shared feed. Opens it if there is none, and waits until it is open.
+    ///
+    /// # Errors
+    /// MongoDB does not open it in time, or it was not the caller's turn to have one opened.
     pub(super) async fn join(
         self: &Arc<Self>,
-        requested: FeedMode,
-        dedicated: Plan,
-        shared: &Arc<Plan>,
         caller: &Caller,
+        requested: FeedMode,
+        (dedicated, shared): (Plan, &Arc<Plan>),
     ) -> Result<JoinedFeed, Error> {
+        let deadline = Instant::now() + FEED_OPEN_TIMEOUT;
+        let wanted = Wanted {
+            caller,
+            requested,
+            dedicated: Arc::new(dedicated),
+            shared,
+        };
+        let existing = {
+            let mut table = lock(&self.table);
+            let (mode, _) = self.choose(&table, &wanted)?;
+            self.join_existing(&mut table, mode, &wanted)
+        };
+        let pending = match existing {
+            Some(pending) => pending,
+            None => {
+                let turn = self.openings.acquire_within(caller, MAX_WAIT_FOR_TURN);
+                self.join_or_open(&wanted, turn.await?)?
+            }
+        };
         let PendingFeed {
             guard,
             mode,
             mut opened,
             is_new,
-        } = self.join_or_open(requested, dedicated, shared, caller)?;
-        let answer = timeout(FEED_OPEN_TIMEOUT, opened.wait_for(Option::is_some)).await;
+        } = pending;
+        let answer = timeout_at(deadline, opened.wait_for(Option::is_some)).await;
         let Ok(answer) = answer else {
             tracing::warn!("timed out waiting for mongodb to open a change stream");
             return Err(Error::UpstreamUnavailable);
@@ -223,41 +243,59 @@ impl Feeds {
         }
     }
 
-    /// Joins a feed, or starts a task that opens it.
-    fn join_or_open(
+    /// Decides which feed a watch uses, and reserves the memory of its plan if that is not there yet.
+    fn choose(
+        &self,
+        table: &FeedTable<FeedHandle>,
+        wanted: &Wanted<'_>,
+    ) -> Result<(Mode, Option<HeldPlan>), Exceeded> {
+        let mode = table.choose_mode(wanted.requested, &wanted.dedicated, wanted.shared);
+        match self.hold_plan(table, mode, &wanted.dedicated) {
+            Ok(held) => Ok((mode, held)),
+            // The shared feed needs no memory for conditions.
+            Err(_) if wanted.requested == FeedMode::Auto => Ok((Mode::Shared, None)),
+            Err(exceeded) => Err(exceeded),
+        }
+    }
+
+    /// Joins the feed of this mode, if it is in the table.
+    fn join_existing(
         self: &Arc<Self>,
-        requested: FeedMode,
-        dedicated: Plan,
-        shared: &Arc<Plan>,
-        caller: &Caller,
-    ) -> Result<PendingFeed, Error> {
-        let guard = |feed_id| FeedGuard {
+        table: &mut FeedTable<FeedHandle>,
+        mode: Mode,
+        wanted: &Wanted<'_>,
+    ) -> Option<PendingFeed> {
+        let (feed_id, handle) = table.join(wanted.plan(mode))?;
+        Some(PendingFeed {
+            guard: self.guard(feed_id, wanted),
+            mode,
+            opened: handle.opened,
+            is_new: false,
+        })
+    }
+
+    fn guard(self: &Arc<Self>, feed_id: FeedId, wanted: &Wanted<'_>) -> FeedGuard {
+        FeedGuard {
             feeds: Arc::clone(self),
             feed_id,
-            caller: caller.clone(),
-        };
+            caller: wanted.caller.clone(),
+        }
+    }
+
+    /// Joins a feed, or starts a task that opens it and has the turn until that is done.
+    fn join_or_open(
+        self: &Arc<Self>,
+        wanted: &Wanted<'_>,
+        turn: Turn<Caller>,
+    ) -> Result<PendingFeed, Error> {
         // The mode is chosen and the feed inserted under one lock, so that concurrent watches count each
         // other.
         let mut table = lock(&self.table);
-        let mode = table.choose_mode(requested, &dedicated, shared);
-        let (mode, held_plan) = match self.hold_plan(&table, mode, &dedicated) {
-            Ok(held) => (mode, held),
-            // The shared feed needs no memory for conditions.
-            Err(_) if requested == FeedMode::Auto => (Mode::Shared, None),
-            Err(exceeded) => return Err(exceeded.into()),
-        };
-        let plan = match mode {
-            Mode::Dedicated => Arc::new(dedicated),
-            Mode::Shared => Arc::clone(shared),
-        };
-        if let Some((feed_id, handle)) = table.join(&plan) {
-            return Ok(PendingFeed {
-                guard: guard(feed_id),
-                mode,
-                opened: handle.opened,
-                is_new: false,
-            });
+        let (mode, held_plan) = self.choose(&table, wanted)?;
+        if let Some(joined) = self.join_existing(&mut table, mode, wanted) {
+            return Ok(joined);
         }
+        let plan = Arc::clone(wanted.plan(mode));
         let (sender, opened) = watch::channel(None);
         let stop = self.tasks.stop_token();
         let handle = FeedHandle {
@@ -271,9 +309,10 @@ impl Feeds {
             tracing::debug!("stopping an idle feed to make room for another");
             retired.stop();
         }
-        self.spawn(plan, mode, feed_id.clone(), stop, (sender, opened.clone()));
+        let outcome = (sender, opened.clone());
+        self.spawn((plan, mode), feed_id.clone(), (stop, turn), outcome);
         Ok(PendingFeed {
-            guard: guard(feed_id),
+            guard: self.guard(feed_id, wanted),
             mode,
             opened,
             is_new: true,
@@ -298,10 +337,9 @@ impl Feeds {
     /// that it is opened for is cancelled.
     fn spawn(
         self: &Arc<Self>,
-        plan: Arc<Plan>,
-        mode: Mode,
+        (plan, mode): (Arc<Plan>, Mode),
         feed_id: FeedId,
-        stop: CancellationToken,
+        (stop, turn): (CancellationToken, Turn<Caller>),
         (sender, opened): (OpenSender, OpenOutcome),
     ) {
         let span =
@@ -309,7 +347,7 @@ impl Feeds {
         let feeds = Arc::clone(self);
         let task = async move {
             let removed_on_drop = RemoveOnDrop(Arc::clone(&feeds), feed_id);
-            let feed = feeds.serve(&plan, mode, &removed_on_drop.1, sender);
+            let feed = feeds.serve((&plan, mode), &removed_on_drop.1, turn, sender);
             if stop.run_until_cancelled(feed).await.is_none()
                 && let Some(Ok(feed)) = &*opened.borrow()
             {
@@ -321,9 +359,15 @@ impl Feeds {
     }
 
     /// Opens a feed and runs it until it ends. Sends the result of opening it.
-    async fn serve(&self, plan: &Arc<Plan>, mode: Mode, feed_id: &FeedId, sender: OpenSender) {
+    async fn serve(
+        self: &Arc<Self>,
+        (plan, mode): (&Arc<Plan>, Mode),
+        feed_id: &FeedId,
+        turn: Turn<Caller>,
+        sender: OpenSender,
+    ) {
         let gauge = self.metrics.count_feed(mode, Stage::Opening);
-        let (token_context, opened, now) = match self.open(plan).await {
+        let (token_context, opened, now) = match self.open_in_turn(plan, turn).await {
             Ok(opened) => opened,
             Err(error) => {
                 // Before the result is sent, so that later watches open a new feed.
@@ -343,6 +387,24 @@ impl Feeds {
         }))));
         let error = feed.run().await;
         tracing::debug!(%error, "feed failed");
+    }
+
+    /// Opens the stream of a feed, in a task that goes on to MongoDB's answer and has the turn so long, even if the
+    /// feed is stopped meanwhile: MongoDB works on it, and it has a connection.
+    async fn open_in_turn(
+        self: &Arc<Self>,
+        plan: &Arc<Plan>,
+        turn: Turn<Caller>,
+    ) -> Result<(TokenContext, OpenedStream, Option<ClusterTime>), Error> {
+        let (feeds, plan) = (Arc::clone(self), Arc::clone(plan));
+        let opening = async move {
+            let opened = feeds.open(&plan).await;
+            drop(turn);
+            opened
+        };
+        let opening = self.tasks.spawn_detached(opening.in_current_span());
+        // The task panicked, or the runtime shuts down.
+        opening.await.unwrap_or(Err(Error::Internal))
     }
 
     /// Opens the stream of a feed. Returns it with MongoDB's time after that, where MongoDB reports one.

@@ -1,6 +1,9 @@
 //! One call to MongoDB that serves every caller waiting for its answer.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
 
 use tokio::sync::Mutex;
 
@@ -12,31 +15,40 @@ use crate::source::SourceError;
 pub(super) struct SingleFlight<T> {
     requests: AtomicU64,
     /// The number of the last request that the last answer is valid for, and that answer.
-    last: Mutex<Option<(u64, Result<T, SourceError>)>>,
+    last: Arc<Mutex<Option<(u64, Result<T, SourceError>)>>>,
 }
 
-impl<T: Clone> SingleFlight<T> {
+impl<T: Clone + Send + 'static> SingleFlight<T> {
     pub(super) fn new() -> Self {
         Self {
             requests: AtomicU64::new(0),
-            last: Mutex::new(None),
+            last: Arc::default(),
         }
     }
 
-    /// Returns the answer of a call that was sent after this function was called.
+    /// Returns the answer of a call that was sent after this function was called. A call runs in a task of its own,
+    /// so that callers who go away one after the other do not each leave one behind.
     pub(super) async fn run<Q>(&self, call: impl FnOnce() -> Q) -> Result<T, SourceError>
     where
-        Q: Future<Output = Result<T, SourceError>>,
+        Q: Future<Output = Result<T, SourceError>> + Send + 'static,
     {
         let request = self.requests.fetch_add(1, Ordering::Relaxed) + 1;
-        let mut last = self.last.lock().await;
+        let mut last = Arc::clone(&self.last).lock_owned().await;
         match &*last {
             Some((valid_for, answer)) if *valid_for >= request => answer.clone(),
             _ => {
                 let valid_for = self.requests.load(Ordering::Relaxed);
-                let answer = call().await;
-                *last = Some((valid_for, answer.clone()));
-                answer
+                let call = call();
+                let running = tokio::spawn(async move {
+                    let answer = call.await;
+                    *last = Some((valid_for, answer.clone()));
+                    answer
+                });
+                running.await.unwrap_or_else(|error| {
+                    Err(SourceError::unexpected(format!(
+                        "the task of a call failed: {error}"
+                    )))
+                })
             }
         }
     }

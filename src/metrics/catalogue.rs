@@ -156,7 +156,7 @@ catalogue! {
     pub limits: Family<Gauge, &'static str> = "weir_limit", ["limit"],
         "Maximum number that may be open at once, by limit: watches, connections, feeds, catch_ups.";
     pub limit_rejections: Family<Counter, &'static str> = "weir_limit_rejections_total", ["limit"],
-        "Watches, calls and connections refused because a limit was reached: watches, feeds, calls, connections, checks, filters, principal_filters, request_timeout, principal_watches, principal_watch_rate, watch_rate, principals.", known: REJECTED_LIMITS;
+        "Watches, calls and connections refused because a limit was reached: watches, feeds, openings, calls, connections, checks, filters, principal_filters, request_timeout, principal_watches, principal_watch_rate, watch_rate, principals.", known: REJECTED_LIMITS;
     pub tls_handshakes: Family<Counter, &'static str> = "weir_tls_handshakes_total", ["result"],
         "Finished TLS handshakes, by result: ok, timeout, refused_by_client, certificate_missing, certificate_refused, protocol, closed.";
     pub tls_certificate_expiry: Family<Gauge, ()> = "weir_tls_certificate_expiry_timestamp_seconds", [],

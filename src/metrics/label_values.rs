@@ -27,6 +27,7 @@ pub(super) const FEED_RESTART_REASONS: &[&str] = &[
 pub(super) const REJECTED_LIMITS: &[&str] = &[
     "watches",
     "feeds",
+    "openings",
     "calls",
     "connections",
     "checks",

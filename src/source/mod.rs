@@ -19,6 +19,8 @@ pub(crate) mod scripted;
 mod split_events;
 mod transaction;
 
+use std::sync::Arc;
+
 use futures::future::BoxFuture;
 
 use crate::pipeline::Plan;
@@ -61,6 +63,10 @@ pub trait Source: Send + Sync + 'static {
         at: Option<&'a Position>,
         batch_size: BatchSize,
     ) -> BoxFuture<'a, Result<Box<dyn Cursor>, SourceError>>;
+
+    /// Returns the same deployment for feeds: their streams are opened and read on connections that nothing
+    /// else takes.
+    fn for_feeds(self: Arc<Self>) -> Arc<dyn Source>;
 
     /// Returns the oldest time that a stream can start at; `None` when it can't be read.
     fn oldest_time(&self) -> BoxFuture<'_, Result<Option<ClusterTime>, SourceError>>;

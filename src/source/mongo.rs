@@ -5,8 +5,10 @@
 //! stream is no alternative: it resumes without pause or limit, and it hides the token of an empty
 //! batch.
 
+mod closing;
 mod connect;
 mod connected;
+mod connections;
 mod cursor;
 mod facts;
 mod idle;
@@ -18,6 +20,8 @@ mod retry;
 mod uri;
 mod values;
 
+use std::sync::Arc;
+
 use futures::future::BoxFuture;
 
 use crate::{
@@ -26,7 +30,7 @@ use crate::{
 };
 
 pub use connect::{MongoSource, check_uri};
-pub use connected::MongoSettings;
+pub use connections::MongoSettings;
 pub(crate) use values::{timestamp, token_document};
 
 impl MongoSource {
@@ -43,6 +47,10 @@ impl MongoSource {
 }
 
 impl Source for MongoSource {
+    fn for_feeds(self: Arc<Self>) -> Arc<dyn Source> {
+        Arc::new(self.used_for_feeds())
+    }
+
     fn open<'a>(
         &'a self,
         plan: &'a Plan,
@@ -50,9 +58,10 @@ impl Source for MongoSource {
         batch_size: BatchSize,
     ) -> BoxFuture<'a, Result<Box<dyn Cursor>, SourceError>> {
         Box::pin(async move {
-            let source = self.connected().await?;
-            let open = || source.open_cursor(plan, at, batch_size);
-            let cursor = source.retried(open).await?;
+            let (source, reply_timeout) = self.for_streams().await?;
+            let permit = source.stream_permit().await;
+            let open = || source.open_cursor(plan, at, batch_size, &reply_timeout);
+            let cursor = source.retried(open).await?.holding(permit);
             Ok(Box::new(cursor) as Box<dyn Cursor>)
         })
     }

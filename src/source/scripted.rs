@@ -95,6 +95,10 @@ impl ScriptedSource {
 struct ScriptedCursor(VecDeque<Step>);
 
 impl Source for ScriptedSource {
+    fn for_feeds(self: Arc<Self>) -> Arc<dyn Source> {
+        self
+    }
+
     fn open<'a>(
         &'a self,
         plan: &'a Plan,

@@ -64,6 +64,7 @@ mod mongodb_events;
 mod mongodb_places;
 mod monitoring;
 mod network;
+mod openings;
 mod outages;
 mod pipeline_examples;
 mod pipeline_permission;

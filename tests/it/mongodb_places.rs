@@ -502,7 +502,8 @@ async fn the_cursor_of_a_proof_is_closed_and_its_closing_decides_nothing() {
     let stand_in = StandIn::start_as(Version::mongod([8, 2, 11]));
     let settings = MongoSettings {
         uri: stand_in.uri().to_owned(),
-        min_pool_capacity: 1,
+        max_feeds: 1,
+        max_catch_ups: 1,
         server_selection_timeout: Duration::from_secs(10),
         reply_timeout: Duration::from_secs(10),
         ignore_removed_shards: false,

@@ -60,10 +60,8 @@ impl WatchStarter {
             FeedMode::Auto if watch.end_time.is_some() => FeedMode::Shared,
             mode => mode,
         };
-        let joined = self
-            .feeds
-            .join(requested, dedicated, &shared.plan, &watch.caller)
-            .await?;
+        let plans = (dedicated, &shared.plan);
+        let joined = self.feeds.join(&watch.caller, requested, plans).await?;
         let target = self.resume_target(watch, token, &joined).await?;
         let streams = WatchStreams { joined, shared };
         let subscriber = Arc::new(Subscriber::until(watch.end_time));

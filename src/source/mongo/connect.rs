@@ -12,7 +12,9 @@ use tokio::{
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{
-    connected::{Connected, MongoSettings},
+    connected::Connected,
+    connections::{Connections, MongoSettings},
+    reply_timeout::ReplyTimeout,
     uri::{CheckedUri, words},
 };
 use crate::source::{Failure, SourceError, failure::FailedAt};
@@ -42,14 +44,22 @@ pub struct MongoSource {
     state: watch::Receiver<State>,
     /// The time that a call waits for the DNS.
     wait: Duration,
+    use_for: Use,
     _resolving: Option<Arc<AbortOnDropHandle<()>>>,
+}
+
+/// What streams are opened for.
+#[derive(Debug, Clone, Copy)]
+enum Use {
+    Feeds,
+    CatchUps,
 }
 
 #[derive(Debug, Clone)]
 enum State {
     /// The hosts are not known, with the reason in words that may be shown to anybody.
     Unresolved(&'static str),
-    Connected(Box<Connected>),
+    Connected(Box<Connections>),
 }
 
 impl MongoSource {
@@ -69,6 +79,7 @@ impl MongoSource {
             return Ok(Self {
                 state,
                 wait,
+                use_for: Use::CatchUps,
                 _resolving: None,
             });
         }
@@ -82,15 +93,24 @@ impl MongoSource {
         Ok(Self {
             state,
             wait,
+            use_for: Use::CatchUps,
             _resolving: Some(Arc::new(AbortOnDropHandle::new(resolving))),
         })
+    }
+
+    /// Returns the same deployment, with the connections of feeds for its streams.
+    pub(super) fn used_for_feeds(&self) -> Self {
+        Self {
+            use_for: Use::Feeds,
+            ..self.clone()
+        }
     }
 
     /// Closes every connection, after all cursors are killed.
     pub async fn close(self) {
         let state = self.state.borrow().clone();
-        if let State::Connected(connected) = state {
-            connected.close().await;
+        if let State::Connected(connections) = state {
+            connections.close().await;
         }
     }
 
@@ -108,14 +128,31 @@ impl MongoSource {
         }
     }
 
-    /// Returns the deployment. Waits for the DNS as long as for a server.
+    /// Returns the deployment for commands.
     pub(super) async fn connected(&self) -> Result<Connected, SourceError> {
+        Ok(self.connections().await?.others)
+    }
+
+    /// Returns the deployment for streams, and the time limit for their replies.
+    pub(super) async fn for_streams(&self) -> Result<(Connected, ReplyTimeout), SourceError> {
+        let Connections { feeds, others } = self.connections().await?;
+        // Pings take no connection of feeds.
+        let reply_timeout = ReplyTimeout::new(others.clone());
+        let connected = match self.use_for {
+            Use::Feeds => feeds,
+            Use::CatchUps => others,
+        };
+        Ok((connected, reply_timeout))
+    }
+
+    /// Returns the deployment. Waits for the DNS as long as for a server.
+    async fn connections(&self) -> Result<Connections, SourceError> {
         let mut state = self.state.clone();
         let resolved = state.wait_for(|state| matches!(state, State::Connected(_)));
         // Ignored: the reason is in the state.
         let _ = timeout(self.wait, resolved).await;
         match &*self.state.borrow() {
-            State::Connected(connected) => Ok(connected.as_ref().clone()),
+            State::Connected(connections) => Ok(connections.as_ref().clone()),
             State::Unresolved(reason) => {
                 Err(SourceError::new(Failure::Transient, *reason).at(FailedAt::Dns))
             }
@@ -153,10 +190,10 @@ impl From<DriverError> for ConnectError {
     }
 }
 
-async fn connect(uri: &CheckedUri, settings: &MongoSettings) -> Result<Connected, ConnectError> {
+async fn connect(uri: &CheckedUri, settings: &MongoSettings) -> Result<Connections, ConnectError> {
     let options = uri.client_options().await?;
     let read_preference = uri.read_preference.clone();
-    Ok(Connected::new(options, read_preference, settings)?)
+    Ok(Connections::new(options, read_preference, settings)?)
 }
 
 /// Connects again until it succeeds: a name server may be away for a while, as a host may, and what the
@@ -232,18 +269,20 @@ mod tests {
     async fn a_waiting_call_is_served_once_the_name_is_resolved() {
         let settings = MongoSettings {
             uri: "mongodb://127.0.0.1:1/?directConnection=true".to_owned(),
-            min_pool_capacity: 1,
+            max_feeds: 1,
+            max_catch_ups: 1,
             server_selection_timeout: Duration::from_secs(60),
             reply_timeout: Duration::from_secs(10),
             ignore_removed_shards: false,
         };
         let source = MongoSource::new(&settings).await;
-        let connected = source.expect("the URI is valid").connected().await;
+        let connected = source.expect("the URI is valid").connections().await;
         let connected = connected.expect("no name has to be resolved");
         let (sender, state) = watch::channel(State::Unresolved("not yet"));
         let waiting = MongoSource {
             state,
             wait: settings.server_selection_timeout,
+            use_for: Use::CatchUps,
             _resolving: None,
         };
         let call = waiting.clone();
@@ -256,6 +295,7 @@ mod tests {
         let waiting = MongoSource {
             state,
             wait: Duration::ZERO,
+            use_for: Use::CatchUps,
             _resolving: None,
         };
         let error = waiting.connected().await.expect_err("there is no answer");

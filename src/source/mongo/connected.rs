@@ -1,4 +1,4 @@
-//! A deployment whose hosts are known: the driver's client, and calls that survive a dead connection.
+//! A deployment whose hosts are known: a client of the driver, and calls that survive a dead connection.
 
 use std::{
     future::pending,
@@ -9,12 +9,7 @@ use std::{
 
 use bson::{Document, doc};
 use futures::future::BoxFuture;
-use mongodb::{
-    Client,
-    error::Error as DriverError,
-    event::EventHandler,
-    options::{ClientOptions, SelectionCriteria},
-};
+use mongodb::{Client, error::Error as DriverError, options::SelectionCriteria};
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
@@ -23,11 +18,6 @@ use crate::{
     limit::{Limit, Limiter, Permit},
     source::{Failure, SourceError, failure::FailedAt},
 };
-
-/// The time after which an idle connection is not used any more, unless the URI sets another. Shorter than
-/// the idle timeouts of load balancers and firewalls, which are minutes: behind one that drops packets
-/// silently, a call on such a connection would wait for the whole reply timeout.
-const MAX_IDLE_TIME: Duration = Duration::from_secs(60);
 
 /// The maximum number of commands at a time. Streams, which have connections of their own, do not count.
 const MAX_COMMANDS: usize = 32;
@@ -39,31 +29,18 @@ const MAX_LOOKS: usize = 32;
 /// failed call has taken its whole time already.
 const BLAME_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// The time that a new stream waits for one that is being closed. It is opened then all the same: it may be what the
+/// other one waits for.
+const MAX_WAIT_FOR_CLOSING: Duration = Duration::from_secs(3);
+
 /// The upper bound of [`Connected::patience`].
 const MAX_PATIENCE: Duration = Duration::from_secs(2);
-
-/// The settings of the connection to MongoDB.
-#[derive(Debug, Clone)]
-pub struct MongoSettings {
-    /// A MongoDB connection string.
-    pub uri: String,
-    /// The minimum capacity of the connection pool, in connections.
-    pub min_pool_capacity: u32,
-    /// The time to look for a usable server before an operation fails. `serverSelectionTimeoutMS` in the
-    /// URI takes precedence.
-    pub server_selection_timeout: Duration,
-    /// The time to wait for a reply before MongoDB is pinged on another connection; the ping may take
-    /// half of this. More than a second, because MongoDB holds the `getMore` of a quiet stream that long.
-    pub reply_timeout: Duration,
-    /// `true` to read streams of a sharded cluster on although a shard was removed (MongoDB 9.0).
-    pub ignore_removed_shards: bool,
-}
 
 fn commands_at_once() -> Limiter {
     Limiter::new(Limit::new("commands", MAX_COMMANDS))
 }
 
-/// A MongoDB deployment whose hosts are known.
+/// A MongoDB deployment whose hosts are known, on connections of one kind.
 #[derive(Debug, Clone)]
 pub(super) struct Connected {
     pub(super) client: Client,
@@ -79,6 +56,10 @@ pub(super) struct Connected {
     repeated_commands: Limiter,
     /// The looks for events that may run.
     looks: Limiter,
+    /// The streams that may be open, with those that are being closed.
+    streams: Limiter,
+    /// Cancelled when the connections are closed.
+    pub(super) closed: CancellationToken,
     idle: Arc<IdleConnections>,
     pub(super) can_split: Arc<OnceLock<bool>>,
     pub(super) options: Arc<OptionSupport>,
@@ -87,46 +68,58 @@ pub(super) struct Connected {
 }
 
 impl Connected {
-    /// Prepares a client, without connecting.
+    /// Returns the deployment behind a client, whose idle connections are known, on which this number of streams
+    /// may be open.
     pub(super) fn new(
-        mut options: ClientOptions,
+        (client, idle): (Client, Arc<IdleConnections>),
+        streams: Limiter,
         read_preference: Option<String>,
-        settings: &MongoSettings,
-    ) -> Result<Self, mongodb::error::Error> {
-        options.app_name.get_or_insert_with(|| "weir".to_owned());
-        let retry_limit = *options
-            .server_selection_timeout
-            .get_or_insert(settings.server_selection_timeout);
-        options.max_idle_time.get_or_insert(MAX_IDLE_TIME);
-        let pool = options.max_pool_size.unwrap_or(0);
-        options.max_pool_size = Some(pool.max(settings.min_pool_capacity));
-        let idle = Arc::<IdleConnections>::default();
-        let observer = Arc::clone(&idle);
-        options.cmap_event_handler = Some(EventHandler::callback(move |event| {
-            observer.observe(&event);
-        }));
-        tracing::info!(
-            max_pool_size = options.max_pool_size,
-            "mongodb connection pool sized"
-        );
-        Ok(Self {
-            client: Client::with_options(options)?,
-            reply_timeout: settings.reply_timeout,
+        (reply_timeout, retry_limit): (Duration, Duration),
+        options: OptionSupport,
+    ) -> Self {
+        Self {
+            client,
+            reply_timeout,
             retry_limit,
             read_preference,
             commands: commands_at_once(),
             repeated_commands: commands_at_once(),
             looks: Limiter::new(Limit::new("looks for events", MAX_LOOKS)),
+            streams,
+            closed: CancellationToken::new(),
             idle,
             can_split: Arc::default(),
-            options: Arc::new(OptionSupport::new(settings.ignore_removed_shards)),
+            options: Arc::new(options),
             sharded: Arc::default(),
             may_reply_midway: Arc::default(),
-        })
+        }
+    }
+
+    /// Returns the same deployment on the connections of another client.
+    pub(super) fn with_client(
+        &self,
+        (client, idle): (Client, Arc<IdleConnections>),
+        streams: Limiter,
+    ) -> Self {
+        Self {
+            client,
+            idle,
+            streams,
+            commands: commands_at_once(),
+            repeated_commands: commands_at_once(),
+            ..self.clone()
+        }
     }
 
     pub(super) async fn close(self) {
+        self.closed.cancel();
         self.client.shutdown().await;
+    }
+
+    /// Waits until a stream may be opened: until those that are being closed have left it a connection.
+    pub(super) async fn stream_permit(&self) -> Option<Permit> {
+        let permit = self.streams.acquire_within(MAX_WAIT_FOR_CLOSING).await;
+        permit.ok()
     }
 
     /// Makes a call, and again if its connection turns out to be dead.
@@ -391,15 +384,15 @@ mod tests {
 
     /// A deployment that nothing is asked of.
     async fn unused() -> Connected {
-        let settings = MongoSettings {
-            uri: "mongodb://127.0.0.1:1/?directConnection=true".to_owned(),
-            min_pool_capacity: 1,
-            server_selection_timeout: Duration::from_secs(1),
-            reply_timeout: Duration::from_secs(10),
-            ignore_removed_shards: false,
-        };
-        let options = ClientOptions::parse(&settings.uri).await;
-        Connected::new(options.expect("a URI"), None, &settings).expect("a client")
+        let uri = "mongodb://127.0.0.1:1/?directConnection=true";
+        let client = Client::with_uri_str(uri).await.expect("a URI");
+        Connected::new(
+            (client, Arc::default()),
+            Limiter::new(Limit::new("streams", 1)),
+            None,
+            (Duration::from_secs(10), Duration::from_secs(1)),
+            OptionSupport::new(false),
+        )
     }
 
     /// A command whose first `lost` attempts get no reply. Counts those that are still awaited.

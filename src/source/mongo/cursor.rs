@@ -1,17 +1,21 @@
 //! An open change stream, which turns MongoDB's replies into batches of events.
 
 use bytes::Bytes;
-use futures::{StreamExt as _, future::BoxFuture};
+use futures::future::BoxFuture;
 use mongodb::raw_batch_cursor::{RawBatch, RawBatchCursor};
 use tokio::time::{Duration, Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
 
-use crate::source::{
-    Batch, Cursor, SourceError,
-    failure::Failure,
-    reply::{ReplyContents, ReplyDecoder},
+use crate::{
+    limit::Permit,
+    source::{
+        Batch, Cursor, SourceError,
+        failure::Failure,
+        reply::{ReplyContents, ReplyDecoder},
+    },
 };
 
-use super::reply_timeout::ReplyTimeout;
+use super::{closing::Closing, reply_timeout::ReplyTimeout};
 
 /// The time for which MongoDB holds a `getMore` open on a quiet stream. An idle stream costs one round
 /// trip in this time, and its position moves once in this time.
@@ -31,7 +35,7 @@ const EARLY_EMPTY_REPLY_PAUSE: Duration = Duration::from_millis(10);
 
 /// An open change stream on MongoDB.
 pub(super) struct MongoCursor {
-    cursor: RawBatchCursor,
+    cursor: Closing<RawBatchCursor>,
     reply_timeout: ReplyTimeout,
     decoder: ReplyDecoder,
     /// `true` if the stream has stages of a client.
@@ -79,15 +83,15 @@ impl Cursor for MongoCursor {
 }
 
 impl MongoCursor {
-    /// Returns the stream of `cursor`. `decoder` decodes its replies, from the position where it was opened.
+    /// Returns the stream of `cursor`, whose client may be `closed` at some time. `decoder` decodes its replies, from the position where it was opened.
     pub(super) fn new(
-        cursor: RawBatchCursor,
+        (cursor, closed): (RawBatchCursor, CancellationToken),
         reply_timeout: ReplyTimeout,
         decoder: ReplyDecoder,
         has_client_stages: bool,
     ) -> Self {
         Self {
-            cursor,
+            cursor: Closing::new(cursor, closed),
             reply_timeout,
             decoder,
             has_client_stages,
@@ -97,6 +101,12 @@ impl MongoCursor {
             ready: Vec::new(),
             error: None,
         }
+    }
+
+    /// Returns the stream with the right to have it, which it keeps until it is closed.
+    pub(super) fn holding(mut self, permit: Option<Permit>) -> Self {
+        self.cursor.hold(permit);
+        self
     }
 
     /// Sets a pause when the server keeps replying at once without an event, to avoid a busy loop.
@@ -113,11 +123,11 @@ impl MongoCursor {
     }
 
     async fn reply(&mut self) -> Result<RawBatch, SourceError> {
-        match self
+        let reply = self
             .reply_timeout
-            .wait(self.cursor.next(), self.decoder.reached_time())
-            .await?
-        {
+            .wait(self.cursor.next_reply(), self.decoder.reached_time());
+        let reply = reply.await.inspect_err(|_| self.cursor.give_up())?;
+        match reply {
             Some(Ok(reply)) => Ok(reply),
             Some(Err(error)) => {
                 let error = SourceError::from(error);

@@ -29,16 +29,22 @@ impl Connected {
         plan: &Plan,
         at: Option<&Position>,
         batch_size: BatchSize,
+        reply_timeout: &ReplyTimeout,
     ) -> Result<MongoCursor, SourceError> {
         let options = self.options.of(plan, self.can_split().await?);
-        let error = match self.try_open(plan, at, batch_size, options).await {
+        let error = match self
+            .try_open(plan, at, (batch_size, options), reply_timeout)
+            .await
+        {
             Ok(opened) => return Ok(opened),
             Err(error) => error,
         };
         let Some(fewer) = options.without_refused(&error) else {
             return Err(error);
         };
-        let opened = self.try_open(plan, at, batch_size, fewer).await?;
+        let opened = self
+            .try_open(plan, at, (batch_size, fewer), reply_timeout)
+            .await?;
         self.options.refused_match_uuid();
         Ok(opened)
     }
@@ -47,8 +53,8 @@ impl Connected {
         &self,
         plan: &Plan,
         at: Option<&Position>,
-        batch_size: BatchSize,
-        options: StreamOptions,
+        (batch_size, options): (BatchSize, StreamOptions),
+        reply_timeout: &ReplyTimeout,
     ) -> Result<MongoCursor, SourceError> {
         let pipeline = pipeline(plan, at, options)?;
         // A stream from now starts at some time between the request and the reply, so the operation time
@@ -67,7 +73,7 @@ impl Connected {
         let (database, collection) = stream_target(plan.scope());
         let database = self.client.database(database);
         let collection = collection.map(|name| database.collection::<RawDocumentBuf>(name));
-        let reply_timeout = ReplyTimeout::new(self.clone());
+        let reply_timeout = reply_timeout.clone();
         let events = match batch_size {
             BatchSize::Default => BATCH_EVENTS,
             BatchSize::One => 1,
@@ -103,7 +109,7 @@ impl Connected {
                 }
             })?;
         Ok(MongoCursor::new(
-            cursor,
+            (cursor, self.closed.clone()),
             reply_timeout,
             ReplyDecoder::new(at, reached)
                 .with_contiguous_transactions(contiguous_transactions)

@@ -20,11 +20,13 @@ const UNKNOWN_SCAN_LIMIT: Duration = Duration::from_secs(600);
 ///
 /// The driver has no timeout for a reply, so a silently dead connection would block the stream forever.
 /// A long scan of the oplog looks the same from here; a ping on another connection tells them apart.
+#[derive(Clone)]
 pub(super) struct ReplyTimeout {
     deployment: Connected,
 }
 
 impl ReplyTimeout {
+    /// Limits replies by pings of `deployment`, whose connections may be others than those of the replies.
     pub(super) fn new(deployment: Connected) -> Self {
         Self { deployment }
     }

@@ -1,6 +1,7 @@
 //! The two servers under load, each behind networks that can be broken.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 
 use tokio::sync::Mutex;
 
@@ -69,11 +70,7 @@ pub const IDLE_GAUGES: [&str; 5] = [
 
 impl Replica {
     /// Starts a server with this many connections for its clients.
-    pub async fn start(
-        name: &'static str,
-        database: std::net::SocketAddr,
-        connections: usize,
-    ) -> Self {
+    pub async fn start(name: &'static str, database: SocketAddr, connections: usize) -> Self {
         let upstream = Proxy::to(database).await;
         let process = serve("127.0.0.1:0", &upstream).await;
         let mut client_proxies = Vec::new();
@@ -106,7 +103,10 @@ impl Replica {
 
     /// The resources held now, or an error if a metric is below 0.
     pub async fn usage(&self) -> Result<ResourceUsage, String> {
-        let metrics = self.process.lock().await.metrics().await;
+        let process = self.process.lock().await;
+        let metrics = process.metrics().await;
+        let descriptors = descriptors_besides(process.process.id(), self.upstream.address());
+        drop(process);
         if let Some((series, value)) = metrics.iter().find(|(_, value)| *value < 0.0) {
             return Err(format!("{} reports {series} {value}", self.name));
         }
@@ -114,7 +114,7 @@ impl Replica {
         let upstream = self.upstream.open() as f64;
         Ok(ResourceUsage {
             resident: metrics.sum("process_resident_memory_bytes"),
-            descriptors: metrics.sum("process_open_fds") - upstream,
+            descriptors,
             tasks: metrics.sum("weir_tasks"),
             watches,
             feeds,
@@ -193,4 +193,26 @@ async fn serve(listen: &str, upstream: &Proxy) -> ServeProcess {
         ["--log-level", "warn,weir::app=info"],
     ];
     ServeProcess::on(listen, &upstream.mongodb_uri(), arguments.as_flattened()).await
+}
+
+/// The number of open files of a process, without its connections to an address. As the kernel counts them: the proxy
+/// at that address counts a connection that the process has closed until its other end is closed too, which may be
+/// a second later, when MongoDB has answered the last command on it.
+fn descriptors_besides(process: u32, address: SocketAddr) -> f64 {
+    let sockets = std::fs::read_to_string(format!("/proc/{process}/net/tcp")).unwrap_or_default();
+    let port = format!(":{:04X}", address.port());
+    let inodes: Vec<String> = sockets
+        .lines()
+        .filter_map(|line| {
+            let mut columns = line.split_whitespace();
+            let remote = columns.nth(2)?;
+            let inode = columns.nth(6)?;
+            remote.ends_with(&port).then(|| format!("socket:[{inode}]"))
+        })
+        .collect();
+    let files = std::fs::read_dir(format!("/proc/{process}/fd"));
+    let files = files.into_iter().flatten().flatten();
+    let links = files.filter_map(|file| std::fs::read_link(file.path()).ok());
+    let others = links.filter(|link| !inodes.iter().any(|inode| link.as_os_str() == &**inode));
+    others.count() as f64
 }

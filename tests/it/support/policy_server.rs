@@ -105,7 +105,8 @@ fn key(name: &str) -> String {
     format!("weir_the-key-of-{name}-in-these-tests-of-policies")
 }
 
-fn keys(clients: &[(&str, Value)]) -> String {
+/// The file of the API keys of clients with these names and claims.
+pub fn keys(clients: &[(&str, Value)]) -> String {
     let entry = |(name, claims): &(&str, Value)| {
         let hash = key(name).parse::<ApiKey>().expect("a key").sha256();
         format!("- {{name: {name}, sha256: {hash}, claims: {claims}}}\n")

@@ -36,6 +36,8 @@ pub mod metrics;
 
 pub mod reload;
 
+mod yaml;
+
 pub mod spans;
 
 pub mod hub;

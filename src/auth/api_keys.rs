@@ -19,7 +19,7 @@ use super::{
         Principal, check_expiry, claims_within_bounds, is_valid_principal_name,
     },
 };
-use crate::{digest::sha256, error::Error};
+use crate::{digest::sha256, error::Error, yaml};
 
 /// The maximum number of keys: each call is compared with all of them.
 const MAX_KEYS: usize = 10_000;
@@ -115,8 +115,9 @@ struct KeyFile {
 struct KeyEntry {
     name: String,
     sha256: String,
-    #[serde(default)]
-    claims: Map<String, Value>,
+    #[serde(default, deserialize_with = "yaml::mapping")]
+    claims: Option<Map<String, Value>>,
+    #[serde(default, deserialize_with = "yaml::non_null")]
     expires: Option<String>,
 }
 
@@ -132,9 +133,7 @@ pub(super) struct ApiKeys {
 impl ApiKeys {
     /// Parses the contents of the key file.
     pub(super) fn parse(yaml: &[u8]) -> Result<Self, String> {
-        let file: KeyFile = serde_saphyr::from_slice(yaml)
-            // Without the snippet, which must not reach the log.
-            .map_err(|error| error.without_snippet().to_string())?;
+        let file: KeyFile = yaml::read(yaml)?;
         if file.keys.len() > MAX_KEYS {
             return Err(format!(
                 "keys: has more than {MAX_KEYS} entries: remove those that are no longer used"
@@ -201,7 +200,16 @@ impl KeyEntry {
         let hash = parse_sha256(&self.sha256).ok_or(
             "sha256 is not 64 hexadecimal digits: take it from the output of weir hash-key",
         )?;
-        if !claims_within_bounds(&self.claims) {
+        let claims = self.claims.unwrap_or_default();
+        let wrong = |name: &&String| {
+            name.is_empty() || name.trim() != *name || name.contains(char::is_control)
+        };
+        if let Some(name) = claims.keys().find(wrong) {
+            return Err(format!(
+                "claims: the name {name:?} is empty, or has control characters or white space at an end: no policy can ask for it"
+            ));
+        }
+        if !claims_within_bounds(&claims) {
             return Err(format!(
                 "claims has too many values or levels: use at most {MAX_CLAIM_VALUES} values in {MAX_CLAIM_DEPTH} levels"
             ));
@@ -213,7 +221,7 @@ impl KeyEntry {
         let principal = Principal {
             method: Method::Key,
             name: self.name,
-            claims: self.claims,
+            claims,
             expires,
             fingerprint: CredentialFingerprint::ApiKey(hash),
         };

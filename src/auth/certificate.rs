@@ -11,6 +11,9 @@ use crate::error::Error;
 /// The maximum number of names in a certificate.
 const MAX_ALTERNATIVE_NAMES: usize = 100;
 
+/// The claims of a certificate: its names by their kind.
+pub const CERTIFICATE_CLAIMS: [&str; 3] = ["san_uri", "san_dns", "san_email"];
+
 /// Returns the principal of a certificate. Its name is the first subject alternative name: URIs (such as
 /// SPIFFE IDs) first, then DNS names, then email addresses. The common name is ignored, because authorities
 /// follow no common rule for it.
@@ -60,7 +63,7 @@ pub(super) fn principal(der: &[u8]) -> Result<Principal, Error> {
         ));
     };
     let mut claims = Map::new();
-    for (claim, names) in [("san_uri", uris), ("san_dns", hosts), ("san_email", emails)] {
+    for (claim, names) in CERTIFICATE_CLAIMS.into_iter().zip([uris, hosts, emails]) {
         if !names.is_empty() {
             claims.insert(claim.to_owned(), json!(names));
         }

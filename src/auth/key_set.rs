@@ -2,7 +2,7 @@
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use jsonwebtoken::{Algorithm, DecodingKey};
-use serde::Deserialize;
+use serde::{Deserialize, de::IgnoredAny};
 use serde_json::Value;
 
 use crate::digest::sha256;
@@ -55,7 +55,16 @@ pub(super) enum KeyLookup<'a> {
 
 #[derive(Deserialize)]
 struct JwkSet {
-    keys: Vec<Value>,
+    keys: Vec<JwkEntry>,
+}
+
+/// A member of the set. It is buffered with all its members, so that one that comes twice is noticed: readers
+/// differ in which one they believe.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum JwkEntry {
+    Jwk(Box<Jwk>),
+    Other(IgnoredAny),
 }
 
 /// The members of a JWK that are used.
@@ -148,8 +157,10 @@ impl KeySet {
 }
 
 impl Key {
-    fn read(key: Value) -> Result<Self, &'static str> {
-        let jwk: Jwk = serde_json::from_value(key).map_err(|_| "is not a JWK")?;
+    fn read(entry: JwkEntry) -> Result<Self, &'static str> {
+        let JwkEntry::Jwk(jwk) = entry else {
+            return Err("is not a JWK, or has a member twice");
+        };
         if jwk.d.is_some() {
             return Err(
                 "contains a private key: publish only its public part, as whoever reads the set could sign with it",

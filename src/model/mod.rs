@@ -20,6 +20,7 @@ pub use end_time::EndTime;
 
 mod scope;
 pub use scope::{INTERNAL_DATABASES, Scope};
+pub(crate) use scope::{collection_problem, database_problem};
 
 mod event_index;
 pub use event_index::{EventField, EventIndex};

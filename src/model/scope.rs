@@ -169,7 +169,8 @@ impl Scope {
     }
 }
 
-fn database_problem(name: &str) -> Option<String> {
+/// Returns why a database can't be watched, whatever it contains.
+pub(crate) fn database_problem(name: &str) -> Option<String> {
     if name.len() > MAX_DATABASE_BYTES {
         return Some(format!(
             "is {} bytes long; a database name has at most {MAX_DATABASE_BYTES} bytes",
@@ -189,7 +190,8 @@ fn database_problem(name: &str) -> Option<String> {
     None
 }
 
-fn collection_problem(database: &str, name: &str) -> Option<String> {
+/// Returns why a collection of this name can't be watched.
+pub(crate) fn collection_problem(database: &str, name: &str) -> Option<String> {
     if name.is_empty() {
         return Some("is empty; to watch the whole database, leave collections out".into());
     }

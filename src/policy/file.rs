@@ -3,16 +3,21 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use bytesize::ByteSize;
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::{
     access::Limits,
     filter_template::FilterTemplate,
+    hidden_path,
     patterns::{NamespacePattern, PrincipalPattern},
     rule::{ClaimRequirement, Rule},
 };
-use crate::model::{FieldMask, FullDocument, Operation};
+use crate::{
+    auth::CERTIFICATE_CLAIMS,
+    model::{FieldMask, FullDocument, Operation},
+    yaml,
+};
 
 /// The supported version of the file.
 const VERSION: u64 = 1;
@@ -21,7 +26,6 @@ const MAX_RULES: usize = 1_000;
 /// The maximum length of any list in a rule.
 const MAX_ITEMS: usize = 1_000;
 const MAX_NAME_BYTES: usize = 100;
-const MAX_DEPTH: usize = 32;
 
 /// The operations that `all` grants. Their events carry no more than documents and the watched namespace.
 const GRANTED_BY_ALL: [Operation; 6] = [
@@ -51,42 +55,34 @@ struct PolicyFile {
 #[serde(deny_unknown_fields)]
 struct RuleConfig {
     name: String,
-    #[serde(default, deserialize_with = "non_null")]
+    #[serde(default, deserialize_with = "yaml::non_null")]
     principals: Option<Vec<String>>,
-    #[serde(default, deserialize_with = "non_null")]
+    #[serde(default, deserialize_with = "yaml::mapping")]
     claims: Option<Map<String, Value>>,
     namespaces: Vec<String>,
-    #[serde(default, deserialize_with = "non_null")]
+    #[serde(default, deserialize_with = "yaml::non_null")]
     operations: Option<Vec<String>>,
-    #[serde(default, deserialize_with = "non_null")]
+    #[serde(default, deserialize_with = "yaml::non_null")]
     full_document: Option<Vec<String>>,
     #[serde(default)]
     pre_images: bool,
-    #[serde(default, deserialize_with = "non_null")]
+    #[serde(default, deserialize_with = "yaml::value")]
     filter: Option<Value>,
-    #[serde(default, deserialize_with = "non_null")]
+    #[serde(default, deserialize_with = "yaml::non_null")]
     hide: Option<Vec<String>>,
-    #[serde(default, deserialize_with = "non_null")]
+    #[serde(default, deserialize_with = "yaml::non_null")]
     limits: Option<LimitsConfig>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct LimitsConfig {
-    #[serde(default, deserialize_with = "non_null")]
+    #[serde(default, deserialize_with = "yaml::non_null")]
     watches: Option<usize>,
-    #[serde(default, deserialize_with = "non_null")]
+    #[serde(default, deserialize_with = "yaml::non_null")]
     watch_rate: Option<u32>,
-    #[serde(default, deserialize_with = "non_null")]
+    #[serde(default, deserialize_with = "yaml::non_null")]
     byte_rate: Option<ByteSize>,
-}
-
-/// A key without a value is an error, not an absent key: a rule whose principals are all commented out must
-/// not apply to everybody.
-fn non_null<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
-    from: D,
-) -> Result<Option<T>, D::Error> {
-    T::deserialize(from).map(Some)
 }
 
 /// Parses a policy. `tokens_encrypted` says whether resume tokens are encrypted.
@@ -94,20 +90,7 @@ fn non_null<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
 /// # Errors
 /// Names the location, the problem and the correct form.
 pub(super) fn read(bytes: &[u8], tokens_encrypted: bool) -> Result<Vec<Rule>, String> {
-    let text = std::str::from_utf8(bytes).map_err(|error| format!("is not UTF-8: {error}"))?;
-    let budget = serde_saphyr::budget! {
-        max_anchors: 0,
-        max_aliases: 0,
-        max_depth: MAX_DEPTH,
-        max_documents: 1,
-    };
-    let options = serde_saphyr::options! {
-        budget: budget,
-        strict_booleans: true,
-        with_snippet: false,
-    };
-    let file: PolicyFile =
-        serde_saphyr::from_str_with_options(text, options).map_err(|error| error.to_string())?;
+    let file: PolicyFile = yaml::read(bytes)?;
     if file.version != VERSION {
         return Err(format!(
             "version: is {}: use {VERSION}, the only version that this server reads",
@@ -119,26 +102,28 @@ pub(super) fn read(bytes: &[u8], tokens_encrypted: bool) -> Result<Vec<Rule>, St
     let mut rules = Vec::with_capacity(file.rules.len());
     for (index, config) in file.rules.into_iter().enumerate() {
         let at = format!("rules[{index}]");
-        if !names.insert(config.name.clone()) {
-            return Err(format!(
-                "{at}.name: {:?} is the name of an earlier rule: give each rule its own name",
-                config.name
-            ));
-        }
-        rules.push(config.into_rule(&at, tokens_encrypted)?);
-    }
-    Ok(rules)
-}
-
-impl RuleConfig {
-    fn into_rule(self, at: &str, tokens_encrypted: bool) -> Result<Rule, String> {
-        let name_bytes = self.name.len();
+        let name_bytes = config.name.len();
         check_count(
             &format!("{at}.name"),
             (name_bytes, "bytes"),
             1,
             MAX_NAME_BYTES,
         )?;
+        if !names.insert(config.name.clone()) {
+            return Err(format!(
+                "{at}.name: {:?} is the name of an earlier rule: give each rule its own name",
+                config.name
+            ));
+        }
+        let name = config.name.clone();
+        let rule = config.into_rule(&at, tokens_encrypted);
+        rules.push(rule.map_err(|problem| format!("{problem} (rule {name:?})"))?);
+    }
+    Ok(rules)
+}
+
+impl RuleConfig {
+    fn into_rule(self, at: &str, tokens_encrypted: bool) -> Result<Rule, String> {
         let principals = self.principals.as_deref();
         let principals = principals
             .map(|it| parse_list(&format!("{at}.principals"), it, PrincipalPattern::parse));
@@ -156,10 +141,14 @@ impl RuleConfig {
                 "{at}.filter: requires --token-key-file, because MongoDB's resume tokens contain document keys, also of documents that the filter excludes"
             ));
         }
-        let field_mask = parse_field_mask(&format!("{at}.hide"), self.hide, tokens_encrypted)?;
+        let hide = self.hide.as_deref();
+        let field_mask = parse_field_mask(&format!("{at}.hide"), hide, tokens_encrypted)?;
+        let principals = principals.transpose()?;
+        let claims = parse_claims(&format!("{at}.claims"), self.claims)?;
+        check_claims_exist(at, principals.as_deref(), &claims, filter.as_ref())?;
         Ok(Rule {
-            principals: principals.transpose()?,
-            claims: parse_claims(&format!("{at}.claims"), self.claims)?,
+            principals,
+            claims,
             namespaces,
             operations: parse_operations(
                 &format!("{at}.operations"),
@@ -328,13 +317,13 @@ fn parse_full_document(
 
 fn parse_field_mask(
     at: &str,
-    paths: Option<Vec<String>>,
+    entries: Option<&[String]>,
     tokens_encrypted: bool,
 ) -> Result<FieldMask, String> {
-    let Some(paths) = paths else {
+    let Some(entries) = entries else {
         return Ok(FieldMask::default());
     };
-    check_count(at, (paths.len(), "paths"), 1, MAX_ITEMS)?;
+    let paths = parse_list(at, entries, hidden_path::parse)?;
     if !tokens_encrypted {
         return Err(format!(
             "{at}: requires --token-key-file, because MongoDB's resume tokens contain document keys, which may contain hidden fields"
@@ -343,8 +332,41 @@ fn parse_field_mask(
     FieldMask::hiding(paths).map_err(|problem| format!("{at}: {problem}"))
 }
 
+/// Checks that callers to whom the rule applies may have the claims that it names: a claim that nobody has
+/// keeps the rule from ever deciding, so that a later one does.
+fn check_claims_exist(
+    at: &str,
+    principals: Option<&[PrincipalPattern]>,
+    claims: &[(String, ClaimRequirement)],
+    filter: Option<&FilterTemplate>,
+) -> Result<(), String> {
+    let required = claims.iter().map(|(name, _)| ("claims", name.as_str()));
+    let inserted = filter.map(FilterTemplate::claims).unwrap_or_default();
+    let named = required.chain(inserted.into_iter().map(|name| ("filter", name)));
+    for (key, name) in named {
+        if name.trim() != name || name.is_empty() || name.contains(char::is_control) {
+            return Err(format!(
+                "{at}.{key}: the claim {name:?} is empty, or has control characters or white space at an end, as no claim does: write {:?}",
+                name.trim()
+            ));
+        }
+        if principals.is_some_and(|all| !all.iter().any(|it| it.may_have_claim(name))) {
+            return Err(format!(
+                "{at}.{key}: none of the principals can have the claim {name:?}: anonymous callers have none, and certificates only {}",
+                CERTIFICATE_CLAIMS.join(", ")
+            ));
+        }
+    }
+    Ok(())
+}
+
 impl LimitsConfig {
     fn into_limits(self, at: &str, rule: &str) -> Result<Limits, String> {
+        if self.watches.is_none() && self.watch_rate.is_none() && self.byte_rate.is_none() {
+            return Err(format!(
+                "{at}: is empty: name watches, watch_rate or byte_rate, or remove limits"
+            ));
+        }
         let count = |count: u32| usize::try_from(count).unwrap_or(usize::MAX);
         check_limit(
             &format!("{at}.watches"),

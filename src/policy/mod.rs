@@ -1,12 +1,13 @@
 //! Authorization: from a [`Principal`] and its request to a [`View`].
 //!
 //! Reading order: a [`file`] is parsed into [`rule`]s. Each rule has [`patterns`] for principals and
-//! namespaces, and may have a [`filter_template`] that is filled in with the caller's claims. [`Policy`]
-//! holds the rules in force and finds the one that decides.
+//! namespaces, and may have [`hidden_path`]s and a [`filter_template`] that is filled in with the caller's claims.
+//! [`Policy`] holds the rules in force and finds the one that decides.
 
 mod access;
 mod file;
 mod filter_template;
+mod hidden_path;
 mod patterns;
 mod rule;
 

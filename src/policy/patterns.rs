@@ -1,8 +1,9 @@
 //! Patterns with wildcards: the principals that a rule applies to, and the namespaces that it covers.
 
+use super::hidden_path::is_invisible;
 use crate::{
-    auth::{Method, Principal},
-    model::Scope,
+    auth::{CERTIFICATE_CLAIMS, Method, Principal},
+    model::{Scope, collection_problem, database_problem},
 };
 
 /// The maximum length of a pattern, in bytes.
@@ -18,6 +19,21 @@ struct Glob(String);
 impl Glob {
     fn is_any(&self) -> bool {
         self.0 == "*"
+    }
+
+    /// Returns two short texts that match: with nothing for each run of `*`, and with one character.
+    fn examples(&self) -> [String; 2] {
+        let short = self.0.replace('*', "");
+        let mut long = String::with_capacity(self.0.len());
+        let mut in_run = false;
+        for it in self.0.chars() {
+            let star = it == '*';
+            if !(star && in_run) {
+                long.push(if star { 'x' } else { it });
+            }
+            in_run = star;
+        }
+        [short, long]
     }
 
     /// Returns whether a text matches. Backtracks only to the last `*`, so the time is bounded by the product
@@ -69,15 +85,51 @@ impl PrincipalPattern {
             });
         }
         let (method, name) = text.split_once(':').unwrap_or((text, ""));
-        let known = METHODS.into_iter().find(|it| it.name() == method);
-        match known {
-            Some(method) if !name.is_empty() => Ok(Self {
-                method,
-                name: Glob(name.to_owned()),
-            }),
-            _ => Err(format!(
-                "{text:?} is not a principal: use jwt:NAME, key:NAME, cert:NAME or anonymous; * in a name matches any characters"
-            )),
+        let known = |name: &str| METHODS.into_iter().find(|it| it.name() == name);
+        let Some(method) = known(method).filter(|_| !name.trim().is_empty()) else {
+            let meant = method.trim().to_lowercase();
+            let meant = match known(&meant) {
+                Some(_) if !name.trim().is_empty() => format!("{meant}:{}", name.trim()),
+                None if meant == Method::None.name() => meant,
+                _ => "jwt:NAME, key:NAME, cert:NAME or anonymous".to_owned(),
+            };
+            return Err(format!(
+                "{text:?} is not a principal: use {meant}; * in a name matches any characters"
+            ));
+        };
+        if name.trim() != name {
+            return Err(format!(
+                "{text:?} can match nobody, as no name has white space at its ends: write {:?}",
+                format!("{}:{}", method.name(), name.trim())
+            ));
+        }
+        let impossible = |it: &char| match method {
+            Method::Certificate => !it.is_ascii_graphic(),
+            _ => it.is_control(),
+        };
+        if let Some(bad) = name.chars().find(impossible) {
+            let names = match method {
+                Method::Certificate => {
+                    "no name of a certificate has: it is printable ASCII without spaces"
+                }
+                _ => "no name has: control characters are refused in all of them",
+            };
+            return Err(format!(
+                "{text:?} can match nobody: it contains {bad:?}, which {names}"
+            ));
+        }
+        Ok(Self {
+            method,
+            name: Glob(name.to_owned()),
+        })
+    }
+
+    /// Returns whether a principal that the pattern matches may have a claim.
+    pub(super) fn may_have_claim(&self, name: &str) -> bool {
+        match self.method {
+            Method::None => false,
+            Method::Certificate => CERTIFICATE_CLAIMS.contains(&name),
+            Method::Jwt | Method::Key => true,
         }
     }
 
@@ -118,10 +170,10 @@ impl NamespacePattern {
         if database.is_empty() || collection.is_empty() {
             return Err(format!("{text:?} has an empty part: {right}"));
         }
-        if let Some(bad) = text.chars().find(|it| matches!(it, '$' | '\0')) {
-            return Err(format!(
-                "{text:?} contains {bad:?}, which no namespace may have: {right}"
-            ));
+        if let Some(problem) =
+            matches_nothing(&Glob(database.to_owned()), &Glob(collection.to_owned()))
+        {
+            return Err(format!("{text:?} can match nothing: {problem}: {right}"));
         }
         let pattern = |part: &str| NamePattern(Glob(part.to_owned()));
         Ok(Self::Collections {
@@ -194,6 +246,38 @@ pub(super) fn overlaps(patterns: &[NamespacePattern], scope: &Scope) -> bool {
             .iter()
             .any(|collection| any(&|it| it.covers_collection(database, collection))),
     }
+}
+
+/// Returns why no namespace that can be watched matches two patterns, if none does.
+fn matches_nothing(database: &Glob, collection: &Glob) -> Option<String> {
+    for (what, Glob(name)) in [("database", database), ("collection", collection)] {
+        if name.trim() != name {
+            return Some(format!(
+                "its {what} has white space at an end (write {:?}; * stands for white space that is really there)",
+                name.trim()
+            ));
+        }
+        if let Some(bad) = name.chars().find(|it| is_invisible(*it)) {
+            return Some(format!(
+                "its {what} contains the invisible character {bad:?}"
+            ));
+        }
+    }
+    if collection.0.starts_with('.') {
+        return Some("its collection starts with a dot, as no collection does".to_owned());
+    }
+    let mut problem = None;
+    for database in database.examples() {
+        if let Some(it) = database_problem(&database) {
+            problem = Some(format!("its database {it}"));
+            continue;
+        }
+        for collection in collection.examples() {
+            let it = collection_problem(&database, &collection)?;
+            problem = Some(format!("its collection {it}"));
+        }
+    }
+    problem
 }
 
 fn check_length(text: &str) -> Result<(), String> {

@@ -6,7 +6,7 @@ mod parsing;
 
 use std::collections::BTreeSet;
 
-use super::{file, *};
+use super::{file, rule as rules, *};
 use crate::{
     auth::Method,
     filter::Predicate,

@@ -497,6 +497,19 @@ async fn a_key_is_used_only_for_its_declared_purpose() {
             "{what}"
         );
     }
+    // Readers differ in which of two members they believe.
+    let text = json!({"keys": [beside, ec.bare_jwk()]}).to_string();
+    for (twice, good) in [
+        ("\"unknown\":1,\"unknown\":2", true),
+        ("\"use\":\"enc\",\"use\":\"sig\"", false),
+    ] {
+        let text = text.replace("\"crv\":\"P-256\"", &format!("\"crv\":\"P-256\",{twice}"));
+        assert!(text.contains(twice), "{text}");
+        let file = TestFile::new(&text);
+        let authenticator = TestAuthenticator::start(jwts(JwtKeys::File(file.path.clone()))).await;
+        let taken = authenticator.bearer(&token).await;
+        assert_eq!(taken.is_ok(), good, "{twice}: {taken:?}");
+    }
     // Although the server accepts another algorithm for such keys, a key works only with the
     // algorithm that it names; a key that names none works only with those the server accepts.
     let rsa = SigningKey::rsa("rsa");
@@ -1055,6 +1068,50 @@ async fn an_unusable_file_of_api_keys_prevents_the_start() {
             ),
         ),
         ("a member twice", format!("keys:\n{good}  name: b\n")),
+        // Each of these would be a key that never expires, or another claim than it seems.
+        ("no time", format!("keys:\n{good}  expires:\n")),
+        ("a null time", format!("keys:\n{good}  expires: ~\n")),
+        ("no claims", format!("keys:\n{good}  claims:\n")),
+        (
+            "an empty claim",
+            format!("keys:\n{good}  claims: {{a: }}\n"),
+        ),
+        (
+            "a claim twice",
+            format!("keys:\n{good}  claims: {{a: 1, a: 2}}\n"),
+        ),
+        (
+            "a claim without a name",
+            format!("keys:\n{good}  claims: {{'': 1}}\n"),
+        ),
+        (
+            "a claim with a space",
+            format!("keys:\n{good}  claims: {{'a ': 1}}\n"),
+        ),
+        ("no keys behind it", "keys:".to_owned()),
+        (
+            "a null name",
+            format!("keys:\n- name: ~\n  sha256: {hash}\n"),
+        ),
+        (
+            "a misspelt member",
+            format!("keys:\n{good}  expire: 2030-01-01T00:00:00Z\n"),
+        ),
+        (
+            "a merge key",
+            format!("keys:\n{good}  <<: {{claims: {{a: b}}}}\n"),
+        ),
+        (
+            "a merge key in claims",
+            format!("keys:\n{good}  claims: {{<<: {{a: b}}}}\n"),
+        ),
+        ("an anchor", format!("keys:\n{good}  claims: &a {{a: b}}\n")),
+        ("an alias", format!("keys: &a [*a]\n{good}")),
+        ("two documents", format!("keys:\n{good}---\nkeys: []\n")),
+        (
+            "an unknown tag",
+            format!("keys:\n{good}  claims: !all {{a: b}}\n"),
+        ),
     ] {
         let file = TestFile::new(&contents);
         let Err(error) = TestAuthenticator::try_start(api_keys(&file.path)).await else {
@@ -1063,6 +1120,36 @@ async fn an_unusable_file_of_api_keys_prevents_the_start() {
         assert_eq!(error.flag, "api-keys-file", "{what}");
         assert!(!error.problem.contains(&hash), "{what}: {error}");
     }
+}
+
+/// In YAML 1.1 some of these names and values are booleans, numbers or times.
+#[tokio::test]
+async fn names_and_claims_of_api_keys_are_the_texts_that_are_written() {
+    let names = ["no", "on", "010", "0x1F", "1e3", "2027-01-31", "y", "true"];
+    let entries = names.map(|name| {
+        let claims = "{no: no, on: on, team: 010, code: 1_000, day: 2027-01-31, some: [yes, 007]}";
+        format!(
+            "- name: {name}\n  sha256: {}\n  claims: {claims}\n",
+            sha256(&long(name))
+        )
+    });
+    let file = TestFile::new(&format!("keys:\n{}", entries.concat()));
+    let auth = TestAuthenticator::start(api_keys(&file.path)).await;
+    for name in names {
+        let headers = [("x-api-key", long(name))];
+        let headers = headers
+            .each_ref()
+            .map(|(name, value)| (*name, value.as_str()));
+        let principal = auth.authenticate(&headers).await.expect(name);
+        assert_eq!(principal.name, name);
+        let claims = json!({"no": "no", "on": "on", "team": "010", "code": "1_000",
+            "day": "2027-01-31", "some": ["yes", "007"]});
+        assert_eq!(Value::Object(principal.claims.clone()), claims);
+    }
+}
+
+fn long(name: &str) -> String {
+    format!("the-key-of-{name}-in-this-test-of-names")
 }
 
 #[tokio::test]

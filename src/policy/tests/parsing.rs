@@ -123,8 +123,58 @@ fn errors_name_the_place_and_the_problem() {
             "update_lookup",
         ),
         (with("pre_images: 'yes'"), "line 5", "bool"),
-        (with("hide: ['']"), "rules[0].hide", "empty"),
-        (with("hide: [items.0]"), "rules[0].hide", "number"),
+        (with("pre_images:"), "line 5", ""),
+        (with("full_document:"), "line 5", ""),
+        (with("limits:"), "line 5", ""),
+        (with("limits: {watches: }"), "line 5", ""),
+        (with("limits: {watch_rate: }"), "line 5", ""),
+        (with("limits: {byte_rate: }"), "line 5", ""),
+        (
+            with("limits: {}"),
+            "rules[0].limits",
+            "watches, watch_rate or byte_rate",
+        ),
+        (
+            with("claims: {role: }"),
+            "line 5",
+            "\"role\" has nothing behind it",
+        ),
+        (
+            with("claims: {role: [a, ]}\nfilter: {a: }"),
+            "line 6",
+            "\"a\" has nothing behind it",
+        ),
+        (
+            with("filter:\n  tenant:\n"),
+            "line 6",
+            "\"tenant\" has nothing behind it",
+        ),
+        (with("hide: [a, ~]"), "line 5", ""),
+        ("version:\nrules: []".to_owned(), "line 1", ""),
+        ("version: 1\nrules:".to_owned(), "line 2", ""),
+        (
+            "version: 1\nrules: [{name: , namespaces: ['*']}]".to_owned(),
+            "line 2",
+            "",
+        ),
+        (
+            "version: 1\nrules: [{name: a, namespaces: }]".to_owned(),
+            "line 2",
+            "",
+        ),
+        (with("<<: {pre_images: true}"), "line 5", "merge"),
+        (with("claims: {<<: {a: b}}"), "line 5", "merge"),
+        (with("filter: {$and: [{<<: {a: b}}]}"), "line 5", "merge"),
+        (with("name: it"), "line 5", "duplicate"),
+        (with("filter: {a: 1, a: 2}"), "line 5", "duplicate"),
+        (with("hide: ['']"), "rules[0].hide[0]", "empty"),
+        (with("hide: [items.0]"), "rules[0].hide[0]", "number"),
+        (
+            with("hide: [a, 'card.*']"),
+            "rules[0].hide[1]",
+            "write card, which hides all below it",
+        ),
+        (with("hide: ['$card']"), "(rule \"it\")", "write card"),
         (
             with("hide: [a]\noperations: [create]"),
             "rules[0].operations[0]",
@@ -315,4 +365,182 @@ fn filters_and_hidden_fields_require_encrypted_tokens() {
         assert!(problem.starts_with(location), "{problem}");
         assert!(problem.contains("--token-key-file"), "{problem}");
     }
+}
+
+/// A rule that never decides leaves its callers to a later one, which may show more.
+#[test]
+fn patterns_that_match_nothing_are_refused() {
+    let long = |count| "a".repeat(count);
+    for (key, entry, words) in [
+        ("principals", "key: a".to_owned(), "write \"key:a\""),
+        ("principals", "jwt:a ".to_owned(), "write \"jwt:a\""),
+        ("principals", "jwt:* ".to_owned(), "write \"jwt:*\""),
+        ("principals", "cert:\u{a0}a".to_owned(), "write \"cert:a\""),
+        ("principals", " key:a".to_owned(), "use key:a;"),
+        ("principals", "key :a".to_owned(), "use key:a;"),
+        ("principals", "Key:a".to_owned(), "use key:a;"),
+        ("principals", "user:a".to_owned(), "use jwt:NAME"),
+        ("principals", "key:".to_owned(), "use jwt:NAME"),
+        ("principals", "key: ".to_owned(), "use jwt:NAME"),
+        ("principals", "anonymous ".to_owned(), "use anonymous;"),
+        ("principals", "anonymous:a".to_owned(), "use anonymous;"),
+        ("principals", "jwt:a\tb".to_owned(), "'\\t'"),
+        ("principals", "cert:a b".to_owned(), "printable ASCII"),
+        ("principals", "cert:ä".to_owned(), "printable ASCII"),
+        ("namespaces", "shop. orders".to_owned(), "write \"orders\""),
+        ("namespaces", "shop.orders ".to_owned(), "write \"orders\""),
+        ("namespaces", " shop.orders".to_owned(), "write \"shop\""),
+        ("namespaces", "shop.orders\u{200b}".to_owned(), "invisible"),
+        ("namespaces", "shop.or\tders".to_owned(), "invisible"),
+        ("namespaces", "sh op.orders".to_owned(), "contains ' '"),
+        ("namespaces", "shop?.orders".to_owned(), "contains '?'"),
+        ("namespaces", "shop/eu.orders".to_owned(), "contains '/'"),
+        ("namespaces", "shop|crm.orders".to_owned(), "contains '|'"),
+        ("namespaces", "shop..orders".to_owned(), "starts with a dot"),
+        ("namespaces", "$shop.orders".to_owned(), "contains '$'"),
+        ("namespaces", "shop.$cmd".to_owned(), "contains '$'"),
+        ("namespaces", "admin.*".to_owned(), "system database"),
+        ("namespaces", "config.orders".to_owned(), "system database"),
+        (
+            "namespaces",
+            "shop.system.views".to_owned(),
+            "own collections",
+        ),
+        ("namespaces", "shop.system.*".to_owned(), "own collections"),
+        ("namespaces", format!("{}.*", long(64)), "at most 63"),
+        (
+            "namespaces",
+            format!("{}*{}.*", long(32), long(32)),
+            "at most 63",
+        ),
+        ("namespaces", format!("shop.*{}", long(251)), "at most 255"),
+        ("claims", "{' role': a}".to_owned(), "write \"role\""),
+        (
+            "claims",
+            "{\"ro\\nle\": a}".to_owned(),
+            "control characters",
+        ),
+        ("claims", "{'': a}".to_owned(), "is empty"),
+        (
+            "filter",
+            "{a: {$claim: 'team '}}".to_owned(),
+            "write \"team\"",
+        ),
+    ] {
+        let (line, at) = match key {
+            "claims" | "filter" => (format!("{key}: {entry}"), format!("rules[0].{key}: ")),
+            _ => {
+                let entry = serde_json::to_string(&entry).expect("a text");
+                (format!("{key}: [{entry}]"), format!("rules[0].{key}[0]: "))
+            }
+        };
+        let yaml = match key {
+            "namespaces" => format!("version: 1\nrules: [{{name: it, {line}}}]"),
+            _ => rule(&line),
+        };
+        let problem = read(&yaml).expect_err(&yaml);
+        assert!(problem.starts_with(&at), "{entry}: {problem}");
+        assert!(problem.contains(words), "{entry}: {problem}");
+        assert!(problem.ends_with("(rule \"it\")"), "{problem}");
+        assert!(!problem.contains(char::is_control), "{problem:?}");
+    }
+    for (line, is_right) in [
+        ("principals: ['anonymous']\nclaims: {role: a}", false),
+        (
+            "principals: ['anonymous']\nfilter: {a: {$claim: role}}",
+            false,
+        ),
+        ("principals: ['cert:*']\nclaims: {role: a}", false),
+        (
+            "principals: ['cert:*', anonymous]\nfilter: {a: {$claim: role}}",
+            false,
+        ),
+        ("principals: ['cert:*']\nclaims: {san_dns: a}", true),
+        ("principals: ['cert:*', 'key:a']\nclaims: {role: a}", true),
+        ("principals: ['jwt:a']\nfilter: {a: {$claim: role}}", true),
+        ("claims: {role: a}", true),
+    ] {
+        let read = read(&rule(line));
+        assert_eq!(read.is_ok(), is_right, "{line}: {read:?}");
+        assert!(is_right || read.is_err_and(|it| it.contains("can have the claim \"role\"")));
+    }
+}
+
+#[test]
+fn patterns_that_can_match_are_accepted() {
+    let long = |count| "a".repeat(count);
+    for namespace in [
+        "*",
+        "*.*",
+        "shop.*",
+        "*.orders",
+        "a*.b",
+        "shop.a b",
+        "shop.orders.*",
+        "shop.a.b.",
+        "shop.*.orders",
+        "shop.sys*",
+        "shop.sys*tem.x",
+        "shop.system*",
+        "shop.*system.views",
+        "adm*.x",
+        "admin*.x",
+        "*admin.x",
+        "administration.*",
+        "shop.Ünï*",
+        &format!("{}.*", long(63)),
+        &format!("{}*.*", long(63)),
+        &format!("{}*.*{}", long(62), long(192)),
+        &format!("s.{}", "*a".repeat(200)),
+        &format!("s.{}", "*".repeat(400)),
+    ] {
+        let yaml = format!("version: 1\nrules: [{{name: it, namespaces: ['{namespace}']}}]");
+        assert!(read(&yaml).is_ok(), "{namespace}: {:?}", read(&yaml));
+    }
+    for principal in [
+        "anonymous",
+        "key:*",
+        "key:a b",
+        "key:a:b",
+        "jwt:* x *",
+        "jwt:ä@shop",
+        "jwt:system:serviceaccount:ns:sa",
+        "cert:spiffe://mesh/ns/*",
+        "cert:*@shop.example",
+    ] {
+        let yaml = rule(&format!("principals: ['{principal}']"));
+        assert!(read(&yaml).is_ok(), "{principal}: {:?}", read(&yaml));
+    }
+}
+
+/// The values of claims are what they seem to be, on either side.
+#[test]
+fn names_and_values_are_the_texts_that_are_written() {
+    for text in [
+        "no",
+        "on",
+        "010",
+        "0x1F",
+        "1e3",
+        "2027-01-31",
+        "yes",
+        "1_000",
+    ] {
+        let yaml = format!(
+            "version: 1\nrules: [{{name: {text}, principals: ['key:{text}'], namespaces: [{text}.{text}], hide: [{text}]}}]"
+        );
+        let numeric = text.bytes().all(|it| it.is_ascii_digit());
+        let rules = read(&yaml);
+        assert_eq!(rules.is_ok(), !numeric, "{text}: {rules:?}");
+        if let Ok(rules) = rules {
+            assert_eq!(rules[0].name, text);
+            assert_eq!(rules[0].field_mask.hidden_paths(), [text]);
+        }
+    }
+    let rules = read(&rule("claims: {no: [no, on, 010, 1_000, 2027-01-31]}")).expect("a rule");
+    let texts = ["no", "on", "010", "1_000", "2027-01-31"]
+        .map(Into::into)
+        .to_vec();
+    let expected = ("no".to_owned(), rules::ClaimRequirement::OneOf(texts));
+    assert_eq!(rules[0].claims, [expected]);
 }

@@ -317,12 +317,17 @@ impl Parts {
 
 /// Checks the settings and the files that they name, without serving: neither binds a port nor connects.
 ///
+/// Returns what would decide about callers.
+///
 /// # Errors
 /// The same as the start, if a setting or the content of its file can't be used.
-pub async fn check_config(config: &ServeConfig) -> Result<(), StartError> {
-    let Checked { spans, .. } = check(config, Arc::default()).await?;
+pub async fn check_config(config: &ServeConfig) -> Result<Access, StartError> {
+    let Checked { loaded, spans } = check(config, Arc::default()).await?;
     spans.close(Duration::ZERO).await;
-    Ok(())
+    Ok(Access {
+        authenticator: loaded.authenticator,
+        policy: loaded.policy,
+    })
 }
 
 /// What the checks made of the settings.

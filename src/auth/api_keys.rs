@@ -190,6 +190,14 @@ impl ApiKeys {
     }
 }
 
+impl ApiKeys {
+    /// Returns the principal of the key with a name.
+    pub(super) fn find_by_name(&self, name: &str) -> Option<&Principal> {
+        let mut principals = self.entries.iter().map(|(_, principal)| principal);
+        principals.find(|it| it.name == name)
+    }
+}
+
 impl KeyEntry {
     fn into_principal(self) -> Result<([u8; 32], Principal), String> {
         if !is_valid_principal_name(&self.name) {

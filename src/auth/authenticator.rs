@@ -140,6 +140,27 @@ impl Authenticator {
         keys.is_some_and(|keys| keys.load().any_expires())
     }
 
+    /// Returns whether callers with this kind of credentials are accepted at all.
+    #[must_use]
+    pub fn accepts(&self, method: Method) -> bool {
+        let Some(verifiers) = &self.verifiers else {
+            return method == Method::None;
+        };
+        match method {
+            Method::None => false,
+            Method::Jwt => verifiers.jwts.is_some(),
+            Method::Key => verifiers.keys.is_some(),
+            Method::Certificate => verifiers.certificates,
+        }
+    }
+
+    /// Returns the principal of the API key with a name, also of an expired one.
+    #[must_use]
+    pub fn find_key(&self, name: &str) -> Option<Principal> {
+        let keys = self.verifiers.as_ref()?.keys.as_ref()?.load();
+        keys.find_by_name(name).cloned()
+    }
+
     /// Authenticates a call by its headers, or by the client certificate if the headers have no credentials.
     /// May wait for keys that are being fetched.
     ///

@@ -1,11 +1,15 @@
 //! `weir serve`: runs the server until SIGTERM or SIGINT.
 
+mod explain;
+
 use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::{Args, Command};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
+
+use explain::ExplainArgs;
 
 use crate::{
     app::{self, App, StartError},
@@ -30,6 +34,8 @@ pub struct ServeArgs {
     /// Check the settings and the files that they name, print the result and exit
     #[arg(long)]
     check_config: bool,
+    #[command(flatten)]
+    explain: ExplainArgs,
 }
 
 /// Runs the server. `command` is the whole command line, whose flags have the variables that may be set. The
@@ -48,7 +54,7 @@ pub async fn run(args: ServeArgs, command: &Command) -> ExitCode {
         tracing::warn!("tls is off, so that WEIR_TLS_CLIENT_AUTH has no effect");
     }
     if args.check_config {
-        return check(&args.serve).await;
+        return check(&args).await;
     }
     allow_open_files(&args.serve);
     // Registered before the start, so that no signal is lost.
@@ -129,14 +135,23 @@ fn allow_open_files(config: &ServeConfig) {
     }
 }
 
-async fn check(config: &ServeConfig) -> ExitCode {
-    match app::check_config(config).await {
-        Ok(()) => {
-            // The exit code says it too, whoever reads the words.
-            let _ = writeln!(std::io::stdout().lock(), "the settings can be used");
-            ExitCode::SUCCESS
+async fn check(args: &ServeArgs) -> ExitCode {
+    let access = match app::check_config(&args.serve).await {
+        Ok(access) => access,
+        Err(error) => return report_start_error(&error),
+    };
+    if !args.explain.is_given() {
+        // The exit code says it too, whoever reads the words.
+        let _ = writeln!(std::io::stdout().lock(), "the settings can be used");
+        return ExitCode::SUCCESS;
+    }
+    match explain::run(&args.explain, &args.serve, &access) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(problem) => {
+            say(format_args!("weir serve: {problem}"));
+            ExitCode::from(EXIT_USAGE)
         }
-        Err(error) => report_start_error(&error),
     }
 }
 

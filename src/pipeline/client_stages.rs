@@ -5,6 +5,7 @@
 //! expressions make sense.
 
 mod extended_json;
+pub(crate) use extended_json::value_from_text;
 mod raw_bson;
 mod rules;
 

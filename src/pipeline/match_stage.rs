@@ -58,6 +58,23 @@ pub(super) fn possible_match(predicate: &Predicate) -> Clause {
     translation.predicate(predicate)
 }
 
+/// Returns a predicate on documents as a query, for people to read. `changed`, which no query has, is `$changed`.
+pub(crate) fn query(predicate: &Predicate) -> Document {
+    let all = |parts: &[Predicate]| parts.iter().map(query).collect::<Vec<_>>();
+    match predicate {
+        Predicate::Field { path, op } => {
+            let operator = operator(op).unwrap_or_else(|| match op {
+                Condition::Changed(changed) => doc! { "$changed": *changed },
+                _ => Document::new(),
+            });
+            doc! { path: operator }
+        }
+        Predicate::AllOf(parts) => doc! { "$and": all(parts) },
+        Predicate::AnyOf(parts) => doc! { "$or": all(parts) },
+        Predicate::NoneOf(parts) => doc! { "$nor": all(parts) },
+    }
+}
+
 #[derive(Clone, Copy)]
 struct Translation<'a> {
     /// The field that holds the document; `None` if there is no document.

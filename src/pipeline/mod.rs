@@ -18,10 +18,12 @@ pub use view::View;
 
 mod client_stages;
 pub use client_stages::ClientStages;
+pub(crate) use client_stages::value_from_text;
 mod watch;
 pub use watch::{RequestLimits, Watch};
 
 mod match_stage;
+pub(crate) use match_stage::query;
 
 mod change_stream_options;
 pub use change_stream_options::ChangeStreamOptions;

@@ -3,6 +3,7 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use crate::{
+    error::Error,
     filter::Filter,
     model::{BeforeChange, FullDocument, Operation, Scope},
     pipeline::{View, Watch},
@@ -33,6 +34,28 @@ pub struct Decision {
     pub operations: Option<BTreeSet<Operation>>,
     /// The limits of the deciding rule, if it sets any.
     pub limits: Option<Limits>,
+}
+
+/// Why a policy denies a request.
+#[derive(Debug)]
+pub struct Denial {
+    /// The name of the rule that decides; `None` if no rule does.
+    pub rule: Option<String>,
+    /// The reason for the operator, without details of the request.
+    pub reason: &'static str,
+    /// The error for the caller, which may reveal less.
+    pub error: Error,
+}
+
+/// The rule that decides about a caller's requests for a scope.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DecidingRule {
+    /// Its index in the file.
+    pub index: usize,
+    /// Its name.
+    pub name: String,
+    /// The claims that its filter has placeholders for, sorted.
+    pub filter_claims: Vec<String>,
 }
 
 /// The limits of a principal.
@@ -68,6 +91,12 @@ impl<'w> AccessRequest<'w> {
 }
 
 impl Decision {
+    /// Narrows a watch to what its caller may see.
+    pub fn narrow(&self, watch: &mut Watch) {
+        watch.operations.clone_from(&self.operations);
+        watch.restrict_to(&self.view);
+    }
+
     /// Returns whether a watch delivers the same under both decisions.
     #[must_use]
     pub fn same_access(&self, other: &Self) -> bool {

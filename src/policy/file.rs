@@ -37,7 +37,8 @@ const GRANTED_BY_ALL: [Operation; 6] = [
     Operation::DropDatabase,
 ];
 
-const FULL_DOCUMENTS: [(FullDocument, &str); 4] = [
+/// All values of `full_document`, with their names in the file.
+pub const FULL_DOCUMENTS: [(FullDocument, &str); 4] = [
     (FullDocument::Default, "default"),
     (FullDocument::UpdateLookup, "update_lookup"),
     (FullDocument::WhenAvailable, "when_available"),

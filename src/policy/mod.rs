@@ -22,7 +22,9 @@ use crate::{
 
 use rule::Rule;
 
-pub use access::{AccessRequest, Decision, Limits};
+pub use file::FULL_DOCUMENTS;
+
+pub use access::{AccessRequest, DecidingRule, Decision, Denial, Limits};
 
 /// The denial without details, so that callers learn nothing about what exists.
 const DEFAULT_DENIAL: &str = "no rule of the policy allows this watch";
@@ -135,6 +137,33 @@ impl Policy {
         principal: &Principal,
         request: &AccessRequest<'_>,
     ) -> Result<Decision, Error> {
+        self.judge(principal, request).map_err(|denial| {
+            let (name, scope) = (principal.for_logs(), request.scope.to_string());
+            let Denial {
+                rule,
+                reason,
+                error,
+            } = denial;
+            tracing::info!(
+                principal = name,
+                ?scope,
+                rule,
+                why = reason,
+                "denied by the policy"
+            );
+            error
+        })
+    }
+
+    /// Decides as [`authorize`](Self::authorize), and leaves the log to the caller.
+    ///
+    /// # Errors
+    /// The reason, with the error of [`authorize`](Self::authorize).
+    pub fn judge(
+        &self,
+        principal: &Principal,
+        request: &AccessRequest<'_>,
+    ) -> Result<Decision, Denial> {
         let rules = self.0.rules.load();
         let Some(rules) = rules.as_ref() else {
             return Ok(Decision {
@@ -143,43 +172,62 @@ impl Policy {
                 limits: None,
             });
         };
-        let mut rules = rules.iter();
-        let deciding_rule = rules.find(|rule| rule.is_for(principal) && rule.overlaps(request));
-        let name = principal.for_logs();
-        let scope = request.scope.to_string();
-        let Some(rule) = deciding_rule else {
-            tracing::info!(
-                principal = name,
-                ?scope,
-                "denied: no rule of the policy allows this principal to watch this scope"
-            );
-            return Err(denied(None));
+        let Some((_, rule)) = find(rules, principal, request) else {
+            return Err(Denial {
+                rule: None,
+                reason: "no rule applies to this caller and covers any part of this scope",
+                error: denied(None),
+            });
+        };
+        let denial = |reason, error| Denial {
+            rule: Some(rule.name.clone()),
+            reason,
+            error,
         };
         if !rule.covers(request) {
-            let rule = &rule.name;
-            tracing::info!(
-                principal = name,
-                ?scope,
-                rule,
-                "denied: the deciding rule of the policy covers only a part of the scope"
-            );
-            return Err(denied(None));
+            let reason = "the deciding rule covers only a part of the scope";
+            return Err(denial(reason, denied(None)));
         }
         if request.pipeline && rule.limits_what_is_shown() {
-            let rule = &rule.name;
-            tracing::info!(
-                principal = name,
-                ?scope,
-                rule,
-                "denied: the watch has stages of its own, which could show what the rule hides"
-            );
-            return Err(Error::PipelineNotAllowed { by_policy: true });
+            let reason =
+                "the watch has stages of its own, which could show what the rule withholds";
+            return Err(denial(
+                reason,
+                Error::PipelineNotAllowed { by_policy: true },
+            ));
         }
-        rule.decide(principal, request).map_err(|refusal| {
-            let (rule, why) = (&rule.name, refusal.logged_reason);
-            tracing::info!(principal = name, ?scope, rule, why, "denied by the policy");
-            denied(refusal.message)
+        let decision = rule.decide(principal, request);
+        decision.map_err(|refusal| denial(refusal.logged_reason, denied(refusal.message)))
+    }
+
+    /// Returns the rule that decides about a request; `None` without a policy, and where no rule does.
+    #[must_use]
+    pub fn deciding_rule(
+        &self,
+        principal: &Principal,
+        request: &AccessRequest<'_>,
+    ) -> Option<DecidingRule> {
+        let rules = self.0.rules.load();
+        let (index, rule) = find(rules.as_ref()?, principal, request)?;
+        let filter = rule.filter.as_ref();
+        let claims = filter.map(|it| it.claims()).unwrap_or_default();
+        Some(DecidingRule {
+            index,
+            name: rule.name.clone(),
+            filter_claims: claims.into_iter().map(str::to_owned).collect(),
         })
+    }
+
+    /// Returns whether there is a policy; without one everybody may watch everything.
+    #[must_use]
+    pub fn is_on(&self) -> bool {
+        self.0.rules.load().is_some()
+    }
+
+    /// Returns whether resume tokens are encrypted.
+    #[must_use]
+    pub fn tokens_encrypted(&self) -> bool {
+        self.0.tokens_encrypted
     }
 
     /// Returns a receiver that is notified whenever [`authorize`](Self::authorize) may return another result.
@@ -187,6 +235,16 @@ impl Policy {
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.0.changes.subscribe()
     }
+}
+
+/// Returns the first rule that applies to the caller and covers any part of the request, with its index.
+fn find<'r>(
+    rules: &'r [Rule],
+    principal: &Principal,
+    request: &AccessRequest<'_>,
+) -> Option<(usize, &'r Rule)> {
+    let mut rules = rules.iter().enumerate();
+    rules.find(|(_, rule)| rule.is_for(principal) && rule.overlaps(request))
 }
 
 fn denied(message: Option<String>) -> Error {

@@ -109,8 +109,7 @@ impl AuthorizationLease {
     pub(super) fn authorize(&mut self, watch: &mut Watch) -> Result<&Decision, Error> {
         self.requested_operations = watch.operations.take();
         let decision = self.decide(watch)?;
-        watch.operations.clone_from(&decision.operations);
-        watch.restrict_to(&decision.view);
+        decision.narrow(watch);
         Ok(self.decision.insert(decision))
     }
 

@@ -16,6 +16,7 @@ SCHEMA = json.loads((CHART / "values.schema.json").read_text())
 # Settings for which the chart has its own values, as they depend on others: files, ports, modes.
 OWN = {
     "mongodb-uri", "listen", "admin-listen", "allow-open-metrics", "allow-insecure", "shutdown-grace", "check-config", "help",
+    "explain", "claims", "try", "explain-output",
     "tls-cert-file", "tls-key-file", "tls-client-ca-file", "tls-client-auth",
     "jwks-url", "jwks-file", "jwks-ca-file", "jwt-issuer", "jwt-audience",
     "api-keys-file", "auth-certificates", "policy-file", "token-key-file", "admin-token-file",

@@ -69,6 +69,7 @@ mod outages;
 mod pipeline_examples;
 mod pipeline_permission;
 mod policy;
+mod policy_explained;
 mod principal_limits;
 mod progress;
 mod projection;

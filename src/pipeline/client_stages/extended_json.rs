@@ -19,14 +19,22 @@ use crate::model::quoted;
 /// # Errors
 /// A description of the problem, with its line and column.
 pub(super) fn from_text(text: &str) -> Result<Document, String> {
+    stage_document(value_from_text(text)?)
+}
+
+/// Reads any value from text, in the same way.
+///
+/// # Errors
+/// A description of the problem, with its line and column.
+pub(crate) fn value_from_text(text: &str) -> Result<Bson, String> {
     // Neither this module's messages nor the parser's quote a long text.
     let malformed = |error: serde_json::Error| format!("is not valid Extended JSON: {error}");
     let mut reader = serde_json::Deserializer::from_str(text);
-    let stage = ValueReader { depth: 0 }
+    let value = ValueReader { depth: 0 }
         .deserialize(&mut reader)
         .map_err(malformed)?;
     reader.end().map_err(malformed)?;
-    stage_document(stage)
+    Ok(value)
 }
 
 /// Reads a stage from a map, which keeps no order: keys are sorted. Whole numbers that a double holds exactly

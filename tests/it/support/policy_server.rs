@@ -39,9 +39,7 @@ impl PolicyServer {
     ) -> Self {
         let folder = TempDir::new().expect("a folder");
         let file = |name: &str| folder.path().join(name);
-        put(&file("policy"), &policy.replace("$db", database.name()));
-        put(&file("keys"), &keys(clients));
-        put(&file("token_keys"), TOKEN_KEY);
+        Self::write_settings(folder.path(), database.name(), clients, policy);
         let weir = Weir::with(database, |config| {
             config.reload_interval = Duration::from_millis(100);
             config.auth.policy_file = Some(file("policy"));
@@ -55,6 +53,35 @@ impl PolicyServer {
             folder,
             database: database.name().to_owned(),
         }
+    }
+
+    /// Writes the files of such a server, and returns the flags that name them.
+    pub fn write_settings(
+        folder: &Path,
+        database: &str,
+        clients: &[(&str, Value)],
+        policy: &str,
+    ) -> Vec<String> {
+        put(&folder.join("policy"), &policy.replace("$db", database));
+        put(&folder.join("keys"), &keys(clients));
+        put(&folder.join("token_keys"), TOKEN_KEY);
+        Self::flags(folder)
+    }
+
+    /// The flags of `weir serve` that name the files of this server.
+    pub fn settings(&self) -> Vec<String> {
+        Self::flags(self.folder.path())
+    }
+
+    fn flags(folder: &Path) -> Vec<String> {
+        let files = [
+            ("policy", "policy"),
+            ("api-keys", "keys"),
+            ("token-key", "token_keys"),
+        ];
+        files
+            .map(|(flag, name)| format!("--{flag}-file={}", folder.join(name).display()))
+            .into()
     }
 
     fn file(&self, name: &str) -> PathBuf {

@@ -89,7 +89,7 @@ impl Principal {
     #[must_use]
     pub fn as_caller(&self, address: Option<SocketAddr>) -> Caller {
         match self.method {
-            Method::None => Caller::Address(address.map(|it| it.ip())),
+            Method::None => Caller::at(address.map(|it| it.ip())),
             _ => Caller::Principal(self.to_string().into()),
         }
     }

@@ -12,6 +12,11 @@ use crate::limit::{Limit, Limiter};
 /// silently, a call on such a connection would wait for the whole reply timeout.
 const MAX_IDLE_TIME: Duration = Duration::from_secs(60);
 
+/// The same for the connections of feeds, at most. A feed asks MongoDB once a second at least, so that one that is idle
+/// for longer was that of a feed that has ended: without this limit, many that come and go would leave as many
+/// connections for a minute.
+const MAX_IDLE_TIME_OF_FEEDS: Duration = Duration::from_secs(10);
+
 /// The connections for feeds beyond one for each: for the commands that close cursors.
 const EXTRA_FEED_CONNECTIONS: u32 = 2;
 
@@ -97,6 +102,10 @@ impl Connections {
         );
         // A minimum would keep connections open for feeds that nobody has asked for.
         options.min_pool_size = None;
+        // Zero is without a limit.
+        options.max_idle_time = options
+            .max_idle_time
+            .map(|it| it.min(MAX_IDLE_TIME_OF_FEEDS));
         let feeds =
             others.with_client(client(options, feeds)?, streams_at_once(settings.max_feeds));
         Ok(Self { feeds, others })

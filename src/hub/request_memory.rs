@@ -21,6 +21,10 @@ const PART_OF_BUDGET: usize = 4;
 /// authentication tells apart may take all of it.
 const PART_OF_PRINCIPAL: usize = 2;
 
+/// What a watch may keep beside what is charged, once for its shape and once for itself: it is part of the memory of
+/// an idle watch. So watches without filters, with common ones, and equal ones are never refused.
+const UNCHARGED_BYTES: usize = 2 << 10;
+
 /// The delay before a retry.
 const RETRY_LATER: Duration = Duration::from_secs(5);
 
@@ -94,7 +98,8 @@ impl RequestMemory {
     /// There is not enough left, for all or for the watch's principal. The rejection is counted.
     pub(super) fn hold(self: &Arc<Self>, watch: &mut Watch) -> Result<HeldRequest, Error> {
         let shape = Arc::new(watch.shape());
-        let (bytes, own_bytes) = (shape.heap_bytes(), watch.own_bytes());
+        let charged = |bytes: usize| bytes.saturating_sub(UNCHARGED_BYTES);
+        let (bytes, own_bytes) = (charged(shape.heap_bytes()), charged(watch.own_bytes()));
         let principal = match &watch.caller {
             Caller::Principal(name) => Some(Arc::clone(name)),
             Caller::Address(_) => None,

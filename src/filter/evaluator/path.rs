@@ -9,56 +9,28 @@ use crate::raw::{Element, ElementType};
 /// paths such as "a.0.0.0" do in documents crafted for it.
 const EXTRA_STEPS: usize = 64 * 1024;
 
-/// A dotted path, with the places of its components.
+/// A dotted path, split into components.
 #[derive(Clone, Debug, PartialEq)]
 pub(in crate::filter) struct Path {
     text: Box<str>,
     parts: Box<[Part]>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 struct Part {
-    /// The length of the component's name, in bytes.
-    len: u32,
-    /// The array index that the name also stands for, or [`NO_INDEX`].
-    index: u32,
-}
-
-/// No array has as many elements.
-const NO_INDEX: u32 = u32::MAX;
-
-/// The rest of a path, from one of its components on.
-#[derive(Clone, Copy)]
-struct Rest<'p> {
-    text: &'p [u8],
-    parts: &'p [Part],
-}
-
-impl<'p> Rest<'p> {
-    fn is_empty(self) -> bool {
-        self.parts.is_empty()
-    }
-
-    /// Returns the name of the first component, the array index that it also stands for, and what follows.
-    #[inline]
-    fn split_first(self) -> Option<(&'p [u8], u32, Rest<'p>)> {
-        let (part, parts) = self.parts.split_first()?;
-        let (name, text) = self.text.split_at_checked(part.len as usize)?;
-        // Without the dot.
-        let text = text.get(1..).unwrap_or_default();
-        Some((name, part.index, Rest { text, parts }))
-    }
+    name: Box<[u8]>,
+    /// The array index that the name also stands for.
+    index: Option<usize>,
 }
 
 impl Path {
     pub(in crate::filter) fn new(path: &str) -> Path {
         let part = |name: &str| Part {
-            len: u32::try_from(name.len()).expect("a request is far below 4 GiB"),
+            name: name.as_bytes().into(),
             index: name
-                .parse::<u32>()
+                .parse::<usize>()
                 .ok()
-                .filter(|index| index.to_string() == name)
-                .unwrap_or(NO_INDEX),
+                .filter(|index| index.to_string() == name),
         };
         Path {
             text: path.into(),
@@ -73,7 +45,8 @@ impl Path {
 
     /// Returns the memory that it takes beside itself, in bytes.
     pub(super) fn heap_bytes(&self) -> usize {
-        self.text.len() + size_of_val(&*self.parts) + 2 * ALLOCATION
+        let parts = size_of_val(&*self.parts) + ALLOCATION * self.parts.len();
+        2 * self.text.len() + parts + 2 * ALLOCATION
     }
 
     /// Calls `found` with each value that MongoDB compares for this path (`None` for a missing field)
@@ -94,11 +67,7 @@ impl Path {
             steps: document.len().saturating_add(EXTRA_STEPS),
             gave_up: false,
         };
-        let path = Rest {
-            text: self.text.as_bytes(),
-            parts: &self.parts,
-        };
-        let enough = walk.document(path, document);
+        let enough = walk.document(&self.parts, document);
         (enough || !walk.gave_up).then_some(enough)
     }
 }
@@ -112,12 +81,12 @@ struct Walk<'w, F> {
 /// Every second call at least has a shorter path, so the recursion is at most twice as deep as the
 /// path is long.
 impl<'a, F: FnMut(Option<Element<'a>>) -> bool> Walk<'_, F> {
-    fn document(&mut self, mut path: Rest<'_>, mut document: &'a [u8]) -> bool {
+    fn document(&mut self, mut parts: &[Part], mut document: &'a [u8]) -> bool {
         loop {
-            let Some((name, _, rest)) = path.split_first() else {
+            let Some((part, rest)) = parts.split_first() else {
                 return false;
             };
-            let Some(element) = self.field(document, name) else {
+            let Some(element) = self.field(document, &part.name) else {
                 // A field is missing only if the search for it was complete.
                 return !self.gave_up && (self.found)(None);
             };
@@ -126,7 +95,7 @@ impl<'a, F: FnMut(Option<Element<'a>>) -> bool> Walk<'_, F> {
                 ElementType::Array => return self.array(rest, element.value),
                 _ if rest.is_empty() => return (self.found)(Some(element)),
                 ElementType::EmbeddedDocument => {
-                    path = rest;
+                    parts = rest;
                     document = element.value;
                 }
                 _ => return (self.found)(None),
@@ -158,17 +127,17 @@ impl<'a, F: FnMut(Option<Element<'a>>) -> bool> Walk<'_, F> {
     }
 
     /// Searches an array that is not at the end of the path.
-    fn array(&mut self, path: Rest<'_>, array: &'a [u8]) -> bool {
-        let Some((_, wanted, rest)) = path.split_first() else {
+    fn array(&mut self, parts: &[Part], array: &'a [u8]) -> bool {
+        let Some((part, rest)) = parts.split_first() else {
             return false;
         };
         for (index, element) in fields(array).enumerate() {
             if self.step().is_none() {
                 return false;
             }
-            let is_here = u32::try_from(index).is_ok_and(|it| it == wanted && it != NO_INDEX);
+            let is_here = part.index == Some(index);
             let is_document = element.kind == ElementType::EmbeddedDocument;
-            if is_document && self.document(path, element.value) {
+            if is_document && self.document(parts, element.value) {
                 return true;
             }
             let enough = match element.kind {

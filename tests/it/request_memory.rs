@@ -79,6 +79,9 @@ async fn filters_take_a_part_of_the_memory_and_equal_ones_are_kept_once() {
             open.push(equal.expect("an equal watch"));
         }
         assert!(used().await - before.0 <= PART);
+        // So do small ones, and they are never refused.
+        let small = WatchStream::open(&mut grpc, database.watch_request(&[ORDERS])).await;
+        open.push(small.expect("a watch without filters"));
         // Events have their room.
         insert(&database, round).await;
         assert_eq!(id(&bystander.next_change().await), round);

@@ -65,12 +65,13 @@ fn what_does_not_fit_is_refused_and_equal_watches_are_still_admitted() {
     assert!(refused.to_string().contains("4 MiB"), "{refused}");
     assert!(budget.used() <= LIMIT / PART_OF_BUDGET);
     assert!(held.len() > 100, "{} were admitted", held.len());
-    // The filter is there already; what is left is enough for each watch's own names.
-    held.push(
-        memory
-            .hold(&mut with_list(0, 1_000, ""))
-            .expect("an equal one"),
-    );
+    // The filter is there already, and a small one is never refused.
+    let equal = with_list(0, 1_000, "");
+    let small = watch(filtered(vec![crate::pipeline::fixtures::eq("a", 1)]));
+    for _ in 0..1_000 {
+        held.push(memory.hold(&mut equal.clone()).expect("an equal one"));
+        held.push(memory.hold(&mut small.clone()).expect("a small one"));
+    }
     held.clear();
     assert!(is_empty(&memory) && budget.used() == 0);
 }

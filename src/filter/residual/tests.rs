@@ -1,5 +1,3 @@
-use std::collections::HashMap;
-
 use bson::Bson;
 
 use super::*;
@@ -64,12 +62,13 @@ fn residuals_are_equal_if_and_only_if_the_same_events_pass() {
         vec![all_of(vec![eq("a", 1), any_of(vec![eq("b", 1)])])],
         vec![all_of(vec![any_of(vec![eq("a", 1), eq("b", 1)])])],
     ];
-    let mut seen = HashMap::new();
+    let mut seen: Vec<Residual> = Vec::new();
     let mut note = |request: pb::WatchRequest| {
         let residual = watch(request).shared_residual();
-        if let Some(other) = seen.insert(residual.clone(), residual.clone()) {
+        if let Some(other) = seen.iter().find(|it| **it == residual) {
             panic!("{residual:?} equals {other:?}");
         }
+        seen.push(residual);
     };
     for filters in filters {
         let unfiltered = filters.is_empty();

@@ -112,6 +112,9 @@ fn every_value_of_a_short_and_of_a_long_list_is_found() {
     }
 }
 
+/// Makes the value of a number.
+type Make<'m> = &'m dyn Fn(usize) -> Kind;
+
 /// Returns what a watch with lists keeps, and the bytes of their values in the request.
 fn kept(lists: usize, values: impl Fn(usize) -> Kind) -> (usize, usize) {
     let mut own = 0;
@@ -138,7 +141,7 @@ fn a_filter_takes_at_most_two_and_a_half_times_the_bytes_of_its_literals() {
     let number = |number: usize| Kind::NumberValue(number as f64);
     let fraction = |number: usize| Kind::NumberValue(number as f64 + 0.5);
     let text = |number: usize| Kind::StringValue(format!("customer-{number:06}"));
-    let kinds: [(&str, usize, &dyn Fn(usize) -> Kind); 3] = [
+    let kinds: [(&str, usize, Make<'_>); 3] = [
         ("numbers", 22, &number),
         ("fractions", 22, &fraction),
         ("texts", 12, &text),
@@ -148,7 +151,7 @@ fn a_filter_takes_at_most_two_and_a_half_times_the_bytes_of_its_literals() {
         assert!(2 * bytes <= 5 * own, "{bytes} bytes for {own} of {name}");
     }
     // Only one list is indexed, so that the index of a single one counts most.
-    for kind in [&number as &dyn Fn(usize) -> Kind, &text] {
+    for kind in [&number as Make<'_>, &text] {
         let (bytes, own) = kept(1, kind);
         assert!(2 * bytes <= 5 * own, "{bytes} bytes for {own}");
     }

@@ -9,13 +9,16 @@ use tokio::sync::Mutex;
 
 use crate::source::SourceError;
 
+/// The number of the last request that an answer is valid for, and the answer.
+type Answer<T> = (u64, Result<T, SourceError>);
+
 /// Shares one call among all callers that asked before it was sent. A failure is shared too: while
 /// MongoDB does not answer, callers do not run into the timeout one after another.
 #[derive(Debug)]
 pub(super) struct SingleFlight<T> {
     requests: AtomicU64,
-    /// The number of the last request that the last answer is valid for, and that answer.
-    last: Arc<Mutex<Option<(u64, Result<T, SourceError>)>>>,
+    /// The last answer.
+    last: Arc<Mutex<Option<Answer<T>>>>,
 }
 
 impl<T: Clone + Send + 'static> SingleFlight<T> {

@@ -8,10 +8,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::limit::Permit;
 
-use super::cursor::MAX_AWAIT;
-
-/// The time that a reply may take which nobody waits for any more: as long as MongoDB holds it back, and some more.
-const LAST_REPLY_LIMIT: Duration = Duration::from_secs(MAX_AWAIT.as_secs() + 1);
+/// The time that a reply may take which nobody waits for any more: twice as long as MongoDB holds one back.
+const LAST_REPLY_LIMIT: Duration = Duration::from_secs(2);
 
 /// A stream of replies. When it is dropped while it waits for one, a task waits for that reply and drops it then.
 ///

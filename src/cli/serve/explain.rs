@@ -106,7 +106,7 @@ fn report(args: &ExplainArgs, config: &ServeConfig, access: &Access) -> Result<R
     report.rule = access
         .policy
         .deciding_rule(&caller.principal, &AccessRequest::of(&watch, None));
-    match granted(&caller, watch, config, access) {
+    match ask_policy(&caller, watch, config, access) {
         Ok((granted, watch)) => {
             report.shown = document
                 .map(|it| Shown::of(&it, &granted, &watch))
@@ -129,7 +129,7 @@ fn report(args: &ExplainArgs, config: &ServeConfig, access: &Access) -> Result<R
 
 /// Asks the policy for everything that a request may ask for. Returns what is granted, and the narrowed watch of a
 /// request that asks for as little as it can.
-fn granted(
+fn ask_policy(
     caller: &Caller,
     watch: Watch,
     config: &ServeConfig,

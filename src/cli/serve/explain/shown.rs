@@ -72,8 +72,8 @@ impl Shown {
     ) -> Result<Self, String> {
         let (operation, mut watch) = (carrier(granted), watch.clone());
         // A request asks for the image that carries the document.
-        let with_image = granted.full_documents.iter().map(|(it, _)| *it);
-        let with_image = with_image.filter(|it| *it != FullDocument::Default).last();
+        let mut images = granted.full_documents.iter().map(|(it, _)| *it);
+        let with_image = images.rfind(|it| *it != FullDocument::Default);
         watch.full_document = with_image.unwrap_or(watch.full_document);
         let event = event(document, operation, granted, with_image.is_some());
         let failed = |problem: &dyn std::fmt::Display| {

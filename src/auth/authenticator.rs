@@ -281,7 +281,7 @@ impl Verifiers {
         match (credentials::extract(headers), &self.jwts, &self.keys) {
             (Err((method, error)), _, _) => (method, Err(error)),
             (Ok(Credentials::Bearer(token)), Some(jwts), _) if looks_like_jwt(token) => {
-                (Method::Jwt, jwts.verify(token).await)
+                (Method::Jwt, jwts.verify(token, peer.address).await)
             }
             (Ok(Credentials::Bearer(key) | Credentials::ApiKey(key)), _, Some(keys)) => {
                 (Method::Key, keys.load().verify(key))

@@ -1,6 +1,7 @@
 //! Bearer tokens: JSON Web Tokens signed by an issuer (RFC 7519, RFC 8725).
 
 use std::{
+    net::SocketAddr,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -20,7 +21,11 @@ use super::{
     },
     settings::JwtSettings,
 };
-use crate::error::Error;
+use crate::{
+    error::Error,
+    limit::{Limit, Turns},
+    model::Caller,
+};
 
 /// The maximum length of a key ID, in bytes.
 const MAX_KEY_ID_BYTES: usize = 256;
@@ -39,6 +44,9 @@ pub(super) struct JwtVerifier {
     keys: ArcSwapOption<KeySet>,
     /// Fetches missing keys.
     pub(super) fetcher: Option<KeyFetcher>,
+    /// Who may verify a signature now: half of the threads, as each takes up to half a millisecond, and strangers may
+    /// send as many as they like.
+    turns: Turns<Caller>,
 }
 
 /// The parts of a token's header that are used. Duplicate members are an error.
@@ -61,10 +69,12 @@ impl JwtVerifier {
         keys: Option<KeySet>,
         fetcher: Option<KeyFetcher>,
     ) -> Self {
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
         Self {
             settings,
             keys: ArcSwapOption::new(keys.map(Arc::new)),
             fetcher,
+            turns: Turns::new(Limit::new("signatures", (threads / 2).max(1)), usize::MAX),
         }
     }
 
@@ -88,7 +98,11 @@ impl JwtVerifier {
     }
 
     /// Returns the principal of a token.
-    pub(super) async fn verify(&self, token: &str) -> Result<Principal, Error> {
+    pub(super) async fn verify(
+        &self,
+        token: &str,
+        from: Option<SocketAddr>,
+    ) -> Result<Principal, Error> {
         let header = parse_header(token).ok_or(invalid(BAD_TOKEN))?;
         let algorithm: Algorithm = header.alg.parse().map_err(|_| invalid(BAD_SIGNATURE))?;
         if !self.settings.algorithms.contains(&algorithm) {
@@ -99,7 +113,9 @@ impl JwtVerifier {
         if let Some(keys) = &cached
             && !matches!(keys.find(id, algorithm), KeyLookup::UnknownId)
         {
-            return self.verify_with(keys, token, id, algorithm);
+            return self
+                .verify_in_turn(keys, token, (id, algorithm), from)
+                .await;
         }
         let Some(fetcher) = &self.fetcher else {
             return Err(invalid(BAD_SIGNATURE));
@@ -110,8 +126,27 @@ impl JwtVerifier {
         let keys = self.keys.load_full().ok_or(Error::KeysUnavailable)?;
         match keys.find(id, algorithm) {
             KeyLookup::UnknownId if !is_up_to_date => Err(Error::KeysUnavailable),
-            _ => self.verify_with(&keys, token, id, algorithm),
+            _ => {
+                self.verify_in_turn(&keys, token, (id, algorithm), from)
+                    .await
+            }
         }
+    }
+
+    /// Verifies a token when it is the turn of the address that it comes from.
+    async fn verify_in_turn(
+        &self,
+        keys: &KeySet,
+        token: &str,
+        (id, algorithm): (Option<&str>, Algorithm),
+        from: Option<SocketAddr>,
+    ) -> Result<Principal, Error> {
+        let from = Caller::Address(from.map(|it| it.ip()));
+        let _turn = self.turns.acquire(&from).await;
+        let verified = self.verify_with(keys, token, id, algorithm);
+        // So that other tasks run before the next turn begins on this thread.
+        tokio::task::yield_now().await;
+        verified
     }
 
     fn verify_with(

@@ -32,6 +32,8 @@ use row_filter::RowFilter;
 pub(super) use value::{TypeClass, fields};
 pub(super) use value_test::ValueTest;
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use super::Clauses;
 use super::pattern::WorkBudget;
 use crate::model::{MissingImage, Operation, OperationSet, Shard};
@@ -62,8 +64,30 @@ impl MatchTransition {
     }
 }
 
+/// The number of conditions, and of the states of all patterns, from which a filter may cost more than others should
+/// wait for: some 10 µs for an event of a few KiB.
+const MANY_CONDITIONS: usize = 64;
+const MANY_STATES: usize = 512;
+
+/// The answer to an event in the time for which others may wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// The event passes.
+    Passes(MatchTransition),
+    /// It does not pass.
+    Fails,
+    /// It takes long to say: ask [`Evaluator::evaluate`] where nobody waits for the answer.
+    Undecided,
+}
+
+impl From<Option<MatchTransition>> for Verdict {
+    fn from(passes: Option<MatchTransition>) -> Self {
+        passes.map_or(Self::Fails, Self::Passes)
+    }
+}
+
 /// A residual that decides which events pass. It shares its filters with the residual.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Evaluator {
     operations: OperationSet,
     shard: Option<Shard>,
@@ -72,16 +96,26 @@ pub struct Evaluator {
     /// The result of a filter whose value is unknown.
     passes_unknown: bool,
     pre_images: bool,
+    /// `true` if the filter has patterns.
+    has_patterns: bool,
+    /// `true` if the filter may cost more than others should wait for. Never reset.
+    costly: AtomicBool,
 }
 
 impl Evaluator {
     /// Creates the evaluator of a residual, whose filters are compiled already.
     pub fn new(residual: &Clauses) -> Self {
+        let (conditions, states) = match &residual.filter {
+            Some(filter) => filter.root().size(),
+            None => (0, 0),
+        };
         Evaluator {
             operations: residual.operation_set(),
             shard: residual.shard,
             row_filter: residual.row_filter.as_ref().map(RowFilter::new),
             filter: residual.filter.clone(),
+            has_patterns: states > 0,
+            costly: (conditions > MANY_CONDITIONS || states > MANY_STATES).into(),
             passes_unknown: residual.missing_image == MissingImage::Deliver,
             pre_images: residual.pre_images,
         }
@@ -111,31 +145,46 @@ impl Evaluator {
         self.pre_images
     }
 
-    /// Returns the match transition of an event that passes, `None` for an event that does not.
-    pub fn evaluate(&self, event: &EventFields<'_>) -> Option<MatchTransition> {
-        let operation = event.operation;
-        if !self.operations.contains(operation) {
-            return None;
-        }
-        if let Some(shard) = self.shard
-            && !event.id_hash().is_none_or(|hash| shard.contains(hash))
-        {
-            return None;
-        }
-        if !operation.is_document() {
-            return Some(MatchTransition::Unspecified);
-        }
-        if let Some(row_filter) = &self.row_filter
-            && !row_filter.admits(event)
-        {
-            return None;
-        }
-        let Some(filter) = &self.filter else {
-            return Some(MatchTransition::Unspecified);
-        };
-        let passes = |holds: Option<bool>| holds.unwrap_or(self.passes_unknown);
-        let (filter, budget) = (filter.root(), &WorkBudget::default());
+    /// Returns whether many events may take long together, even if none has so far.
+    pub fn may_take_long(&self) -> bool {
+        self.has_patterns || self.costly.load(Ordering::Relaxed)
+    }
 
+    /// Returns the match transition of an event that passes, `None` for an event that does not. May take about 0.1 s.
+    pub fn evaluate(&self, event: &EventFields<'_>) -> Option<MatchTransition> {
+        self.evaluate_within(event, &WorkBudget::default())
+    }
+
+    /// Decides in a few hundred microseconds, or not at all: once a filter has taken longer, it is not asked again.
+    pub fn evaluate_briefly(&self, event: &EventFields<'_>) -> Verdict {
+        if !self.has_patterns && !self.costly.load(Ordering::Relaxed) {
+            return self.evaluate(event).into();
+        }
+        if !self.costly.load(Ordering::Relaxed) {
+            let budget = WorkBudget::brief();
+            let passes = self.evaluate_within(event, &budget);
+            if !budget.is_used_up() {
+                return passes.into();
+            }
+            self.costly.store(true, Ordering::Relaxed);
+        }
+        match self.passes_by_others(event) {
+            Some(passes) => passes.into(),
+            None => Verdict::Undecided,
+        }
+    }
+
+    fn evaluate_within(
+        &self,
+        event: &EventFields<'_>,
+        budget: &WorkBudget,
+    ) -> Option<MatchTransition> {
+        if let Some(passes) = self.passes_by_others(event) {
+            return passes;
+        }
+        let filter = self.filter.as_ref()?.root();
+        let operation = event.operation;
+        let passes = |holds: Option<bool>| holds.unwrap_or(self.passes_unknown);
         if !self.pre_images {
             let now = filter.holds(event, event.after, budget);
             return passes(now).then_some(MatchTransition::Unspecified);
@@ -151,6 +200,31 @@ impl Evaluator {
             Operation::Delete => transition(before, Some(false)),
             _ => transition(before, now),
         })
+    }
+
+    /// Returns the answer of the clauses other than the filter; `None` if the filter decides.
+    fn passes_by_others(&self, event: &EventFields<'_>) -> Option<Option<MatchTransition>> {
+        let operation = event.operation;
+        if !self.operations.contains(operation) {
+            return Some(None);
+        }
+        if let Some(shard) = self.shard
+            && !event.id_hash().is_none_or(|hash| shard.contains(hash))
+        {
+            return Some(None);
+        }
+        if !operation.is_document() {
+            return Some(Some(MatchTransition::Unspecified));
+        }
+        if let Some(row_filter) = &self.row_filter
+            && !row_filter.admits(event)
+        {
+            return Some(None);
+        }
+        match &self.filter {
+            None => Some(Some(MatchTransition::Unspecified)),
+            Some(_) => None,
+        }
     }
 }
 

@@ -25,7 +25,7 @@ use partition::Partition;
 use slot_set::{Slot, SlotSet};
 
 use super::Clauses;
-use super::evaluator::{Evaluator, EventFields, MatchTransition};
+use super::evaluator::{Evaluator, EventFields, MatchTransition, Verdict};
 use crate::model::{Operation, OperationSet};
 
 /// An index of residuals, each under a key that the caller chooses.
@@ -171,6 +171,35 @@ impl<K: Copy + Eq + Hash> FilterIndex<K> {
         event: &EventFields<'_>,
         mut on_match: impl FnMut(K, MatchTransition),
     ) {
+        self.for_each_candidate(event, |key, evaluator| {
+            if let Some(transition) = evaluator.evaluate(event) {
+                on_match(key, transition);
+            }
+        });
+    }
+
+    /// Calls `on_match` once for each residual that passes the event, and, with `None`, for each that takes long to
+    /// decide, in no particular order.
+    pub fn matches_briefly(
+        &mut self,
+        event: &EventFields<'_>,
+        mut on_match: impl FnMut(K, Option<MatchTransition>),
+    ) {
+        self.for_each_candidate(event, |key, evaluator| {
+            match evaluator.evaluate_briefly(event) {
+                Verdict::Passes(transition) => on_match(key, Some(transition)),
+                Verdict::Fails => {}
+                Verdict::Undecided => on_match(key, None),
+            }
+        });
+    }
+
+    /// Calls `visit` once for each residual that may pass the event.
+    fn for_each_candidate(
+        &mut self,
+        event: &EventFields<'_>,
+        mut visit_one: impl FnMut(K, &Evaluator),
+    ) {
         self.events += 1;
         let event_number = self.events;
         let slots = &mut self.slots;
@@ -182,9 +211,7 @@ impl<K: Copy + Eq + Hash> FilterIndex<K> {
                 return;
             }
             indexed.last_event = event_number;
-            if let Some(transition) = indexed.evaluator.evaluate(event) {
-                on_match(indexed.key, transition);
-            }
+            visit_one(indexed.key, &indexed.evaluator);
         };
         if !event.operation.is_document() {
             for (operations, slots) in &self.by_other_operations {

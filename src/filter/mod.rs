@@ -23,7 +23,7 @@ pub use residual::{Clauses, Residual};
 
 mod evaluator;
 pub(crate) use evaluator::equal_numbers;
-pub use evaluator::{Evaluator, EventFields, Filter, MatchTransition};
+pub use evaluator::{Evaluator, EventFields, Filter, MatchTransition, Verdict};
 pub use evaluator::{canonical_bytes, id_hash};
 
 mod index;

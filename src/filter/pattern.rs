@@ -60,6 +60,11 @@ impl Pattern {
             .sum()
     }
 
+    /// Returns the number of steps that a byte of text may take.
+    pub(super) fn states(&self) -> usize {
+        self.whole.states()
+    }
+
     /// Returns whether the text holds a match; `None` if that would take more work than is left of
     /// `budget`. Text that is not UTF-8 holds none.
     pub(super) fn is_match(&self, text: &[u8], budget: &WorkBudget) -> Option<bool> {

@@ -5,6 +5,7 @@
 //! comes; then the catch-up asks MongoDB whether there is any event up to the time of a recent end of
 //! the ring (a [`Barrier`](super::ring::Barrier)).
 
+mod forward;
 mod held_barrier;
 mod position_times;
 mod remaining;
@@ -26,14 +27,13 @@ use crate::{
         catch_ups::CatchUps,
         feed::BatchSegmenter,
         feeds::OpenFeed,
-        ring::{FeedPosition, Invalidation, JoinEvidence, JoinPoint, RingReader},
-        segment::EventSelection,
+        ring::{JoinEvidence, JoinPoint, RingReader},
         stream::{OpenedStream, ReconnectingStream},
         subscriber::Subscriber,
     },
     model::Stage,
     pipeline::Plan,
-    source::{Anchor, Batch, ClusterTime, Position},
+    source::{Anchor, ClusterTime, Position},
     wire::TokenContext,
 };
 
@@ -69,7 +69,7 @@ struct CatchUp {
     queue: Arc<CatchUpQueue>,
     spec: CatchUpSpec,
     /// Evaluates the residual filter for the stream that is read. `None`: every event matches.
-    evaluator: Option<Evaluator>,
+    evaluator: Option<Arc<Evaluator>>,
     /// The position after the last event.
     last: Option<Position>,
     /// The position after the last event that matched.
@@ -330,39 +330,6 @@ impl CatchUp {
         })
     }
 
-    /// Pushes the matching events of a batch to the queue as it has space for them. Returns the
-    /// invalidation of the batch, if any.
-    async fn forward(
-        &mut self,
-        batch: Batch,
-        segmenter: &mut BatchSegmenter,
-        position: Position,
-    ) -> Result<Option<Invalidation>, PermitWanted> {
-        let upstream_time = batch.operation_time;
-        let segmented = segmenter.segment(batch);
-        for segment in segmented.segments {
-            let events = segment.events().len();
-            self.last = segment.position(events - 1);
-            let selection = match &self.evaluator {
-                None => Some(EventSelection::range(Arc::clone(&segment), 0, 0, events)),
-                Some(evaluator) => EventSelection::matching(&segment, 0, 0..events, evaluator),
-            };
-            let Some(selection) = selection else { continue };
-            self.last_matched = selection.last_position();
-            // Before each segment, so that the queue does not exceed its capacity by a whole reply.
-            self.wait_writable().await?;
-            self.queue.push(QueueItem::Events(selection.unshared()));
-        }
-        if segmented.invalidation.is_none() {
-            self.queue.set_position(FeedPosition {
-                position,
-                upstream_time,
-                anchor: self.anchor(),
-            });
-        }
-        Ok(segmented.invalidation)
-    }
-
     /// The last event of the stream before the current position, where known.
     fn anchor(&self) -> Option<Anchor> {
         match &self.last {
@@ -477,6 +444,6 @@ async fn permit_wanted(permit: &mut Option<CatchUpPermit>) {
 }
 
 /// Returns the evaluator of a residual. `None` if every event passes it.
-fn evaluator_of(residual: &Residual) -> Option<Evaluator> {
-    (!residual.passes_everything()).then(|| Evaluator::new(residual))
+fn evaluator_of(residual: &Residual) -> Option<Arc<Evaluator>> {
+    (!residual.passes_everything()).then(|| Arc::new(Evaluator::new(residual)))
 }

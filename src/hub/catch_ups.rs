@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use crate::{metrics::Metrics, source::Source};
+use crate::{limit::CostlyWork, metrics::Metrics, source::Source};
 
 use super::{catch_up_permits::CatchUpPermits, memory::MemoryManager, tasks::Tasks};
 
@@ -12,6 +12,7 @@ pub(super) struct CatchUps {
     pub memory: Arc<MemoryManager>,
     pub permits: CatchUpPermits,
     pub tasks: Tasks,
+    pub costly: CostlyWork,
     pub metrics: Arc<Metrics>,
     /// The longest outage of MongoDB that a catch-up survives.
     pub upstream_grace: Duration,

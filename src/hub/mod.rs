@@ -8,7 +8,8 @@
 //!    cannot send, and reports it. It publishes [`segment`]s of events into its [`ring`].
 //! 3. The ring's index of its subscribers finds the groups of watchers that an event matches, records it in
 //!    their match lists and wakes each [`subscriber`].
-//! 4. A [`watcher`] reads the ring. When the ring does not hold its position, a [`catch_up`] with one of
+//! 4. A [`watcher`] reads the ring. Where a filter may take long, it gets [`undecided`] events and has them decided
+//!    elsewhere. When the ring does not hold its position, a [`catch_up`] with one of
 //!    the [`catch_up_permits`] reads MongoDB for it into a [`catch_up_queue`], until the ring holds what
 //!    follows. [`catch_ups`] is what all of them share.
 //! 5. An event that is sent in pieces lies in a [`revocable_buffer`]. All of this shares one [`budget`] with what
@@ -43,12 +44,14 @@ mod subscriber;
 mod subscribers;
 mod sync;
 mod tasks;
+mod undecided;
 mod watcher;
 
 use std::sync::Arc;
 
 use crate::{
     error::Error,
+    limit::CostlyWork,
     metrics::{Metrics, ScrapedGauges},
     pipeline::Watch,
     source::Source,
@@ -85,6 +88,7 @@ pub struct Hub {
     oplog_monitor: Arc<OplogMonitor>,
     starter: Arc<WatchStarter>,
     tasks: Tasks,
+    costly: CostlyWork,
 }
 
 impl std::fmt::Debug for Hub {
@@ -118,7 +122,9 @@ impl Hub {
             Arc::clone(&metrics),
             &settings,
         );
+        let costly = CostlyWork::new();
         let catch_ups = Arc::new(CatchUps {
+            costly: costly.clone(),
             source: Arc::clone(&source),
             memory: Arc::clone(&memory),
             permits: CatchUpPermits::new(settings.max_catch_ups, Arc::clone(&metrics)),
@@ -148,6 +154,7 @@ impl Hub {
             subscribers,
             starter: Arc::new(starter),
             tasks,
+            costly,
         }
     }
 
@@ -164,6 +171,12 @@ impl Hub {
     /// Too much is in use, by all or by the watch's principal.
     pub fn hold_request(&self, watch: &mut Watch) -> Result<HeldRequest, Error> {
         self.requests.hold(watch)
+    }
+
+    /// The threads for work that takes long.
+    #[must_use]
+    pub fn costly_work(&self) -> &CostlyWork {
+        &self.costly
     }
 
     /// Starts a watch. Waits for MongoDB's first answer, so that errors at the start are returned here.

@@ -116,7 +116,7 @@ impl Ring {
                 let range = MatchRange {
                     first,
                     end: first + 1,
-                    transition: MatchTransition::Unspecified,
+                    transition: Some(MatchTransition::Unspecified),
                 };
                 state.push_match(group, range);
             }

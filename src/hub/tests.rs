@@ -3,6 +3,7 @@
 mod barriers;
 mod catch_up_turns;
 mod catching_up;
+mod costly_filters;
 mod feeds;
 mod isolation;
 mod memory;

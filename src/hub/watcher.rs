@@ -1,11 +1,12 @@
 //! A watcher delivers the events of one watch: live from a ring, or from a catch-up to the ring.
 
+mod deciding;
 mod start;
 mod streams;
 
 use std::{
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use bytes::Bytes;
@@ -23,6 +24,7 @@ use crate::{
         stream::undeliverable,
         subscriber::Subscriber,
         subscribers::Subscription,
+        undecided::{Decided, UndecidedEvents},
     },
     metrics::Metrics,
     model::{Invalidate, Mode, Stage, TokenAudience},
@@ -30,6 +32,7 @@ use crate::{
     source::{ClusterTime, Position},
     wire::{ResumeToken, TokenContext, TokenKeys},
 };
+use deciding::Deciding;
 use streams::{ResumeTarget, WatchStreams};
 
 pub(super) use start::WatchStarter;
@@ -42,6 +45,8 @@ pub struct Watcher {
     subscriber: Arc<Subscriber>,
     subscription: Subscription,
     state: WatcherState,
+    /// The events that were taken from the ring and not read yet, while it is decided which of them match.
+    deciding: Deciding,
     /// The stage last reported to the client.
     last_stage: Option<Stage>,
     /// The time of the last progress reported to the client.
@@ -70,6 +75,8 @@ enum WatcherState {
 /// What a ring or a catch-up has next for its watcher.
 enum Next {
     Read(WatcherRead),
+    /// Events of which the filter may take long.
+    Undecided(UndecidedEvents),
     /// Nothing now.
     Nothing,
     /// More is left to evaluate, after other tasks have run.
@@ -114,6 +121,12 @@ impl Watcher {
         self.subscriber.register_waker(context);
         let audience = self.watch.rendering.audience;
         loop {
+            if let Some(decided) = ready!(self.deciding.poll(context)) {
+                if let Some(selection) = self.take_decided(decided) {
+                    return Poll::Ready(WatcherRead::Events(selection));
+                }
+                continue;
+            }
             let next = match &mut self.state {
                 WatcherState::Live(reader) => {
                     next_of_ring(reader, self.streams.token_context(), audience)
@@ -128,6 +141,7 @@ impl Watcher {
                         return Poll::Ready(read);
                     }
                 }
+                Next::Undecided(events) => self.decide(events),
                 Next::Nothing => return Poll::Pending,
                 Next::Yield => {
                     context.waker().wake_by_ref();
@@ -143,6 +157,25 @@ impl Watcher {
                     self.state = WatcherState::Behind;
                 }
             }
+        }
+    }
+
+    /// Has it decided which of these events match.
+    fn decide(&mut self, events: UndecidedEvents) {
+        let (costly, caller) = (&self.catch_ups.costly, &self.watch.caller);
+        self.deciding.start(events, costly, caller);
+    }
+
+    /// Returns those of the decided events that match, and has the rest decided.
+    fn take_decided(&mut self, decided: Decided) -> Option<EventSelection> {
+        if let Some(rest) = decided.rest {
+            self.decide(rest);
+        }
+        let selection = decided.passed?;
+        match &mut self.state {
+            WatcherState::Live(reader) => reader.keep_new(selection),
+            // Not reached: whoever leaves the ring stops deciding.
+            _ => None,
         }
     }
 
@@ -173,6 +206,7 @@ impl Watcher {
     /// Returns the events of a selection from `at` on: the next read yields them again. So a watch whose
     /// client does not read holds no events.
     pub fn put_back(&mut self, selection: EventSelection, at: usize) {
+        self.deciding.stop();
         match &mut self.state {
             WatcherState::Live(reader) => reader.put_back(&selection, at),
             WatcherState::CatchingUp(running) => running.queue.put_back(selection.starting_at(at)),
@@ -191,6 +225,7 @@ impl Watcher {
     /// Reads again everything after the token that is passed to the next read.
     pub fn rewind(&mut self) {
         self.metrics.count_fell_behind();
+        self.deciding.stop();
         self.state = WatcherState::Behind;
     }
 
@@ -209,6 +244,9 @@ impl Watcher {
         &mut self,
         is_wanted: impl FnOnce(ClusterTime) -> bool,
     ) -> Option<(FeedPosition, Bytes)> {
+        if self.deciding.is_running() {
+            return None;
+        }
         let (position, token_context) = match &mut self.state {
             WatcherState::Live(reader) => (
                 reader.position_if_caught_up()?,
@@ -302,6 +340,7 @@ fn next_of_ring(
 ) -> Next {
     Next::Read(match reader.read() {
         RingRead::Events(selection) => WatcherRead::Events(selection),
+        RingRead::Undecided(events) => return Next::Undecided(events),
         RingRead::Stage(stage, reason) => WatcherRead::Stage(stage, reason),
         RingRead::Invalidated(it) => {
             let token = token_context.encode(&it.position, None, audience);

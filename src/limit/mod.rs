@@ -1,9 +1,11 @@
 //! Limits on how much of something may be in use at once.
 //!
 //! A [`Limiter`] hands out permits in the order of asking, and [`Turns`] go round by keys. A [`Limit`] is for what
-//! its owner counts itself, and [`PerKey`] has values for each principal or address. Each limit counts what it
-//! refuses, and the error of a refused call is made of [`Exceeded`].
+//! its owner counts itself, and [`PerKey`] has values for each principal or address. [`CostlyWork`] runs what takes
+//! long where it holds up nobody. Each limit counts what it refuses, and the error of a refused call is made of
+//! [`Exceeded`].
 
+mod costly_work;
 mod per_key;
 mod turns;
 
@@ -15,6 +17,7 @@ use tokio::{
     time::timeout,
 };
 
+pub use costly_work::CostlyWork;
 pub use per_key::{Member, PerKey};
 pub use turns::{Turn, Turns};
 

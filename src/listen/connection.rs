@@ -29,6 +29,10 @@ use crate::{
 /// The bytes that an HTTP/2 client sends first: the preface and the frame header of its SETTINGS.
 const HTTP2_GREETING_BYTES: usize = 24 + 9;
 
+/// The most that is read of a connection before others have their turn, in bytes. A frame of 100 bytes may open a
+/// call, which takes tens of microseconds, and a client may have sent thousands of them.
+const MAX_READ_PER_TURN: usize = 4 << 10;
+
 /// The event that must happen before a connection's timeout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ConnectionDeadline {
@@ -144,6 +148,8 @@ pub struct Connection {
     revoked: Option<CertificateRevoked>,
     /// What was read to tell the protocol, until it is read again.
     first_bytes: FirstBytes,
+    /// The bytes that were read since others had their turn.
+    read_in_turn: usize,
     admission: Admission,
 }
 
@@ -186,6 +192,7 @@ impl Connection {
             },
             revoked,
             first_bytes: FirstBytes::default(),
+            read_in_turn: 0,
             admission,
         }
     }
@@ -252,10 +259,25 @@ impl AsyncRead for Connection {
         if self.first_bytes.read_again(buffer) {
             return Poll::Ready(Ok(()));
         }
-        let before = buffer.filled().len();
-        ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
-        self.admission
-            .count_greeting(buffer.filled().len() - before);
+        let left = MAX_READ_PER_TURN.saturating_sub(self.read_in_turn);
+        if left == 0 {
+            self.read_in_turn = 0;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let room = left.min(buffer.remaining());
+        let mut part = ReadBuf::new(buffer.initialize_unfilled_to(room));
+        if Pin::new(&mut self.stream)
+            .poll_read(cx, &mut part)?
+            .is_pending()
+        {
+            self.read_in_turn = 0;
+            return Poll::Pending;
+        }
+        let read = part.filled().len();
+        buffer.advance(read);
+        self.read_in_turn += read;
+        self.admission.count_greeting(read);
         Poll::Ready(Ok(()))
     }
 }

@@ -168,3 +168,41 @@ async fn stalled_handshakes_do_not_block_others() {
     connected.unwrap();
     accepted.unwrap();
 }
+
+/// A connection whose client has sent much takes a part of it, and then lets others have their turn.
+#[tokio::test]
+async fn a_connection_reads_little_in_a_turn() {
+    use std::{pin::Pin, task::Poll};
+    use tokio::io::{AsyncRead as _, AsyncWriteExt as _, ReadBuf};
+    const SENT: usize = 64 << 10;
+    let (listener, address) = listening().await;
+    let mut connections = Box::pin(listener.connections(None));
+    let sending = async {
+        let mut client = TcpStream::connect(address).await.unwrap();
+        client.write_all(&vec![b'x'; SENT]).await.unwrap();
+        client
+    };
+    let (_client, connection) = tokio::join!(sending, connections.next());
+    let mut connection = connection.unwrap();
+    let (mut total, mut turns) = (0, 0);
+    while total < SENT {
+        let in_turn = std::future::poll_fn(|cx| {
+            let mut in_turn = 0;
+            loop {
+                let mut space = vec![0; SENT];
+                let mut buffer = ReadBuf::new(&mut space);
+                match Pin::new(&mut connection).poll_read(cx, &mut buffer) {
+                    Poll::Ready(read) => read.unwrap(),
+                    Poll::Pending if in_turn > 0 => return Poll::Ready(in_turn),
+                    Poll::Pending => return Poll::Pending,
+                }
+                in_turn += buffer.filled().len();
+            }
+        });
+        let in_turn = in_turn.await;
+        assert!(in_turn <= 4 << 10, "{in_turn} bytes in a turn");
+        total += in_turn;
+        turns += 1;
+    }
+    assert!(turns >= 16, "{turns}");
+}

@@ -40,6 +40,58 @@ impl Codec for ServerInfoCodec {
     }
 }
 
+/// Passes the single request of a call on as bytes.
+#[derive(Debug)]
+pub(super) struct RawRequestDecoder {
+    message_name: &'static str,
+    has_read: bool,
+}
+
+impl RawRequestDecoder {
+    pub(super) fn new(message_name: &'static str) -> Self {
+        Self {
+            message_name,
+            has_read: false,
+        }
+    }
+}
+
+impl Decoder for RawRequestDecoder {
+    type Item = Bytes;
+    type Error = Status;
+
+    fn decode(&mut self, bytes: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
+        if std::mem::replace(&mut self.has_read, true) {
+            return Err(sent_twice(self.message_name).into_status(""));
+        }
+        Ok(Some(bytes.copy_to_bytes(bytes.remaining())))
+    }
+
+    fn buffer_settings(&self) -> BufferSettings {
+        stream_buffers()
+    }
+}
+
+fn sent_twice(message_name: &str) -> Error {
+    violation(
+        message_name.to_owned(),
+        "was sent twice: send one request per call".to_owned(),
+    )
+}
+
+/// Decodes a request, and rejects unknown fields.
+///
+/// # Errors
+/// It is malformed, has an unknown field, or more parts than any request needs.
+pub(super) fn decode_request<T: Message + Default>(
+    message_name: &'static str,
+    bytes: Bytes,
+) -> Result<T, Error> {
+    check(message_name, &bytes)?;
+    let malformed = |error| violation(message_name.to_owned(), format!("malformed: {error}"));
+    T::decode(bytes).map_err(malformed)
+}
+
 /// Decodes the single request of a call, and rejects unknown fields.
 #[derive(Debug)]
 pub(super) struct RequestDecoder<T> {
@@ -60,14 +112,10 @@ impl<T> RequestDecoder<T> {
 
 impl<T: Message + Default> RequestDecoder<T> {
     fn decode_request(&mut self, bytes: Bytes) -> Result<T, Error> {
-        let refused = |problem: String| violation(self.message_name.to_owned(), problem);
         if self.has_read {
-            return Err(refused(
-                "was sent twice: send one request per call".to_owned(),
-            ));
+            return Err(sent_twice(self.message_name));
         }
-        check(self.message_name, &bytes)?;
-        let message = T::decode(bytes).map_err(|error| refused(format!("malformed: {error}")))?;
+        let message = decode_request(self.message_name, bytes)?;
         self.has_read = true;
         Ok(message)
     }

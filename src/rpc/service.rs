@@ -10,6 +10,7 @@ use std::{
     task::{Context, Poll},
 };
 
+use bytes::Bytes;
 use http::{Request, Response, header};
 use tonic::{
     Code, Status, Streaming,
@@ -20,9 +21,10 @@ use tonic::{
 use tower::Service;
 
 use crate::{
+    error::Error,
     pb,
     rpc::{
-        codec::{RequestDecoder, ServerInfoCodec},
+        codec::{RawRequestDecoder, ServerInfoCodec, decode_request},
         compression::AllowedCompression,
         frame_body::FrameBody,
         watch_api::WatchApi,
@@ -33,6 +35,11 @@ use crate::{
 /// The largest request that is decoded, in bytes. The bounds on a request's fields add up to less.
 /// For a larger request, only the length prefix is read.
 pub const MAX_REQUEST_BYTES: usize = 1 << 20;
+
+/// The largest request that is decoded at once, in bytes: in some 10 µs. Larger ones wait for their turn.
+const MAX_BYTES_AT_ONCE: usize = 8 << 10;
+
+const WATCH_REQUEST: &str = "WatchRequest";
 
 /// Serves [`WatchApi`] over HTTP.
 #[derive(Debug, Clone)]
@@ -58,10 +65,10 @@ impl WatchServer {
         };
         let compression = self.compression.of_response(request.headers());
         let (parts, body) = request.into_parts();
-        let decoder = RequestDecoder::new("WatchRequest");
+        let decoder = RawRequestDecoder::new(WATCH_REQUEST);
         let most = Some(MAX_REQUEST_BYTES);
         let requests = Streaming::new_request(decoder, body, encoding, most);
-        let request = match read_one(requests).await {
+        let request = match self.read_one(requests, &parts.extensions).await {
             Ok(message) => {
                 let metadata = MetadataMap::from_headers(parts.headers);
                 tonic::Request::from_parts(metadata, parts.extensions, message)
@@ -79,6 +86,27 @@ impl WatchServer {
         response
     }
 
+    /// Reads the only message of a request, and waits for the request's end.
+    async fn read_one(
+        &self,
+        mut requests: Streaming<Bytes>,
+        extensions: &http::Extensions,
+    ) -> Result<pb::WatchRequest, Status> {
+        let missing = || Status::internal("Missing request message.");
+        let request = requests.message().await?.ok_or_else(missing)?;
+        let bytes = request.len();
+        let decode = move || decode_request(WATCH_REQUEST, request);
+        let decoded = if bytes <= MAX_BYTES_AT_ONCE {
+            decode()
+        } else {
+            self.api.decode_in_turn(extensions, bytes, decode).await?
+        };
+        let decoded = decoded.map_err(|error: Error| error.into_status(""))?;
+        // The decoder of the stream refuses a second message.
+        while requests.message().await?.is_some() {}
+        Ok(decoded)
+    }
+
     async fn get_server_info(self, request: Request<Body>) -> Response<Body> {
         let method = tower::service_fn(move |request| {
             let api = Arc::clone(&self.api);
@@ -90,15 +118,6 @@ impl WatchServer {
         }
         grpc.unary(method, request).await
     }
-}
-
-/// Reads the only message of a request, and waits for the request's end.
-async fn read_one(mut requests: Streaming<pb::WatchRequest>) -> Result<pb::WatchRequest, Status> {
-    let missing = || Status::internal("Missing request message.");
-    let request = requests.message().await?.ok_or_else(missing)?;
-    // Its decoder refuses a second message.
-    while requests.message().await?.is_some() {}
-    Ok(request)
 }
 
 impl NamedService for WatchServer {

@@ -20,6 +20,9 @@ use crate::{
 
 /// The maximum nesting depth that prost decodes; prost itself rejects deeper messages.
 const MAX_DEPTH: usize = 100;
+/// The maximum number of elements of a request's repeated fields, all together and without values: far more than the
+/// bounds of the fields add up to. Each takes two bytes on the wire, and a hundred once it is decoded.
+const MAX_ELEMENTS: usize = 32_768;
 /// The maximum length of a path in an error, in bytes. Valid filters have shorter paths.
 const MAX_PATH: usize = 256;
 
@@ -45,6 +48,8 @@ struct FieldSchema {
     number: u32,
     name: String,
     repeated: bool,
+    /// `true` for the values of a list and the fields of a struct, whose bytes are bounded.
+    holds_values: bool,
     /// The full name of the message type, if the field holds a message.
     message_type: Option<String>,
     /// The index of the `oneof` that the field is a member of.
@@ -65,6 +70,7 @@ fn collect(
         number: field.number().unsigned_abs(),
         name: field.name().to_owned(),
         repeated: field.label() == Label::Repeated,
+        holds_values: name.starts_with(".google.protobuf."),
         message_type: (field.r#type() == Type::Message).then(|| field.type_name().to_owned()),
         oneof: field.oneof_index.filter(|_| !field.proto3_optional()),
     });
@@ -78,7 +84,8 @@ pub(super) fn check(message: &str, bytes: &[u8]) -> Result<(), Error> {
     let Some(schema) = SCHEMAS.get(&format!(".weir.v1.{message}")) else {
         return Ok(());
     };
-    walk(schema, bytes, 0).map_err(|finding| {
+    let mut elements = 0;
+    walk(schema, bytes, (0, &mut elements)).map_err(|finding| {
         let path = match finding.path.strip_prefix('.') {
             Some(path) => truncate(path, MAX_PATH),
             None => message.to_owned(),
@@ -93,6 +100,10 @@ pub(super) fn check(message: &str, bytes: &[u8]) -> Result<(), Error> {
                 format!("sets both {first} and {second}: set only one of them"),
             ),
             Problem::Malformed(error) => violation(path, format!("malformed: {error}")),
+            Problem::TooMany => violation(
+                path,
+                format!("is one of more than {MAX_ELEMENTS} elements: send fewer"),
+            ),
         }
     })
 }
@@ -106,6 +117,7 @@ enum Problem {
     UnknownField(u32),
     OneofConflict(String, String),
     Malformed(DecodeError),
+    TooMany,
 }
 
 struct Finding {
@@ -130,7 +142,11 @@ impl From<DecodeError> for Finding {
 }
 
 /// Checks a message and the messages in it, down to the depth that prost decodes.
-fn walk(schema: &MessageSchema, message: &[u8], depth: usize) -> Result<(), Finding> {
+fn walk(
+    schema: &MessageSchema,
+    message: &[u8],
+    (depth, elements): (usize, &mut usize),
+) -> Result<(), Finding> {
     let mut rest = message;
     let mut chosen: Vec<&FieldSchema> = Vec::new();
     while !rest.is_empty() {
@@ -149,6 +165,15 @@ fn walk(schema: &MessageSchema, message: &[u8], depth: usize) -> Result<(), Find
                 None => chosen.push(field),
             }
         }
+        if field.repeated && !field.holds_values {
+            *elements += 1;
+            if *elements > MAX_ELEMENTS {
+                return Err(Finding {
+                    path: path_segment(field, &message[..start]),
+                    problem: Problem::TooMany,
+                });
+            }
+        }
         let inner = field
             .message_type
             .as_ref()
@@ -161,7 +186,7 @@ fn walk(schema: &MessageSchema, message: &[u8], depth: usize) -> Result<(), Find
                 let Some((head, tail)) = rest.split_at_checked(length) else {
                     return Ok(());
                 };
-                walk(inner, head, depth + 1).map_err(|finding| {
+                walk(inner, head, (depth + 1, elements)).map_err(|finding| {
                     let path_segment = path_segment(field, &message[..start]);
                     let path = path_segment + &finding.path;
                     Finding { path, ..finding }
@@ -305,6 +330,27 @@ mod tests {
         both(&filter, "filters[0]", "field and all_of");
         let twice = [length_delimited(6, b""), length_delimited(6, b"")].concat();
         assert!(check("WatchRequest", &twice).is_ok());
+    }
+
+    #[test]
+    fn more_elements_than_any_request_needs_are_rejected_and_values_are_not_counted() {
+        let empty = |field: u32, count: usize| length_delimited(field, b"").repeat(count);
+        for (field, name) in [(2, "collections"), (4, "filters"), (11, "fields")] {
+            assert!(check("WatchRequest", &empty(field, MAX_ELEMENTS)).is_ok());
+            let refused = check("WatchRequest", &empty(field, MAX_ELEMENTS + 1));
+            let Err(Error::InvalidRequest(violations)) = refused else {
+                panic!("{name}: {refused:?}");
+            };
+            assert_eq!(violations[0].field, format!("{name}[{MAX_ELEMENTS}]"));
+        }
+        let both = [empty(2, MAX_ELEMENTS), empty(4, 1)].concat();
+        assert!(
+            check("WatchRequest", &both).is_err(),
+            "they are counted together"
+        );
+        let list = length_delimited(8, &empty(1, 10 * MAX_ELEMENTS));
+        let list = length_delimited(4, &length_delimited(1, &list));
+        assert!(check("WatchRequest", &list).is_ok());
     }
 
     #[test]

@@ -207,7 +207,7 @@ impl WatchApi {
         Ok((watch, quota))
     }
 
-    /// Validates a request with its filters and stages once the queue grants a slot. Runs on a blocking thread:
+    /// Validates a request with its filters and stages once the queue grants a slot. Runs on a thread for that:
     /// compiling patterns may take a large part of a second.
     async fn compile_filters(
         &self,
@@ -219,18 +219,43 @@ impl WatchApi {
             .compile_queue
             .acquire(principal, request.encoded_len())
             .await?;
-        let checked = tokio::task::spawn_blocking(move || {
+        let work = move || {
             // Held until compilation ends, even if the client has left.
             let _slot = slot;
             Watch::from_request(request, &limits)
-        });
-        match checked.await {
+        };
+        let caller = principal.as_caller(None);
+        match self.hub.costly_work().run(&caller, work).await {
             Ok(watch) => Ok(watch?),
-            Err(error) => {
-                tracing::error!(%error, "compiling the filters of a request failed");
+            Err(_) => {
+                tracing::error!("compiling the filters of a request failed");
                 Err(Error::Internal)
             }
         }
+    }
+
+    /// Decodes a large request of so many bytes, when it is the turn of its caller.
+    ///
+    /// # Errors
+    /// Too much waits already, the request has no caller, or `work` has panicked.
+    pub(super) async fn decode_in_turn<T: Send + 'static>(
+        &self,
+        extensions: &http::Extensions,
+        bytes: usize,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Status> {
+        let internal = || Error::Internal.into_status("");
+        let principal = extensions.get::<Arc<Principal>>().ok_or_else(internal)?;
+        let queued = self.compile_queue.acquire(principal, bytes).await;
+        let slot = queued.map_err(|exceeded| Error::from(exceeded).into_status(""))?;
+        let peer = extensions.get::<Peer>().and_then(|peer| peer.address);
+        let caller = principal.as_caller(peer);
+        let work = move || {
+            let _slot = slot;
+            work()
+        };
+        let result = self.hub.costly_work().run(&caller, work).await;
+        result.map_err(|_| internal())
     }
 }
 

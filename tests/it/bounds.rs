@@ -489,12 +489,8 @@ async fn bytes_that_are_no_request_are_refused_with_a_reason() {
             );
         } else {
             assert_refused(&status);
-            let expected = if input.starts_with(&length_delimited(4, b"").repeat(16)) {
-                16
-            } else {
-                1
-            };
-            assert_eq!(violations(&status).len(), expected, "{shown:?}: {status:?}");
+            // Half a million empty filters are counted, and not decoded.
+            assert_eq!(violations(&status).len(), 1, "{shown:?}: {status:?}");
         }
         assert!(wire_bytes(&status) <= TRAILERS, "{shown:?}");
     }

@@ -63,6 +63,7 @@ mod mongodb_days;
 mod mongodb_events;
 mod mongodb_places;
 mod monitoring;
+mod neighbours;
 mod network;
 mod openings;
 mod outages;

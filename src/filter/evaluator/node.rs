@@ -108,6 +108,18 @@ impl Node {
         }
     }
 
+    /// Returns the number of conditions, and the sum of the states of their patterns.
+    pub(super) fn size(&self) -> (usize, usize) {
+        match self {
+            Node::Field { test, .. } => (1, test.pattern_states()),
+            Node::Changed(_) => (1, 0),
+            Node::AllOf(nodes) | Node::AnyOf(nodes) | Node::NoneOf(nodes) => {
+                let sizes = nodes.iter().map(Node::size);
+                sizes.fold((0, 0), |sum, size| (sum.0 + size.0, sum.1 + size.1))
+            }
+        }
+    }
+
     /// Returns whether the predicate holds for this document, in three-valued logic: `None` is unknown.
     pub(super) fn holds(
         &self,

@@ -7,6 +7,7 @@ use crate::filter::{Condition, Predicate};
 
 mod changed;
 mod compact;
+mod costly;
 mod match_transition;
 
 mod hostile;

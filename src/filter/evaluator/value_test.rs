@@ -64,6 +64,14 @@ impl ValueTest {
         })
     }
 
+    /// Returns the number of steps that a byte of text may take; 0 if it is no pattern.
+    pub(super) fn pattern_states(&self) -> usize {
+        match self {
+            ValueTest::Regex { compiled, .. } => compiled.as_ref().map_or(0, Pattern::states),
+            _ => 0,
+        }
+    }
+
     /// Returns whether a value passes; `None` is a missing field. A value that would take more work than
     /// is left of `budget` does not pass, and is noted there as undecided.
     pub(super) fn passes(&self, value: Option<&Element<'_>>, budget: &WorkBudget) -> bool {

@@ -34,23 +34,42 @@ const GIVE_UP_COST: usize = MAX_STEPS / 16;
 /// The steps charged for each byte of DFA cache, which may have been built several times.
 const BUILD_COST_PER_BYTE: usize = 4;
 
+/// The PikeVM steps that one filter may take for one event where others wait: about 0.3 ms.
+const BRIEF_STEPS: usize = MAX_STEPS / 64;
+
 /// The work that is left for one filter on one event.
 #[derive(Debug)]
 pub(in crate::filter) struct WorkBudget {
     steps: Cell<usize>,
     undecided: Cell<bool>,
+    used_up: Cell<bool>,
 }
 
 impl Default for WorkBudget {
     fn default() -> WorkBudget {
-        WorkBudget {
-            steps: Cell::new(MAX_STEPS),
-            undecided: Cell::new(false),
-        }
+        WorkBudget::of(MAX_STEPS)
     }
 }
 
 impl WorkBudget {
+    /// Returns the budget of an evaluation for which others wait.
+    pub(in crate::filter) fn brief() -> WorkBudget {
+        WorkBudget::of(BRIEF_STEPS)
+    }
+
+    fn of(steps: usize) -> WorkBudget {
+        WorkBudget {
+            steps: Cell::new(steps),
+            undecided: Cell::new(false),
+            used_up: Cell::new(false),
+        }
+    }
+
+    /// Returns whether a value would have taken more work than was left.
+    pub(in crate::filter) fn is_used_up(&self) -> bool {
+        self.used_up.get()
+    }
+
     /// Returns whether a value was undecided since the last call, and resets that.
     pub(in crate::filter) fn take_undecided(&self) -> bool {
         self.undecided.take()
@@ -69,6 +88,7 @@ impl WorkBudget {
     fn take(&self, steps: usize) -> Option<()> {
         let left = self.steps.get().checked_sub(steps);
         if left.is_none() {
+            self.used_up.set(true);
             self.mark_undecided();
         }
         self.steps.set(left?);
@@ -148,7 +168,8 @@ impl Engine {
         self.0.dfa.get_nfa().memory_usage()
     }
 
-    fn states(&self) -> usize {
+    /// Returns the number of states, and so of the steps for each byte at the most.
+    pub(super) fn states(&self) -> usize {
         self.0.dfa.get_nfa().states().len()
     }
 

@@ -1,7 +1,7 @@
 //! The question whether MongoDB has events for a watch between its position and a time.
 
 use crate::{
-    filter::{Evaluator, EventFields, Residual},
+    filter::{Evaluator, EventFields, Residual, Verdict},
     pipeline::Plan,
     source::{BatchSize, ClusterTime, Position, Source, SourceError},
 };
@@ -74,7 +74,8 @@ impl RemainingSearch<'_> {
                 }
                 let raw = &batch.buffer[event.bytes.clone()];
                 let fields = EventFields::new(event.operation, raw, &event.index);
-                if evaluator.evaluate(&fields).is_some() {
+                // What takes long to decide may match.
+                if evaluator.evaluate_briefly(&fields) != Verdict::Fails {
                     return Ok(Remaining::Something);
                 }
             }

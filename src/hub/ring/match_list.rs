@@ -61,7 +61,8 @@ pub(super) struct MatchRange {
     pub first: Seq,
     /// One past the last event.
     pub end: Seq,
-    pub transition: MatchTransition,
+    /// `None`: whether the events match is still to be decided, by the watchers that read them.
+    pub transition: Option<MatchTransition>,
 }
 
 /// The next match at or after a sequence number.
@@ -144,7 +145,7 @@ mod tests {
         MatchRange {
             first: at,
             end: at + 1,
-            transition,
+            transition: Some(transition),
         }
     }
 

@@ -4,11 +4,12 @@ use std::{ops::Range, sync::Arc};
 
 use crate::{
     error::Error,
-    filter::{Evaluator, Residual},
+    filter::{Evaluator, MatchTransition, Residual},
     hub::{
         segment::{EventSelection, Segment},
         subscriber::Subscriber,
         sync::lock,
+        undecided::UndecidedEvents,
     },
     model::Stage,
     source::ClusterTime,
@@ -51,6 +52,8 @@ pub(in crate::hub) struct RingReader {
 pub(in crate::hub) enum RingRead {
     /// Events that match the watch.
     Events(EventSelection),
+    /// Events that may match the watch: what is decided of them is passed to [`RingReader::keep_new`].
+    Undecided(UndecidedEvents),
     /// The feed has entered a stage, with the reason.
     Stage(Stage, &'static str),
     /// The watched collection or database was dropped or renamed.
@@ -135,6 +138,11 @@ impl RingReader {
                     let Some(evaluator) = &self.evaluator else {
                         return RingRead::Ended(Error::Internal);
                     };
+                    if evaluator.may_take_long() {
+                        let events = range.map(|index| (index as u32, None));
+                        let events = UndecidedEvents::new(&segment, first_seq, events, evaluator);
+                        return RingRead::Undecided(events);
+                    }
                     match EventSelection::matching(&segment, first_seq, range, evaluator) {
                         Some(selection) => RingRead::Events(selection),
                         None => continue,
@@ -142,9 +150,8 @@ impl RingReader {
                 }
             };
             match (read, self.not_before) {
-                (RingRead::Events(selection), Some(not_before)) => {
-                    if let Some(selection) = selection.not_before(not_before) {
-                        self.not_before = None;
+                (RingRead::Events(selection), Some(_)) => {
+                    if let Some(selection) = self.keep_new(selection) {
                         return RingRead::Events(selection);
                     }
                 }
@@ -154,6 +161,16 @@ impl RingReader {
             }
         }
         RingRead::Yield
+    }
+
+    /// Leaves out the events from before the watcher's own start. `None` if no other is left.
+    pub(in crate::hub) fn keep_new(&mut self, selection: EventSelection) -> Option<EventSelection> {
+        let Some(not_before) = self.not_before else {
+            return Some(selection);
+        };
+        let selection = selection.not_before(not_before)?;
+        self.not_before = None;
+        Some(selection)
     }
 
     /// Returns the events of a selection from `at` on to the ring: the next read yields them again.
@@ -286,14 +303,34 @@ impl RingReader {
                     );
                     self.at = end;
                 }
-                RingRead::Events(EventSelection::list(
-                    Arc::clone(segment),
-                    item.first,
-                    indices,
-                ))
+                self.matched(segment, item.first, indices)
             }
         };
         FindResult::Done(read)
+    }
+
+    /// Selects events that match, with their indices and match transitions, or that may match, with `None`.
+    fn matched(
+        &self,
+        segment: &Arc<Segment>,
+        first_seq: Seq,
+        events: Vec<(u32, Option<MatchTransition>)>,
+    ) -> RingRead {
+        let known = events
+            .iter()
+            .map(|(index, known)| Some((*index, (*known)?)));
+        let known: Option<Vec<_>> = known.collect();
+        match (known, &self.evaluator) {
+            (Some(known), _) => {
+                RingRead::Events(EventSelection::list(Arc::clone(segment), first_seq, known))
+            }
+            (None, Some(evaluator)) => {
+                let events =
+                    UndecidedEvents::new(segment, first_seq, events.into_iter(), evaluator);
+                RingRead::Undecided(events)
+            }
+            (None, None) => RingRead::Ended(Error::Internal),
+        }
     }
 
     /// Finds the next events before the start of the group's match list.

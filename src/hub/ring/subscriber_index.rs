@@ -169,7 +169,7 @@ impl SubscriberIndex {
         for (at, index) in (first..).zip(0..segment.events().len()) {
             let fields = segment.event_fields(index);
             let mut any = false;
-            self.index.matches(&fields, |group, transition| {
+            self.index.matches_briefly(&fields, |group, transition| {
                 any = true;
                 if let Some(last_range) = found.matches.get_mut(last[group])
                     && last_range.group == group

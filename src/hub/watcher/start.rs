@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::{
     StartPosition, Watcher, WatcherState,
+    deciding::Deciding,
     streams::{ResumeTarget, SharedStream, WatchStreams},
 };
 use crate::{
@@ -77,6 +78,7 @@ impl WatchStarter {
             subscription: self.subscribers.add(Arc::clone(&subscriber)),
             subscriber,
             state,
+            deciding: Deciding::default(),
             last_stage: None,
             last_progress_time: None,
             start,

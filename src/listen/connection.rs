@@ -18,6 +18,7 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::either::Either;
 
 use super::{
+    call_pace::CallPace,
     permits::ConnectionPermit,
     protocol::{FirstBytes, Protocol},
 };
@@ -150,6 +151,9 @@ pub struct Connection {
     first_bytes: FirstBytes,
     /// The bytes that were read since others had their turn.
     read_in_turn: usize,
+    pace: Arc<CallPace>,
+    /// Set while nothing is read, because too many calls were begun.
+    pause: Option<Pin<Box<Sleep>>>,
     admission: Admission,
 }
 
@@ -193,7 +197,28 @@ impl Connection {
             revoked,
             first_bytes: FirstBytes::default(),
             read_in_turn: 0,
+            pace: CallPace::new(),
+            pause: None,
             admission,
+        }
+    }
+
+    /// Returns what counts its calls.
+    pub(super) fn pace(&self) -> &Arc<CallPace> {
+        &self.pace
+    }
+
+    /// Waits until it may begin another call.
+    fn poll_pause(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            if let Some(pause) = &mut self.pause {
+                ready!(pause.as_mut().poll(cx));
+                self.pause = None;
+            }
+            match self.pace.wait() {
+                Some(wait) => self.pause = Some(Box::pin(tokio::time::sleep(wait))),
+                None => return Poll::Ready(()),
+            }
         }
     }
 
@@ -259,6 +284,7 @@ impl AsyncRead for Connection {
         if self.first_bytes.read_again(buffer) {
             return Poll::Ready(Ok(()));
         }
+        ready!(self.poll_pause(cx));
         let left = MAX_READ_PER_TURN.saturating_sub(self.read_in_turn);
         if left == 0 {
             self.read_in_turn = 0;

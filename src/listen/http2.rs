@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
 use tower::{Service, ServiceExt as _};
 
-use super::{connection::Connection, protocol::Protocol};
+use super::{call_pace::CallPace, connection::Connection, protocol::Protocol};
 use crate::{auth::Peer, rpc::Arrival};
 
 /// The time for which a connection without a limit waits before it looks again.
@@ -95,6 +95,7 @@ pub async fn serve<S>(
                         inner: service.clone(),
                         peer: connection.peer().clone(),
                         calls: OpenCalls::new(),
+                        pace: Arc::clone(connection.pace()),
                     };
                     let drain = drain.clone();
                     tasks.spawn(serve_one(builder.clone(), connection, service, settings.idle_timeout, drain));
@@ -266,6 +267,7 @@ struct CallService<S> {
     inner: S,
     peer: Peer,
     calls: Arc<OpenCalls>,
+    pace: Arc<CallPace>,
 }
 
 impl<S> hyper::service::Service<Request<Incoming>> for CallService<S>
@@ -280,6 +282,7 @@ where
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         let open = self.calls.begin();
+        self.pace.begin_call();
         request.extensions_mut().insert(self.peer.clone());
         request.extensions_mut().insert(Arrival(Instant::now()));
         let response = self.inner.clone().oneshot(request.map(Body::new));

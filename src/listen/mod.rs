@@ -1,5 +1,6 @@
 //! Listening ports: limits on connections, TLS, and the deadlines of connections.
 
+mod call_pace;
 mod connection;
 mod handshake;
 mod http2;
